@@ -1,0 +1,3 @@
+"""Align language models on PaddlePaddle: SFT, reward models, PPO."""
+
+__version__ = "0.1.0"

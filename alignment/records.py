@@ -1,0 +1,215 @@
+"""Typed data handed between layers.
+
+Shape legend: B prompts, G samples per prompt, N = B * G rows, P padded prompt, R padded response,
+S padded sequence, T flat target tokens, V vocabulary. Index t of any [N, R] array concerns response token t;
+its log-prob and value are read one position earlier. Only ``models/logprobs.py`` performs that shift.
+
+Sequences given to a model are right-padded (prompt and response contiguous, padding last), so causal attention
+needs no mask. Records live in host memory as numpy arrays; the runner moves micro-batches to the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from paddle import Tensor
+
+    from alignment.telemetry.metrics import Metric
+
+
+class RawSample(TypedDict, total=False):
+    """One row of a raw dataset; every consumer names the fields it needs.
+
+    Supervised: ``input`` and ``answer``, or ``dialogue``. Preference: ``input, answer, other_answer, better``.
+    Safety preference: ``input, answer, other_answer, safer, is_safe, is_other_safe``. Prompt only: ``input``.
+    """
+
+    input: str | list[str]
+    """The user's text, or a dialogue of odd length that ends with the user's turn."""
+    answer: str
+    """The assistant's answer."""
+    other_answer: str
+    """Another answer to the same input."""
+    dialogue: list[str]
+    """User and assistant turns in alternation (supervised only, instead of input and answer)."""
+    better: bool
+    """True: ``answer`` is better than ``other_answer``."""
+    safer: bool
+    """True: ``answer`` is safer than ``other_answer``."""
+    is_safe: bool
+    """True: ``answer`` is safe."""
+    is_other_safe: bool
+    """True: ``other_answer`` is safe."""
+
+
+def pad_right(rows: Sequence[np.ndarray], width: int, value: float) -> np.ndarray:
+    """Return ``[n, width]`` with each 1-D row on the left and ``value`` behind it; the dtype is that of the rows."""
+    dtype = rows[0].dtype if len(rows) else np.int64
+    padded = np.full((len(rows), width), value, dtype)
+    for target, row in zip(padded, rows):
+        target[: len(row)] = row
+    return padded
+
+
+class Loss(NamedTuple):
+    """What an objective returns: a scalar to differentiate, and numbers to report."""
+
+    value: Tensor
+    metrics: dict[str, Metric]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenBatch:
+    """One micro-batch for a model: right-padded sequences and the tokens to be predicted in them.
+
+    Example: prompt ``[5, 6]`` with response ``[7, 2]`` gives ``input_ids [[5, 6, 7, 2]]``, ``lengths [4]``,
+    ``target_rows [0, 0]``, ``target_positions [2, 3]``; the response grid is ``[1, 2]``.
+    """
+
+    input_ids: np.ndarray
+    """[n, S] int64, right-padded."""
+    lengths: np.ndarray
+    """[n] int64, real tokens of each row."""
+    target_rows: np.ndarray
+    """[T] int64, the row of each target token."""
+    target_positions: np.ndarray
+    """[T] int64, the position of each target token in its row (>= 1)."""
+    target_columns: np.ndarray
+    """[T] int64, the column of each target token in the [n, R] response grid."""
+    response_width: int
+    """R of the response grid."""
+    fields: Mapping[str, np.ndarray]
+    """Whatever the objective needs, first axis n (for example ``advantages`` [n, R])."""
+
+    @classmethod
+    def build(
+        cls,
+        sequences: Sequence[np.ndarray],
+        target_positions: Sequence[np.ndarray],
+        fields: Mapping[str, np.ndarray] | None = None,
+        *,
+        pad_token_id: int = 0,
+    ) -> TokenBatch:
+        """Right-pad ``sequences`` (n ragged id arrays); row i predicts the tokens at ``target_positions[i]`` (>= 1)."""
+        lengths = np.array([len(s) for s in sequences], np.int64)
+        counts = np.array([len(p) for p in target_positions], np.int64)
+        assert all(len(p) == 0 or p[0] >= 1 for p in target_positions), "position 0 has nothing before it to predict from"
+        return cls(
+            input_ids=pad_right(sequences, int(lengths.max(initial=1)), pad_token_id),
+            lengths=lengths,
+            target_rows=np.repeat(np.arange(len(sequences), dtype=np.int64), counts),
+            target_positions=np.concatenate([np.empty(0, np.int64), *target_positions]).astype(np.int64),
+            target_columns=np.concatenate([np.empty(0, np.int64), *map(np.arange, counts)]).astype(np.int64),
+            response_width=int(counts.max(initial=0)),
+            fields=dict(fields or {}),
+        )
+
+    @property
+    def num_rows(self) -> int:
+        return int(self.input_ids.shape[0])
+
+    @property
+    def num_targets(self) -> int:
+        return int(self.target_rows.shape[0])
+
+    @property
+    def target_ids(self) -> np.ndarray:
+        """[T] int64, the tokens to be predicted."""
+        return self.input_ids[self.target_rows, self.target_positions]
+
+    @property
+    def response_mask(self) -> np.ndarray:
+        """[n, R] float32, 1 on real response tokens."""
+        mask = np.zeros((self.num_rows, self.response_width), np.float32)
+        mask[self.target_rows, self.target_columns] = 1.0
+        return mask
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One sampled answer to one prompt."""
+
+    token_ids: np.ndarray
+    """[r] int64 with the stop token, when one was sampled, as last token."""
+    logprobs: np.ndarray
+    """[r] float32, log-softmax(logits / temperature) of each sampled token, before any filter."""
+    finish_reason: str
+    """``stop`` (a stop token was sampled) or ``length``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """Prompts, sampled responses and everything measured on them; N rows, samples of a prompt adjacent."""
+
+    prompts: tuple[np.ndarray, ...]
+    """N arrays of prompt token ids (ragged)."""
+    responses: tuple[np.ndarray, ...]
+    """N arrays of response token ids (ragged, at least one token each)."""
+    finish_reasons: tuple[str, ...]
+    group_ids: np.ndarray
+    """[N] int64, equal for samples of one prompt."""
+    inputs: tuple[str | list[str], ...] = ()
+    """The user's raw text or dialogue behind each row (N, or empty)."""
+    labels: tuple[str | None, ...] = ()
+    """Reference answers handed to reward functions and services (N, or empty)."""
+    rollout_logprobs: np.ndarray | None = None
+    """[N, R] float32, as the generation engine saw them."""
+    old_logprobs: np.ndarray | None = None
+    """[N, R] float32, as the trainer computes them before the update."""
+    ref_logprobs: np.ndarray | None = None
+    """[N, R] float32, of the frozen reference."""
+    entropy: np.ndarray | None = None
+    """[N, R] float32, of the policy's distribution at each response token."""
+    values: np.ndarray | None = None
+    """[N, R] float32, critic values before the update."""
+    raw_scores: np.ndarray | None = None
+    """[N] float32, rewards as the scorer gave them."""
+    scores: np.ndarray | None = None
+    """[N] float32, rewards after normalisation (equal to ``raw_scores`` without it)."""
+    valid: np.ndarray | None = None
+    """[N] bool, False where the reward failed and the group is masked (None: all valid)."""
+    policy_version: int = 0
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.responses)
+
+    @property
+    def prompt_lengths(self) -> np.ndarray:
+        return np.array([len(p) for p in self.prompts], np.int64)
+
+    @property
+    def response_lengths(self) -> np.ndarray:
+        return np.array([len(r) for r in self.responses], np.int64)
+
+    @property
+    def response_width(self) -> int:
+        return int(self.response_lengths.max(initial=0))
+
+    @property
+    def response_mask(self) -> np.ndarray:
+        """[N, R] float32, 1 on real response tokens of valid rows."""
+        mask = (np.arange(self.response_width)[None, :] < self.response_lengths[:, None]).astype(np.float32)
+        return mask if self.valid is None else mask * self.valid[:, None].astype(np.float32)
+
+    def with_fields(self, **fields: Any) -> Rollout:
+        """Return a copy with the given fields set."""
+        return replace(self, **fields)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experience:
+    """A judged rollout with what the algorithm made of it."""
+
+    rollout: Rollout
+    advantages: np.ndarray
+    """[N, R] float32, zero under the mask."""
+    returns: np.ndarray | None
+    """[N, R] float32, zero under the mask (None without a critic)."""
+    rewards: np.ndarray
+    """[N, R] float32, score and KL penalty by token."""
