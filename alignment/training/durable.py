@@ -1,0 +1,93 @@
+"""Folders that exist whole or not at all: written aside, fsynced, renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from alignment.errors import CheckpointError
+
+ASIDE_PREFIX = ".writing-"
+RETIRED_PREFIX = ".retired-"
+
+
+@contextlib.contextmanager
+def write_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``target``; on success it takes the place of ``target``, on failure it goes.
+
+    A reader never sees a folder named ``target`` that is half-written, whenever the process is killed.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.parent / f"{ASIDE_PREFIX}{target.name}"
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.mkdir()
+        yield aside
+        sync_tree(aside)
+        _replace(aside, target)
+    except OSError as error:
+        raise CheckpointError(_describe_failure(target, error)) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def sync_tree(folder: Path) -> None:
+    """Force every file and folder below ``folder`` to the disk."""
+    for path in [*folder.rglob("*"), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def clean_leftovers(folder: Path) -> list[str]:
+    """Remove what a killed process left aside in ``folder``; return the names.
+
+    A folder that was moved out of the way by a replacement that never finished goes back to its place.
+    """
+    removed = []
+    for path in sorted(folder.glob(f"{RETIRED_PREFIX}*")):
+        original = folder / path.name[len(RETIRED_PREFIX) :]
+        if not original.exists():
+            path.rename(original)
+    for path in sorted([*folder.glob(f"{ASIDE_PREFIX}*"), *folder.glob(f"{RETIRED_PREFIX}*")]):
+        shutil.rmtree(path, ignore_errors=True)
+        removed.append(path.name)
+    return removed
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete ``folder`` so that a kill in between never leaves half of it under its name."""
+    retired = folder.parent / f"{ASIDE_PREFIX}removed-{folder.name}"
+    shutil.rmtree(retired, ignore_errors=True)
+    folder.rename(retired)
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def _replace(aside: Path, target: Path) -> None:
+    retired = target.parent / f"{RETIRED_PREFIX}{target.name}"
+    shutil.rmtree(retired, ignore_errors=True)
+    if target.exists():
+        target.rename(retired)
+    aside.rename(target)
+    descriptor = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def _describe_failure(target: Path, error: OSError) -> str:
+    place = target.parent
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free / 2**20
+    return (
+        f"cannot write {target}: {error.strerror or error} ({free:.0f} MiB free there). "
+        "Nothing half-written was left; earlier checkpoints are untouched"
+    )

@@ -1,0 +1,67 @@
+"""Objectives: what a runner reads from a model and the loss it makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import paddle
+
+from alignment.algorithms.supervised_losses import cross_entropy
+from alignment.models.logprobs import policy_logprobs, to_grid, token_values
+from alignment.parallel.runner import Objective
+from alignment.records import Loss, TokenBatch
+from alignment.telemetry.metrics import Metric
+
+IGNORED_LABEL = -100
+
+
+def supervised_batch(samples: Sequence[Mapping[str, np.ndarray]]) -> TokenBatch:
+    """Return samples of a SupervisedDataset (``input_ids``, ``labels``) as one micro-batch of their labelled tokens."""
+    targets = [np.flatnonzero(sample["labels"] != IGNORED_LABEL) for sample in samples]
+    return TokenBatch.build([s["input_ids"] for s in samples], [t[t >= 1] for t in targets])
+
+
+def supervised_objective(batches: Sequence[TokenBatch], *, coefficient: float = 1.0, name: str = "sft") -> Objective:
+    """Cross-entropy over all target tokens of one update's ``batches``, times ``coefficient``; reported without it."""
+    num_targets = sum(batch.num_targets for batch in batches)
+
+    def read(model: Any, batch: TokenBatch) -> paddle.Tensor:
+        return policy_logprobs(model, batch, temperature=1.0, with_entropy=False)[0]
+
+    def loss(logprobs: paddle.Tensor, batch: TokenBatch) -> Loss:
+        value = cross_entropy(logprobs, denominator=num_targets).value
+        return Loss(value * coefficient, {f"{name}/loss": Metric(value.detach())})
+
+    return Objective(read, loss)
+
+
+def fields_as_tensors(batch: TokenBatch) -> dict[str, paddle.Tensor]:
+    """Return the batch's fields and its response mask as device tensors."""
+    fields = {name: paddle.to_tensor(value) for name, value in batch.fields.items()}
+    return {"response_mask": paddle.to_tensor(batch.response_mask), **fields}
+
+
+def read_policy(model: Any, batch: TokenBatch, *, temperature: float, with_entropy: bool) -> Any:
+    """Return (log-probs [n, R], entropy [n, R] or None) with gradients."""
+    logprobs, entropy = policy_logprobs(model, batch, temperature=temperature, with_entropy=with_entropy)
+    return to_grid(logprobs, batch), None if entropy is None else to_grid(entropy, batch)
+
+
+read_critic = token_values
+"""The critic's values [n, R] with gradients."""
+
+
+def policy_objective(loss: Any, *, temperature: float, with_entropy: bool) -> Objective:
+    """Wrap ``loss(logprobs, fields, entropy=...) -> Loss``."""
+    return Objective(
+        partial(read_policy, temperature=temperature, with_entropy=with_entropy),
+        lambda output, batch: loss(output[0], fields_as_tensors(batch), entropy=output[1]),
+    )
+
+
+def critic_objective(loss: Any) -> Objective:
+    """Wrap ``loss(values, fields) -> Loss``."""
+    return Objective(read_critic, lambda values, batch: loss(values, fields_as_tensors(batch)))
