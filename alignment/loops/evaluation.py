@@ -1,0 +1,66 @@
+"""Evaluations: the policy on held-out prompts, datasets on held-out samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from alignment.generation.engine import Engine, GenerationOptions
+from alignment.records import Rollout
+from alignment.rollout.collector import Collector
+from alignment.rollout.judge import Judge
+from alignment.telemetry.tables import print_table
+
+Evaluation = tuple[dict[str, float], list[dict[str, Any]]]
+"""Metrics, and sample rows for the table and the report."""
+
+NUM_SHOWN = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptEvaluation:
+    """Generates one response a held-out prompt and scores it; the same random numbers at every call."""
+
+    prompts: Sequence[dict[str, Any]]
+    engine: Engine
+    options: GenerationOptions
+    judge: Judge
+    decode: Callable[[np.ndarray], str]
+    seed: int
+
+    def __call__(self) -> Evaluation:
+        """Return ``eval/`` metrics and one row a prompt; print the first rows."""
+        collector = Collector(self.engine, self.options, num_return_sequences=1, seed=self.seed)
+        rollout = self.judge.measure(collector.collect(self.prompts, policy_version=-1))
+        rows = self._rows(rollout)
+        print_table("evaluation", ["prompt", "response", "score"], [list(r.values())[:3] for r in rows[:NUM_SHOWN]])
+        return self._metrics(rollout), rows
+
+    def _metrics(self, rollout: Rollout) -> dict[str, float]:
+        stopped = [reason == "stop" for reason in rollout.finish_reasons]
+        metrics = {
+            "eval/reward": float(rollout.raw_scores.mean()),
+            "eval/reward_std": float(rollout.raw_scores.std()),
+            "eval/mean_generated_length": float(rollout.response_lengths.mean()),
+            "eval/eos_rate": float(np.mean(stopped)),
+        }
+        if rollout.ref_logprobs is not None:
+            difference = (rollout.old_logprobs - rollout.ref_logprobs) * rollout.response_mask
+            metrics["eval/kl_divergence"] = float(difference.sum(-1).mean())
+        return metrics
+
+    def _rows(self, rollout: Rollout) -> list[dict[str, Any]]:
+        return [
+            {
+                "prompt": raw if isinstance(raw, str) else "\n".join(raw),
+                "response": self.decode(response),
+                "score": float(score),
+                "finish_reason": reason,
+            }
+            for raw, response, score, reason in zip(
+                rollout.inputs, rollout.responses, rollout.raw_scores, rollout.finish_reasons
+            )
+        ]

@@ -1,0 +1,87 @@
+"""The on-policy loop: prompts, rollout, judgement, updates, new weights for the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from alignment.algorithms.kl import adapt_kl_coeff
+from alignment.algorithms.spec import OnPolicyAlgorithm
+from alignment.generation.engine import Engine
+from alignment.loops.session import Session
+from alignment.loops.updates import OnPolicyUpdater
+from alignment.records import Experience
+from alignment.rollout.collector import Collector
+from alignment.rollout.experience import estimate_experience
+from alignment.rollout.judge import Judge
+from alignment.rollout.metrics import describe_experience
+from alignment.telemetry.metrics import Metric
+
+
+@dataclass(kw_only=True)
+class KLController:
+    """The KL coefficient of the reward; with a ``target`` it adapts as in Ziegler et al. (2019), equation 4."""
+
+    coefficient: float
+    target: float | None
+    horizon: int
+
+    def observe(self, kl: float, *, num_rows: int) -> None:
+        """Adapt to the mean KL of a rollout of ``num_rows`` responses; without a target nothing changes."""
+        if self.target is not None:
+            self.coefficient = adapt_kl_coeff(
+                self.coefficient, kl, target=self.target, horizon=self.horizon, num_rows=num_rows
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnPolicyLoop:
+    """All parts of a run; ``run`` reads top to bottom."""
+
+    prompts: Iterator[tuple[list[dict[str, Any]], bool]]
+    """(prompt samples, whether an epoch ends with them)."""
+    collector: Collector
+    judge: Judge
+    algorithm: OnPolicyAlgorithm
+    hyperparameters: Any
+    kl: KLController
+    updater: OnPolicyUpdater
+    engine: Engine
+    session: Session
+
+    def run(self) -> None:
+        """Train until the session's last update."""
+        session, timer = self.session, self.session.timer
+        for prompts, epoch_ended in self.prompts:
+            version = session.counters.updates
+            with timer.stage("rollout"):
+                rollout = self.collector.collect(prompts, policy_version=version)
+            with timer.stage("score"):
+                experience = self._estimate(self.judge.measure(rollout))
+            with timer.stage("update"):
+                metrics, updates = self.updater.update(experience, limit=session.total_updates - version)
+                self.engine.load_weights(self.updater.policy.weights(), version + updates)
+            self._count_tokens(experience)
+            described = describe_experience(experience) | {"train/kl_coeff": Metric(self.kl.coefficient)}
+            self._adapt(described, experience)
+            session.advance(described | metrics, updates=updates, epoch_ended=epoch_ended)
+            if session.is_finished:
+                break
+
+    def _estimate(self, rollout: Any) -> Experience:
+        return estimate_experience(
+            rollout, self.algorithm, self.hyperparameters, kl_coeff=self.kl.coefficient
+        )
+
+    def _adapt(self, described: dict[str, Metric], experience: Experience) -> None:
+        if "train/kl_divergence" in described:
+            self.kl.observe(described["train/kl_divergence"].value, num_rows=experience.rollout.num_rows)
+
+    def _count_tokens(self, experience: Experience) -> None:
+        responses = int(np.sum(experience.rollout.response_lengths))
+        everything = responses + int(np.sum(experience.rollout.prompt_lengths))
+        for stage, tokens in (("rollout", responses), ("score", everything), ("update", everything)):
+            self.session.timer.count(stage, tokens=tokens)

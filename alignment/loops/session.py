@@ -1,0 +1,117 @@
+"""What every training loop shares: counting updates, reporting, evaluating, saving, stopping."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from alignment.loops.cadence import Cadences
+from alignment.telemetry.metrics import Metric, reduce_metrics
+from alignment.telemetry.progress import Progress
+from alignment.telemetry.timing import StageTimer
+from alignment.telemetry.writers import Writers
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestModel:
+    """Which evaluation metric decides, and how to keep the weights that were best by it."""
+
+    metric: str
+    greater_is_better: bool
+    keep: Callable[[], None]
+
+
+@dataclass(kw_only=True)
+class Counters:
+    """How far a run has come; saved in every checkpoint."""
+
+    updates: int = 0
+    iterations: int = 0
+    best_value: float | None = None
+    best_step: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """What the session calls when an event is due."""
+
+    evaluate: Callable[[], tuple[dict[str, float], Sequence[Mapping[str, Any]]]] | None
+    """Returns (metrics, sample rows)."""
+    save: Callable[[int], Path]
+    """Writes the checkpoint of an update count."""
+    best: BestModel | None = None
+
+
+@dataclass(kw_only=True)
+class Session:
+    """One run from its first (or resumed) update to its last."""
+
+    total_updates: int
+    cadences: Cadences
+    hooks: Hooks
+    writers: Writers
+    timer: StageTimer
+    progress: Progress
+    counters: Counters = field(default_factory=Counters)
+    shown: Sequence[str] = ()
+    """Names of the metrics the progress display shows."""
+    _window: list[dict[str, Metric]] = field(default_factory=list)
+
+    @property
+    def is_finished(self) -> bool:
+        """True when the last update was made."""
+        return self.counters.updates >= self.total_updates
+
+    def advance(self, metrics: Mapping[str, Metric], *, updates: int, epoch_ended: bool) -> None:
+        """Count one iteration of ``updates`` updates; log, evaluate and save what is due after it."""
+        before = self.counters.updates
+        self.counters.updates += updates
+        self.counters.iterations += 1
+        self._window.append(dict(metrics))
+        ending = epoch_ended or self.is_finished
+        span = (before, self.counters.updates)
+        log_due = self.cadences.log.is_due(*span, epoch_ended=ending) or self.is_finished
+        self.progress.advance(updates, **(self._flush() if log_due else {}))
+        if self.cadences.evaluate.is_due(*span, epoch_ended=ending):
+            self.evaluate()
+        if self.cadences.save.is_due(*span, epoch_ended=ending):
+            with self.timer.stage("save"):
+                self.hooks.save(self.counters.updates)
+
+    def evaluate(self) -> dict[str, float]:
+        """Evaluate now, write the results and keep the weights when they are the best so far."""
+        if self.hooks.evaluate is None:
+            return {}
+        with self.timer.stage("evaluate"):
+            metrics, samples = self.hooks.evaluate()
+        self.writers.write(self.counters.updates, metrics)
+        self.writers.write_samples(self.counters.updates, samples)
+        self._keep_best(metrics)
+        return metrics
+
+    def _flush(self) -> dict[str, float]:
+        averaged = average_metrics(self._window) | self.timer.pop()
+        self._window.clear()
+        self.writers.write(self.counters.updates, averaged)
+        return {name.split("/")[-1]: averaged[name] for name in self.shown if name in averaged}
+
+    def _keep_best(self, metrics: Mapping[str, float]) -> None:
+        best = self.hooks.best
+        if best is None or best.metric not in metrics:
+            return
+        value, so_far = metrics[best.metric], self.counters.best_value
+        if so_far is None or (value > so_far if best.greater_is_better else value < so_far):
+            self.counters.best_value, self.counters.best_step = value, self.counters.updates
+            best.keep()
+
+
+def average_metrics(window: Sequence[Mapping[str, Metric]]) -> dict[str, float]:
+    """Combine iterations: means of ``sum`` metrics over the iterations that have them, extremes of the others."""
+    counts = {name: sum(name in part for part in window) for part in window for name in part}
+    scaled = [
+        {n: Metric(float(m.value) / counts[n], "sum") if m.reduction == "sum" else m for n, m in part.items()}
+        for part in window
+    ]
+    return reduce_metrics(scaled)

@@ -1,0 +1,62 @@
+"""The loop of every trainer that learns from a dataset: SFT, reward and cost models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from alignment.loops.session import Session
+from alignment.parallel.runner import Objective
+from alignment.records import TokenBatch
+from alignment.telemetry.metrics import Metric, reduce_metrics
+from alignment.training.learner import Learner
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupervisedTask:
+    """What distinguishes one trainer from another."""
+
+    make_batch: Callable[[Sequence[dict[str, Any]]], TokenBatch]
+    """Samples of one micro-batch to model input."""
+    make_objective: Callable[[Sequence[TokenBatch]], Objective]
+    """All micro-batches of one update to the objective with its global denominators."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupervisedLoop:
+    """All parts of a run; ``run`` reads top to bottom."""
+
+    samples: Iterator[tuple[list[dict[str, Any]], bool]]
+    """(samples of one update, whether an epoch ends with them)."""
+    samples_per_batch: int
+    task: SupervisedTask
+    learner: Learner
+    session: Session
+
+    def run(self) -> None:
+        """Train until the session's last update."""
+        timer = self.session.timer
+        for samples, epoch_ended in self.samples:
+            size = self.samples_per_batch
+            batches = [self.task.make_batch(samples[i : i + size]) for i in range(0, len(samples), size)]
+            with timer.stage("update"):
+                metrics = self.learner.accumulate(batches, self.task.make_objective(batches))
+                report = self.learner.apply()
+            timer.count("update", tokens=sum(int(batch.lengths.sum()) for batch in batches))
+            self.session.advance(
+                _combine(metrics)
+                | {
+                    f"{self.learner.name}/gradient_norm": Metric(report.gradient_norm),
+                    f"{self.learner.name}/learning_rate": Metric(report.learning_rate),
+                },
+                updates=1,
+                epoch_ended=epoch_ended,
+            )
+            if self.session.is_finished:
+                break
+
+
+def _combine(parts: Sequence[dict[str, Metric]]) -> dict[str, Metric]:
+    reductions = {name: metric.reduction for part in parts for name, metric in part.items()}
+    return {name: Metric(value, reductions[name]) for name, value in reduce_metrics(parts).items()}

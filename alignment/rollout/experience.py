@@ -1,0 +1,51 @@
+"""A judged rollout to advantages, returns and per-token rewards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import paddle
+
+from alignment.algorithms.spec import Judged, OnPolicyAlgorithm
+from alignment.records import Experience, Rollout
+
+
+def estimate_experience(
+    rollout: Rollout, algorithm: OnPolicyAlgorithm, hyperparameters: Any, *, kl_coeff: float
+) -> Experience:
+    """Return what ``algorithm`` makes of ``rollout``; ``kl_coeff`` is the (possibly adapted) KL coefficient."""
+    judged = Judged(
+        scores=_tensor(rollout.scores),
+        old_logprobs=_tensor(rollout.old_logprobs),
+        ref_logprobs=_tensor(rollout.ref_logprobs),
+        values=_tensor(rollout.values),
+        mask=_tensor(rollout.response_mask),
+        group_ids=paddle.to_tensor(rollout.group_ids),
+    )
+    with paddle.no_grad():
+        estimate = algorithm.estimate(judged, hyperparameters=hyperparameters, kl_coeff=kl_coeff)
+    return Experience(
+        rollout=rollout,
+        advantages=estimate.advantages.numpy(),
+        returns=None if estimate.returns is None else estimate.returns.numpy(),
+        rewards=estimate.rewards.numpy(),
+    )
+
+
+def learning_fields(experience: Experience) -> dict[str, np.ndarray]:
+    """Return the [N, R] arrays the losses read, by the names they read them under."""
+    rollout = experience.rollout
+    fields = {
+        "response_mask": rollout.response_mask,
+        "old_logprobs": rollout.old_logprobs,
+        "ref_logprobs": rollout.ref_logprobs,
+        "advantages": experience.advantages,
+        "values": rollout.values,
+        "returns": experience.returns,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _tensor(value: np.ndarray | None) -> paddle.Tensor | None:
+    return None if value is None else paddle.to_tensor(value.astype(np.float32))

@@ -1,0 +1,53 @@
+"""Log-probs, entropies, values and scores of a rollout, by micro-batches and without gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from alignment.models.logprobs import policy_logprobs, to_grid, token_values
+from alignment.parallel.runner import ModelRunner
+from alignment.records import Rollout, TokenBatch
+from alignment.rollout.minibatches import gather_grids, split_rows, token_batch
+
+
+def measure_logprobs(
+    runner: ModelRunner, rollout: Rollout, *, rows_per_batch: int, temperature: float, with_entropy: bool = False
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return (log-probs [N, R], entropies [N, R] or None) of the response tokens at ``temperature``."""
+    batches = _batches(rollout, rows_per_batch)
+    read = partial(_read_logprobs, temperature=temperature, with_entropy=with_entropy)
+    grids = runner.forward(batches, read)
+    logprobs = gather_grids([g[0] for g in grids], rollout.response_width)
+    return logprobs, gather_grids([g[1] for g in grids], rollout.response_width) if with_entropy else None
+
+
+def measure_values(runner: ModelRunner, rollout: Rollout, *, rows_per_batch: int) -> np.ndarray:
+    """Return the critic's values [N, R]; index t is the value before response token t is emitted."""
+    grids = runner.forward(_batches(rollout, rows_per_batch), token_values)
+    return gather_grids(grids, rollout.response_width)
+
+
+def measure_scores(runner: ModelRunner, sequences: Sequence[np.ndarray], *, rows_per_batch: int) -> np.ndarray:
+    """Return the reward model's end score [N] of each token sequence."""
+    pieces = split_rows(np.arange(len(sequences)), rows_per_batch)
+    batches = [TokenBatch.build([sequences[i] for i in rows], [np.empty(0, np.int64)] * len(rows)) for rows in pieces]
+    return np.concatenate(runner.forward(batches, read_end_scores))
+
+
+def read_end_scores(model: Any, batch: TokenBatch) -> Any:
+    """Return the (normalised, if so configured) score at the last real token of each row, [n]."""
+    return model.read_end_scores(batch)
+
+
+def _read_logprobs(model: Any, batch: TokenBatch, *, temperature: float, with_entropy: bool) -> Any:
+    logprobs, entropy = policy_logprobs(model, batch, temperature=temperature, with_entropy=with_entropy)
+    grid = to_grid(logprobs, batch)
+    return (grid, to_grid(entropy, batch)) if with_entropy else (grid,)
+
+
+def _batches(rollout: Rollout, rows_per_batch: int) -> list[TokenBatch]:
+    return [token_batch(rollout, rows) for rows in split_rows(np.arange(rollout.num_rows), rows_per_batch)]

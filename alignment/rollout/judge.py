@@ -1,0 +1,46 @@
+"""Everything that is measured on a rollout before the update: rewards, log-probs, values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from alignment.parallel.runner import ModelRunner
+from alignment.records import Rollout
+from alignment.rollout.forward import measure_logprobs, measure_values
+from alignment.rollout.scorers import Scorer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """Measures rollouts with the frozen reference, the reward source, the policy before its update and the critic.
+
+    Log-probs of policy and reference are both taken at the sampling ``temperature``: the distribution that is trained
+    is the one that was sampled from.
+    """
+
+    policy: ModelRunner
+    reference: ModelRunner | None
+    critic: ModelRunner | None
+    scorer: Scorer
+    normalize: Callable[[np.ndarray], np.ndarray] | None
+    """Raw rewards [N] to normalised ones (it may learn from them), or None."""
+    rows_per_batch: int
+    temperature: float
+
+    def measure(self, rollout: Rollout) -> Rollout:
+        """Return ``rollout`` with scores, old and reference log-probs, entropy and values."""
+        scores = self.scorer.score(rollout)
+        options = {"rows_per_batch": self.rows_per_batch, "temperature": self.temperature}
+        old, entropy = measure_logprobs(self.policy, rollout, with_entropy=True, **options)
+        return rollout.with_fields(
+            raw_scores=scores.values,
+            scores=self.normalize(scores.values) if self.normalize else scores.values,
+            valid=scores.valid,
+            old_logprobs=old,
+            entropy=entropy,
+            ref_logprobs=measure_logprobs(self.reference, rollout, **options)[0] if self.reference else None,
+            values=measure_values(self.critic, rollout, rows_per_batch=self.rows_per_batch) if self.critic else None,
+        )

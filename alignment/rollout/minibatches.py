@@ -1,0 +1,44 @@
+"""Rows of a rollout as micro-batches for a model, and the order in which updates visit them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from alignment.records import Rollout, TokenBatch
+
+
+def token_batch(
+    rollout: Rollout, rows: np.ndarray, fields: Mapping[str, np.ndarray] | None = None, *, pad_token_id: int = 0
+) -> TokenBatch:
+    """Return the given ``rows`` [n] as one micro-batch whose targets are the response tokens.
+
+    ``fields`` are arrays with first axis N; those of two axes [N, R] are cut to the micro-batch's own response width.
+    """
+    sequences = [np.concatenate([rollout.prompts[i], rollout.responses[i]]) for i in rows]
+    targets = [np.arange(len(rollout.prompts[i]), len(s)) for i, s in zip(rows, sequences)]
+    width = max(len(t) for t in targets)
+    cut = {name: (value[rows, :width] if value.ndim == 2 else value[rows]) for name, value in (fields or {}).items()}
+    return TokenBatch.build(sequences, targets, cut, pad_token_id=pad_token_id)
+
+
+def split_rows(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    """Cut ``rows`` into consecutive pieces of ``size``; the last may be smaller."""
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def epoch_orders(num_rows: int, *, num_epochs: int, seed: Sequence[int]) -> Iterator[np.ndarray]:
+    """Yield a permutation of the rows for each pass over the same rollout; equal for equal seeds."""
+    for epoch in range(num_epochs):
+        yield np.random.default_rng([*seed, epoch]).permutation(num_rows)
+
+
+def gather_grids(grids: Sequence[np.ndarray], width: int) -> np.ndarray:
+    """Stack micro-batch grids [n_i, R_i] into one [sum n_i, ``width``] array, zero behind each."""
+    stacked = np.zeros((sum(g.shape[0] for g in grids), width), np.float32)
+    start = 0
+    for grid in grids:
+        stacked[start : start + grid.shape[0], : grid.shape[1]] = grid
+        start += grid.shape[0]
+    return stacked

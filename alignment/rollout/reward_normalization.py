@@ -1,0 +1,34 @@
+"""Running mean and variance of the rewards of a run, for reward sources without statistics of their own."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+class RunningRewardNormalizer:
+    """Welford's running moments (1962), merged batch by batch as Chan et al. (1979); float64.
+
+    Each batch updates the statistics before it is normalised, so the first batch is not left as it is.
+    """
+
+    def __init__(self) -> None:
+        self.mean, self.squares, self.count = 0.0, 0.0, 0
+
+    def __call__(self, rewards: np.ndarray) -> np.ndarray:
+        """Learn from ``rewards`` [N] and return (rewards - mean) / (std + 1e-8), float32."""
+        batch = rewards.astype(np.float64)
+        total = self.count + batch.size
+        delta = batch.mean() - self.mean
+        self.squares += batch.var() * batch.size + delta**2 * self.count * batch.size / total
+        self.mean += delta * batch.size / total
+        self.count = total
+        std = np.sqrt(self.squares / max(1, self.count - 1))
+        return ((batch - self.mean) / (std + 1e-8)).astype(np.float32)
+
+    def state(self) -> list[float]:
+        """Return [mean, sum of squared deviations, count]."""
+        return [self.mean, self.squares, self.count]
+
+    def load_state(self, state: list[float]) -> None:
+        """Restore what ``state`` returned."""
+        self.mean, self.squares, self.count = float(state[0]), float(state[1]), int(state[2])
