@@ -91,6 +91,7 @@ def clip_by_global_norm(parameters: Mapping[str, paddle.Tensor], max_norm: float
     total = paddle.add_n([g.astype("float32").square().sum() for g in gradients])
     norm = float(total.sqrt())
     if max_norm > 0 and norm > max_norm:
-        for gradient in gradients:
-            gradient.scale_(max_norm / (norm + 1e-6))
+        with paddle.no_grad():
+            for gradient in gradients:
+                gradient.scale_(max_norm / (norm + 1e-6))
     return norm

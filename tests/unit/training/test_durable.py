@@ -1,0 +1,44 @@
+"""Folders appear whole or not at all."""
+
+import errno
+import os
+
+import pytest
+
+from alignment.errors import CheckpointError
+from alignment.training import durable
+
+
+def test_a_written_folder_takes_the_place_of_the_old_one(tmp_path):
+    target = tmp_path / "policy"
+    for text in ("first", "second"):
+        with durable.write_folder(target) as aside:
+            (aside / "file").write_text(text)
+    assert (target / "file").read_text() == "second"
+    assert [p.name for p in tmp_path.iterdir()] == ["policy"]
+
+
+def test_failure_leaves_the_old_folder_and_nothing_else(tmp_path):
+    target = tmp_path / "policy"
+    with durable.write_folder(target) as aside:
+        (aside / "file").write_text("kept")
+    with pytest.raises(CheckpointError, match="No space left"), durable.write_folder(target) as aside:
+        (aside / "file").write_text("half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert (target / "file").read_text() == "kept"
+    assert [p.name for p in tmp_path.iterdir()] == ["policy"]
+
+
+def test_a_programming_error_passes_through_and_leaves_nothing(tmp_path):
+    with pytest.raises(KeyError), durable.write_folder(tmp_path / "x"):
+        raise KeyError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_leftovers_of_a_kill_are_cleaned_and_a_retired_folder_comes_back(tmp_path):
+    (tmp_path / f"{durable.ASIDE_PREFIX}checkpoint-3").mkdir()
+    retired = tmp_path / f"{durable.RETIRED_PREFIX}policy"
+    retired.mkdir()
+    (retired / "file").write_text("kept")
+    assert durable.clean_leftovers(tmp_path) == [f"{durable.ASIDE_PREFIX}checkpoint-3"]
+    assert (tmp_path / "policy" / "file").read_text() == "kept"
