@@ -1,0 +1,98 @@
+"""Advantages from rewards and values, or from the scores of a group of answers.
+
+Legend: N rows, R padded response; a mask is 1 on real tokens, which are contiguous in each row.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import paddle
+from paddle import Tensor
+
+from alignment.algorithms.masked import Reduce, identity, masked_moments, zero_outside
+
+GroupScale = Literal["group", "batch", "none"]
+
+
+def gae(rewards: Tensor, values: Tensor, *, mask: Tensor, gamma: float, gae_lambda: float) -> tuple[Tensor, Tensor]:
+    """Return (advantages, returns), both [N, R] and zero under the mask (Schulman et al. 2016, equation 16).
+
+    delta_t = r_t + gamma V_{t+1} - V_t and A_t = delta_t + gamma lambda A_{t+1}, with V = 0 after the last real token;
+    the return is A_t + V_t. ``rewards`` and ``values`` are [N, R].
+    """
+    values = zero_outside(values, mask)
+    next_values = paddle.concat([values[:, 1:], paddle.zeros_like(values[:, :1])], axis=1)
+    deltas = zero_outside(rewards + gamma * next_values - values, mask)
+    advantages = zero_outside(discounted_sums(deltas, gamma * gae_lambda), mask)
+    return advantages, advantages + values
+
+
+def reinforce_returns(rewards: Tensor, mask: Tensor, *, gamma: float) -> Tensor:
+    """Return G_t = r_t + gamma G_{t+1} [N, R], zero under the mask."""
+    return zero_outside(discounted_sums(zero_outside(rewards, mask), gamma), mask)
+
+
+def discounted_sums(x: Tensor, discount: float) -> Tensor:
+    """Return y_t = x_t + discount * y_{t+1} along the last axis of ``x`` [N, R].
+
+    Doubling scan: after step k each entry holds 2^k discounted terms, so log2(R) whole-array steps replace a loop over
+    tokens; adding by halves also rounds less than a running sum in float32.
+    """
+    total, step, factor = x, 1, discount
+    while step < x.shape[1]:
+        shifted = paddle.concat([total[:, step:], paddle.zeros_like(total[:, :step])], axis=1)
+        total = total + factor * shifted
+        step, factor = 2 * step, factor * factor
+    return total
+
+
+class _Groups(NamedTuple):
+    same: Tensor
+    """[N, N], 1 where two rows belong to one group."""
+    counts: Tensor
+    """[N], the size of each row's group."""
+
+
+def group_normalized(
+    scores: Tensor,
+    group_ids: Tensor,
+    *,
+    scale: GroupScale = "group",
+    eps: float = 1e-6,
+    reduce: Reduce = identity,
+) -> Tensor:
+    """Return (score - group mean) / (std + eps), [N] (GRPO: Shao et al. 2024, section 4.1.2).
+
+    ``scale``: the sample (n - 1) std of the group, of the batch over all ranks, or ``none`` for no division (Dr. GRPO).
+    A group of one keeps its raw score over (1 + eps), as PaddleNLP and verl do. ``eps``: TRL 1e-4, OpenRLHF 1e-9.
+    """
+    assert scale in ("group", "batch", "none"), scale
+    groups = _groups(scores, group_ids)
+    centred = scores - paddle.where(groups.counts > 1, _group_mean(scores, groups), paddle.zeros_like(scores))
+    if scale == "none":
+        return centred
+    if scale == "batch":
+        _, variance = masked_moments(scores, paddle.ones_like(scores), unbiased=True, reduce=reduce)
+        return centred / (paddle.sqrt(variance) + eps)
+    spread = paddle.sqrt(groups.same @ centred**2 / paddle.clip(groups.counts - 1, min=1.0))
+    return centred / (paddle.where(groups.counts > 1, spread, paddle.ones_like(spread)) + eps)
+
+
+def leave_one_out(scores: Tensor, group_ids: Tensor) -> Tensor:
+    """Return score minus the mean of the others in its group, [N] (RLOO: Ahmadian et al. 2024, equation 5).
+
+    A group of one keeps its raw score: nothing is left to compare with.
+    """
+    groups = _groups(scores, group_ids)
+    others = paddle.clip(groups.counts - 1, min=1.0)
+    return paddle.where(groups.counts > 1, (scores - _group_mean(scores, groups)) * groups.counts / others, scores)
+
+
+def _groups(scores: Tensor, group_ids: Tensor) -> _Groups:
+    same = (group_ids.unsqueeze(0) == group_ids.unsqueeze(1)).astype(scores.dtype)
+    return _Groups(same, same.sum(axis=-1))
+
+
+def _group_mean(scores: Tensor, groups: _Groups) -> Tensor:
+    return groups.same @ scores / groups.counts

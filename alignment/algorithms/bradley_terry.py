@@ -1,0 +1,64 @@
+"""The reward model's objective, assembled from its hyperparameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import paddle
+from paddle import Tensor
+
+from alignment.algorithms.preference_losses import (
+    RegularizationConvention,
+    preference_metrics,
+    scores_at,
+    sequence_preference_loss,
+    token_preference_loss,
+)
+from alignment.records import Loss
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BradleyTerryHyperparameters:
+    """What a user may choose about the reward model's loss."""
+
+    loss_type: Literal["sequence-wise", "token-wise"] = "sequence-wise"
+    """``sequence-wise``: the end scores are compared; ``token-wise``: all scores from the first difference on."""
+    regularization: float = 0.0
+    """Weight of the squared scores."""
+    regularization_convention: RegularizationConvention = "paddlenlp"
+    """Whether the squares of both sides are added (``paddlenlp``) or averaged (``safe-rlhf``)."""
+
+
+def bradley_terry_loss(
+    better_scores: Tensor,
+    worse_scores: Tensor,
+    *,
+    fields: Mapping[str, Tensor],
+    hyperparameters: BradleyTerryHyperparameters,
+    denominator: float | Tensor,
+) -> Loss:
+    """Return the loss on the scores [n, S] of the better and the worse answer at every position.
+
+    ``fields``: ``better_ends`` and ``worse_ends`` [n] int64, the position of each answer's last token, and for the
+    token-wise loss ``first_difference`` [n] int64. ``denominator``: the pairs of the whole update.
+    """
+    squares = {
+        "regularization": hyperparameters.regularization,
+        "regularization_convention": hyperparameters.regularization_convention,
+    }
+    better_end = scores_at(better_scores, fields["better_ends"])
+    worse_end = scores_at(worse_scores, fields["worse_ends"])
+    if hyperparameters.loss_type == "sequence-wise":
+        return sequence_preference_loss(better_end, worse_end, denominator=denominator, **squares)
+    assert hyperparameters.loss_type == "token-wise", hyperparameters.loss_type
+    loss = token_preference_loss(
+        better_scores,
+        worse_scores,
+        first_difference=fields["first_difference"],
+        last_valid=paddle.maximum(fields["better_ends"], fields["worse_ends"]),
+        denominator=denominator,
+        **squares,
+    )
+    return Loss(loss.value, {**loss.metrics, **preference_metrics(better_end, worse_end, denominator=denominator)})

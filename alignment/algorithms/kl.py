@@ -1,0 +1,75 @@
+"""Estimators of KL(policy || reference) from the log-probs of sampled tokens, and the adaptive coefficient.
+
+Schulman, "Approximating KL divergence" (2020): with d = log(policy / reference) on tokens sampled from the policy,
+k1 = d (unbiased, may be negative), k2 = d^2 / 2 (biased, low variance), k3 = exp(-d) - 1 + d (unbiased, >= 0).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import paddle
+from paddle import Tensor
+
+from alignment.algorithms.masked import TokenMean
+from alignment.telemetry.metrics import Metric
+
+KLKind = Literal["k1", "k2", "k3"]
+
+LOG_RATIO_LIMIT = 20.0
+"""exp(89) overflows float32, and inf times a zero advantage is NaN; e^20 lies beyond every clip range, so a clamp of
+the log-ratio here changes no ratio that a loss would use."""
+
+MAX_KL_ERROR = 0.2
+"""The relative error the adaptive controller reacts to at most (Ziegler et al. 2019, section 2.2)."""
+
+
+def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, *, kind: KLKind = "k1", clamp: float | None = None) -> Tensor:
+    """Estimate the KL of each token; inputs and output [N, R]. ``clamp`` limits the estimate to +-clamp."""
+    log_ratio = logprobs - ref_logprobs
+    if kind == "k1":
+        estimate = log_ratio
+    elif kind == "k2":
+        estimate = 0.5 * log_ratio**2
+    else:
+        assert kind == "k3", kind
+        limited = paddle.clip(log_ratio, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+        estimate = paddle.expm1(-limited) + limited
+    return estimate if clamp is None else paddle.clip(estimate, -clamp, clamp)
+
+
+def kl_with_unbiased_gradient(
+    logprobs: Tensor,
+    ref_logprobs: Tensor,
+    *,
+    old_logprobs: Tensor,
+    kind: KLKind = "k1",
+    weight_limit: float = 10.0,
+) -> Tensor:
+    """Value of ``kl_estimate`` with the gradient of the KL itself, [N, R]: for use as a loss term.
+
+    Differentiating k1 gives an expected gradient of zero and k3 that of the reverse direction; the KL's own gradient is
+    w * d * grad(log policy), w = policy / old policy, here limited to ``weight_limit`` and held constant.
+    """
+    value = kl_estimate(logprobs, ref_logprobs, kind=kind).detach()
+    limited = paddle.clip(logprobs - old_logprobs, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+    weight = paddle.clip(paddle.exp(limited), max=weight_limit)
+    slope = (weight * (logprobs - ref_logprobs)).detach()
+    return value + slope * (logprobs - logprobs.detach())
+
+
+def kl_metrics(logprobs: Tensor, ref_logprobs: Tensor, *, mean: TokenMean) -> dict[str, Metric]:
+    """Return ``policy/kl_k1``, ``policy/kl_k2`` and ``policy/kl_k3`` to the reference; inputs [n, R]."""
+    kinds: tuple[KLKind, ...] = ("k1", "k2", "k3")
+    estimates = {kind: kl_estimate(logprobs, ref_logprobs, kind=kind) for kind in kinds}
+    return {f"policy/kl_{kind}": Metric(mean.of(value).detach()) for kind, value in estimates.items()}
+
+
+def adapt_kl_coeff(kl_coeff: float, observed_kl: float, *, target: float, horizon: float, num_rows: int) -> float:
+    """Return the next KL coefficient: it grows when the KL is above ``target`` (Ziegler et al. 2019, section 2.2).
+
+    ``horizon`` is the number of rows over which a full error multiplies the coefficient by about 1.2; ``num_rows`` are
+    the rows (all ranks) the KL was observed on.
+    """
+    error = min(max(observed_kl / target - 1.0, -MAX_KL_ERROR), MAX_KL_ERROR)
+    return kl_coeff * (1.0 + error * num_rows / horizon)

@@ -1,0 +1,112 @@
+"""Sums, means and whitening over the real tokens of padded arrays.
+
+Legend: N rows, R padded response. A mask is 1 where the token is real. Values under the mask are replaced, not
+multiplied by zero, so that whatever padding holds never reaches a result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import paddle
+from paddle import Tensor
+
+Reduce = Callable[[Tensor], Tensor]
+"""Adds a tensor over all data-parallel ranks; the identity on one rank."""
+
+Reduction = Literal["token", "sequence"]
+"""``token``: every token weighs the same; ``sequence``: every row weighs the same."""
+
+
+def identity(x: Tensor) -> Tensor:
+    """Return ``x``: the ``Reduce`` of a single rank."""
+    return x
+
+
+def zero_outside(x: Tensor, mask: Tensor) -> Tensor:
+    """Return ``x`` with zeros where ``mask`` is 0; both [N, R]."""
+    return paddle.where(mask > 0, x, paddle.zeros_like(x))
+
+
+def masked_sum(x: Tensor, mask: Tensor, *, dim: int | None = None) -> Tensor:
+    """Sum ``x`` [N, R] where ``mask`` is 1, over all axes or over ``dim``."""
+    return zero_outside(x, mask).sum(axis=dim)
+
+
+def masked_mean(x: Tensor, mask: Tensor, *, dim: int | None = None) -> Tensor:
+    """Average ``x`` [N, R] where ``mask`` is 1, over all axes or over ``dim``; 0 where no token is real."""
+    return masked_sum(x, mask, dim=dim) / _count(mask, x, dim)
+
+
+def masked_normalize(x: Tensor, mask: Tensor, *, dim: int, eps: float = 1e-8) -> Tensor:
+    """Shift and scale ``x`` [N, R] to mean 0 and (biased) variance 1 along ``dim``; zero under the mask."""
+    count = paddle.unsqueeze(_count(mask, x, dim), dim)
+    centred = zero_outside(x - paddle.unsqueeze(masked_sum(x, mask, dim=dim), dim) / count, mask)
+    variance = (centred**2).sum(axis=dim, keepdim=True) / count
+    return centred * paddle.rsqrt(variance + eps)
+
+
+def masked_moments(
+    x: Tensor, mask: Tensor, *, unbiased: bool = False, reduce: Reduce = identity
+) -> tuple[Tensor, Tensor]:
+    """Return mean and variance (scalars) of ``x`` where ``mask`` is 1, over all ranks ``reduce`` adds up.
+
+    The variance is taken around the global mean in a second pass, so it does not cancel in float32. ``unbiased``
+    divides by count - 1. No real token anywhere gives 0 and 0.
+    """
+    ones = paddle.ones_like(x)
+    count, total = paddle.unstack(reduce(paddle.stack([masked_sum(ones, mask), masked_sum(x, mask)])))
+    mean = total / paddle.clip(count, min=1.0)
+    squares = reduce(masked_sum((x - mean) ** 2, mask))
+    return mean, squares / paddle.clip(count - float(unbiased), min=1.0)
+
+
+def masked_whiten(
+    x: Tensor,
+    mask: Tensor,
+    *,
+    shift_mean: bool = True,
+    unbiased: bool = False,
+    eps: float = 1e-8,
+    reduce: Reduce = identity,
+) -> Tensor:
+    """Scale ``x`` [N, R] to variance 1 over all real tokens of all ranks; zero under the mask.
+
+    ``shift_mean`` also moves the mean to 0 (False keeps it). ``eps`` is added to the standard deviation.
+    """
+    mean, variance = masked_moments(x, mask, unbiased=unbiased, reduce=reduce)
+    whitened = (x - mean) / (paddle.sqrt(variance) + eps)
+    return zero_outside(whitened if shift_mean else whitened + mean, mask)
+
+
+class TokenMean(NamedTuple):
+    """How a micro-batch of token values becomes its share of a global mean.
+
+    The shares of all micro-batches and ranks add up to the mean over everything, however the rows were split, because
+    the denominator is the global one. Example: rows ``[[1, 3], [5, 0]]`` with mask ``[[1, 1], [1, 0]]`` give
+    (1 + 3 + 5) / 3 = 3 by token and ((1 + 3) / 2 + 5) / 2 = 3.5 by sequence.
+    """
+
+    mask: Tensor
+    """[n, R], 1 on real response tokens."""
+    denominator: float | Tensor
+    """``count_units`` of the mask, added over all micro-batches and ranks of one update."""
+    reduction: Reduction = "token"
+
+    def of(self, x: Tensor) -> Tensor:
+        """Return the share (a scalar) of ``x`` [n, R]."""
+        assert self.reduction in ("token", "sequence"), self.reduction
+        by_row = masked_mean if self.reduction == "sequence" else masked_sum
+        return by_row(x, self.mask, dim=-1).sum() / self.denominator
+
+
+def count_units(mask: Any, reduction: Reduction) -> Any:
+    """Count what ``TokenMean`` averages over: real tokens, or rows that have one. ``mask`` [N, R] numpy or paddle."""
+    assert reduction in ("token", "sequence"), reduction
+    return mask.sum() if reduction == "token" else (mask.sum(-1) > 0).sum()
+
+
+def _count(mask: Tensor, like: Tensor, dim: int | None) -> Tensor:
+    # A mean over no token is 0 rather than 0 / 0, which would poison the whole batch.
+    return paddle.clip((mask > 0).astype(like.dtype).sum(axis=dim), min=1.0)

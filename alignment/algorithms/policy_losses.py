@@ -1,0 +1,65 @@
+"""The clipped policy loss and the entropy bonus. Legend: n rows of a micro-batch, R padded response."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import paddle
+from paddle import Tensor
+
+from alignment.algorithms.kl import LOG_RATIO_LIMIT
+from alignment.algorithms.masked import TokenMean, zero_outside
+from alignment.records import Loss
+from alignment.telemetry.metrics import Metric
+
+
+class RatioClip(NamedTuple):
+    """How far the ratio policy / old policy may move before its gradient stops."""
+
+    low: float = 0.2
+    """The ratio is clipped below at 1 - low."""
+    high: float = 0.2
+    """The ratio is clipped above at 1 + high."""
+    dual: float | None = None
+    """Where the advantage A is negative the loss is at most -dual * A (> 1; None: off; Ye et al. 2020, equation 8)."""
+
+
+def ppo_policy_loss(
+    logprobs: Tensor, old_logprobs: Tensor, *, advantages: Tensor, clip: RatioClip, mean: TokenMean
+) -> Loss:
+    """Mean of max(-A r, -A clip(r)) with r = exp(logprobs - old_logprobs) (Schulman et al. 2017, equation 7).
+
+    ``logprobs``, ``old_logprobs`` and ``advantages`` are [n, R]; only the first carries a gradient. Metrics: see
+    ``_ratio_metrics``, and ``policy/loss``.
+    """
+    log_ratio = logprobs - old_logprobs
+    ratio = paddle.exp(paddle.clip(log_ratio, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT))
+    unclipped = -advantages * ratio
+    clipped = -advantages * paddle.clip(ratio, 1.0 - clip.low, 1.0 + clip.high)
+    losses = _bound_negative(paddle.maximum(unclipped, clipped), advantages, clip.dual)
+    value = mean.of(losses)
+    is_clipped = (clipped > unclipped).astype(ratio.dtype)
+    return Loss(value, {"policy/loss": Metric(value.detach()), **_ratio_metrics(log_ratio, ratio, is_clipped, mean)})
+
+
+def entropy_bonus(entropy: Tensor, *, coeff: float, mean: TokenMean) -> Loss:
+    """Return -coeff times the mean of ``entropy`` [n, R] in nats; metric ``policy/entropy`` (no coefficient)."""
+    average = mean.of(entropy)
+    return Loss(-coeff * average, {"policy/entropy": Metric(average.detach())})
+
+
+def _bound_negative(losses: Tensor, advantages: Tensor, dual: float | None) -> Tensor:
+    if dual is None:
+        return losses
+    return paddle.where(advantages < 0, paddle.minimum(losses, -dual * advantages), losses)
+
+
+def _ratio_metrics(log_ratio: Tensor, ratio: Tensor, is_clipped: Tensor, mean: TokenMean) -> dict[str, Metric]:
+    """Clip fraction, mean and maximum of the ratio, and the k1 and k3 estimates of KL(old policy || policy)."""
+    return {
+        "policy/clip_fraction": Metric(mean.of(is_clipped).detach()),
+        "policy/ratio_mean": Metric(mean.of(ratio).detach()),
+        "policy/ratio_max": Metric(zero_outside(ratio, mean.mask).max().detach(), "max"),
+        "policy/approx_kl": Metric(mean.of(-log_ratio).detach()),
+        "policy/approx_kl_k3": Metric(mean.of(ratio - 1.0 - log_ratio).detach()),
+    }

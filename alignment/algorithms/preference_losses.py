@@ -1,0 +1,167 @@
+"""Losses on pairs of answers: Bradley-Terry reward models and cost models.
+
+Legend: n pairs of a micro-batch, S padded sequence. ``denominator`` is the number of pairs of the whole update, so the
+losses of micro-batches add up. The "logexp" loss of some suites, log(1 + exp(worse - better)), is the same function.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor
+
+from alignment.algorithms.masked import masked_mean
+from alignment.errors import DataError
+from alignment.records import Loss
+from alignment.telemetry.metrics import Metric
+
+RegularizationConvention = Literal["paddlenlp", "safe-rlhf"]
+
+SQUARES_WEIGHT: dict[str, float] = {"paddlenlp": 1.0, "safe-rlhf": 0.5}
+"""PaddleNLP adds the mean squares of both sides; safe-rlhf averages over both sides together, which is half of that."""
+
+
+class SafetySigns(NamedTuple):
+    """+1 where an answer is safe, -1 where it is not; both [n]."""
+
+    safer: Tensor
+    unsafer: Tensor
+
+
+def first_difference(
+    better_ids: np.ndarray, worse_ids: np.ndarray, *, better_lengths: np.ndarray, worse_lengths: np.ndarray
+) -> np.ndarray:
+    """Return the first position [n] int64 at which two right-padded sequences [n, S] differ.
+
+    The end of the shorter sequence is a difference, whatever token pads it. Identical pairs raise ``DataError``.
+    """
+    positions = np.arange(better_ids.shape[1])[None, :]
+    ended = (positions < better_lengths[:, None]) != (positions < worse_lengths[:, None])
+    real = positions < np.minimum(better_lengths, worse_lengths)[:, None]
+    differs = ended | (real & (better_ids != worse_ids))
+    identical = np.flatnonzero(~differs.any(axis=1))
+    if identical.size:
+        raise DataError(f"both answers are identical in row(s) {identical.tolist()} of the batch: nothing to prefer")
+    return differs.argmax(axis=1).astype(np.int64)
+
+
+def scores_at(scores: Tensor, positions: Tensor) -> Tensor:
+    """Return the score [n] of each row of ``scores`` [n, S] at its position ([n] int64)."""
+    return paddle.take_along_axis(scores, positions.unsqueeze(-1), axis=1).squeeze(-1)
+
+
+def sequence_preference_loss(
+    better_end: Tensor,
+    worse_end: Tensor,
+    *,
+    regularization: float = 0.0,
+    regularization_convention: RegularizationConvention = "safe-rlhf",
+    margin: Tensor | None = None,
+    denominator: float | Tensor,
+) -> Loss:
+    """Mean of -log sigmoid(better - worse - margin) + regularization * squares over pairs (Ouyang et al. 2022, eq. 1).
+
+    ``better_end``, ``worse_end`` and ``margin`` are [n], the scores at the last real tokens. Metrics:
+    ``preference/loss`` and those of ``preference_metrics``.
+    """
+    gap = better_end - worse_end if margin is None else better_end - worse_end - margin
+    weight = regularization * SQUARES_WEIGHT[regularization_convention]
+    value = (-F.log_sigmoid(gap) + weight * (better_end**2 + worse_end**2)).sum() / denominator
+    metrics = preference_metrics(better_end, worse_end, denominator=denominator)
+    return Loss(value, {"preference/loss": Metric(value.detach()), **metrics})
+
+
+def token_preference_loss(
+    better_scores: Tensor,
+    worse_scores: Tensor,
+    *,
+    first_difference: Tensor,
+    last_valid: Tensor,
+    regularization: float = 0.0,
+    regularization_convention: RegularizationConvention = "safe-rlhf",
+    denominator: float | Tensor,
+) -> Loss:
+    """As ``sequence_preference_loss``, averaged within a pair over ``first_difference`` to ``last_valid`` inclusive.
+
+    Scores [n, S]; the two positions [n], ``last_valid`` being the later end of the two answers. Metric
+    ``preference/loss``; accuracy needs each answer's own end, see ``preference_metrics``.
+    """
+    span = _span(first_difference, last_valid, width=better_scores.shape[1])
+    weight = regularization * SQUARES_WEIGHT[regularization_convention]
+    losses = -F.log_sigmoid(better_scores - worse_scores) + weight * (better_scores**2 + worse_scores**2)
+    value = masked_mean(losses, span, dim=-1).sum() / denominator
+    return Loss(value, {"preference/loss": Metric(value.detach())})
+
+
+def preference_metrics(better_end: Tensor, worse_end: Tensor, *, denominator: float | Tensor) -> dict[str, Metric]:
+    """Return accuracy (a tie is wrong), mean margin and mean score of both sides; end scores [n]."""
+    better, worse = better_end.detach(), worse_end.detach()
+    return {
+        "preference/accuracy": Metric((better > worse).astype(better.dtype).sum() / denominator),
+        "preference/margin": Metric((better - worse).sum() / denominator),
+        "preference/score": Metric((better + worse).sum() / (2.0 * denominator)),
+    }
+
+
+def sequence_cost_loss(
+    safer_end: Tensor,
+    unsafer_end: Tensor,
+    *,
+    signs: SafetySigns,
+    regularization: float = 0.0,
+    denominator: float | Tensor,
+) -> Loss:
+    """Cost model loss on end costs [n] (Dai et al. 2023, equation 6); a safe answer should cost less than 0.
+
+    -log sigmoid(unsafer - safer) and, per side, -log sigmoid(-sign * cost). Squares as in safe-rlhf. Metrics:
+    ``cost/loss`` and those of ``cost_metrics``.
+    """
+    losses = _cost_losses(safer_end, unsafer_end, signs=signs, regularization=regularization)
+    value = losses.sum() / denominator
+    metrics = cost_metrics(safer_end, unsafer_end, signs=signs, denominator=denominator)
+    return Loss(value, {"cost/loss": Metric(value.detach()), **metrics})
+
+
+def token_cost_loss(
+    safer_costs: Tensor,
+    unsafer_costs: Tensor,
+    *,
+    signs: SafetySigns,
+    first_difference: Tensor,
+    last_valid: Tensor,
+    regularization: float = 0.0,
+    denominator: float | Tensor,
+) -> Loss:
+    """As ``sequence_cost_loss`` on costs [n, S], averaged over the span as in ``token_preference_loss``."""
+    by_token = SafetySigns(signs.safer.unsqueeze(-1), signs.unsafer.unsqueeze(-1))
+    losses = _cost_losses(safer_costs, unsafer_costs, signs=by_token, regularization=regularization)
+    span = _span(first_difference, last_valid, width=safer_costs.shape[1])
+    value = masked_mean(losses, span, dim=-1).sum() / denominator
+    return Loss(value, {"cost/loss": Metric(value.detach())})
+
+
+def cost_metrics(
+    safer_end: Tensor, unsafer_end: Tensor, *, signs: SafetySigns, denominator: float | Tensor
+) -> dict[str, Metric]:
+    """Return how often the safer answer costs less, and how often a cost has the sign its label asks for; all [n]."""
+    safer, unsafer = safer_end.detach(), unsafer_end.detach()
+    right = (signs.safer * safer < 0).astype(safer.dtype) + (signs.unsafer * unsafer < 0).astype(safer.dtype)
+    return {
+        "cost/accuracy": Metric((safer < unsafer).astype(safer.dtype).sum() / denominator),
+        "cost/sign_accuracy": Metric(right.sum() / (2.0 * denominator)),
+    }
+
+
+def _cost_losses(safer: Tensor, unsafer: Tensor, *, signs: SafetySigns, regularization: float) -> Tensor:
+    ranking = -F.log_sigmoid(unsafer - safer)
+    labels = -F.log_sigmoid(-signs.safer * safer) - F.log_sigmoid(-signs.unsafer * unsafer)
+    return ranking + labels + regularization * SQUARES_WEIGHT["safe-rlhf"] * (safer**2 + unsafer**2)
+
+
+def _span(first: Tensor, last: Tensor, *, width: int) -> Tensor:
+    positions = paddle.arange(width).unsqueeze(0)
+    inside = paddle.logical_and(positions >= first.unsqueeze(-1), positions <= last.unsqueeze(-1))
+    return inside.astype("float32")

@@ -1,0 +1,45 @@
+"""From one score a response to one reward a token."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import paddle
+from paddle import Tensor
+
+from alignment.algorithms.masked import zero_outside
+
+ClipPlacement = Literal["score", "token"]
+"""``score``: the score is clipped, then added (PaddleNLP, safe-rlhf until 2023-10, OpenRLHF);
+``token``: every sum of score and KL penalty is clipped (safe-rlhf since 2023-12)."""
+
+
+def last_token_mask(mask: Tensor) -> Tensor:
+    """Return [N, R] with 1 on the last real token of each row of ``mask`` [N, R]; an empty row stays zero."""
+    remaining = paddle.flip(paddle.cumsum(paddle.flip(mask, axis=[1]), axis=1), axis=[1])
+    return mask * (remaining == 1).astype(mask.dtype)
+
+
+def shape_rewards(
+    scores: Tensor,
+    kl: Tensor,
+    *,
+    mask: Tensor,
+    kl_coeff: float,
+    clip_range_score: float | None,
+    clip_placement: ClipPlacement = "score",
+) -> Tensor:
+    """Return rewards [N, R]: -kl_coeff * kl on each token, plus the score on the last real one; zero under the mask.
+
+    ``scores`` [N], ``kl`` [N, R] (``kl_estimate``), ``mask`` [N, R] with 1 on real tokens. Clipping is to
+    +-clip_range_score (None: off) where ``clip_placement`` says. A row without a real token gets no reward at all.
+    """
+    assert clip_placement in ("score", "token"), clip_placement
+    at_end = last_token_mask(mask) > 0
+    column = _clip(scores, clip_range_score if clip_placement == "score" else None).unsqueeze(-1)
+    rewards = -kl_coeff * kl + paddle.where(at_end, column.expand_as(kl), paddle.zeros_like(kl))
+    return zero_outside(_clip(rewards, clip_range_score if clip_placement == "token" else None), mask)
+
+
+def _clip(x: Tensor, limit: float | None) -> Tensor:
+    return x if limit is None else paddle.clip(x, -limit, limit)

@@ -1,0 +1,17 @@
+"""Next-token loss for supervised fine-tuning and for the supervised (PTX) term of PPO."""
+
+from __future__ import annotations
+
+from paddle import Tensor
+
+from alignment.records import Loss
+from alignment.telemetry.metrics import Metric
+
+
+def cross_entropy(logprobs: Tensor, *, denominator: float | Tensor) -> Loss:
+    """Return -sum(logprobs) / denominator in nats; metric ``supervised/loss``.
+
+    ``logprobs`` [T] of the target tokens of a micro-batch; ``denominator``: the target tokens of the whole update.
+    """
+    value = -logprobs.sum() / denominator
+    return Loss(value, {"supervised/loss": Metric(value.detach())})

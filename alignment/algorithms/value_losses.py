@@ -1,0 +1,59 @@
+"""The critic's loss and two ways to judge predictions. Legend: n rows of a micro-batch, R padded response."""
+
+from __future__ import annotations
+
+import paddle
+from paddle import Tensor
+
+from alignment.algorithms.masked import Reduce, TokenMean, identity, masked_moments, masked_sum, zero_outside
+from alignment.records import Loss
+from alignment.telemetry.metrics import Metric
+
+MIN_VARIANCE = 1e-12
+"""Below this a variance is rounding error and dividing by it would report noise."""
+
+
+def clipped_value_loss(
+    values: Tensor, old_values: Tensor, *, returns: Tensor, clip_range: float | None, mean: TokenMean
+) -> Loss:
+    """Mean of 0.5 max((V - G)^2, (V_clipped - G)^2), V_clipped within +-clip_range of the old value (None: no clip).
+
+    ``values`` [n, R] carries the gradient, ``old_values`` and ``returns`` [n, R] do not. Metrics: ``value/loss``,
+    ``value/mean``, and ``value/clip_fraction``, the share of tokens whose loss is the clipped one.
+    """
+    # The mean drops padding too, but the square's gradient there would be 2 * garbage * 0: NaN where garbage is.
+    values = zero_outside(values, mean.mask)
+    errors = (values - returns) ** 2
+    clipped_errors = errors
+    if clip_range is not None:
+        clipped = old_values + paddle.clip(values - old_values, -clip_range, clip_range)
+        clipped_errors = (clipped - returns) ** 2
+    value = mean.of(0.5 * paddle.maximum(errors, clipped_errors))
+    metrics = {
+        "value/loss": Metric(value.detach()),
+        "value/mean": Metric(mean.of(values).detach()),
+        "value/clip_fraction": Metric(mean.of((clipped_errors > errors).astype(values.dtype)).detach()),
+    }
+    return Loss(value, metrics)
+
+
+def explained_variance(values: Tensor, returns: Tensor, *, mask: Tensor, reduce: Reduce = identity) -> Tensor:
+    """Return 1 - var(returns - values) / var(returns) (a scalar): 1 is perfect, 0 no better than a constant.
+
+    All [N, R], ``mask`` 1 on real tokens. Returns that do not vary leave nothing to explain: 0.
+    """
+    _, total = masked_moments(returns, mask, reduce=reduce)
+    _, left = masked_moments(returns - values, mask, reduce=reduce)
+    explained = 1.0 - left / paddle.clip(total, min=MIN_VARIANCE)
+    return paddle.where(total > MIN_VARIANCE, explained, paddle.zeros_like(explained))
+
+
+def pearson(x: Tensor, y: Tensor, *, reduce: Reduce = identity) -> Tensor:
+    """Return the correlation (a scalar) of ``x`` and ``y`` [N], say rewards and lengths; 0 if one is constant."""
+    ones = paddle.ones_like(x)
+    x_mean, x_variance = masked_moments(x, ones, reduce=reduce)
+    y_mean, y_variance = masked_moments(y, ones, reduce=reduce)
+    count, products = paddle.unstack(reduce(paddle.stack([ones.sum(), masked_sum((x - x_mean) * (y - y_mean), ones)])))
+    spread = paddle.sqrt(x_variance * y_variance)
+    varies = paddle.minimum(x_variance, y_variance) > MIN_VARIANCE
+    return paddle.where(varies, products / count / paddle.where(varies, spread, ones.sum()), paddle.zeros_like(spread))

@@ -1,0 +1,85 @@
+"""Records of TRL 1.16.0 (made in float32) that the parts built here reproduce."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import pytest
+
+from alignment.algorithms.advantages import group_normalized, leave_one_out
+from alignment.algorithms.kl import kl_estimate
+from alignment.algorithms.masked import TokenMean, masked_whiten
+from alignment.algorithms.policy_losses import RatioClip, ppo_policy_loss
+
+TRL_EPS = 1e-4
+
+
+def scores_and_groups(record, precision):
+    scores = precision.tensor(record["inputs"]["rewards"])
+    return scores, paddle.to_tensor(np.arange(scores.shape[0]) // record["inputs"]["group"])
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "grpo_advantage(scale_rewards=group)",
+        "grpo_advantage(scale_rewards=batch)",
+        "grpo_advantage(scale_rewards=none)",
+    ],
+)
+def test_grpo_advantage(trl, precision, nearly, key):
+    record = trl[key]
+    scores, group_ids = scores_and_groups(record, precision)
+    advantages = group_normalized(scores, group_ids, scale=record["params"]["scale_rewards"], eps=TRL_EPS)
+    nearly(advantages, record["outputs"]["advantages"])
+
+
+def test_rloo_advantage(trl, precision, nearly):
+    record = trl["rloo_advantage(normalize_advantages=False)"]
+    nearly(leave_one_out(*scores_and_groups(record, precision)), record["outputs"]["advantages"])
+
+
+def test_rloo_advantage_normalized(trl, precision, nearly):
+    record = trl["rloo_advantage(normalize_advantages=True)"]
+    advantages = leave_one_out(*scores_and_groups(record, precision))
+    whitened = masked_whiten(advantages, paddle.ones_like(advantages), unbiased=True, eps=TRL_EPS)
+    nearly(whitened, record["outputs"]["advantages"])
+
+
+@pytest.mark.parametrize(
+    ("key", "reduction", "denominator"),
+    [
+        (
+            "grpo_loss_grpo(beta=0.04, epsilon_high=0.28, epsilon_low=0.2, level=token, max_completion_length=7)",
+            "sequence",
+            4.0,
+        ),
+        (
+            "grpo_loss_bnpo(beta=0.04, epsilon_high=0.28, epsilon_low=0.2, level=token, max_completion_length=7)",
+            "token",
+            17.0,
+        ),
+        (
+            "grpo_loss_dapo(beta=0.04, epsilon_high=0.28, epsilon_low=0.2, level=token, max_completion_length=7)",
+            "token",
+            17.0,
+        ),
+        (
+            "grpo_loss_dr_grpo(beta=0.04, epsilon_high=0.28, epsilon_low=0.2, level=token, max_completion_length=7)",
+            "token",
+            28.0,
+        ),
+    ],
+)
+def test_grpo_loss_is_made_of_the_same_parts(trl, precision, nearly, key, reduction, denominator):
+    record = trl[key]
+    x = {name: precision.tensor(values, grad=name == "logp") for name, values in record["inputs"].items()}
+    mean = TokenMean(x["mask"], denominator, reduction)
+    advantages = x["advantages"].unsqueeze(-1).expand_as(x["logp"])
+    loss = ppo_policy_loss(x["logp"], x["old"], advantages=advantages, clip=RatioClip(0.2, 0.28), mean=mean)
+    # TRL 1.16 weighs k3 by the ratio, gradient included, to correct for tokens of an older policy.
+    kl = kl_estimate(x["logp"], x["ref"], kind="k3") * paddle.exp(x["logp"] - x["old"])
+    total = loss.value + record["params"]["beta"] * mean.of(kl)
+    total.backward()
+    nearly(total, record["outputs"]["loss"])
+    nearly(x["logp"].grad, record["outputs"]["grad_logp"])

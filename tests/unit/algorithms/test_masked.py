@@ -1,0 +1,91 @@
+"""Masked sums, means, moments and whitening, over one rank and several."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import pytest
+
+from alignment.algorithms.masked import (
+    TokenMean,
+    count_units,
+    masked_mean,
+    masked_moments,
+    masked_normalize,
+    masked_sum,
+    masked_whiten,
+    zero_outside,
+)
+
+
+def test_sum_and_mean_by_hand():
+    x = paddle.to_tensor([[1.0, 3.0, 100.0], [5.0, -100.0, 100.0]])
+    mask = paddle.to_tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+    assert float(masked_sum(x, mask)) == 9.0
+    assert float(masked_mean(x, mask)) == 3.0
+    assert masked_mean(x, mask, dim=1).tolist() == [2.0, 5.0]
+
+
+def test_token_mean_by_hand():
+    x, mask = paddle.to_tensor([[1.0, 3.0], [5.0, 9.0]]), paddle.to_tensor([[1.0, 1.0], [1.0, 0.0]])
+    assert float(TokenMean(mask, 3, "token").of(x)) == 3.0
+    assert float(TokenMean(mask, 2, "sequence").of(x)) == 3.5
+
+
+def test_nan_under_the_mask_is_not_read():
+    x = paddle.to_tensor([[1.0, float("nan")], [float("inf"), 2.0]])
+    mask = paddle.to_tensor([[1.0, 0.0], [0.0, 1.0]])
+    assert zero_outside(x, mask).tolist() == [[1.0, 0.0], [0.0, 2.0]]
+    assert float(masked_mean(x, mask)) == 1.5
+
+
+def test_mean_of_nothing_is_zero():
+    x = paddle.ones([2, 3])
+    assert masked_mean(x, paddle.zeros([2, 3]), dim=-1).tolist() == [0.0, 0.0]
+
+
+def test_count_units_takes_numpy_and_paddle(mask):
+    for form in (mask, mask.numpy()):
+        assert float(count_units(form, "token")) == 23
+        assert float(count_units(form, "sequence")) == 5
+
+
+def test_moments_equal_numpy(grid, mask, same):
+    x = grid(0)
+    real = x.numpy()[mask.numpy() > 0]
+    for unbiased in (False, True):
+        mean, variance = masked_moments(x, mask, unbiased=unbiased)
+        same(mean, real.mean())
+        same(variance, real.var(ddof=int(unbiased)))
+
+
+def test_variance_does_not_cancel_in_float32():
+    x = paddle.to_tensor(1e4 + np.random.default_rng(0).standard_normal((64, 64)), dtype="float32")
+    _, variance = masked_moments(x, paddle.ones_like(x))
+    assert float(variance) == pytest.approx(x.numpy().astype(np.float64).var(), rel=1e-3)
+
+
+@pytest.mark.parametrize("shift_mean", [True, False])
+def test_whiten(grid, mask, same, shift_mean):
+    x = grid(0)
+    whitened = masked_whiten(x, mask, shift_mean=shift_mean)
+    mean, variance = masked_moments(whitened, mask)
+    same(mean, 0.0 if shift_mean else masked_mean(x, mask))
+    assert float(variance) == pytest.approx(1.0, abs=1e-6)
+    same(zero_outside(whitened, 1 - mask), np.zeros(x.shape))
+
+
+def test_whiten_over_ranks_equals_whiten_of_the_whole(grid, mask, same):
+    """Two ranks hold three rows each; ``reduce`` answers with the sums that an all-reduce would give."""
+    x, total = grid(0), []
+    masked_whiten(x, mask, unbiased=True, reduce=lambda part: total.append(part) or part)
+    answers = iter(total)
+    part = masked_whiten(x[:3], mask[:3], unbiased=True, reduce=lambda part: next(answers))
+    same(part, masked_whiten(x, mask, unbiased=True)[:3])
+
+
+def test_normalize_rows(grid, mask):
+    y = masked_normalize(grid(0), mask, dim=1).numpy()
+    np.testing.assert_allclose(y[0].mean(), 0.0, atol=1e-12)
+    np.testing.assert_allclose(y[0].std(), 1.0, atol=1e-6)
+    assert not y[2].any() and not y[4].any()

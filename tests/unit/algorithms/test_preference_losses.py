@@ -1,0 +1,130 @@
+"""Pairs: spans, regularisation, metrics, micro-batches."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import pytest
+
+from alignment.algorithms.bradley_terry import BradleyTerryHyperparameters, bradley_terry_loss
+from alignment.algorithms.cost_model import cost_model_loss
+from alignment.algorithms.preference_losses import first_difference, sequence_preference_loss
+from alignment.errors import DataError
+from alignment.telemetry.metrics import reduce_metrics
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "lengths", "expected"),
+    [
+        ([5, 6, 7, 2], [5, 6, 8, 2], (4, 4), 2),
+        ([5, 6, 2, 2], [5, 6, 2, 2], (3, 4), 3),
+        ([5, 6, 2, 0], [5, 6, 2, 7], (3, 4), 3),
+        ([9, 6, 2, 0], [5, 6, 2, 0], (3, 3), 0),
+    ],
+)
+def test_first_difference(better, worse, lengths, expected):
+    """The second case: padding equals a real token, only the lengths tell them apart."""
+    arrays = np.array([better]), np.array([worse])
+    sizes = {"better_lengths": np.array(lengths[:1]), "worse_lengths": np.array(lengths[1:])}
+    assert first_difference(*arrays, **sizes).tolist() == [expected]
+
+
+def test_identical_pair_is_refused_with_its_row():
+    ids = np.array([[1, 2, 3], [1, 2, 0]])
+    other = np.array([[1, 2, 4], [1, 2, 9]])
+    with pytest.raises(DataError, match=r"\[1\]"):
+        first_difference(ids, other, better_lengths=np.array([3, 2]), worse_lengths=np.array([3, 2]))
+
+
+def batch(seed=0):
+    rng = np.random.default_rng(seed)
+    better, worse = (paddle.to_tensor(rng.standard_normal((4, 6)), stop_gradient=False) for _ in range(2))
+    ends = {"better_ends": [5, 2, 3, 4], "worse_ends": [3, 4, 3, 5], "first_difference": [1, 2, 3, 0]}
+    return better, worse, {name: paddle.to_tensor(values) for name, values in ends.items()}
+
+
+def run(better, worse, fields, part, loss_type):
+    options = BradleyTerryHyperparameters(loss_type=loss_type, regularization=0.1)
+    fields = {name: values[part] for name, values in fields.items()}
+    return bradley_terry_loss(better[part], worse[part], fields=fields, hyperparameters=options, denominator=4)
+
+
+@pytest.mark.parametrize("loss_type", ["sequence-wise", "token-wise"])
+def test_micro_batches_add_up(loss_type):
+    better, worse, fields = batch()
+    whole = run(better, worse, fields, slice(None), loss_type)
+    parts = [run(better, worse, fields, part, loss_type) for part in (slice(0, 1), slice(1, 4))]
+    assert sum(float(part.value) for part in parts) == pytest.approx(float(whole.value), abs=1e-12)
+    assert reduce_metrics([part.metrics for part in parts]) == pytest.approx(reduce_metrics([whole.metrics]))
+
+
+@pytest.mark.parametrize("loss_type", ["sequence-wise", "token-wise"])
+def test_gradient_stays_inside_the_compared_span(loss_type):
+    better, worse, fields = batch()
+    run(better, worse, fields, slice(None), loss_type).value.backward()
+    for row in range(4):
+        first, last = (
+            int(fields["first_difference"][row]),
+            max(int(fields[f"{s}_ends"][row]) for s in ("better", "worse")),
+        )
+        moved = np.flatnonzero(better.grad.numpy()[row])
+        expected = range(first, last + 1) if loss_type == "token-wise" else [int(fields["better_ends"][row])]
+        assert moved.tolist() == list(expected)
+
+
+def test_conventions_differ_by_two():
+    better, worse = paddle.to_tensor([3.0]), paddle.to_tensor([1.0])
+    plain, ours, theirs = (
+        float(
+            sequence_preference_loss(
+                better, worse, regularization=weight, regularization_convention=convention, denominator=1
+            ).value
+        )
+        for weight, convention in ((0.0, "safe-rlhf"), (0.1, "safe-rlhf"), (0.1, "paddlenlp"))
+    )
+    assert ours - plain == pytest.approx(0.1 * (9 + 1) / 2)
+    assert theirs - plain == pytest.approx(0.1 * (9 + 1))
+
+
+def test_tie_is_wrong_and_large_margins_are_finite():
+    scores = paddle.to_tensor([0.0, 1e4, -1e4], stop_gradient=False)
+    loss = sequence_preference_loss(scores, paddle.zeros([3]), denominator=3)
+    loss.value.backward()
+    assert float(loss.metrics["preference/accuracy"].value) == pytest.approx(1 / 3)
+    assert np.isfinite(float(loss.value)) and np.isfinite(scores.grad.numpy()).all()
+
+
+@pytest.mark.parametrize("loss_type", ["sequence-wise", "token-wise"])
+def test_cost_model_squares_follow_the_convention(loss_type):
+    safer, unsafer, fields = batch()
+    ones = paddle.ones([4], dtype="float64")
+    fields = {
+        "safer_ends": fields["better_ends"],
+        "unsafer_ends": fields["worse_ends"],
+        "first_difference": fields["first_difference"],
+        "safer_safety_sign": ones,
+        "unsafer_safety_sign": -ones,
+    }
+
+    def value(weight, convention):
+        options = {"loss_type": loss_type, "regularization": weight, "regularization_convention": convention}
+        hyperparameters = BradleyTerryHyperparameters(**options)
+        return float(
+            cost_model_loss(safer, unsafer, fields=fields, hyperparameters=hyperparameters, denominator=4).value
+        )
+
+    plain = value(0.0, "paddlenlp")
+    assert value(0.1, "paddlenlp") - plain == pytest.approx(2 * (value(0.1, "safe-rlhf") - plain))
+    assert value(0.1, "safe-rlhf") > plain
+
+
+def test_cost_gradients_push_towards_the_labels():
+    """Both answers safe: both costs go down, the safer one further."""
+    costs = [paddle.zeros([1, 1], dtype="float64") for _ in range(2)]
+    for cost in costs:
+        cost.stop_gradient = False
+    zero, one = paddle.zeros([1], dtype="int64"), paddle.ones([1], dtype="float64")
+    fields = {"safer_ends": zero, "unsafer_ends": zero, "safer_safety_sign": one, "unsafer_safety_sign": one}
+    options = {"hyperparameters": BradleyTerryHyperparameters(), "denominator": 1}
+    cost_model_loss(*costs, fields=fields, **options).value.backward()
+    assert [cost.grad.item() for cost in costs] == pytest.approx([1.0, 0.0])

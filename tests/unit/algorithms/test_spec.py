@@ -1,0 +1,137 @@
+"""Every registered algorithm keeps the promises of the spec."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import paddle
+import pytest
+
+from alignment.algorithms.advantages import gae
+from alignment.algorithms.ppo import PPO, PPOHyperparameters
+from alignment.algorithms.registered import ALGORITHMS
+from alignment.algorithms.spec import Judged, OnPolicyAlgorithm
+from alignment.errors import ArgumentError
+
+
+@pytest.fixture(params=list(ALGORITHMS))
+def algorithm(request) -> OnPolicyAlgorithm:
+    return ALGORITHMS[request.param]
+
+
+def judge(grid, mask, change=lambda x: x):
+    ids = paddle.to_tensor([0, 0, 1, 1, 2, 2])
+    ref, values = change(grid(1)), change(grid(2))
+    return Judged(grid(3)[:, 0], change(grid(0)), mask, ids, ref_logprobs=ref, values=values)
+
+
+def test_hyperparameters_are_frozen_and_have_defaults(algorithm):
+    hyperparameters = algorithm.hyperparameters()
+    field = dataclasses.fields(hyperparameters)[0].name
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(hyperparameters, field, None)
+
+
+def test_estimate_is_zero_under_the_mask_and_blind_to_it(algorithm, grid, mask, spoil, same):
+    options = {"hyperparameters": algorithm.hyperparameters()}
+    clean = algorithm.estimate(judge(grid, mask), **options)
+    spoilt = algorithm.estimate(judge(grid, mask, spoil), **options)
+    assert (clean.returns is not None) == algorithm.needs_critic
+    for x, y in zip(clean, spoilt, strict=True):
+        if x is not None:
+            same(x, y)
+            assert not (x * (1 - mask)).numpy().any()
+
+
+def test_losses_run_on_their_fields(algorithm, grid, mask):
+    options = {"hyperparameters": algorithm.hyperparameters()}
+    judged = judge(grid, mask)
+    estimate = algorithm.estimate(judged, **options)
+    options["denominator"] = algorithm.count_units(mask.numpy(), **options)
+    fields = {**judged._asdict(), **estimate._asdict(), "response_mask": mask}
+    loss = algorithm.policy_loss(grid(4, grad=True), fields, **options)
+    loss.value.backward()
+    assert np.isfinite(float(loss.value))
+    if algorithm.value_loss is not None:
+        assert float(algorithm.value_loss(grid(5), fields, **options).value) >= 0
+
+
+def test_unknown_name_is_a_user_error():
+    with pytest.raises(ArgumentError, match="did you mean 'ppo'"):
+        ALGORITHMS["pppo"]
+
+
+def test_critic_and_value_loss_go_together():
+    with pytest.raises(AssertionError):
+        dataclasses.replace(PPO, value_loss=None)
+
+
+def test_adaptive_coefficient_overrides(grid, mask, same):
+    judged = judge(grid, mask)
+    adapted = PPO.estimate(judged, hyperparameters=PPOHyperparameters(), kl_coeff=0.5)
+    fixed = PPO.estimate(judged, hyperparameters=PPOHyperparameters(kl_coeff=0.5))
+    default = PPO.estimate(judged, hyperparameters=PPOHyperparameters())
+    same(adapted.rewards, fixed.rewards)
+    assert np.abs((adapted.rewards - default.rewards).numpy()).max() > 1e-3
+
+
+def test_whitening_leaves_the_returns_alone(grid, mask, same):
+    judged = judge(grid, mask)
+    plain = PPO.estimate(judged, hyperparameters=PPOHyperparameters())
+    whitened = PPO.estimate(judged, hyperparameters=PPOHyperparameters(normalize_advantage=True))
+    same(plain.returns, whitened.returns)
+    assert float(whitened.advantages.sum()) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_units_follow_the_reduction(mask):
+    for reduction, count in (("token", 23), ("sequence", 5)):
+        hyperparameters = PPOHyperparameters(loss_reduction=reduction)
+        assert PPO.count_units(mask.numpy(), hyperparameters=hyperparameters) == count
+
+
+@pytest.mark.parametrize(
+    ("advantage", "ratio", "change", "expected"),
+    [
+        (-1.0, 8.0, {}, 8.0),
+        (-1.0, 8.0, {"dual_clip": 3.0}, 3.0),
+        (-1.0, 0.1, {}, 0.8),
+        (-1.0, 0.1, {"clip_range_ratio_low": 0.5}, 0.5),
+        (1.0, 8.0, {}, -1.2),
+        (1.0, 8.0, {"clip_range_ratio_high": 0.5}, -1.5),
+    ],
+)
+def test_policy_loss_reads_its_hyperparameters(advantage, ratio, change, expected):
+    one = paddle.ones([1, 1], dtype="float64")
+    fields = {"old_logprobs": 0 * one, "advantages": advantage * one, "response_mask": one}
+    options = {"hyperparameters": PPOHyperparameters(**change), "denominator": 1.0}
+    assert float(PPO.policy_loss(np.log(ratio) * one, fields, **options).value) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("clip_range", "expected"), [(None, 0.5 * 1.0), (0.5, 0.5 * 6.25), (1.5, 0.5 * 2.25)])
+def test_value_loss_reads_its_clip_range(clip_range, expected):
+    """Value 3, old value 1, return 4."""
+    one = paddle.ones([1, 1])
+    fields = {"values": one, "returns": 4 * one, "response_mask": one}
+    options = {"hyperparameters": PPOHyperparameters(clip_range_value=clip_range), "denominator": 1.0}
+    assert float(PPO.value_loss(3 * one, fields, **options).value) == pytest.approx(expected)
+
+
+def test_estimate_reads_gamma_and_lambda(grid, mask, same):
+    judged = judge(grid, mask)
+    options = {"kl_coeff": 0.0, "gamma": 0.5, "gae_lambda": 0.25}
+    estimate = PPO.estimate(judged, hyperparameters=PPOHyperparameters(**options))
+    expected, _ = gae(estimate.rewards, judged.values, mask=mask, gamma=0.5, gae_lambda=0.25)
+    same(estimate.advantages, expected)
+
+
+def test_entropy_bonus_lowers_the_loss(grid, mask):
+    hyperparameters = PPOHyperparameters(entropy_coeff=0.1)
+    fields = {"old_logprobs": grid(0), "advantages": grid(1), "response_mask": mask}
+    options = {"hyperparameters": hyperparameters, "denominator": 23.0}
+    entropy = paddle.ones_like(mask)
+    with_bonus = PPO.policy_loss(grid(2), fields, entropy=entropy, **options)
+    without = PPO.policy_loss(grid(2), fields, entropy=0 * entropy, **options)
+    assert float(without.value - with_bonus.value) == pytest.approx(0.1)
+    with pytest.raises(AssertionError, match="entropy"):
+        PPO.policy_loss(grid(2), fields, **options)
