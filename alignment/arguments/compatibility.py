@@ -1,0 +1,184 @@
+"""Keys of PaddleNLP files that cannot change anything here, or are refused with the way out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from alignment.arguments.fields import inert, refused
+
+_KERNEL = "there is one implementation of this operation, the fastest that is built"
+_SAVING = "checkpoints have one format: written aside, synced, renamed"
+_AMP = "mixed precision by operator is not built; weights are bfloat16 (bf16 with O2) or float32"
+_STEP = "gradients are freed after every update anyway"
+_DROPOUT = "the supported models have no dropout"
+_EXPERTS = "the supported models have no experts"
+_ALL_MEASURED = "it is always measured"
+_RANDOM_TOKENS = "random tokenization is not built"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompatibilityArguments:
+    """Keys without an effect of their own; each says why when it is given."""
+
+    fp16: bool = refused(False, "float16 needs loss scaling, which is not built; use bf16")
+    """Compute in float16."""
+    autotuner_benchmark: bool = refused(False, "it would train random weights instead of the model named")
+    """Benchmark with random weights."""
+    optim: str = refused("adamw", "adamw is the only optimizer built")
+    """Optimizer."""
+    no_cuda: bool = refused(False, "write device=cpu")
+    """Run on the CPU."""
+    ignore_data_skip: bool = refused(False, "resuming continues with the next row, so that it equals the unbroken run")
+    """Start the data anew on resume."""
+    skip_data_intervals: str | None = refused(None, "leave the rows out of the dataset")
+    """Updates to skip."""
+    ignore_load_lr_and_optim: bool = refused(False, "resuming restores everything; to start anew give the model path")
+    """Resume without optimizer."""
+    ignore_save_lr_and_optim: bool = refused(False, "a checkpoint without its optimizer could not be resumed")
+    """Save without optimizer."""
+    early_stopping: bool = refused(False, "it is not built; load_best_model_at_end keeps the best weights")
+    """Stop when the metric no longer improves."""
+    early_stopping_patience: int = inert(4, "early_stopping is not built")
+    """Evaluations without improvement before the stop."""
+    early_stopping_threshold: float = inert(0.0, "early_stopping is not built")
+    """Smallest improvement that counts."""
+    use_ema: bool = refused(False, "averaged weights are not built")
+    """Roll out with averaged weights."""
+    shard_ema: bool = inert(False, "averaged weights are not built")
+    """Share averaged weights."""
+    offload_ema: bool = inert(True, "averaged weights are not built")
+    """Averaged weights in host memory."""
+    ema_beta: float = inert(0.992, "averaged weights are not built")
+    """Decay of averaged weights."""
+    eos_token: str | None = refused(None, "give its id in stop_token_ids")
+    """Text of another end token."""
+    do_predict: bool = refused(False, "there is no prediction stage")
+    """Predict on a test set."""
+    do_export: bool = refused(False, "run `python -m alignment.export`")
+    """Export for inference."""
+    to_static: bool = refused(False, "training runs eagerly")
+    """Compile the model."""
+    enable_auto_parallel: bool = refused(False, "automatic parallelism is not built")
+    """Automatic parallelism."""
+    logging_strategy: str = refused("steps", "give logging_steps")
+    """When to record metrics."""
+
+    logging_dir: str | None = inert(None, "curves are written to output_dir/runs")
+    """Folder of the curves."""
+    recompute_granularity: Literal["full", "full_attn", "core_attn"] = inert("full", "whole layers are recomputed")
+    """What recompute recomputes."""
+    critic_recompute_granularity: Literal["full", "full_attn", "core_attn"] = inert(
+        "full", "whole layers are recomputed"
+    )
+    """What critic_recompute recomputes."""
+    recompute_use_reentrant: bool = inert(True, _KERNEL)
+    """How recompute is done."""
+    refined_recompute: str | None = inert(None, "whole layers are recomputed")
+    """What recompute leaves out."""
+    use_fused_head_and_loss_fn: bool = inert(False, _KERNEL)
+    """Fuse head and loss."""
+    fused_linear: bool = inert(False, _KERNEL)
+    """Fuse matrix product and bias."""
+    use_fused_rms_norm: bool = inert(False, _KERNEL)
+    """Fuse the norm."""
+    use_attn_mask_start_row_indices: bool = inert(False, _KERNEL)
+    """Sparse attention masks."""
+    flatten_param_grads: bool = inert(False, _KERNEL)
+    """Flatten parameters and gradients."""
+    use_fp32_compute: bool = inert(True, "log-probs, rewards, advantages and losses are always computed in float32")
+    """Compute losses in float32."""
+    use_tgt_len_value: bool = inert(True, "values and advantages always cover the response alone")
+    """Values on the response alone."""
+    kl_loss_coeff: float = inert(0.0, "ppo puts the KL into the reward: give kl_coeff")
+    """Weight of a KL loss (grpo)."""
+    pg_loss_coeff: float = inert(1.0, "ppo has one policy loss, of weight 1: scale learning_rate")
+    """Weight of the policy loss (grpo)."""
+    release_grads: bool = inert(True, _STEP)
+    """Free gradients between updates."""
+    unified_checkpoint: bool = inert(False, _SAVING)
+    """One checkpoint format for all layouts."""
+    unified_checkpoint_config: str | None = inert(None, _SAVING)
+    """Options of unified checkpoints."""
+    use_async_save: bool = inert(False, _SAVING)
+    """Save in the background."""
+    save_sharded_model: bool = inert(False, _SAVING)
+    """Save shards of the model."""
+    load_sharded_model: bool = inert(False, _SAVING)
+    """Load shards of the model."""
+    save_on_each_node: bool = inert(False, _SAVING)
+    """Save on every machine."""
+    ckpt_quant_stage: str = inert("O0", _SAVING)
+    """Quantise checkpoints."""
+    amp_master_grad: bool = inert(False, _AMP)
+    """Gradients in float32."""
+    amp_custom_black_list: str | None = inert(None, _AMP)
+    """Operators kept in float32."""
+    amp_custom_white_list: str | None = inert(None, _AMP)
+    """Operators in 16 bits."""
+    bf16_full_eval: bool = inert(False, "evaluation computes as training does")
+    """Evaluate in bfloat16."""
+    fp16_full_eval: bool = inert(False, "evaluation computes as training does")
+    """Evaluate in float16."""
+    scale_loss: float = inert(2.0**15, "loss scaling belongs to fp16")
+    """First loss scale of float16."""
+    offload_optim: bool = inert(False, "give offload_level")
+    """Optimizer state in host memory."""
+    hidden_dropout_prob: float = inert(0.0, _DROPOUT)
+    """Dropout of layers."""
+    attention_probs_dropout_prob: float = inert(0.0, _DROPOUT)
+    """Dropout of attention."""
+    dropout_warmup_steps: int = inert(0, _DROPOUT)
+    """Updates with dropout."""
+    use_expert_parallel: bool = inert(False, _EXPERTS)
+    """Share experts."""
+    actor_tokenizer_alpha: float | None = inert(None, _RANDOM_TOKENS)
+    """Random tokenization of the policy."""
+    reward_tokenizer_alpha: float | None = inert(None, _RANDOM_TOKENS)
+    """Random tokenization of the reward model."""
+    reward_critic_tokenizer_alpha: float | None = inert(None, _RANDOM_TOKENS)
+    """Random tokenization of the critic."""
+    num_cycles: float = inert(0.5, "the cosine falls once from the peak to min_learning_rate")
+    """Waves of the cosine."""
+    lr_end: float = inert(0.0, "give min_learning_rate")
+    """Last learning rate of the polynomial."""
+    power: float = inert(2.0, "the polynomial schedule is a square")
+    """Exponent of the polynomial."""
+    eval_accumulation_steps: int | None = inert(None, "results go to host memory after every batch")
+    """Evaluation batches kept on the device."""
+    prediction_loss_only: bool = inert(False, _ALL_MEASURED)
+    """Evaluate the loss alone."""
+    max_evaluate_steps: int = inert(-1, "evaluation covers its dataset; shorten it with name:proportion")
+    """Evaluation batches."""
+    minimum_eval_times: int | None = inert(None, "give eval_steps")
+    """Smallest number of evaluations."""
+    skip_profile_timer: bool = inert(False, "the seconds of each stage are always measured")
+    """Do not time stages."""
+    skip_memory_metrics: bool = inert(True, "memory is not measured")
+    """Do not measure memory."""
+    count_trained_tokens: bool = inert(True, _ALL_MEASURED)
+    """Count tokens."""
+    log_on_each_node: bool = inert(False, "the first process logs")
+    """Log on every machine."""
+    remove_unused_columns: bool = inert(True, "rows hold the fields that are used")
+    """Drop unused columns."""
+    lazy_data_processing: bool = inert(True, "rows are encoded when they are read")
+    """Encode late."""
+    distributed_dataloader: bool = inert(False, "each process reads its own rows")
+    """One process reads the data for all."""
+    lazy: bool = inert(False, "datasets are always indexed")
+    """Stream the data."""
+    task_name: str | None = inert(None, "give name:proportion:path in the dataset")
+    """Subset of a dataset."""
+    eval_with_do_generation: bool = inert(False, "PPO evaluation generates, the others score")
+    """Generate in evaluation."""
+    save_generation_output: bool = inert(True, "samples.jsonl is always written")
+    """Keep evaluation answers."""
+    metrics_output_path: str | None = inert(None, "metrics are in output_dir/metrics.jsonl")
+    """File of metrics."""
+    local_rank: int = inert(-1, "the launcher says which process this is")
+    """Number of this process."""
+    stage: str | None = inert(None, "the entry script says what is trained")
+    """Kind of training."""
+    benchmark: bool = inert(False, "the seconds of each stage are always measured")
+    """Benchmark mode."""

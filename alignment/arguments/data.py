@@ -1,0 +1,32 @@
+"""Arguments of the data: lengths, templates, and what to do with rows that do not fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from alignment.arguments.fields import argument, inert
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataArguments:
+    """How rows become token ids."""
+
+    max_length: int = argument(2048, minimum=2)
+    """Tokens of prompt and response together."""
+    max_prompt_len: int | None = argument(None, minimum=1, aliases=("max_src_len",))
+    """Tokens of a prompt; null: max_length less max_dec_len (or less 1)."""
+    on_overlong: Literal["drop", "left", "right", "error"] = "drop"
+    """A row longer than the limit: drop it, cut it on the left or right, or stop. The ledger counts each case."""
+    on_bad_row: Literal["drop", "error"] = "drop"
+    """An empty text, or an identical or tied pair: drop and count it, or stop. Wrong columns always stop."""
+    chat_template: Literal["none", "tokenizer"] = "none"
+    """none: BEGINNING OF CONVERSATION: USER: ... ASSISTANT:; tokenizer: the tokenizer's own chat template."""
+    dataset_modules: tuple[str, ...] = argument((), path="module", separator=r"\s*,\s*")
+    """Python modules or .py files, separated by commas, imported first so that they register their datasets."""
+    eval_split_ratio: float | None = argument(None, above=0, below=1)
+    """Share of the training rows held out for evaluation when eval_datasets is not given."""
+    dataloader_drop_last: bool = False
+    """Leave out the last batch of an epoch when it is not full."""
+    dataloader_num_workers: int = inert(0, "rows are encoded in the training process", minimum=0)
+    """Processes that load data."""

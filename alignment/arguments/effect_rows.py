@@ -1,0 +1,152 @@
+"""The table behind ``effects``: a key, when it does nothing or cannot be honoured, and why.
+
+Keys that never have an effect are declared with ``inert`` or ``refused`` beside their field instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+
+class Situation(NamedTuple):
+    """What a row may look at."""
+
+    device: str
+    """``cpu`` or ``gpu``."""
+    world_size: int
+    """Number of processes."""
+    values: Mapping[str, Any]
+    """Every key of the run."""
+
+
+class Row(NamedTuple):
+    """One line of the table."""
+
+    key: str
+    when: Callable[[Any, Situation], bool]
+    """Whether the row holds for the key's value in this situation."""
+    message: str
+    refuse: bool = False
+    """True: the run stops; False: the line is printed."""
+    even_default: bool = False
+    """True: also when the user did not give the key."""
+
+
+def _is_layout_of_one(value: Any, s: Situation) -> bool:
+    return bool(value) and value not in (-1, 1) and s.world_size == 1
+
+
+def _is_layout_of_several(value: Any, s: Situation) -> bool:
+    return bool(value) and value not in (-1, 1) and s.world_size > 1
+
+
+def _on_cpu(value: Any, s: Situation) -> bool:
+    return bool(value) and s.device == "cpu"
+
+
+def _off_cpu(value: Any, s: Situation) -> bool:
+    return bool(value) and s.device != "cpu"
+
+
+def _bf16_without_o2(value: Any, s: Situation) -> bool:
+    return _off_cpu(value, s) and s.values["fp16_opt_level"] != "O2"
+
+
+def _level_without_bf16(value: Any, s: Situation) -> bool:
+    return value != "O1" and (s.device == "cpu" or not s.values["bf16"])
+
+
+def _no_evaluation(value: Any, s: Situation) -> bool:
+    return not s.values["do_eval"] and s.values["evaluation_strategy"] == "no" and s.values["do_train"]
+
+
+def _is(key: str, *words: Any) -> Callable[[Any, Situation], bool]:
+    """The key is set and ``key`` holds one of ``words``."""
+    return lambda value, s: value not in (None, 0) and s.values[key] in words
+
+
+def _is_not(key: str, *words: Any) -> Callable[[Any, Situation], bool]:
+    """The key is set and ``key`` holds none of ``words``."""
+    return lambda value, s: value is not None and s.values[key] not in words
+
+
+def _is_set(key: str) -> Callable[[Any, Situation], bool]:
+    return lambda value, s: value is not None and bool(s.values[key])
+
+
+def _critic_is_constant(value: Any, s: Situation) -> bool:
+    kind = s.values["critic_lr_scheduler_type"] or s.values["lr_scheduler_type"]
+    return bool(value) and kind in ("constant", "constant_with_warmup")
+
+
+def _critic_does_not_warm_up(value: Any, s: Situation) -> bool:
+    kind = s.values["critic_lr_scheduler_type"] or s.values["lr_scheduler_type"]
+    return bool(value) and (kind == "constant" or s.values["warmup_steps"] > 0)
+
+
+_CPU_FLOAT = "the CPU computes in float32"
+_FLAT = ("constant", "constant_with_warmup")
+_NO_EVAL = "nothing is evaluated (evaluation_strategy is no and do_eval is false)"
+_ONE = "this run has one process"
+_UNBUILT = "parallel layouts over several processes are not built yet"
+_NOT_CALLED = "rewards come from a model, which is not called over a network and not retried"
+FUSED_ENGINE_FALLBACK = "the fused engine is not built yet; rollouts use the eager engine"
+
+_LAYOUT_KEYS = (
+    "tensor_parallel_degree",
+    "pipeline_parallel_degree",
+    "sharding_parallel_degree",
+    "sep_parallel_degree",
+    "context_parallel_degree",
+    "expert_parallel_degree",
+    "sharding",
+)
+_EVALUATION_KEYS = ("eval_datasets", "eval_split_ratio", "per_device_eval_batch_size", "eval_do_sample")
+
+ROWS: tuple[Row, ...] = (
+    *(Row(key, _is_layout_of_one, _ONE) for key in _LAYOUT_KEYS),
+    *(Row(key, _is_layout_of_several, _UNBUILT, refuse=True) for key in _LAYOUT_KEYS),
+    *(Row(key, _no_evaluation, _NO_EVAL) for key in _EVALUATION_KEYS),
+    Row("eval_mode", lambda value, s: bool(value), "rollouts use the weights being trained; there is no other layout"),
+    Row("offload_level", _on_cpu, "on the CPU everything is in host memory already"),
+    Row("offload_level", _off_cpu, "offloading is not built yet; every model stays on the device"),
+    Row("use_fusemt", lambda value, s: value, FUSED_ENGINE_FALLBACK, even_default=True),
+    Row("bf16", _on_cpu, _CPU_FLOAT),
+    Row("bf16", _bf16_without_o2, "mixed precision by operator is not built; add fp16_opt_level=O2", refuse=True),
+    Row("fp16_opt_level", _level_without_bf16, f"it only matters with bf16 on a GPU ({_CPU_FLOAT})"),
+    Row("num_train_epochs", lambda value, s: s.values["max_steps"] > 0, "max_steps is given and wins"),
+    Row("eval_steps", _is_not("evaluation_strategy", "steps"), "evaluation_strategy is not steps"),
+    Row("save_steps", _is_not("save_strategy", "steps"), "save_strategy is not steps"),
+    Row("save_total_limit", _is("save_strategy", "no"), "save_strategy is no"),
+    Row("warmup_ratio", _is("lr_scheduler_type", "constant"), "a constant learning rate has no warm-up"),
+    Row("warmup_ratio", lambda value, s: value > 0 and s.values["warmup_steps"] > 0, "warmup_steps is given and wins"),
+    Row("warmup_steps", _is("lr_scheduler_type", "constant"), "a constant learning rate has no warm-up"),
+    Row("min_learning_rate", _is("lr_scheduler_type", *_FLAT), "the learning rate does not decay"),
+    Row("decay_steps", _is("lr_scheduler_type", *_FLAT), "the learning rate does not decay"),
+    Row("metric_for_best_model", _is("load_best_model_at_end", False), "load_best_model_at_end is false"),
+    Row(
+        "greater_is_better", lambda value, s: not s.values["load_best_model_at_end"], "load_best_model_at_end is false"
+    ),
+    Row("eval_split_ratio", _is_set("eval_datasets"), "eval_datasets is given and wins"),
+    Row("ptx_datasets", _is("ptx_coeff", 0), "ptx_coeff is 0"),
+    Row("ptx_coeff", _is("ptx_datasets", None), "ptx_datasets is not given"),
+    Row("kl_horizon", _is("kl_target", None), "kl_target is not given: kl_coeff stays"),
+    Row("clip_range_ratio", lambda value, s: _has_both_clips(s), "clip_range_ratio_low and clip_range_ratio_high win"),
+    Row("critic_min_learning_rate", _critic_is_constant, "the critic's learning rate does not decay"),
+    Row("critic_decay_steps", _critic_is_constant, "the critic's learning rate does not decay"),
+    Row("critic_warmup_ratio", _critic_does_not_warm_up, "the critic's schedule is constant, or warmup_steps wins"),
+    Row("reward_server", _is("use_rm_server", False), "use_rm_server is false"),
+    Row("reward_timeout", _is("use_rm_server", False), "use_rm_server is false"),
+    Row("reward_retries", _is_set("reward_model_name_or_path"), _NOT_CALLED),
+    Row("on_reward_failure", _is_set("reward_model_name_or_path"), _NOT_CALLED),
+    Row("per_device_reward_batch_size", _is("reward_model_name_or_path", None), "there is no reward model"),
+    Row(
+        "normalizer_momentum", _is_not("normalizer_type", "ExponentialMovingAverage"), "normalizer_type does not use it"
+    ),
+    Row("regularization_convention", _is("regularization", 0), "regularization is 0"),
+)
+
+
+def _has_both_clips(s: Situation) -> bool:
+    return s.values["clip_range_ratio_low"] is not None and s.values["clip_range_ratio_high"] is not None

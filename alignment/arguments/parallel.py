@@ -1,0 +1,53 @@
+"""Arguments of the parallel layout and of memory; see ``effect_rows`` for what one process can honour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from alignment.arguments.fields import argument, inert
+
+_LAYOUT = "it only matters with the parallel layouts, which are not built"
+OffloadPart = Literal["freeze_model", "optimizer", "train_model"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelArguments:
+    """How the work is spread over processes, and what leaves the device when it is not needed."""
+
+    tensor_parallel_degree: int = argument(-1, minimum=-1)
+    """Processes that share each layer; -1, 0 or 1: off."""
+    pipeline_parallel_degree: int = argument(-1, minimum=-1)
+    """Processes that each hold some of the layers; -1, 0 or 1: off."""
+    sharding_parallel_degree: int = argument(-1, minimum=-1, aliases=("sharding_degree",))
+    """Processes that share the optimizer state; -1: all that the other degrees leave."""
+    sharding: tuple[Literal["stage1", "stage2", "stage3", "offload"], ...] = ()
+    """What is shared: stage1 optimizer state, stage2 also gradients, stage3 also weights; offload: in host memory."""
+    sep_parallel_degree: int = argument(-1, minimum=-1)
+    """Processes that share a sequence (by attention heads)."""
+    context_parallel_degree: int = argument(-1, minimum=-1)
+    """Processes that share a sequence (by ring attention)."""
+    expert_parallel_degree: int = argument(-1, minimum=-1)
+    """Processes that share the experts of a mixture."""
+    eval_mode: Literal["single", "tensor_parallel"] | None = None
+    """Layout of the rollout's weights: empty as in training, single one process, tensor_parallel without stages."""
+    offload_level: tuple[OffloadPart, ...] = argument((), spellings={"eval": "freeze_model", "reward": "freeze_model"})
+    """What is moved to host memory while unused: any of freeze_model, optimizer, train_model, separated by spaces."""
+    sequence_parallel: bool = inert(False, _LAYOUT)
+    """Split the sequence axis among the tensor-parallel processes outside attention."""
+    virtual_pp_degree: int = inert(1, _LAYOUT, minimum=1)
+    """Chunks of layers a pipeline process holds."""
+    tensor_parallel_config: tuple[str, ...] = inert((), _LAYOUT)
+    """Options of tensor parallelism."""
+    pipeline_parallel_config: tuple[str, ...] = inert((), _LAYOUT)
+    """Options of the pipeline, for example disable_p2p_cache_shape."""
+    sharding_parallel_config: tuple[str, ...] = inert((), _LAYOUT)
+    """Options of sharding, for example enable_stage1_overlap."""
+    data_parallel_config: tuple[str, ...] = inert((), _LAYOUT)
+    """Options of data parallelism."""
+    sequence_parallel_config: tuple[str, ...] = inert((), _LAYOUT)
+    """Options of sequence parallelism."""
+    hybrid_parallel_topo_order: Literal["pp_first", "sharding_first"] | None = inert(None, _LAYOUT)
+    """Order of the axes in the grid of processes."""
+    tensor_parallel_output: bool = inert(False, _LAYOUT)
+    """Keep logits split over the tensor-parallel processes (2025 versions: true by default)."""

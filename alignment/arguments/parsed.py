@@ -1,0 +1,55 @@
+"""The parsed arguments: frozen groups, where each value came from, and how they are kept with a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SAVED_NAME = "arguments.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parsed:
+    """Frozen dataclass instances by group name, also as attributes: ``parsed.training.learning_rate``."""
+
+    groups: Mapping[str, Any]
+    """Group name to instance; no key occurs in two groups."""
+    origins: Mapping[str, str]
+    """Key to ``default``, ``file`` or ``command line``."""
+    base_dir: Path
+    """Absolute folder of the JSON file; the current folder without one."""
+
+    def __getattr__(self, name: str) -> Any:
+        groups = self.__dict__.get("groups", {})
+        if name not in groups:
+            raise AttributeError(f"no argument group {name!r}; groups: {', '.join(groups)}")
+        return groups[name]
+
+    def given(self, key: str) -> bool:
+        """Return whether the user wrote the key (or an alias of it)."""
+        return self.origins[key] != "default"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return every key with its value; lists are tuples."""
+        return {f.name: getattr(g, f.name) for g in self.groups.values() for f in dataclasses.fields(g)}
+
+    def save(self, output_dir: Path) -> Path:
+        """Write ``arguments.json`` ({key: {value, origin}}) into ``output_dir``: aside, synced, then renamed."""
+        output_dir.mkdir(parents=True, exist_ok=True)
+        target = output_dir / SAVED_NAME
+        aside = target.with_name(f"{SAVED_NAME}.{os.getpid()}.partial")
+        rows = {key: {"value": value, "origin": self.origins[key]} for key, value in self.as_dict().items()}
+        try:
+            with aside.open("w", encoding="utf-8") as file:
+                json.dump(rows, file, indent=1)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(target)
+        finally:
+            aside.unlink(missing_ok=True)
+        return target

@@ -1,0 +1,102 @@
+"""What a relative path means: an input is looked for beside the JSON file, then in the current folder.
+
+On the command line the order is the other way round; outputs always go to the current folder.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+from alignment.errors import ArgumentError
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9][\w.\-]*)?")
+
+
+def resolve_input_path(value: str, base_dir: Path, kind: str) -> Path:
+    """Return the existing absolute path behind ``value``, tried in ``base_dir`` and then in the current folder.
+
+    ``kind`` says in the ArgumentError what was looked for; the message names every path that was tried.
+    """
+    return _first_existing(value, (base_dir, Path.cwd()), kind)
+
+
+def resolve_model_name(value: str, base_dir: Path) -> str:
+    """Return an existing local folder as an absolute path, or a hub name (``org/name``) unchanged."""
+    return _resolve_model(value, (base_dir, Path.cwd()))
+
+
+def resolve_dataset_spec(spec: str, base_dir: Path) -> str:
+    """Return ``name[:proportion[:path]],...`` with each path resolved as ``resolve_model_name`` does."""
+    return _resolve_datasets(spec, (base_dir, Path.cwd()))
+
+
+def _first_existing(value: str, folders: Sequence[Path], kind: str) -> Path:
+    tried: list[Path] = []
+    for folder in folders:
+        path = (folder / Path(value).expanduser()).resolve()
+        if path.exists():
+            return path
+        if path not in tried:
+            tried.append(path)
+    raise ArgumentError(f"{kind} {value!r} does not exist; tried {' and '.join(map(str, tried))}")
+
+
+def _resolve_model(value: str, folders: Sequence[Path], kind: str = "model folder") -> str:
+    try:
+        return str(_first_existing(value, folders, kind))
+    except ArgumentError as error:
+        if _HUB_NAME.fullmatch(value):
+            return value
+        raise ArgumentError(f"{error} (and it is not a hub name like 'org/name')") from None
+
+
+def _resolve_file(value: str, folders: Sequence[Path]) -> str:
+    return str(_first_existing(value, folders, "file"))
+
+
+def _resolve_checkpoint(value: str, folders: Sequence[Path]) -> str:
+    return str(_first_existing(value, folders, "checkpoint folder"))
+
+
+def _resolve_datasets(spec: str, folders: Sequence[Path]) -> str:
+    return ",".join(_resolve_dataset(part, folders) for part in spec.split(","))
+
+
+def _resolve_dataset(part: str, folders: Sequence[Path]) -> str:
+    """Resolve the third part; what has no path, or too many parts, is left to the parser of dataset names."""
+    pieces = part.split(":")
+    if len(pieces) != 3 or not pieces[2].strip():
+        return part
+    return ":".join([*pieces[:2], _resolve_model(pieces[2].strip(), folders, "dataset path")])
+
+
+def _resolve_module(value: str, folders: Sequence[Path]) -> str:
+    return _resolve_file(value, folders) if value.endswith(".py") else value
+
+
+def _resolve_function(value: str, folders: Sequence[Path]) -> str:
+    module, colon, name = value.rpartition(":")
+    if not colon or not module or not name.isidentifier():
+        raise ArgumentError(f"expected 'package.module:function' or 'file.py:function', got {value!r}")
+    return f"{_resolve_module(module, folders)}:{name}"
+
+
+def _resolve_output(value: str, folders: Sequence[Path]) -> str:
+    return str((Path.cwd() / Path(value).expanduser()).absolute())
+
+
+RESOLVERS: Mapping[str, Callable[[str, Sequence[Path]], str]] = MappingProxyType(
+    {
+        "model": _resolve_model,
+        "file": _resolve_file,
+        "checkpoint": _resolve_checkpoint,
+        "datasets": _resolve_datasets,
+        "module": _resolve_module,
+        "function": _resolve_function,
+        "output": _resolve_output,
+    }
+)
+"""What ``Constraint.path`` may name; each takes the value and the folders to try, in order."""

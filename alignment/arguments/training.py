@@ -1,0 +1,115 @@
+"""Arguments of the training loop: PaddleNLP's ``TrainingArguments`` and its defaults, unless a field says otherwise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from alignment.arguments.fields import argument
+
+SchedulerType = Literal["linear", "cosine", "constant", "constant_with_warmup", "polynomial"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingArguments:
+    """How long, how fast, how often to look and to save."""
+
+    output_dir: str = argument(path="output")
+    """Folder for weights, checkpoints, metrics and the report; relative to the current folder."""
+    overwrite_output_dir: bool = False
+    """Start anew in a folder that already holds a run, and replace it."""
+    do_train: bool = True
+    """Train (PaddleNLP: false by default, yet its scripts train). With false only evaluate, which needs eval data."""
+    do_eval: bool = False
+    """Evaluate at the end even when evaluation_strategy is no; any other strategy evaluates anyway."""
+
+    num_train_epochs: float = argument(1.0, above=0)
+    """Passes over the training data; may be a fraction."""
+    max_steps: int = argument(-1, minimum=-1, excluded=(0,))
+    """Optimizer updates in all; -1: as many as num_train_epochs gives."""
+    per_device_train_batch_size: int = argument(8, minimum=1)
+    """Rows of one micro-batch (forward and backward) in one process."""
+    per_device_eval_batch_size: int = argument(8, minimum=1)
+    """Rows of one forward pass in evaluation, in one process."""
+    gradient_accumulation_steps: int = argument(1, minimum=1)
+    """Micro-batches an optimizer update."""
+
+    learning_rate: float = argument(5e-5, minimum=0)
+    """Largest learning rate of AdamW."""
+    min_learning_rate: float | None = argument(None, minimum=0)
+    """Learning rate at the end of the decay; null: 0."""
+    lr_scheduler_type: SchedulerType = "linear"
+    """Shape of the learning rate after the warm-up; constant has no warm-up."""
+    warmup_ratio: float = argument(0.0, minimum=0, maximum=1)
+    """Share of all updates in which the learning rate rises from 0."""
+    warmup_steps: int = argument(0, minimum=0)
+    """Updates in which the learning rate rises from 0; wins over warmup_ratio when positive."""
+    decay_steps: int | None = argument(None, minimum=1)
+    """Update at which min_learning_rate is reached; null: the last one."""
+    weight_decay: float = argument(0.0, minimum=0)
+    """Decoupled weight decay; not on biases and norms."""
+    adam_beta1: float = argument(0.9, minimum=0, below=1)
+    """Decay of AdamW's first moment."""
+    adam_beta2: float = argument(0.999, minimum=0, below=1)
+    """Decay of AdamW's second moment."""
+    adam_epsilon: float = argument(1e-8, above=0)
+    """Added to AdamW's denominator."""
+    max_grad_norm: float = argument(1.0, minimum=0)
+    """Largest global norm of the gradient; 0: no clipping."""
+
+    bf16: bool = False
+    """Compute in bfloat16 (accelerators only)."""
+    fp16_opt_level: Literal["O0", "O1", "O2"] = "O1"
+    """O2: weights in bfloat16 with float32 masters; O0: float32. Only together with bf16."""
+    recompute: bool = False
+    """Recompute layer activations in the backward pass: less memory, more time."""
+    device: Literal["cpu", "gpu"] | None = None
+    """Where to run; null: gpu when Paddle has one, else cpu (PaddleNLP: gpu)."""
+    seed: int = argument(42, minimum=0, below=2**63)
+    """Seed of weights, sampling and order of data."""
+    data_seed: int | None = argument(None, minimum=0, below=2**63)
+    """Seed of the order of data alone; null: seed."""
+
+    evaluation_strategy: Literal["no", "steps", "epoch"] = argument("no", aliases=("eval_strategy",))
+    """When to evaluate: no, every eval_steps updates (steps), or after each epoch."""
+    eval_steps: int | None = argument(None, minimum=1)
+    """Updates between two evaluations; null: logging_steps."""
+    save_strategy: Literal["no", "steps", "epoch"] = "steps"
+    """When to write a checkpoint: no, every save_steps updates (steps), or after each epoch."""
+    save_steps: int = argument(500, minimum=1)
+    """Updates between two checkpoints."""
+    save_total_limit: int | None = argument(None, minimum=1)
+    """Checkpoints to keep; null: all."""
+    load_best_model_at_end: bool = False
+    """Finish with the weights of the best evaluation."""
+    metric_for_best_model: str | None = None
+    """Metric that decides what is best, with or without eval/; null: loss (SFT), accuracy (RM), reward (PPO)."""
+    greater_is_better: bool | None = None
+    """Whether a larger metric is better; null: unless its name ends in loss."""
+    resume_from_checkpoint: bool | str | None = argument(None, path="checkpoint")
+    """true: the newest complete checkpoint in output_dir; a path: that checkpoint; null or false: start anew."""
+
+    logging_steps: int = argument(500, minimum=1)
+    """Updates between two records of metrics."""
+    logging_first_step: bool = False
+    """Also record the first update."""
+    report_to: tuple[Literal["visualdl", "tensorboard", "wandb", "all", "none"], ...] = ("visualdl",)
+    """Where metrics go beside metrics.jsonl (PaddleNLP: all that are installed)."""
+    run_name: str | None = None
+    """Name of the run in wandb and in the report; null: the name of output_dir."""
+    disable_tqdm: bool | None = None
+    """true: no progress display."""
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether evaluation data are needed."""
+        return self.do_eval or self.evaluation_strategy != "no"
+
+    @property
+    def eval_interval(self) -> int:
+        """Updates between two evaluations when evaluation_strategy is ``steps``."""
+        return self.eval_steps or self.logging_steps
+
+    def weight_dtype(self, device: str) -> str:
+        """Return ``bfloat16`` or ``float32``: what weights are held in on ``device`` (``cpu`` or ``gpu``)."""
+        return "bfloat16" if self.bf16 and self.fp16_opt_level == "O2" and device != "cpu" else "float32"

@@ -1,0 +1,82 @@
+"""Checks across arguments that every trainer makes; each yields one message a problem, with values that would work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from alignment.arguments.parser import Check, Values
+
+
+def check_lengths(v: Values) -> Iterator[str]:
+    """A prompt must leave room for a response."""
+    if v.max_prompt_len is not None and v.max_prompt_len >= v.max_length:
+        prompt, limit = v.max_prompt_len, v.max_length
+        yield f"max_prompt_len={prompt} must be below max_length={limit}, which counts the response too"
+
+
+def check_evaluation(v: Values) -> Iterator[str]:
+    """Evaluation needs data."""
+    if (v.evaluation_strategy != "no" or v.do_eval or not v.do_train) and not (v.eval_datasets or v.eval_split_ratio):
+        cause = f"evaluation_strategy={v.evaluation_strategy}, do_eval={v.do_eval}, do_train={v.do_train}"
+        yield f"{cause} needs eval_datasets or eval_split_ratio"
+
+
+def check_best_model(v: Values) -> Iterator[str]:
+    """The best weights can only be kept where an evaluation and a checkpoint fall together."""
+    if not v.load_best_model_at_end:
+        return
+    if v.evaluation_strategy == "no" or v.evaluation_strategy != v.save_strategy:
+        yield (
+            "load_best_model_at_end needs evaluation_strategy and save_strategy to be equal and not 'no', "
+            f"got {v.evaluation_strategy!r} and {v.save_strategy!r}"
+        )
+    elif v.save_strategy == "steps" and v.save_steps % (v.eval_steps or v.logging_steps):
+        interval = v.eval_steps or v.logging_steps
+        yield f"load_best_model_at_end needs save_steps to be a multiple of {interval} (eval_steps), got {v.save_steps}"
+
+
+def check_schedule(v: Values) -> Iterator[str]:
+    """The learning rate must rise before it falls, and fall."""
+    if 0 < v.max_steps <= v.warmup_steps:
+        yield f"warmup_steps={v.warmup_steps} must be below max_steps={v.max_steps}"
+    if v.decay_steps is not None and v.decay_steps <= v.warmup_steps:
+        yield f"decay_steps={v.decay_steps} must be above warmup_steps={v.warmup_steps}"
+
+
+def check_learning_rates(v: Values) -> Iterator[str]:
+    """The smallest learning rate is not above the largest."""
+    if v.min_learning_rate is not None and v.min_learning_rate > v.learning_rate:
+        yield f"min_learning_rate={v.min_learning_rate:g} must not exceed learning_rate={v.learning_rate:g}"
+
+
+def check_writers(v: Values) -> Iterator[str]:
+    """``all`` and ``none`` stand alone."""
+    if len(v.report_to) > 1 and {"all", "none"} & set(v.report_to):
+        yield f"report_to={','.join(v.report_to)}: 'all' and 'none' cannot be combined with other names"
+
+
+def check_output(v: Values) -> Iterator[str]:
+    """A folder is either continued or replaced."""
+    if v.overwrite_output_dir and v.resume_from_checkpoint is True:
+        yield "overwrite_output_dir=true would delete what resume_from_checkpoint=true continues; give one of them"
+
+
+def check_model_source(v: Values) -> Iterator[str]:
+    """Weights come from a model, or at random from a configuration that brings its tokenizer."""
+    sources = ("model_name_or_path", "model_config_name_or_path")
+    named = [key for key in sources if getattr(v, key)]
+    if len(named) != 1:
+        yield f"give exactly one of {' and '.join(sources)}, got {' and '.join(named) or 'none'}"
+    if v.model_config_name_or_path and not v.tokenizer_name_or_path:
+        yield "model_config_name_or_path needs tokenizer_name_or_path: random weights come without a tokenizer"
+
+
+CHECKS: tuple[Check, ...] = (
+    check_lengths,
+    check_evaluation,
+    check_best_model,
+    check_schedule,
+    check_learning_rates,
+    check_writers,
+    check_output,
+)

@@ -1,0 +1,117 @@
+"""Checks across arguments that only on-policy training makes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from alignment.arguments.parser import Check, Values
+
+
+def check_batches(v: Values) -> Iterator[str]:
+    """Rows of a rollout and rows of an update: one must be a multiple of the other, so that no row is left over."""
+    rows = v.per_device_prompt_batch_size * v.num_return_sequences
+    update = v.per_device_train_batch_size * v.gradient_accumulation_steps
+    if not _fits(rows, update):
+        micro, steps = v.per_device_train_batch_size, v.gradient_accumulation_steps
+        options = {
+            "per_device_prompt_batch_size": [
+                p for p in _near(v.per_device_prompt_batch_size) if _fits(p * v.num_return_sequences, update)
+            ],
+            "per_device_train_batch_size": [b for b in _near(micro) if _fits(rows, b * steps)],
+            "gradient_accumulation_steps": [g for g in _near(steps) if _fits(rows, micro * g)],
+        }
+        words = [f"{key}={' or '.join(map(str, values[:3]))}" for key, values in options.items() if values]
+        yield (
+            f"per_device_prompt_batch_size * num_return_sequences = {v.per_device_prompt_batch_size} * "
+            f"{v.num_return_sequences} = {rows} rows a rollout, and per_device_train_batch_size * "
+            f"gradient_accumulation_steps = {micro} * {steps} = {update} rows an update: neither divides the other. "
+            f"These would: {'; '.join(words)}"
+        )
+
+
+def _fits(rows: int, update: int) -> bool:
+    return rows % update == 0 or update % rows == 0
+
+
+def _near(value: int) -> list[int]:
+    """Return the whole numbers from 1 to twice ``value``, nearest first (at most 512 of them)."""
+    low = max(1, value - 256)
+    return sorted(range(low, min(2 * value, value + 256) + 1), key=lambda other: (abs(other - value), other))
+
+
+def check_response_lengths(v: Values) -> Iterator[str]:
+    """Prompt and response together fit the limit."""
+    if v.max_dec_len is None:
+        return
+    if v.max_dec_len >= v.max_length:
+        yield f"max_dec_len={v.max_dec_len} must be below max_length={v.max_length}, which counts the prompt too"
+    elif v.max_prompt_len is not None and v.max_prompt_len + v.max_dec_len > v.max_length:
+        prompt, response = v.max_prompt_len, v.max_dec_len
+        total = f"{prompt} + {response} = {prompt + response}"
+        yield f"max_prompt_len + max_dec_len = {total} exceeds max_length={v.max_length}"
+
+
+def check_minimum_response(v: Values) -> Iterator[str]:
+    """A response may reach its smallest length."""
+    room = v.max_dec_len or v.max_length - 1
+    if v.min_dec_len > room:
+        limit = "max_dec_len" if v.max_dec_len else "max_length - 1"
+        yield f"min_dec_len={v.min_dec_len} must not exceed {limit} = {room}"
+
+
+def check_reward_source(v: Values) -> Iterator[str]:
+    """One source of rewards."""
+    sources = ("reward_model_name_or_path", "reward_function", "use_rm_server")
+    named = [key for key in sources if getattr(v, key)]
+    if len(named) != 1:
+        yield f"give exactly one of {', '.join(sources)}; got {', '.join(named) or 'none'}"
+
+
+def check_reward_server(v: Values) -> Iterator[str]:
+    """A service has an address."""
+    if v.use_rm_server and not v.reward_server:
+        yield "use_rm_server=true needs reward_server=http://host:port/path"
+    if v.reward_server and not v.reward_server.startswith(("http://", "https://")):
+        yield f"reward_server={v.reward_server!r} must begin with http:// or https://"
+
+
+def check_critic_model(v: Values) -> Iterator[str]:
+    """The critic starts from some score model."""
+    if not v.reward_critic_model_name_or_path and not v.reward_model_name_or_path:
+        yield "without reward_model_name_or_path the critic needs reward_critic_model_name_or_path to start from"
+
+
+def check_lower_clip(v: Values) -> Iterator[str]:
+    """A probability ratio is positive: its lower bound is too."""
+    if v.clip_range_ratio >= 1 and v.clip_range_ratio_low is None:
+        yield f"clip_range_ratio={v.clip_range_ratio:g} must be below 1, or give clip_range_ratio_low below 1"
+
+
+def check_critic_schedule(v: Values) -> Iterator[str]:
+    """The critic's smallest learning rate is not above its largest."""
+    rate = v.learning_rate if v.critic_learning_rate is None else v.critic_learning_rate
+    floor = v.min_learning_rate if v.critic_min_learning_rate is None else v.critic_min_learning_rate
+    is_own = v.critic_learning_rate is not None or v.critic_min_learning_rate is not None
+    if is_own and floor is not None and floor > rate:
+        yield f"the critic's smallest learning rate {floor:g} (critic_min_learning_rate) exceeds its largest {rate:g}"
+    if v.critic_decay_steps is not None and v.critic_decay_steps <= v.warmup_steps:
+        yield f"critic_decay_steps={v.critic_decay_steps} must be above warmup_steps={v.warmup_steps}"
+
+
+def check_sampling(v: Values) -> Iterator[str]:
+    """Several responses to a prompt must be able to differ."""
+    if v.num_return_sequences > 1 and v.top_k == 1:
+        yield f"num_return_sequences={v.num_return_sequences} with top_k=1 would give equal responses"
+
+
+CHECKS: tuple[Check, ...] = (
+    check_batches,
+    check_response_lengths,
+    check_minimum_response,
+    check_reward_source,
+    check_reward_server,
+    check_critic_model,
+    check_lower_clip,
+    check_critic_schedule,
+    check_sampling,
+)

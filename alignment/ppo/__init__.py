@@ -1,0 +1,1 @@
+"""PPO: arguments, assembly and entry script."""

@@ -1,0 +1,112 @@
+"""Arguments of PPO: datasets, models, batches and the algorithm's numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+from alignment.arguments import validate, validate_ppo
+from alignment.arguments.compatibility import CompatibilityArguments
+from alignment.arguments.critic import CriticArguments
+from alignment.arguments.data import DataArguments
+from alignment.arguments.fields import argument, refused
+from alignment.arguments.generation import GenerationArguments
+from alignment.arguments.model import ModelArguments
+from alignment.arguments.parallel import ParallelArguments
+from alignment.arguments.parsed import Parsed
+from alignment.arguments.parser import Check, parse_arguments
+from alignment.arguments.reward_source import RewardSourceArguments
+from alignment.arguments.training import TrainingArguments
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOArguments:
+    """What to train on, from which models, in which batches, with which losses."""
+
+    train_datasets: str = argument(path="datasets")
+    """Prompts to train on: name[:proportion[:path]], several separated by commas."""
+    eval_datasets: str | None = argument(None, path="datasets")
+    """Prompts to evaluate on."""
+    ptx_datasets: str | None = argument(None, path="datasets")
+    """Supervised data of the language-model loss; null: no such loss."""
+    actor_model_name_or_path: str = argument(path="model")
+    """Folder or hub name of the model the policy and the reference start from."""
+    reward_critic_model_name_or_path: str | None = argument(None, path="model", aliases=("critic_model_name_or_path",))
+    """Folder or hub name of the model the critic starts from; null: the reward model."""
+
+    per_device_prompt_batch_size: int = argument(16, minimum=1)
+    """Prompts of one rollout in one process."""
+    num_return_sequences: int = argument(1, minimum=1, aliases=("rollout_n",))
+    """Responses to each prompt; all are trained on."""
+    per_device_rollout_batch_size: int = argument(-1, minimum=-1, excluded=(0,))
+    """Sequences generated side by side in one process; -1: all of a rollout."""
+    per_device_logprob_batch_size: int = argument(
+        -1, minimum=-1, excluded=(0,), aliases=("rollout_logprob_batch_size",)
+    )
+    """Rows of one forward pass for log-probs of policy and reference; -1: per_device_train_batch_size."""
+    per_device_value_batch_size: int = argument(-1, minimum=-1, excluded=(0,))
+    """Rows of one forward pass of the critic; -1: per_device_train_batch_size."""
+    update_iters: int = argument(1, minimum=1)
+    """Times each rollout is trained on."""
+    use_fusemt: bool = True
+    """Roll out with the fused engine where it is built; else with the eager one."""
+
+    rl_algorithm: Literal["ppo", "grpo", "reinforce_plus_plus"] = refused("ppo", "only ppo is built")
+    """Algorithm."""
+    kl_coeff: float = argument(0.02, minimum=0)
+    """Weight of the KL to the reference in the reward, per nat; the start value when kl_target is given."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k1"
+    """Estimate of the KL in the reward: k1 log ratio, k2 half its square, k3 ratio - 1 - log ratio."""
+    kl_target: float | None = argument(None, above=0)
+    """KL per response, in nats, that kl_coeff is adapted to; null: kl_coeff stays."""
+    kl_horizon: float = argument(10000.0, above=0)
+    """Responses over which kl_coeff adapts."""
+    gamma: float = argument(1.0, minimum=0, maximum=1)
+    """Discount of later rewards, per token."""
+    gae_lambda: float = argument(0.95, minimum=0, maximum=1)
+    """Weight of later steps in the advantage (0: one step, 1: all)."""
+    normalize_advantage: bool = False
+    """Give the advantages of a rollout mean 0 and variance 1 (2025 versions: often true)."""
+    clip_range_ratio: float = argument(0.2, above=0)
+    """The ratio of new to old probability counts inside 1 - it and 1 + it."""
+    clip_range_ratio_low: float | None = argument(None, above=0, below=1)
+    """Lower half of that range; null: clip_range_ratio."""
+    clip_range_ratio_high: float | None = argument(None, above=0)
+    """Upper half of that range; null: clip_range_ratio."""
+    dual_clip: float | None = argument(None, above=1)
+    """Largest loss at a negative advantage, as a multiple of it; null: off."""
+    clip_range_score: float = argument(50.0, above=0)
+    """Rewards are cut to plus or minus this (2025 versions: 10)."""
+    clip_placement: Literal["score", "token"] = "score"
+    """What is cut: the score alone, or each token's reward with its KL."""
+    clip_range_value: float = argument(5.0, above=0)
+    """New values are cut to plus or minus this around the old ones."""
+    policy_loss_reduction: Literal["token", "sequence"] = "token"
+    """Mean over all tokens, or first over each response and then over responses."""
+    entropy_coeff: float = argument(0.0, minimum=0)
+    """Weight of the policy's entropy as a bonus."""
+    ptx_coeff: float = argument(0.0, minimum=0)
+    """Weight of the language-model loss on ptx_datasets."""
+
+
+GROUPS: Mapping[str, type] = MappingProxyType(
+    {
+        "ppo": PPOArguments,
+        "reward_source": RewardSourceArguments,
+        "critic": CriticArguments,
+        "generation": GenerationArguments,
+        "data": DataArguments,
+        "model": ModelArguments,
+        "training": TrainingArguments,
+        "parallel": ParallelArguments,
+        "compatibility": CompatibilityArguments,
+    }
+)
+CHECKS: tuple[Check, ...] = (*validate.CHECKS, *validate_ppo.CHECKS)
+
+
+def parse_ppo_arguments(argv: Sequence[str]) -> Parsed:
+    """Return the arguments of a PPO run from ``[file.json] [--key value ...]``; see ``parse_arguments``."""
+    return parse_arguments(GROUPS, argv, checks=CHECKS)

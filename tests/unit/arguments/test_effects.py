@@ -1,0 +1,152 @@
+"""Keys without an effect are told by name; every key is honoured or has a row."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from alignment.arguments.effect_rows import ROWS
+from alignment.arguments.effects import refuse_unbuilt, report_effects
+from alignment.arguments.fields import constraint_of
+from alignment.arguments.honoured import HONOURED
+from alignment.errors import ArgumentError
+from alignment.ppo import arguments as ppo
+from alignment.rm import arguments as rm
+from alignment.sft import arguments as sft
+
+FIXTURES = Path(__file__).parent / "fixtures"
+PPO = [
+    "--train_datasets",
+    "p",
+    "--actor_model_name_or_path",
+    "a",
+    "--reward_model_name_or_path",
+    "r",
+    "--output_dir",
+    "o",
+]
+FIELDS = {
+    item.name: item for module in (sft, rm, ppo) for cls in module.GROUPS.values() for item in dataclasses.fields(cls)
+}
+
+
+def _told(argv, device="cpu", world_size=1):
+    parsed = ppo.parse_ppo_arguments(argv)
+    return {effect.key: str(effect) for effect in report_effects(parsed, device=device, world_size=world_size)}
+
+
+def test_every_field_is_honoured_or_told():
+    rows = {row.key for row in ROWS}
+    never = {name for name, item in FIELDS.items() if constraint_of(item).no_effect or constraint_of(item).refusal}
+    assert set(FIELDS) - HONOURED - rows - never == set()
+    assert HONOURED - set(FIELDS) == set()
+    assert rows - set(FIELDS) == set()
+    assert HONOURED & never == set()
+
+
+def test_reference_file_on_one_cpu_process_tells_each_lost_key_once():
+    parsed = ppo.parse_ppo_arguments([str(FIXTURES / "ppo_argument.json")])
+    refuse_unbuilt(parsed, device="cpu", world_size=1)
+    effects = report_effects(parsed, device="cpu", world_size=1)
+    assert {effect.key for effect in effects} == {
+        "use_fusemt",
+        "critic_warmup_ratio",
+        "bf16",
+        "fp16_opt_level",
+        "save_steps",
+        "tensor_parallel_degree",
+        "sharding_parallel_degree",
+        "sharding",
+        "offload_level",
+        "pipeline_parallel_config",
+    }
+    assert len(effects) == 10
+    assert "offload_level=freeze_model has no effect: on the CPU" in str([str(e) for e in effects])
+    assert effects[0].key == "use_fusemt"
+
+
+def test_reference_file_of_the_reward_model():
+    parsed = rm.parse_reward_arguments([str(FIXTURES / "rm_argument.json")])
+    told = {effect.key for effect in report_effects(parsed, device="gpu", world_size=1)}
+    assert told == {
+        "eval_accumulation_steps",
+        "eval_steps",
+        "save_steps",
+        "metric_for_best_model",
+        "sharding",
+        "sharding_parallel_degree",
+    }
+
+
+def test_layouts_over_several_processes_are_refused_together():
+    parsed = ppo.parse_ppo_arguments([str(FIXTURES / "ppo_argument.json")])
+    with pytest.raises(ArgumentError) as error:
+        refuse_unbuilt(parsed, device="gpu", world_size=8)
+    message = str(error.value)
+    assert "3 argument(s)" in message
+    assert "tensor_parallel_degree=2 is refused" in message
+    assert "sharding=stage1" in message
+    assert "pipeline_parallel_degree" not in message
+    told = {effect.key for effect in report_effects(parsed, device="gpu", world_size=8)}
+    assert "tensor_parallel_degree" not in told
+    assert "bf16" not in told
+
+
+def test_bf16_without_o2_is_refused_on_a_gpu_only():
+    parsed = ppo.parse_ppo_arguments([*PPO, "--bf16"])
+    refuse_unbuilt(parsed, device="cpu", world_size=1)
+    with pytest.raises(ArgumentError, match="fp16_opt_level=O2"):
+        refuse_unbuilt(parsed, device="gpu", world_size=1)
+
+
+def test_nothing_given_tells_only_the_engine_that_falls_back():
+    assert list(_told(PPO)) == ["use_fusemt"]
+    assert _told([*PPO, "--use_fusemt", "false"]) == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "key"),
+    [
+        (["--ptx_datasets", "alpaca"], "ptx_datasets"),
+        (["--ptx_coeff", "16"], "ptx_coeff"),
+        (["--kl_horizon", "5"], "kl_horizon"),
+        (["--max_steps", "5", "--num_train_epochs", "2"], "num_train_epochs"),
+        (["--lr_scheduler_type", "constant", "--warmup_ratio", "0.1"], "warmup_ratio"),
+        (["--warmup_steps", "3", "--warmup_ratio", "0.1"], "warmup_ratio"),
+        (["--lr_scheduler_type", "constant_with_warmup", "--min_learning_rate", "1e-9"], "min_learning_rate"),
+        (["--eval_datasets", "e"], "eval_datasets"),
+        (["--eval_do_sample", "false"], "eval_do_sample"),
+        (["--reward_server", "http://h:1"], "reward_server"),
+        (["--reward_retries", "1"], "reward_retries"),
+        (
+            ["--clip_range_ratio", "0.3", "--clip_range_ratio_low", ".2", "--clip_range_ratio_high", ".3"],
+            "clip_range_ratio",
+        ),
+        (["--eval_mode", "tensor_parallel"], "eval_mode"),
+        (["--use_flash_attention"], "use_flash_attention"),
+        (["--recompute_granularity", "core_attn"], "recompute_granularity"),
+        (["--power", "1"], "power"),
+    ],
+)
+def test_told(given, key):
+    assert key in _told([*PPO, *given])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--ptx_datasets", "alpaca", "--ptx_coeff", "16"],
+        ["--kl_horizon", "5", "--kl_target", "6"],
+        ["--num_train_epochs", "2"],
+        ["--warmup_ratio", "0.1"],
+        ["--tensor_parallel_degree", "1"],
+        ["--sharding_parallel_degree", "-1"],
+        ["--eval_datasets", "e", "--evaluation_strategy", "steps", "--eval_steps", "3"],
+        ["--save_steps", "3"],
+        ["--fused_linear", "0"],
+    ],
+)
+def test_not_told(given):
+    assert set(_told([*PPO, *given])) == {"use_fusemt"}

@@ -1,0 +1,49 @@
+"""The reference is complete and says what the fields say."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+from alignment.arguments.reference import TRAINERS, describe_fields, render_reference
+
+CLASSES = sorted(
+    {cls for _, module in TRAINERS for cls in importlib.import_module(module).GROUPS.values()}, key=lambda c: c.__name__
+)
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_every_field_has_a_meaning_below_it(cls):
+    docs = describe_fields(cls)
+    for item in dataclasses.fields(cls):
+        assert docs[item.name].endswith("."), item.name
+        assert docs[item.name].isascii()
+
+
+def test_every_key_has_one_row_and_all_cells():
+    lines = [line for line in render_reference().splitlines() if line.startswith("| `")]
+    keys = [line.split("`")[1] for line in lines]
+    shared = {"train_datasets", "eval_datasets", "model_name_or_path", "model_config_name_or_path"}
+    repeated = {key for key in keys if keys.count(key) > 1}
+    assert repeated == shared
+    assert {item.name for cls in CLASSES for item in dataclasses.fields(cls)} == set(keys)
+    assert all(line.replace("\\|", "").count("|") == 5 for line in lines)
+
+
+def test_rows_show_type_range_default_and_meaning():
+    text = render_reference()
+    assert "| `gae_lambda` | number >= 0 and <= 1 | `0.95` |" in text
+    assert "| `output_dir` | text | required |" in text
+    assert "Also written `critic_model_name_or_path`." in text
+    assert "Any other value is refused: only ppo is built." in text
+
+
+def test_module_prints_it():
+    done = subprocess.run(
+        [sys.executable, "-m", "alignment.arguments.reference"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == render_reference()

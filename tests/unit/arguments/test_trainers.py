@@ -1,0 +1,218 @@
+"""The trainers' groups: the files of PaddleNLP, the shipped files, and checks across keys."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from alignment.arguments.effects import refuse_unbuilt, report_effects
+from alignment.errors import ArgumentError
+from alignment.ppo.arguments import parse_ppo_arguments
+from alignment.rm.arguments import parse_reward_arguments
+from alignment.sft.arguments import parse_sft_arguments
+
+FIXTURES = Path(__file__).parent / "fixtures"
+CONFIG = Path(__file__).resolve().parents[3] / "config"
+PARSERS = {"sft": parse_sft_arguments, "rm": parse_reward_arguments, "ppo": parse_ppo_arguments}
+PPO = [
+    "--train_datasets",
+    "p",
+    "--actor_model_name_or_path",
+    "a",
+    "--reward_model_name_or_path",
+    "r",
+    "--output_dir",
+    "o",
+]
+RM = ["--train_datasets", "p", "--model_name_or_path", "a", "--output_dir", "o"]
+
+
+def _problems(parse, argv):
+    with pytest.raises(ArgumentError) as error:
+        parse(argv)
+    return str(error.value)
+
+
+def test_file_of_the_reference_suite_for_ppo():
+    parsed = parse_ppo_arguments([str(FIXTURES / "ppo_argument.json")])
+    assert parsed.ppo.actor_model_name_or_path == "PKU-Alignment/alpaca-7b-reproduced"
+    assert parsed.ppo.ptx_coeff == 16.0
+    assert parsed.critic.critic_lr_scheduler_type == "constant"
+    assert parsed.generation.top_p == 0.8
+    assert parsed.parallel.offload_level == ("freeze_model",)
+    assert parsed.parallel.pipeline_parallel_config == ("disable_p2p_cache_shape",)
+    assert parsed.parallel.eval_mode is None
+    assert parsed.training.save_steps == 100000
+
+
+def test_every_key_of_both_files_is_as_written():
+    for name, parse in (("ppo", parse_ppo_arguments), ("rm", parse_reward_arguments)):
+        path = FIXTURES / f"{name}_argument.json"
+        written = json.loads(path.read_text(encoding="utf-8"))
+        parsed = parse([str(path)])
+        assert all(parsed.origins[key] == "file" for key in written)
+        values = parsed.as_dict()
+        changed = {key for key, value in written.items() if values[key] != value}
+        lists = {"sharding", "pipeline_parallel_config", "offload_level"}
+        assert changed <= lists | {"eval_mode", "output_dir"}
+        assert values["output_dir"] == str(Path.cwd() / written["output_dir"])
+
+
+def test_the_2025_keys_are_accepted(tmp_path):
+    written = json.loads((FIXTURES / "ppo_argument.json").read_text(encoding="utf-8"))
+    del written["num_return_sequences"]
+    written |= {
+        "use_fusemt": 1, "use_flash_attention": 1, "max_prompt_len": 256, "max_dec_len": 256, "min_dec_len": 1,
+        "max_src_len": 256, "rollout_n": 2, "per_device_rollout_batch_size": -1, "min_learning_rate": 2e-7,
+        "decay_steps": 100, "critic_min_learning_rate": 2e-7, "critic_decay_steps": 100, "normalize_advantage": 1,
+        "use_tgt_len_value": False, "use_rm_server": False, "reward_server": "http://127.0.0.1:8731",
+        "rl_algorithm": "ppo", "kl_loss_coeff": 0.001, "pg_loss_coeff": 1, "entropy_coeff": 0, "use_fp32_compute": 0,
+        "recompute_granularity": "full", "critic_recompute_granularity": "full", "recompute_use_reentrant": 1,
+        "use_fused_head_and_loss_fn": 0, "fused_linear": 1, "tensor_parallel_output": 0, "sequence_parallel": 0,
+        "unified_checkpoint": 1, "unified_checkpoint_config": "", "release_grads": 1, "early_stopping": 0,
+        "early_stopping_patience": 4, "early_stopping_threshold": 0.0, "chat_template": "none",
+        "actor_tokenizer_alpha": None, "reward_tokenizer_alpha": None, "reward_critic_tokenizer_alpha": None,
+        "autotuner_benchmark": 0, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "eos_token": "",
+        "logging_dir": "vdl_log", "fp16": 0, "skip_profile_timer": 1, "max_steps": 17, "seed": 23,
+        "offload_level": "freeze_model optimizer train_model",
+    }  # fmt: skip
+    path = tmp_path / "ppo.json"
+    path.write_text(json.dumps(written), encoding="utf-8")
+    parsed = parse_ppo_arguments([str(path)])
+    assert parsed.ppo.num_return_sequences == 2
+    assert parsed.data.max_prompt_len == 256
+    assert parsed.parallel.offload_level == ("freeze_model", "optimizer", "train_model")
+    told = {effect.key for effect in report_effects(parsed, device="cpu", world_size=1)}
+    assert {"fused_linear", "use_fp32_compute", "logging_dir", "kl_loss_coeff", "skip_profile_timer"} <= told
+    assert not {"release_grads", "early_stopping", "fp16", "recompute_granularity"} & told
+
+
+def test_defaults_of_the_reference_suite():
+    parsed = parse_ppo_arguments(PPO)
+    expected = {
+        "max_length": 2048, "per_device_prompt_batch_size": 16, "num_return_sequences": 1, "temperature": 1.0,
+        "top_p": 0.8, "repetition_penalty": 1.0, "update_iters": 1, "kl_coeff": 0.02, "clip_range_ratio": 0.2,
+        "clip_range_score": 50.0, "clip_range_value": 5.0, "ptx_coeff": 0.0, "use_fusemt": True, "gamma": 1.0,
+        "gae_lambda": 0.95, "learning_rate": 5e-5, "adam_beta2": 0.999, "max_grad_norm": 1.0, "num_train_epochs": 1.0,
+        "per_device_train_batch_size": 8, "lr_scheduler_type": "linear", "logging_steps": 500, "save_steps": 500,
+        "seed": 42, "critic_learning_rate": None, "normalize_advantage": False,
+    }  # fmt: skip
+    assert {key: parsed.as_dict()[key] for key in expected} == expected
+    reward = parse_reward_arguments(RM).reward
+    assert (reward.loss_type, reward.regularization, reward.normalizer_type, reward.normalizer_momentum) == (
+        "sequence-wise",
+        0.0,
+        "ExponentialMovingAverage",
+        None,
+    )
+
+
+@pytest.mark.parametrize("path", sorted(CONFIG.glob("*/*_argument.json")), ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_every_shipped_file_parses(path, tmp_path, monkeypatch):
+    (tmp_path / "output/demo/sft").mkdir(parents=True)
+    (tmp_path / "output/demo/rm").mkdir()
+    monkeypatch.chdir(tmp_path)
+    parsed = PARSERS[path.name.split("_")[0]]([str(path)])
+    assert parsed.training.output_dir.startswith(str(tmp_path))
+    if path.parent.name == "tiny":
+        refuse_unbuilt(parsed, device="cpu", world_size=1)
+        assert report_effects(parsed, device="cpu", world_size=1) == []
+
+
+def test_shipped_files_of_the_reference_suite_are_exact():
+    for name in ("ppo", "rm"):
+        ours, theirs = (json.loads((f / f"{name}_argument.json").read_text()) for f in (CONFIG / "llama", FIXTURES))
+        assert ours == theirs
+
+
+def test_tiny_model_fits_its_config():
+    model = json.loads((CONFIG / "tiny/model/config.json").read_text(encoding="utf-8"))
+    for path in (CONFIG / "tiny").glob("*_argument.json"):
+        assert json.loads(path.read_text(encoding="utf-8"))["max_length"] <= model["max_position_embeddings"]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--per_device_train_batch_size", "6"], "neither divides the other"),
+        (["--max_dec_len", "2048"], "max_dec_len=2048 must be below max_length=2048"),
+        (["--max_dec_len", "9", "--min_dec_len", "10"], "min_dec_len=10 must not exceed max_dec_len = 9"),
+        (["--max_dec_len", "1500", "--max_prompt_len", "1000"], "1000 + 1500 = 2500 exceeds"),
+        (["--max_prompt_len", "2048"], "max_prompt_len=2048 must be below"),
+        (["--reward_function", "m:f"], "got reward_model_name_or_path, reward_function"),
+        (["--use_rm_server", "--reward_model_name_or_path", ""], "use_rm_server=true needs reward_server"),
+        (["--reward_model_name_or_path", ""], "give exactly one of"),
+        (["--reward_model_name_or_path", "none", "--reward_function", "m:f"], "the critic needs"),
+        (["--reward_server", "localhost:1"], "must begin with http"),
+        (["--reward_function", "m.f"], "package.module:function"),
+        (["--clip_range_ratio", "1.5"], "must be below 1"),
+        (["--evaluation_strategy", "steps"], "needs eval_datasets"),
+        (["--do_eval", "--eval_datasets", "e", "--load_best_model_at_end"], "got 'no' and 'steps'"),
+        (["--warmup_steps", "10", "--max_steps", "10"], "warmup_steps=10 must be below max_steps=10"),
+        (["--decay_steps", "5", "--warmup_steps", "5"], "decay_steps=5 must be above"),
+        (["--min_learning_rate", "1"], "must not exceed learning_rate"),
+        (["--critic_learning_rate", "1e-9", "--min_learning_rate", "1e-6"], "critic's smallest"),
+        (["--report_to", "all,visualdl"], "cannot be combined"),
+        (["--overwrite_output_dir", "--resume_from_checkpoint", "true"], "give one of them"),
+        (["--resume_from_checkpoint", "no/such/place"], "checkpoint folder 'no/such/place' does not exist; tried"),
+        (["--num_return_sequences", "2", "--top_k", "1"], "equal responses"),
+        (["--top_p", "0"], "top_p: expected a value > 0 and <= 1"),
+        (["--max_steps", "0"], "not 0"),
+        (["--fp16"], "fp16: True is refused"),
+        (["--rl_algorithm", "grpo"], "only ppo is built"),
+        (["--rl_algorithm", "gppo"], "expected one of 'ppo', 'grpo'"),
+        (["--dynamic_sampling", "1"], "not built"),
+        (["--wandb_api_key", "s3cret"], "(command line): a secret does not belong in a file"),
+    ],
+)
+def test_ppo_mistakes(given, words):
+    argv = PPO[:4] + PPO[6:] if "--reward_model_name_or_path" in given else PPO
+    assert words in _problems(parse_ppo_arguments, argv + given)
+
+
+def test_batch_message_names_values_that_work():
+    message = _problems(parse_ppo_arguments, [*PPO, "--per_device_train_batch_size", "6"])
+    assert "16 * 1 = 16 rows a rollout" in message
+    assert "6 * 1 = 6 rows an update" in message
+    assert "per_device_prompt_batch_size=18" in message
+    assert "per_device_train_batch_size=4 or 8 or 2" in message
+    fixed = parse_ppo_arguments([*PPO, "--per_device_train_batch_size", "6", "--per_device_prompt_batch_size", "18"])
+    assert fixed.ppo.per_device_prompt_batch_size == 18
+
+
+def test_an_update_may_pool_several_rollouts():
+    argv = ["--per_device_prompt_batch_size", "4", "--gradient_accumulation_steps", "2"]
+    assert parse_ppo_arguments(PPO + argv).training.gradient_accumulation_steps == 2
+
+
+def test_old_offload_words_and_critic_alias():
+    parsed = parse_ppo_arguments([*PPO, "--offload_level", "eval reward optimizer", "--critic_model_name_or_path", "c"])
+    assert parsed.parallel.offload_level == ("freeze_model", "optimizer")
+    assert parsed.ppo.reward_critic_model_name_or_path == "c"
+
+
+def test_random_weights_need_a_tokenizer(tmp_path):
+    base = ["--train_datasets", "p", "--output_dir", "o", "--model_config_name_or_path", str(tmp_path)]
+    for parse in (parse_sft_arguments, parse_reward_arguments):
+        assert "needs tokenizer_name_or_path" in _problems(parse, base)
+        assert "give exactly one of" in _problems(parse, base[:4])
+        assert "got model_name_or_path and" in _problems(parse, [*base, "--model_name_or_path", "m"])
+        assert parse([*base, "--tokenizer_name_or_path", str(tmp_path)]).model.tokenizer_name_or_path == str(tmp_path)
+
+
+def test_resume_is_a_switch_or_a_path(tmp_path):
+    assert parse_reward_arguments([*RM, "--resume_from_checkpoint", "true"]).training.resume_from_checkpoint is True
+    assert parse_reward_arguments([*RM, "--resume_from_checkpoint"]).training.resume_from_checkpoint is True
+    parsed = parse_reward_arguments([*RM, "--resume_from_checkpoint", str(tmp_path)])
+    assert parsed.training.resume_from_checkpoint == str(tmp_path)
+
+
+def test_weight_dtype_by_device():
+    training = parse_reward_arguments([*RM, "--bf16", "1", "--fp16_opt_level", "O2"]).training
+    assert (training.weight_dtype("gpu"), training.weight_dtype("cpu")) == ("bfloat16", "float32")
+
+
+def test_a_secret_is_not_repeated():
+    assert "s3cret" not in _problems(parse_ppo_arguments, [*PPO, "--wandb_api_key", "s3cret"])
