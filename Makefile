@@ -1,0 +1,44 @@
+# Everything a fresh machine needs is created in .venv on first use; only Python 3.10 to 3.12 must be there.
+#   PYTHON=/path/to/python3.11   the interpreter to build .venv with
+#   ARGS="..."                   arguments for the demo, for pytest or for the benchmark
+#   INTEROP=1                    tests against torch and transformers as well
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench clean
+
+comma := ,
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+TEST_EXTRAS := $(if $(INTEROP),test$(comma)interop,test)
+export PYTHON
+# Prints the time a recipe took and keeps its exit status.
+timed = start=$$(date +%s); $(1); status=$$?; echo "make $@: $$(($$(date +%s) - start)) s"; exit $$status
+
+help:
+	@echo "make demo    SFT, reward model and PPO on a small model, in minutes on a CPU; ends with a table and a report"
+	@echo "make test    all tests (INTEROP=1: also against torch and transformers)"
+	@echo "make lint    ruff and the import contracts"
+	@echo "make bench   one PPO step by phase, against torch and transformers"
+	@echo "make clean   remove .venv and caches"
+
+demo: $(VENV)/.installed-
+	@$(call timed,$(BIN)/python -m alignment.demo $(ARGS))
+
+test: $(VENV)/.installed-$(TEST_EXTRAS)
+	@$(call timed,$(BIN)/python -m pytest $(ARGS))
+
+lint: $(VENV)/.installed-test
+	@$(call timed,$(BIN)/ruff check . && $(BIN)/lint-imports)
+
+bench: $(VENV)/.installed-test,interop
+	@$(call timed,$(BIN)/python benchmarks/ppo_step.py $(ARGS))
+
+$(VENV)/.installed-%: setup.py
+	@sh tools/python-env.sh $(VENV) "$*"
+
+$(VENV)/.installed-: setup.py
+	@sh tools/python-env.sh $(VENV) ""
+
+clean:
+	rm -rf $(VENV) build alignment.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,44 @@
+"""Small files written so that a crash leaves the old content or the new one, never a half."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from alignment.errors import UserError
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write ``text`` to ``path``: aside, fsynced, renamed. Raises UserError when the disk refuses."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with readable_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with aside.open("w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
+        _fsync_folder(path.parent)
+
+
+def _fsync_folder(folder: Path) -> None:
+    """Make a rename in ``folder`` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def readable_disk_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError (disk full, no permission, not a folder) into one message that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error

@@ -1,0 +1,82 @@
+"""JSON lines: the record every run keeps, and from which every other view is rebuilt."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from alignment.telemetry.files import readable_disk_errors, replace_file
+from alignment.telemetry.log import warn
+
+
+class JsonLines:
+    """Appends one JSON object a line, flushed at once.
+
+    JSON has no NaN: such a value is written as null, and ``non_finite`` on the same line says what it was.
+    """
+
+    def __init__(self, path: Path, *, resume_step: int) -> None:
+        """Open ``path`` after dropping every record later than ``resume_step`` (0: a fresh run, drop all)."""
+        self.path = path
+        if path.exists():
+            _drop_later(path, resume_step)
+        with readable_disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a", encoding="utf-8", newline="\n")
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Write one record; raises UserError when the disk refuses."""
+        assert not self._file.closed, f"{self.path} is closed"
+        with readable_disk_errors(self.path):
+            self._file.write(json.dumps(_finite(record), ensure_ascii=False, allow_nan=False, default=_plain) + "\n")
+            self._file.flush()
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        with readable_disk_errors(self.path):
+            self._file.close()
+
+
+def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the records of ``path`` (none when it does not exist); a torn line, left by a kill, is passed over."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if isinstance(record, dict) and isinstance(record.get("step"), int):
+                yield record
+
+
+def _drop_later(path: Path, resume_step: int) -> None:
+    kept = [record for record in read_json_lines(path) if resume_step > 0 and record["step"] <= resume_step]
+    with path.open("rb") as file:
+        num_lines = sum(1 for _ in file)
+    if len(kept) == num_lines and path.read_bytes().endswith(b"\n"):
+        return
+    replace_file(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
+    warn(f"{path}: {num_lines - len(kept)} of {num_lines} earlier records dropped (later than step {resume_step})")
+
+
+def _finite(record: Mapping[str, Any]) -> dict[str, Any]:
+    non_finite = {
+        name: str(float(value))
+        for name, value in record.items()
+        if not isinstance(value, (str, bytes)) and hasattr(value, "__float__") and not math.isfinite(float(value))
+    }
+    if not non_finite:
+        return dict(record)
+    return {name: None if name in non_finite else value for name, value in record.items()} | {"non_finite": non_finite}
+
+
+def _plain(value: Any) -> Any:
+    """Turn numpy and paddle scalars and arrays into what JSON knows."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"a {type(value).__name__} cannot be written as JSON: {value!r}")

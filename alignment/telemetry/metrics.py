@@ -1,0 +1,43 @@
+"""Metrics: a value and the way micro-batches and ranks combine it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+REDUCTIONS = ("sum", "max", "min")
+
+
+class Metric(NamedTuple):
+    """One number of one micro-batch.
+
+    A ``sum`` value was already divided by a global denominator (all micro-batches, all ranks), so parts simply add:
+    two micro-batches with 3 and 1 of 8 tokens clipped report 3/8 and 1/8 and reduce to a clip fraction of 0.5.
+    """
+
+    value: Any
+    """A Python float, or anything ``float()`` reads (numpy scalar, paddle scalar)."""
+    reduction: str = "sum"
+    """``sum``, ``max`` or ``min``."""
+
+
+def reduce_metrics(parts: Sequence[Mapping[str, Metric]]) -> dict[str, float]:
+    """Combine the metrics of all micro-batches by name; a name may be absent from some parts.
+
+    NaN survives every reduction: ``max`` and ``min`` of Python would hide it or not depending on the order.
+    """
+    collected: dict[str, tuple[str, list[float]]] = {}
+    for part in parts:
+        for name, metric in part.items():
+            reduction, values = collected.setdefault(name, (metric.reduction, []))
+            assert metric.reduction == reduction, f"metric {name!r} is reduced by {reduction} and {metric.reduction}"
+            values.append(float(metric.value))
+    return {name: _reduce(reduction, values) for name, (reduction, values) in collected.items()}
+
+
+def _reduce(reduction: str, values: list[float]) -> float:
+    assert reduction in REDUCTIONS, f"unknown reduction {reduction!r} (allowed: {', '.join(REDUCTIONS)})"
+    if any(math.isnan(value) for value in values):
+        return math.nan
+    return {"sum": sum, "max": max, "min": min}[reduction](values)

@@ -1,0 +1,129 @@
+"""Pictures of a reward model: is its confidence earned, and does it simply like long answers?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from alignment.telemetry.files import readable_disk_errors
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+NUM_BINS = 10
+DENSE_FROM = 1500
+BETTER_COLOUR, WORSE_COLOUR, QUIET_COLOUR = "#2563c9", "#e07a2e", "#98a2b3"
+
+
+class CalibrationBins(NamedTuple):
+    """Pairs grouped by the confidence of the reward model; k bins of equal width over [0.5, 1]."""
+
+    edges: np.ndarray
+    """[k + 1] confidence at the borders."""
+    counts: np.ndarray
+    """[k] int64, pairs in each bin."""
+    confidence: np.ndarray
+    """[k] mean confidence of each bin, NaN where it is empty."""
+    accuracy: np.ndarray
+    """[k] share of pairs ranked right, a tie counting one half; NaN where empty."""
+    expected_error: float
+    """Mean over pairs of |confidence - accuracy| of their bin (expected calibration error, Guo et al. 2017, eq. 3)."""
+
+
+def bin_calibration(margins: np.ndarray, num_bins: int = NUM_BINS) -> CalibrationBins:
+    """Group pairs by confidence.
+
+    ``margins`` [B] is the score of the better answer minus the score of the worse one. Under the Bradley-Terry model
+    sigma(|margin|) is the probability the model gives to its own ranking, and the ranking is right when margin > 0.
+    """
+    margins = np.asarray(margins, np.float64).reshape(-1)
+    margins = margins[np.isfinite(margins)]
+    confidence = 1.0 / (1.0 + np.exp(-np.abs(margins)))
+    right = np.where(margins > 0, 1.0, np.where(margins < 0, 0.0, 0.5))
+    edges = np.linspace(0.5, 1.0, num_bins + 1)
+    index = np.clip(np.digitize(confidence, edges) - 1, 0, num_bins - 1)
+    counts = np.bincount(index, minlength=num_bins)
+    with np.errstate(invalid="ignore"):
+        mean_confidence = np.bincount(index, confidence, num_bins) / counts
+        accuracy = np.bincount(index, right, num_bins) / counts
+    gaps = np.nan_to_num(np.abs(mean_confidence - accuracy))
+    return CalibrationBins(
+        edges, counts, mean_confidence, accuracy, float((gaps * counts).sum() / max(1, counts.sum()))
+    )
+
+
+def plot_calibration(margins: np.ndarray, path: Path) -> Path:
+    """Draw accuracy against confidence, with the number of pairs below; ``margins`` [B] as in ``bin_calibration``."""
+    bins = bin_calibration(margins)
+    figure = _make_figure()
+    upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [3, 1]})
+    upper.plot([0.5, 1], [0.5, 1], color=QUIET_COLOUR, linestyle="--", linewidth=1, label="perfectly calibrated")
+    filled = bins.counts > 0
+    upper.plot(bins.confidence[filled], bins.accuracy[filled], "o-", color=BETTER_COLOUR, label="reward model")
+    upper.set(ylabel="share of pairs ranked right", ylim=(min(0.4, *bins.accuracy[filled], 1.0) - 0.03, 1.03))
+    upper.set_title(f"Calibration error {bins.expected_error:.3f} over {int(bins.counts.sum()):,} pairs", fontsize=11)
+    upper.legend(frameon=False, loc="upper left")
+    lower.bar(bins.edges[:-1], bins.counts, width=np.diff(bins.edges) * 0.92, align="edge", color=QUIET_COLOUR)
+    lower.set(xlabel="predicted probability that the ranking is right, sigma(|margin|)", ylabel="pairs", xlim=(0.5, 1))
+    return _save(figure, path)
+
+
+def plot_score_by_length(scores: np.ndarray, lengths: np.ndarray, chosen: np.ndarray, path: Path) -> Path:
+    """Draw score against response length, better and worse answers apart.
+
+    ``scores`` [N] float, ``lengths`` [N] tokens, ``chosen`` [N] bool, True: the better answer of its pair.
+    """
+    scores, lengths = np.asarray(scores, np.float64).reshape(-1), np.asarray(lengths, np.float64).reshape(-1)
+    chosen = np.asarray(chosen, bool).reshape(-1)
+    assert scores.shape == lengths.shape == chosen.shape, "scores, lengths and chosen need one entry a response"
+    figure = _make_figure()
+    axes = figure.subplots(1, 2, sharex=True, sharey=True)
+    groups = (("better", chosen, BETTER_COLOUR), ("worse", ~chosen, WORSE_COLOUR))
+    for axis, (name, members, colour) in zip(axes, groups, strict=True):
+        _draw_group(axis, lengths[members], scores[members], colour)
+        correlation = _correlation(lengths[members], scores[members])
+        axis.set_title(f"{name} answers: correlation {correlation:+.2f}", fontsize=11)
+        axis.set_xlabel("response length (tokens)")
+    axes[0].set_ylabel("score")
+    return _save(figure, path)
+
+
+def _draw_group(axis: Axes, lengths: np.ndarray, scores: np.ndarray, colour: str) -> None:
+    if lengths.size > DENSE_FROM:
+        from matplotlib.colors import LinearSegmentedColormap
+
+        shades = LinearSegmentedColormap.from_list("shades", ["#f2f5fa", colour])
+        axis.hexbin(lengths, scores, gridsize=28, mincnt=1, bins="log", cmap=shades)
+    else:
+        axis.scatter(lengths, scores, s=14, alpha=0.45, color=colour, linewidths=0)
+
+
+def _correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Return Pearson's correlation, NaN where one side does not vary."""
+    if first.size < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
+        return float("nan")
+    return float(np.corrcoef(first, second)[0, 1])
+
+
+def _make_figure() -> Figure:
+    """Return a figure without pyplot, whose state is global; matplotlib loads here because it takes half a second."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(7.2, 4.8), dpi=130, layout="constrained")
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    for axis in figure.axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25, linewidth=0.6)
+        axis.set_axisbelow(True)
+    path = Path(path)
+    with readable_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        FigureCanvasAgg(figure).print_png(str(path))
+    return path

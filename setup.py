@@ -1,0 +1,56 @@
+"""Installation of ``alignment``; the tools are configured in pyproject.toml."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+CORE = [
+    # Exact: the CPU behaviour and the few private calls we rely on were measured on this version. On a GPU install
+    # paddlepaddle-gpu of the same version from Paddle's own index and this package with --no-deps (see README.md).
+    "paddlepaddle==3.3.1",
+    "numpy>=1.26",
+    "safetensors>=0.4.3",
+    "tokenizers>=0.19",
+    "sentencepiece>=0.2",
+    "jinja2>=3.1",
+    "markupsafe>=2.1",
+    "datasets>=2.19",
+    "pyarrow>=15",
+    "rich>=13.7",
+    "visualdl>=2.5.3",
+    "matplotlib>=3.8",
+]
+
+EXTRAS = {
+    # Another minor version of ruff has other rules: a fresh clone must lint as this one does.
+    "test": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff==0.17.*", "import-linter>=2.16,<3"],
+    "interop": ["torch==2.13.0", "transformers>=4.51"],
+    # Peers of the benchmarks, in a virtual environment of their own: these pins contradict newer packages.
+    "peers": ["paddlenlp==3.0.0b4", "aistudio-sdk<0.3", "datasets>=2.19,<4", "pyarrow<21"],
+}
+
+
+def read_version() -> str:
+    """Read the version without importing the package, whose requirements are not installed yet."""
+    text = (ROOT / "alignment" / "__init__.py").read_text(encoding="utf-8")
+    return re.search(r'^__version__ = "([^"]+)"', text, re.MULTILINE).group(1)
+
+
+setup(
+    name="alignment",
+    version=read_version(),
+    description="Align language models on PaddlePaddle: SFT, reward models, PPO",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10,<3.13",
+    packages=find_packages(include=["alignment", "alignment.*"]),
+    package_data={"alignment": ["data/shipped/**/*", "telemetry/*.jinja"]},
+    include_package_data=False,
+    install_requires=CORE,
+    extras_require=EXTRAS,
+)

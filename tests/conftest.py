@@ -1,0 +1,43 @@
+"""Settings every test shares: one thread, fixed seeds, the root of the repository."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import random
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# Read by paddle, numpy and torch when they are first imported, by the tests and by what they start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="session")
+def repo_root() -> Path:
+    """The root of the repository."""
+    return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def fixed_seeds() -> None:
+    """Seed every generator that is loaded; nothing is imported for it."""
+    random.seed(0)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(0)
+    for framework, seed in (("paddle", "seed"), ("torch", "manual_seed")):
+        if framework in sys.modules:
+            getattr(sys.modules[framework], seed)(0)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip interop tests where the extra is not installed."""
+    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+    for item in items:
+        if missing and item.get_closest_marker("interop"):
+            item.add_marker(pytest.mark.skip(reason=f"extra interop: {', '.join(missing)} not installed"))

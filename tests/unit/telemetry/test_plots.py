@@ -1,0 +1,63 @@
+"""Calibration bins by hand, and pictures that exist."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from alignment.errors import UserError
+from alignment.telemetry.plots import bin_calibration, plot_calibration, plot_score_by_length
+
+PNG = b"\x89PNG\r\n"
+
+
+def logit(probability):
+    return math.log(probability / (1 - probability))
+
+
+def test_bins_by_hand():
+    margins = np.array([logit(0.72), logit(0.72), -logit(0.72), logit(0.72), logit(0.98), 0.0, np.nan])
+    bins = bin_calibration(margins, num_bins=5)
+    assert bins.edges == pytest.approx([0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
+    assert bins.counts.tolist() == [1, 0, 4, 0, 1]
+    assert bins.confidence[[0, 2, 4]] == pytest.approx([0.5, 0.72, 0.98])
+    assert bins.accuracy[[0, 2, 4]] == pytest.approx([0.5, 0.75, 1.0])
+    assert np.isnan(bins.accuracy[[1, 3]]).all()
+    assert bins.expected_error == pytest.approx((0 + 4 * 0.03 + 0.02) / 6)
+
+
+def test_a_true_bradley_terry_model_is_calibrated():
+    random = np.random.default_rng(0)
+    confidence = random.uniform(0.5, 1.0, 20_000)
+    right = random.uniform(size=confidence.size) < confidence
+    margins = np.log(confidence / (1 - confidence)) * np.where(right, 1, -1)
+    assert bin_calibration(margins).expected_error < 0.015
+    assert bin_calibration(3 * margins).expected_error > 0.08
+
+
+def test_certain_margins_fall_in_the_last_bin():
+    with np.errstate(over="raise"):
+        assert bin_calibration(np.array([1000.0, -1000.0])).counts.tolist() == [0] * 9 + [2]
+
+
+@pytest.mark.parametrize("margins", [[1.0, -0.5, 0.2], [], [0.0]])
+def test_calibration_picture(tmp_path, margins):
+    path = plot_calibration(np.array(margins), tmp_path / "plots" / "calibration.png")
+    assert path.read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize("count", [0, 2, 40, 4000])
+def test_score_by_length_picture(tmp_path, count):
+    random = np.random.default_rng(0)
+    chosen = np.arange(count) % 2 == 0
+    path = tmp_path / "score_by_length.png"
+    plot_score_by_length(random.normal(size=count), random.integers(1, 50, count), chosen, path)
+    assert path.read_bytes().startswith(PNG)
+
+
+def test_disk_errors_name_the_file(tmp_path):
+    (tmp_path / "plots").write_text("")
+    with pytest.raises(UserError, match=r"cannot write .*plots/a\.png"):
+        plot_calibration(np.array([1.0]), tmp_path / "plots" / "a.png")
