@@ -51,7 +51,7 @@ def pad_right(rows: Sequence[np.ndarray], width: int, value: float) -> np.ndarra
     """Return ``[n, width]`` with each 1-D row on the left and ``value`` behind it; the dtype is that of the rows."""
     dtype = rows[0].dtype if len(rows) else np.int64
     padded = np.full((len(rows), width), value, dtype)
-    for target, row in zip(padded, rows):
+    for target, row in zip(padded, rows, strict=True):
         target[: len(row)] = row
     return padded
 
@@ -98,7 +98,9 @@ class TokenBatch:
         """Right-pad ``sequences`` (n ragged id arrays); row i predicts the tokens at ``target_positions[i]`` (>= 1)."""
         lengths = np.array([len(s) for s in sequences], np.int64)
         counts = np.array([len(p) for p in target_positions], np.int64)
-        assert all(len(p) == 0 or p[0] >= 1 for p in target_positions), "position 0 has nothing before it to predict from"
+        assert all(len(p) == 0 or p[0] >= 1 for p in target_positions), (
+            "position 0 has nothing before it to predict from"
+        )
         return cls(
             input_ids=pad_right(sequences, int(lengths.max(initial=1)), pad_token_id),
             lengths=lengths,

@@ -61,6 +61,6 @@ class PromptEvaluation:
                 "finish_reason": reason,
             }
             for raw, response, score, reason in zip(
-                rollout.inputs, rollout.responses, rollout.raw_scores, rollout.finish_reasons
+                rollout.inputs, rollout.responses, rollout.raw_scores, rollout.finish_reasons, strict=True
             )
         ]

@@ -72,9 +72,7 @@ class OnPolicyLoop:
                 break
 
     def _estimate(self, rollout: Any) -> Experience:
-        return estimate_experience(
-            rollout, self.algorithm, self.hyperparameters, kl_coeff=self.kl.coefficient
-        )
+        return estimate_experience(rollout, self.algorithm, self.hyperparameters, kl_coeff=self.kl.coefficient)
 
     def _adapt(self, described: dict[str, Metric], experience: Experience) -> None:
         if "train/kl_divergence" in described:

@@ -27,7 +27,9 @@ def open_checkpoint(
         return _named(resume_from)
     if resume_from:
         newest = store.newest()
-        log.info(f"resuming from {newest}" if newest else f"no complete checkpoint in {store.output_dir}: starting afresh")
+        log.info(
+            f"resuming from {newest}" if newest else f"no complete checkpoint in {store.output_dir}: starting afresh"
+        )
         return Checkpoint(newest) if newest else None
     earlier = [*store.all(), *(p for p in map(store.output_dir.joinpath, RESULT_FOLDERS) if p.is_dir())]
     if earlier and is_training:

@@ -68,7 +68,7 @@ class RunState:
         self._write_models(self.store.output_dir / "best")
 
     def export(self, *, best: bool) -> dict[str, Path]:
-        """Write each model to ``output_dir/NAME``: the kept best weights if asked and there are any, else the present."""
+        """Write each model to ``output_dir/NAME``: the best weights if asked and kept, else the present ones."""
         kept = self.store.output_dir / "best"
         targets = {name: self.store.output_dir / name for name in self.models}
         for name, write in self.models.items():

@@ -55,8 +55,12 @@ class Session:
     timer: StageTimer
     progress: Progress
     counters: Counters = field(default_factory=Counters)
+    log_first: bool = False
+    """Whether the first update is recorded whatever the cadence."""
     shown: Sequence[str] = ()
     """Names of the metrics the progress display shows."""
+    last_evaluation: int | None = None
+    """The update count of the newest evaluation in this process."""
     _window: list[dict[str, Metric]] = field(default_factory=list)
 
     @property
@@ -73,6 +77,7 @@ class Session:
         ending = epoch_ended or self.is_finished
         span = (before, self.counters.updates)
         log_due = self.cadences.log.is_due(*span, epoch_ended=ending) or self.is_finished
+        log_due = log_due or (self.log_first and before == 0)
         self.progress.advance(updates, **(self._flush() if log_due else {}))
         if self.cadences.evaluate.is_due(*span, epoch_ended=ending):
             self.evaluate()
@@ -84,6 +89,7 @@ class Session:
         """Evaluate now, write the results and keep the weights when they are the best so far."""
         if self.hooks.evaluate is None:
             return {}
+        self.last_evaluation = self.counters.updates
         with self.timer.stage("evaluate"):
             metrics, samples = self.hooks.evaluate()
         self.writers.write(self.counters.updates, metrics)

@@ -28,6 +28,6 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
     name, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((name, np.array(keys, np.uint32), position, has_gauss, cached))
     generators = paddle.get_rng_state()
-    for generator, saved in zip(generators, state["paddle"]):
+    for generator, saved in zip(generators, state["paddle"], strict=True):
         generator.__setstate__(tuple(saved))
     paddle.set_rng_state(generators)

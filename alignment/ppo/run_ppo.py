@@ -10,8 +10,8 @@ from alignment.parallel.host import prepare_host  # noqa: E402
 
 HOST = prepare_host()  # before the first import of Paddle, which reads these settings once
 
-from alignment.ppo.build import train  # noqa: E402
 from alignment.loops.entry import run_entry  # noqa: E402
+from alignment.ppo.build import train  # noqa: E402
 
 if __name__ == "__main__":
     run_entry(lambda argv: train(argv, host=HOST))

@@ -37,8 +37,8 @@ class RewardArguments:
     """Compare the scores at the last token, or at every token after the answers part."""
     regularization: float = argument(0.0, minimum=0)
     """Weight of the squared scores in the loss (the page of the reference suite: 0.001)."""
-    regularization_convention: Literal["paddlenlp", "safe_rlhf"] = "paddlenlp"
-    """Squared scores of the two answers are added (paddlenlp) or averaged (safe_rlhf, half as large)."""
+    regularization_convention: Literal["paddlenlp", "safe-rlhf"] = "paddlenlp"
+    """Squared scores of the two answers are added (paddlenlp) or averaged (safe-rlhf, half as large)."""
     score_bias: bool = False
     """Give the score head a bias."""
 

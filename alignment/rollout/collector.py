@@ -34,14 +34,14 @@ class Collector:
         self.num_sequences += len(rows)
         width = max(len(c.token_ids) for c in completions)
         logprobs = np.zeros((len(rows), width), np.float32)
-        for row, completion in zip(logprobs, completions):
+        for row, completion in zip(logprobs, completions, strict=True):
             row[: len(completion.logprobs)] = completion.logprobs
         return Rollout(
             prompts=tuple(ids),
             responses=tuple(c.token_ids for c in completions),
             finish_reasons=tuple(c.finish_reason for c in completions),
             group_ids=np.repeat(np.arange(len(prompts)), self._samples),
-            inputs=tuple(sample["input"] for sample in rows),
+            inputs=tuple(sample["raw_input"] for sample in rows),
             labels=tuple(sample.get("label") for sample in rows),
             rollout_logprobs=logprobs,
             policy_version=policy_version,

@@ -27,13 +27,16 @@ class Judge:
     scorer: Scorer
     normalize: Callable[[np.ndarray], np.ndarray] | None
     """Raw rewards [N] to normalised ones (it may learn from them), or None."""
-    rows_per_batch: int
+    logprob_rows: int
+    """Rows of one forward pass of policy and reference."""
+    value_rows: int
+    """Rows of one forward pass of the critic."""
     temperature: float
 
     def measure(self, rollout: Rollout) -> Rollout:
         """Return ``rollout`` with scores, old and reference log-probs, entropy and values."""
         scores = self.scorer.score(rollout)
-        options = {"rows_per_batch": self.rows_per_batch, "temperature": self.temperature}
+        options = {"rows_per_batch": self.logprob_rows, "temperature": self.temperature}
         old, entropy = measure_logprobs(self.policy, rollout, with_entropy=True, **options)
         return rollout.with_fields(
             raw_scores=scores.values,
@@ -42,5 +45,5 @@ class Judge:
             old_logprobs=old,
             entropy=entropy,
             ref_logprobs=measure_logprobs(self.reference, rollout, **options)[0] if self.reference else None,
-            values=measure_values(self.critic, rollout, rows_per_batch=self.rows_per_batch) if self.critic else None,
+            values=measure_values(self.critic, rollout, rows_per_batch=self.value_rows) if self.critic else None,
         )

@@ -17,7 +17,7 @@ def token_batch(
     ``fields`` are arrays with first axis N; those of two axes [N, R] are cut to the micro-batch's own response width.
     """
     sequences = [np.concatenate([rollout.prompts[i], rollout.responses[i]]) for i in rows]
-    targets = [np.arange(len(rollout.prompts[i]), len(s)) for i, s in zip(rows, sequences)]
+    targets = [np.arange(len(rollout.prompts[i]), len(s)) for i, s in zip(rows, sequences, strict=True)]
     width = max(len(t) for t in targets)
     cut = {name: (value[rows, :width] if value.ndim == 2 else value[rows]) for name, value in (fields or {}).items()}
     return TokenBatch.build(sequences, targets, cut, pad_token_id=pad_token_id)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from alignment.data.encode import Encoder
 from alignment.records import Rollout
-
-EncodeAnswer = Callable[[Any, str], np.ndarray]
-"""(raw input, answer text) to ids in the reward model's own template and tokenizer, without a closing EOS."""
 
 
 class SameTokens:
@@ -18,7 +15,7 @@ class SameTokens:
 
     def __call__(self, rollout: Rollout) -> list[np.ndarray]:
         """Return prompt and response ids of each row."""
-        return [np.concatenate(pair) for pair in zip(rollout.prompts, rollout.responses)]
+        return [np.concatenate(pair) for pair in zip(rollout.prompts, rollout.responses, strict=True)]
 
 
 class Retokenized:
@@ -28,19 +25,19 @@ class Retokenized:
     sees that it is unfinished.
     """
 
-    def __init__(self, policy_tokenizer: Any, encode_answer: EncodeAnswer, *, end_token_id: int) -> None:
+    def __init__(self, policy_tokenizer: Any, encoder: Encoder) -> None:
         self._policy_tokenizer = policy_tokenizer
-        self._encode_answer = encode_answer
-        self._end = end_token_id
+        self._encoder = encoder
 
     def __call__(self, rollout: Rollout) -> list[np.ndarray]:
         """Return the reward model's ids of each row."""
         return [
             self._encode(raw, response, stopped=reason == "stop")
-            for raw, response, reason in zip(rollout.inputs, rollout.responses, rollout.finish_reasons)
+            for raw, response, reason in zip(rollout.inputs, rollout.responses, rollout.finish_reasons, strict=True)
         ]
 
-    def _encode(self, raw: Any, response: np.ndarray, *, stopped: bool) -> np.ndarray:
-        answer = self._policy_tokenizer.decode(response.tolist(), skip_special_tokens=True)
-        ids = np.asarray(self._encode_answer(raw, answer), np.int64)
-        return np.append(ids, self._end) if stopped and (not len(ids) or ids[-1] != self._end) else ids
+    def _encode(self, raw: str | list[str], response: np.ndarray, *, stopped: bool) -> np.ndarray:
+        text = self._policy_tokenizer.decode(response.tolist(), skip_special_tokens=True)
+        prompt = self._encoder.encode_prompt([raw] if isinstance(raw, str) else raw)
+        answer = self._encoder.encode_answer(prompt, text).ids
+        return np.asarray(prompt.ids + (answer if stopped else answer[:-1]), np.int64)

@@ -51,7 +51,9 @@ class ModelScorer:
         values = measure_scores(self._runner, self._sequences(rollout), rows_per_batch=self._rows_per_batch)
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
-            raise RewardError(f"the reward model gave {values[bad[0]]} for row {bad[0]} of the rollout ({len(bad)} rows)")
+            raise RewardError(
+                f"the reward model gave {values[bad[0]]} for row {bad[0]} of the rollout ({len(bad)} rows)"
+            )
         return Scores(values.astype(np.float32), None)
 
 
@@ -131,7 +133,9 @@ class TextScorer:
     def _checked(self, scores: Any, expected: int) -> np.ndarray:
         values = np.asarray(scores, np.float32)
         if values.shape != (expected,):
-            raise RewardError(f"{self._name} returned shape {values.shape} for {expected} responses; expected ({expected},)")
+            raise RewardError(
+                f"{self._name} returned shape {values.shape} for {expected} responses; expected ({expected},)"
+            )
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
             raise RewardError(f"{self._name} returned {values[bad[0]]} for response {bad[0]}; rewards must be finite")
@@ -139,7 +143,7 @@ class TextScorer:
 
 
 class HttpReward:
-    """Posts ``{"src", "tgt", "response"}`` lists as JSON and reads ``{"score": [...]}`` (the reference suite's protocol)."""
+    """Posts lists ``{"src", "tgt", "response"}`` as JSON and reads ``{"score": [...]}``, as the reference suite."""
 
     def __init__(self, url: str, *, timeout_seconds: float) -> None:
         self._url = url

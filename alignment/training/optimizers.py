@@ -84,7 +84,7 @@ class NamedAdamW:
 
 
 def clip_by_global_norm(parameters: Mapping[str, paddle.Tensor], max_norm: float) -> float:
-    """Scale all gradients so that their joint L2 norm is at most ``max_norm`` (0: measure only); return the norm before."""
+    """Scale all gradients to a joint L2 norm of at most ``max_norm`` (0: measure only); return the norm before."""
     gradients = [p.grad for p in parameters.values() if p.grad is not None]
     if not gradients:
         return 0.0

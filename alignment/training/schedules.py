@@ -35,5 +35,5 @@ class Schedule:
 
 
 def warmup_updates(total_updates: int, *, warmup_steps: int, warmup_ratio: float) -> int:
-    """Return the number of warm-up updates; a positive ``warmup_steps`` wins over the ratio, as in ``TrainingArguments``."""
+    """Return the number of warm-up updates; a positive ``warmup_steps`` wins over the ratio."""
     return warmup_steps if warmup_steps > 0 else math.ceil(total_updates * warmup_ratio)

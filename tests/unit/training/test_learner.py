@@ -62,9 +62,12 @@ def test_nan_stops_before_anything_is_applied():
     learner = _learner()
     before = _weights(learner)
     with pytest.raises(NumericalError, match="policy loss is nan at update 1"):
-        learner.accumulate([BATCH], _objective(scale=1.0)._replace(
-            loss=lambda output, batch: Loss(output.sum(), {"loss": Metric(output.sum() * float("nan"))})
-        ))
+        learner.accumulate(
+            [BATCH],
+            _objective(scale=1.0)._replace(
+                loss=lambda output, batch: Loss(output.sum(), {"loss": Metric(output.sum() * float("nan"))})
+            ),
+        )
     np.testing.assert_array_equal(before["weight"], _weights(learner)["weight"])
 
 

@@ -1,0 +1,62 @@
+"""The start that every trainer shares: device, log, resume, and what the arguments mean on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from alignment.arguments.effects import refuse_unbuilt, report_effects
+from alignment.arguments.parsed import Parsed
+from alignment.loops.run_start import open_checkpoint
+from alignment.parallel.initialise import Topology, initialise
+from alignment.telemetry import log
+from alignment.training.checkpoint import Checkpoint, CheckpointStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """A run about to begin."""
+
+    parsed: Parsed
+    topology: Topology
+    output_dir: Path
+    store: CheckpointStore
+    checkpoint: Checkpoint | None
+    """What to resume from, or None."""
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of trained weights on this device."""
+        return self.parsed.training.weight_dtype(self.topology.device)
+
+    @property
+    def resume_step(self) -> int:
+        """Updates already made."""
+        return 0 if self.checkpoint is None else int(self.checkpoint.state["step"])
+
+    def model_source(self, name: str, initial: str) -> str:
+        """Return where the trained model ``name`` is loaded from: the checkpoint when resuming, else ``initial``."""
+        return initial if self.checkpoint is None else str(self.checkpoint.folder / name)
+
+
+def launch(parsed: Parsed, *, host: str) -> Launch:
+    """Select the device, open the log, report arguments without effect, and decide between fresh start and resume."""
+    training = parsed.training
+    topology = initialise(device=training.device, seed=training.seed)
+    refuse_unbuilt(parsed, device=topology.device, world_size=topology.world_size)
+    output_dir = Path(training.output_dir)
+    effects = report_effects(parsed, device=topology.device, world_size=topology.world_size)
+    store = CheckpointStore(output_dir, limit=training.save_total_limit)
+    resume = training.resume_from_checkpoint
+    checkpoint = open_checkpoint(
+        store,
+        resume_from=Path(resume) if isinstance(resume, str) else resume,
+        overwrite=training.overwrite_output_dir,
+        is_training=training.do_train,
+    )
+    log.configure(output_dir=output_dir, is_main=topology.is_main)
+    log.info(f"device {topology.device}; {host}")
+    for effect in effects:
+        log.warn(str(effect))
+    parsed.save(output_dir)
+    return Launch(parsed=parsed, topology=topology, output_dir=output_dir, store=store, checkpoint=checkpoint)

@@ -1,0 +1,78 @@
+"""What has to be set in this process before Paddle is imported;
+with ``initialise.py`` the only reader of the environment.
+
+Paddle's CPU wheel brings an old MKL that takes a slow path on AMD processors, and returns large tensors to the
+system so that each use faults them in again. Both cost several times the arithmetic and are cured from here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sys
+from pathlib import Path
+
+_MALLOPT_SETTINGS = ((-4, 0), (-1, 2**31 - 1), (-2, 64 << 20))
+"""(parameter, value): M_MMAP_MAX off, M_TRIM_THRESHOLD never, M_TOP_PAD 64 MiB."""
+
+
+def prepare_host() -> str:
+    """Set MKL, thread counts and the allocator for Paddle on a CPU; return one line that says what was done.
+
+    Call it before ``import paddle``. Whatever the user has set in the environment is left alone. One thread is the
+    default because two threads on cores that others use were measured up to 1000 times slower than one; set
+    ``OMP_NUM_THREADS`` where the cores are yours.
+    """
+    notes = [_set_mkl_path(_read_cpu_info()), *map(_default_to_one, ("OMP_NUM_THREADS", "MKL_NUM_THREADS"))]
+    notes.append(_keep_freed_memory())
+    if "paddle" in sys.modules:
+        notes.append("paddle was imported before, so MKL and thread settings have no effect in this process")
+    return "; ".join(notes)
+
+
+def choose_mkl_path(vendor: str, flags: frozenset[str]) -> str | None:
+    """Return the value of MKL_DEBUG_CPU_TYPE for a processor, None where MKL chooses well itself."""
+    if vendor != "AuthenticAMD":
+        return None
+    if "avx512f" in flags:
+        return "7"
+    return "5" if "avx2" in flags else None
+
+
+def _set_mkl_path(cpu: tuple[str, frozenset[str]]) -> str:
+    name = "MKL_DEBUG_CPU_TYPE"
+    if name in os.environ:
+        return f"{name}={os.environ[name]} (yours)"
+    path = choose_mkl_path(*cpu)
+    if path is None:
+        return f"{name} not needed"
+    os.environ[name] = path
+    return f"{name}={path}"
+
+
+def _default_to_one(name: str) -> str:
+    origin = " (yours)" if name in os.environ else ""
+    return f"{name}={os.environ.setdefault(name, '1')}{origin}"
+
+
+def _keep_freed_memory() -> str:
+    """Tell glibc to keep freed memory; other C libraries are left alone."""
+    if platform.libc_ver()[0] != "glibc":
+        return "allocator unchanged (not glibc)"
+    libc = ctypes.CDLL(None)
+    accepted = all([libc.mallopt(parameter, value) for parameter, value in _MALLOPT_SETTINGS])
+    return "freed memory is kept" if accepted else "allocator unchanged (mallopt refused)"
+
+
+def _read_cpu_info() -> tuple[str, frozenset[str]]:
+    """Return (vendor, flags) of the first processor, empty where the system does not list them."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return "", frozenset()
+    fields = {}
+    for line in text.split("\n\n", 1)[0].splitlines():
+        key, _, value = line.partition(":")
+        fields[key.strip()] = value.strip()
+    return fields.get("vendor_id", ""), frozenset(fields.get("flags", "").split())

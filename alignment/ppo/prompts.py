@@ -1,0 +1,105 @@
+"""PPO's data: training and evaluation prompts, and the supervised rows of the PTX loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from alignment.arguments.parsed import Parsed
+from alignment.data import PromptOnlyDataset, SupervisedDataset
+from alignment.data.loader import BatchLoader
+from alignment.data.tokenized import TokenizedDataset
+from alignment.loops.data_start import encode_options, register_user_datasets, report_ledgers, split_for_evaluation
+from alignment.loops.launch import Launch
+from alignment.models.tokenizer import Tokenizer
+from alignment.records import TokenBatch
+from alignment.training.objectives import supervised_batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowPlan:
+    """How rows (responses) are grouped into iterations, updates and micro-batches."""
+
+    prompts_per_iteration: int
+    samples_per_prompt: int
+    rows_per_update: int
+    rows_per_batch: int
+    update_iters: int
+
+    @classmethod
+    def of(cls, parsed: Parsed) -> RowPlan:
+        """Return the plan of the arguments: when an update needs more rows than one rollout has, prompts are pooled."""
+        ppo, micro = parsed.ppo, parsed.training.per_device_train_batch_size
+        rows_per_update = micro * parsed.training.gradient_accumulation_steps
+        rollouts = max(1, rows_per_update // (ppo.per_device_prompt_batch_size * ppo.num_return_sequences))
+        return cls(
+            prompts_per_iteration=ppo.per_device_prompt_batch_size * rollouts,
+            samples_per_prompt=ppo.num_return_sequences,
+            rows_per_update=rows_per_update,
+            rows_per_batch=micro,
+            update_iters=ppo.update_iters,
+        )
+
+    def updates(self, num_prompts: int) -> int:
+        """Return the updates that an iteration over ``num_prompts`` prompts pays for."""
+        return -(-num_prompts * self.samples_per_prompt // self.rows_per_update) * self.update_iters
+
+    def updates_per_epoch(self, loader: BatchLoader, num_prompts: int) -> int:
+        """Return the updates of one pass over the prompts, a last smaller iteration included."""
+        full, rest = divmod(num_prompts - loader.dropped_per_epoch, self.prompts_per_iteration)
+        return full * self.updates(self.prompts_per_iteration) + (self.updates(rest) if rest else 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOData:
+    """The datasets of one run and where they stand."""
+
+    prompts: TokenizedDataset
+    evaluation: TokenizedDataset | None
+    prompt_loader: BatchLoader
+    ptx_loader: BatchLoader | None
+
+
+def load_data(start: Launch, tokenizer: Tokenizer, plan: RowPlan) -> PPOData:
+    """Read all datasets, show their ledgers and return the loaders."""
+    parsed = start.parsed
+    register_user_datasets(start)
+    common = {"seed": parsed.training.seed, "base_dir": parsed.base_dir}
+    prompt_options = encode_options(start, max_prompt_length=longest_prompt(parsed))
+    prompts: TokenizedDataset = PromptOnlyDataset(
+        parsed.ppo.train_datasets, tokenizer, options=prompt_options, **common
+    )
+    evaluation = ptx = None
+    if parsed.ppo.eval_datasets and parsed.training.evaluates:
+        evaluation = PromptOnlyDataset(parsed.ppo.eval_datasets, tokenizer, options=prompt_options, **common)
+    if parsed.ppo.ptx_datasets and parsed.ppo.ptx_coeff:
+        ptx = SupervisedDataset(parsed.ppo.ptx_datasets, tokenizer, options=encode_options(start), **common)
+    prompts, evaluation = split_for_evaluation(start, prompts, evaluation)
+    report_ledgers(start, {"train": prompts, "eval": evaluation, "ptx": ptx})
+    seed = parsed.training.seed if parsed.training.data_seed is None else parsed.training.data_seed
+    loader = BatchLoader(
+        prompts, batch_size=plan.prompts_per_iteration, seed=seed, drop_last=parsed.data.dataloader_drop_last
+    )
+    ptx_loader = None if ptx is None else BatchLoader(ptx, batch_size=plan.rows_per_batch, seed=seed)
+    return PPOData(prompts=prompts, evaluation=evaluation, prompt_loader=loader, ptx_loader=ptx_loader)
+
+
+def longest_prompt(parsed: Parsed) -> int:
+    """Return the token limit of prompts: ``max_prompt_len``, or what ``max_length`` leaves beside the response."""
+    return parsed.data.max_prompt_len or parsed.data.max_length - (parsed.generation.max_dec_len or 1)
+
+
+def ptx_batches(loader: BatchLoader) -> Callable[[int], Sequence[TokenBatch]]:
+    """Return a function that gives at least the asked number of supervised rows, in micro-batches."""
+    stream: Iterator[list[Any]] = loader.cycle()
+
+    def next_batches(num_rows: int) -> list[TokenBatch]:
+        batches = []
+        while num_rows > 0:
+            samples = next(stream)
+            batches.append(supervised_batch(samples))
+            num_rows -= len(samples)
+        return batches
+
+    return next_batches

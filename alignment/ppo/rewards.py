@@ -1,0 +1,74 @@
+"""Where PPO's rewards come from, and how they are normalised."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alignment.errors import ArgumentError
+from alignment.loops.launch import Launch
+from alignment.loops.run_state import StatePart
+from alignment.parallel.dense import DenseRunner
+from alignment.ppo.roles import Roles
+from alignment.rollout.reward_normalization import RunningRewardNormalizer
+from alignment.rollout.scorers import FailurePolicy, HttpReward, ModelScorer, Scorer, TextBatch, TextScorer
+from alignment.telemetry import log
+
+
+def build_scorer(start: Launch, roles: Roles) -> Scorer:
+    """Return the reward model, the function or the service that the arguments name."""
+    source = start.parsed.reward_source
+    if roles.reward is not None:
+        rows = source.per_device_reward_batch_size
+        rows = rows if rows > 0 else start.parsed.training.per_device_train_batch_size
+        return ModelScorer(DenseRunner(roles.reward), roles.sequences, rows_per_batch=rows)
+    policy = FailurePolicy(retries=source.reward_retries, on_failure=source.on_reward_failure)
+    if source.use_rm_server:
+        call: Any = HttpReward(source.reward_server, timeout_seconds=source.reward_timeout)
+        return TextScorer(call, roles.tokenizer, name=f"reward service {source.reward_server}", policy=policy)
+    function = load_function(source.reward_function)
+
+    def score(batch: TextBatch) -> Any:
+        return function(batch.inputs, batch.responses, batch.labels)
+
+    return TextScorer(score, roles.tokenizer, name=f"reward function {source.reward_function}", policy=policy)
+
+
+def load_function(path: str) -> Callable[..., Any]:
+    """Return the function behind ``package.module:name`` or ``file.py:name``."""
+    module_name, _, name = path.rpartition(":")
+    try:
+        module = _load_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
+    except ImportError as error:
+        raise ArgumentError(f"reward_function={path!r}: cannot import {module_name}: {error}") from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise ArgumentError(f"reward_function={path!r}: {module_name} has no function {name!r}")
+    return function
+
+
+def build_normalizer(start: Launch, roles: Roles) -> tuple[Callable[[np.ndarray], np.ndarray] | None, StatePart | None]:
+    """Return how raw rewards are normalised, and the state it has to save.
+
+    A reward model that saved statistics of its training is normalised by them; other sources by the running
+    statistics of this run.
+    """
+    if not start.parsed.reward_source.normalize_reward:
+        return None, None
+    if roles.reward is not None and roles.reward.has_statistics:
+        return roles.reward.normalize_scores, None
+    log.info("normalize_reward: the reward source carries no statistics; running ones of this run are used")
+    running = RunningRewardNormalizer()
+    return running, StatePart(running.state, running.load_state)
+
+
+def _load_file(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(f"reward_function_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,73 @@
+"""The four models of PPO and their tokenizers: policy, reference, critic, reward."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from alignment.data.encode import Encoder
+from alignment.errors import ArgumentError
+from alignment.loops.launch import Launch
+from alignment.models.decoder import CausalLM
+from alignment.models.hub import load_causal_lm, load_score_model, resolve_model_folder
+from alignment.models.score_model import ScoreModel
+from alignment.models.tokenizer import Tokenizer, load_tokenizer
+from alignment.rollout.retokenize import Retokenized, SameTokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Roles:
+    """Loaded models; ``reward`` is None when a function or a service gives the rewards."""
+
+    tokenizer: Tokenizer
+    policy: CausalLM
+    reference: CausalLM
+    critic: ScoreModel
+    reward: ScoreModel | None
+    sequences: Any
+    """Turns a rollout into the reward model's token ids."""
+
+
+def load_roles(start: Launch) -> Roles:
+    """Load what the arguments name; policy and critic come from the checkpoint when resuming."""
+    ppo, source, dtype = start.parsed.ppo, start.parsed.reward_source, start.dtype
+    actor = str(resolve_model_folder(ppo.actor_model_name_or_path))
+    critic = str(resolve_model_folder(ppo.reward_critic_model_name_or_path or source.reward_model_name_or_path))
+    reward = source.reward_model_name_or_path and str(resolve_model_folder(source.reward_model_name_or_path))
+    tokenizer = load_tokenizer(start.parsed.model.tokenizer_name_or_path or actor)
+    require_same_tokenizer(tokenizer, critic)
+    return Roles(
+        tokenizer=tokenizer,
+        policy=load_causal_lm(start.model_source("policy", actor), dtype=dtype, tokenizer=tokenizer),
+        reference=freeze(load_causal_lm(actor, dtype=dtype, tokenizer=tokenizer)),
+        critic=load_score_model(start.model_source("value", critic), dtype=dtype, score_type="critic"),
+        reward=freeze(load_score_model(reward, dtype=dtype)) if reward else None,
+        sequences=choose_sequences(tokenizer, reward, start.parsed.data.chat_template) if reward else None,
+    )
+
+
+def freeze(model: Any) -> Any:
+    """Return ``model`` without gradients, in evaluation mode."""
+    for parameter in model.parameters():
+        parameter.stop_gradient = True
+    model.eval()
+    return model
+
+
+def require_same_tokenizer(tokenizer: Tokenizer, critic: str) -> None:
+    """Refuse a critic with another vocabulary: it reads the policy's token ids."""
+    other = load_tokenizer(critic)
+    if other.fingerprint() != tokenizer.fingerprint():
+        raise ArgumentError(
+            f"the critic in {critic} has another tokenizer ({len(other)} tokens) than the policy ({len(tokenizer)}): "
+            "it reads the policy's token ids, so both must be the same. Name a critic of the policy's family in "
+            "reward_critic_model_name_or_path (the reward model itself may differ)"
+        )
+
+
+def choose_sequences(tokenizer: Tokenizer, reward: str, template: str) -> Any:
+    """Return how rollouts are handed to the reward model: as they are, or in its own tokens."""
+    own = load_tokenizer(reward)
+    if own.fingerprint() == tokenizer.fingerprint():
+        return SameTokens()
+    return Retokenized(tokenizer, Encoder(own, "tokenizer" if template == "tokenizer" and own.chat_template else "pku"))

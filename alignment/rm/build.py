@@ -1,0 +1,85 @@
+"""Arguments to a reward-model (or cost-model) run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from alignment.algorithms.bradley_terry import BradleyTerryHyperparameters
+from alignment.data import PreferenceDataset, SafetyPreferenceDataset
+from alignment.loops.data_start import encode_options, register_user_datasets, report_ledgers, split_for_evaluation
+from alignment.loops.dataset_run import DatasetRun
+from alignment.loops.launch import Launch, launch
+from alignment.loops.trainer_models import starting_folder, starting_tokenizer
+from alignment.models.hub import ScoreOptions, load_score_model, random_score_model
+from alignment.models.score_model import ScoreModel
+from alignment.rm.arguments import parse_reward_arguments
+from alignment.rm.evaluation import PairEvaluation
+from alignment.rm.pairs import PAIR_KINDS, build_task
+
+DATASETS = {"reward": PreferenceDataset, "cost": SafetyPreferenceDataset}
+
+
+def train(argv: Sequence[str], *, host: str) -> None:
+    """Train a reward model from the command line's arguments to the exported folder ``reward/``."""
+    start = launch(parse_reward_arguments(argv), host=host)
+    parsed, reward = start.parsed, start.parsed.reward
+    folder = starting_folder(start, reward, "reward")
+    tokenizer = starting_tokenizer(start, folder)
+    register_user_datasets(start)
+    kind, dataset_class = PAIR_KINDS[reward.objective], DATASETS[reward.objective]
+    options = {"options": encode_options(start, max_prompt_length=parsed.data.max_prompt_len)}
+    options |= {"seed": parsed.training.seed, "base_dir": parsed.base_dir}
+    pairs = dataset_class(reward.train_datasets, tokenizer, **options)
+    wanted = reward.eval_datasets if parsed.training.evaluates else None
+    held_out = dataset_class(wanted, tokenizer, **options) if wanted else None
+    pairs, held_out = split_for_evaluation(start, pairs, held_out)
+    report_ledgers(start, {"train": pairs, "eval": held_out})
+
+    def make_evaluation(runner):
+        return PairEvaluation(
+            runner=runner,
+            kind=kind,
+            pairs=list(held_out),
+            rows_per_batch=parsed.training.per_device_eval_batch_size,
+            decode=lambda ids: tokenizer.decode(np.asarray(ids).tolist(), skip_special_tokens=True),
+            plot_dir=start.output_dir / "plots",
+        )
+
+    hyperparameters = BradleyTerryHyperparameters(
+        loss_type=reward.loss_type,
+        regularization=reward.regularization,
+        regularization_convention=reward.regularization_convention,
+    )
+    DatasetRun(
+        start=start,
+        title="reward model" if reward.objective == "reward" else "cost model",
+        name="reward",
+        model=load_starting_model(start, folder, tokenizer),
+        tokenizer=tokenizer,
+        dataset=pairs,
+        task=build_task(kind, hyperparameters),
+        make_evaluation=make_evaluation if held_out is not None else None,
+        best_metric="accuracy",
+        shown=("preference/loss", "preference/accuracy", "cost/loss", "cost/accuracy", "reward/gradient_norm"),
+        parts={},
+    ).train()
+
+
+def load_starting_model(start: Launch, folder: str | None, tokenizer) -> ScoreModel:
+    """Return the score model to train: a checkpoint's, a reward model's, or a language model with a new score head."""
+    reward, seed = start.parsed.reward, start.parsed.training.seed
+    options = ScoreOptions(
+        score_type=reward.objective,
+        score_bias=reward.score_bias,
+        do_normalize=reward.normalize_score_during_training,
+        normalizer_type=reward.normalizer_type,
+        normalizer_momentum=reward.normalizer_momentum,
+    )
+    if folder is None:
+        return random_score_model(reward.model_config_name_or_path, options, seed=seed, tokenizer=tokenizer)
+    fresh = start.checkpoint is None
+    return load_score_model(
+        folder, dtype=start.dtype, options=options if fresh else None, new_score_head=fresh, seed=seed
+    )

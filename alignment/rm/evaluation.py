@@ -1,0 +1,81 @@
+"""How well a reward (or cost) model tells the sides of held-out pairs apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alignment.loops.evaluation import Evaluation
+from alignment.parallel.runner import ModelRunner
+from alignment.rm.pairs import PairKind, pair_batch, read_pair_ends
+from alignment.telemetry.plots import plot_calibration, plot_score_by_length
+
+NUM_SAMPLES = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairEvaluation:
+    """Scores every held-out pair; metric names are those of the reference suite."""
+
+    runner: ModelRunner
+    kind: PairKind
+    pairs: Sequence[dict[str, Any]]
+    rows_per_batch: int
+    decode: Callable[[np.ndarray], str]
+    plot_dir: Path
+
+    def __call__(self) -> Evaluation:
+        """Return ``eval/`` metrics and sample pairs; redraw the calibration and score-by-length plots."""
+        first, second = self._scores()
+        margins = self.kind.margin_sign() * (first - second)
+        everything = np.concatenate([first, second])
+        metrics = {
+            "eval/accuracy": float((margins > 0).mean()),
+            "eval/rewards_mean": float(everything.mean()),
+            "eval/rewards_std": float(everything.std()),
+            "eval/loss": float(np.logaddexp(0, -margins).mean()),
+            **self._by_side(first, second),
+        }
+        self._plot(margins, everything)
+        return metrics, self._rows(first, second)
+
+    def _scores(self) -> tuple[np.ndarray, np.ndarray]:
+        size = max(1, self.rows_per_batch // 2)
+        batches = [pair_batch(self.pairs[i : i + size], self.kind) for i in range(0, len(self.pairs), size)]
+        ends = self.runner.forward(batches, read_pair_ends)
+        halves = [(e[: len(e) // 2], e[len(e) // 2 :]) for e in ends]
+        return np.concatenate([h[0] for h in halves]), np.concatenate([h[1] for h in halves])
+
+    def _by_side(self, first: np.ndarray, second: np.ndarray) -> dict[str, float]:
+        numbers = {}
+        for side, scores in zip(self.kind.sides, (first, second), strict=True):
+            numbers[f"eval/{side}_rewards_mean"] = float(scores.mean())
+            numbers[f"eval/{side}_rewards_std"] = float(scores.std())
+        return numbers
+
+    def _plot(self, margins: np.ndarray, scores: np.ndarray) -> None:
+        self.plot_dir.mkdir(parents=True, exist_ok=True)
+        sides = [[len(p[f"{side}_input_ids"]) - p["prompt_length"] for p in self.pairs] for side in self.kind.sides]
+        chosen = np.arange(len(scores)) < len(self.pairs)
+        plot_calibration(margins, self.plot_dir / "calibration.png")
+        plot_score_by_length(scores, np.concatenate(sides), chosen, self.plot_dir / "score_by_length.png")
+
+    def _rows(self, first: np.ndarray, second: np.ndarray) -> list[dict[str, Any]]:
+        rows = []
+        for pair, *scores in zip(self.pairs[:NUM_SAMPLES], first, second, strict=False):
+            start = pair["prompt_length"]
+            prompt = self.decode(pair[f"{self.kind.sides[0]}_input_ids"][:start])
+            rows += [
+                {
+                    "prompt": prompt,
+                    "response": self.decode(pair[f"{s}_input_ids"][start:]),
+                    "score": float(v),
+                    "side": s,
+                }
+                for s, v in zip(self.kind.sides, scores, strict=True)
+            ]
+        return rows

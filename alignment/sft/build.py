@@ -1,0 +1,55 @@
+"""Arguments to a supervised fine-tuning run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from alignment.data import SupervisedDataset
+from alignment.loops.data_start import encode_options, register_user_datasets, report_ledgers, split_for_evaluation
+from alignment.loops.dataset_run import DatasetRun
+from alignment.loops.launch import launch
+from alignment.loops.supervised import SupervisedTask
+from alignment.loops.trainer_models import starting_folder, starting_tokenizer
+from alignment.models.hub import load_causal_lm, random_causal_lm
+from alignment.sft.arguments import parse_sft_arguments
+from alignment.sft.evaluation import SupervisedEvaluation
+from alignment.training.objectives import supervised_batch, supervised_objective
+
+
+def train(argv: Sequence[str], *, host: str) -> None:
+    """Run supervised fine-tuning from the command line's arguments to the exported model."""
+    start = launch(parse_sft_arguments(argv), host=host)
+    parsed = start.parsed
+    folder = starting_folder(start, parsed.sft, "policy")
+    tokenizer = starting_tokenizer(start, folder)
+    register_user_datasets(start)
+    options = {"options": encode_options(start, max_prompt_length=parsed.data.max_prompt_len)}
+    options |= {"seed": parsed.training.seed, "base_dir": parsed.base_dir}
+    rows = SupervisedDataset(parsed.sft.train_datasets, tokenizer, **options)
+    wanted = parsed.sft.eval_datasets if parsed.training.evaluates else None
+    held_out = SupervisedDataset(wanted, tokenizer, **options) if wanted else None
+    rows, held_out = split_for_evaluation(start, rows, held_out)
+    report_ledgers(start, {"train": rows, "eval": held_out})
+    if folder is None:
+        model = random_causal_lm(parsed.sft.model_config_name_or_path, seed=parsed.training.seed, tokenizer=tokenizer)
+    else:
+        model = load_causal_lm(folder, dtype=start.dtype, tokenizer=tokenizer)
+
+    def make_evaluation(runner):
+        return SupervisedEvaluation(
+            runner=runner, samples=list(held_out), rows_per_batch=parsed.training.per_device_eval_batch_size
+        )
+
+    DatasetRun(
+        start=start,
+        title="SFT",
+        name="policy",
+        model=model,
+        tokenizer=tokenizer,
+        dataset=rows,
+        task=SupervisedTask(make_batch=supervised_batch, make_objective=supervised_objective),
+        make_evaluation=make_evaluation if held_out is not None else None,
+        best_metric="loss",
+        shown=("sft/loss", "policy/gradient_norm", "policy/learning_rate"),
+        parts={},
+    ).train()
