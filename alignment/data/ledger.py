@@ -1,0 +1,107 @@
+"""The account of every row that was not used as it was: counted by dataset and reason, never silent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+DROPPED_OVERLONG = "dropped_overlong"
+TRUNCATED_LEFT = "truncated_left"
+TRUNCATED_RIGHT = "truncated_right"
+DUPLICATE_PROMPT = "duplicate_prompt"
+TIED_PAIR = "tied_pair"
+IDENTICAL_PAIR = "identical_pair"
+CONTRADICTORY_SAFETY = "contradictory_safety"
+EMPTY_PROMPT = "empty_prompt"
+EMPTY_ANSWER = "empty_answer"
+SHORT_ANSWER = "short_answer"
+BOUNDARY_RETOKENIZED = "boundary_retokenized"
+LAST_BATCH = "dropped_last_batch"
+
+BAD_ROWS = frozenset({TIED_PAIR, IDENTICAL_PAIR, CONTRADICTORY_SAFETY, EMPTY_PROMPT, EMPTY_ANSWER, SHORT_ANSWER})
+"""Reasons that ``on_bad_row`` decides about."""
+KEPT_REASONS = frozenset({TRUNCATED_LEFT, TRUNCATED_RIGHT, BOUNDARY_RETOKENIZED})
+"""Reasons that note a change; the row is used. Under every other reason it is not."""
+REASONS = BAD_ROWS | KEPT_REASONS | {DROPPED_OVERLONG, DUPLICATE_PROMPT, LAST_BATCH}
+
+_NUM_EXAMPLES = 3
+
+
+class LedgerRow(NamedTuple):
+    """One line of the account."""
+
+    dataset: str
+    reason: str
+    effect: str
+    """``dropped`` or ``kept``."""
+    count: int
+    examples: tuple[int, ...]
+    """Row indices in the raw dataset of the first few."""
+
+
+@dataclass
+class _Count:
+    count: int = 0
+    examples: list[int] = field(default_factory=list)
+
+
+class Ledger:
+    """Counts by (dataset, reason) with the first few row indices, and rows selected and used by dataset."""
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, str], _Count] = {}
+        self._sizes: dict[str, dict[str, int]] = {}
+
+    def add(self, dataset: str, reason: str, index: int | None = None, *, count: int = 1) -> None:
+        """Count ``count`` rows of ``dataset`` under ``reason``; ``index`` is the row kept as an example."""
+        assert reason in REASONS, reason
+        entry = self._counts.setdefault((dataset, reason), _Count())
+        entry.count += count
+        if index is not None and index not in entry.examples and len(entry.examples) < _NUM_EXAMPLES:
+            entry.examples.append(index)
+
+    def add_size(self, dataset: str, *, selected: int, used: int) -> None:
+        """Add to the numbers of rows selected from ``dataset`` by the mixing, and used after all filters."""
+        sizes = self._sizes.setdefault(dataset, {"selected": 0, "used": 0})
+        sizes["selected"] += selected
+        sizes["used"] += used
+
+    def rows(self) -> list[LedgerRow]:
+        """Return one row for each (dataset, reason), in order of first occurrence."""
+        return [
+            LedgerRow(dataset, reason, "kept" if reason in KEPT_REASONS else "dropped", c.count, tuple(c.examples))
+            for (dataset, reason), c in self._counts.items()
+        ]
+
+    def total(self, reason: str | None = None) -> int:
+        """Return the count of ``reason`` over all datasets; of every reason when None."""
+        assert reason is None or reason in REASONS, reason
+        return sum(row.count for row in self.rows() if reason in (None, row.reason))
+
+    def merge(self, other: Ledger) -> None:
+        """Add the counts of ``other`` to these."""
+        for row in other.rows():
+            self.add(row.dataset, row.reason, count=row.count)
+            for index in row.examples:
+                self.add(row.dataset, row.reason, index, count=0)
+        for dataset, sizes in other.sizes():
+            self.add_size(dataset, **sizes)
+
+    def sizes(self) -> Iterator[tuple[str, Mapping[str, int]]]:
+        """Yield (dataset, {"selected", "used"})."""
+        yield from self._sizes.items()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON: ``datasets`` (selected and used rows) and ``rows`` (the account)."""
+        return {
+            "datasets": {dataset: dict(sizes) for dataset, sizes in self._sizes.items()},
+            "rows": [{**row._asdict(), "examples": list(row.examples)} for row in self.rows()],
+        }
+
+    def summary(self) -> str:
+        """Return one line such as ``empty_answer 3, dropped_overlong 1`` (``nothing`` when empty)."""
+        totals: dict[str, int] = {}
+        for row in self.rows():
+            totals[row.reason] = totals.get(row.reason, 0) + row.count
+        return ", ".join(f"{reason} {count}" for reason, count in totals.items()) or "nothing"

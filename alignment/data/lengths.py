@@ -1,0 +1,56 @@
+"""Length limits applied on purpose: a row that does not fit is dropped, cut on a named side, or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from alignment.data.encode import EncodeOptions
+from alignment.data.ledger import TRUNCATED_LEFT, TRUNCATED_RIGHT
+from alignment.errors import DataError
+
+
+class Fitted(NamedTuple):
+    """A prompt and its answers (none, one, or the two of a pair) within the limits."""
+
+    prompt: list[int]
+    answers: list[list[int]]
+    reason: str | None
+    """Why it differs from what came in (a ledger reason), or None."""
+
+
+def fit_lengths(
+    prompt: list[int], answers: Sequence[list[int]], options: EncodeOptions, *, place: str
+) -> Fitted | None:
+    """Apply ``options.on_overlong``; None: the row does not fit and is dropped (``dropped_overlong``).
+
+    ``left`` cuts the prompt's left side and keeps the answers whole; ``right`` cuts the right end, where EOS is. A cut
+    that would leave no prompt token, or no answer token, drops the row instead.
+    """
+    limit_prompt = options.max_length if options.max_prompt_length is None else options.max_prompt_length
+    limit_prompt = min(limit_prompt, options.max_length)
+    longest = max(map(len, answers), default=0)
+    if len(prompt) <= limit_prompt and len(prompt) + longest <= options.max_length:
+        return Fitted(prompt, list(answers), None)
+    if options.on_overlong == "error":
+        raise DataError(
+            f"{place}: {len(prompt)} prompt tokens and {longest} answer tokens do not fit (max_length "
+            f"{options.max_length}, max_prompt_length {options.max_prompt_length}); "
+            "set on_overlong to drop, left or right, or raise the limit"
+        )
+    if options.on_overlong == "left":
+        return _cut_left(prompt, answers, min(limit_prompt, options.max_length - longest))
+    if options.on_overlong == "right":
+        return _cut_right(prompt[:limit_prompt], answers, options)
+    return None
+
+
+def _cut_left(prompt: list[int], answers: Sequence[list[int]], room: int) -> Fitted | None:
+    return Fitted(prompt[-room:], list(answers), TRUNCATED_LEFT) if room >= 1 else None
+
+
+def _cut_right(prompt: list[int], answers: Sequence[list[int]], options: EncodeOptions) -> Fitted | None:
+    room = options.max_length - len(prompt)
+    if answers and room < max(1, options.min_answer_tokens):
+        return None
+    return Fitted(prompt, [answer[:room] for answer in answers], TRUNCATED_RIGHT)

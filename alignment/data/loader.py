@@ -1,0 +1,102 @@
+"""Batches in an order that depends only on (seed, epoch), with an exact position that can be saved and restored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from alignment.data.ledger import LAST_BATCH
+from alignment.data.tokenized import Sample, TokenizedDataset
+from alignment.errors import CheckpointError, DataError
+
+
+class BatchLoader:
+    """Yields lists of samples; padding them is the dataset's ``collate``.
+
+    ``state_dict`` taken while batch k is being worked on makes the restored loader continue with batch k + 1.
+    """
+
+    def __init__(
+        self, dataset: Sequence[Sample], *, batch_size: int, seed: int, shuffle: bool = True, drop_last: bool = False
+    ) -> None:
+        """Batch ``dataset``; rows of a last partial batch are kept, or dropped each epoch and counted in its ledger."""
+        if batch_size < 1:
+            raise DataError(f"batch size {batch_size} must be 1 or more")
+        if len(dataset) < (batch_size if drop_last else 1):
+            raise DataError(
+                f"{len(dataset)} rows give no batch of {batch_size}; lower the batch size, add data, or keep the last "
+                "partial batch"
+            )
+        self.batch_size = batch_size
+        self._dataset = dataset
+        self._seed = seed
+        self._shuffle = shuffle
+        self._num_used = len(dataset) - (len(dataset) % batch_size if drop_last else 0)
+        self._epoch = 0
+        self._position = 0
+        if drop_last and self.dropped_per_epoch and isinstance(dataset, TokenizedDataset):
+            dataset.ledger.add("(every epoch)", LAST_BATCH, count=self.dropped_per_epoch)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches of one epoch, the last partial one included unless dropped."""
+        return -(-self._num_used // self.batch_size)
+
+    @property
+    def dropped_per_epoch(self) -> int:
+        """Rows left out of every epoch because of ``drop_last``."""
+        return len(self._dataset) - self._num_used
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the next batch, from 0."""
+        return self._epoch
+
+    def iterate(self, epochs: int | None = None) -> Iterator[list[Sample]]:
+        """Yield batches from the current position until ``epochs`` (counted from the start) are done, or forever."""
+        order, order_epoch = np.zeros(0, np.int64), -1
+        while epochs is None or self._epoch < epochs:
+            if order_epoch != self._epoch:
+                order, order_epoch = self._order(self._epoch), self._epoch
+            start = self._position * self.batch_size
+            self._advance()
+            yield [self._dataset[index] for index in order[start : start + self.batch_size].tolist()]
+
+    def cycle(self) -> Iterator[list[Sample]]:
+        """Yield batches forever, epoch after epoch."""
+        return self.iterate(None)
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the position of the next batch and what the order depends on."""
+        return {"epoch": self._epoch, "position": self._position, **self._identity()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from ``state``; refused when data, batch size or seed differ, because the order would be another."""
+        changed = {
+            name: (state.get(name), value) for name, value in self._identity().items() if state.get(name) != value
+        }
+        if changed:
+            shown = ", ".join(f"{name} was {old} and is {new}" for name, (old, new) in changed.items())
+            raise CheckpointError(f"the data position of the checkpoint does not fit this run: {shown}")
+        self._epoch, self._position = int(state["epoch"]), int(state["position"])
+
+    def _identity(self) -> dict[str, int]:
+        return {
+            "num_rows": len(self._dataset),
+            "num_used": self._num_used,
+            "batch_size": self.batch_size,
+            "seed": self._seed,
+            "shuffle": int(self._shuffle),
+        }
+
+    def _advance(self) -> None:
+        self._position += 1
+        if self._position == self.batches_per_epoch:
+            self._epoch, self._position = self._epoch + 1, 0
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if not self._shuffle:
+            return np.arange(self._num_used)
+        return np.random.default_rng([self._seed, epoch]).permutation(len(self._dataset))[: self._num_used]

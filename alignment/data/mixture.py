@@ -1,0 +1,76 @@
+"""Rows of several raw datasets in their mixed order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from alignment.data.dataset_spec import DatasetSpec
+from alignment.data.mixing import count_rows, select_rows
+from alignment.data.raw_dataset import RawDataset
+from alignment.data.raw_sample import check_sample
+from alignment.data.sources.tables import MissingPathError
+from alignment.errors import DataError, UserError
+from alignment.records import RawSample
+
+
+class Row(NamedTuple):
+    """One row as the mixing selected it."""
+
+    position: int
+    """Its place in the mixed order."""
+    dataset: str
+    """The label of its dataset."""
+    index: int
+    """Its index in the raw dataset."""
+    place: str
+    """Where it comes from, for messages."""
+    sample: RawSample
+
+
+def read_mixture(specs: Sequence[DatasetSpec], *, seed: int) -> Iterator[Row]:
+    """Yield every selected row, type-checked; datasets one after the other, in the order of ``specs``.
+
+    A dataset that cannot be built, holds no rows, or gives a row of a wrong type is a ``DataError``.
+    """
+    sources = [_open(spec) for spec in specs]
+    sizes = [_checked_size(spec, source) for spec, source in zip(specs, sources, strict=True)]
+    selected = select_rows(sizes, [spec.proportion for spec in specs], seed=seed)
+    position = 0
+    for spec, source, indices in zip(specs, sources, selected, strict=True):
+        for index in indices.tolist():
+            place = source.describe_row(index)
+            yield Row(position, spec.label, index, place, check_sample(_read(source, index, place), place))
+            position += 1
+
+
+def _open(spec: DatasetSpec) -> RawDataset:
+    try:
+        return RawDataset.load(spec.name, **spec.arguments)
+    except MissingPathError as error:
+        raise DataError(f"{error}" + (f", looked in {spec.base_dir} before" if spec.base_dir else "")) from error
+    except UserError:
+        raise
+    except Exception as error:  # the constructor may be a user's: report what it raised as a problem of that dataset
+        raise DataError(
+            f"dataset {spec.label!r} with arguments {dict(spec.arguments)!r} could not be built: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _read(source: RawDataset, index: int, place: str) -> Any:
+    try:
+        return source[index]
+    except UserError:
+        raise
+    except Exception as error:  # same reason as above
+        raise DataError(f"{place} could not be read: {type(error).__name__}: {error}") from error
+
+
+def _checked_size(spec: DatasetSpec, source: RawDataset) -> int:
+    size = len(source)
+    if size == 0:
+        raise DataError(f"dataset {spec.label!r} holds no rows")
+    if count_rows(size, spec.proportion) == 0:
+        raise DataError(f"dataset {spec.label!r}: proportion {spec.proportion} of {size} rows rounds to no row")
+    return size

@@ -1,0 +1,96 @@
+"""The type check every raw sample passes, whoever wrote the dataset it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from alignment.errors import DataError
+from alignment.records import RawSample
+
+_TEXTS = ("answer", "other_answer")
+_FLAGS = ("better", "safer", "is_safe", "is_other_safe")
+FIELDS = ("input", "answer", "other_answer", "dialogue", *_FLAGS)
+
+
+def check_sample(sample: Any, place: str) -> RawSample:
+    """Return ``sample`` with plain Python values; a wrong type is a ``DataError`` naming ``place`` and the field.
+
+    None means "not given", except ``better=None``, which marks a tie and stays. Unknown fields pass through unread.
+    """
+    if not isinstance(sample, Mapping):
+        raise DataError(f"{place}: a row must be a RawSample (dict), got {_shown(sample)}")
+    checked = {
+        field: _CHECKS[field](sample[field], f"{place}: field {field!r}")
+        for field in FIELDS
+        if field in sample and sample[field] is not None
+    }
+    if sample.get("better", True) is None:
+        checked["better"] = None
+    return checked
+
+
+def require_fields(sample: RawSample, fields: Sequence[str], *, kind: str, place: str) -> None:
+    """Refuse a sample that lacks a field its dataset kind reads; the message lists the fields present."""
+    missing = [field for field in fields if field not in sample]
+    if missing:
+        raise DataError(
+            f"{place}: missing {', '.join(map(repr, missing))}, which a {kind} dataset needs "
+            f"(fields present: {', '.join(sample) or 'none'})"
+        )
+
+
+def conversation(value: str | list[str]) -> list[str]:
+    """Return an ``input`` as a list of turns that begins and ends with the user's."""
+    return [value] if isinstance(value, str) else list(value)
+
+
+def _check_text(value: Any, place: str) -> str:
+    if not isinstance(value, str):
+        raise DataError(f"{place} must be a string, got {_shown(value)}")
+    return str(value)
+
+
+def _check_flag(value: Any, place: str) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise DataError(f"{place} must be true or false, got {_shown(value)}")
+    return bool(value)
+
+
+def _check_turns(value: Any, place: str) -> list[str]:
+    if not isinstance(value, (list, tuple)):
+        raise DataError(f"{place} must be a list of strings, got {_shown(value)}")
+    return [_check_text(turn, f"{place}, turn {number}") for number, turn in enumerate(value)]
+
+
+def _check_input(value: Any, place: str) -> str | list[str]:
+    if isinstance(value, str):
+        return str(value)
+    if not isinstance(value, (list, tuple)):
+        raise DataError(f"{place} must be a string or a list of strings, got {_shown(value)}")
+    turns = _check_turns(value, place)
+    if len(turns) % 2 == 0:
+        raise DataError(f"{place} must hold an odd number of turns (user first and last), got {len(turns)}")
+    return turns
+
+
+def _check_dialogue(value: Any, place: str) -> list[str]:
+    turns = _check_turns(value, place)
+    if not turns or len(turns) % 2:
+        raise DataError(f"{place} must hold user and assistant turns in pairs, got {len(turns)} turns")
+    return turns
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+_CHECKS = {
+    "input": _check_input,
+    "dialogue": _check_dialogue,
+    **dict.fromkeys(_TEXTS, _check_text),
+    **dict.fromkeys(_FLAGS, _check_flag),
+}

@@ -1,0 +1,1 @@
+"""The built-in raw datasets; importing a module here registers its classes by NAME."""

@@ -1,0 +1,173 @@
+"""Rows of local files (JSON lines, JSON, parquet, arrow; gz and xz) with the place each one comes from."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import lzma
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alignment.errors import DataError
+
+Place = tuple[str, int]
+"""A file and the line (JSON lines) or record (other formats) in it, from 1."""
+
+_METADATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
+_SPLITS = ("train", "test", "validation")
+_OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open}
+
+
+class MissingPathError(DataError):
+    """Nothing exists at a path the user gave."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows and where they come from."""
+
+    rows: Sequence[Mapping[str, Any]]
+    places: Sequence[Place] | None
+    """One for each row; None: rows of ``source`` by number."""
+    source: str
+
+    def describe(self, index: int) -> str:
+        """Return ``file line 3 (columns: a, b)``."""
+        where = f"{self.source} row {index}"
+        if self.places is not None:
+            file, number = self.places[index]
+            where = f"{file} line {number}"
+        return f"{where} (columns: {', '.join(map(str, self.rows[index])) or 'none'})"
+
+
+def read_table(path: str | Path, *, split: str | None = None) -> Table:
+    """Read a file, or the data files of a folder; ``split`` picks those of a folder whose name or folder says so."""
+    files = find_files(Path(path).expanduser(), split)
+    rows: list[Mapping[str, Any]] = []
+    places: list[Place] = []
+    for file in files:
+        for number, row in _READERS[_format_of(file) or ""](file):
+            if not isinstance(row, Mapping):
+                raise DataError(f"{file} line {number}: a row must be an object, got {type(row).__name__}")
+            rows.append(row)
+            places.append((str(file), number))
+    if not rows:
+        raise DataError(f"{path} holds no rows")
+    return Table(rows, places, str(path))
+
+
+def find_files(path: Path, split: str | None) -> list[Path]:
+    """Return the data files behind ``path``, sorted; none, or several formats at once, is a ``DataError``."""
+    if not path.exists():
+        raise MissingPathError(f"no file or folder {str(path)!r} (current folder: {Path.cwd()})")
+    if path.is_file():
+        if _format_of(path) is None:
+            raise DataError(f"{path}: unknown format (allowed: {', '.join(_READERS)}, the first two also .gz or .xz)")
+        return [path]
+    files = sorted(
+        file for file in path.rglob("*") if file.is_file() and _format_of(file) and file.name not in _METADATA
+    )
+    files = _of_split(path, files, split)
+    formats = sorted({_format_of(file) or "" for file in files})
+    if len(formats) != 1:
+        what = f"files of several formats ({', '.join(formats)}); name one file" if formats else "no data file"
+        raise DataError(f"{path} holds {what} (split {split!r}; formats read: {', '.join(_READERS)})")
+    return files
+
+
+def column(row: Mapping[str, Any], name: str, place: str) -> Any:
+    """Return ``row[name]``; a missing column is a ``DataError`` that names ``place`` (which lists the columns)."""
+    if name not in row:
+        raise DataError(f"{place}: missing column {name!r}")
+    return row[name]
+
+
+def _of_split(folder: Path, files: list[Path], split: str | None) -> list[Path]:
+    """Keep the files of one split; files that name no split at all serve every split."""
+    if split is None or not any(_names_split(folder, file, name) for file in files for name in _SPLITS):
+        return files
+    return [file for file in files if _names_split(folder, file, split)]
+
+
+def _names_split(folder: Path, file: Path, split: str) -> bool:
+    parts = file.relative_to(folder).parts
+    return split in parts[:-1] or parts[-1].startswith(split)
+
+
+def _format_of(file: Path) -> str | None:
+    suffixes = [suffix for suffix in file.suffixes if suffix not in _OPENERS]
+    name = suffixes[-1] if suffixes else ""
+    compressed = file.suffix in _OPENERS
+    return name if name in _READERS and not (compressed and name not in (".jsonl", ".json")) else None
+
+
+def _read_json(file: Path) -> Iterator[tuple[int, Any]]:
+    """Yield the rows of JSON lines, or of one JSON array (numbered by record)."""
+    text = _read_text(file)
+    if text.lstrip().startswith("["):
+        yield from enumerate(_parse(text, f"{file}"), start=1)
+        return
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield number, _parse(line, f"{file} line {number}")
+
+
+def _read_text(file: Path) -> str:
+    opener = _OPENERS.get(file.suffix, open)
+    try:
+        with opener(file, "rt", encoding="utf-8-sig") as stream:
+            return stream.read()
+    except (OSError, EOFError, UnicodeDecodeError, lzma.LZMAError) as error:
+        raise DataError(f"{file} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _parse(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        where = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}, column {error.colno}"
+        raise DataError(f"{place}: not valid JSON ({error.msg}, {where})") from error
+
+
+def _read_parquet(file: Path) -> Iterator[tuple[int, Any]]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError as error:
+        raise _no_pyarrow(file) from error
+    try:
+        rows = parquet.read_table(file).to_pylist()
+    except (ArrowException, OSError) as error:
+        raise DataError(f"{file} cannot be read: {type(error).__name__}: {error}") from error
+    yield from enumerate(rows, start=1)
+
+
+def _read_arrow(file: Path) -> Iterator[tuple[int, Any]]:
+    """Read the arrow stream format that ``datasets.save_to_disk`` writes, or the arrow file format."""
+    try:
+        from pyarrow import ArrowException, ArrowInvalid, ipc
+    except ImportError as error:
+        raise _no_pyarrow(file) from error
+    try:
+        with file.open("rb") as stream:
+            try:
+                rows = ipc.open_stream(stream).read_all().to_pylist()
+            except ArrowInvalid:
+                stream.seek(0)
+                rows = ipc.open_file(stream).read_all().to_pylist()
+    except (ArrowException, OSError) as error:
+        raise DataError(f"{file} cannot be read: {type(error).__name__}: {error}") from error
+    yield from enumerate(rows, start=1)
+
+
+def _no_pyarrow(file: Path) -> DataError:
+    return DataError(f"reading {file} needs the package 'pyarrow' (pip install pyarrow), or use JSON lines")
+
+
+_READERS: dict[str, Callable[[Path], Iterator[tuple[int, Any]]]] = {
+    ".jsonl": _read_json,
+    ".json": _read_json,
+    ".parquet": _read_parquet,
+    ".arrow": _read_arrow,
+}

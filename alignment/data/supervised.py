@@ -1,0 +1,100 @@
+"""Prompts with one answer, or dialogues, for supervised fine-tuning and the PTX loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from alignment.data.encode import Dialogue, Encoder
+from alignment.data.ledger import BOUNDARY_RETOKENIZED, DROPPED_OVERLONG, EMPTY_ANSWER, EMPTY_PROMPT, SHORT_ANSWER
+from alignment.data.lengths import fit_lengths
+from alignment.data.mixture import Row
+from alignment.data.padding import mask_rows, pad_rows, row_lengths
+from alignment.data.raw_sample import conversation, require_fields
+from alignment.data.tokenized import Encoded, Sample, TokenizedDataset, to_ids
+from alignment.data.tokenizer import Tokenizer, padding_id
+from alignment.errors import DataError
+
+IGNORE_INDEX = -100
+"""The label of a token that is not trained on."""
+
+
+class SupervisedDataset(TokenizedDataset):
+    """Samples ``{"input_ids" [S], "labels" [S]}``: labels equal the ids on answer tokens, -100 elsewhere (not shifted).
+
+    Reads ``input`` and ``answer`` (only the answer is a target; ``input`` may be several turns), or ``dialogue``
+    (every assistant turn is a target).
+    """
+
+    KIND = "supervised"
+
+    def encode_row(self, row: Row, encoder: Encoder) -> Encoded:
+        """Encode one row; exactly one of ``input`` and ``dialogue`` must be there."""
+        turns, is_dialogue = _turns(row)
+        if not all(turn.strip() for turn in turns[0::2]):
+            return Encoded(None, (EMPTY_PROMPT,))
+        if not all(turn.strip() for turn in (turns[1::2] if is_dialogue else turns[-1:])):
+            return Encoded(None, (EMPTY_ANSWER,))
+        dialogue = encoder.encode_dialogue(turns) if is_dialogue else _single_answer(turns, encoder)
+        reason = self._fault(dialogue, encoder)
+        return Encoded(None, (reason,)) if reason else self._fit(dialogue, row.place)
+
+    def make_collator(self, tokenizer: Tokenizer) -> SupervisedCollator:
+        """Return the right-padding collator."""
+        return SupervisedCollator(padding_id(tokenizer))
+
+    def _fault(self, dialogue: Dialogue, encoder: Encoder) -> str | None:
+        if not dialogue.prompt_ids:
+            return EMPTY_PROMPT
+        num_content = encoder.count_content(dialogue.body_ids)
+        if num_content == 0:
+            return EMPTY_ANSWER
+        return SHORT_ANSWER if num_content < self.options.min_answer_tokens else None
+
+    def _fit(self, dialogue: Dialogue, place: str) -> Encoded:
+        fitted = fit_lengths(dialogue.prompt_ids, [dialogue.body_ids], self.options, place=place)
+        if fitted is None:
+            return Encoded(None, (DROPPED_OVERLONG,))
+        body = to_ids(fitted.answers[0])
+        targets = np.array(dialogue.body_targets[: len(body)])
+        if not targets.any():
+            return Encoded(None, (DROPPED_OVERLONG,))
+        labels = np.concatenate([np.full(len(fitted.prompt), IGNORE_INDEX), np.where(targets, body, IGNORE_INDEX)])
+        reasons = [BOUNDARY_RETOKENIZED] * dialogue.retokenized + [fitted.reason] * (fitted.reason is not None)
+        ids = np.concatenate([to_ids(fitted.prompt), body])
+        return Encoded({"input_ids": ids, "labels": labels.astype(np.int64)}, tuple(reasons))
+
+
+class SupervisedCollator:
+    """Pads on the right: ``input_ids``, ``labels``, ``attention_mask`` [B, S] (True: real token), ``lengths`` [B]."""
+
+    def __init__(self, pad_token_id: int) -> None:
+        self._pad_token_id = pad_token_id
+
+    def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        rows = [sample["input_ids"] for sample in samples]
+        return {
+            "input_ids": pad_rows(rows, value=self._pad_token_id),
+            "labels": pad_rows([sample["labels"] for sample in samples], value=IGNORE_INDEX),
+            "attention_mask": mask_rows(rows),
+            "lengths": row_lengths(rows),
+        }
+
+
+def _turns(row: Row) -> tuple[list[str], bool]:
+    """Return the turns, the last one the assistant's, and whether every assistant turn is a target."""
+    sample = row.sample
+    if "dialogue" in sample and "input" in sample:
+        raise DataError(f"{row.place}: a supervised row has either 'input' and 'answer' or 'dialogue', not both")
+    if "dialogue" in sample:
+        return sample["dialogue"], True
+    require_fields(sample, ("input", "answer"), kind="supervised", place=row.place)
+    return [*conversation(sample["input"]), sample["answer"]], False
+
+
+def _single_answer(turns: Sequence[str], encoder: Encoder) -> Dialogue:
+    prompt = encoder.encode_prompt(turns[:-1])
+    answer = encoder.encode_answer(prompt, turns[-1])
+    return Dialogue(prompt.ids, answer.ids, [True] * len(answer.ids), answer.retokenized)

@@ -1,0 +1,31 @@
+"""What the data layer needs of a tokenizer; Hugging Face's, PaddleNLP's and our own satisfy it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+
+class Tokenizer(Protocol):
+    """Text to token ids and back."""
+
+    eos_token: str
+    eos_token_id: int
+    bos_token: str | None
+    pad_token_id: int | None
+    chat_template: str | None
+
+    def __call__(self, text: str, *, add_special_tokens: bool = True) -> Mapping[str, list[int]]: ...
+
+    def __len__(self) -> int: ...
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str: ...
+
+    def apply_chat_template(
+        self, messages: Sequence[Mapping[str, Any]], *, tokenize: bool = False, add_generation_prompt: bool = True
+    ) -> str: ...
+
+
+def padding_id(tokenizer: Tokenizer) -> int:
+    """Return the id to pad with; EOS where there is none, which is safe because masks come from lengths."""
+    return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id

@@ -1,0 +1,139 @@
+"""The main job on shipped data: SFT, reward model, PPO, export; judged by a true score that no model sees."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alignment.errors import UserError
+from alignment.parallel.host import prepare_host
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "config" / "tiny"
+STAGES = {"sft": "alignment/sft/run_sft.py", "rm": "alignment/rm/run_reward.py", "ppo": "alignment/ppo/run_ppo.py"}
+TEST_PROMPTS = "packing-prompts/test"
+JUDGE_SEED = 20261120
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What one seed gave."""
+
+    seed: int
+    sft_score: float
+    ppo_score: float
+    reward_accuracy: float
+    kl: float
+    seconds: Mapping[str, float]
+    folder: Path
+
+
+def main() -> None:
+    """Run the demo for each seed and print the table."""
+    parser = argparse.ArgumentParser(prog="alignment.demo", description=__doc__)
+    parser.add_argument("--seeds", default="1", help="comma separated seeds, a full run each")
+    parser.add_argument("--output_dir", default="output/demo", type=Path)
+    arguments = parser.parse_args()
+    if not CONFIGS.is_dir():
+        raise UserError(f"the demo runs from a checkout of the repository: {CONFIGS} is not there")
+    outcomes = [run_seed(int(seed), arguments.output_dir / f"seed-{seed}") for seed in arguments.seeds.split(",")]
+    print_outcomes(outcomes)
+
+
+def run_seed(seed: int, folder: Path) -> Outcome:
+    """Train the three stages with ``seed``, export the policy, and judge policies before and after PPO."""
+    overrides = {
+        "sft": {},
+        "rm": {"model_name_or_path": folder / "sft" / "policy"},
+        "ppo": {
+            "actor_model_name_or_path": folder / "sft" / "policy",
+            "reward_model_name_or_path": folder / "rm" / "reward",
+        },
+    }
+    seconds = {}
+    for stage, script in STAGES.items():
+        keys = {"output_dir": folder / stage, "overwrite_output_dir": "true", "seed": seed, **overrides[stage]}
+        flags = [part for key, value in keys.items() for part in (f"--{key}", str(value))]
+        seconds[stage] = run([script, str(CONFIGS / f"{stage}_argument.json"), *flags], title=f"seed {seed}: {stage}")
+    seconds["export"] = run(
+        ["-m", "alignment.export", str(folder / "ppo"), str(folder / "exported-policy")], title="export"
+    )
+    before, after = (judge(folder / stage / "policy") for stage in ("sft", "ppo"))
+    return Outcome(
+        seed=seed,
+        sft_score=before,
+        ppo_score=after,
+        reward_accuracy=last_metric(folder / "rm", "eval/accuracy"),
+        kl=last_metric(folder / "ppo", "eval/kl_divergence"),
+        seconds=seconds,
+        folder=folder,
+    )
+
+
+def run(command: list[str], *, title: str) -> float:
+    """Run Python with ``command`` from the repository root; return wall seconds, stop on failure."""
+    print(f"--- {title}: python {' '.join(command)}", flush=True)
+    start = time.monotonic()
+    program = [str(ROOT / command[0]), *command[1:]] if command[0].endswith(".py") else command
+    code = subprocess.run([sys.executable, *program], check=False).returncode
+    if code != 0:
+        raise UserError(f"{title} failed with exit status {code}; its message stands above")
+    return time.monotonic() - start
+
+
+def judge(folder: Path) -> float:
+    """Return the mean true score of the policy in ``folder`` on the held-out prompts, sampled at temperature 1."""
+    from alignment.data import PromptOnlyDataset
+    from alignment.data.encode import EncodeOptions
+    from alignment.data.sources.packing import true_score
+    from alignment.generation.eager_engine import EagerEngine
+    from alignment.generation.engine import GenerationOptions
+    from alignment.models.hub import load_causal_lm
+    from alignment.models.tokenizer import load_tokenizer
+    from alignment.rollout.collector import Collector
+
+    tokenizer = load_tokenizer(folder)
+    prompts = PromptOnlyDataset(TEST_PROMPTS, tokenizer, options=EncodeOptions(template="tokenizer"))
+    options = GenerationOptions(max_new_tokens=24, stop_token_ids=(tokenizer.eos_token_id,))
+    engine = EagerEngine(load_causal_lm(folder))
+    collector = Collector(engine, options, num_return_sequences=1, seed=JUDGE_SEED)
+    rollout = collector.collect([prompts[i] for i in range(len(prompts))], policy_version=0)
+    answers = [tokenizer.decode(r.tolist(), skip_special_tokens=True) for r in rollout.responses]
+    scores = [true_score(prompt, answer) for prompt, answer in zip(rollout.inputs, answers, strict=True)]
+    return sum(scores) / len(scores)
+
+
+def last_metric(folder: Path, name: str) -> float:
+    """Return the newest value of a metric in ``folder/metrics.jsonl``."""
+    records: list[dict[str, Any]] = [json.loads(line) for line in (folder / "metrics.jsonl").open(encoding="utf-8")]
+    return next(record[name] for record in reversed(records) if name in record)
+
+
+def print_outcomes(outcomes: list[Outcome]) -> None:
+    """Print the table, a column a seed."""
+    from alignment.telemetry.tables import print_table
+
+    rows = [
+        ("true score on held-out prompts, before PPO", *(f"{o.sft_score:.3f}" for o in outcomes)),
+        ("true score on held-out prompts, after PPO", *(f"{o.ppo_score:.3f}" for o in outcomes)),
+        ("reward model accuracy on held-out pairs", *(f"{o.reward_accuracy:.1%}" for o in outcomes)),
+        ("KL to the SFT policy (nats a response)", *(f"{o.kl:.2f}" for o in outcomes)),
+        *((f"seconds: {stage}", *(f"{o.seconds[stage]:.0f}" for o in outcomes)) for stage in outcomes[0].seconds),
+        ("report", *(str(o.folder / "ppo" / "report.html") for o in outcomes)),
+        ("exported policy", *(str(o.folder / "exported-policy") for o in outcomes)),
+    ]
+    print_table("demo: packing lists", ["", *(f"seed {o.seed}" for o in outcomes)], rows)
+
+
+if __name__ == "__main__":
+    prepare_host()
+    from alignment.loops.entry import run_entry
+
+    run_entry(lambda _: main())

@@ -1,0 +1,1 @@
+"""Operators with a Paddle reference; compiled kernels slot in behind the same names."""

@@ -1,0 +1,88 @@
+"""Causal attention over right-padded rows (Vaswani et al. 2017, equation 1), with shared key and value heads."""
+
+from __future__ import annotations
+
+import paddle
+import paddle.nn.functional as F
+from paddle.autograd import PyLayer
+
+from alignment.ops.head_layout import HeadLayout
+from alignment.ops.precision import is_half, widen
+
+_SCORE_BYTES = 64 << 20
+"""Scores held at once; beyond it heads go in pieces and the backward pass computes the probabilities again."""
+
+
+def causal_attention(q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor, layout: HeadLayout) -> paddle.Tensor:
+    """Return softmax(q k' / sqrt(D)) v under the causal mask of ``layout``.
+
+    q [M, heads*D], k and v [M, kv_heads*D] -> [M, heads*D], M real tokens. Half precision on a GPU goes to Paddle's
+    flash attention.
+    """
+    if is_half(q) and q.place.is_gpu_place() and layout.window is None:
+        return _flash_attention(q, k, v, layout)
+    return _CausalAttention.apply(widen(q), widen(k), widen(v), layout).astype(q.dtype)
+
+
+def _flash_attention(q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor, layout: HeadLayout) -> paddle.Tensor:
+    dim = q.shape[1] // layout.queries.count
+    sides = (q, layout.queries), (k, layout.keys), (v, layout.keys)
+    heads = [order.spread(x).reshape([-1, order.count, layout.length, dim]) for x, order in sides]
+    out = F.scaled_dot_product_attention(*(x.transpose([0, 2, 1, 3]) for x in heads), is_causal=True)
+    return layout.queries.collect(out.transpose([0, 2, 1, 3]).reshape([-1, dim]))
+
+
+def _probabilities(q: paddle.Tensor, k: paddle.Tensor, layout: HeadLayout) -> paddle.Tensor:
+    """Return the weights [c, group*S, S] of scaled queries q [c, group*S, D] on keys k [c, S, D]."""
+    scores = paddle.matmul(q, k, transpose_y=True)
+    return F.softmax(scores.reshape([-1, layout.length**2]).add_(layout.mask).reshape(scores.shape))
+
+
+def _pieces(q: paddle.Tensor, layout: HeadLayout) -> list[slice]:
+    """Return slices of the leading axis of q [c, group*S, D] whose scores stay under ``_SCORE_BYTES``."""
+    step = max(1, _SCORE_BYTES // (q.shape[1] * layout.length * q.element_size()))
+    return [slice(i, min(i + step, q.shape[0])) for i in range(0, q.shape[0], step)]
+
+
+class _CausalAttention(PyLayer):
+    """p = softmax(q k'), o = p v; dv = p' g; ds = p (g v' - rowsum(g o)); dq = ds k; dk = ds' q."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, layout):
+        dim = q.shape[1] // layout.queries.count
+        grouped = [-1, layout.group * layout.length, dim]
+        qh = layout.queries.spread(q).scale_(dim**-0.5).reshape(grouped)
+        kh, vh = (layout.keys.spread(x).reshape([-1, layout.length, dim]) for x in (k, v))
+        pieces = _pieces(qh, layout)
+        outputs, ctx.kept = [], []
+        for piece in pieces:
+            weights = _probabilities(qh[piece], kh[piece], layout)
+            outputs.append(paddle.matmul(weights, vh[piece]))
+            ctx.kept.append(weights if len(pieces) == 1 else None)
+        out = _join(outputs)
+        ctx.layout = layout
+        ctx.save_for_backward(qh, kh, vh, out)
+        return layout.queries.collect(out.reshape([-1, dim]))
+
+    @staticmethod
+    def backward(ctx, grad):
+        layout, (qh, kh, vh, out) = ctx.layout, ctx.saved_tensor()
+        dim = qh.shape[2]
+        gh = layout.queries.spread(grad).reshape(qh.shape)
+        along = paddle.matmul(gh * out, paddle.ones([dim, 1], gh.dtype))
+        query_grads, key_grads, value_grads = [], [], []
+        for piece, kept in zip(_pieces(qh, layout), ctx.kept):
+            weights = _probabilities(qh[piece], kh[piece], layout) if kept is None else kept
+            value_grads.append(paddle.matmul(weights, gh[piece], transpose_x=True))
+            slope = paddle.matmul(gh[piece], vh[piece], transpose_y=True).subtract_(along[piece]).multiply_(weights)
+            query_grads.append(paddle.matmul(slope, kh[piece]))
+            key_grads.append(paddle.matmul(slope, qh[piece], transpose_x=True))
+        return (
+            layout.queries.collect(_join(query_grads).scale_(dim**-0.5).reshape([-1, dim])),
+            layout.keys.collect(_join(key_grads).reshape([-1, dim])),
+            layout.keys.collect(_join(value_grads).reshape([-1, dim])),
+        )
+
+
+def _join(parts: list[paddle.Tensor]) -> paddle.Tensor:
+    return parts[0] if len(parts) == 1 else paddle.concat(parts)

@@ -1,0 +1,49 @@
+"""Root mean square normalisation (Zhang and Sennrich 2019, equation 4)."""
+
+from __future__ import annotations
+
+import paddle
+from paddle.autograd import PyLayer
+
+from alignment.ops.precision import widen
+
+
+def rms_norm(x: paddle.Tensor, weight: paddle.Tensor, eps: float) -> paddle.Tensor:
+    """Return ``x / sqrt(mean(x^2) + eps) * weight`` over the last axis; x [..., H], weight [H].
+
+    Half precision inputs are computed in float32 and returned in their own type.
+    """
+    rows = widen(x.reshape([-1, x.shape[-1]]))
+    return _RmsNorm.apply(rows, widen(weight), eps).astype(x.dtype).reshape(x.shape)
+
+
+def normalise_rows(rows: paddle.Tensor, weight: paddle.Tensor, eps: float) -> tuple[paddle.Tensor, paddle.Tensor]:
+    """Return (normalised rows [N, H], reciprocal root mean squares [N, 1]); outside the gradient tape.
+
+    Sums and broadcasts are written as matrix products: Paddle's CPU reductions and broadcasts cost 4 to 10 times more.
+    """
+    width = rows.shape[1]
+    mean = paddle.matmul(rows * rows, paddle.full([width, 1], 1.0 / width, rows.dtype))
+    scale = paddle.rsqrt(mean.add_(paddle.full([1], eps, rows.dtype)))
+    return paddle.matmul(scale, weight.reshape([1, width])).multiply_(rows), scale
+
+
+class _RmsNorm(PyLayer):
+    """y = x r w with r = rsqrt(mean(x^2) + eps); dx = g r w - x r^3 sum(g x w) / H; dw = sum over rows of g x r."""
+
+    @staticmethod
+    def forward(ctx, x, weight, eps):
+        y, scale = normalise_rows(x, weight, eps)
+        ctx.save_for_backward(x, weight, scale)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight, scale = ctx.saved_tensor()
+        width = x.shape[1]
+        product = grad * x
+        dot = paddle.matmul(product, weight.reshape([width, 1]))
+        weight_grad = paddle.matmul(scale, product, transpose_x=True).flatten()
+        shrink = paddle.matmul(scale * scale * scale * dot, paddle.full([1, width], 1.0 / width, x.dtype))
+        direct = paddle.matmul(scale, weight.reshape([1, width])).multiply_(grad)
+        return direct.subtract_(shrink.multiply_(x)), weight_grad

@@ -1,0 +1,75 @@
+"""Angles of the rotary embedding: the plain series and its extensions to longer contexts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from alignment.errors import ModelFolderError
+
+SCALINGS = ("default", "linear", "dynamic", "llama3", "yarn")
+
+
+def inverse_frequencies(
+    head_dim: int, theta: float, scaling: Mapping[str, Any] | None, *, max_positions: int
+) -> tuple[np.ndarray, float]:
+    """Return (radians a token [D/2] float32, factor on both tables).
+
+    ``scaling`` has a ``rope_type`` of ``SCALINGS`` and that kind's numbers; None is the plain series theta^(-2i/D).
+    ``dynamic`` (NTK-aware) changes nothing up to ``max_positions``, and no longer sequence is accepted here.
+    Raises ModelFolderError for another kind or a missing number.
+    """
+    plain = 1.0 / theta ** (np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+    kind = (scaling or {}).get("rope_type", "default")
+    if kind not in SCALINGS:
+        raise ModelFolderError(f"rope_type {kind!r} is not supported (kinds: {', '.join(SCALINGS)})")
+    scale = 1.0
+    try:
+        if kind == "linear":
+            plain = plain / float(scaling["factor"])
+        elif kind == "llama3":
+            plain = _llama3(plain, scaling)
+        elif kind == "yarn":
+            plain, scale = _yarn(plain, theta, scaling, max_positions)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelFolderError(f"rope_scaling of type {kind!r}: missing or bad number {error} in {dict(scaling)}") from None
+    return plain.astype(np.float32), scale
+
+
+def _llama3(plain: np.ndarray, scaling: Mapping[str, Any]) -> np.ndarray:
+    """Stretch wavelengths beyond the old context by ``factor``, blend between the two bounds (Llama 3.1)."""
+    low, high = float(scaling["low_freq_factor"]), float(scaling["high_freq_factor"])
+    turns = float(scaling["original_max_position_embeddings"]) * plain / (2 * math.pi)
+    keep = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    return plain * (keep + (1 - keep) / float(scaling["factor"]))
+
+
+def _yarn(plain: np.ndarray, theta: float, scaling: Mapping[str, Any], max_positions: int) -> tuple[np.ndarray, float]:
+    """Blend plain and stretched series by wavelength (YaRN, Peng et al. 2023, section 3.2) and scale attention (3.4)."""
+    factor, dim = float(scaling["factor"]), 2 * len(plain)
+    old_context = float(scaling.get("original_max_position_embeddings") or max_positions)
+
+    def dimension_turning(times: float) -> float:
+        return dim * math.log(old_context / (times * 2 * math.pi)) / (2 * math.log(theta))
+
+    first = dimension_turning(float(scaling.get("beta_fast") or 32))
+    last = dimension_turning(float(scaling.get("beta_slow") or 1))
+    if scaling.get("truncate", True):
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, dim - 1)
+    stretched = np.clip((np.arange(dim // 2) - first) / max(last - first, 1e-3), 0.0, 1.0)
+    return plain * (1 - stretched) + plain / factor * stretched, _yarn_attention(factor, scaling)
+
+
+def _yarn_attention(factor: float, scaling: Mapping[str, Any]) -> float:
+    def magnitude(weight: float) -> float:
+        return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+    if scaling.get("attention_factor") is not None:
+        return float(scaling["attention_factor"])
+    if scaling.get("mscale") and scaling.get("mscale_all_dim"):
+        return magnitude(float(scaling["mscale"])) / magnitude(float(scaling["mscale_all_dim"]))
+    return magnitude(1.0)

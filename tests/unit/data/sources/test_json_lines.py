@@ -1,0 +1,128 @@
+"""JSON lines: recognised columns, columns by mapping, and rows that cannot be used."""
+
+from __future__ import annotations
+
+import pytest
+
+from alignment.data import PreferenceDataset, PromptOnlyDataset, RawDataset, SupervisedDataset
+from alignment.errors import DataError
+
+USER_A, USER_C = {"role": "user", "content": "a"}, {"role": "user", "content": "c"}
+SAYS_B, SAYS_D = {"role": "assistant", "content": "b"}, {"role": "assistant", "content": "d"}
+PAIR = {"input": "a", "answer": "b", "other_answer": "d", "better": True}
+
+
+@pytest.mark.parametrize(
+    ("row", "keys", "sample"),
+    [
+        ({"src": "a", "tgt": "b"}, {}, {"input": "a", "answer": "b"}),
+        ({"src": "a"}, {}, {"input": "a"}),
+        ({"src": ["a", "b", "c"], "tgt": "d"}, {}, {"input": ["a", "b", "c"], "answer": "d"}),
+        ({"prompt": "a"}, {}, {"input": "a"}),
+        (PAIR, {}, PAIR),
+        ({"input": "a", "safer": True, "is_safe": False}, {}, {"input": "a", "safer": True, "is_safe": False}),
+        ({"dialogue": ["a", "b"]}, {}, {"dialogue": ["a", "b"]}),
+        ({"messages": [USER_A, SAYS_B]}, {}, {"dialogue": ["a", "b"]}),
+        ({"talk": [USER_A, SAYS_B]}, {"messages_key": "talk"}, {"dialogue": ["a", "b"]}),
+        ({"prompt": "a", "chosen": "b", "rejected": "d"}, {}, PAIR),
+        ({"prompt": [USER_A], "chosen": [SAYS_B], "rejected": [SAYS_D]}, {}, {**PAIR, "input": ["a"]}),
+        ({"chosen": [USER_A, SAYS_B], "rejected": [USER_A, SAYS_D]}, {}, {**PAIR, "input": ["a"]}),
+        ({"prompt": "a", "chosen": [USER_A, SAYS_B], "rejected": [USER_A, SAYS_D]}, {}, {**PAIR, "input": ["a"]}),
+        (
+            {"q": "a", "win": "b", "lose": "d", "answer": "x"},
+            {"prompt_key": "q", "chosen_key": "win", "rejected_key": "lose"},
+            PAIR,
+        ),
+        ({"question": "a", "solution": "b"}, {"input_key": "question", "label_key": "solution"}, PAIR | {}),
+        ({"question": [USER_A, SAYS_B, USER_C]}, {"input_key": "question"}, {"input": ["a", "b", "c"]}),
+        ({"q": "a", "s": "b", "messages": 3}, {"input_key": "q", "output_key": "s"}, {"input": "a", "answer": "b"}),
+    ],
+)
+def test_shapes(write_jsonl, row, keys, sample):
+    (read,) = RawDataset.load("jsonl", str(write_jsonl([row])), **keys)
+    if "label_key" in keys:
+        sample = {"input": "a", "answer": "b"}
+    assert read == sample
+
+
+@pytest.mark.parametrize(("scores", "better"), [((3, 1.5), True), ((1, 2), False), ((2, 2), None)])
+def test_scores_decide_and_may_tie(write_jsonl, scores, better):
+    row = {"prompt": "a", "chosen": "b", "rejected": "d", "s1": scores[0], "s2": scores[1]}
+    keys = {"chosen_score_key": "s1", "rejected_score_key": "s2"}
+    (sample,) = RawDataset.load("jsonl", str(write_jsonl([row])), **keys)
+    assert sample["better"] is better
+
+
+def test_jsonfile_is_an_alias_and_serves_prompts_with_labels(write_jsonl, tokenizer):
+    dataset = PromptOnlyDataset(f"Jsonfile:1.0:{write_jsonl([{'src': 'a', 'tgt': 'b'}, {'src': 'c'}])}", tokenizer)
+    assert [(sample["raw_input"], sample["label"]) for sample in dataset] == [("a", "b"), ("c", None)]
+
+
+def test_a_null_preference_is_a_tie(write_jsonl, tokenizer):
+    dataset = PreferenceDataset(f"jsonl::{write_jsonl([PAIR, {**PAIR, 'better': None}])}", tokenizer)
+    assert len(dataset) == 1 and dataset.ledger.total("tied_pair") == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"question": "a"}, "columns: question.: no known column; name it, for example input_key="),
+        ({}, "columns: none.: no known column"),
+        ({"chosen": "b", "rejected": "d"}, "no user turn and there is no column with the prompt"),
+        ({"prompt": "a", "chosen": "b", "rejected": [SAYS_D]}, "must both be strings or both message lists"),
+        ({"chosen": [SAYS_B], "rejected": [SAYS_D]}, "no user turn"),
+        ({"chosen": [USER_A, SAYS_B], "rejected": [USER_C, SAYS_D]}, "differ before their last message"),
+        ({"prompt": "c", "chosen": [USER_A, SAYS_B], "rejected": [USER_A, SAYS_D]}, "prompt column differs"),
+        ({"chosen": [USER_A, SAYS_B, USER_C], "rejected": [USER_A]}, "last message must be the assistant's"),
+        ({"chosen": [USER_A, USER_C], "rejected": [USER_A, SAYS_D]}, "message 1: role 'user' where 'assistant'"),
+        ({"messages": [{"role": "system", "content": "x"}, USER_A]}, "message 0: role 'system'.*not supported"),
+        ({"messages": [{"role": "user"}]}, "message 0: expected"),
+        ({"messages": "a"}, "column 'messages' must be a list of messages"),
+        ({"messages": [USER_A]}, "in pairs, got 1"),
+        ({"input": 3, "answer": "b"}, "field 'input' must be a string or a list of strings, got int 3"),
+        ({"input": "a", "answer": ["b"]}, "field 'answer' must be a string, got list"),
+        ({"input": "a", "answer": "b", "better": 1}, "field 'better' must be true or false, got int 1"),
+        ({"input": "a"}, "columns: input.: missing 'answer'.*fields present: input"),
+    ],
+)
+def test_bad_rows_name_file_line_and_columns(write_jsonl, tokenizer, row, message):
+    path = write_jsonl([{"input": "a", "answer": "b"}, row])
+    with pytest.raises(DataError, match=f"dataset 'jsonl', row 1: {path} line 2.*{message}"):
+        SupervisedDataset(f"jsonl:1.0:{path}", tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"input_kee": "q"}, "unknown argument 'input_kee'; did you mean 'input_key'.*allowed: path, input_key"),
+        ({"input_key": 3}, "input_key must be a column name, got 3"),
+        ({"input_key": "a", "prompt_key": "b"}, "prompt_key and another argument both name the column of the input"),
+        ({"chosen_key": "a"}, "chosen_key and rejected_key go together"),
+        ({"chosen_score_key": "a"}, "chosen_score_key and rejected_score_key go together"),
+    ],
+)
+def test_wrong_mappings(write_jsonl, keys, message):
+    with pytest.raises(DataError, match=message):
+        RawDataset.load("jsonl", str(write_jsonl([PAIR])), **keys)
+
+
+@pytest.mark.parametrize(
+    ("row", "keys", "message"),
+    [
+        ({"input": "a"}, {"input_key": "q"}, "missing column 'q'"),
+        ({"prompt": "a", "win": "b"}, {"chosen_key": "win", "rejected_key": "lose"}, "missing column 'lose'"),
+        (
+            {"prompt": "a", "chosen": "b", "rejected": "d", "s1": "3", "s2": 1},
+            {"chosen_score_key": "s1", "rejected_score_key": "s2"},
+            "score '3' must be a number",
+        ),
+    ],
+)
+def test_mapped_columns_must_be_there(write_jsonl, row, keys, message):
+    with pytest.raises(DataError, match=f"line 1.*{message}"):
+        RawDataset.load("jsonl", str(write_jsonl([row])), **keys)[0]
+
+
+def test_a_path_is_required(tokenizer):
+    with pytest.raises(DataError, match="'jsonl' needs a path: 'jsonl:1.0:PATH'"):
+        SupervisedDataset("jsonl", tokenizer)

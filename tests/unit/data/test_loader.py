@@ -1,0 +1,75 @@
+"""Batch order, epochs, and the exact position in the middle of one."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alignment.data import PromptOnlyDataset
+from alignment.data.loader import BatchLoader
+from alignment.errors import CheckpointError, DataError
+
+
+def open_loader(size: int = 10, **changes) -> BatchLoader:
+    return BatchLoader(range(size), **{"batch_size": 3, "seed": 7, "shuffle": True, "drop_last": False, **changes})
+
+
+def test_order_depends_on_seed_and_epoch_only():
+    batches = list(open_loader().iterate(2))
+    assert sum(batches[:4], []) == np.random.default_rng([7, 0]).permutation(10).tolist()
+    assert sum(batches[4:], []) == np.random.default_rng([7, 1]).permutation(10).tolist()
+    assert [len(batch) for batch in batches] == [3, 3, 3, 1] * 2
+
+
+def test_without_shuffle_rows_come_in_order():
+    assert list(open_loader(5, shuffle=False).iterate(1)) == [[0, 1, 2], [3, 4]]
+
+
+def test_drop_last_leaves_the_remainder_out():
+    loader = open_loader(drop_last=True)
+    assert (loader.batches_per_epoch, loader.dropped_per_epoch) == (3, 1)
+    assert [len(batch) for batch in loader.iterate(1)] == [3, 3, 3]
+
+
+def test_drop_last_is_counted_in_the_ledger(make_dataset, tokenizer):
+    rows = [{"input": word} for word in "abcde"]
+    dataset = PromptOnlyDataset(make_dataset(rows, "loader"), tokenizer)
+    BatchLoader(dataset, batch_size=3, seed=0, drop_last=True)
+    assert dataset.ledger.total("dropped_last_batch") == 2
+
+
+@given(size=st.integers(1, 12), batch=st.integers(1, 5), taken=st.integers(0, 20), shuffle=st.booleans())
+def test_a_restored_loader_continues_exactly(size, batch, taken, shuffle):
+    loader, whole = (open_loader(size, batch_size=batch, shuffle=shuffle) for _ in range(2))
+    list(islice(loader.cycle(), taken))
+    restored = open_loader(size, batch_size=batch, shuffle=shuffle)
+    restored.load_state_dict(loader.state_dict())
+    assert list(islice(restored.cycle(), 7)) == list(islice(whole.cycle(), taken + 7))[taken:]
+
+
+def test_a_state_taken_while_a_batch_is_worked_on_points_to_the_next():
+    loader = open_loader(6, shuffle=False)
+    for batch in loader.iterate(1):
+        state = loader.state_dict()
+        assert state["position"] == (1 if batch[0] == 0 else 0)
+    assert loader.epoch == 1 and list(loader.iterate(1)) == []
+
+
+@pytest.mark.parametrize("changes", [{"size": 11}, {"batch_size": 2}, {"seed": 8}, {"shuffle": False}])
+def test_a_state_of_other_data_is_refused(changes):
+    state = open_loader().state_dict()
+    with pytest.raises(CheckpointError, match="does not fit this run: .* was .* and is"):
+        open_loader(**changes).load_state_dict(state)
+
+
+def test_impossible_batches_are_refused():
+    with pytest.raises(DataError, match="batch size 0"):
+        open_loader(batch_size=0)
+    with pytest.raises(DataError, match="2 rows give no batch of 3"):
+        open_loader(2, drop_last=True)
+    with pytest.raises(DataError, match="0 rows give no batch"):
+        open_loader(0)

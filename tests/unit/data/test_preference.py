@@ -1,0 +1,121 @@
+"""Preference and safety preference pairs."""
+
+from __future__ import annotations
+
+import pytest
+
+from alignment.data import PreferenceDataset, SafetyPreferenceDataset
+from alignment.data.encode import EncodeOptions
+from alignment.errors import DataError
+
+PAIR = {"input": "hi", "answer": "a b", "other_answer": "c", "better": True}
+SAFETY = {"input": "hi", "answer": "a b", "other_answer": "c", "safer": True, "is_safe": True, "is_other_safe": False}
+
+
+def answer(ids, sample, tokenizer) -> str:
+    return tokenizer.decode(ids[sample["prompt_length"] :], skip_special_tokens=False)
+
+
+def test_the_better_answer_comes_first(make_dataset, tokenizer):
+    dataset = PreferenceDataset(make_dataset([PAIR, {**PAIR, "better": False}]), tokenizer)
+    shown = [tuple(answer(s[f"{side}_input_ids"], s, tokenizer) for side in ("better", "worse")) for s in dataset]
+    assert shown == [("a b </s>", "c </s>"), ("c </s>", "a b </s>")]
+    for sample in dataset:
+        length = sample["prompt_length"]
+        assert sample["better_input_ids"][:length].tolist() == sample["worse_input_ids"][:length].tolist()
+
+
+def test_both_sides_are_padded_to_one_width(make_dataset, tokenizer):
+    dataset = PreferenceDataset(make_dataset([PAIR, {**PAIR, "answer": "a b c d"}]), tokenizer)
+    batch = dataset.collate(list(dataset))
+    width = max(len(sample["better_input_ids"]) for sample in dataset)
+    for side in ("better", "worse"):
+        assert batch[f"{side}_input_ids"].shape == batch[f"{side}_attention_mask"].shape == (2, width)
+        assert batch[f"{side}_attention_mask"].sum(axis=1).tolist() == batch[f"{side}_lengths"].tolist()
+        for line, sample, length in zip(batch[f"{side}_input_ids"], dataset, batch[f"{side}_lengths"], strict=True):
+            assert line[:length].tolist() == sample[f"{side}_input_ids"].tolist()
+            assert (line[length:] == tokenizer.pad_token_id).all()
+    assert batch["prompt_lengths"].tolist() == [sample["prompt_length"] for sample in dataset]
+
+
+BAD = [
+    ({**PAIR, "input": ""}, "empty_prompt"),
+    ({**PAIR, "other_answer": " "}, "empty_answer"),
+    ({**PAIR, "other_answer": "a b"}, "identical_pair"),
+    ({**PAIR, "other_answer": " a  b"}, "identical_pair"),
+    ({**PAIR, "better": None}, "tied_pair"),
+]
+
+
+@pytest.mark.parametrize(("row", "reason"), BAD)
+def test_bad_rows_are_dropped_and_counted_or_refused(make_dataset, tokenizer, row, reason):
+    name = make_dataset([PAIR, row])
+    dataset = PreferenceDataset(name, tokenizer)
+    assert len(dataset) == 1 and dataset.ledger.total(reason) == dataset.ledger.total() == 1
+    with pytest.raises(DataError, match=f"row 1.*{reason.replace('_', ' ')}"):
+        PreferenceDataset(name, tokenizer, options=EncodeOptions(on_bad_row="error"))
+
+
+def test_one_overlong_side_drops_the_pair(make_dataset, tokenizer):
+    name = make_dataset([PAIR, {**PAIR, "other_answer": "c " * 30}])
+    dataset = PreferenceDataset(name, tokenizer, options=EncodeOptions(max_length=20))
+    assert len(dataset) == 1 and dataset.ledger.total("dropped_overlong") == 1
+
+
+def test_a_left_cut_takes_the_same_prompt_from_both_sides(make_dataset, tokenizer):
+    name = make_dataset([{**PAIR, "other_answer": "c d e f"}])
+    dataset = PreferenceDataset(name, tokenizer, options=EncodeOptions(max_length=8, on_overlong="left"))
+    (sample,) = dataset
+    assert sample["prompt_length"] == 3 and len(sample["worse_input_ids"]) == 8
+    assert answer(sample["better_input_ids"], sample, tokenizer) == "a b </s>"
+    assert dataset.ledger.total("truncated_left") == 1
+
+
+def test_pairs_that_only_a_right_cut_makes_equal_are_dropped(make_dataset, tokenizer):
+    name = make_dataset([PAIR, {**PAIR, "answer": "a b c d", "other_answer": "a b c e"}])
+    dataset = PreferenceDataset(name, tokenizer, options=EncodeOptions(max_length=12, on_overlong="right"))
+    assert len(dataset) == 1 and dataset.ledger.total("dropped_overlong") == 1
+
+
+def test_missing_fields_are_named(make_dataset, tokenizer):
+    name = make_dataset([PAIR, {"input": "hi", "answer": "a"}])
+    with pytest.raises(DataError, match="row 1: missing 'other_answer', 'better'.*preference.*input, answer"):
+        PreferenceDataset(name, tokenizer)
+
+
+def test_safety_signs_and_order(make_dataset, tokenizer):
+    rows = [
+        SAFETY,
+        {**SAFETY, "safer": False, "is_safe": False, "is_other_safe": True},
+        {**SAFETY, "is_other_safe": True},
+        {**SAFETY, "is_safe": False},
+    ]
+    dataset = SafetyPreferenceDataset(make_dataset(rows), tokenizer)
+    safer = [answer(sample["safer_input_ids"], sample, tokenizer) for sample in dataset]
+    assert safer == ["a b </s>", "c </s>", "a b </s>", "a b </s>"]
+    batch = dataset.collate(list(dataset))
+    assert batch["safer_safety_sign"].tolist() == [1, 1, 1, -1]
+    assert batch["unsafer_safety_sign"].tolist() == [-1, -1, 1, -1]
+    assert batch["safer_input_ids"].shape == batch["unsafer_attention_mask"].shape
+    assert batch["unsafer_lengths"].tolist() == batch["unsafer_attention_mask"].sum(axis=1).tolist()
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({**SAFETY, "safer": False}, "contradictory_safety"),
+        ({**SAFETY, "answer": "c"}, "identical_pair"),
+        ({**SAFETY, "answer": ""}, "empty_answer"),
+    ],
+)
+def test_bad_safety_rows(make_dataset, tokenizer, row, reason):
+    name = make_dataset([SAFETY, row])
+    dataset = SafetyPreferenceDataset(name, tokenizer)
+    assert len(dataset) == 1 and dataset.ledger.total(reason) == 1
+    with pytest.raises(DataError, match=f"row 1.*{reason.replace('_', ' ')}"):
+        SafetyPreferenceDataset(name, tokenizer, options=EncodeOptions(on_bad_row="error"))
+
+
+def test_preference_data_is_no_safety_data(make_dataset, tokenizer):
+    with pytest.raises(DataError, match="missing 'safer', 'is_safe', 'is_other_safe'.*safety preference"):
+        SafetyPreferenceDataset(make_dataset([PAIR]), tokenizer)

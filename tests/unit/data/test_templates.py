@@ -1,0 +1,64 @@
+"""Rendered text against safe-rlhf, and the chat template."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from alignment.data.templates import ChatTemplate, format_prompt, open_template, render_dialogue
+from alignment.errors import DataError
+
+GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "safe_rlhf_vectors.json"
+
+
+@pytest.mark.parametrize("case", json.loads(GOLDEN.read_text())["cases"]["format_prompt"])
+def test_prompt_equals_safe_rlhf(case):
+    assert format_prompt(case["input"], case["eos"]) == case["output"]
+
+
+def test_braces_in_user_text_are_plain_text():
+    assert "USER: {input} {0} ASSISTANT:" in format_prompt("{input} {0}", "</s>")
+
+
+def test_chat_template_prompt_and_answer(tokenizer):
+    template = open_template("tokenizer", tokenizer)
+    assert template.render_prompt(["hi"]) == "<s> [u] hi [a] "
+    assert template.render_answer(["hi"], "a b") == "a b "
+    assert not template.adds_special_tokens
+
+
+def test_chat_template_that_rewrites_its_prompt_takes_the_answer_as_it_is(tokenizer):
+    tokenizer.apply_chat_template = lambda messages, tokenize, add_generation_prompt: f"{len(messages)}: ..."
+    assert ChatTemplate(tokenizer).render_answer(["hi"], "a b") == "a b"
+    with pytest.raises(DataError, match="changes earlier turns"):
+        render_dialogue(ChatTemplate(tokenizer), ["a", "b", "c", "d"], "</s>")
+
+
+def test_dialogue_segments_concatenate_to_the_prompt(tokenizer):
+    segments = render_dialogue(open_template("pku", tokenizer), ["a", "b", "c", "d"], "</s>")
+    assert [segment.text for segment in segments] == [
+        "BEGINNING OF CONVERSATION: USER: a ASSISTANT:",
+        "b",
+        "USER: c ASSISTANT:",
+        "d",
+    ]
+    assert [segment.is_answer for segment in segments] == [False, True, False, True]
+
+
+def test_missing_and_failing_templates_are_refused(tokenizer):
+    with pytest.raises(DataError, match="unknown template 'chatml' .allowed: pku, tokenizer"):
+        open_template("chatml", tokenizer)
+    tokenizer.chat_template = None
+    with pytest.raises(DataError, match="no chat template"):
+        open_template("tokenizer", tokenizer)
+
+
+def test_error_inside_a_template_is_reported(tokenizer):
+    def fail(messages, tokenize, add_generation_prompt):
+        raise RuntimeError("roles must alternate")
+
+    tokenizer.apply_chat_template = fail
+    with pytest.raises(DataError, match="refuses.*roles must alternate"):
+        ChatTemplate(tokenizer).render_prompt(["hi"])

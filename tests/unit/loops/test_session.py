@@ -1,0 +1,109 @@
+"""Logging, evaluating and saving happen at the right updates, and the best weights are kept."""
+
+from pathlib import Path
+
+import pytest
+
+from alignment.errors import CheckpointError
+from alignment.loops.cadence import Cadence, Cadences
+from alignment.loops.run_start import open_checkpoint
+from alignment.loops.session import BestModel, Hooks, Session, average_metrics
+from alignment.telemetry.metrics import Metric
+from alignment.telemetry.progress import Progress
+from alignment.telemetry.timing import StageTimer
+from alignment.training.checkpoint import CheckpointStore
+
+NEVER = Cadence(strategy="no")
+
+
+class _Writers:
+    def __init__(self):
+        self.records = []
+
+    def write(self, step, metrics):
+        self.records.append((step, dict(metrics)))
+
+    def write_samples(self, step, rows):
+        pass
+
+
+def _session(cadences, *, total=10, evaluate=None, save=lambda step: Path(), best=None):
+    return Session(
+        total_updates=total,
+        cadences=cadences,
+        hooks=Hooks(evaluate=evaluate, save=save, best=best),
+        writers=_Writers(),
+        timer=StageTimer(),
+        progress=Progress(total, "test", enabled=False),
+    )
+
+
+def test_steps_fire_when_a_multiple_is_crossed_even_by_several_updates_at_once():
+    saved = []
+    cadences = Cadences(log=NEVER, evaluate=NEVER, save=Cadence(strategy="steps", every=4))
+    session = _session(cadences, total=100, save=saved.append)
+    for _ in range(5):
+        session.advance({}, updates=3, epoch_ended=False)
+    assert saved == [6, 9, 12]
+
+
+def test_epoch_fires_at_the_end_of_epochs_and_of_the_run():
+    saved = []
+    cadences = Cadences(log=NEVER, evaluate=NEVER, save=Cadence(strategy="epoch"))
+    session = _session(cadences, total=3, save=saved.append)
+    for epoch_ended in (False, True, False):
+        session.advance({}, updates=1, epoch_ended=epoch_ended)
+    assert saved == [2, 3]
+
+
+def test_metrics_between_two_records_are_averaged_and_extremes_kept():
+    cadences = Cadences(log=Cadence(strategy="steps", every=2), evaluate=NEVER, save=NEVER)
+    session = _session(cadences, total=4)
+    for value in (1.0, 3.0):
+        session.advance({"loss": Metric(value), "ratio": Metric(value, "max")}, updates=1, epoch_ended=False)
+    step, record = session.writers.records[0]
+    assert step == 2
+    assert record["loss"] == 2.0
+    assert record["ratio"] == 3.0
+
+
+def test_a_metric_absent_from_an_iteration_does_not_count_as_zero():
+    assert average_metrics([{"a": Metric(4.0)}, {"b": Metric(1.0)}])["a"] == 4.0
+
+
+@pytest.mark.parametrize(("greater", "kept_at"), [(True, [1, 3]), (False, [1, 2])])
+def test_best_weights_are_kept_when_the_evaluation_improves(greater, kept_at):
+    values, kept = iter([0.5, 0.4, 0.9]), []
+    best = BestModel(
+        metric="eval/reward", greater_is_better=greater, keep=lambda: kept.append(session.counters.updates)
+    )
+    cadences = Cadences(log=NEVER, evaluate=Cadence(strategy="steps"), save=NEVER)
+    session = _session(cadences, total=5, evaluate=lambda: ({"eval/reward": next(values)}, []), best=best)
+    for _ in range(3):
+        session.advance({}, updates=1, epoch_ended=False)
+    assert kept == kept_at
+    assert session.counters.best_step == kept_at[-1]
+
+
+def _checkpoint(store, step):
+    return store.save(step, models={}, tensors={}, state={})
+
+
+def test_an_earlier_run_is_refused_resumed_or_replaced(tmp_path):
+    store = CheckpointStore(tmp_path)
+    _checkpoint(store, 3)
+    with pytest.raises(CheckpointError, match="overwrite_output_dir"):
+        open_checkpoint(store, resume_from=None, overwrite=False)
+    assert open_checkpoint(store, resume_from=True, overwrite=False).state["step"] == 3
+    assert open_checkpoint(store, resume_from=tmp_path, overwrite=False).state["step"] == 3
+    assert open_checkpoint(store, resume_from=None, overwrite=True) is None
+    assert store.all() == []
+
+
+def test_resume_true_in_an_empty_folder_starts_afresh(tmp_path):
+    assert open_checkpoint(CheckpointStore(tmp_path / "new"), resume_from=True, overwrite=False) is None
+
+
+def test_a_named_folder_that_is_no_checkpoint_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="complete.json"):
+        open_checkpoint(CheckpointStore(tmp_path), resume_from=tmp_path, overwrite=False)
