@@ -18,8 +18,8 @@ from alignment.data.sources.json_lines import JsonLinesDataset
 from alignment.errors import DataError
 
 ITEMS = (
-    *("apple", "axe", "bell", "boots", "bread", "candle", "coat", "comb", "compass", "cup", "drum", "flute"),
-    *("gloves", "hat", "kettle", "knife", "lamp", "map", "mirror", "pen", "rope", "soap", "spoon", "tent"),
+    *("apple", "boots", "bread", "candle", "coat", "compass"),
+    *("kettle", "knife", "lamp", "map", "rope", "tent"),
 )
 FILLERS = ("also", "and", "maybe", "um")
 OPENING, CLOSING = "pack", "done"
@@ -67,7 +67,7 @@ class PackingDataset(JsonLinesDataset):
 
 
 class PackingSftTrainDataset(PackingDataset):
-    """Prompts with a sloppy answer: 3000 rows."""
+    """Prompts with a sloppy answer: 8000 rows."""
 
     NAME, FILE = "packing-sft/train", "sft_train.jsonl"
 
@@ -79,7 +79,7 @@ class PackingSftTestDataset(PackingDataset):
 
 
 class PackingPreferenceTrainDataset(PackingDataset):
-    """Pairs of answers: 5000 rows, 5 % of the labels turned round."""
+    """Pairs of answers: 14000 rows, 5 % of the labels turned round."""
 
     NAME, FILE = "packing-preference/train", "preference_train.jsonl"
 
@@ -91,7 +91,7 @@ class PackingPreferenceTestDataset(PackingDataset):
 
 
 class PackingPromptsTrainDataset(PackingDataset):
-    """Prompts alone: 2000 rows."""
+    """Prompts alone: 4000 rows."""
 
     NAME, FILE = "packing-prompts/train", "prompts_train.jsonl"
 

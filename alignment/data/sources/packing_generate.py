@@ -18,7 +18,7 @@ from alignment.data.sources.packing import CLOSING, FILLERS, ITEMS, OPENING, tru
 T = TypeVar("T")
 
 SEED = 20261120
-NUM_ROWS = {"sft": (3000, 300), "preference": (5000, 500), "prompts": (2000, 200)}
+NUM_ROWS = {"sft": (8000, 300), "preference": (14000, 500), "prompts": (4000, 200)}
 """File stem to rows of the training and the test split."""
 HELD_OUT = 10
 """One wanted set in ten belongs to the test splits."""
@@ -82,7 +82,7 @@ def generate_rows(kind: str, *, test: bool) -> Iterator[dict[str, Any]]:
     num_rows, seen = NUM_ROWS[kind][int(test)], set()
     while len(seen) < num_rows:
         wanted = _shuffled(ITEMS, rng)[: 3 + int(3 * rng.random())]
-        key = tuple(sorted(wanted))
+        key = tuple(wanted)
         if key in seen or is_held_out(wanted) != test:
             continue
         row = _ROWS[kind](wanted, rng, test)

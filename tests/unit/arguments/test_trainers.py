@@ -111,8 +111,8 @@ def test_defaults_of_the_reference_suite():
 
 @pytest.mark.parametrize("path", sorted(CONFIG.glob("*/*_argument.json")), ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_every_shipped_file_parses(path, tmp_path, monkeypatch):
-    (tmp_path / "output/demo/sft").mkdir(parents=True)
-    (tmp_path / "output/demo/rm").mkdir()
+    (tmp_path / "output/demo/sft/policy").mkdir(parents=True)
+    (tmp_path / "output/demo/rm/reward").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     parsed = PARSERS[path.name.split("_")[0]]([str(path)])
     assert parsed.training.output_dir.startswith(str(tmp_path))

@@ -24,12 +24,12 @@ def draw(*shape, seed=0):
 
 def assert_same(fast, slow, inputs):
     """Compare outputs, then the gradients of a weighted sum of them."""
-    for seed, (a, b) in enumerate(zip(fast, slow)):
+    for seed, (a, b) in enumerate(zip(fast, slow, strict=True)):
         np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-9, atol=1e-10)
         weights = draw(*a.shape, seed=100 + seed).detach()
         ours = paddle.grad((a * weights).sum(), inputs, retain_graph=True)
         plain = paddle.grad((b * weights).sum(), inputs, retain_graph=True)
-        for x, y in zip(ours, plain):
+        for x, y in zip(ours, plain, strict=True):
             assert x.dtype == y.dtype
             np.testing.assert_allclose(x.numpy(), y.numpy(), rtol=1e-8, atol=1e-10)
 

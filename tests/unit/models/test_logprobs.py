@@ -1,0 +1,101 @@
+"""The one shift by one, on the worked example of TokenBatch and against full logits."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+import pytest
+
+from alignment.models.config import DecoderConfig
+from alignment.models.decoder import CausalLM
+from alignment.models.initialise import draw_weights
+from alignment.models.layers import Linear
+from alignment.models.logprobs import gather_hidden, policy_logprobs, to_grid, token_values
+from alignment.records import TokenBatch
+
+CONFIG = dict(
+    model_type="llama",
+    vocab_size=23,
+    hidden_size=16,
+    intermediate_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    max_position_embeddings=32,
+)
+SEQUENCES = [np.array([5, 6, 7, 2]), np.array([1, 2, 3, 4, 5, 6]), np.array([9, 9])]
+PLACES = [np.array([2, 3]), np.array([3, 4, 5]), np.array([1])]
+BATCH = TokenBatch.build(SEQUENCES, PLACES)
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = CausalLM(DecoderConfig.from_dict(CONFIG))
+    draw_weights(model, seed=0, std=0.5)
+    return model
+
+
+def full_logprobs(model, temperature):
+    """log-probs [n, S, V] from the whole model, one sequence at a time."""
+    with paddle.no_grad():
+        return [F.log_softmax(model(s[None])[0] / temperature).numpy() for s in SEQUENCES]
+
+
+def test_states_are_read_one_position_before_the_token():
+    hidden = paddle.arange(3 * 6, dtype="float32").reshape([3, 6, 1])
+    assert gather_hidden(hidden, BATCH).flatten().tolist() == [1, 2, 8, 9, 10, 12]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_logprobs_and_entropy(model, temperature):
+    logprobs, entropy = policy_logprobs(model, BATCH, temperature=temperature, with_entropy=True)
+    full = full_logprobs(model, temperature)
+    expected = [full[row][place - 1, SEQUENCES[row][place]] for row in range(3) for place in PLACES[row]]
+    np.testing.assert_allclose(logprobs.numpy(), expected, atol=1e-5)
+    rows = [full[row][place - 1] for row in range(3) for place in PLACES[row]]
+    np.testing.assert_allclose(entropy.numpy(), [-(np.exp(r) * r).sum() for r in rows], atol=1e-5)
+    assert logprobs.dtype == entropy.dtype == paddle.float32
+
+
+def test_without_entropy(model):
+    assert policy_logprobs(model, BATCH, temperature=1.0, with_entropy=False)[1] is None
+
+
+def test_logprobs_carry_gradients(model):
+    logprobs, _ = policy_logprobs(model, BATCH, temperature=1.0, with_entropy=False)
+    logprobs.sum().backward()
+    for name, parameter in model.named_parameters():
+        assert abs(parameter.grad.numpy()).max() > 0, name
+    model.clear_gradients()
+
+
+def test_grid_places_and_gradient():
+    flat = paddle.to_tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], stop_gradient=False)
+    grid = to_grid(flat, BATCH)
+    assert grid.tolist() == [[1, 2, 0], [3, 4, 5], [6, 0, 0]]
+    assert np.array_equal(grid.numpy() != 0, BATCH.response_mask > 0)
+    (grid * paddle.arange(9, dtype="float32").reshape([3, 3])).sum().backward()
+    assert flat.grad.tolist() == [0, 1, 3, 4, 5, 6]
+
+
+def test_values_are_read_before_the_token(model):
+    score = Linear(16, 1, bias=False, dtype="float32")
+    score.weight.set_value(np.linspace(-1, 1, 16, dtype=np.float32)[:, None])
+    values = token_values(SimpleNamespace(model=model.model, score=score), BATCH)
+    with paddle.no_grad():
+        rows = [score(model.model(s[None]))[0, :, 0].numpy() for s in SEQUENCES]
+    expected = np.zeros((3, 3), np.float32)
+    for row, places in enumerate(PLACES):
+        expected[row, : len(places)] = rows[row][places - 1]
+    np.testing.assert_allclose(values.numpy(), expected, atol=1e-5)
+    values.sum().backward()
+    assert abs(score.weight.grad.numpy()).max() > 0
+    model.clear_gradients()
+
+
+def test_a_batch_without_targets_is_a_mistake(model):
+    batch = TokenBatch.build(SEQUENCES, [np.empty(0, np.int64)] * 3)
+    with pytest.raises(AssertionError):
+        policy_logprobs(model, batch, temperature=1.0, with_entropy=False)
