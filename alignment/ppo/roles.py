@@ -8,9 +8,10 @@ from typing import Any
 from alignment.data.encode import Encoder
 from alignment.errors import ArgumentError
 from alignment.loops.launch import Launch
+from alignment.models.config import read_config_dict
 from alignment.models.decoder import CausalLM
 from alignment.models.hub import load_causal_lm, load_score_model, resolve_model_folder
-from alignment.models.score_model import ScoreModel
+from alignment.models.score_model import ScoreModel, ScoreOptions
 from alignment.models.tokenizer import Tokenizer, load_tokenizer
 from alignment.rollout.retokenize import Retokenized, SameTokens
 
@@ -40,10 +41,17 @@ def load_roles(start: Launch) -> Roles:
         tokenizer=tokenizer,
         policy=load_causal_lm(start.model_source("policy", actor), dtype=dtype, tokenizer=tokenizer),
         reference=freeze(load_causal_lm(actor, dtype=dtype, tokenizer=tokenizer)),
-        critic=load_score_model(start.model_source("value", critic), dtype=dtype, score_type="critic"),
+        critic=load_critic(start.model_source("value", critic), dtype),
         reward=freeze(load_score_model(reward, dtype=dtype)) if reward else None,
         sequences=choose_sequences(tokenizer, reward, start.parsed.data.chat_template) if reward else None,
     )
+
+
+def load_critic(folder: str, dtype: str) -> ScoreModel:
+    """Return the model in ``folder`` as a critic: its score head without normalisation, or a new one."""
+    saved = ScoreOptions.from_dict(read_config_dict(folder))
+    options = ScoreOptions(score_type="critic", score_bias=saved.score_bias)
+    return load_score_model(folder, dtype=dtype, options=options, new_score_head=True)
 
 
 def freeze(model: Any) -> Any:

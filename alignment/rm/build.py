@@ -12,8 +12,8 @@ from alignment.loops.data_start import encode_options, register_user_datasets, r
 from alignment.loops.dataset_run import DatasetRun
 from alignment.loops.launch import Launch, launch
 from alignment.loops.trainer_models import starting_folder, starting_tokenizer
-from alignment.models.hub import ScoreOptions, load_score_model, random_score_model
-from alignment.models.score_model import ScoreModel
+from alignment.models.hub import load_score_model, random_score_model
+from alignment.models.score_model import ScoreModel, ScoreOptions
 from alignment.rm.arguments import parse_reward_arguments
 from alignment.rm.evaluation import PairEvaluation
 from alignment.rm.pairs import PAIR_KINDS, build_task

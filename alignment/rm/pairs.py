@@ -71,7 +71,7 @@ def read_pair_scores(model: Any, batch: TokenBatch) -> tuple[paddle.Tensor, padd
 
 def read_pair_ends(model: Any, batch: TokenBatch) -> paddle.Tensor:
     """Return the end scores of all 2n rows as they will be used, [2n]."""
-    return model.read_end_scores(batch)
+    return model.apply_normalization(model.read_end_scores(batch))
 
 
 def build_task(kind: PairKind, hyperparameters: BradleyTerryHyperparameters) -> SupervisedTask:

@@ -1,0 +1,127 @@
+"""One standard Hugging Face folder of a trained model, proved: ``python -m alignment.export SOURCE TARGET``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignment.errors import ModelFolderError
+from alignment.parallel.host import prepare_host
+
+if TYPE_CHECKING:
+    from alignment.models.tokenizer import Tokenizer
+
+RUN_MODELS = ("policy", "reward", "value")
+"""Folders of a run that hold a model, in the order in which SOURCE is looked for."""
+DTYPES = ("float32", "bfloat16")
+PROBE_ROWS, PROBE_LENGTH = 4, 32
+TOLERANCE = 0.0
+"""Largest difference between the logits of what was written and of what was read back."""
+
+
+def find_model(source: Path) -> Path:
+    """Return ``source`` if it is a model folder, else the model inside a run's or checkpoint's folder."""
+    for folder in (source, *(source / name for name in RUN_MODELS)):
+        if (folder / "config.json").is_file():
+            return folder
+    tried = ", ".join(str(source / name) for name in RUN_MODELS)
+    raise ModelFolderError(f"{source} is no model folder and no run's output folder; looked for config.json in {tried}")
+
+
+def export_model(source: Path, target: Path, *, dtype: str) -> dict[str, Any]:
+    """Write ``target``, reload it and compare; nothing appears under ``target`` unless the logits are the same.
+
+    Returns what the table shows. bfloat16 rounds the weights first, so the comparison stays exact.
+    """
+    from alignment.models.tokenizer import load_tokenizer
+    from alignment.training.durable import write_folder
+
+    folder = find_model(source)
+    if target.exists():
+        raise ModelFolderError(f"{target} exists already; name a new folder")
+    tokenizer = load_tokenizer(folder)
+    model = _load(folder, dtype)
+    _refuse_bias(model, folder)
+    with write_folder(target) as aside:
+        from alignment.models.hub import save_model
+
+        save_model(aside, model, tokenizer)
+        difference = _compare(model, _load(aside, dtype), tokenizer, aside)
+    size = sum(path.stat().st_size for path in target.rglob("*"))
+    return {
+        "source": str(folder),
+        "folder": str(target),
+        "dtype": dtype,
+        "MiB": size / 2**20,
+        "largest logit difference": difference,
+    }
+
+
+def _load(folder: Path, dtype: str) -> Any:
+    from alignment.models.config import read_config_dict
+    from alignment.models.hub import load_causal_lm, load_score_model
+
+    is_score = any("SequenceClassification" in name for name in read_config_dict(folder).get("architectures") or [])
+    return load_score_model(folder, dtype=dtype) if is_score else load_causal_lm(folder, dtype=dtype)
+
+
+def _refuse_bias(model: Any, folder: Path) -> None:
+    bias = getattr(getattr(model, "score", None), "bias", None)
+    if bias is not None and float(bias.abs().max()) > 0:
+        raise ModelFolderError(
+            f"{folder}: its score head has a bias of {float(bias[0]):g}, for which a sequence classification folder has no "
+            "place: the exported scores would be wrong. Train with score_bias=false"
+        )
+
+
+def _compare(written: Any, read: Any, tokenizer: Tokenizer, folder: Path) -> float:
+    from alignment.models.tokenizer import load_tokenizer
+
+    if load_tokenizer(folder).fingerprint() != tokenizer.fingerprint():
+        raise ModelFolderError(
+            f"{folder}: the tokenizer read back is another one; nothing was exported"
+        )
+    difference = max(float((a - b).abs().max()) for a, b in zip(_logits(written), _logits(read), strict=True))
+    if not difference <= TOLERANCE:
+        raise ModelFolderError(f"{folder}: logits read back differ by {difference:g}; nothing was exported")
+    return difference
+
+
+def _logits(model: Any) -> list[Any]:
+    """Return float32 outputs on fixed token ids of several lengths."""
+    import numpy as np
+    import paddle
+
+    from alignment.records import TokenBatch
+
+    generator = np.random.default_rng(0)
+    width = min(PROBE_LENGTH, model.config.max_position_embeddings)
+    lengths = generator.integers(1, width + 1, PROBE_ROWS)
+    rows = [generator.integers(0, model.config.vocab_size, n) for n in lengths]
+    batch = TokenBatch.build(rows, [np.empty(0, np.int64)] * PROBE_ROWS)
+    model.eval()
+    with paddle.no_grad():
+        is_score = hasattr(model, "score")
+        outputs = model(batch) if is_score else model(batch.input_ids, lengths=batch.lengths)
+    return [outputs[i, :n].astype("float32") for i, n in enumerate(lengths.tolist())]
+
+
+def main() -> None:
+    """Export from the command line."""
+    from alignment.telemetry.tables import print_table
+
+    parser = argparse.ArgumentParser(prog="alignment.export", description=__doc__)
+    parser.add_argument("source", type=Path, help="a run's output folder, a checkpoint, or a model folder")
+    parser.add_argument("target", type=Path, help="the folder to write; it must not exist")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the written weights")
+    arguments = parser.parse_args()
+    facts = export_model(arguments.source, arguments.target, dtype=arguments.dtype)
+    print_table("exported and read back", ["", "value"], list(facts.items()))
+
+
+if __name__ == "__main__":
+    prepare_host()
+    from alignment.loops.entry import run_entry
+
+    run_entry(lambda _: main())

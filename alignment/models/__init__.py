@@ -1,0 +1,1 @@
+"""Decoders, score models, tokenizers and their folders on disk."""

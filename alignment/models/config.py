@@ -1,0 +1,202 @@
+"""The decoder's shape, read from a Hugging Face ``config.json`` (llama, mistral, qwen2, qwen3)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from alignment.errors import ModelFolderError
+
+CONFIG_FILE = "config.json"
+ROPE_KINDS = ("default", "linear", "dynamic", "llama3", "yarn")
+
+# What a family's configuration class assumes for a key its config.json does not have.
+_COMMON_DEFAULTS: dict[str, Any] = {
+    "rms_norm_eps": 1e-6,
+    "initializer_range": 0.02,
+    "tie_word_embeddings": False,
+    "attention_bias": False,
+    "mlp_bias": False,
+    "hidden_act": "silu",
+    "sliding_window": None,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
+_FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {
+    "llama": {"max_position_embeddings": 2048, "bos_token_id": 1, "eos_token_id": 2},
+    "mistral": {"max_position_embeddings": 131072, "sliding_window": 4096, "bos_token_id": 1, "eos_token_id": 2},
+    "qwen2": {"max_position_embeddings": 32768, "sliding_window": 4096},
+    "qwen3": {"max_position_embeddings": 32768, "sliding_window": 4096, "head_dim": 128},
+}
+_FAMILY_KV_HEADS = {"mistral": 8, "qwen2": 32, "qwen3": 32}
+MODEL_TYPES = tuple(_FAMILY_DEFAULTS)
+_SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecoderConfig:
+    """Everything the decoder needs to be built; ``raw`` is the dictionary it came from, kept for export."""
+
+    model_type: str
+    """One of ``MODEL_TYPES``."""
+    vocab_size: int
+    """Rows of the embedding; may exceed the tokenizer's length (padding rows)."""
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    max_position_embeddings: int
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10000.0
+    rope_scaling: Mapping[str, Any] | None = field(default=None, hash=False)
+    """None (plain rotary embedding), or a mapping with ``rope_type`` in ``ROPE_KINDS`` and that kind's numbers."""
+    tie_word_embeddings: bool = False
+    """True: the output head is the embedding, and files hold no ``lm_head.weight``."""
+    attention_bias: bool = False
+    """True: biases on the query, key and value projections."""
+    attention_output_bias: bool = False
+    """True: a bias on the attention's output projection."""
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    """True: RMS norm on each query and key head (qwen3)."""
+    sliding_window: int | None = None
+    """Tokens seen by a query; None: all of them."""
+    initializer_range: float = 0.02
+    """Standard deviation of freshly drawn weights."""
+    bos_token_id: int | None = None
+    eos_token_id: int | tuple[int, ...] | None = None
+    pad_token_id: int | None = None
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """The end-of-sequence ids as a tuple, empty when there is none."""
+        if self.eos_token_id is None:
+            return ()
+        return self.eos_token_id if isinstance(self.eos_token_id, tuple) else (self.eos_token_id,)
+
+    @classmethod
+    def read(cls, folder: str | Path) -> DecoderConfig:
+        """Read ``folder/config.json``; raises ModelFolderError when it is missing, damaged or unsupported."""
+        return cls.from_dict(read_config_dict(folder), place=str(Path(folder) / CONFIG_FILE))
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any], *, place: str = CONFIG_FILE) -> DecoderConfig:
+        """Build from Hugging Face keys; ``place`` is named in errors. Raises ModelFolderError."""
+        family = raw.get("model_type")
+        if family not in _FAMILY_DEFAULTS:
+            raise ModelFolderError(
+                f"{place}: model_type {family!r} is not supported (families: {', '.join(MODEL_TYPES)})"
+            )
+        given = {**_COMMON_DEFAULTS, **_FAMILY_DEFAULTS[family], **raw}
+        _check(given, place)
+        eos = given["eos_token_id"]
+        return cls(
+            **{name: int(given[name]) for name in (*_SIZES, "max_position_embeddings")},
+            **{name: float(given[name]) for name in ("rms_norm_eps", "initializer_range")},
+            **{name: given[name] for name in ("model_type", "bos_token_id", "pad_token_id")},
+            **_attention(given, place),
+            **_rope(given, place),
+            **_flags(given),
+            eos_token_id=tuple(eos) if isinstance(eos, (list, tuple)) else eos,
+            raw=dict(raw),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return Hugging Face keys: ``raw`` with this object's values laid over it.
+
+        Rotary settings are written as ``rope_theta`` and ``rope_scaling``, which every reader understands.
+        """
+        eos = self.eos_token_id
+        names = (*_SIZES, "num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps", "rope_theta")
+        names += ("model_type", "tie_word_embeddings", "initializer_range", "bos_token_id", "pad_token_id")
+        names += () if self.model_type in ("mistral", "qwen2") else ("attention_bias",)
+        names += ("mlp_bias",) if self.model_type == "llama" else ()
+        kept = {key: value for key, value in self.raw.items() if key != "rope_parameters"}
+        kept.update({name: getattr(self, name) for name in names})
+        kept["rope_scaling"] = None if self.rope_scaling is None else dict(self.rope_scaling)
+        kept["eos_token_id"] = list(eos) if isinstance(eos, tuple) else eos
+        kept["hidden_act"] = "silu"
+        kept["sliding_window"] = self.sliding_window
+        if self.model_type.startswith("qwen"):
+            kept["use_sliding_window"] = self.sliding_window is not None
+        return kept
+
+
+def read_config_dict(folder: str | Path) -> dict[str, Any]:
+    """Return ``folder/config.json`` as a dictionary; raises ModelFolderError naming the file."""
+    path = Path(folder) / CONFIG_FILE
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelFolderError(f"{path}: no such file; a model folder needs a {CONFIG_FILE}") from None
+    except (OSError, ValueError) as error:
+        raise ModelFolderError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(raw, dict):
+        raise ModelFolderError(f"{path}: expected a JSON object, found {type(raw).__name__}")
+    return raw
+
+
+def _check(given: Mapping[str, Any], place: str) -> None:
+    """Raise one ModelFolderError with every problem of the sizes and of what the decoder cannot compute."""
+    problems = []
+    for name in (*_SIZES, "max_position_embeddings"):
+        value = given.get(name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            problems.append(f"{name} must be a positive integer, found {value!r}")
+    if given["hidden_act"] != "silu":
+        problems.append(f"hidden_act {given['hidden_act']!r} is not supported (only 'silu')")
+    if given.get("quantization_config"):
+        problems.append("quantization_config: quantized weights are not supported, give an unquantized folder")
+    if problems:
+        raise ModelFolderError(f"{place}: {'; '.join(problems)}")
+
+
+def _attention(given: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """Return the head counts, their width and the window."""
+    heads, family = int(given["num_attention_heads"]), given["model_type"]
+    kv_heads = given.get("num_key_value_heads", _FAMILY_KV_HEADS.get(family, heads))
+    kv_heads = heads if kv_heads is None else int(kv_heads)
+    head_dim = given.get("head_dim")
+    if head_dim is None and given["hidden_size"] % heads:
+        raise ModelFolderError(
+            f"{place}: hidden_size {given['hidden_size']} is no multiple of num_attention_heads {heads}"
+        )
+    if kv_heads < 1 or heads % kv_heads:
+        raise ModelFolderError(f"{place}: num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}")
+    windowed = not family.startswith("qwen") or bool(given.get("use_sliding_window", False))
+    return {
+        "num_key_value_heads": kv_heads,
+        "head_dim": int(given["hidden_size"] // heads if head_dim is None else head_dim),
+        "sliding_window": given["sliding_window"] if windowed and family != "llama" else None,
+    }
+
+
+def _rope(given: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """Return ``rope_theta`` and ``rope_scaling``, from the old keys or from ``rope_parameters``."""
+    scaling = dict(given.get("rope_parameters") or given.get("rope_scaling") or {})
+    theta = scaling.pop("rope_theta", None) or given.get("rope_theta") or 10000.0
+    old_kind = scaling.pop("type", "default")
+    kind = scaling.setdefault("rope_type", old_kind)
+    if kind not in ROPE_KINDS:
+        raise ModelFolderError(f"{place}: rope_type {kind!r} is not supported (kinds: {', '.join(ROPE_KINDS)})")
+    return {"rope_theta": float(theta), "rope_scaling": None if kind == "default" else scaling}
+
+
+def _flags(given: Mapping[str, Any]) -> dict[str, bool]:
+    """Return which projections carry a bias and whether heads are normalised."""
+    family = given["model_type"]
+    declared = bool(given["attention_bias"]) and family in ("llama", "qwen3")
+    return {
+        "attention_bias": family == "qwen2" or declared,
+        "attention_output_bias": declared,
+        "mlp_bias": family == "llama" and bool(given["mlp_bias"]),
+        "qk_norm": family == "qwen3",
+        "tie_word_embeddings": bool(given["tie_word_embeddings"]),
+    }

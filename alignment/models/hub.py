@@ -1,0 +1,184 @@
+"""Models from and to Hugging Face folders: the only place that knows what such a folder holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+
+from alignment.errors import ModelFolderError
+from alignment.models.config import CONFIG_FILE, DecoderConfig, read_config_dict
+from alignment.models.decoder import CausalLM
+from alignment.models.initialise import draw_weights
+from alignment.models.naming import canonical_name, is_transposed, match_names, refuse_mismatch
+from alignment.models.safetensors_io import Stored, read_tensors, write_tensors
+from alignment.models.score_model import ScoreModel, ScoreOptions
+from alignment.models.tokenizer import Tokenizer
+from alignment.telemetry import log
+
+FAMILY_NAMES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
+SCORE_HEAD = ("score.weight", "score.bias")
+SCORE_STATE = "score_normalizer"
+"""Key of config.json under which mean, variance and count of the scores stand."""
+
+
+def resolve_model_folder(name_or_path: str) -> Path:
+    """Return a local folder: ``name_or_path`` itself, or the download of a hub name into the hub's cache."""
+    folder = Path(name_or_path).expanduser()
+    if folder.is_dir():
+        return folder
+    try:
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(name_or_path, allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja"]))
+    except Exception as error:
+        raise ModelFolderError(
+            f"model {name_or_path!r}: no such folder, and it cannot be fetched from the hub "
+            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'})"
+        ) from error
+
+
+def load_causal_lm(path: str | Path, *, dtype: str = "float32", tokenizer: Tokenizer | None = None) -> CausalLM:
+    """Return the language model of a folder; with ``tokenizer`` its vocabulary must fit the model's."""
+    config = DecoderConfig.read(path)
+    check_vocabulary(config, tokenizer, place=str(path))
+    model = CausalLM(config, dtype=dtype)
+    _fill(
+        model, Path(path), allowed_missing=(), allowed_unknown=("lm_head.weight",) if config.tie_word_embeddings else ()
+    )
+    return model
+
+
+def load_score_model(
+    path: str | Path,
+    *,
+    dtype: str = "float32",
+    options: ScoreOptions | None = None,
+    new_score_head: bool = False,
+    seed: int = 0,
+) -> ScoreModel:
+    """Return the score model of a folder.
+
+    ``options`` replace those saved with it. With ``new_score_head`` the folder may be a language model, whose new head
+    is drawn from ``seed``; otherwise a folder without a score head is refused.
+    """
+    raw = read_config_dict(path)
+    config = DecoderConfig.from_dict(raw, place=str(Path(path) / CONFIG_FILE))
+    model = ScoreModel(config, options or ScoreOptions.from_dict(raw), dtype=dtype)
+    draw_weights(model.score, seed=seed, std=config.initializer_range)
+    allowed = SCORE_HEAD if new_score_head else ("score.bias",)
+    unknown = ("lm_head.weight",) if new_score_head or config.tie_word_embeddings else ()
+    _fill(model, Path(path), allowed_missing=allowed, allowed_unknown=unknown)
+    if options is None and SCORE_STATE in raw:
+        model.normalizer.load_state(raw[SCORE_STATE])
+    return model
+
+
+def random_causal_lm(config_path: str | Path, *, seed: int, tokenizer: Tokenizer) -> CausalLM:
+    """Return a language model with weights drawn from ``seed``, for the config.json at (or in) ``config_path``."""
+    model = CausalLM(_config_for(config_path, tokenizer))
+    draw_weights(model, seed=seed, std=model.config.initializer_range)
+    return model
+
+
+def random_score_model(
+    config_path: str | Path, options: ScoreOptions, *, seed: int, tokenizer: Tokenizer
+) -> ScoreModel:
+    """Return a score model with weights drawn from ``seed``."""
+    model = ScoreModel(_config_for(config_path, tokenizer), options)
+    draw_weights(model, seed=seed, std=model.config.initializer_range)
+    return model
+
+
+def save_model(folder: str | Path, model: CausalLM | ScoreModel, tokenizer: Tokenizer | None) -> None:
+    """Write one standard folder: config.json, safetensors, tokenizer. The caller makes it appear whole."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = describe_model(model)
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    if isinstance(model, CausalLM):
+        ids = {name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in config}
+        (folder / "generation_config.json").write_text(json.dumps(ids, indent=2) + "\n", encoding="utf-8")
+    write_tensors(folder, stored_tensors(model))
+    if tokenizer is not None:
+        tokenizer.save(folder)
+
+
+def describe_model(model: CausalLM | ScoreModel) -> dict[str, Any]:
+    """Return the config.json of ``model``, readable by Hugging Face's classes."""
+    config = model.config.to_dict()
+    kind = "ForSequenceClassification" if isinstance(model, ScoreModel) else "ForCausalLM"
+    config["architectures"] = [FAMILY_NAMES[model.config.model_type] + kind]
+    config["torch_dtype"] = str(model.model.norm.weight.dtype).rpartition(".")[2]
+    if isinstance(model, ScoreModel):
+        config |= {"num_labels": 1, "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+        config |= model.options.to_dict() | {SCORE_STATE: model.normalizer.state()}
+        if config.get("pad_token_id") is None:
+            # Hugging Face finds the last token of a row through the padding id.
+            config["pad_token_id"] = next(iter(model.config.eos_token_ids), 0)
+    return config
+
+
+def stored_tensors(model: paddle.nn.Layer) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield (name, array) as files hold them; bfloat16 as uint16 bits."""
+    for name, parameter in model.named_parameters():
+        array = parameter.numpy()
+        yield name, np.ascontiguousarray(array.T) if is_transposed(name) else array
+
+
+def check_vocabulary(config: DecoderConfig, tokenizer: Tokenizer | None, *, place: str) -> None:
+    """Refuse a tokenizer that has ids the model does not know."""
+    if tokenizer is not None and len(tokenizer) > config.vocab_size:
+        raise ModelFolderError(
+            f"{place}: the tokenizer has {len(tokenizer)} tokens, the model's vocabulary {config.vocab_size}; "
+            "they do not belong together"
+        )
+
+
+def _config_for(config_path: str | Path, tokenizer: Tokenizer) -> DecoderConfig:
+    path = Path(config_path)
+    config = DecoderConfig.read(path.parent if path.is_file() else path)
+    check_vocabulary(config, tokenizer, place=str(path))
+    return dataclasses.replace(
+        config,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def _fill(
+    model: paddle.nn.Layer, folder: Path, *, allowed_missing: tuple[str, ...], allowed_unknown: tuple[str, ...]
+) -> None:
+    """Copy the folder's tensors into the parameters; every mismatch is refused at once, before the model is used."""
+    parameters = dict(model.named_parameters())
+    found = set()
+    for stored in read_tensors(folder):
+        name = canonical_name(stored.name)
+        if name is None:
+            continue
+        found.add(name)
+        if name in parameters:
+            _assign(parameters[name], stored, name, folder)
+    match = match_names(parameters, found)
+    missing = [name for name in match.missing if name not in allowed_missing]
+    for name in match.missing:
+        if name in allowed_missing:
+            log.info(f"{folder}: has no {name}, which starts from its initial values")
+    unknown = [name for name in match.unknown if name not in allowed_unknown]
+    refuse_mismatch(match._replace(missing=missing, unknown=unknown), folder=str(folder))
+
+
+def _assign(parameter: paddle.Tensor, stored: Stored, name: str, folder: Path) -> None:
+    shape = stored.array.shape[::-1] if is_transposed(name) else stored.array.shape
+    if list(shape) != list(parameter.shape):
+        raise ModelFolderError(f"{folder}: {stored.name} has shape {list(shape)}, config.json needs {list(parameter.shape)}")
+    values = stored.as_float32()
+    values = np.ascontiguousarray(values.T) if is_transposed(name) else values
+    with paddle.no_grad():
+        parameter.set_value(paddle.to_tensor(values).astype(parameter.dtype))

@@ -1,0 +1,83 @@
+"""Running statistics of scores (safe-rlhf's normalizers), kept on the host in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+EPSILON = 1e-8
+DEFAULT_MOMENTUM = 0.9
+KINDS = ("affine", "scale", "translate", "identity")
+
+
+class Normalizer:
+    """Statistics that never change: mean 0, variance 1; only rows are counted. The base of the two that learn."""
+
+    def __init__(self) -> None:
+        self.mean, self.var, self.count = 0.0, 1.0, 0
+
+    def update(self, scores: np.ndarray) -> None:
+        """Learn from a batch of scores [n]."""
+        self._learn(np.asarray(scores, np.float64).ravel())
+        self.count += int(np.size(scores))
+
+    def _learn(self, scores: np.ndarray) -> None:
+        return
+
+    def normalize(self, scores: Any, kind: str = "affine") -> Any:
+        """Return scores (numpy or paddle, any shape) normalised.
+
+        affine (x - mean) / (std + 1e-8), scale x / (std + 1e-8), translate x - mean, identity x.
+        """
+        assert kind in KINDS, kind
+        shifted = scores - self.mean if kind in ("affine", "translate") else scores
+        return shifted / (float(np.sqrt(self.var)) + EPSILON) if kind in ("affine", "scale") else shifted
+
+    def state(self) -> dict[str, float]:
+        """Return mean, variance and count."""
+        return {"mean": self.mean, "var": self.var, "count": self.count}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Restore what ``state`` returned; lists of one number, as safe-rlhf writes them, are read too."""
+        self.mean, self.var = (float(np.ravel(state[name])[0]) for name in ("mean", "var"))
+        self.count = int(np.ravel(state.get("count", 0))[0])
+
+
+class RunningMeanStd(Normalizer):
+    """Mean and unbiased variance of everything seen (Chan et al. 1979); a batch of one adds no variance of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.var = 0.0
+
+    def _learn(self, scores: np.ndarray) -> None:
+        size, total = scores.size, self.count + scores.size
+        batch_var = scores.var(ddof=1) if size > 1 else 0.0
+        delta = scores.mean() - self.mean
+        self.mean += delta * size / total
+        self.var = (self.var * self.count + batch_var * size + delta**2 * self.count * size / total) / total
+
+
+class ExponentialMovingAverage(Normalizer):
+    """Mean and variance that keep ``momentum`` of their old value at each batch."""
+
+    def __init__(self, momentum: float | None = None) -> None:
+        super().__init__()
+        self.momentum = DEFAULT_MOMENTUM if momentum is None else momentum
+
+    def _learn(self, scores: np.ndarray) -> None:
+        batch_var = scores.var(ddof=1) if scores.size > 1 else 0.0
+        self.mean = self.momentum * self.mean + (1 - self.momentum) * scores.mean()
+        self.var = self.momentum * self.var + (1 - self.momentum) * batch_var
+
+
+def build_normalizer(name: str | None, momentum: float | None = None) -> Normalizer:
+    """Return the normalizer called ``name``; None: the one that does not learn."""
+    if name is None:
+        return Normalizer()
+    if name == "RunningMeanStd":
+        return RunningMeanStd()
+    assert name == "ExponentialMovingAverage", name
+    return ExponentialMovingAverage(momentum)

@@ -1,0 +1,108 @@
+"""A decoder with a score head: reward model, cost model, critic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from alignment.models.config import DecoderConfig
+from alignment.models.decoder import Decoder
+from alignment.models.layers import Linear
+from alignment.models.normalizers import build_normalizer
+from alignment.records import TokenBatch
+
+NORMALIZATION = {"reward": "affine", "cost": "scale", "critic": "identity"}
+"""What normalising means for each kind of score."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreOptions:
+    """What distinguishes one score model from another; saved in its config.json."""
+
+    score_type: str = "reward"
+    """``reward``, ``cost`` or ``critic``."""
+    score_bias: bool = False
+    do_normalize: bool = False
+    """Whether the scores of training and evaluation are normalised ones."""
+    normalizer_type: str | None = None
+    normalizer_momentum: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the keys for config.json."""
+        return {
+            "score_type": self.score_type,
+            "score_bias": self.score_bias,
+            "do_normalize": self.do_normalize,
+            "normalizer_type": self.normalizer_type,
+            "momentum": self.normalizer_momentum,
+        }
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> ScoreOptions:
+        """Read the keys of a config.json, those of safe-rlhf and PaddleNLP included."""
+        return cls(
+            score_type=raw.get("score_type", "reward"),
+            score_bias=bool(raw.get("score_bias", raw.get("bias", False))),
+            do_normalize=bool(raw.get("do_normalize", False)),
+            normalizer_type=raw.get("normalizer_type"),
+            normalizer_momentum=raw.get("momentum"),
+        )
+
+
+class ScoreModel(nn.Layer):
+    """Scores every token; the score of a sequence is that of its last real token. Scores are always float32."""
+
+    def __init__(self, config: DecoderConfig, options: ScoreOptions, *, dtype: str = "float32") -> None:
+        super().__init__(dtype=dtype)
+        self.config = config
+        self.options = options
+        self.model = Decoder(config, dtype=dtype)
+        self.score = Linear(config.hidden_size, 1, bias=options.score_bias, dtype="float32")
+        self.normalizer = build_normalizer(options.normalizer_type, options.normalizer_momentum)
+
+    @property
+    def has_statistics(self) -> bool:
+        """True when the normalizer has learned from scores."""
+        return self.options.normalizer_type is not None and self.normalizer.count > 0
+
+    def token_scores(self, hidden: paddle.Tensor) -> paddle.Tensor:
+        """Return float32 scores [...] of hidden states [..., H]."""
+        return self.score(hidden.astype(self.score.weight.dtype)).squeeze(-1)
+
+    def forward(self, batch: TokenBatch) -> paddle.Tensor:
+        """Return the raw score [n, S] at every token of ``batch``."""
+        return self.token_scores(self.model(batch.input_ids, lengths=batch.lengths))
+
+    def read_end_scores(self, batch: TokenBatch) -> paddle.Tensor:
+        """Return the raw score [n] at the last real token of each row."""
+        return end_scores(self(batch), batch.lengths)
+
+    def training_scores(self, batch: TokenBatch) -> paddle.Tensor:
+        """Return the scores [n, S] a loss is taken on: normalised if so configured.
+
+        In training mode the statistics learn from the end scores first, normalised or not, so that a reward model
+        trained on raw scores can still be normalised in PPO.
+        """
+        scores = self(batch)
+        if self.training:
+            self.normalizer.update(end_scores(scores.detach(), batch.lengths).numpy())
+        return self.apply_normalization(scores)
+
+    def apply_normalization(self, scores: Any) -> Any:
+        """Return ``scores`` as this model is configured to give them."""
+        return self.normalize_scores(scores) if self.options.do_normalize else scores
+
+    def normalize_scores(self, scores: Any) -> Any:
+        """Return raw scores (numpy or paddle) normalised by the model's statistics."""
+        return self.normalizer.normalize(scores, NORMALIZATION[self.options.score_type])
+
+
+def end_scores(scores: paddle.Tensor, lengths: np.ndarray) -> paddle.Tensor:
+    """Return [n] from scores [n, S]: those at positions ``lengths`` - 1."""
+    last = paddle.to_tensor(np.asarray(lengths, np.int64) - 1).unsqueeze(-1)
+    return paddle.take_along_axis(scores, last, axis=1).squeeze(-1)

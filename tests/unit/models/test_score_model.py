@@ -1,0 +1,94 @@
+"""Score models and their statistics equal safe-rlhf's numbers."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+
+from alignment.models.config import DecoderConfig
+from alignment.models.normalizers import ExponentialMovingAverage, build_normalizer
+from alignment.models.score_model import ScoreModel, ScoreOptions, end_scores
+from alignment.records import TokenBatch
+
+CASES = json.loads((Path(__file__).parents[2] / "golden" / "safe_rlhf_vectors.json").read_text())["cases"]
+CONFIG = DecoderConfig.from_dict(
+    {
+        "model_type": "llama",
+        "vocab_size": 20,
+        "hidden_size": 8,
+        "intermediate_size": 12,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+)
+BATCH = TokenBatch.build([np.array([3, 4, 5]), np.array([6])], [np.empty(0, np.int64)] * 2)
+
+
+@pytest.mark.parametrize("name", sorted(CASES["normalizers"]["results"]))
+def test_normalizers_equal_the_oracle(name):
+    kind, _, mode = name.partition("|")
+    expected = CASES["normalizers"]["results"][name]
+    normalizer = build_normalizer(None if kind == "None" else kind, 0.9)
+    for batch, state in zip(CASES["normalizers"]["batches"], expected["states"], strict=True):
+        normalizer.update(np.array(batch))
+        found = normalizer.state()
+        for key in ("mean", "var", "count"):
+            assert found[key] == pytest.approx(state[key][0], abs=1e-9), key
+    probe = normalizer.normalize(np.array(CASES["normalizers"]["probe"]), mode)
+    np.testing.assert_allclose(probe, expected["normalized_probe"], atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["RunningMeanStd", "ExponentialMovingAverage"])
+def test_a_batch_of_one_gives_no_nan(name):
+    normalizer = build_normalizer(name)
+    normalizer.update(np.array([2.0]))
+    assert np.isfinite([normalizer.mean, normalizer.var]).all()
+
+
+def test_momentum_defaults_to_what_the_page_says():
+    assert ExponentialMovingAverage(None).momentum == 0.9
+
+
+def test_state_round_trip():
+    first = build_normalizer("RunningMeanStd")
+    first.update(np.array([1.0, 2.0, 4.0]))
+    second = build_normalizer("RunningMeanStd")
+    second.load_state(json.loads(json.dumps(first.state())))
+    assert second.state() == first.state()
+
+
+def test_end_scores_equal_the_oracle():
+    case = CASES["end_scores"]
+    weight = paddle.to_tensor(np.array(case["weight_1xE"]).T, "float64")
+    scores = paddle.matmul(paddle.to_tensor(np.array(case["hidden"]), "float64"), weight).squeeze(-1)
+    np.testing.assert_allclose(scores.numpy(), np.array(case["scores"]).squeeze(-1), atol=1e-9)
+    lengths = np.array(case["end_index"]) + 1
+    np.testing.assert_allclose(end_scores(scores, lengths).numpy(), np.ravel(case["end_scores"]), atol=1e-9)
+
+
+def test_a_row_of_one_token_has_its_score_at_that_token():
+    model = ScoreModel(CONFIG, ScoreOptions())
+    model.score.weight.set_value(paddle.ones([8, 1]))
+    np.testing.assert_array_equal(model.read_end_scores(BATCH).numpy()[1], model(BATCH).numpy()[1, 0])
+
+
+def test_statistics_learn_in_training_only_and_apply_when_asked():
+    model = ScoreModel(CONFIG, ScoreOptions(do_normalize=True, normalizer_type="RunningMeanStd"))
+    for parameter in model.parameters():
+        parameter.set_value(paddle.randn(parameter.shape))
+    model.eval()
+    model.training_scores(BATCH)
+    assert not model.has_statistics
+    model.train()
+    scores = model.training_scores(BATCH)
+    assert model.normalizer.count == 2
+    ends = end_scores(scores, BATCH.lengths).numpy()
+    assert ends.mean() == pytest.approx(0.0, abs=1e-5)
+
+
+def test_scores_are_float32_whatever_the_decoder_computes_in():
+    model = ScoreModel(CONFIG, ScoreOptions(), dtype="bfloat16")
+    assert model.score.weight.dtype == paddle.float32
+    assert model.token_scores(paddle.ones([1, 8], "bfloat16")).dtype == paddle.float32
