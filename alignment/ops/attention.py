@@ -71,7 +71,7 @@ class _CausalAttention(PyLayer):
         gh = layout.queries.spread(grad).reshape(qh.shape)
         along = paddle.matmul(gh * out, paddle.ones([dim, 1], gh.dtype))
         query_grads, key_grads, value_grads = [], [], []
-        for piece, kept in zip(_pieces(qh, layout), ctx.kept):
+        for piece, kept in zip(_pieces(qh, layout), ctx.kept, strict=True):
             weights = _probabilities(qh[piece], kh[piece], layout) if kept is None else kept
             value_grads.append(paddle.matmul(weights, gh[piece], transpose_x=True))
             slope = paddle.matmul(gh[piece], vh[piece], transpose_y=True).subtract_(along[piece]).multiply_(weights)

@@ -67,7 +67,7 @@ class HeadLayout:
     def build(
         cls, lengths: np.ndarray, *, num_heads: int, num_kv_heads: int, dtype, window: int | None = None
     ) -> HeadLayout:
-        """Build for sequences of ``lengths`` [n] real tokens, padded on the right to the longest; ``dtype`` of the mask."""
+        """Build for sequences of ``lengths`` [n] real tokens, padded to the longest; the mask gets ``dtype``."""
         longest = int(lengths.max())
         position = np.arange(longest)
         distance = position[:, None] - position[None, :]

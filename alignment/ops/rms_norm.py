@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import paddle
 from paddle.autograd import PyLayer
+from paddle.incubate.nn.functional import fused_rms_norm
 
 from alignment.ops.precision import widen
 
@@ -47,3 +48,10 @@ class _RmsNorm(PyLayer):
         shrink = paddle.matmul(scale * scale * scale * dot, paddle.full([1, width], 1.0 / width, x.dtype))
         direct = paddle.matmul(scale, weight.reshape([1, width])).multiply_(grad)
         return direct.subtract_(shrink.multiply_(x)), weight_grad
+
+
+def rms_norm_inference(x: paddle.Tensor, weight: paddle.Tensor, eps: float) -> paddle.Tensor:
+    """Return ``rms_norm`` of x [N, H] without a gradient, in one framework kernel where there is one."""
+    if x.dtype == paddle.float32:
+        return fused_rms_norm(x, weight, None, eps, 1)[0]
+    return normalise_rows(widen(x), widen(weight), eps)[0].astype(x.dtype)

@@ -11,7 +11,7 @@ from paddle.autograd import PyLayer
 
 @dataclass(frozen=True, slots=True)
 class RotaryTables:
-    """Factors of one rotation, laid out like the tensor they multiply: no broadcasting, which Paddle does slowly on CPUs."""
+    """Factors of one rotation, laid out like the tensor they multiply (Paddle broadcasts slowly on a CPU)."""
 
     cos: paddle.Tensor
     """[rows, heads * D]"""
@@ -21,8 +21,10 @@ class RotaryTables:
     """[rows * heads * 2] int64: takes half-heads in exchanged order."""
 
     @classmethod
-    def build(cls, positions: np.ndarray, inverse_frequencies: np.ndarray, *, heads: int, scale: float, dtype) -> RotaryTables:
-        """Build for ``positions`` [rows]; ``inverse_frequencies`` [D/2] in radians a token, ``scale`` multiplies both tables."""
+    def build(
+        cls, positions: np.ndarray, inverse_frequencies: np.ndarray, *, heads: int, scale: float, dtype
+    ) -> RotaryTables:
+        """Build for ``positions`` [rows]; frequencies [D/2] in radians a token, ``scale`` multiplies both tables."""
         angles = positions.astype(np.float32)[:, None] * inverse_frequencies.astype(np.float32)[None, :]
         cos, sin = np.cos(angles) * np.float32(scale), np.sin(angles) * np.float32(scale)
         rows = np.arange(len(positions) * heads * 2)

@@ -35,7 +35,7 @@ def inverse_frequencies(
         elif kind == "yarn":
             plain, scale = _yarn(plain, theta, scaling, max_positions)
     except (KeyError, TypeError, ValueError) as error:
-        raise ModelFolderError(f"rope_scaling of type {kind!r}: missing or bad number {error} in {dict(scaling)}") from None
+        raise ModelFolderError(f"rope_scaling {dict(scaling)}: missing or bad number {error}") from None
     return plain.astype(np.float32), scale
 
 
@@ -48,7 +48,7 @@ def _llama3(plain: np.ndarray, scaling: Mapping[str, Any]) -> np.ndarray:
 
 
 def _yarn(plain: np.ndarray, theta: float, scaling: Mapping[str, Any], max_positions: int) -> tuple[np.ndarray, float]:
-    """Blend plain and stretched series by wavelength (YaRN, Peng et al. 2023, section 3.2) and scale attention (3.4)."""
+    """Blend plain and stretched series by wavelength (YaRN: Peng et al. 2023, section 3.2; attention factor 3.4)."""
     factor, dim = float(scaling["factor"]), 2 * len(plain)
     old_context = float(scaling.get("original_max_position_embeddings") or max_positions)
 
@@ -60,7 +60,7 @@ def _yarn(plain: np.ndarray, theta: float, scaling: Mapping[str, Any], max_posit
     if scaling.get("truncate", True):
         first, last = math.floor(first), math.ceil(last)
     first, last = max(first, 0), min(last, dim - 1)
-    stretched = np.clip((np.arange(dim // 2) - first) / max(last - first, 1e-3), 0.0, 1.0)
+    stretched = np.clip((np.arange(dim // 2) - first) / ((last - first) or 1e-3), 0.0, 1.0)
     return plain * (1 - stretched) + plain / factor * stretched, _yarn_attention(factor, scaling)
 
 

@@ -1,6 +1,7 @@
 """Log-probabilities of given tokens and entropies, from logits or straight from hidden states.
 
-Everything goes through softmax and cross-entropy: Paddle's ``log_softmax`` and ``logsumexp`` cost 10 to 100 times more on a CPU.
+Everything goes through softmax and cross-entropy: Paddle's ``log_softmax`` and ``logsumexp`` cost 10 to 1000 times
+more on a CPU. There Paddle gives no token a log-prob far below -64.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _LOGIT_BYTES = 64 << 20
 
 
 def token_logprobs(logits: paddle.Tensor, targets: paddle.Tensor, *, temperature: float = 1.0) -> paddle.Tensor:
-    """Return log softmax(logits / temperature) at ``targets``; logits [T, V], targets [T] int64 -> [T], at least float32."""
+    """Return log softmax(logits / temperature) at ``targets`` [T] int64; logits [T, V] -> [T], at least float32."""
     scaled = _scale(widen(logits), temperature)
     return -F.cross_entropy(scaled, targets.unsqueeze(-1), reduction="none").flatten()
 

@@ -173,3 +173,8 @@ def test_release_wants_new_weights():
     engine.release()
     with pytest.raises(AssertionError, match="load_weights"):
         engine.generate([[1]], SAMPLED, seed=0, sequence_ids=[0])
+
+
+def test_max_total_tokens_limits_each_row_by_its_own_prompt():
+    options = GenerationOptions(max_new_tokens=10, max_total_tokens=8, do_sample=False)
+    assert options.answer_limits(np.array([2, 7])).tolist() == [6, 1]

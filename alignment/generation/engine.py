@@ -1,0 +1,76 @@
+"""What a generation engine is asked and what it promises."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from alignment.errors import UserError
+from alignment.records import Completion
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationOptions:
+    """How to continue prompts; impossible values raise UserError."""
+
+    max_new_tokens: int
+    max_total_tokens: int | None = None
+    """A row ends when its prompt and answer together have so many tokens; None: only ``max_new_tokens`` counts."""
+    min_new_tokens: int = 0
+    """A stop token cannot be sampled before so many tokens are there."""
+    do_sample: bool = True
+    """False: the likeliest token each time (``top_k``, ``top_p`` and the seed have no effect)."""
+    temperature: float = 1.0
+    """Divides the logits; log-probs of completions are at this temperature too."""
+    top_k: int = 0
+    """Sample among the k likeliest tokens; 0: all."""
+    top_p: float = 1.0
+    """Sample among the fewest likeliest tokens that together have this probability; 1: all."""
+    repetition_penalty: float = 1.0
+    """Divides the positive and multiplies the negative logits of tokens seen in prompt or answer; 1: off."""
+    stop_token_ids: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        rules = (
+            ("max_new_tokens", self.max_new_tokens >= 1, "at least 1"),
+            ("max_total_tokens", self.max_total_tokens is None or self.max_total_tokens >= 2, "2 or more, or none"),
+            ("min_new_tokens", 0 <= self.min_new_tokens <= self.max_new_tokens, "0 to max_new_tokens"),
+            ("temperature", 0 < self.temperature < float("inf"), "above 0; do_sample=false for the likeliest token"),
+            ("top_k", self.top_k >= 0, "0 (all tokens) or more"),
+            ("top_p", 0 < self.top_p <= 1, "above 0, at most 1"),
+            ("repetition_penalty", 0 < self.repetition_penalty < float("inf"), "above 0"),
+            ("stop_token_ids", all(token >= 0 for token in self.stop_token_ids), "token ids, 0 or more"),
+        )
+        wrong = [(name, allowed) for name, right, allowed in rules if not right]
+        problems = [f"{name}={getattr(self, name)!r} (allowed: {allowed})" for name, allowed in wrong]
+        if problems:
+            raise UserError("generation options: " + "; ".join(problems))
+
+    def answer_limits(self, prompt_lengths: np.ndarray) -> np.ndarray:
+        """Return how many tokens each row may get, [B], from the lengths of the prompts [B]."""
+        limits = np.full(len(prompt_lengths), self.max_new_tokens)
+        return limits if self.max_total_tokens is None else np.minimum(limits, self.max_total_tokens - prompt_lengths)
+
+
+class Engine(Protocol):
+    """Token ids and weights in, completions out; it knows neither tokenizers nor trainers."""
+
+    def load_weights(self, weights: Iterable[tuple[str, Any]] | None, version: int) -> None:
+        """Take weights by Hugging Face name (None: the model's own); call it after every update of the model."""
+        ...
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], options: GenerationOptions, *, seed: int, sequence_ids: Sequence[int]
+    ) -> list[Completion]:
+        """Continue every prompt.
+
+        A completion depends on its prompt, the options, ``seed`` and its sequence id, not on the other prompts.
+        """
+        ...
+
+    def release(self) -> None:
+        """Give back the memory that is only needed to generate."""
+        ...

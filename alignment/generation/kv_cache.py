@@ -1,0 +1,133 @@
+"""Keys and values of the tokens so far, in memory that is written in place.
+
+B rows in flight, C places a row (the capacity), D numbers a head. Token s of a row stands at place s whatever the
+lengths of its neighbours, so a row computes the same in every company.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import paddle
+
+_PAGE = 128
+"""Places reserved beyond the longest row; more are added when they are full."""
+_MULTIPLE = 16
+_MASKED = -1e30
+
+
+class CacheShape(NamedTuple):
+    """What the model fixes."""
+
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    window: int | None
+    dtype: Any
+
+
+class KVCache:
+    """Cache of B rows. A step is ``open_step``, then ``append`` and ``read`` in each layer, then ``close_step``."""
+
+    def __init__(self, shape: CacheShape, lengths: np.ndarray, *, max_length: int) -> None:
+        """Reserve for prompts of ``lengths`` [B] in rows that grow to ``max_length`` at most."""
+        self.lengths = lengths.copy()
+        self._shape = shape
+        self._max_length = max_length
+        self._capacity = self._room_for(int(lengths.max()))
+        size = [len(lengths) * shape.num_kv_heads * self._capacity, shape.head_dim]
+        self._keys = [paddle.zeros(size, shape.dtype) for _ in range(shape.num_layers)]
+        self._values = [paddle.zeros(size, shape.dtype) for _ in range(shape.num_layers)]
+        self._index()
+
+    def prompt_slots(self, rows: range) -> paddle.Tensor:
+        """Return where ``write_prompts`` puts the tokens of ``rows``, [M * kv_heads] int64, M tokens in order."""
+        lengths = self.lengths[rows.start : rows.stop]
+        row = np.repeat(np.asarray(rows), lengths)
+        place = np.concatenate([np.arange(length) for length in lengths])
+        heads = np.arange(self._shape.num_kv_heads)
+        slots = (row[:, None] * len(heads) + heads) * self._capacity + place[:, None]
+        return paddle.to_tensor(slots.reshape(-1))
+
+    def write_prompts(self, layer: int, keys: paddle.Tensor, values: paddle.Tensor, slots: paddle.Tensor) -> None:
+        """Store keys and values [M, kv_heads * D] of prompt tokens at ``slots``."""
+        paddle.scatter_(self._keys[layer], slots, keys.reshape([-1, self._shape.head_dim]))
+        paddle.scatter_(self._values[layer], slots, values.reshape([-1, self._shape.head_dim]))
+
+    def open_step(self) -> None:
+        """Make place for one more token in every row and let it be seen."""
+        if int(self.lengths.max()) >= self._capacity:
+            self._grow()
+        if self._shape.window is not None and int(self.lengths.max()) >= self._shape.window:
+            self._index(seen_from=self.lengths + 1 - self._shape.window)
+        paddle.scatter_(self._mask, self._mask_slots, self._zeros)
+
+    def append(self, layer: int, keys: paddle.Tensor, values: paddle.Tensor) -> None:
+        """Store keys and values [B, kv_heads * D] of each row's newest token."""
+        paddle.scatter_(self._keys[layer], self._slots, keys.reshape([-1, self._shape.head_dim]))
+        paddle.scatter_(self._values[layer], self._slots, values.reshape([-1, self._shape.head_dim]))
+
+    def read(self, layer: int) -> tuple[paddle.Tensor, paddle.Tensor]:
+        """Return views of keys and values, [B * kv_heads, C, D] each."""
+        shape = [-1, self._capacity, self._shape.head_dim]
+        return self._keys[layer].reshape(shape), self._values[layer].reshape(shape)
+
+    @property
+    def mask(self) -> paddle.Tensor:
+        """[B * kv_heads, group, C] float32, 0 on places that may be seen, very negative elsewhere."""
+        group = self._shape.num_heads // self._shape.num_kv_heads
+        return self._mask.reshape([-1, group, self._capacity])
+
+    @property
+    def positions(self) -> paddle.Tensor:
+        """[B] int64, where each row's newest token stands."""
+        return self._positions
+
+    def close_step(self) -> None:
+        """Go on to the next token of every row."""
+        self.lengths += 1
+        for index in (self._slots, self._mask_slots, self._positions):
+            index.add_(self._one)
+
+    def keep(self, rows: np.ndarray) -> None:
+        """Go on with these rows only."""
+        wanted = paddle.to_tensor(rows)
+        for store in (self._keys, self._values):
+            for layer, old in enumerate(store):
+                kept = paddle.gather(old.reshape([len(self.lengths), -1]), wanted)
+                store[layer] = kept.reshape([-1, self._shape.head_dim])
+        self.lengths = self.lengths[rows]
+        self._index()
+
+    def _room_for(self, length: int) -> int:
+        wanted = min(length + _PAGE, self._max_length)
+        return -(-wanted // _MULTIPLE) * _MULTIPLE
+
+    def _grow(self) -> None:
+        old, self._capacity = self._capacity, self._room_for(self._capacity)
+        for store in (self._keys, self._values):
+            for layer, full in enumerate(store):
+                rows = full.reshape([-1, old, self._shape.head_dim])
+                more = paddle.zeros([rows.shape[0], self._capacity - old, rows.shape[2]], rows.dtype)
+                store[layer] = paddle.concat([rows, more], axis=1).reshape([-1, self._shape.head_dim])
+        self._index()
+
+    def _index(self, seen_from: np.ndarray | None = None) -> None:
+        """Lay out the mask, and where each row writes next; places before ``seen_from`` [B] are out of the window."""
+        shape, place, count = self._shape, np.arange(self._capacity), len(self.lengths)
+        seen = place[None, :] < self.lengths[:, None]
+        if seen_from is not None:
+            seen &= place[None, :] >= seen_from[:, None]
+        mask = np.where(seen, np.float32(0), np.float32(_MASKED))
+        self._mask = paddle.to_tensor(np.repeat(mask, shape.num_heads, axis=0).reshape(-1))
+        self._slots = self._next_slots(shape.num_kv_heads)
+        self._mask_slots = self._next_slots(shape.num_heads)
+        self._positions = paddle.to_tensor(self.lengths)
+        self._zeros = paddle.zeros([count * shape.num_heads])
+        self._one = paddle.ones([], "int64")
+
+    def _next_slots(self, heads: int) -> paddle.Tensor:
+        first = np.arange(len(self.lengths) * heads) * self._capacity
+        return paddle.to_tensor(first + np.repeat(self.lengths, heads))

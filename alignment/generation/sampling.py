@@ -1,0 +1,136 @@
+"""One token for every row from its logits, on the host.
+
+Order of the steps, as in Hugging Face: repetition penalty, forbidden tokens, temperature, top-k, top-p, draw.
+B rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from alignment.errors import NumericalError
+from alignment.generation.engine import GenerationOptions
+
+_BLOCK = 256
+
+
+class Sampler:
+    """Draws tokens for B rows and keeps what the options need to know of each row's past."""
+
+    def __init__(
+        self,
+        options: GenerationOptions,
+        prompts: list[np.ndarray],
+        uniforms: np.ndarray,
+        *,
+        vocab_size: int,
+        usable_vocab_size: int | None = None,
+    ) -> None:
+        """``uniforms`` [B, max_new_tokens] in [0, 1); ids of ``usable_vocab_size`` and above are never drawn."""
+        self._options = options
+        self._uniforms = uniforms
+        self._usable = vocab_size if usable_vocab_size is None else usable_vocab_size
+        self._stops = [token for token in options.stop_token_ids if token < vocab_size]
+        self._seen = np.zeros((len(prompts), vocab_size), bool) if options.repetition_penalty != 1.0 else None
+        if self._seen is not None:
+            for row, prompt in zip(self._seen, prompts, strict=True):
+                row[prompt] = True
+
+    def keep(self, rows: np.ndarray) -> None:
+        """Go on with these rows only."""
+        self._uniforms = self._uniforms[rows]
+        self._seen = None if self._seen is None else self._seen[rows]
+
+    def draw(self, logits: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return (tokens [B] int64, log-probs [B] float32) for logits [B, V] of new token number ``step``.
+
+        The log-prob is that of softmax(logits / temperature) before penalty, masks and filters.
+        """
+        check_logits(logits, step)
+        options = self._options
+        scaled = logits if options.temperature == 1.0 else logits / np.float32(options.temperature)
+        weights, log_total = exponentiate(scaled)
+        allowed = self._restrict(logits, step)
+        if not options.do_sample:
+            tokens = (scaled if allowed is None else allowed).argmax(axis=-1)
+        else:
+            if allowed is not None:
+                weights, _ = exponentiate(allowed / np.float32(options.temperature))
+            tokens = pick(keep_likeliest(weights, options.top_k, options.top_p), self._uniforms[:, step])
+        rows = np.arange(len(tokens))
+        if self._seen is not None:
+            self._seen[rows, tokens] = True
+        return tokens, (scaled[rows, tokens] - log_total).astype(np.float32)
+
+    def _restrict(self, logits: np.ndarray, step: int) -> np.ndarray | None:
+        """Return logits after penalty and masks, None when they stay as they are."""
+        too_early = bool(self._stops) and step < self._options.min_new_tokens
+        if self._seen is None and not too_early and self._usable >= logits.shape[1]:
+            return None
+        penalty = self._options.repetition_penalty
+        allowed = logits.copy() if self._seen is None else penalise(logits, self._seen, penalty)
+        if too_early:
+            allowed[:, self._stops] = -np.inf
+        allowed[:, self._usable :] = -np.inf
+        return allowed
+
+
+def check_logits(logits: np.ndarray, step: int) -> None:
+    """Raise NumericalError when a row of logits [B, V] holds NaN or has no finite maximum."""
+    bad = np.flatnonzero(~np.isfinite(logits.max(axis=-1)))
+    if len(bad):
+        raise NumericalError(
+            f"the model's logits for new token {step} are NaN or infinite in {len(bad)} of {len(logits)} sequences; "
+            "the weights are damaged or training has diverged"
+        )
+
+
+def penalise(logits: np.ndarray, seen: np.ndarray, penalty: float) -> np.ndarray:
+    """Return logits [B, V], less likely where ``seen`` (True: the token occurred; Keskar et al. 2019, section 4.1)."""
+    factor = np.float32(penalty)
+    return np.where(seen, np.where(logits < 0, logits * factor, logits / factor), logits)
+
+
+def exponentiate(scaled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (exp(scaled - max) [B, V] float32, log sum exp(scaled) [B] float64)."""
+    top = scaled.max(axis=-1, keepdims=True)
+    weights = np.exp(scaled - top)
+    return weights, top[:, 0].astype(np.float64) + np.log(weights.sum(axis=-1, dtype=np.float64))
+
+
+def keep_likeliest(weights: np.ndarray, top_k: int, top_p: float) -> np.ndarray:
+    """Return weights [B, V] with all but the top-k and then the top-p (Holtzman et al. 2020) tokens set to zero.
+
+    Top-p keeps the fewest likeliest tokens whose share reaches ``top_p``, at least one. Tokens that tie with the last
+    one kept are kept too.
+    """
+    if 0 < top_k < weights.shape[1]:
+        bound = np.partition(weights, -top_k, axis=-1)[:, -top_k, None]
+        weights = np.where(weights >= bound, weights, np.float32(0))
+    if top_p < 1.0:
+        ascending = np.sort(weights, axis=-1)
+        shares = np.cumsum(ascending, axis=-1, dtype=np.float64)
+        dropped = (shares <= (1.0 - top_p) * shares[:, -1:])[:, :-1].sum(axis=-1)
+        bound = np.take_along_axis(ascending, dropped[:, None], axis=-1)
+        weights = np.where(weights >= bound, weights, np.float32(0))
+    return weights
+
+
+def pick(weights: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
+    """Return in each row the first token whose cumulative weight exceeds uniform * total; weights [B, V], uniforms [B].
+
+    Sums run over blocks first: one pass over the weights and a search inside one block.
+    """
+    rows, vocab = np.arange(weights.shape[0]), weights.shape[1]
+    starts = np.arange(0, vocab, _BLOCK)
+    totals = np.cumsum(np.add.reduceat(weights, starts, axis=1, dtype=np.float64), axis=1)
+    goal = uniforms * totals[:, -1]
+    # Rounding can put the goal at the very total; the last block that has any weight is meant then.
+    last = (totals < totals[:, -1:]).sum(axis=1)
+    block = np.minimum((totals <= goal[:, None]).sum(axis=1), last)
+    goal = goal - np.where(block > 0, totals[rows, block - 1], 0.0)
+    columns = starts[block][:, None] + np.arange(_BLOCK)
+    inside = np.where(columns < vocab, weights[rows[:, None], np.minimum(columns, vocab - 1)], np.float32(0))
+    reached = (np.cumsum(inside, axis=1, dtype=np.float64) > goal[:, None]) & (inside > 0)
+    final = _BLOCK - 1 - (inside > 0)[:, ::-1].argmax(axis=1)
+    return columns[rows, np.where(reached.any(axis=1), reached.argmax(axis=1), final)]

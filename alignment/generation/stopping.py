@@ -1,0 +1,56 @@
+"""The answers so far and which of them go on."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from alignment.generation.engine import GenerationOptions
+from alignment.records import Completion
+
+
+class Answers:
+    """Collects the tokens of N rows, B of which are in flight."""
+
+    def __init__(self, limits: np.ndarray, options: GenerationOptions) -> None:
+        """``limits`` [N]: the largest number of tokens of each answer."""
+        num_rows, width = len(limits), int(limits.max())
+        self.step = 0
+        """Tokens every unfinished answer has."""
+        self.open = np.ones(num_rows, bool)
+        """[B], True: the row in flight is unfinished."""
+        self._stops = np.array(options.stop_token_ids, np.int64)
+        self._limits = limits
+        self._rows = np.arange(num_rows)
+        self._tokens = np.zeros((num_rows, width), np.int64)
+        self._logprobs = np.zeros((num_rows, width), np.float32)
+        self._lengths = np.zeros(num_rows, np.int64)
+        self._stopped = np.zeros(num_rows, bool)
+
+    @property
+    def done(self) -> bool:
+        """True when no row in flight goes on."""
+        return not self.open.any()
+
+    def add(self, tokens: np.ndarray, logprobs: np.ndarray) -> None:
+        """Append ``tokens`` [B] with their log-probs to the open rows and close those that end here."""
+        rows = self._rows[self.open]
+        self._tokens[rows, self.step] = tokens[self.open]
+        self._logprobs[rows, self.step] = logprobs[self.open]
+        self.step += 1
+        self._lengths[rows] = self.step
+        stopped = np.isin(tokens, self._stops)
+        self._stopped[rows] = stopped[self.open]
+        self.open &= ~stopped & (self.step < self._limits[self._rows])
+
+    def keep(self, rows: np.ndarray) -> None:
+        """Go on with these rows in flight only."""
+        self._rows = self._rows[rows]
+        self.open = self.open[rows]
+
+    def completions(self) -> list[Completion]:
+        """Return all N answers in order."""
+        parts = zip(self._tokens, self._logprobs, self._lengths, self._stopped, strict=True)
+        return [
+            Completion(tokens[:length], logprobs[:length], "stop" if stopped else "length")
+            for tokens, logprobs, length, stopped in parts
+        ]

@@ -1,0 +1,33 @@
+"""Write a Llama with drawn weights for ``rollout.py``: ``python rollout_weights.py MODEL FOLDER``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np  # noqa: E402
+from rollout import MODELS  # noqa: E402
+
+from alignment.models.config import DecoderConfig  # noqa: E402
+from alignment.models.decoder import CausalLM  # noqa: E402
+from alignment.models.initialise import draw_weights  # noqa: E402
+
+STD = 0.05
+"""Wider than usual, so that the likeliest token leads clearly and greedy answers can be compared."""
+
+
+def main() -> None:
+    """Write ``config.json`` and ``weights.npz``."""
+    model, folder = sys.argv[1], Path(sys.argv[2])
+    config = {"model_type": "llama", **MODELS[model], "max_position_embeddings": 4096}
+    decoder = CausalLM(DecoderConfig.from_dict(config))
+    draw_weights(decoder, seed=0, std=STD)
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    np.savez(folder / "weights.npz", **{name: parameter.numpy() for name, parameter in decoder.named_parameters()})
+
+
+if __name__ == "__main__":
+    main()
