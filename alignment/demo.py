@@ -102,7 +102,8 @@ def judge(folder: Path) -> float:
     tokenizer = load_tokenizer(folder)
     prompts = PromptOnlyDataset(TEST_PROMPTS, tokenizer, options=EncodeOptions(template="tokenizer"))
     options = GenerationOptions(max_new_tokens=24, stop_token_ids=(tokenizer.eos_token_id,))
-    engine = EagerEngine(load_causal_lm(folder))
+    engine = EagerEngine(load_causal_lm(folder), usable_vocab_size=len(tokenizer))
+    engine.load_weights(None, version=0)
     collector = Collector(engine, options, num_return_sequences=1, seed=JUDGE_SEED)
     rollout = collector.collect([prompts[i] for i in range(len(prompts))], policy_version=0)
     answers = [tokenizer.decode(r.tolist(), skip_special_tokens=True) for r in rollout.responses]

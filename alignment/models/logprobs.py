@@ -36,9 +36,9 @@ def policy_logprobs(
 
 
 def token_values(model: Any, batch: TokenBatch) -> paddle.Tensor:
-    """Return the values [n, R] of a score model before each target token is emitted; zero elsewhere."""
+    """Return the values [n, R] (float32) of a ScoreModel before each target token is emitted; zero elsewhere."""
     hidden = gather_hidden(model.model(batch.input_ids, lengths=batch.lengths), batch)
-    return to_grid(model.score(hidden).flatten().astype("float32"), batch)
+    return to_grid(model.token_scores(hidden), batch)
 
 
 def to_grid(flat: paddle.Tensor, batch: TokenBatch) -> paddle.Tensor:

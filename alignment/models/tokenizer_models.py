@@ -65,7 +65,7 @@ class FastModel:
             found = self._model.token_to_id(token.content)
             if token.id is not None and found != token.id:
                 raise ModelFolderError(
-                    f"{self._place / CONFIG_FILE}: token {token.content!r} has id {token.id}, but {found} in {FAST_FILE}"
+                    f"{self._place / CONFIG_FILE}: token {token.content!r} has id {token.id}; {FAST_FILE} says {found}"
                 )
 
     def _set_edges(self, files: TokenizerFiles) -> None:

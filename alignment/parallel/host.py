@@ -11,6 +11,7 @@ import ctypes
 import os
 import platform
 import sys
+import warnings
 from pathlib import Path
 
 _MALLOPT_SETTINGS = ((-4, 0), (-1, 2**31 - 1), (-2, 64 << 20))
@@ -26,6 +27,8 @@ def prepare_host() -> str:
     """
     notes = [_set_mkl_path(_read_cpu_info()), *map(_default_to_one, ("OMP_NUM_THREADS", "MKL_NUM_THREADS"))]
     notes.append(_keep_freed_memory())
+    # Paddle says at every import that ccache is absent; nothing is compiled here.
+    warnings.filterwarnings("ignore", message="No ccache found")
     if "paddle" in sys.modules:
         notes.append("paddle was imported before, so MKL and thread settings have no effect in this process")
     return "; ".join(notes)

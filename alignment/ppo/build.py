@@ -89,6 +89,8 @@ class PPORun:
         if training.do_train and not session.is_finished:
             self._state.check_space()
             log.info(self._describe())
+            if self._state.counters.updates == 0:
+                session.evaluate()
             with session.progress:
                 self._loop(session).run()
         finish_run(self._start, session, self._state, title="PPO", kept="eval/reward")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import paddle
 import paddle.nn.functional as F
@@ -12,8 +10,8 @@ import pytest
 from alignment.models.config import DecoderConfig
 from alignment.models.decoder import CausalLM
 from alignment.models.initialise import draw_weights
-from alignment.models.layers import Linear
 from alignment.models.logprobs import gather_hidden, policy_logprobs, to_grid, token_values
+from alignment.models.score_model import ScoreModel, ScoreOptions
 from alignment.records import TokenBatch
 
 CONFIG = dict(
@@ -80,19 +78,19 @@ def test_grid_places_and_gradient():
     assert flat.grad.tolist() == [0, 1, 3, 4, 5, 6]
 
 
-def test_values_are_read_before_the_token(model):
-    score = Linear(16, 1, bias=False, dtype="float32")
-    score.weight.set_value(np.linspace(-1, 1, 16, dtype=np.float32)[:, None])
-    values = token_values(SimpleNamespace(model=model.model, score=score), BATCH)
+def test_values_are_read_before_the_token():
+    critic = ScoreModel(DecoderConfig.from_dict(CONFIG), ScoreOptions(score_type="critic"))
+    draw_weights(critic, seed=1, std=0.5)
+    values = token_values(critic, BATCH)
     with paddle.no_grad():
-        rows = [score(model.model(s[None]))[0, :, 0].numpy() for s in SEQUENCES]
+        rows = [critic.score(critic.model(s[None]))[0, :, 0].numpy() for s in SEQUENCES]
     expected = np.zeros((3, 3), np.float32)
     for row, places in enumerate(PLACES):
         expected[row, : len(places)] = rows[row][places - 1]
     np.testing.assert_allclose(values.numpy(), expected, atol=1e-5)
     values.sum().backward()
-    assert abs(score.weight.grad.numpy()).max() > 0
-    model.clear_gradients()
+    for name, parameter in critic.named_parameters():
+        assert abs(parameter.grad.numpy()).max() > 0, name
 
 
 def test_a_batch_without_targets_is_a_mistake(model):
