@@ -63,7 +63,7 @@ def run_seed(seed: int, folder: Path) -> Outcome:
         flags = [part for key, value in keys.items() for part in (f"--{key}", str(value))]
         seconds[stage] = run([script, str(CONFIGS / f"{stage}_argument.json"), *flags], title=f"seed {seed}: {stage}")
     seconds["export"] = run(
-        ["-m", "alignment.export", str(folder / "ppo"), str(folder / "exported-policy")], title="export"
+        ["-m", "alignment.export", "--overwrite", str(folder / "ppo"), str(folder / "exported-policy")], title="export"
     )
     before, after = (judge(folder / stage / "policy") for stage in ("sft", "ppo"))
     return Outcome(

@@ -29,7 +29,7 @@ def find_model(source: Path) -> Path:
     raise ModelFolderError(f"{source} is no model folder and no run's output folder; looked for config.json in {tried}")
 
 
-def export_model(source: Path, target: Path, *, dtype: str) -> dict[str, Any]:
+def export_model(source: Path, target: Path, *, dtype: str, overwrite: bool = False) -> dict[str, Any]:
     """Write ``target``, reload it and compare; nothing appears under ``target`` unless the logits are the same.
 
     Returns what the table shows. bfloat16 rounds the weights first, so the comparison stays exact.
@@ -38,8 +38,8 @@ def export_model(source: Path, target: Path, *, dtype: str) -> dict[str, Any]:
     from alignment.training.durable import write_folder
 
     folder = find_model(source)
-    if target.exists():
-        raise ModelFolderError(f"{target} exists already; name a new folder")
+    if target.exists() and not overwrite:
+        raise ModelFolderError(f"{target} exists already; name a new folder, or replace it with --overwrite")
     tokenizer = load_tokenizer(folder)
     model = _load(folder, dtype)
     _refuse_bias(model, folder)
@@ -79,9 +79,7 @@ def _compare(written: Any, read: Any, tokenizer: Tokenizer, folder: Path) -> flo
     from alignment.models.tokenizer import load_tokenizer
 
     if load_tokenizer(folder).fingerprint() != tokenizer.fingerprint():
-        raise ModelFolderError(
-            f"{folder}: the tokenizer read back is another one; nothing was exported"
-        )
+        raise ModelFolderError(f"{folder}: the tokenizer read back is another one; nothing was exported")
     difference = max(float((a - b).abs().max()) for a, b in zip(_logits(written), _logits(read), strict=True))
     if not difference <= TOLERANCE:
         raise ModelFolderError(f"{folder}: logits read back differ by {difference:g}; nothing was exported")
@@ -113,10 +111,11 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(prog="alignment.export", description=__doc__)
     parser.add_argument("source", type=Path, help="a run's output folder, a checkpoint, or a model folder")
-    parser.add_argument("target", type=Path, help="the folder to write; it must not exist")
+    parser.add_argument("target", type=Path, help="the folder to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace TARGET if it exists")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the written weights")
     arguments = parser.parse_args()
-    facts = export_model(arguments.source, arguments.target, dtype=arguments.dtype)
+    facts = export_model(arguments.source, arguments.target, dtype=arguments.dtype, overwrite=arguments.overwrite)
     print_table("exported and read back", ["", "value"], list(facts.items()))
 
 

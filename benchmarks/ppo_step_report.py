@@ -23,6 +23,8 @@ OURS = "paddle/library"
 PEERS = {"torch/full": "torch", "torch/response": "torch, response-only head"}
 TARGETS = {"scoring": 0.8, "update": 0.8, "total": 1.0}
 """Largest ratios to torch that issue 2 asks for."""
+OWN_SETTINGS = ("host", "load_before")
+"""Settings that differ between outcomes of one run."""
 ROWS = (*PHASES, "total")
 CLOCKS = ("wall", "CPU")
 HEADER = ("phase", *PEERS.values(), "alignment", "ratio", "ratio to response-only", "spread", "target")
@@ -116,14 +118,15 @@ def write_results(outcomes: Sequence[Outcome], folder: Path) -> Path:
 def render_markdown(about: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
     """Return the result file for people."""
     lines = ["# One PPO step by phase", "", "Made by `python benchmarks/ppo_step.py --write`; see `../README.md`.", ""]
-    settings = outcomes[0].settings
-    lines += [f"- {key}: {value}" for key, value in (about | settings).items() if key != "load_before"]
+    settings = {key: value for key, value in outcomes[0].settings.items() if key not in OWN_SETTINGS}
+    lines += [f"- {key}: {value}" for key, value in (about | settings).items()]
     for outcome in outcomes:
         work, steps = outcome.work, len(outcome.seconds[OURS])
         lines += ["", f"## {outcome.title}", ""]
         lines.append(
             f"{work.num_prompts} prompts x {work.prompt_length} + {work.response_length} tokens, {work.rows_per_batch} "
-            f"rows a pass, {steps} steps a column in turns; load average before: {outcome.settings['load_before']}."
+            f"rows a pass, {steps} steps a column in turns. Load average before: {outcome.settings['load_before']}. "
+            f"Host settings of this package's process: {outcome.settings['host']}."
         )
         for clock in CLOCKS:
             rows = [HEADER, ["---"] * len(HEADER), *(outcome.row(phase, clock) for phase in ROWS)]

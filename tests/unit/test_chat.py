@@ -1,0 +1,170 @@
+"""Talking to a policy: what goes to stdout, what the conversation remembers, and what ends it."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import sys
+
+import numpy as np
+import pytest
+
+from alignment import chat
+from alignment.errors import UserError
+from alignment.models.hub import load_score_model, random_causal_lm, random_score_model, save_model
+from alignment.models.score_model import ScoreOptions
+from alignment.models.tokenizer import load_tokenizer
+from alignment.records import Completion, TokenBatch
+
+SHAPE = dict(
+    model_type="llama",
+    vocab_size=24,
+    hidden_size=16,
+    intermediate_size=24,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    max_position_embeddings=40,
+)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, repo_root):
+    """A run's folder with a policy, and two reward models: with the policy's tokenizer and with another one."""
+    root = tmp_path_factory.mktemp("chat")
+    shipped = repo_root / "alignment" / "data" / "shipped" / "packing" / "tokenizer"
+    tokenizer, other = load_tokenizer(shipped), load_tokenizer(swap_two_words(shipped, root / "swapped"))
+    (root / "config.json").write_text(json.dumps(SHAPE))
+    save_model(root / "run" / "policy", random_causal_lm(root / "config.json", seed=1, tokenizer=tokenizer), tokenizer)
+    for name, own in (("reward", tokenizer), ("other", other)):
+        reward = random_score_model(root / "config.json", ScoreOptions(), seed=2, tokenizer=own)
+        save_model(root / name, reward, own)
+    return root
+
+
+def swap_two_words(source, target):
+    load_tokenizer(source).save(target)
+    content = json.loads((target / "tokenizer.json").read_text())
+    content["model"]["vocab"] |= {"apple": 23, "tent": 12}
+    (target / "tokenizer.json").write_text(json.dumps(content))
+    return target
+
+
+@pytest.fixture
+def ask(folders, capsys):
+    """Call the program; returns what it wrote to stdout and stderr."""
+
+    def run(*flags, folder="run"):
+        chat.main([str(folders / folder), "--max_new_tokens", "6", *flags])
+        return capsys.readouterr()
+
+    return run
+
+
+def type_in(monkeypatch, text):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+
+
+def test_one_prompt_from_a_run_or_a_model_folder(ask):
+    out, err = ask("--prompt", "pack apple")
+    assert out.endswith("\n") and out.strip() and "score" not in err
+    assert ask("--prompt", "pack apple", folder="run/policy").out == out
+    others = {ask("--prompt", "pack apple", "--seed", str(seed)).out for seed in range(1, 5)}
+    assert len(others | {out}) > 2
+    greedy = {ask("--prompt", "pack apple", "--greedy", "--seed", str(seed)).out for seed in range(3)}
+    assert len(greedy) == 1
+    assert greedy == {ask("--prompt", "pack apple", "--top_k", "1").out}
+    assert greedy == {ask("--prompt", "pack apple", "--top_p", "1e-6").out}
+    assert greedy == {ask("--prompt", "pack apple", "--temperature", "1e-6").out}
+
+
+def test_the_template_is_the_users_choice(ask):
+    own = ask("--prompt", "pack apple", "--greedy").out
+    assert ask("--prompt", "pack apple", "--greedy", "--chat_template", "tokenizer").out == own
+    assert ask("--prompt", "pack apple", "--greedy", "--chat_template", "none").out != own
+
+
+@pytest.mark.parametrize(
+    ("name", "ids", "reason", "expected"),
+    [
+        ("reward", [12, 7, 2], "stop", [1, 4, 6, 12, 5, 12, 7, 2]),
+        ("reward", [12, 4], "length", [1, 4, 6, 12, 5, 12, 4]),
+        ("other", [12, 7, 2], "stop", [1, 4, 6, 23, 5, 23, 7, 2]),
+        ("other", [12, 7], "length", [1, 4, 6, 23, 5, 23, 7]),
+    ],
+)
+def test_the_judge_reads_the_conversation_in_its_own_tokens(folders, name, ids, reason, expected):
+    policy = load_tokenizer(folders / "run" / "policy")
+    judge = chat.Judge(folders / name, policy, None)
+    completion = Completion(np.array(ids), np.zeros(len(ids), np.float32), reason)
+    batch = TokenBatch.build([np.array(expected)], [np.empty(0, np.int64)])
+    score = float(load_score_model(folders / name).read_end_scores(batch)[0])
+    assert judge.score(["pack apple"], [1, 4, 6, 12, 5], completion) == pytest.approx(score, abs=1e-6)
+
+
+def test_the_score_goes_to_stderr(ask, folders):
+    out, err = ask("--prompt", "pack apple", "--reward_model", str(folders / "reward"))
+    assert re.fullmatch(r"score: -?\d\.\d{4}\n", err)
+    assert out == ask("--prompt", "pack apple").out
+
+
+def test_a_conversation_line_by_line(ask, monkeypatch):
+    type_in(monkeypatch, "pack apple\n\n  also map  \n/reset\npack apple\n/quit\nnever read\n")
+    out, err = ask("--max_new_tokens", "4")
+    first, second, third = out.splitlines()
+    assert first == third and err == ""
+    assert first == ask("--prompt", "pack apple", "--max_new_tokens", "4").out.strip("\n")
+    assert second != ask("--prompt", "also map", "--max_new_tokens", "4").out.strip("\n"), "it remembers the first turn"
+
+
+def test_end_of_input_ends_it(ask, monkeypatch):
+    type_in(monkeypatch, "")
+    assert ask() == ("", "")
+
+
+class Remembering:
+    """Answers with the number of turns it saw, and refuses a third question."""
+
+    def __init__(self):
+        self.seen = []
+
+    def reply(self, turns):
+        self.seen.append(list(turns))
+        if len(turns) > 3:
+            raise UserError("too long")
+        return chat.Reply(f"answer {len(turns)}", None)
+
+
+def test_the_history_grows_and_survives_an_error(monkeypatch, capsys):
+    type_in(monkeypatch, "a\nb\nc\nd\n/reset\ne\n")
+    model = Remembering()
+    chat.converse(model)
+    history = ["a", "answer 1", "b", "answer 3"]
+    assert model.seen == [["a"], history[:3], [*history, "c"], [*history, "d"], ["e"]]
+    out, err = capsys.readouterr()
+    assert out == "answer 1\nanswer 3\nanswer 1\n"
+    assert err.count("error: too long\n/reset starts a new conversation") == 2
+
+
+def test_control_c_ends_a_conversation(ask, monkeypatch):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(chat, "converse", interrupt)
+    assert ask() == ("", "\n")
+
+
+@pytest.mark.parametrize(
+    ("folder", "flags", "message"),
+    [
+        ("run", ["--prompt", " "], "--prompt is empty"),
+        ("run", ["--prompt", "a", "--temperature", "0"], "temperature=0.0"),
+        ("run", ["--prompt", "a", "--max_new_tokens", "60"], "max_position_embeddings=40"),
+        ("nothing", ["--prompt", "a"], "nothing"),
+        ("run", ["--prompt", "a", "--reward_model", "run/policy"], "run/policy"),
+    ],
+)
+def test_what_is_refused(ask, folder, flags, message, folders, monkeypatch):
+    monkeypatch.chdir(folders)
+    with pytest.raises(UserError, match=message):
+        ask(*flags, folder=folder)
