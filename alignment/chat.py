@@ -82,6 +82,7 @@ class Chat:
         stops = {self._tokenizer.eos_token_id, *model.config.eos_token_ids}
         self._options = GenerationOptions(
             max_new_tokens=arguments.max_new_tokens,
+            max_total_tokens=model.config.max_position_embeddings,
             do_sample=not arguments.greedy,
             temperature=arguments.temperature,
             top_p=arguments.top_p,

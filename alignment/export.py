@@ -70,8 +70,8 @@ def _refuse_bias(model: Any, folder: Path) -> None:
     bias = getattr(getattr(model, "score", None), "bias", None)
     if bias is not None and float(bias.abs().max()) > 0:
         raise ModelFolderError(
-            f"{folder}: its score head has a bias of {float(bias[0]):g}, for which a sequence classification folder has no "
-            "place: the exported scores would be wrong. Train with score_bias=false"
+            f"{folder}: its score head has a bias of {float(bias[0]):g}, which a sequence "
+            "classification folder cannot hold: the exported scores would be wrong. Train with score_bias=false"
         )
 
 

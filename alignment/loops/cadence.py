@@ -1,4 +1,4 @@
-"""When to log, evaluate and save."""
+"""When to log, evaluate and save, counted in updates."""
 
 from __future__ import annotations
 

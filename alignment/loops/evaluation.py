@@ -1,4 +1,4 @@
-"""Evaluations: the policy on held-out prompts, datasets on held-out samples."""
+"""Evaluation of a policy on held-out prompts."""
 
 from __future__ import annotations
 

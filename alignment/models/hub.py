@@ -99,7 +99,7 @@ def save_model(folder: str | Path, model: CausalLM | ScoreModel, tokenizer: Toke
     """Write one standard folder: config.json, safetensors, tokenizer. The caller makes it appear whole."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    config = describe_model(model)
+    config = describe_model(model, tokenizer)
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     if isinstance(model, CausalLM):
         ids = {name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in config}
@@ -109,7 +109,7 @@ def save_model(folder: str | Path, model: CausalLM | ScoreModel, tokenizer: Toke
         tokenizer.save(folder)
 
 
-def describe_model(model: CausalLM | ScoreModel) -> dict[str, Any]:
+def describe_model(model: CausalLM | ScoreModel, tokenizer: Tokenizer | None) -> dict[str, Any]:
     """Return the config.json of ``model``, readable by Hugging Face's classes."""
     config = model.config.to_dict()
     kind = "ForSequenceClassification" if isinstance(model, ScoreModel) else "ForCausalLM"
@@ -118,10 +118,19 @@ def describe_model(model: CausalLM | ScoreModel) -> dict[str, Any]:
     if isinstance(model, ScoreModel):
         config |= {"num_labels": 1, "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
         config |= model.options.to_dict() | {SCORE_STATE: model.normalizer.state()}
-        if config.get("pad_token_id") is None:
-            # Hugging Face finds the last token of a row through the padding id.
-            config["pad_token_id"] = next(iter(model.config.eos_token_ids), 0)
+        config["pad_token_id"] = _padding_id(model.config, tokenizer)
     return config
+
+
+def _padding_id(config: DecoderConfig, tokenizer: Tokenizer | None) -> int | None:
+    """Return a padding id that is no end token, or None.
+
+    Hugging Face reads a row's score before its first padding: were EOS the padding, it would read one token too early.
+    With None it refuses padded batches, and reads single rows right.
+    """
+    own = () if tokenizer is None else (tokenizer.pad_token_id, tokenizer.unk_token_id)
+    usable = [i for i in (config.pad_token_id, *own) if i is not None and i not in config.eos_token_ids]
+    return usable[0] if usable else None
 
 
 def stored_tensors(model: paddle.nn.Layer) -> Iterator[tuple[str, np.ndarray]]:
@@ -177,7 +186,8 @@ def _fill(
 def _assign(parameter: paddle.Tensor, stored: Stored, name: str, folder: Path) -> None:
     shape = stored.array.shape[::-1] if is_transposed(name) else stored.array.shape
     if list(shape) != list(parameter.shape):
-        raise ModelFolderError(f"{folder}: {stored.name} has shape {list(shape)}, config.json needs {list(parameter.shape)}")
+        wanted = list(parameter.shape)
+        raise ModelFolderError(f"{folder}: {stored.name} has shape {list(shape)}, config.json needs {wanted}")
     values = stored.as_float32()
     values = np.ascontiguousarray(values.T) if is_transposed(name) else values
     with paddle.no_grad():

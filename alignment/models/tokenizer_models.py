@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import tokenizers
-from tokenizers.processors import TemplateProcessing
 
 from alignment.errors import ModelFolderError
 from alignment.models.tokenizer_files import CONFIG_FILE, FAST_FILE, AddedToken, TokenizerFiles
@@ -30,7 +29,11 @@ class TokenizerModel(Protocol):
 
 
 class FastModel:
-    """The model of ``tokenizer.json``, with the tokens that only the files beside it name."""
+    """The model of ``tokenizer.json``, with the tokens that only the files beside it name.
+
+    What stands around a text (BOS, EOS) is what ``tokenizer.json`` says; ``add_bos_token`` and ``add_eos_token`` of the
+    configuration are for sentencepiece models, as in transformers.
+    """
 
     default_special_tokens: Mapping[str, str] = {}
 
@@ -43,8 +46,6 @@ class FastModel:
         self._model.no_truncation()
         self._model.no_padding()
         self._add(files.added_tokens)
-        if "add_bos_token" in files.config or "add_eos_token" in files.config:
-            self._set_edges(files)
         self.vocab = self._model.get_vocab(with_added_tokens=True)
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
@@ -67,20 +68,3 @@ class FastModel:
                 raise ModelFolderError(
                     f"{self._place / CONFIG_FILE}: token {token.content!r} has id {token.id}; {FAST_FILE} says {found}"
                 )
-
-    def _set_edges(self, files: TokenizerFiles) -> None:
-        """Put BOS before and EOS behind a text as the configuration says, whatever ``tokenizer.json`` does."""
-        edges = {}
-        for name in ("bos_token", "eos_token"):
-            if files.config.get(f"add_{name}", False):
-                edges[name] = files.special_tokens.get(name)
-        absent = [name for name, token in edges.items() if token is None]
-        if absent:
-            raise ModelFolderError(
-                f"{files.folder / CONFIG_FILE}: add_{absent[0]} is true, but there is no {absent[0]}"
-            )
-        pieces = [edges.get("bos_token"), "$A", edges.get("eos_token")]
-        tokens = [(token, self._model.token_to_id(token)) for token in dict.fromkeys(edges.values())]
-        self._model.post_processor = TemplateProcessing(
-            single=[piece for piece in pieces if piece is not None], special_tokens=tokens
-        )

@@ -1,4 +1,4 @@
-"""Train: python run_ppo.py x_argument.json [--key value ...], also under python -m paddle.distributed.launch."""
+"""PPO from the command line: python run_ppo.py x_argument.json [--key value ...], or under the launcher."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Train: python run_reward.py x_argument.json [--key value ...], also under python -m paddle.distributed.launch."""
+"""Reward and cost models from the command line: python run_reward.py x_argument.json [--key value ...], or under the launcher."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Train: python run_sft.py x_argument.json [--key value ...], also under python -m paddle.distributed.launch."""
+"""Supervised fine-tuning from the command line: python run_sft.py x_argument.json [--key value ...], or under the launcher."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Objectives: what a runner reads from a model and the loss it makes of it."""
+"""What a model is trained on: what a runner reads from it, and the loss it makes of that."""
 
 from __future__ import annotations
 

@@ -155,26 +155,20 @@ def test_score_models_there_and_back(name, make, ask_peer, reload, tmp_path):
     assert_same(ask_peer(again)[:, 0], expected)
 
 
-def test_a_score_model_without_padding_id(make, ask_peer, reload, tmp_path):
-    """Hugging Face finds the last token through the padding id; it must not be the EOS that ends every answer."""
+@pytest.mark.parametrize("pad", [None, EOS])
+def test_the_end_of_an_answer_is_no_padding(pad, make, ask_peer, reload, torch, tmp_path):
+    """Hugging Face finds the last token through the padding id, so that must not be the EOS that ends an answer."""
     peer = make("Llama", "SequenceClassification", {})
     expected = ask_peer(peer)[:, 0]
-    peer.config.pad_token_id = None
+    peer.config.pad_token_id = pad
     peer.save_pretrained(tmp_path / "theirs")
     model = load_score_model(tmp_path / "theirs")
     assert_same(our_scores(model), expected)
     save_model(tmp_path / "ours", model, None)
     again = reload(tmp_path / "ours", "SequenceClassification")
-    ending = [0, 2]
-    rows = [ask_rows(again, IDS[i : i + 1, : LENGTHS[i]]) for i in ending]
-    assert_same(np.array(rows), expected[ending])
-
-
-def ask_rows(model, ids):
-    import torch
-
     with torch.no_grad():
-        return float(model(input_ids=torch.tensor(ids)).logits[0, 0])
+        alone = [again(input_ids=torch.tensor(row[None, :n])).logits for row, n in zip(IDS, LENGTHS, strict=True)]
+    assert_same(np.array([float(logits[0, 0]) for logits in alone]), expected)
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2-tied"])
@@ -187,9 +181,8 @@ def test_shards(name, make, ask_peer, tmp_path):
 
 
 def test_bfloat16_files(make, ask_peer, reload, torch, tmp_path):
-    peer = make("Llama", "CausalLM", {}).to(torch.bfloat16)
-    peer.save_pretrained(tmp_path / "theirs")
-    expected = ask_peer(peer.float())
+    make("Llama", "CausalLM", {}).to(torch.bfloat16).save_pretrained(tmp_path / "theirs")
+    expected = ask_peer(reload(tmp_path / "theirs", "CausalLM"))
     assert_same(ask_ours(load_causal_lm(tmp_path / "theirs"))[REAL], expected[REAL])
     save_model(tmp_path / "ours", load_causal_lm(tmp_path / "theirs", dtype="bfloat16"), None)
     assert json.loads((tmp_path / "ours" / "config.json").read_text())["torch_dtype"] == "bfloat16"

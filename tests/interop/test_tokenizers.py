@@ -47,7 +47,7 @@ CONVERSATIONS = (
         {"role": "user", "content": "two dogs"},
     ],
 )
-SPECIAL = ["<|begin|>", "<|end|>", "<|pad|>", "<|im_start|>", "<|im_end|>"]
+SPECIAL = ["<|begin|>", "<|end|>", "<|pad|>", "<|im_start|>", "<|im_end|>", "<|endoftext|>"]
 
 
 def byte_level_bpe():
@@ -79,8 +79,8 @@ def write(folder, library, **config):
 CASES = {
     "qwen-like": (byte_level_bpe, dict(chat_template=CHATML, tokenizer_class="Qwen2Tokenizer")),
     "llama-3-like": (lambda: with_bos(byte_level_bpe()), dict(chat_template=CHATML)),
-    "add-bos": (byte_level_bpe, dict(chat_template=LLAMA, add_bos_token=True, add_eos_token=True)),
-    "no-bos": (lambda: with_bos(byte_level_bpe()), dict(chat_template=LLAMA, add_bos_token=False)),
+    "told-to-add": (byte_level_bpe, dict(chat_template=LLAMA, add_bos_token=True, add_eos_token=True)),
+    "told-not-to": (lambda: with_bos(byte_level_bpe()), dict(chat_template=LLAMA, add_bos_token=False)),
     "named": (byte_level_bpe, dict(chat_template=[{"name": "default", "template": LLAMA}], unk_token="<new>")),
 }
 
@@ -168,18 +168,19 @@ def llama_model(tmp_path_factory):
     return (folder / "m.model").read_bytes()
 
 
+# None begins with a space, and none has one after a token where each piece gets its own (legacy): transformers 5 then
+# leaves out the space that sentencepiece itself writes first.
 SENTENCEPIECE_TEXTS = (
     "hello world",
-    "  two  dogs\n",
+    "two  dogs\n",
     "hello</s>world",
-    "hello </s> world",
     "\u6f22 \U0001f600",
     "<s>a",
 )
 
 
 @pytest.mark.parametrize("legacy", [True, False])
-@pytest.mark.parametrize("edges", [{}, dict(add_bos_token=False), dict(add_bos_token=True, add_eos_token=True)])
+@pytest.mark.parametrize("edges", [dict(add_bos_token=True), dict(add_bos_token=False, add_eos_token=True)])
 def test_sentencepiece_llama(llama_model, legacy, edges, tmp_path, transformers):
     (tmp_path / "tokenizer.model").write_bytes(llama_model)
     special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
@@ -187,7 +188,7 @@ def test_sentencepiece_llama(llama_model, legacy, edges, tmp_path, transformers)
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     theirs, ours = transformers.AutoTokenizer.from_pretrained(tmp_path), load_tokenizer(tmp_path)
     assert ours.vocab == theirs.get_vocab()
-    for text in SENTENCEPIECE_TEXTS:
+    for text in (*SENTENCEPIECE_TEXTS, *(() if legacy else ("hello </s> world",))):
         ids = ours.encode(text)
         assert ids == theirs(text)["input_ids"], text
         assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)

@@ -66,7 +66,7 @@ def test_a_reward_model_keeps_its_head_and_statistics(tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["architectures"] == ["LlamaForSequenceClassification"]
     assert config["num_labels"] == 1
-    assert config["pad_token_id"] is not None
+    assert config["pad_token_id"] is None, "EOS is no padding, and there is no other id"
 
 
 def test_a_language_model_becomes_a_reward_model_only_when_asked(tmp_path):
@@ -154,7 +154,8 @@ def test_missing_unknown_and_misshapen_tensors_are_refused(tmp_path):
         tensors["model.extra"] = np.zeros(2, np.float32)
 
     _rewrite(tmp_path, swap)
-    with pytest.raises(ModelFolderError, match=r"1 missing tensor.*model\.norm\.weight.*1 unknown tensor.*model\.extra"):
+    expected = r"1 missing tensor.*model\.norm\.weight.*1 unknown tensor.*model\.extra"
+    with pytest.raises(ModelFolderError, match=expected):
         hub.load_causal_lm(tmp_path)
     hub.save_model(tmp_path, _causal(), None)
     _rewrite(tmp_path, lambda t: t.update({"model.norm.weight": np.zeros(9, np.float32)}))

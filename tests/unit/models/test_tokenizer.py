@@ -81,15 +81,11 @@ def test_truncation_and_padding_of_the_file_are_off(make):
     assert load_tokenizer(make(change=shorten)).encode("a b c") == [4, 5, 6]
 
 
-def test_bos_and_eos_around_a_text(make):
-    own = load_tokenizer(make("own", change=with_edges))
+@pytest.mark.parametrize("config", [CONFIG, {**CONFIG, "add_bos_token": False, "add_eos_token": False}])
+def test_tokenizer_json_says_what_stands_around_a_text(make, config):
+    own = load_tokenizer(make("edges", config=config, change=with_edges))
     assert (own.encode("a"), own.encode("a", add_special_tokens=False)) == ([1, 4, 2], [4])
-    told = load_tokenizer(make("told", config={**CONFIG, "add_bos_token": True, "add_eos_token": False}))
-    assert told.encode("a") == [1, 4]
-    overruled = load_tokenizer(make("overruled", config={**CONFIG, "add_bos_token": False}, change=with_edges))
-    assert overruled.encode("a") == [4]
-    with pytest.raises(ModelFolderError, match="add_eos_token is true, but there is no eos_token"):
-        load_tokenizer(make("nothing-to-add", config={"add_eos_token": True}))
+    assert load_tokenizer(make("plain", config={**CONFIG, "add_bos_token": True})).encode("a") == [4]
 
 
 def test_tokens_that_only_the_configuration_names(make):

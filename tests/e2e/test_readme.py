@@ -1,0 +1,95 @@
+"""What README.md shows is what happens: its commands run, its examples work, its generated parts are up to date."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import runs
+
+README = (runs.ROOT / "README.md").read_text(encoding="utf-8")
+SHELL_BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+COMMANDS = [line for block in SHELL_BLOCKS for line in block.splitlines() if line.strip()]
+SHORTENED = {"run_sft.py": 30, "run_reward.py": 20, "run_ppo.py": 8}
+"""Updates that the trainers make here instead of those in their files; everything else is run as it is written."""
+
+pytestmark = pytest.mark.e2e
+
+
+def _example(name: str, language: str) -> str:
+    return re.search(rf"<!-- example: {name} -->\n```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL).group(1)
+
+
+def _run(command: str, folder: Path) -> subprocess.CompletedProcess:
+    words = shlex.split(command)
+    assert words[0] == "python", command
+    for script, updates in SHORTENED.items():
+        if any(word.endswith(script) for word in words):
+            is_resume = "--resume_from_checkpoint" in words
+            words += ["--max_steps", str(updates + 4 * is_resume), "--save_steps", "4"]
+            words += [] if script != "run_ppo.py" else ["--eval_steps", "4"]
+    return subprocess.run(
+        [sys.executable, *words[1:]],
+        cwd=folder,
+        env={**runs.environment(), "PYTHONPATH": str(runs.ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_every_command_of_the_readme_runs(tmp_path):
+    """One after the other, as a reader would, in a folder that sees the repository's files."""
+    for name in ("alignment", "config"):
+        (tmp_path / name).symlink_to(runs.ROOT / name)
+    assert len(COMMANDS) >= 6
+    outputs = {}
+    for command in COMMANDS:
+        done = _run(command, tmp_path)
+        assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+        outputs[command] = done.stdout + done.stderr
+    ppo = tmp_path / "output/demo/ppo"
+    for name in ("policy", "value", "metrics.jsonl", "samples.jsonl", "ledger.json", "arguments.json", "report.html"):
+        assert (ppo / name).exists(), name
+    assert (tmp_path / "output/demo/rm/plots/calibration.png").stat().st_size > 1000
+    assert [r["step"] for r in runs.metrics(ppo)][-1] == SHORTENED["run_ppo.py"] + 4
+    assert "resuming from" in outputs[COMMANDS[-1]]
+
+
+def test_the_dataset_example_registers_and_mixes(tmp_path):
+    code, settings = _example("dataset", "python"), json.loads(re.search(r"```json\n(.*?)```", README, re.S).group(1))
+    (tmp_path / settings["dataset_modules"]).write_text(code)
+    from alignment.data.modules import load_dataset_modules
+    from alignment.data.raw_dataset import RawDataset
+
+    load_dataset_modules([settings["dataset_modules"]], tmp_path)
+    dataset = RawDataset.load("my-dataset-name")
+    assert dataset[0] == {"input": "2 + 2?", "answer": "4", "other_answer": "5", "better": True}
+    assert len(dataset) == 10
+
+
+def test_the_reward_example_drives_ppo(tmp_path, ppo_arguments):
+    (tmp_path / "my_reward.py").write_text(_example("reward", "python"))
+    arguments = {key: v for key, v in ppo_arguments.items() if key != "reward_model_name_or_path"}
+    arguments |= {
+        "reward_function": "my_reward.py:short_and_polite",
+        "reward_critic_model_name_or_path": ppo_arguments["actor_model_name_or_path"],
+        "max_steps": 2,
+        "output_dir": tmp_path / "out",
+    }
+    runs.run_ok("ppo", arguments, tmp_path)
+    assert runs.metrics(tmp_path / "out")[0]["train/reward"] <= 0
+
+
+def test_generated_parts_are_up_to_date():
+    spec = importlib.util.spec_from_file_location("readme_tool", runs.ROOT / "tools" / "readme.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    assert tool.render(README) == README, "run: python tools/readme.py"

@@ -1,0 +1,90 @@
+"""Rewrite the generated parts of README.md: ``python tools/readme.py`` (tree from docstrings, keys from dataclasses).
+
+The comment of an entry that has no docstring is kept from the README; a test compares both parts with the repository.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+WIDTH = 30
+LONGEST = 100
+COMMENTS = {
+    "CONTRIBUTING.md": "how to work on this repository",
+    "LICENSE": "Apache-2.0",
+    "MANIFEST.in": "what a source distribution holds beside the package",
+    "Makefile": "demo, test, lint, bench",
+    "README.md": "this page",
+    "benchmarks/": "timings as ratios against peers in the same run; dated results",
+    "config/": "argument files: tiny/ in minutes on a CPU, llama/ for real models",
+    "csrc/": "kernels of the fused rollout engine (none yet)",
+    "pyproject.toml": "linter, tests, import contracts",
+    "setup.py": "installation and pinned dependencies, each with its reason",
+    "tests/": "sanity, unit, golden (oracles), contract, interop, e2e",
+    "tools/": "virtual environment for make; generator of this page",
+}
+
+
+def tree_lines() -> list[str]:
+    """Return the annotated tree: top level, then packages and modules of ``alignment``."""
+    names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    paths = sorted(Path(name) for name in names if (ROOT / name).exists())
+    top = sorted({p.parts[0] + ("/" if len(p.parts) > 1 else "") for p in paths if not p.parts[0].startswith(".")})
+    lines = []
+    for entry in top:
+        if entry != "alignment/":
+            lines.append(_line(0, entry, COMMENTS[entry]))
+            continue
+        modules = [p for p in paths if p.parts[0] == "alignment" and p.suffix == ".py"]
+        lines.append(_line(0, entry, summary(Path("alignment/__init__.py"))))
+        lines += package_lines(Path("alignment"), modules)
+    return lines
+
+
+def package_lines(package: Path, modules: list[Path]) -> list[str]:
+    """Return the lines below ``package``: its modules, then its sub-packages."""
+    depth = len(package.parts)
+    lines = [_line(depth, p.name, summary(p)) for p in modules if p.parent == package and p.name != "__init__.py"]
+    inner = sorted({Path(*p.parts[: depth + 1]) for p in modules if p.parts[:depth] == package.parts} - set(modules))
+    for child in inner:
+        lines.append(_line(depth, f"{child.name}/", summary(child / "__init__.py")))
+        lines += package_lines(child, modules)
+    return lines
+
+
+def summary(module: Path) -> str:
+    """Return the first sentence of a module's docstring, or its first clause when that is long."""
+    docstring = ast.get_docstring(ast.parse((ROOT / module).read_text(encoding="utf-8"))) or "?"
+    paragraph = " ".join(docstring.split("\n\n")[0].split())
+    sentence = re.split(r"(?<! al)[.] ", paragraph)[0].rstrip(".").replace("``", "")
+    return sentence if len(sentence) <= LONGEST else re.split(r"[:;] ", sentence)[0]
+
+
+def replace_block(text: str, opening: str, closing: str, body: str) -> str:
+    """Return ``text`` with what stands between the two markers replaced."""
+    start = text.index(opening) + len(opening)
+    return text[:start] + body + text[text.index(closing, start) :]
+
+
+def render(text: str) -> str:
+    """Return the README with its generated parts written anew."""
+    sys.path.insert(0, str(ROOT))
+    from alignment.arguments.reference import render_reference
+
+    tree = "\n```\n" + "\n".join(tree_lines()) + "\n"
+    text = replace_block(text, "<!-- tree -->", "```\n\n## Every key", tree)
+    return replace_block(text, "<!-- reference -->", "<!-- /reference -->", f"\n{render_reference()}\n")
+
+
+def _line(depth: int, name: str, comment: str) -> str:
+    return f"{'  ' * depth + name:<{WIDTH}}  {comment}"
+
+
+if __name__ == "__main__":
+    README.write_text(render(README.read_text(encoding="utf-8")), encoding="utf-8")
