@@ -8,12 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from alignment.errors import UserError
 from alignment.parallel.host import prepare_host
+from alignment.telemetry.files import replace_file
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "config" / "tiny"
@@ -44,6 +45,9 @@ def main() -> None:
     if not CONFIGS.is_dir():
         raise UserError(f"the demo runs from a checkout of the repository: {CONFIGS} is not there")
     outcomes = [run_seed(int(seed), arguments.output_dir / f"seed-{seed}") for seed in arguments.seeds.split(",")]
+    replace_file(
+        arguments.output_dir / "outcomes.json", json.dumps([asdict(o) for o in outcomes], indent=1, default=str)
+    )
     print_outcomes(outcomes)
 
 

@@ -1,0 +1,34 @@
+"""``make demo`` raises the true score that no model sees, and leaves what it promises."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import runs
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+
+def test_demo_raises_the_true_score(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "alignment.demo", "--seeds", "1", "--output_dir", str(tmp_path)],
+        cwd=runs.ROOT,
+        env=runs.environment(),
+        capture_output=True,
+        text=True,
+        timeout=580,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    [outcome] = json.loads((tmp_path / "outcomes.json").read_text())
+    assert outcome["ppo_score"] > outcome["sft_score"] + 0.2, outcome
+    assert outcome["reward_accuracy"] > 0.8, outcome
+    assert 0 < outcome["kl"] < 20, outcome
+    seed = tmp_path / "seed-1"
+    assert (seed / "exported-policy" / "model.safetensors").is_file()
+    assert (seed / "ppo" / "report.html").stat().st_size > 10_000
+    for line in ("true score on held-out prompts, after PPO", "report", "exported policy"):
+        assert line in done.stdout
