@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -143,13 +143,46 @@ def read_config_dict(folder: str | Path) -> dict[str, Any]:
     return raw
 
 
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_size(value: Any) -> bool:
+    return _is_integer(value) and value >= 1
+
+
+def _is_number(value: Any) -> bool:
+    return _is_integer(value) or isinstance(value, float)
+
+
+def _are_ids(value: Any) -> bool:
+    return all(map(_is_integer, value)) if isinstance(value, (list, tuple)) else _is_integer(value)
+
+
+def _or_null(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or fits(value)
+
+
+_RULES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
+    ((*_SIZES, "max_position_embeddings"), _is_size, "a positive integer"),
+    (("num_key_value_heads", "head_dim", "sliding_window"), _or_null(_is_size), "a positive integer or null"),
+    (("bos_token_id", "pad_token_id"), _or_null(_is_integer), "an integer or null"),
+    (("eos_token_id",), _or_null(_are_ids), "an integer, a list of integers or null"),
+    (("rms_norm_eps", "initializer_range"), _is_number, "a number"),
+    (("rope_theta",), _or_null(_is_number), "a number or null"),
+    (("rope_scaling", "rope_parameters"), _or_null(lambda value: isinstance(value, Mapping)), "an object or null"),
+)
+"""Keys, what their values must satisfy, and that in words."""
+
+
 def _check(given: Mapping[str, Any], place: str) -> None:
     """Raise one ModelFolderError with every problem of the sizes and of what the decoder cannot compute."""
-    problems = []
-    for name in (*_SIZES, "max_position_embeddings"):
-        value = given.get(name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            problems.append(f"{name} must be a positive integer, found {value!r}")
+    problems = [
+        f"{name} must be {wanted}, found {given.get(name)!r}"
+        for names, fits, wanted in _RULES
+        for name in names
+        if not fits(given.get(name))
+    ]
     if given["hidden_act"] != "silu":
         problems.append(f"hidden_act {given['hidden_act']!r} is not supported (only 'silu')")
     if given.get("quantization_config"):
@@ -170,12 +203,35 @@ def _attention(given: Mapping[str, Any], place: str) -> dict[str, Any]:
         )
     if kv_heads < 1 or heads % kv_heads:
         raise ModelFolderError(f"{place}: num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}")
-    windowed = not family.startswith("qwen") or bool(given.get("use_sliding_window", False))
-    return {
-        "num_key_value_heads": kv_heads,
-        "head_dim": int(given["hidden_size"] // heads if head_dim is None else head_dim),
-        "sliding_window": given["sliding_window"] if windowed and family != "llama" else None,
-    }
+    width = int(given["hidden_size"] // heads if head_dim is None else head_dim)
+    if width % 2:
+        raise ModelFolderError(f"{place}: head_dim {width} is odd; rotary embeddings turn pairs of numbers")
+    return {"num_key_value_heads": kv_heads, "head_dim": width, "sliding_window": _window(given, place)}
+
+
+def _window(given: Mapping[str, Any], place: str) -> int | None:
+    """Return how many tokens a query sees in every layer, None where all; layers that differ are refused."""
+    window, layers = given["sliding_window"], given["num_hidden_layers"]
+    if window is None or given["model_type"] == "llama":
+        return None
+    if given["model_type"] == "mistral":
+        return window
+    num_windowed = _count_windowed(given) if given.get("use_sliding_window", False) else 0
+    if num_windowed == 0 or window >= given["max_position_embeddings"]:
+        return None
+    if num_windowed < layers:
+        raise ModelFolderError(
+            f"{place}: a sliding window of {window} in {num_windowed} of {layers} layers is not supported "
+            "(all layers or none; see max_window_layers and layer_types)"
+        )
+    return window
+
+
+def _count_windowed(given: Mapping[str, Any]) -> int:
+    """Return how many layers of a qwen model have a window: by ``layer_types``, else from ``max_window_layers`` on."""
+    if given.get("layer_types"):
+        return sum(kind == "sliding_attention" for kind in given["layer_types"])
+    return max(0, given["num_hidden_layers"] - given.get("max_window_layers", 28))
 
 
 def _rope(given: Mapping[str, Any], place: str) -> dict[str, Any]:

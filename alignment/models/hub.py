@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from alignment.models.score_model import ScoreModel, ScoreOptions
 from alignment.models.tokenizer import Tokenizer
 from alignment.telemetry import log
 
+HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 FAMILY_NAMES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
 SCORE_HEAD = ("score.weight", "score.bias")
 SCORE_STATE = "score_normalizer"
@@ -32,13 +34,15 @@ def resolve_model_folder(name_or_path: str) -> Path:
     folder = Path(name_or_path).expanduser()
     if folder.is_dir():
         return folder
+    if not HUB_NAME.fullmatch(name_or_path):
+        raise ModelFolderError(f"model {name_or_path!r}: no such folder (looked for {folder.absolute()})")
     try:
         from huggingface_hub import snapshot_download
 
         return Path(snapshot_download(name_or_path, allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja"]))
     except Exception as error:
         raise ModelFolderError(
-            f"model {name_or_path!r}: no such folder, and it cannot be fetched from the hub "
+            f"model {name_or_path!r}: no such folder (looked for {folder.absolute()}), and not fetched from the hub "
             f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'})"
         ) from error
 
@@ -171,6 +175,8 @@ def _fill(
         name = canonical_name(stored.name)
         if name is None:
             continue
+        if name in found:
+            raise ModelFolderError(f"{folder}: holds {name} more than once, the last time as {stored.name}")
         found.add(name)
         if name in parameters:
             _assign(parameters[name], stored, name, folder)

@@ -13,13 +13,18 @@ KINDS = ("affine", "scale", "translate", "identity")
 
 
 class Normalizer:
-    """Statistics that never change: mean 0, variance 1; only rows are counted. The base of the two that learn."""
+    """Statistics that never change: mean 0, variance 1; only rows are counted. The base of the two that learn.
+
+    A single score has no variance: what the peers compute from it is NaN. Here it moves the mean, and the variance
+    stays as it was.
+    """
 
     def __init__(self) -> None:
         self.mean, self.var, self.count = 0.0, 1.0, 0
 
     def update(self, scores: np.ndarray) -> None:
-        """Learn from a batch of scores [n]."""
+        """Learn from a batch of scores [n], n >= 1."""
+        assert np.size(scores), "an empty batch has no mean"
         self._learn(np.asarray(scores, np.float64).ravel())
         self.count += int(np.size(scores))
 
@@ -46,18 +51,16 @@ class Normalizer:
 
 
 class RunningMeanStd(Normalizer):
-    """Mean and unbiased variance of everything seen (Chan et al. 1979); a batch of one adds no variance of its own."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.var = 0.0
+    """Mean and unbiased variance of everything seen (Chan et al. 1979)."""
 
     def _learn(self, scores: np.ndarray) -> None:
         size, total = scores.size, self.count + scores.size
         batch_var = scores.var(ddof=1) if size > 1 else 0.0
         delta = scores.mean() - self.mean
         self.mean += delta * size / total
-        self.var = (self.var * self.count + batch_var * size + delta**2 * self.count * size / total) / total
+        if total > 1:
+            seen = self.var * self.count if self.count > 1 else 0.0
+            self.var = (seen + batch_var * size + delta**2 * self.count * size / total) / total
 
 
 class ExponentialMovingAverage(Normalizer):
@@ -68,7 +71,7 @@ class ExponentialMovingAverage(Normalizer):
         self.momentum = DEFAULT_MOMENTUM if momentum is None else momentum
 
     def _learn(self, scores: np.ndarray) -> None:
-        batch_var = scores.var(ddof=1) if scores.size > 1 else 0.0
+        batch_var = scores.var(ddof=1) if scores.size > 1 else self.var
         self.mean = self.momentum * self.mean + (1 - self.momentum) * scores.mean()
         self.var = self.momentum * self.var + (1 - self.momentum) * batch_var
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import operator
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -41,9 +43,9 @@ def weight_files(folder: Path) -> list[Path]:
     if index.is_file():
         try:
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError) as error:
+            absent = [name for name in names if not (folder / name).is_file()]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelFolderError(f"{index}: cannot be read as an index of shards ({error!r})") from error
-        absent = [name for name in names if not (folder / name).is_file()]
         if absent:
             raise ModelFolderError(f"{index} names {', '.join(absent)}, which {folder} does not hold")
         return [folder / name for name in names]
@@ -81,20 +83,24 @@ def _read_header(file: Any, path: Path, size: int) -> tuple[dict[str, Any], int]
     try:
         header = json.loads(file.read(length))
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+        expected = 8 + length + max(ends, default=0)
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise ModelFolderError(f"{path}: its header is damaged ({error!r})") from error
-    expected = 8 + length + max(ends, default=0)
     if expected != size:
         raise ModelFolderError(f"{path}: cut short or damaged: {size} bytes where its header asks for {expected}")
     return header, 8 + length
 
 
 def _check_entry(name: str, entry: dict[str, Any], path: Path, available: int) -> tuple[int, int]:
-    dtype, shape, (first, last) = entry["dtype"], entry["shape"], entry["data_offsets"]
+    try:
+        dtype, shape, (first, last) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        numbers = [operator.index(number) for number in (first, last, *shape)]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelFolderError(f"{path}: its entry for {name} is damaged ({error!r})") from error
     if dtype not in _DTYPES:
         raise ModelFolderError(f"{path}: {name} has dtype {dtype} (readable: {', '.join(_DTYPES)})")
-    expected = int(np.prod(shape, dtype=np.int64)) * np.dtype(_DTYPES[dtype]).itemsize
-    if not 0 <= first <= last <= available or last - first != expected:
+    expected = math.prod(numbers[2:]) * np.dtype(_DTYPES[dtype]).itemsize
+    if min(numbers) < 0 or not first <= last <= available or last - first != expected:
         raise ModelFolderError(f"{path}: {name} has {last - first} bytes where shape {shape} needs {expected}")
     return first, last
 
@@ -147,6 +153,9 @@ def _write_part(folder: Path, shard: _Shard, number: int) -> tuple[Path, list[st
 
 
 def _name_parts(folder: Path, parts: list[tuple[Path, list[str], int]]) -> None:
+    """Give the parts their names; weights that were in ``folder`` before go, or a reader could find those."""
+    for old in [folder / INDEX_FILE, *folder.glob("model*.safetensors")]:
+        old.unlink(missing_ok=True)
     if len(parts) == 1:
         parts[0][0].rename(folder / SINGLE_FILE)
         return

@@ -49,6 +49,8 @@ CAUSAL = {
     "mistral-window": ("Mistral", dict(sliding_window=4)),
     "qwen2": ("Qwen2", {}),
     "qwen2-tied": ("Qwen2", dict(tie_word_embeddings=True)),
+    "qwen2-window": ("Qwen2", dict(use_sliding_window=True, sliding_window=4, max_window_layers=0)),
+    "qwen2-window-in-no-layer": ("Qwen2", dict(use_sliding_window=True, sliding_window=4, max_window_layers=3)),
     "qwen3": ("Qwen3", dict(head_dim=12)),
     "qwen3-tied": ("Qwen3", dict(head_dim=8, tie_word_embeddings=True)),
 }

@@ -1,0 +1,107 @@
+"""config.json: what each family assumes, what is refused, and that nothing is lost on the way back."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from alignment.errors import ModelFolderError
+from alignment.models.config import MODEL_TYPES, DecoderConfig
+
+SIZES = {
+    "vocab_size": 20,
+    "hidden_size": 8,
+    "intermediate_size": 12,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 64,
+}
+WINDOW = {"use_sliding_window": True, "sliding_window": 4}
+
+
+def read(family="llama", **changes):
+    return DecoderConfig.from_dict({"model_type": family, **SIZES, **changes})
+
+
+@pytest.mark.parametrize("family", MODEL_TYPES)
+def test_there_and_back(family):
+    config = read(family, eos_token_id=[2, 3], rope_scaling={"type": "linear", "factor": 2.0}, unheard_of=1)
+    again = DecoderConfig.from_dict(json.loads(json.dumps(config.to_dict())))
+    assert again == config
+    assert again.eos_token_ids == (2, 3)
+    assert again.rope_scaling == {"rope_type": "linear", "factor": 2.0}
+    assert again.to_dict()["unheard_of"] == 1
+
+
+def test_biases_and_norms_by_family():
+    def parts(config):
+        return config.attention_bias, config.attention_output_bias, config.mlp_bias, config.qk_norm
+
+    assert parts(read("llama")) == (False, False, False, False)
+    assert parts(read("llama", attention_bias=True, mlp_bias=True)) == (True, True, True, False)
+    assert parts(read("mistral", attention_bias=True)) == (False, False, False, False)
+    assert parts(read("qwen2")) == (True, False, False, False)
+    assert parts(read("qwen3")) == (False, False, False, True)
+
+
+def test_heads_where_the_file_does_not_say():
+    assert (read("llama", num_key_value_heads=None).num_key_value_heads, read("llama").head_dim) == (2, 4)
+    assert read("qwen3").head_dim == 128, "the family's own default"
+    assert read("llama", head_dim=6).head_dim == 6
+
+
+@pytest.mark.parametrize(
+    "keys", [{"rope_theta": 5e5}, {"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}}]
+)
+def test_both_spellings_of_the_rotary_base(keys):
+    assert (read(**keys).rope_theta, read(**keys).rope_scaling) == (5e5, None)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "window"),
+    [
+        ("llama", {"sliding_window": 4}, None),
+        ("mistral", {"sliding_window": 4}, 4),
+        ("mistral", {"sliding_window": None}, None),
+        ("qwen2", {"sliding_window": 4}, None),
+        ("qwen2", {**WINDOW, "max_window_layers": 0}, 4),
+        ("qwen2", {**WINDOW, "max_window_layers": 3}, None),
+        ("qwen2", {**WINDOW, "max_window_layers": 1, "sliding_window": 64}, None),
+        ("qwen3", {**WINDOW, "layer_types": ["sliding_attention"] * 3}, 4),
+    ],
+)
+def test_windows(family, changes, window):
+    assert read(family, **changes).sliding_window == window
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "gpt2"}, r"'gpt2' is not supported \(families: llama, mistral, qwen2, qwen3\)"),
+        ({"vocab_size": 0, "hidden_size": "8"}, "vocab_size must be a positive integer, found 0; hidden_size must be"),
+        ({"num_key_value_heads": 3}, "num_attention_heads 2 is no multiple of num_key_value_heads 3"),
+        ({"num_attention_heads": 3}, "hidden_size 8 is no multiple of num_attention_heads 3"),
+        ({"head_dim": 7}, "head_dim 7 is odd"),
+        ({"rms_norm_eps": "small"}, "rms_norm_eps must be a number, found 'small'"),
+        ({"eos_token_id": "</s>"}, "eos_token_id must be an integer, a list of integers or null"),
+        ({"rope_scaling": "linear"}, "rope_scaling must be an object or null"),
+        ({"rope_scaling": {"type": "longrope"}}, r"'longrope' is not supported \(kinds: default, linear"),
+        ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported"),
+        ({"quantization_config": {"bits": 4}}, "quantized weights are not supported"),
+        ({"model_type": "qwen2", **WINDOW, "max_window_layers": 1}, "window of 4 in 2 of 3 layers is not supported"),
+    ],
+)
+def test_what_is_refused(changes, message):
+    with pytest.raises(ModelFolderError, match=f"^config.json: .*{message}"):
+        DecoderConfig.from_dict({"model_type": "llama", **SIZES, **changes})
+
+
+@pytest.mark.parametrize(("content", "message"), [(None, "no such file"), ("{", "as JSON"), ("[]", "found list")])
+def test_a_file_that_is_no_configuration_is_named(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ModelFolderError, match=message) as error:
+        DecoderConfig.read(tmp_path)
+    assert str(tmp_path / "config.json") in str(error.value)

@@ -1,0 +1,124 @@
+"""Export: one standard folder that gives the same logits, or none at all."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import paddle
+import pytest
+
+from alignment import export
+from alignment.errors import UserError
+from alignment.models import hub
+from alignment.models.score_model import ScoreOptions
+from alignment.models.tokenizer import load_tokenizer
+from alignment.records import TokenBatch
+
+SHAPE = dict(
+    model_type="qwen2",
+    vocab_size=24,
+    hidden_size=16,
+    intermediate_size=24,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    max_position_embeddings=40,
+)
+ROW = np.array([1, 6, 12, 9, 2])
+
+
+@pytest.fixture
+def tokenizer(repo_root):
+    return load_tokenizer(repo_root / "alignment" / "data" / "shipped" / "packing" / "tokenizer")
+
+
+@pytest.fixture
+def run(tmp_path, tokenizer):
+    """The output folder of a run, with a policy."""
+    (tmp_path / "config.json").write_text(json.dumps(SHAPE))
+    model = hub.random_causal_lm(tmp_path / "config.json", seed=1, tokenizer=tokenizer)
+    hub.save_model(tmp_path / "run" / "policy", model, tokenizer)
+    return tmp_path / "run"
+
+
+def save_reward(folder, tokenizer, **options):
+    model = hub.random_score_model(folder.parent / "config.json", ScoreOptions(**options), seed=1, tokenizer=tokenizer)
+    model.normalizer.update(np.array([1.0, 4.0]))
+    hub.save_model(folder, model, tokenizer)
+    return model
+
+
+@pytest.mark.parametrize("part", ["", "policy"])
+def test_a_policy_in_float32_is_the_same_bit_for_bit(run, part, tmp_path, tokenizer):
+    facts = export.export_model(run / part, tmp_path / "out", dtype="float32")
+    assert facts["largest logit difference"] == 0.0
+    before, after = (hub.load_causal_lm(folder)(ROW[None]).numpy() for folder in (run / "policy", tmp_path / "out"))
+    np.testing.assert_array_equal(before, after)
+    assert load_tokenizer(tmp_path / "out").fingerprint() == tokenizer.fingerprint()
+    assert not list(tmp_path.glob(".*")), "nothing is left aside"
+
+
+def test_bfloat16_rounds_once(run, tmp_path):
+    export.export_model(run, tmp_path / "out", dtype="bfloat16")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["torch_dtype"] == "bfloat16"
+    rounded = dict(hub.load_causal_lm(tmp_path / "out").named_parameters())
+    for name, parameter in hub.load_causal_lm(run / "policy").named_parameters():
+        expected = parameter.astype("bfloat16").astype("float32").numpy()
+        np.testing.assert_array_equal(rounded[name].numpy(), expected, err_msg=name)
+
+
+def test_a_reward_model_keeps_scores_and_statistics(run, tmp_path, tokenizer):
+    model = save_reward(tmp_path / "reward", tokenizer, normalizer_type="RunningMeanStd")
+    export.export_model(tmp_path / "reward", tmp_path / "out", dtype="float32")
+    again = hub.load_score_model(tmp_path / "out")
+    batch = TokenBatch.build([ROW], [np.empty(0, np.int64)])
+    np.testing.assert_array_equal(again.read_end_scores(batch).numpy(), model.read_end_scores(batch).numpy())
+    assert again.normalizer.state() == model.normalizer.state()
+
+
+def test_a_bias_that_the_layout_cannot_hold_is_refused(run, tmp_path, tokenizer):
+    model = save_reward(tmp_path / "reward", tokenizer, score_bias=True)
+    export.export_model(tmp_path / "reward", tmp_path / "zero", dtype="float32")
+    model.score.bias.set_value(paddle.full([1], 0.5))
+    hub.save_model(tmp_path / "reward", model, tokenizer)
+    with pytest.raises(UserError, match=r"bias of 0\.5"):
+        export.export_model(tmp_path / "reward", tmp_path / "out", dtype="float32")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_difference_leaves_nothing_behind(run, tmp_path, monkeypatch):
+    answers = iter([0.0, 1.0])
+    monkeypatch.setattr(export, "_logits", lambda model: [paddle.to_tensor([next(answers)])])
+    with pytest.raises(UserError, match="logits read back differ by 1; nothing was exported"):
+        export.export_model(run, tmp_path / "out", dtype="float32")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "run"]
+
+
+def test_logits_that_are_no_numbers_are_refused(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "_logits", lambda model: [paddle.to_tensor([float("nan")])])
+    with pytest.raises(UserError, match="differ by nan"):
+        export.export_model(run, tmp_path / "out", dtype="float32")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_there_stays_unless_told(run, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("kept")
+    with pytest.raises(UserError, match="exists already"):
+        export.export_model(run, tmp_path / "out", dtype="float32")
+    assert (tmp_path / "out" / "mine.txt").read_text() == "kept"
+    export.export_model(run, tmp_path / "out", dtype="float32", overwrite=True)
+    assert not (tmp_path / "out" / "mine.txt").exists()
+
+
+def test_a_folder_without_a_model_says_where_it_looked(tmp_path):
+    with pytest.raises(UserError, match="policy.*reward.*value"):
+        export.export_model(tmp_path, tmp_path / "out", dtype="float32")
+
+
+def test_the_command_prints_what_it_did(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["alignment.export", str(run), str(tmp_path / "out")])
+    export.main()
+    assert "largest logit difference" in "".join(capsys.readouterr())
