@@ -29,7 +29,7 @@ CORE = [
 
 EXTRAS = {
     # Another minor version of ruff has other rules: a fresh clone must lint as this one does.
-    "test": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff==0.17.*", "import-linter>=2.16,<3"],
+    "test": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff==0.17.*", "import-linter>=2.15,<3"],
     "interop": ["torch==2.13.0", "transformers>=5"],
     # Peers of the benchmarks, in a virtual environment of their own: these pins contradict newer packages.
     "peers": ["paddlenlp==3.0.0b4", "aistudio-sdk<0.3", "datasets>=2.19,<4", "pyarrow<21"],

@@ -194,10 +194,15 @@ class Rollout:
         return int(self.response_lengths.max(initial=0))
 
     @property
+    def valid_rows(self) -> np.ndarray:
+        """[N] bool, True where the row has a reward."""
+        return np.ones(self.num_rows, bool) if self.valid is None else self.valid
+
+    @property
     def response_mask(self) -> np.ndarray:
         """[N, R] float32, 1 on real response tokens of valid rows."""
-        mask = (np.arange(self.response_width)[None, :] < self.response_lengths[:, None]).astype(np.float32)
-        return mask if self.valid is None else mask * self.valid[:, None].astype(np.float32)
+        is_token = np.arange(self.response_width)[None, :] < self.response_lengths[:, None]
+        return (is_token & self.valid_rows[:, None]).astype(np.float32)
 
     def with_fields(self, **fields: Any) -> Rollout:
         """Return a copy with the given fields set."""

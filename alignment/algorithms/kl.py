@@ -59,10 +59,10 @@ def kl_with_unbiased_gradient(
 
 
 def kl_metrics(logprobs: Tensor, ref_logprobs: Tensor, *, mean: TokenMean) -> dict[str, Metric]:
-    """Return ``policy/kl_k1``, ``policy/kl_k2`` and ``policy/kl_k3`` to the reference; inputs [n, R]."""
+    """Return ``kl/k1``, ``kl/k2`` and ``kl/k3`` to the reference; inputs [n, R]."""
     kinds: tuple[KLKind, ...] = ("k1", "k2", "k3")
     estimates = {kind: kl_estimate(logprobs, ref_logprobs, kind=kind) for kind in kinds}
-    return {f"policy/kl_{kind}": Metric(mean.of(value).detach()) for kind, value in estimates.items()}
+    return {f"kl/{kind}": Metric(mean.of(value).detach()) for kind, value in estimates.items()}
 
 
 def adapt_kl_coeff(kl_coeff: float, observed_kl: float, *, target: float, horizon: float, num_rows: int) -> float:

@@ -26,7 +26,8 @@ def clipped_value_loss(
     errors = (values - returns) ** 2
     clipped_errors = errors
     if clip_range is not None:
-        clipped = old_values + paddle.clip(values - old_values, -clip_range, clip_range)
+        # Not old + clip(values - old): its rounding would count values inside the range as clipped.
+        clipped = paddle.minimum(paddle.maximum(values, old_values - clip_range), old_values + clip_range)
         clipped_errors = (clipped - returns) ** 2
     value = mean.of(0.5 * paddle.maximum(errors, clipped_errors))
     metrics = {

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from alignment.telemetry.files import replace_file
 
 SAVED_NAME = "arguments.json"
 
@@ -40,16 +41,6 @@ class Parsed:
 
     def save(self, output_dir: Path) -> Path:
         """Write ``arguments.json`` ({key: {value, origin}}) into ``output_dir``: aside, synced, then renamed."""
-        output_dir.mkdir(parents=True, exist_ok=True)
-        target = output_dir / SAVED_NAME
-        aside = target.with_name(f"{SAVED_NAME}.{os.getpid()}.partial")
         rows = {key: {"value": value, "origin": self.origins[key]} for key, value in self.as_dict().items()}
-        try:
-            with aside.open("w", encoding="utf-8") as file:
-                json.dump(rows, file, indent=1)
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(target)
-        finally:
-            aside.unlink(missing_ok=True)
-        return target
+        replace_file(output_dir / SAVED_NAME, json.dumps(rows, indent=1))
+        return output_dir / SAVED_NAME

@@ -103,7 +103,7 @@ class TrainingArguments:
     @property
     def evaluates(self) -> bool:
         """Whether evaluation data are needed."""
-        return self.do_eval or self.evaluation_strategy != "no"
+        return self.do_eval or not self.do_train or self.evaluation_strategy != "no"
 
     @property
     def eval_interval(self) -> int:

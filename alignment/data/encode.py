@@ -90,9 +90,7 @@ class Encoder:
 
     def encode_answer(self, prompt: Prompt, answer: str) -> Answer:
         """Tokenise ``answer`` as it follows ``prompt``; EOS is appended once, as an id."""
-        ids, retokenized = self._continue(
-            prompt.text, prompt.ids, self._template.render_answer(prompt.turns, answer)
-        )
+        ids, retokenized = self._continue(prompt.text, prompt.ids, self._template.render_answer(prompt.turns, answer))
         return Answer(self._with_eos(ids), retokenized)
 
     def encode_dialogue(self, turns: Sequence[str]) -> Dialogue:

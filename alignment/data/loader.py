@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 
 from alignment.data.ledger import LAST_BATCH
 from alignment.data.tokenized import Sample, TokenizedDataset
 from alignment.errors import CheckpointError, DataError
+
+
+def fingerprint(samples: Sequence[Sample]) -> int:
+    """Return a number that tells other rows, or the same in another order, apart; used to refuse a wrong resume."""
+    number = 0
+    for sample in samples:
+        values = sample.values() if isinstance(sample, Mapping) else (sample,)
+        for value in values:
+            number = crc32(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode(), number)
+    return number
 
 
 class BatchLoader:
@@ -36,6 +47,7 @@ class BatchLoader:
         self._num_used = len(dataset) - (len(dataset) % batch_size if drop_last else 0)
         self._epoch = 0
         self._position = 0
+        self._rows = fingerprint(dataset)
         if drop_last and self.dropped_per_epoch and isinstance(dataset, TokenizedDataset):
             dataset.ledger.add("(every epoch)", LAST_BATCH, count=self.dropped_per_epoch)
 
@@ -78,7 +90,8 @@ class BatchLoader:
             name: (state.get(name), value) for name, value in self._identity().items() if state.get(name) != value
         }
         if changed:
-            shown = ", ".join(f"{name} was {old} and is {new}" for name, (old, new) in changed.items())
+            rows = ["the rows are others"] if changed.pop("rows", None) else []
+            shown = ", ".join([*(f"{name} was {old} and is {new}" for name, (old, new) in changed.items()), *rows])
             raise CheckpointError(f"the data position of the checkpoint does not fit this run: {shown}")
         self._epoch, self._position = int(state["epoch"]), int(state["position"])
 
@@ -89,6 +102,7 @@ class BatchLoader:
             "batch_size": self.batch_size,
             "seed": self._seed,
             "shuffle": int(self._shuffle),
+            "rows": self._rows,
         }
 
     def _advance(self) -> None:

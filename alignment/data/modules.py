@@ -33,30 +33,34 @@ def load_dataset_modules(specs: Sequence[str], base_dir: Path | None = None) -> 
     """
     if isinstance(specs, str):
         specs = [part.strip() for part in specs.split(",") if part.strip()]
+    return [load_module(spec, base_dir, kind="dataset module") for spec in specs]
+
+
+def load_module(spec: str, base_dir: Path | None = None, *, kind: str) -> ModuleType:
+    """Import one module of a user (its reward function, say) as ``load_dataset_modules`` does.
+
+    ``kind`` says in messages what it is for.
+    """
     folders = list(dict.fromkeys(Path(folder).resolve() for folder in (base_dir or Path.cwd(), Path.cwd())))
-    return [_load(spec, folders) for spec in specs]
-
-
-def _load(spec: str, folders: Sequence[Path]) -> ModuleType:
+    named = f"{kind} {spec!r}"
     with _search_path(folders), _data_alias(spec):
         try:
-            return _import_file(spec, folders) if spec.endswith(".py") else _import_name(spec, folders)
+            return _import_file(spec, folders, named) if spec.endswith(".py") else _import_name(spec, folders, named)
         except UserError:
             raise
         except Exception as error:  # the module is the user's: report whatever its code raises
             frame = traceback.extract_tb(error.__traceback__)[-1]
             raise DataError(
-                f"dataset module {spec!r} cannot be imported: {type(error).__name__}: {error} "
-                f"({frame.filename}, line {frame.lineno})"
+                f"{named} cannot be imported: {type(error).__name__}: {error} ({frame.filename}, line {frame.lineno})"
             ) from error
 
 
-def _import_file(spec: str, folders: Sequence[Path]) -> ModuleType:
+def _import_file(spec: str, folders: Sequence[Path], named: str) -> ModuleType:
     path = Path(spec).expanduser()
     candidates = [path] if path.is_absolute() else [folder / path for folder in folders]
     found = next((candidate.resolve() for candidate in candidates if candidate.is_file()), None)
     if found is None:
-        raise DataError(f"dataset module {spec!r}: no such file (tried {', '.join(map(str, candidates))})")
+        raise DataError(f"{named}: no such file (tried {', '.join(map(str, candidates))})")
     name = f"{found.stem}_{hashlib.sha256(str(found).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]
@@ -72,14 +76,14 @@ def _import_file(spec: str, folders: Sequence[Path]) -> ModuleType:
     return module
 
 
-def _import_name(spec: str, folders: Sequence[Path]) -> ModuleType:
+def _import_name(spec: str, folders: Sequence[Path], named: str) -> ModuleType:
     try:
         return importlib.import_module(spec)
     except ModuleNotFoundError as error:
         if error.name is None or not (spec == error.name or spec.startswith(error.name + ".")):
             raise
         raise DataError(
-            f"dataset module {spec!r}: no module {error.name!r} (looked in {', '.join(map(str, folders))} and Python's "
+            f"{named}: no module {error.name!r} (looked in {', '.join(map(str, folders))} and Python's "
             "own path); give a dotted module name or a path ending in .py"
         ) from error
 

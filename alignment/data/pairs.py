@@ -75,9 +75,7 @@ def pad_pairs(
     }
 
 
-def _fault(
-    prompt_ids: list[int], answers: Sequence[Answer], encoder: Encoder, options: EncodeOptions
-) -> str | None:
+def _fault(prompt_ids: list[int], answers: Sequence[Answer], encoder: Encoder, options: EncodeOptions) -> str | None:
     if not prompt_ids:
         return EMPTY_PROMPT
     shortest = min(encoder.count_content(answer.ids) for answer in answers)

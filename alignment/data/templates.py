@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from alignment.data.tokenizer import Tokenizer
-from alignment.errors import DataError
+from alignment.errors import DataError, UserError
 
 PROMPT_BEGIN = "BEGINNING OF CONVERSATION: "
 PROMPT_USER = "USER: {input} "
@@ -67,7 +67,10 @@ class ChatTemplate:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         if not tokenizer.chat_template:
-            raise DataError("template 'tokenizer' was asked for, but the tokenizer has no chat template; use 'pku'")
+            raise DataError(
+                "chat_template=tokenizer, but the tokenizer has no chat template; add one to its "
+                "tokenizer_config.json, or use the classic template (chat_template=none)"
+            )
         self._tokenizer = tokenizer
 
     def render_prompt(self, turns: Sequence[str]) -> str:
@@ -94,6 +97,8 @@ class ChatTemplate:
             return self._tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=add_generation_prompt
             )
+        except UserError:
+            raise
         except Exception as error:  # a template is foreign code: whatever it raises is about this conversation
             raise DataError(f"the chat template refuses {messages!r:.300}: {type(error).__name__}: {error}") from error
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from alignment.data.dataset_spec import Datasets, parse_datasets
+from alignment.data.dataset_spec import Datasets, DatasetSpec, parse_datasets
 from alignment.data.encode import EncodeOptions, Encoder
 from alignment.data.ledger import BAD_ROWS, Ledger
 from alignment.data.mixing import split_rows
@@ -60,8 +60,9 @@ class TokenizedDataset(ABC):
         self._samples = list(self._encode_rows(read_mixture(specs, seed=seed)))
         if not self._samples:
             raise DataError(
-                f"no row of {', '.join(spec.label for spec in specs)} can be used for a {self.KIND} dataset: "
-                f"{self.ledger.summary()}"
+                f"no row of {', '.join(map(_describe, specs))} can be used for a {self.KIND} dataset: "
+                f"{self.ledger.summary()} (max_length {self.options.max_length}, max_prompt_length "
+                f"{self.options.max_prompt_length}, on_overlong {self.options.on_overlong})"
             )
 
     @abstractmethod
@@ -109,12 +110,20 @@ class TokenizedDataset(ABC):
         for row in self.choose_rows(self._count_selected(rows)):
             key = (row.dataset, row.index)
             if key not in seen:
-                seen[key] = self.encode_row(row, self._encoder)
+                seen[key] = self._encode(row)
             sample, reasons = seen[key]
             self._account(row, reasons)
             if sample is not None:
                 self.ledger.add_size(row.dataset, selected=0, used=1)
                 yield sample
+
+    def _encode(self, row: Row) -> Encoded:
+        try:
+            return self.encode_row(row, self._encoder)
+        except DataError as error:
+            if row.place in str(error):
+                raise
+            raise DataError(f"{row.place}: {error}") from error
 
     def _count_selected(self, rows: Iterable[Row]) -> Iterator[Row]:
         for row in rows:
@@ -126,6 +135,11 @@ class TokenizedDataset(ABC):
             if reason in BAD_ROWS and self.options.on_bad_row == "error":
                 raise DataError(f"{row.place}: {reason.replace('_', ' ')}; set on_bad_row to drop to leave it out")
             self.ledger.add(row.dataset, reason, row.index)
+
+
+def _describe(spec: DatasetSpec) -> str:
+    path = spec.arguments.get("path")
+    return spec.label if path is None or str(path) in spec.label else f"{spec.label} ({path})"
 
 
 def to_ids(ids: Sequence[int]) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +15,11 @@ from alignment.data.loader import BatchLoader
 from alignment.errors import DataError
 from alignment.loops.cadence import Cadence, Cadences
 from alignment.loops.launch import Launch
+from alignment.loops.run_start import remove_replaced
 from alignment.loops.run_state import StatePart
 from alignment.loops.session import BestModel, Counters, Hooks, Session
 from alignment.parallel.dense import DenseRunner
+from alignment.telemetry import log
 from alignment.telemetry.progress import Progress
 from alignment.telemetry.timing import StageTimer
 from alignment.telemetry.writers import open_writers
@@ -92,11 +95,17 @@ def build_session(
 ) -> Session:
     """Return the session that logs, evaluates and saves for a loop; ``counters`` are those the checkpoint restored."""
     training = start.parsed.training
+    if training.do_train and training.overwrite_output_dir:
+        remove_replaced(start.store, start.checkpoint)
     enabled = start.topology.is_main and not training.disable_tqdm
     synchronize = paddle.device.synchronize if start.topology.device == "gpu" else None
+    # A run that only evaluates adds to the records of the run before it.
+    resume_step = start.resume_step if training.do_train else sys.maxsize
     writers = open_writers(
-        training.report_to, output_dir=start.output_dir, run_name=training.run_name, resume_step=start.resume_step
+        training.report_to, output_dir=start.output_dir, run_name=start.run_name, resume_step=resume_step
     )
+    if training.do_train and counters.updates >= horizon.total_updates:
+        log.warn(f"nothing left to train: the checkpoint has {counters.updates} of {horizon.total_updates} updates")
     return Session(
         total_updates=horizon.total_updates,
         cadences=build_cadences(training),

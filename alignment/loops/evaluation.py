@@ -12,6 +12,7 @@ from alignment.generation.engine import Engine, GenerationOptions
 from alignment.records import Rollout
 from alignment.rollout.collector import Collector
 from alignment.rollout.judge import Judge
+from alignment.rollout.metrics import kl_by_row
 from alignment.telemetry.tables import print_table
 
 Evaluation = tuple[dict[str, float], list[dict[str, Any]]]
@@ -27,13 +28,17 @@ class PromptEvaluation:
     prompts: Sequence[dict[str, Any]]
     engine: Engine
     options: GenerationOptions
+    rows_per_call: int
+    """Prompts the engine works on at a time."""
     judge: Judge
     decode: Callable[[np.ndarray], str]
     seed: int
 
     def __call__(self) -> Evaluation:
         """Return ``eval/`` metrics and one row a prompt; print the first rows."""
-        collector = Collector(self.engine, self.options, num_return_sequences=1, seed=self.seed)
+        collector = Collector(
+            self.engine, self.options, num_return_sequences=1, seed=self.seed, rows_per_call=self.rows_per_call
+        )
         rollout = self.judge.measure(collector.collect(self.prompts, policy_version=-1))
         rows = self._rows(rollout)
         print_table("evaluation", ["prompt", "response", "score"], [list(r.values())[:3] for r in rows[:NUM_SHOWN]])
@@ -41,15 +46,16 @@ class PromptEvaluation:
 
     def _metrics(self, rollout: Rollout) -> dict[str, float]:
         stopped = [reason == "stop" for reason in rollout.finish_reasons]
+        scores = rollout.raw_scores[rollout.valid_rows]
         metrics = {
-            "eval/reward": float(rollout.raw_scores.mean()),
-            "eval/reward_std": float(rollout.raw_scores.std()),
+            "eval/reward": float(scores.mean()),
+            "eval/reward_std": float(scores.std()),
+            "eval/masked_rows": float((~rollout.valid_rows).sum()),
             "eval/mean_generated_length": float(rollout.response_lengths.mean()),
             "eval/eos_rate": float(np.mean(stopped)),
         }
         if rollout.ref_logprobs is not None:
-            difference = (rollout.old_logprobs - rollout.ref_logprobs) * rollout.response_mask
-            metrics["eval/kl_divergence"] = float(difference.sum(-1).mean())
+            metrics["eval/kl_divergence"] = float(kl_by_row(rollout).mean())
         return metrics
 
     def _rows(self, rollout: Rollout) -> list[dict[str, Any]]:
@@ -57,10 +63,15 @@ class PromptEvaluation:
             {
                 "prompt": raw if isinstance(raw, str) else "\n".join(raw),
                 "response": self.decode(response),
-                "score": float(score),
+                "score": float(score) if is_valid else None,
                 "finish_reason": reason,
             }
-            for raw, response, score, reason in zip(
-                rollout.inputs, rollout.responses, rollout.raw_scores, rollout.finish_reasons, strict=True
+            for raw, response, score, is_valid, reason in zip(
+                rollout.inputs,
+                rollout.responses,
+                rollout.raw_scores,
+                rollout.valid_rows,
+                rollout.finish_reasons,
+                strict=True,
             )
         ]

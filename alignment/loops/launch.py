@@ -7,6 +7,7 @@ from pathlib import Path
 
 from alignment.arguments.effects import refuse_unbuilt, report_effects
 from alignment.arguments.parsed import Parsed
+from alignment.errors import ArgumentError
 from alignment.loops.run_start import open_checkpoint
 from alignment.parallel.initialise import Topology, initialise
 from alignment.telemetry import log
@@ -30,13 +31,30 @@ class Launch:
         return self.parsed.training.weight_dtype(self.topology.device)
 
     @property
+    def run_name(self) -> str:
+        """What the run is called: ``run_name``, or its output folder."""
+        return self.parsed.training.run_name or self.output_dir.name
+
+    @property
     def resume_step(self) -> int:
         """Updates already made."""
         return 0 if self.checkpoint is None else int(self.checkpoint.state["step"])
 
     def model_source(self, name: str, initial: str) -> str:
         """Return where the trained model ``name`` is loaded from: the checkpoint when resuming, else ``initial``."""
-        return initial if self.checkpoint is None else str(self.checkpoint.folder / name)
+        return initial if self.checkpoint is None else str(self.checkpoint.model_folder(name))
+
+
+def open_output(folder: Path) -> Path:
+    """Make the output folder; ArgumentError where it cannot be one."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = "it is a file" if folder.is_file() else error.strerror or str(error)
+        raise ArgumentError(
+            f"output_dir={folder} cannot be used: {reason}; name a folder that can be written"
+        ) from error
+    return folder
 
 
 def launch(parsed: Parsed, *, host: str) -> Launch:
@@ -44,7 +62,8 @@ def launch(parsed: Parsed, *, host: str) -> Launch:
     training = parsed.training
     topology = initialise(device=training.device, seed=training.seed)
     refuse_unbuilt(parsed, device=topology.device, world_size=topology.world_size)
-    output_dir = Path(training.output_dir)
+    output_dir = open_output(Path(training.output_dir))
+    log.configure(output_dir=output_dir, is_main=topology.is_main)
     effects = report_effects(parsed, device=topology.device, world_size=topology.world_size)
     store = CheckpointStore(output_dir, limit=training.save_total_limit)
     resume = training.resume_from_checkpoint
@@ -54,7 +73,6 @@ def launch(parsed: Parsed, *, host: str) -> Launch:
         overwrite=training.overwrite_output_dir,
         is_training=training.do_train,
     )
-    log.configure(output_dir=output_dir, is_main=topology.is_main)
     log.info(f"device {topology.device}; {host}")
     for effect in effects:
         log.warn(str(effect))

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from alignment.algorithms.kl import adapt_kl_coeff
 from alignment.algorithms.spec import OnPolicyAlgorithm
 from alignment.generation.engine import Engine
@@ -27,7 +25,7 @@ class KLController:
 
     coefficient: float
     target: float | None
-    horizon: int
+    horizon: float
 
     def observe(self, kl: float, *, num_rows: int) -> None:
         """Adapt to the mean KL of a rollout of ``num_rows`` responses; without a target nothing changes."""
@@ -64,7 +62,7 @@ class OnPolicyLoop:
             with timer.stage("update"):
                 metrics, updates = self.updater.update(experience, limit=session.total_updates - version)
                 self.engine.load_weights(self.updater.policy.weights(), version + updates)
-            self._count_tokens(experience)
+            self._count_tokens(experience, updates)
             described = describe_experience(experience) | {"train/kl_coeff": Metric(self.kl.coefficient)}
             self._adapt(described, experience)
             session.advance(described | metrics, updates=updates, epoch_ended=epoch_ended)
@@ -76,10 +74,13 @@ class OnPolicyLoop:
 
     def _adapt(self, described: dict[str, Metric], experience: Experience) -> None:
         if "train/kl_divergence" in described:
-            self.kl.observe(described["train/kl_divergence"].value, num_rows=experience.rollout.num_rows)
+            num_rows = int(experience.rollout.valid_rows.sum())
+            self.kl.observe(float(described["train/kl_divergence"].value), num_rows=num_rows)
 
-    def _count_tokens(self, experience: Experience) -> None:
-        responses = int(np.sum(experience.rollout.response_lengths))
-        everything = responses + int(np.sum(experience.rollout.prompt_lengths))
-        for stage, tokens in (("rollout", responses), ("score", everything), ("update", everything)):
+    def _count_tokens(self, experience: Experience, updates: int) -> None:
+        rollout, plan = experience.rollout, self.updater.plan
+        responses = int(rollout.response_lengths.sum())
+        everything = responses + int(rollout.prompt_lengths.sum())
+        learned = everything * min(float(plan.num_epochs), updates * plan.rows_per_update / rollout.num_rows)
+        for stage, tokens in (("rollout", responses), ("score", everything), ("update", round(learned))):
             self.session.timer.count(stage, tokens=tokens)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from alignment.errors import CheckpointError
 from alignment.telemetry import log
-from alignment.training.checkpoint import Checkpoint, CheckpointStore
+from alignment.training.checkpoint import Checkpoint, CheckpointStore, incompleteness, step_of
 from alignment.training.durable import remove_folder
 
 RESULT_FOLDERS = ("policy", "value", "reward", "best")
@@ -20,21 +20,42 @@ def open_checkpoint(
 
     ``resume_from``: a checkpoint folder or an output folder, True (the newest complete checkpoint of the store's own
     folder, or a fresh start when there is none), or None. A folder with an earlier run in it is refused unless
-    ``overwrite``, which removes the earlier run's checkpoints and models.
+    ``overwrite``; ``remove_replaced`` then makes room, once nothing else can be refused.
     """
     store.clean()
     if isinstance(resume_from, Path):
-        return _named(resume_from)
+        checkpoint = _named(resume_from)
+        _refuse_replacing(replaced_folders(store, checkpoint), store, is_training and not overwrite)
+        return checkpoint
     if resume_from:
         newest = store.newest()
         log.info(
             f"resuming from {newest}" if newest else f"no complete checkpoint in {store.output_dir}: starting afresh"
         )
         return Checkpoint(newest) if newest else None
-    earlier = [*store.all(), *(p for p in map(store.output_dir.joinpath, RESULT_FOLDERS) if p.is_dir())]
-    if earlier and is_training:
-        _make_room(earlier, overwrite=overwrite)
+    _refuse_replacing(replaced_folders(store, None), store, is_training and not overwrite)
     return None
+
+
+def replaced_folders(store: CheckpointStore, checkpoint: Checkpoint | None) -> list[Path]:
+    """Return what of an earlier run in the store's folder a run that starts from ``checkpoint`` replaces.
+
+    From a checkpoint in that folder these are the later complete ones: kept, they would be taken for the newest of
+    this run. Otherwise it is everything.
+    """
+    if checkpoint is None or checkpoint.folder.parent.resolve() != store.output_dir.resolve():
+        return [*store.all(), *(p for p in map(store.output_dir.joinpath, RESULT_FOLDERS) if p.is_dir())]
+    numbered = [path for path in store.all() if incompleteness(path) is None]
+    return [path for path in numbered if step_of(path) > checkpoint.state["step"]]
+
+
+def remove_replaced(store: CheckpointStore, checkpoint: Checkpoint | None) -> None:
+    """Remove ``replaced_folders``."""
+    replaced = replaced_folders(store, checkpoint)
+    for path in replaced:
+        remove_folder(path)
+    if replaced:
+        log.info(f"overwrite_output_dir: removed {_names(replaced)}")
 
 
 def _named(folder: Path) -> Checkpoint:
@@ -47,13 +68,13 @@ def _named(folder: Path) -> Checkpoint:
     return Checkpoint(folder)
 
 
-def _make_room(earlier: list[Path], *, overwrite: bool) -> None:
-    names = ", ".join(path.name for path in earlier[:4]) + (", ..." if len(earlier) > 4 else "")
-    if not overwrite:
+def _refuse_replacing(replaced: list[Path], store: CheckpointStore, is_refused: bool) -> None:
+    if replaced and is_refused:
         raise CheckpointError(
-            f"output_dir={earlier[0].parent} holds an earlier run ({names}). Continue it with "
+            f"output_dir={store.output_dir} holds an earlier run ({_names(replaced)}). Continue it with "
             "--resume_from_checkpoint true, replace it with --overwrite_output_dir true, or name another folder"
         )
-    for path in earlier:
-        remove_folder(path)
-    log.info(f"overwrite_output_dir: removed {names}")
+
+
+def _names(paths: list[Path]) -> str:
+    return ", ".join(path.name for path in paths[:4]) + (", ..." if len(paths) > 4 else "")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from alignment.errors import ArgumentError, NumericalError
 from alignment.loops.cadence import Cadences
-from alignment.telemetry.metrics import Metric, reduce_metrics
+from alignment.telemetry.metrics import Metric, average_metrics
 from alignment.telemetry.progress import Progress
 from alignment.telemetry.timing import StageTimer
 from alignment.telemetry.writers import Writers
@@ -25,12 +27,25 @@ class BestModel:
 
 @dataclass(kw_only=True)
 class Counters:
-    """How far a run has come; saved in every checkpoint."""
+    """How far a run has come, and what it has not recorded yet; saved in every checkpoint."""
 
     updates: int = 0
-    iterations: int = 0
+    evaluated_at: int | None = None
+    """The update count of the newest evaluation."""
     best_value: float | None = None
     best_step: int | None = None
+    window: list[dict[str, Metric]] = field(default_factory=list)
+    """The metrics of each iteration since the last record."""
+
+    def state(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        window = [{name: [float(m.value), m.reduction] for name, m in part.items()} for part in self.window]
+        return {**vars(self), "window": window}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Restore what ``state`` returned."""
+        vars(self).update({name: state[name] for name in vars(self)})
+        self.window = [{name: Metric(*m) for name, m in part.items()} for part in state["window"]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +74,6 @@ class Session:
     """Whether the first update is recorded whatever the cadence."""
     shown: Sequence[str] = ()
     """Names of the metrics the progress display shows."""
-    last_evaluation: int | None = None
-    """The update count of the newest evaluation in this process."""
-    _window: list[dict[str, Metric]] = field(default_factory=list)
 
     @property
     def is_finished(self) -> bool:
@@ -72,8 +84,7 @@ class Session:
         """Count one iteration of ``updates`` updates; log, evaluate and save what is due after it."""
         before = self.counters.updates
         self.counters.updates += updates
-        self.counters.iterations += 1
-        self._window.append(dict(metrics))
+        self.counters.window.append(dict(metrics))
         ending = epoch_ended or self.is_finished
         span = (before, self.counters.updates)
         log_due = self.cadences.log.is_due(*span, epoch_ended=ending) or self.is_finished
@@ -86,38 +97,46 @@ class Session:
                 self.hooks.save(self.counters.updates)
 
     def evaluate(self) -> dict[str, float]:
-        """Evaluate now, write the results and keep the weights when they are the best so far."""
+        """Evaluate now, write the results and keep the weights when they are the best so far.
+
+        A result that is not finite is recorded and then raised as NumericalError: the model has diverged.
+        """
         if self.hooks.evaluate is None:
             return {}
-        self.last_evaluation = self.counters.updates
+        self.counters.evaluated_at = self.counters.updates
         with self.timer.stage("evaluate"):
             metrics, samples = self.hooks.evaluate()
         self.writers.write(self.counters.updates, metrics)
         self.writers.write_samples(self.counters.updates, samples)
+        self._refuse_not_finite(metrics)
         self._keep_best(metrics)
         return metrics
 
+    def _refuse_not_finite(self, metrics: Mapping[str, float]) -> None:
+        bad = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
+        if bad:
+            raise NumericalError(
+                f"{', '.join(bad)} in the evaluation after update {self.counters.updates}: the model has diverged. "
+                "Lower the learning rate; earlier checkpoints are untouched"
+            )
+
     def _flush(self) -> dict[str, float]:
-        averaged = average_metrics(self._window) | self.timer.pop()
-        self._window.clear()
+        averaged = {name: metric.value for name, metric in average_metrics(self.counters.window).items()}
+        averaged |= self.timer.pop()
+        self.counters.window.clear()
         self.writers.write(self.counters.updates, averaged)
         return {name.split("/")[-1]: averaged[name] for name in self.shown if name in averaged}
 
     def _keep_best(self, metrics: Mapping[str, float]) -> None:
         best = self.hooks.best
-        if best is None or best.metric not in metrics:
+        if best is None:
             return
+        if best.metric not in metrics:
+            raise ArgumentError(
+                f"metric_for_best_model={best.metric!r} is not a metric of this evaluation (allowed: "
+                f"{', '.join(sorted(metrics))})"
+            )
         value, so_far = metrics[best.metric], self.counters.best_value
         if so_far is None or (value > so_far if best.greater_is_better else value < so_far):
             self.counters.best_value, self.counters.best_step = value, self.counters.updates
             best.keep()
-
-
-def average_metrics(window: Sequence[Mapping[str, Metric]]) -> dict[str, float]:
-    """Combine iterations: means of ``sum`` metrics over the iterations that have them, extremes of the others."""
-    counts = {name: sum(name in part for part in window) for part in window for name in part}
-    scaled = [
-        {n: Metric(float(m.value) / counts[n], "sum") if m.reduction == "sum" else m for n, m in part.items()}
-        for part in window
-    ]
-    return reduce_metrics(scaled)

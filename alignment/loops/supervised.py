@@ -9,7 +9,7 @@ from typing import Any
 from alignment.loops.session import Session
 from alignment.parallel.runner import Objective
 from alignment.records import TokenBatch
-from alignment.telemetry.metrics import Metric, reduce_metrics
+from alignment.telemetry.metrics import merge_metrics
 from alignment.training.learner import Learner
 
 
@@ -42,21 +42,8 @@ class SupervisedLoop:
             batches = [self.task.make_batch(samples[i : i + size]) for i in range(0, len(samples), size)]
             with timer.stage("update"):
                 metrics = self.learner.accumulate(batches, self.task.make_objective(batches))
-                report = self.learner.apply()
+                metrics.append(self.learner.apply())
             timer.count("update", tokens=sum(int(batch.lengths.sum()) for batch in batches))
-            self.session.advance(
-                _combine(metrics)
-                | {
-                    f"{self.learner.name}/gradient_norm": Metric(report.gradient_norm),
-                    f"{self.learner.name}/learning_rate": Metric(report.learning_rate),
-                },
-                updates=1,
-                epoch_ended=epoch_ended,
-            )
+            self.session.advance(merge_metrics(metrics), updates=1, epoch_ended=epoch_ended)
             if self.session.is_finished:
                 break
-
-
-def _combine(parts: Sequence[dict[str, Metric]]) -> dict[str, Metric]:
-    reductions = {name: metric.reduction for part in parts for name, metric in part.items()}
-    return {name: Metric(value, reductions[name]) for name, value in reduce_metrics(parts).items()}

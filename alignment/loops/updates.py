@@ -14,8 +14,8 @@ from alignment.parallel.runner import Objective
 from alignment.records import Experience, TokenBatch
 from alignment.rollout.experience import learning_fields
 from alignment.rollout.minibatches import epoch_orders, split_rows, token_batch
-from alignment.telemetry.metrics import Metric, reduce_metrics
-from alignment.training.learner import Learner, UpdateReport
+from alignment.telemetry.metrics import Metric, average_metrics, merge_metrics
+from alignment.training.learner import Learner
 from alignment.training.objectives import critic_objective, policy_objective, supervised_objective
 
 
@@ -49,7 +49,7 @@ class OnPolicyUpdater:
     def update(self, experience: Experience, *, limit: int) -> tuple[dict[str, Metric], int]:
         """Make at most ``limit`` updates; return (metrics averaged over them, their number)."""
         fields = learning_fields(experience)
-        reports: list[dict[str, float]] = []
+        reports: list[dict[str, Metric]] = []
         for rows in self._minibatches(experience.rollout.num_rows):
             if len(reports) == limit:
                 break
@@ -59,28 +59,28 @@ class OnPolicyUpdater:
             report = self._apply(batches, fields["response_mask"][rows])
             if report:
                 reports.append(report)
-        return _average(reports), len(reports)
+        return average_metrics(reports), len(reports)
 
     def _minibatches(self, num_rows: int) -> Iterator[np.ndarray]:
         seed = (self.plan.seed, self.policy.num_updates)
         for order in epoch_orders(num_rows, num_epochs=self.plan.num_epochs, seed=seed):
             yield from split_rows(order, self.plan.rows_per_update)
 
-    def _apply(self, batches: Sequence[TokenBatch], mask: np.ndarray) -> dict[str, float]:
+    def _apply(self, batches: Sequence[TokenBatch], mask: np.ndarray) -> dict[str, Metric]:
         denominator = self.algorithm.count_units(mask, hyperparameters=self.hyperparameters)
         if denominator == 0:
             return {}
         metrics = []
         if self.critic is not None:
             metrics += self.critic.accumulate(batches, self._critic_objective(denominator))
-            metrics.append(_update_metrics("critic", self.critic.apply()))
+            metrics.append(self.critic.apply())
         metrics += self.policy.accumulate(batches, self._policy_objective(denominator))
         if self.next_ptx is not None:
             ptx = self.next_ptx(sum(batch.num_rows for batch in batches))
             objective = supervised_objective(ptx, coefficient=self.plan.ptx_coeff, name="ptx")
             metrics += self.policy.accumulate(ptx, objective)
-        metrics.append(_update_metrics("policy", self.policy.apply()))
-        return reduce_metrics(metrics)
+        metrics.append(self.policy.apply())
+        return merge_metrics(metrics)
 
     def _policy_objective(self, denominator: float) -> Objective:
         options = {"hyperparameters": self.hyperparameters, "denominator": denominator}
@@ -90,19 +90,3 @@ class OnPolicyUpdater:
     def _critic_objective(self, denominator: float) -> Objective:
         options = {"hyperparameters": self.hyperparameters, "denominator": denominator}
         return critic_objective(partial(self.algorithm.value_loss, **options))
-
-
-def _update_metrics(name: str, report: UpdateReport) -> dict[str, Metric]:
-    return {
-        f"{name}/gradient_norm": Metric(report.gradient_norm),
-        f"{name}/learning_rate": Metric(report.learning_rate),
-    }
-
-
-def _average(reports: Sequence[dict[str, float]]) -> dict[str, Metric]:
-    names = {name for report in reports for name in report}
-    columns = {name: [report[name] for report in reports if name in report] for name in sorted(names)}
-    return {
-        name: Metric(max(values), "max") if name.endswith("_max") else Metric(float(np.mean(values)))
-        for name, values in columns.items()
-    }

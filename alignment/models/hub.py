@@ -83,18 +83,18 @@ def load_score_model(
     return model
 
 
-def random_causal_lm(config_path: str | Path, *, seed: int, tokenizer: Tokenizer) -> CausalLM:
+def random_causal_lm(config_path: str | Path, *, seed: int, tokenizer: Tokenizer, dtype: str = "float32") -> CausalLM:
     """Return a language model with weights drawn from ``seed``, for the config.json at (or in) ``config_path``."""
-    model = CausalLM(_config_for(config_path, tokenizer))
+    model = CausalLM(_config_for(config_path, tokenizer), dtype=dtype)
     draw_weights(model, seed=seed, std=model.config.initializer_range)
     return model
 
 
 def random_score_model(
-    config_path: str | Path, options: ScoreOptions, *, seed: int, tokenizer: Tokenizer
+    config_path: str | Path, options: ScoreOptions, *, seed: int, tokenizer: Tokenizer, dtype: str = "float32"
 ) -> ScoreModel:
     """Return a score model with weights drawn from ``seed``."""
-    model = ScoreModel(_config_for(config_path, tokenizer), options)
+    model = ScoreModel(_config_for(config_path, tokenizer), options, dtype=dtype)
     draw_weights(model, seed=seed, std=model.config.initializer_range)
     return model
 
@@ -153,6 +153,32 @@ def check_vocabulary(config: DecoderConfig, tokenizer: Tokenizer | None, *, plac
         )
 
 
+def check_length(config: DecoderConfig, max_length: int, *, place: str) -> None:
+    """Refuse sequences of more tokens than the model has positions for."""
+    limit = longest_sequence(config)
+    if max_length > limit:
+        raise ModelFolderError(
+            f"max_length={max_length} is more than the model in {place} was made for: max_position_embeddings="
+            f"{config.max_position_embeddings} in its {CONFIG_FILE}. Give max_length at most {limit}"
+        )
+
+
+def longest_sequence(config: DecoderConfig) -> int:
+    """Return the tokens a model can read: its positions, stretched where its rotary embedding is scaled."""
+    scaling = config.rope_scaling or {}
+    trained = scaling.get("original_max_position_embeddings", config.max_position_embeddings)
+    return max(config.max_position_embeddings, int(trained * scaling.get("factor", 1)))
+
+
+def check_fit(folder: str | Path, tokenizer: Tokenizer, *, max_length: int) -> DecoderConfig:
+    """Return the configuration in (or at) ``folder``, after refusing too few tokens or positions; no weight is read."""
+    path = Path(folder)
+    config = DecoderConfig.read(path.parent if path.is_file() else path)
+    check_vocabulary(config, tokenizer, place=str(path))
+    check_length(config, max_length, place=str(path))
+    return config
+
+
 def _config_for(config_path: str | Path, tokenizer: Tokenizer) -> DecoderConfig:
     path = Path(config_path)
     config = DecoderConfig.read(path.parent if path.is_file() else path)
@@ -190,11 +216,14 @@ def _fill(
 
 
 def _assign(parameter: paddle.Tensor, stored: Stored, name: str, folder: Path) -> None:
-    shape = stored.array.shape[::-1] if is_transposed(name) else stored.array.shape
-    if list(shape) != list(parameter.shape):
-        wanted = list(parameter.shape)
-        raise ModelFolderError(f"{folder}: {stored.name} has shape {list(shape)}, config.json needs {wanted}")
+    needed = parameter.shape[::-1] if is_transposed(name) else parameter.shape
+    if list(stored.array.shape) != list(needed):
+        raise ModelFolderError(
+            f"{folder}: {stored.name} has shape {list(stored.array.shape)}, config.json needs {list(needed)}"
+        )
     values = stored.as_float32()
+    if not np.isfinite(values).all():
+        raise ModelFolderError(f"{folder}: {stored.name} holds NaN or infinite numbers; its weights are damaged")
     values = np.ascontiguousarray(values.T) if is_transposed(name) else values
     with paddle.no_grad():
         parameter.set_value(paddle.to_tensor(values).astype(parameter.dtype))

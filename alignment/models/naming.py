@@ -65,4 +65,15 @@ def refuse_mismatch(match: Match, *, folder: str) -> None:
             shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
             problems.append(f"{len(names)} {word} tensor(s): {shown}")
     if problems:
-        raise ModelFolderError(f"{folder}: the weights do not fit the model of its config.json: {'; '.join(problems)}")
+        raise ModelFolderError(
+            f"{folder}: the weights do not fit the model of its config.json: {'; '.join(problems)}{_advice(match)}"
+        )
+
+
+def _advice(match: Match) -> str:
+    """Return what to do when a language model stands where a score model is wanted, or the other way round."""
+    if "score.weight" in match.missing:
+        return ". It has no score head: train a reward model from it with alignment/rm/run_reward.py"
+    if "lm_head.weight" in match.missing and "score.weight" in match.unknown:
+        return ". It is a score model (reward model or critic) where a language model is needed"
+    return ""

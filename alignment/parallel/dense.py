@@ -32,8 +32,9 @@ class DenseRunner:
         for batch in batches:
             loss = objective.loss(objective.read(self.model, batch), batch)
             loss.value.backward()
-            metrics.append({key: Metric(_to_host(m.value), m.reduction) for key, m in loss.metrics.items()})
-        return metrics
+            metrics.append(loss.metrics)
+        # Only now: reading a number makes the host wait for the device.
+        return [{key: m._replace(value=_to_host(m.value)) for key, m in part.items()} for part in metrics]
 
 
 def _to_host(value: Any) -> Any:

@@ -23,7 +23,7 @@ from alignment.loops.updates import OnPolicyUpdater, UpdatePlan
 from alignment.models.hub import save_model
 from alignment.parallel.dense import DenseRunner
 from alignment.ppo.arguments import parse_ppo_arguments
-from alignment.ppo.prompts import PPOData, RowPlan, load_data, longest_prompt, ptx_batches
+from alignment.ppo.prompts import PPOData, RowPlan, load_data, ptx_batches
 from alignment.ppo.rewards import build_normalizer, build_scorer
 from alignment.ppo.roles import Roles, load_roles
 from alignment.rollout.collector import Collector
@@ -113,7 +113,7 @@ class PPORun:
                 ptx_coeff=ppo.ptx_coeff,
                 with_entropy=ppo.entropy_coeff > 0,
             ),
-            next_ptx=None if data.ptx_loader is None else ptx_batches(data.ptx_loader),
+            next_ptx=data.ptx_loader and ptx_batches(data.ptx_loader, rows_per_batch=self._plan.rows_per_batch),
         )
         return OnPolicyLoop(
             prompts=stream_batches(data.prompt_loader),
@@ -149,6 +149,7 @@ class PPORun:
             prompts=[evaluation[i] for i in range(len(evaluation))],
             engine=self._engine,
             options=generation_options(parsed, self._roles, sample=parsed.generation.eval_do_sample),
+            rows_per_call=parsed.training.per_device_eval_batch_size,
             judge=self._judge(training=False),
             decode=lambda ids: tokenizer.decode(np.asarray(ids).tolist(), skip_special_tokens=True),
             seed=parsed.training.seed + EVALUATION_SEED_OFFSET,
@@ -209,7 +210,7 @@ def generation_options(parsed: Parsed, roles: Roles, *, sample: bool) -> Generat
     return GenerationOptions(
         max_new_tokens=generation.max_dec_len or data.max_length - 1,
         min_new_tokens=generation.min_dec_len,
-        max_total_tokens=max(data.max_length, longest_prompt(parsed) + 1),
+        max_total_tokens=data.max_length,
         temperature=generation.temperature,
         top_p=generation.top_p,
         top_k=generation.top_k,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from alignment.arguments.parsed import Parsed
@@ -81,7 +82,7 @@ def load_data(start: Launch, tokenizer: Tokenizer, plan: RowPlan) -> PPOData:
     loader = BatchLoader(
         prompts, batch_size=plan.prompts_per_iteration, seed=seed, drop_last=parsed.data.dataloader_drop_last
     )
-    ptx_loader = None if ptx is None else BatchLoader(ptx, batch_size=plan.rows_per_batch, seed=seed)
+    ptx_loader = None if ptx is None else BatchLoader(ptx, batch_size=1, seed=seed)
     return PPOData(prompts=prompts, evaluation=evaluation, prompt_loader=loader, ptx_loader=ptx_loader)
 
 
@@ -90,16 +91,15 @@ def longest_prompt(parsed: Parsed) -> int:
     return parsed.data.max_prompt_len or parsed.data.max_length - (parsed.generation.max_dec_len or 1)
 
 
-def ptx_batches(loader: BatchLoader) -> Callable[[int], Sequence[TokenBatch]]:
-    """Return a function that gives at least the asked number of supervised rows, in micro-batches."""
+def ptx_batches(loader: BatchLoader, *, rows_per_batch: int) -> Callable[[int], Sequence[TokenBatch]]:
+    """Return a function that gives the asked number of supervised rows, in micro-batches.
+
+    ``loader`` gives one row at a time, so that the rows of an update do not depend on the size of its micro-batches.
+    """
     stream: Iterator[list[Any]] = loader.cycle()
 
     def next_batches(num_rows: int) -> list[TokenBatch]:
-        batches = []
-        while num_rows > 0:
-            samples = next(stream)
-            batches.append(supervised_batch(samples))
-            num_rows -= len(samples)
-        return batches
+        samples = [sample for rows in islice(stream, num_rows) for sample in rows]
+        return [supervised_batch(samples[i : i + rows_per_batch]) for i in range(0, num_rows, rows_per_batch)]
 
     return next_batches

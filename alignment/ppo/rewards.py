@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from alignment.data.modules import load_module
 from alignment.errors import ArgumentError
 from alignment.loops.launch import Launch
 from alignment.loops.run_state import StatePart
@@ -31,7 +30,7 @@ def build_scorer(start: Launch, roles: Roles) -> Scorer:
     if source.use_rm_server:
         call: Any = HttpReward(source.reward_server, timeout_seconds=source.reward_timeout)
         return TextScorer(call, roles.tokenizer, name=f"reward service {source.reward_server}", policy=policy)
-    function = load_function(source.reward_function)
+    function = load_function(source.reward_function, start.parsed.base_dir)
 
     def score(batch: TextBatch) -> Any:
         return function(batch.inputs, batch.responses, batch.labels)
@@ -39,13 +38,10 @@ def build_scorer(start: Launch, roles: Roles) -> Scorer:
     return TextScorer(score, roles.tokenizer, name=f"reward function {source.reward_function}", policy=policy)
 
 
-def load_function(path: str) -> Callable[..., Any]:
-    """Return the function behind ``package.module:name`` or ``file.py:name``."""
+def load_function(path: str, base_dir: Path) -> Callable[..., Any]:
+    """Return the function behind ``package.module:name`` or ``file.py:name``, looked for as dataset modules are."""
     module_name, _, name = path.rpartition(":")
-    try:
-        module = _load_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
-    except ImportError as error:
-        raise ArgumentError(f"reward_function={path!r}: cannot import {module_name}: {error}") from error
+    module = load_module(module_name, base_dir, kind=f"reward_function={path!r}: module")
     function = getattr(module, name, None)
     if not callable(function):
         raise ArgumentError(f"reward_function={path!r}: {module_name} has no function {name!r}")
@@ -65,10 +61,3 @@ def build_normalizer(start: Launch, roles: Roles) -> tuple[Callable[[np.ndarray]
     log.info("normalize_reward: the reward source carries no statistics; running ones of this run are used")
     running = RunningRewardNormalizer()
     return running, StatePart(running.state, running.load_state)
-
-
-def _load_file(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(f"reward_function_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -10,10 +10,17 @@ from alignment.errors import ArgumentError
 from alignment.loops.launch import Launch
 from alignment.models.config import read_config_dict
 from alignment.models.decoder import CausalLM
-from alignment.models.hub import load_causal_lm, load_score_model, resolve_model_folder
+from alignment.models.hub import (
+    check_fit,
+    load_causal_lm,
+    load_score_model,
+    longest_sequence,
+    resolve_model_folder,
+)
 from alignment.models.score_model import ScoreModel, ScoreOptions
 from alignment.models.tokenizer import Tokenizer, load_tokenizer
 from alignment.rollout.retokenize import Retokenized, SameTokens
+from alignment.telemetry import log
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,21 +44,26 @@ def load_roles(start: Launch) -> Roles:
     reward = source.reward_model_name_or_path and str(resolve_model_folder(source.reward_model_name_or_path))
     tokenizer = load_tokenizer(start.parsed.model.tokenizer_name_or_path or actor)
     require_same_tokenizer(tokenizer, critic)
+    max_length = start.parsed.data.max_length
+    for folder in (actor, critic):
+        check_fit(folder, tokenizer, max_length=max_length)
+    sequences = choose_sequences(start, tokenizer, reward) if reward else None
     return Roles(
         tokenizer=tokenizer,
+        # Before the critic, which may start from the same folder and forgives a missing score head.
+        reward=freeze(load_score_model(reward, dtype=dtype)) if reward else None,
         policy=load_causal_lm(start.model_source("policy", actor), dtype=dtype, tokenizer=tokenizer),
         reference=freeze(load_causal_lm(actor, dtype=dtype, tokenizer=tokenizer)),
-        critic=load_critic(start.model_source("value", critic), dtype),
-        reward=freeze(load_score_model(reward, dtype=dtype)) if reward else None,
-        sequences=choose_sequences(tokenizer, reward, start.parsed.data.chat_template) if reward else None,
+        critic=load_critic(start.model_source("value", critic), dtype, seed=start.parsed.training.seed),
+        sequences=sequences,
     )
 
 
-def load_critic(folder: str, dtype: str) -> ScoreModel:
-    """Return the model in ``folder`` as a critic: its score head without normalisation, or a new one."""
+def load_critic(folder: str, dtype: str, *, seed: int) -> ScoreModel:
+    """Return the model in ``folder`` as a critic: its score head without normalisation, or one drawn from ``seed``."""
     saved = ScoreOptions.from_dict(read_config_dict(folder))
     options = ScoreOptions(score_type="critic", score_bias=saved.score_bias)
-    return load_score_model(folder, dtype=dtype, options=options, new_score_head=True)
+    return load_score_model(folder, dtype=dtype, options=options, new_score_head=True, seed=seed)
 
 
 def freeze(model: Any) -> Any:
@@ -73,9 +85,17 @@ def require_same_tokenizer(tokenizer: Tokenizer, critic: str) -> None:
         )
 
 
-def choose_sequences(tokenizer: Tokenizer, reward: str, template: str) -> Any:
+def choose_sequences(start: Launch, tokenizer: Tokenizer, reward: str) -> Any:
     """Return how rollouts are handed to the reward model: as they are, or in its own tokens."""
-    own = load_tokenizer(reward)
-    if own.fingerprint() == tokenizer.fingerprint():
+    own, data = load_tokenizer(reward), start.parsed.data
+    same_template = data.chat_template != "tokenizer" or own.chat_template in (None, tokenizer.chat_template)
+    if own.fingerprint() == tokenizer.fingerprint() and same_template:
+        check_fit(reward, own, max_length=data.max_length)
         return SameTokens()
-    return Retokenized(tokenizer, Encoder(own, "tokenizer" if template == "tokenizer" and own.chat_template else "pku"))
+    longest = longest_sequence(check_fit(reward, own, max_length=1))
+    template = "tokenizer" if data.chat_template == "tokenizer" and own.chat_template else "pku"
+    log.info(
+        "the reward model has another tokenizer or another chat template: responses are re-encoded with its "
+        f"{template} template"
+    )
+    return Retokenized(tokenizer, Encoder(own, template), max_tokens=longest)

@@ -1,4 +1,4 @@
-"""PPO from the command line: python run_ppo.py x_argument.json [--key value ...], or under the launcher."""
+"""PPO: python run_ppo.py x_argument.json [--key value ...], alone or under the launcher."""
 
 import sys
 from pathlib import Path

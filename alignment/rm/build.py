@@ -11,7 +11,7 @@ from alignment.data import PreferenceDataset, SafetyPreferenceDataset
 from alignment.loops.data_start import encode_options, register_user_datasets, report_ledgers, split_for_evaluation
 from alignment.loops.dataset_run import DatasetRun
 from alignment.loops.launch import Launch, launch
-from alignment.loops.trainer_models import starting_folder, starting_tokenizer
+from alignment.loops.trainer_models import check_start, starting_folder, starting_tokenizer
 from alignment.models.hub import load_score_model, random_score_model
 from alignment.models.score_model import ScoreModel, ScoreOptions
 from alignment.rm.arguments import parse_reward_arguments
@@ -27,6 +27,7 @@ def train(argv: Sequence[str], *, host: str) -> None:
     parsed, reward = start.parsed, start.parsed.reward
     folder = starting_folder(start, reward, "reward")
     tokenizer = starting_tokenizer(start, folder)
+    check_start(start, reward, folder, tokenizer)
     register_user_datasets(start)
     kind, dataset_class = PAIR_KINDS[reward.objective], DATASETS[reward.objective]
     options = {"options": encode_options(start, max_prompt_length=parsed.data.max_prompt_len)}
@@ -42,6 +43,7 @@ def train(argv: Sequence[str], *, host: str) -> None:
             runner=runner,
             kind=kind,
             pairs=list(held_out),
+            training_pairs=[pairs[i] for i in range(min(len(pairs), len(held_out)))],
             rows_per_batch=parsed.training.per_device_eval_batch_size,
             decode=lambda ids: tokenizer.decode(np.asarray(ids).tolist(), skip_special_tokens=True),
             plot_dir=start.output_dir / "plots",
@@ -78,7 +80,8 @@ def load_starting_model(start: Launch, folder: str | None, tokenizer) -> ScoreMo
         normalizer_momentum=reward.normalizer_momentum,
     )
     if folder is None:
-        return random_score_model(reward.model_config_name_or_path, options, seed=seed, tokenizer=tokenizer)
+        config = reward.model_config_name_or_path
+        return random_score_model(config, options, seed=seed, tokenizer=tokenizer, dtype=start.dtype)
     fresh = start.checkpoint is None
     return load_score_model(
         folder, dtype=start.dtype, options=options if fresh else None, new_score_head=fresh, seed=seed

@@ -19,36 +19,46 @@ NUM_SAMPLES = 50
 
 @dataclass(frozen=True, kw_only=True)
 class PairEvaluation:
-    """Scores every held-out pair; metric names are those of the reference suite."""
+    """Scores every held-out pair, and as many training pairs beside them; metric names are the reference suite's."""
 
     runner: ModelRunner
     kind: PairKind
     pairs: Sequence[dict[str, Any]]
+    training_pairs: Sequence[dict[str, Any]]
+    """Pairs of the training split (the first of them, as many as held-out ones): how far memory helps."""
     rows_per_batch: int
     decode: Callable[[np.ndarray], str]
     plot_dir: Path
 
     def __call__(self) -> Evaluation:
         """Return ``eval/`` metrics and sample pairs; redraw the calibration and score-by-length plots."""
-        first, second = self._scores()
-        margins = self.kind.margin_sign() * (first - second)
+        first, second = self._scores(self.pairs)
+        margins = self.kind.margin_sign * (first - second)
         everything = np.concatenate([first, second])
         metrics = {
-            "eval/accuracy": float((margins > 0).mean()),
-            "eval/rewards_mean": float(everything.mean()),
-            "eval/rewards_std": float(everything.std()),
+            **self._summary("eval/", first, second),
             "eval/loss": float(np.logaddexp(0, -margins).mean()),
             **self._by_side(first, second),
+            **self._summary("eval/train_", *self._scores(self.training_pairs[: len(self.pairs)])),
         }
         self._plot(margins, everything)
         return metrics, self._rows(first, second)
 
-    def _scores(self) -> tuple[np.ndarray, np.ndarray]:
+    def _scores(self, pairs: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
         size = max(1, self.rows_per_batch // 2)
-        batches = [pair_batch(self.pairs[i : i + size], self.kind) for i in range(0, len(self.pairs), size)]
+        batches = [pair_batch(pairs[i : i + size], self.kind) for i in range(0, len(pairs), size)]
         ends = self.runner.forward(batches, read_pair_ends)
         halves = [(e[: len(e) // 2], e[len(e) // 2 :]) for e in ends]
         return np.concatenate([h[0] for h in halves]), np.concatenate([h[1] for h in halves])
+
+    def _summary(self, prefix: str, first: np.ndarray, second: np.ndarray) -> dict[str, float]:
+        """Return accuracy (a tie is wrong) and the moments of all scores of one split."""
+        everything = np.concatenate([first, second])
+        return {
+            f"{prefix}accuracy": float((self.kind.margin_sign * (first - second) > 0).mean()),
+            f"{prefix}rewards_mean": float(everything.mean()),
+            f"{prefix}rewards_std": float(everything.std()),
+        }
 
     def _by_side(self, first: np.ndarray, second: np.ndarray) -> dict[str, float]:
         numbers = {}

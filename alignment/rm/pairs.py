@@ -25,19 +25,20 @@ class PairKind:
     """What tells reward data from cost data: the names of the two sides, and the loss on their scores."""
 
     sides: tuple[str, str]
-    """The preferred side first; a reward model scores it higher, a cost model lower."""
+    """The preferred side first."""
+    margin_sign: float
+    """+1 when the preferred side should score higher (reward), -1 when lower (cost)."""
     loss: Callable[..., Loss]
     extra_fields: tuple[str, ...] = ()
     """Per-pair numbers of the samples that the loss reads."""
 
-    def margin_sign(self) -> float:
-        """Return +1 when the preferred side should score higher, -1 when lower."""
-        return 1.0 if self.sides[0] == "better" else -1.0
 
-
-REWARD_PAIRS = PairKind(sides=("better", "worse"), loss=bradley_terry_loss)
+REWARD_PAIRS = PairKind(sides=("better", "worse"), margin_sign=1.0, loss=bradley_terry_loss)
 COST_PAIRS = PairKind(
-    sides=("safer", "unsafer"), loss=cost_model_loss, extra_fields=("safer_safety_sign", "unsafer_safety_sign")
+    sides=("safer", "unsafer"),
+    margin_sign=-1.0,
+    loss=cost_model_loss,
+    extra_fields=("safer_safety_sign", "unsafer_safety_sign"),
 )
 PAIR_KINDS = {"reward": REWARD_PAIRS, "cost": COST_PAIRS}
 

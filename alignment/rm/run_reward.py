@@ -1,4 +1,4 @@
-"""Reward and cost models from the command line: python run_reward.py x_argument.json [--key value ...], or under the launcher."""
+"""Reward and cost models: python run_reward.py x_argument.json [--key value ...], alone or under the launcher."""
 
 import sys
 from pathlib import Path

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from alignment.generation.engine import Engine, GenerationOptions
-from alignment.records import Rollout
+from alignment.records import Completion, Rollout
 
 
 class Collector:
@@ -18,19 +18,29 @@ class Collector:
     sampled tokens depend neither on batching nor on when the run was interrupted.
     """
 
-    def __init__(self, engine: Engine, options: GenerationOptions, *, num_return_sequences: int, seed: int) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        options: GenerationOptions,
+        *,
+        num_return_sequences: int,
+        seed: int,
+        rows_per_call: int | None = None,
+    ) -> None:
+        """``rows_per_call``: the engine is handed so many rows at a time (None: all of them)."""
         self.options = options
         self.num_sequences = 0
         self._engine = engine
         self._samples = num_return_sequences
         self._seed = seed
+        self._rows_per_call = rows_per_call
 
     def collect(self, prompts: Sequence[Mapping[str, Any]], *, policy_version: int) -> Rollout:
         """Return the rollout of ``prompts`` (samples of a PromptOnlyDataset) under the engine's weights."""
         rows = [sample for sample in prompts for _ in range(self._samples)]
         ids = [np.asarray(sample["input_ids"], np.int64) for sample in rows]
         sequence_ids = range(self.num_sequences, self.num_sequences + len(rows))
-        completions = self._engine.generate(ids, self.options, seed=self._seed, sequence_ids=sequence_ids)
+        completions = self._generate(ids, sequence_ids)
         self.num_sequences += len(rows)
         width = max(len(c.token_ids) for c in completions)
         logprobs = np.zeros((len(rows), width), np.float32)
@@ -46,3 +56,13 @@ class Collector:
             rollout_logprobs=logprobs,
             policy_version=policy_version,
         )
+
+    def _generate(self, prompts: Sequence[np.ndarray], sequence_ids: range) -> list[Completion]:
+        size = self._rows_per_call or len(prompts)
+        completions = []
+        for first in range(0, len(prompts), size):
+            part = slice(first, first + size)
+            completions += self._engine.generate(
+                prompts[part], self.options, seed=self._seed, sequence_ids=sequence_ids[part]
+            )
+        return completions

@@ -39,7 +39,7 @@ def measure_scores(runner: ModelRunner, sequences: Sequence[np.ndarray], *, rows
 
 
 def read_end_scores(model: Any, batch: TokenBatch) -> Any:
-    """Return the (normalised, if so configured) score at the last real token of each row, [n]."""
+    """Return the raw score at the last real token of each row, [n]."""
     return model.read_end_scores(batch)
 
 

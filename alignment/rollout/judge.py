@@ -10,7 +10,7 @@ import numpy as np
 from alignment.parallel.runner import ModelRunner
 from alignment.records import Rollout
 from alignment.rollout.forward import measure_logprobs, measure_values
-from alignment.rollout.scorers import Scorer
+from alignment.rollout.scorers import Scorer, Scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +40,20 @@ class Judge:
         old, entropy = measure_logprobs(self.policy, rollout, with_entropy=True, **options)
         return rollout.with_fields(
             raw_scores=scores.values,
-            scores=self.normalize(scores.values) if self.normalize else scores.values,
+            scores=self._normalized(scores),
             valid=scores.valid,
             old_logprobs=old,
             entropy=entropy,
             ref_logprobs=measure_logprobs(self.reference, rollout, **options)[0] if self.reference else None,
             values=measure_values(self.critic, rollout, rows_per_batch=self.value_rows) if self.critic else None,
         )
+
+    def _normalized(self, scores: Scores) -> np.ndarray:
+        """Return normalised rewards [N]; the statistics learn nothing from rows whose reward failed."""
+        if self.normalize is None:
+            return scores.values
+        if scores.valid is None:
+            return self.normalize(scores.values)
+        values = np.zeros_like(scores.values)
+        values[scores.valid] = self.normalize(scores.values[scores.valid])
+        return values

@@ -1,9 +1,18 @@
-"""Numbers that tell whether a rollout is healthy. All are averages over the rollout's valid rows and tokens."""
+"""Numbers that tell whether a rollout is healthy.
+
+Rewards, KL, entropy and values are averages over the valid rows and their tokens; lengths are those of all rows.
+"""
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
 
+import numpy as np
+import paddle
+
+from alignment.algorithms.kl import kl_metrics
+from alignment.algorithms.masked import TokenMean
+from alignment.algorithms.value_losses import explained_variance, pearson
 from alignment.records import Experience, Rollout
 from alignment.telemetry.metrics import Metric
 
@@ -11,79 +20,81 @@ from alignment.telemetry.metrics import Metric
 def describe_experience(experience: Experience) -> dict[str, Metric]:
     """Return the metrics of one judged rollout; names under ``train/`` are those of the reference suite."""
     rollout = experience.rollout
-    numbers = _rewards(experience) | _kl(rollout) | _lengths(rollout)
+    metrics = _rewards(experience) | _lengths(rollout) | _advantages(experience)
+    metrics["policy/entropy"] = _token_mean(rollout.entropy, rollout)
+    if rollout.ref_logprobs is not None:
+        metrics |= _kl(rollout)
     if rollout.values is not None:
-        numbers |= _critic(experience)
-    extremes = {
-        "train/max_generated_length": Metric(float(rollout.response_lengths.max()), "max"),
-        "train/min_generated_length": Metric(float(rollout.response_lengths.min()), "min"),
-    }
+        metrics |= _critic(experience)
     if rollout.rollout_logprobs is not None:
         gap = np.abs(rollout.rollout_logprobs - rollout.old_logprobs) * rollout.response_mask
-        numbers["rollout/logprob_gap_mean"] = float(gap.sum() / rollout.response_mask.sum())
-        extremes["rollout/logprob_gap_max"] = Metric(float(gap.max()), "max")
-    return {name: Metric(value) for name, value in numbers.items()} | extremes
+        metrics["rollout/logprob_gap_mean"] = _token_mean(gap, rollout)
+        metrics["rollout/logprob_gap_max"] = Metric(float(gap.max()), "max")
+    complete = {name: m if isinstance(m, Metric) else Metric(m) for name, m in metrics.items()}
+    return {name: m._replace(value=float(m.value)) for name, m in complete.items()}
 
 
-def _rewards(experience: Experience) -> dict[str, float]:
+def kl_by_row(rollout: Rollout) -> np.ndarray:
+    """Return the KL (k1) of each valid response to the reference in nats, [valid rows]."""
+    difference = (rollout.old_logprobs - rollout.ref_logprobs) * rollout.response_mask
+    return difference.sum(-1)[rollout.valid_rows]
+
+
+def _rewards(experience: Experience) -> dict[str, Any]:
     rollout = experience.rollout
-    rows = np.ones(rollout.num_rows, bool) if rollout.valid is None else rollout.valid
-    raw, scores = rollout.raw_scores[rows], rollout.scores[rows]
-    kl_penalty = experience.rewards.sum(-1)[rows] - scores
+    rows = rollout.valid_rows
+    raw, scores, totals = rollout.raw_scores[rows], rollout.scores[rows], experience.rewards.sum(-1)[rows]
+    lengths = rollout.response_lengths[rows].astype(np.float32)
     return {
-        "train/reward": float(raw.mean()),
-        "train/norm_reward": float(scores.mean()),
-        "train/kl_reward": float(kl_penalty.mean()),
-        "train/norm_reward_with_kl": float(experience.rewards.sum(-1)[rows].mean()),
-        "reward/std": float(raw.std()),
-        "reward/min": float(raw.min()),
-        "reward/max": float(raw.max()),
-        "reward/length_correlation": correlation(raw, rollout.response_lengths[rows]),
-        "reward/masked_rows": float((~rows).sum()),
+        "train/reward": raw.mean(),
+        "train/norm_reward": scores.mean(),
+        # What the KL penalty, and the clipping of large rewards, take away.
+        "train/kl_reward": (totals - scores).mean(),
+        "train/norm_reward_with_kl": totals.mean(),
+        "reward/std": raw.std(),
+        "reward/min": Metric(float(raw.min()), "min"),
+        "reward/max": Metric(float(raw.max()), "max"),
+        "reward/length_correlation": pearson(paddle.to_tensor(raw), paddle.to_tensor(lengths)),
+        "reward/masked_rows": (~rows).sum(),
     }
 
 
-def _kl(rollout: Rollout) -> dict[str, float]:
+def _kl(rollout: Rollout) -> dict[str, Any]:
     mask = rollout.response_mask
-    tokens = mask.sum()
-    numbers = {"policy/entropy": float((rollout.entropy * mask).sum() / tokens)}
-    if rollout.ref_logprobs is None:
-        return numbers
-    difference = (rollout.old_logprobs - rollout.ref_logprobs) * mask
-    k3 = (np.exp(-difference) - 1 + difference) * mask
-    return numbers | {
-        "train/kl_divergence": float(difference.sum(-1).mean()),
-        "kl/k1": float(difference.sum() / tokens),
-        "kl/k2": float((0.5 * difference**2).sum() / tokens),
-        "kl/k3": float(k3.sum() / tokens),
-    }
+    mean = TokenMean(paddle.to_tensor(mask), float(mask.sum()))
+    estimates = kl_metrics(paddle.to_tensor(rollout.old_logprobs), paddle.to_tensor(rollout.ref_logprobs), mean=mean)
+    return {"train/kl_divergence": kl_by_row(rollout).mean(), **estimates}
 
 
-def _lengths(rollout: Rollout) -> dict[str, float]:
-    stopped = np.array([reason == "stop" for reason in rollout.finish_reasons])
+def _lengths(rollout: Rollout) -> dict[str, Any]:
+    lengths = rollout.response_lengths
     return {
-        "train/mean_generated_length": float(rollout.response_lengths.mean()),
-        "rollout/eos_rate": float(stopped.mean()),
-        "rollout/prompt_length": float(rollout.prompt_lengths.mean()),
+        "train/mean_generated_length": lengths.mean(),
+        "train/max_generated_length": Metric(float(lengths.max()), "max"),
+        "train/min_generated_length": Metric(float(lengths.min()), "min"),
+        "rollout/eos_rate": np.mean([reason == "stop" for reason in rollout.finish_reasons]),
+        "rollout/prompt_length": rollout.prompt_lengths.mean(),
     }
 
 
-def _critic(experience: Experience) -> dict[str, float]:
+def _advantages(experience: Experience) -> dict[str, float]:
+    on = experience.rollout.response_mask > 0
+    advantages = experience.advantages[on]
+    return {"policy/advantage_mean": advantages.mean(), "policy/advantage_std": advantages.std()}
+
+
+def _critic(experience: Experience) -> dict[str, Any]:
     rollout = experience.rollout
-    on = rollout.response_mask > 0
-    values, returns = rollout.values[on], experience.returns[on]
-    spread = returns.var()
+    values, returns = paddle.to_tensor(rollout.values), paddle.to_tensor(experience.returns)
+    mask = paddle.to_tensor(rollout.response_mask)
     return {
-        "train/values": float(values.mean()),
-        "train/returns": float(returns.mean()),
-        "critic/explained_variance": float(1 - (returns - values).var() / spread) if spread > 0 else 0.0,
-        "policy/advantage_mean": float(experience.advantages[on].mean()),
-        "policy/advantage_std": float(experience.advantages[on].std()),
+        "train/values": _token_mean(rollout.values, rollout),
+        "train/returns": _token_mean(experience.returns, rollout),
+        "critic/explained_variance": explained_variance(values, returns, mask=mask),
     }
 
 
-def correlation(x: np.ndarray, y: np.ndarray) -> float:
-    """Return Pearson's correlation of two [N] arrays, 0 when one of them does not vary."""
-    if len(x) < 2 or np.std(x) < 1e-12 or np.std(y) < 1e-12:
-        return 0.0
-    return float(np.corrcoef(x, y)[0, 1])
+def _token_mean(grid: np.ndarray, rollout: Rollout) -> float:
+    """Average [N, R] over the real tokens of valid rows."""
+    mask = rollout.response_mask
+    return float((grid * mask).sum() / mask.sum())

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from alignment.data.encode import Encoder
+from alignment.errors import RewardError
 from alignment.records import Rollout
 
 
@@ -25,9 +26,11 @@ class Retokenized:
     sees that it is unfinished.
     """
 
-    def __init__(self, policy_tokenizer: Any, encoder: Encoder) -> None:
+    def __init__(self, policy_tokenizer: Any, encoder: Encoder, *, max_tokens: int | None = None) -> None:
+        """``max_tokens``: what the reward model can read at most (None: not checked)."""
         self._policy_tokenizer = policy_tokenizer
         self._encoder = encoder
+        self._max_tokens = max_tokens
 
     def __call__(self, rollout: Rollout) -> list[np.ndarray]:
         """Return the reward model's ids of each row."""
@@ -40,4 +43,10 @@ class Retokenized:
         text = self._policy_tokenizer.decode(response.tolist(), skip_special_tokens=True)
         prompt = self._encoder.encode_prompt([raw] if isinstance(raw, str) else raw)
         answer = self._encoder.encode_answer(prompt, text).ids
-        return np.asarray(prompt.ids + (answer if stopped else answer[:-1]), np.int64)
+        ids = prompt.ids + (answer if stopped else answer[:-1])
+        if self._max_tokens is not None and len(ids) > self._max_tokens:
+            raise RewardError(
+                f"a response has {len(ids)} tokens with its prompt in the reward model's tokenizer, and that model "
+                f"reads at most {self._max_tokens}: {prompt.text[-80:]!r}. Lower max_length"
+            )
+        return np.asarray(ids, np.int64)

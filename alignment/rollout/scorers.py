@@ -18,6 +18,9 @@ from alignment.records import Rollout
 from alignment.rollout.forward import measure_scores
 from alignment.telemetry import log
 
+LONGEST_PAUSE = 60.0
+"""Seconds between two tries at most."""
+
 
 class Scores(NamedTuple):
     """Rewards of a rollout."""
@@ -113,7 +116,7 @@ class TextScorer:
                 last = error
                 if attempt < self._policy.retries:
                     log.warn(f"{self._name} failed ({_reason(error)}); try {attempt + 2} of {self._policy.retries + 1}")
-                    time.sleep(self._policy.backoff_seconds * 2**attempt)
+                    time.sleep(min(LONGEST_PAUSE, self._policy.backoff_seconds * 2**attempt))
         raise RewardError(f"{self._name} failed {self._policy.retries + 1} times, last: {_reason(last)}") from last
 
     def _by_group(self, batch: TextBatch, group_ids: np.ndarray, error: RewardError) -> Scores:
@@ -125,7 +128,8 @@ class TextScorer:
                 values[rows] = self._checked(self._call(batch.select(rows)), len(rows))
                 valid[rows] = True
             except Exception as failure:  # noqa: BLE001 - as above
-                log.warn(f"masked group {group}: {self._name} failed ({_reason(failure)})")
+                prompt = f"{batch.inputs[rows[0]]!r:.80}"
+                log.warn(f"masked the responses to {prompt}: {self._name} failed ({_reason(failure)})")
         if not valid.any():
             raise RewardError(f"{self._name} failed for every group of the rollout; nothing to learn from") from error
         return Scores(values, None if valid.all() else valid)

@@ -9,7 +9,7 @@ from alignment.loops.data_start import encode_options, register_user_datasets, r
 from alignment.loops.dataset_run import DatasetRun
 from alignment.loops.launch import launch
 from alignment.loops.supervised import SupervisedTask
-from alignment.loops.trainer_models import starting_folder, starting_tokenizer
+from alignment.loops.trainer_models import check_start, starting_folder, starting_tokenizer
 from alignment.models.hub import load_causal_lm, random_causal_lm
 from alignment.sft.arguments import parse_sft_arguments
 from alignment.sft.evaluation import SupervisedEvaluation
@@ -22,6 +22,7 @@ def train(argv: Sequence[str], *, host: str) -> None:
     parsed = start.parsed
     folder = starting_folder(start, parsed.sft, "policy")
     tokenizer = starting_tokenizer(start, folder)
+    check_start(start, parsed.sft, folder, tokenizer)
     register_user_datasets(start)
     options = {"options": encode_options(start, max_prompt_length=parsed.data.max_prompt_len)}
     options |= {"seed": parsed.training.seed, "base_dir": parsed.base_dir}
@@ -31,7 +32,8 @@ def train(argv: Sequence[str], *, host: str) -> None:
     rows, held_out = split_for_evaluation(start, rows, held_out)
     report_ledgers(start, {"train": rows, "eval": held_out})
     if folder is None:
-        model = random_causal_lm(parsed.sft.model_config_name_or_path, seed=parsed.training.seed, tokenizer=tokenizer)
+        config, seed = parsed.sft.model_config_name_or_path, parsed.training.seed
+        model = random_causal_lm(config, seed=seed, tokenizer=tokenizer, dtype=start.dtype)
     else:
         model = load_causal_lm(folder, dtype=start.dtype, tokenizer=tokenizer)
 

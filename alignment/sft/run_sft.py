@@ -1,4 +1,4 @@
-"""Supervised fine-tuning from the command line: python run_sft.py x_argument.json [--key value ...], or under the launcher."""
+"""Supervised fine-tuning: python run_sft.py x_argument.json [--key value ...], alone or under the launcher."""
 
 import sys
 from pathlib import Path

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from alignment.errors import UserError
 
+PART_PATTERN = ".*.part"
+"""What a file is called until it takes its place."""
+
 
 def replace_file(path: Path, text: str) -> None:
     """Write ``text`` to ``path``: aside, fsynced, renamed. Raises UserError when the disk refuses."""

@@ -58,7 +58,7 @@ def _drop_later(path: Path, resume_step: int) -> None:
     kept = [record for record in read_json_lines(path) if resume_step > 0 and record["step"] <= resume_step]
     with path.open("rb") as file:
         num_lines = sum(1 for _ in file)
-    if len(kept) == num_lines and path.read_bytes().endswith(b"\n"):
+    if len(kept) == num_lines and (num_lines == 0 or path.read_bytes().endswith(b"\n")):
         return
     replace_file(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
     warn(f"{path}: {num_lines - len(kept)} of {num_lines} earlier records dropped (later than step {resume_step})")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -27,13 +28,28 @@ def reduce_metrics(parts: Sequence[Mapping[str, Metric]]) -> dict[str, float]:
 
     NaN survives every reduction: ``max`` and ``min`` of Python would hide it or not depending on the order.
     """
+    return {name: metric.value for name, metric in merge_metrics(parts).items()}
+
+
+def merge_metrics(parts: Sequence[Mapping[str, Metric]]) -> dict[str, Metric]:
+    """As ``reduce_metrics``, but the results keep their reductions, to be combined further."""
     collected: dict[str, tuple[str, list[float]]] = {}
     for part in parts:
         for name, metric in part.items():
             reduction, values = collected.setdefault(name, (metric.reduction, []))
             assert metric.reduction == reduction, f"metric {name!r} is reduced by {reduction} and {metric.reduction}"
             values.append(float(metric.value))
-    return {name: _reduce(reduction, values) for name, (reduction, values) in collected.items()}
+    return {name: Metric(_reduce(reduction, values), reduction) for name, (reduction, values) in collected.items()}
+
+
+def average_metrics(parts: Sequence[Mapping[str, Metric]]) -> dict[str, Metric]:
+    """Combine updates or iterations: means of ``sum`` metrics over the parts that have them, extremes of the others."""
+    counts = Counter(name for part in parts for name in part)
+    shares = [
+        {n: m._replace(value=float(m.value) / counts[n]) if m.reduction == "sum" else m for n, m in part.items()}
+        for part in parts
+    ]
+    return merge_metrics(shares)
 
 
 def _reduce(reduction: str, values: list[float]) -> float:

@@ -60,7 +60,7 @@ class CheckpointStore:
     def all(self) -> list[Path]:
         """Return every ``checkpoint-N``, newest first, complete or not."""
         found = [p for p in self.output_dir.glob("checkpoint-*") if NAME.match(p.name) and p.is_dir()]
-        return sorted(found, key=lambda p: -int(NAME.match(p.name).group(1)))
+        return sorted(found, key=step_of, reverse=True)
 
     def newest(self) -> Path | None:
         """Return the newest complete checkpoint and say which ones were passed over, and why."""
@@ -87,6 +87,17 @@ class Checkpoint:
         self.folder = folder
         self.state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
 
+    def model_folder(self, name: str) -> Path:
+        """Return the folder of the model ``name``; a checkpoint of another trainer has none."""
+        folder = self.folder / name
+        if not folder.is_dir():
+            models = ", ".join(sorted(path.name for path in self.folder.iterdir() if path.is_dir())) or "none"
+            raise CheckpointError(
+                f"cannot resume from {self.folder}: it holds no model {name!r} (its models: {models}), so another "
+                "trainer wrote it"
+            )
+        return folder
+
     def tensors(self, name: str) -> dict[str, np.ndarray]:
         """Return the group ``name`` as it was saved."""
         path = self.folder / f"{name}.safetensors"
@@ -94,6 +105,11 @@ class Checkpoint:
             return load_file(str(path))
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"cannot read {path}: {error}") from error
+
+
+def step_of(folder: Path) -> int:
+    """Return N of ``checkpoint-N``."""
+    return int(NAME.match(folder.name).group(1))
 
 
 def incompleteness(folder: Path) -> str | None:
@@ -106,6 +122,10 @@ def incompleteness(folder: Path) -> str | None:
         return f"it has no {MANIFEST}, so its writing never finished (or it is no checkpoint of this suite)"
     except (ValueError, KeyError, TypeError):
         return f"its {MANIFEST} is damaged"
+    return _misfit(folder, files) or _unreadable_state(folder)
+
+
+def _misfit(folder: Path, files: Mapping[str, int]) -> str | None:
     for name, size in files.items():
         path = folder / name
         found = path.stat().st_size if path.is_file() else None
@@ -114,5 +134,16 @@ def incompleteness(folder: Path) -> str | None:
     return None
 
 
+def _unreadable_state(folder: Path) -> str | None:
+    try:
+        json.loads((folder / STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return f"its {STATE} is damaged ({error})"
+    return None
+
+
 def _write_tensors(path: Path, group: Mapping[str, np.ndarray]) -> None:
-    save_file({name: np.ascontiguousarray(value) for name, value in group.items()}, str(path))
+    try:
+        save_file({name: np.ascontiguousarray(value) for name, value in group.items()}, str(path))
+    except SafetensorError as error:  # what the library makes of a full disk
+        raise OSError(str(error)) from error

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from alignment.errors import CheckpointError
+from alignment.telemetry.files import PART_PATTERN
 
 ASIDE_PREFIX = ".writing-"
 RETIRED_PREFIX = ".retired-"
@@ -57,6 +58,9 @@ def clean_leftovers(folder: Path) -> list[str]:
     for path in sorted([*folder.glob(f"{ASIDE_PREFIX}*"), *folder.glob(f"{RETIRED_PREFIX}*")]):
         shutil.rmtree(path, ignore_errors=True)
         removed.append(path.name)
+    for path in sorted(folder.glob(PART_PATTERN)):
+        path.unlink()
+        removed.append(path.name)
     return removed
 
 
@@ -88,6 +92,6 @@ def _describe_failure(target: Path, error: OSError) -> str:
         place = place.parent
     free = shutil.disk_usage(place).free / 2**20
     return (
-        f"cannot write {target}: {error.strerror or error} ({free:.0f} MiB free there). "
+        f"cannot write {target}: {error.strerror or error} ({free:.1f} MiB free there). "
         "Nothing half-written was left; earlier checkpoints are untouched"
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import paddle
@@ -15,14 +14,6 @@ from alignment.records import TokenBatch
 from alignment.telemetry.metrics import Metric
 from alignment.training.optimizers import NamedAdamW, clip_by_global_norm
 from alignment.training.schedules import Schedule
-
-
-@dataclass(frozen=True, slots=True)
-class UpdateReport:
-    """What one update did."""
-
-    gradient_norm: float
-    learning_rate: float
 
 
 class Learner:
@@ -44,21 +35,25 @@ class Learner:
         for part in metrics:
             for key, metric in part.items():
                 if not math.isfinite(float(metric.value)):
-                    raise NumericalError(
-                        f"{self.name} {key} is {float(metric.value)} at update {self.num_updates + 1}; "
-                        "nothing was applied. Lower the learning rate, or look for empty or extreme rows in the data"
-                    )
+                    raise self._not_finite(key, float(metric.value))
         return metrics
 
-    def apply(self) -> UpdateReport:
-        """Clip, step the optimizer and clear the gradients."""
+    def apply(self) -> dict[str, Metric]:
+        """Clip, step the optimizer and clear the gradients; return the gradient norm before and the learning rate."""
         norm = clip_by_global_norm(self._optimizer.parameters, self._max_grad_norm)
         if not math.isfinite(norm):
-            raise NumericalError(f"{self.name} gradient norm is {norm} at update {self.num_updates + 1}; not applied")
+            raise self._not_finite("gradient norm", norm)
         learning_rate = self._schedule.learning_rate(self.num_updates)
         self._optimizer.step(learning_rate)
         self.num_updates += 1
-        return UpdateReport(norm, learning_rate)
+        return {f"{self.name}/gradient_norm": Metric(norm), f"{self.name}/learning_rate": Metric(learning_rate)}
+
+    def _not_finite(self, what: str, value: float) -> NumericalError:
+        return NumericalError(
+            f"{self.name} {what} is {value} at update {self.num_updates + 1}, which was not applied (learning rate "
+            f"{self._schedule.learning_rate(self.num_updates):g}). Lower the learning rate, or look for extreme rows "
+            "in the data; earlier checkpoints are untouched"
+        )
 
     def weights(self) -> Iterator[tuple[str, paddle.Tensor]]:
         """Yield every parameter under its canonical name."""

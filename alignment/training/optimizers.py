@@ -13,6 +13,9 @@ from alignment.errors import CheckpointError
 STATE_FIELDS = ("moment1_0", "moment2_0", "beta1_pow_acc_0", "beta2_pow_acc_0")
 """What Paddle's AdamW keeps for a parameter, as the suffixes of its state dict."""
 
+MASTER_SUFFIX = "_fp32_master_0"
+"""A half-precision parameter has a float32 master, and Paddle keeps its moments under the master's name."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AdamSettings:
@@ -58,11 +61,12 @@ class NamedAdamW:
         inner = self._optimizer.state_dict()
         masters = inner.pop("master_weights", {})
         state = {
-            f"{name}/{field}": inner[f"{tensor}_{field}"].numpy()
+            f"{name}/{field}": inner[key].numpy()
             for tensor, name in self._inner_names.items()
             for field in STATE_FIELDS
-            if f"{tensor}_{field}" in inner
+            if (key := _inner_key(tensor, field, has_master=tensor in masters)) in inner
         }
+        assert len(state) == len(inner), f"part of the optimizer's state is not understood: {sorted(inner)[:4]}"
         return state | {f"{self._inner_names[t]}/master": m.numpy() for t, m in masters.items()}
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
@@ -74,13 +78,20 @@ class NamedAdamW:
             name, _, field = key.rpartition("/")
             if name not in tensors:
                 raise CheckpointError(f"optimizer state holds {name!r}, which is not a parameter of this model")
-            (masters if field == "master" else inner)[
-                tensors[name] if field == "master" else f"{tensors[name]}_{field}"
-            ] = paddle.to_tensor(value)
+            tensor = tensors[name]
+            if field == "master":
+                masters[tensor] = paddle.to_tensor(value)
+                masters[tensor].name = tensor + MASTER_SUFFIX
+            else:
+                inner[_inner_key(tensor, field, has_master=f"{name}/master" in state)] = paddle.to_tensor(value)
         if masters:
             inner["master_weights"] = masters
         if inner:
             self._optimizer.set_state_dict(inner)
+
+
+def _inner_key(tensor: str, field: str, *, has_master: bool) -> str:
+    return f"{tensor}{MASTER_SUFFIX if has_master else ''}_{field}"
 
 
 def clip_by_global_norm(parameters: Mapping[str, paddle.Tensor], max_norm: float) -> float:

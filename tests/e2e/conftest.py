@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -66,3 +68,51 @@ def ppo_arguments(sft_folder, rm_folder):
         "actor_model_name_or_path": sft_folder / "policy",
         "reward_model_name_or_path": rm_folder / "reward",
     }
+
+
+@pytest.fixture(scope="session")
+def sft_arguments(sft_folder):
+    """Arguments of a fine-tuning run of two updates, without its output_dir."""
+    return {
+        **runs.COMMON,
+        "model_name_or_path": sft_folder / "policy",
+        "train_datasets": "packing-sft/train:64/-1",
+        "per_device_train_batch_size": 8,
+        "max_steps": 2,
+    }
+
+
+@pytest.fixture(scope="session")
+def rm_arguments(sft_arguments):
+    """Arguments of a reward-model run of two updates, without its output_dir."""
+    return {**sft_arguments, "train_datasets": "packing-preference/train:64/-1"}
+
+
+@pytest.fixture
+def model_variant(sft_folder, tmp_path):
+    """Return a function that copies a model folder and sets keys of one of its JSON files (None: takes them away)."""
+    numbers = itertools.count()
+
+    def copy(file="config.json", *, source=None, **keys):
+        folder = tmp_path / f"model-{next(numbers)}"
+        shutil.copytree(source or sft_folder / "policy", folder)
+        content = json.loads((folder / file).read_text()) | keys
+        (folder / file).write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+        return folder
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def other_tokenizer(tmp_path_factory):
+    """A tokenizer with the shipped one's words under other ids, and two words more."""
+    folder = tmp_path_factory.mktemp("other") / "tokenizer"
+    shutil.copytree(runs.TOKENIZER, folder)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = content["model"]["vocab"]
+    special = {token["content"] for token in content["added_tokens"]}
+    words = sorted(set(vocabulary) - special, reverse=True)
+    ids = sorted(vocabulary[word] for word in words)
+    vocabulary.update(dict(zip(words, ids, strict=True)) | {"sock": len(vocabulary), "soap": len(vocabulary) + 1})
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    return folder

@@ -1,44 +1,47 @@
-"""How a trainer must refuse: exit status 2, one message, nothing half-written. Runs it in this process, which is fast."""
+"""How a trainer refuses: exit status 2, one message, nothing half-written. Trainers run in this process: it is fast."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
 import io
+import json
+import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import runs
 
 BUILDERS = {"sft": "alignment.sft.build", "rm": "alignment.rm.build", "ppo": "alignment.ppo.build"}
 LEFTOVERS = ("policy", "value", "reward", "best", "checkpoint-*", ".writing-*", ".retired-*", ".*.part")
+BEGUN = ("updates of", "responses, ")
+"""What a trainer logs when everything has been checked and training begins."""
 
 
-class Done:
-    """What a run in this process left: as a completed process has it."""
+class Done(NamedTuple):
+    """What a run in this process left, as a completed process has it."""
 
-    def __init__(self, returncode: int, stdout: str, stderr: str) -> None:
-        self.returncode, self.stdout, self.stderr = returncode, stdout, stderr
+    returncode: int
+    stdout: str
+    stderr: str
 
 
 def run_here(trainer: str, arguments: dict[str, Any], folder: Path, *extra: str) -> Done:
-    """Run ``trainer`` as its script does, from its entry to the exit status, in this process and from ``folder``."""
+    """Run ``trainer`` as its script does, from its entry to its exit status, in this process and from ``folder``."""
     from alignment.loops.entry import run_entry
 
     train = importlib.import_module(BUILDERS[trainer]).train
     argv = [*runs.command(trainer, arguments, folder)[1:], *extra]
-    out, err, status, before = io.StringIO(), io.StringIO(), 0, Path.cwd()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), mock.patch.object(sys, "argv", argv):
-        os.chdir(folder)
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), _as_a_process(argv, folder):
         try:
             run_entry(lambda rest: train(rest, host="test"))
-        except SystemExit as exit_:
-            status = int(exit_.code or 0)
-        finally:
-            os.chdir(before)
+        except SystemExit as leaving:
+            status = int(leaving.code or 0)
     return Done(status, out.getvalue(), err.getvalue())
 
 
@@ -49,14 +52,15 @@ def train_here(trainer: str, arguments: dict[str, Any], folder: Path, *extra: st
     return done
 
 
-def message_of(done: Any) -> str:
-    """Return the one message of a refusal: what follows ``error: `` at the end of stderr."""
+def message_of(done: Any, *says: str) -> str:
+    """Return the one message of a refusal, which stands at the end of stderr and holds all of ``says``."""
     assert done.returncode == 2, f"exit status {done.returncode}\n{done.stderr[-4000:]}"
     assert "Traceback" not in done.stderr, done.stderr[-4000:]
-    before, found, message = done.stderr.rpartition("\nerror: ") if "\nerror: " in done.stderr else (
-        "", done.stderr.startswith("error: "), done.stderr.removeprefix("error: "))
-    assert found and "error: " not in "\n".join(line[:7] for line in before.splitlines()), done.stderr[-4000:]
-    return message.strip()
+    pieces = f"\n{done.stderr}".split("\nerror: ")
+    assert len(pieces) == 2, done.stderr[-4000:]
+    missing = [word for word in says if word not in pieces[1]]
+    assert not missing, f"the message lacks {missing}: {pieces[1]}"
+    return pieces[1].strip()
 
 
 def left_behind(output_dir: Path) -> list[str]:
@@ -65,12 +69,44 @@ def left_behind(output_dir: Path) -> list[str]:
 
 
 def refuse(trainer: str, arguments: dict[str, Any], folder: Path, *says: str) -> str:
-    """Run ``trainer`` on ``arguments`` it must refuse before training; return the message, which holds ``says``."""
-    output_dir = folder / "out"
-    done = run_here(trainer, {"output_dir": output_dir, **arguments}, folder)
-    message = message_of(done)
-    missing = [word for word in says if word not in message]
-    assert not missing, f"the message lacks {missing}: {message}"
-    assert "updates of" not in done.stderr and "micro-batch," not in done.stderr, "it began to train\n" + done.stderr
-    assert left_behind(output_dir) == []
+    """Run ``trainer`` on what it must refuse before it trains; return the message, which holds all of ``says``."""
+    done = run_here(trainer, {"output_dir": folder / "out", **arguments}, folder)
+    message = message_of(done, *says)
+    assert not [words for words in BEGUN if words in done.stderr], f"it began to train\n{done.stderr}"
+    assert left_behind(folder / "out") == []
     return message
+
+
+def stop(trainer: str, arguments: dict[str, Any], folder: Path, *says: str) -> Done:
+    """Run ``trainer`` on what it can only meet while it trains; the message holds ``says``, no model is left."""
+    done = run_here(trainer, {"output_dir": folder / "out", **arguments}, folder)
+    message_of(done, *says)
+    assert not [name for name in left_behind(folder / "out") if not name.startswith("checkpoint-")]
+    return done
+
+
+def write_rows(path: Path, *rows: Any) -> Path:
+    """Write JSON lines; a string is written as it is."""
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+@contextlib.contextmanager
+def _as_a_process(argv: list[str], folder: Path) -> Iterator[None]:
+    """Set what a process of its own would have, and put it back: arguments, current folder, log, ``data`` module."""
+    logger, before, data_module = logging.getLogger("alignment"), Path.cwd(), sys.modules.get("data")
+    handlers, propagate, level = list(logger.handlers), logger.propagate, logger.level
+    os.chdir(folder)
+    try:
+        with mock.patch.object(sys, "argv", argv):
+            yield
+    finally:
+        os.chdir(before)
+        for handler in set(logger.handlers) - set(handlers):
+            handler.close()
+        logger.handlers[:], logger.propagate = handlers, propagate
+        logger.setLevel(level)
+        # Modules of users may say ``from data import RawDataset``; the name stays for the life of a process.
+        sys.modules.pop("data", None)
+        if data_module is not None:
+            sys.modules["data"] = data_module

@@ -38,7 +38,17 @@ def _watch_and_kill(process, output_dir, *, delay, in_save):
 
 
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, ppo_arguments):
-    arguments = {**ppo_arguments, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 2}
+    arguments = {
+        **ppo_arguments,
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "save_total_limit": 2,
+        "eval_datasets": "packing-prompts/test:8/-1",
+        "evaluation_strategy": "steps",
+        "eval_steps": 1,
+        "load_best_model_at_end": True,
+        "logging_steps": 5,
+    }
     straight = {**arguments, "output_dir": tmp_path / "straight"}
     start = time.monotonic()
     runs.run_ok("ppo", straight, tmp_path / "a")

@@ -66,13 +66,18 @@ def test_every_command_of_the_readme_runs(tmp_path):
 def test_the_dataset_example_registers_and_mixes(tmp_path):
     code, settings = _example("dataset", "python"), json.loads(re.search(r"```json\n(.*?)```", README, re.S).group(1))
     (tmp_path / settings["dataset_modules"]).write_text(code)
-    from alignment.data.modules import load_dataset_modules
-    from alignment.data.raw_dataset import RawDataset
-
-    load_dataset_modules([settings["dataset_modules"]], tmp_path)
-    dataset = RawDataset.load("my-dataset-name")
-    assert dataset[0] == {"input": "2 + 2?", "answer": "4", "other_answer": "5", "better": True}
-    assert len(dataset) == 10
+    check = (
+        "from pathlib import Path\n"
+        "from alignment.data.modules import load_dataset_modules\n"
+        "from alignment.data.raw_dataset import RawDataset\n"
+        f"load_dataset_modules([{settings['dataset_modules']!r}], Path('.'))\n"
+        "dataset = RawDataset.load('my-dataset-name')\n"
+        "assert dataset[0] == {'input': '2 + 2?', 'answer': '4', 'other_answer': '5', 'better': True}\n"
+        "assert len(dataset) == 10\n"
+    )
+    # In a process of its own: a registered name stays for the life of one.
+    environment = {**runs.environment(), "PYTHONPATH": str(runs.ROOT)}
+    subprocess.run([sys.executable, "-c", check], cwd=tmp_path, env=environment, check=True, timeout=60)
 
 
 def test_the_reward_example_drives_ppo(tmp_path, ppo_arguments):

@@ -159,7 +159,6 @@ def test_control_c_ends_a_conversation(ask, monkeypatch):
     [
         ("run", ["--prompt", " "], "--prompt is empty"),
         ("run", ["--prompt", "a", "--temperature", "0"], "temperature=0.0"),
-        ("run", ["--prompt", "a", "--max_new_tokens", "60"], "max_position_embeddings=40"),
         ("nothing", ["--prompt", "a"], "nothing"),
         ("run", ["--prompt", "a", "--reward_model", "run/policy"], "run/policy"),
     ],
@@ -168,3 +167,7 @@ def test_what_is_refused(ask, folder, flags, message, folders, monkeypatch):
     monkeypatch.chdir(folders)
     with pytest.raises(UserError, match=message):
         ask(*flags, folder=folder)
+
+
+def test_the_answer_is_limited_by_what_the_model_can_hold(ask):
+    assert len(ask("--prompt", "pack apple", "--max_new_tokens", "60").out.split()) <= 40

@@ -59,8 +59,8 @@ def _probs(logits):
 
 def test_metrics(grid, mask):
     metrics = kl_metrics(grid(0), grid(1), mean=TokenMean(mask, 23.0))
-    assert set(metrics) == {"policy/kl_k1", "policy/kl_k2", "policy/kl_k3"}
-    assert float(metrics["policy/kl_k2"].value) > 0
+    assert set(metrics) == {"kl/k1", "kl/k2", "kl/k3"}
+    assert float(metrics["kl/k2"].value) > 0
 
 
 @pytest.mark.parametrize(

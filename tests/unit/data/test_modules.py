@@ -13,7 +13,7 @@ from alignment.data import PreferenceDataset, RawDataset
 from alignment.data.modules import ALIAS, load_dataset_modules
 from alignment.errors import DataError
 
-README_EXAMPLE = '''
+README_EXAMPLE = """
 from datasets import load_dataset
 from data import RawDataset, RawSample
 
@@ -43,7 +43,7 @@ class MyRawDataset(RawDataset):
 
     def __len__(self) -> int:
         return len(self.data)  # dataset size
-'''
+"""
 
 
 @pytest.fixture(autouse=True)

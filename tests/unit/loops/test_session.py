@@ -1,13 +1,14 @@
 """Logging, evaluating and saving happen at the right updates, and the best weights are kept."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from alignment.errors import CheckpointError
 from alignment.loops.cadence import Cadence, Cadences
-from alignment.loops.run_start import open_checkpoint
-from alignment.loops.session import BestModel, Hooks, Session, average_metrics
+from alignment.loops.run_start import open_checkpoint, remove_replaced
+from alignment.loops.session import BestModel, Counters, Hooks, Session
 from alignment.telemetry.metrics import Metric
 from alignment.telemetry.progress import Progress
 from alignment.telemetry.timing import StageTimer
@@ -67,8 +68,20 @@ def test_metrics_between_two_records_are_averaged_and_extremes_kept():
     assert record["ratio"] == 3.0
 
 
-def test_a_metric_absent_from_an_iteration_does_not_count_as_zero():
-    assert average_metrics([{"a": Metric(4.0)}, {"b": Metric(1.0)}])["a"] == 4.0
+def test_a_resumed_run_records_what_the_unbroken_one_would():
+    """A checkpoint between two records carries the iterations that are still to be averaged."""
+    cadences = Cadences(log=Cadence(strategy="steps", every=3), evaluate=NEVER, save=NEVER)
+    values = [1.0, 5.0, 0.1]
+    whole = _session(cadences, total=9)
+    for value in values:
+        whole.advance({"loss": Metric(value), "ratio": Metric(value, "max")}, updates=1, epoch_ended=False)
+    first, second = _session(cadences, total=9), _session(cadences, total=9)
+    for value in values[:2]:
+        first.advance({"loss": Metric(value), "ratio": Metric(value, "max")}, updates=1, epoch_ended=False)
+    second.counters.load_state(json.loads(json.dumps(first.counters.state())))
+    second.advance({"loss": Metric(values[2]), "ratio": Metric(values[2], "max")}, updates=1, epoch_ended=False)
+    assert second.writers.records == whole.writers.records
+    assert second.counters == whole.counters
 
 
 @pytest.mark.parametrize(("greater", "kept_at"), [(True, [1, 3]), (False, [1, 2])])
@@ -97,6 +110,8 @@ def test_an_earlier_run_is_refused_resumed_or_replaced(tmp_path):
     assert open_checkpoint(store, resume_from=True, overwrite=False).state["step"] == 3
     assert open_checkpoint(store, resume_from=tmp_path, overwrite=False).state["step"] == 3
     assert open_checkpoint(store, resume_from=None, overwrite=True) is None
+    assert len(store.all()) == 1, "nothing goes before the new run can begin"
+    remove_replaced(store, None)
     assert store.all() == []
 
 
@@ -107,3 +122,33 @@ def test_resume_true_in_an_empty_folder_starts_afresh(tmp_path):
 def test_a_named_folder_that_is_no_checkpoint_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="complete.json"):
         open_checkpoint(CheckpointStore(tmp_path), resume_from=tmp_path, overwrite=False)
+
+
+def test_resuming_from_an_older_checkpoint_refuses_the_later_ones_unless_they_may_go(tmp_path):
+    store = CheckpointStore(tmp_path, limit=2)
+    for step in (1, 2, 3):
+        _checkpoint(store, step)
+    older = tmp_path / "checkpoint-2"
+    with pytest.raises(CheckpointError, match=r"checkpoint-3\)"):
+        open_checkpoint(store, resume_from=older, overwrite=False)
+    checkpoint = open_checkpoint(store, resume_from=older, overwrite=True)
+    remove_replaced(store, checkpoint)
+    assert store.all() == [older]
+
+
+def test_resuming_into_another_run_s_folder_is_refused(tmp_path):
+    named = _checkpoint(CheckpointStore(tmp_path / "a"), 5)
+    other = CheckpointStore(tmp_path / "b")
+    _checkpoint(other, 3)
+    with pytest.raises(CheckpointError, match="checkpoint-3"):
+        open_checkpoint(other, resume_from=named, overwrite=False)
+
+
+def test_counters_start_empty():
+    assert Counters().state() == {
+        "updates": 0,
+        "evaluated_at": None,
+        "best_value": None,
+        "best_step": None,
+        "window": [],
+    }

@@ -127,7 +127,7 @@ def test_bfloat16_is_read_and_written_exactly(tmp_path):
         (lambda p: p.write_bytes(p.read_bytes()[:-7]), "cut short or damaged"),
         (lambda p: p.write_bytes(b""), r"not a safetensors file.*0 bytes"),
         (lambda p: p.write_bytes(struct.pack("<Q", 10**12) + b"{}"), "not a safetensors file"),
-        (lambda p: p.write_bytes(struct.pack("<Q", 5) + b"{\"a\":" + b"x" * 20), "header is damaged"),
+        (lambda p: p.write_bytes(struct.pack("<Q", 5) + b'{"a":' + b"x" * 20), "header is damaged"),
         (lambda p: p.unlink(), r"no model\.safetensors"),
     ],
 )

@@ -39,9 +39,7 @@ def _scorer(call, **policy):
 def test_a_function_sees_text_and_gives_one_score_a_row():
     seen = []
     scores = _scorer(lambda batch: seen.append(batch) or [1, 2, 3, 4]).score(_rollout())
-    assert seen[0] == TextBatch(
-        ["question 0"] * 2 + ["question 1"] * 2, ["w3", "w4", "w5 w6", "w7"], ["label"] * 4
-    )
+    assert seen[0] == TextBatch(["question 0"] * 2 + ["question 1"] * 2, ["w3", "w4", "w5 w6", "w7"], ["label"] * 4)
     np.testing.assert_array_equal(scores.values, np.array([1, 2, 3, 4], np.float32))
     assert scores.valid is None
 

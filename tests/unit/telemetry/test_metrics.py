@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignment.telemetry.metrics import Metric, reduce_metrics
+from alignment.telemetry.metrics import Metric, average_metrics, merge_metrics, reduce_metrics
 
 
 def test_sums_add_because_the_denominator_was_global():
@@ -50,3 +50,13 @@ def test_result_does_not_depend_on_the_split(values, cut):
     )
     assert again["s"] == pytest.approx(whole["s"], abs=1e-6)
     assert (again["x"], again["n"]) == (max(values), min(values))
+
+
+def test_merged_metrics_keep_their_reductions():
+    merged = merge_metrics([{"a": Metric(1.0), "b": Metric(2.0, "max")}, {"a": Metric(0.5), "b": Metric(1.0, "max")}])
+    assert merged == {"a": Metric(1.5), "b": Metric(2.0, "max")}
+
+
+def test_a_metric_absent_from_an_iteration_does_not_count_as_zero():
+    averaged = average_metrics([{"a": Metric(4.0), "m": Metric(1.0, "min")}, {"a": Metric(2.0)}, {"b": Metric(1.0)}])
+    assert averaged == {"a": Metric(3.0), "m": Metric(1.0, "min"), "b": Metric(1.0)}

@@ -10,7 +10,7 @@ from alignment.parallel.runner import Objective
 from alignment.records import Loss, TokenBatch
 from alignment.telemetry.metrics import Metric
 from alignment.training.learner import Learner
-from alignment.training.optimizers import AdamSettings, NamedAdamW, clip_by_global_norm, decays
+from alignment.training.optimizers import STATE_FIELDS, AdamSettings, NamedAdamW, clip_by_global_norm, decays
 from alignment.training.schedules import Schedule
 
 BATCH = TokenBatch.build([np.array([1, 2, 3])], [np.array([1, 2])])
@@ -84,3 +84,26 @@ def test_clipping_returns_the_norm_before_and_scales_to_the_limit():
 def test_decay_spares_biases_and_norms():
     names = ["model.norm.weight", "a.bias", "model.layers.0.self_attn.q_proj.weight"]
     assert [decays(n) for n in names] == [False, False, True]
+
+
+def _half_precision(values):
+    """An optimizer of bfloat16 parameters with its state made, as after a step on a GPU; the CPU has no such step."""
+    model = paddle.nn.Linear(3, 2)
+    model.to(dtype="bfloat16")
+    optimizer = NamedAdamW(dict(model.named_parameters()), AdamSettings())
+    if values:
+        optimizer.load_state(values)
+    with paddle.no_grad():
+        optimizer._optimizer._create_accumulators(
+            paddle.base.framework.default_main_program().global_block(), model.parameters()
+        )
+    return optimizer
+
+
+def test_moments_of_half_precision_parameters_are_saved_and_come_back():
+    saved = {name: np.full_like(value, 0.25) for name, value in _half_precision({}).state().items()}
+    assert {name.partition("/")[2] for name in saved} == {"master", *STATE_FIELDS}
+    restored = _half_precision(saved).state()
+    assert restored.keys() == saved.keys()
+    for name, value in saved.items():
+        np.testing.assert_array_equal(restored[name], value)

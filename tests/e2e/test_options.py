@@ -1,0 +1,143 @@
+"""Options that change how a run is put together, through the real trainers."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+import runs
+from refusals import left_behind, train_here, write_rows
+from safetensors.numpy import load_file
+
+from alignment.training.checkpoint import incompleteness
+
+pytestmark = pytest.mark.e2e
+
+README = (runs.ROOT / "README.md").read_text(encoding="utf-8")
+EVERY_UPDATE = {"evaluation_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+
+
+def test_the_readme_dataset_through_the_trainer(sft_arguments, tmp_path):
+    """In a process of its own, as a user starts it: the file stands beside the arguments."""
+    (tmp_path / "my_datasets.py").write_text(
+        re.search(r"<!-- example: dataset -->\n```python\n(.*?)```", README, re.S)[1]
+    )
+    made = {**sft_arguments, "train_datasets": "my-dataset-name:0.5,packing-sft/train:3/-1"}
+    made |= {"dataset_modules": "my_datasets.py", "output_dir": tmp_path / "out", "max_steps": 1}
+    done = runs.run_ok("sft", made, tmp_path)
+    assert "8 rows used" in done.stderr
+    assert json.loads((tmp_path / "out" / "ledger.json").read_text())["train"]
+
+
+DIALOGUE = ["pack rope", "rope done", "pack map", "map done"]
+MESSAGES = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(DIALOGUE)]
+
+
+@pytest.mark.parametrize("row", [{"dialogue": DIALOGUE}, {"messages": MESSAGES}], ids=["dialogue", "messages"])
+@pytest.mark.parametrize("template", ["none", "tokenizer"])
+def test_dialogues_as_ptx_data(row, template, ppo_arguments, tmp_path):
+    path = write_rows(tmp_path / "dialogues.jsonl", row, row, row)
+    made = {**ppo_arguments, "ptx_datasets": f"jsonl:1:{path}", "chat_template": template, "max_steps": 2}
+    train_here("ppo", {**made, "output_dir": tmp_path / "out"}, tmp_path)
+    assert runs.metrics(tmp_path / "out")[0]["ptx/loss"] > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps", "rows"),
+    [
+        # 10 prompts, 4 a rollout: the last rollout has 2 prompts, 4 rows, one update.
+        ({"per_device_prompt_batch_size": 4}, [2, 4, 5], [8, 8, 4]),
+        # 8 rows an update and 4 a rollout of 2 prompts: two rollouts' prompts are pooled; the last pool is half full.
+        ({"per_device_prompt_batch_size": 2, "gradient_accumulation_steps": 2}, [1, 2, 3], [8, 8, 4]),
+        # Dropping the last partial rollout.
+        ({"per_device_prompt_batch_size": 4, "dataloader_drop_last": True}, [2, 4], [8, 8]),
+    ],
+    ids=["partial", "pooled", "dropped"],
+)
+def test_rollouts_and_updates(changes, steps, rows, ppo_arguments, tmp_path):
+    (tmp_path / "rewards.py").write_text(
+        "def count(prompts, responses, labels):\n"
+        "    open('counts.txt', 'a').write(f'{len(responses)} {len(set(prompts))}\\n')\n"
+        "    return [float(len(response)) for response in responses]\n"
+    )
+    made = {key: value for key, value in ppo_arguments.items() if key != "reward_model_name_or_path"}
+    made |= {"reward_function": "rewards.py:count", "train_datasets": "packing-prompts/train:10/-1", "update_iters": 1}
+    made |= {"reward_critic_model_name_or_path": ppo_arguments["reward_model_name_or_path"]}
+    train_here("ppo", {**made, **changes, "output_dir": tmp_path / "out"}, tmp_path)
+    counts = [tuple(map(int, line.split())) for line in (tmp_path / "counts.txt").read_text().splitlines()]
+    assert counts == [(n, n // 2) for n in rows]
+    assert [record["step"] for record in runs.metrics(tmp_path / "out")] == steps
+
+
+@pytest.mark.parametrize(
+    ("trainer", "model", "datasets", "metric"),
+    [
+        ("sft", "policy", "packing-sft/test:16/-1", "eval/loss"),
+        ("rm", "reward", "packing-preference/test:16/-1", "eval/accuracy"),
+        ("ppo", "policy", "packing-prompts/test:8/-1", "eval/reward"),
+    ],
+)
+def test_the_best_weights_are_the_ones_exported(trainer, model, datasets, metric, request, tmp_path):
+    made = {**request.getfixturevalue(f"{trainer}_arguments"), **EVERY_UPDATE, "load_best_model_at_end": True}
+    made |= {"eval_datasets": datasets, "max_steps": 4, "learning_rate": 0.03, "output_dir": tmp_path / "out"}
+    made |= {"update_iters": 1, "per_device_prompt_batch_size": 2} if trainer == "ppo" else {}
+    train_here(trainer, made, tmp_path)
+    values = {record["step"]: record[metric] for record in runs.metrics(tmp_path / "out") if metric in record}
+    choose = min if metric.endswith("loss") else max
+    best = choose(values, key=lambda step: (values[step], step if choose is min else -step))
+    folder = tmp_path / "out" / f"checkpoint-{best}" if best else runs.ROOT  # before any update: no checkpoint
+    exported = (tmp_path / "out" / model / "model.safetensors").read_bytes()
+    if best:
+        assert exported == (folder / model / "model.safetensors").read_bytes()
+    others = [n for n in (1, 2, 3, 4) if n != best]
+    for step in others:
+        assert exported != (tmp_path / "out" / f"checkpoint-{step}" / model / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("trainer", "datasets", "metric"),
+    [
+        ("sft", "packing-sft/test:16/-1", "eval/loss"),
+        ("rm", "packing-preference/test:16/-1", "eval/accuracy"),
+        ("ppo", "packing-prompts/test:8/-1", "eval/reward"),
+    ],
+)
+def test_only_evaluating_changes_no_model_and_no_record(trainer, datasets, metric, request, tmp_path):
+    made = {**request.getfixturevalue(f"{trainer}_arguments"), "eval_datasets": datasets, "do_eval": True}
+    made |= {"output_dir": tmp_path / "out", "max_steps": 2, "save_strategy": "steps", "save_steps": 2}
+    train_here(trainer, made, tmp_path)
+    before, last = left_behind(tmp_path / "out"), runs.metrics(tmp_path / "out")[-1]
+    done = train_here(trainer, {**made, "do_train": False, "resume_from_checkpoint": True}, tmp_path)
+    assert left_behind(tmp_path / "out") == before and "report.html" in done.stderr
+    *earlier, again = runs.metrics(tmp_path / "out")
+    assert earlier[-1] == last, "the records of the training are still there"
+    assert again[metric] == pytest.approx(last[metric], abs=1e-6), "the checkpoint evaluates as the run did"
+    fresh = {**made, "do_train": False, "output_dir": tmp_path / "fresh"}
+    train_here(trainer, fresh, tmp_path)
+    assert left_behind(tmp_path / "fresh") == []
+    assert [set(record) >= {metric} for record in runs.metrics(tmp_path / "fresh")] == [True]
+
+
+def test_save_total_limit_keeps_the_newest(sft_arguments, tmp_path):
+    made = {**sft_arguments, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 2, "max_steps": 5}
+    train_here("sft", {**made, "output_dir": tmp_path / "out"}, tmp_path)
+    assert left_behind(tmp_path / "out") == ["checkpoint-4", "checkpoint-5", "policy"]
+    assert all(incompleteness(tmp_path / "out" / f"checkpoint-{n}") is None for n in (4, 5))
+
+
+def test_a_share_of_the_training_rows_is_held_out(sft_arguments, tmp_path):
+    made = {**sft_arguments, "eval_split_ratio": 0.25, "do_eval": True, "output_dir": tmp_path / "out"}
+    done = train_here("sft", made, tmp_path)
+    assert "train: 48 rows used" in done.stderr and "eval: 16 rows used" in done.stderr
+    assert "eval/loss" in runs.metrics(tmp_path / "out")[-1]
+
+
+def test_the_reference_never_moves_and_the_critic_and_policy_do(ppo_arguments, tmp_path):
+    source = load_file(str(ppo_arguments["actor_model_name_or_path"] / "model.safetensors"))
+    train_here("ppo", {**ppo_arguments, "output_dir": tmp_path / "out", "max_steps": 4}, tmp_path)
+    policy = load_file(str(tmp_path / "out" / "policy" / "model.safetensors"))
+    assert any(np.abs(policy[name] - source[name]).max() > 1e-4 for name in source)
+    again = load_file(str(ppo_arguments["actor_model_name_or_path"] / "model.safetensors"))
+    assert all(np.array_equal(again[name], source[name]) for name in source)

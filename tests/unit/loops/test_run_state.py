@@ -1,0 +1,72 @@
+"""The best weights that are exported are those the counters speak of."""
+
+import pytest
+
+from alignment.loops.run_state import RunState
+from alignment.loops.session import Counters
+from alignment.training.checkpoint import Checkpoint, CheckpointStore
+
+
+@pytest.fixture
+def make_state(tmp_path):
+    """Make a run whose model is the text ``weights`` of the given list's last entry."""
+
+    def make(weights, folder="run"):
+        def write(target):
+            target.mkdir(exist_ok=True)
+            (target / "weights").write_text(weights[-1])
+
+        store = CheckpointStore(tmp_path / folder)
+        return RunState(store=store, models={"policy": write}, learners={}, counters=Counters(), parts={})
+
+    return make
+
+
+def _keep(state, step, value):
+    state.counters.updates = state.counters.best_step = step
+    state.counters.best_value = value
+    state.keep_best()
+
+
+def _exported(state):
+    return (state.export(best=True)["policy"] / "weights").read_text()
+
+
+def test_the_best_weights_survive_a_resume(make_state):
+    weights = ["at 1"]
+    state = make_state(weights)
+    _keep(state, 1, 0.9)
+    weights.append("at 2")
+    path = state.save(2)
+    resumed = make_state(weights)
+    resumed.restore(Checkpoint(path))
+    assert (resumed.counters.best_step, resumed.counters.best_value) == (1, 0.9)
+    assert _exported(resumed) == "at 1"
+
+
+def test_best_weights_of_later_than_the_checkpoint_are_not_taken_for_its_own(make_state):
+    weights = ["at 1"]
+    state = make_state(weights)
+    _keep(state, 1, 0.5)
+    path = state.save(2)
+    weights.append("at 3")
+    _keep(state, 3, 0.8)
+    resumed = make_state(weights)
+    resumed.restore(Checkpoint(path))
+    assert resumed.counters.best_step is None
+    assert resumed.counters.best_value is None
+
+
+def test_best_weights_that_stayed_in_another_folder_are_forgotten(make_state, caplog):
+    state = make_state(["at 1"])
+    _keep(state, 1, 0.5)
+    path = state.save(1)
+    elsewhere = make_state(["now"], "elsewhere")
+    elsewhere.restore(Checkpoint(path))
+    assert "of update 1" in caplog.text
+    assert _exported(elsewhere) == "now"
+
+
+def test_a_best_folder_that_an_earlier_run_left_is_not_exported(make_state):
+    _keep(make_state(["old"]), 7, 0.9)
+    assert _exported(make_state(["new"])) == "new"

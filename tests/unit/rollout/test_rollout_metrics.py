@@ -1,0 +1,71 @@
+"""A group whose reward failed leaves no trace in rewards, KL and statistics."""
+
+import numpy as np
+import pytest
+
+from alignment.records import Experience, Rollout
+from alignment.rollout.judge import Judge
+from alignment.rollout.metrics import describe_experience, kl_by_row
+from alignment.rollout.reward_normalization import RunningRewardNormalizer
+from alignment.rollout.scorers import Scores
+
+
+def _grid(*rows):
+    return np.array(rows, np.float32)
+
+
+def _experience(rows):
+    """The valid rows 0 and 2, and, where asked for, a masked row 1 that holds garbage."""
+    old = _grid([-1.0, -2.0], [-7.0, -9.0], [-1.5, 0.0])[rows]
+    rollout = Rollout(
+        prompts=tuple(np.array([1, 2]) for _ in rows),
+        responses=tuple(np.array([[3, 2], [4, 4], [2]][i], object).astype(np.int64) for i in rows),
+        finish_reasons=tuple(["stop", "length", "stop"][i] for i in rows),
+        group_ids=np.array(rows),
+        old_logprobs=old,
+        ref_logprobs=_grid([-1.5, -2.0], [0.0, 0.0], [-1.0, 0.0])[rows],
+        rollout_logprobs=old - 0.125,
+        entropy=_grid([0.5, 0.25], [99.0, 99.0], [1.0, 0.0])[rows],
+        values=_grid([1.0, 2.0], [50.0, 50.0], [0.5, 0.0])[rows],
+        raw_scores=_grid(2.0, 0.0, 4.0)[rows],
+        scores=_grid(2.0, 0.0, 4.0)[rows],
+        valid=np.array([True, False, True])[rows],
+    )
+    return Experience(
+        rollout=rollout,
+        advantages=_grid([0.5, 1.0], [0.0, 0.0], [-1.0, 0.0])[rows],
+        returns=_grid([1.5, 3.0], [0.0, 0.0], [-0.5, 0.0])[rows],
+        rewards=_grid([-0.1, 2.0], [0.0, 0.0], [4.1, 0.0])[rows],
+    )
+
+
+def test_a_masked_row_changes_no_average():
+    whole, masked = (describe_experience(_experience(rows)) for rows in ([0, 2], [0, 1, 2]))
+    of_all_rows = {"train/mean_generated_length", "rollout/eos_rate", "reward/masked_rows"}
+    for name in whole.keys() - of_all_rows:
+        assert masked[name].value == pytest.approx(whole[name].value), name
+        assert masked[name].reduction == whole[name].reduction
+    assert masked["reward/masked_rows"].value == 1
+    assert masked["train/kl_divergence"].value == pytest.approx((0.5 - 0.5) / 2)
+    assert masked["kl/k2"].value == pytest.approx((0.125 + 0 + 0.125) / 3)
+    assert masked["rollout/logprob_gap_max"].value == pytest.approx(0.125)
+    np.testing.assert_allclose(kl_by_row(_experience([0, 1, 2]).rollout), [0.5, -0.5])
+
+
+def test_reward_statistics_learn_from_valid_rows_only():
+    normalizer, expected = RunningRewardNormalizer(), RunningRewardNormalizer()
+    judge = Judge(
+        policy=None,
+        reference=None,
+        critic=None,
+        scorer=None,
+        normalize=normalizer,
+        logprob_rows=1,
+        value_rows=1,
+        temperature=1.0,
+    )
+    values = np.array([3.0, 0.0, 5.0], np.float32)
+    normalized = judge._normalized(Scores(values, np.array([True, False, True])))
+    np.testing.assert_array_equal(normalized[[0, 2]], expected(values[[0, 2]]))
+    assert normalized[1] == 0
+    assert normalizer.state() == expected.state()
