@@ -49,7 +49,6 @@ def test_numbers_that_explode_stop_the_run_and_spare_the_checkpoint(trainer, cha
 @pytest.mark.parametrize(
     ("trainer", "datasets"),
     [
-        ("sft", "packing-sft/test:8/-1"),
         ("rm", "packing-preference/test:8/-1"),
         ("ppo", "packing-prompts/test:8/-1"),
     ],

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from alignment.errors import CheckpointError
+from alignment.errors import ArgumentError, CheckpointError, NumericalError
 from alignment.loops.cadence import Cadence, Cadences
 from alignment.loops.run_start import open_checkpoint, remove_replaced
 from alignment.loops.session import BestModel, Counters, Hooks, Session
@@ -96,6 +96,24 @@ def test_best_weights_are_kept_when_the_evaluation_improves(greater, kept_at):
         session.advance({}, updates=1, epoch_ended=False)
     assert kept == kept_at
     assert session.counters.best_step == kept_at[-1]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_evaluation_that_is_not_finite_is_recorded_and_ends_the_run(value):
+    cadences = Cadences(log=NEVER, evaluate=Cadence(strategy="steps"), save=NEVER)
+    session = _session(cadences, evaluate=lambda: ({"eval/loss": value, "eval/other": 1.0}, []))
+    with pytest.raises(NumericalError, match=f"eval/loss is {value} in the evaluation after update 1"):
+        session.advance({}, updates=1, epoch_ended=False)
+    assert [step for step, _ in session.writers.records] == [1]
+
+
+def test_an_unknown_metric_cannot_choose_the_best_weights():
+    best = BestModel(metric="eval/truth", greater_is_better=True, keep=lambda: None)
+    session = _session(
+        Cadences(log=NEVER, evaluate=NEVER, save=NEVER), evaluate=lambda: ({"eval/loss": 1.0}, []), best=best
+    )
+    with pytest.raises(ArgumentError, match="'eval/truth' is not a metric .*allowed: eval/loss"):
+        session.evaluate()
 
 
 def _checkpoint(store, step):
