@@ -21,6 +21,8 @@ class SupervisedTask:
     """Samples of one micro-batch to model input."""
     make_objective: Callable[[Sequence[TokenBatch]], Objective]
     """All micro-batches of one update to the objective with its global denominators."""
+    after_update: Callable[[], None] | None = None
+    """Called when an update was applied."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,8 @@ class SupervisedLoop:
             with timer.stage("update"):
                 metrics = self.learner.accumulate(batches, self.task.make_objective(batches))
                 metrics.append(self.learner.apply())
+                if self.task.after_update is not None:
+                    self.task.after_update()
             timer.count("update", tokens=sum(int(batch.lengths.sum()) for batch in batches))
             self.session.advance(merge_metrics(metrics), updates=1, epoch_ended=epoch_ended)
             if self.session.is_finished:

@@ -64,6 +64,7 @@ class ScoreModel(nn.Layer):
         self.model = Decoder(config, dtype=dtype)
         self.score = Linear(config.hidden_size, 1, bias=options.score_bias, dtype="float32")
         self.normalizer = build_normalizer(options.normalizer_type, options.normalizer_momentum)
+        self._unlearned: list[np.ndarray] = []
 
     @property
     def has_statistics(self) -> bool:
@@ -85,13 +86,19 @@ class ScoreModel(nn.Layer):
     def training_scores(self, batch: TokenBatch) -> paddle.Tensor:
         """Return the scores [n, S] a loss is taken on: normalised if so configured.
 
-        In training mode the statistics learn from the end scores first, normalised or not, so that a reward model
-        trained on raw scores can still be normalised in PPO.
+        In training mode the end scores are kept for ``learn_statistics``, whether they are normalised or not, so that
+        a reward model trained on raw scores can still be normalised in PPO.
         """
         scores = self(batch)
         if self.training:
-            self.normalizer.update(end_scores(scores.detach(), batch.lengths).numpy())
+            self._unlearned.append(end_scores(scores.detach(), batch.lengths).numpy())
         return self.apply_normalization(scores)
+
+    def learn_statistics(self) -> None:
+        """Let the normalizer learn from the end scores since the last call; once an update, whatever its micro-batches."""
+        if self._unlearned:
+            self.normalizer.update(np.concatenate(self._unlearned))
+            self._unlearned.clear()
 
     def apply_normalization(self, scores: Any) -> Any:
         """Return ``scores`` as this model is configured to give them."""

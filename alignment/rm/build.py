@@ -54,14 +54,15 @@ def train(argv: Sequence[str], *, host: str) -> None:
         regularization=reward.regularization,
         regularization_convention=reward.regularization_convention,
     )
+    model = load_starting_model(start, folder, tokenizer)
     DatasetRun(
         start=start,
         title="reward model" if reward.objective == "reward" else "cost model",
         name="reward",
-        model=load_starting_model(start, folder, tokenizer),
+        model=model,
         tokenizer=tokenizer,
         dataset=pairs,
-        task=build_task(kind, hyperparameters),
+        task=build_task(kind, hyperparameters, model=model),
         make_evaluation=make_evaluation if held_out is not None else None,
         best_metric="accuracy",
         shown=("preference/loss", "preference/accuracy", "cost/loss", "cost/accuracy", "reward/gradient_norm"),

@@ -13,6 +13,7 @@ from alignment.algorithms.bradley_terry import BradleyTerryHyperparameters, brad
 from alignment.algorithms.cost_model import cost_model_loss
 from alignment.algorithms.preference_losses import first_difference
 from alignment.loops.supervised import SupervisedTask
+from alignment.models.score_model import ScoreModel
 from alignment.parallel.runner import Objective
 from alignment.records import Loss, TokenBatch
 from alignment.training.objectives import fields_as_tensors
@@ -64,7 +65,7 @@ def pair_batch(samples: Sequence[Mapping[str, Any]], kind: PairKind) -> TokenBat
 
 
 def read_pair_scores(model: Any, batch: TokenBatch) -> tuple[paddle.Tensor, paddle.Tensor]:
-    """Return scores (preferred [n, S], other [n, S]); in training the model's statistics learn from the end scores."""
+    """Return scores (preferred [n, S], other [n, S]); see ``training_scores``."""
     scores = model.training_scores(batch)
     num_pairs = batch.num_rows // 2
     return scores[:num_pairs], scores[num_pairs:]
@@ -75,8 +76,8 @@ def read_pair_ends(model: Any, batch: TokenBatch) -> paddle.Tensor:
     return model.apply_normalization(model.read_end_scores(batch))
 
 
-def build_task(kind: PairKind, hyperparameters: BradleyTerryHyperparameters) -> SupervisedTask:
-    """Return what the supervised loop needs to train on pairs of ``kind``."""
+def build_task(kind: PairKind, hyperparameters: BradleyTerryHyperparameters, *, model: ScoreModel) -> SupervisedTask:
+    """Return what the supervised loop needs to train ``model`` on pairs of ``kind``."""
 
     def make_objective(batches: Sequence[TokenBatch]) -> Objective:
         num_pairs = sum(batch.num_rows // 2 for batch in batches)
@@ -87,4 +88,8 @@ def build_task(kind: PairKind, hyperparameters: BradleyTerryHyperparameters) -> 
 
         return Objective(read_pair_scores, loss)
 
-    return SupervisedTask(make_batch=lambda samples: pair_batch(samples, kind), make_objective=make_objective)
+    return SupervisedTask(
+        make_batch=lambda samples: pair_batch(samples, kind),
+        make_objective=make_objective,
+        after_update=model.learn_statistics,
+    )

@@ -38,6 +38,7 @@ CASES = {
     "sft": ("sft", {"max_steps": 6}),
     "rm-sequence": ("rm", {"max_steps": 6, "loss_type": "sequence-wise", "regularization": 0.01}),
     "rm-token": ("rm", {"max_steps": 6, "loss_type": "token-wise", "regularization": 0.01}),
+    "rm-normalized": ("rm", {"max_steps": 6, "normalize_score_during_training": True}),
     # 60 supervised rows: their epochs end in the middle of an update.
     "ppo": ("ppo", {"ptx_datasets": "packing-sft/train:60/-1"}),
     "ppo-sequence": ("ppo", {"policy_loss_reduction": "sequence", "entropy_coeff": 0.01, "max_steps": 8}),

@@ -80,12 +80,29 @@ def test_statistics_learn_in_training_only_and_apply_when_asked():
         parameter.set_value(paddle.randn(parameter.shape))
     model.eval()
     model.training_scores(BATCH)
+    model.learn_statistics()
     assert not model.has_statistics
     model.train()
-    scores = model.training_scores(BATCH)
+    before = end_scores(model.training_scores(BATCH), BATCH.lengths).numpy()
+    model.learn_statistics()
     assert model.normalizer.count == 2
-    ends = end_scores(scores, BATCH.lengths).numpy()
-    assert ends.mean() == pytest.approx(0.0, abs=1e-5)
+    after = end_scores(model.training_scores(BATCH), BATCH.lengths).numpy()
+    assert after.mean() == pytest.approx(0.0, abs=1e-5)
+    assert abs(before.mean()) > 1e-3
+
+
+def test_statistics_do_not_depend_on_micro_batches():
+    rows = [[3, 4, 5], [6], [7, 8]]
+    whole, parts = (ScoreModel(CONFIG, ScoreOptions(normalizer_type="RunningMeanStd")) for _ in range(2))
+    for model, splits in ((whole, [rows]), (parts, [rows[:1], rows[1:]])):
+        paddle.seed(3)
+        for parameter in model.parameters():
+            parameter.set_value(paddle.randn(parameter.shape))
+        model.train()
+        for piece in splits:
+            model.training_scores(TokenBatch.build([np.array(r) for r in piece], [np.empty(0, np.int64)] * len(piece)))
+        model.learn_statistics()
+    assert whole.normalizer.state() == pytest.approx(parts.normalizer.state(), abs=1e-5)
 
 
 def test_scores_are_float32_whatever_the_decoder_computes_in():
