@@ -95,7 +95,7 @@ class ScoreModel(nn.Layer):
         return self.apply_normalization(scores)
 
     def learn_statistics(self) -> None:
-        """Let the normalizer learn from the end scores since the last call; once an update, whatever its micro-batches."""
+        """Let the normalizer learn from the end scores since the last call: once an update, in one batch."""
         if self._unlearned:
             self.normalizer.update(np.concatenate(self._unlearned))
             self._unlearned.clear()
