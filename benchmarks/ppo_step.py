@@ -9,14 +9,11 @@ load the same weights, first compare what they compute on the same tokens, then 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 # Running a script puts its own folder first on the path; the package's folder stands beside it.
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,6 +21,7 @@ sys.path.insert(1, str(ROOT))
 
 from ppo_step_report import Comparison, Outcome, print_outcome, write_results  # noqa: E402
 from ppo_step_work import MODELS, Work, write_weights  # noqa: E402
+from side_process import KEPT_MEMORY, SideProcess  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 SCRIPTS = {"torch": HERE / "ppo_step_torch.py", "paddle": HERE / "ppo_step_paddle.py"}
@@ -32,43 +30,12 @@ COLUMNS = (("torch", "full"), ("paddle", "library"), ("torch", "response"))
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 TOLERANCE = 1e-3
 """On measurements: absolute; on gradient norms: relative."""
-KEPT_MEMORY = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=2147483647:glibc.malloc.top_pad=67108864"
-"""What ``prepare_host`` sets through mallopt for Paddle, as a tunable for a process we do not write."""
 
 
-class SideProcess:
-    """One side behind its pipes; a context manager that ends the process."""
-
-    def __init__(self, side: str, folder: Path, *, threads: int, extra: Mapping[str, str]) -> None:
-        environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads)), **extra}
-        self._side = side
-        self._process = subprocess.Popen(
-            [sys.executable, str(SCRIPTS[side]), str(folder)],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.description: dict[str, str] = self._read()
-
-    def __enter__(self) -> SideProcess:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.stdin.close()
-        self._process.wait()
-
-    def ask(self, **command: Any) -> dict[str, Any]:
-        """Send a command and return the answer."""
-        self._process.stdin.write(json.dumps(command) + "\n")
-        self._process.stdin.flush()
-        return self._read()
-
-    def _read(self) -> dict[str, Any]:
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(f"the {self._side} side ended with status {self._process.wait()}; see its output above")
-        return json.loads(line)
+def open_side(side: str, folder: Path, *, threads: int, extra: Mapping[str, str]) -> SideProcess:
+    """Start one side with ``threads`` threads and ``extra`` environment variables."""
+    environment = {**dict.fromkeys(THREAD_VARIABLES, str(threads)), **extra}
+    return SideProcess(f"the {side} side", [sys.executable, str(SCRIPTS[side]), str(folder)], environment=environment)
 
 
 def main() -> int:
@@ -108,8 +75,8 @@ def measure(model: str, *, threads: int, options: argparse.Namespace) -> Outcome
         write_weights(model, folder, seed=work.seed)
         work.write(folder)
         with (
-            SideProcess("paddle", folder, threads=threads, extra=extra["paddle"]) as paddle,
-            SideProcess("torch", folder, threads=threads, extra=extra["torch"]) as torch,
+            open_side("paddle", folder, threads=threads, extra=extra["paddle"]) as paddle,
+            open_side("torch", folder, threads=threads, extra=extra["torch"]) as torch,
         ):
             sides = {"paddle": paddle, "torch": torch}
             comparison = compare_results(sides)

@@ -15,7 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -23,10 +23,10 @@ from typing import Any, NamedTuple
 HERE = Path(__file__).resolve().parent
 sys.path.insert(1, str(HERE.parent))
 
+from side_process import KEPT_MEMORY, SideProcess  # noqa: E402
+
 from alignment.parallel.host import prepare_host  # noqa: E402
 
-KEPT_MEMORY = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=2147483647:glibc.malloc.top_pad=67108864"
-"""What ``prepare_host`` sets through mallopt, as a tunable for the process that is not ours."""
 MODELS = {
     "tiny": {
         "vocab_size": 512,
@@ -57,35 +57,9 @@ class Row(NamedTuple):
     same_tokens: float
 
 
-class Side:
-    """A worker process behind its pipes; a context manager that ends it."""
-
-    def __init__(self, python: str, script: str, folder: Path, *, environment: dict[str, str]) -> None:
-        command = [python, str(HERE / script), str(folder)]
-        self._name = script
-        self._process = subprocess.Popen(
-            command, env={**os.environ, **environment}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self.description = self._read()
-
-    def __enter__(self) -> Side:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.stdin.close()
-        self._process.wait()
-
-    def ask(self, **command: Any) -> dict[str, Any]:
-        """Send a command and return the answer."""
-        self._process.stdin.write(json.dumps(command) + "\n")
-        self._process.stdin.flush()
-        return self._read()
-
-    def _read(self) -> dict[str, Any]:
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{self._name} ended with status {self._process.wait()}; see its output above")
-        return json.loads(line)
+def open_side(python: str, script: str, folder: Path, *, environment: Mapping[str, str]) -> SideProcess:
+    """Start ``script`` with the interpreter ``python``."""
+    return SideProcess(script, [python, str(HERE / script), str(folder)], environment=environment)
 
 
 def main() -> int:
@@ -130,14 +104,14 @@ def measure(model: str, options: argparse.Namespace) -> tuple[list[Row], dict[st
         subprocess.run([sys.executable, str(HERE / "rollout_weights.py"), model, name], check=True)
         peer_settings = {"GLIBC_TUNABLES": KEPT_MEMORY}
         with (
-            Side(sys.executable, "rollout_ours.py", folder, environment={}) as ours,
-            Side(options.peer_python, "rollout_peer.py", folder, environment=peer_settings) as peer,
+            open_side(sys.executable, "rollout_ours.py", folder, environment={}) as ours,
+            open_side(options.peer_python, "rollout_peer.py", folder, environment=peer_settings) as peer,
         ):
             rows = [measure_batch(model, batch, (ours, peer), options) for batch in options.batches]
             return rows, {"ours": ours.description, "peer": peer.description}
 
 
-def measure_batch(model: str, batch: int, sides: Sequence[Side], options: argparse.Namespace) -> Row:
+def measure_batch(model: str, batch: int, sides: Sequence[SideProcess], options: argparse.Namespace) -> Row:
     """Let both sides generate in turns."""
     shape, vocab = [batch, options.prompt_tokens], MODELS[model]["vocab_size"]
     turns = []
