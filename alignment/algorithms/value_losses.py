@@ -18,8 +18,8 @@ def clipped_value_loss(
 ) -> Loss:
     """Mean of 0.5 max((V - G)^2, (V_clipped - G)^2), V_clipped within +-clip_range of the old value (None: no clip).
 
-    ``values`` [n, R] carries the gradient, ``old_values`` and ``returns`` [n, R] do not. Metrics: ``value/loss``,
-    ``value/mean``, and ``value/clip_fraction``, the share of tokens whose loss is the clipped one.
+    ``values`` [n, R] carries the gradient, ``old_values`` and ``returns`` [n, R] do not. Metrics: ``critic/loss``,
+    ``critic/mean``, and ``critic/clip_fraction``, the share of tokens whose loss is the clipped one.
     """
     # The mean drops padding too, but the square's gradient there would be 2 * garbage * 0: NaN where garbage is.
     values = zero_outside(values, mean.mask)
@@ -31,9 +31,9 @@ def clipped_value_loss(
         clipped_errors = (clipped - returns) ** 2
     value = mean.of(0.5 * paddle.maximum(errors, clipped_errors))
     metrics = {
-        "value/loss": Metric(value.detach()),
-        "value/mean": Metric(mean.of(values).detach()),
-        "value/clip_fraction": Metric(mean.of((clipped_errors > errors).astype(values.dtype)).detach()),
+        "critic/loss": Metric(value.detach()),
+        "critic/value_mean": Metric(mean.of(values).detach()),
+        "critic/clip_fraction": Metric(mean.of((clipped_errors > errors).astype(values.dtype)).detach()),
     }
     return Loss(value, metrics)
 

@@ -18,7 +18,7 @@ from alignment.loops.finish import finish_run
 from alignment.loops.launch import Launch, launch
 from alignment.loops.on_policy import KLController, OnPolicyLoop
 from alignment.loops.run_state import RunState, StatePart
-from alignment.loops.session import Counters, Hooks
+from alignment.loops.session import Counters, Hooks, Session
 from alignment.loops.updates import OnPolicyUpdater, UpdatePlan
 from alignment.models.hub import save_model
 from alignment.parallel.dense import DenseRunner
@@ -95,7 +95,7 @@ class PPORun:
                 self._loop(session).run()
         finish_run(self._start, session, self._state, title="PPO", kept="eval/reward")
 
-    def _loop(self, session) -> OnPolicyLoop:
+    def _loop(self, session: Session) -> OnPolicyLoop:
         ppo, data = self._start.parsed.ppo, self._data
         hyperparameters = ppo_hyperparameters(self._start.parsed)
         algorithm = ALGORITHMS[ppo.rl_algorithm]

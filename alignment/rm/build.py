@@ -14,6 +14,8 @@ from alignment.loops.launch import Launch, launch
 from alignment.loops.trainer_models import check_start, starting_folder, starting_tokenizer
 from alignment.models.hub import load_score_model, random_score_model
 from alignment.models.score_model import ScoreModel, ScoreOptions
+from alignment.models.tokenizer import Tokenizer
+from alignment.parallel.runner import ModelRunner
 from alignment.rm.arguments import parse_reward_arguments
 from alignment.rm.evaluation import PairEvaluation
 from alignment.rm.pairs import PAIR_KINDS, build_task
@@ -38,7 +40,7 @@ def train(argv: Sequence[str], *, host: str) -> None:
     pairs, held_out = split_for_evaluation(start, pairs, held_out)
     report_ledgers(start, {"train": pairs, "eval": held_out})
 
-    def make_evaluation(runner):
+    def make_evaluation(runner: ModelRunner) -> PairEvaluation:
         return PairEvaluation(
             runner=runner,
             kind=kind,
@@ -70,7 +72,7 @@ def train(argv: Sequence[str], *, host: str) -> None:
     ).train()
 
 
-def load_starting_model(start: Launch, folder: str | None, tokenizer) -> ScoreModel:
+def load_starting_model(start: Launch, folder: str | None, tokenizer: Tokenizer) -> ScoreModel:
     """Return the score model to train: a checkpoint's, a reward model's, or a language model with a new score head."""
     reward, seed = start.parsed.reward, start.parsed.training.seed
     options = ScoreOptions(

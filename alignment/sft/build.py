@@ -11,6 +11,7 @@ from alignment.loops.launch import launch
 from alignment.loops.supervised import SupervisedTask
 from alignment.loops.trainer_models import check_start, starting_folder, starting_tokenizer
 from alignment.models.hub import load_causal_lm, random_causal_lm
+from alignment.parallel.runner import ModelRunner
 from alignment.sft.arguments import parse_sft_arguments
 from alignment.sft.evaluation import SupervisedEvaluation
 from alignment.training.objectives import supervised_batch, supervised_objective
@@ -37,7 +38,7 @@ def train(argv: Sequence[str], *, host: str) -> None:
     else:
         model = load_causal_lm(folder, dtype=start.dtype, tokenizer=tokenizer)
 
-    def make_evaluation(runner):
+    def make_evaluation(runner: ModelRunner) -> SupervisedEvaluation:
         return SupervisedEvaluation(
             runner=runner, samples=list(held_out), rows_per_batch=parsed.training.per_device_eval_batch_size
         )

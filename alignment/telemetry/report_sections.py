@@ -17,7 +17,6 @@ GROUPS = {
     "kl": "KL divergence",
     "policy": "Policy",
     "critic": "Critic",
-    "value": "Value",
     "sft": "Supervised",
     "rollout": "Rollout",
     "time": "Time",

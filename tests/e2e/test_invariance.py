@@ -85,7 +85,7 @@ def test_the_first_update_of_ppo(changes, ppo_arguments, tmp_path):
         assert first[name] == pytest.approx(0, abs=1e-5), name
     for name in ("policy/ratio_mean", "policy/ratio_max"):
         assert first[name] == pytest.approx(1, abs=1e-5), name
-    for name in ("policy/clip_fraction", "value/clip_fraction"):
+    for name in ("policy/clip_fraction", "critic/clip_fraction"):
         assert first[name] == 0, name
     assert first["rollout/logprob_gap_max"] < 1e-4
     assert second["rollout/logprob_gap_max"] < 1e-4, "the engine has the new weights"

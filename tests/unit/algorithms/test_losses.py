@@ -143,7 +143,7 @@ def test_value_clip_by_hand(clip_range, expected, fraction):
     mean = TokenMean(one, 1.0)
     loss = clipped_value_loss(3.0 * one, one, returns=4.0 * one, clip_range=clip_range, mean=mean)
     assert float(loss.value) == pytest.approx(expected)
-    assert float(loss.metrics["value/clip_fraction"].value) == fraction
+    assert float(loss.metrics["critic/clip_fraction"].value) == fraction
 
 
 def test_cross_entropy_adds_up():
