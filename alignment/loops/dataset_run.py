@@ -36,6 +36,9 @@ class DatasetRun:
     """Given the trained model's runner, returns the evaluation; None without evaluation data."""
     best_metric: str
     shown: tuple[str, ...]
+    """Metrics of the progress display."""
+    cards: tuple[str, ...]
+    """Evaluation metrics that the report shows first."""
     parts: dict[str, StatePart]
 
     def train(self) -> None:
@@ -81,4 +84,4 @@ class DatasetRun:
             )
             with session.progress:
                 loop.run()
-        finish_run(self.start, session, state, title=self.title, kept=f"eval/{self.best_metric}")
+        finish_run(self.start, session, state, title=self.title, cards=self.cards)

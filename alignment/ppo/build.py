@@ -30,6 +30,7 @@ from alignment.rollout.collector import Collector
 from alignment.rollout.judge import Judge
 from alignment.telemetry import log
 
+REPORT_CARDS = ("eval/reward", "eval/kl_divergence", "eval/mean_generated_length", "eval/eos_rate")
 EVALUATION_SEED_OFFSET = 1_000_003
 """Evaluation draws other random numbers than training, and the same ones every time."""
 
@@ -93,7 +94,7 @@ class PPORun:
                 session.evaluate()
             with session.progress:
                 self._loop(session).run()
-        finish_run(self._start, session, self._state, title="PPO", kept="eval/reward")
+        finish_run(self._start, session, self._state, title="PPO", cards=REPORT_CARDS)
 
     def _loop(self, session: Session) -> OnPolicyLoop:
         ppo, data = self._start.parsed.ppo, self._data

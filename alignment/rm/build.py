@@ -68,6 +68,7 @@ def train(argv: Sequence[str], *, host: str) -> None:
         make_evaluation=make_evaluation if held_out is not None else None,
         best_metric="accuracy",
         shown=("preference/loss", "preference/accuracy", "cost/loss", "cost/accuracy", "reward/gradient_norm"),
+        cards=("eval/accuracy", "eval/train_accuracy", "eval/rewards_mean", "eval/rewards_std"),
         parts={},
     ).train()
 

@@ -54,5 +54,6 @@ def train(argv: Sequence[str], *, host: str) -> None:
         make_evaluation=make_evaluation if held_out is not None else None,
         best_metric="loss",
         shown=("sft/loss", "policy/gradient_norm", "policy/learning_rate"),
+        cards=("eval/loss", "eval/perplexity"),
         parts={},
     ).train()
