@@ -8,10 +8,15 @@ from typing import Any
 
 from rich import progress as rich_progress
 from rich.markup import escape
+from rich.table import Column
 
 from alignment.telemetry.console import stderr_console
 from alignment.telemetry.log import info
 from alignment.telemetry.tables import format_number
+
+WIDE = 160
+"""Columns of a terminal from which on everything is shown."""
+NUM_SHOWN_NARROW = 2
 
 
 class Progress:
@@ -29,6 +34,7 @@ class Progress:
         self._started_at = time.monotonic()
         self._bar = _make_bar() if enabled and stderr_console().is_terminal else None
         self._task: Any = None
+        self._num_shown = None if self._bar is None or _is_wide() else NUM_SHOWN_NARROW
 
     def __enter__(self) -> Progress:
         self._started_at = time.monotonic()
@@ -48,7 +54,7 @@ class Progress:
     def advance(self, steps: int = 1, /, **shown: Any) -> None:
         """Count ``steps`` more; ``shown`` names the numbers to display (``reward=0.31, kl=0.02``)."""
         self.completed += steps
-        numbers = "  ".join(f"{name} {_format_shown(value)}" for name, value in shown.items())
+        numbers = "  ".join(f"{name} {_format_shown(value)}" for name, value in list(shown.items())[: self._num_shown])
         if self._bar is not None:
             self._bar.update(self._task, completed=self.completed, **({"shown": escape(numbers)} if numbers else {}))
         elif numbers:
@@ -76,13 +82,19 @@ def _format_shown(value: Any) -> str:
     return value if isinstance(value, str) else format_number(value)
 
 
+def _is_wide() -> bool:
+    """Return whether the terminal holds a long bar and all numbers on one line."""
+    return stderr_console().width >= WIDE
+
+
 def _make_bar() -> rich_progress.Progress:
     return rich_progress.Progress(
         rich_progress.TextColumn("[bold]{task.description}"),
-        rich_progress.BarColumn(bar_width=30),
+        rich_progress.BarColumn(bar_width=30 if _is_wide() else 12),
         rich_progress.TaskProgressColumn(),
         rich_progress.MofNCompleteColumn(),
-        rich_progress.TextColumn("{task.fields[shown]}", style="cyan"),
+        # The one column that may wrap: a narrow terminal must not cost the bar or the time left.
+        rich_progress.TextColumn("{task.fields[shown]}", style="cyan", table_column=Column()),
         rich_progress.TextColumn("[dim]left"),
         rich_progress.TimeRemainingColumn(),
         # The speed of a step varies with the length of its rollout: estimate from many of them, not the last seconds.
