@@ -131,6 +131,7 @@ def print_outcomes(outcomes: list[Outcome]) -> None:
         ("reward model accuracy on held-out pairs", *(f"{o.reward_accuracy:.1%}" for o in outcomes)),
         ("KL to the SFT policy (nats a response)", *(f"{o.kl:.2f}" for o in outcomes)),
         *((f"seconds: {stage}", *(f"{o.seconds[stage]:.0f}" for o in outcomes)) for stage in outcomes[0].seconds),
+        ("seconds: all", *(f"{sum(o.seconds.values()):.0f}" for o in outcomes)),
         ("report", *(str(o.folder / "ppo" / "report.html") for o in outcomes)),
         ("exported policy", *(str(o.folder / "exported-policy") for o in outcomes)),
     ]
