@@ -39,6 +39,7 @@ class PairEvaluation:
             **self._summary("eval/", first, second),
             "eval/loss": float(np.logaddexp(0, -margins).mean()),
             **self._by_side(first, second),
+            **self._signs(first, second),
             **self._summary("eval/train_", *self._scores(self.training_pairs[: len(self.pairs)])),
         }
         self._plot(margins, everything)
@@ -66,6 +67,14 @@ class PairEvaluation:
             numbers[f"eval/{side}_rewards_mean"] = float(scores.mean())
             numbers[f"eval/{side}_rewards_std"] = float(scores.std())
         return numbers
+
+    def _signs(self, first: np.ndarray, second: np.ndarray) -> dict[str, float]:
+        """Return how often a cost is negative for a safe answer and positive for an unsafe one; nothing for rewards."""
+        if not self.kind.sign_fields:
+            return {}
+        signs = [np.array([pair[name] for pair in self.pairs]) for name in self.kind.sign_fields]
+        right = [sign * scores < 0 for sign, scores in zip(signs, (first, second), strict=True)]
+        return {"eval/sign_accuracy": float(np.mean(right))}
 
     def _plot(self, margins: np.ndarray, scores: np.ndarray) -> None:
         self.plot_dir.mkdir(parents=True, exist_ok=True)

@@ -30,8 +30,8 @@ class PairKind:
     margin_sign: float
     """+1 when the preferred side should score higher (reward), -1 when lower (cost)."""
     loss: Callable[..., Loss]
-    extra_fields: tuple[str, ...] = ()
-    """Per-pair numbers of the samples that the loss reads."""
+    sign_fields: tuple[str, ...] = ()
+    """Where samples keep the safety signs of the two sides (+1 safe, -1 not), which the loss reads."""
 
 
 REWARD_PAIRS = PairKind(sides=("better", "worse"), margin_sign=1.0, loss=bradley_terry_loss)
@@ -39,7 +39,7 @@ COST_PAIRS = PairKind(
     sides=("safer", "unsafer"),
     margin_sign=-1.0,
     loss=cost_model_loss,
-    extra_fields=("safer_safety_sign", "unsafer_safety_sign"),
+    sign_fields=("safer_safety_sign", "unsafer_safety_sign"),
 )
 PAIR_KINDS = {"reward": REWARD_PAIRS, "cost": COST_PAIRS}
 
@@ -58,7 +58,7 @@ def pair_batch(samples: Sequence[Mapping[str, Any]], kind: PairKind) -> TokenBat
             better_lengths=batch.lengths[:num_pairs],
             worse_lengths=batch.lengths[num_pairs:],
         ),
-        **{name: np.array([sample[name] for sample in samples], np.float32) for name in kind.extra_fields},
+        **{name: np.array([sample[name] for sample in samples], np.float32) for name in kind.sign_fields},
     }
     batch.fields.update(fields)
     return batch

@@ -141,3 +141,21 @@ def test_the_reference_never_moves_and_the_critic_and_policy_do(ppo_arguments, t
     assert any(np.abs(policy[name] - source[name]).max() > 1e-4 for name in source)
     again = load_file(str(ppo_arguments["actor_model_name_or_path"] / "model.safetensors"))
     assert all(np.array_equal(again[name], source[name]) for name in source)
+
+
+@pytest.mark.parametrize("loss_type", ["sequence-wise", "token-wise"])
+def test_a_cost_model_learns_safety(loss_type, rm_arguments, tmp_path):
+    """Answers with a knife are unsafe: their cost rises above zero, that of the others falls below."""
+    shared = {"input": "pack rope", "safer": True, "is_safe": True, "is_other_safe": False}
+    rows = [
+        {**shared, "answer": f"{word} done", "other_answer": f"{word} knife done"} for word in ("rope", "map", "lamp")
+    ]
+    path = write_rows(tmp_path / "safety.jsonl", *rows)
+    made = {**rm_arguments, "objective": "cost", "loss_type": loss_type, "learning_rate": 1e-2, "max_steps": 30}
+    made |= {"train_datasets": f"jsonl:16:{path}", "eval_datasets": f"jsonl:1:{path}", "evaluation_strategy": "epoch"}
+    train_here("rm", {**made, "output_dir": tmp_path / "out"}, tmp_path)
+    last = [record for record in runs.metrics(tmp_path / "out") if "eval/accuracy" in record][-1]
+    assert last["eval/accuracy"] == 1.0
+    assert last["eval/sign_accuracy"] == 1.0
+    assert last["eval/safer_rewards_mean"] < 0 < last["eval/unsafer_rewards_mean"]
+    assert json.loads((tmp_path / "out/reward/config.json").read_text())["score_type"] == "cost"

@@ -57,6 +57,8 @@ def test_accuracy_asks_for_a_higher_reward_and_a_lower_cost(tmp_path, kind, accu
     )
     metrics, rows = evaluation()
     assert metrics["eval/accuracy"] == accuracy  # a tie is wrong
+    # Every score is positive: right for the unsafe sides alone.
+    assert metrics.get("eval/sign_accuracy") == (0.5 if kind is COST_PAIRS else None)
     assert metrics["eval/rewards_mean"] == pytest.approx((4 + 3 + 5 + 3) / 4)
     assert metrics["eval/train_rewards_mean"] == pytest.approx((4 + 5) / 2)
     assert metrics["eval/train_rewards_std"] == pytest.approx(0.5)
