@@ -44,7 +44,7 @@ def export_model(source: Path, target: Path, *, dtype: str, overwrite: bool = Fa
     model = _load(folder, dtype)
     _refuse_bias(model, folder)
     with write_folder(target) as aside:
-        from alignment.models.hub import save_model
+        from alignment.models.saving import save_model
 
         save_model(aside, model, tokenizer)
         # No CPU multiplies in bfloat16: the rounded weights of both are compared in float32.

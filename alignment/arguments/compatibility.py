@@ -66,12 +66,6 @@ class CompatibilityArguments:
 
     logging_dir: str | None = inert(None, "curves are written to output_dir/runs")
     """Folder of the curves."""
-    recompute_granularity: Literal["full", "full_attn", "core_attn"] = inert("full", "whole layers are recomputed")
-    """What recompute recomputes."""
-    critic_recompute_granularity: Literal["full", "full_attn", "core_attn"] = inert(
-        "full", "whole layers are recomputed"
-    )
-    """What critic_recompute recomputes."""
     recompute_use_reentrant: bool = inert(True, _KERNEL)
     """How recompute is done."""
     refined_recompute: str | None = inert(None, "whole layers are recomputed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from alignment.arguments.fields import argument
 from alignment.arguments.training import SchedulerType
@@ -26,3 +27,5 @@ class CriticArguments:
     """Decoupled weight decay; null: weight_decay."""
     critic_recompute: bool | None = None
     """Recompute layer activations in the backward pass; null: recompute."""
+    critic_recompute_granularity: Literal["full", "full_attn", "core_attn"] | None = None
+    """What critic_recompute recomputes; null: recompute_granularity."""

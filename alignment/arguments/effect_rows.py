@@ -37,8 +37,12 @@ def _is_layout_of_one(value: Any, s: Situation) -> bool:
     return bool(value) and value not in (-1, 1) and s.world_size == 1
 
 
-def _is_layout_of_several(value: Any, s: Situation) -> bool:
-    return bool(value) and value not in (-1, 1) and s.world_size > 1
+def _is_more_than_one(value: Any, s: Situation) -> bool:
+    return value > 1
+
+
+def _has_no_tensor_parallelism(value: Any, s: Situation) -> bool:
+    return bool(value) and s.values["tensor_parallel_degree"] < 2
 
 
 def _on_cpu(value: Any, s: Situation) -> bool:
@@ -75,6 +79,15 @@ def _is_set(key: str) -> Callable[[Any, Situation], bool]:
     return lambda value, s: value is not None and bool(s.values[key])
 
 
+def _shards_nothing(value: Any, s: Situation) -> bool:
+    return value > 1 and s.world_size > 1 and not s.values["sharding"]
+
+
+def _critic_keeps_activations(value: Any, s: Situation) -> bool:
+    recompute = s.values["critic_recompute"]
+    return value is not None and not (s.values["recompute"] if recompute is None else recompute)
+
+
 def _critic_is_constant(value: Any, s: Situation) -> bool:
     kind = s.values["critic_lr_scheduler_type"] or s.values["lr_scheduler_type"]
     return bool(value) and kind in ("constant", "constant_with_warmup")
@@ -89,28 +102,32 @@ _CPU_FLOAT = "the CPU computes in float32"
 _FLAT = ("constant", "constant_with_warmup")
 _NO_EVAL = "nothing is evaluated (evaluation_strategy is no and do_eval is false)"
 _ONE = "this run has one process"
-_UNBUILT = "parallel layouts over several processes are not built yet"
+_SEQUENCE_AXIS = "sequences are not split over processes; rows are, by tensor, pipeline and data parallelism"
 _NOT_CALLED = "rewards come from a model, which is not called over a network and not retried"
 FUSED_ENGINE_FALLBACK = "the fused engine is not built yet; rollouts use the eager engine"
 
 _LAYOUT_KEYS = (
     "tensor_parallel_degree",
     "pipeline_parallel_degree",
+    "virtual_pp_degree",
     "sharding_parallel_degree",
-    "sep_parallel_degree",
-    "context_parallel_degree",
-    "expert_parallel_degree",
     "sharding",
+    "eval_mode",
+    "rollout_tensor_parallel_degree",
 )
 _EVALUATION_KEYS = ("eval_datasets", "eval_split_ratio", "per_device_eval_batch_size", "eval_do_sample")
 
 ROWS: tuple[Row, ...] = (
     *(Row(key, _is_layout_of_one, _ONE) for key in _LAYOUT_KEYS),
-    *(Row(key, _is_layout_of_several, _UNBUILT, refuse=True) for key in _LAYOUT_KEYS),
+    Row("sep_parallel_degree", _is_more_than_one, _SEQUENCE_AXIS, refuse=True),
+    Row("context_parallel_degree", _is_more_than_one, _SEQUENCE_AXIS, refuse=True),
+    Row("expert_parallel_degree", _is_more_than_one, "the supported models have no experts", refuse=True),
+    Row("sequence_parallel", _has_no_tensor_parallelism, "tensor_parallel_degree is 1"),
+    Row("sharding_parallel_degree", _shards_nothing, "sharding names no stage; write sharding=stage1, stage2 or stage3"),
+    Row("recompute_granularity", _is("recompute", False), "recompute is false"),
+    Row("critic_recompute_granularity", _critic_keeps_activations, "the critic does not recompute"),
+    Row("rollout_tensor_parallel_degree", _is_not("eval_mode", "tensor_parallel"), "eval_mode is not tensor_parallel"),
     *(Row(key, _no_evaluation, _NO_EVAL) for key in _EVALUATION_KEYS),
-    Row("eval_mode", lambda value, s: bool(value), "rollouts use the weights being trained; there is no other layout"),
-    Row("offload_level", _on_cpu, "on the CPU everything is in host memory already"),
-    Row("offload_level", _off_cpu, "offloading is not built yet; every model stays on the device"),
     Row("use_fusemt", lambda value, s: value, FUSED_ENGINE_FALLBACK, even_default=True),
     Row("bf16", _on_cpu, _CPU_FLOAT),
     Row("bf16", _bf16_without_o2, "mixed precision by operator is not built; add fp16_opt_level=O2", refuse=True),

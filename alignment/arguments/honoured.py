@@ -22,5 +22,8 @@ reward_critic_model_name_or_path reward_function reward_model_name_or_path rewar
 reward_timeout run_name save_steps save_strategy save_total_limit score_bias seed stop_token_ids temperature
 tokenizer_name_or_path top_k top_p train_datasets update_iters use_rm_server
 warmup_ratio warmup_steps weight_decay
+critic_recompute_granularity distributed_dry_run distributed_timeout eval_mode offload_level
+pipeline_parallel_degree recompute_granularity rollout_tensor_parallel_degree sequence_parallel sharding
+sharding_parallel_degree tensor_parallel_degree virtual_pp_degree
 """
 HONOURED: frozenset[str] = frozenset(_NAMES.split())

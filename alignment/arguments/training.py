@@ -63,6 +63,8 @@ class TrainingArguments:
     """O2: weights in bfloat16 with float32 masters; O0: float32. Only together with bf16."""
     recompute: bool = False
     """Recompute layer activations in the backward pass: less memory, more time."""
+    recompute_granularity: Literal["full", "full_attn", "core_attn"] = "full"
+    """What recompute recomputes: whole layers, the attention block, or the attention weights alone."""
     device: Literal["cpu", "gpu"] | None = None
     """Where to run; null: gpu when Paddle has one, else cpu (PaddleNLP: gpu)."""
     seed: int = argument(42, minimum=0, below=2**63)

@@ -15,14 +15,16 @@ from alignment.data.loader import BatchLoader
 from alignment.errors import DataError
 from alignment.loops.cadence import Cadence, Cadences
 from alignment.loops.launch import Launch
+from alignment.loops.placed import shard_model
 from alignment.loops.run_start import remove_replaced
 from alignment.loops.run_state import StatePart
 from alignment.loops.session import BestModel, Counters, Hooks, Session
-from alignment.parallel.dense import DenseRunner
+from alignment.parallel.build_runner import build_runner
+from alignment.parallel.memory import MemoryWatch
 from alignment.telemetry import log
 from alignment.telemetry.progress import Progress
 from alignment.telemetry.timing import StageTimer
-from alignment.telemetry.writers import open_writers
+from alignment.telemetry.writers import SilentWriters, open_writers
 from alignment.training.learner import Learner
 from alignment.training.optimizers import AdamSettings, NamedAdamW
 from alignment.training.schedules import Schedule, warmup_updates
@@ -47,7 +49,7 @@ class Horizon:
         )
 
 
-def build_learner(name: str, model: paddle.nn.Layer, training: TrainingArguments, *, total_updates: int) -> Learner:
+def build_learner(start: Launch, name: str, model: Any, training: TrainingArguments, *, total_updates: int) -> Learner:
     """Return the learner of ``model``; ``training`` carries its own learning rate, decay and warm-up."""
     warmup = warmup_updates(total_updates, warmup_steps=training.warmup_steps, warmup_ratio=training.warmup_ratio)
     schedule = Schedule(
@@ -63,11 +65,24 @@ def build_learner(name: str, model: paddle.nn.Layer, training: TrainingArguments
         epsilon=training.adam_epsilon,
         weight_decay=training.weight_decay,
     )
-    optimizer = NamedAdamW(dict(model.named_parameters()), adam)
     model.model.recompute = training.recompute
-    return Learner(
-        name, DenseRunner(model), optimizer=optimizer, schedule=schedule, max_grad_norm=training.max_grad_norm
+    model.model.recompute_granularity = training.recompute_granularity
+    shards = shard_model(model, start.topology)
+    if shards is None:
+        optimizer = NamedAdamW(dict(model.named_parameters()), adam)
+    else:
+        optimizer = NamedAdamW(shards.parameters, adam, parts=shards.parts, masters=shards.masters)
+    learner = Learner(
+        name,
+        build_runner(model, start.topology),
+        optimizer=optimizer,
+        schedule=schedule,
+        max_grad_norm=training.max_grad_norm,
+        shards=shards,
     )
+    offloaded = start.parsed.parallel.offloaded
+    learner.offload(model="train_model" in offloaded, optimizer="optimizer" in offloaded)
+    return learner
 
 
 def build_cadences(training: TrainingArguments) -> Cadences:
@@ -101,8 +116,10 @@ def build_session(
     synchronize = paddle.device.synchronize if start.topology.device == "gpu" else None
     # A run that only evaluates adds to the records of the run before it.
     resume_step = start.resume_step if training.do_train else sys.maxsize
-    writers = open_writers(
-        training.report_to, output_dir=start.output_dir, run_name=start.run_name, resume_step=resume_step
+    writers = (
+        open_writers(training.report_to, output_dir=start.output_dir, run_name=start.run_name, resume_step=resume_step)
+        if start.topology.is_main
+        else SilentWriters()
     )
     if training.do_train and counters.updates >= horizon.total_updates:
         log.warn(f"nothing left to train: the checkpoint has {counters.updates} of {horizon.total_updates} updates")
@@ -112,6 +129,8 @@ def build_session(
         hooks=hooks,
         writers=writers,
         timer=StageTimer(synchronize),
+        memory=MemoryWatch.of(start.topology.device),
+        traffic=start.topology.link and start.topology.link.traffic,
         progress=Progress(horizon.total_updates, title, enabled=enabled, start=counters.updates),
         counters=counters,
         log_first=training.logging_first_step,

@@ -57,4 +57,5 @@ def report_ledgers(start: Launch, datasets: Mapping[str, TokenizedDataset | None
     if rows:
         print_table("rows left out or changed", ["role", "dataset", "reason", "effect", "rows", "for example"], rows)
     accounts: dict[str, Any] = {role: dataset.ledger.as_dict() for role, dataset in present.items()}
-    replace_file(start.output_dir / LEDGER_FILE, json.dumps(accounts, indent=1))
+    if start.topology.is_main:
+        replace_file(start.output_dir / LEDGER_FILE, json.dumps(accounts, indent=1))

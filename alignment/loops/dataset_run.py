@@ -12,10 +12,10 @@ from alignment.loops.assembly import Horizon, build_best, build_learner, build_s
 from alignment.loops.evaluation import Evaluation
 from alignment.loops.finish import finish_run
 from alignment.loops.launch import Launch
+from alignment.loops.placed import model_writer, scoring_runner
 from alignment.loops.run_state import RunState, StatePart
 from alignment.loops.session import Counters, Hooks
 from alignment.loops.supervised import SupervisedLoop, SupervisedTask
-from alignment.models.hub import save_model
 from alignment.models.tokenizer import Tokenizer
 from alignment.parallel.runner import ModelRunner
 from alignment.telemetry import log
@@ -44,7 +44,8 @@ class DatasetRun:
     def train(self) -> None:
         """Train (or only evaluate), export and report."""
         training = self.start.parsed.training
-        samples_per_update = training.per_device_train_batch_size * training.gradient_accumulation_steps
+        batch_ranks = self.start.topology.layout.batch
+        samples_per_update = training.per_device_train_batch_size * training.gradient_accumulation_steps * batch_ranks
         loader = BatchLoader(
             self.dataset,
             batch_size=samples_per_update,
@@ -52,17 +53,17 @@ class DatasetRun:
             drop_last=self.start.parsed.data.dataloader_drop_last,
         )
         horizon = Horizon.of(training, loader.batches_per_epoch, "train_datasets")
-        learner = build_learner(self.name, self.model, training, total_updates=horizon.total_updates)
+        learner = build_learner(self.start, self.name, self.model, training, total_updates=horizon.total_updates)
         state = RunState(
             store=self.start.store,
-            models={self.name: lambda folder: save_model(folder, self.model, self.tokenizer)},
+            models={self.name: model_writer(learner, self.tokenizer, self.start.topology)},
             learners={self.name: learner},
             counters=Counters(),
             parts={"samples": loader_part(loader), **self.parts},
         )
         if self.start.checkpoint is not None:
             state.restore(self.start.checkpoint)
-        evaluate = self.make_evaluation(learner.runner) if self.make_evaluation else None
+        evaluate = self.make_evaluation(scoring_runner(learner)) if self.make_evaluation else None
         best = build_best(training, default=self.best_metric, keep=state.keep_best)
         session = build_session(
             self.start,

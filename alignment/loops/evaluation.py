@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from alignment.generation.engine import Engine, GenerationOptions
+from alignment.generation.engine import GenerationOptions
+from alignment.loops.rollout_engine import RolloutEngine
 from alignment.records import Rollout
 from alignment.rollout.collector import Collector
 from alignment.rollout.judge import Judge
@@ -26,7 +27,9 @@ class PromptEvaluation:
     """Generates one response a held-out prompt and scores it; the same random numbers at every call."""
 
     prompts: Sequence[dict[str, Any]]
-    engine: Engine
+    engine: RolloutEngine
+    version: Callable[[], int]
+    """Returns the updates made so far, which name the weights."""
     options: GenerationOptions
     rows_per_call: int
     """Prompts the engine works on at a time."""
@@ -37,9 +40,11 @@ class PromptEvaluation:
     def __call__(self) -> Evaluation:
         """Return ``eval/`` metrics and one row a prompt; print the first rows."""
         collector = Collector(
-            self.engine, self.options, num_return_sequences=1, seed=self.seed, rows_per_call=self.rows_per_call
+            self.engine.engine, self.options, num_return_sequences=1, seed=self.seed, rows_per_call=self.rows_per_call
         )
-        rollout = self.judge.measure(collector.collect(self.prompts, policy_version=-1))
+        with self.engine.ready(self.version()):
+            rollout = collector.collect(self.prompts, policy_version=-1)
+        rollout = self.judge.measure(rollout)
         rows = self._rows(rollout)
         print_table("evaluation", ["prompt", "response", "score"], [list(r.values())[:3] for r in rows[:NUM_SHOWN]])
         return self._metrics(rollout), rows

@@ -26,8 +26,10 @@ def finish_run(start: Launch, session: Session, state: RunState, *, title: str, 
     if training.do_train:
         for name, folder in state.export(best=training.load_best_model_at_end).items():
             log.info(f"{name}: {folder}")
-    report = write_report(start.output_dir, title=f"{title}: {start.run_name}", summary=_summary(start, session, cards))
-    log.info(f"report: {report}")
+    if start.topology.is_main:
+        summary = _summary(start, session, cards)
+        report = write_report(start.output_dir, title=f"{title}: {start.run_name}", summary=summary)
+        log.info(f"report: {report}")
 
 
 def _summary(start: Launch, session: Session, cards: Sequence[str]) -> dict[str, Any]:

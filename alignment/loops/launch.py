@@ -8,8 +8,10 @@ from pathlib import Path
 from alignment.arguments.effects import refuse_unbuilt, report_effects
 from alignment.arguments.parsed import Parsed
 from alignment.errors import ArgumentError
+from alignment.loops.layout import resolve_layout
 from alignment.loops.run_start import open_checkpoint
-from alignment.parallel.initialise import Topology, initialise
+from alignment.parallel.initialise import initialise, read_world
+from alignment.parallel.topology import Topology
 from alignment.telemetry import log
 from alignment.training.checkpoint import Checkpoint, CheckpointStore
 
@@ -60,12 +62,15 @@ def open_output(folder: Path) -> Path:
 def launch(parsed: Parsed, *, host: str) -> Launch:
     """Select the device, open the log, report arguments without effect, and decide between fresh start and resume."""
     training = parsed.training
-    topology = initialise(device=training.device, seed=training.seed)
+    layout = resolve_layout(parsed.parallel, world_size=read_world()[0])
+    topology = initialise(
+        device=training.device, seed=training.seed, layout=layout, timeout=parsed.parallel.distributed_timeout
+    )
     refuse_unbuilt(parsed, device=topology.device, world_size=topology.world_size)
     output_dir = open_output(Path(training.output_dir))
     log.configure(output_dir=output_dir, is_main=topology.is_main)
     effects = report_effects(parsed, device=topology.device, world_size=topology.world_size)
-    store = CheckpointStore(output_dir, limit=training.save_total_limit)
+    store = CheckpointStore(output_dir, limit=training.save_total_limit, topology=topology)
     resume = training.resume_from_checkpoint
     checkpoint = open_checkpoint(
         store,
@@ -73,8 +78,9 @@ def launch(parsed: Parsed, *, host: str) -> Launch:
         overwrite=training.overwrite_output_dir,
         is_training=training.do_train,
     )
-    log.info(f"device {topology.device}; {host}")
+    log.info(f"{layout} on {topology.device}; {host}")
     for effect in effects:
         log.warn(str(effect))
-    parsed.save(output_dir)
+    if topology.is_main:
+        parsed.save(output_dir)
     return Launch(parsed=parsed, topology=topology, output_dir=output_dir, store=store, checkpoint=checkpoint)

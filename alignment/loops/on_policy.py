@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from alignment.algorithms.kl import adapt_kl_coeff
 from alignment.algorithms.spec import OnPolicyAlgorithm
-from alignment.generation.engine import Engine
+from alignment.loops.rollout_engine import RolloutEngine
 from alignment.loops.session import Session
 from alignment.loops.updates import OnPolicyUpdater
 from alignment.records import Experience
@@ -47,21 +47,24 @@ class OnPolicyLoop:
     hyperparameters: Any
     kl: KLController
     updater: OnPolicyUpdater
-    engine: Engine
+    engine: RolloutEngine
     session: Session
+    observe: Callable[[Experience], None] | None = None
+    """Called with every experience before the updates it pays for."""
 
     def run(self) -> None:
         """Train until the session's last update."""
-        session, timer = self.session, self.session.timer
+        session = self.session
         for prompts, epoch_ended in self.prompts:
             version = session.counters.updates
-            with timer.stage("rollout"):
+            with session.stage("rollout"), self.engine.ready(version):
                 rollout = self.collector.collect(prompts, policy_version=version)
-            with timer.stage("score"):
+            with session.stage("score"):
                 experience = self._estimate(self.judge.measure(rollout))
-            with timer.stage("update"):
+            if self.observe is not None:
+                self.observe(experience)
+            with session.stage("update"):
                 metrics, updates = self.updater.update(experience, limit=session.total_updates - version)
-                self.engine.load_weights(self.updater.policy.weights(), version + updates)
             self._count_tokens(experience, updates)
             described = describe_experience(experience) | {"train/kl_coeff": Metric(self.kl.coefficient)}
             self._adapt(described, experience)

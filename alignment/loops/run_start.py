@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from alignment.errors import CheckpointError
+from alignment.parallel.together import everywhere, on_main
 from alignment.telemetry import log
 from alignment.training.checkpoint import Checkpoint, CheckpointStore, incompleteness, step_of
 from alignment.training.durable import remove_folder
@@ -20,20 +21,27 @@ def open_checkpoint(
 
     ``resume_from``: a checkpoint folder or an output folder, True (the newest complete checkpoint of the store's own
     folder, or a fresh start when there is none), or None. A folder with an earlier run in it is refused unless
-    ``overwrite``; ``remove_replaced`` then makes room, once nothing else can be refused.
+    ``overwrite``; ``remove_replaced`` then makes room, once nothing else can be refused. The main process decides for
+    all.
     """
+    world = store.topology.world
+    folder = on_main(world, lambda: _choose(store, resume_from, may_replace=overwrite or not is_training))
+    return None if folder is None else everywhere(world, Checkpoint, folder)
+
+
+def _choose(store: CheckpointStore, resume_from: Path | bool | None, *, may_replace: bool) -> Path | None:
     store.clean()
     if isinstance(resume_from, Path):
         checkpoint = _named(resume_from)
-        _refuse_replacing(replaced_folders(store, checkpoint), store, is_training and not overwrite)
-        return checkpoint
+        _refuse_replacing(replaced_folders(store, checkpoint), store, not may_replace)
+        return checkpoint.folder
     if resume_from:
         newest = store.newest()
         log.info(
             f"resuming from {newest}" if newest else f"no complete checkpoint in {store.output_dir}: starting afresh"
         )
-        return Checkpoint(newest) if newest else None
-    _refuse_replacing(replaced_folders(store, None), store, is_training and not overwrite)
+        return newest
+    _refuse_replacing(replaced_folders(store, None), store, not may_replace)
     return None
 
 
@@ -50,7 +58,11 @@ def replaced_folders(store: CheckpointStore, checkpoint: Checkpoint | None) -> l
 
 
 def remove_replaced(store: CheckpointStore, checkpoint: Checkpoint | None) -> None:
-    """Remove ``replaced_folders``."""
+    """Remove ``replaced_folders``; the main process does, for all."""
+    on_main(store.topology.world, _remove, store, checkpoint)
+
+
+def _remove(store: CheckpointStore, checkpoint: Checkpoint | None) -> None:
     replaced = replaced_folders(store, checkpoint)
     for path in replaced:
         remove_folder(path)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from alignment.errors import CheckpointError
 from alignment.loops.session import Counters
+from alignment.parallel.group import Group
 from alignment.parallel.random_state import random_state, restore_random_state
+from alignment.parallel.together import everywhere, on_main
 from alignment.telemetry import log
 from alignment.training.checkpoint import Checkpoint, CheckpointStore, ModelWriter
 from alignment.training.durable import write_folder
@@ -30,7 +34,7 @@ class StatePart:
 
 @dataclass(frozen=True, kw_only=True)
 class RunState:
-    """The models, learners and small state of one run.
+    """The models, learners and small state of one run. All processes save, restore and export together.
 
     ``models`` and ``learners`` share their names (``policy``, ``value``, ...), which are also the folders' names.
     """
@@ -48,13 +52,14 @@ class RunState:
             step,
             models=self.models,
             tensors={f"{name}_optimizer": learner.state() for name, learner in self.learners.items()},
+            parts={f"{name}_optimizer": learner.state_parts() for name, learner in self.learners.items()},
             state={**state, "counters": self.counters.state(), "random": random_state()},
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Put back everything but the weights, which were loaded from the checkpoint's model folders."""
         for name, learner in self.learners.items():
-            learner.load_state(checkpoint.tensors(f"{name}_optimizer"))
+            self._restore_learner(f"{name}_optimizer", learner, checkpoint)
         missing = [name for name in self.parts if name not in checkpoint.state]
         if missing:
             raise CheckpointError(
@@ -73,24 +78,34 @@ class RunState:
         self._forget_lost_best()
         restore_random_state(checkpoint.state["random"])
 
+    def _restore_learner(self, name: str, learner: Learner, checkpoint: Checkpoint) -> None:
+        parts = learner.state_parts()
+        known = {parameter for held in self._world.gather_objects(list(parts)) for parameter in held}
+        learner.load_state(everywhere(self._world, lambda: checkpoint.tensors(name, parts=parts, known=known)))
+
     def keep_best(self) -> None:
         """Keep the present weights as the best so far, with the update count they are of."""
-        with write_folder(self._best) as aside:
+        with write_folder(self._best, self._world) as aside:
             for name, write in self.models.items():
                 write(aside / name)
-            (aside / BEST_STEP).write_text(str(self.counters.best_step), encoding="utf-8")
+            step = str(self.counters.best_step)
+            on_main(self._world, lambda: (aside / BEST_STEP).write_text(step, encoding="utf-8"))
 
     def export(self, *, best: bool) -> dict[str, Path]:
         """Write each model to ``output_dir/NAME``: the best weights if asked and kept, else the present ones."""
         is_kept = best and self.counters.best_step is not None
         targets = {name: self.store.output_dir / name for name in self.models}
         for name, write in self.models.items():
-            with write_folder(targets[name]) as aside:
+            with write_folder(targets[name], self._world) as aside:
                 if is_kept:
-                    shutil.copytree(self._best / name, aside, dirs_exist_ok=True)
+                    on_main(self._world, partial(shutil.copytree, self._best / name, aside, dirs_exist_ok=True))
                 else:
                     write(aside)
         return targets
+
+    @property
+    def _world(self) -> Group:
+        return self.store.topology.world
 
     @property
     def _best(self) -> Path:
@@ -103,15 +118,27 @@ class RunState:
         in another folder; a later evaluation must not be measured against weights that nobody has.
         """
         step = self.counters.best_step
-        marker = self._best / BEST_STEP
-        if step is not None and not (marker.is_file() and marker.read_text(encoding="utf-8") == str(step)):
+        if step is not None and not on_main(self._world, self._is_kept, step):
             log.warn(f"the best weights so far, of update {step}, are not in {self._best}: the next evaluation is best")
             self.counters.best_value = self.counters.best_step = None
 
+    def _is_kept(self, step: int) -> bool:
+        marker = self._best / BEST_STEP
+        return marker.is_file() and marker.read_text(encoding="utf-8") == str(step)
+
     def check_space(self) -> None:
         """Refuse to start when the disk cannot hold one checkpoint (weights and two moments, float32)."""
-        parameters = sum(int(p.size) for learner in self.learners.values() for _, p in learner.weights())
-        needed, free = 12 * parameters, shutil.disk_usage(self.store.output_dir).free
+        held = [
+            (name, part.name, math.prod(part.shape))
+            for name, learner in self.learners.items()
+            for part in learner.state_parts().values()
+        ]
+        everyone = {entry for entries in self._world.gather_objects(held) for entry in entries}
+        parameters = sum(size for *_, size in everyone)
+        on_main(self._world, self._refuse_small_disk, 12 * parameters)
+
+    def _refuse_small_disk(self, needed: int) -> None:
+        free = shutil.disk_usage(self.store.output_dir).free
         if free < needed:
             raise CheckpointError(
                 f"output_dir={self.store.output_dir}: {free / 2**20:.1f} MiB free, and one checkpoint needs about "

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from alignment.errors import ArgumentError, NumericalError
 from alignment.loops.cadence import Cadences
+from alignment.parallel.memory import MemoryWatch
+from alignment.parallel.traffic import Traffic
 from alignment.telemetry.metrics import Metric, average_metrics
 from alignment.telemetry.progress import Progress
 from alignment.telemetry.timing import StageTimer
-from alignment.telemetry.writers import Writers
+from alignment.telemetry.writers import SilentWriters, Writers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +69,15 @@ class Session:
     total_updates: int
     cadences: Cadences
     hooks: Hooks
-    writers: Writers
+    writers: Writers | SilentWriters
     timer: StageTimer
     progress: Progress
     counters: Counters = field(default_factory=Counters)
     log_first: bool = False
     """Whether the first update is recorded whatever the cadence."""
+    memory: MemoryWatch | None = None
+    traffic: Traffic | None = None
+    """Bytes sent to other processes; None in one process."""
     shown: Sequence[str] = ()
     """Names of the metrics the progress display shows."""
 
@@ -79,6 +85,17 @@ class Session:
     def is_finished(self) -> bool:
         """True when the last update was made."""
         return self.counters.updates >= self.total_updates
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Charge the time, the memory and the messages of what happens inside to the stage ``name``."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.timer.stage(name))
+            if self.memory is not None:
+                stack.enter_context(self.memory.phase(name))
+            if self.traffic is not None:
+                stack.enter_context(self.traffic.during(name))
+            yield
 
     def advance(self, metrics: Mapping[str, Metric], *, updates: int, epoch_ended: bool) -> None:
         """Count one iteration of ``updates`` updates; log, evaluate and save what is due after it."""
@@ -93,7 +110,7 @@ class Session:
         if self.cadences.evaluate.is_due(*span, epoch_ended=ending):
             self.evaluate()
         if self.cadences.save.is_due(*span, epoch_ended=ending):
-            with self.timer.stage("save"):
+            with self.stage("save"):
                 self.hooks.save(self.counters.updates)
 
     def evaluate(self) -> dict[str, float]:
@@ -104,7 +121,7 @@ class Session:
         if self.hooks.evaluate is None:
             return {}
         self.counters.evaluated_at = self.counters.updates
-        with self.timer.stage("evaluate"):
+        with self.stage("evaluate"):
             metrics, samples = self.hooks.evaluate()
         self.writers.write(self.counters.updates, metrics)
         self.writers.write_samples(self.counters.updates, samples)
@@ -123,6 +140,8 @@ class Session:
     def _flush(self) -> dict[str, float]:
         averaged = {name: metric.value for name, metric in average_metrics(self.counters.window).items()}
         averaged |= self.timer.pop()
+        averaged |= self.memory.pop() if self.memory is not None else {}
+        averaged |= self.traffic.pop() if self.traffic is not None else {}
         self.counters.window.clear()
         self.writers.write(self.counters.updates, averaged)
         return {name.split("/")[-1]: averaged[name] for name in self.shown if name in averaged}

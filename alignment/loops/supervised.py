@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from alignment.loops.session import Session
-from alignment.parallel.runner import Objective
+from alignment.parallel.runner import ModelRunner, Objective
 from alignment.records import TokenBatch
 from alignment.telemetry.metrics import merge_metrics
 from alignment.training.learner import Learner
@@ -21,8 +21,8 @@ class SupervisedTask:
     """Samples of one micro-batch to model input."""
     make_objective: Callable[[Sequence[TokenBatch]], Objective]
     """All micro-batches of one update to the objective with its global denominators."""
-    after_update: Callable[[], None] | None = None
-    """Called when an update was applied."""
+    after_update: Callable[[ModelRunner], None] | None = None
+    """Called with the model's runner when an update was applied."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,16 +38,15 @@ class SupervisedLoop:
 
     def run(self) -> None:
         """Train until the session's last update."""
-        timer = self.session.timer
         for samples, epoch_ended in self.samples:
             size = self.samples_per_batch
             batches = [self.task.make_batch(samples[i : i + size]) for i in range(0, len(samples), size)]
-            with timer.stage("update"):
+            with self.session.stage("update"):
                 metrics = self.learner.accumulate(batches, self.task.make_objective(batches))
                 metrics.append(self.learner.apply())
                 if self.task.after_update is not None:
-                    self.task.after_update()
-            timer.count("update", tokens=sum(int(batch.lengths.sum()) for batch in batches))
+                    self.task.after_update(self.learner.runner)
+            self.session.timer.count("update", tokens=sum(int(batch.lengths.sum()) for batch in batches))
             self.session.advance(merge_metrics(metrics), updates=1, epoch_ended=epoch_ended)
             if self.session.is_finished:
                 break

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from alignment.errors import ArgumentError
 from alignment.loops.launch import Launch
+from alignment.models.config import DecoderConfig
 from alignment.models.hub import check_fit, resolve_model_folder
+from alignment.models.split_plan import check_degrees
 from alignment.models.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -21,4 +24,12 @@ def starting_tokenizer(start: Launch, folder: str | None) -> Tokenizer:
 
 def check_start(start: Launch, group, folder: str | None, tokenizer: Tokenizer) -> None:
     """Refuse a model that is too small for the tokenizer or for ``max_length``, before any data are read."""
-    check_fit(folder or group.model_config_name_or_path, tokenizer, max_length=start.parsed.data.max_length)
+    place = folder or group.model_config_name_or_path
+    check_layout(start, check_fit(place, tokenizer, max_length=start.parsed.data.max_length), place)
+
+
+def check_layout(start: Launch, config: DecoderConfig, place: str) -> None:
+    """Refuse degrees that the model in ``place`` cannot be cut by."""
+    problems = check_degrees(config, start.topology.layout)
+    if problems:
+        raise ArgumentError(f"{place}: {'; '.join(problems)}")

@@ -1,10 +1,14 @@
 """The decoder of the Llama family (llama, mistral, qwen2, qwen3), parameter for parameter as Hugging Face names it.
 
 All layers work on the M real tokens of a batch, [M, H]: padding costs nothing and no tensor has more than two axes.
+A ``Placement`` says which layers, and which share of each, this process holds; outside of attention and feed-forward
+it has all M tokens, or under sequence parallelism its share of them.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,12 +17,17 @@ from paddle import nn
 from paddle.distributed.fleet.utils import recompute
 
 from alignment.models.config import DecoderConfig
-from alignment.models.layers import Embedding, Linear, RmsNorm
+from alignment.models.layers import Embedding, LeavingLinear, Linear, NumberedLayers, RmsNorm
+from alignment.models.placement import WHOLE, Placement
+from alignment.models.split_plan import LayerSizes, layer_sizes, whole_shapes
 from alignment.ops.attention import causal_attention
 from alignment.ops.head_layout import HeadLayout
 from alignment.ops.rotary import RotaryTables, apply_rotary
 from alignment.ops.rotary_frequencies import inverse_frequencies
 from alignment.ops.swiglu import swiglu
+from alignment.parallel.parts import even_cut
+from alignment.parallel.tensor_parallel import TensorRegion, enter, split_rows
+from alignment.records import TokenBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,27 +37,32 @@ class SequencePlan:
     layout: HeadLayout
     query_rotary: RotaryTables
     key_rotary: RotaryTables
+    region: TensorRegion
+    recomputed: str = ""
+    """What the backward pass computes again: ``full``, ``full_attn``, ``core_attn``, or nothing."""
 
 
 class Attention(nn.Layer):
-    """Causal self-attention; head counts follow from the weights, so a split layer needs no other code."""
+    """Causal self-attention over this process's heads."""
 
-    def __init__(self, config: DecoderConfig, *, dtype: str) -> None:
+    def __init__(self, config: DecoderConfig, sizes: LayerSizes, *, dtype: str) -> None:
         super().__init__(dtype=dtype)
         width, dim, bias = config.hidden_size, config.head_dim, config.attention_bias
-        queries, keys = config.num_attention_heads * dim, config.num_key_value_heads * dim
+        queries, keys = sizes.heads * dim, sizes.kv_heads * dim
         self.q_proj = Linear(width, queries, bias=bias, dtype=dtype)
         self.k_proj = Linear(width, keys, bias=bias, dtype=dtype)
         self.v_proj = Linear(width, keys, bias=bias, dtype=dtype)
-        self.o_proj = Linear(queries, width, bias=config.attention_output_bias, dtype=dtype)
+        self.o_proj = LeavingLinear(queries, width, bias=config.attention_output_bias, dtype=dtype)
         self.q_norm = RmsNorm(dim, eps=config.rms_norm_eps, dtype=dtype) if config.qk_norm else None
         self.k_norm = RmsNorm(dim, eps=config.rms_norm_eps, dtype=dtype) if config.qk_norm else None
 
     def forward(self, x: paddle.Tensor, plan: SequencePlan) -> paddle.Tensor:
-        """Return [M, H] for x [M, H]."""
+        """Return [rows, H] for x [rows, H]."""
+        x = plan.region.enter(x)
         q = apply_rotary(_norm_heads(self.q_norm, self.q_proj(x)), plan.query_rotary)
         k = apply_rotary(_norm_heads(self.k_norm, self.k_proj(x)), plan.key_rotary)
-        return self.o_proj(causal_attention(q, k, self.v_proj(x), plan.layout))
+        keep = plan.recomputed != "core_attn"
+        return self.o_proj(causal_attention(q, k, self.v_proj(x), plan.layout, keep_weights=keep), plan.region)
 
 
 def _norm_heads(norm: RmsNorm | None, x: paddle.Tensor) -> paddle.Tensor:
@@ -57,46 +71,75 @@ def _norm_heads(norm: RmsNorm | None, x: paddle.Tensor) -> paddle.Tensor:
 
 
 class FeedForward(nn.Layer):
-    """The gated feed-forward block."""
+    """The gated feed-forward block, this process's columns of it."""
 
-    def __init__(self, config: DecoderConfig, *, dtype: str) -> None:
+    def __init__(self, config: DecoderConfig, sizes: LayerSizes, *, dtype: str) -> None:
         super().__init__(dtype=dtype)
-        width, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        width, inner, bias = config.hidden_size, sizes.inner, config.mlp_bias
         self.gate_proj = Linear(width, inner, bias=bias, dtype=dtype)
         self.up_proj = Linear(width, inner, bias=bias, dtype=dtype)
-        self.down_proj = Linear(inner, width, bias=bias, dtype=dtype)
+        self.down_proj = LeavingLinear(inner, width, bias=bias, dtype=dtype)
 
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        """Return [M, H] for x [M, H]."""
-        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
+    def forward(self, x: paddle.Tensor, region: TensorRegion) -> paddle.Tensor:
+        """Return [rows, H] for x [rows, H]."""
+        x = region.enter(x)
+        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)), region)
 
 
 class DecoderLayer(nn.Layer):
     """Attention and feed-forward, each behind a norm and added to its input."""
 
-    def __init__(self, config: DecoderConfig, *, dtype: str) -> None:
+    def __init__(self, config: DecoderConfig, sizes: LayerSizes, *, dtype: str) -> None:
         super().__init__(dtype=dtype)
-        self.self_attn = Attention(config, dtype=dtype)
-        self.mlp = FeedForward(config, dtype=dtype)
+        self.self_attn = Attention(config, sizes, dtype=dtype)
+        self.mlp = FeedForward(config, sizes, dtype=dtype)
         self.input_layernorm = RmsNorm(config.hidden_size, eps=config.rms_norm_eps, dtype=dtype)
         self.post_attention_layernorm = RmsNorm(config.hidden_size, eps=config.rms_norm_eps, dtype=dtype)
 
     def forward(self, hidden: paddle.Tensor, plan: SequencePlan) -> paddle.Tensor:
-        """Return [M, H] for hidden [M, H]."""
-        hidden = hidden + self.self_attn(self.input_layernorm(hidden), plan)
-        return hidden + self.mlp(self.post_attention_layernorm(hidden))
+        """Return [rows, H] for hidden [rows, H]."""
+        if plan.recomputed == "full_attn":
+            attended = recompute(self._attend, hidden, plan, preserve_rng_state=False)
+        else:
+            attended = self._attend(hidden, plan)
+        hidden = hidden + attended
+        return hidden + self.mlp(self.post_attention_layernorm(hidden), plan.region)
+
+    def _attend(self, hidden: paddle.Tensor, plan: SequencePlan) -> paddle.Tensor:
+        return self.self_attn(self.input_layernorm(hidden), plan)
 
 
 class Decoder(nn.Layer):
-    """Token ids to final hidden states. ``recompute = True`` keeps one layer's activations in memory while training."""
+    """Token ids to final hidden states, or one stage of that way."""
 
-    def __init__(self, config: DecoderConfig, *, dtype: str = "float32") -> None:
+    def __init__(
+        self,
+        config: DecoderConfig,
+        *,
+        dtype: str = "float32",
+        placement: Placement = WHOLE,
+        with_embedding: bool | None = None,
+    ) -> None:
+        """``with_embedding``: whether this stage holds the embedding (None: the first one does)."""
         super().__init__(dtype=dtype)
         self.config = config
+        self.placement = placement
         self.recompute = False
-        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, dtype=dtype)
-        self.layers = nn.LayerList([DecoderLayer(config, dtype=dtype) for _ in range(config.num_hidden_layers)])
-        self.norm = RmsNorm(config.hidden_size, eps=config.rms_norm_eps, dtype=dtype)
+        """True: while training, what ``recompute_granularity`` says is not kept but computed again."""
+        self.recompute_granularity = "full"
+        """``full`` (whole layers), ``full_attn`` (attention blocks) or ``core_attn`` (attention weights)."""
+        self.chunks = placement.layers(config.num_hidden_layers)
+        """The numbers of this stage's layers, by chunk."""
+        self._starts: list[paddle.Tensor] = []
+        size, index, width = placement.tensor.size, placement.tensor.index, config.hidden_size
+        self._sizes = layer_sizes(config, tensor_degree=size, tensor_index=index)
+        self.embed_tokens = None
+        if placement.is_first if with_embedding is None else with_embedding:
+            first, last = even_cut(config.vocab_size, size, index)
+            self.embed_tokens = Embedding(last - first, width, first_row=first, dtype=dtype)
+        numbers = [number for chunk in self.chunks for number in chunk]
+        self.layers = NumberedLayers({n: DecoderLayer(config, self._sizes, dtype=dtype) for n in numbers})
+        self.norm = RmsNorm(width, eps=config.rms_norm_eps, dtype=dtype) if placement.is_last else None
 
     def forward(
         self,
@@ -105,43 +148,103 @@ class Decoder(nn.Layer):
         *,
         lengths: np.ndarray | None = None,
     ) -> paddle.Tensor:
-        """Return hidden states [n, S, H] of right-padded ``input_ids`` [n, S].
+        """Return hidden states [n, S, H] of right-padded ``input_ids`` [n, S], the same on all tensor processes.
 
         With ``lengths`` [n] the padding is not computed and comes back as zeros. ``position_ids`` [n, S] default to
-        0, 1, 2, ... in each row.
+        0, 1, 2, ... in each row. On the last of several stages see ``starting_from``.
         """
-        ids = np.asarray(input_ids)
-        lengths = np.full(ids.shape[0], ids.shape[1]) if lengths is None else lengths
-        places = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
-        real = places < lengths[:, None]
-        positions = places if position_ids is None else np.asarray(position_ids)
-        plan = self._plan(lengths, positions[real])
-        hidden = self.embed_tokens(paddle.to_tensor(ids[real], "int64"))
-        for layer in self.layers:
-            hidden = self._run(layer, hidden, plan)
-        return _unpack(self.norm(hidden), real)
+        tokens = _Tokens.read(np.asarray(input_ids), lengths)
+        positions = tokens.places if position_ids is None else np.asarray(position_ids)
+        plan = self._plan(tokens, positions[tokens.real])
+        if not self._starts:
+            assert self.placement.num_stages == 1, "a stage runs by run_chunk, or inside starting_from"
+            hidden = self._embed(tokens, plan)
+            numbers = [number for chunk in self.chunks for number in chunk]
+        else:
+            hidden, numbers = self._starts[-1], self.chunks[-1]
+        hidden = self._run(numbers, hidden, plan)
+        return _unpack(plan.region.collect(self.norm(hidden)), tokens.real)
 
-    def _run(self, layer: DecoderLayer, hidden: paddle.Tensor, plan: SequencePlan) -> paddle.Tensor:
-        if self.recompute and self.training and paddle.is_grad_enabled():
-            return recompute(layer, hidden, plan, preserve_rng_state=False)
-        return layer(hidden, plan)
+    @property
+    def dtype(self) -> paddle.dtype:
+        """The type of the weights and of hidden states."""
+        return self.layers[self.chunks[0][0]].input_layernorm.weight.dtype
 
-    def _plan(self, lengths: np.ndarray, positions: np.ndarray) -> SequencePlan:
-        """Return the plan of rows with ``lengths`` [n], whose real tokens stand at ``positions`` [M]."""
-        config, attention = self.config, self.layers[0].self_attn
-        heads, kv_heads = (p.weight.shape[1] // config.head_dim for p in (attention.q_proj, attention.k_proj))
-        dtype = "float64" if self.norm.weight.dtype == paddle.float64 else "float32"
+    def run_chunk(self, index: int, batch: TokenBatch, hidden: paddle.Tensor | None) -> paddle.Tensor:
+        """Return [m, H] behind chunk ``index`` of this stage, without the final norm; m as in ``boundary_rows``.
+
+        ``hidden`` [m, H] comes from the chunk before; None: the embedding of the tokens.
+        """
+        tokens = _Tokens.read(batch.input_ids, batch.lengths)
+        plan = self._plan(tokens, tokens.places[tokens.real])
+        hidden = self._embed(tokens, plan) if hidden is None else hidden
+        return self._run(self.chunks[index], hidden, plan)
+
+    @contextlib.contextmanager
+    def starting_from(self, hidden: paddle.Tensor) -> Iterator[None]:
+        """Let calls inside run the last chunk from ``hidden`` [m, H], what the chunk before it gave."""
+        self._starts.append(hidden)
+        try:
+            yield
+        finally:
+            self._starts.pop()
+
+    def boundary_rows(self, batch: TokenBatch) -> int:
+        """Return the rows of a hidden state between two chunks: the real tokens, or this process's share of them."""
+        num_tokens = int(batch.lengths.sum())
+        return split_rows(num_tokens, self.placement.tensor.size) if self.placement.sequence_parallel else num_tokens
+
+    def _embed(self, tokens: _Tokens, plan: SequencePlan) -> paddle.Tensor:
+        return self.embed_tokens(paddle.to_tensor(tokens.ids[tokens.real], "int64"), plan.region)
+
+    def _run(self, numbers: range | list[int], hidden: paddle.Tensor, plan: SequencePlan) -> paddle.Tensor:
+        for number in numbers:
+            layer = self.layers[number]
+            if plan.recomputed == "full":
+                hidden = recompute(layer, hidden, plan, preserve_rng_state=False)
+            else:
+                hidden = layer(hidden, plan)
+        return hidden
+
+    def _plan(self, tokens: _Tokens, positions: np.ndarray) -> SequencePlan:
+        """Return the plan for ``tokens``, whose M real ones stand at ``positions`` [M]."""
+        config, placement = self.config, self.placement
+        heads, kv_heads = self._sizes.heads, self._sizes.kv_heads
+        dtype = "float64" if self.dtype == paddle.float64 else "float32"
         layout = HeadLayout.build(
-            lengths, num_heads=heads, num_kv_heads=kv_heads, dtype=dtype, window=config.sliding_window
+            tokens.lengths, num_heads=heads, num_kv_heads=kv_heads, dtype=dtype, window=config.sliding_window
         )
         frequencies, scale = inverse_frequencies(
             config.head_dim, config.rope_theta, config.rope_scaling, max_positions=config.max_position_embeddings
         )
         queries, keys = (
-            RotaryTables.build(positions, frequencies, heads=count, scale=scale, dtype=self.norm.weight.dtype)
+            RotaryTables.build(positions, frequencies, heads=count, scale=scale, dtype=self.dtype)
             for count in (heads, kv_heads)
         )
-        return SequencePlan(layout, queries, keys)
+        region = TensorRegion(placement.tensor, len(positions), placement.sequence_parallel)
+        active = self.recompute and self.training and paddle.is_grad_enabled()
+        return SequencePlan(layout, queries, keys, region, self.recompute_granularity if active else "")
+
+
+@dataclass(frozen=True, slots=True)
+class _Tokens:
+    """Right-padded rows."""
+
+    ids: np.ndarray
+    """[n, S]"""
+    lengths: np.ndarray
+    """[n]"""
+    places: np.ndarray
+    """[n, S]: 0, 1, 2, ... in each row."""
+    real: np.ndarray
+    """[n, S] bool, True on the M tokens that are no padding."""
+
+    @classmethod
+    def read(cls, ids: np.ndarray, lengths: np.ndarray | None) -> _Tokens:
+        """Return ``ids`` [n, S] of ``lengths`` [n] (None: all of S) with their places."""
+        lengths = np.full(ids.shape[0], ids.shape[1]) if lengths is None else lengths
+        places = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
+        return cls(ids, lengths, places, places < lengths[:, None])
 
 
 def _unpack(tokens: paddle.Tensor, real: np.ndarray) -> paddle.Tensor:
@@ -156,12 +259,23 @@ def _unpack(tokens: paddle.Tensor, real: np.ndarray) -> paddle.Tensor:
 class CausalLM(nn.Layer):
     """A decoder with its vocabulary head; with tied embeddings ``lm_head`` is None and the embedding serves."""
 
-    def __init__(self, config: DecoderConfig, *, dtype: str = "float32") -> None:
+    kind = "causal"
+
+    def __init__(self, config: DecoderConfig, *, dtype: str = "float32", placement: Placement = WHOLE) -> None:
         super().__init__(dtype=dtype)
         self.config = config
-        self.model = Decoder(config, dtype=dtype)
+        self.placement = placement
+        self.whole_shapes = whole_shapes(config, self.kind)
+        """Of every parameter of the whole model."""
+        self.parts = placement.parts(config, self.kind)
+        """What of them each parameter of this process is."""
         tied = config.tie_word_embeddings
-        self.lm_head = None if tied else Linear(config.hidden_size, config.vocab_size, bias=False, dtype=dtype)
+        embeds = placement.is_first or (tied and placement.is_last)
+        self.model = Decoder(config, dtype=dtype, placement=placement, with_embedding=embeds)
+        self.lm_head = None
+        if placement.is_last and not tied:
+            width, columns = self.parts["lm_head.weight"].extent
+            self.lm_head = Linear(width, columns, bias=False, dtype=dtype)
 
     def forward(
         self,
@@ -170,11 +284,21 @@ class CausalLM(nn.Layer):
         *,
         lengths: np.ndarray | None = None,
     ) -> paddle.Tensor:
-        """Return logits [n, S, V]; for training use ``models.logprobs``, which makes only the logits it needs."""
+        """Return logits [n, S, V], of a split vocabulary those of this process.
+
+        For training use ``models.logprobs``, which makes only the logits it needs.
+        """
         weight, transposed = self.head()
-        hidden = self.model(input_ids, position_ids, lengths=lengths)
+        hidden = enter(self.model(input_ids, position_ids, lengths=lengths), self.placement.tensor)
         return paddle.matmul(hidden, weight, transpose_y=transposed)
 
     def head(self) -> tuple[paddle.Tensor, bool]:
-        """Return (head weight, True when it is [V, H] and has to be transposed)."""
+        """Return (head weight, True when it is [V, H] and has to be transposed); it lives on the last stage."""
+        assert self.placement.is_last, "the head is on the last stage"
         return (self.model.embed_tokens.weight, True) if self.lm_head is None else (self.lm_head.weight, False)
+
+    @property
+    def first_token(self) -> int:
+        """The first token id whose logits this process computes."""
+        group = self.placement.tensor
+        return even_cut(self.config.vocab_size, group.size, group.index)[0]

@@ -1,13 +1,11 @@
-"""Models from and to Hugging Face folders: the only place that knows what such a folder holds."""
+"""Models from Hugging Face folders and from configurations; ``saving.py`` writes such folders."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import paddle
@@ -17,13 +15,14 @@ from alignment.models.config import CONFIG_FILE, DecoderConfig, read_config_dict
 from alignment.models.decoder import CausalLM
 from alignment.models.initialise import draw_weights
 from alignment.models.naming import canonical_name, is_transposed, match_names, refuse_mismatch
-from alignment.models.safetensors_io import Stored, read_tensors, write_tensors
+from alignment.models.placement import WHOLE, Placement
+from alignment.models.safetensors_io import Location, list_tensors
 from alignment.models.score_model import ScoreModel, ScoreOptions
 from alignment.models.tokenizer import Tokenizer
+from alignment.parallel.parts import Part
 from alignment.telemetry import log
 
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
-FAMILY_NAMES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
 SCORE_HEAD = ("score.weight", "score.bias")
 SCORE_STATE = "score_normalizer"
 """Key of config.json under which mean, variance and count of the scores stand."""
@@ -47,11 +46,16 @@ def resolve_model_folder(name_or_path: str) -> Path:
         ) from error
 
 
-def load_causal_lm(path: str | Path, *, dtype: str = "float32", tokenizer: Tokenizer | None = None) -> CausalLM:
-    """Return the language model of a folder; with ``tokenizer`` its vocabulary must fit the model's."""
+def load_causal_lm(
+    path: str | Path, *, dtype: str = "float32", tokenizer: Tokenizer | None = None, placement: Placement = WHOLE
+) -> CausalLM:
+    """Return the language model of a folder; with ``tokenizer`` its vocabulary must fit the model's.
+
+    Of a model that ``placement`` splits, this process reads its own part only.
+    """
     config = DecoderConfig.read(path)
     check_vocabulary(config, tokenizer, place=str(path))
-    model = CausalLM(config, dtype=dtype)
+    model = CausalLM(config, dtype=dtype, placement=placement)
     _fill(
         model, Path(path), allowed_missing=(), allowed_unknown=("lm_head.weight",) if config.tie_word_embeddings else ()
     )
@@ -65,6 +69,7 @@ def load_score_model(
     options: ScoreOptions | None = None,
     new_score_head: bool = False,
     seed: int = 0,
+    placement: Placement = WHOLE,
 ) -> ScoreModel:
     """Return the score model of a folder.
 
@@ -73,8 +78,9 @@ def load_score_model(
     """
     raw = read_config_dict(path)
     config = DecoderConfig.from_dict(raw, place=str(Path(path) / CONFIG_FILE))
-    model = ScoreModel(config, options or ScoreOptions.from_dict(raw), dtype=dtype)
-    draw_weights(model.score, seed=seed, std=config.initializer_range)
+    model = ScoreModel(config, options or ScoreOptions.from_dict(raw), dtype=dtype, placement=placement)
+    if model.score is not None:
+        draw_weights(model.score, seed=seed, std=config.initializer_range)
     allowed = SCORE_HEAD if new_score_head else ("score.bias",)
     unknown = ("lm_head.weight",) if new_score_head or config.tie_word_embeddings else ()
     _fill(model, Path(path), allowed_missing=allowed, allowed_unknown=unknown)
@@ -83,65 +89,33 @@ def load_score_model(
     return model
 
 
-def random_causal_lm(config_path: str | Path, *, seed: int, tokenizer: Tokenizer, dtype: str = "float32") -> CausalLM:
+def random_causal_lm(
+    config_path: str | Path,
+    *,
+    seed: int,
+    tokenizer: Tokenizer,
+    dtype: str = "float32",
+    placement: Placement = WHOLE,
+) -> CausalLM:
     """Return a language model with weights drawn from ``seed``, for the config.json at (or in) ``config_path``."""
-    model = CausalLM(_config_for(config_path, tokenizer), dtype=dtype)
+    model = CausalLM(_config_for(config_path, tokenizer), dtype=dtype, placement=placement)
     draw_weights(model, seed=seed, std=model.config.initializer_range)
     return model
 
 
 def random_score_model(
-    config_path: str | Path, options: ScoreOptions, *, seed: int, tokenizer: Tokenizer, dtype: str = "float32"
+    config_path: str | Path,
+    options: ScoreOptions,
+    *,
+    seed: int,
+    tokenizer: Tokenizer,
+    dtype: str = "float32",
+    placement: Placement = WHOLE,
 ) -> ScoreModel:
     """Return a score model with weights drawn from ``seed``."""
-    model = ScoreModel(_config_for(config_path, tokenizer), options, dtype=dtype)
+    model = ScoreModel(_config_for(config_path, tokenizer), options, dtype=dtype, placement=placement)
     draw_weights(model, seed=seed, std=model.config.initializer_range)
     return model
-
-
-def save_model(folder: str | Path, model: CausalLM | ScoreModel, tokenizer: Tokenizer | None) -> None:
-    """Write one standard folder: config.json, safetensors, tokenizer. The caller makes it appear whole."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    config = describe_model(model, tokenizer)
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    if isinstance(model, CausalLM):
-        ids = {name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in config}
-        (folder / "generation_config.json").write_text(json.dumps(ids, indent=2) + "\n", encoding="utf-8")
-    write_tensors(folder, stored_tensors(model))
-    if tokenizer is not None:
-        tokenizer.save(folder)
-
-
-def describe_model(model: CausalLM | ScoreModel, tokenizer: Tokenizer | None) -> dict[str, Any]:
-    """Return the config.json of ``model``, readable by Hugging Face's classes."""
-    config = model.config.to_dict()
-    kind = "ForSequenceClassification" if isinstance(model, ScoreModel) else "ForCausalLM"
-    config["architectures"] = [FAMILY_NAMES[model.config.model_type] + kind]
-    config["torch_dtype"] = str(model.model.norm.weight.dtype).rpartition(".")[2]
-    if isinstance(model, ScoreModel):
-        config |= {"num_labels": 1, "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
-        config |= model.options.to_dict() | {SCORE_STATE: model.normalizer.state()}
-        config["pad_token_id"] = _padding_id(model.config, tokenizer)
-    return config
-
-
-def _padding_id(config: DecoderConfig, tokenizer: Tokenizer | None) -> int | None:
-    """Return a padding id that is no end token, or None.
-
-    Hugging Face reads a row's score before its first padding: were EOS the padding, it would read one token too early.
-    With None it refuses padded batches, and reads single rows right.
-    """
-    own = () if tokenizer is None else (tokenizer.pad_token_id, tokenizer.unk_token_id)
-    usable = [i for i in (config.pad_token_id, *own) if i is not None and i not in config.eos_token_ids]
-    return usable[0] if usable else None
-
-
-def stored_tensors(model: paddle.nn.Layer) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield (name, array) as files hold them; bfloat16 as uint16 bits."""
-    for name, parameter in model.named_parameters():
-        array = parameter.numpy()
-        yield name, np.ascontiguousarray(array.T) if is_transposed(name) else array
 
 
 def check_vocabulary(config: DecoderConfig, tokenizer: Tokenizer | None, *, place: str) -> None:
@@ -192,38 +166,47 @@ def _config_for(config_path: str | Path, tokenizer: Tokenizer) -> DecoderConfig:
 
 
 def _fill(
-    model: paddle.nn.Layer, folder: Path, *, allowed_missing: tuple[str, ...], allowed_unknown: tuple[str, ...]
+    model: CausalLM | ScoreModel, folder: Path, *, allowed_missing: Collection[str], allowed_unknown: Collection[str]
 ) -> None:
-    """Copy the folder's tensors into the parameters; every mismatch is refused at once, before the model is used."""
-    parameters = dict(model.named_parameters())
-    found = set()
-    for stored in read_tensors(folder):
+    """Copy the folder's tensors, or this process's part of them, into the parameters.
+
+    Names and shapes are those of the whole model, so every process refuses the same folders; the numbers a process
+    judges are those it holds.
+    """
+    found: dict[str, Location] = {}
+    for stored in list_tensors(folder):
         name = canonical_name(stored.name)
-        if name is None:
-            continue
         if name in found:
             raise ModelFolderError(f"{folder}: holds {name} more than once, the last time as {stored.name}")
-        found.add(name)
-        if name in parameters:
-            _assign(parameters[name], stored, name, folder)
-    match = match_names(parameters, found)
+        if name is not None:
+            found[name] = stored
+            _check_shape(stored, name, model.whole_shapes.get(name), folder)
+    match = match_names(model.whole_shapes, found)
     missing = [name for name in match.missing if name not in allowed_missing]
     for name in match.missing:
         if name in allowed_missing:
             log.info(f"{folder}: has no {name}, which starts from its initial values")
     unknown = [name for name in match.unknown if name not in allowed_unknown]
     refuse_mismatch(match._replace(missing=missing, unknown=unknown), folder=str(folder))
+    for name, parameter in model.named_parameters():
+        if name in found:
+            _assign(parameter, found[name], model.parts[name], folder)
 
 
-def _assign(parameter: paddle.Tensor, stored: Stored, name: str, folder: Path) -> None:
-    needed = parameter.shape[::-1] if is_transposed(name) else parameter.shape
-    if list(stored.array.shape) != list(needed):
+def _check_shape(stored: Location, name: str, shape: tuple[int, ...] | None, folder: Path) -> None:
+    """Refuse a tensor that is not as large as the model's; ``shape`` None: the model has none of this name."""
+    needed = shape[::-1] if shape is not None and is_transposed(name) else shape
+    if needed is not None and stored.shape != needed:
         raise ModelFolderError(
-            f"{folder}: {stored.name} has shape {list(stored.array.shape)}, config.json needs {list(needed)}"
+            f"{folder}: {stored.name} has shape {list(stored.shape)}, config.json needs {list(needed)}"
         )
-    values = stored.as_float32()
+
+
+def _assign(parameter: paddle.Tensor, stored: Location, part: Part, folder: Path) -> None:
+    turned = is_transposed(part.name)
+    values = stored.read(part.slices[::-1] if turned else part.slices).as_float32()
     if not np.isfinite(values).all():
         raise ModelFolderError(f"{folder}: {stored.name} holds NaN or infinite numbers; its weights are damaged")
-    values = np.ascontiguousarray(values.T) if is_transposed(name) else values
+    values = np.ascontiguousarray(values.T) if turned else values
     with paddle.no_grad():
         parameter.set_value(paddle.to_tensor(values).astype(parameter.dtype))

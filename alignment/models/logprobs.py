@@ -10,6 +10,7 @@ from typing import Any
 import paddle
 
 from alignment.ops.token_logprobs import head_logprobs
+from alignment.parallel.vocab_parallel import VocabularyShare, split_logprobs
 from alignment.records import TokenBatch
 
 
@@ -25,14 +26,17 @@ def policy_logprobs(
 ) -> tuple[paddle.Tensor, paddle.Tensor | None]:
     """Return (log-probs [T], entropies [T] or None) in float32 of the targets of ``batch`` at ``temperature``.
 
-    ``model`` is a CausalLM. Both carry gradients; the head runs on the T target tokens only.
+    ``model`` is a CausalLM. Both carry gradients; the head runs on the T target tokens only. Where the vocabulary is
+    split, all tensor processes get the same numbers.
     """
     weight, transposed = model.head()
     hidden = gather_hidden(model.model(batch.input_ids, lengths=batch.lengths), batch)
     targets = paddle.to_tensor(batch.target_ids)
-    return head_logprobs(
-        hidden, weight, targets, transposed=transposed, temperature=temperature, with_entropy=with_entropy
-    )
+    options = {"transposed": transposed, "temperature": temperature, "with_entropy": with_entropy}
+    group = model.placement.tensor
+    if group.size == 1:
+        return head_logprobs(hidden, weight, targets, **options)
+    return split_logprobs(hidden, weight, targets, share=VocabularyShare(group, model.first_token), **options)
 
 
 def token_values(model: Any, batch: TokenBatch) -> paddle.Tensor:

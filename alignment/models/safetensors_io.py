@@ -6,7 +6,7 @@ import json
 import math
 import operator
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,24 +56,54 @@ def weight_files(folder: Path) -> list[Path]:
     raise ModelFolderError(f"{folder}: no {SINGLE_FILE} and no {INDEX_FILE}{hint}")
 
 
+class Location(NamedTuple):
+    """Where one tensor stands; nothing of it is read yet."""
+
+    name: str
+    shape: tuple[int, ...]
+    code: str
+    """The file's word for the dtype."""
+    path: Path
+    offset: int
+    """The byte of the file at which it begins."""
+
+    def read(self, slices: tuple[slice, ...] = ()) -> Stored:
+        """Return the tensor, or the rectangle that ``slices`` cut out of it; no more than its pages are read."""
+        dtype = _DTYPES[self.code]
+        if math.prod(self.shape):
+            stored = np.memmap(self.path, dtype, "r", self.offset, self.shape)
+        else:
+            stored = np.empty(self.shape, dtype)
+        return Stored(self.name, np.array(stored[slices]), self.code == "BF16")
+
+
+def list_tensors(folder: Path) -> Iterator[Location]:
+    """Yield where every tensor of the folder stands; a damaged file is a ModelFolderError that names it."""
+    for path in weight_files(folder):
+        yield from list_file(path)
+
+
 def read_tensors(folder: Path) -> Iterator[Stored]:
     """Yield every tensor of the folder's safetensors files; a damaged file is a ModelFolderError that names it."""
-    for path in weight_files(folder):
-        yield from read_file(path)
+    for location in list_tensors(folder):
+        yield location.read()
 
 
 def read_file(path: Path) -> Iterator[Stored]:
     """Yield the tensors of one file, read one by one."""
+    for location in list_file(path):
+        yield location.read()
+
+
+def list_file(path: Path) -> Iterator[Location]:
+    """Yield where the tensors of one file stand."""
     size = path.stat().st_size
     with path.open("rb") as file:
         header, start = _read_header(file, path, size)
-        for name, entry in header.items():
-            if name == "__metadata__":
-                continue
-            first, last = _check_entry(name, entry, path, size - start)
-            file.seek(start + first)
-            array = np.frombuffer(file.read(last - first), _DTYPES[entry["dtype"]]).reshape(entry["shape"])
-            yield Stored(name, array, entry["dtype"] == "BF16")
+    for name, entry in header.items():
+        if name != "__metadata__":
+            first, _ = _check_entry(name, entry, path, size - start)
+            yield Location(name, tuple(entry["shape"]), entry["dtype"], path, start + first)
 
 
 def _read_header(file: Any, path: Path, size: int) -> tuple[dict[str, Any], int]:
@@ -105,64 +135,78 @@ def _check_entry(name: str, entry: dict[str, Any], path: Path, available: int) -
     return first, last
 
 
-class _Shard:
-    """Tensors that go into one file, by their sizes; their values are fetched when the file is written."""
+class Entry(NamedTuple):
+    """One tensor that is going to be written."""
 
-    def __init__(self) -> None:
-        self.entries: list[tuple[str, np.ndarray]] = []
-        self.num_bytes = 0
+    name: str
+    dtype: np.dtype
+    """uint16: bfloat16 bits."""
+    shape: tuple[int, ...]
 
-    def add(self, name: str, array: np.ndarray) -> None:
-        self.entries.append((name, array))
-        self.num_bytes += array.nbytes
+    @property
+    def num_bytes(self) -> int:
+        """Its size in the file."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
-def write_tensors(
-    folder: Path, tensors: Iterable[tuple[str, np.ndarray]], *, max_shard_bytes: int = DEFAULT_SHARD_BYTES
-) -> None:
-    """Write (name, array) pairs to ``folder``: one file, or shards with an index; uint16 arrays are bfloat16 bits.
+def cut_files(entries: Iterable[Entry], *, max_bytes: int = DEFAULT_SHARD_BYTES) -> list[list[Entry]]:
+    """Return the tensors of each file, in order, no file above ``max_bytes`` unless by a single tensor."""
+    files: list[list[Entry]] = [[]]
+    size = 0
+    for entry in entries:
+        if files[-1] and size + entry.num_bytes > max_bytes:
+            files.append([])
+            size = 0
+        files[-1].append(entry)
+        size += entry.num_bytes
+    return files
 
-    At most one shard is in memory. Make the folder appear whole with ``write_folder`` of ``training.durable``.
+
+def file_names(count: int) -> list[str]:
+    """Return what the files of a model are called: one, or numbered shards."""
+    if count == 1:
+        return [SINGLE_FILE]
+    return [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+
+
+def remove_weights(folder: Path) -> None:
+    """Remove weights that are in ``folder``, or a reader could find those beside new ones of other names."""
+    for old in [folder / INDEX_FILE, *folder.glob("model*.safetensors")]:
+        old.unlink(missing_ok=True)
+
+
+def write_index(folder: Path, files: Mapping[str, Sequence[Entry]]) -> None:
+    """Write which shard holds which tensor; a single file needs no index."""
+    if len(files) > 1:
+        weight_map = {entry.name: file for file, entries in files.items() for entry in entries}
+        total = sum(entry.num_bytes for entries in files.values() for entry in entries)
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (folder / INDEX_FILE).write_text(json.dumps(index, indent=2), encoding="utf-8")
+
+
+def write_files(folder: Path, files: Mapping[str, Sequence[Entry]], tensors: Iterable[tuple[str, np.ndarray]]) -> None:
+    """Write ``files``, whose tensors come as (name, array) in that very order; one is in memory at a time.
+
+    Make the folder appear whole with ``write_folder`` of ``training.durable``.
     """
-    shard, written = _Shard(), []
-    for name, array in tensors:
-        if shard.entries and shard.num_bytes + array.nbytes > max_shard_bytes:
-            written.append(_write_part(folder, shard, len(written)))
-            shard = _Shard()
-        shard.add(name, array)
-    written.append(_write_part(folder, shard, len(written)))
-    _name_parts(folder, written)
+    source = iter(tensors)
+    for name, entries in files.items():
+        with (folder / name).open("wb") as file:
+            file.write(_header(entries))
+            for entry in entries:
+                name, array = next(source)
+                assert entry == Entry(name, array.dtype, array.shape), f"{name} came where {entry} was announced"
+                file.write(np.ascontiguousarray(array).data)
 
 
-def _write_part(folder: Path, shard: _Shard, number: int) -> tuple[Path, list[str], int]:
-    path = folder / f"part-{number}"
+def _header(entries: Sequence[Entry]) -> bytes:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     position = 0
-    for name, array in shard.entries:
-        code = "BF16" if array.dtype == np.uint16 else _CODES[array.dtype]
-        end = position + array.nbytes
-        header[name] = {"dtype": code, "shape": list(array.shape), "data_offsets": [position, end]}
+    for entry in entries:
+        code = "BF16" if entry.dtype == np.uint16 else _CODES[entry.dtype]
+        end = position + entry.num_bytes
+        header[entry.name] = {"dtype": code, "shape": list(entry.shape), "data_offsets": [position, end]}
         position = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for _, array in shard.entries:
-            file.write(np.ascontiguousarray(array).data)
-    return path, [name for name, _ in shard.entries], shard.num_bytes
-
-
-def _name_parts(folder: Path, parts: list[tuple[Path, list[str], int]]) -> None:
-    """Give the parts their names; weights that were in ``folder`` before go, or a reader could find those."""
-    for old in [folder / INDEX_FILE, *folder.glob("model*.safetensors")]:
-        old.unlink(missing_ok=True)
-    if len(parts) == 1:
-        parts[0][0].rename(folder / SINGLE_FILE)
-        return
-    weight_map = {}
-    for number, (path, names, _) in enumerate(parts, 1):
-        target = f"model-{number:05d}-of-{len(parts):05d}.safetensors"
-        path.rename(folder / target)
-        weight_map.update(dict.fromkeys(names, target))
-    index = {"metadata": {"total_size": sum(size for *_, size in parts)}, "weight_map": weight_map}
-    (folder / INDEX_FILE).write_text(json.dumps(index, indent=2), encoding="utf-8")
+    return struct.pack("<Q", len(text)) + text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ from alignment.models.config import DecoderConfig
 from alignment.models.decoder import Decoder
 from alignment.models.layers import Linear
 from alignment.models.normalizers import build_normalizer
+from alignment.models.placement import WHOLE, Placement
+from alignment.models.split_plan import whole_shapes
 from alignment.records import TokenBatch
 
 NORMALIZATION = {"reward": "affine", "cost": "scale", "critic": "identity"}
@@ -55,14 +57,33 @@ class ScoreOptions:
 
 
 class ScoreModel(nn.Layer):
-    """Scores every token; the score of a sequence is that of its last real token. Scores are always float32."""
+    """Scores every token; the score of a sequence is that of its last real token. Scores are always float32.
 
-    def __init__(self, config: DecoderConfig, options: ScoreOptions, *, dtype: str = "float32") -> None:
+    The score head lives on the last stage, whole on each of its tensor processes.
+    """
+
+    kind = "score"
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        options: ScoreOptions,
+        *,
+        dtype: str = "float32",
+        placement: Placement = WHOLE,
+    ) -> None:
         super().__init__(dtype=dtype)
         self.config = config
         self.options = options
-        self.model = Decoder(config, dtype=dtype)
-        self.score = Linear(config.hidden_size, 1, bias=options.score_bias, dtype="float32")
+        self.placement = placement
+        self.whole_shapes = whole_shapes(config, self.kind, score_bias=options.score_bias)
+        """Of every parameter of the whole model."""
+        self.parts = placement.parts(config, self.kind, score_bias=options.score_bias)
+        """What of them each parameter of this process is."""
+        self.model = Decoder(config, dtype=dtype, placement=placement)
+        self.score = None
+        if placement.is_last:
+            self.score = Linear(config.hidden_size, 1, bias=options.score_bias, dtype="float32")
         self.normalizer = build_normalizer(options.normalizer_type, options.normalizer_momentum)
         self._unlearned: list[np.ndarray] = []
 
@@ -94,11 +115,16 @@ class ScoreModel(nn.Layer):
             self._unlearned.append(end_scores(scores.detach(), batch.lengths).numpy())
         return self.apply_normalization(scores)
 
-    def learn_statistics(self) -> None:
-        """Let the normalizer learn from the end scores since the last call: once an update, in one batch."""
-        if self._unlearned:
-            self.normalizer.update(np.concatenate(self._unlearned))
-            self._unlearned.clear()
+    def learn_statistics(self, share: Callable[[list[np.ndarray]], list[np.ndarray]] = list) -> None:
+        """Let the normalizer learn from the end scores since the last call: once an update, in one batch.
+
+        ``share`` turns this process's arrays, one for each micro-batch, into those of all processes in order
+        (``ModelRunner.share``); so all of them call this, and learn the same.
+        """
+        scores = share(self._unlearned)
+        self._unlearned = []
+        if scores:
+            self.normalizer.update(np.concatenate(scores))
 
     def apply_normalization(self, scores: Any) -> Any:
         """Return ``scores`` as this model is configured to give them."""

@@ -1,43 +1,44 @@
-"""The whole model in this process."""
+"""A model whose layers are all in this process, whole or this process's share of each."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import paddle
 
-from alignment.parallel.runner import Objective
+from alignment.parallel.runner import Objective, T, metrics_to_host, to_host
+from alignment.parallel.shares import Shares
+from alignment.parallel.topology import Topology
 from alignment.records import TokenBatch
 from alignment.telemetry.metrics import Metric
 
 
 class DenseRunner:
-    """Runs a model that is not split (see ``ModelRunner``)."""
+    """Runs a model without pipeline stages (see ``ModelRunner``)."""
 
-    def __init__(self, model: paddle.nn.Layer) -> None:
+    def __init__(self, model: paddle.nn.Layer, topology: Topology | None = None) -> None:
+        """Without a ``topology`` this is the only process."""
         self.model = model
+        self._shares = Shares(topology)
 
     def forward(self, batches: Sequence[TokenBatch], read: Callable[[Any, TokenBatch], Any]) -> list[Any]:
         """See ``ModelRunner.forward``; a tuple from ``read`` gives a tuple of arrays."""
         self.model.eval()
         with paddle.no_grad():
-            return [_to_host(read(self.model, batch)) for batch in batches]
+            return self.share([to_host(read(self.model, batch)) for batch in self._shares.take(batches, "forward")])
 
     def forward_backward(self, batches: Sequence[TokenBatch], objective: Objective) -> list[dict[str, Metric]]:
         """See ``ModelRunner.forward_backward``."""
         self.model.train()
         metrics = []
-        for batch in batches:
+        for index, batch in enumerate(self._shares.take(batches, "forward and backward")):
             loss = objective.loss(objective.read(self.model, batch), batch)
-            loss.value.backward()
+            value = loss.value * 0 if self._shares.is_filler(index) else loss.value
+            value.backward()
             metrics.append(loss.metrics)
-        # Only now: reading a number makes the host wait for the device.
-        return [{key: m._replace(value=_to_host(m.value)) for key, m in part.items()} for part in metrics]
+        return self.share(metrics_to_host(metrics))
 
-
-def _to_host(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return tuple(map(_to_host, value))
-    return np.asarray(value.detach().astype("float32").numpy()) if isinstance(value, paddle.Tensor) else value
+    def share(self, items: Sequence[T]) -> list[T]:
+        """See ``ModelRunner.share``."""
+        return self._shares.collect(items)

@@ -27,6 +27,8 @@ def prepare_host() -> str:
     """
     notes = [_set_mkl_path(_read_cpu_info()), *map(_default_to_one, ("OMP_NUM_THREADS", "MKL_NUM_THREADS"))]
     notes.append(_keep_freed_memory())
+    # The messages of Paddle's libraries below errors; they come in every process, by the dozen.
+    os.environ.setdefault("GLOG_minloglevel", "2")
     # Paddle says at every import that ccache is absent; nothing is compiled here.
     warnings.filterwarnings("ignore", message="No ccache found")
     if "paddle" in sys.modules:

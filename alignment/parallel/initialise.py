@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import os
 import random
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable
+from functools import cache
+from typing import Any
 
 import numpy as np
 
 from alignment.errors import UserError
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Topology:
-    """This process among all; built once and handed to constructors."""
-
-    world_size: int
-    rank: int
-    device: str
-
-    @property
-    def is_main(self) -> bool:
-        """True on the one process that writes logs and files."""
-        return self.rank == 0
+from alignment.parallel.group import ALONE, Group, Link
+from alignment.parallel.guard import DEFAULT_LIMIT, Guard
+from alignment.parallel.layout import ONE_PROCESS, Layout
+from alignment.parallel.topology import Topology, describe_rank
 
 
 def read_world() -> tuple[int, int]:
@@ -30,26 +23,130 @@ def read_world() -> tuple[int, int]:
     return int(os.environ.get("PADDLE_TRAINERS_NUM", "1")), int(os.environ.get("PADDLE_TRAINER_ID", "0"))
 
 
-def initialise(*, device: str | None, seed: int) -> Topology:
-    """Select the device, seed every generator and return the topology.
+def initialise(
+    *, device: str | None, seed: int, layout: Layout = ONE_PROCESS, timeout: float = DEFAULT_LIMIT
+) -> Topology:
+    """Select the device, seed every generator, meet the other processes and return the topology.
 
-    ``device`` is None (a GPU when Paddle has one, else the CPU), ``cpu``, ``gpu`` or ``gpu:N``.
+    ``device`` is None (a GPU when Paddle has one, else the CPU), ``cpu``, ``gpu`` or ``gpu:N``. The degrees of
+    ``layout`` must multiply to the number of processes that were launched. An operation between processes ends the run
+    after ``timeout`` seconds.
     """
     import paddle
 
     world_size, rank = read_world()
-    if world_size > 1:
-        raise UserError(
-            f"launched with {world_size} processes; this version runs one (--nproc_per_node 1). "
-            "Parallel layouts are the next piece of the suite"
-        )
+    if layout.world_size != world_size:
+        raise UserError(f"launched with {world_size} processes, but the layout {layout} needs {layout.world_size}")
     gpus = paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0
     name = device or ("gpu" if gpus else "cpu")
     if name.startswith("gpu") and not gpus:
         raise UserError(f"device={name!r}, but this Paddle sees no GPU; use device=cpu")
+    if name == "gpu" and world_size > 1:
+        name = f"gpu:{int(os.environ.get('FLAGS_selected_gpus', '0').split(',')[0])}"
     paddle.set_device(name)
+    # The launcher ends processes by a signal; Paddle's handler would print a page of C++ for it.
+    paddle.disable_signal_handler()
     seed_everything(seed)
-    return Topology(world_size=world_size, rank=rank, device="gpu" if name.startswith("gpu") else "cpu")
+    kind = "gpu" if name.startswith("gpu") else "cpu"
+    return Topology(device=kind) if world_size == 1 else _join(kind, layout, rank, timeout)
+
+
+@cache
+def _join(device: str, layout: Layout, rank: int, timeout: float) -> Topology:
+    """Meet the other processes through fleet; the axes are ordered data, pipeline, sharding, tensor.
+
+    Processes meet once: a second run in this process finds the groups of the first.
+    """
+    from paddle.distributed import fleet
+
+    from alignment.parallel.gloo import PairGroups, PrivateStores
+    from alignment.parallel.traffic import Traffic
+
+    stores = PrivateStores(os.environ.get("POD_IP", "") or _own_host(), patience=timeout + 60)
+    if device == "cpu":
+        os.environ.setdefault("PADDLE_DISTRI_BACKEND", "gloo")
+        stores.install()
+    # A rank outside of a group is no cause for alarm: all ranks make all groups.
+    warnings.filterwarnings("ignore", message="Current global rank")
+    strategy = fleet.DistributedStrategy()
+    strategy.hybrid_configs = {
+        "dp_degree": layout.data,
+        "pp_degree": layout.pipeline,
+        "sharding_degree": layout.sharding,
+        "mp_degree": layout.tensor,
+    }
+    fleet.init(is_collective=True, strategy=strategy, log_level="WARNING")
+    if device == "cpu":
+        stores.adopt_world(rank, layout.world_size)
+    hybrid = fleet.get_hybrid_communicate_group()
+    pairs = PairGroups(stores, rank=rank, world_size=layout.world_size) if device == "cpu" else None
+    link = Link(
+        is_gloo=device == "cpu", pairs=pairs, guard=Guard(describe_rank(rank, layout), limit=timeout), traffic=Traffic()
+    )
+
+    def group(name: str, ranks, handle=None) -> Group:
+        return Group(name, ranks, rank=rank, handle=handle, link=link)
+
+    made = _make_groups(layout, rank)
+    world = group("world", range(layout.world_size))
+    link.guard.join(world)
+    return Topology(
+        device=device,
+        layout=layout,
+        world=world,
+        tensor=group("tensor", *_ranks_of(hybrid.get_model_parallel_group())),
+        pipeline=group("pipeline", *_ranks_of(hybrid.get_pipe_parallel_group())),
+        sharding=group("sharding", *_ranks_of(hybrid.get_sharding_parallel_group())),
+        data=group("data", *_ranks_of(hybrid.get_data_parallel_group())),
+        batch=group("batch", *made["batch"]),
+        replica=group("replica", *made["replica"]),
+        link=link,
+    )
+
+
+def _ranks_of(handle) -> tuple:
+    return handle.ranks, handle
+
+
+def _make_groups(layout: Layout, rank: int) -> dict[str, tuple]:
+    """Make the groups fleet has not: those that see other rows, and those that see the same."""
+    inner = layout.tensor * layout.sharding
+    keys = {
+        "batch": lambda r: (r % layout.tensor, r // inner % layout.pipeline),
+        "replica": lambda r: (r // layout.tensor % layout.sharding, r // (inner * layout.pipeline)),
+    }
+    return {name: _split_world(key, layout.world_size, rank) for name, key in keys.items()}
+
+
+def _split_world(key: Callable[[int], Any], world_size: int, rank: int) -> tuple[list[int], Any]:
+    """Make a group of all ranks with the same ``key``; return (ranks, handle) of one's own. All ranks make all."""
+    import paddle.distributed as dist
+
+    found: dict[Any, list[int]] = {}
+    for other in range(world_size):
+        found.setdefault(key(other), []).append(other)
+    handles = {value: dist.new_group(ranks) if len(ranks) > 1 else None for value, ranks in found.items()}
+    return found[key(rank)], handles[key(rank)]
+
+
+def rollout_groups(topology: Topology, degree: int) -> tuple[Group, Group]:
+    """Return (those that share each layer when they generate: ``degree`` neighbours, those with the same share).
+
+    All processes call it, once; ``degree`` divides their number.
+    """
+    if topology.world_size == 1:
+        return ALONE, ALONE
+    keys = {"rollout tensor": lambda r: r // degree, "rollout replicas": lambda r: r % degree}
+    tensor, replicas = (
+        Group(name, ranks, rank=topology.rank, handle=handle, link=topology.link)
+        for name, key in keys.items()
+        for ranks, handle in [_split_world(key, topology.world_size, topology.rank)]
+    )
+    return tensor, replicas
+
+
+def _own_host() -> str:
+    return os.environ.get("PADDLE_CURRENT_ENDPOINT", "127.0.0.1:0").rpartition(":")[0]
 
 
 def seed_everything(seed: int) -> None:

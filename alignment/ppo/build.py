@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -11,37 +11,42 @@ from alignment.algorithms.registered import ALGORITHMS
 from alignment.arguments.parsed import Parsed
 from alignment.arguments.training import TrainingArguments
 from alignment.generation.eager_engine import EagerEngine
-from alignment.generation.engine import GenerationOptions
+from alignment.generation.engine import Engine, GenerationOptions
 from alignment.loops.assembly import Horizon, build_best, build_learner, build_session, loader_part, stream_batches
 from alignment.loops.evaluation import PromptEvaluation
 from alignment.loops.finish import finish_run
 from alignment.loops.launch import Launch, launch
 from alignment.loops.on_policy import KLController, OnPolicyLoop
+from alignment.loops.placed import model_writer, place_frozen, scoring_runner
+from alignment.loops.rollout_engine import RolloutEngine
 from alignment.loops.run_state import RunState, StatePart
 from alignment.loops.session import Counters, Hooks, Session
 from alignment.loops.updates import OnPolicyUpdater, UpdatePlan
-from alignment.models.hub import save_model
-from alignment.parallel.dense import DenseRunner
 from alignment.ppo.arguments import parse_ppo_arguments
 from alignment.ppo.prompts import PPOData, RowPlan, load_data, ptx_batches
 from alignment.ppo.rewards import build_normalizer, build_scorer
 from alignment.ppo.roles import Roles, load_roles
+from alignment.records import Experience
 from alignment.rollout.collector import Collector
 from alignment.rollout.judge import Judge
+from alignment.rollout.rollout_weights import RolloutWeights, rollout_parts, rollout_place
+from alignment.rollout.team_engine import TeamEngine
 from alignment.telemetry import log
+from alignment.training.learner import Learner
 
 REPORT_CARDS = ("eval/reward", "eval/kl_divergence", "eval/mean_generated_length", "eval/eos_rate")
 EVALUATION_SEED_OFFSET = 1_000_003
 """Evaluation draws other random numbers than training, and the same ones every time."""
 
 
-def train(argv: Sequence[str], *, host: str) -> None:
-    """Run PPO from the command line's arguments to the exported models."""
+def train(argv: Sequence[str], *, host: str, observe: Callable[[Experience], None] | None = None) -> None:
+    """Run PPO from the command line's arguments to the exported models; ``observe`` sees every experience."""
     start = launch(parse_ppo_arguments(argv), host=host)
     roles = load_roles(start)
-    plan = RowPlan.of(start.parsed)
+    plan = RowPlan.of(start.parsed, batch_ranks=start.topology.layout.batch)
     run = PPORun(start, roles, load_data(start, roles.tokenizer, plan), plan)
-    run.train()
+    if not start.parsed.parallel.distributed_dry_run:
+        run.train(observe)
 
 
 class PPORun:
@@ -54,12 +59,16 @@ class PPORun:
             plan.updates_per_epoch(data.prompt_loader, len(data.prompts)),
             f"train_datasets={start.parsed.ppo.train_datasets}",
         )
-        self._engine = build_engine(start.parsed, roles)
         self._learners = self._build_learners()
+        self._engine = RolloutEngine(
+            engine=build_engine(start, roles, self._learners["policy"]), policy=self._learners["policy"]
+        )
+        offload = "freeze_model" in start.parsed.parallel.offloaded
+        self._reference = place_frozen("reference", roles.reference, start.topology, offload=offload)
         self._scorer = build_scorer(start, roles)
         self._normalize, normalizer_part = build_normalizer(start, roles)
         self._collector = Collector(
-            self._engine,
+            self._engine.engine,
             generation_options(start.parsed, roles, sample=True),
             num_return_sequences=plan.samples_per_prompt,
             seed=start.parsed.training.seed,
@@ -71,12 +80,11 @@ class PPORun:
         )
         self._state = self._build_state(normalizer_part)
 
-    def train(self) -> None:
+    def train(self, observe: Callable[[Experience], None] | None = None) -> None:
         """Train (or only evaluate), export and report."""
         training = self._start.parsed.training
         if self._start.checkpoint is not None:
             self._state.restore(self._start.checkpoint)
-        self._engine.load_weights(self._roles.policy.named_parameters(), self._state.counters.updates)
         evaluate = self._evaluation() if self._data.evaluation is not None else None
         best = build_best(training, default="reward", keep=self._state.keep_best)
         session = build_session(
@@ -93,7 +101,7 @@ class PPORun:
             if self._state.counters.updates == 0:
                 session.evaluate()
             with session.progress:
-                self._loop(session).run()
+                dataclasses.replace(self._loop(session), observe=observe).run()
         finish_run(self._start, session, self._state, title="PPO", cards=REPORT_CARDS)
 
     def _loop(self, session: Session) -> OnPolicyLoop:
@@ -133,14 +141,15 @@ class PPORun:
         rows = self._start.parsed.training.per_device_eval_batch_size
         ppo = self._start.parsed.ppo
         return Judge(
-            policy=self._learners["policy"].runner,
-            reference=DenseRunner(self._roles.reference),
-            critic=self._learners["value"].runner if training else None,
+            policy=scoring_runner(self._learners["policy"]),
+            reference=self._reference,
+            critic=scoring_runner(self._learners["value"]) if training else None,
             scorer=self._scorer,
             normalize=self._normalize if training else None,
             logprob_rows=positive_or(ppo.per_device_logprob_batch_size, micro) if training else rows,
             value_rows=positive_or(ppo.per_device_value_batch_size, micro),
             temperature=self._start.parsed.generation.temperature,
+            with_entropy=training,
         )
 
     def _evaluation(self) -> PromptEvaluation:
@@ -149,6 +158,7 @@ class PPORun:
         return PromptEvaluation(
             prompts=[evaluation[i] for i in range(len(evaluation))],
             engine=self._engine,
+            version=lambda: self._state.counters.updates,
             options=generation_options(parsed, self._roles, sample=parsed.generation.eval_do_sample),
             rows_per_call=parsed.training.per_device_eval_batch_size,
             judge=self._judge(training=False),
@@ -160,12 +170,11 @@ class PPORun:
         training, total = self._start.parsed.training, self._horizon.total_updates
         critic = critic_training(self._start.parsed)
         return {
-            "policy": build_learner("policy", self._roles.policy, training, total_updates=total),
-            "value": build_learner("critic", self._roles.critic, critic, total_updates=total),
+            "policy": build_learner(self._start, "policy", self._roles.policy, training, total_updates=total),
+            "value": build_learner(self._start, "critic", self._roles.critic, critic, total_updates=total),
         }
 
     def _build_state(self, normalizer_part: StatePart | None) -> RunState:
-        roles = self._roles
         parts = {
             "prompts": loader_part(self._data.prompt_loader),
             "num_sequences": StatePart(
@@ -180,8 +189,8 @@ class PPORun:
         return RunState(
             store=self._start.store,
             models={
-                "policy": lambda folder: save_model(folder, roles.policy, roles.tokenizer),
-                "value": lambda folder: save_model(folder, roles.critic, roles.tokenizer),
+                name: model_writer(learner, self._roles.tokenizer, self._start.topology)
+                for name, learner in self._learners.items()
             },
             learners=self._learners,
             counters=Counters(),
@@ -198,10 +207,28 @@ class PPORun:
         )
 
 
-def build_engine(parsed: Parsed, roles: Roles) -> EagerEngine:
-    """Return the engine for rollouts; the start of the run said that ``use_fusemt`` falls back to it."""
+def build_engine(start: Launch, roles: Roles, policy: Learner) -> Engine:
+    """Return the engine for rollouts; the start of the run said that ``use_fusemt`` falls back to the eager one."""
+    parsed, topology, config = start.parsed, start.topology, roles.policy.config
     rows = parsed.ppo.per_device_rollout_batch_size
-    return EagerEngine(roles.policy, max_batch_rows=rows if rows > 0 else None, usable_vocab_size=len(roles.tokenizer))
+    mode = {"eval_mode": parsed.parallel.eval_mode, "degree": parsed.parallel.rollout_tensor_parallel_degree}
+    place = rollout_place(topology, config, **mode)
+    inner = EagerEngine(
+        roles.policy,
+        place=place.engine,
+        max_batch_rows=rows if rows > 0 else None,
+        usable_vocab_size=len(roles.tokenizer),
+    )
+    if topology.world_size == 1:
+        return inner
+    held, weights = policy.kept_parts(), None
+    if mode["eval_mode"] or held is not None:
+        parts = list((held or roles.policy.parts).values())
+        wanted = rollout_parts(config, topology.layout, **mode)
+        weights = RolloutWeights(topology, parts, wanted, dtype=start.dtype)
+        if parsed.parallel.distributed_dry_run:
+            weights.show()
+    return TeamEngine(inner, place.replicas, config=config, weights=weights)
 
 
 def generation_options(parsed: Parsed, roles: Roles, *, sample: bool) -> GenerationOptions:

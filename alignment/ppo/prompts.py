@@ -29,13 +29,17 @@ class RowPlan:
     update_iters: int
 
     @classmethod
-    def of(cls, parsed: Parsed) -> RowPlan:
-        """Return the plan of the arguments: when an update needs more rows than one rollout has, prompts are pooled."""
+    def of(cls, parsed: Parsed, *, batch_ranks: int = 1) -> RowPlan:
+        """Return the plan of the arguments: when an update needs more rows than one rollout has, prompts are pooled.
+
+        ``batch_ranks`` is the number of processes that see different rows; batch sizes of the arguments are theirs.
+        """
         ppo, micro = parsed.ppo, parsed.training.per_device_train_batch_size
-        rows_per_update = micro * parsed.training.gradient_accumulation_steps
-        rollouts = max(1, rows_per_update // (ppo.per_device_prompt_batch_size * ppo.num_return_sequences))
+        rows_per_update = micro * parsed.training.gradient_accumulation_steps * batch_ranks
+        prompts_per_rollout = ppo.per_device_prompt_batch_size * batch_ranks
+        rollouts = max(1, rows_per_update // (prompts_per_rollout * ppo.num_return_sequences))
         return cls(
-            prompts_per_iteration=ppo.per_device_prompt_batch_size * rollouts,
+            prompts_per_iteration=prompts_per_rollout * rollouts,
             samples_per_prompt=ppo.num_return_sequences,
             rows_per_update=rows_per_update,
             rows_per_batch=micro,

@@ -11,8 +11,8 @@ import numpy as np
 from alignment.data.modules import load_module
 from alignment.errors import ArgumentError
 from alignment.loops.launch import Launch
+from alignment.loops.placed import place_frozen
 from alignment.loops.run_state import StatePart
-from alignment.parallel.dense import DenseRunner
 from alignment.ppo.roles import Roles
 from alignment.rollout.reward_normalization import RunningRewardNormalizer
 from alignment.rollout.scorers import FailurePolicy, HttpReward, ModelScorer, Scorer, TextBatch, TextScorer
@@ -25,17 +25,24 @@ def build_scorer(start: Launch, roles: Roles) -> Scorer:
     if roles.reward is not None:
         rows = source.per_device_reward_batch_size
         rows = rows if rows > 0 else start.parsed.training.per_device_train_batch_size
-        return ModelScorer(DenseRunner(roles.reward), roles.sequences, rows_per_batch=rows)
+        offload = "freeze_model" in start.parsed.parallel.offloaded
+        runner = place_frozen("reward", roles.reward, start.topology, offload=offload)
+        return ModelScorer(runner, roles.sequences, rows_per_batch=rows)
+    world = start.topology.world
     policy = FailurePolicy(retries=source.reward_retries, on_failure=source.on_reward_failure)
     if source.use_rm_server:
         call: Any = HttpReward(source.reward_server, timeout_seconds=source.reward_timeout)
-        return TextScorer(call, roles.tokenizer, name=f"reward service {source.reward_server}", policy=policy)
+        return TextScorer(
+            call, roles.tokenizer, name=f"reward service {source.reward_server}", policy=policy, world=world
+        )
     function = load_function(source.reward_function, start.parsed.base_dir)
 
     def score(batch: TextBatch) -> Any:
         return function(batch.inputs, batch.responses, batch.labels)
 
-    return TextScorer(score, roles.tokenizer, name=f"reward function {source.reward_function}", policy=policy)
+    return TextScorer(
+        score, roles.tokenizer, name=f"reward function {source.reward_function}", policy=policy, world=world
+    )
 
 
 def load_function(path: str, base_dir: Path) -> Callable[..., Any]:

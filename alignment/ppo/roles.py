@@ -8,7 +8,8 @@ from typing import Any
 from alignment.data.encode import Encoder
 from alignment.errors import ArgumentError
 from alignment.loops.launch import Launch
-from alignment.models.config import read_config_dict
+from alignment.loops.trainer_models import check_layout
+from alignment.models.config import DecoderConfig, read_config_dict
 from alignment.models.decoder import CausalLM
 from alignment.models.hub import (
     check_fit,
@@ -17,9 +18,11 @@ from alignment.models.hub import (
     longest_sequence,
     resolve_model_folder,
 )
+from alignment.models.placement import WHOLE, Placement
 from alignment.models.score_model import ScoreModel, ScoreOptions
 from alignment.models.tokenizer import Tokenizer, load_tokenizer
 from alignment.rollout.retokenize import Retokenized, SameTokens
+from alignment.rollout.rollout_weights import check_rollout
 from alignment.telemetry import log
 
 
@@ -46,24 +49,33 @@ def load_roles(start: Launch) -> Roles:
     require_same_tokenizer(tokenizer, critic)
     max_length = start.parsed.data.max_length
     for folder in (actor, critic):
-        check_fit(folder, tokenizer, max_length=max_length)
+        check_layout(start, check_fit(folder, tokenizer, max_length=max_length), folder)
+    if reward:
+        check_layout(start, DecoderConfig.read(reward), reward)
+    check_rollout(
+        DecoderConfig.read(actor),
+        start.topology.layout,
+        eval_mode=start.parsed.parallel.eval_mode,
+        degree=start.parsed.parallel.rollout_tensor_parallel_degree,
+    )
+    options = {"dtype": dtype, "placement": Placement.of(start.topology)}
     sequences = choose_sequences(start, tokenizer, reward) if reward else None
     return Roles(
         tokenizer=tokenizer,
         # Before the critic, which may start from the same folder and forgives a missing score head.
-        reward=freeze(load_score_model(reward, dtype=dtype)) if reward else None,
-        policy=load_causal_lm(start.model_source("policy", actor), dtype=dtype, tokenizer=tokenizer),
-        reference=freeze(load_causal_lm(actor, dtype=dtype, tokenizer=tokenizer)),
-        critic=load_critic(start.model_source("value", critic), dtype, seed=start.parsed.training.seed),
+        reward=freeze(load_score_model(reward, **options)) if reward else None,
+        policy=load_causal_lm(start.model_source("policy", actor), tokenizer=tokenizer, **options),
+        reference=freeze(load_causal_lm(actor, tokenizer=tokenizer, **options)),
+        critic=load_critic(start.model_source("value", critic), seed=start.parsed.training.seed, **options),
         sequences=sequences,
     )
 
 
-def load_critic(folder: str, dtype: str, *, seed: int) -> ScoreModel:
+def load_critic(folder: str, *, seed: int, dtype: str = "float32", placement: Placement = WHOLE) -> ScoreModel:
     """Return the model in ``folder`` as a critic: its score head without normalisation, or one drawn from ``seed``."""
     saved = ScoreOptions.from_dict(read_config_dict(folder))
     options = ScoreOptions(score_type="critic", score_bias=saved.score_bias)
-    return load_score_model(folder, dtype=dtype, options=options, new_score_head=True, seed=seed)
+    return load_score_model(folder, dtype=dtype, options=options, new_score_head=True, seed=seed, placement=placement)
 
 
 def freeze(model: Any) -> Any:

@@ -13,6 +13,7 @@ from alignment.loops.dataset_run import DatasetRun
 from alignment.loops.launch import Launch, launch
 from alignment.loops.trainer_models import check_start, starting_folder, starting_tokenizer
 from alignment.models.hub import load_score_model, random_score_model
+from alignment.models.placement import Placement
 from alignment.models.score_model import ScoreModel, ScoreOptions
 from alignment.models.tokenizer import Tokenizer
 from alignment.parallel.runner import ModelRunner
@@ -48,7 +49,7 @@ def train(argv: Sequence[str], *, host: str) -> None:
             training_pairs=[pairs[i] for i in range(min(len(pairs), len(held_out)))],
             rows_per_batch=parsed.training.per_device_eval_batch_size,
             decode=lambda ids: tokenizer.decode(np.asarray(ids).tolist(), skip_special_tokens=True),
-            plot_dir=start.output_dir / "plots",
+            plot_dir=start.output_dir / "plots" if start.topology.is_main else None,
         )
 
     hyperparameters = BradleyTerryHyperparameters(
@@ -76,6 +77,7 @@ def train(argv: Sequence[str], *, host: str) -> None:
 def load_starting_model(start: Launch, folder: str | None, tokenizer: Tokenizer) -> ScoreModel:
     """Return the score model to train: a checkpoint's, a reward model's, or a language model with a new score head."""
     reward, seed = start.parsed.reward, start.parsed.training.seed
+    placement = Placement.of(start.topology)
     options = ScoreOptions(
         score_type=reward.objective,
         score_bias=reward.score_bias,
@@ -85,8 +87,15 @@ def load_starting_model(start: Launch, folder: str | None, tokenizer: Tokenizer)
     )
     if folder is None:
         config = reward.model_config_name_or_path
-        return random_score_model(config, options, seed=seed, tokenizer=tokenizer, dtype=start.dtype)
+        return random_score_model(
+            config, options, seed=seed, tokenizer=tokenizer, dtype=start.dtype, placement=placement
+        )
     fresh = start.checkpoint is None
     return load_score_model(
-        folder, dtype=start.dtype, options=options if fresh else None, new_score_head=fresh, seed=seed
+        folder,
+        dtype=start.dtype,
+        options=options if fresh else None,
+        new_score_head=fresh,
+        seed=seed,
+        placement=placement,
     )

@@ -28,7 +28,8 @@ class PairEvaluation:
     """Pairs of the training split (the first of them, as many as held-out ones): how far memory helps."""
     rows_per_batch: int
     decode: Callable[[np.ndarray], str]
-    plot_dir: Path
+    plot_dir: Path | None
+    """Where plots go; None: another process draws them."""
 
     def __call__(self) -> Evaluation:
         """Return ``eval/`` metrics and sample pairs; redraw the calibration and score-by-length plots."""
@@ -42,7 +43,8 @@ class PairEvaluation:
             **self._signs(first, second),
             **self._summary("eval/train_", *self._scores(self.training_pairs[: len(self.pairs)])),
         }
-        self._plot(margins, everything)
+        if self.plot_dir is not None:
+            self._plot(margins, everything, self.plot_dir)
         return metrics, self._rows(first, second)
 
     def _scores(self, pairs: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
@@ -76,12 +78,12 @@ class PairEvaluation:
         right = [sign * scores < 0 for sign, scores in zip(signs, (first, second), strict=True)]
         return {"eval/sign_accuracy": float(np.mean(right))}
 
-    def _plot(self, margins: np.ndarray, scores: np.ndarray) -> None:
-        self.plot_dir.mkdir(parents=True, exist_ok=True)
+    def _plot(self, margins: np.ndarray, scores: np.ndarray, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         sides = [[len(p[f"{side}_input_ids"]) - p["prompt_length"] for p in self.pairs] for side in self.kind.sides]
         chosen = np.arange(len(scores)) < len(self.pairs)
-        plot_calibration(margins, self.plot_dir / "calibration.png")
-        plot_score_by_length(scores, np.concatenate(sides), chosen, self.plot_dir / "score_by_length.png")
+        plot_calibration(margins, folder / "calibration.png")
+        plot_score_by_length(scores, np.concatenate(sides), chosen, folder / "score_by_length.png")
 
     def _rows(self, first: np.ndarray, second: np.ndarray) -> list[dict[str, Any]]:
         rows = []

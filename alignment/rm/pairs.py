@@ -91,5 +91,5 @@ def build_task(kind: PairKind, hyperparameters: BradleyTerryHyperparameters, *, 
     return SupervisedTask(
         make_batch=lambda samples: pair_batch(samples, kind),
         make_objective=make_objective,
-        after_update=model.learn_statistics,
+        after_update=lambda runner: model.learn_statistics(runner.share),
     )

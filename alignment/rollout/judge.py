@@ -32,12 +32,14 @@ class Judge:
     value_rows: int
     """Rows of one forward pass of the critic."""
     temperature: float
+    with_entropy: bool = True
+    """Whether the entropy of the policy is wanted."""
 
     def measure(self, rollout: Rollout) -> Rollout:
-        """Return ``rollout`` with scores, old and reference log-probs, entropy and values."""
+        """Return ``rollout`` with scores, old and reference log-probs, values and, when wanted, entropy."""
         scores = self.scorer.score(rollout)
         options = {"rows_per_batch": self.logprob_rows, "temperature": self.temperature}
-        old, entropy = measure_logprobs(self.policy, rollout, with_entropy=True, **options)
+        old, entropy = measure_logprobs(self.policy, rollout, with_entropy=self.with_entropy, **options)
         return rollout.with_fields(
             raw_scores=scores.values,
             scores=self._normalized(scores),

@@ -13,7 +13,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from alignment.errors import RewardError
+from alignment.parallel.group import ALONE, Group
 from alignment.parallel.runner import ModelRunner
+from alignment.parallel.together import on_main
 from alignment.records import Rollout
 from alignment.rollout.forward import measure_scores
 from alignment.telemetry import log
@@ -86,18 +88,32 @@ class FailurePolicy:
 
 
 class TextScorer:
-    """Scores decoded text by ``call``; see ``FailurePolicy`` for what happens when it fails."""
+    """Scores decoded text by ``call``; see ``FailurePolicy`` for what happens when it fails.
+
+    Of several processes only the first one calls, with all rows, and shares what came of it: a function or service
+    sees the same batches in every layout.
+    """
 
     def __init__(
-        self, call: Callable[[TextBatch], Sequence[float]], tokenizer: Any, *, name: str, policy: FailurePolicy
+        self,
+        call: Callable[[TextBatch], Sequence[float]],
+        tokenizer: Any,
+        *,
+        name: str,
+        policy: FailurePolicy,
+        world: Group = ALONE,
     ) -> None:
         self._call = call
         self._tokenizer = tokenizer
         self._name = name
         self._policy = policy
+        self._world = world
 
     def score(self, rollout: Rollout) -> Scores:
-        """See ``Scorer``."""
+        """See ``Scorer``; a failure is raised in every process."""
+        return on_main(self._world, self._score, rollout)
+
+    def _score(self, rollout: Rollout) -> Scores:
         responses = [self._tokenizer.decode(r.tolist(), skip_special_tokens=True) for r in rollout.responses]
         batch = TextBatch(list(rollout.inputs), responses, list(rollout.labels))
         try:

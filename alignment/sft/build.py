@@ -11,6 +11,7 @@ from alignment.loops.launch import launch
 from alignment.loops.supervised import SupervisedTask
 from alignment.loops.trainer_models import check_start, starting_folder, starting_tokenizer
 from alignment.models.hub import load_causal_lm, random_causal_lm
+from alignment.models.placement import Placement
 from alignment.parallel.runner import ModelRunner
 from alignment.sft.arguments import parse_sft_arguments
 from alignment.sft.evaluation import SupervisedEvaluation
@@ -32,11 +33,12 @@ def train(argv: Sequence[str], *, host: str) -> None:
     held_out = SupervisedDataset(wanted, tokenizer, **options) if wanted else None
     rows, held_out = split_for_evaluation(start, rows, held_out)
     report_ledgers(start, {"train": rows, "eval": held_out})
+    placement = Placement.of(start.topology)
     if folder is None:
         config, seed = parsed.sft.model_config_name_or_path, parsed.training.seed
-        model = random_causal_lm(config, seed=seed, tokenizer=tokenizer, dtype=start.dtype)
+        model = random_causal_lm(config, seed=seed, tokenizer=tokenizer, dtype=start.dtype, placement=placement)
     else:
-        model = load_causal_lm(folder, dtype=start.dtype, tokenizer=tokenizer)
+        model = load_causal_lm(folder, dtype=start.dtype, tokenizer=tokenizer, placement=placement)
 
     def make_evaluation(runner: ModelRunner) -> SupervisedEvaluation:
         return SupervisedEvaluation(

@@ -38,6 +38,11 @@ def configure(*, output_dir: Path | None, is_main: bool) -> None:
             _logger.addHandler(_FileHandler(path, encoding="utf-8"))
 
 
+def is_main() -> bool:
+    """Return whether this process is the one that speaks to the user."""
+    return _logger.level in (logging.NOTSET, logging.INFO)
+
+
 def info(msg: str) -> None:
     """Log one line (main rank only)."""
     _logger.info("%s", msg)

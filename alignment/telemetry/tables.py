@@ -9,14 +9,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from alignment.telemetry import log
+
 _WIDTH_WITHOUT_TERMINAL = 120
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print a table to stdout; floats with 4 significant digits, numbers right-aligned, long text folded.
+    """Print a table to stdout (main rank only); floats with 4 significant digits, numbers right-aligned, text folded.
 
     ``rows`` hold one value a column. Text is printed as it is: square brackets are no markup.
     """
+    if not log.is_main():
+        return
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=_WIDTH_WITHOUT_TERMINAL)

@@ -42,6 +42,19 @@ class Writers:
         self._boards = ()
 
 
+class SilentWriters:
+    """What processes other than the main one write: nothing."""
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """See ``Writers.write``."""
+
+    def write_samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """See ``Writers.write_samples``."""
+
+    def close(self) -> None:
+        """See ``Writers.close``."""
+
+
 def open_writers(
     report_to: Sequence[str], *, output_dir: Path, run_name: str | None = None, resume_step: int = 0
 ) -> Writers:

@@ -4,30 +4,38 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from alignment.errors import CheckpointError
+from alignment.parallel.parts import Part
+from alignment.parallel.together import on_main
+from alignment.parallel.topology import Topology
 from alignment.telemetry import log
 from alignment.training.durable import clean_leftovers, remove_folder, write_folder
+from alignment.training.parts_io import read_state, write_state
 
 MANIFEST = "complete.json"
 STATE = "state.json"
 NAME = re.compile(r"^checkpoint-(\d+)$")
 
 ModelWriter = Callable[[Path], None]
+"""Writes a model to a folder. All processes call it, and what fails in one it raises in all."""
 
 
 class CheckpointStore:
-    """The checkpoints of one ``output_dir``; the newest ``limit`` complete ones are kept (None: all)."""
+    """The checkpoints of one ``output_dir``; the newest ``limit`` complete ones are kept (None: all).
 
-    def __init__(self, output_dir: Path, *, limit: int | None = None) -> None:
+    Only the main process looks for checkpoints and removes them; all save together.
+    """
+
+    def __init__(self, output_dir: Path, *, limit: int | None = None, topology: Topology | None = None) -> None:
+        """``topology``: whose processes save together (None: this one alone)."""
         self.output_dir = output_dir
+        self.topology = topology or Topology(device="cpu")
         self._limit = limit
 
     def clean(self) -> None:
@@ -43,18 +51,22 @@ class CheckpointStore:
         models: Mapping[str, ModelWriter],
         tensors: Mapping[str, Mapping[str, np.ndarray]],
         state: Mapping[str, Any],
+        parts: Mapping[str, Mapping[str, Part]] | None = None,
     ) -> Path:
-        """Write ``checkpoint-step``: a folder a model, a safetensors file a named group, ``state`` as JSON."""
-        target = self.output_dir / f"checkpoint-{step}"
-        with write_folder(target) as aside:
+        """Write ``checkpoint-step``: a folder a model, safetensors files a named group, ``state`` as JSON.
+
+        All processes call it. ``tensors`` are what this one holds, and ``parts`` says for each group which rectangles
+        its parameters are (without it: the whole ones); ``state`` is the main process's. A failure anywhere is one
+        CheckpointError everywhere, and earlier checkpoints stay as they were.
+        """
+        target, world = self.output_dir / f"checkpoint-{step}", self.topology.world
+        with write_folder(target, world) as aside:
             for name, write in models.items():
                 write(aside / name)
             for name, group in tensors.items():
-                _write_tensors(aside / f"{name}.safetensors", group)
-            (aside / STATE).write_text(json.dumps({"step": step, **state}), encoding="utf-8")
-            sizes = {str(p.relative_to(aside)): p.stat().st_size for p in sorted(aside.rglob("*")) if p.is_file()}
-            (aside / MANIFEST).write_text(json.dumps({"step": step, "files": sizes}, indent=1), encoding="utf-8")
-        self._prune()
+                write_state(aside, name, group, parts=(parts or {}).get(name, {}), world=world)
+            on_main(world, _write_manifest, aside, {"step": step, **state})
+        on_main(world, self._prune)
         return target
 
     def all(self) -> list[Path]:
@@ -98,13 +110,11 @@ class Checkpoint:
             )
         return folder
 
-    def tensors(self, name: str) -> dict[str, np.ndarray]:
-        """Return the group ``name`` as it was saved."""
-        path = self.folder / f"{name}.safetensors"
-        try:
-            return load_file(str(path))
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"cannot read {path}: {error}") from error
+    def tensors(
+        self, name: str, *, parts: Mapping[str, Part] | None = None, known: Collection[str] = ()
+    ) -> dict[str, np.ndarray]:
+        """Return the group ``name``, whatever layout saved it; see ``read_state``."""
+        return read_state(self.folder, name, parts=parts, known=known)
 
 
 def step_of(folder: Path) -> int:
@@ -142,8 +152,8 @@ def _unreadable_state(folder: Path) -> str | None:
     return None
 
 
-def _write_tensors(path: Path, group: Mapping[str, np.ndarray]) -> None:
-    try:
-        save_file({name: np.ascontiguousarray(value) for name, value in group.items()}, str(path))
-    except SafetensorError as error:  # what the library makes of a full disk
-        raise OSError(str(error)) from error
+def _write_manifest(folder: Path, state: Mapping[str, Any]) -> None:
+    """Write ``state`` and, with it the last file, the sizes of all files."""
+    (folder / STATE).write_text(json.dumps(state), encoding="utf-8")
+    sizes = {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
+    (folder / MANIFEST).write_text(json.dumps({"step": state["step"], "files": sizes}, indent=1), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Folders that exist whole or not at all: written aside, fsynced, renamed."""
+"""Folders that exist whole or not at all: written aside, by one process or by all, fsynced, renamed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from alignment.errors import CheckpointError
+from alignment.parallel.group import ALONE, Group
+from alignment.parallel.together import everywhere, on_main
 from alignment.telemetry.files import PART_PATTERN
 
 ASIDE_PREFIX = ".writing-"
@@ -16,23 +18,24 @@ RETIRED_PREFIX = ".retired-"
 
 
 @contextlib.contextmanager
-def write_folder(target: Path) -> Iterator[Path]:
+def write_folder(target: Path, world: Group = ALONE) -> Iterator[Path]:
     """Yield an empty folder beside ``target``; on success it takes the place of ``target``, on failure it goes.
 
-    A reader never sees a folder named ``target`` that is half-written, whenever the process is killed.
+    A reader never sees a folder named ``target`` that is half-written, whenever a process is killed. Of several
+    processes that write together all enter it, and what fails inside is raised by all of them (``parallel.together``).
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.parent / f"{ASIDE_PREFIX}{target.name}"
-    shutil.rmtree(aside, ignore_errors=True)
     try:
-        aside.mkdir()
+        on_main(world, _make_empty, aside)
         yield aside
-        sync_tree(aside)
-        _replace(aside, target)
+        # Each its own: a folder shared by several machines is written through each one's cache.
+        everywhere(world, sync_tree, aside)
+        on_main(world, _replace, aside, target)
     except OSError as error:
-        raise CheckpointError(_describe_failure(target, error)) from error
+        raise CheckpointError(world.share_object(_describe_failure(target, error), 0)) from error
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        if world.is_first:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def sync_tree(folder: Path) -> None:
@@ -70,6 +73,11 @@ def remove_folder(folder: Path) -> None:
     shutil.rmtree(retired, ignore_errors=True)
     folder.rename(retired)
     shutil.rmtree(retired, ignore_errors=True)
+
+
+def _make_empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
 
 
 def _replace(aside: Path, target: Path) -> None:

@@ -9,61 +9,145 @@ import numpy as np
 import paddle
 
 from alignment.errors import NumericalError
+from alignment.parallel.group import ALONE
+from alignment.parallel.offload import Offloaded, resident
+from alignment.parallel.parts import Part
 from alignment.parallel.runner import ModelRunner, Objective
+from alignment.parallel.sharding import MAX_STAGE, ParameterShards
 from alignment.records import TokenBatch
 from alignment.telemetry.metrics import Metric
-from alignment.training.optimizers import NamedAdamW, clip_by_global_norm
+from alignment.training.optimizers import NamedAdamW, clip_by_global_norm, scale_gradients
 from alignment.training.schedules import Schedule
 
 
 class Learner:
-    """Owns one trained model's optimizer and schedule; ``name`` (policy, critic, ...) appears in messages."""
+    """Owns one trained model's optimizer and schedule; ``name`` (policy, critic, ...) appears in messages.
+
+    In a layout of several processes all of them call every method.
+    """
 
     def __init__(
-        self, name: str, runner: ModelRunner, *, optimizer: NamedAdamW, schedule: Schedule, max_grad_norm: float
+        self,
+        name: str,
+        runner: ModelRunner,
+        *,
+        optimizer: NamedAdamW,
+        schedule: Schedule,
+        max_grad_norm: float,
+        shards: ParameterShards | None = None,
     ) -> None:
+        """``shards``, whose ``parameters`` are the optimizer's, bring gradients and weights in and out of a layout;
+        None: one process, whose optimizer updates the model's own parameters.
+        """
         self.name = name
         self.runner = runner
         self.num_updates = 0
+        self.offloaded_model: Offloaded | None = None
+        """Weights and gradients, where they live in host memory while nobody uses them; see ``offload``."""
+        self.offloaded_optimizer: Offloaded | None = None
+        """Moments and masters, likewise."""
         self._optimizer = optimizer
         self._schedule = schedule
         self._max_grad_norm = max_grad_norm
+        self._shards = shards
+        self._world = ALONE if shards is None else shards.topology.world
+
+    def offload(self, *, model: bool, optimizer: bool) -> None:
+        """From now on keep the model's weights or the optimizer's state in host memory between uses.
+
+        All methods bring in what they need; a caller that uses several of them, or the model itself, wraps them in
+        ``resident(learner.offloaded_model, learner.offloaded_optimizer)`` to pay for the move once.
+        """
+        if model:
+            self.offloaded_model = Offloaded(f"{self.name} model", self._model_tensors)
+        if optimizer:
+            self.offloaded_optimizer = Offloaded(f"{self.name} optimizer", self._optimizer_tensors)
 
     def accumulate(self, batches: Sequence[TokenBatch], objective: Objective) -> list[dict[str, Metric]]:
         """Add the gradients of ``objective`` over ``batches``; return the metrics of each."""
-        metrics = self.runner.forward_backward(batches, objective)
-        for part in metrics:
-            for key, metric in part.items():
-                if not math.isfinite(float(metric.value)):
-                    raise self._not_finite(key, float(metric.value))
+        with resident(self.offloaded_model):
+            metrics = self.runner.forward_backward(batches, objective)
+        self._check_finite([(key, float(m.value)) for part in metrics for key, m in part.items()])
         return metrics
 
     def apply(self) -> dict[str, Metric]:
         """Clip, step the optimizer and clear the gradients; return the gradient norm before and the learning rate."""
-        norm = clip_by_global_norm(self._optimizer.parameters, self._max_grad_norm)
-        if not math.isfinite(norm):
-            raise self._not_finite("gradient norm", norm)
-        learning_rate = self._schedule.learning_rate(self.num_updates)
-        self._optimizer.step(learning_rate)
+        with resident(self.offloaded_model, self.offloaded_optimizer):
+            norm = self._clip()
+            self._check_finite([("gradient norm", norm)])
+            learning_rate = self._schedule.learning_rate(self.num_updates)
+            self._optimizer.step(learning_rate)
+            if self._shards is not None:
+                self._shards.publish()
         self.num_updates += 1
         return {f"{self.name}/gradient_norm": Metric(norm), f"{self.name}/learning_rate": Metric(learning_rate)}
 
-    def _not_finite(self, what: str, value: float) -> NumericalError:
-        return NumericalError(
+    def _clip(self) -> float:
+        """Make the gradients those of all processes, scale them and return their norm before."""
+        if self._shards is None:
+            return clip_by_global_norm(self._optimizer.parameters, self._max_grad_norm)
+        self._shards.finish_gradients()
+        norm = math.sqrt(self._shards.squared_norm())
+        scale_gradients(self._optimizer.parameters, norm, self._max_grad_norm)
+        return norm
+
+    def _check_finite(self, values: Sequence[tuple[str, float]]) -> None:
+        """Raise on all processes for the first value that is not finite on one of them."""
+        mine = next(((what, value) for what, value in values if not math.isfinite(value)), None)
+        found = self._world.max_(paddle.to_tensor([float(mine is not None)]), "is all finite")
+        if not found.item():
+            return
+        everyones = self._world.gather_objects(mine, "what is not finite")
+        what, value = next(one for one in everyones if one is not None)
+        raise NumericalError(
             f"{self.name} {what} is {value} at update {self.num_updates + 1}, which was not applied (learning rate "
             f"{self._schedule.learning_rate(self.num_updates):g}). Lower the learning rate, or look for extreme rows "
             "in the data; earlier checkpoints are untouched"
         )
 
     def weights(self) -> Iterator[tuple[str, paddle.Tensor]]:
-        """Yield every parameter under its canonical name."""
-        yield from self.runner.model.named_parameters()
+        """Yield every parameter that this process holds, under its canonical name."""
+        with resident(self.offloaded_model):
+            if self._shards is None:
+                yield from self.runner.model.named_parameters()
+            else:
+                with self._shards.gathered():
+                    yield from self._shards.local_weights().items()
+
+    def kept_weights(self) -> Iterator[tuple[str, paddle.Tensor]]:
+        """Yield what stays in memory of the weights between uses, under canonical names: in stage 3 rows."""
+        yield from self.runner.model.named_parameters() if self._shards is None else self._shards.kept_weights()
+
+    def kept_parts(self) -> dict[str, Part] | None:
+        """Return what of the whole tensors ``kept_weights`` are, where they are rows; else None."""
+        return None if self._shards is None or self._shards.stage < MAX_STAGE else self._shards.parts
 
     def state(self) -> dict[str, np.ndarray]:
         """Return the optimizer's state by canonical name, with the number of updates."""
-        return {**self._optimizer.state(), "num_updates": np.array([self.num_updates], np.int64)}
+        with resident(self.offloaded_optimizer):
+            return {**self._optimizer.state(), "num_updates": np.array([self.num_updates], np.int64)}
+
+    def state_parts(self) -> dict[str, Part]:
+        """Return by name what of the whole tensor this process's moments and master in ``state`` are."""
+        return self._optimizer.state_parts()
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Restore what ``state`` returned."""
         self.num_updates = int(state["num_updates"][0])
-        self._optimizer.load_state({key: value for key, value in state.items() if key != "num_updates"})
+        with resident(self.offloaded_optimizer):
+            self._optimizer.load_state({key: value for key, value in state.items() if key != "num_updates"})
+
+    def _model_tensors(self) -> Iterator[tuple[str, paddle.Tensor]]:
+        if self._shards is None:
+            for name, parameter in self.runner.model.named_parameters():
+                yield name, parameter
+                if parameter.grad is not None:
+                    yield f"{name}/gradient", parameter.grad
+        else:
+            yield from self._shards.kept_weights()
+            yield from self._shards.held_gradients()
+
+    def _optimizer_tensors(self) -> Iterator[tuple[str, paddle.Tensor]]:
+        yield from self._optimizer.named_tensors()
+        if self._shards is not None:
+            yield from self._shards.updated_copies()

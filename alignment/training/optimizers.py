@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import paddle
 
 from alignment.errors import CheckpointError
+from alignment.parallel.parts import Part
 
-STATE_FIELDS = ("moment1_0", "moment2_0", "beta1_pow_acc_0", "beta2_pow_acc_0")
-"""What Paddle's AdamW keeps for a parameter, as the suffixes of its state dict."""
+MOMENT_FIELDS = ("moment1_0", "moment2_0")
+POWER_FIELDS = ("beta1_pow_acc_0", "beta2_pow_acc_0")
+STATE_FIELDS = (*MOMENT_FIELDS, *POWER_FIELDS)
+"""What Paddle's AdamW keeps for a parameter, as the suffixes of its state dict: moments have the parameter's shape,
+the powers of beta 1 and beta 2 are one number each."""
 
-MASTER_SUFFIX = "_fp32_master_0"
-"""A half-precision parameter has a float32 master, and Paddle keeps its moments under the master's name."""
+MASTER_FIELD = "master"
+"""The float32 parameter behind a half-precision weight."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +37,27 @@ def decays(name: str) -> bool:
 
 
 class NamedAdamW:
-    """Paddle's AdamW behind canonical names: Paddle's own state keys depend on the order in which layers were made."""
+    """Paddle's AdamW behind canonical names: Paddle's own state keys depend on the order in which layers were made.
 
-    def __init__(self, parameters: Mapping[str, paddle.Tensor], settings: AdamSettings) -> None:
+    Parameters are float32 or float64; half-precision weights are updated through the masters of ``ParameterShards``.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, paddle.Tensor],
+        settings: AdamSettings,
+        *,
+        parts: Mapping[str, Part] | None = None,
+        masters: Collection[str] = (),
+    ) -> None:
+        """``parts`` say what of the whole tensors ``parameters`` are (None: all of them); ``masters`` are the names
+        of those that stand for half-precision weights, and so belong to the state.
+        """
         self.parameters = {name: p for name, p in parameters.items() if not p.stop_gradient}
-        self._inner_names = {p.name: name for name, p in self.parameters.items()}
+        half = [name for name, p in self.parameters.items() if p.dtype not in (paddle.float32, paddle.float64)]
+        assert not half, f"{half[:2]} need masters, see ParameterShards"
+        self._parts = dict(parts or {})
+        self._masters = frozenset(masters)
         decayed = {p.name for name, p in self.parameters.items() if decays(name)}
         self._optimizer = paddle.optimizer.AdamW(
             learning_rate=0.0,
@@ -47,7 +67,6 @@ class NamedAdamW:
             epsilon=settings.epsilon,
             weight_decay=settings.weight_decay,
             apply_decay_param_fun=decayed.__contains__,
-            multi_precision=True,
         )
 
     def step(self, learning_rate: float) -> None:
@@ -57,41 +76,50 @@ class NamedAdamW:
         self._optimizer.clear_grad(set_to_zero=False)
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return ``{canonical name/field: array}``; empty before the first step."""
+        """Return ``{canonical name/field: array}``; without masters it is empty before the first step."""
         inner = self._optimizer.state_dict()
-        masters = inner.pop("master_weights", {})
         state = {
             f"{name}/{field}": inner[key].numpy()
-            for tensor, name in self._inner_names.items()
+            for name, parameter in self.parameters.items()
             for field in STATE_FIELDS
-            if (key := _inner_key(tensor, field, has_master=tensor in masters)) in inner
+            if (key := f"{parameter.name}_{field}") in inner
         }
         assert len(state) == len(inner), f"part of the optimizer's state is not understood: {sorted(inner)[:4]}"
-        return state | {f"{self._inner_names[t]}/master": m.numpy() for t, m in masters.items()}
+        masters = (name for name in self.parameters if name in self._masters)
+        return state | {f"{name}/{MASTER_FIELD}": self.parameters[name].numpy() for name in masters}
+
+    def state_parts(self) -> dict[str, Part]:
+        """Return by name what of the whole tensor the moments and the master in ``state`` are."""
+        return {name: self._parts.get(name, Part.whole(name, p.shape)) for name, p in self.parameters.items()}
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Restore what ``state`` returned; a name that is not a parameter here is refused."""
-        inner: dict = {}
-        masters: dict = {}
-        tensors = {name: tensor for tensor, name in self._inner_names.items()}
+        """Restore what ``state`` returned; a name that is not a parameter here, or of another shape, is refused."""
+        inner: dict[str, paddle.Tensor] = {}
         for key, value in state.items():
             name, _, field = key.rpartition("/")
-            if name not in tensors:
+            if name not in self.parameters:
                 raise CheckpointError(f"optimizer state holds {name!r}, which is not a parameter of this model")
-            tensor = tensors[name]
-            if field == "master":
-                masters[tensor] = paddle.to_tensor(value)
-                masters[tensor].name = tensor + MASTER_SUFFIX
-            else:
-                inner[_inner_key(tensor, field, has_master=f"{name}/master" in state)] = paddle.to_tensor(value)
-        if masters:
-            inner["master_weights"] = masters
+            parameter = self.parameters[name]
+            if field not in POWER_FIELDS and list(value.shape) != list(parameter.shape):
+                raise CheckpointError(
+                    f"optimizer state {key!r} has shape {list(value.shape)}, and the parameter {list(parameter.shape)}"
+                )
+            if field != MASTER_FIELD:
+                inner[f"{parameter.name}_{field}"] = paddle.to_tensor(value)
+            elif name in self._masters:
+                parameter.set_value(value)
         if inner:
             self._optimizer.set_state_dict(inner)
+            # Paddle would take them over at the next step only, and a checkpoint before it would hold nothing.
+            block = paddle.base.framework.default_main_program().global_block()
+            self._optimizer._create_accumulators(block, list(self.parameters.values()))
 
-
-def _inner_key(tensor: str, field: str, *, has_master: bool) -> str:
-    return f"{tensor}{MASTER_SUFFIX if has_master else ''}_{field}"
+    def named_tensors(self) -> Iterator[tuple[str, paddle.Tensor]]:
+        """Yield the moments, which are most of an optimizer's memory."""
+        names = {parameter.name: name for name, parameter in self.parameters.items()}
+        for field in ("moment1", "moment2"):
+            for inner, tensor in self._optimizer._accumulators.get(field, {}).items():
+                yield f"{names[inner]}/{field}", tensor
 
 
 def clip_by_global_norm(parameters: Mapping[str, paddle.Tensor], max_norm: float) -> float:
@@ -101,8 +129,14 @@ def clip_by_global_norm(parameters: Mapping[str, paddle.Tensor], max_norm: float
         return 0.0
     total = paddle.add_n([g.astype("float32").square().sum() for g in gradients])
     norm = float(total.sqrt())
-    if max_norm > 0 and norm > max_norm:
-        with paddle.no_grad():
-            for gradient in gradients:
-                gradient.scale_(max_norm / (norm + 1e-6))
+    scale_gradients(parameters, norm, max_norm)
     return norm
+
+
+@paddle.no_grad()
+def scale_gradients(parameters: Mapping[str, paddle.Tensor], norm: float, max_norm: float) -> None:
+    """Scale gradients whose joint L2 norm is ``norm`` to at most ``max_norm`` (0: leave them)."""
+    if max_norm > 0 and norm > max_norm:
+        for parameter in parameters.values():
+            if parameter.grad is not None:
+                parameter.grad.scale_(max_norm / (norm + 1e-6))

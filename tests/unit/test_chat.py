@@ -12,7 +12,8 @@ import pytest
 
 from alignment import chat
 from alignment.errors import UserError
-from alignment.models.hub import load_score_model, random_causal_lm, random_score_model, save_model
+from alignment.models.hub import load_score_model, random_causal_lm, random_score_model
+from alignment.models.saving import save_model
 from alignment.models.score_model import ScoreOptions
 from alignment.models.tokenizer import load_tokenizer
 from alignment.records import Completion, TokenBatch

@@ -12,6 +12,7 @@ import pytest
 from alignment import export
 from alignment.errors import UserError
 from alignment.models import hub
+from alignment.models.saving import save_model
 from alignment.models.score_model import ScoreOptions
 from alignment.models.tokenizer import load_tokenizer
 from alignment.records import TokenBatch
@@ -39,14 +40,14 @@ def run(tmp_path, tokenizer):
     """The output folder of a run, with a policy."""
     (tmp_path / "config.json").write_text(json.dumps(SHAPE))
     model = hub.random_causal_lm(tmp_path / "config.json", seed=1, tokenizer=tokenizer)
-    hub.save_model(tmp_path / "run" / "policy", model, tokenizer)
+    save_model(tmp_path / "run" / "policy", model, tokenizer)
     return tmp_path / "run"
 
 
 def save_reward(folder, tokenizer, **options):
     model = hub.random_score_model(folder.parent / "config.json", ScoreOptions(**options), seed=1, tokenizer=tokenizer)
     model.normalizer.update(np.array([1.0, 4.0]))
-    hub.save_model(folder, model, tokenizer)
+    save_model(folder, model, tokenizer)
     return model
 
 
@@ -82,7 +83,7 @@ def test_a_bias_that_the_layout_cannot_hold_is_refused(run, tmp_path, tokenizer)
     model = save_reward(tmp_path / "reward", tokenizer, score_bias=True)
     export.export_model(tmp_path / "reward", tmp_path / "zero", dtype="float32")
     model.score.bias.set_value(paddle.full([1], 0.5))
-    hub.save_model(tmp_path / "reward", model, tokenizer)
+    save_model(tmp_path / "reward", model, tokenizer)
     with pytest.raises(UserError, match=r"bias of 0\.5"):
         export.export_model(tmp_path / "reward", tmp_path / "out", dtype="float32")
     assert not (tmp_path / "out").exists()

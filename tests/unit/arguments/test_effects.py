@@ -59,11 +59,10 @@ def test_reference_file_on_one_cpu_process_tells_each_lost_key_once():
         "tensor_parallel_degree",
         "sharding_parallel_degree",
         "sharding",
-        "offload_level",
         "pipeline_parallel_config",
     }
-    assert len(effects) == 10
-    assert "offload_level=freeze_model has no effect: on the CPU" in str([str(e) for e in effects])
+    assert len(effects) == 9
+    assert "tensor_parallel_degree=2 has no effect: this run has one process" in [str(e) for e in effects]
     assert effects[0].key == "use_fusemt"
 
 
@@ -80,15 +79,19 @@ def test_reference_file_of_the_reward_model():
     }
 
 
-def test_layouts_over_several_processes_are_refused_together():
-    parsed = ppo.parse_ppo_arguments([str(FIXTURES / "ppo_argument.json")])
+def test_axes_that_are_not_built_are_refused_together():
+    parsed = ppo.parse_ppo_arguments([*PPO, "--sep_parallel_degree", "2", "--expert_parallel_degree", "4"])
     with pytest.raises(ArgumentError) as error:
         refuse_unbuilt(parsed, device="gpu", world_size=8)
     message = str(error.value)
-    assert "3 argument(s)" in message
-    assert "tensor_parallel_degree=2 is refused" in message
-    assert "sharding=stage1" in message
-    assert "pipeline_parallel_degree" not in message
+    assert "2 argument(s)" in message
+    assert "sep_parallel_degree=2 is refused" in message
+    assert "expert_parallel_degree=4 is refused" in message
+
+
+def test_layout_of_the_reference_file_has_its_effect_on_several_processes():
+    parsed = ppo.parse_ppo_arguments([str(FIXTURES / "ppo_argument.json")])
+    refuse_unbuilt(parsed, device="gpu", world_size=8)
     told = {effect.key for effect in report_effects(parsed, device="gpu", world_size=8)}
     assert "tensor_parallel_degree" not in told
     assert "bf16" not in told

@@ -9,6 +9,12 @@ import pytest
 from alignment.models.config import DecoderConfig
 from alignment.models.decoder import CausalLM
 from alignment.models.initialise import draw_weights
+from alignment.models.logprobs import policy_logprobs
+from alignment.models.placement import WHOLE, Placement
+from alignment.models.score_model import ScoreModel, ScoreOptions
+from alignment.ops import attention
+from alignment.parallel.group import Group
+from alignment.records import TokenBatch
 
 SHAPE = dict(
     vocab_size=40,
@@ -30,8 +36,12 @@ LENGTHS = np.array([9, 2, 6])
 REAL = np.arange(9)[None] < LENGTHS[:, None]
 
 
-def build(family="llama", *, dtype="float32", **changes):
-    model = CausalLM(DecoderConfig.from_dict({**SHAPE, **FAMILIES[family], **changes}), dtype=dtype)
+BATCH = TokenBatch.build([row[:n] for row, n in zip(IDS, LENGTHS, strict=True)], [[3, 4], [1], [2, 5]])
+
+
+def build(family="llama", *, dtype="float32", placement=WHOLE, **changes):
+    config = DecoderConfig.from_dict({**SHAPE, **FAMILIES[family], **changes})
+    model = CausalLM(config, dtype=dtype, placement=placement)
     draw_weights(model, seed=3, std=0.3)
     return model
 
@@ -86,12 +96,13 @@ def test_only_relative_positions_matter():
     assert abs(logits(model, IDS, position_ids=stretched) - logits(model, IDS)).max() > 1e-2
 
 
+@pytest.mark.parametrize("granularity", ["full", "full_attn", "core_attn"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_recomputation_is_bit_equal(family):
+def test_recomputation_is_bit_equal(family, granularity):
     model = build(family)
     model.train()
     plain = gradients(model, IDS, lengths=LENGTHS)
-    model.model.recompute = True
+    model.model.recompute, model.model.recompute_granularity = True, granularity
     again = gradients(model, IDS, lengths=LENGTHS)
     for name, value in plain.items():
         assert np.array_equal(again[name], value), name
@@ -163,3 +174,125 @@ def test_building_a_model_leaves_the_random_state_alone():
     paddle.seed(0)
     build()
     assert np.array_equal(paddle.rand([3]).numpy(), wanted)
+
+
+def count_kept(granularity):
+    """Return how many numbers a forward pass in training keeps for its backward pass."""
+    model = build(num_hidden_layers=2)
+    model.train()
+    model.model.recompute, model.model.recompute_granularity = granularity is not None, granularity
+    sizes = []
+
+    def pack(tensor):
+        sizes.append(tensor.size)
+        return tensor
+
+    with paddle.autograd.saved_tensors_hooks(pack, lambda tensor: tensor):
+        kept = model(IDS)
+    assert kept.shape == [3, 9, 40]
+    return sum(sizes)
+
+
+def test_recomputing_more_keeps_less():
+    plain, blocks, layers = (count_kept(kind) for kind in (None, "full_attn", "full"))
+    assert layers < blocks < plain
+
+
+@pytest.mark.parametrize(("granularity", "times"), [(None, 1), ("core_attn", 2)])
+def test_attention_weights_alone_are_computed_again(monkeypatch, granularity, times):
+    calls = []
+    compute = attention._probabilities
+    monkeypatch.setattr(attention, "_probabilities", lambda *given: calls.append(1) or compute(*given))
+    model = build(num_hidden_layers=2)
+    model.train()
+    model.model.recompute, model.model.recompute_granularity = granularity is not None, granularity
+    gradients(model, IDS)
+    assert len(calls) == 2 * times
+    calls.clear()
+    logits(model, IDS)
+    assert len(calls) == 2
+
+
+def stages(family, num_stages, chunks, **changes):
+    placements = [Placement(stage=s, num_stages=num_stages, chunks_per_stage=chunks) for s in range(num_stages)]
+    return [build(family, placement=placement, **changes) for placement in placements]
+
+
+def run_stages(models, batch, read):
+    """Run the chunks of all stages one after the other, and ``read`` on the last."""
+    chunks = models[0].placement.chunks_per_stage
+    hidden = None
+    for place in range(len(models) * chunks - 1):
+        chunk, stage = divmod(place, len(models))
+        hidden = models[stage].model.run_chunk(chunk, batch, hidden)
+        assert hidden.shape == [models[stage].model.boundary_rows(batch), 32]
+    with models[-1].model.starting_from(hidden):
+        return read(models[-1], batch)
+
+
+def read_logprobs(model, batch):
+    return policy_logprobs(model, batch, temperature=0.7, with_entropy=True)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("num_stages", "chunks"), [(2, 1), (3, 1), (2, 2)])
+def test_stages_one_after_the_other_are_the_whole_model(family, num_stages, chunks):
+    whole, parts = (build(family, num_hidden_layers=5), stages(family, num_stages, chunks, num_hidden_layers=5))
+    results = [read_logprobs(whole, BATCH), run_stages(parts, BATCH, read_logprobs)]
+    for logprobs, entropies in results:
+        (logprobs.square() + entropies).sum().backward()
+    for one, other in zip(*results, strict=True):
+        assert np.array_equal(one.numpy(), other.numpy())
+    held = [(name, parameter) for model in parts for name, parameter in model.named_parameters()]
+    wanted = {name: parameter.grad.numpy() for name, parameter in whole.named_parameters()}
+    assert {name for name, _ in held} == wanted.keys()
+    for name, value in wanted.items():
+        found = [parameter.grad.numpy() for other, parameter in held if other == name]
+        assert len(found) == (2 if name == "model.embed_tokens.weight" and whole.lm_head is None else 1)
+        np.testing.assert_allclose(sum(found), value, rtol=1e-6, atol=1e-6 * abs(value).max(), err_msg=name)
+
+
+def test_stages_of_a_score_model():
+    config = DecoderConfig.from_dict({**SHAPE, **FAMILIES["qwen2"]})
+    placements = [Placement(stage=stage, num_stages=2) for stage in range(2)]
+    whole, *parts = (ScoreModel(config, ScoreOptions(), placement=p) for p in [WHOLE, *placements])
+    for model in (whole, *parts):
+        draw_weights(model, seed=3, std=0.3)
+    assert parts[0].score is None and parts[1].model.embed_tokens is None
+    found = run_stages(parts, BATCH, lambda model, batch: model.read_end_scores(batch))
+    assert np.array_equal(found.numpy(), whole.read_end_scores(BATCH).numpy())
+
+
+def test_a_stage_alone_is_a_mistake():
+    first, last = stages("llama", 2, 1)
+    with pytest.raises(AssertionError, match="starting_from"):
+        last(IDS)
+    with pytest.raises(AssertionError, match="last stage"):
+        first.head()
+
+
+def test_tokens_are_shared_out_between_chunks():
+    for size, rows in ((2, 9), (4, 5)):
+        placement = Placement(Group("tensor", range(size), rank=1), sequence_parallel=True)
+        assert build(placement=placement).model.boundary_rows(BATCH) == rows, "17 tokens, the last padded"
+    assert build().model.boundary_rows(BATCH) == 17
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_process_draws_its_part_of_the_whole_weights(family):
+    whole = dict(build(family).named_parameters())
+    for rank in range(4):
+        model = build(family, placement=Placement(Group("tensor", range(4), rank=rank), stage=1, num_stages=2))
+        for name, parameter in model.named_parameters():
+            part = model.parts[name]
+            assert np.array_equal(parameter.numpy(), whole[name].numpy()[part.slices]), name
+
+
+def test_a_model_computes_in_the_type_its_weights_are_turned_to():
+    rounded = build(dtype="bfloat16")
+    assert rounded.model.dtype == paddle.bfloat16
+    rounded.to(dtype="float32")
+    exact = build()
+    for parameter in exact.parameters():
+        parameter.set_value(parameter.astype("bfloat16").astype("float32"))
+    assert np.array_equal(logits(rounded, IDS), logits(exact, IDS))

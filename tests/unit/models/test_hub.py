@@ -13,7 +13,8 @@ from alignment.models import hub
 from alignment.models.config import DecoderConfig
 from alignment.models.decoder import CausalLM
 from alignment.models.initialise import draw_weights
-from alignment.models.safetensors_io import read_tensors, write_tensors
+from alignment.models.safetensors_io import read_tensors
+from alignment.models.saving import save_model
 from alignment.models.score_model import ScoreModel, ScoreOptions
 
 RAW = {
@@ -44,7 +45,7 @@ def _rewrite(folder, change):
 @pytest.mark.parametrize("changes", [{}, {"model_type": "qwen2"}, {"tie_word_embeddings": True}])
 def test_round_trip_gives_the_same_logits(tmp_path, changes):
     model = _causal(**changes)
-    hub.save_model(tmp_path, model, None)
+    save_model(tmp_path, model, None)
     again = hub.load_causal_lm(tmp_path)
     np.testing.assert_array_equal(model(IDS).numpy(), again(IDS).numpy())
     stored = {s.name: s.array for s in read_tensors(tmp_path)}
@@ -53,12 +54,18 @@ def test_round_trip_gives_the_same_logits(tmp_path, changes):
     assert stored["model.embed_tokens.weight"].shape == (20, 8)
 
 
+def test_files_hold_tensors_in_the_order_of_the_model(tmp_path):
+    model = _causal(model_type="qwen3", num_hidden_layers=11)
+    save_model(tmp_path, model, None)
+    assert [s.name for s in read_tensors(tmp_path)] == [name for name, _ in model.named_parameters()]
+
+
 def test_a_reward_model_keeps_its_head_and_statistics(tmp_path):
     options = ScoreOptions(normalizer_type="ExponentialMovingAverage", normalizer_momentum=0.8, do_normalize=True)
     model = ScoreModel(DecoderConfig.from_dict(RAW), options)
     draw_weights(model, seed=1, std=0.3)
     model.normalizer.update(np.array([1.0, 3.0]))
-    hub.save_model(tmp_path, model, None)
+    save_model(tmp_path, model, None)
     again = hub.load_score_model(tmp_path)
     assert again.options == options
     assert again.normalizer.state() == model.normalizer.state()
@@ -70,7 +77,7 @@ def test_a_reward_model_keeps_its_head_and_statistics(tmp_path):
 
 
 def test_a_language_model_becomes_a_reward_model_only_when_asked(tmp_path):
-    hub.save_model(tmp_path, _causal(), None)
+    save_model(tmp_path, _causal(), None)
     with pytest.raises(ModelFolderError, match=r"missing tensor.*score\.weight"):
         hub.load_score_model(tmp_path)
     first, second = (hub.load_score_model(tmp_path, new_score_head=True, seed=3).score.weight.numpy() for _ in range(2))
@@ -81,7 +88,7 @@ def test_a_language_model_becomes_a_reward_model_only_when_asked(tmp_path):
 def test_heads_of_other_suites_are_found(tmp_path):
     model = ScoreModel(DecoderConfig.from_dict(RAW), ScoreOptions(score_bias=True))
     draw_weights(model, seed=1, std=0.3)
-    hub.save_model(tmp_path, model, None)
+    save_model(tmp_path, model, None)
 
     def rename(tensors):
         tensors["score_head.weight"] = tensors.pop("score.weight")
@@ -94,25 +101,10 @@ def test_heads_of_other_suites_are_found(tmp_path):
     assert again.score.bias.numpy().tolist() == [1.5]
 
 
-def test_shards_are_written_and_read(tmp_path):
-    arrays = {f"t{i}": np.full((4, 8), i, np.float32) for i in range(5)}
-    write_tensors(tmp_path, arrays.items(), max_shard_bytes=300)
-    assert sorted(p.name for p in tmp_path.glob("*.safetensors")) == [
-        f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)
-    ]
-    found = {s.name: s.array for s in read_tensors(tmp_path)}
-    assert found.keys() == arrays.keys()
-    for name, array in arrays.items():
-        np.testing.assert_array_equal(found[name], array)
-    (tmp_path / "model-00002-of-00003.safetensors").unlink()
-    with pytest.raises(ModelFolderError, match="model-00002-of-00003"):
-        list(read_tensors(tmp_path))
-
-
 def test_bfloat16_is_read_and_written_exactly(tmp_path):
     model = CausalLM(DecoderConfig.from_dict(RAW), dtype="bfloat16")
     draw_weights(model, seed=0, std=0.3)
-    hub.save_model(tmp_path, model, None)
+    save_model(tmp_path, model, None)
     again = hub.load_causal_lm(tmp_path, dtype="bfloat16")
     for (name, a), (_, b) in zip(model.named_parameters(), again.named_parameters(), strict=True):
         np.testing.assert_array_equal(a.numpy(), b.numpy(), err_msg=name)
@@ -132,7 +124,7 @@ def test_bfloat16_is_read_and_written_exactly(tmp_path):
     ],
 )
 def test_a_damaged_file_is_named(tmp_path, damage, message):
-    hub.save_model(tmp_path, _causal(), None)
+    save_model(tmp_path, _causal(), None)
     damage(tmp_path / "model.safetensors")
     with pytest.raises(ModelFolderError, match=message) as error:
         hub.load_causal_lm(tmp_path)
@@ -140,14 +132,14 @@ def test_a_damaged_file_is_named(tmp_path, damage, message):
 
 
 def test_a_folder_with_other_weights_says_what_they_are(tmp_path):
-    hub.save_model(tmp_path, _causal(), None)
+    save_model(tmp_path, _causal(), None)
     (tmp_path / "model.safetensors").rename(tmp_path / "model_state.pdparams")
     with pytest.raises(ModelFolderError, match=r"model_state\.pdparams, which must be converted"):
         hub.load_causal_lm(tmp_path)
 
 
 def test_missing_unknown_and_misshapen_tensors_are_refused(tmp_path):
-    hub.save_model(tmp_path, _causal(), None)
+    save_model(tmp_path, _causal(), None)
 
     def swap(tensors):
         tensors.pop("model.norm.weight")
@@ -157,7 +149,7 @@ def test_missing_unknown_and_misshapen_tensors_are_refused(tmp_path):
     expected = r"1 missing tensor.*model\.norm\.weight.*1 unknown tensor.*model\.extra"
     with pytest.raises(ModelFolderError, match=expected):
         hub.load_causal_lm(tmp_path)
-    hub.save_model(tmp_path, _causal(), None)
+    save_model(tmp_path, _causal(), None)
     _rewrite(tmp_path, lambda t: t.update({"model.norm.weight": np.zeros(9, np.float32)}))
     with pytest.raises(ModelFolderError, match=r"model\.norm\.weight has shape \[9\], config\.json needs \[8\]"):
         hub.load_causal_lm(tmp_path)
@@ -174,7 +166,7 @@ class _Tokenizer:
 
 
 def test_a_tokenizer_with_more_ids_than_the_model_is_refused(tmp_path):
-    hub.save_model(tmp_path, _causal(), None)
+    save_model(tmp_path, _causal(), None)
     hub.load_causal_lm(tmp_path, tokenizer=_Tokenizer(20))
     with pytest.raises(ModelFolderError, match="21 tokens, the model's vocabulary 20"):
         hub.load_causal_lm(tmp_path, tokenizer=_Tokenizer(21))

@@ -12,9 +12,28 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from alignment.errors import ModelFolderError
-from alignment.models.safetensors_io import INDEX_FILE, read_file, read_tensors, write_tensors
+from alignment.models.safetensors_io import (
+    INDEX_FILE,
+    Entry,
+    cut_files,
+    file_names,
+    read_file,
+    read_tensors,
+    remove_weights,
+    write_files,
+    write_index,
+)
 
 ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+
+
+def write_tensors(folder, tensors, *, max_shard_bytes=10**9):
+    tensors = list(tensors)
+    cut = cut_files([Entry(name, array.dtype, array.shape) for name, array in tensors], max_bytes=max_shard_bytes)
+    files = dict(zip(file_names(len(cut)), cut, strict=True))
+    remove_weights(folder)
+    write_files(folder, files, tensors)
+    write_index(folder, files)
 
 
 def pack(header, body=bytes(8)):
@@ -67,6 +86,21 @@ def test_a_header_that_makes_no_sense(tmp_path, header):
     path.write_bytes(pack(header))
     with pytest.raises(ModelFolderError, match=str(path)):
         list(read_file(path))
+
+
+def test_shards_are_written_and_read(tmp_path):
+    arrays = {f"t{i}": np.full((4, 8), i, np.float32) for i in range(5)}
+    write_tensors(tmp_path, arrays.items(), max_shard_bytes=300)
+    assert sorted(p.name for p in tmp_path.glob("*.safetensors")) == [
+        f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)
+    ]
+    found = {s.name: s.array for s in read_tensors(tmp_path)}
+    assert found.keys() == arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array)
+    (tmp_path / "model-00002-of-00003.safetensors").unlink()
+    with pytest.raises(ModelFolderError, match="model-00002-of-00003"):
+        list(read_tensors(tmp_path))
 
 
 @given(place=st.integers(0, 200), value=st.integers(0, 255), keep=st.integers(0, 200))

@@ -109,3 +109,15 @@ def test_scores_are_float32_whatever_the_decoder_computes_in():
     model = ScoreModel(CONFIG, ScoreOptions(), dtype="bfloat16")
     assert model.score.weight.dtype == paddle.float32
     assert model.token_scores(paddle.ones([1, 8], "bfloat16")).dtype == paddle.float32
+
+
+def test_statistics_of_all_processes_are_learned():
+    model, alone = (ScoreModel(CONFIG, ScoreOptions(normalizer_type="RunningMeanStd")) for _ in range(2))
+    elsewhere = np.array([3.0, 5.0], np.float32)
+    model.train()
+    model.training_scores(BATCH)
+    model.learn_statistics(lambda own: [elsewhere, *own])
+    alone.normalizer.update(np.array([3.0, 5.0, 0.0, 0.0]))
+    assert model.normalizer.state() == alone.normalizer.state()
+    model.learn_statistics(lambda own: own)
+    assert model.normalizer.count == 4, "nothing is learned twice"

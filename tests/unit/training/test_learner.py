@@ -1,4 +1,4 @@
-"""AdamW by canonical names: state survives a round trip bit for bit; clipping measures the joint norm."""
+"""A learner's updates: with and without shards, resumed, offloaded, stopped by a NaN."""
 
 import numpy as np
 import paddle
@@ -6,22 +6,33 @@ import pytest
 
 from alignment.errors import CheckpointError, NumericalError
 from alignment.parallel.dense import DenseRunner
+from alignment.parallel.offload import resident
+from alignment.parallel.parts import Part
 from alignment.parallel.runner import Objective
+from alignment.parallel.sharding import ParameterShards
+from alignment.parallel.topology import Topology
 from alignment.records import Loss, TokenBatch
 from alignment.telemetry.metrics import Metric
 from alignment.training.learner import Learner
-from alignment.training.optimizers import STATE_FIELDS, AdamSettings, NamedAdamW, clip_by_global_norm, decays
+from alignment.training.optimizers import AdamSettings, NamedAdamW
 from alignment.training.schedules import Schedule
 
 BATCH = TokenBatch.build([np.array([1, 2, 3])], [np.array([1, 2])])
 
 
-def _learner(seed=0):
+def _learner(seed=0, *, with_shards=False):
     paddle.seed(seed)
     model = paddle.nn.Linear(3, 2)
+    parameters = dict(model.named_parameters())
     schedule = Schedule(kind="constant", peak=0.1, floor=0.0, warmup_updates=0, decay_updates=1)
-    optimizer = NamedAdamW(dict(model.named_parameters()), AdamSettings(weight_decay=0.1))
-    return Learner("policy", DenseRunner(model), optimizer=optimizer, schedule=schedule, max_grad_norm=1.0)
+    shards = None
+    if with_shards:
+        whole = {name: Part.whole(name, p.shape) for name, p in parameters.items()}
+        shards = ParameterShards(model, Topology(device="cpu"), stage=0, part_of=whole.__getitem__)
+        parameters = shards.parameters
+    optimizer = NamedAdamW(parameters, AdamSettings(weight_decay=0.1))
+    options = {"optimizer": optimizer, "schedule": schedule, "max_grad_norm": 1.0, "shards": shards}
+    return Learner("policy", DenseRunner(model), **options)
 
 
 def _objective(scale=1.0):
@@ -29,6 +40,14 @@ def _objective(scale=1.0):
         lambda model, batch: model(paddle.to_tensor(batch.input_ids.astype("float32"))),
         lambda output, batch: Loss(output.square().sum() * scale, {"loss": Metric(output.sum())}),
     )
+
+
+def _train(learner, updates):
+    norms = []
+    for _ in range(updates):
+        learner.accumulate([BATCH, BATCH], _objective())
+        norms.append(learner.apply()["policy/gradient_norm"].value)
+    return norms
 
 
 def _weights(learner):
@@ -71,39 +90,45 @@ def test_nan_stops_before_anything_is_applied():
     np.testing.assert_array_equal(before["weight"], _weights(learner)["weight"])
 
 
-def test_clipping_returns_the_norm_before_and_scales_to_the_limit():
-    learner = _learner()
+def test_shards_of_one_process_change_nothing():
+    plain, sharded = _learner(), _learner(with_shards=True)
+    np.testing.assert_allclose(_train(plain, 3), _train(sharded, 3), rtol=1e-6)
+    assert plain.state_parts() == sharded.state_parts()
+    for name, value in _weights(plain).items():
+        np.testing.assert_allclose(_weights(sharded)[name], value, rtol=1e-6)
+
+
+@pytest.mark.parametrize("with_shards", [False, True])
+def test_an_offloaded_learner_makes_the_same_updates(with_shards):
+    stays, leaves = _learner(with_shards=with_shards), _learner(with_shards=with_shards)
+    leaves.offload(model=True, optimizer=True)
+    owners = leaves.offloaded_model, leaves.offloaded_optimizer
+    assert _train(stays, 2) == _train(leaves, 2)
+    assert [owner.num_bytes_away for owner in owners] == [4 * 8, 4 * 8 * 2]
+    with resident(*owners):
+        assert _train(stays, 1) == _train(leaves, 1)
+    for name, value in _weights(stays).items():
+        np.testing.assert_array_equal(_weights(leaves)[name], value)
+    state = leaves.state()
+    for name, value in stays.state().items():
+        np.testing.assert_array_equal(state[name], value)
+    assert all(owner.num_bytes_away for owner in owners)
+
+
+def test_gradients_wait_in_host_memory_between_two_accumulations():
+    learner = _learner(with_shards=True)
+    learner.offload(model=True, optimizer=False)
     learner.accumulate([BATCH], _objective())
-    parameters = dict(learner.weights())
-    squares = sum(float((p.grad**2).sum()) for p in parameters.values())
-    assert clip_by_global_norm(parameters, 0.0) == pytest.approx(squares**0.5, rel=1e-6)
-    clip_by_global_norm(parameters, 0.5)
-    assert sum(float((p.grad**2).sum()) for p in parameters.values()) ** 0.5 == pytest.approx(0.5, rel=1e-5)
+    assert learner.offloaded_model.num_bytes_away == 2 * 4 * 8
+    learner.accumulate([BATCH], _objective())
+    assert learner.apply()["policy/gradient_norm"].value == _train(_learner(with_shards=True), 1)[0]
 
 
-def test_decay_spares_biases_and_norms():
-    names = ["model.norm.weight", "a.bias", "model.layers.0.self_attn.q_proj.weight"]
-    assert [decays(n) for n in names] == [False, False, True]
-
-
-def _half_precision(values):
-    """An optimizer of bfloat16 parameters with its state made, as after a step on a GPU; the CPU has no such step."""
-    model = paddle.nn.Linear(3, 2)
-    model.to(dtype="bfloat16")
-    optimizer = NamedAdamW(dict(model.named_parameters()), AdamSettings())
-    if values:
-        optimizer.load_state(values)
-    with paddle.no_grad():
-        optimizer._optimizer._create_accumulators(
-            paddle.base.framework.default_main_program().global_block(), model.parameters()
-        )
-    return optimizer
-
-
-def test_moments_of_half_precision_parameters_are_saved_and_come_back():
-    saved = {name: np.full_like(value, 0.25) for name, value in _half_precision({}).state().items()}
-    assert {name.partition("/")[2] for name in saved} == {"master", *STATE_FIELDS}
-    restored = _half_precision(saved).state()
-    assert restored.keys() == saved.keys()
-    for name, value in saved.items():
-        np.testing.assert_array_equal(restored[name], value)
+def test_state_restored_into_an_offloaded_learner_is_saved_again_before_any_update():
+    first, second = _learner(), _learner()
+    _train(first, 2)
+    second.offload(model=True, optimizer=True)
+    second.load_state(first.state())
+    assert second.offloaded_optimizer.num_bytes_away == 4 * 8 * 2
+    for name, value in first.state().items():
+        np.testing.assert_array_equal(second.state()[name], value)

@@ -1,0 +1,35 @@
+"""The engine with the weights it needs: loaded when they changed, let go when the policy leaves the device."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from alignment.generation.engine import Engine
+from alignment.parallel.offload import resident
+from alignment.training.learner import Learner
+
+
+@dataclass(kw_only=True)
+class RolloutEngine:
+    """An engine and the policy it generates with."""
+
+    engine: Engine
+    policy: Learner
+    _loaded: int | None = field(default=None, init=False)
+    """The version of the weights that are loaded."""
+
+    @contextlib.contextmanager
+    def ready(self, version: int) -> Iterator[None]:
+        """Have the weights of ``version`` (updates made so far) in the engine inside."""
+        with resident(self.policy.offloaded_model):
+            if self._loaded != version:
+                self.engine.load_weights(self.policy.kept_weights(), version)
+                self._loaded = version
+            try:
+                yield
+            finally:
+                if self.policy.offloaded_model is not None:
+                    self.engine.release()
+                    self._loaded = None

@@ -1,0 +1,204 @@
+"""Models to Hugging Face folders, written by all processes that hold them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import paddle
+
+from alignment.models.config import CONFIG_FILE, DecoderConfig
+from alignment.models.decoder import CausalLM
+from alignment.models.hub import SCORE_STATE
+from alignment.models.naming import is_transposed
+from alignment.models.safetensors_io import Entry, cut_files, file_names, remove_weights, write_files, write_index
+from alignment.models.score_model import ScoreModel
+from alignment.models.tokenizer import Tokenizer
+from alignment.parallel.parts import Part
+from alignment.parallel.reshard import Resharder, dtype_name
+from alignment.parallel.reshard_plan import model_order, plan_transfers
+from alignment.parallel.together import Attempt, on_main
+from alignment.parallel.topology import Topology
+
+FAMILY_NAMES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
+
+
+class WeightFile(NamedTuple):
+    """One safetensors file of a model folder."""
+
+    name: str
+    writer: int
+    """The process that writes it."""
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightSource:
+    """Where the weights of one model are: what this process holds, and through ``parts`` what every process holds.
+
+    ``tensors`` are looked at when a model is saved; a process holds at most one rectangle of a tensor.
+    """
+
+    tensors: Mapping[str, paddle.Tensor]
+    parts: Mapping[str, Part]
+    topology: Topology
+
+    @classmethod
+    def of(cls, model: CausalLM | ScoreModel, topology: Topology | None = None) -> WeightSource:
+        """Return the source of a model whose parameters are in memory, as its placement in ``topology`` cut them."""
+        tensors = dict(model.named_parameters())
+        return cls(tensors=tensors, parts=model.parts, topology=topology or Topology(device="cpu"))
+
+    @cached_property
+    def _everyone(self) -> list[tuple[list[Part], str | None]]:
+        """The parts and the dtype of every process; the first use is made by all together."""
+        own = next(map(dtype_name, self.tensors.values()), None)
+        held = [self.parts[name] for name in self.tensors]
+        return self.topology.world.gather_objects((held, own), "parts of a model")
+
+    @property
+    def held(self) -> list[list[Part]]:
+        """The parts of every process."""
+        return [parts for parts, _ in self._everyone]
+
+    @property
+    def dtype(self) -> str:
+        """That of every tensor."""
+        return next(dtype for _, dtype in self._everyone if dtype is not None)
+
+    @cached_property
+    def files(self) -> list[WeightFile]:
+        """The files of the model's folder, and who writes them."""
+        return assign_files(self.held, stored_dtype(self.dtype))
+
+    @cached_property
+    def _resharder(self) -> Resharder:
+        shapes = {part.name: part.shape for parts in self.held for part in parts}
+        targets: list[list[Part]] = [[] for _ in self.held]
+        for file in self.files:
+            targets[file.writer] += [Part.whole(entry.name, shapes[entry.name]) for entry in file.entries]
+        return Resharder(plan_transfers(self.held, targets), self.topology, dtype=self.dtype)
+
+    def stream_written(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield (name, array) as files hold them, of the tensors this process writes and in that order."""
+        for name, tensor in self._resharder.stream(self.tensors):
+            yield name, stored_array(name, tensor)
+
+
+def save_model(
+    folder: str | Path,
+    model: CausalLM | ScoreModel,
+    tokenizer: Tokenizer | None,
+    *,
+    weights: WeightSource | None = None,
+) -> None:
+    """Write one standard folder: config.json, safetensors, tokenizer. The caller makes it appear whole.
+
+    All processes of ``weights.topology`` call it; what fails in one is raised in all. Without ``weights`` the model is
+    whole in this process.
+    """
+    folder = Path(folder)
+    weights = weights or WeightSource.of(model)
+    world = weights.topology.world
+    on_main(world, _write_description, folder, model, tokenizer)
+    own = {file.name: file.entries for file in weights.files if file.writer == weights.topology.rank}
+    tensors = weights.stream_written()
+    attempt = Attempt(world)
+    attempt.run(write_files, folder, own, tensors)
+    for _ in tensors:
+        # Either nothing is left, or this process cannot write: the others still wait for what it sends.
+        pass
+    attempt.settle()
+    on_main(world, write_index, folder, {file.name: file.entries for file in weights.files})
+
+
+def assign_files(held: Sequence[Sequence[Part]], dtype: np.dtype) -> list[WeightFile]:
+    """Share the tensors that the processes hold among them as writers; ``dtype`` is that of the files."""
+    shapes = {part.name: part.shape for parts in held for part in parts}
+    entries = {name: stored_entry(name, shapes[name], dtype) for name in model_order(shapes)}
+    writers = choose_writers({name: entry.num_bytes for name, entry in entries.items()}, held)
+    contents = [
+        (rank, file)
+        for rank in range(len(held))
+        for file in cut_files(entry for name, entry in entries.items() if writers[name] == rank)
+        if file
+    ]
+    names = file_names(len(contents))
+    return [WeightFile(name, rank, tuple(file)) for name, (rank, file) in zip(names, contents, strict=True)]
+
+
+def choose_writers(sizes: Mapping[str, int], held: Sequence[Sequence[Part]]) -> dict[str, int]:
+    """Return who writes each tensor, about the same number of bytes everyone.
+
+    That is a process that holds some of it, unless it would get more than its share.
+    """
+    holders: dict[str, list[int]] = {name: [] for name in sizes}
+    for rank, parts in enumerate(held):
+        for part in parts:
+            holders[part.name].append(rank)
+    share = max([sum(sizes.values()) / len(held), *sizes.values()])
+    loads = [0] * len(held)
+    writers = {}
+    for name in sorted(sizes, key=lambda name: -sizes[name]):
+        near = min(holders[name], key=lambda rank: (loads[rank], rank))
+        writers[name] = near if loads[near] + sizes[name] <= share else loads.index(min(loads))
+        loads[writers[name]] += sizes[name]
+    return writers
+
+
+def describe_model(model: CausalLM | ScoreModel, tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """Return the config.json of ``model``, readable by Hugging Face's classes."""
+    config = model.config.to_dict()
+    kind = "ForSequenceClassification" if isinstance(model, ScoreModel) else "ForCausalLM"
+    config["architectures"] = [FAMILY_NAMES[model.config.model_type] + kind]
+    config["torch_dtype"] = dtype_name(next(iter(model.parameters())))
+    if isinstance(model, ScoreModel):
+        config |= {"num_labels": 1, "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+        config |= model.options.to_dict() | {SCORE_STATE: model.normalizer.state()}
+        config["pad_token_id"] = _padding_id(model.config, tokenizer)
+    return config
+
+
+def stored_entry(name: str, shape: Sequence[int], dtype: np.dtype) -> Entry:
+    """Return how files hold the parameter ``name`` of ``shape``."""
+    return Entry(name, dtype, tuple(shape[::-1] if is_transposed(name) else shape))
+
+
+def stored_array(name: str, parameter: paddle.Tensor) -> np.ndarray:
+    """Return the parameter ``name`` as files hold it; bfloat16 as uint16 bits."""
+    array = parameter.numpy()
+    return np.ascontiguousarray(array.T) if is_transposed(name) else array
+
+
+def stored_dtype(dtype: str) -> np.dtype:
+    """Return the dtype of ``stored_array`` for parameters of ``dtype``."""
+    return np.dtype("uint16" if dtype == "bfloat16" else dtype)
+
+
+def _write_description(folder: Path, model: CausalLM | ScoreModel, tokenizer: Tokenizer | None) -> None:
+    """Write everything but the weights; weights of before go."""
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_weights(folder)
+    config = describe_model(model, tokenizer)
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    if isinstance(model, CausalLM):
+        ids = {name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in config}
+        (folder / "generation_config.json").write_text(json.dumps(ids, indent=2) + "\n", encoding="utf-8")
+    if tokenizer is not None:
+        tokenizer.save(folder)
+
+
+def _padding_id(config: DecoderConfig, tokenizer: Tokenizer | None) -> int | None:
+    """Return a padding id that is no end token, or None.
+
+    Hugging Face reads a row's score before its first padding: were EOS the padding, it would read one token too early.
+    With None it refuses padded batches, and reads single rows right.
+    """
+    own = () if tokenizer is None else (tokenizer.pad_token_id, tokenizer.unk_token_id)
+    usable = [i for i in (config.pad_token_id, *own) if i is not None and i not in config.eos_token_ids]
+    return usable[0] if usable else None

@@ -1,0 +1,15 @@
+"""The runner that fits a layout."""
+
+from __future__ import annotations
+
+import paddle
+
+from alignment.parallel.dense import DenseRunner
+from alignment.parallel.pipeline import PipelineRunner
+from alignment.parallel.runner import ModelRunner
+from alignment.parallel.topology import Topology
+
+
+def build_runner(model: paddle.nn.Layer, topology: Topology) -> ModelRunner:
+    """Return the runner of ``model``, which was built for this process's place in ``topology``."""
+    return DenseRunner(model, topology) if topology.pipeline.size == 1 else PipelineRunner(model, topology)

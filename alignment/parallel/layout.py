@@ -1,0 +1,48 @@
+"""How many processes share what: the degrees of a layout, and what each process is called in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """Degrees of parallelism; their product is the number of processes."""
+
+    tensor: int = 1
+    """Processes that share every layer."""
+    pipeline: int = 1
+    """Processes that each hold some of the layers (stages)."""
+    sharding: int = 1
+    """Processes that share the optimizer state and see different rows."""
+    data: int = 1
+    """Processes that hold the same state and see different rows."""
+    sharding_stage: int = 0
+    """1: optimizer states are shared; 2: gradients too; 3: weights too; 0: nothing."""
+    sequence_parallel: bool = False
+    """Whether tokens outside attention and feed-forward are split over the tensor-parallel processes."""
+    virtual_stages: int = 1
+    """Chunks of layers a stage holds (interleaved pipeline)."""
+
+    @property
+    def world_size(self) -> int:
+        return self.tensor * self.pipeline * self.sharding * self.data
+
+    @property
+    def batch(self) -> int:
+        """Processes that see different rows."""
+        return self.sharding * self.data
+
+    @property
+    def is_single(self) -> bool:
+        """True: one process."""
+        return self.world_size == 1
+
+    def __str__(self) -> str:
+        degrees = {"TP": self.tensor, "PP": self.pipeline, "Sh": self.sharding, "DP": self.data}
+        parts = [f"{name}{degree}" for name, degree in degrees.items() if degree > 1]
+        stage = f" stage{self.sharding_stage}" if self.sharding > 1 else ""
+        return ("x".join(parts) or "one process") + stage
+
+
+ONE_PROCESS = Layout()

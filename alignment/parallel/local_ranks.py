@@ -1,0 +1,156 @@
+"""Several processes of one layout on this machine, for proofs, plans and tests: Paddle is imported once, then forked.
+
+``python -m alignment.parallel.local_ranks`` is what ``run_ranks`` starts; users start real runs with
+``python -m paddle.distributed.launch``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from alignment.errors import UserError
+
+_HEAD_START_SECONDS = 0.3
+"""The first rank serves the store the others meet in; those that come before it wait three seconds."""
+
+
+def run_ranks(
+    target: str, *arguments: Any, world_size: int, timeout: float = 300.0, search_path: Sequence[Path] = ()
+) -> list[Any]:
+    """Call ``target`` ("module:function") in ``world_size`` processes and return what each returned, by rank.
+
+    Arguments and results are pickled. A rank that fails, or a run beyond ``timeout`` seconds, is a UserError with the
+    end of the output; no process outlives the call.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "call.pickle").write_bytes(pickle.dumps((target, arguments)))
+        output = folder / "output.txt"
+        path = os.pathsep.join([*map(str, search_path), os.environ.get("PYTHONPATH", "")])
+        command = [sys.executable, "-m", "alignment.parallel.local_ranks", str(folder), str(world_size)]
+        with output.open("wb") as stream:
+            process = subprocess.Popen(
+                command, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True, env=_environment(path)
+            )
+            try:
+                status = process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                status = f"no end after {timeout:g} s"
+            finally:
+                _kill_group(process.pid)
+        if status != 0:
+            raise UserError(f"{target} in {world_size} processes failed ({status}):\n{_tail(output)}")
+        return [pickle.loads((folder / f"result-{rank}.pickle").read_bytes()) for rank in range(world_size)]
+
+
+def _environment(path: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PADDLE_")}
+    return {**kept, "PYTHONPATH": path, "GLOG_minloglevel": "2"}
+
+
+def _kill_group(leader: int) -> None:
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def _tail(output: Path) -> str:
+    lines = output.read_text(encoding="utf-8", errors="replace").splitlines()
+    return "\n".join(line for line in lines if "FLAGS" not in line and "=====" not in line)[-6000:]
+
+
+def main(folder: Path, world_size: int) -> int:
+    """Fork the ranks; return 0 when all succeeded, else the exit status of the first that failed."""
+    from alignment.parallel.host import prepare_host
+
+    prepare_host()
+    import paddle  # noqa: F401 - imported before the fork, so that the ranks share it
+
+    target, arguments = pickle.loads((folder / "call.pickle").read_bytes())
+    module, _, name = target.partition(":")
+    function = getattr(importlib.import_module(module), name)
+    environments = rank_environments(world_size)
+    children = {_fork(function, arguments, environment, folder) for environment in environments}
+    while children:
+        pid, status = os.wait()
+        children.discard(pid)
+        if status:
+            for child in children:
+                os.kill(child, signal.SIGTERM)
+            return os.waitstatus_to_exitcode(status)
+    return 0
+
+
+def rank_environments(world_size: int) -> list[dict[str, str]]:
+    """Return the variables ``paddle.distributed.launch`` would set for each of ``world_size`` processes here."""
+    probes = [socket.socket() for _ in range(world_size + 1)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    master, *endpoints = (f"127.0.0.1:{probe.getsockname()[1]}" for probe in probes)
+    for probe in probes:
+        probe.close()
+    shared = {
+        "PADDLE_MASTER": master,
+        "PADDLE_TRAINERS_NUM": str(world_size),
+        "PADDLE_TRAINER_ENDPOINTS": ",".join(endpoints),
+        "PADDLE_DISTRI_BACKEND": "gloo",
+    }
+    return [
+        {
+            **shared,
+            "PADDLE_TRAINER_ID": str(rank),
+            "PADDLE_RANK_IN_NODE": str(rank),
+            "PADDLE_CURRENT_ENDPOINT": endpoint,
+        }
+        for rank, endpoint in enumerate(endpoints)
+    ]
+
+
+def _fork(function: Any, arguments: Sequence[Any], environment: dict[str, str], folder: Path) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    rank = environment["PADDLE_TRAINER_ID"]
+    status = 1
+    try:
+        if rank != "0":
+            time.sleep(_HEAD_START_SECONDS)
+        os.environ.update(environment)
+        result = function(*arguments)
+        (folder / f"result-{rank}.pickle").write_bytes(pickle.dumps(result))
+        _meet()
+        status = 0
+    except UserError as error:
+        print(f"[rank {rank}] error: {error}", flush=True)
+    except BaseException:
+        print(f"[rank {rank}] {traceback.format_exc()}", flush=True)
+    finally:
+        sys.stdout.flush()
+        # Destructors of process groups can abort at exit; everything that matters is written.
+        os._exit(status)
+
+
+def _meet() -> None:
+    """Wait for the other ranks, so that nobody closes connections that another still uses."""
+    import paddle.distributed as dist
+
+    if dist.is_initialized():
+        dist.barrier()
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), json.loads(sys.argv[2])))

@@ -1,0 +1,114 @@
+"""Moves the weights from the layout that holds them to the layout that needs them, a bucket at a time."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+
+import paddle
+
+from alignment.parallel.parts import inside
+from alignment.parallel.reshard_plan import Message, ReshardPlan, Transfer
+from alignment.parallel.topology import Topology
+
+DEFAULT_BUCKET_BYTES = 64 * 2**20
+
+
+class Resharder:
+    """Carries out a plan, as often as wanted. All processes make it from the same plan and run it together."""
+
+    def __init__(
+        self,
+        plan: ReshardPlan,
+        topology: Topology,
+        *,
+        dtype: str = "float32",
+        bucket_bytes: int = DEFAULT_BUCKET_BYTES,
+    ) -> None:
+        """``dtype`` is that of every tensor; ``bucket_bytes`` bounds what is on its way in this process at a time."""
+        self.plan = plan
+        self._world = topology.world
+        self._rank = topology.rank
+        self._dtype = dtype
+        self._held = plan.sources[self._rank]
+        self._wanted = plan.targets[self._rank]
+        limit = max(1, bucket_bytes // bytes_per_element(dtype))
+        # All processes walk the same list, each only past its own messages: the first message in it that is not done
+        # has both ends waiting for it, so sends that wait for their receiver cannot wait for each other.
+        self._rounds = [
+            [message for message in bucket if self._rank in (message.source, message.target)]
+            for bucket in plan.buckets(limit)
+        ]
+
+    def stream(self, local: Mapping[str, paddle.Tensor]) -> Iterator[tuple[str, paddle.Tensor]]:
+        """Yield (name, tensor) for each part this process wants, in the order of the plan, bit for bit.
+
+        ``local`` holds the parts it has. A part that does not change is yielded as the very tensor of ``local``. To be
+        exhausted by every process, also by those that want nothing: the others wait for what they send.
+        """
+        waiting = deque(self._wanted.items())
+        # The elements of each wanted part that are still to come.
+        left = {name: 0 if self.plan.is_zero_copy(self._rank, name) else part.size for name, part in waiting}
+        opened: dict[str, paddle.Tensor] = {}
+        for messages in ([], *self._rounds):
+            for message in messages:
+                self._carry(message, local, opened)
+                if message.target == self._rank:
+                    for piece in message.pieces:
+                        left[piece.name] -= piece.size
+            while waiting and left[waiting[0][0]] == 0:
+                name, _ = waiting.popleft()
+                yield name, self._finish(name, local, opened)
+        assert not waiting, f"never came: {[name for name, _ in waiting][:3]}"
+
+    @paddle.no_grad()
+    def _carry(self, message: Message, local: Mapping[str, paddle.Tensor], opened: dict[str, paddle.Tensor]) -> None:
+        """Send one message, receive it, or copy what stays in this process."""
+        if message.source == message.target:
+            for piece in message.pieces:
+                self._put(piece, self._cut(piece, local), opened)
+        elif message.source == self._rank:
+            flat = [self._cut(piece, local).flatten() for piece in message.pieces]
+            self._world.send(flat[0] if len(flat) == 1 else paddle.concat(flat), message.target, "weights")
+        else:
+            flat = self._world.receive([message.size], self._dtype, message.source, "weights")
+            position = 0
+            for piece in message.pieces:
+                self._put(piece, flat[position : position + piece.size], opened)
+                position += piece.size
+
+    def _cut(self, piece: Transfer, local: Mapping[str, paddle.Tensor]) -> paddle.Tensor:
+        tensor, part = local[piece.name], self._held[piece.name]
+        assert tuple(tensor.shape) == part.extent, f"{piece.name} is {tensor.shape}, its part says {part.extent}"
+        assert dtype_name(tensor) == self._dtype, f"{piece.name} is {dtype_name(tensor)}, not {self._dtype}"
+        return tensor[inside(piece.box, part.box)]
+
+    def _put(self, piece: Transfer, values: paddle.Tensor, opened: dict[str, paddle.Tensor]) -> None:
+        """Set ``piece`` of a wanted part, opened when its first piece comes."""
+        part = self._wanted[piece.name]
+        if piece.box == part.box:
+            opened[piece.name] = values.reshape(part.extent).clone()
+            return
+        target = self._open(piece.name, opened)
+        target[inside(piece.box, part.box)] = values.reshape([stop - start for start, stop in piece.box])
+
+    def _open(self, name: str, opened: dict[str, paddle.Tensor]) -> paddle.Tensor:
+        if name not in opened:
+            opened[name] = paddle.empty(self._wanted[name].extent, self._dtype)
+        return opened[name]
+
+    def _finish(self, name: str, local: Mapping[str, paddle.Tensor], opened: dict[str, paddle.Tensor]) -> paddle.Tensor:
+        if self.plan.is_zero_copy(self._rank, name):
+            return local[name]
+        self._open(name, opened)
+        return opened.pop(name)
+
+
+def dtype_name(tensor: paddle.Tensor) -> str:
+    """Return for example ``bfloat16``."""
+    return str(tensor.dtype).rpartition(".")[2]
+
+
+def bytes_per_element(dtype: str) -> int:
+    """Return the size of one element in bytes."""
+    return paddle.empty([0], dtype).element_size()

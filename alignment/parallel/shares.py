@@ -1,0 +1,92 @@
+"""This process's share of a list of micro-batches that all processes hold, and the results of all shares."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import TypeVar
+
+import paddle
+
+from alignment.errors import UserError
+from alignment.parallel.parts import even_cut
+from alignment.parallel.topology import Topology
+from alignment.records import TokenBatch
+
+T = TypeVar("T")
+
+_ONE_PROCESS = Topology(device="cpu")
+_MAX_NAMED = 8
+
+
+class Shares:
+    """Cuts lists of micro-batches into contiguous shares, one for each of ``topology.batch``."""
+
+    def __init__(self, topology: Topology | None = None) -> None:
+        """Without a ``topology`` this is the only process."""
+        self._topology = topology or _ONE_PROCESS
+        self._num_own = self._num_run = 0
+
+    def take(self, batches: Sequence[TokenBatch], operation: str) -> list[TokenBatch]:
+        """Return the micro-batches this process has to run for ``operation``.
+
+        All processes get the same number, because they meet inside the passes: where the list does not divide evenly,
+        some get its shortest one again as a filler (see ``is_filler``). A UserError on every process, when they do not
+        all hold the same list.
+        """
+        self._check_agreement(batches, operation)
+        group = self._topology.batch
+        start, stop = even_cut(len(batches), group.size, group.index)
+        self._num_own, self._num_run = stop - start, -(-len(batches) // group.size)
+        own, num_fillers = list(batches[start:stop]), self._num_run - self._num_own
+        if num_fillers:
+            own += [min(batches, key=lambda batch: int(batch.lengths.sum()))] * num_fillers
+        return own
+
+    def is_filler(self, index: int) -> bool:
+        """Return whether micro-batch ``index`` of those taken last only fills up: its loss counts nothing."""
+        return index >= self._num_own
+
+    def collect(self, items: Sequence[T]) -> list[T]:
+        """Return what all shares made of the micro-batches taken last, in the order of the list they were cut from.
+
+        ``items`` are one for each micro-batch taken; those of all but the last stage are ignored.
+        """
+        pipeline, group = self._topology.pipeline, self._topology.batch
+        if pipeline.is_last:
+            assert len(items) == self._num_run, f"{len(items)} items for {self._num_run} micro-batches"
+        own = pipeline.share_object(list(items[: self._num_own]), pipeline.size - 1, "results")
+        return [item for part in group.gather_objects(own, "results") for item in part]
+
+    def _check_agreement(self, batches: Sequence[TokenBatch], operation: str) -> None:
+        world = self._topology.world
+        if world.size == 1:
+            return
+        own = _digest(batches, operation)
+        digests = [int(part) for part in world.gather(paddle.to_tensor(own), f"check before {operation}")]
+        if len(set(digests)) == 1:
+            return
+        described = f"{self._topology.place} {operation} of {_describe(batches)}, digest {own & 0xFFFFFFFF:08x}"
+        lines = world.gather_objects(described, "description of micro-batches")
+        kinds = [lines[digests.index(digest)] for digest in dict.fromkeys(digests)]
+        raise UserError(
+            f"{self._topology.place}: all processes must run the same micro-batches, but there are {len(kinds)} "
+            f"different lists among {world.size} processes; one of each:\n  " + "\n  ".join(kinds[:_MAX_NAMED])
+        )
+
+
+def _digest(batches: Sequence[TokenBatch], operation: str) -> int:
+    """Return 63 bits that differ when operations, ids, lengths, targets or the shapes of fields do."""
+    state = hashlib.blake2b(f"{operation} {len(batches)}".encode(), digest_size=8)
+    for batch in batches:
+        fields = sorted((name, value.shape) for name, value in batch.fields.items())
+        state.update(f"{batch.input_ids.shape} {batch.response_width} {fields}".encode())
+        for array in (batch.input_ids, batch.lengths, batch.target_rows, batch.target_positions):
+            state.update(array.tobytes())
+    return int.from_bytes(state.digest(), "big") >> 1
+
+
+def _describe(batches: Sequence[TokenBatch]) -> str:
+    shapes = [f"{list(b.input_ids.shape)} ({int(b.lengths.sum())} tokens)" for b in batches[:_MAX_NAMED]]
+    more = ", ..." if len(batches) > _MAX_NAMED else ""
+    return f"{len(batches)} micro-batches {', '.join(shapes)}{more}"

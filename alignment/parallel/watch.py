@@ -1,0 +1,123 @@
+"""Ends a process whose operation with others does not end, and tells what the others were doing."""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import struct
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+_EXIT_STATUS = 75
+"""EX_TEMPFAIL of sysexits.h: try again later."""
+_PERIOD_SECONDS = 0.5
+_GRACE_SECONDS = 5.0
+"""How long an operation may go on after another process has gone: the transport usually reports that by itself."""
+_SLOT = struct.Struct("<Bd320s")
+_ABSENT, _BUSY, _WAITING = range(3)
+
+
+class Board:
+    """What every process of this machine is doing, in memory they share; a slot survives its process.
+
+    The processes of other machines have boards of their own and are absent here.
+    """
+
+    def __init__(self, token: str, *, rank: int, world_size: int) -> None:
+        """Open the board that all who know ``token`` share."""
+        self._rank, self._world_size = rank, world_size
+        self._path = Path(tempfile.gettempdir()) / f"alignment-{token}.board"
+        self._file = os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600)
+        os.ftruncate(self._file, _SLOT.size * world_size)
+        self._slots = mmap.mmap(self._file, _SLOT.size * world_size)
+        # The system lets go of the lock when this process ends, however it ends.
+        fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, rank)
+
+    def hide(self) -> None:
+        """Remove the name of the file, once all have opened it: nothing is left behind by any end."""
+        self._path.unlink(missing_ok=True)
+
+    def write(self, waiting: bool, now: float, text: bytes) -> None:
+        """Say that this process is inside (``waiting``) or past the operation ``text`` since ``now``."""
+        _SLOT.pack_into(self._slots, self._rank * _SLOT.size, _WAITING if waiting else _BUSY, now, text)
+
+    def gone(self) -> list[int]:
+        """Return the ranks of this machine whose process has ended."""
+        return [rank for rank in range(self._world_size) if rank != self._rank and self._is_gone(rank)]
+
+    def describe(self, now: float) -> list[str]:
+        """Return one line for each other process of this machine."""
+        lines = []
+        for rank in range(self._world_size):
+            state, since, text = _SLOT.unpack_from(self._slots, rank * _SLOT.size)
+            if rank == self._rank or state == _ABSENT:
+                continue
+            place, _, operation = text.rstrip(b"\0").decode("utf-8", "replace").partition("\n")
+            doing = "in" if state == _WAITING else "busy on its own after"
+            end = "; its process has ended" if self._is_gone(rank) else ""
+            lines.append(f"{place}: {doing} {operation} for {now - since:.1f} s{end}")
+        return lines
+
+    def _is_gone(self, rank: int) -> bool:
+        """Return whether the process of ``rank``, which was here, has let go of its lock."""
+        if self._slots[rank * _SLOT.size] == _ABSENT:
+            return False
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, rank)
+        except OSError:
+            return False
+        fcntl.lockf(self._file, fcntl.LOCK_UN, 1, rank)
+        return True
+
+
+class Watch:
+    """Looks twice a second at what this process is doing; ends it when one operation takes longer than ``limit``."""
+
+    def __init__(self, place: str, *, limit: float) -> None:
+        """``place`` names this process; ``limit`` is in seconds."""
+        self.limit = limit
+        self.board: Board | None = None
+        self._place = place
+        self._prefix = place.encode() + b"\n"
+        self._current: dict[int, tuple[str, float]] = {}
+        threading.Thread(target=self._run, name="communication watch", daemon=True).start()
+
+    def enter(self, operation: str) -> None:
+        """Start the clock of ``operation``, the only one of this thread."""
+        self._current[threading.get_ident()] = (operation, time.monotonic())
+        self._show(operation, waiting=True)
+
+    def leave(self, operation: str) -> None:
+        """Stop the clock."""
+        self._current.pop(threading.get_ident(), None)
+        self._show(operation, waiting=False)
+
+    def _show(self, operation: str, *, waiting: bool) -> None:
+        if self.board is not None:
+            self.board.write(waiting, time.monotonic(), self._prefix + operation.encode())
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(_PERIOD_SECONDS)
+            for operation, since in list(self._current.values()):
+                self._check(operation, since)
+
+    def _check(self, operation: str, since: float) -> None:
+        now = time.monotonic()
+        taken = now - since
+        gone = self.board.gone() if self.board is not None and taken > _GRACE_SECONDS else []
+        if taken <= self.limit and not gone:
+            return
+        cause = f"the process of rank {gone[0]} has ended" if gone else f"the limit is {self.limit:g} s"
+        lines = self.board.describe(now) if self.board is not None else []
+        others = "".join(f"\n  {line}" for line in lines) or " nothing is known here"
+        message = (
+            f"{self._place}: {operation} has not ended after {taken:.1f} s ({cause}); this process ends. "
+            f"What the others of this machine were doing:{others}\n"
+        )
+        # Neither the lock of a stream nor an exit handler may hold this up.
+        os.write(2, message.encode())
+        os._exit(_EXIT_STATUS)

@@ -1,0 +1,120 @@
+"""Where the weights of a rollout stand (``eval_mode``), and how they come there from the layout of training.
+
+- empty: the layout of training, with tensor-parallel layers and stages; only rows cut by sharding stage 3 are joined.
+- ``single``: every process has the whole model and is a replica of its own.
+- ``tensor_parallel``: replicas of ``rollout_tensor_parallel_degree`` neighbouring processes, without stages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import paddle
+
+from alignment.errors import ArgumentError
+from alignment.generation.place import WHOLE_MODEL, EnginePlace
+from alignment.models.config import DecoderConfig
+from alignment.models.placement import Placement
+from alignment.models.split_plan import check_degrees, parts_of_rank
+from alignment.parallel.group import Group
+from alignment.parallel.initialise import rollout_groups
+from alignment.parallel.layout import ONE_PROCESS, Layout
+from alignment.parallel.parts import Part
+from alignment.parallel.reshard import Resharder, bytes_per_element
+from alignment.parallel.reshard_plan import ReshardPlan, plan_transfers
+from alignment.parallel.topology import Topology
+from alignment.telemetry.tables import print_table
+
+_MIB = 2**20
+
+
+class RolloutPlace(NamedTuple):
+    """This process when it generates."""
+
+    engine: EnginePlace
+    replicas: Group
+    """One process of each replica, that with the same share of the model as this one."""
+
+
+def rollout_layout(layout: Layout, eval_mode: str | None, degree: int) -> Layout:
+    """Return the layout of one replica of the rollout; ``degree`` below 1: the tensor degree of training."""
+    if eval_mode == "single":
+        return ONE_PROCESS
+    if eval_mode == "tensor_parallel":
+        return Layout(tensor=degree if degree > 0 else layout.tensor)
+    assert not eval_mode, eval_mode
+    return layout
+
+
+def check_rollout(config: DecoderConfig, layout: Layout, *, eval_mode: str | None, degree: int) -> None:
+    """Raise ArgumentError when the tensor degree of the rollout fits neither the model nor the processes."""
+    wanted = rollout_layout(layout, eval_mode, degree).tensor
+
+    def works(tensor: int) -> bool:
+        return layout.world_size % tensor == 0 and not check_degrees(config, Layout(tensor=tensor))
+
+    if eval_mode == "tensor_parallel" and not works(wanted):
+        allowed = ", ".join(str(tensor) for tensor in range(1, layout.world_size + 1) if works(tensor))
+        raise ArgumentError(
+            f"rollout_tensor_parallel_degree={wanted} does not divide the {layout.world_size} processes and the "
+            f"model's {config.num_attention_heads} attention heads ({config.num_key_value_heads} of keys and values); "
+            f"allowed: {allowed}"
+        )
+
+
+def rollout_place(topology: Topology, config: DecoderConfig, *, eval_mode: str | None, degree: int) -> RolloutPlace:
+    """Return the place of this process in the rollout. All processes call it, once: it may make groups."""
+    check_rollout(config, topology.layout, eval_mode=eval_mode, degree=degree)
+    if eval_mode == "single":
+        return RolloutPlace(WHOLE_MODEL, topology.world)
+    if eval_mode == "tensor_parallel":
+        tensor, replicas = rollout_groups(topology, rollout_layout(topology.layout, eval_mode, degree).tensor)
+        return RolloutPlace(EnginePlace(tensor=tensor), replicas)
+    layers = tuple(Placement.of(topology).layers(config.num_hidden_layers))
+    return RolloutPlace(EnginePlace(tensor=topology.tensor, pipeline=topology.pipeline, layers=layers), topology.batch)
+
+
+def rollout_parts(config: DecoderConfig, layout: Layout, *, eval_mode: str | None, degree: int) -> list[list[Part]]:
+    """Return what each process of ``layout`` needs of the model when it generates."""
+    inner = rollout_layout(layout, eval_mode, degree)
+    return [parts_of_rank(config, "causal", inner, rank % inner.world_size) for rank in range(layout.world_size)]
+
+
+class RolloutWeights:
+    """Brings the weights into the layout of the rollout; the plan is made once, here. All processes make it together.
+
+    A tensor that this process needs as it has it is handed on without a copy, so it changes with the next update.
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        held: Sequence[Part],
+        wanted: Sequence[Sequence[Part]],
+        *,
+        dtype: str = "float32",
+    ) -> None:
+        """``held``: the parts this process trains; ``wanted``: see ``rollout_parts``."""
+        sources = topology.world.gather_objects(list(held), "parts of the weights")
+        self.plan = plan_transfers(sources, wanted)
+        self._bytes_per_element = bytes_per_element(dtype)
+        self._resharder = Resharder(self.plan, topology, dtype=dtype)
+
+    def stream(self, local: Mapping[str, paddle.Tensor]) -> Iterator[tuple[str, paddle.Tensor]]:
+        """Yield (name, tensor) for the rollout from what this process trains; exhausted by all processes together."""
+        return self._resharder.stream(local)
+
+    def show(self) -> None:
+        """Print who hands what to whom at every update."""
+        print_plan(self.plan, bytes_per_element=self._bytes_per_element)
+
+
+def print_plan(plan: ReshardPlan, *, bytes_per_element: int) -> None:
+    """Print a row for every two processes that share something, then the sums."""
+    rows = [(row.source, row.target, row.num_tensors, row.num_bytes / _MIB) for row in plan.table(bytes_per_element)]
+    print_table("weights for the rollout, at every update", ["from rank", "to rank", "tensors", "MiB"], rows)
+    totals = plan.totals(bytes_per_element)
+    sums = (totals.wanted, totals.sent, totals.copied, totals.zero_copy, totals.largest_sender)
+    columns = ["needed MiB", "sent MiB", "copied inside a process MiB", "used in place MiB", "largest sender MiB"]
+    print_table("sums over all processes", columns, [[size / _MIB for size in sums]])

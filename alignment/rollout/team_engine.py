@@ -1,0 +1,69 @@
+"""One engine out of many: prompts are split over the rollout replicas, completions come back to every process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from alignment.generation.engine import Engine, GenerationOptions
+from alignment.generation.prompt_checks import check_prompts
+from alignment.parallel.group import Group
+from alignment.parallel.parts import even_cut
+from alignment.parallel.together import everywhere
+from alignment.records import Completion
+from alignment.rollout.rollout_weights import RolloutWeights
+
+
+class TeamEngine:
+    """An ``Engine`` that all processes call with the same prompts; each replica continues its share of them.
+
+    What fails in one replica is raised in all, with the same message.
+    """
+
+    def __init__(self, inner: Engine, replicas: Group, *, config: Any, weights: RolloutWeights | None = None) -> None:
+        """``inner`` generates in this process's replica, whose number is its place in ``replicas``.
+
+        ``config`` is the model's DecoderConfig; ``weights`` brings the trained weights into the layout of ``inner``
+        (None: they are in it).
+        """
+        self._inner = inner
+        self._replicas = replicas
+        self._config = config
+        self._weights = weights
+
+    @property
+    def num_replicas(self) -> int:
+        """Replicas that work at the same time."""
+        return self._replicas.size
+
+    def load_weights(self, weights: Iterable[tuple[str, Any]] | None, version: int) -> None:
+        """See ``Engine.load_weights``; ``weights`` are those this process trains, and all processes call it together.
+
+        None: the model's own, where the rollout uses the layout of training.
+        """
+        if self._weights is not None:
+            assert weights is not None, "weights that change their layout have to be given"
+            weights = self._weights.stream(dict(weights))
+        self._inner.load_weights(weights, version)
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], options: GenerationOptions, *, seed: int, sequence_ids: Sequence[int]
+    ) -> list[Completion]:
+        """See ``Engine.generate``; the completions are the same in every process."""
+        # Before they are split, so that a message has the number of the prompt among all.
+        check_prompts([np.asarray(prompt, np.int64) for prompt in prompts], options, self._config)
+        share = slice(*even_cut(len(prompts), self._replicas.size, self._replicas.index))
+
+        def work() -> list[Completion]:
+            mine = prompts[share]
+            return self._inner.generate(mine, options, seed=seed, sequence_ids=sequence_ids[share]) if len(mine) else []
+
+        completions = everywhere(self._replicas, work)
+        gathered = self._replicas.gather_objects(completions, "completions")
+        return [completion for part in gathered for completion in part]
+
+    def release(self) -> None:
+        """See ``Engine.release``."""
+        self._inner.release()

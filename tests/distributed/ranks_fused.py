@@ -1,0 +1,68 @@
+"""What each rank does in ``test_fused_generation.py``: generate with its part of the weights in the fused engine."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import paddle
+
+from alignment.errors import UserError
+from alignment.generation.fused_engine import FusedEngine
+from alignment.generation.fused_settings import FusedSettings
+from alignment.generation.place import EnginePlace
+from alignment.models.config import DecoderConfig
+from alignment.models.placement import Placement
+from alignment.parallel.initialise import initialise
+from alignment.parallel.layout import Layout
+from tests.distributed import ranks_generation
+from tests.distributed.ranks_generation import FAMILIES, IDS, OPTIONS, PROMPTS, SHAPE
+
+
+def config_of(family: str) -> DecoderConfig:
+    """Return a shape whose shares the kernels can compute (they need even widths)."""
+    return DecoderConfig.from_dict({**SHAPE, "intermediate_size": 56, **FAMILIES[family]})
+
+
+def generate_whole(family: str) -> dict[str, list[tuple]]:
+    """Return what the eager engine gives in one process, by kind of options."""
+    config = config_of(family)
+    engine = ranks_generation.build_engine(config)
+    weights = ranks_generation.whole_weights(config).items()
+    engine.load_weights(((name, paddle.to_tensor(weight)) for name, weight in weights), 0)
+    return {
+        kind: ranks_generation.plain(engine.generate(PROMPTS, options, seed=1, sequence_ids=IDS))
+        for kind, options in OPTIONS.items()
+    }
+
+
+def load(topology, family: str, *, damaged: bool = False) -> FusedEngine:
+    """Return an engine with this rank's part of the weights; ``damaged``: NaN in the last rank's part."""
+    config, placement = config_of(family), Placement.of(topology)
+    weights = ranks_generation.whole_weights(config)
+    if damaged and topology.tensor.is_last:
+        weights["model.layers.1.mlp.up_proj.weight"][:] = float("nan")
+    place = EnginePlace(tensor=topology.tensor)
+    engine = FusedEngine(SimpleNamespace(config=config), FusedSettings(num_slots=3, max_rows=7), place=place)
+    engine.load_weights(ranks_generation.part_of_weights(config, placement, weights), 0)
+    return engine
+
+
+def generate(layout: Layout, families: list[str]) -> dict:
+    """Return completions by (family, kind of options)."""
+    topology = initialise(device="cpu", seed=1, layout=layout)
+    found = {}
+    for family in families:
+        engine = load(topology, family)
+        for kind, options in OPTIONS.items():
+            found[family, kind] = ranks_generation.plain(engine.generate(PROMPTS, options, seed=1, sequence_ids=IDS))
+    return found
+
+
+def fail(layout: Layout) -> str:
+    """Return the message of the error that this rank got."""
+    engine = load(initialise(device="cpu", seed=1, layout=layout), "llama", damaged=True)
+    try:
+        engine.generate(PROMPTS, OPTIONS["sampled"], seed=1, sequence_ids=IDS)
+    except UserError as error:
+        return f"{type(error).__name__}: {error}"
+    return "no error"

@@ -1,0 +1,140 @@
+"""What each rank does in ``test_tensor_models.py``; the reference is the same work in one process."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import paddle
+
+from alignment.models import hub
+from alignment.models.config import DecoderConfig
+from alignment.models.decoder import CausalLM
+from alignment.models.initialise import draw_weights
+from alignment.models.logprobs import policy_logprobs, token_values
+from alignment.models.placement import WHOLE, Placement
+from alignment.models.score_model import ScoreModel, ScoreOptions
+from alignment.models.split_plan import gradient_is_partial, tensor_copies
+from alignment.parallel import vocab_parallel
+from alignment.parallel.group import Group
+from alignment.parallel.initialise import initialise
+from alignment.parallel.layout import Layout
+from alignment.parallel.tensor_parallel import sum_over_copies
+from alignment.parallel.vocab_parallel import VocabularyShare, split_argmax
+from alignment.records import TokenBatch
+
+SHAPE = {
+    "vocab_size": 43,
+    "hidden_size": 32,
+    "intermediate_size": 50,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+}
+
+
+def make_batch() -> TokenBatch:
+    """Return three rows of 9, 2 and 6 tokens: 17 in all, which no number of ranks divides."""
+    random = np.random.default_rng(0)
+    rows = [random.integers(0, SHAPE["vocab_size"], length) for length in (9, 2, 6)]
+    return TokenBatch.build(rows, [np.arange(3, 9), np.array([1]), np.arange(2, 6)])
+
+
+def build(case: dict, placement: Placement = WHOLE) -> CausalLM | ScoreModel:
+    """Return the model of ``case`` in training mode."""
+    config = DecoderConfig.from_dict({**SHAPE, **case["config"]})
+    dtype = case.get("dtype", "float32")
+    if case.get("kind") == "score":
+        model = ScoreModel(config, ScoreOptions(score_bias=True), dtype=dtype, placement=placement)
+    else:
+        model = CausalLM(config, dtype=dtype, placement=placement)
+    draw_weights(model, seed=3, std=0.3)
+    model.train()
+    if "recompute" in case:
+        model.model.recompute, model.model.recompute_granularity = True, case["recompute"]
+    return model
+
+
+def backward(model: CausalLM | ScoreModel, batch: TokenBatch) -> dict[str, np.ndarray]:
+    """Run forward and backward; return what the forward pass gave."""
+    if isinstance(model, ScoreModel):
+        values = token_values(model, batch)
+        (values * values).sum().backward()
+        return {"values": values.numpy()}
+    logprobs, entropies = policy_logprobs(model, batch, temperature=0.7, with_entropy=True)
+    (logprobs * logprobs + 0.3 * entropies).sum().backward()
+    return {"logprobs": logprobs.numpy(), "entropies": entropies.numpy()}
+
+
+def run_all(layout: Layout, cases: list[dict], folder: str) -> dict:
+    """Return what this rank computed in every case, with whole and with split tokens, and from the folder."""
+    topology = initialise(device="cpu", seed=1, layout=layout)
+    placements = [replace(Placement.of(topology), sequence_parallel=flag) for flag in (False, True)]
+    return {
+        "cases": [[run_case(case, placement) for case in cases] for placement in placements],
+        "folder": load_and_choose(placements[0], folder),
+        "head": head_in_pieces(topology.tensor),
+    }
+
+
+def run_case(case: dict, placement: Placement) -> dict:
+    """Return what this rank computed, and its gradients with the parts they belong to."""
+    model = build(case, placement)
+    outputs = backward(model, make_batch())
+    gradients = {name: (model.parts[name], _finish(model, name, p)) for name, p in model.named_parameters()}
+    return {"outputs": outputs, "gradients": gradients}
+
+
+def _finish(model: CausalLM | ScoreModel, name: str, parameter: paddle.Tensor) -> np.ndarray:
+    config, placement = model.config, model.placement
+    degree, gradient = placement.tensor.size, parameter.grad
+    if gradient_is_partial(name, config, tensor_degree=degree, sequence_parallel=placement.sequence_parallel):
+        copies = tensor_copies(name, config, tensor_degree=degree)
+        gradient = sum_over_copies(gradient, placement.tensor, copies=copies)
+    return gradient.numpy()
+
+
+def load_and_choose(placement: Placement, folder: str) -> dict:
+    """Return the weights read from ``folder``, and the likeliest token at each place of the batch."""
+    model, batch = hub.load_causal_lm(Path(folder), placement=placement), make_batch()
+    with paddle.no_grad():
+        logits = model(batch.input_ids, lengths=batch.lengths)
+    share = VocabularyShare(placement.tensor, model.first_token)
+    chosen = split_argmax(logits.reshape([-1, logits.shape[2]]), share).numpy()
+    ties = split_argmax(paddle.zeros([2, logits.shape[2]]), share).numpy()
+    weights = {name: (model.parts[name], p.numpy()) for name, p in model.named_parameters()}
+    return {"weights": weights, "chosen": chosen, "ties": ties}
+
+
+def head_in_pieces(group: Group) -> dict:
+    """Return log-probs, entropies and gradients of a split head whose logits are made in pieces."""
+    vocab_parallel._LOGIT_BYTES = 256
+    case = head_case()
+    first, last = ((group.index + i) * 30 // group.size for i in (0, 1))
+    hidden, weight = (paddle.to_tensor(case[name], stop_gradient=False) for name in ("hidden", "weight"))
+    part = weight.detach()[:, first:last].contiguous()
+    part.stop_gradient = False
+    logprobs, entropies = vocab_parallel.split_logprobs(
+        hidden, part, paddle.to_tensor(case["targets"]), share=VocabularyShare(group, first), with_entropy=True
+    )
+    (logprobs * paddle.to_tensor(case["slopes"]) + entropies).sum().backward()
+    return {
+        "logprobs": logprobs.numpy(),
+        "entropies": entropies.numpy(),
+        "hidden": hidden.grad.numpy(),
+        "columns": (first, last),
+        "weight": part.grad.numpy(),
+    }
+
+
+def head_case() -> dict[str, np.ndarray]:
+    """Return float64 inputs of a head with 30 tokens in the vocabulary."""
+    random = np.random.default_rng(5)
+    return {
+        "hidden": random.standard_normal((11, 8)),
+        "weight": random.standard_normal((8, 30)),
+        "targets": random.integers(0, 30, 11),
+        "slopes": random.standard_normal(11),
+    }

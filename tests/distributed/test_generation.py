@@ -1,0 +1,103 @@
+"""Generation in a layout gives the tokens of one process."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alignment.parallel.layout import Layout
+from alignment.parallel.local_ranks import run_ranks
+from tests.distributed import ranks_generation
+from tests.distributed.ranks_generation import FAMILIES, OPTIONS
+
+HERE = Path(__file__).parent
+pytestmark = pytest.mark.distributed
+
+EVERYTHING = tuple(FAMILIES)
+LAYOUTS = {
+    "TP2": (Layout(tensor=2), EVERYTHING),
+    "PP2": (Layout(pipeline=2), EVERYTHING),
+    "DP2": (Layout(data=2), ("llama",)),
+    "PP2 interleaved": (Layout(pipeline=2, virtual_stages=2), ("qwen2", "qwen3")),
+    "TP4": (Layout(tensor=4), ("llama", "one kv head")),
+    "PP4": (Layout(pipeline=4), ("qwen2", "window")),
+    "TP2xPP2": (Layout(tensor=2, pipeline=2), ("one kv head", "qwen2", "qwen3")),
+    "PP2xDP2": (Layout(pipeline=2, data=2), ("llama", "qwen2")),
+    "TP2xSh2": (Layout(tensor=2, sharding=2), ("qwen3",)),
+}
+
+
+@cache
+def one_process(family: str, kind: str) -> list[tuple]:
+    return ranks_generation.generate_whole(family, kind)
+
+
+def run(function: str, *arguments, layout: Layout):
+    target = f"ranks_generation:{function}"
+    return run_ranks(target, *arguments, world_size=layout.world_size, search_path=[HERE, HERE.parents[1]])
+
+
+def check(found: list[tuple], wanted: list[tuple]) -> None:
+    assert [f[0] for f in found] == [w[0] for w in wanted]
+    assert [f[2] for f in found] == [w[2] for w in wanted]
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one[1], other[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_every_rank_gets_the_tokens_of_one_process(name):
+    layout, families = LAYOUTS[name]
+    for by_case in run("generate", layout, families, layout=layout):
+        for family in families:
+            for kind in OPTIONS:
+                check(by_case[family, kind], one_process(family, kind))
+            check(by_case[family, "few"], one_process(family, "sampled")[:1])
+
+
+def test_fewer_rows_at_a_time_give_the_same_tokens():
+    layout = Layout(pipeline=2)
+    for by_case in run("generate", layout, ["llama"], 3, layout=layout):
+        for kind in OPTIONS:
+            check(by_case["llama", kind], one_process("llama", kind))
+
+
+def test_greedy_decoding_never_brings_logits_together():
+    layout = Layout(tensor=2)
+    for counted in run("count_messages", layout, layout=layout):
+        assert "all_gather" not in counted["greedy"] and counted["greedy"]["all_reduce"] > 0
+        assert counted["sampled"]["all_gather"] > 0
+
+
+@pytest.mark.parametrize(
+    ("layout", "rows"),
+    [(Layout(data=2), 3), (Layout(pipeline=2, data=2), 2), (Layout(tensor=2, pipeline=2), 4)],
+    ids=str,
+)
+def test_an_error_in_one_replica_is_raised_in_every_process(layout, rows):
+    """``rows``: those that the damaged last replica runs at once."""
+    refused, damaged = zip(*run("fail", layout, layout=layout), strict=True)
+    assert set(refused) == {"UserError: prompt 5 holds token id 41; the model's vocabulary is 0 to 40"}
+    assert len(set(damaged)) == 1
+    assert damaged[0].startswith(
+        f"NumericalError: the model's logits for new token 0 are NaN or infinite in {rows} of {rows} sequences"
+    )
+
+
+def test_only_the_first_process_asks_the_reward_function():
+    layout = Layout(data=2)
+    first, second = run("ask_main", False, layout, layout=layout)
+    assert (first["calls"], second["calls"]) == ([2], [])
+    assert first["values"] == second["values"] == [1.0, 2.0]
+    first, second = run("ask_main", True, layout, layout=layout)
+    assert (first["calls"], second["calls"]) == ([2, 2], [])
+    assert first["error"] == second["error"] == "RewardError: f failed 2 times, last: ValueError: broken"
+
+
+def test_the_cases_differ():
+    answers = {str([tokens for tokens, _, _ in one_process(f, k)]) for f in FAMILIES for k in OPTIONS}
+    assert len(answers) == len(FAMILIES) * len(OPTIONS)
+    reasons = {reason for _, _, reason in one_process("llama", "sampled")}
+    assert reasons == {"stop", "length"}

@@ -1,0 +1,38 @@
+"""SFT, reward model and PPO give in every layout the numbers of one process; ``make test-distributed`` shows all."""
+
+from __future__ import annotations
+
+import pytest
+
+from alignment.parity.check import References, check_layout
+from alignment.parity.layouts import LAYOUTS, num_batch_ranks, num_processes
+from alignment.parity.subjects import make_models
+
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+
+QUICK = ("Sh2 stage3 offload", "TP2xPP2 single", "TP2xSh2 stage1", "PP2 virtual2")
+"""Between them every axis, every way of rollout, offloading and a product of two axes."""
+
+
+@pytest.fixture(scope="module")
+def references(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("parity")
+    make_models(folder)
+    return folder, References(folder, timeout=300)
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_layout_gives_the_numbers_of_one_process(name, references):
+    folder, known = references
+    found = check_layout(
+        folder,
+        known,
+        {**LAYOUTS[name], "max_steps": 3},
+        world_size=num_processes(name),
+        batch_ranks=num_batch_ranks(name),
+        timeout=300,
+    )
+    assert len(found) == 3
+    for trainer, difference in found.items():
+        assert not isinstance(difference, str), difference
+        assert difference.passes(), f"{trainer}: {difference}"

@@ -1,0 +1,67 @@
+"""A run goes on in another layout as if nothing had happened, and in its own bit for bit."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import runs
+
+from alignment.parity.subjects import as_one_process, make_models
+from alignment.telemetry.jsonl import read_json_lines
+
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+
+KILLS = 10
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("resume")
+    make_models(place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def unbroken(folder):
+    return runs.train(folder, "unbroken", {**runs.LAYOUT, **runs.CHECKPOINTS}, world_size=4)
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "world_size"),
+    [
+        ("one process", {}, 1),
+        ("Sh2", {"sharding": "stage3", "sharding_parallel_degree": 2}, 2),
+        ("TP2xPP2", {"tensor_parallel_degree": 2, "pipeline_parallel_degree": 2}, 4),
+    ],
+)
+def test_resume_in_another_layout(name, layout, world_size, folder, unbroken):
+    batch_ranks = world_size // (layout.get("tensor_parallel_degree", 1) * layout.get("pipeline_parallel_degree", 1))
+    alone = as_one_process(runs.CHECKPOINTS, batch_ranks=2 // batch_ranks, trainer="PPO")
+    changes = {**alone, **layout, "resume_from_checkpoint": str(unbroken / "checkpoint-2")}
+    resumed = runs.train(folder, f"resumed-{name.replace(' ', '-')}", changes, world_size=world_size)
+    assert runs.largest_difference(runs.weights(unbroken), runs.weights(resumed)) < 1e-5
+    expected = {record["step"]: record for record in read_json_lines(unbroken / "metrics.jsonl")}
+    found = list(read_json_lines(resumed / "metrics.jsonl"))
+    assert [record["step"] for record in found] == [3, 4, 5, 6]
+    for record in found:
+        for key in ("policy/loss", "critic/loss", "ptx/loss", "train/reward"):
+            assert record[key] == pytest.approx(expected[record["step"]][key], abs=1e-5), (record["step"], key)
+
+
+def test_kills_of_random_ranks_lose_nothing(folder, unbroken):
+    choose = random.Random(5)
+    changes = {**runs.LAYOUT, **runs.CHECKPOINTS, "resume_from_checkpoint": True, "save_steps": 1}
+    kills = 0
+    while kills < KILLS:
+        rank, after = choose.randrange(4), choose.uniform(1.0, 9.0)
+        kills += runs.train_and_kill(folder, "killed", changes, world_size=4, rank=rank, after=after)
+        if (folder / "killed" / "policy").is_dir():
+            assert runs.files(folder / "killed") == runs.files(unbroken)
+            changes = {**changes, "resume_from_checkpoint": None, "overwrite_output_dir": True}
+        else:
+            changes = {**changes, "resume_from_checkpoint": True, "overwrite_output_dir": False}
+    runs.train(
+        folder, "killed", {**changes, "resume_from_checkpoint": True, "overwrite_output_dir": False}, world_size=4
+    )
+    assert runs.files(folder / "killed") == runs.files(unbroken)

@@ -1,0 +1,84 @@
+"""Operations between processes: failures get a name, and none lasts longer than the limit."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from alignment.parallel.guard import CommunicationError, Guard
+from alignment.parallel.watch import Board
+
+ROOT = Path(__file__).parents[3]
+
+
+def run(code: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
+
+
+def test_a_failure_of_the_transport_names_place_and_operation():
+    guard = Guard("rank 3 (stage 1, tensor 0, batch 1)")
+    message = r"^rank 3 \(stage 1, tensor 0, batch 1\): send to rank 2 failed: reset$"
+    with pytest.raises(CommunicationError, match=message), guard.during("send to rank 2"):
+        raise RuntimeError("first line\n[/some/pair.cc:576] reset")
+
+
+def test_other_errors_pass():
+    with pytest.raises(KeyError), Guard("rank 0").during("send"):
+        raise KeyError("no failure of the transport")
+
+
+@pytest.mark.parametrize("place", ["threading.Thread(target=wait).start(); threading.Event().wait()", "wait()"])
+def test_an_operation_beyond_the_limit_ends_the_process(place):
+    done = run(
+        "import threading, time\n"
+        "from alignment.parallel.guard import Guard\n"
+        "guard = Guard('rank 1 (stage 1, tensor 0, batch 0)', limit=0.3)\n"
+        "def wait():\n"
+        "    with guard.during('send to rank 0'): time.sleep(60)\n"
+        f"{place}"
+    )
+    assert done.returncode == 75
+    assert done.stderr.startswith("rank 1 (stage 1, tensor 0, batch 0): send to rank 0 has not ended after ")
+    assert "(the limit is 0.3 s)" in done.stderr
+
+
+def test_time_between_operations_does_not_count():
+    done = run(
+        "import time\n"
+        "from alignment.parallel.guard import Guard\n"
+        "guard = Guard('rank 0', limit=0.3)\n"
+        "with guard.during('send'): pass\n"
+        "time.sleep(1.5)\n"
+        "for _ in range(6):\n"
+        "    with guard.during('send'): time.sleep(0.2)\n"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_board_shows_the_others_and_who_is_gone(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    mine = Board("token", rank=0, world_size=3)
+    code = (
+        f"import tempfile; tempfile.tempdir = {str(tmp_path)!r}\n"
+        "import sys, time\n"
+        "from alignment.parallel.watch import Board\n"
+        "board = Board('token', rank=1, world_size=3)\n"
+        "board.write(True, time.monotonic() - 7, b'rank 1 (stage 1)\\nall_reduce')\n"
+        "print('ready', flush=True); sys.stdin.read()\n"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
+    assert other.stdout.readline() == b"ready\n"
+    mine.hide()
+    assert list(tmp_path.iterdir()) == []
+    (line,) = mine.describe(time.monotonic())
+    assert line.startswith("rank 1 (stage 1): in all_reduce for 7.") and "ended" not in line
+    assert mine.gone() == []
+    other.kill()
+    other.wait()
+    other.stdin.close(), other.stdout.close()
+    assert mine.gone() == [1]
+    assert mine.describe(time.monotonic())[0].endswith("; its process has ended")

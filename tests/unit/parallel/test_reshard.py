@@ -1,0 +1,90 @@
+"""The executor against plain slicing: bit for bit, in every layout, without a deadlock, a bucket at a time."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import paddle
+import pytest
+
+from alignment.parallel.parts import Part, even_cut
+from alignment.parallel.reshard import Resharder
+from alignment.parallel.reshard_plan import plan_transfers
+from alignment.parallel.topology import Topology
+from tests.forked_ranks import run_forked
+
+SHAPES = {
+    "model.embed_tokens.weight": (7, 6),
+    "model.layers.0.a": (6, 5),
+    "model.layers.1.a": (9,),
+    "lm_head.weight": (3, 4),
+}
+
+
+def whole_tensor(name, dtype):
+    numbers = np.random.default_rng(list(SHAPES).index(name)).standard_normal(SHAPES[name])
+    return paddle.to_tensor(numbers.astype(np.float32)).astype(dtype)
+
+
+def random_layout(generator, world_size):
+    held = [[] for _ in range(world_size)]
+    for name, shape in SHAPES.items():
+        axis, pieces = generator.randrange(len(shape)), generator.randint(1, world_size)
+        for rank in range(world_size):
+            part = Part.whole(name, shape).along(axis, *even_cut(shape[axis], pieces, rank % pieces))
+            if part.size:
+                held[rank].append(part)
+    return held
+
+
+def exchange(topology, sources, targets, dtype, bucket_bytes):
+    local = {p.name: whole_tensor(p.name, dtype)[p.slices].clone() for p in sources[topology.rank]}
+    resharder = Resharder(plan_transfers(sources, targets), topology, dtype=dtype, bucket_bytes=bucket_bytes)
+    largest = 0
+
+    def measure(tensor, *arguments):
+        nonlocal largest
+        largest = max(largest, int(tensor.size) * tensor.element_size())
+        return type(topology.world).send(topology.world, tensor, *arguments)
+
+    topology.world.send = measure
+    wanted = {part.name: part for part in targets[topology.rank]}
+    for _ in range(2):
+        names = []
+        for name, tensor in resharder.stream(local):
+            names.append(name)
+            expected = whole_tensor(name, dtype)[wanted[name].slices]
+            assert str(tensor.dtype) == f"paddle.{dtype}"
+            np.testing.assert_array_equal(tensor.numpy(), expected.numpy())
+            if resharder.plan.is_zero_copy(topology.rank, name):
+                assert tensor is local[name]
+        assert sorted(names) == sorted(wanted)
+        assert names == [name for name in SHAPES if name in wanted], "in the order of the model"
+    return largest
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("bucket_bytes", [16, 200, 2**20])
+def test_random_layouts_to_random_layouts(dtype, bucket_bytes):
+    generator = random.Random(bucket_bytes)
+    for world_size in (2, 3, 4):
+        sources, targets = random_layout(generator, world_size), random_layout(generator, world_size)
+        found = run_forked(exchange, world_size, sources, targets, dtype, bucket_bytes)
+        assert all(isinstance(largest, int) for largest in found), found
+        assert max(found) <= bucket_bytes
+
+
+def test_parts_gathered_on_one_process():
+    sources = [[Part.whole(name, SHAPES[name])] for name in SHAPES]
+    targets = [[], [], [Part.whole(*item) for item in SHAPES.items()], []]
+    found = run_forked(exchange, 4, sources, targets, "float32", 64)
+    assert all(isinstance(largest, int) for largest in found), found
+
+
+def test_one_process_gets_its_own_tensors():
+    parts = [Part.whole(*item) for item in SHAPES.items()]
+    local = {part.name: whole_tensor(part.name, "float32") for part in parts}
+    found = dict(Resharder(plan_transfers([parts], [parts]), Topology(device="cpu")).stream(local))
+    assert list(found) == list(SHAPES)
+    assert all(found[name] is local[name] for name in SHAPES)

@@ -1,0 +1,87 @@
+"""Split log-probs in a group of one process equal those of the whole head; several: ``test_tensor_models.py``."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import pytest
+
+from alignment.ops.token_logprobs import head_logprobs
+from alignment.parallel import vocab_parallel
+from alignment.parallel.group import ALONE
+from alignment.parallel.vocab_parallel import VocabularyShare, split_argmax, split_logprobs
+
+RANDOM = np.random.default_rng(0)
+HIDDEN, WEIGHT = RANDOM.standard_normal((7, 5)), RANDOM.standard_normal((5, 13))
+TARGETS = paddle.to_tensor(RANDOM.integers(0, 13, 7))
+SLOPES = paddle.to_tensor(RANDOM.standard_normal((2, 7)))
+ALL = VocabularyShare(ALONE, 0)
+
+
+def gradients(compute, dtype="float64", transposed=False, **options):
+    """Return (log-probs, entropies, gradient of hidden, of weight) of ``compute``."""
+    weight = WEIGHT.T if transposed else WEIGHT
+    hidden, weight = (paddle.to_tensor(array, dtype, stop_gradient=False) for array in (HIDDEN, weight))
+    logprobs, entropies = compute(hidden, weight, TARGETS, transposed=transposed, **options)
+    slopes = SLOPES.astype(dtype)
+    loss = (logprobs * slopes[0]).sum()
+    if entropies is not None:
+        loss = loss + (entropies * slopes[1]).sum()
+    loss.backward()
+    values = [logprobs, hidden.grad, weight.grad] + ([] if entropies is None else [entropies])
+    return [value.numpy() for value in values]
+
+
+@pytest.mark.parametrize("logit_bytes", [64 << 20, 4 * 13 * 3, 1])
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-5)])
+@pytest.mark.parametrize("options", [{"with_entropy": True}, {"temperature": 0.6, "with_entropy": True}, {}])
+def test_equal_to_the_whole_head(monkeypatch, logit_bytes, transposed, dtype, tolerance, options):
+    monkeypatch.setattr(vocab_parallel, "_LOGIT_BYTES", logit_bytes)
+    found = gradients(
+        lambda *given, **more: split_logprobs(*given, share=ALL, **more), dtype, transposed=transposed, **options
+    )
+    wanted = gradients(head_logprobs, dtype, transposed=transposed, **options)
+    assert len(found) == (4 if "with_entropy" in options else 3)
+    for one, other in zip(found, wanted, strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance)
+
+
+def test_logits_in_several_pieces_are_not_kept(monkeypatch):
+    monkeypatch.setattr(vocab_parallel, "_LOGIT_BYTES", 4 * 13 * 3)
+    made = []
+    compute = vocab_parallel._logits
+    monkeypatch.setattr(
+        vocab_parallel, "_logits", lambda hidden, *rest: made.append(hidden.shape[0]) or compute(hidden, *rest)
+    )
+    gradients(lambda *given, **more: split_logprobs(*given, share=ALL, **more))
+    assert made == [3, 3, 1] * 2, "made once forward and once backward"
+
+
+def test_an_entropy_that_no_loss_uses():
+    hidden, weight = (paddle.to_tensor(array, stop_gradient=False) for array in (HIDDEN, WEIGHT))
+    logprobs, entropies = split_logprobs(hidden, weight, TARGETS, share=ALL, with_entropy=True)
+    logprobs.sum().backward()
+    alone = gradients(lambda *given, **more: split_logprobs(*given, share=ALL, **more))
+    assert entropies.shape == [7] and hidden.grad.shape == list(alone[1].shape)
+
+
+def test_extreme_logits_stay_finite():
+    hidden = paddle.to_tensor([[1e4, 0.0], [-1e4, 0.0]], stop_gradient=False)
+    weight = paddle.to_tensor([[1.0, 0.0, -1.0], [0.0, 0.0, 0.0]], stop_gradient=False)
+    logprobs, entropies = split_logprobs(hidden, weight, paddle.to_tensor([2, 2]), share=ALL, with_entropy=True)
+    assert logprobs.tolist() == [-2e4, 0.0] and entropies.tolist() == [0.0, 0.0]
+    (logprobs + entropies).sum().backward()
+    assert np.isfinite(hidden.grad.numpy()).all()
+
+
+def test_tokens_outside_the_share_have_no_column():
+    columns, held = VocabularyShare(ALONE, 10).places(paddle.to_tensor([9, 10, 14, 15]), 5)
+    assert columns.tolist() == [0, 0, 4, 0]
+    assert held.tolist() == [False, True, True, False]
+
+
+def test_argmax_counts_from_the_first_token_and_takes_the_first_of_equals():
+    logits = paddle.to_tensor([[0.0, 3.0, 3.0], [5.0, 1.0, 2.0]])
+    assert split_argmax(logits, VocabularyShare(ALONE, 10)).tolist() == [11, 10]

@@ -1,0 +1,123 @@
+"""The doctor: what it prints, and when it says that the suite cannot run."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from alignment import doctor
+from alignment.doctor import Finding
+from alignment.ops.native import build, library
+from alignment.ops.native.library import Search
+
+
+def look(findings: list[Finding]) -> dict[str, str]:
+    return {finding.what: finding.value for finding in findings}
+
+
+class FakeCore:
+    """A library that was found."""
+
+    reason, isa = "cached build somewhere", "avx2"
+
+
+@pytest.fixture
+def found(monkeypatch):
+    """Set what the search for kernels finds; nothing is compiled."""
+
+    def set_found(core, reason="the reason"):
+        monkeypatch.setattr(library, "find_core", lambda: Search(core, reason))
+
+    set_found(FakeCore())
+    return set_found
+
+
+def test_every_question_has_an_answer(found):
+    findings = doctor.examine()
+    values = look(findings)
+    expected = {"python", "paddle", "numpy", "safetensors", "tokenizers", "host settings", "paddle computes on"}
+    expected |= {"GPU", "processor", "kernels", "generation", "compiler", "free memory", "build cache"}
+    assert set(values) == expected
+    assert values["paddle"] == "3.3.1"
+    assert values["kernels"] == "cached build somewhere; instruction set avx2"
+    assert "fused engine" in values["generation"]
+    assert "OMP_NUM_THREADS" in values["host settings"]
+    assert re.fullmatch(r"\d+\.\d GiB", values["free memory"])
+    assert [finding.problem for finding in findings if finding.problem] == []
+
+
+def test_without_kernels_the_eager_engine_is_named_and_it_can_run(found):
+    found(None, "no C++ compiler")
+    findings = doctor.examine()
+    assert look(findings)["kernels"] == "none: no C++ compiler"
+    assert "eager" in look(findings)["generation"]
+    assert doctor.print_findings(findings) == 0
+
+
+def test_on_a_gpu_the_eager_engine_is_named(found, monkeypatch):
+    monkeypatch.setattr("paddle.device.get_device", lambda: "gpu:0")
+    assert "eager" in look(doctor.examine())["generation"]
+
+
+def test_a_missing_package_is_a_reason(monkeypatch, capsys):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tokenizers" else find_spec(name))
+    findings = doctor.examine()
+    assert doctor.print_findings(findings) == 1
+    printed = capsys.readouterr().out
+    assert "pip install tokenizers" in printed
+    assert "cannot run" in printed
+    assert "kernels" not in look(findings), "nothing is imported when a package is missing"
+
+
+def test_it_prints_without_rich(monkeypatch, capsys):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert doctor.print_findings(doctor.examine()) == 1
+    printed = capsys.readouterr().out
+    assert "pip install rich" in printed
+    assert "pip install paddlepaddle" in printed
+
+
+def test_an_old_python_is_a_reason(monkeypatch):
+    monkeypatch.setattr(doctor, "PYTHONS", ((3, 98), (3, 99)))
+    assert "use 3.98 to 3.99" in doctor.examine()[0].problem
+
+
+def test_another_paddle_is_pointed_out(found, monkeypatch):
+    monkeypatch.setattr(doctor, "PADDLE", "9.9")
+    assert look(doctor.examine())["paddle"] == "3.3.1 (tested with 9.9 only)"
+
+
+def test_a_surprise_is_a_reason_and_hides_nothing(found, monkeypatch):
+    def fail():
+        raise OSError("disk on fire")
+
+    monkeypatch.setattr(build, "cache_folder", fail)
+    findings = doctor.examine()
+    assert [finding.problem for finding in findings if finding.problem] == ["room: OSError: disk on fire"]
+    assert "kernels" in look(findings)
+
+
+def test_what_it_requires_is_what_is_installed(repo_root):
+    setup = (repo_root / "setup.py").read_text(encoding="utf-8")
+    core = re.search(r"CORE = \[(.*?)\]", setup, re.DOTALL).group(1)
+    installed = {re.match(r"[\w-]+", name).group() for name in re.findall(r'"([^"]+)"', core)}
+    assert set(doctor.REQUIRED.values()) <= installed
+    assert f'"paddlepaddle=={doctor.PADDLE}"' in core
+    low, high = re.search(r'python_requires=">=3\.(\d+),<3\.(\d+)"', setup).groups()
+    assert ((3, int(low)), (3, int(high) - 1)) == doctor.PYTHONS
+
+
+def test_the_command_runs_where_there_is_no_compiler(tmp_path):
+    environment = {"XDG_CACHE_HOME": str(tmp_path), "PATH": "", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "alignment.doctor"]
+    root = Path(doctor.__file__).parents[1]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "the suite can run here" in done.stdout
+    assert "generation" in done.stdout
