@@ -1,0 +1,102 @@
+"""The runs that are compared: real trainers on small random models and shipped data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from alignment.models.config import DecoderConfig
+from alignment.models.decoder import CausalLM
+from alignment.models.saving import save_model
+from alignment.models.initialise import draw_weights
+from alignment.models.score_model import ScoreModel, ScoreOptions
+from alignment.models.tokenizer import load_tokenizer
+
+TOKENIZER = Path(__file__).resolve().parents[1] / "data" / "shipped" / "packing" / "tokenizer"
+SMALL_MODEL = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "rms_norm_eps": 1e-5,
+}
+LARGE_STD = 0.2
+"""Spread of the random weights: with a usual 0.02 all log-probs are nearly equal, and differences would not show."""
+
+COMMON: dict[str, Any] = {
+    "chat_template": "tokenizer",
+    "max_length": 64,
+    "max_steps": 5,
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 2,
+    "learning_rate": 1e-4,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
+    "device": "cpu",
+    "seed": 7,
+}
+TRAINERS: dict[str, dict[str, Any]] = {
+    "SFT": {"train_datasets": "packing-sft/train:200/-1", "model_name_or_path": "actor"},
+    "RM": {"train_datasets": "packing-preference/train:200/-1", "model_name_or_path": "actor", "regularization": 0.01},
+    "PPO": {
+        "train_datasets": "packing-prompts/train:100/-1",
+        "actor_model_name_or_path": "actor",
+        "reward_model_name_or_path": "reward",
+        "ptx_datasets": "packing-sft/train:60/-1",
+        "ptx_coeff": 0.5,
+        "num_return_sequences": 2,
+        "per_device_prompt_batch_size": 2,
+        "max_dec_len": 8,
+        "normalize_advantage": True,
+        "use_fusemt": False,
+    },
+}
+LAYOUT_KEYS = (
+    "tensor_parallel_degree",
+    "pipeline_parallel_degree",
+    "virtual_pp_degree",
+    "sharding",
+    "sharding_parallel_degree",
+    "sequence_parallel",
+    "eval_mode",
+    "rollout_tensor_parallel_degree",
+    "offload_level",
+)
+
+
+def make_models(folder: Path, shape: Mapping[str, Any] = SMALL_MODEL) -> None:
+    """Write ``actor`` and ``reward`` with random weights of ``shape`` (keys of a config.json) below ``folder``."""
+    tokenizer = load_tokenizer(TOKENIZER)
+    raw = {**shape, "vocab_size": len(tokenizer), "max_position_embeddings": 128}
+    raw |= {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
+    config = DecoderConfig.from_dict(raw, place="the small model")
+    for seed, name, model in (
+        (1, "actor", CausalLM(config)),
+        (2, "reward", ScoreModel(config, ScoreOptions(score_type="reward"))),
+    ):
+        draw_weights(model, seed=seed, std=LARGE_STD)
+        save_model(folder / name, model, tokenizer)
+
+
+def write_arguments(folder: Path, trainer: str, output: str, changes: Mapping[str, Any]) -> Path:
+    """Write the JSON of one run below ``folder``, whose models ``make_models`` wrote; return its path."""
+    arguments = {**COMMON, **TRAINERS[trainer], **changes, "output_dir": str(folder / output)}
+    path = folder / f"{output}.json"
+    path.write_text(json.dumps(arguments, indent=1), encoding="utf-8")
+    return path
+
+
+def as_one_process(changes: Mapping[str, Any], *, batch_ranks: int, trainer: str) -> dict[str, Any]:
+    """Return the changes that make one process do the work of ``batch_ranks`` that see different rows."""
+    kept = {key: value for key, value in changes.items() if key not in LAYOUT_KEYS}
+    merged = {**COMMON, **TRAINERS[trainer], **kept}
+    kept["gradient_accumulation_steps"] = merged["gradient_accumulation_steps"] * batch_ranks
+    if "per_device_prompt_batch_size" in merged:
+        kept["per_device_prompt_batch_size"] = merged["per_device_prompt_batch_size"] * batch_ranks
+    return kept

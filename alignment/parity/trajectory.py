@@ -1,0 +1,75 @@
+"""What a run leaves to be compared: its metrics, what was sampled and measured, and its final weights."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alignment.models.safetensors_io import read_tensors
+from alignment.parallel.local_ranks import run_ranks
+from alignment.records import Experience
+from alignment.telemetry.jsonl import read_json_lines
+
+ENTRIES = {"SFT": "alignment.sft.build", "RM": "alignment.rm.build", "PPO": "alignment.ppo.build"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trajectory:
+    """One run of one trainer."""
+
+    metrics: list[dict[str, float]]
+    """One record an update."""
+    responses: list[list[np.ndarray]]
+    """Token ids of every response, by iteration (PPO only)."""
+    logprobs: list[np.ndarray]
+    """[N, R] of the policy before each update (PPO only)."""
+    values: list[np.ndarray]
+    """[N, R] of the critic before each update (PPO only)."""
+    weights: dict[str, np.ndarray]
+    """Final tensors by model and name."""
+
+
+def run_trainers(jobs: Sequence[tuple[str, Path]], *, world_size: int, timeout: float) -> list[Trajectory]:
+    """Run (trainer, path of its JSON) one after the other in ``world_size`` processes."""
+    target = "alignment.parity.trajectory:train_all"
+    observed = run_ranks(target, [(name, str(path)) for name, path in jobs], world_size=world_size, timeout=timeout)
+    return [
+        _trajectory(path.with_suffix(""), experiences) for (_, path), experiences in zip(jobs, observed[0], strict=True)
+    ]
+
+
+def train_all(jobs: Sequence[tuple[str, str]]) -> list[list[dict[str, Any]]]:
+    """Run every job in this rank; return what was observed of each iteration."""
+    return [_train(name, path) for name, path in jobs]
+
+
+def _train(name: str, path: str) -> list[dict[str, Any]]:
+    seen: list[dict[str, Any]] = []
+
+    def observe(experience: Experience) -> None:
+        rollout = experience.rollout
+        responses = [response.copy() for response in rollout.responses]
+        seen.append({"responses": responses, "logprobs": rollout.old_logprobs, "values": rollout.values})
+
+    options = {"observe": observe} if name == "PPO" else {}
+    importlib.import_module(ENTRIES[name]).train([path], host="a run of the parity check", **options)
+    return seen
+
+
+def _trajectory(output: Path, seen: Sequence[dict[str, Any]]) -> Trajectory:
+    weights = {}
+    for model in ("policy", "value", "reward"):
+        if (output / model).is_dir():
+            weights |= {f"{model}/{stored.name}": stored.as_float32() for stored in read_tensors(output / model)}
+    return Trajectory(
+        metrics=list(read_json_lines(output / "metrics.jsonl")),
+        responses=[part["responses"] for part in seen],
+        logprobs=[part["logprobs"] for part in seen],
+        values=[part["values"] for part in seen],
+        weights=weights,
+    )

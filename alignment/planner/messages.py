@@ -1,0 +1,62 @@
+"""Bytes that one process sends in one update of the policy, by axis: what a layout costs, and what a perfect one would.
+
+A ring moves 2 (p - 1) / p of the tensor for a sum over p processes, (p - 1) / p for a gather or a reduce-scatter.
+"""
+
+from __future__ import annotations
+
+from alignment.models.config import DecoderConfig
+from alignment.models.split_plan import parts_of_rank
+from alignment.parallel.layout import Layout
+from alignment.planner.job import Job
+
+_FLOAT = 4
+
+
+def update_bytes(job: Job, layout: Layout, *, rows: int | None = None) -> dict[str, int]:
+    """Return the bytes one process of the first stage sends in an update of the policy, by axis of the layout.
+
+    ``rows`` are the rows of a micro-batch (None: the job's).
+    """
+    config = job.policy
+    tokens = (job.rows_per_batch if rows is None else rows) * job.length
+    return {
+        "tensor": job.micro_batches * _tensor_bytes(job, config, layout, tokens),
+        "pipeline": job.micro_batches * _pipeline_bytes(job, config, layout, tokens),
+        "batch": _gradient_bytes(job, config, layout),
+    }
+
+
+def _tensor_bytes(job: Job, config: DecoderConfig, layout: Layout, tokens: int) -> int:
+    """Two sums forward and two backward in every layer, over the hidden states; recomputing adds the forward ones."""
+    t = layout.tensor
+    layers = -(-config.num_hidden_layers // layout.pipeline)
+    sums = 4 + (2 if job.recompute else 0)
+    return sums * layers * 2 * (t - 1) * tokens * config.hidden_size * job.weight_bytes // t
+
+
+def _pipeline_bytes(job: Job, config: DecoderConfig, layout: Layout, tokens: int) -> int:
+    """Hidden states to the next stage, once for each chunk (the gradients come back from there)."""
+    if layout.pipeline == 1:
+        return 0
+    return layout.virtual_stages * tokens * config.hidden_size * job.weight_bytes
+
+
+def _gradient_bytes(job: Job, config: DecoderConfig, layout: Layout) -> int:
+    """Gradients summed over sharding and data, weights gathered after the step (stage 3: at every use)."""
+    held = sum(part.size for part in parts_of_rank(config, "causal", layout, 0))
+    s, d = layout.sharding, layout.data
+    if layout.sharding_stage == 0:
+        return 2 * (layout.batch - 1) * held * _FLOAT // layout.batch
+    scatters = job.micro_batches if layout.sharding_stage >= 2 else 1
+    gathers = 2 * job.micro_batches if layout.sharding_stage == 3 else 1
+    scatter = scatters * (s - 1) * held * _FLOAT // s
+    gather = gathers * (s - 1) * held * job.weight_bytes // s
+    replicas = 2 * (d - 1) * (held // s) * _FLOAT // d
+    return scatter + gather + replicas
+
+
+def idle_share(job: Job, layout: Layout) -> float:
+    """Return the share of an update in which a stage waits (Narayanan et al. 2021, section 2.2)."""
+    p = layout.pipeline
+    return (p - 1) / (job.micro_batches * layout.virtual_stages + p - 1)
