@@ -4,7 +4,7 @@
 #   INTEROP=1                    tests against torch and transformers as well
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test test-distributed lint bench clean
 
 comma := ,
 VENV := .venv
@@ -18,6 +18,7 @@ timed = start=$$(date +%s); $(1); status=$$?; echo "make $@: $$(($$(date +%s) - 
 help:
 	@echo "make demo    SFT, reward model and PPO on a small model, in minutes on a CPU; ends with a table and a report"
 	@echo "make test    all tests (INTEROP=1: also against torch and transformers)"
+	@echo "make test-distributed  every layout against one process, and all tests with several processes (about 30 minutes)"
 	@echo "make lint    ruff and the import contracts"
 	@echo "make bench   one PPO step by phase, against torch and transformers"
 	@echo "make clean   remove .venv and caches"
@@ -27,6 +28,9 @@ demo: $(VENV)/.installed-
 
 test: $(VENV)/.installed-$(TEST_EXTRAS)
 	@$(call timed,$(BIN)/python -m pytest $(ARGS))
+
+test-distributed: $(VENV)/.installed-test
+	@$(call timed,$(BIN)/python -m alignment.verify_layout --table $(ARGS) && $(BIN)/python -m pytest tests/distributed)
 
 lint: $(VENV)/.installed-test
 	@$(call timed,$(BIN)/ruff check . && $(BIN)/lint-imports)

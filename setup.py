@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
+KERNEL_SOURCES = Path("csrc", "core")
 
 CORE = [
     # Exact: the CPU behaviour and the few private calls we rely on were measured on this version. On a GPU install
@@ -42,6 +44,19 @@ def read_version() -> str:
     return re.search(r'^__version__ = "([^"]+)"', text, re.MULTILINE).group(1)
 
 
+class BuildWithKernelSources(build_py):
+    """Put the kernel sources into the package: they are compiled at first use, not here (alignment/ops/native)."""
+
+    def run(self) -> None:
+        """Copy the modules, then the sources; a development install finds them in the checkout."""
+        super().run()
+        if not self.editable_mode:
+            target = Path(self.build_lib, "alignment", "ops", "native", KERNEL_SOURCES)
+            self.mkpath(str(target))
+            for source in sorted(path for path in (ROOT / KERNEL_SOURCES).iterdir() if path.suffix in (".cc", ".h")):
+                self.copy_file(str(source), str(target / source.name))
+
+
 setup(
     name="alignment",
     version=read_version(),
@@ -52,6 +67,7 @@ setup(
     packages=find_packages(include=["alignment", "alignment.*"]),
     package_data={"alignment": ["data/shipped/**/*", "telemetry/*.jinja"]},
     include_package_data=False,
+    cmdclass={"build_py": BuildWithKernelSources},
     install_requires=CORE,
     extras_require=EXTRAS,
 )

@@ -162,7 +162,10 @@ class Rollout:
     rollout_logprobs: np.ndarray | None = None
     """[N, R] float32, as the generation engine saw them."""
     old_logprobs: np.ndarray | None = None
-    """[N, R] float32, as the trainer computes them before the update."""
+    """[N, R] float32, what the policy's ratio is taken against: the trainer's, before the update (or, where
+    ``rollout/gate.py`` says so, the engine's)."""
+    importance_weights: np.ndarray | None = None
+    """[N, R] float32, factors of the policy loss, zero under the mask (None: all 1)."""
     ref_logprobs: np.ndarray | None = None
     """[N, R] float32, of the frozen reference."""
     entropy: np.ndarray | None = None

@@ -121,9 +121,9 @@ def measure(folder: Path, world_size: int, changes: Mapping[str, Any], updates: 
 def formula(layout: Layout, folder: Path, micro_batches: int, trajectory: Any) -> float:
     """Return the MiB that the planner expects one process to send in an update of policy and critic."""
     config = DecoderConfig.read(folder / "actor")
-    tokens = sum(len(row) for rows in trajectory.responses[1:] for row in rows) / len(trajectory.responses[1:])
-    prompt = 20
-    length = round(tokens / ROWS_PER_UPDATE) + prompt
+    records = trajectory.metrics[1:]
+    lengths = [record["rollout/prompt_length"] + record["train/mean_generated_length"] for record in records]
+    length = round(sum(lengths) / len(lengths))
     job = Job(
         policy=config,
         critic=config,

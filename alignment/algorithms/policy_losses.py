@@ -25,11 +25,18 @@ class RatioClip(NamedTuple):
 
 
 def ppo_policy_loss(
-    logprobs: Tensor, old_logprobs: Tensor, *, advantages: Tensor, clip: RatioClip, mean: TokenMean
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    *,
+    advantages: Tensor,
+    clip: RatioClip,
+    mean: TokenMean,
+    weights: Tensor | None = None,
 ) -> Loss:
     """Mean of max(-A r, -A clip(r)) with r = exp(logprobs - old_logprobs) (Schulman et al. 2017, equation 7).
 
-    ``logprobs``, ``old_logprobs`` and ``advantages`` are [n, R]; only the first carries a gradient. Metrics: see
+    ``logprobs``, ``old_logprobs`` and ``advantages`` are [n, R]; only the first carries a gradient. ``weights`` [n, R]
+    multiply the loss of each token after the clipping (see ``importance.py``); they change no denominator. Metrics: see
     ``_ratio_metrics``, and ``policy/loss``.
     """
     log_ratio = logprobs - old_logprobs
@@ -37,7 +44,7 @@ def ppo_policy_loss(
     unclipped = -advantages * ratio
     clipped = -advantages * paddle.clip(ratio, 1.0 - clip.low, 1.0 + clip.high)
     losses = _bound_negative(paddle.maximum(unclipped, clipped), advantages, clip.dual)
-    value = mean.of(losses)
+    value = mean.of(losses if weights is None else losses * weights)
     is_clipped = (clipped > unclipped).astype(ratio.dtype)
     return Loss(value, {"policy/loss": Metric(value.detach()), **_ratio_metrics(log_ratio, ratio, is_clipped, mean)})
 

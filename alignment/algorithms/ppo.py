@@ -84,7 +84,10 @@ def policy_loss(
     denominator: float | Tensor,
     entropy: Tensor | None = None,
 ) -> Loss:
-    """Clipped policy loss, minus the entropy bonus where ``entropy`` [n, R] is given."""
+    """Clipped policy loss, minus the entropy bonus where ``entropy`` [n, R] is given.
+
+    Where ``fields`` has ``importance_weights`` they multiply the clipped loss, not the bonus.
+    """
     mean = TokenMean(fields["response_mask"], denominator, hyperparameters.loss_reduction)
     loss = ppo_policy_loss(
         logprobs,
@@ -94,6 +97,7 @@ def policy_loss(
             hyperparameters.clip_range_ratio_low, hyperparameters.clip_range_ratio_high, hyperparameters.dual_clip
         ),
         mean=mean,
+        weights=fields.get("importance_weights"),
     )
     if entropy is None:
         assert hyperparameters.entropy_coeff == 0, "an entropy bonus needs the entropy"

@@ -67,8 +67,9 @@ class PolicyLossFunction(Protocol):
     ) -> Loss:
         """``logprobs`` and ``entropy`` [n, R] are the current policy's, with gradients.
 
-        ``fields``, all [n, R]: ``old_logprobs``, ``advantages``, ``response_mask`` and, when ``needs_reference``,
-        ``ref_logprobs``.
+        ``fields``, all [n, R]: ``old_logprobs``, ``advantages``, ``response_mask``; when ``needs_reference``,
+        ``ref_logprobs``; when the run corrects for the engine's sampling, ``importance_weights``, by which the loss of
+        each token is to be multiplied.
         """
         ...
 

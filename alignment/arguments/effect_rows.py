@@ -104,7 +104,6 @@ _NO_EVAL = "nothing is evaluated (evaluation_strategy is no and do_eval is false
 _ONE = "this run has one process"
 _SEQUENCE_AXIS = "sequences are not split over processes; rows are, by tensor, pipeline and data parallelism"
 _NOT_CALLED = "rewards come from a model, which is not called over a network and not retried"
-FUSED_ENGINE_FALLBACK = "the fused engine is not built yet; rollouts use the eager engine"
 
 _LAYOUT_KEYS = (
     "tensor_parallel_degree",
@@ -117,18 +116,20 @@ _LAYOUT_KEYS = (
 )
 _EVALUATION_KEYS = ("eval_datasets", "eval_split_ratio", "per_device_eval_batch_size", "eval_do_sample")
 
+_ENGINE_KEYS = ("rollout_weight_type", "rollout_kv_type", "rollout_kv_memory")
+
 ROWS: tuple[Row, ...] = (
     *(Row(key, _is_layout_of_one, _ONE) for key in _LAYOUT_KEYS),
     Row("sep_parallel_degree", _is_more_than_one, _SEQUENCE_AXIS, refuse=True),
     Row("context_parallel_degree", _is_more_than_one, _SEQUENCE_AXIS, refuse=True),
     Row("expert_parallel_degree", _is_more_than_one, "the supported models have no experts", refuse=True),
     Row("sequence_parallel", _has_no_tensor_parallelism, "tensor_parallel_degree is 1"),
-    Row("sharding_parallel_degree", _shards_nothing, "sharding names no stage; write sharding=stage1, stage2 or stage3"),
+    Row("sharding_parallel_degree", _shards_nothing, "sharding names no stage (stage1, stage2 or stage3)"),
     Row("recompute_granularity", _is("recompute", False), "recompute is false"),
     Row("critic_recompute_granularity", _critic_keeps_activations, "the critic does not recompute"),
     Row("rollout_tensor_parallel_degree", _is_not("eval_mode", "tensor_parallel"), "eval_mode is not tensor_parallel"),
     *(Row(key, _no_evaluation, _NO_EVAL) for key in _EVALUATION_KEYS),
-    Row("use_fusemt", lambda value, s: value, FUSED_ENGINE_FALLBACK, even_default=True),
+    *(Row(key, _is("use_fusemt", False), "use_fusemt is false") for key in _ENGINE_KEYS),
     Row("bf16", _on_cpu, _CPU_FLOAT),
     Row("bf16", _bf16_without_o2, "mixed precision by operator is not built; add fp16_opt_level=O2", refuse=True),
     Row("fp16_opt_level", _level_without_bf16, f"it only matters with bf16 on a GPU ({_CPU_FLOAT})"),
@@ -149,6 +150,7 @@ ROWS: tuple[Row, ...] = (
     Row("ptx_datasets", _is("ptx_coeff", 0), "ptx_coeff is 0"),
     Row("ptx_coeff", _is("ptx_datasets", None), "ptx_datasets is not given"),
     Row("kl_horizon", _is("kl_target", None), "kl_target is not given: kl_coeff stays"),
+    Row("importance_weight_cap", _is_not("on_logprob_gap", "correct"), "on_logprob_gap is not correct"),
     Row("clip_range_ratio", lambda value, s: _has_both_clips(s), "clip_range_ratio_low and clip_range_ratio_high win"),
     Row("critic_min_learning_rate", _critic_is_constant, "the critic's learning rate does not decay"),
     Row("critic_decay_steps", _critic_is_constant, "the critic's learning rate does not decay"),

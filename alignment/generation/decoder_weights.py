@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import paddle
 
+from alignment.generation.place import WHOLE_MODEL, EnginePlace
+
 
 class Affine(NamedTuple):
     """A matrix [in, out] and, in some families, a bias [out]."""
@@ -37,26 +39,38 @@ class LayerWeights(NamedTuple):
 
 
 class DecoderWeights(NamedTuple):
-    """The whole decoder; ``head`` is [H, V]."""
+    """The decoder, or one stage of it; ``head`` is [H, V]. Tensors may be the cuts of a tensor-parallel process."""
 
-    embedding: paddle.Tensor
+    embedding: paddle.Tensor | None
+    """None where no tokens enter."""
     layers: tuple[LayerWeights, ...]
-    norm: paddle.Tensor
-    head: paddle.Tensor
+    norm: paddle.Tensor | None
+    head: paddle.Tensor | None
+    """Like ``norm`` None where no logits leave."""
 
 
-def sort_weights(weights: Iterable[tuple[str, Any]], num_layers: int) -> DecoderWeights:
-    """Return the tensors of ``weights`` (Hugging Face name, tensor) in their places; an absent name is a KeyError."""
+def sort_weights(
+    weights: Iterable[tuple[str, Any]], num_layers: int, place: EnginePlace = WHOLE_MODEL
+) -> DecoderWeights:
+    """Return the tensors of ``weights`` (Hugging Face name, tensor) in their places; an absent name is a KeyError.
+
+    ``place`` says which of the ``num_layers`` layers there are; a last stage with a tied head has the embedding too.
+    """
     by_name = {name: tensor.detach() for name, tensor in weights}
-    embedding = by_name["model.embed_tokens.weight"]
-    head = by_name.get("lm_head.weight")
+    numbers = [number for chunk in place.chunks(num_layers) for number in chunk]
+    is_first, is_last = place.pipeline.is_first, place.pipeline.is_last
     return DecoderWeights(
-        embedding=embedding,
-        layers=tuple(_layer(by_name, f"model.layers.{index}.") for index in range(num_layers)),
-        norm=by_name["model.norm.weight"],
-        # A head used transposed is three times slower for a few rows, so a tied one is worth its copy.
-        head=embedding.t().contiguous() if head is None else head,
+        embedding=by_name["model.embed_tokens.weight"] if is_first else None,
+        layers=tuple(_layer(by_name, f"model.layers.{number}.") for number in numbers),
+        norm=by_name["model.norm.weight"] if is_last else None,
+        head=_head(by_name) if is_last else None,
     )
+
+
+def _head(by_name: Mapping[str, paddle.Tensor]) -> paddle.Tensor:
+    head = by_name.get("lm_head.weight")
+    # A head used transposed is three times slower for a few rows, so a tied one is worth its copy.
+    return by_name["model.embed_tokens.weight"].t().contiguous() if head is None else head
 
 
 def _layer(by_name: Mapping[str, paddle.Tensor], prefix: str) -> LayerWeights:

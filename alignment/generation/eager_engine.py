@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,16 +11,18 @@ import paddle
 
 from alignment.errors import UserError
 from alignment.generation.decoder_weights import sort_weights
+from alignment.generation.drawing import Drawer
 from alignment.generation.engine import GenerationOptions
 from alignment.generation.forward import DecoderForward
 from alignment.generation.kv_cache import KVCache
+from alignment.generation.place import WHOLE_MODEL, EnginePlace
+from alignment.generation.prompt_checks import check_prompts
 from alignment.generation.random_numbers import uniform
-from alignment.generation.sampling import Sampler
+from alignment.generation.relay import Piece, Relay
+from alignment.generation.row_group import RowGroup
 from alignment.generation.stopping import Answers
+from alignment.parallel.parts import even_cut
 from alignment.records import Completion
-
-_COMPACT_BELOW = 0.75
-"""Share of unfinished rows under which the finished ones are dropped, which copies the cache once."""
 
 
 class EagerEngine:
@@ -27,23 +30,37 @@ class EagerEngine:
 
     The same seed and sequence id give the same tokens alone, in any batch and in any order, up to the last bits of
     the matrix products (they differ between one row and several).
+
+    In a layout ``place`` says which part of the model the weights are; all processes of the place are handed the same
+    prompts and return the same completions. With several stages the rows go in as many groups, so that each stage has
+    one to work on.
     """
 
-    def __init__(self, model: Any, *, max_batch_rows: int | None = None, usable_vocab_size: int | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        *,
+        place: EnginePlace = WHOLE_MODEL,
+        max_batch_rows: int | None = None,
+        usable_vocab_size: int | None = None,
+    ) -> None:
         """``max_batch_rows`` rows run at once (None: all); ids from ``usable_vocab_size`` on are never drawn."""
         if max_batch_rows is not None and max_batch_rows < 1:
             raise UserError(f"max_batch_rows={max_batch_rows} (allowed: 1 or more)")
         self.version: int | None = None
         self._model = model
+        self._place = place
         self._max_batch_rows = max_batch_rows
         self._usable = usable_vocab_size
         self._weights = None
 
     def load_weights(self, weights: Iterable[tuple[str, Any]] | None, version: int) -> None:
         """See ``Engine.load_weights``; tensors are shared, only a tied head is copied."""
+        # Before others come: weights that were brought from another layout need not be there twice.
+        self.release()
         with paddle.no_grad():
             source = self._model.named_parameters() if weights is None else weights
-            self._weights = sort_weights(source, self._model.config.num_hidden_layers)
+            self._weights = sort_weights(source, self._model.config.num_hidden_layers, self._place)
         self.version = version
 
     def release(self) -> None:
@@ -57,9 +74,9 @@ class EagerEngine:
         assert self._weights is not None, "load_weights comes before generate"
         assert len(prompts) == len(sequence_ids), "one sequence id for each prompt"
         rows = [np.asarray(prompt, np.int64) for prompt in prompts]
-        self._check(rows, options)
+        check_prompts(rows, options, self._model.config)
         uniforms = uniform(seed, np.asarray(sequence_ids)[:, None], np.arange(options.max_new_tokens))
-        size = self._max_batch_rows or len(rows)
+        size = self._max_batch_rows or max(1, len(rows))
         completions: list[Completion] = []
         with paddle.no_grad():
             for first in range(0, len(rows), size):
@@ -69,39 +86,45 @@ class EagerEngine:
 
     def _run(self, prompts: list[np.ndarray], options: GenerationOptions, uniforms: np.ndarray) -> list[Completion]:
         """Continue prompts that fit in one batch; ``uniforms`` [B, max_new_tokens]."""
+        stages, config = self._place.pipeline, self._model.config
+        cuts = (even_cut(len(prompts), stages.size, index) for index in range(stages.size))
+        groups = [
+            self._group(prompts[start:stop], options, uniforms[start:stop]) for start, stop in cuts if start < stop
+        ]
+        relay = Relay(
+            stages,
+            num_passes=len(self._place.chunks(config.num_hidden_layers)),
+            width=config.hidden_size,
+            dtype=self._weights.layers[0].input_norm.dtype,
+        )
+        relay.run(itertools.chain.from_iterable(group.read_prompts() for group in groups))
+        relay.run(_steps(groups, places=stages.size))
+        return [completion for group in groups for completion in group.answers.completions()]
+
+    def _group(self, prompts: list[np.ndarray], options: GenerationOptions, uniforms: np.ndarray) -> RowGroup:
         config, lengths = self._model.config, np.array([len(prompt) for prompt in prompts])
         limits = options.answer_limits(lengths)
         longest = int(lengths.max() + limits.max())
-        forward = DecoderForward(config, self._weights, max_length=longest)
-        cache = KVCache(forward.cache_shape, lengths, max_length=longest)
-        sampler = Sampler(options, prompts, uniforms, vocab_size=config.vocab_size, usable_vocab_size=self._usable)
-        answers = Answers(limits, options)
-        logits = forward.read_prompts(prompts, cache)
-        while True:
-            tokens, logprobs = sampler.draw(logits, answers.step)
-            answers.add(tokens, logprobs)
-            if answers.done:
-                return answers.completions()
-            if answers.open.mean() < _COMPACT_BELOW:
-                kept = np.flatnonzero(answers.open)
-                tokens = tokens[kept]
-                for part in (cache, sampler, answers):
-                    part.keep(kept)
-            logits = forward.step(tokens, cache)
+        forward = DecoderForward(config, self._weights, max_length=longest, place=self._place)
+        return RowGroup(
+            prompts,
+            forward=forward,
+            cache=KVCache(forward.cache_shape, lengths, max_length=longest),
+            drawer=Drawer(
+                options,
+                prompts,
+                uniforms,
+                vocab_size=config.vocab_size,
+                usable_vocab_size=self._usable,
+                place=self._place,
+            ),
+            answers=Answers(limits, options),
+        )
 
-    def _check(self, prompts: list[np.ndarray], options: GenerationOptions) -> None:
-        vocab, limit = self._model.config.vocab_size, self._model.config.max_position_embeddings
-        for row, prompt in enumerate(prompts):
-            if not len(prompt):
-                raise UserError(f"prompt {row} is empty; a prompt needs at least one token")
-            if prompt.min() < 0 or prompt.max() >= vocab:
-                bad = int(prompt[(prompt < 0) | (prompt >= vocab)][0])
-                raise UserError(f"prompt {row} holds token id {bad}; the model's vocabulary is 0 to {vocab - 1}")
-            answer = int(options.answer_limits(np.array([len(prompt)]))[0])
-            if answer < 1:
-                raise UserError(f"prompt {row} has {len(prompt)} tokens, max_total_tokens={options.max_total_tokens}")
-            if len(prompt) + answer > limit:
-                raise UserError(
-                    f"prompt {row} has {len(prompt)} tokens and its answer may have {answer}; "
-                    f"together at most max_position_embeddings={limit}"
-                )
+
+def _steps(groups: list[RowGroup], *, places: int) -> Iterator[Piece | None]:
+    """Yield the next step of every group in turn until all are done; a place without work stays empty for its turn."""
+    while not all(group.answers.done for group in groups):
+        for place in range(places):
+            is_open = place < len(groups) and not groups[place].answers.done
+            yield groups[place].next_step() if is_open else None

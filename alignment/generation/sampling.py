@@ -14,6 +14,45 @@ from alignment.generation.engine import GenerationOptions
 _BLOCK = 256
 
 
+class Restrictions:
+    """What the options forbid or discourage in the vocabulary's ids of ``vocabulary`` (all of them, or a cut)."""
+
+    def __init__(
+        self, options: GenerationOptions, prompts: list[np.ndarray], *, vocabulary: range, usable_vocab_size: int | None
+    ) -> None:
+        """See ``Sampler``."""
+        self._options = options
+        self._first, size = vocabulary.start, len(vocabulary)
+        self._usable = size if usable_vocab_size is None else min(max(usable_vocab_size - self._first, 0), size)
+        self._stops = [token - self._first for token in options.stop_token_ids if token in vocabulary]
+        self._seen = np.zeros((len(prompts), size), bool) if options.repetition_penalty != 1.0 else None
+        for row, prompt in enumerate(prompts):
+            self.add(np.full(len(prompt), row), prompt)
+
+    def keep(self, rows: np.ndarray) -> None:
+        """Go on with these rows only."""
+        self._seen = None if self._seen is None else self._seen[rows]
+
+    def add(self, rows: np.ndarray, tokens: np.ndarray) -> None:
+        """Note that ``tokens`` occurred in ``rows``."""
+        if self._seen is not None:
+            local = tokens - self._first
+            known = (local >= 0) & (local < self._seen.shape[1])
+            self._seen[rows[known], local[known]] = True
+
+    def apply(self, logits: np.ndarray, step: int) -> np.ndarray | None:
+        """Return the logits [B, V] of new token ``step`` after penalty and masks, None when they stay as they are."""
+        too_early = bool(self._stops) and step < self._options.min_new_tokens
+        if self._seen is None and not too_early and self._usable >= logits.shape[1]:
+            return None
+        penalty = self._options.repetition_penalty
+        allowed = logits.copy() if self._seen is None else penalise(logits, self._seen, penalty)
+        if too_early:
+            allowed[:, self._stops] = -np.inf
+        allowed[:, self._usable :] = -np.inf
+        return allowed
+
+
 class Sampler:
     """Draws tokens for B rows and keeps what the options need to know of each row's past."""
 
@@ -29,17 +68,14 @@ class Sampler:
         """``uniforms`` [B, max_new_tokens] in [0, 1); ids of ``usable_vocab_size`` and above are never drawn."""
         self._options = options
         self._uniforms = uniforms
-        self._usable = vocab_size if usable_vocab_size is None else usable_vocab_size
-        self._stops = [token for token in options.stop_token_ids if token < vocab_size]
-        self._seen = np.zeros((len(prompts), vocab_size), bool) if options.repetition_penalty != 1.0 else None
-        if self._seen is not None:
-            for row, prompt in zip(self._seen, prompts, strict=True):
-                row[prompt] = True
+        self._restrictions = Restrictions(
+            options, prompts, vocabulary=range(vocab_size), usable_vocab_size=usable_vocab_size
+        )
 
     def keep(self, rows: np.ndarray) -> None:
         """Go on with these rows only."""
         self._uniforms = self._uniforms[rows]
-        self._seen = None if self._seen is None else self._seen[rows]
+        self._restrictions.keep(rows)
 
     def draw(self, logits: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Return (tokens [B] int64, log-probs [B] float32) for logits [B, V] of new token number ``step``.
@@ -50,7 +86,7 @@ class Sampler:
         options = self._options
         scaled = logits if options.temperature == 1.0 else logits / np.float32(options.temperature)
         weights, log_total = exponentiate(scaled)
-        allowed = self._restrict(logits, step)
+        allowed = self._restrictions.apply(logits, step)
         if not options.do_sample:
             tokens = (scaled if allowed is None else allowed).argmax(axis=-1)
         else:
@@ -58,29 +94,21 @@ class Sampler:
                 weights, _ = exponentiate(allowed / np.float32(options.temperature))
             tokens = pick(keep_likeliest(weights, options.top_k, options.top_p), self._uniforms[:, step])
         rows = np.arange(len(tokens))
-        if self._seen is not None:
-            self._seen[rows, tokens] = True
+        self._restrictions.add(rows, tokens)
         return tokens, (scaled[rows, tokens] - log_total).astype(np.float32)
-
-    def _restrict(self, logits: np.ndarray, step: int) -> np.ndarray | None:
-        """Return logits after penalty and masks, None when they stay as they are."""
-        too_early = bool(self._stops) and step < self._options.min_new_tokens
-        if self._seen is None and not too_early and self._usable >= logits.shape[1]:
-            return None
-        penalty = self._options.repetition_penalty
-        allowed = logits.copy() if self._seen is None else penalise(logits, self._seen, penalty)
-        if too_early:
-            allowed[:, self._stops] = -np.inf
-        allowed[:, self._usable :] = -np.inf
-        return allowed
 
 
 def check_logits(logits: np.ndarray, step: int) -> None:
     """Raise NumericalError when a row of logits [B, V] holds NaN or has no finite maximum."""
-    bad = np.flatnonzero(~np.isfinite(logits.max(axis=-1)))
+    check_largest(logits.max(axis=-1), step)
+
+
+def check_largest(largest: np.ndarray, step: int) -> None:
+    """Raise NumericalError when the largest logit of a row [B] is not finite."""
+    bad = np.flatnonzero(~np.isfinite(largest))
     if len(bad):
         raise NumericalError(
-            f"the model's logits for new token {step} are NaN or infinite in {len(bad)} of {len(logits)} sequences; "
+            f"the model's logits for new token {step} are NaN or infinite in {len(bad)} of {len(largest)} sequences; "
             "the weights are damaged or training has diverged"
         )
 

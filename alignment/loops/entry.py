@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from alignment.errors import UserError
-from alignment.parallel.leave import leave
+from alignment.parallel.leave import end_quietly, leave
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -14,6 +14,7 @@ EXIT_INTERRUPTED = 130
 
 def run_entry(train: Callable[[Sequence[str]], None]) -> None:
     """Call ``train(arguments)`` and exit: 0 when it ends, 2 with one message on a UserError, 130 on Ctrl-C."""
+    end_quietly()
     status = 0
     try:
         train(sys.argv[1:])

@@ -14,6 +14,7 @@ from alignment.loops.updates import OnPolicyUpdater
 from alignment.records import Experience
 from alignment.rollout.collector import Collector
 from alignment.rollout.experience import estimate_experience
+from alignment.rollout.gate import LogprobGate
 from alignment.rollout.judge import Judge
 from alignment.rollout.metrics import describe_experience
 from alignment.telemetry.metrics import Metric
@@ -43,6 +44,7 @@ class OnPolicyLoop:
     """(prompt samples, whether an epoch ends with them)."""
     collector: Collector
     judge: Judge
+    gate: LogprobGate
     algorithm: OnPolicyAlgorithm
     hyperparameters: Any
     kl: KLController
@@ -60,7 +62,8 @@ class OnPolicyLoop:
             with session.stage("rollout"), self.engine.ready(version):
                 rollout = self.collector.collect(prompts, policy_version=version)
             with session.stage("score"):
-                experience = self._estimate(self.judge.measure(rollout))
+                rollout, gap_metrics = self.gate.check(self.judge.measure(rollout))
+                experience = self._estimate(rollout)
             if self.observe is not None:
                 self.observe(experience)
             with session.stage("update"):
@@ -68,7 +71,7 @@ class OnPolicyLoop:
             self._count_tokens(experience, updates)
             described = describe_experience(experience) | {"train/kl_coeff": Metric(self.kl.coefficient)}
             self._adapt(described, experience)
-            session.advance(described | metrics, updates=updates, epoch_ended=epoch_ended)
+            session.advance(described | gap_metrics | metrics, updates=updates, epoch_ended=epoch_ended)
             if session.is_finished:
                 break
 

@@ -13,15 +13,17 @@ _SCORE_BYTES = 64 << 20
 """Scores held at once; beyond it heads go in pieces and the backward pass computes the probabilities again."""
 
 
-def causal_attention(q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor, layout: HeadLayout) -> paddle.Tensor:
+def causal_attention(
+    q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor, layout: HeadLayout, *, keep_weights: bool = True
+) -> paddle.Tensor:
     """Return softmax(q k' / sqrt(D)) v under the causal mask of ``layout``.
 
     q [M, heads*D], k and v [M, kv_heads*D] -> [M, heads*D], M real tokens. Half precision on a GPU goes to Paddle's
-    flash attention.
+    flash attention. Without ``keep_weights`` the backward pass computes the attention weights again.
     """
     if is_half(q) and q.place.is_gpu_place() and layout.window is None:
         return _flash_attention(q, k, v, layout)
-    return _CausalAttention.apply(widen(q), widen(k), widen(v), layout).astype(q.dtype)
+    return _CausalAttention.apply(widen(q), widen(k), widen(v), layout, keep_weights).astype(q.dtype)
 
 
 def _flash_attention(q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor, layout: HeadLayout) -> paddle.Tensor:
@@ -48,7 +50,7 @@ class _CausalAttention(PyLayer):
     """p = softmax(q k'), o = p v; dv = p' g; ds = p (g v' - rowsum(g o)); dq = ds k; dk = ds' q."""
 
     @staticmethod
-    def forward(ctx, q, k, v, layout):
+    def forward(ctx, q, k, v, layout, keep_weights):
         dim = q.shape[1] // layout.queries.count
         grouped = [-1, layout.group * layout.length, dim]
         qh = layout.queries.spread(q).scale_(dim**-0.5).reshape(grouped)
@@ -58,7 +60,7 @@ class _CausalAttention(PyLayer):
         for piece in pieces:
             weights = _probabilities(qh[piece], kh[piece], layout)
             outputs.append(paddle.matmul(weights, vh[piece]))
-            ctx.kept.append(weights if len(pieces) == 1 else None)
+            ctx.kept.append(weights if keep_weights and len(pieces) == 1 else None)
         out = _join(outputs)
         ctx.layout = layout
         ctx.save_for_backward(qh, kh, vh, out)

@@ -22,4 +22,9 @@ class _AddBias(PyLayer):
 def linear(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor | None = None) -> paddle.Tensor:
     """Return ``x @ weight + bias``; x [..., I], weight [I, O], bias [O] or None -> [..., O]."""
     y = paddle.matmul(x, weight)
-    return y if bias is None else _AddBias.apply(y, bias)
+    return y if bias is None else add_bias(y, bias)
+
+
+def add_bias(x: paddle.Tensor, bias: paddle.Tensor) -> paddle.Tensor:
+    """Return ``x + bias``; x [..., O], bias [O]."""
+    return _AddBias.apply(x, bias)

@@ -5,6 +5,7 @@ In a group of one process every operation returns what it was given.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -99,7 +100,8 @@ class Group:
         if self.size == 1:
             return [value]
         values: list[Any] = []
-        self._run("gather_objects", what, 0, dist.all_gather_object, values, value)
+        sent = len(pickle.dumps(value)) * (self.size - 1)
+        self._run("gather_objects", what, sent, dist.all_gather_object, values, value)
         return values
 
     def share_object(self, value: Any, source: int, what: str = "") -> Any:

@@ -36,6 +36,11 @@ def prepare_host() -> str:
     return "; ".join(notes)
 
 
+def num_threads() -> int:
+    """Return the threads this process may use: ``OMP_NUM_THREADS``, one when it is not set."""
+    return max(1, int(os.environ.get("OMP_NUM_THREADS", "1").split(",")[0] or 1))
+
+
 def choose_mkl_path(vendor: str, flags: frozenset[str]) -> str | None:
     """Return the value of MKL_DEBUG_CPU_TYPE for a processor, None where MKL chooses well itself."""
     if vendor != "AuthenticAMD":

@@ -44,8 +44,6 @@ def initialise(
     if name == "gpu" and world_size > 1:
         name = f"gpu:{int(os.environ.get('FLAGS_selected_gpus', '0').split(',')[0])}"
     paddle.set_device(name)
-    # The launcher ends processes by a signal; Paddle's handler would print a page of C++ for it.
-    paddle.disable_signal_handler()
     seed_everything(seed)
     kind = "gpu" if name.startswith("gpu") else "cpu"
     return Topology(device=kind) if world_size == 1 else _join(kind, layout, rank, timeout)

@@ -7,6 +7,13 @@ import sys
 from typing import NoReturn
 
 
+def end_quietly() -> None:
+    """Let signals end this process without the page of C++ that Paddle's handler prints: the launcher sends them."""
+    import paddle
+
+    paddle.disable_signal_handler()
+
+
 def leave(status: int) -> NoReturn:
     """End this process with ``status``; several processes wait for each other when all is well.
 

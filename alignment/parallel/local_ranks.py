@@ -76,10 +76,11 @@ def _tail(output: Path) -> str:
 def main(folder: Path, world_size: int) -> int:
     """Fork the ranks; return 0 when all succeeded, else the exit status of the first that failed."""
     from alignment.parallel.host import prepare_host
+    from alignment.parallel.leave import end_quietly
 
     prepare_host()
-    import paddle  # noqa: F401 - imported before the fork, so that the ranks share it
-
+    # This imports Paddle, before the fork, so that the ranks share it.
+    end_quietly()
     target, arguments = pickle.loads((folder / "call.pickle").read_bytes())
     module, _, name = target.partition(":")
     function = getattr(importlib.import_module(module), name)

@@ -150,7 +150,7 @@ class _Section:
 
     def __init__(self, parameters: Mapping[str, paddle.Tensor], *, pieces: int) -> None:
         self.names = tuple(parameters)
-        self.buckets = make_buckets(parameters, pieces=pieces)
+        self.buckets = make_buckets(parameters, pieces=pieces, limit=BUCKET_BYTES)
 
 
 def _make_sections(parameters: Mapping[str, paddle.Tensor], units: Sequence[Unit], *, pieces: int) -> list[_Section]:

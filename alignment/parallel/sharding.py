@@ -16,7 +16,7 @@ from paddle import nn
 
 from alignment.parallel.group import ALONE
 from alignment.parallel.parts import Part, even_cut
-from alignment.parallel.shard_buckets import make_buckets
+from alignment.parallel.shard_buckets import BUCKET_BYTES, make_buckets
 from alignment.parallel.shard_copies import GradientCopies, sum_of_squares
 from alignment.parallel.shard_gradients import GradientReducer, wide_dtype
 from alignment.parallel.shard_units import find_units
@@ -81,15 +81,13 @@ class ParameterShards:
 
     def _make_updated(self, name: str) -> paddle.Tensor:
         """Return what the optimizer updates for ``name``: the weights themselves, or a copy of this process's rows."""
+        weight = self._trained[name] if self._sliced is None else self._sliced.slices[name]
         if self._is_weight(name):
-            return self._trained[name] if self._sliced is None else self._sliced.slices[name]
-        if self._sliced is not None:
-            rows = self._sliced.slices[name]
-        else:
-            rows = self._trained[name][
-                slice(*even_cut(self._trained[name].shape[0], self._group.size, self._group.index))
-            ]
-        return new_parameter(rows.detach().astype(wide_dtype(rows)).clone())
+            return weight
+        if self._sliced is None:
+            start, stop = even_cut(weight.shape[0], self._group.size, self._group.index)
+            weight = weight[start:stop]
+        return new_parameter(weight.detach().astype(wide_dtype(weight)).clone())
 
     def _is_weight(self, name: str) -> bool:
         """Return whether the optimizer updates the very memory the model's weights are kept in."""
@@ -131,7 +129,7 @@ class ParameterShards:
                 paddle.assign(self.parameters[name].astype(self._trained[name].dtype), self._trained[name])
 
     def _gather_weights(self) -> None:
-        for bucket in make_buckets(self._trained, pieces=self._group.size):
+        for bucket in make_buckets(self._trained, pieces=self._group.size, limit=BUCKET_BYTES):
             dtype = self._trained[next(iter(bucket.shapes))].dtype
             pieces = self._group.gather(bucket.pack_rows(self.parameters, self._group.index, dtype), "weights")
             for name, whole in bucket.join(pieces).items():

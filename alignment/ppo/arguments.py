@@ -51,7 +51,22 @@ class PPOArguments:
     update_iters: int = argument(1, minimum=1)
     """Times each rollout is trained on."""
     use_fusemt: bool = True
-    """Roll out with the fused engine where it is built; else with the eager one."""
+    """Roll out with the fused engine where it can run; else with the eager one. The start of the run says which."""
+    rollout_weight_type: Literal["float32", "bfloat16", "int8"] = "float32"
+    """What the fused engine holds weights in; less than float32 is faster and needs on_logprob_gap to be thought of."""
+    rollout_kv_type: Literal["float32", "bfloat16"] = "float32"
+    """What the fused engine holds keys and values in."""
+    rollout_kv_memory: str | None = None
+    """Memory for keys and values in one process, for example 2GiB; null: what all sequences need at their longest."""
+    logprob_gap_limit: float = argument(0.05, above=0)
+    """Gap between the engine's and the trainer's log-probs, in nats, that 99 % of a rollout's tokens may have."""
+    on_logprob_gap: Literal["warn", "correct", "recompute", "stop"] = "warn"
+    """What happens above that limit. warn: a line in the log; stop: the run ends; recompute: the trainer's are the old
+    log-probs of that rollout, while within the limit the engine's are (with the other words the trainer's always are);
+    correct: a line too, and every rollout's policy loss, above the limit or not, is weighted by token by trainer's /
+    engine's probability, at most importance_weight_cap."""
+    importance_weight_cap: float = argument(2.0, minimum=1)
+    """Largest of these weights; those of on_logprob_gap=correct only."""
 
     rl_algorithm: Literal["ppo", "grpo", "reinforce_plus_plus"] = refused("ppo", "only ppo is built")
     """Algorithm."""

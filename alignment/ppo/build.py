@@ -10,8 +10,6 @@ import numpy as np
 from alignment.algorithms.registered import ALGORITHMS
 from alignment.arguments.parsed import Parsed
 from alignment.arguments.training import TrainingArguments
-from alignment.generation.eager_engine import EagerEngine
-from alignment.generation.engine import Engine, GenerationOptions
 from alignment.loops.assembly import Horizon, build_best, build_learner, build_session, loader_part, stream_batches
 from alignment.loops.evaluation import PromptEvaluation
 from alignment.loops.finish import finish_run
@@ -23,16 +21,16 @@ from alignment.loops.run_state import RunState, StatePart
 from alignment.loops.session import Counters, Hooks, Session
 from alignment.loops.updates import OnPolicyUpdater, UpdatePlan
 from alignment.ppo.arguments import parse_ppo_arguments
+from alignment.ppo.engines import build_engine, generation_options
 from alignment.ppo.prompts import PPOData, RowPlan, load_data, ptx_batches
 from alignment.ppo.rewards import build_normalizer, build_scorer
 from alignment.ppo.roles import Roles, load_roles
 from alignment.records import Experience
 from alignment.rollout.collector import Collector
+from alignment.rollout.gate import LogprobGate
 from alignment.rollout.judge import Judge
-from alignment.rollout.rollout_weights import RolloutWeights, rollout_parts, rollout_place
 from alignment.rollout.team_engine import TeamEngine
 from alignment.telemetry import log
-from alignment.training.learner import Learner
 
 REPORT_CARDS = ("eval/reward", "eval/kl_divergence", "eval/mean_generated_length", "eval/eos_rate")
 EVALUATION_SEED_OFFSET = 1_000_003
@@ -61,7 +59,7 @@ class PPORun:
         )
         self._learners = self._build_learners()
         self._engine = RolloutEngine(
-            engine=build_engine(start, roles, self._learners["policy"]), policy=self._learners["policy"]
+            engine=build_engine(start, roles, self._learners["policy"], plan), policy=self._learners["policy"]
         )
         offload = "freeze_model" in start.parsed.parallel.offloaded
         self._reference = place_frozen("reference", roles.reference, start.topology, offload=offload)
@@ -128,6 +126,9 @@ class PPORun:
             prompts=stream_batches(data.prompt_loader),
             collector=self._collector,
             judge=self._judge(training=True),
+            gate=LogprobGate(
+                limit=ppo.logprob_gap_limit, action=ppo.on_logprob_gap, weight_cap=ppo.importance_weight_cap
+            ),
             algorithm=algorithm,
             hyperparameters=hyperparameters,
             kl=self._kl,
@@ -152,6 +153,12 @@ class PPORun:
             with_entropy=training,
         )
 
+    @property
+    def _num_replicas(self) -> int:
+        """Processes, or groups of them, that generate different rows at the same time."""
+        engine = self._engine.engine
+        return engine.num_replicas if isinstance(engine, TeamEngine) else 1
+
     def _evaluation(self) -> PromptEvaluation:
         parsed, tokenizer = self._start.parsed, self._roles.tokenizer
         evaluation = self._data.evaluation
@@ -160,7 +167,7 @@ class PPORun:
             engine=self._engine,
             version=lambda: self._state.counters.updates,
             options=generation_options(parsed, self._roles, sample=parsed.generation.eval_do_sample),
-            rows_per_call=parsed.training.per_device_eval_batch_size,
+            rows_per_call=parsed.training.per_device_eval_batch_size * self._num_replicas,
             judge=self._judge(training=False),
             decode=lambda ids: tokenizer.decode(np.asarray(ids).tolist(), skip_special_tokens=True),
             seed=parsed.training.seed + EVALUATION_SEED_OFFSET,
@@ -205,47 +212,6 @@ class PPORun:
             f"{plan.prompts_per_iteration} prompts x {plan.samples_per_prompt} = {rows} responses, "
             f"{plan.rows_per_update} an update, {plan.rows_per_batch} a micro-batch, {plan.update_iters} passes"
         )
-
-
-def build_engine(start: Launch, roles: Roles, policy: Learner) -> Engine:
-    """Return the engine for rollouts; the start of the run said that ``use_fusemt`` falls back to the eager one."""
-    parsed, topology, config = start.parsed, start.topology, roles.policy.config
-    rows = parsed.ppo.per_device_rollout_batch_size
-    mode = {"eval_mode": parsed.parallel.eval_mode, "degree": parsed.parallel.rollout_tensor_parallel_degree}
-    place = rollout_place(topology, config, **mode)
-    inner = EagerEngine(
-        roles.policy,
-        place=place.engine,
-        max_batch_rows=rows if rows > 0 else None,
-        usable_vocab_size=len(roles.tokenizer),
-    )
-    if topology.world_size == 1:
-        return inner
-    held, weights = policy.kept_parts(), None
-    if mode["eval_mode"] or held is not None:
-        parts = list((held or roles.policy.parts).values())
-        wanted = rollout_parts(config, topology.layout, **mode)
-        weights = RolloutWeights(topology, parts, wanted, dtype=start.dtype)
-        if parsed.parallel.distributed_dry_run:
-            weights.show()
-    return TeamEngine(inner, place.replicas, config=config, weights=weights)
-
-
-def generation_options(parsed: Parsed, roles: Roles, *, sample: bool) -> GenerationOptions:
-    """Return the sampling options; a response ends at EOS, a given stop id, or the length limits."""
-    generation, data = parsed.generation, parsed.data
-    stops = dict.fromkeys((roles.tokenizer.eos_token_id, *generation.stop_token_ids))
-    return GenerationOptions(
-        max_new_tokens=generation.max_dec_len or data.max_length - 1,
-        min_new_tokens=generation.min_dec_len,
-        max_total_tokens=data.max_length,
-        temperature=generation.temperature,
-        top_p=generation.top_p,
-        top_k=generation.top_k,
-        repetition_penalty=generation.repetition_penalty,
-        stop_token_ids=tuple(stops),
-        do_sample=sample,
-    )
 
 
 def ppo_hyperparameters(parsed: Parsed):

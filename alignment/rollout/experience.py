@@ -39,6 +39,7 @@ def learning_fields(experience: Experience) -> dict[str, np.ndarray]:
     fields = {
         "response_mask": rollout.response_mask,
         "old_logprobs": rollout.old_logprobs,
+        "importance_weights": rollout.importance_weights,
         "ref_logprobs": rollout.ref_logprobs,
         "advantages": experience.advantages,
         "values": rollout.values,

@@ -26,10 +26,6 @@ def describe_experience(experience: Experience) -> dict[str, Metric]:
         metrics |= _kl(rollout)
     if rollout.values is not None:
         metrics |= _critic(experience)
-    if rollout.rollout_logprobs is not None:
-        gap = np.abs(rollout.rollout_logprobs - rollout.old_logprobs) * rollout.response_mask
-        metrics["rollout/logprob_gap_mean"] = _token_mean(gap, rollout)
-        metrics["rollout/logprob_gap_max"] = Metric(float(gap.max()), "max")
     complete = {name: m if isinstance(m, Metric) else Metric(m) for name, m in metrics.items()}
     return {name: m._replace(value=float(m.value)) for name, m in complete.items()}
 

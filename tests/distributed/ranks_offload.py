@@ -6,17 +6,18 @@ from typing import Any
 
 import numpy as np
 from ranks_runner import policy_task
-from ranks_sharding import ADAM, SCHEDULE, at_stage, build_model
+from ranks_sharding import ADAM, SCHEDULE, at_stage, build_model, slice_frozen
 
+from alignment.loops.placed import shard_model
 from alignment.models.placement import Placement
 from alignment.parallel.build_runner import build_runner
 from alignment.parallel.initialise import initialise
 from alignment.parallel.layout import Layout
 from alignment.parallel.offload import Offloaded, resident
+from alignment.parallel.sharding import MAX_STAGE
 from alignment.parallel.topology import Topology
 from alignment.training.learner import Learner
 from alignment.training.optimizers import NamedAdamW
-from alignment.training.shards import shard_frozen, shard_trained
 
 CASE = {"tied": True, "recompute": "full"}
 
@@ -24,7 +25,7 @@ CASE = {"tied": True, "recompute": "full"}
 def build_learner(topology: Topology) -> Learner:
     """Return a learner of a small language model."""
     model = build_model(CASE, Placement.of(topology))
-    shards = shard_trained(model, topology)
+    shards = shard_model(model, topology)
     return Learner(
         "policy",
         build_runner(model, topology),
@@ -77,7 +78,7 @@ def compare(layout: Layout, stage: int) -> dict[str, Any]:
 def score_frozen(topology: Topology) -> dict[str, Any]:
     """Return the outputs of a frozen model before and while it is offloaded, and the bytes away outside."""
     model = build_model(CASE, Placement.of(topology))
-    sliced = shard_frozen(model, topology)
+    sliced = slice_frozen(model, topology) if topology.layout.sharding_stage == MAX_STAGE else None
     runner = build_runner(model, topology)
     batches, _ = policy_task(3)
 

@@ -12,22 +12,24 @@ import paddle
 from ranks_runner import policy_task, small_config, value_task
 
 from alignment.errors import NumericalError
+from alignment.loops.placed import head_use, shard_model
 from alignment.models.decoder import CausalLM
 from alignment.models.initialise import draw_weights
 from alignment.models.logprobs import policy_logprobs
 from alignment.models.placement import Placement
 from alignment.models.score_model import ScoreModel, ScoreOptions
+from alignment.parallel import shard_gradients, sharding
 from alignment.parallel.build_runner import build_runner
 from alignment.parallel.initialise import initialise
 from alignment.parallel.layout import Layout
 from alignment.parallel.parts import Part
 from alignment.parallel.sharding import ParameterShards
+from alignment.parallel.sharding_full import SlicedWeights
 from alignment.parallel.topology import Topology
 from alignment.telemetry.metrics import Metric
 from alignment.training.learner import Learner
 from alignment.training.optimizers import AdamSettings, NamedAdamW, scale_gradients
 from alignment.training.schedules import Schedule
-from alignment.training.shards import shard_frozen, shard_trained
 
 MICRO_BATCHES = (3, 2, 5, 1, 4)
 """Of each update: no number of batch ranks divides all of them."""
@@ -57,15 +59,18 @@ def at_stage(topology: Topology, case: dict) -> Topology:
 def train_cases(layout: Layout, cases: Sequence[dict]) -> list[dict]:
     """Return for every case the norms, the weights and the gradients of this rank with their parts."""
     topology = initialise(device="cpu", seed=1, layout=layout)
+    # A fraction of a layer: several messages for each, and several runs of layers in the model.
+    shard_gradients.BUCKET_BYTES = sharding.BUCKET_BYTES = 8192
     return [train(at_stage(topology, case), case) for case in cases]
 
 
 def train(topology: Topology, case: dict) -> dict:
     """Take the gradients of one update, forget them, and apply five."""
     model = build_model(case, Placement.of(topology))
-    # Without shards the norm is a float32.
-    is_plain = topology.layout.is_single and "dtype" not in case
-    shards = None if is_plain else shard_trained(model, topology)
+    shards = shard_model(model, topology)
+    if "dtype" in case and shards is None:
+        # Without shards the norm is a float32.
+        shards = ParameterShards(model, topology, stage=0, part_of=model.parts.__getitem__)
     updated = dict(model.named_parameters()) if shards is None else shards.parameters
     learner = Learner(
         "policy",
@@ -75,6 +80,7 @@ def train(topology: Topology, case: dict) -> dict:
         max_grad_norm=0.5,
         shards=shards,
     )
+    waiting = count_waiting(model, shards)
     task = value_task if case.get("kind") == "score" else policy_task
     parts = learner.state_parts()
     batches, make_objective = task(4)
@@ -92,10 +98,23 @@ def train(topology: Topology, case: dict) -> dict:
     return {
         "norms": norms,
         "live": live,
+        "most waiting": max(waiting, default=0),
         "weights": [(model.parts[name], value.numpy()) for name, value in learner.weights()],
         "gradients": gradients,
         "moments": [(parts[name], learner.state()[f"{name}/moment2_0"]) for name in parts],
     }
+
+
+def count_waiting(model: Any, shards: ParameterShards | None) -> list[int]:
+    """Return a list that grows by the number of elements that wait to be reduced, after each gradient."""
+    counts: list[int] = []
+
+    def note(*_: object) -> None:
+        counts.append(sum(int(g.size) for g in shards._reducer._pending.values()))
+
+    for parameter in model.parameters() if shards is not None else []:
+        parameter._register_backward_hook(note)
+    return counts
 
 
 def measure(model: Any, shards: Any) -> dict[str, int]:
@@ -110,11 +129,23 @@ def measure(model: Any, shards: Any) -> dict[str, int]:
     }
 
 
-def score_frozen(layout: Layout, case: dict) -> dict:
-    """Return log-probs of a frozen model, and how many weights were whole at once and after."""
+def slice_frozen(model: Any, topology: Topology) -> SlicedWeights | None:
+    """Cut a model that is only run; one process leaves it whole."""
+    if topology.sharding.size == 1:
+        return None
+    return SlicedWeights(model, topology.sharding, part_of=model.parts.__getitem__, used_after=head_use(model))
+
+
+def score_frozen(layout: Layout, cases: Sequence[dict]) -> list[dict]:
+    """Return for every case log-probs of a frozen model, and how many weights were whole at once and after."""
     topology = initialise(device="cpu", seed=1, layout=layout)
+    return [score(topology, case) for case in cases]
+
+
+def score(topology: Topology, case: dict) -> dict:
+    """See ``score_frozen``."""
     model = build_model(case, Placement.of(topology))
-    sliced = shard_frozen(model, at_stage(topology, case))
+    sliced = slice_frozen(model, topology)
     whole: list[int] = []
 
     def note(*_: object) -> None:
@@ -198,9 +229,14 @@ class HalfModel(paddle.nn.Layer):
         return (self.weight.astype("float32") * factor).sum()
 
 
-def train_half(layout: Layout, stage: int) -> dict[str, Any]:
-    """Add one large and eight small gradients, apply them, and save and restore the state."""
+def train_half(layout: Layout, stages: Sequence[int]) -> list[dict[str, Any]]:
+    """Return by stage what adding one large and eight small gradients and applying them gives."""
     topology = initialise(device="cpu", seed=1, layout=layout)
+    return [add_in_half(topology, stage) for stage in stages]
+
+
+def add_in_half(topology: Topology, stage: int) -> dict[str, Any]:
+    """Add gradients, apply them, and save and restore the state."""
     model = HalfModel()
     shards = shard_plain(model, topology, stage=stage)
     optimizer = NamedAdamW(shards.parameters, ADAM, parts=shards.parts, masters=shards.masters)
@@ -229,9 +265,14 @@ def plain_model() -> paddle.nn.Layer:
     return model
 
 
-def compare_with_paddle(layout: Layout, stage: int) -> dict[str, Any]:
-    """Return weights after four updates by our shards and by Paddle's own classes."""
+def compare_with_paddle(layout: Layout, stages: Sequence[int]) -> list[dict[str, Any]]:
+    """Return by stage weights after four updates by our shards and by Paddle's own classes."""
     topology = initialise(device="cpu", seed=1, layout=layout)
+    return [train_both(topology, stage) for stage in stages]
+
+
+def train_both(topology: Topology, stage: int) -> dict[str, Any]:
+    """Apply the same four updates in both ways."""
     generator = np.random.default_rng(4)
     steps = [
         (generator.standard_normal((8, 7)).astype("float32"), generator.standard_normal((8, 5)).astype("float32"))

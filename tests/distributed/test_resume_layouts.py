@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 
 import pytest
-import runs
 
 from alignment.parity.subjects import as_one_process, make_models
 from alignment.telemetry.jsonl import read_json_lines
+from tests.distributed import layout_runs as runs
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ KINDS = (
     {},
     {"tied": True, "recompute": "full", "dtype": "float64"},
     {"kind": "score", "recompute": "full_attn"},
+    {"dtype": "float64"},
 )
 TOLERANCES = {
     "float32": {"norms": 1e-5, "weights": 1e-5, "gradients": 1e-5, "moments": 5e-5},
@@ -54,9 +56,10 @@ def assemble(pieces: list) -> dict[str, np.ndarray]:
     return whole
 
 
-def compare(layout: Layout, stages, kinds=(0, 1, 2)) -> list[list[dict]]:
-    """Compare every rank's results in ``layout`` with one process; return them by case."""
-    cases = [(stage, kind) for stage in stages for kind in kinds]
+def compare(layout: Layout, *cases: tuple[int, int]) -> list[list[dict]]:
+    """Compare every rank's results in ``layout`` with one process for ``cases`` of (stage, index of the kind); return
+    them by case.
+    """
     ranks = run("train_cases", layout, [{"stage": stage, **KINDS[kind]} for stage, kind in cases])
     for index, (stage, kind) in enumerate(cases):
         want, found = alone()[kind], [rank[index] for rank in ranks]
@@ -73,10 +76,13 @@ def compare(layout: Layout, stages, kinds=(0, 1, 2)) -> list[list[dict]]:
 
 
 def test_two_sharding_ranks():
-    results = compare(Layout(sharding=2), stages=(1, 2, 3))
-    for index, (stage, _) in enumerate((stage, kind) for stage in (1, 2, 3) for kind in KINDS):
-        for rank in results[index]:
+    cases = [(1, 0), (2, 2), (3, 0), (3, 1), (3, 2)]
+    for (stage, _), ranks in zip(cases, compare(Layout(sharding=2), *cases), strict=True):
+        for rank in ranks:
             check_memory(stage, rank["live"])
+            # A layer is an eighth of the model.
+            whole = rank["live"][0]["model"]
+            assert rank["most waiting"] == whole if stage == 1 else rank["most waiting"] < 0.2 * whole
 
 
 def check_memory(stage: int, live: list[dict[str, int]]) -> None:
@@ -91,44 +97,51 @@ def check_memory(stage: int, live: list[dict[str, int]]) -> None:
 
 
 def test_data_and_sharding_ranks():
-    compare(Layout(data=2, sharding=2), stages=(0, 1, 2, 3), kinds=[1])
+    compare(Layout(data=2, sharding=2), (0, 1), (1, 1), (2, 1), (3, 1))
 
 
 def test_tensor_and_sharding_ranks():
-    compare(Layout(tensor=2, sharding=2), stages=(1, 2, 3), kinds=[1])
+    compare(Layout(tensor=2, sharding=2), (1, 1), (2, 1), (3, 1))
 
 
 def test_sequence_parallel_and_sharding_ranks():
-    compare(Layout(tensor=2, sharding=2, sequence_parallel=True), stages=(2,), kinds=[1, 2])
+    compare(Layout(tensor=2, sharding=2, sequence_parallel=True), (2, 1), (2, 2))
 
 
 def test_key_heads_on_several_tensor_ranks():
-    compare(Layout(tensor=4), stages=(0,), kinds=[1])
+    compare(Layout(tensor=4), (0, 1))
 
 
 def test_stages_and_sharding_ranks():
-    compare(Layout(pipeline=2, sharding=2), stages=(1, 2, 3), kinds=[1, 2])
+    compare(Layout(pipeline=2, sharding=2), (1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (3, 2))
 
 
 @pytest.mark.slow
 def test_interleaved_stages_and_sharding_ranks():
-    compare(Layout(pipeline=2, sharding=2, virtual_stages=2), stages=(2, 3), kinds=[1])
+    compare(Layout(pipeline=2, sharding=2, virtual_stages=2), (2, 1), (3, 1))
 
 
 @pytest.mark.slow
 def test_every_axis_at_once():
-    compare(Layout(tensor=2, pipeline=2, sharding=2), stages=(1, 2, 3), kinds=[1, 2])
+    compare(Layout(tensor=2, pipeline=2, sharding=2), (1, 1), (1, 3), (2, 1), (2, 3), (3, 1), (3, 3))
 
 
 @pytest.mark.slow
 def test_data_stages_and_sharding_ranks():
-    compare(Layout(data=2, pipeline=2, sharding=2, virtual_stages=2), stages=(2, 3), kinds=[1])
+    compare(Layout(data=2, pipeline=2, sharding=2, virtual_stages=2), (2, 1), (3, 1))
 
 
-@pytest.mark.parametrize("case", [{"stage": 3}, {"stage": 3, "tied": True, "dtype": "float64"}])
+@functools.cache
+def frozen() -> list[list[list[dict]]]:
+    """Return for one process and for two, by rank, the results of an untied and a tied model."""
+    cases = [{}, {"tied": True, "dtype": "float64"}]
+    return [run("score_frozen", layout, cases) for layout in (Layout(), Layout(sharding=2))]
+
+
+@pytest.mark.parametrize("case", [0, 1])
 def test_a_frozen_model_is_whole_nowhere_and_gives_the_same_numbers(case):
-    [want] = run("score_frozen", Layout(), case)
-    for found in run("score_frozen", Layout(sharding=2), case):
+    want, ranks = frozen()[0][0][case], frozen()[1]
+    for found in (rank[case] for rank in ranks):
         for name, outputs in (("outputs", want["outputs"]), ("again", want["outputs"])):
             for got, expected in zip(found[name], outputs, strict=True):
                 np.testing.assert_array_equal(got, expected)
@@ -148,11 +161,10 @@ def test_a_number_that_is_not_finite_on_one_rank_stops_all_with_the_same_message
 
 
 def test_half_precision_gradients_add_up_in_float32_and_weights_are_published():
-    [want] = run("train_half", Layout(), 0)
+    [[want]] = run("train_half", Layout(), [0])
     # In bfloat16 the small gradients behind a large one would all be lost.
     np.testing.assert_allclose(want["gradient"], 1.0 + 8 * 2.0**-9, rtol=0)
-    for stage in (1, 2, 3):
-        ranks = run("train_half", Layout(sharding=2), stage)
+    for ranks in zip(*run("train_half", Layout(sharding=2), [1, 2, 3]), strict=True):
         for name in ("gradient", "master"):
             np.testing.assert_array_equal(np.concatenate([rank[name] for rank in ranks]), want[name])
         for rank in ranks:
@@ -160,9 +172,8 @@ def test_half_precision_gradients_add_up_in_float32_and_weights_are_published():
         assert want["state"] == ranks[0]["state"]
 
 
-@pytest.mark.parametrize("stage", [2, 3])
-def test_stages_two_and_three_equal_those_of_paddle(stage):
-    for rank in run("compare_with_paddle", Layout(sharding=2), stage):
+def test_stages_two_and_three_equal_those_of_paddle():
+    for rank in itertools.chain(*run("compare_with_paddle", Layout(sharding=2), [2, 3])):
         for name, value in rank["theirs"].items():
             gap = np.abs(rank["ours"][name] - value).max() / np.abs(value).max()
             assert gap < 1e-6, f"{name}: {gap:.2g}"

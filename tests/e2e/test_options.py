@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import runs
-from refusals import left_behind, train_here, write_rows
+from refusals import left_behind, stop, train_here, write_rows
 from safetensors.numpy import load_file
 
+from alignment.ppo import build
 from alignment.training.checkpoint import incompleteness
 
 pytestmark = pytest.mark.e2e
@@ -141,6 +143,41 @@ def test_the_reference_never_moves_and_the_critic_and_policy_do(ppo_arguments, t
     assert any(np.abs(policy[name] - source[name]).max() > 1e-4 for name in source)
     again = load_file(str(ppo_arguments["actor_model_name_or_path"] / "model.safetensors"))
     assert all(np.array_equal(again[name], source[name]) for name in source)
+
+
+class _Misstating:
+    """The run's engine, whose log-probs are off by 0.5 at the first token of each response."""
+
+    def __init__(self, engine):
+        self._engine = engine
+
+    def __getattr__(self, name):
+        return getattr(self._engine, name)
+
+    def generate(self, prompts, options, **addresses):
+        completions = self._engine.generate(prompts, options, **addresses)
+        shift = [0.5 * (np.arange(len(c.logprobs)) == 0).astype(np.float32) for c in completions]
+        return [replace(c, logprobs=c.logprobs - s) for c, s in zip(completions, shift, strict=True)]
+
+
+@pytest.mark.parametrize("action", ["warn", "correct", "recompute", "stop"])
+def test_an_engine_that_misstates_its_log_probs(action, ppo_arguments, tmp_path, monkeypatch):
+    honest = build.build_engine
+    monkeypatch.setattr(build, "build_engine", lambda *parts: _Misstating(honest(*parts)))
+    made = {**ppo_arguments, "on_logprob_gap": action, "use_fusemt": False, "max_steps": 2, "update_iters": 1}
+    made |= {"gradient_accumulation_steps": 2}  # one update a rollout
+    made |= {"eval_datasets": "packing-prompts/test:2/-1", "do_eval": True}
+    if action == "stop":
+        done = stop("ppo", made, tmp_path, "differ at update 0 by p99 0.5", "response position 0", "use_fusemt=false")
+        assert "eval/reward" in runs.metrics(tmp_path / "out")[0], "evaluations are not gated"
+        return
+    done = train_here("ppo", {**made, "output_dir": tmp_path / "out"}, tmp_path)
+    assert done.stderr.count("log-probs of engine and trainer differ") == 1
+    first = next(record for record in runs.metrics(tmp_path / "out") if "train/reward" in record)
+    assert first["rollout/logprob_gap_p99"] == pytest.approx(0.5, abs=1e-4)
+    assert first["policy/ratio_max"] == pytest.approx(1.0, abs=1e-4), "against the trainer's log-probs"
+    if action == "correct":
+        assert first["rollout/importance_weight_max"] == pytest.approx(np.exp(0.5), rel=1e-4)
 
 
 @pytest.mark.parametrize("loss_type", ["sequence-wise", "token-wise"])

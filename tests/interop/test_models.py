@@ -8,8 +8,9 @@ import numpy as np
 import paddle
 import pytest
 
-from alignment.models.hub import load_causal_lm, load_score_model, save_model
+from alignment.models.hub import load_causal_lm, load_score_model
 from alignment.models.naming import is_transposed
+from alignment.models.saving import save_model
 from alignment.records import TokenBatch
 
 pytestmark = pytest.mark.interop

@@ -51,7 +51,6 @@ def test_reference_file_on_one_cpu_process_tells_each_lost_key_once():
     refuse_unbuilt(parsed, device="cpu", world_size=1)
     effects = report_effects(parsed, device="cpu", world_size=1)
     assert {effect.key for effect in effects} == {
-        "use_fusemt",
         "critic_warmup_ratio",
         "bf16",
         "fp16_opt_level",
@@ -61,9 +60,8 @@ def test_reference_file_on_one_cpu_process_tells_each_lost_key_once():
         "sharding",
         "pipeline_parallel_config",
     }
-    assert len(effects) == 9
+    assert len(effects) == 8
     assert "tensor_parallel_degree=2 has no effect: this run has one process" in [str(e) for e in effects]
-    assert effects[0].key == "use_fusemt"
 
 
 def test_reference_file_of_the_reward_model():
@@ -104,9 +102,8 @@ def test_bf16_without_o2_is_refused_on_a_gpu_only():
         refuse_unbuilt(parsed, device="gpu", world_size=1)
 
 
-def test_nothing_given_tells_only_the_engine_that_falls_back():
-    assert list(_told(PPO)) == ["use_fusemt"]
-    assert _told([*PPO, "--use_fusemt", "false"]) == {}
+def test_nothing_given_tells_nothing():
+    assert _told(PPO) == {}
 
 
 @pytest.mark.parametrize(
@@ -127,6 +124,7 @@ def test_nothing_given_tells_only_the_engine_that_falls_back():
             ["--clip_range_ratio", "0.3", "--clip_range_ratio_low", ".2", "--clip_range_ratio_high", ".3"],
             "clip_range_ratio",
         ),
+        (["--importance_weight_cap", "3", "--on_logprob_gap", "recompute"], "importance_weight_cap"),
         (["--eval_mode", "tensor_parallel"], "eval_mode"),
         (["--use_flash_attention"], "use_flash_attention"),
         (["--recompute_granularity", "core_attn"], "recompute_granularity"),
@@ -142,6 +140,7 @@ def test_told(given, key):
     [
         ["--ptx_datasets", "alpaca", "--ptx_coeff", "16"],
         ["--kl_horizon", "5", "--kl_target", "6"],
+        ["--importance_weight_cap", "3", "--on_logprob_gap", "correct", "--logprob_gap_limit", "0.01"],
         ["--num_train_epochs", "2"],
         ["--warmup_ratio", "0.1"],
         ["--tensor_parallel_degree", "1"],
@@ -152,4 +151,4 @@ def test_told(given, key):
     ],
 )
 def test_not_told(given):
-    assert set(_told([*PPO, *given])) == {"use_fusemt"}
+    assert _told([*PPO, *given]) == {}

@@ -14,6 +14,7 @@ from alignment.ops.native import sources, toolchain
 
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g1", "-O1")
 COMPILER = toolchain.find_compiler()
+SOURCES = sources.find_sources()
 
 
 def run(command: list[str]) -> str:
@@ -27,7 +28,7 @@ def objects(tmp_path_factory) -> list[str]:
     """Every object of the library, instrumented."""
     if COMPILER is None:
         pytest.skip("no C++ compiler here: the kernels cannot be built with sanitizers")
-    folder, sources_folder = tmp_path_factory.mktemp("sanitized"), sources.find_sources()
+    folder = tmp_path_factory.mktemp("sanitized")
     probe = folder / "probe.cc"
     probe.write_text("int main() { return 0; }\n")
     linked = subprocess.run([COMPILER.program, *SANITIZE, str(probe), "-o", str(folder / "probe")], capture_output=True)
@@ -41,15 +42,15 @@ def objects(tmp_path_factory) -> list[str]:
         return target
 
     with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(build, sources.list_units(sources_folder)))
+        return list(pool.map(build, sources.list_units(SOURCES)))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("program", sources.SELFTESTS)
+@pytest.mark.parametrize("program", sources.list_selftests(SOURCES), ids=lambda path: path.stem)
 def test_no_access_out_of_bounds_and_no_undefined_behaviour(program, objects, tmp_path):
-    source, target = sources.find_sources() / program, tmp_path / "selftest"
+    target = tmp_path / "selftest"
     flags = (*sources.COMMON_FLAGS, *SANITIZE, "-fopenmp")
-    run([COMPILER.program, *flags, str(source), *objects, "-o", str(target)])
+    run([COMPILER.program, *flags, str(program), *objects, "-o", str(target)])
     assert run([str(target)]), "it says what it did"
 
 
@@ -62,7 +63,7 @@ def test_an_access_out_of_bounds_is_found(objects, tmp_path):
         "  std::vector<double> out(4);\n  ac_philox_uniform(1, 4, ids.data(), places.data(), out.data());\n}\n"
     )
     target = tmp_path / "wrong"
-    include = f"-I{sources.find_sources()}"
+    include = f"-I{SOURCES}"
     run([COMPILER.program, *sources.COMMON_FLAGS, *SANITIZE, include, str(source), *objects, "-o", str(target)])
     done = subprocess.run([str(target)], capture_output=True, text=True, timeout=60)
     assert done.returncode != 0

@@ -24,7 +24,6 @@ def _experience(rows):
         group_ids=np.array(rows),
         old_logprobs=old,
         ref_logprobs=_grid([-1.5, -2.0], [0.0, 0.0], [-1.0, 0.0])[rows],
-        rollout_logprobs=old - 0.125,
         entropy=_grid([0.5, 0.25], [99.0, 99.0], [1.0, 0.0])[rows],
         values=_grid([1.0, 2.0], [50.0, 50.0], [0.5, 0.0])[rows],
         raw_scores=_grid(2.0, 0.0, 4.0)[rows],
@@ -48,7 +47,6 @@ def test_a_masked_row_changes_no_average():
     assert masked["reward/masked_rows"].value == 1
     assert masked["train/kl_divergence"].value == pytest.approx((0.5 - 0.5) / 2)
     assert masked["kl/k2"].value == pytest.approx((0.125 + 0 + 0.125) / 3)
-    assert masked["rollout/logprob_gap_max"].value == pytest.approx(0.125)
     np.testing.assert_allclose(kl_by_row(_experience([0, 1, 2]).rollout), [0.5, -0.5])
 
 

@@ -1,0 +1,127 @@
+"""One token for every row, the same on all processes that share the model.
+
+B rows, V vocabulary, v its local part. Greedy decoding compares the best of each part and never brings the logits
+together; sampling needs them whole, [B, V] of one step at a time.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+
+from alignment.errors import NumericalError
+from alignment.generation.engine import GenerationOptions
+from alignment.generation.place import EnginePlace
+from alignment.generation.sampling import Restrictions, Sampler, check_largest
+from alignment.parallel.group import Group
+from alignment.parallel.parts import even_cut
+
+
+class Drawer:
+    """Draws where the logits are, on the last stage, and lets all stages know."""
+
+    def __init__(
+        self,
+        options: GenerationOptions,
+        prompts: list[np.ndarray],
+        uniforms: np.ndarray,
+        *,
+        vocab_size: int,
+        usable_vocab_size: int | None,
+        place: EnginePlace,
+    ) -> None:
+        """See ``Sampler``."""
+        self._place = place
+        self._vocab_size = vocab_size
+        self._in_parts = not options.do_sample and place.tensor.size > 1
+        limits = {"vocab_size": vocab_size, "usable_vocab_size": usable_vocab_size}
+        if self._in_parts:
+            self._sampler = GreedyInParts(options, prompts, group=place.tensor, **limits)
+        else:
+            self._sampler = Sampler(options, prompts, uniforms, **limits)
+
+    def keep(self, rows: np.ndarray) -> None:
+        """Go on with these rows only."""
+        self._sampler.keep(rows)
+
+    def draw(self, logits: paddle.Tensor | None, step: int, *, num_rows: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return (tokens [B] int64, log-probs [B] float32) for the local logits [B, v], which the last stage has.
+
+        Raises NumericalError, everywhere the same, when logits are damaged.
+        """
+        pipeline = self._place.pipeline
+        if pipeline.size == 1:
+            return self._draw_here(logits, step)
+        drawn, failure = np.zeros([2, num_rows]), ""
+        if pipeline.is_last:
+            try:
+                drawn[:] = self._draw_here(logits, step)
+            except NumericalError as error:
+                drawn[:], failure = -1, str(error)
+        # Token ids and float32 numbers are exact in float64.
+        tokens, logprobs = pipeline.broadcast_(paddle.to_tensor(drawn), pipeline.size - 1, "sampled tokens").numpy()
+        if (tokens < 0).any():
+            raise NumericalError(pipeline.share_object(failure, pipeline.size - 1, "why no token was sampled"))
+        return tokens.astype(np.int64), logprobs.astype(np.float32)
+
+    def _draw_here(self, logits: paddle.Tensor, step: int) -> tuple[np.ndarray, np.ndarray]:
+        if not self._in_parts:
+            logits = gather_logits(logits, self._place.tensor, vocab_size=self._vocab_size)
+        return self._sampler.draw(logits.numpy(), step)
+
+
+def gather_logits(logits: paddle.Tensor, group: Group, *, vocab_size: int) -> paddle.Tensor:
+    """Return logits [B, V] on all processes of ``group``, of which each has [B, v] (see ``even_cut``)."""
+    if group.size == 1:
+        return logits
+    sizes = [stop - start for start, stop in (even_cut(vocab_size, group.size, index) for index in range(group.size))]
+    missing = max(sizes) - logits.shape[1]
+    if missing:
+        logits = paddle.concat([logits, paddle.zeros([logits.shape[0], missing], logits.dtype)], axis=1)
+    parts = group.gather(logits, "logits of one step")
+    return paddle.concat([part[:, :size] for part, size in zip(parts, sizes, strict=True)], axis=1)
+
+
+class GreedyInParts:
+    """The likeliest token of a vocabulary that is cut over ``group``; the lowest id of those that tie."""
+
+    def __init__(
+        self,
+        options: GenerationOptions,
+        prompts: list[np.ndarray],
+        *,
+        group: Group,
+        vocab_size: int,
+        usable_vocab_size: int | None,
+    ) -> None:
+        """See ``Sampler``."""
+        self._group = group
+        self._vocab_size = vocab_size
+        self._temperature = np.float32(options.temperature)
+        self._vocabulary = range(*even_cut(vocab_size, group.size, group.index))
+        self._restrictions = Restrictions(
+            options, prompts, vocabulary=self._vocabulary, usable_vocab_size=usable_vocab_size
+        )
+
+    def keep(self, rows: np.ndarray) -> None:
+        """Go on with these rows only."""
+        self._restrictions.keep(rows)
+
+    def draw(self, logits: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return (tokens [B] int64, log-probs [B] float32) for the local logits [B, v]; see ``Sampler.draw``."""
+        rows, scaled = np.arange(len(logits)), logits / self._temperature
+        restricted = self._restrictions.apply(logits, step)
+        allowed = logits if restricted is None else restricted
+        local = allowed.argmax(axis=-1)
+        # A maximum over processes may lose a NaN; infinity stays and is refused as well.
+        tops = np.stack([np.where(np.isnan(x), np.inf, x) for x in (scaled.max(axis=-1), allowed[rows, local])])
+        largest, best = self._group.max_(paddle.to_tensor(tops), "likeliest tokens").numpy()
+        check_largest(largest, step)
+        candidates = np.where(tops[1] == best, self._vocabulary.start + local, self._vocab_size)
+        tokens = -self._group.max_(paddle.to_tensor(-candidates), "likeliest tokens").numpy()
+        mine = tokens == candidates
+        weights = np.exp(scaled - largest[:, None]).sum(axis=-1, dtype=np.float64)
+        sums = np.stack([weights, np.where(mine, scaled[rows, local] - largest, 0)])
+        totals, chosen = self._group.sum_(paddle.to_tensor(sums), "log-probs").numpy()
+        self._restrictions.add(rows, tokens)
+        return tokens, (chosen - np.log(totals)).astype(np.float32)

@@ -1,0 +1,30 @@
+"""What every engine asks of prompts before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from alignment.errors import UserError
+from alignment.generation.engine import GenerationOptions
+
+
+def check_prompts(prompts: Sequence[np.ndarray], options: GenerationOptions, config: Any) -> None:
+    """Raise UserError for a prompt that is empty, out of the vocabulary of ``config`` (a DecoderConfig) or too long."""
+    vocab, limit = config.vocab_size, config.max_position_embeddings
+    for row, prompt in enumerate(prompts):
+        if not len(prompt):
+            raise UserError(f"prompt {row} is empty; a prompt needs at least one token")
+        if prompt.min() < 0 or prompt.max() >= vocab:
+            bad = int(prompt[(prompt < 0) | (prompt >= vocab)][0])
+            raise UserError(f"prompt {row} holds token id {bad}; the model's vocabulary is 0 to {vocab - 1}")
+        answer = int(options.answer_limits(np.array([len(prompt)]))[0])
+        if answer < 1:
+            raise UserError(f"prompt {row} has {len(prompt)} tokens, max_total_tokens={options.max_total_tokens}")
+        if len(prompt) + answer > limit:
+            raise UserError(
+                f"prompt {row} has {len(prompt)} tokens and its answer may have {answer}; "
+                f"together at most max_position_embeddings={limit}"
+            )

@@ -1,0 +1,91 @@
+"""csrc/core/alignment_core.h for ctypes: its structures, its functions and what its error codes become."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import POINTER, c_char_p, c_double, c_float, c_int32, c_int64, c_uint8, c_uint32, c_uint64, c_void_p
+
+from alignment.errors import NumericalError
+
+ABI_VERSION = 1
+"""AC_ABI_VERSION of the header these bindings were written for."""
+
+_NO_MEMORY, _NOT_FINITE = -2, -4
+
+Reduce = ctypes.CFUNCTYPE(None, c_void_p, POINTER(c_float), c_int64)
+"""AcReduce: (context, data, count) replaces data by its sum over the tensor-parallel ranks."""
+
+
+class AcConfig(ctypes.Structure):
+    """Sizes and options of one model; the header says what each field means."""
+
+    _fields_ = [
+        ("struct_bytes", c_int32),
+        *((name, c_int32) for name in ("num_layers", "hidden", "inner", "heads", "kv_heads", "head_dim", "vocab")),
+        ("rms_eps", c_float),
+        *((name, c_int32) for name in ("window", "qk_norm", "qkv_bias", "output_bias", "mlp_bias", "tied")),
+        *((name, c_int32) for name in ("weight_type", "kv_type", "block_tokens", "num_blocks", "max_positions")),
+    ]
+
+
+class AcSampling(ctypes.Structure):
+    """How tokens are drawn; the header says what each field means."""
+
+    _fields_ = [
+        ("struct_bytes", c_int32),
+        ("do_sample", c_int32),
+        ("top_k", c_int32),
+        ("usable_vocab", c_int32),
+        ("temperature", c_float),
+        ("repetition_penalty", c_float),
+        ("top_p", c_double),
+    ]
+
+
+_INTS, _FLOATS, _MODEL = POINTER(c_int32), POINTER(c_float), c_void_p
+_FUNCTIONS = {
+    "ac_abi_version": (c_int32, []),
+    "ac_last_error": (c_char_p, []),
+    "ac_isa": (c_char_p, []),
+    "ac_set_isa": (c_int32, [c_char_p]),
+    "ac_model_create": (_MODEL, [POINTER(AcConfig)]),
+    "ac_model_destroy": (None, [_MODEL]),
+    "ac_model_bytes": (c_int64, [_MODEL]),
+    "ac_model_set_weight": (c_int32, [_MODEL, c_char_p, c_void_p, c_int32, c_int64, c_int64, c_int32]),
+    "ac_model_missing": (c_int32, [_MODEL, c_char_p, c_int32]),
+    "ac_model_set_rotary": (c_int32, [_MODEL, _FLOATS, _FLOATS, c_int32]),
+    "ac_model_set_reduce": (c_int32, [_MODEL, Reduce, c_void_p]),
+    "ac_model_set_vocab_range": (c_int32, [_MODEL, c_int32]),
+    "ac_forward": (
+        c_int32,
+        [_MODEL, c_int32, _INTS, _INTS, _INTS, _INTS, c_int32, c_int32, _INTS, _FLOATS, c_int32],
+    ),
+    "ac_copy_block": (c_int32, [_MODEL, c_int32, c_int32]),
+    "ac_sample": (
+        c_int32,
+        [
+            *(c_int32, c_int32, _FLOATS, POINTER(c_double), POINTER(AcSampling)),
+            *(_INTS, c_int32, POINTER(c_uint8), POINTER(c_void_p), POINTER(c_int64), _FLOATS, c_int32),
+        ],
+    ),
+    "ac_philox_uniform": (None, [c_uint64, c_int32, POINTER(c_uint64), POINTER(c_uint32), POINTER(c_double)]),
+}
+
+
+def declare(handle: ctypes.CDLL) -> None:
+    """Give every function of a loaded library its types; AttributeError names one it lacks."""
+    for name, (result, arguments) in _FUNCTIONS.items():
+        function = getattr(handle, name)
+        function.restype, function.argtypes = result, arguments
+
+
+def check(handle: ctypes.CDLL, status: int) -> int:
+    """Return ``status`` unless it is an error code: NumericalError, MemoryError or RuntimeError with its sentence."""
+    if status >= 0:
+        return status
+    sentence = handle.ac_last_error().decode()
+    if status == _NOT_FINITE:
+        raise NumericalError(sentence)
+    if status == _NO_MEMORY:
+        raise MemoryError(sentence)
+    raise RuntimeError(f"the kernels refused a call: {sentence}")

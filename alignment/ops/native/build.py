@@ -1,0 +1,194 @@
+"""A kernel library on disk: beside the package, in the user's cache, or compiled now.
+
+Entries of the cache are named by what made them, so an old one is never taken for a new one. They are compiled aside
+and renamed under a lock: processes that start together build once, and a killed build leaves nothing that is read.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from alignment.errors import UserError
+from alignment.ops.native import sources, toolchain
+from alignment.ops.native.toolchain import Compiler
+from alignment.telemetry import log
+
+PACKAGE_FOLDER = Path(__file__).parent
+"""Where a prebuilt library lies."""
+
+_ASIDE = "building-"
+_LOCK = "build.lock"
+
+
+class KernelBuildError(UserError):
+    """There is no kernel library here; the message says why."""
+
+
+class Library(NamedTuple):
+    """A kernel library on disk."""
+
+    path: Path
+    origin: str
+    """Which one it is, in words."""
+
+
+def cache_folder() -> Path:
+    """Return where this user's builds are kept: ``$XDG_CACHE_HOME/alignment``, else ``~/.cache/alignment``."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    try:
+        return base.expanduser() / "alignment"
+    except RuntimeError as error:
+        raise KernelBuildError(f"no place for a build ({error}); set XDG_CACHE_HOME to a folder") from error
+
+
+def find_compiler() -> Compiler:
+    """Return the compiler ``$CXX`` names or the first one found; KernelBuildError when there is none."""
+    compiler = toolchain.find_compiler(os.environ.get("CXX", ""))
+    if compiler is None:
+        raise KernelBuildError(f"no C++ compiler: none of $CXX, {', '.join(toolchain.COMPILERS)} runs")
+    return compiler
+
+
+def find_prebuilt(folder: Path = PACKAGE_FOLDER) -> Library:
+    """Return the library that was put into ``folder`` for the sources of this version."""
+    path = prebuilt_path(folder)
+    if not path.is_file():
+        raise KernelBuildError("no prebuilt library beside the package")
+    return Library(path, f"prebuilt library {path}")
+
+
+def prebuilt_path(folder: Path = PACKAGE_FOLDER) -> Path:
+    """Return what the prebuilt library of these sources is called in ``folder``."""
+    return folder / f"alignment_core-{sources.hash_sources(_source_folder())}.so"
+
+
+def find_or_build(*, force: bool = False) -> Library:
+    """Return the cached library for these sources, this compiler and this machine, compiling it when it is not there.
+
+    Where the compiler is gone any build of these sources will do. ``force`` compiles again. KernelBuildError says what
+    is missing or where the compiler's messages are.
+    """
+    folder = _source_folder()
+    stem = f"core-{sources.hash_sources(folder)}"
+    try:
+        compiler = find_compiler()
+    except KernelBuildError:
+        earlier = [] if force else sorted(cache_folder().glob(f"{stem}-*.so"))
+        if not earlier:
+            raise
+        return Library(earlier[0], f"cached build {earlier[0]}")
+    path = cache_folder() / f"{stem}-{_key(compiler)}.so"
+    if path.is_file() and not force:
+        return Library(path, f"cached build {path}")
+    try:
+        return _build_once(path, folder, compiler, force=force)
+    except OSError as error:
+        raise KernelBuildError(f"the build cache cannot be used ({error}); set XDG_CACHE_HOME to another") from error
+
+
+def compile_library(target: Path, folder: Path, compiler: Compiler, log_file: Path) -> None:
+    """Compile the sources of ``folder`` to ``target``, whose folder also gets the objects; commands go to the log."""
+    units = sources.list_units(folder)
+    objects = [target.parent / f"{unit.stem}.o" for unit in units]
+    commands = [
+        [compiler.program, *sources.COMMON_FLAGS, *unit.flags, "-c", str(unit.source), "-o", str(compiled)]
+        for unit, compiled in zip(units, objects, strict=True)
+    ]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        problems = list(pool.map(lambda command: toolchain.run_logged(command, log_file), commands))
+    link = [compiler.program, *sources.LINK_FLAGS, "-o", str(target), *map(str, objects)]
+    link += toolchain.openmp_link_flags()
+    problem = next(filter(None, problems), None) or toolchain.run_logged(link, log_file)
+    if problem:
+        raise KernelBuildError(f"compiling the kernels failed: {problem} (all messages: {log_file})")
+
+
+def place_prebuilt(library: Path, folder: Path = PACKAGE_FOLDER) -> Path:
+    """Copy a build into ``folder`` as the prebuilt library of these sources; earlier ones are removed."""
+    target = prebuilt_path(folder)
+    aside = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        shutil.copyfile(library, aside)
+        _make_durable(aside)
+        for old in folder.glob("alignment_core-*.so"):
+            old.unlink()
+        aside.replace(target)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise KernelBuildError(f"cannot put the library into {folder}: {error.strerror or error}") from error
+    return target
+
+
+def _source_folder() -> Path:
+    folder = sources.find_sources()
+    if folder is None:
+        raise KernelBuildError("the kernel sources are not installed")
+    return folder
+
+
+def _key(compiler: Compiler) -> str:
+    made_from = (compiler, toolchain.openmp_link_flags(), toolchain.processor())
+    return hashlib.sha256(repr(made_from).encode()).hexdigest()[:16]
+
+
+def _build_once(path: Path, folder: Path, compiler: Compiler, *, force: bool) -> Library:
+    """Build under the lock, unless another process built it, or failed to, while this one waited."""
+    started = time.time()
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _locked(path.parent):
+        if path.is_file() and not force:
+            return Library(path, f"cached build {path}")
+        _repeat_failure(path, since=started)
+        log.info(f"compiling the CPU kernels with {compiler.program}, once; this takes up to a minute")
+        _build(path, folder, compiler)
+    return Library(path, f"built in {time.time() - started:.0f} s as {path}")
+
+
+def _build(path: Path, folder: Path, compiler: Compiler) -> None:
+    """Compile in a folder of its own inside the cache, then rename; the lock is held."""
+    for left_by_a_killed_build in path.parent.glob(f"{_ASIDE}*"):
+        shutil.rmtree(left_by_a_killed_build, ignore_errors=True)
+    log_file, failure = path.with_suffix(".log"), path.with_suffix(".failed")
+    log_file.unlink(missing_ok=True)
+    failure.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(prefix=_ASIDE, dir=path.parent) as aside:
+        library = Path(aside) / path.name
+        try:
+            compile_library(library, folder, compiler, log_file)
+        except KernelBuildError as error:
+            failure.write_text(str(error), encoding="utf-8")
+            raise
+        if sources.hash_sources(folder) not in path.name:
+            raise KernelBuildError(f"{folder} was edited while it was compiled; build again")
+        _make_durable(library)
+        library.replace(path)
+
+
+def _repeat_failure(path: Path, *, since: float) -> None:
+    """Raise what another process found out after ``since``, so that many waiting ranks do not fail one by one."""
+    failure = path.with_suffix(".failed")
+    if failure.is_file() and failure.stat().st_mtime >= since:
+        raise KernelBuildError(failure.read_text(encoding="utf-8"))
+
+
+def _make_durable(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the one build lock of ``folder``; it ends with the process that holds it, however that ends."""
+    with (folder / _LOCK).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

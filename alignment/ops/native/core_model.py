@@ -1,0 +1,147 @@
+"""One packed model with its pool of key/value blocks, held by the kernel library."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from ctypes import c_float, c_int32
+from typing import Literal
+
+import numpy as np
+
+from alignment.ops.native.bindings import AcConfig, Reduce, check
+
+_DATA_TYPES = {"float32": 0, "bfloat16": 1}
+_WEIGHT_TYPES = {"float32": 0, "bfloat16": 1, "int8": 2}
+_MISSING_BYTES = 4096
+
+DataType = Literal["float32", "bfloat16"]
+ReduceInPlace = Callable[[np.ndarray], None]
+
+
+class CoreModel:
+    """Owns an ``AcModel``; sizes are those of this tensor-parallel rank."""
+
+    def __init__(self, handle: ctypes.CDLL, sizes: dict[str, int | float], *, weight_type: str, kv_type: str) -> None:
+        """``sizes`` are the fields of AcConfig but the types, which are float32, bfloat16 or (weights) int8."""
+        config = AcConfig(
+            struct_bytes=ctypes.sizeof(AcConfig),
+            weight_type=_WEIGHT_TYPES[weight_type],
+            kv_type=_DATA_TYPES[kv_type],
+            **sizes,
+        )
+        self._handle = handle
+        self._vocab = config.vocab
+        self._head_half = config.head_dim // 2
+        self._reduce = Reduce()
+        self._reduce_failure: BaseException | None = None
+        self._model = handle.ac_model_create(config)
+        if not self._model:
+            check(handle, -1)
+
+    def close(self) -> None:
+        """Free weights and blocks; the model cannot be used after."""
+        model, self._model = self._model, None
+        if model:
+            self._handle.ac_model_destroy(model)
+
+    def __del__(self) -> None:
+        """Free what was not closed."""
+        if getattr(self, "_model", None):
+            self.close()
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of weights and blocks."""
+        return self._handle.ac_model_bytes(self._alive())
+
+    def set_weight(self, name: str, address: int, *, dtype: DataType, shape: tuple[int, ...], threads: int = 1) -> None:
+        """Pack the parameter ``name`` from contiguous memory at ``address`` (``data_ptr()`` or ``array.ctypes.data``).
+
+        Matrices are [in, out], embeddings [V, H], vectors [n].
+        """
+        rows, cols = shape if len(shape) == 2 else (1, shape[0])
+        call = self._handle.ac_model_set_weight
+        self._check(call(self._alive(), name.encode(), address, _DATA_TYPES[dtype], rows, cols, threads))
+
+    def missing_weights(self) -> tuple[int, str]:
+        """Return how many weights or rotary tables were never set, and their names (the first ones)."""
+        names = ctypes.create_string_buffer(_MISSING_BYTES)
+        count = self._check(self._handle.ac_model_missing(self._alive(), names, _MISSING_BYTES))
+        return count, names.value.decode()
+
+    def set_rotary(self, cosines: np.ndarray, sines: np.ndarray) -> None:
+        """Copy the tables [max_positions, head_dim / 2]."""
+        tables = [np.ascontiguousarray(table, np.float32) for table in (cosines, sines)]
+        assert tables[0].shape == tables[1].shape == (len(cosines), self._head_half), cosines.shape
+        self._check(self._handle.ac_model_set_rotary(self._alive(), *map(_floats, tables), len(cosines)))
+
+    def set_reduce(self, reduce: ReduceInPlace | None) -> None:
+        """Sum partial results over tensor-parallel ranks with ``reduce(array)``, in place; None: one rank."""
+        self._reduce = Reduce() if reduce is None else Reduce(self._guard(reduce))
+        self._check(self._handle.ac_model_set_reduce(self._alive(), self._reduce, None))
+
+    def set_vocab_range(self, first: int) -> None:
+        """Say that this rank's embedding rows begin at token id ``first``."""
+        self._check(self._handle.ac_model_set_vocab_range(self._alive(), first))
+
+    def forward(
+        self,
+        tokens: np.ndarray,
+        slots: np.ndarray,
+        positions: np.ndarray,
+        *,
+        block_tables: np.ndarray,
+        logit_rows: np.ndarray,
+        threads: int,
+    ) -> np.ndarray:
+        """Return logits [len(logit_rows), V] float32 of flat rows; all arrays int32, block_tables [slots, blocks]."""
+        assert len(tokens) == len(slots) == len(positions) and block_tables.ndim == 2
+        rows = [_as_ints(array) for array in (tokens, slots, positions, block_tables)]
+        wanted = _as_ints(logit_rows)
+        logits = np.empty((len(wanted), self._vocab), np.float32)
+        status = self._handle.ac_forward(
+            *(self._alive(), len(tokens), *map(_ints, rows), block_tables.shape[1]),
+            *(len(wanted), _ints(wanted), _floats(logits), threads),
+        )
+        failure, self._reduce_failure = self._reduce_failure, None
+        if failure is not None:
+            raise failure
+        self._check(status)
+        return logits
+
+    def copy_block(self, source: int, target: int) -> None:
+        """Copy block ``source`` over ``target`` in every layer."""
+        self._check(self._handle.ac_copy_block(self._alive(), source, target))
+
+    def _guard(self, reduce: ReduceInPlace) -> Callable[..., None]:
+        """Return the C callback; ctypes would only print an exception, so it is kept for ``forward`` to raise."""
+
+        def call(context: int | None, data: ctypes._Pointer, count: int) -> None:
+            if self._reduce_failure is not None:
+                return
+            try:
+                reduce(np.ctypeslib.as_array(data, (count,)))
+            except BaseException as error:  # noqa: BLE001
+                self._reduce_failure = error
+
+        return call
+
+    def _alive(self) -> int:
+        assert self._model, "the model was closed"
+        return self._model
+
+    def _check(self, status: int) -> int:
+        return check(self._handle, status)
+
+
+def _as_ints(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array, np.int32)
+
+
+def _ints(array: np.ndarray) -> ctypes._Pointer:
+    return array.ctypes.data_as(ctypes.POINTER(c_int32))
+
+
+def _floats(array: np.ndarray) -> ctypes._Pointer:
+    return array.ctypes.data_as(ctypes.POINTER(c_float))

@@ -1,0 +1,79 @@
+"""Which files of csrc/core make the kernel library, and with which flags; csrc/core/README.md has the same table."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from pathlib import Path
+from typing import NamedTuple
+
+COMMON_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fopenmp", "-ffp-contract=off", "-Wno-psabi")
+"""No -ffast-math and no fused operations behind our back: a row's results must not depend on its neighbours.
+
+-Wno-psabi: vectors wider than the registers are passed to inlined functions only, however calls pass them.
+"""
+LINK_FLAGS = ("-shared", "-Wl,--no-undefined")
+"""Whatever the OpenMP runtime lacks is an error of the build, not of the first call."""
+
+PER_ISA = ("kernels.cc", "sampler_kernels.cc")
+"""Compiled once for each instruction set."""
+ONCE = ("dispatch.cc", "model.cc", "weights.cc", "forward.cc", "sampler.cc", "philox.cc")
+"""Compiled once, for every processor of the architecture."""
+_SELFTEST = "selftest.cc"
+"""How the names of programs end that tests link with the library's objects."""
+
+_X86_FLAGS = {
+    "scalar": (),
+    "avx2": ("-mavx2", "-mfma", "-mf16c"),
+    "avx512": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma"),
+    "avx512bf16": ("-mavx512bf16", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma"),
+}
+ISA_FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
+    "x86_64": _X86_FLAGS,
+    "aarch64": {"scalar": (), "neon": ()},
+}
+"""Architecture -> instruction set -> flags."""
+_SAME_AS_WIDER = {("sampler_kernels.cc", "avx512bf16")}
+"""Not compiled: the sampler uses the avx512 passes there."""
+
+
+class Unit(NamedTuple):
+    """One object file to compile."""
+
+    source: Path
+    flags: tuple[str, ...]
+    stem: str
+    """Name of the object without its suffix."""
+
+
+def find_sources() -> Path | None:
+    """Return the folder of the sources: beside this file in an installed wheel, csrc/core in a checkout."""
+    folders = (Path(__file__).parent / "csrc" / "core", Path(__file__).parents[3] / "csrc" / "core")
+    return next((folder for folder in folders if (folder / "alignment_core.h").is_file()), None)
+
+
+def list_units(folder: Path, machine: str | None = None) -> list[Unit]:
+    """Return what to compile for an architecture (default: this one); an unknown one gets the scalar kernels."""
+    isas = ISA_FLAGS.get(machine or platform.machine(), {"scalar": ()})
+    with_isas = tuple(f"-DAC_WITH_{isa.upper()}" for isa in isas if isa != "scalar")
+    units = [Unit(folder / name, with_isas, Path(name).stem) for name in ONCE]
+    for name in PER_ISA:
+        for isa, flags in isas.items():
+            if (name, isa) not in _SAME_AS_WIDER:
+                units.append(Unit(folder / name, (f"-DAC_ISA={isa}", *flags), f"{Path(name).stem}_{isa}"))
+    return units
+
+
+def list_selftests(folder: Path) -> list[Path]:
+    """Return the programs that test the kernels from C++."""
+    return sorted(folder.glob(f"*{_SELFTEST}"))
+
+
+def hash_sources(folder: Path) -> str:
+    """Return a hash of every source and header in ``folder``, of their names and of the flags."""
+    digest = hashlib.sha256(repr((COMMON_FLAGS, LINK_FLAGS, ISA_FLAGS, ONCE, PER_ISA)).encode())
+    files = {path for path in folder.iterdir() if path.suffix in (".cc", ".h")}
+    for path in sorted(files.difference(list_selftests(folder))):
+        digest.update(f"\n{path.name} {path.stat().st_size}\n".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]

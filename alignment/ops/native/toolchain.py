@@ -1,0 +1,93 @@
+"""What this machine offers to a build: a C++ compiler, an OpenMP runtime, a kind of processor."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.util
+import platform
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+COMPILERS = ("g++", "clang++", "c++")
+"""Programs that are looked for on PATH, in this order, after the one the user names."""
+
+_OPENMP_NAME = "libiomp5.so"
+_INFO_TIMEOUT = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Compiler:
+    """A C++ compiler that runs."""
+
+    program: str
+    version: str
+    """First line of ``--version``."""
+
+
+def find_compiler(preferred: str = "") -> Compiler | None:
+    """Return the first compiler that answers ``--version``; ``preferred`` (a name or a path) is asked first."""
+    for name in filter(None, (preferred, *COMPILERS)):
+        program = shutil.which(name)
+        if program is None:
+            continue
+        try:
+            done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=_INFO_TIMEOUT)
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        if done.returncode == 0:
+            return Compiler(program, (done.stdout.splitlines() or ["unknown version"])[0])
+    return None
+
+
+@functools.cache
+def find_openmp() -> Path | None:
+    """Return the OpenMP runtime that Paddle brings, without importing Paddle; None where there is none.
+
+    A second runtime in one process would start its own threads beside Paddle's.
+    """
+    spec = importlib.util.find_spec("paddle")
+    if spec is None or spec.origin is None:
+        return None
+    library = Path(spec.origin).parent / "libs" / _OPENMP_NAME
+    return library if library.is_file() else None
+
+
+@functools.cache
+def preload_openmp() -> None:
+    """Load Paddle's OpenMP runtime, so that the kernel library finds it by name wherever Paddle is installed."""
+    library = find_openmp()
+    if library is not None:
+        ctypes.CDLL(str(library))
+
+
+def openmp_link_flags() -> list[str]:
+    """Return what links the kernels to Paddle's runtime, or to the compiler's own where Paddle is absent."""
+    library = find_openmp()
+    return ["-fopenmp"] if library is None else [f"-L{library.parent}", f"-l:{library.name}"]
+
+
+def processor() -> str:
+    """Return the machine's architecture and, where the system lists them, the flags of its first processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = ("flags", "Features")  # x86-64 and aarch64
+    flags = next((line.partition(":")[2] for line in lines if line.partition(":")[0].strip() in names), "")
+    return f"{platform.machine()} {' '.join(sorted(flags.split()))}"
+
+
+def run_logged(command: Sequence[str], log: Path) -> str | None:
+    """Run ``command`` and append it with its output to ``log``; None when it succeeds, else the telling line."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    with log.open("a", encoding="utf-8") as file:
+        file.write(f"$ {' '.join(command)}\n{done.stdout}")
+    if done.returncode == 0:
+        return None
+    lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
+    telling = (line for line in lines if "error: " in line or "undefined reference" in line)
+    return next(telling, lines[-1] if lines else f"exit status {done.returncode}")

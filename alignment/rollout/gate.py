@@ -1,0 +1,143 @@
+"""The log-prob gate: do the engine that samples and the trainer that learns agree on the sampled tokens?
+
+Both state log-softmax(logits / temperature) of every sampled token, before any filter. Where they differ, the tokens
+come from another distribution than the one that is trained, and PPO's ratio does not start at 1. Every process holds
+the same rollout, so all of them decide alike without talking to each other.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import numpy as np
+import paddle
+
+from alignment.algorithms.importance import truncated_importance_weights
+from alignment.errors import NumericalError
+from alignment.records import Rollout
+from alignment.telemetry import log
+from alignment.telemetry.metrics import Metric
+
+Action = Literal["warn", "correct", "recompute", "stop"]
+
+LINE_EVERY = 50
+"""The first rollout above the limit is told, then each one whose number among them is a multiple of this."""
+
+_CONSEQUENCES = {
+    "warn": "the run goes on unchanged; on_logprob_gap=correct, recompute or stop would act",
+    "correct": "importance weights correct the policy loss, as they do in every rollout of this run",
+    "recompute": "the trainer's are the old log-probs of this rollout, in place of the engine's",
+}
+_ADVICE = (
+    "The engine may compute in another precision or hold other weights than the trainer. use_fusemt=false rolls out "
+    "with the eager engine; on_logprob_gap=correct or recompute goes on; a larger logprob_gap_limit accepts the gap"
+)
+
+
+class LogprobGap(NamedTuple):
+    """|engine's - trainer's| log-prob in nats, over the response tokens of valid rows; NaN where one of them is."""
+
+    mean: float
+    p99: float
+    """The smallest gap that at least 99 % of the tokens do not exceed: with fewer than 100 tokens the worst one."""
+    max: float
+    worst: str
+    """The token with the largest gap, in words."""
+
+    def metrics(self) -> dict[str, Metric]:
+        """Return ``rollout/logprob_gap_mean``, ``_p99`` and ``_max``."""
+        return {
+            "rollout/logprob_gap_mean": Metric(self.mean),
+            "rollout/logprob_gap_p99": Metric(self.p99),
+            "rollout/logprob_gap_max": Metric(self.max, "max"),
+        }
+
+    def __str__(self) -> str:
+        return f"p99 {self.p99:.3g}, mean {self.mean:.3g}, worst {self.max:.3g} nats at {self.worst}"
+
+
+def measure_gap(rollout: Rollout) -> LogprobGap:
+    """Compare ``rollout_logprobs`` with ``old_logprobs``, which must be the trainer's here."""
+    engine, trainer = rollout.rollout_logprobs, rollout.old_logprobs
+    assert engine is not None and trainer is not None
+    is_token = rollout.response_mask > 0
+    gap = np.where(is_token, np.abs(engine - trainer), -1.0)
+    row, position = np.unravel_index(gap.argmax(), gap.shape)
+    tokens = gap[is_token].astype(np.float64)
+    return LogprobGap(
+        mean=float(tokens.mean()),
+        p99=float(np.quantile(tokens, 0.99, method="inverted_cdf")),
+        max=float(tokens.max()),
+        worst=(
+            f"row {row}, response position {position}, token id {rollout.responses[row][position]} "
+            f"(engine {engine[row, position]:.6g}, trainer {trainer[row, position]:.6g})"
+        ),
+    )
+
+
+@dataclass(kw_only=True)
+class LogprobGate:
+    """Measures the gap of each training rollout and acts where its p99 is above ``limit``.
+
+    ``warn`` and ``stop`` leave the rollout as it is: its old log-probs are the trainer's. ``correct`` gives every
+    rollout importance weights, above the limit or not, so that the objective does not jump at the limit. ``recompute``
+    makes the engine's log-probs the old ones while the gap is within the limit: the ratio, and the KL in the reward,
+    are then those of the very distribution the tokens were sampled from; above the limit the trainer's stay. The
+    trainer's are measured in either case, because the gap needs them.
+    """
+
+    limit: float
+    """In nats, above 0."""
+    action: Action
+    weight_cap: float
+    """Largest importance weight (``correct``), at least 1."""
+    _num_above: int = field(default=0, init=False)
+    """Rollouts above the limit since the start of this process; it only spaces the log lines."""
+
+    def check(self, rollout: Rollout) -> tuple[Rollout, dict[str, Metric]]:
+        """Return the rollout to learn from, and metrics.
+
+        Raises NumericalError above the limit where the action is ``stop``, and for a gap that is not finite always.
+        """
+        gap = measure_gap(rollout)
+        if not math.isfinite(gap.max):
+            raise NumericalError(
+                f"log-probs of engine and trainer at update {rollout.policy_version}: {gap}. One of them is damaged; "
+                "earlier checkpoints are untouched"
+            )
+        is_above = gap.p99 > self.limit
+        if is_above:
+            self._tell(gap, rollout.policy_version)
+        if self.action == "correct":
+            weights = self._weights(rollout)
+            return rollout.with_fields(importance_weights=weights), gap.metrics() | _describe(weights, rollout)
+        if self.action == "recompute" and not is_above:
+            rollout = rollout.with_fields(old_logprobs=rollout.rollout_logprobs)
+        return rollout, gap.metrics()
+
+    def _tell(self, gap: LogprobGap, update: int) -> None:
+        self._num_above += 1
+        said = f"log-probs of engine and trainer differ at update {update} by {gap}; logprob_gap_limit={self.limit:g}"
+        if self.action == "stop":
+            raise NumericalError(f"{said} is for p99, and on_logprob_gap=stop. {_ADVICE}")
+        if log.is_main() and (self._num_above == 1 or self._num_above % LINE_EVERY == 0):
+            log.warn(
+                f"{said} is for p99: {_CONSEQUENCES[self.action]} (number {self._num_above} above the limit; told are "
+                f"the first and every {LINE_EVERY}th)"
+            )
+
+    def _weights(self, rollout: Rollout) -> np.ndarray:
+        trainer, engine, mask = map(
+            paddle.to_tensor, (rollout.old_logprobs, rollout.rollout_logprobs, rollout.response_mask)
+        )
+        return truncated_importance_weights(trainer, engine, mask=mask, cap=self.weight_cap).numpy()
+
+
+def _describe(weights: np.ndarray, rollout: Rollout) -> dict[str, Metric]:
+    on_tokens = weights[rollout.response_mask > 0]
+    return {
+        "rollout/importance_weight_mean": Metric(float(on_tokens.mean())),
+        "rollout/importance_weight_max": Metric(float(on_tokens.max()), "max"),
+    }

@@ -1,0 +1,295 @@
+// One forward over flat rows: checks, the plan of a call, and the layers, worked through by a team of threads.
+#include <omp.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "bfloat16.h"
+#include "errors.h"
+#include "model.h"
+
+namespace ac {
+namespace {
+
+// The arguments of ac_forward.
+struct Request {
+  int num_rows;
+  const int32_t *tokens, *slots, *positions, *block_tables;
+  int max_blocks, num_logit_rows;
+  const int32_t* logit_rows;
+  float* logits;
+  int threads;
+
+  const int32_t* blocks_of(int row) const { return block_tables + static_cast<int64_t>(slots[row]) * max_blocks; }
+};
+
+std::string row_text(const Request& q, int row) {
+  return "row " + std::to_string(row) + " (slot " + std::to_string(q.slots[row]) + ", position " +
+         std::to_string(q.positions[row]) + ", token " + std::to_string(q.tokens[row]) + "): ";
+}
+
+std::string find_row_problem(const AcModel& model, const Request& q, int row) {
+  const AcConfig& c = model.config;
+  const int position = q.positions[row], token = q.tokens[row] - model.first_token;
+  if (!model.reduce && (token < 0 || token >= c.vocab)) return "the token is not in the vocabulary";
+  if (q.slots[row] < 0) return "the slot is negative";
+  if (position < 0 || position >= c.max_positions) {
+    return "the position is not in 0 .. " + std::to_string(c.max_positions - 1);
+  }
+  const bool follows = row > 0 && q.slots[row] == q.slots[row - 1];
+  if (follows && position <= q.positions[row - 1]) return "positions of a slot must ascend";
+  const int last = position / c.block_tokens;
+  if (last >= q.max_blocks) return "the block table has " + std::to_string(q.max_blocks) + " blocks only";
+  const int oldest = c.window > 0 && position >= c.window ? (position - c.window + 1) / c.block_tokens : 0;
+  // What the row before needed is known to be good.
+  const int first = follows && q.positions[row - 1] / c.block_tokens >= oldest ? q.positions[row - 1] / c.block_tokens : oldest;
+  for (int i = first; i <= last; ++i) {
+    const int block = q.blocks_of(row)[i];
+    if (block < 0 || block >= c.num_blocks) {
+      return "entry " + std::to_string(i) + " of the block table is " + std::to_string(block) + ", blocks are 0 .. " +
+             std::to_string(c.num_blocks - 1);
+    }
+  }
+  return "";
+}
+
+std::string find_problem(const AcModel& model, const Request& q) {
+  if (q.num_rows < 0 || q.num_logit_rows < 0 || q.max_blocks < 1 || q.threads < 1) {
+    return "rows and num_logit_rows must be at least 0, max_blocks and threads at least 1";
+  }
+  for (int row = 0; row < q.num_rows; ++row) {
+    const std::string problem = find_row_problem(model, q, row);
+    if (!problem.empty()) return row_text(q, row) + problem;
+  }
+  for (int i = 0; i < q.num_logit_rows; ++i) {
+    if (q.logit_rows[i] < 0 || q.logit_rows[i] >= q.num_rows) {
+      return "logit row " + std::to_string(q.logit_rows[i]) + " is not in 0 .. " + std::to_string(q.num_rows - 1);
+    }
+  }
+  return "";
+}
+
+// Rows to attend from, and the tiles they are cut into.
+struct Plan {
+  std::vector<int32_t> rows;
+  std::vector<AttentionTile> tiles;  // for key head 0
+};
+
+Plan make_plan(const AcModel& model, const Request& q, std::vector<int32_t> rows) {
+  Plan plan{std::move(rows), {}};
+  const int per_key = model.config.heads / model.config.kv_heads;
+  const int most = per_key < model.kernels->tile_rows ? model.kernels->tile_rows / per_key : 1;
+  const int count = static_cast<int>(plan.rows.size());
+  for (int begin = 0, end; begin < count; begin = end) {
+    const int first = plan.rows[begin];
+    for (end = begin + 1; end < count && end - begin < most; ++end) {
+      const int row = plan.rows[end], before = plan.rows[end - 1];
+      if (q.slots[row] != q.slots[first] || q.positions[row] <= q.positions[before]) break;
+    }
+    plan.tiles.push_back({q.blocks_of(first), plan.rows.data() + begin, end - begin, begin, 0});
+  }
+  return plan;
+}
+
+// Memory of one call. Activations are bf16 where bf16 is multiplied, else f32; the residual stream is always f32.
+struct Buffers {
+  Rows residual, last_residual, partial, qkv, normed, mixed, gated;
+  float* attention;  // [threads, attention_floats]
+  int64_t attention_floats;
+};
+
+Rows take_rows(Carver& carver, int64_t rows, int64_t width, bool is_narrow) {
+  const int64_t stride = row_stride(width, is_narrow ? 2 : 4);
+  if (is_narrow) return {nullptr, carver.take<uint16_t>(rows * stride), stride};
+  return {carver.take<float>(rows * stride), nullptr, stride};
+}
+
+Buffers lay_out(Carver& carver, const AcModel& model, const Request& q) {
+  const AcConfig& c = model.config;
+  const bool narrow_inputs = model.narrow_inputs();
+  const int64_t rows = q.num_rows > q.num_logit_rows ? q.num_rows : q.num_logit_rows;
+  int64_t positions = 0;
+  for (int row = 0; row < q.num_rows; ++row) positions = q.positions[row] >= positions ? q.positions[row] + 1 : positions;
+  Buffers made;
+  made.residual = take_rows(carver, q.num_rows, c.hidden, false);
+  made.last_residual = take_rows(carver, q.num_logit_rows, c.hidden, false);
+  made.partial = take_rows(carver, model.reduce ? rows : 0, c.hidden, false);
+  made.qkv = take_rows(carver, q.num_rows, (c.heads + 2 * c.kv_heads) * c.head_dim, false);
+  made.normed = take_rows(carver, rows, c.hidden, narrow_inputs);
+  made.mixed = take_rows(carver, rows, c.heads * c.head_dim, narrow_inputs);
+  made.gated = take_rows(carver, rows, c.inner, narrow_inputs);
+  made.attention_floats = attention_scratch(*model.kernels, c.head_dim, positions);
+  made.attention = carver.take<float>(made.attention_floats * q.threads);
+  return made;
+}
+
+// What one thread of the team does. Every step ends in a barrier.
+class Worker {
+ public:
+  Worker(const AcModel& model, const Request& request, const Buffers& buffers)
+      : model_(model), config_(model.config), kernels_(*model.kernels), q_(request), buffers_(buffers),
+        share_{omp_get_thread_num(), omp_get_num_threads()} {}
+
+  // `all`: every row; `wanted`: those whose logits are asked for, the only ones that finish the last layer.
+  void run(const Plan& all, const Plan& wanted) {
+    Rows residual = buffers_.residual;
+    embed(residual);
+    for (int i = 0; i < config_.num_layers; ++i) {
+      const Layer& layer = model_.layers[i];
+      const bool is_last = i + 1 == config_.num_layers;
+      const Plan& plan = is_last ? wanted : all;
+      project(layer, residual, model_.cache(i));
+      if (is_last) residual = keep_wanted();
+      attend(plan, model_.cache(i));
+      const int num_rows = static_cast<int>(plan.rows.size());
+      add_product(layer.output, buffers_.mixed, residual, num_rows);
+      normalise(residual, layer.feed_norm, num_rows);
+      multiply({&layer.gate_up, buffers_.normed, num_rows, buffers_.gated, Finish::gate, config_.inner});
+      add_product(layer.down, buffers_.gated, residual, num_rows);
+    }
+    normalise(residual, model_.norm, q_.num_logit_rows);
+    const Rows logits{q_.logits, nullptr, config_.vocab};
+    multiply({&model_.head, buffers_.normed, q_.num_logit_rows, logits, Finish::store, config_.vocab});
+  }
+
+ private:
+  void wait() const {
+#pragma omp barrier
+  }
+
+  void multiply(const Product& product) {
+    kernels_.multiply(product, share_);
+    wait();
+  }
+
+  // Sum over the ranks; one thread speaks for the team.
+  void reduce(const Rows& rows, int num_rows) {
+    if (!model_.reduce) return;
+    if (share_.index == 0) model_.reduce(model_.reduce_context, rows.wide, num_rows * rows.stride);
+    wait();
+  }
+
+  void embed(const Rows& to) {
+    const int64_t hidden = config_.hidden;
+    for (int row = share_.begin(q_.num_rows); row < share_.end(q_.num_rows); ++row) {
+      float* x = to.wide + row * to.stride;
+      const int64_t token = static_cast<int64_t>(q_.tokens[row]) - model_.first_token;
+      if (token < 0 || token >= config_.vocab) {
+        std::memset(x, 0, hidden * sizeof(float));
+      } else if (model_.embeds_narrow()) {
+        const uint16_t* from = reinterpret_cast<const uint16_t*>(model_.embedding) + token * hidden;
+        for (int64_t i = 0; i < hidden; ++i) x[i] = widen(from[i]);
+      } else {
+        std::memcpy(x, reinterpret_cast<const float*>(model_.embedding) + token * hidden, hidden * sizeof(float));
+      }
+    }
+    wait();
+    reduce(to, q_.num_rows);
+  }
+
+  void normalise(const Rows& from, const float* weight, int num_rows) {
+    for (int row = share_.begin(num_rows); row < share_.end(num_rows); ++row) {
+      Rows to = buffers_.normed;
+      if (to.wide) to.wide += row * to.stride;
+      if (to.narrow) to.narrow += row * to.stride;
+      kernels_.normalise(from.wide + row * from.stride, weight, config_.hidden, config_.rms_eps, to);
+    }
+    wait();
+  }
+
+  // Queries, keys and values of every row; keys and values go to the cache.
+  void project(const Layer& layer, const Rows& residual, const Cache& cache) {
+    normalise(residual, layer.input_norm, q_.num_rows);
+    const Rows& qkv = buffers_.qkv;
+    multiply({&layer.qkv, buffers_.normed, q_.num_rows, qkv, Finish::store, 0});
+    const HeadWork work{cache, config_.heads, layer.query_norm, layer.key_norm, config_.rms_eps};
+    const int half = config_.head_dim / 2;
+    for (int row = share_.begin(q_.num_rows); row < share_.end(q_.num_rows); ++row) {
+      const int64_t position = q_.positions[row];
+      kernels_.place_row(work, qkv.wide + row * qkv.stride, model_.cosines + position * half,
+                         model_.sines + position * half, q_.blocks_of(row)[position / config_.block_tokens],
+                         static_cast<int>(position % config_.block_tokens));
+    }
+    wait();
+  }
+
+  void attend(const Plan& plan, const Cache& cache) {
+    const Attention job{cache, buffers_.qkv, buffers_.mixed, q_.positions, config_.heads, config_.window,
+                        1.0f / std::sqrt(static_cast<float>(config_.head_dim))};
+    const int64_t items = static_cast<int64_t>(plan.tiles.size()) * config_.kv_heads;
+// monotonic: what g++ asks for otherwise is missing in the OpenMP runtime that Paddle brings.
+#pragma omp for schedule(monotonic : dynamic)
+    for (int64_t item = 0; item < items; ++item) {
+      AttentionTile tile = plan.tiles[item / config_.kv_heads];
+      tile.kv_head = static_cast<int>(item % config_.kv_heads);
+      kernels_.attend(job, tile, buffers_.attention + share_.index * buffers_.attention_floats);
+    }
+  }
+
+  // residual += input x weights + biases, summed over the ranks before the biases.
+  void add_product(const Matrix& weights, const Rows& input, const Rows& residual, int num_rows) {
+    if (!model_.reduce) return multiply({&weights, input, num_rows, residual, Finish::add, config_.hidden});
+    Matrix unbiased = weights;
+    unbiased.biases = nullptr;
+    multiply({&unbiased, input, num_rows, buffers_.partial, Finish::store, config_.hidden});
+    reduce(buffers_.partial, num_rows);
+    for (int row = share_.begin(num_rows); row < share_.end(num_rows); ++row) {
+      float* to = residual.wide + row * residual.stride;
+      const float* from = buffers_.partial.wide + row * buffers_.partial.stride;
+      for (int i = 0; i < config_.hidden; ++i) to[i] += weights.biases ? from[i] + weights.biases[i] : from[i];
+    }
+    wait();
+  }
+
+  Rows keep_wanted() {
+    const Rows &from = buffers_.residual, &to = buffers_.last_residual;
+    for (int i = share_.begin(q_.num_logit_rows); i < share_.end(q_.num_logit_rows); ++i) {
+      std::memcpy(to.wide + i * to.stride, from.wide + q_.logit_rows[i] * from.stride, config_.hidden * sizeof(float));
+    }
+    wait();
+    return to;
+  }
+
+  const AcModel& model_;
+  const AcConfig& config_;
+  const Kernels& kernels_;
+  const Request& q_;
+  const Buffers& buffers_;
+  Share share_;
+};
+
+void forward(AcModel& model, const Request& request) {
+  Carver counter(nullptr);
+  lay_out(counter, model, request);
+  if (counter.used() > model.scratch.bytes()) model.scratch = Memory(counter.used());
+  Carver carver(model.scratch.data());
+  const Buffers buffers = lay_out(carver, model, request);
+  std::vector<int32_t> every(request.num_rows);
+  for (int row = 0; row < request.num_rows; ++row) every[row] = row;
+  const Plan all = make_plan(model, request, std::move(every));
+  const Plan wanted = make_plan(
+      model, request, std::vector<int32_t>(request.logit_rows, request.logit_rows + request.num_logit_rows));
+#pragma omp parallel num_threads(request.threads)
+  Worker(model, request, buffers).run(all, wanted);
+}
+
+}  // namespace
+}  // namespace ac
+
+extern "C" int32_t ac_forward(AcModel* model, int32_t rows, const int32_t* tokens, const int32_t* slots,
+                              const int32_t* positions, const int32_t* block_tables, int32_t max_blocks,
+                              int32_t num_logit_rows, const int32_t* logit_rows, float* logits, int32_t threads) {
+  const ac::Request request{rows,       tokens,         slots,      positions, block_tables,
+                            max_blocks, num_logit_rows, logit_rows, logits,    threads};
+  if (const int32_t missing = ac_model_missing(model, nullptr, 0)) {
+    return ac::fail(AC_NOT_READY, std::to_string(missing) + " weights of the model were never set");
+  }
+  const std::string problem = ac::find_problem(*model, request);
+  if (!problem.empty()) return ac::fail(AC_BAD_ARGUMENT, problem);
+  try {
+    ac::forward(*model, request);
+  } catch (const std::bad_alloc&) {
+    return ac::fail(AC_NO_MEMORY, "no memory for a call of " + std::to_string(rows) + " rows");
+  }
+  return AC_OK;
+}

@@ -1,0 +1,192 @@
+// Creation of a model: sizes, memory layout, and the names of its parameters.
+#include "model.h"
+
+#include <cstring>
+#include <new>
+
+#include "errors.h"
+
+namespace ac {
+namespace {
+
+constexpr int64_t BYTES_OF_WEIGHT[] = {4, 2, 1};
+
+Matrix lay_out_matrix(Carver& carver, const AcModel& model, int inputs, int num_panels, bool has_bias) {
+  const int panel = model.kernels->panel;
+  Matrix made{};
+  made.type = static_cast<WeightType>(model.config.weight_type);
+  made.inputs = inputs;
+  made.num_panels = num_panels;
+  made.panel_bytes = static_cast<size_t>(inputs) * panel * BYTES_OF_WEIGHT[model.config.weight_type];
+  made.data = carver.take<char>(made.panel_bytes * num_panels);
+  if (made.type == WeightType::int8) made.scales = carver.take<float>(static_cast<size_t>(num_panels) * panel);
+  if (has_bias) made.biases = carver.take<float>(static_cast<size_t>(num_panels) * panel);
+  return made;
+}
+
+int64_t value_stride(const AcConfig& config) { return (config.head_dim + 15) / 16 * 16; }
+
+int64_t block_bytes(const AcConfig& config) {
+  const int64_t numbers = config.head_dim + value_stride(config);
+  return numbers * config.kv_heads * config.block_tokens * (config.kv_type == AC_BF16 ? 2 : 4);
+}
+
+struct Limit {
+  const char* name;
+  int32_t value, low, high;
+};
+
+// What is wrong with a configuration, "" when nothing is.
+std::string find_problem(const AcConfig& c) {
+  constexpr int32_t ANY = 1 << 30;
+  const Limit limits[] = {
+      {"num_layers", c.num_layers, 1, ANY},   {"hidden", c.hidden, 2, ANY},         {"inner", c.inner, 2, ANY},
+      {"heads", c.heads, 1, ANY},             {"kv_heads", c.kv_heads, 1, ANY},     {"head_dim", c.head_dim, 2, ANY},
+      {"vocab", c.vocab, 1, ANY},             {"window", c.window, 0, ANY},         {"weight_type", c.weight_type, 0, 2},
+      {"kv_type", c.kv_type, 0, 1},           {"block_tokens", c.block_tokens, 16, ANY},
+      {"num_blocks", c.num_blocks, 1, ANY},   {"max_positions", c.max_positions, 1, ANY},
+  };
+  for (const Limit& limit : limits) {
+    if (limit.value < limit.low || limit.value > limit.high) {
+      return std::string(limit.name) + " " + std::to_string(limit.value) + " is not in " + std::to_string(limit.low) +
+             " .. " + std::to_string(limit.high);
+    }
+  }
+  if (c.heads % c.kv_heads) {
+    return "heads " + std::to_string(c.heads) + " is no multiple of kv_heads " + std::to_string(c.kv_heads);
+  }
+  if (c.block_tokens % TOKEN_GROUP) return "block_tokens " + std::to_string(c.block_tokens) + " is no multiple of 16";
+  if (c.hidden % 2 || c.inner % 2 || c.head_dim % 2) return "hidden, inner and head_dim must be even";
+  return "";
+}
+
+}  // namespace
+}  // namespace ac
+
+AcModel::AcModel(const AcConfig& given) : config(given), kernels(ac::current_kernels()), layers(given.num_layers) {
+  ac::Carver counter(nullptr);
+  lay_out(counter);
+  weights = ac::Memory(counter.used());
+  ac::Carver carver(weights.data());
+  lay_out(carver);
+  pool = ac::Memory(static_cast<size_t>(ac::block_bytes(config)) * config.num_blocks * config.num_layers);
+  name_parameters();
+}
+
+void AcModel::lay_out(ac::Carver& carver) {
+  const size_t numbers = static_cast<size_t>(config.vocab) * config.hidden;
+  const size_t angles = static_cast<size_t>(config.max_positions) * (config.head_dim / 2);
+  embedding = carver.take<char>(numbers * (embeds_narrow() ? 2 : 4));
+  cosines = carver.take<float>(angles);
+  sines = carver.take<float>(angles);
+  for (ac::Layer& layer : layers) lay_out_layer(carver, layer);
+  norm = carver.take<float>(config.hidden);
+  const int panel = kernels->panel;
+  head = ac::lay_out_matrix(carver, *this, config.hidden, (config.vocab + panel - 1) / panel, false);
+}
+
+void AcModel::lay_out_layer(ac::Carver& carver, ac::Layer& layer) {
+  const auto panels = [this](int outputs) { return (outputs + kernels->panel - 1) / kernels->panel; };
+  const int dim = config.head_dim, mixed = config.heads * dim, projected = mixed + 2 * config.kv_heads * dim;
+  layer.input_norm = carver.take<float>(config.hidden);
+  layer.qkv = ac::lay_out_matrix(carver, *this, config.hidden, panels(projected), config.qkv_bias);
+  layer.query_norm = config.qk_norm ? carver.take<float>(dim) : nullptr;
+  layer.key_norm = config.qk_norm ? carver.take<float>(dim) : nullptr;
+  layer.output = ac::lay_out_matrix(carver, *this, mixed, panels(config.hidden), config.output_bias);
+  layer.feed_norm = carver.take<float>(config.hidden);
+  layer.gate_up = ac::lay_out_matrix(carver, *this, config.hidden, 2 * panels(config.inner), config.mlp_bias);
+  layer.down = ac::lay_out_matrix(carver, *this, config.inner, panels(config.hidden), config.mlp_bias);
+}
+
+void AcModel::name_parameters() {
+  using Kind = ac::Parameter::Kind;
+  const int hidden = config.hidden, vocab = config.vocab;
+  parameters["model.embed_tokens.weight"] = {Kind::embedding, vocab, hidden, nullptr, &head, 0, -1, false};
+  parameters["model.norm.weight"] = {Kind::vector, 1, hidden, norm, nullptr, 0, -1, false};
+  if (!config.tied) parameters["lm_head.weight"] = {Kind::matrix, hidden, vocab, nullptr, &head, 0, -1, false};
+  for (int i = 0; i < config.num_layers; ++i) name_layer("model.layers." + std::to_string(i) + ".", layers[i]);
+}
+
+void AcModel::name_layer(const std::string& prefix, ac::Layer& layer) {
+  using Kind = ac::Parameter::Kind;
+  const int dim = config.head_dim, hidden = config.hidden, inner = config.inner;
+  const int mixed = config.heads * dim, keys = config.kv_heads * dim;
+  const auto vector = [&](const char* name, float* to, int size) {
+    if (to) parameters[prefix + name + ".weight"] = {Kind::vector, 1, size, to, nullptr, 0, -1, false};
+  };
+  const auto matrix = [&](const char* name, ac::Matrix& to, int cols, int first, int pair) {
+    parameters[prefix + name + ".weight"] = {Kind::matrix, to.inputs, cols, nullptr, &to, first, pair, false};
+    if (to.biases) parameters[prefix + name + ".bias"] = {Kind::vector, 1, cols, nullptr, &to, first, pair, false};
+  };
+  vector("input_layernorm", layer.input_norm, hidden);
+  vector("post_attention_layernorm", layer.feed_norm, hidden);
+  vector("self_attn.q_norm", layer.query_norm, dim);
+  vector("self_attn.k_norm", layer.key_norm, dim);
+  matrix("self_attn.q_proj", layer.qkv, mixed, 0, -1);
+  matrix("self_attn.k_proj", layer.qkv, keys, mixed, -1);
+  matrix("self_attn.v_proj", layer.qkv, keys, mixed + keys, -1);
+  matrix("self_attn.o_proj", layer.output, hidden, 0, -1);
+  matrix("mlp.gate_proj", layer.gate_up, inner, 0, 0);
+  matrix("mlp.up_proj", layer.gate_up, inner, 0, 1);
+  matrix("mlp.down_proj", layer.down, hidden, 0, -1);
+}
+
+ac::Cache AcModel::cache(int layer) const {
+  const int64_t bytes = ac::block_bytes(config);
+  return {pool.data() + bytes * config.num_blocks * layer, bytes, config.kv_type == AC_BF16, config.block_tokens,
+          config.kv_heads, config.head_dim, static_cast<int>(ac::value_stride(config))};
+}
+
+extern "C" {
+
+AcModel* ac_model_create(const AcConfig* config) {
+  if (!config || config->struct_bytes != static_cast<int32_t>(sizeof(AcConfig))) {
+    ac::fail(AC_BAD_ARGUMENT, "AcConfig is not the one of this library: struct_bytes must be " +
+                                  std::to_string(sizeof(AcConfig)));
+    return nullptr;
+  }
+  const std::string problem = ac::find_problem(*config);
+  if (!problem.empty()) {
+    ac::fail(AC_BAD_ARGUMENT, problem);
+    return nullptr;
+  }
+  try {
+    return new AcModel(*config);
+  } catch (const std::bad_alloc&) {
+    ac::fail(AC_NO_MEMORY, "no memory for the weights and the key/value pool of the model");
+    return nullptr;
+  }
+}
+
+void ac_model_destroy(AcModel* model) { delete model; }
+
+int64_t ac_model_bytes(const AcModel* model) {
+  return static_cast<int64_t>(model->weights.bytes() + model->pool.bytes());
+}
+
+int32_t ac_copy_block(AcModel* model, int32_t source, int32_t target) {
+  const int32_t count = model->config.num_blocks;
+  if (source < 0 || source >= count || target < 0 || target >= count) {
+    return ac::fail(AC_BAD_ARGUMENT, "copy of block " + std::to_string(source) + " to " + std::to_string(target) +
+                                         ": blocks are 0 .. " + std::to_string(count - 1));
+  }
+  for (int layer = 0; layer < model->config.num_layers; ++layer) {
+    const ac::Cache cache = model->cache(layer);
+    std::memmove(cache.base + target * cache.block_bytes, cache.base + source * cache.block_bytes, cache.block_bytes);
+  }
+  return AC_OK;
+}
+
+int32_t ac_model_set_reduce(AcModel* model, AcReduce reduce, void* context) {
+  model->reduce = reduce;
+  model->reduce_context = context;
+  return AC_OK;
+}
+
+int32_t ac_model_set_vocab_range(AcModel* model, int32_t first) {
+  if (first < 0) return ac::fail(AC_BAD_ARGUMENT, "the first token id " + std::to_string(first) + " is negative");
+  model->first_token = first;
+  return AC_OK;
+}
+
+}  // extern "C"

@@ -1,0 +1,58 @@
+// A decoder's packed weights and its pool of keys and values.
+#pragma once
+#include <map>
+#include <string>
+#include <vector>
+
+#include "alignment_core.h"
+#include "kernels.h"
+#include "memory.h"
+
+namespace ac {
+
+struct Layer {
+  float *input_norm, *query_norm, *key_norm, *feed_norm;
+  Matrix qkv, output, gate_up, down;
+};
+
+// Where a parameter of the caller goes.
+struct Parameter {
+  enum class Kind { vector, matrix, embedding };
+  Kind kind;
+  int64_t rows, cols;
+  float* vector;      // vectors: first number, when they are not biases
+  Matrix* matrix;     // matrices and biases: a stretch of its outputs
+  int first_output;   // of that stretch
+  int pair;           // 0 gate, 1 up: which of the panels that stand in turns; -1: not gated
+  bool is_set;
+};
+
+const Kernels* current_kernels();  // those that ac_set_isa chose, else the best of this machine
+
+}  // namespace ac
+
+struct AcModel {
+  AcConfig config;
+  const ac::Kernels* kernels;
+  ac::Memory weights, pool, scratch;
+  std::vector<ac::Layer> layers;
+  ac::Matrix head;
+  char* embedding;  // [vocab, hidden], f32 or, beside other weights than f32, bf16
+  float *norm, *cosines, *sines;
+  std::map<std::string, ac::Parameter> parameters;
+  bool has_rotary = false;
+  AcReduce reduce = nullptr;
+  void* reduce_context = nullptr;
+  int first_token = 0;
+
+  explicit AcModel(const AcConfig& given);  // raises std::bad_alloc
+  bool embeds_narrow() const { return config.weight_type != AC_WEIGHT_F32; }
+  bool narrow_inputs() const { return config.weight_type == AC_WEIGHT_BF16 && kernels->multiplies_narrow; }
+  ac::Cache cache(int layer) const;
+
+ private:
+  void lay_out(ac::Carver& carver);
+  void lay_out_layer(ac::Carver& carver, ac::Layer& layer);
+  void name_parameters();
+  void name_layer(const std::string& prefix, ac::Layer& layer);
+};

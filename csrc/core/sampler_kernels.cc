@@ -1,0 +1,123 @@
+// The passes of sampler.h, compiled once per instruction set (AC_ISA). The compiler's own vector types stand for
+// whatever registers there are: eight lanes everywhere, no fused operations, so that every set gives the same bits.
+// No templates of the standard library here: the linker would keep one copy, perhaps with the wrong instructions.
+#include "sampler.h"
+
+#include <string.h>
+
+#define AC_JOIN_(a, b) a##b
+#define AC_JOIN(a, b) AC_JOIN_(a, b)
+
+namespace ac {
+namespace {
+
+constexpr int LANES = 8;
+typedef float Floats __attribute__((vector_size(4 * LANES)));
+typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
+typedef double Doubles __attribute__((vector_size(8 * LANES)));
+typedef uint8_t Bytes __attribute__((vector_size(LANES)));
+
+#define AC_INLINE static inline __attribute__((always_inline))
+
+AC_INLINE Floats load(const float* from) {
+  Floats x;
+  memcpy(&x, from, sizeof(x));
+  return x;
+}
+
+AC_INLINE void store(float* to, Floats x) { memcpy(to, &x, sizeof(x)); }
+
+AC_INLINE Floats spread(float x) { return x - Floats{}; }
+
+// Where mask is all ones a, where it is 0 b.
+AC_INLINE Floats choose(Ints mask, Floats a, Floats b) { return (Floats)(((Ints)a & mask) | ((Ints)b & ~mask)); }
+
+// exp(x) for x <= 0, down to the smallest positive float and then 0; within 2 units in the last place.
+// exp(x) = 2^n exp(r) with n whole and |r| <= log(2) / 2. log(2) is cut in two so that n times the first part is exact.
+AC_INLINE Floats exp_not_positive(Floats x) {
+  constexpr float LOWEST = -104.0f, LOG2_E = 1.44269504f, LOG2_HIGH = 0.693359375f, LOG2_LOW = -2.12194440e-4f;
+  constexpr float ROUNDER = 12582912.0f;  // 1.5 * 2^23: adding it rounds to whole numbers
+  const Ints vanishes = (Ints)(x < LOWEST);
+  const Floats bounded = choose(vanishes, spread(LOWEST), x);
+  const Floats n = (bounded * LOG2_E + ROUNDER) - ROUNDER;
+  const Floats r = (bounded - n * LOG2_HIGH) - n * LOG2_LOW;
+  // Taylor's series in Horner's form; the last term left out is below 2e-8 of the result.
+  Floats tail = spread(1.0f / 5040.0f);
+  tail = tail * r + 1.0f / 720.0f;
+  tail = tail * r + 1.0f / 120.0f;
+  tail = tail * r + 1.0f / 24.0f;
+  tail = tail * r + 1.0f / 6.0f;
+  tail = tail * r + 0.5f;
+  const Floats power = (tail * (r * r) + r) + 1.0f;
+  // 2^n in two factors: n reaches -150, and one float has no exponent below -126.
+  const Ints exponent = __builtin_convertvector(n, Ints), half = exponent >> 1;
+  const Floats first = (Floats)((half + 127) << 23), second = (Floats)((exponent - half + 127) << 23);
+  return choose(~vanishes, power * first * second, Floats{});
+}
+
+// Lanes are added in a fixed tree.
+AC_INLINE double add_up(Doubles x) { return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7])); }
+
+float scale(const float* logits, int vocab, float divisor, float* scaled) {
+  const int whole = vocab / LANES * LANES, padded = (vocab + BLOCK - 1) / BLOCK * BLOCK;
+  const float lowest = -__builtin_inff();
+  Floats top = spread(lowest);
+  Ints damaged = {};
+  for (int i = 0; i < padded; i += LANES) {
+    Floats x = spread(lowest);
+    if (i < whole) x = load(logits + i);
+    if (i == whole) memcpy(&x, logits + i, sizeof(float) * (vocab - whole));
+    x = x / divisor;
+    damaged |= (Ints)(x != x);
+    top = choose((Ints)(x > top), x, top);
+    store(scaled + i, x);
+  }
+  float result = lowest;
+  for (int lane = 0; lane < LANES; ++lane) {
+    if (damaged[lane]) return __builtin_nanf("");
+    if (top[lane] > result) result = top[lane];
+  }
+  return result;
+}
+
+void penalise(const float* logits, const uint8_t* seen, int vocab, float penalty, float* out) {
+  int i = 0;
+  for (; i + LANES <= vocab; i += LANES) {
+    Bytes marks;
+    memcpy(&marks, seen + i, sizeof(marks));
+    const Floats x = load(logits + i);
+    const Floats less_likely = choose((Ints)(x < 0.0f), x * penalty, x / penalty);
+    store(out + i, choose(__builtin_convertvector(marks, Ints) != 0, less_likely, x));
+  }
+  for (; i < vocab; ++i) out[i] = !seen[i] ? logits[i] : logits[i] < 0 ? logits[i] * penalty : logits[i] / penalty;
+}
+
+void exponentiate(const float* scaled, int padded, float top, float* weights, double* sums) {
+  for (int start = 0; start < padded; start += BLOCK) {
+    Doubles sum = {};
+    for (int i = start; i < start + BLOCK; i += LANES) {
+      const Floats weight = exp_not_positive(load(scaled + i) - top);
+      store(weights + i, weight);
+      sum += __builtin_convertvector(weight, Doubles);
+    }
+    sums[start / BLOCK] = add_up(sum);
+  }
+}
+
+void drop_below(float* weights, int padded, float bound, double* sums) {
+  for (int start = 0; start < padded; start += BLOCK) {
+    Doubles sum = {};
+    for (int i = start; i < start + BLOCK; i += LANES) {
+      const Floats weight = load(weights + i), kept = choose((Ints)(weight >= bound), weight, Floats{});
+      store(weights + i, kept);
+      sum += __builtin_convertvector(kept, Doubles);
+    }
+    sums[start / BLOCK] = add_up(sum);
+  }
+}
+
+}  // namespace
+
+const SamplerKernels AC_JOIN(sampler_kernels_, AC_ISA) = {scale, penalise, exponentiate, drop_below};
+
+}  // namespace ac

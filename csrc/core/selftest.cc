@@ -1,0 +1,183 @@
+// A program for sanitizer builds: small models of every kind through the C interface, with each instruction set of
+// this machine. It checks that a prompt in pieces, with other threads, gives the bits of the prompt in one call, and that bad
+// calls are refused. Prints one line for each instruction set; exit status 1 and a line on stderr at the first failure.
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "alignment_core.h"
+
+namespace {
+
+constexpr int LENGTH = 45, BLOCKS = 8, THREADS = 2;
+
+[[noreturn]] void stop(const std::string& what) {
+  std::fprintf(stderr, "selftest: %s (%s, %s)\n", what.c_str(), ac_isa(), ac_last_error());
+  std::exit(1);
+}
+
+void expect(bool holds, const std::string& what) {
+  if (!holds) stop(what);
+}
+
+// The same numbers of -0.5 .. 0.5 on every run.
+std::vector<float> draw(size_t count, unsigned seed) {
+  std::vector<float> numbers(count);
+  for (float& x : numbers) {
+    seed = seed * 1664525u + 1013904223u;
+    x = static_cast<float>(seed >> 8) / static_cast<float>(1 << 24) - 0.5f;
+  }
+  return numbers;
+}
+
+class Model {
+ public:
+  explicit Model(const AcConfig& config) : config_(config), model_(ac_model_create(&config)) {
+    expect(model_ != nullptr, "create");
+    set_all();
+    const std::vector<float> angles = draw(static_cast<size_t>(config.max_positions) * (config.head_dim / 2), 3);
+    expect(ac_model_set_rotary(model_, angles.data(), angles.data(), config.max_positions) == AC_OK, "set_rotary");
+    expect(ac_model_missing(model_, nullptr, 0) == 0, "nothing is missing");
+  }
+  Model(const Model&) = delete;
+  ~Model() { ac_model_destroy(model_); }
+
+  AcModel* get() const { return model_; }
+
+  // Logits of positions begin .. end - 1 of a fixed prompt.
+  std::vector<float> read(int begin, int end, int threads) {
+    std::vector<int32_t> tokens, slots(end - begin, 1), positions, wanted;
+    for (int i = begin; i < end; ++i) {
+      tokens.push_back((i * 7 + 3) % config_.vocab);
+      positions.push_back(i);
+      wanted.push_back(i - begin);
+    }
+    std::vector<int32_t> tables = {-1, -1, -1, 5, 2, 7};
+    std::vector<float> logits(static_cast<size_t>(end - begin) * config_.vocab);
+    const int32_t status = ac_forward(model_, end - begin, tokens.data(), slots.data(), positions.data(), tables.data(), 3,
+                                      end - begin, wanted.data(), logits.data(), threads);
+    expect(status == AC_OK, "forward");
+    return logits;
+  }
+
+ private:
+  void set(const std::string& name, int rows, int cols) {
+    const std::vector<float> data = draw(static_cast<size_t>(rows) * cols, static_cast<unsigned>(rows * cols));
+    expect(ac_model_set_weight(model_, name.c_str(), data.data(), AC_F32, rows, cols, THREADS) == AC_OK, name);
+  }
+
+  void set_affine(const std::string& name, int rows, int cols, bool has_bias) {
+    set(name + ".weight", rows, cols);
+    if (has_bias) set(name + ".bias", 1, cols);
+  }
+
+  void set_all() {
+    const AcConfig& c = config_;
+    const int queries = c.heads * c.head_dim, keys = c.kv_heads * c.head_dim;
+    set("model.embed_tokens.weight", c.vocab, c.hidden);
+    set("model.norm.weight", 1, c.hidden);
+    if (!c.tied) set("lm_head.weight", c.hidden, c.vocab);
+    for (int i = 0; i < c.num_layers; ++i) {
+      const std::string layer = "model.layers." + std::to_string(i) + ".", attention = layer + "self_attn.";
+      set(layer + "input_layernorm.weight", 1, c.hidden);
+      set(layer + "post_attention_layernorm.weight", 1, c.hidden);
+      if (c.qk_norm) set(attention + "q_norm.weight", 1, c.head_dim);
+      if (c.qk_norm) set(attention + "k_norm.weight", 1, c.head_dim);
+      set_affine(attention + "q_proj", c.hidden, queries, c.qkv_bias);
+      set_affine(attention + "k_proj", c.hidden, keys, c.qkv_bias);
+      set_affine(attention + "v_proj", c.hidden, keys, c.qkv_bias);
+      set_affine(attention + "o_proj", queries, c.hidden, c.output_bias);
+      set_affine(layer + "mlp.gate_proj", c.hidden, c.inner, c.mlp_bias);
+      set_affine(layer + "mlp.up_proj", c.hidden, c.inner, c.mlp_bias);
+      set_affine(layer + "mlp.down_proj", c.inner, c.hidden, c.mlp_bias);
+    }
+  }
+
+  AcConfig config_;
+  AcModel* model_;
+};
+
+AcConfig base_config() {
+  AcConfig config{};
+  config.struct_bytes = sizeof(AcConfig);
+  config.num_layers = 2;
+  config.hidden = 38;
+  config.inner = 50;
+  config.heads = 6;
+  config.kv_heads = 2;
+  config.head_dim = 10;
+  config.vocab = 67;
+  config.rms_eps = 1e-6f;
+  config.block_tokens = 16;
+  config.num_blocks = BLOCKS;
+  config.max_positions = LENGTH;
+  return config;
+}
+
+std::vector<AcConfig> all_configs() {
+  std::vector<AcConfig> configs;
+  for (int weights = AC_WEIGHT_F32; weights <= AC_WEIGHT_INT8; ++weights) {
+    AcConfig plain = base_config();
+    plain.weight_type = weights;
+    plain.kv_type = weights == AC_WEIGHT_F32 ? AC_F32 : AC_BF16;
+    AcConfig full = plain;
+    full.qk_norm = full.qkv_bias = full.output_bias = full.mlp_bias = full.tied = 1;
+    full.window = 5;
+    full.kv_heads = 6;
+    full.head_dim = 16;
+    AcConfig shared = plain;
+    shared.heads = 14;
+    shared.kv_heads = 1;
+    shared.head_dim = 64;
+    configs.insert(configs.end(), {plain, full, shared});
+  }
+  return configs;
+}
+
+void check_bits(const AcConfig& config) {
+  Model whole(config), parts(config);
+  const std::vector<float> wanted = whole.read(0, LENGTH, 1);
+  for (int begin = 0, step = 1; begin < LENGTH; begin += step, step = step % 4 + 1) {
+    const int end = begin + step < LENGTH ? begin + step : LENGTH;
+    const std::vector<float> logits = parts.read(begin, end, THREADS);
+    const float* same = wanted.data() + static_cast<size_t>(begin) * config.vocab;
+    expect(std::memcmp(logits.data(), same, logits.size() * sizeof(float)) == 0, "bits of a prompt in pieces");
+  }
+  for (int block : {5, 2, 7}) expect(ac_copy_block(parts.get(), block, (block + 1) % BLOCKS) == AC_OK, "copy_block");
+  expect(whole.read(0, LENGTH, THREADS) == wanted, "bits with two threads");
+}
+
+void check_refusals() {
+  AcConfig wrong = base_config();
+  wrong.struct_bytes = 4;
+  expect(ac_model_create(&wrong) == nullptr, "a struct of another size is refused");
+  wrong = base_config();
+  wrong.block_tokens = 8;
+  expect(ac_model_create(&wrong) == nullptr, "blocks of 8 tokens are refused");
+  Model model(base_config());
+  expect(ac_copy_block(model.get(), 0, BLOCKS) == AC_BAD_ARGUMENT, "a block beyond the pool is refused");
+  expect(ac_model_set_weight(model.get(), "lm_head.bias", nullptr, AC_F32, 1, 67, 1) == AC_BAD_ARGUMENT, "unknown name");
+  const int32_t token = 67, zero = 0, far = LENGTH;
+  const auto refuses = [&](const int32_t* tokens, const int32_t* positions, const int32_t* wanted) {
+    float logits[67];
+    return ac_forward(model.get(), 1, tokens, &zero, positions, &zero, 1, 1, wanted, logits, 1) == AC_BAD_ARGUMENT;
+  };
+  expect(refuses(&token, &zero, &zero), "a token beyond the vocabulary is refused");
+  expect(refuses(&zero, &far, &zero), "a position beyond the tables is refused");
+  expect(refuses(&zero, &zero, &far), "a logit row that is no row is refused");
+  expect(ac_forward(model.get(), 0, nullptr, nullptr, nullptr, nullptr, 1, 0, nullptr, nullptr, 1) == AC_OK, "no rows");
+}
+
+}  // namespace
+
+int main() {
+  for (const char* isa : {"scalar", "avx2", "avx512", "avx512bf16", "neon"}) {
+    if (ac_set_isa(isa) != AC_OK) continue;
+    for (const AcConfig& config : all_configs()) check_bits(config);
+    check_refusals();
+    std::printf("%s: ok\n", isa);
+  }
+  return 0;
+}

@@ -1,0 +1,157 @@
+"""An engine that misstates its log-probs: what reaches the updates with each action of the gate."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import numpy as np
+import paddle
+import pytest
+
+from alignment.algorithms.ppo import PPO, PPOHyperparameters
+from alignment.errors import NumericalError
+from alignment.generation.engine import GenerationOptions
+from alignment.loops.on_policy import KLController, OnPolicyLoop
+from alignment.loops.updates import OnPolicyUpdater, UpdatePlan
+from alignment.records import Completion
+from alignment.rollout.collector import Collector
+from alignment.rollout.gate import LogprobGate
+from alignment.telemetry.timing import StageTimer
+
+TRUE = np.log(np.array([0.5, 0.25, 0.5], np.float32))
+"""What the trainer says of the three tokens of each response."""
+
+
+class _Engine:
+    """Samples token 7 three times; its log-probs are off by ``error``."""
+
+    def __init__(self, error):
+        self._error = np.asarray(error, np.float32)
+
+    def generate(self, prompts, options, *, seed, sequence_ids):
+        return [Completion(np.full(3, 7), TRUE + self._error, "length") for _ in prompts]
+
+
+class _Judge:
+    """States what a trainer would measure."""
+
+    def measure(self, rollout):
+        grid = np.tile(TRUE, (rollout.num_rows, 1))
+        scores = np.arange(rollout.num_rows, dtype=np.float32)
+        zeros = np.zeros_like(grid)
+        measured = {"old_logprobs": grid, "ref_logprobs": grid, "entropy": zeros, "values": zeros}
+        return rollout.with_fields(raw_scores=scores, scores=scores, **measured)
+
+
+class _Policy:
+    """Keeps the fields of every micro-batch and their gradients at log-probs equal to the trainer's."""
+
+    num_updates = 0
+
+    def __init__(self):
+        self.fields, self.gradients = [], []
+
+    def accumulate(self, batches, objective):
+        metrics = []
+        for batch in batches:
+            logprobs = paddle.to_tensor(np.tile(TRUE, (batch.num_rows, 1)), stop_gradient=False)
+            loss = objective.loss((logprobs, None), batch)
+            loss.value.backward()
+            self.fields.append(batch.fields)
+            self.gradients.append(logprobs.grad.numpy())
+            metrics.append(loss.metrics)
+        return metrics
+
+    def apply(self):
+        return {}
+
+
+class _Session:
+    """Ends after ``total_updates`` and keeps the metrics."""
+
+    def __init__(self, total_updates):
+        self.total_updates, self.counters, self.timer = total_updates, SimpleNamespace(updates=0), StageTimer()
+        self.records = []
+
+    def stage(self, name):
+        return nullcontext()
+
+    def advance(self, metrics, *, updates, epoch_ended):
+        self.counters.updates += updates
+        self.records.append({name: float(metric.value) for name, metric in metrics.items()})
+
+    @property
+    def is_finished(self):
+        return self.counters.updates >= self.total_updates
+
+
+def _run(error, action, *, iterations=1, cap=2.0):
+    policy, session = _Policy(), _Session(iterations)
+    engine = _Engine(error)
+    prompts = [{"input_ids": [1, number], "raw_input": "q"} for number in range(4)]
+    collector = Collector(engine, GenerationOptions(max_new_tokens=3), num_return_sequences=1, seed=0)
+    hyperparameters = PPOHyperparameters()
+    plan = UpdatePlan(
+        rows_per_update=4, rows_per_batch=4, num_epochs=1, seed=0, temperature=1.0, ptx_coeff=0.0, with_entropy=False
+    )
+    OnPolicyLoop(
+        prompts=iter([(prompts, False)] * iterations),
+        collector=collector,
+        judge=_Judge(),
+        gate=LogprobGate(limit=0.05, action=action, weight_cap=cap),
+        algorithm=PPO,
+        hyperparameters=hyperparameters,
+        kl=KLController(coefficient=0.1, target=None, horizon=1.0),
+        updater=OnPolicyUpdater(
+            policy=policy, critic=None, algorithm=PPO, hyperparameters=hyperparameters, plan=plan, next_ptx=None
+        ),
+        engine=SimpleNamespace(ready=lambda version: nullcontext()),
+        session=session,
+    ).run()
+    return policy, session.records
+
+
+FAR, NEAR = [0.0, -1.0, 0.25], [0.0, -0.01, 0.02]
+
+
+def test_the_gap_of_every_iteration_is_recorded():
+    _, records = _run(FAR, "warn", iterations=3)
+    assert len(records) == 3
+    for record in records:
+        assert record["rollout/logprob_gap_mean"] == pytest.approx(1.25 / 3, rel=1e-5)
+        assert record["rollout/logprob_gap_p99"] == record["rollout/logprob_gap_max"] == pytest.approx(1.0)
+        assert "rollout/importance_weight_mean" not in record
+
+
+def test_warn_learns_as_if_nothing_were():
+    (policy, [record]), (exact, _) = _run(FAR, "warn"), _run([0.0] * 3, "warn")
+    assert record["policy/ratio_mean"] == 1.0
+    np.testing.assert_array_equal(policy.gradients, exact.gradients)
+
+
+@pytest.mark.parametrize("error", [FAR, NEAR])
+def test_correct_multiplies_the_gradient_of_each_token_by_its_weight(error):
+    (policy, [record]), (exact, _) = _run(error, "correct"), _run(error, "warn")
+    weights = np.minimum(np.exp(-np.array(error, np.float32)), 2.0)
+    np.testing.assert_allclose(policy.fields[0]["importance_weights"], np.tile(weights, (4, 1)), rtol=1e-5)
+    np.testing.assert_allclose(policy.gradients[0], exact.gradients[0] * weights, rtol=1e-5)
+    assert np.abs(exact.gradients[0]).max() > 0
+    assert record["rollout/importance_weight_mean"] == pytest.approx(weights.mean(), rel=1e-5)
+    assert record["rollout/importance_weight_max"] == pytest.approx(weights.max(), rel=1e-5)
+    assert record["policy/ratio_mean"] == 1.0, "the ratio is still that of the trainer"
+
+
+@pytest.mark.parametrize(("error", "old"), [(FAR, TRUE), (NEAR, TRUE + np.array(NEAR, np.float32))])
+def test_recompute_takes_the_ratio_against_the_engine_within_the_limit_only(error, old):
+    policy, [record] = _run(error, "recompute")
+    np.testing.assert_allclose(policy.fields[0]["old_logprobs"], np.tile(old, (4, 1)), rtol=1e-6)
+    assert record["policy/ratio_mean"] == pytest.approx(np.exp(TRUE - old).mean(), rel=1e-5)
+    assert record["rollout/logprob_gap_max"] == pytest.approx(np.abs(error).max(), rel=1e-4), "to the trainer's"
+
+
+def test_stop_comes_before_the_first_update():
+    with pytest.raises(NumericalError, match="worst 1 nats at row 0, response position 1, token id 7"):
+        _run(FAR, "stop")
+    policy, _ = _run(NEAR, "stop")
+    assert len(policy.gradients) == 1
