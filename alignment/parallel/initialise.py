@@ -41,8 +41,8 @@ def initialise(
     name = device or ("gpu" if gpus else "cpu")
     if name.startswith("gpu") and not gpus:
         raise UserError(f"device={name!r}, but this Paddle sees no GPU; use device=cpu")
-    if name == "gpu" and world_size > 1:
-        name = f"gpu:{int(os.environ.get('FLAGS_selected_gpus', '0').split(',')[0])}"
+    if name == "gpu" and world_size > 1:  # the launcher's variable is written so
+        name = f"gpu:{int(os.environ.get('FLAGS_selected_gpus', '0').split(',')[0])}"  # noqa: SIM112
     paddle.set_device(name)
     seed_everything(seed)
     kind = "gpu" if name.startswith("gpu") else "cpu"

@@ -9,8 +9,8 @@ from typing import Any
 
 from alignment.models.config import DecoderConfig
 from alignment.models.decoder import CausalLM
-from alignment.models.saving import save_model
 from alignment.models.initialise import draw_weights
+from alignment.models.saving import save_model
 from alignment.models.score_model import ScoreModel, ScoreOptions
 from alignment.models.tokenizer import load_tokenizer
 

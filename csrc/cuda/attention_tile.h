@@ -91,16 +91,24 @@ __device__ inline void score_position(const KeyValues<T>& source, int position, 
   }
 }
 
+template <int M>
+__device__ inline bool any_meets(const Range (&seen)[M], Range range) {
+  bool meets = false;
+#pragma unroll
+  for (int m = 0; m < M; ++m) meets = meets || seen[m].meets(range);
+  return meets;
+}
+
 // Add weight * value for the positions of half a tile, which one block holds. WHOLE: every query sees all of them.
 template <bool WHOLE, class T, int D, int M>
-__device__ inline void add_values(const KeyValues<T>& source, Range half, Range wanted, const Range (&seen)[M],
+__device__ inline void add_values(const KeyValues<T>& source, Range half, const Range (&seen)[M],
                                   const Weights<M>& weights, Outputs<D, M>& outputs) {
   constexpr int OWNED = Outputs<D, M>::OWNED;
   const T* values = source.value(half.first) + threadIdx.x % WARP * OWNED;
 #pragma unroll
   for (int i = 0; i < BLOCK_MULTIPLE; ++i) {
     const int position = half.first + i;
-    if (!WHOLE && !wanted.holds(position)) continue;
+    if (!WHOLE && !any_meets(seen, {position, position})) continue;
     const Packet<T, OWNED> numbers = load_packet<OWNED>(values + i * D);
 #pragma unroll
     for (int m = 0; m < M; ++m) {
@@ -114,25 +122,16 @@ __device__ inline void add_values(const KeyValues<T>& source, Range half, Range 
   }
 }
 
-template <int M>
-__device__ inline Range cover(const Range (&seen)[M]) {
-  Range all = seen[0];
-#pragma unroll
-  for (int m = 1; m < M; ++m) all = {smaller(all.first, seen[m].first), larger(all.last, seen[m].last)};
-  return all;
-}
-
-// softmax[m] and outputs of query m over what it sees of the tile; all lanes call, and some query sees something of it.
-// Nothing is read at positions that no query sees.
+// softmax[m] and outputs of query m over what it sees of the tile; of no use for a query that sees nothing of it. All
+// lanes call. Nothing is read at positions that no query sees: their blocks need not exist.
 template <class T, int D, int M>
 __device__ inline void attend_tile(const KeyValues<T>& source, int tile, const Range (&seen)[M],
                                    const Queries<D, M>& queries, Weights<M>& weights, Softmax (&softmax)[M],
                                    Outputs<D, M>& outputs) {
-  const Range here = tile_range(tile), all = cover(seen);
-  const Range wanted{larger(all.first, here.first), smaller(all.last, here.last)};
+  const Range here = tile_range(tile);
   const int lane = threadIdx.x % WARP, position = here.first + lane;
   float scores[M] = {};
-  if (wanted.holds(position)) score_position<T, D, M>(source, position, queries, scores);
+  if (any_meets(seen, {position, position})) score_position<T, D, M>(source, position, queries, scores);
   bool is_whole = true;
 #pragma unroll
   for (int m = 0; m < M; ++m) {
@@ -150,9 +149,9 @@ __device__ inline void attend_tile(const KeyValues<T>& source, int tile, const R
   for (int begin = here.first; begin < here.first + TILE; begin += BLOCK_MULTIPLE) {
     const Range half{begin, begin + BLOCK_MULTIPLE - 1};
     if (is_whole) {
-      add_values<true>(source, half, wanted, seen, weights, outputs);
-    } else if (half.meets(wanted)) {
-      add_values<false>(source, half, wanted, seen, weights, outputs);
+      add_values<true>(source, half, seen, weights, outputs);
+    } else if (any_meets(seen, half)) {
+      add_values<false>(source, half, seen, weights, outputs);
     }
   }
   __syncwarp();  // the weights may be overwritten now

@@ -51,13 +51,16 @@ __device__ void load_run(const Attention& job, const Run& run, Queries<D, M>& qu
 template <class T, int D>
 __device__ State<D> attend_run(const KeyValues<T>& source, const Range (&seen)[M], const Queries<D, M>& queries,
                                Weights<M>& weights) {
-  const Range all = cover(seen);
+  Range all = seen[0];
+#pragma unroll
+  for (int m = 1; m < M; ++m) all = {smaller(all.first, seen[m].first), larger(all.last, seen[m].last)};
   State<D> whole;
   for (int chunk = all.first / CHUNK; chunk <= all.last / CHUNK; ++chunk) {
     State<D> of_chunk;
     const int first = larger(chunk * TILES_PER_CHUNK, all.first / TILE);
     const int last = smaller(chunk * TILES_PER_CHUNK + TILES_PER_CHUNK - 1, all.last / TILE);
     for (int tile = first; tile <= last; ++tile) {
+      if (!any_meets(seen, tile_range(tile))) continue;
       Softmax softmax[M];
       Outputs<D, M> outputs;
       attend_tile<T, D, M>(source, tile, seen, queries, weights, softmax, outputs);

@@ -85,3 +85,11 @@ def run_ok(trainer: str, arguments: dict[str, Any], folder: Path, **options: Any
 def metrics(folder: Path) -> list[dict[str, Any]]:
     """Return the records of a run's metrics.jsonl."""
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def computed(folder: Path) -> list[dict[str, Any]]:
+    """Return the records without what the machine adds to them: seconds and memory."""
+    return [
+        {key: value for key, value in record.items() if not key.startswith(("time/", "memory/"))}
+        for record in metrics(folder)
+    ]
