@@ -1,7 +1,8 @@
 """Shows that a layout gives the numbers of one process: ``python -m alignment.verify_layout ppo_argument.json``.
 
-Runs a few updates of the trainer on a small random model, in one process and in the layout of the file, on this
-machine's CPU, and prints the largest differences. ``--table`` does so for every layout of the README.
+Runs a few updates of the trainer on a small random model, in one process and in the layout of the file (other ``--key
+value`` pairs override its keys), on this machine's CPU, and prints the largest differences. ``--table`` does so for
+every layout of the README's table.
 """
 
 from __future__ import annotations
@@ -16,14 +17,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from alignment.errors import ArgumentError, UserError
-from alignment.models.config import DecoderConfig
-from alignment.parity.check import References, check_layout
-from alignment.parity.comparison import TOLERANCE, Difference
-from alignment.parity.layouts import LAYOUTS, num_batch_ranks, num_processes
-from alignment.parity.subjects import LAYOUT_KEYS, SMALL_MODEL, make_models
-from alignment.telemetry import log
-from alignment.telemetry.tables import print_table
+from alignment.parallel.host import prepare_host
+
+prepare_host()  # before the first import of Paddle, which reads these settings once
+
+from alignment.errors import ArgumentError, UserError  # noqa: E402
+from alignment.models.config import DecoderConfig  # noqa: E402
+from alignment.parallel.layout import Layout  # noqa: E402
+from alignment.parity.check import References, check_layout  # noqa: E402
+from alignment.parity.comparison import TOLERANCE, Difference  # noqa: E402
+from alignment.parity.layouts import LAYOUTS, num_batch_ranks, num_processes  # noqa: E402
+from alignment.parity.subjects import LAYOUT_KEYS, SMALL_MODEL, make_models  # noqa: E402
+from alignment.telemetry import log  # noqa: E402
+from alignment.telemetry.tables import print_table  # noqa: E402
 
 COLUMNS = (
     "layout",
@@ -88,7 +94,13 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--table", action="store_true", help="check every layout of the README's table")
     parser.add_argument("--only", default="", help="with --table: layouts whose name contains this")
     parser.add_argument("--write", help="write the table as Markdown to this file, between its parity marks")
-    options = parser.parse_args(argv)
+    options, rest = parser.parse_known_args(argv)
+    if len(rest) % 2 or not all(word.startswith("--") for word in rest[::2]):
+        parser.error(f"expected pairs of --key value, got {' '.join(rest)}")
+    options.changes = {key[2:]: value for key, value in zip(rest[::2], rest[1::2], strict=True)}
+    unknown = [key for key in options.changes if key not in KEPT_KEYS]
+    if unknown:
+        parser.error(f"--{unknown[0]} does not matter to a layout (allowed: {', '.join(KEPT_KEYS)})")
     if bool(options.arguments) == options.table:
         parser.error("name an argument file, or give --table")
     return options
@@ -118,7 +130,7 @@ def _check_table(folder: Path, options: argparse.Namespace) -> list[Result]:
 
 def _check_file(folder: Path, options: argparse.Namespace) -> list[Result]:
     path = Path(options.arguments)
-    given = _read(path)
+    given = {**_read(path), **options.changes}
     trainer = _trainer_of(given, path)
     degrees = [max(1, int(given.get(key, 1))) for key in ("tensor_parallel_degree", "pipeline_parallel_degree")]
     sharding = max(1, int(given.get("sharding_parallel_degree", 1))) if given.get("sharding") else 1
@@ -134,7 +146,14 @@ def _check_file(folder: Path, options: argparse.Namespace) -> list[Result]:
         timeout=TIMEOUT,
         trainers=[trainer],
     )
-    return [(path.name, processes, name, result) for name, result in found.items()]
+    layout = Layout(
+        tensor=degrees[0],
+        pipeline=degrees[1],
+        sharding=sharding,
+        data=max(1, processes // (math.prod(degrees) * sharding)),
+        sharding_stage=int(str(given.get("sharding", "stage0")).split()[0][-1]) if sharding > 1 else 0,
+    )
+    return [(str(layout), processes, name, result) for name, result in found.items()]
 
 
 def _read(path: Path) -> dict[str, Any]:

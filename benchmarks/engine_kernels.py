@@ -28,7 +28,6 @@ sys.path.insert(1, str(HERE.parent))
 import numpy as np  # noqa: E402
 from rollout import MODELS  # noqa: E402
 
-from alignment.ops.native.core_model import CoreModel  # noqa: E402
 from alignment.ops.native.library import CoreLibrary, find_core  # noqa: E402
 from alignment.ops.native.toolchain import find_compiler  # noqa: E402
 
@@ -71,9 +70,7 @@ def measure_limits(threads: int) -> Limits:
     limits.read_bandwidth.restype = limits.multiply_rate.restype = ctypes.c_double
     data, total = np.ones(STREAM_BYTES // 4 + 16, np.float32), ctypes.c_float()
     start = data.ctypes.data + -data.ctypes.data % 64
-    read = limits.read_bandwidth(
-        ctypes.c_void_p(start), ctypes.c_int64(STREAM_BYTES), threads, 7, ctypes.byref(total)
-    )
+    read = limits.read_bandwidth(ctypes.c_void_p(start), ctypes.c_int64(STREAM_BYTES), threads, 7, ctypes.byref(total))
     rates = [limits.multiply_rate(ctypes.c_int64(20_000_000), ctypes.byref(total)) for _ in range(3)]
     return Limits(read, max(rates) * threads)
 

@@ -56,6 +56,7 @@ def _join(device: str, layout: Layout, rank: int, timeout: float) -> Topology:
     Processes meet once: a second run in this process finds the groups of the first.
     """
     from paddle.distributed import fleet
+    from paddle.distributed.fleet.utils.log_util import set_log_level
 
     from alignment.parallel.gloo import PairGroups, PrivateStores
     from alignment.parallel.traffic import Traffic
@@ -66,6 +67,7 @@ def _join(device: str, layout: Layout, rank: int, timeout: float) -> Topology:
         stores.install()
     # A rank outside of a group is no cause for alarm: all ranks make all groups.
     warnings.filterwarnings("ignore", message="Current global rank")
+    set_log_level("WARNING")
     strategy = fleet.DistributedStrategy()
     strategy.hybrid_configs = {
         "dp_degree": layout.data,

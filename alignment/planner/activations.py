@@ -1,22 +1,28 @@
-"""Bytes that a forward pass keeps for its backward pass, by the tensors our operators save.
+"""Bytes of the tensors that are alive while layers run, counted from what the operators save and make.
 
-M tokens of n rows of S; H hidden, Q and K the widths of queries and keys of this process, I its share of the
-feed-forward width.
+Counted at a few moments that the largest one is among, each named after what runs. M tokens of n rows of S; H hidden,
+Q and K the widths of queries and keys in this process, I its share of the feed-forward width, W attention weights. What
+grows with M alone (scales of norms, positions) is left out: less than a hundredth.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from alignment.models.config import DecoderConfig
+from alignment.models.split_plan import layer_sizes
+from alignment.parallel.parts import even_cut
 
-_PIECE_BYTES = 64 << 20
-"""Scores and logits beyond this are made in pieces and not kept (ops.attention, ops.token_logprobs)."""
+PIECE_BYTES = 64 << 20
+"""As ``ops.attention`` and ``ops.token_logprobs``, which need Paddle: larger scores and logits are made in pieces."""
+FLOAT = 4
+_INDEX = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pass:
-    """One micro-batch through the layers of one process."""
+    """One micro-batch of full rows through layers of one process."""
 
     config: DecoderConfig
     rows: int
@@ -25,69 +31,199 @@ class Pass:
     """Tensor-parallel degree."""
     sequence_parallel: bool
     item: int
-    """Bytes of one number."""
+    """Bytes of an activation."""
+    recompute: str = ""
+    """What the backward pass computes again: ``full``, ``full_attn``, ``core_attn``, or nothing."""
 
-    @property
+    @cached_property
     def tokens(self) -> int:
+        """M"""
         return self.rows * self.length
 
-    @property
-    def outside(self) -> int:
-        """Tokens this process holds between attention and feed-forward."""
-        return -(-self.tokens // self.tensor) if self.sequence_parallel else self.tokens
-
-    @property
+    @cached_property
     def boundary(self) -> int:
-        """Bytes of the hidden states that pass from layer to layer."""
-        return self.outside * self.config.hidden_size * self.item
+        """Hidden states between two layers; under sequence parallelism this process's share of the tokens."""
+        tokens = -(-self.tokens // self.tensor) if self.sequence_parallel else self.tokens
+        return tokens * self.config.hidden_size * self.item
 
-    @property
-    def _widths(self) -> tuple[int, int, int]:
-        config = self.config
-        keys = max(config.num_key_value_heads // self.tensor, 1) * config.head_dim
-        inner = -(-config.intermediate_size // self.tensor)
-        return config.num_attention_heads // self.tensor * config.head_dim, keys, inner
+    @cached_property
+    def hidden(self) -> int:
+        """Hidden states of all tokens, as attention and feed-forward take them."""
+        return self.tokens * self.config.hidden_size * self.item
 
-    @property
+    @cached_property
+    def norm_input(self) -> int:
+        """What a norm keeps: its input, in float32."""
+        return self.boundary // self.item * FLOAT
+
+    @cached_property
+    def _sizes(self):
+        return layer_sizes(self.config, tensor_degree=self.tensor, tensor_index=0)
+
+    @cached_property
+    def _is_flash(self) -> bool:
+        return self.item < FLOAT and self.config.sliding_window is None
+
+    @cached_property
+    def _head_item(self) -> int:
+        """Bytes of a number inside attention: flash attention alone works in half precision."""
+        return self.item if self._is_flash else FLOAT
+
+    @cached_property
+    def queries(self) -> int:
+        """M Q, inside attention."""
+        return self.tokens * self._sizes.heads * self.config.head_dim * self._head_item
+
+    @cached_property
+    def keys(self) -> int:
+        """M K, inside attention."""
+        return self.tokens * self._sizes.kv_heads * self.config.head_dim * self._head_item
+
+    @cached_property
+    def inner(self) -> int:
+        """M I"""
+        return self.tokens * self._sizes.inner * self.item
+
+    @cached_property
+    def weights(self) -> int:
+        """W of all heads; flash attention keeps one number for each query instead."""
+        return self.rows * self._sizes.heads * self.length * (1 if self._is_flash else self.length) * FLOAT
+
+    @cached_property
+    def _piece(self) -> int:
+        """W of the heads that are computed together."""
+        if self._is_flash:
+            return 0
+        group = self._sizes.heads // self._sizes.kv_heads
+        one = group * self.length**2 * FLOAT
+        return min(self.weights, max(1, PIECE_BYTES // one) * one)
+
+    @cached_property
+    def _in_pieces(self) -> bool:
+        return 0 < self._piece < self.weights
+
+    @cached_property
+    def _kept_weights(self) -> int:
+        return 0 if self._in_pieces or self.recompute == "core_attn" else self.weights
+
+    @cached_property
+    def _kept_attention(self) -> int:
+        """The norm's output, queries, keys, values and the output head by head, the output token by token, W."""
+        normed_heads = self._widened_heads if self.config.qk_norm else 0
+        out = self.queries // self._head_item * self.item
+        return self.hidden + 2 * self.queries + 2 * self.keys + out + self._kept_weights + normed_heads
+
+    @cached_property
+    def _widened_heads(self) -> int:
+        return (self.queries + self.keys) // self._head_item * FLOAT
+
+    @cached_property
+    def _kept_feed_forward(self) -> int:
+        """The norm's input and output; gate, up, the sigmoid and their product."""
+        return self.norm_input + self.hidden + 4 * self.inner
+
+    @cached_property
     def kept_by_layer(self) -> int:
-        """Bytes one layer keeps: inputs of norms and products, heads, attention weights, the gated activation."""
-        queries, keys, inner = self._widths
-        hidden = self.config.hidden_size
-        tokens = self.tokens * (2 * hidden + 3 * queries + 2 * keys + 4 * inner) * self.item
-        return tokens + 2 * self.boundary + self._attention_weights
+        """What one layer keeps for its backward pass."""
+        if self.recompute == "full":
+            return self.boundary
+        if self.recompute == "full_attn":
+            return self.boundary + self._kept_feed_forward
+        return self.norm_input + self._kept_attention + self._kept_feed_forward
 
-    @property
-    def _attention_weights(self) -> int:
-        """Attention weights, when they are small enough to be kept; flash attention keeps none."""
-        weights = self.rows * self.config.num_attention_heads // self.tensor * self.length**2 * self.item
-        return weights if weights <= _PIECE_BYTES and self.item == 4 else 0
-
-    @property
+    @cached_property
     def shared(self) -> int:
-        """Bytes all layers of a pass share: rotary tables and the places of tokens."""
-        queries, keys, _ = self._widths
-        dim = self.config.head_dim
-        tables = 2 * self.tokens * (queries + keys) * self.item
-        places = self.tokens * (queries + keys) // dim * 5 * 8
-        return tables + places + self.length**2 * 4
+        """What all layers of a pass share: cosines and sines, the places of half-heads and heads, the mask."""
+        heads, kv_heads = self._sizes.heads, self._sizes.kv_heads
+        tables = 2 * self.tokens * (heads + kv_heads) * self.config.head_dim * self.item
+        halves = 2 * self.tokens * (heads + kv_heads) * _INDEX
+        orders = 2 * self.tokens * (heads + (kv_heads if kv_heads != heads else 0)) * _INDEX
+        return tables + halves + orders + self.length**2 * FLOAT
 
-    @property
-    def transient(self) -> int:
-        """Bytes of the tensors alive at once while one layer runs forward or backward, on top of what is kept."""
-        queries, keys, inner = self._widths
-        scores = self.rows * self.config.num_attention_heads // self.tensor * self.length**2 * 4
-        attention = self.tokens * (2 * queries + 2 * keys) * self.item + min(scores, _PIECE_BYTES) * 2
-        return (
-            max(attention, 3 * self.tokens * inner * self.item) + 2 * self.tokens * self.config.hidden_size * self.item
-        )
-
-    def kept(self, num_layers: int, *, recompute: bool) -> int:
-        """Return the bytes ``num_layers`` layers keep of one micro-batch."""
-        if recompute:
-            return num_layers * self.boundary + self.kept_by_layer + self.shared
+    def kept(self, num_layers: int) -> int:
+        """Return what ``num_layers`` layers keep of one micro-batch."""
         return num_layers * self.kept_by_layer + self.shared
 
-    def head(self, targets: int, *, copies: int) -> int:
-        """Return the bytes of the vocabulary head over ``targets`` tokens; ``copies`` of the logits live at once."""
-        logits = targets * -(-self.config.vocab_size // self.tensor) * 4
-        return copies * min(logits, _PIECE_BYTES) + targets * self.config.hidden_size * self.item
+    @cached_property
+    def going_back(self) -> int:
+        """What one layer needs in its backward pass on top of all that is kept, gradients of weights excepted."""
+        again, extra = 0, 0
+        if self.recompute == "full":
+            # The layer as it is kept without recomputing; its output and the gradient of that wait outside.
+            kept = self._kept_attention + self._kept_feed_forward
+            again, extra = kept + (self.norm_input if self.item < FLOAT else 0), 2 * self.boundary
+        feed_forward = self.boundary + 2 * self.inner
+        attention = self._attention_back - self._kept_feed_forward + self.boundary
+        if self.recompute == "full_attn":
+            attention += self._kept_attention + 2 * self.boundary
+        return again + extra + max(feed_forward, attention)
+
+    @cached_property
+    def _attention_back(self) -> int:
+        """Gradients of the heads in both orders; W computed again where it is not kept, and its gradient."""
+        grads = 3 * self.queries + 4 * self.keys
+        if not self._in_pieces:
+            return grads + 2 * self.weights - self._kept_weights
+        early = 2 * self.queries + 2 * self.keys + 4 * self._piece
+        return max(early, grads + self.queries + 2 * self.keys + 2 * self._piece)
+
+    @property
+    def forward_only(self) -> int:
+        """What a pass without gradients needs at most: inputs of this and of the first layer, and one layer's own."""
+        again = 3 if self._in_pieces else 2
+        attention = 2 * self.boundary + self.hidden + 2 * self.queries + 4 * self.keys + again * self._piece
+        feed_forward = 4 * self.boundary + self.hidden + 4 * self.inner
+        return self.shared + max(attention, feed_forward)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """Log-probs of T targets in the process that has the logits of V tokens of the vocabulary."""
+
+    config: DecoderConfig
+    targets: int
+    """T"""
+    tensor: int
+    item: int
+    is_scaled: bool
+    """Whether the sampling temperature is not 1."""
+
+    @cached_property
+    def _columns(self) -> int:
+        start, stop = even_cut(self.config.vocab_size, self.tensor, 0)
+        return stop - start
+
+    @cached_property
+    def _logits(self) -> int:
+        """Bytes of the logits that are made together, in float32."""
+        one = self._columns * FLOAT
+        return min(self.targets, max(1, PIECE_BYTES // one)) * one
+
+    @cached_property
+    def _in_pieces(self) -> bool:
+        return self._logits < self.targets * self._columns * FLOAT
+
+    @cached_property
+    def hidden(self) -> int:
+        """The states of the targets, and those divided by the temperature."""
+        return (1 + self.is_scaled) * self.targets * self.config.hidden_size * self.item
+
+    @cached_property
+    def weight(self) -> int:
+        """Elements of the head."""
+        return self._columns * self.config.hidden_size
+
+    def forward_only(self, *, with_entropy: bool) -> int:
+        """Return what log-probs need without gradients: logits and softmax; for entropies their product too."""
+        return (3 if with_entropy or self._in_pieces else 2) * self._logits + self.hidden
+
+    def logits_back(self, *, with_entropy: bool) -> int:
+        """Return what is alive when the logits get their gradient: they or their softmax, and copies on the way."""
+        copies = 3 if self._in_pieces else 7 if with_entropy else 2
+        return copies * self._logits + self.hidden
+
+    @cached_property
+    def weight_back(self) -> int:
+        """What is alive, beside the gradient of the head, when that is made."""
+        others = 2 if self._in_pieces or self.tensor > 1 else 1
+        return others * self._logits + self.hidden + self.targets * self.config.hidden_size * self.item

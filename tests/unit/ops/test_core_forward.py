@@ -1,7 +1,8 @@
-"""The forward of the kernel library against the decoder it must agree with, and the bits of a row against each other."""
+"""The forward of the kernel library: against the decoder, and a row computed in one way against the other ways."""
 
 from __future__ import annotations
 
+import platform
 from typing import NamedTuple
 
 import numpy as np
@@ -38,7 +39,7 @@ FAMILIES = {
     "qwen3": dict(model_type="qwen3", head_dim=20, num_attention_heads=6),
     "many_heads": dict(model_type="llama", num_attention_heads=30, num_key_value_heads=2, head_dim=32),
 }
-ISAS = ("scalar", "avx2", "avx512", "avx512bf16", "neon")
+ISAS = ("scalar", "neon") if platform.machine() == "aarch64" else ("scalar", "avx2", "avx512", "avx512bf16")
 LENGTHS = (1, 70, 17, 33, 2)
 NUM_BLOCKS = 64
 
@@ -68,6 +69,14 @@ def best_isa(library):
     library.set_isa(best)
 
 
+def try_isa(library: CoreLibrary, isa: str) -> None:
+    """Use ``isa`` or skip the test."""
+    try:
+        library.set_isa(isa)
+    except RuntimeError:
+        pytest.skip(f"no {isa} here")
+
+
 def build(family: str) -> CausalLM:
     """Return a model whose norms and biases are not trivial."""
     model = CausalLM(DecoderConfig.from_dict({**SHAPE, **FAMILIES[family]}))
@@ -80,34 +89,36 @@ def build(family: str) -> CausalLM:
     return model
 
 
+def sizes_of(config: DecoderConfig, *, ranks: int = 1, block_tokens: int = 16) -> dict[str, int | float]:
+    """Return the sizes of one of ``ranks`` tensor-parallel parts of a model."""
+    return dict(
+        num_layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        inner=config.intermediate_size // ranks,
+        heads=config.num_attention_heads // ranks,
+        kv_heads=config.num_key_value_heads // ranks,
+        head_dim=config.head_dim,
+        vocab=config.vocab_size // ranks,
+        rms_eps=config.rms_norm_eps,
+        window=config.sliding_window or 0,
+        qk_norm=config.qk_norm,
+        qkv_bias=config.attention_bias,
+        output_bias=config.attention_output_bias,
+        mlp_bias=config.mlp_bias,
+        tied=config.tie_word_embeddings,
+        block_tokens=block_tokens,
+        num_blocks=NUM_BLOCKS,
+        max_positions=config.max_position_embeddings,
+    )
+
+
 def pack(
     library: CoreLibrary, model: CausalLM, *, weight_type="float32", kv_type="float32", block_tokens=16
 ) -> CoreModel:
     """Return ``model`` in the kernel library."""
     config = model.config
-    core = library.create_model(
-        dict(
-            num_layers=config.num_hidden_layers,
-            hidden=config.hidden_size,
-            inner=config.intermediate_size,
-            heads=config.num_attention_heads,
-            kv_heads=config.num_key_value_heads,
-            head_dim=config.head_dim,
-            vocab=config.vocab_size,
-            rms_eps=config.rms_norm_eps,
-            window=config.sliding_window or 0,
-            qk_norm=config.qk_norm,
-            qkv_bias=config.attention_bias,
-            output_bias=config.attention_output_bias,
-            mlp_bias=config.mlp_bias,
-            tied=config.tie_word_embeddings,
-            block_tokens=block_tokens,
-            num_blocks=NUM_BLOCKS,
-            max_positions=config.max_position_embeddings,
-        ),
-        weight_type=weight_type,
-        kv_type=kv_type,
-    )
+    sizes = sizes_of(config, block_tokens=block_tokens)
+    core = library.create_model(sizes, weight_type=weight_type, kv_type=kv_type)
     for name, parameter in model.named_parameters():
         values = parameter.numpy()
         core.set_weight(name, values.ctypes.data, dtype="float32", shape=values.shape)
@@ -178,10 +189,7 @@ def by_steps(core: CoreModel, prompts: Prompts, chunk: int, threads=1) -> np.nda
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("isa", ISAS)
 def test_logits_are_those_of_the_decoder(library, best_isa, family, isa):
-    try:
-        library.set_isa(isa)
-    except RuntimeError:
-        pytest.skip(f"no {isa} here")
+    try_isa(library, isa)
     model, prompts = build(family), draw_prompts()
     wanted = expected(model, prompts)
     assert wanted.std() > 0.5
@@ -193,10 +201,7 @@ def test_logits_are_those_of_the_decoder(library, best_isa, family, isa):
 @pytest.mark.parametrize("weight_type", ["float32", "bfloat16", "int8"])
 @pytest.mark.parametrize("isa", ISAS)
 def test_a_row_has_the_same_bits_however_it_is_computed(library, best_isa, family, weight_type, isa):
-    try:
-        library.set_isa(isa)
-    except RuntimeError:
-        pytest.skip(f"no {isa} here")
+    try_isa(library, isa)
     model, prompts = build(family), draw_prompts()
     kv_type = "float32" if weight_type == "float32" else "bfloat16"
 
@@ -231,31 +236,35 @@ def test_rows_without_logits_change_nothing(library):
         assert np.array_equal(logits, wanted[logit_rows])
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "narrow_window"])
-def test_half_weights_are_the_rounded_ones(library, family):
-    # The decoder itself computes with the rounded weights in f32. What is left is the rounding of the cache and, with
-    # AVX512-BF16, of the matrices' inputs: relative 2^-9 each, through three layers of logits of size 3.
-    model, prompts = build(family), draw_prompts()
-    core = pack(library, model, weight_type="bfloat16", kv_type="bfloat16")
-    for name, parameter in model.named_parameters():
+def round_matrices(model: CausalLM) -> None:
+    """Replace every matrix of ``model`` by what bfloat16 keeps of it."""
+    for _, parameter in model.named_parameters():
         if len(parameter.shape) > 1:
             parameter.set_value(parameter.astype("bfloat16").astype("float32"))
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "narrow_window"])
+def test_half_weights_and_cache_are_near_the_decoder(library, family):
+    # The decoder computes in f32 with the rounded weights. What is left is the rounding of keys and values and, with
+    # AVX512-BF16, of the matrices' inputs: relative 2^-9 each. Measured: 0.012 of the spread, worst logit 0.024.
+    model, prompts = build(family), draw_prompts()
+    core = pack(library, model, weight_type="bfloat16", kv_type="bfloat16")
+    round_matrices(model)
     wanted = expected(model, prompts)
-    found = forward(core, prompts, whole(prompts))
-    print(
-        "RMS",
-        np.sqrt(((found - wanted) ** 2).mean()) / wanted.std(),
-        np.abs(found - wanted).max() / np.abs(wanted).max(),
-        wanted.std(),
-        np.abs(wanted).max(),
-    )
-    np.testing.assert_allclose(found, wanted, atol=0.04 * np.abs(wanted).max())
-    exact = pack(library, model, weight_type="bfloat16")
-    again = pack(library, model)
-    if library.isa != "avx512bf16":
-        np.testing.assert_allclose(
-            forward(exact, prompts, whole(prompts)), forward(again, prompts, whole(prompts)), atol=1e-5
-        )
+    error = forward(core, prompts, whole(prompts)) - wanted
+    assert np.sqrt((error**2).mean()) < 0.03 * wanted.std()
+    assert np.abs(error).max() < 0.06 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+@pytest.mark.parametrize("isa", sorted(set(ISAS) - {"avx512bf16"}))
+def test_half_weights_with_a_float_cache_are_the_rounded_weights(library, best_isa, family, isa):
+    try_isa(library, isa)
+    model, prompts = build(family), draw_prompts()
+    core = pack(library, model, weight_type="bfloat16")
+    round_matrices(model)
+    wanted = forward(pack(library, model), prompts, whole(prompts))
+    assert np.array_equal(forward(core, prompts, whole(prompts)), wanted)
 
 
 def test_half_weights_may_come_as_halves(library):
@@ -378,27 +387,7 @@ def test_two_ranks_sum_to_the_whole(library, family):
 def half_model(library: CoreLibrary, model: CausalLM, rank: int) -> CoreModel:
     """Return what tensor-parallel ``rank`` of two holds."""
     config = model.config
-    core = library.create_model(
-        dict(
-            num_layers=config.num_hidden_layers,
-            hidden=config.hidden_size,
-            inner=config.intermediate_size // 2,
-            heads=config.num_attention_heads // 2,
-            kv_heads=config.num_key_value_heads // 2,
-            head_dim=config.head_dim,
-            vocab=config.vocab_size // 2,
-            rms_eps=config.rms_norm_eps,
-            window=0,
-            qk_norm=config.qk_norm,
-            qkv_bias=config.attention_bias,
-            output_bias=config.attention_output_bias,
-            mlp_bias=config.mlp_bias,
-            tied=config.tie_word_embeddings,
-            block_tokens=16,
-            num_blocks=NUM_BLOCKS,
-            max_positions=config.max_position_embeddings,
-        )
-    )
+    core = library.create_model(sizes_of(config, ranks=2))
     for name, parameter in model.named_parameters():
         values = split(parameter.numpy(), name, rank)
         core.set_weight(name, values.ctypes.data, dtype="float32", shape=values.shape)
