@@ -4,7 +4,8 @@
 
 A decode step of B rows (each after ``--context`` tokens) must read all weights once and the rows' keys and values; its
 GB/s are those bytes over its time, beside the read bandwidth measured in the same process. Prefill counts the
-multiply-adds of the matrices and of attention, two operations each.
+multiply-adds of the matrices and of attention, two operations each. All times are the best of many runs, limits
+too; one thread's are CPU times, which neighbours on a shared machine disturb less.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
@@ -78,25 +78,30 @@ def measure_limits(threads: int) -> Limits:
 class Bench:
     """One model with drawn weights in the kernel library."""
 
-    def __init__(self, library: CoreLibrary, sizes: dict, *, weight_type: str, context: int, threads: int) -> None:
+    def __init__(self, library: CoreLibrary, sizes: dict, *, weight_type: str, args: argparse.Namespace) -> None:
         self.layers, self.hidden, self.inner = (
-            sizes[f"{x}"] for x in ("num_hidden_layers", "hidden_size", "intermediate_size")
+            sizes[x] for x in ("num_hidden_layers", "hidden_size", "intermediate_size")
         )
         self.heads, self.vocab = sizes["num_attention_heads"], sizes["vocab_size"]
         self.head_dim = self.hidden // self.heads
-        self.threads, self.context = threads, context
+        self.threads, self.context = args.threads, args.context
+        self.positions = max(args.context + 1, *args.prompts)
         self.kv_bytes = 4 if weight_type == "float32" else 2
-        self.per_slot = -(-(context + 1) // BLOCK_TOKENS)
+        self.per_slot = -(-self.positions // BLOCK_TOKENS)
         self.core = library.create_model(
             dict(
                 num_layers=self.layers, hidden=self.hidden, inner=self.inner, heads=self.heads, kv_heads=self.heads,
                 head_dim=self.head_dim, vocab=self.vocab, rms_eps=1e-6, window=0, qk_norm=0, qkv_bias=0, output_bias=0,
-                mlp_bias=0, tied=0, block_tokens=BLOCK_TOKENS, num_blocks=32 * self.per_slot, max_positions=context + 1,
+                mlp_bias=0, tied=0, block_tokens=BLOCK_TOKENS, num_blocks=max(args.batches) * self.per_slot,
+                max_positions=self.positions,
             ),
             weight_type=weight_type,
             kv_type="float32" if weight_type == "float32" else "bfloat16",
         )  # fmt: skip
-        self.pack_seconds = _time(lambda: draw_weights(self))
+        # Values do not matter for time, so matrices share one drawing.
+        count = self.hidden * max(self.vocab, self.inner)
+        self.numbers = np.random.default_rng(0).standard_normal(count, np.float32) * np.float32(0.02)
+        pack_weights(self)
         self.matrix_numbers = self.layers * (4 * self.hidden**2 + 3 * self.hidden * self.inner)
 
     def step(self, rows: int) -> Callable[[], None]:
@@ -128,14 +133,13 @@ class Bench:
         )
 
 
-def draw_weights(bench: Bench) -> None:
-    """Set every weight of the model; the values do not matter for time, so matrices share one drawing."""
+def pack_weights(bench: Bench) -> None:
+    """Set every weight of the model."""
     hidden, inner, vocab, core = bench.hidden, bench.inner, bench.vocab, bench.core
-    numbers = np.random.default_rng(0).standard_normal(hidden * max(vocab, inner), np.float32) * np.float32(0.02)
     ones = np.ones(hidden, np.float32)
 
     def put(name: str, *shape: int) -> None:
-        values = ones if len(shape) == 1 else numbers
+        values = ones if len(shape) == 1 else bench.numbers
         core.set_weight(f"{name}.weight", values.ctypes.data, dtype="float32", shape=shape, threads=bench.threads)
 
     put("model.embed_tokens", vocab, hidden)
@@ -150,34 +154,37 @@ def draw_weights(bench: Bench) -> None:
         put(f"{prefix}mlp.down_proj", inner, hidden)
         put(f"{prefix}input_layernorm", hidden)
         put(f"{prefix}post_attention_layernorm", hidden)
-    angles = np.arange(bench.context + 1)[:, None] / 1e4 ** (np.arange(0, bench.head_dim, 2) / bench.head_dim)
+    angles = np.arange(bench.positions)[:, None] / 1e4 ** (np.arange(0, bench.head_dim, 2) / bench.head_dim)
     core.set_rotary(np.cos(angles), np.sin(angles))
 
 
-def _time(work: Callable[[], None]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+def measure(work: Callable[[], None], *, seconds: float, threads: int) -> float:
+    """Return the shortest duration in seconds of at least 5 runs and about ``seconds`` of them."""
+    clock = time.thread_time if threads == 1 else time.perf_counter
+
+    def run() -> float:
+        started = clock()
+        work()
+        return clock() - started
+
+    first = min(run() for _ in range(2))
+    return min(run() for _ in range(max(5, min(500, int(seconds / first)))))
 
 
-def measure(work: Callable[[], None], *, seconds: float) -> float:
-    """Return the median duration in seconds after a warm-up; at least 5 runs and about ``seconds`` of them."""
-    first = min(_time(work) for _ in range(2))
-    return median(_time(work) for _ in range(max(5, min(200, int(seconds / first)))))
-
-
-def measure_type(bench: Bench, weight_type: str, args: argparse.Namespace, limits: Limits) -> list[Row]:
+def measure_type(bench: Bench, weight_type: str, *, args: argparse.Namespace, limits: Limits) -> list[Row]:
     """Return the rows of one type of weights."""
     rows = []
     for batch in args.batches:
-        duration = measure(bench.step(batch), seconds=args.seconds)
+        duration = measure(bench.step(batch), seconds=args.seconds, threads=args.threads)
         rate = bench.step_bytes(batch, weight_type) / duration / 1e9
         rows.append(Row(weight_type, f"decode B={batch}", 1e3 * duration, rate, "GB/s", rate / limits.read))
     for length in args.prompts:
-        duration = measure(bench.prefill(length), seconds=args.seconds)
+        duration = measure(bench.prefill(length), seconds=args.seconds, threads=args.threads)
         rate = bench.prefill_operations(length) / duration / 1e9
         rows.append(Row(weight_type, f"prefill {length}", 1e3 * duration, rate, "GFLOP/s", rate / limits.multiply))
-    return rows
+    duration = measure(lambda: pack_weights(bench), seconds=args.seconds, threads=args.threads)
+    rate = 4e-9 * (bench.matrix_numbers + 2 * bench.hidden * bench.vocab) / duration
+    return [*rows, Row(weight_type, "pack after an update", 1e3 * duration, rate, "GB/s", rate / limits.read)]
 
 
 def report(rows: list[Row], limits: Limits, title: str) -> str:
@@ -204,7 +211,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--types", nargs="+", default=list(WEIGHT_BYTES), choices=list(WEIGHT_BYTES))
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32])
     parser.add_argument("--prompts", nargs="+", type=int, default=[128, 512])
-    parser.add_argument("--context", type=int, default=512, help="tokens before a decode step; the longest prefill")
+    parser.add_argument("--context", type=int, default=512, help="tokens before a decode step")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--isa", help="instruction set, when not the best one")
     parser.add_argument("--seconds", type=float, default=2.0, help="time for each measurement")
@@ -225,8 +232,8 @@ def main() -> None:
     for model in args.models:
         rows: list[Row] = []
         for weight_type in args.types:
-            bench = Bench(library, MODELS[model], weight_type=weight_type, context=args.context, threads=args.threads)
-            rows += measure_type(bench, weight_type, args, limits)
+            bench = Bench(library, MODELS[model], weight_type=weight_type, args=args)
+            rows += measure_type(bench, weight_type, args=args, limits=limits)
             bench.core.close()
         title = f"# Kernels: {model}, {library.isa}, {args.threads} thread(s), context {args.context}"
         text = report(rows, limits, title)

@@ -76,7 +76,7 @@ AC_API int32_t ac_model_set_rotary(AcModel* model, const float* cosines, const f
 // with the same counts on every rank. NULL: one rank. Logits stay divided over the ranks by vocabulary.
 typedef void (*AcReduce)(void* context, float* data, int64_t count);
 AC_API int32_t ac_model_set_reduce(AcModel* model, AcReduce reduce, void* context);
-// This rank's embedding rows are token ids first .. first + vocab - 1; other ids give zeros. Needs a reduce to be whole.
+// This rank's embedding rows are token ids first .. first + vocab - 1; other ids give zeros, which reduce completes.
 AC_API int32_t ac_model_set_vocab_range(AcModel* model, int32_t first);
 
 // One forward over flat rows. Row r is token tokens[r] of sequence slots[r] at position positions[r]. Rows of one slot

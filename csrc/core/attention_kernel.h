@@ -93,12 +93,13 @@ AC_INLINE void mix_columns(const Span<T>& span, int column, const float* weights
     for (V& s : of_query) s = splat(0.0f);
   }
   // From a value to about the same token's key of the next head, which is likely to be worked on next.
-  const int64_t to_next_keys = static_cast<int64_t>(span.cache->kv_heads - 1) * span.cache->block_tokens * span.cache->head_dim;
+  const ac::Cache& cache = *span.cache;
+  const int64_t to_next_keys = static_cast<int64_t>(cache.kv_heads - 1) * cache.block_tokens * cache.head_dim;
   for (int position = span.begin; position < span.end;) {
-    const int in_block = span.cache->block_tokens - position % span.cache->block_tokens;
+    const int in_block = cache.block_tokens - position % cache.block_tokens;
     const int stop = span.end - position < in_block ? span.end : position + in_block;
     const T* values = span.values(position) + column;
-    for (; position < stop; ++position, ++weights, values += span.cache->value_stride) {
+    for (; position < stop; ++position, ++weights, values += cache.value_stride) {
 #pragma GCC unroll 4
       for (int n = 0; n < N; ++n) {
         prefetch(values + n * LANES - to_next_keys);

@@ -1,4 +1,4 @@
-// One forward over flat rows: checks, the plan of a call, and the layers, worked through by a team of threads.
+// One forward over flat rows: the plan of a call, and the layers, worked through by a team of threads.
 #include <omp.h>
 
 #include <cmath>
@@ -6,68 +6,10 @@
 
 #include "bfloat16.h"
 #include "errors.h"
-#include "model.h"
+#include "request.h"
 
 namespace ac {
 namespace {
-
-// The arguments of ac_forward.
-struct Request {
-  int num_rows;
-  const int32_t *tokens, *slots, *positions, *block_tables;
-  int max_blocks, num_logit_rows;
-  const int32_t* logit_rows;
-  float* logits;
-  int threads;
-
-  const int32_t* blocks_of(int row) const { return block_tables + static_cast<int64_t>(slots[row]) * max_blocks; }
-};
-
-std::string row_text(const Request& q, int row) {
-  return "row " + std::to_string(row) + " (slot " + std::to_string(q.slots[row]) + ", position " +
-         std::to_string(q.positions[row]) + ", token " + std::to_string(q.tokens[row]) + "): ";
-}
-
-std::string find_row_problem(const AcModel& model, const Request& q, int row) {
-  const AcConfig& c = model.config;
-  const int position = q.positions[row], token = q.tokens[row] - model.first_token;
-  if (!model.reduce && (token < 0 || token >= c.vocab)) return "the token is not in the vocabulary";
-  if (q.slots[row] < 0) return "the slot is negative";
-  if (position < 0 || position >= c.max_positions) {
-    return "the position is not in 0 .. " + std::to_string(c.max_positions - 1);
-  }
-  const bool follows = row > 0 && q.slots[row] == q.slots[row - 1];
-  if (follows && position <= q.positions[row - 1]) return "positions of a slot must ascend";
-  const int last = position / c.block_tokens;
-  if (last >= q.max_blocks) return "the block table has " + std::to_string(q.max_blocks) + " blocks only";
-  const int oldest = c.window > 0 && position >= c.window ? (position - c.window + 1) / c.block_tokens : 0;
-  // What the row before needed is known to be good.
-  const int first = follows && q.positions[row - 1] / c.block_tokens >= oldest ? q.positions[row - 1] / c.block_tokens : oldest;
-  for (int i = first; i <= last; ++i) {
-    const int block = q.blocks_of(row)[i];
-    if (block < 0 || block >= c.num_blocks) {
-      return "entry " + std::to_string(i) + " of the block table is " + std::to_string(block) + ", blocks are 0 .. " +
-             std::to_string(c.num_blocks - 1);
-    }
-  }
-  return "";
-}
-
-std::string find_problem(const AcModel& model, const Request& q) {
-  if (q.num_rows < 0 || q.num_logit_rows < 0 || q.max_blocks < 1 || q.threads < 1) {
-    return "rows and num_logit_rows must be at least 0, max_blocks and threads at least 1";
-  }
-  for (int row = 0; row < q.num_rows; ++row) {
-    const std::string problem = find_row_problem(model, q, row);
-    if (!problem.empty()) return row_text(q, row) + problem;
-  }
-  for (int i = 0; i < q.num_logit_rows; ++i) {
-    if (q.logit_rows[i] < 0 || q.logit_rows[i] >= q.num_rows) {
-      return "logit row " + std::to_string(q.logit_rows[i]) + " is not in 0 .. " + std::to_string(q.num_rows - 1);
-    }
-  }
-  return "";
-}
 
 // Rows to attend from, and the tiles they are cut into.
 struct Plan {
@@ -109,7 +51,9 @@ Buffers lay_out(Carver& carver, const AcModel& model, const Request& q) {
   const bool narrow_inputs = model.narrow_inputs();
   const int64_t rows = q.num_rows > q.num_logit_rows ? q.num_rows : q.num_logit_rows;
   int64_t positions = 0;
-  for (int row = 0; row < q.num_rows; ++row) positions = q.positions[row] >= positions ? q.positions[row] + 1 : positions;
+  for (int row = 0; row < q.num_rows; ++row) {
+    if (q.positions[row] >= positions) positions = q.positions[row] + 1;
+  }
   Buffers made;
   made.residual = take_rows(carver, q.num_rows, c.hidden, false);
   made.last_residual = take_rows(carver, q.num_logit_rows, c.hidden, false);

@@ -42,9 +42,10 @@ std::string find_problem(const AcConfig& c) {
   const Limit limits[] = {
       {"num_layers", c.num_layers, 1, ANY},   {"hidden", c.hidden, 2, ANY},         {"inner", c.inner, 2, ANY},
       {"heads", c.heads, 1, ANY},             {"kv_heads", c.kv_heads, 1, ANY},     {"head_dim", c.head_dim, 2, ANY},
-      {"vocab", c.vocab, 1, ANY},             {"window", c.window, 0, ANY},         {"weight_type", c.weight_type, 0, 2},
-      {"kv_type", c.kv_type, 0, 1},           {"block_tokens", c.block_tokens, 16, ANY},
-      {"num_blocks", c.num_blocks, 1, ANY},   {"max_positions", c.max_positions, 1, ANY},
+      {"vocab", c.vocab, 1, ANY},             {"window", c.window, 0, ANY},
+      {"weight_type", c.weight_type, 0, 2},   {"kv_type", c.kv_type, 0, 1},
+      {"block_tokens", c.block_tokens, 16, ANY}, {"num_blocks", c.num_blocks, 1, ANY},
+      {"max_positions", c.max_positions, 1, ANY},
   };
   for (const Limit& limit : limits) {
     if (limit.value < limit.low || limit.value > limit.high) {

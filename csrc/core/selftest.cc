@@ -1,6 +1,7 @@
 // A program for sanitizer builds: small models of every kind through the C interface, with each instruction set of
-// this machine. It checks that a prompt in pieces, with other threads, gives the bits of the prompt in one call, and that bad
-// calls are refused. Prints one line for each instruction set; exit status 1 and a line on stderr at the first failure.
+// this machine. It checks that a prompt in pieces, with other threads, gives the bits of the prompt in one call, and
+// that bad calls are refused. Prints one line for each instruction set; the first failure is a line on stderr and exit
+// status 1.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -56,8 +57,8 @@ class Model {
     }
     std::vector<int32_t> tables = {-1, -1, -1, 5, 2, 7};
     std::vector<float> logits(static_cast<size_t>(end - begin) * config_.vocab);
-    const int32_t status = ac_forward(model_, end - begin, tokens.data(), slots.data(), positions.data(), tables.data(), 3,
-                                      end - begin, wanted.data(), logits.data(), threads);
+    const int32_t status = ac_forward(model_, end - begin, tokens.data(), slots.data(), positions.data(),
+                                      tables.data(), 3, end - begin, wanted.data(), logits.data(), threads);
     expect(status == AC_OK, "forward");
     return logits;
   }
@@ -158,7 +159,8 @@ void check_refusals() {
   expect(ac_model_create(&wrong) == nullptr, "blocks of 8 tokens are refused");
   Model model(base_config());
   expect(ac_copy_block(model.get(), 0, BLOCKS) == AC_BAD_ARGUMENT, "a block beyond the pool is refused");
-  expect(ac_model_set_weight(model.get(), "lm_head.bias", nullptr, AC_F32, 1, 67, 1) == AC_BAD_ARGUMENT, "unknown name");
+  const int32_t status = ac_model_set_weight(model.get(), "lm_head.bias", nullptr, AC_F32, 1, 67, 1);
+  expect(status == AC_BAD_ARGUMENT, "an unknown name is refused");
   const int32_t token = 67, zero = 0, far = LENGTH;
   const auto refuses = [&](const int32_t* tokens, const int32_t* positions, const int32_t* wanted) {
     float logits[67];

@@ -34,7 +34,8 @@ struct Stretch {
 Stretch find_stretch(const Parameter& to, int panel_size, int index, int64_t outputs) {
   const int64_t first_panel = to.first_output / panel_size, panel = first_panel + index;
   const int64_t begin = panel * panel_size > to.first_output ? panel * panel_size : to.first_output;
-  const int64_t stop = to.first_output + outputs, end = (panel + 1) * panel_size < stop ? (panel + 1) * panel_size : stop;
+  const int64_t stop = to.first_output + outputs;
+  const int64_t end = (panel + 1) * panel_size < stop ? (panel + 1) * panel_size : stop;
   const int64_t place = to.pair < 0 ? panel : 2 * panel + to.pair;
   return {static_cast<int>(place), static_cast<int>(begin % panel_size), static_cast<int>(end - begin),
           begin - to.first_output};
@@ -190,11 +191,13 @@ extern "C" {
 int32_t ac_model_set_weight(AcModel* model, const char* name, const void* data, int32_t dtype, int64_t rows,
                             int64_t cols, int32_t threads) {
   const auto found = model->parameters.find(name);
-  if (found == model->parameters.end()) return ac::fail(AC_BAD_ARGUMENT, std::string(name) + " is no weight of the model");
+  if (found == model->parameters.end()) {
+    return ac::fail(AC_BAD_ARGUMENT, std::string(name) + " is no weight of the model");
+  }
   ac::Parameter& to = found->second;
   if (rows != to.rows || cols != to.cols) {
-    return ac::fail(AC_BAD_ARGUMENT, std::string(name) + " has shape " + ac::shape_text(rows, cols) + ", the model needs " +
-                                         ac::shape_text(to.rows, to.cols));
+    return ac::fail(AC_BAD_ARGUMENT, std::string(name) + " has shape " + ac::shape_text(rows, cols) +
+                                         ", the model needs " + ac::shape_text(to.rows, to.cols));
   }
   if ((dtype != AC_F32 && dtype != AC_BF16) || threads < 1) {
     return ac::fail(AC_BAD_ARGUMENT, std::string(name) + ": dtype must be 0 (f32) or 1 (bf16) and threads at least 1");

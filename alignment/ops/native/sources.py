@@ -17,7 +17,7 @@ LINK_FLAGS = ("-shared", "-Wl,--no-undefined")
 
 PER_ISA = ("kernels.cc", "sampler_kernels.cc")
 """Compiled once for each instruction set."""
-ONCE = ("dispatch.cc", "model.cc", "weights.cc", "forward.cc", "sampler.cc", "philox.cc")
+ONCE = ("dispatch.cc", "model.cc", "weights.cc", "request.cc", "forward.cc", "sampler.cc", "philox.cc")
 """Compiled once, for every processor of the architecture."""
 _SELFTEST = "selftest.cc"
 """How the names of programs end that tests link with the library's objects."""

@@ -2,188 +2,43 @@
 
 from __future__ import annotations
 
-import platform
-from typing import NamedTuple
-
 import numpy as np
 import paddle
 import pytest
 
-from alignment.models.config import DecoderConfig
 from alignment.models.decoder import CausalLM
 from alignment.models.initialise import draw_weights
 from alignment.ops.native.core_model import CoreModel
-from alignment.ops.native.library import CoreLibrary, load_core
-from alignment.ops.rotary_frequencies import inverse_frequencies
-
-SHAPE = dict(
-    vocab_size=83,
-    hidden_size=48,
-    intermediate_size=72,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=128,
+from alignment.ops.native.library import CoreLibrary
+from tests.unit.ops.core_models import (
+    FAMILIES,
+    ISAS,
+    Prompts,
+    build,
+    by_steps,
+    draw_prompts,
+    expected,
+    forward,
+    pack,
+    rotary_tables,
+    sizes_of,
+    try_isa,
+    whole,
 )
-FAMILIES = {
-    "llama": dict(model_type="llama"),
-    "biased": dict(model_type="llama", attention_bias=True, mlp_bias=True, num_key_value_heads=4),
-    "scaled": dict(
-        model_type="llama",
-        head_dim=16,
-        rope_scaling={"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32},
-    ),
-    "window": dict(model_type="mistral", sliding_window=21),
-    "narrow_window": dict(model_type="mistral", sliding_window=3, num_key_value_heads=1),
-    "qwen2": dict(model_type="qwen2", tie_word_embeddings=True),
-    "qwen3": dict(model_type="qwen3", head_dim=20, num_attention_heads=6),
-    "many_heads": dict(model_type="llama", num_attention_heads=30, num_key_value_heads=2, head_dim=32),
-}
-ISAS = ("scalar", "neon") if platform.machine() == "aarch64" else ("scalar", "avx2", "avx512", "avx512bf16")
-LENGTHS = (1, 70, 17, 33, 2)
-NUM_BLOCKS = 64
-
-
-class Prompts(NamedTuple):
-    """Ragged prompts and where their keys and values go."""
-
-    tokens: list[np.ndarray]
-    slots: list[int]
-    block_tables: np.ndarray
 
 
 @pytest.fixture(scope="module")
-def library() -> CoreLibrary:
-    """The kernel library; on the best instruction set again when the module is done."""
-    core = load_core()
-    if core is None:
-        pytest.skip("no kernel library here")
+def library(core: CoreLibrary) -> CoreLibrary:
+    """The kernel library; tests call one of its models ``core``."""
     return core
 
 
 @pytest.fixture
-def best_isa(library):
+def best_isa(library: CoreLibrary):
     """Put the instruction set back."""
     best = library.isa
     yield best
     library.set_isa(best)
-
-
-def try_isa(library: CoreLibrary, isa: str) -> None:
-    """Use ``isa`` or skip the test."""
-    try:
-        library.set_isa(isa)
-    except RuntimeError:
-        pytest.skip(f"no {isa} here")
-
-
-def build(family: str) -> CausalLM:
-    """Return a model whose norms and biases are not trivial."""
-    model = CausalLM(DecoderConfig.from_dict({**SHAPE, **FAMILIES[family]}))
-    draw_weights(model, seed=0, std=0.2)
-    generator = np.random.default_rng(1)
-    for name, parameter in model.named_parameters():
-        if len(parameter.shape) == 1:
-            centre = float(name.endswith("norm.weight"))
-            parameter.set_value(generator.normal(centre, 0.2, parameter.shape).astype(np.float32))
-    return model
-
-
-def sizes_of(config: DecoderConfig, *, ranks: int = 1, block_tokens: int = 16) -> dict[str, int | float]:
-    """Return the sizes of one of ``ranks`` tensor-parallel parts of a model."""
-    return dict(
-        num_layers=config.num_hidden_layers,
-        hidden=config.hidden_size,
-        inner=config.intermediate_size // ranks,
-        heads=config.num_attention_heads // ranks,
-        kv_heads=config.num_key_value_heads // ranks,
-        head_dim=config.head_dim,
-        vocab=config.vocab_size // ranks,
-        rms_eps=config.rms_norm_eps,
-        window=config.sliding_window or 0,
-        qk_norm=config.qk_norm,
-        qkv_bias=config.attention_bias,
-        output_bias=config.attention_output_bias,
-        mlp_bias=config.mlp_bias,
-        tied=config.tie_word_embeddings,
-        block_tokens=block_tokens,
-        num_blocks=NUM_BLOCKS,
-        max_positions=config.max_position_embeddings,
-    )
-
-
-def pack(
-    library: CoreLibrary, model: CausalLM, *, weight_type="float32", kv_type="float32", block_tokens=16
-) -> CoreModel:
-    """Return ``model`` in the kernel library."""
-    config = model.config
-    sizes = sizes_of(config, block_tokens=block_tokens)
-    core = library.create_model(sizes, weight_type=weight_type, kv_type=kv_type)
-    for name, parameter in model.named_parameters():
-        values = parameter.numpy()
-        core.set_weight(name, values.ctypes.data, dtype="float32", shape=values.shape)
-    core.set_rotary(*rotary_tables(config))
-    assert core.missing_weights() == (0, "")
-    return core
-
-
-def rotary_tables(config: DecoderConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Return cos and sin [positions, D / 2]."""
-    frequencies, scale = inverse_frequencies(
-        config.head_dim, config.rope_theta, config.rope_scaling, max_positions=config.max_position_embeddings
-    )
-    angles = np.arange(config.max_position_embeddings, dtype=np.float32)[:, None] * frequencies
-    return np.cos(angles) * np.float32(scale), np.sin(angles) * np.float32(scale)
-
-
-def draw_prompts(lengths=LENGTHS, *, seed=0, block_tokens=16) -> Prompts:
-    """Draw tokens, slots and blocks in random order."""
-    generator = np.random.default_rng(seed)
-    tokens = [generator.integers(0, SHAPE["vocab_size"], length) for length in lengths]
-    slots = generator.permutation(len(lengths) + 2)[: len(lengths)].tolist()
-    per_slot = -(-max(lengths) // block_tokens)
-    blocks = generator.permutation(NUM_BLOCKS)[: len(slots) * per_slot].reshape(len(slots), per_slot)
-    tables = np.full((len(lengths) + 2, per_slot), -1)
-    for slot, row in zip(slots, blocks, strict=True):
-        tables[slot] = row
-    return Prompts(tokens, slots, tables)
-
-
-def forward(core: CoreModel, prompts: Prompts, spans: list[tuple[int, int, int]], threads=1) -> np.ndarray:
-    """Return the logits of every row of ``spans`` (prompt, begin, end), computed in one call."""
-    places = [np.arange(begin, end) for _, begin, end in spans]
-    tokens = np.concatenate([prompts.tokens[i][place] for (i, _, _), place in zip(spans, places, strict=True)])
-    slots = np.repeat([prompts.slots[i] for i, _, _ in spans], [len(place) for place in places])
-    return core.forward(
-        tokens,
-        slots,
-        np.concatenate(places),
-        block_tables=prompts.block_tables,
-        logit_rows=np.arange(len(tokens)),
-        threads=threads,
-    )
-
-
-def whole(prompts: Prompts) -> list[tuple[int, int, int]]:
-    """Return the spans of whole prompts."""
-    return [(i, 0, len(tokens)) for i, tokens in enumerate(prompts.tokens)]
-
-
-def expected(model: CausalLM, prompts: Prompts) -> np.ndarray:
-    """Return the decoder's logits of every prompt's every token."""
-    with paddle.no_grad():
-        return np.concatenate([model(tokens[None]).numpy()[0] for tokens in prompts.tokens])
-
-
-def by_steps(core: CoreModel, prompts: Prompts, chunk: int, threads=1) -> np.ndarray:
-    """Return the same logits from calls that take ``chunk`` tokens of every prompt that still has some."""
-    found = [[] for _ in prompts.tokens]
-    for begin in range(0, max(map(len, prompts.tokens)), chunk):
-        spans = [(i, begin, min(begin + chunk, len(t))) for i, t in enumerate(prompts.tokens) if begin < len(t)]
-        logits = forward(core, prompts, spans, threads)
-        for (i, _, _), rows in zip(spans, np.split(logits, np.cumsum([e - b for _, b, e in spans])[:-1]), strict=True):
-            found[i].append(rows)
-    return np.concatenate([np.concatenate(rows) for rows in found])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -371,10 +226,7 @@ def split(values: np.ndarray, name: str, rank: int) -> np.ndarray:
 @pytest.mark.parametrize("family", ["biased", "qwen2"])
 def test_two_ranks_sum_to_the_whole(library, family):
     # Both ranks run in turns, one call of the reduce function further each time, until all sums are known.
-    raw = {**SHAPE, **FAMILIES[family], "vocab_size": 84}
-    model = CausalLM(DecoderConfig.from_dict(raw))
-    draw_weights(model, seed=0, std=0.2)
-    prompts = draw_prompts()
+    model, prompts = build(family, vocab_size=84), draw_prompts()
     halves = [half_model(library, model, rank) for rank in range(2)]
     sums: list[np.ndarray] = []
     for _ in range(1 + 2 * model.config.num_hidden_layers):
