@@ -25,7 +25,7 @@ from side_process import KEPT_MEMORY, SideProcess  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 SCRIPTS = {"torch": HERE / "ppo_step_torch.py", "paddle": HERE / "ppo_step_paddle.py"}
-COLUMNS = (("torch", "full"), ("paddle", "library"), ("torch", "response"))
+COLUMNS = (("torch", "full"), ("paddle", "library"), ("torch", "response"), ("paddle", "plain"))
 """(side, variant) in the order in which they take turns."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 TOLERANCE = 1e-3
@@ -93,7 +93,8 @@ def compare_results(sides: Mapping[str, SideProcess]) -> Comparison:
     comparison = Comparison.of(
         sides["paddle"].ask(check=True, variant="library"), sides["torch"].ask(check=True, variant="full")
     )
-    sides["torch"].ask(step=0, variant="response")
+    for side, variant in COLUMNS[2:]:
+        sides[side].ask(step=0, variant=variant)
     return comparison
 
 

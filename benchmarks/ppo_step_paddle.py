@@ -1,9 +1,10 @@
-"""The PPO step of ``ppo_step.py`` from the parts of this package, assembled as ``ppo/build.py`` does."""
+"""The PPO step of ``ppo_step.py`` from the parts of this package, put together as ``alignment/ppo/build.py`` does."""
 
 from __future__ import annotations
 
 import sys
-from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +19,69 @@ import paddle  # noqa: E402
 from ppo_step_work import Work  # noqa: E402
 from ppo_step_worker import serve  # noqa: E402
 
-from alignment.algorithms.ppo import PPO, PPOHyperparameters  # noqa: E402
-from alignment.arguments.training import TrainingArguments  # noqa: E402
+from alignment.algorithms.ppo import PPO  # noqa: E402
+from alignment.arguments.parsed import Parsed  # noqa: E402
 from alignment.generation.eager_engine import EagerEngine  # noqa: E402
-from alignment.generation.engine import GenerationOptions  # noqa: E402
+from alignment.generation.engine import Engine, GenerationOptions  # noqa: E402
+from alignment.generation.fused_engine import FusedEngine, fused_engine_unavailable  # noqa: E402
+from alignment.generation.place import WHOLE_MODEL  # noqa: E402
 from alignment.loops.assembly import build_learner  # noqa: E402
+from alignment.loops.launch import Launch  # noqa: E402
+from alignment.loops.placed import place_frozen, scoring_runner  # noqa: E402
+from alignment.loops.rollout_engine import RolloutEngine  # noqa: E402
 from alignment.loops.updates import OnPolicyUpdater, UpdatePlan  # noqa: E402
 from alignment.models.hub import load_causal_lm, load_score_model  # noqa: E402
-from alignment.models.score_model import ScoreOptions  # noqa: E402
-from alignment.parallel.dense import DenseRunner  # noqa: E402
+from alignment.ops.native.library import load_core  # noqa: E402
 from alignment.parallel.initialise import initialise  # noqa: E402
-from alignment.ppo.roles import freeze  # noqa: E402
+from alignment.ppo.arguments import parse_ppo_arguments  # noqa: E402
+from alignment.ppo.build import critic_training, ppo_hyperparameters  # noqa: E402
+from alignment.ppo.engines import fused_settings  # noqa: E402
+from alignment.ppo.roles import freeze, load_critic  # noqa: E402
 from alignment.records import Experience, Rollout  # noqa: E402
 from alignment.rollout.collector import Collector  # noqa: E402
 from alignment.rollout.experience import estimate_experience  # noqa: E402
+from alignment.rollout.gate import LogprobGate  # noqa: E402
 from alignment.rollout.judge import Judge  # noqa: E402
 from alignment.rollout.retokenize import SameTokens  # noqa: E402
 from alignment.rollout.scorers import ModelScorer  # noqa: E402
+from alignment.training.checkpoint import CheckpointStore  # noqa: E402
+
+NATIVE_OPS = "alignment.ops.selection"
+"""The switch of the compiled training operators, in versions that have them."""
+GAP_LIMIT = 1e-3
+"""Nats that 99 % of the sampled tokens' log-probs may differ between engine and trainer; above it the run stops."""
+
+
+def parse_work(work: Work, folder: Path) -> Parsed:
+    """Return the arguments of a PPO run that makes this very step."""
+    values = {
+        "train_datasets": "unused",
+        "actor_model_name_or_path": folder / "policy",
+        "reward_model_name_or_path": folder / "reward",
+        "reward_critic_model_name_or_path": folder / "critic",
+        "output_dir": folder / "run",
+        "device": "cpu",
+        "seed": work.seed,
+        "max_length": work.prompt_length + work.response_length,
+        "max_dec_len": work.response_length,
+        "top_p": 1.0,
+        "per_device_prompt_batch_size": work.num_prompts,
+        "per_device_train_batch_size": work.rows_per_batch,
+        "gradient_accumulation_steps": work.num_prompts // work.rows_per_batch,
+        "learning_rate": work.learning_rate,
+        "critic_learning_rate": work.learning_rate,
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": work.max_grad_norm,
+        "kl_coeff": work.kl_coeff,
+        "clip_range_ratio": work.clip_ratio,
+        "clip_range_score": work.clip_score,
+        "clip_range_value": work.clip_value,
+        "gamma": work.gamma,
+        "gae_lambda": work.gae_lambda,
+        "logprob_gap_limit": GAP_LIMIT,
+        "on_logprob_gap": "stop",
+    }
+    return parse_ppo_arguments([word for key, value in values.items() for word in (f"--{key}", str(value))])
 
 
 class PaddleSide:
@@ -42,38 +89,46 @@ class PaddleSide:
 
     def __init__(self, folder: Path) -> None:
         self.work = Work.read(folder)
-        initialise(device="cpu", seed=self.work.seed)
+        self.parsed = parse_work(self.work, folder)
+        start = self._start(folder)
         policy = load_causal_lm(folder / "policy", dtype="float32")
-        reference = freeze(load_causal_lm(folder / "policy", dtype="float32"))
-        critic = load_score_model(folder / "critic", dtype="float32", options=ScoreOptions(score_type="critic"))
-        reward = freeze(load_score_model(folder / "reward", dtype="float32"))
-        training = TrainingArguments(
-            output_dir=str(folder),
-            learning_rate=self.work.learning_rate,
-            lr_scheduler_type="constant",
-            max_grad_norm=self.work.max_grad_norm,
+        training, critic = self.parsed.training, load_critic(str(folder / "critic"), seed=self.work.seed)
+        self.policy = build_learner(start, "policy", policy, training, total_updates=1)
+        self.critic = build_learner(start, "critic", critic, critic_training(self.parsed), total_updates=1)
+        self.obstacle = fused_engine_unavailable(policy.config)
+        self.variants = {"plain": self._rollouts(EagerEngine(policy))}
+        self.variants["library"] = self.variants["plain"] if self.obstacle else self._rollouts(self._fused(policy))
+        self.engine, self.collector = self.variants["library"]
+        self.judge = self._judge(start)
+        ppo = self.parsed.ppo
+        self.gate = LogprobGate(
+            limit=ppo.logprob_gap_limit, action=ppo.on_logprob_gap, weight_cap=ppo.importance_weight_cap
         )
-        learner = partial(build_learner, training=training, total_updates=1)
-        self.policy, self.critic = learner("policy", policy), learner("critic", critic)
-        self.engine = EagerEngine(policy)
-        self.engine.load_weights(self.policy.weights(), 0)
-        self.collector = self._collector()
-        self.judge = self._judge(reference, reward)
-        self.hyperparameters = self._hyperparameters()
+        self.hyperparameters = ppo_hyperparameters(self.parsed)
         self.updater = self._updater()
 
     def use_variant(self, variant: str) -> None:
-        """Accept the one variant there is."""
-        assert variant == "library", variant
+        """``library``: compiled engine and operators where they run; ``plain``: eager engine, Paddle's operators."""
+        self.engine, self.collector = self.variants[variant]
+        if find_spec(NATIVE_OPS):
+            import_module(NATIVE_OPS).use_native_ops(variant == "library")
 
     def describe(self) -> dict[str, str]:
         """Return versions and settings."""
-        return {"paddle": paddle.__version__, "host": HOST}
+        core = load_core()
+        return {
+            "paddle": paddle.__version__,
+            "host": HOST,
+            "alignment": f"eager engine ({self.obstacle})" if self.obstacle else f"fused engine, {core.isa}",
+            "training operators": f"compiled, {core.isa}" if core and find_spec(NATIVE_OPS) else "Paddle's",
+        }
 
     def rollout(self, step: int) -> Rollout:
-        """Sample at temperature 1 from all tokens."""
+        """Sample at temperature 1 from all tokens; new weights go into the engine first."""
         prompts = [{"input_ids": row, "raw_input": ""} for row in self.work.prompts(step)]
-        rollout = self.collector.collect(prompts, policy_version=self.policy.num_updates)
+        version = self.policy.num_updates
+        with self.engine.ready(version):
+            rollout = self.collector.collect(prompts, policy_version=version)
         assert (rollout.response_lengths == self.work.response_length).all()
         return rollout
 
@@ -88,8 +143,10 @@ class PaddleSide:
         )
 
     def score(self, rollout: Rollout) -> Experience:
-        """Judge and estimate."""
+        """Judge, compare the log-probs of tokens that an engine has sampled, and estimate."""
         judged = self.judge.measure(rollout)
+        if judged.rollout_logprobs is not None:
+            judged, _ = self.gate.check(judged)
         return estimate_experience(judged, PPO, self.hyperparameters, kl_coeff=self.hyperparameters.kl_coeff)
 
     def measured(self, scored: Experience) -> dict[str, np.ndarray]:
@@ -99,50 +156,53 @@ class PaddleSide:
         return {**arrays, "advantages": scored.advantages, "returns": scored.returns}
 
     def update(self, scored: Experience) -> dict[str, float]:
-        """Update critic and policy once, then hand the weights to the engine."""
+        """Update critic and policy once."""
         metrics, updates = self.updater.update(scored, limit=1)
         assert updates == 1
-        self.engine.load_weights(self.policy.weights(), self.policy.num_updates)
         return {f"{name}_gradient_norm": float(metrics[f"{name}/gradient_norm"].value) for name in ("critic", "policy")}
 
-    def _collector(self) -> Collector:
-        options = GenerationOptions(max_new_tokens=self.work.response_length)
-        return Collector(self.engine, options, num_return_sequences=1, seed=self.work.seed)
+    def _start(self, folder: Path) -> Launch:
+        topology = initialise(device="cpu", seed=self.work.seed)
+        output_dir = folder / "run"
+        store = CheckpointStore(output_dir, limit=None, topology=topology)
+        return Launch(parsed=self.parsed, topology=topology, output_dir=output_dir, store=store, checkpoint=None)
 
-    def _judge(self, reference: Any, reward: Any) -> Judge:
-        rows = self.work.rows_per_batch
+    def _fused(self, policy: Any) -> FusedEngine:
+        settings = fused_settings(self.parsed, policy.config, WHOLE_MODEL, rows=self.work.num_prompts)
+        return FusedEngine(policy, settings)
+
+    def _rollouts(self, engine: Engine) -> tuple[RolloutEngine, Collector]:
+        options = GenerationOptions(max_new_tokens=self.work.response_length)
+        collector = Collector(engine, options, num_return_sequences=1, seed=self.work.seed)
+        return RolloutEngine(engine=engine, policy=self.policy), collector
+
+    def _judge(self, start: Launch) -> Judge:
+        ppo, rows = self.parsed.ppo, self.work.rows_per_batch
+        source = self.parsed.reward_source.reward_model_name_or_path
+        reference = freeze(load_causal_lm(ppo.actor_model_name_or_path, dtype="float32"))
+        reward = place_frozen(
+            "reward", freeze(load_score_model(source, dtype="float32")), start.topology, offload=False
+        )
         return Judge(
-            policy=self.policy.runner,
-            reference=DenseRunner(reference),
-            critic=self.critic.runner,
-            scorer=ModelScorer(DenseRunner(reward), SameTokens(), rows_per_batch=rows),
+            policy=scoring_runner(self.policy),
+            reference=place_frozen("reference", reference, start.topology, offload=False),
+            critic=scoring_runner(self.critic),
+            scorer=ModelScorer(reward, SameTokens(), rows_per_batch=rows),
             normalize=None,
             logprob_rows=rows,
             value_rows=rows,
-            temperature=1.0,
-        )
-
-    def _hyperparameters(self) -> PPOHyperparameters:
-        work = self.work
-        return PPOHyperparameters(
-            kl_coeff=work.kl_coeff,
-            clip_range_score=work.clip_score,
-            gamma=work.gamma,
-            gae_lambda=work.gae_lambda,
-            clip_range_ratio_low=work.clip_ratio,
-            clip_range_ratio_high=work.clip_ratio,
-            clip_range_value=work.clip_value,
+            temperature=self.parsed.generation.temperature,
         )
 
     def _updater(self) -> OnPolicyUpdater:
         plan = UpdatePlan(
             rows_per_update=self.work.num_prompts,
             rows_per_batch=self.work.rows_per_batch,
-            num_epochs=1,
+            num_epochs=self.parsed.ppo.update_iters,
             seed=self.work.seed,
-            temperature=1.0,
-            ptx_coeff=0.0,
-            with_entropy=False,
+            temperature=self.parsed.generation.temperature,
+            ptx_coeff=self.parsed.ppo.ptx_coeff,
+            with_entropy=self.parsed.ppo.entropy_coeff > 0,
         )
         return OnPolicyUpdater(
             policy=self.policy,

@@ -1,152 +1,139 @@
-"""Time greedy rollouts: the eager engine against ``paddlenlp generate`` on the same weights and prompts.
+"""Time greedy rollouts: our engines, torch, ctranslate2, llama.cpp and paddlenlp on the same weights and prompts.
 
-    python benchmarks/rollout.py --peer-python PATH [--models 110m] [--batches 1 8 32] [--new-tokens 128] [--write]
+    python benchmarks/rollout_environments.py FOLDER         once: an environment for each peer
+    python benchmarks/rollout.py --peers FOLDER [--models 25m 110m] [--batches 1 8 32] [--threads 1 2] [--longtail]
 
-``PATH`` is an interpreter with paddlenlp (reference environment: paddlepaddle 3.3.1, paddlenlp 3.0.0b4). Each side is
-a process of its own with the same MKL path, threads and allocator settings; they take turns, one rollout at a time.
+Each peer is a process of its own; all have the same threads, MKL path and allocator settings. They take turns, one
+rollout at a time: first one token for each prompt, which is the prefill, then all tokens. A peer that is not there is
+reported as absent.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any, NamedTuple
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(1, str(HERE.parent))
 
-from side_process import KEPT_MEMORY, SideProcess  # noqa: E402
+from rollout_report import Record, Workload, describe, render, write  # noqa: E402
+from rollout_team import Team  # noqa: E402
+from rollout_work import DEFAULT_SIDES, MAX_TOKENS, MODELS, NUM_PROMPTS, SIDES, longtail_lengths  # noqa: E402
 
 from alignment.parallel.host import prepare_host  # noqa: E402
 
-MODELS = {
-    "tiny": {
-        "vocab_size": 512,
-        "hidden_size": 64,
-        "intermediate_size": 172,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-    },
-    "110m": {
-        "vocab_size": 32000,
-        "hidden_size": 768,
-        "intermediate_size": 2048,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-    },
-}
+SLOTS = 32
+"""Rows at a time in the long-tailed workload."""
+PAUSE = 0.3
+"""Seconds between turns with several threads: those of the last side may still be spinning."""
 
 
-class Row(NamedTuple):
-    """One model and batch: medians in seconds, and the share of equal greedy tokens."""
+class Task(NamedTuple):
+    """What every side is asked to do in one workload."""
 
-    model: str
-    batch: int
-    ours_wall: float
-    peer_wall: float
-    ours_cpu: float
-    peer_cpu: float
-    same_tokens: float
-
-
-def open_side(python: str, script: str, folder: Path, *, environment: Mapping[str, str]) -> SideProcess:
-    """Start ``script`` with the interpreter ``python``."""
-    return SideProcess(script, [python, str(HERE / script), str(folder)], environment=environment)
+    title: str
+    limits: list[int]
+    """Tokens wanted of each row."""
+    prefill: bool
+    """Whether the prefill is timed alone as well."""
 
 
 def main() -> int:
-    """Measure, print and, when asked, write; 1 when the peer was faster somewhere."""
+    """Measure, print and, when asked, write; 1 when sides that compute in float32 do not agree or none ran."""
     options = parse_options()
-    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(options.threads)
-    host, load = prepare_host(), os.getloadavg()[0]
-    rows, versions = [], {}
+    host = prepare_host()
+    workloads, versions = [], {}
     for model in options.models:
-        found, versions = measure(model, options)
-        rows += found
-    report = write_markdown(rows, options, host=f"{host}; load before {load:.2f}", versions=versions)
-    print(report)
+        with tempfile.TemporaryDirectory(prefix="rollout-") as folder:
+            subprocess.run([sys.executable, str(HERE / "rollout_weights.py"), model, folder], check=True)
+            for threads in options.threads:
+                workloads += measure(model, threads, folder, options=options, versions=versions)
+    about = describe(vars(options), host, versions)
+    print(render(workloads, about))
     if options.write:
-        stem = options.results / f"{datetime.date.today():%Y-%m-%d}_rollout"
-        stem.with_suffix(".md").write_text(report, encoding="utf-8")
-        records = {"host": host, "versions": versions, "rows": [row._asdict() for row in rows]}
-        stem.with_suffix(".json").write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
-        print(f"wrote {stem}.md and .json")
-    return 0 if all(row.ours_wall < row.peer_wall for row in rows) else 1
+        print(f"wrote {write(workloads, about, folder=options.results, name=options.name)} and .json")
+    return 0 if all(workload.records and workload.agrees for workload in workloads) else 1
 
 
 def parse_options() -> argparse.Namespace:
     """Return the command line's options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer-python", required=True, help="interpreter with paddlenlp")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=["110m"])
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32])
+    parser.add_argument("--peers", type=Path, help="folder that rollout_environments.py filled")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=["25m", "110m"])
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=DEFAULT_SIDES)
+    parser.add_argument("--batches", nargs="*", type=int, default=[1, 8, 32])
+    parser.add_argument("--longtail", action="store_true", help=f"also {NUM_PROMPTS} answers of log-normal lengths")
+    parser.add_argument("--threads", nargs="+", type=int, default=[1])
     parser.add_argument("--prompt-tokens", type=int, default=128)
     parser.add_argument("--new-tokens", type=int, default=128)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=3, help="measured rollouts of each side, after one to warm up")
+    parser.add_argument("--repeats", type=int, default=3, help="measured turns of each side, after a short warm-up")
     parser.add_argument("--write", action="store_true", help="write a dated markdown and JSON file")
+    parser.add_argument("--name", default="rollout", help="the files are called <date>_<name>")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="folder for --write")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if min(options.repeats, options.prompt_tokens, *options.batches, *options.threads) < 1 or options.new_tokens < 2:
+        parser.error("repeats, prompt tokens, batches and threads are 1 or more, new tokens 2 or more")
+    return options
 
 
-def measure(model: str, options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
-    """Return a row for each batch size, and what the two sides say of themselves."""
-    with tempfile.TemporaryDirectory(prefix="rollout-") as name:
-        folder = Path(name)
-        subprocess.run([sys.executable, str(HERE / "rollout_weights.py"), model, name], check=True)
-        peer_settings = {"GLIBC_TUNABLES": KEPT_MEMORY}
-        with (
-            open_side(sys.executable, "rollout_ours.py", folder, environment={}) as ours,
-            open_side(options.peer_python, "rollout_peer.py", folder, environment=peer_settings) as peer,
-        ):
-            rows = [measure_batch(model, batch, (ours, peer), options) for batch in options.batches]
-            return rows, {"ours": ours.description, "peer": peer.description}
+def measure(
+    model: str, threads: int, folder: str, *, options: argparse.Namespace, versions: dict[str, Any]
+) -> list[Workload]:
+    """Return the workloads of ``model``; the processes' versions go into ``versions``."""
+    heading = f"{model}, {threads} thread{'s' * (threads > 1)}"
+    size = f"{options.prompt_tokens} + {options.new_tokens} tokens"
+    tasks = [Task(f"{heading}, batch {b}, {size}", [options.new_tokens] * b, True) for b in options.batches]
+    if options.longtail:
+        title = f"{heading}, long tail: {NUM_PROMPTS} prompts, {SLOTS} at a time, answers of up to {MAX_TOKENS} tokens"
+        tasks.append(Task(title, longtail_lengths(), False))
+    longest = max((max(task.limits) for task in tasks), default=0)
+    job = {"folder": folder, "threads": threads, "room": options.prompt_tokens + longest}
+    job["slots"] = max([SLOTS, *options.batches])
+    with Team(options.sides, peers=options.peers, job=job) as team:
+        versions |= team.versions
+        return [run_task(task, team, model=model, options=options) for task in tasks]
 
 
-def measure_batch(model: str, batch: int, sides: Sequence[SideProcess], options: argparse.Namespace) -> Row:
-    """Let both sides generate in turns."""
-    shape, vocab = [batch, options.prompt_tokens], MODELS[model]["vocab_size"]
-    turns = []
-    for repeat in range(options.repeats + 1):
-        seed = max(0, repeat - 1)
-        turns.append([side.ask(seed=seed, vocab=vocab, shape=shape, new_tokens=options.new_tokens) for side in sides])
-    measured = turns[1:]
-    wall, cpu = ([median(turn[i][clock] for turn in measured) for i in (0, 1)] for clock in ("wall", "cpu"))
-    pairs = [(a, b) for ours, peer in measured for a, b in zip(flat(ours), flat(peer), strict=True)]
-    return Row(model, batch, *wall, *cpu, same_tokens=sum(a == b for a, b in pairs) / len(pairs))
+def run_task(task: Task, team: Team, *, model: str, options: argparse.Namespace) -> Workload:
+    """Let all sides generate in turns."""
+    shape, load = [len(task.limits), options.prompt_tokens], os.getloadavg()[0]
+    work = {"vocab": MODELS[model]["vocab_size"], "shape": shape}
+    for side in team.sides:
+        team.ask(side, seed=0, limits=[2] * shape[0], **work)
+    records = {side: Record(side) for side in team.sides}
+    tokens: dict[str, list] = {side: [] for side in records}
+    for repeat in range(options.repeats):
+        for side, record in records.items():
+            time.sleep(PAUSE if max(options.threads) > 1 else 0)
+            ask = partial(team.ask, side, seed=repeat, **work)
+            take_turn(task, record, tokens[side], ask=ask)
+    whole = [record for record in records.values() if record.side in team.sides]
+    reference = whole[0].side if whole else ""
+    for record in whole:
+        record.compare(tokens[record.side], tokens[reference])
+    print(f"measured: {task.title}", file=sys.stderr)
+    return Workload(task.title, max(task.limits), reference, whole, dict(team.absent), load)
 
 
-def flat(answer: dict[str, Any]) -> list[int]:
-    """Return all tokens of an answer."""
-    return [token for row in answer["tokens"] for token in row]
-
-
-def write_markdown(rows: Sequence[Row], options: argparse.Namespace, *, host: str, versions: dict[str, Any]) -> str:
-    """Return the report: settings, then a table."""
-    lines = [
-        f"# Greedy rollout, {options.prompt_tokens} + {options.new_tokens} tokens: eager engine and paddlenlp generate",
-        "",
-        f"{datetime.date.today()}, {options.threads} thread(s), median of {options.repeats}. {host}.",
-        f"ours: {versions['ours']}; peer: {versions['peer']}.",
-        "",
-        "| model | batch | ours, s | paddlenlp, s | ratio | ours, CPU s | paddlenlp, CPU s | ratio | same tokens |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        lines.append(
-            f"| {row.model} | {row.batch} | {row.ours_wall:.3f} | {row.peer_wall:.3f} | "
-            f"{row.ours_wall / row.peer_wall:.3f} | {row.ours_cpu:.3f} | {row.peer_cpu:.3f} | "
-            f"{row.ours_cpu / row.peer_cpu:.3f} | {row.same_tokens:.1%} |"
-        )
-    return "\n".join(lines) + "\n"
+def take_turn(task: Task, record: Record, tokens: list, *, ask: Any) -> None:
+    """Ask one side once and note seconds and tokens; nothing when it has become absent."""
+    answers = []
+    if task.prefill:
+        answers.append(ask(limits=[1] * len(task.limits)))
+    answers.append(ask(limits=task.limits))
+    if None in answers:
+        return
+    if task.prefill:
+        record.prefill.append(answers[0]["seconds"])
+    record.total.append(answers[-1]["seconds"])
+    tokens.append(answers[-1]["tokens"])
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np  # noqa: E402
-from rollout import MODELS  # noqa: E402
+from rollout_work import MODELS  # noqa: E402
 
 from alignment.models.config import DecoderConfig  # noqa: E402
 from alignment.models.decoder import CausalLM  # noqa: E402
@@ -20,9 +20,17 @@ STD = 0.05
 
 
 def main() -> None:
-    """Write ``config.json`` and ``weights.npz``."""
+    """Write ``config.json`` and ``weights.npz``; what peers would fill in by different defaults is written out."""
     model, folder = sys.argv[1], Path(sys.argv[2])
-    config = {"model_type": "llama", **MODELS[model], "max_position_embeddings": 4096}
+    config = {
+        "model_type": "llama",
+        **MODELS[model],
+        "num_key_value_heads": MODELS[model]["num_attention_heads"],
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": False,
+    }
     decoder = CausalLM(DecoderConfig.from_dict(config))
     draw_weights(decoder, seed=0, std=STD)
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
