@@ -67,6 +67,7 @@ KEPT_KEYS = (
 def main(argv: Sequence[str]) -> int:
     """Check what the command line names; return 0 when everything agrees, 1 when not, 2 when it cannot be tried."""
     options = _parse(argv)
+    log.configure(output_dir=None, is_main=True)
     try:
         with tempfile.TemporaryDirectory() as name:
             results = _check_table(Path(name), options) if options.table else _check_file(Path(name), options)

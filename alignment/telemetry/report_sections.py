@@ -20,6 +20,8 @@ GROUPS = {
     "sft": "Supervised",
     "rollout": "Rollout",
     "time": "Time",
+    "memory": "Memory of the main process (GiB)",
+    "traffic": "Sent by the main process (MiB)",
 }
 FRONTIERS = (
     # (value, KL): what was measured in one go is drawn together.
