@@ -23,10 +23,11 @@ COMMENTS = {
     "README.md": "this page",
     "benchmarks/": "timings as ratios against peers in the same run; dated results",
     "config/": "argument files: tiny/ in minutes on a CPU, llama/ for real models",
-    "csrc/": "kernels of the fused rollout engine (none yet)",
+    "csrc/": "kernels behind C ABIs: core/ for CPUs, cuda/ (compiled, never run)",
+    "docs/": "What is too long for this page: scaling",
     "pyproject.toml": "linter, tests, import contracts",
     "setup.py": "installation and pinned dependencies, each with its reason",
-    "tests/": "sanity, unit, golden (oracles), contract, interop, e2e",
+    "tests/": "sanity, unit, golden (oracles), contract, interop, e2e, distributed",
     "tools/": "virtual environment for make; generator of this page",
 }
 

@@ -125,6 +125,7 @@ ROWS: tuple[Row, ...] = (
     Row("expert_parallel_degree", _is_more_than_one, "the supported models have no experts", refuse=True),
     Row("sequence_parallel", _has_no_tensor_parallelism, "tensor_parallel_degree is 1"),
     Row("sharding_parallel_degree", _shards_nothing, "sharding names no stage (stage1, stage2 or stage3)"),
+    Row("use_native_ops", _off_cpu, "the compiled operators are for the CPU"),
     Row("recompute_granularity", _is("recompute", False), "recompute is false"),
     Row("critic_recompute_granularity", _critic_keeps_activations, "the critic does not recompute"),
     Row("rollout_tensor_parallel_degree", _is_not("eval_mode", "tensor_parallel"), "eval_mode is not tensor_parallel"),

@@ -10,6 +10,8 @@ from alignment.arguments.parsed import Parsed
 from alignment.errors import ArgumentError
 from alignment.loops.layout import resolve_layout
 from alignment.loops.run_start import open_checkpoint
+from alignment.ops.native.library import find_core
+from alignment.ops.selection import native_ops_enabled, use_native_ops
 from alignment.parallel.initialise import initialise, read_world
 from alignment.parallel.topology import Topology
 from alignment.telemetry import log
@@ -59,6 +61,13 @@ def open_output(folder: Path) -> Path:
     return folder
 
 
+def _choose_operators(*, wanted: bool) -> None:
+    use_native_ops(wanted)
+    if wanted:
+        fallback = "" if native_ops_enabled() else "not "
+        log.info(f"operators: compiled kernels {fallback}used ({find_core().reason})")
+
+
 def launch(parsed: Parsed, *, host: str) -> Launch:
     """Select the device, open the log, report arguments without effect, and decide between fresh start and resume."""
     training = parsed.training
@@ -79,6 +88,7 @@ def launch(parsed: Parsed, *, host: str) -> Launch:
         is_training=training.do_train,
     )
     log.info(f"{layout} on {topology.device}; {host}")
+    _choose_operators(wanted=training.use_native_ops and topology.device == "cpu")
     for effect in effects:
         log.warn(str(effect))
     if topology.is_main:

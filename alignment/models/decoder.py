@@ -20,9 +20,7 @@ from alignment.models.config import DecoderConfig
 from alignment.models.layers import Embedding, LeavingLinear, Linear, NumberedLayers, RmsNorm
 from alignment.models.placement import WHOLE, Placement
 from alignment.models.split_plan import LayerSizes, layer_sizes, whole_shapes
-from alignment.ops.attention import causal_attention
-from alignment.ops.head_layout import HeadLayout
-from alignment.ops.rotary import RotaryTables, apply_rotary
+from alignment.ops.rotary_attention import RotaryAttention
 from alignment.ops.rotary_frequencies import inverse_frequencies
 from alignment.ops.swiglu import swiglu
 from alignment.parallel.parts import even_cut
@@ -34,9 +32,7 @@ from alignment.records import TokenBatch
 class SequencePlan:
     """What every layer of one forward pass shares."""
 
-    layout: HeadLayout
-    query_rotary: RotaryTables
-    key_rotary: RotaryTables
+    attention: RotaryAttention
     region: TensorRegion
     recomputed: str = ""
     """What the backward pass computes again: ``full``, ``full_attn``, ``core_attn``, or nothing."""
@@ -59,10 +55,9 @@ class Attention(nn.Layer):
     def forward(self, x: paddle.Tensor, plan: SequencePlan) -> paddle.Tensor:
         """Return [rows, H] for x [rows, H]."""
         x = plan.region.enter(x)
-        q = apply_rotary(_norm_heads(self.q_norm, self.q_proj(x)), plan.query_rotary)
-        k = apply_rotary(_norm_heads(self.k_norm, self.k_proj(x)), plan.key_rotary)
+        q, k = _norm_heads(self.q_norm, self.q_proj(x)), _norm_heads(self.k_norm, self.k_proj(x))
         keep = plan.recomputed != "core_attn"
-        return self.o_proj(causal_attention(q, k, self.v_proj(x), plan.layout, keep_weights=keep), plan.region)
+        return self.o_proj(plan.attention.attend(q, k, self.v_proj(x), keep_weights=keep), plan.region)
 
 
 def _norm_heads(norm: RmsNorm | None, x: paddle.Tensor) -> paddle.Tensor:
@@ -209,21 +204,22 @@ class Decoder(nn.Layer):
     def _plan(self, tokens: _Tokens, positions: np.ndarray) -> SequencePlan:
         """Return the plan for ``tokens``, whose M real ones stand at ``positions`` [M]."""
         config, placement = self.config, self.placement
-        heads, kv_heads = self._sizes.heads, self._sizes.kv_heads
-        dtype = "float64" if self.dtype == paddle.float64 else "float32"
-        layout = HeadLayout.build(
-            tokens.lengths, num_heads=heads, num_kv_heads=kv_heads, dtype=dtype, window=config.sliding_window
-        )
         frequencies, scale = inverse_frequencies(
             config.head_dim, config.rope_theta, config.rope_scaling, max_positions=config.max_position_embeddings
         )
-        queries, keys = (
-            RotaryTables.build(positions, frequencies, heads=count, scale=scale, dtype=self.dtype)
-            for count in (heads, kv_heads)
+        attention = RotaryAttention(
+            lengths=tokens.lengths,
+            positions=positions,
+            frequencies=frequencies,
+            scale=scale,
+            num_heads=self._sizes.heads,
+            num_kv_heads=self._sizes.kv_heads,
+            window=config.sliding_window,
+            dtype=self.dtype,
         )
         region = TensorRegion(placement.tensor, len(positions), placement.sequence_parallel)
         active = self.recompute and self.training and paddle.is_grad_enabled()
-        return SequencePlan(layout, queries, keys, region, self.recompute_granularity if active else "")
+        return SequencePlan(attention, region, self.recompute_granularity if active else "")
 
 
 @dataclass(frozen=True, slots=True)

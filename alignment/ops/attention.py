@@ -7,7 +7,10 @@ import paddle.nn.functional as F
 from paddle.autograd import PyLayer
 
 from alignment.ops.head_layout import HeadLayout
+from alignment.ops.native import training_ops
+from alignment.ops.native.training_ops import RaggedHeads
 from alignment.ops.precision import is_half, widen
+from alignment.ops.selection import runs_natively
 
 _SCORE_BYTES = 64 << 20
 """Scores held at once; beyond it heads go in pieces and the backward pass computes the probabilities again."""
@@ -19,11 +22,19 @@ def causal_attention(
     """Return softmax(q k' / sqrt(D)) v under the causal mask of ``layout``.
 
     q [M, heads*D], k and v [M, kv_heads*D] -> [M, heads*D], M real tokens. Half precision on a GPU goes to Paddle's
-    flash attention. Without ``keep_weights`` the backward pass computes the attention weights again.
+    flash attention. Without ``keep_weights`` the backward pass computes the attention weights again, as compiled
+    kernels always do.
     """
+    if runs_natively(q, k, v):
+        return ragged_attention(q, k, v, layout.ragged)
     if is_half(q) and q.place.is_gpu_place() and layout.window is None:
         return _flash_attention(q, k, v, layout)
     return _CausalAttention.apply(widen(q), widen(k), widen(v), layout, keep_weights).astype(q.dtype)
+
+
+def ragged_attention(q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor, heads: RaggedHeads) -> paddle.Tensor:
+    """Return what ``causal_attention`` does, by compiled kernels, which also turn q and k where ``heads`` says how."""
+    return _NativeAttention.apply(q, k, v, heads)
 
 
 def _flash_attention(q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor, layout: HeadLayout) -> paddle.Tensor:
@@ -88,3 +99,19 @@ class _CausalAttention(PyLayer):
 
 def _join(parts: list[paddle.Tensor]) -> paddle.Tensor:
     return parts[0] if len(parts) == 1 else paddle.concat(parts)
+
+
+class _NativeAttention(PyLayer):
+    """What ``_CausalAttention`` computes, by compiled kernels that hold the scores of a few queries at a time."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, heads):
+        ctx.heads = heads
+        out, statistics = training_ops.attention(q, k, v, heads)
+        ctx.save_for_backward(q, k, v, out.detach(), statistics)  # a kept output would keep itself alive
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        saved = ctx.saved_tensor()
+        return training_ops.attention_grad(grad, saved[:3], saved[3:], ctx.heads)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import paddle
 
+from alignment.ops.native.training_ops import RaggedHeads
+
 _MASKED = -1e30
 
 
@@ -62,6 +64,8 @@ class HeadLayout:
     keys: HeadOrder
     mask: paddle.Tensor
     """[S * S], 0 where the key may be seen, very negative elsewhere."""
+    ragged: RaggedHeads
+    """The same for compiled kernels."""
 
     @classmethod
     def build(
@@ -76,7 +80,8 @@ class HeadLayout:
         real = position[None, :] < lengths[:, None]
         queries = HeadOrder.build(real, num_heads)
         keys = queries if num_kv_heads == num_heads else HeadOrder.build(real, num_kv_heads)
-        return cls(longest, window, queries, keys, paddle.to_tensor(mask).astype(dtype))
+        ragged = RaggedHeads.build(lengths, num_heads=num_heads, num_kv_heads=num_kv_heads, window=window)
+        return cls(longest, window, queries, keys, paddle.to_tensor(mask).astype(dtype), ragged)
 
     @property
     def group(self) -> int:

@@ -6,7 +6,9 @@ import paddle
 from paddle.autograd import PyLayer
 from paddle.incubate.nn.functional import fused_rms_norm
 
+from alignment.ops.native import training_ops
 from alignment.ops.precision import widen
+from alignment.ops.selection import runs_natively
 
 
 def rms_norm(x: paddle.Tensor, weight: paddle.Tensor, eps: float) -> paddle.Tensor:
@@ -14,8 +16,9 @@ def rms_norm(x: paddle.Tensor, weight: paddle.Tensor, eps: float) -> paddle.Tens
 
     Half precision inputs are computed in float32 and returned in their own type.
     """
-    rows = widen(x.reshape([-1, x.shape[-1]]))
-    return _RmsNorm.apply(rows, widen(weight), eps).astype(x.dtype).reshape(x.shape)
+    rows, weight = widen(x.reshape([-1, x.shape[-1]])), widen(weight)
+    operator = _NativeRmsNorm if runs_natively(rows, weight) else _RmsNorm
+    return operator.apply(rows, weight, eps).astype(x.dtype).reshape(x.shape)
 
 
 def normalise_rows(rows: paddle.Tensor, weight: paddle.Tensor, eps: float) -> tuple[paddle.Tensor, paddle.Tensor]:
@@ -48,6 +51,20 @@ class _RmsNorm(PyLayer):
         shrink = paddle.matmul(scale * scale * scale * dot, paddle.full([1, width], 1.0 / width, x.dtype))
         direct = paddle.matmul(scale, weight.reshape([1, width])).multiply_(grad)
         return direct.subtract_(shrink.multiply_(x)), weight_grad
+
+
+class _NativeRmsNorm(PyLayer):
+    """What ``_RmsNorm`` computes, by compiled kernels."""
+
+    @staticmethod
+    def forward(ctx, x, weight, eps):
+        y, scales = training_ops.rms_norm(x, weight, eps)
+        ctx.save_for_backward(x, weight, scales)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):
+        return training_ops.rms_norm_grad(grad, *ctx.saved_tensor())
 
 
 def rms_norm_inference(x: paddle.Tensor, weight: paddle.Tensor, eps: float) -> paddle.Tensor:

@@ -25,14 +25,19 @@ class RotaryTables:
         cls, positions: np.ndarray, inverse_frequencies: np.ndarray, *, heads: int, scale: float, dtype
     ) -> RotaryTables:
         """Build for ``positions`` [rows]; frequencies [D/2] in radians a token, ``scale`` multiplies both tables."""
-        angles = positions.astype(np.float32)[:, None] * inverse_frequencies.astype(np.float32)[None, :]
-        cos, sin = np.cos(angles) * np.float32(scale), np.sin(angles) * np.float32(scale)
+        cos, sin = rotation_tables(positions, inverse_frequencies, scale=scale)
         rows = np.arange(len(positions) * heads * 2)
         return cls(
             cos=_tile(np.concatenate([cos, cos], 1), heads, dtype),
             sin=_tile(np.concatenate([-sin, sin], 1), heads, dtype),
             swap=paddle.to_tensor(rows ^ 1),
         )
+
+
+def rotation_tables(positions: np.ndarray, inverse_frequencies: np.ndarray, *, scale: float) -> np.ndarray:
+    """Return cosines and sines [2, rows, D/2] float32 times ``scale`` of ``positions`` [rows] and frequencies [D/2]."""
+    angles = positions.astype(np.float32)[:, None] * inverse_frequencies.astype(np.float32)[None, :]
+    return np.stack([np.cos(angles), np.sin(angles)]) * np.float32(scale)
 
 
 def _tile(table: np.ndarray, heads: int, dtype) -> paddle.Tensor:

@@ -6,10 +6,13 @@ import paddle
 import paddle.nn.functional as F
 from paddle.autograd import PyLayer
 
+from alignment.ops.native import training_ops
+from alignment.ops.selection import runs_natively
+
 
 def swiglu(gate: paddle.Tensor, up: paddle.Tensor) -> paddle.Tensor:
     """Return ``silu(gate) * up``, elementwise."""
-    return _Swiglu.apply(gate, up)
+    return (_NativeSwiglu if runs_natively(gate, up) else _Swiglu).apply(gate, up)
 
 
 class _Swiglu(PyLayer):
@@ -27,3 +30,16 @@ class _Swiglu(PyLayer):
         silu = gate * sigmoid
         slope = (silu * sigmoid).scale_(-1.0).add_(silu).add_(sigmoid)
         return slope.multiply_(up).multiply_(grad), silu.multiply_(grad)
+
+
+class _NativeSwiglu(PyLayer):
+    """What ``_Swiglu`` computes, by compiled kernels; the sigmoid is computed again instead of kept."""
+
+    @staticmethod
+    def forward(ctx, gate, up):
+        ctx.save_for_backward(gate, up)
+        return training_ops.swiglu(gate, up)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return training_ops.swiglu_grad(grad, *ctx.saved_tensor())

@@ -1,7 +1,8 @@
 """Log-probabilities of given tokens and entropies, from logits or straight from hidden states.
 
-Everything goes through softmax and cross-entropy: Paddle's ``log_softmax`` and ``logsumexp`` cost 10 to 1000 times
-more on a CPU. There Paddle gives no token a log-prob far below -64.
+Compiled kernels compute them in float32 on a CPU. Elsewhere everything goes through softmax and cross-entropy: Paddle's
+``log_softmax`` and ``logsumexp`` cost 10 to 1000 times more on a CPU. There Paddle gives no token a log-prob far below
+-64.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import paddle
 import paddle.nn.functional as F
 from paddle.autograd import PyLayer
 
+from alignment.ops.native import training_ops
 from alignment.ops.precision import widen
+from alignment.ops.selection import runs_natively
 
 _LOGIT_BYTES = 64 << 20
 """Logits held at once; beyond it tokens go in pieces and the backward pass computes the logits again."""
@@ -18,12 +21,16 @@ _LOGIT_BYTES = 64 << 20
 
 def token_logprobs(logits: paddle.Tensor, targets: paddle.Tensor, *, temperature: float = 1.0) -> paddle.Tensor:
     """Return log softmax(logits / temperature) at ``targets`` [T] int64; logits [T, V] -> [T], at least float32."""
+    if runs_natively(logits):
+        return _NativeLogprobs.apply(logits, targets, temperature)
     scaled = _scale(widen(logits), temperature)
     return -F.cross_entropy(scaled, targets.unsqueeze(-1), reduction="none").flatten()
 
 
 def token_entropy(logits: paddle.Tensor, *, temperature: float = 1.0) -> paddle.Tensor:
     """Return the entropy in nats of softmax(logits / temperature); logits [T, V] -> [T], at least float32."""
+    if runs_natively(logits):
+        return _NativeLogprobs.apply(logits, None, temperature)
     return _entropy(_scale(widen(logits), temperature))
 
 
@@ -42,6 +49,9 @@ def head_logprobs(
     ``hidden`` and ``weight`` (an entropy that no loss uses costs nothing in the backward pass). Logits of more than
     64 MiB are made and remade in pieces.
     """
+    if runs_natively(hidden, weight):
+        logprobs, entropy = _NativeHeadLogprobs.apply(hidden, weight, targets, transposed, temperature)
+        return logprobs, entropy if with_entropy else None
     scaled = _scale(hidden, temperature)
     pieces = _pieces(hidden.shape[0], weight.shape[0] if transposed else weight.shape[1])
     if len(pieces) > 1:
@@ -87,7 +97,7 @@ class _HeadLogprobs(PyLayer):
         out = paddle.concat(logprobs), paddle.concat(entropies or logprobs)
         ctx.transposed = transposed
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(hidden, weight, targets, out[1])
+        ctx.save_for_backward(hidden, weight, targets, out[1].detach())
         return out
 
     @staticmethod
@@ -101,9 +111,7 @@ class _HeadLogprobs(PyLayer):
             entropy = None if entropy_grad is None else (entropy_grad[piece], entropies[piece])
             logit_grad = _logit_grad(logits, targets[piece], grad[piece], entropy).astype(weight.dtype)
             hidden_grads.append(paddle.matmul(logit_grad, weight, transpose_y=not ctx.transposed))
-            pair = (logit_grad, part) if ctx.transposed else (part, logit_grad)
-            added = paddle.matmul(*pair, transpose_x=True)
-            weight_grad = added if weight_grad is None else weight_grad.add_(added)
+            weight_grad = _add_weight_grad(weight_grad, part, logit_grad, transposed=ctx.transposed)
         return paddle.concat(hidden_grads), weight_grad
 
 
@@ -117,3 +125,64 @@ def _logit_grad(logits: paddle.Tensor, targets: paddle.Tensor, grad: paddle.Tens
         shift = entropy_grad * (_log_totals(logits, softmax) - value) - grad
         slope = softmax.multiply_(shift.unsqueeze(-1) - logits * entropy_grad.unsqueeze(-1))
     return paddle.index_put_(slope, (paddle.arange(slope.shape[0]), targets), grad, accumulate=True)
+
+
+class _NativeLogprobs(PyLayer):
+    """Log-probs of targets, or without targets the entropies, by compiled kernels."""
+
+    @staticmethod
+    def forward(ctx, logits, targets, temperature):
+        found = training_ops.logprobs(logits, targets, temperature)
+        ctx.targets, ctx.temperature = targets, temperature
+        ctx.save_for_backward(logits, *found.for_backward)
+        return found.entropies if targets is None else found.logprobs
+
+    @staticmethod
+    def backward(ctx, grad):
+        logits, *kept = ctx.saved_tensor()
+        grads = (None, grad) if ctx.targets is None else (grad, None)
+        return training_ops.logprobs_grad(logits, ctx.targets, ctx.temperature, kept=kept, grads=grads)
+
+
+class _NativeHeadLogprobs(PyLayer):
+    """What ``_HeadLogprobs`` computes, by compiled kernels. Logits in one piece are kept and become their gradient."""
+
+    @staticmethod
+    def forward(ctx, hidden, weight, targets, transposed, temperature):
+        pieces = _pieces(hidden.shape[0], weight.shape[0] if transposed else weight.shape[1])
+        found, logits = [], None
+        for piece in pieces:
+            logits = paddle.matmul(hidden[piece], weight, transpose_y=transposed)
+            found.append(training_ops.logprobs(logits, targets[piece], temperature))
+        ctx.logits = logits if len(pieces) == 1 else None
+        ctx.kept = [row.for_backward for row in found]
+        ctx.transposed, ctx.temperature = transposed, temperature
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(hidden, weight, targets)
+        return paddle.concat([row.logprobs for row in found]), paddle.concat([row.entropies for row in found])
+
+    @staticmethod
+    def backward(ctx, *grads):
+        hidden, weight, targets = ctx.saved_tensor()
+        pieces = _pieces(hidden.shape[0], weight.shape[0] if ctx.transposed else weight.shape[1])
+        kept_logits, ctx.logits = ctx.logits, None
+        hidden_grads, weight_grad = [], None
+        for piece, kept in zip(pieces, ctx.kept, strict=True):
+            part = hidden[piece]
+            logits = paddle.matmul(part, weight, transpose_y=ctx.transposed) if kept_logits is None else kept_logits
+            grads_of_piece = [None if grad is None else grad[piece] for grad in grads]
+            slope = training_ops.logprobs_grad(
+                logits, targets[piece], ctx.temperature, kept=kept, grads=grads_of_piece, in_place=True
+            )
+            hidden_grads.append(paddle.matmul(slope, weight, transpose_y=not ctx.transposed))
+            weight_grad = _add_weight_grad(weight_grad, part, slope, transposed=ctx.transposed)
+        return paddle.concat(hidden_grads), weight_grad
+
+
+def _add_weight_grad(
+    total: paddle.Tensor | None, hidden: paddle.Tensor, logit_grad: paddle.Tensor, *, transposed: bool
+) -> paddle.Tensor:
+    """Return ``total`` plus the head's gradient from hidden [T, H] and logit_grad [T, V]."""
+    pair = (logit_grad, hidden) if transposed else (hidden, logit_grad)
+    added = paddle.matmul(*pair, transpose_x=True)
+    return added if total is None else total.add_(added)

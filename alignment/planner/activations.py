@@ -37,7 +37,7 @@ class Pass:
 
     @cached_property
     def tokens(self) -> int:
-        """M"""
+        """M, all of them real."""
         return self.rows * self.length
 
     @cached_property
@@ -71,17 +71,17 @@ class Pass:
 
     @cached_property
     def queries(self) -> int:
-        """M Q, inside attention."""
+        """Queries, inside attention."""
         return self.tokens * self._sizes.heads * self.config.head_dim * self._head_item
 
     @cached_property
     def keys(self) -> int:
-        """M K, inside attention."""
+        """Keys or values, inside attention."""
         return self.tokens * self._sizes.kv_heads * self.config.head_dim * self._head_item
 
     @cached_property
     def inner(self) -> int:
-        """M I"""
+        """The feed-forward block's gate, up projection or product."""
         return self.tokens * self._sizes.inner * self.item
 
     @cached_property
@@ -145,18 +145,31 @@ class Pass:
         return num_layers * self.kept_by_layer + self.shared
 
     @cached_property
+    def _computed_again(self) -> int:
+        """The layer as it is kept without recomputing; its output and the gradient of that wait outside."""
+        if self.recompute != "full":
+            return 0
+        widened_input = self.norm_input if self.item < FLOAT else 0
+        return self._kept_attention + self._kept_feed_forward + widened_input + 2 * self.boundary
+
+    @cached_property
     def going_back(self) -> int:
-        """What one layer needs in its backward pass on top of all that is kept, gradients of weights excepted."""
-        again, extra = 0, 0
-        if self.recompute == "full":
-            # The layer as it is kept without recomputing; its output and the gradient of that wait outside.
-            kept = self._kept_attention + self._kept_feed_forward
-            again, extra = kept + (self.norm_input if self.item < FLOAT else 0), 2 * self.boundary
+        """What a layer needs on its way back on top of all that is kept: where the feed-forward block goes back from
+        its product, or where attention does, when the block is done.
+        """
         feed_forward = self.boundary + 2 * self.inner
         attention = self._attention_back - self._kept_feed_forward + self.boundary
         if self.recompute == "full_attn":
             attention += self._kept_attention + 2 * self.boundary
-        return again + extra + max(feed_forward, attention)
+        return self._computed_again + max(feed_forward, attention)
+
+    def making_gradient(self, raw: int, arriving: int) -> int:
+        """Return what is alive at the gradient of the last weight of a layer: ``raw`` bytes when it is made, and
+        ``arriving`` bytes when it is added to others; a tensor-parallel sum keeps a copy of its argument.
+        """
+        copy = self.hidden if self.tensor > 1 else 0
+        made, added = 2 * self.boundary + self.inner + raw, self.boundary + arriving
+        return self._computed_again + copy + max(made, added)
 
     @cached_property
     def _attention_back(self) -> int:
@@ -166,6 +179,25 @@ class Pass:
             return grads + 2 * self.weights - self._kept_weights
         early = 2 * self.queries + 2 * self.keys + 4 * self._piece
         return max(early, grads + self.queries + 2 * self.keys + 2 * self._piece)
+
+    @cached_property
+    def local_heads(self) -> int:
+        """Query heads of this process."""
+        return self._sizes.heads
+
+    @cached_property
+    def keys_of_a_token(self) -> int:
+        """Numbers of one token's keys in one layer of this process."""
+        return self._sizes.kv_heads * self.config.head_dim
+
+    @property
+    def generating(self) -> int:
+        """What reading prompts needs at most: like ``forward_only`` with fewer copies."""
+        again = 3 if self._in_pieces else 2
+        mixed = self.queries // self._head_item * self.item
+        attention = self.hidden + 2 * self.queries + 4 * self.keys + again * self._piece
+        feed_forward = 2 * self.hidden + 2 * self.inner
+        return self.shared + mixed + max(attention, feed_forward)
 
     @property
     def forward_only(self) -> int:
@@ -200,7 +232,8 @@ class Head:
         return min(self.targets, max(1, PIECE_BYTES // one)) * one
 
     @cached_property
-    def _in_pieces(self) -> bool:
+    def in_pieces(self) -> bool:
+        """Whether the logits are too many to be made at once."""
         return self._logits < self.targets * self._columns * FLOAT
 
     @cached_property
@@ -215,15 +248,16 @@ class Head:
 
     def forward_only(self, *, with_entropy: bool) -> int:
         """Return what log-probs need without gradients: logits and softmax; for entropies their product too."""
-        return (3 if with_entropy or self._in_pieces else 2) * self._logits + self.hidden
+        return (3 if with_entropy or self.in_pieces else 2) * self._logits + self.hidden
 
     def logits_back(self, *, with_entropy: bool) -> int:
         """Return what is alive when the logits get their gradient: they or their softmax, and copies on the way."""
-        copies = 3 if self._in_pieces else 7 if with_entropy else 2
+        copies = 3 if self.in_pieces else 8 if with_entropy else 2
         return copies * self._logits + self.hidden
 
     @cached_property
     def weight_back(self) -> int:
-        """What is alive, beside the gradient of the head, when that is made."""
-        others = 2 if self._in_pieces or self.tensor > 1 else 1
+        """What is alive, beside gradients of the head, when one is made: logits of a piece and their gradient."""
+        pieces = -(-self.targets * self._columns * FLOAT // self._logits)
+        others = min(pieces, 2) if self.in_pieces else 1 + (self.tensor > 1)
         return others * self._logits + self.hidden + self.targets * self.config.hidden_size * self.item

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from alignment.arguments.parsed import Parsed
 from alignment.errors import ArgumentError
-from alignment.models.config import DecoderConfig
+from alignment.models.config import CONFIG_FILE, DecoderConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,66 +26,108 @@ class Job:
     """Tokens of the longest response."""
     rows_per_batch: int
     """Rows of a training micro-batch."""
-    score_rows: int
-    """Rows of the largest forward pass without gradients."""
+    logprob_rows: int
+    """Rows of a forward pass for log-probs of policy and reference."""
+    value_rows: int
+    """Rows of a forward pass of the critic without gradients."""
+    reward_rows: int
+    """Rows of a forward pass of the reward model."""
     micro_batches: int
-    """Micro-batches of an update (gradient accumulation)."""
-    rollout_rows: int
-    """Sequences generated side by side."""
+    """Micro-batches of an update."""
     iteration_rows: int
     """Responses of one iteration."""
-    recompute: bool = False
-    critic_recompute: bool = False
+    side_by_side: int = -1
+    """Sequences generated side by side at most; -1: all of an iteration."""
+    recompute: str = ""
+    """What the policy's backward pass computes again: ``full``, ``full_attn``, ``core_attn``, or nothing."""
+    critic_recompute: str = ""
+    with_ptx: bool = False
+    """Whether supervised rows follow the policy's own in every update."""
+    is_scaled: bool = False
+    """Whether the sampling temperature is not 1."""
+    entropy_gradient: bool = False
+    """Whether the policy's loss has an entropy in it."""
     offloaded: frozenset[str] = frozenset()
     eval_mode: str | None = None
-    rollout_tensor: int = 1
-    """Tensor-parallel degree of the rollout (eval_mode tensor_parallel)."""
+    rollout_tensor: int = -1
+    """Tensor-parallel degree of the rollout (eval_mode tensor_parallel); below 1: that of training."""
+    fused: bool = False
+    """Whether rollouts use the fused engine where it can be used: on a CPU, without stages."""
+    rollout_weight_type: str = "float32"
+    rollout_kv_type: str = "float32"
+    rollout_kv_memory: str | None = None
+    """Limit of the fused engine's keys and values; None: what all rows need."""
 
     @property
-    def weight_bytes(self) -> int:
+    def item(self) -> int:
         """Bytes of a weight or an activation."""
         return 2 if self.half else 4
 
+    @property
+    def prompt(self) -> int:
+        """Tokens of the longest prompt that leaves room for the longest response."""
+        return self.length - self.response
+
 
 def read_job(parsed: Parsed, *, device: str) -> Job:
-    """Return the job of a PPO run's arguments; the models' folders must be here, of which only config.json is read."""
+    """Return the job of a PPO run's arguments. Of the models only config.json is read; ArgumentError where one is
+    missing.
+    """
     ppo, training, data, parallel = parsed.ppo, parsed.training, parsed.data, parsed.parallel
-    source = parsed.reward_source.reward_model_name_or_path
-    critic = ppo.reward_critic_model_name_or_path or source
-    response = parsed.generation.max_dec_len or data.max_length - 1
-    micro = training.per_device_train_batch_size
-    scoring = (ppo.per_device_logprob_batch_size, ppo.per_device_value_batch_size)
-    iteration = max(
-        ppo.per_device_prompt_batch_size * ppo.num_return_sequences, micro * training.gradient_accumulation_steps
-    )
-    rollout = ppo.per_device_rollout_batch_size
-    recompute = parsed.critic.critic_recompute
+    source, micro = parsed.reward_source, training.per_device_train_batch_size
+    reward = source.reward_model_name_or_path
+    response = min(parsed.generation.max_dec_len or data.max_length - 1, data.max_length - 1)
+    # As RowPlan of alignment.ppo.prompts, which needs Paddle.
+    rollout = ppo.per_device_prompt_batch_size * ppo.num_return_sequences
+    iteration = rollout * max(1, micro * training.gradient_accumulation_steps // rollout)
+    again = training.recompute if parsed.critic.critic_recompute is None else parsed.critic.critic_recompute
+    granularity = parsed.critic.critic_recompute_granularity or training.recompute_granularity
     return Job(
-        policy=_config(ppo.actor_model_name_or_path, "actor_model_name_or_path"),
-        critic=_config(critic, "reward_critic_model_name_or_path"),
-        reward=_config(source, "reward_model_name_or_path") if source else None,
+        policy=_read_config(ppo.actor_model_name_or_path, "actor_model_name_or_path"),
+        critic=_read_config(ppo.reward_critic_model_name_or_path or reward, "reward_critic_model_name_or_path"),
+        reward=_read_config(reward, "reward_model_name_or_path") if reward else None,
         half=training.weight_dtype(device) == "bfloat16",
         length=data.max_length,
-        response=min(response, data.max_length - 1),
+        response=response,
         rows_per_batch=micro,
-        score_rows=max(micro, *scoring, parsed.reward_source.per_device_reward_batch_size if source else 0),
+        logprob_rows=_positive_or(ppo.per_device_logprob_batch_size, micro),
+        value_rows=_positive_or(ppo.per_device_value_batch_size, micro),
+        reward_rows=_positive_or(source.per_device_reward_batch_size, micro),
         micro_batches=training.gradient_accumulation_steps,
-        rollout_rows=min(iteration, rollout) if rollout > 0 else iteration,
         iteration_rows=iteration,
-        recompute=training.recompute,
-        critic_recompute=training.recompute if recompute is None else recompute,
+        side_by_side=ppo.per_device_rollout_batch_size,
+        recompute=training.recompute_granularity if training.recompute else "",
+        critic_recompute=granularity if again else "",
+        with_ptx=bool(ppo.ptx_datasets and ppo.ptx_coeff),
+        is_scaled=parsed.generation.temperature != 1.0,
+        entropy_gradient=ppo.entropy_coeff > 0,
         offloaded=parallel.offloaded,
         eval_mode=parallel.eval_mode,
-        rollout_tensor=max(1, parallel.rollout_tensor_parallel_degree, parallel.tensor_parallel_degree)
-        if parallel.rollout_tensor_parallel_degree < 1
-        else parallel.rollout_tensor_parallel_degree,
+        rollout_tensor=parallel.rollout_tensor_parallel_degree,
+        fused=ppo.use_fusemt and device == "cpu",
+        rollout_weight_type=ppo.rollout_weight_type,
+        rollout_kv_type=ppo.rollout_kv_type,
+        rollout_kv_memory=ppo.rollout_kv_memory,
     )
 
 
-def _config(folder: str, key: str) -> DecoderConfig:
-    if not (Path(folder) / "config.json").is_file():
+def _positive_or(value: int, default: int) -> int:
+    return value if value > 0 else default
+
+
+def _read_config(name: str | None, key: str) -> DecoderConfig:
+    """Return the configuration in the folder ``name``, or the one of that name on the hub (only config.json comes)."""
+    if not name:
         raise ArgumentError(
-            f"{key}={folder}: a plan needs the model's config.json here; download the folder first (its weights are "
-            "not read)"
+            "a plan needs the critic's shape: give reward_critic_model_name_or_path or reward_model_name_or_path"
         )
-    return DecoderConfig.read(folder)
+    if (Path(name).expanduser() / CONFIG_FILE).is_file():
+        return DecoderConfig.read(Path(name).expanduser())
+    with contextlib.suppress(Exception):
+        from huggingface_hub import hf_hub_download
+
+        return DecoderConfig.read(Path(hf_hub_download(name, CONFIG_FILE)).parent)
+    raise ArgumentError(
+        f"{key}={name}: no {CONFIG_FILE} in {Path(name).expanduser().absolute()}, and none of that name came from the "
+        f"hub. A plan reads only {CONFIG_FILE}: put one with the model's shape into a folder and name the folder"
+    )

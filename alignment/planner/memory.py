@@ -1,162 +1,180 @@
-"""Memory of every phase in one process: the four models, gradients, optimizer, activations, cache, and offloading."""
+"""Bytes of each phase in the fullest process: what stands there at the moment when most is alive.
+
+Counted are the tensors of the second and all later iterations, when the optimizer has its moments. ``device`` is what
+is on the device; ``host`` what is in host memory beside it: what ``offload_level`` moved there and the fused engine.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 
-from alignment.models.config import DecoderConfig
-from alignment.models.split_plan import parts_of_rank, whole_shapes
 from alignment.parallel.layout import Layout
-from alignment.planner.activations import Pass
+from alignment.planner.engines import engine_memory
 from alignment.planner.job import Job
+from alignment.planner.models import Placed, place_models
+from alignment.planner.rollout import RolloutPlace
+from alignment.planner.update import STEP, update_moments
 
 PHASES = ("rollout", "score", "update")
-_FLOAT = 4
-_ADAM_BYTES = 8
-"""Two float32 moments."""
-
-Components = Mapping[str, int]
-"""Bytes by what they are for."""
-
-
-def phase_memory(job: Job, layout: Layout) -> dict[str, dict[str, int]]:
-    """Return the bytes of the fullest process in each phase, by component."""
-    stages = [_stage_memory(job, layout, stage) for stage in range(layout.pipeline)]
-    return {phase: max((s[phase] for s in stages), key=lambda parts: sum(parts.values())) for phase in PHASES}
-
-
-def peak(memory: Mapping[str, Components]) -> int:
-    """Return the bytes of the largest phase."""
-    return max(sum(parts.values()) for parts in memory.values())
+OFFLOADED = "offloaded"
+COMPONENTS = (
+    *("policy weights", "critic weights", "reference weights", "reward weights", "gathered weights", "rollout weights"),
+    *("optimizer", "gradients", "activations", "key-value cache", "scratch", "sampling", OFFLOADED),
+)
+"""What the bytes of a moment are for, in the order in which people read them."""
+ALWAYS_SHOWN = (
+    *("policy weights", "critic weights", "reference weights"),
+    *("optimizer", "gradients", "activations", "key-value cache"),
+)
+"""Those that every run has at some moment."""
 
 
-def _stage_memory(job: Job, layout: Layout, stage: int) -> dict[str, dict[str, int]]:
-    trained = {name: _elements(config, kind, layout, stage) for name, config, kind in _trained(job)}
-    frozen = _frozen_bytes(job, layout, stage)
-    weights = {f"{name} weights": _weights(job, layout, count) for name, count in trained.items()}
-    optimizer = {"optimizer": sum(_optimizer(job, layout, count) for count in trained.values())}
-    kept = {} if "freeze_model" in job.offloaded else frozen
-    idle_weights = {} if "train_model" in job.offloaded else weights
-    idle_optimizer = {} if "optimizer" in job.offloaded else optimizer
-    policy = {"policy weights": weights["policy weights"]}
-    return {
-        "rollout": {**kept, **idle_weights, **policy, **idle_optimizer, **_rollout(job, layout, stage)},
-        "score": {**frozen, **weights, **idle_optimizer, **_score(job, layout, stage)},
-        "update": {**kept, **weights, **optimizer, **_gradients(job, layout, trained), **_update(job, layout, stage)},
-    }
+@dataclass(frozen=True)
+class Moment:
+    """What is alive at one moment, in bytes by what it is for."""
+
+    name: str
+    device: Mapping[str, int]
+    host: Mapping[str, int] = field(default_factory=dict)
+
+    @cached_property
+    def on_device(self) -> int:
+        """Bytes on the device."""
+        return sum(self.device.values())
+
+    @cached_property
+    def on_host(self) -> int:
+        """Bytes in host memory."""
+        return sum(self.host.values())
+
+    @cached_property
+    def everywhere(self) -> int:
+        """Bytes on the device and in host memory: what a process has where the device is the host."""
+        return self.on_device + self.on_host
+
+    @property
+    def by_name(self) -> dict[str, int]:
+        """Bytes on the device and in host memory together."""
+        return {name: self.device.get(name, 0) + self.host.get(name, 0) for name in {**self.device, **self.host}}
 
 
-def _trained(job: Job) -> tuple[tuple[str, DecoderConfig, str], ...]:
-    return ("policy", job.policy, "causal"), ("critic", job.critic, "score")
+Measure = Callable[[Moment], int]
 
 
-def _elements(config: DecoderConfig, kind: str, layout: Layout, stage: int) -> int:
-    """Return the parameters the first tensor process of ``stage`` holds."""
-    rank = stage * layout.tensor * layout.sharding
-    return sum(part.size for part in parts_of_rank(config, kind, layout, rank))
+def phase_memory(job: Job, layout: Layout, measure: Measure) -> dict[str, Moment]:
+    """Return by phase the moment at which the fullest process has most, by ``measure``.
+
+    Of the stages of a pipeline the first, the second and the last are looked at: those between hold what the second
+    does or less.
+    """
+    stages = [
+        StageMemory(job, layout, stage) for stage in sorted({0, min(1, layout.pipeline - 1), layout.pipeline - 1})
+    ]
+    return {phase: max((m for stage in stages for m in stage.moments(phase)), key=measure) for phase in PHASES}
 
 
-def _share(layout: Layout, stage: int) -> int:
-    """Return over how many processes something is cut that is cut from sharding ``stage`` on."""
-    return layout.sharding if layout.sharding_stage >= stage else 1
+class StageMemory:
+    """The first process of one stage."""
+
+    def __init__(self, job: Job, layout: Layout, stage: int) -> None:
+        self._job = job
+        self._models = place_models(job, layout, stage)
+        self._engine = engine_memory(RolloutPlace(job=job, layout=layout, stage=stage))
+
+    def moments(self, phase: str) -> Iterator[Moment]:
+        """Yield the moments of ``phase``, one of ``PHASES``."""
+        yield from {"rollout": self._generate, "score": self._score, "update": self._update}[phase]()
+
+    def _generate(self) -> Iterator[Moment]:
+        for moment in self._engine.moments():
+            device, host = {**self._engine.standing, **moment.device}, {**self._engine.standing_on_host, **moment.host}
+            yield self._moment(moment.name, ["policy"], device, host=host)
+        yield from self._moves(["policy"])
+
+    def _score(self) -> Iterator[Moment]:
+        job = self._job
+        rows = {"reward": job.reward_rows, "critic": job.value_rows}
+        for name, model in self._models.items():
+            count = rows.get(name, job.logprob_rows)
+            step = model.one_pass(count)
+            needed = step.forward_only
+            head = model.head(count * job.response, is_scaled=job.is_scaled)
+            if head is not None:
+                needed = max(needed, head.forward_only(with_entropy=name == "policy"))
+            # Models run one after the other, and the head of one that ran before may still be whole.
+            whole = sum(self._models[other].whole_head for other in ("policy", "reference") if other != name)
+            yield self._moment(f"{name} forward", [name], {"activations": needed}, whole=whole + model.whole_unit)
+            if model.gathering:
+                coming = {"activations": step.shared + 3 * step.boundary}
+                yield self._moment(f"{name} gathered", [name], coming, whole=whole + model.gathering)
+            yield from self._moves([name])
+
+    def _update(self) -> Iterator[Moment]:
+        for model in (model for model in self._models.values() if model.is_trained):
+            # The reference runs in the score phase only; the critic is updated first, before the policy runs again.
+            left = self._models["reference"].whole_head
+            left += self._models["policy"].whole_head if model.name == "critic" else 0
+            for name, gradients, activations, gathered in update_moments(model):
+                needed = {"gradients": gradients, "activations": activations}
+                what = f"{model.name} {name}"
+                yield self._moment(what, [model.name], needed, steps=name == STEP, whole=left + gathered)
+            gradients = {"gradients": model.gradients.between_batches}
+            yield from self._moves([model.name], gradients)
+            yield from self._moves([model.name], gradients, with_optimizer=True)
+
+    def _moment(
+        self,
+        name: str,
+        used: list[str],
+        needed: Mapping[str, int],
+        *,
+        steps: bool = False,
+        whole: int | None = None,
+        host: Mapping[str, int] | None = None,
+    ) -> Moment:
+        """Return the moment at which the models ``used`` are on the device and ``needed`` is there beside them.
+
+        ``steps``: with their optimizer state; ``whole``: what sharding stage 3 has whole (None: the reference's head).
+        """
+        models = self._models.values()
+        here = [model for model in models if self._is_here(model, used)]
+        trained = [model for model in models if model.is_trained]
+        stepping = [m for m in trained if "optimizer" not in self._job.offloaded or (steps and m.name in used)]
+        stays = "train_model" not in self._job.offloaded
+        device = {
+            **{f"{model.name} weights": model.weights for model in here},
+            "optimizer": sum(model.optimizer for model in stepping),
+            "gathered weights": self._models["reference"].whole_head if whole is None else whole,
+            **(self._engine.standing if stays else {}),
+            **needed,
+        }
+        away = sum(model.weights for model in models if model not in here)
+        away += sum(model.optimizer for model in trained if model not in stepping)
+        in_host = {OFFLOADED: away, **(self._engine.standing_on_host if stays else {}), **(host or {})}
+        return Moment(name, _present(device), _present(in_host))
+
+    def _is_here(self, model: Placed, used: list[str]) -> bool:
+        part = "train_model" if model.is_trained else "freeze_model"
+        return part not in self._job.offloaded or model.name in used
+
+    def _moves(
+        self, used: list[str], needed: Mapping[str, int] | None = None, *, with_optimizer: bool = False
+    ) -> Iterator[Moment]:
+        """Yield the moment at which what was offloaded has come back and its host copy is still there: the models
+        ``used``, with their gradients, or their optimizer state.
+        """
+        if with_optimizer:
+            moved = sum(self._models[name].optimizer for name in used if "optimizer" in self._job.offloaded)
+        else:
+            moved = sum(self._models[name].weights for name in used if not self._is_here(self._models[name], []))
+            moved += sum((needed or {}).values()) if moved else 0
+        if moved:
+            there = self._moment("", used, needed or {}, steps=with_optimizer)
+            what = f"{used[0]} {'optimizer comes' if with_optimizer else 'weights come'} back"
+            yield Moment(what, there.device, {**there.host, OFFLOADED: there.host.get(OFFLOADED, 0) + moved})
 
 
-def _weights(job: Job, layout: Layout, elements: int) -> int:
-    return elements * job.weight_bytes // _share(layout, 3)
-
-
-def _optimizer(job: Job, layout: Layout, elements: int) -> int:
-    return elements * (_ADAM_BYTES + (_FLOAT if job.half else 0)) // _share(layout, 1)
-
-
-def _gradients(job: Job, layout: Layout, trained: Mapping[str, int]) -> dict[str, int]:
-    """Gradients of one model at a time: each is applied and freed before the next; held in float32."""
-    return {"gradients": max(trained.values()) * _FLOAT // _share(layout, 2)}
-
-
-def _frozen_bytes(job: Job, layout: Layout, stage: int) -> dict[str, int]:
-    found = {"reference weights": _weights(job, layout, _elements(job.policy, "causal", layout, stage))}
-    if job.reward is not None:
-        found["reward weights"] = _weights(job, layout, _elements(job.reward, "score", layout, stage))
-    return found
-
-
-def _layers(config: DecoderConfig, layout: Layout) -> int:
-    return -(-config.num_hidden_layers // layout.pipeline)
-
-
-def _pass(job: Job, layout: Layout, config: DecoderConfig, rows: int) -> Pass:
-    return Pass(
-        config=config,
-        rows=rows,
-        length=job.length,
-        tensor=layout.tensor,
-        sequence_parallel=layout.sequence_parallel,
-        item=job.weight_bytes,
-    )
-
-
-def _update(job: Job, layout: Layout, stage: int) -> dict[str, int]:
-    """Activations of the model that keeps more; early stages hold several micro-batches in flight."""
-    in_flight = min(job.micro_batches, layout.pipeline - stage)
-    sizes = []
-    for config, recompute in ((job.policy, job.recompute), (job.critic, job.critic_recompute)):
-        step = _pass(job, layout, config, job.rows_per_batch)
-        kept = in_flight * step.kept(_layers(config, layout), recompute=recompute)
-        head = stage == layout.pipeline - 1 and config is job.policy
-        logits = step.head(job.rows_per_batch * job.response, copies=3) if head else 0
-        sizes.append(kept + step.transient + logits + _gathered_layer(job, layout, config))
-    return {"activations": max(sizes)}
-
-
-def _score(job: Job, layout: Layout, stage: int) -> dict[str, int]:
-    configs = [job.policy, job.critic, *([job.reward] if job.reward else [])]
-    sizes = []
-    for config in configs:
-        step = _pass(job, layout, config, job.score_rows)
-        head = stage == layout.pipeline - 1 and config is job.policy
-        logits = step.head(job.score_rows * job.response, copies=3) if head else 0
-        sizes.append(step.transient + step.shared + 2 * step.boundary + logits + _gathered_layer(job, layout, config))
-    return {"activations": max(sizes)}
-
-
-def _gathered_layer(job: Job, layout: Layout, config: DecoderConfig) -> int:
-    """Stage 3 brings the weights of about two layers together at a time, or the largest single matrix."""
-    if _share(layout, 3) == 1:
-        return 0
-    sizes = {name: _size(shape) // layout.tensor for name, shape in whole_shapes(config, "causal").items()}
-    layer = sum(size for name, size in sizes.items() if name.startswith("model.layers.0."))
-    return max(2 * layer, max(sizes.values())) * job.weight_bytes
-
-
-def _rollout(job: Job, layout: Layout, stage: int) -> dict[str, int]:
-    """The cache of keys and values, one step's activations and logits, and the weights of another rollout layout."""
-    config = job.policy
-    tensor, layers, replicas = _rollout_shape(job, layout)
-    rows = -(-job.rollout_rows * layout.batch // replicas) if job.eval_mode else job.rollout_rows
-    keys = max(config.num_key_value_heads // tensor, 1) * config.head_dim
-    cache = 2 * rows * job.length * layers * keys * job.weight_bytes
-    logits = rows * config.vocab_size * _FLOAT * 4
-    copies = {}
-    if job.eval_mode or _share(layout, 3) > 1:
-        elements = sum(_size(shape) for shape in whole_shapes(config, "causal").values())
-        share = tensor * (1 if job.eval_mode else layout.pipeline)
-        copies = {"rollout weights": elements * job.weight_bytes // share}
-    return {"key-value cache": cache, "sampling": logits, **copies}
-
-
-def _rollout_shape(job: Job, layout: Layout) -> tuple[int, int, int]:
-    """Return (tensor degree, layers of a process, rollout replicas)."""
-    layers = job.policy.num_hidden_layers
-    if job.eval_mode == "single":
-        return 1, layers, layout.world_size
-    if job.eval_mode == "tensor_parallel":
-        return job.rollout_tensor, layers, layout.world_size // job.rollout_tensor
-    return layout.tensor, _layers(job.policy, layout), layout.batch
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for extent in shape:
-        size *= extent
-    return size
+def _present(sizes: Mapping[str, int]) -> dict[str, int]:
+    return {name: size for name, size in sizes.items() if size}

@@ -31,15 +31,15 @@ def _tensor_bytes(job: Job, config: DecoderConfig, layout: Layout, tokens: int) 
     """Two sums forward and two backward in every layer, over the hidden states; recomputing adds the forward ones."""
     t = layout.tensor
     layers = -(-config.num_hidden_layers // layout.pipeline)
-    sums = 4 + (2 if job.recompute else 0)
-    return sums * layers * 2 * (t - 1) * tokens * config.hidden_size * job.weight_bytes // t
+    sums = 4 + (2 if job.recompute == "full" else 1 if job.recompute == "full_attn" else 0)
+    return sums * layers * 2 * (t - 1) * tokens * config.hidden_size * job.item // t
 
 
 def _pipeline_bytes(job: Job, config: DecoderConfig, layout: Layout, tokens: int) -> int:
     """Hidden states to the next stage, once for each chunk (the gradients come back from there)."""
     if layout.pipeline == 1:
         return 0
-    return layout.virtual_stages * tokens * config.hidden_size * job.weight_bytes
+    return layout.virtual_stages * tokens * config.hidden_size * job.item
 
 
 def _gradient_bytes(job: Job, config: DecoderConfig, layout: Layout) -> int:
@@ -51,7 +51,7 @@ def _gradient_bytes(job: Job, config: DecoderConfig, layout: Layout) -> int:
     scatters = job.micro_batches if layout.sharding_stage >= 2 else 1
     gathers = 2 * job.micro_batches if layout.sharding_stage == 3 else 1
     scatter = scatters * (s - 1) * held * _FLOAT // s
-    gather = gathers * (s - 1) * held * job.weight_bytes // s
+    gather = gathers * (s - 1) * held * job.item // s
     replicas = 2 * (d - 1) * (held // s) * _FLOAT // d
     return scatter + gather + replicas
 
@@ -60,3 +60,10 @@ def idle_share(job: Job, layout: Layout) -> float:
     """Return the share of an update in which a stage waits (Narayanan et al. 2021, section 2.2)."""
     p = layout.pipeline
     return (p - 1) / (job.micro_batches * layout.virtual_stages + p - 1)
+
+
+def layer_elements(config: DecoderConfig) -> int:
+    """Return the numbers in one layer's matrices, which each token is multiplied with."""
+    queries = config.num_attention_heads * config.head_dim
+    keys = config.num_key_value_heads * config.head_dim
+    return config.hidden_size * (2 * queries + 2 * keys + 3 * config.intermediate_size)

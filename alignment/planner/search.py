@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 from alignment.models.split_plan import check_degrees
 from alignment.parallel.layout import Layout
 from alignment.planner.job import Job
-from alignment.planner.memory import peak, phase_memory
-from alignment.planner.messages import idle_share, update_bytes
+from alignment.planner.memory import Measure, Moment, phase_memory
+from alignment.planner.messages import idle_share, layer_elements, update_bytes
+from alignment.planner.rollout import rollout_layout
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What time is estimated from; the defaults are an H100-like GPU with eight to a node."""
+    """What memory and time are estimated from; the defaults are an H100-like GPU with eight to a node."""
 
     flops: float = 400e12
     """Floating-point operations a second that matrix products reach."""
@@ -23,6 +25,8 @@ class Machine:
     network_bytes: float = 40e9
     """Bytes a second between nodes, per process."""
     processes_per_node: int = 8
+    measure: Measure = attrgetter("on_device")
+    """What of a moment has to fit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +34,10 @@ class Candidate:
     """One layout and what it costs."""
 
     layout: Layout
-    memory: dict[str, dict[str, int]]
+    memory: dict[str, Moment]
+    """The fullest moment of each phase."""
+    peak: int
+    """Bytes of the fullest of them, as the machine measures it."""
     sent: dict[str, int]
     """Bytes a process sends in an update of the policy, by axis."""
     idle: float
@@ -38,18 +45,15 @@ class Candidate:
     seconds: float
     """Estimate of one update of the policy."""
 
-    @property
-    def peak(self) -> int:
-        """Bytes of the largest phase."""
-        return peak(self.memory)
-
 
 def evaluate(job: Job, layout: Layout, machine: Machine) -> Candidate:
     """Return what ``layout`` costs; ``job`` counts rows per process that sees its own."""
     sent, idle = update_bytes(job, layout), idle_share(job, layout)
+    memory = phase_memory(job, layout, machine.measure)
     return Candidate(
         layout=layout,
-        memory=phase_memory(job, layout),
+        memory=memory,
+        peak=max(machine.measure(moment) for moment in memory.values()),
         sent=sent,
         idle=idle,
         seconds=_seconds(job, layout, machine, sent, idle),
@@ -57,62 +61,67 @@ def evaluate(job: Job, layout: Layout, machine: Machine) -> Candidate:
 
 
 def search(job: Job, *, processes: int, limit: int, machine: Machine, like: Layout) -> list[Candidate]:
-    """Return the layouts of ``processes`` whose largest phase is within ``limit`` bytes, quickest first.
+    """Return the layouts of ``processes`` whose fullest phase is within ``limit`` bytes, quickest first.
 
     Every layout does the work of ``like``: with fewer processes that see their own rows, each makes more micro-batches.
     """
-    found = []
-    for layout in _layouts(job, processes):
-        micro = -(-job.micro_batches * like.batch // layout.batch)
-        rows = -(-job.iteration_rows * like.batch // layout.batch)
-        rollout = rows if job.rollout_rows == job.iteration_rows else min(job.rollout_rows, rows)
-        candidate = evaluate(
-            replace(job, micro_batches=micro, iteration_rows=rows, rollout_rows=rollout), layout, machine
-        )
-        if candidate.peak <= limit:
-            found.append(candidate)
+    candidates = (evaluate(_same_work(job, like, layout), layout, machine) for layout in _layouts(job, processes, like))
+    found = [candidate for candidate in candidates if candidate.peak <= limit]
     return sorted(found, key=lambda candidate: (candidate.seconds, candidate.peak))
 
 
-def _layouts(job: Job, processes: int) -> Iterator[Layout]:
+def layout_problems(job: Job, layout: Layout) -> list[str]:
+    """Return why ``layout`` cannot run ``job``, a message for each number with those that work; empty when it can."""
+    configs = [job.policy, job.critic, *([job.reward] if job.reward else [])]
+    problems = [problem for config in configs for problem in check_degrees(config, layout)]
+    if job.eval_mode == "tensor_parallel" and not _can_roll_out(job, layout, rollout_layout(job, layout).tensor):
+        works = [t for t in _divisors(layout.world_size) if _can_roll_out(job, layout, t)]
+        problems.append(
+            f"rollout_tensor_parallel_degree={rollout_layout(job, layout).tensor} does not divide the processes and "
+            f"the policy's heads (allowed: {', '.join(map(str, works))})"
+        )
+    return list(dict.fromkeys(problems))
+
+
+def _can_roll_out(job: Job, layout: Layout, tensor: int) -> bool:
+    return layout.world_size % tensor == 0 and not check_degrees(job.policy, Layout(tensor=tensor))
+
+
+def _same_work(job: Job, like: Layout, layout: Layout) -> Job:
+    micro, rows = (-(-count * like.batch // layout.batch) for count in (job.micro_batches, job.iteration_rows))
+    return replace(job, micro_batches=micro, iteration_rows=rows)
+
+
+def _layouts(job: Job, processes: int, like: Layout) -> Iterator[Layout]:
+    """Yield every layout of ``processes`` that can run ``job``, with one chunk of layers a stage."""
     for tensor in _divisors(processes):
         for pipeline in _divisors(processes // tensor):
             rest = processes // (tensor * pipeline)
             for sharding in _divisors(rest):
-                stages = (0,) if sharding == 1 else (1, 2, 3)
-                for stage in stages:
+                for stage in (0,) if sharding == 1 else (1, 2, 3):
                     layout = Layout(
                         tensor=tensor,
                         pipeline=pipeline,
                         sharding=sharding,
                         data=rest // sharding,
                         sharding_stage=stage,
+                        sequence_parallel=like.sequence_parallel and tensor > 1,
                     )
-                    if not any(check_degrees(config, layout) for config in (job.policy, job.critic)):
+                    if not layout_problems(job, layout):
                         yield layout
 
 
 def _seconds(job: Job, layout: Layout, machine: Machine, sent: dict[str, int], idle: float) -> float:
     """Compute over the processes that share a row, longer by the idle share, plus the time messages take."""
-    config = job.policy
-    per_token = 6 * sum(part_size for part_size in _layer_sizes(config)) * config.num_hidden_layers
+    per_token = 6 * layer_elements(job.policy) * job.policy.num_hidden_layers
     tokens = job.rows_per_batch * job.length * job.micro_batches
-    work = tokens * per_token * (4 / 3 if job.recompute else 1) / (layout.tensor * layout.pipeline * machine.flops)
+    again = 4 / 3 if job.recompute == "full" else 1
+    work = tokens * per_token * again / (layout.tensor * layout.pipeline * machine.flops)
     inner = layout.tensor <= machine.processes_per_node
     tensor = sent["tensor"] / (machine.node_bytes if inner else machine.network_bytes)
     local = layout.world_size <= machine.processes_per_node
     other = (sent["pipeline"] + sent["batch"]) / (machine.node_bytes if local else machine.network_bytes)
     return work / (1 - idle) + tensor + other
-
-
-def _layer_sizes(config) -> tuple[int, ...]:
-    queries = config.num_attention_heads * config.head_dim
-    keys = config.num_key_value_heads * config.head_dim
-    return (
-        2 * config.hidden_size * queries,
-        2 * config.hidden_size * keys,
-        3 * config.hidden_size * config.intermediate_size,
-    )
 
 
 def _divisors(number: int) -> list[int]:

@@ -20,6 +20,7 @@ from alignment.loops.rollout_engine import RolloutEngine
 from alignment.loops.run_state import RunState, StatePart
 from alignment.loops.session import Counters, Hooks, Session
 from alignment.loops.updates import OnPolicyUpdater, UpdatePlan
+from alignment.parallel.memory import MemoryWatch
 from alignment.ppo.arguments import parse_ppo_arguments
 from alignment.ppo.engines import build_engine, generation_options
 from alignment.ppo.prompts import PPOData, RowPlan, load_data, ptx_batches
@@ -78,8 +79,8 @@ class PPORun:
         )
         self._state = self._build_state(normalizer_part)
 
-    def train(self, observe: Callable[[Experience], None] | None = None) -> None:
-        """Train (or only evaluate), export and report."""
+    def train(self, observe: Callable[[Experience], None] | None = None, *, memory: MemoryWatch | None = None) -> None:
+        """Train (or only evaluate), export and report; ``memory`` watches the phases in place of the usual one."""
         training = self._start.parsed.training
         if self._start.checkpoint is not None:
             self._state.restore(self._start.checkpoint)
@@ -93,6 +94,7 @@ class PPORun:
             counters=self._state.counters,
             shown=("train/reward", "train/kl_divergence", "critic/explained_variance", "train/mean_generated_length"),
         )
+        session.memory = memory or session.memory
         if training.do_train and not session.is_finished:
             self._state.check_space()
             log.info(self._describe())

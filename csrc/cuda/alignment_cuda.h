@@ -59,9 +59,9 @@ AC_API int32_t acu_forward(AcuModel* model, int32_t rows, const int32_t* tokens,
                            const int32_t* positions, const int32_t* block_tables, int32_t max_blocks,
                            int32_t num_logit_rows, const int32_t* logit_rows, float* logits, int32_t decode_rows,
                            int32_t longest, void* stream);
-// Write to *problem: 0, or 1 + 8 * row + reason of the first row that acu_forward must not be given. Reasons: 0 token,
-// 1 position, 2 order of positions within a slot, 3 block table too short, 4 block not in the pool. *problem must be 0
-// or INT32_MAX before; INT32_MAX after means 0.
+// Lower *problem, which the caller has set to INT32_MAX, to 1 + 8 * row + reason of the first row that acu_forward must
+// not be given. Reasons: 0 token, 1 position, 2 order of positions within a slot, 3 block table too short, 4 a block
+// that is not in the pool.
 AC_API int32_t acu_check_rows(const AcuModel* model, int32_t rows, const int32_t* tokens, const int32_t* slots,
                               const int32_t* positions, const int32_t* block_tables, int32_t max_blocks,
                               int32_t longest, int32_t* problem, void* stream);

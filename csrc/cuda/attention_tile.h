@@ -154,7 +154,7 @@ __device__ inline void attend_tile(const KeyValues<T>& source, int tile, const R
       add_values<false>(source, half, seen, weights, outputs);
     }
   }
-  __syncwarp();  // the weights may be overwritten now
+  __syncwarp();  // weights and queries may be overwritten now
 }
 
 }  // namespace acu

@@ -113,7 +113,6 @@ __global__ void __launch_bounds__(WARPS* WARP) tiles_kernel(Attention job, int f
       state = attend_run<T, D>(keys_of<T>(job, slot, kv_head), seen, queries[warp], weights[warp]);
     }
     write_run<D>(job, run, state, slot < 0);
-    __syncwarp();  // the queries may be overwritten now
   }
 }
 

@@ -64,7 +64,8 @@ __host__ __device__ inline Grouping group_queries(int heads_per_key, int most) {
 }
 
 // Where the split attention keeps its partial results: [row][head][chunk][head_dim outputs, largest score, sum].
-__host__ __device__ inline int64_t partial_start(int64_t row, int heads, int head, int chunks, int chunk, int head_dim) {
+__host__ __device__ inline int64_t partial_start(int64_t row, int heads, int head, int chunks, int chunk,
+                                                 int head_dim) {
   return ((row * heads + head) * chunks + chunk) * (head_dim + 2);
 }
 

@@ -29,6 +29,8 @@ __host__ __device__ inline uint32_t as_bits(float x) {
   return bits;
 }
 
+__host__ __device__ inline bool is_finite(float x) { return (as_bits(x) & 0x7f800000u) != 0x7f800000u; }
+
 __host__ __device__ inline float widen(float x) { return x; }
 __host__ __device__ inline float widen(Bf16 x) { return as_float(static_cast<uint32_t>(x.bits) << 16); }
 

@@ -57,7 +57,8 @@ __device__ void rotate(const Placement& job, int row, int head, float* x, const 
 }
 
 template <class T>
-__device__ void write_values(const Placement& job, int kv_head, const float* x, const float* bias, const Target<T>& target) {
+__device__ void write_values(const Placement& job, int kv_head, const float* x, const float* bias,
+                             const Target<T>& target) {
   for (int d = threadIdx.x % WARP; d < job.shape.head_dim; d += WARP) {
     put(target.block + job.shape.value(kv_head, target.token, d), bias ? x[d] + bias[d] : x[d]);
   }

@@ -13,7 +13,7 @@ struct Embedding {
 };
 void embed(const Embedding& embedding, const int32_t* tokens, int rows, float* residual, cudaStream_t stream);
 
-// x = residual[row] + (partial[row] + bias); output[i] = x / sqrt(mean(x^2) + eps) * weight, for row = i, or picked[i].
+// x = residual[row] + (partial[row] + bias); output[i] = x / sqrt(mean(x^2) + eps) * weight, row being i or picked[i].
 struct Normalisation {
   float* residual;       // [rows, width]
   const float* partial;  // [rows, width]; null: nothing is added
@@ -27,7 +27,7 @@ struct Normalisation {
 };
 void add_normalise(const Normalisation& job, int rows, cudaStream_t stream);
 
-// output[row, i] = silu(gate) * up, gate and up being projected[row, i] and projected[row, inner + i] plus their biases.
+// output[row, i] = silu(gate) * up, where gate and up are projected[row, i] and projected[row, inner + i] plus biases.
 void gate(const float* projected, const float* bias, Activations output, int rows, int inner, cudaStream_t stream);
 
 // Biases, query/key norms, rotation in place, and the writing of keys and values into one layer's part of the pool.

@@ -15,9 +15,9 @@ COMMON_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fopenmp",
 LINK_FLAGS = ("-shared", "-Wl,--no-undefined")
 """Whatever the OpenMP runtime lacks is an error of the build, not of the first call."""
 
-PER_ISA = ("kernels.cc", "sampler_kernels.cc")
+PER_ISA = ("kernels.cc", "sampler_kernels.cc", "training_kernels.cc")
 """Compiled once for each instruction set."""
-ONCE = ("dispatch.cc", "model.cc", "weights.cc", "request.cc", "forward.cc", "sampler.cc", "philox.cc")
+ONCE = ("dispatch.cc", "model.cc", "weights.cc", "request.cc", "forward.cc", "sampler.cc", "philox.cc", "training.cc")
 """Compiled once, for every processor of the architecture."""
 _SELFTEST = "selftest.cc"
 """How the names of programs end that tests link with the library's objects."""
@@ -33,8 +33,8 @@ ISA_FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
     "aarch64": {"scalar": (), "neon": ()},
 }
 """Architecture -> instruction set -> flags."""
-_SAME_AS_WIDER = {("sampler_kernels.cc", "avx512bf16")}
-"""Not compiled: the sampler uses the avx512 passes there."""
+_SAME_AS_WIDER = {("sampler_kernels.cc", "avx512bf16"), ("training_kernels.cc", "avx512bf16")}
+"""Not compiled: sampler and training use the avx512 kernels there."""
 
 
 class Unit(NamedTuple):

@@ -1,6 +1,7 @@
-// Runs the threads of a block as fibers that give way at barriers. The order in which ready fibers run can be drawn
-// from a seed: a kernel that lacks a barrier then gives other results, or none.
+// Runs the threads of a block as fibers that give way at barriers. The order in which ready fibers run, and which warps
+// are held back for a while, can be drawn from a seed: a kernel that lacks a barrier then gives other results.
 #include <cuda_runtime.h>
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -17,79 +18,112 @@ namespace {
 
 constexpr size_t STACK_BYTES = 128 << 10;
 constexpr int LANES = 32;
+constexpr int HOLD_ROUNDS = 16;
 
 enum class State { ready, at_block_barrier, at_warp_barrier, done };
 
+// A fiber is made once by makecontext and serves thread after thread; _setjmp and _longjmp, which ask nothing of the
+// operating system, switch between them.
 struct Fiber {
   std::unique_ptr<char[]> stack{new char[STACK_BYTES]};
-  ucontext_t context;
+  ucontext_t start;
+  jmp_buf resume;
+  bool is_started = false;
   State state;
 };
 
-std::vector<Fiber> fibers;
+std::vector<std::unique_ptr<Fiber>> fibers;
 std::vector<double> shared_memory;
 std::vector<uint64_t> exchange;
 const std::function<void()>* kernel_now;
-ucontext_t scheduler;
+jmp_buf scheduler;
 int running;
 std::mt19937_64 generator;
 bool is_shuffled = false;
 
-void enter() {
-  (*kernel_now)();
-  fibers[running].state = State::done;
-  swapcontext(&fibers[running].context, &scheduler);
+__attribute__((noinline)) void pause(State state) {
+  Fiber& self = *fibers[running];
+  self.state = state;
+  if (!_setjmp(self.resume)) _longjmp(scheduler, 1);
 }
 
-void pause(State state) {
-  const int self = running;
-  fibers[self].state = state;
-  swapcontext(&fibers[self].context, &scheduler);
+void serve() {
+  for (;;) {
+    (*kernel_now)();
+    pause(State::done);
+  }
+}
+
+void make_fiber() {
+  fibers.push_back(std::make_unique<Fiber>());
+  Fiber& made = *fibers.back();
+  getcontext(&made.start);
+  made.start.uc_stack = {made.stack.get(), 0, STACK_BYTES};
+  made.start.uc_link = nullptr;
+  makecontext(&made.start, serve, 0);
+}
+
+// Run a fiber until it pauses.
+__attribute__((noinline)) void resume(int index) {
+  running = index;
+  place.thread.x = index;
+  if (_setjmp(scheduler)) return;
+  Fiber& next = *fibers[index];
+  if (next.is_started) _longjmp(next.resume, 1);
+  next.is_started = true;
+  setcontext(&next.start);
 }
 
 // Free fibers begin .. end when all of them that still run wait at the same barrier; false: one does not.
 bool release(int begin, int end, State barrier) {
   int waiting = 0;
   for (int i = begin; i < end; ++i) {
-    if (fibers[i].state == barrier) {
+    if (fibers[i]->state == barrier) {
       ++waiting;
-    } else if (fibers[i].state != State::done) {
+    } else if (fibers[i]->state != State::done) {
       return false;
     }
   }
   for (int i = begin; i < end; ++i) {
-    if (fibers[i].state == barrier) fibers[i].state = State::ready;
+    if (fibers[i]->state == barrier) fibers[i]->state = State::ready;
   }
   return waiting > 0;
+}
+
+// Run every ready fiber once, but those of warps that are held back; false when there was none.
+bool run_ready(std::vector<int>& order) {
+  static uint32_t held_warps = 0;
+  if (!is_shuffled) {
+    held_warps = 0;
+  } else {
+    std::shuffle(order.begin(), order.end(), generator);
+    // Long enough for the others to get through a reduction.
+    if (generator() % HOLD_ROUNDS == 0) held_warps = static_cast<uint32_t>(generator());
+  }
+  bool has_moved = false;
+  for (int i : order) {
+    if (fibers[i]->state != State::ready) continue;
+    has_moved = true;
+    if (!(held_warps >> i / LANES & 1)) resume(i);
+  }
+  return has_moved;
 }
 
 void run_block(int threads) {
   std::vector<int> order(threads);
   for (int i = 0; i < threads; ++i) {
     order[i] = i;
-    getcontext(&fibers[i].context);
-    fibers[i].context.uc_stack = {fibers[i].stack.get(), 0, STACK_BYTES};
-    fibers[i].context.uc_link = &scheduler;
-    makecontext(&fibers[i].context, enter, 0);
-    fibers[i].state = State::ready;
+    fibers[i]->state = State::ready;
   }
   for (bool has_moved = true; has_moved;) {
-    has_moved = false;
-    if (is_shuffled) std::shuffle(order.begin(), order.end(), generator);
-    for (int i : order) {
-      if (fibers[i].state != State::ready) continue;
-      running = i;
-      place.thread.x = i;
-      swapcontext(&scheduler, &fibers[i].context);
-      has_moved = true;
-    }
+    has_moved = run_ready(order);
     for (int i = 0; i < threads; i += LANES) {
       has_moved |= release(i, std::min(i + LANES, threads), State::at_warp_barrier);
     }
     has_moved |= release(0, threads, State::at_block_barrier);
   }
   for (int i = 0; i < threads; ++i) {
-    if (fibers[i].state == State::done) continue;
+    if (fibers[i]->state == State::done) continue;
     std::fprintf(stderr, "emulated device: thread %d waits at a barrier that others do not reach\n", i);
     std::abort();
   }
@@ -103,7 +137,7 @@ void wait_for_warp() { pause(State::at_warp_barrier); }
 void* exchange_slot(int lane) { return &exchange[running / LANES * LANES + lane]; }
 
 void run(dim3 grid, int threads, size_t shared, const std::function<void()>& kernel) {
-  if (static_cast<int>(fibers.size()) < threads) fibers.resize(threads);
+  while (static_cast<int>(fibers.size()) < threads) make_fiber();
   exchange.resize((threads + LANES - 1) / LANES * LANES);
   kernel_now = &kernel;
   place.grid = grid;
@@ -122,7 +156,7 @@ void run(dim3 grid, int threads, size_t shared, const std::function<void()>& ker
 }  // namespace emulated
 
 // 0: threads run in ascending order; else in an order drawn from the seed.
-extern "C" void acu_emulated_order(uint64_t seed) {
+extern "C" __attribute__((visibility("default"))) void acu_emulated_order(uint64_t seed) {
   emulated::is_shuffled = seed != 0;
   emulated::generator.seed(seed);
 }

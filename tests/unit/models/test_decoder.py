@@ -12,7 +12,7 @@ from alignment.models.initialise import draw_weights
 from alignment.models.logprobs import policy_logprobs
 from alignment.models.placement import WHOLE, Placement
 from alignment.models.score_model import ScoreModel, ScoreOptions
-from alignment.ops import attention
+from alignment.ops import attention, selection
 from alignment.parallel.group import Group
 from alignment.records import TokenBatch
 
@@ -200,6 +200,7 @@ def test_recomputing_more_keeps_less():
 
 @pytest.mark.parametrize(("granularity", "times"), [(None, 1), ("core_attn", 2)])
 def test_attention_weights_alone_are_computed_again(monkeypatch, granularity, times):
+    monkeypatch.setattr(selection, "_wanted", False)  # compiled kernels never keep them
     calls = []
     compute = attention._probabilities
     monkeypatch.setattr(attention, "_probabilities", lambda *given: calls.append(1) or compute(*given))

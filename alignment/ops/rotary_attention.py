@@ -1,0 +1,73 @@
+"""Rotary position embedding and causal attention as one operator, planned once for all layers of a forward pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import paddle
+
+from alignment.ops.attention import causal_attention, ragged_attention
+from alignment.ops.head_layout import HeadLayout
+from alignment.ops.native.training_ops import RaggedHeads
+from alignment.ops.rotary import RotaryTables, apply_rotary, rotation_tables
+from alignment.ops.selection import runs_natively
+
+
+@dataclass(frozen=True, kw_only=True)
+class RotaryAttention:
+    """Attention over the M real tokens of n sequences; what the layers share is made when the first one needs it."""
+
+    lengths: np.ndarray
+    """[n] tokens of each sequence."""
+    positions: np.ndarray
+    """[M]"""
+    frequencies: np.ndarray
+    """[D / 2] radians a token."""
+    scale: float
+    """Of cosines and sines."""
+    num_heads: int
+    num_kv_heads: int
+    window: int | None
+    """A query sees this many tokens, itself included; None: all before it."""
+    dtype: Any
+    """Of queries, keys and values."""
+
+    def attend(
+        self, q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor, *, keep_weights: bool = True
+    ) -> paddle.Tensor:
+        """Rotate q [M, heads*D] and k [M, kv_heads*D] and return their causal attention to v, [M, heads*D].
+
+        ``keep_weights`` as in ``causal_attention``.
+        """
+        if runs_natively(q, k, v):
+            return ragged_attention(q, k, v, self._ragged)
+        turned = apply_rotary(q, self._query_tables), apply_rotary(k, self._key_tables)
+        return causal_attention(*turned, v, self._layout, keep_weights=keep_weights)
+
+    @cached_property
+    def _ragged(self) -> RaggedHeads:
+        rotation = rotation_tables(self.positions, self.frequencies, scale=self.scale)
+        return RaggedHeads.build(self.lengths, rotation=rotation, **self._heads)
+
+    @cached_property
+    def _layout(self) -> HeadLayout:
+        dtype = "float64" if self.dtype == paddle.float64 else "float32"
+        return HeadLayout.build(self.lengths, dtype=dtype, **self._heads)
+
+    @cached_property
+    def _query_tables(self) -> RotaryTables:
+        return self._tables(self.num_heads)
+
+    @cached_property
+    def _key_tables(self) -> RotaryTables:
+        return self._tables(self.num_kv_heads)
+
+    @property
+    def _heads(self) -> dict[str, int | None]:
+        return {"num_heads": self.num_heads, "num_kv_heads": self.num_kv_heads, "window": self.window}
+
+    def _tables(self, heads: int) -> RotaryTables:
+        return RotaryTables.build(self.positions, self.frequencies, heads=heads, scale=self.scale, dtype=self.dtype)

@@ -1,0 +1,157 @@
+"""The plan against reality: the trainer on this machine's CPU, with random weights of the shapes in the arguments."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alignment.arguments.parsed import Parsed
+from alignment.errors import UserError
+from alignment.models.config import CONFIG_FILE, DecoderConfig
+from alignment.models.naming import is_transposed
+from alignment.models.safetensors_io import Entry, cut_files, file_names, write_files, write_index
+from alignment.models.split_plan import whole_shapes
+from alignment.ops.native.library import load_core
+from alignment.parallel.layout import Layout
+from alignment.parallel.local_ranks import run_ranks
+from alignment.planner.job import Job
+from alignment.planner.memory import PHASES, phase_memory
+from alignment.telemetry import log
+from alignment.telemetry.tables import print_table
+
+TOLERANCE = 0.1
+"""Share of what was measured by which a prediction may be off."""
+PROCESS_BYTES = int(0.2 * 2**30)
+"""Resident memory of a process beside its tensors, with Paddle 3.3 on a CPU: libraries, buffers, Python's objects."""
+_TOKENIZER = Path(__file__).resolve().parents[1] / "data" / "shipped" / "packing" / "tokenizer"
+_GIB = 2**30
+_TIMEOUT = 3600.0
+_MEMORY = Path("/proc/meminfo")
+_SPREAD = 0.02
+_KEPT = """
+max_length per_device_prompt_batch_size num_return_sequences per_device_rollout_batch_size per_device_logprob_batch_size
+per_device_value_batch_size per_device_reward_batch_size per_device_train_batch_size gradient_accumulation_steps
+recompute recompute_granularity critic_recompute critic_recompute_granularity temperature top_p top_k repetition_penalty
+entropy_coeff use_fusemt rollout_weight_type rollout_kv_type rollout_kv_memory tensor_parallel_degree
+pipeline_parallel_degree virtual_pp_degree sharding sharding_parallel_degree sequence_parallel eval_mode
+rollout_tensor_parallel_degree offload_level seed
+"""
+"""Arguments that bear on memory; all others are the check's own."""
+
+
+def check_memory(parsed: Parsed, job: Job, layout: Layout) -> int:
+    """Run ``job``, the one of ``parsed`` on a CPU, in processes of this machine and print prediction and measurement.
+
+    Return 0 when every phase agrees within ``TOLERANCE``, else 1. UserError when this machine has too little memory.
+    """
+    job = dataclasses.replace(job, fused=job.fused and load_core() is not None)
+    tensors = {phase: m.on_device for phase, m in phase_memory(job, layout, lambda m: m.on_device).items()}
+    everything = {phase: m.everywhere for phase, m in phase_memory(job, layout, lambda m: m.everywhere).items()}
+    resident = {phase: size + PROCESS_BYTES for phase, size in everything.items()}
+    _refuse_small_machine(max(resident.values()) * layout.world_size)
+    log.info(f"two iterations of {layout} on this machine's CPU, in float32 with random weights")
+    with tempfile.TemporaryDirectory() as name:
+        path = _write_run(Path(name), parsed, job)
+        ranks = run_ranks(
+            "alignment.planner.trial:run_trial", str(path), world_size=layout.world_size, timeout=_TIMEOUT
+        )
+    measured = {phase: [max(peaks[phase][i] for peaks in ranks) for i in range(2)] for phase in PHASES}
+    rows = [
+        row
+        for index, (what, predicted) in enumerate((("tensors", tensors), ("resident memory", resident)))
+        for row in _compare(what, predicted, {phase: measured[phase][index] for phase in PHASES})
+    ]
+    print_table(f"GiB in the fullest of {layout.world_size} process(es)", COLUMNS, [row[:-1] for row in rows])
+    return 0 if all(row[-1] for row in rows) else 1
+
+
+COLUMNS = ("phase", "what", "predicted", "measured", "difference", "")
+
+
+def _compare(what: str, predicted: dict[str, int], measured: dict[str, int]) -> Iterator[list[Any]]:
+    for phase in PHASES:
+        difference = predicted[phase] / measured[phase] - 1
+        fits = abs(difference) <= TOLERANCE
+        sizes = [f"{sizes[phase] / _GIB:.3f}" for sizes in (predicted, measured)]
+        yield [phase, what, *sizes, f"{100 * difference:+.1f} %", "ok" if fits else "OFF", fits]
+
+
+def _refuse_small_machine(needed: int) -> None:
+    try:
+        fields = dict(line.partition(":")[::2] for line in _MEMORY.read_text(encoding="ascii").splitlines())
+        free = int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):
+        return
+    if needed > free:
+        raise UserError(
+            f"--check needs about {needed / _GIB:.1f} GiB on this machine, and {free / _GIB:.1f} GiB are free: check a "
+            "smaller model, fewer processes (--gpus) or smaller batches"
+        )
+
+
+def _write_run(folder: Path, parsed: Parsed, job: Job) -> Path:
+    """Write the models and the arguments of the run into ``folder``; return the path of the arguments."""
+    given = {key: value for key, value in parsed.as_dict().items() if key in _KEPT.split() and parsed.given(key)}
+    own: dict[str, Any] = {
+        "train_datasets": "packing-prompts/train",
+        "chat_template": "tokenizer",
+        "output_dir": str(folder / "output"),
+        "actor_model_name_or_path": str(folder / "policy"),
+        "reward_critic_model_name_or_path": str(folder / "critic"),
+        "max_dec_len": job.response,
+        "min_dec_len": job.response,
+        "max_steps": job.iteration_rows // (job.rows_per_batch * job.micro_batches) + 1,
+        "learning_rate": 1e-6,
+        "ptx_coeff": 1.0 if job.with_ptx else 0.0,
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "device": "cpu",
+    }
+    _write_model(folder / "policy", job.policy, "causal")
+    _write_model(folder / "critic", job.critic, "score")
+    if job.reward is None:
+        own["reward_function"] = "alignment.planner.trial:constant_reward"
+    else:
+        _write_model(folder / "reward", job.reward, "score")
+        own["reward_model_name_or_path"] = str(folder / "reward")
+    path = folder / "arguments.json"
+    lists = {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
+    path.write_text(json.dumps({**lists, **own}), encoding="utf-8")
+    return path
+
+
+def _write_model(folder: Path, config: DecoderConfig, kind: str) -> None:
+    """Write random weights of ``config`` with the tokenizer of the shipped data, whose ids are the first ones."""
+    folder.mkdir()
+    for file in _TOKENIZER.iterdir():
+        shutil.copy(file, folder)
+    stops = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    (folder / CONFIG_FILE).write_text(json.dumps({**config.to_dict(), **stops}), encoding="utf-8")
+    shapes = {name: _stored(name, shape) for name, shape in whole_shapes(config, kind).items()}
+    groups = cut_files([Entry(name, np.dtype(np.float32), shape) for name, shape in shapes.items()])
+    files = dict(zip(file_names(len(groups)), groups, strict=True))
+    write_files(folder, files, _draw(groups))
+    write_index(folder, files)
+
+
+def _stored(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape[::-1] if is_transposed(name) else shape
+
+
+def _draw(groups: Sequence[Sequence[Entry]]) -> Iterator[tuple[str, np.ndarray]]:
+    generator = np.random.default_rng(0)
+    for entry in (entry for group in groups for entry in group):
+        if len(entry.shape) == 1:
+            values = np.full(entry.shape, float(entry.name.endswith("norm.weight")), np.float32)
+        else:
+            values = generator.standard_normal(entry.shape, np.float32) * np.float32(_SPREAD)
+        yield entry.name, values

@@ -1,0 +1,168 @@
+"""Bytes of the two rollout engines in one process: what stays between rollouts, and what a rollout adds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from math import ceil
+
+from alignment.generation.fused_settings import FusedSettings, read_bytes
+from alignment.parallel.parts import even_cut
+from alignment.planner.activations import Pass
+from alignment.planner.rollout import FLOAT, MESSAGE_BYTES, RolloutMoment, RolloutPlace
+from alignment.planner.shapes import stage_layers
+
+PROMPT_TOKENS = 512
+"""As ``generation.forward``, which needs Paddle: prompts are read in groups of about so many tokens."""
+PAGE, MULTIPLE = 128, 16
+"""As ``generation.kv_cache``: places reserved beyond the longest row, and what capacities are multiples of."""
+_HOST_COPIES = 6
+"""Arrays as large as a step's logits in which ``generation.sampling`` works on the host."""
+_NARROW_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
+
+
+class EagerMemory:
+    """The eager engine: weights are used where they are, all else goes when the rollout ends."""
+
+    def __init__(self, place: RolloutPlace) -> None:
+        self._place, self._job = place, place.job
+
+    @cached_property
+    def standing(self) -> Mapping[str, int]:
+        """On the device from one rollout to the next: weights that came from another layout, and the head where the
+        embedding serves as one.
+        """
+        tied = self._place.embedding * self._job.item if self._job.policy.tie_word_embeddings else 0
+        return {"rollout weights": self._place.copied + (tied if self._place.makes_logits else 0)}
+
+    @property
+    def standing_on_host(self) -> Mapping[str, int]:
+        """In host memory from one rollout to the next."""
+        return {}
+
+    def moments(self) -> list[RolloutMoment]:
+        """Return the moments of a rollout."""
+        cache = {"key-value cache": self._cache}
+        arrays = _HOST_COPIES * self._place.rows * self._job.policy.vocab_size * FLOAT
+        host = {"sampling": arrays if self._place.makes_logits else 0}
+        return [
+            RolloutMoment(name="weights come", device={"rollout weights": self._place.coming}),
+            RolloutMoment(name="reading prompts", device={**cache, "activations": self._prompts}),
+            RolloutMoment(name="one token more", device={**cache, "activations": self._step}, host=host),
+        ]
+
+    @cached_property
+    def _layers(self) -> int:
+        if self._job.eval_mode:
+            return self._job.policy.num_hidden_layers
+        return sum(stage_layers(self._job.policy, self._place.layout, self._place.stage))
+
+    @cached_property
+    def _capacity(self) -> int:
+        """Places of a full row."""
+        return self._room(self._job.length)
+
+    @cached_property
+    def _cache(self) -> int:
+        """Keys and values of full rows; while the last places are added, those of one layer twice."""
+        one = self._place.rows * self._capacity * self._pass(1).keys_of_a_token * self._job.item
+        return 2 * self._layers * one + (one if self._room(self._job.prompt) < self._capacity else 0)
+
+    def _room(self, length: int) -> int:
+        wanted = min(length + PAGE, self._job.length)
+        return ceil(wanted / MULTIPLE) * MULTIPLE
+
+    def _pass(self, rows: int) -> Pass:
+        return Pass(
+            config=self._job.policy,
+            rows=rows,
+            length=self._job.prompt,
+            tensor=self._place.inner.tensor,
+            sequence_parallel=False,
+            item=self._job.item,
+        )
+
+    @cached_property
+    def _group(self) -> int:
+        """Rows that go through the stages together."""
+        return ceil(self._place.rows / self._place.inner.pipeline)
+
+    @cached_property
+    def _prompts(self) -> int:
+        """Some prompts on their way through a layer, and the logits of all."""
+        rows = min(self._group, max(1, PROMPT_TOKENS // self._job.prompt))
+        return self._pass(rows).generating + 2 * self._group * self._place.columns * FLOAT
+
+    @cached_property
+    def _step(self) -> int:
+        """One token of every row: scores over the whole cache, or its logits in the model's type and in float32."""
+        rows, whole = self._group, self._job.policy.vocab_size
+        heads = rows * self._capacity * self._pass(1).local_heads * FLOAT
+        logits = rows * self._place.columns * (FLOAT + (self._job.item if self._job.half else 0))
+        gathered = 2 * rows * whole * FLOAT if self._place.inner.tensor > 1 and self._place.makes_logits else 0
+        mask = heads * self._place.inner.pipeline
+        return mask + max(2 * heads, logits + gathered)
+
+
+class FusedMemory:
+    """The fused engine: its own weights, blocks of keys and values, and scratch memory, on the host and for good."""
+
+    def __init__(self, place: RolloutPlace) -> None:
+        self._place, self._job = place, place.job
+        self._config = self._job.policy
+
+    @property
+    def standing(self) -> Mapping[str, int]:
+        """See ``EagerMemory.standing``."""
+        return {}
+
+    @cached_property
+    def standing_on_host(self) -> Mapping[str, int]:
+        """See ``EagerMemory.standing_on_host``."""
+        return {"rollout weights": self._weights, "key-value cache": self._blocks, "scratch": self._scratch}
+
+    def moments(self) -> list[RolloutMoment]:
+        """See ``EagerMemory.moments``: weights pass one by one, and a step has its logits."""
+        copies = 3 if self._place.inner.tensor > 1 else 1
+        message = {"rollout weights": min(self._place.copied, 2 * MESSAGE_BYTES)}
+        logits = {"sampling": copies * self._place.rows * self._config.vocab_size * FLOAT}
+        return [
+            RolloutMoment(name="weights come", device=message if self._place.copied else {}),
+            RolloutMoment(name="one token more", device={}, host=logits),
+        ]
+
+    @cached_property
+    def _weights(self) -> int:
+        """Matrices in the engine's type, the head beside the embedding also where they are one."""
+        narrow = _NARROW_BYTES[self._job.rollout_weight_type]
+        everything = sum(part.size for part in self._place.wanted)
+        head = self._place.embedding if self._config.tie_word_embeddings else 0
+        embedding = self._place.embedding * (FLOAT if narrow == FLOAT else 2)
+        return (everything - self._place.embedding + head) * narrow + embedding
+
+    @cached_property
+    def _blocks(self) -> int:
+        """What full rows fill of the pool, which ``rollout_kv_memory`` may limit."""
+        tokens = FusedSettings().block_tokens
+        kv_heads = max(1, self._config.num_key_value_heads // self._place.inner.tensor)
+        width = 2 * self._config.num_hidden_layers * kv_heads * self._config.head_dim
+        filled = self._place.rows * ceil(self._job.length / tokens) * tokens
+        needed = filled * width * _NARROW_BYTES[self._job.rollout_kv_type]
+        return min(needed, read_bytes(self._job.rollout_kv_memory)) if self._job.rollout_kv_memory else needed
+
+    @cached_property
+    def _scratch(self) -> int:
+        """Rows of one pass: residuals, heads, normed and mixed rows, the gated feed-forward."""
+        config, tensor = self._config, self._place.inner.tensor
+        heads = (2 * config.num_attention_heads + 2 * max(config.num_key_value_heads, tensor)) * config.head_dim
+        inner = even_cut(config.intermediate_size, tensor, 0)[1]
+        width = (3 if tensor > 1 else 2) * config.hidden_size + heads // tensor + inner
+        rows = min(self._place.rows * max(self._job.prompt, 1), FusedSettings().max_rows)
+        return rows * width * FLOAT
+
+
+def engine_memory(place: RolloutPlace) -> EagerMemory | FusedMemory:
+    """Return the memory of the engine that ``ppo.engines`` takes."""
+    widths = (place.job.policy.hidden_size, even_cut(place.job.policy.intermediate_size, place.inner.tensor, 0)[1])
+    is_fused = place.job.fused and place.inner.pipeline == 1 and not any(width % 2 for width in widths)
+    return FusedMemory(place) if is_fused else EagerMemory(place)

@@ -1,0 +1,130 @@
+"""The four models of PPO in one process of a stage: bytes of weights and of optimizer state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from alignment.models.config import DecoderConfig
+from alignment.models.split_plan import EMBEDDING
+from alignment.parallel.layout import Layout
+from alignment.planner.activations import FLOAT, Head, Pass
+from alignment.planner.gradients import Gradients
+from alignment.planner.job import Job
+from alignment.planner.shapes import Held, stage_layers
+
+_MOMENT_BYTES = 8
+"""AdamW's two moments in float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placed:
+    """One model in the first tensor-parallel and sharding process of ``stage``."""
+
+    name: str
+    """``policy``, ``critic``, ``reference`` or ``reward``."""
+    config: DecoderConfig
+    job: Job
+    layout: Layout
+    stage: int
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether it is a language model; else it gives scores."""
+        return self.name in ("policy", "reference")
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether it learns."""
+        return self.name in ("policy", "critic")
+
+    @property
+    def is_last(self) -> bool:
+        """Whether this stage has the model's head."""
+        return self.stage == self.layout.pipeline - 1
+
+    @cached_property
+    def held(self) -> Held:
+        """Its parts here, before sharding."""
+        return Held.of(self.config, "causal" if self.is_causal else "score", self.layout, self.stage)
+
+    @cached_property
+    def layers(self) -> list[int]:
+        """Layers of each chunk of this stage."""
+        return stage_layers(self.config, self.layout, self.stage)
+
+    @cached_property
+    def weights(self) -> int:
+        """Bytes of weights that stay; in sharding stage 3 those of this process's rows."""
+        return (self.held.rows if self._is_sliced else self.held.elements) * self.job.item
+
+    @cached_property
+    def optimizer(self) -> int:
+        """Moments, and the float32 parameters that are updated where they are not the weights themselves: behind
+        half-precision weights, and in sharding stages 1 and 2.
+        """
+        updated = self.held.rows if self.layout.sharding_stage else self.held.elements
+        has_copies = self.job.half or self.layout.sharding_stage in (1, 2)
+        return updated * (_MOMENT_BYTES + (FLOAT if has_copies else 0))
+
+    @cached_property
+    def gradients(self) -> Gradients:
+        """Its gradients."""
+        return Gradients(held=self.held, layout=self.layout, item=self.job.item)
+
+    @cached_property
+    def head_elements(self) -> int:
+        """Elements of the vocabulary head in this process."""
+        if not (self.is_causal and self.is_last):
+            return 0
+        return self.held.size_of("lm_head.weight") or self.held.size_of(EMBEDDING)
+
+    @property
+    def _is_sliced(self) -> bool:
+        return self.layout.sharding > 1 and self.layout.sharding_stage == 3
+
+    @cached_property
+    def whole_unit(self) -> int:
+        """Sharding stage 3: the weights that are whole while a layer (or a larger single matrix) runs."""
+        return max(sum(part.size for part in unit) for unit in self.held.units) * self.job.item * self._is_sliced
+
+    @cached_property
+    def gathering(self) -> int:
+        """Sharding stage 3: the same while it is made from everyone's rows and this process's."""
+        return 2 * self.whole_unit + self.whole_unit // self.layout.sharding
+
+    @cached_property
+    def whole_head(self) -> int:
+        """Sharding stage 3: the head, which stays whole after log-probs until the model runs again or is updated."""
+        return self.head_elements * self.job.item * self._is_sliced
+
+    def one_pass(self, rows: int) -> Pass:
+        """Return a micro-batch of ``rows`` full rows."""
+        again = self.job.recompute if self.name == "policy" else self.job.critic_recompute
+        return Pass(
+            config=self.config,
+            rows=rows,
+            length=self.job.length,
+            tensor=self.layout.tensor,
+            sequence_parallel=self.layout.sequence_parallel,
+            item=self.job.item,
+            recompute=again if self.is_trained else "",
+        )
+
+    def head(self, targets: int, *, is_scaled: bool) -> Head | None:
+        """Return the log-probs of ``targets`` tokens; None where this process makes none."""
+        if not self.head_elements:
+            return None
+        return Head(
+            config=self.config, targets=targets, tensor=self.layout.tensor, item=self.job.item, is_scaled=is_scaled
+        )
+
+
+def place_models(job: Job, layout: Layout, stage: int) -> dict[str, Placed]:
+    """Return the models of ``job`` by name."""
+    configs = {"policy": job.policy, "critic": job.critic, "reference": job.policy, "reward": job.reward}
+    return {
+        name: Placed(name=name, config=config, job=job, layout=layout, stage=stage)
+        for name, config in configs.items()
+        if config is not None
+    }

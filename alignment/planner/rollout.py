@@ -1,0 +1,110 @@
+"""Where a rollout's weights stand and what its engine holds, in bytes, for one process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from alignment.models.split_plan import EMBEDDING, parts_of_rank
+from alignment.parallel.layout import ONE_PROCESS, Layout
+from alignment.parallel.parts import Part, even_cut
+from alignment.planner.job import Job
+from alignment.planner.shapes import Held
+
+FLOAT = 4
+MESSAGE_BYTES = 64 << 20
+"""As ``parallel.reshard``: weights on their way at a time."""
+
+
+def rollout_layout(job: Job, layout: Layout) -> Layout:
+    """Return the layout of one replica of the rollout, as ``rollout.rollout_weights``, which needs Paddle."""
+    if job.eval_mode == "single":
+        return ONE_PROCESS
+    if job.eval_mode == "tensor_parallel":
+        return Layout(tensor=job.rollout_tensor if job.rollout_tensor > 0 else layout.tensor)
+    return layout
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutMoment:
+    """What a rollout needs at one moment beside the weights that are trained."""
+
+    name: str
+    device: Mapping[str, int]
+    host: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutPlace:
+    """The first tensor-parallel process of ``stage``, when it generates."""
+
+    job: Job
+    layout: Layout
+    stage: int
+
+    @cached_property
+    def inner(self) -> Layout:
+        """One replica."""
+        return rollout_layout(self.job, self.layout)
+
+    @cached_property
+    def rows(self) -> int:
+        """Sequences side by side in one replica."""
+        replicas = self.layout.world_size // self.inner.world_size if self.job.eval_mode else self.layout.batch
+        rows = -(-self.job.iteration_rows * self.layout.batch // replicas)
+        return min(rows, self.job.side_by_side) if self.job.side_by_side > 0 else rows
+
+    @property
+    def makes_logits(self) -> bool:
+        """Whether this process has the head."""
+        return bool(self.job.eval_mode) or self.stage == self.layout.pipeline - 1
+
+    @cached_property
+    def columns(self) -> int:
+        """Tokens of the vocabulary whose logits this process makes."""
+        return even_cut(self.job.policy.vocab_size, self.inner.tensor, 0)[1] if self.makes_logits else 0
+
+    @cached_property
+    def wanted(self) -> list[Part]:
+        """The parts of the policy that the rollout needs here."""
+        rank = self.stage * self.layout.tensor * self.layout.sharding
+        return parts_of_rank(self.job.policy, "causal", self.inner, rank % self.inner.world_size)
+
+    @cached_property
+    def embedding(self) -> int:
+        """Elements of the embedding here."""
+        return next((part.size for part in self.wanted if part.name == EMBEDDING), 0)
+
+    @cached_property
+    def copied(self) -> int:
+        """Bytes of the parts that the layout of training has not as they are needed."""
+        return sum(part.size for part in self.wanted if part.name not in self._in_place) * self.job.item
+
+    @cached_property
+    def _in_place(self) -> set[str]:
+        held = Held.of(self.job.policy, "causal", self.layout, self.stage).parts
+        wanted = {part.name: part.box for part in self.wanted}
+        pieces = self.layout.sharding if self.layout.sharding_stage == 3 else 1
+        return {part.name for part in held if wanted.get(part.name) == part.box and _is_uncut(part, pieces)}
+
+    @cached_property
+    def coming(self) -> int:
+        """The most there is of ``copied`` while it comes: what has come, and a message.
+
+        What a process sends, receives and copies goes in groups of ``MESSAGE_BYTES``; it sends as much as it gets.
+        """
+        held = Held.of(self.job.policy, "causal", self.layout, self.stage)
+        own = (held.rows if self.layout.sharding_stage == 3 else held.elements) * self.job.item
+        received = max(0, self.copied - own)
+        moved = self.copied + received
+        if not moved:
+            return 0
+        last = moved % MESSAGE_BYTES
+        before = self.copied * (moved - last) // moved + min(moved, MESSAGE_BYTES) * received // moved
+        return max(before, self.copied + last * received // moved)
+
+
+def _is_uncut(part: Part, pieces: int) -> bool:
+    """Return whether the first of ``pieces`` processes has all rows of ``part``."""
+    return even_cut(part.extent[0], pieces, 0)[1] == part.extent[0]

@@ -1,0 +1,113 @@
+"""What one process of a check does: two iterations of the PPO trainer with every batch full, and its memory by phase.
+
+Freed memory goes back to the system here, so that resident memory is what is in use. A run of the trainers keeps it
+(``parallel.host``: that is faster), and its resident memory stays at its highest, with holes in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import platform
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from paddle.base import core
+
+from alignment.arguments.parsed import Parsed
+from alignment.data.loader import BatchLoader
+from alignment.loops.launch import launch
+from alignment.parallel.memory import HostGauge, MemoryWatch
+from alignment.ppo.arguments import parse_ppo_arguments
+from alignment.ppo.build import PPORun
+from alignment.ppo.prompts import PPOData, RowPlan
+from alignment.ppo.roles import load_roles
+
+_MALLOPT_SETTINGS = ((-4, 1 << 16), (-3, 1 << 16), (-1, 1 << 17), (-2, 0))
+"""(parameter, value): M_MMAP_MAX on, M_MMAP_THRESHOLD 64 KiB, M_TRIM_THRESHOLD 128 KiB, M_TOP_PAD none."""
+
+
+class Peak(NamedTuple):
+    """The most that a process had in one phase, in bytes."""
+
+    tensors: int
+    """Given out by Paddle's allocator in host memory."""
+    resident: int
+    """Resident memory of the whole process, as Linux counts it."""
+
+
+class TensorGauge:
+    """What Paddle has given out in host memory; a ``parallel.memory.Gauge``."""
+
+    def read(self) -> tuple[int, int]:
+        """See ``Gauge``."""
+        return core.host_memory_stat_current_value("Allocated", 0), core.host_memory_stat_peak_value("Allocated", 0)
+
+    def reset(self) -> None:
+        """See ``Gauge``."""
+        core.host_memory_stat_reset_peak_value("Allocated", 0)
+
+
+class PhaseRecorder(MemoryWatch):
+    """Two watches in the place of one; keeps the peaks of the last iteration."""
+
+    def __init__(self) -> None:
+        super().__init__(HostGauge())
+        self._tensors = MemoryWatch(TensorGauge())
+        self.last: dict[str, Peak] = {}
+        """By phase."""
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """See ``MemoryWatch.phase``."""
+        with self._tensors.phase(name), super().phase(name):
+            yield
+
+    def pop(self) -> dict[str, float]:
+        """See ``MemoryWatch.pop``; called when an iteration ends."""
+        tensors, resident = self._tensors.pop(), super().pop()
+        names = [key for key in resident if not key.endswith("_after_gib")]
+        in_bytes = {key: Peak(int(tensors[key] * 2**30), int(resident[key] * 2**30)) for key in names}
+        self.last = {key.removeprefix("memory/").removesuffix("_gib"): peak for key, peak in in_bytes.items()}
+        return resident
+
+
+def run_trial(path: str) -> dict[str, Peak]:
+    """Train with the arguments in the JSON at ``path``; return this process's peaks in the last iteration, by phase."""
+    _return_freed_memory()
+    parsed = parse_ppo_arguments([path])
+    start = launch(parsed, host="a check of the plan")
+    roles = load_roles(start)
+    plan = RowPlan.of(parsed, batch_ranks=start.topology.layout.batch)
+    recorder = PhaseRecorder()
+    PPORun(start, roles, _full_data(parsed, plan), plan).train(memory=recorder)
+    return recorder.last
+
+
+def constant_reward(inputs: list[Any], responses: list[str], labels: list[Any]) -> list[float]:
+    """Return a reward for each response, where no reward model is part of the run."""
+    return [float(index % 2) for index in range(len(responses))]
+
+
+def _return_freed_memory() -> None:
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        for parameter, value in _MALLOPT_SETTINGS:
+            libc.mallopt(parameter, value)
+
+
+def _full_data(parsed: Parsed, plan: RowPlan) -> PPOData:
+    """Return random prompts as long as the responses leave room for, and supervised rows of full length."""
+    generator = np.random.default_rng(parsed.training.seed)
+    length, response = parsed.data.max_length, parsed.generation.max_dec_len
+
+    def ids(count: int) -> np.ndarray:
+        return generator.integers(3, 8, count)
+
+    prompts = [{"input_ids": ids(length - response), "raw_input": str(i)} for i in range(plan.prompts_per_iteration)]
+    loader = BatchLoader(prompts, batch_size=plan.prompts_per_iteration, seed=0)
+    rows = [ids(length) for _ in range(plan.rows_per_update)]
+    supervised = [{"input_ids": row, "labels": row} for row in rows]
+    ptx = BatchLoader(supervised, batch_size=1, seed=0) if parsed.ppo.ptx_coeff else None
+    return PPOData(prompts=prompts, evaluation=None, prompt_loader=loader, ptx_loader=ptx)

@@ -1,0 +1,110 @@
+"""What gradients and activations need at the moments of an update of one model that the fullest one is among."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from alignment.parallel.schedule import Compute, build_schedule, events_of
+from alignment.planner.activations import FLOAT, Head, Pass
+from alignment.planner.models import Placed
+
+STEP = "step"
+"""The moment at which the optimizer's state is needed."""
+
+
+class UpdateMoment(NamedTuple):
+    """Bytes at one moment."""
+
+    name: str
+    gradients: int
+    activations: int
+    gathered: int = 0
+    """Weights that sharding stage 3 has whole."""
+
+
+def update_moments(model: Placed) -> list[UpdateMoment]:
+    """Return the moments of the passes and of the step."""
+    job, batches = model.job, model.job.micro_batches
+    step = model.one_pass(job.rows_per_batch)
+    moments = []
+    for in_flight, is_first in _loads(batches, _in_flight(model, batches)):
+        head = model.head(job.rows_per_batch * job.response, is_scaled=job.is_scaled)
+        moments += _pass_moments(model, step, in_flight, is_first, head, with_entropy=job.entropy_gradient)
+    if job.with_ptx and model.name == "policy":
+        head = model.head(job.rows_per_batch * (job.length - 1), is_scaled=False)
+        moments += _pass_moments(model, step, _in_flight(model, batches), False, head)
+    return [*moments, UpdateMoment(STEP, model.gradients.finishing, 0)]
+
+
+def _in_flight(model: Placed, batches: int) -> int:
+    """Return how many micro-batches this stage's chunks hold for their backward passes at most."""
+    layout = model.layout
+    if layout.virtual_stages == 1:
+        return min(batches, layout.pipeline - model.stage)
+    schedule = build_schedule(layout.pipeline, layout.virtual_stages, batches, with_backward=True)
+    held = most = 0
+    for event in events_of(schedule, model.stage, layout.pipeline):
+        if isinstance(event, Compute):
+            held += -1 if event.backward else 1
+            most = max(most, held)
+    return most
+
+
+def _loads(batches: int, in_flight: int) -> list[tuple[int, bool]]:
+    """Return (micro-batches in flight, whether no gradient has come yet) where both together may be the most."""
+    if batches > in_flight:
+        return [(in_flight, False)]
+    return [(in_flight, True), *([(in_flight - 1, False)] if in_flight > 1 else [])]
+
+
+def _pass_moments(
+    model: Placed, step: Pass, in_flight: int, is_first: bool, head: Head | None, *, with_entropy: bool = False
+) -> Iterator[UpdateMoment]:
+    """Yield the moments of a backward pass, from the end of the model to its beginning."""
+    gradients, item = model.gradients, model.job.item
+    before = 0 if is_first else gradients.between_batches
+    kept = in_flight * step.kept(max(model.layers))
+    if head is not None:
+        states = kept + step.norm_input
+        made = head.weight * item * (2 if head.in_pieces else 1)
+        added = gradients.arriving(head.weight, is_first=is_first)
+        making = max(head.weight_back + made, head.hidden + added)
+        logits = states + head.logits_back(with_entropy=with_entropy)
+        yield UpdateMoment("logits", before, logits, model.whole_head)
+        yield UpdateMoment("gradient of the head", before, states + making, model.whole_head)
+    last = _last_weight(model)
+    layer = step.making_gradient(last * item, gradients.arriving(last, is_first=is_first))
+    come = model.head_elements * FLOAT if is_first and not gradients.sections else before
+    yield UpdateMoment("last layer", come, kept + max(step.going_back, layer), model.whole_unit)
+    yield UpdateMoment("weights of a layer come", come, kept + 2 * step.boundary, model.gathering)
+    if gradients.sections:
+        yield from _section_moments(model, step, in_flight, before)
+    else:
+        yield from _first_layer_moments(model, step, is_first)
+
+
+def _last_weight(model: Placed) -> int:
+    """Return the elements of a layer's last matrix."""
+    return model.held.size_of("mlp.down_proj.weight")
+
+
+def _section_moments(model: Placed, step: Pass, in_flight: int, before: int) -> Iterator[UpdateMoment]:
+    """Yield the moments at which a section's gradients are complete: its layers and those after it keep nothing."""
+    left = max(model.layers)
+    sums = max(before, model.held.rows * FLOAT)
+    for section in model.gradients.sections:
+        left = max(0, left - section.layers)
+        kept = (in_flight - 1) * step.kept(max(model.layers)) + step.kept(left)
+        yield UpdateMoment("gradients of some layers", sums + section.pending, kept + step.boundary)
+
+
+def _first_layer_moments(model: Placed, step: Pass, is_first: bool) -> Iterator[UpdateMoment]:
+    """Yield the moments at which the layer nearest the embedding, and the embedding, go back."""
+    gradients = model.gradients
+    embedding = model.held.size_of("embed_tokens.weight") if model.stage == 0 else 0
+    last = _last_weight(model)
+    layer = step.making_gradient(last * model.job.item, gradients.arriving(last, is_first=is_first))
+    come = gradients.between_batches - (embedding * FLOAT if is_first else 0)
+    yield UpdateMoment("first layer", come, step.kept(1) + max(step.going_back, layer))
+    yield UpdateMoment("embedding", come, step.hidden + gradients.arriving(embedding, is_first=is_first))

@@ -1,0 +1,126 @@
+// A program for sanitizers: the training kernels over many shapes in memory of exactly their size. Values are compared
+// with the references elsewhere (tests/unit/ops/test_training_ops.py); here they must only be numbers, and the same for
+// any number of threads.
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <vector>
+
+#include "alignment_training.h"
+
+namespace {
+
+typedef std::vector<float> Floats;
+int failures = 0;
+
+void expect(bool holds, const char* what, int shape) {
+  if (holds) return;
+  std::printf("FAILED: %s (shape %d: %s)\n", what, shape, ac_last_error());
+  ++failures;
+}
+
+Floats draw(size_t count, int seed) {
+  Floats numbers(count);
+  for (size_t i = 0; i < count; ++i) numbers[i] = std::sin(static_cast<float>(i * 7 + seed * 31));
+  return numbers;
+}
+
+bool all_finite(const Floats& numbers) {
+  for (float x : numbers) {
+    if (!std::isfinite(x)) return false;
+  }
+  return true;
+}
+
+// Runs `work(threads, results)` on one and on three threads and compares the results.
+template <class Work>
+void compare(const char* what, int shape, const Work& work) {
+  const std::vector<Floats> alone = work(1), shared = work(3);
+  for (size_t i = 0; i < alone.size(); ++i) {
+    expect(all_finite(alone[i]), what, shape);
+    const size_t bytes = alone[i].size() * sizeof(float);
+    const bool same = bytes == 0 || std::memcmp(alone[i].data(), shared[i].data(), bytes) == 0;
+    expect(same, "the same on three threads", shape);
+  }
+}
+
+void test_rows(int rows, int width) {
+  const size_t count = static_cast<size_t>(rows) * width;
+  const Floats x = draw(count, 1), other = draw(count, 2), grad = draw(count, 3), weight = draw(width, 4);
+  compare("rms_norm", width, [&](int threads) {
+    Floats y(count), scales(rows), x_grad(count), weight_grad(width);
+    ac_rms_norm_forward(rows, width, x.data(), weight.data(), 1e-3f, y.data(), scales.data(), threads);
+    ac_rms_norm_backward(rows, width, grad.data(), x.data(), weight.data(), scales.data(), x_grad.data(),
+                         weight_grad.data(), threads);
+    return std::vector<Floats>{y, scales, x_grad, weight_grad};
+  });
+  compare("swiglu", width, [&](int threads) {
+    Floats y(count), x_grad(count), other_grad(count);
+    ac_swiglu_forward(static_cast<int64_t>(count), x.data(), other.data(), y.data(), threads);
+    ac_swiglu_backward(static_cast<int64_t>(count), grad.data(), x.data(), other.data(), x_grad.data(),
+                       other_grad.data(), threads);
+    return std::vector<Floats>{y, x_grad, other_grad};
+  });
+}
+
+void test_logits(int rows, int vocab) {
+  const Floats logits = draw(static_cast<size_t>(rows) * vocab, 1), grad = draw(rows, 2), entropy_grad = draw(rows, 3);
+  std::vector<int64_t> targets(rows);
+  for (int i = 0; i < rows; ++i) targets[i] = i * 5 % vocab;
+  AcLogits input = {sizeof(AcLogits), vocab, rows, logits.data(), targets.data(), 0.5f};
+  compare("log-probs", vocab, [&](int threads) {
+    Floats logprobs(rows), entropies(rows), statistics(2 * rows), logit_grad(logits.size());
+    ac_logprobs_forward(&input, logprobs.data(), entropies.data(), statistics.data(), threads);
+    ac_logprobs_backward(&input, entropies.data(), statistics.data(), grad.data(), entropy_grad.data(),
+                         logit_grad.data(), threads);
+    return std::vector<Floats>{logprobs, entropies, logit_grad};
+  });
+  targets[0] = vocab;
+  Floats none(2 * rows);
+  expect(ac_logprobs_forward(&input, none.data(), none.data(), none.data(), 1) == AC_BAD_ARGUMENT, "refuses", vocab);
+}
+
+void test_attention(int head_dim, int window, bool rotated) {
+  const std::vector<int32_t> starts = {0, 1, 1, 50, 50 + 97};
+  const int tokens = starts.back(), heads = 4, kv_heads = 2;
+  const size_t queries = static_cast<size_t>(tokens) * heads * head_dim, keys = queries / heads * kv_heads;
+  const Floats q = draw(queries, 1), k = draw(keys, 2), v = draw(keys, 3), grad = draw(queries, 4);
+  const Floats cosines = draw(static_cast<size_t>(tokens) * (head_dim / 2), 5), sines = draw(cosines.size(), 6);
+  AcSequences sequences = {};
+  sequences.struct_bytes = sizeof(sequences);
+  sequences.num_sequences = static_cast<int32_t>(starts.size()) - 1;
+  sequences.heads = heads;
+  sequences.kv_heads = kv_heads;
+  sequences.head_dim = head_dim;
+  sequences.window = window;
+  sequences.starts = starts.data();
+  sequences.cosines = rotated ? cosines.data() : nullptr;
+  sequences.sines = rotated ? sines.data() : nullptr;
+  compare("attention", head_dim, [&](int threads) {
+    Floats out(queries), statistics(static_cast<size_t>(tokens) * heads * 2);
+    Floats q_grad(queries), k_grad(keys), v_grad(keys);
+    ac_attention_forward(&sequences, q.data(), k.data(), v.data(), out.data(), statistics.data(), threads);
+    ac_attention_backward(&sequences, grad.data(), q.data(), k.data(), v.data(), out.data(), statistics.data(),
+                          q_grad.data(), k_grad.data(), v_grad.data(), threads);
+    return std::vector<Floats>{out, q_grad, k_grad, v_grad};
+  });
+  sequences.kv_heads = 3;
+  expect(ac_attention_forward(&sequences, q.data(), k.data(), v.data(), nullptr, nullptr, 1) == AC_BAD_ARGUMENT,
+         "refuses heads that cannot share", head_dim);
+}
+
+}  // namespace
+
+int main() {
+  for (const char* isa : {"scalar", "avx2", "avx512", "neon"}) {
+    if (ac_set_isa(isa) != AC_OK) continue;
+    for (int width : {1, 3, 8, 33, 100}) test_rows(130, width);
+    for (int vocab : {1, 7, 16, 1030}) test_logits(5, vocab);
+    for (int window : {0, 1, 40}) {
+      for (int head_dim : {2, 6, 16, 40}) test_attention(head_dim, window, true);
+      test_attention(7, window, false);
+    }
+    std::printf("%s: %s\n", isa, failures == 0 ? "all shapes" : "FAILED");
+  }
+  return failures == 0 ? 0 : 1;
+}

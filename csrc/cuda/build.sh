@@ -1,0 +1,61 @@
+#!/bin/sh
+# Compile the kernels: build.sh OUT.so            for sm_80 and sm_90a, with nvcc and cuBLASLt
+#                      build.sh --objects DIR     objects only, without linking
+#                      build.sh --emulated OUT.so for the host, with g++: what the tests run
+# CUDA_EMULATED_FLAGS: more flags for the last, such as -fsanitize=address,undefined.
+# CUBLAS_ROOT: folder with include/cublasLt.h and lib/libcublasLt.so*, when neither nvcc nor python3's packages have it.
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+sources=$(ls "$here"/*.cu)
+objects=$(mktemp -d)
+trap 'rm -rf "$objects"' EXIT
+
+object_of() { echo "$objects/$(basename "$1").o"; }
+
+if [ "$1" = --emulated ]; then
+    for source in $sources "$here"/emulated/*.cc; do
+        case $source in */cuda/matmul.cu) continue ;; esac
+        # shellcheck disable=SC2086
+        "${CXX:-g++}" -std=c++17 -O2 -fPIC -fvisibility=hidden -ffp-contract=off -Wall -Wextra -Wno-unknown-pragmas \
+            -Wno-clobbered ${CUDA_EMULATED_FLAGS:-} -I"$here/emulated" -x c++ -c "$source" -o "$(object_of "$source")"
+    done
+    # shellcheck disable=SC2086
+    "${CXX:-g++}" -shared ${CUDA_EMULATED_FLAGS:-} "$objects"/*.o -o "$2"
+    exit
+fi
+
+# The folder that holds cuBLASLt, empty when nvcc finds it by itself.
+find_cublas() {
+    if [ -n "${CUBLAS_ROOT:-}" ]; then
+        echo "$CUBLAS_ROOT"
+    elif ! echo '#include <cublasLt.h>' | nvcc -E -x cu - >/dev/null 2>&1; then
+        python3 -c 'import pathlib, sys
+for folder in sys.path:
+    for header in sorted(pathlib.Path(folder, "nvidia").glob("cu*/include/cublasLt.h")):
+        sys.exit(print(header.parent.parent))'
+    fi
+}
+
+root=$(find_cublas)
+compile() { # source object
+    nvcc -std=c++17 -O3 --fmad=false -Xcompiler -fPIC,-fvisibility=hidden,-Wall ${root:+-I"$root/include"} \
+        -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90a,code=sm_90a -c "$1" -o "$2"
+}
+
+if [ "$1" = --objects ]; then
+    for source in $sources; do compile "$source" "$2/$(basename "$source").o"; done
+    exit
+fi
+running=
+for source in $sources; do
+    compile "$source" "$(object_of "$source")" &
+    running="$running $!"
+done
+for job in $running; do wait "$job"; done
+library=-lcublasLt
+if [ -n "$root" ]; then
+    folder="$root/lib"
+    library="-Xlinker $(ls "$folder"/libcublasLt.so* | head -n 1) -Xlinker -rpath -Xlinker $folder"
+fi
+# shellcheck disable=SC2086
+nvcc -shared "$objects"/*.o $library -o "$1"

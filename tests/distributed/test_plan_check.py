@@ -1,0 +1,63 @@
+"""The plan against real runs: what every phase needs in a layout, predicted and measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alignment import plan
+
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+
+SHAPE = {
+    "model_type": "qwen2",
+    "vocab_size": 4096,
+    "hidden_size": 384,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 512,
+}
+GIVEN = {
+    "train_datasets": "packing-prompts/train",
+    "actor_model_name_or_path": "policy",
+    "reward_model_name_or_path": "reward",
+    "output_dir": "output",
+    "max_length": 96,
+    "max_dec_len": 24,
+    "per_device_prompt_batch_size": 4,
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 2,
+    "use_fusemt": False,
+}
+CASES: dict[str, tuple[int, dict[str, Any]]] = {
+    "one process": (1, {"recompute": True, "critic_recompute": False}),
+    "TP2 sequence": (2, {"tensor_parallel_degree": 2, "sequence_parallel": True}),
+    "PP2 single": (2, {"pipeline_parallel_degree": 2, "eval_mode": "single"}),
+    "Sh2 stage3": (2, {"sharding": "stage3"}),
+    "Sh2 stage2 offload": (2, {"sharding": "stage2", "offload_level": "freeze_model optimizer train_model"}),
+}
+
+
+def write(folder: Path, changes: dict[str, Any]) -> str:
+    """Write arguments and the models' shapes; return the path of the arguments."""
+    for name, layers in (("policy", 4), ("reward", 3)):
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text(json.dumps({**SHAPE, "num_hidden_layers": layers}))
+    path = folder / "ppo.json"
+    path.write_text(json.dumps({**GIVEN, **changes}))
+    return str(path)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_predictions_are_within_ten_percent_of_what_is_used(name, tmp_path, capsys):
+    processes, changes = CASES[name]
+    path = write(tmp_path, changes)
+    status = plan.main([path, "--gpus", str(processes), "--memory_gib", "4", "--on", "cpu", "--check"])
+    captured = capsys.readouterr()
+    assert status == 0, captured.out + captured.err
+    assert captured.out.count(" ok ") == 6

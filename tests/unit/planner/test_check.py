@@ -1,0 +1,105 @@
+"""The run that a plan is compared with: its models, its arguments, and machines that are too small for it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from alignment.errors import UserError
+from alignment.models.hub import load_causal_lm, load_score_model
+from alignment.models.tokenizer import load_tokenizer
+from alignment.parallel.layout import Layout
+from alignment.planner import check
+from alignment.planner.check import PROCESS_BYTES, check_memory
+from alignment.planner.job import read_job
+from alignment.planner.memory import phase_memory
+from alignment.planner.trial import Peak
+from alignment.ppo.arguments import parse_ppo_arguments
+from tests.unit.planner.jobs import SHAPE
+
+LAYOUT = Layout(sharding=2, sharding_stage=1)
+
+
+@pytest.fixture
+def parsed(tmp_path):
+    for name in ("policy", "reward"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({**SHAPE, "hidden_size": 256}))
+    given = {
+        "train_datasets": "packing-prompts/train",
+        "actor_model_name_or_path": "policy",
+        "reward_model_name_or_path": "reward",
+        "output_dir": "output",
+        "max_length": 64,
+        "max_dec_len": 16,
+        "per_device_prompt_batch_size": 8,
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+        "sharding": "stage1",
+        "offload_level": "optimizer",
+        "bf16": True,
+        "fp16_opt_level": "O2",
+        "use_fusemt": False,
+    }
+    path = tmp_path / "ppo.json"
+    path.write_text(json.dumps(given))
+    return parse_ppo_arguments([str(path)])
+
+
+def stand_in(factor):
+    """Return a run in which every phase needs what was predicted times ``factor``."""
+
+    def run_ranks(target, path, *, world_size, timeout):
+        job = read_job(parse_ppo_arguments([path]), device="cpu")
+        tensors = phase_memory(job, LAYOUT, lambda m: m.on_device)
+        everything = phase_memory(job, LAYOUT, lambda m: m.everywhere)
+        peaks = {
+            phase: Peak(int(tensors[phase].on_device * factor), everything[phase].everywhere + PROCESS_BYTES)
+            for phase in tensors
+        }
+        return [peaks, {phase: Peak(0, 0) for phase in peaks}]
+
+    return run_ranks
+
+
+@pytest.mark.parametrize(("factor", "status"), [(1.0, 0), (1.08, 0), (0.92, 0), (1.2, 1), (0.8, 1)])
+def test_the_exit_status_says_whether_predictions_are_within_ten_percent(parsed, monkeypatch, factor, status, capsys):
+    monkeypatch.setattr(check, "run_ranks", stand_in(factor))
+    assert check_memory(parsed, read_job(parsed, device="cpu"), LAYOUT) == status
+    table = capsys.readouterr().out
+    assert ("OFF" in table) == bool(status)
+    assert table.count("tensors") == table.count("resident memory") == 3
+
+
+def test_the_run_has_the_models_and_batches_of_the_file(parsed, monkeypatch):
+    seen = []
+
+    def look(target, path, *, world_size, timeout):
+        run = parse_ppo_arguments([path])
+        assert (target, world_size) == ("alignment.planner.trial:run_trial", 2)
+        policy = load_causal_lm(run.ppo.actor_model_name_or_path)
+        tokenizer = load_tokenizer(run.ppo.actor_model_name_or_path)
+        assert policy.config.eos_token_ids == (tokenizer.eos_token_id,)
+        assert policy.config.vocab_size == SHAPE["vocab_size"] > len(tokenizer)
+        critic = load_score_model(run.ppo.reward_critic_model_name_or_path)
+        assert critic.config.hidden_size == 256
+        seen.append(run)
+        return stand_in(1.0)(target, path, world_size=world_size, timeout=timeout)
+
+    monkeypatch.setattr(check, "run_ranks", look)
+    check_memory(parsed, read_job(parsed, device="cpu"), LAYOUT)
+    run = seen[0]
+    assert run.generation.min_dec_len == run.generation.max_dec_len == 16
+    # The 8 rows of the first iteration make two updates; the third is the one of the second iteration.
+    assert run.training.max_steps == 3
+    assert (run.parallel.sharding, run.parallel.offload_level) == (("stage1",), ("optimizer",))
+    assert not run.training.bf16 and not run.ppo.use_fusemt
+
+
+def test_a_machine_that_is_too_small_is_not_tried(parsed, monkeypatch, tmp_path):
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal: 1000 kB\nMemAvailable:    1000 kB\n")
+    monkeypatch.setattr(check, "_MEMORY", meminfo)
+    with pytest.raises(UserError, match=r"--check needs about 0\.\d GiB on this machine, and 0\.0 GiB are free"):
+        check_memory(parsed, read_job(parsed, device="cpu"), LAYOUT)

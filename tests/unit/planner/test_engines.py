@@ -1,0 +1,134 @@
+"""Bytes of the rollout engines against real caches and packed models."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from alignment.generation import forward, kv_cache
+from alignment.generation.fused_model import FusedModel
+from alignment.generation.fused_settings import FusedSettings
+from alignment.generation.kv_cache import CacheShape, KVCache
+from alignment.ops.native.library import load_core
+from alignment.parallel.layout import Layout
+from alignment.planner import engines
+from alignment.planner.engines import EagerMemory, FusedMemory, engine_memory
+from alignment.planner.rollout import RolloutPlace
+from tests.unit.planner.jobs import make_config, make_job
+
+
+def place_of(job, layout=None, stage=0):
+    return RolloutPlace(job=job, layout=layout or Layout(), stage=stage)
+
+
+def cache_bytes(job, layout=None, stage=0):
+    moments = EagerMemory(place_of(job, layout, stage)).moments()
+    return max(moment.device.get("key-value cache", 0) for moment in moments)
+
+
+@pytest.mark.parametrize("length", [64, 100, 250])
+def test_the_cache_is_as_large_as_the_real_one_of_full_rows(length):
+    job = make_job(length=length, response=length - 20, iteration_rows=5)
+    config = job.policy
+    shape = CacheShape(
+        config.num_hidden_layers,
+        config.num_attention_heads,
+        config.num_key_value_heads,
+        config.head_dim,
+        None,
+        "float32",
+    )
+    cache = KVCache(shape, np.full(5, 20), max_length=length)
+    grew = False
+    while cache.lengths[0] < length:
+        before = cache._capacity
+        cache.open_step()
+        cache.close_step()
+        grew = grew or cache._capacity > before
+    real = [int(tensor.size) * 4 for tensor in (*cache._keys, *cache._values)]
+    # While it grows, one tensor is there twice.
+    assert cache_bytes(job) == sum(real) + (real[0] if grew else 0)
+
+
+def test_the_cache_is_shared_by_stages_tensor_processes_and_rollout_replicas():
+    job = make_job(iteration_rows=8)
+    whole = cache_bytes(job)
+    assert cache_bytes(job, Layout(pipeline=2)) == whole // 2
+    assert cache_bytes(job, Layout(tensor=4)) == whole // 4
+    # Key heads that are fewer than processes live on several.
+    assert cache_bytes(job, Layout(tensor=8)) == whole // 4
+    single = make_job(iteration_rows=8, eval_mode="single")
+    assert cache_bytes(single, Layout(tensor=4)) == whole // 4
+    limited = make_job(iteration_rows=8, side_by_side=2)
+    assert cache_bytes(limited) == whole // 4
+
+
+def test_half_precision_halves_the_cache():
+    assert cache_bytes(make_job(half=True)) * 2 == cache_bytes(make_job())
+
+
+def test_only_a_tied_head_and_what_another_layout_needs_is_copied():
+    tied = make_job(policy=make_config(tie_word_embeddings=True))
+    embedding = tied.policy.vocab_size * tied.policy.hidden_size * 4
+    assert EagerMemory(place_of(make_job())).standing == {"rollout weights": 0}
+    assert EagerMemory(place_of(tied)).standing == {"rollout weights": embedding}
+    assert EagerMemory(place_of(tied, Layout(pipeline=2), stage=0)).standing == {"rollout weights": 0}
+    assert EagerMemory(place_of(tied, Layout(pipeline=2), stage=1)).standing == {"rollout weights": embedding}
+
+
+@pytest.mark.parametrize(
+    ("layout", "mode", "copied"),
+    [
+        (Layout(tensor=2), None, "nothing"),
+        (Layout(data=2), "single", "nothing"),
+        (Layout(sharding=2, sharding_stage=2), "single", "nothing"),
+        (Layout(sharding=2, sharding_stage=3), None, "all"),
+        (Layout(tensor=2), "single", "matrices"),
+        (Layout(pipeline=2), "single", "other stage"),
+    ],
+)
+def test_weights_that_stand_as_they_are_needed_are_not_copied(layout, mode, copied):
+    place = place_of(make_job(eval_mode=mode), layout)
+    everything = sum(part.size for part in place.wanted) * 4
+    norms = sum(part.size for part in place.wanted if "norm" in part.name) * 4
+    other = sum(part.size for part in place.wanted if "layers.2" in part.name or "layers.3" in part.name) * 4
+    rest = sum(part.size for part in place.wanted if part.name in ("model.norm.weight", "lm_head.weight")) * 4
+    sizes = {"nothing": 0, "all": everything, "matrices": everything - norms, "other stage": other + rest}
+    assert place.copied == sizes[copied]
+    assert place.copied <= place.coming + 1 if place.copied else place.coming == 0
+
+
+def test_the_fused_engine_is_taken_where_it_can_be():
+    fused = make_job(fused=True)
+    assert isinstance(engine_memory(place_of(fused)), FusedMemory)
+    assert isinstance(engine_memory(place_of(make_job())), EagerMemory)
+    assert isinstance(engine_memory(place_of(fused, Layout(pipeline=2))), EagerMemory)
+    assert isinstance(
+        engine_memory(place_of(make_job(fused=True, eval_mode="single"), Layout(pipeline=2))), FusedMemory
+    )
+
+
+@pytest.mark.skipif(load_core() is None, reason="no kernel library")
+@pytest.mark.parametrize("weight_type", ["float32", "bfloat16"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_fused_engine_holds_what_is_counted(weight_type, tied):
+    config = make_config(tie_word_embeddings=tied, hidden_size=128, intermediate_size=256)
+    job = make_job(policy=config, fused=True, rollout_weight_type=weight_type, iteration_rows=4)
+    counted = FusedMemory(place_of(job)).standing_on_host
+    blocks = -(-job.length // 16)
+    token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4
+    settings = FusedSettings(
+        num_slots=4, max_length=job.length, kv_memory=4 * blocks * 16 * token, weight_type=weight_type
+    )
+    real = FusedModel(load_core(), config, settings)
+    assert counted["rollout weights"] + counted["key-value cache"] == pytest.approx(real.num_bytes, rel=0.03)
+    real.close()
+
+
+def test_a_limit_of_the_keys_and_values_holds():
+    assert FusedMemory(place_of(make_job(rollout_kv_memory="4KiB"))).standing_on_host["key-value cache"] == 4096
+
+
+def test_constants_are_those_of_the_engines():
+    assert engines.PROMPT_TOKENS == forward._PROMPT_TOKENS
+    assert (engines.PAGE, engines.MULTIPLE) == (kv_cache._PAGE, kv_cache._MULTIPLE)

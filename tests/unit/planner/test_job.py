@@ -1,0 +1,96 @@
+"""Arguments to a job: batches, what is off, and models that are not here."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from alignment.errors import ArgumentError
+from alignment.planner.job import read_job
+from alignment.ppo.arguments import parse_ppo_arguments
+from alignment.ppo.prompts import RowPlan
+from tests.unit.planner.jobs import SHAPE, make_config
+
+
+@pytest.fixture
+def parse(tmp_path):
+    """Return a function from keys to parsed arguments, with a policy and a reward model of the small shape."""
+    for name, changes in (("policy", {}), ("reward", {}), ("critic", {"num_hidden_layers": 2})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({**SHAPE, **changes}))
+    given = {
+        "train_datasets": "packing-prompts/train",
+        "actor_model_name_or_path": str(tmp_path / "policy"),
+        "reward_model_name_or_path": str(tmp_path / "reward"),
+        "output_dir": str(tmp_path / "output"),
+        "max_length": 64,
+    }
+
+    def parse(**changes):
+        kept = {key: value for key, value in {**given, **changes}.items() if value is not None}
+        return parse_ppo_arguments([part for key, value in kept.items() for part in (f"--{key}", str(value))])
+
+    parse.folder = tmp_path
+    return parse
+
+
+def test_shapes_come_from_the_folders_and_the_critic_starts_from_the_reward_model(parse):
+    job = read_job(parse(), device="gpu")
+    assert job.policy == job.critic == job.reward == make_config()
+    other = read_job(parse(reward_critic_model_name_or_path=parse.folder / "critic"), device="gpu")
+    assert (other.critic.num_hidden_layers, other.reward.num_hidden_layers) == (2, 4)
+
+
+def test_a_reward_function_is_no_model_and_the_critic_has_to_be_named(parse):
+    function = {"reward_model_name_or_path": None, "reward_function": "module:function"}
+    job = read_job(parse(**function, reward_critic_model_name_or_path=parse.folder / "critic"), device="gpu")
+    assert job.reward is None and job.critic.num_hidden_layers == 2
+
+
+@pytest.mark.parametrize(("prompts", "samples", "micro", "accumulate"), [(16, 1, 16, 1), (4, 2, 2, 8), (8, 2, 4, 1)])
+def test_rows_of_an_iteration_are_those_of_the_trainer(parse, prompts, samples, micro, accumulate):
+    parsed = parse(
+        per_device_prompt_batch_size=prompts,
+        num_return_sequences=samples,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=accumulate,
+    )
+    plan = RowPlan.of(parsed)
+    assert read_job(parsed, device="cpu").iteration_rows == plan.prompts_per_iteration * plan.samples_per_prompt
+
+
+def test_rows_of_forward_passes_default_to_those_of_training(parse):
+    job = read_job(parse(per_device_train_batch_size=8, per_device_value_batch_size=3), device="cpu")
+    assert (job.logprob_rows, job.reward_rows, job.value_rows) == (8, 8, 3)
+
+
+def test_half_precision_and_the_fused_engine_depend_on_the_device(parse):
+    parsed = parse(bf16=True, fp16_opt_level="O2")
+    on_gpu, on_cpu = (read_job(parsed, device=device) for device in ("gpu", "cpu"))
+    assert (on_gpu.half, on_gpu.fused, on_gpu.item) == (True, False, 2)
+    assert (on_cpu.half, on_cpu.fused, on_cpu.item) == (False, True, 4)
+
+
+def test_recomputing_and_the_supervised_loss_count_when_they_are_on(parse):
+    off = read_job(parse(recompute_granularity="full_attn", ptx_coeff=1.0), device="cpu")
+    assert (off.recompute, off.critic_recompute, off.with_ptx) == ("", "", False)
+    on = read_job(
+        parse(
+            recompute=True, critic_recompute_granularity="core_attn", ptx_coeff=1.0, ptx_datasets="packing-sft/train"
+        ),
+        device="cpu",
+    )
+    assert (on.recompute, on.critic_recompute, on.with_ptx) == ("full", "core_attn", True)
+    assert read_job(parse(recompute=True, critic_recompute=False), device="cpu").critic_recompute == ""
+
+
+def test_a_response_leaves_room_for_a_prompt(parse):
+    assert read_job(parse(max_dec_len=16), device="cpu").prompt == 48
+    assert read_job(parse(), device="cpu").prompt == 1
+
+
+def test_a_model_that_is_nowhere_is_one_message_with_the_way_out(parse, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
+    with pytest.raises(ArgumentError, match=r"actor_model_name_or_path=org/absent: no config.json in .*org/absent"):
+        read_job(parse(actor_model_name_or_path="org/absent"), device="cpu")

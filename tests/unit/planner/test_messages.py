@@ -1,0 +1,56 @@
+"""Bytes that a process sends in an update."""
+
+from __future__ import annotations
+
+import pytest
+
+from alignment.parallel.layout import Layout
+from alignment.planner.messages import idle_share, layer_elements, update_bytes
+from alignment.planner.shapes import Held, model_elements
+from tests.unit.planner.jobs import make_config, make_job
+
+JOB = make_job(micro_batches=4)
+ELEMENTS = model_elements(JOB.policy, "causal")
+
+
+def test_one_process_sends_nothing():
+    assert update_bytes(JOB, Layout()) == {"tensor": 0, "pipeline": 0, "batch": 0}
+
+
+def test_a_ring_moves_gradients_twice_less_the_share_that_stays():
+    assert update_bytes(JOB, Layout(data=4))["batch"] == 2 * 3 * ELEMENTS * 4 // 4
+    # One reduce-scatter of gradients and one gather of weights.
+    assert update_bytes(JOB, Layout(sharding=4, sharding_stage=1))["batch"] == 2 * 3 * ELEMENTS * 4 // 4
+
+
+def test_later_sharding_stages_send_more_often():
+    sent = [update_bytes(JOB, Layout(sharding=4, sharding_stage=stage))["batch"] for stage in (1, 2, 3)]
+    assert sent == sorted(sent) and len(set(sent)) == 3
+
+
+def test_tensor_parallelism_sums_hidden_states_four_times_a_layer():
+    hidden = JOB.rows_per_batch * JOB.length * JOB.policy.hidden_size * 4
+    expected = 4 * JOB.policy.num_hidden_layers * JOB.micro_batches * 2 * hidden * 1 // 2
+    assert update_bytes(JOB, Layout(tensor=2))["tensor"] == expected
+    again = make_job(micro_batches=4, recompute="full")
+    assert update_bytes(again, Layout(tensor=2))["tensor"] == expected * 6 // 4
+
+
+def test_a_stage_passes_on_hidden_states_of_every_chunk():
+    hidden = JOB.rows_per_batch * JOB.length * JOB.policy.hidden_size * 4
+    assert update_bytes(JOB, Layout(pipeline=2))["pipeline"] == JOB.micro_batches * hidden
+    assert update_bytes(JOB, Layout(pipeline=2, virtual_stages=2))["pipeline"] == 2 * JOB.micro_batches * hidden
+
+
+def test_stages_wait_less_with_more_micro_batches_and_chunks():
+    assert idle_share(JOB, Layout()) == 0
+    assert idle_share(JOB, Layout(pipeline=4)) == pytest.approx(3 / 7)
+    assert idle_share(JOB, Layout(pipeline=4, virtual_stages=2)) == pytest.approx(3 / 11)
+
+
+def test_elements_of_a_layer_are_those_of_its_matrices():
+    config = make_config(num_key_value_heads=2)
+    parts = Held.of(config, "causal", Layout(), 0).parts
+    assert layer_elements(config) == sum(
+        p.size for p in parts if p.name.startswith("model.layers.0.") and len(p.shape) > 1
+    )

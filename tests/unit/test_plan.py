@@ -1,0 +1,98 @@
+"""``python -m alignment.plan``: what it prints and returns."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from alignment import plan
+from tests.unit.planner.jobs import SHAPE
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Return the path of arguments for a small model."""
+    for name in ("policy", "reward"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(SHAPE))
+    given = {
+        "train_datasets": "packing-prompts/train",
+        "actor_model_name_or_path": "policy",
+        "reward_model_name_or_path": "reward",
+        "output_dir": "output",
+        "max_length": 64,
+        "tensor_parallel_degree": 2,
+        "sharding": "stage2",
+        "offload_level": "freeze_model",
+        "bf16": True,
+        "fp16_opt_level": "O2",
+    }
+    path = tmp_path / "ppo.json"
+    path.write_text(json.dumps(given))
+    return str(path)
+
+
+def run(capsys, *argv):
+    status = plan.main([str(part) for part in argv])
+    captured = capsys.readouterr()
+    return status, " ".join(captured.out.split()), captured.err
+
+
+def test_a_layout_that_fits_is_shown_with_others_that_do(path, capsys):
+    status, out, _ = run(capsys, path, "--gpus", 8, "--memory_gib", 80)
+    assert status == 0
+    assert "TP2xSh4 stage2 on 8 devices of 80 GiB fits" in out
+    for word in ("policy weights", "optimizer", "gradients", "activations", "key-value cache", "offloaded"):
+        assert word in out
+    assert "bfloat16, masters in float32" in out and "quickest of" in out
+
+
+def test_a_layout_that_does_not_fit_is_status_1_and_says_what_helps(path, capsys):
+    status, out, _ = run(capsys, path, "--gpus", 8, "--memory_gib", 1)
+    assert status == 1
+    assert "DOES NOT FIT" in out and "no layout of 8 devices fits in 1 GiB" in out
+
+
+def test_a_number_of_devices_the_degrees_do_not_divide_gives_layouts_that_work(path, capsys):
+    status, out, _ = run(capsys, path, "--gpus", 7, "--memory_gib", 80)
+    assert status == 1
+    assert "does not work on 7 devices: 7 process(es) cannot be arranged as tensor_parallel_degree=2" in out
+    assert "Sh7 stage1" in out
+
+
+def test_degrees_the_model_does_not_divide_by_are_named(path, capsys):
+    status, out, _ = run(capsys, path, "--gpus", 9, "--memory_gib", 80, "--tensor_parallel_degree", 3)
+    assert status == 1
+    assert "tensor_parallel_degree=3 does not divide the model's 8 attention heads" in out
+
+
+def test_host_memory_counts_on_a_cpu_and_stands_beside_the_device_on_a_gpu(path, capsys):
+    _, gpu, _ = run(capsys, path, "--gpus", 2, "--memory_gib", 80)
+    _, cpu, _ = run(capsys, path, "--gpus", 2, "--memory_gib", 80, "--on", "cpu")
+    assert "total on the device" in gpu and "host memory: offloaded" in gpu
+    assert "total on the device" not in cpu and "models (float32)" in cpu
+
+
+def test_a_missing_model_is_one_line_and_status_2(path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    absent = ("--actor_model_name_or_path", "org/absent")
+    status, out, error = run(capsys, path, "--gpus", 2, "--memory_gib", 80, *absent)
+    assert (status, out) == (2, "")
+    assert error.startswith("error: actor_model_name_or_path=org/absent: no config.json in")
+
+
+@pytest.mark.parametrize("option", ["--gpus", "--memory_gib", "--per_node"])
+def test_numbers_have_to_be_positive(path, option, capsys):
+    given = {"--gpus": "2", "--memory_gib": "80", option: "0"}
+    with pytest.raises(SystemExit):
+        plan.main([path, *(part for pair in given.items() for part in pair)])
+    assert f"{option} 0" in capsys.readouterr().err
+
+
+def test_a_plan_needs_no_paddle(path):
+    code = "import sys; sys.modules['paddle'] = None\nfrom alignment.plan import main\nsys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, path, "--gpus", "2", "--memory_gib", "80"]
+    assert subprocess.run(command, capture_output=True, timeout=120).returncode == 0
