@@ -132,9 +132,10 @@ def formula(layout: Layout, folder: Path, micro_batches: int, trajectory: Any) -
         length=length,
         response=8,
         rows_per_batch=2,
-        score_rows=2,
+        logprob_rows=2,
+        value_rows=2,
+        reward_rows=2,
         micro_batches=micro_batches,
-        rollout_rows=ROWS_PER_UPDATE,
         iteration_rows=ROWS_PER_UPDATE,
     )
     # The critic has the policy's shape but for its head, so it sends about the same.

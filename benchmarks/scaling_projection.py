@@ -42,11 +42,12 @@ def job() -> Job:
         length=LENGTH,
         response=RESPONSE,
         rows_per_batch=ROWS,
-        score_rows=ROWS,
+        logprob_rows=ROWS,
+        value_rows=ROWS,
+        reward_rows=ROWS,
         micro_batches=MICRO_BATCHES,
-        rollout_rows=ROWS * MICRO_BATCHES,
         iteration_rows=ROWS * MICRO_BATCHES,
-        recompute=True,
+        recompute="full",
     )
 
 

@@ -100,7 +100,7 @@ class ParameterShards:
         self._copies.complete(rows, self.parameters)
         for name, parameter in self.parameters.items():
             # Setting it copies; a row that stayed here would keep its whole bucket.
-            parameter.grad = rows.get(name)
+            parameter.grad = rows.pop(name, None)
 
     def squared_norm(self) -> float:
         """Return the squared norm of the whole model's gradient, every parameter counted once: the same bits on all
