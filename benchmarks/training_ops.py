@@ -153,8 +153,8 @@ def product_seconds(config: DecoderConfig, rows: int, length: int) -> tuple[floa
     """Return CPU seconds of the model's matrix products without attention: forward; forward and backward."""
     width, inner = config.hidden_size, config.intermediate_size
     keys = config.num_key_value_heads * config.head_dim
-    shapes = {(width, width): 2, (width, keys): 2, (width, inner): 2, (inner, width): 1}
-    counts = [(rows * length, *shape, count * config.num_hidden_layers) for shape, count in shapes.items()]
+    in_layer = ((width, width, 2), (width, keys, 2), (width, inner, 2), (inner, width, 1))
+    counts = [(rows * length, *shape, count * config.num_hidden_layers) for *shape, count in in_layer]
     counts.append((rows * length // 2, width, config.vocab_size, 1))
     once = twice = 0.0
     for tokens, inputs, outputs, count in counts:
