@@ -126,16 +126,6 @@ def test_an_earlier_run_is_not_touched_before_the_new_one_can_begin(sft_argument
     assert weights.read_bytes() != before[0]
 
 
-def test_several_processes_are_refused(sft_arguments, tmp_path):
-    script = runs.command("sft", {**sft_arguments, "output_dir": tmp_path / "out"}, tmp_path)[1:]
-    launcher = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2", *script]
-    done = subprocess.run(launcher, cwd=tmp_path, env=runs.environment(), capture_output=True, text=True, check=False)
-    logs = "".join(path.read_text() for path in (tmp_path / "log").glob("workerlog.*"))
-    assert done.returncode != 0
-    assert "error: launched with 2 processes; this version runs one" in logs and "Traceback" not in logs
-    assert left_behind(tmp_path / "out") == []
-
-
 @pytest.mark.parametrize(
     ("trainer", "changes", "says"),
     [
