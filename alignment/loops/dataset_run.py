@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -73,16 +74,17 @@ class DatasetRun:
             counters=state.counters,
             shown=self.shown,
         )
-        if training.do_train and not session.is_finished:
-            state.check_space()
-            log.info(f"{self.title}: {horizon.total_updates} updates of {samples_per_update} rows")
-            loop = SupervisedLoop(
-                samples=stream_batches(loader),
-                samples_per_batch=training.per_device_train_batch_size,
-                task=self.task,
-                learner=learner,
-                session=session,
-            )
-            with session.progress:
-                loop.run()
-        finish_run(self.start, session, state, title=self.title, cards=self.cards)
+        with contextlib.closing(session.writers):
+            if training.do_train and not session.is_finished:
+                state.check_space()
+                log.info(f"{self.title}: {horizon.total_updates} updates of {samples_per_update} rows")
+                loop = SupervisedLoop(
+                    samples=stream_batches(loader),
+                    samples_per_batch=training.per_device_train_batch_size,
+                    task=self.task,
+                    learner=learner,
+                    session=session,
+                )
+                with session.progress:
+                    loop.run()
+            finish_run(self.start, session, state, title=self.title, cards=self.cards)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 
@@ -95,14 +96,15 @@ class PPORun:
             shown=("train/reward", "train/kl_divergence", "critic/explained_variance", "train/mean_generated_length"),
         )
         session.memory = memory or session.memory
-        if training.do_train and not session.is_finished:
-            self._state.check_space()
-            log.info(self._describe())
-            if self._state.counters.updates == 0:
-                session.evaluate()
-            with session.progress:
-                dataclasses.replace(self._loop(session), observe=observe).run()
-        finish_run(self._start, session, self._state, title="PPO", cards=REPORT_CARDS)
+        with contextlib.closing(session.writers):
+            if training.do_train and not session.is_finished:
+                self._state.check_space()
+                log.info(self._describe())
+                if self._state.counters.updates == 0:
+                    session.evaluate()
+                with session.progress:
+                    dataclasses.replace(self._loop(session), observe=observe).run()
+            finish_run(self._start, session, self._state, title="PPO", cards=REPORT_CARDS)
 
     def _loop(self, session: Session) -> OnPolicyLoop:
         ppo, data = self._start.parsed.ppo, self._data
