@@ -36,7 +36,11 @@ def _files(folder):
         ("sft", {"learning_rate": 1e30}, ["policy", "nan", "update 2", "learning rate"]),
         ("rm", {"learning_rate": 1e30}, ["reward", "nan", "update 2", "learning rate"]),
         ("ppo", {**ONE_UPDATE_A_ROLLOUT, "critic_learning_rate": 1e30}, ["critic", "nan", "update 2"]),
-        ("ppo", {**ONE_UPDATE_A_ROLLOUT, "learning_rate": 1e30, "critic_learning_rate": 1e-3}, ["policy", "nan", "update 2"]),
+        (
+            "ppo",
+            {**ONE_UPDATE_A_ROLLOUT, "learning_rate": 1e30, "critic_learning_rate": 1e-3},
+            ["policy", "nan", "update 2"],
+        ),
     ],
 )
 def test_numbers_that_explode_stop_the_run_and_spare_the_checkpoint(trainer, changes, says, request, tmp_path):
