@@ -23,7 +23,7 @@ def resolve_layout(arguments: ParallelArguments, *, world_size: int) -> Layout:
             f"{world_size} process(es) cannot be arranged as tensor_parallel_degree={tensor} x "
             f"pipeline_parallel_degree={pipeline}: launch a multiple of {tensor * pipeline} processes "
             f"(--nproc_per_node {_nearest_multiple(world_size, tensor * pipeline)}), or choose degrees whose product "
-            f"divides {world_size} ({_products(world_size)})"
+            f"divides {world_size} ({', '.join(map(str, _divisors(world_size)))})"
         )
     stage = arguments.sharding_stage
     given = arguments.sharding_parallel_degree
@@ -51,10 +51,6 @@ def resolve_layout(arguments: ParallelArguments, *, world_size: int) -> Layout:
 
 def _divisors(number: int) -> list[int]:
     return [d for d in range(1, number + 1) if number % d == 0]
-
-
-def _products(world_size: int) -> str:
-    return ", ".join(map(str, _divisors(world_size)))
 
 
 def _nearest_multiple(world_size: int, product: int) -> int:

@@ -33,11 +33,6 @@ class Layout:
         """Processes that see different rows."""
         return self.sharding * self.data
 
-    @property
-    def is_single(self) -> bool:
-        """True: one process."""
-        return self.world_size == 1
-
     def __str__(self) -> str:
         degrees = {"TP": self.tensor, "PP": self.pipeline, "Sh": self.sharding, "DP": self.data}
         parts = [f"{name}{degree}" for name, degree in degrees.items() if degree > 1]
