@@ -122,11 +122,18 @@ def _examine_kernels() -> list[Finding]:
     core, reason = find_core()
     device = paddle.device.get_device()
     if core is None:
-        return [Finding("kernels", f"none: {reason}"), Finding("generation", "eager engine (slower, same results)")]
+        generation, training = "eager engine (slower, same results)", "Paddle's operators (slower, same results)"
+        return [Finding("kernels", f"none: {reason}"), *_describe_use(generation, training)]
     found = Finding("kernels", f"{core.reason}; instruction set {core.isa}")
     if device != "cpu":
-        return [found, Finding("generation", f"eager engine: the kernels run on cpu, Paddle computes on {device}")]
-    return [found, Finding("generation", f"fused engine with {core.isa} kernels")]
+        why = f"the kernels run on cpu, Paddle computes on {device}"
+        return [found, *_describe_use(f"eager engine: {why}", f"Paddle's operators: {why}")]
+    kernels = f"with {core.isa} kernels"
+    return [found, *_describe_use(f"fused engine {kernels}", f"compiled operators {kernels}")]
+
+
+def _describe_use(generation: str, training: str) -> list[Finding]:
+    return [Finding("generation", generation), Finding("training", training)]
 
 
 def _examine_compiler() -> list[Finding]:

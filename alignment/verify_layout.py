@@ -60,6 +60,7 @@ KEPT_KEYS = (
     "recompute",
     "recompute_granularity",
     "critic_recompute",
+    "use_native_ops",
 )
 """What of the user's file is kept; models, data and lengths are replaced by small ones."""
 

@@ -65,7 +65,7 @@ class TrainingArguments:
     """Recompute layer activations in the backward pass: less memory, more time."""
     recompute_granularity: Literal["full", "full_attn", "core_attn"] = "full"
     """What recompute recomputes: whole layers, the attention block, or the attention weights alone."""
-    use_native_ops: bool = False
+    use_native_ops: bool = True
     """Train and score on compiled CPU operators (attention, norms, activation, log-probs) where they can be built."""
     device: Literal["cpu", "gpu"] | None = None
     """Where to run; null: gpu when Paddle has one, else cpu (PaddleNLP: gpu)."""

@@ -12,6 +12,7 @@ from alignment.loops.layout import resolve_layout
 from alignment.loops.run_start import open_checkpoint
 from alignment.ops.native.library import find_core
 from alignment.ops.selection import native_ops_enabled, use_native_ops
+from alignment.parallel.group import Group
 from alignment.parallel.initialise import initialise, read_world
 from alignment.parallel.topology import Topology
 from alignment.telemetry import log
@@ -61,11 +62,20 @@ def open_output(folder: Path) -> Path:
     return folder
 
 
-def _choose_operators(*, wanted: bool) -> None:
+def choose_operators(world: Group, *, wanted: bool) -> None:
+    """Let the processes of ``world`` train and score on compiled operators when these are ``wanted`` and all have them;
+    one line says which run.
+    """
     use_native_ops(wanted)
-    if wanted:
-        fallback = "" if native_ops_enabled() else "not "
-        log.info(f"operators: compiled kernels {fallback}used ({find_core().reason})")
+    if not wanted:
+        return
+    own = None if native_ops_enabled() else find_core().reason
+    obstacle = next((o for o in world.gather_objects(own, "operators") if o is not None), None)
+    use_native_ops(obstacle is None)
+    if obstacle is None:
+        log.info(f"training and scoring: compiled operators ({find_core().reason})")
+    else:
+        log.info(f"training and scoring: Paddle's operators ({obstacle})")
 
 
 def launch(parsed: Parsed, *, host: str) -> Launch:
@@ -88,7 +98,7 @@ def launch(parsed: Parsed, *, host: str) -> Launch:
         is_training=training.do_train,
     )
     log.info(f"{layout} on {topology.device}; {host}")
-    _choose_operators(wanted=training.use_native_ops and topology.device == "cpu")
+    choose_operators(topology.world, wanted=training.use_native_ops and topology.device == "cpu")
     for effect in effects:
         log.warn(str(effect))
     if topology.is_main:

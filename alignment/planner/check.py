@@ -39,7 +39,7 @@ _KEPT = """
 max_length per_device_prompt_batch_size num_return_sequences per_device_rollout_batch_size per_device_logprob_batch_size
 per_device_value_batch_size per_device_reward_batch_size per_device_train_batch_size gradient_accumulation_steps
 recompute recompute_granularity critic_recompute critic_recompute_granularity temperature top_p top_k repetition_penalty
-entropy_coeff use_fusemt rollout_weight_type rollout_kv_type rollout_kv_memory tensor_parallel_degree
+entropy_coeff use_native_ops use_fusemt rollout_weight_type rollout_kv_type rollout_kv_memory tensor_parallel_degree
 pipeline_parallel_degree virtual_pp_degree sharding sharding_parallel_degree sequence_parallel eval_mode
 rollout_tensor_parallel_degree offload_level seed
 """
@@ -51,7 +51,8 @@ def check_memory(parsed: Parsed, job: Job, layout: Layout) -> int:
 
     Return 0 when every phase agrees within ``TOLERANCE``, else 1. UserError when this machine has too little memory.
     """
-    job = dataclasses.replace(job, fused=job.fused and load_core() is not None)
+    has_kernels = load_core() is not None
+    job = dataclasses.replace(job, native=job.native and has_kernels, fused=job.fused and has_kernels)
     tensors = {phase: m.on_device for phase, m in phase_memory(job, layout, lambda m: m.on_device).items()}
     everything = {phase: m.everywhere for phase, m in phase_memory(job, layout, lambda m: m.everywhere).items()}
     resident = {phase: size + PROCESS_BYTES for phase, size in everything.items()}

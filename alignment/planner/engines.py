@@ -65,7 +65,7 @@ class EagerMemory:
     @cached_property
     def _cache(self) -> int:
         """Keys and values of full rows; while the last places are added, those of one layer twice."""
-        one = self._place.rows * self._capacity * self._pass(1).keys_of_a_token * self._job.item
+        one = self._place.rows * self._capacity * self._pass(1).kv_heads * self._job.policy.head_dim * self._job.item
         return 2 * self._layers * one + (one if self._room(self._job.prompt) < self._capacity else 0)
 
     def _room(self, length: int) -> int:
@@ -80,6 +80,7 @@ class EagerMemory:
             tensor=self._place.inner.tensor,
             sequence_parallel=False,
             item=self._job.item,
+            native=self._job.native,
         )
 
     @cached_property
@@ -97,7 +98,7 @@ class EagerMemory:
     def _step(self) -> int:
         """One token of every row: scores over the whole cache, or its logits in the model's type and in float32."""
         rows, whole = self._group, self._job.policy.vocab_size
-        heads = rows * self._capacity * self._pass(1).local_heads * FLOAT
+        heads = rows * self._capacity * self._pass(1).heads * FLOAT
         logits = rows * self._place.columns * (FLOAT + (self._job.item if self._job.half else 0))
         gathered = 2 * rows * whole * FLOAT if self._place.inner.tensor > 1 and self._place.makes_logits else 0
         mask = heads * self._place.inner.pipeline

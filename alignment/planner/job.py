@@ -51,6 +51,8 @@ class Job:
     eval_mode: str | None = None
     rollout_tensor: int = -1
     """Tensor-parallel degree of the rollout (eval_mode tensor_parallel); below 1: that of training."""
+    native: bool = False
+    """Whether training and scoring run on compiled operators where those can be built: on a CPU."""
     fused: bool = False
     """Whether rollouts use the fused engine where it can be used: on a CPU, without stages."""
     rollout_weight_type: str = "float32"
@@ -104,6 +106,7 @@ def read_job(parsed: Parsed, *, device: str) -> Job:
         offloaded=parallel.offloaded,
         eval_mode=parallel.eval_mode,
         rollout_tensor=parallel.rollout_tensor_parallel_degree,
+        native=training.use_native_ops and device == "cpu",
         fused=ppo.use_fusemt and device == "cpu",
         rollout_weight_type=ppo.rollout_weight_type,
         rollout_kv_type=ppo.rollout_kv_type,

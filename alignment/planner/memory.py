@@ -1,7 +1,8 @@
 """Bytes of each phase in the fullest process: what stands there at the moment when most is alive.
 
 Counted are the tensors of the second and all later iterations, when the optimizer has its moments. ``device`` is what
-is on the device; ``host`` what is in host memory beside it: what ``offload_level`` moved there and the fused engine.
+is on the device; ``host`` what is in host memory beside it: what ``offload_level`` moved there, the fused engine, and
+what compiled operators work in (on as many threads as this process would use).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from alignment.parallel.host import num_threads
 from alignment.parallel.layout import Layout
 from alignment.planner.engines import engine_memory
 from alignment.planner.job import Job
@@ -18,10 +20,10 @@ from alignment.planner.rollout import RolloutPlace
 from alignment.planner.update import STEP, update_moments
 
 PHASES = ("rollout", "score", "update")
-OFFLOADED = "offloaded"
+SCRATCH, OFFLOADED = "scratch", "offloaded"
 COMPONENTS = (
     *("policy weights", "critic weights", "reference weights", "reward weights", "gathered weights", "rollout weights"),
-    *("optimizer", "gradients", "activations", "key-value cache", "scratch", "sampling", OFFLOADED),
+    *("optimizer", "gradients", "activations", "key-value cache", SCRATCH, "sampling", OFFLOADED),
 )
 """What the bytes of a moment are for, in the order in which people read them."""
 ALWAYS_SHOWN = (
@@ -82,6 +84,8 @@ class StageMemory:
         self._job = job
         self._models = place_models(job, layout, stage)
         self._engine = engine_memory(RolloutPlace(job=job, layout=layout, stage=stage))
+        passes = [model.one_pass(job.rows_per_batch) for model in self._models.values() if model.is_trained]
+        self._scratch = max(step.scratch(num_threads()) for step in passes)
 
     def moments(self, phase: str) -> Iterator[Moment]:
         """Yield the moments of ``phase``, one of ``PHASES``."""
@@ -153,6 +157,7 @@ class StageMemory:
         away = sum(model.weights for model in models if model not in here)
         away += sum(model.optimizer for model in trained if model not in stepping)
         in_host = {OFFLOADED: away, **(self._engine.standing_on_host if stays else {}), **(host or {})}
+        in_host[SCRATCH] = in_host.get(SCRATCH, 0) + self._scratch
         return Moment(name, _present(device), _present(in_host))
 
     def _is_here(self, model: Placed, used: list[str]) -> bool:

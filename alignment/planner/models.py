@@ -8,9 +8,11 @@ from functools import cached_property
 from alignment.models.config import DecoderConfig
 from alignment.models.split_plan import EMBEDDING
 from alignment.parallel.layout import Layout
-from alignment.planner.activations import FLOAT, Head, Pass
+from alignment.planner.activations import Pass
 from alignment.planner.gradients import Gradients
+from alignment.planner.head import Head, NativeHead
 from alignment.planner.job import Job
+from alignment.planner.operators import FLOAT
 from alignment.planner.shapes import Held, stage_layers
 
 _MOMENT_BYTES = 8
@@ -108,14 +110,19 @@ class Placed:
             tensor=self.layout.tensor,
             sequence_parallel=self.layout.sequence_parallel,
             item=self.job.item,
+            native=self.job.native,
             recompute=again if self.is_trained else "",
         )
 
     def head(self, targets: int, *, is_scaled: bool) -> Head | None:
-        """Return the log-probs of ``targets`` tokens; None where this process makes none."""
+        """Return the log-probs of ``targets`` tokens; None where this process makes none.
+
+        Compiled operators need the whole vocabulary.
+        """
         if not self.head_elements:
             return None
-        return Head(
+        kind = NativeHead if self.job.native and self.layout.tensor == 1 else Head
+        return kind(
             config=self.config, targets=targets, tensor=self.layout.tensor, item=self.job.item, is_scaled=is_scaled
         )
 

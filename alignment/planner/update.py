@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from alignment.parallel.schedule import Compute, build_schedule, events_of
-from alignment.planner.activations import FLOAT, Head, Pass
+from alignment.planner.activations import Pass
+from alignment.planner.head import Head
 from alignment.planner.models import Placed
+from alignment.planner.operators import FLOAT
 
 STEP = "step"
 """The moment at which the optimizer's state is needed."""
@@ -67,9 +69,7 @@ def _pass_moments(
     kept = in_flight * step.kept(max(model.layers))
     if head is not None:
         states = kept + step.norm_input
-        made = head.weight * item * (2 if head.in_pieces else 1)
-        added = gradients.arriving(head.weight, is_first=is_first)
-        making = max(head.weight_back + made, head.hidden + added)
+        making = max(head.weight_back, head.hidden + gradients.arriving(head.weight, is_first=is_first))
         logits = states + head.logits_back(with_entropy=with_entropy)
         yield UpdateMoment("logits", before, logits, model.whole_head)
         yield UpdateMoment("gradient of the head", before, states + making, model.whole_head)

@@ -41,11 +41,12 @@ def test_every_question_has_an_answer(found):
     findings = doctor.examine()
     values = look(findings)
     expected = {"python", "paddle", "numpy", "safetensors", "tokenizers", "host settings", "paddle computes on"}
-    expected |= {"GPU", "processor", "kernels", "generation", "compiler", "free memory", "build cache"}
+    expected |= {"GPU", "processor", "kernels", "generation", "training", "compiler", "free memory", "build cache"}
     assert set(values) == expected
     assert values["paddle"] == "3.3.1"
     assert values["kernels"] == "cached build somewhere; instruction set avx2"
     assert "fused engine" in values["generation"]
+    assert "compiled operators" in values["training"]
     assert "OMP_NUM_THREADS" in values["host settings"]
     assert re.fullmatch(r"\d+\.\d GiB", values["free memory"])
     assert [finding.problem for finding in findings if finding.problem] == []
@@ -56,12 +57,14 @@ def test_without_kernels_the_eager_engine_is_named_and_it_can_run(found):
     findings = doctor.examine()
     assert look(findings)["kernels"] == "none: no C++ compiler"
     assert "eager" in look(findings)["generation"]
+    assert "Paddle's operators" in look(findings)["training"]
     assert doctor.print_findings(findings) == 0
 
 
 def test_on_a_gpu_the_eager_engine_is_named(found, monkeypatch):
     monkeypatch.setattr("paddle.device.get_device", lambda: "gpu:0")
-    assert "eager" in look(doctor.examine())["generation"]
+    values = look(doctor.examine())
+    assert "eager" in values["generation"] and "Paddle's operators" in values["training"]
 
 
 def test_a_missing_package_is_a_reason(monkeypatch, capsys):

@@ -102,8 +102,16 @@ def test_bf16_without_o2_is_refused_on_a_gpu_only():
         refuse_unbuilt(parsed, device="gpu", world_size=1)
 
 
-def test_nothing_given_tells_nothing():
-    assert _told(PPO) == {}
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_nothing_given_tells_nothing(device):
+    assert _told(PPO, device) == {}
+
+
+def test_compiled_operators_are_told_on_a_gpu_where_they_are_asked_for():
+    asked, declined = ([*PPO, "--use_native_ops", value] for value in ("true", "false"))
+    expected = "use_native_ops=true has no effect: the compiled operators are for the CPU"
+    assert _told(asked, "gpu") == {"use_native_ops": expected}
+    assert _told(declined, "gpu") == _told(asked, "cpu") == _told(declined, "cpu") == {}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Bytes of activations against what Paddle's allocator gave out for real passes."""
+"""Bytes of activations against what Paddle's allocator gave out for real passes, with both sets of operators."""
 
 from __future__ import annotations
 
@@ -7,17 +7,36 @@ import paddle
 import pytest
 from paddle.base import core
 
+from alignment.generation.decoder_weights import sort_weights
+from alignment.generation.forward import DecoderForward
+from alignment.generation.kv_cache import KVCache
 from alignment.models.decoder import CausalLM
 from alignment.models.initialise import draw_weights
 from alignment.models.logprobs import policy_logprobs, token_values
 from alignment.models.score_model import ScoreModel, ScoreOptions
 from alignment.ops import attention, token_logprobs
-from alignment.planner import activations
-from alignment.planner.activations import Head, Pass
+from alignment.ops.native.library import find_core
+from alignment.ops.selection import native_ops_enabled, use_native_ops
+from alignment.parallel import vocab_parallel
+from alignment.planner import head as planner_head
+from alignment.planner import operators
+from alignment.planner.activations import Pass
+from alignment.planner.head import Head, NativeHead
 from alignment.records import TokenBatch
 from tests.unit.planner.jobs import make_config
 
 ROWS, LENGTH, RESPONSE = 3, 160, 48
+
+
+@pytest.fixture(params=[False, True], ids=["paddle", "native"])
+def native(request):
+    """Run the test with Paddle's operators and with the compiled ones, and leave the switch as it was."""
+    if request.param and find_core().core is None:
+        pytest.skip(find_core().reason)
+    use_native_ops(request.param)
+    assert native_ops_enabled() == request.param
+    yield request.param
+    use_native_ops(False)
 
 
 class Allocated:
@@ -43,13 +62,14 @@ def build(config, kind):
     return model
 
 
-def read(model, kind, batch):
-    if kind == "critic":
-        return token_values(model, batch)
-    return policy_logprobs(model, batch, temperature=1.0, with_entropy=False)[0]
+def policy_loss(model, batch, **options):
+    """Return a loss whose entropy comes first and whose log-probs go through more on their way, as in PPO."""
+    logprobs, entropies = policy_logprobs(model, batch, **options)
+    loss = (2.0 * logprobs).exp().mean()
+    return loss if entropies is None else -0.1 * entropies.mean() + loss
 
 
-def one_pass(config, *, length=LENGTH, recompute=""):
+def one_pass(config, *, native, length=LENGTH, recompute=""):
     return Pass(
         config=config,
         rows=ROWS,
@@ -57,17 +77,24 @@ def one_pass(config, *, length=LENGTH, recompute=""):
         tensor=1,
         sequence_parallel=False,
         item=4,
+        native=native,
         recompute=recompute,
     )
 
 
-def measure_training(model, kind, batch):
+def measure_training(model, compute_loss):
     """Return the peak of a second micro-batch, gradients excepted."""
     model.train()
-    read(model, kind, batch).sum().backward()
+    compute_loss().backward()
     allocated = Allocated()
-    read(model, kind, batch).sum().backward()
+    compute_loss().backward()
     return allocated.peak()
+
+
+def measure_critic(config, *, length=LENGTH, recompute=""):
+    model, batch = build(config, "critic"), full_batch(length)
+    model.model.recompute, model.model.recompute_granularity = bool(recompute), recompute or "full"
+    return measure_training(model, lambda: token_values(model, batch).sum())
 
 
 # Wide enough for what grows with the tokens alone to be small.
@@ -83,68 +110,96 @@ SHAPES = {
 
 @pytest.mark.parametrize("recompute", ["", "full", "full_attn", "core_attn"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_training_pass_needs_what_is_counted(shape, recompute):
+def test_a_training_pass_needs_what_is_counted(shape, recompute, native):
     config = make_config(**SHAPES[shape])
-    model = build(config, "critic")
-    model.model.recompute, model.model.recompute_granularity = bool(recompute), recompute or "full"
-    step = one_pass(config, recompute=recompute)
+    step = one_pass(config, native=native, recompute=recompute)
     matrix = config.hidden_size * config.intermediate_size * 4
     expected = step.kept(4) + max(step.going_back, step.making_gradient(matrix, matrix))
-    assert measure_training(model, "critic", full_batch()) == pytest.approx(expected, rel=0.02)
+    assert measure_critic(config, recompute=recompute) == pytest.approx(expected, rel=0.02)
 
 
-def test_attention_in_pieces_needs_what_is_counted(monkeypatch):
+def test_attention_of_many_scores_needs_what_is_counted(native, monkeypatch):
     config = make_config(**WIDE)
-    for module, name in ((attention, "_SCORE_BYTES"), (activations, "PIECE_BYTES")):
+    for module, name in ((attention, "_SCORE_BYTES"), (operators, "SCORE_BYTES")):
         monkeypatch.setattr(module, name, 1 << 20)
-    step = one_pass(config, length=400)
-    measured = measure_training(build(config, "critic"), "critic", full_batch(400))
-    assert measured == pytest.approx(step.kept(4) + step.going_back, rel=0.03)
+    step = one_pass(config, native=native, length=400)
+    assert measure_critic(config, length=400) == pytest.approx(step.kept(4) + step.going_back, rel=0.03)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_pass_without_gradients_needs_what_is_counted(shape):
+def test_a_pass_without_gradients_needs_what_is_counted(shape, native):
     config = make_config(**SHAPES[shape])
     model, batch = build(config, "critic"), full_batch()
     model.eval()
     with paddle.no_grad():
         allocated = Allocated()
-        read(model, "critic", batch)
-    assert allocated.peak() == pytest.approx(one_pass(config).forward_only, rel=0.08)
+        token_values(model, batch)
+    assert allocated.peak() == pytest.approx(one_pass(config, native=native).forward_only, rel=0.08)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_reading_prompts_needs_what_is_counted(shape, native):
+    config = make_config(**SHAPES[shape])
+    weights = sort_weights(build(config, "policy").state_dict().items(), config.num_hidden_layers)
+    engine = DecoderForward(config, weights, max_length=LENGTH)
+    prompts = [row[:LENGTH] for row in full_batch().input_ids]
+    with paddle.no_grad():
+        cache = KVCache(engine.cache_shape, np.full(ROWS, LENGTH), max_length=LENGTH)
+        allocated = Allocated()
+        engine.run(engine.prompt_tokens(prompts, range(ROWS), cache), 0, None)
+    assert allocated.peak() == pytest.approx(one_pass(config, native=native).generating, rel=0.01)
 
 
 @pytest.mark.parametrize("piece_bytes", [64 << 20, 8 << 20], ids=["at once", "in pieces"])
-def test_the_head_needs_what_is_counted(piece_bytes, monkeypatch):
-    for module, name in ((token_logprobs, "_LOGIT_BYTES"), (activations, "PIECE_BYTES")):
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("with_entropy", [False, True])
+def test_the_head_needs_what_is_counted(piece_bytes, with_entropy, temperature, native, monkeypatch):
+    for module, name in ((token_logprobs, "_LOGIT_BYTES"), (planner_head, "LOGIT_BYTES")):
         monkeypatch.setattr(module, name, piece_bytes)
     # Three pieces of the same size.
     config = make_config(vocab_size=43_690, num_hidden_layers=1)
-    step = one_pass(config)
-    head = Head(config=config, targets=ROWS * RESPONSE, tensor=1, item=4, is_scaled=False)
+    step = one_pass(config, native=native)
+    kind = NativeHead if native else Head
+    head = kind(config=config, targets=ROWS * RESPONSE, tensor=1, item=4, is_scaled=temperature != 1.0)
     assert head.in_pieces == (piece_bytes < 64 << 20)
-    gradient = head.weight * 4 * (2 if head.in_pieces else 1)
-    going_back = max(head.logits_back(with_entropy=False), head.weight_back + gradient) + step.norm_input
+    going_back = max(head.logits_back(with_entropy=with_entropy), head.weight_back) + step.norm_input
     expected = step.kept(1) + max(going_back, step.going_back)
     model, batch = build(config, "policy"), full_batch()
-    assert measure_training(model, "policy", batch) == pytest.approx(expected, rel=0.06)
+    options = {"temperature": temperature, "with_entropy": with_entropy}
+    assert measure_training(model, lambda: policy_loss(model, batch, **options)) == pytest.approx(expected, rel=0.06)
     model.eval()
     with paddle.no_grad():
         allocated = Allocated()
-        policy_logprobs(model, batch, temperature=1.0, with_entropy=True)
-    assert allocated.peak() == pytest.approx(head.forward_only(with_entropy=True), rel=0.02)
+        policy_logprobs(model, batch, **options)
+    assert allocated.peak() == pytest.approx(head.forward_only(with_entropy=with_entropy), rel=0.02)
 
 
-def test_pieces_are_as_large_as_those_of_the_operators():
-    assert activations.PIECE_BYTES == attention._SCORE_BYTES == token_logprobs._LOGIT_BYTES
+def test_threads_of_compiled_operators_have_their_own_working_memory():
+    native, paddles = (one_pass(make_config(), native=flag) for flag in (True, False))
+    one = native.scratch(1)
+    assert one == LENGTH * (5 * 8 + 2 * 48) * 4
+    assert (native.scratch(3), paddles.scratch(3)) == (3 * one, 0)
+    # A thread takes one of four key heads of one of three rows.
+    assert native.scratch(100) == 12 * one
 
 
-def test_sequence_parallelism_and_recomputing_keep_less():
+def test_pieces_are_as_large_as_those_of_the_operators(repo_root):
+    header = (repo_root / "csrc/core/training_kernels.h").read_text()
+    assert f"QUERY_TILE = {operators.QUERY_TILE};" in header
+    assert operators.SCORE_BYTES == attention._SCORE_BYTES
+    assert planner_head.LOGIT_BYTES == token_logprobs._LOGIT_BYTES == vocab_parallel._LOGIT_BYTES
+
+
+def test_sequence_parallelism_keeps_less():
     config = make_config()
     plain = Pass(config=config, rows=2, length=64, tensor=4, sequence_parallel=False, item=2)
     split = Pass(config=config, rows=2, length=64, tensor=4, sequence_parallel=True, item=2)
     assert split.boundary * 4 == plain.boundary and split.kept_by_layer < plain.kept_by_layer
-    kept = [
-        Pass(config=config, rows=2, length=64, tensor=1, sequence_parallel=False, item=4, recompute=r).kept_by_layer
-        for r in ("", "core_attn", "full_attn", "full")
-    ]
-    assert kept == sorted(kept, reverse=True) and len(set(kept)) == 4
+
+
+@pytest.mark.parametrize(("native", "sizes"), [(False, 4), (True, 3)])
+def test_recomputing_more_keeps_less(native, sizes):
+    steps = [one_pass(make_config(), native=native, recompute=kind) for kind in ("", "core_attn", "full_attn", "full")]
+    kept = [step.kept_by_layer for step in steps]
+    # Compiled operators have no attention weights to compute again.
+    assert kept == sorted(kept, reverse=True) and len(set(kept)) == sizes

@@ -63,6 +63,17 @@ def stand_in(factor):
     return run_ranks
 
 
+def test_without_a_library_paddles_operators_are_predicted(parsed, monkeypatch, capsys):
+    job = read_job(parsed, device="cpu")
+    assert job.native
+    seen = []
+    monkeypatch.setattr(check, "load_core", lambda: None)
+    monkeypatch.setattr(check, "phase_memory", lambda job, *rest: (seen.append(job), phase_memory(job, *rest))[1])
+    monkeypatch.setattr(check, "run_ranks", stand_in(1.0))
+    check_memory(parsed, job, LAYOUT)
+    assert seen and not any(job.native or job.fused for job in seen)
+
+
 @pytest.mark.parametrize(("factor", "status"), [(1.0, 0), (1.08, 0), (0.92, 0), (1.2, 1), (0.8, 1)])
 def test_the_exit_status_says_whether_predictions_are_within_ten_percent(parsed, monkeypatch, factor, status, capsys):
     monkeypatch.setattr(check, "run_ranks", stand_in(factor))

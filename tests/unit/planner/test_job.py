@@ -72,6 +72,12 @@ def test_half_precision_and_the_fused_engine_depend_on_the_device(parse):
     assert (on_cpu.half, on_cpu.fused, on_cpu.item) == (False, True, 4)
 
 
+def test_compiled_operators_are_the_default_of_a_cpu(parse):
+    parsed = parse()
+    assert read_job(parsed, device="cpu").native and not read_job(parsed, device="gpu").native
+    assert not read_job(parse(use_native_ops="false"), device="cpu").native
+
+
 def test_recomputing_and_the_supervised_loss_count_when_they_are_on(parse):
     off = read_job(parse(recompute_granularity="full_attn", ptx_coeff=1.0), device="cpu")
     assert (off.recompute, off.critic_recompute, off.with_ptx) == ("", "", False)

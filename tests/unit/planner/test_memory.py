@@ -120,6 +120,16 @@ def test_longer_and_larger_batches_never_need_less(layout, name):
     assert after != before
 
 
+def test_compiled_operators_need_less_on_the_device_and_working_memory_on_the_host():
+    sizes = {"length": 256, "response": 64, "rows_per_batch": 8}
+    plain, native = (phase_memory(big_job(**sizes, native=flag), Layout(), on_device) for flag in (False, True))
+    assert all(native[phase].on_device < plain[phase].on_device for phase in PHASES)
+    assert all(native[phase].host["scratch"] > 0 and "scratch" not in plain[phase].host for phase in PHASES)
+    both = phase_memory(big_job(**sizes, native=True, fused=True), Layout(), on_device)["update"].host["scratch"]
+    engine = phase_memory(big_job(**sizes, fused=True), Layout(), on_device)["update"].host["scratch"]
+    assert both == engine + native["update"].host["scratch"]
+
+
 def test_recomputing_needs_less_in_the_update_alone():
     job = big_job(length=512, response=64)
     again = big_job(length=512, response=64, recompute="full", critic_recompute="full")

@@ -7,6 +7,7 @@ import pytest
 from alignment.parallel.layout import Layout
 from alignment.parallel.schedule import Compute, build_schedule, events_of
 from alignment.planner import shapes
+from alignment.planner.head import Head, NativeHead
 from alignment.planner.models import place_models
 from alignment.planner.update import STEP, update_moments
 from tests.unit.planner.jobs import make_config, make_job
@@ -53,6 +54,19 @@ def test_a_critic_has_no_logits_and_only_the_last_stage_of_a_policy_has():
     assert "logits" not in moments_of(make_job(), model="critic")[1]
     assert "logits" not in moments_of(make_job(), layout, stage=0)[1]
     assert "logits" in moments_of(make_job(), layout, stage=1)[1]
+
+
+def test_compiled_operators_need_less_where_they_run():
+    for layout in (Layout(), Layout(pipeline=2)):
+        last = layout.pipeline - 1
+        plain, native = (moments_of(make_job(native=flag), layout, stage=last)[1] for flag in (False, True))
+        assert all(native[name].activations < plain[name].activations for name in ("logits", "last layer"))
+
+
+def test_a_split_vocabulary_has_no_compiled_logits():
+    placed = [place_models(make_job(native=True), Layout(tensor=tensor), 0)["policy"] for tensor in (1, 2)]
+    heads = [model.head(48, is_scaled=False) for model in placed]
+    assert [type(head) for head in heads] == [NativeHead, Head]
 
 
 def test_sections_give_up_their_layers_one_after_the_other(monkeypatch):
