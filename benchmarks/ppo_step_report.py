@@ -140,13 +140,14 @@ def render_markdown(about: Mapping[str, Any], outcomes: Sequence[Outcome]) -> st
 
 
 def cpu_name() -> str:
-    """Return the processor's model name."""
+    """Return the processor's name; those of very different generations may share it, so family and model follow."""
     try:
-        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+        lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").partition("\n\n")[0].splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    match = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return match.group(1).strip() if match else platform.machine()
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    name = fields.get("model name", platform.machine())
+    return f"{name}, family {fields['cpu family']} model {fields['model']}" if "cpu family" in fields else name
 
 
 def commit() -> str:
