@@ -31,7 +31,7 @@ from rollout import MODELS  # noqa: E402
 from alignment.ops.native.library import CoreLibrary, find_core  # noqa: E402
 from alignment.ops.native.toolchain import find_compiler  # noqa: E402
 
-BLOCK_TOKENS = 32
+BLOCK_TOKENS = 64
 WEIGHT_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 STREAM_BYTES = 512 << 20
 

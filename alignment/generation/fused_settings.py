@@ -24,8 +24,8 @@ class FusedSettings:
     """Tokens of the longest prompt and answer together; None: what the model's positions allow."""
     max_rows: int = 512
     """Tokens computed in one pass while prompts are read; bounds scratch memory and how long others wait."""
-    block_tokens: int = 16
-    """Tokens of a block of keys and values."""
+    block_tokens: int = 64
+    """Tokens of a block of keys and values; long blocks are read faster and waste more at their ends."""
     weight_type: str = "float32"
     kv_type: str = "float32"
     threads: int = 1

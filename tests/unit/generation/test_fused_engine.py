@@ -69,6 +69,7 @@ def build(family="llama", seed=0):
 
 
 def fused(model, *, progress=None, usable=None, **settings):
+    settings = {"block_tokens": 16, **settings}  # so that short prompts take several
     engine = FusedEngine(model, FusedSettings(**settings), usable_vocab_size=usable, progress=progress)
     engine.load_weights(None, 0)
     return engine
@@ -130,7 +131,7 @@ MODEL_BLOCK = 4 * 16 * (8 + 16) * 2 * 2
         dict(num_slots=64, max_rows=1000),
         dict(num_slots=20, blocks=4),
         dict(num_slots=9, max_rows=3),
-        dict(block_tokens=32),
+        dict(block_tokens=64),
         dict(threads=2),
     ],
     ids=["one slot", "all slots", "few blocks", "tiny chunks", "large blocks", "threads"],
@@ -229,7 +230,7 @@ def test_a_sequence_that_never_fits_is_refused_with_the_memory_it_needs():
 
 def test_memory_is_what_was_asked_for():
     model = build()
-    engine = FusedEngine(model, FusedSettings(kv_memory=5 * MODEL_BLOCK))
+    engine = FusedEngine(model, FusedSettings(block_tokens=16, kv_memory=5 * MODEL_BLOCK))
     assert engine.num_bytes == 0
     engine.load_weights(None, 0)
     few, many = engine.num_bytes, fused(model, kv_memory=25 * MODEL_BLOCK).num_bytes

@@ -78,7 +78,7 @@ def real_engine(**settings):
     heads = dict(num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=64)
     model = CausalLM(DecoderConfig.from_dict({**shape, **heads}))
     draw_weights(model, seed=0, std=0.5)
-    engine = FusedEngine(model, FusedSettings(**settings))
+    engine = FusedEngine(model, FusedSettings(block_tokens=16, **settings))
     engine.load_weights(None, 0)
     return engine
 

@@ -115,11 +115,10 @@ def test_the_fused_engine_holds_what_is_counted(weight_type, tied):
     config = make_config(tie_word_embeddings=tied, hidden_size=128, intermediate_size=256)
     job = make_job(policy=config, fused=True, rollout_weight_type=weight_type, iteration_rows=4)
     counted = FusedMemory(place_of(job)).standing_on_host
-    blocks = -(-job.length // 16)
+    block_tokens = FusedSettings().block_tokens
+    places = -(-job.length // block_tokens) * block_tokens
     token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4
-    settings = FusedSettings(
-        num_slots=4, max_length=job.length, kv_memory=4 * blocks * 16 * token, weight_type=weight_type
-    )
+    settings = FusedSettings(num_slots=4, max_length=job.length, kv_memory=4 * places * token, weight_type=weight_type)
     real = FusedModel(load_core(), config, settings)
     assert counted["rollout weights"] + counted["key-value cache"] == pytest.approx(real.num_bytes, rel=0.03)
     real.close()
