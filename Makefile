@@ -18,7 +18,7 @@ timed = start=$$(date +%s); $(1); status=$$?; echo "make $@: $$(($$(date +%s) - 
 help:
 	@echo "make demo    SFT, reward model and PPO on a small model, in minutes on a CPU; ends with a table and a report"
 	@echo "make test    all tests (INTEROP=1: also against torch and transformers)"
-	@echo "make test-distributed  every layout against one process, and all tests with several processes (about 30 minutes)"
+	@echo "make test-distributed  every layout against one process, and all tests with several processes (25 minutes)"
 	@echo "make lint    ruff and the import contracts"
 	@echo "make bench   one PPO step by phase, against torch and transformers"
 	@echo "make clean   remove .venv and caches"
