@@ -77,6 +77,13 @@ def measure_gap(rollout: Rollout) -> LogprobGap:
     )
 
 
+def _damaged(rollout: Rollout) -> str:
+    """Return which of engine and trainer has a log-prob of a response token that is not finite."""
+    is_token = rollout.response_mask > 0
+    sides = {"engine": rollout.rollout_logprobs, "trainer": rollout.old_logprobs}
+    return " and the ".join(name for name, values in sides.items() if not np.isfinite(values[is_token]).all())
+
+
 @dataclass(kw_only=True)
 class LogprobGate:
     """Measures the gap of each training rollout and acts where its p99 is above ``limit``.
@@ -104,8 +111,9 @@ class LogprobGate:
         gap = measure_gap(rollout)
         if not math.isfinite(gap.max):
             raise NumericalError(
-                f"log-probs of engine and trainer at update {rollout.policy_version}: {gap}. One of them is damaged; "
-                "earlier checkpoints are untouched"
+                f"before update {rollout.policy_version + 1} the policy's log-probs by the {_damaged(rollout)} are not "
+                f"finite: {gap}. Its weights may have exploded: lower the learning rate. Earlier checkpoints are "
+                "untouched"
             )
         is_above = gap.p99 > self.limit
         if is_above:

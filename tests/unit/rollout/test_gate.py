@@ -179,5 +179,7 @@ def test_stop_names_the_token_and_says_what_to_do(lines):
 @pytest.mark.parametrize("action", ["warn", "correct", "recompute", "stop"])
 @pytest.mark.parametrize("damage", [np.nan, np.inf])
 def test_damaged_log_probs_stop_the_run_whatever_the_action(action, damage, lines):
-    with pytest.raises(NumericalError, match=r"row 1, response position 0, token id 21 .*damaged"):
+    with pytest.raises(
+        NumericalError, match=r"before update 5 .* by the engine .*row 1, response position 0, token id 21"
+    ):
         _gate(action, limit=1e9).check(_rollout(_shifted(0.0, 9.0, 0.0, damage, 0.0)))
