@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 DEFAULT_LIMIT = 600.0
 """Seconds one operation between processes may take."""
+_DYING_SECONDS = 1.0
+"""How long a process may take to die after it has closed its connections."""
 
 
 class CommunicationError(UserError):
@@ -65,6 +67,6 @@ class _Operation:
         """Return who is missing, and the last line of the transport's message without its place in the source."""
         lines = str(error).strip().splitlines() or [type(error).__name__]
         board = self._guard.watch.board
-        gone = board.gone() if board is not None else []
+        gone = board.gone(within=_DYING_SECONDS) if board is not None else []
         reason = re.sub(r"^\[\S*\] ", "", lines[-1])
         return f"ended processes: rank {', rank '.join(map(str, gone))} ({reason})" if gone else reason

@@ -44,9 +44,17 @@ class Board:
         """Say that this process is inside (``waiting``) or past the operation ``text`` since ``now``."""
         _SLOT.pack_into(self._slots, self._rank * _SLOT.size, _WAITING if waiting else _BUSY, now, text)
 
-    def gone(self) -> list[int]:
-        """Return the ranks of this machine whose process has ended."""
-        return [rank for rank in range(self._world_size) if rank != self._rank and self._is_gone(rank)]
+    def gone(self, *, within: float = 0.0) -> list[int]:
+        """Return the ranks of this machine whose process has ended; wait ``within`` seconds for the first.
+
+        A process that dies closes its connections first and lets go of its lock a moment later.
+        """
+        end = time.monotonic() + within
+        while True:
+            ranks = [rank for rank in range(self._world_size) if rank != self._rank and self._is_gone(rank)]
+            if ranks or time.monotonic() >= end:
+                return ranks
+            time.sleep(0.02)
 
     def describe(self, now: float) -> list[str]:
         """Return one line for each other process of this machine."""
@@ -66,7 +74,8 @@ class Board:
         if self._slots[rank * _SLOT.size] == _ABSENT:
             return False
         try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, rank)
+            # Shared: several may ask at the same time, and none must take another's question for the owner's lock.
+            fcntl.lockf(self._file, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, rank)
         except OSError:
             return False
         fcntl.lockf(self._file, fcntl.LOCK_UN, 1, rank)

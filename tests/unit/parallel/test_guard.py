@@ -82,3 +82,37 @@ def test_the_board_shows_the_others_and_who_is_gone(tmp_path, monkeypatch):
     other.stdin.close(), other.stdout.close()
     assert mine.gone() == [1]
     assert mine.describe(time.monotonic())[0].endswith("; its process has ended")
+
+
+def test_those_who_ask_at_the_same_time_all_see_who_is_gone(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    code = (
+        f"import tempfile; tempfile.tempdir = {str(tmp_path)!r}\n"
+        "import sys, time\n"
+        "from alignment.parallel.watch import Board\n"
+        "rank = int(sys.argv[1])\n"
+        "board = Board('token', rank=rank, world_size=3)\n"
+        "board.write(True, time.monotonic(), b'here')\n"
+        "print('ready', flush=True)\n"
+        "while rank == 1: board.gone()\n"
+    )
+    mine = Board("token", rank=0, world_size=3)
+    asker, dead = (
+        subprocess.Popen([sys.executable, "-c", code, rank], stdout=subprocess.PIPE, cwd=ROOT) for rank in "12"
+    )
+    try:
+        assert dead.stdout.read() == b"ready\n" and dead.wait() == 0 and asker.stdout.readline() == b"ready\n"
+        assert {tuple(mine.gone()) for _ in range(20_000)} == {(2,)}
+    finally:
+        asker.kill()
+        asker.wait()
+        asker.stdout.close(), dead.stdout.close()
+
+
+def test_a_process_that_is_still_dying_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    board = Board("token", rank=0, world_size=2)
+    answers = iter([False, False, True])
+    monkeypatch.setattr(Board, "_is_gone", lambda board, rank: next(answers))
+    assert board.gone() == []
+    assert board.gone(within=60.0) == [1]
