@@ -50,7 +50,7 @@ typedef struct AcModel AcModel;
 AC_API int32_t ac_abi_version(void);
 AC_API const char* ac_last_error(void);  // of the calling thread; "" when nothing failed yet
 
-// Instruction set that new models will use: scalar, avx2, avx512, avx512bf16 or neon. A model keeps the one it was
+// Instruction set that new models will use: scalar, avx2, avx512, avx512bf16, avx512amx or neon. A model keeps the one it was
 // created with. ac_set_isa fails when the library lacks the name or the machine lacks the instructions.
 AC_API const char* ac_isa(void);
 AC_API int32_t ac_set_isa(const char* name);

@@ -1,4 +1,9 @@
 // Which kernels run, and the last error.
+#if defined(__x86_64__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include <cstring>
 #include <string>
 
@@ -8,7 +13,8 @@
 
 namespace ac {
 
-extern const Kernels kernels_scalar, kernels_avx2, kernels_avx512, kernels_avx512bf16, kernels_neon;
+extern const Kernels kernels_scalar, kernels_avx2, kernels_avx512, kernels_avx512bf16, kernels_avx512amx,
+    kernels_neon;
 
 namespace {
 
@@ -16,12 +22,25 @@ thread_local std::string last_error;
 const Kernels* chosen = nullptr;
 
 #if defined(__x86_64__)
+// Linux gives a process the registers of the matrix unit only when it asks for them, once and for all its threads.
+[[maybe_unused]] bool may_use_tiles() {
+#if defined(__linux__)
+  constexpr long REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;
+  static const bool granted = syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+  return granted;
+#else
+  return false;
+#endif
+}
 [[maybe_unused]] bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 [[maybe_unused]] bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
 [[maybe_unused]] bool has_avx512bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+[[maybe_unused]] bool has_avx512amx() {
+  return has_avx512bf16() && __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16") && may_use_tiles();
+}
 #endif
 bool always() { return true; }
 
@@ -32,6 +51,9 @@ struct Candidate {
 
 // Best first.
 const Candidate CANDIDATES[] = {
+#if defined(AC_WITH_AVX512AMX)
+    {&kernels_avx512amx, has_avx512amx},
+#endif
 #if defined(AC_WITH_AVX512BF16)
     {&kernels_avx512bf16, has_avx512bf16},
 #endif

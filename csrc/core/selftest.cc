@@ -175,7 +175,7 @@ void check_refusals() {
 }  // namespace
 
 int main() {
-  for (const char* isa : {"scalar", "avx2", "avx512", "avx512bf16", "neon"}) {
+  for (const char* isa : {"scalar", "avx2", "avx512", "avx512bf16", "avx512amx", "neon"}) {
     if (ac_set_isa(isa) != AC_OK) continue;
     for (const AcConfig& config : all_configs()) check_bits(config);
     check_refusals();

@@ -98,7 +98,12 @@ def find_or_build(*, force: bool = False) -> Library:
 
 def compile_library(target: Path, folder: Path, compiler: Compiler, log_file: Path) -> None:
     """Compile the sources of ``folder`` to ``target``, whose folder also gets the objects; commands go to the log."""
-    units = sources.list_units(folder)
+
+    def accepts(flags: tuple[str, ...]) -> bool:
+        check = [compiler.program, *flags, "-x", "c++", "-fsyntax-only", os.devnull]
+        return toolchain.run_logged(check, log_file) is None
+
+    units = sources.list_units(folder, accepts=accepts)
     objects = [target.parent / f"{unit.stem}.o" for unit in units]
     commands = [
         [compiler.program, *sources.COMMON_FLAGS, *unit.flags, "-c", str(unit.source), "-o", str(compiled)]

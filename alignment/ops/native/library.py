@@ -59,7 +59,7 @@ class CoreLibrary:
 
     @property
     def isa(self) -> str:
-        """Instruction set in use: scalar, avx2, avx512, avx512bf16 or neon."""
+        """Instruction set in use: scalar, avx2, avx512, avx512bf16, avx512amx or neon."""
         return self._handle.ac_isa().decode()
 
     def set_isa(self, name: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,18 +23,22 @@ ONCE = ("dispatch.cc", "model.cc", "weights.cc", "request.cc", "forward.cc", "sa
 _SELFTEST = "selftest.cc"
 """How the names of programs end that tests link with the library's objects."""
 
+_AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma")
 _X86_FLAGS = {
     "scalar": (),
     "avx2": ("-mavx2", "-mfma", "-mf16c"),
-    "avx512": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma"),
-    "avx512bf16": ("-mavx512bf16", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma"),
+    "avx512": _AVX512,
+    "avx512bf16": ("-mavx512bf16", *_AVX512),
+    "avx512amx": ("-mamx-tile", "-mamx-bf16", "-mavx512bf16", *_AVX512),
 }
 ISA_FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
     "x86_64": _X86_FLAGS,
     "aarch64": {"scalar": (), "neon": ()},
 }
 """Architecture -> instruction set -> flags."""
-_SAME_AS_WIDER = {("sampler_kernels.cc", "avx512bf16"), ("training_kernels.cc", "avx512bf16")}
+_SAME_AS_WIDER = {
+    (name, isa) for name in ("sampler_kernels.cc", "training_kernels.cc") for isa in ("avx512bf16", "avx512amx")
+}
 """Not compiled: sampler and training use the avx512 kernels there."""
 
 
@@ -52,9 +57,15 @@ def find_sources() -> Path | None:
     return next((folder for folder in folders if (folder / "alignment_core.h").is_file()), None)
 
 
-def list_units(folder: Path, machine: str | None = None) -> list[Unit]:
-    """Return what to compile for an architecture (default: this one); an unknown one gets the scalar kernels."""
-    isas = ISA_FLAGS.get(machine or platform.machine(), {"scalar": ()})
+def list_units(
+    folder: Path, machine: str | None = None, *, accepts: Callable[[tuple[str, ...]], bool] = lambda flags: True
+) -> list[Unit]:
+    """Return what to compile for an architecture (default: this one); an unknown one gets the scalar kernels.
+
+    Instruction sets whose flags the compiler does not accept are left out.
+    """
+    known = ISA_FLAGS.get(machine or platform.machine(), {"scalar": ()})
+    isas = {isa: flags for isa, flags in known.items() if not flags or accepts(flags)}
     with_isas = tuple(f"-DAC_WITH_{isa.upper()}" for isa in isas if isa != "scalar")
     units = [Unit(folder / name, with_isas, Path(name).stem) for name in ONCE]
     for name in PER_ISA:

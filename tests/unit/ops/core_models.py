@@ -39,7 +39,9 @@ FAMILIES = {
     "qwen3": dict(model_type="qwen3", head_dim=20, num_attention_heads=6),
     "many_heads": dict(model_type="llama", num_attention_heads=30, num_key_value_heads=2, head_dim=32),
 }
-ISAS = ("scalar", "neon") if platform.machine() == "aarch64" else ("scalar", "avx2", "avx512", "avx512bf16")
+ISAS = (
+    ("scalar", "neon") if platform.machine() == "aarch64" else ("scalar", "avx2", "avx512", "avx512bf16", "avx512amx")
+)
 LENGTHS = (1, 70, 17, 33, 2)
 NUM_BLOCKS = 64
 

@@ -6,6 +6,7 @@ The sources are two tiny files; CXX is a script that notes each call and may be 
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import stat
 import subprocess
@@ -110,6 +111,13 @@ def test_whatever_makes_another_library_makes_another_entry(what, folder, tmp_pa
         write_compiler(tmp_path, before='[ "$1" = --version ] && echo "another version" && exit 0')
     assert build.find_or_build().path != before
     assert before.exists(), "a process that runs may still read it"
+
+
+def test_flags_that_the_compiler_does_not_know_are_left_out(folder, tmp_path, monkeypatch):
+    flags = {"scalar": (), "known": ("-O1",), "unknown": ("-mno-such-processor",)}
+    monkeypatch.setattr(sources, "ISA_FLAGS", {platform.machine(): flags})
+    (folder / "two.cc").write_text("#if !defined(AC_WITH_KNOWN) || defined(AC_WITH_UNKNOWN)\n#error\n#endif\n")
+    assert build.find_or_build().path.is_file()
 
 
 def test_a_compile_error_is_one_line_with_the_log(folder, tmp_path):

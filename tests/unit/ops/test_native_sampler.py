@@ -12,7 +12,7 @@ from alignment.generation.engine import GenerationOptions
 from alignment.generation.sampling import Sampler, exponentiate, keep_likeliest
 from alignment.ops.native.library import Sampling
 
-ISAS = ("scalar", "avx2", "avx512", "avx512bf16", "neon")
+ISAS = ("scalar", "avx2", "avx512", "avx512bf16", "avx512amx", "neon")
 OPTIONS = {
     "plain": {},
     "temperature": dict(temperature=0.7),

@@ -1,5 +1,5 @@
-// Matrix product by packed weights. Every output of every row is one chain of multiply-adds over ascending inputs,
-// whatever the number of rows, so its bits do not depend on what else is computed.
+// Tiles of a matrix product in vector registers. Every output of every row is one chain of multiply-adds over ascending
+// inputs, whatever the number of rows, so its bits do not depend on what else is computed.
 #pragma once
 #include "kernels.h"
 #include "vec.h"
@@ -8,6 +8,13 @@ namespace {
 
 constexpr int PANEL = 2 * LANES;
 constexpr int MAX_PANELS = 4;  // at once
+
+// One tile of a product, from row `row` and panel `panel` on, and its sums: those of row m and panel p are at
+// sums[(p * num_rows + m) * PANEL].
+struct TileSums {
+  const float* sums;
+  int row, num_rows, panel, num_panels;
+};
 
 // Bytes of weights between prefetch and use. Only many rows, which read one stream of weights, gain from it: with few
 // rows the processor's own prefetching of several streams is faster.
@@ -157,5 +164,30 @@ const TileTable& choose_tiles(const ac::Product& job) {
 #endif
   return TILES<NarrowWeights>;
 }
+
+// Tiles of the vector registers.
+struct VectorTiles {
+  static constexpr int ROWS = TILE_ROWS;
+  static constexpr int MAX_SUMS = (2 * TILE_ROWS + MAX_PANELS) * PANEL;
+  static constexpr int64_t BLOCK_BYTES = 384 << 10;
+
+  const TileTable& table;
+
+  static constexpr int panels_at_once(int rows) { return ::panels_at_once(rows); }
+  void prepare(int) {}
+  // Sums of the tile's panels, to sums [panels][rows][PANEL].
+  void sum(const ac::Product& job, const TileSums& tile, float* sums) const {
+    const int at_once = panels_at_once(tile.num_rows);
+    const ac::Rows& in = job.input;
+    const void* input = in.narrow ? static_cast<const void*>(in.narrow + tile.row * in.stride)
+                                  : static_cast<const void*>(in.wide + tile.row * in.stride);
+    for (int p = 0; p < tile.num_panels;) {
+      const bool whole = tile.num_panels - p >= at_once;
+      table.tiles[tile.num_rows][whole ? 0 : 1](input, in.stride, *job.weights, tile.panel + p,
+                                                 sums + p * tile.num_rows * PANEL);
+      p += whole ? at_once : 1;
+    }
+  }
+};
 
 }  // namespace
