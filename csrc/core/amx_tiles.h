@@ -67,12 +67,13 @@ struct LastStretch {
 
 // Sums over all inputs, to [height][PANEL] at `to` and, of the second place, at `more`.
 template <TileShape S>
-void sum_products(TileSources at, int inputs, int height, float* to, float* more) {
+void sum_products(TileSources at, Ahead ahead, int inputs, int height, float* to, float* more) {
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
   _tile_zero(3);
   for (; inputs >= TILE_INPUTS; inputs -= TILE_INPUTS) {
+    if (S == TileShape::two_groups) ahead.next();
     step<S>(at);
     for (int i = 0; i < 2; ++i) {
       at.rows[i] += ROW_BYTES;
@@ -121,7 +122,7 @@ struct MatrixTiles {
   }
 
   // Sums of the tile's panels, to sums [panels][rows][PANEL].
-  void sum(const ac::Product& job, const TileSums& tile, float* sums) const {
+  void sum(const ac::Product& job, const Tile& tile, float* sums) const {
     const ac::Matrix& w = *job.weights;
     const int64_t stride = job.input.stride * 2, panel_floats = static_cast<int64_t>(tile.num_rows) * PANEL;
     const int second = tile.num_rows - height_;  // first row of the second group
@@ -129,16 +130,17 @@ struct MatrixTiles {
     for (int p = 0; p < tile.num_panels; ++p) {
       const char* weights = w.data + (tile.panel + p) * w.panel_bytes;
       float* to = sums + p * panel_floats;
+      const Ahead ahead(tile, w, p, w.inputs / TILE_INPUTS + 1);
       fence();
       if (groups_ == 2) {
         const TileSources at{{rows, rows + second * stride}, stride, {weights, weights}};
-        sum_products<TileShape::two_groups>(at, w.inputs, height_, to, to + second * PANEL);
+        sum_products<TileShape::two_groups>(at, ahead, w.inputs, height_, to, to + second * PANEL);
       } else if (p + 1 < tile.num_panels) {
         const TileSources at{{rows, rows}, stride, {weights, weights + w.panel_bytes}};
-        sum_products<TileShape::two_panels>(at, w.inputs, height_, to, to + panel_floats);
+        sum_products<TileShape::two_panels>(at, ahead, w.inputs, height_, to, to + panel_floats);
         ++p;
       } else {
-        sum_products<TileShape::single>({{rows, rows}, stride, {weights, weights}}, w.inputs, height_, to, to);
+        sum_products<TileShape::single>({{rows, rows}, stride, {weights, weights}}, ahead, w.inputs, height_, to, to);
       }
     }
   }

@@ -7,19 +7,21 @@
 
 namespace {
 
-AC_INLINE V finished(const ac::Matrix& w, const TileSums& tile, int p, int m, int lane) {
-  V x = load(tile.sums + (p * tile.num_rows + m) * PANEL + lane);
+// The sum of row m and panel p at sums[(p * num_rows + m) * PANEL], scaled and with its bias.
+AC_INLINE V finished(const ac::Matrix& w, const Tile& tile, const float* sums, int p, int m, int lane) {
+  V x = load(sums + (p * tile.num_rows + m) * PANEL + lane);
   const int64_t output = static_cast<int64_t>(tile.panel + p) * PANEL + lane;
   if (w.scales) x = mul(x, load(w.scales + output));
   return w.biases ? add(x, load(w.biases + output)) : x;
 }
 
-void write_gated(const ac::Product& job, const TileSums& tile) {
+void write_gated(const ac::Product& job, const Tile& tile, const float* sums) {
   for (int p = 0; p < tile.num_panels; p += 2) {
     for (int m = 0; m < tile.num_rows; ++m) {
       const int64_t at = (tile.row + m) * job.output.stride + (tile.panel + p) / 2 * PANEL;
       for (int lane = 0; lane < PANEL; lane += LANES) {
-        const V gate = finished(*job.weights, tile, p, m, lane), up = finished(*job.weights, tile, p + 1, m, lane);
+        const V gate = finished(*job.weights, tile, sums, p, m, lane);
+        const V up = finished(*job.weights, tile, sums, p + 1, m, lane);
         const V y = mul(silu(gate), up);
         if (job.output.narrow) {
           store(job.output.narrow + at + lane, y);
@@ -39,14 +41,14 @@ AC_INLINE void store_first(float* to, V x, int64_t count) {
   for (int64_t i = 0; i < count; ++i) to[i] = lanes[i];
 }
 
-void write_wide(const ac::Product& job, const TileSums& tile) {
+void write_wide(const ac::Product& job, const Tile& tile, const float* sums) {
   const bool has_room = job.output.stride >= static_cast<int64_t>(job.weights->num_panels) * PANEL;
   for (int p = 0; p < tile.num_panels; ++p) {
     const int64_t column = static_cast<int64_t>(tile.panel + p) * PANEL;
     for (int m = 0; m < tile.num_rows; ++m) {
       float* to = job.output.wide + (tile.row + m) * job.output.stride + column;
       for (int lane = 0; lane < PANEL; lane += LANES) {
-        V y = finished(*job.weights, tile, p, m, lane);
+        V y = finished(*job.weights, tile, sums, p, m, lane);
         if (job.finish == ac::Finish::add) y = add(load(to + lane), y);
         store_first(to + lane, y, has_room ? LANES : job.columns - column - lane);
       }
@@ -55,11 +57,10 @@ void write_wide(const ac::Product& job, const TileSums& tile) {
 }
 
 template <class Tiles>
-void multiply_rows(const ac::Product& job, const Tiles& tiles, TileSums tile) {
+void multiply_rows(const ac::Product& job, const Tiles& tiles, const Tile& tile) {
   alignas(64) float sums[Tiles::MAX_SUMS];
   tiles.sum(job, tile, sums);
-  tile.sums = sums;
-  job.finish == ac::Finish::gate ? write_gated(job, tile) : write_wide(job, tile);
+  job.finish == ac::Finish::gate ? write_gated(job, tile, sums) : write_wide(job, tile, sums);
 }
 
 // Blocks of rows, as few as keep a block's inputs in the second-level cache while panels pass by.
@@ -77,12 +78,14 @@ void multiply_block(const ac::Product& job, Tiles& tiles, ac::Share panels, int 
   const int last = panels.end(job.weights->num_panels / pair) * pair;
   const int num_tiles = (rows + Tiles::ROWS - 1) / Tiles::ROWS, most = (rows + num_tiles - 1) / num_tiles;
   const int at_once = Tiles::panels_at_once(most), group = at_once > pair ? at_once : pair;
+  const int64_t panel_bytes = job.weights->panel_bytes, share = panel_bytes / num_tiles;
   tiles.prepare(most);
   for (int panel = first; panel < last; panel += group) {
     const int num_panels = last - panel < group ? last - panel : group;
+    const char* next = job.weights->data + (panel + group) * panel_bytes;
     for (int i = 0; i < num_tiles; ++i) {
       const int from = begin + rows * i / num_tiles, to = begin + rows * (i + 1) / num_tiles;
-      multiply_rows(job, tiles, {nullptr, from, to - from, panel, num_panels});
+      multiply_rows(job, tiles, {from, to - from, panel, num_panels, next + i * share, share});
     }
   }
 }

@@ -9,16 +9,28 @@ namespace {
 constexpr int PANEL = 2 * LANES;
 constexpr int MAX_PANELS = 4;  // at once
 
-// One tile of a product, from row `row` and panel `panel` on, and its sums: those of row m and panel p are at
-// sums[(p * num_rows + m) * PANEL].
-struct TileSums {
-  const float* sums;
+// One tile of a product, from row `row` and panel `panel` on. While it is computed, `ahead_bytes` of weights at `ahead`
+// (and as many of each further panel) come into the second-level cache: its share of the panels after these, whose first
+// tile would else wait for memory.
+struct Tile {
   int row, num_rows, panel, num_panels;
+  const char* ahead;
+  int64_t ahead_bytes;
 };
 
-// Bytes of weights between prefetch and use. Only many rows, which read one stream of weights, gain from it: with few
+// Brings weights nearer, some with each step. Only many rows, which read one stream of weights, gain from it: with few
 // rows the processor's own prefetching of several streams is faster.
-constexpr int AHEAD = 16 << 10;
+struct Ahead {
+  const char* at;
+  int64_t step_bytes;
+
+  Ahead(const Tile& tile, const ac::Matrix& w, int p, int64_t steps)
+      : at(tile.ahead + p * w.panel_bytes), step_bytes((tile.ahead_bytes + steps - 1) / steps) {}
+  AC_INLINE void next() {
+    for (int64_t byte = 0; byte < step_bytes; byte += 64) prefetch(at + byte);
+    at += step_bytes;
+  }
+};
 
 struct WideWeights {
   using Input = float;
@@ -95,12 +107,13 @@ struct NarrowProducts {
 };
 #endif
 
-// Sums of M rows by P neighbouring panels, to sums [P][M][PANEL].
+// Sums of M rows by P neighbouring panels of a tile, to [P][M][PANEL].
 template <class Weights, int M, int P>
-void multiply_tile(const void* input, int64_t stride, const ac::Matrix& w, int panel, float* to) {
+void multiply_tile(const void* input, int64_t stride, const ac::Matrix& w, const Tile& tile, int first, float* to) {
   const auto* x = static_cast<const typename Weights::Input*>(input);
-  const char* at = w.data + panel * w.panel_bytes;
+  const char* at = w.data + (tile.panel + first) * w.panel_bytes;
   const int64_t num_steps = w.inputs / Weights::INPUTS;
+  Ahead ahead(tile, w, first, num_steps);
   V sums[P][M][2];
   for (auto& of_panel : sums) {
     for (auto& of_row : of_panel) of_row[0] = of_row[1] = splat(0.0f);
@@ -108,10 +121,7 @@ void multiply_tile(const void* input, int64_t stride, const ac::Matrix& w, int p
   for (int64_t step = 0; step < num_steps; ++step, x += Weights::INPUTS, at += Weights::STEP_BYTES) {
 #pragma GCC unroll 4
     for (int p = 0; p < P; ++p) {
-      if (P == 1) {
-        prefetch(at + AHEAD);
-        if (Weights::STEP_BYTES > 64) prefetch(at + AHEAD + 64);
-      }
+      if (P == 1) ahead.next();
       Weights::template step<M>(x, stride, at + p * w.panel_bytes, sums[p]);
     }
   }
@@ -123,7 +133,8 @@ void multiply_tile(const void* input, int64_t stride, const ac::Matrix& w, int p
   }
 }
 
-using TileFunction = void (*)(const void* input, int64_t stride, const ac::Matrix&, int panel, float* to);
+// From panel `first` of the tile on.
+using TileFunction = void (*)(const void* input, int64_t stride, const ac::Matrix&, const Tile&, int first, float* to);
 
 // Panels that so many rows take at once: as many as there are accumulators for. More chains hide the latency of the
 // multiply-add, and several streams come faster from memory than one.
@@ -176,14 +187,14 @@ struct VectorTiles {
   static constexpr int panels_at_once(int rows) { return ::panels_at_once(rows); }
   void prepare(int) {}
   // Sums of the tile's panels, to sums [panels][rows][PANEL].
-  void sum(const ac::Product& job, const TileSums& tile, float* sums) const {
+  void sum(const ac::Product& job, const Tile& tile, float* sums) const {
     const int at_once = panels_at_once(tile.num_rows);
     const ac::Rows& in = job.input;
     const void* input = in.narrow ? static_cast<const void*>(in.narrow + tile.row * in.stride)
                                   : static_cast<const void*>(in.wide + tile.row * in.stride);
     for (int p = 0; p < tile.num_panels;) {
       const bool whole = tile.num_panels - p >= at_once;
-      table.tiles[tile.num_rows][whole ? 0 : 1](input, in.stride, *job.weights, tile.panel + p,
+      table.tiles[tile.num_rows][whole ? 0 : 1](input, in.stride, *job.weights, tile, p,
                                                  sums + p * tile.num_rows * PANEL);
       p += whole ? at_once : 1;
     }
