@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -15,12 +16,16 @@ from pathlib import Path
 from rollout_work import PROCESSES
 
 NAMES = [name for name, process in PROCESSES.items() if process.packages]
+_WITHOUT_AMX = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16" if platform.machine() == "x86_64" else ""
+"""GCC 12 compiles llama.cpp's tile configuration wrongly, and its process ends with an illegal instruction."""
 BUILD = {
+    "CFLAGS": _WITHOUT_AMX,
+    "CXXFLAGS": _WITHOUT_AMX,
     "CMAKE_BUILD_PARALLEL_LEVEL": "1",
     "CMAKE_ARGS": "-DGGML_NATIVE=ON -DGGML_OPENMP=ON -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF "
     "-DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_TESTS=OFF",
 }
-"""llama.cpp for this very processor, without its programs."""
+"""llama.cpp for this very processor, without its programs and without the matrix unit."""
 
 
 def main() -> None:

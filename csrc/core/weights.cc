@@ -11,6 +11,7 @@ namespace ac {
 namespace {
 
 constexpr int INPUT_BLOCK = 16;  // inputs packed before the next panel: long enough writes, few enough read streams
+constexpr int MAX_PANEL = 64;  // outputs of a panel at most
 
 AC_INLINE float wide_of(float x) { return x; }
 AC_INLINE float wide_of(uint16_t x) { return widen(x); }
@@ -67,36 +68,44 @@ void pack_narrow(const Source<T>& from, const Stretch& s, int panel_size, int64_
 // The scale that takes a column's largest magnitude to 127; 0 when nothing is left of it, NaN when it is not finite.
 template <class T>
 void find_scales(const Source<T>& from, const Stretch& s, float* scales) {
-  for (int i = 0; i < s.count; ++i) scales[s.lane + i] = 0.0f;
+  float largest[MAX_PANEL] = {};
+  uint32_t is_damaged[MAX_PANEL] = {};
   for (int64_t input = 0; input < from.inputs; ++input) {
     for (int i = 0; i < s.count; ++i) {
       const float size = std::fabs(from.at(input, s.output + i));
-      float& scale = scales[s.lane + i];
-      if (size > scale) scale = size;
-      if (!(size <= std::numeric_limits<float>::max())) scale = std::numeric_limits<float>::infinity();
+      largest[i] = size > largest[i] ? size : largest[i];
+      is_damaged[i] |= size <= std::numeric_limits<float>::max() ? 0u : 1u;
     }
   }
   for (int i = 0; i < s.count; ++i) {
     float& scale = scales[s.lane + i];
-    scale = std::isfinite(scale) ? scale / 127.0f : std::numeric_limits<float>::quiet_NaN();
+    scale = is_damaged[i] ? std::numeric_limits<float>::quiet_NaN() : largest[i] / 127.0f;
     if (scale < std::numeric_limits<float>::min()) scale = 0.0f;  // its inverse would not be finite
   }
+}
+
+// The nearest whole number of x in -127 .. 127; of two the even one.
+AC_INLINE int8_t rounded(float x) {
+  const float shifted = x + 12582912.0f;  // 1.5 * 2^23: no digit is left behind the point
+  int32_t bits;
+  std::memcpy(&bits, &shifted, sizeof bits);
+  return static_cast<int8_t>(bits);
 }
 
 template <class T>
 void pack_bytes(const Source<T>& from, const Stretch& s, int panel_size, int64_t begin, int64_t end, int8_t* panel,
                 const float* scales) {
-  float inverses[64];
+  float inverses[MAX_PANEL];
   for (int i = 0; i < s.count; ++i) {
     const float scale = scales[s.lane + i];
     inverses[i] = scale > 0.0f ? 1.0f / scale : 0.0f;
   }
+  // Bytes might be anything to the compiler, so the loop reads nothing by way of `from`.
+  const int64_t step = from.output_step;
   for (int64_t input = begin; input < end; ++input) {
-    int8_t* to = panel + input * panel_size + s.lane;
-    for (int i = 0; i < s.count; ++i) {
-      const float x = inverses[i] > 0.0f ? from.at(input, s.output + i) * inverses[i] : 0.0f;
-      to[i] = static_cast<int8_t>(std::lrintf(x));
-    }
+    const T* __restrict at = from.data + input * from.input_step + s.output * step;
+    int8_t* __restrict to = panel + input * panel_size + s.lane;
+    for (int i = 0; i < s.count; ++i) to[i] = rounded(wide_of(at[i * step]) * inverses[i]);
   }
 }
 
