@@ -67,13 +67,14 @@ struct LastStretch {
 
 // Sums over all inputs, to [height][PANEL] at `to` and, of the second place, at `more`.
 template <TileShape S>
-void sum_products(TileSources at, Ahead ahead, int inputs, int height, float* to, float* more) {
+void sum_products(TileSources at, Ahead (&ahead)[2], int inputs, int height, float* to, float* more) {
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
   _tile_zero(3);
   for (; inputs >= TILE_INPUTS; inputs -= TILE_INPUTS) {
-    if (S == TileShape::two_groups) ahead.next();
+    ahead[0].next();
+    if (S == TileShape::two_panels) ahead[1].next();
     step<S>(at);
     for (int i = 0; i < 2; ++i) {
       at.rows[i] += ROW_BYTES;
@@ -130,7 +131,7 @@ struct MatrixTiles {
     for (int p = 0; p < tile.num_panels; ++p) {
       const char* weights = w.data + (tile.panel + p) * w.panel_bytes;
       float* to = sums + p * panel_floats;
-      const Ahead ahead(tile, w, p, w.inputs / TILE_INPUTS + 1);
+      Ahead ahead[2] = {{tile, w, p, w.inputs / TILE_INPUTS + 1}, {tile, w, p + 1, w.inputs / TILE_INPUTS + 1}};
       fence();
       if (groups_ == 2) {
         const TileSources at{{rows, rows + second * stride}, stride, {weights, weights}};

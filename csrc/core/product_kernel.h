@@ -7,6 +7,8 @@
 
 namespace {
 
+constexpr int64_t AHEAD_BYTES = 4 << 10;
+
 // The sum of row m and panel p at sums[(p * num_rows + m) * PANEL], scaled and with its bias.
 AC_INLINE V finished(const ac::Matrix& w, const Tile& tile, const float* sums, int p, int m, int lane) {
   V x = load(sums + (p * tile.num_rows + m) * PANEL + lane);
@@ -79,13 +81,16 @@ void multiply_block(const ac::Product& job, Tiles& tiles, ac::Share panels, int 
   const int num_tiles = (rows + Tiles::ROWS - 1) / Tiles::ROWS, most = (rows + num_tiles - 1) / num_tiles;
   const int at_once = Tiles::panels_at_once(most), group = at_once > pair ? at_once : pair;
   const int64_t panel_bytes = job.weights->panel_bytes, share = panel_bytes / num_tiles;
+  // One tile reads ahead in its own panels. Of several, each brings its share of the panels after these, whose first
+  // tile would else wait for memory.
+  const int64_t distance = num_tiles == 1 ? AHEAD_BYTES : group * panel_bytes;
   tiles.prepare(most);
   for (int panel = first; panel < last; panel += group) {
     const int num_panels = last - panel < group ? last - panel : group;
-    const char* next = job.weights->data + (panel + group) * panel_bytes;
+    const char* ahead = job.weights->data + panel * panel_bytes + distance;
     for (int i = 0; i < num_tiles; ++i) {
       const int from = begin + rows * i / num_tiles, to = begin + rows * (i + 1) / num_tiles;
-      multiply_rows(job, tiles, {from, to - from, panel, num_panels, next + i * share, share});
+      multiply_rows(job, tiles, {from, to - from, panel, num_panels, ahead + i * share, share});
     }
   }
 }

@@ -10,16 +10,14 @@ constexpr int PANEL = 2 * LANES;
 constexpr int MAX_PANELS = 4;  // at once
 
 // One tile of a product, from row `row` and panel `panel` on. While it is computed, `ahead_bytes` of weights at `ahead`
-// (and as many of each further panel) come into the second-level cache: its share of the panels after these, whose first
-// tile would else wait for memory.
+// (and as many of each further panel) come into the second-level cache.
 struct Tile {
   int row, num_rows, panel, num_panels;
   const char* ahead;
   int64_t ahead_bytes;
 };
 
-// Brings weights nearer, some with each step. Only many rows, which read one stream of weights, gain from it: with few
-// rows the processor's own prefetching of several streams is faster.
+// Brings the weights of a panel nearer, some with each step.
 struct Ahead {
   const char* at;
   int64_t step_bytes;
@@ -113,7 +111,7 @@ void multiply_tile(const void* input, int64_t stride, const ac::Matrix& w, const
   const auto* x = static_cast<const typename Weights::Input*>(input);
   const char* at = w.data + (tile.panel + first) * w.panel_bytes;
   const int64_t num_steps = w.inputs / Weights::INPUTS;
-  Ahead ahead(tile, w, first, num_steps);
+  Ahead ahead[2] = {{tile, w, first, num_steps}, {tile, w, first + 1, num_steps}};
   V sums[P][M][2];
   for (auto& of_panel : sums) {
     for (auto& of_row : of_panel) of_row[0] = of_row[1] = splat(0.0f);
@@ -121,7 +119,8 @@ void multiply_tile(const void* input, int64_t stride, const ac::Matrix& w, const
   for (int64_t step = 0; step < num_steps; ++step, x += Weights::INPUTS, at += Weights::STEP_BYTES) {
 #pragma GCC unroll 4
     for (int p = 0; p < P; ++p) {
-      if (P == 1) ahead.next();
+      // More streams come faster by the processor's own prefetching.
+      if (P <= 2) ahead[p & 1].next();
       Weights::template step<M>(x, stride, at + p * w.panel_bytes, sums[p]);
     }
   }
