@@ -17,7 +17,7 @@ from rollout_work import PROCESSES
 
 NAMES = [name for name, process in PROCESSES.items() if process.packages]
 _WITHOUT_AMX = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16" if platform.machine() == "x86_64" else ""
-"""GCC 12 compiles llama.cpp's tile configuration wrongly, and its process ends with an illegal instruction."""
+"""With AMX, compiled by GCC 12, the process of llama.cpp ended with an illegal instruction (``tilezero``)."""
 BUILD = {
     "CFLAGS": _WITHOUT_AMX,
     "CXXFLAGS": _WITHOUT_AMX,
