@@ -67,14 +67,13 @@ struct LastStretch {
 
 // Sums over all inputs, to [height][PANEL] at `to` and, of the second place, at `more`.
 template <TileShape S>
-void sum_products(TileSources at, Ahead (&ahead)[2], int inputs, int height, float* to, float* more) {
+void sum_products(TileSources at, Ahead ahead, int inputs, int height, float* to, float* more) {
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
   _tile_zero(3);
   for (; inputs >= TILE_INPUTS; inputs -= TILE_INPUTS) {
-    ahead[0].next();
-    if (S == TileShape::two_panels) ahead[1].next();
+    ahead.next(S == TileShape::two_panels ? 2 : 1);
     step<S>(at);
     for (int i = 0; i < 2; ++i) {
       at.rows[i] += ROW_BYTES;
@@ -127,11 +126,12 @@ struct MatrixTiles {
     const ac::Matrix& w = *job.weights;
     const int64_t stride = job.input.stride * 2, panel_floats = static_cast<int64_t>(tile.num_rows) * PANEL;
     const int second = tile.num_rows - height_;  // first row of the second group
+    const int steps = w.inputs < TILE_INPUTS ? 1 : w.inputs / TILE_INPUTS;
     const char* rows = reinterpret_cast<const char*>(job.input.narrow) + tile.row * stride;
     for (int p = 0; p < tile.num_panels; ++p) {
       const char* weights = w.data + (tile.panel + p) * w.panel_bytes;
       float* to = sums + p * panel_floats;
-      Ahead ahead[2] = {{tile, w, p, w.inputs / TILE_INPUTS + 1}, {tile, w, p + 1, w.inputs / TILE_INPUTS + 1}};
+      const Ahead ahead(tile, w, p, steps);
       fence();
       if (groups_ == 2) {
         const TileSources at{{rows, rows + second * stride}, stride, {weights, weights}};

@@ -7,8 +7,6 @@
 
 namespace {
 
-constexpr int64_t AHEAD_BYTES = 4 << 10;
-
 // The sum of row m and panel p at sums[(p * num_rows + m) * PANEL], scaled and with its bias.
 AC_INLINE V finished(const ac::Matrix& w, const Tile& tile, const float* sums, int p, int m, int lane) {
   V x = load(sums + (p * tile.num_rows + m) * PANEL + lane);
@@ -72,6 +70,8 @@ int count_blocks(const ac::Product& job) {
   const int64_t fitting = Tiles::BLOCK_BYTES / row_bytes, rows = fitting < 2 * Tiles::ROWS ? 2 * Tiles::ROWS : fitting;
   return static_cast<int>((job.num_rows + rows - 1) / rows);
 }
+
+constexpr int64_t AHEAD_BYTES = 4 << 10;  // between the weights that are read and those that are brought nearer
 
 template <class Tiles>
 void multiply_block(const ac::Product& job, Tiles& tiles, ac::Share panels, int begin, int end) {

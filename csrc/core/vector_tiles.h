@@ -17,26 +17,31 @@ struct Tile {
   int64_t ahead_bytes;
 };
 
-// Brings the weights of a panel nearer, some with each step.
+// Brings the weights of neighbouring panels nearer, some with each step.
 struct Ahead {
   const char* at;
-  int64_t step_bytes;
+  int64_t panel_bytes, step_bytes;
 
-  Ahead(const Tile& tile, const ac::Matrix& w, int p, int64_t steps)
-      : at(tile.ahead + p * w.panel_bytes), step_bytes((tile.ahead_bytes + steps - 1) / steps) {}
-  AC_INLINE void next() {
-    for (int64_t byte = 0; byte < step_bytes; byte += 64) prefetch(at + byte);
+  Ahead(const Tile& tile, const ac::Matrix& w, int first, int64_t steps)
+      : at(tile.ahead + first * w.panel_bytes), panel_bytes(w.panel_bytes),
+        step_bytes((tile.ahead_bytes + steps - 1) / steps) {}
+  AC_INLINE void next(int num_panels) {
+    for (int p = 0; p < num_panels; ++p) {
+      for (int64_t byte = 0; byte < step_bytes; byte += 64) prefetch(at + p * panel_bytes + byte);
+    }
     at += step_bytes;
   }
 };
 
-struct WideWeights {
+// f32 or int8 weights, f32 inputs.
+template <class T>
+struct PlainWeights {
   using Input = float;
   static constexpr int INPUTS = 1;  // consumed by one step
-  static constexpr int STEP_BYTES = PANEL * 4;
+  static constexpr int STEP_BYTES = PANEL * sizeof(T);
   template <int M>
   static AC_INLINE void step(const float* x, int64_t stride, const char* at, V (&sums)[M][2]) {
-    const float* w = reinterpret_cast<const float*>(at);
+    const T* w = reinterpret_cast<const T*>(at);
     const V w0 = load(w), w1 = load(w + LANES);
 #pragma GCC unroll 12
     for (int m = 0; m < M; ++m) {
@@ -63,23 +68,6 @@ struct NarrowWeights {
       const V a = splat(x[m * stride]), b = splat(x[m * stride + 1]);
       sums[m][0] = fma(b, second[0], fma(a, first[0], sums[m][0]));
       sums[m][1] = fma(b, second[1], fma(a, first[1], sums[m][1]));
-    }
-  }
-};
-
-struct ByteWeights {
-  using Input = float;
-  static constexpr int INPUTS = 1;
-  static constexpr int STEP_BYTES = PANEL;
-  template <int M>
-  static AC_INLINE void step(const float* x, int64_t stride, const char* at, V (&sums)[M][2]) {
-    const int8_t* w = reinterpret_cast<const int8_t*>(at);
-    const V w0 = load(w), w1 = load(w + LANES);
-#pragma GCC unroll 12
-    for (int m = 0; m < M; ++m) {
-      const V factor = splat(x[m * stride]);
-      sums[m][0] = fma(factor, w0, sums[m][0]);
-      sums[m][1] = fma(factor, w1, sums[m][1]);
     }
   }
 };
@@ -111,16 +99,15 @@ void multiply_tile(const void* input, int64_t stride, const ac::Matrix& w, const
   const auto* x = static_cast<const typename Weights::Input*>(input);
   const char* at = w.data + (tile.panel + first) * w.panel_bytes;
   const int64_t num_steps = w.inputs / Weights::INPUTS;
-  Ahead ahead[2] = {{tile, w, first, num_steps}, {tile, w, first + 1, num_steps}};
+  Ahead ahead(tile, w, first, num_steps);
   V sums[P][M][2];
   for (auto& of_panel : sums) {
     for (auto& of_row : of_panel) of_row[0] = of_row[1] = splat(0.0f);
   }
   for (int64_t step = 0; step < num_steps; ++step, x += Weights::INPUTS, at += Weights::STEP_BYTES) {
+    if (P <= 2) ahead.next(P);  // more streams come faster by the processor's own prefetching
 #pragma GCC unroll 4
     for (int p = 0; p < P; ++p) {
-      // More streams come faster by the processor's own prefetching.
-      if (P <= 2) ahead[p & 1].next();
       Weights::template step<M>(x, stride, at + p * w.panel_bytes, sums[p]);
     }
   }
@@ -165,8 +152,8 @@ constexpr TileTable TILES = make_tiles<Weights>();
 
 const TileTable& choose_tiles(const ac::Product& job) {
   switch (job.weights->type) {
-    case ac::WeightType::f32: return TILES<WideWeights>;
-    case ac::WeightType::int8: return TILES<ByteWeights>;
+    case ac::WeightType::f32: return TILES<PlainWeights<float>>;
+    case ac::WeightType::int8: return TILES<PlainWeights<int8_t>>;
     case ac::WeightType::bf16: break;
   }
 #if defined(__AVX512BF16__)

@@ -101,7 +101,10 @@ def compile_library(target: Path, folder: Path, compiler: Compiler, log_file: Pa
 
     def accepts(flags: tuple[str, ...]) -> bool:
         check = [compiler.program, *flags, "-x", "c++", "-fsyntax-only", os.devnull]
-        return toolchain.run_logged(check, log_file) is None
+        problem = toolchain.run_logged(check, log_file)
+        if problem:
+            log.warn(f"kernels for {' '.join(flags)} are left out: {problem}")
+        return problem is None
 
     units = sources.list_units(folder, accepts=accepts)
     objects = [target.parent / f"{unit.stem}.o" for unit in units]

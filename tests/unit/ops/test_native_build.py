@@ -113,11 +113,15 @@ def test_whatever_makes_another_library_makes_another_entry(what, folder, tmp_pa
     assert before.exists(), "a process that runs may still read it"
 
 
-def test_flags_that_the_compiler_does_not_know_are_left_out(folder, tmp_path, monkeypatch):
+def test_flags_that_the_compiler_does_not_know_are_left_out(folder, monkeypatch):
+    told = []
+    monkeypatch.setattr(build.log, "warn", told.append)
     flags = {"scalar": (), "known": ("-O1",), "unknown": ("-mno-such-processor",)}
     monkeypatch.setattr(sources, "ISA_FLAGS", {platform.machine(): flags})
     (folder / "two.cc").write_text("#if !defined(AC_WITH_KNOWN) || defined(AC_WITH_UNKNOWN)\n#error\n#endif\n")
     assert build.find_or_build().path.is_file()
+    (line,) = told
+    assert line.startswith("kernels for -mno-such-processor are left out: ")
 
 
 def test_a_compile_error_is_one_line_with_the_log(folder, tmp_path):

@@ -115,4 +115,10 @@ def test_a_process_that_is_still_dying_is_waited_for(tmp_path, monkeypatch):
     answers = iter([False, False, True])
     monkeypatch.setattr(Board, "_is_gone", lambda board, rank: next(answers))
     assert board.gone() == []
-    assert board.gone(within=60.0) == [1]
+    guard = Guard("rank 0")
+    guard.watch.board = board
+    with (
+        pytest.raises(CommunicationError, match=r"send failed: ended processes: rank 1 \(reset\)"),
+        guard.during("send"),
+    ):
+        raise RuntimeError("reset")
