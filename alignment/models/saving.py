@@ -55,26 +55,28 @@ class WeightSource:
         return cls(tensors=tensors, parts=model.parts, topology=topology or Topology(device="cpu"))
 
     @cached_property
-    def _everyone(self) -> list[tuple[list[Part], str | None]]:
-        """The parts and the dtype of every process; the first use is made by all together."""
-        own = next(map(dtype_name, self.tensors.values()), None)
-        held = [self.parts[name] for name in self.tensors]
-        return self.topology.world.gather_objects((held, own), "parts of a model")
+    def _everyone(self) -> list[list[tuple[Part, str]]]:
+        """The parts of every process, each with its dtype; the first use is made by all together."""
+        own = [(self.parts[name], dtype_name(tensor)) for name, tensor in self.tensors.items()]
+        return self.topology.world.gather_objects(own, "parts of a model")
 
     @property
     def held(self) -> list[list[Part]]:
         """The parts of every process."""
-        return [parts for parts, _ in self._everyone]
+        return [[part for part, _ in parts] for parts in self._everyone]
 
-    @property
-    def dtype(self) -> str:
-        """That of every tensor."""
-        return next(dtype for _, dtype in self._everyone if dtype is not None)
+    @cached_property
+    def dtypes(self) -> dict[str, str]:
+        """That of every tensor, by name: beside a bfloat16 body the score head stays float32."""
+        found: dict[str, str] = {}
+        for part, dtype in (pair for parts in self._everyone for pair in parts):
+            assert found.setdefault(part.name, dtype) == dtype, f"{part.name} is {dtype} here, {found[part.name]} there"
+        return found
 
     @cached_property
     def files(self) -> list[WeightFile]:
         """The files of the model's folder, and who writes them."""
-        return assign_files(self.held, stored_dtype(self.dtype))
+        return assign_files(self.held, self.dtypes)
 
     @cached_property
     def _resharder(self) -> Resharder:
@@ -82,7 +84,7 @@ class WeightSource:
         targets: list[list[Part]] = [[] for _ in self.held]
         for file in self.files:
             targets[file.writer] += [Part.whole(entry.name, shapes[entry.name]) for entry in file.entries]
-        return Resharder(plan_transfers(self.held, targets), self.topology, dtype=self.dtype)
+        return Resharder(plan_transfers(self.held, targets), self.topology, dtypes=self.dtypes)
 
     def stream_written(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yield (name, array) as files hold them, of the tensors this process writes and in that order."""
@@ -117,10 +119,10 @@ def save_model(
     on_main(world, write_index, folder, {file.name: file.entries for file in weights.files})
 
 
-def assign_files(held: Sequence[Sequence[Part]], dtype: np.dtype) -> list[WeightFile]:
-    """Share the tensors that the processes hold among them as writers; ``dtype`` is that of the files."""
+def assign_files(held: Sequence[Sequence[Part]], dtypes: Mapping[str, str]) -> list[WeightFile]:
+    """Share the tensors that the processes hold, of ``dtypes`` by name, among them as writers."""
     shapes = {part.name: part.shape for parts in held for part in parts}
-    entries = {name: stored_entry(name, shapes[name], dtype) for name in model_order(shapes)}
+    entries = {name: stored_entry(name, shapes[name], stored_dtype(dtypes[name])) for name in model_order(shapes)}
     writers = choose_writers({name: entry.num_bytes for name, entry in entries.items()}, held)
     contents = [
         (rank, file)
@@ -152,11 +154,15 @@ def choose_writers(sizes: Mapping[str, int], held: Sequence[Sequence[Part]]) -> 
 
 
 def describe_model(model: CausalLM | ScoreModel, tokenizer: Tokenizer | None) -> dict[str, Any]:
-    """Return the config.json of ``model``, readable by Hugging Face's classes."""
+    """Return the config.json of ``model``, readable by Hugging Face's classes.
+
+    ``dtype`` is that of the body, whatever the folder said that the model came from; a score head may be wider.
+    """
     config = model.config.to_dict()
+    config.pop("torch_dtype", None)
     kind = "ForSequenceClassification" if isinstance(model, ScoreModel) else "ForCausalLM"
     config["architectures"] = [FAMILY_NAMES[model.config.model_type] + kind]
-    config["torch_dtype"] = dtype_name(next(iter(model.parameters())))
+    config["dtype"] = dtype_name(next(iter(model.parameters())))
     if isinstance(model, ScoreModel):
         config |= {"num_labels": 1, "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
         config |= model.options.to_dict() | {SCORE_STATE: model.normalizer.state()}

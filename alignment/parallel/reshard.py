@@ -22,22 +22,24 @@ class Resharder:
         plan: ReshardPlan,
         topology: Topology,
         *,
-        dtype: str = "float32",
+        dtypes: Mapping[str, str],
         bucket_bytes: int = DEFAULT_BUCKET_BYTES,
     ) -> None:
-        """``dtype`` is that of every tensor; ``bucket_bytes`` bounds what is on its way in this process at a time."""
+        """``dtypes`` holds that of every tensor of the plan, the same in all processes; ``bucket_bytes`` bounds what is
+        on its way in this process at a time.
+        """
         self.plan = plan
         self._world = topology.world
         self._rank = topology.rank
-        self._dtype = dtype
+        self._dtypes = dtypes
         self._held = plan.sources[self._rank]
         self._wanted = plan.targets[self._rank]
-        limit = max(1, bucket_bytes // bytes_per_element(dtype))
+        limit = max(1, bucket_bytes // max(map(bytes_per_element, set(dtypes.values())), default=1))
         # All processes walk the same list, each only past its own messages: the first message in it that is not done
         # has both ends waiting for it, so sends that wait for their receiver cannot wait for each other.
         self._rounds = [
             [message for message in bucket if self._rank in (message.source, message.target)]
-            for bucket in plan.buckets(limit)
+            for bucket in plan.buckets(limit, dtypes)
         ]
 
     def stream(self, local: Mapping[str, paddle.Tensor]) -> Iterator[tuple[str, paddle.Tensor]]:
@@ -71,16 +73,17 @@ class Resharder:
             flat = [self._cut(piece, local).flatten() for piece in message.pieces]
             self._world.send(flat[0] if len(flat) == 1 else paddle.concat(flat), message.target, "weights")
         else:
-            flat = self._world.receive([message.size], self._dtype, message.source, "weights")
+            dtype = self._dtypes[message.pieces[0].name]
+            flat = self._world.receive([message.size], dtype, message.source, "weights")
             position = 0
             for piece in message.pieces:
                 self._put(piece, flat[position : position + piece.size], opened)
                 position += piece.size
 
     def _cut(self, piece: Transfer, local: Mapping[str, paddle.Tensor]) -> paddle.Tensor:
-        tensor, part = local[piece.name], self._held[piece.name]
+        tensor, part, dtype = local[piece.name], self._held[piece.name], self._dtypes[piece.name]
         assert tuple(tensor.shape) == part.extent, f"{piece.name} is {tensor.shape}, its part says {part.extent}"
-        assert dtype_name(tensor) == self._dtype, f"{piece.name} is {dtype_name(tensor)}, not {self._dtype}"
+        assert dtype_name(tensor) == dtype, f"{piece.name} is {dtype_name(tensor)}, not {dtype}"
         return tensor[inside(piece.box, part.box)]
 
     def _put(self, piece: Transfer, values: paddle.Tensor, opened: dict[str, paddle.Tensor]) -> None:
@@ -94,7 +97,7 @@ class Resharder:
 
     def _open(self, name: str, opened: dict[str, paddle.Tensor]) -> paddle.Tensor:
         if name not in opened:
-            opened[name] = paddle.empty(self._wanted[name].extent, self._dtype)
+            opened[name] = paddle.empty(self._wanted[name].extent, self._dtypes[name])
         return opened[name]
 
     def _finish(self, name: str, local: Mapping[str, paddle.Tensor], opened: dict[str, paddle.Tensor]) -> paddle.Tensor:

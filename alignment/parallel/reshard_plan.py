@@ -85,11 +85,12 @@ class ReshardPlan:
         """Return whether the tensor that ``rank`` holds is the very one it wants."""
         return self.sources[rank].get(name) == self.targets[rank].get(name)
 
-    def buckets(self, limit: int) -> Iterator[list[Message]]:
+    def buckets(self, limit: int, dtypes: Mapping[str, str] | None = None) -> Iterator[list[Message]]:
         """Yield the transfers that move something, cut and grouped so that in each group no process sends and receives
-        more than ``limit`` elements; what goes between the same two processes in a group is one message.
+        more than ``limit`` elements; what goes between the same two processes in a group is one message for each of
+        the ``dtypes``, given by name (None: all tensors have the same).
         """
-        bucket: dict[tuple[int, int], list[Transfer]] = {}
+        bucket: dict[tuple[int, int, str | None], list[Transfer]] = {}
         loads: dict[int, int] = defaultdict(int)
         moving = (t for t in self.transfers if not (t.source == t.target and self.is_zero_copy(t.target, t.name)))
         for piece in (t._replace(box=box) for t in moving for box in cut_box(t.box, limit)):
@@ -98,7 +99,8 @@ class ReshardPlan:
                 yield _messages(bucket)
                 bucket = {}
                 loads.clear()
-            bucket.setdefault((piece.source, piece.target), []).append(piece)
+            dtype = None if dtypes is None else dtypes[piece.name]
+            bucket.setdefault((piece.source, piece.target, dtype), []).append(piece)
             for rank in ends:
                 loads[rank] += piece.size
         if bucket:
@@ -231,5 +233,5 @@ def _span(box: Box) -> str:
     return "[" + ", ".join(f"{start}:{stop}" for start, stop in box) + "]"
 
 
-def _messages(bucket: Mapping[tuple[int, int], list[Transfer]]) -> list[Message]:
-    return [Message(source, target, tuple(pieces)) for (source, target), pieces in bucket.items()]
+def _messages(bucket: Mapping[tuple[int, int, str | None], list[Transfer]]) -> list[Message]:
+    return [Message(source, target, tuple(pieces)) for (source, target, _), pieces in bucket.items()]

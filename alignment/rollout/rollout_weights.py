@@ -99,7 +99,8 @@ class RolloutWeights:
         sources = topology.world.gather_objects(list(held), "parts of the weights")
         self.plan = plan_transfers(sources, wanted)
         self._bytes_per_element = bytes_per_element(dtype)
-        self._resharder = Resharder(self.plan, topology, dtype=dtype)
+        dtypes = {part.name: dtype for parts in sources for part in parts}
+        self._resharder = Resharder(self.plan, topology, dtypes=dtypes)
 
     def stream(self, local: Mapping[str, paddle.Tensor]) -> Iterator[tuple[str, paddle.Tensor]]:
         """Yield (name, tensor) for the rollout from what this process trains; exhausted by all processes together."""

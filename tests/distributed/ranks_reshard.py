@@ -69,7 +69,8 @@ def reshard(
     local = {name: whole[name][part.slices].clone() for name, part in plan.sources[topology.rank].items()}
     before = sent_bytes(topology)
     wrong = list(plan.targets[topology.rank])
-    for name, tensor in Resharder(plan, topology, dtype=dtype, bucket_bytes=bucket_bytes).stream(local):
+    resharder = Resharder(plan, topology, dtypes=dict.fromkeys(whole, dtype), bucket_bytes=bucket_bytes)
+    for name, tensor in resharder.stream(local):
         expected = whole[name][plan.targets[topology.rank][name].slices]
         if tensor.dtype == expected.dtype and np.array_equal(tensor.numpy(), expected.numpy()):
             wrong.remove(name)

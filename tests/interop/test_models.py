@@ -8,9 +8,12 @@ import numpy as np
 import paddle
 import pytest
 
+from alignment.export import export_model
 from alignment.models.hub import load_causal_lm, load_score_model
 from alignment.models.naming import is_transposed
 from alignment.models.saving import save_model
+from alignment.models.tokenizer import load_tokenizer
+from alignment.parity.subjects import TOKENIZER
 from alignment.records import TokenBatch
 
 pytestmark = pytest.mark.interop
@@ -188,8 +191,24 @@ def test_bfloat16_files(make, ask_peer, reload, torch, tmp_path):
     expected = ask_peer(reload(tmp_path / "theirs", "CausalLM"))
     assert_same(ask_ours(load_causal_lm(tmp_path / "theirs"))[REAL], expected[REAL])
     save_model(tmp_path / "ours", load_causal_lm(tmp_path / "theirs", dtype="bfloat16"), None)
-    assert json.loads((tmp_path / "ours" / "config.json").read_text())["torch_dtype"] == "bfloat16"
+    assert json.loads((tmp_path / "ours" / "config.json").read_text())["dtype"] == "bfloat16"
     assert_same(ask_peer(reload(tmp_path / "ours", "CausalLM"))[REAL], expected[REAL])
+
+
+def test_a_reward_model_in_bfloat16_gives_the_same_scores(make, ask_peer, reload, torch, transformers, tmp_path):
+    """The body is rounded once, by the export; the head stays float32, and transformers rounds it too when it is not
+    told a dtype.
+    """
+    make("Llama", "SequenceClassification", {}).save_pretrained(tmp_path / "theirs")
+    save_model(tmp_path / "run" / "reward", load_score_model(tmp_path / "theirs"), load_tokenizer(TOKENIZER))
+    export_model(tmp_path / "run", tmp_path / "out", dtype="bfloat16")
+    ours = load_score_model(tmp_path / "out")
+    expected = our_scores(ours)
+    assert_same(ask_peer(reload(tmp_path / "out", "SequenceClassification"))[:, 0], expected)
+    untold = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert {parameter.dtype for parameter in untold.parameters()} == {torch.bfloat16}
+    rounded = ours.score.weight.astype("bfloat16").astype("float32").numpy().T
+    np.testing.assert_array_equal(untold.score.weight.float().detach().numpy(), rounded)
 
 
 def test_weights_come_back_bit_for_bit(make, reload, tmp_path):

@@ -12,6 +12,7 @@ import pytest
 from alignment import export
 from alignment.errors import UserError
 from alignment.models import hub
+from alignment.models.safetensors_io import list_tensors
 from alignment.models.saving import save_model
 from alignment.models.score_model import ScoreOptions
 from alignment.models.tokenizer import load_tokenizer
@@ -63,7 +64,7 @@ def test_a_policy_in_float32_is_the_same_bit_for_bit(run, part, tmp_path, tokeni
 
 def test_bfloat16_rounds_once(run, tmp_path):
     export.export_model(run, tmp_path / "out", dtype="bfloat16")
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["torch_dtype"] == "bfloat16"
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
     rounded = dict(hub.load_causal_lm(tmp_path / "out").named_parameters())
     for name, parameter in hub.load_causal_lm(run / "policy").named_parameters():
         expected = parameter.astype("bfloat16").astype("float32").numpy()
@@ -77,6 +78,33 @@ def test_a_reward_model_keeps_scores_and_statistics(run, tmp_path, tokenizer):
     batch = TokenBatch.build([ROW], [np.empty(0, np.int64)])
     np.testing.assert_array_equal(again.read_end_scores(batch).numpy(), model.read_end_scores(batch).numpy())
     assert again.normalizer.state() == model.normalizer.state()
+
+
+def test_a_reward_model_in_bfloat16_keeps_its_head_in_float32(run, tmp_path, tokenizer):
+    model = save_reward(tmp_path / "reward", tokenizer)
+    facts = export.export_model(tmp_path / "reward", tmp_path / "out", dtype="bfloat16")
+    assert facts["largest logit difference"] == 0.0
+    stored = {location.name: location.code for location in list_tensors(tmp_path / "out")}
+    assert stored.pop("score.weight") == "F32"
+    assert set(stored.values()) == {"BF16"}
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
+    again = dict(hub.load_score_model(tmp_path / "out").named_parameters())
+    for name, parameter in model.named_parameters():
+        expected = parameter if name == "score.weight" else parameter.astype("bfloat16").astype("float32")
+        np.testing.assert_array_equal(again[name].numpy(), expected.numpy(), err_msg=name)
+
+
+@pytest.mark.parametrize("dtype", export.DTYPES)
+@pytest.mark.parametrize("stale", [{"dtype": "float16"}, {"torch_dtype": "float16"}])
+def test_one_dtype_key_tells_what_the_weights_are(dtype, stale, run, tmp_path):
+    """New folders of transformers have ``dtype``, older ones ``torch_dtype``; who finds both believes the first."""
+    path = run / "policy" / "config.json"
+    written = json.loads(path.read_text())
+    del written["dtype"]
+    path.write_text(json.dumps(written | stale))
+    export.export_model(run, tmp_path / "out", dtype=dtype)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert {key: value for key, value in config.items() if "dtype" in key} == {"dtype": dtype}
 
 
 def test_a_bias_that_the_layout_cannot_hold_is_refused(run, tmp_path, tokenizer):

@@ -20,6 +20,12 @@ SHAPES = {
     "model.layers.1.a": (9,),
     "lm_head.weight": (3, 4),
 }
+# A score head stays float32 beside a body in bfloat16.
+DTYPES = {
+    "float32": dict.fromkeys(SHAPES, "float32"),
+    "bfloat16": dict.fromkeys(SHAPES, "bfloat16"),
+    "mixed": dict.fromkeys(SHAPES, "bfloat16") | dict.fromkeys(("model.layers.0.a", "lm_head.weight"), "float32"),
+}
 
 
 def whole_tensor(name, dtype):
@@ -38,9 +44,10 @@ def random_layout(generator, world_size):
     return held
 
 
-def exchange(topology, sources, targets, dtype, bucket_bytes):
-    local = {p.name: whole_tensor(p.name, dtype)[p.slices].clone() for p in sources[topology.rank]}
-    resharder = Resharder(plan_transfers(sources, targets), topology, dtype=dtype, bucket_bytes=bucket_bytes)
+def exchange(topology, sources, targets, kind, bucket_bytes):
+    dtypes = DTYPES[kind]
+    local = {p.name: whole_tensor(p.name, dtypes[p.name])[p.slices].clone() for p in sources[topology.rank]}
+    resharder = Resharder(plan_transfers(sources, targets), topology, dtypes=dtypes, bucket_bytes=bucket_bytes)
     largest = 0
 
     def measure(tensor, *arguments):
@@ -54,8 +61,8 @@ def exchange(topology, sources, targets, dtype, bucket_bytes):
         names = []
         for name, tensor in resharder.stream(local):
             names.append(name)
-            expected = whole_tensor(name, dtype)[wanted[name].slices]
-            assert str(tensor.dtype) == f"paddle.{dtype}"
+            expected = whole_tensor(name, dtypes[name])[wanted[name].slices]
+            assert str(tensor.dtype) == f"paddle.{dtypes[name]}"
             np.testing.assert_array_equal(tensor.numpy(), expected.numpy())
             if resharder.plan.is_zero_copy(topology.rank, name):
                 assert tensor is local[name]
@@ -64,13 +71,13 @@ def exchange(topology, sources, targets, dtype, bucket_bytes):
     return largest
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", DTYPES)
 @pytest.mark.parametrize("bucket_bytes", [16, 200, 2**20])
-def test_random_layouts_to_random_layouts(dtype, bucket_bytes):
+def test_random_layouts_to_random_layouts(kind, bucket_bytes):
     generator = random.Random(bucket_bytes)
     for world_size in (2, 3, 4):
         sources, targets = random_layout(generator, world_size), random_layout(generator, world_size)
-        found = run_forked(exchange, world_size, sources, targets, dtype, bucket_bytes)
+        found = run_forked(exchange, world_size, sources, targets, kind, bucket_bytes)
         assert all(isinstance(largest, int) for largest in found), found
         assert max(found) <= bucket_bytes
 
@@ -85,6 +92,7 @@ def test_parts_gathered_on_one_process():
 def test_one_process_gets_its_own_tensors():
     parts = [Part.whole(*item) for item in SHAPES.items()]
     local = {part.name: whole_tensor(part.name, "float32") for part in parts}
-    found = dict(Resharder(plan_transfers([parts], [parts]), Topology(device="cpu")).stream(local))
+    plan = plan_transfers([parts], [parts])
+    found = dict(Resharder(plan, Topology(device="cpu"), dtypes=DTYPES["float32"]).stream(local))
     assert list(found) == list(SHAPES)
     assert all(found[name] is local[name] for name in SHAPES)
