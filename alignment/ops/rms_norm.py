@@ -68,7 +68,13 @@ class _NativeRmsNorm(PyLayer):
 
 
 def rms_norm_inference(x: paddle.Tensor, weight: paddle.Tensor, eps: float) -> paddle.Tensor:
-    """Return ``rms_norm`` of x [N, H] without a gradient, in one framework kernel where there is one."""
-    if x.dtype == paddle.float32:
+    """Return ``rms_norm`` of x [N, H] without a gradient.
+
+    Paddle's fused kernel is for GPUs only: the one of its CPU build uses AVX-512 without asking whether it is there.
+    """
+    if x.dtype == paddle.float32 and x.place.is_gpu_place():
         return fused_rms_norm(x, weight, None, eps, 1)[0]
-    return normalise_rows(widen(x), widen(weight), eps)[0].astype(x.dtype)
+    rows, weight = widen(x), widen(weight)
+    if runs_natively(rows, weight):
+        return training_ops.rms_norm(rows, weight, eps)[0].astype(x.dtype)
+    return normalise_rows(rows, weight, eps)[0].astype(x.dtype)

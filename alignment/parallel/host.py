@@ -8,6 +8,7 @@ system so that each use faults them in again. Both cost several times the arithm
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import platform
 import sys
@@ -25,8 +26,9 @@ def prepare_host() -> str:
     default because two threads on cores that others use were measured up to 1000 times slower than one; set
     ``OMP_NUM_THREADS`` where the cores are yours.
     """
-    notes = [_set_mkl_path(_read_cpu_info()), *map(_default_to_one, ("OMP_NUM_THREADS", "MKL_NUM_THREADS"))]
-    notes.append(_keep_freed_memory())
+    # Threads first: asking for the processor imports numpy, whose BLAS reads them too.
+    threads = [_default_to_one(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")]
+    notes = [_set_mkl_path(_read_cpu_info()), *threads, _keep_freed_memory()]
     # The messages of Paddle's libraries below errors; they come in every process, by the dozen.
     os.environ.setdefault("GLOG_minloglevel", "2")
     # Paddle says at every import that ccache is absent; nothing is compiled here.
@@ -76,7 +78,10 @@ def _keep_freed_memory() -> str:
 
 
 def _read_cpu_info() -> tuple[str, frozenset[str]]:
-    """Return (vendor, flags) of the first processor, empty where the system does not list them."""
+    """Return (vendor, flags) of the first processor, empty where the system does not list them.
+
+    A flag that the processor itself denies is left out: under an emulator the system's list is that of the host.
+    """
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
     except OSError:
@@ -85,4 +90,16 @@ def _read_cpu_info() -> tuple[str, frozenset[str]]:
     for line in text.split("\n\n", 1)[0].splitlines():
         key, _, value = line.partition(":")
         fields[key.strip()] = value.strip()
-    return fields.get("vendor_id", ""), frozenset(fields.get("flags", "").split())
+    flags = frozenset(fields.get("flags", "").split())
+    return fields.get("vendor_id", ""), flags - _denied_flags()
+
+
+def _denied_flags() -> frozenset[str]:
+    """Return which of avx2 and avx512f the instruction CPUID denies, as numpy has asked it; none where it has not."""
+    for module in ("numpy._core._multiarray_umath", "numpy.core._multiarray_umath"):
+        try:
+            features: dict[str, bool] = importlib.import_module(module).__cpu_features__
+        except (ImportError, AttributeError):
+            continue
+        return frozenset(flag for flag in ("avx2", "avx512f") if features.get(flag.upper()) is False)
+    return frozenset()

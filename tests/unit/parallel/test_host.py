@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from alignment.parallel import host
 from alignment.parallel.host import choose_mkl_path
 
 ROOT = Path(__file__).parents[3]
@@ -43,6 +46,26 @@ PRINT = "import os, sys; from alignment.parallel.host import prepare_host; print
 )
 def test_mkl_path_by_processor(vendor, flags, path):
     assert choose_mkl_path(vendor, frozenset(flags)) == path
+
+
+@pytest.mark.parametrize(
+    ("answer", "path"), [({"AVX2": True, "AVX512F": True}, "7"), ({"AVX2": True, "AVX512F": False}, "5"), ({}, "7")]
+)
+def test_an_emulated_processor_is_asked_itself(monkeypatch, tmp_path, answer, path):
+    """Under qemu-x86_64 /proc/cpuinfo is the host's, and MKL's AVX-512 path ends the process with SIGILL."""
+    listed = tmp_path / "cpuinfo"
+    listed.write_text("vendor_id\t: AuthenticAMD\nflags\t\t: fpu avx2 avx512f\n\nvendor_id\t: Other\n")
+    monkeypatch.setattr(host, "Path", lambda _: listed)
+    monkeypatch.setattr(host.importlib, "import_module", lambda _: SimpleNamespace(__cpu_features__=answer))
+    assert choose_mkl_path(*host._read_cpu_info()) == path
+
+
+def test_numpy_says_what_the_processor_has():
+    """The attribute is numpy's own; without it an emulator is not noticed."""
+    import numpy
+
+    core = importlib.import_module("numpy._core" if numpy.__version__ >= "2" else "numpy.core")
+    assert {"AVX2", "AVX512F"} <= set(core._multiarray_umath.__cpu_features__)
 
 
 def test_paddle_is_not_imported_and_threads_default_to_one():
