@@ -34,13 +34,16 @@ class _Engine:
 
 
 class _Judge:
-    """States what a trainer would measure."""
+    """States what a trainer would measure; the reference lies ``divergence`` below the policy."""
+
+    def __init__(self, divergence):
+        self._divergence = np.float32(divergence)
 
     def measure(self, rollout):
         grid = np.tile(TRUE, (rollout.num_rows, 1))
         scores = np.arange(rollout.num_rows, dtype=np.float32)
         zeros = np.zeros_like(grid)
-        measured = {"old_logprobs": grid, "ref_logprobs": grid, "entropy": zeros, "values": zeros}
+        measured = {"old_logprobs": grid, "ref_logprobs": grid - self._divergence, "entropy": zeros, "values": zeros}
         return rollout.with_fields(raw_scores=scores, scores=scores, **measured)
 
 
@@ -86,23 +89,25 @@ class _Session:
         return self.counters.updates >= self.total_updates
 
 
-def _run(error, action, *, iterations=1, cap=2.0):
+FIXED = KLController(coefficient=0.1, target=None, horizon=1.0)
+
+
+def _run(error, action, *, iterations=1, rows_per_update=4, kl=FIXED, divergence=0.0):
     policy, session = _Policy(), _Session(iterations)
     engine = _Engine(error)
     prompts = [{"input_ids": [1, number], "raw_input": "q"} for number in range(4)]
     collector = Collector(engine, GenerationOptions(max_new_tokens=3), num_return_sequences=1, seed=0)
     hyperparameters = PPOHyperparameters()
-    plan = UpdatePlan(
-        rows_per_update=4, rows_per_batch=4, num_epochs=1, seed=0, temperature=1.0, ptx_coeff=0.0, with_entropy=False
-    )
+    sizes = {"rows_per_update": rows_per_update, "rows_per_batch": rows_per_update}
+    plan = UpdatePlan(**sizes, num_epochs=1, seed=0, temperature=1.0, ptx_coeff=0.0, with_entropy=False)
     OnPolicyLoop(
         prompts=iter([(prompts, False)] * iterations),
         collector=collector,
-        judge=_Judge(),
-        gate=LogprobGate(limit=0.05, action=action, weight_cap=cap),
+        judge=_Judge(divergence),
+        gate=LogprobGate(limit=0.05, action=action, weight_cap=2.0),
         algorithm=PPO,
         hyperparameters=hyperparameters,
-        kl=KLController(coefficient=0.1, target=None, horizon=1.0),
+        kl=kl,
         updater=OnPolicyUpdater(
             policy=policy, critic=None, algorithm=PPO, hyperparameters=hyperparameters, plan=plan, next_ptx=None
         ),
@@ -155,3 +160,18 @@ def test_stop_comes_before_the_first_update():
         _run(FAR, "stop")
     policy, _ = _run(NEAR, "stop")
     assert len(policy.gradients) == 1
+
+
+def test_the_last_rollout_stops_at_max_steps():
+    policy, [record] = _run([0.0] * 3, "warn", iterations=3, rows_per_update=1)
+    assert len(policy.gradients) == 3, "one rollout pays for four updates"
+
+
+def test_the_coefficient_adapts_after_the_rollout_it_was_used_in():
+    """KL 3 ln 2 a response against the target 1: the error is cut to 0.2, over 4 of the horizon's 40 responses."""
+    kl = KLController(coefficient=0.1, target=1.0, horizon=40.0)
+    _, records = _run([0.0] * 3, "warn", iterations=3, kl=kl, divergence=np.log(2))
+    grown = 0.1 * (1 + 0.2 * 4 / 40) ** np.arange(4)
+    assert [record["train/kl_coeff"] for record in records] == pytest.approx(grown[:3], rel=1e-6)
+    assert kl.coefficient == pytest.approx(grown[3])
+    assert [record["train/kl_reward"] for record in records] == pytest.approx(-3 * np.log(2) * grown[:3], rel=1e-4)

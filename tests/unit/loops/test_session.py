@@ -170,3 +170,20 @@ def test_counters_start_empty():
         "best_step": None,
         "window": [],
     }
+
+
+def test_each_record_averages_its_own_window():
+    session = _session(Cadences(log=Cadence(strategy="steps", every=1), evaluate=NEVER, save=NEVER), total=9)
+    for value in (1.0, 3.0):
+        session.advance({"loss": Metric(value)}, updates=1, epoch_ended=False)
+    assert [record["loss"] for _, record in session.writers.records] == [1.0, 3.0]
+
+
+@pytest.mark.parametrize(("log_first", "steps"), [(False, [3, 4]), (True, [1, 3, 4])])
+def test_the_last_update_is_recorded_and_the_first_where_asked(log_first, steps):
+    session = _session(Cadences(log=Cadence(strategy="steps", every=3), evaluate=NEVER, save=NEVER), total=4)
+    session.log_first = log_first
+    for value in range(4):
+        session.advance({"loss": Metric(float(value))}, updates=1, epoch_ended=False)
+    assert [step for step, _ in session.writers.records] == steps
+    assert session.writers.records[-1][1]["loss"] == 3.0

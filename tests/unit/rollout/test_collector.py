@@ -11,10 +11,11 @@ class _Echo:
     """Answers with the sequence id, and remembers how many rows came at once."""
 
     def __init__(self):
-        self.sizes = []
+        self.sizes, self.seeds = [], []
 
     def generate(self, prompts, options, *, seed, sequence_ids):
         self.sizes.append(len(prompts))
+        self.seeds.append(seed)
         return [
             Completion(np.array([number] * (1 + number % 2)), np.full(1 + number % 2, -float(number)), "stop")
             for number in sequence_ids
@@ -42,3 +43,13 @@ def test_pieces_give_the_same_rollout():
 def test_sequences_are_counted_over_the_whole_run():
     _, [first, second] = _collect(None)
     assert [r[0] for r in (*first.responses, *second.responses)] == list(range(12))
+
+
+def test_the_seed_and_the_labels_arrive():
+    engine = _Echo()
+    collector = Collector(engine, GenerationOptions(max_new_tokens=2), num_return_sequences=2, seed=77)
+    prompts = [{"input_ids": [1], "raw_input": "a", "label": "x"}, {"input_ids": [1], "raw_input": "b"}]
+    rollout = collector.collect(prompts, policy_version=5)
+    assert rollout.labels == ("x", "x", None, None)
+    assert rollout.inputs == ("a", "a", "b", "b")
+    assert (engine.seeds, rollout.policy_version, collector.num_sequences) == ([77], 5, 4)

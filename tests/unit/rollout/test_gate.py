@@ -183,3 +183,24 @@ def test_damaged_log_probs_stop_the_run_whatever_the_action(action, damage, line
         NumericalError, match=r"before update 5 .* by the engine .*row 1, response position 0, token id 21"
     ):
         _gate(action, limit=1e9).check(_rollout(_shifted(0.0, 9.0, 0.0, damage, 0.0)))
+
+
+@pytest.mark.parametrize(("num_far", "passes"), [(9, True), (11, False)])
+def test_it_is_the_99th_of_a_hundred_tokens_that_trips_the_gate(num_far, passes):
+    trainer = np.full((4, 250), -1.0, np.float32)
+    engine = trainer.copy()
+    engine[2, :num_far] -= 1.0
+    rollout = Rollout(
+        prompts=(np.array([1]),) * 4,
+        responses=(np.full(250, 3),) * 4,
+        finish_reasons=("length",) * 4,
+        group_ids=np.arange(4),
+        old_logprobs=trainer,
+        rollout_logprobs=engine,
+    )
+    if passes:
+        checked, metrics = _gate("stop").check(rollout)
+        assert checked is rollout and metrics["rollout/logprob_gap_max"].value == pytest.approx(1.0)
+    else:
+        with pytest.raises(NumericalError, match="p99 1"):
+            _gate("stop").check(rollout)

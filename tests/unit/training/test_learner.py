@@ -20,11 +20,13 @@ from alignment.training.schedules import Schedule
 BATCH = TokenBatch.build([np.array([1, 2, 3])], [np.array([1, 2])])
 
 
-def _learner(seed=0, *, with_shards=False):
+CONSTANT = Schedule(kind="constant", peak=0.1, floor=0.0, warmup_updates=0, decay_updates=1)
+
+
+def _learner(seed=0, *, with_shards=False, schedule=CONSTANT):
     paddle.seed(seed)
     model = paddle.nn.Linear(3, 2)
     parameters = dict(model.named_parameters())
-    schedule = Schedule(kind="constant", peak=0.1, floor=0.0, warmup_updates=0, decay_updates=1)
     shards = None
     if with_shards:
         whole = {name: Part.whole(name, p.shape) for name, p in parameters.items()}
@@ -132,3 +134,40 @@ def test_state_restored_into_an_offloaded_learner_is_saved_again_before_any_upda
     assert second.offloaded_optimizer.num_bytes_away == 4 * 8 * 2
     for name, value in first.state().items():
         np.testing.assert_array_equal(second.state()[name], value)
+
+
+def test_the_first_update_has_the_first_rate():
+    schedule = Schedule(kind="linear", peak=0.1, floor=0.0, warmup_updates=0, decay_updates=4)
+    learner, rates = _learner(schedule=schedule), []
+    for _ in range(3):
+        before = _weights(learner)["bias"]
+        learner.accumulate([BATCH], _objective())
+        rates.append(learner.apply()["policy/learning_rate"].value)
+        if len(rates) == 1:
+            # Adam's first step is the learning rate against the sign of the gradient; a bias does not decay.
+            np.testing.assert_allclose(np.abs(_weights(learner)["bias"] - before), 0.1, rtol=1e-4)
+    assert rates == pytest.approx([0.1, 0.075, 0.05])
+
+
+@pytest.mark.parametrize("with_shards", [False, True])
+def test_a_gradient_that_is_not_finite_is_not_applied(with_shards):
+    learner = _learner(with_shards=with_shards)
+    before = _weights(learner)
+    bad = _objective()._replace(
+        loss=lambda output, batch: Loss((output * float("nan")).sum(), {"loss": Metric(paddle.zeros([]))})
+    )
+    learner.accumulate([BATCH], bad)
+    with pytest.raises(NumericalError, match="policy gradient norm is nan at update 1"):
+        learner.apply()
+    np.testing.assert_array_equal(before["weight"], _weights(learner)["weight"])
+
+
+def test_gradients_add_up_until_they_are_applied_and_are_then_gone():
+    norms = []
+    for times in (1, 2):
+        learner = _learner()
+        for _ in range(times):
+            learner.accumulate([BATCH], _objective())
+        norms.append(learner.apply()["policy/gradient_norm"].value)
+    assert norms[1] == pytest.approx(2 * norms[0], rel=1e-5)
+    assert learner.apply()["policy/gradient_norm"].value == 0.0

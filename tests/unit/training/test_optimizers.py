@@ -117,3 +117,16 @@ def test_masters_of_half_precision_weights_take_steps_too_small_for_them_and_com
 def test_half_precision_without_masters_is_a_mistake():
     with pytest.raises(AssertionError, match="need masters"):
         NamedAdamW(dict(_HalfModel().named_parameters()), AdamSettings())
+
+
+def test_adam_is_the_one_that_was_asked_for():
+    """Two steps by hand, with betas and epsilon that no default has."""
+    layer = paddle.nn.Linear(1, 1, bias_attr=False)
+    optimizer = NamedAdamW(dict(layer.named_parameters()), AdamSettings(beta1=0.5, beta2=0.9, epsilon=0.5))
+    moment, square, expected = 0.0, 0.0, layer.weight.item()
+    for step, gradient in enumerate((1.0, -0.25), start=1):
+        (layer.weight * gradient).sum().backward()
+        optimizer.step(0.1)
+        moment, square = 0.5 * moment + 0.5 * gradient, 0.9 * square + 0.1 * gradient**2
+        expected -= 0.1 * (moment / (1 - 0.5**step)) / (np.sqrt(square / (1 - 0.9**step)) + 0.5)
+    assert layer.weight.item() == pytest.approx(expected, rel=1e-5)

@@ -1,0 +1,135 @@
+"""What one rollout pays for: denominators, limit, order of rows, and the supervised loss beside it."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import pytest
+
+from alignment.algorithms.ppo import PPO, PPOHyperparameters
+from alignment.loops.updates import OnPolicyUpdater, UpdatePlan
+from alignment.records import Experience, Rollout, TokenBatch
+from alignment.telemetry.metrics import Metric
+
+PLAN = UpdatePlan(
+    rows_per_update=2, rows_per_batch=1, num_epochs=1, seed=0, temperature=1.0, ptx_coeff=0.0, with_entropy=False
+)
+
+
+class _Learner:
+    """Answers with the old log-probs (or values); keeps the rows it sees, by the second token of their prompts."""
+
+    def __init__(self, name="policy"):
+        self.name, self.num_updates, self.rows, self.reads, self.values = name, 0, [], [], []
+
+    def accumulate(self, batches, objective):
+        metrics = []
+        for batch in batches:
+            field = {"policy": "old_logprobs", "critic": "values"}[self.name]
+            given = batch.fields.get(field, np.full(batch.num_targets, -2.0, np.float32))
+            output = paddle.to_tensor(given, stop_gradient=False)
+            supervised = field not in batch.fields
+            is_policy = self.name == "policy" and not supervised
+            loss = objective.loss((output, None) if is_policy else output, batch)
+            metrics.append(loss.metrics)
+            self.values.append((supervised, float(loss.value)))
+            self.reads.append(objective.read)
+            if not supervised:
+                self.rows += batch.input_ids[:, 1].tolist()
+        return metrics
+
+    def apply(self):
+        self.num_updates += 1
+        return {f"{self.name}/applied": Metric(1.0, "sum")}
+
+
+def _updater(policy, *, critic=None, next_ptx=None, **plan):
+    return OnPolicyUpdater(
+        policy=policy,
+        critic=critic,
+        algorithm=PPO,
+        hyperparameters=PPOHyperparameters(),
+        plan=UpdatePlan(**{**{name: getattr(PLAN, name) for name in PLAN.__dataclass_fields__}, **plan}),
+        next_ptx=next_ptx,
+    )
+
+
+def _experience(num_rows=8, *, valid=None):
+    """Rows of three tokens; every advantage is 1, every return is 3 above its value."""
+    ones = np.ones((num_rows, 3), np.float32)
+    rollout = Rollout(
+        prompts=tuple(np.array([1, 10 + i]) for i in range(num_rows)),
+        responses=tuple(np.array([3, 4, 2]) for _ in range(num_rows)),
+        finish_reasons=("stop",) * num_rows,
+        group_ids=np.arange(num_rows),
+        old_logprobs=-ones,
+        ref_logprobs=-ones,
+        values=ones,
+        valid=valid,
+    )
+    return Experience(rollout=rollout, advantages=ones, returns=4 * ones, rewards=ones)
+
+
+def test_the_losses_of_an_update_are_means_over_the_tokens_of_that_update():
+    policy, critic = _Learner(), _Learner("critic")
+    metrics, updates = _updater(policy, critic=critic).update(_experience(), limit=99)
+    assert updates == policy.num_updates == critic.num_updates == 4
+    assert metrics["policy/ratio_mean"].value == pytest.approx(1.0)
+    assert [value for _, value in policy.values] == pytest.approx([-0.5] * 8), "two micro-batches an update"
+    assert [value for _, value in critic.values] == pytest.approx([0.5 * 9 / 2] * 8)
+    assert metrics["policy/loss"].value == pytest.approx(-1.0)
+    assert metrics["critic/loss"].value == pytest.approx(4.5)
+
+
+def test_no_more_updates_than_the_limit():
+    policy = _Learner()
+    _, updates = _updater(policy).update(_experience(), limit=3)
+    assert updates == policy.num_updates == 3
+
+
+def test_every_pass_sees_every_row_once():
+    policy = _Learner()
+    _, updates = _updater(policy, num_epochs=3).update(_experience(), limit=99)
+    assert updates == 12
+    passes = [policy.rows[i : i + 8] for i in (0, 8, 16)]
+    assert all(sorted(rows) == list(range(10, 18)) for rows in passes)
+    assert passes[0] != passes[1] != passes[2]
+
+
+def test_the_order_of_rows_differs_from_rollout_to_rollout_and_from_seed_to_seed():
+    first, second = _Learner(), _Learner()
+    updater = _updater(first, rows_per_update=8)
+    for _ in range(2):
+        updater.update(_experience(), limit=9)
+    assert first.rows[:8] != first.rows[8:] and sorted(first.rows[:8]) == sorted(first.rows[8:])
+    _updater(second, rows_per_update=8, seed=1).update(_experience(), limit=9)
+    assert second.rows != first.rows[:8]
+
+
+def test_an_update_without_a_valid_token_is_left_out():
+    valid = np.array([True, False])
+    policy = _Learner()
+    metrics, updates = _updater(policy, rows_per_update=1).update(_experience(2, valid=valid), limit=99)
+    assert updates == policy.num_updates == 1 and policy.rows == [10]
+    assert metrics["policy/ratio_mean"].value == pytest.approx(1.0)
+
+
+def test_the_supervised_loss_has_its_coefficient_and_as_many_rows_as_the_update():
+    asked = []
+
+    def next_ptx(num_rows):
+        asked.append(num_rows)
+        return [TokenBatch.build([np.array([1, 2, 3])], [np.array([1, 2])])] * num_rows
+
+    policy = _Learner()
+    metrics, _ = _updater(policy, next_ptx=next_ptx, ptx_coeff=0.25).update(_experience(), limit=99)
+    assert asked == [2] * 4
+    assert [value for supervised, value in policy.values if supervised] == pytest.approx([0.25 * 2.0 / 2] * 8)
+    assert metrics["ptx/loss"].value == pytest.approx(2.0), "reported without its coefficient"
+    assert metrics["policy/applied"].value == 1.0, "both losses share one update"
+
+
+def test_the_temperature_and_the_entropy_reach_the_log_probs_of_the_update():
+    policy = _Learner()
+    _updater(policy, temperature=0.7, with_entropy=True).update(_experience(), limit=1)
+    assert [read.keywords for read in policy.reads] == [{"temperature": 0.7, "with_entropy": True}] * 2
