@@ -14,6 +14,9 @@ import runs
 from refusals import train_here
 from safetensors.numpy import load_file
 
+from alignment.models.hub import SCORE_STATE
+from alignment.ppo import build
+
 pytestmark = pytest.mark.e2e
 
 MODELS = ("policy", "value", "reward")
@@ -48,12 +51,18 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_micro_batches_change_nothing(case, request, tmp_path):
     trainer, changes = CASES[case]
-    results = []
+    results, statistics = [], []
     for micro, steps in ((8, 1), (4, 2), (1, 8)):
         made = {**request.getfixturevalue(f"{trainer}_arguments"), **changes, "output_dir": tmp_path / f"out-{micro}"}
         made |= {"per_device_train_batch_size": micro, "gradient_accumulation_steps": steps}
         train_here(trainer, made, tmp_path)
         results.append((_weights(made["output_dir"]), runs.computed(made["output_dir"])))
+        if trainer == "rm":
+            config = json.loads((made["output_dir"] / "reward" / "config.json").read_text())
+            statistics.append(config[SCORE_STATE])
+    for learned in statistics:
+        assert learned["count"] == 6 * 8 * 2, "two scores a pair"
+        assert learned["mean"] != 0.0 and learned == pytest.approx(statistics[0], abs=1e-5)
     (weights, metrics), *others = results
     for other_weights, other_metrics in others:
         for name, value in weights.items():
@@ -100,11 +109,34 @@ def test_recompute_gives_the_same_bits(trainer, request, tmp_path):
     assert _bytes(tmp_path / "true")
 
 
-def test_a_run_repeats_itself_and_a_seed_changes_it(ppo_arguments, tmp_path):
-    made = {**ppo_arguments, "max_steps": 4}
-    for name, seed in (("one", 7), ("two", 7), ("three", 8)):
-        train_here("ppo", {**made, "seed": seed, "output_dir": tmp_path / name}, tmp_path)
-    assert _bytes(tmp_path / "one") == _bytes(tmp_path / "two") != _bytes(tmp_path / "three")
+class _Noting:
+    """The run's engine; it keeps the prompts and the answers of every call."""
+
+    def __init__(self, engine, calls):
+        self._engine, self._calls = engine, calls
+
+    def __getattr__(self, name):
+        return getattr(self._engine, name)
+
+    def generate(self, prompts, options, **addresses):
+        completions = self._engine.generate(prompts, options, **addresses)
+        self._calls.append(([list(map(int, p)) for p in prompts], [c.token_ids.tolist() for c in completions]))
+        return completions
+
+
+def test_a_run_repeats_itself_and_each_seed_changes_what_it_names(ppo_arguments, tmp_path, monkeypatch):
+    """``seed`` draws the answers, ``data_seed`` the order of the prompts."""
+    honest, calls = build.build_engine, {}
+    made = {**ppo_arguments, "max_steps": 4, "train_datasets": "packing-prompts/test"}
+    for name, seeds in (("one", (7, 7)), ("two", (7, 7)), ("other answers", (8, 7)), ("other order", (7, 8))):
+        calls[name] = []
+        monkeypatch.setattr(build, "build_engine", lambda *parts, to=calls[name]: _Noting(honest(*parts), to))
+        made |= dict(zip(("seed", "data_seed"), seeds, strict=True))
+        train_here("ppo", {**made, "output_dir": tmp_path / name}, tmp_path)
+    assert calls["one"] == calls["two"] and _bytes(tmp_path / "one") == _bytes(tmp_path / "two")
+    (prompts, answers), (same_prompts, other_answers) = calls["one"][0], calls["other answers"][0]
+    assert prompts == same_prompts and answers != other_answers
+    assert calls["other order"][0][0] != prompts
 
 
 def test_where_a_run_is_started_from_changes_nothing(sft_arguments, tmp_path):

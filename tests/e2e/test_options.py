@@ -136,13 +136,29 @@ def test_a_share_of_the_training_rows_is_held_out(sft_arguments, tmp_path):
     assert "eval/loss" in runs.metrics(tmp_path / "out")[-1]
 
 
-def test_the_reference_never_moves_and_the_critic_and_policy_do(ppo_arguments, tmp_path):
-    source = load_file(str(ppo_arguments["actor_model_name_or_path"] / "model.safetensors"))
+def _copies(roles):
+    names = ("policy", "reference", "critic", "reward")
+    return {name: {n: p.numpy() for n, p in getattr(roles, name).named_parameters()} for name in names}
+
+
+def test_the_reference_never_moves_and_the_critic_and_policy_do(ppo_arguments, tmp_path, monkeypatch):
+    seen, load = [], build.load_roles
+
+    def load_and_copy(start):
+        roles = load(start)
+        seen.extend([roles, _copies(roles)])
+        return roles
+
+    monkeypatch.setattr(build, "load_roles", load_and_copy)
     train_here("ppo", {**ppo_arguments, "output_dir": tmp_path / "out", "max_steps": 4}, tmp_path)
-    policy = load_file(str(tmp_path / "out" / "policy" / "model.safetensors"))
-    assert any(np.abs(policy[name] - source[name]).max() > 1e-4 for name in source)
-    again = load_file(str(ppo_arguments["actor_model_name_or_path"] / "model.safetensors"))
-    assert all(np.array_equal(again[name], source[name]) for name in source)
+    roles, before = seen
+    for role, now in _copies(roles).items():
+        moved = {name for name, value in now.items() if np.abs(value - before[role][name]).max() > 1e-4}
+        assert moved == (set(now) if role in ("policy", "critic") else set()), role
+    for role, folder in (("policy", "policy"), ("critic", "value")):
+        exported = load_file(str(tmp_path / "out" / folder / "model.safetensors"))
+        for name, value in getattr(roles, role).named_parameters():
+            assert np.abs(exported[name]).sum() == pytest.approx(float(value.abs().sum()), rel=1e-5)
 
 
 class _Misstating:
