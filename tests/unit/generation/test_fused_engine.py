@@ -367,12 +367,3 @@ def test_impossible_settings_are_refused(bad):
 )
 def test_memory_is_bytes_or_a_number_with_a_unit(text, size):
     assert read_bytes(text) == size
-
-
-@pytest.mark.parametrize("penalty", [1.0, 1.3])
-def test_a_preempted_answer_is_still_known_to_the_repetition_penalty(penalty):
-    model, options = build(), GenerationOptions(max_new_tokens=24, repetition_penalty=penalty)
-    wanted = answer(fused(model, num_slots=24), PROMPTS[:24], options)
-    squeezed = fused(model, num_slots=24, kv_memory=8 * block_bytes(model))
-    assert_same(answer(squeezed, PROMPTS[:24], options), wanted, atol=0)
-    assert squeezed.counts.preemptions > 0
