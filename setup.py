@@ -24,6 +24,8 @@ CORE = [
     "markupsafe>=2.1",
     "datasets>=2.19",
     "pyarrow>=15",
+    # The client of reward services (rollout/reward_service.py); paddlepaddle needs it too.
+    "httpx>=0.27",
     "rich>=13.7",
     "visualdl>=2.5.3",
     "matplotlib>=3.8",

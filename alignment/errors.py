@@ -25,5 +25,9 @@ class RewardError(UserError):
     """A reward model, function or service gave no usable score."""
 
 
+class PassingRewardError(RewardError):
+    """A failure of a reward service that may be gone at the next try."""
+
+
 class NumericalError(UserError):
     """A loss, reward or gradient is NaN or infinite."""

@@ -21,9 +21,9 @@ class RewardSourceArguments:
     reward_server: str | None = None
     """Address of the service, http://host:port/path."""
     reward_timeout: float = argument(60.0, above=0)
-    """Seconds to wait for one answer of the service."""
+    """Seconds for one whole exchange with the service."""
     reward_retries: int = argument(3, minimum=0)
-    """Further attempts after a function or service failed."""
+    """Further tries after a failure that may pass: a connection, a timeout, a status of 500 and above."""
     on_reward_failure: Literal["stop", "mask_group"] = "stop"
     """After the last attempt: end the run, or leave all responses to that prompt out of the losses. Never a 0."""
     normalize_reward: bool = False

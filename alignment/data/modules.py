@@ -48,7 +48,7 @@ def load_module(spec: str, base_dir: Path | None = None, *, kind: str) -> Module
             return _import_file(spec, folders, named) if spec.endswith(".py") else _import_name(spec, folders, named)
         except UserError:
             raise
-        except Exception as error:  # the module is the user's: report whatever its code raises
+        except (Exception, SystemExit) as error:  # the module is the user's: report whatever its code raises
             frame = traceback.extract_tb(error.__traceback__)[-1]
             raise DataError(
                 f"{named} cannot be imported: {type(error).__name__}: {error} ({frame.filename}, line {frame.lineno})"

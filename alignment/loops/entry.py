@@ -7,21 +7,34 @@ from collections.abc import Callable, Sequence
 
 from alignment.errors import UserError
 from alignment.parallel.leave import end_quietly, leave
+from alignment.parallel.stop_signals import Interrupted
+from alignment.rollout.user_code import describe_failure
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
 
 def run_entry(train: Callable[[Sequence[str]], None]) -> None:
-    """Call ``train(arguments)`` and exit: 0 when it ends, 2 with one message on a UserError, 130 on Ctrl-C."""
+    """Call ``train(arguments)`` and exit: 0 when it ends, 2 with one message on a UserError, 130 on Ctrl-C, 143 on
+    SIGTERM.
+    """
     end_quietly()
-    status = 0
+    status, together = 0, True
     try:
         train(sys.argv[1:])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
-        status = EXIT_USER_ERROR
+        status, together = EXIT_USER_ERROR, False
+    except Interrupted as stop:
+        print(stop, file=sys.stderr, flush=True)
+        status, together = stop.status, stop.agreed
     except KeyboardInterrupt:
         print("interrupted; continue with --resume_from_checkpoint true", file=sys.stderr, flush=True)
-        status = EXIT_INTERRUPTED
-    leave(status)
+        status, together = EXIT_INTERRUPTED, False
+    except SystemExit as leaving:
+        if "--help" in sys.argv or "-h" in sys.argv:
+            raise
+        # Code of the user's, a dataset's for example, must not end a run as if it were finished.
+        print(f"error: the run was left by a call of exit: {describe_failure(leaving)}", file=sys.stderr, flush=True)
+        status, together = EXIT_USER_ERROR, False
+    leave(status, together=together)

@@ -14,8 +14,8 @@ def end_quietly() -> None:
     paddle.disable_signal_handler()
 
 
-def leave(status: int) -> NoReturn:
-    """End this process with ``status``; several processes wait for each other when all is well.
+def leave(status: int, *, together: bool) -> NoReturn:
+    """End this process with ``status``; ``together``: all processes end here, and wait for each other.
 
     Process groups are not taken apart: their destructors were seen to abort at exit, after everything that matters
     was written.
@@ -23,7 +23,7 @@ def leave(status: int) -> NoReturn:
     dist = sys.modules.get("paddle.distributed")
     if dist is None or not dist.is_initialized() or dist.get_world_size() == 1:
         sys.exit(status)
-    if status == 0:
+    if together:
         dist.barrier()
     sys.stdout.flush()
     sys.stderr.flush()

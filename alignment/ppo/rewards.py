@@ -15,7 +15,9 @@ from alignment.loops.placed import place_frozen
 from alignment.loops.run_state import StatePart
 from alignment.ppo.roles import Roles
 from alignment.rollout.reward_normalization import RunningRewardNormalizer
-from alignment.rollout.scorers import FailurePolicy, HttpReward, ModelScorer, Scorer, TextBatch, TextScorer
+from alignment.rollout.reward_service import HttpReward
+from alignment.rollout.scorers import FailurePolicy, ModelScorer, Scorer, TextScorer
+from alignment.rollout.text_batch import TextBatch
 from alignment.telemetry import log
 
 

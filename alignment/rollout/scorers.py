@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -15,9 +12,12 @@ import numpy as np
 from alignment.errors import RewardError
 from alignment.parallel.group import ALONE, Group
 from alignment.parallel.runner import ModelRunner
+from alignment.parallel.stop_signals import Interrupted
 from alignment.parallel.together import on_main
 from alignment.records import Rollout
 from alignment.rollout.forward import measure_scores
+from alignment.rollout.text_batch import TextBatch
+from alignment.rollout.user_code import describe_failure, may_pass
 from alignment.telemetry import log
 
 LONGEST_PAUSE = 60.0
@@ -62,26 +62,12 @@ class ModelScorer:
         return Scores(values.astype(np.float32), None)
 
 
-class TextBatch(NamedTuple):
-    """What functions and services see of a rollout; one entry a row."""
-
-    inputs: list[Any]
-    """Raw user text, or dialogue."""
-    responses: list[str]
-    """Decoded answers without special tokens."""
-    labels: list[str | None]
-    """Reference answers of the dataset, where it has them."""
-
-    def select(self, rows: Sequence[int]) -> TextBatch:
-        """Return the given rows."""
-        return TextBatch(*([column[i] for i in rows] for column in self))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailurePolicy:
-    """What to do when a reward call fails: try again, then stop or mask the groups concerned."""
+    """What to do when a reward call fails: try again what may pass, then stop or mask the groups concerned."""
 
     retries: int = 3
+    """Further tries of a call whose failure may pass (``user_code.may_pass``)."""
     backoff_seconds: float = 1.0
     on_failure: str = "stop"
     """``stop`` ends the run; ``mask_group`` leaves all samples of the prompt out of the losses."""
@@ -125,15 +111,21 @@ class TextScorer:
             return self._by_group(batch, rollout.group_ids, error)
 
     def _with_retries(self, batch: TextBatch) -> np.ndarray:
-        for attempt in range(self._policy.retries + 1):
+        tries = self._policy.retries + 1
+        for attempt in range(1, tries + 1):
             try:
                 return self._checked(self._call(batch), len(batch.responses))
-            except Exception as error:  # noqa: BLE001 - a user's function may raise anything; it is reported below
-                last = error
-                if attempt < self._policy.retries:
-                    log.warn(f"{self._name} failed ({_reason(error)}); try {attempt + 2} of {self._policy.retries + 1}")
-                    time.sleep(min(LONGEST_PAUSE, self._policy.backoff_seconds * 2**attempt))
-        raise RewardError(f"{self._name} failed {self._policy.retries + 1} times, last: {_reason(last)}") from last
+            except Interrupted:
+                raise
+            except BaseException as error:  # noqa: BLE001 - user code may raise anything, even SystemExit
+                failure = error
+            if attempt == tries or not may_pass(failure):
+                break
+            log.warn(f"{self._name} failed ({describe_failure(failure)}); try {attempt + 1} of {tries}")
+            time.sleep(min(LONGEST_PAUSE, self._policy.backoff_seconds * 2 ** (attempt - 1)))
+        how_often = "failed" if attempt == 1 else f"failed {attempt} times, last"
+        hint = "" if attempt == tries else ". It was not tried again, because the same call would fail again"
+        raise RewardError(f"{self._name} {how_often}: {describe_failure(failure)}{hint}") from failure
 
     def _by_group(self, batch: TextBatch, group_ids: np.ndarray, error: RewardError) -> Scores:
         values = np.zeros(len(group_ids), np.float32)
@@ -143,42 +135,23 @@ class TextScorer:
             try:
                 values[rows] = self._checked(self._call(batch.select(rows)), len(rows))
                 valid[rows] = True
-            except Exception as failure:  # noqa: BLE001 - as above
+            except Interrupted:
+                raise
+            except BaseException as failure:  # noqa: BLE001 - as above
                 prompt = f"{batch.inputs[rows[0]]!r:.80}"
-                log.warn(f"masked the responses to {prompt}: {self._name} failed ({_reason(failure)})")
+                log.warn(f"masked the responses to {prompt}: {self._name} failed ({describe_failure(failure)})")
         if not valid.any():
             raise RewardError(f"{self._name} failed for every group of the rollout; nothing to learn from") from error
         return Scores(values, None if valid.all() else valid)
 
     def _checked(self, scores: Any, expected: int) -> np.ndarray:
-        values = np.asarray(scores, np.float32)
+        try:
+            values = np.asarray(scores, np.float32)
+        except (TypeError, ValueError) as error:
+            raise RewardError(f"it returned {scores!r:.200}, which is not a list of numbers ({error})") from error
         if values.shape != (expected,):
-            raise RewardError(
-                f"{self._name} returned shape {values.shape} for {expected} responses; expected ({expected},)"
-            )
+            raise RewardError(f"it returned shape {values.shape} for {expected} responses; expected ({expected},)")
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
-            raise RewardError(f"{self._name} returned {values[bad[0]]} for response {bad[0]}; rewards must be finite")
+            raise RewardError(f"it returned {values[bad[0]]} for response {bad[0]}; rewards must be finite")
         return values
-
-
-class HttpReward:
-    """Posts lists ``{"src", "tgt", "response"}`` as JSON and reads ``{"score": [...]}``, as the reference suite."""
-
-    def __init__(self, url: str, *, timeout_seconds: float) -> None:
-        self._url = url
-        self._timeout = timeout_seconds
-
-    def __call__(self, batch: TextBatch) -> list[float]:
-        """Return the service's scores."""
-        body = json.dumps({"src": batch.inputs, "tgt": batch.labels, "response": batch.responses}).encode()
-        request = urllib.request.Request(self._url, body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=self._timeout) as answer:
-            content = json.load(answer)
-        if not isinstance(content, dict) or "score" not in content:
-            raise RewardError(f"{self._url} answered without 'score': {str(content)[:200]}")
-        return content["score"]
-
-
-def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if not isinstance(error, RewardError) else str(error)

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.e2e
 
 FUNCTIONS = """
 def raises(prompts, responses, labels): raise KeyError("boom")
+def leaves(prompts, responses, labels): exec("exit()")
 def nan(prompts, responses, labels): return [0.0] * (len(responses) - 1) + [float("nan")]
 def short(prompts, responses, labels): return [0.0] * (len(responses) - 1)
 def words(prompts, responses, labels): return ["good"] * len(responses)
@@ -36,6 +37,7 @@ def arguments(ppo_arguments, tmp_path):
     """Arguments of a PPO run without a source of rewards."""
     (tmp_path / "rewards.py").write_text(FUNCTIONS)
     (tmp_path / "raising.py").write_text("raise RuntimeError('at import')\n")
+    (tmp_path / "leaving.py").write_text("exit(0)\n")
     (tmp_path / "unfinished.py").write_text("def f(:\n")
     made = {key: value for key, value in ppo_arguments.items() if key != "reward_model_name_or_path"}
     critic = ppo_arguments["reward_model_name_or_path"]
@@ -45,7 +47,8 @@ def arguments(ppo_arguments, tmp_path):
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("raises", ["KeyError: 'boom'"]),
+        ("raises", ["KeyError: 'boom'", "rewards.py, line 2, in raises"]),
+        ("leaves", ["SystemExit", "rewards.py, line 3, in leaves"]),
         ("nan", ["nan for response 7", "finite"]),
         ("short", ["(7,)", "8 responses"]),
         ("words", ["'good'"]),
@@ -55,7 +58,7 @@ def arguments(ppo_arguments, tmp_path):
 )
 def test_a_function_that_fails_stops_the_run(name, says, arguments, tmp_path):
     done = stop("ppo", {**arguments, "reward_function": f"rewards.py:{name}"}, tmp_path, f"rewards.py:{name}", *says)
-    assert "failed 1 times" in done.stderr
+    assert f"reward function {tmp_path}/rewards.py:{name} failed: " in done.stderr
     assert left_behind(tmp_path / "out") == []
 
 
@@ -93,6 +96,7 @@ def test_masking_everything_is_no_way_to_train(arguments, tmp_path):
         ("no_such_package.module:f", "odule"),
         ("rewards.py", "'package.module:function' or 'file.py:function'"),
         ("raising.py:f", "RuntimeError: at import"),
+        ("leaving.py:f", "SystemExit: 0"),
         ("unfinished.py:f", "SyntaxError"),
     ],
 )
@@ -142,7 +146,7 @@ def test_a_service_that_fails_once_and_then_works(arguments, tmp_path):
         done = train_here("ppo", {**made, "reward_retries": 1, "normalize_reward": False}, tmp_path)
         service.shutdown()
         thread.join()
-    assert "HTTP Error 500" in done.stderr and "try 2 of 2" in done.stderr
+    assert "status 500: " in done.stderr and "try 2 of 2" in done.stderr
     assert _Service.calls[0] == _Service.calls[1] and set(_Service.calls[0]) == {"src", "tgt", "response"}
     lengths = [len(text) for text in _Service.calls[1]["response"]]
     assert runs.metrics(tmp_path / "out")[0]["train/reward"] == pytest.approx(np.mean(lengths))

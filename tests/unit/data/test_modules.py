@@ -130,6 +130,7 @@ def test_a_module_reloaded_by_python_registers_again(tmp_path):
     ("code", "message"),
     [
         ("x = 1\nraise RuntimeError('no data today')\n", "RuntimeError: no data today .*own_bad.py, line 2"),
+        ("x = 1\nraise SystemExit(0)\n", "SystemExit: 0 .*own_bad.py, line 2"),
         ("import own_missing_dependency\n", "ModuleNotFoundError: .*own_missing_dependency.*own_bad.py, line 1"),
         ("def f(:\n", "SyntaxError"),
         ("from data import Nothing\n", "ImportError: cannot import name 'Nothing'"),

@@ -1,15 +1,13 @@
 """Rewards never become a silent zero: failures are retried, then stop the run or mask the group."""
 
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
-
 import numpy as np
 import pytest
 
 from alignment.errors import RewardError
+from alignment.parallel.stop_signals import Interrupted
 from alignment.records import Rollout
-from alignment.rollout.scorers import FailurePolicy, HttpReward, ModelScorer, TextBatch, TextScorer
+from alignment.rollout.scorers import FailurePolicy, ModelScorer, TextScorer
+from alignment.rollout.text_batch import TextBatch
 
 
 class _Words:
@@ -61,21 +59,87 @@ def test_a_passing_failure_is_retried():
     [
         ([1.0, 2.0], r"shape \(2,\) for 4 responses"),
         ([1.0, float("nan"), 0.0, 0.0], "nan for response 1"),
+        (["good"] * 4, r"\['good', 'good', 'good', 'good'\], which is not a list of numbers"),
+        (None, r"shape \(\) for 4 responses"),
         (ValueError("broken"), "ValueError: broken"),
+        (SystemExit(0), "SystemExit: 0"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (FileNotFoundError(2, "no such file", "x.json"), "x.json"),
     ],
 )
-def test_after_the_last_try_the_run_stops_with_the_reason(answer, reason):
+def test_what_would_fail_again_stops_the_run_after_one_call(answer, reason):
     calls = []
+    with pytest.raises(RewardError, match=f"^reward function f failed: .*{reason}.* not tried again"):
+        _scorer(_answering(answer, calls), retries=3, backoff_seconds=100.0).score(_rollout())
+    assert len(calls) == 1
 
+
+class _LibraryError(Exception):
+    """What a library raises whose service is down."""
+
+
+@pytest.mark.parametrize("answer", [ConnectionResetError("gone"), TimeoutError("slow"), _LibraryError("busy")])
+def test_what_may_pass_is_tried_as_often_as_asked(answer):
+    calls = []
+    with pytest.raises(RewardError, match=f"failed 3 times, last: .*{answer}"):
+        _scorer(_answering(answer, calls), retries=2).score(_rollout())
+    assert len(calls) == 3
+
+
+def test_the_pauses_double(monkeypatch):
+    pauses = []
+    monkeypatch.setattr("alignment.rollout.scorers.time.sleep", pauses.append)
+    with pytest.raises(RewardError):
+        _scorer(_answering(TimeoutError("slow"), []), retries=8, backoff_seconds=1.0).score(_rollout())
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
+
+
+def _answering(answer, calls):
     def call(batch):
         calls.append(1)
-        if isinstance(answer, Exception):
+        if isinstance(answer, BaseException):
             raise answer
         return answer
 
-    with pytest.raises(RewardError, match=f"failed 3 times, last: .*{reason}"):
-        _scorer(call, retries=2).score(_rollout())
-    assert len(calls) == 3
+    return call
+
+
+def test_a_failure_names_the_line_of_the_users_file(tmp_path):
+    """Of a failure inside a library the user's own last line is named, in a file beside the function's too."""
+    source = "import json\ndef parse(text):\n    return json.loads(text)\ndef score(batch):\n    return parse('{')\n"
+    path = tmp_path / "rewards.py"
+    path.write_text(source)
+    names = {}
+    exec(compile(source, str(path), "exec"), names)
+    with pytest.raises(RewardError) as caught:
+        _scorer(names["score"], retries=0).score(_rollout())
+    assert f"({path}, line 3, in parse: return json.loads(text))" in str(caught.value)
+
+
+def test_text_that_a_function_executes_is_located_at_the_line_that_executes_it(tmp_path):
+    source = "def score(batch):\n    exec('exit()')\n"
+    path = tmp_path / "rewards.py"
+    path.write_text(source)
+    names = {}
+    exec(compile(source, str(path), "exec"), names)
+    with pytest.raises(RewardError, match=r"SystemExit: None \(.*line 2, in score: exec\('exit\(\)'\)"):
+        _scorer(names["score"], retries=0).score(_rollout())
+
+
+def test_exit_is_masked_like_any_other_failure():
+    def call(batch):
+        if "question 1" in batch.inputs:
+            raise SystemExit
+        return [2.0] * len(batch.responses)
+
+    scores = _scorer(call, on_failure="mask_group").score(_rollout())
+    assert scores.valid.tolist() == [True, True, False, False]
+
+
+@pytest.mark.parametrize("on_failure", ["stop", "mask_group"])
+def test_a_signal_that_ends_the_run_is_no_failure_of_the_function(on_failure):
+    with pytest.raises(Interrupted):
+        _scorer(_answering(Interrupted(2), []), on_failure=on_failure).score(_rollout())
 
 
 def test_mask_group_masks_only_the_groups_that_fail():
@@ -107,46 +171,3 @@ def test_a_reward_model_that_gives_nan_is_named_with_its_row():
     scorer = ModelScorer(Runner(), lambda rollout: list(rollout.responses), rows_per_batch=2)
     with pytest.raises(RewardError, match="nan for row 1"):
         scorer.score(_rollout())
-
-
-@pytest.fixture
-def service():
-    """A local HTTP service whose answer the test sets; yields (address, settings)."""
-    settings = {"answer": {"score": [1.0]}, "status": 200, "requests": []}
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            settings["requests"].append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(settings["status"])
-            self.end_headers()
-            self.wfile.write(json.dumps(settings["answer"]).encode())
-
-        def log_message(self, *args):
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/score", settings
-    server.shutdown()
-    server.server_close()
-
-
-def test_the_service_speaks_the_reference_protocol(service):
-    address, settings = service
-    settings["answer"] = {"score": [1.0, 2.0, 3.0, 4.0]}
-    scores = _scorer(HttpReward(address, timeout_seconds=5)).score(_rollout())
-    assert scores.values.tolist() == [1.0, 2.0, 3.0, 4.0]
-    assert settings["requests"][0]["response"] == ["w3", "w4", "w5 w6", "w7"]
-    assert settings["requests"][0]["src"][0] == "question 0"
-    assert settings["requests"][0]["tgt"] == ["label"] * 4
-
-
-@pytest.mark.parametrize(
-    ("status", "answer", "reason"), [(500, {}, "HTTP Error 500"), (200, {"rewards": []}, "without 'score'")]
-)
-def test_a_failing_service_stops_the_run(service, status, answer, reason):
-    address, settings = service
-    settings.update(status=status, answer=answer)
-    with pytest.raises(RewardError, match=reason):
-        _scorer(HttpReward(address, timeout_seconds=5), retries=1).score(_rollout())
-    assert len(settings["requests"]) == 2

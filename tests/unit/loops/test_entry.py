@@ -1,0 +1,50 @@
+"""Exit statuses and last words of a trainer."""
+
+import signal
+import sys
+
+import pytest
+
+from alignment.errors import DataError
+from alignment.loops.entry import run_entry
+from alignment.parallel.stop_signals import Interrupted
+
+
+def _raising(error):
+    def train(arguments):
+        if error is not None:
+            raise error
+
+    return train
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (None, 0, ""),
+        (DataError("no rows"), 2, "error: no rows\n"),
+        (Interrupted(signal.SIGTERM, "saved at 27", agreed=True), 143, "saved at 27\n"),
+        (Interrupted(signal.SIGTERM), 143, "ended by SIGTERM\n"),
+        (Interrupted(signal.SIGINT), 130, "ended by SIGINT\n"),
+        (KeyboardInterrupt(), 130, "interrupted; continue with --resume_from_checkpoint true\n"),
+    ],
+)
+def test_the_status_says_how_a_run_ended(error, status, said, capsys):
+    with pytest.raises(SystemExit) as left:
+        run_entry(_raising(error))
+    assert (left.value.code, capsys.readouterr().err) == (status, said)
+
+
+@pytest.mark.parametrize("code", [0, None, 1])
+def test_code_that_calls_exit_does_not_end_a_run_well(code, capsys):
+    with pytest.raises(SystemExit) as left:
+        run_entry(_raising(SystemExit(code)))
+    assert left.value.code == 2
+    assert f"error: the run was left by a call of exit: SystemExit: {code} ({__file__}, line" in capsys.readouterr().err
+
+
+def test_help_is_no_failure(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["run_sft.py", "--help"])
+    with pytest.raises(SystemExit) as left:
+        run_entry(_raising(SystemExit(0)))
+    assert left.value.code == 0
