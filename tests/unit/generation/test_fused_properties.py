@@ -88,27 +88,37 @@ def test_random_schedules_change_no_bit_of_the_kernels():
         pytest.skip(find_core().reason)
     alone = real_engine(num_slots=1)
     bytes_of_block = 4 * 16 * (8 + 16)
-    preemptions = copies = penalised = 0
+    preemptions = copies = 0
 
     @settings(max_examples=60)
-    @given(schedule=schedules(), lengthen=st.integers(1, 2), penalty=st.sampled_from([1.0, 1.3]))
-    def compare(schedule, lengthen, penalty):
-        nonlocal preemptions, copies, penalised
+    @given(schedule=schedules(), lengthen=st.integers(1, 2))
+    def compare(schedule, lengthen):
+        nonlocal preemptions, copies
         prompts, ids = [prompt * lengthen for prompt in schedule["prompts"]], schedule["ids"]
-        options = GenerationOptions(
-            max_new_tokens=30, stop_token_ids=schedule["stops"], repetition_penalty=penalty
-        )
+        options = GenerationOptions(max_new_tokens=30, stop_token_ids=schedule["stops"])
         longest = max(map(len, prompts)) + 29
         blocks = blocks_for(longest, 16) + schedule["num_blocks"] % 3
         how = {name: schedule[name] for name in ("num_slots", "max_rows")}
         engine = real_engine(kv_memory=blocks * bytes_of_block, **how)
         found = engine.generate(prompts, options, seed=3, sequence_ids=ids)
         preemptions, copies = preemptions + engine.counts.preemptions, copies + engine.counts.copies
-        penalised += engine.counts.preemptions if penalty > 1 else 0
         for completion, prompt, sequence_id in zip(found, prompts, ids, strict=True):
             (wanted,) = alone.generate([prompt], options, seed=3, sequence_ids=[sequence_id])
             assert completion.token_ids.tolist() == wanted.token_ids.tolist()
             assert completion.logprobs.tolist() == wanted.logprobs.tolist()
 
     compare()
-    assert preemptions >= 20 and copies >= 20 and penalised >= 10, "a penalty must still know a preempted answer"
+    assert preemptions >= 20 and copies >= 20
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+def test_a_preempted_answer_is_still_known_to_the_repetition_penalty(penalty):
+    if find_core().core is None:
+        pytest.skip(find_core().reason)
+    prompts = [list(range(first, first + 9)) for first in range(12)]
+    options = GenerationOptions(max_new_tokens=30, repetition_penalty=penalty)
+    alone, squeezed = real_engine(num_slots=1), real_engine(num_slots=12, kv_memory=8 * 4 * 16 * (8 + 16))
+    found, wanted = (e.generate(prompts, options, seed=3, sequence_ids=range(12)) for e in (squeezed, alone))
+    assert squeezed.counts.preemptions > 0
+    assert [c.token_ids.tolist() for c in found] == [c.token_ids.tolist() for c in wanted]
+    assert [c.logprobs.tolist() for c in found] == [c.logprobs.tolist() for c in wanted]
