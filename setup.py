@@ -19,6 +19,7 @@ CORE = [
     "safetensors>=0.4.3",
     "tokenizers>=0.19",
     "sentencepiece>=0.2",
+    "pyyaml>=6",  # argument files of PaddleNLP's run_rl.py
     "jinja2>=3.1.6",
     "huggingface_hub>=0.23",
     "markupsafe>=2.1",

@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 
+from alignment.arguments.global_batches import share_global_batches
 from alignment.arguments.parsed import Parsed
 from alignment.errors import ArgumentError, UserError
 from alignment.loops.layout import resolve_layout
@@ -64,9 +65,11 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def _plan(options: argparse.Namespace, rest: Sequence[str]) -> int:
     parsed = parse_ppo_arguments([options.arguments, *rest])
+    layout, problem = _layout_of_file(parsed, options.gpus)
+    parsed = share_global_batches(parsed, batch_ranks=layout.batch)
     job = read_job(parsed, device=options.on)
     _print_models(job)
-    layout, problem = _layout_of_file(parsed, job, options.gpus)
+    problem = problem or "; ".join(layout_problems(job, layout))
     machine = Machine(
         flops=options.tflops * 1e12,
         network_bytes=options.network_gib * GIB,
@@ -86,14 +89,13 @@ def _plan(options: argparse.Namespace, rest: Sequence[str]) -> int:
     return 0 if fits else 1
 
 
-def _layout_of_file(parsed: Parsed, job: Job, processes: int) -> tuple[Layout, str]:
+def _layout_of_file(parsed: Parsed, processes: int) -> tuple[Layout, str]:
     """Return (layout, why it does not work or nothing); where it does not, one that sees as many rows at a time."""
     try:
-        layout = resolve_layout(parsed.parallel, world_size=processes)
+        return resolve_layout(parsed.parallel, world_size=processes), ""
     except ArgumentError as error:
         shared = max(1, parsed.parallel.tensor_parallel_degree) * parsed.parallel.pipeline_degree
         return Layout(data=max(1, processes // shared)), str(error)
-    return layout, "; ".join(layout_problems(job, layout))
 
 
 def _print_models(job: Job) -> None:

@@ -14,6 +14,10 @@ _DROPOUT = "the supported models have no dropout"
 _EXPERTS = "the supported models have no experts"
 _ALL_MEASURED = "it is always measured"
 _RANDOM_TOKENS = "random tokenization is not built"
+_NO_ADAPTERS = "adapters are not built; merge them into the model first"
+_NO_PACKING = "packing is not built; every row is a sequence of its own, and padding is never computed"
+_OVERLONG = "shape the reward in a reward_function"
+_NO_DYNAMIC_SAMPLING = "dynamic sampling is not built"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +38,7 @@ class CompatibilityArguments:
     """Updates to skip."""
     ignore_load_lr_and_optim: bool = refused(False, "resuming restores everything; to start anew give the model path")
     """Resume without optimizer."""
-    ignore_save_lr_and_optim: bool = refused(False, "a checkpoint without its optimizer could not be resumed")
+    ignore_save_lr_and_optim: bool = inert(False, "checkpoints hold the optimizer, so that they can be resumed")
     """Save without optimizer."""
     early_stopping: bool = refused(False, "it is not built; load_best_model_at_end keeps the best weights")
     """Stop when the metric no longer improves."""
@@ -63,6 +67,55 @@ class CompatibilityArguments:
     logging_strategy: str = refused("steps", "give logging_steps")
     """When to record metrics."""
 
+    zero_padding: bool = refused(False, _NO_PACKING)
+    """Pack several rows into one sequence."""
+    greedy_zero_padding: bool = refused(False, _NO_PACKING)
+    """Pack rows as tightly as they fit."""
+    flash_mask: bool = refused(False, _NO_PACKING)
+    """Attention masks of packed rows."""
+    lora: bool = refused(False, _NO_ADAPTERS)
+    """Train low-rank adapters."""
+    lora_path: str | None = refused(None, _NO_ADAPTERS)
+    """Folder of an adapter to go on with."""
+    prefix_tuning: bool = refused(False, _NO_ADAPTERS)
+    """Train a prefix."""
+    dynamic_sampling: bool = refused(False, _NO_DYNAMIC_SAMPLING)
+    """Sample prompts again whose rewards are all equal."""
+    enable_overlong_reward_buffer: bool = refused(False, _OVERLONG)
+    """Lower the reward of responses that are nearly too long."""
+    rollout_quant_type: str | None = refused(None, "give rollout_weight_type=int8 for the fused engine")
+    """Quantisation of the rollout's weights."""
+
+    lora_rank: int = inert(8, _NO_ADAPTERS)
+    """Rank of adapters."""
+    lora_alpha: int = inert(-1, _NO_ADAPTERS)
+    """Scale of adapters."""
+    overlong_reward_buffer: int = inert(256, "enable_overlong_reward_buffer is not built")
+    """Tokens over which the reward falls."""
+    overlong_penalty_factor: float = inert(1.0, "enable_overlong_reward_buffer is not built")
+    """Largest penalty of an overlong response."""
+    max_gen_batches: int = inert(2, _NO_DYNAMIC_SAMPLING)
+    """Rollouts that dynamic sampling may take."""
+    global_gen_batch_size: int = inert(-1, _NO_DYNAMIC_SAMPLING)
+    """Prompts of one rollout of dynamic sampling, over all processes."""
+    balance_batch: bool = inert(False, "losses are divided by counts over all processes, so no number depends on it")
+    """Spread long rows evenly over the processes."""
+    use_remove_padding: bool = inert(True, "padding is never computed")
+    """Compute real tokens only."""
+    use_fused_rope: bool = inert(False, _KERNEL)
+    """Fuse rotary positions."""
+    use_fused_linear: bool = inert(False, _KERNEL)
+    """Fuse matrix product and bias."""
+    use_fused_linear_cross_entropy: bool = inert(False, _KERNEL)
+    """Fuse head and loss."""
+    use_sparse_head_and_loss_fn: bool = inert(True, "the head runs on target tokens only")
+    """Compute the head on target tokens only."""
+    fuse_attention_qkv: bool = inert(False, _KERNEL)
+    """One matrix product for queries, keys and values."""
+    fuse_attention_ffn: bool = inert(False, _KERNEL)
+    """One matrix product for gate and up projection."""
+    wandb_http_proxy: str | None = inert(None, "wandb reads HTTPS_PROXY of the environment")
+    """Proxy of wandb."""
     logging_dir: str | None = inert(None, "curves are written to output_dir/runs")
     """Folder of the curves."""
     recompute_use_reentrant: bool = inert(True, _KERNEL)
@@ -105,9 +158,9 @@ class CompatibilityArguments:
     """Quantise checkpoints."""
     amp_master_grad: bool = inert(False, _AMP)
     """Gradients in float32."""
-    amp_custom_black_list: str | None = inert(None, _AMP)
+    amp_custom_black_list: tuple[str, ...] = inert((), _AMP)
     """Operators kept in float32."""
-    amp_custom_white_list: str | None = inert(None, _AMP)
+    amp_custom_white_list: tuple[str, ...] = inert((), _AMP)
     """Operators in 16 bits."""
     bf16_full_eval: bool = inert(False, "evaluation computes as training does")
     """Evaluate in bfloat16."""

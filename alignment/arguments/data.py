@@ -12,9 +12,9 @@ from alignment.arguments.fields import argument, inert
 class DataArguments:
     """How rows become token ids."""
 
-    max_length: int = argument(2048, minimum=2)
+    max_length: int = argument(2048, minimum=2, aliases=("max_seq_len", "max_seq_length"))
     """Tokens of prompt and response together."""
-    max_prompt_len: int | None = argument(None, minimum=1, aliases=("max_src_len",))
+    max_prompt_len: int | None = argument(None, minimum=1, aliases=("max_src_len", "src_length"))
     """Tokens of a prompt; null: max_length less max_dec_len (or less 1)."""
     on_overlong: Literal["drop", "left", "right", "error"] = "drop"
     """A row longer than the limit: drop it, cut it on the left or right, or stop. The ledger counts each case."""

@@ -65,6 +65,10 @@ def _no_evaluation(value: Any, s: Situation) -> bool:
     return not s.values["do_eval"] and s.values["evaluation_strategy"] == "no" and s.values["do_train"]
 
 
+def _asks_but_never_evaluates(value: Any, s: Situation) -> bool:
+    return bool(value) and s.values["evaluation_strategy"] == "no"
+
+
 def _is(key: str, *words: Any) -> Callable[[Any, Situation], bool]:
     """The key is set and ``key`` holds one of ``words``."""
     return lambda value, s: value not in (None, 0) and s.values[key] in words
@@ -77,6 +81,11 @@ def _is_not(key: str, *words: Any) -> Callable[[Any, Situation], bool]:
 
 def _is_set(key: str) -> Callable[[Any, Situation], bool]:
     return lambda value, s: value is not None and bool(s.values[key])
+
+
+def _is_shared(key: str) -> Callable[[Any, Situation], bool]:
+    """``key``, a size over all processes, takes the place of this one."""
+    return lambda value, s: s.values.get(key, -1) > 0
 
 
 def _shards_nothing(value: Any, s: Situation) -> bool:
@@ -143,10 +152,13 @@ ROWS: tuple[Row, ...] = (
     Row("warmup_steps", _is("lr_scheduler_type", "constant"), "a constant learning rate has no warm-up"),
     Row("min_learning_rate", _is("lr_scheduler_type", *_FLAT), "the learning rate does not decay"),
     Row("decay_steps", _is("lr_scheduler_type", *_FLAT), "the learning rate does not decay"),
+    Row("load_best_model_at_end", _asks_but_never_evaluates, "nothing is evaluated and no checkpoint is written"),
     Row("metric_for_best_model", _is("load_best_model_at_end", False), "load_best_model_at_end is false"),
     Row(
         "greater_is_better", lambda value, s: not s.values["load_best_model_at_end"], "load_best_model_at_end is false"
     ),
+    Row("per_device_prompt_batch_size", _is_shared("global_batch_size"), "global_batch_size wins"),
+    Row("gradient_accumulation_steps", _is_shared("global_mini_batch_size"), "global_mini_batch_size wins"),
     Row("eval_split_ratio", _is_set("eval_datasets"), "eval_datasets is given and wins"),
     Row("ptx_datasets", _is("ptx_coeff", 0), "ptx_coeff is 0"),
     Row("ptx_coeff", _is("ptx_datasets", None), "ptx_datasets is not given"),

@@ -21,7 +21,7 @@ class Parsed:
     groups: Mapping[str, Any]
     """Group name to instance; no key occurs in two groups."""
     origins: Mapping[str, str]
-    """Key to ``default``, ``file`` or ``command line``."""
+    """Key to ``default``, ``file``, ``command line`` or ``derived`` (from another key)."""
     base_dir: Path
     """Absolute folder of the JSON file; the current folder without one."""
 
@@ -38,6 +38,12 @@ class Parsed:
     def as_dict(self) -> dict[str, Any]:
         """Return every key with its value; lists are tuples."""
         return {f.name: getattr(g, f.name) for g in self.groups.values() for f in dataclasses.fields(g)}
+
+    def replace(self, group: str, **values: Any) -> Parsed:
+        """Return these arguments with ``values`` in one group that were derived from other keys."""
+        changed = dataclasses.replace(self.groups[group], **values)
+        origins = {**self.origins, **dict.fromkeys(values, "derived")}
+        return dataclasses.replace(self, groups={**self.groups, group: changed}, origins=origins)
 
     def save(self, output_dir: Path) -> Path:
         """Write ``arguments.json`` ({key: {value, origin}}) into ``output_dir``: aside, synced, then renamed."""

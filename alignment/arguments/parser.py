@@ -1,21 +1,22 @@
-"""Typed arguments from one flat JSON file plus ``--key value`` overrides; every problem is reported at once."""
+"""Typed arguments from one flat JSON or YAML file plus ``--key value``; every problem is reported at once."""
 
 from __future__ import annotations
 
 import dataclasses
-import sys
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from alignment.arguments.coerce import coerce
 from alignment.arguments.fields import Constraint, constraint_of
+from alignment.arguments.files import read_file
 from alignment.arguments.foreign_keys import ADVICE
+from alignment.arguments.help import HELP_FLAGS, show_help
 from alignment.arguments.parsed import Parsed
 from alignment.arguments.paths import RESOLVERS
-from alignment.arguments.reference import render_group
-from alignment.arguments.sources import BARE, Given, Source, read_command_line, read_json
+from alignment.arguments.sources import BARE, Given, Source, read_command_line
+from alignment.arguments.translations import TRANSLATIONS, translate
 from alignment.errors import ArgumentError
 from alignment.registry import near_matches
 
@@ -60,19 +61,18 @@ class _Slot(NamedTuple):
 
 
 def parse_arguments(groups: Mapping[str, type], argv: Sequence[str], *, checks: Sequence[Check] = ()) -> Parsed:
-    """Return one frozen instance a group from ``[file.json] [--key value ...]``; the command line wins.
+    """Return one frozen instance a group from ``[file.json | file.yaml] [--key value ...]``; the command line wins.
 
     ``checks`` look at values together and yield one message a problem. Raises one ArgumentError with all problems:
     unknown, repeated, missing, mistyped and out-of-range keys, refused values, paths that do not exist.
-    ``--help`` prints the reference of the groups and exits.
+    ``--help`` lists the keys of the groups, ``--help KEY`` explains one; both exit.
     """
-    if "--help" in argv or "-h" in argv:
-        sys.stdout.write("\n\n".join(map(render_group, groups.values())) + "\n")
-        raise SystemExit(0)
+    if not HELP_FLAGS.isdisjoint(argv):
+        show_help(groups, argv)
     slots = _declare(groups)
     tokens = list(argv)
     path = Path(tokens.pop(0)) if tokens and not tokens[0].startswith("-") else None
-    sources = [read_json(path) if path else Source([], []), read_command_line(tokens)]
+    sources = [read_file(path) if path else Source([], []), read_command_line(tokens)]
     base_dir = path.absolute().parent if path else Path.cwd()
     problems = [problem for source in sources for problem in source.problems]
     chosen = _choose(sources, slots, problems)
@@ -109,7 +109,7 @@ def _choose(sources: Sequence[Source], slots: Mapping[str, _Slot], problems: lis
     chosen: dict[str, Given] = {}
     for source in sources:
         seen: dict[str, Given] = {}
-        for given in source.given:
+        for given in _translated(source.given, problems):
             name = names.get(given.key)
             if name is None:
                 problems.append(_describe_unknown(given, names))
@@ -123,6 +123,15 @@ def _choose(sources: Sequence[Source], slots: Mapping[str, _Slot], problems: lis
             seen[name] = given
         chosen.update(seen)
     return chosen
+
+
+def _translated(given: Iterable[Given], problems: list[str]) -> Iterator[Given]:
+    """Yield what was written, keys of other suites as the keys of this one that they stand for."""
+    for item in given:
+        try:
+            yield from translate(item) if item.key in TRANSLATIONS else (item,)
+        except ValueError as error:
+            problems.append(f"{item.key}: {error} ({item.place})")
 
 
 def _describe_unknown(given: Given, names: Iterable[str]) -> str:

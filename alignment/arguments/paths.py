@@ -15,6 +15,10 @@ from alignment.errors import ArgumentError
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9][\w.\-]*)?")
 
 
+_DATA_PATH = re.compile(r"^(\.{1,2}/|/|~)|\.(jsonl?|parquet|csv|arrow)(\.(gz|bz2|xz|zst))?$")
+"""What cannot be the name of a registered dataset: an explicit path, or the name of a data file."""
+
+
 def resolve_input_path(value: str, base_dir: Path, kind: str) -> Path:
     """Return the existing absolute path behind ``value``, tried in ``base_dir`` and then in the current folder.
 
@@ -66,8 +70,13 @@ def _resolve_datasets(spec: str, folders: Sequence[Path]) -> str:
 
 
 def _resolve_dataset(part: str, folders: Sequence[Path]) -> str:
-    """Resolve the third part; what has no path, or too many parts, is left to the parser of dataset names."""
+    """Resolve the third part; what has no path, or too many parts, is left to the parser of dataset names.
+
+    A lone path of data (``data/train.jsonl``, ``./data``) is a ``jsonl`` dataset.
+    """
     pieces = part.split(":")
+    if len(pieces) == 1 and _DATA_PATH.search(part.strip()):
+        pieces = ["jsonl", "1.0", part]
     if len(pieces) != 3 or not pieces[2].strip():
         return part
     return ":".join([*pieces[:2], _resolve_model(pieces[2].strip(), folders, "dataset path")])

@@ -41,7 +41,7 @@ def render_trainer(title: str, groups: Mapping[str, type], seen: set[type]) -> s
     parts = [f"### {title}"]
     shared = [cls for cls in groups.values() if cls in seen]
     if shared:
-        parts.append(f"Also every key of the groups above: {', '.join(_title(cls) for cls in shared)}.")
+        parts.append(f"Also every key of the groups above: {', '.join(group_title(cls) for cls in shared)}.")
     parts += [render_group(cls) for cls in groups.values() if cls not in seen]
     seen.update(groups.values())
     return "\n\n".join(parts)
@@ -50,21 +50,23 @@ def render_trainer(title: str, groups: Mapping[str, type], seen: set[type]) -> s
 def render_group(cls: type) -> str:
     """Return the Markdown table of one dataclass: key, type, default, meaning."""
     hints, docs = typing.get_type_hints(cls), describe_fields(cls)
-    lines = [f"**{_title(cls)}**", "", "| key | type | default | meaning |", "|---|---|---|---|"]
+    lines = [f"**{group_title(cls)}**", "", "| key | type | default | meaning |", "|---|---|---|---|"]
     for item in dataclasses.fields(cls):
         constraint = constraint_of(item)
         kind = describe_type(hints[item.name], constraint)
-        meaning = _describe_meaning(docs[item.name], constraint)
-        cells = [f"`{item.name}`", kind, _show_default(item.default), meaning]
+        meaning = describe_meaning(docs[item.name], constraint)
+        cells = [f"`{item.name}`", kind, show_default(item.default), meaning]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
 
 
-def _title(cls: type) -> str:
+def group_title(cls: type) -> str:
+    """Return what the group of arguments is called."""
     return cls.__name__.removesuffix("Arguments") + " arguments"
 
 
-def _describe_meaning(text: str, constraint: Constraint) -> str:
+def describe_meaning(text: str, constraint: Constraint) -> str:
+    """Return the text under a field with its other names, and why it does nothing or is refused."""
     if constraint.aliases:
         text += f" Also written {', '.join(f'`{alias}`' for alias in constraint.aliases)}."
     if constraint.no_effect:
@@ -74,7 +76,8 @@ def _describe_meaning(text: str, constraint: Constraint) -> str:
     return text
 
 
-def _show_default(value: Any) -> str:
+def show_default(value: Any) -> str:
+    """Return a default as it is written in a file, in backquotes, or ``required``."""
     if value is dataclasses.MISSING:
         return "required"
     return f"`{','.join(map(str, value))}`" if isinstance(value, tuple) and value else f"`{_show_plain(value)}`"

@@ -9,6 +9,8 @@ from alignment.arguments.parser import Check, Values
 
 def check_batches(v: Values) -> Iterator[str]:
     """Rows of a rollout and rows of an update: one must be a multiple of the other, so that no row is left over."""
+    if v.global_batch_size > 0 or v.global_mini_batch_size > 0:
+        return  # sizes over all processes: ``share_global_batches`` checks them when their number is known
     rows = v.per_device_prompt_batch_size * v.num_return_sequences
     update = v.per_device_train_batch_size * v.gradient_accumulation_steps
     if not _fits(rows, update):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alignment.arguments.effects import refuse_unbuilt, report_effects
+from alignment.arguments.global_batches import share_global_batches
 from alignment.arguments.parsed import Parsed
 from alignment.errors import ArgumentError
 from alignment.loops.layout import resolve_layout
@@ -89,6 +90,7 @@ def launch(parsed: Parsed, *, host: str) -> Launch:
     output_dir = open_output(Path(training.output_dir))
     log.configure(output_dir=output_dir, is_main=topology.is_main)
     effects = report_effects(parsed, device=topology.device, world_size=topology.world_size)
+    parsed = share_global_batches(parsed, batch_ranks=layout.batch)
     store = CheckpointStore(output_dir, limit=training.save_total_limit, topology=topology)
     resume = training.resume_from_checkpoint
     checkpoint = open_checkpoint(

@@ -10,8 +10,11 @@ from typing import Any
 import paddle
 
 from alignment.ops.token_logprobs import head_logprobs
-from alignment.parallel.vocab_parallel import VocabularyShare, split_logprobs
+from alignment.parallel.vocab_parallel import VocabularyShare, split_argmax, split_logprobs
 from alignment.records import TokenBatch
+
+_ROWS_AT_ONCE = 256
+"""Tokens whose logits are held at once to find the likeliest."""
 
 
 def gather_hidden(hidden: paddle.Tensor, batch: TokenBatch) -> paddle.Tensor:
@@ -29,8 +32,27 @@ def policy_logprobs(
     ``model`` is a CausalLM. Both carry gradients; the head runs on the T target tokens only. Where the vocabulary is
     split, all tensor processes get the same numbers.
     """
-    weight, transposed = model.head()
     hidden = gather_hidden(model.model(batch.input_ids, lengths=batch.lengths), batch)
+    return _logprobs_of(model, hidden, batch, temperature=temperature, with_entropy=with_entropy)
+
+
+def graded_logprobs(model: Any, batch: TokenBatch) -> tuple[paddle.Tensor, paddle.Tensor]:
+    """Return (log-probs, 1 where the target is the likeliest token, else 0), both [T] float32, for evaluation."""
+    hidden = gather_hidden(model.model(batch.input_ids, lengths=batch.lengths), batch)
+    logprobs, _ = _logprobs_of(model, hidden, batch, temperature=1.0, with_entropy=False)
+    weight, transposed = model.head()
+    share = VocabularyShare(model.placement.tensor, model.first_token)
+    found = [
+        split_argmax(paddle.matmul(hidden[i : i + _ROWS_AT_ONCE], weight, transpose_y=transposed), share)
+        for i in range(0, hidden.shape[0], _ROWS_AT_ONCE)
+    ]
+    return logprobs, (paddle.concat(found) == paddle.to_tensor(batch.target_ids)).astype("float32")
+
+
+def _logprobs_of(
+    model: Any, hidden: paddle.Tensor, batch: TokenBatch, *, temperature: float, with_entropy: bool
+) -> tuple[paddle.Tensor, paddle.Tensor | None]:
+    weight, transposed = model.head()
     targets = paddle.to_tensor(batch.target_ids)
     options = {"transposed": transposed, "temperature": temperature, "with_entropy": with_entropy}
     group = model.placement.tensor

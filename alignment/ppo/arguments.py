@@ -38,9 +38,13 @@ class PPOArguments:
 
     per_device_prompt_batch_size: int = argument(16, minimum=1)
     """Prompts of one rollout in one process."""
+    global_batch_size: int = argument(-1, minimum=-1, excluded=(0,))
+    """Prompts of one rollout over all processes; -1: per_device_prompt_batch_size in each that has rows of its own."""
+    global_mini_batch_size: int = argument(-1, minimum=-1, excluded=(0,))
+    """Prompts whose responses make one update, over all processes; -1: gradient_accumulation_steps says it."""
     num_return_sequences: int = argument(1, minimum=1, aliases=("rollout_n",))
     """Responses to each prompt; all are trained on."""
-    per_device_rollout_batch_size: int = argument(-1, minimum=-1, excluded=(0,))
+    per_device_rollout_batch_size: int = argument(-1, minimum=-1, excluded=(0,), aliases=("rollout_max_num_seqs",))
     """Sequences generated side by side in one process; -1: all of a rollout."""
     per_device_logprob_batch_size: int = argument(
         -1, minimum=-1, excluded=(0,), aliases=("rollout_logprob_batch_size",)

@@ -56,6 +56,6 @@ def train(argv: Sequence[str], *, host: str) -> None:
         make_evaluation=make_evaluation if held_out is not None else None,
         best_metric="loss",
         shown=("sft/loss", "policy/gradient_norm", "policy/learning_rate"),
-        cards=("eval/loss", "eval/perplexity"),
+        cards=("eval/loss", "eval/perplexity", "eval/accuracy"),
         parts={},
     ).train()

@@ -192,11 +192,39 @@ def test_saved_with_origin_and_nothing_left_aside(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["arguments.json"]
 
 
-def test_help_prints_the_reference_and_stops(capsys):
+def _help(capsys, *argv):
     with pytest.raises(SystemExit) as stop:
-        parse_arguments(GROUPS, ["--help"])
+        parse_arguments(GROUPS, argv)
     assert stop.value.code == 0
-    assert "| `number` | number >= 0 and < 1 | `0.5` | A number. |" in capsys.readouterr().out
+    return capsys.readouterr().out
+
+
+def test_help_lists_keys_by_group_required_ones_first(capsys):
+    out = _help(capsys, "--help")
+    assert "required:\n    needed\n\nfirst:\n    number  count  flag\n\nsecond:\n    kind  names  maybe  model" in out
+    assert "half" not in out and "\n2 more keys" in out
+
+
+@pytest.mark.parametrize("written", ["number", "--number"])
+def test_help_of_a_key_tells_range_default_and_meaning(written, capsys):
+    assert _help(capsys, "a.json", "-h", written) == "number: number >= 0 and < 1; default 0.5\n    A number.\n"
+
+
+def test_help_knows_other_names_and_what_does_nothing(capsys):
+    out = _help(capsys, "--help", "old_count", "old", "half")
+    assert "count: whole number; default 3\n    A count. Also written old_count." in out
+    assert "No effect here: nothing to do." in out and "is refused: it is not built." in out
+
+
+def test_help_of_a_group_explains_all_its_keys(capsys):
+    out = _help(capsys, "--help", "first")
+    heads = [line.split(":")[0] for line in out.splitlines() if line[:1].strip()]
+    assert heads == ["needed", "number", "count", "flag"]
+
+
+def test_help_of_an_unknown_key_names_near_ones():
+    with pytest.raises(ArgumentError, match="--help numbr: no such key; did you mean 'number'"):
+        parse_arguments(GROUPS, ["--help", "numbr"])
 
 
 _names = st.text(st.characters(codec="ascii", min_codepoint=97, max_codepoint=122), min_size=1).filter(

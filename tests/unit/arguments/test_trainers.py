@@ -89,6 +89,89 @@ def test_the_2025_keys_are_accepted(tmp_path):
     assert not {"release_grads", "early_stopping", "fp16", "recompute_granularity"} & told
 
 
+def _data_folder(folder):
+    """Make what the files name: a model folder, data/train.jsonl and data/dev.jsonl."""
+    for name in ("data/train.jsonl", "data/dev.jsonl", "gsm8k/train.jsonl", "gsm8k/test.jsonl", "alpaca/config.json"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("{}\n", encoding="utf-8")
+    (folder / "alpaca").rename(folder / "alpaca-7b-reproduced-saved")
+
+
+OTHER_FILES = {
+    "sft_argument.json": ("sft", {
+        "train_datasets": "jsonl:1.0:{here}/data", "eval_datasets": "jsonl:1.0:{here}/data", "max_prompt_len": 1024,
+        "max_length": 2048, "metric_for_best_model": "accuracy", "zero_padding": False, "sharding": ("stage2",),
+    }),
+    "rm_flashmask_argument.json": ("rm", {
+        "train_datasets": "jsonl:1.0:{here}/data/train.jsonl", "eval_datasets": "jsonl:1.0:{here}/data/dev.jsonl",
+        "max_length": 4096, "max_prompt_len": 2048, "flash_mask": False, "warmup_steps": 10,
+    }),
+    "examples_ppo_config.json": ("ppo", {
+        "actor_model_name_or_path": "PKU-Alignment/alpaca-7b-reproduced", "max_length": 100, "max_grad_norm": 1.0,
+        "offload_level": ("freeze_model",), "eval_mode": "tensor_parallel",
+    }),
+    "examples_reward_config.json": ("rm", {"max_prompt_len": 256, "max_length": 512, "regularization": 0.001}),
+    "ppo_config_2025.json": ("ppo", {"num_return_sequences": 1, "normalize_advantage": True, "seed": 23}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHER_FILES)
+def test_other_files_of_the_reference_suite_run_unchanged(name, tmp_path, monkeypatch):
+    trainer, expected = OTHER_FILES[name]
+    _data_folder(tmp_path)
+    (tmp_path / name).write_bytes((FIXTURES / name).read_bytes())
+    monkeypatch.chdir(tmp_path)
+    parsed = PARSERS[trainer]([name])
+    for world_size in (1, 8):
+        refuse_unbuilt(parsed, device="gpu", world_size=world_size)
+        report_effects(parsed, device="gpu", world_size=world_size)
+    values = {key: parsed.as_dict()[key] for key in expected}
+    assert values == {
+        key: value.format(here=tmp_path) if isinstance(value, str) else value for key, value in expected.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["--lora"], "lora: True is refused: adapters are not built"),
+        (["--dynamic_sampling", "1"], "dynamic sampling is not built"),
+        (["--zero_padding"], "packing is not built"),
+        (["--rollout_quant_type", "weight_only_int8"], "rollout_weight_type=int8"),
+        (["--use_rule_reward", "maybe"], "use_rule_reward: expected true or false, got 'maybe' (command line)"),
+        (["--use_rule_reward"], "got reward_model_name_or_path, reward_function"),
+        (["--train_dataset_path", "no/such.jsonl"], "train_dataset_path"),
+    ],
+)
+def test_a_key_of_another_suite_that_asks_for_something_unbuilt_is_refused(given, says):
+    assert says in _problems(parse_ppo_arguments, PPO + given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--lora", "false", "--lora_rank", "8"], ["--dynamic_sampling", "0", "--max_gen_batches", "2"],
+        ["--flash_mask", "false"],
+        ["--rollout_quant_type", ""], ["--use_rule_reward", "false"], ["--enable_overlong_reward_buffer", "0"],
+    ],
+)  # fmt: skip
+def test_a_key_that_asks_for_nothing_is_never_refused(given):
+    assert report_effects(parse_ppo_arguments(PPO + given), device="cpu", world_size=1) == []
+
+
+def test_one_dataset_named_twice_with_different_paths_is_a_contradiction(tmp_path, monkeypatch):
+    _data_folder(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    argv = ["--dataset_name_or_path", "data", "--train_datasets", "p", "--model_name_or_path", "a", "--output_dir", "o"]
+    assert "different values" in _problems(parse_sft_arguments, argv)
+
+
+def test_neither_evaluation_nor_checkpoint_leaves_no_best_model():
+    argv = [*RM, "--load_best_model_at_end", "--evaluation_strategy", "no", "--save_strategy", "no"]
+    told = {e.key: e.message for e in report_effects(parse_reward_arguments(argv), device="cpu", world_size=1)}
+    assert told == {"load_best_model_at_end": "nothing is evaluated and no checkpoint is written"}
+
+
 def test_defaults_of_the_reference_suite():
     parsed = parse_ppo_arguments(PPO)
     expected = {
@@ -163,7 +246,6 @@ def test_tiny_model_fits_its_config():
         (["--fp16"], "fp16: True is refused"),
         (["--rl_algorithm", "grpo"], "only ppo is built"),
         (["--rl_algorithm", "gppo"], "expected one of 'ppo', 'grpo'"),
-        (["--dynamic_sampling", "1"], "not built"),
         (["--wandb_api_key", "s3cret"], "(command line): a secret does not belong in a file"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 from alignment.models.config import DecoderConfig
 from alignment.models.decoder import CausalLM
 from alignment.models.initialise import draw_weights
-from alignment.models.logprobs import gather_hidden, policy_logprobs, to_grid, token_values
+from alignment.models.logprobs import gather_hidden, graded_logprobs, policy_logprobs, to_grid, token_values
 from alignment.models.score_model import ScoreModel, ScoreOptions
 from alignment.records import TokenBatch
 
@@ -59,6 +59,16 @@ def test_logprobs_and_entropy(model, temperature):
 
 def test_without_entropy(model):
     assert policy_logprobs(model, BATCH, temperature=1.0, with_entropy=False)[1] is None
+
+
+def test_targets_that_are_the_likeliest_token_are_marked(model):
+    first = np.array([5, 6, full_logprobs(model, 1.0)[0][1].argmax(), 3])
+    batch = TokenBatch.build([first], [np.array([2, 3])])
+    logprobs, marks = graded_logprobs(model, batch)
+    with paddle.no_grad():
+        full = F.log_softmax(model(first[None])[0]).numpy()
+    assert marks.tolist() == [1.0, float(full[2].argmax() == 3)] == [1.0, 0.0]
+    np.testing.assert_allclose(logprobs.numpy(), [full[1].max(), full[2][3]], atol=1e-5)
 
 
 def test_logprobs_carry_gradients(model):

@@ -1,0 +1,46 @@
+"""Batch sizes over all processes, as run_rl.py's YAML files give them, shared among the processes of a layout."""
+
+from __future__ import annotations
+
+from alignment.arguments.parsed import Parsed
+from alignment.arguments.parser import Values
+from alignment.arguments.validate_ppo import check_batches
+from alignment.errors import ArgumentError
+
+
+def share_global_batches(parsed: Parsed, *, batch_ranks: int) -> Parsed:
+    """Return ``parsed`` with the sizes of one process in place of those over all processes.
+
+    ``batch_ranks`` processes see different rows. Prompts of a process: ``global_batch_size / batch_ranks``;
+    micro-batches of an update: ``global_mini_batch_size * num_return_sequences / (batch_ranks *
+    per_device_train_batch_size)``. ArgumentError where a division leaves a rest.
+    """
+    if "ppo" not in parsed.groups:
+        return parsed
+    ppo, training = parsed.ppo, parsed.training
+    prompts, mini = ppo.global_batch_size, ppo.global_mini_batch_size
+    ranks = f"{batch_ranks} process(es) with own rows"
+    if prompts > 0:
+        share = _divide(prompts, batch_ranks, f"global_batch_size={prompts}", ranks)
+        parsed = parsed.replace("ppo", per_device_prompt_batch_size=share, global_batch_size=-1)
+    if mini > 0:
+        per_step = batch_ranks * training.per_device_train_batch_size
+        steps = _divide(
+            mini * ppo.num_return_sequences,
+            per_step,
+            f"global_mini_batch_size * num_return_sequences = {mini} * {ppo.num_return_sequences}",
+            f"{ranks} * per_device_train_batch_size = {per_step}",
+        )
+        parsed = parsed.replace("training", gradient_accumulation_steps=steps)
+        parsed = parsed.replace("ppo", global_mini_batch_size=-1)
+    problems = list(check_batches(Values(parsed.as_dict(), parsed.origins)))
+    if problems:
+        raise ArgumentError("\n  ".join(["after global batch sizes were shared out:", *problems]))
+    return parsed
+
+
+def _divide(number: int, parts: int, what: str, among: str) -> int:
+    whole, rest = divmod(number, parts)
+    if rest:
+        raise ArgumentError(f"{what} cannot be shared evenly among {among}: give a multiple of {parts}")
+    return whole

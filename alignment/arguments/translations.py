@@ -1,0 +1,47 @@
+"""Keys of other suites that stand for a value of a key of this one: ``train_dataset_path`` names a JSON lines file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from alignment.arguments.coerce import coerce
+from alignment.arguments.fields import NO_CONSTRAINT
+from alignment.arguments.sources import BARE, Given
+
+Translation = Callable[[Any], Mapping[str, Any]]
+"""From the value of the foreign key to keys of this suite and their values; ValueError where it has no meaning."""
+
+GSM8K_REWARD = "alignment.rollout.rule_rewards:gsm8k"
+
+
+def _json_lines(*keys: str) -> Translation:
+    """Name the file or folder as a ``jsonl`` dataset under every one of ``keys``."""
+
+    def translate(value: Any) -> Mapping[str, Any]:
+        path = coerce(value, str | None, NO_CONSTRAINT)
+        return {} if path is None else dict.fromkeys(keys, f"jsonl:1.0:{path}")
+
+    return translate
+
+
+def _rule_reward(value: Any) -> Mapping[str, Any]:
+    asked = value is BARE or coerce(value, bool, NO_CONSTRAINT)
+    return {"reward_function": GSM8K_REWARD} if asked else {}
+
+
+TRANSLATIONS: Mapping[str, Translation] = MappingProxyType(
+    {
+        "train_dataset_path": _json_lines("train_datasets"),
+        "dev_dataset_path": _json_lines("eval_datasets"),
+        "dataset_name_or_path": _json_lines("train_datasets", "eval_datasets"),
+        "use_rule_reward": _rule_reward,
+    }
+)
+
+
+def translate(given: Given) -> Iterator[Given]:
+    """Yield what ``given`` stands for; its place names the key that was written."""
+    for key, value in TRANSLATIONS[given.key](given.value).items():
+        yield Given(key, value, given.origin, f"{given.place}, {given.key}")

@@ -1,0 +1,42 @@
+"""Rewards that a rule gives: the answer is right, or it is not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from alignment.errors import RewardError
+
+_SOLUTION = re.compile(r"#### (-?[0-9.,]+)")
+
+
+def gsm8k(inputs: Sequence[Any], responses: Sequence[str], labels: Sequence[str | None]) -> list[float]:
+    """Return 1 for each response whose last ``#### number`` is that of its label, else 0 (the rule of GSM8K).
+
+    ``use_rule_reward: true`` names it. A label may be a whole solution or the number alone. RewardError where a row has
+    no label with a number: its reward would be 0 whatever is answered.
+    """
+    return [
+        float(_solution(response) == _expected(label, row))
+        for row, (response, label) in enumerate(zip(responses, labels, strict=True))
+    ]
+
+
+def _solution(text: str) -> str | None:
+    """Return the number after the last ``####`` without thousands separators; None without one."""
+    found = _SOLUTION.findall(text)
+    return _plain(found[-1]) if found else None
+
+
+def _expected(label: str | None, row: int) -> str:
+    number = None if label is None else _solution(label) or _plain(label)
+    if number is None or not re.fullmatch(r"-?[0-9.]+", number):
+        raise RewardError(
+            f"row {row} has no answer to compare with, got {label!r:.80}; name the column of the answers (label_key)"
+        )
+    return number
+
+
+def _plain(number: str) -> str:
+    return number.strip().replace(",", "").removesuffix(".")
