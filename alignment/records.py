@@ -25,18 +25,25 @@ if TYPE_CHECKING:
 class RawSample(TypedDict, total=False):
     """One row of a raw dataset; every consumer names the fields it needs.
 
-    Supervised: ``input`` and ``answer``, or ``dialogue``. Preference: ``input, answer, other_answer, better``.
-    Safety preference: ``input, answer, other_answer, safer, is_safe, is_other_safe``. Prompt only: ``input``.
+    Supervised: ``input`` and ``answer``, or ``dialogue``, or ``messages``. Preference: ``input, answer, other_answer,
+    better``. Safety preference: ``input, answer, other_answer, safer, is_safe, is_other_safe``. Prompt only: ``input``
+    or ``messages``. ``tools`` may stand beside any of them.
     """
 
-    input: str | list[str]
-    """The user's text, or a dialogue of odd length that ends with the user's turn."""
+    input: str | list[str] | list[dict[str, Any]]
+    """The user's text, a dialogue of odd length that ends with the user's turn, or messages as in ``messages`` that
+    end with a turn of the user or of a tool."""
     answer: str
     """The assistant's answer."""
     other_answer: str
     """Another answer to the same input."""
     dialogue: list[str]
     """User and assistant turns in alternation (supervised only, instead of input and answer)."""
+    messages: list[dict[str, Any]]
+    """``{"role": system | user | assistant | tool, "content": text}``, instead of input and answer. Every turn of the
+    assistant is trained on unless its ``train`` is False; other keys (``tool_calls``, ``name``) go to the template."""
+    tools: list[dict[str, Any]]
+    """JSON schemas of the tools that the assistant may call; the chat template writes them."""
     better: bool
     """True: ``answer`` is better than ``other_answer``."""
     safer: bool
@@ -155,8 +162,8 @@ class Rollout:
     finish_reasons: tuple[str, ...]
     group_ids: np.ndarray
     """[N] int64, equal for samples of one prompt."""
-    inputs: tuple[str | list[str], ...] = ()
-    """The user's raw text or dialogue behind each row (N, or empty)."""
+    inputs: tuple[Any, ...] = ()
+    """The raw text, dialogue or messages behind each row, as ``raw_input`` of a prompt (N, or empty)."""
     labels: tuple[str | None, ...] = ()
     """Reference answers handed to reward functions and services (N, or empty)."""
     rollout_logprobs: np.ndarray | None = None

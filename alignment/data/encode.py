@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
-from alignment.data.templates import TEMPLATES, open_template, render_dialogue
-from alignment.data.tokenizer import Tokenizer
+from alignment.data.conversation import Conversation, Given, conversation
+from alignment.data.templates import TEMPLATES, Segment, open_template
+from alignment.data.tokenizer import CuttingTokenizer, Tokenizer
 from alignment.errors import ArgumentError
 
 ON_OVERLONG = ("drop", "left", "right", "error")
@@ -49,7 +51,7 @@ class EncodeOptions:
 class Prompt(NamedTuple):
     """A rendered and tokenised prompt."""
 
-    turns: tuple[str, ...]
+    asked: Conversation
     text: str
     ids: list[int]
 
@@ -58,18 +60,18 @@ class Answer(NamedTuple):
     """A tokenised answer."""
 
     ids: list[int]
-    """Ends with EOS."""
+    """Ends with the template's end token."""
     retokenized: bool
     """True: prompt and answer had to be tokenised apart."""
 
 
 class Dialogue(NamedTuple):
-    """A tokenised dialogue: the first user turn, then everything after it."""
+    """A tokenised dialogue: everything before the first turn that is trained on, then that turn and the rest."""
 
     prompt_ids: list[int]
     body_ids: list[int]
     body_targets: list[bool]
-    """True: the token belongs to an assistant turn (its EOS included)."""
+    """True: the token belongs to a turn that is trained on (its end token included)."""
     retokenized: bool
 
 
@@ -79,37 +81,75 @@ class Encoder:
     def __init__(self, tokenizer: Tokenizer, template: str) -> None:
         self._tokenizer = tokenizer
         self._template = open_template(template, tokenizer)
-        self._eos_id = int(tokenizer.eos_token_id)
+        self.end_id = self._id_of(self._template.end)
+        """The token that ends every answer; for a chat template that of its turns, which need not be EOS."""
         # Some tokenizers close every text with EOS when they add special tokens; a prompt must stay open.
-        self._closes_text = list(tokenizer("a", add_special_tokens=True)["input_ids"])[-1:] == [self._eos_id]
+        closing = list(tokenizer("a", add_special_tokens=True)["input_ids"])[-1:]
+        self._closes_text = closing == [int(tokenizer.eos_token_id)]
 
-    def encode_prompt(self, turns: Sequence[str]) -> Prompt:
-        """Tokenise turns that end with the user's, up to where the answer begins."""
-        text = self._template.render_prompt(turns)
-        return Prompt(tuple(turns), text, self._tokenize(text, special=self._template.adds_special_tokens))
+    def encode_prompt(self, asked: Given | Conversation) -> Prompt:
+        """Tokenise turns or messages that end with the user's (or a tool's), up to where the answer begins."""
+        asked = conversation(asked)
+        text = self._template.render_prompt(asked)
+        return Prompt(asked, text, self._tokenize(text, special=self._template.adds_special_tokens))
 
     def encode_answer(self, prompt: Prompt, answer: str) -> Answer:
-        """Tokenise ``answer`` as it follows ``prompt``; EOS is appended once, as an id."""
-        ids, retokenized = self._continue(prompt.text, prompt.ids, self._template.render_answer(prompt.turns, answer))
-        return Answer(self._with_eos(ids), retokenized)
+        """Tokenise ``answer`` as it follows ``prompt``; the end token is appended once, as an id."""
+        ids, retokenized = self._continue(prompt.text, prompt.ids, self._template.render_answer(prompt.asked, answer))
+        return Answer(self._with_end(ids), retokenized)
 
-    def encode_dialogue(self, turns: Sequence[str]) -> Dialogue:
-        """Tokenise user and assistant turns in alternation; every assistant turn with its EOS is a target."""
-        first, *rest = render_dialogue(self._template, turns, self._tokenizer.eos_token)
-        text, ids = first.text, self._tokenize(first.text, special=self._template.adds_special_tokens)
-        num_prompt, targets, any_retokenized = len(ids), [], False
-        for segment in rest:
-            new_ids, retokenized = self._continue(text, ids, segment.text)
-            new_ids = self._with_eos(new_ids) if segment.is_answer else new_ids
-            text += segment.text + (self._tokenizer.eos_token if segment.is_answer else "")
-            ids = ids + new_ids
-            targets += [segment.is_answer] * len(new_ids)
-            any_retokenized |= retokenized
-        return Dialogue(ids[:num_prompt], ids[num_prompt:], targets, any_retokenized)
+    def encode_dialogue(self, dialogue: Given | Conversation) -> Dialogue:
+        """Tokenise turns or messages; those of ``Conversation.targets``, with their end tokens, are targets."""
+        segments = self._template.render_dialogue(conversation(dialogue))
+        pieces, retokenized = self._tokenize_segments(segments)
+        body = [
+            (self._with_end(ids) if segment.is_answer else ids, segment.is_answer)
+            for segment, ids in zip(segments[1:], pieces[1:], strict=True)
+        ]
+        return Dialogue(
+            prompt_ids=pieces[0],
+            body_ids=[token for ids, _ in body for token in ids],
+            body_targets=[is_answer for ids, is_answer in body for _ in ids],
+            retokenized=retokenized,
+        )
 
     def count_content(self, answer_ids: Sequence[int]) -> int:
-        """Return the number of answer tokens without the closing EOS."""
-        return len(answer_ids) - int(bool(answer_ids) and answer_ids[-1] == self._eos_id)
+        """Return the number of answer tokens without the closing end token."""
+        return len(answer_ids) - int(bool(answer_ids) and answer_ids[-1] == self.end_id)
+
+    def _tokenize_segments(self, segments: Sequence[Segment]) -> tuple[list[list[int]], bool]:
+        """Return the ids of each segment (without end tokens), and whether one had to stand alone."""
+        pieces = self._cut_segments(segments)
+        return self._follow_segments(segments) if pieces is None else (pieces, False)
+
+    def _cut_segments(self, segments: Sequence[Segment]) -> list[list[int]] | None:
+        """Tokenise the whole text once; None where that does not show which token belongs to which segment."""
+        if not isinstance(self._tokenizer, CuttingTokenizer):
+            return None
+        text, special = "".join(segment.text + segment.end for segment in segments), self._template.adds_special_tokens
+        places = accumulate(len(part) for segment in segments for part in (segment.text, segment.end))
+        cuts = [place for place in places if place < len(text)]
+        ids, counts = self._tokenizer.encode_cut(text, cuts, add_special_tokens=special)
+        ids = self._opened(ids, special=special)
+        bounds = [0, *counts, *[len(ids)] * (2 * len(segments) - len(cuts))]
+        if None in bounds:
+            return None
+        pieces = [ids[start:stop] for start, stop in pairwise(bounds)]
+        ends = zip(segments, pieces[1::2], strict=True)
+        return pieces[::2] if all(ids == ([self.end_id] if segment.end else []) for segment, ids in ends) else None
+
+    def _follow_segments(self, segments: Sequence[Segment]) -> tuple[list[list[int]], bool]:
+        """Tokenise the growing text, so that each segment's ids are those that follow all before it."""
+        text = segments[0].text
+        ids = self._tokenize(text, special=self._template.adds_special_tokens)
+        pieces, any_retokenized = [ids], False
+        for segment in segments[1:]:
+            piece, retokenized = self._continue(text, ids, segment.text)
+            text += segment.text + segment.end
+            ids = ids + (self._with_end(piece) if segment.end else piece)
+            pieces.append(piece)
+            any_retokenized |= retokenized
+        return pieces, any_retokenized
 
     def _continue(self, text: str, ids: list[int], piece: str) -> tuple[list[int], bool]:
         """Return the ids of ``piece`` after ``text`` (whose ids are known), and whether it had to stand alone."""
@@ -126,12 +166,21 @@ class Encoder:
         """
         return text.rstrip().endswith(self._tokenizer.decode(ids[-1:], skip_special_tokens=False).strip())
 
-    def _with_eos(self, ids: list[int]) -> list[int]:
+    def _with_end(self, ids: list[int]) -> list[int]:
         end = len(ids)
-        while end and ids[end - 1] == self._eos_id:
+        while end and ids[end - 1] == self.end_id:
             end -= 1
-        return [*ids[:end], self._eos_id]
+        return [*ids[:end], self.end_id]
 
     def _tokenize(self, text: str, *, special: bool) -> list[int]:
         ids = [int(token) for token in self._tokenizer(text, add_special_tokens=special)["input_ids"]]
+        return self._opened(ids, special=special)
+
+    def _opened(self, ids: list[int], *, special: bool) -> list[int]:
         return ids[:-1] if special and self._closes_text else ids
+
+    def _id_of(self, token: str) -> int:
+        if token == self._tokenizer.eos_token:
+            return int(self._tokenizer.eos_token_id)
+        [number] = self._tokenizer(token, add_special_tokens=False)["input_ids"]
+        return int(number)

@@ -16,10 +16,13 @@ CONTRADICTORY_SAFETY = "contradictory_safety"
 EMPTY_PROMPT = "empty_prompt"
 EMPTY_ANSWER = "empty_answer"
 SHORT_ANSWER = "short_answer"
+NO_TARGET = "no_turn_to_train_on"
 BOUNDARY_RETOKENIZED = "boundary_retokenized"
 LAST_BATCH = "dropped_last_batch"
 
-BAD_ROWS = frozenset({TIED_PAIR, IDENTICAL_PAIR, CONTRADICTORY_SAFETY, EMPTY_PROMPT, EMPTY_ANSWER, SHORT_ANSWER})
+BAD_ROWS = frozenset(
+    {TIED_PAIR, IDENTICAL_PAIR, CONTRADICTORY_SAFETY, EMPTY_PROMPT, EMPTY_ANSWER, SHORT_ANSWER, NO_TARGET}
+)
 """Reasons that ``on_bad_row`` decides about."""
 KEPT_REASONS = frozenset({TRUNCATED_LEFT, TRUNCATED_RIGHT, BOUNDARY_RETOKENIZED})
 """Reasons that note a change; the row is used. Under every other reason it is not."""

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from alignment.data.conversation import conversation
 from alignment.data.encode import Answer, EncodeOptions, Encoder
 from alignment.data.ledger import (
     BOUNDARY_RETOKENIZED,
@@ -19,7 +20,6 @@ from alignment.data.ledger import (
 from alignment.data.lengths import fit_lengths
 from alignment.data.mixture import Row
 from alignment.data.padding import mask_rows, pad_rows
-from alignment.data.raw_sample import conversation
 from alignment.data.tokenized import to_ids
 
 
@@ -36,12 +36,13 @@ class EncodedPair(NamedTuple):
 
 def encode_pair(row: Row, encoder: Encoder, options: EncodeOptions) -> EncodedPair | tuple[str, ...]:
     """Encode ``input`` with ``answer`` and ``other_answer``; a tuple of ledger reasons when the row is not used."""
-    turns, texts = conversation(row.sample["input"]), (row.sample["answer"], row.sample["other_answer"])
-    if not all(turn.strip() for turn in turns[0::2]):
+    asked = conversation(row.sample["input"], row.sample.get("tools"))
+    texts = (row.sample["answer"], row.sample["other_answer"])
+    if asked.has_blank_question:
         return (EMPTY_PROMPT,)
     if not all(text.strip() for text in texts):
         return (EMPTY_ANSWER,)
-    prompt = encoder.encode_prompt(turns)
+    prompt = encoder.encode_prompt(asked)
     answers = [encoder.encode_answer(prompt, text) for text in texts]
     fault = _fault(prompt.ids, answers, encoder, options)
     if fault:

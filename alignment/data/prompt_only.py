@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from alignment.data.conversation import Conversation, conversation, text_of
 from alignment.data.encode import Encoder
 from alignment.data.ledger import DROPPED_OVERLONG, DUPLICATE_PROMPT, EMPTY_PROMPT
 from alignment.data.lengths import fit_lengths
 from alignment.data.mixture import Row
 from alignment.data.padding import mask_rows, pad_rows, row_lengths
-from alignment.data.raw_sample import conversation, require_fields
+from alignment.data.raw_sample import require_fields
 from alignment.data.tokenized import Encoded, Sample, TokenizedDataset, to_ids
 from alignment.data.tokenizer import Tokenizer, padding_id
 
@@ -18,8 +19,10 @@ from alignment.data.tokenizer import Tokenizer, padding_id
 class PromptOnlyDataset(TokenizedDataset):
     """Samples ``{"input_ids" [P], "sample_id" int, "label" str | None, "prompt_text" str, "raw_input"}``.
 
-    Reads ``input``, and ``answer`` as the label when there is one. ``sample_id`` is the row's place in the mixed order,
-    ``prompt_text`` what the model reads, ``raw_input`` the turns before the template. Equal prompts are kept once: the
+    Reads ``input``, and ``answer`` as the label when there is one; or ``messages``, where an answer that comes last is
+    the label. ``sample_id`` is the row's place in the mixed order,
+    ``prompt_text`` what the model reads, ``raw_input`` the turns before the template (with tools: ``{"messages",
+    "tools"}``). Equal prompts are kept once: the
     last occurrence, as in safe-rlhf, so a proportion above 1 adds nothing; the others are counted.
     """
 
@@ -28,10 +31,7 @@ class PromptOnlyDataset(TokenizedDataset):
     def choose_rows(self, rows: Iterable[Row]) -> list[Row]:
         """Keep the last row of each prompt, in mixed order."""
         rows = list(rows)
-        last: dict[tuple[str, ...], int] = {}
-        for number, row in enumerate(rows):
-            require_fields(row.sample, ("input",), kind=self.KIND, place=row.place)
-            last[tuple(conversation(row.sample["input"]))] = number
+        last = {_question(row)[0].key(): number for number, row in enumerate(rows)}
         keep = set(last.values())
         for number, row in enumerate(rows):
             if number not in keep:
@@ -40,10 +40,10 @@ class PromptOnlyDataset(TokenizedDataset):
 
     def encode_row(self, row: Row, encoder: Encoder) -> Encoded:
         """Encode one prompt."""
-        turns = conversation(row.sample["input"])
-        if not all(turn.strip() for turn in turns[0::2]):
+        asked, label = _question(row)
+        if asked.has_blank_question:
             return Encoded(None, (EMPTY_PROMPT,))
-        prompt = encoder.encode_prompt(turns)
+        prompt = encoder.encode_prompt(asked)
         if not prompt.ids:
             return Encoded(None, (EMPTY_PROMPT,))
         fitted = fit_lengths(prompt.ids, [], self.options, place=row.place)
@@ -52,9 +52,9 @@ class PromptOnlyDataset(TokenizedDataset):
         sample = {
             "input_ids": to_ids(fitted.prompt),
             "sample_id": row.position,
-            "label": row.sample.get("answer"),
+            "label": label,
             "prompt_text": prompt.text,
-            "raw_input": row.sample["input"],
+            "raw_input": _raw_input(row, asked),
         }
         return Encoded(sample, (fitted.reason,) if fitted.reason else ())
 
@@ -83,3 +83,22 @@ class PromptOnlyCollator:
             "labels": [sample["label"] for sample in samples],
             "prompt_texts": [sample["prompt_text"] for sample in samples],
         }
+
+
+def _question(row: Row) -> tuple[Conversation, str | None]:
+    """Return what is asked, and the reference answer if there is one."""
+    sample, tools = row.sample, row.sample.get("tools")
+    if "messages" not in sample or "input" in sample:
+        require_fields(sample, ("input",), kind=PromptOnlyDataset.KIND, place=row.place)
+        return conversation(sample["input"], tools), sample.get("answer")
+    whole = conversation(sample["messages"], tools)
+    if whole.messages[-1]["role"] != "assistant":
+        return whole, sample.get("answer")
+    return whole.before(len(whole.messages) - 1), text_of(whole.messages[-1]) or None
+
+
+def _raw_input(row: Row, asked: Conversation) -> Any:
+    """Return what is asked in the form that the row has it in."""
+    if asked.tools:
+        return {"messages": list(asked.messages), "tools": list(asked.tools)}
+    return row.sample["input"] if "input" in row.sample else list(asked.messages)

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from alignment.data.conversation import check_messages, check_tools
 from alignment.errors import DataError
 from alignment.records import RawSample
 
 _TEXTS = ("answer", "other_answer")
 _FLAGS = ("better", "safer", "is_safe", "is_other_safe")
-FIELDS = ("input", "answer", "other_answer", "dialogue", *_FLAGS)
+FIELDS = ("input", "answer", "other_answer", "dialogue", "messages", "tools", *_FLAGS)
 
 
 def check_sample(sample: Any, place: str) -> RawSample:
@@ -42,11 +43,6 @@ def require_fields(sample: RawSample, fields: Sequence[str], *, kind: str, place
         )
 
 
-def conversation(value: str | list[str]) -> list[str]:
-    """Return an ``input`` as a list of turns that begins and ends with the user's."""
-    return [value] if isinstance(value, str) else list(value)
-
-
 def _check_text(value: Any, place: str) -> str:
     if not isinstance(value, str):
         raise DataError(f"{place} must be a string, got {_shown(value)}")
@@ -65,15 +61,24 @@ def _check_turns(value: Any, place: str) -> list[str]:
     return [_check_text(turn, f"{place}, turn {number}") for number, turn in enumerate(value)]
 
 
-def _check_input(value: Any, place: str) -> str | list[str]:
+def _check_input(value: Any, place: str) -> str | list[str] | list[dict[str, Any]]:
     if isinstance(value, str):
         return str(value)
     if not isinstance(value, (list, tuple)):
-        raise DataError(f"{place} must be a string or a list of strings, got {_shown(value)}")
+        raise DataError(f"{place} must be a string, a list of strings or a list of messages, got {_shown(value)}")
+    if value and isinstance(value[0], Mapping):
+        return _check_question(value, place)
     turns = _check_turns(value, place)
     if len(turns) % 2 == 0:
         raise DataError(f"{place} must hold an odd number of turns (user first and last), got {len(turns)}")
     return turns
+
+
+def _check_question(value: Any, place: str) -> list[dict[str, Any]]:
+    messages = check_messages(value, place)
+    if messages[-1]["role"] not in ("user", "tool"):
+        raise DataError(f"{place} must end with a turn of the user or of a tool, got {messages[-1]['role']!r}")
+    return messages
 
 
 def _check_dialogue(value: Any, place: str) -> list[str]:
@@ -91,6 +96,8 @@ def _shown(value: Any) -> str:
 _CHECKS = {
     "input": _check_input,
     "dialogue": _check_dialogue,
+    "messages": check_messages,
+    "tools": check_tools,
     **dict.fromkeys(_TEXTS, _check_text),
     **dict.fromkeys(_FLAGS, _check_flag),
 }

@@ -7,12 +7,20 @@ from typing import Any
 
 import numpy as np
 
+from alignment.data.conversation import Conversation, conversation
 from alignment.data.encode import Dialogue, Encoder
-from alignment.data.ledger import BOUNDARY_RETOKENIZED, DROPPED_OVERLONG, EMPTY_ANSWER, EMPTY_PROMPT, SHORT_ANSWER
+from alignment.data.ledger import (
+    BOUNDARY_RETOKENIZED,
+    DROPPED_OVERLONG,
+    EMPTY_ANSWER,
+    EMPTY_PROMPT,
+    NO_TARGET,
+    SHORT_ANSWER,
+)
 from alignment.data.lengths import fit_lengths
 from alignment.data.mixture import Row
 from alignment.data.padding import mask_rows, pad_rows, row_lengths
-from alignment.data.raw_sample import conversation, require_fields
+from alignment.data.raw_sample import require_fields
 from alignment.data.tokenized import Encoded, Sample, TokenizedDataset, to_ids
 from alignment.data.tokenizer import Tokenizer, padding_id
 from alignment.errors import DataError
@@ -25,19 +33,21 @@ class SupervisedDataset(TokenizedDataset):
     """Samples ``{"input_ids" [S], "labels" [S]}``: labels equal the ids on answer tokens, -100 elsewhere (not shifted).
 
     Reads ``input`` and ``answer`` (only the answer is a target; ``input`` may be several turns), or ``dialogue``
-    (every assistant turn is a target).
+    (every assistant turn is a target), or ``messages`` (every assistant turn is one unless its ``train`` is False).
     """
 
     KIND = "supervised"
 
     def encode_row(self, row: Row, encoder: Encoder) -> Encoded:
-        """Encode one row; exactly one of ``input`` and ``dialogue`` must be there."""
-        turns, is_dialogue = _turns(row)
-        if not all(turn.strip() for turn in turns[0::2]):
+        """Encode one row; exactly one of ``input``, ``dialogue`` and ``messages`` must be there."""
+        whole = _conversation(row)
+        if not whole.targets:
+            return Encoded(None, (NO_TARGET,))
+        if whole.has_blank_question:
             return Encoded(None, (EMPTY_PROMPT,))
-        if not all(turn.strip() for turn in (turns[1::2] if is_dialogue else turns[-1:])):
+        if whole.has_blank_target:
             return Encoded(None, (EMPTY_ANSWER,))
-        dialogue = encoder.encode_dialogue(turns) if is_dialogue else _single_answer(turns, encoder)
+        dialogue = encoder.encode_dialogue(whole)
         reason = self._fault(dialogue, encoder)
         return Encoded(None, (reason,)) if reason else self._fit(dialogue, row.place)
 
@@ -83,18 +93,16 @@ class SupervisedCollator:
         }
 
 
-def _turns(row: Row) -> tuple[list[str], bool]:
-    """Return the turns, the last one the assistant's, and whether every assistant turn is a target."""
-    sample = row.sample
-    if "dialogue" in sample and "input" in sample:
-        raise DataError(f"{row.place}: a supervised row has either 'input' and 'answer' or 'dialogue', not both")
-    if "dialogue" in sample:
-        return sample["dialogue"], True
+def _conversation(row: Row) -> Conversation:
+    """Return the whole conversation with its targets: one answer, or all turns of the assistant."""
+    sample, tools = row.sample, row.sample.get("tools")
+    forms = [name for name in ("input", "dialogue", "messages") if name in sample]
+    if len(forms) > 1:
+        raise DataError(
+            f"{row.place}: a supervised row has either 'input' and 'answer' or 'dialogue' or 'messages', not "
+            f"{' and '.join(map(repr, forms))}"
+        )
+    if forms in (["dialogue"], ["messages"]):
+        return conversation(sample[forms[0]], tools)
     require_fields(sample, ("input", "answer"), kind="supervised", place=row.place)
-    return [*conversation(sample["input"]), sample["answer"]], False
-
-
-def _single_answer(turns: Sequence[str], encoder: Encoder) -> Dialogue:
-    prompt = encoder.encode_prompt(turns[:-1])
-    answer = encoder.encode_answer(prompt, turns[-1])
-    return Dialogue(prompt.ids, answer.ids, [True] * len(answer.ids), answer.retokenized)
+    return conversation(sample["input"], tools).answered(sample["answer"])

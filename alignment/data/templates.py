@@ -1,14 +1,16 @@
 """Conversations to text: the classic PKU template, or the tokenizer's own chat template.
 
-A conversation is a list of turns, the user's first, then in alternation. A template renders it to segments that
-concatenate to the whole text; the segments of the assistant are what a model is trained on.
+A template renders a conversation to segments that concatenate to the whole text; the segments of the assistant are
+what a model is trained on. Each of them ends with one token, the template's ``end``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
+from alignment.data.conversation import TRAIN, Conversation, Given, conversation, text_of
 from alignment.data.tokenizer import Tokenizer
 from alignment.errors import DataError, UserError
 
@@ -18,25 +20,38 @@ PROMPT_ASSISTANT = "ASSISTANT:"
 
 TEMPLATES = ("pku", "tokenizer")
 
+_MARK = "\ue000answer\ue001"
+"""Stands in for an answer where a template is asked what it writes around it."""
+
 
 class Segment(NamedTuple):
     """A piece of rendered text."""
 
     text: str
     is_answer: bool
-    """True: written by the assistant; an EOS token follows it (not part of ``text``)."""
+    """True: written by the assistant and trained on; the end token follows it (not part of ``text``)."""
+    end: str = ""
+    """What the template writes for the end token after an answer; empty where it writes none."""
 
 
 class Template(Protocol):
-    """Renders turns to text; ``adds_special_tokens`` tells whether the tokenizer adds its own (BOS) to that text."""
+    """Renders conversations to text."""
 
     adds_special_tokens: bool
+    """True: the tokenizer adds its own (BOS) to that text."""
 
-    def render_prompt(self, turns: Sequence[str]) -> str:
-        """Return the text up to where the assistant's next turn begins; ``turns`` ends with the user's."""
+    @property
+    def end(self) -> str:
+        """The token that ends a turn of the assistant."""
 
-    def render_answer(self, turns: Sequence[str], answer: str) -> str:
-        """Return the text of ``answer`` after ``render_prompt(turns)``, without EOS."""
+    def render_prompt(self, asked: Conversation) -> str:
+        """Return the text up to where the assistant's next turn begins."""
+
+    def render_answer(self, asked: Conversation, answer: str) -> str:
+        """Return the text of ``answer`` after ``render_prompt(asked)``, without the end token."""
+
+    def render_dialogue(self, dialogue: Conversation) -> list[Segment]:
+        """Return the whole text in segments, one answer for each of ``dialogue.targets`` and what lies between."""
 
 
 class PkuTemplate:
@@ -45,19 +60,33 @@ class PkuTemplate:
     adds_special_tokens = True
 
     def __init__(self, eos_token: str) -> None:
-        self._eos_token = eos_token
+        self.end = eos_token
 
-    def render_prompt(self, turns: Sequence[str]) -> str:
+    def render_prompt(self, asked: Conversation) -> str:
         """Return ``BEGINNING OF CONVERSATION: USER: a ASSISTANT:b</s>USER: c ASSISTANT:``."""
         pieces = [PROMPT_BEGIN]
-        for number, turn in enumerate(turns):
+        for number, turn in enumerate(_plain_turns(asked)):
             is_user = number % 2 == 0
-            pieces.append(PROMPT_USER.format(input=turn) + PROMPT_ASSISTANT if is_user else turn + self._eos_token)
+            pieces.append(PROMPT_USER.format(input=turn) + PROMPT_ASSISTANT if is_user else turn + self.end)
         return "".join(pieces)
 
-    def render_answer(self, turns: Sequence[str], answer: str) -> str:
+    def render_answer(self, asked: Conversation, answer: str) -> str:
         """Return ``answer`` itself."""
         return answer
+
+    def render_dialogue(self, dialogue: Conversation) -> list[Segment]:
+        """Return the segments; see ``Template``."""
+        segments, before = [], PROMPT_BEGIN
+        targets = set(dialogue.targets)
+        for number, turn in enumerate(_plain_turns(dialogue)):
+            if number in targets:
+                segments += [Segment(before, False), Segment(turn, True, self.end)]
+                before = ""
+            elif number % 2:
+                before += turn + self.end
+            else:
+                before += PROMPT_USER.format(input=turn) + PROMPT_ASSISTANT
+        return [*segments, Segment(before, False)] if before else segments
 
 
 class ChatTemplate:
@@ -73,29 +102,90 @@ class ChatTemplate:
             )
         self._tokenizer = tokenizer
 
-    def render_prompt(self, turns: Sequence[str]) -> str:
+    @cached_property
+    def end(self) -> str:
+        """The first special token that the template writes behind an answer; the tokenizer's EOS where it writes none.
+
+        It need not be the tokenizer's EOS: chat models often end a turn with a token of its own.
+        """
+        try:
+            whole = self._render(conversation(["a", _MARK]), add_generation_prompt=False)
+        except DataError:  # the template refuses so plain a conversation; real ones are still to come
+            return self._tokenizer.eos_token
+        behind = whole.rpartition(_MARK)[2]
+        for token in self._tokenizer(behind, add_special_tokens=False)["input_ids"] if behind.strip() else ():
+            text = self._tokenizer.decode([token], skip_special_tokens=False)
+            if text.strip() and not self._tokenizer.decode([token], skip_special_tokens=True):
+                return text.strip()
+        return self._tokenizer.eos_token
+
+    def render_prompt(self, asked: Conversation) -> str:
         """Return the chat template's text with its generation prompt."""
-        return self._render(turns, add_generation_prompt=True)
+        return self._render(asked, add_generation_prompt=True)
 
-    def render_answer(self, turns: Sequence[str], answer: str) -> str:
-        """Return what the template writes for ``answer`` up to its EOS token.
+    def render_answer(self, asked: Conversation, answer: str) -> str:
+        """Return what the template writes for ``answer`` up to its end token.
 
-        Some templates rewrite earlier turns, so that the longer text does not continue the shorter one; then the
+        Some templates write earlier turns anew, so that the longer text does not continue the shorter one; then the
         answer is taken as it is, which is also what generation continues with.
         """
-        prompt = self.render_prompt(turns)
-        whole = self._render([*turns, answer], add_generation_prompt=False)
+        prompt = self.render_prompt(asked)
+        whole = self._render(asked.answered(answer), add_generation_prompt=False)
         if not whole.startswith(prompt):
             return answer
-        before, found, _ = whole[len(prompt) :].rpartition(self._tokenizer.eos_token)
-        return before if found else whole[len(prompt) :]
+        return whole[len(prompt) : self._find_end(whole, len(prompt), answer, calls_tools=False)[0]]
 
-    def _render(self, turns: Sequence[str], *, add_generation_prompt: bool) -> str:
-        roles = ("user", "assistant")
-        messages = [{"role": roles[number % 2], "content": turn} for number, turn in enumerate(turns)]
+    def render_dialogue(self, dialogue: Conversation) -> list[Segment]:
+        """Return the segments of the text as the template writes it for the whole dialogue; see ``Template``."""
+        whole = self._render(dialogue, add_generation_prompt=False)
+        segments, written = [], 0
+        for number in dialogue.targets:
+            message = dialogue.messages[number]
+            start = self._find_start(whole, written, dialogue, number)
+            stop, end = self._find_end(whole, start, text_of(message), calls_tools=bool(message.get("tool_calls")))
+            segments += [Segment(whole[written:start], False), Segment(whole[start:stop], True, end)]
+            written = stop + len(end)
+        return [*segments, Segment(whole[written:], False)] if whole[written:] else segments
+
+    def _find_start(self, whole: str, written: int, dialogue: Conversation, number: int) -> int:
+        """Return where in ``whole`` message ``number`` begins: where its prompt ends, or else where its text stands."""
+        asked = dialogue.before(number)
+        prompt = self._render(asked, add_generation_prompt=True)
+        if whole.startswith(prompt) and len(prompt) >= written:
+            return len(prompt)
+        marked = {**dialogue.messages[number], "content": _MARK}
+        others = dialogue.messages[:number], dialogue.messages[number + 1 :]
+        text = self._render(dialogue._replace(messages=(*others[0], marked, *others[1])), add_generation_prompt=False)
+        start = text.find(_MARK)
+        if start < written or text[:start] != whole[:start]:
+            raise DataError(
+                f"message {number} cannot be found in what the chat template writes for the conversation, so it cannot "
+                'be trained on; give it "train": false, or use single turns'
+            )
+        # A blank before the answer belongs to it, as where the text of the prompt ends without one.
+        return max(written, len(whole[:start].rstrip(" ")))
+
+    def _find_end(self, whole: str, start: int, content: str, *, calls_tools: bool) -> tuple[int, str]:
+        """Return where the answer that begins at ``start`` stops, and the end token written there (or nothing)."""
+        said = content if whole.find(content, start) >= 0 else content.strip()
+        found = whole.find(said, start)
+        last = found + len(said) if found >= 0 else start
+        stop = whole.find(self.end, last)
+        if stop >= 0 and (calls_tools or found < 0 or not whole[last:stop].strip()):
+            return stop, self.end
+        if not calls_tools and found >= 0:
+            return last, ""
+        return len(whole), ""
+
+    def _render(self, rendered: Conversation, *, add_generation_prompt: bool) -> str:
+        messages = [
+            {key: value for key, value in message.items() if key != TRAIN} if TRAIN in message else dict(message)
+            for message in rendered.messages
+        ]
+        tools = {"tools": list(rendered.tools)} if rendered.tools else {}
         try:
             return self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=add_generation_prompt
+                messages, tokenize=False, add_generation_prompt=add_generation_prompt, **tools
             )
         except UserError:
             raise
@@ -110,26 +200,21 @@ def open_template(name: str, tokenizer: Tokenizer) -> Template:
     return PkuTemplate(tokenizer.eos_token) if name == "pku" else ChatTemplate(tokenizer)
 
 
-def format_prompt(value: str | Sequence[str], eos_token: str) -> str:
+def format_prompt(value: Given, eos_token: str) -> str:
     """Render an ``input`` (text, or turns ending with the user's) with the PKU template."""
-    return PkuTemplate(eos_token).render_prompt([value] if isinstance(value, str) else value)
+    return PkuTemplate(eos_token).render_prompt(conversation(value))
 
 
-def render_dialogue(template: Template, turns: Sequence[str], eos_token: str) -> list[Segment]:
-    """Return prompt and answer segments in alternation for a dialogue that ends with the assistant's turn.
-
-    A chat template that does not continue its own shorter text cannot be cut into turns: ``DataError``.
-    """
-    segments: list[Segment] = []
-    written = ""
-    for end in range(1, len(turns), 2):
-        prompt = template.render_prompt(turns[:end])
-        if not prompt.startswith(written):
+def _plain_turns(rendered: Conversation) -> Sequence[str]:
+    """Return the texts of turns of user and assistant in alternation; the classic template has no place for others."""
+    hint = "use chat_template=tokenizer with a tokenizer that has one"
+    if rendered.tools or any(message.get("tool_calls") for message in rendered.messages):
+        raise DataError(f"the classic template (chat_template=none) has no place for tools; {hint}")
+    for number, message in enumerate(rendered.messages):
+        expected = ("user", "assistant")[number % 2]
+        if message["role"] != expected:
             raise DataError(
-                "the chat template changes earlier turns as a conversation grows, so multi-turn dialogues cannot be "
-                "trained on with it; use template 'pku' or single turns"
+                f"message {number} has role {message['role']!r} where the classic template (chat_template=none) "
+                f"expects {expected!r}: it has no place for others; {hint}"
             )
-        answer = template.render_answer(turns[:end], turns[end])
-        segments += [Segment(prompt[len(written) :], False), Segment(answer, True)]
-        written = prompt + answer + eos_token
-    return segments
+    return [text_of(message) for message in rendered.messages]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
 class Tokenizer(Protocol):
@@ -24,6 +24,19 @@ class Tokenizer(Protocol):
     def apply_chat_template(
         self, messages: Sequence[Mapping[str, Any]], *, tokenize: bool = False, add_generation_prompt: bool = True
     ) -> str: ...
+
+
+@runtime_checkable
+class CuttingTokenizer(Protocol):
+    """A tokenizer that knows which part of the text each token stands for."""
+
+    def encode_cut(
+        self, text: str, cuts: Sequence[int], *, add_special_tokens: bool = True
+    ) -> tuple[list[int], list[int | None]]:
+        """Return the ids of ``text`` and for each place in it the number of tokens before it.
+
+        None where a token lies across the place, or might: then the text before it alone has other ids.
+        """
 
 
 def padding_id(tokenizer: Tokenizer) -> int:

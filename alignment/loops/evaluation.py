@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from alignment.data.conversation import shown_text
 from alignment.generation.engine import GenerationOptions
 from alignment.loops.rollout_engine import RolloutEngine
 from alignment.records import Rollout
@@ -66,7 +67,7 @@ class PromptEvaluation:
     def _rows(self, rollout: Rollout) -> list[dict[str, Any]]:
         return [
             {
-                "prompt": raw if isinstance(raw, str) else "\n".join(raw),
+                "prompt": shown_text(raw),
                 "response": self.decode(response),
                 "score": float(score) if is_valid else None,
                 "finish_reason": reason,

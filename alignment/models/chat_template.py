@@ -41,12 +41,16 @@ class ChatTemplate:
         *,
         special_tokens: Mapping[str, str],
         add_generation_prompt: bool,
+        tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> str:
-        """Return the text of a conversation; DataError where the template refuses it."""
+        """Return the text of a conversation; DataError where the template refuses it.
+
+        ``tools`` are JSON schemas, passed as they are.
+        """
         try:
             return self._compiled.render(
                 messages=list(messages),
-                tools=None,
+                tools=list(tools) if tools else None,
                 documents=None,
                 add_generation_prompt=add_generation_prompt,
                 **special_tokens,

@@ -46,6 +46,12 @@ class SentencePieceModel:
                 ids += model.encode(piece)
         return [*self._before, *ids, *self._after] if add_special_tokens else ids
 
+    def encode_cut(
+        self, text: str, cuts: Sequence[int], *, add_special_tokens: bool
+    ) -> tuple[list[int], list[int | None]]:
+        """Return token ids, and None for each place in ``text``: sentencepiece is asked for each part instead."""
+        return self.encode(text, add_special_tokens=add_special_tokens), [None for _ in cuts]
+
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
         """Return text without the space that encoding writes at its beginning; unknown ids are left out."""
         kept = [int(i) for i in ids if not (skip_special_tokens and int(i) in self._special)]

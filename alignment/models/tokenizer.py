@@ -49,6 +49,16 @@ class Tokenizer:
         """Return the ids of ``text``, with BOS and EOS around them where the folder asks for it."""
         return self._model.encode(text, add_special_tokens=add_special_tokens)
 
+    def encode_cut(
+        self, text: str, cuts: Sequence[int], add_special_tokens: bool = True
+    ) -> tuple[list[int], list[int | None]]:
+        """Return the ids of ``text`` and for each place of ``cuts`` the number of tokens before it.
+
+        None where a token lies across the place, or where the model cannot tell: the text before it alone may then
+        have other ids.
+        """
+        return self._model.encode_cut(text, cuts, add_special_tokens=add_special_tokens)
+
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """Return the text of ``ids``; ids that stand for no token (padding rows of an embedding) give nothing."""
         return self._model.decode(list(ids), skip_special_tokens=skip_special_tokens)
@@ -117,12 +127,13 @@ class Tokenizer:
         messages: Sequence[Mapping[str, Any]],
         tokenize: bool = False,
         add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> str | list[int]:
         """Return the text of ``messages`` (``role`` and ``content``), or its ids; DataError where it is refused."""
         if not self._template:
             raise DataError(f"{self._files.folder}: the tokenizer has no chat template")
         text = self._template.render(
-            messages, special_tokens=self._special, add_generation_prompt=add_generation_prompt
+            messages, special_tokens=self._special, add_generation_prompt=add_generation_prompt, tools=tools
         )
         return self.encode(text, add_special_tokens=False) if tokenize else text
 

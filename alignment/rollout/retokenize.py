@@ -39,9 +39,9 @@ class Retokenized:
             for raw, response, reason in zip(rollout.inputs, rollout.responses, rollout.finish_reasons, strict=True)
         ]
 
-    def _encode(self, raw: str | list[str], response: np.ndarray, *, stopped: bool) -> np.ndarray:
+    def _encode(self, raw: Any, response: np.ndarray, *, stopped: bool) -> np.ndarray:
         text = self._policy_tokenizer.decode(response.tolist(), skip_special_tokens=True)
-        prompt = self._encoder.encode_prompt([raw] if isinstance(raw, str) else raw)
+        prompt = self._encoder.encode_prompt(raw)
         answer = self._encoder.encode_answer(prompt, text).ids
         ids = prompt.ids + (answer if stopped else answer[:-1])
         if self._max_tokens is not None and len(ids) > self._max_tokens:

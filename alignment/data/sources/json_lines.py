@@ -78,7 +78,8 @@ def convert_row(row: Mapping[str, Any], columns: Mapping[str, str], place: str) 
         if not is_messages(messages):
             raise DataError(f"{place}: column {columns.get('messages', 'messages')!r} must be a list of messages")
         return RawSample(dialogue=turns_of(messages, place))
-    sample = {field: _find(row, field, columns, place) for field in FIELDS if _has(row, field, columns)}
+    fields = [field for field in FIELDS if field != "messages" and _has(row, field, columns)]
+    sample = {field: _find(row, field, columns, place) for field in fields}
     if not sample:
         raise DataError(
             f"{place}: no known column; name it, for example input_key=... (known: {', '.join(FIELDS)}, src, tgt, "

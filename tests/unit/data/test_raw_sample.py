@@ -13,7 +13,7 @@ from alignment.errors import DataError
     ("sample", "message"),
     [
         ("text", "a row must be a RawSample"),
-        ({"input": 3}, "'input' must be a string or a list of strings, got int 3"),
+        ({"input": 3}, "'input' must be a string, a list of strings or a list of messages, got int 3"),
         ({"input": ["a", "b"]}, "odd number of turns .* got 2"),
         ({"input": []}, "odd number of turns"),
         ({"input": ["a", 1, "c"]}, "turn 1 must be a string"),

@@ -105,7 +105,7 @@ def test_boundary_merges_are_counted_and_the_mask_does_not_shift(make_dataset, m
 def test_missing_and_contradictory_fields_are_refused(make_dataset, tokenizer):
     with pytest.raises(DataError, match="row 0: missing 'answer'.*supervised.*present: input"):
         SupervisedDataset(make_dataset([{"input": "a"}]), tokenizer)
-    with pytest.raises(DataError, match="not both"):
+    with pytest.raises(DataError, match="not 'input' and 'dialogue'"):
         SupervisedDataset(make_dataset([{"input": "a", "dialogue": ["a", "b"]}]), tokenizer)
 
 

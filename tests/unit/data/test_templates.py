@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from alignment.data.templates import ChatTemplate, format_prompt, open_template, render_dialogue
+from alignment.data.conversation import conversation
+from alignment.data.templates import ChatTemplate, format_prompt, open_template
 from alignment.errors import DataError
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "safe_rlhf_vectors.json"
@@ -24,20 +25,20 @@ def test_braces_in_user_text_are_plain_text():
 
 def test_chat_template_prompt_and_answer(tokenizer):
     template = open_template("tokenizer", tokenizer)
-    assert template.render_prompt(["hi"]) == "<s> [u] hi [a] "
-    assert template.render_answer(["hi"], "a b") == "a b "
+    assert template.render_prompt(conversation("hi")) == "<s> [u] hi [a] "
+    assert template.render_answer(conversation("hi"), "a b") == "a b "
     assert not template.adds_special_tokens
 
 
 def test_chat_template_that_rewrites_its_prompt_takes_the_answer_as_it_is(tokenizer):
     tokenizer.apply_chat_template = lambda messages, tokenize, add_generation_prompt: f"{len(messages)}: ..."
-    assert ChatTemplate(tokenizer).render_answer(["hi"], "a b") == "a b"
-    with pytest.raises(DataError, match="changes earlier turns"):
-        render_dialogue(ChatTemplate(tokenizer), ["a", "b", "c", "d"], "</s>")
+    assert ChatTemplate(tokenizer).render_answer(conversation("hi"), "a b") == "a b"
+    with pytest.raises(DataError, match="cannot be found"):
+        ChatTemplate(tokenizer).render_dialogue(conversation(["a", "b", "c", "d"]))
 
 
 def test_dialogue_segments_concatenate_to_the_prompt(tokenizer):
-    segments = render_dialogue(open_template("pku", tokenizer), ["a", "b", "c", "d"], "</s>")
+    segments = open_template("pku", tokenizer).render_dialogue(conversation(["a", "b", "c", "d"]))
     assert [segment.text for segment in segments] == [
         "BEGINNING OF CONVERSATION: USER: a ASSISTANT:",
         "b",
@@ -61,4 +62,4 @@ def test_error_inside_a_template_is_reported(tokenizer):
 
     tokenizer.apply_chat_template = fail
     with pytest.raises(DataError, match="refuses.*roles must alternate"):
-        ChatTemplate(tokenizer).render_prompt(["hi"])
+        ChatTemplate(tokenizer).render_prompt(conversation("hi"))

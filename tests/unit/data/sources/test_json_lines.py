@@ -79,7 +79,7 @@ def test_a_null_preference_is_a_tie(write_jsonl, tokenizer):
         ({"messages": [{"role": "user"}]}, "message 0: expected"),
         ({"messages": "a"}, "column 'messages' must be a list of messages"),
         ({"messages": [USER_A]}, "in pairs, got 1"),
-        ({"input": 3, "answer": "b"}, "field 'input' must be a string or a list of strings, got int 3"),
+        ({"input": 3, "answer": "b"}, "field 'input' must be a string, .* or a list of messages, got int 3"),
         ({"input": "a", "answer": ["b"]}, "field 'answer' must be a string, got list"),
         ({"input": "a", "answer": "b", "better": 1}, "field 'better' must be true or false, got int 1"),
         ({"input": "a"}, "columns: input.: missing 'answer'.*fields present: input"),

@@ -1,0 +1,136 @@
+"""Conversations as messages: what every form of an ``input`` or a dialogue becomes before it is rendered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from alignment.errors import DataError
+
+ROLES = ("system", "user", "assistant", "tool")
+TRAIN = "train"
+"""The key of a message that says whether an assistant's turn is trained on; it never reaches a template."""
+
+Message = Mapping[str, Any]
+Given = str | Sequence[str] | Sequence[Message] | Mapping[str, Any]
+"""A user's text; turns, the user's first; messages; or ``{"messages": ..., "tools": ...}``."""
+
+
+class Conversation(NamedTuple):
+    """Messages in order, and the tools that the assistant may call."""
+
+    messages: tuple[Message, ...]
+    """Each has ``role`` and ``content``; further keys (``tool_calls``, ``name``) are the template's business."""
+    tools: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def targets(self) -> list[int]:
+        """The numbers of the assistant's turns that are trained on."""
+        return [
+            number
+            for number, message in enumerate(self.messages)
+            if message["role"] == "assistant" and message.get(TRAIN, True)
+        ]
+
+    @property
+    def has_blank_question(self) -> bool:
+        """True: a user's turn holds no text, or there are no turns before the first answer."""
+        asked = [text_of(message) for message in self.messages if message["role"] == "user"]
+        return not all(text.strip() for text in asked) or self.messages[:1] == () or self.targets[:1] == [0]
+
+    @property
+    def has_blank_target(self) -> bool:
+        """True: a turn that is trained on holds neither text nor a call of a tool."""
+        return not all(is_said(self.messages[number]) for number in self.targets)
+
+    def before(self, number: int) -> Conversation:
+        """Return the first ``number`` messages."""
+        return Conversation(self.messages[:number], self.tools)
+
+    def answered(self, answer: str) -> Conversation:
+        """Return the conversation with ``answer`` as its only turn to train on."""
+        silent = tuple(
+            {**message, TRAIN: False} if message["role"] == "assistant" else message for message in self.messages
+        )
+        return Conversation((*silent, {"role": "assistant", "content": answer}), self.tools)
+
+    def key(self) -> str:
+        """Return a text that is equal for equal conversations only."""
+        return json.dumps([self.messages, self.tools], sort_keys=True, default=repr)
+
+
+def conversation(value: Given | Conversation, tools: Sequence[Mapping[str, Any]] | None = None) -> Conversation:
+    """Return any form of an ``input`` or a dialogue as messages; plain turns alternate, the user's first."""
+    if isinstance(value, Conversation):
+        return value
+    if isinstance(value, Mapping):
+        return conversation(value["messages"], value.get("tools"))
+    turns = [value] if isinstance(value, str) else value
+    messages = tuple(
+        {"role": ("user", "assistant")[number % 2], "content": turn} if isinstance(turn, str) else turn
+        for number, turn in enumerate(turns)
+    )
+    return Conversation(messages, tuple(tools or ()))
+
+
+def text_of(message: Message) -> str:
+    """Return what a message says; empty where it only calls tools."""
+    return message.get("content") or ""
+
+
+def is_said(message: Message) -> bool:
+    """Tell whether a message holds text or a call of a tool."""
+    return bool(text_of(message).strip()) or bool(message.get("tool_calls"))
+
+
+def shown_text(value: Given) -> str:
+    """Return an ``input`` as lines for people: plain turns as they are, messages with their roles before them."""
+    if isinstance(value, str):
+        return value
+    turns = value["messages"] if isinstance(value, Mapping) else value
+    return "\n".join(turn if isinstance(turn, str) else f"{turn['role']}: {text_of(turn)}" for turn in turns)
+
+
+def check_messages(value: Any, place: str) -> list[dict[str, Any]]:
+    """Return ``value`` as plain messages; a wrong type, role or flag is a ``DataError`` naming the message.
+
+    Keys that are None count as not given (columns of tables hold them); text parts are joined.
+    """
+    if not isinstance(value, (list, tuple)) or not value:
+        raise DataError(f"{place} must be a list of messages, got {value!r:.80}")
+    return [_check_message(message, f"{place}, message {number}") for number, message in enumerate(value)]
+
+
+def check_tools(value: Any, place: str) -> list[dict[str, Any]]:
+    """Return the descriptions of tools as plain dictionaries."""
+    if not isinstance(value, (list, tuple)) or not all(isinstance(tool, Mapping) for tool in value):
+        raise DataError(f"{place} must be a list of objects (one JSON schema a tool), got {value!r:.80}")
+    return [dict(tool) for tool in value]
+
+
+def _check_message(message: Any, place: str) -> dict[str, Any]:
+    if not isinstance(message, Mapping):
+        raise DataError(f"{place} must be an object with role and content, got {message!r:.80}")
+    given = {key: value for key, value in message.items() if value is not None}
+    if given.get("role") not in ROLES:
+        raise DataError(f"{place}: role {given.get('role')!r} (allowed: {', '.join(ROLES)})")
+    if TRAIN in given and (given["role"] != "assistant" or not isinstance(given[TRAIN], bool)):
+        raise DataError(
+            f"{place}: {TRAIN} is {given[TRAIN]!r} in a turn of the {given['role']} (allowed: true or false, in turns "
+            "of the assistant)"
+        )
+    if "content" not in given and given["role"] == "assistant" and given.get("tool_calls"):
+        return {**given, "content": ""}
+    return {**given, "content": _check_content(given.get("content"), place)}
+
+
+def _check_content(content: Any, place: str) -> str:
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, (list, tuple)):
+        raise DataError(f"{place}: content must be text, got {content!r:.80}")
+    for part in content:
+        if not isinstance(part, Mapping) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            raise DataError(f"{place}: only parts of type 'text' can be trained on, got {part!r:.80}")
+    return "".join(part["text"] for part in content)
