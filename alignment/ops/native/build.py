@@ -2,6 +2,7 @@
 
 Entries of the cache are named by what made them, so an old one is never taken for a new one. They are compiled aside
 and renamed under a lock: processes that start together build once, and a killed build leaves nothing that is read.
+What is damaged, or could have been changed by another user, is never loaded (``trust.py``).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from alignment.errors import UserError
-from alignment.ops.native import sources, toolchain
+from alignment.ops.native import sources, toolchain, trust
 from alignment.ops.native.toolchain import Compiler
 from alignment.telemetry import log
 
@@ -60,10 +61,16 @@ def find_compiler() -> Compiler:
 
 
 def find_prebuilt(folder: Path = PACKAGE_FOLDER) -> Library:
-    """Return the library that was put into ``folder`` for the sources of this version."""
+    """Return the library that was put into ``folder`` for the sources of this version.
+
+    Whoever owns the package, whose Python files are executed, may own it too.
+    """
     path = prebuilt_path(folder)
     if not path.is_file():
         raise KernelBuildError("no prebuilt library beside the package")
+    problem = trust.find_problem(path, trust.trusted_owners() | {folder.stat().st_uid})
+    if problem:
+        raise KernelBuildError(f"not loaded: {path} {problem}; run python -m alignment.ops.build --prebuilt again")
     return Library(path, f"prebuilt library {path}")
 
 
@@ -80,15 +87,13 @@ def find_or_build(*, force: bool = False) -> Library:
     """
     folder = _source_folder()
     stem = f"core-{sources.hash_sources(folder)}"
+    _refuse_open_cache()
     try:
         compiler = find_compiler()
-    except KernelBuildError:
-        earlier = [] if force else sorted(cache_folder().glob(f"{stem}-*.so"))
-        if not earlier:
-            raise
-        return Library(earlier[0], f"cached build {earlier[0]}")
+    except KernelBuildError as error:
+        return _find_earlier([] if force else sorted(cache_folder().glob(f"{stem}-*.so")), str(error))
     path = cache_folder() / f"{stem}-{_key(compiler)}.so"
-    if path.is_file() and not force:
+    if not force and _find_problem(path) is None:
         return Library(path, f"cached build {path}")
     try:
         return _build_once(path, folder, compiler, force=force)
@@ -127,12 +132,13 @@ def place_prebuilt(library: Path, folder: Path = PACKAGE_FOLDER) -> Path:
     aside = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         shutil.copyfile(library, aside)
-        _make_durable(aside)
-        for old in folder.glob("alignment_core-*.so"):
+        trust.seal(aside)
+        for old in folder.glob("alignment_core-*.so*"):
             old.unlink()
-        aside.replace(target)
+        trust.place(aside, target)
     except OSError as error:
-        aside.unlink(missing_ok=True)
+        for left in (aside, trust.record_path(aside)):
+            left.unlink(missing_ok=True)
         raise KernelBuildError(f"cannot put the library into {folder}: {error.strerror or error}") from error
     return target
 
@@ -142,6 +148,29 @@ def _source_folder() -> Path:
     if folder is None:
         raise KernelBuildError("the kernel sources are not installed")
     return folder
+
+
+def _refuse_open_cache() -> None:
+    folder = cache_folder()
+    problem = trust.find_folder_problem(folder)
+    if problem:
+        raise KernelBuildError(
+            f"nothing is executed from the build cache {folder}: it {problem}; make it yours alone (chmod 700), or set "
+            "XDG_CACHE_HOME to another folder"
+        )
+
+
+def _find_problem(path: Path) -> str | None:
+    return trust.find_problem(path, trust.trusted_owners())
+
+
+def _find_earlier(libraries: list[Path], no_compiler: str) -> Library:
+    """Return the first of ``libraries`` that may be loaded; KernelBuildError with what is wrong with the others."""
+    problems = [f"{path} {problem}" for path in libraries if (problem := _find_problem(path))]
+    sound = next((path for path in libraries if _find_problem(path) is None), None)
+    if sound is None:
+        raise KernelBuildError("; ".join([no_compiler, *problems]))
+    return Library(sound, f"cached build {sound}")
 
 
 def _key(compiler: Compiler) -> str:
@@ -154,9 +183,12 @@ def _build_once(path: Path, folder: Path, compiler: Compiler, *, force: bool) ->
     started = time.time()
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _locked(path.parent):
-        if path.is_file() and not force:
+        problem = _find_problem(path)
+        if problem is None and not force:
             return Library(path, f"cached build {path}")
         _repeat_failure(path, since=started)
+        if os.path.lexists(path) and not force:
+            log.warn(f"not loaded: {path} {problem}; it is built again")
         log.info(f"compiling the CPU kernels with {compiler.program}, once; this takes up to a minute")
         _build(path, folder, compiler)
     return Library(path, f"built in {time.time() - started:.0f} s as {path}")
@@ -178,8 +210,8 @@ def _build(path: Path, folder: Path, compiler: Compiler) -> None:
             raise
         if sources.hash_sources(folder) not in path.name:
             raise KernelBuildError(f"{folder} was edited while it was compiled; build again")
-        _make_durable(library)
-        library.replace(path)
+        trust.seal(library)
+        trust.place(library, path)
 
 
 def _repeat_failure(path: Path, *, since: float) -> None:
@@ -187,11 +219,6 @@ def _repeat_failure(path: Path, *, since: float) -> None:
     failure = path.with_suffix(".failed")
     if failure.is_file() and failure.stat().st_mtime >= since:
         raise KernelBuildError(failure.read_text(encoding="utf-8"))
-
-
-def _make_durable(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 @contextmanager

@@ -1,0 +1,92 @@
+"""Whether a library on disk may be executed: it is what was built, and nobody else could have changed it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pwd
+import stat
+from collections.abc import Collection
+from pathlib import Path
+
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+def trusted_owners() -> frozenset[int]:
+    """Return the user ids whose files this process executes: its own, and root's, who can change anything anyway."""
+    return frozenset((os.geteuid(), 0))
+
+
+def seal(library: Path) -> None:
+    """Record size and checksum of a new ``library`` beside it and let nobody but its owner write either.
+
+    Both are moved into place by ``place``.
+    """
+    record = record_path(library)
+    record.write_text(_describe(library), encoding="ascii")
+    record.chmod(0o644)
+    library.chmod(0o755)
+    for path in (record, library):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def place(library: Path, target: Path) -> None:
+    """Rename a sealed ``library`` and its record to ``target``, over what is there; a kill between leaves no match."""
+    record_path(library).replace(record_path(target))
+    library.replace(target)
+
+
+def record_path(library: Path) -> Path:
+    """Return where size and checksum of ``library`` are recorded."""
+    return library.with_name(f"{library.name}.sha256")
+
+
+def find_problem(library: Path, owners: Collection[int]) -> str | None:
+    """Return why ``library`` must not be loaded, in words that follow its name; None: it may."""
+    record = record_path(library)
+    try:
+        for path, what in ((library, ""), (record, "its checksum ")):
+            problem = _find_danger(path.lstat(), owners)
+            if problem:
+                return what + problem
+        if record.read_text(encoding="ascii", errors="replace") == _describe(library):
+            return None
+        return f"is damaged: its {library.stat().st_size} bytes are not what was built"
+    except FileNotFoundError as error:
+        return "is missing" if error.filename == str(library) else "has no checksum beside it"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+
+
+def find_folder_problem(folder: Path) -> str | None:
+    """Return why nothing in ``folder`` may be executed; None: something may, or there is no such folder."""
+    try:
+        return _find_writer(folder.stat(), trusted_owners())
+    except OSError:
+        return None
+
+
+def _find_danger(status: os.stat_result, owners: Collection[int]) -> str | None:
+    return _find_writer(status, owners) if stat.S_ISREG(status.st_mode) else "is no regular file"
+
+
+def _find_writer(status: os.stat_result, owners: Collection[int]) -> str | None:
+    """Return who else can write, None where nobody can."""
+    if status.st_uid not in owners:
+        return f"belongs to user {_user_name(status.st_uid)}"
+    if status.st_mode & _OTHERS_WRITE:
+        return f"can be written by others (mode {stat.S_IMODE(status.st_mode):o})"
+    return None
+
+
+def _user_name(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
+
+
+def _describe(library: Path) -> str:
+    content = library.read_bytes()
+    return f"{hashlib.sha256(content).hexdigest()} {len(content)}\n"
