@@ -30,7 +30,7 @@ class Reply(NamedTuple):
 
     text: str
     score: float | None
-    """Raw score of the reward model, None without one."""
+    """Score of the reward model, None without one."""
 
 
 class Judge:
@@ -49,7 +49,7 @@ class Judge:
         self._model.eval()
 
     def score(self, turns: Sequence[str], prompt_ids: Sequence[int], completion: Completion) -> float:
-        """Return the raw score of ``completion`` after ``turns``."""
+        """Return the score of ``completion`` after ``turns``, normalised where the model is configured to."""
         import paddle
 
         from alignment.records import TokenBatch
@@ -63,7 +63,7 @@ class Judge:
         )
         batch = TokenBatch.build(self._sequences(rollout), [np.empty(0, np.int64)])
         with paddle.no_grad():
-            return float(self._model.read_end_scores(batch)[0])
+            return float(self._model.apply_normalization(self._model.read_end_scores(batch))[0])
 
 
 class Chat:
@@ -82,7 +82,7 @@ class Chat:
         stops = {self._tokenizer.eos_token_id, *model.config.eos_token_ids}
         self._options = GenerationOptions(
             max_new_tokens=arguments.max_new_tokens,
-            max_total_tokens=model.config.max_position_embeddings,
+            max_total_tokens=model.config.longest_sequence,
             do_sample=not arguments.greedy,
             temperature=arguments.temperature,
             top_p=arguments.top_p,

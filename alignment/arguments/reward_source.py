@@ -14,6 +14,8 @@ class RewardSourceArguments:
 
     reward_model_name_or_path: str | None = argument(None, path="model")
     """Folder or hub name of the reward model."""
+    value_head_prefix: str | None = None
+    """Name of the score head in the files of the reward model and the critic, where it is none of the usual ones."""
     reward_function: str | None = argument(None, path="function")
     """A Python function as package.module:function or file.py:function."""
     use_rm_server: bool = False

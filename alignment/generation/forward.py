@@ -22,7 +22,6 @@ from alignment.ops.head_layout import HeadLayout
 from alignment.ops.precision import widen
 from alignment.ops.rms_norm import rms_norm_inference
 from alignment.ops.rotary import RotaryTables, apply_rotary
-from alignment.ops.rotary_frequencies import inverse_frequencies
 from alignment.parallel.parts import even_cut
 from alignment.parallel.tensor_parallel import embed_rows
 
@@ -66,9 +65,7 @@ class DecoderForward:
         heads, kv_heads = (x.weight.shape[1] // dim for x in weights.layers[0][1:3])
         dtype = weights.layers[0].input_norm.dtype
         self.cache_shape = CacheShape(len(weights.layers), heads, kv_heads, dim, config.sliding_window, dtype)
-        frequencies, scale = inverse_frequencies(
-            dim, config.rope_theta, config.rope_scaling, max_positions=config.max_position_embeddings
-        )
+        frequencies, scale = config.rotary_frequencies()
         self._rotary = _PositionTables(frequencies, scale, self.cache_shape, max_length=max_length)
 
     def prompt_tokens(self, prompts: list[np.ndarray], rows: range, cache: KVCache) -> Tokens:

@@ -14,7 +14,6 @@ from alignment.generation.drawing import gather_logits
 from alignment.generation.fused_settings import FusedSettings
 from alignment.generation.scheduler import Step
 from alignment.ops.native.library import CoreLibrary
-from alignment.ops.rotary_frequencies import inverse_frequencies
 from alignment.parallel.group import ALONE, Group
 from alignment.parallel.parts import even_cut
 
@@ -31,7 +30,7 @@ class FusedModel:
 
     def __init__(self, core: CoreLibrary, config: Any, settings: FusedSettings, *, group: Group = ALONE) -> None:
         sizes = share_sizes(config, group)
-        self.max_length = min(settings.max_length or config.max_position_embeddings, config.max_position_embeddings)
+        self.max_length = min(settings.max_length or config.longest_sequence, config.longest_sequence)
         self.block_bytes = _block_bytes(sizes, settings)
         enough = settings.num_slots * (blocks_for(self.max_length, settings.block_tokens) + 1)
         self.num_blocks = min(settings.kv_bytes // self.block_bytes, enough)
@@ -154,8 +153,6 @@ def _block_bytes(sizes: Mapping[str, int | float], settings: FusedSettings) -> i
 
 def _rotary_tables(config: Any, max_length: int) -> tuple[np.ndarray, np.ndarray]:
     """Return cosines and sines [max_length, D/2] float32."""
-    frequencies, scale = inverse_frequencies(
-        config.head_dim, config.rope_theta, config.rope_scaling, max_positions=config.max_position_embeddings
-    )
+    frequencies, scale = config.rotary_frequencies()
     angles = np.arange(max_length, dtype=np.float32)[:, None] * frequencies[None, :]
     return np.cos(angles) * np.float32(scale), np.sin(angles) * np.float32(scale)

@@ -13,7 +13,7 @@ from alignment.generation.engine import GenerationOptions
 
 def check_prompts(prompts: Sequence[np.ndarray], options: GenerationOptions, config: Any) -> None:
     """Raise UserError for a prompt that is empty, out of the vocabulary of ``config`` (a DecoderConfig) or too long."""
-    vocab, limit = config.vocab_size, config.max_position_embeddings
+    vocab, limit = config.vocab_size, config.longest_sequence
     for row, prompt in enumerate(prompts):
         if not len(prompt):
             raise UserError(f"prompt {row} is empty; a prompt needs at least one token")
@@ -26,5 +26,5 @@ def check_prompts(prompts: Sequence[np.ndarray], options: GenerationOptions, con
         if len(prompt) + answer > limit:
             raise UserError(
                 f"prompt {row} has {len(prompt)} tokens and its answer may have {answer}; "
-                f"together at most max_position_embeddings={limit}"
+                f"together at most {limit}, the positions of the model"
             )

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from alignment.errors import ModelFolderError
+from alignment.models.folder_files import read_object, refuse_adapter
+from alignment.models.rope_settings import read_rope
+from alignment.ops.rotary_frequencies import inverse_frequencies
 
 CONFIG_FILE = "config.json"
-ROPE_KINDS = ("default", "linear", "dynamic", "llama3", "yarn")
 
 # What a family's configuration class assumes for a key its config.json does not have.
 _COMMON_DEFAULTS: dict[str, Any] = {
@@ -34,7 +39,11 @@ _FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 _FAMILY_KV_HEADS = {"mistral": 8, "qwen2": 32, "qwen3": 32}
 MODEL_TYPES = tuple(_FAMILY_DEFAULTS)
-_SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+_SAME_AS = {"internlm": "llama"}
+"""Families that are another one under a name of their own."""
+LARGEST_SIZE, MOST_LAYERS, WIDEST_HEAD = 2**31 - 1, 10_000, 2**16
+_WIDTHS = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads")
+_SIZES = (*_WIDTHS, "num_hidden_layers")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +64,7 @@ class DecoderConfig:
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
     rope_scaling: Mapping[str, Any] | None = field(default=None, hash=False)
-    """None (plain rotary embedding), or a mapping with ``rope_type`` in ``ROPE_KINDS`` and that kind's numbers."""
+    """None (plain rotary embedding), or a mapping with ``rope_type`` in ``SCALINGS`` and that kind's numbers."""
     tie_word_embeddings: bool = False
     """True: the output head is the embedding, and files hold no ``lm_head.weight``."""
     attention_bias: bool = False
@@ -90,22 +99,47 @@ class DecoderConfig:
     def from_dict(cls, raw: Mapping[str, Any], *, place: str = CONFIG_FILE) -> DecoderConfig:
         """Build from Hugging Face keys; ``place`` is named in errors. Raises ModelFolderError."""
         family = raw.get("model_type")
-        if family not in _FAMILY_DEFAULTS:
+        family = _SAME_AS.get(family, family) if isinstance(family, str) else family
+        if not isinstance(family, str) or family not in _FAMILY_DEFAULTS:
             raise ModelFolderError(
                 f"{place}: model_type {family!r} is not supported (families: {', '.join(MODEL_TYPES)})"
             )
-        given = {**_COMMON_DEFAULTS, **_FAMILY_DEFAULTS[family], **raw}
+        given = {**_COMMON_DEFAULTS, **_FAMILY_DEFAULTS[family], **raw, "model_type": family}
         _check(given, place)
         eos = given["eos_token_id"]
-        return cls(
+        config = cls(
             **{name: int(given[name]) for name in (*_SIZES, "max_position_embeddings")},
             **{name: float(given[name]) for name in ("rms_norm_eps", "initializer_range")},
             **{name: given[name] for name in ("model_type", "bos_token_id", "pad_token_id")},
             **_attention(given, place),
-            **_rope(given, place),
+            **read_rope(given, place),
             **_flags(given),
             eos_token_id=tuple(eos) if isinstance(eos, (list, tuple)) else eos,
             raw=dict(raw),
+        )
+        try:
+            config.rotary_frequencies()
+        except ModelFolderError as error:
+            raise ModelFolderError(f"{place}: {error}") from None
+        return config
+
+    @property
+    def longest_sequence(self) -> int:
+        """The tokens a row may have: the model's positions, stretched where its rotary embedding is scaled.
+
+        ``dynamic`` has another embedding for every length beyond them, and keys of earlier tokens would have to be
+        computed again at each; such rows are refused.
+        """
+        scaling = self.rope_scaling or {}
+        if scaling.get("rope_type") == "dynamic":
+            return self.max_position_embeddings
+        trained = scaling.get("original_max_position_embeddings") or self.max_position_embeddings
+        return max(self.max_position_embeddings, int(trained * float(scaling.get("factor") or 1)))
+
+    def rotary_frequencies(self) -> tuple[np.ndarray, float]:
+        """Return (radians a token [head_dim / 2], factor on cosines and sines); see ``inverse_frequencies``."""
+        return inverse_frequencies(
+            self.head_dim, self.rope_theta, self.rope_scaling, max_positions=self.max_position_embeddings
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -131,28 +165,25 @@ class DecoderConfig:
 
 def read_config_dict(folder: str | Path) -> dict[str, Any]:
     """Return ``folder/config.json`` as a dictionary; raises ModelFolderError naming the file."""
-    path = Path(folder) / CONFIG_FILE
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        return read_object(Path(folder), CONFIG_FILE)
     except FileNotFoundError:
-        raise ModelFolderError(f"{path}: no such file; a model folder needs a {CONFIG_FILE}") from None
-    except (OSError, ValueError) as error:
-        raise ModelFolderError(f"{path}: cannot be read as JSON ({error})") from error
-    if not isinstance(raw, dict):
-        raise ModelFolderError(f"{path}: expected a JSON object, found {type(raw).__name__}")
-    return raw
+        refuse_adapter(Path(folder))
+        raise ModelFolderError(
+            f"{Path(folder) / CONFIG_FILE}: no such file; a model folder needs a {CONFIG_FILE}"
+        ) from None
 
 
 def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_size(value: Any) -> bool:
-    return _is_integer(value) and value >= 1
+def _is_size(value: Any, largest: int = LARGEST_SIZE) -> bool:
+    return _is_integer(value) and 1 <= value <= largest
 
 
 def _is_number(value: Any) -> bool:
-    return _is_integer(value) or isinstance(value, float)
+    return _is_integer(value) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _are_ids(value: Any) -> bool:
@@ -164,8 +195,10 @@ def _or_null(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 
 _RULES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
-    ((*_SIZES, "max_position_embeddings"), _is_size, "a positive integer"),
-    (("num_key_value_heads", "head_dim", "sliding_window"), _or_null(_is_size), "a positive integer or null"),
+    ((*_WIDTHS, "max_position_embeddings"), _is_size, "a positive integer"),
+    (("num_hidden_layers",), partial(_is_size, largest=MOST_LAYERS), f"an integer from 1 to {MOST_LAYERS}"),
+    (("num_key_value_heads", "sliding_window"), _or_null(_is_size), "a positive integer or null"),
+    (("head_dim",), _or_null(partial(_is_size, largest=WIDEST_HEAD)), f"an integer from 1 to {WIDEST_HEAD} or null"),
     (("bos_token_id", "pad_token_id"), _or_null(_is_integer), "an integer or null"),
     (("eos_token_id",), _or_null(_are_ids), "an integer, a list of integers or null"),
     (("rms_norm_eps", "initializer_range"), _is_number, "a number"),
@@ -183,7 +216,7 @@ def _check(given: Mapping[str, Any], place: str) -> None:
         for name in names
         if not fits(given.get(name))
     ]
-    if given["hidden_act"] != "silu":
+    if given["hidden_act"] not in ("silu", "swish"):
         problems.append(f"hidden_act {given['hidden_act']!r} is not supported (only 'silu')")
     if given.get("quantization_config"):
         problems.append("quantization_config: quantized weights are not supported, give an unquantized folder")
@@ -204,6 +237,8 @@ def _attention(given: Mapping[str, Any], place: str) -> dict[str, Any]:
     if kv_heads < 1 or heads % kv_heads:
         raise ModelFolderError(f"{place}: num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}")
     width = int(given["hidden_size"] // heads if head_dim is None else head_dim)
+    if not 1 <= width <= WIDEST_HEAD:
+        raise ModelFolderError(f"{place}: heads of {width} numbers (allowed: 2 to {WIDEST_HEAD})")
     if width % 2:
         raise ModelFolderError(f"{place}: head_dim {width} is odd; rotary embeddings turn pairs of numbers")
     return {"num_key_value_heads": kv_heads, "head_dim": width, "sliding_window": _window(given, place)}
@@ -234,21 +269,12 @@ def _count_windowed(given: Mapping[str, Any]) -> int:
     return max(0, given["num_hidden_layers"] - given.get("max_window_layers", 28))
 
 
-def _rope(given: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """Return ``rope_theta`` and ``rope_scaling``, from the old keys or from ``rope_parameters``."""
-    scaling = dict(given.get("rope_parameters") or given.get("rope_scaling") or {})
-    theta = scaling.pop("rope_theta", None) or given.get("rope_theta") or 10000.0
-    old_kind = scaling.pop("type", "default")
-    kind = scaling.setdefault("rope_type", old_kind)
-    if kind not in ROPE_KINDS:
-        raise ModelFolderError(f"{place}: rope_type {kind!r} is not supported (kinds: {', '.join(ROPE_KINDS)})")
-    return {"rope_theta": float(theta), "rope_scaling": None if kind == "default" else scaling}
-
-
 def _flags(given: Mapping[str, Any]) -> dict[str, bool]:
     """Return which projections carry a bias and whether heads are normalised."""
     family = given["model_type"]
-    declared = bool(given["attention_bias"]) and family in ("llama", "qwen3")
+    # InternLM calls it ``bias``; a score model's ``bias`` (safe-rlhf) is that of its head.
+    says_bias = given["attention_bias"] or (given.get("bias") and "score_type" not in given)
+    declared = bool(says_bias) and family in ("llama", "qwen3")
     return {
         "attention_bias": family == "qwen2" or declared,
         "attention_output_bias": declared,

@@ -16,12 +16,12 @@ import paddle
 from paddle import nn
 from paddle.distributed.fleet.utils import recompute
 
+from alignment.errors import DataError
 from alignment.models.config import DecoderConfig
 from alignment.models.layers import Embedding, LeavingLinear, Linear, NumberedLayers, RmsNorm
 from alignment.models.placement import WHOLE, Placement
 from alignment.models.split_plan import LayerSizes, layer_sizes, whole_shapes
 from alignment.ops.rotary_attention import RotaryAttention
-from alignment.ops.rotary_frequencies import inverse_frequencies
 from alignment.ops.swiglu import swiglu
 from alignment.parallel.parts import even_cut
 from alignment.parallel.tensor_parallel import TensorRegion, enter, split_rows
@@ -204,9 +204,13 @@ class Decoder(nn.Layer):
     def _plan(self, tokens: _Tokens, positions: np.ndarray) -> SequencePlan:
         """Return the plan for ``tokens``, whose M real ones stand at ``positions`` [M]."""
         config, placement = self.config, self.placement
-        frequencies, scale = inverse_frequencies(
-            config.head_dim, config.rope_theta, config.rope_scaling, max_positions=config.max_position_embeddings
-        )
+        limit = config.longest_sequence
+        if (config.rope_scaling or {}).get("rope_type") == "dynamic" and positions.max(initial=0) >= limit:
+            raise DataError(
+                f"a row of {positions.max() + 1} tokens: rope_type dynamic turns rows of more than "
+                f"max_position_embeddings={limit} by other angles, which are not built"
+            )
+        frequencies, scale = config.rotary_frequencies()
         attention = RotaryAttention(
             lengths=tokens.lengths,
             positions=positions,

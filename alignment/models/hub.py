@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import os
 import re
-from collections.abc import Collection
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import paddle
 
 from alignment.errors import ModelFolderError
 from alignment.models.config import CONFIG_FILE, DecoderConfig, read_config_dict
 from alignment.models.decoder import CausalLM
+from alignment.models.folder_weights import are_equal, check_tensors, fill, find_tensors, take_statistics
 from alignment.models.initialise import draw_weights
-from alignment.models.naming import canonical_name, is_transposed, match_names, refuse_mismatch
 from alignment.models.placement import WHOLE, Placement
-from alignment.models.safetensors_io import Location, list_tensors
+from alignment.models.safetensors_io import Location
 from alignment.models.score_model import ScoreModel, ScoreOptions
+from alignment.models.split_plan import EMBEDDING, whole_shapes
 from alignment.models.tokenizer import Tokenizer
 from alignment.parallel.parts import Part
 from alignment.telemetry import log
 
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 SCORE_HEAD = ("score.weight", "score.bias")
+LM_HEAD = "lm_head.weight"
 SCORE_STATE = "score_normalizer"
 """Key of config.json under which mean, variance and count of the scores stand."""
 
@@ -53,12 +56,13 @@ def load_causal_lm(
 
     Of a model that ``placement`` splits, this process reads its own part only.
     """
-    config = DecoderConfig.read(path)
+    folder, config = Path(path), DecoderConfig.read(path)
     check_vocabulary(config, tokenizer, place=str(path))
+    found = find_tensors(folder)
+    config = _settle_head(config, found, folder)
+    check_tensors(found, whole_shapes(config, "causal"), folder)
     model = CausalLM(config, dtype=dtype, placement=placement)
-    _fill(
-        model, Path(path), allowed_missing=(), allowed_unknown=("lm_head.weight",) if config.tie_word_embeddings else ()
-    )
+    fill(model, found, folder)
     return model
 
 
@@ -68,24 +72,41 @@ def load_score_model(
     dtype: str = "float32",
     options: ScoreOptions | None = None,
     new_score_head: bool = False,
+    head_prefix: str | None = None,
     seed: int = 0,
     placement: Placement = WHOLE,
 ) -> ScoreModel:
     """Return the score model of a folder.
 
     ``options`` replace those saved with it. With ``new_score_head`` the folder may be a language model, whose new head
-    is drawn from ``seed``; otherwise a folder without a score head is refused.
+    is drawn from ``seed``; otherwise a folder without a score head is refused. ``head_prefix`` is what the head is
+    called in the files, for names that ``naming`` does not know.
     """
-    raw = read_config_dict(path)
-    config = DecoderConfig.from_dict(raw, place=str(Path(path) / CONFIG_FILE))
-    model = ScoreModel(config, options or ScoreOptions.from_dict(raw), dtype=dtype, placement=placement)
+    folder, raw = Path(path), read_config_dict(path)
+    config = DecoderConfig.from_dict(raw, place=str(folder / CONFIG_FILE))
+    found = find_tensors(folder, head_prefix=head_prefix)
+    statistics = take_statistics(found)
+    as_saved = options is None
+    options = _settle_bias(options or ScoreOptions.from_dict(raw), found, folder)
+    if as_saved and SCORE_STATE not in raw and {"mean", "var"} <= statistics.keys():
+        # safe-rlhf keeps them as tensors, and its folders need not say how they were learned.
+        options = dataclasses.replace(options, normalizer_type=options.normalizer_type or "RunningMeanStd")
+        raw[SCORE_STATE] = {**statistics, "count": max(1.0, statistics.get("count", 1.0))}
+    check_tensors(
+        found,
+        whole_shapes(config, "score", score_bias=options.score_bias),
+        folder,
+        allowed_missing=SCORE_HEAD if new_score_head else ("score.bias",),
+        allowed_unknown=(LM_HEAD,),
+    )
+    model = ScoreModel(config, options, dtype=dtype, placement=placement)
     if model.score is not None:
         draw_weights(model.score, seed=seed, std=config.initializer_range)
-    allowed = SCORE_HEAD if new_score_head else ("score.bias",)
-    unknown = ("lm_head.weight",) if new_score_head or config.tie_word_embeddings else ()
-    _fill(model, Path(path), allowed_missing=allowed, allowed_unknown=unknown)
-    if options is None and SCORE_STATE in raw:
+    fill(model, found, folder)
+    if as_saved and SCORE_STATE in raw:
         model.normalizer.load_state(raw[SCORE_STATE])
+    if as_saved and options.do_normalize and not model.has_statistics:
+        log.warn(f"{folder}: {CONFIG_FILE} says do_normalize, but no statistics are saved: its scores are raw")
     return model
 
 
@@ -98,7 +119,9 @@ def random_causal_lm(
     placement: Placement = WHOLE,
 ) -> CausalLM:
     """Return a language model with weights drawn from ``seed``, for the config.json at (or in) ``config_path``."""
-    model = CausalLM(_config_for(config_path, tokenizer), dtype=dtype, placement=placement)
+    config = _config_for(config_path, tokenizer)
+    _check_memory(placement.parts(config, "causal").values(), place=str(config_path))
+    model = CausalLM(config, dtype=dtype, placement=placement)
     draw_weights(model, seed=seed, std=model.config.initializer_range)
     return model
 
@@ -113,7 +136,9 @@ def random_score_model(
     placement: Placement = WHOLE,
 ) -> ScoreModel:
     """Return a score model with weights drawn from ``seed``."""
-    model = ScoreModel(_config_for(config_path, tokenizer), options, dtype=dtype, placement=placement)
+    config = _config_for(config_path, tokenizer)
+    _check_memory(placement.parts(config, "score").values(), place=str(config_path))
+    model = ScoreModel(config, options, dtype=dtype, placement=placement)
     draw_weights(model, seed=seed, std=model.config.initializer_range)
     return model
 
@@ -129,19 +154,12 @@ def check_vocabulary(config: DecoderConfig, tokenizer: Tokenizer | None, *, plac
 
 def check_length(config: DecoderConfig, max_length: int, *, place: str) -> None:
     """Refuse sequences of more tokens than the model has positions for."""
-    limit = longest_sequence(config)
+    limit = config.longest_sequence
     if max_length > limit:
         raise ModelFolderError(
             f"max_length={max_length} is more than the model in {place} was made for: max_position_embeddings="
             f"{config.max_position_embeddings} in its {CONFIG_FILE}. Give max_length at most {limit}"
         )
-
-
-def longest_sequence(config: DecoderConfig) -> int:
-    """Return the tokens a model can read: its positions, stretched where its rotary embedding is scaled."""
-    scaling = config.rope_scaling or {}
-    trained = scaling.get("original_max_position_embeddings", config.max_position_embeddings)
-    return max(config.max_position_embeddings, int(trained * scaling.get("factor", 1)))
 
 
 def check_fit(folder: str | Path, tokenizer: Tokenizer, *, max_length: int) -> DecoderConfig:
@@ -165,48 +183,44 @@ def _config_for(config_path: str | Path, tokenizer: Tokenizer) -> DecoderConfig:
     )
 
 
-def _fill(
-    model: CausalLM | ScoreModel, folder: Path, *, allowed_missing: Collection[str], allowed_unknown: Collection[str]
-) -> None:
-    """Copy the folder's tensors, or this process's part of them, into the parameters.
-
-    Names and shapes are those of the whole model, so every process refuses the same folders; the numbers a process
-    judges are those it holds.
-    """
-    found: dict[str, Location] = {}
-    for stored in list_tensors(folder):
-        name = canonical_name(stored.name)
-        if name in found:
-            raise ModelFolderError(f"{folder}: holds {name} more than once, the last time as {stored.name}")
-        if name is not None:
-            found[name] = stored
-            _check_shape(stored, name, model.whole_shapes.get(name), folder)
-    match = match_names(model.whole_shapes, found)
-    missing = [name for name in match.missing if name not in allowed_missing]
-    for name in match.missing:
-        if name in allowed_missing:
-            log.info(f"{folder}: has no {name}, which starts from its initial values")
-    unknown = [name for name in match.unknown if name not in allowed_unknown]
-    refuse_mismatch(match._replace(missing=missing, unknown=unknown), folder=str(folder))
-    for name, parameter in model.named_parameters():
-        if name in found:
-            _assign(parameter, found[name], model.parts[name], folder)
-
-
-def _check_shape(stored: Location, name: str, shape: tuple[int, ...] | None, folder: Path) -> None:
-    """Refuse a tensor that is not as large as the model's; ``shape`` None: the model has none of this name."""
-    needed = shape[::-1] if shape is not None and is_transposed(name) else shape
-    if needed is not None and stored.shape != needed:
+def _check_memory(parts: Iterable[Part], *, place: str) -> None:
+    """Refuse to draw weights for which this machine has no memory, whatever a config.json says."""
+    needed = 4 * sum(math.prod(part.extent) for part in parts)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
         raise ModelFolderError(
-            f"{folder}: {stored.name} has shape {list(stored.shape)}, config.json needs {list(needed)}"
+            f"{place}: describes a model of {needed / 2**30:,.0f} GiB in float32, and this machine has "
+            f"{memory / 2**30:,.0f} GiB; correct the sizes in {CONFIG_FILE}"
         )
 
 
-def _assign(parameter: paddle.Tensor, stored: Location, part: Part, folder: Path) -> None:
-    turned = is_transposed(part.name)
-    values = stored.read(part.slices[::-1] if turned else part.slices).as_float32()
-    if not np.isfinite(values).all():
-        raise ModelFolderError(f"{folder}: {stored.name} holds NaN or infinite numbers; its weights are damaged")
-    values = np.ascontiguousarray(values.T) if turned else values
-    with paddle.no_grad():
-        parameter.set_value(paddle.to_tensor(values).astype(parameter.dtype))
+def _settle_head(config: DecoderConfig, found: dict[str, Location], folder: Path) -> DecoderConfig:
+    """Return ``config`` with embedding and head tied as the files have them; a copy of a tied head leaves ``found``.
+
+    As in transformers 5: a head of its own is used where config.json says they are tied, and one of the two serves as
+    both where the files hold no other.
+    """
+    if not config.tie_word_embeddings or LM_HEAD not in found:
+        return config
+    if EMBEDDING not in found:
+        found[EMBEDDING] = found.pop(LM_HEAD)
+        return config
+    if are_equal(found[LM_HEAD], found[EMBEDDING]):
+        del found[LM_HEAD]
+        return config
+    log.warn(
+        f"{folder}: {CONFIG_FILE} says tie_word_embeddings, but the files hold another {LM_HEAD}; that one is used, "
+        "and embedding and head are not tied"
+    )
+    return dataclasses.replace(config, tie_word_embeddings=False)
+
+
+def _settle_bias(options: ScoreOptions, found: dict[str, Location], folder: Path) -> ScoreOptions:
+    """Return ``options`` with the bias that the files hold; one that is zero is none."""
+    if "score.bias" not in found or options.score_bias:
+        return options
+    if not np.any(found["score.bias"].read().as_float32()):
+        del found["score.bias"]
+        return options
+    log.info(f"{folder}: its score head has a bias, which is kept")
+    return dataclasses.replace(options, score_bias=True)

@@ -6,7 +6,7 @@ Inside, parameters have Hugging Face's names; Linear weights are [in, out] as Pa
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from alignment.errors import ModelFolderError
@@ -14,8 +14,14 @@ from alignment.errors import ModelFolderError
 LINEAR_SUFFIXES = ("_proj.weight", "lm_head.weight", "score.weight")
 """Matrices that files hold transposed; embeddings are not among them."""
 
-SCORE_ALIASES = ("score_head.", "value_head.", "v_head.summary.", "reward_head.")
+SCORE_ALIASES = (
+    "score_head.", "value_head.", "v_head.summary.", "v_head.", "reward_head.", "rm_head.", "regression_head.",
+    "classifier.",
+)  # fmt: skip
 """Prefixes under which other suites keep the score head."""
+
+WRAPPERS = ("base_model.model.", "pretrained_model.")
+"""Prefixes of models that were saved inside another one."""
 
 IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "attn.masked_bias", "attn.bias")
 """Buffers that old files carry and that are computed here."""
@@ -29,12 +35,17 @@ def is_transposed(name: str) -> bool:
     return name.endswith(LINEAR_SUFFIXES)
 
 
-def canonical_name(stored: str) -> str | None:
-    """Return the parameter's name for a tensor of a file; None: it carries nothing the model needs."""
-    if stored.endswith(IGNORED_SUFFIXES) or stored.startswith(NORMALIZER_PREFIX):
+def canonical_name(stored: str, head_prefix: str | None = None) -> str | None:
+    """Return the parameter's name for a tensor of a file; None: it carries nothing the model needs.
+
+    ``head_prefix`` is what the score head is called, in place of the names known here.
+    """
+    if stored.endswith(IGNORED_SUFFIXES):
         return None
-    name = stored.removeprefix("base_model.model.")
-    for alias in SCORE_ALIASES:
+    name = stored
+    for wrapper in WRAPPERS:
+        name = name.removeprefix(wrapper)
+    for alias in SCORE_ALIASES if head_prefix is None else (head_prefix.rstrip(".") + ".",):
         if name.startswith(alias):
             return "score." + name[len(alias) :]
     if name.startswith(("embed_tokens.", "layers.", "norm.")):
@@ -57,8 +68,11 @@ def match_names(parameters: Iterable[str], tensors: Iterable[str]) -> Match:
     return Match(sorted(wanted - found), sorted(found - wanted))
 
 
-def refuse_mismatch(match: Match, *, folder: str) -> None:
-    """Raise one ModelFolderError naming what is missing and unknown; nothing is ever left random in silence."""
+def refuse_mismatch(match: Match, *, folder: str, heads: Sequence[str] = ()) -> None:
+    """Raise one ModelFolderError naming what is missing and unknown; nothing is ever left random in silence.
+
+    ``heads`` are tensors that could be the score head that is missing.
+    """
     problems = []
     for word, names in (("missing", match.missing), ("unknown", match.unknown)):
         if names:
@@ -66,12 +80,16 @@ def refuse_mismatch(match: Match, *, folder: str) -> None:
             problems.append(f"{len(names)} {word} tensor(s): {shown}")
     if problems:
         raise ModelFolderError(
-            f"{folder}: the weights do not fit the model of its config.json: {'; '.join(problems)}{_advice(match)}"
+            f"{folder}: the weights do not fit the model of its config.json: {'; '.join(problems)}"
+            f"{_advice(match, heads)}"
         )
 
 
-def _advice(match: Match) -> str:
+def _advice(match: Match, heads: Sequence[str]) -> str:
     """Return what to do when a language model stands where a score model is wanted, or the other way round."""
+    if "score.weight" in match.missing and heads:
+        shown = ", ".join(name.removesuffix(".weight") for name in heads[:5])
+        return f". If its score head has another name, give it as value_head_prefix (candidates: {shown})"
     if "score.weight" in match.missing:
         return ". It has no score head: train a reward model from it with alignment/rm/run_reward.py"
     if "lm_head.weight" in match.missing and "score.weight" in match.unknown:

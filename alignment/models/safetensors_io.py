@@ -13,12 +13,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from alignment.errors import ModelFolderError
+from alignment.models.folder_files import file_inside, parse_object, read_object, refuse_adapter
+from alignment.telemetry import log
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 DEFAULT_SHARD_BYTES = 5 * 2**30
-_LARGEST_HEADER = 100 << 20
-_DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "I64": np.int64, "I32": np.int32, "BF16": np.uint16}
+_LARGEST_HEADER, _MOST_AXES = 100 << 20, 8
+_FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
+_WHOLE_NUMBERS = {
+    "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8, "BOOL": np.bool_,
+    "U64": np.uint64, "U32": np.uint32, "U16": np.uint16, "U8": np.uint8,
+}  # fmt: skip
+_DTYPES = _FLOATS | _WHOLE_NUMBERS
 _CODES = {np.dtype(np.float64): "F64", np.dtype(np.float32): "F32", np.dtype(np.float16): "F16"}
 
 
@@ -38,19 +45,26 @@ class Stored(NamedTuple):
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files of a model folder: one, or the shards of its index."""
+    """Return the safetensors files of a model folder: one, or the shards of its index.
+
+    Where both are there the single file is read, as in transformers: an index that stays behind is common.
+    """
     index = folder / INDEX_FILE
+    if (folder / SINGLE_FILE).is_file():
+        if index.is_file():
+            log.warn(f"{folder}: holds {SINGLE_FILE} and {INDEX_FILE}; the single file is read, the index is not")
+        return [file_inside(folder, SINGLE_FILE)]
     if index.is_file():
         try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            absent = [name for name in names if not (folder / name).is_file()]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            names = sorted(set(read_object(folder, INDEX_FILE)["weight_map"].values()))
+            paths = {name: file_inside(folder, name) for name in names}
+        except (KeyError, TypeError, AttributeError) as error:
             raise ModelFolderError(f"{index}: cannot be read as an index of shards ({error!r})") from error
+        absent = [name for name, path in paths.items() if not path.is_file()]
         if absent:
             raise ModelFolderError(f"{index} names {', '.join(absent)}, which {folder} does not hold")
-        return [folder / name for name in names]
-    if (folder / SINGLE_FILE).is_file():
-        return [folder / SINGLE_FILE]
+        return list(paths.values())
+    refuse_adapter(folder)
     others = sorted(p.name for p in folder.glob("*") if p.suffix in (".pdparams", ".bin", ".pt", ".pth"))
     hint = f"; it holds {', '.join(others)}, which must be converted to safetensors first" if others else ""
     raise ModelFolderError(f"{folder}: no {SINGLE_FILE} and no {INDEX_FILE}{hint}")
@@ -66,6 +80,11 @@ class Location(NamedTuple):
     path: Path
     offset: int
     """The byte of the file at which it begins."""
+
+    @property
+    def is_float(self) -> bool:
+        """True for what a weight can be; buffers and quantized weights are whole numbers."""
+        return self.code in _FLOATS
 
     def read(self, slices: tuple[slice, ...] = ()) -> Stored:
         """Return the tensor, or the rectangle that ``slices`` cut out of it; no more than its pages are read."""
@@ -110,8 +129,8 @@ def _read_header(file: Any, path: Path, size: int) -> tuple[dict[str, Any], int]
     length = struct.unpack("<Q", file.read(8))[0] if size >= 8 else -1
     if not 0 < length <= min(_LARGEST_HEADER, size - 8):
         raise ModelFolderError(f"{path}: not a safetensors file, or cut short ({size} bytes)")
+    header = parse_object(file.read(length), f"{path}: its header is damaged:")
     try:
-        header = json.loads(file.read(length))
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
         expected = 8 + length + max(ends, default=0)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
@@ -127,10 +146,10 @@ def _check_entry(name: str, entry: dict[str, Any], path: Path, available: int) -
         numbers = [operator.index(number) for number in (first, last, *shape)]
     except (ValueError, KeyError, TypeError) as error:
         raise ModelFolderError(f"{path}: its entry for {name} is damaged ({error!r})") from error
-    if dtype not in _DTYPES:
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
         raise ModelFolderError(f"{path}: {name} has dtype {dtype} (readable: {', '.join(_DTYPES)})")
     expected = math.prod(numbers[2:]) * np.dtype(_DTYPES[dtype]).itemsize
-    if min(numbers) < 0 or not first <= last <= available or last - first != expected:
+    if min(numbers) < 0 or len(shape) > _MOST_AXES or not first <= last <= available or last - first != expected:
         raise ModelFolderError(f"{path}: {name} has {last - first} bytes where shape {shape} needs {expected}")
     return first, last
 

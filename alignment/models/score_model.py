@@ -49,7 +49,7 @@ class ScoreOptions:
         """Read the keys of a config.json, those of safe-rlhf and PaddleNLP included."""
         return cls(
             score_type=raw.get("score_type", "reward"),
-            score_bias=bool(raw.get("score_bias", raw.get("bias", False))),
+            score_bias=bool(raw.get("score_bias", "score_type" in raw and raw.get("bias", False))),
             do_normalize=bool(raw.get("do_normalize", False)),
             normalizer_type=raw.get("normalizer_type"),
             normalizer_momentum=raw.get("momentum"),

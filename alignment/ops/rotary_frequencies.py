@@ -29,14 +29,25 @@ def inverse_frequencies(
     scale = 1.0
     try:
         if kind == "linear":
-            plain = plain / float(scaling["factor"])
+            plain = plain / _factor(scaling)
+        elif kind == "dynamic":
+            _factor(scaling)
         elif kind == "llama3":
             plain = _llama3(plain, scaling)
         elif kind == "yarn":
             plain, scale = _yarn(plain, theta, scaling, max_positions)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise ModelFolderError(f"rope_scaling {dict(scaling)}: missing or bad number {error}") from None
+    if not (np.isfinite(plain).all() and math.isfinite(scale)):
+        raise ModelFolderError(f"rope_theta {theta} with rope_scaling {dict(scaling or {})} gives no finite angles")
     return plain.astype(np.float32), scale
+
+
+def _factor(scaling: Mapping[str, Any]) -> float:
+    factor = float(scaling["factor"])
+    if not 0 < factor < math.inf:
+        raise ValueError(f"'factor': {factor}")
+    return factor
 
 
 def _llama3(plain: np.ndarray, scaling: Mapping[str, Any]) -> np.ndarray:
@@ -44,13 +55,14 @@ def _llama3(plain: np.ndarray, scaling: Mapping[str, Any]) -> np.ndarray:
     low, high = float(scaling["low_freq_factor"]), float(scaling["high_freq_factor"])
     turns = float(scaling["original_max_position_embeddings"]) * plain / (2 * math.pi)
     keep = np.clip((turns - low) / (high - low), 0.0, 1.0)
-    return plain * (keep + (1 - keep) / float(scaling["factor"]))
+    return plain * (keep + (1 - keep) / _factor(scaling))
 
 
 def _yarn(plain: np.ndarray, theta: float, scaling: Mapping[str, Any], max_positions: int) -> tuple[np.ndarray, float]:
     """Blend plain and stretched series by wavelength (YaRN: Peng et al. 2023, section 3.2; attention factor 3.4)."""
-    factor, dim = float(scaling["factor"]), 2 * len(plain)
+    dim = 2 * len(plain)
     old_context = float(scaling.get("original_max_position_embeddings") or max_positions)
+    factor = max_positions / old_context if scaling["factor"] is None else _factor(scaling)
 
     def dimension_turning(times: float) -> float:
         return dim * math.log(old_context / (times * 2 * math.pi)) / (2 * math.log(theta))

@@ -61,10 +61,12 @@ def build_normalizer(start: Launch, roles: Roles) -> tuple[Callable[[np.ndarray]
     """Return how raw rewards are normalised, and the state it has to save.
 
     A reward model that saved statistics of its training is normalised by them; other sources by the running
-    statistics of this run.
+    statistics of this run. One whose config.json says ``do_normalize`` gives normalised scores whatever is asked.
     """
     if not start.parsed.reward_source.normalize_reward:
-        return None, None
+        if roles.reward is None or not (roles.reward.options.do_normalize and roles.reward.has_statistics):
+            return None, None
+        log.info("the reward model's config.json says do_normalize: rewards are normalised by its statistics")
     if roles.reward is not None and roles.reward.has_statistics:
         return roles.reward.normalize_scores, None
     log.info("normalize_reward: the reward source carries no statistics; running ones of this run are used")

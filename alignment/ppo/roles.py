@@ -15,7 +15,6 @@ from alignment.models.hub import (
     check_fit,
     load_causal_lm,
     load_score_model,
-    longest_sequence,
     resolve_model_folder,
 )
 from alignment.models.placement import WHOLE, Placement
@@ -59,23 +58,44 @@ def load_roles(start: Launch) -> Roles:
         degree=start.parsed.parallel.rollout_tensor_parallel_degree,
     )
     options = {"dtype": dtype, "placement": Placement.of(start.topology)}
+    head = source.value_head_prefix
     sequences = choose_sequences(start, tokenizer, reward) if reward else None
     return Roles(
         tokenizer=tokenizer,
         # Before the critic, which may start from the same folder and forgives a missing score head.
-        reward=freeze(load_score_model(reward, **options)) if reward else None,
+        reward=freeze(load_score_model(reward, head_prefix=head, **options)) if reward else None,
         policy=load_causal_lm(start.model_source("policy", actor), tokenizer=tokenizer, **options),
         reference=freeze(load_causal_lm(actor, tokenizer=tokenizer, **options)),
-        critic=load_critic(start.model_source("value", critic), seed=start.parsed.training.seed, **options),
+        critic=load_critic(
+            start.model_source("value", critic),
+            seed=start.parsed.training.seed,
+            head_prefix=head if start.checkpoint is None else None,
+            **options,
+        ),
         sequences=sequences,
     )
 
 
-def load_critic(folder: str, *, seed: int, dtype: str = "float32", placement: Placement = WHOLE) -> ScoreModel:
+def load_critic(
+    folder: str,
+    *,
+    seed: int,
+    head_prefix: str | None = None,
+    dtype: str = "float32",
+    placement: Placement = WHOLE,
+) -> ScoreModel:
     """Return the model in ``folder`` as a critic: its score head without normalisation, or one drawn from ``seed``."""
     saved = ScoreOptions.from_dict(read_config_dict(folder))
     options = ScoreOptions(score_type="critic", score_bias=saved.score_bias)
-    return load_score_model(folder, dtype=dtype, options=options, new_score_head=True, seed=seed, placement=placement)
+    return load_score_model(
+        folder,
+        dtype=dtype,
+        options=options,
+        new_score_head=True,
+        head_prefix=head_prefix,
+        seed=seed,
+        placement=placement,
+    )
 
 
 def freeze(model: Any) -> Any:
@@ -104,7 +124,7 @@ def choose_sequences(start: Launch, tokenizer: Tokenizer, reward: str) -> Any:
     if own.fingerprint() == tokenizer.fingerprint() and same_template:
         check_fit(reward, own, max_length=data.max_length)
         return SameTokens()
-    longest = longest_sequence(check_fit(reward, own, max_length=1))
+    longest = check_fit(reward, own, max_length=1).longest_sequence
     template = "tokenizer" if data.chat_template == "tokenizer" and own.chat_template else "pku"
     log.info(
         "the reward model has another tokenizer or another chat template: responses are re-encoded with its "

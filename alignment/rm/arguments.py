@@ -28,6 +28,8 @@ class RewardArguments:
     """Preferences to evaluate on."""
     model_name_or_path: str | None = argument(None, path="model")
     """Folder or hub name of the model to start from (usually the SFT model)."""
+    value_head_prefix: str | None = None
+    """Name of the score head in the files of a score model to start from, where it is none of the usual ones."""
     model_config_name_or_path: str | None = argument(None, path="model")
     """config.json, or its folder, of a model to start from random weights (tests, demo)."""
 

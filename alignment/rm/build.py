@@ -96,6 +96,7 @@ def load_starting_model(start: Launch, folder: str | None, tokenizer: Tokenizer)
         dtype=start.dtype,
         options=options if fresh else None,
         new_score_head=fresh,
+        head_prefix=reward.value_head_prefix if fresh else None,
         seed=seed,
         placement=placement,
     )

@@ -150,7 +150,7 @@ def test_generation_leaves_the_model_unchanged():
 
 @pytest.mark.parametrize(
     ("prompt", "message"),
-    [([], "empty"), ([1, 40], "token id 40"), ([-1], "token id -1"), ([1] * 53, "max_position_embeddings=64")],
+    [([], "empty"), ([1, 40], "token id 40"), ([-1], "token id -1"), ([1] * 53, "together at most 64")],
 )
 def test_bad_prompts_are_refused(prompt, message):
     with pytest.raises(UserError, match=f"prompt 1 .*{message}"):

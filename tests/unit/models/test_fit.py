@@ -9,7 +9,7 @@ import pytest
 from alignment.data.sources.packing import TOKENIZER
 from alignment.errors import ModelFolderError
 from alignment.models.config import DecoderConfig
-from alignment.models.hub import check_fit, longest_sequence
+from alignment.models.hub import check_fit
 from alignment.models.tokenizer import load_tokenizer
 
 TINY = {
@@ -29,11 +29,14 @@ LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_fr
     [
         (None, 100),
         ({"rope_type": "linear", "factor": 4.0}, 400),
+        ({"rope_type": "dynamic", "factor": 4.0}, 100),
+        ({"rope_type": "yarn", "factor": 4.0}, 400),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 50}, 200),
         ({**LLAMA3, "original_max_position_embeddings": 10}, 100),
     ],
 )
 def test_positions(scaling, longest):
-    assert longest_sequence(DecoderConfig.from_dict({**TINY, "rope_scaling": scaling})) == longest
+    assert DecoderConfig.from_dict({**TINY, "rope_scaling": scaling}).longest_sequence == longest
 
 
 def test_what_does_not_fit_is_refused_with_both_numbers(tmp_path):

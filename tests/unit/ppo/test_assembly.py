@@ -1,13 +1,16 @@
 """How PPO's arguments become plans, functions and the critic's own settings."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from alignment.data.loader import BatchLoader
 from alignment.errors import UserError
+from alignment.models.score_model import ScoreOptions
 from alignment.ppo.arguments import parse_ppo_arguments
 from alignment.ppo.build import critic_training
 from alignment.ppo.prompts import RowPlan
-from alignment.ppo.rewards import load_function
+from alignment.ppo.rewards import build_normalizer, load_function
 
 REWARD = """
 from __future__ import annotations
@@ -89,3 +92,22 @@ def test_updates_of_an_epoch(tmp_path, sizes, num_prompts, expected):
         rows = len(batch) * samples
         by_hand += iters * len(range(0, rows, plan.rows_per_update))
     assert by_hand == expected
+
+
+class _RewardModel:
+    """What PPO asks of a reward model when it decides on normalisation."""
+
+    def __init__(self, *, asks, has_statistics=True):
+        self.options = ScoreOptions(do_normalize=asks)
+        self.has_statistics = has_statistics
+
+    def normalize_scores(self, scores):
+        return (scores - 3) / 2
+
+
+@pytest.mark.parametrize(("asks", "wanted", "expected"), [(True, False, 2.0), (False, False, None), (False, True, 2.0)])
+def test_a_reward_model_that_normalises_its_scores_does_so_in_ppo(tmp_path, asks, wanted, expected):
+    start = SimpleNamespace(parsed=_parse(tmp_path, normalize_reward=wanted))
+    normalize, part = build_normalizer(start, SimpleNamespace(reward=_RewardModel(asks=asks)))
+    assert (None if normalize is None else normalize(7.0)) == expected
+    assert part is None

@@ -1,0 +1,49 @@
+"""Which rotary embedding a config.json asks for; the rules of transformers 5 for files that say it twice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from alignment.errors import ModelFolderError
+from alignment.ops.rotary_frequencies import SCALINGS
+
+DEFAULT_THETA = 10000.0
+
+
+def read_rope(given: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """Return ``rope_theta`` and ``rope_scaling`` (None: plain) from ``rope_scaling``, else from ``rope_parameters``.
+
+    ``place`` is named in the ModelFolderError of what is not supported.
+    """
+    newer = given.get("rope_parameters") or {}
+    scaling = dict(given.get("rope_scaling") or newer)
+    nested = [name for name, value in scaling.items() if isinstance(value, Mapping)]
+    if nested:
+        raise ModelFolderError(f"{place}: rotary embeddings that differ by layer ({', '.join(nested)}) not supported")
+    theta = _theta(scaling, newer, given, place)
+    old_kind = scaling.pop("type", "default")
+    kind = scaling.setdefault("rope_type", old_kind)
+    if kind not in SCALINGS:
+        raise ModelFolderError(f"{place}: rope_type {kind!r} is not supported (kinds: {', '.join(SCALINGS)})")
+    if scaling.pop("partial_rotary_factor", 1.0) != 1.0:
+        raise ModelFolderError(f"{place}: partial_rotary_factor is not supported (all of a head is rotated)")
+    if kind in ("llama3", "yarn"):
+        trained = scaling.get("original_max_position_embeddings") or given["max_position_embeddings"]
+        scaling["original_max_position_embeddings"] = given.get("original_max_position_embeddings", trained)
+    return {"rope_theta": theta, "rope_scaling": None if kind == "default" else scaling}
+
+
+def _theta(scaling: dict[str, Any], newer: Mapping[str, Any], given: Mapping[str, Any], place: str) -> float:
+    """Return the base, taken out of ``scaling`` where it stands there."""
+    theta = scaling.pop("rope_theta", None) or given.get("rope_theta")
+    dropped = newer.get("rope_theta")
+    if theta is None and dropped not in (None, DEFAULT_THETA):
+        raise ModelFolderError(
+            f"{place}: rope_scaling replaces rope_parameters, whose rope_theta {dropped} would be lost; "
+            "write rope_theta into rope_scaling"
+        )
+    theta = DEFAULT_THETA if theta is None else theta
+    if isinstance(theta, bool) or not isinstance(theta, (int, float)) or not 0 < theta < float("inf"):
+        raise ModelFolderError(f"{place}: rope_theta must be a number above 0, found {theta!r}")
+    return float(theta)

@@ -1,0 +1,119 @@
+"""Folders of the field: logits, scores and rows are those of transformers."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import paddle
+import pytest
+
+from alignment.generation.eager_engine import EagerEngine
+from alignment.generation.engine import GenerationOptions
+from alignment.generation.fused_engine import FusedEngine
+from alignment.models.hub import load_causal_lm
+
+pytestmark = pytest.mark.interop
+
+TOLERANCE = 1e-4
+SHAPE = dict(
+    vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=2, max_position_embeddings=16, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+)  # fmt: skip
+IDS = np.random.default_rng(0).integers(3, 64, (2, 48))
+
+
+@pytest.fixture
+def write(torch, transformers, tmp_path):
+    """Write a language model with drawn weights to a folder; keyword arguments go into its config.json."""
+
+    def write(**keys):
+        torch.manual_seed(0)
+        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SHAPE))
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.normal_(1.0 if "norm" in name else 0.0, 0.3)
+        model.save_pretrained(tmp_path)
+        path = tmp_path / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | keys))
+        return tmp_path
+
+    return write
+
+
+@pytest.fixture
+def ask_peer(torch, transformers):
+    """Return the logits of transformers for the model in a folder."""
+
+    def ask(folder, ids=IDS):
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="eager"
+        )
+        with torch.no_grad():
+            return model.eval()(torch.tensor(ids)).logits.numpy()
+
+    return ask
+
+
+def ask_ours(folder, ids=IDS):
+    with paddle.no_grad():
+        return load_causal_lm(folder)(ids).numpy()
+
+
+def assert_same(ours, theirs):
+    assert abs(theirs).max() > 0.5
+    assert abs(ours - theirs).max() <= TOLERANCE
+
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+ROPES = {
+    "linear, beside rope_parameters": {"type": "linear", "factor": 4.0},
+    "yarn, four times as long": YARN,
+    "yarn, length not said": {"type": "yarn", "factor": 4.0},
+    "yarn, by magnitude": {**YARN, "mscale": 0.8, "mscale_all_dim": 0.5},
+    "llama3, length not said": {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+}
+
+
+@pytest.mark.parametrize("name", ROPES)
+def test_rope_scaling_added_by_hand(name, write, ask_peer):
+    """As transformers 5 writes ``rope_parameters``, a ``rope_scaling`` beside it wins, there and here."""
+    folder = write(rope_scaling=ROPES[name])
+    assert "rope_parameters" in json.loads((folder / "config.json").read_text())
+    plain, expected = ask_ours(write()), ask_peer(write(rope_scaling=ROPES[name]))
+    assert abs(plain - expected).max() > 0.1, "the setting matters"
+    assert_same(ask_ours(folder), expected)
+
+
+def test_dynamic_rope_up_to_its_positions(write, ask_peer):
+    folder = write(rope_scaling={"rope_type": "dynamic", "factor": 2.0})
+    assert_same(ask_ours(folder, IDS[:, :16]), ask_peer(folder, IDS[:, :16]))
+
+
+@pytest.mark.parametrize("engine", [EagerEngine, FusedEngine])
+def test_yarn_generates_beyond_the_positions_of_its_training(engine, write, torch, transformers):
+    folder = write(rope_scaling=YARN)
+    model = load_causal_lm(folder)
+    engine = engine(model)
+    engine.load_weights(None, version=0)
+    options = GenerationOptions(max_new_tokens=24, do_sample=False)
+    [completion] = engine.generate([IDS[0, :30]], options, seed=0, sequence_ids=[0])
+    peer = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    theirs = peer.generate(torch.tensor(IDS[:1, :30]), max_new_tokens=24, do_sample=False, eos_token_id=None)
+    assert completion.token_ids.tolist() == theirs[0, 30:].tolist()
+
+
+def test_a_head_beside_a_tied_embedding(write, ask_peer):
+    folder = write(tie_word_embeddings=True)
+    assert_same(ask_ours(folder), ask_peer(folder))
+
+
+def test_a_stale_index_beside_a_single_file(write, ask_peer, torch):
+    from safetensors.torch import load_file, save_file
+
+    folder = write()
+    stale = {name: tensor * 2 for name, tensor in load_file(folder / "model.safetensors").items()}
+    save_file(stale, folder / "model-00001-of-00001.safetensors", {"format": "pt"})
+    weight_map = dict.fromkeys(stale, "model-00001-of-00001.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    assert_same(ask_ours(folder), ask_peer(folder))
