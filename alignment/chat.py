@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from alignment.arguments.command_line import ToolParser, number
 from alignment.errors import UserError
 from alignment.parallel.host import prepare_host
 from alignment.records import Completion, Rollout
@@ -165,17 +166,17 @@ def show(reply: Reply) -> None:
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line (None: that of the process)."""
-    parser = argparse.ArgumentParser(prog="alignment.chat", description=__doc__)
+    parser = ToolParser(prog="alignment.chat", description=__doc__)
     add: Any = parser.add_argument
     add("folder", help="model folder, a run's output_dir, or a hub name")
     add("--prompt", help="answer this and end; without it lines are read from stdin")
     add("--reward_model", help="folder of a reward model (or a run's output_dir) that scores each answer")
-    add("--max_new_tokens", type=int, default=256)
-    add("--temperature", type=float, default=1.0)
-    add("--top_p", type=float, default=1.0)
-    add("--top_k", type=int, default=0, help="0: all tokens")
+    add("--max_new_tokens", type=number(int, minimum=1, maximum=1_000_000), default=256)
+    add("--temperature", type=number(float, above=0), default=1.0)
+    add("--top_p", type=number(float, above=0, maximum=1), default=1.0)
+    add("--top_k", type=number(int, minimum=0), default=0, help="0: all tokens")
     add("--greedy", action="store_true", help="the likeliest token each time")
-    add("--seed", type=int, default=0)
+    add("--seed", type=number(int, minimum=0, below=2**63), default=0)
     add("--chat_template", choices=tuple(TEMPLATES), help="default: the tokenizer's, where it has one")
     return parser.parse_args(argv)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from alignment.arguments.command_line import ToolParser, numbers
 from alignment.errors import UserError
 from alignment.parallel.host import prepare_host
 from alignment.telemetry.files import replace_file
@@ -38,13 +38,14 @@ class Outcome:
 
 def main() -> None:
     """Run the demo for each seed and print the table."""
-    parser = argparse.ArgumentParser(prog="alignment.demo", description=__doc__)
-    parser.add_argument("--seeds", default="1", help="comma separated seeds, a full run each")
+    parser = ToolParser(prog="alignment.demo", description=__doc__)
+    seeds = numbers(int, minimum=0, below=2**63)
+    parser.add_argument("--seeds", type=seeds, default=[1], help="comma separated seeds, a full run each")
     parser.add_argument("--output_dir", default="output/demo", type=Path)
     arguments = parser.parse_args()
     if not CONFIGS.is_dir():
         raise UserError(f"the demo runs from a checkout of the repository: {CONFIGS} is not there")
-    outcomes = [run_seed(int(seed), arguments.output_dir / f"seed-{seed}") for seed in arguments.seeds.split(",")]
+    outcomes = [run_seed(seed, arguments.output_dir / f"seed-{seed}") for seed in arguments.seeds]
     replace_file(
         arguments.output_dir / "outcomes.json", json.dumps([asdict(o) for o in outcomes], indent=1, default=str)
     )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignment.arguments.command_line import ToolParser
 from alignment.errors import ModelFolderError
 from alignment.parallel.host import prepare_host
 
@@ -110,7 +110,7 @@ def main() -> None:
     """Export from the command line."""
     from alignment.telemetry.tables import print_table
 
-    parser = argparse.ArgumentParser(prog="alignment.export", description=__doc__)
+    parser = ToolParser(prog="alignment.export", description=__doc__)
     parser.add_argument("source", type=Path, help="a run's output folder, a checkpoint, or a model folder")
     parser.add_argument("target", type=Path, help="the folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace TARGET if it exists")

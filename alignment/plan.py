@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 
+from alignment.arguments.command_line import ToolParser, number
 from alignment.arguments.global_batches import share_global_batches
 from alignment.arguments.parsed import Parsed
 from alignment.errors import ArgumentError, UserError
@@ -24,6 +25,7 @@ from alignment.ppo.arguments import parse_ppo_arguments
 from alignment.telemetry.tables import print_table
 
 GIB = 2**30
+MOST_DEVICES = 2**17
 PROCESS_GIB = {"gpu": 1.5, "cpu": 0.2}
 """What a process holds beside its tensors: on a GPU context, libraries and buffers of messages (an estimate), on a CPU
 libraries and Python's objects (measured with Paddle 3.3)."""
@@ -33,33 +35,30 @@ def main(argv: Sequence[str]) -> int:
     """Print the plan; return 0 when the layout of the file fits (with ``--check``: when the prediction was right), 1
     when not, 2 when there is nothing to plan.
     """
-    options, rest = _parse(argv)
     try:
-        return _plan(options, rest)
+        return _plan(*_parse(argv))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
 def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(
+    parser = ToolParser(
         prog="python -m alignment.plan",
         description=__doc__,
         epilog="Other --key value pairs override keys of the file, as for the trainer.",
     )
+    count, size = number(int, minimum=1, maximum=MOST_DEVICES), number(float, above=0, maximum=1e6)
     parser.add_argument("arguments", help="a ppo_argument.json")
-    parser.add_argument("--gpus", type=int, required=True, help="processes, one a device")
-    parser.add_argument("--memory_gib", type=float, required=True, help="memory of each device in GiB (2**30 bytes)")
-    parser.add_argument("--tflops", type=float, default=400, help="TFLOP/s matrix products reach (default 400)")
-    parser.add_argument("--network_gib", type=float, default=40, help="GiB/s between nodes, per device (default 40)")
-    parser.add_argument("--per_node", type=int, default=8, help="devices of a node (default 8)")
-    parser.add_argument("--best", type=int, default=10, help="layouts to list (default 10)")
+    parser.add_argument("--gpus", type=count, required=True, help="processes, one a device")
+    parser.add_argument("--memory_gib", type=size, required=True, help="memory of each device in GiB (2**30 bytes)")
+    parser.add_argument("--tflops", type=size, default=400, help="TFLOP/s matrix products reach (default 400)")
+    parser.add_argument("--network_gib", type=size, default=40, help="GiB/s between nodes, per device (default 40)")
+    parser.add_argument("--per_node", type=count, default=8, help="devices of a node (default 8)")
+    parser.add_argument("--best", type=count, default=10, help="layouts to list (default 10)")
     parser.add_argument("--on", choices=("gpu", "cpu"), default="gpu", help="the device planned for (default gpu)")
     parser.add_argument("--check", action="store_true", help="run two iterations here and compare with the prediction")
     options, rest = parser.parse_known_args(argv)
-    for name in ("gpus", "memory_gib", "tflops", "network_gib", "per_node", "best"):
-        if getattr(options, name) <= 0:
-            parser.error(f"--{name} {getattr(options, name)}: more than 0 is needed")
     return options, rest
 
 

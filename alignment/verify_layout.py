@@ -21,6 +21,7 @@ from alignment.parallel.host import prepare_host
 
 prepare_host()  # before the first import of Paddle, which reads these settings once
 
+from alignment.arguments.command_line import ToolParser, number  # noqa: E402
 from alignment.errors import ArgumentError, UserError  # noqa: E402
 from alignment.models.config import DecoderConfig  # noqa: E402
 from alignment.parallel.layout import Layout  # noqa: E402
@@ -67,9 +68,9 @@ KEPT_KEYS = (
 
 def main(argv: Sequence[str]) -> int:
     """Check what the command line names; return 0 when everything agrees, 1 when not, 2 when it cannot be tried."""
-    options = _parse(argv)
     log.configure(output_dir=None, is_main=True)
     try:
+        options = _parse(argv)
         with tempfile.TemporaryDirectory() as name:
             results = _check_table(Path(name), options) if options.table else _check_file(Path(name), options)
     except UserError as error:
@@ -89,10 +90,13 @@ Result = tuple[str, int, str, Difference | str]
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m alignment.verify_layout", description=__doc__)
+    parser = ToolParser(prog="python -m alignment.verify_layout", description=__doc__)
     parser.add_argument("arguments", nargs="?", help="a ppo_argument.json, rm_argument.json or sft_argument.json")
-    parser.add_argument("--processes", type=int, help="processes to start (default: what the degrees multiply to)")
-    parser.add_argument("--steps", type=int, default=5, help="updates of each run (default 5)")
+    processes, steps = number(int, minimum=1, maximum=1024), number(int, minimum=1, maximum=100_000)
+    parser.add_argument(
+        "--processes", type=processes, help="processes to start (default: what the degrees multiply to)"
+    )
+    parser.add_argument("--steps", type=steps, default=5, help="updates of each run (default 5)")
     parser.add_argument("--table", action="store_true", help="check every layout of the README's table")
     parser.add_argument("--only", default="", help="with --table: layouts whose name contains this")
     parser.add_argument("--write", help="write the table as Markdown to this file, between its parity marks")
@@ -103,6 +107,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     unknown = [key for key in options.changes if key not in KEPT_KEYS]
     if unknown:
         parser.error(f"--{unknown[0]} does not matter to a layout (allowed: {', '.join(KEPT_KEYS)})")
+    if not any(options.only in name for name in LAYOUTS):
+        parser.error(f"--only {options.only}: no layout of the table has that in its name ({', '.join(LAYOUTS)})")
     if bool(options.arguments) == options.table:
         parser.error("name an argument file, or give --table")
     return options

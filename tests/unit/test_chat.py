@@ -159,7 +159,7 @@ def test_control_c_ends_a_conversation(ask, monkeypatch):
     ("folder", "flags", "message"),
     [
         ("run", ["--prompt", " "], "--prompt is empty"),
-        ("run", ["--prompt", "a", "--temperature", "0"], "temperature=0.0"),
+        ("run", ["--prompt", "a", "--temperature", "0"], "--temperature: expected a value > 0, got 0.0"),
         ("nothing", ["--prompt", "a"], "nothing"),
         ("run", ["--prompt", "a", "--reward_model", "run/policy"], "run/policy"),
     ],

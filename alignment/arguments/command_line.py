@@ -1,0 +1,48 @@
+"""Command lines of the tools: what is wrong is one message, and numbers have a range."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from alignment.arguments.coerce import coerce
+from alignment.arguments.fields import Constraint
+from alignment.errors import ArgumentError
+
+
+class ToolParser(argparse.ArgumentParser):
+    """An ``ArgumentParser`` that raises ArgumentError where the original prints its usage and exits."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise ArgumentError with ``message`` and where to read on."""
+        raise ArgumentError(f"{message} ({self.prog} --help lists what it takes)")
+
+
+def number(kind: type, **limits: Any) -> Callable[[str], Any]:
+    """Return a parser of finite numbers of ``kind`` (``int`` or ``float``) within ``limits`` (as of ``Constraint``).
+
+    It raises argparse.ArgumentTypeError with the range and the text.
+    """
+    constraint = Constraint(**limits)
+
+    def parse(text: str) -> Any:
+        try:
+            return coerce(text, kind, constraint)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parse
+
+
+def numbers(kind: type, **limits: Any) -> Callable[[str], list[Any]]:
+    """Return a parser of numbers separated by commas; see ``number``."""
+    one = number(kind, **limits)
+
+    def parse(text: str) -> list[Any]:
+        found = [one(part) for part in text.split(",")]
+        if len(set(found)) < len(found):
+            raise argparse.ArgumentTypeError(f"expected different numbers, got {text!r}")
+        return found
+
+    return parse
