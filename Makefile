@@ -4,7 +4,7 @@
 #   INTEROP=1                    tests against torch and transformers as well
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-distributed lint bench clean
+.PHONY: help demo test test-distributed test-bf16 lint bench clean
 
 comma := ,
 VENV := .venv
@@ -19,6 +19,7 @@ help:
 	@echo "make demo    SFT, reward model and PPO on a small model, in minutes on a CPU; ends with a table and a report"
 	@echo "make test    all tests (INTEROP=1: also against torch and transformers)"
 	@echo "make test-distributed  every layout against one process, and all tests with several processes (25 minutes)"
+	@echo "make test-bf16  every layout in bfloat16 beside float32, on a CPU (10 minutes); writes docs/bf16.md"
 	@echo "make lint    ruff and the import contracts"
 	@echo "make bench   one PPO step by phase, against torch and transformers"
 	@echo "make clean   remove .venv and caches"
@@ -31,6 +32,9 @@ test: $(VENV)/.installed-$(TEST_EXTRAS)
 
 test-distributed: $(VENV)/.installed-test
 	@$(call timed,$(BIN)/python -m alignment.verify_layout --table $(ARGS) && $(BIN)/python -m pytest tests/distributed)
+
+test-bf16: $(VENV)/.installed-test
+	@$(call timed,$(BIN)/python -m tests.bf16.table --write docs/bf16.md $(ARGS))
 
 lint: $(VENV)/.installed-test
 	@$(call timed,$(BIN)/ruff check . && $(BIN)/lint-imports)

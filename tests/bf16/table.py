@@ -1,0 +1,74 @@
+"""Every layout in bfloat16 beside float32, as a table: ``python -m tests.bf16.table --write docs/bf16.md``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.bf16 import bf16_runs as runs
+
+HEADER = """# bfloat16 beside float32
+
+Made by `make test-bf16` on a CPU, where a test fixture (`tests/bf16/cpu_site`) computes bfloat16 as tensor cores do:
+exact products, float32 sums, one rounding. It has not been run on a GPU.
+
+Five updates of each trainer on a small random model (2 layers, width 32), weights in bfloat16, masters and score head
+in float32, from weights that bfloat16 holds exactly. Every layout sees the same rows, and is compared with float32 in
+one process.
+
+- loss: the largest difference of a loss over the five updates, relative to it (PPO: of the PTX loss, because the
+  others belong to the tokens that were sampled).
+- gradient: the norm of the difference of the first update's gradient, relative to its norm; not given where another
+  token was sampled.
+- tokens: the share of tokens in the first responses that float32 sampled too. A token that changes, changes what
+  follows it.
+- log-prob gap: the 99th percentile, over the tokens of an iteration, of the difference between the rollout's and the
+  trainer's log-probs; the largest of five iterations, in nats.
+- resumed: whether a run continued from its second checkpoint ended with the files (weights, masters, moments) of the
+  run that was not stopped, bit for bit.
+
+"""
+COLUMNS = ("layout", "processes", "trainer", "loss", "gradient", "tokens", "log-prob gap", "resumed")
+
+
+def rows_of(folder: Path, name: str, exact: dict[str, runs.Run]) -> Iterator[tuple[str, ...]]:
+    """Yield the rows of the layout ``name``; ``exact`` are the runs in float32."""
+    for trainer, run in runs.train(folder, name).items():
+        tokens = runs.same_tokens(run, exact[trainer]) if trainer == "PPO" else None
+        gaps = [record["rollout/logprob_gap_p99"] for record in run.metrics if trainer == "PPO"]
+        yield (
+            name,
+            str((runs.LAYOUTS | runs.NIGHTLY)[name][0]),
+            trainer,
+            f"{runs.loss_gap(run, exact[trainer]):.1e}",
+            f"{runs.gradient_gap(run, exact[trainer]):.1e}" if tokens in (None, 1.0) else "",
+            "" if tokens is None else f"{tokens:.0%}",
+            f"{max(gaps):.3f}" if gaps else "",
+            "same bits" if runs.same_bits(run) else "DIFFERENT",
+        )
+
+
+def main() -> int:
+    """Print the table; return 1 where a resumed run differs."""
+    parser = argparse.ArgumentParser(prog="tests.bf16.table", description=__doc__)
+    parser.add_argument("--write", type=Path, help="also write it to this Markdown file")
+    arguments = parser.parse_args()
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        runs.make_start(folder)
+        exact = runs.train(folder, "one process", half=False)
+        for layout in runs.LAYOUTS | runs.NIGHTLY:
+            for row in rows_of(folder, layout, exact):
+                lines.append("| " + " | ".join(row) + " |")
+                print(lines[-1], flush=True)
+    if arguments.write:
+        arguments.write.write_text(HEADER + "\n".join(lines) + "\n", encoding="utf-8")
+    return int(any("DIFFERENT" in line for line in lines))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
