@@ -25,6 +25,8 @@ CORE = [
     "markupsafe>=2.1",
     "datasets>=2.19",
     "pyarrow>=15",
+    # Checksums of checkpoints (training/checksums.py); datasets needs it too.
+    "xxhash>=3.2",
     # The client of reward services (rollout/reward_service.py); paddlepaddle needs it too.
     "httpx>=0.27",
     "rich>=13.7",

@@ -18,6 +18,7 @@ from alignment.parallel.initialise import initialise, read_world
 from alignment.parallel.topology import Topology
 from alignment.telemetry import log
 from alignment.training.checkpoint import Checkpoint, CheckpointStore
+from alignment.training.durable import make_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,15 +47,11 @@ class Launch:
         """Updates already made."""
         return 0 if self.checkpoint is None else int(self.checkpoint.state["step"])
 
-    def model_source(self, name: str, initial: str) -> str:
-        """Return where the trained model ``name`` is loaded from: the checkpoint when resuming, else ``initial``."""
-        return initial if self.checkpoint is None else str(self.checkpoint.model_folder(name))
-
 
 def open_output(folder: Path) -> Path:
     """Make the output folder; ArgumentError where it cannot be one."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     except OSError as error:
         reason = "it is a file" if folder.is_file() else error.strerror or str(error)
         raise ArgumentError(

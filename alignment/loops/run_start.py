@@ -6,8 +6,16 @@ from pathlib import Path
 
 from alignment.errors import CheckpointError
 from alignment.parallel.together import everywhere, on_main
+from alignment.parallel.topology import Topology
 from alignment.telemetry import log
-from alignment.training.checkpoint import Checkpoint, CheckpointStore, incompleteness, step_of
+from alignment.training.checkpoint import (
+    MANIFEST,
+    Checkpoint,
+    CheckpointStore,
+    find_damage,
+    incompleteness,
+    step_of,
+)
 from alignment.training.durable import remove_folder
 
 RESULT_FOLDERS = ("policy", "value", "reward", "best")
@@ -25,23 +33,19 @@ def open_checkpoint(
     all.
     """
     world = store.topology.world
-    folder = on_main(world, lambda: _choose(store, resume_from, may_replace=overwrite or not is_training))
-    return None if folder is None else everywhere(world, Checkpoint, folder)
-
-
-def _choose(store: CheckpointStore, resume_from: Path | bool | None, *, may_replace: bool) -> Path | None:
-    store.clean()
+    on_main(world, store.clean)
+    may_replace = overwrite or not is_training
     if isinstance(resume_from, Path):
-        checkpoint = _named(resume_from)
-        _refuse_replacing(replaced_folders(store, checkpoint), store, not may_replace)
-        return checkpoint.folder
+        checkpoint = _named(resume_from, store.topology)
+        on_main(world, _refuse_replacing, store, checkpoint, may_replace)
+        return checkpoint
     if resume_from:
         newest = store.newest()
         log.info(
             f"resuming from {newest}" if newest else f"no complete checkpoint in {store.output_dir}: starting afresh"
         )
-        return newest
-    _refuse_replacing(replaced_folders(store, None), store, not may_replace)
+        return None if newest is None else everywhere(world, Checkpoint, newest)
+    on_main(world, _refuse_replacing, store, None, may_replace)
     return None
 
 
@@ -70,18 +74,23 @@ def _remove(store: CheckpointStore, checkpoint: Checkpoint | None) -> None:
         log.info(f"overwrite_output_dir: removed {_names(replaced)}")
 
 
-def _named(folder: Path) -> Checkpoint:
-    inner = CheckpointStore(folder)
-    if folder.is_dir() and not (folder / "complete.json").exists() and inner.all():
+def _named(folder: Path, topology: Topology) -> Checkpoint:
+    """Return the checkpoint that ``folder`` is, or the newest undamaged one of the run that it holds."""
+    world, inner = topology.world, CheckpointStore(folder, topology=topology)
+    if on_main(world, lambda: folder.is_dir() and not (folder / MANIFEST).exists() and bool(inner.all())):
         newest = inner.newest()
         if newest is None:
             raise CheckpointError(f"resume_from_checkpoint={folder}: none of its checkpoints is complete")
-        return Checkpoint(newest)
-    return Checkpoint(folder)
+        return everywhere(world, Checkpoint, newest)
+    reason = find_damage(folder, world)
+    if reason is not None:
+        raise CheckpointError(f"cannot resume from {folder}: {reason}")
+    return everywhere(world, Checkpoint, folder)
 
 
-def _refuse_replacing(replaced: list[Path], store: CheckpointStore, is_refused: bool) -> None:
-    if replaced and is_refused:
+def _refuse_replacing(store: CheckpointStore, checkpoint: Checkpoint | None, may_replace: bool) -> None:
+    replaced = [] if may_replace else replaced_folders(store, checkpoint)
+    if replaced:
         raise CheckpointError(
             f"output_dir={store.output_dir} holds an earlier run ({_names(replaced)}). Continue it with "
             "--resume_from_checkpoint true, replace it with --overwrite_output_dir true, or name another folder"

@@ -8,7 +8,7 @@ from typing import Any
 from alignment.data.encode import Encoder
 from alignment.errors import ArgumentError
 from alignment.loops.launch import Launch
-from alignment.loops.trainer_models import check_layout
+from alignment.loops.trainer_models import check_layout, resumed_folder
 from alignment.models.config import DecoderConfig, read_config_dict
 from alignment.models.decoder import CausalLM
 from alignment.models.hub import (
@@ -64,10 +64,10 @@ def load_roles(start: Launch) -> Roles:
         tokenizer=tokenizer,
         # Before the critic, which may start from the same folder and forgives a missing score head.
         reward=freeze(load_score_model(reward, head_prefix=head, **options)) if reward else None,
-        policy=load_causal_lm(start.model_source("policy", actor), tokenizer=tokenizer, **options),
+        policy=load_causal_lm(resumed_folder(start, "policy", actor), tokenizer=tokenizer, **options),
         reference=freeze(load_causal_lm(actor, tokenizer=tokenizer, **options)),
         critic=load_critic(
-            start.model_source("value", critic),
+            resumed_folder(start, "value", critic),
             seed=start.parsed.training.seed,
             head_prefix=head if start.checkpoint is None else None,
             **options,

@@ -6,15 +6,17 @@ import json
 import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from alignment.errors import CheckpointError
+from alignment.parallel.group import Group
 from alignment.parallel.parts import Part
 from alignment.parallel.together import on_main
 from alignment.parallel.topology import Topology
 from alignment.telemetry import log
+from alignment.training.checksums import ALGORITHM, hash_files
 from alignment.training.durable import clean_leftovers, remove_folder, write_folder
 from alignment.training.parts_io import read_state, write_state
 
@@ -29,7 +31,7 @@ ModelWriter = Callable[[Path], None]
 class CheckpointStore:
     """The checkpoints of one ``output_dir``; the newest ``limit`` complete ones are kept (None: all).
 
-    Only the main process looks for checkpoints and removes them; all save together.
+    All processes save together and look for the newest together; the main process alone removes.
     """
 
     def __init__(self, output_dir: Path, *, limit: int | None = None, topology: Topology | None = None) -> None:
@@ -37,6 +39,8 @@ class CheckpointStore:
         self.output_dir = output_dir
         self.topology = topology or Topology(device="cpu")
         self._limit = limit
+        self._damaged: set[Path] = set()
+        """Those that were found damaged; they are no copies to count on."""
 
     def clean(self) -> None:
         """Remove what a killed process left half-written."""
@@ -65,7 +69,10 @@ class CheckpointStore:
                 write(aside / name)
             for name, group in tensors.items():
                 write_state(aside, name, group, parts=(parts or {}).get(name, {}), world=world)
-            on_main(world, _write_manifest, aside, {"step": step, **state})
+            sizes = on_main(world, _write_state, aside, {"step": step, **state})
+            checksums = hash_files(aside, sizes, world)
+            on_main(world, _write_manifest, aside, step, sizes, checksums)
+        self._damaged.discard(target)
         on_main(world, self._prune)
         return target
 
@@ -75,17 +82,21 @@ class CheckpointStore:
         return sorted(found, key=step_of, reverse=True)
 
     def newest(self) -> Path | None:
-        """Return the newest complete checkpoint and say which ones were passed over, and why."""
-        for path in self.all():
-            reason = incompleteness(path)
+        """Return the newest undamaged checkpoint and say which ones were passed over, and why; all call it."""
+        world = self.topology.world
+        for path in on_main(world, self.all):
+            reason = find_damage(path, world)
             if reason is None:
                 return path
-            log.warn(f"passed over {path}: {reason}")
+            self._damaged.add(path)
+            if world.is_first:
+                log.warn(f"passed over {path}: {reason}")
         return None
 
     def _prune(self) -> None:
         if self._limit is not None and self._limit > 0:
-            for path in [p for p in self.all() if incompleteness(p) is None][self._limit :]:
+            whole = [path for path in self.all() if path not in self._damaged and incompleteness(path) is None]
+            for path in whole[self._limit :]:
                 remove_folder(path)
 
 
@@ -123,20 +134,58 @@ def step_of(folder: Path) -> int:
 
 
 def incompleteness(folder: Path) -> str | None:
-    """Return why ``folder`` cannot be resumed from, or None when every file is there in its full size."""
+    """Return why ``folder`` cannot be resumed from, or None when every file is there in its full size.
+
+    What is in the files is not looked at; ``find_damage`` does that.
+    """
     if not folder.is_dir():
         return "there is no such folder"
     try:
-        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        files = _read_manifest(folder)
     except FileNotFoundError:
         return f"it has no {MANIFEST}, so its writing never finished (or it is no checkpoint of this suite)"
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"its {MANIFEST} is damaged"
     return _misfit(folder, files) or _unreadable_state(folder)
 
 
-def _misfit(folder: Path, files: Mapping[str, int]) -> str | None:
-    for name, size in files.items():
+def find_damage(folder: Path, world: Group) -> str | None:
+    """Return what is missing or damaged in ``folder``, or None: every file is there, and its checksum is that of the
+    day it was written. All processes of ``world`` call it, and each reads its share of the files.
+    """
+    reason = on_main(world, incompleteness, folder)
+    if reason is not None:
+        return reason
+    files = on_main(world, _read_manifest, folder)
+    sizes = {name: entry.size for name, entry in files.items() if entry.checksum is not None}
+    try:
+        found = hash_files(folder, sizes, world)
+    except OSError as error:
+        return f"{error.filename} cannot be read ({error.strerror})"
+    for name in sizes:
+        if found[name] != files[name].checksum:
+            return f"{name} is damaged: its checksum is not that of what was written"
+    return None
+
+
+class _File(NamedTuple):
+    """What the manifest says of a file."""
+
+    size: int
+    checksum: str | None
+    """None: earlier versions wrote none."""
+
+
+def _read_manifest(folder: Path) -> dict[str, _File]:
+    files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+    return {
+        name: _File(entry, None) if isinstance(entry, int) else _File(entry["size"], entry[ALGORITHM])
+        for name, entry in files.items()
+    }
+
+
+def _misfit(folder: Path, files: Mapping[str, _File]) -> str | None:
+    for name, (size, _) in files.items():
         path = folder / name
         found = path.stat().st_size if path.is_file() else None
         if found != size:
@@ -152,8 +201,13 @@ def _unreadable_state(folder: Path) -> str | None:
     return None
 
 
-def _write_manifest(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write ``state`` and, with it the last file, the sizes of all files."""
+def _write_state(folder: Path, state: Mapping[str, Any]) -> dict[str, int]:
+    """Write ``state`` and return the sizes of all files."""
     (folder / STATE).write_text(json.dumps(state), encoding="utf-8")
-    sizes = {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
-    (folder / MANIFEST).write_text(json.dumps({"step": state["step"], "files": sizes}, indent=1), encoding="utf-8")
+    return {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def _write_manifest(folder: Path, step: int, sizes: Mapping[str, int], checksums: Mapping[str, str]) -> None:
+    """Write what makes the folder a checkpoint, as its last file."""
+    files = {name: {"size": size, ALGORITHM: checksums[name]} for name, size in sizes.items()}
+    (folder / MANIFEST).write_text(json.dumps({"step": step, "files": files}, indent=1), encoding="utf-8")

@@ -38,14 +38,19 @@ def write_folder(target: Path, world: Group = ALONE) -> Iterator[Path]:
             shutil.rmtree(aside, ignore_errors=True)
 
 
+def make_folder(folder: Path) -> None:
+    """Make ``folder`` and its parents, so that they survive a loss of power; it may be there already."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _sync(folder.parent)
+
+
 def sync_tree(folder: Path) -> None:
     """Force every file and folder below ``folder`` to the disk."""
     for path in [*folder.rglob("*"), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _sync(path)
 
 
 def clean_leftovers(folder: Path) -> list[str]:
@@ -72,12 +77,23 @@ def remove_folder(folder: Path) -> None:
     retired = folder.parent / f"{ASIDE_PREFIX}removed-{folder.name}"
     shutil.rmtree(retired, ignore_errors=True)
     folder.rename(retired)
+    # A loss of power must not bring back the name of what was half deleted.
+    _sync(folder.parent)
     shutil.rmtree(retired, ignore_errors=True)
 
 
 def _make_empty(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    make_folder(folder.parent)
+    folder.mkdir()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _replace(aside: Path, target: Path) -> None:
@@ -86,11 +102,7 @@ def _replace(aside: Path, target: Path) -> None:
     if target.exists():
         target.rename(retired)
     aside.rename(target)
-    descriptor = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    _sync(target.parent)
     shutil.rmtree(retired, ignore_errors=True)
 
 

@@ -143,7 +143,18 @@ def _cut(name):
     return damage
 
 
+def _zero(name):
+    """Put zeros into the last numbers of a file, as a lost page does; its size stays."""
+
+    def damage(folder: Path) -> None:
+        path = folder / name
+        path.write_bytes(path.read_bytes()[:-64] + bytes(64))
+
+    return damage
+
+
 DAMAGES = [
+    (_zero("policy_optimizer.safetensors"), "policy_optimizer.safetensors is damaged"),
     (_cut("policy_optimizer.safetensors"), "policy_optimizer.safetensors has"),
     (_cut("policy/model.safetensors"), "policy/model.safetensors has"),
     (lambda c: (c / "state.json").write_bytes(b"x" * (c / "state.json").stat().st_size), "state.json is damaged"),
@@ -151,7 +162,7 @@ DAMAGES = [
 ]
 
 
-@pytest.mark.parametrize(("damage", "reason"), DAMAGES, ids=["optimizer", "weights", "state", "manifest"])
+@pytest.mark.parametrize(("damage", "reason"), DAMAGES, ids=["zeros", "optimizer", "weights", "state", "manifest"])
 def test_a_damaged_checkpoint_is_refused_by_name_and_passed_over_by_true(damage, reason, finished, tmp_path):
     made, output_dir = finished
     damage(output_dir / "checkpoint-3")
@@ -192,6 +203,16 @@ def test_the_checkpoint_of_another_trainer_is_refused(finished, rm_arguments, tm
     _, output_dir = finished
     made = {**rm_arguments, "output_dir": tmp_path / "rm", "resume_from_checkpoint": output_dir / "checkpoint-3"}
     message_of(run_here("rm", made, tmp_path), "checkpoint-3", "no model 'reward' (its models: policy)")
+
+
+def test_the_checkpoint_of_another_architecture_is_refused(finished, model_config, model_variant, tmp_path):
+    made, output_dir = finished
+    larger = model_variant(source=model_config, num_hidden_layers=3)
+    made = {key: value for key, value in made.items() if key != "model_name_or_path"}
+    made |= {"model_config_name_or_path": larger, "tokenizer_name_or_path": runs.TOKENIZER}
+    done = run_here("sft", made, tmp_path)
+    message_of(done, f"{output_dir}/checkpoint-3", str(larger), "num_hidden_layers is 1 there and 3 here")
+    assert len(runs.metrics(output_dir)) == 3
 
 
 def test_a_finished_run_says_that_nothing_is_left_to_train(finished, tmp_path):

@@ -42,3 +42,25 @@ def test_leftovers_of_a_kill_are_cleaned_and_a_retired_folder_comes_back(tmp_pat
     (retired / "file").write_text("kept")
     assert durable.clean_leftovers(tmp_path) == [f"{durable.ASIDE_PREFIX}checkpoint-3"]
     assert (tmp_path / "policy" / "file").read_text() == "kept"
+
+
+def test_new_parents_and_renames_are_forced_to_the_disk(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(durable, "_sync", lambda path: synced.append(str(path.relative_to(tmp_path))))
+    for _ in range(2):
+        with durable.write_folder(tmp_path / "a" / "b" / "policy") as aside:
+            (aside / "file").write_text("x")
+    durable.remove_folder(tmp_path / "a" / "b" / "policy")
+    written = ["a/b/.writing-policy/file", "a/b/.writing-policy", "a/b"]
+    assert synced == [".", "a", *written, *written, "a/b"]
+
+
+def test_the_old_folder_stays_until_the_new_one_is_whole(tmp_path, monkeypatch):
+    target = tmp_path / "policy"
+    with durable.write_folder(target) as aside:
+        (aside / "file").write_text("old")
+    seen = []
+    monkeypatch.setattr(durable, "_sync", lambda path: seen.append((target / "file").read_text()))
+    with durable.write_folder(target) as aside:
+        (aside / "file").write_text("new")
+    assert seen == ["old", "old", "new"]
