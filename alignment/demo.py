@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from alignment.arguments.command_line import ToolParser, numbers
 from alignment.errors import UserError
 from alignment.parallel.host import prepare_host
+from alignment.telemetry.exit_status import describe_exit
 from alignment.telemetry.files import replace_file
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,6 +22,8 @@ CONFIGS = ROOT / "config" / "tiny"
 STAGES = {"sft": "alignment/sft/run_sft.py", "rm": "alignment/rm/run_reward.py", "ppo": "alignment/ppo/run_ppo.py"}
 TEST_PROMPTS = "packing-prompts/test"
 JUDGE_SEED = 20261120
+SCORES = "true_scores.json"
+"""In the folder of a seed: mean true score of each judged policy, by stage."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,23 +40,53 @@ class Outcome:
 
 
 def main() -> None:
-    """Run the demo for each seed and print the table."""
+    """Run the demo for each seed and print the table; of seeds that finished before one failed as well."""
     parser = ToolParser(prog="alignment.demo", description=__doc__)
     seeds = numbers(int, minimum=0, below=2**63)
     parser.add_argument("--seeds", type=seeds, default=[1], help="comma separated seeds, a full run each")
     parser.add_argument("--output_dir", default="output/demo", type=Path)
+    parser.add_argument("--judge", type=Path, metavar="FOLDER", help="only judge the policies in the folder of a seed")
     arguments = parser.parse_args()
+    if arguments.judge:
+        write_scores(arguments.judge)
+        return
     if not CONFIGS.is_dir():
         raise UserError(f"the demo runs from a checkout of the repository: {CONFIGS} is not there")
-    outcomes = [run_seed(seed, arguments.output_dir / f"seed-{seed}") for seed in arguments.seeds]
-    replace_file(
-        arguments.output_dir / "outcomes.json", json.dumps([asdict(o) for o in outcomes], indent=1, default=str)
-    )
-    print_outcomes(outcomes)
+    outcomes: list[Outcome] = []
+    try:
+        for seed in arguments.seeds:
+            outcomes.append(run_seed(seed, arguments.output_dir / f"seed-{seed}"))
+            lines = json.dumps([asdict(outcome) for outcome in outcomes], indent=1, default=str)
+            replace_file(arguments.output_dir / "outcomes.json", lines)
+    finally:
+        if outcomes:
+            print_outcomes(outcomes)
 
 
 def run_seed(seed: int, folder: Path) -> Outcome:
-    """Train the three stages with ``seed``, export the policy, and judge policies before and after PPO."""
+    """Train the three stages with ``seed``, export the policy, and judge policies before and after PPO.
+
+    Each is a process of its own. When one fails the UserError says how it ended and what is kept.
+    """
+    seconds: dict[str, float] = {}
+    for stage, command in list_commands(seed, folder).items():
+        start = time.monotonic()
+        run(command, title=f"seed {seed}: {stage}", kept=[str(folder / name) for name in seconds if name in STAGES])
+        seconds[stage] = time.monotonic() - start
+    scores = json.loads((folder / SCORES).read_text(encoding="utf-8"))
+    return Outcome(
+        seed=seed,
+        sft_score=scores["sft"],
+        ppo_score=scores["ppo"],
+        reward_accuracy=last_metric(folder / "rm", "eval/accuracy"),
+        kl=last_metric(folder / "ppo", "eval/kl_divergence"),
+        seconds=seconds,
+        folder=folder,
+    )
+
+
+def list_commands(seed: int, folder: Path) -> dict[str, list[str]]:
+    """Return what Python is to run for each stage, by its name and in order."""
     overrides = {
         "sft": {},
         "rm": {"model_name_or_path": folder / "sft" / "policy"},
@@ -62,35 +95,31 @@ def run_seed(seed: int, folder: Path) -> Outcome:
             "reward_model_name_or_path": folder / "rm" / "reward",
         },
     }
-    seconds = {}
+    commands = {}
     for stage, script in STAGES.items():
         keys = {"output_dir": folder / stage, "overwrite_output_dir": "true", "seed": seed, **overrides[stage]}
         flags = [part for key, value in keys.items() for part in (f"--{key}", str(value))]
-        seconds[stage] = run([script, str(CONFIGS / f"{stage}_argument.json"), *flags], title=f"seed {seed}: {stage}")
-    seconds["export"] = run(
-        ["-m", "alignment.export", "--overwrite", str(folder / "ppo"), str(folder / "exported-policy")], title="export"
-    )
-    before, after = (judge(folder / stage / "policy") for stage in ("sft", "ppo"))
-    return Outcome(
-        seed=seed,
-        sft_score=before,
-        ppo_score=after,
-        reward_accuracy=last_metric(folder / "rm", "eval/accuracy"),
-        kl=last_metric(folder / "ppo", "eval/kl_divergence"),
-        seconds=seconds,
-        folder=folder,
-    )
+        commands[stage] = [script, str(CONFIGS / f"{stage}_argument.json"), *flags]
+    commands["export"] = ["-m", "alignment.export", "--overwrite", str(folder / "ppo"), str(folder / "exported-policy")]
+    commands["judge"] = ["-m", "alignment.demo", "--judge", str(folder)]
+    return commands
 
 
-def run(command: list[str], *, title: str) -> float:
-    """Run Python with ``command`` from the repository root; return wall seconds, stop on failure."""
+def run(command: list[str], *, title: str, kept: Sequence[str] = ()) -> None:
+    """Run Python with ``command`` from the repository root; UserError when it fails, with what is ``kept``."""
     print(f"--- {title}: python {' '.join(command)}", flush=True)
-    start = time.monotonic()
     program = [str(ROOT / command[0]), *command[1:]] if command[0].endswith(".py") else command
     code = subprocess.run([sys.executable, *program], check=False).returncode
     if code != 0:
-        raise UserError(f"{title} failed with exit status {code}; its message stands above")
-    return time.monotonic() - start
+        above = " (its message stands above)" if code > 0 else ""
+        finished = f"finished and kept: {', '.join(kept)}; " if kept else ""
+        raise UserError(f"{title} {describe_exit(code)}{above}; {finished}what failed: python {' '.join(command)}")
+
+
+def write_scores(folder: Path) -> None:
+    """Judge the policies of SFT and PPO in the ``folder`` of a seed and write their scores there."""
+    scores = {stage: judge(folder / stage / "policy") for stage in ("sft", "ppo")}
+    replace_file(folder / SCORES, json.dumps(scores))
 
 
 def judge(folder: Path) -> float:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +16,20 @@ from alignment import doctor
 from alignment.doctor import Finding
 from alignment.ops.native import build, library
 from alignment.ops.native.library import Search
+from alignment.selfcheck.children import Outcome
+from alignment.telemetry.exit_status import describe_exit
 
 
 def look(findings: list[Finding]) -> dict[str, str]:
     return {finding.what: finding.value for finding in findings}
+
+
+@pytest.fixture(autouse=True)
+def trials(monkeypatch):
+    """Set what came of the trials (they have tests of their own); all went well until something else is set."""
+    found = [Outcome(name, None) for name in (doctor.PADDLE_IMPORT, "an operator", "an engine")]
+    monkeypatch.setattr(doctor, "run_trials", lambda: found)
+    return found
 
 
 class FakeCore:
@@ -42,9 +54,11 @@ def test_every_question_has_an_answer(found):
     values = look(findings)
     expected = {"python", "paddle", "numpy", "safetensors", "tokenizers", "host settings", "paddle computes on"}
     expected |= {"GPU", "processor", "kernels", "generation", "training", "compiler", "free memory", "build cache"}
+    expected |= {"trials"}
     assert set(values) == expected
     assert values["paddle"] == "3.3.1"
     assert values["kernels"] == "cached build somewhere; instruction set avx2"
+    assert values["trials"] == "3 of 3 passed (operators, engines, updates)"
     assert "fused engine" in values["generation"]
     assert "compiled operators" in values["training"]
     assert "OMP_NUM_THREADS" in values["host settings"]
@@ -104,6 +118,36 @@ def test_a_surprise_is_a_reason_and_hides_nothing(found, monkeypatch):
     findings = doctor.examine()
     assert [finding.problem for finding in findings if finding.problem] == ["room: OSError: disk on fire"]
     assert "kernels" in look(findings)
+
+
+def test_a_trial_that_ends_its_process_is_a_reason_with_the_name_of_the_signal(found, trials, capsys):
+    trials[1] = Outcome("the eager engine", describe_exit(-signal.SIGILL))
+    findings = doctor.examine()
+    assert doctor.print_findings(findings) == 1
+    printed = capsys.readouterr().out
+    assert "problem: the eager engine was ended by SIGILL (Illegal instruction): the processor lacks" in printed
+    assert "the suite cannot run here" in printed and "can run here" not in printed.replace("cannot run here", "")
+    assert look(findings)["trials"] == "2 of 3 passed (operators, engines, updates)"
+    assert "kernels" not in look(findings), "this process does not load what another may have died of"
+
+
+def test_where_paddle_cannot_be_imported_it_is_not_imported_here(found, trials, capsys):
+    trials[:] = [Outcome(doctor.PADDLE_IMPORT, describe_exit(-signal.SIGILL))]
+    findings = doctor.examine()
+    assert "paddle computes on" not in look(findings) and "processor" in look(findings)
+    assert doctor.print_findings(findings) == 1
+
+
+def test_the_trials_run_in_children(monkeypatch):
+    """The real ones, with an operator in front that ends its process."""
+    monkeypatch.undo()
+    make = doctor._make_trials
+    bad = ("a bad operator", lambda: os.kill(os.getpid(), signal.SIGILL))
+    monkeypatch.setattr(doctor, "_make_trials", lambda: [bad, *make()])
+    found = {outcome.name: outcome.problem for outcome in doctor.run_trials()}
+    assert found.pop("a bad operator").startswith("was ended by SIGILL ")
+    assert len(found) > 60 and set(found.values()) == {None}
+    assert {"the eager engine", "an update with Paddle's operators", "Paddle's matmul"} <= set(found)
 
 
 def test_what_it_requires_is_what_is_installed(repo_root):

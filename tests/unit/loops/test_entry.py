@@ -1,6 +1,8 @@
 """Exit statuses and last words of a trainer."""
 
+import os
 import signal
+import subprocess
 import sys
 
 import pytest
@@ -48,3 +50,17 @@ def test_help_is_no_failure(monkeypatch):
     with pytest.raises(SystemExit) as left:
         run_entry(_raising(SystemExit(0)))
     assert left.value.code == 0
+
+
+@pytest.mark.parametrize(("name", "words"), [("SIGILL", "Illegal instruction"), ("SIGBUS", "Bus error")])
+def test_a_fault_says_what_it_is_and_where_it_happened(name, words, tmp_path, repo_root):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, signal\nfrom alignment.loops.entry import run_entry\n\n"
+        f"def compute(arguments):\n    os.kill(os.getpid(), signal.{name})\n\nrun_entry(compute)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(repo_root), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == -getattr(signal, name)
+    assert f"Fatal Python error: {words}" in done.stderr
+    assert f'File "{script}", line 5 in compute' in done.stderr

@@ -1,0 +1,114 @@
+"""Runs trials in a child process; one that takes the process with it is named, and a new child goes on behind it."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from alignment.telemetry.exit_status import describe_exit
+
+Trials = Iterable[tuple[str, Callable[[], None]]]
+"""(name, what to do); an exception is a failure."""
+
+
+class Outcome(NamedTuple):
+    """What came of a trial."""
+
+    name: str
+    problem: str | None
+    """Why it failed, in words that follow its name; None: it went well."""
+
+
+def try_in_children(make_trials: Callable[[], Trials], *, start: str, timeout: float) -> list[Outcome]:
+    """Run what ``make_trials()`` yields and return what came of each, in order.
+
+    All run in one forked child. One that ends the child, or takes longer than ``timeout`` seconds, is left out in the
+    next child. The call of ``make_trials`` is a trial too, called ``start``: nothing follows when it fails.
+    """
+    outcomes: list[Outcome] = []
+    while True:
+        names = {outcome.name for outcome in outcomes}
+        child = _Child(make_trials, start, names)
+        found = list(child.watch(timeout))
+        outcomes += [outcome for outcome in found if outcome.name not in names]
+        if child.finished:
+            return outcomes
+        if found[-1].name == start:
+            return [*(outcome for outcome in outcomes if outcome.name != start), found[-1]]
+
+
+class _Child:
+    """A forked process that runs the trials whose names are not ``done`` and tells of each through a pipe."""
+
+    def __init__(self, make_trials: Callable[[], Trials], start: str, done: set[str]) -> None:
+        self.finished = False
+        """Whether it came to the end of the trials."""
+        self._start = start
+        self._read, write = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            os.close(self._read)
+            _run_trials(make_trials, start, done, write)
+        os.close(write)
+
+    def watch(self, timeout: float) -> Iterator[Outcome]:
+        """Yield what it tells, and at last the trial during which it ended, if any."""
+        running, problem = self._start, None
+        try:
+            for name, message in self._messages(timeout):
+                running = name
+                if message is not None:
+                    yield Outcome(name, message or None)
+                    running = self._start
+        except TimeoutError:
+            problem = f"did not end within {timeout:g} s"
+            os.kill(self._pid, signal.SIGKILL)
+        os.close(self._read)
+        _, status = os.waitpid(self._pid, 0)
+        self.finished = status == 0
+        if not self.finished:
+            yield Outcome(running, problem or describe_exit(os.waitstatus_to_exitcode(status)))
+
+    def _messages(self, timeout: float) -> Iterator[tuple[str, str | None]]:
+        """Yield (name, None when the trial begins, else why it failed or an empty text); TimeoutError on silence."""
+        rest = b""
+        while select.select([self._read], [], [], timeout)[0]:
+            received = os.read(self._read, 1 << 16)
+            if not received:
+                return
+            *lines, rest = (rest + received).split(b"\n")
+            for line in lines:
+                name, message = json.loads(line)
+                yield name, message
+        raise TimeoutError
+
+
+def _run_trials(make_trials: Callable[[], Trials], start: str, done: set[str], pipe: int) -> None:
+    """Be the child: tell of every trial before and after it, and exit with 0 at their end."""
+
+    def tell(name: str, message: str | None) -> None:
+        os.write(pipe, (json.dumps([name, message]) + "\n").encode())
+
+    def attempt(name: str, action: Callable[[], object]) -> object:
+        tell(name, None)
+        try:
+            result, message = action(), ""
+        except Exception as error:
+            result, message = None, f"failed: {type(error).__name__}: {error}"
+        tell(name, message)
+        return result
+
+    status = 1
+    try:
+        trials = attempt(start, make_trials)
+        for name, action in trials or ():
+            if name not in done:
+                attempt(name, action)
+        status = 0
+    finally:
+        # Nothing of the parent may be flushed or taken apart a second time.
+        os._exit(status)

@@ -1,0 +1,135 @@
+"""The suite's own operators, both engines and an update, on a model of two layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+
+from alignment.generation.eager_engine import EagerEngine
+from alignment.generation.engine import Engine, GenerationOptions
+from alignment.generation.fused_engine import FusedEngine, fused_engine_unavailable
+from alignment.generation.fused_settings import WEIGHT_TYPES, FusedSettings
+from alignment.models.config import DecoderConfig
+from alignment.models.decoder import CausalLM
+from alignment.models.initialise import draw_weights
+from alignment.models.logprobs import policy_logprobs
+from alignment.models.score_model import ScoreModel, ScoreOptions
+from alignment.ops.native.library import load_core
+from alignment.ops.selection import use_native_ops
+from alignment.records import TokenBatch
+from alignment.selfcheck.operators import operator_trials
+from alignment.training.optimizers import AdamSettings, NamedAdamW, clip_by_global_norm
+
+FAMILIES = {
+    "llama": {"model_type": "llama"},
+    "mistral": {"model_type": "mistral", "sliding_window": 7},
+    "qwen2": {"model_type": "qwen2", "tie_word_embeddings": True},
+    "qwen3": {"model_type": "qwen3", "head_dim": 16},
+}
+_SIZES = {
+    "vocab_size": 90,
+    "hidden_size": 48,
+    "intermediate_size": 72,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+}
+_TOKENS = np.random.default_rng(0).integers(0, 90, (3, 24))
+_BATCH = TokenBatch.build([_TOKENS[0], _TOKENS[1, :3], _TOKENS[2, :17]], [range(9, 24), [2], range(1, 17)])
+KERNELS = "compiled kernels"
+
+
+def all_trials() -> Iterator[tuple[str, Callable[[], None]]]:
+    """Yield (name, call) of everything that the suite computes with on this machine."""
+    yield from operator_trials()
+    yield "an update with Paddle's operators", partial(update, native=False)
+    yield "a reward model", score
+    yield "the eager engine", partial(generate, "eager")
+    if paddle.device.get_device() != "cpu":
+        return
+    yield KERNELS, load_core
+    yield "an update with compiled operators", partial(update, native=True)
+    for weight_type in WEIGHT_TYPES:
+        yield f"the fused engine with {weight_type} weights", partial(generate, weight_type)
+
+
+def update(*, native: bool) -> None:
+    """Make one update of a policy of each family; compiled operators, where there are any, against Paddle's."""
+    for family in FAMILIES:
+        found = _gradients(family, native=native)
+        wanted = _gradients(family, native=False) if native else found
+        for name, gradient in found.items():
+            assert np.isfinite(gradient).all(), f"{family}: {name} has a gradient that is not finite"
+            scale = np.abs(wanted[name]).max()
+            np.testing.assert_allclose(gradient, wanted[name], atol=1e-3 * scale, err_msg=f"{family}: {name}")
+
+
+def _gradients(family: str, *, native: bool) -> dict[str, np.ndarray]:
+    """Return the gradients of a loss by name, after an update with them."""
+    model = _build(family)
+    parameters = dict(model.named_parameters())
+    use_native_ops(native)
+    try:
+        logprobs, entropies = policy_logprobs(model, _BATCH, temperature=0.8, with_entropy=True)
+        (logprobs.mean() + 0.1 * entropies.mean()).backward()
+        gradients = {name: parameter.grad.numpy() for name, parameter in parameters.items()}
+        clip_by_global_norm(parameters, 1.0)
+        NamedAdamW(parameters, AdamSettings()).step(1e-3)
+    finally:
+        use_native_ops(False)
+    assert all(np.isfinite(parameter.numpy()).all() for parameter in parameters.values()), f"{family}: not finite"
+    return gradients
+
+
+def score() -> None:
+    """Score and backpropagate through a reward model."""
+    model = ScoreModel(_config("llama"), ScoreOptions())
+    draw_weights(model, seed=1, std=0.2)
+    scores = model.read_end_scores(_BATCH)
+    F.log_sigmoid(scores[0] - scores[1]).backward()
+    assert np.isfinite(model.score.weight.grad.numpy()).all(), "the gradient of the score head is not finite"
+
+
+def generate(kind: str) -> None:
+    """Answer prompts with the eager engine, or with the fused one whose weights have the type ``kind``, where it can.
+
+    float32 tokens of the fused engine are those of the eager one.
+    """
+    options = GenerationOptions(max_new_tokens=6, do_sample=False)
+    for family in FAMILIES:
+        model = _build(family)
+        if kind != "eager" and fused_engine_unavailable(model.config):
+            return
+        found = _answer(_engine(model, kind), options)
+        assert all(len(tokens) == 6 for tokens in found), f"{family}: {found}"
+        if kind == "float32":
+            wanted = _answer(_engine(model, "eager"), options)
+            assert found == wanted, f"{family}: {found} where the eager engine gives {wanted}"
+
+
+def _engine(model: CausalLM, kind: str) -> Engine:
+    if kind == "eager":
+        return EagerEngine(model)
+    return FusedEngine(model, FusedSettings(weight_type=kind, kv_memory="1MiB", block_tokens=16))
+
+
+def _answer(engine: Engine, options: GenerationOptions) -> list[list[int]]:
+    engine.load_weights(None, 0)
+    prompts = [row[:length].tolist() for row, length in zip(_TOKENS, (20, 1, 5), strict=True)]
+    completions = engine.generate(prompts, options, seed=0, sequence_ids=range(len(prompts)))
+    return [completion.token_ids.tolist() for completion in completions]
+
+
+def _config(family: str) -> DecoderConfig:
+    return DecoderConfig.from_dict({**_SIZES, **FAMILIES[family]})
+
+
+def _build(family: str) -> CausalLM:
+    model = CausalLM(_config(family))
+    draw_weights(model, seed=3, std=0.2)
+    return model

@@ -1,0 +1,27 @@
+"""How a process ended, in words."""
+
+from __future__ import annotations
+
+import signal
+
+_HINTS = {
+    signal.SIGILL: "the processor lacks an instruction that was used; python -m alignment.doctor finds out which "
+    "operator it is",
+    signal.SIGBUS: "a file that was mapped is shorter than it was, or a disk or /dev/shm is full",
+    signal.SIGKILL: "most often by the system, because memory ran out",
+}
+
+
+def describe_exit(status: int) -> str:
+    """Return how a process ended, for ``status`` as subprocess and multiprocessing give it (a signal is negative).
+
+    The words follow the name of the process: "failed with exit status 1", "was ended by SIGILL (...)".
+    """
+    if status >= 0:
+        return f"failed with exit status {status}"
+    try:
+        name = signal.Signals(-status)
+    except ValueError:
+        return f"was ended by signal {-status}"
+    hint = f": {_HINTS[name]}" if name in _HINTS else ""
+    return f"was ended by {name.name} ({signal.strsignal(name)}){hint}"

@@ -1,0 +1,67 @@
+"""The demo when a stage fails: what is said, and what is kept."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from alignment import demo
+from alignment.demo import Outcome
+from alignment.errors import UserError
+
+GOOD = ["-c", "pass"]
+DIES = ["-c", "import os, signal; os.kill(os.getpid(), signal.SIGILL)"]
+
+
+def make_outcome(seed, folder):
+    return Outcome(
+        seed=seed, sft_score=0.5, ppo_score=1.0, reward_accuracy=0.9, kl=3.0, seconds={"sft": 1.0}, folder=folder
+    )
+
+
+def test_a_stage_that_a_signal_ends_is_named_with_the_signal_and_what_is_kept(monkeypatch, tmp_path):
+    stages = {"sft": GOOD, "rm": GOOD, "ppo": DIES, "judge": GOOD}
+    monkeypatch.setattr(demo, "list_commands", lambda seed, folder: stages)
+    with pytest.raises(UserError) as caught:
+        demo.run_seed(7, tmp_path)
+    message = str(caught.value)
+    assert message.startswith("seed 7: ppo was ended by SIGILL (Illegal instruction): the processor lacks")
+    assert f"finished and kept: {tmp_path / 'sft'}, {tmp_path / 'rm'}; what failed: python -c import os" in message
+
+
+def test_a_stage_that_fails_by_itself_has_said_why():
+    with pytest.raises(UserError, match=r"^sft failed with exit status 3 \(its message stands above\); what failed: "):
+        demo.run(["-c", "raise SystemExit(3)"], title="sft")
+
+
+def test_the_seeds_before_a_failure_are_kept_and_shown(monkeypatch, tmp_path, capsys):
+    def run_seed(seed, folder):
+        if seed == 3:
+            raise UserError("seed 3: rm was ended by SIGKILL")
+        return make_outcome(seed, folder)
+
+    monkeypatch.setattr(demo, "run_seed", run_seed)
+    monkeypatch.setattr("sys.argv", ["demo", "--seeds", "1,2,3,4", "--output_dir", str(tmp_path)])
+    with pytest.raises(UserError, match="SIGKILL"):
+        demo.main()
+    assert [kept["seed"] for kept in json.loads((tmp_path / "outcomes.json").read_text())] == [1, 2]
+    printed = capsys.readouterr().out
+    assert "seed 1" in printed and "seed 2" in printed and "seed 3" not in printed
+
+
+def test_every_stage_is_a_process_and_the_judge_is_the_last(tmp_path):
+    commands = demo.list_commands(5, tmp_path)
+    assert list(commands) == ["sft", "rm", "ppo", "export", "judge"]
+    assert commands["judge"] == ["-m", "alignment.demo", "--judge", str(tmp_path)]
+    assert commands["ppo"][-4:] == [
+        "--actor_model_name_or_path", str(tmp_path / "sft/policy"),
+        "--reward_model_name_or_path", str(tmp_path / "rm/reward"),
+    ]  # fmt: skip
+
+
+def test_the_judge_writes_the_score_of_each_policy(monkeypatch, tmp_path):
+    monkeypatch.setattr(demo, "judge", lambda folder: {"sft": 0.25, "ppo": 1.0}[folder.parent.name])
+    monkeypatch.setattr("sys.argv", ["demo", "--judge", str(tmp_path)])
+    demo.main()
+    assert json.loads((tmp_path / demo.SCORES).read_text()) == {"sft": 0.25, "ppo": 1.0}
