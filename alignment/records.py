@@ -52,6 +52,8 @@ class RawSample(TypedDict, total=False):
     """True: ``answer`` is safe."""
     is_other_safe: bool
     """True: ``other_answer`` is safe."""
+    desirable: bool
+    """False: ``answer`` is one that people do not want (binary feedback); it is not trained on as an example."""
 
 
 def pad_right(rows: Sequence[np.ndarray], width: int, value: float) -> np.ndarray:

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from alignment.errors import DataError
+
 DROPPED_OVERLONG = "dropped_overlong"
 TRUNCATED_LEFT = "truncated_left"
 TRUNCATED_RIGHT = "truncated_right"
@@ -19,16 +21,30 @@ SHORT_ANSWER = "short_answer"
 NO_TARGET = "no_turn_to_train_on"
 BOUNDARY_RETOKENIZED = "boundary_retokenized"
 LAST_BATCH = "dropped_last_batch"
+NULL_FIELD = "null_field"
+BROKEN_TEXT = "broken_text"
+DIFFERENT_PROMPTS = "different_prompts"
+UNDESIRABLE = "undesirable_answer"
 
-BAD_ROWS = frozenset(
-    {TIED_PAIR, IDENTICAL_PAIR, CONTRADICTORY_SAFETY, EMPTY_PROMPT, EMPTY_ANSWER, SHORT_ANSWER, NO_TARGET}
-)
+BAD_ROWS = frozenset({
+    TIED_PAIR, IDENTICAL_PAIR, CONTRADICTORY_SAFETY, EMPTY_PROMPT, EMPTY_ANSWER, SHORT_ANSWER, NO_TARGET, NULL_FIELD,
+    BROKEN_TEXT, DIFFERENT_PROMPTS,
+})  # fmt: skip
 """Reasons that ``on_bad_row`` decides about."""
 KEPT_REASONS = frozenset({TRUNCATED_LEFT, TRUNCATED_RIGHT, BOUNDARY_RETOKENIZED})
 """Reasons that note a change; the row is used. Under every other reason it is not."""
-REASONS = BAD_ROWS | KEPT_REASONS | {DROPPED_OVERLONG, DUPLICATE_PROMPT, LAST_BATCH}
+REASONS = BAD_ROWS | KEPT_REASONS | {DROPPED_OVERLONG, DUPLICATE_PROMPT, LAST_BATCH, UNDESIRABLE}
 
 _NUM_EXAMPLES = 3
+
+
+class BadRow(DataError):
+    """One row cannot be used for a reason that ``on_bad_row`` decides about."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        assert reason in BAD_ROWS, reason
+        self.reason = reason
 
 
 class LedgerRow(NamedTuple):
@@ -55,6 +71,17 @@ class Ledger:
     def __init__(self) -> None:
         self._counts: dict[tuple[str, str], _Count] = {}
         self._sizes: dict[str, dict[str, int]] = {}
+        self._notes: dict[str, list[str]] = {}
+
+    def add_note(self, dataset: str, note: str) -> None:
+        """Keep a line about how ``dataset`` was read; a line that is there already is not repeated."""
+        lines = self._notes.setdefault(dataset, [])
+        if note not in lines:
+            lines.append(note)
+
+    def notes(self) -> list[tuple[str, str]]:
+        """Return (dataset, line) for every note, in order."""
+        return [(dataset, line) for dataset, lines in self._notes.items() for line in lines]
 
     def add(self, dataset: str, reason: str, index: int | None = None, *, count: int = 1) -> None:
         """Count ``count`` rows of ``dataset`` under ``reason``; ``index`` is the row kept as an example."""
@@ -90,15 +117,18 @@ class Ledger:
                 self.add(row.dataset, row.reason, index, count=0)
         for dataset, sizes in other.sizes():
             self.add_size(dataset, **sizes)
+        for dataset, note in other.notes():
+            self.add_note(dataset, note)
 
     def sizes(self) -> Iterator[tuple[str, Mapping[str, int]]]:
         """Yield (dataset, {"selected", "used"})."""
         yield from self._sizes.items()
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON: ``datasets`` (selected and used rows) and ``rows`` (the account)."""
+        """Return plain data for JSON: ``datasets`` (rows selected and used), ``notes`` and ``rows`` (the account)."""
         return {
             "datasets": {dataset: dict(sizes) for dataset, sizes in self._sizes.items()},
+            "notes": {dataset: list(lines) for dataset, lines in self._notes.items()},
             "rows": [{**row._asdict(), "examples": list(row.examples)} for row in self.rows()],
         }
 

@@ -6,12 +6,17 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from alignment.data.dataset_spec import DatasetSpec
+from alignment.data.ledger import BadRow, Ledger
 from alignment.data.mixing import count_rows, select_rows
 from alignment.data.raw_dataset import RawDataset
 from alignment.data.raw_sample import check_sample
 from alignment.data.sources.tables import MissingPathError
 from alignment.errors import DataError, UserError
 from alignment.records import RawSample
+
+
+MAX_ROWS = 100_000_000
+"""Rows that a dataset may be asked for; more is a slip of the pen, not a plan."""
 
 
 class Row(NamedTuple):
@@ -26,21 +31,28 @@ class Row(NamedTuple):
     place: str
     """Where it comes from, for messages."""
     sample: RawSample
+    fault: BadRow | None = None
+    """Why the row cannot be used, whatever it is wanted for; ``sample`` is empty then."""
 
 
-def read_mixture(specs: Sequence[DatasetSpec], *, seed: int) -> Iterator[Row]:
+def read_mixture(specs: Sequence[DatasetSpec], *, seed: int, ledger: Ledger | None = None) -> Iterator[Row]:
     """Yield every selected row, type-checked; datasets one after the other, in the order of ``specs``.
 
-    A dataset that cannot be built, holds no rows, or gives a row of a wrong type is a ``DataError``.
+    A dataset that cannot be built, holds no rows, or gives a row of a wrong type is a ``DataError``. What the datasets
+    say about how they were read becomes notes of ``ledger``.
     """
     sources = [_open(spec) for spec in specs]
+    for spec, source in zip(specs, sources, strict=True):
+        for note in source.notes() if ledger is not None else ():
+            ledger.add_note(spec.label, note)
     sizes = [_checked_size(spec, source) for spec, source in zip(specs, sources, strict=True)]
     selected = select_rows(sizes, [spec.proportion for spec in specs], seed=seed)
     position = 0
     for spec, source, indices in zip(specs, sources, selected, strict=True):
         for index in indices.tolist():
             place = source.describe_row(index)
-            yield Row(position, spec.label, index, place, check_sample(_read(source, index, place), place))
+            sample, fault = _checked(source, index, place)
+            yield Row(position, spec.label, index, place, sample, fault)
             position += 1
 
 
@@ -58,6 +70,13 @@ def _open(spec: DatasetSpec) -> RawDataset:
         ) from error
 
 
+def _checked(source: RawDataset, index: int, place: str) -> tuple[RawSample, BadRow | None]:
+    try:
+        return check_sample(_read(source, index, place), place), None
+    except BadRow as fault:
+        return RawSample(), fault
+
+
 def _read(source: RawDataset, index: int, place: str) -> Any:
     try:
         return source[index]
@@ -71,6 +90,11 @@ def _checked_size(spec: DatasetSpec, source: RawDataset) -> int:
     size = len(source)
     if size == 0:
         raise DataError(f"dataset {spec.label!r} holds no rows")
+    if count_rows(size, spec.proportion) > MAX_ROWS:
+        raise DataError(
+            f"dataset {spec.label!r}: proportion {spec.proportion} of {size} rows asks for "
+            f"{count_rows(size, spec.proportion):.3g} rows (at most {MAX_ROWS:,})"
+        )
     if count_rows(size, spec.proportion) == 0:
         raise DataError(f"dataset {spec.label!r}: proportion {spec.proportion} of {size} rows rounds to no row")
     return size

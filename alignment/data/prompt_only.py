@@ -7,7 +7,7 @@ from typing import Any
 
 from alignment.data.conversation import Conversation, conversation, text_of
 from alignment.data.encode import Encoder
-from alignment.data.ledger import DROPPED_OVERLONG, DUPLICATE_PROMPT, EMPTY_PROMPT
+from alignment.data.ledger import DROPPED_OVERLONG, DUPLICATE_PROMPT, EMPTY_PROMPT, BadRow
 from alignment.data.lengths import fit_lengths
 from alignment.data.mixture import Row
 from alignment.data.padding import mask_rows, pad_rows, row_lengths
@@ -19,11 +19,10 @@ from alignment.data.tokenizer import Tokenizer, padding_id
 class PromptOnlyDataset(TokenizedDataset):
     """Samples ``{"input_ids" [P], "sample_id" int, "label" str | None, "prompt_text" str, "raw_input"}``.
 
-    Reads ``input``, and ``answer`` as the label when there is one; or ``messages``, where an answer that comes last is
-    the label. ``sample_id`` is the row's place in the mixed order,
-    ``prompt_text`` what the model reads, ``raw_input`` the turns before the template (with tools: ``{"messages",
-    "tools"}``). Equal prompts are kept once: the
-    last occurrence, as in safe-rlhf, so a proportion above 1 adds nothing; the others are counted.
+    Reads ``input``, and ``answer`` as the label when there is one; or ``messages`` or ``dialogue``, where an answer
+    that comes last is the label. ``sample_id`` is the row's place in the mixed order, ``prompt_text`` what the model
+    reads, ``raw_input`` the turns before the template (with tools: ``{"messages", "tools"}``). Equal prompts are kept
+    once: the last occurrence, as in safe-rlhf, so a proportion above 1 adds nothing; the others are counted.
     """
 
     KIND = "prompt-only"
@@ -31,7 +30,7 @@ class PromptOnlyDataset(TokenizedDataset):
     def choose_rows(self, rows: Iterable[Row]) -> list[Row]:
         """Keep the last row of each prompt, in mixed order."""
         rows = list(rows)
-        last = {_question(row)[0].key(): number for number, row in enumerate(rows)}
+        last = {_key(row): number for number, row in enumerate(rows)}
         keep = set(last.values())
         for number, row in enumerate(rows):
             if number not in keep:
@@ -85,13 +84,22 @@ class PromptOnlyCollator:
         }
 
 
+def _key(row: Row) -> str:
+    """Return what tells prompts apart; a row that cannot be used is unlike every other."""
+    try:
+        return f"row {row.position}" if row.fault is not None else _question(row)[0].key()
+    except BadRow:
+        return f"row {row.position}"
+
+
 def _question(row: Row) -> tuple[Conversation, str | None]:
     """Return what is asked, and the reference answer if there is one."""
     sample, tools = row.sample, row.sample.get("tools")
-    if "messages" not in sample or "input" in sample:
+    whole_field = next((name for name in ("messages", "dialogue") if sample.get(name) is not None), None)
+    if whole_field is None or sample.get("input") is not None:
         require_fields(sample, ("input",), kind=PromptOnlyDataset.KIND, place=row.place)
         return conversation(sample["input"], tools), sample.get("answer")
-    whole = conversation(sample["messages"], tools)
+    whole = conversation(sample[whole_field], tools)
     if whole.messages[-1]["role"] != "assistant":
         return whole, sample.get("answer")
     return whole.before(len(whole.messages) - 1), text_of(whole.messages[-1]) or None
@@ -101,4 +109,7 @@ def _raw_input(row: Row, asked: Conversation) -> Any:
     """Return what is asked in the form that the row has it in."""
     if asked.tools:
         return {"messages": list(asked.messages), "tools": list(asked.tools)}
-    return row.sample["input"] if "input" in row.sample else list(asked.messages)
+    if row.sample.get("input") is not None:
+        return row.sample["input"]
+    turns = row.sample.get("messages") is None
+    return [text_of(message) for message in asked.messages] if turns else list(asked.messages)

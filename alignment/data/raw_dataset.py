@@ -39,6 +39,8 @@ class RawDataset(ABC):
 
     NAME: ClassVar[str]
     ALIASES: ClassVar[Sequence[str]] = ()
+    OPTIONS: ClassVar[Sequence[str]] = ()
+    """Constructor arguments that the keys of a run (``input_key``, ...) may set for every dataset that has them."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -61,6 +63,10 @@ class RawDataset(ABC):
     def describe_row(self, index: int) -> str:
         """Return where row ``index`` comes from, for messages; file sources add the file and the line."""
         return f"dataset {getattr(self, 'NAME', type(self).__name__)!r}, row {index}"
+
+    def notes(self) -> list[str]:
+        """Return lines for the log about how the rows were read; most datasets have nothing to say."""
+        return []
 
     def split_train_test(
         self, split_ratio: float = 0.2, shuffle: bool = True, seed: int = 42

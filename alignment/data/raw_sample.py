@@ -8,45 +8,70 @@ from typing import Any
 import numpy as np
 
 from alignment.data.conversation import check_messages, check_tools
+from alignment.data.ledger import BROKEN_TEXT, NULL_FIELD, BadRow
 from alignment.errors import DataError
 from alignment.records import RawSample
 
 _TEXTS = ("answer", "other_answer")
-_FLAGS = ("better", "safer", "is_safe", "is_other_safe")
+_FLAGS = ("better", "safer", "is_safe", "is_other_safe", "desirable")
 FIELDS = ("input", "answer", "other_answer", "dialogue", "messages", "tools", *_FLAGS)
 
 
 def check_sample(sample: Any, place: str) -> RawSample:
     """Return ``sample`` with plain Python values; a wrong type is a ``DataError`` naming ``place`` and the field.
 
-    None means "not given", except ``better=None``, which marks a tie and stays. Unknown fields pass through unread.
+    None stays: ``better=None`` marks a tie, any other None a field that the row has without a value. Unknown fields
+    are left out. Text with half a character (a lone surrogate) is a ``BadRow``.
     """
     if not isinstance(sample, Mapping):
         raise DataError(f"{place}: a row must be a RawSample (dict), got {_shown(sample)}")
     checked = {
-        field: _CHECKS[field](sample[field], f"{place}: field {field!r}")
+        field: None if sample[field] is None else _CHECKS[field](sample[field], f"{place}: field {field!r}")
         for field in FIELDS
-        if field in sample and sample[field] is not None
+        if field in sample
     }
-    if sample.get("better", True) is None:
-        checked["better"] = None
+    for field, value in checked.items():
+        _check_encodable(value, f"{place}: field {field!r}")
     return checked
 
 
 def require_fields(sample: RawSample, fields: Sequence[str], *, kind: str, place: str) -> None:
-    """Refuse a sample that lacks a field its dataset kind reads; the message lists the fields present."""
+    """Refuse a sample that lacks a field its dataset kind reads; the message lists the fields present.
+
+    A field that is there without a value (null) makes a ``BadRow``; ``better`` may be null, which is a tie.
+    """
     missing = [field for field in fields if field not in sample]
     if missing:
         raise DataError(
             f"{place}: missing {', '.join(map(repr, missing))}, which a {kind} dataset needs "
-            f"(fields present: {', '.join(sample) or 'none'})"
+            f"(fields present: {', '.join(given_fields(sample)) or 'none'})"
         )
+    nulls = [field for field in fields if field != "better" and sample[field] is None]
+    if nulls:
+        raise BadRow(NULL_FIELD, f"{place}: {', '.join(map(repr, nulls))} is null, which a {kind} dataset needs")
+
+
+def given_fields(sample: RawSample) -> list[str]:
+    """Return the fields that hold a value, and ``better``, where null is a value."""
+    return [field for field, value in sample.items() if value is not None or field == "better"]
 
 
 def _check_text(value: Any, place: str) -> str:
     if not isinstance(value, str):
         raise DataError(f"{place} must be a string, got {_shown(value)}")
     return str(value)
+
+
+def _check_encodable(value: Any, place: str) -> None:
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            half = value[error.start].encode("unicode_escape").decode()
+            raise BadRow(BROKEN_TEXT, f"{place} holds half a character ({half}, a lone surrogate)") from None
+    elif isinstance(value, (list, tuple, Mapping)):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            _check_encodable(item, place)
 
 
 def _check_flag(value: Any, place: str) -> bool:

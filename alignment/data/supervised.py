@@ -16,6 +16,7 @@ from alignment.data.ledger import (
     EMPTY_PROMPT,
     NO_TARGET,
     SHORT_ANSWER,
+    UNDESIRABLE,
 )
 from alignment.data.lengths import fit_lengths
 from alignment.data.mixture import Row
@@ -34,12 +35,15 @@ class SupervisedDataset(TokenizedDataset):
 
     Reads ``input`` and ``answer`` (only the answer is a target; ``input`` may be several turns), or ``dialogue``
     (every assistant turn is a target), or ``messages`` (every assistant turn is one unless its ``train`` is False).
+    Of a pair the better answer is trained; an answer that ``desirable`` calls bad is not used.
     """
 
     KIND = "supervised"
 
     def encode_row(self, row: Row, encoder: Encoder) -> Encoded:
         """Encode one row; exactly one of ``input``, ``dialogue`` and ``messages`` must be there."""
+        if row.sample.get("desirable") is False:
+            return Encoded(None, (UNDESIRABLE,))
         whole = _conversation(row)
         if not whole.targets:
             return Encoded(None, (NO_TARGET,))
@@ -96,7 +100,7 @@ class SupervisedCollator:
 def _conversation(row: Row) -> Conversation:
     """Return the whole conversation with its targets: one answer, or all turns of the assistant."""
     sample, tools = row.sample, row.sample.get("tools")
-    forms = [name for name in ("input", "dialogue", "messages") if name in sample]
+    forms = [name for name in ("input", "dialogue", "messages") if sample.get(name) is not None]
     if len(forms) > 1:
         raise DataError(
             f"{row.place}: a supervised row has either 'input' and 'answer' or 'dialogue' or 'messages', not "
@@ -105,4 +109,5 @@ def _conversation(row: Row) -> Conversation:
     if forms in (["dialogue"], ["messages"]):
         return conversation(sample[forms[0]], tools)
     require_fields(sample, ("input", "answer"), kind="supervised", place=row.place)
-    return conversation(sample["input"], tools).answered(sample["answer"])
+    is_worse = sample.get("better") is False and sample.get("other_answer") is not None
+    return conversation(sample["input"], tools).answered(sample["other_answer" if is_worse else "answer"])

@@ -12,7 +12,7 @@ import numpy as np
 
 from alignment.data.dataset_spec import Datasets, DatasetSpec, parse_datasets
 from alignment.data.encode import EncodeOptions, Encoder
-from alignment.data.ledger import BAD_ROWS, Ledger
+from alignment.data.ledger import BAD_ROWS, BadRow, Ledger
 from alignment.data.mixing import split_rows
 from alignment.data.mixture import Row, read_mixture
 from alignment.data.tokenizer import Tokenizer
@@ -29,6 +29,8 @@ class Encoded(NamedTuple):
     """None: the row is not used."""
     reasons: tuple[str, ...] = ()
     """Ledger reasons: why it is not used, or what was changed."""
+    detail: str = ""
+    """A sentence with the place, for where the reason stops the run."""
 
 
 class TokenizedDataset(ABC):
@@ -57,7 +59,7 @@ class TokenizedDataset(ABC):
         self.collate = self.make_collator(tokenizer)
         self._encoder = Encoder(tokenizer, self.options.template)
         specs = parse_datasets(datasets, base_dir=base_dir)
-        self._samples = list(self._encode_rows(read_mixture(specs, seed=seed)))
+        self._samples = list(self._encode_rows(read_mixture(specs, seed=seed, ledger=self.ledger)))
         if not self._samples:
             raise DataError(
                 f"no row of {', '.join(map(_describe, specs))} can be used for a {self.KIND} dataset: "
@@ -111,15 +113,19 @@ class TokenizedDataset(ABC):
             key = (row.dataset, row.index)
             if key not in seen:
                 seen[key] = self._encode(row)
-            sample, reasons = seen[key]
-            self._account(row, reasons)
+            sample, reasons, detail = seen[key]
+            self._account(row, reasons, detail)
             if sample is not None:
                 self.ledger.add_size(row.dataset, selected=0, used=1)
                 yield sample
 
     def _encode(self, row: Row) -> Encoded:
         try:
+            if row.fault is not None:
+                raise row.fault
             return self.encode_row(row, self._encoder)
+        except BadRow as fault:
+            return Encoded(None, (fault.reason,), str(fault))
         except DataError as error:
             if row.place in str(error):
                 raise
@@ -130,10 +136,11 @@ class TokenizedDataset(ABC):
             self.ledger.add_size(row.dataset, selected=1, used=0)
             yield row
 
-    def _account(self, row: Row, reasons: Sequence[str]) -> None:
+    def _account(self, row: Row, reasons: Sequence[str], detail: str) -> None:
         for reason in reasons:
             if reason in BAD_ROWS and self.options.on_bad_row == "error":
-                raise DataError(f"{row.place}: {reason.replace('_', ' ')}; set on_bad_row to drop to leave it out")
+                detail = detail or f"{row.place}: {reason.replace('_', ' ')}"
+                raise DataError(f"{detail}; set on_bad_row to drop to leave it out")
             self.ledger.add(row.dataset, reason, row.index)
 
 

@@ -1,74 +1,73 @@
-"""Any JSON lines file: columns are recognised, or named by ``<field>_key`` arguments.
-
-Shapes of a row, by the columns it has:
-
-- ``chosen`` and ``rejected`` (strings with a ``prompt``, or message lists), optionally with two scores
-  (``chosen_score_key``, ``rejected_score_key``: equal scores are a tie);
-- ``messages`` (a dialogue for supervised data);
-- the fields of ``RawSample`` under their own names, or ``src`` and ``tgt``, or ``prompt``.
-"""
+"""Any table of rows: its layout is recognised (``layouts/table.py``), or its columns are named by ``<what>_key``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from alignment.data.layouts.mapping import KEYS, read_keys
+from alignment.data.layouts.rows import Reading, SampleRows
 from alignment.data.raw_dataset import RawDataset
-from alignment.data.raw_sample import FIELDS
-from alignment.data.sources.messages import is_messages, pair_of, plain_input, turns_of
-from alignment.data.sources.tables import column, read_table
+from alignment.data.sources.hub import open_table
 from alignment.errors import DataError
 from alignment.records import RawSample
 from alignment.registry import near_matches
 
-KEYS = {
-    "input_key": "input",
-    "prompt_key": "input",
-    "output_key": "answer",
-    "answer_key": "answer",
-    "label_key": "answer",
-    "other_answer_key": "other_answer",
-    "better_key": "better",
-    "safer_key": "safer",
-    "is_safe_key": "is_safe",
-    "is_other_safe_key": "is_other_safe",
-    "dialogue_key": "dialogue",
-    "messages_key": "messages",
-    "chosen_key": "chosen",
-    "rejected_key": "rejected",
-    "chosen_score_key": "chosen_score",
-    "rejected_score_key": "rejected_score",
-}
-"""Constructor argument to what the named column holds (``label_key``: the reference answer of a prompt)."""
-
-_USUAL_COLUMNS = {"input": ("input", "src", "prompt"), "answer": ("answer", "tgt")}
+_OTHER = ("layout", "ignored_columns", "split")
 
 
 class JsonLinesDataset(RawDataset):
-    """Rows of a ``.jsonl`` or ``.json`` file (or a folder of them) at ``path``; see the module docstring."""
+    """Rows of a file or a folder at ``path`` (JSON lines, JSON, parquet, arrow), or of a hub dataset ``owner/name``."""
 
     NAME = "jsonl"
     ALIASES = ("Jsonfile",)
+    OPTIONS = (*KEYS, *_OTHER)
 
-    def __init__(self, path: str | Path | None = None, **keys: str) -> None:
-        """Read ``path``; ``keys`` name columns, for example ``input_key="question", label_key="solution"``."""
+    def __init__(self, path: str | Path | None = None, **options: Any) -> None:
+        """Read ``path``.
+
+        Options: columns (``input_key="question", label_key="solution"``; all names in ``layouts/mapping.py``),
+        ``layout`` (a name of ``layouts/table.py``), ``ignored_columns`` (left out), ``split`` (one name, or several of
+        which the first one found is read).
+        """
         if path is None:
             raise DataError(f"dataset {self.NAME!r} needs a path: '{self.NAME}:1.0:PATH'")
-        self._columns = _column_names(self.NAME, keys)
-        self._table = read_table(path)
+        place = f"dataset {self.NAME!r}"
+        unknown = [name for name in options if name not in self.OPTIONS]
+        if unknown:
+            raise DataError(
+                f"{place}: unknown argument {unknown[0]!r}{near_matches(unknown[0], self.OPTIONS)} "
+                f"(allowed: path, {', '.join(self.OPTIONS)})"
+            )
+        reading = Reading(
+            columns=read_keys({name: value for name, value in options.items() if name in KEYS}, place),
+            layout=options.get("layout"),
+            ignored=frozenset(_names(options.get("ignored_columns"), "ignored_columns", place)),
+        )
+        splits = tuple(_names(options.get("split"), "split", place)) or None
+        self._table = open_table(self.NAME, str(path), split=splits)
+        self._samples = SampleRows(self._table.rows, reading, self._describe)
 
     def __len__(self) -> int:
-        return len(self._table.rows)
+        return len(self._samples)
 
     def __getitem__(self, index: int) -> RawSample:
-        return convert_row(self._table.rows[index], self._columns, self.describe_row(index))
+        return self._samples.sample(index)
 
     def describe_row(self, index: int) -> str:
         """Return the dataset, the file, the line and the columns of the row."""
-        return f"dataset {self.NAME!r}, row {index}: {self._table.describe(index)}"
+        return self._samples.place(index)
+
+    def notes(self) -> list[str]:
+        """Return what was read as what, and the columns that were not read."""
+        return self._table.notes() + self._samples.notes()
+
+    def _describe(self, row: int) -> str:
+        return f"dataset {self.NAME!r}, row {row}: {self._table.describe(row)}"
 
 
+<<<<<<< HEAD
 def convert_row(row: Mapping[str, Any], columns: Mapping[str, str], place: str) -> RawSample:
     """Turn one row into a sample; ``columns`` (what -> column name) wins over the usual names."""
     if "chosen" in columns or ("answer" not in columns and {"chosen", "rejected"} <= row.keys()):
@@ -137,3 +136,11 @@ def _column_names(dataset: str, keys: Mapping[str, str]) -> dict[str, str]:
         if (first in columns) != (second in columns):
             raise DataError(f"dataset {dataset!r}: {first}_key and {second}_key go together")
     return columns
+=======
+def _names(value: Any, key: str, place: str) -> Sequence[str]:
+    """Return names given as a list, or as text with commas; null: none."""
+    names = [part.strip() for part in value.split(",")] if isinstance(value, str) else list(value or ())
+    if not all(isinstance(name, str) and name for name in names):
+        raise DataError(f"{place}: {key} must be names, got {value!r}")
+    return names
+>>>>>>> ba58e19 (WIP layouts)

@@ -1,0 +1,37 @@
+"""One row of the table of layouts: the columns that tell it, the columns it reads, and how it converts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from alignment.records import RawSample
+
+Row = Mapping[str, Any]
+Convert = Callable[[Row, str], RawSample]
+Gather = Callable[[Sequence[Row]], list[tuple[int, Row]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A known layout of rows."""
+
+    name: str
+    needs: tuple[str, ...]
+    """Columns that must all be there."""
+    convert: Convert
+    """Takes a row and its place for messages."""
+    also: tuple[str, ...] = ()
+    """Columns that are read, or say the same again, when they are there."""
+    samples: Callable[[Row, str], list[RawSample]] | None = None
+    """For rows that hold several samples: gives all of them; ``convert`` is not called."""
+    gather: Gather | None = None
+    """For samples that take several rows: gives (number of the first row, the row to convert) for each."""
+    says: str = ""
+    """What the line in the log adds to the name: how pairs are made, say."""
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """Every column that is used."""
+        return frozenset((*self.needs, *self.also))

@@ -1,0 +1,121 @@
+"""Columns named by the user: ``input_key=question`` and its relatives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from alignment.data.layouts.conversions import OWN_FIELDS
+from alignment.data.layouts.samples import answered, compare, conversation_of, flag_of, pair_of, prompt_of
+from alignment.errors import DataError
+from alignment.records import RawSample
+from alignment.registry import near_matches
+
+KEYS: Mapping[str, str] = {
+    "input_key": "input",
+    "prompt_key": "input",
+    "output_key": "answer",
+    "answer_key": "answer",
+    "label_key": "label",
+    "other_answer_key": "other_answer",
+    "better_key": "better",
+    "safer_key": "safer",
+    "is_safe_key": "is_safe",
+    "is_other_safe_key": "is_other_safe",
+    "dialogue_key": "dialogue",
+    "messages_key": "messages",
+    "chosen_key": "chosen",
+    "rejected_key": "rejected",
+    "chosen_score_key": "chosen_score",
+    "rejected_score_key": "rejected_score",
+    "system_key": "system",
+    "tools_key": "tools",
+}
+"""Argument to what the named column holds. ``label_key`` is the reference answer of a prompt; beside a column of
+answers it says whether the answer is desirable."""
+
+_USUAL = {"input": ("input", "src", "prompt", "question"), "answer": ("answer", "tgt")}
+_TOGETHER = (("chosen", "rejected"), ("chosen_score", "rejected_score"))
+
+
+def read_keys(keys: Mapping[str, Any], place: str) -> dict[str, str]:
+    """Return what -> column for ``<what>_key`` arguments; null leaves a key out."""
+    columns: dict[str, str] = {}
+    for key, name in keys.items():
+        if key not in KEYS:
+            raise DataError(f"{place}: unknown argument {key!r}{near_matches(key, KEYS)} (allowed: {', '.join(KEYS)})")
+        if name is None:
+            continue
+        if not isinstance(name, str) or not name:
+            raise DataError(f"{place}: {key} must be a column name, got {name!r}")
+        if KEYS[key] in columns:
+            raise DataError(f"{place}: {key} and another argument both name the column of the {KEYS[key]}")
+        columns[KEYS[key]] = name
+    _check_keys(columns, place)
+    return columns
+
+
+def map_row(row: Mapping[str, Any], columns: Mapping[str, str], place: str) -> tuple[RawSample, set[str]]:
+    """Return the sample of a row (without nulls) whose columns are named, and the columns read."""
+    named = {what: row[name] for what, name in columns.items() if name in row}
+    read = set(columns.values())
+    usual = {what: _usual_column(row, what) for what in ("input", "answer", *OWN_FIELDS) if what not in named}
+    if "chosen" in columns:
+        found = named.get("input", row.get(usual.get("input") or ""))
+        read.add(usual.get("input") or "")
+        return _pair(found, named, place), read
+    if "messages" in columns:
+        return conversation_of(named.get("messages"), f"{place}: column {columns['messages']!r}"), read
+    if "dialogue" in columns:
+        return RawSample(dialogue=named.get("dialogue")), read
+    read |= {name for name in usual.values() if name}
+    values = {what: row[name] for what, name in usual.items() if name} | named
+    return _fields(values, columns, place), read
+
+
+def _fields(values: dict[str, Any], columns: Mapping[str, str], place: str) -> RawSample:
+    """Return a sample of fields that stand in columns of their own."""
+    is_flag = "label" in columns and "answer" in columns
+    label = values.pop("label", None)
+    if label is not None and is_flag:
+        values["desirable"] = flag_of(label, f"{place}: column {columns['label']!r}")
+    elif label is not None:
+        values["answer"] = label
+    given, answer = values.pop("input", None), values.pop("answer", None)
+    for what in ("system", "tools"):
+        values.pop(what, None)
+    _check_apart(given, answer, place)
+    sample = RawSample(input=prompt_of(given, place)) if answer is None else answered(given, answer, place)
+    kept = {name: value for name, value in values.items() if name in OWN_FIELDS}
+    return RawSample(**{name: value for name, value in sample.items() if value is not None}, **kept)
+
+
+def _pair(prompt: Any, named: Mapping[str, Any], place: str) -> RawSample:
+    sample = pair_of(prompt, named.get("chosen"), named.get("rejected"), place)
+    if "chosen_score" in named or "rejected_score" in named:
+        sample["better"] = compare(named.get("chosen_score"), named.get("rejected_score"), place)
+    return sample
+
+
+def _check_apart(prompt: Any, answer: Any, place: str) -> None:
+    """Refuse a prompt that ends with the answer."""
+    if not isinstance(prompt, str) or not isinstance(answer, str) or len(answer.strip()) < 16:
+        return
+    if prompt.rstrip().endswith(answer.strip()):
+        raise DataError(f"{place}: the prompt holds the answer (both end with {answer.strip()[-40:]!r})")
+
+
+def _check_keys(columns: Mapping[str, str], place: str) -> None:
+    for first, second in _TOGETHER:
+        if (first in columns) != (second in columns):
+            raise DataError(f"{place}: {first}_key and {second}_key go together")
+    for what in ("answer", "other_answer", "label", "chosen", "rejected"):
+        if columns.get(what) is not None and columns[what] == columns.get("input"):
+            raise DataError(
+                f"{place}: column {columns[what]!r} is named as the prompt and as the {what}; a prompt must not hold "
+                "its answer"
+            )
+
+
+def _usual_column(row: Mapping[str, Any], what: str) -> str | None:
+    return next((name for name in _USUAL.get(what, (what,)) if name in row), None)

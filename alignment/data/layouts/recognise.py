@@ -1,0 +1,110 @@
+"""Which layout a row has, by its columns, and what becomes of columns that the layout does not read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from alignment.data.layouts.layout import Layout
+from alignment.data.layouts.samples import with_context
+from alignment.data.layouts.table import LAYOUTS
+from alignment.data.layouts.turns import read_tools
+from alignment.data.ledger import NULL_FIELD, BadRow
+from alignment.errors import DataError
+from alignment.records import RawSample
+from alignment.registry import near_matches
+
+SYSTEM, TOOLS = ("system", "system_prompt"), ("tools", "functions")
+"""Columns read beside every layout: two names each."""
+MEANINGFUL = frozenset(
+    "input instruction query question context history image images video videos audio audios mask loss_mask "
+    "is_safe better safer desirable response_schema documents".split()
+)
+"""Columns that change what a row means: where nobody reads one that holds something, the row is refused."""
+_EMPTY: tuple[Any, ...] = (None, "", [], {}, ())
+
+
+def recognise(row: Mapping[str, Any], place: str = "") -> list[Layout]:
+    """Return the layouts that fit best: one, none, or several when the columns do not decide.
+
+    A null counts as a missing column. A row that would have a layout without its nulls is a ``BadRow``.
+    """
+    found = _best([name for name, value in row.items() if value is not None])
+    if not found and _best(row):
+        nulls = ", ".join(repr(name) for name, value in row.items() if value is None)
+        raise BadRow(NULL_FIELD, f"{place}: null in {nulls}")
+    return found
+
+
+def layout_named(name: str, place: str) -> Layout:
+    """Return the layout called ``name``."""
+    known = {layout.name: layout for layout in LAYOUTS}
+    if name not in known:
+        raise DataError(f"{place}: unknown layout {name!r}{near_matches(name, known)} (known: {', '.join(known)})")
+    return known[name]
+
+
+def only_layout(found: list[Layout], place: str) -> Layout:
+    """Return the one layout found; none or several is a ``DataError`` with the way out."""
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise DataError(
+            f"{place}: no known layout has these columns; name them, for example input_key=... and output_key=... "
+            "(the known layouts stand in alignment/data/layouts/table.py)"
+        )
+    names = " and as ".join(repr(layout.name) for layout in found)
+    raise DataError(
+        f"{place}: the row can be read as {names}; say which with layout=NAME, name the columns (input_key, "
+        "output_key, ...), or leave columns out with ignored_columns"
+    )
+
+
+def check_unread(row: Mapping[str, Any], read: Iterable[str], place: str) -> None:
+    """Refuse a row in which a column that changes its meaning holds something and is not read."""
+    lost = [name for name in row if name in MEANINGFUL and not _is_empty(row[name])]
+    lost = [name for name in lost if name not in read]
+    if lost:
+        raise DataError(
+            f"{place}: column {lost[0]!r} changes the meaning of the row and is not read; name the columns (input_key, "
+            f"...), or write ignored_columns={lost[0]} to leave it out"
+        )
+
+
+def take_context(row: Mapping[str, Any], place: str) -> tuple[str | None, list[dict[str, Any]] | None]:
+    """Return the system message and the tools that stand in columns of their own."""
+    system, tools = (_only_value(row, names, place) for names in (SYSTEM, TOOLS))
+    if system is not None and not isinstance(system, str):
+        raise DataError(f"{place}: the system message must be text, got {system!r:.60}")
+    return system, None if tools is None else read_tools(tools, f"{place}: tools")
+
+
+def add_context(sample: RawSample, row: Mapping[str, Any], place: str) -> RawSample:
+    """Return the sample with the row's system message and tools; a second system message is a ``DataError``."""
+    system, tools = take_context(row, place)
+    turns = sample.get("messages") or sample.get("input") or []
+    begins = [turn["content"] for turn in turns[:1] if isinstance(turn, Mapping) and turn["role"] == "system"]
+    if system and begins:
+        if begins != [system]:
+            raise DataError(f"{place}: the system column differs from the system message of the conversation")
+        system = None
+    return with_context(sample, system, tools)
+
+
+def _best(columns: Iterable[str]) -> list[Layout]:
+    """Return the layouts whose needs are met, without those that read less of the row than another one."""
+    present = frozenset(columns)
+    fitting = [layout for layout in LAYOUTS if present.issuperset(layout.needs)]
+    read = {layout.name: present & layout.reads for layout in fitting}
+    return [one for one in fitting if not any(read[one.name] < read[other.name] for other in fitting)]
+
+
+def _only_value(row: Mapping[str, Any], names: Iterable[str], place: str) -> Any:
+    values = [row[name] for name in names if not _is_empty(row.get(name))]
+    if len(values) > 1 and values[0] != values[1]:
+        raise DataError(f"{place}: columns {' and '.join(map(repr, names))} say different things")
+    return values[0] if values else None
+
+
+def _is_empty(value: Any) -> bool:
+    return any(value is empty or (type(value) is type(empty) and value == empty) for empty in _EMPTY)

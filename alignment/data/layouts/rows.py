@@ -1,0 +1,150 @@
+"""A table of rows as samples: each row's layout, rows that give several samples, and what was read and what not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from alignment.data.layouts.layout import Layout, Row
+from alignment.data.layouts.mapping import map_row
+from alignment.data.layouts.recognise import SYSTEM, TOOLS, add_context, check_unread, layout_named, only_layout, recognise
+from alignment.data.ledger import BadRow
+from alignment.records import RawSample
+
+_PADDED = ("input", "answer", "other_answer")
+"""Fields that count as null, not as missing, where a row holds a null."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How the user wants rows to be read."""
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """What -> column; empty: the layout is recognised."""
+    layout: str | None = None
+    """The name of the layout, where the columns do not decide."""
+    ignored: frozenset[str] = frozenset()
+    """Columns that are left out on purpose."""
+
+
+class _Item(NamedTuple):
+    """One sample to be: a row, its layout (None: named columns), and which of the samples of the row."""
+
+    index: int
+    row: Row
+    layout: Layout | None
+    part: int
+
+
+class SampleRows:
+    """The samples of ``rows``; ``place_of`` says where a row comes from."""
+
+    def __init__(self, rows: Sequence[Row], reading: Reading, place_of: Callable[[int], str]) -> None:
+        self._reading = reading
+        self._place_of = place_of
+        self._unread: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
+        self._says: dict[str, str] = {}
+        kept = [self._without_ignored(row) for row in rows]
+        self._items = self._mapped(kept) if reading.columns else self._recognised(kept)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def place(self, number: int) -> str:
+        """Return where sample ``number`` comes from."""
+        return self._place_of(self._items[number].index)
+
+    def sample(self, number: int) -> RawSample:
+        """Return sample ``number``; what cannot be read is a ``DataError`` that names the place."""
+        item, place = self._items[number], self.place(number)
+        row = _without_nulls(item.row)
+        if item.layout is None and self._reading.columns:
+            sample, read = map_row(row, self._reading.columns, place)
+            renamed = {**row, **{what: row[name] for what, name in self._reading.columns.items() if name in row}}
+        else:
+            layout = only_layout(recognise(item.row, place), place) if item.layout is None else item.layout
+            read, renamed = layout.reads, row
+            sample = layout.samples(row, place)[item.part] if layout.samples else layout.convert(row, place)
+        check_unread(row, read, place)
+        sample = add_context(sample, renamed, place)
+        return _padded(sample) if len(row) < len(item.row) else sample
+
+    def notes(self) -> list[str]:
+        """Return lines for the log: as what the rows were read, and the columns that nobody reads."""
+        lines = [
+            f"{count} rows read as {name}" + (f" ({self._says[name]})" if self._says[name] else "")
+            for name, count in self._counts.items()
+        ]
+        if self._unread:
+            lines.append(f"columns not read: {', '.join(self._unread)}")
+        return lines
+
+    def _without_ignored(self, row: Row) -> Row:
+        ignored = self._reading.ignored
+        return {name: value for name, value in row.items() if name not in ignored} if ignored else row
+
+    def _mapped(self, rows: Sequence[Row]) -> list[_Item]:
+        named = ", ".join(f"{what} in {name}" for what, name in self._reading.columns.items())
+        self._note(f"named columns ({named})", "", len(rows), rows, set(self._reading.columns.values()))
+        return [_Item(index, row, None, 0) for index, row in enumerate(rows)]
+
+    def _recognised(self, rows: Sequence[Row]) -> list[_Item]:
+        """Return the items in the order of the rows; rows without a single layout say so when they are read."""
+        groups: dict[str, list[int]] = {}
+        layouts: dict[str, Layout | None] = {}
+        seen: dict[Any, Layout | None] = {}
+        for index, row in enumerate(rows):
+            key = tuple((name, row[name] is None) for name in row)
+            if key not in seen:
+                seen[key] = self._layout_of(row)
+            layout = seen[key]
+            name = layout.name if layout else ""
+            layouts[name] = layout
+            groups.setdefault(name, []).append(index)
+        items = [item for name, indices in groups.items() for item in self._items_of(rows, indices, layouts[name])]
+        return sorted(items, key=lambda item: (item.index, item.part))
+
+    def _layout_of(self, row: Row) -> Layout | None:
+        if self._reading.layout:
+            return layout_named(self._reading.layout, "layout")
+        try:
+            found = recognise(row)
+        except BadRow:
+            return None
+        return found[0] if len(found) == 1 else None
+
+    def _items_of(self, rows: Sequence[Row], indices: Sequence[int], layout: Layout | None) -> list[_Item]:
+        if layout is None:
+            return [_Item(index, rows[index], None, 0) for index in indices]
+        chosen = [rows[index] for index in indices]
+        self._note(layout.name, layout.says, len(indices), chosen, layout.reads)
+        if layout.gather is not None:
+            gathered = layout.gather([_without_nulls(row) for row in chosen])
+            pairs = [(indices[number], row) for number, row in gathered]
+        else:
+            pairs = list(zip(indices, chosen, strict=True))
+        if layout.samples is None:
+            return [_Item(index, row, layout, 0) for index, row in pairs]
+        return [
+            _Item(index, row, layout, part)
+            for index, row in pairs
+            for part in range(len(layout.samples(_without_nulls(row), self._place_of(index))))
+        ]
+
+    def _note(self, name: str, says: str, count: int, rows: Sequence[Row], read: frozenset[str] | set[str]) -> None:
+        self._counts[name] += count
+        self._says[name] = says
+        known = {*read, *SYSTEM, *TOOLS}
+        self._unread.update(dict.fromkeys(name for row in rows for name in row if name not in known and row[name] is not None))
+
+
+def _without_nulls(row: Row) -> Row:
+    return {name: value for name, value in row.items() if value is not None}
+
+
+def _padded(sample: RawSample) -> RawSample:
+    """Return the sample with a null for each field it lacks: the row has the column, with nothing in it."""
+    return RawSample(**{**dict.fromkeys(_PADDED), **sample})

@@ -1,0 +1,177 @@
+"""Turns in every spelling that data comes in, to messages: {"role", "content"} with the roles of chat templates.
+
+Read are role/content and from/value objects, question and answer objects or pairs, strings in alternation, and the
+text transcripts of ``transcripts``. Content parts of type text are joined; any other part is refused by its name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from alignment.errors import DataError
+
+Message = dict[str, Any]
+
+ROLES: Mapping[str, str] = {
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "model", "bot", "chatgpt", "bing", "bard"), "assistant"),
+    **dict.fromkeys(("tool", "observation", "ipython", "function", "function_response", "tool_response"), "tool"),
+    **dict.fromkeys(("function_call", "tool_call"), "call"),
+}
+"""Spellings of a role, in lower case; ``call`` is an assistant turn whose text is a call in JSON."""
+
+_PAIR_KEYS = (("human", "assistant"), ("user", "assistant"), ("input", "output"), ("question", "answer"))
+_FLAGS = ("train", "weight", "loss")
+_REFUSED_KEYS = ("train_detail", "images", "image", "audio", "videos", "loss_mask")
+_TEMPLATE_KEYS = ("tool_calls", "tool_call_id", "name", "reasoning_content", "thinking")
+_READ_KEYS = ("role", "from", "content", "value", "function_call", *_FLAGS)
+
+
+def is_turns(value: Any) -> bool:
+    """Tell whether ``value`` is a non-empty list whose first item is an object."""
+    return isinstance(value, (list, tuple)) and bool(value) and isinstance(value[0], Mapping)
+
+
+def read_turns(value: Any, place: str) -> list[Message]:
+    """Return the messages of a list of turns; ``place`` begins every message of an error."""
+    if isinstance(value, Mapping):
+        value = [value]
+    if not isinstance(value, (list, tuple)) or not value:
+        raise DataError(f"{place} must be a list of messages, got {value!r:.60}")
+    messages: list[Message] = []
+    for number, turn in enumerate(value):
+        messages += _read_turn(turn, number, f"{place}, message {number}")
+    return messages
+
+
+def read_history(value: Any, place: str) -> list[Message]:
+    """Return the messages of earlier turns, which may be missing: ``[[question, answer], ...]`` or a list of turns."""
+    return read_turns(value, place) if value else []
+
+
+def call_message(calls: Any, place: str) -> Message:
+    """Return the assistant's message that calls tools: ``calls`` is ``{"name", "arguments"}`` or a list, or its JSON."""
+    parsed = _parse_json(calls, place)
+    items = parsed if isinstance(parsed, list) else [parsed]
+    return {"role": "assistant", "content": "", "tool_calls": [_read_call(item, place) for item in items]}
+
+
+def read_tools(value: Any, place: str) -> list[dict[str, Any]]:
+    """Return descriptions of tools given as a list, or as its JSON text."""
+    parsed = _parse_json(value, place)
+    if not isinstance(parsed, list) or not all(isinstance(tool, Mapping) for tool in parsed):
+        raise DataError(f"{place} must be a list of objects (or its JSON text), got {value!r:.60}")
+    return [dict(tool) for tool in parsed]
+
+
+def _read_turn(turn: Any, number: int, place: str) -> list[Message]:
+    if isinstance(turn, str):
+        return [{"role": "assistant" if number % 2 else "user", "content": turn}]
+    if isinstance(turn, (list, tuple)) and len(turn) == 2 and all(isinstance(text, str) for text in turn):
+        return [{"role": "user", "content": turn[0]}, {"role": "assistant", "content": turn[1]}]
+    if not isinstance(turn, Mapping):
+        raise DataError(f"{place}: expected {{'role', 'content'}} with text, got {turn!r:.80}")
+    if "role" not in turn and "from" not in turn:
+        return _read_pair(turn, place)
+    return [_read_message(turn, place)]
+
+
+def _read_pair(turn: Mapping[str, Any], place: str) -> list[Message]:
+    for question, answer in _PAIR_KEYS:
+        if isinstance(turn.get(question), str) and isinstance(turn.get(answer), str):
+            return [{"role": "user", "content": turn[question]}, {"role": "assistant", "content": turn[answer]}]
+    raise DataError(
+        f"{place}: expected {{'role', 'content'}} or {{'from', 'value'}} with text, got keys {', '.join(map(str, turn))}"
+    )
+
+
+def _read_message(turn: Mapping[str, Any], place: str) -> Message:
+    spelling = turn.get("role", turn.get("from"))
+    role = ROLES.get(str(spelling).lower())
+    if role is None:
+        raise DataError(f"{place}: role {spelling!r} is not known (allowed: {', '.join(ROLES)})")
+    refused = [key for key in _REFUSED_KEYS if turn.get(key)]
+    if refused:
+        raise DataError(f"{place}: {refused[0]!r} changes what is trained and is not read")
+    value = turn.get("content", turn.get("value"))
+    if role == "call":
+        message = call_message(value, place)
+    else:
+        message = {"role": role, "content": _read_content(value, turn, place)}
+    message |= _template_keys(turn, place)
+    flag = _read_flag(turn, message["role"], place)
+    return message if flag is not False else {**message, "train": False}
+
+
+def _read_content(value: Any, turn: Mapping[str, Any], place: str) -> str:
+    if value is None and (turn.get("tool_calls") or turn.get("function_call")):
+        return ""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, (list, tuple)):
+        raise DataError(f"{place}: expected {{'role', 'content'}} with text, got {dict(turn)!r:.80}")
+    return "".join(_read_part(part, place) for part in value)
+
+
+def _read_part(part: Any, place: str) -> str:
+    kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+    if kind != "text" or not isinstance(part.get("text"), str):
+        raise DataError(f"{place}: a content part of type {kind!r} is not read (allowed: parts of type 'text')")
+    return part["text"]
+
+
+def _template_keys(turn: Mapping[str, Any], place: str) -> Message:
+    """Return what the template may read beside the text; calls get the form of chat templates."""
+    kept = {key: turn[key] for key in _TEMPLATE_KEYS if turn.get(key)}
+    if "tool_calls" in kept:
+        kept["tool_calls"] = [_read_call(call, place) for call in kept["tool_calls"]]
+    elif turn.get("function_call"):
+        kept["tool_calls"] = [_read_call(turn["function_call"], place)]
+    return kept
+
+
+def _read_call(call: Any, place: str) -> dict[str, Any]:
+    """Return ``{"type": "function", "function": {"name", "arguments"}}`` with the arguments as an object."""
+    inner = call.get("function", call) if isinstance(call, Mapping) else None
+    if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
+        raise DataError(f"{place}: a tool call must be {{'name', 'arguments'}}, got {call!r:.80}")
+    arguments = inner.get("arguments", {})
+    made: dict[str, Any] = {"name": inner["name"], "arguments": _parse_json(arguments, place)}
+    number = {"id": call["id"]} if call.get("id") else {}
+    return {**number, "type": "function", "function": made}
+
+
+def _parse_json(value: Any, place: str) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{place}: {value!r:.80} is not valid JSON ({error.msg}, column {error.colno})") from error
+
+
+def _read_flag(turn: Mapping[str, Any], role: str, place: str) -> bool | None:
+    """Return whether the turn is trained on, None when the data does not say."""
+    given = {key: turn[key] for key in _FLAGS if turn.get(key) is not None}
+    for key, value in given.items():
+        if value not in (0, 1):
+            raise DataError(f"{place}: {key!r} is {value!r} (allowed: 0, 1, false, true)")
+    flags = {bool(value) for value in given.values()}
+    if len(flags) > 1:
+        raise DataError(f"{place}: {', '.join(given)} contradict each other")
+    if True in flags and role != "assistant":
+        raise DataError(f"{place}: {next(iter(given))!r} asks to train on a turn of the {role}; only the assistant's are")
+    return flags.pop() if flags and role == "assistant" else None
+
+
+def join_texts(*texts: str | None) -> str:
+    """Return the texts that are not empty, joined by a space: how ``alpaca`` joins instruction and input."""
+    return " ".join(text for text in texts if text)
+
+
+def dialogue_turns(texts: Sequence[str]) -> list[Message]:
+    """Return texts in alternation, the user's first, as messages."""
+    return [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(texts)]
