@@ -5,7 +5,6 @@ from alignment.data.preference import PreferenceDataset
 from alignment.data.prompt_only import PromptOnlyDataset
 from alignment.data.raw_dataset import RawDataset
 from alignment.data.safety_preference import SafetyPreferenceDataset
-from alignment.data.sources import alpaca, json_lines, packing, safe_rlhf  # noqa: F401 - importing them registers them
 from alignment.data.supervised import SupervisedDataset
 from alignment.records import RawSample
 

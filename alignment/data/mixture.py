@@ -14,7 +14,6 @@ from alignment.data.sources.tables import MissingPathError
 from alignment.errors import DataError, UserError
 from alignment.records import RawSample
 
-
 MAX_ROWS = 100_000_000
 """Rows that a dataset may be asked for; more is a slip of the pen, not a plan."""
 

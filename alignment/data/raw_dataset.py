@@ -12,14 +12,18 @@ A subclass that sets ``NAME`` is registered when its class statement runs::
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import pkgutil
+import sys
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from alignment.data.mixing import split_rows
-from alignment.errors import DataError
+from alignment.errors import DataError, UserError
 from alignment.records import RawSample
 from alignment.registry import Registry
 
@@ -78,7 +82,7 @@ class RawDataset(ABC):
     @classmethod
     def load(cls, name: str, /, *args: Any, **kwargs: Any) -> RawDataset:
         """Build the dataset registered as ``name`` (NAME or alias); an unknown name lists near matches."""
-        dataset_class = _REGISTRY[name].dataset_class
+        dataset_class = dataset_class_of(name)
         signature = inspect.signature(dataset_class)
         try:
             signature.bind(*args, **kwargs)
@@ -111,12 +115,37 @@ class RowsOf(RawDataset):
 
 def canonical_name(name: str) -> str:
     """Return the NAME behind a NAME or alias; an unknown name is a ``DataError`` with near matches."""
+    _discover()
     return _REGISTRY.canonical(name)
+
+
+def dataset_class_of(name: str) -> type[RawDataset]:
+    """Return the class registered as ``name``; an unknown name is a ``DataError`` with near matches."""
+    return _REGISTRY[canonical_name(name)].dataset_class
 
 
 def registered_names() -> list[str]:
     """Return the NAME of every registered dataset, in order of registration."""
+    _discover()
     return list(_REGISTRY)
+
+
+def _discover() -> None:
+    """Import every module of ``alignment.data.sources``, so that its datasets register."""
+    package = importlib.import_module("alignment.data.sources")
+    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        if module.name in sys.modules:
+            continue
+        try:
+            importlib.import_module(module.name)
+        except UserError:
+            raise
+        except Exception as error:  # the file may be a user's: report whatever its code raises
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            raise DataError(
+                f"module {module.name} cannot be imported: {type(error).__name__}: {error} ({frame.filename}, line "
+                f"{frame.lineno})"
+            ) from error
 
 
 def _register(cls: type[RawDataset]) -> None:

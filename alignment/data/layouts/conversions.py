@@ -22,6 +22,10 @@ from alignment.data.layouts.turns import dialogue_turns, join_texts, read_histor
 from alignment.errors import DataError
 from alignment.records import RawSample
 
+SAFE_RLHF = (
+    *("prompt", "response_0", "response_1", "better_response_id", "safer_response_id"),
+    *("is_response_0_safe", "is_response_1_safe"),
+)
 OWN_FIELDS = ("answer", "other_answer", "better", "safer", "is_safe", "is_other_safe", "desirable")
 
 
@@ -38,7 +42,9 @@ def own_with(prompt: str) -> Convert:
 
 def dialogue(row: Row, place: str) -> RawSample:
     """``dialogue``: turns in alternation, or messages."""
-    return RawSample(dialogue=row["dialogue"]) if _is_texts(row["dialogue"]) else conversation_of(row["dialogue"], place)
+    return (
+        RawSample(dialogue=row["dialogue"]) if _is_texts(row["dialogue"]) else conversation_of(row["dialogue"], place)
+    )
 
 
 def answer_in(prompt: str, answer: str) -> Convert:
@@ -266,7 +272,9 @@ def _interleave(source: Any, target: Any, place: str) -> list[Any]:
     sources = [source] if isinstance(source, str) else list(source)
     targets = [target] if isinstance(target, str) else list(target)
     if len(sources) - len(targets) not in (0, 1):
-        raise DataError(f"{place}: {len(sources)} turns in 'src' with {len(targets)} in 'tgt' (allowed: as many, or one less)")
+        raise DataError(
+            f"{place}: {len(sources)} turns in 'src' with {len(targets)} in 'tgt' (allowed: as many, or one less)"
+        )
     turns = [turn for pair in zip(sources, targets, strict=False) for turn in pair]
     return turns + sources[len(targets) :]
 
@@ -291,4 +299,3 @@ def _is_first(row: Row, name: str, place: str) -> bool | None:
 def _plain_text(value: Any) -> Any:
     """Return the text of a question that WebGPT keeps as ``{"full_text": ...}``."""
     return value["full_text"] if isinstance(value, Mapping) and "full_text" in value else value
-

@@ -60,10 +60,10 @@ def map_row(row: Mapping[str, Any], columns: Mapping[str, str], place: str) -> t
     named = {what: row[name] for what, name in columns.items() if name in row}
     read = set(columns.values())
     usual = {what: _usual_column(row, what) for what in ("input", "answer", *OWN_FIELDS) if what not in named}
-    if "chosen" in columns:
-        found = named.get("input", row.get(usual.get("input") or ""))
-        read.add(usual.get("input") or "")
-        return _pair(found, named, place), read
+    if _is_pair(row, columns):
+        usual = {"input": usual.get("input"), "chosen": "chosen", "rejected": "rejected"}
+        named = {what: row[name] for what, name in usual.items() if name in row} | named
+        return _pair(named, place), read | {name for name in usual.values() if name}
     if "messages" in columns:
         return conversation_of(named.get("messages"), f"{place}: column {columns['messages']!r}"), read
     if "dialogue" in columns:
@@ -90,8 +90,16 @@ def _fields(values: dict[str, Any], columns: Mapping[str, str], place: str) -> R
     return RawSample(**{name: value for name, value in sample.items() if value is not None}, **kept)
 
 
-def _pair(prompt: Any, named: Mapping[str, Any], place: str) -> RawSample:
-    sample = pair_of(prompt, named.get("chosen"), named.get("rejected"), place)
+def _is_pair(row: Mapping[str, Any], columns: Mapping[str, str]) -> bool:
+    """Tell whether two answers are wanted: named, or there while the named columns hold no answer."""
+    if "chosen" in columns or "chosen_score" in columns:
+        return True
+    others = {"answer", "label", "messages", "dialogue"} & columns.keys()
+    return not others and {"chosen", "rejected"} <= row.keys() - set(columns.values())
+
+
+def _pair(named: Mapping[str, Any], place: str) -> RawSample:
+    sample = pair_of(named.get("input"), named.get("chosen"), named.get("rejected"), place)
     if "chosen_score" in named or "rejected_score" in named:
         sample["better"] = compare(named.get("chosen_score"), named.get("rejected_score"), place)
     return sample

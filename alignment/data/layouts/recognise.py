@@ -17,8 +17,11 @@ from alignment.registry import near_matches
 SYSTEM, TOOLS = ("system", "system_prompt"), ("tools", "functions")
 """Columns read beside every layout: two names each."""
 MEANINGFUL = frozenset(
-    "input instruction query question context history image images video videos audio audios mask loss_mask "
-    "is_safe better safer desirable response_schema documents".split()
+    (
+        *("input", "instruction", "query", "question", "context", "history", "documents", "mask", "loss_mask"),
+        *("image", "images", "video", "videos", "audio", "audios", "response_schema"),
+        *("better", "safer", "is_safe", "is_other_safe", "desirable"),
+    )
 )
 """Columns that change what a row means: where nobody reads one that holds something, the row is refused."""
 _EMPTY: tuple[Any, ...] = (None, "", [], {}, ())
@@ -82,7 +85,8 @@ def take_context(row: Mapping[str, Any], place: str) -> tuple[str | None, list[d
 def add_context(sample: RawSample, row: Mapping[str, Any], place: str) -> RawSample:
     """Return the sample with the row's system message and tools; a second system message is a ``DataError``."""
     system, tools = take_context(row, place)
-    turns = sample.get("messages") or sample.get("input") or []
+    turns = sample.get("messages") or sample.get("input")
+    turns = turns if isinstance(turns, list) else []
     begins = [turn["content"] for turn in turns[:1] if isinstance(turn, Mapping) and turn["role"] == "system"]
     if system and begins:
         if begins != [system]:

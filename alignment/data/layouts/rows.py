@@ -9,11 +9,21 @@ from typing import Any, NamedTuple
 
 from alignment.data.layouts.layout import Layout, Row
 from alignment.data.layouts.mapping import map_row
-from alignment.data.layouts.recognise import SYSTEM, TOOLS, add_context, check_unread, layout_named, only_layout, recognise
+from alignment.data.layouts.recognise import (
+    SYSTEM,
+    TOOLS,
+    add_context,
+    check_unread,
+    layout_named,
+    only_layout,
+    recognise,
+)
 from alignment.data.ledger import BadRow
+from alignment.data.raw_sample import FIELDS
+from alignment.errors import DataError
 from alignment.records import RawSample
 
-_PADDED = ("input", "answer", "other_answer")
+_PADDED = ("input", "answer", "other_answer", "better")
 """Fields that count as null, not as missing, where a row holds a null."""
 
 
@@ -62,6 +72,7 @@ class SampleRows:
         item, place = self._items[number], self.place(number)
         row = _without_nulls(item.row)
         if item.layout is None and self._reading.columns:
+            self._check_named(item.row, place)
             sample, read = map_row(row, self._reading.columns, place)
             renamed = {**row, **{what: row[name] for what, name in self._reading.columns.items() if name in row}}
         else:
@@ -70,7 +81,7 @@ class SampleRows:
             sample = layout.samples(row, place)[item.part] if layout.samples else layout.convert(row, place)
         check_unread(row, read, place)
         sample = add_context(sample, renamed, place)
-        return _padded(sample) if len(row) < len(item.row) else sample
+        return _padded(sample, item.row) if len(row) < len(item.row) else sample
 
     def notes(self) -> list[str]:
         """Return lines for the log: as what the rows were read, and the columns that nobody reads."""
@@ -81,6 +92,11 @@ class SampleRows:
         if self._unread:
             lines.append(f"columns not read: {', '.join(self._unread)}")
         return lines
+
+    def _check_named(self, row: Row, place: str) -> None:
+        for name in self._reading.columns.values():
+            if name not in row:
+                raise DataError(f"{place}: missing column {name!r}")
 
     def _without_ignored(self, row: Row) -> Row:
         ignored = self._reading.ignored
@@ -138,13 +154,16 @@ class SampleRows:
         self._counts[name] += count
         self._says[name] = says
         known = {*read, *SYSTEM, *TOOLS}
-        self._unread.update(dict.fromkeys(name for row in rows for name in row if name not in known and row[name] is not None))
+        self._unread.update(
+            dict.fromkeys(name for row in rows for name in row if name not in known and row[name] is not None)
+        )
 
 
 def _without_nulls(row: Row) -> Row:
     return {name: value for name, value in row.items() if value is not None}
 
 
-def _padded(sample: RawSample) -> RawSample:
+def _padded(sample: RawSample, row: Row) -> RawSample:
     """Return the sample with a null for each field it lacks: the row has the column, with nothing in it."""
-    return RawSample(**{**dict.fromkeys(_PADDED), **sample})
+    nulls = [name for name in FIELDS if name in row and row[name] is None]
+    return RawSample(**{**dict.fromkeys((*_PADDED, *nulls)), **sample})

@@ -31,9 +31,9 @@ def prompt_turns(value: Any, place: str) -> list[Message]:
 
 
 def prompt_of(value: Any, place: str) -> Any:
-    """Return a prompt as an ``input``: text as it is, everything else as turns; None stays (a null in the row)."""
-    if value is None:
-        return None
+    """Return a prompt as an ``input``: text as it is, lists as turns; other types pass to ``check_sample``."""
+    if not isinstance(value, (str, list, tuple, Mapping)):
+        return value
     messages = prompt_turns(value, place)
     return value if isinstance(value, str) and not is_transcript(value) else input_of(messages)
 
@@ -184,7 +184,7 @@ def _cut(value: Any, place: str) -> tuple[list[Message], str]:
     messages = read_transcript(value) if isinstance(value, str) else read_turns(value, place)
     last = messages[-1]
     if last["role"] != "assistant" or last.get("tool_calls"):
-        raise DataError(f"{place}: the last message must be an answer of the assistant")
+        raise DataError(f"{place}: the last message must be the assistant's answer")
     return messages[:-1], last["content"]
 
 

@@ -36,9 +36,17 @@ def _prompts_and_answers() -> list[Layout]:
 def _alpaca() -> list[Layout]:
     answers = [a for a in ANSWERS if a != "label"]
     return [
-        *(Layout("alpaca" if a == "output" else f"alpaca with {a}", ("instruction", a), c.alpaca(a), _ALPACA) for a in answers),
         *(
-            Layout(f"alpaca with {label}", ("instruction", "output", label), c.desirable(c.alpaca("output"), label), _ALPACA)
+            Layout("alpaca" if a == "output" else f"alpaca with {a}", ("instruction", a), c.alpaca(a), _ALPACA)
+            for a in answers
+        ),
+        *(
+            Layout(
+                f"alpaca with {label}",
+                ("instruction", "output", label),
+                c.desirable(c.alpaca("output"), label),
+                _ALPACA,
+            )
             for label in _LABELS
         ),
         Layout("alpaca prompts", ("instruction",), c.alpaca(None), _ALPACA),
@@ -57,7 +65,10 @@ def _conversations() -> list[Layout]:
             Layout(f"{n}, chosen and rejected", (n, "chosen", "rejected"), c.conversation_pair(n))
             for n in ("messages", "conversations", "trajectory")
         ),
-        *(Layout(f"messages and {n}", ("messages", n), c.rejected_in(n)) for n in ("rejected_response", "rejected_messages")),
+        *(
+            Layout(f"messages and {n}", ("messages", n), c.rejected_in(n))
+            for n in ("rejected_response", "rejected_messages")
+        ),
         Layout("RLHFlow prompts", ("context_messages",), c.prompt_in("context_messages"), ("context",)),
     ]
 
@@ -74,8 +85,7 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout("UltraFeedback binarized", ("prompt", "chosen", "rejected", "messages"), c.ultrafeedback),
     Layout("prompt, response, chosen and rejected", ("prompt", "response", "chosen", "rejected"), c.pair_in("prompt")),
     Layout("KTO", ("prompt", "completion", "label"), c.desirable(c.answer_in("prompt", "completion"), "label")),
-    Layout("safe-rlhf", ("prompt", "response_0", "response_1", "better_response_id", "safer_response_id",
-                         "is_response_0_safe", "is_response_1_safe"), c.safe_rlhf),
+    Layout("safe-rlhf", c.SAFE_RLHF, c.safe_rlhf),
     Layout("Nectar", ("prompt", "answers"), c.ranked_objects("answers", "answer", "rank", prompt="prompt", sign=-1),
            says=_BEST_WORST),
     Layout("UltraFeedback", ("instruction", "completions"),

@@ -37,7 +37,8 @@ def read_transcript(text: str) -> list[Message]:
     pieces = split.split("\n\n" + text.lstrip())
     roles = {"Human": "user", "Assistant": "assistant"}
     return [
-        {"role": roles[role], "content": content.strip()} for role, content in zip(pieces[1::2], pieces[2::2], strict=True)
+        {"role": roles[role], "content": content.strip()}
+        for role, content in zip(pieces[1::2], pieces[2::2], strict=True)
     ]
 
 
@@ -45,9 +46,9 @@ def check_prompt(text: str, place: str) -> None:
     """Refuse a prompt that is a conversation in another template with the answer at its end."""
     if not _RENDERED.match(text):
         return
-    end = None
-    for end in _ANSWER.finditer(text):
-        pass
-    rest = text[end.end() :] if end else ""
+    ends = [found.end() for found in _ANSWER.finditer(text)]
+    rest = text[ends[-1] :] if ends else ""
     if re.sub(r"<\|?[\w|]*\|?>|</s>", "", rest).strip() and not _QUESTION.search(rest):
-        raise DataError(f"{place}: the prompt holds an answer (it ends with {text[-40:]!r}); name the column of the prompt")
+        raise DataError(
+            f"{place}: the prompt holds an answer (it ends with {text[-40:]!r}); name the column of the prompt"
+        )

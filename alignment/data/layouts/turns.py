@@ -53,7 +53,7 @@ def read_history(value: Any, place: str) -> list[Message]:
 
 
 def call_message(calls: Any, place: str) -> Message:
-    """Return the assistant's message that calls tools: ``calls`` is ``{"name", "arguments"}`` or a list, or its JSON."""
+    """Return the assistant's message that calls tools; ``calls`` is ``{"name", "arguments"}``, a list, or its JSON."""
     parsed = _parse_json(calls, place)
     items = parsed if isinstance(parsed, list) else [parsed]
     return {"role": "assistant", "content": "", "tool_calls": [_read_call(item, place) for item in items]}
@@ -83,9 +83,7 @@ def _read_pair(turn: Mapping[str, Any], place: str) -> list[Message]:
     for question, answer in _PAIR_KEYS:
         if isinstance(turn.get(question), str) and isinstance(turn.get(answer), str):
             return [{"role": "user", "content": turn[question]}, {"role": "assistant", "content": turn[answer]}]
-    raise DataError(
-        f"{place}: expected {{'role', 'content'}} or {{'from', 'value'}} with text, got keys {', '.join(map(str, turn))}"
-    )
+    raise DataError(f"{place}: expected {{'role', 'content'}} or {{'from', 'value'}} with text, got {dict(turn)!r:.80}")
 
 
 def _read_message(turn: Mapping[str, Any], place: str) -> Message:
@@ -163,7 +161,9 @@ def _read_flag(turn: Mapping[str, Any], role: str, place: str) -> bool | None:
     if len(flags) > 1:
         raise DataError(f"{place}: {', '.join(given)} contradict each other")
     if True in flags and role != "assistant":
-        raise DataError(f"{place}: {next(iter(given))!r} asks to train on a turn of the {role}; only the assistant's are")
+        raise DataError(
+            f"{place}: {next(iter(given))!r} asks to train on a turn of the {role}; only the assistant's are"
+        )
     return flags.pop() if flags and role == "assistant" else None
 
 

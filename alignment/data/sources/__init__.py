@@ -1,1 +1,1 @@
-"""The built-in raw datasets; importing a module here registers its classes by NAME."""
+"""The built-in raw datasets: every module here is imported before a dataset is looked for, so a new file registers."""

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from alignment.data.raw_dataset import RawDataset
+from alignment.data.sources.folders import Splits, choose_split
 from alignment.data.sources.tables import MissingPathError, Table, read_table
-from alignment.errors import DataError
+from alignment.errors import DataError, UserError
 from alignment.records import RawSample
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -23,7 +24,7 @@ class HubDataset(RawDataset):
     SPLIT: ClassVar[str]
 
     def __init__(self, path: str | None = None) -> None:
-        self._table = open_table(self.NAME, path or self.HUB_ID, split=self.SPLIT)
+        self._table = open_table(self.NAME, path or self.HUB_ID, splits=(self.SPLIT,))
 
     @abstractmethod
     def convert(self, row: Mapping[str, Any], place: str) -> RawSample:
@@ -35,24 +36,33 @@ class HubDataset(RawDataset):
     def __len__(self) -> int:
         return len(self._table.rows)
 
+    def notes(self) -> list[str]:
+        """Return which split of a folder was read."""
+        return self._table.notes()
+
     def describe_row(self, index: int) -> str:
         """Return the dataset, the row, and the file with its line where there is one."""
         return f"dataset {self.NAME!r}, row {index}: {self._table.describe(index)}"
 
 
-def open_table(name: str, path: str, *, split: str) -> Table:
-    """Read ``path`` when it exists here, else download it when it has the form ``owner/name``."""
+def open_table(name: str, path: str, *, splits: Splits | None = None) -> Table:
+    """Read ``path`` when it exists here, else download it when it has the form ``owner/name``.
+
+    Of several splits the first of ``splits`` that is there is read; None reads all of a folder, the only one of a hub
+    dataset.
+    """
     if Path(path).expanduser().exists():
-        return read_table(path, split=split)
+        return read_table(path, splits=splits)
     if not _HUB_NAME.fullmatch(path):
         raise MissingPathError(
             f"dataset {name!r}: path {path!r} is neither a file or folder (current folder: {Path.cwd()}) "
             "nor a hub name of the form owner/name"
         )
-    return Table(_download(name, path, split), None, f"{path} [{split}]")
+    split, rows = _download(name, path, splits)
+    return Table(rows, None, f"{path} [{split}]")
 
 
-def _download(name: str, hub_id: str, split: str) -> Any:
+def _download(name: str, hub_id: str, splits: Splits | None) -> tuple[str, Any]:
     advice = f"give a local copy (file or folder) as the third part: '{name}:1.0:PATH'"
     try:
         from datasets import load_dataset
@@ -62,9 +72,16 @@ def _download(name: str, hub_id: str, split: str) -> Any:
             f"(pip install datasets); or {advice}"
         ) from error
     try:
-        return load_dataset(hub_id, split=split)
+        split = splits[0] if splits else "train"
+        if splits is None or len(splits) > 1:
+            from datasets import get_dataset_split_names
+
+            split = choose_split(get_dataset_split_names(hub_id), splits or ("train",), f"{hub_id} on the hub")
+        return split, load_dataset(hub_id, split=split)
+    except UserError:
+        raise
     except Exception as error:  # offline, unknown, gated, damaged: the library raises many unrelated types
         raise DataError(
-            f"dataset {name!r}: {hub_id} (split {split!r}) cannot be loaded from the hub: "
-            f"{type(error).__name__}: {error}; {advice}"
+            f"dataset {name!r}: {hub_id} (split {' or '.join(map(repr, splits or ('train',)))}) cannot be loaded from "
+            f"the hub: {type(error).__name__}: {error}; {advice}"
         ) from error

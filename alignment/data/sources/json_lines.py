@@ -46,7 +46,7 @@ class JsonLinesDataset(RawDataset):
             ignored=frozenset(_names(options.get("ignored_columns"), "ignored_columns", place)),
         )
         splits = tuple(_names(options.get("split"), "split", place)) or None
-        self._table = open_table(self.NAME, str(path), split=splits)
+        self._table = open_table(self.NAME, str(path), splits=splits)
         self._samples = SampleRows(self._table.rows, reading, self._describe)
 
     def __len__(self) -> int:
@@ -67,80 +67,9 @@ class JsonLinesDataset(RawDataset):
         return f"dataset {self.NAME!r}, row {row}: {self._table.describe(row)}"
 
 
-<<<<<<< HEAD
-def convert_row(row: Mapping[str, Any], columns: Mapping[str, str], place: str) -> RawSample:
-    """Turn one row into a sample; ``columns`` (what -> column name) wins over the usual names."""
-    if "chosen" in columns or ("answer" not in columns and {"chosen", "rejected"} <= row.keys()):
-        return _convert_pair(row, columns, place)
-    if "messages" in columns or (not columns and "messages" in row):
-        messages = column(row, columns.get("messages", "messages"), place)
-        if not is_messages(messages):
-            raise DataError(f"{place}: column {columns.get('messages', 'messages')!r} must be a list of messages")
-        return RawSample(dialogue=turns_of(messages, place))
-    fields = [field for field in FIELDS if field != "messages" and _has(row, field, columns)]
-    sample = {field: _find(row, field, columns, place) for field in fields}
-    if not sample:
-        raise DataError(
-            f"{place}: no known column; name it, for example input_key=... (known: {', '.join(FIELDS)}, src, tgt, "
-            "prompt, messages, chosen, rejected)"
-        )
-    if "input" in sample:
-        sample["input"] = plain_input(sample["input"], place)
-    return RawSample(**sample)
-
-
-def _convert_pair(row: Mapping[str, Any], columns: Mapping[str, str], place: str) -> RawSample:
-    chosen = column(row, columns.get("chosen", "chosen"), place)
-    rejected = column(row, columns.get("rejected", "rejected"), place)
-    prompt = _find(row, "input", columns, place) if _has(row, "input", columns) else None
-    value, answer, other_answer = pair_of(prompt, chosen, rejected, place)
-    sample = RawSample(input=value, answer=answer, other_answer=other_answer, better=True)
-    if "chosen_score" in columns:
-        sample["better"] = _compare(row, columns, place)
-    return sample
-
-
-def _compare(row: Mapping[str, Any], columns: Mapping[str, str], place: str) -> bool | None:
-    """Return whether the chosen score is higher; None for a tie."""
-    scores = [column(row, columns[name], place) for name in ("chosen_score", "rejected_score")]
-    for score in scores:
-        if isinstance(score, bool) or not isinstance(score, (int, float)):
-            raise DataError(f"{place}: score {score!r} must be a number")
-    return None if scores[0] == scores[1] else scores[0] > scores[1]
-
-
-def _has(row: Mapping[str, Any], field: str, columns: Mapping[str, str]) -> bool:
-    return field in columns or any(name in row for name in _USUAL_COLUMNS.get(field, (field,)))
-
-
-def _find(row: Mapping[str, Any], field: str, columns: Mapping[str, str], place: str) -> Any:
-    if field in columns:
-        return column(row, columns[field], place)
-    return next(row[name] for name in _USUAL_COLUMNS.get(field, (field,)) if name in row)
-
-
-def _column_names(dataset: str, keys: Mapping[str, str]) -> dict[str, str]:
-    columns: dict[str, str] = {}
-    for key, name in keys.items():
-        if key not in KEYS:
-            raise DataError(
-                f"dataset {dataset!r}: unknown argument {key!r}{near_matches(key, KEYS)} "
-                f"(allowed: path, {', '.join(KEYS)})"
-            )
-        if not isinstance(name, str) or not name:
-            raise DataError(f"dataset {dataset!r}: {key} must be a column name, got {name!r}")
-        if KEYS[key] in columns:
-            raise DataError(f"dataset {dataset!r}: {key} and another argument both name the column of the {KEYS[key]}")
-        columns[KEYS[key]] = name
-    for first, second in (("chosen", "rejected"), ("chosen_score", "rejected_score")):
-        if (first in columns) != (second in columns):
-            raise DataError(f"dataset {dataset!r}: {first}_key and {second}_key go together")
-    return columns
-=======
 def _names(value: Any, key: str, place: str) -> Sequence[str]:
     """Return names given as a list, or as text with commas; null: none."""
     names = [part.strip() for part in value.split(",")] if isinstance(value, str) else list(value or ())
     if not all(isinstance(name, str) and name for name in names):
         raise DataError(f"{place}: {key} must be names, got {value!r}")
     return names
->>>>>>> ba58e19 (WIP layouts)

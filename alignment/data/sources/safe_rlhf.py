@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from alignment.data.layouts import conversions
 from alignment.data.sources.hub import HubDataset
 from alignment.data.sources.tables import column
-from alignment.errors import DataError
 from alignment.records import RawSample
 
 
@@ -16,15 +16,9 @@ class SafeRLHFDataset(HubDataset):
 
     def convert(self, row: Mapping[str, Any], place: str) -> RawSample:
         """Map ``prompt, response_0, response_1`` and the four labels."""
-        return RawSample(
-            input=column(row, "prompt", place),
-            answer=column(row, "response_0", place),
-            other_answer=column(row, "response_1", place),
-            better=_is_first(row, "better_response_id", place),
-            safer=_is_first(row, "safer_response_id", place),
-            is_safe=column(row, "is_response_0_safe", place),
-            is_other_safe=column(row, "is_response_1_safe", place),
-        )
+        for name in conversions.SAFE_RLHF:
+            column(row, name, place)
+        return conversions.safe_rlhf(row, place)
 
 
 class SafeRLHFTrainDataset(SafeRLHFDataset):
@@ -65,10 +59,3 @@ class SafeRLHF10KTrainDataset(SafeRLHFDataset):
     NAME = "PKU-SafeRLHF-10K/train"
     ALIASES = ("PKU-Alignment/PKU-SafeRLHF-10K/train",)
     HUB_ID, SPLIT = "PKU-Alignment/PKU-SafeRLHF-10K", "train"
-
-
-def _is_first(row: Mapping[str, Any], name: str, place: str) -> bool:
-    value = column(row, name, place)
-    if isinstance(value, bool) or value not in (0, 1, "0", "1"):
-        raise DataError(f"{place}: column {name!r} is {value!r} (allowed: 0 or 1)")
-    return int(value) == 0

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alignment.data.sources.folders import Found, Splits, find_data
 from alignment.errors import DataError
 
 Place = tuple[str, int]
 """A file and the line (JSON lines) or record (other formats) in it, from 1."""
 
-_METADATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
-_SPLITS = ("train", "test", "validation")
 _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open}
 
 
@@ -32,6 +31,12 @@ class Table:
     places: Sequence[Place] | None
     """One for each row; None: rows of ``source`` by number."""
     source: str
+    split: str | None = None
+    """The split that was read, where there were several."""
+
+    def notes(self) -> list[str]:
+        """Return which split was read, where there were several."""
+        return [f"split {self.split!r} of {self.source}"] if self.split else []
 
     def describe(self, index: int) -> str:
         """Return ``file line 3 (columns: a, b)``."""
@@ -42,9 +47,9 @@ class Table:
         return f"{where} (columns: {', '.join(map(str, self.rows[index])) or 'none'})"
 
 
-def read_table(path: str | Path, *, split: str | None = None) -> Table:
-    """Read a file, or the data files of a folder; ``split`` picks those of a folder whose name or folder says so."""
-    files = find_files(Path(path).expanduser(), split)
+def read_table(path: str | Path, *, splits: Splits | None = None) -> Table:
+    """Read a file, or the data files of a folder; of several splits the first of ``splits`` that is there."""
+    files, split = find_files(Path(path).expanduser(), splits)
     rows: list[Mapping[str, Any]] = []
     places: list[Place] = []
     for file in files:
@@ -55,26 +60,23 @@ def read_table(path: str | Path, *, split: str | None = None) -> Table:
             places.append((str(file), number))
     if not rows:
         raise DataError(f"{path} holds no rows")
-    return Table(rows, places, str(path))
+    return Table(rows, places, str(path), split)
 
 
-def find_files(path: Path, split: str | None) -> list[Path]:
-    """Return the data files behind ``path``, sorted; none, or several formats at once, is a ``DataError``."""
+def find_files(path: Path, splits: Splits | None) -> Found:
+    """Return the data files behind ``path``; none, or several formats at once, is a ``DataError``."""
     if not path.exists():
         raise MissingPathError(f"no file or folder {str(path)!r} (current folder: {Path.cwd()})")
     if path.is_file():
         if _format_of(path) is None:
             raise DataError(f"{path}: unknown format (allowed: {', '.join(_READERS)}, the first two also .gz or .xz)")
-        return [path]
-    files = sorted(
-        file for file in path.rglob("*") if file.is_file() and _format_of(file) and file.name not in _METADATA
-    )
-    files = _of_split(path, files, split)
-    formats = sorted({_format_of(file) or "" for file in files})
+        return Found([path], None)
+    found = find_data(path, splits, lambda file: _format_of(file) is not None)
+    formats = sorted({_format_of(file) or "" for file in found.files})
     if len(formats) != 1:
         what = f"files of several formats ({', '.join(formats)}); name one file" if formats else "no data file"
-        raise DataError(f"{path} holds {what} (split {split!r}; formats read: {', '.join(_READERS)})")
-    return files
+        raise DataError(f"{path} holds {what} (split {found.split!r}; formats read: {', '.join(_READERS)})")
+    return found
 
 
 def column(row: Mapping[str, Any], name: str, place: str) -> Any:
@@ -82,18 +84,6 @@ def column(row: Mapping[str, Any], name: str, place: str) -> Any:
     if name not in row:
         raise DataError(f"{place}: missing column {name!r}")
     return row[name]
-
-
-def _of_split(folder: Path, files: list[Path], split: str | None) -> list[Path]:
-    """Keep the files of one split; files that name no split at all serve every split."""
-    if split is None or not any(_names_split(folder, file, name) for file in files for name in _SPLITS):
-        return files
-    return [file for file in files if _names_split(folder, file, split)]
-
-
-def _names_split(folder: Path, file: Path, split: str) -> bool:
-    parts = file.relative_to(folder).parts
-    return split in parts[:-1] or parts[-1].startswith(split)
 
 
 def _format_of(file: Path) -> str | None:

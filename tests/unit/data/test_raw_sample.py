@@ -32,9 +32,9 @@ def test_wrong_types_are_refused_with_place(sample, message):
         check_sample(sample, "dataset 'x', row 7")
 
 
-def test_values_become_plain_and_none_means_not_given():
+def test_values_become_plain_and_none_stays():
     checked = check_sample({"input": ("a", "b", "c"), "better": np.bool_(True), "answer": None, "other": 1}, "p")
-    assert checked == {"input": ["a", "b", "c"], "better": True}
+    assert checked == {"input": ["a", "b", "c"], "better": True, "answer": None}
     assert type(checked["better"]) is bool
 
 

@@ -101,20 +101,20 @@ def test_folders_and_splits(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(LINES)
     (tmp_path / "dataset_info.json").write_text("{}")
-    names = {split: [file.name for file in find_files(tmp_path, split)] for split in ("train", "test", None)}
-    assert names == {
-        "train": ["train-0.jsonl", "train-1.jsonl"],
-        "test": ["part.jsonl"],
+    found = {splits: find_files(tmp_path, splits) for splits in (("train",), ("test",), None)}
+    assert {splits: [file.name for file in files] for splits, (files, _) in found.items()} == {
+        ("train",): ["train-0.jsonl", "train-1.jsonl"],
+        ("test",): ["part.jsonl"],
         None: ["train-0.jsonl", "train-1.jsonl", "part.jsonl"],
     }
-    assert len(read_table(tmp_path, split="train").rows) == 4
-    with pytest.raises(DataError, match="no data file .split 'validation'"):
-        find_files(tmp_path, "validation")
+    assert len(read_table(tmp_path, splits=("train",)).rows) == 4
+    with pytest.raises(DataError, match="has no split 'validation' .it has train, test.; say which with split=NAME"):
+        find_files(tmp_path, ("validation",))
 
 
 def test_files_without_a_split_serve_every_split(tmp_path):
     (tmp_path / "x.jsonl").write_text(LINES)
-    assert [file.name for file in find_files(tmp_path, "test")] == ["x.jsonl"]
+    assert [file.name for file in find_files(tmp_path, ("test",)).files] == ["x.jsonl"]
 
 
 def test_several_formats_in_a_folder_are_refused(tmp_path):
