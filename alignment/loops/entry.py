@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 from alignment.errors import UserError
+from alignment.parallel.guard import leave_cause
 from alignment.parallel.leave import end_quietly, leave
 from alignment.parallel.stop_signals import Interrupted
 from alignment.rollout.user_code import describe_failure
 
+EXIT_FAULT = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
 
 def run_entry(train: Callable[[Sequence[str]], None]) -> None:
-    """Call ``train(arguments)`` and exit: 0 when it ends, 2 with one message on a UserError, 130 on Ctrl-C, 143 on
-    SIGTERM.
+    """Call ``train(arguments)`` and exit: 0 when it ends, 2 with one message on a UserError, 1 with a traceback on a
+    fault of the program, 130 on Ctrl-C, 143 on SIGTERM.
     """
     end_quietly()
     status, together = 0, True
     try:
         train(sys.argv[1:])
     except UserError as error:
+        leave_cause(error)
         print(f"error: {error}", file=sys.stderr, flush=True)
         status, together = EXIT_USER_ERROR, False
+    except Exception as error:
+        leave_cause(error)
+        traceback.print_exc()
+        status, together = EXIT_FAULT, False
     except Interrupted as stop:
         print(stop, file=sys.stderr, flush=True)
         status, together = stop.status, stop.agreed

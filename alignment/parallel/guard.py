@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 import uuid
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ DEFAULT_LIMIT = 600.0
 """Seconds one operation between processes may take."""
 _DYING_SECONDS = 1.0
 """How long a process may take to die after it has closed its connections."""
+BOARDS: list[Board] = []
+"""The boards this process writes on: one, when it runs with others."""
 
 
 class CommunicationError(UserError):
@@ -41,6 +44,7 @@ class Guard:
         world.barrier("board")
         board.hide()
         self.watch.board = board
+        BOARDS.append(board)
 
     def during(self, operation: str) -> _Operation:
         """Return a context for one operation, for example ``all_reduce over ranks 0, 1 (gradients)``; not nested."""
@@ -69,4 +73,18 @@ class _Operation:
         board = self._guard.watch.board
         gone = board.gone(within=_DYING_SECONDS) if board is not None else []
         reason = re.sub(r"^\[\S*\] ", "", lines[-1])
-        return f"ended processes: rank {', rank '.join(map(str, gone))} ({reason})" if gone else reason
+        if not gone:
+            return reason
+        causes = [f"\n  rank {rank} ended with {cause}" for rank in gone if (cause := board.cause(rank))]
+        return f"ended processes: rank {', rank '.join(map(str, gone))} ({reason}){''.join(causes)}"
+
+
+def leave_cause(error: BaseException) -> None:
+    """Let the others of this machine say what ended this process: they only see that it is gone.
+
+    An error that is itself one of communication is no cause.
+    """
+    text = f"{type(error).__name__}: {error}" if not isinstance(error, UserError) else f"error: {error}"
+    if not isinstance(error, CommunicationError):
+        for board in BOARDS:
+            board.fail(time.monotonic(), text.encode("utf-8", "replace"))

@@ -16,8 +16,8 @@ _EXIT_STATUS = 75
 _PERIOD_SECONDS = 0.5
 _GRACE_SECONDS = 5.0
 """How long an operation may go on after another process has gone: the transport usually reports that by itself."""
-_SLOT = struct.Struct("<Bd320s")
-_ABSENT, _BUSY, _WAITING = range(3)
+_SLOT = struct.Struct("<Bd800s")
+_ABSENT, _BUSY, _WAITING, _FAILED = range(4)
 
 
 class Board:
@@ -44,6 +44,15 @@ class Board:
         """Say that this process is inside (``waiting``) or past the operation ``text`` since ``now``."""
         _SLOT.pack_into(self._slots, self._rank * _SLOT.size, _WAITING if waiting else _BUSY, now, text)
 
+    def fail(self, now: float, text: bytes) -> None:
+        """Leave the cause ``text`` behind: this process is about to end of it."""
+        _SLOT.pack_into(self._slots, self._rank * _SLOT.size, _FAILED, now, text)
+
+    def cause(self, rank: int) -> str:
+        """Return what ended the process of ``rank`` as it said itself, empty where it had no time to."""
+        state, _, text = _SLOT.unpack_from(self._slots, rank * _SLOT.size)
+        return text.rstrip(b"\0").decode("utf-8", "replace") if state == _FAILED else ""
+
     def gone(self, *, within: float = 0.0) -> list[int]:
         """Return the ranks of this machine whose process has ended; wait ``within`` seconds for the first.
 
@@ -62,6 +71,9 @@ class Board:
         for rank in range(self._world_size):
             state, since, text = _SLOT.unpack_from(self._slots, rank * _SLOT.size)
             if rank == self._rank or state == _ABSENT:
+                continue
+            if state == _FAILED:
+                lines.append(f"rank {rank}: {self.cause(rank)}")
                 continue
             place, _, operation = text.rstrip(b"\0").decode("utf-8", "replace").partition("\n")
             doing = "in" if state == _WAITING else "busy on its own after"

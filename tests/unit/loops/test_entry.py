@@ -9,6 +9,8 @@ import pytest
 
 from alignment.errors import DataError
 from alignment.loops.entry import run_entry
+from alignment.parallel import guard
+from alignment.parallel.guard import CommunicationError
 from alignment.parallel.stop_signals import Interrupted
 
 
@@ -35,6 +37,30 @@ def test_the_status_says_how_a_run_ended(error, status, said, capsys):
     with pytest.raises(SystemExit) as left:
         run_entry(_raising(error))
     assert (left.value.code, capsys.readouterr().err) == (status, said)
+
+
+class Notes(list):
+    """A board that only remembers."""
+
+    def fail(self, now, text):
+        self.append(text)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "kept"),
+    [
+        (DataError("no rows"), 2, [b"error: no rows"]),
+        (AssertionError("score.weight"), 1, [b"AssertionError: score.weight"]),
+        (CommunicationError("rank 1 is gone"), 2, []),
+    ],
+)
+def test_what_ends_a_process_is_left_to_the_others(error, status, kept, monkeypatch, capsys):
+    notes = Notes()
+    monkeypatch.setattr(guard, "BOARDS", [notes])
+    with pytest.raises(SystemExit) as left:
+        run_entry(_raising(error))
+    assert (left.value.code, notes) == (status, kept)
+    assert ("Traceback" in capsys.readouterr().err) == (status == 1)
 
 
 @pytest.mark.parametrize("code", [0, None, 1])

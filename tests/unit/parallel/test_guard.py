@@ -84,6 +84,34 @@ def test_the_board_shows_the_others_and_who_is_gone(tmp_path, monkeypatch):
     assert mine.describe(time.monotonic())[0].endswith("; its process has ended")
 
 
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        ("AssertionError('score.weight came where')", "\n  rank 1 ended with AssertionError: score.weight came where"),
+        ("UserError('row 3 is empty')", "\n  rank 1 ended with error: row 3 is empty"),
+        ("CommunicationError('rank 2 is gone')", ""),
+    ],
+)
+def test_what_ended_a_process_is_said_by_those_who_miss_it(error, cause, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    code = (
+        f"import tempfile; tempfile.tempdir = {str(tmp_path)!r}\n"
+        "from alignment.errors import UserError\n"
+        "from alignment.parallel import guard\n"
+        "from alignment.parallel.watch import Board\n"
+        "guard.BOARDS.append(Board('token', rank=1, world_size=2))\n"
+        "guard.BOARDS[0].write(True, 0.0, b'rank 1\\nall_reduce')\n"
+        "from alignment.parallel.guard import CommunicationError\n"
+        f"guard.leave_cause({error})\n"
+    )
+    guard = Guard("rank 0")
+    guard.watch.board = Board("token", rank=0, world_size=2)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)
+    with pytest.raises(CommunicationError) as caught, guard.during("gather"):
+        raise RuntimeError("reset")
+    assert str(caught.value) == f"rank 0: gather failed: ended processes: rank 1 (reset){cause}"
+
+
 def test_those_who_ask_at_the_same_time_all_see_who_is_gone(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     code = (

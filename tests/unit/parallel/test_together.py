@@ -4,7 +4,7 @@ import pytest
 
 from alignment.errors import CheckpointError
 from alignment.parallel.group import ALONE
-from alignment.parallel.together import Attempt, everywhere, on_main
+from alignment.parallel.together import Attempt, RankFault, everywhere, on_main
 from tests.forked_ranks import run_forked
 
 
@@ -46,6 +46,19 @@ def test_after_a_failure_messages_go_on_and_the_rest_of_the_work_is_skipped():
 def test_a_fault_of_the_program_passes_through():
     with pytest.raises(ZeroDivisionError):
         everywhere(ALONE, lambda: 1 // 0)
+
+
+def divide_on(topology, victim):
+    return 1 // (topology.rank != victim)
+
+
+def test_a_fault_of_the_program_shows_its_cause_in_every_process():
+    found = run_forked(lambda topology: everywhere(topology.world, divide_on, topology, 1), 3)
+    assert [type(error) for error in found] == [RankFault, ZeroDivisionError, RankFault]
+    for error in (found[0], found[2]):
+        assert str(error).startswith("a fault in rank 1:\nTraceback")
+        assert "in divide_on" in str(error)
+        assert str(error).endswith("ZeroDivisionError: integer division or modulo by zero\n")
 
 
 def test_one_process_raises_its_own_error():
