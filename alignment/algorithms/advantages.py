@@ -66,17 +66,19 @@ def group_normalized(
 
     ``scale``: the sample (n - 1) std of the group, of the batch over all ranks, or ``none`` for no division (Dr. GRPO).
     A group of one keeps its raw score over (1 + eps), as PaddleNLP and verl do. ``eps``: TRL 1e-4, OpenRLHF 1e-9.
+    Computed in float64: in float32 equal scores differ from their mean, by more than ``eps``.
     """
     assert scale in ("group", "batch", "none"), scale
+    dtype, scores = scores.dtype, scores.astype("float64")
     groups = _groups(scores, group_ids)
     centred = scores - paddle.where(groups.counts > 1, _group_mean(scores, groups), paddle.zeros_like(scores))
     if scale == "none":
-        return centred
+        return centred.astype(dtype)
     if scale == "batch":
         _, variance = masked_moments(scores, paddle.ones_like(scores), unbiased=True, reduce=reduce)
-        return centred / (paddle.sqrt(variance) + eps)
+        return (centred / (paddle.sqrt(variance) + eps)).astype(dtype)
     spread = paddle.sqrt(groups.same @ centred**2 / paddle.clip(groups.counts - 1, min=1.0))
-    return centred / (paddle.where(groups.counts > 1, spread, paddle.ones_like(spread)) + eps)
+    return (centred / (paddle.where(groups.counts > 1, spread, paddle.ones_like(spread)) + eps)).astype(dtype)
 
 
 def leave_one_out(scores: Tensor, group_ids: Tensor) -> Tensor:
@@ -84,9 +86,11 @@ def leave_one_out(scores: Tensor, group_ids: Tensor) -> Tensor:
 
     A group of one keeps its raw score: nothing is left to compare with.
     """
+    dtype, scores = scores.dtype, scores.astype("float64")
     groups = _groups(scores, group_ids)
     others = paddle.clip(groups.counts - 1, min=1.0)
-    return paddle.where(groups.counts > 1, (scores - _group_mean(scores, groups)) * groups.counts / others, scores)
+    compared = (scores - _group_mean(scores, groups)) * groups.counts / others
+    return paddle.where(groups.counts > 1, compared, scores).astype(dtype)
 
 
 def _groups(scores: Tensor, group_ids: Tensor) -> _Groups:

@@ -18,6 +18,9 @@ Reduce = Callable[[Tensor], Tensor]
 Reduction = Literal["token", "sequence"]
 """``token``: every token weighs the same; ``sequence``: every row weighs the same."""
 
+_ROUNDINGS = 16
+"""A standard deviation of fewer units in the last place of the mean is rounding."""
+
 
 def identity(x: Tensor) -> Tensor:
     """Return ``x``: the ``Reduce`` of a single rank."""
@@ -52,14 +55,22 @@ def masked_moments(
 ) -> tuple[Tensor, Tensor]:
     """Return mean and variance (scalars) of ``x`` where ``mask`` is 1, over all ranks ``reduce`` adds up.
 
-    The variance is taken around the global mean in a second pass, so it does not cancel in float32. ``unbiased``
-    divides by count - 1. No real token anywhere gives 0 and 0.
+    The variance is taken around the global mean in a second pass, in float64, and is 0 where nothing but rounding
+    varies. ``unbiased`` divides by count - 1. No real token anywhere gives 0 and 0.
     """
-    ones = paddle.ones_like(x)
-    count, total = paddle.unstack(reduce(paddle.stack([masked_sum(ones, mask), masked_sum(x, mask)])))
+    mean, variance = _wide_moments(x, mask, unbiased, reduce)
+    return mean.astype(x.dtype), variance.astype(x.dtype)
+
+
+def _wide_moments(x: Tensor, mask: Tensor, unbiased: bool, reduce: Reduce) -> tuple[Tensor, Tensor]:
+    """Return ``masked_moments`` in float64: a float32 mean of equal numbers need not be that number."""
+    wide, ones = x.astype("float64"), paddle.ones(x.shape, "float64")
+    count, total = paddle.unstack(reduce(paddle.stack([masked_sum(ones, mask), masked_sum(wide, mask)])))
     mean = total / paddle.clip(count, min=1.0)
-    squares = reduce(masked_sum((x - mean) ** 2, mask))
-    return mean, squares / paddle.clip(count - float(unbiased), min=1.0)
+    squares = reduce(masked_sum((wide - mean) ** 2, mask))
+    variance = squares / paddle.clip(count - float(unbiased), min=1.0)
+    noise = (_ROUNDINGS * paddle.finfo(x.dtype).eps * mean) ** 2
+    return mean, paddle.where(variance > noise, variance, paddle.zeros_like(variance))
 
 
 def masked_whiten(
@@ -73,11 +84,13 @@ def masked_whiten(
 ) -> Tensor:
     """Scale ``x`` [N, R] to variance 1 over all real tokens of all ranks; zero under the mask.
 
-    ``shift_mean`` also moves the mean to 0 (False keeps it). ``eps`` is added to the standard deviation.
+    ``shift_mean`` also moves the mean to 0 (False keeps it). ``eps`` is added to the standard deviation. Values that
+    are all the same have nothing to tell apart and become 0 (their mean), whatever rounding makes of them.
     """
-    mean, variance = masked_moments(x, mask, unbiased=unbiased, reduce=reduce)
-    whitened = (x - mean) / (paddle.sqrt(variance) + eps)
-    return zero_outside(whitened if shift_mean else whitened + mean, mask)
+    mean, variance = _wide_moments(x, mask, unbiased, reduce)
+    centred = x.astype("float64") - mean
+    whitened = paddle.where(variance > 0, centred / (paddle.sqrt(variance) + eps), paddle.zeros_like(centred))
+    return zero_outside((whitened if shift_mean else whitened + mean).astype(x.dtype), mask)
 
 
 class TokenMean(NamedTuple):

@@ -83,6 +83,19 @@ def test_equal_scores_give_zero():
         assert advantages.tolist() == [0.0] * 4
 
 
+@pytest.mark.parametrize("size", [3, 7, 100])
+@pytest.mark.parametrize("score", [0.1, 100.7, -3e4 / 7])
+def test_equal_scores_in_float32_give_zero(score, size):
+    """Their float32 mean is another number, and the difference over a deviation of as much is not small."""
+    scores, ids = paddle.full([size], score), paddle.zeros([size], "int64")
+    for advantages in (
+        *(group_normalized(scores, ids, scale=scale, eps=1e-9) for scale in ("group", "batch", "none")),
+        leave_one_out(scores, ids),
+    ):
+        assert advantages.dtype == paddle.float32
+        assert not advantages.numpy().any()
+
+
 @pytest.mark.parametrize("shift", [100.0, -3.0])
 def test_group_advantages_ignore_a_common_shift(shift):
     scores = paddle.to_tensor(np.random.default_rng(0).standard_normal(6))

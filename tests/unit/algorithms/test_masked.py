@@ -75,6 +75,27 @@ def test_whiten(grid, mask, same, shift_mean):
     same(zero_outside(whitened, 1 - mask), np.zeros(x.shape))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("constant", [0.1, -0.3, 1e4 / 3, 1e-6])
+def test_whitened_constants_are_zero_whatever_rounding_makes_of_them(constant, dtype, mask):
+    """A mean of floats is not the float, and a sum of rewards is not the same in every row: one unit in the last
+    place over a deviation of as much is 1 or more.
+    """
+    x = paddle.full(mask.shape, constant, dtype)
+    noise = 1 + np.random.default_rng(0).integers(-1, 2, mask.shape) * np.finfo(dtype).eps
+    for values in (x, x * paddle.to_tensor(noise.astype(dtype))):
+        for unbiased in (False, True):
+            assert not masked_whiten(values, mask.astype(dtype), unbiased=unbiased).numpy().any()
+        kept = masked_whiten(values, mask.astype(dtype), shift_mean=False).numpy()
+        np.testing.assert_allclose(kept, constant * mask.numpy(), rtol=1e-6)
+    assert float(masked_moments(x * paddle.to_tensor(noise.astype(dtype)), mask.astype(dtype))[1]) == 0.0
+
+
+def test_small_differences_are_whitened():
+    x = paddle.to_tensor([[1.0, 1.0 + 1e-4]], dtype="float32")
+    np.testing.assert_allclose(masked_whiten(x, paddle.ones([1, 2])).numpy(), [[-1.0, 1.0]], rtol=1e-3)
+
+
 def test_whiten_over_ranks_equals_whiten_of_the_whole(grid, mask, same):
     """Two ranks hold three rows each; ``reduce`` answers with the sums that an all-reduce would give."""
     x, total = grid(0), []
