@@ -9,9 +9,11 @@ import numpy as np
 import paddle
 
 from alignment.errors import ModelFolderError
+from alignment.models.config import DecoderConfig
 from alignment.models.decoder import CausalLM
+from alignment.models.folders.views import StoredTensor
+from alignment.models.folders.weights import list_weights
 from alignment.models.naming import NORMALIZER_PREFIX, canonical_name, is_transposed, match_names, refuse_mismatch
-from alignment.models.safetensors_io import Location, list_tensors
 from alignment.models.score_model import ScoreModel
 from alignment.parallel.parts import Part
 from alignment.telemetry import log
@@ -19,10 +21,12 @@ from alignment.telemetry import log
 _ROWS_COMPARED = 4096
 
 
-def find_tensors(folder: Path, *, head_prefix: str | None = None) -> dict[str, Location]:
+def find_tensors(
+    folder: Path, config: DecoderConfig, *, head_prefix: str | None = None
+) -> dict[str, StoredTensor]:
     """Return where the tensors of a folder stand, by the parameter's name; ``head_prefix`` names the score head."""
-    found: dict[str, Location] = {}
-    for stored in list_tensors(folder):
+    found: dict[str, StoredTensor] = {}
+    for stored in list_weights(folder, config, head_prefix=head_prefix):
         name = canonical_name(stored.name, head_prefix)
         if name in found:
             raise ModelFolderError(f"{folder}: holds {name} more than once, the last time as {stored.name}")
@@ -31,14 +35,14 @@ def find_tensors(folder: Path, *, head_prefix: str | None = None) -> dict[str, L
     return found
 
 
-def take_statistics(found: dict[str, Location]) -> dict[str, float]:
+def take_statistics(found: dict[str, StoredTensor]) -> dict[str, float]:
     """Remove safe-rlhf's ``normalizer.mean`` and its neighbours from ``found``; return their numbers by last name."""
     names = [name for name in found if name.startswith(NORMALIZER_PREFIX)]
     stored = {name.removeprefix(NORMALIZER_PREFIX): found.pop(name) for name in names}
     return {name: float(np.ravel(at.read().as_float32())[0]) for name, at in stored.items() if np.prod(at.shape) == 1}
 
 
-def are_equal(first: Location, second: Location) -> bool:
+def are_equal(first: StoredTensor, second: StoredTensor) -> bool:
     """Return whether two tensors hold the same numbers; some rows of both are in memory at a time."""
     if first.shape != second.shape:
         return False
@@ -50,7 +54,7 @@ def are_equal(first: Location, second: Location) -> bool:
 
 
 def check_tensors(
-    found: Mapping[str, Location],
+    found: Mapping[str, StoredTensor],
     shapes: Mapping[str, tuple[int, ...]],
     folder: Path,
     *,
@@ -70,20 +74,20 @@ def check_tensors(
     refuse_mismatch(match._replace(missing=missing, unknown=unknown), folder=str(folder), heads=heads)
 
 
-def fill(model: CausalLM | ScoreModel, found: Mapping[str, Location], folder: Path) -> None:
+def fill(model: CausalLM | ScoreModel, found: Mapping[str, StoredTensor], folder: Path) -> None:
     """Copy the tensors, or this process's part of them, into the parameters; NaN and infinities are refused."""
     for name, parameter in model.named_parameters():
         if name in found:
             _assign(parameter, found[name], model.parts[name], folder)
 
 
-def _is_head(stored: Location, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+def _is_head(stored: StoredTensor, shapes: Mapping[str, tuple[int, ...]]) -> bool:
     """Return whether a tensor could be the weight of a score head."""
     wanted = shapes.get("score.weight")
     return wanted is not None and stored.shape in (wanted, wanted[::-1], wanted[:1]) and "norm" not in stored.name
 
 
-def _check_shape(stored: Location, name: str, shape: tuple[int, ...] | None, folder: Path) -> None:
+def _check_shape(stored: StoredTensor, name: str, shape: tuple[int, ...] | None, folder: Path) -> None:
     """Refuse a tensor that is not as large as the model's; ``shape`` None: the model has none of this name."""
     needed = shape[::-1] if shape is not None and is_transposed(name) else shape
     if needed is None:
@@ -96,7 +100,7 @@ def _check_shape(stored: Location, name: str, shape: tuple[int, ...] | None, fol
         raise ModelFolderError(f"{folder}: {stored.name} has dtype {stored.code}; weights must be floating point")
 
 
-def _assign(parameter: paddle.Tensor, stored: Location, part: Part, folder: Path) -> None:
+def _assign(parameter: paddle.Tensor, stored: StoredTensor, part: Part, folder: Path) -> None:
     turned = is_transposed(part.name)
     values = stored.read(part.slices[::-1] if turned else part.slices).as_float32()
     if not np.isfinite(values).all():

@@ -15,9 +15,9 @@ from alignment.errors import ModelFolderError
 from alignment.models.config import CONFIG_FILE, DecoderConfig, read_config_dict
 from alignment.models.decoder import CausalLM
 from alignment.models.folder_weights import are_equal, check_tensors, fill, find_tensors, take_statistics
+from alignment.models.folders.views import StoredTensor
 from alignment.models.initialise import draw_weights
 from alignment.models.placement import WHOLE, Placement
-from alignment.models.safetensors_io import Location
 from alignment.models.score_model import ScoreModel, ScoreOptions
 from alignment.models.split_plan import EMBEDDING, whole_shapes
 from alignment.models.tokenizer import Tokenizer
@@ -58,7 +58,7 @@ def load_causal_lm(
     """
     folder, config = Path(path), DecoderConfig.read(path)
     check_vocabulary(config, tokenizer, place=str(path))
-    found = find_tensors(folder)
+    found = find_tensors(folder, config)
     config = _settle_head(config, found, folder)
     check_tensors(found, whole_shapes(config, "causal"), folder)
     model = CausalLM(config, dtype=dtype, placement=placement)
@@ -84,7 +84,7 @@ def load_score_model(
     """
     folder, raw = Path(path), read_config_dict(path)
     config = DecoderConfig.from_dict(raw, place=str(folder / CONFIG_FILE))
-    found = find_tensors(folder, head_prefix=head_prefix)
+    found = find_tensors(folder, config, head_prefix=head_prefix)
     statistics = take_statistics(found)
     as_saved = options is None
     options = _settle_bias(options or ScoreOptions.from_dict(raw), found, folder)
@@ -194,7 +194,7 @@ def _check_memory(parts: Iterable[Part], *, place: str) -> None:
         )
 
 
-def _settle_head(config: DecoderConfig, found: dict[str, Location], folder: Path) -> DecoderConfig:
+def _settle_head(config: DecoderConfig, found: dict[str, StoredTensor], folder: Path) -> DecoderConfig:
     """Return ``config`` with embedding and head tied as the files have them; a copy of a tied head leaves ``found``.
 
     As in transformers 5: a head of its own is used where config.json says they are tied, and one of the two serves as
@@ -215,7 +215,7 @@ def _settle_head(config: DecoderConfig, found: dict[str, Location], folder: Path
     return dataclasses.replace(config, tie_word_embeddings=False)
 
 
-def _settle_bias(options: ScoreOptions, found: dict[str, Location], folder: Path) -> ScoreOptions:
+def _settle_bias(options: ScoreOptions, found: dict[str, StoredTensor], folder: Path) -> ScoreOptions:
     """Return ``options`` with the bias that the files hold; one that is zero is none."""
     if "score.bias" not in found or options.score_bias:
         return options

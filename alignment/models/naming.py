@@ -23,6 +23,9 @@ SCORE_ALIASES = (
 WRAPPERS = ("base_model.model.", "pretrained_model.")
 """Prefixes of models that were saved inside another one."""
 
+FAMILY_PREFIXES = ("llama.", "mistral.", "qwen2.", "qwen3.")
+"""PaddleNLP's word for ``model.``."""
+
 IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "attn.masked_bias", "attn.bias")
 """Buffers that old files carry and that are computed here."""
 
@@ -45,6 +48,8 @@ def canonical_name(stored: str, head_prefix: str | None = None) -> str | None:
     name = stored
     for wrapper in WRAPPERS:
         name = name.removeprefix(wrapper)
+    if name.startswith(FAMILY_PREFIXES):
+        name = "model." + name.partition(".")[2]
     for alias in SCORE_ALIASES if head_prefix is None else (head_prefix.rstrip(".") + ".",):
         if name.startswith(alias):
             return "score." + name[len(alias) :]

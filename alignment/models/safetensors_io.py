@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from alignment.errors import ModelFolderError
-from alignment.models.folder_files import file_inside, parse_object, read_object, refuse_adapter
+from alignment.models.folder_files import file_inside, parse_object, read_object
 from alignment.telemetry import log
 
 SINGLE_FILE = "model.safetensors"
@@ -44,30 +44,26 @@ class Stored(NamedTuple):
         return (self.array.astype(np.uint32) << 16).view(np.float32)
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files of a model folder: one, or the shards of its index.
+def weight_files(folder: Path, single: str = SINGLE_FILE, index: str = INDEX_FILE) -> list[Path]:
+    """Return the files of a model folder: the single one, or the shards of its index; none where it has neither.
 
     Where both are there the single file is read, as in transformers: an index that stays behind is common.
     """
-    index = folder / INDEX_FILE
-    if (folder / SINGLE_FILE).is_file():
-        if index.is_file():
-            log.warn(f"{folder}: holds {SINGLE_FILE} and {INDEX_FILE}; the single file is read, the index is not")
-        return [file_inside(folder, SINGLE_FILE)]
-    if index.is_file():
-        try:
-            names = sorted(set(read_object(folder, INDEX_FILE)["weight_map"].values()))
-            paths = {name: file_inside(folder, name) for name in names}
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ModelFolderError(f"{index}: cannot be read as an index of shards ({error!r})") from error
-        absent = [name for name, path in paths.items() if not path.is_file()]
-        if absent:
-            raise ModelFolderError(f"{index} names {', '.join(absent)}, which {folder} does not hold")
-        return list(paths.values())
-    refuse_adapter(folder)
-    others = sorted(p.name for p in folder.glob("*") if p.suffix in (".pdparams", ".bin", ".pt", ".pth"))
-    hint = f"; it holds {', '.join(others)}, which must be converted to safetensors first" if others else ""
-    raise ModelFolderError(f"{folder}: no {SINGLE_FILE} and no {INDEX_FILE}{hint}")
+    if (folder / single).is_file():
+        if (folder / index).is_file():
+            log.warn(f"{folder}: holds {single} and {index}; the single file is read, the index is not")
+        return [file_inside(folder, single)]
+    if not (folder / index).is_file():
+        return []
+    try:
+        names = sorted(set(read_object(folder, index)["weight_map"].values()))
+        paths = {name: file_inside(folder, name) for name in names}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ModelFolderError(f"{folder / index}: cannot be read as an index of shards ({error!r})") from error
+    absent = [name for name, path in paths.items() if not path.is_file()]
+    if absent:
+        raise ModelFolderError(f"{folder / index} names {', '.join(absent)}, which {folder} does not hold")
+    return list(paths.values())
 
 
 class Location(NamedTuple):
@@ -88,17 +84,21 @@ class Location(NamedTuple):
 
     def read(self, slices: tuple[slice, ...] = ()) -> Stored:
         """Return the tensor, or the rectangle that ``slices`` cut out of it; no more than its pages are read."""
-        dtype = _DTYPES[self.code]
-        if math.prod(self.shape):
-            stored = np.memmap(self.path, dtype, "r", self.offset, self.shape)
-        else:
-            stored = np.empty(self.shape, dtype)
+        stored = map_array(self.path, np.dtype(_DTYPES[self.code]), self.offset, self.shape)
         return Stored(self.name, np.array(stored[slices]), self.code == "BF16")
+
+
+def map_array(path: Path, dtype: np.dtype, offset: int, shape: Sequence[int]) -> np.ndarray:
+    """Return the numbers of a file from byte ``offset`` on, not read yet; memory maps cannot be empty."""
+    return np.memmap(path, dtype, "r", offset, tuple(shape)) if math.prod(shape) else np.empty(shape, dtype)
 
 
 def list_tensors(folder: Path) -> Iterator[Location]:
     """Yield where every tensor of the folder stands; a damaged file is a ModelFolderError that names it."""
-    for path in weight_files(folder):
+    files = weight_files(folder)
+    if not files:
+        raise ModelFolderError(f"{folder}: no {SINGLE_FILE} and no {INDEX_FILE}")
+    for path in files:
         yield from list_file(path)
 
 
@@ -123,6 +123,16 @@ def list_file(path: Path) -> Iterator[Location]:
         if name != "__metadata__":
             first, _ = _check_entry(name, entry, path, size - start)
             yield Location(name, tuple(entry["shape"]), entry["dtype"], path, start + first)
+
+
+def read_tag(path: Path) -> str | None:
+    """Return the format that one file names in its metadata: ``pt``, ``np`` and others."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        header, _ = _read_header(file, path, size)
+    metadata = header.get("__metadata__")
+    tag = metadata.get("format") if isinstance(metadata, dict) else None
+    return tag if isinstance(tag, str) else None
 
 
 def _read_header(file: Any, path: Path, size: int) -> tuple[dict[str, Any], int]:

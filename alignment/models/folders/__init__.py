@@ -1,0 +1,1 @@
+"""Weights of a model folder, whatever format they are stored in: listed first, read piece by piece."""

@@ -1,0 +1,75 @@
+"""What PaddleNLP does to matrices before it saves them, undone: parts of processes joined, fused projections cut.
+
+All shapes here are PaddleNLP's own: matrices [in, out].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from alignment.errors import ModelFolderError
+from alignment.models.config import DecoderConfig
+from alignment.models.folders.views import Cut, Joined, Renamed, StoredTensor
+from alignment.models.naming import canonical_name
+
+_QKV, _GATE_UP = "self_attn.qkv_proj.", "mlp.gate_up_fused_proj."
+
+
+def split_fused(tensor: StoredTensor, config: DecoderConfig, folder: Path) -> Iterator[StoredTensor]:
+    """Yield the projections that ``tensor`` is made of; itself where it is none of the fused ones.
+
+    The columns of ``qkv_proj`` stand by key head: its queries, its key, its value; those of ``gate_up_fused_proj`` are
+    all of the gate, then all of up.
+    """
+    columns = tensor.shape[-1] if tensor.shape else 0
+    if _QKV in tensor.name:
+        dim, groups = config.head_dim, config.num_attention_heads // config.num_key_value_heads
+        step = (groups + 2) * dim
+        _check_columns(tensor, columns, step, folder)
+        for name, first, width in (("q", 0, groups * dim), ("k", groups * dim, dim), ("v", (groups + 1) * dim, dim)):
+            pieces = [Cut(tensor, start + first, start + first + width) for start in range(0, columns, step)]
+            yield Renamed(Joined.of(pieces, len(tensor.shape) - 1), tensor.name.replace("qkv_proj", f"{name}_proj"))
+    elif _GATE_UP in tensor.name:
+        _check_columns(tensor, columns, 2, folder)
+        for name, start in (("gate", 0), ("up", columns // 2)):
+            piece = Cut(tensor, start, start + columns // 2)
+            yield Renamed(piece, tensor.name.replace("gate_up_fused_proj", f"{name}_proj"))
+    else:
+        yield tensor
+
+
+def _check_columns(tensor: StoredTensor, columns: int, step: int, folder: Path) -> None:
+    if not columns or columns % step:
+        raise ModelFolderError(f"{folder}: {tensor.name} has {columns} columns, config.json needs a multiple of {step}")
+
+
+def join_parts(
+    parts: Sequence[Mapping[str, StoredTensor]], shapes: Mapping[str, tuple[int, ...]], folder: Path
+) -> Iterator[StoredTensor]:
+    """Yield the whole tensors of a model that was saved in tensor-parallel ``parts``, in the order of the processes."""
+    names = {name for part in parts for name in part}
+    for name in names:
+        absent = [number for number, part in enumerate(parts) if name not in part]
+        if absent:
+            raise ModelFolderError(f"{folder}: {name} is not in tensor-parallel part {absent[0]} of {len(parts)}")
+    for name in parts[0]:
+        yield _join([part[name] for part in parts], shapes.get(canonical_name(name) or ""), folder)
+
+
+def _join(pieces: list[StoredTensor], whole: tuple[int, ...] | None, folder: Path) -> StoredTensor:
+    """Return one tensor: what every process holds whole, or the pieces side by side."""
+    found = [piece.shape for piece in pieces]
+    # A score head and statistics are held whole; so are keys and vocabularies that cannot be cut evenly.
+    if len(set(found)) == 1 and whole in (None, found[0]):
+        return pieces[0]
+    for axis in range(len(found[0])):
+        joined = Joined.of(pieces, axis)
+        along = {shape[:axis] + shape[axis + 1 :] for shape in found}
+        if len(along) == 1 and joined.shape == whole:
+            return joined
+    raise ModelFolderError(
+        f"{folder}: the {len(pieces)} tensor-parallel parts of {pieces[0].name} have the shapes "
+        f"{', '.join(str(list(shape)) for shape in found)}, config.json needs {list(whole or ())} for the whole; "
+        "is a part missing?"
+    )
