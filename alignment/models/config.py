@@ -13,6 +13,7 @@ import numpy as np
 
 from alignment.errors import ModelFolderError
 from alignment.models.folder_files import read_object, refuse_adapter
+from alignment.models.paddlenlp_config import from_paddlenlp
 from alignment.models.rope_settings import read_rope
 from alignment.ops.rotary_frequencies import inverse_frequencies
 
@@ -98,6 +99,7 @@ class DecoderConfig:
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any], *, place: str = CONFIG_FILE) -> DecoderConfig:
         """Build from Hugging Face keys; ``place`` is named in errors. Raises ModelFolderError."""
+        raw = from_paddlenlp(raw, place=place)
         family = raw.get("model_type")
         family = _SAME_AS.get(family, family) if isinstance(family, str) else family
         if not isinstance(family, str) or family not in _FAMILY_DEFAULTS:
@@ -115,7 +117,7 @@ class DecoderConfig:
             **read_rope(given, place),
             **_flags(given),
             eos_token_id=tuple(eos) if isinstance(eos, (list, tuple)) else eos,
-            raw=dict(raw),
+            raw=raw,
         )
         try:
             config.rotary_frequencies()

@@ -9,30 +9,14 @@ import numpy as np
 import paddle
 
 from alignment.errors import ModelFolderError
-from alignment.models.config import DecoderConfig
 from alignment.models.decoder import CausalLM
 from alignment.models.folders.views import StoredTensor
-from alignment.models.folders.weights import list_weights
-from alignment.models.naming import NORMALIZER_PREFIX, canonical_name, is_transposed, match_names, refuse_mismatch
+from alignment.models.naming import NORMALIZER_PREFIX, is_transposed, match_names, refuse_mismatch
 from alignment.models.score_model import ScoreModel
 from alignment.parallel.parts import Part
 from alignment.telemetry import log
 
 _ROWS_COMPARED = 4096
-
-
-def find_tensors(
-    folder: Path, config: DecoderConfig, *, head_prefix: str | None = None
-) -> dict[str, StoredTensor]:
-    """Return where the tensors of a folder stand, by the parameter's name; ``head_prefix`` names the score head."""
-    found: dict[str, StoredTensor] = {}
-    for stored in list_weights(folder, config, head_prefix=head_prefix):
-        name = canonical_name(stored.name, head_prefix)
-        if name in found:
-            raise ModelFolderError(f"{folder}: holds {name} more than once, the last time as {stored.name}")
-        if name is not None:
-            found[name] = stored
-    return found
 
 
 def take_statistics(found: dict[str, StoredTensor]) -> dict[str, float]:

@@ -14,8 +14,9 @@ import numpy as np
 from alignment.errors import ModelFolderError
 from alignment.models.config import CONFIG_FILE, DecoderConfig, read_config_dict
 from alignment.models.decoder import CausalLM
-from alignment.models.folder_weights import are_equal, check_tensors, fill, find_tensors, take_statistics
+from alignment.models.folder_weights import are_equal, check_tensors, fill, take_statistics
 from alignment.models.folders.views import StoredTensor
+from alignment.models.folders.weights import find_weights
 from alignment.models.initialise import draw_weights
 from alignment.models.placement import WHOLE, Placement
 from alignment.models.score_model import ScoreModel, ScoreOptions
@@ -58,7 +59,7 @@ def load_causal_lm(
     """
     folder, config = Path(path), DecoderConfig.read(path)
     check_vocabulary(config, tokenizer, place=str(path))
-    found = find_tensors(folder, config)
+    found = find_weights(folder, config)
     config = _settle_head(config, found, folder)
     check_tensors(found, whole_shapes(config, "causal"), folder)
     model = CausalLM(config, dtype=dtype, placement=placement)
@@ -84,7 +85,7 @@ def load_score_model(
     """
     folder, raw = Path(path), read_config_dict(path)
     config = DecoderConfig.from_dict(raw, place=str(folder / CONFIG_FILE))
-    found = find_tensors(folder, config, head_prefix=head_prefix)
+    found = find_weights(folder, config, head_prefix=head_prefix)
     statistics = take_statistics(found)
     as_saved = options is None
     options = _settle_bias(options or ScoreOptions.from_dict(raw), found, folder)

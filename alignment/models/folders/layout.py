@@ -6,12 +6,12 @@ and names; every matrix that is not square must agree with that, and decides whe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from alignment.errors import ModelFolderError
 from alignment.models.folders.views import StoredTensor
-from alignment.models.naming import FAMILY_PREFIXES, canonical_name, is_transposed
+from alignment.models.naming import FAMILY_PREFIXES, is_transposed
 
 _WRITERS = {"np": True, "pd": True, "pt": False, "tf": False, "flax": False, "mlx": False}
 """By the format that a file names: whether such writers keep [in, out]."""
@@ -19,15 +19,18 @@ _WORDS = {True: "[in, out], as PaddleNLP writes them", False: "[out, in], as Hug
 
 
 def is_paddle_layout(
-    tensors: Iterable[StoredTensor], tags: Iterable[str | None], shapes: Mapping[str, tuple[int, ...]], folder: Path
+    named: Sequence[tuple[str | None, StoredTensor]],
+    tags: Iterable[str | None],
+    shapes: Mapping[str, tuple[int, ...]],
+    folder: Path,
 ) -> bool:
     """Return whether matrices are [in, out]; ModelFolderError where that cannot be told or is contradicted.
 
-    ``tags`` are the formats that the files name, ``shapes`` those of the parameters, [in, out].
+    ``named`` are the tensors with the names of their parameters, ``tags`` the formats that the files name, ``shapes``
+    those of the parameters, [in, out].
     """
-    tensors = list(tensors)
-    declared = _declarations(tensors, tags)
-    seen = _evidence(tensors, shapes)
+    declared = _declarations([tensor for _, tensor in named], tags)
+    seen = _evidence(named, shapes)
     if len(seen) == 2:
         raise ModelFolderError(
             f"{folder}: {seen[True]} is stored [in, out] and {seen[False]} [out, in]; one of the two is transposed"
@@ -58,11 +61,12 @@ def _declarations(tensors: Iterable[StoredTensor], tags: Iterable[str | None]) -
     return found
 
 
-def _evidence(tensors: Iterable[StoredTensor], shapes: Mapping[str, tuple[int, ...]]) -> dict[bool, str]:
+def _evidence(
+    named: Iterable[tuple[str | None, StoredTensor]], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[bool, str]:
     """Return for each layout that a matrix shows the name of the first one."""
     found: dict[bool, str] = {}
-    for tensor in tensors:
-        name = canonical_name(tensor.name)
+    for name, tensor in named:
         shape = shapes.get(name) if name is not None and is_transposed(name) else None
         if shape is not None and shape != shape[::-1] and tensor.shape in (shape, shape[::-1]):
             found.setdefault(tensor.shape == shape, tensor.name)

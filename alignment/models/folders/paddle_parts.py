@@ -11,7 +11,6 @@ from pathlib import Path
 from alignment.errors import ModelFolderError
 from alignment.models.config import DecoderConfig
 from alignment.models.folders.views import Cut, Joined, Renamed, StoredTensor
-from alignment.models.naming import canonical_name
 
 _QKV, _GATE_UP = "self_attn.qkv_proj.", "mlp.gate_up_fused_proj."
 
@@ -45,16 +44,19 @@ def _check_columns(tensor: StoredTensor, columns: int, step: int, folder: Path) 
 
 
 def join_parts(
-    parts: Sequence[Mapping[str, StoredTensor]], shapes: Mapping[str, tuple[int, ...]], folder: Path
+    parts: Sequence[Mapping[str, StoredTensor]], shapes: Mapping[str, tuple[int, ...] | None], folder: Path
 ) -> Iterator[StoredTensor]:
-    """Yield the whole tensors of a model that was saved in tensor-parallel ``parts``, in the order of the processes."""
+    """Yield the whole tensors of a model that was saved in tensor-parallel ``parts``, in the order of the processes.
+
+    ``shapes`` of the whole by the name in the files; None: unknown.
+    """
     names = {name for part in parts for name in part}
     for name in names:
         absent = [number for number, part in enumerate(parts) if name not in part]
         if absent:
             raise ModelFolderError(f"{folder}: {name} is not in tensor-parallel part {absent[0]} of {len(parts)}")
     for name in parts[0]:
-        yield _join([part[name] for part in parts], shapes.get(canonical_name(name) or ""), folder)
+        yield _join([part[name] for part in parts], shapes[name], folder)
 
 
 def _join(pieces: list[StoredTensor], whole: tuple[int, ...] | None, folder: Path) -> StoredTensor:

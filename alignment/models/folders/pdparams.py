@@ -71,7 +71,7 @@ class PickledTensor(NamedTuple):
 
     @property
     def code(self) -> str:
-        """numpy's name of the dtype."""
+        """The name of its dtype."""
         return self.dtype.name
 
     @property
@@ -110,6 +110,7 @@ CONSTRUCTORS: Mapping[str, Constructor] = {
     "builtins.tuple": Constructor(tuple),
     "__builtin__.tuple": Constructor(tuple),
     "_codecs.encode": Constructor(_encode),
+    "__builtin__.bytes": Constructor(lambda: b""),  # the bytes of an empty array in protocol 2
 }
 """What a file may build."""
 

@@ -8,6 +8,7 @@ so that a file of many gigabytes is listed at once.
 from __future__ import annotations
 
 import pickle
+import pickletools
 import struct
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO, NamedTuple
@@ -133,8 +134,10 @@ class TensorUnpickler:
         elif code in _TUPLES:
             count = _TUPLES[code]
             self._stack[-count:] = [tuple(self._stack[-count:])]
+        elif code.decode("latin1") in pickletools.code2op:
+            raise self._refusal(f"uses the pickle instruction {pickletools.code2op[code.decode('latin1')].name}")
         else:
-            raise self._refusal(f"uses the pickle instruction {code!r}")
+            raise ModelFolderError(f"{self._place}: damaged, or no pickled weights (it has the instruction {code!r})")
 
     def _take(self, length: int) -> bytes:
         taken = self._file.read(length) if length <= self._size - self._file.tell() else b""

@@ -92,7 +92,7 @@ class TorchTensor(NamedTuple):
 
     @property
     def code(self) -> str:
-        """torch's name of the storage."""
+        """The name of its storage."""
         return self.window.storage.kind.name
 
     @property

@@ -133,7 +133,7 @@ class Reshaped(View):
 
 @dataclass(frozen=True)
 class Joined(View):
-    """``tensor`` and ``others`` side by side along ``axis``, under the name of the first; read where they are needed."""
+    """``tensor`` and ``others`` side by side along ``axis``, under the name of the first; read in pieces."""
 
     others: tuple[StoredTensor, ...]
     axis: int

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
+from alignment.errors import ModelFolderError
 from alignment.models.config import DecoderConfig
 from alignment.models.folders.layout import is_paddle_layout
 from alignment.models.folders.paddle_parts import join_parts, split_fused
@@ -15,50 +16,71 @@ from alignment.models.naming import canonical_name, is_transposed
 from alignment.models.split_plan import EMBEDDING, whole_shapes
 
 LM_HEAD = "lm_head.weight"
+UNTIED_FAMILIES = ("mistral",)
+"""Those for which PaddleNLP ignores ``tie_word_embeddings``: its model has a head of its own."""
+Naming = Callable[[str], str | None]
+"""From a tensor's name in the files to that of the parameter; None: the model does not need it."""
 
 
-def list_weights(folder: Path, config: DecoderConfig) -> Iterator[StoredTensor]:
-    """Yield every tensor of ``folder``, matrices as [out, in]; its name is the one in the file.
+def find_weights(folder: Path, config: DecoderConfig, *, head_prefix: str | None = None) -> dict[str, StoredTensor]:
+    """Return the tensors of ``folder`` by the parameter's name, matrices as [out, in].
 
-    ModelFolderError where files are missing or damaged, hold more than tensors, or contradict each other.
+    ``head_prefix`` names the score head. ModelFolderError where files are missing or damaged, hold more than tensors,
+    or contradict each other.
     """
+    naming = partial(canonical_name, head_prefix=head_prefix)
+    found: dict[str, StoredTensor] = {}
+    for tensor in _list_whole(folder, config, naming):
+        name = naming(tensor.name)
+        if name in found:
+            raise ModelFolderError(f"{folder}: holds {name} more than once, the last time as {tensor.name}")
+        if name is not None:
+            found[name] = tensor
+    return found
+
+
+def _list_whole(folder: Path, config: DecoderConfig, naming: Naming) -> Iterator[StoredTensor]:
+    """Yield whole tensors, matrices as [out, in], under the names of the files."""
     files = find_weight_files(folder)
-    parts = [list(_list_part(files, paths, config)) for paths in files.parts]
-    untied = dataclasses.replace(config, tie_word_embeddings=False)
-    shapes = {**whole_shapes(untied, "causal"), "score.weight": (config.hidden_size, 1)}
-    if config.tie_word_embeddings:  # a copy of the embedding, the same way round in both layouts
-        shapes[LM_HEAD] = shapes[EMBEDDING]
+    parts = [list(_list_part(files, paths, config, naming)) for paths in files.parts]
+    shapes = {**whole_shapes(config, "causal"), "score.weight": (config.hidden_size, 1)}
     if len(parts) == 1:
-        whole = [piece for tensor in parts[0] for piece in split_fused(tensor, config, folder)]
         tags = {files.format.read_tag(path) for path in files.parts[0]}
-        telling = {name: shape for name, shape in shapes.items() if name != LM_HEAD or not config.tie_word_embeddings}
-        if not is_paddle_layout(whole, tags, telling, folder):
+        if not is_paddle_layout([(naming(tensor.name), tensor) for tensor in parts[0]], tags, shapes, folder):
             yield from parts[0]
             return
-    else:
-        whole = join_parts([_by_name(part, config, folder) for part in parts], shapes, folder)
-    for tensor in whole:
-        yield _turn(tensor, config)
+    split = [{piece.name: piece for whole in part for piece in split_fused(whole, config, folder)} for part in parts]
+    if config.tie_word_embeddings:
+        shapes[LM_HEAD] = _tied_head(config)
+    named_shapes = {name: shapes.get(naming(name) or "") for part in split for name in part}
+    for tensor in join_parts(split, named_shapes, folder):
+        yield _turn(tensor, naming(tensor.name), config)
 
 
-def _list_part(files: WeightFiles, paths: list[Path], config: DecoderConfig) -> Iterator[StoredTensor]:
+def _list_part(files: WeightFiles, paths: list[Path], config: DecoderConfig, naming: Naming) -> Iterator[StoredTensor]:
     """Yield the tensors of a model's files; the last pipeline stage has a copy of a tied embedding."""
     has_embedding = False
     for path in paths:
         for tensor in files.format.list_file(path):
-            is_embedding = config.tie_word_embeddings and canonical_name(tensor.name) == EMBEDDING
+            is_embedding = config.tie_word_embeddings and naming(tensor.name) == EMBEDDING
             if not (is_embedding and has_embedding):
                 yield tensor
             has_embedding |= is_embedding
 
 
-def _by_name(part: list[StoredTensor], config: DecoderConfig, folder: Path) -> Mapping[str, StoredTensor]:
-    return {piece.name: piece for tensor in part for piece in split_fused(tensor, config, folder)}
-
-
-def _turn(tensor: StoredTensor, config: DecoderConfig) -> StoredTensor:
+def _turn(tensor: StoredTensor, name: str | None, config: DecoderConfig) -> StoredTensor:
     """Return a tensor of PaddleNLP as Hugging Face keeps it."""
-    name = canonical_name(tensor.name)
-    if name is None or not is_transposed(name) or (name == LM_HEAD and config.tie_word_embeddings):
-        return tensor
-    return Turned(tensor)
+    stays = name is None or not is_transposed(name)
+    if name == LM_HEAD and config.tie_word_embeddings:
+        copied = (config.vocab_size, config.hidden_size)
+        stays = tensor.shape == copied and (copied != copied[::-1] or config.model_type not in UNTIED_FAMILIES)
+    return tensor if stays else Turned(tensor)
+
+
+def _tied_head(config: DecoderConfig) -> tuple[int, int]:
+    """Return the shape of the head of PaddleNLP's model where config.json ties it.
+
+    It is the embedding itself, in all but ``UNTIED_FAMILIES``.
+    """
+    copied = (config.vocab_size, config.hidden_size)
+    return copied[::-1] if config.model_type in UNTIED_FAMILIES else copied

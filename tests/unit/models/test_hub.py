@@ -120,7 +120,7 @@ def test_bfloat16_is_read_and_written_exactly(tmp_path):
         (lambda p: p.write_bytes(b""), r"not a safetensors file.*0 bytes"),
         (lambda p: p.write_bytes(struct.pack("<Q", 10**12) + b"{}"), "not a safetensors file"),
         (lambda p: p.write_bytes(struct.pack("<Q", 5) + b'{"a":' + b"x" * 20), "header is damaged"),
-        (lambda p: p.unlink(), r"no model\.safetensors"),
+        (lambda p: p.unlink(), r"no weights; looked for model\.safetensors, .*model_state\.pdparams"),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path, damage, message):
@@ -131,10 +131,10 @@ def test_a_damaged_file_is_named(tmp_path, damage, message):
     assert str(tmp_path) in str(error.value)
 
 
-def test_a_folder_with_other_weights_says_what_they_are(tmp_path):
+def test_a_file_under_the_name_of_another_format_is_refused(tmp_path):
     save_model(tmp_path, _causal(), None)
     (tmp_path / "model.safetensors").rename(tmp_path / "model_state.pdparams")
-    with pytest.raises(ModelFolderError, match=r"model_state\.pdparams, which must be converted"):
+    with pytest.raises(ModelFolderError, match=r"model_state\.pdparams: damaged, or no pickled weights"):
         hub.load_causal_lm(tmp_path)
 
 

@@ -1,0 +1,64 @@
+"""PaddleNLP's config.json: what it says in words of its own, said in Hugging Face's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from alignment.errors import ModelFolderError
+
+VERSION_KEY = "paddlenlp_version"
+"""Only PaddleNLP writes it."""
+ROPE_KEYS = ("rope_scaling_type", "rope_scaling_factor")
+_ROPE_TYPES = {"linear": "linear", "dynamic_ntk": "dynamic", "ntk": None}
+"""PaddleNLP's words for kinds of rotary embedding; ``ntk`` is a plain one with another base."""
+_ROPE_FAMILIES = ("llama",)
+"""Those whose model in PaddleNLP reads the two keys."""
+_OWN_KEYS = (
+    VERSION_KEY, *ROPE_KEYS, "seq_length", "alibi", "dpo_config", "sequence_parallel", "sep_parallel_degree",
+    "context_parallel_degree", "use_last_token_for_generation", "immediate_clear_past_key_value", "virtual_pp_degree",
+)  # fmt: skip
+_OWN_PREFIXES = (
+    "fuse_", "use_fused_", "use_flash_attention", "long_sequence_", "use_long_sequence_", "tensor_parallel_",
+    "pipeline_parallel_", "recompute",
+)  # fmt: skip
+"""Beginnings of keys about how PaddleNLP runs a model, not about what it computes."""
+
+
+def from_paddlenlp(raw: Mapping[str, Any], *, place: str) -> dict[str, Any]:
+    """Return the keys of a config.json without those that only PaddleNLP knows; other config.json stay as they are.
+
+    ModelFolderError, with ``place`` in it, where they ask for what the decoder does not compute.
+    """
+    if not {VERSION_KEY, *ROPE_KEYS} & raw.keys():
+        return dict(raw)
+    unusual = [name for name in ("alibi", "use_long_sequence_strategies") if raw.get(name)]
+    if unusual:
+        raise ModelFolderError(f"{place}: {unusual[0]} is not supported (rotary embeddings only)")
+    kept = {name: value for name, value in raw.items() if not (name in _OWN_KEYS or name.startswith(_OWN_PREFIXES))}
+    kind = raw.get("rope_scaling_type")
+    return kept if kind is None or raw.get("rope_scaling") else {**kept, **_read_rope(raw, kind, place)}
+
+
+def _read_rope(raw: Mapping[str, Any], kind: Any, place: str) -> dict[str, Any]:
+    """Return the keys that say the same as ``rope_scaling_type`` and ``rope_scaling_factor``."""
+    if not isinstance(kind, str) or kind not in _ROPE_TYPES:
+        raise ModelFolderError(
+            f"{place}: rope_scaling_type {kind!r} is not supported (kinds: {', '.join(_ROPE_TYPES)})"
+        )
+    if raw.get("model_type") not in _ROPE_FAMILIES:
+        raise ModelFolderError(
+            f"{place}: rope_scaling_type {kind!r} of a {raw.get('model_type')!r} model: PaddleNLP ignores it there, so "
+            "it is not known what the weights were trained with. Set it to null, or write rope_scaling"
+        )
+    factor = raw.get("rope_scaling_factor", 1.0)
+    if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 1 <= factor < float("inf"):
+        raise ModelFolderError(f"{place}: rope_scaling_factor must be a number of at least 1, found {factor!r}")
+    if kind != "ntk":
+        return {"rope_scaling": {"rope_type": _ROPE_TYPES[kind], "factor": float(factor)}}
+    try:
+        width = raw["hidden_size"] // raw["num_attention_heads"]
+        theta = raw.get("rope_theta", 10000.0) * factor ** (width / (width - 2))
+        return {"rope_theta": theta, "max_position_embeddings": int(raw["max_position_embeddings"] * factor)}
+    except (KeyError, TypeError, ArithmeticError) as error:
+        raise ModelFolderError(f"{place}: rope_scaling_type 'ntk' needs the sizes of the model ({error!r})") from None
