@@ -102,12 +102,16 @@ class ChatTemplate:
             )
         self._tokenizer = tokenizer
 
-    @cached_property
+    @property
     def end(self) -> str:
         """The first special token that the template writes behind an answer; the tokenizer's EOS where it writes none.
 
         It need not be the tokenizer's EOS: chat models often end a turn with a token of its own.
         """
+        return self._written_end or self._tokenizer.eos_token
+
+    @cached_property
+    def _written_end(self) -> str:
         try:
             whole = self._render(conversation(["a", _MARK]), add_generation_prompt=False)
         except DataError:  # the template refuses so plain a conversation; real ones are still to come
@@ -117,7 +121,7 @@ class ChatTemplate:
             text = self._tokenizer.decode([token], skip_special_tokens=False)
             if text.strip() and not self._tokenizer.decode([token], skip_special_tokens=True):
                 return text.strip()
-        return self._tokenizer.eos_token
+        return self._tokenizer.eos_token if self._tokenizer.eos_token in behind else ""
 
     def render_prompt(self, asked: Conversation) -> str:
         """Return the chat template's text with its generation prompt."""
@@ -133,16 +137,17 @@ class ChatTemplate:
         whole = self._render(asked.answered(answer), add_generation_prompt=False)
         if not whole.startswith(prompt):
             return answer
-        return whole[len(prompt) : self._find_end(whole, len(prompt), answer, calls_tools=False)[0]]
+        return whole[len(prompt) : self._find_end(whole, len(prompt), len(whole), answer)[0]]
 
     def render_dialogue(self, dialogue: Conversation) -> list[Segment]:
         """Return the segments of the text as the template writes it for the whole dialogue; see ``Template``."""
         whole = self._render(dialogue, add_generation_prompt=False)
-        segments, written = [], 0
+        starts: list[int] = []
         for number in dialogue.targets:
-            message = dialogue.messages[number]
-            start = self._find_start(whole, written, dialogue, number)
-            stop, end = self._find_end(whole, start, text_of(message), calls_tools=bool(message.get("tool_calls")))
+            starts.append(self._find_start(whole, max(starts, default=0), dialogue, number))
+        segments, written = [], 0
+        for number, start, limit in zip(dialogue.targets, starts, [*starts[1:], len(whole)], strict=True):
+            stop, end = self._find_end(whole, start, limit, text_of(dialogue.messages[number]))
             segments += [Segment(whole[written:start], False), Segment(whole[start:stop], True, end)]
             written = stop + len(end)
         return [*segments, Segment(whole[written:], False)] if whole[written:] else segments
@@ -165,17 +170,22 @@ class ChatTemplate:
         # A blank before the answer belongs to it, as where the text of the prompt ends without one.
         return max(written, len(whole[:start].rstrip(" ")))
 
-    def _find_end(self, whole: str, start: int, content: str, *, calls_tools: bool) -> tuple[int, str]:
-        """Return where the answer that begins at ``start`` stops, and the end token written there (or nothing)."""
-        said = content if whole.find(content, start) >= 0 else content.strip()
-        found = whole.find(said, start)
-        last = found + len(said) if found >= 0 else start
-        stop = whole.find(self.end, last)
-        if stop >= 0 and (calls_tools or found < 0 or not whole[last:stop].strip()):
-            return stop, self.end
-        if not calls_tools and found >= 0:
-            return last, ""
-        return len(whole), ""
+    def _find_end(self, whole: str, start: int, limit: int, content: str) -> tuple[int, str]:
+        """Return where the answer that begins at ``start`` stops, and the end token written there (or nothing).
+
+        ``limit`` is where the next answer begins. An end token that stands in ``content`` itself does not end it.
+        """
+        stop, end = start, self._written_end
+        for _ in range(content.count(end) + 1 if end else 0):
+            stop = whole.find(end, stop, limit)
+            if stop < 0:
+                break
+            stop += len(end)
+        if end and stop >= 0:
+            return stop - len(end), end
+        said = content if whole.startswith(content, start) else content.strip()
+        found = whole.find(said, start, limit)
+        return (found + len(said) if found >= 0 else limit), ""
 
     def _render(self, rendered: Conversation, *, add_generation_prompt: bool) -> str:
         messages = [
