@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 from alignment.errors import DataError
 
@@ -17,14 +19,15 @@ Given = str | Sequence[str] | Sequence[Message] | Mapping[str, Any]
 """A user's text; turns, the user's first; messages; or ``{"messages": ..., "tools": ...}``."""
 
 
-class Conversation(NamedTuple):
+@dataclass(frozen=True)
+class Conversation:
     """Messages in order, and the tools that the assistant may call."""
 
     messages: tuple[Message, ...]
     """Each has ``role`` and ``content``; further keys (``tool_calls``, ``name``) are the template's business."""
     tools: tuple[Mapping[str, Any], ...] = ()
 
-    @property
+    @cached_property
     def targets(self) -> list[int]:
         """The numbers of the assistant's turns that are trained on."""
         return [
@@ -36,13 +39,14 @@ class Conversation(NamedTuple):
     @property
     def has_blank_question(self) -> bool:
         """True: a user's turn holds no text, or there are no turns before the first answer."""
-        asked = [text_of(message) for message in self.messages if message["role"] == "user"]
-        return not all(text.strip() for text in asked) or self.messages[:1] == () or self.targets[:1] == [0]
+        if not self.messages or self.targets[:1] == [0]:
+            return True
+        return any(message["role"] == "user" and not text_of(message).strip() for message in self.messages)
 
     @property
     def has_blank_target(self) -> bool:
         """True: a turn that is trained on holds neither text nor a call of a tool."""
-        return not all(is_said(self.messages[number]) for number in self.targets)
+        return any(not is_said(self.messages[number]) for number in self.targets)
 
     def before(self, number: int) -> Conversation:
         """Return the first ``number`` messages."""
@@ -66,10 +70,11 @@ def conversation(value: Given | Conversation, tools: Sequence[Mapping[str, Any]]
         return value
     if isinstance(value, Mapping):
         return conversation(value["messages"], value.get("tools"))
-    turns = [value] if isinstance(value, str) else value
+    if isinstance(value, str):
+        return Conversation(({"role": "user", "content": value},), tuple(tools or ()))
     messages = tuple(
         {"role": ("user", "assistant")[number % 2], "content": turn} if isinstance(turn, str) else turn
-        for number, turn in enumerate(turns)
+        for number, turn in enumerate(value)
     )
     return Conversation(messages, tuple(tools or ()))
 

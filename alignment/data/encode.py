@@ -80,6 +80,7 @@ class Encoder:
 
     def __init__(self, tokenizer: Tokenizer, template: str) -> None:
         self._tokenizer = tokenizer
+        self._cutting = tokenizer if isinstance(tokenizer, CuttingTokenizer) else None
         self._template = open_template(template, tokenizer)
         self.end_id = self._id_of(self._template.end)
         """The token that ends every answer; for a chat template that of its turns, which need not be EOS."""
@@ -95,8 +96,20 @@ class Encoder:
 
     def encode_answer(self, prompt: Prompt, answer: str) -> Answer:
         """Tokenise ``answer`` as it follows ``prompt``; the end token is appended once, as an id."""
-        ids, retokenized = self._continue(prompt.text, prompt.ids, self._template.render_answer(prompt.asked, answer))
+        piece = self._template.render_answer(prompt.asked, prompt.text, answer)
+        ids, retokenized = self._continue(prompt.text, prompt.ids, piece)
         return Answer(self._with_end(ids), retokenized)
+
+    def encode_answers(self, asked: Given | Conversation, answers: Sequence[str]) -> tuple[Prompt, list[Answer]]:
+        """Return what ``encode_prompt`` and ``encode_answer`` do for several answers to one prompt."""
+        asked = conversation(asked)
+        text = self._template.render_prompt(asked)
+        pieces = [self._template.render_answer(asked, text, answer) for answer in answers]
+        cut = [self._cut_segments([Segment(text, False), Segment(piece, True)]) for piece in pieces]
+        if None not in cut and all(prompt_ids == cut[0][0] for prompt_ids, _ in cut):
+            return Prompt(asked, text, cut[0][0]), [Answer(self._with_end(ids), False) for _, ids in cut]
+        prompt = self.encode_prompt(asked)
+        return prompt, [self.encode_answer(prompt, answer) for answer in answers]
 
     def encode_dialogue(self, dialogue: Given | Conversation) -> Dialogue:
         """Tokenise turns or messages; those of ``Conversation.targets``, with their end tokens, are targets."""
@@ -124,12 +137,12 @@ class Encoder:
 
     def _cut_segments(self, segments: Sequence[Segment]) -> list[list[int]] | None:
         """Tokenise the whole text once; None where that does not show which token belongs to which segment."""
-        if not isinstance(self._tokenizer, CuttingTokenizer):
+        if self._cutting is None:
             return None
         text, special = "".join(segment.text + segment.end for segment in segments), self._template.adds_special_tokens
         places = accumulate(len(part) for segment in segments for part in (segment.text, segment.end))
         cuts = [place for place in places if place < len(text)]
-        ids, counts = self._tokenizer.encode_cut(text, cuts, add_special_tokens=special)
+        ids, counts = self._cutting.encode_cut(text, cuts, add_special_tokens=special)
         ids = self._opened(ids, special=special)
         bounds = [0, *counts, *[len(ids)] * (2 * len(segments) - len(cuts))]
         if None in bounds:
@@ -173,7 +186,7 @@ class Encoder:
         return [*ids[:end], self.end_id]
 
     def _tokenize(self, text: str, *, special: bool) -> list[int]:
-        ids = [int(token) for token in self._tokenizer(text, add_special_tokens=special)["input_ids"]]
+        ids = list(map(int, self._tokenizer(text, add_special_tokens=special)["input_ids"]))
         return self._opened(ids, special=special)
 
     def _opened(self, ids: list[int], *, special: bool) -> list[int]:

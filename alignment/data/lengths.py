@@ -20,7 +20,7 @@ class Fitted(NamedTuple):
 
 
 def fit_lengths(
-    prompt: list[int], answers: Sequence[list[int]], options: EncodeOptions, *, place: str
+    prompt: list[int], answers: Sequence[list[int]], options: EncodeOptions, *, place: object
 ) -> Fitted | None:
     """Apply ``options.on_overlong``; None: the row does not fit and is dropped (``dropped_overlong``).
 

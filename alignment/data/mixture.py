@@ -18,6 +18,18 @@ MAX_ROWS = 100_000_000
 """Rows that a dataset may be asked for; more is a slip of the pen, not a plan."""
 
 
+class Place:
+    """Where a row comes from; written out only where a message needs it."""
+
+    __slots__ = ("_index", "_source")
+
+    def __init__(self, source: RawDataset, index: int) -> None:
+        self._source, self._index = source, index
+
+    def __str__(self) -> str:
+        return self._source.describe_row(self._index)
+
+
 class Row(NamedTuple):
     """One row as the mixing selected it."""
 
@@ -27,8 +39,8 @@ class Row(NamedTuple):
     """The label of its dataset."""
     index: int
     """Its index in the raw dataset."""
-    place: str
-    """Where it comes from, for messages."""
+    place: object
+    """Where it comes from, for messages: its ``str``."""
     sample: RawSample
     fault: BadRow | None = None
     """Why the row cannot be used, whatever it is wanted for; ``sample`` is empty then."""
@@ -49,7 +61,7 @@ def read_mixture(specs: Sequence[DatasetSpec], *, seed: int, ledger: Ledger | No
     position = 0
     for spec, source, indices in zip(specs, sources, selected, strict=True):
         for index in indices.tolist():
-            place = source.describe_row(index)
+            place = Place(source, index)
             sample, fault = _checked(source, index, place)
             yield Row(position, spec.label, index, place, sample, fault)
             position += 1
@@ -69,14 +81,14 @@ def _open(spec: DatasetSpec) -> RawDataset:
         ) from error
 
 
-def _checked(source: RawDataset, index: int, place: str) -> tuple[RawSample, BadRow | None]:
+def _checked(source: RawDataset, index: int, place: Place) -> tuple[RawSample, BadRow | None]:
     try:
         return check_sample(_read(source, index, place), place), None
     except BadRow as fault:
         return RawSample(), fault
 
 
-def _read(source: RawDataset, index: int, place: str) -> Any:
+def _read(source: RawDataset, index: int, place: Place) -> Any:
     try:
         return source[index]
     except UserError:

@@ -42,8 +42,7 @@ def encode_pair(row: Row, encoder: Encoder, options: EncodeOptions) -> EncodedPa
         return (EMPTY_PROMPT,)
     if not all(text.strip() for text in texts):
         return (EMPTY_ANSWER,)
-    prompt = encoder.encode_prompt(asked)
-    answers = [encoder.encode_answer(prompt, text) for text in texts]
+    prompt, answers = encoder.encode_answers(asked, texts)
     fault = _fault(prompt.ids, answers, encoder, options)
     if fault:
         return (fault,)

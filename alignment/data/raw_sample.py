@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,28 +16,34 @@ from alignment.records import RawSample
 
 _TEXTS = ("answer", "other_answer")
 _FLAGS = ("better", "safer", "is_safe", "is_other_safe", "desirable")
+_PLAIN = {"input": str, **dict.fromkeys(_TEXTS, str), **dict.fromkeys(_FLAGS, bool)}
+"""Values of exactly these types are right as they are, and nearly all are."""
+_SURROGATES = re.compile("[\\ud800-\\udfff]")
 FIELDS = ("input", "answer", "other_answer", "dialogue", "messages", "tools", *_FLAGS)
 
 
-def check_sample(sample: Any, place: str) -> RawSample:
+def check_sample(sample: Any, place: object) -> RawSample:
     """Return ``sample`` with plain Python values; a wrong type is a ``DataError`` naming ``place`` and the field.
 
-    None stays: ``better=None`` marks a tie, any other None a field that the row has without a value. Unknown fields
-    are left out. Text with half a character (a lone surrogate) is a ``BadRow``.
+    ``place`` is written only where something is wrong. None stays: ``better=None`` marks a tie, any other None a field
+    that the row has without a value. Unknown fields are left out. Text with half a character (a lone surrogate) is a
+    ``BadRow``.
     """
     if not isinstance(sample, Mapping):
         raise DataError(f"{place}: a row must be a RawSample (dict), got {_shown(sample)}")
-    checked = {
-        field: None if sample[field] is None else _CHECKS[field](sample[field], f"{place}: field {field!r}")
-        for field in FIELDS
-        if field in sample
-    }
-    for field, value in checked.items():
-        _check_encodable(value, f"{place}: field {field!r}")
+    checked = {}
+    for field in FIELDS:
+        if field in sample:
+            value = sample[field]
+            if value is not None and type(value) is not _PLAIN.get(field):
+                value = _CHECKS[field](value, f"{place}: field {field!r}")
+            if not _is_encodable(value):
+                _refuse_broken_text(value, f"{place}: field {field!r}")
+            checked[field] = value
     return checked
 
 
-def require_fields(sample: RawSample, fields: Sequence[str], *, kind: str, place: str) -> None:
+def require_fields(sample: RawSample, fields: Sequence[str], *, kind: str, place: object) -> None:
     """Refuse a sample that lacks a field its dataset kind reads; the message lists the fields present.
 
     A field that is there without a value (null) makes a ``BadRow``; ``better`` may be null, which is a tie.
@@ -62,16 +70,19 @@ def _check_text(value: Any, place: str) -> str:
     return str(value)
 
 
-def _check_encodable(value: Any, place: str) -> None:
+def _is_encodable(value: Any) -> bool:
+    """Tell whether all text in ``value`` is whole; most is ASCII, and that is known at once."""
     if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            half = value[error.start].encode("unicode_escape").decode()
-            raise BadRow(BROKEN_TEXT, f"{place} holds half a character ({half}, a lone surrogate)") from None
-    elif isinstance(value, (list, tuple, Mapping)):
-        for item in value.values() if isinstance(value, Mapping) else value:
-            _check_encodable(item, place)
+        return value.isascii() or not _SURROGATES.search(value)
+    if isinstance(value, Mapping):
+        return all(map(_is_encodable, value.values()))
+    return not isinstance(value, (list, tuple)) or all(map(_is_encodable, value))
+
+
+def _refuse_broken_text(value: Any, place: str) -> None:
+    half = _SURROGATES.search(json.dumps(value, ensure_ascii=False))
+    assert half is not None
+    raise BadRow(BROKEN_TEXT, f"{place} holds half a character ({ascii(half[0])[1:-1]}, a lone surrogate)")
 
 
 def _check_flag(value: Any, place: str) -> bool:

@@ -67,18 +67,21 @@ class SupervisedDataset(TokenizedDataset):
             return EMPTY_ANSWER
         return SHORT_ANSWER if num_content < self.options.min_answer_tokens else None
 
-    def _fit(self, dialogue: Dialogue, place: str) -> Encoded:
+    def _fit(self, dialogue: Dialogue, place: object) -> Encoded:
         fitted = fit_lengths(dialogue.prompt_ids, [dialogue.body_ids], self.options, place=place)
         if fitted is None:
             return Encoded(None, (DROPPED_OVERLONG,))
-        body = to_ids(fitted.answers[0])
-        targets = np.array(dialogue.body_targets[: len(body)])
-        if not targets.any():
+        num_prompt, body = len(fitted.prompt), fitted.answers[0]
+        targets = dialogue.body_targets[: len(body)]
+        if True not in targets:
             return Encoded(None, (DROPPED_OVERLONG,))
-        labels = np.concatenate([np.full(len(fitted.prompt), IGNORE_INDEX), np.where(targets, body, IGNORE_INDEX)])
+        ids = to_ids(fitted.prompt + body)
+        labels = ids.copy()
+        labels[:num_prompt] = IGNORE_INDEX
+        if False in targets:
+            labels[num_prompt:][~np.array(targets)] = IGNORE_INDEX
         reasons = [BOUNDARY_RETOKENIZED] * dialogue.retokenized + [fitted.reason] * (fitted.reason is not None)
-        ids = np.concatenate([to_ids(fitted.prompt), body])
-        return Encoded({"input_ids": ids, "labels": labels.astype(np.int64)}, tuple(reasons))
+        return Encoded({"input_ids": ids, "labels": labels}, tuple(reasons))
 
 
 class SupervisedCollator:

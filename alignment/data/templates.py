@@ -7,6 +7,7 @@ what a model is trained on. Each of them ends with one token, the template's ``e
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import NamedTuple, Protocol
 
@@ -47,8 +48,8 @@ class Template(Protocol):
     def render_prompt(self, asked: Conversation) -> str:
         """Return the text up to where the assistant's next turn begins."""
 
-    def render_answer(self, asked: Conversation, answer: str) -> str:
-        """Return the text of ``answer`` after ``render_prompt(asked)``, without the end token."""
+    def render_answer(self, asked: Conversation, prompt: str, answer: str) -> str:
+        """Return the text of ``answer`` after ``prompt``, which is ``render_prompt(asked)``, without the end token."""
 
     def render_dialogue(self, dialogue: Conversation) -> list[Segment]:
         """Return the whole text in segments, one answer for each of ``dialogue.targets`` and what lies between."""
@@ -70,7 +71,7 @@ class PkuTemplate:
             pieces.append(PROMPT_USER.format(input=turn) + PROMPT_ASSISTANT if is_user else turn + self.end)
         return "".join(pieces)
 
-    def render_answer(self, asked: Conversation, answer: str) -> str:
+    def render_answer(self, asked: Conversation, prompt: str, answer: str) -> str:
         """Return ``answer`` itself."""
         return answer
 
@@ -127,13 +128,12 @@ class ChatTemplate:
         """Return the chat template's text with its generation prompt."""
         return self._render(asked, add_generation_prompt=True)
 
-    def render_answer(self, asked: Conversation, answer: str) -> str:
+    def render_answer(self, asked: Conversation, prompt: str, answer: str) -> str:
         """Return what the template writes for ``answer`` up to its end token.
 
         Some templates write earlier turns anew, so that the longer text does not continue the shorter one; then the
         answer is taken as it is, which is also what generation continues with.
         """
-        prompt = self.render_prompt(asked)
         whole = self._render(asked.answered(answer), add_generation_prompt=False)
         if not whole.startswith(prompt):
             return answer
@@ -160,7 +160,7 @@ class ChatTemplate:
             return len(prompt)
         marked = {**dialogue.messages[number], "content": _MARK}
         others = dialogue.messages[:number], dialogue.messages[number + 1 :]
-        text = self._render(dialogue._replace(messages=(*others[0], marked, *others[1])), add_generation_prompt=False)
+        text = self._render(replace(dialogue, messages=(*others[0], marked, *others[1])), add_generation_prompt=False)
         start = text.find(_MARK)
         if start < written or text[:start] != whole[:start]:
             raise DataError(

@@ -127,7 +127,7 @@ class TokenizedDataset(ABC):
         except BadRow as fault:
             return Encoded(None, (fault.reason,), str(fault))
         except DataError as error:
-            if row.place in str(error):
+            if str(row.place) in str(error):
                 raise
             raise DataError(f"{row.place}: {error}") from error
 

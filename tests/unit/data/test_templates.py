@@ -26,13 +26,13 @@ def test_braces_in_user_text_are_plain_text():
 def test_chat_template_prompt_and_answer(tokenizer):
     template = open_template("tokenizer", tokenizer)
     assert template.render_prompt(conversation("hi")) == "<s> [u] hi [a] "
-    assert template.render_answer(conversation("hi"), "a b") == "a b "
+    assert template.render_answer(conversation("hi"), "<s> [u] hi [a] ", "a b") == "a b "
     assert not template.adds_special_tokens
 
 
 def test_chat_template_that_rewrites_its_prompt_takes_the_answer_as_it_is(tokenizer):
     tokenizer.apply_chat_template = lambda messages, tokenize, add_generation_prompt: f"{len(messages)}: ..."
-    assert ChatTemplate(tokenizer).render_answer(conversation("hi"), "a b") == "a b"
+    assert ChatTemplate(tokenizer).render_answer(conversation("hi"), "1: ...", "a b") == "a b"
     with pytest.raises(DataError, match="cannot be found"):
         ChatTemplate(tokenizer).render_dialogue(conversation(["a", "b", "c", "d"]))
 
