@@ -80,7 +80,7 @@ def _is_encodable(value: Any) -> bool:
 
 
 def _refuse_broken_text(value: Any, place: str) -> None:
-    half = _SURROGATES.search(json.dumps(value, ensure_ascii=False))
+    half = _SURROGATES.search(json.dumps(value, ensure_ascii=False, default=repr))
     assert half is not None
     raise BadRow(BROKEN_TEXT, f"{place} holds half a character ({ascii(half[0])[1:-1]}, a lone surrogate)")
 
