@@ -49,7 +49,8 @@ MISTRAL = (  # no generation prompt; a system message goes into the last questio
     "{% if messages[0].role == 'system' %}{% set system = messages[0].content + '\\n\\n' %}"
     "{% set loop_messages = messages[1:] %}{% else %}{% set system = '' %}{% set loop_messages = messages %}{% endif %}"
     "{% set ns = namespace(last=0) %}{% for m in loop_messages %}{% if m.role == 'user' %}"
-    "{% set ns.last = loop.index %}{% endif %}{% endfor %}{{ bos_token }}{% for m in loop_messages %}{% if m.role == 'user' %}"
+    "{% set ns.last = loop.index %}{% endif %}{% endfor %}"
+    "{{ bos_token }}{% for m in loop_messages %}{% if m.role == 'user' %}"
     "{{ '[INST] ' + (system if loop.index == ns.last else '') + m.content + ' [/INST]' }}"
     "{% else %}{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}"
 )
