@@ -31,3 +31,7 @@ class PassingRewardError(RewardError):
 
 class NumericalError(UserError):
     """A loss, reward or gradient is NaN or infinite."""
+
+
+class ProcessError(UserError):
+    """A process that was started here died, failed or took too long; what it refused to do is another UserError."""

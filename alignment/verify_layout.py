@@ -22,7 +22,7 @@ from alignment.parallel.host import prepare_host
 prepare_host()  # before the first import of Paddle, which reads these settings once
 
 from alignment.arguments.command_line import ToolParser, number  # noqa: E402
-from alignment.errors import ArgumentError, UserError  # noqa: E402
+from alignment.errors import ArgumentError, ProcessError, UserError  # noqa: E402
 from alignment.models.config import DecoderConfig  # noqa: E402
 from alignment.parallel.layout import Layout  # noqa: E402
 from alignment.parity.check import References, check_layout  # noqa: E402
@@ -78,15 +78,15 @@ def main(argv: Sequence[str]) -> int:
         return 2
     print_table(f"layouts against one process (tolerance {TOLERANCE:g})", COLUMNS, map(_row, results))
     for layout, _, trainer, result in results:
-        if isinstance(result, str):
+        if isinstance(result, UserError):
             print(f"{layout}, {trainer}: {result}")
     if options.write:
         _write_markdown(Path(options.write), results)
     return 0 if all(isinstance(r, Difference) and r.passes() for *_, r in results) else 1
 
 
-Result = tuple[str, int, str, Difference | str]
-"""(layout, processes, trainer, difference or the message of a refusal)."""
+Result = tuple[str, int, str, Difference | UserError]
+"""(layout, processes, trainer, difference or why there is none)."""
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -206,8 +206,8 @@ def _shape(given: Mapping[str, Any], folder: Path, *, layers: int) -> dict[str, 
 
 def _row(result: Result) -> list[Any]:
     layout, processes, trainer, found = result
-    if isinstance(found, str):
-        return [layout, processes, trainer, *[""] * 7, "refused"]
+    if isinstance(found, UserError):
+        return [layout, processes, trainer, *[""] * 7, "FAILED" if isinstance(found, ProcessError) else "refused"]
     numbers = [None if math.isnan(x) else f"{x:.1e}" for x in found[:6]]
     tokens = "" if trainer != "PPO" else "same" if found.tokens_equal else "DIFFER"
     return [layout, processes, trainer, *numbers, tokens, "pass" if found.passes() else "FAIL"]

@@ -21,8 +21,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alignment.errors import UserError
+from alignment.errors import ProcessError, UserError
+from alignment.telemetry.exit_status import describe_exit
 
+_FAILED, _REFUSED = 1, 2
+"""Exit statuses of a rank."""
 _HEAD_START_SECONDS = 0.3
 """The first rank serves the store the others meet in; those that come before it wait three seconds."""
 
@@ -32,8 +35,8 @@ def run_ranks(
 ) -> list[Any]:
     """Call ``target`` ("module:function") in ``world_size`` processes and return what each returned, by rank.
 
-    Arguments and results are pickled. A rank that fails, or a run beyond ``timeout`` seconds, is a UserError with the
-    end of the output; no process outlives the call.
+    Arguments and results are pickled. What a rank refuses is a UserError with the end of the output; a rank that fails
+    or dies, or a run beyond ``timeout`` seconds, is a ProcessError. No process outlives the call.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -47,12 +50,14 @@ def run_ranks(
             )
             try:
                 status = process.wait(timeout)
+                ended = describe_exit(status)
             except subprocess.TimeoutExpired:
-                status = f"no end after {timeout:g} s"
+                status, ended = None, f"did not end within {timeout:g} s"
             finally:
                 _kill_group(process.pid)
         if status != 0:
-            raise UserError(f"{target} in {world_size} processes failed ({status}):\n{_tail(output)}")
+            kind = UserError if status == _REFUSED else ProcessError
+            raise kind(f"{target} in {world_size} processes {ended}:\n{_tail(output)}")
         return [pickle.loads((folder / f"result-{rank}.pickle").read_bytes()) for rank in range(world_size)]
 
 
@@ -85,14 +90,17 @@ def main(folder: Path, world_size: int) -> int:
     module, _, name = target.partition(":")
     function = getattr(importlib.import_module(module), name)
     environments = rank_environments(world_size)
-    children = {_fork(function, arguments, environment, folder) for environment in environments}
-    while children:
+    ranks = {_fork(function, arguments, environment, folder): rank for rank, environment in enumerate(environments)}
+    while ranks:
         pid, status = os.wait()
-        children.discard(pid)
+        rank = ranks.pop(pid)
         if status:
-            for child in children:
+            for child in ranks:
                 os.kill(child, signal.SIGTERM)
-            return os.waitstatus_to_exitcode(status)
+            code = os.waitstatus_to_exitcode(status)
+            if code < 0:
+                print(f"[rank {rank}] {describe_exit(code)}", flush=True)
+            return max(1, code)
     return 0
 
 
@@ -126,7 +134,7 @@ def _fork(function: Any, arguments: Sequence[Any], environment: dict[str, str], 
     if pid:
         return pid
     rank = environment["PADDLE_TRAINER_ID"]
-    status = 1
+    status = _FAILED
     try:
         if rank != "0":
             time.sleep(_HEAD_START_SECONDS)
@@ -137,6 +145,7 @@ def _fork(function: Any, arguments: Sequence[Any], environment: dict[str, str], 
         status = 0
     except UserError as error:
         print(f"[rank {rank}] error: {error}", flush=True)
+        status = _REFUSED
     except BaseException:
         print(f"[rank {rank}] {traceback.format_exc()}", flush=True)
     finally:

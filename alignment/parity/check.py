@@ -42,12 +42,11 @@ def check_layout(
     batch_ranks: int,
     timeout: float,
     trainers: Sequence[str] = tuple(TRAINERS),
-) -> dict[str, Difference | str]:
-    """Return the difference from one process by trainer; a layout that is refused gives its message instead.
+) -> dict[str, Difference | UserError]:
+    """Return the difference from one process by trainer, or the error: a refusal, or a ProcessError.
 
     ``folder`` holds the models of ``make_models``.
     """
-    expected = references.get(batch_ranks, changes, trainers)
     output = "layout-" + "-".join(str(value).replace(" ", "") for value in changes.values())
     jobs = [
         (
@@ -57,7 +56,8 @@ def check_layout(
         for name in trainers
     ]
     try:
+        expected = references.get(batch_ranks, changes, trainers)
         found = run_trainers(jobs, world_size=world_size, timeout=timeout)
     except UserError as error:
-        return dict.fromkeys(trainers, str(error))
+        return dict.fromkeys(trainers, error)
     return {name: compare(one, other) for name, one, other in zip(trainers, expected, found, strict=True)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from alignment.errors import UserError
 from alignment.parity.check import References, check_layout
 from alignment.parity.layouts import LAYOUTS, num_batch_ranks, num_processes
 from alignment.parity.subjects import make_models
@@ -34,5 +35,5 @@ def test_layout_gives_the_numbers_of_one_process(name, references):
     )
     assert len(found) == 3
     for trainer, difference in found.items():
-        assert not isinstance(difference, str), difference
+        assert not isinstance(difference, UserError), difference
         assert difference.passes(), f"{trainer}: {difference}"
