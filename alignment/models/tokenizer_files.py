@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.errors import ModelFolderError
+from alignment.models import paddlenlp_tokenizer
 
 FAST_FILE = "tokenizer.json"
 SENTENCEPIECE_FILE = "tokenizer.model"
@@ -59,11 +60,12 @@ def read_tokenizer_files(folder: str | Path) -> TokenizerFiles:
     root = Path(folder)
     if not root.is_dir():
         raise ModelFolderError(f"{folder}: no such folder; expected a tokenizer ({FAST_FILE} or {SENTENCEPIECE_FILE})")
-    names = (FAST_FILE, SENTENCEPIECE_FILE, *COMPANION_FILES)
+    names = (FAST_FILE, SENTENCEPIECE_FILE, *COMPANION_FILES, *paddlenlp_tokenizer.NAMES)
     try:
         contents = {name: (root / name).read_bytes() for name in names if (root / name).is_file()}
     except OSError as error:
         raise ModelFolderError(f"{root}: the tokenizer's files cannot be read: {error}") from error
+    contents = paddlenlp_tokenizer.translate(contents, root)
     if FAST_FILE not in contents and SENTENCEPIECE_FILE not in contents:
         found = ", ".join(sorted(path.name for path in root.iterdir())[:12]) or "nothing"
         raise ModelFolderError(f"{root}: no tokenizer: looked for {FAST_FILE} and {SENTENCEPIECE_FILE}, found {found}")
