@@ -32,8 +32,8 @@ TEXTS = [
 ]  # fmt: skip
 QWEN2_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 QWEN2_TEMPLATE = (
-    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}\n"
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>'}}"
+    "{{ '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}\n"
 )
 PARTS = {
     "system": "Be brief.\n",
@@ -131,7 +131,7 @@ def record(folder: Path) -> dict[str, Any]:
 
 def as_messages(pair: list[str]) -> list[dict[str, str]]:
     """Return one or two messages."""
-    return [{"role": role, "content": text} for role, text in zip(("user", "assistant"), pair)]
+    return [{"role": role, "content": text} for role, text in zip(("user", "assistant"), pair, strict=False)]
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """PaddleNLP's tokenizer files, and those of the older Hugging Face classes, turned into files that need no class.
 
-What a class of PaddleNLP does in Python is written into the files: a sentencepiece model gets its usual name, vocabulary
-and merges become a ``tokenizer.json``, and special tokens that are plain texts take the white space around them, as
-they do there. ``chat_template.json`` becomes a Jinja template.
+What a class of PaddleNLP does in Python is written into the files: a sentencepiece model gets its usual name,
+vocabulary and merges become a ``tokenizer.json``, and special tokens that are plain texts take the white space around
+them, as they do there. ``chat_template.json`` becomes a Jinja template.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ NAMES = (SENTENCEPIECE_NAME, TEMPLATE_NAME)
 """Files that only PaddleNLP knows."""
 
 _SPLITS = {
-    "Qwen2Tokenizer": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-    r"|\s+(?!\S)|\s+",
+    "Qwen2Tokenizer": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 }
 """By the class: how a text is cut into words, which vocabulary and merges do not say."""
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -91,7 +91,7 @@ def build_fast_file(contents: Mapping[str, bytes], class_name: Any, *, place: st
     """Return the ``tokenizer.json`` of a byte-level BPE kept as vocabulary and merges."""
     if class_name not in _SPLITS:
         raise ModelFolderError(
-            f"{place}: {' and '.join(VOCABULARY_NAMES)} without tokenizer.json say nothing about how words are cut, and "
+            f"{place}: {' and '.join(VOCABULARY_NAMES)} without tokenizer.json do not say how words are cut, and "
             f"tokenizer_class {class_name!r} is not known (known: {', '.join(_SPLITS)})"
         )
     try:
