@@ -232,3 +232,5 @@ class Experience:
     """[N, R] float32, zero under the mask (None without a critic)."""
     rewards: np.ndarray
     """[N, R] float32, score and KL penalty by token."""
+    kl_rewards: np.ndarray | None = None
+    """[N, R] float32, the KL penalty's part of them, before any clip (None: there is none)."""

@@ -12,7 +12,7 @@ from alignment.algorithms.advantages import gae
 from alignment.algorithms.kl import KLKind, kl_estimate
 from alignment.algorithms.masked import Reduce, Reduction, TokenMean, count_units, identity, masked_whiten
 from alignment.algorithms.policy_losses import RatioClip, entropy_bonus, ppo_policy_loss
-from alignment.algorithms.rewards import ClipPlacement, shape_rewards
+from alignment.algorithms.rewards import ClipPlacement, kl_rewards, shape_rewards
 from alignment.algorithms.spec import Estimate, Judged, OnPolicyAlgorithm
 from alignment.algorithms.value_losses import clipped_value_loss
 from alignment.records import Loss
@@ -56,11 +56,12 @@ def estimate(
     """Shape rewards, then GAE; returns are taken before the advantages are whitened."""
     assert judged.ref_logprobs is not None and judged.values is not None
     kl = kl_estimate(judged.old_logprobs, judged.ref_logprobs, kind=hyperparameters.kl_kind)
+    kl_coeff = hyperparameters.kl_coeff if kl_coeff is None else kl_coeff
     rewards = shape_rewards(
         judged.scores,
         kl,
         mask=judged.mask,
-        kl_coeff=hyperparameters.kl_coeff if kl_coeff is None else kl_coeff,
+        kl_coeff=kl_coeff,
         clip_range_score=hyperparameters.clip_range_score,
         clip_placement=hyperparameters.clip_placement,
     )
@@ -73,7 +74,7 @@ def estimate(
     )
     if hyperparameters.normalize_advantage:
         advantages = masked_whiten(advantages, judged.mask, unbiased=True, reduce=reduce)
-    return Estimate(advantages, returns, rewards)
+    return Estimate(advantages, returns, rewards, kl_rewards(kl, mask=judged.mask, kl_coeff=kl_coeff))
 
 
 def policy_loss(

@@ -20,6 +20,11 @@ def last_token_mask(mask: Tensor) -> Tensor:
     return mask * (remaining == 1).astype(mask.dtype)
 
 
+def kl_rewards(kl: Tensor, *, mask: Tensor, kl_coeff: float) -> Tensor:
+    """Return the KL part of the rewards [N, R], before any clip: -kl_coeff * kl; zero under the mask."""
+    return zero_outside(-kl_coeff * kl, mask)
+
+
 def shape_rewards(
     scores: Tensor,
     kl: Tensor,
@@ -37,7 +42,8 @@ def shape_rewards(
     assert clip_placement in ("score", "token"), clip_placement
     at_end = last_token_mask(mask) > 0
     column = _clip(scores, clip_range_score if clip_placement == "score" else None).unsqueeze(-1)
-    rewards = -kl_coeff * kl + paddle.where(at_end, column.expand_as(kl), paddle.zeros_like(kl))
+    scored = paddle.where(at_end, column.expand_as(kl), paddle.zeros_like(kl))
+    rewards = kl_rewards(kl, mask=mask, kl_coeff=kl_coeff) + scored
     return zero_outside(_clip(rewards, clip_range_score if clip_placement == "token" else None), mask)
 
 

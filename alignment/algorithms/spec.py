@@ -41,6 +41,8 @@ class Estimate(NamedTuple):
     """None without a critic."""
     rewards: Tensor
     """Score and KL penalty by token."""
+    kl_rewards: Tensor | None = None
+    """The KL penalty's part of them, before any clip (None: the reward has no such part)."""
 
 
 class EstimateFunction(Protocol):

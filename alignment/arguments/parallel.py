@@ -32,7 +32,7 @@ class ParallelArguments:
     eval_mode: Literal["single", "tensor_parallel"] | None = None
     """Layout of the rollout's weights: empty as in training, single one process, tensor_parallel without stages."""
     offload_level: tuple[OffloadPart, ...] = argument((), spellings={"eval": "freeze_model", "reward": "freeze_model"})
-    """What is moved to host memory while unused: any of freeze_model, optimizer, train_model, separated by spaces."""
+    """What is in host memory while unused: freeze_model, optimizer, train_model, or several (no gain on a CPU)."""
     rollout_tensor_parallel_degree: int = argument(-1, minimum=-1)
     """Processes that share each layer in rollouts with eval_mode tensor_parallel; -1: tensor_parallel_degree."""
     sequence_parallel: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +47,7 @@ class PromptEvaluation:
         with self.engine.ready(self.version()):
             rollout = collector.collect(self.prompts, policy_version=-1)
         rollout = self.judge.measure(rollout)
-        rows = self._rows(rollout)
+        rows = sample_rows(rollout, self.decode)
         print_table("evaluation", ["prompt", "response", "score"], [list(r.values())[:3] for r in rows[:NUM_SHOWN]])
         return self._metrics(rollout), rows
 
@@ -64,20 +65,28 @@ class PromptEvaluation:
             metrics["eval/kl_divergence"] = float(kl_by_row(rollout).mean())
         return metrics
 
-    def _rows(self, rollout: Rollout) -> list[dict[str, Any]]:
-        return [
-            {
-                "prompt": shown_text(raw),
-                "response": self.decode(response),
-                "score": float(score) if is_valid else None,
-                "finish_reason": reason,
-            }
-            for raw, response, score, is_valid, reason in zip(
-                rollout.inputs,
-                rollout.responses,
-                rollout.raw_scores,
-                rollout.valid_rows,
-                rollout.finish_reasons,
-                strict=True,
-            )
-        ]
+
+
+def sample_rows(
+    rollout: Rollout, decode: Callable[[np.ndarray], str], *, limit: int | None = None
+) -> list[dict[str, Any]]:
+    """Return what is kept and shown of the first ``limit`` rows of a judged rollout (None: of all): texts and the raw
+    score, None where it failed.
+    """
+    columns = zip(
+        rollout.inputs,
+        rollout.responses,
+        rollout.raw_scores,
+        rollout.valid_rows,
+        rollout.finish_reasons,
+        strict=True,
+    )
+    return [
+        {
+            "prompt": shown_text(raw),
+            "response": decode(response),
+            "score": float(score) if is_valid else None,
+            "finish_reason": reason,
+        }
+        for raw, response, score, is_valid, reason in itertools.islice(columns, limit)
+    ]

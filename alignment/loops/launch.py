@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,6 +77,16 @@ def choose_operators(world: Group, *, wanted: bool) -> None:
         log.info(f"training and scoring: Paddle's operators ({obstacle})")
 
 
+def describe_offload(parts: Collection[str], device: str) -> str | None:
+    """Return what moving ``parts`` to host memory comes to on ``device``, None where it is what was asked for."""
+    if not parts or device != "cpu":
+        return None
+    return (
+        f"offload_level: {', '.join(sorted(parts))} are copied to host arrays while unused and back for each use; on a "
+        "CPU that is the same memory, so it only tries the moves out: it saves nothing and costs the copies"
+    )
+
+
 def launch(parsed: Parsed, *, host: str) -> Launch:
     """Select the device, open the log, report arguments without effect, and decide between fresh start and resume."""
     training = parsed.training
@@ -100,6 +111,8 @@ def launch(parsed: Parsed, *, host: str) -> Launch:
     choose_operators(topology.world, wanted=training.use_native_ops and topology.device == "cpu")
     for effect in effects:
         log.warn(str(effect))
+    if offloads := describe_offload(parsed.parallel.offloaded, topology.device):
+        log.warn(offloads)
     if topology.is_main:
         parsed.save(output_dir)
     return Launch(parsed=parsed, topology=topology, output_dir=output_dir, store=store, checkpoint=checkpoint)

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
+
+import numpy as np
 
 from alignment.algorithms.kl import adapt_kl_coeff
 from alignment.algorithms.spec import OnPolicyAlgorithm
+from alignment.loops.evaluation import sample_rows
 from alignment.loops.rollout_engine import RolloutEngine
 from alignment.loops.session import Session
 from alignment.loops.updates import OnPolicyUpdater
-from alignment.records import Experience
+from alignment.records import Experience, Rollout
 from alignment.rollout.collector import Collector
 from alignment.rollout.experience import estimate_experience
 from alignment.rollout.gate import LogprobGate
 from alignment.rollout.judge import Judge
 from alignment.rollout.metrics import describe_experience
 from alignment.telemetry.metrics import Metric
+from alignment.telemetry.run_files import TRAINING
+
+TRAINING_SAMPLES = 8
+"""Rows of an iteration that are kept where nothing is evaluated."""
 
 
 @dataclass(kw_only=True)
@@ -53,6 +61,8 @@ class OnPolicyLoop:
     session: Session
     observe: Callable[[Experience], None] | None = None
     """Called with every experience before the updates it pays for."""
+    decode: Callable[[np.ndarray], str] | None = None
+    """Token ids to text; given where no evaluation shows samples, so that some of training are kept."""
 
     def run(self) -> None:
         """Train until the session's last update."""
@@ -71,12 +81,20 @@ class OnPolicyLoop:
             self._count_tokens(experience, updates)
             described = describe_experience(experience) | {"train/kl_coeff": Metric(self.kl.coefficient)}
             self._adapt(described, experience)
-            session.advance(described | gap_metrics | metrics, updates=updates, epoch_ended=epoch_ended)
+            kept = partial(self._training_samples, rollout)
+            session.advance(described | gap_metrics | metrics, updates=updates, epoch_ended=epoch_ended, samples=kept)
             if session.is_finished:
                 break
 
     def _estimate(self, rollout: Any) -> Experience:
         return estimate_experience(rollout, self.algorithm, self.hyperparameters, kl_coeff=self.kl.coefficient)
+
+    def _training_samples(self, rollout: Rollout) -> list[dict[str, Any]]:
+        """Return the first rows of ``rollout`` to be kept and shown."""
+        if self.decode is None:
+            return []
+        rows = sample_rows(rollout, self.decode, limit=TRAINING_SAMPLES)
+        return [row | {"source": TRAINING} for row in rows]
 
     def _adapt(self, described: dict[str, Metric], experience: Experience) -> None:
         if "train/kl_divergence" in described:

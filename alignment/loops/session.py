@@ -97,8 +97,18 @@ class Session:
                 stack.enter_context(self.traffic.during(name))
             yield
 
-    def advance(self, metrics: Mapping[str, Metric], *, updates: int, epoch_ended: bool) -> None:
-        """Count one iteration of ``updates`` updates; log, evaluate and save what is due after it."""
+    def advance(
+        self,
+        metrics: Mapping[str, Metric],
+        *,
+        updates: int,
+        epoch_ended: bool,
+        samples: Callable[[], Sequence[Mapping[str, Any]]] = tuple,
+    ) -> None:
+        """Count one iteration of ``updates`` updates; log, evaluate and save what is due after it.
+
+        ``samples`` gives rows of the iteration to be kept where its metrics are recorded.
+        """
         before = self.counters.updates
         self.counters.updates += updates
         self.counters.window.append(dict(metrics))
@@ -107,6 +117,8 @@ class Session:
         log_due = self.cadences.log.is_due(*span, epoch_ended=ending) or self.is_finished
         log_due = log_due or (self.log_first and before == 0)
         self.progress.advance(updates, **(self._flush() if log_due else {}))
+        if log_due:
+            self.writers.write_samples(self.counters.updates, samples())
         if self.cadences.evaluate.is_due(*span, epoch_ended=ending):
             self.evaluate()
         if self.cadences.save.is_due(*span, epoch_ended=ending):

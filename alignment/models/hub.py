@@ -74,14 +74,14 @@ def load_score_model(
     options: ScoreOptions | None = None,
     new_score_head: bool = False,
     head_prefix: str | None = None,
-    seed: int = 0,
+    seed: int | None = 0,
     placement: Placement = WHOLE,
 ) -> ScoreModel:
     """Return the score model of a folder.
 
     ``options`` replace those saved with it. With ``new_score_head`` the folder may be a language model, whose new head
-    is drawn from ``seed``; otherwise a folder without a score head is refused. ``head_prefix`` is what the head is
-    called in the files, for names that ``naming`` does not know.
+    is drawn from ``seed`` (None: zeros); otherwise a folder without a score head is refused. ``head_prefix`` is what
+    the head is called in the files, for names that ``naming`` does not know.
     """
     folder, raw = Path(path), read_config_dict(path)
     config = DecoderConfig.from_dict(raw, place=str(folder / CONFIG_FILE))
@@ -102,7 +102,7 @@ def load_score_model(
     )
     model = ScoreModel(config, options, dtype=dtype, placement=placement)
     if model.score is not None:
-        draw_weights(model.score, seed=seed, std=config.initializer_range)
+        draw_weights(model.score, seed=seed or 0, std=0.0 if seed is None else config.initializer_range)
     fill(model, found, folder)
     if as_saved and SCORE_STATE in raw:
         model.normalizer.load_state(raw[SCORE_STATE])

@@ -139,7 +139,11 @@ class PPORun:
             updater=updater,
             engine=self._engine,
             session=session,
+            decode=self._decode if data.evaluation is None else None,
         )
+
+    def _decode(self, ids: np.ndarray) -> str:
+        return self._roles.tokenizer.decode(np.asarray(ids).tolist(), skip_special_tokens=True)
 
     def _judge(self, *, training: bool) -> Judge:
         micro = self._start.parsed.training.per_device_train_batch_size
@@ -164,7 +168,7 @@ class PPORun:
         return engine.num_replicas if isinstance(engine, TeamEngine) else 1
 
     def _evaluation(self) -> PromptEvaluation:
-        parsed, tokenizer = self._start.parsed, self._roles.tokenizer
+        parsed = self._start.parsed
         evaluation = self._data.evaluation
         return PromptEvaluation(
             prompts=[evaluation[i] for i in range(len(evaluation))],
@@ -173,7 +177,7 @@ class PPORun:
             options=generation_options(parsed, self._roles, sample=parsed.generation.eval_do_sample),
             rows_per_call=parsed.training.per_device_eval_batch_size * self._num_replicas,
             judge=self._judge(training=False),
-            decode=lambda ids: tokenizer.decode(np.asarray(ids).tolist(), skip_special_tokens=True),
+            decode=self._decode,
             seed=parsed.training.seed + EVALUATION_SEED_OFFSET,
         )
 

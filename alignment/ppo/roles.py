@@ -68,7 +68,6 @@ def load_roles(start: Launch) -> Roles:
         reference=freeze(load_causal_lm(actor, tokenizer=tokenizer, **options)),
         critic=load_critic(
             resumed_folder(start, "value", critic),
-            seed=start.parsed.training.seed,
             head_prefix=head if start.checkpoint is None else None,
             **options,
         ),
@@ -79,12 +78,15 @@ def load_roles(start: Launch) -> Roles:
 def load_critic(
     folder: str,
     *,
-    seed: int,
     head_prefix: str | None = None,
     dtype: str = "float32",
     placement: Placement = WHOLE,
 ) -> ScoreModel:
-    """Return the model in ``folder`` as a critic: its score head without normalisation, or one drawn from ``seed``."""
+    """Return the model in ``folder`` as a critic: its score head without normalisation, or a head of zeros.
+
+    From a drawn head the first values are noise, worse than any constant; from zeros the first update explains nothing
+    and spoils nothing.
+    """
     saved = ScoreOptions.from_dict(read_config_dict(folder))
     options = ScoreOptions(score_type="critic", score_bias=saved.score_bias)
     return load_score_model(
@@ -93,7 +95,7 @@ def load_critic(
         options=options,
         new_score_head=True,
         head_prefix=head_prefix,
-        seed=seed,
+        seed=None,
         placement=placement,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -14,7 +14,7 @@ from alignment.arguments.fields import argument
 from alignment.arguments.model import ModelArguments
 from alignment.arguments.parallel import ParallelArguments
 from alignment.arguments.parsed import Parsed
-from alignment.arguments.parser import Check, parse_arguments
+from alignment.arguments.parser import Check, Values, parse_arguments
 from alignment.arguments.training import TrainingArguments
 
 
@@ -62,7 +62,18 @@ GROUPS: Mapping[str, type] = MappingProxyType(
         "compatibility": CompatibilityArguments,
     }
 )
-CHECKS: tuple[Check, ...] = (*validate.CHECKS, validate.check_model_source)
+
+
+def check_normalizer(v: Values) -> Iterator[str]:
+    """Scores are normalised by statistics that something keeps."""
+    if v.normalize_score_during_training and v.normalizer_type is None:
+        yield (
+            "normalize_score_during_training=true needs a normalizer_type, got null, which keeps no statistics "
+            "(allowed: RunningMeanStd, ExponentialMovingAverage)"
+        )
+
+
+CHECKS: tuple[Check, ...] = (*validate.CHECKS, validate.check_model_source, check_normalizer)
 
 
 def parse_reward_arguments(argv: Sequence[str]) -> Parsed:

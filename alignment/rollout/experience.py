@@ -30,6 +30,7 @@ def estimate_experience(
         advantages=estimate.advantages.numpy(),
         returns=None if estimate.returns is None else estimate.returns.numpy(),
         rewards=estimate.rewards.numpy(),
+        kl_rewards=None if estimate.kl_rewards is None else estimate.kl_rewards.numpy(),
     )
 
 

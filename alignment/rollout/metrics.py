@@ -41,11 +41,10 @@ def _rewards(experience: Experience) -> dict[str, Any]:
     rows = rollout.valid_rows
     raw, scores, totals = rollout.raw_scores[rows], rollout.scores[rows], experience.rewards.sum(-1)[rows]
     lengths = rollout.response_lengths[rows].astype(np.float32)
-    return {
+    penalty = {} if experience.kl_rewards is None else {"train/kl_reward": experience.kl_rewards.sum(-1)[rows].mean()}
+    return penalty | {
         "train/reward": raw.mean(),
         "train/norm_reward": scores.mean(),
-        # What the KL penalty, and the clipping of large rewards, take away.
-        "train/kl_reward": (totals - scores).mean(),
         "train/norm_reward_with_kl": totals.mean(),
         "reward/std": raw.std(),
         "reward/min": Metric(float(raw.min()), "min"),

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from alignment.telemetry.charts import Point, draw_line, draw_scatter
+from alignment.telemetry.run_files import TRAINING
 from alignment.telemetry.tables import format_number
 
 GROUPS = {
@@ -73,6 +74,8 @@ class LedgerRow(NamedTuple):
 class Comparison(NamedTuple):
     """Samples of the last evaluation, best and worst ahead, beside those of the first."""
 
+    of: str
+    """What sampled them: ``evaluation``, or ``training rollout`` in a run without one."""
     first_step: int | None
     last_step: int
     best: list[SampleRow]
@@ -132,13 +135,17 @@ def comparison(samples: Mapping[int, Sequence[Mapping[str, Any]]]) -> Comparison
     if not samples:
         return None
     first_step, last_step = min(samples), max(samples)
-    first = _by_prompt(samples[first_step]) if first_step != last_step else {}
     last = _by_prompt(samples[last_step])
+    first = _by_prompt(samples[first_step]) if first_step != last_step else {}
+    if not first.keys() & last.keys():
+        first = {}  # rollouts of training: other prompts at every step
     ranked = sorted(last, key=lambda place: _score_of(last[place]), reverse=True)
     rows = [SampleRow(place[0], first.get(place), last[place]) for place in ranked]
     ends = min(SAMPLES_EACH_END, (len(rows) + 1) // 2)
     worst_from = max(ends, len(rows) - SAMPLES_EACH_END)
+    is_training = samples[last_step][0].get("source") == TRAINING
     return Comparison(
+        of="training rollout" if is_training else "evaluation",
         first_step=first_step if first else None,
         last_step=last_step,
         best=rows[:ends],

@@ -13,6 +13,9 @@ from alignment.telemetry.charts import Point
 from alignment.telemetry.jsonl import read_json_lines
 from alignment.telemetry.log import warn
 
+TRAINING = "training"
+"""The ``source`` of samples from a rollout that was trained on; those of an evaluation have none."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunFiles:
@@ -23,7 +26,7 @@ class RunFiles:
     non_finite: dict[str, int]
     """Metric name to the number of NaN or infinite values."""
     samples: dict[int, list[dict[str, Any]]]
-    """Step to evaluation samples, ordered by step."""
+    """Step to samples, ordered by step: of evaluations, and only where there was none of training."""
     ledger: Any
     """``ledger.json`` (None when missing)."""
     arguments: Any
@@ -41,8 +44,9 @@ class RunFiles:
 def read_run_files(output_dir: Path) -> RunFiles:
     """Read metrics, samples, ledger, arguments and plots of ``output_dir``."""
     series, non_finite = _read_series(output_dir / "metrics.jsonl")
+    records = list(read_json_lines(output_dir / "samples.jsonl"))
     samples: dict[int, list[dict[str, Any]]] = {}
-    for record in read_json_lines(output_dir / "samples.jsonl"):
+    for record in [r for r in records if r.get("source") != TRAINING] or records:
         samples.setdefault(record["step"], []).append(record)
     return RunFiles(
         series=series,

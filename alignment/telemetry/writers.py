@@ -28,7 +28,7 @@ class Writers:
             board.write(int(step), _finite_only(numbers))
 
     def write_samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write evaluation samples, one line each: ``prompt``, ``response``, ``score`` and whatever else a row has."""
+        """Write samples, one line each: ``prompt``, ``response``, ``score`` and whatever else a row has."""
         for row in rows:
             assert "step" not in row, "the step is an argument, not a field of a sample"
             self._samples.append({"step": int(step), **row})

@@ -46,6 +46,23 @@ def test_dialogues_as_ptx_data(row, template, ppo_arguments, tmp_path):
     assert runs.metrics(tmp_path / "out")[0]["ptx/loss"] > 0
 
 
+def test_a_critic_without_a_head_starts_at_zero_and_training_samples_are_kept(ppo_arguments, tmp_path):
+    """From the policy's own folder, with a reward function and no evaluation."""
+    (tmp_path / "rewards.py").write_text("def count(prompts, responses, labels): return [len(r) for r in responses]\n")
+    made = {key: value for key, value in ppo_arguments.items() if key != "reward_model_name_or_path"}
+    made |= {"reward_function": "rewards.py:count", "normalize_reward": False, "update_iters": 1, "max_steps": 4}
+    made |= {"reward_critic_model_name_or_path": ppo_arguments["actor_model_name_or_path"]}
+    train_here("ppo", {**made, "output_dir": tmp_path / "out"}, tmp_path)
+    first, *later = runs.metrics(tmp_path / "out")
+    assert (first["train/values"], first["critic/explained_variance"]) == (0.0, 0.0)
+    assert later[-1]["train/values"] != 0.0
+    samples = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]
+    assert {row["step"] for row in samples} == {record["step"] for record in (first, *later)}
+    assert all(row["source"] == "training" and row["score"] == len(row["response"]) for row in samples)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Responses of the last training rollout by score" in page
+
+
 @pytest.mark.parametrize(
     ("changes", "steps", "rows"),
     [

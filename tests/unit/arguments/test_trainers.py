@@ -192,6 +192,14 @@ def test_defaults_of_the_reference_suite():
     )
 
 
+def test_a_normaliser_that_keeps_nothing_is_refused_where_scores_are_to_be_normalised():
+    asked = [*RM, "--normalize_score_during_training", "true", "--normalizer_type"]
+    with pytest.raises(ArgumentError, match="needs a normalizer_type, got null.*allowed: RunningMeanStd, Expo"):
+        parse_reward_arguments([*asked, "null"])
+    assert parse_reward_arguments([*asked, "RunningMeanStd"]).reward.normalizer_type == "RunningMeanStd"
+    assert parse_reward_arguments([*RM, "--normalizer_type", "null"]).reward.normalizer_type is None
+
+
 @pytest.mark.parametrize("path", sorted(CONFIG.glob("*/*_argument.json")), ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_every_shipped_file_parses(path, tmp_path, monkeypatch):
     (tmp_path / "output/demo/sft/policy").mkdir(parents=True)

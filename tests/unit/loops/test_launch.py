@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from alignment.loops import launch
-from alignment.loops.launch import choose_operators
+from alignment.loops.launch import choose_operators, describe_offload
 from alignment.ops import selection
 from alignment.ops.native.library import Search
 from alignment.ops.selection import native_ops_enabled
@@ -60,6 +60,16 @@ def test_one_process_without_a_library_is_enough_for_all_to_use_paddles(find):
     choose_operators(Two("no C++ compiler on node 1"), wanted=True)
     assert not native_ops_enabled()
     assert lines == ["training and scoring: Paddle's operators (no C++ compiler on node 1)"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "device", "said"),
+    [((), "cpu", None), (("optimizer",), "gpu", None), (("optimizer",), "cpu", "optimizer")],
+)
+def test_offloading_on_a_cpu_says_what_it_does_there(parts, device, said):
+    line = describe_offload(parts, device)
+    assert line is None if said is None else line.startswith(f"offload_level: {said} are copied to host arrays")
+    assert said is None or "on a CPU that is the same memory" in line and "saves nothing" in line
 
 
 def test_nothing_is_said_where_they_are_not_wanted(find):

@@ -75,13 +75,14 @@ class _Session:
 
     def __init__(self, total_updates):
         self.total_updates, self.counters, self.timer = total_updates, SimpleNamespace(updates=0), StageTimer()
-        self.records = []
+        self.records, self.samples = [], []
 
     def stage(self, name):
         return nullcontext()
 
-    def advance(self, metrics, *, updates, epoch_ended):
+    def advance(self, metrics, *, updates, epoch_ended, samples):
         self.counters.updates += updates
+        self.samples.append(samples())
         self.records.append({name: float(metric.value) for name, metric in metrics.items()})
 
     @property
@@ -92,7 +93,7 @@ class _Session:
 FIXED = KLController(coefficient=0.1, target=None, horizon=1.0)
 
 
-def _run(error, action, *, iterations=1, rows_per_update=4, kl=FIXED, divergence=0.0):
+def _run(error, action, *, iterations=1, rows_per_update=4, kl=FIXED, divergence=0.0, decode=None):
     policy, session = _Policy(), _Session(iterations)
     engine = _Engine(error)
     prompts = [{"input_ids": [1, number], "raw_input": "q"} for number in range(4)]
@@ -113,8 +114,9 @@ def _run(error, action, *, iterations=1, rows_per_update=4, kl=FIXED, divergence
         ),
         engine=SimpleNamespace(ready=lambda version: nullcontext()),
         session=session,
+        decode=decode,
     ).run()
-    return policy, session.records
+    return policy, session.records if decode is None else session.samples
 
 
 FAR, NEAR = [0.0, -1.0, 0.25], [0.0, -0.01, 0.02]
@@ -175,3 +177,9 @@ def test_the_coefficient_adapts_after_the_rollout_it_was_used_in():
     assert [record["train/kl_coeff"] for record in records] == pytest.approx(grown[:3], rel=1e-6)
     assert kl.coefficient == pytest.approx(grown[3])
     assert [record["train/kl_reward"] for record in records] == pytest.approx(-3 * np.log(2) * grown[:3], rel=1e-4)
+
+
+def test_samples_of_training_are_given_where_they_can_be_decoded():
+    _, [samples] = _run([0.0] * 3, "warn", decode=lambda ids: "-".join(map(str, ids)))
+    row = {"prompt": "q", "response": "7-7-7", "finish_reason": "length", "source": "training"}
+    assert samples == [row | {"score": float(number)} for number in range(4)]

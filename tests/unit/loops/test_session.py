@@ -57,6 +57,15 @@ def test_epoch_fires_at_the_end_of_epochs_and_of_the_run():
     assert saved == [2, 3]
 
 
+def test_samples_are_kept_with_the_metrics_of_their_iteration():
+    cadences = Cadences(log=Cadence(strategy="steps", every=2), evaluate=NEVER, save=NEVER)
+    session, kept = _session(cadences, total=5), []
+    session.writers.write_samples = lambda step, rows: kept.append((step, *rows))
+    for number in range(5):
+        session.advance({}, updates=1, epoch_ended=False, samples=lambda number=number: [{"response": number}])
+    assert kept == [(2, {"response": 1}), (4, {"response": 3}), (5, {"response": 4})]
+
+
 def test_metrics_between_two_records_are_averaged_and_extremes_kept():
     cadences = Cadences(log=Cadence(strategy="steps", every=2), evaluate=NEVER, save=NEVER)
     session = _session(cadences, total=4)

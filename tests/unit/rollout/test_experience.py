@@ -34,3 +34,13 @@ def test_the_penalty_is_the_adapted_coefficient_times_the_estimator(kind, kl):
     described = describe_experience(experience)
     assert described["train/kl_reward"].value == pytest.approx(-0.8 * kl, rel=1e-4)
     assert described["train/kl_divergence"].value == pytest.approx(1.0), "log ratio, whatever the estimator"
+
+
+@pytest.mark.parametrize(("placement", "total"), [("score", 0.5 - 0.4), ("token", -0.2 + 0.5)])
+def test_the_kl_reward_is_the_kl_part_whatever_the_clip_takes(placement, total):
+    """A score of 2 clipped at 0.5; two tokens with a penalty of 0.4 x 0.5 each."""
+    hyperparameters = PPOHyperparameters(clip_range_score=0.5, clip_placement=placement)
+    described = describe_experience(estimate_experience(ROLLOUT, PPO, hyperparameters, kl_coeff=0.4))
+    assert described["train/kl_reward"].value == pytest.approx(-0.4)
+    assert described["train/norm_reward"].value == pytest.approx(2.0)
+    assert described["train/norm_reward_with_kl"].value == pytest.approx(total)

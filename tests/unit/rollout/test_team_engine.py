@@ -13,7 +13,7 @@ from alignment.parallel.group import ALONE
 from alignment.records import Completion
 from alignment.rollout.team_engine import TeamEngine
 
-CONFIG = SimpleNamespace(vocab_size=50, max_position_embeddings=20)
+CONFIG = SimpleNamespace(vocab_size=50, longest_sequence=20)
 OPTIONS = GenerationOptions(max_new_tokens=3)
 
 

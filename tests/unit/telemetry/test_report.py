@@ -114,6 +114,22 @@ def test_samples_of_both_evaluations_meet_by_prompt():
     assert comparison({}) is None
 
 
+def test_training_samples_are_shown_where_nothing_was_evaluated(tmp_path):
+    writers = open_writers(["none"], output_dir=tmp_path)
+    for step in (1, 2):
+        writers.write_samples(step, [{"prompt": f"p{step}", "response": f"r{step}", "score": 1, "source": "training"}])
+    writers.close()
+    page = write_report(tmp_path, title="run", summary={}).read_text()
+    assert "Responses of the last training rollout by score.</p>" in page
+    assert "r2" in page and "r1" not in page and "not sampled" not in page
+    writers = open_writers(["none"], output_dir=tmp_path, resume_step=2)
+    writers.write_samples(2, [{"prompt": "p", "response": "evaluated", "score": 1.0}])
+    writers.close()
+    page = write_report(tmp_path, title="run", summary={}).read_text()
+    assert "Responses of the last evaluation by score.</p>" in page
+    assert "evaluated" in page and "r2" not in page
+
+
 def test_hacking_charts_pair_each_evaluation_with_the_kl_of_its_step():
     series = {"train/kl_divergence": [(1, 0.1), (2, 0.2), (3, 0.3)], "eval/true_score": [(0, 0.5), (2, 0.6), (9, 0.7)]}
     (chart,) = hacking_charts(series)
