@@ -19,7 +19,7 @@ from alignment.parallel.host import prepare_host
 from alignment.records import Completion, Rollout
 
 if TYPE_CHECKING:
-    from alignment.data.encode import Encoder
+    from alignment.models.config import DecoderConfig
     from alignment.models.tokenizer import Tokenizer
 
 TEMPLATES = {"none": "pku", "tokenizer": "tokenizer"}
@@ -34,19 +34,51 @@ class Reply(NamedTuple):
     """Score of the reward model, None without one."""
 
 
+class Voice:
+    """The tokenizer of a model folder and the template that its model was trained with, or the one that is wanted."""
+
+    def __init__(self, folder: Path, wanted: str | None) -> None:
+        from alignment.data.encode import Encoder
+        from alignment.models.config import DecoderConfig
+        from alignment.models.sequence_ends import sequence_ends
+        from alignment.models.tokenizer import load_tokenizer
+        from alignment.models.trained_template import describe_template, template_warning
+
+        self.config = DecoderConfig.read(folder)
+        self.tokenizer = load_tokenizer(folder)
+        name = wanted or choose_template(self.config, self.tokenizer)
+        self.template = describe_template(name, self.tokenizer)
+        line = template_warning(str(folder), self.config, self.tokenizer, self.template)
+        if line is not None:
+            print(f"warning: {line}", file=sys.stderr)
+        self.encoder = Encoder(self.tokenizer, TEMPLATES[name])
+        self.ends = sequence_ends(self.config, self.tokenizer, self.encoder.end_id)
+
+
 class Judge:
     """A reward model that reads conversations in its own tokens."""
 
-    def __init__(self, folder: Path, tokenizer: Tokenizer, template: str | None) -> None:
-        """``tokenizer`` is the policy's."""
+    def __init__(
+        self,
+        folder: Path,
+        policy: Voice,
+        *,
+        template: str | None = None,
+        head_prefix: str | None = None,
+        before_padding: bool = False,
+    ) -> None:
+        """``template`` None: that of its training; the others are keys of PPO (``score_before_padding``)."""
         from alignment.models.hub import load_score_model
-        from alignment.models.tokenizer import load_tokenizer
-        from alignment.rollout.retokenize import Retokenized, SameTokens
+        from alignment.rollout.retokenize import BeforePadding, Retokenized, SameTokens
 
-        own = load_tokenizer(folder)
-        same = own.fingerprint() == tokenizer.fingerprint() and own.chat_template == tokenizer.chat_template
-        self._sequences = SameTokens() if same else Retokenized(tokenizer, open_encoder(own, template))
-        self._model = load_score_model(folder, dtype="float32")
+        own = Voice(folder, template)
+        same = own.tokenizer.fingerprint() == policy.tokenizer.fingerprint() and own.template == policy.template
+        self._sequences: Any = (
+            SameTokens(policy.ends, own.encoder.end_id) if same else Retokenized(policy.tokenizer, own.encoder)
+        )
+        if before_padding:
+            self._sequences = BeforePadding(self._sequences, own.config.pad_token_id)
+        self._model = load_score_model(folder, dtype="float32", head_prefix=head_prefix)
         self._model.eval()
 
     def score(self, turns: Sequence[str], prompt_ids: Sequence[int], completion: Completion) -> float:
@@ -71,16 +103,13 @@ class Chat:
     """A policy, how it samples, and the reward model that scores it, if any."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
-        from alignment.generation.eager_engine import EagerEngine
         from alignment.generation.engine import GenerationOptions
-        from alignment.models.hub import load_causal_lm
-        from alignment.models.tokenizer import load_tokenizer
+        from alignment.models.hub import load_causal_lm, resolve_model_folder
 
-        folder = find_folder(arguments.folder, "policy")
-        self._tokenizer = load_tokenizer(folder)
-        self._encoder = open_encoder(self._tokenizer, arguments.chat_template)
+        folder = resolve_model_folder(arguments.folder, parts=("policy",))
+        voice = Voice(folder, arguments.chat_template)
+        self._tokenizer, self._encoder = voice.tokenizer, voice.encoder
         model = load_causal_lm(folder, dtype="float32", tokenizer=self._tokenizer)
-        stops = {self._tokenizer.eos_token_id, *model.config.eos_token_ids}
         self._options = GenerationOptions(
             max_new_tokens=arguments.max_new_tokens,
             max_total_tokens=model.config.longest_sequence,
@@ -88,14 +117,19 @@ class Chat:
             temperature=arguments.temperature,
             top_p=arguments.top_p,
             top_k=arguments.top_k,
-            stop_token_ids=tuple(sorted(stops)),
+            stop_token_ids=voice.ends,
         )
         self._seed = arguments.seed
-        self._engine = EagerEngine(model, usable_vocab_size=len(self._tokenizer))
-        self._engine.load_weights(None, version=0)
+        self._engine = open_engine(model, len(self._tokenizer), kv_memory=arguments.kv_memory)
         self._judge = None
         if arguments.reward_model:
-            self._judge = Judge(find_folder(arguments.reward_model, "reward"), self._tokenizer, arguments.chat_template)
+            self._judge = Judge(
+                resolve_model_folder(arguments.reward_model, parts=("reward",)),
+                voice,
+                template=arguments.chat_template,
+                head_prefix=arguments.value_head_prefix,
+                before_padding=arguments.score_before_padding,
+            )
 
     def reply(self, turns: Sequence[str]) -> Reply:
         """Continue ``turns``, which end with the user's; the same turns and seed give the same answer."""
@@ -105,22 +139,33 @@ class Chat:
         return Reply(text, self._judge and self._judge.score(turns, ids, completion))
 
 
-def find_folder(name: str, part: str) -> Path:
-    """Return the model folder ``name``, the ``part`` of the run's output folder ``name``, or a hub model's download."""
-    from alignment.models.hub import resolve_model_folder
-
-    inside = Path(name).expanduser() / part
-    if (inside / "config.json").is_file() and not (inside.parent / "config.json").is_file():
-        return inside
-    return Path(resolve_model_folder(name))
+def choose_template(config: DecoderConfig, tokenizer: Tokenizer) -> str:
+    """Return the template that the model's folder records, else the tokenizer's own where it has one."""
+    recorded = (config.trained_template or {}).get("chat_template")
+    own = "tokenizer" if tokenizer.chat_template else "none"
+    return recorded if recorded in TEMPLATES and (recorded == "none" or tokenizer.chat_template) else own
 
 
-def open_encoder(tokenizer: Tokenizer, template: str | None) -> Encoder:
-    """Return the encoder of prompts; without ``template`` the tokenizer's own chat template where it has one."""
-    from alignment.data.encode import Encoder
+def open_engine(model: Any, vocabulary: int, *, kv_memory: str) -> Any:
+    """Return the fused engine where it can run, else the eager one, with the weights of ``model``; say which it is.
 
-    chosen = template or ("tokenizer" if tokenizer.chat_template else "none")
-    return Encoder(tokenizer, TEMPLATES[chosen])
+    Ids from ``vocabulary`` on are never drawn.
+    """
+    from alignment.generation.eager_engine import EagerEngine
+    from alignment.generation.fused_engine import FusedEngine, fused_engine_unavailable
+    from alignment.generation.fused_settings import FusedSettings
+    from alignment.ops.native.library import find_core
+    from alignment.parallel.host import num_threads
+
+    obstacle = fused_engine_unavailable(model.config)
+    if obstacle is None:
+        settings = FusedSettings(num_slots=1, kv_memory=kv_memory, threads=num_threads())
+        engine: Any = FusedEngine(model, settings, usable_vocab_size=vocabulary)
+    else:
+        engine = EagerEngine(model, usable_vocab_size=vocabulary)
+    engine.load_weights(None, version=0)
+    print(f"engine: {f'fused ({find_core().reason})' if obstacle is None else f'eager ({obstacle})'}", file=sys.stderr)
+    return engine
 
 
 def read_lines() -> Iterator[str]:
@@ -177,7 +222,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--top_k", type=number(int, minimum=0), default=0, help="0: all tokens")
     add("--greedy", action="store_true", help="the likeliest token each time")
     add("--seed", type=number(int, minimum=0, below=2**63), default=0)
-    add("--chat_template", choices=tuple(TEMPLATES), help="default: the tokenizer's, where it has one")
+    add("--chat_template", choices=tuple(TEMPLATES), help="default: that of the training, else the tokenizer's own")
+    add("--kv_memory", default="1GiB", help="memory for keys and values of the fused engine")
+    add("--value_head_prefix", help="name of the reward model's score head, where it is none of the usual ones")
+    add("--score_before_padding", action="store_true", help="read scores where transformers does when pad = eos")
     return parser.parse_args(argv)
 
 

@@ -130,13 +130,15 @@ def judge(folder: Path) -> float:
     from alignment.generation.eager_engine import EagerEngine
     from alignment.generation.engine import GenerationOptions
     from alignment.models.hub import load_causal_lm
+    from alignment.models.sequence_ends import sequence_ends
     from alignment.models.tokenizer import load_tokenizer
     from alignment.rollout.collector import Collector
 
     tokenizer = load_tokenizer(folder)
     prompts = PromptOnlyDataset(TEST_PROMPTS, tokenizer, options=EncodeOptions(template="tokenizer"))
-    options = GenerationOptions(max_new_tokens=24, stop_token_ids=(tokenizer.eos_token_id,))
-    engine = EagerEngine(load_causal_lm(folder), usable_vocab_size=len(tokenizer))
+    model = load_causal_lm(folder)
+    options = GenerationOptions(max_new_tokens=24, stop_token_ids=sequence_ends(model.config, tokenizer))
+    engine = EagerEngine(model, usable_vocab_size=len(tokenizer))
     engine.load_weights(None, version=0)
     collector = Collector(engine, options, num_return_sequences=1, seed=JUDGE_SEED)
     rollout = collector.collect([prompts[i] for i in range(len(prompts))], policy_version=0)

@@ -12,21 +12,10 @@ from alignment.parallel.host import prepare_host
 if TYPE_CHECKING:
     from alignment.models.tokenizer import Tokenizer
 
-RUN_MODELS = ("policy", "reward", "value")
-"""Folders of a run that hold a model, in the order in which SOURCE is looked for."""
 DTYPES = ("float32", "bfloat16")
 PROBE_ROWS, PROBE_LENGTH = 4, 32
 TOLERANCE = 0.0
 """Largest difference between the logits of what was written and of what was read back."""
-
-
-def find_model(source: Path) -> Path:
-    """Return ``source`` if it is a model folder, else the model inside a run's or checkpoint's folder."""
-    for folder in (source, *(source / name for name in RUN_MODELS)):
-        if (folder / "config.json").is_file():
-            return folder
-    tried = ", ".join(str(source / name) for name in RUN_MODELS)
-    raise ModelFolderError(f"{source} is no model folder and no run's output folder; looked for config.json in {tried}")
 
 
 def export_model(source: Path, target: Path, *, dtype: str, overwrite: bool = False) -> dict[str, Any]:
@@ -34,10 +23,11 @@ def export_model(source: Path, target: Path, *, dtype: str, overwrite: bool = Fa
 
     Returns what the table shows. bfloat16 rounds the weights first, so the comparison stays exact.
     """
+    from alignment.models.hub import find_in_run
     from alignment.models.tokenizer import load_tokenizer
     from alignment.training.durable import write_folder
 
-    folder = find_model(source)
+    folder = find_in_run(source)
     if target.exists() and not overwrite:
         raise ModelFolderError(f"{target} exists already; name a new folder, or replace it with --overwrite")
     tokenizer = load_tokenizer(folder)

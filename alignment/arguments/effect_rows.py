@@ -173,6 +173,7 @@ ROWS: tuple[Row, ...] = (
     Row("reward_retries", _is_set("reward_model_name_or_path"), _NOT_CALLED),
     Row("on_reward_failure", _is_set("reward_model_name_or_path"), _NOT_CALLED),
     Row("per_device_reward_batch_size", _is("reward_model_name_or_path", None), "there is no reward model"),
+    Row("score_before_padding", _is("reward_model_name_or_path", None), "there is no reward model"),
     Row(
         "normalizer_momentum", _is_not("normalizer_type", "ExponentialMovingAverage"), "normalizer_type does not use it"
     ),

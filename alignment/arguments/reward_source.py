@@ -16,6 +16,8 @@ class RewardSourceArguments:
     """Folder or hub name of the reward model."""
     value_head_prefix: str | None = None
     """Name of the score head in the files of the reward model and the critic, where it is none of the usual ones."""
+    score_before_padding: bool = False
+    """Read scores before the reward model's pad_token_id, as transformers does (models trained with pad = eos)."""
     reward_function: str | None = argument(None, path="function")
     """A Python function as package.module:function or file.py:function."""
     use_rm_server: bool = False

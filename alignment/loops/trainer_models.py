@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from alignment.data.encode import Encoder
 from alignment.errors import ArgumentError, CheckpointError, ModelFolderError
+from alignment.loops.data_start import encode_options
 from alignment.loops.launch import Launch
 from alignment.models.config import DecoderConfig
+from alignment.models.decoder import CausalLM
 from alignment.models.hub import check_fit, resolve_model_folder
+from alignment.models.score_model import ScoreModel
+from alignment.models.sequence_ends import sequence_ends
 from alignment.models.split_plan import check_degrees
 from alignment.models.tokenizer import Tokenizer, load_tokenizer
+from alignment.models.trained_template import describe_template, template_warning
 from alignment.telemetry import log
 
 _ARCHITECTURE = (
@@ -20,11 +29,14 @@ _ARCHITECTURE = (
 """What training never changes of a configuration."""
 
 
-def starting_folder(start: Launch, group, name: str) -> str | None:
-    """Return the folder to load ``name`` from (the checkpoint's when resuming), None for random weights."""
+def starting_folder(start: Launch, group, name: str, *, parts: Sequence[str]) -> str | None:
+    """Return the folder to load ``name`` from (the checkpoint's when resuming), None for random weights.
+
+    ``parts`` are the models that may be taken where the folder is that of another run.
+    """
     if start.checkpoint is not None:
         return resumed_folder(start, name, group.model_name_or_path or group.model_config_name_or_path)
-    return str(resolve_model_folder(group.model_name_or_path)) if group.model_name_or_path else None
+    return str(resolve_model_folder(group.model_name_or_path, parts=parts)) if group.model_name_or_path else None
 
 
 def resumed_folder(start: Launch, name: str, initial: str) -> str:
@@ -54,13 +66,38 @@ def resumed_folder(start: Launch, name: str, initial: str) -> str:
 
 def starting_tokenizer(start: Launch, folder: str | None) -> Tokenizer:
     """Return the tokenizer named by the arguments, else the model's own."""
-    return load_tokenizer(start.parsed.model.tokenizer_name_or_path or folder)
+    named = start.parsed.model.tokenizer_name_or_path
+    return load_tokenizer(resolve_model_folder(named) if named else folder)
 
 
 def check_start(start: Launch, group, folder: str | None, tokenizer: Tokenizer) -> None:
     """Refuse a model that is too small for the tokenizer or for ``max_length``, before any data are read."""
     place = folder or group.model_config_name_or_path
-    check_layout(start, check_fit(place, tokenizer, max_length=start.parsed.data.max_length), place)
+    config = check_fit(place, tokenizer, max_length=start.parsed.data.max_length)
+    check_layout(start, config, place)
+    if folder is not None:
+        warn_of_template(start, folder, config, tokenizer)
+
+
+def warn_of_template(start: Launch, folder: str, config: DecoderConfig, tokenizer: Tokenizer) -> None:
+    """Say so where the run uses another template than the one that trained the model in ``folder``."""
+    line = template_warning(folder, config, tokenizer, _template(start, tokenizer))
+    if line is not None:
+        log.warn(line)
+
+
+def adopt(start: Launch, model: CausalLM | ScoreModel, tokenizer: Tokenizer) -> None:
+    """Let ``model`` know the run's template: its record, and the token that ends its answers as one of the ends."""
+    end = Encoder(tokenizer, encode_options(start).template).end_id
+    model.config = dataclasses.replace(
+        model.config,
+        eos_token_id=sequence_ends(model.config, tokenizer, end),
+        trained_template=_template(start, tokenizer),
+    )
+
+
+def _template(start: Launch, tokenizer: Tokenizer) -> dict[str, Any]:
+    return describe_template(start.parsed.data.chat_template, tokenizer)
 
 
 def check_layout(start: Launch, config: DecoderConfig, place: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from alignment.models.rope_settings import read_rope
 from alignment.ops.rotary_frequencies import inverse_frequencies
 
 CONFIG_FILE = "config.json"
+GENERATION_FILE = "generation_config.json"
 
 # What a family's configuration class assumes for a key its config.json does not have.
 _COMMON_DEFAULTS: dict[str, Any] = {
@@ -42,6 +43,7 @@ _FAMILY_KV_HEADS = {"mistral": 8, "qwen2": 32, "qwen3": 32}
 MODEL_TYPES = tuple(_FAMILY_DEFAULTS)
 _SAME_AS = {"internlm": "llama"}
 """Families that are another one under a name of their own."""
+TEMPLATE_KEY = "trained_template"
 LARGEST_SIZE, MOST_LAYERS, WIDEST_HEAD = 2**31 - 1, 10_000, 2**16
 _WIDTHS = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads")
 _SIZES = (*_WIDTHS, "num_hidden_layers")
@@ -83,18 +85,25 @@ class DecoderConfig:
     eos_token_id: int | tuple[int, ...] | None = None
     pad_token_id: int | None = None
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    generation: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """The generation_config.json beside it, kept for export; its end-of-sequence ids count like this file's."""
+    trained_template: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
+    """What ``models.trained_template`` says of the template that trained the model; None: nobody recorded it."""
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
-        """The end-of-sequence ids as a tuple, empty when there is none."""
-        if self.eos_token_id is None:
-            return ()
-        return self.eos_token_id if isinstance(self.eos_token_id, tuple) else (self.eos_token_id,)
+        """The end-of-sequence ids of both files as a tuple, empty when there is none."""
+        both = (self.eos_token_id, self.generation.get("eos_token_id"))
+        return tuple(dict.fromkeys(number for ids in both for number in _as_tuple(ids)))
 
     @classmethod
     def read(cls, folder: str | Path) -> DecoderConfig:
-        """Read ``folder/config.json``; raises ModelFolderError when it is missing, damaged or unsupported."""
-        return cls.from_dict(read_config_dict(folder), place=str(Path(folder) / CONFIG_FILE))
+        """Read ``folder/config.json``, and what stands beside it on how to generate.
+
+        Raises ModelFolderError when it is missing, damaged or unsupported.
+        """
+        config = cls.from_dict(read_config_dict(folder), place=str(Path(folder) / CONFIG_FILE))
+        return replace(config, generation=_read_generation(Path(folder)))
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any], *, place: str = CONFIG_FILE) -> DecoderConfig:
@@ -118,6 +127,7 @@ class DecoderConfig:
             **_flags(given),
             eos_token_id=tuple(eos) if isinstance(eos, (list, tuple)) else eos,
             raw=raw,
+            trained_template=given.get(TEMPLATE_KEY),
         )
         try:
             config.rotary_frequencies()
@@ -149,7 +159,6 @@ class DecoderConfig:
 
         Rotary settings are written as ``rope_theta`` and ``rope_scaling``, which every reader understands.
         """
-        eos = self.eos_token_id
         names = (*_SIZES, "num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps", "rope_theta")
         names += ("model_type", "tie_word_embeddings", "initializer_range", "bos_token_id", "pad_token_id")
         names += () if self.model_type in ("mistral", "qwen2") else ("attention_bias",)
@@ -157,8 +166,9 @@ class DecoderConfig:
         kept = {key: value for key, value in self.raw.items() if key != "rope_parameters"}
         kept.update({name: getattr(self, name) for name in names})
         kept["rope_scaling"] = None if self.rope_scaling is None else dict(self.rope_scaling)
-        kept["eos_token_id"] = list(eos) if isinstance(eos, tuple) else eos
+        kept["eos_token_id"] = as_json_ids(self.eos_token_id)
         kept["hidden_act"] = "silu"
+        kept |= {} if self.trained_template is None else {TEMPLATE_KEY: dict(self.trained_template)}
         kept["sliding_window"] = self.sliding_window
         if self.model_type.startswith("qwen"):
             kept["use_sliding_window"] = self.sliding_window is not None
@@ -176,6 +186,32 @@ def read_config_dict(folder: str | Path) -> dict[str, Any]:
         ) from None
 
 
+def as_json_ids(ids: int | tuple[int, ...] | None) -> int | list[int] | None:
+    """Return end-of-sequence ids as JSON holds them: none, one, or a list of several."""
+    ids = list(_as_tuple(ids))
+    return ids if len(ids) > 1 else (ids[0] if ids else None)
+
+
+def _as_tuple(ids: Any) -> tuple[int, ...]:
+    if ids is None:
+        return ()
+    return tuple(ids) if isinstance(ids, (list, tuple)) else (ids,)
+
+
+def _read_generation(folder: Path) -> dict[str, Any]:
+    """Return generation_config.json, empty where there is none."""
+    try:
+        generation = read_object(folder, GENERATION_FILE)
+    except FileNotFoundError:
+        return {}
+    if not _or_null(_are_ids)(generation.get("eos_token_id")):
+        raise ModelFolderError(
+            f"{folder / GENERATION_FILE}: eos_token_id must be an integer, a list of integers or null, found "
+            f"{generation['eos_token_id']!r}"
+        )
+    return generation
+
+
 def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -186,6 +222,10 @@ def _is_size(value: Any, largest: int = LARGEST_SIZE) -> bool:
 
 def _is_number(value: Any) -> bool:
     return _is_integer(value) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, Mapping)
 
 
 def _are_ids(value: Any) -> bool:
@@ -205,7 +245,11 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (("eos_token_id",), _or_null(_are_ids), "an integer, a list of integers or null"),
     (("rms_norm_eps", "initializer_range"), _is_number, "a number"),
     (("rope_theta",), _or_null(_is_number), "a number or null"),
-    (("rope_scaling", "rope_parameters"), _or_null(lambda value: isinstance(value, Mapping)), "an object or null"),
+    (
+        ("rope_scaling", "rope_parameters", TEMPLATE_KEY),
+        _or_null(_is_object),
+        "an object or null",
+    ),
 )
 """Keys, what their values must satisfy, and that in words."""
 

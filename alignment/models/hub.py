@@ -6,7 +6,7 @@ import dataclasses
 import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from alignment.errors import ModelFolderError
 from alignment.models.config import CONFIG_FILE, DecoderConfig, read_config_dict
 from alignment.models.decoder import CausalLM
+from alignment.models.folder_files import refuse_adapter
 from alignment.models.folder_weights import are_equal, check_tensors, fill, take_statistics
 from alignment.models.folders.views import StoredTensor
 from alignment.models.folders.weights import find_weights
@@ -28,15 +29,21 @@ from alignment.telemetry import log
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 SCORE_HEAD = ("score.weight", "score.bias")
 LM_HEAD = "lm_head.weight"
+RUN_MODELS = ("policy", "reward", "value")
+"""Folders of a run (and of its checkpoints) that hold a model, in the order in which one is looked for."""
 SCORE_STATE = "score_normalizer"
 """Key of config.json under which mean, variance and count of the scores stand."""
 
 
-def resolve_model_folder(name_or_path: str) -> Path:
-    """Return a local folder: ``name_or_path`` itself, or the download of a hub name into the hub's cache."""
+def resolve_model_folder(name_or_path: str | Path, *, parts: Sequence[str] = RUN_MODELS) -> Path:
+    """Return a local model folder: that of the name, or the download of a hub name into the hub's cache.
+
+    The output folder of a run stands for the model in it: the first of ``parts`` that it holds.
+    """
+    name_or_path = str(name_or_path)
     folder = Path(name_or_path).expanduser()
     if folder.is_dir():
-        return folder
+        return find_in_run(folder, parts)
     if not HUB_NAME.fullmatch(name_or_path):
         raise ModelFolderError(f"model {name_or_path!r}: no such folder (looked for {folder.absolute()})")
     try:
@@ -48,6 +55,23 @@ def resolve_model_folder(name_or_path: str) -> Path:
             f"model {name_or_path!r}: no such folder (looked for {folder.absolute()}), and not fetched from the hub "
             f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'})"
         ) from error
+
+
+def find_in_run(folder: Path, parts: Sequence[str] = RUN_MODELS) -> Path:
+    """Return ``folder`` if it is a model folder, else the model that a run has left in it, and say which."""
+    if (folder / CONFIG_FILE).is_file():
+        return folder
+    for part in parts:
+        if (folder / part / CONFIG_FILE).is_file():
+            log.info(f"{folder}: the folder of a run; its {part}/ is read")
+            return folder / part
+    refuse_adapter(folder)
+    others = [f"{part}/" for part in RUN_MODELS if (folder / part / CONFIG_FILE).is_file()]
+    hint = f"; this run has left {' and '.join(others)} only" if others else ""
+    raise ModelFolderError(
+        f"{folder / CONFIG_FILE}: no such file; a model folder needs a {CONFIG_FILE}, and in the folder of a run it "
+        f"is looked for in {', '.join(f'{part}/' for part in parts)}{hint}"
+    )
 
 
 def load_causal_lm(
@@ -84,7 +108,7 @@ def load_score_model(
     the head is called in the files, for names that ``naming`` does not know.
     """
     folder, raw = Path(path), read_config_dict(path)
-    config = DecoderConfig.from_dict(raw, place=str(folder / CONFIG_FILE))
+    config = DecoderConfig.read(path)
     found = find_weights(folder, config, head_prefix=head_prefix)
     statistics = take_statistics(found)
     as_saved = options is None

@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import paddle
 
-from alignment.models.config import CONFIG_FILE, DecoderConfig
+from alignment.models.config import CONFIG_FILE, GENERATION_FILE, as_json_ids
 from alignment.models.decoder import CausalLM
 from alignment.models.hub import SCORE_STATE
 from alignment.models.naming import is_transposed
 from alignment.models.safetensors_io import Entry, cut_files, file_names, remove_weights, write_files, write_index
 from alignment.models.score_model import ScoreModel
+from alignment.models.sequence_ends import padding_id, sequence_ends
 from alignment.models.tokenizer import Tokenizer
 from alignment.parallel.parts import Part
 from alignment.parallel.reshard import Resharder, dtype_name
@@ -160,13 +161,14 @@ def describe_model(model: CausalLM | ScoreModel, tokenizer: Tokenizer | None) ->
     """
     config = model.config.to_dict()
     config.pop("torch_dtype", None)
+    config["eos_token_id"] = as_json_ids(sequence_ends(model.config, tokenizer))
     kind = "ForSequenceClassification" if isinstance(model, ScoreModel) else "ForCausalLM"
     config["architectures"] = [FAMILY_NAMES[model.config.model_type] + kind]
     config["dtype"] = dtype_name(next(iter(model.parameters())))
     if isinstance(model, ScoreModel):
         config |= {"num_labels": 1, "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
         config |= model.options.to_dict() | {SCORE_STATE: model.normalizer.state()}
-        config["pad_token_id"] = _padding_id(model.config, tokenizer)
+        config["pad_token_id"] = padding_id(model.config, tokenizer)
     return config
 
 
@@ -194,17 +196,8 @@ def _write_description(folder: Path, model: CausalLM | ScoreModel, tokenizer: To
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     if isinstance(model, CausalLM):
         ids = {name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in config}
-        (folder / "generation_config.json").write_text(json.dumps(ids, indent=2) + "\n", encoding="utf-8")
+        generation = {**model.config.generation, **ids}
+        (folder / GENERATION_FILE).write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
     if tokenizer is not None:
-        tokenizer.save(folder)
-
-
-def _padding_id(config: DecoderConfig, tokenizer: Tokenizer | None) -> int | None:
-    """Return a padding id that is no end token, or None.
-
-    Hugging Face reads a row's score before its first padding: were EOS the padding, it would read one token too early.
-    With None it refuses padded batches, and reads single rows right.
-    """
-    own = () if tokenizer is None else (tokenizer.pad_token_id, tokenizer.unk_token_id)
-    usable = [i for i in (config.pad_token_id, *own) if i is not None and i not in config.eos_token_ids]
-    return usable[0] if usable else None
+        padding = config["pad_token_id"] if isinstance(model, ScoreModel) else None
+        tokenizer.save(folder, padding=padding)

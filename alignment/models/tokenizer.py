@@ -10,7 +10,13 @@ from typing import Any
 
 from alignment.errors import DataError, ModelFolderError
 from alignment.models.chat_template import ChatTemplate
-from alignment.models.tokenizer_files import CONFIG_FILE, FAST_FILE, TokenizerFiles, read_tokenizer_files
+from alignment.models.tokenizer_files import (
+    CONFIG_FILE,
+    FAST_FILE,
+    TokenizerFiles,
+    read_tokenizer_files,
+    with_pad_token,
+)
 from alignment.models.tokenizer_models import FastModel, TokenizerModel
 
 
@@ -137,11 +143,23 @@ class Tokenizer:
         )
         return self.encode(text, add_special_tokens=False) if tokenize else text
 
-    def save(self, folder: str | Path) -> None:
-        """Write the tokenizer's files to ``folder`` byte for byte as they were read."""
+    @property
+    def special_ids(self) -> list[int]:
+        """The ids of all special tokens, BOS and the others that have a name first."""
+        tokens = [*self._special.values(), *(token.content for token in self._files.added_tokens if token.special)]
+        return list(dict.fromkeys(self._model.vocab[token] for token in tokens if token in self._model.vocab))
+
+    def save(self, folder: str | Path, *, padding: int | None = None) -> None:
+        """Write the tokenizer's files to ``folder`` byte for byte as they were read.
+
+        Where ``padding`` is another id than that of ``pad_token``, its token is named in the place of that.
+        """
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
-        for name, content in self._files.contents.items():
+        contents = dict(self._files.contents)
+        if padding is not None and padding != self.pad_token_id:
+            contents |= with_pad_token(self._files, self._tokens[padding])
+        for name, content in contents.items():
             (target / name).write_bytes(content)
 
     def fingerprint(self) -> str:

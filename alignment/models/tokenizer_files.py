@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from alignment.errors import ModelFolderError
 from alignment.models import paddlenlp_tokenizer
+from alignment.models.folder_files import file_inside, parse_object
 
 FAST_FILE = "tokenizer.json"
 SENTENCEPIECE_FILE = "tokenizer.model"
@@ -20,6 +21,7 @@ TEMPLATE_FILE = "chat_template.jinja"
 COMPANION_FILES = (CONFIG_FILE, SPECIAL_MAP_FILE, ADDED_FILE, TEMPLATE_FILE, "vocab.json", "merges.txt")
 
 SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_LARGEST_ID = 2**31
 _EXTRA_NAMES = ("additional_special_tokens", "extra_special_tokens")
 
 
@@ -62,7 +64,7 @@ def read_tokenizer_files(folder: str | Path) -> TokenizerFiles:
         raise ModelFolderError(f"{folder}: no such folder; expected a tokenizer ({FAST_FILE} or {SENTENCEPIECE_FILE})")
     names = (FAST_FILE, SENTENCEPIECE_FILE, *COMPANION_FILES, *paddlenlp_tokenizer.NAMES)
     try:
-        contents = {name: (root / name).read_bytes() for name in names if (root / name).is_file()}
+        contents = {name: file_inside(root, name).read_bytes() for name in names if (root / name).is_file()}
     except OSError as error:
         raise ModelFolderError(f"{root}: the tokenizer's files cannot be read: {error}") from error
     contents = paddlenlp_tokenizer.translate(contents, root)
@@ -82,17 +84,18 @@ def read_tokenizer_files(folder: str | Path) -> TokenizerFiles:
     )
 
 
+def with_pad_token(files: TokenizerFiles, token: str) -> dict[str, bytes]:
+    """Return the files that have to say ``pad_token``, with ``token`` in it."""
+    changed = {CONFIG_FILE: {**files.config, "pad_token": token}}
+    special = parse_object(files.contents.get(SPECIAL_MAP_FILE, b"{}"), SPECIAL_MAP_FILE)
+    if special:
+        changed[SPECIAL_MAP_FILE] = {**special, "pad_token": token}
+    return {name: json.dumps(value, indent=2, ensure_ascii=False).encode() for name, value in changed.items()}
+
+
 def _read_object(root: Path, contents: Mapping[str, bytes], name: str) -> dict[str, Any]:
     """Return a JSON object, empty where the file is absent."""
-    if name not in contents:
-        return {}
-    try:
-        value = json.loads(contents[name].decode("utf-8"))
-    except ValueError as error:
-        raise ModelFolderError(f"{root / name}: cannot be read as JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise ModelFolderError(f"{root / name}: expected a JSON object, found {type(value).__name__}")
-    return value
+    return parse_object(contents[name], root / name) if name in contents else {}
 
 
 def _token(value: Any, *, id: int | None = None, special: bool = False) -> AddedToken | None:
@@ -125,8 +128,8 @@ def _special_tokens(
 
 def _extra(value: Any) -> Iterator[AddedToken]:
     """Yield the tokens of a list, or of a dictionary by name."""
-    entries = value.values() if isinstance(value, Mapping) else value or ()
-    for entry in entries:
+    entries = value.values() if isinstance(value, Mapping) else value
+    for entry in entries if isinstance(entries, Iterable) and not isinstance(entries, str) else ():
         token = _token(entry, special=True)
         if token is not None:
             yield token
@@ -135,10 +138,20 @@ def _extra(value: Any) -> Iterator[AddedToken]:
 def _listed_tokens(config: Mapping[str, Any], added: Mapping[str, Any]) -> list[AddedToken]:
     """Return the tokens listed with their ids."""
     decoder = config.get("added_tokens_decoder") or {}
-    listed = [_token(value, id=int(number)) for number, value in decoder.items()]
+    if not isinstance(decoder, Mapping):
+        raise ModelFolderError(f"{CONFIG_FILE}: added_tokens_decoder must be an object, found {decoder!r:.80}")
+    listed = [_token(value, id=_id(number, CONFIG_FILE)) for number, value in decoder.items()]
     known = {token.content for token in listed if token is not None}
-    listed += [AddedToken(content, int(number)) for content, number in added.items() if content not in known]
+    listed += [AddedToken(text, _id(number, ADDED_FILE)) for text, number in added.items() if text not in known]
     return sorted((token for token in listed if token is not None), key=lambda token: token.id)
+
+
+def _id(value: Any, place: str) -> int:
+    """Return the id of an added token."""
+    text = str(value)
+    if not (text.isascii() and text.isdecimal() and len(text) <= 10 and int(text) < _LARGEST_ID):
+        raise ModelFolderError(f"{place}: {value!r} is no id of an added token (allowed: 0 to {_LARGEST_ID - 1})")
+    return int(text)
 
 
 def _merge(listed: list[AddedToken], special: list[AddedToken]) -> tuple[AddedToken, ...]:
@@ -156,11 +169,19 @@ def _merge(listed: list[AddedToken], special: list[AddedToken]) -> tuple[AddedTo
 def _chat_template(root: Path, contents: Mapping[str, bytes], config: Mapping[str, Any]) -> str | None:
     """Return the template of its own file, else the one in the configuration (``default`` of several)."""
     if TEMPLATE_FILE in contents:
-        return contents[TEMPLATE_FILE].decode("utf-8")
+        try:
+            return contents[TEMPLATE_FILE].decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ModelFolderError(f"{root / TEMPLATE_FILE}: is not UTF-8 text ({error})") from None
     value = config.get("chat_template")
     if value is None or isinstance(value, str):
         return value
-    entries = value.items() if isinstance(value, Mapping) else ((v.get("name"), v.get("template")) for v in value)
+    is_list = isinstance(value, list) and all(isinstance(entry, Mapping) for entry in value)
+    if not is_list and not isinstance(value, Mapping):
+        raise ModelFolderError(
+            f"{root / CONFIG_FILE}: chat_template must be text, or templates by name, found {value!r:.80}"
+        )
+    entries = value.items() if isinstance(value, Mapping) else ((str(v.get("name")), v.get("template")) for v in value)
     templates = dict(entries)
     if not isinstance(templates.get("default"), str):
         raise ModelFolderError(

@@ -10,6 +10,7 @@ from alignment.generation.fused_settings import FusedSettings
 from alignment.generation.place import EnginePlace
 from alignment.loops.launch import Launch
 from alignment.models.config import DecoderConfig
+from alignment.models.sequence_ends import sequence_ends
 from alignment.ops.native.library import find_core
 from alignment.parallel.host import num_threads
 from alignment.ppo.prompts import RowPlan
@@ -85,9 +86,9 @@ def fused_settings(parsed: Parsed, config: DecoderConfig, place: EnginePlace, *,
 
 
 def generation_options(parsed: Parsed, roles: Roles, *, sample: bool) -> GenerationOptions:
-    """Return the sampling options; a response ends at EOS, a given stop id, or the length limits."""
+    """Return the sampling options; a response ends at an end token, a given stop id, or the length limits."""
     generation, data = parsed.generation, parsed.data
-    stops = dict.fromkeys((roles.tokenizer.eos_token_id, *generation.stop_token_ids))
+    stops = dict.fromkeys((*sequence_ends(roles.policy.config, roles.tokenizer), *generation.stop_token_ids))
     return GenerationOptions(
         max_new_tokens=generation.max_dec_len or data.max_length - 1,
         min_new_tokens=generation.min_dec_len,

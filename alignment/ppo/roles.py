@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from alignment.data.encode import Encoder
 from alignment.errors import ArgumentError
+from alignment.loops.data_start import encode_options
 from alignment.loops.launch import Launch
-from alignment.loops.trainer_models import check_layout, resumed_folder
+from alignment.loops.trainer_models import adopt, check_layout, resumed_folder, starting_tokenizer, warn_of_template
 from alignment.models.config import DecoderConfig, read_config_dict
 from alignment.models.decoder import CausalLM
-from alignment.models.hub import (
-    check_fit,
-    load_causal_lm,
-    load_score_model,
-    resolve_model_folder,
-)
+from alignment.models.hub import SCORE_STATE, check_fit, load_causal_lm, load_score_model, resolve_model_folder
 from alignment.models.placement import WHOLE, Placement
 from alignment.models.score_model import ScoreModel, ScoreOptions
+from alignment.models.sequence_ends import sequence_ends
 from alignment.models.tokenizer import Tokenizer, load_tokenizer
-from alignment.rollout.retokenize import Retokenized, SameTokens
+from alignment.models.trained_template import describe_template, template_warning
+from alignment.rollout.retokenize import BeforePadding, Retokenized, SameTokens
 from alignment.rollout.rollout_weights import check_rollout
 from alignment.telemetry import log
 
@@ -38,40 +36,65 @@ class Roles:
     """Turns a rollout into the reward model's token ids."""
 
 
+class RoleFolders(NamedTuple):
+    """Where the models of a fresh run come from; the output folder of another run stands for the model in it."""
+
+    actor: str
+    critic: str
+    reward: str | None
+
+    @classmethod
+    def of(cls, start: Launch) -> RoleFolders:
+        """Return the folders that the arguments name; the critic's is the reward model's where it has none."""
+        ppo, reward = start.parsed.ppo, start.parsed.reward_source.reward_model_name_or_path
+        critic = ppo.reward_critic_model_name_or_path
+        parts = ("value", "reward", "policy") if critic else ("reward",)
+        return cls(
+            actor=str(resolve_model_folder(ppo.actor_model_name_or_path, parts=("policy",))),
+            critic=str(resolve_model_folder(critic or reward, parts=parts)),
+            reward=reward and str(resolve_model_folder(reward, parts=("reward",))),
+        )
+
+
 def load_roles(start: Launch) -> Roles:
     """Load what the arguments name; policy and critic come from the checkpoint when resuming."""
-    ppo, source, dtype = start.parsed.ppo, start.parsed.reward_source, start.dtype
-    actor = str(resolve_model_folder(ppo.actor_model_name_or_path))
-    critic = str(resolve_model_folder(ppo.reward_critic_model_name_or_path or source.reward_model_name_or_path))
-    reward = source.reward_model_name_or_path and str(resolve_model_folder(source.reward_model_name_or_path))
-    tokenizer = load_tokenizer(start.parsed.model.tokenizer_name_or_path or actor)
-    require_same_tokenizer(tokenizer, critic)
-    max_length = start.parsed.data.max_length
-    for folder in (actor, critic):
-        check_layout(start, check_fit(folder, tokenizer, max_length=max_length), folder)
-    if reward:
-        check_layout(start, DecoderConfig.read(reward), reward)
-    check_rollout(
-        DecoderConfig.read(actor),
-        start.topology.layout,
-        eval_mode=start.parsed.parallel.eval_mode,
-        degree=start.parsed.parallel.rollout_tensor_parallel_degree,
-    )
-    options = {"dtype": dtype, "placement": Placement.of(start.topology)}
-    head = source.value_head_prefix
-    sequences = choose_sequences(start, tokenizer, reward) if reward else None
-    return Roles(
+    folders = RoleFolders.of(start)
+    tokenizer = starting_tokenizer(start, folders.actor)
+    check_folders(start, folders, tokenizer)
+    options = {"dtype": start.dtype, "placement": Placement.of(start.topology)}
+    head = start.parsed.reward_source.value_head_prefix
+    roles = Roles(
         tokenizer=tokenizer,
+        sequences=choose_sequences(start, tokenizer, folders) if folders.reward else None,
         # Before the critic, which may start from the same folder and forgives a missing score head.
-        reward=freeze(load_score_model(reward, head_prefix=head, **options)) if reward else None,
-        policy=load_causal_lm(resumed_folder(start, "policy", actor), tokenizer=tokenizer, **options),
-        reference=freeze(load_causal_lm(actor, tokenizer=tokenizer, **options)),
+        reward=freeze(load_score_model(folders.reward, head_prefix=head, **options)) if folders.reward else None,
+        policy=load_causal_lm(resumed_folder(start, "policy", folders.actor), tokenizer=tokenizer, **options),
+        reference=freeze(load_causal_lm(folders.actor, tokenizer=tokenizer, **options)),
         critic=load_critic(
-            resumed_folder(start, "value", critic),
+            resumed_folder(start, "value", folders.critic),
             head_prefix=head if start.checkpoint is None else None,
             **options,
         ),
-        sequences=sequences,
+    )
+    adopt(start, roles.policy, tokenizer)
+    adopt(start, roles.critic, tokenizer)
+    return roles
+
+
+def check_folders(start: Launch, folders: RoleFolders, tokenizer: Tokenizer) -> None:
+    """Refuse models that do not fit the tokenizer, the length or the layout, before any weight is read."""
+    require_same_tokenizer(tokenizer, folders.critic)
+    for folder in (folders.actor, folders.critic):
+        config = check_fit(folder, tokenizer, max_length=start.parsed.data.max_length)
+        check_layout(start, config, folder)
+    warn_of_template(start, folders.actor, DecoderConfig.read(folders.actor), tokenizer)
+    if folders.reward:
+        check_layout(start, DecoderConfig.read(folders.reward), folders.reward)
+    check_rollout(
+        DecoderConfig.read(folders.actor),
+        start.topology.layout,
+        eval_mode=start.parsed.parallel.eval_mode,
+        degree=start.parsed.parallel.rollout_tensor_parallel_degree,
     )
 
 
@@ -119,17 +142,42 @@ def require_same_tokenizer(tokenizer: Tokenizer, critic: str) -> None:
         )
 
 
-def choose_sequences(start: Launch, tokenizer: Tokenizer, reward: str) -> Any:
+def choose_sequences(start: Launch, tokenizer: Tokenizer, folders: RoleFolders) -> Any:
     """Return how rollouts are handed to the reward model: as they are, or in its own tokens."""
-    own, data = load_tokenizer(reward), start.parsed.data
+    reward, source = folders.reward, start.parsed.reward_source
+    own, config = load_tokenizer(reward), DecoderConfig.read(reward)
+    pads_with_end = config.pad_token_id in sequence_ends(config, own)
+    if pads_with_end and not source.score_before_padding and SCORE_STATE not in config.raw:
+        log.warn(
+            f"{reward}: its pad_token_id {config.pad_token_id} is also what ends a sequence; transformers reads the "
+            "score one token before that, and here it is read at the end. If the reward model was trained elsewhere, "
+            "give score_before_padding=true"
+        )
+    sequences = _in_its_tokens(start, tokenizer, own, folders)
+    if not source.score_before_padding:
+        return sequences
+    if config.pad_token_id is None:
+        raise ArgumentError(f"score_before_padding=true, but config.json in {reward} names no pad_token_id")
+    return BeforePadding(sequences, config.pad_token_id)
+
+
+def _in_its_tokens(start: Launch, tokenizer: Tokenizer, own: Tokenizer, folders: RoleFolders) -> Any:
+    """Return what turns rollouts into the ids of the reward model, whose tokenizer is ``own``."""
+    reward, data = folders.reward, start.parsed.data
     same_template = data.chat_template != "tokenizer" or own.chat_template in (None, tokenizer.chat_template)
     if own.fingerprint() == tokenizer.fingerprint() and same_template:
-        check_fit(reward, own, max_length=data.max_length)
-        return SameTokens()
-    longest = check_fit(reward, own, max_length=1).longest_sequence
+        config = check_fit(reward, own, max_length=data.max_length)
+        warn_of_template(start, reward, config, tokenizer)
+        end = Encoder(tokenizer, encode_options(start).template).end_id
+        return SameTokens(sequence_ends(DecoderConfig.read(folders.actor), tokenizer, end), end)
+    config = check_fit(reward, own, max_length=1)
     template = "tokenizer" if data.chat_template == "tokenizer" and own.chat_template else "pku"
     log.info(
         "the reward model has another tokenizer or another chat template: responses are re-encoded with its "
         f"{template} template"
     )
-    return Retokenized(tokenizer, Encoder(own, template), max_tokens=longest)
+    name = "tokenizer" if template == "tokenizer" else "none"
+    line = template_warning(reward, config, own, describe_template(name, own))
+    if line is not None:
+        log.warn(line)
+    return Retokenized(tokenizer, Encoder(own, template), max_tokens=config.longest_sequence)

@@ -11,7 +11,7 @@ from alignment.data import PreferenceDataset, SafetyPreferenceDataset
 from alignment.loops.data_start import encode_options, register_user_datasets, report_ledgers, split_for_evaluation
 from alignment.loops.dataset_run import DatasetRun
 from alignment.loops.launch import Launch, launch
-from alignment.loops.trainer_models import check_start, starting_folder, starting_tokenizer
+from alignment.loops.trainer_models import adopt, check_start, starting_folder, starting_tokenizer
 from alignment.models.hub import load_score_model, random_score_model
 from alignment.models.placement import Placement
 from alignment.models.score_model import ScoreModel, ScoreOptions
@@ -28,7 +28,7 @@ def train(argv: Sequence[str], *, host: str) -> None:
     """Train a reward model from the command line's arguments to the exported folder ``reward/``."""
     start = launch(parse_reward_arguments(argv), host=host)
     parsed, reward = start.parsed, start.parsed.reward
-    folder = starting_folder(start, reward, "reward")
+    folder = starting_folder(start, reward, "reward", parts=("policy", "reward", "value"))
     tokenizer = starting_tokenizer(start, folder)
     check_start(start, reward, folder, tokenizer)
     register_user_datasets(start)
@@ -58,6 +58,7 @@ def train(argv: Sequence[str], *, host: str) -> None:
         regularization_convention=reward.regularization_convention,
     )
     model = load_starting_model(start, folder, tokenizer)
+    adopt(start, model, tokenizer)
     DatasetRun(
         start=start,
         title="reward model" if reward.objective == "reward" else "cost model",

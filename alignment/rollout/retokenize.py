@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,44 @@ from alignment.records import Rollout
 
 
 class SameTokens:
-    """Policy and reward model share one tokenizer: ids are passed on untouched."""
+    """Policy and reward model share one tokenizer: ids are passed on as they are.
+
+    A model may end a sequence in several ways, and a reward model has seen one of them: ``end``, which its rows were
+    trained to end with. Another one of ``ends`` at the end of a response becomes that.
+    """
+
+    def __init__(self, ends: Iterable[int] = (), end: int | None = None) -> None:
+        self._others = frozenset(ends) - {end}
+        self._end = end
 
     def __call__(self, rollout: Rollout) -> list[np.ndarray]:
         """Return prompt and response ids of each row."""
-        return [np.concatenate(pair) for pair in zip(rollout.prompts, rollout.responses, strict=True)]
+        return [self._join(*pair) for pair in zip(rollout.prompts, rollout.responses, strict=True)]
+
+    def _join(self, prompt: np.ndarray, response: np.ndarray) -> np.ndarray:
+        joined = np.concatenate([prompt, response])
+        if len(response) and int(response[-1]) in self._others:
+            joined[-1] = self._end
+        return joined
+
+
+class BeforePadding:
+    """Rows without the padding tokens at their end, where transformers looks for a row's score.
+
+    A reward model that was trained elsewhere with its end token as padding gives its score before that token.
+    """
+
+    def __init__(self, sequences: Callable[[Rollout], list[np.ndarray]], pad_token_id: int) -> None:
+        self._sequences = sequences
+        self._padding = pad_token_id
+
+    def __call__(self, rollout: Rollout) -> list[np.ndarray]:
+        """Return the ids of each row up to its last token that is no padding; a row of nothing else stays whole."""
+        return [self._cut(row) for row in self._sequences(rollout)]
+
+    def _cut(self, row: np.ndarray) -> np.ndarray:
+        real = np.flatnonzero(row != self._padding)
+        return row[: real[-1] + 1] if len(real) else row
 
 
 class Retokenized:

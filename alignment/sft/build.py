@@ -9,7 +9,7 @@ from alignment.loops.data_start import encode_options, register_user_datasets, r
 from alignment.loops.dataset_run import DatasetRun
 from alignment.loops.launch import launch
 from alignment.loops.supervised import SupervisedTask
-from alignment.loops.trainer_models import check_start, starting_folder, starting_tokenizer
+from alignment.loops.trainer_models import adopt, check_start, starting_folder, starting_tokenizer
 from alignment.models.hub import load_causal_lm, random_causal_lm
 from alignment.models.placement import Placement
 from alignment.parallel.runner import ModelRunner
@@ -22,7 +22,7 @@ def train(argv: Sequence[str], *, host: str) -> None:
     """Run supervised fine-tuning from the command line's arguments to the exported model."""
     start = launch(parse_sft_arguments(argv), host=host)
     parsed = start.parsed
-    folder = starting_folder(start, parsed.sft, "policy")
+    folder = starting_folder(start, parsed.sft, "policy", parts=("policy",))
     tokenizer = starting_tokenizer(start, folder)
     check_start(start, parsed.sft, folder, tokenizer)
     register_user_datasets(start)
@@ -39,6 +39,7 @@ def train(argv: Sequence[str], *, host: str) -> None:
         model = random_causal_lm(config, seed=seed, tokenizer=tokenizer, dtype=start.dtype, placement=placement)
     else:
         model = load_causal_lm(folder, dtype=start.dtype, tokenizer=tokenizer, placement=placement)
+    adopt(start, model, tokenizer)
 
     def make_evaluation(runner: ModelRunner) -> SupervisedEvaluation:
         return SupervisedEvaluation(

@@ -48,7 +48,7 @@ def rm_folder(tmp_path_factory, sft_folder):
     folder = tmp_path_factory.mktemp("rm")
     arguments = {
         **runs.COMMON,
-        "model_name_or_path": sft_folder / "policy",
+        "model_name_or_path": sft_folder,
         "train_datasets": "packing-preference/train:128/-1",
         "eval_datasets": "packing-preference/test:32/-1",
         "evaluation_strategy": "epoch",

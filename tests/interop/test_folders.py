@@ -8,10 +8,18 @@ import numpy as np
 import paddle
 import pytest
 
+from alignment.data.sources.packing import TOKENIZER
 from alignment.generation.eager_engine import EagerEngine
 from alignment.generation.engine import GenerationOptions
 from alignment.generation.fused_engine import FusedEngine
-from alignment.models.hub import load_causal_lm
+from alignment.models.hub import load_causal_lm, load_score_model, random_score_model
+from alignment.models.initialise import draw_weights
+from alignment.models.saving import save_model
+from alignment.models.score_model import ScoreOptions
+from alignment.models.sequence_ends import sequence_ends
+from alignment.models.tokenizer import load_tokenizer
+from alignment.records import Rollout, TokenBatch
+from alignment.rollout.retokenize import BeforePadding, SameTokens
 
 pytestmark = pytest.mark.interop
 
@@ -117,3 +125,75 @@ def test_a_stale_index_beside_a_single_file(write, ask_peer, torch):
     weight_map = dict.fromkeys(stale, "model-00001-of-00001.safetensors")
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     assert_same(ask_ours(folder), ask_peer(folder))
+
+
+def test_several_ends_stop_both_engines_where_transformers_stops(write, torch, transformers):
+    """The tokenizer would name 2, config.json 7 and generation_config.json a third one: any of them ends a row."""
+    folder = write(eos_token_id=7)
+    peer = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    prompts = [row[:5] for row in np.random.default_rng(1).integers(3, 64, (8, 5))]
+    free = [peer.generate(torch.tensor(p[None]), max_new_tokens=9, do_sample=False, eos_token_id=None) for p in prompts]
+    third = int(free[0][0, 8])
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [third, 2]}))
+    model = load_causal_lm(folder)
+    ends = sequence_ends(model.config)
+    assert ends == (7, third, 2)
+    options = GenerationOptions(max_new_tokens=9, do_sample=False, stop_token_ids=ends)
+    for engine in (EagerEngine(model), FusedEngine(model)):
+        engine.load_weights(None, version=0)
+        completions = engine.generate(prompts, options, seed=0, sequence_ids=range(8))
+        assert completions[0].finish_reason == "stop" and len(completions[0].token_ids) <= 4
+        for prompt, completion in zip(prompts, completions, strict=True):
+            theirs = peer.generate(
+                torch.tensor(prompt[None]), max_new_tokens=9, do_sample=False, eos_token_id=list(ends), pad_token_id=0
+            )
+            assert completion.token_ids.tolist() == theirs[0, 5:].tolist()
+
+
+def test_a_reward_model_whose_tokenizer_pads_with_eos(tmp_path, torch, transformers):
+    """Rows of a batch that AutoTokenizer pads score in transformers as they do alone, and as they do here."""
+    load_tokenizer(TOKENIZER).save(tmp_path / "tokenizer")
+    path = tmp_path / "tokenizer" / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"pad_token": "<eos>"}))
+    tokenizer = load_tokenizer(tmp_path / "tokenizer")
+    (tmp_path / "config.json").write_text(json.dumps({**SHAPE, "model_type": "llama", "pad_token_id": 2}))
+    model = random_score_model(tmp_path, ScoreOptions(), seed=3, tokenizer=tokenizer)
+    draw_weights(model, seed=3, std=1.0)
+    save_model(tmp_path / "out", model, tokenizer)
+    peer = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert theirs.pad_token_id == peer.config.pad_token_id != theirs.eos_token_id
+    texts = ["<user> pack apple <assistant> tent <eos>", "<user> pack <eos>", "<user> pack apple tent rope <eos>"]
+    with torch.no_grad():
+        together = peer(**theirs(texts, return_tensors="pt", padding=True)).logits[:, 0].numpy()
+        alone = np.array([float(peer(**theirs([text], return_tensors="pt")).logits[0, 0]) for text in texts])
+    batch = TokenBatch.build([np.array(tokenizer.encode(text)) for text in texts], [np.empty(0, np.int64)] * 3)
+    with paddle.no_grad():
+        ours = model.read_end_scores(batch).numpy()
+    assert np.ptp(ours) > 0.1
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    np.testing.assert_allclose(ours, alone, atol=1e-4)
+
+
+def test_scores_before_padding_are_those_of_transformers(tmp_path, torch, transformers):
+    """A reward model trained elsewhere with pad = eos is read where transformers reads it."""
+    torch.manual_seed(1)
+    peer = transformers.LlamaForSequenceClassification(
+        transformers.LlamaConfig(**{**SHAPE, "pad_token_id": 2}, num_labels=1)
+    )
+    with torch.no_grad():
+        for parameter in peer.parameters():
+            parameter.normal_(0.0, 0.3)
+    peer.save_pretrained(tmp_path)
+    prompts = [np.array([3, 4, 5]), np.array([6])]
+    responses = [np.array([8, 9, 2]), np.array([10, 11])]
+    rollout = Rollout(prompts=prompts, responses=responses, finish_reasons=("stop", "length"), group_ids=np.arange(2))
+    rows = BeforePadding(SameTokens(), 2)(rollout)
+    assert [row.tolist() for row in rows] == [[3, 4, 5, 8, 9], [6, 10, 11]]
+    model = load_score_model(tmp_path)
+    with paddle.no_grad():
+        ours = model.read_end_scores(TokenBatch.build(rows, [np.empty(0, np.int64)] * 2)).numpy()
+    with torch.no_grad():
+        whole = [torch.tensor(np.concatenate(pair)[None]) for pair in zip(prompts, responses, strict=True)]
+        theirs = np.array([float(peer.eval()(row).logits[0, 0]) for row in whole])
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 import sys
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 from alignment import chat
 from alignment.errors import UserError
+from alignment.generation import fused_engine
 from alignment.models.hub import load_score_model, random_causal_lm, random_score_model
 from alignment.models.saving import save_model
 from alignment.models.score_model import ScoreOptions
@@ -51,13 +54,23 @@ def swap_two_words(source, target):
     return target
 
 
+class Said(NamedTuple):
+    """What the program wrote."""
+
+    out: str
+    err: str
+
+
 @pytest.fixture
 def ask(folders, capsys):
-    """Call the program; returns what it wrote to stdout and stderr."""
+    """Call the program; returns what it wrote to stdout and, the line of the engine aside, to stderr."""
 
     def run(*flags, folder="run"):
         chat.main([str(folders / folder), "--max_new_tokens", "6", *flags])
-        return capsys.readouterr()
+        out, err = capsys.readouterr()
+        lines = err.splitlines(keepends=True)
+        assert sum(line.startswith("engine: fused (") for line in lines) == 1
+        return Said(out, "".join(line for line in lines if not line.startswith("engine: ")))
 
     return run
 
@@ -95,8 +108,7 @@ def test_the_template_is_the_users_choice(ask):
     ],
 )
 def test_the_judge_reads_the_conversation_in_its_own_tokens(folders, name, ids, reason, expected):
-    policy = load_tokenizer(folders / "run" / "policy")
-    judge = chat.Judge(folders / name, policy, None)
+    judge = chat.Judge(folders / name, chat.Voice(folders / "run" / "policy", None))
     completion = Completion(np.array(ids), np.zeros(len(ids), np.float32), reason)
     batch = TokenBatch.build([np.array(expected)], [np.empty(0, np.int64)])
     score = float(load_score_model(folders / name).read_end_scores(batch)[0])
@@ -172,3 +184,47 @@ def test_what_is_refused(ask, folder, flags, message, folders, monkeypatch):
 
 def test_the_answer_is_limited_by_what_the_model_can_hold(ask):
     assert len(ask("--prompt", "pack apple", "--max_new_tokens", "60").out.split()) <= 40
+
+
+def test_the_engine_is_the_fused_one_where_it_can_run(folders, capsys, monkeypatch):
+    """Both give the same answer, and the line says which one it was and why."""
+    arguments = [str(folders / "run"), "--prompt", "pack apple", "--greedy", "--max_new_tokens", "8"]
+    chat.main(arguments)
+    fused, said = capsys.readouterr()
+    assert said.startswith("engine: fused (")
+    monkeypatch.setattr(fused_engine, "fused_engine_unavailable", lambda config: "no kernels here")
+    chat.main(arguments)
+    eager, said = capsys.readouterr()
+    assert said == "engine: eager (no kernels here)\n"
+    assert eager == fused
+
+
+def test_the_recorded_template_is_used_and_another_one_is_told(folders, capsys, tmp_path):
+    """The policy's tokenizer has a chat template, and its folder says that the classic one trained it."""
+    shutil.copytree(folders / "run" / "policy", tmp_path / "policy")
+    path = tmp_path / "policy" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"trained_template": {"chat_template": "none"}}))
+    ask = ["--prompt", "pack apple", "--greedy", "--max_new_tokens", "8"]
+    chat.main([str(folders / "run"), "--chat_template", "none", *ask])
+    classic, said = capsys.readouterr()
+    assert "has a chat template of its own" in said
+    chat.main([str(tmp_path), *ask])
+    recorded, said = capsys.readouterr()
+    assert recorded == classic and "warning" not in said
+    chat.main([str(tmp_path), "--chat_template", "tokenizer", *ask])
+    other, said = capsys.readouterr()
+    assert other != classic
+    assert "was trained with the classic template (chat_template=none)" in said
+
+
+def test_any_of_the_ends_of_a_folder_ends_the_answer(folders, capsys, tmp_path):
+    """What transformers would stop at by generation_config.json, chat stops at too."""
+    ask = ["--prompt", "pack apple", "--max_new_tokens", "12", "--seed", "3"]
+    chat.main([str(folders / "run"), *ask])
+    words = capsys.readouterr().out.split()
+    shutil.copytree(folders / "run" / "policy", tmp_path / "policy")
+    third = load_tokenizer(tmp_path / "policy").vocab[words[0]]
+    (tmp_path / "policy" / "generation_config.json").write_text(json.dumps({"eos_token_id": [third]}))
+    chat.main([str(tmp_path), *ask])
+    assert len(words) > 1
+    assert capsys.readouterr().out.split() == words[:1]

@@ -1,0 +1,73 @@
+"""The template of the training stands in the model's folder, and another one is told."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+
+import pytest
+
+from alignment.data.sources.packing import TOKENIZER
+from alignment.models.config import DecoderConfig
+from alignment.models.decoder import CausalLM
+from alignment.models.saving import save_model
+from alignment.models.tokenizer import load_tokenizer
+from alignment.models.trained_template import describe_template, template_warning
+
+RAW = {
+    "model_type": "llama",
+    "vocab_size": 24,
+    "hidden_size": 8,
+    "intermediate_size": 12,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 16,
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """It has a chat template."""
+    return load_tokenizer(TOKENIZER)
+
+
+def test_the_record_names_the_template_and_its_text(tokenizer):
+    assert describe_template("none", tokenizer) == {"chat_template": "none"}
+    digest = hashlib.sha256(tokenizer.chat_template.encode()).hexdigest()
+    assert describe_template("tokenizer", tokenizer) == {"chat_template": "tokenizer", "sha256": digest}
+
+
+def test_the_record_survives_the_folder(tmp_path, tokenizer):
+    record = describe_template("tokenizer", tokenizer)
+    save_model(tmp_path, CausalLM(DecoderConfig.from_dict({**RAW, "trained_template": record})), tokenizer)
+    assert json.loads((tmp_path / "config.json").read_text())["trained_template"] == record
+    assert DecoderConfig.read(tmp_path).trained_template == record
+
+
+@pytest.mark.parametrize(
+    ("recorded", "used", "message"),
+    [
+        ("none", "none", None),
+        ("tokenizer", "tokenizer", None),
+        ("none", "tokenizer", "was trained with the classic template.*give chat_template=none"),
+        ("tokenizer", "none", "was trained with chat_template=tokenizer.*give chat_template=tokenizer"),
+        (None, "tokenizer", None),
+        (None, "none", "the tokenizer has a chat template of its own"),
+    ],
+)
+def test_another_template_is_told_in_one_line(recorded, used, message, tokenizer):
+    record = None if recorded is None else describe_template(recorded, tokenizer)
+    config = DecoderConfig.from_dict({**RAW, "trained_template": record})
+    line = template_warning("FOLDER", config, tokenizer, describe_template(used, tokenizer))
+    if message is None:
+        assert line is None
+    else:
+        assert re.search(message, line) and "\n" not in line and line.startswith("FOLDER: ")
+
+
+def test_a_template_that_was_changed_since_is_told(tokenizer):
+    record = {"chat_template": "tokenizer", "sha256": "0" * 64}
+    config = DecoderConfig.from_dict({**RAW, "trained_template": record})
+    line = template_warning("FOLDER", config, tokenizer, describe_template("tokenizer", tokenizer))
+    assert "the tokenizer's template is another one than then" in line
