@@ -13,7 +13,7 @@ from alignment.loops.data_start import encode_options
 from alignment.loops.launch import Launch
 from alignment.models.config import DecoderConfig
 from alignment.models.decoder import CausalLM
-from alignment.models.hub import check_fit, resolve_model_folder
+from alignment.models.hub import check_fit, resolve_model_folder, resolve_tokenizer_folder
 from alignment.models.score_model import ScoreModel
 from alignment.models.sequence_ends import sequence_ends
 from alignment.models.split_plan import check_degrees
@@ -67,7 +67,7 @@ def resumed_folder(start: Launch, name: str, initial: str) -> str:
 def starting_tokenizer(start: Launch, folder: str | None) -> Tokenizer:
     """Return the tokenizer named by the arguments, else the model's own."""
     named = start.parsed.model.tokenizer_name_or_path
-    return load_tokenizer(resolve_model_folder(named) if named else folder)
+    return load_tokenizer(resolve_tokenizer_folder(named) if named else folder)
 
 
 def check_start(start: Launch, group, folder: str | None, tokenizer: Tokenizer) -> None:

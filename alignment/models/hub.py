@@ -57,6 +57,14 @@ def resolve_model_folder(name_or_path: str | Path, *, parts: Sequence[str] = RUN
         ) from error
 
 
+def resolve_tokenizer_folder(name_or_path: str) -> Path:
+    """Return a folder with a tokenizer, which needs no model beside it; see ``resolve_model_folder``."""
+    folder = Path(name_or_path).expanduser()
+    if folder.is_dir() and not any((folder / part / CONFIG_FILE).is_file() for part in RUN_MODELS):
+        return folder
+    return resolve_model_folder(name_or_path)
+
+
 def find_in_run(folder: Path, parts: Sequence[str] = RUN_MODELS) -> Path:
     """Return ``folder`` if it is a model folder, else the model that a run has left in it, and say which."""
     if (folder / CONFIG_FILE).is_file():

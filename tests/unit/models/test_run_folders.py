@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from alignment.errors import ModelFolderError
-from alignment.models.hub import resolve_model_folder
+from alignment.models.hub import resolve_model_folder, resolve_tokenizer_folder
 
 
 @pytest.fixture
@@ -44,3 +44,10 @@ def test_a_run_without_such_a_model_is_refused(run, tmp_path):
         resolve_model_folder(folder, parts=("policy",))
     with pytest.raises(ModelFolderError, match=r"config\.json: no such file"):
         resolve_model_folder(tmp_path)
+
+
+def test_a_tokenizer_needs_no_model(run, tmp_path):
+    alone = tmp_path / "tokenizer"
+    alone.mkdir()
+    assert resolve_tokenizer_folder(str(alone)) == alone
+    assert resolve_tokenizer_folder(str(run("reward"))) == tmp_path / "reward" / "reward"
