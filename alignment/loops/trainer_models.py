@@ -13,7 +13,7 @@ from alignment.loops.data_start import encode_options
 from alignment.loops.launch import Launch
 from alignment.models.config import DecoderConfig
 from alignment.models.decoder import CausalLM
-from alignment.models.hub import check_fit, resolve_model_folder, resolve_tokenizer_folder
+from alignment.models.hub import RUN_MODELS, check_fit, resolve_model_folder, resolve_tokenizer_folder
 from alignment.models.score_model import ScoreModel
 from alignment.models.sequence_ends import sequence_ends
 from alignment.models.split_plan import check_degrees
@@ -29,7 +29,7 @@ _ARCHITECTURE = (
 """What training never changes of a configuration."""
 
 
-def starting_folder(start: Launch, group, name: str, *, parts: Sequence[str]) -> str | None:
+def starting_folder(start: Launch, group, name: str, *, parts: Sequence[str] = RUN_MODELS) -> str | None:
     """Return the folder to load ``name`` from (the checkpoint's when resuming), None for random weights.
 
     ``parts`` are the models that may be taken where the folder is that of another run.
