@@ -117,7 +117,13 @@ def build_session(
     # A run that only evaluates adds to the records of the run before it.
     resume_step = start.resume_step if training.do_train else sys.maxsize
     writers = (
-        open_writers(training.report_to, output_dir=start.output_dir, run_name=start.run_name, resume_step=resume_step)
+        open_writers(
+            training.report_to,
+            output_dir=start.output_dir,
+            run_name=start.run_name,
+            resume_step=resume_step,
+            evaluates_again=counters.evaluated_at != resume_step,
+        )
         if start.topology.is_main
         else SilentWriters()
     )
@@ -135,6 +141,8 @@ def build_session(
         counters=counters,
         log_first=training.logging_first_step,
         shown=shown,
+        signals=start.signals,
+        world=start.topology.world,
     )
 
 

@@ -85,6 +85,6 @@ class DatasetRun:
                     learner=learner,
                     session=session,
                 )
-                with session.progress:
+                with self.start.signals.deferred("the present update"), session.progress:
                     loop.run()
             finish_run(self.start, session, state, title=self.title, cards=self.cards)

@@ -18,6 +18,11 @@ def finish_run(start: Launch, session: Session, state: RunState, *, title: str, 
 
     ``cards`` names the evaluation metrics that the report shows first, before and after.
     """
+    with start.signals.deferred("the last evaluation and the models"):
+        _finish(start, session, state, title=title, cards=cards)
+
+
+def _finish(start: Launch, session: Session, state: RunState, *, title: str, cards: Sequence[str]) -> None:
     training = start.parsed.training
     is_evaluated = training.do_train and session.counters.evaluated_at == session.counters.updates
     if training.evaluates and not is_evaluated:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from alignment.arguments.effects import refuse_unbuilt, report_effects
-from alignment.arguments.global_batches import share_global_batches
 from alignment.arguments.parsed import Parsed
 from alignment.errors import ArgumentError
 from alignment.loops.layout import resolve_layout
+from alignment.loops.output_lock import hold_output
 from alignment.loops.run_start import open_checkpoint
 from alignment.ops.native.library import find_core
 from alignment.ops.selection import native_ops_enabled, use_native_ops
 from alignment.parallel.group import Group
 from alignment.parallel.initialise import initialise, read_world
+from alignment.parallel.stop_signals import StopSignals
 from alignment.parallel.topology import Topology
 from alignment.telemetry import log
 from alignment.training.checkpoint import Checkpoint, CheckpointStore
@@ -32,6 +34,8 @@ class Launch:
     store: CheckpointStore
     checkpoint: Checkpoint | None
     """What to resume from, or None."""
+    signals: StopSignals = field(default_factory=StopSignals)
+    """What this process was asked for by signals."""
 
     @property
     def dtype(self) -> str:
@@ -87,18 +91,44 @@ def describe_offload(parts: Collection[str], device: str) -> str | None:
     )
 
 
-def launch(parsed: Parsed, *, host: str) -> Launch:
-    """Select the device, open the log, report arguments without effect, and decide between fresh start and resume."""
+@contextlib.contextmanager
+def launch(parsed: Parsed, *, host: str) -> Iterator[Launch]:
+    """Select the device, take the output folder, open the log, report arguments without effect, and decide between
+    fresh start and resume. Inside, signals are caught and the folder belongs to this run.
+    """
     training = parsed.training
     layout = resolve_layout(parsed.parallel, world_size=read_world()[0])
     topology = initialise(
         device=training.device, seed=training.seed, layout=layout, timeout=parsed.parallel.distributed_timeout
     )
     refuse_unbuilt(parsed, device=topology.device, world_size=topology.world_size)
-    output_dir = open_output(Path(training.output_dir))
-    log.configure(output_dir=output_dir, is_main=topology.is_main)
-    effects = report_effects(parsed, device=topology.device, world_size=topology.world_size)
-    parsed = share_global_batches(parsed, batch_ranks=layout.batch)
+    output_dir, signals = open_output(Path(training.output_dir)), StopSignals()
+    with signals.caught(), hold_output(output_dir, topology.world) as taken_over:
+        log.configure(output_dir=output_dir, is_main=topology.is_main)
+        if taken_over:
+            log.info(taken_over)
+        store, checkpoint = _open_store(parsed, output_dir, topology)
+        log.info(f"{layout} on {topology.device}; {host}")
+        choose_operators(topology.world, wanted=training.use_native_ops and topology.device == "cpu")
+        for effect in report_effects(parsed, device=topology.device, world_size=topology.world_size):
+            log.warn(str(effect))
+        if offloads := describe_offload(parsed.parallel.offloaded, topology.device):
+            log.warn(offloads)
+        if topology.is_main:
+            parsed.save(output_dir)
+        yield Launch(
+            parsed=parsed,
+            topology=topology,
+            output_dir=output_dir,
+            store=store,
+            checkpoint=checkpoint,
+            signals=signals,
+        )
+
+
+def _open_store(parsed: Parsed, output_dir: Path, topology: Topology) -> tuple[CheckpointStore, Checkpoint | None]:
+    """Return the run's checkpoints, and the one to resume from or None."""
+    training = parsed.training
     store = CheckpointStore(output_dir, limit=training.save_total_limit, topology=topology)
     resume = training.resume_from_checkpoint
     checkpoint = open_checkpoint(
@@ -107,12 +137,4 @@ def launch(parsed: Parsed, *, host: str) -> Launch:
         overwrite=training.overwrite_output_dir,
         is_training=training.do_train,
     )
-    log.info(f"{layout} on {topology.device}; {host}")
-    choose_operators(topology.world, wanted=training.use_native_ops and topology.device == "cpu")
-    for effect in effects:
-        log.warn(str(effect))
-    if offloads := describe_offload(parsed.parallel.offloaded, topology.device):
-        log.warn(offloads)
-    if topology.is_main:
-        parsed.save(output_dir)
-    return Launch(parsed=parsed, topology=topology, output_dir=output_dir, store=store, checkpoint=checkpoint)
+    return store, checkpoint

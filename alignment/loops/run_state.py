@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from alignment.telemetry import log
 from alignment.training.checkpoint import Checkpoint, CheckpointStore, ModelWriter
 from alignment.training.durable import write_folder
 from alignment.training.learner import Learner
+from alignment.training.schedules import Schedule
 
 BEST_STEP = "step.txt"
 """Says in ``best/`` which update its weights are of."""
@@ -53,13 +54,22 @@ class RunState:
             models=self.models,
             tensors={f"{name}_optimizer": learner.state() for name, learner in self.learners.items()},
             parts={f"{name}_optimizer": learner.state_parts() for name, learner in self.learners.items()},
-            state={**state, "counters": self.counters.state(), "random": random_state()},
+            state={
+                **state,
+                "counters": self.counters.state(),
+                "schedules": {name: asdict(learner.schedule) for name, learner in self.learners.items()},
+                "random": random_state(),
+            },
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Put back everything but the weights, which were loaded from the checkpoint's model folders."""
         for name, learner in self.learners.items():
             self._restore_learner(f"{name}_optimizer", learner, checkpoint)
+            # Checkpoints of earlier versions have none.
+            saved = checkpoint.state.get("schedules", {}).get(name)
+            if saved is not None:
+                _tell_new_schedule(learner, Schedule(**saved))
         missing = [name for name in self.parts if name not in checkpoint.state]
         if missing:
             raise CheckpointError(
@@ -144,3 +154,16 @@ class RunState:
                 f"output_dir={self.store.output_dir}: {free / 2**20:.1f} MiB free, and one checkpoint needs about "
                 f"{needed / 2**20:.1f} MiB. Free some space or name another folder"
             )
+
+
+def _tell_new_schedule(learner: Learner, saved: Schedule) -> None:
+    """Say when the learning rate goes on otherwise than the checkpoint's run would have gone on."""
+    before, now = asdict(saved), asdict(learner.schedule)
+    changes = ", ".join(f"{key} was {before[key]} and is {now[key]}" for key in now if before[key] != now[key])
+    if changes:
+        update = learner.num_updates
+        log.warn(
+            f"{learner.name}: the learning rate follows another schedule than before ({changes}): that of update "
+            f"{update + 1} is {learner.schedule.learning_rate(update):g}, by the old schedule it was "
+            f"{saved.learning_rate(update):g}"
+        )

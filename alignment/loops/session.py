@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import math
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import paddle
+
 from alignment.errors import ArgumentError, NumericalError
 from alignment.loops.cadence import Cadences
+from alignment.parallel.group import ALONE, Group
 from alignment.parallel.memory import MemoryWatch
+from alignment.parallel.stop_signals import Interrupted, StopSignals
 from alignment.parallel.traffic import Traffic
 from alignment.telemetry.metrics import Metric, average_metrics
 from alignment.telemetry.progress import Progress
@@ -80,6 +85,9 @@ class Session:
     """Bytes sent to other processes; None in one process."""
     shown: Sequence[str] = ()
     """Names of the metrics the progress display shows."""
+    signals: StopSignals = field(default_factory=StopSignals)
+    world: Group = ALONE
+    """The processes that end together when one of them is asked to."""
 
     @property
     def is_finished(self) -> bool:
@@ -108,6 +116,7 @@ class Session:
         """Count one iteration of ``updates`` updates; log, evaluate and save what is due after it.
 
         ``samples`` gives rows of the iteration to be kept where its metrics are recorded.
+        When a signal asked a process of the run to end, all of them save here and raise Interrupted.
         """
         before = self.counters.updates
         self.counters.updates += updates
@@ -121,9 +130,23 @@ class Session:
             self.writers.write_samples(self.counters.updates, samples())
         if self.cadences.evaluate.is_due(*span, epoch_ended=ending):
             self.evaluate()
-        if self.cadences.save.is_due(*span, epoch_ended=ending):
+        stop = self._agree_on_signal()
+        if stop or self.cadences.save.is_due(*span, epoch_ended=ending):
             with self.stage("save"):
-                self.hooks.save(self.counters.updates)
+                saved = self.hooks.save(self.counters.updates)
+        if stop:
+            raise Interrupted(
+                stop,
+                f"{signal.Signals(stop).name}: stopped after update {self.counters.updates} of {self.total_updates}; "
+                f"{saved} is written. Continue with --resume_from_checkpoint true",
+                agreed=True,
+            )
+
+    def _agree_on_signal(self) -> int:
+        """Return the number of the signal that a process of the run has received, the same in all; 0: none."""
+        if self.world.size == 1:
+            return self.signals.number
+        return int(self.world.max_(paddle.to_tensor([float(self.signals.number)]), "signals").item())
 
     def evaluate(self) -> dict[str, float]:
         """Evaluate now, write the results and keep the weights when they are the best so far.

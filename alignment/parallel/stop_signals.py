@@ -41,7 +41,8 @@ class StopSignals:
     def __init__(self) -> None:
         self.number = 0
         """The signal that was noted; 0: none."""
-        self._is_deferred = False
+        self._until = ""
+        """What is finished before a noted signal counts; empty: nothing is."""
         self._is_ending = False
 
     @contextlib.contextmanager
@@ -58,22 +59,22 @@ class StopSignals:
                 signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
     @contextlib.contextmanager
-    def deferred(self) -> Iterator[None]:
-        """Only note signals inside."""
-        self._is_deferred = True
+    def deferred(self, until: str) -> Iterator[None]:
+        """Only note signals inside, and say that ``until`` is finished first."""
+        self._until = until
         try:
             yield
         finally:
-            self._is_deferred = False
+            self._until = ""
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self._is_ending:
             return
-        if not self._is_deferred or (number == signal.SIGINT and self.number == signal.SIGINT):
+        if not self._until or (number == signal.SIGINT and self.number == signal.SIGINT):
             self._is_ending = True
             raise Interrupted(number)
         if not self.number:
             self.number = number
             again = "; press Ctrl-C again to end at once" if number == signal.SIGINT else ""
             # Not print: the signal may have come in the middle of one.
-            os.write(2, f"{signal.Signals(number).name}: finishing the present update, then saving{again}\n".encode())
+            os.write(2, f"{signal.Signals(number).name}: {self._until} will be finished first{again}\n".encode())

@@ -77,11 +77,11 @@ def run_trial(path: str) -> dict[str, Peak]:
     """Train with the arguments in the JSON at ``path``; return this process's peaks in the last iteration, by phase."""
     _return_freed_memory()
     parsed = parse_ppo_arguments([path])
-    start = launch(parsed, host="a check of the plan")
-    roles = load_roles(start)
-    plan = RowPlan.of(parsed, batch_ranks=start.topology.layout.batch)
     recorder = PhaseRecorder()
-    PPORun(start, roles, _full_data(parsed, plan), plan).train(memory=recorder)
+    with launch(parsed, host="a check of the plan") as start:
+        roles = load_roles(start)
+        plan = RowPlan.of(parsed, batch_ranks=start.topology.layout.batch)
+        PPORun(start, roles, _full_data(parsed, plan), plan).train(memory=recorder)
     return recorder.last
 
 

@@ -41,7 +41,12 @@ EVALUATION_SEED_OFFSET = 1_000_003
 
 def train(argv: Sequence[str], *, host: str, observe: Callable[[Experience], None] | None = None) -> None:
     """Run PPO from the command line's arguments to the exported models; ``observe`` sees every experience."""
-    start = launch(parse_ppo_arguments(argv), host=host)
+    with launch(parse_ppo_arguments(argv), host=host) as start:
+        train_from(start, observe)
+
+
+def train_from(start: Launch, observe: Callable[[Experience], None] | None = None) -> None:
+    """Run PPO from its start to the exported models."""
     roles = load_roles(start)
     plan = RowPlan.of(start.parsed, batch_ranks=start.topology.layout.batch)
     run = PPORun(start, roles, load_data(start, roles.tokenizer, plan), plan)
@@ -102,7 +107,7 @@ class PPORun:
                 log.info(self._describe())
                 if self._state.counters.updates == 0:
                     session.evaluate()
-                with session.progress:
+                with self._start.signals.deferred("the present rollout and its updates"), session.progress:
                     dataclasses.replace(self._loop(session), observe=observe).run()
             finish_run(self._start, session, self._state, title="PPO", cards=REPORT_CARDS)
 

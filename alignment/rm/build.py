@@ -26,7 +26,12 @@ DATASETS = {"reward": PreferenceDataset, "cost": SafetyPreferenceDataset}
 
 def train(argv: Sequence[str], *, host: str) -> None:
     """Train a reward model from the command line's arguments to the exported folder ``reward/``."""
-    start = launch(parse_reward_arguments(argv), host=host)
+    with launch(parse_reward_arguments(argv), host=host) as start:
+        train_from(start)
+
+
+def train_from(start: Launch) -> None:
+    """Train a reward model from its start to the exported folder."""
     parsed, reward = start.parsed, start.parsed.reward
     folder = starting_folder(start, reward, "reward", parts=("policy", "reward", "value"))
     tokenizer = starting_tokenizer(start, folder)

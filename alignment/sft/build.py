@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from alignment.data import SupervisedDataset
 from alignment.loops.data_start import encode_options, register_user_datasets, report_ledgers, split_for_evaluation
 from alignment.loops.dataset_run import DatasetRun
-from alignment.loops.launch import launch
+from alignment.loops.launch import Launch, launch
 from alignment.loops.supervised import SupervisedTask
 from alignment.loops.trainer_models import adopt, check_start, starting_folder, starting_tokenizer
 from alignment.models.hub import load_causal_lm, random_causal_lm
@@ -20,7 +20,12 @@ from alignment.training.objectives import supervised_batch, supervised_objective
 
 def train(argv: Sequence[str], *, host: str) -> None:
     """Run supervised fine-tuning from the command line's arguments to the exported model."""
-    start = launch(parse_sft_arguments(argv), host=host)
+    with launch(parse_sft_arguments(argv), host=host) as start:
+        train_from(start)
+
+
+def train_from(start: Launch) -> None:
+    """Run supervised fine-tuning from its start to the exported model."""
     parsed = start.parsed
     folder = starting_folder(start, parsed.sft, "policy", parts=("policy",))
     tokenizer = starting_tokenizer(start, folder)

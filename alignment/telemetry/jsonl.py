@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,15 @@ class JsonLines:
     JSON has no NaN: such a value is written as null, and ``non_finite`` on the same line says what it was.
     """
 
-    def __init__(self, path: Path, *, resume_step: int) -> None:
-        """Open ``path`` after dropping every record later than ``resume_step`` (0: a fresh run, drop all)."""
+    def __init__(
+        self, path: Path, *, resume_step: int, comes_again: Callable[[Mapping[str, Any]], bool] = lambda record: False
+    ) -> None:
+        """Open ``path`` after dropping every record later than ``resume_step`` (0: a fresh run, drop all), and of that
+        step those that the resumed run writes again.
+        """
         self.path = path
         if path.exists():
-            _drop_later(path, resume_step)
+            _drop_later(path, resume_step, comes_again)
         with readable_disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a", encoding="utf-8", newline="\n")
@@ -54,14 +58,21 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
                 yield record
 
 
-def _drop_later(path: Path, resume_step: int) -> None:
-    kept = [record for record in read_json_lines(path) if resume_step > 0 and record["step"] <= resume_step]
+def _drop_later(path: Path, resume_step: int, comes_again: Callable[[Mapping[str, Any]], bool]) -> None:
+    kept = [
+        record
+        for record in read_json_lines(path)
+        if 0 < resume_step >= record["step"] and not (record["step"] == resume_step and comes_again(record))
+    ]
     with path.open("rb") as file:
         num_lines = sum(1 for _ in file)
     if len(kept) == num_lines and (num_lines == 0 or path.read_bytes().endswith(b"\n")):
         return
     replace_file(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
-    warn(f"{path}: {num_lines - len(kept)} of {num_lines} earlier records dropped (later than step {resume_step})")
+    warn(
+        f"{path}: {num_lines - len(kept)} of {num_lines} earlier records dropped (of updates after {resume_step}, or "
+        "made again)"
+    )
 
 
 def _finite(record: Mapping[str, Any]) -> dict[str, Any]:

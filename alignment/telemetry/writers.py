@@ -56,24 +56,45 @@ class SilentWriters:
 
 
 def open_writers(
-    report_to: Sequence[str], *, output_dir: Path, run_name: str | None = None, resume_step: int = 0
+    report_to: Sequence[str],
+    *,
+    output_dir: Path,
+    run_name: str | None = None,
+    resume_step: int = 0,
+    evaluates_again: bool = False,
 ) -> Writers:
     """Open ``metrics.jsonl`` and ``samples.jsonl`` in ``output_dir`` and the boards that ``report_to`` names.
 
     ``report_to``: ``visualdl``, ``tensorboard``, ``wandb``, ``all`` (every installed one) or ``none``.
     ``resume_step``: records of later steps are dropped, in the boards too; 0 starts all of them anew.
+    ``evaluates_again``: so is an evaluation of that step, which the checkpoint does not know of.
     Raises UserError for an unknown or uninstalled board, or when the folder cannot be written.
     """
     names = _board_names(report_to)
     output_dir = Path(output_dir)
-    metrics = JsonLines(output_dir / "metrics.jsonl", resume_step=resume_step)
-    samples = JsonLines(output_dir / "samples.jsonl", resume_step=resume_step)
+    metrics, samples = (
+        JsonLines(
+            output_dir / name,
+            resume_step=resume_step,
+            comes_again=lambda record, is_evaluation=is_evaluation: evaluates_again and is_evaluation(record),
+        )
+        for name, is_evaluation in (("metrics.jsonl", _is_evaluation), ("samples.jsonl", _is_evaluation_sample))
+    )
     boards = [BOARDS[name].open(output_dir / "runs" / name, run_name) for name in names]
     replayed = [board for name, board in zip(names, boards, strict=True) if BOARDS[name].replayed]
     for record in read_json_lines(metrics.path):
         for board in replayed:
             board.write(record["step"], _finite_only(record))
     return Writers(metrics=metrics, samples=samples, boards=boards)
+
+
+def _is_evaluation(record: Mapping[str, Any]) -> bool:
+    return any(name.startswith("eval/") for name in record)
+
+
+def _is_evaluation_sample(row: Mapping[str, Any]) -> bool:
+    """Return whether ``row`` comes from an evaluation; rows of training say so as their source."""
+    return "source" not in row
 
 
 def _board_names(report_to: Sequence[str]) -> list[str]:

@@ -47,7 +47,7 @@ class Learner:
         self.offloaded_optimizer: Offloaded | None = None
         """Moments and masters, likewise."""
         self._optimizer = optimizer
-        self._schedule = schedule
+        self.schedule = schedule
         self._max_grad_norm = max_grad_norm
         self._shards = shards
         self._world = ALONE if shards is None else shards.topology.world
@@ -75,7 +75,7 @@ class Learner:
         with resident(self.offloaded_model, self.offloaded_optimizer):
             norm = self._clip()
             self._check_finite([("gradient norm", norm)])
-            learning_rate = self._schedule.learning_rate(self.num_updates)
+            learning_rate = self.schedule.learning_rate(self.num_updates)
             self._optimizer.step(learning_rate)
             if self._shards is not None:
                 self._shards.publish()
@@ -101,7 +101,7 @@ class Learner:
         what, value = next(one for one in everyones if one is not None)
         raise NumericalError(
             f"{self.name} {what} is {value} at update {self.num_updates + 1}, which was not applied (learning rate "
-            f"{self._schedule.learning_rate(self.num_updates):g}). Lower the learning rate, or look for extreme rows "
+            f"{self.schedule.learning_rate(self.num_updates):g}). Lower the learning rate, or look for extreme rows "
             "in the data; earlier checkpoints are untouched"
         )
 

@@ -14,6 +14,7 @@ from alignment.loops.run_state import RunState, StatePart
 from alignment.loops.session import Counters
 from alignment.parallel.parts import Part, even_cut
 from alignment.training.checkpoint import Checkpoint, CheckpointStore
+from alignment.training.schedules import Schedule
 from tests.forked_ranks import run_forked
 
 NUM_RANKS = 3
@@ -21,6 +22,8 @@ NUM_RANKS = 3
 
 class Learner:
     """Holds some rows of one parameter's moments."""
+
+    schedule = Schedule(kind="constant", peak=1.0, floor=0.0, warmup_updates=0, decay_updates=1)
 
     def __init__(self, rank):
         self.part = Part.whole("a", (8, 2)).along(0, *even_cut(8, NUM_RANKS, rank))

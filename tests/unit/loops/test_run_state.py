@@ -1,10 +1,12 @@
 """The best weights that are exported are those the counters speak of."""
 
+import numpy as np
 import pytest
 
 from alignment.loops.run_state import RunState
 from alignment.loops.session import Counters
 from alignment.training.checkpoint import Checkpoint, CheckpointStore
+from alignment.training.schedules import Schedule
 
 
 @pytest.fixture
@@ -70,3 +72,51 @@ def test_best_weights_that_stayed_in_another_folder_are_forgotten(make_state, ca
 def test_a_best_folder_that_an_earlier_run_left_is_not_exported(make_state):
     _keep(make_state(["old"]), 7, 0.9)
     assert _exported(make_state(["new"])) == "new"
+
+
+class _Learner:
+    """A learner of three updates without an optimizer."""
+
+    name, num_updates = "policy", 3
+
+    def __init__(self, **schedule):
+        shape = {"kind": "linear", "peak": 1.0, "floor": 0.0, "warmup_updates": 0, "decay_updates": 4}
+        self.schedule = Schedule(**{**shape, **schedule})
+
+    def state(self):
+        return {"num_updates": np.array([3])}
+
+    def state_parts(self):
+        return {}
+
+    def load_state(self, state):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("schedule", "said"),
+    [
+        ({}, None),
+        (
+            {"decay_updates": 8},
+            "decay_updates was 4 and is 8): that of update 4 is 0.625, by the old schedule it was 0.25",
+        ),
+        (
+            {"peak": 2.0, "kind": "constant"},
+            "kind was linear and is constant, peak was 1.0 and is 2.0): that of update 4 is 2, by the old schedule "
+            "it was 0.25",
+        ),
+    ],
+)
+def test_another_schedule_than_the_checkpoints_is_said_with_the_rates(tmp_path, caplog, schedule, said):
+    def state_of(learner):
+        models = {"policy": lambda target: target.mkdir()}
+        store = CheckpointStore(tmp_path)
+        return RunState(store=store, models=models, learners={"policy": learner}, counters=Counters(), parts={})
+
+    path = state_of(_Learner()).save(3)
+    state_of(_Learner(**schedule)).restore(Checkpoint(path))
+    if said is None:
+        assert "schedule" not in caplog.text
+    else:
+        assert f"policy: the learning rate follows another schedule than before ({said}" in caplog.text

@@ -1,18 +1,22 @@
 """Logging, evaluating and saving happen at the right updates, and the best weights are kept."""
 
 import json
+import signal
 from pathlib import Path
 
+import paddle
 import pytest
 
 from alignment.errors import ArgumentError, CheckpointError, NumericalError
 from alignment.loops.cadence import Cadence, Cadences
 from alignment.loops.run_start import open_checkpoint, remove_replaced
 from alignment.loops.session import BestModel, Counters, Hooks, Session
+from alignment.parallel.stop_signals import Interrupted
 from alignment.telemetry.metrics import Metric
 from alignment.telemetry.progress import Progress
 from alignment.telemetry.timing import StageTimer
 from alignment.training.checkpoint import CheckpointStore
+from tests.forked_ranks import run_forked
 
 NEVER = Cadence(strategy="no")
 
@@ -114,6 +118,59 @@ def test_an_evaluation_that_is_not_finite_is_recorded_and_ends_the_run(value):
     with pytest.raises(NumericalError, match=f"eval/loss is {value} in the evaluation after update 1"):
         session.advance({}, updates=1, epoch_ended=False)
     assert [step for step, _ in session.writers.records] == [1]
+
+
+@pytest.mark.parametrize("due", [NEVER, Cadence(strategy="steps", every=2)])
+def test_after_a_signal_the_update_is_finished_and_saved_once(due):
+    saved = []
+
+    def save(step):
+        saved.append(step)
+        return Path(f"checkpoint-{step}")
+
+    session = _session(Cadences(log=NEVER, evaluate=NEVER, save=due), save=save)
+    session.advance({}, updates=1, epoch_ended=False)
+    session.signals.number = signal.SIGTERM
+    said = "SIGTERM: stopped after update 2 of 10; checkpoint-2 is written. Continue with --resume_from_checkpoint true"
+    with pytest.raises(Interrupted, match=f"^{said}$") as caught:
+        session.advance({}, updates=1, epoch_ended=False)
+    assert (saved, caught.value.agreed, caught.value.status) == ([2], True, 143)
+
+
+def test_a_run_that_is_stopped_records_what_the_unbroken_one_would():
+    """The record of three updates is torn by the stop after the second; the checkpoint carries what is missing."""
+    cadences = Cadences(log=Cadence(strategy="steps", every=3), evaluate=NEVER, save=NEVER)
+    values, states = [1.0, 5.0, 0.1], []
+    whole, second = _session(cadences, total=9), _session(cadences, total=9)
+    first = _session(cadences, total=9, save=lambda step: states.append(json.dumps(first.counters.state())) or Path())
+    for value in values:
+        whole.advance({"loss": Metric(value)}, updates=1, epoch_ended=False)
+    first.advance({"loss": Metric(values[0])}, updates=1, epoch_ended=False)
+    first.signals.number = signal.SIGINT
+    with pytest.raises(Interrupted):
+        first.advance({"loss": Metric(values[1])}, updates=1, epoch_ended=False)
+    second.counters.load_state(json.loads(states[0]))
+    second.advance({"loss": Metric(values[2])}, updates=1, epoch_ended=False)
+    assert first.writers.records == []
+    assert second.writers.records == whole.writers.records
+
+
+def _run_until_stopped(topology):
+    """One of three processes receives the signal; return after how many updates this one ends."""
+    world = topology.world
+    world.max_ = lambda tensor, what="": paddle.to_tensor([max(world.gather_objects(tensor.item()))])
+    session = _session(Cadences(log=NEVER, evaluate=NEVER, save=NEVER))
+    session.world = world
+    with pytest.raises(Interrupted) as caught:
+        for update in range(5):
+            if topology.rank == 1 and update == 3:
+                session.signals.number = signal.SIGTERM
+            session.advance({}, updates=1, epoch_ended=False)
+    return session.counters.updates, caught.value.number
+
+
+def test_all_processes_stop_at_the_same_update():
+    assert run_forked(_run_until_stopped, 3) == [(4, signal.SIGTERM)] * 3
 
 
 def test_an_unknown_metric_cannot_choose_the_best_weights():

@@ -25,16 +25,16 @@ def test_a_signal_ends_a_run_that_does_not_train_yet(number):
 
 def test_sigterm_is_noted_while_the_run_trains_however_often_it_comes(capfd):
     stop = StopSignals()
-    with stop.caught(), stop.deferred():
+    with stop.caught(), stop.deferred("the update"):
         for _ in range(3):
             _send(signal.SIGTERM)
         assert stop.number == signal.SIGTERM
-    assert capfd.readouterr().err == "SIGTERM: finishing the present update, then saving\n"
+    assert capfd.readouterr().err == "SIGTERM: the update will be finished first\n"
 
 
 def test_the_second_ctrl_c_ends_the_run_at_once(capfd):
     stop = StopSignals()
-    with pytest.raises(Interrupted, match="ended by SIGINT"), stop.caught(), stop.deferred():
+    with pytest.raises(Interrupted, match="ended by SIGINT"), stop.caught(), stop.deferred("the update"):
         _send(signal.SIGINT)
         assert stop.number == signal.SIGINT
         assert "press Ctrl-C again" in capfd.readouterr().err

@@ -11,6 +11,7 @@ import pytest
 
 from alignment.errors import UserError
 from alignment.telemetry import boards
+from alignment.telemetry.jsonl import read_json_lines
 from alignment.telemetry.writers import open_writers
 
 
@@ -121,3 +122,20 @@ def test_wandb_is_not_given_old_steps_again(tmp_path, monkeypatch):
     writers.write(2, {"a": 2.0})
     writers.close()
     assert logged == [(2, {"a": 2.0})]
+
+
+@pytest.mark.parametrize(("evaluates_again", "kept"), [(True, 0), (False, 1)])
+def test_an_evaluation_that_comes_again_is_dropped_and_nothing_else(tmp_path, evaluates_again, kept):
+    first = open_writers("none", output_dir=tmp_path)
+    for step in (1, 2):
+        first.write(step, {"loss": 1.0})
+        first.write(step, {"eval/loss": 2.0})
+        first.write_samples(step, [{"prompt": "p", "response": "r"}, {"prompt": "p", "source": "training"}])
+    first.close()
+    open_writers("none", output_dir=tmp_path, resume_step=2, evaluates_again=evaluates_again).close()
+    metrics = list(read_json_lines(tmp_path / "metrics.jsonl"))
+    assert [record["step"] for record in metrics if "loss" in record] == [1, 2]
+    assert [record["step"] for record in metrics if "eval/loss" in record] == [1, 2][: 1 + kept]
+    samples = list(read_json_lines(tmp_path / "samples.jsonl"))
+    assert [row["step"] for row in samples if "source" in row] == [1, 2]
+    assert [row["step"] for row in samples if "source" not in row] == [1, 2][: 1 + kept]
