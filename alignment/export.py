@@ -1,4 +1,4 @@
-"""One standard Hugging Face folder of a trained model, proved: ``python -m alignment.export SOURCE TARGET``."""
+"""One standard folder of a trained model, proved: ``python -m alignment.export SOURCE TARGET``."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ if TYPE_CHECKING:
     from alignment.models.tokenizer import Tokenizer
 
 DTYPES = ("float32", "bfloat16")
+FORMATS = ("huggingface", "paddlenlp")
 PROBE_ROWS, PROBE_LENGTH = 4, 32
 TOLERANCE = 0.0
 """Largest difference between the logits of what was written and of what was read back."""
 
 
-def export_model(source: Path, target: Path, *, dtype: str, overwrite: bool = False) -> dict[str, Any]:
+def export_model(
+    source: Path, target: Path, *, dtype: str, layout: str = "huggingface", overwrite: bool = False
+) -> dict[str, Any]:
     """Write ``target``, reload it and compare; nothing appears under ``target`` unless the logits are the same.
 
+    ``layout`` of ``FORMATS`` says for whom.
     Returns what the table shows. bfloat16 rounds the weights first, so the comparison stays exact.
     """
     from alignment.models.hub import find_in_run
@@ -34,26 +38,38 @@ def export_model(source: Path, target: Path, *, dtype: str, overwrite: bool = Fa
     model = _load(folder, dtype)
     _refuse_bias(model, folder)
     with write_folder(target) as aside:
-        from alignment.models.saving import save_model
-
-        save_model(aside, model, tokenizer)
+        _save(aside, model, tokenizer, layout)
         # No CPU multiplies in bfloat16: the rounded weights of both are compared in float32.
         difference = _compare(model.to(dtype="float32"), _load(aside, "float32"), tokenizer, aside)
     size = sum(path.stat().st_size for path in target.rglob("*"))
     return {
         "source": str(folder),
         "folder": str(target),
+        "format": layout,
         "dtype": dtype,
         "MiB": size / 2**20,
         "largest logit difference": difference,
     }
 
 
+def _save(folder: Path, model: Any, tokenizer: Tokenizer, layout: str) -> None:
+    from alignment.models.paddlenlp_saving import save_paddlenlp
+    from alignment.models.saving import save_model
+
+    if layout == "paddlenlp":
+        save_paddlenlp(folder, model, tokenizer)
+    else:
+        save_model(folder, model, tokenizer)
+
+
 def _load(folder: Path, dtype: str) -> Any:
     from alignment.models.config import read_config_dict
     from alignment.models.hub import load_causal_lm, load_score_model
 
-    is_score = any("SequenceClassification" in name for name in read_config_dict(folder).get("architectures") or [])
+    is_score = any(
+        "SequenceClassification" in name or "ForScore" in name
+        for name in read_config_dict(folder).get("architectures") or []
+    )
     return load_score_model(folder, dtype=dtype) if is_score else load_causal_lm(folder, dtype=dtype)
 
 
@@ -105,8 +121,9 @@ def main() -> None:
     parser.add_argument("target", type=Path, help="the folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace TARGET if it exists")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the written weights")
-    arguments = parser.parse_args()
-    facts = export_model(arguments.source, arguments.target, dtype=arguments.dtype, overwrite=arguments.overwrite)
+    parser.add_argument("--format", choices=FORMATS, default="huggingface", help="whose classes shall open the folder")
+    given = parser.parse_args()
+    facts = export_model(given.source, given.target, dtype=given.dtype, layout=given.format, overwrite=given.overwrite)
     print_table("exported and read back", ["", "value"], list(facts.items()))
 
 

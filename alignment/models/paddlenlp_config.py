@@ -25,6 +25,16 @@ _OWN_PREFIXES = (
 """Beginnings of keys about how PaddleNLP runs a model, not about what it computes."""
 
 
+FAMILIES = ("llama", "mistral", "qwen2")
+"""Those that PaddleNLP has a model for."""
+UNTIED_FAMILIES = ("mistral",)
+"""Those whose model in PaddleNLP ignores ``tie_word_embeddings`` and has a head of its own."""
+_FORMAT_VERSION = "3.0.0b4"
+"""The version of PaddleNLP whose files are written."""
+_FOREIGN_KEYS = ("transformers_version", "auto_map", "rope_parameters", "rope_scaling", "head_dim", "attention_bias",
+                 "mlp_bias")  # fmt: skip
+
+
 def from_paddlenlp(raw: Mapping[str, Any], *, place: str) -> dict[str, Any]:
     """Return the keys of a config.json without those that only PaddleNLP knows; other config.json stay as they are.
 
@@ -62,3 +72,37 @@ def _read_rope(raw: Mapping[str, Any], kind: Any, place: str) -> dict[str, Any]:
         return {"rope_theta": theta, "max_position_embeddings": int(raw["max_position_embeddings"] * factor)}
     except (KeyError, TypeError, ArithmeticError) as error:
         raise ModelFolderError(f"{place}: rope_scaling_type 'ntk' needs the sizes of the model ({error!r})") from None
+
+
+def to_paddlenlp(raw: Mapping[str, Any], *, head_dim: int, place: str) -> dict[str, Any]:
+    """Return the keys of a config.json in PaddleNLP's words; ``head_dim`` is the width of the model's heads.
+
+    ModelFolderError, with ``place`` in it, where PaddleNLP has no model that computes the same.
+    """
+    family = raw["model_type"]
+    if family not in FAMILIES:
+        raise ModelFolderError(f"{place}: PaddleNLP has no model for {family!r} (it has: {', '.join(FAMILIES)})")
+    problems = [f"{name} is true" for name in ("attention_bias", "mlp_bias") if raw.get(name)]
+    if head_dim * raw["num_attention_heads"] != raw["hidden_size"]:
+        problems.append(f"head_dim {head_dim} is not hidden_size / num_attention_heads")
+    rope = _write_rope(raw.get("rope_scaling"), family)
+    if rope is None:
+        problems.append(f"its rotary embedding is scaled ({raw['rope_scaling'].get('rope_type')})")
+    if problems:
+        raise ModelFolderError(f"{place}: PaddleNLP's {family} model does not compute this one: {'; '.join(problems)}")
+    kept = {name: value for name, value in raw.items() if name not in _FOREIGN_KEYS} | rope
+    if family in UNTIED_FAMILIES:
+        kept["tie_word_embeddings"] = False
+    return {**kept, VERSION_KEY: _FORMAT_VERSION}
+
+
+def _write_rope(scaling: Mapping[str, Any] | None, family: str) -> dict[str, Any] | None:
+    """Return the keys of a rotary embedding; None where PaddleNLP has no such one for ``family``."""
+    if scaling is None:
+        return dict(zip(ROPE_KEYS, (None, 1.0), strict=True))
+    kind = scaling.get("rope_type")
+    if family not in _ROPE_FAMILIES or kind not in ("linear", "dynamic", "llama3"):
+        return None
+    if kind == "llama3":
+        return {"rope_scaling": dict(scaling)}
+    return dict(zip(ROPE_KEYS, ({"linear": "linear", "dynamic": "dynamic_ntk"}[kind], scaling["factor"]), strict=True))

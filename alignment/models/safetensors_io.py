@@ -213,26 +213,29 @@ def write_index(folder: Path, files: Mapping[str, Sequence[Entry]]) -> None:
         (folder / INDEX_FILE).write_text(json.dumps(index, indent=2), encoding="utf-8")
 
 
-def write_files(folder: Path, files: Mapping[str, Sequence[Entry]], tensors: Iterable[tuple[str, np.ndarray]]) -> None:
+def write_files(
+    folder: Path, files: Mapping[str, Sequence[Entry]], tensors: Iterable[tuple[str, np.ndarray]], *, tag: str = "pt"
+) -> None:
     """Write ``files``, whose tensors come as (name, array) in that very order; one is in memory at a time.
 
+    ``tag`` is the format that they name; under ``np`` bfloat16 is called uint16, as numpy has no such type.
     Make the folder appear whole with ``write_folder`` of ``training.durable``.
     """
     source = iter(tensors)
     for name, entries in files.items():
         with (folder / name).open("wb") as file:
-            file.write(_header(entries))
+            file.write(_header(entries, tag))
             for entry in entries:
                 name, array = next(source)
                 assert entry == Entry(name, array.dtype, array.shape), f"{name} came where {entry} was announced"
                 file.write(np.ascontiguousarray(array).data)
 
 
-def _header(entries: Sequence[Entry]) -> bytes:
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+def _header(entries: Sequence[Entry], tag: str) -> bytes:
+    header: dict[str, Any] = {"__metadata__": {"format": tag}}
     position = 0
     for entry in entries:
-        code = "BF16" if entry.dtype == np.uint16 else _CODES[entry.dtype]
+        code = ("U16" if tag == "np" else "BF16") if entry.dtype == np.uint16 else _CODES[entry.dtype]
         end = position + entry.num_bytes
         header[entry.name] = {"dtype": code, "shape": list(entry.shape), "data_offsets": [position, end]}
         position = end

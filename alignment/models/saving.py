@@ -108,7 +108,7 @@ def save_model(
     folder = Path(folder)
     weights = weights or WeightSource.of(model)
     world = weights.topology.world
-    on_main(world, _write_description, folder, model, tokenizer)
+    on_main(world, write_description, folder, model, tokenizer)
     own = {file.name: file.entries for file in weights.files if file.writer == weights.topology.rank}
     tensors = weights.stream_written()
     attempt = Attempt(world)
@@ -188,7 +188,7 @@ def stored_dtype(dtype: str) -> np.dtype:
     return np.dtype("uint16" if dtype == "bfloat16" else dtype)
 
 
-def _write_description(folder: Path, model: CausalLM | ScoreModel, tokenizer: Tokenizer | None) -> None:
+def write_description(folder: Path, model: CausalLM | ScoreModel, tokenizer: Tokenizer | None) -> None:
     """Write everything but the weights; weights of before go."""
     folder.mkdir(parents=True, exist_ok=True)
     remove_weights(folder)

@@ -120,8 +120,17 @@ def test_parts_of_pipeline_stages_are_put_together(tmp_path):
     np.testing.assert_allclose(logits(folder, ids), expected, atol=1e-5)
 
 
-def test_safetensors_are_read_where_a_folder_holds_both(tmp_path, capsys):
+def test_a_window_that_paddlenlp_ignores_is_said(tmp_path, caplog):
+    folder = shutil.copytree(FOLDERS / "mistral", tmp_path / "model")
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "sliding_window": 4}))
+    load_causal_lm(folder)
+    assert "has sliding_window 4, which is kept here and which PaddleNLP ignores" in caplog.text
+
+
+def test_safetensors_are_read_where_a_folder_holds_both(tmp_path, caplog):
     folder = shutil.copytree(FOLDERS / "llama-safetensors", tmp_path / "model")
     (folder / "model_state.pdparams").write_bytes(b"not weights")
     ids, expected = outputs("llama-safetensors")
     np.testing.assert_allclose(logits(folder, ids), expected, atol=1e-5)
+    assert "its safetensors files are read, model_state.pdparams is not" in caplog.text

@@ -13,11 +13,11 @@ from alignment.models.folders.paddle_parts import join_parts, split_fused
 from alignment.models.folders.views import StoredTensor, Turned
 from alignment.models.folders.weight_files import WeightFiles, find_weight_files
 from alignment.models.naming import canonical_name, is_transposed
+from alignment.models.paddlenlp_config import UNTIED_FAMILIES
 from alignment.models.split_plan import EMBEDDING, whole_shapes
+from alignment.telemetry import log
 
 LM_HEAD = "lm_head.weight"
-UNTIED_FAMILIES = ("mistral",)
-"""Those for which PaddleNLP ignores ``tie_word_embeddings``: its model has a head of its own."""
 Naming = Callable[[str], str | None]
 """From a tensor's name in the files to that of the parameter; None: the model does not need it."""
 
@@ -49,6 +49,11 @@ def _list_whole(folder: Path, config: DecoderConfig, naming: Naming) -> Iterator
         if not is_paddle_layout([(naming(tensor.name), tensor) for tensor in parts[0]], tags, shapes, folder):
             yield from parts[0]
             return
+    if config.sliding_window is not None and config.sliding_window < config.max_position_embeddings:
+        log.warn(
+            f"{folder}: config.json has sliding_window {config.sliding_window}, which is kept here and which PaddleNLP "
+            "ignores: the logits of longer rows differ"
+        )
     split = [{piece.name: piece for whole in part for piece in split_fused(whole, config, folder)} for part in parts]
     if config.tie_word_embeddings:
         shapes[LM_HEAD] = _tied_head(config)
