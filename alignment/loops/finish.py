@@ -29,12 +29,23 @@ def _finish(start: Launch, session: Session, state: RunState, *, title: str, car
         session.evaluate()
     session.writers.close()
     if training.do_train:
+        _check_models(session, state, best=training.load_best_model_at_end)
         for name, folder in state.export(best=training.load_best_model_at_end).items():
             log.info(f"{name}: {folder}")
     if start.topology.is_main:
         summary = _summary(start, session, cards)
         report = write_report(start.output_dir, title=f"{title}: {start.run_name}", summary=summary)
         log.info(f"report: {report}")
+
+
+def _check_models(session: Session, state: RunState, *, best: bool) -> None:
+    """Warn of models that stopped learning; refuse to export one whose last update ruined it, which no step noticed."""
+    warning = session.liveness.describe()
+    if warning is not None:
+        log.warn(warning)
+    if not (best and state.counters.best_step is not None):
+        for learner in state.learners.values():
+            learner.check_outputs()
 
 
 def _summary(start: Launch, session: Session, cards: Sequence[str]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import paddle
 
 from alignment.errors import ArgumentError, NumericalError
 from alignment.loops.cadence import Cadences
+from alignment.loops.liveness import Liveness
 from alignment.parallel.group import ALONE, Group
 from alignment.parallel.memory import MemoryWatch
 from alignment.parallel.stop_signals import Interrupted, StopSignals
@@ -86,6 +87,7 @@ class Session:
     shown: Sequence[str] = ()
     """Names of the metrics the progress display shows."""
     signals: StopSignals = field(default_factory=StopSignals)
+    liveness: Liveness = field(default_factory=Liveness)
     world: Group = ALONE
     """The processes that end together when one of them is asked to."""
 
@@ -116,7 +118,8 @@ class Session:
         """Count one iteration of ``updates`` updates; log, evaluate and save what is due after it.
 
         ``samples`` gives rows of the iteration to be kept where its metrics are recorded.
-        When a signal asked a process of the run to end, all of them save here and raise Interrupted.
+        When a signal asked a process of the run to end, all of them save here and raise Interrupted. A model that has
+        died is a NumericalError, before it is saved.
         """
         before = self.counters.updates
         self.counters.updates += updates
@@ -128,6 +131,7 @@ class Session:
         self.progress.advance(updates, **(self._flush() if log_due else {}))
         if log_due:
             self.writers.write_samples(self.counters.updates, samples())
+        self.liveness.observe(metrics, update=self.counters.updates)
         if self.cadences.evaluate.is_due(*span, epoch_ended=ending):
             self.evaluate()
         stop = self._agree_on_signal()

@@ -49,6 +49,7 @@ class Learner:
         self._optimizer = optimizer
         self.schedule = schedule
         self._max_grad_norm = max_grad_norm
+        self._latest: tuple[TokenBatch, Objective] | None = None
         self._shards = shards
         self._world = ALONE if shards is None else shards.topology.world
 
@@ -65,6 +66,7 @@ class Learner:
 
     def accumulate(self, batches: Sequence[TokenBatch], objective: Objective) -> list[dict[str, Metric]]:
         """Add the gradients of ``objective`` over ``batches``; return the metrics of each."""
+        self._latest = (batches[0], objective)
         with resident(self.offloaded_model):
             metrics = self.runner.forward_backward(batches, objective)
         self._check_finite([(key, float(m.value)) for part in metrics for key, m in part.items()])
@@ -81,6 +83,23 @@ class Learner:
                 self._shards.publish()
         self.num_updates += 1
         return {f"{self.name}/gradient_norm": Metric(norm), f"{self.name}/learning_rate": Metric(learning_rate)}
+
+    def check_outputs(self) -> None:
+        """Raise NumericalError when the weights give numbers that are not finite for the last micro-batch they learned
+        from: of the last update of a run no later one would tell. All processes call it.
+        """
+        if self._latest is None:
+            return
+        batch, objective = self._latest
+        with resident(self.offloaded_model):
+            outputs = self.runner.forward([batch], objective.read)[0]
+        for array in outputs if isinstance(outputs, tuple) else (outputs,):
+            if array is not None and not np.isfinite(array).all():
+                raise NumericalError(
+                    f"{self.name} gives numbers that are not finite after update {self.num_updates}, the last one "
+                    f"(learning rate {self.schedule.learning_rate(self.num_updates - 1):g}): the model has diverged "
+                    "and was not exported. Lower the learning rate; earlier checkpoints are untouched"
+                )
 
     def _clip(self) -> float:
         """Make the gradients those of all processes, scale them and return their norm before."""

@@ -64,6 +64,21 @@ def test_an_evaluation_that_is_not_finite_ends_the_run_without_a_model(trainer, 
     assert left_behind(tmp_path / "out") == []
 
 
+def test_a_last_update_that_ruins_the_model_exports_nothing(sft_arguments, tmp_path):
+    """Without evaluation nobody looks at the weights any more."""
+    made = {**sft_arguments, "learning_rate": 1e30, "max_steps": 1}
+    stop("sft", made, tmp_path, "not finite after update 1", "was not exported")
+    assert left_behind(tmp_path / "out") == []
+
+
+def test_a_policy_that_died_of_one_large_step_ends_the_run(ppo_arguments, tmp_path):
+    made = {**ppo_arguments, "learning_rate": 1000.0, "critic_learning_rate": 1e-3, "ptx_coeff": 0.0}
+    made = {key: value for key, value in made.items() if key not in {"ptx_datasets", "kl_target"}}
+    said = "policy: the gradient was exactly 0 in the last 3 iterations up to update 16"
+    stop("ppo", made, tmp_path, said, "(437.5 now)")
+    assert left_behind(tmp_path / "out") == []
+
+
 @contextlib.contextmanager
 def _largest_file(num_bytes):
     """Let every write beyond ``num_bytes`` of a file fail, as on a full disk."""

@@ -171,3 +171,28 @@ def test_gradients_add_up_until_they_are_applied_and_are_then_gone():
         norms.append(learner.apply()["policy/gradient_norm"].value)
     assert norms[1] == pytest.approx(2 * norms[0], rel=1e-5)
     assert learner.apply()["policy/gradient_norm"].value == 0.0
+
+
+def test_weights_that_the_last_update_ruined_are_told_before_they_are_exported():
+    learner = _learner()
+    learner.check_outputs()
+    _train(learner, 2)
+    learner.check_outputs()
+    weight = learner.runner.model.weight
+    weight.set_value(weight * 1e38 * 1e3)
+    with pytest.raises(NumericalError, match=r"policy gives .* not finite after update 2.*learning rate 0.1"):
+        learner.check_outputs()
+
+
+def test_outputs_are_judged_whatever_form_they_have():
+    learner = _learner()
+    objective = Objective(
+        lambda model, batch: (model(paddle.to_tensor(batch.input_ids.astype("float32"))), None),
+        lambda output, batch: Loss(output[0].sum(), {}),
+    )
+    learner.accumulate([BATCH], objective)
+    learner.apply()
+    learner.check_outputs()
+    learner.runner.model.bias.set_value(paddle.full([2], float("nan")))
+    with pytest.raises(NumericalError, match="not finite"):
+        learner.check_outputs()
