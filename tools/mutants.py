@@ -1,0 +1,199 @@
+"""Put single faults into the package and see which ones no test notices: ``python tools/mutants.py`` (make mutants).
+
+Faults are drawn by seed, spread over files and kinds. For each one the tests that run its lines are run, those of its
+own folder first, until one fails. ``docs/mutants.md`` is written from the results; what lives has its reason in
+``tools/mutants.json``. The exit status is 1 when a survivor has no reason, or too many live that are not equivalent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import random
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from mutant_faults import Fault, find_faults  # noqa: E402
+from mutant_report import limit_is_kept, write_report  # noqa: E402
+from mutant_trials import BROKEN, Copy, LinePlugin, prepare_server  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("loops", "ppo", "rm", "sft", "rollout", "training", "data", "telemetry")
+SUITES = ("tests/unit", "tests/contract", "tests/golden", "tests/e2e")
+LEFT_OUT = ("unit/ops/", "unit/planner/", "e2e/test_demo", "e2e/test_readme", "e2e/test_benchmarks", "e2e/test_kill")
+"""Kernels and the planner, which have faults of their own, and what starts processes that are not looked into."""
+CACHE = ROOT / "build" / "mutants"
+SECONDS = 60.0
+"""Of tests, as measured, that are run at most for one fault."""
+FIRST = 12
+"""Tests of a module that are run before those of the next."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draw the faults, try them, write the table; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=300, help="faults in all (300)")
+    parser.add_argument("--seed", type=int, default=9, help="of the drawing (9)")
+    parser.add_argument("--only", default="", help="files whose path contains this; no table is written")
+    parser.add_argument("--again", action="store_true", help="only the survivors of the last run; no table is written")
+    options = parser.parse_args(argv)
+    faults = draw_faults(options.count, options.seed, only=options.only)
+    last = CACHE / "last.json"
+    if options.again:
+        lived = {name for name, result in json.loads(last.read_text()).items() if result["outcome"] == "alive"}
+        faults = [fault for fault in faults if fault.name in lived]
+    results = try_faults(faults)
+    if options.only or options.again:
+        return 0
+    last.write_text(json.dumps(results, indent=1), encoding="utf-8")
+    write_report(ROOT, faults, results, seed=options.seed)
+    return 0 if limit_is_kept(ROOT, results) else 1
+
+
+def draw_faults(count: int, seed: int, *, only: str = "") -> list[Fault]:
+    """Return ``count`` faults: of each file its share (at least one), of each kind as many as can be."""
+    files = [p for name in PACKAGES for p in sorted((ROOT / "alignment" / name).rglob("*.py"))]
+    by_file = {str(p.relative_to(ROOT)): p.read_text(encoding="utf-8") for p in files}
+    found = {path: find_faults(path, text) for path, text in by_file.items()}
+    found = {path: faults for path, faults in found.items() if faults}
+    total = sum(map(len, found.values()))
+    used: dict[str, int] = defaultdict(int)
+    drawn: list[Fault] = []
+    for path, faults in found.items():
+        # A stream a file: a change of one file does not change what is drawn of the others.
+        order = random.Random(f"{seed} {path}")
+        shuffled = order.sample(faults, len(faults))
+        wanted = max(1, round(count * len(faults) / total))
+        while wanted and shuffled:
+            rarest = min(shuffled, key=lambda fault: used[fault.operator])
+            shuffled.remove(rarest)
+            if _compiles(rarest, by_file[path]):
+                used[rarest.operator] += 1
+                drawn.append(rarest)
+                wanted -= 1
+    return [fault for fault in drawn if only in fault.path]
+
+
+def _compiles(fault: Fault, text: str) -> bool:
+    try:
+        compile(fault.apply(text), fault.path, "exec")
+    except SyntaxError:
+        return False
+    return True
+
+
+def try_faults(faults: Sequence[Fault]) -> dict[str, dict[str, Any]]:
+    """Return the outcome, the seconds and the test that failed by fault."""
+    prepare_server()
+    results = {}
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        tree = Copy(ROOT, Path(folder).resolve())
+        known = measure_tests(tree)
+        begin = time.monotonic()
+        for number, fault in enumerate(faults, 1):
+            start = time.monotonic()
+            outcome, detail = try_fault(tree, fault, known)
+            seconds = round(time.monotonic() - start, 1)
+            results[fault.name] = {"outcome": outcome, "seconds": seconds, "test": detail}
+            print(f"{number}/{len(faults)} {outcome:7} {seconds:5.1f} s {fault.line} {fault.name}", flush=True)
+        if faults:
+            print(f"{(time.monotonic() - begin) / len(faults):.1f} s a fault")
+    return results
+
+
+def try_fault(tree: Copy, fault: Fault, known: Mapping[str, Any]) -> tuple[str, str]:
+    """Return (outcome, test that failed) of the tests that run the lines of ``fault``."""
+    text = (tree.folder / fault.path).read_text(encoding="utf-8")
+    tests = choose_tests(fault, known)
+    if not tests:
+        return "alive", "no test runs it"
+    patience = 20 + 4 * sum(known["seconds"].get(test, 1.0) for test in tests)
+    with tree.holding(fault.path, fault.apply(text)):
+        outcome, detail = tree.run(tests, timeout=patience)
+        if outcome == BROKEN:
+            whole = list(dict.fromkeys(test.partition("[")[0] for test in tests))
+            outcome, detail = tree.run(whole, timeout=patience)
+    return outcome, detail
+
+
+def choose_tests(fault: Fault, known: Mapping[str, Any]) -> list[str]:
+    """Return the tests that run a line of ``fault``, those of its mirror folder and quick ones first.
+
+    A line that runs when its file is imported is every test's of that file.
+    """
+    lines = known["lines"].get(fault.path, {})
+    last = fault.line + fault.before.count("\n")
+    covering = {test for n in range(fault.line, last + 1) for test in lines.get(str(n), ())}
+    if not covering:
+        covering = {test for tests in lines.values() for test in tests}
+    modules: dict[str, list[str]] = defaultdict(list)
+    for test in sorted(covering, key=known["seconds"].__getitem__):
+        modules[test.partition("::")[0]].append(test)
+    ranked = sorted(modules.items(), key=lambda item: _rank(item[0], fault, known))
+    order = [test for _, tests in ranked for test in tests[:FIRST]]
+    order += [test for _, tests in ranked for test in tests[FIRST:]]
+    return list(_within_budget(order, known["seconds"]))
+
+
+def _rank(module: str, fault: Fault, known: Mapping[str, Any]) -> tuple[int, float]:
+    name = Path(fault.path).stem
+    package = Path(fault.path).parts[1]
+    if Path(module).stem == f"test_{name}":
+        return 0, 0.0
+    return (1 if f"/{package}/" in module else 3 if "/e2e/" in module else 2), known["modules"][module]
+
+
+def _within_budget(tests: Iterable[str], seconds: Mapping[str, float]) -> Iterable[str]:
+    spent = 0.0
+    for test in tests:
+        spent += seconds[test]
+        if spent <= SECONDS or test is tests[0]:
+            yield test
+
+
+def measure_tests(tree: Copy) -> dict[str, Any]:
+    """Return the seconds of every test and the tests of every line; kept until a file of the package or tests changes."""
+    names = sorted(p for top in ("alignment", "tests") for p in (tree.folder / top).rglob("*.py"))
+    digest = hashlib.sha256(b"\0".join(p.read_bytes() for p in names)).hexdigest()[:16]
+    kept = CACHE / f"tests-{digest}.json"
+    if kept.exists():
+        return json.loads(kept.read_text(encoding="utf-8"))
+    known: dict[str, Any] = {"seconds": {}, "modules": {}, "lines": defaultdict(lambda: defaultdict(list))}
+    for module in _test_modules(tree.folder):
+        result = tree.folder / "lines.json"
+        result.unlink(missing_ok=True)
+        outcome, detail = tree.run(
+            [module, "--maxfail=1000"], timeout=600, plugin=lambda to=result: LinePlugin(tree.folder / "alignment", to)
+        )
+        measured = json.loads(result.read_text(encoding="utf-8")) if result.exists() else {"failed": [outcome, detail]}
+        if measured["failed"]:
+            print(f"not used, they fail without a fault: {measured['failed']}", flush=True)
+        _add(known, module, measured, tree.folder)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(known), encoding="utf-8")
+    return known
+
+
+def _add(known: dict[str, Any], module: str, measured: Mapping[str, Any], folder: Path) -> None:
+    known["seconds"] |= measured.get("seconds", {})
+    known["modules"][module] = sum(measured.get("seconds", {}).values())
+    for file, by_line in measured.get("lines", {}).items():
+        for line, tests in by_line.items():
+            known["lines"][str(Path(file).relative_to(folder))][line] += tests
+
+
+def _test_modules(folder: Path) -> list[str]:
+    paths = [str(p.relative_to(folder)) for suite in SUITES for p in sorted((folder / suite).rglob("test_*.py"))]
+    return [path for path in paths if not any(word in path for word in LEFT_OUT)]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
