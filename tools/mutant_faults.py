@@ -7,6 +7,7 @@ raised or logged, and asserts. A fault is one replaced piece of the text, so tha
 from __future__ import annotations
 
 import ast
+import contextlib
 import copy
 import os
 from collections.abc import Iterator
@@ -138,9 +139,9 @@ def _faults_of(node: ast.AST) -> Iterator[tuple[str, ast.AST, str]]:
         yield from (("constant", node, repr(value)) for value in _other_constants(node.value))
     if isinstance(node, ast.Call):
         yield from _of_calls(node)
-    if isinstance(node, ast.AugAssign) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)):
-        if not _is_left_alone(getattr(node, "value", node)) or isinstance(node, ast.AugAssign):
-            yield "removed statement", node, "pass"
+    is_call = isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and not _is_left_alone(node.value)
+    if is_call or isinstance(node, ast.AugAssign):
+        yield "removed statement", node, "pass"
 
 
 def _of_operators(node: ast.AST) -> Iterator[tuple[str, ast.AST, str]]:
@@ -213,10 +214,16 @@ def _is_text(node: ast.BinOp) -> bool:
 
 def _difference(before: str, after: str) -> str:
     """Return ``before -> after`` in one line; of long texts only what differs, with some characters around it."""
-    old, new = (" ".join(ast.unparse(ast.parse(text)).split()) for text in (before, after))
+    old, new = map(_one_line, (before, after))
     if max(len(old), len(new)) > LONGEST:
         first = len(os.path.commonprefix([old, new]))
         last = len(os.path.commonprefix([old[first:][::-1], new[first:][::-1]]))
         first, last = max(0, first - AROUND), max(0, last - AROUND)
         old, new = (f"...{text[first : len(text) - last]}..." for text in (old, new))
     return f"{old} -> {new}"
+
+
+def _one_line(text: str) -> str:
+    with contextlib.suppress(SyntaxError):  # of a statement
+        text = ast.unparse(ast.parse(f"({text})", mode="eval"))
+    return " ".join(text.split())

@@ -42,7 +42,7 @@ def limit_is_kept(root: Path, results: Mapping[str, Mapping[str, Any]]) -> bool:
         print(f"no reason in {REASONS}: {name}")
     equivalent = sum(reasons.get(name, {}).get("verdict") == "equivalent" for name in alive)
     share = (len(alive) - equivalent) / max(1, len(results) - equivalent)
-    print(f"{len(results)} faults, {len(alive)} live, {equivalent} of them equivalent: {share:.1%} (at most {LIMIT:.0%})")
+    print(f"{len(results)} faults, {len(alive)} live, {equivalent} of them equivalent: {share:.1%} of {LIMIT:.0%}")
     return not nameless and share <= LIMIT
 
 
@@ -50,7 +50,8 @@ def write_report(root: Path, faults: Sequence[Fault], results: Mapping[str, Mapp
     """Write the table."""
     reasons, alive = read_reasons(root), set(survivors(results))
     equivalent = {name for name in alive if reasons.get(name, {}).get("verdict") == "equivalent"}
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     seconds = sum(result["seconds"] for result in results.values())
     counted = len(results) - len(equivalent)
     parts = [
@@ -80,7 +81,10 @@ def _counts(
         verdict = "killed" if not is_alive else "equivalent" if fault.name in equivalent else "alive"
         counts["tried"][group(fault)] += 1
         counts[verdict][group(fault)] += 1
-    rows = [f"| {name} | " + " | ".join(str(c[name]) for c in counts.values()) + " |" for name in sorted(counts["tried"])]
+    rows = [
+        f"| {name} | " + " | ".join(str(count[name]) for count in counts.values()) + " |"
+        for name in sorted(counts["tried"])
+    ]
     return "\n".join([f"| {title} | tried | killed | equivalent | live |", "|---|---|---|---|---|", *rows, ""])
 
 

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 HEAVY = (
-    "numpy", "paddle", "pytest", "_pytest.assertion.rewrite", "hypothesis", "hypothesis.strategies", "matplotlib.pyplot",
-    "tokenizers", "safetensors.numpy", "jinja2.sandbox", "sentencepiece", "datasets", "rich.console", "httpx", "coverage",
+    "numpy", "paddle", "pytest", "_pytest.assertion.rewrite", "hypothesis.strategies", "matplotlib.pyplot", "coverage",
+    "tokenizers", "safetensors.numpy", "jinja2.sandbox", "sentencepiece", "datasets", "rich.console", "httpx", "yaml",
 )  # fmt: skip
 """What tests import besides the package, as far as it is installed."""
 OPTIONS = ("-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "--no-header", "-W", "ignore")
@@ -32,7 +32,7 @@ KILLED, ALIVE, TIMEOUT, BROKEN = "killed", "alive", "timeout", "broken"
 def prepare_server() -> None:
     """Import what every fork needs, with one thread; the package itself is not imported."""
     os.environ["OMP_NUM_THREADS"] = "1"
-    os.environ["GLOG_minloglevel"] = "2"
+    os.environ["GLOG_minloglevel"] = "2"  # noqa: SIM112 - its name
     for name in HEAVY:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
@@ -94,8 +94,9 @@ class Copy:
         importlib.invalidate_caches()
         import pytest
 
+        plugins = [plugin()] if plugin else []
         try:
-            status = int(pytest.main([*OPTIONS, f"--basetemp={self.folder}/tmp", *tests], plugins=[plugin()] if plugin else []))
+            status = int(pytest.main([*OPTIONS, f"--basetemp={self.folder}/tmp", *tests], plugins=plugins))
         except BaseException:  # noqa: BLE001 - a fault may raise anything, SystemExit included
             status = 1
         sys.stdout.flush()

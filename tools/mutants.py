@@ -27,9 +27,9 @@ from mutant_trials import BROKEN, Copy, LinePlugin, prepare_server  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("loops", "ppo", "rm", "sft", "rollout", "training", "data", "telemetry")
-SUITES = ("tests/unit", "tests/contract", "tests/golden", "tests/e2e")
-LEFT_OUT = ("unit/ops/", "unit/planner/", "e2e/test_demo", "e2e/test_readme", "e2e/test_benchmarks", "e2e/test_kill")
-"""Kernels and the planner, which have faults of their own, and what starts processes that are not looked into."""
+MIRRORS = tuple(f"tests/unit/{name}" for name in (*PACKAGES, "arguments"))
+SUITES = (*MIRRORS, "tests/contract", "tests/golden", "tests/e2e/test_options.py", "tests/e2e/test_invariance.py")
+"""Tests that could notice: of these packages, of what they are assembled to, and whole runs in one process."""
 CACHE = ROOT / "build" / "mutants"
 SECONDS = 60.0
 """Of tests, as measured, that are run at most for one fault."""
@@ -160,39 +160,53 @@ def _within_budget(tests: Iterable[str], seconds: Mapping[str, float]) -> Iterab
 
 
 def measure_tests(tree: Copy) -> dict[str, Any]:
-    """Return the seconds of every test and the tests of every line; kept until a file of the package or tests changes."""
-    names = sorted(p for top in ("alignment", "tests") for p in (tree.folder / top).rglob("*.py"))
-    digest = hashlib.sha256(b"\0".join(p.read_bytes() for p in names)).hexdigest()[:16]
-    kept = CACHE / f"tests-{digest}.json"
-    if kept.exists():
-        return json.loads(kept.read_text(encoding="utf-8"))
+    """Return the seconds of every test and module, and the tests of every line.
+
+    A module is measured again when it, a file beside it that is no test, or a file of the package has changed.
+    """
     known: dict[str, Any] = {"seconds": {}, "modules": {}, "lines": defaultdict(lambda: defaultdict(list))}
+    CACHE.mkdir(parents=True, exist_ok=True)
+    package = _digest(tree.folder, (tree.folder / "alignment").rglob("*.py"))
     for module in _test_modules(tree.folder):
-        result = tree.folder / "lines.json"
-        result.unlink(missing_ok=True)
-        outcome, detail = tree.run(
-            [module, "--maxfail=1000"], timeout=600, plugin=lambda to=result: LinePlugin(tree.folder / "alignment", to)
-        )
-        measured = json.loads(result.read_text(encoding="utf-8")) if result.exists() else {"failed": [outcome, detail]}
+        helpers = (p for p in (tree.folder / module).parent.rglob("*.py") if not p.name.startswith("test_"))
+        kept = CACHE / f"{_digest(tree.folder, [*helpers, tree.folder / module], package)}.json"
+        if not kept.exists():
+            kept.write_text(json.dumps(_measure(tree, module)), encoding="utf-8")
+        measured = json.loads(kept.read_text(encoding="utf-8"))
         if measured["failed"]:
             print(f"not used, they fail without a fault: {measured['failed']}", flush=True)
-        _add(known, module, measured, tree.folder)
-    CACHE.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps(known), encoding="utf-8")
+        known["seconds"] |= measured["seconds"]
+        known["modules"][module] = sum(measured["seconds"].values())
+        for file, by_line in measured["lines"].items():
+            for line, tests in by_line.items():
+                known["lines"][file][line] += tests
     return known
 
 
-def _add(known: dict[str, Any], module: str, measured: Mapping[str, Any], folder: Path) -> None:
-    known["seconds"] |= measured.get("seconds", {})
-    known["modules"][module] = sum(measured.get("seconds", {}).values())
-    for file, by_line in measured.get("lines", {}).items():
-        for line, tests in by_line.items():
-            known["lines"][str(Path(file).relative_to(folder))][line] += tests
+def _measure(tree: Copy, module: str) -> dict[str, Any]:
+    result = tree.folder / "lines.json"
+    result.unlink(missing_ok=True)
+
+    def plugin() -> LinePlugin:
+        return LinePlugin(tree.folder / "alignment", result)
+
+    outcome, detail = tree.run([module, "--maxfail=1000"], timeout=600, plugin=plugin)
+    if not result.exists():
+        return {"seconds": {}, "lines": {}, "failed": [f"{module}: {outcome} {detail}"]}
+    measured = json.loads(result.read_text(encoding="utf-8"))
+    measured["lines"] = {str(Path(f).relative_to(tree.folder)): by for f, by in measured["lines"].items()}
+    return measured
+
+
+def _digest(root: Path, files: Iterable[Path], *more: str) -> str:
+    content = [str(p.relative_to(root)).encode() + p.read_bytes() for p in sorted(files)]
+    return hashlib.sha256(b"\0".join([*content, *(text.encode() for text in more)])).hexdigest()[:24]
 
 
 def _test_modules(folder: Path) -> list[str]:
-    paths = [str(p.relative_to(folder)) for suite in SUITES for p in sorted((folder / suite).rglob("test_*.py"))]
-    return [path for path in paths if not any(word in path for word in LEFT_OUT)]
+    paths = [folder / suite for suite in SUITES if suite.endswith(".py")]
+    paths += [path for suite in SUITES for path in (folder / suite).rglob("test_*.py")]
+    return sorted(str(path.relative_to(folder)) for path in paths)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,10 @@ def _is_more_than_one(value: Any, s: Situation) -> bool:
     return value > 1
 
 
+def _never_generates(value: Any, s: Situation) -> bool:
+    return bool(value) and value != -1 and "num_return_sequences" not in s.values
+
+
 def _has_no_tensor_parallelism(value: Any, s: Situation) -> bool:
     return bool(value) and s.values["tensor_parallel_degree"] < 2
 
@@ -123,6 +127,7 @@ _LAYOUT_KEYS = (
     "eval_mode",
     "rollout_tensor_parallel_degree",
 )
+_ROLLOUT_KEYS = ("eval_mode", "rollout_tensor_parallel_degree", "distributed_dry_run")
 _EVALUATION_KEYS = ("eval_datasets", "eval_split_ratio", "per_device_eval_batch_size", "eval_do_sample")
 
 _ENGINE_KEYS = ("rollout_weight_type", "rollout_kv_type", "rollout_kv_memory")
@@ -132,6 +137,7 @@ ROWS: tuple[Row, ...] = (
     Row("sep_parallel_degree", _is_more_than_one, _SEQUENCE_AXIS, refuse=True),
     Row("context_parallel_degree", _is_more_than_one, _SEQUENCE_AXIS, refuse=True),
     Row("expert_parallel_degree", _is_more_than_one, "the supported models have no experts", refuse=True),
+    *(Row(key, _never_generates, "this trainer has no rollouts") for key in _ROLLOUT_KEYS),
     Row("sequence_parallel", _has_no_tensor_parallelism, "tensor_parallel_degree is 1"),
     Row("sharding_parallel_degree", _shards_nothing, "sharding names no stage (stage1, stage2 or stage3)"),
     Row("use_native_ops", _off_cpu, "the compiled operators are for the CPU"),

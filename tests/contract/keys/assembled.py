@@ -1,0 +1,178 @@
+"""Runs as the trainers assemble them, from an argument file to the loop, whose first update is not made."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from alignment.loops import assembly, data_start, dataset_run, launch, trainer_models
+from alignment.loops.on_policy import OnPolicyLoop
+from alignment.loops.session import Session
+from alignment.loops.supervised import SupervisedLoop
+from alignment.models.hub import random_causal_lm, random_score_model
+from alignment.models.saving import save_model
+from alignment.models.score_model import ScoreOptions
+from alignment.models.tokenizer import load_tokenizer
+from alignment.ppo import build as ppo
+from alignment.ppo import engines, roles
+from alignment.rm import build as rm
+from alignment.sft import build as sft
+
+ROOT = Path(__file__).resolve().parents[3]
+TOKENIZER = ROOT / "alignment" / "data" / "shipped" / "packing" / "tokenizer"
+TRAIN = {"sft": sft.train, "rm": rm.train, "ppo": ppo.train}
+TINY = {
+    "model_type": "llama",
+    "vocab_size": 64,
+    "hidden_size": 8,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 4096,
+}
+SHARED = {"chat_template": "tokenizer", "report_to": "none", "save_strategy": "no", "max_length": 96}
+SIZES = {"per_device_train_batch_size": 4, "num_train_epochs": 1.0}
+BASE = {
+    "sft": {**SHARED, **SIZES, "train_datasets": "packing-sft/train:24/-1", "model_name_or_path": "{policy}"},
+    "rm": {**SHARED, **SIZES, "train_datasets": "packing-preference/train:24/-1", "model_name_or_path": "{policy}"},
+    "ppo": {
+        **SHARED,
+        **SIZES,
+        "train_datasets": "packing-prompts/train:24/-1",
+        "actor_model_name_or_path": "{policy}",
+        "reward_model_name_or_path": "{reward}",
+        "per_device_prompt_batch_size": 4,
+        "max_dec_len": 8,
+    },
+}
+"""What every assembly of a trainer is given; 24 rows are 6 updates."""
+WATCHED = (
+    (launch, "initialise"), (launch, "open_checkpoint"), (launch, "choose_operators"), (assembly, "open_writers"),
+    (assembly, "Progress"), (assembly, "remove_replaced"), (data_start, "load_dataset_modules"),
+    (trainer_models, "load_tokenizer"), (roles, "load_tokenizer"), (sft, "load_causal_lm"), (sft, "random_causal_lm"),
+    (rm, "load_score_model"), (rm, "random_score_model"), (rm, "build_task"), (roles, "load_causal_lm"),
+    (roles, "load_score_model"), (engines, "rollout_place"), (sft, "SupervisedDataset"),
+)  # fmt: skip
+"""Functions whose arguments a row may look at, as ``run.given["module.function"]``."""
+
+
+@dataclass(kw_only=True)
+class Run:
+    """One assembled run: what a row of the table looks at."""
+
+    folder: Path
+    """Holds its argument file, ``policy``, ``reward`` and whatever a row needs."""
+    given: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = field(default_factory=dict)
+    """The calls of ``WATCHED``, in order, as (arguments, keywords)."""
+    start: Any = None
+    session: Session | None = None
+    state: Any = None
+    loop: Any = None
+    """SupervisedLoop or OnPolicyLoop; None where nothing would be trained."""
+    evaluation: Any = None
+    """What evaluates; None without evaluation."""
+
+    @property
+    def learner(self) -> Any:
+        """The policy's, or the one learner of a run on a dataset."""
+        return self.state.learners.get("policy") or self.state.learners["reward"]
+
+    @property
+    def critic(self) -> Any:
+        """PPO's second learner."""
+        return self.state.learners["value"]
+
+    @property
+    def loader(self) -> Any:
+        """The loader of training rows or prompts."""
+        part = self.state.parts.get("samples") or self.state.parts["prompts"]
+        return part.read.__self__
+
+    @property
+    def dataset(self) -> Any:
+        """What the loader reads."""
+        return self.loader._dataset
+
+    def call(self, name: str, which: int = 0) -> dict[str, Any]:
+        """Return the keywords of a watched call; positional arguments stand under 0, 1, ..."""
+        arguments, keywords = self.given[name][which]
+        return {**dict(enumerate(arguments)), **keywords}
+
+
+def make_models(folder: Path) -> None:
+    """Write a tiny policy and reward model, and the config.json they have, into ``folder``."""
+    (folder / "config").mkdir(parents=True)
+    (folder / "config" / "config.json").write_text(json.dumps(TINY))
+    tokenizer, config = load_tokenizer(TOKENIZER), folder / "config" / "config.json"
+    save_model(folder / "policy", random_causal_lm(config, seed=1, tokenizer=tokenizer), tokenizer)
+    options = ScoreOptions(score_type="reward")
+    save_model(folder / "reward", random_score_model(config, options, seed=2, tokenizer=tokenizer), tokenizer)
+    for source, copy in (("policy", "other"), ("reward", "other reward"), ("policy", "tokenizer")):
+        shutil.copytree(folder / source, folder / copy)
+
+
+def assemble(trainer: str, keys: Mapping[str, Any], folder: Path) -> Run:
+    """Return the run of ``trainer`` on its base arguments and ``keys``, stopped where the loop would begin.
+
+    ``{name}`` in a text is a file or folder ``name`` of ``folder``, which holds the models.
+    """
+    run = Run(folder=folder)
+    number = len(list(folder.glob("run-*")))
+    place = folder / f"run-{number}"
+    place.mkdir()
+    made = {"output_dir": str(place / "out"), **BASE[trainer], **keys}
+    made = {key: filled(value, folder) for key, value in made.items() if value is not None}
+    path = place / f"{trainer}_argument.json"
+    path.write_text(json.dumps(made))
+    with _stopped_before_the_loop(run):
+        TRAIN[trainer]([str(path)], host="test")
+    run.evaluation = run.session and run.session.hooks.evaluate
+    return run
+
+
+def filled(value: Any, folder: Path) -> Any:
+    """Return ``value`` with ``{name}`` in it replaced by the path of ``name`` in ``folder``."""
+    if not isinstance(value, str):
+        return value
+    return re.sub(r"\{([^{}]+)\}", lambda found: str(folder / found[1]), value)
+
+
+@contextlib.contextmanager
+def _stopped_before_the_loop(run: Run) -> Iterator[None]:
+    def keep_loop(loop: Any) -> None:
+        run.loop = loop
+
+    def keep_end(start: Any, session: Session, state: Any, **options: Any) -> None:
+        run.start, run.session, run.state = start, session, state
+        run.given["finish_run"] = [((), options)]
+
+    with contextlib.ExitStack() as stack:
+        for target, name in WATCHED:
+            stack.enter_context(_watched(run, target, name))
+        for target, name, what in (
+            (SupervisedLoop, "run", keep_loop), (OnPolicyLoop, "run", keep_loop), (dataset_run, "finish_run", keep_end),
+            (ppo, "finish_run", keep_end), (Session, "evaluate", lambda self: {}),
+        ):  # fmt: skip
+            stack.enter_context(mock.patch.object(target, name, what))
+        yield
+
+
+def _watched(run: Run, target: Any, name: str) -> Any:
+    """Have the calls of ``target.name`` kept inside."""
+    original = getattr(target, name)
+    key = f"{target.__name__.removeprefix('alignment.')}.{name}"
+
+    @functools.wraps(original, updated=())
+    def noted(*arguments: Any, **keywords: Any) -> Any:
+        run.given.setdefault(key, []).append((arguments, keywords))
+        return original(*arguments, **keywords)
+
+    return mock.patch.object(target, name, noted)

@@ -1,0 +1,109 @@
+"""Keys of data, models and the reward model's loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.contract.keys.assembled import Run
+from tests.contract.keys.rows import EIGHT_ROWS, SUPERVISED, Row, held_out, is_ppo
+
+RM, PPO = ("rm",), ("ppo",)
+RANDOM_REWARD = "rm.build.random_score_model"
+NORMALIZED = {"normalize_score_during_training": True}
+
+
+def _lengths(run: Run) -> list[int]:
+    """The longest sequence of the dataset, and in PPO of an answer and of the engine's memory."""
+    lengths = [run.dataset.options.max_length]
+    if is_ppo(run):
+        lengths += [run.loop.collector.options.max_total_tokens, run.loop.engine.engine._settings.max_length]
+    return lengths
+
+
+def _tokenizer_folder(run: Run) -> str:
+    name = "ppo.roles.load_tokenizer" if is_ppo(run) else "loops.trainer_models.load_tokenizer"
+    return str(run.call(name)[0])
+
+
+def _loaded(run: Run, name: str, number: int = 0) -> str:
+    return str(run.call(name, number)[0])
+
+
+def _splits(run: Run) -> tuple[int, int]:
+    return len(run.dataset), 0 if run.evaluation is None else len(held_out(run))
+
+
+def _loss(run: Run) -> Any:
+    return run.call("rm.build.build_task")[1]
+
+
+def _score(run: Run) -> Any:
+    return run.learner.runner.model
+
+
+ROWS = (
+    Row(
+        "train_datasets", {t: text.replace(":8/", ":9/") for t, text in EIGHT_ROWS.items()},
+        lambda r: len(r.dataset), 9, alone=True,
+    ),
+    Row("eval_datasets", EIGHT_ROWS, lambda r: _splits(r)[1], 8, with_={"do_eval": True}),
+    Row("eval_split_ratio", 0.25, _splits, (18, 6), with_={"do_eval": True}, alone=True),
+    Row("max_length", 77, _lengths, {"sft": [77], "rm": [77], "ppo": [77] * 3}),
+    Row("max_prompt_len", 33, lambda r: r.dataset.options.max_prompt_length),
+    Row("on_overlong", "left", lambda r: r.dataset.options.on_overlong),
+    Row("on_bad_row", "error", lambda r: r.dataset.options.on_bad_row),
+    Row("chat_template", "none", lambda r: r.dataset.options.template, "pku"),
+    Row(
+        "dataset_modules", "{module.py}", lambda r: r.call("loops.data_start.load_dataset_modules")[0],
+        ("{module.py}",),
+    ),
+    Row(
+        "dataloader_drop_last", True, lambda r: r.loader.dropped_per_epoch, 4,
+        with_={"gradient_accumulation_steps": 5, "per_device_prompt_batch_size": {"ppo": 20}}, alone=True,
+    ),
+    Row("tokenizer_name_or_path", "{tokenizer}", _tokenizer_folder, alone=True),
+    Row("model_name_or_path", "{other}", lambda r: _loaded(r, "sft.build.load_causal_lm"), only=("sft",), alone=True),
+    Row("model_name_or_path", "{other}", lambda r: _loaded(r, "rm.build.load_score_model"), only=RM, alone=True),
+    Row(
+        "model_config_name_or_path", "{config}",
+        lambda r: _loaded(r, next(name for name in ("sft.build.random_causal_lm", RANDOM_REWARD) if name in r.given)),
+        with_={"model_name_or_path": None, "tokenizer_name_or_path": "{tokenizer}"}, only=SUPERVISED, alone=True,
+    ),
+    Row(
+        "actor_model_name_or_path", "{other}", lambda r: [_loaded(r, "ppo.roles.load_causal_lm", n) for n in (0, 1)],
+        ["{other}"] * 2, only=PPO, alone=True,
+    ),
+    Row(
+        "reward_critic_model_name_or_path", "{other reward}",
+        lambda r: [_loaded(r, "ppo.roles.load_score_model", n) for n in (0, 1)], ["{reward}", "{other reward}"],
+        only=PPO, alone=True,
+    ),
+    Row(
+        "reward_model_name_or_path", "{other reward}",
+        lambda r: [_loaded(r, "ppo.roles.load_score_model", n) for n in (0, 1)], ["{other reward}"] * 2,
+        only=PPO, alone=True,
+    ),
+    Row("value_head_prefix", "score", lambda r: r.call("rm.build.load_score_model")["head_prefix"], only=RM),
+    Row(
+        "value_head_prefix", "score",
+        lambda r: [r.call("ppo.roles.load_score_model", n)["head_prefix"] for n in (0, 1)], ["score"] * 2,
+        with_={"reward_model_name_or_path": "{reward}"}, only=PPO,
+    ),
+    Row(
+        "objective", "cost", lambda r: (r.call("rm.build.build_task")[0].sides[0], _score(r).options.score_type),
+        ("safer", "cost"), with_={"train_datasets": "jsonl:1:{safety.jsonl}"}, only=RM, alone=True,
+    ),
+    Row("loss_type", "token-wise", lambda r: _loss(r).loss_type, only=RM),
+    Row("regularization", 0.125, lambda r: _loss(r).regularization, only=RM),
+    Row(
+        "regularization_convention", "safe-rlhf", lambda r: _loss(r).regularization_convention,
+        with_={"regularization": 0.125}, only=RM,
+    ),
+    Row("score_bias", True, lambda r: _score(r).score.bias is not None, only=RM),
+    Row("normalize_score_during_training", True, lambda r: _score(r).options.do_normalize, only=RM),
+    Row(
+        "normalizer_type", "RunningMeanStd", lambda r: type(_score(r).normalizer).__name__, with_=NORMALIZED, only=RM,
+        alone=True,
+    ),
+    Row("normalizer_momentum", 0.75, lambda r: _score(r).normalizer.momentum, with_=NORMALIZED, only=RM),
+)  # fmt: skip

@@ -1,0 +1,150 @@
+"""Keys of PPO: rollouts, rewards, the algorithm's numbers and the critic."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from alignment.rollout.text_batch import TextBatch
+from tests.contract.keys.assembled import Run
+from tests.contract.keys.rows import EVALUATED, Row, plan
+
+PPO = ("ppo",)
+MODEL = {"reward_model_name_or_path": "{reward}"}
+FUNCTION = {"reward_model_name_or_path": None, "reward_function": "{function.py}:score"}
+FUNCTION |= {"reward_critic_model_name_or_path": "{reward}"}
+SERVER = {"reward_model_name_or_path": None, "reward_critic_model_name_or_path": "{reward}", "use_rm_server": True}
+SERVER |= {"reward_server": "http://localhost:9/score"}
+
+
+def _row(key: str, value: Any, observe: Any, *expected: Any, **options: Any) -> Row:
+    return Row(key, value, observe, *expected, only=PPO, **options)
+
+
+def _numbers(run: Run) -> Any:
+    """The algorithm's; estimate and losses must read the same ones."""
+    assert run.loop.hyperparameters == run.loop.updater.hyperparameters
+    return run.loop.hyperparameters
+
+
+def _options(run: Run) -> Any:
+    """Of rollouts; evaluation has the same ones but for how it samples."""
+    return run.loop.collector.options
+
+
+def _both(name: str) -> Any:
+    return lambda r: [getattr(options, name) for options in (_options(r), r.evaluation.options)]
+
+
+def _engine(run: Run) -> Any:
+    return run.loop.engine.engine
+
+
+def _scorer(run: Run) -> Any:
+    return run.loop.judge.scorer
+
+
+def _critic(run: Run) -> Any:
+    return run.critic._schedule
+
+
+def _temperatures(run: Run) -> list[float]:
+    judges = run.loop.judge.temperature, run.evaluation.judge.temperature
+    return [*_both("temperature")(run), plan(run).temperature, *judges]
+
+
+def _normalized(run: Run) -> tuple[bool, bool]:
+    """In training and in evaluation, which neither changes what is reported nor learns."""
+    return run.loop.judge.normalize is not None, run.evaluation.judge.normalize is not None
+
+
+ROLLOUT = (
+    _row("per_device_prompt_batch_size", 8, lambda r: r.loader.batch_size, alone=True),
+    _row("global_batch_size", 8, lambda r: r.loader.batch_size, alone=True),
+    _row(
+        "global_mini_batch_size", 4, lambda r: plan(r).rows_per_update, 8, with_={"num_return_sequences": 2}, alone=True
+    ),
+    _row("num_return_sequences", 3, lambda r: r.loop.collector._samples, alone=True),
+    _row("per_device_rollout_batch_size", 3, lambda r: _engine(r)._settings.num_slots),
+    _row(
+        "per_device_rollout_batch_size", 2, lambda r: _engine(r)._max_batch_rows, with_={"use_fusemt": False},
+        alone=True,
+    ),
+    _row("per_device_logprob_batch_size", 3, lambda r: r.loop.judge.logprob_rows),
+    _row("per_device_value_batch_size", 7, lambda r: r.loop.judge.value_rows),
+    _row("per_device_reward_batch_size", 5, lambda r: _scorer(r)._rows_per_batch, with_=MODEL),
+    _row("update_iters", 2, lambda r: plan(r).num_epochs),
+    _row("use_fusemt", False, lambda r: type(_engine(r)).__name__, "EagerEngine", alone=True),
+    _row("rollout_weight_type", "bfloat16", lambda r: _engine(r)._settings.weight_type),
+    _row("rollout_kv_type", "bfloat16", lambda r: _engine(r)._settings.kv_type),
+    _row("rollout_kv_memory", "3MiB", lambda r: _engine(r)._settings.kv_bytes, 3 * 2**20),
+    _row("logprob_gap_limit", 0.125, lambda r: r.loop.gate.limit),
+    _row("on_logprob_gap", "correct", lambda r: r.loop.gate.action),
+    _row("importance_weight_cap", 1.5, lambda r: r.loop.gate.weight_cap, with_={"on_logprob_gap": "correct"}),
+    _row("temperature", 0.7, _temperatures, [0.7] * 5, with_=EVALUATED),
+    _row("top_p", 0.9, _both("top_p"), [0.9] * 2, with_=EVALUATED),
+    _row("top_k", 5, _both("top_k"), [5] * 2, with_=EVALUATED),
+    _row("repetition_penalty", 1.2, _both("repetition_penalty"), [1.2] * 2, with_=EVALUATED),
+    _row("max_dec_len", 9, _both("max_new_tokens"), [9] * 2, with_=EVALUATED),
+    _row("min_dec_len", 2, _both("min_new_tokens"), [2] * 2, with_=EVALUATED),
+    _row(
+        "stop_token_ids", "11", lambda r: [11 in ids for ids in _both("stop_token_ids")(r)], [True] * 2,
+        with_=EVALUATED,
+    ),
+    _row("eval_do_sample", False, _both("do_sample"), [True, False], with_=EVALUATED),
+)  # fmt: skip
+
+REWARDS = (
+    _row(
+        "reward_function", "{function.py}:score",
+        lambda r: _scorer(r)._call(TextBatch("prompts", "responses", "labels")),
+        (7.0, "prompts", "responses", "labels"), with_=FUNCTION, alone=True,
+    ),
+    _row("use_rm_server", True, lambda r: type(_scorer(r)._call).__name__, "HttpReward", with_=SERVER),
+    _row("reward_server", "http://localhost:9/score", lambda r: _scorer(r)._call._url, with_=SERVER),
+    _row("reward_timeout", 7.5, lambda r: _scorer(r)._call._timeout, with_=SERVER),
+    _row("reward_retries", 5, lambda r: _scorer(r)._policy.retries, with_=SERVER),
+    _row("on_reward_failure", "mask_group", lambda r: _scorer(r)._policy.on_failure, with_=SERVER),
+    _row("normalize_reward", True, _normalized, (True, False), with_=EVALUATED),
+)  # fmt: skip
+
+ALGORITHM = (
+    _row("kl_coeff", 0.07, lambda r: (r.loop.kl.coefficient, _numbers(r).kl_coeff), (0.07, 0.07)),
+    _row("kl_estimator", "k3", lambda r: _numbers(r).kl_kind),
+    _row("kl_target", 3.0, lambda r: r.loop.kl.target),
+    _row("kl_horizon", 77.0, lambda r: r.loop.kl.horizon, with_={"kl_target": 3.0}),
+    _row("gamma", 0.9, lambda r: _numbers(r).gamma),
+    _row("gae_lambda", 0.8, lambda r: _numbers(r).gae_lambda),
+    _row("normalize_advantage", True, lambda r: _numbers(r).normalize_advantage),
+    _row(
+        "clip_range_ratio", 0.25, lambda r: (_numbers(r).clip_range_ratio_low, _numbers(r).clip_range_ratio_high),
+        (0.25, 0.25), alone=True,
+    ),
+    _row("clip_range_ratio_low", 0.1, lambda r: _numbers(r).clip_range_ratio_low),
+    _row("clip_range_ratio_high", 0.3, lambda r: _numbers(r).clip_range_ratio_high),
+    _row("dual_clip", 3.0, lambda r: _numbers(r).dual_clip),
+    _row("clip_range_score", 4.0, lambda r: _numbers(r).clip_range_score),
+    _row("clip_placement", "token", lambda r: _numbers(r).clip_placement),
+    _row("clip_range_value", 0.7, lambda r: _numbers(r).clip_range_value),
+    _row("policy_loss_reduction", "sequence", lambda r: _numbers(r).loss_reduction),
+    _row("entropy_coeff", 0.01, lambda r: (_numbers(r).entropy_coeff, plan(r).with_entropy), (0.01, True)),
+    _row("ptx_coeff", 0.5, lambda r: plan(r).ptx_coeff, with_={"ptx_datasets": "packing-sft/test:8/-1"}),
+    _row(
+        "ptx_datasets", "packing-sft/test:8/-1", lambda r: len(r.state.parts["ptx"].read.__self__._dataset), 8,
+        with_={"ptx_coeff": 0.5},
+    ),
+)  # fmt: skip
+
+CRITIC = (
+    _row("critic_learning_rate", 7e-4, lambda r: _critic(r).peak),
+    _row("critic_min_learning_rate", 7e-6, lambda r: _critic(r).floor),
+    _row("critic_lr_scheduler_type", "polynomial", lambda r: _critic(r).kind),
+    _row("critic_warmup_ratio", 0.5, lambda r: _critic(r).warmup_updates, 3, alone=True),
+    _row("critic_decay_steps", 4, lambda r: _critic(r).decay_updates),
+    _row("critic_weight_decay", 0.125, lambda r: r.critic._optimizer._optimizer._weight_decay),
+    _row("critic_recompute", True, lambda r: r.critic.runner.model.model.recompute),
+    _row(
+        "critic_recompute_granularity", "full_attn", lambda r: r.critic.runner.model.model.recompute_granularity,
+        with_={"critic_recompute": True},
+    ),
+)  # fmt: skip
+ROWS = (*ROLLOUT, *REWARDS, *ALGORITHM, *CRITIC)

@@ -1,0 +1,106 @@
+"""Every key of the argument files is followed from the JSON to the number that is used.
+
+A new key needs one row in ``training_rows.py``, ``data_rows.py`` or ``ppo_rows.py``; see ``rows.Row``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from typing import Any
+
+import pytest
+
+from alignment.arguments.effects import refuse_unbuilt, report_effects
+from alignment.arguments.fields import constraint_of
+from alignment.errors import ArgumentError, UserError
+from alignment.ppo import arguments as ppo
+from alignment.rm import arguments as rm
+from alignment.sft import arguments as sft
+from tests.contract.keys import data_rows, ppo_rows, training_rows
+from tests.contract.keys.assembled import BASE, Run, assemble, filled, make_models
+from tests.contract.keys.rows import ALL, Row, group_rows, of_trainer
+
+GROUPS = {"sft": sft.GROUPS, "rm": rm.GROUPS, "ppo": ppo.GROUPS}
+PARSE = {"sft": sft.parse_sft_arguments, "rm": rm.parse_reward_arguments, "ppo": ppo.parse_ppo_arguments}
+ROWS: tuple[Row, ...] = (*training_rows.ROWS, *data_rows.ROWS, *ppo_rows.ROWS)
+CASES = [
+    (trainer, settings, row) for trainer in ALL for settings, rows in group_rows(ROWS, trainer) for row in rows
+]
+SAFETY = {"input": "pack rope", "answer": "rope done", "other_answer": "knife done", "safer": True, "is_safe": True}
+MISSING = """{trainer} has the key {key!r}, and no row of tests/contract/keys follows it to where it is used. Add, in
+training_rows.py, data_rows.py or ppo_rows.py:
+    Row({key!r}, VALUE_THAT_IS_NO_DEFAULT, lambda r: WHERE_THE_ASSEMBLED_RUN_USES_IT)
+or, where it does nothing for this trainer, say so in alignment/arguments/effect_rows.py."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Models, and the files that rows name."""
+    place = tmp_path_factory.mktemp("keys")
+    make_models(place)
+    (place / "module.py").write_text("")
+    (place / "function.py").write_text("def score(*texts):\n    return 7.0, *texts\n")
+    (place / "safety.jsonl").write_text(json.dumps({**SAFETY, "is_other_safe": False}) + "\n")
+    return place
+
+
+@pytest.fixture(scope="module")
+def assembled(folder):
+    """Return the run of a trainer with some keys, assembled once."""
+
+    @functools.cache
+    def run(trainer: str, keys: str) -> Run:
+        return assemble(trainer, json.loads(keys), folder)
+
+    return lambda trainer, keys: run(trainer, json.dumps(keys))
+
+
+def _filled(value: Any, folder) -> Any:
+    if isinstance(value, (list, tuple)):
+        return type(value)(_filled(item, folder) for item in value)
+    return filled(value, folder)
+
+
+@pytest.mark.parametrize(("trainer", "settings", "row"), CASES, ids=[f"{t}-{row.key}" for t, _, row in CASES])
+def test_a_key_arrives_where_it_is_used(trainer, settings, row, assembled, folder):
+    assert row.observe(assembled(trainer, settings)) == _filled(row.wanted(trainer), folder)
+
+
+@pytest.mark.parametrize(("trainer", "settings", "row"), CASES, ids=[f"{t}-{row.key}" for t, _, row in CASES])
+def test_without_the_key_something_else_stands_there(trainer, settings, row, assembled, folder):
+    """So a row whose value is the default, or whose observation is blind, does not pass."""
+    others = {key: of_trainer(value, trainer) for key, value in row.with_.items() if key != row.key}
+    try:
+        seen = row.observe(assembled(trainer, others))
+    except (AttributeError, KeyError, IndexError, UserError):
+        return  # without the key there is no such object, or no run
+    assert seen != _filled(row.wanted(trainer), folder)
+
+
+@pytest.mark.parametrize("trainer", ALL)
+def test_every_key_has_a_row_or_says_that_it_does_nothing(trainer, folder):
+    known = {row.key for row in ROWS if trainer in row.only}
+    for group in GROUPS[trainer].values():
+        for item in dataclasses.fields(group):
+            constraint = constraint_of(item)
+            if item.name not in known and not constraint.no_effect and not constraint.refusal:
+                assert _is_told(trainer, item.name, folder), MISSING.format(trainer=trainer, key=item.name)
+
+
+def test_no_row_is_left_of_a_key_that_is_gone():
+    keys = {trainer: {f.name for g in GROUPS[trainer].values() for f in dataclasses.fields(g)} for trainer in ALL}
+    assert [(row.key, t) for row in ROWS for t in row.only if row.key not in keys[t]] == []
+
+
+def _is_told(trainer: str, key: str, folder) -> bool:
+    """Return whether eight GPUs refuse the key, or a line says that it does nothing there."""
+    value = {"eval_mode": "single", "distributed_dry_run": "true"}.get(key, "2")
+    argv = [part for name, text in BASE[trainer].items() for part in (f"--{name}", str(filled(text, folder)))]
+    parsed = PARSE[trainer]([*argv, "--output_dir", "out", f"--{key}", value])
+    try:
+        refuse_unbuilt(parsed, device="gpu", world_size=8)
+    except ArgumentError as error:
+        return f"{key}={value} is refused" in str(error)
+    return key in {effect.key for effect in report_effects(parsed, device="gpu", world_size=8)}

@@ -1,0 +1,140 @@
+"""Keys of the training loop and of the layout."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from alignment.loops.layout import resolve_layout
+from alignment.parallel.topology import Topology
+from tests.contract.keys.assembled import Run
+from tests.contract.keys.rows import EIGHT_ROWS, EVALUATED, Row, is_ppo, plan
+
+BEST = {**EVALUATED, "load_best_model_at_end": True, "save_strategy": "steps", "save_steps": 3}
+SEEDS = {"sft": [7] * 3, "rm": [7] * 4, "ppo": [7, 7, 7, 7, 7 + 1_000_003, 7, 7]}
+PPO = ("ppo",)
+
+
+def _schedule(run: Run) -> Any:
+    return run.learner._schedule
+
+
+def _adam(run: Run) -> Any:
+    return run.learner._optimizer._optimizer
+
+
+def _layout(run: Run) -> Any:
+    return resolve_layout(run.start.parsed.parallel, world_size=8)
+
+
+def _dtype_on_gpu(run: Run) -> str:
+    return dataclasses.replace(run.start, topology=Topology(device="gpu")).dtype
+
+
+def _seeds(run: Run) -> list[int]:
+    """Of the framework, the dataset, its order, and in PPO of answers, evaluation and updates; then of new heads."""
+    seeds = [run.call("loops.launch.initialise")["seed"], run.dataset.seed, run.loader._seed]
+    if is_ppo(run):
+        seeds += [run.loop.collector._seed, run.evaluation.seed, plan(run).seed]
+        return [*seeds, run.call("ppo.roles.load_score_model", 1)["seed"]]
+    return seeds + [call[1]["seed"] for call in run.given.get("rm.build.load_score_model", ())]
+
+
+def _rows_of_evaluation(run: Run) -> Any:
+    evaluation = run.evaluation
+    return (evaluation.rows_per_call, evaluation.judge.logprob_rows) if is_ppo(run) else evaluation.rows_per_batch
+
+
+def _offloaded(run: Run) -> list[bool]:
+    """Of the learner its model and its optimizer, and PPO's reference and reward model."""
+    owners = [run.learner.offloaded_model, run.learner.offloaded_optimizer]
+    if is_ppo(run):
+        frozen = run.loop.judge.reference, run.loop.judge.scorer._runner
+        owners += [getattr(runner, "_offloaded", None) for runner in frozen]
+    return [owner is not None for owner in owners]
+
+
+def _open_checkpoint(run: Run) -> Any:
+    return run.call("loops.launch.open_checkpoint")
+
+
+TRAINING = (
+    Row("output_dir", "{named}", lambda r: str(r.state.store.output_dir), alone=True),
+    Row("overwrite_output_dir", True, lambda r: "loops.assembly.remove_replaced" in r.given),
+    Row("do_train", False, lambda r: r.loop is not None, with_=EVALUATED, alone=True),
+    Row("do_eval", True, lambda r: r.evaluation is not None, with_={"eval_datasets": EIGHT_ROWS}),
+    Row("num_train_epochs", 1.5, lambda r: r.session.total_updates, 9, alone=True),
+    Row("max_steps", 12, lambda r: r.session.total_updates),
+    Row("per_device_train_batch_size", 2, lambda r: plan(r).rows_per_batch if is_ppo(r) else r.loop.samples_per_batch),
+    Row(
+        "per_device_eval_batch_size", 3, _rows_of_evaluation, {"sft": 3, "rm": 3, "ppo": (3, 3)}, with_=EVALUATED
+    ),
+    Row(
+        "gradient_accumulation_steps", 3, lambda r: plan(r).rows_per_update if is_ppo(r) else r.loader.batch_size, 12,
+        alone=True,
+    ),
+    Row("learning_rate", 3e-3, lambda r: _schedule(r).peak),
+    Row("min_learning_rate", 2e-5, lambda r: _schedule(r).floor),
+    Row("lr_scheduler_type", "cosine", lambda r: _schedule(r).kind),
+    Row("warmup_ratio", 0.5, lambda r: _schedule(r).warmup_updates, 3, alone=True),
+    Row("warmup_steps", 2, lambda r: _schedule(r).warmup_updates),
+    Row("decay_steps", 5, lambda r: _schedule(r).decay_updates),
+    Row("weight_decay", 0.25, lambda r: _adam(r)._weight_decay),
+    Row("adam_beta1", 0.8, lambda r: _adam(r)._beta1),
+    Row("adam_beta2", 0.95, lambda r: _adam(r)._beta2),
+    Row("adam_epsilon", 1e-6, lambda r: _adam(r)._epsilon),
+    Row("max_grad_norm", 0.3, lambda r: r.learner._max_grad_norm),
+    Row("bf16", True, _dtype_on_gpu, "bfloat16", with_={"fp16_opt_level": "O2"}),
+    Row("fp16_opt_level", "O2", _dtype_on_gpu, "bfloat16", with_={"bf16": True}),
+    Row("recompute", True, lambda r: r.learner.runner.model.model.recompute),
+    Row(
+        "recompute_granularity", "core_attn", lambda r: r.learner.runner.model.model.recompute_granularity,
+        with_={"recompute": True},
+    ),
+    Row("use_native_ops", False, lambda r: r.call("loops.launch.choose_operators")["wanted"]),
+    Row("device", "cpu", lambda r: r.call("loops.launch.initialise")["device"]),
+    Row("seed", 7, _seeds, SEEDS, with_=EVALUATED, alone=True),
+    Row("data_seed", 5, lambda r: (r.loader._seed, r.dataset.seed), (5, 42)),
+    Row(
+        "evaluation_strategy", "epoch", lambda r: r.session.cadences.evaluate.strategy,
+        with_={"eval_datasets": EIGHT_ROWS},
+    ),
+    Row("eval_steps", 3, lambda r: r.session.cadences.evaluate.every, with_=EVALUATED),
+    Row("save_strategy", "epoch", lambda r: r.session.cadences.save.strategy),
+    Row("save_steps", 3, lambda r: r.session.cadences.save.every, with_={"save_strategy": "steps"}),
+    Row("save_total_limit", 2, lambda r: r.start.store._limit, with_={"save_strategy": "steps"}),
+    Row("load_best_model_at_end", True, lambda r: r.session.hooks.best is not None, with_=BEST),
+    Row("metric_for_best_model", "mine", lambda r: r.session.hooks.best.metric, "eval/mine", with_=BEST),
+    Row(
+        "greater_is_better", {"sft": True, "rm": False, "ppo": False},
+        lambda r: r.session.hooks.best.greater_is_better, with_=BEST,
+    ),
+    Row("resume_from_checkpoint", True, lambda r: _open_checkpoint(r)["resume_from"], alone=True),
+    Row("logging_steps", 5, lambda r: r.session.cadences.log.every),
+    Row("logging_first_step", True, lambda r: r.session.log_first),
+    Row("report_to", "visualdl", lambda r: r.call("loops.assembly.open_writers")[0], ("visualdl",), alone=True),
+    Row("run_name", "mine", lambda r: r.call("loops.assembly.open_writers")["run_name"]),
+    Row("disable_tqdm", True, lambda r: r.call("loops.assembly.Progress")["enabled"], False),
+)  # fmt: skip
+
+LAYOUT = (
+    Row("tensor_parallel_degree", 2, lambda r: _layout(r).tensor),
+    Row("pipeline_parallel_degree", 2, lambda r: _layout(r).pipeline),
+    Row("sharding_parallel_degree", 2, lambda r: _layout(r).sharding, with_={"sharding": "stage2"}),
+    Row("sharding", "stage2", lambda r: _layout(r).sharding_stage, 2),
+    Row("sequence_parallel", True, lambda r: _layout(r).sequence_parallel, with_={"tensor_parallel_degree": 2}),
+    Row("virtual_pp_degree", 2, lambda r: _layout(r).virtual_stages, with_={"pipeline_parallel_degree": 2}),
+    Row(
+        "offload_level", "train_model optimizer eval", _offloaded,
+        {"sft": [True] * 2, "rm": [True] * 2, "ppo": [True] * 4},
+        with_={"reward_model_name_or_path": {"ppo": "{reward}"}},
+    ),
+    Row("distributed_timeout", 77, lambda r: r.call("loops.launch.initialise")["timeout"]),
+    Row("eval_mode", "single", lambda r: r.call("ppo.engines.rollout_place")["eval_mode"], only=PPO),
+    Row(
+        "rollout_tensor_parallel_degree", 1, lambda r: r.call("ppo.engines.rollout_place")["degree"],
+        with_={"eval_mode": "tensor_parallel"}, only=PPO,
+    ),
+    Row("distributed_dry_run", True, lambda r: r.loop is None, only=PPO, alone=True),
+)  # fmt: skip
+ROWS = (*TRAINING, *LAYOUT)
