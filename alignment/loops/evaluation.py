@@ -66,7 +66,6 @@ class PromptEvaluation:
         return metrics
 
 
-
 def sample_rows(
     rollout: Rollout, decode: Callable[[np.ndarray], str], *, limit: int | None = None
 ) -> list[dict[str, Any]]:

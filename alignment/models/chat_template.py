@@ -8,23 +8,16 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
-from jinja2 import Template, TemplateError, TemplateSyntaxError, nodes
-from jinja2.ext import Extension
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2 import Template, TemplateError, TemplateSyntaxError
 
 from alignment.errors import DataError, ModelFolderError
+from alignment.models.template_sandbox import BoundedEnvironment
 
-
-class GenerationTag(Extension):
-    """``{% generation %}`` marks what the assistant writes; the text inside is rendered as it is."""
-
-    tags = {"generation"}
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        """Return the body of the tag."""
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+_REFUSALS = (
+    TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError, MemoryError,
+    SyntaxError,
+)  # fmt: skip
+"""What a template may raise: its own refusal, a mistake in it, or a limit."""
 
 
 class ChatTemplate:
@@ -48,32 +41,36 @@ class ChatTemplate:
         ``tools`` are JSON schemas, passed as they are.
         """
         try:
-            return self._compiled.render(
+            template = self._compiled
+            self._environment.start_clock()
+            return template.render(
                 messages=list(messages),
                 tools=list(tools) if tools else None,
                 documents=None,
                 add_generation_prompt=add_generation_prompt,
                 **special_tokens,
             )
-        except (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
-            if isinstance(error, ModelFolderError):
-                raise
+        except ModelFolderError:
+            raise
+        except _REFUSALS as error:
             raise DataError(f"the chat template of {self._place} refuses {messages!r:.300}: {error}") from error
 
     @cached_property
+    def _environment(self) -> BoundedEnvironment:
+        functions = {"raise_exception": raise_exception, "strftime_now": format_now}
+        return BoundedEnvironment(functions=functions, filters={"tojson": write_json})
+
+    @cached_property
     def _compiled(self) -> Template:
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, "jinja2.ext.loopcontrols"]
-        )
-        environment.filters["tojson"] = write_json
-        environment.globals["raise_exception"] = raise_exception
-        environment.globals["strftime_now"] = format_now
+        self._environment.start_clock()
         try:
-            return environment.from_string(self.source)
+            return self._environment.from_string(self.source)
         except TemplateSyntaxError as error:
             raise ModelFolderError(
                 f"{self._place}: line {error.lineno} of the chat template is not Jinja: {error}"
             ) from error
+        except _REFUSALS as error:
+            raise ModelFolderError(f"{self._place}: the chat template cannot be compiled: {error}") from error
 
 
 def write_json(
