@@ -27,7 +27,9 @@ LARGEST_TEXT = 16_000_000
 """Characters of a text, and items of a list, that one operation may make."""
 LARGEST_POWER = 4096
 """Bits of a power."""
-_SMALL = frozenset("trim default d length count string upper lower first last int float tojson".split())
+_SMALL = frozenset(
+    ["trim", "default", "d", "length", "count", "string", "upper", "lower", "first", "last", "int", "float", "tojson"]
+)
 """Filters that take no longer and make no more than what they are given."""
 _SIZED = (str, list, tuple, bytes)
 _TICK, _CHECK = "__tick", "__checked"
