@@ -27,7 +27,7 @@ COMMENTS = {
     "docs/": "What is too long for this page: scaling",
     "pyproject.toml": "linter, tests, import contracts",
     "setup.py": "installation and pinned dependencies, each with its reason",
-    "tests/": "sanity, unit, golden (oracles), contract, interop, e2e, distributed",
+    "tests/": "sanity, unit, golden (oracles), contract, interop, e2e, portability, distributed",
     "tools/": "virtual environment for make; generator of this page",
 }
 

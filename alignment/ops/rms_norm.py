@@ -10,6 +10,9 @@ from alignment.ops.native import training_ops
 from alignment.ops.precision import widen
 from alignment.ops.selection import runs_natively
 
+_FEW_NUMBERS = 1 << 14
+"""Up to here Paddle's calls cost more than its slow reductions and broadcasts."""
+
 
 def rms_norm(x: paddle.Tensor, weight: paddle.Tensor, eps: float) -> paddle.Tensor:
     """Return ``x / sqrt(mean(x^2) + eps) * weight`` over the last axis; x [..., H], weight [H].
@@ -77,4 +80,8 @@ def rms_norm_inference(x: paddle.Tensor, weight: paddle.Tensor, eps: float) -> p
     rows, weight = widen(x), widen(weight)
     if runs_natively(rows, weight):
         return training_ops.rms_norm(rows, weight, eps)[0].astype(x.dtype)
-    return normalise_rows(rows, weight, eps)[0].astype(x.dtype)
+    if rows.size > _FEW_NUMBERS:
+        return normalise_rows(rows, weight, eps)[0].astype(x.dtype)
+    # Fewer calls: half the time where a call costs more than its arithmetic.
+    scale = paddle.rsqrt((rows * rows).mean(-1, keepdim=True) + eps)
+    return (rows * scale).multiply_(weight).astype(x.dtype)

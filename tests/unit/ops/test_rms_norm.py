@@ -22,7 +22,7 @@ def form(request):
     use_native_ops(False)
 
 
-@pytest.mark.parametrize("shape", [(1, 64), (3, 67), (130, 576)])
+@pytest.mark.parametrize("shape", [(1, 64), (3, 67), (130, 576), (1, 4096)])
 def test_inference_gives_the_numbers_of_float64(form, shape):
     x, weight = paddle.randn(shape) * 3, paddle.rand([shape[1]]) + 0.5
     wide = x.numpy().astype(np.float64)
