@@ -188,8 +188,9 @@ def _build_once(path: Path, folder: Path, compiler: Compiler, *, force: bool) ->
             return Library(path, f"cached build {path}")
         _repeat_failure(path, since=started)
         if os.path.lexists(path) and not force:
-            log.warn(f"not loaded: {path} {problem}; it is built again")
-        log.info(f"compiling the CPU kernels with {compiler.program}, once; this takes up to a minute")
+            log.warn(f"not loaded: {path} {problem}; it is built again, which takes up to a minute")
+        else:
+            log.info(f"compiling the CPU kernels with {compiler.program}, once; this takes up to a minute")
         _build(path, folder, compiler)
     return Library(path, f"built in {time.time() - started:.0f} s as {path}")
 

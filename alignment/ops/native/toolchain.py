@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from alignment.telemetry.exit_status import describe_exit
+
 COMPILERS = ("g++", "clang++", "c++")
 """Programs that are looked for on PATH, in this order, after the one the user names."""
 
@@ -88,6 +90,8 @@ def run_logged(command: Sequence[str], log: Path) -> str | None:
         file.write(f"$ {' '.join(command)}\n{done.stdout}")
     if done.returncode == 0:
         return None
+    if done.returncode < 0:
+        return f"{command[0]} {describe_exit(done.returncode)}"
     lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
     telling = (line for line in lines if "error: " in line or "undefined reference" in line)
     return next(telling, lines[-1] if lines else f"exit status {done.returncode}")

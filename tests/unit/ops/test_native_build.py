@@ -138,6 +138,12 @@ def test_a_compile_error_is_one_line_with_the_log(folder, tmp_path):
     assert build.find_or_build().path.is_file()
 
 
+def test_a_compiler_that_a_signal_ends_is_an_error_with_its_name(tmp_path):
+    write_compiler(tmp_path, before='case "$*" in *-c*) kill -9 $$;; esac')
+    with pytest.raises(KernelBuildError, match=r"compiler was ended by SIGKILL \(Killed\): .*memory ran out"):
+        build.find_or_build()
+
+
 def test_what_a_runtime_lacks_is_an_error_of_the_build(folder):
     (folder / "two.cc").write_text("int absent(); int two() { return absent(); }\n")
     with pytest.raises(KernelBuildError, match="absent"):
