@@ -20,7 +20,8 @@ from alignment.ops.rotary_frequencies import inverse_frequencies
 CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
 
-# What a family's configuration class assumes for a key its config.json does not have.
+# What a family's configuration class assumes for a key its config.json does not have. An end of sequences is not
+# assumed: id 2 is an ordinary token of many tokenizers, and these say what their own is.
 _COMMON_DEFAULTS: dict[str, Any] = {
     "rms_norm_eps": 1e-6,
     "initializer_range": 0.02,
@@ -34,8 +35,8 @@ _COMMON_DEFAULTS: dict[str, Any] = {
     "pad_token_id": None,
 }
 _FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {
-    "llama": {"max_position_embeddings": 2048, "bos_token_id": 1, "eos_token_id": 2},
-    "mistral": {"max_position_embeddings": 131072, "sliding_window": 4096, "bos_token_id": 1, "eos_token_id": 2},
+    "llama": {"max_position_embeddings": 2048, "bos_token_id": 1},
+    "mistral": {"max_position_embeddings": 131072, "sliding_window": 4096, "bos_token_id": 1},
     "qwen2": {"max_position_embeddings": 32768, "sliding_window": 4096},
     "qwen3": {"max_position_embeddings": 32768, "sliding_window": 4096, "head_dim": 128},
 }

@@ -25,9 +25,7 @@ from tests.contract.keys.rows import ALL, Row, group_rows, of_trainer
 GROUPS = {"sft": sft.GROUPS, "rm": rm.GROUPS, "ppo": ppo.GROUPS}
 PARSE = {"sft": sft.parse_sft_arguments, "rm": rm.parse_reward_arguments, "ppo": ppo.parse_ppo_arguments}
 ROWS: tuple[Row, ...] = (*training_rows.ROWS, *data_rows.ROWS, *ppo_rows.ROWS)
-CASES = [
-    (trainer, settings, row) for trainer in ALL for settings, rows in group_rows(ROWS, trainer) for row in rows
-]
+CASES = [(trainer, settings, row) for trainer in ALL for settings, rows in group_rows(ROWS, trainer) for row in rows]
 SAFETY = {"input": "pack rope", "answer": "rope done", "other_answer": "knife done", "safer": True, "is_safe": True}
 MISSING = """{trainer} has the key {key!r}, and no row of tests/contract/keys follows it to where it is used. Add, in
 training_rows.py, data_rows.py or ppo_rows.py:

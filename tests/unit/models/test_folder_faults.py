@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from alignment.data.sources.packing import TOKENIZER
 from alignment.errors import DataError, ModelFolderError
 from alignment.models import hub
 from alignment.models.config import DecoderConfig
@@ -18,6 +19,8 @@ from alignment.models.decoder import CausalLM
 from alignment.models.initialise import draw_weights
 from alignment.models.saving import save_model
 from alignment.models.score_model import ScoreModel, ScoreOptions
+from alignment.models.tokenizer import load_tokenizer
+from alignment.records import TokenBatch
 
 RAW = {
     "model_type": "llama",
@@ -192,8 +195,6 @@ def test_a_model_saved_inside_another_one_with_both_heads(tmp_path):
 
 
 def batch():
-    from alignment.records import TokenBatch
-
     return TokenBatch.build(list(IDS), [np.empty(0, np.int64)])
 
 
@@ -315,9 +316,6 @@ def test_a_lie_in_the_configuration_is_refused_at_once(tmp_path, keys, message):
 
 def test_random_weights_that_no_memory_holds_are_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({**RAW, "vocab_size": 2**30, "hidden_size": 2**16}))
-    from alignment.data.sources.packing import TOKENIZER
-    from alignment.models.tokenizer import load_tokenizer
-
     with pytest.raises(ModelFolderError, match="describes a model of .* GiB"):
         hub.random_causal_lm(tmp_path, seed=0, tokenizer=load_tokenizer(TOKENIZER))
 
@@ -332,3 +330,48 @@ def test_json_that_is_nested_too_deeply_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(f'{{"a": {deep}}}')
     with pytest.raises(ModelFolderError, match=r"config\.json: cannot be read as JSON"):
         hub.load_causal_lm(tmp_path)
+
+
+@pytest.fixture
+def tokenizer_folder(tmp_path):
+    """Return a function: the packing tokenizer with keys of tokenizer_config.json set."""
+    shutil.copytree(TOKENIZER, tmp_path / "tokenizer")
+    path = tmp_path / "tokenizer" / "tokenizer_config.json"
+
+    def make(**keys):
+        path.write_text(json.dumps(json.loads(path.read_text()) | keys))
+        return path.parent
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"added_tokens_decoder": {"x": {"content": "a"}}}, "'x' is no id of an added token"),
+        ({"added_tokens_decoder": {"-1": {"content": "a"}}}, "'-1' is no id of an added token"),
+        ({"added_tokens_decoder": {"9" * 5000: {"content": "a"}}}, "is no id of an added token"),
+        ({"added_tokens_decoder": [1]}, "added_tokens_decoder must be an object"),
+        ({"chat_template": 5}, "chat_template must be text, or templates by name, found 5"),
+        ({"chat_template": [5]}, "chat_template must be text"),
+        ({"chat_template": {"rag": "x"}}, "no 'default'"),
+    ],
+)
+def test_tokenizer_files_that_lie_are_refused(tokenizer_folder, keys, message):
+    with pytest.raises(ModelFolderError, match=message):
+        load_tokenizer(tokenizer_folder(**keys))
+
+
+def test_a_tokenizer_file_outside_of_the_folder_is_not_read(tokenizer_folder, tmp_path):
+    """It would be copied into everything that is saved."""
+    folder, secret = tokenizer_folder(), tmp_path / "secret"
+    secret.write_text("{{ 1 }}")
+    os.symlink(secret, folder / "chat_template.jinja")
+    with pytest.raises(ModelFolderError, match="'chat_template.jinja' leads to .*outside of the model folder"):
+        load_tokenizer(folder)
+
+
+def test_no_end_of_sequences_is_assumed():
+    """Id 2 is what transformers assumes for llama, and an ordinary token of many tokenizers."""
+    assert DecoderConfig.from_dict(RAW).eos_token_ids == ()
+    assert DecoderConfig.from_dict({**RAW, "eos_token_id": [2, 2, 5]}).eos_token_ids == (2, 5)
