@@ -132,6 +132,13 @@ class Ledger:
             "rows": [{**row._asdict(), "examples": list(row.examples)} for row in self.rows()],
         }
 
+    def restore(self, account: Mapping[str, Any]) -> None:
+        """Take the counts of ``account``, which ``as_dict`` gave; notes stay as they are."""
+        self._sizes = {dataset: dict(sizes) for dataset, sizes in account["datasets"].items()}
+        self._counts = {
+            (row["dataset"], row["reason"]): _Count(row["count"], list(row["examples"])) for row in account["rows"]
+        }
+
     def summary(self) -> str:
         """Return one line such as ``empty_answer 3, dropped_overlong 1`` (``nothing`` when empty)."""
         totals: dict[str, int] = {}

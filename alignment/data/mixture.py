@@ -46,25 +46,33 @@ class Row(NamedTuple):
     """Why the row cannot be used, whatever it is wanted for; ``sample`` is empty then."""
 
 
-def read_mixture(specs: Sequence[DatasetSpec], *, seed: int, ledger: Ledger | None = None) -> Iterator[Row]:
-    """Yield every selected row, type-checked; datasets one after the other, in the order of ``specs``.
+class Mixture:
+    """The rows of several datasets, type-checked; datasets one after the other, in the order of their specs."""
 
-    A dataset that cannot be built, holds no rows, or gives a row of a wrong type is a ``DataError``. What the datasets
-    say about how they were read becomes notes of ``ledger``.
-    """
-    sources = [_open(spec) for spec in specs]
-    for spec, source in zip(specs, sources, strict=True):
-        for note in source.notes() if ledger is not None else ():
-            ledger.add_note(spec.label, note)
-    sizes = [_checked_size(spec, source) for spec, source in zip(specs, sources, strict=True)]
-    selected = select_rows(sizes, [spec.proportion for spec in specs], seed=seed)
-    position = 0
-    for spec, source, indices in zip(specs, sources, selected, strict=True):
-        for index in indices.tolist():
-            place = Place(source, index)
-            sample, fault = _checked(source, index, place)
-            yield Row(position, spec.label, index, place, sample, fault)
-            position += 1
+    def __init__(self, specs: Sequence[DatasetSpec], *, seed: int, ledger: Ledger | None = None) -> None:
+        """Open the datasets; one that cannot be built or holds no rows is a ``DataError``.
+
+        What the datasets say about how they were read becomes notes of ``ledger``.
+        """
+        sources = [_open(spec) for spec in specs]
+        for spec, source in zip(specs, sources, strict=True):
+            for note in source.notes() if ledger is not None else ():
+                ledger.add_note(spec.label, note)
+        sizes = [_checked_size(spec, source) for spec, source in zip(specs, sources, strict=True)]
+        self._parts = list(zip(specs, sources, select_rows(sizes, [spec.proportion for spec in specs], seed=seed)))
+
+    def __len__(self) -> int:
+        return sum(len(indices) for _, _, indices in self._parts)
+
+    def __iter__(self) -> Iterator[Row]:
+        """Yield every selected row; one of a wrong type is a ``DataError``."""
+        position = 0
+        for spec, source, indices in self._parts:
+            for index in indices.tolist():
+                place = Place(source, index)
+                sample, fault = _checked(source, index, place)
+                yield Row(position, spec.label, index, place, sample, fault)
+                position += 1
 
 
 def _open(spec: DatasetSpec) -> RawDataset:

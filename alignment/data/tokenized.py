@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -12,29 +12,20 @@ import numpy as np
 
 from alignment.data.dataset_spec import Datasets, DatasetSpec, parse_datasets
 from alignment.data.encode import EncodeOptions, Encoder
-from alignment.data.ledger import BAD_ROWS, BadRow, Ledger
+from alignment.data.encoded.build import HERE, Encoding, build
+from alignment.data.encoded.chunks import Encoded
+from alignment.data.encoded.store import Sample, Store
+from alignment.data.ledger import BadRow, Ledger
 from alignment.data.mixing import split_rows
-from alignment.data.mixture import Row, read_mixture
+from alignment.data.mixture import Mixture, Row
 from alignment.data.tokenizer import Tokenizer
 from alignment.errors import DataError
 
-Sample = Mapping[str, Any]
 Collator = Callable[[Sequence[Sample]], dict[str, Any]]
 
 
-class Encoded(NamedTuple):
-    """What became of one row."""
-
-    sample: Sample | None
-    """None: the row is not used."""
-    reasons: tuple[str, ...] = ()
-    """Ledger reasons: why it is not used, or what was changed."""
-    detail: str = ""
-    """A sentence with the place, for where the reason stops the run."""
-
-
 class TokenizedDataset(ABC):
-    """A list of token id samples; everything is encoded at construction, so the ledger is complete from the start."""
+    """A list of token id samples; all rows are encoded together, so the ledger is complete as soon as there is one."""
 
     KIND: ClassVar[str]
 
@@ -42,30 +33,35 @@ class TokenizedDataset(ABC):
         self,
         datasets: Datasets,
         tokenizer: Tokenizer,
+        lazy_tokenization: bool = False,
         *,
         options: EncodeOptions | None = None,
         seed: int = 42,
         base_dir: Path | None = None,
+        encoding: Encoding = HERE,
     ) -> None:
         """Read, mix and encode ``datasets`` (see ``parse_datasets`` for the forms; relative paths: ``base_dir`` first).
 
         A row that cannot be used is counted in ``ledger`` or stops with a ``DataError``, as ``options`` say; that no
-        row is left is always an error.
+        row is left is always an error. ``lazy_tokenization``: all this happens when the dataset is first used (its
+        length, a sample, the ledger), which changes nothing else. ``encoding``: who encodes, and where that is kept.
         """
         self.tokenizer = tokenizer
         self.options = EncodeOptions() if options is None else options
         self.seed = seed
-        self.ledger = Ledger()
         self.collate = self.make_collator(tokenizer)
         self._encoder = Encoder(tokenizer, self.options.template)
-        specs = parse_datasets(datasets, base_dir=base_dir)
-        self._samples = list(self._encode_rows(read_mixture(specs, seed=seed, ledger=self.ledger)))
-        if not self._samples:
-            raise DataError(
-                f"no row of {', '.join(map(_describe, specs))} can be used for a {self.KIND} dataset: "
-                f"{self.ledger.summary()} (max_length {self.options.max_length}, max_prompt_length "
-                f"{self.options.max_prompt_length}, on_overlong {self.options.on_overlong})"
-            )
+        self._ledger = Ledger()
+        self._store, self._order = Store.pack(()), np.zeros(0, np.int64)
+        self._pending: _Pending | None = _Pending(parse_datasets(datasets, base_dir=base_dir), encoding)
+        if not lazy_tokenization:
+            self._ready()
+
+    @property
+    def ledger(self) -> Ledger:
+        """What became of every row."""
+        self._ready()
+        return self._ledger
 
     @abstractmethod
     def encode_row(self, row: Row, encoder: Encoder) -> Encoded:
@@ -79,20 +75,27 @@ class TokenizedDataset(ABC):
         """Return the rows to encode; a dataset kind may leave some out (and count them)."""
         return rows
 
+    def get_collator(self) -> Collator:
+        """Return what makes a padded batch of samples; the same as ``collate``."""
+        return self.collate
+
     def __len__(self) -> int:
-        return len(self._samples)
+        self._ready()
+        return len(self._order)
 
     def __getitem__(self, index: int) -> Sample:
-        return self._samples[index]
+        self._ready()
+        return self._store.read(self._order[index])
 
     def __iter__(self) -> Iterator[Sample]:
-        return iter(self._samples)
+        self._ready()
+        return (self._store.read(row) for row in self._order)
 
     def resize(self, size: int) -> None:
         """Repeat the samples in order, or cut them, to exactly ``size``."""
         if size < 1:
             raise DataError(f"a dataset cannot be resized to {size} rows (allowed: 1 or more)")
-        self._samples = [self._samples[index % len(self._samples)] for index in range(size)]
+        self._order = np.resize(self._order, size) if len(self) else self._order
 
     def split_train_test(
         self, split_ratio: float = 0.2, shuffle: bool = True, seed: int | None = None
@@ -102,24 +105,8 @@ class TokenizedDataset(ABC):
         train, test = (self._take(part) for part in parts)
         return train, test
 
-    def _take(self, indices: np.ndarray) -> TokenizedDataset:
-        part = copy.copy(self)
-        part._samples = [self._samples[index] for index in indices.tolist()]
-        return part
-
-    def _encode_rows(self, rows: Iterable[Row]) -> Iterator[Sample]:
-        seen: dict[tuple[str, int], Encoded] = {}
-        for row in self.choose_rows(self._count_selected(rows)):
-            key = (row.dataset, row.index)
-            if key not in seen:
-                seen[key] = self._encode(row)
-            sample, reasons, detail = seen[key]
-            self._account(row, reasons, detail)
-            if sample is not None:
-                self.ledger.add_size(row.dataset, selected=0, used=1)
-                yield sample
-
-    def _encode(self, row: Row) -> Encoded:
+    def encode(self, row: Row) -> Encoded:
+        """Encode one row as ``encode_row`` does; what is wrong with it is told with its place."""
         try:
             if row.fault is not None:
                 raise row.fault
@@ -131,17 +118,47 @@ class TokenizedDataset(ABC):
                 raise
             raise DataError(f"{row.place}: {error}") from error
 
-    def _count_selected(self, rows: Iterable[Row]) -> Iterator[Row]:
-        for row in rows:
-            self.ledger.add_size(row.dataset, selected=1, used=0)
-            yield row
+    def for_worker(self) -> TokenizedDataset | None:
+        """Return a dataset without rows for another process, which can import the package's own classes only."""
+        if not type(self).__module__.startswith(__package__):
+            return None
+        bare = copy.copy(self)
+        bare._pending, bare._ledger, bare._store = None, Ledger(), Store.pack(())
+        return bare
 
-    def _account(self, row: Row, reasons: Sequence[str], detail: str) -> None:
-        for reason in reasons:
-            if reason in BAD_ROWS and self.options.on_bad_row == "error":
-                detail = detail or f"{row.place}: {reason.replace('_', ' ')}"
-                raise DataError(f"{detail}; set on_bad_row to drop to leave it out")
-            self.ledger.add(row.dataset, reason, row.index)
+    def _take(self, indices: np.ndarray) -> TokenizedDataset:
+        part = copy.copy(self)
+        part._order = self._order[indices]
+        return part
+
+    def _ready(self) -> None:
+        """Encode all rows, unless that was done."""
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        try:
+            self._build(pending)
+        except BaseException:
+            self._pending, self._ledger = pending, Ledger()
+            raise
+
+    def _build(self, pending: _Pending) -> None:
+        mixture = Mixture(pending.specs, seed=self.seed, ledger=self._ledger)
+        setup = {"datasets": [repr(spec) for spec in pending.specs], "seed": self.seed}
+        self._store, self._order, _ = build(self, mixture, pending.encoding, setup)
+        if not len(self._order):
+            raise DataError(
+                f"no row of {', '.join(map(_describe, pending.specs))} can be used for a {self.KIND} dataset: "
+                f"{self._ledger.summary()} (max_length {self.options.max_length}, max_prompt_length "
+                f"{self.options.max_prompt_length}, on_overlong {self.options.on_overlong})"
+            )
+
+
+class _Pending(NamedTuple):
+    """What is still to be read and encoded."""
+
+    specs: list[DatasetSpec]
+    encoding: Encoding
 
 
 def _describe(spec: DatasetSpec) -> str:

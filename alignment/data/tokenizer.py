@@ -22,7 +22,12 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str: ...
 
     def apply_chat_template(
-        self, messages: Sequence[Mapping[str, Any]], *, tokenize: bool = False, add_generation_prompt: bool = True
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tokenize: bool = False,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> str: ...
 
 
@@ -37,6 +42,14 @@ class CuttingTokenizer(Protocol):
 
         None where a token lies across the place, or might: then the text before it alone has other ids.
         """
+
+
+@runtime_checkable
+class KeyedTokenizer(Protocol):
+    """A tokenizer that can tell whether another one would give other ids."""
+
+    def content_key(self) -> str:
+        """Return a text that differs where any id, special token or rendered conversation might."""
 
 
 def padding_id(tokenizer: Tokenizer) -> int:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+from tokenizers import __version__
+
 from alignment.errors import DataError, ModelFolderError
+from alignment.models import chat_template
 from alignment.models.chat_template import ChatTemplate
 from alignment.models.tokenizer_files import (
     CONFIG_FILE,
@@ -22,7 +26,11 @@ from alignment.models.tokenizer_models import FastModel, TokenizerModel
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:
     """Return the tokenizer in ``folder``; ModelFolderError names the folder and what was looked for."""
-    files = read_tokenizer_files(folder)
+    return open_tokenizer(read_tokenizer_files(folder))
+
+
+def open_tokenizer(files: TokenizerFiles) -> Tokenizer:
+    """Return the tokenizer that ``files`` hold."""
     if FAST_FILE in files.contents:
         return Tokenizer(FastModel(files), files)
     from alignment.models.sentencepiece_model import SentencePieceModel
@@ -43,6 +51,10 @@ class Tokenizer:
     def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
         """Return ``{"input_ids": ids}``; special tokens written in ``text`` become their ids."""
         return {"input_ids": self.encode(text, add_special_tokens)}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the files: processes that encode open them anew."""
+        return open_tokenizer, (self._files,)
 
     def __len__(self) -> int:
         """Return the highest id plus one, added tokens included."""
@@ -170,6 +182,20 @@ class Tokenizer:
         """
         meaning = [sorted(self._model.vocab.items()), self.bos_token, self._special.get("eos_token")]
         return hashlib.sha256(json.dumps(meaning).encode()).hexdigest()
+
+    def content_key(self) -> str:
+        """Return a hash that changes where any id or rendered conversation might.
+
+        Files, the library that reads them, this code, and today where the template writes the date.
+        """
+        template = self._files.chat_template or ""
+        parts = [__version__, date.today().isoformat() if "strftime_now" in template else "", template]
+        sources = sorted(Path(__file__).parent.glob("*token*.py")) + [Path(chat_template.__file__)]
+        contents = [*sorted(self._files.contents.items()), *((path.name, path.read_bytes()) for path in sources)]
+        digest = hashlib.sha256(json.dumps([*parts, [name for name, _ in contents]]).encode())
+        for _, content in contents:
+            digest.update(hashlib.sha256(content).digest())
+        return digest.hexdigest()
 
     def _id_of(self, name: str) -> int | None:
         token = self._special.get(name)

@@ -1,0 +1,1 @@
+"""Encoded rows: how they are packed, who encodes them, and where they are kept for the next start."""

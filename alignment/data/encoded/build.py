@@ -1,0 +1,206 @@
+"""From rows to a store: read, encode here or in other processes, account for each row, keep the result for next time."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from alignment.data.encode import EncodeOptions
+from alignment.data.encoded.cache import EncodedCache, Entry, describe_setup
+from alignment.data.encoded.chunks import Chunk, Encoded, pack_rows
+from alignment.data.encoded.pool import Batch, Pool, encode_here
+from alignment.data.encoded.store import Store
+from alignment.data.ledger import BAD_ROWS, Ledger
+from alignment.data.mixture import Mixture, Row
+from alignment.data.tokenizer import Tokenizer
+from alignment.errors import DataError
+from alignment.telemetry import log
+from alignment.telemetry.progress import Progress
+
+MANY_ROWS = 20_000
+"""From this number on other processes help, and the encoded rows are kept: fewer take a moment."""
+MOST_WORKERS = 16
+ROWS_PER_BATCH = 1000
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """Who encodes many rows (``MANY_ROWS`` and more), and where they are kept."""
+
+    num_workers: int | None = None
+    """Processes beside this one; None: one for each processor core, 0: this process alone."""
+    cache_dir: Path | None = None
+    """None: encoded rows are not kept."""
+    show_progress: bool = False
+    """True: a bar, or a line now and then where there is no terminal."""
+
+
+HERE = Encoding(num_workers=0)
+
+
+class Job(Protocol):
+    """A dataset as far as encoding needs it."""
+
+    KIND: str
+    tokenizer: Tokenizer
+    options: EncodeOptions
+    ledger: Ledger
+
+    def encode(self, row: Row) -> Encoded:
+        """Encode one row; an error names its place."""
+
+    def choose_rows(self, rows: Iterable[Row]) -> Iterable[Row]:
+        """Return the rows to encode."""
+
+    def for_worker(self) -> Any:
+        """Return what encodes the same way in another process, or None where that cannot be."""
+
+
+def build(job: Job, mixture: Mixture, encoding: Encoding, setup: dict[str, Any]) -> Entry:
+    """Return the samples of ``mixture`` and complete ``job.ledger``; ``setup`` says what the dataset is, for the cache.
+
+    The result is the same whoever encodes and whether it was kept or not. DataError where a row stops the work.
+    """
+    if len(mixture) < MANY_ROWS:
+        return _encode(job, mixture, lambda batches: encode_here(batches, job.encode), lambda num_rows: None)
+    started, hasher = time.monotonic(), hashlib.sha256()
+    rows: Iterable[Row] = _hashed(mixture, hasher)
+    cache = _open_cache(job, encoding, setup)
+    if cache is not None and cache.may_hold:
+        rows = list(rows)
+        kept = cache.load(hasher.hexdigest())
+        if kept is not None:
+            job.ledger.restore(kept.account)
+            log.info(f"{len(rows)} rows were encoded before: read from {encoding.cache_dir}")
+            return kept
+    with _run(job, encoding) as run, Progress(
+        len(mixture), f"encoding {job.KIND} rows", enabled=encoding.show_progress
+    ) as progress:
+        entry = _encode(job, rows, run, Meter(progress))
+    seconds = time.monotonic() - started
+    log.info(f"{len(mixture)} rows encoded in {seconds:.1f} s ({len(mixture) / seconds:.0f} rows/s)")
+    if cache is not None:
+        cache.save(hasher.hexdigest(), entry)
+    return entry
+
+
+class Meter:
+    """Advances the display; where there is no bar, a line now and then tells the speed and the time left."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._started = self._told = time.monotonic()
+
+    def __call__(self, num_rows: int) -> None:
+        """Count ``num_rows`` more."""
+        now, shown = time.monotonic(), {}
+        if now - self._told >= _SECONDS_BETWEEN_LINES:
+            self._told = now
+            shown = {"rows/s": f"{(self._progress.completed + num_rows) / (now - self._started):.0f}"}
+        self._progress.advance(num_rows, **shown)
+
+
+Run = Callable[[Iterable[Batch]], Iterable[tuple[Batch, Chunk]]]
+
+
+class _Outcome(NamedTuple):
+    """What became of a row of the raw data, however often it was selected."""
+
+    stored: int
+    """Its row of the store; -1: it is not used."""
+    reasons: tuple[str, ...]
+
+
+def _encode(job: Job, rows: Iterable[Row], run: Run, show: Callable[[int], None]) -> Entry:
+    known: dict[tuple[str, int], _Outcome] = {}
+    stores, order, num_stored = [], [], 0
+    chosen = job.choose_rows(_count_selected(rows, job.ledger))
+    for batch, chunk in run(_batches(chosen)):
+        stores.append(chunk.store)
+        for number, row in enumerate(batch.fresh):
+            if number == chunk.failed_at:
+                job.encode(row)
+                raise DataError(f"{row.place}: could not be encoded in another process, and could in this one")
+            is_used = bool(chunk.used[number])
+            known[row.dataset, row.index] = _Outcome(num_stored if is_used else -1, chunk.reasons.get(number, ()))
+            num_stored += is_used
+        for row in batch.rows:
+            outcome = known[row.dataset, row.index]
+            _account(job, row, outcome)
+            if outcome.stored >= 0:
+                order.append(outcome.stored)
+        show(len(batch.rows))
+    return Entry(Store.join(stores), np.array(order, np.int64), job.ledger.as_dict())
+
+
+def _batches(rows: Iterable[Row]) -> Iterator[Batch]:
+    seen: set[tuple[str, int]] = set()
+    stream = iter(rows)
+    while batch := list(islice(stream, ROWS_PER_BATCH)):
+        fresh = []
+        for row in batch:
+            if (row.dataset, row.index) not in seen:
+                seen.add((row.dataset, row.index))
+                fresh.append(row)
+        yield Batch(batch, fresh)
+
+
+def _count_selected(rows: Iterable[Row], ledger: Ledger) -> Iterator[Row]:
+    for row in rows:
+        ledger.add_size(row.dataset, selected=1, used=0)
+        yield row
+
+
+def _account(job: Job, row: Row, outcome: _Outcome) -> None:
+    for reason in outcome.reasons:
+        if reason in BAD_ROWS and job.options.on_bad_row == "error":
+            detail = job.encode(row).detail or f"{row.place}: {reason.replace('_', ' ')}"
+            raise DataError(f"{detail}; set on_bad_row to drop to leave it out")
+        job.ledger.add(row.dataset, reason, row.index)
+    if outcome.stored >= 0:
+        job.ledger.add_size(row.dataset, selected=0, used=1)
+
+
+def _hashed(rows: Iterable[Row], hasher: Any) -> Iterator[Row]:
+    """Yield ``rows`` and feed ``hasher`` with them, in blocks that do not depend on who reads them."""
+    stream = iter(rows)
+    while block := list(islice(stream, ROWS_PER_BATCH)):
+        hasher.update(pack_rows(block))
+        yield from block
+
+
+def _open_cache(job: Job, encoding: Encoding, setup: dict[str, Any]) -> EncodedCache | None:
+    if encoding.cache_dir is None:
+        return None
+    text = describe_setup(job.tokenizer, {"kind": job.KIND, "options": repr(job.options), **setup})
+    return None if text is None else EncodedCache(encoding.cache_dir, text)
+
+
+@contextmanager
+def _run(job: Job, encoding: Encoding) -> Iterator[Run]:
+    """Give what encodes batches: processes where they are wanted and the dataset can be sent to them."""
+    num_workers = encoding.num_workers
+    if num_workers is None:
+        num_workers = min(len(os.sched_getaffinity(0)), MOST_WORKERS)
+    worker = job.for_worker() if num_workers else None
+    if worker is None:
+        yield lambda batches: encode_here(batches, job.encode)
+        return
+    try:
+        pool = Pool(worker, job.encode, num_workers=num_workers)
+    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        log.info(f"rows are encoded in this process: tokenizer or dataset cannot be sent to others ({error})")
+        yield lambda batches: encode_here(batches, job.encode)
+        return
+    yield pool.encode

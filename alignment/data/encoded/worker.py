@@ -1,0 +1,39 @@
+"""One encoding process: reads packed rows on stdin, writes packed samples to stdout, ends with its parent.
+
+It imports the data layer only, and never the script that the user started.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import sys
+from typing import Any, BinaryIO
+
+from alignment.data.encoded.chunks import encode_chunk, unpack_rows
+
+
+def serve(source: BinaryIO, target: BinaryIO) -> None:
+    """Encode every message of ``source``; the first one is the dataset that knows how, without its rows."""
+    dataset: Any = pickle.load(source)
+    while True:
+        try:
+            packed: bytes = pickle.load(source)
+        except EOFError:
+            return
+        chunk = encode_chunk(dataset.encode, unpack_rows(packed))
+        pickle.dump(chunk, target, protocol=pickle.HIGHEST_PROTOCOL)
+        target.flush()
+
+
+def main() -> None:
+    """Serve the parent; what user code prints goes to stderr, and Ctrl-C is the parent's business."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    target = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    serve(sys.stdin.buffer, target)
+
+
+if __name__ == "__main__":
+    main()
