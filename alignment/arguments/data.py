@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from alignment.arguments.fields import argument, inert
+from alignment.arguments.fields import argument
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,5 +28,7 @@ class DataArguments:
     """Share of the training rows held out for evaluation when eval_datasets is not given."""
     dataloader_drop_last: bool = False
     """Leave out the last batch of an epoch when it is not full."""
-    dataloader_num_workers: int = inert(0, "rows are encoded in the training process", minimum=0)
-    """Processes that load data."""
+    dataloader_num_workers: int | None = argument(None, minimum=0, maximum=256)
+    """Processes that encode rows at the start, where there are 20,000 or more; null: one a processor core, 0: none."""
+    encoded_cache_dir: str | None = argument(None, path="output")
+    """Where such encoded rows are kept for the next start; null: encoded_rows in output_dir."""

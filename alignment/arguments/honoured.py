@@ -27,6 +27,6 @@ warmup_ratio warmup_steps weight_decay
 critic_recompute_granularity distributed_dry_run distributed_timeout eval_mode offload_level
 pipeline_parallel_degree recompute_granularity rollout_kv_memory rollout_kv_type rollout_tensor_parallel_degree
 rollout_weight_type sequence_parallel sharding sharding_parallel_degree tensor_parallel_degree use_fusemt use_native_ops
-score_before_padding value_head_prefix virtual_pp_degree
+dataloader_num_workers encoded_cache_dir score_before_padding value_head_prefix virtual_pp_degree
 """
 HONOURED: frozenset[str] = frozenset(_NAMES.split())

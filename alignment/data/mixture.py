@@ -59,7 +59,8 @@ class Mixture:
             for note in source.notes() if ledger is not None else ():
                 ledger.add_note(spec.label, note)
         sizes = [_checked_size(spec, source) for spec, source in zip(specs, sources, strict=True)]
-        self._parts = list(zip(specs, sources, select_rows(sizes, [spec.proportion for spec in specs], seed=seed)))
+        selected = select_rows(sizes, [spec.proportion for spec in specs], seed=seed)
+        self._parts = list(zip(specs, sources, selected, strict=True))
 
     def __len__(self) -> int:
         return sum(len(indices) for _, _, indices in self._parts)

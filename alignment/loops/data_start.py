@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
+from alignment.data.dataset_spec import Datasets
 from alignment.data.encode import EncodeOptions
+from alignment.data.encoded.build import Encoding
 from alignment.data.modules import load_dataset_modules
 from alignment.data.tokenized import TokenizedDataset
+from alignment.data.tokenizer import Tokenizer
 from alignment.loops.launch import Launch
+from alignment.parallel.together import Attempt, everywhere
 from alignment.telemetry import log
 from alignment.telemetry.files import replace_file
 from alignment.telemetry.tables import print_table
 
 LEDGER_FILE = "ledger.json"
+ENCODED_FOLDER = "encoded_rows"
+"""Where encoded rows are kept under ``output_dir``."""
+
+Dataset = TypeVar("Dataset", bound=TokenizedDataset)
 
 
 def encode_options(start: Launch, *, max_prompt_length: int | None = None) -> EncodeOptions:
@@ -27,6 +37,32 @@ def encode_options(start: Launch, *, max_prompt_length: int | None = None) -> En
         on_bad_row=data.on_bad_row,
         template="tokenizer" if data.chat_template == "tokenizer" else "pku",
     )
+
+
+def open_dataset(
+    start: Launch, kind: type[Dataset], datasets: Datasets, tokenizer: Tokenizer, options: EncodeOptions
+) -> Dataset:
+    """Return the encoded rows of ``datasets``; many rows are encoded by one process a host, the others read them.
+
+    What fails in one process fails in all; they wait for each other as long as ``distributed_timeout`` allows.
+    """
+    data, training, world = start.parsed.data, start.parsed.training, start.topology.world
+    hosts = world.gather_objects(socket.gethostname(), "names of the hosts")
+    is_first = hosts.index(hosts[world.index]) == world.index
+    encoding = Encoding(
+        num_workers=data.dataloader_num_workers if is_first else 0,
+        cache_dir=Path(data.encoded_cache_dir) if data.encoded_cache_dir else start.output_dir / ENCODED_FOLDER,
+        show_progress=start.topology.is_main and not training.disable_tqdm,
+    )
+
+    def build() -> Dataset:
+        common = {"seed": training.seed, "base_dir": start.parsed.base_dir}
+        return kind(datasets, tokenizer, options=options, encoding=encoding, **common)
+
+    first = Attempt(world)
+    dataset = first.run(build) if is_first else None
+    first.settle()
+    return everywhere(world, build) if dataset is None else everywhere(world, lambda: dataset)
 
 
 def register_user_datasets(start: Launch) -> None:

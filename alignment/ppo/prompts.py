@@ -11,7 +11,13 @@ from alignment.arguments.parsed import Parsed
 from alignment.data import PromptOnlyDataset, SupervisedDataset
 from alignment.data.loader import BatchLoader
 from alignment.data.tokenized import TokenizedDataset
-from alignment.loops.data_start import encode_options, register_user_datasets, report_ledgers, split_for_evaluation
+from alignment.loops.data_start import (
+    encode_options,
+    open_dataset,
+    register_user_datasets,
+    report_ledgers,
+    split_for_evaluation,
+)
 from alignment.loops.launch import Launch
 from alignment.models.tokenizer import Tokenizer
 from alignment.records import TokenBatch
@@ -70,16 +76,13 @@ def load_data(start: Launch, tokenizer: Tokenizer, plan: RowPlan) -> PPOData:
     """Read all datasets, show their ledgers and return the loaders."""
     parsed = start.parsed
     register_user_datasets(start)
-    common = {"seed": parsed.training.seed, "base_dir": parsed.base_dir}
-    prompt_options = encode_options(start, max_prompt_length=longest_prompt(parsed))
-    prompts: TokenizedDataset = PromptOnlyDataset(
-        parsed.ppo.train_datasets, tokenizer, options=prompt_options, **common
-    )
+    options = encode_options(start, max_prompt_length=longest_prompt(parsed))
+    prompts: TokenizedDataset = open_dataset(start, PromptOnlyDataset, parsed.ppo.train_datasets, tokenizer, options)
     evaluation = ptx = None
     if parsed.ppo.eval_datasets and parsed.training.evaluates:
-        evaluation = PromptOnlyDataset(parsed.ppo.eval_datasets, tokenizer, options=prompt_options, **common)
+        evaluation = open_dataset(start, PromptOnlyDataset, parsed.ppo.eval_datasets, tokenizer, options)
     if parsed.ppo.ptx_datasets and parsed.ppo.ptx_coeff:
-        ptx = SupervisedDataset(parsed.ppo.ptx_datasets, tokenizer, options=encode_options(start), **common)
+        ptx = open_dataset(start, SupervisedDataset, parsed.ppo.ptx_datasets, tokenizer, encode_options(start))
     prompts, evaluation = split_for_evaluation(start, prompts, evaluation)
     report_ledgers(start, {"train": prompts, "eval": evaluation, "ptx": ptx})
     seed = parsed.training.seed if parsed.training.data_seed is None else parsed.training.data_seed

@@ -8,7 +8,13 @@ import numpy as np
 
 from alignment.algorithms.bradley_terry import BradleyTerryHyperparameters
 from alignment.data import PreferenceDataset, SafetyPreferenceDataset
-from alignment.loops.data_start import encode_options, register_user_datasets, report_ledgers, split_for_evaluation
+from alignment.loops.data_start import (
+    encode_options,
+    open_dataset,
+    register_user_datasets,
+    report_ledgers,
+    split_for_evaluation,
+)
 from alignment.loops.dataset_run import DatasetRun
 from alignment.loops.launch import Launch, launch
 from alignment.loops.trainer_models import adopt, check_start, starting_folder, starting_tokenizer
@@ -38,11 +44,10 @@ def train_from(start: Launch) -> None:
     check_start(start, reward, folder, tokenizer)
     register_user_datasets(start)
     kind, dataset_class = PAIR_KINDS[reward.objective], DATASETS[reward.objective]
-    options = {"options": encode_options(start, max_prompt_length=parsed.data.max_prompt_len)}
-    options |= {"seed": parsed.training.seed, "base_dir": parsed.base_dir}
-    pairs = dataset_class(reward.train_datasets, tokenizer, **options)
+    options = encode_options(start, max_prompt_length=parsed.data.max_prompt_len)
+    pairs = open_dataset(start, dataset_class, reward.train_datasets, tokenizer, options)
     wanted = reward.eval_datasets if parsed.training.evaluates else None
-    held_out = dataset_class(wanted, tokenizer, **options) if wanted else None
+    held_out = open_dataset(start, dataset_class, wanted, tokenizer, options) if wanted else None
     pairs, held_out = split_for_evaluation(start, pairs, held_out)
     report_ledgers(start, {"train": pairs, "eval": held_out})
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from alignment.data import SupervisedDataset
-from alignment.loops.data_start import encode_options, register_user_datasets, report_ledgers, split_for_evaluation
+from alignment.loops.data_start import (
+    encode_options,
+    open_dataset,
+    register_user_datasets,
+    report_ledgers,
+    split_for_evaluation,
+)
 from alignment.loops.dataset_run import DatasetRun
 from alignment.loops.launch import Launch, launch
 from alignment.loops.supervised import SupervisedTask
@@ -31,11 +37,10 @@ def train_from(start: Launch) -> None:
     tokenizer = starting_tokenizer(start, folder)
     check_start(start, parsed.sft, folder, tokenizer)
     register_user_datasets(start)
-    options = {"options": encode_options(start, max_prompt_length=parsed.data.max_prompt_len)}
-    options |= {"seed": parsed.training.seed, "base_dir": parsed.base_dir}
-    rows = SupervisedDataset(parsed.sft.train_datasets, tokenizer, **options)
+    options = encode_options(start, max_prompt_length=parsed.data.max_prompt_len)
+    rows = open_dataset(start, SupervisedDataset, parsed.sft.train_datasets, tokenizer, options)
     wanted = parsed.sft.eval_datasets if parsed.training.evaluates else None
-    held_out = SupervisedDataset(wanted, tokenizer, **options) if wanted else None
+    held_out = open_dataset(start, SupervisedDataset, wanted, tokenizer, options) if wanted else None
     rows, held_out = split_for_evaluation(start, rows, held_out)
     report_ledgers(start, {"train": rows, "eval": held_out})
     placement = Placement.of(start.topology)

@@ -1,4 +1,4 @@
-"""From rows to a store: read, encode here or in other processes, account for each row, keep the result for next time."""
+"""From rows to a store: read, encode here or in other processes, account for each row, keep the result."""
 
 from __future__ import annotations
 
@@ -36,12 +36,14 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class Encoding:
-    """Who encodes many rows (``MANY_ROWS`` and more), and where they are kept."""
+    """Who encodes many rows, and where they are kept."""
 
     num_workers: int | None = None
     """Processes beside this one; None: one for each processor core, 0: this process alone."""
     cache_dir: Path | None = None
     """None: encoded rows are not kept."""
+    many: int = MANY_ROWS
+    """Fewer rows than this are encoded in this process and not kept."""
     show_progress: bool = False
     """True: a bar, or a line now and then where there is no terminal."""
 
@@ -72,7 +74,7 @@ def build(job: Job, mixture: Mixture, encoding: Encoding, setup: dict[str, Any])
 
     The result is the same whoever encodes and whether it was kept or not. DataError where a row stops the work.
     """
-    if len(mixture) < MANY_ROWS:
+    if len(mixture) < encoding.many:
         return _encode(job, mixture, lambda batches: encode_here(batches, job.encode), lambda num_rows: None)
     started, hasher = time.monotonic(), hashlib.sha256()
     rows: Iterable[Row] = _hashed(mixture, hasher)
@@ -84,9 +86,10 @@ def build(job: Job, mixture: Mixture, encoding: Encoding, setup: dict[str, Any])
             job.ledger.restore(kept.account)
             log.info(f"{len(rows)} rows were encoded before: read from {encoding.cache_dir}")
             return kept
-    with _run(job, encoding) as run, Progress(
-        len(mixture), f"encoding {job.KIND} rows", enabled=encoding.show_progress
-    ) as progress:
+    with (
+        _run(job, encoding) as run,
+        Progress(len(mixture), f"encoding {job.KIND} rows", enabled=encoding.show_progress) as progress,
+    ):
         entry = _encode(job, rows, run, Meter(progress))
     seconds = time.monotonic() - started
     log.info(f"{len(mixture)} rows encoded in {seconds:.1f} s ({len(mixture) / seconds:.0f} rows/s)")

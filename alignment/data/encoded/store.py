@@ -1,4 +1,4 @@
-"""Samples packed into a few arrays, one column a field, in memory or on disk: 300,000 dictionaries are slow and large."""
+"""Samples packed into a few arrays, one column a field, in memory or mapped from disk."""
 
 from __future__ import annotations
 
