@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from alignment.arguments.effects import refuse_unbuilt, report_effects
+from alignment.arguments.global_batches import share_global_batches
 from alignment.arguments.parsed import Parsed
 from alignment.errors import ArgumentError
 from alignment.loops.layout import resolve_layout
@@ -102,6 +103,8 @@ def launch(parsed: Parsed, *, host: str) -> Iterator[Launch]:
         device=training.device, seed=training.seed, layout=layout, timeout=parsed.parallel.distributed_timeout
     )
     refuse_unbuilt(parsed, device=topology.device, world_size=topology.world_size)
+    effects = report_effects(parsed, device=topology.device, world_size=topology.world_size)
+    parsed = share_global_batches(parsed, batch_ranks=layout.batch)
     output_dir, signals = open_output(Path(training.output_dir)), StopSignals()
     with signals.caught(), hold_output(output_dir, topology.world) as taken_over:
         log.configure(output_dir=output_dir, is_main=topology.is_main)
@@ -110,7 +113,7 @@ def launch(parsed: Parsed, *, host: str) -> Iterator[Launch]:
         store, checkpoint = _open_store(parsed, output_dir, topology)
         log.info(f"{layout} on {topology.device}; {host}")
         choose_operators(topology.world, wanted=training.use_native_ops and topology.device == "cpu")
-        for effect in report_effects(parsed, device=topology.device, world_size=topology.world_size):
+        for effect in effects:
             log.warn(str(effect))
         if offloads := describe_offload(parsed.parallel.offloaded, topology.device):
             log.warn(offloads)

@@ -21,8 +21,7 @@ def _lengths(run: Run) -> list[int]:
 
 
 def _tokenizer_folder(run: Run) -> str:
-    name = "ppo.roles.load_tokenizer" if is_ppo(run) else "loops.trainer_models.load_tokenizer"
-    return str(run.call(name)[0])
+    return str(run.call("loops.trainer_models.load_tokenizer")[0])
 
 
 def _loaded(run: Run, name: str, number: int = 0) -> str:

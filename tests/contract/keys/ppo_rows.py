@@ -44,7 +44,7 @@ def _scorer(run: Run) -> Any:
 
 
 def _critic(run: Run) -> Any:
-    return run.critic._schedule
+    return run.critic.schedule
 
 
 def _temperatures(run: Run) -> list[float]:
@@ -104,6 +104,7 @@ REWARDS = (
     _row("reward_timeout", 7.5, lambda r: _scorer(r)._call._timeout, with_=SERVER),
     _row("reward_retries", 5, lambda r: _scorer(r)._policy.retries, with_=SERVER),
     _row("on_reward_failure", "mask_group", lambda r: _scorer(r)._policy.on_failure, with_=SERVER),
+    _row("score_before_padding", True, lambda r: type(_scorer(r)._sequences).__name__, "BeforePadding", with_=MODEL),
     _row("normalize_reward", True, _normalized, (True, False), with_=EVALUATED),
 )  # fmt: skip
 

@@ -96,8 +96,8 @@ def _is_told(trainer: str, key: str, folder) -> bool:
     """Return whether eight GPUs refuse the key, or a line says that it does nothing there."""
     value = {"eval_mode": "single", "distributed_dry_run": "true"}.get(key, "2")
     argv = [part for name, text in BASE[trainer].items() for part in (f"--{name}", str(filled(text, folder)))]
-    parsed = PARSE[trainer]([*argv, "--output_dir", "out", f"--{key}", value])
     try:
+        parsed = PARSE[trainer]([*argv, "--output_dir", "out", f"--{key}", value])
         refuse_unbuilt(parsed, device="gpu", world_size=8)
     except ArgumentError as error:
         return f"{key}={value} is refused" in str(error)

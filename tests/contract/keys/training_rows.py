@@ -11,12 +11,12 @@ from tests.contract.keys.assembled import Run
 from tests.contract.keys.rows import EIGHT_ROWS, EVALUATED, Row, is_ppo, plan
 
 BEST = {**EVALUATED, "load_best_model_at_end": True, "save_strategy": "steps", "save_steps": 3}
-SEEDS = {"sft": [7] * 3, "rm": [7] * 4, "ppo": [7, 7, 7, 7, 7 + 1_000_003, 7, 7]}
+SEEDS = {"sft": [7] * 3, "rm": [7] * 4, "ppo": [7, 7, 7, 7, 7 + 1_000_003, 7]}
 PPO = ("ppo",)
 
 
 def _schedule(run: Run) -> Any:
-    return run.learner._schedule
+    return run.learner.schedule
 
 
 def _adam(run: Run) -> Any:
@@ -32,11 +32,10 @@ def _dtype_on_gpu(run: Run) -> str:
 
 
 def _seeds(run: Run) -> list[int]:
-    """Of the framework, the dataset, its order, and in PPO of answers, evaluation and updates; then of new heads."""
+    """Of the framework, the dataset, its order; in PPO of answers, evaluation and updates, else of a new score head."""
     seeds = [run.call("loops.launch.initialise")["seed"], run.dataset.seed, run.loader._seed]
     if is_ppo(run):
-        seeds += [run.loop.collector._seed, run.evaluation.seed, plan(run).seed]
-        return [*seeds, run.call("ppo.roles.load_score_model", 1)["seed"]]
+        return [*seeds, run.loop.collector._seed, run.evaluation.seed, plan(run).seed]
     return seeds + [call[1]["seed"] for call in run.given.get("rm.build.load_score_model", ())]
 
 
