@@ -34,6 +34,8 @@ def export_model(
     folder = find_in_run(source)
     if target.exists() and not overwrite:
         raise ModelFolderError(f"{target} exists already; name a new folder, or replace it with --overwrite")
+    if target.exists() and folder.resolve().is_relative_to(target.resolve()):
+        raise ModelFolderError(f"{target} holds the model that is exported and would be replaced; name another folder")
     tokenizer = load_tokenizer(folder)
     model = _load(folder, dtype)
     _refuse_bias(model, folder)

@@ -147,5 +147,5 @@ class FusedEngine:
             if needed > model.num_blocks:
                 raise UserError(
                     f"{what}; their keys and values need {needed * model.block_bytes} bytes, "
-                    f"kv_memory={settings.kv_memory} holds {model.num_blocks * model.block_bytes}"
+                    f"rollout_kv_memory={settings.kv_memory} holds {model.num_blocks * model.block_bytes}"
                 )

@@ -14,6 +14,7 @@ from alignment.data.encoded.build import Encoding
 from alignment.data.modules import load_dataset_modules
 from alignment.data.tokenized import TokenizedDataset
 from alignment.data.tokenizer import Tokenizer
+from alignment.errors import ArgumentError
 from alignment.loops.launch import Launch
 from alignment.parallel.together import Attempt, everywhere
 from alignment.telemetry import log
@@ -76,7 +77,14 @@ def split_for_evaluation(
     """Return (train, evaluation); without evaluation data ``eval_split_ratio`` holds rows out of the training data."""
     ratio = start.parsed.data.eval_split_ratio
     if evaluation is None and ratio and start.parsed.training.evaluates:
-        return train.split_train_test(ratio, seed=start.parsed.training.seed)
+        parts = train.split_train_test(ratio, seed=start.parsed.training.seed)
+        if not all(map(len, parts)):
+            kept, held_out = map(len, parts)
+            raise ArgumentError(
+                f"eval_split_ratio={ratio:g} of {len(train)} rows leaves {kept} to train and {held_out} to evaluate; both "
+                "need at least 1"
+            )
+        return parts
     return train, evaluation
 
 

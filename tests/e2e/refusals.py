@@ -37,7 +37,7 @@ def run_here(trainer: str, arguments: dict[str, Any], folder: Path, *extra: str)
     train = importlib.import_module(BUILDERS[trainer]).train
     argv = [*runs.command(trainer, arguments, folder)[1:], *extra]
     out, err, status = io.StringIO(), io.StringIO(), 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), _as_a_process(argv, folder):
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), as_a_process(argv, folder):
         try:
             run_entry(lambda rest: train(rest, host="test"))
         except SystemExit as leaving:
@@ -92,7 +92,7 @@ def write_rows(path: Path, *rows: Any) -> Path:
 
 
 @contextlib.contextmanager
-def _as_a_process(argv: list[str], folder: Path) -> Iterator[None]:
+def as_a_process(argv: list[str], folder: Path) -> Iterator[None]:
     """Set what a process of its own would have, and put it back: arguments, current folder, log, ``data`` module."""
     logger, before, data_module = logging.getLogger("alignment"), Path.cwd(), sys.modules.get("data")
     handlers, propagate, level = list(logger.handlers), logger.propagate, logger.level
