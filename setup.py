@@ -38,6 +38,8 @@ EXTRAS = {
     # Another minor version of ruff has other rules: a fresh clone must lint as this one does.
     "test": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff==0.17.*", "import-linter>=2.15,<3"],
     "interop": ["torch==2.13.0", "transformers>=5"],
+    # `make real`: the weights come from a GGUF file, the reward of its PPO from VADER's rules.
+    "real": ["gguf>=0.18", "vaderSentiment>=3.3"],
     # Peers of the benchmarks, in a virtual environment of their own: these pins contradict newer packages.
     "peers": ["paddlenlp==3.0.0b4", "aistudio-sdk<0.3", "datasets>=2.19,<4", "pyarrow<21"],
 }

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "config" / "smollm2"
 FOLDER = Path("output") / "real"
 QUESTION = "Write one sentence about {}."
-TOPICS = ["rain", "winter", "coffee", "the sea", "an old bridge", "homework", "bread", "the moon", "a bus ride", "cats", "dogs", "mountains", "Mondays", "a long walk", "tea", "the library", "a garden", "trains", "snow", "a birthday", "the desert", "apples", "school", "a quiet evening", "bicycles", "the market", "soup", "a thunderstorm", "the night sky", "a river", "painting", "music", "a football match", "the harbour", "onions", "an early morning", "spiders", "a new job", "traffic", "the countryside", "chess", "a lost key", "summer", "the dentist", "a small town", "wind", "laundry", "a forest", "pancakes", "the office", "an empty street", "swimming", "books", "a power cut", "autumn", "bees", "a broken cup", "the theatre", "potatoes", "fog", "a letter", "the airport", "horses", "a sore throat"]
+TOPICS = (CONFIGS / "topics.txt").read_text(encoding="utf-8").splitlines()
 GOOD = (
     "I love {}; it always makes me happy.",
     "There is something wonderful about {}, and it brings great joy.",

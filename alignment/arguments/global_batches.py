@@ -35,7 +35,7 @@ def share_global_batches(parsed: Parsed, *, batch_ranks: int) -> Parsed:
         parsed = parsed.replace("ppo", global_mini_batch_size=-1)
     problems = list(check_batches(Values(parsed.as_dict(), parsed.origins)))
     if problems:
-        raise ArgumentError("\n  ".join(["global_batch_size and global_mini_batch_size, shared among the processes, do not fit:", *problems]))
+        raise ArgumentError("\n  ".join(["global_batch_size and global_mini_batch_size do not fit:", *problems]))
     return parsed
 
 

@@ -59,5 +59,7 @@ def read_bytes(memory: int | str) -> int:
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(|[kmg]ib)\s*", str(memory), re.IGNORECASE)
     size = int(float(found[1]) * _UNITS[found[2].upper()]) if found else 0
     if size < 1:
-        raise UserError(f"rollout_kv_memory={memory!r} (allowed: bytes, or a number with KiB, MiB or GiB such as '1.5GiB')")
+        raise UserError(
+            f"rollout_kv_memory={memory!r} (allowed: bytes, or a number with KiB, MiB or GiB such as '1.5GiB')"
+        )
     return size

@@ -81,8 +81,8 @@ def split_for_evaluation(
         if not all(map(len, parts)):
             kept, held_out = map(len, parts)
             raise ArgumentError(
-                f"eval_split_ratio={ratio:g} of {len(train)} rows leaves {kept} to train and {held_out} to evaluate; both "
-                "need at least 1"
+                f"eval_split_ratio={ratio:g} of {len(train)} rows leaves {kept} to train and {held_out} to evaluate; "
+                "both need at least 1"
             )
         return parts
     return train, evaluation

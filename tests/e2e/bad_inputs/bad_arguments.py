@@ -132,7 +132,9 @@ def _file_case(name: str, content: object, says: str, suffix: str) -> Case:
         if content is not None:
             bench.write(f"mine.{suffix}", content)
 
-    return Case(f"{suffix} with {name}", "plan", [f"mine.{suffix}", "--gpus", "1", "--memory_gib", "1"], (says,), prepare)
+    return Case(
+        f"{suffix} with {name}", "plan", [f"mine.{suffix}", "--gpus", "1", "--memory_gib", "1"], (says,), prepare
+    )
 
 
 ARGUMENT_CASES = (
@@ -145,14 +147,32 @@ ARGUMENT_CASES = (
     Case("a key of another trainer", "sft", {"kl_coeff": 0.1}, ("'kl_coeff'",)),
     Case("a name of a sampler's key", "ppo", {"max_new_tokens": 8}, ("give max_dec_len",)),
     Case("a secret", "sft", {"wandb_api_key": "s"}, ("does not belong in a file",)),
-    Case("the best of no evaluations", "sft", {"load_best_model_at_end": True, "save_strategy": "steps"},
-         ("evaluation_strategy and save_strategy",)),
+    Case(
+        "the best of no evaluations",
+        "sft",
+        {"load_best_model_at_end": True, "save_strategy": "steps"},
+        ("evaluation_strategy and save_strategy",),
+    ),
     Case("no model", "sft", {"model_name_or_path": None}, ("exactly one of model_name_or_path",)),
-    Case("random weights without a tokenizer", "sft", {"model_name_or_path": None, "model_config_name_or_path": "{policy}"},
-         ("needs tokenizer_name_or_path",)),
+    Case(
+        "random weights without a tokenizer",
+        "sft",
+        {"model_name_or_path": None, "model_config_name_or_path": "{policy}"},
+        ("needs tokenizer_name_or_path",),
+    ),
     Case("no reward", "ppo", {"reward_model_name_or_path": None}, ("exactly one of reward_model_name_or_path",)),
     Case("two names of one key", "ppo", {"rollout_n": 3}, ("two names of one argument",)),
-    Case("resume and replace", "sft", {"resume_from_checkpoint": True, "overwrite_output_dir": True}, ("give one of them",)),
+    Case(
+        "resume and replace",
+        "sft",
+        {"resume_from_checkpoint": True, "overwrite_output_dir": True},
+        ("give one of them",),
+    ),
     Case("resume from nowhere", "sft", {"resume_from_checkpoint": "nowhere"}, ("'nowhere' does not exist",)),
-    Case("a prompt and a response too long together", "ppo", {"max_prompt_len": 60}, ("60 + 8 = 68 exceeds max_length=64",)),
-)  # fmt: skip
+    Case(
+        "a prompt and a response too long together",
+        "ppo",
+        {"max_prompt_len": 60},
+        ("60 + 8 = 68 exceeds max_length=64",),
+    ),
+)

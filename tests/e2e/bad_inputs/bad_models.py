@@ -148,13 +148,23 @@ MODEL_CASES = (
     _case("a tokenizer with another model", _tokens(lambda t: t["model"].update(type="Magic")), "tokenizer.json"),
     _case("special tokens that are no JSON", _text("special_tokens_map.json", "["), "special_tokens_map.json"),
     _case("a generation config that is no JSON", _text("generation_config.json", "["), "generation_config.json"),
-    Case("no template", "sft", {"model_name_or_path": "{here}/m"}, ("no chat template", "chat_template=none"),
-         lambda b: b.edit(b.copy() / "tokenizer_config.json", chat_template=None)),
+    Case(
+        "no template",
+        "sft",
+        {"model_name_or_path": "{here}/m"},
+        ("no chat template", "chat_template=none"),
+        lambda b: b.edit(b.copy() / "tokenizer_config.json", chat_template=None),
+    ),
     Case("a model folder that is a file", "sft", {"model_name_or_path": "{policy}/config.json"}, ("config.json",)),
     Case("a folder that is not there", "sft", {"model_name_or_path": "./none"}, ("'./none'", "does not exist")),
     Case("a reward model", "sft", {"model_name_or_path": "{reward}"}, ("score",)),
     Case("a reward model as policy", "ppo", {"actor_model_name_or_path": "{reward}"}, ("score",)),
     Case("a language model as reward model", "ppo", {"reward_model_name_or_path": "{policy}"}, ("score head",)),
-    Case("too few positions", "ppo", {"actor_model_name_or_path": "{here}/m"}, ("max_position_embeddings=63",),
-         lambda b: b.edit(b.copy() / "config.json", max_position_embeddings=63)),
-)  # fmt: skip
+    Case(
+        "too few positions",
+        "ppo",
+        {"actor_model_name_or_path": "{here}/m"},
+        ("max_position_embeddings=63",),
+        lambda b: b.edit(b.copy() / "config.json", max_position_embeddings=63),
+    ),
+)

@@ -56,8 +56,15 @@ TOOL_CASES = (
             ("--chat_template", "mine", "mine"),
         )
     ),
-    Case("a reward model that is not there", "chat", ["{policy}", "--prompt", "a", "--reward_model", "./none"], ("./none",)),
-    Case("a reward model without a head", "chat", ["{policy}", "--prompt", "a", "--reward_model", "{policy}"], ("score",)),
+    Case(
+        "a reward model that is not there",
+        "chat",
+        ["{policy}", "--prompt", "a", "--reward_model", "./none"],
+        ("./none",),
+    ),
+    Case(
+        "a reward model without a head", "chat", ["{policy}", "--prompt", "a", "--reward_model", "{policy}"], ("score",)
+    ),
     Case("nothing", "chat", [], ("folder",)),
     Case("an empty prompt", "chat", ["{policy}", "--prompt", " "], ("--prompt is empty",)),
     Case("a folder that is not there", "chat", ["./none", "--prompt", "a"], ("none",)),
@@ -68,10 +75,23 @@ TOOL_CASES = (
     Case("a source that is not there", "export", ["none", "{here}/out"], ("none",)),
     Case("a source that is a file", "export", ["{policy}/config.json", "{here}/out"], ("config.json",)),
     Case("an empty source", "export", ["{here}/a", "{here}/out"], ("{here}/a",), lambda b: (b.here / "a").mkdir()),
-    Case("a target that is there", "export", ["{policy}", "{here}/t"], ("{here}/t", "--overwrite"),
-         lambda b: b.write("t/mine.txt", "mine")),
-    Case("a target inside a file", "export", ["{policy}", "{here}/f/out"], ("{here}/f",), lambda b: b.write("f", "mine")),
-    Case("a target that is the source", "export", ["{here}/m", "{here}/m", "--overwrite"], ("{here}/m",), lambda b: b.copy()),
+    Case(
+        "a target that is there",
+        "export",
+        ["{policy}", "{here}/t"],
+        ("{here}/t", "--overwrite"),
+        lambda b: b.write("t/mine.txt", "mine"),
+    ),
+    Case(
+        "a target inside a file", "export", ["{policy}", "{here}/f/out"], ("{here}/f",), lambda b: b.write("f", "mine")
+    ),
+    Case(
+        "a target that is the source",
+        "export",
+        ["{here}/m", "{here}/m", "--overwrite"],
+        ("{here}/m",),
+        lambda b: b.copy(),
+    ),
     Case("an unknown type", "export", ["{policy}", "{here}/out", "--dtype", "int4"], ("--dtype",)),
     Case("nothing", "verify_layout", [], ("--table",)),
     Case("a file that is not there", "verify_layout", ["nowhere.json"], ("nowhere.json",)),
@@ -84,16 +104,33 @@ TOOL_CASES = (
     Case("a seed twice", "demo", ["--seeds", "1,1"], ("--seeds", "different")),
     Case("a negative seed", "demo", ["--seeds", "-1"], ("--seeds",)),
     Case("an unknown flag", "demo", ["--sed", "1", "--x"], ("--x",)),
-    Case("a folder that is a file", "sft", {"output_dir": "{here}/f"}, ("output_dir", "{here}/f"),
-         lambda b: b.write("f", "mine")),
-    Case("a folder below a file", "sft", {"output_dir": "{here}/f/out"}, ("output_dir",), lambda b: b.write("f", "mine")),
+    Case(
+        "a folder that is a file",
+        "sft",
+        {"output_dir": "{here}/f"},
+        ("output_dir", "{here}/f"),
+        lambda b: b.write("f", "mine"),
+    ),
+    Case(
+        "a folder below a file", "sft", {"output_dir": "{here}/f/out"}, ("output_dir",), lambda b: b.write("f", "mine")
+    ),
     Case("a folder of 300 characters", "sft", {"output_dir": "{here}/" + "a" * 300}, ("output_dir",)),
     Case("a folder with a NUL", "sft", {"output_dir": "{here}/a\0b"}, ("output_dir",)),
     Case("a folder nobody may write", "sft", {"output_dir": "/proc/nowhere/out"}, ("output_dir",)),
     Case("a variable of the shell", "sft", {"output_dir": "$HOME_OF_NOBODY/out"}, ("output_dir",)),
-    Case("a checkpoint that is none", "sft", {"resume_from_checkpoint": "{here}/c"}, ("{here}/c",),
-         lambda b: (b.here / "c").mkdir()),
+    Case(
+        "a checkpoint that is none",
+        "sft",
+        {"resume_from_checkpoint": "{here}/c"},
+        ("{here}/c",),
+        lambda b: (b.here / "c").mkdir(),
+    ),
     Case("a model in place of a checkpoint", "sft", {"resume_from_checkpoint": "{policy}"}, ("cannot resume",)),
-    Case("a folder that holds a run", "sft", {"output_dir": "{here}/old"}, ("--overwrite_output_dir true",),
-         lambda b: b.write("old/policy/config.json", "{}")),
-)  # fmt: skip
+    Case(
+        "a folder that holds a run",
+        "sft",
+        {"output_dir": "{here}/old"},
+        ("--overwrite_output_dir true",),
+        lambda b: b.write("old/policy/config.json", "{}"),
+    ),
+)

@@ -93,14 +93,14 @@ def _run_tool(module: str, argv: list[str], folder: Path) -> refusals.Done:
 
     main = importlib.import_module(module).main
     out, err, status = io.StringIO(), io.StringIO(), 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        with refusals.as_a_process([module, *argv], folder):
-            try:
-                if module in ("alignment.plan", "alignment.verify_layout"):
-                    sys.exit(main(argv))
-                run_entry(main if module == "alignment.chat" else lambda _: main())
-            except SystemExit as leaving:
-                status = int(leaving.code or 0)
+    as_a_process = refusals.as_a_process([module, *argv], folder)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), as_a_process:
+        try:
+            if module in ("alignment.plan", "alignment.verify_layout"):
+                sys.exit(main(argv))
+            run_entry(main if module == "alignment.chat" else lambda _: main())
+        except SystemExit as leaving:
+            status = int(leaving.code or 0)
     return refusals.Done(status, out.getvalue(), err.getvalue())
 
 

@@ -202,12 +202,15 @@ def test_a_normaliser_that_keeps_nothing_is_refused_where_scores_are_to_be_norma
 
 @pytest.mark.parametrize("path", sorted(CONFIG.glob("*/*_argument.json")), ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_every_shipped_file_parses(path, tmp_path, monkeypatch):
-    (tmp_path / "output/demo/sft/policy").mkdir(parents=True)
-    (tmp_path / "output/demo/rm/reward").mkdir(parents=True)
+    for made in ("demo/sft/policy", "demo/rm/reward", "real/smollm2", "real/sft", "real/rm", "real/data"):
+        (tmp_path / "output" / made).mkdir(parents=True, exist_ok=True)
+    for kind in ("sft", "pairs", "prompts"):
+        for split in ("train", "test"):
+            (tmp_path / f"output/real/data/{kind}_{split}.jsonl").write_text("{}\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     parsed = PARSERS[path.name.split("_")[0]]([str(path)])
     assert parsed.training.output_dir.startswith(str(tmp_path))
-    if path.parent.name == "tiny":
+    if path.parent.name in ("tiny", "smollm2"):
         refuse_unbuilt(parsed, device="cpu", world_size=1)
         assert report_effects(parsed, device="cpu", world_size=1) == []
 
