@@ -111,6 +111,8 @@ def _to_number(raw: Any) -> int | float | None:
 def _coerce_text(raw: Any) -> str:
     if not isinstance(raw, str) or not raw.strip():
         raise ValueError(f"expected text, got {raw!r}")
+    if "\0" in raw:
+        raise ValueError(f"expected text without NUL, got {raw!r}")
     return raw
 
 

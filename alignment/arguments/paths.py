@@ -5,6 +5,7 @@ On the command line the order is the other way round; outputs always go to the c
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,9 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9][\w.\-]*)?")
 
 _DATA_PATH = re.compile(r"^(\.{1,2}/|/|~)|\.(jsonl?|parquet|csv|arrow)(\.(gz|bz2|xz|zst))?$")
 """What cannot be the name of a registered dataset: an explicit path, or the name of a data file."""
+
+_LONGEST_SHOWN = 300
+"""Characters of a path in a message."""
 
 
 def resolve_input_path(value: str, base_dir: Path, kind: str) -> Path:
@@ -41,11 +45,16 @@ def _first_existing(value: str, folders: Sequence[Path], kind: str) -> Path:
     tried: list[Path] = []
     for folder in folders:
         path = (folder / Path(value).expanduser()).resolve()
-        if path.exists():
+        if os.path.exists(path):
             return path
         if path not in tried:
             tried.append(path)
-    raise ArgumentError(f"{kind} {value!r} does not exist; tried {' and '.join(map(str, tried))}")
+    shown, places = _cut(repr(value)), " and ".join(_cut(str(path)) for path in tried)
+    raise ArgumentError(f"{kind} {shown} does not exist; tried {places}")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}... ({len(text)} characters)"
 
 
 def _resolve_model(value: str, folders: Sequence[Path], kind: str = "model folder") -> str:
@@ -94,6 +103,9 @@ def _resolve_function(value: str, folders: Sequence[Path]) -> str:
 
 
 def _resolve_output(value: str, folders: Sequence[Path]) -> str:
+    variable = re.search(r"\$\{?[A-Za-z_]\w*\}?", value)
+    if variable:
+        raise ArgumentError(f"{value!r} holds {variable[0]}, which only a shell fills in; write the folder itself")
     return str((Path.cwd() / Path(value).expanduser()).absolute())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,7 +60,7 @@ def open_output(folder: Path) -> Path:
     try:
         make_folder(folder)
     except OSError as error:
-        reason = "it is a file" if folder.is_file() else error.strerror or str(error)
+        reason = "it is a file" if os.path.isfile(folder) else error.strerror or str(error)
         raise ArgumentError(
             f"output_dir={folder} cannot be used: {reason}; name a folder that can be written"
         ) from error
@@ -115,6 +116,7 @@ def launch(parsed: Parsed, *, host: str) -> Iterator[Launch]:
         choose_operators(topology.world, wanted=training.use_native_ops and topology.device == "cpu")
         for effect in effects:
             log.warn(str(effect))
+        parsed = share_global_batches(parsed, batch_ranks=layout.batch)
         if offloads := describe_offload(parsed.parallel.offloaded, topology.device):
             log.warn(offloads)
         if topology.is_main:

@@ -73,7 +73,7 @@ def read_tokenizer_files(folder: str | Path) -> TokenizerFiles:
         raise ModelFolderError(f"{root}: no tokenizer: looked for {FAST_FILE} and {SENTENCEPIECE_FILE}, found {found}")
     config = _read_object(root, contents, CONFIG_FILE)
     special, extra = _special_tokens(config, _read_object(root, contents, SPECIAL_MAP_FILE))
-    listed = _listed_tokens(config, _read_object(root, contents, ADDED_FILE))
+    listed = _listed_tokens(root, config, _read_object(root, contents, ADDED_FILE))
     return TokenizerFiles(
         folder=root,
         contents=contents,
@@ -135,18 +135,18 @@ def _extra(value: Any) -> Iterator[AddedToken]:
             yield token
 
 
-def _listed_tokens(config: Mapping[str, Any], added: Mapping[str, Any]) -> list[AddedToken]:
+def _listed_tokens(root: Path, config: Mapping[str, Any], added: Mapping[str, Any]) -> list[AddedToken]:
     """Return the tokens listed with their ids."""
     decoder = config.get("added_tokens_decoder") or {}
     if not isinstance(decoder, Mapping):
-        raise ModelFolderError(f"{CONFIG_FILE}: added_tokens_decoder must be an object, found {decoder!r:.80}")
-    listed = [_token(value, id=_id(number, CONFIG_FILE)) for number, value in decoder.items()]
+        raise ModelFolderError(f"{root / CONFIG_FILE}: added_tokens_decoder must be an object, found {decoder!r:.80}")
+    listed = [_token(value, id=_id(number, root / CONFIG_FILE)) for number, value in decoder.items()]
     known = {token.content for token in listed if token is not None}
-    listed += [AddedToken(text, _id(number, ADDED_FILE)) for text, number in added.items() if text not in known]
+    listed += [AddedToken(text, _id(number, root / ADDED_FILE)) for text, number in added.items() if text not in known]
     return sorted((token for token in listed if token is not None), key=lambda token: token.id)
 
 
-def _id(value: Any, place: str) -> int:
+def _id(value: Any, place: Path) -> int:
     """Return the id of an added token."""
     text = str(value)
     if not (text.isascii() and text.isdecimal() and len(text) <= 10 and int(text) < _LARGEST_ID):

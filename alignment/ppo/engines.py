@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from alignment.arguments.parsed import Parsed
+from alignment.errors import ArgumentError
 from alignment.generation.eager_engine import EagerEngine
 from alignment.generation.engine import Engine, GenerationOptions
 from alignment.generation.fused_engine import FusedEngine, fused_engine_unavailable
@@ -88,6 +89,9 @@ def fused_settings(parsed: Parsed, config: DecoderConfig, place: EnginePlace, *,
 def generation_options(parsed: Parsed, roles: Roles, *, sample: bool) -> GenerationOptions:
     """Return the sampling options; a response ends at an end token, a given stop id, or the length limits."""
     generation, data = parsed.generation, parsed.data
+    known = roles.policy.config.vocab_size
+    if unknown := [token for token in generation.stop_token_ids if token >= known]:
+        raise ArgumentError(f"stop_token_ids={unknown[0]} is no token of the policy (allowed: 0 to {known - 1})")
     stops = dict.fromkeys((*sequence_ends(roles.policy.config, roles.tokenizer), *generation.stop_token_ids))
     return GenerationOptions(
         max_new_tokens=generation.max_dec_len or data.max_length - 1,

@@ -143,6 +143,8 @@ ARGUMENT_CASES = (
     *_cases("rm", RM_VALUES),
     *(_file_case(name, *pair, "json") for name, pair in FILES.items()),
     *(_file_case(name, *pair, "yaml") for name, pair in YAML_FILES.items()),
+    Case("a path of 5000 characters", "sft", {"model_name_or_path": "./" + "a" * 5000}, ("does not exist",)),
+    Case("a path with a NUL", "sft", {"model_name_or_path": "a\0b"}, ("without NUL",)),
     Case("a misspelt key", "sft", {"learning_rat": 1}, ("'learning_rat'", "did you mean 'learning_rate'")),
     Case("a key of another trainer", "sft", {"kl_coeff": 0.1}, ("'kl_coeff'",)),
     Case("a name of a sampler's key", "ppo", {"max_new_tokens": 8}, ("give max_dec_len",)),

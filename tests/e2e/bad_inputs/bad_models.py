@@ -117,7 +117,7 @@ MODEL_CASES = (
     _case("an index of missing shards", _index(**{UP: "model-00001-of-00002.safetensors"}), "model-00001-of-00002"),
     _case("an index that is no JSON", lambda f: (_index()(f), _text(f"{WEIGHTS}.index.json", "{")(f)), "index.json"),
     _case("an adapter alone", _only("adapter_config.json", "adapter_model.safetensors"), "adapter"),
-    _case("an empty folder", _only(), "no tokenizer"),
+    _case("an empty folder", _only(), "config.json: no such file"),
     _case("a hostile pickle", _pickle, "model_state.pdparams"),
     _case("a pickle that is none", lambda f: (_pickle(f), (f / "model_state.pdparams").write_bytes(b"abc"))),
     _case("a config that is no JSON", _text("config.json", "{"), "config.json"),
@@ -133,7 +133,6 @@ MODEL_CASES = (
     _config("a yarn factor that is text", "factor", rope_scaling={"rope_type": "yarn", "factor": "x"}),
     _config("a smaller vocabulary than the tokenizer's", "vocabulary", vocab_size=8),
     _config("a vocabulary the weights do not have", "embed_tokens", "[1000, 32]", vocab_size=1000),
-    _config("an end token outside of the vocabulary", "eos_token_id", eos_token_id=10**6),
     _config("dropout of another planet", "intermediate_size", intermediate_size=-4),
     _config("a width of NaN", "hidden_size", hidden_size=float("nan")),
     _tokenizer("a template that is a number", "chat_template", chat_template=3),
@@ -142,7 +141,9 @@ MODEL_CASES = (
     _tokenizer("a template that divides by zero", "division", chat_template="{{ 1 // 0 }}"),
     _tokenizer("a template that reaches for Python", chat_template="{{ ''.__class__.__mro__ }}"),
     _case("no end token", _no_end_token, "eos_token"),
-    _tokenizer("an added token with a bad id", "added_tokens_decoder", added_tokens_decoder={"x": {"content": "<a>"}}),
+    _tokenizer(
+        "an added token with a bad id", "tokenizer_config.json", "'x'", added_tokens_decoder={"x": {"content": "<a>"}}
+    ),
     _case("a tokenizer that is no JSON", _text("tokenizer.json", "{"), "tokenizer.json"),
     _case("a tokenizer without a model", _text("tokenizer.json", "{}"), "tokenizer.json"),
     _case("a tokenizer with another model", _tokens(lambda t: t["model"].update(type="Magic")), "tokenizer.json"),
