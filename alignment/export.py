@@ -20,11 +20,17 @@ TOLERANCE = 0.0
 
 
 def export_model(
-    source: Path, target: Path, *, dtype: str, layout: str = "huggingface", overwrite: bool = False
+    source: Path,
+    target: Path,
+    *,
+    dtype: str,
+    layout: str = "huggingface",
+    overwrite: bool = False,
+    head_prefix: str | None = None,
 ) -> dict[str, Any]:
     """Write ``target``, reload it and compare; nothing appears under ``target`` unless the logits are the same.
 
-    ``layout`` of ``FORMATS`` says for whom.
+    ``layout`` of ``FORMATS`` says for whom; ``head_prefix`` is the name of an unusual score head.
     Returns what the table shows. bfloat16 rounds the weights first, so the comparison stays exact.
     """
     from alignment.models.hub import find_in_run
@@ -37,7 +43,7 @@ def export_model(
     if target.exists() and folder.resolve().is_relative_to(target.resolve()):
         raise ModelFolderError(f"{target} holds the model that is exported and would be replaced; name another folder")
     tokenizer = load_tokenizer(folder)
-    model = _load(folder, dtype)
+    model = _load(folder, dtype, head_prefix)
     _refuse_bias(model, folder)
     with write_folder(target) as aside:
         _save(aside, model, tokenizer, layout)
@@ -64,15 +70,12 @@ def _save(folder: Path, model: Any, tokenizer: Tokenizer, layout: str) -> None:
         save_model(folder, model, tokenizer)
 
 
-def _load(folder: Path, dtype: str) -> Any:
-    from alignment.models.config import read_config_dict
-    from alignment.models.hub import load_causal_lm, load_score_model
+def _load(folder: Path, dtype: str, head_prefix: str | None = None) -> Any:
+    from alignment.models.hub import holds_score_model, load_causal_lm, load_score_model
 
-    is_score = any(
-        "SequenceClassification" in name or "ForScore" in name
-        for name in read_config_dict(folder).get("architectures") or []
-    )
-    return load_score_model(folder, dtype=dtype) if is_score else load_causal_lm(folder, dtype=dtype)
+    if holds_score_model(folder, head_prefix=head_prefix):
+        return load_score_model(folder, dtype=dtype, head_prefix=head_prefix)
+    return load_causal_lm(folder, dtype=dtype)
 
 
 def _refuse_bias(model: Any, folder: Path) -> None:
@@ -124,8 +127,16 @@ def main() -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace TARGET if it exists")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the written weights")
     parser.add_argument("--format", choices=FORMATS, default="huggingface", help="whose classes shall open the folder")
+    parser.add_argument("--value_head_prefix", help="name of a score head that is none of the usual ones")
     given = parser.parse_args()
-    facts = export_model(given.source, given.target, dtype=given.dtype, layout=given.format, overwrite=given.overwrite)
+    facts = export_model(
+        given.source,
+        given.target,
+        dtype=given.dtype,
+        layout=given.format,
+        overwrite=given.overwrite,
+        head_prefix=given.value_head_prefix,
+    )
     print_table("exported and read back", ["", "value"], list(facts.items()))
 
 

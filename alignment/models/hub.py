@@ -99,6 +99,16 @@ def load_causal_lm(
     return model
 
 
+def holds_score_model(folder: Path, *, head_prefix: str | None = None) -> bool:
+    """Return whether a model folder is a score model: by its class's name, else by the heads that its files hold."""
+    config = DecoderConfig.read(folder)
+    names = config.raw.get("architectures")
+    if isinstance(names, list) and any("SequenceClassification" in str(name) for name in names):
+        return True
+    found = find_weights(folder, config, head_prefix=head_prefix)
+    return "score.weight" in found and LM_HEAD not in found
+
+
 def load_score_model(
     path: str | Path,
     *,

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import paddle
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from alignment import export
 from alignment.errors import UserError
@@ -151,3 +152,32 @@ def test_the_command_prints_what_it_did(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["alignment.export", str(run), str(tmp_path / "out")])
     export.main()
     assert "largest logit difference" in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize(("head", "key"), [("score_head", None), ("my.judge", "my.judge")])
+def test_a_score_model_of_another_suite_is_known_by_its_head(head, key, run, tmp_path, tokenizer):
+    """Its class has a name of its own; the export is a sequence classification model with the same scores."""
+    model = save_reward(tmp_path / "theirs", tokenizer)
+    tensors = load_file(str(tmp_path / "theirs" / "model.safetensors"))
+    tensors[f"{head}.weight"] = tensors.pop("score.weight")
+    save_file(tensors, str(tmp_path / "theirs" / "model.safetensors"))
+    path = tmp_path / "theirs" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"architectures": ["SomebodysRewardModel"]}))
+    export.export_model(tmp_path / "theirs", tmp_path / "out", dtype="float32", head_prefix=key)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["architectures"] == [
+        "Qwen2ForSequenceClassification"
+    ]
+    np.testing.assert_array_equal(
+        hub.load_score_model(tmp_path / "out").score.weight.numpy(), model.score.weight.numpy()
+    )
+
+
+def test_settings_of_generation_and_all_ends_are_exported(run, tmp_path):
+    path = run / "policy" / "generation_config.json"
+    path.write_text(json.dumps({"eos_token_id": [7], "temperature": 0.6, "top_p": 0.9, "repetition_penalty": 1.1}))
+    export.export_model(run, tmp_path / "out", dtype="float32")
+    written = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert (written["temperature"], written["top_p"], written["repetition_penalty"]) == (0.6, 0.9, 1.1)
+    assert (
+        written["eos_token_id"] == json.loads((tmp_path / "out" / "config.json").read_text())["eos_token_id"] == [2, 7]
+    )
