@@ -63,6 +63,8 @@ class Case(NamedTuple):
     """Tensor-parallel processes whose parts are saved."""
     protocol: int = 4
     dtype: str = "float32"
+    spread: float = 0.3
+    """Standard deviation of the weights."""
 
 
 CASES = {
@@ -121,7 +123,7 @@ def build_model(case: Case) -> paddle.nn.Layer:
     model = make_model(config)
     generator = np.random.default_rng(0)
     for name, parameter in model.named_parameters():
-        values = generator.normal(1.0 if "norm" in name else 0.0, 0.3, parameter.shape)
+        values = generator.normal(1.0 if "norm" in name else 0.0, case.spread, parameter.shape)
         parameter.set_value(paddle.to_tensor(values.astype("float32")).astype(case.dtype).astype("float32"))
     model.eval()
     return model

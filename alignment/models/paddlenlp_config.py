@@ -29,6 +29,8 @@ FAMILIES = ("llama", "mistral", "qwen2")
 """Those that PaddleNLP has a model for."""
 UNTIED_FAMILIES = ("mistral",)
 """Those whose model in PaddleNLP ignores ``tie_word_embeddings`` and has a head of its own."""
+_ZEROED_FAMILIES = ("mistral",)
+"""Those whose model in PaddleNLP embeds the token ``pad_token_id`` as zeros, wherever it stands."""
 _FORMAT_VERSION = "3.0.0b4"
 """The version of PaddleNLP whose files are written."""
 _FOREIGN_KEYS = ("transformers_version", "auto_map", "rope_parameters", "rope_scaling", "head_dim", "attention_bias",
@@ -93,6 +95,8 @@ def to_paddlenlp(raw: Mapping[str, Any], *, head_dim: int, place: str) -> dict[s
     kept = {name: value for name, value in raw.items() if name not in _FOREIGN_KEYS} | rope
     if family in UNTIED_FAMILIES:
         kept["tie_word_embeddings"] = False
+    if family in _ZEROED_FAMILIES:
+        kept["pad_token_id"] = None
     return {**kept, VERSION_KEY: _FORMAT_VERSION}
 
 

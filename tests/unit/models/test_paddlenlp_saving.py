@@ -86,6 +86,12 @@ def test_a_tied_mistral_gets_a_head_because_paddlenlp_does_not_tie_it(tmp_path, 
     assert json.loads((tmp_path / "config.json").read_text())["tie_word_embeddings"] is False
 
 
+def test_the_padding_token_of_a_mistral_is_not_named_because_paddlenlp_would_embed_it_as_zeros(tmp_path, tokenizer):
+    save_paddlenlp(tmp_path, build({**RAW, "model_type": "mistral", "pad_token_id": 0}), tokenizer)
+    assert json.loads((tmp_path / "config.json").read_text())["pad_token_id"] is None
+    assert json.loads((tmp_path / "generation_config.json").read_text())["pad_token_id"] == 0
+
+
 def test_a_window_that_paddlenlp_ignores_is_said(tmp_path, tokenizer, caplog):
     save_paddlenlp(tmp_path, build({**RAW, "model_type": "mistral", "sliding_window": 4}), tokenizer)
     assert "PaddleNLP ignores sliding_window; rows of over 4 tokens" in caplog.text
