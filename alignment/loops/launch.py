@@ -18,7 +18,8 @@ from alignment.loops.run_start import open_checkpoint
 from alignment.ops.native.library import find_core
 from alignment.ops.selection import native_ops_enabled, use_native_ops
 from alignment.parallel.group import Group
-from alignment.parallel.initialise import initialise, read_world
+from alignment.parallel.initialise import initialise
+from alignment.parallel.meeting import read_world
 from alignment.parallel.stop_signals import StopSignals
 from alignment.parallel.topology import Topology
 from alignment.telemetry import log

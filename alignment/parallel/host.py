@@ -1,5 +1,5 @@
 """What has to be set in this process before Paddle is imported;
-with ``initialise.py`` the only reader of the environment.
+with ``initialise.py`` and ``meeting.py`` the only reader of the environment.
 
 Paddle's CPU wheel brings an old MKL that takes a slow path on AMD processors, and returns large tensors to the
 system so that each use faults them in again. Both cost several times the arithmetic and are cured from here.

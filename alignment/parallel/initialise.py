@@ -1,4 +1,7 @@
-"""Start of a process: device, seed and place among the ranks. With ``host.py``, the only reader of the environment."""
+"""Start of a process: device, seed and place among the ranks.
+
+With ``host.py`` and ``meeting.py``, the only reader of the environment.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,8 @@ from alignment.errors import UserError
 from alignment.parallel.group import ALONE, Group, Link
 from alignment.parallel.guard import DEFAULT_LIMIT, Guard
 from alignment.parallel.layout import ONE_PROCESS, Layout
+from alignment.parallel.meeting import meeting, read_world
 from alignment.parallel.topology import Topology, describe_rank
-
-
-def read_world() -> tuple[int, int]:
-    """Return (world size, rank) as ``paddle.distributed.launch`` states them."""
-    return int(os.environ.get("PADDLE_TRAINERS_NUM", "1")), int(os.environ.get("PADDLE_TRAINER_ID", "0"))
 
 
 def initialise(
@@ -46,7 +45,10 @@ def initialise(
     paddle.set_device(name)
     seed_everything(seed)
     kind = "gpu" if name.startswith("gpu") else "cpu"
-    return Topology(device=kind) if world_size == 1 else _join(kind, layout, rank, timeout)
+    if world_size == 1:
+        return Topology(device=kind)
+    with meeting(describe_rank(rank, layout), limit=timeout):
+        return _join(kind, layout, rank, timeout)
 
 
 @cache
