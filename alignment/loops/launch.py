@@ -117,7 +117,6 @@ def launch(parsed: Parsed, *, host: str) -> Iterator[Launch]:
         choose_operators(topology.world, wanted=training.use_native_ops and topology.device == "cpu")
         for effect in effects:
             log.warn(str(effect))
-        parsed = share_global_batches(parsed, batch_ranks=layout.batch)
         if offloads := describe_offload(parsed.parallel.offloaded, topology.device):
             log.warn(offloads)
         if topology.is_main:
