@@ -27,6 +27,8 @@ from alignment.parallel.parts import Part
 from alignment.telemetry import log
 
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+DESCRIPTIONS = ("*.json", "*.model", "*.jinja", "merges.txt")
+"""Files of a model on the hub beside its weights."""
 SCORE_HEAD = ("score.weight", "score.bias")
 LM_HEAD = "lm_head.weight"
 RUN_MODELS = ("policy", "reward", "value")
@@ -47,14 +49,22 @@ def resolve_model_folder(name_or_path: str | Path, *, parts: Sequence[str] = RUN
     if not HUB_NAME.fullmatch(name_or_path):
         raise ModelFolderError(f"model {name_or_path!r}: no such folder (looked for {folder.absolute()})")
     try:
-        from huggingface_hub import snapshot_download
-
-        return Path(snapshot_download(name_or_path, allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja"]))
+        return _fetch(name_or_path)
     except Exception as error:
         raise ModelFolderError(
             f"model {name_or_path!r}: no such folder (looked for {folder.absolute()}), and not fetched from the hub "
             f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'})"
         ) from error
+
+
+def _fetch(name: str) -> Path:
+    """Return the folder of a download; pickled weights are fetched only where there are no safetensors."""
+    from huggingface_hub import snapshot_download
+
+    folder = Path(snapshot_download(name, allow_patterns=[*DESCRIPTIONS, "*.safetensors"]))
+    if not any(folder.glob("*.safetensors")):
+        snapshot_download(name, allow_patterns=["*.bin", "*.pdparams"])
+    return folder
 
 
 def resolve_tokenizer_folder(name_or_path: str) -> Path:

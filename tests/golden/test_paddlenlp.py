@@ -14,7 +14,7 @@ from alignment.errors import ModelFolderError
 from alignment.models.config import DecoderConfig
 from alignment.models.folders.weight_files import find_weight_files
 from alignment.models.folders.weights import find_weights
-from alignment.models.hub import load_causal_lm, load_score_model
+from alignment.models.hub import holds_score_model, load_causal_lm, load_score_model
 from alignment.models.placement import Placement
 from alignment.models.saving import save_model
 from alignment.parallel.group import Group
@@ -60,6 +60,39 @@ def test_scores_are_those_of_paddlenlp():
     model.eval()
     batch = TokenBatch.build(list(ids), [np.empty(0, np.int64)])
     np.testing.assert_allclose(model.read_end_scores(batch).numpy(), expected.ravel(), atol=1e-5)
+
+
+@pytest.mark.parametrize("degree", [1, 2])
+def test_a_reward_model_of_its_rlhf_scripts_is_read_with_its_statistics(tmp_path, degree):
+    """``Qwen2ModelForScore``: the same decoder, a head of another name, and statistics as tensors."""
+    ids, expected = outputs(SCORE)
+    folder = shutil.copytree(FOLDERS / SCORE, tmp_path / "model")
+    state = paddle.load(str(folder / "model_state.pdparams"), return_numpy=True)
+    state["score_head.weight"] = state.pop("score.weight")
+    numbers = {"mean": np.float32([0.5]), "var": np.float32([4.0]), "count": np.int64([9])}
+    state |= {f"normalizer.{name}": value for name, value in numbers.items()}
+    (folder / "model_state.pdparams").unlink()
+    for rank in range(degree):
+        name = "model_state.pdparams" if degree == 1 else f"model_state.tp0{rank}.pdparams"
+        paddle.save({key: cut(key, value, degree, rank) for key, value in state.items()}, str(folder / name))
+    path = folder / "config.json"
+    config = {**json.loads(path.read_text()), "architectures": ["Qwen2ModelForScore"], "score_type": "reward"}
+    path.write_text(json.dumps({**config, "do_normalize": True, "normalizer_type": "RunningMeanStd", "bias": False}))
+    assert holds_score_model(folder)
+    model = load_score_model(folder)
+    model.eval()
+    scores = model.read_end_scores(TokenBatch.build(list(ids), [np.empty(0, np.int64)]))
+    normalized = model.apply_normalization(scores).numpy()
+    np.testing.assert_allclose(normalized, (expected.ravel() - 0.5) / 2, atol=1e-5)
+
+
+def cut(name, value, degree, rank):
+    """Return the part of a process as PaddleNLP cuts it: columns, rows, or all."""
+    is_column = name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight", "gate_proj.weight", "up_proj.weight"))
+    is_row = name.endswith(("o_proj.weight", "down_proj.weight", "embed_tokens.weight"))
+    if is_column or name.endswith(("q_proj.bias", "k_proj.bias", "v_proj.bias")):
+        return np.array_split(value, degree, axis=-1)[rank]
+    return np.array_split(value, degree)[rank] if is_row else value
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,21 @@ def test_a_damaged_file_is_named(tmp_path, damage, message):
     assert str(tmp_path) in str(error.value)
 
 
+@pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
+def test_pickled_weights_are_fetched_only_where_there_are_no_others(tmp_path, monkeypatch, weights):
+    asked = []
+
+    def download(name, allow_patterns):
+        asked.append(allow_patterns)
+        (tmp_path / weights).touch()
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert hub.resolve_model_folder("some/model") == tmp_path
+    assert {"*.safetensors", "merges.txt"} <= set(asked[0]) and "*.bin" not in asked[0]
+    assert asked[1:] == ([] if weights == "model.safetensors" else [["*.bin", "*.pdparams"]])
+
+
 def test_a_file_under_the_name_of_another_format_is_refused(tmp_path):
     save_model(tmp_path, _causal(), None)
     (tmp_path / "model.safetensors").rename(tmp_path / "model_state.pdparams")
