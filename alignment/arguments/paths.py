@@ -44,13 +44,21 @@ def resolve_dataset_spec(spec: str, base_dir: Path) -> str:
 def _first_existing(value: str, folders: Sequence[Path], kind: str) -> Path:
     tried: list[Path] = []
     for folder in folders:
-        path = (folder / Path(value).expanduser()).resolve()
+        path = (folder / _expand(value)).resolve()
         if os.path.exists(path):
             return path
         if path not in tried:
             tried.append(path)
     shown, places = _cut(repr(value)), " and ".join(_cut(str(path)) for path in tried)
     raise ArgumentError(f"{kind} {shown} does not exist; tried {places}")
+
+
+def _expand(value: str) -> Path:
+    """Return ``value`` as a path with ``~`` filled in; ArgumentError where it cannot be one."""
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        raise ArgumentError(f"{_cut(repr(value))} begins with a home folder that is not known here") from None
 
 
 def _cut(text: str) -> str:
@@ -106,7 +114,9 @@ def _resolve_output(value: str, folders: Sequence[Path]) -> str:
     variable = re.search(r"\$\{?[A-Za-z_]\w*\}?", value)
     if variable:
         raise ArgumentError(f"{value!r} holds {variable[0]}, which only a shell fills in; write the folder itself")
-    return str((Path.cwd() / Path(value).expanduser()).absolute())
+    if not value.strip():
+        raise ArgumentError("a folder has no name; write '.' for the current one")
+    return str((Path.cwd() / _expand(value)).absolute())
 
 
 RESOLVERS: Mapping[str, Callable[[str, Sequence[Path]], str]] = MappingProxyType(

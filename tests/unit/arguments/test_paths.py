@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from alignment.arguments.paths import resolve_dataset_spec, resolve_input_path, resolve_model_name
+from alignment.arguments.paths import RESOLVERS, resolve_dataset_spec, resolve_input_path, resolve_model_name
 from alignment.errors import ArgumentError
 
 
@@ -63,3 +63,27 @@ def test_only_the_path_of_a_dataset_is_resolved(folders):
     assert resolve_dataset_spec("a:1:b:c", base) == "a:1:b:c"
     with pytest.raises(ArgumentError, match="dataset path"):
         resolve_dataset_spec("a:1:../no.jsonl", base)
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("~nobody_of_this_name/out", "home folder that is not known"),
+        ("$HOME/out", "holds \\$HOME, which only a shell fills in"),
+        ("runs/${USER}", "holds \\$.USER., which only a shell fills in"),
+        ("", "has no name"),
+    ],
+)
+def test_an_output_folder_that_cannot_be_meant(value, says, tmp_path):
+    with pytest.raises(ArgumentError, match=says):
+        RESOLVERS["output"](value, [tmp_path])
+
+
+def test_an_input_below_an_unknown_home_folder(tmp_path):
+    with pytest.raises(ArgumentError, match="home folder that is not known"):
+        resolve_model_name("~nobody_of_this_name/model", tmp_path)
+
+
+def test_a_sum_in_dollars_is_no_variable(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert RESOLVERS["output"]("cost-5$", [tmp_path]) == str(tmp_path / "cost-5$")

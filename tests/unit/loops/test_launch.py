@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from alignment.errors import ArgumentError
 from alignment.loops import launch
-from alignment.loops.launch import choose_operators, describe_offload
+from alignment.loops.launch import choose_operators, describe_offload, open_output
 from alignment.ops import selection
 from alignment.ops.native.library import Search
 from alignment.ops.selection import native_ops_enabled
@@ -78,3 +79,16 @@ def test_nothing_is_said_where_they_are_not_wanted(find):
     lines.clear()
     choose_operators(ALONE, wanted=False)
     assert not native_ops_enabled() and lines == []
+
+
+def test_an_output_folder_with_too_long_a_name_is_one_message(tmp_path):
+    with pytest.raises(ArgumentError, match="output_dir=.*aaa cannot be used: File name too long"):
+        open_output(tmp_path / ("a" * 300))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_folder_below_a_file_is_one_message(tmp_path):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ArgumentError, match="cannot be used: "):
+            open_output(folder)
