@@ -13,7 +13,8 @@ from tests.bf16 import bf16_runs as runs
 HEADER = """# bfloat16 beside float32
 
 Made by `make test-bf16` on a CPU, where a test fixture (`tests/bf16/cpu_site`) computes bfloat16 as tensor cores do:
-exact products, float32 sums, one rounding. It has not been run on a GPU.
+exact products, float32 sums, one rounding. Trainers, layouts, the attention path of a GPU, saving and resuming run
+unchanged. What only a GPU has does not: its kernels, NCCL, pinned memory.
 
 Five updates of each trainer on a small random model (2 layers, width 32), weights in bfloat16, masters and score head
 in float32, from weights that bfloat16 holds exactly. Every layout sees the same rows, and is compared with float32 in

@@ -5,8 +5,8 @@ gradient runs the same way, because a cast is differentiated by a cast. Operator
 kernels.
 
 ``install`` changes modules when they are imported, so it comes before Paddle. Beside Paddle's operators it lifts what
-keeps the package from bfloat16 on a CPU: one property that names the dtype of the weights, and the lines that say that
-the keys do nothing there.
+keeps the package from bfloat16 on a CPU: the method that names the dtype of the weights, the place that attention asks
+for before it takes the flash operator, and the lines that say that the keys do nothing there.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-_MOVING = """as_strided assign assign_ assign_out_ assign_value assign_value_ cast cast_ concat empty empty_like
-    equal_all expand expand_as fill full full_ full_like full_with_tensor gather gather_nd index_select numel
-    reshape reshape_ set_value set_value_ set_value_with_tensor set_value_with_tensor_ shape share_data slice split
-    split_with_num squeeze squeeze_ stack strided_slice transpose transpose_ unbind unsqueeze unsqueeze_ unstack
-    view_dtype view_shape view_slice"""
+_MOVING = """as_strided assign assign_ assign_out_ assign_value assign_value_ cast cast_ empty empty_like equal_all
+    expand fill full full_ full_like full_with_tensor gather index_select numel reshape reshape_ set_value set_value_
+    set_value_with_tensor set_value_with_tensor_ shape share_data slice split split_with_num squeeze squeeze_ stack
+    strided_slice transpose transpose_ unbind unsqueeze unsqueeze_ unstack view_dtype view_shape view_slice"""
 MOVING = frozenset(_MOVING.split())
-"""Operators that copy numbers without computing any, and whose kernels exist."""
+"""Operators that copy numbers without computing any, and whose kernels exist in both directions."""
 LOOKED_UP = frozenset({"embedding", "index_elementwise_get", "index_elementwise_put", "index_elementwise_put_"})
 """Operators that copy numbers forward and add them up in bfloat16 backward, as on a GPU."""
 _ARITHMETIC = """add radd sub rsub mul rmul div rdiv truediv rtruediv floordiv rfloordiv mod rmod pow rpow matmul
@@ -38,9 +37,10 @@ def install() -> None:
         _AfterImport(
             {
                 "paddle._C_ops": _wrap_operators,
-                "paddle": _wrap_arithmetic,
+                "paddle": _wrap_functions,
                 "alignment.arguments.training": _allow_half_weights,
                 "alignment.arguments.effect_rows": _drop_lines_about_bf16,
+                "alignment.ops.attention": _take_flash_attention,
             }
         ),
     )
@@ -76,7 +76,12 @@ def _wrap_operators(module: Any) -> None:
             setattr(module, name, _in_float32(operator, writes_first=name.endswith("_")))
 
 
-def _wrap_arithmetic(paddle: Any) -> None:
+def _wrap_functions(paddle: Any) -> None:
+    """Wrap what is no single operator in Python: the arithmetic of tensors, and attention, which flash kernels do
+    without rounding in between.
+    """
+    functional = paddle.nn.functional
+    functional.scaled_dot_product_attention = _in_float32(functional.scaled_dot_product_attention)
     for name in _ARITHMETIC.split():
         method = f"__{name}__"
         if hasattr(paddle.Tensor, method):
@@ -166,6 +171,18 @@ def _allow_half_weights(module: Any) -> None:
         return "bfloat16" if self.bf16 and self.fp16_opt_level == "O2" else "float32"
 
     module.TrainingArguments.weight_dtype = weight_dtype
+
+
+def _take_flash_attention(module: Any) -> None:
+    elsewhere = module.causal_attention
+
+    def causal_attention(q: Any, k: Any, v: Any, layout: Any, *, keep_weights: bool = True) -> Any:
+        """As on a GPU."""
+        if module.is_half(q) and layout.window is None:
+            return module._flash_attention(q, k, v, layout)
+        return elsewhere(q, k, v, layout, keep_weights=keep_weights)
+
+    module.causal_attention = causal_attention
 
 
 def _drop_lines_about_bf16(module: Any) -> None:
