@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import types
@@ -16,7 +17,12 @@ _NULL = ("", "none", "null")
 
 
 def coerce(raw: Any, hint: Any, constraint: Constraint) -> Any:
-    """Return ``raw`` as a value of type ``hint`` inside ``constraint``; ValueError says what was expected."""
+    """Return ``raw`` as a value of type ``hint`` inside ``constraint``; ValueError says what was expected.
+
+    Datasets given as a list or an object are kept as their JSON text, which means the same on the command line.
+    """
+    if constraint.path == "datasets" and isinstance(raw, (list, Mapping)):
+        raw = json.dumps(raw, ensure_ascii=False)
     is_union = get_origin(hint) in (Union, types.UnionType)
     if raw is None or (is_union and type(None) in get_args(hint) and _is_null(raw)):
         if is_union and type(None) in get_args(hint):

@@ -128,7 +128,7 @@ _LAYOUT_KEYS = (
     "rollout_tensor_parallel_degree",
 )
 _ROLLOUT_KEYS = ("eval_mode", "rollout_tensor_parallel_degree", "distributed_dry_run")
-_EVALUATION_KEYS = ("eval_datasets", "eval_split_ratio", "per_device_eval_batch_size", "eval_do_sample")
+_EVALUATION_KEYS = ("eval_datasets", "eval_split", "eval_split_ratio", "per_device_eval_batch_size", "eval_do_sample")
 
 _ENGINE_KEYS = ("rollout_weight_type", "rollout_kv_type", "rollout_kv_memory")
 

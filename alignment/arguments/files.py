@@ -74,14 +74,20 @@ def _read_json(text: str, path: Path) -> Iterable[_Entry]:
     for key, value in pairs:
         lines = _lines_of(key, text)
         number = seen[key] = seen.get(key, -1) + 1
-        yield _Entry(key, _plain(value), lines[min(number, len(lines) - 1)] if lines else None)
+        yield _Entry(
+            key, _plain(value, f"{path.absolute()}, {key}"), lines[min(number, len(lines) - 1)] if lines else None
+        )
 
 
-def _plain(value: Any) -> Any:
-    """Return a JSON value with ordinary dicts in it, at any depth."""
+def _plain(value: Any, place: str) -> Any:
+    """Return a JSON value with ordinary dicts in it, at any depth; a repeated key is an ArgumentError."""
     if isinstance(value, _Pairs):
-        return {key: _plain(item) for key, item in value}
-    return [_plain(item) for item in value] if isinstance(value, list) else value
+        names = [key for key, _ in value]
+        repeated = next((name for name in names if names.count(name) > 1), None)
+        if repeated is not None:
+            raise ArgumentError(f"{place}: {repeated!r} is given more than once in one object")
+        return {key: _plain(item, place) for key, item in value}
+    return [_plain(item, place) for item in value] if isinstance(value, list) else value
 
 
 def _lines_of(key: str, text: str) -> list[int]:

@@ -9,8 +9,6 @@ _JSON_LINES = "name the files in train_datasets and eval_datasets (name:proporti
 
 ADVICE: Mapping[str, str] = MappingProxyType(
     {
-        "prompt_key": _JSON_LINES,
-        "response_key": _JSON_LINES,
         "max_new_tokens": "give max_dec_len",
         "min_length": "give min_dec_len",
         "wandb_api_key": "a secret does not belong in a file; run `wandb login`",

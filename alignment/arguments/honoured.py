@@ -28,5 +28,7 @@ critic_recompute_granularity distributed_dry_run distributed_timeout eval_mode o
 pipeline_parallel_degree recompute_granularity rollout_kv_memory rollout_kv_type rollout_tensor_parallel_degree
 rollout_weight_type sequence_parallel sharding sharding_parallel_degree tensor_parallel_degree use_fusemt use_native_ops
 dataloader_num_workers encoded_cache_dir score_before_padding value_head_prefix virtual_pp_degree
+chosen_key chosen_score_key eval_split ignored_columns input_key label_key layout messages_key output_key rejected_key
+rejected_score_key system_key tools_key train_split
 """
 HONOURED: frozenset[str] = frozenset(_NAMES.split())

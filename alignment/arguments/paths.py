@@ -5,11 +5,13 @@ On the command line the order is the other way round; outputs always go to the c
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from alignment.errors import ArgumentError
 
@@ -83,7 +85,35 @@ def _resolve_checkpoint(value: str, folders: Sequence[Path]) -> str:
 
 
 def _resolve_datasets(spec: str, folders: Sequence[Path]) -> str:
+    if spec.lstrip().startswith(("[", "{")):
+        return json.dumps(_resolve_entries(_parse(spec), folders), ensure_ascii=False)
     return ",".join(_resolve_dataset(part, folders) for part in spec.split(","))
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ArgumentError(f"datasets {text!r:.80} must be valid JSON, or name[:proportion[:path]]: {error}") from None
+
+
+def _resolve_entries(value: Any, folders: Sequence[Path]) -> Any:
+    """Resolve the ``path`` of every entry of a list or an object of datasets, and the paths of their text forms."""
+    if isinstance(value, list):
+        return [
+            _resolve_datasets(item, folders) if isinstance(item, str) else _resolve_entries(item, folders)
+            for item in value
+        ]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: _resolve_model(item, folders, "dataset path")
+        if key == "path" and isinstance(item, str)
+        else _resolve_entries(item, folders)
+        if isinstance(item, dict)
+        else item
+        for key, item in value.items()
+    }
 
 
 def _resolve_dataset(part: str, folders: Sequence[Path]) -> str:

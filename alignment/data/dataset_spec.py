@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -9,13 +10,16 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from alignment.data.raw_dataset import canonical_name
+from alignment.data.layouts.mapping import KEYS
+from alignment.data.raw_dataset import canonical_name, dataset_class_of, is_registered
 from alignment.errors import DataError
 
 Proportion = float | Fraction
 """A share of the rows (0.5, 2.0, ...), or the negative Fraction -N for exactly N rows."""
 Datasets = str | Mapping[str, Any] | Iterable[Any]
 
+ROWS = "jsonl"
+"""The dataset that reads rows of any known layout."""
 _FORM = "name[:proportion[:path]]"
 _ALLOWED = "a number >= 0, a fraction 'a/b', or 'N/-1' for exactly N rows"
 
@@ -49,26 +53,41 @@ def parse_dataset(text: str) -> tuple[str, dict[str, Any]]:
     return name, attributes
 
 
-def parse_datasets(datasets: Datasets, *, base_dir: Path | None = None) -> list[DatasetSpec]:
+def parse_datasets(
+    datasets: Datasets, *, base_dir: Path | None = None, defaults: Mapping[str, Any] | None = None
+) -> list[DatasetSpec]:
     """Bring every accepted form to a list of specs.
 
     Forms: a comma list of ``name[:proportion[:path]]``; a dict ``name -> proportion | {"proportion", "path", ...}``;
-    an iterable of such strings or of (name, value) pairs. One NAME may come twice only with different constructor
-    arguments (two files). Proportion 0 leaves a dataset out. Relative paths are looked for in ``base_dir`` first.
+    an iterable of such strings, of (name, value) pairs, or of dicts ``{"name", "proportion", "path", ...}`` (without a
+    name: ``jsonl``); the JSON text of any of these. A file or folder in place of a name is read as ``jsonl``. One NAME
+    may come twice only with different constructor arguments (two files). Proportion 0 leaves a dataset out. Relative
+    paths are looked for in ``base_dir`` first. ``defaults`` are constructor arguments for the datasets whose
+    ``OPTIONS`` name them; what a dataset says itself wins.
     """
     specs: list[DatasetSpec] = []
     for given, value in _pairs(datasets):
         attributes = dict(value) if isinstance(value, Mapping) else {"proportion": value}
         proportion = check_proportion(attributes.pop("proportion", 1.0), given)
+        if "path" not in attributes and not is_registered(given) and _exists(given, base_dir):
+            given, attributes["path"] = ROWS, given
         if isinstance(attributes.get("path"), (str, Path)):
             attributes["path"] = resolve_path(attributes["path"], base_dir)
         name = canonical_name(given)
+        attributes = {**_defaults_for(name, attributes, defaults or {}), **attributes}
         if any(spec.name == name and spec.arguments == attributes for spec in specs):
             raise DataError(f"dataset {given!r} (registered as {name!r}) is listed twice with the same arguments")
         specs.append(DatasetSpec(name, given, proportion, attributes, base_dir))
     if not any(spec.proportion for spec in specs):
         raise DataError(f"no dataset to read in {datasets!r}; give at least one {_FORM} with a proportion above 0")
     return _label([spec for spec in specs if spec.proportion])
+
+
+def _defaults_for(name: str, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the defaults that a dataset takes and does not say itself, by this or another key for the same column."""
+    said = {KEYS.get(key, key) for key in given}
+    takes = dataset_class_of(name).accepted_options()
+    return {key: value for key, value in defaults.items() if key in takes and KEYS.get(key, key) not in said}
 
 
 def check_proportion(value: Any, name: str) -> Proportion:
@@ -92,6 +111,13 @@ def resolve_path(path: str | Path, base_dir: Path | None) -> str:
     return str(plain)
 
 
+def _exists(path: str, base_dir: Path | None) -> bool:
+    try:
+        return Path(resolve_path(path, base_dir)).exists()
+    except OSError:  # too long for a path
+        return False
+
+
 def _parse_proportion(text: str, place: str) -> Proportion:
     numerator, slash, denominator = text.partition("/")
     try:
@@ -105,20 +131,35 @@ def _parse_proportion(text: str, place: str) -> Proportion:
         raise DataError(f"dataset {place!r}: proportion {text!r} must be {_ALLOWED}") from error
 
 
+def _parse_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"datasets {text!r:.80} are not valid JSON: {error}") from error
+
+
 def _pairs(datasets: Datasets) -> Iterable[tuple[str, Any]]:
+    if isinstance(datasets, str) and datasets.lstrip().startswith(("[", "{")):
+        return _pairs(_parse_json(datasets))
     if isinstance(datasets, str):
         return [parse_dataset(item) for item in datasets.split(",")]
     if isinstance(datasets, Mapping):
-        return list(datasets.items())
+        is_one = any(isinstance(datasets.get(key), (str, Path)) for key in ("name", "path"))
+        return [_pair(datasets)] if is_one else list(datasets.items())
     return [_pair(item) for item in datasets]
 
 
 def _pair(item: Any) -> tuple[str, Any]:
     if isinstance(item, str):
         return parse_dataset(item)
+    if isinstance(item, Mapping):
+        name = item.get("name", ROWS)
+        if not isinstance(name, str):
+            raise DataError(f"dataset entry {dict(item)!r}: name must be text, got {name!r}")
+        return name, {key: value for key, value in item.items() if key != "name"}
     if isinstance(item, (tuple, list)) and len(item) == 2 and isinstance(item[0], str):
         return item[0], item[1]
-    raise DataError(f"dataset entry {item!r} is neither a {_FORM} string nor a (name, value) pair")
+    raise DataError(f"dataset entry {item!r} is neither a {_FORM} string nor a (name, value) pair nor an object")
 
 
 def _label(specs: list[DatasetSpec]) -> list[DatasetSpec]:

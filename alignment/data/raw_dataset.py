@@ -68,6 +68,16 @@ class RawDataset(ABC):
         """Return where row ``index`` comes from, for messages; file sources add the file and the line."""
         return f"dataset {getattr(self, 'NAME', type(self).__name__)!r}, row {index}"
 
+    @classmethod
+    def accepted_options(cls) -> frozenset[str]:
+        """Return ``OPTIONS`` as they hold for the constructor in effect: a subclass with its own states its own."""
+        for owner in cls.__mro__:
+            if "OPTIONS" in owner.__dict__:
+                return frozenset(owner.__dict__["OPTIONS"])
+            if "__init__" in owner.__dict__:
+                break
+        return frozenset()
+
     def notes(self) -> list[str]:
         """Return lines for the log about how the rows were read; most datasets have nothing to say."""
         return []
@@ -117,6 +127,12 @@ def canonical_name(name: str) -> str:
     """Return the NAME behind a NAME or alias; an unknown name is a ``DataError`` with near matches."""
     _discover()
     return _REGISTRY.canonical(name)
+
+
+def is_registered(name: str) -> bool:
+    """Tell whether ``name`` is the NAME or an alias of a dataset."""
+    _discover()
+    return name in _REGISTRY
 
 
 def dataset_class_of(name: str) -> type[RawDataset]:

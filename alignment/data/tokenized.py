@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -18,6 +18,7 @@ from alignment.data.encoded.store import Sample, Store
 from alignment.data.ledger import BadRow, Ledger
 from alignment.data.mixing import split_rows
 from alignment.data.mixture import Mixture, Row
+from alignment.data.raw_dataset import dataset_class_of
 from alignment.data.tokenizer import Tokenizer
 from alignment.errors import DataError
 
@@ -39,8 +40,10 @@ class TokenizedDataset(ABC):
         seed: int = 42,
         base_dir: Path | None = None,
         encoding: Encoding = HERE,
+        defaults: Mapping[str, Any] | None = None,
     ) -> None:
-        """Read, mix and encode ``datasets`` (see ``parse_datasets`` for the forms; relative paths: ``base_dir`` first).
+        """Read, mix and encode ``datasets`` (see ``parse_datasets`` for the forms; relative paths: ``base_dir`` first;
+        ``defaults``: constructor arguments for the raw datasets that take them).
 
         A row that cannot be used is counted in ``ledger`` or stops with a ``DataError``, as ``options`` say; that no
         row is left is always an error. ``lazy_tokenization``: all this happens when the dataset is first used (its
@@ -53,7 +56,10 @@ class TokenizedDataset(ABC):
         self._encoder = Encoder(tokenizer, self.options.template)
         self._ledger = Ledger()
         self._store, self._order = Store.pack(()), np.zeros(0, np.int64)
-        self._pending: _Pending | None = _Pending(parse_datasets(datasets, base_dir=base_dir), encoding)
+        specs = parse_datasets(datasets, base_dir=base_dir, defaults=defaults)
+        self.options_taken = frozenset().union(*(dataset_class_of(spec.name).accepted_options() for spec in specs))
+        """Names of the options that some raw dataset here takes."""
+        self._pending: _Pending | None = _Pending(specs, encoding)
         if not lazy_tokenization:
             self._ready()
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,9 +42,17 @@ def encode_options(start: Launch, *, max_prompt_length: int | None = None) -> En
 
 
 def open_dataset(
-    start: Launch, kind: type[Dataset], datasets: Datasets, tokenizer: Tokenizer, options: EncodeOptions
+    start: Launch,
+    kind: type[Dataset],
+    datasets: Datasets,
+    tokenizer: Tokenizer,
+    options: EncodeOptions,
+    *,
+    role: str = "train",
 ) -> Dataset:
     """Return the encoded rows of ``datasets``; many rows are encoded by one process a host, the others read them.
+
+    ``role`` is ``train`` or ``eval`` and says which split is read where there are several.
 
     What fails in one process fails in all; they wait for each other as long as ``distributed_timeout`` allows.
     """
@@ -57,7 +66,7 @@ def open_dataset(
     )
 
     def build() -> Dataset:
-        common = {"seed": training.seed, "base_dir": start.parsed.base_dir}
+        common = {"seed": training.seed, "base_dir": start.parsed.base_dir, "defaults": column_defaults(start, role)}
         return kind(datasets, tokenizer, options=options, encoding=encoding, **common)
 
     first = Attempt(world)
@@ -66,9 +75,26 @@ def open_dataset(
     return everywhere(world, build) if dataset is None else everywhere(world, lambda: dataset)
 
 
+def column_defaults(start: Launch, role: str) -> dict[str, Any]:
+    """Return what the run's keys say about columns and splits; ``role`` is ``train`` or ``eval``."""
+    columns = start.parsed.columns
+    split = {"train": columns.train_split or "train", "eval": columns.eval_split or ("validation", "test")}
+    given = {name: value for name, value in _column_keys(start).items() if value}
+    return {**given, "split": split[role]}
+
+
 def register_user_datasets(start: Launch) -> None:
     """Import the modules that register the user's own datasets."""
     load_dataset_modules(start.parsed.data.dataset_modules, start.parsed.base_dir)
+
+
+def _column_keys(start: Launch) -> dict[str, Any]:
+    """Return the keys that say how rows are read, splits left out."""
+    return {
+        item.name: getattr(start.parsed.columns, item.name)
+        for item in dataclasses.fields(start.parsed.columns)
+        if not item.name.endswith("_split")
+    }
 
 
 def split_for_evaluation(
@@ -93,6 +119,9 @@ def report_ledgers(start: Launch, datasets: Mapping[str, TokenizedDataset | None
     present = {role: dataset for role, dataset in datasets.items() if dataset is not None}
     for role, dataset in present.items():
         log.info(f"{role}: {len(dataset)} rows used; left out or changed: {dataset.ledger.summary()}")
+        for name, note in dataset.ledger.notes():
+            log.info(f"{role}, {name}: {note}")
+    _tell_unused_keys(start, list(present.values()))
     rows = [
         (role, row.dataset, row.reason, row.effect, row.count, ", ".join(map(str, row.examples)))
         for role, dataset in present.items()
@@ -103,3 +132,11 @@ def report_ledgers(start: Launch, datasets: Mapping[str, TokenizedDataset | None
     accounts: dict[str, Any] = {role: dataset.ledger.as_dict() for role, dataset in present.items()}
     if start.topology.is_main:
         replace_file(start.output_dir / LEDGER_FILE, json.dumps(accounts, indent=1))
+
+
+def _tell_unused_keys(start: Launch, datasets: Sequence[TokenizedDataset]) -> None:
+    """Warn of keys about columns that no dataset of the run takes."""
+    taken = frozenset().union(*(dataset.options_taken for dataset in datasets))
+    unused = [name for name, value in _column_keys(start).items() if value and name not in taken]
+    if unused:
+        log.warn(f"{', '.join(unused)} has no effect: no dataset of this run reads named columns (jsonl does)")

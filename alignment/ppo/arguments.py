@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from alignment.arguments import validate, validate_ppo
+from alignment.arguments.columns import ColumnArguments
 from alignment.arguments.compatibility import CompatibilityArguments
 from alignment.arguments.critic import CriticArguments
 from alignment.arguments.data import DataArguments
@@ -117,6 +118,7 @@ GROUPS: Mapping[str, type] = MappingProxyType(
         "critic": CriticArguments,
         "generation": GenerationArguments,
         "data": DataArguments,
+        "columns": ColumnArguments,
         "model": ModelArguments,
         "training": TrainingArguments,
         "parallel": ParallelArguments,

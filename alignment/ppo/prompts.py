@@ -80,7 +80,7 @@ def load_data(start: Launch, tokenizer: Tokenizer, plan: RowPlan) -> PPOData:
     prompts: TokenizedDataset = open_dataset(start, PromptOnlyDataset, parsed.ppo.train_datasets, tokenizer, options)
     evaluation = ptx = None
     if parsed.ppo.eval_datasets and parsed.training.evaluates:
-        evaluation = open_dataset(start, PromptOnlyDataset, parsed.ppo.eval_datasets, tokenizer, options)
+        evaluation = open_dataset(start, PromptOnlyDataset, parsed.ppo.eval_datasets, tokenizer, options, role="eval")
     if parsed.ppo.ptx_datasets and parsed.ppo.ptx_coeff:
         ptx = open_dataset(start, SupervisedDataset, parsed.ppo.ptx_datasets, tokenizer, encode_options(start))
     prompts, evaluation = split_for_evaluation(start, prompts, evaluation)

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from alignment.arguments import validate
+from alignment.arguments.columns import ColumnArguments
 from alignment.arguments.compatibility import CompatibilityArguments
 from alignment.arguments.data import DataArguments
 from alignment.arguments.fields import argument
@@ -56,6 +57,7 @@ GROUPS: Mapping[str, type] = MappingProxyType(
     {
         "reward": RewardArguments,
         "data": DataArguments,
+        "columns": ColumnArguments,
         "model": ModelArguments,
         "training": TrainingArguments,
         "parallel": ParallelArguments,

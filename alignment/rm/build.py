@@ -47,7 +47,7 @@ def train_from(start: Launch) -> None:
     options = encode_options(start, max_prompt_length=parsed.data.max_prompt_len)
     pairs = open_dataset(start, dataset_class, reward.train_datasets, tokenizer, options)
     wanted = reward.eval_datasets if parsed.training.evaluates else None
-    held_out = open_dataset(start, dataset_class, wanted, tokenizer, options) if wanted else None
+    held_out = open_dataset(start, dataset_class, wanted, tokenizer, options, role="eval") if wanted else None
     pairs, held_out = split_for_evaluation(start, pairs, held_out)
     report_ledgers(start, {"train": pairs, "eval": held_out})
 

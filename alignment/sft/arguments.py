@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from alignment.arguments import validate
+from alignment.arguments.columns import ColumnArguments
 from alignment.arguments.compatibility import CompatibilityArguments
 from alignment.arguments.data import DataArguments
 from alignment.arguments.fields import argument
@@ -35,6 +36,7 @@ GROUPS: Mapping[str, type] = MappingProxyType(
     {
         "sft": SFTArguments,
         "data": DataArguments,
+        "columns": ColumnArguments,
         "model": ModelArguments,
         "training": TrainingArguments,
         "parallel": ParallelArguments,

@@ -40,7 +40,7 @@ def train_from(start: Launch) -> None:
     options = encode_options(start, max_prompt_length=parsed.data.max_prompt_len)
     rows = open_dataset(start, SupervisedDataset, parsed.sft.train_datasets, tokenizer, options)
     wanted = parsed.sft.eval_datasets if parsed.training.evaluates else None
-    held_out = open_dataset(start, SupervisedDataset, wanted, tokenizer, options) if wanted else None
+    held_out = open_dataset(start, SupervisedDataset, wanted, tokenizer, options, role="eval") if wanted else None
     rows, held_out = split_for_evaluation(start, rows, held_out)
     report_ledgers(start, {"train": rows, "eval": held_out})
     placement = Placement.of(start.topology)

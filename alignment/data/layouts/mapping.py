@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from alignment.data.layouts.conversions import OWN_FIELDS
@@ -35,6 +35,8 @@ KEYS: Mapping[str, str] = {
 answers it says whether the answer is desirable."""
 
 _USUAL = {"input": ("input", "src", "prompt", "question"), "answer": ("answer", "tgt")}
+ANSWERS = ("answer", "response", "output", "completion", "solution", "target", "label")
+"""The usual names of a column of answers."""
 _TOGETHER = (("chosen", "rejected"), ("chosen_score", "rejected_score"))
 
 
@@ -59,7 +61,8 @@ def map_row(row: Mapping[str, Any], columns: Mapping[str, str], place: str) -> t
     """Return the sample of a row (without nulls) whose columns are named, and the columns read."""
     named = {what: row[name] for what, name in columns.items() if name in row}
     read = set(columns.values())
-    usual = {what: _usual_column(row, what) for what in ("input", "answer", *OWN_FIELDS) if what not in named}
+    others = [name for name in row if name not in read]
+    usual = {what: _usual_column(others, what) for what in ("input", "answer", *OWN_FIELDS) if what not in named}
     if _is_pair(row, columns):
         usual = {"input": usual.get("input"), "chosen": "chosen", "rejected": "rejected"}
         named = {what: row[name] for what, name in usual.items() if name in row} | named
@@ -75,8 +78,8 @@ def map_row(row: Mapping[str, Any], columns: Mapping[str, str], place: str) -> t
 
 def _fields(values: dict[str, Any], columns: Mapping[str, str], place: str) -> RawSample:
     """Return a sample of fields that stand in columns of their own."""
-    is_flag = "label" in columns and "answer" in columns
     label = values.pop("label", None)
+    is_flag = "answer" in columns or isinstance(label, bool)
     if label is not None and is_flag:
         values["desirable"] = flag_of(label, f"{place}: column {columns['label']!r}")
     elif label is not None:
@@ -125,5 +128,8 @@ def _check_keys(columns: Mapping[str, str], place: str) -> None:
             )
 
 
-def _usual_column(row: Mapping[str, Any], what: str) -> str | None:
-    return next((name for name in _USUAL.get(what, (what,)) if name in row), None)
+def _usual_column(columns: Sequence[str], what: str) -> str | None:
+    """Return which of the columns a field usually stands in; of other names of an answer, the only one there is."""
+    found = [name for name in _USUAL.get(what, (what,)) if name in columns]
+    others = [name for name in ANSWERS if name in columns] if what == "answer" else []
+    return found[0] if found else others[0] if len(others) == 1 else None

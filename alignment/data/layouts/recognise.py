@@ -30,12 +30,20 @@ _EMPTY: tuple[Any, ...] = (None, "", [], {}, ())
 def recognise(row: Mapping[str, Any], place: str = "") -> list[Layout]:
     """Return the layouts that fit best: one, none, or several when the columns do not decide.
 
-    A null counts as a missing column. A row that would have a layout without its nulls is a ``BadRow``.
+    A null counts as a missing column. A row that would have a layout, or a larger one, without its nulls is a
+    ``BadRow``: larger by a column that changes the meaning, as ``instruction`` does beside ``input`` and ``output``.
     """
-    found = _best([name for name, value in row.items() if value is not None])
-    if not found and _best(row):
-        nulls = ", ".join(repr(name) for name, value in row.items() if value is None)
-        raise BadRow(NULL_FIELD, f"{place}: null in {nulls}")
+    held = [name for name, value in row.items() if value is not None]
+    found = _best(held)
+    if len(held) == len(row):
+        return found
+    read = {name for layout in found for name in layout.reads.intersection(held)}
+    nulls = set(row).difference(held)
+    larger = [layout for layout in _best(row) if read < layout.reads and nulls.intersection(layout.needs)]
+    if not found or any(MEANINGFUL & nulls.intersection(layout.needs) for layout in larger):
+        lost = sorted({name for layout in larger for name in nulls.intersection(layout.needs)})
+        if lost:
+            raise BadRow(NULL_FIELD, f"{place}: null in {', '.join(map(repr, lost))}")
     return found
 
 

@@ -9,10 +9,10 @@ from itertools import product
 
 from alignment.data.layouts import conversions as c
 from alignment.data.layouts.layout import Layout
+from alignment.data.layouts.mapping import ANSWERS
 from alignment.data.layouts.trees import gather_trees, tree_samples
 
 PROMPTS = ("prompt", "question", "query", "problem", "input")
-ANSWERS = ("answer", "response", "output", "completion", "solution", "target", "label")
 _ALPACA = ("input", "context", "history", "text")
 _LABELS = ("label", "kto_tag")
 _CONVERSATIONS = ("messages", "conversations", "conversation", "dialog")

@@ -56,12 +56,42 @@ def test_wrong_proportion_value_is_refused(value):
         {"alpaca": 0.75, PKU: {"proportion": Fraction(3, -1), "path": "somewhere"}},
         [("alpaca", 0.75), (PKU, {"proportion": "3/-1", "path": "somewhere"})],
         ["alpaca:3/4", f"{PKU}:3/-1:somewhere"],
+        [{"name": "alpaca", "proportion": 0.75}, {"name": PKU, "proportion": "3/-1", "path": "somewhere"}],
+        '[{"name": "alpaca", "proportion": 0.75}, "PKU-SafeRLHF/train:3/-1:somewhere"]',
+        '{"alpaca": 0.75, "PKU-SafeRLHF/train": {"proportion": "3/-1", "path": "somewhere"}}',
     ],
 )
 def test_every_form_gives_the_same_specs(form):
     first, second = parse_datasets(form)
     assert (first.name, first.proportion, first.arguments) == ("alpaca", 0.75, {})
     assert (second.name, second.proportion, second.arguments) == (PKU, Fraction(-3), {"path": "somewhere"})
+
+
+def test_defaults_are_for_the_datasets_that_take_them_and_what_a_dataset_says_wins():
+    defaults = {"input_key": "q", "output_key": "s", "split": "train"}
+    form = [{"path": "a.jsonl", "prompt_key": "p", "split": "dev"}, {"name": "jsonl", "path": "b.jsonl"}, "alpaca"]
+    first, second, third, shipped = parse_datasets([*form, "packing-sft/train"], defaults=defaults)
+    assert shipped.arguments == {}  # derived from jsonl, with a constructor of its own
+    assert first.arguments == {"path": "a.jsonl", "prompt_key": "p", "split": "dev", "output_key": "s"}
+    assert second.arguments == {"path": "b.jsonl", **defaults}
+    assert (third.name, third.arguments) == ("alpaca", {})
+
+
+def test_an_object_with_a_path_is_one_dataset_and_a_file_needs_no_name(tmp_path):
+    (tmp_path / "a.jsonl").write_text("{}\n")
+    path = str(tmp_path / "a.jsonl")
+    for form in ({"path": "a.jsonl", "proportion": 0.5}, '{"path": "a.jsonl", "proportion": 0.5}', "a.jsonl:0.5"):
+        (spec,) = parse_datasets(form, base_dir=tmp_path)
+        assert (spec.name, spec.proportion, spec.arguments) == ("jsonl", 0.5, {"path": path})
+
+
+@pytest.mark.parametrize(
+    ("form", "says"),
+    [('[{"name": "alpaca"', "not valid JSON"), ([{"name": 3}], "name must be text, got 3"), ([3], "neither")],
+)
+def test_lists_and_objects_that_are_wrong(form, says):
+    with pytest.raises(DataError, match=says):
+        parse_datasets(form)
 
 
 def test_integer_proportion_and_alias():

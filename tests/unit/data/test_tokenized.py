@@ -95,3 +95,17 @@ def test_constructor_arguments_reach_the_dataset(write_jsonl, tokenizer):
 def test_missing_path_names_both_folders(tmp_path, tokenizer):
     with pytest.raises(DataError, match=f"'none.jsonl'.*current folder: .*looked in {tmp_path} before"):
         SupervisedDataset("jsonl::none.jsonl", tokenizer, base_dir=tmp_path)
+
+
+@pytest.mark.parametrize("proportion", ["1e18", "1000000000000/-1", 1e300])
+def test_a_proportion_that_asks_for_more_rows_than_there_can_be_is_refused(make_dataset, tokenizer, proportion):
+    name = make_dataset([{"input": "a", "answer": "b"}] * 2)
+    with pytest.raises(DataError, match=r"'test-rows': proportion .* asks for .* rows .at most 100,000,000."):
+        SupervisedDataset({name: proportion}, tokenizer)
+
+
+def test_a_file_without_a_registered_name_is_read_as_rows(write_jsonl, tokenizer):
+    path = write_jsonl([{"question": "a", "solution": "b"}])
+    assert len(SupervisedDataset(str(path), tokenizer)) == 1
+    with pytest.raises(DataError, match="unknown dataset"):
+        SupervisedDataset("x" * 5000, tokenizer)

@@ -1,0 +1,249 @@
+"""Rows that several layouts fit, columns that nobody reads, nulls, mixes, and prompts that hold an answer."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from alignment.data import PreferenceDataset, PromptOnlyDataset, RawDataset, SupervisedDataset
+from alignment.data.encode import EncodeOptions
+from alignment.errors import DataError
+
+USER, SAYS_B, SAYS_D = (
+    {"role": role, "content": text} for role, text in (("user", "a"), ("assistant", "b"), ("assistant", "d"))
+)
+PAIR = {"prompt": "a", "chosen": "b", "rejected": "d"}
+HH = "\n\nHuman: a\n\nAssistant: b"
+STOP = EncodeOptions(on_bad_row="error")
+
+
+@pytest.fixture
+def read(write_jsonl):
+    """Return the samples of rows, read as the keys say."""
+    return lambda *rows, **keys: list(RawDataset.load("jsonl", path=str(write_jsonl(rows)), **keys))
+
+
+@pytest.mark.parametrize(
+    ("row", "first", "second"),
+    [
+        ({"question": "a", "answer": "b", "solution": "d"}, "question and answer", "question and solution"),
+        ({"prompt": "a", "question": "c", "answer": "b"}, "prompt and answer", "question and answer"),
+        ({"messages": [USER, SAYS_B], "chosen": "b", "rejected": "d", "prompt": "a", "completion": "b"},
+         "prompt and completion", "UltraFeedback binarized"),
+        ({"problem": "a", "solution": "b", "messages": [USER, SAYS_B]}, "problem and solution",
+         "conversations in messages"),
+    ],
+)  # fmt: skip
+def test_an_ambiguous_row_names_both_candidates_and_the_ways_out(read, row, first, second):
+    with pytest.raises(DataError, match="line 1.*layout=NAME.*ignored_columns") as error:
+        read(row)
+    assert f"'{first}'" in str(error.value) and f"'{second}'" in str(error.value)
+
+
+def test_the_ways_out_of_an_ambiguous_row(read):
+    row = {"question": "a", "answer": "b", "solution": "d"}
+    assert read(row, layout="question and answer") == [{"input": "a", "answer": "b"}]
+    assert read(row, ignored_columns="answer") == [{"input": "a", "answer": "d"}]
+    assert read(row, input_key="question", output_key="solution") == [{"input": "a", "answer": "d"}]
+    with pytest.raises(DataError, match="unknown layout 'alpacca'; did you mean 'alpaca'"):
+        read(row, layout="alpacca")
+
+
+@pytest.mark.parametrize(
+    ("row", "keys", "column"),
+    [
+        ({"question": "a", "answer": "b", "context": "c"}, {}, "context"),
+        ({"prompt": "a", "completion": "b", "images": ["x"]}, {}, "images"),
+        ({"prompt": "a", "response": "b", "is_safe": False}, {}, "is_safe"),
+        ({"instruction": "a", "input": "c", "output": "b"}, {"input_key": "instruction", "output_key": "output"},
+         "input"),
+        ({"q": "a", "s": "b", "history": [["c", "d"]]}, {"input_key": "q", "output_key": "s"}, "history"),
+    ],
+)  # fmt: skip
+def test_a_column_that_changes_the_meaning_is_not_passed_over(read, row, keys, column):
+    with pytest.raises(DataError, match=f"line 1.*'{column}' changes the meaning.*ignored_columns={column}"):
+        read(row, **keys)
+    assert read({**row, column: ""}, **keys) == read(row, ignored_columns=[column], **keys)
+
+
+def test_columns_that_nobody_reads_are_listed_once_in_the_ledger(write_jsonl, tokenizer):
+    rows = [{"id": number, "src": "a", "tgt": "b", "source": "x"} for number in range(3)] + [PAIR]
+    ledger = SupervisedDataset(f"jsonl::{write_jsonl(rows)}", tokenizer).ledger
+    assert ledger.as_dict()["notes"] == {
+        "jsonl": [
+            "3 rows read as PaddleNLP",
+            "1 rows read as prompt, chosen and rejected",
+            "columns not read: id, source",
+        ]
+    }
+
+
+@pytest.mark.parametrize(
+    ("row", "kind"),
+    [
+        ({"prompt": "a", "response": None}, SupervisedDataset),
+        ({"instruction": None, "input": "c", "output": "b"}, SupervisedDataset),
+        ({"messages": None}, SupervisedDataset),
+        ({**PAIR, "rejected": None}, PreferenceDataset),
+        ({"input": "a", "answer": "b", "other_answer": None, "better": True}, PreferenceDataset),
+        ({"question": None, "answer": "b"}, PromptOnlyDataset),
+    ],
+)
+def test_a_null_is_a_bad_row(write_jsonl, tokenizer, row, kind):
+    path = write_jsonl([PAIR, row])
+    dataset = kind(f"jsonl::{path}", tokenizer)
+    assert len(dataset) == 1 and dataset.ledger.total("null_field") == 1
+    with pytest.raises(DataError, match="line 2.*null.*set on_bad_row to drop"):
+        kind(f"jsonl::{path}", tokenizer, options=STOP)
+
+
+def test_a_null_label_leaves_the_prompt(write_jsonl, tokenizer):
+    dataset = PromptOnlyDataset(f"jsonl::{write_jsonl([{'question': 'a', 'answer': None}])}", tokenizer)
+    assert [sample["label"] for sample in dataset] == [None]
+
+
+@pytest.mark.parametrize("kind", [SupervisedDataset, PreferenceDataset, PromptOnlyDataset])
+def test_a_mix_is_read_alike_from_parquet_and_from_json_lines(tmp_path, write_jsonl, characters, kind):
+    """Parquet fills every column of every row; a null there is a column that the row does not have."""
+    from pyarrow import Table, parquet
+
+    rows = [
+        {"messages": [USER, SAYS_B]},
+        {"prompt": "c", "chosen": "b", "rejected": "d"},
+        {"prompt": "e", "chosen": [SAYS_B["content"]][0], "rejected": "d"},
+    ]
+    columns = {name: [row.get(name) for row in rows] for name in ("messages", "prompt", "chosen", "rejected")}
+    parquet.write_table(Table.from_pydict(columns), tmp_path / "mix.parquet")
+    lines = RawDataset.load("jsonl", path=str(write_jsonl(rows)))
+    filled = RawDataset.load("jsonl", path=str(tmp_path / "mix.parquet"))
+    held = [{name: value for name, value in sample.items() if value is not None} for sample in filled]
+    assert held == list(lines) and len(held) == 3
+    used = len(kind(f"jsonl::{tmp_path / 'mix.parquet'}", characters))
+    assert used == (2 if kind is PreferenceDataset else 3)
+
+
+@pytest.mark.parametrize("score", [float("nan"), None])
+def test_a_score_that_is_no_number_is_a_tie(write_jsonl, tokenizer, score):
+    row = {**PAIR, "s1": score, "s2": 1.0}
+    keys = {"chosen_score_key": "s1", "rejected_score_key": "s2"}
+    path = str(write_jsonl([row, {**row, "s1": 2.0}, {**row, "s2": float("nan"), "s1": 3.0}]))
+    assert [sample["better"] for sample in RawDataset.load("jsonl", path=path, **keys)] == [None, True, None]
+    dataset = PreferenceDataset({"jsonl": {"path": path, **keys}}, tokenizer)
+    assert len(dataset) == 1 and dataset.ledger.total("tied_pair") == 2
+
+
+@pytest.mark.parametrize(
+    "row",
+    [{"input": "a", "answer": "b\ud800"}, {"messages": [USER, {**SAYS_B, "content": "\udfff"}, USER, SAYS_D]}],
+)
+def test_half_a_character_is_a_bad_row(write_jsonl, tokenizer, row):
+    path = write_jsonl([{"input": "a", "answer": "b"}, row])
+    dataset = SupervisedDataset(f"jsonl::{path}", tokenizer)
+    assert len(dataset) == 1 and dataset.ledger.total("broken_text") == 1
+    with pytest.raises(DataError, match=r"rows.jsonl line 2.*half a character .\\ud"):
+        SupervisedDataset(f"jsonl::{path}", tokenizer, options=STOP)
+
+
+def test_pairs_whose_prompts_differ_are_bad_rows(write_jsonl, tokenizer):
+    rows = [PAIR, {"chosen": HH, "rejected": "\n\nHuman: c\n\nAssistant: b"}]
+    path = write_jsonl(rows)
+    assert PreferenceDataset(f"jsonl::{path}", tokenizer).ledger.total("different_prompts") == 1
+    with pytest.raises(DataError, match="line 2.*differ before their last message"):
+        PreferenceDataset(f"jsonl::{path}", tokenizer, options=STOP)
+
+
+def test_the_better_answer_of_a_pair_is_trained(write_jsonl, tokenizer):
+    row = {"input": "a", "answer": "d", "other_answer": "b", "better": False}
+    rows = [row, {**row, "better": True}, {**row, "better": None}]
+    texts = [
+        tokenizer.decode(sample["input_ids"]) for sample in SupervisedDataset(f"jsonl::{write_jsonl(rows)}", tokenizer)
+    ]
+    assert [text[-1] for text in texts] == ["b", "d", "d"]
+
+
+def test_answers_that_people_do_not_want_are_no_examples(write_jsonl, tokenizer):
+    rows = [{"prompt": "a", "completion": text, "label": text == "b"} for text in ("b", "d")]
+    dataset = SupervisedDataset(f"jsonl::{write_jsonl(rows)}", tokenizer)
+    assert len(dataset) == 1 and dataset.ledger.total("undesirable_answer") == 1
+    assert len(PromptOnlyDataset(f"jsonl::{write_jsonl(rows)}", tokenizer)) == 1
+
+
+def test_a_prompt_with_one_answer_gives_no_pair(write_jsonl, tokenizer):
+    scores = {"correctness": 1, "coherence": 1, "complexity": 1, "verbosity": 1}
+    rows = [{"prompt": prompt, "response": text, "helpfulness": number, **scores}
+            for number, (prompt, text) in enumerate((("a", "b"), ("a", "d"), ("c", "b")))]  # fmt: skip
+    path = write_jsonl(rows)
+    dataset = PreferenceDataset(f"jsonl::{path}", tokenizer)
+    assert len(dataset) == 1 and dataset.ledger.total("null_field") == 1
+    assert len(SupervisedDataset(f"jsonl::{path}", tokenizer)) == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "keys"),
+    [
+        ({"chosen": HH, "rejected": HH + "d"}, {"input_key": "chosen"}),
+        ({"q": "### Human: a### Assistant: b"}, {"input_key": "q"}),
+        ({"q": "Below is an instruction.\n### Instruction:\na\n### Response:\nb"}, {"prompt_key": "q"}),
+        ({"q": "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n"}, {"prompt_key": "q"}),
+        ({"q": "[INST] a [/INST] b </s>"}, {"prompt_key": "q"}),
+        ({"q": [USER, SAYS_B]}, {"prompt_key": "q"}),
+        ({"q": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}, {"prompt_key": "q"}),
+        ({"q": "a question: the whole answer is here", "s": "the whole answer is here"}, {"input_key": "q",
+        "output_key": "s"}),
+        ({"prompt": [USER, SAYS_B], "chosen": "b", "rejected": "d"}, {}),
+    ],
+)  # fmt: skip
+def test_a_prompt_that_holds_the_answer_is_refused(read, row, keys):
+    with pytest.raises(DataError, match="line 1.*prompt holds (an|the) answer"):
+        read(row, **keys)
+
+
+def test_one_column_cannot_be_prompt_and_answer(read):
+    with pytest.raises(DataError, match="'q' is named as the prompt and as the answer"):
+        read({"q": "a"}, input_key="q", output_key="q")
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "[INST] a [/INST]",
+        "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n",
+        "what does ASSISTANT: b mean",
+        "Human: a",
+    ],
+)
+def test_prompts_that_hold_none_are_kept(read, prompt):
+    assert read({"prompt": prompt}) == [{"input": prompt}]
+
+
+@pytest.mark.parametrize(
+    ("messages", "says"),
+    [
+        ([{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}, SAYS_B], "part of type 'image_url'"),
+        ([USER, {**SAYS_B, "weight": 0.5}], "'weight' is 0.5 .allowed: 0, 1"),
+        ([{**USER, "train": True}, SAYS_B], "'train' asks to train on a turn of the user"),
+        ([USER, {**SAYS_B, "train": True, "weight": 0}], "train, weight contradict"),
+        ([USER, {**SAYS_B, "train_detail": [{"begin": 0}]}], "'train_detail' changes what is trained"),
+        ([USER, {"role": "assistant", "tool_calls": [{"name": 3}]}], "a tool call must be"),
+        ([USER, SAYS_B, {"role": "system", "content": "s"}], "ends with a system message"),
+    ],
+)
+def test_messages_that_are_not_understood_are_refused_by_name(read, messages, says):
+    with pytest.raises(DataError, match=f"line 1.*{says}"):
+        read({"messages": messages})
+
+
+def test_two_system_messages_must_agree(read):
+    system = {"role": "system", "content": "s"}
+    row = {"messages": [system, USER, SAYS_B], "system": "s"}
+    assert read(row) == [{"messages": [system, USER, SAYS_B]}]
+    with pytest.raises(DataError, match="system column differs from the system message"):
+        read({**row, "system": "t"})
+    with pytest.raises(DataError, match="'system' and 'system_prompt' say different things"):
+        read({"prompt": "a", "system": "s", "system_prompt": "t"})
+
+
+def test_plain_text_is_refused_by_name(read):
+    with pytest.raises(DataError, match="'text' is plain text, which has no prompt"):
+        read({"text": json.dumps({"any": "text"})})
