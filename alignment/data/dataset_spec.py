@@ -63,8 +63,10 @@ def parse_datasets(
     name: ``jsonl``); the JSON text of any of these. A file or folder in place of a name is read as ``jsonl``. One NAME
     may come twice only with different constructor arguments (two files). Proportion 0 leaves a dataset out. Relative
     paths are looked for in ``base_dir`` first. ``defaults`` are constructor arguments for the datasets whose
-    ``OPTIONS`` name them; what a dataset says itself wins.
+    ``OPTIONS`` name them; what a dataset says itself wins. Specs pass unchanged.
     """
+    if isinstance(datasets, (list, tuple)) and datasets and all(isinstance(item, DatasetSpec) for item in datasets):
+        return list(datasets)
     specs: list[DatasetSpec] = []
     for given, value in _pairs(datasets):
         attributes = dict(value) if isinstance(value, Mapping) else {"proportion": value}

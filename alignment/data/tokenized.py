@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -40,10 +40,8 @@ class TokenizedDataset(ABC):
         seed: int = 42,
         base_dir: Path | None = None,
         encoding: Encoding = HERE,
-        defaults: Mapping[str, Any] | None = None,
     ) -> None:
-        """Read, mix and encode ``datasets`` (see ``parse_datasets`` for the forms; relative paths: ``base_dir`` first;
-        ``defaults``: constructor arguments for the raw datasets that take them).
+        """Read, mix and encode ``datasets`` (see ``parse_datasets`` for the forms; relative paths: ``base_dir`` first).
 
         A row that cannot be used is counted in ``ledger`` or stops with a ``DataError``, as ``options`` say; that no
         row is left is always an error. ``lazy_tokenization``: all this happens when the dataset is first used (its
@@ -56,7 +54,7 @@ class TokenizedDataset(ABC):
         self._encoder = Encoder(tokenizer, self.options.template)
         self._ledger = Ledger()
         self._store, self._order = Store.pack(()), np.zeros(0, np.int64)
-        specs = parse_datasets(datasets, base_dir=base_dir, defaults=defaults)
+        specs = parse_datasets(datasets, base_dir=base_dir)
         self.options_taken = frozenset().union(*(dataset_class_of(spec.name).accepted_options() for spec in specs))
         """Names of the options that some raw dataset here takes."""
         self._pending: _Pending | None = _Pending(specs, encoding)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from alignment.data.dataset_spec import Datasets
+from alignment.data.dataset_spec import Datasets, parse_datasets
 from alignment.data.encode import EncodeOptions
 from alignment.data.encoded.build import Encoding
 from alignment.data.modules import load_dataset_modules
@@ -66,8 +66,8 @@ def open_dataset(
     )
 
     def build() -> Dataset:
-        common = {"seed": training.seed, "base_dir": start.parsed.base_dir, "defaults": column_defaults(start, role)}
-        return kind(datasets, tokenizer, options=options, encoding=encoding, **common)
+        specs = parse_datasets(datasets, base_dir=start.parsed.base_dir, defaults=column_defaults(start, role))
+        return kind(specs, tokenizer, options=options, encoding=encoding, seed=training.seed)
 
     first = Attempt(world)
     dataset = first.run(build) if is_first else None

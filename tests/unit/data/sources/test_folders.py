@@ -9,6 +9,7 @@ from types import ModuleType
 import pytest
 
 from alignment.data import RawDataset, SupervisedDataset
+from alignment.data.dataset_spec import parse_datasets
 from alignment.data.sources.folders import choose_split, split_of
 from alignment.data.sources.tables import find_files
 from alignment.errors import DataError
@@ -52,7 +53,7 @@ def test_a_saved_dataset_dict_is_read_by_split(saved):
 
 def test_the_keys_of_a_run_read_train_and_eval(saved, tokenizer):
     sizes = [
-        len(SupervisedDataset(f"jsonl::{saved}", tokenizer, defaults={"split": split, "input_key": "prompt"}))
+        len(SupervisedDataset(parse_datasets(f"jsonl::{saved}", defaults={"split": split}), tokenizer))
         for split in (TRAIN, EVAL)
     ]
     assert sizes == [10, 4]
