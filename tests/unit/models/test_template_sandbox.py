@@ -11,7 +11,7 @@ from alignment.models import template_sandbox
 from alignment.models.chat_template import ChatTemplate
 
 LOOPS = {
-    "nested loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "nested loops": "{% set r = range(99999) %}{% for a in r %}{% for b in r %}{% endfor %}{% endfor %}",
     "loops over what is filtered out": (
         "{% for a in range(99999) %}{% for b in range(99999) if false %}x{% endfor %}{% endfor %}"
     ),
