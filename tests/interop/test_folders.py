@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import paddle
@@ -12,7 +13,8 @@ from alignment.data.sources.packing import TOKENIZER
 from alignment.generation.eager_engine import EagerEngine
 from alignment.generation.engine import GenerationOptions
 from alignment.generation.fused_engine import FusedEngine
-from alignment.models.hub import load_causal_lm, load_score_model, random_score_model
+from alignment.loops.trainer_models import adopt
+from alignment.models.hub import load_causal_lm, load_score_model, random_causal_lm, random_score_model
 from alignment.models.initialise import draw_weights
 from alignment.models.saving import save_model
 from alignment.models.score_model import ScoreOptions
@@ -20,6 +22,9 @@ from alignment.models.sequence_ends import sequence_ends
 from alignment.models.tokenizer import load_tokenizer
 from alignment.records import Rollout, TokenBatch
 from alignment.rollout.retokenize import BeforePadding, SameTokens
+from alignment.sft.arguments import parse_sft_arguments
+from tests.interop.test_tokenizers import CHATML, byte_level_bpe
+from tests.interop.test_tokenizers import write as write_tokenizer
 
 pytestmark = pytest.mark.interop
 
@@ -197,3 +202,20 @@ def test_scores_before_padding_are_those_of_transformers(tmp_path, torch, transf
         whole = [torch.tensor(np.concatenate(pair)[None]) for pair in zip(prompts, responses, strict=True)]
         theirs = np.array([float(peer.eval()(row).logits[0, 0]) for row in whole])
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_a_base_model_with_a_chat_template_ends_at_its_turns_end(tmp_path, torch, transformers):
+    """As Qwen2.5 base: the tokenizer ends with <|endoftext|>, the template with <|im_end|>; both are saved."""
+    write_tokenizer(tmp_path, byte_level_bpe(), chat_template=CHATML, eos_token="<|endoftext|>")
+    tokenizer = load_tokenizer(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({**SHAPE, "model_type": "llama", "vocab_size": len(tokenizer)}))
+    arguments = ["--train_datasets", "x", "--model_name_or_path", str(tmp_path), "--output_dir", str(tmp_path / "out")]
+    parsed = parse_sft_arguments([*arguments, "--chat_template", "tokenizer"])
+    model = random_causal_lm(tmp_path, seed=0, tokenizer=tokenizer)
+    adopt(SimpleNamespace(parsed=parsed), model, tokenizer)
+    save_model(tmp_path / "saved", model, tokenizer)
+    peer = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "saved", dtype=torch.float32)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "saved")
+    ends = sorted(theirs.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"]))
+    assert sorted(peer.generation_config.eos_token_id) == sorted(peer.config.eos_token_id) == ends
+    assert sorted(sequence_ends(load_causal_lm(tmp_path / "saved").config, tokenizer)) == ends

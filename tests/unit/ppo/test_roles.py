@@ -17,6 +17,7 @@ from alignment.models.saving import save_model
 from alignment.models.score_model import ScoreOptions
 from alignment.models.tokenizer import load_tokenizer
 from alignment.models.trained_template import describe_template
+from alignment.parallel.layout import Layout
 from alignment.ppo.arguments import parse_ppo_arguments
 from alignment.ppo.engines import generation_options
 from alignment.ppo.roles import RoleFolders, choose_sequences
@@ -145,3 +146,13 @@ def test_a_reward_model_of_another_template_is_told(start, folders, tokenizer, c
     change(folders / "rm" / "reward", trained_template={"chat_template": "none"})
     sequences(start(), tokenizer)
     assert "was trained with the classic template (chat_template=none)" in caplog.text
+
+
+@pytest.mark.parametrize(("template", "lines"), [("none", 1), ("tokenizer", 0)])
+def test_a_trainer_says_once_that_the_models_own_template_is_not_used(
+    template, lines, start, folders, tokenizer, caplog
+):
+    made = SimpleNamespace(parsed=start(chat_template=template).parsed, topology=SimpleNamespace(layout=Layout()))
+    trainer_models.check_start(made, None, str(folders / "sft" / "policy"), tokenizer)
+    assert caplog.text.count("has a chat template of its own") == lines
+    assert caplog.text.count("\n") == lines
