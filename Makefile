@@ -4,7 +4,7 @@
 #   INTEROP=1                    tests against torch and transformers as well
 
 .DEFAULT_GOAL := help
-.PHONY: help demo real test test-distributed test-bf16 lint bench clean
+.PHONY: help demo real test test-distributed test-bf16 lint mutants bench clean
 
 comma := ,
 VENV := .venv
@@ -22,6 +22,7 @@ help:
 	@echo "make test-distributed  every layout against one process, and all tests with several processes (25 minutes)"
 	@echo "make test-bf16  every layout in bfloat16 beside float32, on a CPU (10 minutes); writes docs/bf16.md"
 	@echo "make lint    ruff and the import contracts"
+	@echo "make mutants  puts 300 single faults into the package and reports which no test notices (docs/mutants.md)"
 	@echo "make bench   one PPO step by phase, against torch and transformers"
 	@echo "make clean   remove .venv and caches"
 
@@ -42,6 +43,9 @@ test-bf16: $(VENV)/.installed-test
 
 lint: $(VENV)/.installed-test
 	@$(call timed,$(BIN)/ruff check . && $(BIN)/lint-imports)
+
+mutants: $(VENV)/.installed-test
+	@$(call timed,$(BIN)/python tools/mutants.py $(ARGS))
 
 bench: $(VENV)/.installed-test,interop
 	@$(call timed,$(BIN)/python benchmarks/ppo_step.py $(ARGS))

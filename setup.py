@@ -36,7 +36,15 @@ CORE = [
 
 EXTRAS = {
     # Another minor version of ruff has other rules: a fresh clone must lint as this one does.
-    "test": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff==0.17.*", "import-linter>=2.15,<3"],
+    "test": [
+        "pytest>=8",
+        "pytest-timeout>=2.3",
+        "hypothesis>=6.100",
+        "ruff==0.17.*",
+        "import-linter>=2.15,<3",
+        # Which tests run a line (tools/mutants.py).
+        "coverage>=7.6",
+    ],
     "interop": ["torch==2.13.0", "transformers>=5"],
     # `make real`: the weights come from a GGUF file, the reward of its PPO from VADER's rules.
     "real": ["gguf>=0.18", "vaderSentiment>=3.3"],

@@ -24,11 +24,11 @@ COMMENTS = {
     "benchmarks/": "timings as ratios against peers in the same run; dated results",
     "config/": "argument files: tiny/ in minutes on a CPU, llama/ for real models",
     "csrc/": "kernels behind C ABIs: core/ for CPUs, cuda/ (compiled, never run)",
-    "docs/": "What is too long for this page: scaling",
+    "docs/": "what is too long for this page: scaling, bfloat16, faults that tests notice",
     "pyproject.toml": "linter, tests, import contracts",
     "setup.py": "installation and pinned dependencies, each with its reason",
     "tests/": "sanity, unit, golden (oracles), contract, interop, e2e, portability, distributed",
-    "tools/": "virtual environment for make; generator of this page",
+    "tools/": "virtual environment for make; generator of this page; faults put in (make mutants)",
 }
 
 

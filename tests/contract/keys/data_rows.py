@@ -60,6 +60,8 @@ ROWS = (
         "dataloader_drop_last", True, lambda r: r.loader.dropped_per_epoch, 4,
         with_={"gradient_accumulation_steps": 5, "per_device_prompt_batch_size": {"ppo": 20}}, alone=True,
     ),
+    Row("dataloader_num_workers", 3, lambda r: r.call("loops.data_start.Encoding")["num_workers"]),
+    Row("encoded_cache_dir", "{named}", lambda r: str(r.call("loops.data_start.Encoding")["cache_dir"])),
     Row("tokenizer_name_or_path", "{tokenizer}", _tokenizer_folder, alone=True),
     Row("model_name_or_path", "{other}", lambda r: _loaded(r, "sft.build.load_causal_lm"), only=("sft",), alone=True),
     Row("model_name_or_path", "{other}", lambda r: _loaded(r, "rm.build.load_score_model"), only=RM, alone=True),
