@@ -43,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=300, help="faults in all (300)")
     parser.add_argument("--seed", type=int, default=9, help="of the drawing (9)")
     parser.add_argument("--only", default="", help="files whose path contains this; no table is written")
+    parser.add_argument("--tests", default="", help="test files whose path contains this; no table is written")
     parser.add_argument("--again", action="store_true", help="only the survivors of the last run; no table is written")
     options = parser.parse_args(argv)
     faults = draw_faults(options.count, options.seed, only=options.only)
@@ -50,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.again:
         lived = {name for name, result in json.loads(last.read_text()).items() if result["outcome"] == "alive"}
         faults = [fault for fault in faults if fault.name in lived]
-    results = try_faults(faults)
-    if options.only or options.again:
+    results = try_faults(faults, tests=options.tests)
+    if options.only or options.tests or options.again:
         return 0
     last.write_text(json.dumps(results, indent=1), encoding="utf-8")
     write_report(ROOT, faults, results, seed=options.seed)
@@ -90,13 +91,13 @@ def _compiles(fault: Fault, text: str) -> bool:
     return True
 
 
-def try_faults(faults: Sequence[Fault]) -> dict[str, dict[str, Any]]:
-    """Return the outcome, the seconds and the test that failed by fault."""
+def try_faults(faults: Sequence[Fault], *, tests: str = "") -> dict[str, dict[str, Any]]:
+    """Return the outcome, the seconds and the test that failed by fault; only tests whose path has ``tests`` run."""
     prepare_server()
     results = {}
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         tree = Copy(ROOT, Path(folder).resolve())
-        known = measure_tests(tree)
+        known = measure_tests(tree, tests)
         begin = time.monotonic()
         for number, fault in enumerate(faults, 1):
             start = time.monotonic()
@@ -159,7 +160,7 @@ def _within_budget(tests: Iterable[str], seconds: Mapping[str, float]) -> Iterab
             yield test
 
 
-def measure_tests(tree: Copy) -> dict[str, Any]:
+def measure_tests(tree: Copy, chosen: str) -> dict[str, Any]:
     """Return the seconds of every test and module, and the tests of every line.
 
     A module is measured again when it, a file beside it that is no test, or a file of the package has changed.
@@ -168,6 +169,8 @@ def measure_tests(tree: Copy) -> dict[str, Any]:
     CACHE.mkdir(parents=True, exist_ok=True)
     package = _digest(tree.folder, (tree.folder / "alignment").rglob("*.py"))
     for module in _test_modules(tree.folder):
+        if chosen not in module:
+            continue
         helpers = (p for p in (tree.folder / module).parent.rglob("*.py") if not p.name.startswith("test_"))
         kept = CACHE / f"{_digest(tree.folder, [*helpers, tree.folder / module], package)}.json"
         if not kept.exists():
