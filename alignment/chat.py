@@ -9,6 +9,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -160,10 +161,11 @@ def open_engine(model: Any, vocabulary: int, *, kv_memory: str) -> Any:
     obstacle = fused_engine_unavailable(model.config)
     if obstacle is None:
         settings = FusedSettings(num_slots=1, kv_memory=kv_memory, threads=num_threads())
-        engine: Any = FusedEngine(model, settings, usable_vocab_size=vocabulary)
+        # It packs the weights for itself; those of ``model`` are free to go.
+        engine: Any = FusedEngine(SimpleNamespace(config=model.config), settings, usable_vocab_size=vocabulary)
     else:
         engine = EagerEngine(model, usable_vocab_size=vocabulary)
-    engine.load_weights(None, version=0)
+    engine.load_weights(model.named_parameters(), version=0)
     print(f"engine: {f'fused ({find_core().reason})' if obstacle is None else f'eager ({obstacle})'}", file=sys.stderr)
     return engine
 

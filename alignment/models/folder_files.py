@@ -15,13 +15,15 @@ ADAPTER_FILES = ("adapter_config.json", "lora_config.json")
 def file_inside(folder: Path, name: str) -> Path:
     """Return the path of the file ``name`` of a model folder; ModelFolderError where that leads out of the folder.
 
-    The hub's cache keeps the files of a snapshot as links to the ``blobs`` beside it; no other link may lead out.
+    The hub's cache keeps files as ``models--NAME/blobs/HASH``, and snapshots and local downloads hold links to them;
+    no other link may lead out.
     """
-    path, root = folder / name, folder.resolve()
-    roots = [root, root.parent.parent / "blobs"] if root.parent.name == "snapshots" else [root]
-    if not any(path.resolve().is_relative_to(place) for place in roots):
+    path = folder / name
+    target = path.resolve()
+    is_blob = target.parent.name == "blobs" and target.parent.parent.name.startswith("models--")
+    if not (is_blob or target.is_relative_to(folder.resolve())):
         raise ModelFolderError(
-            f"{folder}: {name!r} leads to {path.resolve()}, outside of the model folder, and is not read. "
+            f"{folder}: {name!r} leads to {target}, outside of the model folder, and is not read. "
             "Copy the file into the folder, or name the folder where it is"
         )
     return path

@@ -278,14 +278,15 @@ def test_nothing_outside_of_the_folder_is_read(tmp_path, leave):
         hub.load_causal_lm(folder)
 
 
-def test_the_links_of_the_hub_cache_are_read(tmp_path):
-    snapshot = tmp_path / "models--org--name" / "snapshots" / "abc"
+@pytest.mark.parametrize("place", ["models--org--name/snapshots/abc", "local"])
+def test_the_links_of_the_hub_cache_are_read(tmp_path, place):
+    snapshot = tmp_path / place
     model = causal(snapshot)
     blobs = tmp_path / "models--org--name" / "blobs"
-    blobs.mkdir()
+    blobs.mkdir(parents=True)
     for name in ("model.safetensors", "config.json"):
         shutil.move(snapshot / name, blobs / name)
-        os.symlink(f"../../blobs/{name}", snapshot / name)
+        os.symlink(blobs / name, snapshot / name)
     np.testing.assert_array_equal(logits(hub.load_causal_lm(snapshot)), logits(model))
 
 
