@@ -1,4 +1,4 @@
-"""Ranks of which one dies, sleeps or holds other data, each left to itself; run as a script by ``test_failure.py``.
+"""Ranks of which one dies, fails, sleeps or holds other data, each left alone; run as a script by ``test_failure.py``.
 
 ``python ranks_failure.py SCENARIO VICTIM FOLDER`` writes into FOLDER ``ends.json`` (status and seconds since the event,
 by rank) and what each rank printed (``output-RANK.txt``). Nobody but the rank that was put to sleep is ended from here.
@@ -14,7 +14,7 @@ import time
 import traceback
 from pathlib import Path
 
-from alignment.errors import UserError
+from alignment.loops.entry import run_entry
 from alignment.parallel.layout import Layout
 from alignment.parallel.local_ranks import rank_environments
 
@@ -49,7 +49,7 @@ def run_rank(scenario: str, is_victim: bool, folder: Path) -> None:
 
 
 def befall(decoder, scenario: str, folder: Path) -> None:
-    """Let this process die or sleep in the middle of a pass over micro-batches."""
+    """Let this process die, fail or sleep in the middle of a pass over micro-batches."""
     before, passes = decoder.boundary_rows, []
 
     def boundary_rows(batch):
@@ -58,6 +58,8 @@ def befall(decoder, scenario: str, folder: Path) -> None:
             note_event(folder)
             if scenario == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
+            if scenario == "faulty":
+                raise AssertionError("score.weight came where another was announced")
             time.sleep(3600)
         return before(batch)
 
@@ -93,7 +95,7 @@ def fork(scenario: str, is_victim: bool, folder: Path, environment: dict[str, st
     pid = os.fork()
     if pid:
         return pid
-    rank, status = int(environment["PADDLE_TRAINER_ID"]), 1
+    rank = int(environment["PADDLE_TRAINER_ID"])
     output = os.open(folder / f"output-{rank}.txt", os.O_CREAT | os.O_WRONLY)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -101,15 +103,12 @@ def fork(scenario: str, is_victim: bool, folder: Path, environment: dict[str, st
         if rank:
             time.sleep(0.3)
         os.environ.update(environment)
-        run_rank(scenario, is_victim, folder)
-    except UserError as error:
-        print(f"error: {error}", flush=True)
-        status = 2
+        run_entry(lambda _: run_rank(scenario, is_victim, folder))
     except BaseException:
         traceback.print_exc()
     finally:
         sys.stdout.flush()
-        os._exit(status)
+        os._exit(99)  # run_entry ends the process itself
 
 
 if __name__ == "__main__":

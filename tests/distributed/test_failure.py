@@ -1,4 +1,4 @@
-"""When one rank dies, sleeps or holds other data, the others end in time and say who, where and in what operation."""
+"""When one rank dies, fails, sleeps or holds other data, the others end in time and say who, where and in what."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LIMIT_SECONDS = 3.0
 STATED_SECONDS = 15.0
 """In which others end after a death, or after the limit; about 0.2 and 0.5 on an idle machine."""
 PLACES = [f"rank {rank} (stage {rank % 2}, tensor 0, batch {rank // 2})" for rank in range(4)]
-TIMED_OUT, USER_ERROR, KILLED = 75, 2, -9
+TIMED_OUT, USER_ERROR, FAULT, KILLED = 75, 2, 1, -9
 
 
 def run(scenario: str, victim: int, folder: Path) -> tuple[dict[int, list], list[str]]:
@@ -38,6 +38,16 @@ def test_a_killed_rank_ends_the_others_at_once(tmp_path, victim):
     neighbour = victim ^ 1
     kind = "gradient" if victim == 0 else "hidden state"
     assert f"send to rank {victim} (pipeline ({kind} of micro-batch" in outputs[neighbour]
+
+
+def test_a_fault_in_one_rank_is_told_by_those_who_wait_for_it(tmp_path):
+    ends, outputs = run("faulty", 3, tmp_path)
+    cause = "AssertionError: score.weight came where another was announced"
+    assert ends.pop(3)[0] == FAULT and "Traceback" in outputs[3] and cause in outputs[3]
+    for rank, (status, seconds) in ends.items():
+        assert (status, seconds < STATED_SECONDS) == (USER_ERROR, True), outputs[rank]
+    # The neighbour in the pipeline waits for rank 3 itself; the others may see the neighbour go first.
+    assert f"\n  rank 3 ended with {cause}" in outputs[2]
 
 
 def test_a_sleeping_rank_ends_the_others_at_the_limit(tmp_path):
