@@ -43,11 +43,15 @@ def masked_mean(x: Tensor, mask: Tensor, *, dim: int | None = None) -> Tensor:
 
 
 def masked_normalize(x: Tensor, mask: Tensor, *, dim: int, eps: float = 1e-8) -> Tensor:
-    """Shift and scale ``x`` [N, R] to mean 0 and (biased) variance 1 along ``dim``; zero under the mask."""
-    count = paddle.unsqueeze(_count(mask, x, dim), dim)
-    centred = zero_outside(x - paddle.unsqueeze(masked_sum(x, mask, dim=dim), dim) / count, mask)
+    """Shift and scale ``x`` [N, R] to mean 0 and (biased) variance 1 along ``dim``; zero under the mask.
+
+    Computed in float64, so that equal values become 0.
+    """
+    wide = x.astype("float64")
+    count = paddle.unsqueeze(_count(mask, wide, dim), dim)
+    centred = zero_outside(wide - paddle.unsqueeze(masked_sum(wide, mask, dim=dim), dim) / count, mask)
     variance = (centred**2).sum(axis=dim, keepdim=True) / count
-    return centred * paddle.rsqrt(variance + eps)
+    return (centred * paddle.rsqrt(variance + eps)).astype(x.dtype)
 
 
 def masked_moments(

@@ -110,3 +110,8 @@ def test_normalize_rows(grid, mask):
     np.testing.assert_allclose(y[0].mean(), 0.0, atol=1e-12)
     np.testing.assert_allclose(y[0].std(), 1.0, atol=1e-6)
     assert not y[2].any() and not y[4].any()
+
+
+@pytest.mark.parametrize("constant", [0.1, 100.7, -3e4 / 7])
+def test_normalized_rows_of_equal_values_are_zero(constant):
+    assert not masked_normalize(paddle.full([2, 7], constant), paddle.ones([2, 7]), dim=1).numpy().any()
