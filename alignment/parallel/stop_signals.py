@@ -43,7 +43,9 @@ class StopSignals:
         """The signal that was noted; 0: none."""
         self._until = ""
         """What is finished before a noted signal counts; empty: nothing is."""
+        self._is_caught = False
         self._is_ending = False
+        self._process = os.getpid()
 
     @contextlib.contextmanager
     def caught(self) -> Iterator[None]:
@@ -52,9 +54,11 @@ class StopSignals:
             yield
             return
         before = {number: signal.signal(number, self._receive) for number in _SIGNALS}
+        self._is_caught = True
         try:
             yield
         finally:
+            self._is_caught = False
             for number, handler in before.items():
                 signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
@@ -62,12 +66,25 @@ class StopSignals:
     def deferred(self, until: str) -> Iterator[None]:
         """Only note signals inside, and say that ``until`` is finished first."""
         self._until = until
+        self._break_system_calls(False)
         try:
             yield
         finally:
             self._until = ""
+            self._break_system_calls(True)
+
+    def _break_system_calls(self, wanted: bool) -> None:
+        """Say whether a signal ends a system call that waits, which Paddle's stores take for a lost connection."""
+        if self._is_caught:
+            for number in _SIGNALS:
+                signal.siginterrupt(number, wanted)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            # A child that was forked inherits this: its parent wants it to end.
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
         if self._is_ending:
             return
         if not self._until or (number == signal.SIGINT and self.number == signal.SIGINT):

@@ -1,8 +1,11 @@
 """A signal is only noted while a run trains; before that, and on a second Ctrl-C, it ends the run at once."""
 
+import contextlib
+import ctypes
 import os
 import signal
 import threading
+import time
 
 import pytest
 
@@ -71,3 +74,43 @@ def test_outside_of_the_main_thread_nothing_is_changed():
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+def test_a_noted_signal_breaks_no_system_call():
+    """Paddle's stores take an interrupted call for a lost connection, and a save of several processes fails."""
+    reader, writer = os.pipe()
+    libc, stop = ctypes.CDLL(None, use_errno=True), StopSignals()
+
+    def disturb():
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+        time.sleep(0.2)
+        os.write(writer, b"x")
+
+    with stop.caught(), stop.deferred("the update"):
+        timer = threading.Timer(0.2, disturb)
+        timer.start()
+        received = libc.read(reader, ctypes.create_string_buffer(1), 1)
+        timer.join()
+        assert stop.number == signal.SIGTERM
+    assert received == 1, os.strerror(ctypes.get_errno())
+    os.close(reader)
+    os.close(writer)
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_a_forked_child_ends_as_its_parent_wants(is_training):
+    stop, (reader, writer) = StopSignals(), os.pipe()
+    with stop.caught(), stop.deferred("the update") if is_training else contextlib.nullcontext():
+        child = os.fork()
+        if child == 0:
+            try:
+                os.write(writer, b"x")
+                time.sleep(30)
+            finally:
+                os._exit(1)
+        os.read(reader, 1)
+        os.kill(child, signal.SIGTERM)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+    assert stop.number == 0
+    os.close(reader)
+    os.close(writer)
