@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from alignment.models.config import DecoderConfig
     from alignment.models.tokenizer import Tokenizer
 
-TEMPLATES = {"none": "pku", "tokenizer": "tokenizer"}
-"""Values of ``--chat_template`` to names of ``alignment.data.templates``."""
+TEMPLATES = ("none", "tokenizer")
 
 
 class Reply(NamedTuple):
@@ -40,6 +39,7 @@ class Voice:
 
     def __init__(self, folder: Path, wanted: str | None) -> None:
         from alignment.data.encode import Encoder
+        from alignment.data.templates import template_name
         from alignment.models.config import DecoderConfig
         from alignment.models.sequence_ends import sequence_ends
         from alignment.models.tokenizer import load_tokenizer
@@ -52,7 +52,7 @@ class Voice:
         line = template_warning(str(folder), self.config, self.tokenizer, self.template)
         if line is not None:
             print(f"warning: {line}", file=sys.stderr)
-        self.encoder = Encoder(self.tokenizer, TEMPLATES[name])
+        self.encoder = Encoder(self.tokenizer, template_name(name))
         self.ends = sequence_ends(self.config, self.tokenizer, self.encoder.end_id)
 
 
@@ -108,7 +108,8 @@ class Chat:
         from alignment.models.hub import load_causal_lm, resolve_model_folder
 
         folder = resolve_model_folder(arguments.folder, parts=("policy",))
-        voice = Voice(folder, arguments.chat_template)
+        wanted = arguments.input_template or arguments.chat_template
+        voice = Voice(folder, wanted)
         self._tokenizer, self._encoder = voice.tokenizer, voice.encoder
         model = load_causal_lm(folder, dtype="float32", tokenizer=self._tokenizer)
         self._options = GenerationOptions(
@@ -127,7 +128,7 @@ class Chat:
             self._judge = Judge(
                 resolve_model_folder(arguments.reward_model, parts=("reward",)),
                 voice,
-                template=arguments.chat_template,
+                template=wanted,
                 head_prefix=arguments.value_head_prefix,
                 before_padding=arguments.score_before_padding,
             )
@@ -142,7 +143,10 @@ class Chat:
 
 def choose_template(config: DecoderConfig, tokenizer: Tokenizer) -> str:
     """Return the template that the model's folder records, else the tokenizer's own where it has one."""
-    recorded = (config.trained_template or {}).get("chat_template")
+    record = config.trained_template or {}
+    if isinstance(record.get("input_template"), str):
+        return record["input_template"]
+    recorded = record.get("chat_template")
     own = "tokenizer" if tokenizer.chat_template else "none"
     return recorded if recorded in TEMPLATES and (recorded == "none" or tokenizer.chat_template) else own
 
@@ -168,6 +172,13 @@ def open_engine(model: Any, vocabulary: int, *, kv_memory: str) -> Any:
     engine.load_weights(model.named_parameters(), version=0)
     print(f"engine: {f'fused ({find_core().reason})' if obstacle is None else f'eager ({obstacle})'}", file=sys.stderr)
     return engine
+
+
+def input_template(text: str) -> str:
+    """Return an own template; it holds {} once, where the user's text goes."""
+    if text.count("{}") != 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must hold {{}} once, where your text goes")
+    return text.replace("\\n", "\n")
 
 
 def read_lines() -> Iterator[str]:
@@ -224,7 +235,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--top_k", type=number(int, minimum=0), default=0, help="0: all tokens")
     add("--greedy", action="store_true", help="the likeliest token each time")
     add("--seed", type=number(int, minimum=0, below=2**63), default=0)
-    add("--chat_template", choices=tuple(TEMPLATES), help="default: that of the training, else the tokenizer's own")
+    add("--chat_template", choices=TEMPLATES, help="default: that of the training, else the tokenizer's own")
+    add("--input_template", type=input_template, help='text around yours, such as "User: {}\\nAssistant: "')
     add("--kv_memory", default="1GiB", help="memory for keys and values of the fused engine")
     add("--value_head_prefix", help="name of the reward model's score head, where it is none of the usual ones")
     add("--score_before_padding", action="store_true", help="read scores where transformers does when pad = eos")

@@ -22,6 +22,10 @@ class DataArguments:
     """An empty text, or an identical or tied pair: drop and count it, or stop. Wrong columns always stop."""
     chat_template: Literal["none", "tokenizer"] = "none"
     """none: BEGINNING OF CONVERSATION: USER: ... ASSISTANT:; tokenizer: the tokenizer's own chat template."""
+    input_template: str | None = None
+    """What stands around each text of the user, such as "User: {}\\nAssistant: ", in place of chat_template=none."""
+    tokenizer_chat_template: str | None = argument(None, path="template")
+    """A Jinja file, or Jinja text, in place of the tokenizer's chat template; it is used and saved with the model."""
     dataset_modules: tuple[str, ...] = argument((), path="module", separator=r"\s*,\s*")
     """Python modules or .py files, separated by commas, imported first so that they register their datasets."""
     eval_split_ratio: float | None = argument(None, above=0, below=1)
@@ -32,3 +36,10 @@ class DataArguments:
     """Processes that encode rows at the start, where there are 20,000 or more; null: one a processor core, 0: none."""
     encoded_cache_dir: str | None = argument(None, path="output")
     """Where such encoded rows are kept for the next start; null: encoded_rows in output_dir."""
+
+    @property
+    def template(self) -> str:
+        """``none``, ``tokenizer``, or the text of ``input_template``."""
+        if self.input_template is not None:
+            return self.input_template.replace("\\n", "\n")  # a shell passes backslash and n
+        return self.chat_template if self.tokenizer_chat_template is None else "tokenizer"

@@ -80,6 +80,11 @@ def _resolve_file(value: str, folders: Sequence[Path]) -> str:
     return str(_first_existing(value, folders, "file"))
 
 
+def _resolve_template(value: str, folders: Sequence[Path]) -> str:
+    """Return the path of a file with a template; text that holds Jinja is the template itself."""
+    return value if "{{" in value or "{%" in value else str(_first_existing(value, folders, "template file"))
+
+
 def _resolve_checkpoint(value: str, folders: Sequence[Path]) -> str:
     return str(_first_existing(value, folders, "checkpoint folder"))
 
@@ -153,6 +158,7 @@ RESOLVERS: Mapping[str, Callable[[str, Sequence[Path]], str]] = MappingProxyType
     {
         "model": _resolve_model,
         "file": _resolve_file,
+        "template": _resolve_template,
         "checkpoint": _resolve_checkpoint,
         "datasets": _resolve_datasets,
         "module": _resolve_module,

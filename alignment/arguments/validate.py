@@ -14,6 +14,16 @@ def check_lengths(v: Values) -> Iterator[str]:
         yield f"max_prompt_len={prompt} must be below max_length={limit}, which counts the response too"
 
 
+def check_templates(v: Values) -> Iterator[str]:
+    """There is one template, and it has a place for the text."""
+    if v.input_template is None:
+        return
+    if v.input_template.count("{}") != 1:
+        yield f"input_template={v.input_template!r} must hold {{}} once, where the user's text goes"
+    if v.chat_template == "tokenizer" or v.tokenizer_chat_template is not None:
+        yield "input_template takes the place of a chat template: leave out chat_template and tokenizer_chat_template"
+
+
 def check_evaluation(v: Values) -> Iterator[str]:
     """Evaluation needs data."""
     if (v.evaluation_strategy != "no" or v.do_eval or not v.do_train) and not (v.eval_datasets or v.eval_split_ratio):
@@ -73,6 +83,7 @@ def check_model_source(v: Values) -> Iterator[str]:
 
 CHECKS: tuple[Check, ...] = (
     check_lengths,
+    check_templates,
     check_evaluation,
     check_best_model,
     check_schedule,

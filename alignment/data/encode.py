@@ -13,7 +13,7 @@ from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from alignment.data.conversation import Conversation, Given, conversation
-from alignment.data.templates import TEMPLATES, Segment, open_template
+from alignment.data.templates import TEMPLATES, Segment, is_template, open_template
 from alignment.data.tokenizer import CuttingTokenizer, Tokenizer
 from alignment.errors import ArgumentError
 
@@ -34,14 +34,17 @@ class EncodeOptions:
     on_bad_row: str = "drop"
     """``drop`` empty, identical, tied and contradictory rows, or stop with an ``error``."""
     template: str = "pku"
-    """``pku`` or ``tokenizer`` (the tokenizer's own chat template)."""
+    """``pku``, ``tokenizer`` (the tokenizer's own chat template), or a text such as ``User: {}\\nAssistant: ``."""
     min_answer_tokens: int = 1
     """Shorter answers (EOS not counted) are bad rows."""
 
     def __post_init__(self) -> None:
-        for name, allowed in (("on_overlong", ON_OVERLONG), ("on_bad_row", ON_BAD_ROW), ("template", TEMPLATES)):
+        for name, allowed in (("on_overlong", ON_OVERLONG), ("on_bad_row", ON_BAD_ROW)):
             if getattr(self, name) not in allowed:
                 raise ArgumentError(f"{name} is {getattr(self, name)!r} (allowed: {', '.join(allowed)})")
+        if not is_template(self.template):
+            allowed = ", ".join(TEMPLATES)
+            raise ArgumentError(f"template is {self.template!r} (allowed: {allowed}, or a text with one {{}})")
         for name, lowest in (("max_length", 2), ("max_prompt_length", 1), ("min_answer_tokens", 0)):
             value = getattr(self, name)
             if value is not None and value < lowest:

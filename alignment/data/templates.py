@@ -1,4 +1,4 @@
-"""Conversations to text: the classic PKU template, or the tokenizer's own chat template.
+"""Conversations to text: plain text around the user's (the classic PKU template), or the tokenizer's chat template.
 
 A template renders a conversation to segments that concatenate to the whole text; the segments of the assistant are
 what a model is trained on. Each of them ends with one token, the template's ``end``.
@@ -7,19 +7,16 @@ what a model is trained on. Each of them ends with one token, the template's ``e
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 from alignment.data.conversation import TRAIN, Conversation, Given, conversation, text_of
 from alignment.data.tokenizer import Tokenizer
 from alignment.errors import DataError, UserError
 
-PROMPT_BEGIN = "BEGINNING OF CONVERSATION: "
-PROMPT_USER = "USER: {input} "
-PROMPT_ASSISTANT = "ASSISTANT:"
-
 TEMPLATES = ("pku", "tokenizer")
+"""Names of templates; a text with one ``{}`` is a template too, which stands around each text of the user."""
 
 _MARK = "\ue000answer\ue001"
 """Stands in for an answer where a template is asked what it writes around it."""
@@ -55,21 +52,27 @@ class Template(Protocol):
         """Return the whole text in segments, one answer for each of ``dialogue.targets`` and what lies between."""
 
 
-class PkuTemplate:
-    """The template of safe-rlhf: the answer follows ``ASSISTANT:`` directly, EOS ends each answer."""
+@dataclass(frozen=True)
+class PlainTemplate:
+    """Text around each text of the user; the answer follows directly, and ``end`` closes it."""
 
-    adds_special_tokens = True
+    begin: str
+    """What the first turn begins with."""
+    before: str
+    """What stands before each text of the user."""
+    behind: str
+    """What stands behind it."""
+    end: str = ""
 
-    def __init__(self, eos_token: str) -> None:
-        self.end = eos_token
+    adds_special_tokens: ClassVar[bool] = True
+
+    def ending_with(self, end: str) -> PlainTemplate:
+        """Return this template with another end token."""
+        return replace(self, end=end)
 
     def render_prompt(self, asked: Conversation) -> str:
-        """Return ``BEGINNING OF CONVERSATION: USER: a ASSISTANT:b</s>USER: c ASSISTANT:``."""
-        pieces = [PROMPT_BEGIN]
-        for number, turn in enumerate(_plain_turns(asked)):
-            is_user = number % 2 == 0
-            pieces.append(PROMPT_USER.format(input=turn) + PROMPT_ASSISTANT if is_user else turn + self.end)
-        return "".join(pieces)
+        """Return for example ``BEGINNING OF CONVERSATION: USER: a ASSISTANT:b</s>USER: c ASSISTANT:``."""
+        return "".join(segment.text + segment.end for segment in self._segments(asked, targets=set()))
 
     def render_answer(self, asked: Conversation, prompt: str, answer: str) -> str:
         """Return ``answer`` itself."""
@@ -77,17 +80,21 @@ class PkuTemplate:
 
     def render_dialogue(self, dialogue: Conversation) -> list[Segment]:
         """Return the segments; see ``Template``."""
-        segments, before = [], PROMPT_BEGIN
-        targets = set(dialogue.targets)
-        for number, turn in enumerate(_plain_turns(dialogue)):
+        return self._segments(dialogue, targets=set(dialogue.targets))
+
+    def _segments(self, rendered: Conversation, *, targets: set[int]) -> list[Segment]:
+        segments, text = [], self.begin
+        for number, turn in enumerate(_plain_turns(rendered)):
             if number in targets:
-                segments += [Segment(before, False), Segment(turn, True, self.end)]
-                before = ""
-            elif number % 2:
-                before += turn + self.end
+                segments += [Segment(text, False), Segment(turn, True, self.end)]
+                text = ""
             else:
-                before += PROMPT_USER.format(input=turn) + PROMPT_ASSISTANT
-        return [*segments, Segment(before, False)] if before else segments
+                text += turn + self.end if number % 2 else self.before + turn + self.behind
+        return [*segments, Segment(text, False)] if text else segments
+
+
+PKU = PlainTemplate("BEGINNING OF CONVERSATION: ", "USER: ", " ASSISTANT:")
+"""The classic template, of safe-rlhf."""
 
 
 class ChatTemplate:
@@ -203,28 +210,42 @@ class ChatTemplate:
             raise DataError(f"the chat template refuses {messages!r:.300}: {type(error).__name__}: {error}") from error
 
 
+def is_template(name: str) -> bool:
+    """Tell whether ``name`` is one of ``TEMPLATES``, or a text with one place for the user's."""
+    return name in TEMPLATES or name.count("{}") == 1
+
+
+def template_name(given: str) -> str:
+    """Return the name here of a template as arguments and model folders name it: ``none`` is ``pku``."""
+    return "pku" if given == "none" else given
+
+
 def open_template(name: str, tokenizer: Tokenizer) -> Template:
-    """Return the template called ``name`` (one of ``TEMPLATES``)."""
-    if name not in TEMPLATES:
-        raise DataError(f"unknown template {name!r} (allowed: {', '.join(TEMPLATES)})")
-    return PkuTemplate(tokenizer.eos_token) if name == "pku" else ChatTemplate(tokenizer)
+    """Return the template ``name``; see ``is_template``."""
+    if not is_template(name):
+        raise DataError(f"unknown template {name!r} (allowed: {', '.join(TEMPLATES)}, or a text with one {{}})")
+    if name == "tokenizer":
+        return ChatTemplate(tokenizer)
+    if name == "pku":
+        return PKU.ending_with(tokenizer.eos_token)
+    return PlainTemplate("", *name.split("{}"), end=tokenizer.eos_token)
 
 
 def format_prompt(value: Given, eos_token: str) -> str:
     """Render an ``input`` (text, or turns ending with the user's) with the PKU template."""
-    return PkuTemplate(eos_token).render_prompt(conversation(value))
+    return PKU.ending_with(eos_token).render_prompt(conversation(value))
 
 
 def _plain_turns(rendered: Conversation) -> Sequence[str]:
-    """Return the texts of turns of user and assistant in alternation; the classic template has no place for others."""
+    """Return the texts of turns of user and assistant in alternation; a plain template has no place for others."""
     hint = "use chat_template=tokenizer with a tokenizer that has one"
     if rendered.tools or any(message.get("tool_calls") for message in rendered.messages):
-        raise DataError(f"the classic template (chat_template=none) has no place for tools; {hint}")
+        raise DataError(f"a plain template (chat_template=none or input_template) has no place for tools; {hint}")
     for number, message in enumerate(rendered.messages):
         expected = ("user", "assistant")[number % 2]
         if message["role"] != expected:
             raise DataError(
-                f"message {number} has role {message['role']!r} where the classic template (chat_template=none) "
-                f"expects {expected!r}: it has no place for others; {hint}"
+                f"message {number} has role {message['role']!r} where a plain template (chat_template=none or "
+                f"input_template) expects {expected!r}: it has no place for others; {hint}"
             )
     return [text_of(message) for message in rendered.messages]

@@ -13,6 +13,7 @@ from alignment.data.dataset_spec import Datasets, parse_datasets
 from alignment.data.encode import EncodeOptions
 from alignment.data.encoded.build import Encoding
 from alignment.data.modules import load_dataset_modules
+from alignment.data.templates import template_name
 from alignment.data.tokenized import TokenizedDataset
 from alignment.data.tokenizer import Tokenizer
 from alignment.errors import ArgumentError
@@ -37,7 +38,7 @@ def encode_options(start: Launch, *, max_prompt_length: int | None = None) -> En
         max_prompt_length=max_prompt_length,
         on_overlong=data.on_overlong,
         on_bad_row=data.on_bad_row,
-        template="tokenizer" if data.chat_template == "tokenizer" else "pku",
+        template=template_name(data.template),
     )
 
 

@@ -66,8 +66,19 @@ def resumed_folder(start: Launch, name: str, initial: str) -> str:
 
 def starting_tokenizer(start: Launch, folder: str | None) -> Tokenizer:
     """Return the tokenizer named by the arguments, else the model's own."""
-    named = start.parsed.model.tokenizer_name_or_path
-    return load_tokenizer(resolve_tokenizer_folder(named) if named else folder)
+    named, template = start.parsed.model.tokenizer_name_or_path, start.parsed.data.tokenizer_chat_template
+    tokenizer = load_tokenizer(resolve_tokenizer_folder(named) if named else folder)
+    return tokenizer if template is None else tokenizer.with_chat_template(read_template(template))
+
+
+def read_template(given: str) -> str:
+    """Return a chat template: the content of a file, or the text itself where it is Jinja."""
+    if "{{" in given or "{%" in given:
+        return given
+    try:
+        return Path(given).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArgumentError(f"tokenizer_chat_template={given} cannot be read: {error}") from error
 
 
 def check_start(start: Launch, group, folder: str | None, tokenizer: Tokenizer) -> None:
@@ -97,7 +108,7 @@ def adopt(start: Launch, model: CausalLM | ScoreModel, tokenizer: Tokenizer) -> 
 
 
 def _template(start: Launch, tokenizer: Tokenizer) -> dict[str, Any]:
-    return describe_template(start.parsed.data.chat_template, tokenizer)
+    return describe_template(start.parsed.data.template, tokenizer)
 
 
 def check_layout(start: Launch, config: DecoderConfig, place: str) -> None:

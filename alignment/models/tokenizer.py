@@ -19,6 +19,7 @@ from alignment.models.tokenizer_files import (
     FAST_FILE,
     TokenizerFiles,
     read_tokenizer_files,
+    with_chat_template,
     with_pad_token,
 )
 from alignment.models.tokenizer_models import FastModel, TokenizerModel
@@ -160,6 +161,10 @@ class Tokenizer:
         """The ids of all special tokens, BOS and the others that have a name first."""
         tokens = [*self._special.values(), *(token.content for token in self._files.added_tokens if token.special)]
         return list(dict.fromkeys(self._model.vocab[token] for token in tokens if token in self._model.vocab))
+
+    def with_chat_template(self, template: str) -> Tokenizer:
+        """Return this tokenizer with another chat template, which is saved with it."""
+        return open_tokenizer(with_chat_template(self._files, template))
 
     def save(self, folder: str | Path, *, padding: int | None = None) -> None:
         """Write the tokenizer's files to ``folder`` byte for byte as they were read.

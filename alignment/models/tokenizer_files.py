@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,15 @@ def read_tokenizer_files(folder: str | Path) -> TokenizerFiles:
         added_tokens=_merge(listed, [*special.values(), *extra]),
         chat_template=_chat_template(root, contents, config),
     )
+
+
+def with_chat_template(files: TokenizerFiles, template: str) -> TokenizerFiles:
+    """Return ``files`` with another chat template, in the configuration and in a file of its own where there is one."""
+    config = {**files.config, "chat_template": template}
+    contents = {**files.contents, CONFIG_FILE: json.dumps(config, indent=2, ensure_ascii=False).encode()}
+    if TEMPLATE_FILE in contents:
+        contents[TEMPLATE_FILE] = template.encode()
+    return replace(files, config=config, contents=contents, chat_template=template)
 
 
 def with_pad_token(files: TokenizerFiles, token: str) -> dict[str, bytes]:

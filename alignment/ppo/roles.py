@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from alignment.data.encode import Encoder
+from alignment.data.templates import template_name
 from alignment.errors import ArgumentError
 from alignment.loops.data_start import encode_options
 from alignment.loops.launch import Launch
@@ -164,20 +165,19 @@ def choose_sequences(start: Launch, tokenizer: Tokenizer, folders: RoleFolders) 
 def _in_its_tokens(start: Launch, tokenizer: Tokenizer, own: Tokenizer, folders: RoleFolders) -> Any:
     """Return what turns rollouts into the ids of the reward model, whose tokenizer is ``own``."""
     reward, data = folders.reward, start.parsed.data
-    same_template = data.chat_template != "tokenizer" or own.chat_template in (None, tokenizer.chat_template)
+    same_template = data.template != "tokenizer" or own.chat_template in (None, tokenizer.chat_template)
     if own.fingerprint() == tokenizer.fingerprint() and same_template:
         config = check_fit(reward, own, max_length=data.max_length)
         warn_of_template(start, reward, config, tokenizer)
         end = Encoder(tokenizer, encode_options(start).template).end_id
         return SameTokens(sequence_ends(DecoderConfig.read(folders.actor), tokenizer, end), end)
     config = check_fit(reward, own, max_length=1)
-    template = "tokenizer" if data.chat_template == "tokenizer" and own.chat_template else "pku"
+    template = data.template if data.template != "tokenizer" or own.chat_template else "none"
     log.info(
         "the reward model has another tokenizer or another chat template: responses are re-encoded with its "
-        f"{template} template"
+        f"template ({template})"
     )
-    name = "tokenizer" if template == "tokenizer" else "none"
-    line = template_warning(reward, config, own, describe_template(name, own))
+    line = template_warning(reward, config, own, describe_template(template, own))
     if line is not None:
         log.warn(line)
-    return Retokenized(tokenizer, Encoder(own, template), max_tokens=config.longest_sequence)
+    return Retokenized(tokenizer, Encoder(own, template_name(template)), max_tokens=config.longest_sequence)

@@ -53,6 +53,18 @@ ROWS = (
     Row("on_bad_row", "error", lambda r: r.dataset.options.on_bad_row),
     Row("chat_template", "none", lambda r: r.dataset.options.template, "pku"),
     Row(
+        "input_template", "User: {}\\nAssistant: ",
+        lambda r: (r.dataset.options.template, r.learner.runner.model.config.trained_template["input_template"]),
+        ("User: {}\nAssistant: ",) * 2, with_={"chat_template": "none"}, alone=True,
+    ),
+    Row(
+        "tokenizer_chat_template", "{{ messages[0].content }}",
+        lambda r: (r.dataset.options.template, r.dataset.tokenizer.chat_template),
+        ("tokenizer", "{{ messages[0].content }}"), with_={"chat_template": "none"}, alone=True,
+    ),
+    Row("dataloader_num_workers", 3, lambda r: r.call("loops.data_start.Encoding")["num_workers"]),
+    Row("encoded_cache_dir", "/kept", lambda r: str(r.call("loops.data_start.Encoding")["cache_dir"])),
+    Row(
         "dataset_modules", "{module.py}", lambda r: r.call("loops.data_start.load_dataset_modules")[0],
         ("{module.py}",),
     ),

@@ -63,3 +63,19 @@ def test_error_inside_a_template_is_reported(tokenizer):
     tokenizer.apply_chat_template = fail
     with pytest.raises(DataError, match="refuses.*roles must alternate"):
         ChatTemplate(tokenizer).render_prompt(conversation("hi"))
+
+
+def test_an_own_template_stands_around_each_text_of_the_user(tokenizer):
+    template = open_template("User: {}\nAssistant: ", tokenizer)
+    segments = template.render_dialogue(conversation(["a {} {x}", "b", "c", "d"]))
+    assert [segment.text for segment in segments] == ["User: a {} {x}\nAssistant: ", "b", "User: c\nAssistant: ", "d"]
+    assert template.render_prompt(conversation(["a", "b", "c"])) == "User: a\nAssistant: b</s>User: c\nAssistant: "
+    assert template.end == "</s>" and template.adds_special_tokens
+    with pytest.raises(DataError, match="place for others"):
+        template.render_prompt(conversation([{"role": "system", "content": "s"}, {"role": "user", "content": "a"}]))
+
+
+@pytest.mark.parametrize("name", ["User: ", "{} and {}"])
+def test_an_own_template_has_one_place_for_the_text(name, tokenizer):
+    with pytest.raises(DataError, match="unknown template.*a text with one {}"):
+        open_template(name, tokenizer)

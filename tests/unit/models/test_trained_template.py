@@ -71,3 +71,30 @@ def test_a_template_that_was_changed_since_is_told(tokenizer):
     config = DecoderConfig.from_dict({**RAW, "trained_template": record})
     line = template_warning("FOLDER", config, tokenizer, describe_template("tokenizer", tokenizer))
     assert "the tokenizer's template is another one than then" in line
+
+
+def test_an_own_template_is_recorded_with_its_text(tokenizer):
+    record = describe_template("User: {}\n", tokenizer)
+    assert record == {"chat_template": "none", "input_template": "User: {}\n"}
+    config = DecoderConfig.from_dict({**RAW, "trained_template": record})
+    assert template_warning("FOLDER", config, tokenizer, record) is None
+    line = template_warning("FOLDER", config, tokenizer, describe_template("tokenizer", tokenizer))
+    assert "was trained with input_template='User: {}\\n'" in line and "give input_template='User: {}\\n'" in line
+    plain = DecoderConfig.from_dict(RAW)
+    assert template_warning("FOLDER", plain, tokenizer, record) is None, "it was asked for by name"
+    old = DecoderConfig.from_dict({**RAW, "trained_template": {"chat_template": "none"}})
+    assert "give chat_template=none" in template_warning("FOLDER", old, tokenizer, record)
+
+
+@pytest.mark.parametrize("has_file", [True, False])
+def test_a_chat_template_given_by_key_is_saved_with_the_tokenizer(has_file, tmp_path, tokenizer):
+    tokenizer.save(tmp_path / "old")
+    if has_file:
+        (tmp_path / "old" / "chat_template.jinja").write_text("old")
+    changed = load_tokenizer(tmp_path / "old").with_chat_template("{{ messages[0]['content'] }}!")
+    assert changed.apply_chat_template([{"role": "user", "content": "hi"}]) == "hi!"
+    changed.save(tmp_path / "new")
+    again = load_tokenizer(tmp_path / "new")
+    assert again.chat_template == changed.chat_template and again.content_key() == changed.content_key()
+    assert (tmp_path / "new" / "chat_template.jinja").exists() == has_file
+    assert changed.fingerprint() == tokenizer.fingerprint() and changed.content_key() != tokenizer.content_key()
