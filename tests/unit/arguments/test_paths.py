@@ -87,3 +87,13 @@ def test_an_input_below_an_unknown_home_folder(tmp_path):
 def test_a_sum_in_dollars_is_no_variable(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert RESOLVERS["output"]("cost-5$", [tmp_path]) == str(tmp_path / "cost-5$")
+
+
+def test_a_template_is_a_file_or_jinja(folders):
+    resolve = RESOLVERS["template"]
+    base, current = folders
+    (base / "own.jinja").write_text("{{ messages }}")
+    assert resolve("own.jinja", folders) == str(base / "own.jinja")
+    assert resolve("{% for m in messages %}{% endfor %}", folders).startswith("{% for")
+    with pytest.raises(ArgumentError, match=f"template file 'none.jinja' does not exist; tried {base}"):
+        resolve("none.jinja", folders)

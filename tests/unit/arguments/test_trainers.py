@@ -309,3 +309,22 @@ def test_weight_dtype_by_device():
 
 def test_a_secret_is_not_repeated():
     assert "s3cret" not in _problems(parse_ppo_arguments, [*PPO, "--wandb_api_key", "s3cret"])
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (["--input_template", "User:"], "input_template='User:' must hold {} once"),
+        (["--input_template", "{}", "--chat_template", "tokenizer"], "leave out chat_template and tokenizer_chat"),
+        (["--input_template", "{}", "--tokenizer_chat_template", "{{ x }}"], "leave out chat_template and tokenizer"),
+    ],
+)
+def test_there_is_one_template_with_a_place_for_the_text(keys, message):
+    assert message in _problems(parse_reward_arguments, [*RM, *keys])
+
+
+def test_a_template_by_key_is_the_template():
+    data = parse_reward_arguments([*RM, "--input_template", "User: {}\\nAssistant: "]).data
+    assert data.template == "User: {}\nAssistant: "
+    assert parse_reward_arguments([*RM, "--tokenizer_chat_template", "{{ x }}"]).data.template == "tokenizer"
+    assert parse_reward_arguments(RM).data.template == "none"
