@@ -58,9 +58,9 @@ ROWS = (
         ("User: {}\nAssistant: ",) * 2, with_={"chat_template": "none"}, alone=True,
     ),
     Row(
-        "tokenizer_chat_template", "{{ messages[0].content }}",
+        "tokenizer_chat_template", "{own.jinja}",
         lambda r: (r.dataset.options.template, r.dataset.tokenizer.chat_template),
-        ("tokenizer", "{{ messages[0].content }}"), with_={"chat_template": "none"}, alone=True,
+        ("tokenizer", "own text"), with_={"chat_template": "none"}, alone=True,
     ),
     Row("dataloader_num_workers", 3, lambda r: r.call("loops.data_start.Encoding")["num_workers"]),
     Row("encoded_cache_dir", "/kept", lambda r: str(r.call("loops.data_start.Encoding")["cache_dir"])),
