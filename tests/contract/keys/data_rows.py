@@ -59,11 +59,9 @@ ROWS = (
     ),
     Row(
         "tokenizer_chat_template", "{own.jinja}",
-        lambda r: (r.dataset.options.template, r.dataset.tokenizer.chat_template),
-        ("tokenizer", "own text"), with_={"chat_template": "none"}, alone=True,
+        lambda r: (r.dataset.options.template, r.dataset.tokenizer.chat_template == (r.folder / "own.jinja").read_text()),
+        ("tokenizer", True), with_={"chat_template": "none"}, alone=True,
     ),
-    Row("dataloader_num_workers", 3, lambda r: r.call("loops.data_start.Encoding")["num_workers"]),
-    Row("encoded_cache_dir", "/kept", lambda r: str(r.call("loops.data_start.Encoding")["cache_dir"])),
     Row(
         "dataset_modules", "{module.py}", lambda r: r.call("loops.data_start.load_dataset_modules")[0],
         ("{module.py}",),

@@ -39,7 +39,7 @@ def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("keys")
     make_models(place)
     (place / "module.py").write_text("")
-    (place / "own.jinja").write_text("own text")
+    (place / "own.jinja").write_text("{% for m in messages %}{{ m.content }} {% endfor %}")
     (place / "function.py").write_text("def score(*texts):\n    return 7.0, *texts\n")
     (place / "safety.jsonl").write_text(json.dumps({**SAFETY, "is_other_safe": False}) + "\n")
     return place
