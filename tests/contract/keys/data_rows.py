@@ -59,8 +59,8 @@ ROWS = (
     ),
     Row(
         "tokenizer_chat_template", "{own.jinja}",
-        lambda r: (r.dataset.options.template, r.dataset.tokenizer.chat_template == (r.folder / "own.jinja").read_text()),
-        ("tokenizer", True), with_={"chat_template": "none"}, alone=True,
+        lambda r: r.dataset.tokenizer.chat_template == (r.folder / "own.jinja").read_text(), True,
+        with_={"chat_template": "none"}, alone=True,
     ),
     Row(
         "dataset_modules", "{module.py}", lambda r: r.call("loops.data_start.load_dataset_modules")[0],
