@@ -18,7 +18,7 @@ from alignment.data.layouts.samples import (
     sample_of,
 )
 from alignment.data.layouts.transcripts import is_transcript, read_transcript
-from alignment.data.layouts.turns import dialogue_turns, join_texts, read_history, read_turns
+from alignment.data.layouts.turns import dialogue_turns, join_texts, read_turns
 from alignment.errors import DataError
 from alignment.records import RawSample
 
@@ -29,7 +29,7 @@ SAFE_RLHF = (
 OWN_FIELDS = ("answer", "other_answer", "better", "safer", "is_safe", "is_other_safe", "desirable")
 
 
-def own(row: Row, place: str) -> RawSample:
+def own(row: Row, place: object) -> RawSample:
     """Fields of ``RawSample`` under their own names; only ``input`` may be in any spelling."""
     sample = {name: row[name] for name in OWN_FIELDS if name in row}
     return RawSample(input=prompt_of(row["input"], place), **sample)
@@ -40,7 +40,7 @@ def own_with(prompt: str) -> Convert:
     return lambda row, place: own({**row, "input": row[prompt]}, place)
 
 
-def dialogue(row: Row, place: str) -> RawSample:
+def dialogue(row: Row, place: object) -> RawSample:
     """``dialogue``: turns in alternation, or messages."""
     return (
         RawSample(dialogue=row["dialogue"]) if _is_texts(row["dialogue"]) else conversation_of(row["dialogue"], place)
@@ -65,14 +65,14 @@ def pair_in(prompt: str | None, chosen: str = "chosen", rejected: str = "rejecte
 def alpaca(answer: str | None) -> Convert:
     """``instruction`` with ``input`` (or ``context``) after a space, earlier turns in ``history``, and an answer."""
 
-    def convert(row: Row, place: str) -> RawSample:
+    def convert(row: Row, place: object) -> RawSample:
         given = _instruction(row, place)
         return answered(given, row[answer], place) if answer else RawSample(input=prompt_of(given, place))
 
     return convert
 
 
-def alpaca_pair(row: Row, place: str) -> RawSample:
+def alpaca_pair(row: Row, place: object) -> RawSample:
     """As ``alpaca``, with ``chosen`` and ``rejected``."""
     return pair_of(_instruction(row, place), row["chosen"], row["rejected"], place)
 
@@ -80,7 +80,7 @@ def alpaca_pair(row: Row, place: str) -> RawSample:
 def desirable(convert: Convert, label: str) -> Convert:
     """Another layout with a label that says whether its answer is desirable."""
 
-    def labelled(row: Row, place: str) -> RawSample:
+    def labelled(row: Row, place: object) -> RawSample:
         return RawSample(**convert(row, place), desirable=flag_of(row[label], f"{place}: column {label!r}"))
 
     return labelled
@@ -89,7 +89,7 @@ def desirable(convert: Convert, label: str) -> Convert:
 def conversation_in(name: str) -> Convert:
     """Whole conversations in the named column; a ``prompt`` beside them must be one of their questions."""
 
-    def convert(row: Row, place: str) -> RawSample:
+    def convert(row: Row, place: object) -> RawSample:
         if row.get("prompt") and row[name] is not None:
             _check_agrees(row["prompt"], read_turns(row[name], place), place)
         return conversation_of(row[name], f"{place}: column {name!r}")
@@ -100,7 +100,7 @@ def conversation_in(name: str) -> Convert:
 def labelled_conversation(name: str, label: str) -> Convert:
     """A conversation whose last answer is desirable or not."""
 
-    def convert(row: Row, place: str) -> RawSample:
+    def convert(row: Row, place: object) -> RawSample:
         turns = read_turns(row[name], place)
         return answered(turns[:-1], turns[-1:], place)
 
@@ -112,7 +112,7 @@ def conversation_pair(name: str) -> Convert:
     return lambda row, place: pair_of(row[name], row["chosen"], row["rejected"], place)
 
 
-def ultrafeedback(row: Row, place: str) -> RawSample:
+def ultrafeedback(row: Row, place: object) -> RawSample:
     """``chosen`` and ``rejected`` conversations; ``messages`` repeats the chosen one."""
     if read_turns(row["messages"], place) != read_turns(row["chosen"], place):
         raise DataError(f"{place}: column 'messages' is not the chosen conversation; leave it out with ignored_columns")
@@ -122,7 +122,7 @@ def ultrafeedback(row: Row, place: str) -> RawSample:
 def rejected_in(name: str) -> Convert:
     """``messages`` with the chosen answer at their end, and the rejected answer in the named column."""
 
-    def convert(row: Row, place: str) -> RawSample:
+    def convert(row: Row, place: object) -> RawSample:
         turns, rejected = read_turns(row["messages"], place), row[name]
         if isinstance(rejected, str):
             rejected = [*turns[:-1], {"role": "assistant", "content": rejected}]
@@ -139,7 +139,7 @@ def ranked_in(answers: str, scores: str, *, prompt: str = "prompt") -> Convert:
 def ranked_objects(name: str, answer: str, score: str, *, prompt: str, sign: int = 1) -> Convert:
     """A list of objects, each an answer with its score; ``sign`` -1 where 1 is the best rank."""
 
-    def convert(row: Row, place: str) -> RawSample:
+    def convert(row: Row, place: object) -> RawSample:
         items = row[name] or []
         scores = [None if item[score] is None else sign * item[score] for item in items]
         return ranked_of(row[prompt], [item[answer] for item in items], scores, place)
@@ -150,7 +150,7 @@ def ranked_objects(name: str, answer: str, score: str, *, prompt: str, sign: int
 def scored_pair(prompt: str, answers: tuple[str, str], scores: tuple[str, str]) -> Convert:
     """Two answers, each with a score of its own; higher is better."""
 
-    def convert(row: Row, place: str) -> RawSample:
+    def convert(row: Row, place: object) -> RawSample:
         sample = pair_of(_plain_text(row[prompt]), row[answers[0]], row[answers[1]], place)
         return RawSample(**{**sample, "better": compare(row[scores[0]], row[scores[1]], place)})
 
@@ -160,20 +160,20 @@ def scored_pair(prompt: str, answers: tuple[str, str], scores: tuple[str, str]) 
 def strength_pair(prompt: str, answers: tuple[str, str], strength: str) -> Convert:
     """Two answers and one number: below 0 the first is better, above 0 the second, 0 is a tie."""
 
-    def convert(row: Row, place: str) -> RawSample:
+    def convert(row: Row, place: object) -> RawSample:
         sample = pair_of(row[prompt], row[answers[0]], row[answers[1]], place)
         return RawSample(**{**sample, "better": compare(0, row[strength], place)})
 
     return convert
 
 
-def shp(row: Row, place: str) -> RawSample:
+def shp(row: Row, place: object) -> RawSample:
     """``labels`` is 1 where the first comment is preferred."""
     sample = pair_of(row["history"], row["human_ref_A"], row["human_ref_B"], place)
     return RawSample(**{**sample, "better": flag_of(row["labels"], f"{place}: column 'labels'")})
 
 
-def safe_rlhf(row: Row, place: str) -> RawSample:
+def safe_rlhf(row: Row, place: object) -> RawSample:
     """Two responses, the number of the better and of the safer one, and whether each is safe."""
     return RawSample(
         input=prompt_of(row["prompt"], place),
@@ -186,7 +186,7 @@ def safe_rlhf(row: Row, place: str) -> RawSample:
     )
 
 
-def paddle(row: Row, place: str) -> RawSample:
+def paddle(row: Row, place: object) -> RawSample:
     """``src`` (the user's turns) and ``tgt`` (the assistant's): texts or lists that take turns."""
     source, target = row["src"], row["tgt"]
     if not isinstance(target, (list, tuple)):
@@ -197,7 +197,7 @@ def paddle(row: Row, place: str) -> RawSample:
     return RawSample(input=turns) if len(turns) % 2 else RawSample(dialogue=turns)
 
 
-def paddle_ranked(row: Row, place: str) -> RawSample:
+def paddle_ranked(row: Row, place: object) -> RawSample:
     """``src`` and ``tgt`` as the prompt, ``response`` with ``sort``: the larger number is the better one.
 
     A single response (KTO) is desirable when its number is 1.
@@ -211,20 +211,20 @@ def paddle_ranked(row: Row, place: str) -> RawSample:
     return ranked_of(prompt, responses, row["sort"], place)
 
 
-def verl(row: Row, place: str) -> RawSample:
+def verl(row: Row, place: object) -> RawSample:
     """A prompt, and the reference answer in ``reward_model['ground_truth']``."""
     truth = (row["reward_model"] or {}).get("ground_truth")
     return RawSample(input=prompt_of(row["prompt"], place), answer=truth if truth is None else str(truth))
 
 
-def arena(row: Row, place: str) -> RawSample:
+def arena(row: Row, place: object) -> RawSample:
     """Two conversations with the same questions, and the winner's name; any tie is a tie."""
     sample = pair_of(None, row["conversation_a"], row["conversation_b"], place)
     winners = {"model_a": True, "model_b": False}
     return RawSample(**{**sample, "better": winners.get(row["winner"])})
 
 
-def summaries(row: Row, place: str) -> RawSample:
+def summaries(row: Row, place: object) -> RawSample:
     """A post with two summaries, ``choice`` the number of the better one."""
     first, second = (item["text"].strip() for item in row["summaries"])
     return RawSample(
@@ -232,7 +232,7 @@ def summaries(row: Row, place: str) -> RawSample:
     )
 
 
-def transcript_text(row: Row, place: str) -> RawSample:
+def transcript_text(row: Row, place: object) -> RawSample:
     """``text``: a conversation of Human and Assistant; any other text has no prompt and is refused."""
     text = row["text"]
     if isinstance(text, str) and is_transcript(text):
@@ -256,18 +256,18 @@ def gather_answers(rows: Sequence[Row]) -> list[tuple[int, Row]]:
     return gathered
 
 
-def _instruction(row: Row, place: str) -> Any:
+def _instruction(row: Row, place: object) -> Any:
     """Return instruction and input joined, as text, or as turns after those of ``history``."""
     texts = [row["instruction"], row.get("input"), row.get("context")]
     for name, text in zip(("instruction", "input", "context"), texts, strict=True):
         if text is not None and not isinstance(text, str):
             raise DataError(f"{place}: column {name!r} must be a string, got {type(text).__name__} {text!r:.60}")
     question = None if texts[0] is None else join_texts(*texts)
-    before = read_history(row.get("history"), f"{place}: column 'history'")
+    before = read_turns(row["history"], f"{place}: column 'history'") if row.get("history") else []
     return [*before, *dialogue_turns([question or ""])] if before else question
 
 
-def _interleave(source: Any, target: Any, place: str) -> list[Any]:
+def _interleave(source: Any, target: Any, place: object) -> list[Any]:
     """Return user and assistant turns in alternation."""
     sources = [source] if isinstance(source, str) else list(source)
     targets = [target] if isinstance(target, str) else list(target)
@@ -279,7 +279,7 @@ def _interleave(source: Any, target: Any, place: str) -> list[Any]:
     return turns + sources[len(targets) :]
 
 
-def _check_agrees(prompt: Any, turns: list[dict[str, Any]], place: str) -> None:
+def _check_agrees(prompt: Any, turns: list[dict[str, Any]], place: object) -> None:
     asked = {turn["content"].strip() for turn in turns if turn["role"] == "user"}
     if isinstance(prompt, str) and prompt.strip() not in asked:
         raise DataError(f"{place}: the prompt column {prompt!r:.60} is none of the user's turns in the conversation")
@@ -289,7 +289,7 @@ def _is_texts(value: Any) -> bool:
     return value is None or (isinstance(value, (list, tuple)) and all(isinstance(turn, str) for turn in value))
 
 
-def _is_first(row: Row, name: str, place: str) -> bool | None:
+def _is_first(row: Row, name: str, place: object) -> bool | None:
     value = row[name]
     if isinstance(value, bool) or value not in (0, 1, "0", "1"):
         raise DataError(f"{place}: column {name!r} is {value!r} (allowed: 0 or 1)")

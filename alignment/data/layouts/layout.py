@@ -9,7 +9,8 @@ from typing import Any
 from alignment.records import RawSample
 
 Row = Mapping[str, Any]
-Convert = Callable[[Row, str], RawSample]
+Convert = Callable[[Row, object], RawSample]
+"""Takes a row and its place, whose ``str`` begins every message about the row."""
 Gather = Callable[[Sequence[Row]], list[tuple[int, Row]]]
 
 
@@ -21,10 +22,9 @@ class Layout:
     needs: tuple[str, ...]
     """Columns that must all be there."""
     convert: Convert
-    """Takes a row and its place for messages."""
     also: tuple[str, ...] = ()
     """Columns that are read, or say the same again, when they are there."""
-    samples: Callable[[Row, str], list[RawSample]] | None = None
+    samples: Callable[[Row, object], list[RawSample]] | None = None
     """For rows that hold several samples: gives all of them; ``convert`` is not called."""
     gather: Gather | None = None
     """For samples that take several rows: gives (number of the first row, the row to convert) for each."""

@@ -40,7 +40,7 @@ ANSWERS = ("answer", "response", "output", "completion", "solution", "target", "
 _TOGETHER = (("chosen", "rejected"), ("chosen_score", "rejected_score"))
 
 
-def read_keys(keys: Mapping[str, Any], place: str) -> dict[str, str]:
+def read_keys(keys: Mapping[str, Any], place: object) -> dict[str, str]:
     """Return what -> column for ``<what>_key`` arguments; null leaves a key out."""
     columns: dict[str, str] = {}
     for key, name in keys.items():
@@ -57,7 +57,7 @@ def read_keys(keys: Mapping[str, Any], place: str) -> dict[str, str]:
     return columns
 
 
-def map_row(row: Mapping[str, Any], columns: Mapping[str, str], place: str) -> tuple[RawSample, set[str]]:
+def map_row(row: Mapping[str, Any], columns: Mapping[str, str], place: object) -> tuple[RawSample, set[str]]:
     """Return the sample of a row (without nulls) whose columns are named, and the columns read."""
     named = {what: row[name] for what, name in columns.items() if name in row}
     read = set(columns.values())
@@ -76,7 +76,7 @@ def map_row(row: Mapping[str, Any], columns: Mapping[str, str], place: str) -> t
     return _fields(values, columns, place), read
 
 
-def _fields(values: dict[str, Any], columns: Mapping[str, str], place: str) -> RawSample:
+def _fields(values: dict[str, Any], columns: Mapping[str, str], place: object) -> RawSample:
     """Return a sample of fields that stand in columns of their own."""
     label = values.pop("label", None)
     is_flag = "answer" in columns or isinstance(label, bool)
@@ -101,14 +101,14 @@ def _is_pair(row: Mapping[str, Any], columns: Mapping[str, str]) -> bool:
     return not others and {"chosen", "rejected"} <= row.keys() - set(columns.values())
 
 
-def _pair(named: Mapping[str, Any], place: str) -> RawSample:
+def _pair(named: Mapping[str, Any], place: object) -> RawSample:
     sample = pair_of(named.get("input"), named.get("chosen"), named.get("rejected"), place)
     if "chosen_score" in named or "rejected_score" in named:
         sample["better"] = compare(named.get("chosen_score"), named.get("rejected_score"), place)
     return sample
 
 
-def _check_apart(prompt: Any, answer: Any, place: str) -> None:
+def _check_apart(prompt: Any, answer: Any, place: object) -> None:
     """Refuse a prompt that ends with the answer."""
     if not isinstance(prompt, str) or not isinstance(answer, str) or len(answer.strip()) < 16:
         return
@@ -116,7 +116,7 @@ def _check_apart(prompt: Any, answer: Any, place: str) -> None:
         raise DataError(f"{place}: the prompt holds the answer (both end with {answer.strip()[-40:]!r})")
 
 
-def _check_keys(columns: Mapping[str, str], place: str) -> None:
+def _check_keys(columns: Mapping[str, str], place: object) -> None:
     for first, second in _TOGETHER:
         if (first in columns) != (second in columns):
             raise DataError(f"{place}: {first}_key and {second}_key go together")

@@ -16,6 +16,7 @@ from alignment.registry import near_matches
 
 SYSTEM, TOOLS = ("system", "system_prompt"), ("tools", "functions")
 """Columns read beside every layout: two names each."""
+_CONTEXT = frozenset((*SYSTEM, *TOOLS))
 MEANINGFUL = frozenset(
     (
         *("input", "instruction", "query", "question", "context", "history", "documents", "mask", "loss_mask"),
@@ -27,7 +28,7 @@ MEANINGFUL = frozenset(
 _EMPTY: tuple[Any, ...] = (None, "", [], {}, ())
 
 
-def recognise(row: Mapping[str, Any], place: str = "") -> list[Layout]:
+def recognise(row: Mapping[str, Any], place: object = "") -> list[Layout]:
     """Return the layouts that fit best: one, none, or several when the columns do not decide.
 
     A null counts as a missing column. A row that would have a layout, or a larger one, without its nulls is a
@@ -47,7 +48,7 @@ def recognise(row: Mapping[str, Any], place: str = "") -> list[Layout]:
     return found
 
 
-def layout_named(name: str, place: str) -> Layout:
+def layout_named(name: str, place: object) -> Layout:
     """Return the layout called ``name``."""
     known = {layout.name: layout for layout in LAYOUTS}
     if name not in known:
@@ -55,7 +56,7 @@ def layout_named(name: str, place: str) -> Layout:
     return known[name]
 
 
-def only_layout(found: list[Layout], place: str) -> Layout:
+def only_layout(found: list[Layout], place: object) -> Layout:
     """Return the one layout found; none or several is a ``DataError`` with the way out."""
     if len(found) == 1:
         return found[0]
@@ -71,10 +72,9 @@ def only_layout(found: list[Layout], place: str) -> Layout:
     )
 
 
-def check_unread(row: Mapping[str, Any], read: Iterable[str], place: str) -> None:
+def check_unread(row: Mapping[str, Any], read: Iterable[str], place: object) -> None:
     """Refuse a row in which a column that changes its meaning holds something and is not read."""
-    lost = [name for name in row if name in MEANINGFUL and not _is_empty(row[name])]
-    lost = [name for name in lost if name not in read]
+    lost = [name for name in row if name in MEANINGFUL and name not in read and not _is_empty(row[name])]
     if lost:
         raise DataError(
             f"{place}: column {lost[0]!r} changes the meaning of the row and is not read; name the columns (input_key, "
@@ -82,7 +82,7 @@ def check_unread(row: Mapping[str, Any], read: Iterable[str], place: str) -> Non
         )
 
 
-def take_context(row: Mapping[str, Any], place: str) -> tuple[str | None, list[dict[str, Any]] | None]:
+def take_context(row: Mapping[str, Any], place: object) -> tuple[str | None, list[dict[str, Any]] | None]:
     """Return the system message and the tools that stand in columns of their own."""
     system, tools = (_only_value(row, names, place) for names in (SYSTEM, TOOLS))
     if system is not None and not isinstance(system, str):
@@ -90,8 +90,10 @@ def take_context(row: Mapping[str, Any], place: str) -> tuple[str | None, list[d
     return system, None if tools is None else read_tools(tools, f"{place}: tools")
 
 
-def add_context(sample: RawSample, row: Mapping[str, Any], place: str) -> RawSample:
+def add_context(sample: RawSample, row: Mapping[str, Any], place: object) -> RawSample:
     """Return the sample with the row's system message and tools; a second system message is a ``DataError``."""
+    if _CONTEXT.isdisjoint(row):
+        return sample
     system, tools = take_context(row, place)
     turns = sample.get("messages") or sample.get("input")
     turns = turns if isinstance(turns, list) else []
@@ -111,7 +113,7 @@ def _best(columns: Iterable[str]) -> list[Layout]:
     return [one for one in fitting if not any(read[one.name] < read[other.name] for other in fitting)]
 
 
-def _only_value(row: Mapping[str, Any], names: Iterable[str], place: str) -> Any:
+def _only_value(row: Mapping[str, Any], names: Iterable[str], place: object) -> Any:
     values = [row[name] for name in names if not _is_empty(row.get(name))]
     if len(values) > 1 and values[0] != values[1]:
         raise DataError(f"{place}: columns {' and '.join(map(repr, names))} say different things")

@@ -48,6 +48,18 @@ class _Item(NamedTuple):
     part: int
 
 
+class RowPlace:
+    """Where a row comes from; written out only where a message needs it."""
+
+    __slots__ = ("_index", "_place_of")
+
+    def __init__(self, place_of: Callable[[int], str], index: int) -> None:
+        self._place_of, self._index = place_of, index
+
+    def __str__(self) -> str:
+        return self._place_of(self._index)
+
+
 class SampleRows:
     """The samples of ``rows``; ``place_of`` says where a row comes from."""
 
@@ -57,7 +69,7 @@ class SampleRows:
         self._unread: Counter[str] = Counter()
         self._counts: Counter[str] = Counter()
         self._says: dict[str, str] = {}
-        kept = [self._without_ignored(row) for row in rows]
+        kept = [self._without_ignored(row) for row in rows] if reading.ignored else rows
         self._items = self._mapped(kept) if reading.columns else self._recognised(kept)
 
     def __len__(self) -> int:
@@ -69,7 +81,8 @@ class SampleRows:
 
     def sample(self, number: int) -> RawSample:
         """Return sample ``number``; what cannot be read is a ``DataError`` that names the place."""
-        item, place = self._items[number], self.place(number)
+        item = self._items[number]
+        place = RowPlace(self._place_of, item.index)
         row = _without_nulls(item.row)
         if item.layout is None and self._reading.columns:
             self._check_named(item.row, place)
@@ -93,35 +106,36 @@ class SampleRows:
             lines.append(f"columns not read: {', '.join(self._unread)}")
         return lines
 
-    def _check_named(self, row: Row, place: str) -> None:
+    def _check_named(self, row: Row, place: object) -> None:
         for name in self._reading.columns.values():
             if name not in row:
                 raise DataError(f"{place}: missing column {name!r}")
 
     def _without_ignored(self, row: Row) -> Row:
-        ignored = self._reading.ignored
-        return {name: value for name, value in row.items() if name not in ignored} if ignored else row
+        return {name: value for name, value in row.items() if name not in self._reading.ignored}
 
     def _mapped(self, rows: Sequence[Row]) -> list[_Item]:
-        named = ", ".join(f"{what} in {name}" for what, name in self._reading.columns.items())
-        self._note(f"named columns ({named})", "", len(rows), rows, set(self._reading.columns.values()))
+        columns = self._reading.columns
+        named = ", ".join(f"{what} in {name}" for what, name in columns.items())
+        self._note(f"named columns ({named})", "", len(rows), rows, set(columns.values()))
         return [_Item(index, row, None, 0) for index, row in enumerate(rows)]
 
     def _recognised(self, rows: Sequence[Row]) -> list[_Item]:
         """Return the items in the order of the rows; rows without a single layout say so when they are read."""
         groups: dict[str, list[int]] = {}
         layouts: dict[str, Layout | None] = {}
-        seen: dict[Any, Layout | None] = {}
+        seen: dict[Any, str] = {}
         for index, row in enumerate(rows):
-            key = tuple((name, row[name] is None) for name in row)
+            key = _columns_of(row)
             if key not in seen:
-                seen[key] = self._layout_of(row)
-            layout = seen[key]
-            name = layout.name if layout else ""
-            layouts[name] = layout
-            groups.setdefault(name, []).append(index)
-        items = [item for name, indices in groups.items() for item in self._items_of(rows, indices, layouts[name])]
-        return sorted(items, key=lambda item: (item.index, item.part))
+                layout = self._layout_of(row)
+                seen[key] = layout.name if layout else ""
+                layouts[seen[key]] = layout
+            groups.setdefault(seen[key], []).append(index)
+        items = [self._items_of(rows, indices, layouts[name]) for name, indices in groups.items()]
+        if len(items) == 1:
+            return items[0]
+        return sorted((item for group in items for item in group), key=lambda item: (item.index, item.part))
 
     def _layout_of(self, row: Row) -> Layout | None:
         if self._reading.layout:
@@ -154,12 +168,20 @@ class SampleRows:
         self._counts[name] += count
         self._says[name] = says
         known = {*read, *SYSTEM, *TOOLS}
-        self._unread.update(
-            dict.fromkeys(name for row in rows for name in row if name not in known and row[name] is not None)
-        )
+        distinct = dict.fromkeys(map(_columns_of, rows))
+        self._unread.update(dict.fromkeys(name for columns, _ in distinct for name in columns if name not in known))
+
+
+def _columns_of(row: Row) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the columns that hold something, and those that are null: rows alike in both have one layout."""
+    if None not in row.values():
+        return tuple(row), ()
+    return tuple(name for name in row if row[name] is not None), tuple(name for name in row if row[name] is None)
 
 
 def _without_nulls(row: Row) -> Row:
+    if None not in row.values():
+        return row
     return {name: value for name, value in row.items() if value is not None}
 
 

@@ -13,7 +13,7 @@ from alignment.errors import DataError
 from alignment.records import RawSample
 
 
-def prompt_turns(value: Any, place: str) -> list[Message]:
+def prompt_turns(value: Any, place: object) -> list[Message]:
     """Return a prompt (text, transcript, turns) as messages that end with a question; one with an answer is refused."""
     if isinstance(value, str) and not is_transcript(value):
         check_prompt(value, place)
@@ -30,12 +30,14 @@ def prompt_turns(value: Any, place: str) -> list[Message]:
     return messages
 
 
-def prompt_of(value: Any, place: str) -> Any:
+def prompt_of(value: Any, place: object) -> Any:
     """Return a prompt as an ``input``: text as it is, lists as turns; other types pass to ``check_sample``."""
     if not isinstance(value, (str, list, tuple, Mapping)):
         return value
-    messages = prompt_turns(value, place)
-    return value if isinstance(value, str) and not is_transcript(value) else input_of(messages)
+    if isinstance(value, str) and not is_transcript(value):
+        check_prompt(value, place)
+        return value
+    return input_of(prompt_turns(value, place))
 
 
 def input_of(messages: Sequence[Message]) -> list[Any]:
@@ -43,7 +45,7 @@ def input_of(messages: Sequence[Message]) -> list[Any]:
     return [message["content"] for message in messages] if _is_plain(messages) else list(messages)
 
 
-def conversation_of(value: Any, place: str) -> RawSample:
+def conversation_of(value: Any, place: object) -> RawSample:
     """Return a sample of a whole conversation, or of a prompt when it ends with a question; None stays."""
     if value is None:
         return RawSample(dialogue=None)
@@ -51,7 +53,7 @@ def conversation_of(value: Any, place: str) -> RawSample:
     return sample_of(messages, place)
 
 
-def sample_of(messages: Sequence[Message], place: str) -> RawSample:
+def sample_of(messages: Sequence[Message], place: object) -> RawSample:
     """Return a sample of a conversation as ``conversation_of`` does."""
     if messages[-1]["role"] == "system":
         raise DataError(f"{place}: the conversation ends with a system message")
@@ -62,7 +64,7 @@ def sample_of(messages: Sequence[Message], place: str) -> RawSample:
     return RawSample(messages=list(messages))
 
 
-def answered(prompt: Any, answer: Any, place: str) -> RawSample:
+def answered(prompt: Any, answer: Any, place: object) -> RawSample:
     """Return a sample of a prompt with one answer: text, or turns (an answer may take several, with tools)."""
     if not isinstance(answer, (list, tuple, Mapping)):
         return RawSample(input=prompt_of(prompt, place), answer=_strip_after(prompt, answer))
@@ -80,7 +82,7 @@ def untrained(message: Message) -> Message:
     return {**message, "train": False} if message["role"] == "assistant" else message
 
 
-def pair_of(prompt: Any, chosen: Any, rejected: Any, place: str) -> RawSample:
+def pair_of(prompt: Any, chosen: Any, rejected: Any, place: object) -> RawSample:
     """Return a sample with the chosen answer first; ``prompt`` None: it stands before both answers.
 
     Answers are texts, transcripts, one message, or conversations that share every turn but the last.
@@ -105,7 +107,7 @@ def pair_of(prompt: Any, chosen: Any, rejected: Any, place: str) -> RawSample:
     return RawSample(input=given, answer=first, other_answer=second, better=True)
 
 
-def ranked_of(prompt: Any, answers: Sequence[Any], scores: Sequence[Any], place: str) -> RawSample:
+def ranked_of(prompt: Any, answers: Sequence[Any], scores: Sequence[Any], place: object) -> RawSample:
     """Return the best of several answers against the worst, by scores (higher is better; the first of equals).
 
     Answers whose score is null or NaN are left out. Equal scores are a tie; a single answer has no other.
@@ -123,7 +125,7 @@ def ranked_of(prompt: Any, answers: Sequence[Any], scores: Sequence[Any], place:
     return sample if best[1] > worst[1] else RawSample(**{**sample, "better": None})
 
 
-def compare(first: Any, second: Any, place: str) -> bool | None:
+def compare(first: Any, second: Any, place: object) -> bool | None:
     """Return whether the first score is higher; None for a tie, or where a score is null or NaN."""
     scores = number_of(first, place), number_of(second, place)
     if any(map(math.isnan, scores)) or scores[0] == scores[1]:
@@ -131,7 +133,7 @@ def compare(first: Any, second: Any, place: str) -> bool | None:
     return scores[0] > scores[1]
 
 
-def number_of(value: Any, place: str) -> float:
+def number_of(value: Any, place: object) -> float:
     """Return a score; NaN where it is null."""
     if value is None:
         return math.nan
@@ -140,7 +142,7 @@ def number_of(value: Any, place: str) -> float:
     return float(value)
 
 
-def flag_of(value: Any, place: str) -> bool | None:
+def flag_of(value: Any, place: object) -> bool | None:
     """Return a true/false label that may be written 0 or 1; None stays."""
     if value is None or value in (0, 1):
         return None if value is None else bool(value)
@@ -179,7 +181,7 @@ def _is_conversation(value: Any) -> bool:
     return is_turns(value) or isinstance(value, Mapping) or (isinstance(value, str) and is_transcript(value))
 
 
-def _cut(value: Any, place: str) -> tuple[list[Message], str]:
+def _cut(value: Any, place: object) -> tuple[list[Message], str]:
     """Return the turns before the last one, and the last one's text, which must be the assistant's."""
     messages = read_transcript(value) if isinstance(value, str) else read_turns(value, place)
     last = messages[-1]
@@ -188,7 +190,7 @@ def _cut(value: Any, place: str) -> tuple[list[Message], str]:
     return messages[:-1], last["content"]
 
 
-def _text_pair(prompt: Any, chosen: Any, rejected: Any, place: str) -> RawSample:
+def _text_pair(prompt: Any, chosen: Any, rejected: Any, place: object) -> RawSample:
     if prompt is None:
         raise _no_prompt(place)
     if isinstance(chosen, (list, tuple)):
@@ -209,7 +211,7 @@ def _strip_after(prompt: Any, answer: Any) -> Any:
     return answer.strip() if is_open and isinstance(answer, str) else answer
 
 
-def _agreed(prompt: Any, before: list[Message], place: str) -> list[Message]:
+def _agreed(prompt: Any, before: list[Message], place: object) -> list[Message]:
     """Return ``before``; a prompt beside it must say the same: all its turns, or the text of one."""
     said = prompt_turns(prompt, place)
     texts = [message["content"].strip() for message in before]
@@ -219,5 +221,5 @@ def _agreed(prompt: Any, before: list[Message], place: str) -> list[Message]:
     return before
 
 
-def _no_prompt(place: str) -> DataError:
+def _no_prompt(place: object) -> DataError:
     return DataError(f"{place}: the answers hold no user turn and there is no column with the prompt (prompt_key)")

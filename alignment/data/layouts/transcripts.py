@@ -28,7 +28,8 @@ _QUESTION = re.compile(
 
 def is_transcript(text: str) -> bool:
     """Tell whether ``text`` is a conversation of Human and Assistant."""
-    return any(begin.match(text) for begin, _ in _FORMS)
+    head = text[:40].lstrip()
+    return head.startswith(("Human:", "### Human:")) and any(begin.match(text) for begin, _ in _FORMS)
 
 
 def read_transcript(text: str) -> list[Message]:
@@ -42,7 +43,7 @@ def read_transcript(text: str) -> list[Message]:
     ]
 
 
-def check_prompt(text: str, place: str) -> None:
+def check_prompt(text: str, place: object) -> None:
     """Refuse a prompt that is a conversation in another template with the answer at its end."""
     if not _RENDERED.match(text):
         return

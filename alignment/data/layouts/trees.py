@@ -12,7 +12,7 @@ from alignment.records import RawSample
 Row = Mapping[str, Any]
 
 
-def tree_samples(row: Row, place: str) -> list[RawSample]:
+def tree_samples(row: Row, place: object) -> list[RawSample]:
     """Return the samples of one tree: the thread up to a question, with its best and its worst ranked answer.
 
     Rank 0 is the best; without ranks the first answer stands alone. Deleted messages leave the tree with all that
@@ -36,7 +36,7 @@ def gather_trees(rows: Sequence[Row]) -> list[tuple[int, Row]]:
     return roots
 
 
-def _walk(question: Row, before: list[Message], place: str) -> Iterator[RawSample]:
+def _walk(question: Row, before: list[Message], place: object) -> Iterator[RawSample]:
     thread = [*before, *_messages([question], place)]
     replies = [reply for reply in question.get("replies") or [] if not reply.get("deleted")]
     if not replies:
@@ -57,5 +57,5 @@ def _walk(question: Row, before: list[Message], place: str) -> Iterator[RawSampl
                 yield from _walk(follow_up, [*thread, *_messages([reply], place)], place)
 
 
-def _messages(nodes: Sequence[Row], place: str) -> list[Message]:
+def _messages(nodes: Sequence[Row], place: object) -> list[Message]:
     return read_turns([{"role": node["role"], "content": node["text"]} for node in nodes], place)

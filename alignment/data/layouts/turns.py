@@ -35,7 +35,7 @@ def is_turns(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and bool(value) and isinstance(value[0], Mapping)
 
 
-def read_turns(value: Any, place: str) -> list[Message]:
+def read_turns(value: Any, place: object) -> list[Message]:
     """Return the messages of a list of turns; ``place`` begins every message of an error."""
     if isinstance(value, Mapping):
         value = [value]
@@ -47,19 +47,14 @@ def read_turns(value: Any, place: str) -> list[Message]:
     return messages
 
 
-def read_history(value: Any, place: str) -> list[Message]:
-    """Return the messages of earlier turns, which may be missing: ``[[question, answer], ...]`` or a list of turns."""
-    return read_turns(value, place) if value else []
-
-
-def call_message(calls: Any, place: str) -> Message:
+def call_message(calls: Any, place: object) -> Message:
     """Return the assistant's message that calls tools; ``calls`` is ``{"name", "arguments"}``, a list, or its JSON."""
     parsed = _parse_json(calls, place)
     items = parsed if isinstance(parsed, list) else [parsed]
     return {"role": "assistant", "content": "", "tool_calls": [_read_call(item, place) for item in items]}
 
 
-def read_tools(value: Any, place: str) -> list[dict[str, Any]]:
+def read_tools(value: Any, place: object) -> list[dict[str, Any]]:
     """Return descriptions of tools given as a list, or as its JSON text."""
     parsed = _parse_json(value, place)
     if not isinstance(parsed, list) or not all(isinstance(tool, Mapping) for tool in parsed):
@@ -67,7 +62,7 @@ def read_tools(value: Any, place: str) -> list[dict[str, Any]]:
     return [dict(tool) for tool in parsed]
 
 
-def _read_turn(turn: Any, number: int, place: str) -> list[Message]:
+def _read_turn(turn: Any, number: int, place: object) -> list[Message]:
     if isinstance(turn, str):
         return [{"role": "assistant" if number % 2 else "user", "content": turn}]
     if isinstance(turn, (list, tuple)) and len(turn) == 2 and all(isinstance(text, str) for text in turn):
@@ -79,14 +74,14 @@ def _read_turn(turn: Any, number: int, place: str) -> list[Message]:
     return [_read_message(turn, place)]
 
 
-def _read_pair(turn: Mapping[str, Any], place: str) -> list[Message]:
+def _read_pair(turn: Mapping[str, Any], place: object) -> list[Message]:
     for question, answer in _PAIR_KEYS:
         if isinstance(turn.get(question), str) and isinstance(turn.get(answer), str):
             return [{"role": "user", "content": turn[question]}, {"role": "assistant", "content": turn[answer]}]
     raise DataError(f"{place}: expected {{'role', 'content'}} or {{'from', 'value'}} with text, got {dict(turn)!r:.80}")
 
 
-def _read_message(turn: Mapping[str, Any], place: str) -> Message:
+def _read_message(turn: Mapping[str, Any], place: object) -> Message:
     spelling = turn.get("role", turn.get("from"))
     role = ROLES.get(str(spelling).lower())
     if role is None:
@@ -104,7 +99,7 @@ def _read_message(turn: Mapping[str, Any], place: str) -> Message:
     return message if flag is not False else {**message, "train": False}
 
 
-def _read_content(value: Any, turn: Mapping[str, Any], place: str) -> str:
+def _read_content(value: Any, turn: Mapping[str, Any], place: object) -> str:
     if value is None and (turn.get("tool_calls") or turn.get("function_call")):
         return ""
     if isinstance(value, str):
@@ -114,14 +109,14 @@ def _read_content(value: Any, turn: Mapping[str, Any], place: str) -> str:
     return "".join(_read_part(part, place) for part in value)
 
 
-def _read_part(part: Any, place: str) -> str:
+def _read_part(part: Any, place: object) -> str:
     kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
     if kind != "text" or not isinstance(part.get("text"), str):
         raise DataError(f"{place}: a content part of type {kind!r} is not read (allowed: parts of type 'text')")
     return part["text"]
 
 
-def _template_keys(turn: Mapping[str, Any], place: str) -> Message:
+def _template_keys(turn: Mapping[str, Any], place: object) -> Message:
     """Return what the template may read beside the text; calls get the form of chat templates."""
     kept = {key: turn[key] for key in _TEMPLATE_KEYS if turn.get(key)}
     if "tool_calls" in kept:
@@ -131,7 +126,7 @@ def _template_keys(turn: Mapping[str, Any], place: str) -> Message:
     return kept
 
 
-def _read_call(call: Any, place: str) -> dict[str, Any]:
+def _read_call(call: Any, place: object) -> dict[str, Any]:
     """Return ``{"type": "function", "function": {"name", "arguments"}}`` with the arguments as an object."""
     inner = call.get("function", call) if isinstance(call, Mapping) else None
     if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
@@ -142,7 +137,7 @@ def _read_call(call: Any, place: str) -> dict[str, Any]:
     return {**number, "type": "function", "function": made}
 
 
-def _parse_json(value: Any, place: str) -> Any:
+def _parse_json(value: Any, place: object) -> Any:
     if not isinstance(value, str):
         return value
     try:
@@ -151,7 +146,7 @@ def _parse_json(value: Any, place: str) -> Any:
         raise DataError(f"{place}: {value!r:.80} is not valid JSON ({error.msg}, column {error.colno})") from error
 
 
-def _read_flag(turn: Mapping[str, Any], role: str, place: str) -> bool | None:
+def _read_flag(turn: Mapping[str, Any], role: str, place: object) -> bool | None:
     """Return whether the turn is trained on, None when the data does not say."""
     given = {key: turn[key] for key in _FLAGS if turn.get(key) is not None}
     for key, value in given.items():
