@@ -24,11 +24,12 @@ LAST_BATCH = "dropped_last_batch"
 NULL_FIELD = "null_field"
 BROKEN_TEXT = "broken_text"
 DIFFERENT_PROMPTS = "different_prompts"
+BROKEN_DIALOGUE = "broken_dialogue"
 UNDESIRABLE = "undesirable_answer"
 
 BAD_ROWS = frozenset({
     TIED_PAIR, IDENTICAL_PAIR, CONTRADICTORY_SAFETY, EMPTY_PROMPT, EMPTY_ANSWER, SHORT_ANSWER, NO_TARGET, NULL_FIELD,
-    BROKEN_TEXT, DIFFERENT_PROMPTS,
+    BROKEN_TEXT, DIFFERENT_PROMPTS, BROKEN_DIALOGUE,
 })  # fmt: skip
 """Reasons that ``on_bad_row`` decides about."""
 KEPT_REASONS = frozenset({TRUNCATED_LEFT, TRUNCATED_RIGHT, BOUNDARY_RETOKENIZED})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
@@ -214,7 +215,8 @@ def paddle_ranked(row: Row, place: object) -> RawSample:
 def verl(row: Row, place: object) -> RawSample:
     """A prompt, and the reference answer in ``reward_model['ground_truth']``."""
     truth = (row["reward_model"] or {}).get("ground_truth")
-    return RawSample(input=prompt_of(row["prompt"], place), answer=truth if truth is None else str(truth))
+    label = truth if truth is None or isinstance(truth, str) else json.dumps(truth)
+    return RawSample(input=prompt_of(row["prompt"], place), answer=label)
 
 
 def arena(row: Row, place: object) -> RawSample:
@@ -236,7 +238,7 @@ def transcript_text(row: Row, place: object) -> RawSample:
     """``text``: a conversation of Human and Assistant; any other text has no prompt and is refused."""
     text = row["text"]
     if isinstance(text, str) and is_transcript(text):
-        return sample_of(read_transcript(text), place)
+        return sample_of(read_transcript(text, place), place)
     if text is None:
         return RawSample(dialogue=None)
     raise DataError(

@@ -8,7 +8,7 @@ from typing import Any
 
 from alignment.data.layouts.transcripts import check_prompt, is_transcript, read_transcript
 from alignment.data.layouts.turns import Message, dialogue_turns, is_turns, read_turns
-from alignment.data.ledger import DIFFERENT_PROMPTS, BadRow
+from alignment.data.ledger import BROKEN_DIALOGUE, DIFFERENT_PROMPTS, BadRow
 from alignment.errors import DataError
 from alignment.records import RawSample
 
@@ -18,7 +18,7 @@ def prompt_turns(value: Any, place: object) -> list[Message]:
     if isinstance(value, str) and not is_transcript(value):
         check_prompt(value, place)
         return dialogue_turns([value])
-    messages = read_transcript(value) if isinstance(value, str) else read_turns(value, place)
+    messages = read_transcript(value, place) if isinstance(value, str) else read_turns(value, place)
     last = messages[-1]
     if isinstance(value, str) and last["role"] == "assistant" and not last["content"]:
         messages = messages[:-1]
@@ -49,7 +49,9 @@ def conversation_of(value: Any, place: object) -> RawSample:
     """Return a sample of a whole conversation, or of a prompt when it ends with a question; None stays."""
     if value is None:
         return RawSample(dialogue=None)
-    messages = read_transcript(value) if isinstance(value, str) and is_transcript(value) else read_turns(value, place)
+    messages = (
+        read_transcript(value, place) if isinstance(value, str) and is_transcript(value) else read_turns(value, place)
+    )
     return sample_of(messages, place)
 
 
@@ -183,8 +185,10 @@ def _is_conversation(value: Any) -> bool:
 
 def _cut(value: Any, place: object) -> tuple[list[Message], str]:
     """Return the turns before the last one, and the last one's text, which must be the assistant's."""
-    messages = read_transcript(value) if isinstance(value, str) else read_turns(value, place)
+    messages = read_transcript(value, place) if isinstance(value, str) else read_turns(value, place)
     last = messages[-1]
+    if isinstance(value, str) and last["role"] != "assistant":
+        raise BadRow(BROKEN_DIALOGUE, f"{place}: the last turn is not the assistant's")
     if last["role"] != "assistant" or last.get("tool_calls"):
         raise DataError(f"{place}: the last message must be the assistant's answer")
     return messages[:-1], last["content"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from alignment.data.layouts.turns import Message
+from alignment.data.ledger import BROKEN_DIALOGUE, BadRow
 from alignment.errors import DataError
 
 _FORMS = (
@@ -32,15 +33,19 @@ def is_transcript(text: str) -> bool:
     return head.startswith(("Human:", "### Human:")) and any(begin.match(text) for begin, _ in _FORMS)
 
 
-def read_transcript(text: str) -> list[Message]:
-    """Return the messages of a transcript; the last one may be an empty answer."""
+def read_transcript(text: str, place: object) -> list[Message]:
+    """Return the messages of a transcript; the last one may be an empty answer.
+
+    Turns that do not alternate are a ``BadRow``: collections of transcripts hold a few.
+    """
     split = next(split for begin, split in _FORMS if begin.match(text))
     pieces = split.split("\n\n" + text.lstrip())
     roles = {"Human": "user", "Assistant": "assistant"}
-    return [
-        {"role": roles[role], "content": content.strip()}
-        for role, content in zip(pieces[1::2], pieces[2::2], strict=True)
-    ]
+    turns = zip(pieces[1::2], pieces[2::2], strict=True)
+    messages = [{"role": roles[role], "content": content.strip()} for role, content in turns]
+    if any(message["role"] != ("user", "assistant")[number % 2] for number, message in enumerate(messages)):
+        raise BadRow(BROKEN_DIALOGUE, f"{place}: the turns of Human and Assistant do not alternate in {text!r:.80}")
+    return messages
 
 
 def check_prompt(text: str, place: object) -> None:

@@ -153,6 +153,15 @@ def test_pairs_whose_prompts_differ_are_bad_rows(write_jsonl, tokenizer):
         PreferenceDataset(f"jsonl::{path}", tokenizer, options=STOP)
 
 
+@pytest.mark.parametrize("rest", ["\n\nHuman: c", "\n\nAssistant: d"])
+def test_transcripts_whose_turns_do_not_alternate_are_bad_rows(write_jsonl, tokenizer, rest):
+    rows = [PAIR, {"chosen": HH + rest, "rejected": HH + rest}]
+    path = write_jsonl(rows)
+    assert PreferenceDataset(f"jsonl::{path}", tokenizer).ledger.total("broken_dialogue") == 1
+    with pytest.raises(DataError, match="line 2.*(do not alternate|last turn is not the assistant's)"):
+        PreferenceDataset(f"jsonl::{path}", tokenizer, options=STOP)
+
+
 def test_the_better_answer_of_a_pair_is_trained(write_jsonl, tokenizer):
     row = {"input": "a", "answer": "d", "other_answer": "b", "better": False}
     rows = [row, {**row, "better": True}, {**row, "better": None}]
