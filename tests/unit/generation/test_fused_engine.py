@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,6 +22,7 @@ from alignment.models.config import DecoderConfig
 from alignment.models.decoder import CausalLM
 from alignment.models.initialise import draw_weights
 from alignment.ops.native.library import find_core
+from tests.unit.generation.boundaries import Draws
 
 SHAPE = dict(
     vocab_size=40,
@@ -102,17 +104,31 @@ def assert_same(found, wanted, *, atol):
 def test_tokens_and_logprobs_are_those_of_the_eager_engine(family, kind):
     model = build(family)
     engine = fused(model, num_slots=7, max_rows=50)
-    assert_same(
-        answer(engine, PROMPTS, OPTIONS[kind]),
-        answer(eager(model, usable_vocab_size=None), PROMPTS, OPTIONS[kind]),
-        atol=1e-4,
-    )
+    found = answer(engine, PROMPTS, OPTIONS[kind])
+    wanted = answer(eager(model, usable_vocab_size=None), PROMPTS, OPTIONS[kind])
+    Draws(model, PROMPTS, OPTIONS[kind]).assert_same(found, wanted, atol=1e-4)
+
+
+def test_only_a_draw_on_a_boundary_may_part_the_engines():
+    model, options = build(), OPTIONS["sampled"]
+    wanted = answer(eager(model), PROMPTS, options)
+    draws = Draws(model, PROMPTS, options)
+    draws.assert_same(wanted, wanted, atol=0)
+    for place, change in (("token_ids", 1), ("logprobs", 2e-4)):
+        values = getattr(wanted[5], place).copy()
+        values[-1] = (values[-1] + change) % 40 if place == "token_ids" else values[-1] + change
+        with pytest.raises(AssertionError):
+            draws.assert_same([*wanted[:5], replace(wanted[5], **{place: values}), *wanted[6:]], wanted, atol=1e-4)
+    with pytest.raises(AssertionError):
+        shorter = {name: getattr(wanted[5], name)[:-1] for name in ("token_ids", "logprobs")}
+        draws.assert_same([*wanted[:5], replace(wanted[5], **shorter), *wanted[6:]], wanted, atol=1e-4)
 
 
 def test_unusable_ids_are_never_drawn():
     model, options = build(), OPTIONS["sampled"]
     found = answer(fused(model, usable=30), PROMPTS, options)
-    assert_same(found, answer(eager(model, usable_vocab_size=30), PROMPTS, options), atol=1e-4)
+    wanted = answer(eager(model, usable_vocab_size=30), PROMPTS, options)
+    Draws(model, PROMPTS, options, usable=30).assert_same(found, wanted, atol=1e-4)
     assert max(max(tokens) for tokens in tokens_of(found)) < 30
 
 

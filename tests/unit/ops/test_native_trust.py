@@ -24,6 +24,7 @@ def told(tmp_path, monkeypatch):
     (folder / "one.cc").write_text('extern "C" __attribute__((visibility("default"))) int one() { return 1; }\n')
     monkeypatch.setattr(sources, "ONCE", ("one.cc",))
     monkeypatch.setattr(sources, "PER_ISA", ())
+    monkeypatch.setattr(sources, "ISA_FLAGS", {})
     monkeypatch.setattr(sources, "find_sources", lambda: folder)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(build.log, "warn", lines.append)
