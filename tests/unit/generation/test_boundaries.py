@@ -1,0 +1,78 @@
+"""The comparison of two engines: only a draw on a boundary may part them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from alignment.generation.eager_engine import EagerEngine
+from alignment.generation.engine import GenerationOptions
+from alignment.models.config import DecoderConfig
+from alignment.models.decoder import CausalLM
+from alignment.models.initialise import draw_weights
+from tests.unit.generation import boundaries
+from tests.unit.generation.boundaries import Draws
+
+OPTIONS = GenerationOptions(max_new_tokens=6)
+PROMPTS = [[number, 3] for number in range(8)]
+SHAPE = dict(
+    model_type="llama",
+    vocab_size=40,
+    hidden_size=16,
+    intermediate_size=24,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    max_position_embeddings=64,
+)
+
+
+@pytest.fixture(scope="module")
+def asked():
+    """The draws and what the eager engine answers."""
+    model = CausalLM(DecoderConfig.from_dict(SHAPE))
+    draw_weights(model, seed=0, std=0.4)
+    engine = EagerEngine(model)
+    engine.load_weights(None, 0)
+    answers = engine.generate(PROMPTS, OPTIONS, seed=1, sequence_ids=range(len(PROMPTS)))
+    return Draws(model, PROMPTS, OPTIONS), answers
+
+
+def with_row_5(answers, **changes):
+    return [*answers[:5], replace(answers[5], **changes), *answers[6:]]
+
+
+def test_equal_answers_are_the_same(asked):
+    draws, answers = asked
+    draws.assert_same(answers, answers, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["another token", "another log-prob", "an early end", "another reason"])
+def test_other_answers_are_not(kind, asked):
+    draws, answers = asked
+    row = answers[5]
+    changes = {
+        "another token": {"token_ids": (row.token_ids + np.arange(6) // 5) % 40},
+        "another log-prob": {"logprobs": row.logprobs + np.float32(2e-4)},
+        "an early end": {"token_ids": row.token_ids[:-1], "logprobs": row.logprobs[:-1]},
+        "another reason": {"finish_reason": "stop"},
+    }
+    with pytest.raises(AssertionError):
+        draws.assert_same(with_row_5(answers, **changes[kind]), answers, atol=1e-4)
+
+
+def test_a_token_across_a_boundary_is_allowed_and_nothing_behind_it_compared(asked, monkeypatch):
+    draws, answers = asked
+    monkeypatch.setattr(boundaries, "WIDTH", 0.01)
+    found = ((step, draws._draw_around(5, answers[5].token_ids[:step])) for step in range(5))
+    step, around = next((step, tokens) for step, tokens in found if len(tokens) == 2)
+    tokens = answers[5].token_ids.copy()
+    (other,) = around - {int(tokens[step])}
+    tokens[step:] = [other, *[0] * (5 - step)]
+    parted = with_row_5(answers, token_ids=tokens)
+    draws.assert_same(parted, answers, atol=1e-4)
+    monkeypatch.undo()
+    with pytest.raises(AssertionError, match=f"row 5 differs at token {step}"):
+        draws.assert_same(parted, answers, atol=1e-4)
