@@ -195,8 +195,9 @@ def write_description(folder: Path, model: CausalLM | ScoreModel, tokenizer: Tok
     config = describe_model(model, tokenizer)
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     if isinstance(model, CausalLM):
-        ids = {name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in config}
-        generation = {**model.config.generation, **ids}
+        ids = {name: config.get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        generation = ids | {name: value for name, value in model.config.generation.items() if value is not None}
+        generation["eos_token_id"] = config["eos_token_id"]
         (folder / GENERATION_FILE).write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
     if tokenizer is not None:
         padding = config["pad_token_id"] if isinstance(model, ScoreModel) else None

@@ -25,7 +25,14 @@ RAW = {
     "num_attention_heads": 2,
     "max_position_embeddings": 16,
 }
-GENERATION = {"eos_token_id": [7, 2], "temperature": 0.6, "top_p": 0.9, "repetition_penalty": 1.05, "do_sample": True}
+GENERATION = {
+    "eos_token_id": [7, 2],
+    "pad_token_id": 3,
+    "temperature": 0.6,
+    "top_p": 0.9,
+    "repetition_penalty": 1.05,
+    "do_sample": True,
+}
 
 
 @pytest.fixture(scope="module")
