@@ -70,6 +70,7 @@ class Judge:
     ) -> None:
         """``template`` None: that of its training; the others are keys of PPO (``score_before_padding``)."""
         from alignment.models.hub import load_score_model
+        from alignment.models.sequence_ends import padding_warning
         from alignment.rollout.retokenize import BeforePadding, Retokenized, SameTokens
 
         own = Voice(folder, template)
@@ -77,6 +78,9 @@ class Judge:
         self._sequences: Any = (
             SameTokens(policy.ends, own.encoder.end_id) if same else Retokenized(policy.tokenizer, own.encoder)
         )
+        line = padding_warning(str(folder), own.config, own.tokenizer)
+        if line is not None and not before_padding:
+            print(f"warning: {line}", file=sys.stderr)
         if before_padding:
             self._sequences = BeforePadding(self._sequences, own.config.pad_token_id)
         self._model = load_score_model(folder, dtype="float32", head_prefix=head_prefix)

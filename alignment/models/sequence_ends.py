@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from alignment.models.config import DecoderConfig
+from alignment.models.hub import SCORE_STATE
 from alignment.models.tokenizer import Tokenizer
 
 
@@ -29,3 +30,18 @@ def padding_id(config: DecoderConfig, tokenizer: Tokenizer | None) -> int | None
     own = (tokenizer.pad_token_id, config.pad_token_id, tokenizer.unk_token_id, *tokenizer.special_ids)
     known = (number for number in own if number is not None and tokenizer.id_to_token(number) is not None)
     return next((number for number in known if number not in ends and 0 <= number < config.vocab_size), None)
+
+
+def padding_warning(place: str, config: DecoderConfig, tokenizer: Tokenizer) -> str | None:
+    """Return one line where transformers reads the scores of the reward model in ``place`` at another token.
+
+    Reward models trained here are read at the end whatever they are padded with.
+    """
+    is_ours = SCORE_STATE in config.raw
+    if is_ours or config.pad_token_id is None or config.pad_token_id not in sequence_ends(config, tokenizer):
+        return None
+    return (
+        f"{place}: its pad_token_id {config.pad_token_id} is also what ends a sequence; transformers reads the score "
+        "one token before that, and here it is read at the end. If the reward model was trained elsewhere, give "
+        "score_before_padding=true"
+    )

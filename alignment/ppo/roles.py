@@ -13,10 +13,10 @@ from alignment.loops.launch import Launch
 from alignment.loops.trainer_models import adopt, check_layout, resumed_folder, starting_tokenizer, warn_of_template
 from alignment.models.config import DecoderConfig, read_config_dict
 from alignment.models.decoder import CausalLM
-from alignment.models.hub import SCORE_STATE, check_fit, load_causal_lm, load_score_model, resolve_model_folder
+from alignment.models.hub import check_fit, load_causal_lm, load_score_model, resolve_model_folder
 from alignment.models.placement import WHOLE, Placement
 from alignment.models.score_model import ScoreModel, ScoreOptions
-from alignment.models.sequence_ends import sequence_ends
+from alignment.models.sequence_ends import padding_warning, sequence_ends
 from alignment.models.tokenizer import Tokenizer, load_tokenizer
 from alignment.models.trained_template import describe_template, template_warning
 from alignment.rollout.retokenize import BeforePadding, Retokenized, SameTokens
@@ -147,13 +147,9 @@ def choose_sequences(start: Launch, tokenizer: Tokenizer, folders: RoleFolders) 
     """Return how rollouts are handed to the reward model: as they are, or in its own tokens."""
     reward, source = folders.reward, start.parsed.reward_source
     own, config = load_tokenizer(reward), DecoderConfig.read(reward)
-    pads_with_end = config.pad_token_id in sequence_ends(config, own)
-    if pads_with_end and not source.score_before_padding and SCORE_STATE not in config.raw:
-        log.warn(
-            f"{reward}: its pad_token_id {config.pad_token_id} is also what ends a sequence; transformers reads the "
-            "score one token before that, and here it is read at the end. If the reward model was trained elsewhere, "
-            "give score_before_padding=true"
-        )
+    line = padding_warning(reward, config, own)
+    if line is not None and not source.score_before_padding:
+        log.warn(line)
     sequences = _in_its_tokens(start, tokenizer, own, folders)
     if not source.score_before_padding:
         return sequences

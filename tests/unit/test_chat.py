@@ -228,3 +228,21 @@ def test_any_of_the_ends_of_a_folder_ends_the_answer(folders, capsys, tmp_path):
     chat.main([str(tmp_path), *ask])
     assert len(words) > 1
     assert capsys.readouterr().out.split() == words[:1]
+
+
+def test_a_judge_trained_elsewhere_with_pad_as_eos(folders, capsys, tmp_path):
+    """Its score is read at the end, with a warning, or before it as transformers does."""
+    shutil.copytree(folders / "reward", tmp_path / "judge")
+    path = tmp_path / "judge" / "config.json"
+    content = json.loads(path.read_text()) | {"pad_token_id": 2}
+    path.write_text(json.dumps({key: value for key, value in content.items() if key != "score_normalizer"}))
+    completion = Completion(np.array([12, 7, 2]), np.zeros(3, np.float32), "stop")
+    policy = chat.Voice(folders / "run" / "policy", None)
+    scores = []
+    for before in (False, True):
+        judge = chat.Judge(tmp_path / "judge", policy, before_padding=before)
+        scores.append(judge.score(["pack apple"], [1, 4, 6, 12, 5], completion))
+        assert ("score_before_padding" in capsys.readouterr().err) == (not before)
+    for score, ids in zip(scores, ([1, 4, 6, 12, 5, 12, 7, 2], [1, 4, 6, 12, 5, 12, 7]), strict=True):
+        batch = TokenBatch.build([np.array(ids)], [np.empty(0, np.int64)])
+        assert score == pytest.approx(float(load_score_model(tmp_path / "judge").read_end_scores(batch)[0]), abs=1e-6)
