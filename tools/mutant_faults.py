@@ -25,7 +25,7 @@ OTHER_CALLS = {
     "min": "max", "max": "min", "any": "all", "all": "any", "math.ceil": "math.floor", "math.floor": "math.ceil",
     "sorted": "", "sum": "max", "abs": "", "round": "", "np.abs": "", "np.exp": "", "np.log": "", "math.exp": "",
     "math.sqrt": "", "np.minimum": "np.maximum", "np.maximum": "np.minimum", "reversed": "", "np.isfinite": "np.isnan",
-    "zip": "", "np.zeros": "np.ones", "np.ones": "np.zeros", "np.full": "", "int": "",
+    "zip": "", "np.zeros": "np.ones", "np.ones": "np.zeros", "np.full": "",
 }  # fmt: skip
 """Functions that hand on another value: the one that takes their place, or nothing where they are left out."""
 LONGEST = 60

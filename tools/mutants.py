@@ -8,6 +8,7 @@ own folder first, until one fails. ``docs/mutants.md`` is written from the resul
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import random
@@ -15,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ MIRRORS = tuple(f"tests/unit/{name}" for name in (*PACKAGES, "arguments"))
 SUITES = (*MIRRORS, "tests/contract", "tests/golden", "tests/e2e/test_options.py", "tests/e2e/test_invariance.py")
 """Tests that could notice: of these packages, of what they are assembled to, and whole runs in one process."""
 CACHE = ROOT / "build" / "mutants"
-SECONDS = 60.0
+SECONDS = 25.0
 """Of tests, as measured, that are run at most for one fault."""
 FIRST = 12
 """Tests of a module that are run before those of the next."""
@@ -40,21 +41,23 @@ FIRST = 12
 def main(argv: Sequence[str] | None = None) -> int:
     """Draw the faults, try them, write the table; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=300, help="faults in all (300)")
+    parser.add_argument("--count", type=int, default=220, help="faults in all, about (220)")
     parser.add_argument("--seed", type=int, default=9, help="of the drawing (9)")
     parser.add_argument("--only", default="", help="files whose path contains this; no table is written")
     parser.add_argument("--tests", default="", help="test files whose path contains this; no table is written")
-    parser.add_argument("--again", action="store_true", help="only the survivors of the last run; no table is written")
+    parser.add_argument("--again", action="store_true", help="only the survivors of the last run")
     options = parser.parse_args(argv)
     faults = draw_faults(options.count, options.seed, only=options.only)
-    last = CACHE / "last.json"
-    if options.again:
-        lived = {name for name, result in json.loads(last.read_text()).items() if result["outcome"] == "alive"}
-        faults = [fault for fault in faults if fault.name in lived]
-    results = try_faults(faults, tests=options.tests)
-    if options.only or options.tests or options.again:
+    is_part, last = bool(options.only or options.tests), CACHE / "last.json"
+    known = json.loads(last.read_text(encoding="utf-8")) if options.again else {}
+    results = {f.name: known[f.name] for f in faults if known.get(f.name, {"outcome": "alive"})["outcome"] != "alive"}
+    with contextlib.ExitStack() as stack:
+        if not is_part:
+            stack.callback(lambda: last.write_text(json.dumps(results, indent=1), encoding="utf-8"))
+        for fault, result in try_faults([f for f in faults if f.name not in results], tests=options.tests):
+            results[fault.name] = result
+    if is_part:
         return 0
-    last.write_text(json.dumps(results, indent=1), encoding="utf-8")
     write_report(ROOT, faults, results, seed=options.seed)
     return 0 if limit_is_kept(ROOT, results) else 1
 
@@ -91,10 +94,9 @@ def _compiles(fault: Fault, text: str) -> bool:
     return True
 
 
-def try_faults(faults: Sequence[Fault], *, tests: str = "") -> dict[str, dict[str, Any]]:
-    """Return the outcome, the seconds and the test that failed by fault; only tests whose path has ``tests`` run."""
+def try_faults(faults: Sequence[Fault], *, tests: str = "") -> Iterator[tuple[Fault, dict[str, Any]]]:
+    """Yield (fault, outcome, seconds and failing test) by fault; only tests whose path has ``tests`` are run."""
     prepare_server()
-    results = {}
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         tree = Copy(ROOT, Path(folder).resolve())
         known = measure_tests(tree, tests)
@@ -103,11 +105,10 @@ def try_faults(faults: Sequence[Fault], *, tests: str = "") -> dict[str, dict[st
             start = time.monotonic()
             outcome, detail = try_fault(tree, fault, known)
             seconds = round(time.monotonic() - start, 1)
-            results[fault.name] = {"outcome": outcome, "seconds": seconds, "test": detail}
+            yield fault, {"outcome": outcome, "seconds": seconds, "test": detail}
             print(f"{number}/{len(faults)} {outcome:7} {seconds:5.1f} s {fault.line} {fault.name}", flush=True)
         if faults:
             print(f"{(time.monotonic() - begin) / len(faults):.1f} s a fault")
-    return results
 
 
 def try_fault(tree: Copy, fault: Fault, known: Mapping[str, Any]) -> tuple[str, str]:
@@ -122,19 +123,24 @@ def try_fault(tree: Copy, fault: Fault, known: Mapping[str, Any]) -> tuple[str, 
         if outcome == BROKEN:
             whole = list(dict.fromkeys(test.partition("[")[0] for test in tests))
             outcome, detail = tree.run(whole, timeout=patience)
-    return outcome, detail
+    # What cannot even be collected is noticed, too.
+    return "killed" if outcome == BROKEN else outcome, detail
 
 
 def choose_tests(fault: Fault, known: Mapping[str, Any]) -> list[str]:
     """Return the tests that run a line of ``fault``, those of its mirror folder and quick ones first.
 
-    A line that runs when its file is imported is every test's of that file.
+    A line that runs when its file is imported is every test's of that file, and so is one of a file that changed since
+    the tests of a module were measured.
     """
-    lines = known["lines"].get(fault.path, {})
+    covering: set[str] = set()
     last = fault.line + fault.before.count("\n")
-    covering = {test for n in range(fault.line, last + 1) for test in lines.get(str(n), ())}
-    if not covering:
-        covering = {test for tests in lines.values() for test in tests}
+    for lines, is_current in known["lines"].get(fault.path, ()):
+        exact = {test for n in range(fault.line, last + 1) for test in lines.get(str(n), ())} if is_current else ()
+        covering |= set(exact or ())
+    for lines, is_current in known["lines"].get(fault.path, ()):
+        if not covering or not is_current:
+            covering |= {test for tests in lines.values() for test in tests}
     modules: dict[str, list[str]] = defaultdict(list)
     for test in sorted(covering, key=known["seconds"].__getitem__):
         modules[test.partition("::")[0]].append(test)
@@ -163,26 +169,27 @@ def _within_budget(tests: Iterable[str], seconds: Mapping[str, float]) -> Iterab
 def measure_tests(tree: Copy, chosen: str) -> dict[str, Any]:
     """Return the seconds of every test and module, and the tests of every line.
 
-    A module is measured again when it, a file beside it that is no test, or a file of the package has changed.
+    A module is measured again when it or a file beside it that is no test has changed. Of the package each file is
+    known by its content: {"lines": {file: [(tests of its lines, whether it is still the same), ...]}}.
     """
-    known: dict[str, Any] = {"seconds": {}, "modules": {}, "lines": defaultdict(lambda: defaultdict(list))}
+    known: dict[str, Any] = {"seconds": {}, "modules": {}, "lines": defaultdict(list)}
     CACHE.mkdir(parents=True, exist_ok=True)
-    package = _digest(tree.folder, (tree.folder / "alignment").rglob("*.py"))
+    files = sorted(tree.folder.glob("alignment/**/*.py"))
+    package = {str(p.relative_to(tree.folder)): _digest(tree.folder, [p]) for p in files}
     for module in _test_modules(tree.folder):
         if chosen not in module:
             continue
         helpers = (p for p in (tree.folder / module).parent.rglob("*.py") if not p.name.startswith("test_"))
-        kept = CACHE / f"{_digest(tree.folder, [*helpers, tree.folder / module], package)}.json"
+        kept = CACHE / f"{_digest(tree.folder, [*helpers, tree.folder / module])}.json"
         if not kept.exists():
-            kept.write_text(json.dumps(_measure(tree, module)), encoding="utf-8")
+            kept.write_text(json.dumps({**_measure(tree, module), "package": package}), encoding="utf-8")
         measured = json.loads(kept.read_text(encoding="utf-8"))
         if measured["failed"]:
             print(f"not used, they fail without a fault: {measured['failed']}", flush=True)
         known["seconds"] |= measured["seconds"]
         known["modules"][module] = sum(measured["seconds"].values())
         for file, by_line in measured["lines"].items():
-            for line, tests in by_line.items():
-                known["lines"][file][line] += tests
+            known["lines"][file].append((by_line, measured["package"].get(file) == package.get(file)))
     return known
 
 
