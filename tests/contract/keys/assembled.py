@@ -57,7 +57,7 @@ BASE = {
 WATCHED = (
     (launch, "initialise"), (launch, "open_checkpoint"), (launch, "choose_operators"), (assembly, "open_writers"),
     (assembly, "Progress"), (assembly, "remove_replaced"), (data_start, "load_dataset_modules"),
-    (data_start, "Encoding"),
+    (data_start, "Encoding"), (data_start, "parse_datasets"),
     (trainer_models, "load_tokenizer"), (roles, "load_tokenizer"), (sft, "load_causal_lm"), (sft, "random_causal_lm"),
     (rm, "load_score_model"), (rm, "random_score_model"), (rm, "build_task"), (roles, "load_causal_lm"),
     (roles, "load_score_model"), (engines, "rollout_place"), (sft, "SupervisedDataset"),

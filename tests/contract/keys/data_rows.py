@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.contract.keys.assembled import Run
-from tests.contract.keys.rows import EIGHT_ROWS, SUPERVISED, Row, held_out, is_ppo
+from tests.contract.keys.rows import EIGHT_ROWS, EVALUATED, SUPERVISED, Row, held_out, is_ppo
 
 RM, PPO = ("rm",), ("ppo",)
 RANDOM_REWARD = "rm.build.random_score_model"
@@ -32,6 +32,15 @@ def _splits(run: Run) -> tuple[int, int]:
     return len(run.dataset), 0 if run.evaluation is None else len(held_out(run))
 
 
+def _columns(run: Run, number: int = 0) -> Any:
+    """What the reading of training data (0) or of evaluation data (1) is told."""
+    return run.call("loops.data_start.parse_datasets", number)["defaults"]
+
+
+def _column_row(key: str) -> Row:
+    return Row(key, f"my_{key}", lambda r: _columns(r)[key])
+
+
 def _loss(run: Run) -> Any:
     return run.call("rm.build.build_task")[1]
 
@@ -40,7 +49,16 @@ def _score(run: Run) -> Any:
     return run.learner.runner.model
 
 
+COLUMNS = (
+    *map(_column_row, ("input_key", "output_key", "label_key", "chosen_key", "rejected_key", "messages_key")),
+    *map(_column_row, ("chosen_score_key", "rejected_score_key", "system_key", "tools_key")),
+    Row("layout", "alpaca", lambda r: _columns(r)["layout"]),
+    Row("ignored_columns", "one, two", lambda r: _columns(r)["ignored_columns"], ("one", "two")),
+    Row("train_split", "mine", lambda r: _columns(r)["split"]),
+    Row("eval_split", "mine", lambda r: _columns(r, 1)["split"], with_=EVALUATED),
+)
 ROWS = (
+    *COLUMNS,
     Row(
         "train_datasets", {t: text.replace(":8/", ":9/") for t, text in EIGHT_ROWS.items()},
         lambda r: len(r.dataset), 9, alone=True,
@@ -61,6 +79,13 @@ ROWS = (
         "tokenizer_chat_template", "{own.jinja}",
         lambda r: r.dataset.tokenizer.chat_template == (r.folder / "own.jinja").read_text(), True,
         with_={"chat_template": "none"}, alone=True,
+    ),
+    Row(
+        "input_template", "Q: {}\nA:", lambda r: r.dataset.options.template, with_={"chat_template": None}, alone=True,
+    ),
+    Row(
+        "tokenizer_chat_template", "{own.jinja}", lambda r: "{# mine #}" in r.dataset.tokenizer.chat_template, True,
+        alone=True,
     ),
     Row(
         "dataset_modules", "{module.py}", lambda r: r.call("loops.data_start.load_dataset_modules")[0],

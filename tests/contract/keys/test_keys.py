@@ -40,6 +40,8 @@ def folder(tmp_path_factory):
     make_models(place)
     (place / "module.py").write_text("")
     (place / "own.jinja").write_text("{% for m in messages %}{{ m.content }} {% endfor %}")
+    chat_template = json.loads((place / "policy" / "tokenizer_config.json").read_text())["chat_template"]
+    (place / "own.jinja").write_text("{# mine #}" + chat_template)
     (place / "function.py").write_text("def score(*texts):\n    return 7.0, *texts\n")
     (place / "safety.jsonl").write_text(json.dumps({**SAFETY, "is_other_safe": False}) + "\n")
     return place
