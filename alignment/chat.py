@@ -81,6 +81,8 @@ class Judge:
         line = padding_warning(str(folder), own.config, own.tokenizer)
         if line is not None and not before_padding:
             print(f"warning: {line}", file=sys.stderr)
+        if before_padding and own.config.pad_token_id is None:
+            raise UserError(f"--score_before_padding: config.json in {folder} names no pad_token_id")
         if before_padding:
             self._sequences = BeforePadding(self._sequences, own.config.pad_token_id)
         self._model = load_score_model(folder, dtype="float32", head_prefix=head_prefix)

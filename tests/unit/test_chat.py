@@ -43,6 +43,9 @@ def folders(tmp_path_factory, repo_root):
     for name, own in (("reward", tokenizer), ("other", other)):
         reward = random_score_model(root / "config.json", ScoreOptions(), seed=2, tokenizer=own)
         save_model(root / name, reward, own)
+    shutil.copytree(root / "reward", root / "no_pad")
+    content = json.loads((root / "no_pad" / "config.json").read_text())
+    (root / "no_pad" / "config.json").write_text(json.dumps(content | {"pad_token_id": None}))
     return root
 
 
@@ -174,6 +177,7 @@ def test_control_c_ends_a_conversation(ask, monkeypatch):
         ("run", ["--prompt", "a", "--temperature", "0"], "--temperature: expected a value > 0, got 0.0"),
         ("nothing", ["--prompt", "a"], "nothing"),
         ("run", ["--prompt", "a", "--reward_model", "run/policy"], "run/policy"),
+        ("run", ["--prompt", "a", "--reward_model", "no_pad", "--score_before_padding"], "names no pad_token_id"),
     ],
 )
 def test_what_is_refused(ask, folder, flags, message, folders, monkeypatch):
