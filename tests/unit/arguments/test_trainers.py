@@ -112,6 +112,13 @@ OTHER_FILES = {
     }),
     "examples_reward_config.json": ("rm", {"max_prompt_len": 256, "max_length": 512, "regularization": 0.001}),
     "ppo_config_2025.json": ("ppo", {"num_return_sequences": 1, "normalize_advantage": True, "seed": 23}),
+    "ppo_argument.yaml": ("ppo", {
+        "train_datasets": "jsonl:1.0:{here}/gsm8k/train.jsonl", "reward_model_name_or_path": None,
+        "reward_critic_model_name_or_path": "Qwen/Qwen2.5-1.5B-Instruct", "learning_rate": 1e-6,
+        "reward_function": "alignment.rollout.rule_rewards:gsm8k", "per_device_rollout_batch_size": 1024,
+        "global_batch_size": 256, "global_mini_batch_size": 64, "clip_range_value": 0.5,
+        "amp_custom_white_list": ("lookup_table", "flash_attn", "matmul"),
+    }),
 }  # fmt: skip
 
 
