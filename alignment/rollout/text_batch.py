@@ -10,7 +10,7 @@ class TextBatch(NamedTuple):
     """A rollout as text; one entry a row."""
 
     inputs: list[Any]
-    """Raw user text, or dialogue."""
+    """Raw user text, dialogue or messages."""
     responses: list[str]
     """Decoded answers without special tokens."""
     labels: list[str | None]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import runs
-from refusals import left_behind, message_of, run_here, stop, train_here
+from refusals import left_behind, message_of, refuse, run_here, stop, train_here
 
 from alignment.training.checkpoint import MANIFEST, incompleteness
 
@@ -62,6 +62,12 @@ def test_an_evaluation_that_is_not_finite_ends_the_run_without_a_model(trainer, 
     made = {**request.getfixturevalue(f"{trainer}_arguments"), "learning_rate": 1e30, "max_steps": 1}
     stop(trainer, {**made, "eval_datasets": datasets, "do_eval": True}, tmp_path, "diverged")
     assert left_behind(tmp_path / "out") == []
+
+
+def test_a_variable_of_the_launcher_that_was_left_over_is_named(sft_arguments, monkeypatch, tmp_path):
+    monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
+    refuse("sft", sft_arguments, tmp_path, "PADDLE_TRAINERS_NUM=2 in the environment", "unset them")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_last_update_that_ruins_the_model_exports_nothing(sft_arguments, tmp_path):

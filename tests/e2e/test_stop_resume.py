@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import time
 
 import pytest
 import runs
-from refusals import run_here, train_here
+from refusals import message_of, run_here, train_here
+
+from alignment.loops.output_lock import OutputLock
 
 pytestmark = pytest.mark.e2e
 
@@ -34,7 +39,7 @@ def _content(folder):
     }
 
 
-def test_sigterm_ends_the_rollouts_updates_saves_and_loses_nothing(ppo_arguments, tmp_path):
+def test_sigterm_ends_the_rollouts_updates_saves_and_loses_nothing(ppo_arguments, model_variant, tmp_path):
     (tmp_path / "rewards.py").write_text(FUNCTIONS)
     made = {key: value for key, value in ppo_arguments.items() if key != "reward_model_name_or_path"}
     made |= {"reward_critic_model_name_or_path": ppo_arguments["reward_model_name_or_path"], "logging_steps": 3}
@@ -54,9 +59,40 @@ def test_sigterm_ends_the_rollouts_updates_saves_and_loses_nothing(ppo_arguments
     assert sorted(path.name for path in (tmp_path / "stopped").glob("*policy*")) == []
     assert not (tmp_path / "stopped" / ".lock").exists()
 
-    train_here("ppo", {**straight, "output_dir": tmp_path / "stopped"}, tmp_path, "--resume_from_checkpoint", "true")
+    resumed = {**straight, "output_dir": tmp_path / "stopped", "resume_from_checkpoint": True}
+    for key, model in (("actor_model_name_or_path", "policy"), ("reward_critic_model_name_or_path", "value")):
+        other = model_variant(source=made[key], num_hidden_layers=3)
+        refused = run_here("ppo", {**resumed, key: other}, tmp_path)
+        message_of(refused, f"its model {model!r} has another architecture than {other}", "is 1 there and 3 here")
+
+    train_here("ppo", resumed, tmp_path)
     assert _content(tmp_path / "stopped") == _content(tmp_path / "straight")
     assert runs.computed(tmp_path / "stopped") == runs.computed(tmp_path / "straight")
+
+
+def test_a_second_run_in_the_folder_is_refused_and_leaves_it_alone(sft_arguments, tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    reader, writer = os.pipe()
+    holder = os.fork()
+    if holder == 0:
+        try:
+            OutputLock(folder).acquire()
+            os.write(writer, b"x")
+            time.sleep(120)
+        finally:
+            os._exit(1)
+    os.read(reader, 1)
+    try:
+        made = {**sft_arguments, "output_dir": folder, "overwrite_output_dir": True}
+        message_of(run_here("sft", made, tmp_path), f"output_dir={folder} is in use by process {holder} on ")
+        assert [path.name for path in folder.iterdir()] == [".lock"]
+    finally:
+        os.kill(holder, signal.SIGKILL)
+        os.waitpid(holder, 0)
+    done = train_here("sft", made, tmp_path)
+    assert f"process {holder} on " in done.stderr and "taken over" in done.stderr
+    assert not (folder / ".lock").exists()
 
 
 def test_an_evaluation_whose_models_were_never_written_stands_once(sft_arguments, tmp_path):
