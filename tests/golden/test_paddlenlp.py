@@ -132,6 +132,25 @@ def test_a_missing_part_is_named(tmp_path):
         load_causal_lm(folder)
 
 
+def test_a_tensor_that_a_part_lacks_is_named(tmp_path):
+    folder = shutil.copytree(FOLDERS / "llama-parts", tmp_path / "model")
+    path = str(folder / "model_state.tp01.pdparams")
+    state = paddle.load(path, return_numpy=True)
+    del state["llama.norm.weight"]
+    paddle.save(state, path)
+    with pytest.raises(ModelFolderError, match=r"llama\.norm\.weight is not in tensor-parallel part 1 of 2"):
+        load_causal_lm(folder)
+
+
+def test_a_tensor_in_two_stages_is_refused(tmp_path):
+    folder = shutil.copytree(FOLDERS / "llama", tmp_path / "model")
+    for stage in range(2):
+        shutil.copy(folder / "model_state.pdparams", folder / f"model_state.pp0{stage}.pdparams")
+    (folder / "model_state.pdparams").unlink()
+    with pytest.raises(ModelFolderError, match=r"holds llama\.embed_tokens\.weight more than once"):
+        load_causal_lm(folder)
+
+
 def test_a_whole_model_beside_parts_is_refused(tmp_path):
     folder = shutil.copytree(FOLDERS / "llama-parts", tmp_path / "model")
     shutil.copy(FOLDERS / "llama" / "model_state.pdparams", folder)

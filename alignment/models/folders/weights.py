@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -54,12 +54,22 @@ def _list_whole(folder: Path, config: DecoderConfig, naming: Naming) -> Iterator
             f"{folder}: config.json has sliding_window {config.sliding_window}, which is kept here and which PaddleNLP "
             "ignores: the logits of longer rows differ"
         )
-    split = [{piece.name: piece for whole in part for piece in split_fused(whole, config, folder)} for part in parts]
+    split = [
+        _by_name((piece for whole in part for piece in split_fused(whole, config, folder)), folder) for part in parts
+    ]
     if config.tie_word_embeddings:
         shapes[LM_HEAD] = _tied_head(config)
     named_shapes = {name: shapes.get(naming(name) or "") for part in split for name in part}
     for tensor in join_parts(split, named_shapes, folder):
         yield _turn(tensor, naming(tensor.name), config)
+
+
+def _by_name(tensors: Iterable[StoredTensor], folder: Path) -> dict[str, StoredTensor]:
+    named: dict[str, StoredTensor] = {}
+    for tensor in tensors:
+        if named.setdefault(tensor.name, tensor) is not tensor:
+            raise ModelFolderError(f"{folder}: holds {tensor.name} more than once")
+    return named
 
 
 def _list_part(files: WeightFiles, paths: list[Path], config: DecoderConfig, naming: Naming) -> Iterator[StoredTensor]:

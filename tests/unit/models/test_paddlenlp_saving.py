@@ -86,6 +86,17 @@ def test_a_tied_mistral_gets_a_head_because_paddlenlp_does_not_tie_it(tmp_path, 
     assert json.loads((tmp_path / "config.json").read_text())["tie_word_embeddings"] is False
 
 
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+def test_a_square_head_that_config_ties_is_the_right_way_round(tmp_path, tokenizer, family):
+    """Only of Mistral PaddleNLP keeps a head of its own there, [in, out]; elsewhere it is the embedding."""
+    model = build({**RAW, "model_type": family, "vocab_size": 8, "tie_word_embeddings": family == "llama"})
+    save_paddlenlp(tmp_path, model, tokenizer)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "tie_word_embeddings": True}))
+    ids = paddle.to_tensor([[3, 1, 4, 1, 5]])
+    np.testing.assert_array_equal(load_causal_lm(tmp_path)(ids).numpy(), model(ids).numpy())
+
+
 def test_the_padding_token_of_a_mistral_is_not_named_because_paddlenlp_would_embed_it_as_zeros(tmp_path, tokenizer):
     save_paddlenlp(tmp_path, build({**RAW, "model_type": "mistral", "pad_token_id": 0}), tokenizer)
     assert json.loads((tmp_path / "config.json").read_text())["pad_token_id"] is None
