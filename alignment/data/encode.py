@@ -13,7 +13,8 @@ from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from alignment.data.conversation import Conversation, Given, conversation
-from alignment.data.templates import TEMPLATES, Segment, is_template, open_template
+from alignment.data.segments import Segment
+from alignment.data.templates import TEMPLATES, is_template, open_template
 from alignment.data.tokenizer import CuttingTokenizer, Tokenizer
 from alignment.errors import ArgumentError
 

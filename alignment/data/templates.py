@@ -9,27 +9,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, Protocol
 
 from alignment.data.conversation import TRAIN, Conversation, Given, conversation, text_of
+from alignment.data.segments import Segment, Skeleton, shape_key, written_texts
 from alignment.data.tokenizer import Tokenizer
 from alignment.errors import DataError, UserError
 
 TEMPLATES = ("pku", "tokenizer")
 """Names of templates; a text with one ``{}`` is a template too, which stands around each text of the user."""
 
+MOST_SKELETONS = 1000
+
 _MARK = "\ue000answer\ue001"
 """Stands in for an answer where a template is asked what it writes around it."""
-
-
-class Segment(NamedTuple):
-    """A piece of rendered text."""
-
-    text: str
-    is_answer: bool
-    """True: written by the assistant and trained on; the end token follows it (not part of ``text``)."""
-    end: str = ""
-    """What the template writes for the end token after an answer; empty where it writes none."""
 
 
 class Template(Protocol):
@@ -109,6 +102,7 @@ class ChatTemplate:
                 "tokenizer_config.json, or use the classic template (chat_template=none)"
             )
         self._tokenizer = tokenizer
+        self._skeletons: dict[tuple[tuple[str, bool], ...], Skeleton | None] = {}
 
     @property
     def end(self) -> str:
@@ -149,6 +143,36 @@ class ChatTemplate:
     def render_dialogue(self, dialogue: Conversation) -> list[Segment]:
         """Return the segments of the text as the template writes it for the whole dialogue; see ``Template``."""
         whole = self._render(dialogue, add_generation_prompt=False)
+        return self._cut_known(dialogue, whole) or self._cut_by_prompts(dialogue, whole)
+
+    def _cut_known(self, dialogue: Conversation, whole: str) -> list[Segment] | None:
+        """Cut ``whole`` by what the template writes around any texts with these roles, if that is what is there."""
+        key = shape_key(dialogue)
+        if key is None:
+            return None
+        if key not in self._skeletons and len(self._skeletons) < MOST_SKELETONS:
+            self._skeletons[key] = self._skeleton(dialogue)
+        skeleton = self._skeletons.get(key)
+        if skeleton is None:
+            return None
+        for texts in written_texts(dialogue):
+            segments = skeleton.cut(whole, texts, dialogue.targets, self._written_end)
+            if segments is not None:
+                return segments
+        return None
+
+    def _skeleton(self, dialogue: Conversation) -> Skeleton | None:
+        try:
+            return Skeleton.of(
+                dialogue,
+                self._written_end,
+                lambda part, is_prompt: self._render(part, add_generation_prompt=is_prompt),
+            )
+        except DataError:  # the template refuses texts that say nothing; real ones are rendered in any case
+            return None
+
+    def _cut_by_prompts(self, dialogue: Conversation, whole: str) -> list[Segment]:
+        """Cut ``whole`` where the prompts of its answers end."""
         starts: list[int] = []
         for number in dialogue.targets:
             starts.append(self._find_start(whole, max(starts, default=0), dialogue, number))

@@ -9,7 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from alignment.data import PreferenceDataset, PromptOnlyDataset, RawDataset, SupervisedDataset
+from alignment.data.conversation import Conversation, conversation
 from alignment.data.encode import EncodeOptions, Encoder
+from alignment.data.templates import open_template
 from alignment.models.tokenizer import load_tokenizer
 from tests.interop.test_tokenizers import byte_level_bpe, with_bos, write
 
@@ -211,3 +213,26 @@ def test_cutting_the_whole_text_gives_the_ids_of_each_turn_after_all_before_it(n
         assert cuts.encode_dialogue(turns) == follows.encode_dialogue(turns)
 
     check()
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_what_is_known_of_a_template_cuts_where_its_prompts_end(name, tmp_path, transformers):
+    _, ours, _ = shape(tmp_path / "m", name, transformers)
+    template = open_template("tokenizer", ours)
+    known = []
+
+    @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(st.lists(texts, min_size=2, max_size=6).filter(lambda turns: len(turns) % 2 == 0), st.booleans())
+    def check(turns, trained):
+        dialogue = conversation(turns)
+        first = {**dialogue.messages[1], "train": trained or len(turns) == 2}
+        dialogue = Conversation((dialogue.messages[0], first, *dialogue.messages[2:]))
+        whole = template._render(dialogue, add_generation_prompt=False)
+        segments = template._cut_known(dialogue, whole)
+        assert "".join(segment.text + segment.end for segment in segments or ()) in ("", whole)
+        if segments is not None:
+            known.append(1)
+            assert segments == template._cut_by_prompts(dialogue, whole)
+
+    check()
+    assert len(known) > 30

@@ -1,0 +1,105 @@
+"""Pieces of a rendered conversation, and what a chat template writes around the texts of one sequence of roles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import chain, zip_longest
+from typing import NamedTuple
+
+from alignment.data.conversation import TRAIN, Conversation, text_of
+
+
+class Segment(NamedTuple):
+    """A piece of rendered text."""
+
+    text: str
+    is_answer: bool
+    """True: written by the assistant and trained on; the end token follows it (not part of ``text``)."""
+    end: str = ""
+    """What the template writes for the end token after an answer; empty where it writes none."""
+
+
+Render = Callable[[Conversation, bool], str]
+"""Takes a conversation and whether an answer shall follow, returns the template's text."""
+
+
+class Skeleton(NamedTuple):
+    """The text around the texts, the same for every conversation with these roles unless the template looks at them."""
+
+    pieces: tuple[str, ...]
+    """What stands before the first text, between them, and behind the last one."""
+    headers: tuple[int, ...]
+    """For each answer: the characters that the assistant writes before its text (``<think>`` and the like)."""
+    closings: tuple[int | None, ...]
+    """For each answer: the characters between its text and the end token; None where no end token is written."""
+
+    @classmethod
+    def of(cls, shape: Conversation, end: str, render: Render) -> Skeleton | None:
+        """Return what is written around the messages of ``shape``, with ``end`` after answers (or nothing).
+
+        None where marks in place of the texts do not show it: only whole conversations do then.
+        """
+        marks = [f"\ue000{number}\ue001" for number in range(len(shape.messages))]
+        marked = Conversation(
+            tuple({**message, "content": mark} for message, mark in zip(shape.messages, marks, strict=True))
+        )
+        text, pieces = render(marked, False), []
+        for mark in marks:
+            if text.count(mark) != 1:
+                return None
+            before, _, text = text.partition(mark)
+            pieces.append(before)
+        pieces.append(text)
+        headers = [_header(marked, pieces, marks, number, render) for number in shape.targets]
+        if None in headers:
+            return None
+        closings = [_closing(pieces[number + 1], end) for number in shape.targets]
+        return cls(tuple(pieces), tuple(headers), tuple(closings))
+
+    def cut(self, whole: str, texts: Sequence[str], targets: Sequence[int], end: str) -> list[Segment] | None:
+        """Return the segments of ``whole``; None where it is not exactly the pieces around ``texts``."""
+        if whole != "".join(chain.from_iterable(zip_longest(self.pieces, texts, fillvalue=""))):
+            return None
+        segments, written, place, target = [], 0, 0, 0
+        for number, text in enumerate(texts):
+            place += len(self.pieces[number]) + len(text)
+            if target < len(targets) and number == targets[target]:
+                start, gap = place - len(text) - self.headers[target], self.closings[target]
+                stop = place + (gap or 0)
+                mark = end if gap is not None else ""
+                segments += [Segment(whole[written:start], False), Segment(whole[start:stop], True, mark)]
+                written, target = stop + len(mark), target + 1
+        return [*segments, Segment(whole[written:], False)] if whole[written:] else segments
+
+
+def shape_key(dialogue: Conversation) -> tuple[tuple[str, bool], ...] | None:
+    """Return what conversations have in common that one skeleton fits; None for those with more than plain texts."""
+    if dialogue.tools:
+        return None
+    key = []
+    for message in dialogue.messages:
+        if len(message) > 2 + (TRAIN in message):
+            return None
+        key.append((message["role"], message.get(TRAIN, True)))
+    return tuple(key)
+
+
+def written_texts(dialogue: Conversation) -> list[list[str]]:
+    """Return the texts as templates usually write them: as they are, or without blanks around them."""
+    texts = [text_of(message) for message in dialogue.messages]
+    stripped = [text.strip() for text in texts]
+    return [texts] if texts == stripped else [texts, stripped]
+
+
+def _header(
+    marked: Conversation, pieces: Sequence[str], marks: Sequence[str], number: int, render: Render
+) -> int | None:
+    """Return the length of what the assistant writes before its text; None where that text begins anew."""
+    before = "".join(chain.from_iterable(zip_longest(pieces[: number + 1], marks[:number], fillvalue="")))
+    prompt = render(marked.before(number), True)
+    return len(before) - len(prompt) if before.startswith(prompt) else None
+
+
+def _closing(behind: str, end: str) -> int | None:
+    place = behind.find(end) if end else -1
+    return place if place >= 0 and not behind[:place].strip() else None
