@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from typing import Any, NamedTuple
+from collections.abc import Coroutine
+from typing import Any, NamedTuple, TypeVar
 
 import httpx
 
 from alignment.errors import PassingRewardError, RewardError
 from alignment.rollout.text_batch import TextBatch
 
+T = TypeVar("T")
 MAX_ANSWER_BYTES = 16 * 2**20
 """A score takes about 20 bytes; an answer beyond this is no list of scores."""
 _QUOTED_CHARACTERS = 300
@@ -40,12 +42,14 @@ class HttpReward:
         self._url = url
         self._timeout = timeout_seconds
         self._max_bytes = max_bytes
+        # Reading the certificates takes longer than a call: once is enough.
+        self._certificates = httpx.create_ssl_context()
 
     def __call__(self, batch: TextBatch) -> Any:
         """Return what the service's answer holds under ``score``."""
         body = json.dumps({"src": batch.inputs, "tgt": batch.labels, "response": batch.responses}).encode()
         try:
-            answer = asyncio.run(asyncio.wait_for(self._post(body), self._timeout))
+            answer = _run(asyncio.wait_for(self._post(body), self._timeout))
         except asyncio.TimeoutError as error:
             raise PassingRewardError(
                 f"no complete answer within {self._timeout:g} s (reward_timeout, for the whole exchange)"
@@ -60,7 +64,7 @@ class HttpReward:
         """Send ``body`` and read at most ``max_bytes`` of the answer, or just what is quoted of a failure."""
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         async with (
-            httpx.AsyncClient(timeout=None, follow_redirects=False) as client,
+            httpx.AsyncClient(timeout=None, follow_redirects=False, verify=self._certificates) as client,
             client.stream("POST", self._url, content=body, headers=headers) as answer,
         ):
             content = b""
@@ -92,6 +96,16 @@ class HttpReward:
         if not isinstance(content, dict) or "score" not in content:
             raise RewardError(f"{self._url} answered without 'score': {_quote(answer.body)}")
         return content["score"]
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    """Return the result of ``work``; unlike ``asyncio.run`` without waiting for a name server that does not answer."""
+    loop = asyncio.new_event_loop()
+    try:
+        return loop.run_until_complete(work)
+    finally:
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
 
 
 def _quote(body: bytes) -> str:

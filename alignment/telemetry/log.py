@@ -30,6 +30,8 @@ def configure(*, output_dir: Path | None, is_main: bool) -> None:
     _logger.setLevel(logging.INFO if is_main else logging.WARNING)
     # paddle installs a handler on the root logger: without this every line would appear twice.
     _logger.propagate = False
+    # paddle's handler would also show a line for every request to a reward service.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     _logger.addHandler(_StderrHandler())
     if output_dir is not None and is_main:
         path = Path(output_dir) / "run.log"

@@ -82,6 +82,14 @@ def test_the_time_limit_is_for_the_headers_too():
         assert time.monotonic() - start < 0.8
 
 
+def test_the_time_limit_is_for_the_name_server_too(monkeypatch):
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments, **named: time.sleep(1.5) or [])
+    start = time.monotonic()
+    with pytest.raises(PassingRewardError, match="no complete answer within 0.3 s"):
+        _ask("http://rewards.example/", timeout_seconds=0.3)
+    assert time.monotonic() - start < 1
+
+
 def _trickle_headers(server):
     connection, _ = server.accept()
     with connection, contextlib.suppress(OSError):

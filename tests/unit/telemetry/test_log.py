@@ -65,3 +65,9 @@ def test_full_disk_says_so_once_and_goes_on(tmp_path, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert [line.split("] ", 1)[1].split(":")[0] for line in lines] == ["one", "warning", "two"]
     assert "No space left" in lines[1]
+
+
+def test_requests_of_the_http_client_are_not_shown():
+    log.configure(output_dir=None, is_main=True)
+    assert not logging.getLogger("httpx").isEnabledFor(logging.INFO)
+    assert logging.getLogger("httpx").isEnabledFor(logging.WARNING)
