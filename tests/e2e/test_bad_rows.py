@@ -73,6 +73,25 @@ def test_a_bad_row_is_dropped_and_counted_or_refused(trainer, row, reason, argum
     assert reason in json.dumps(account)
 
 
+def test_a_list_of_datasets_with_their_own_columns_and_splits(sft_arguments, tmp_path):
+    """Keys of the run on the command line, keys of a dataset in the list; train and test of one folder stay apart."""
+    rows = [{"q": f"pack rope {word}", "s": f"rope {word} done", "id": 1} for word in ("map", "hat", "soap")]
+    (tmp_path / "folder").mkdir()
+    write_rows(tmp_path / "folder" / "train.jsonl", *rows)
+    write_rows(tmp_path / "folder" / "test.jsonl", *rows[:2])
+    write_rows(tmp_path / "other.jsonl", {"frage": "pack rope map", "answer": "rope map done"})
+    lists = {
+        "train_datasets": [{"path": "folder"}, {"path": "other.jsonl", "input_key": "frage", "output_key": "answer"}],
+        "eval_datasets": {"jsonl": {"path": "folder", "proportion": "2/-1"}},
+    }
+    keys = {"input_key": "q", "output_key": "s", "max_steps": 1, "evaluation_strategy": "steps", "eval_steps": 1}
+    made = {**sft_arguments, **lists, **keys, "output_dir": tmp_path / "out"}
+    said = train_here("sft", made, tmp_path).stderr
+    assert "train: 4 rows used" in said and "eval: 2 rows used" in said and "columns not read: id" in said
+    notes = json.loads((tmp_path / "out" / "ledger.json").read_text())["train"]["notes"]
+    assert any("split 'train'" in note for lines in notes.values() for note in lines)
+
+
 OVERLONG = [("drop", "dropped_overlong", 1), ("left", "truncated_left", 2)]
 
 
