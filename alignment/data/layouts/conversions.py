@@ -139,9 +139,16 @@ def ranked_in(answers: str, scores: str, *, prompt: str = "prompt") -> Convert:
 
 def ranked_objects(name: str, answer: str, score: str, *, prompt: str, sign: int = 1) -> Convert:
     """A list of objects, each an answer with its score; ``sign`` -1 where 1 is the best rank."""
+    needed = {answer, score}
 
     def convert(row: Row, place: object) -> RawSample:
-        items = row[name] or []
+        items = row[name]
+        if not isinstance(items, list) or not all(
+            isinstance(item, Mapping) and needed <= item.keys() for item in items
+        ):
+            raise DataError(
+                f"{place}: column {name!r} must hold objects with {answer!r} and {score!r}, got {items!r:.80}"
+            )
         scores = [None if item[score] is None else sign * item[score] for item in items]
         return ranked_of(row[prompt], [item[answer] for item in items], scores, place)
 

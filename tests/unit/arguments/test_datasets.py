@@ -10,7 +10,9 @@ import pytest
 
 from alignment.arguments.columns import ColumnArguments
 from alignment.data.dataset_spec import parse_datasets
+from alignment.data.layouts.mapping import KEYS
 from alignment.errors import ArgumentError
+from alignment.loops import data_start
 from alignment.loops.data_start import column_defaults
 from alignment.sft.arguments import parse_sft_arguments
 
@@ -94,3 +96,14 @@ def test_without_keys_only_the_split_is_said(folder):
     start = SimpleNamespace(parsed=parsed)
     assert column_defaults(start, "train") == {"split": "train"}
     assert column_defaults(start, "eval") == {"split": ("validation", "test")}
+
+
+def test_keys_that_no_dataset_takes_are_told(folder, monkeypatch):
+    parsed = _parse(folder, {"train_datasets": "packing-sft/train"}, "--input_key", "q", "--layout", "alpaca")
+    start = SimpleNamespace(parsed=parsed)
+    told = []
+    monkeypatch.setattr(data_start.log, "warn", told.append)
+    for options, expected in ((frozenset(), ["input_key, layout has no effect"]), (frozenset(KEYS) | {"layout"}, [])):
+        told.clear()
+        data_start._tell_unused_keys(start, [SimpleNamespace(options_taken=options)])
+        assert [line.split(":")[0] for line in told] == expected

@@ -8,6 +8,8 @@ import pytest
 
 from alignment.data import PreferenceDataset, PromptOnlyDataset, RawDataset, SupervisedDataset
 from alignment.data.encode import EncodeOptions
+from alignment.data.layouts.recognise import recognise
+from alignment.data.layouts.table import LAYOUTS
 from alignment.errors import DataError
 
 USER, SAYS_B, SAYS_D = (
@@ -39,6 +41,41 @@ def test_an_ambiguous_row_names_both_candidates_and_the_ways_out(read, row, firs
     with pytest.raises(DataError, match="line 1.*layout=NAME.*ignored_columns") as error:
         read(row)
     assert f"'{first}'" in str(error.value) and f"'{second}'" in str(error.value)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=[layout.name for layout in LAYOUTS])
+def test_the_columns_that_a_layout_needs_tell_it_from_every_other(layout):
+    assert recognise(dict.fromkeys(layout.needs, "x")) == [layout]
+    assert recognise(dict.fromkeys(layout.reads, "x")) == [layout]
+    assert [other.name for other in LAYOUTS].count(layout.name) == 1
+
+
+def test_deleted_messages_leave_a_tree(read):
+    """The worst answer and one question with its answer are deleted."""
+    rows = [
+        {"message_id": number, "parent_id": parent, "text": text, "role": role, "rank": rank, "deleted": deleted}
+        for number, parent, text, role, rank, deleted in (
+            ("0", None, "a", "prompter", None, False),
+            ("1", "0", "b", "assistant", 0, False),
+            ("2", "0", "d", "assistant", 1, False),
+            ("3", "0", "x", "assistant", 2, True),
+            ("4", "1", "x", "prompter", None, True),
+            ("5", "4", "x", "assistant", None, False),
+        )
+    ]
+    assert read(*rows) == [{"input": ["a"], "answer": "b", "other_answer": "d", "better": True}]
+
+
+def test_messages_beside_a_pair_must_repeat_the_chosen_conversation(read):
+    pair = {"prompt": "a", "chosen": [USER, SAYS_B], "rejected": [USER, SAYS_D]}
+    with pytest.raises(DataError, match="line 1.*'messages' is not the chosen conversation"):
+        read({**pair, "messages": [USER, SAYS_D]})
+
+
+@pytest.mark.parametrize("answers", [["b", "d"], "b", [{"answer": "b"}]])
+def test_ranked_answers_must_be_objects(read, answers):
+    with pytest.raises(DataError, match="line 1.*'answers' must hold objects with 'answer' and 'rank'"):
+        read({"prompt": "a", "answers": answers})
 
 
 def test_the_ways_out_of_an_ambiguous_row(read):
