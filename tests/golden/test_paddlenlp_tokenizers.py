@@ -97,6 +97,15 @@ def test_two_sentencepiece_models_that_differ_are_refused(tmp_path):
         load_tokenizer(folder)
 
 
+def test_legacy_is_ignored_as_in_paddlenlp(tmp_path):
+    folder = shutil.copytree(FOLDERS / "llama", tmp_path / "t")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "legacy": False}))
+    tokenizer = load_tokenizer(folder)
+    for record in RECORDS["llama"]["texts"]:
+        assert tokenizer.encode(record["text"]) == record["ids"], record["text"]
+
+
 def test_white_space_around_a_special_token_stays_where_another_suite_wrote_the_files(tmp_path):
     folder = shutil.copytree(FOLDERS / "qwen2", tmp_path / "t")
     (folder / "config.json").unlink()

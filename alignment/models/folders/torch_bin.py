@@ -166,7 +166,7 @@ class _ZipReader:
     def load(self) -> Any:
         """Return the pickled object."""
         order = self._entries.get(f"{self._root}byteorder")
-        if order is not None and self._archive.read(order).strip() != b"little":
+        if order is not None and (order.file_size > 8 or self._archive.read(order).strip() != b"little"):
             raise ModelFolderError(f"{self._path}: its numbers are not little-endian")
         entry = self._entries[f"{self._root}data.pkl"]
         if entry.file_size > _LARGEST_PICKLE:

@@ -243,6 +243,18 @@ def test_storages_that_are_compressed_short_or_of_another_byte_order_are_refused
         read(rewritten(path, lambda name, c: (b"big" if name.endswith("byteorder") else c, 0)), list_torch_bin)
 
 
+def test_entries_that_unfold_to_gigabytes_are_refused_unread(tmp_path):
+    path = tmp_path / "x.bin"
+    zeros = bytes(300 << 20)
+    for name, message in (("byteorder", "not little-endian"), ("data.pkl", r"data\.pkl has 314572800 bytes")):
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            archive.writestr("x/data.pkl", b"N." if name != "data.pkl" else zeros)
+            if name != "data.pkl":
+                archive.writestr(f"x/{name}", zeros)
+        with pytest.raises(ModelFolderError, match=message):
+            read(path, list_torch_bin)
+
+
 def test_a_tensor_that_reaches_out_of_its_storage_is_refused(tmp_path):
     def stretch(name, content):
         return (content.replace(b"K\x05K\x07\x86", b"K\x06K\x07\x86") if name.endswith(".pkl") else content, 0)
