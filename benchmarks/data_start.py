@@ -132,8 +132,8 @@ def compare(num_rows: int, peer_rows: int, workers: int) -> str:
     lines = [
         f"# From a file to encoded rows, {datetime.date.today().isoformat()}",
         "",
-        f"{cpu_name()}, commit {commit()}, {workers} processes. Short prompts with one answer in ChatML; "
-        "`python benchmarks/data_start.py`. Others used the machine: CPU seconds compare, wall seconds are upper bounds.",
+        f"{cpu_name()}, commit {commit()}, {workers} processes. Short prompts with one answer in ChatML: "
+        "`benchmarks/data_start.py`. Others used the machine: compare CPU seconds; wall seconds are upper bounds.",
         "",
         "| side | rows | wall s | CPU s | CPU us a row | peak GiB of the run |",
         "|---|---|---|---|---|---|",
