@@ -11,9 +11,9 @@ SAMPLES = [{"input_ids": np.arange(5), "labels": np.array([-100] * (5 - n) + [1]
 
 
 def _forward(batches, read):
-    """Log-prob -n for each target of a row with n targets."""
+    """Log-prob -n for each target of a row with n targets; those of rows with one target are the likeliest."""
     counts = [np.bincount(batch.target_rows, minlength=batch.num_rows) for batch in batches]
-    return [-np.repeat(count, count).astype(np.float32) for count in counts]
+    return [(-np.repeat(count, count).astype(np.float32), np.repeat(count == 1, count)) for count in counts]
 
 
 @pytest.mark.parametrize("rows_per_batch", [1, 2, 3])
@@ -24,4 +24,5 @@ def test_evaluation_loss_is_a_mean_over_tokens(rows_per_batch):
     metrics, rows = evaluation()
     assert metrics["eval/loss"] == pytest.approx((1 + 9 + 4) / 6)
     assert metrics["eval/perplexity"] == pytest.approx(np.exp(14 / 6))
+    assert metrics["eval/accuracy"] == pytest.approx(1 / 6)
     assert rows == []
