@@ -183,3 +183,12 @@ def test_samples_of_training_are_given_where_they_can_be_decoded():
     _, [samples] = _run([0.0] * 3, "warn", decode=lambda ids: "-".join(map(str, ids)))
     row = {"prompt": "q", "response": "7-7-7", "finish_reason": "length", "source": "training"}
     assert samples == [row | {"score": float(number)} for number in range(4)]
+
+
+@pytest.mark.parametrize(("iterations", "learned"), [(2, 20), (1, 10)])
+def test_tokens_are_counted_by_stage_as_often_as_they_are_worked_on(iterations, learned, monkeypatch):
+    """4 rows of 2 prompt and 3 response tokens; a rollout pays for two updates, of which the limit may leave one."""
+    counted = {}
+    monkeypatch.setattr(StageTimer, "count", lambda self, stage, tokens: counted.update({stage: tokens}))
+    _run([0.0] * 3, "warn", iterations=iterations, rows_per_update=2)
+    assert counted == {"rollout": 12, "score": 20, "update": learned}

@@ -1,10 +1,15 @@
 """The best weights that are exported are those the counters speak of."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from alignment.errors import CheckpointError
+from alignment.loops import run_state
 from alignment.loops.run_state import RunState
 from alignment.loops.session import Counters
+from alignment.parallel.parts import Part
 from alignment.training.checkpoint import Checkpoint, CheckpointStore
 from alignment.training.schedules import Schedule
 
@@ -120,3 +125,19 @@ def test_another_schedule_than_the_checkpoints_is_said_with_the_rates(tmp_path, 
         assert "schedule" not in caplog.text
     else:
         assert f"policy: the learning rate follows another schedule than before ({said}" in caplog.text
+
+
+@pytest.mark.parametrize(("free", "fits"), [(12 * 17, True), (12 * 17 - 1, False)])
+def test_a_run_needs_room_for_weights_and_two_moments_in_float32(tmp_path, monkeypatch, free, fits):
+    """17 parameters, of two learners that both call one of theirs weight."""
+    parts = {"policy": {"weight": Part.whole("weight", (3, 4))}, "value": {"weight": Part.whole("weight", (5,))}}
+    learners = {name: SimpleNamespace(state_parts=lambda held=held: held) for name, held in parts.items()}
+    state = RunState(
+        store=CheckpointStore(tmp_path), models={}, learners=learners, counters=Counters(), parts={}
+    )
+    monkeypatch.setattr(run_state.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
+    if fits:
+        state.check_space()
+    else:
+        with pytest.raises(CheckpointError, match="one checkpoint needs about"):
+            state.check_space()

@@ -3,6 +3,7 @@
 import json
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import paddle
 import pytest
@@ -253,3 +254,13 @@ def test_the_last_update_is_recorded_and_the_first_where_asked(log_first, steps)
         session.advance({"loss": Metric(float(value))}, updates=1, epoch_ended=False)
     assert [step for step, _ in session.writers.records] == steps
     assert session.writers.records[-1][1]["loss"] == 3.0
+
+
+def test_the_progress_shows_the_last_part_of_the_names_it_was_asked_for():
+    shown = []
+    session = _session(Cadences(log=Cadence(strategy="steps", every=2), evaluate=NEVER, save=NEVER), total=4)
+    session.shown = ("train/reward", "train/missing")
+    session.progress = SimpleNamespace(advance=lambda steps, **numbers: shown.append((steps, numbers)))
+    for value in (1.0, 3.0):
+        session.advance({"train/reward": Metric(value), "other": Metric(9.0)}, updates=1, epoch_ended=False)
+    assert shown == [(1, {}), (1, {"reward": 2.0})]

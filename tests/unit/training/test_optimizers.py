@@ -130,3 +130,10 @@ def test_adam_is_the_one_that_was_asked_for():
         moment, square = 0.5 * moment + 0.5 * gradient, 0.9 * square + 0.1 * gradient**2
         expected -= 0.1 * (moment / (1 - 0.5**step)) / (np.sqrt(square / (1 - 0.9**step)) + 0.5)
     assert layer.weight.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_tiny_gradient_is_scaled_to_the_limit():
+    layer = paddle.nn.Linear(1, 1, bias_attr=False)
+    (layer.weight * 1e-3).sum().backward()
+    assert clip_by_global_norm(dict(layer.named_parameters()), 1e-4) == pytest.approx(1e-3, rel=1e-5)
+    assert layer.weight.grad.item() == pytest.approx(1e-4 / (1 + 1e-3), rel=1e-5), "1e-6 keeps the division finite"
