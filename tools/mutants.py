@@ -37,7 +37,7 @@ SECONDS = 40.0
 SCRIPTS = (
     "tests/e2e/test_options.py::test_the_readme_dataset_through_the_trainer",
     "tests/e2e/test_invariance.py::test_the_first_update_of_ppo",
-    "tests/e2e/test_bad_arguments.py::test_a_refusal_in_a_process_of_its_own",
+    "tests/e2e/test_bad_arguments.py::test_the_scripts_themselves",
 )
 """Tests that start the entry scripts, for lines that no test runs in its own process."""
 SHARED = "tests/contract/keys/test_keys.py::test_a_key_arrives"

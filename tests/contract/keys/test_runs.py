@@ -1,0 +1,85 @@
+"""What every assembled run has whatever its keys: names, an account of rows, room on the disk, what is evaluated."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from alignment.errors import CheckpointError
+from alignment.loops import run_state
+from tests.contract.keys.assembled import assemble, make_models
+from tests.contract.keys.rows import ALL, EIGHT_ROWS, EVALUATED, held_out
+
+NAMES = {
+    "sft": ("SFT", "eval/loss", False, "sft/loss", "eval/loss", ["policy"]),
+    "rm": ("reward model", "eval/accuracy", True, "preference/loss", "eval/accuracy", ["reward"]),
+    "ppo": ("PPO", "eval/reward", True, "train/reward", "eval/reward", ["policy", "value"]),
+}
+BEST = {"load_best_model_at_end": True, "save_strategy": "steps", "save_steps": 3, "eval_steps": 3}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with the tiny models."""
+    place = tmp_path_factory.mktemp("runs")
+    make_models(place)
+    return place
+
+
+def _assemble(trainer, folder, **keys):
+    chosen = {**EVALUATED, **keys}
+    return assemble(trainer, {k: v[trainer] if isinstance(v, dict) else v for k, v in chosen.items()}, folder)
+
+
+@pytest.mark.parametrize("trainer", ALL)
+def test_title_best_metric_display_and_models(trainer, folder):
+    run = _assemble(trainer, folder, **BEST)
+    title, metric, greater, shown, card, models = NAMES[trainer]
+    end = run.call("finish_run")
+    best = run.session.hooks.best
+    assert (end["title"], best.metric, best.greater_is_better) == (title, metric, greater)
+    assert run.session.shown[0] == shown and end["cards"][0] == card
+    assert sorted(run.state.models) == sorted(run.state.learners) == models
+    assert best.keep == run.state.keep_best and run.session.hooks.save == run.state.save
+    assert run.session.counters is run.state.counters
+    assert [learner.name for learner in run.state.learners.values()] == [{"value": "critic"}.get(m, m) for m in models]
+
+
+@pytest.mark.parametrize("trainer", ALL)
+def test_the_account_of_rows_and_the_arguments_stand_in_the_folder(trainer, folder):
+    run = _assemble(trainer, folder, learning_rate=0.125)
+    output = run.start.output_dir
+    ledger = json.loads((output / "ledger.json").read_text())
+    assert {role for role, account in ledger.items() if account} >= {"train", "eval"}
+    assert json.loads((output / "arguments.json").read_text())["learning_rate"]["value"] == 0.125
+    assert (len(run.dataset), len(held_out(run))) == (24, 8)
+
+
+def test_as_many_training_pairs_are_evaluated_as_held_out_ones(folder):
+    run = _assemble("rm", folder)
+    assert len(run.evaluation.training_pairs) == len(run.evaluation.pairs) == 8
+    more = _assemble("rm", folder, train_datasets="packing-preference/train:6/-1")
+    assert (len(more.evaluation.training_pairs), len(more.evaluation.pairs)) == (6, 8)
+
+
+@pytest.mark.parametrize("trainer", ALL)
+def test_a_full_disk_is_told_before_the_first_update(trainer, folder, monkeypatch):
+    monkeypatch.setattr(run_state.shutil, "disk_usage", lambda place: SimpleNamespace(free=10))
+    with pytest.raises(CheckpointError, match="one checkpoint needs about"):
+        _assemble(trainer, folder)
+
+
+@pytest.mark.parametrize("strategy", ["no", "steps"])
+@pytest.mark.parametrize("trainer", ALL)
+def test_evaluation_data_are_read_only_where_they_are_used(trainer, strategy, folder):
+    run = _assemble(trainer, folder, evaluation_strategy=strategy, eval_datasets=EIGHT_ROWS)
+    assert (run.evaluation is not None) == (strategy == "steps")
+
+
+def test_the_supervised_rows_beside_ppo_come_in_micro_batches_of_the_same_size(folder):
+    keys = {"ptx_datasets": "packing-sft/test:8/-1", "ptx_coeff": 0.5, "per_device_train_batch_size": 2}
+    run = _assemble("ppo", folder, **keys)
+    assert [batch.num_rows for batch in run.loop.updater.next_ptx(4)] == [2, 2]
+    assert _assemble("ppo", folder).loop.updater.next_ptx is None
