@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignment.telemetry.charts import HEIGHT, WIDTH, draw_line, draw_scatter, format_tick, nice_ticks
+from alignment.telemetry.charts import HEIGHT, WIDTH, _age_colour, draw_line, draw_scatter, format_tick, nice_ticks
 
 
 @pytest.mark.parametrize(
@@ -102,3 +102,17 @@ def test_labels_are_escaped():
     svg = draw_scatter([(0, 0), (1, 1)], x_label="<kl>", y_label='"&')
     assert "<kl>" not in svg
     ElementTree.fromstring(str(svg))
+
+
+@pytest.mark.parametrize(("count", "is_smoothed"), [(39, False), (40, True)])
+def test_from_forty_points_on_the_trend_is_drawn(count, is_smoothed):
+    picture = str(draw_line([(step, float(step)) for step in range(count)]))
+    assert ('class="line faint"' in picture) == is_smoothed
+    if not is_smoothed:
+        [(x, _)] = circles(picture)
+        corners = re.search(r'class="line" points="([^"]*)"', picture)[1].split()
+        assert x == pytest.approx(float(corners[-1].split(",")[0])), "the dot stands at the newest point"
+
+
+def test_age_runs_from_blue_to_orange():
+    assert [_age_colour(age) for age in (0.0, 0.5, 1.0)] == ["rgb(86,143,214)", "rgb(155,132,130)", "rgb(224,122,46)"]

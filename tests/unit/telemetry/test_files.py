@@ -29,3 +29,10 @@ def test_a_failure_keeps_the_old_content(tmp_path, monkeypatch):
         replace_file(path, "new")
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_the_whole_text_is_forced_to_the_disk(tmp_path, monkeypatch):
+    sizes, sync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (sizes.append(os.fstat(descriptor).st_size), sync(descriptor)))
+    replace_file(tmp_path / "a.txt", "x" * 1000)
+    assert sizes[0] == 1000 and len(sizes) == 2, "the file, then its folder"

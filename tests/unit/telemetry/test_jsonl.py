@@ -104,3 +104,11 @@ def test_what_json_cannot_hold_is_a_mistake(tmp_path):
     with pytest.raises(TypeError, match="object"):
         lines.append({"step": 1, "x": object()})
     lines.close()
+
+
+@pytest.mark.parametrize("resume_step", [0, 5])
+def test_an_empty_file_has_nothing_to_drop(tmp_path, caplog, resume_step):
+    path = tmp_path / "m.jsonl"
+    path.touch()
+    write(path, [], resume_step=resume_step)
+    assert "dropped" not in caplog.text

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from alignment.errors import UserError
+from alignment.telemetry import plots
 from alignment.telemetry.plots import bin_calibration, plot_calibration, plot_score_by_length
 
 PNG = b"\x89PNG\r\n"
@@ -61,3 +62,17 @@ def test_disk_errors_name_the_file(tmp_path):
     (tmp_path / "plots").write_text("")
     with pytest.raises(UserError, match=r"cannot write .*plots/a\.png"):
         plot_calibration(np.array([1.0]), tmp_path / "plots" / "a.png")
+
+
+def test_the_bars_of_the_calibration_stand_in_their_bins(monkeypatch, tmp_path):
+    figures = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure) or path)
+    margins = np.array([logit(0.72), logit(0.72), -logit(0.98)])
+    plot_calibration(margins, tmp_path / "x.png")
+    upper, lower = figures[0].axes
+    bins = bin_calibration(margins)
+    assert [bar.get_x() for bar in lower.patches] == pytest.approx(bins.edges[:-1])
+    assert [bar.get_height() for bar in lower.patches] == bins.counts.tolist()
+    perfect, model = upper.lines
+    assert perfect.get_linestyle() == "--" and perfect.get_xydata().tolist() == [[0.5, 0.5], [1.0, 1.0]]
+    assert model.get_ydata().tolist() == [1.0, 0.0]

@@ -68,3 +68,13 @@ def test_disabled_on_a_terminal_writes_lines(monkeypatch, lines):
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00:00"), (59.6, "0:01:00"), (3725, "1:02:05"), (-1, "0:00:00")])
 def test_format_seconds(seconds, text):
     assert format_seconds(seconds) == text
+
+
+def test_the_time_left_is_known_after_the_first_step(lines, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with Progress(4, "SFT", enabled=False) as bar:
+        bar.advance(0, loss=2.0)
+        now[0] = 10.0
+        bar.advance(1, loss=1.0)
+    assert [line.partition("left ")[2] for line in lines] == ["?", "0:00:30"]

@@ -60,6 +60,8 @@ def test_everything_is_on_the_page(run_folder):
         base64.b64encode(b"\x89PNG").decode(),
     ):  # fmt: skip
         assert text in page, text
+    assert "<title>Demo &lt;" in page
+    assert f'<div class="quiet">{run_folder.name}, steps 0 to 4</div>' in page
 
 
 def test_nothing_runs_and_nothing_is_fetched(run_folder):

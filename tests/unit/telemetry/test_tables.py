@@ -16,6 +16,8 @@ def test_table_keeps_brackets_and_aligns_numbers(capsys):
     cells = [line.split("\u2502")[2] for line in text.splitlines() if "\u2502" in line]
     assert [cell.strip() for cell in cells] == ["0.1235", "12,345", "7"]
     assert len({len(cell.rstrip()) for cell in cells}) == 1
+    names = [line.split("\u2502")[1] for line in text.splitlines() if "\u2502" in line]
+    assert names[1].startswith(" b "), "text stands on the left"
     assert "\x1b" not in text
 
 

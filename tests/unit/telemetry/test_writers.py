@@ -111,10 +111,10 @@ def test_refusals_touch_no_file(tmp_path, report_to, message, monkeypatch):
 
 
 def test_wandb_is_not_given_old_steps_again(tmp_path, monkeypatch):
-    logged = []
+    logged, settings = [], {}
     run = types.SimpleNamespace(log=lambda metrics, step: logged.append((step, metrics)), finish=lambda: None)
     module = types.ModuleType("wandb")
-    module.init = lambda **settings: run
+    module.init = lambda **given: settings.update(given) or run
     module.__spec__ = types.SimpleNamespace(name="wandb")
     monkeypatch.setitem(sys.modules, "wandb", module)
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "a": 1.0}\n')
@@ -122,6 +122,7 @@ def test_wandb_is_not_given_old_steps_again(tmp_path, monkeypatch):
     writers.write(2, {"a": 2.0})
     writers.close()
     assert logged == [(2, {"a": 2.0})]
+    assert settings == {"project": "alignment", "name": "n", "dir": str(tmp_path / "runs" / "wandb")}
 
 
 @pytest.mark.parametrize(("evaluates_again", "kept"), [(True, 0), (False, 1)])
