@@ -122,10 +122,13 @@ class TokenizedDataset(ABC):
                 raise
             raise DataError(f"{row.place}: {error}") from error
 
-    def for_worker(self) -> TokenizedDataset | None:
-        """Return a dataset without rows for another process, which can import the package's own classes only."""
-        if not type(self).__module__.startswith(__package__):
-            return None
+    @property
+    def is_own(self) -> bool:
+        """False: the class is a user's, whose code other processes cannot import and no later start can compare."""
+        return type(self).__module__.startswith(f"{__package__}.")
+
+    def for_worker(self) -> TokenizedDataset:
+        """Return a dataset without rows, which encodes in another process."""
         bare = copy.copy(self)
         bare._pending, bare._ledger, bare._store = None, Ledger(), Store.pack(())
         return bare

@@ -58,6 +58,8 @@ class Job(Protocol):
     tokenizer: Tokenizer
     options: EncodeOptions
     ledger: Ledger
+    is_own: bool
+    """True: nothing but this package's code makes its samples, so other processes and later starts can know it."""
 
     def encode(self, row: Row) -> Encoded:
         """Encode one row; an error names its place."""
@@ -66,7 +68,7 @@ class Job(Protocol):
         """Return the rows to encode."""
 
     def for_worker(self) -> Any:
-        """Return what encodes the same way in another process, or None where that cannot be."""
+        """Return what encodes the same way in another process."""
 
 
 def build(job: Job, mixture: Mixture, encoding: Encoding, setup: dict[str, Any]) -> Entry:
@@ -184,7 +186,7 @@ def _hashed(rows: Iterable[Row], hasher: Any) -> Iterator[Row]:
 
 
 def _open_cache(job: Job, encoding: Encoding, setup: dict[str, Any]) -> EncodedCache | None:
-    if encoding.cache_dir is None:
+    if encoding.cache_dir is None or not job.is_own:
         return None
     text = describe_setup(job.tokenizer, {"kind": job.KIND, "options": repr(job.options), **setup})
     return None if text is None else EncodedCache(encoding.cache_dir, text)
@@ -196,12 +198,11 @@ def _run(job: Job, encoding: Encoding) -> Iterator[Run]:
     num_workers = encoding.num_workers
     if num_workers is None:
         num_workers = min(len(os.sched_getaffinity(0)), MOST_WORKERS)
-    worker = job.for_worker() if num_workers else None
-    if worker is None:
+    if not num_workers or not job.is_own:
         yield lambda batches: encode_here(batches, job.encode)
         return
     try:
-        pool = Pool(worker, job.encode, num_workers=num_workers)
+        pool = Pool(job.for_worker(), job.encode, num_workers=num_workers)
     except (pickle.PicklingError, TypeError, AttributeError) as error:
         log.info(f"rows are encoded in this process: tokenizer or dataset cannot be sent to others ({error})")
         yield lambda batches: encode_here(batches, job.encode)

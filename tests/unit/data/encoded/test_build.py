@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from alignment.data.loader import BatchLoader
 from alignment.data.sources.packing import ITEMS, TOKENIZER
 from alignment.errors import DataError
 from alignment.models.tokenizer import load_tokenizer
+from alignment.telemetry import log
 
 KINDS = [SupervisedDataset, PreferenceDataset, SafetyPreferenceDataset, PromptOnlyDataset]
 OPTIONS = EncodeOptions(max_length=24, template="tokenizer")
@@ -107,12 +109,17 @@ def test_a_row_that_stops_the_run_is_named_from_another_process(name, tokenizer,
             SupervisedDataset(name, tokenizer, options=options, encoding=encoding)
 
 
-def test_a_dataset_class_of_the_user_is_encoded_here(name, tokenizer, monkeypatch):
+def test_a_dataset_class_of_the_user_is_encoded_here_and_not_kept(name, tokenizer, monkeypatch, tmp_path):
     class Own(SupervisedDataset):
-        pass
+        def encode_row(self, row, encoder):
+            return super().encode_row(row, encoder)._replace(reasons=("truncated_left",))
 
     monkeypatch.setattr(build, "Pool", None)
-    assert len(Own(name, tokenizer, options=OPTIONS, encoding=Encoding(num_workers=2, many=1))) > 100
+    encoding = Encoding(num_workers=0, cache_dir=tmp_path, many=1)
+    assert SupervisedDataset(name, tokenizer, options=OPTIONS, encoding=encoding).ledger.total("truncated_left") == 0
+    encoding = Encoding(num_workers=2, cache_dir=tmp_path, many=1)
+    assert Own(name, tokenizer, options=OPTIONS, encoding=encoding).ledger.total("truncated_left") == 239
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.fixture
@@ -226,10 +233,9 @@ def test_lazy_rows_are_read_at_the_first_use_only(make_dataset, tokenizer):
 
 def test_speed_and_time_left_are_told_now_and_then(name, tokenizer, monkeypatch, capsys):
     clock = iter(range(0, 10_000, 6))
-    monkeypatch.setattr(build.time, "monotonic", lambda: float(next(clock)))
-    from alignment.telemetry import log
-
+    monkeypatch.setattr(build, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
     log.configure(output_dir=None, is_main=True)
     SupervisedDataset(name, tokenizer, options=OPTIONS, encoding=Encoding(num_workers=0, many=1))
     lines = [line for line in capsys.readouterr().err.splitlines() if "encoding supervised rows" in line]
-    assert lines and "100/240 (42%)  rows/s " in lines[0] and "left" in lines[0]
+    assert len(lines) == 2, "every second batch of 50: a line in 12 seconds"
+    assert "100/240 (42%)  rows/s 8 " in lines[0] and "200/240 (83%)  rows/s 8 " in lines[1] and "left" in lines[0]
