@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -44,6 +46,8 @@ def documented(tmp_path_factory):
     folder = tmp_path_factory.mktemp("documented")
     (folder / "example.py").write_text(EXAMPLE.replace("my-dataset-name", NAME))
     modules.load_dataset_modules(["example.py"], folder)
+    yield
+    sys.modules.pop(modules.ALIAS, None)  # other tests begin without it
 
 
 @pytest.mark.parametrize("lazily", [True, False])
