@@ -156,6 +156,21 @@ def test_tokenizer_files_are_those_of_paddlenlp_and_give_the_same_ids(tmp_path, 
     assert all(isinstance(token, dict) for key, token in special.items() if key.endswith("_token"))
 
 
+def test_added_tokens_that_are_not_special_stay_so(tmp_path, golden):
+    source = shutil.copytree(golden / "paddlenlp_tokenizers" / "qwen2", tmp_path / "source")
+    path = source / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    flags = dict.fromkeys(("lstrip", "rstrip", "normalized", "single_word", "special"), False)
+    config["added_tokens_decoder"]["374"] = {"content": "<tool>", **flags}
+    path.write_text(json.dumps(config))
+    save_paddlenlp(tmp_path / "out", build(RAW), load_tokenizer(source))
+    written = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    special = json.loads((tmp_path / "out" / "special_tokens_map.json").read_text())
+    assert written["added_tokens_decoder"]["374"] == {"content": "<tool>", **flags}
+    assert "<tool>" not in {token["content"] for token in special["additional_special_tokens"]}
+    assert load_tokenizer(tmp_path / "out").encode("<tool>") == [374]
+
+
 def test_a_template_that_paddlenlp_cannot_read_is_left_out_and_said(tmp_path, golden, caplog):
     source = shutil.copytree(golden / "paddlenlp_tokenizers" / "llama", tmp_path / "source")
     (source / "chat_template.json").unlink()
