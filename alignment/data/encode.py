@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import NamedTuple
 
 from alignment.data.conversation import Conversation, Given, conversation
@@ -143,17 +143,19 @@ class Encoder:
         """Tokenise the whole text once; None where that does not show which token belongs to which segment."""
         if self._cutting is None:
             return None
-        text, special = "".join(segment.text + segment.end for segment in segments), self._template.adds_special_tokens
-        places = accumulate(len(part) for segment in segments for part in (segment.text, segment.end))
-        cuts = [place for place in places if place < len(text)]
-        ids, counts = self._cutting.encode_cut(text, cuts, add_special_tokens=special)
-        ids = self._opened(ids, special=special)
-        bounds = [0, *counts, *[len(ids)] * (2 * len(segments) - len(cuts))]
-        if None in bounds:
+        parts = [part for segment in segments for part in (segment.text, segment.end) if part]
+        text, special = "".join(parts), self._template.adds_special_tokens
+        ids, counts = self._cutting.encode_cut(text, list(accumulate(map(len, parts[:-1]))), add_special_tokens=special)
+        if None in counts:
             return None
-        pieces = [ids[start:stop] for start, stop in pairwise(bounds)]
-        ends = zip(segments, pieces[1::2], strict=True)
-        return pieces[::2] if all(ids == ([self.end_id] if segment.end else []) for segment, ids in ends) else None
+        ids, start, bounds, pieces = self._opened(ids, special=special), 0, iter(counts), []
+        for segment in segments:
+            stop = next(bounds, len(ids)) if segment.text else start
+            pieces.append(ids[start:stop])
+            start = next(bounds, len(ids)) if segment.end else stop
+            if segment.end and ids[stop:start] != [self.end_id]:
+                return None
+        return pieces
 
     def _follow_segments(self, segments: Sequence[Segment]) -> tuple[list[list[int]], bool]:
         """Tokenise the growing text, so that each segment's ids are those that follow all before it."""

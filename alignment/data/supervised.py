@@ -113,4 +113,7 @@ def _conversation(row: Row) -> Conversation:
         return conversation(sample[forms[0]], tools)
     require_fields(sample, ("input", "answer"), kind="supervised", place=row.place)
     is_worse = sample.get("better") is False and sample.get("other_answer") is not None
-    return conversation(sample["input"], tools).answered(sample["other_answer" if is_worse else "answer"])
+    answer = sample["other_answer" if is_worse else "answer"]
+    if isinstance(sample["input"], str) and not tools:
+        return Conversation(({"role": "user", "content": sample["input"]}, {"role": "assistant", "content": answer}))
+    return conversation(sample["input"], tools).answered(answer)

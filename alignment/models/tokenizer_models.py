@@ -64,23 +64,24 @@ class FastModel:
     ) -> tuple[list[int], list[int | None]]:
         """Return token ids, and for each place in ``text`` the number of tokens before it (None: not known)."""
         encoding = self._model.encode(text, add_special_tokens=add_special_tokens)
-        return encoding.ids, [self._count_before(encoding, text, cut) for cut in cuts]
+        ids = encoding.ids
+        return ids, [self._count_before(encoding, ids, text, cut) for cut in cuts]
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
         """Return text; the library joins by spaces where there is no decoder, and leaves unknown ids out."""
         return self._model.decode([int(i) for i in ids], skip_special_tokens=skip_special_tokens)
 
-    def _count_before(self, encoding: tokenizers.Encoding, text: str, cut: int) -> int | None:
+    def _count_before(self, encoding: tokenizers.Encoding, ids: Sequence[int], text: str, cut: int) -> int | None:
         """Return the number of tokens before ``cut``; None where one lies across it, or might.
 
         Added tokens split a text before anything else does. Elsewhere blanks before the place prove nothing: some
         models leave them out of a token's characters, and some split a run of them by what follows.
         """
         token = encoding.char_to_token(cut)
-        if cut == 0 or token is None or encoding.token_to_chars(token)[0] != cut:
+        if token is None or encoding.token_to_chars(token)[0] != cut:
             return None
-        is_clear = text[cut - 1] != " " and not text[max(cut - 2, 0) : cut].isspace()
-        return token if is_clear or encoding.ids[token] in self._added else None
+        last, clear = text[cut - 1], ids[token] in self._added
+        return token if clear or not last.isspace() or (last != " " and not text[cut - 2 : cut - 1].isspace()) else None
 
     def _add(self, tokens: Sequence[AddedToken]) -> None:
         """Add what ``tokenizer.json`` does not have; each id must be the one the configuration says."""

@@ -132,9 +132,7 @@ def test_a_run_needs_room_for_weights_and_two_moments_in_float32(tmp_path, monke
     """17 parameters, of two learners that both call one of theirs weight."""
     parts = {"policy": {"weight": Part.whole("weight", (3, 4))}, "value": {"weight": Part.whole("weight", (5,))}}
     learners = {name: SimpleNamespace(state_parts=lambda held=held: held) for name, held in parts.items()}
-    state = RunState(
-        store=CheckpointStore(tmp_path), models={}, learners=learners, counters=Counters(), parts={}
-    )
+    state = RunState(store=CheckpointStore(tmp_path), models={}, learners=learners, counters=Counters(), parts={})
     monkeypatch.setattr(run_state.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
     if fits:
         state.check_space()
