@@ -30,7 +30,7 @@ def _cut(length):
 
 
 DAMAGES = {
-    "no weights": (lambda f: (f / WEIGHTS).unlink(), [f"no {WEIGHTS}"]),
+    "no weights": (lambda f: (f / WEIGHTS).unlink(), ["no weights", WEIGHTS]),
     "no config": (lambda f: (f / "config.json").unlink(), ["config.json: no such file"]),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), ["looked for tokenizer.json and tokenizer.model"]),
     "config is not JSON": (lambda f: (f / "config.json").write_text("{"), ["config.json: cannot be read as JSON"]),
