@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from alignment.errors import CheckpointError
-from alignment.loops import run_state
+from alignment.loops import data_start, run_state
 from tests.contract.keys.assembled import assemble, make_models
 from tests.contract.keys.rows import ALL, EIGHT_ROWS, EVALUATED, held_out
 
@@ -83,3 +83,21 @@ def test_the_supervised_rows_beside_ppo_come_in_micro_batches_of_the_same_size(f
     run = _assemble("ppo", folder, **keys)
     assert [batch.num_rows for batch in run.loop.updater.next_ptx(4)] == [2, 2]
     assert _assemble("ppo", folder).loop.updater.next_ptx is None
+
+
+@pytest.mark.parametrize("trainer", ALL)
+def test_keys_of_columns_that_no_dataset_reads_are_told(trainer, folder, monkeypatch):
+    told = []
+    monkeypatch.setattr(data_start.log, "warn", told.append)
+    _assemble(trainer, folder)
+    assert told == []
+    _assemble(trainer, folder, label_key="mine")
+    assert told == ["label_key has no effect: no dataset of this run reads named columns (jsonl does)"]
+
+
+def test_batch_sizes_of_ppo_that_are_not_given_are_the_micro_batch(folder):
+    run = _assemble("ppo", folder, per_device_train_batch_size=2, per_device_eval_batch_size=3)
+    judge = run.loop.judge
+    assert (judge.logprob_rows, judge.value_rows, judge.scorer._rows_per_batch) == (2, 2, 2)
+    assert run.evaluation.judge.logprob_rows == 3
+    assert run.loop.engine.engine._settings.num_slots == 4, "all sequences of a rollout"

@@ -139,3 +139,15 @@ def test_a_run_needs_room_for_weights_and_two_moments_in_float32(tmp_path, monke
     else:
         with pytest.raises(CheckpointError, match="one checkpoint needs about"):
             state.check_space()
+
+
+def test_each_process_reads_its_own_part_of_the_optimizer(make_state, tmp_path):
+    """And every name that any process has is known, so that one that nobody has is refused."""
+    asked, parts = [], {"weight": Part.whole("weight", (6, 2)).along(0, 3, 6)}
+    learner = SimpleNamespace(state_parts=lambda: parts, load_state=asked.append, schedule=_Learner().schedule)
+    state = RunState(
+        store=CheckpointStore(tmp_path), models={}, learners={"policy": learner}, counters=Counters(), parts={}
+    )
+    checkpoint = SimpleNamespace(tensors=lambda name, *, parts, known: (name, parts, known))
+    state._restore_learner("policy_optimizer", learner, checkpoint)
+    assert asked == [("policy_optimizer", parts, {"weight"})]

@@ -259,8 +259,9 @@ def test_the_last_update_is_recorded_and_the_first_where_asked(log_first, steps)
 def test_the_progress_shows_the_last_part_of_the_names_it_was_asked_for():
     shown = []
     session = _session(Cadences(log=Cadence(strategy="steps", every=2), evaluate=NEVER, save=NEVER), total=4)
-    session.shown = ("train/reward", "train/missing")
+    session.shown = ("train/reward", "train/missing", "bare")
     session.progress = SimpleNamespace(advance=lambda steps, **numbers: shown.append((steps, numbers)))
     for value in (1.0, 3.0):
-        session.advance({"train/reward": Metric(value), "other": Metric(9.0)}, updates=1, epoch_ended=False)
-    assert shown == [(1, {}), (1, {"reward": 2.0})]
+        metrics = {"train/reward": Metric(value), "bare": Metric(5.0), "other": Metric(9.0)}
+        session.advance(metrics, updates=1, epoch_ended=False)
+    assert shown == [(1, {}), (1, {"reward": 2.0, "bare": 5.0})]

@@ -1,0 +1,45 @@
+"""The loop of every trainer on a dataset: micro-batches, one update each, tokens counted over all of them."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import numpy as np
+
+from alignment.loops.supervised import SupervisedLoop, SupervisedTask
+from alignment.records import TokenBatch
+from alignment.telemetry.metrics import Metric
+
+
+def test_the_rows_of_an_update_are_cut_into_micro_batches_and_all_their_tokens_counted():
+    done, counted, ends = [], [], []
+    session = SimpleNamespace(stage=lambda name: nullcontext(), is_finished=False)
+    session.timer = SimpleNamespace(count=lambda stage, tokens: counted.append((stage, tokens)))
+
+    def advance(metrics, *, updates, epoch_ended):
+        ends.append((metrics["loss"].value, updates, epoch_ended))
+        session.is_finished = len(ends) == 2
+
+    session.advance = advance
+    runner = object()
+    learner = SimpleNamespace(
+        runner=runner,
+        accumulate=lambda batches, objective: done.append([b.num_rows for b in batches]) or [{"loss": Metric(2.0)}],
+        apply=lambda: done.append("applied") or {},
+    )
+    rows = [np.arange(length) for length in (2, 3, 4, 5, 6)]
+    SupervisedLoop(
+        samples=iter([(rows, False), (rows[:2], True), (rows, False)]),
+        samples_per_batch=2,
+        task=SupervisedTask(
+            make_batch=lambda part: TokenBatch.build(part, [np.array([1])] * len(part)),
+            make_objective=lambda batches: done.append(f"{len(batches)} batches"),
+            after_update=lambda given: done.append("after" if given is runner else "other"),
+        ),
+        learner=learner,
+        session=session,
+    ).run()
+    assert done == ["3 batches", [2, 2, 1], "applied", "after", "1 batches", [2], "applied", "after"]
+    assert counted == [("update", 20), ("update", 5)]
+    assert ends == [(2.0, 1, False), (2.0, 1, True)]
