@@ -149,6 +149,10 @@ def choose_tests(fault: Fault, known: Mapping[str, Any]) -> list[str]:
             covering |= {test for tests in lines.values() for test in tests}
     if any(test.startswith(SHARED) for test in covering):
         covering |= {test for test in known["seconds"] if test.startswith(SHARED)}
+    if not covering:  # a table, or an entry script
+        mirror = "/".join(("tests/unit", *Path(fault.path).parts[1:-1], ""))
+        if known["lines"].get(fault.path):
+            covering = {test for test in known["seconds"] if test.startswith(mirror)}
     if not covering:
         return list(SCRIPTS)
     modules: dict[str, list[str]] = defaultdict(list)

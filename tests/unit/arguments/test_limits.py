@@ -17,7 +17,7 @@ critic_decay_steps virtual_pp_degree distributed_timeout
 """
 OR_MINUS_ONE = """
 per_device_rollout_batch_size per_device_logprob_batch_size per_device_value_batch_size per_device_reward_batch_size
-max_steps
+max_steps global_batch_size global_mini_batch_size
 """
 NOT_NEGATIVE = """
 warmup_steps seed data_seed top_k min_dec_len reward_retries learning_rate min_learning_rate weight_decay max_grad_norm

@@ -1,0 +1,63 @@
+"""Mixed and odd rows: what is right in one of two answers, turns or tools does not make the other right."""
+
+from __future__ import annotations
+
+import pytest
+
+from alignment.data.layouts.conversions import _is_texts, rejected_in
+from alignment.data.layouts.samples import pair_of, prompt_turns
+from alignment.data.layouts.table import LAYOUTS
+from alignment.data.layouts.turns import read_tools
+from alignment.data.raw_sample import _is_encodable
+from alignment.errors import DataError
+
+TALK = [{"role": role, "content": text} for role, text in zip(("user", "assistant") * 2, "abcd", strict=True)]
+LONG = "What is the best way to pack a suitcase for two weeks?"
+
+
+def test_the_rejected_answer_takes_the_place_of_the_last_turn_alone():
+    sample = rejected_in("rejected")({"messages": TALK, "rejected": "x"}, "row 1")
+    assert (sample["answer"], sample["other_answer"]) == ("d", "x")
+    texts = [turn if isinstance(turn, str) else turn["content"] for turn in sample["input"]]
+    assert texts == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "answers"),
+    [
+        (f"{LONG} Roll it.", f"{LONG} Fold it.", ("Roll it.", "Fold it.")),
+        (f"{LONG} Roll it.", "Fold it.", (f"{LONG} Roll it.", "Fold it.")),
+    ],
+)
+def test_a_prompt_is_cut_off_only_where_both_answers_begin_with_it(chosen, rejected, answers):
+    sample = pair_of(LONG, chosen, rejected, "row 1")
+    assert (sample["answer"], sample["other_answer"]) == answers
+
+
+def test_a_rendered_prompt_that_holds_its_answer_is_refused():
+    with pytest.raises(DataError, match="row 1: the prompt holds an answer"):
+        prompt_turns("<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n", "row 1")
+
+
+@pytest.mark.parametrize("tools", [[{"name": "f"}, 3], [3], "[1]"])
+def test_every_tool_is_an_object(tools):
+    with pytest.raises(DataError, match="row 1 must be a list of objects"):
+        read_tools(tools, "row 1")
+
+
+def test_a_dialogue_of_texts_holds_nothing_else():
+    assert _is_texts(["a", "b"]) and _is_texts(None)
+    assert not _is_texts(["a", {"role": "user"}]) and not _is_texts("a")
+
+
+def test_one_broken_text_among_whole_ones_is_found():
+    broken = "\ud800"
+    assert _is_encodable({"input": ["a", "\u00e9"], "answer": "b"})
+    for value in ({"input": "a", "answer": broken}, {"input": broken, "answer": "a"}, ["a", [broken]]):
+        assert not _is_encodable(value)
+
+
+def test_layouts_that_leave_answers_out_say_so():
+    said = {layout.name: layout.says for layout in LAYOUTS if layout.says}
+    assert said["HelpSteer"] == "one pair a prompt, the most helpful answer against the least helpful"
+    assert {"Nectar", "UltraFeedback", "responses and rewards", "responses and scores"} <= set(said)
