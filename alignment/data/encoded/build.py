@@ -197,7 +197,8 @@ def _run(job: Job, encoding: Encoding) -> Iterator[Run]:
     """Give what encodes batches: processes where they are wanted and the dataset can be sent to them."""
     num_workers = encoding.num_workers
     if num_workers is None:
-        num_workers = min(len(os.sched_getaffinity(0)), MOST_WORKERS)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        num_workers = min(cores, MOST_WORKERS)
     if not num_workers or not job.is_own:
         yield lambda batches: encode_here(batches, job.encode)
         return

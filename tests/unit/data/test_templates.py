@@ -79,3 +79,12 @@ def test_an_own_template_stands_around_each_text_of_the_user(tokenizer):
 def test_an_own_template_has_one_place_for_the_text(name, tokenizer):
     with pytest.raises(DataError, match="unknown template.*a text with one {}"):
         open_template(name, tokenizer)
+
+
+def test_an_end_token_inside_an_answer_does_not_end_it(tokenizer):
+    template = open_template("tokenizer", tokenizer)
+    assert template.render_answer(conversation("hi"), "<s> [u] hi [a] ", "a </s> b") == "a </s> b "
+    dialogue = conversation(["hi", "a </s> b", "c", "d"])
+    whole = template._render(dialogue, add_generation_prompt=False)
+    for segments in (template._cut_known(dialogue, whole), template._cut_by_prompts(dialogue, whole)):
+        assert [segment.text for segment in segments if segment.is_answer] == ["a </s> b ", "d "]
