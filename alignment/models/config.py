@@ -118,14 +118,15 @@ class DecoderConfig:
             )
         given = {**_COMMON_DEFAULTS, **_FAMILY_DEFAULTS[family], **raw, "model_type": family}
         _check(given, place)
-        eos = given["eos_token_id"]
+        eos, rope = given["eos_token_id"], read_rope(given, place)
         config = cls(
             **{name: int(given[name]) for name in (*_SIZES, "max_position_embeddings")},
             **{name: float(given[name]) for name in ("rms_norm_eps", "initializer_range")},
             **{name: given[name] for name in ("model_type", "bos_token_id", "pad_token_id")},
             **_attention(given, place),
-            **read_rope(given, place),
+            **rope,
             **_flags(given),
+            sliding_window=_window(given, _longest(given["max_position_embeddings"], rope["rope_scaling"]), place),
             eos_token_id=tuple(eos) if isinstance(eos, (list, tuple)) else eos,
             raw=raw,
             trained_template=given.get(TEMPLATE_KEY),
@@ -143,11 +144,7 @@ class DecoderConfig:
         ``dynamic`` has another embedding for every length beyond them, and keys of earlier tokens would have to be
         computed again at each; such rows are refused.
         """
-        scaling = self.rope_scaling or {}
-        if scaling.get("rope_type") == "dynamic":
-            return self.max_position_embeddings
-        trained = scaling.get("original_max_position_embeddings") or self.max_position_embeddings
-        return max(self.max_position_embeddings, int(trained * float(scaling.get("factor") or 1)))
+        return _longest(self.max_position_embeddings, self.rope_scaling)
 
     def rotary_frequencies(self) -> tuple[np.ndarray, float]:
         """Return (radians a token [head_dim / 2], factor on cosines and sines); see ``inverse_frequencies``."""
@@ -288,18 +285,31 @@ def _attention(given: Mapping[str, Any], place: str) -> dict[str, Any]:
         raise ModelFolderError(f"{place}: heads of {width} numbers (allowed: 2 to {WIDEST_HEAD})")
     if width % 2:
         raise ModelFolderError(f"{place}: head_dim {width} is odd; rotary embeddings turn pairs of numbers")
-    return {"num_key_value_heads": kv_heads, "head_dim": width, "sliding_window": _window(given, place)}
+    return {"num_key_value_heads": kv_heads, "head_dim": width}
 
 
-def _window(given: Mapping[str, Any], place: str) -> int | None:
-    """Return how many tokens a query sees in every layer, None where all; layers that differ are refused."""
-    window, layers = given["sliding_window"], given["num_hidden_layers"]
-    if window is None or given["model_type"] == "llama":
+def _longest(positions: int, scaling: Mapping[str, Any] | None) -> int:
+    """Return the tokens a row may have; see ``DecoderConfig.longest_sequence``."""
+    scaling = scaling or {}
+    if scaling.get("rope_type") == "dynamic":
+        return positions
+    trained, factor = scaling.get("original_max_position_embeddings") or positions, scaling.get("factor") or 1
+    if not (_is_number(trained) and _is_number(factor)):
+        return positions
+    return max(positions, int(trained * factor))
+
+
+def _window(given: Mapping[str, Any], longest: int, place: str) -> int | None:
+    """Return how many tokens a query sees in every layer, None where all; layers that differ are refused.
+
+    A window that no row of up to ``longest`` tokens fills is none.
+    """
+    window, layers, family = given["sliding_window"], given["num_hidden_layers"], given["model_type"]
+    if window is None or family == "llama":
         return None
-    if given["model_type"] == "mistral":
-        return window
-    num_windowed = _count_windowed(given) if given.get("use_sliding_window", False) else 0
-    if num_windowed == 0 or window >= given["max_position_embeddings"]:
+    used = family == "mistral" or given.get("use_sliding_window", False)
+    num_windowed = _count_windowed(given) if used else 0
+    if num_windowed == 0 or (window >= longest and family != "mistral"):
         return None
     if num_windowed < layers:
         raise ModelFolderError(
@@ -310,9 +320,11 @@ def _window(given: Mapping[str, Any], place: str) -> int | None:
 
 
 def _count_windowed(given: Mapping[str, Any]) -> int:
-    """Return how many layers of a qwen model have a window: by ``layer_types``, else from ``max_window_layers`` on."""
+    """Return how many layers have a window: by ``layer_types``, else all (mistral) or those from a number on (qwen)."""
     if given.get("layer_types"):
         return sum(kind == "sliding_attention" for kind in given["layer_types"])
+    if given["model_type"] == "mistral":
+        return int(given["num_hidden_layers"])
     return max(0, given["num_hidden_layers"] - given.get("max_window_layers", 28))
 
 

@@ -98,6 +98,28 @@ def test_rope_scaling_added_by_hand(name, write, ask_peer):
     assert_same(ask_ours(folder), expected)
 
 
+@pytest.mark.parametrize(
+    ("family", "keys"),
+    [
+        ("Qwen2", {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 0, "rope_scaling": YARN}),
+        ("Mistral", {"sliding_window": 8, "layer_types": ["full_attention"] * 2}),
+    ],
+)
+def test_windows_beside_what_overrules_them(family, keys, torch, transformers, tmp_path, ask_peer):
+    """A window as long as the positions counts where yarn stretches those; a list of full layers has none."""
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{family}Config")(**SHAPE)
+    model = getattr(transformers, f"{family}ForCausalLM")(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.normal_(1.0 if "norm" in name else 0.0, 0.3)
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    kept = {key: value for key, value in json.loads(path.read_text()).items() if key != "layer_types"}
+    path.write_text(json.dumps(kept | keys))
+    assert_same(ask_ours(tmp_path), ask_peer(tmp_path))
+
+
 def test_dynamic_rope_up_to_its_positions(write, ask_peer):
     folder = write(rope_scaling={"rope_type": "dynamic", "factor": 2.0})
     assert_same(ask_ours(folder, IDS[:, :16]), ask_peer(folder, IDS[:, :16]))

@@ -70,6 +70,8 @@ def answered(prompt: Any, answer: Any, place: object) -> RawSample:
     """Return a sample of a prompt with one answer: text, or turns (an answer may take several, with tools)."""
     if not isinstance(answer, (list, tuple, Mapping)):
         return RawSample(input=prompt_of(prompt, place), answer=_strip_after(prompt, answer))
+    if not isinstance(answer, Mapping) and not is_turns(answer):
+        raise DataError(f"{place}: an answer must be text or messages, got {answer!r:.60}")
     turns = read_turns(answer, place)
     before = prompt_turns(prompt, place) if prompt is not None else []
     if before and turns[: len(before)] == before:

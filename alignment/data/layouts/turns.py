@@ -69,6 +69,7 @@ def _read_turn(turn: Any, number: int, place: object) -> list[Message]:
         return [{"role": "user", "content": turn[0]}, {"role": "assistant", "content": turn[1]}]
     if not isinstance(turn, Mapping):
         raise DataError(f"{place}: expected {{'role', 'content'}} with text, got {turn!r:.80}")
+    turn = {key: held for key, held in turn.items() if held is not None}
     if "role" not in turn and "from" not in turn:
         return _read_pair(turn, place)
     return [_read_message(turn, place)]

@@ -19,6 +19,8 @@ SIZES = {
     "max_position_embeddings": 64,
 }
 WINDOW = {"use_sliding_window": True, "sliding_window": 4}
+LONG = {"use_sliding_window": True, "sliding_window": 64, "max_position_embeddings": 64}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
 
 
 def read(family="llama", **changes):
@@ -69,7 +71,10 @@ def test_both_spellings_of_the_rotary_base(keys):
         ("qwen2", {**WINDOW, "max_window_layers": 0}, 4),
         ("qwen2", {**WINDOW, "max_window_layers": 3}, None),
         ("qwen2", {**WINDOW, "max_window_layers": 1, "sliding_window": 64}, None),
+        ("qwen2", {**LONG, "max_window_layers": 0, "rope_scaling": YARN}, 64),
+        ("qwen2", {**LONG, "max_window_layers": 0}, None),
         ("qwen3", {**WINDOW, "layer_types": ["sliding_attention"] * 3}, 4),
+        ("mistral", {"sliding_window": 4, "layer_types": ["full_attention"] * 3}, None),
     ],
 )
 def test_windows(family, changes, window):
@@ -91,6 +96,10 @@ def test_windows(family, changes, window):
         ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported"),
         ({"quantization_config": {"bits": 4}}, "quantized weights are not supported"),
         ({"model_type": "qwen2", **WINDOW, "max_window_layers": 1}, "window of 4 in 2 of 3 layers is not supported"),
+        (
+            {"model_type": "mistral", "sliding_window": 4, "layer_types": ["full_attention", "sliding_attention"] * 2},
+            "window of 4 in 2 of 3 layers is not supported",
+        ),
     ],
 )
 def test_what_is_refused(changes, message):

@@ -280,6 +280,19 @@ def test_messages_that_are_not_understood_are_refused_by_name(read, messages, sa
         read({"messages": messages})
 
 
+def test_keys_that_are_null_are_those_of_other_rows_of_a_table(read):
+    """As parquet gives rows in two spellings: every row has the keys of both."""
+    rows = [{"role": None, "content": None, "from": who, "value": text} for who, text in (("human", "a"), ("gpt", "b"))]
+    assert read({"messages": rows}) == [{"dialogue": ["a", "b"]}]
+
+
+@pytest.mark.parametrize("answer", [["b"], ["b", "d"], []])
+def test_a_list_of_texts_is_no_answer(read, answer):
+    """The second of several answers is no reply to the first."""
+    with pytest.raises(DataError, match=r"line 1.*an answer must be text or messages, got \["):
+        read({"prompt": "a", "response": answer})
+
+
 def test_two_system_messages_must_agree(read):
     system = {"role": "system", "content": "s"}
     row = {"messages": [system, USER, SAYS_B], "system": "s"}
