@@ -9,6 +9,7 @@ import pytest
 
 from alignment.errors import CheckpointError
 from alignment.loops import data_start, run_state
+from alignment.ppo import roles
 from tests.contract.keys.assembled import assemble, make_models
 from tests.contract.keys.rows import ALL, EIGHT_ROWS, EVALUATED, held_out
 
@@ -101,3 +102,31 @@ def test_batch_sizes_of_ppo_that_are_not_given_are_the_micro_batch(folder):
     assert (judge.logprob_rows, judge.value_rows, judge.scorer._rows_per_batch) == (2, 2, 2)
     assert run.evaluation.judge.logprob_rows == 3
     assert run.loop.engine.engine._settings.num_slots == 4, "all sequences of a rollout"
+
+
+LOADERS = {
+    "sft": ["sft.build.load_causal_lm"],
+    "rm": ["rm.build.load_score_model"],
+    "ppo": ["ppo.roles.load_causal_lm", "ppo.roles.load_score_model"],
+}
+
+
+@pytest.mark.parametrize("trainer", ALL)
+def test_every_model_is_loaded_in_the_dtype_and_place_of_the_run(trainer, folder):
+    run = _assemble(trainer, folder)
+    for name in LOADERS[trainer]:
+        for _, keywords in run.given[name]:
+            assert keywords["dtype"] == run.start.dtype and keywords["placement"].is_first
+
+
+def test_sequences_generated_one_at_a_time(folder):
+    run = _assemble("ppo", folder, per_device_rollout_batch_size=1)
+    assert run.loop.engine.engine._settings.num_slots == 1
+
+
+def test_every_model_of_ppo_is_compared_with_the_layout(folder, monkeypatch):
+    compared = []
+    monkeypatch.setattr(roles, "check_layout", lambda start, config, place: compared.append(place))
+    names = {"actor_model_name_or_path": "{other}", "reward_critic_model_name_or_path": "{other reward}"}
+    _assemble("ppo", folder, **names)
+    assert {str(place) for place in compared} == {str(folder / name) for name in ("other", "other reward", "reward")}

@@ -137,3 +137,7 @@ def test_a_tiny_gradient_is_scaled_to_the_limit():
     (layer.weight * 1e-3).sum().backward()
     assert clip_by_global_norm(dict(layer.named_parameters()), 1e-4) == pytest.approx(1e-3, rel=1e-5)
     assert layer.weight.grad.item() == pytest.approx(1e-4 / (1 + 1e-3), rel=1e-5), "1e-6 keeps the division finite"
+
+
+def test_the_defaults_are_those_of_the_argument_files():
+    assert AdamSettings() == AdamSettings(beta1=0.9, beta2=0.999, epsilon=1e-8, weight_decay=0.0)
