@@ -6,6 +6,7 @@ Answers go to stdout, everything else to stderr. ``/reset`` forgets the conversa
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -141,6 +142,7 @@ class Chat:
 
     def reply(self, turns: Sequence[str]) -> Reply:
         """Continue ``turns``, which end with the user's; the same turns and seed give the same answer."""
+        refuse_broken_text(turns[-1])
         ids = self._encoder.encode_prompt(turns).ids
         [completion] = self._engine.generate([ids], self._options, seed=self._seed, sequence_ids=[len(turns) // 2])
         text = self._tokenizer.decode(completion.token_ids.tolist(), skip_special_tokens=True)
@@ -180,15 +182,29 @@ def open_engine(model: Any, vocabulary: int, *, kv_memory: str) -> Any:
     return engine
 
 
+def refuse_broken_text(text: str) -> None:
+    """Refuse text with bytes that are not UTF-8, which Python keeps as half characters and no tokenizer reads."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"the text is not UTF-8: character {error.start} of {ascii(text):.60}") from None
+
+
 def input_template(text: str) -> str:
     """Return an own template; it holds {} once, where the user's text goes."""
     if text.count("{}") != 1:
         raise argparse.ArgumentTypeError(f"{text!r} must hold {{}} once, where your text goes")
+    try:
+        refuse_broken_text(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
     return text.replace("\\n", "\n")
 
 
 def read_lines() -> Iterator[str]:
     """Yield what the user types until end of input; a mark on stderr shows when it is the user's turn."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
     while True:
         if sys.stdin.isatty():
             print("> ", end="", file=sys.stderr, flush=True)

@@ -40,8 +40,7 @@ def export_model(
     folder = find_in_run(source)
     if target.exists() and not overwrite:
         raise ModelFolderError(f"{target} exists already; name a new folder, or replace it with --overwrite")
-    if target.exists() and folder.resolve().is_relative_to(target.resolve()):
-        raise ModelFolderError(f"{target} holds the model that is exported and would be replaced; name another folder")
+    _refuse_loss(folder, target)
     tokenizer = load_tokenizer(folder)
     model = _load(folder, dtype, head_prefix)
     _refuse_bias(model, folder)
@@ -58,6 +57,15 @@ def export_model(
         "MiB": size / 2**20,
         "largest logit difference": difference,
     }
+
+
+def _refuse_loss(folder: Path, target: Path) -> None:
+    """Refuse to replace what no export has written: a file, the folder that is exported, or the current one."""
+    if target.exists() and not target.is_dir():
+        raise ModelFolderError(f"{target} is a file; name a folder")
+    for kept, what in ((folder, "the model that is exported"), (Path.cwd(), "the current folder")):
+        if target.exists() and kept.resolve().is_relative_to(target.resolve()):
+            raise ModelFolderError(f"{target} holds {what} and would be replaced; name another folder")
 
 
 def _save(folder: Path, model: Any, tokenizer: Tokenizer, layout: str) -> None:

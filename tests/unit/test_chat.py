@@ -250,3 +250,12 @@ def test_a_judge_trained_elsewhere_with_pad_as_eos(folders, capsys, tmp_path):
     for score, ids in zip(scores, ([1, 4, 6, 12, 5, 12, 7, 2], [1, 4, 6, 12, 5, 12, 7]), strict=True):
         batch = TokenBatch.build([np.array(ids)], [np.empty(0, np.int64)])
         assert score == pytest.approx(float(load_score_model(tmp_path / "judge").read_end_scores(batch)[0]), abs=1e-6)
+
+
+def test_lines_that_are_not_utf8_are_refused_and_the_next_is_read(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff\nrope\n"), encoding="utf-8"))
+    first, second = chat.read_lines()
+    with pytest.raises(UserError, match="not UTF-8"):
+        chat.refuse_broken_text(first)
+    chat.refuse_broken_text(second)
+    assert second == "rope"
