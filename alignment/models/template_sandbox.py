@@ -66,7 +66,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
     def start_clock(self) -> None:
         """Begin to compile or to render in this thread."""
         self._clock.earliest = time.monotonic() + LONGEST_RENDERING
-        self._clock.end = time.thread_time() + LONGEST_RENDERING
+        self._clock.end = None
 
     def call(__self, __context: Context, __function: Any, *args: Any, **keywords: Any) -> Any:  # noqa: N805 - as Jinja
         """Call a function for a template, as every loop does at its every turn."""
@@ -84,8 +84,12 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
     def _look(self) -> None:
-        # The thread's own time is dear to ask for, and never ahead of that of the wall.
-        if time.monotonic() > self._clock.earliest and time.thread_time() > self._clock.end:
+        if time.monotonic() < self._clock.earliest:
+            return
+        # The thread's own time is dear to ask for: it counts from here on, where a free processor would have ended.
+        now = time.thread_time()
+        self._clock.end = now + LONGEST_RENDERING if self._clock.end is None else self._clock.end
+        if now > self._clock.end:
             raise SecurityError(f"it did not end within {LONGEST_RENDERING:g} s")
 
     def _watched(self, function: Callable[..., Any]) -> Callable[..., Any]:
