@@ -44,8 +44,12 @@ def build_engine(start: Launch, roles: Roles, policy: Learner, plan: RowPlan) ->
 
 
 def _build_inner(start: Launch, roles: Roles, place: EnginePlace, rows: int) -> Engine:
-    """Return the engine of one replica that generates ``rows`` responses an iteration."""
-    parsed, vocabulary = start.parsed, len(roles.tokenizer)
+    """Return the engine of one replica that generates ``rows`` responses an iteration.
+
+    It draws from the whole vocabulary, ids without a token (padding of the embedding) included: log-probs are those of
+    the whole, and what is never drawn but has probability would let the policy earn a negative KL by moving there.
+    """
+    parsed = start.parsed
     limit = parsed.ppo.per_device_rollout_batch_size
     obstacle = "use_fusemt is false"
     if parsed.ppo.use_fusemt:
@@ -57,14 +61,13 @@ def _build_inner(start: Launch, roles: Roles, place: EnginePlace, rows: int) -> 
             roles.policy,
             place=place,
             max_batch_rows=limit if limit > 0 else None,
-            usable_vocab_size=vocabulary,
         )
     settings = fused_settings(parsed, roles.policy.config, place, rows=min(rows, limit) if limit > 0 else rows)
     log.info(
         f"rollouts: fused engine ({find_core().reason}), {settings.num_slots} sequences side by side, "
         f"{settings.kv_bytes / 2**20:.0f} MiB of keys and values, weights in {settings.weight_type}"
     )
-    return FusedEngine(roles.policy, settings, place=place, usable_vocab_size=vocabulary)
+    return FusedEngine(roles.policy, settings, place=place)
 
 
 def fused_settings(parsed: Parsed, config: DecoderConfig, place: EnginePlace, *, rows: int) -> FusedSettings:

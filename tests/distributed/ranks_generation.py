@@ -142,7 +142,7 @@ def ask_main(calls_fail: bool, layout: Layout) -> dict:
     def call(batch):
         calls.append(len(batch.responses))
         if calls_fail:
-            raise ValueError("broken")
+            raise ConnectionError("broken")
         return [float(len(response)) for response in batch.responses]
 
     tokenizer = SimpleNamespace(decode=lambda ids, skip_special_tokens: "x" * len(ids))

@@ -46,6 +46,20 @@ def test_dialogues_as_ptx_data(row, template, ppo_arguments, tmp_path):
     assert runs.metrics(tmp_path / "out")[0]["ptx/loss"] > 0
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_responses_are_drawn_from_the_distribution_that_is_scored(fused, ppo_arguments, tmp_path, monkeypatch):
+    """Ids beyond the tokenizer's too: log-probs count them, and a policy would earn a negative KL by moving there."""
+    seen, train = [], build.train
+    monkeypatch.setattr(build, "train", lambda argv, host: train(argv, host=host, observe=seen.append))
+    made = {**ppo_arguments, "top_p": 1.0, "max_steps": 8, "use_fusemt": fused, "output_dir": tmp_path / "out"}
+    train_here("ppo", made, tmp_path)
+    tokens = np.concatenate([response for experience in seen for response in experience.rollout.responses])
+    known = len(json.loads((runs.TOKENIZER / "tokenizer.json").read_text())["model"]["vocab"])
+    assert known <= tokens.max() < runs.TINY_MODEL["vocab_size"]
+    log_ratios = [np.asarray(e.rollout.old_logprobs - e.rollout.ref_logprobs).sum() for e in seen]
+    assert log_ratios[0] == 0.0
+
+
 def test_a_critic_without_a_head_starts_at_zero_and_training_samples_are_kept(ppo_arguments, tmp_path):
     """From the policy's own folder, with a reward function and no evaluation."""
     (tmp_path / "rewards.py").write_text("def count(prompts, responses, labels): return [len(r) for r in responses]\n")
