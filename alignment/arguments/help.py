@@ -53,7 +53,9 @@ def explain_key(groups: Mapping[str, type], key: str) -> str:
     if key in groups:
         return "\n\n".join(entries[item.name] for item in dataclasses.fields(groups[key]))
     if key not in entries:
-        raise ArgumentError(f"--help {key}: no such key{near_matches(key, entries)}; --help alone lists them all")
+        holding = ", ".join(name for name in entries if len(key) > 1 and key in name)
+        near = f"; keys with {key!r} in them: {holding}" if holding else near_matches(key, entries)
+        raise ArgumentError(f"--help {key}: no such key{near}; --help alone lists them all")
     return entries[key]
 
 

@@ -28,7 +28,7 @@ def check_evaluation(v: Values) -> Iterator[str]:
     """Evaluation needs data."""
     if (v.evaluation_strategy != "no" or v.do_eval or not v.do_train) and not (v.eval_datasets or v.eval_split_ratio):
         cause = f"evaluation_strategy={v.evaluation_strategy}, do_eval={v.do_eval}, do_train={v.do_train}"
-        yield f"{cause} needs eval_datasets or eval_split_ratio"
+        yield f"{cause} needs eval_datasets or eval_split_ratio; evaluation_strategy=no and do_eval=false train without"
 
 
 def check_best_model(v: Values) -> Iterator[str]:

@@ -143,6 +143,8 @@ def build_session(
         shown=shown,
         signals=start.signals,
         world=start.topology.world,
+        go_on="--resume_from_checkpoint true"
+        + (" --overwrite_output_dir false" if training.overwrite_output_dir else ""),
     )
 
 

@@ -15,6 +15,7 @@ from alignment.rollout.user_code import describe_failure
 EXIT_FAULT = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+GO_ON = "--resume_from_checkpoint true --overwrite_output_dir false"
 
 
 def run_entry(train: Callable[[Sequence[str]], None]) -> None:
@@ -37,7 +38,7 @@ def run_entry(train: Callable[[Sequence[str]], None]) -> None:
         print(stop, file=sys.stderr, flush=True)
         status, together = stop.status, stop.agreed
     except KeyboardInterrupt:
-        print("interrupted; continue with --resume_from_checkpoint true", file=sys.stderr, flush=True)
+        print(f"interrupted; continue with {GO_ON}", file=sys.stderr, flush=True)
         status, together = EXIT_INTERRUPTED, False
     except SystemExit as leaving:
         if "--help" in sys.argv or "-h" in sys.argv:

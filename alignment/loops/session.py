@@ -19,6 +19,7 @@ from alignment.parallel.group import ALONE, Group
 from alignment.parallel.memory import MemoryWatch
 from alignment.parallel.stop_signals import Interrupted, StopSignals
 from alignment.parallel.traffic import Traffic
+from alignment.telemetry import log
 from alignment.telemetry.metrics import Metric, average_metrics
 from alignment.telemetry.progress import Progress
 from alignment.telemetry.timing import StageTimer
@@ -90,6 +91,8 @@ class Session:
     liveness: Liveness = field(default_factory=Liveness)
     world: Group = ALONE
     """The processes that end together when one of them is asked to."""
+    go_on: str = "--resume_from_checkpoint true"
+    """What a user adds to the command to continue the run."""
 
     @property
     def is_finished(self) -> bool:
@@ -142,7 +145,7 @@ class Session:
             raise Interrupted(
                 stop,
                 f"{signal.Signals(stop).name}: stopped after update {self.counters.updates} of {self.total_updates}; "
-                f"{saved} is written. Continue with --resume_from_checkpoint true",
+                f"{saved} is written. Continue with {self.go_on}",
                 agreed=True,
             )
 
@@ -164,6 +167,8 @@ class Session:
             metrics, samples = self.hooks.evaluate()
         self.writers.write(self.counters.updates, metrics)
         self.writers.write_samples(self.counters.updates, samples)
+        numbers = ", ".join(f"{name.removeprefix('eval/')} {value:.4g}" for name, value in metrics.items())
+        log.info(f"evaluation after update {self.counters.updates}: {numbers}")
         self._refuse_not_finite(metrics)
         self._keep_best(metrics)
         return metrics

@@ -55,7 +55,7 @@ def choose_mkl_path(vendor: str, flags: frozenset[str]) -> str | None:
 def _set_mkl_path(cpu: tuple[str, frozenset[str]]) -> str:
     name = "MKL_DEBUG_CPU_TYPE"
     if name in os.environ:
-        return f"{name}={os.environ[name]} (yours)"
+        return f"{name}={os.environ[name]} (as the environment says)"
     path = choose_mkl_path(*cpu)
     if path is None:
         return f"{name} not needed"
@@ -64,7 +64,7 @@ def _set_mkl_path(cpu: tuple[str, frozenset[str]]) -> str:
 
 
 def _default_to_one(name: str) -> str:
-    origin = " (yours)" if name in os.environ else ""
+    origin = " (as the environment says)" if name in os.environ else ""
     return f"{name}={os.environ.setdefault(name, '1')}{origin}"
 
 

@@ -15,7 +15,7 @@ import runs
 
 README = (runs.ROOT / "README.md").read_text(encoding="utf-8")
 SHELL_BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-COMMANDS = [line for block in SHELL_BLOCKS for line in block.splitlines() if line.strip()]
+COMMANDS = [line for block in SHELL_BLOCKS for line in block.replace("\\\n", " ").splitlines() if line.strip()]
 SHORTENED = {"run_sft.py": 30, "run_reward.py": 20, "run_ppo.py": 8}
 """Updates that the trainers make here instead of those in their files; everything else is run as it is written."""
 
@@ -49,6 +49,7 @@ def test_every_command_of_the_readme_runs(tmp_path):
     """One after the other, as a reader would, in a folder that sees the repository's files."""
     for name in ("alignment", "config"):
         (tmp_path / name).symlink_to(runs.ROOT / name)
+    (tmp_path / "my_reward.py").write_text(_example("reward", "python"))
     assert len(COMMANDS) >= 6
     outputs = {}
     for command in COMMANDS:

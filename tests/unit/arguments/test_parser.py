@@ -222,6 +222,11 @@ def test_help_of_a_group_explains_all_its_keys(capsys):
     assert heads == ["needed", "number", "count", "flag"]
 
 
+def test_help_of_a_part_of_a_key_names_the_keys_that_hold_it():
+    with pytest.raises(ArgumentError, match="keys with 'ount' in them: count, old_count; --help alone"):
+        parse_arguments(GROUPS, ["--help", "ount"])
+
+
 def test_help_of_an_unknown_key_names_near_ones():
     with pytest.raises(ArgumentError, match="--help numbr: no such key; did you mean 'number'"):
         parse_arguments(GROUPS, ["--help", "numbr"])

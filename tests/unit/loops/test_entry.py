@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from alignment.errors import DataError
-from alignment.loops.entry import run_entry
+from alignment.loops.entry import GO_ON, run_entry
 from alignment.parallel import guard
 from alignment.parallel.guard import CommunicationError
 from alignment.parallel.stop_signals import Interrupted
@@ -30,7 +30,7 @@ def _raising(error):
         (Interrupted(signal.SIGTERM, "saved at 27", agreed=True), 143, "saved at 27\n"),
         (Interrupted(signal.SIGTERM), 143, "ended by SIGTERM\n"),
         (Interrupted(signal.SIGINT), 130, "ended by SIGINT\n"),
-        (KeyboardInterrupt(), 130, "interrupted; continue with --resume_from_checkpoint true\n"),
+        (KeyboardInterrupt(), 130, f"interrupted; continue with {GO_ON}\n"),
     ],
 )
 def test_the_status_says_how_a_run_ended(error, status, said, capsys):
