@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from alignment.data.dataset_spec import Datasets, parse_datasets
 from alignment.data.encode import EncodeOptions
 from alignment.data.encoded.build import Encoding
+from alignment.data.ledger import Ledger
 from alignment.data.modules import load_dataset_modules
 from alignment.data.templates import template_name
 from alignment.data.tokenized import TokenizedDataset
@@ -116,21 +117,29 @@ def split_for_evaluation(
 
 
 def report_ledgers(start: Launch, datasets: Mapping[str, TokenizedDataset | None]) -> None:
-    """Show what became of every row and keep it in ``output_dir/ledger.json``; ``datasets`` is keyed by role."""
+    """Show what became of every row and keep it in ``output_dir/ledger.json``; ``datasets`` is keyed by role.
+
+    Rows that were held out of the training data for evaluation have one account with these.
+    """
     present = {role: dataset for role, dataset in datasets.items() if dataset is not None}
-    for role, dataset in present.items():
-        log.info(f"{role}: {len(dataset)} rows used; left out or changed: {dataset.ledger.summary()}")
-        for name, note in dataset.ledger.notes():
-            log.info(f"{role}, {name}: {note}")
+    ledgers: dict[str, Ledger] = {}
+    for dataset in present.values():
+        roles = [role for role, other in present.items() if other.ledger is dataset.ledger]
+        used = ", ".join(f"{role}: {len(present[role])} rows used" for role in roles)
+        if (name := " and ".join(roles)) not in ledgers:
+            ledgers[name] = dataset.ledger
+            log.info(f"{used}; left out or changed: {dataset.ledger.summary()}")
+            for source, note in dataset.ledger.notes():
+                log.info(f"{name}, {source}: {note}")
     _tell_unused_keys(start, list(present.values()))
     rows = [
         (role, row.dataset, row.reason, row.effect, row.count, ", ".join(map(str, row.examples)))
-        for role, dataset in present.items()
-        for row in dataset.ledger.rows()
+        for role, ledger in ledgers.items()
+        for row in ledger.rows()
     ]
     if rows:
         print_table("rows left out or changed", ["role", "dataset", "reason", "effect", "rows", "for example"], rows)
-    accounts: dict[str, Any] = {role: dataset.ledger.as_dict() for role, dataset in present.items()}
+    accounts: dict[str, Any] = {role: ledger.as_dict() for role, ledger in ledgers.items()}
     if start.topology.is_main:
         replace_file(start.output_dir / LEDGER_FILE, json.dumps(accounts, indent=1))
 

@@ -169,3 +169,13 @@ def test_a_refusal_can_be_read_again_from_the_same_folder(arguments, tmp_path):
     train_here("sft", arguments("sft", output_dir=tmp_path / "out", max_steps=1), tmp_path)
     again = run_here("sft", arguments("sft", output_dir=tmp_path / "out", max_steps=1), tmp_path)
     message_of(again, "--resume_from_checkpoint true", "--overwrite_output_dir true", "name another folder")
+
+
+def test_rows_held_out_for_evaluation_have_one_account_with_those_of_training(arguments, tmp_path):
+    bad = {**ANSWERED, "answer": ""}
+    made = arguments("sft", *[ANSWERED] * 8, bad, eval_split_ratio=0.2, do_eval=True, max_steps=1)
+    done = train_here("sft", {**made, "output_dir": tmp_path / "out"}, tmp_path)
+    assert "train: 7 rows used, eval: 2 rows used; left out or changed: empty_answer 1" in done.stderr
+    account = json.loads((tmp_path / "out" / "ledger.json").read_text())
+    assert list(account) == ["train and eval"]
+    assert list(account["train and eval"]["datasets"].values()) == [{"selected": 10, "used": 9}]
