@@ -92,7 +92,7 @@ class PaddleSide:
         self.parsed = parse_work(self.work, folder)
         start = self._start(folder)
         policy = load_causal_lm(folder / "policy", dtype="float32")
-        training, critic = self.parsed.training, load_critic(str(folder / "critic"), seed=self.work.seed)
+        training, critic = self.parsed.training, load_critic(str(folder / "critic"))
         self.policy = build_learner(start, "policy", policy, training, total_updates=1)
         self.critic = build_learner(start, "critic", critic, critic_training(self.parsed), total_updates=1)
         self.obstacle = fused_engine_unavailable(policy.config)

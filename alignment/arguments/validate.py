@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from alignment.arguments.parser import Check, Values
 
@@ -71,12 +72,23 @@ def check_output(v: Values) -> Iterator[str]:
         yield "overwrite_output_dir=true would delete what resume_from_checkpoint=true continues; give one of them"
 
 
+def find_replaced(v: Values, *keys: str) -> Iterator[str]:
+    """A run does not delete the model that it starts from; ``keys`` name models."""
+    if not v.overwrite_output_dir:
+        return
+    for key in keys:
+        model = getattr(v, key)
+        if model and Path(model).is_relative_to(v.output_dir):
+            yield f"overwrite_output_dir=true would delete {key}={model}, which lies in output_dir; name another folder"
+
+
 def check_model_source(v: Values) -> Iterator[str]:
     """Weights come from a model, or at random from a configuration that brings its tokenizer."""
     sources = ("model_name_or_path", "model_config_name_or_path")
     named = [key for key in sources if getattr(v, key)]
     if len(named) != 1:
         yield f"give exactly one of {' and '.join(sources)}, got {' and '.join(named) or 'none'}"
+    yield from find_replaced(v, *sources)
     if v.model_config_name_or_path and not v.tokenizer_name_or_path:
         yield "model_config_name_or_path needs tokenizer_name_or_path: random weights come without a tokenizer"
 

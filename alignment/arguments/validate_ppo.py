@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from alignment.arguments.parser import Check, Values
+from alignment.arguments.validate import find_replaced
 
 
 def check_batches(v: Values) -> Iterator[str]:
@@ -77,6 +78,12 @@ def check_reward_server(v: Values) -> Iterator[str]:
         yield f"reward_server={v.reward_server!r} must begin with http:// or https://"
 
 
+def check_models(v: Values) -> Iterator[str]:
+    """The models of a run are not deleted by it."""
+    names = ("actor_model_name_or_path", "reward_model_name_or_path", "reward_critic_model_name_or_path")
+    yield from find_replaced(v, *names)
+
+
 def check_critic_model(v: Values) -> Iterator[str]:
     """The critic starts from some score model."""
     if not v.reward_critic_model_name_or_path and not v.reward_model_name_or_path:
@@ -113,6 +120,7 @@ CHECKS: tuple[Check, ...] = (
     check_reward_source,
     check_reward_server,
     check_critic_model,
+    check_models,
     check_lower_clip,
     check_critic_schedule,
     check_sampling,

@@ -66,7 +66,7 @@ class Learner:
 
     def accumulate(self, batches: Sequence[TokenBatch], objective: Objective) -> list[dict[str, Metric]]:
         """Add the gradients of ``objective`` over ``batches``; return the metrics of each."""
-        self._latest = (batches[0], objective)
+        self._latest = (batches[0], objective) if batches else self._latest
         with resident(self.offloaded_model):
             metrics = self.runner.forward_backward(batches, objective)
         self._check_finite([(key, float(m.value)) for part in metrics for key, m in part.items()])

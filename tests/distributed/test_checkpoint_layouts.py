@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from pathlib import Path
 
@@ -90,7 +89,7 @@ def check_whole(folder, source):
 @pytest.mark.parametrize("victim", [0, 2])
 def test_a_rank_killed_while_it_writes_leaves_the_checkpoint_before(models, tmp_path, victim):
     arguments = (Layout(tensor=2, pipeline=2), models["llama"], tmp_path, victim)
-    with pytest.raises(UserError, match=rf"failed \({256 - signal.SIGKILL}\)"):
+    with pytest.raises(UserError, match=rf"rank {victim}\] was ended by SIGKILL"):
         run_ranks("ranks_checkpoint:save_then_die", *arguments, world_size=4, search_path=[Path(__file__).parent])
     store = CheckpointStore(tmp_path)
     store.clean()

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.e2e
 def test_all_wrong_keys_are_named_at_once_with_suggestions(sft_arguments, tmp_path):
     wrong = {"learning_rat": 1, "per_device_train_batch": 2, "max_length": "abc", "seed": -1, "lora": True}
     says = ["5 invalid argument(s)", "'learning_rate'", "'per_device_train_batch_size'", "'abc'", ">= 0", "got -1"]
-    message = refuse("sft", {**sft_arguments, **wrong}, tmp_path, "'learning_rat'", "'lora'", *says)
+    message = refuse("sft", {**sft_arguments, **wrong}, tmp_path, "'learning_rat'", "lora: True", *says)
     assert message.count("sft_argument.json, line 1") == 5
 
 
@@ -58,7 +58,7 @@ def test_a_wrong_value_is_shown_with_what_is_allowed(key, value, says, sft_argum
         ({"min_dec_len": 9}, ["min_dec_len=9", "max_dec_len = 8"]),
         ({"evaluation_strategy": "epoch"}, ["eval_datasets or eval_split_ratio"]),
         ({"do_train": False}, ["do_train=False", "eval_datasets or eval_split_ratio"]),
-        ({"load_best_model_at_end": True}, ["load_best_model_at_end", "evaluation_strategy and save_strategy"]),
+        ({"load_best_model_at_end": True, "save_strategy": "steps"}, ["evaluation_strategy and save_strategy"]),
         ({"overwrite_output_dir": True, "resume_from_checkpoint": True}, ["give one of them"]),
         ({"resume_from_checkpoint": "out/checkpoint-9"}, ["checkpoint-9' does not exist"]),
         ({"rl_algorithm": "grpo"}, ["'grpo'", "only ppo is built"]),

@@ -162,6 +162,12 @@ ARGUMENT_CASES = (
         {"model_name_or_path": None, "model_config_name_or_path": "{policy}"},
         ("needs tokenizer_name_or_path",),
     ),
+    Case(
+        "replacing the model that is trained",
+        "sft",
+        {"model_name_or_path": "{run}", "output_dir": "{run}", "overwrite_output_dir": True},
+        ("would delete model_name_or_path=",),
+    ),
     Case("no reward", "ppo", {"reward_model_name_or_path": None}, ("exactly one of reward_model_name_or_path",)),
     Case("two names of one key", "ppo", {"rollout_n": 3}, ("two names of one argument",)),
     Case(

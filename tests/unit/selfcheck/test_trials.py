@@ -12,7 +12,7 @@ from alignment.selfcheck import operators, suite
 
 NOT_COMPUTED = {
     "CUDAPinnedPlace", "Tensor", "__file__", "autograd", "backward", "base", "default_main_program", "framework",
-    "bfloat16", "device", "device_count", "cuda", "get_device", "get_device_name", "is_compiled_with_cuda",
+    "bfloat16", "device", "device_count", "cuda", "finfo", "get_device", "get_device_name", "is_compiled_with_cuda",
     "synchronize", "disable_signal_handler", "dtype", "empty", "empty_like", "float16", "float32", "float64",
     "get_rng_state", "int64", "is_grad_enabled", "nn", "Layer", "functional", "no_grad", "optimizer", "AdamW", "seed",
     "set_device", "set_rng_state", "version",
