@@ -50,6 +50,8 @@ def _build_inner(start: Launch, roles: Roles, place: EnginePlace, rows: int) -> 
     the whole, and what is never drawn but has probability would let the policy earn a negative KL by moving there.
     """
     parsed = start.parsed
+    # The critic reads the same ids: one with a smaller embedding must not be handed ids that it lacks.
+    readable = min(roles.policy.config.vocab_size, roles.critic.config.vocab_size)
     limit = parsed.ppo.per_device_rollout_batch_size
     obstacle = "use_fusemt is false"
     if parsed.ppo.use_fusemt:
@@ -61,13 +63,14 @@ def _build_inner(start: Launch, roles: Roles, place: EnginePlace, rows: int) -> 
             roles.policy,
             place=place,
             max_batch_rows=limit if limit > 0 else None,
+            usable_vocab_size=readable,
         )
     settings = fused_settings(parsed, roles.policy.config, place, rows=min(rows, limit) if limit > 0 else rows)
     log.info(
         f"rollouts: fused engine ({find_core().reason}), {settings.num_slots} sequences side by side, "
         f"{settings.kv_bytes / 2**20:.0f} MiB of keys and values, weights in {settings.weight_type}"
     )
-    return FusedEngine(roles.policy, settings, place=place)
+    return FusedEngine(roles.policy, settings, place=place, usable_vocab_size=readable)
 
 
 def fused_settings(parsed: Parsed, config: DecoderConfig, place: EnginePlace, *, rows: int) -> FusedSettings:

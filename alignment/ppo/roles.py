@@ -162,7 +162,9 @@ def _in_its_tokens(start: Launch, tokenizer: Tokenizer, own: Tokenizer, folders:
     """Return what turns rollouts into the ids of the reward model, whose tokenizer is ``own``."""
     reward, data = folders.reward, start.parsed.data
     same_template = data.template != "tokenizer" or own.chat_template in (None, tokenizer.chat_template)
-    if own.fingerprint() == tokenizer.fingerprint() and same_template:
+    # Rollouts may hold ids beyond the tokenizer: an embedding smaller than the policy's has no rows for them.
+    is_wide = DecoderConfig.read(reward).vocab_size >= DecoderConfig.read(folders.actor).vocab_size
+    if own.fingerprint() == tokenizer.fingerprint() and same_template and is_wide:
         config = check_fit(reward, own, max_length=data.max_length)
         warn_of_template(start, reward, config, tokenizer)
         end = Encoder(tokenizer, encode_options(start).template).end_id
@@ -170,8 +172,8 @@ def _in_its_tokens(start: Launch, tokenizer: Tokenizer, own: Tokenizer, folders:
     config = check_fit(reward, own, max_length=1)
     template = data.template if data.template != "tokenizer" or own.chat_template else "none"
     log.info(
-        "the reward model has another tokenizer or another chat template: responses are re-encoded with its "
-        f"template ({template})"
+        "the reward model has another tokenizer, another chat template or a smaller vocabulary: responses are "
+        f"re-encoded with its template ({template})"
     )
     line = template_warning(reward, config, own, describe_template(template, own))
     if line is not None:

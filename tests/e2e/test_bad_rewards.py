@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import runs
 from refusals import left_behind, refuse, stop, train_here
+from safetensors.numpy import load_file, save_file
 
 from alignment.models.hub import load_score_model
 from alignment.models.tokenizer import load_tokenizer
@@ -192,3 +193,15 @@ def _score_text(folder, samples, tokenizer=None):
         ids = np.array(tokens(text, add_special_tokens=False)["input_ids"], np.int64)
         scores.append(model.read_end_scores(TokenBatch.build([ids], [np.empty(0, np.int64)])).item())
     return np.array(scores)
+
+
+def test_a_reward_model_with_fewer_rows_than_the_policy_reads_text(ppo_arguments, model_variant, tmp_path):
+    """Rollouts may hold ids beyond the tokenizer, for which a smaller embedding has no rows."""
+    source = ppo_arguments["reward_model_name_or_path"]
+    folder = model_variant(source=source, vocab_size=24)
+    tensors = load_file(str(folder / "model.safetensors"))
+    tensors["model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"][:24].copy()
+    save_file(tensors, str(folder / "model.safetensors"))
+    made = {**ppo_arguments, "reward_model_name_or_path": folder, "reward_critic_model_name_or_path": source}
+    done = train_here("ppo", {**made, "top_p": 1.0, "max_steps": 4, "output_dir": tmp_path / "out"}, tmp_path)
+    assert "a smaller vocabulary: responses are re-encoded" in done.stderr
