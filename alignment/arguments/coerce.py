@@ -9,7 +9,7 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Union, get_args, get_origin
 
-from alignment.arguments.fields import NO_CONSTRAINT, Constraint
+from alignment.fields import NO_CONSTRAINT, Constraint
 
 _TRUE = ("true", "t", "yes", "y", "1")
 _FALSE = ("false", "f", "no", "n", "0")

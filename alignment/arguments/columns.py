@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from alignment.arguments.fields import argument
+from alignment.fields import argument
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from alignment.arguments.coerce import coerce
-from alignment.arguments.fields import Constraint
 from alignment.errors import ArgumentError
+from alignment.fields import Constraint
 
 
 class ToolParser(argparse.ArgumentParser):

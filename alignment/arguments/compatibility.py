@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from alignment.arguments.fields import inert, refused
+from alignment.fields import inert, refused
 
 _KERNEL = "there is one implementation of this operation, the fastest that is built"
 _SAVING = "checkpoints have one format: written aside, synced, renamed"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from alignment.arguments.fields import argument
 from alignment.arguments.training import SchedulerType
+from alignment.fields import argument
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from alignment.arguments.fields import argument
+from alignment.fields import argument
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,9 @@ import dataclasses
 from typing import Any, NamedTuple
 
 from alignment.arguments.effect_rows import ROWS, Row, Situation
-from alignment.arguments.fields import constraint_of
 from alignment.arguments.parsed import Parsed
 from alignment.errors import ArgumentError
+from alignment.fields import constraint_of
 
 
 class Effect(NamedTuple):

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import textwrap
-import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from alignment.arguments.coerce import describe_type
-from alignment.arguments.fields import constraint_of
+from alignment.arguments.groups import Groups, Slot, declare, options
 from alignment.arguments.reference import describe_fields, describe_meaning, show_default
 from alignment.errors import ArgumentError
 from alignment.registry import near_matches
@@ -20,7 +18,7 @@ HELP_FLAGS = frozenset({"--help", "-h"})
 _WIDTH = 100
 
 
-def show_help(groups: Mapping[str, type], argv: Sequence[str]) -> NoReturn:
+def show_help(groups: Groups, argv: Sequence[str]) -> NoReturn:
     """Print the help that ``argv`` asks for and exit with status 0; an unknown key is an ArgumentError."""
     flag = next(i for i, word in enumerate(argv) if word in HELP_FLAGS)
     wanted = [word.lstrip("-").replace("-", "_") for word in argv[flag + 1 :]]
@@ -29,51 +27,55 @@ def show_help(groups: Mapping[str, type], argv: Sequence[str]) -> NoReturn:
     raise SystemExit(0)
 
 
-def list_keys(groups: Mapping[str, type], program: str) -> str:
-    """Return every key once, grouped, what is required first; keys that do nothing here are only counted."""
-    fields = [item for cls in groups.values() for item in dataclasses.fields(cls)]
-    required = [item.name for item in fields if item.default is dataclasses.MISSING]
+def list_keys(groups: Groups, program: str) -> str:
+    """Return every key, grouped, what is required first; keys that do nothing here are only counted.
+
+    A group that a choice adds is called after it: ``algorithm, rl_algorithm=ppo``.
+    """
+    slots = declare(groups)
     parts = [
         f"usage: {program} [arguments.json | arguments.yaml] [--key value ...]    (the command line wins)\n"
         f"       {program} --help KEY    says what one key, or one group of keys, means",
-        _paragraph("required", required),
+        _paragraph("required", [slot.name for slot in slots if slot.is_required and not slot.owners]),
     ]
-    for group, cls in groups.items():
-        live = [item.name for item in dataclasses.fields(cls) if not _does_nothing(item) and item.name not in required]
-        if live:
-            parts.append(_paragraph(group, live))
-    silent = sum(map(_does_nothing, fields))
+    for group, owners, _ in options(groups):
+        own = [slot for slot in slots if (slot.group, slot.owners) == (group, owners) and not _does_nothing(slot)]
+        if live := [slot.name for slot in own if owners or not slot.is_required]:
+            parts.append(_paragraph(", ".join([group, *owners]), live))
+    silent = len({slot.name for slot in slots if _does_nothing(slot)})
     parts.append(f"{silent} more keys of PaddleNLP's files are known; --help KEY says why each changes nothing here.")
     return "\n\n".join(parts)
 
 
-def explain_key(groups: Mapping[str, type], key: str) -> str:
+def explain_key(groups: Groups, key: str) -> str:
     """Return type, range, default and meaning of ``key`` (or of the group of that name: of all its keys)."""
-    entries = dict(_entries(groups))
-    if key in groups:
-        return "\n\n".join(entries[item.name] for item in dataclasses.fields(groups[key]))
-    if key not in entries:
-        holding = ", ".join(name for name in entries if len(key) > 1 and key in name)
-        near = f"; keys with {key!r} in them: {holding}" if holding else near_matches(key, entries)
+    entries = _entries(groups)
+    names = [name for slot, _ in entries for name in slot.names]
+    texts = [text for slot, text in entries if key == slot.group]
+    texts = texts or [text for slot, text in entries if key in slot.names]
+    if not texts:
+        holding = ", ".join(dict.fromkeys(name for name in names if len(key) > 1 and key in name))
+        near = f"; keys with {key!r} in them: {holding}" if holding else near_matches(key, names)
         raise ArgumentError(f"--help {key}: no such key{near}; --help alone lists them all")
-    return entries[key]
+    return "\n\n".join(texts)
 
 
-def _entries(groups: Mapping[str, type]) -> Iterator[tuple[str, str]]:
-    """Yield every name of every key (aliases too) with its explanation."""
-    for cls in groups.values():
-        hints, docs = typing.get_type_hints(cls), describe_fields(cls)
-        for item in dataclasses.fields(cls):
-            constraint = constraint_of(item)
-            head = f"{item.name}: {describe_type(hints[item.name], constraint)}; default {show_default(item.default)}"
-            text = describe_meaning(docs[item.name], constraint).replace("`", "")
-            body = textwrap.fill(text, _WIDTH, initial_indent="    ", subsequent_indent="    ")
-            for name in (item.name, *constraint.aliases):
-                yield name, f"{head.replace('`', '')}\n{body}"
+def _entries(groups: Groups) -> list[tuple[Slot, str]]:
+    """Return every argument with its explanation."""
+    docs = {(group, owners): describe_fields(cls) for group, owners, cls in options(groups)}
+    return [(slot, _explain(slot, docs[slot.group, slot.owners][slot.name])) for slot in declare(groups)]
 
 
-def _does_nothing(item: dataclasses.Field) -> bool:
-    return bool(constraint_of(item).no_effect or constraint_of(item).refusal)
+def _explain(slot: Slot, meaning: str) -> str:
+    where = f" ({' or '.join(slot.owners)})" if slot.owners else ""
+    head = f"{slot.name}{where}: {describe_type(slot.hint, slot.constraint)}; default {show_default(slot.default)}"
+    text = describe_meaning(meaning, slot.constraint).replace("`", "")
+    body = textwrap.fill(text, _WIDTH, initial_indent="    ", subsequent_indent="    ")
+    return f"{head.replace('`', '')}\n{body}"
+
+
+def _does_nothing(slot: Slot) -> bool:
+    return bool(slot.constraint.no_effect or slot.constraint.refusal)
 
 
 def _paragraph(title: str, names: Sequence[str]) -> str:

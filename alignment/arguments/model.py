@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from alignment.arguments.fields import argument, inert
+from alignment.fields import argument, inert
 
 
 @dataclass(frozen=True, kw_only=True)

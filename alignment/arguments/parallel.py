@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from alignment.arguments.fields import argument, inert
+from alignment.fields import argument, inert
 
 _ONE_WAY = "there is one implementation of this, which the option does not change"
 OffloadPart = Literal["freeze_model", "optimizer", "train_model"]

@@ -4,36 +4,39 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from alignment.arguments.coerce import coerce
-from alignment.arguments.fields import Constraint, constraint_of
 from alignment.arguments.files import read_file
 from alignment.arguments.foreign_keys import ADVICE
+from alignment.arguments.groups import Groups, Slot, choosing_keys, declare, resolve
 from alignment.arguments.help import HELP_FLAGS, show_help
 from alignment.arguments.parsed import Parsed
 from alignment.arguments.paths import RESOLVERS
 from alignment.arguments.sources import BARE, Given, Source, read_command_line
 from alignment.arguments.translations import TRANSLATIONS, translate
 from alignment.errors import ArgumentError
+from alignment.fields import Constraint
 from alignment.registry import near_matches
 
 
 class Unusable(Exception):
-    """A check read a value that is missing or wrong itself; the check is left out."""
+    """A check read a value that is missing, wrong itself or of another choice; the check is left out."""
 
 
 class Values:
     """All values of a run by key, for checks across groups; reading a wrong one raises ``Unusable``."""
 
-    def __init__(self, values: Mapping[str, Any], origins: Mapping[str, str]) -> None:
+    def __init__(self, values: Mapping[str, Any], origins: Mapping[str, str], others: Collection[str] = ()) -> None:
+        """``others`` are keys that this run does not have and another one of the same trainer has."""
         self._values = values
         self._origins = origins
+        self._others = others
 
     def __getattr__(self, key: str) -> Any:
-        assert key in self._origins, f"no argument {key!r}"
+        assert key in self._origins or key in self._others, f"no argument {key!r}"
         if key not in self._values:
             raise Unusable(key)
         return self._values[key]
@@ -46,73 +49,90 @@ class Values:
 Check = Callable[[Values], Iterable[str]]
 
 
-class _Slot(NamedTuple):
-    """One declared argument."""
-
-    group: str
-    name: str
-    hint: Any
-    default: Any
-    constraint: Constraint
-
-    @property
-    def is_required(self) -> bool:
-        return self.default is dataclasses.MISSING
-
-
-def parse_arguments(groups: Mapping[str, type], argv: Sequence[str], *, checks: Sequence[Check] = ()) -> Parsed:
+def parse_arguments(groups: Groups, argv: Sequence[str], *, checks: Sequence[Check] = ()) -> Parsed:
     """Return one frozen instance a group from ``[file.json | file.yaml] [--key value ...]``; the command line wins.
 
-    ``checks`` look at values together and yield one message a problem. Raises one ArgumentError with all problems:
-    unknown, repeated, missing, mistyped and out-of-range keys, refused values, paths that do not exist.
-    ``--help`` lists the keys of the groups, ``--help KEY`` explains one; both exit.
+    Of a ``Choice`` the run gets the group that its key's value adds; keys of its other groups are refused by name.
+    ``checks`` look at values together and yield one message a problem; one that reads a key of another choice is left
+    out. Raises one ArgumentError with all problems: unknown, repeated, missing, mistyped and out-of-range keys, refused
+    values, paths that do not exist. ``--help`` lists the keys of the groups, ``--help KEY`` explains one; both exit.
     """
     if not HELP_FLAGS.isdisjoint(argv):
         show_help(groups, argv)
-    slots = _declare(groups)
     tokens = list(argv)
     path = Path(tokens.pop(0)) if tokens and not tokens[0].startswith("-") else None
     sources = [read_file(path) if path else Source([], []), read_command_line(tokens)]
     base_dir = path.absolute().parent if path else Path.cwd()
     problems = [problem for source in sources for problem in source.problems]
-    chosen = _choose(sources, slots, problems)
+    table = _Table(groups, sources)
+    slots = table.slots
+    chosen = _choose(sources, table, problems)
     values = {slot.name: slot.default for slot in slots.values() if not slot.is_required}
     for name, given in chosen.items():
         _read_value(given, slots[name], values, base_dir=base_dir, problems=problems)
     missing = [s.name for s in slots.values() if s.is_required and s.name not in chosen]
     problems += [f"missing required argument {name!r}" for name in missing]
     origins = {s.name: chosen[s.name].origin if s.name in chosen else "default" for s in slots.values()}
-    problems += _run_checks(checks, Values(values, origins))
+    problems += _run_checks(checks, Values(values, origins, table.others))
     if problems:
         raise ArgumentError("\n  ".join([f"{len(problems)} invalid argument(s):", *problems]))
-    return _build(groups, values, origins=origins, base_dir=base_dir)
+    return _build(resolve(groups, table.choices), values, origins=origins, base_dir=base_dir)
 
 
-def _declare(groups: Mapping[str, type]) -> dict[str, _Slot]:
-    """Return canonical names to slots; two groups with one key, or a taken alias, are a programmer's mistake."""
-    slots: dict[str, _Slot] = {}
-    for group, cls in groups.items():
-        hints = typing.get_type_hints(cls)
-        for item in dataclasses.fields(cls):
-            assert item.name not in slots, f"argument {item.name!r} belongs to two groups"
-            slots[item.name] = _Slot(group, item.name, hints[item.name], item.default, constraint_of(item))
-    names = [name for slot in slots.values() for name in (slot.name, *slot.constraint.aliases)]
-    assert len(names) == len(set(names)), (
-        f"argument names used twice: {sorted({n for n in names if names.count(n) > 1})}"
-    )
-    return slots
+class _Table:
+    """The arguments that this run has, and those that it would have with other choices."""
+
+    def __init__(self, groups: Groups, sources: Sequence[Source]) -> None:
+        declared = declare(groups)
+        self.choices: dict[str, str | None] = {}
+        """Value of each choosing key; None where it is missing or wrong."""
+        for key in choosing_keys(groups):
+            slot = next(s for s in declared if s.name == key)
+            self.choices[key] = _read_choice(slot, sources)
+        owners = [f"{key}={value}" for key, value in self.choices.items()]
+        self.slots = {slot.name: slot for slot in declared if slot.is_in(owners)}
+        """Argument names to arguments."""
+        self.names = {name: slot.name for slot in self.slots.values() for name in slot.names}
+        """Argument names and aliases to argument names."""
+        self.others: dict[str, list[Slot]] = {}
+        """Names and aliases that this run does not have to the arguments of other choices."""
+        for slot in declared:
+            for name in set(slot.names).difference(self.names):
+                self.others.setdefault(name, []).append(slot)
+
+    def describe_stranger(self, given: Given) -> str | None:
+        """Return what to say about a key that this run does not have; None where the wrong choice is told anyway."""
+        slots = self.others.get(given.key)
+        if slots is None:
+            advice = ADVICE.get(given.key)
+            hint = f": {advice}" if advice else near_matches(given.key, self.names)
+            return f"unknown argument {given.key!r} ({given.place}){hint}"
+        owners = [owner for slot in slots for owner in slot.owners]
+        key = owners[0].partition("=")[0]
+        if self.choices[key] is None:
+            return None
+        return f"{given.key} belongs to {' or '.join(owners)}; this run has {key}={self.choices[key]} ({given.place})"
 
 
-def _choose(sources: Sequence[Source], slots: Mapping[str, _Slot], problems: list[str]) -> dict[str, Given]:
-    """Resolve aliases, report unknown keys, and let the later source win."""
-    names = {name: slot.name for slot in slots.values() for name in (slot.name, *slot.constraint.aliases)}
+def _read_choice(slot: Slot, sources: Sequence[Source]) -> str | None:
+    """Return the value of a choosing key, None where it is missing or wrong (which is told when values are read)."""
+    given = [item for source in sources for item in source.given if item.key in slot.names]
+    try:
+        value = _coerce_given(given[-1], slot) if given else slot.default
+    except ValueError:
+        return None
+    return None if value is dataclasses.MISSING else value
+
+
+def _choose(sources: Sequence[Source], table: _Table, problems: list[str]) -> dict[str, Given]:
+    """Resolve aliases, report unknown keys and those of other choices, and let the later source win."""
     chosen: dict[str, Given] = {}
     for source in sources:
         seen: dict[str, Given] = {}
         for given in _translated(source.given, problems):
-            name = names.get(given.key)
+            name = table.names.get(given.key)
             if name is None:
-                problems.append(_describe_unknown(given, names))
+                problems += filter(None, [table.describe_stranger(given)])
                 continue
             other = seen.get(name)
             if other is not None and other.value != given.value:
@@ -134,13 +154,7 @@ def _translated(given: Iterable[Given], problems: list[str]) -> Iterator[Given]:
             problems.append(f"{item.key}: {error} ({item.place})")
 
 
-def _describe_unknown(given: Given, names: Iterable[str]) -> str:
-    advice = ADVICE.get(given.key)
-    hint = f": {advice}" if advice else near_matches(given.key, names)
-    return f"unknown argument {given.key!r} ({given.place}){hint}"
-
-
-def _read_value(given: Given, slot: _Slot, values: dict[str, Any], *, base_dir: Path, problems: list[str]) -> None:
+def _read_value(given: Given, slot: Slot, values: dict[str, Any], *, base_dir: Path, problems: list[str]) -> None:
     """Put the typed value into ``values``; a wrong one is taken out, so that no check reads it."""
     try:
         value = _coerce_given(given, slot)
@@ -150,7 +164,7 @@ def _read_value(given: Given, slot: _Slot, values: dict[str, Any], *, base_dir: 
         problems.append(f"{given.key}: {error} ({given.place})")
 
 
-def _coerce_given(given: Given, slot: _Slot) -> Any:
+def _coerce_given(given: Given, slot: Slot) -> Any:
     if given.value is BARE:
         if bool not in (slot.hint, *typing.get_args(slot.hint)):
             raise ValueError("has no value; write --key value")
@@ -158,7 +172,7 @@ def _coerce_given(given: Given, slot: _Slot) -> Any:
     return _refuse(coerce(given.value, slot.hint, slot.constraint), slot)
 
 
-def _refuse(value: Any, slot: _Slot) -> Any:
+def _refuse(value: Any, slot: Slot) -> Any:
     if slot.constraint.refusal and value != slot.default:
         raise ValueError(f"{value!r} is refused: {slot.constraint.refusal}")
     return value

@@ -9,12 +9,12 @@ import inspect
 import json
 import sys
 import textwrap
-import typing
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from alignment.arguments.coerce import describe_type
-from alignment.arguments.fields import Constraint, constraint_of
+from alignment.arguments.groups import Groups, Slot, declare, options
+from alignment.fields import Constraint
 
 TRAINERS: tuple[tuple[str, str], ...] = (
     ("Supervised fine-tuning", "alignment.sft.arguments"),
@@ -25,44 +25,52 @@ TRAINERS: tuple[tuple[str, str], ...] = (
 
 
 def describe_fields(cls: type) -> dict[str, str]:
-    """Return field name to the string that stands under the field in the source of ``cls``, on one line."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
-    assert isinstance(body, ast.ClassDef)
+    """Return field name to the string that stands under the field in the source of ``cls`` or of a class that it
+    inherits from, on one line.
+    """
     docs: dict[str, str] = {}
-    for item, below in zip(body.body, body.body[1:], strict=False):
-        is_text = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
-        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and is_text:
-            docs[item.target.id] = " ".join(str(below.value.value).split())  # type: ignore[attr-defined]
+    for owner in reversed(cls.__mro__[:-1]):
+        body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for item, below in zip(body.body, body.body[1:], strict=False):
+            is_text = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+            if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and is_text:
+                docs[item.target.id] = " ".join(str(below.value.value).split())  # type: ignore[attr-defined]
     return docs
 
 
-def render_trainer(title: str, groups: Mapping[str, type], seen: set[type]) -> str:
+def render_trainer(title: str, groups: Groups, seen: set[type]) -> str:
     """Return the tables of one trainer; a group that an earlier one showed (``seen``, extended here) is left out."""
+    slots = declare(groups)
+    shown = [item for item in options(groups) if item[2] not in seen]
+    shared = dict.fromkeys(group_title(cls) for _, _, cls in options(groups) if cls in seen)
     parts = [f"### {title}"]
-    shared = [cls for cls in groups.values() if cls in seen]
     if shared:
-        parts.append(f"Also every key of the groups above: {', '.join(group_title(cls) for cls in shared)}.")
-    parts += [render_group(cls) for cls in groups.values() if cls not in seen]
-    seen.update(groups.values())
+        parts.append(f"Also every key of the groups above: {', '.join(shared)}.")
+    for group, owners, cls in shown:
+        own = [slot for slot in slots if (slot.group, slot.owners) == (group, owners)]
+        where = f" (`{'`, `'.join(owners)}`)" if owners else ""
+        parts.append(render_group(f"**{group_title(cls)}**{where}", own, cls))
+    seen.update(cls for _, _, cls in shown)
     return "\n\n".join(parts)
 
 
-def render_group(cls: type) -> str:
+def render_group(title: str, slots: Iterable[Slot], cls: type) -> str:
     """Return the Markdown table of one dataclass: key, type, default, meaning."""
-    hints, docs = typing.get_type_hints(cls), describe_fields(cls)
-    lines = [f"**{group_title(cls)}**", "", "| key | type | default | meaning |", "|---|---|---|---|"]
-    for item in dataclasses.fields(cls):
-        constraint = constraint_of(item)
-        kind = describe_type(hints[item.name], constraint)
-        meaning = describe_meaning(docs[item.name], constraint)
-        cells = [f"`{item.name}`", kind, show_default(item.default), meaning]
+    docs = describe_fields(cls)
+    lines = [title, "", "| key | type | default | meaning |", "|---|---|---|---|"]
+    for slot in slots:
+        kind = describe_type(slot.hint, slot.constraint)
+        meaning = describe_meaning(docs[slot.name], slot.constraint)
+        cells = [f"`{slot.name}`", kind, show_default(slot.default), meaning]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
 
 
 def group_title(cls: type) -> str:
     """Return what the group of arguments is called."""
-    return cls.__name__.removesuffix("Arguments") + " arguments"
+    stem = cls.__name__.removesuffix("Hyperparameters")
+    return f"{stem} hyperparameters" if stem != cls.__name__ else cls.__name__.removesuffix("Arguments") + " arguments"
 
 
 def describe_meaning(text: str, constraint: Constraint) -> str:

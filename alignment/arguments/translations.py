@@ -7,8 +7,8 @@ from types import MappingProxyType
 from typing import Any
 
 from alignment.arguments.coerce import coerce
-from alignment.arguments.fields import NO_CONSTRAINT
 from alignment.arguments.sources import BARE, Given
+from alignment.fields import NO_CONSTRAINT
 
 Translation = Callable[[Any], Mapping[str, Any]]
 """From the value of the foreign key to keys of this suite and their values; ValueError where it has no meaning."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -12,14 +12,15 @@ from alignment.arguments.columns import ColumnArguments
 from alignment.arguments.compatibility import CompatibilityArguments
 from alignment.arguments.critic import CriticArguments
 from alignment.arguments.data import DataArguments
-from alignment.arguments.fields import argument, refused
 from alignment.arguments.generation import GenerationArguments
+from alignment.arguments.groups import Groups
 from alignment.arguments.model import ModelArguments
 from alignment.arguments.parallel import ParallelArguments
 from alignment.arguments.parsed import Parsed
 from alignment.arguments.parser import Check, parse_arguments
 from alignment.arguments.reward_source import RewardSourceArguments
 from alignment.arguments.training import TrainingArguments
+from alignment.fields import argument, refused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +112,7 @@ class PPOArguments:
     """Weight of the language-model loss on ptx_datasets."""
 
 
-GROUPS: Mapping[str, type] = MappingProxyType(
+GROUPS: Groups = MappingProxyType(
     {
         "ppo": PPOArguments,
         "reward_source": RewardSourceArguments,

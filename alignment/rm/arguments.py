@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -11,12 +11,13 @@ from alignment.arguments import validate
 from alignment.arguments.columns import ColumnArguments
 from alignment.arguments.compatibility import CompatibilityArguments
 from alignment.arguments.data import DataArguments
-from alignment.arguments.fields import argument
+from alignment.arguments.groups import Groups
 from alignment.arguments.model import ModelArguments
 from alignment.arguments.parallel import ParallelArguments
 from alignment.arguments.parsed import Parsed
 from alignment.arguments.parser import Check, Values, parse_arguments
 from alignment.arguments.training import TrainingArguments
+from alignment.fields import argument
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ class RewardArguments:
     """Share of the old statistics that ExponentialMovingAverage keeps at each batch; null: 0.9."""
 
 
-GROUPS: Mapping[str, type] = MappingProxyType(
+GROUPS: Groups = MappingProxyType(
     {
         "reward": RewardArguments,
         "data": DataArguments,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -10,12 +10,13 @@ from alignment.arguments import validate
 from alignment.arguments.columns import ColumnArguments
 from alignment.arguments.compatibility import CompatibilityArguments
 from alignment.arguments.data import DataArguments
-from alignment.arguments.fields import argument
+from alignment.arguments.groups import Groups
 from alignment.arguments.model import ModelArguments
 from alignment.arguments.parallel import ParallelArguments
 from alignment.arguments.parsed import Parsed
 from alignment.arguments.parser import Check, parse_arguments
 from alignment.arguments.training import TrainingArguments
+from alignment.fields import argument
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,7 @@ class SFTArguments:
     """config.json, or its folder, of a model to start from random weights (tests, demo)."""
 
 
-GROUPS: Mapping[str, type] = MappingProxyType(
+GROUPS: Groups = MappingProxyType(
     {
         "sft": SFTArguments,
         "data": DataArguments,

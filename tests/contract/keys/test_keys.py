@@ -5,7 +5,6 @@ A new key needs one row in ``training_rows.py``, ``data_rows.py`` or ``ppo_rows.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 
 from alignment.arguments.effects import refuse_unbuilt, report_effects
-from alignment.arguments.fields import constraint_of
+from alignment.arguments.groups import declare
 from alignment.errors import ArgumentError, UserError
 from alignment.ppo import arguments as ppo
 from alignment.rm import arguments as rm
@@ -83,15 +82,13 @@ def test_without_the_key_something_else_stands_there(trainer, settings, row, ass
 @pytest.mark.parametrize("trainer", ALL)
 def test_every_key_has_a_row_or_says_that_it_does_nothing(trainer, folder):
     known = {row.key for row in ROWS if trainer in row.only}
-    for group in GROUPS[trainer].values():
-        for item in dataclasses.fields(group):
-            constraint = constraint_of(item)
-            if item.name not in known and not constraint.no_effect and not constraint.refusal:
-                assert _is_told(trainer, item.name, folder), MISSING.format(trainer=trainer, key=item.name)
+    for slot in declare(GROUPS[trainer]):
+        if slot.name not in known and not slot.constraint.no_effect and not slot.constraint.refusal:
+            assert _is_told(trainer, slot.name, folder), MISSING.format(trainer=trainer, key=slot.name)
 
 
 def test_no_row_is_left_of_a_key_that_is_gone():
-    keys = {trainer: {f.name for g in GROUPS[trainer].values() for f in dataclasses.fields(g)} for trainer in ALL}
+    keys = {trainer: {slot.name for slot in declare(GROUPS[trainer])} for trainer in ALL}
     assert [(row.key, t) for row in ROWS for t in row.only if row.key not in keys[t]] == []
 
 

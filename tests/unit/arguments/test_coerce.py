@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignment.arguments.coerce import coerce, describe_type
-from alignment.arguments.fields import NO_CONSTRAINT, Constraint
+from alignment.fields import NO_CONSTRAINT, Constraint
 
 Word = Literal["a", "b"]
 SPELLED = Constraint(spellings={"old": "a"})

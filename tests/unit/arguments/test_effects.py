@@ -9,9 +9,9 @@ import pytest
 
 from alignment.arguments.effect_rows import ROWS
 from alignment.arguments.effects import refuse_unbuilt, report_effects
-from alignment.arguments.fields import constraint_of
 from alignment.arguments.honoured import HONOURED
 from alignment.errors import ArgumentError
+from alignment.fields import constraint_of
 from alignment.ppo import arguments as ppo
 from alignment.rm import arguments as rm
 from alignment.sft import arguments as sft

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignment.arguments.fields import argument, inert, refused
 from alignment.arguments.parser import parse_arguments
 from alignment.errors import ArgumentError
+from alignment.fields import argument, inert, refused
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,12 @@ import sys
 
 import pytest
 
+from alignment.arguments.groups import options
 from alignment.arguments.reference import TRAINERS, describe_fields, render_reference
 
 CLASSES = sorted(
-    {cls for _, module in TRAINERS for cls in importlib.import_module(module).GROUPS.values()}, key=lambda c: c.__name__
+    {option.cls for _, module in TRAINERS for option in options(importlib.import_module(module).GROUPS)},
+    key=lambda c: c.__name__,
 )
 
 
