@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from alignment.arguments.command_line import ToolParser, number
+from alignment.device.host import prepare_host
 from alignment.errors import UserError
-from alignment.parallel.host import prepare_host
 from alignment.records import Completion, Rollout
 
 if TYPE_CHECKING:
     from alignment.models.config import DecoderConfig
-    from alignment.models.tokenizer import Tokenizer
+    from alignment.models.tokenizer.tokenizer import Tokenizer
 
 TEMPLATES = ("none", "tokenizer")
 
@@ -42,9 +42,9 @@ class Voice:
         from alignment.data.encode import Encoder
         from alignment.data.templates import template_name
         from alignment.models.config import DecoderConfig
-        from alignment.models.sequence_ends import sequence_ends
-        from alignment.models.tokenizer import load_tokenizer
-        from alignment.models.trained_template import describe_template, template_warning
+        from alignment.models.folders.sequence_ends import sequence_ends
+        from alignment.models.tokenizer.tokenizer import load_tokenizer
+        from alignment.models.tokenizer.trained_template import describe_template, template_warning
 
         self.config = DecoderConfig.read(folder)
         self.tokenizer = load_tokenizer(folder)
@@ -70,9 +70,9 @@ class Judge:
         before_padding: bool = False,
     ) -> None:
         """``template`` None: that of its training; the others are keys of PPO (``score_before_padding``)."""
-        from alignment.models.hub import load_score_model
-        from alignment.models.sequence_ends import padding_warning
-        from alignment.rollout.retokenize import BeforePadding, Retokenized, SameTokens
+        from alignment.models.folders.hub import load_score_model
+        from alignment.models.folders.sequence_ends import padding_warning
+        from alignment.rollout.rewards.retokenize import BeforePadding, Retokenized, SameTokens
 
         own = Voice(folder, template)
         same = own.tokenizer.fingerprint() == policy.tokenizer.fingerprint() and own.template == policy.template
@@ -112,7 +112,7 @@ class Chat:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         from alignment.generation.engine import GenerationOptions
-        from alignment.models.hub import load_causal_lm, resolve_model_folder
+        from alignment.models.folders.hub import load_causal_lm, resolve_model_folder
 
         folder = resolve_model_folder(arguments.folder, parts=("policy",))
         wanted = arguments.input_template or arguments.chat_template
@@ -164,11 +164,11 @@ def open_engine(model: Any, vocabulary: int, *, kv_memory: str) -> Any:
 
     Ids from ``vocabulary`` on are never drawn.
     """
-    from alignment.generation.eager_engine import EagerEngine
-    from alignment.generation.fused_engine import FusedEngine, fused_engine_unavailable
-    from alignment.generation.fused_settings import FusedSettings
+    from alignment.device.host import num_threads
+    from alignment.generation.eager.eager_engine import EagerEngine
+    from alignment.generation.fused.fused_engine import FusedEngine, fused_engine_unavailable
+    from alignment.generation.fused.fused_settings import FusedSettings
     from alignment.ops.native.library import find_core
-    from alignment.parallel.host import num_threads
 
     obstacle = fused_engine_unavailable(model.config)
     if obstacle is None:
@@ -282,6 +282,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 if __name__ == "__main__":
     prepare_host()
-    from alignment.loops.entry import run_entry
+    from alignment.runs.entry import run_entry
 
     run_entry(main)

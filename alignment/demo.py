@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from alignment.arguments.command_line import ToolParser, numbers
+from alignment.device.host import prepare_host
 from alignment.errors import UserError
-from alignment.parallel.host import prepare_host
 from alignment.telemetry.exit_status import describe_exit
 from alignment.telemetry.files import replace_file
 
@@ -127,11 +127,11 @@ def judge(folder: Path) -> float:
     from alignment.data import PromptOnlyDataset
     from alignment.data.encode import EncodeOptions
     from alignment.data.sources.packing import true_score
-    from alignment.generation.eager_engine import EagerEngine
+    from alignment.generation.eager.eager_engine import EagerEngine
     from alignment.generation.engine import GenerationOptions
-    from alignment.models.hub import load_causal_lm
-    from alignment.models.sequence_ends import sequence_ends
-    from alignment.models.tokenizer import load_tokenizer
+    from alignment.models.folders.hub import load_causal_lm
+    from alignment.models.folders.sequence_ends import sequence_ends
+    from alignment.models.tokenizer.tokenizer import load_tokenizer
     from alignment.rollout.collector import Collector
 
     tokenizer = load_tokenizer(folder)
@@ -172,6 +172,6 @@ def print_outcomes(outcomes: list[Outcome]) -> None:
 
 if __name__ == "__main__":
     prepare_host()
-    from alignment.loops.entry import run_entry
+    from alignment.runs.entry import run_entry
 
     run_entry(lambda _: main())

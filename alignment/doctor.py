@@ -50,7 +50,7 @@ def examine() -> list[Finding]:
     findings = [_examine_python(), *_examine_packages()]
     if any(finding.problem for finding in findings):
         return findings
-    from alignment.parallel.host import prepare_host
+    from alignment.device.host import prepare_host
 
     findings.append(Finding("host settings", prepare_host()))
     trials = run_trials()

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignment.arguments.command_line import ToolParser
+from alignment.device.host import prepare_host
 from alignment.errors import ModelFolderError
-from alignment.parallel.host import prepare_host
 
 if TYPE_CHECKING:
-    from alignment.models.tokenizer import Tokenizer
+    from alignment.models.tokenizer.tokenizer import Tokenizer
 
 DTYPES = ("float32", "bfloat16")
 FORMATS = ("huggingface", "paddlenlp")
@@ -33,8 +33,8 @@ def export_model(
     ``layout`` of ``FORMATS`` says for whom; ``head_prefix`` is the name of an unusual score head.
     Returns what the table shows. bfloat16 rounds the weights first, so the comparison stays exact.
     """
-    from alignment.models.hub import find_in_run
-    from alignment.models.tokenizer import load_tokenizer
+    from alignment.models.folders.hub import find_in_run
+    from alignment.models.tokenizer.tokenizer import load_tokenizer
     from alignment.training.durable import write_folder
 
     folder = find_in_run(source)
@@ -69,8 +69,8 @@ def _refuse_loss(folder: Path, target: Path) -> None:
 
 
 def _save(folder: Path, model: Any, tokenizer: Tokenizer, layout: str) -> None:
-    from alignment.models.paddlenlp_saving import save_paddlenlp
-    from alignment.models.saving import save_model
+    from alignment.models.folders.paddlenlp_saving import save_paddlenlp
+    from alignment.models.folders.saving import save_model
 
     if layout == "paddlenlp":
         save_paddlenlp(folder, model, tokenizer)
@@ -79,7 +79,7 @@ def _save(folder: Path, model: Any, tokenizer: Tokenizer, layout: str) -> None:
 
 
 def _load(folder: Path, dtype: str, head_prefix: str | None = None) -> Any:
-    from alignment.models.hub import holds_score_model, load_causal_lm, load_score_model
+    from alignment.models.folders.hub import holds_score_model, load_causal_lm, load_score_model
 
     if holds_score_model(folder, head_prefix=head_prefix):
         return load_score_model(folder, dtype=dtype, head_prefix=head_prefix)
@@ -96,7 +96,7 @@ def _refuse_bias(model: Any, folder: Path) -> None:
 
 
 def _compare(written: Any, read: Any, tokenizer: Tokenizer, folder: Path) -> float:
-    from alignment.models.tokenizer import load_tokenizer
+    from alignment.models.tokenizer.tokenizer import load_tokenizer
 
     if load_tokenizer(folder).fingerprint() != tokenizer.fingerprint():
         raise ModelFolderError(f"{folder}: the tokenizer read back is another one; nothing was exported")
@@ -150,6 +150,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     prepare_host()
-    from alignment.loops.entry import run_entry
+    from alignment.runs.entry import run_entry
 
     run_entry(lambda _: main())

@@ -11,18 +11,18 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 
+from alignment.architecture.layout import Layout
 from alignment.arguments.command_line import ToolParser, number
 from alignment.arguments.global_batches import share_global_batches
 from alignment.arguments.parsed import Parsed
 from alignment.errors import ArgumentError, UserError
-from alignment.loops.layout import resolve_layout
-from alignment.parallel.layout import Layout
 from alignment.planner.job import Job, read_job
 from alignment.planner.memory import ALWAYS_SHOWN, COMPONENTS, OFFLOADED, PHASES, Moment
 from alignment.planner.search import Candidate, Machine, evaluate, layout_problems, search
 from alignment.planner.shapes import model_elements
-from alignment.ppo.arguments import parse_ppo_arguments
+from alignment.runs.degrees import resolve_layout
 from alignment.telemetry.tables import print_table
+from alignment.trainers.ppo.arguments import parse_ppo_arguments
 
 GIB = 2**30
 MOST_DEVICES = 2**17

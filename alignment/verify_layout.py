@@ -17,14 +17,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from alignment.parallel.host import prepare_host
+from alignment.device.host import prepare_host
 
 prepare_host()  # before the first import of Paddle, which reads these settings once
 
+from alignment.architecture.layout import Layout  # noqa: E402
 from alignment.arguments.command_line import ToolParser, number  # noqa: E402
 from alignment.errors import ArgumentError, ProcessError, UserError  # noqa: E402
 from alignment.models.config import DecoderConfig  # noqa: E402
-from alignment.parallel.layout import Layout  # noqa: E402
 from alignment.parity.check import References, check_layout  # noqa: E402
 from alignment.parity.comparison import TOLERANCE, Difference  # noqa: E402
 from alignment.parity.layouts import LAYOUTS, num_batch_ranks, num_processes  # noqa: E402

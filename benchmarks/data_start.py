@@ -71,7 +71,7 @@ def encode_here(folder: Path, workers: int) -> list[Mapping[str, Any]]:
     from alignment.data import SupervisedDataset
     from alignment.data.encode import EncodeOptions
     from alignment.data.encoded.build import Encoding
-    from alignment.models.tokenizer import load_tokenizer
+    from alignment.models.tokenizer.tokenizer import load_tokenizer
 
     dataset = SupervisedDataset(
         {"jsonl": {"path": str(folder / "rows.jsonl")}},

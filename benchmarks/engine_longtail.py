@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 HERE = Path(__file__).resolve().parent
 sys.path.insert(1, str(HERE.parent))
 
-from alignment.parallel.host import prepare_host  # noqa: E402
+from alignment.device.host import prepare_host  # noqa: E402
 
 SHAPES = {
     "tiny": (512, 64, 172, 4, 4),
@@ -85,8 +85,8 @@ class LongTail:
         import numpy as np
 
         from alignment.models.config import DecoderConfig
-        from alignment.models.decoder import CausalLM
-        from alignment.models.initialise import draw_weights
+        from alignment.models.decoder.decoder import CausalLM
+        from alignment.models.decoder.initialise import draw_weights
 
         shape = dict(zip(NAMES, SHAPES[options.model], strict=True))
         config = {"model_type": "llama", **shape, "max_position_embeddings": PROMPT_TOKENS + MAX_TOKENS}
@@ -101,8 +101,8 @@ class LongTail:
 
     def measure(self, slots: int, *, repeats: int) -> Row:
         """Run both sides in turns with ``slots`` slots."""
-        from alignment.generation.fused_engine import FusedEngine
-        from alignment.generation.fused_settings import FusedSettings
+        from alignment.generation.fused.fused_engine import FusedEngine
+        from alignment.generation.fused.fused_settings import FusedSettings
 
         options = self._options
         settings = FusedSettings(
@@ -131,7 +131,7 @@ class LongTail:
     def _run(self, engine: Any, batches: list[range], limits: list[int]) -> tuple[list[float], list[list[int]]]:
         """Hand the engine one batch after the other; return ([wall, CPU, passes], tokens)."""
         from alignment.generation.engine import GenerationOptions
-        from alignment.generation.sequences import make_sequences
+        from alignment.generation.fused.sequences import make_sequences
 
         options = GenerationOptions(max_new_tokens=MAX_TOKENS)
         passes, tokens, wall, cpu = 0, [], time.perf_counter(), time.process_time()

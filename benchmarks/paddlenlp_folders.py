@@ -14,7 +14,7 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from alignment.parallel.host import prepare_host
+from alignment.device.host import prepare_host
 
 prepare_host()
 
@@ -23,9 +23,9 @@ import paddle  # noqa: E402
 from ppo_step_report import commit, cpu_name  # noqa: E402
 
 from alignment.export import export_model  # noqa: E402
-from alignment.models.hub import load_causal_lm, random_causal_lm  # noqa: E402
-from alignment.models.saving import save_model  # noqa: E402
-from alignment.models.tokenizer import load_tokenizer  # noqa: E402
+from alignment.models.folders.hub import load_causal_lm, random_causal_lm  # noqa: E402
+from alignment.models.folders.saving import save_model  # noqa: E402
+from alignment.models.tokenizer.tokenizer import load_tokenizer  # noqa: E402
 
 HERE = Path(__file__).parent
 PEER = HERE / "paddlenlp_folders_peer.py"

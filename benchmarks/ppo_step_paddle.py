@@ -1,4 +1,4 @@
-"""The PPO step of ``ppo_step.py`` from the parts of this package, put together as ``alignment/ppo/build.py`` does."""
+"""The PPO step of ``ppo_step.py`` from the parts of this package, put together as ``trainers/ppo/build.py`` does."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
 
-from alignment.parallel.host import prepare_host  # noqa: E402
+from alignment.device.host import prepare_host  # noqa: E402
 
 HOST = prepare_host()  # before the first import of Paddle, which reads these settings once
 
@@ -21,29 +21,29 @@ from ppo_step_worker import serve  # noqa: E402
 
 from alignment.algorithms.ppo import PPO  # noqa: E402
 from alignment.arguments.parsed import Parsed  # noqa: E402
-from alignment.generation.eager_engine import EagerEngine  # noqa: E402
+from alignment.generation.eager.eager_engine import EagerEngine  # noqa: E402
 from alignment.generation.engine import Engine, GenerationOptions  # noqa: E402
-from alignment.generation.fused_engine import FusedEngine, fused_engine_unavailable  # noqa: E402
+from alignment.generation.fused.fused_engine import FusedEngine, fused_engine_unavailable  # noqa: E402
 from alignment.generation.place import WHOLE_MODEL  # noqa: E402
-from alignment.loops.assembly import build_learner  # noqa: E402
-from alignment.loops.launch import Launch  # noqa: E402
-from alignment.loops.placed import place_frozen, scoring_runner  # noqa: E402
 from alignment.loops.rollout_engine import RolloutEngine  # noqa: E402
 from alignment.loops.updates import OnPolicyUpdater, UpdatePlan  # noqa: E402
-from alignment.models.hub import load_causal_lm, load_score_model  # noqa: E402
+from alignment.models.folders.hub import load_causal_lm, load_score_model  # noqa: E402
 from alignment.ops.native.library import load_core  # noqa: E402
 from alignment.parallel.initialise import initialise  # noqa: E402
-from alignment.ppo.arguments import parse_ppo_arguments  # noqa: E402
-from alignment.ppo.build import critic_training, ppo_hyperparameters  # noqa: E402
-from alignment.ppo.engines import fused_settings  # noqa: E402
-from alignment.ppo.roles import freeze, load_critic  # noqa: E402
 from alignment.records import Experience, Rollout  # noqa: E402
 from alignment.rollout.collector import Collector  # noqa: E402
 from alignment.rollout.experience import estimate_experience  # noqa: E402
 from alignment.rollout.gate import LogprobGate  # noqa: E402
 from alignment.rollout.judge import Judge  # noqa: E402
-from alignment.rollout.retokenize import SameTokens  # noqa: E402
-from alignment.rollout.scorers import ModelScorer  # noqa: E402
+from alignment.rollout.rewards.retokenize import SameTokens  # noqa: E402
+from alignment.rollout.rewards.scorers import ModelScorer  # noqa: E402
+from alignment.runs.assembly import build_learner  # noqa: E402
+from alignment.runs.launch import Launch  # noqa: E402
+from alignment.runs.on_policy.engines import fused_settings  # noqa: E402
+from alignment.runs.on_policy.roles import freeze, load_critic  # noqa: E402
+from alignment.runs.placed import place_frozen, scoring_runner  # noqa: E402
+from alignment.trainers.ppo.arguments import parse_ppo_arguments  # noqa: E402
+from alignment.trainers.ppo.build import critic_training, ppo_hyperparameters  # noqa: E402
 from alignment.training.checkpoint import CheckpointStore  # noqa: E402
 
 NATIVE_OPS = "alignment.ops.selection"

@@ -27,7 +27,7 @@ from rollout_report import Record, Workload, describe, render, write  # noqa: E4
 from rollout_team import Team  # noqa: E402
 from rollout_work import DEFAULT_SIDES, MAX_TOKENS, MODELS, NUM_PROMPTS, SIDES, longtail_lengths  # noqa: E402
 
-from alignment.parallel.host import prepare_host  # noqa: E402
+from alignment.device.host import prepare_host  # noqa: E402
 
 SLOTS = 32
 """Rows at a time in the long-tailed workload."""

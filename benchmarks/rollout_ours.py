@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
 
-from alignment.parallel.host import prepare_host  # noqa: E402
+from alignment.device.host import prepare_host  # noqa: E402
 
 HOST = prepare_host()  # before the first import of Paddle, which reads these settings once
 
@@ -16,13 +16,13 @@ import numpy as np  # noqa: E402
 import paddle  # noqa: E402
 from rollout_worker import Generate, Job, serve  # noqa: E402
 
-from alignment.generation.eager_engine import EagerEngine  # noqa: E402
+from alignment.generation.eager.eager_engine import EagerEngine  # noqa: E402
 from alignment.generation.engine import GenerationOptions  # noqa: E402
-from alignment.generation.fused_engine import FusedEngine  # noqa: E402
-from alignment.generation.fused_settings import FusedSettings  # noqa: E402
-from alignment.generation.sequences import make_sequences  # noqa: E402
+from alignment.generation.fused.fused_engine import FusedEngine  # noqa: E402
+from alignment.generation.fused.fused_settings import FusedSettings  # noqa: E402
+from alignment.generation.fused.sequences import make_sequences  # noqa: E402
 from alignment.models.config import DecoderConfig  # noqa: E402
-from alignment.models.decoder import CausalLM  # noqa: E402
+from alignment.models.decoder.decoder import CausalLM  # noqa: E402
 from alignment.ops.native.library import load_core  # noqa: E402
 
 KV_MEMORY = "3GiB"

@@ -12,8 +12,8 @@ import numpy as np  # noqa: E402
 from rollout_work import MODELS  # noqa: E402
 
 from alignment.models.config import DecoderConfig  # noqa: E402
-from alignment.models.decoder import CausalLM  # noqa: E402
-from alignment.models.initialise import draw_weights  # noqa: E402
+from alignment.models.decoder.decoder import CausalLM  # noqa: E402
+from alignment.models.decoder.initialise import draw_weights  # noqa: E402
 
 STD = 0.05
 """Wider than usual, so that the likeliest token leads clearly and greedy answers can be compared."""

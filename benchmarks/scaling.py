@@ -21,14 +21,14 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from alignment.architecture.layout import Layout  # noqa: E402
 from alignment.arguments.parallel import ParallelArguments  # noqa: E402
-from alignment.loops.layout import resolve_layout  # noqa: E402
 from alignment.models.config import DecoderConfig  # noqa: E402
-from alignment.parallel.layout import Layout  # noqa: E402
 from alignment.parity.subjects import make_models, write_arguments  # noqa: E402
 from alignment.parity.trajectory import run_trainers  # noqa: E402
 from alignment.planner.job import Job  # noqa: E402
 from alignment.planner.messages import update_bytes  # noqa: E402
+from alignment.runs.degrees import resolve_layout  # noqa: E402
 from alignment.telemetry.tables import print_table  # noqa: E402
 
 SHAPE = {

@@ -23,7 +23,7 @@ from typing import NamedTuple
 HERE = Path(__file__).resolve().parent
 sys.path.insert(1, str(HERE.parent))
 
-from alignment.parallel.host import num_threads, prepare_host  # noqa: E402
+from alignment.device.host import num_threads, prepare_host  # noqa: E402
 
 HOST = prepare_host()  # before the first import of Paddle, which reads these settings once
 
@@ -32,9 +32,9 @@ import paddle  # noqa: E402
 from ppo_step_work import MODELS  # noqa: E402
 
 from alignment.models.config import DecoderConfig  # noqa: E402
-from alignment.models.decoder import CausalLM  # noqa: E402
-from alignment.models.initialise import draw_weights  # noqa: E402
-from alignment.models.logprobs import policy_logprobs  # noqa: E402
+from alignment.models.decoder.decoder import CausalLM  # noqa: E402
+from alignment.models.decoder.initialise import draw_weights  # noqa: E402
+from alignment.models.decoder.logprobs import policy_logprobs  # noqa: E402
 from alignment.ops.native.library import find_core  # noqa: E402
 from alignment.ops.rms_norm import rms_norm  # noqa: E402
 from alignment.ops.rotary_attention import RotaryAttention  # noqa: E402

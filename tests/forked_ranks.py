@@ -15,8 +15,8 @@ import numpy as np
 import paddle
 
 from alignment.errors import UserError
-from alignment.parallel.group import Group
-from alignment.parallel.guard import CommunicationError
+from alignment.parallel.comms.group import Group
+from alignment.parallel.comms.guard import CommunicationError
 from alignment.parallel.topology import Topology
 
 SECONDS = 60

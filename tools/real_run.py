@@ -15,7 +15,7 @@ from typing import Any
 
 from alignment.demo import last_metric, run
 from alignment.errors import UserError
-from alignment.loops.entry import run_entry
+from alignment.runs.entry import run_entry
 from alignment.telemetry.tables import print_table
 
 ROOT = Path(__file__).resolve().parents[1]

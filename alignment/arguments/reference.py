@@ -17,9 +17,9 @@ from alignment.arguments.groups import Groups, Slot, declare, options
 from alignment.fields import Constraint
 
 TRAINERS: tuple[tuple[str, str], ...] = (
-    ("Supervised fine-tuning", "alignment.sft.arguments"),
-    ("Reward model", "alignment.rm.arguments"),
-    ("PPO", "alignment.ppo.arguments"),
+    ("Supervised fine-tuning", "alignment.trainers.sft.arguments"),
+    ("Reward model", "alignment.trainers.reward.arguments"),
+    ("PPO", "alignment.trainers.ppo.arguments"),
 )
 """Titles and modules with a ``GROUPS``. Named as text: this layer does not import the entry packages."""
 

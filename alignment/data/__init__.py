@@ -1,12 +1,12 @@
 """Raw datasets by name, and the four tokenised datasets made from them (numpy only)."""
 
-from alignment.data.dataset_spec import parse_dataset
-from alignment.data.preference import PreferenceCollator, PreferenceDataset
-from alignment.data.prompt_only import PromptOnlyCollator, PromptOnlyDataset
-from alignment.data.raw_dataset import RawDataset
-from alignment.data.safety_preference import SafetyPreferenceCollator, SafetyPreferenceDataset
-from alignment.data.supervised import SupervisedCollator, SupervisedDataset
-from alignment.data.tokenized import TokenizedDataset
+from alignment.data.encoded.preference import PreferenceCollator, PreferenceDataset
+from alignment.data.encoded.prompt_only import PromptOnlyCollator, PromptOnlyDataset
+from alignment.data.encoded.safety_preference import SafetyPreferenceCollator, SafetyPreferenceDataset
+from alignment.data.encoded.supervised import SupervisedCollator, SupervisedDataset
+from alignment.data.encoded.tokenized import TokenizedDataset
+from alignment.data.raw.dataset_spec import parse_dataset
+from alignment.data.raw.raw_dataset import RawDataset
 from alignment.records import RawSample
 
 __all__ = [

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import NamedTuple
 
-from alignment.data.conversation import Conversation, Given, conversation
+from alignment.data.raw.conversation import Conversation, Given, conversation
 from alignment.data.segments import Segment
 from alignment.data.templates import TEMPLATES, is_template, open_template
 from alignment.data.tokenizer import CuttingTokenizer, Tokenizer

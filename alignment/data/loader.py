@@ -8,8 +8,8 @@ from zlib import crc32
 
 import numpy as np
 
+from alignment.data.encoded.tokenized import Sample, TokenizedDataset
 from alignment.data.ledger import LAST_BATCH
-from alignment.data.tokenized import Sample, TokenizedDataset
 from alignment.errors import CheckpointError, DataError
 
 

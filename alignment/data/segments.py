@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import chain, zip_longest
 from typing import NamedTuple
 
-from alignment.data.conversation import TRAIN, Conversation, text_of
+from alignment.data.raw.conversation import TRAIN, Conversation, text_of
 
 
 class Segment(NamedTuple):

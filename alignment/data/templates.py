@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar, Protocol
 
-from alignment.data.conversation import TRAIN, Conversation, Given, conversation, text_of
+from alignment.data.raw.conversation import TRAIN, Conversation, Given, conversation, text_of
 from alignment.data.segments import Segment, Skeleton, shape_key, written_texts
 from alignment.data.tokenizer import Tokenizer
 from alignment.errors import DataError, UserError

@@ -9,12 +9,12 @@ from __future__ import annotations
 import numpy as np
 import paddle
 
+from alignment.architecture.parts import even_cut
 from alignment.errors import NumericalError
 from alignment.generation.engine import GenerationOptions
 from alignment.generation.place import EnginePlace
 from alignment.generation.sampling import Restrictions, Sampler, check_largest
-from alignment.parallel.group import Group
-from alignment.parallel.parts import even_cut
+from alignment.parallel.comms.group import Group
 
 
 class Drawer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from alignment.parallel.group import ALONE, Group
+from alignment.parallel.comms.group import ALONE, Group
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from alignment.data.conversation import shown_text
+from alignment.data.raw.conversation import shown_text
 from alignment.generation.engine import GenerationOptions
 from alignment.loops.rollout_engine import RolloutEngine
 from alignment.records import Rollout

@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from alignment.device.offload import resident
 from alignment.generation.engine import Engine
-from alignment.parallel.offload import resident
 from alignment.training.learner import Learner
 
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import paddle
 
+from alignment.device.memory import MemoryWatch
 from alignment.errors import ArgumentError, NumericalError
 from alignment.loops.cadence import Cadences
 from alignment.loops.liveness import Liveness
-from alignment.parallel.group import ALONE, Group
-from alignment.parallel.memory import MemoryWatch
-from alignment.parallel.stop_signals import Interrupted, StopSignals
-from alignment.parallel.traffic import Traffic
+from alignment.parallel.comms.group import ALONE, Group
+from alignment.parallel.comms.stop_signals import Interrupted, StopSignals
+from alignment.parallel.comms.traffic import Traffic
 from alignment.telemetry import log
 from alignment.telemetry.metrics import Metric, average_metrics
 from alignment.telemetry.progress import Progress

@@ -89,7 +89,7 @@ class DecoderConfig:
     generation: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     """The generation_config.json beside it, kept for export; its end-of-sequence ids count like this file's."""
     trained_template: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
-    """What ``models.trained_template`` says of the template that trained the model; None: nobody recorded it."""
+    """Record of the template that trained the model (``models.tokenizer.trained_template``); None: there is none."""
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """Which part of the whole model each process holds: pure functions of the configuration and the layout.
 
-Shapes are those inside the program: Linear weights [in, out], as ``models.naming`` says. Cuts (t tensor processes):
+Shapes are those inside the program: Linear weights [in, out] (``models.folders.naming``). Cuts (t tensor processes):
 
 - by columns, so that every process computes other outputs: q, k, v (whole heads), gate, up, and the vocabulary head;
 - by rows, so that outputs are partial sums: o, down, and the embedding (rows of the vocabulary);
@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from alignment.architecture.layout import Layout
+from alignment.architecture.parts import Part, even_cut
 from alignment.models.config import DecoderConfig
-from alignment.parallel.layout import Layout
-from alignment.parallel.parts import Part, even_cut
 
 EMBEDDING = "model.embed_tokens.weight"
 FINAL_NORM = "model.norm.weight"

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from alignment.architecture.layout import ONE_PROCESS, Layout
 from alignment.errors import UserError
-from alignment.parallel.group import ALONE, Group, Link
-from alignment.parallel.guard import DEFAULT_LIMIT, Guard
-from alignment.parallel.layout import ONE_PROCESS, Layout
-from alignment.parallel.meeting import meeting, read_world
+from alignment.parallel.comms.group import ALONE, Group, Link
+from alignment.parallel.comms.guard import DEFAULT_LIMIT, Guard
+from alignment.parallel.comms.meeting import meeting, read_world
 from alignment.parallel.topology import Topology, describe_rank
 
 
@@ -60,8 +60,8 @@ def _join(device: str, layout: Layout, rank: int, timeout: float) -> Topology:
     from paddle.distributed import fleet
     from paddle.distributed.fleet.utils.log_util import set_log_level
 
-    from alignment.parallel.gloo import PairGroups, PrivateStores
-    from alignment.parallel.traffic import Traffic
+    from alignment.parallel.comms.gloo import PairGroups, PrivateStores
+    from alignment.parallel.comms.traffic import Traffic
 
     stores = PrivateStores(os.environ.get("POD_IP", "") or _own_host(), patience=timeout + 60)
     if device == "cpu":

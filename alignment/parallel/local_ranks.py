@@ -80,8 +80,8 @@ def _tail(output: Path) -> str:
 
 def main(folder: Path, world_size: int) -> int:
     """Fork the ranks; return 0 when all succeeded, else the exit status of the first that failed."""
-    from alignment.parallel.host import prepare_host
-    from alignment.parallel.leave import end_quietly
+    from alignment.device.host import prepare_host
+    from alignment.parallel.comms.leave import end_quietly
 
     prepare_host()
     # This imports Paddle, before the fork, so that the ranks share it.

@@ -7,9 +7,9 @@ from typing import Any
 
 import paddle
 
-from alignment.parallel.group import Group
+from alignment.architecture.pipeline_schedule import Compute, Transfer, build_schedule, events_of
+from alignment.parallel.comms.group import Group
 from alignment.parallel.runner import Objective, T, metrics_to_host, to_host
-from alignment.parallel.schedule import Compute, Transfer, build_schedule, events_of
 from alignment.parallel.shares import Shares
 from alignment.parallel.topology import Topology
 from alignment.records import TokenBatch

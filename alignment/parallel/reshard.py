@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 
 import paddle
 
-from alignment.parallel.parts import inside
-from alignment.parallel.reshard_plan import Message, ReshardPlan, Transfer
+from alignment.architecture.parts import inside
+from alignment.architecture.reshard_plan import Message, ReshardPlan, Transfer
 from alignment.parallel.topology import Topology
 
 DEFAULT_BUCKET_BYTES = 64 * 2**20

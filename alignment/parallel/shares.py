@@ -8,8 +8,8 @@ from typing import TypeVar
 
 import paddle
 
+from alignment.architecture.parts import even_cut
 from alignment.errors import UserError
-from alignment.parallel.parts import even_cut
 from alignment.parallel.topology import Topology
 from alignment.records import TokenBatch
 

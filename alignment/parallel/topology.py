@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from alignment.parallel.group import ALONE, Group, Link
-from alignment.parallel.layout import ONE_PROCESS, Layout
+from alignment.architecture.layout import ONE_PROCESS, Layout
+from alignment.parallel.comms.group import ALONE, Group, Link
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

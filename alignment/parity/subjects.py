@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from alignment.models.config import DecoderConfig
-from alignment.models.decoder import CausalLM
-from alignment.models.initialise import draw_weights
-from alignment.models.saving import save_model
-from alignment.models.score_model import ScoreModel, ScoreOptions
-from alignment.models.tokenizer import load_tokenizer
+from alignment.models.decoder.decoder import CausalLM
+from alignment.models.decoder.initialise import draw_weights
+from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
+from alignment.models.folders.saving import save_model
+from alignment.models.tokenizer.tokenizer import load_tokenizer
 
 TOKENIZER = Path(__file__).resolve().parents[1] / "data" / "shipped" / "packing" / "tokenizer"
 SMALL_MODEL = {

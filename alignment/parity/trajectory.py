@@ -15,7 +15,11 @@ from alignment.parallel.local_ranks import run_ranks
 from alignment.records import Experience
 from alignment.telemetry.jsonl import read_json_lines
 
-ENTRIES = {"SFT": "alignment.sft.build", "RM": "alignment.rm.build", "PPO": "alignment.ppo.build"}
+ENTRIES = {
+    "SFT": "alignment.trainers.sft.build",
+    "RM": "alignment.trainers.reward.build",
+    "PPO": "alignment.trainers.ppo.build",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from functools import cached_property
 from math import ceil
 
-from alignment.generation.fused_settings import FusedSettings, read_bytes
-from alignment.parallel.parts import even_cut
+from alignment.architecture.parts import even_cut
+from alignment.generation.fused.fused_settings import FusedSettings, read_bytes
 from alignment.planner.activations import Pass
 from alignment.planner.rollout import FLOAT, MESSAGE_BYTES, RolloutMoment, RolloutPlace
 from alignment.planner.shapes import stage_layers
 
 PROMPT_TOKENS = 512
-"""As ``generation.forward``, which needs Paddle: prompts are read in groups of about so many tokens."""
+"""As ``generation.eager.forward``, which needs Paddle: prompts are read in groups of about so many tokens."""
 PAGE, MULTIPLE = 128, 16
-"""As ``generation.kv_cache``: places reserved beyond the longest row, and what capacities are multiples of."""
+"""As ``generation.eager.kv_cache``: places reserved beyond the longest row, and what capacities are multiples of."""
 _HOST_COPIES = 6
 """Arrays as large as a step's logits in which ``generation.sampling`` works on the host."""
 _NARROW_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
@@ -163,7 +163,7 @@ class FusedMemory:
 
 
 def engine_memory(place: RolloutPlace) -> EagerMemory | FusedMemory:
-    """Return the memory of the engine that ``ppo.engines`` takes."""
+    """Return the memory of the engine that ``runs.on_policy.engines`` takes."""
     widths = (place.job.policy.hidden_size, even_cut(place.job.policy.intermediate_size, place.inner.tensor, 0)[1])
     is_fused = place.job.fused and place.inner.pipeline == 1 and not any(width % 2 for width in widths)
     return FusedMemory(place) if is_fused else EagerMemory(place)

@@ -1,7 +1,7 @@
 """Bytes of gradients, of the sums made of them and of the buffers they travel in, by sharding stage.
 
 One process that updates float32 weights leaves gradients where the backward pass puts them. Everywhere else they are
-taken out of the model one by one and summed in float32 (``parallel.shard_gradients``).
+taken out of the model one by one and summed in float32 (``parallel.sharding.gradients``).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from alignment.parallel.layout import Layout
+from alignment.architecture.layout import Layout
 from alignment.planner.shapes import Held, count_layers
 
 FLOAT = 4

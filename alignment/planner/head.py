@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from alignment.architecture.parts import even_cut
 from alignment.models.config import DecoderConfig
-from alignment.parallel.parts import even_cut
 from alignment.planner.operators import FLOAT
 
 LOGIT_BYTES = 64 << 20
-"""As ``ops.token_logprobs`` and ``parallel.vocab_parallel``, which need Paddle: more logits are made in pieces."""
+"""As ``ops.token_logprobs`` and ``parallel.tensor.vocabulary``, which need Paddle: more logits are made in pieces."""
 
 
 @dataclass(frozen=True, kw_only=True)

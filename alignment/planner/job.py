@@ -79,7 +79,7 @@ def read_job(parsed: Parsed, *, device: str) -> Job:
     source, micro = parsed.reward_source, training.per_device_train_batch_size
     reward = source.reward_model_name_or_path
     response = min(parsed.generation.max_dec_len or data.max_length - 1, data.max_length - 1)
-    # As RowPlan of alignment.ppo.prompts, which needs Paddle.
+    # As RowPlan of alignment.runs.on_policy.prompts, which needs Paddle.
     rollout = ppo.per_device_prompt_batch_size * ppo.num_return_sequences
     iteration = rollout * max(1, micro * training.gradient_accumulation_steps // rollout)
     again = training.recompute if parsed.critic.critic_recompute is None else parsed.critic.critic_recompute

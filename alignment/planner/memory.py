@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from alignment.parallel.host import num_threads
-from alignment.parallel.layout import Layout
+from alignment.architecture.layout import Layout
+from alignment.device.host import num_threads
 from alignment.planner.engines import engine_memory
 from alignment.planner.job import Job
 from alignment.planner.models import Placed, place_models

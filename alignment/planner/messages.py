@@ -5,9 +5,9 @@ A ring moves 2 (p - 1) / p of the tensor for a sum over p processes, (p - 1) / p
 
 from __future__ import annotations
 
+from alignment.architecture.layout import Layout
 from alignment.models.config import DecoderConfig
 from alignment.models.split_plan import parts_of_rank
-from alignment.parallel.layout import Layout
 from alignment.planner.job import Job
 
 _FLOAT = 4

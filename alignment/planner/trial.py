@@ -1,7 +1,7 @@
 """What one process of a check does: two iterations of the PPO trainer with every batch full, and its memory by phase.
 
 Freed memory goes back to the system here, so that resident memory is what is in use. A run of the trainers keeps it
-(``parallel.host``: that is faster), and its resident memory stays at its highest, with holes in it.
+(``device.host``: that is faster), and its resident memory stays at its highest, with holes in it.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from paddle.base import core
 
 from alignment.arguments.parsed import Parsed
 from alignment.data.loader import BatchLoader
-from alignment.loops.launch import launch
-from alignment.parallel.memory import HostGauge, MemoryWatch
-from alignment.ppo.arguments import parse_ppo_arguments
-from alignment.ppo.build import PPORun
-from alignment.ppo.prompts import PPOData, RowPlan
-from alignment.ppo.roles import load_roles
+from alignment.device.memory import HostGauge, MemoryWatch
+from alignment.runs.launch import launch
+from alignment.runs.on_policy.prompts import PPOData, RowPlan
+from alignment.runs.on_policy.roles import load_roles
+from alignment.trainers.ppo.arguments import parse_ppo_arguments
+from alignment.trainers.ppo.build import PPORun
 
 _MALLOPT_SETTINGS = ((-4, 1 << 16), (-3, 1 << 16), (-1, 1 << 17), (-2, 0))
 """(parameter, value): M_MMAP_MAX on, M_MMAP_THRESHOLD 64 KiB, M_TRIM_THRESHOLD 128 KiB, M_TOP_PAD none."""
@@ -38,7 +38,7 @@ class Peak(NamedTuple):
 
 
 class TensorGauge:
-    """What Paddle has given out in host memory; a ``parallel.memory.Gauge``."""
+    """What Paddle has given out in host memory; a ``device.memory.Gauge``."""
 
     def read(self) -> tuple[int, int]:
         """See ``Gauge``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from alignment.parallel.schedule import Compute, build_schedule, events_of
+from alignment.architecture.pipeline_schedule import Compute, build_schedule, events_of
 from alignment.planner.activations import Pass
 from alignment.planner.head import Head
 from alignment.planner.models import Placed

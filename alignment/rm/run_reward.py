@@ -6,12 +6,12 @@ from pathlib import Path
 # Running a script puts its own folder first on the path; the repository root must stand there instead.
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from alignment.parallel.host import prepare_host  # noqa: E402
+from alignment.device.host import prepare_host  # noqa: E402
 
 HOST = prepare_host()  # before the first import of Paddle, which reads these settings once
 
-from alignment.loops.entry import run_entry  # noqa: E402
-from alignment.rm.build import train  # noqa: E402
+from alignment.runs.entry import run_entry  # noqa: E402
+from alignment.trainers.reward.build import train  # noqa: E402
 
 if __name__ == "__main__":
     run_entry(lambda argv: train(argv, host=HOST))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from alignment.models.logprobs import policy_logprobs, to_grid, token_values
+from alignment.models.decoder.logprobs import policy_logprobs, to_grid, token_values
 from alignment.parallel.runner import ModelRunner
 from alignment.records import Rollout, TokenBatch
 from alignment.rollout.minibatches import gather_grids, split_rows, token_batch

@@ -10,7 +10,7 @@ import numpy as np
 from alignment.parallel.runner import ModelRunner
 from alignment.records import Rollout
 from alignment.rollout.forward import measure_logprobs, measure_values
-from alignment.rollout.scorers import Scorer, Scores
+from alignment.rollout.rewards.scorers import Scorer, Scores
 
 
 @dataclass(frozen=True, kw_only=True)

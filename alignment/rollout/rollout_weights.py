@@ -12,17 +12,17 @@ from typing import NamedTuple
 
 import paddle
 
+from alignment.architecture.layout import ONE_PROCESS, Layout
+from alignment.architecture.parts import Part
+from alignment.architecture.reshard_plan import ReshardPlan, plan_transfers
 from alignment.errors import ArgumentError
 from alignment.generation.place import WHOLE_MODEL, EnginePlace
 from alignment.models.config import DecoderConfig
-from alignment.models.placement import Placement
+from alignment.models.decoder.placement import Placement
 from alignment.models.split_plan import check_degrees, parts_of_rank
-from alignment.parallel.group import Group
+from alignment.parallel.comms.group import Group
 from alignment.parallel.initialise import rollout_groups
-from alignment.parallel.layout import ONE_PROCESS, Layout
-from alignment.parallel.parts import Part
 from alignment.parallel.reshard import Resharder, bytes_per_element
-from alignment.parallel.reshard_plan import ReshardPlan, plan_transfers
 from alignment.parallel.topology import Topology
 from alignment.telemetry.tables import print_table
 

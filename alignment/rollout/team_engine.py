@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from alignment.architecture.parts import even_cut
 from alignment.generation.engine import Engine, GenerationOptions
 from alignment.generation.prompt_checks import check_prompts
-from alignment.parallel.group import Group
-from alignment.parallel.parts import even_cut
-from alignment.parallel.together import everywhere
+from alignment.parallel.comms.group import Group
+from alignment.parallel.comms.together import everywhere
 from alignment.records import Completion
 from alignment.rollout.rollout_weights import RolloutWeights
 

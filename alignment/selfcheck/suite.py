@@ -9,15 +9,15 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
-from alignment.generation.eager_engine import EagerEngine
+from alignment.generation.eager.eager_engine import EagerEngine
 from alignment.generation.engine import Engine, GenerationOptions
-from alignment.generation.fused_engine import FusedEngine, fused_engine_unavailable
-from alignment.generation.fused_settings import WEIGHT_TYPES, FusedSettings
+from alignment.generation.fused.fused_engine import FusedEngine, fused_engine_unavailable
+from alignment.generation.fused.fused_settings import WEIGHT_TYPES, FusedSettings
 from alignment.models.config import DecoderConfig
-from alignment.models.decoder import CausalLM
-from alignment.models.initialise import draw_weights
-from alignment.models.logprobs import policy_logprobs
-from alignment.models.score_model import ScoreModel, ScoreOptions
+from alignment.models.decoder.decoder import CausalLM
+from alignment.models.decoder.initialise import draw_weights
+from alignment.models.decoder.logprobs import policy_logprobs
+from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
 from alignment.ops.native.library import load_core
 from alignment.ops.selection import use_native_ops
 from alignment.records import TokenBatch

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from alignment.architecture.parts import Part
 from alignment.errors import CheckpointError
-from alignment.parallel.group import Group
-from alignment.parallel.parts import Part
-from alignment.parallel.together import on_main
+from alignment.parallel.comms.group import Group
+from alignment.parallel.comms.together import on_main
 from alignment.parallel.topology import Topology
 from alignment.telemetry import log
 from alignment.training.checksums import ALGORITHM, hash_files

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import xxhash
 
-from alignment.parallel.group import Group
-from alignment.parallel.together import everywhere
+from alignment.parallel.comms.group import Group
+from alignment.parallel.comms.together import everywhere
 
 ALGORITHM = "xxh3_128"
 _BLOCK_BYTES = 8 * 2**20

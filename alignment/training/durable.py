@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from alignment.errors import CheckpointError
-from alignment.parallel.group import ALONE, Group
-from alignment.parallel.together import everywhere, on_main
+from alignment.parallel.comms.group import ALONE, Group
+from alignment.parallel.comms.together import everywhere, on_main
 from alignment.telemetry.files import PART_PATTERN
 
 ASIDE_PREFIX = ".writing-"
@@ -22,7 +22,8 @@ def write_folder(target: Path, world: Group = ALONE) -> Iterator[Path]:
     """Yield an empty folder beside ``target``; on success it takes the place of ``target``, on failure it goes.
 
     A reader never sees a folder named ``target`` that is half-written, whenever a process is killed. Of several
-    processes that write together all enter it, and what fails inside is raised by all of them (``parallel.together``).
+    processes that write together all enter it, and what fails inside is raised by all of them (see
+    ``parallel.comms.together``).
     """
     aside = target.parent / f"{ASIDE_PREFIX}{target.name}"
     try:

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import paddle
 
+from alignment.architecture.parts import Part
+from alignment.device.offload import Offloaded, resident
 from alignment.errors import NumericalError
-from alignment.parallel.group import ALONE
-from alignment.parallel.offload import Offloaded, resident
-from alignment.parallel.parts import Part
+from alignment.parallel.comms.group import ALONE
 from alignment.parallel.runner import ModelRunner, Objective
-from alignment.parallel.sharding import MAX_STAGE, ParameterShards
+from alignment.parallel.sharding.partition import MAX_STAGE, ParameterShards
 from alignment.records import TokenBatch
 from alignment.telemetry.metrics import Metric
 from alignment.training.optimizers import NamedAdamW, clip_by_global_norm, scale_gradients

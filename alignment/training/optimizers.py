@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import paddle
 
+from alignment.architecture.parts import Part
 from alignment.errors import CheckpointError
-from alignment.parallel.parts import Part
 
 MOMENT_FIELDS = ("moment1_0", "moment2_0")
 POWER_FIELDS = ("beta1_pow_acc_0", "beta2_pow_acc_0")

@@ -16,11 +16,11 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from alignment.architecture.parts import Box, Part, inside
+from alignment.architecture.reshard_plan import UncoveredError, plan_transfers
 from alignment.errors import CheckpointError
-from alignment.parallel.group import Group
-from alignment.parallel.parts import Box, Part, inside
-from alignment.parallel.reshard_plan import UncoveredError, plan_transfers
-from alignment.parallel.together import Attempt
+from alignment.parallel.comms.group import Group
+from alignment.parallel.comms.together import Attempt
 
 WHOLE_FIELDS = ("beta1_pow_acc_0", "beta2_pow_acc_0")
 """Fields of a parameter's state that are one number; the others are cut like the parameter."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import paddle
 
-from alignment.models.hub import load_causal_lm, load_score_model
+from alignment.models.folders.hub import load_causal_lm, load_score_model
 from alignment.records import TokenBatch
 
 

@@ -21,8 +21,8 @@ from alignment.data import (
 )
 from alignment.data.encode import EncodeOptions
 from alignment.data.loader import BatchLoader
-from alignment.data.raw_dataset import registered_names
-from alignment.data.raw_sample import FIELDS, check_sample
+from alignment.data.raw.raw_dataset import registered_names
+from alignment.data.raw.raw_sample import FIELDS, check_sample
 from alignment.data.sources.packing import TOKENIZER
 from alignment.errors import DataError
 
@@ -154,7 +154,7 @@ def check_ids(sample, tokenizer) -> None:
 
 def test_the_data_layer_does_not_import_paddle():
     code = (
-        "import sys, alignment.data, alignment.data.modules, alignment.data.loader\n"
+        "import sys, alignment.data, alignment.data.raw.modules, alignment.data.loader\n"
         "heavy = ('paddle', 'torch', 'datasets', 'tokenizers', 'pyarrow')\n"
         "print([name for name in heavy if name in sys.modules])"
     )

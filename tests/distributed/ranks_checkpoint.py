@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from alignment.models.decoder import CausalLM
-from alignment.models.hub import load_causal_lm
-from alignment.models.placement import Placement
-from alignment.models.saving import WeightSource, save_model
+from alignment.architecture.layout import Layout
+from alignment.architecture.parts import Part
+from alignment.models.decoder.decoder import CausalLM
+from alignment.models.decoder.placement import Placement
+from alignment.models.folders.hub import load_causal_lm
+from alignment.models.folders.saving import WeightSource, save_model
 from alignment.parallel.initialise import initialise
-from alignment.parallel.layout import Layout
-from alignment.parallel.parts import Part
-from alignment.parallel.sharding_full import SlicedWeights
+from alignment.parallel.sharding.stage3 import SlicedWeights
 from alignment.parallel.topology import Topology
 from alignment.training.checkpoint import Checkpoint, CheckpointStore
 

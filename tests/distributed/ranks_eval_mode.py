@@ -6,11 +6,11 @@ import numpy as np
 import paddle
 from ranks_generation import IDS, OPTIONS, PROMPTS, build_engine, config_of, plain, whole_weights
 
+from alignment.architecture.layout import Layout
+from alignment.architecture.parts import Part, even_cut
 from alignment.errors import UserError
-from alignment.models.placement import Placement
+from alignment.models.decoder.placement import Placement
 from alignment.parallel.initialise import initialise
-from alignment.parallel.layout import Layout
-from alignment.parallel.parts import Part, even_cut
 from alignment.rollout.rollout_weights import RolloutWeights, rollout_parts, rollout_place
 from alignment.rollout.team_engine import TeamEngine
 

@@ -14,9 +14,9 @@ import time
 import traceback
 from pathlib import Path
 
-from alignment.loops.entry import run_entry
-from alignment.parallel.layout import Layout
+from alignment.architecture.layout import Layout
 from alignment.parallel.local_ranks import rank_environments
+from alignment.runs.entry import run_entry
 
 LAYOUT = Layout(pipeline=2, data=2)
 LIMIT_SECONDS = 3.0
@@ -27,7 +27,7 @@ def run_rank(scenario: str, is_victim: bool, folder: Path) -> None:
     """Train for ever, until something happens to the victim."""
     from ranks_runner import build_model, policy_task
 
-    from alignment.models.placement import Placement
+    from alignment.models.decoder.placement import Placement
     from alignment.parallel.build_runner import build_runner
     from alignment.parallel.initialise import initialise
 
@@ -73,7 +73,7 @@ def note_event(folder: Path) -> None:
 
 def main(scenario: str, victim: int, folder: Path) -> None:
     """Fork the ranks and write down how each of them ends."""
-    from alignment.parallel.host import prepare_host
+    from alignment.device.host import prepare_host
 
     prepare_host()
     import paddle  # noqa: F401 - before the fork, so that the ranks share it

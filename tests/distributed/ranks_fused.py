@@ -6,14 +6,14 @@ from types import SimpleNamespace
 
 import paddle
 
+from alignment.architecture.layout import Layout
 from alignment.errors import UserError
-from alignment.generation.fused_engine import FusedEngine
-from alignment.generation.fused_settings import FusedSettings
+from alignment.generation.fused.fused_engine import FusedEngine
+from alignment.generation.fused.fused_settings import FusedSettings
 from alignment.generation.place import EnginePlace
 from alignment.models.config import DecoderConfig
-from alignment.models.placement import Placement
+from alignment.models.decoder.placement import Placement
 from alignment.parallel.initialise import initialise
-from alignment.parallel.layout import Layout
 from tests.distributed import ranks_generation
 from tests.distributed.ranks_generation import FAMILIES, IDS, OPTIONS, PROMPTS, SHAPE
 

@@ -7,15 +7,15 @@ from types import SimpleNamespace
 import numpy as np
 import paddle
 
+from alignment.architecture.layout import Layout
 from alignment.errors import UserError
-from alignment.generation.eager_engine import EagerEngine
+from alignment.generation.eager.eager_engine import EagerEngine
 from alignment.generation.engine import GenerationOptions
 from alignment.generation.place import WHOLE_MODEL, EnginePlace
 from alignment.models.config import DecoderConfig
-from alignment.models.placement import Placement
+from alignment.models.decoder.placement import Placement
 from alignment.models.split_plan import whole_shapes
 from alignment.parallel.initialise import initialise
-from alignment.parallel.layout import Layout
 from alignment.rollout.team_engine import TeamEngine
 
 SHAPE = dict(
@@ -134,7 +134,7 @@ def fail(layout: Layout) -> list[str]:
 
 def ask_main(calls_fail: bool, layout: Layout) -> dict:
     """Score with a function that only the first rank may call."""
-    from alignment.rollout.scorers import FailurePolicy, TextScorer
+    from alignment.rollout.rewards.scorers import FailurePolicy, TextScorer
 
     topology = initialise(device="cpu", seed=1, layout=layout)
     calls = []

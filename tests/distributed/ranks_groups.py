@@ -3,8 +3,8 @@
 import numpy as np
 import paddle
 
+from alignment.architecture.layout import Layout
 from alignment.parallel.initialise import initialise
-from alignment.parallel.layout import Layout
 
 
 def exercise(layout: Layout) -> dict:

@@ -8,20 +8,20 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from alignment.models import hub
+from alignment.architecture.layout import Layout
 from alignment.models.config import DecoderConfig
-from alignment.models.decoder import CausalLM
-from alignment.models.initialise import draw_weights
-from alignment.models.logprobs import policy_logprobs, token_values
-from alignment.models.placement import WHOLE, Placement
-from alignment.models.score_model import ScoreModel, ScoreOptions
+from alignment.models.decoder.decoder import CausalLM
+from alignment.models.decoder.initialise import draw_weights
+from alignment.models.decoder.logprobs import policy_logprobs, token_values
+from alignment.models.decoder.placement import WHOLE, Placement
+from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
+from alignment.models.folders import hub
 from alignment.models.split_plan import gradient_is_partial, tensor_copies
-from alignment.parallel import vocab_parallel
-from alignment.parallel.group import Group
+from alignment.parallel.comms.group import Group
 from alignment.parallel.initialise import initialise
-from alignment.parallel.layout import Layout
-from alignment.parallel.tensor_parallel import sum_over_copies
-from alignment.parallel.vocab_parallel import VocabularyShare, split_argmax
+from alignment.parallel.tensor import vocabulary as vocab_parallel
+from alignment.parallel.tensor.regions import sum_over_copies
+from alignment.parallel.tensor.vocabulary import VocabularyShare, split_argmax
 from alignment.records import TokenBatch
 
 SHAPE = {

@@ -8,14 +8,14 @@ import numpy as np
 from ranks_runner import policy_task
 from ranks_sharding import ADAM, SCHEDULE, at_stage, build_model, slice_frozen
 
-from alignment.loops.placed import shard_model
-from alignment.models.placement import Placement
+from alignment.architecture.layout import Layout
+from alignment.device.offload import Offloaded, resident
+from alignment.models.decoder.placement import Placement
 from alignment.parallel.build_runner import build_runner
 from alignment.parallel.initialise import initialise
-from alignment.parallel.layout import Layout
-from alignment.parallel.offload import Offloaded, resident
-from alignment.parallel.sharding import MAX_STAGE
+from alignment.parallel.sharding.partition import MAX_STAGE
 from alignment.parallel.topology import Topology
+from alignment.runs.placed import shard_model
 from alignment.training.learner import Learner
 from alignment.training.optimizers import NamedAdamW
 

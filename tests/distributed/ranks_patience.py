@@ -6,10 +6,10 @@ import time
 
 import paddle
 
-from alignment.parallel.gloo import _FIRST_PAIR_ID
-from alignment.parallel.gloo_patience import wait_longer
+from alignment.architecture.layout import Layout
+from alignment.parallel.comms.gloo import _FIRST_PAIR_ID
+from alignment.parallel.comms.gloo_patience import wait_longer
 from alignment.parallel.initialise import initialise
-from alignment.parallel.layout import Layout
 
 
 def set_patience() -> list[bool]:

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import paddle
 
+from alignment.architecture.layout import Layout
+from alignment.architecture.parts import Part, even_cut
+from alignment.architecture.reshard_plan import plan_transfers
 from alignment.models.config import DecoderConfig
 from alignment.models.split_plan import parts_of_rank, whole_shapes
 from alignment.parallel.initialise import initialise
-from alignment.parallel.layout import Layout
-from alignment.parallel.parts import Part, even_cut
 from alignment.parallel.reshard import Resharder
-from alignment.parallel.reshard_plan import plan_transfers
 from alignment.parallel.topology import Topology
 
 NUM_RANKS = 4

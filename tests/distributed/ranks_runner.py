@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 
 from alignment.algorithms.bradley_terry import BradleyTerryHyperparameters
+from alignment.architecture.layout import Layout
 from alignment.models.config import DecoderConfig
-from alignment.models.decoder import CausalLM
-from alignment.models.initialise import draw_weights
-from alignment.models.logprobs import policy_logprobs, to_grid, token_values
-from alignment.models.placement import Placement
-from alignment.models.score_model import ScoreModel, ScoreOptions
+from alignment.models.decoder.decoder import CausalLM
+from alignment.models.decoder.initialise import draw_weights
+from alignment.models.decoder.logprobs import policy_logprobs, to_grid, token_values
+from alignment.models.decoder.placement import Placement
+from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
 from alignment.parallel.build_runner import build_runner
 from alignment.parallel.initialise import initialise
-from alignment.parallel.layout import Layout
 from alignment.parallel.runner import ModelRunner, Objective
 from alignment.records import Loss, TokenBatch
-from alignment.rm.pairs import REWARD_PAIRS, build_task, pair_batch
 from alignment.telemetry.metrics import Metric
+from alignment.trainers.reward.pairs import REWARD_PAIRS, build_task, pair_batch
 from alignment.training.objectives import critic_objective, policy_objective
 
 VOCABULARY = 53

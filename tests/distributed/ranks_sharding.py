@@ -11,21 +11,22 @@ import numpy as np
 import paddle
 from ranks_runner import policy_task, small_config, value_task
 
+from alignment.architecture.layout import Layout
+from alignment.architecture.parts import Part
 from alignment.errors import NumericalError
-from alignment.loops.placed import head_use, shard_model
-from alignment.models.decoder import CausalLM
-from alignment.models.initialise import draw_weights
-from alignment.models.logprobs import policy_logprobs
-from alignment.models.placement import Placement
-from alignment.models.score_model import ScoreModel, ScoreOptions
-from alignment.parallel import shard_gradients, sharding
+from alignment.models.decoder.decoder import CausalLM
+from alignment.models.decoder.initialise import draw_weights
+from alignment.models.decoder.logprobs import policy_logprobs
+from alignment.models.decoder.placement import Placement
+from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
 from alignment.parallel.build_runner import build_runner
 from alignment.parallel.initialise import initialise
-from alignment.parallel.layout import Layout
-from alignment.parallel.parts import Part
-from alignment.parallel.sharding import ParameterShards
-from alignment.parallel.sharding_full import SlicedWeights
+from alignment.parallel.sharding import gradients as shard_gradients
+from alignment.parallel.sharding import partition as sharding
+from alignment.parallel.sharding.partition import ParameterShards
+from alignment.parallel.sharding.stage3 import SlicedWeights
 from alignment.parallel.topology import Topology
+from alignment.runs.placed import head_use, shard_model
 from alignment.telemetry.metrics import Metric
 from alignment.training.learner import Learner
 from alignment.training.optimizers import AdamSettings, NamedAdamW, scale_gradients

@@ -12,13 +12,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import ranks_checkpoint as ranks
 
+from alignment.architecture.layout import Layout
 from alignment.errors import UserError
 from alignment.models.config import DecoderConfig
-from alignment.models.decoder import CausalLM
-from alignment.models.hub import load_causal_lm
-from alignment.models.initialise import draw_weights
-from alignment.models.saving import WeightSource, save_model
-from alignment.parallel.layout import Layout
+from alignment.models.decoder.decoder import CausalLM
+from alignment.models.decoder.initialise import draw_weights
+from alignment.models.folders.hub import load_causal_lm
+from alignment.models.folders.saving import WeightSource, save_model
 from alignment.parallel.local_ranks import run_ranks
 from alignment.parallel.topology import Topology
 from alignment.training.checkpoint import Checkpoint, CheckpointStore

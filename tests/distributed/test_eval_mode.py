@@ -9,7 +9,7 @@ import numpy as np
 import paddle
 import pytest
 
-from alignment.parallel.layout import Layout
+from alignment.architecture.layout import Layout
 from alignment.parallel.local_ranks import run_ranks
 from tests.distributed.ranks_generation import IDS, OPTIONS, PROMPTS, build_engine, config_of, plain, whole_weights
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from alignment.architecture.layout import Layout
 from alignment.ops.native.library import find_core
-from alignment.parallel.layout import Layout
 from alignment.parallel.local_ranks import run_ranks
 from tests.distributed import ranks_fused
 from tests.distributed.ranks_generation import FAMILIES

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alignment.parallel.layout import Layout
+from alignment.architecture.layout import Layout
 from alignment.parallel.local_ranks import run_ranks
 from tests.distributed import ranks_generation
 from tests.distributed.ranks_generation import FAMILIES, OPTIONS

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from alignment.parallel.group import ALONE
+from alignment.parallel.comms.group import ALONE
 from alignment.parity.subjects import make_models, write_arguments
 from alignment.telemetry.jsonl import read_json_lines
 from alignment.training.checkpoint import find_damage

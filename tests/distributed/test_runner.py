@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alignment.parallel.layout import Layout
+from alignment.architecture.layout import Layout
 from alignment.parallel.local_ranks import run_ranks
 
 pytestmark = pytest.mark.distributed

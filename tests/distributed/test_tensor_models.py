@@ -13,9 +13,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import ranks_models as ranks
 
-from alignment.models import saving
+from alignment.architecture.layout import Layout
+from alignment.models.folders import saving
 from alignment.ops.token_logprobs import head_logprobs
-from alignment.parallel.layout import Layout
 from alignment.parallel.local_ranks import run_ranks
 
 pytestmark = pytest.mark.distributed

@@ -16,7 +16,11 @@ from unittest import mock
 
 import runs
 
-BUILDERS = {"sft": "alignment.sft.build", "rm": "alignment.rm.build", "ppo": "alignment.ppo.build"}
+BUILDERS = {
+    "sft": "alignment.trainers.sft.build",
+    "rm": "alignment.trainers.reward.build",
+    "ppo": "alignment.trainers.ppo.build",
+}
 LEFTOVERS = ("policy", "value", "reward", "best", "checkpoint-*", ".writing-*", ".retired-*", ".*.part")
 BEGUN = ("updates of", "responses, ")
 """What a trainer logs when everything has been checked and training begins."""
@@ -32,7 +36,7 @@ class Done(NamedTuple):
 
 def run_here(trainer: str, arguments: dict[str, Any], folder: Path, *extra: str) -> Done:
     """Run ``trainer`` as its script does, from its entry to its exit status, in this process and from ``folder``."""
-    from alignment.loops.entry import run_entry
+    from alignment.runs.entry import run_entry
 
     train = importlib.import_module(BUILDERS[trainer]).train
     argv = [*runs.command(trainer, arguments, folder)[1:], *extra]

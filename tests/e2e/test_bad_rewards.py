@@ -12,8 +12,8 @@ import runs
 from refusals import left_behind, refuse, stop, train_here
 from safetensors.numpy import load_file, save_file
 
-from alignment.models.hub import load_score_model
-from alignment.models.tokenizer import load_tokenizer
+from alignment.models.folders.hub import load_score_model
+from alignment.models.tokenizer.tokenizer import load_tokenizer
 from alignment.records import TokenBatch
 
 pytestmark = pytest.mark.e2e

@@ -14,8 +14,8 @@ import runs
 from refusals import train_here
 from safetensors.numpy import load_file
 
-from alignment.models.hub import SCORE_STATE
-from alignment.ppo import build
+from alignment.models.folders.hub import SCORE_STATE
+from alignment.trainers.ppo import build
 
 pytestmark = pytest.mark.e2e
 

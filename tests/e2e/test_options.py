@@ -12,7 +12,7 @@ import runs
 from refusals import left_behind, stop, train_here, write_rows
 from safetensors.numpy import load_file
 
-from alignment.ppo import build
+from alignment.trainers.ppo import build
 from alignment.training.checkpoint import incompleteness
 
 pytestmark = pytest.mark.e2e

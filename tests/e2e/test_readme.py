@@ -70,8 +70,8 @@ def test_the_dataset_example_registers_and_mixes(tmp_path):
     (tmp_path / settings["dataset_modules"]).write_text(code)
     check = (
         "from pathlib import Path\n"
-        "from alignment.data.modules import load_dataset_modules\n"
-        "from alignment.data.raw_dataset import RawDataset\n"
+        "from alignment.data.raw.modules import load_dataset_modules\n"
+        "from alignment.data.raw.raw_dataset import RawDataset\n"
         f"load_dataset_modules([{settings['dataset_modules']!r}], Path('.'))\n"
         "dataset = RawDataset.load('my-dataset-name')\n"
         "assert dataset[0] == {'input': '2 + 2?', 'answer': '4', 'other_answer': '5', 'better': True}\n"

@@ -12,7 +12,7 @@ import pytest
 import runs
 from refusals import message_of, run_here, train_here
 
-from alignment.loops.output_lock import OutputLock
+from alignment.runs.output_lock import OutputLock
 
 pytestmark = pytest.mark.e2e
 

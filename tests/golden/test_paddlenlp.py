@@ -12,12 +12,12 @@ import pytest
 
 from alignment.errors import ModelFolderError
 from alignment.models.config import DecoderConfig
+from alignment.models.decoder.placement import Placement
+from alignment.models.folders.hub import holds_score_model, load_causal_lm, load_score_model
+from alignment.models.folders.saving import save_model
 from alignment.models.folders.weight_files import find_weight_files
 from alignment.models.folders.weights import find_weights
-from alignment.models.hub import holds_score_model, load_causal_lm, load_score_model
-from alignment.models.placement import Placement
-from alignment.models.saving import save_model
-from alignment.parallel.group import Group
+from alignment.parallel.comms.group import Group
 from alignment.records import TokenBatch
 
 FOLDERS = Path(__file__).parent / "paddlenlp"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from alignment.errors import DataError, ModelFolderError
-from alignment.models.tokenizer import load_tokenizer
+from alignment.models.tokenizer.tokenizer import load_tokenizer
 
 FOLDERS = Path(__file__).parent / "paddlenlp_tokenizers"
 RECORDS = {name: json.loads((FOLDERS / name / "ids.json").read_text(encoding="utf-8")) for name in ("llama", "qwen2")}

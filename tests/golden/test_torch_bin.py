@@ -10,9 +10,9 @@ import paddle
 import pytest
 
 from alignment.errors import ModelFolderError
-from alignment.models.hub import load_causal_lm
-from alignment.models.placement import Placement
-from alignment.parallel.group import Group
+from alignment.models.decoder.placement import Placement
+from alignment.models.folders.hub import load_causal_lm
+from alignment.parallel.comms.group import Group
 
 FOLDERS = Path(__file__).parent / "torch_bin"
 

@@ -10,19 +10,19 @@ import paddle
 import pytest
 
 from alignment.data.sources.packing import TOKENIZER
-from alignment.generation.eager_engine import EagerEngine
+from alignment.generation.eager.eager_engine import EagerEngine
 from alignment.generation.engine import GenerationOptions
-from alignment.generation.fused_engine import FusedEngine
-from alignment.loops.trainer_models import adopt
-from alignment.models.hub import load_causal_lm, load_score_model, random_causal_lm, random_score_model
-from alignment.models.initialise import draw_weights
-from alignment.models.saving import save_model
-from alignment.models.score_model import ScoreOptions
-from alignment.models.sequence_ends import sequence_ends
-from alignment.models.tokenizer import load_tokenizer
+from alignment.generation.fused.fused_engine import FusedEngine
+from alignment.models.decoder.initialise import draw_weights
+from alignment.models.decoder.score_model import ScoreOptions
+from alignment.models.folders.hub import load_causal_lm, load_score_model, random_causal_lm, random_score_model
+from alignment.models.folders.saving import save_model
+from alignment.models.folders.sequence_ends import sequence_ends
+from alignment.models.tokenizer.tokenizer import load_tokenizer
 from alignment.records import Rollout, TokenBatch
-from alignment.rollout.retokenize import BeforePadding, SameTokens
-from alignment.sft.arguments import parse_sft_arguments
+from alignment.rollout.rewards.retokenize import BeforePadding, SameTokens
+from alignment.runs.models import adopt
+from alignment.trainers.sft.arguments import parse_sft_arguments
 from tests.interop.test_tokenizers import CHATML, byte_level_bpe
 from tests.interop.test_tokenizers import write as write_tokenizer
 

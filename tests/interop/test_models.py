@@ -9,10 +9,10 @@ import paddle
 import pytest
 
 from alignment.export import export_model
-from alignment.models.hub import load_causal_lm, load_score_model
-from alignment.models.naming import is_transposed
-from alignment.models.saving import save_model
-from alignment.models.tokenizer import load_tokenizer
+from alignment.models.folders.hub import load_causal_lm, load_score_model
+from alignment.models.folders.naming import is_transposed
+from alignment.models.folders.saving import save_model
+from alignment.models.tokenizer.tokenizer import load_tokenizer
 from alignment.parity.subjects import TOKENIZER
 from alignment.records import TokenBatch
 

@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from alignment.data import PreferenceDataset, PromptOnlyDataset, RawDataset, SupervisedDataset
-from alignment.data.conversation import Conversation, conversation
 from alignment.data.encode import EncodeOptions, Encoder
+from alignment.data.raw.conversation import Conversation, conversation
 from alignment.data.templates import open_template
-from alignment.models.tokenizer import load_tokenizer
+from alignment.models.tokenizer.tokenizer import load_tokenizer
 from tests.interop.test_tokenizers import byte_level_bpe, with_bos, write
 
 pytestmark = pytest.mark.interop

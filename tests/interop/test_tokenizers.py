@@ -7,7 +7,7 @@ import json
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from alignment.models.tokenizer import load_tokenizer
+from alignment.models.tokenizer.tokenizer import load_tokenizer
 
 pytestmark = pytest.mark.interop
 

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from alignment.parallel.host import prepare_host
+from alignment.device.host import prepare_host
 
 TOKENIZER = Path(__file__).parents[2] / "alignment" / "data" / "shipped" / "packing" / "tokenizer"
 MODEL = {
@@ -41,7 +41,7 @@ def main(folder: Path) -> None:
     host = prepare_host()
     doctor = run_doctor()
     # Paddle's handler of signals waits for ever under qemu.
-    importlib.import_module("alignment.parallel.leave").end_quietly()
+    importlib.import_module("alignment.parallel.comms.leave").end_quietly()
     kernels = importlib.import_module("alignment.ops.native.library").find_core()
     found = {
         "host": host,

@@ -123,12 +123,12 @@ def test_no_entry_module_hides_a_standard_one(package_modules):
     assert hidden == []
 
 
-def test_the_environment_is_read_in_parallel_only(trees):
+def test_the_environment_is_read_in_device_and_parallel_only(trees):
     # Where a build is kept and which compiler makes it is for the machine's owner to say, before any run.
     kernel_build = Path("alignment/ops/native/build.py")
     readers = []
     for path, tree in trees.items():
-        if path.parts[0] != "alignment" or path.parts[1] == "parallel" or path == kernel_build:
+        if path.parts[0] != "alignment" or path.parts[1] in ("device", "parallel") or path == kernel_build:
             continue
         for node in ast.walk(tree):
             is_read = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "os"

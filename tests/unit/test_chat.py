@@ -14,11 +14,11 @@ import pytest
 
 from alignment import chat
 from alignment.errors import UserError
-from alignment.generation import fused_engine
-from alignment.models.hub import load_score_model, random_causal_lm, random_score_model
-from alignment.models.saving import save_model
-from alignment.models.score_model import ScoreOptions
-from alignment.models.tokenizer import load_tokenizer
+from alignment.generation.fused import fused_engine
+from alignment.models.decoder.score_model import ScoreOptions
+from alignment.models.folders.hub import load_score_model, random_causal_lm, random_score_model
+from alignment.models.folders.saving import save_model
+from alignment.models.tokenizer.tokenizer import load_tokenizer
 from alignment.records import Completion, TokenBatch
 
 SHAPE = dict(

@@ -12,11 +12,11 @@ from safetensors.numpy import load_file, save_file
 
 from alignment import export
 from alignment.errors import UserError
-from alignment.models import hub
+from alignment.models.decoder.score_model import ScoreOptions
+from alignment.models.folders import hub
+from alignment.models.folders.saving import save_model
 from alignment.models.safetensors_io import list_tensors
-from alignment.models.saving import save_model
-from alignment.models.score_model import ScoreOptions
-from alignment.models.tokenizer import load_tokenizer
+from alignment.models.tokenizer.tokenizer import load_tokenizer
 from alignment.records import TokenBatch
 
 SHAPE = dict(

@@ -18,10 +18,10 @@ import numpy as np
 from alignment.data.encode import EncodeOptions
 from alignment.data.encoded.cache import EncodedCache, Entry, describe_setup
 from alignment.data.encoded.chunks import Chunk, Encoded, pack_rows
+from alignment.data.encoded.mixture import Mixture, Row
 from alignment.data.encoded.pool import Batch, Pool, encode_here
 from alignment.data.encoded.store import Store
 from alignment.data.ledger import BAD_ROWS, Ledger
-from alignment.data.mixture import Mixture, Row
 from alignment.data.tokenizer import Tokenizer
 from alignment.errors import DataError
 from alignment.telemetry import log

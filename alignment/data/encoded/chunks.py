@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from alignment.data.encoded.mixture import Row
 from alignment.data.encoded.store import Sample, Store
 from alignment.data.ledger import BadRow
-from alignment.data.mixture import Row
 from alignment.errors import UserError
 
 _MARSHAL_VERSION = 2

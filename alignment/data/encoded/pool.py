@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from alignment.data.encoded.chunks import Chunk, Encoded, encode_chunk, pack_rows
-from alignment.data.mixture import Row
+from alignment.data.encoded.mixture import Row
 from alignment.telemetry import log
 
 _START = "import sys; sys.path[:] = sys.argv[1:]; from alignment.data.encoded.worker import main; main()"

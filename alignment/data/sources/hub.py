@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from alignment.data.raw_dataset import RawDataset
+from alignment.data.raw.raw_dataset import RawDataset
 from alignment.data.sources.folders import Splits, choose_split
 from alignment.data.sources.tables import MissingPathError, Table, read_table
 from alignment.errors import DataError, UserError

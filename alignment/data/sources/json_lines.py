@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alignment.data.layouts.mapping import KEYS, read_keys
-from alignment.data.layouts.rows import Reading, SampleRows
-from alignment.data.raw_dataset import RawDataset
+from alignment.data.raw.layouts.mapping import KEYS, read_keys
+from alignment.data.raw.layouts.rows import Reading, SampleRows
+from alignment.data.raw.raw_dataset import RawDataset
 from alignment.data.sources.hub import open_table
 from alignment.errors import DataError
 from alignment.records import RawSample

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from alignment.data.layouts import conversions
+from alignment.data.raw.layouts import conversions
 from alignment.data.sources.hub import HubDataset
 from alignment.data.sources.tables import column
 from alignment.records import RawSample

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from alignment.errors import ModelFolderError
+from alignment.models.folders.naming import FAMILY_PREFIXES, is_transposed
 from alignment.models.folders.views import StoredTensor
-from alignment.models.naming import FAMILY_PREFIXES, is_transposed
 
 _WRITERS = {"np": True, "pd": True, "pt": False, "tf": False, "flax": False, "mlx": False}
 """By the format that a file names: whether such writers keep [in, out]."""

@@ -13,18 +13,20 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from alignment.loops import assembly, data_start, dataset_run, launch, trainer_models
 from alignment.loops.on_policy import OnPolicyLoop
 from alignment.loops.session import Session
 from alignment.loops.supervised import SupervisedLoop
-from alignment.models.hub import random_causal_lm, random_score_model
-from alignment.models.saving import save_model
-from alignment.models.score_model import ScoreOptions
-from alignment.models.tokenizer import load_tokenizer
-from alignment.ppo import build as ppo
-from alignment.ppo import engines, roles
-from alignment.rm import build as rm
-from alignment.sft import build as sft
+from alignment.models.decoder.score_model import ScoreOptions
+from alignment.models.folders.hub import random_causal_lm, random_score_model
+from alignment.models.folders.saving import save_model
+from alignment.models.tokenizer.tokenizer import load_tokenizer
+from alignment.runs import assembly, dataset_run, launch
+from alignment.runs import datasets as data_start
+from alignment.runs import models as trainer_models
+from alignment.runs.on_policy import engines, roles
+from alignment.trainers.ppo import build as ppo
+from alignment.trainers.reward import build as rm
+from alignment.trainers.sft import build as sft
 
 ROOT = Path(__file__).resolve().parents[3]
 TOKENIZER = ROOT / "alignment" / "data" / "shipped" / "packing" / "tokenizer"

@@ -8,7 +8,13 @@ from tests.contract.keys.assembled import Run
 from tests.contract.keys.rows import EIGHT_ROWS, EVALUATED, SUPERVISED, Row, held_out, is_ppo
 
 RM, PPO = ("rm",), ("ppo",)
-RANDOM_REWARD = "rm.build.random_score_model"
+RANDOM_REWARD = "trainers.reward.build.random_score_model"
+SFT_MODEL = "trainers.sft.build.load_causal_lm"
+SFT_RANDOM = "trainers.sft.build.random_causal_lm"
+REWARD_MODEL = "trainers.reward.build.load_score_model"
+REWARD_TASK = "trainers.reward.build.build_task"
+ROLE_LM = "runs.on_policy.roles.load_causal_lm"
+ROLE_SCORE = "runs.on_policy.roles.load_score_model"
 NORMALIZED = {"normalize_score_during_training": True}
 
 
@@ -21,7 +27,7 @@ def _lengths(run: Run) -> list[int]:
 
 
 def _tokenizer_folder(run: Run) -> str:
-    return str(run.call("loops.trainer_models.load_tokenizer")[0])
+    return str(run.call("runs.models.load_tokenizer")[0])
 
 
 def _loaded(run: Run, name: str, number: int = 0) -> str:
@@ -34,7 +40,7 @@ def _splits(run: Run) -> tuple[int, int]:
 
 def _columns(run: Run, number: int = 0) -> Any:
     """What the reading of training data (0) or of evaluation data (1) is told."""
-    return run.call("loops.data_start.parse_datasets", number)["defaults"]
+    return run.call("runs.datasets.parse_datasets", number)["defaults"]
 
 
 def _column_row(key: str) -> Row:
@@ -42,7 +48,7 @@ def _column_row(key: str) -> Row:
 
 
 def _loss(run: Run) -> Any:
-    return run.call("rm.build.build_task")[1]
+    return run.call(REWARD_TASK)[1]
 
 
 def _score(run: Run) -> Any:
@@ -88,45 +94,45 @@ ROWS = (
         alone=True,
     ),
     Row(
-        "dataset_modules", "{module.py}", lambda r: r.call("loops.data_start.load_dataset_modules")[0],
+        "dataset_modules", "{module.py}", lambda r: r.call("runs.datasets.load_dataset_modules")[0],
         ("{module.py}",),
     ),
     Row(
         "dataloader_drop_last", True, lambda r: r.loader.dropped_per_epoch, 4,
         with_={"gradient_accumulation_steps": 5, "per_device_prompt_batch_size": {"ppo": 20}}, alone=True,
     ),
-    Row("dataloader_num_workers", 3, lambda r: r.call("loops.data_start.Encoding")["num_workers"]),
-    Row("encoded_cache_dir", "{named}", lambda r: str(r.call("loops.data_start.Encoding")["cache_dir"])),
+    Row("dataloader_num_workers", 3, lambda r: r.call("runs.datasets.Encoding")["num_workers"]),
+    Row("encoded_cache_dir", "{named}", lambda r: str(r.call("runs.datasets.Encoding")["cache_dir"])),
     Row("tokenizer_name_or_path", "{tokenizer}", _tokenizer_folder, alone=True),
-    Row("model_name_or_path", "{other}", lambda r: _loaded(r, "sft.build.load_causal_lm"), only=("sft",), alone=True),
-    Row("model_name_or_path", "{other}", lambda r: _loaded(r, "rm.build.load_score_model"), only=RM, alone=True),
+    Row("model_name_or_path", "{other}", lambda r: _loaded(r, SFT_MODEL), only=("sft",), alone=True),
+    Row("model_name_or_path", "{other}", lambda r: _loaded(r, REWARD_MODEL), only=RM, alone=True),
     Row(
         "model_config_name_or_path", "{config}",
-        lambda r: _loaded(r, next(name for name in ("sft.build.random_causal_lm", RANDOM_REWARD) if name in r.given)),
+        lambda r: _loaded(r, next(name for name in (SFT_RANDOM, RANDOM_REWARD) if name in r.given)),
         with_={"model_name_or_path": None, "tokenizer_name_or_path": "{tokenizer}"}, only=SUPERVISED, alone=True,
     ),
     Row(
-        "actor_model_name_or_path", "{other}", lambda r: [_loaded(r, "ppo.roles.load_causal_lm", n) for n in (0, 1)],
+        "actor_model_name_or_path", "{other}", lambda r: [_loaded(r, ROLE_LM, n) for n in (0, 1)],
         ["{other}"] * 2, only=PPO, alone=True,
     ),
     Row(
         "reward_critic_model_name_or_path", "{other reward}",
-        lambda r: [_loaded(r, "ppo.roles.load_score_model", n) for n in (0, 1)], ["{reward}", "{other reward}"],
+        lambda r: [_loaded(r, ROLE_SCORE, n) for n in (0, 1)], ["{reward}", "{other reward}"],
         only=PPO, alone=True,
     ),
     Row(
         "reward_model_name_or_path", "{other reward}",
-        lambda r: [_loaded(r, "ppo.roles.load_score_model", n) for n in (0, 1)], ["{other reward}"] * 2,
+        lambda r: [_loaded(r, ROLE_SCORE, n) for n in (0, 1)], ["{other reward}"] * 2,
         only=PPO, alone=True,
     ),
-    Row("value_head_prefix", "score", lambda r: r.call("rm.build.load_score_model")["head_prefix"], only=RM),
+    Row("value_head_prefix", "score", lambda r: r.call(REWARD_MODEL)["head_prefix"], only=RM),
     Row(
         "value_head_prefix", "score",
-        lambda r: [r.call("ppo.roles.load_score_model", n)["head_prefix"] for n in (0, 1)], ["score"] * 2,
+        lambda r: [r.call(ROLE_SCORE, n)["head_prefix"] for n in (0, 1)], ["score"] * 2,
         with_={"reward_model_name_or_path": "{reward}"}, only=PPO,
     ),
     Row(
-        "objective", "cost", lambda r: (r.call("rm.build.build_task")[0].sides[0], _score(r).options.score_type),
+        "objective", "cost", lambda r: (r.call(REWARD_TASK)[0].sides[0], _score(r).options.score_type),
         ("safer", "cost"), with_={"train_datasets": "jsonl:1:{safety.jsonl}"}, only=RM, alone=True,
     ),
     Row("loss_type", "token-wise", lambda r: _loss(r).loss_type, only=RM),

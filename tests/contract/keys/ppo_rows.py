@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from alignment.rollout.text_batch import TextBatch
+from alignment.rollout.rewards.text_batch import TextBatch
 from tests.contract.keys.assembled import Run
 from tests.contract.keys.rows import EVALUATED, Row, plan
 

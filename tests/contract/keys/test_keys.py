@@ -14,9 +14,9 @@ import pytest
 from alignment.arguments.effects import refuse_unbuilt, report_effects
 from alignment.arguments.groups import declare
 from alignment.errors import ArgumentError, UserError
-from alignment.ppo import arguments as ppo
-from alignment.rm import arguments as rm
-from alignment.sft import arguments as sft
+from alignment.trainers.ppo import arguments as ppo
+from alignment.trainers.reward import arguments as rm
+from alignment.trainers.sft import arguments as sft
 from tests.contract.keys import data_rows, ppo_rows, training_rows
 from tests.contract.keys.assembled import BASE, Run, assemble, filled, make_models
 from tests.contract.keys.rows import ALL, Row, group_rows, of_trainer

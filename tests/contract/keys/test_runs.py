@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from alignment.errors import CheckpointError
-from alignment.loops import data_start, run_state
-from alignment.ppo import roles
+from alignment.runs import datasets as data_start
+from alignment.runs import state as run_state
+from alignment.runs.on_policy import roles
 from tests.contract.keys.assembled import assemble, make_models
 from tests.contract.keys.rows import ALL, EIGHT_ROWS, EVALUATED, held_out
 
@@ -105,9 +106,9 @@ def test_batch_sizes_of_ppo_that_are_not_given_are_the_micro_batch(folder):
 
 
 LOADERS = {
-    "sft": ["sft.build.load_causal_lm"],
-    "rm": ["rm.build.load_score_model"],
-    "ppo": ["ppo.roles.load_causal_lm", "ppo.roles.load_score_model"],
+    "sft": ["trainers.sft.build.load_causal_lm"],
+    "rm": ["trainers.reward.build.load_score_model"],
+    "ppo": ["runs.on_policy.roles.load_causal_lm", "runs.on_policy.roles.load_score_model"],
 }
 
 

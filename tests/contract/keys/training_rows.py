@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from alignment.loops.layout import resolve_layout
 from alignment.parallel.topology import Topology
+from alignment.runs.degrees import resolve_layout
 from tests.contract.keys.assembled import Run
 from tests.contract.keys.rows import EIGHT_ROWS, EVALUATED, Row, is_ppo, plan
 
@@ -33,10 +33,10 @@ def _dtype_on_gpu(run: Run) -> str:
 
 def _seeds(run: Run) -> list[int]:
     """Of the framework, the dataset, its order; in PPO of answers, evaluation and updates, else of a new score head."""
-    seeds = [run.call("loops.launch.initialise")["seed"], run.dataset.seed, run.loader._seed]
+    seeds = [run.call("runs.launch.initialise")["seed"], run.dataset.seed, run.loader._seed]
     if is_ppo(run):
         return [*seeds, run.loop.collector._seed, run.evaluation.seed, plan(run).seed]
-    return seeds + [call[1]["seed"] for call in run.given.get("rm.build.load_score_model", ())]
+    return seeds + [call[1]["seed"] for call in run.given.get("trainers.reward.build.load_score_model", ())]
 
 
 def _rows_of_evaluation(run: Run) -> Any:
@@ -54,12 +54,12 @@ def _offloaded(run: Run) -> list[bool]:
 
 
 def _open_checkpoint(run: Run) -> Any:
-    return run.call("loops.launch.open_checkpoint")
+    return run.call("runs.launch.open_checkpoint")
 
 
 TRAINING = (
     Row("output_dir", "{named}", lambda r: str(r.state.store.output_dir), alone=True),
-    Row("overwrite_output_dir", True, lambda r: "loops.assembly.remove_replaced" in r.given),
+    Row("overwrite_output_dir", True, lambda r: "runs.assembly.remove_replaced" in r.given),
     Row("do_train", False, lambda r: r.loop is not None, with_=EVALUATED, alone=True),
     Row("do_eval", True, lambda r: r.evaluation is not None, with_={"eval_datasets": EIGHT_ROWS}),
     Row("num_train_epochs", 1.5, lambda r: r.session.total_updates, 9, alone=True),
@@ -90,8 +90,8 @@ TRAINING = (
         "recompute_granularity", "core_attn", lambda r: r.learner.runner.model.model.recompute_granularity,
         with_={"recompute": True},
     ),
-    Row("use_native_ops", False, lambda r: r.call("loops.launch.choose_operators")["wanted"]),
-    Row("device", "cpu", lambda r: r.call("loops.launch.initialise")["device"]),
+    Row("use_native_ops", False, lambda r: r.call("runs.launch.choose_operators")["wanted"]),
+    Row("device", "cpu", lambda r: r.call("runs.launch.initialise")["device"]),
     Row("seed", 7, _seeds, SEEDS, with_=EVALUATED, alone=True),
     Row("data_seed", 5, lambda r: (r.loader._seed, r.dataset.seed), (5, 42)),
     Row(
@@ -111,9 +111,9 @@ TRAINING = (
     Row("resume_from_checkpoint", True, lambda r: _open_checkpoint(r)["resume_from"], alone=True),
     Row("logging_steps", 5, lambda r: r.session.cadences.log.every),
     Row("logging_first_step", True, lambda r: r.session.log_first),
-    Row("report_to", "visualdl", lambda r: r.call("loops.assembly.open_writers")[0], ("visualdl",), alone=True),
-    Row("run_name", "mine", lambda r: r.call("loops.assembly.open_writers")["run_name"]),
-    Row("disable_tqdm", True, lambda r: r.call("loops.assembly.Progress")["enabled"], False),
+    Row("report_to", "visualdl", lambda r: r.call("runs.assembly.open_writers")[0], ("visualdl",), alone=True),
+    Row("run_name", "mine", lambda r: r.call("runs.assembly.open_writers")["run_name"]),
+    Row("disable_tqdm", True, lambda r: r.call("runs.assembly.Progress")["enabled"], False),
 )  # fmt: skip
 
 LAYOUT = (
@@ -128,10 +128,10 @@ LAYOUT = (
         {"sft": [True] * 2, "rm": [True] * 2, "ppo": [True] * 4},
         with_={"reward_model_name_or_path": {"ppo": "{reward}"}},
     ),
-    Row("distributed_timeout", 77, lambda r: r.call("loops.launch.initialise")["timeout"]),
-    Row("eval_mode", "single", lambda r: r.call("ppo.engines.rollout_place")["eval_mode"], only=PPO),
+    Row("distributed_timeout", 77, lambda r: r.call("runs.launch.initialise")["timeout"]),
+    Row("eval_mode", "single", lambda r: r.call("runs.on_policy.engines.rollout_place")["eval_mode"], only=PPO),
     Row(
-        "rollout_tensor_parallel_degree", 1, lambda r: r.call("ppo.engines.rollout_place")["degree"],
+        "rollout_tensor_parallel_degree", 1, lambda r: r.call("runs.on_policy.engines.rollout_place")["degree"],
         with_={"eval_mode": "tensor_parallel"}, only=PPO,
     ),
     Row("distributed_dry_run", True, lambda r: r.loop is None, only=PPO, alone=True),

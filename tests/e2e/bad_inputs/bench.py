@@ -89,7 +89,7 @@ def answer(case: Case, bench: Bench) -> refusals.Done:
 
 def _run_tool(module: str, argv: list[str], folder: Path) -> refusals.Done:
     """Run a tool as ``python -m`` does."""
-    from alignment.loops.entry import run_entry
+    from alignment.runs.entry import run_entry
 
     main = importlib.import_module(module).main
     out, err, status = io.StringIO(), io.StringIO(), 0

@@ -9,12 +9,12 @@ from types import SimpleNamespace
 import pytest
 
 from alignment.arguments.columns import ColumnArguments
-from alignment.data.dataset_spec import parse_datasets
-from alignment.data.layouts.mapping import KEYS
+from alignment.data.raw.dataset_spec import parse_datasets
+from alignment.data.raw.layouts.mapping import KEYS
 from alignment.errors import ArgumentError
-from alignment.loops import data_start
-from alignment.loops.data_start import column_defaults
-from alignment.sft.arguments import parse_sft_arguments
+from alignment.runs import datasets as data_start
+from alignment.runs.datasets import column_defaults
+from alignment.trainers.sft.arguments import parse_sft_arguments
 
 COMMON = {"model_name_or_path": "org/model", "output_dir": "out"}
 

@@ -12,9 +12,9 @@ from alignment.arguments.effects import refuse_unbuilt, report_effects
 from alignment.arguments.honoured import HONOURED
 from alignment.errors import ArgumentError
 from alignment.fields import constraint_of
-from alignment.ppo import arguments as ppo
-from alignment.rm import arguments as rm
-from alignment.sft import arguments as sft
+from alignment.trainers.ppo import arguments as ppo
+from alignment.trainers.reward import arguments as rm
+from alignment.trainers.sft import arguments as sft
 
 FIXTURES = Path(__file__).parent / "fixtures"
 PPO = [

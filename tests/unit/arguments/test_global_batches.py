@@ -6,8 +6,8 @@ import pytest
 
 from alignment.arguments.global_batches import share_global_batches
 from alignment.errors import ArgumentError
-from alignment.ppo.arguments import parse_ppo_arguments
-from alignment.ppo.prompts import RowPlan
+from alignment.runs.on_policy.prompts import RowPlan
+from alignment.trainers.ppo.arguments import parse_ppo_arguments
 
 ARGV = ["--train_datasets", "p", "--actor_model_name_or_path", "a", "--reward_model_name_or_path", "r"]
 ARGV += ["--output_dir", "o", "--per_device_train_batch_size", "2"]

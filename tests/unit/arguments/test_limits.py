@@ -6,8 +6,8 @@ import pytest
 
 from alignment.arguments.parser import parse_arguments
 from alignment.errors import ArgumentError
-from alignment.ppo.arguments import GROUPS as PPO
-from alignment.rm.arguments import GROUPS as RM
+from alignment.trainers.ppo.arguments import GROUPS as PPO
+from alignment.trainers.reward.arguments import GROUPS as RM
 
 REQUIRED = ["--train_datasets", "p", "--output_dir", "o"]
 COUNTS = """

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from alignment.ppo.arguments import parse_ppo_arguments
-from alignment.rm.arguments import parse_reward_arguments
-from alignment.sft.arguments import parse_sft_arguments
+from alignment.trainers.ppo.arguments import parse_ppo_arguments
+from alignment.trainers.reward.arguments import parse_reward_arguments
+from alignment.trainers.sft.arguments import parse_sft_arguments
 
 PPO = {"actor_model_name_or_path": "model", "reward_model_name_or_path": "model"}
 RANDOM = {"tokenizer_name_or_path": "model"}

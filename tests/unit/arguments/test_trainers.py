@@ -9,9 +9,9 @@ import pytest
 
 from alignment.arguments.effects import refuse_unbuilt, report_effects
 from alignment.errors import ArgumentError
-from alignment.ppo.arguments import parse_ppo_arguments
-from alignment.rm.arguments import parse_reward_arguments
-from alignment.sft.arguments import parse_sft_arguments
+from alignment.trainers.ppo.arguments import parse_ppo_arguments
+from alignment.trainers.reward.arguments import parse_reward_arguments
+from alignment.trainers.sft.arguments import parse_sft_arguments
 
 FIXTURES = Path(__file__).parent / "fixtures"
 CONFIG = Path(__file__).resolve().parents[3] / "config"

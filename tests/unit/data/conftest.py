@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from alignment.data.raw_dataset import RawDataset
+from alignment.data.raw.raw_dataset import RawDataset
 
 WORDS = (
     *("BEGINNING", "OF", "CONVERSATION", ":", "USER", "ASSISTANT"),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from alignment.data import PreferenceDataset, PromptOnlyDataset, SupervisedDataset
-from alignment.data.conversation import conversation, shown_text
 from alignment.data.encode import EncodeOptions, Encoder
-from alignment.data.raw_sample import check_sample
+from alignment.data.raw.conversation import conversation, shown_text
+from alignment.data.raw.raw_sample import check_sample
 from alignment.errors import DataError
 from tests.unit.data.conftest import WordTokenizer
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from alignment.data import parse_dataset
-from alignment.data.dataset_spec import parse_datasets
+from alignment.data.raw.dataset_spec import parse_datasets
 from alignment.errors import DataError
 
 PKU = "PKU-SafeRLHF/train"

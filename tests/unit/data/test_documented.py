@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-import alignment.data.modules as modules
+import alignment.data.raw.modules as modules
 from alignment.data.encode import Encoder
 
 NAME = "test-documented"
@@ -95,7 +95,7 @@ class Counting:
 
 
 def test_a_dialogue_is_tokenised_once_however_many_turns_it_has(tmp_path):
-    from alignment.models.tokenizer import load_tokenizer
+    from alignment.models.tokenizer.tokenizer import load_tokenizer
     from tests.interop.test_tokenizers import CHATML, byte_level_bpe, write
 
     write(tmp_path, byte_level_bpe(), chat_template=CHATML, eos_token="<|im_end|>")

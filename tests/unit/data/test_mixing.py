@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignment.data.mixing import count_rows, select_rows, split_rows
+from alignment.data.raw.mixing import count_rows, select_rows, split_rows
 from alignment.errors import DataError
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "safe_rlhf_vectors.json"

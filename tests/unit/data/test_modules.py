@@ -10,7 +10,7 @@ import pytest
 
 import alignment.data
 from alignment.data import PreferenceDataset, RawDataset
-from alignment.data.modules import ALIAS, load_dataset_modules
+from alignment.data.raw.modules import ALIAS, load_dataset_modules
 from alignment.errors import DataError
 
 README_EXAMPLE = """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from alignment.data import RawDataset, RawSample
-from alignment.data.raw_dataset import canonical_name, registered_names
+from alignment.data.raw.raw_dataset import canonical_name, registered_names
 from alignment.errors import DataError
 
 

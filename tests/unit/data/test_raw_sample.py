@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from alignment.data.raw_sample import check_sample, require_fields
+from alignment.data.raw.raw_sample import check_sample, require_fields
 from alignment.errors import DataError
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from alignment.data import SupervisedDataset
 from alignment.data.encode import EncodeOptions
-from alignment.data.supervised import IGNORE_INDEX
+from alignment.data.encoded.supervised import IGNORE_INDEX
 from alignment.errors import DataError
 
 EOS = 2

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from alignment.data.conversation import conversation
+from alignment.data.raw.conversation import conversation
 from alignment.data.templates import ChatTemplate, format_prompt, open_template
 from alignment.errors import DataError
 

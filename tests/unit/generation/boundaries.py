@@ -14,7 +14,7 @@ import paddle
 from alignment.generation.engine import GenerationOptions
 from alignment.generation.random_numbers import uniform
 from alignment.generation.sampling import Sampler
-from alignment.models.decoder import CausalLM
+from alignment.models.decoder.decoder import CausalLM
 from alignment.records import Completion
 
 WIDTH = 3e-5

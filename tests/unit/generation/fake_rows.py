@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from alignment.generation.decode_loop import run
-from alignment.generation.paging import Paging
-from alignment.generation.scheduler import Scheduler
-from alignment.generation.sequences import make_sequences
+from alignment.generation.fused.decode_loop import run
+from alignment.generation.fused.paging import Paging
+from alignment.generation.fused.scheduler import Scheduler
+from alignment.generation.fused.sequences import make_sequences
 
 VOCAB = 23
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from alignment.generation.blocks import BlockPool, blocks_for
+from alignment.generation.fused.blocks import BlockPool, blocks_for
 
 
 @pytest.mark.parametrize(("tokens", "blocks"), [(0, 0), (1, 1), (16, 1), (17, 2)])

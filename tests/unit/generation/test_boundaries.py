@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from alignment.generation.eager_engine import EagerEngine
+from alignment.generation.eager.eager_engine import EagerEngine
 from alignment.generation.engine import GenerationOptions
 from alignment.models.config import DecoderConfig
-from alignment.models.decoder import CausalLM
-from alignment.models.initialise import draw_weights
+from alignment.models.decoder.decoder import CausalLM
+from alignment.models.decoder.initialise import draw_weights
 from tests.unit.generation import boundaries
 from tests.unit.generation.boundaries import Draws
 

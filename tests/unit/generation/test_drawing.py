@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from alignment.architecture.parts import even_cut
 from alignment.errors import NumericalError
 from alignment.generation.drawing import Drawer, GreedyInParts, gather_logits
 from alignment.generation.engine import GenerationOptions
 from alignment.generation.place import EnginePlace
 from alignment.generation.sampling import Sampler
-from alignment.parallel.parts import even_cut
 
 PROMPTS = [np.array([1, 2]), np.array([6]), np.array([0, 3, 5])]
 

@@ -9,17 +9,17 @@ import paddle
 import pytest
 
 from alignment.errors import NumericalError, UserError
-from alignment.generation import fused_engine as module
-from alignment.generation.eager_engine import EagerEngine
+from alignment.generation.eager.eager_engine import EagerEngine
 from alignment.generation.engine import GenerationOptions
-from alignment.generation.fused_engine import FusedEngine, fused_engine_unavailable
-from alignment.generation.fused_model import weight_names
-from alignment.generation.fused_settings import FusedSettings, read_bytes
+from alignment.generation.fused import fused_engine as module
+from alignment.generation.fused.fused_engine import FusedEngine, fused_engine_unavailable
+from alignment.generation.fused.fused_model import weight_names
+from alignment.generation.fused.fused_settings import FusedSettings, read_bytes
 from alignment.generation.place import EnginePlace
 from alignment.generation.sampling import exponentiate, keep_likeliest
 from alignment.models.config import DecoderConfig
-from alignment.models.decoder import CausalLM
-from alignment.models.initialise import draw_weights
+from alignment.models.decoder.decoder import CausalLM
+from alignment.models.decoder.initialise import draw_weights
 from alignment.ops.native.library import find_core
 from tests.unit.generation.boundaries import Draws
 

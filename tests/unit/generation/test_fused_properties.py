@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignment.generation.blocks import blocks_for
 from alignment.generation.engine import GenerationOptions
-from alignment.generation.fused_engine import FusedEngine
-from alignment.generation.fused_settings import FusedSettings
+from alignment.generation.fused.blocks import blocks_for
+from alignment.generation.fused.fused_engine import FusedEngine
+from alignment.generation.fused.fused_settings import FusedSettings
 from alignment.models.config import DecoderConfig
-from alignment.models.decoder import CausalLM
-from alignment.models.initialise import draw_weights
+from alignment.models.decoder.decoder import CausalLM
+from alignment.models.decoder.initialise import draw_weights
 from alignment.ops.native.library import find_core
 from tests.unit.generation import fake_rows
 

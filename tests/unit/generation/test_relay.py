@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignment.generation.relay import Piece, Relay
-from alignment.parallel.group import ALONE
+from alignment.generation.eager.relay import Piece, Relay
+from alignment.parallel.comms.group import ALONE
 
 _PATIENCE = 20
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from alignment.generation.paging import Paging
-from alignment.generation.scheduler import Scheduler
-from alignment.generation.sequences import make_sequences
+from alignment.generation.fused.paging import Paging
+from alignment.generation.fused.scheduler import Scheduler
+from alignment.generation.fused.sequences import make_sequences
 from tests.unit.generation import fake_rows
 
 LONG = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]

@@ -8,11 +8,11 @@ from collections import namedtuple
 import numpy as np
 import pytest
 
+from alignment.architecture.parts import Part, even_cut
 from alignment.errors import CheckpointError
-from alignment.loops.run_start import open_checkpoint, remove_replaced
-from alignment.loops.run_state import RunState, StatePart
 from alignment.loops.session import Counters
-from alignment.parallel.parts import Part, even_cut
+from alignment.runs.resume import open_checkpoint, remove_replaced
+from alignment.runs.state import RunState, StatePart
 from alignment.training.checkpoint import Checkpoint, CheckpointStore
 from alignment.training.schedules import Schedule
 from tests.forked_ranks import run_forked

@@ -10,9 +10,9 @@ import pytest
 
 from alignment.errors import ArgumentError, CheckpointError, NumericalError
 from alignment.loops.cadence import Cadence, Cadences
-from alignment.loops.run_start import open_checkpoint, remove_replaced
 from alignment.loops.session import BestModel, Counters, Hooks, Session
-from alignment.parallel.stop_signals import Interrupted
+from alignment.parallel.comms.stop_signals import Interrupted
+from alignment.runs.resume import open_checkpoint, remove_replaced
 from alignment.telemetry.metrics import Metric
 from alignment.telemetry.progress import Progress
 from alignment.telemetry.timing import StageTimer

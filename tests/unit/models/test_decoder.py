@@ -7,13 +7,13 @@ import paddle
 import pytest
 
 from alignment.models.config import DecoderConfig
-from alignment.models.decoder import CausalLM
-from alignment.models.initialise import draw_weights
-from alignment.models.logprobs import policy_logprobs
-from alignment.models.placement import WHOLE, Placement
-from alignment.models.score_model import ScoreModel, ScoreOptions
+from alignment.models.decoder.decoder import CausalLM
+from alignment.models.decoder.initialise import draw_weights
+from alignment.models.decoder.logprobs import policy_logprobs
+from alignment.models.decoder.placement import WHOLE, Placement
+from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
 from alignment.ops import attention, selection
-from alignment.parallel.group import Group
+from alignment.parallel.comms.group import Group
 from alignment.records import TokenBatch
 
 SHAPE = dict(

@@ -9,8 +9,8 @@ import pytest
 from alignment.data.sources.packing import TOKENIZER
 from alignment.errors import ModelFolderError
 from alignment.models.config import DecoderConfig
-from alignment.models.hub import check_fit
-from alignment.models.tokenizer import load_tokenizer
+from alignment.models.folders.hub import check_fit
+from alignment.models.tokenizer.tokenizer import load_tokenizer
 
 TINY = {
     "model_type": "llama",

@@ -13,13 +13,13 @@ from safetensors.numpy import load_file, save_file
 
 from alignment.data.sources.packing import TOKENIZER
 from alignment.errors import DataError, ModelFolderError
-from alignment.models import hub
 from alignment.models.config import DecoderConfig
-from alignment.models.decoder import CausalLM
-from alignment.models.initialise import draw_weights
-from alignment.models.saving import save_model
-from alignment.models.score_model import ScoreModel, ScoreOptions
-from alignment.models.tokenizer import load_tokenizer
+from alignment.models.decoder.decoder import CausalLM
+from alignment.models.decoder.initialise import draw_weights
+from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
+from alignment.models.folders import hub
+from alignment.models.folders.saving import save_model
+from alignment.models.tokenizer.tokenizer import load_tokenizer
 from alignment.records import TokenBatch
 
 RAW = {

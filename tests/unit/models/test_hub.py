@@ -9,13 +9,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from alignment.errors import ModelFolderError
-from alignment.models import hub
 from alignment.models.config import DecoderConfig
-from alignment.models.decoder import CausalLM
-from alignment.models.initialise import draw_weights
+from alignment.models.decoder.decoder import CausalLM
+from alignment.models.decoder.initialise import draw_weights
+from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
+from alignment.models.folders import hub
+from alignment.models.folders.saving import save_model
 from alignment.models.safetensors_io import read_tensors
-from alignment.models.saving import save_model
-from alignment.models.score_model import ScoreModel, ScoreOptions
 
 RAW = {
     "model_type": "llama",

@@ -9,15 +9,15 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from alignment.errors import ModelFolderError
-from alignment.models import hub
 from alignment.models.config import DecoderConfig
-from alignment.models.decoder import CausalLM
-from alignment.models.initialise import draw_weights
-from alignment.models.placement import WHOLE, Placement
+from alignment.models.decoder.decoder import CausalLM
+from alignment.models.decoder.initialise import draw_weights
+from alignment.models.decoder.placement import WHOLE, Placement
+from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
+from alignment.models.folders import hub
+from alignment.models.folders.saving import save_model
 from alignment.models.safetensors_io import Location, list_file
-from alignment.models.saving import save_model
-from alignment.models.score_model import ScoreModel, ScoreOptions
-from alignment.parallel.group import Group
+from alignment.parallel.comms.group import Group
 
 RAW = {
     "model_type": "llama",

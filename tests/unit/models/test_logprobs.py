@@ -8,10 +8,10 @@ import paddle.nn.functional as F
 import pytest
 
 from alignment.models.config import DecoderConfig
-from alignment.models.decoder import CausalLM
-from alignment.models.initialise import draw_weights
-from alignment.models.logprobs import gather_hidden, graded_logprobs, policy_logprobs, to_grid, token_values
-from alignment.models.score_model import ScoreModel, ScoreOptions
+from alignment.models.decoder.decoder import CausalLM
+from alignment.models.decoder.initialise import draw_weights
+from alignment.models.decoder.logprobs import gather_hidden, graded_logprobs, policy_logprobs, to_grid, token_values
+from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
 from alignment.records import TokenBatch
 
 CONFIG = dict(

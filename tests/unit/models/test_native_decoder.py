@@ -7,9 +7,9 @@ import paddle
 import pytest
 
 from alignment.models.config import DecoderConfig
-from alignment.models.decoder import CausalLM
-from alignment.models.initialise import draw_weights
-from alignment.models.logprobs import policy_logprobs
+from alignment.models.decoder.decoder import CausalLM
+from alignment.models.decoder.initialise import draw_weights
+from alignment.models.decoder.logprobs import policy_logprobs
 from alignment.ops.native import training_ops
 from alignment.ops.native.library import find_core
 from alignment.ops.selection import use_native_ops

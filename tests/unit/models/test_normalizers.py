@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from alignment.models.normalizers import KINDS, build_normalizer
+from alignment.models.decoder.normalizers import KINDS, build_normalizer
 
 NAMES = [None, "RunningMeanStd", "ExponentialMovingAverage"]
 

@@ -14,12 +14,12 @@ from safetensors.numpy import load_file
 from alignment import export
 from alignment.errors import ModelFolderError
 from alignment.models.config import DecoderConfig
-from alignment.models.decoder import CausalLM
-from alignment.models.hub import load_causal_lm
-from alignment.models.initialise import draw_weights
-from alignment.models.paddlenlp_saving import save_paddlenlp
-from alignment.models.score_model import ScoreModel, ScoreOptions
-from alignment.models.tokenizer import load_tokenizer
+from alignment.models.decoder.decoder import CausalLM
+from alignment.models.decoder.initialise import draw_weights
+from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
+from alignment.models.folders.hub import load_causal_lm
+from alignment.models.folders.paddlenlp_saving import save_paddlenlp
+from alignment.models.tokenizer.tokenizer import load_tokenizer
 
 RAW = {
     "model_type": "llama",

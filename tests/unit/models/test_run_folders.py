@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from alignment.errors import ModelFolderError
-from alignment.models.hub import resolve_model_folder, resolve_tokenizer_folder
+from alignment.models.folders.hub import resolve_model_folder, resolve_tokenizer_folder
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import paddle
 import pytest
 
 from alignment.models.config import DecoderConfig
-from alignment.models.normalizers import ExponentialMovingAverage, build_normalizer
-from alignment.models.score_model import ScoreModel, ScoreOptions, end_scores
+from alignment.models.decoder.normalizers import ExponentialMovingAverage, build_normalizer
+from alignment.models.decoder.score_model import ScoreModel, ScoreOptions, end_scores
 from alignment.records import TokenBatch
 
 CASES = json.loads((Path(__file__).parents[2] / "golden" / "safe_rlhf_vectors.json").read_text())["cases"]

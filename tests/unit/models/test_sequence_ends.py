@@ -8,13 +8,13 @@ import pytest
 
 from alignment.data.sources.packing import TOKENIZER
 from alignment.errors import ModelFolderError
-from alignment.models import hub
 from alignment.models.config import DecoderConfig
-from alignment.models.decoder import CausalLM
-from alignment.models.saving import save_model
-from alignment.models.score_model import ScoreModel, ScoreOptions
-from alignment.models.sequence_ends import padding_id, sequence_ends
-from alignment.models.tokenizer import load_tokenizer
+from alignment.models.decoder.decoder import CausalLM
+from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
+from alignment.models.folders import hub
+from alignment.models.folders.saving import save_model
+from alignment.models.folders.sequence_ends import padding_id, sequence_ends
+from alignment.models.tokenizer.tokenizer import load_tokenizer
 
 RAW = {
     "model_type": "llama",

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alignment.architecture.layout import Layout
 from alignment.models.config import DecoderConfig
-from alignment.models.decoder import CausalLM
-from alignment.models.placement import Placement
-from alignment.models.score_model import ScoreModel, ScoreOptions
+from alignment.models.decoder.decoder import CausalLM
+from alignment.models.decoder.placement import Placement
+from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
 from alignment.models.split_plan import (
     EMBEDDING,
     check_degrees,
@@ -25,8 +26,7 @@ from alignment.models.split_plan import (
     tensor_copies,
     whole_shapes,
 )
-from alignment.parallel.group import Group
-from alignment.parallel.layout import Layout
+from alignment.parallel.comms.group import Group
 
 SHAPE = {
     "vocab_size": 43,

@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from alignment.errors import DataError, ModelFolderError
-from alignment.models import template_sandbox
-from alignment.models.chat_template import ChatTemplate
+from alignment.models.tokenizer import template_sandbox
+from alignment.models.tokenizer.chat_template import ChatTemplate
 
 LOOPS = {
     "nested loops": "{% set r = range(99999) %}{% for a in r %}{% for b in r %}{% endfor %}{% endfor %}",

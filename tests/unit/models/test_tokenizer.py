@@ -13,7 +13,7 @@ from tokenizers.processors import TemplateProcessing
 
 from alignment.data.encode import Encoder
 from alignment.errors import DataError, ModelFolderError
-from alignment.models.tokenizer import load_tokenizer
+from alignment.models.tokenizer.tokenizer import load_tokenizer
 
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", "a", "b", "c"]
 CONFIG = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from alignment.errors import DataError, ModelFolderError
-from alignment.models.chat_template import ChatTemplate
+from alignment.models.tokenizer.chat_template import ChatTemplate
 
 MESSAGES = [{"role": "user", "content": "<hi> & bye"}, {"role": "assistant", "content": "ok"}]
 
@@ -62,5 +62,5 @@ def test_what_is_not_jinja_is_an_error_of_the_folder():
 def test_a_template_is_compiled_once(monkeypatch):
     template = ChatTemplate("{{ messages | length }}", place="here")
     assert template.render(MESSAGES, special_tokens={}, add_generation_prompt=False) == "2"
-    monkeypatch.setattr("alignment.models.chat_template.BoundedEnvironment", None)
+    monkeypatch.setattr("alignment.models.tokenizer.chat_template.BoundedEnvironment", None)
     assert template.render([], special_tokens={}, add_generation_prompt=False) == "0"

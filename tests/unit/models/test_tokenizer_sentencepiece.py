@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignment.errors import ModelFolderError
-from alignment.models.sentencepiece_model import SentencePieceModel
-from alignment.models.tokenizer import load_tokenizer
+from alignment.models.tokenizer.sentencepiece_model import SentencePieceModel
+from alignment.models.tokenizer.tokenizer import load_tokenizer
 
 TEXTS = ("hello world", " two  spaces ", "line\nbreak\ttab", "\u00fcber \u6f22 \U0001f600", "a", "")
 

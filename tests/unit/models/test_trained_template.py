@@ -10,10 +10,10 @@ import pytest
 
 from alignment.data.sources.packing import TOKENIZER
 from alignment.models.config import DecoderConfig
-from alignment.models.decoder import CausalLM
-from alignment.models.saving import save_model
-from alignment.models.tokenizer import load_tokenizer
-from alignment.models.trained_template import describe_template, template_warning
+from alignment.models.decoder.decoder import CausalLM
+from alignment.models.folders.saving import save_model
+from alignment.models.tokenizer.tokenizer import load_tokenizer
+from alignment.models.tokenizer.trained_template import describe_template, template_warning
 
 RAW = {
     "model_type": "llama",

@@ -10,8 +10,8 @@ import paddle
 import pytest
 
 from alignment.models.config import DecoderConfig
-from alignment.models.decoder import CausalLM
-from alignment.models.initialise import draw_weights
+from alignment.models.decoder.decoder import CausalLM
+from alignment.models.decoder.initialise import draw_weights
 from alignment.ops.native.core_model import CoreModel
 from alignment.ops.native.library import CoreLibrary
 from alignment.ops.rotary_frequencies import inverse_frequencies

@@ -6,8 +6,8 @@ import numpy as np
 import paddle
 import pytest
 
-from alignment.models.decoder import CausalLM
-from alignment.models.initialise import draw_weights
+from alignment.models.decoder.decoder import CausalLM
+from alignment.models.decoder.initialise import draw_weights
 from alignment.ops.native.core_model import CoreModel
 from alignment.ops.native.library import CoreLibrary
 from tests.unit.ops.core_models import (

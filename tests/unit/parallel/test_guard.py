@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from alignment.parallel.guard import CommunicationError, Guard
-from alignment.parallel.watch import Board
+from alignment.parallel.comms.guard import CommunicationError, Guard
+from alignment.parallel.comms.watch import Board
 
 ROOT = Path(__file__).parents[3]
 
@@ -35,7 +35,7 @@ def test_other_errors_pass():
 def test_an_operation_beyond_the_limit_ends_the_process(place):
     done = run(
         "import threading, time\n"
-        "from alignment.parallel.guard import Guard\n"
+        "from alignment.parallel.comms.guard import Guard\n"
         "guard = Guard('rank 1 (stage 1, tensor 0, batch 0)', limit=0.3)\n"
         "def wait():\n"
         "    with guard.during('send to rank 0'): time.sleep(60)\n"
@@ -49,7 +49,7 @@ def test_an_operation_beyond_the_limit_ends_the_process(place):
 def test_time_between_operations_does_not_count():
     done = run(
         "import time\n"
-        "from alignment.parallel.guard import Guard\n"
+        "from alignment.parallel.comms.guard import Guard\n"
         "guard = Guard('rank 0', limit=0.3)\n"
         "with guard.during('send'): pass\n"
         "time.sleep(1.5)\n"
@@ -65,7 +65,7 @@ def test_the_board_shows_the_others_and_who_is_gone(tmp_path, monkeypatch):
     code = (
         f"import tempfile; tempfile.tempdir = {str(tmp_path)!r}\n"
         "import sys, time\n"
-        "from alignment.parallel.watch import Board\n"
+        "from alignment.parallel.comms.watch import Board\n"
         "board = Board('token', rank=1, world_size=3)\n"
         "board.write(True, time.monotonic() - 7, b'rank 1 (stage 1)\\nall_reduce')\n"
         "print('ready', flush=True); sys.stdin.read()\n"
@@ -97,11 +97,11 @@ def test_what_ended_a_process_is_said_by_those_who_miss_it(error, cause, tmp_pat
     code = (
         f"import tempfile; tempfile.tempdir = {str(tmp_path)!r}\n"
         "from alignment.errors import UserError\n"
-        "from alignment.parallel import guard\n"
-        "from alignment.parallel.watch import Board\n"
+        "from alignment.parallel.comms import guard\n"
+        "from alignment.parallel.comms.watch import Board\n"
         "guard.BOARDS.append(Board('token', rank=1, world_size=2))\n"
         "guard.BOARDS[0].write(True, 0.0, b'rank 1\\nall_reduce')\n"
-        "from alignment.parallel.guard import CommunicationError\n"
+        "from alignment.parallel.comms.guard import CommunicationError\n"
         f"guard.leave_cause({error})\n"
     )
     guard = Guard("rank 0")
@@ -117,7 +117,7 @@ def test_those_who_ask_at_the_same_time_all_see_who_is_gone(tmp_path, monkeypatc
     code = (
         f"import tempfile; tempfile.tempdir = {str(tmp_path)!r}\n"
         "import sys, time\n"
-        "from alignment.parallel.watch import Board\n"
+        "from alignment.parallel.comms.watch import Board\n"
         "rank = int(sys.argv[1])\n"
         "board = Board('token', rank=rank, world_size=3)\n"
         "board.write(True, time.monotonic(), b'here')\n"

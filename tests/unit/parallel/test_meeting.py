@@ -10,8 +10,8 @@ import time
 import pytest
 
 from alignment.errors import UserError
-from alignment.parallel.guard import CommunicationError
-from alignment.parallel.meeting import meeting, read_world
+from alignment.parallel.comms.guard import CommunicationError
+from alignment.parallel.comms.meeting import meeting, read_world
 
 FULL = {
     "PADDLE_TRAINERS_NUM": "4",
@@ -86,10 +86,10 @@ def test_a_meeting_that_succeeds_leaves_nothing_behind():
 
 
 INITIALISE = """
-from alignment.parallel.host import prepare_host
+from alignment.device.host import prepare_host
 prepare_host()
 from alignment.parallel.initialise import initialise
-from alignment.parallel.layout import Layout
+from alignment.architecture.layout import Layout
 initialise(device="cpu", seed=1, layout=Layout(data=2), timeout=1.5)
 """
 

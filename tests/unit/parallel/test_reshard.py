@@ -8,9 +8,9 @@ import numpy as np
 import paddle
 import pytest
 
-from alignment.parallel.parts import Part, even_cut
+from alignment.architecture.parts import Part, even_cut
+from alignment.architecture.reshard_plan import plan_transfers
 from alignment.parallel.reshard import Resharder
-from alignment.parallel.reshard_plan import plan_transfers
 from alignment.parallel.topology import Topology
 from tests.forked_ranks import run_forked
 

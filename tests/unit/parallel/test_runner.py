@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from alignment.errors import UserError
 from alignment.parallel.build_runner import build_runner
+from alignment.parallel.comms.group import ALONE
 from alignment.parallel.dense import DenseRunner
-from alignment.parallel.group import ALONE
 from alignment.parallel.runner import Objective
 from alignment.parallel.shares import Shares
 from alignment.parallel.topology import Topology

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignment.parallel.parts import even_cut
-from alignment.parallel.shard_buckets import RowBucket, make_buckets
+from alignment.architecture.parts import even_cut
+from alignment.parallel.sharding.buckets import RowBucket, make_buckets
 
 SHAPES = st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=3).map(tuple), min_size=1, max_size=4)
 

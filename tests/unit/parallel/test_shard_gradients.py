@@ -4,9 +4,9 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from alignment.parallel import shard_gradients
-from alignment.parallel.shard_gradients import GradientReducer
-from alignment.parallel.shard_units import find_units
+from alignment.parallel.sharding import gradients as shard_gradients
+from alignment.parallel.sharding.gradients import GradientReducer
+from alignment.parallel.sharding.units import find_units
 from alignment.parallel.topology import Topology
 
 

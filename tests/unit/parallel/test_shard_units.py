@@ -3,7 +3,7 @@
 import paddle
 from paddle import nn
 
-from alignment.parallel.shard_units import find_units
+from alignment.parallel.sharding.units import find_units
 
 
 class _Block(nn.Layer):

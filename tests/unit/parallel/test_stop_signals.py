@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from alignment.parallel.stop_signals import Interrupted, StopSignals
+from alignment.parallel.comms.stop_signals import Interrupted, StopSignals
 
 
 def _send(number):

@@ -6,9 +6,9 @@ import numpy as np
 import paddle
 import pytest
 
-from alignment.parallel.group import ALONE, Group
-from alignment.parallel.parts import even_cut
-from alignment.parallel.tensor_parallel import TensorRegion, embed_rows, enter, split_rows, sum_over_copies
+from alignment.architecture.parts import even_cut
+from alignment.parallel.comms.group import ALONE, Group
+from alignment.parallel.tensor.regions import TensorRegion, embed_rows, enter, split_rows, sum_over_copies
 
 
 class Mirror(Group):

@@ -3,8 +3,8 @@
 import pytest
 
 from alignment.errors import CheckpointError
-from alignment.parallel.group import ALONE
-from alignment.parallel.together import Attempt, RankFault, everywhere, on_main
+from alignment.parallel.comms.group import ALONE
+from alignment.parallel.comms.together import Attempt, RankFault, everywhere, on_main
 from tests.forked_ranks import run_forked
 
 

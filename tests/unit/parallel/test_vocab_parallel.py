@@ -7,9 +7,9 @@ import paddle
 import pytest
 
 from alignment.ops.token_logprobs import head_logprobs
-from alignment.parallel import vocab_parallel
-from alignment.parallel.group import ALONE
-from alignment.parallel.vocab_parallel import VocabularyShare, split_argmax, split_logprobs
+from alignment.parallel.comms.group import ALONE
+from alignment.parallel.tensor import vocabulary as vocab_parallel
+from alignment.parallel.tensor.vocabulary import VocabularyShare, split_argmax, split_logprobs
 
 RANDOM = np.random.default_rng(0)
 HIDDEN, WEIGHT = RANDOM.standard_normal((7, 5)), RANDOM.standard_normal((5, 13))

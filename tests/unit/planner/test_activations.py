@@ -7,17 +7,17 @@ import paddle
 import pytest
 from paddle.base import core
 
-from alignment.generation.decoder_weights import sort_weights
-from alignment.generation.forward import DecoderForward
-from alignment.generation.kv_cache import KVCache
-from alignment.models.decoder import CausalLM
-from alignment.models.initialise import draw_weights
-from alignment.models.logprobs import policy_logprobs, token_values
-from alignment.models.score_model import ScoreModel, ScoreOptions
+from alignment.generation.eager.decoder_weights import sort_weights
+from alignment.generation.eager.forward import DecoderForward
+from alignment.generation.eager.kv_cache import KVCache
+from alignment.models.decoder.decoder import CausalLM
+from alignment.models.decoder.initialise import draw_weights
+from alignment.models.decoder.logprobs import policy_logprobs, token_values
+from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
 from alignment.ops import attention, token_logprobs
 from alignment.ops.native.library import find_core
 from alignment.ops.selection import native_ops_enabled, use_native_ops
-from alignment.parallel import vocab_parallel
+from alignment.parallel.tensor import vocabulary as vocab_parallel
 from alignment.planner import head as planner_head
 from alignment.planner import operators
 from alignment.planner.activations import Pass

@@ -6,16 +6,16 @@ import json
 
 import pytest
 
+from alignment.architecture.layout import Layout
 from alignment.errors import UserError
-from alignment.models.hub import load_causal_lm, load_score_model
-from alignment.models.tokenizer import load_tokenizer
-from alignment.parallel.layout import Layout
+from alignment.models.folders.hub import load_causal_lm, load_score_model
+from alignment.models.tokenizer.tokenizer import load_tokenizer
 from alignment.planner import check
 from alignment.planner.check import PROCESS_BYTES, check_memory
 from alignment.planner.job import read_job
 from alignment.planner.memory import phase_memory
 from alignment.planner.trial import Peak
-from alignment.ppo.arguments import parse_ppo_arguments
+from alignment.trainers.ppo.arguments import parse_ppo_arguments
 from tests.unit.planner.jobs import SHAPE
 
 LAYOUT = Layout(sharding=2, sharding_stage=1)

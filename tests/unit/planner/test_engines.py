@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from alignment.generation import forward, kv_cache
-from alignment.generation.fused_model import FusedModel
-from alignment.generation.fused_settings import FusedSettings
-from alignment.generation.kv_cache import CacheShape, KVCache
+from alignment.architecture.layout import Layout
+from alignment.generation.eager import forward, kv_cache
+from alignment.generation.eager.kv_cache import CacheShape, KVCache
+from alignment.generation.fused.fused_model import FusedModel
+from alignment.generation.fused.fused_settings import FusedSettings
 from alignment.ops.native.library import load_core
-from alignment.parallel.layout import Layout
 from alignment.planner import engines
 from alignment.planner.engines import EagerMemory, FusedMemory, engine_memory
 from alignment.planner.rollout import RolloutPlace

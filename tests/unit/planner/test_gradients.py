@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from paddle.base import core
 
-from alignment.models.initialise import draw_weights
-from alignment.models.logprobs import token_values
-from alignment.models.score_model import ScoreModel, ScoreOptions
-from alignment.parallel.layout import Layout
-from alignment.parallel.sharding import ParameterShards
+from alignment.architecture.layout import Layout
+from alignment.models.decoder.initialise import draw_weights
+from alignment.models.decoder.logprobs import token_values
+from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
+from alignment.parallel.sharding.partition import ParameterShards
 from alignment.parallel.topology import Topology
 from alignment.planner.gradients import Gradients
 from alignment.planner.shapes import Held

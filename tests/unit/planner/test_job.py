@@ -8,8 +8,8 @@ import pytest
 
 from alignment.errors import ArgumentError
 from alignment.planner.job import read_job
-from alignment.ppo.arguments import parse_ppo_arguments
-from alignment.ppo.prompts import RowPlan
+from alignment.runs.on_policy.prompts import RowPlan
+from alignment.trainers.ppo.arguments import parse_ppo_arguments
 from tests.unit.planner.jobs import SHAPE, make_config
 
 

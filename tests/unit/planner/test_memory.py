@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from alignment.parallel.layout import Layout
+from alignment.architecture.layout import Layout
 from alignment.planner.memory import COMPONENTS, PHASES, phase_memory
 from alignment.planner.shapes import model_elements
 from tests.unit.planner.jobs import make_config, make_job

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from alignment.models.decoder import CausalLM
-from alignment.models.placement import Placement
-from alignment.models.score_model import ScoreModel, ScoreOptions
-from alignment.parallel import shard_buckets
-from alignment.parallel.group import Group
-from alignment.parallel.layout import Layout
-from alignment.parallel.parts import even_cut
-from alignment.parallel.shard_gradients import _make_sections
-from alignment.parallel.shard_units import find_units
+from alignment.architecture.layout import Layout
+from alignment.architecture.parts import even_cut
+from alignment.models.decoder.decoder import CausalLM
+from alignment.models.decoder.placement import Placement
+from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
+from alignment.parallel.comms.group import Group
+from alignment.parallel.sharding import buckets as shard_buckets
+from alignment.parallel.sharding.gradients import _make_sections
+from alignment.parallel.sharding.units import find_units
 from alignment.planner import shapes
 from alignment.planner.shapes import Held, count_layers, model_elements, stage_layers
 from tests.unit.planner.jobs import make_config
@@ -77,7 +77,7 @@ def test_rows_are_the_first_piece_of_every_tensor(pieces):
 @pytest.mark.parametrize("kind", ["causal", "score"])
 def test_sections_and_buckets_are_those_of_the_reducer(kind, limit, monkeypatch):
     monkeypatch.setattr(shapes, "BUCKET_BYTES", limit)
-    monkeypatch.setattr("alignment.parallel.shard_gradients.BUCKET_BYTES", limit)
+    monkeypatch.setattr("alignment.parallel.sharding.gradients.BUCKET_BYTES", limit)
     model = build(CONFIGS["llama"], kind, Layout(), 0)
     held = Held.of(CONFIGS["llama"], kind, Layout(), 0)
     real = _make_sections(dict(model.named_parameters()), find_units(model), pieces=1)

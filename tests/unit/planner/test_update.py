@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from alignment.parallel.layout import Layout
-from alignment.parallel.schedule import Compute, build_schedule, events_of
+from alignment.architecture.layout import Layout
+from alignment.architecture.pipeline_schedule import Compute, build_schedule, events_of
 from alignment.planner import shapes
 from alignment.planner.head import Head, NativeHead
 from alignment.planner.models import place_models

@@ -7,8 +7,8 @@ import paddle
 import pytest
 
 from alignment.models.config import DecoderConfig
-from alignment.models.decoder import CausalLM
-from alignment.models.initialise import draw_weights
+from alignment.models.decoder.decoder import CausalLM
+from alignment.models.decoder.initialise import draw_weights
 from alignment.parallel.dense import DenseRunner
 from alignment.records import Rollout
 from alignment.rollout.forward import measure_logprobs

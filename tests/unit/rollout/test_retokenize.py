@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from alignment.records import Rollout
-from alignment.rollout.retokenize import BeforePadding, SameTokens
+from alignment.rollout.rewards.retokenize import BeforePadding, SameTokens
 
 
 def rollout(*responses):

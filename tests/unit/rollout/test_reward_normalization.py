@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from alignment.rollout.reward_normalization import RunningRewardNormalizer
+from alignment.rollout.rewards.reward_normalization import RunningRewardNormalizer
 
 
 def test_running_moments_equal_those_of_all_rewards_so_far():

@@ -10,8 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from alignment.errors import PassingRewardError, RewardError
-from alignment.rollout.reward_service import HttpReward
-from alignment.rollout.text_batch import TextBatch
+from alignment.rollout.rewards.reward_service import HttpReward
+from alignment.rollout.rewards.text_batch import TextBatch
 
 BATCH = TextBatch(["question"] * 2, ["one", "two"], ["label", None])
 

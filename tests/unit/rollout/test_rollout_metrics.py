@@ -6,8 +6,8 @@ import pytest
 from alignment.records import Experience, Rollout
 from alignment.rollout.judge import Judge
 from alignment.rollout.metrics import describe_experience, kl_by_row
-from alignment.rollout.reward_normalization import RunningRewardNormalizer
-from alignment.rollout.scorers import Scores
+from alignment.rollout.rewards.reward_normalization import RunningRewardNormalizer
+from alignment.rollout.rewards.scorers import Scores
 
 
 def _grid(*rows):

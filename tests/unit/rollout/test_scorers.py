@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from alignment.errors import RewardError
-from alignment.parallel.stop_signals import Interrupted
+from alignment.parallel.comms.stop_signals import Interrupted
 from alignment.records import Rollout
-from alignment.rollout.scorers import FailurePolicy, ModelScorer, TextScorer
-from alignment.rollout.text_batch import TextBatch
+from alignment.rollout.rewards.scorers import FailurePolicy, ModelScorer, TextScorer
+from alignment.rollout.rewards.text_batch import TextBatch
 
 
 class _Words:
@@ -88,7 +88,7 @@ def test_what_may_pass_is_tried_as_often_as_asked(answer):
 
 def test_the_pauses_double(monkeypatch):
     pauses = []
-    monkeypatch.setattr("alignment.rollout.scorers.time.sleep", pauses.append)
+    monkeypatch.setattr("alignment.rollout.rewards.scorers.time.sleep", pauses.append)
     with pytest.raises(RewardError):
         _scorer(_answering(TimeoutError("slow"), []), retries=8, backoff_seconds=1.0).score(_rollout())
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]

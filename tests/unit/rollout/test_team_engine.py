@@ -9,7 +9,7 @@ import pytest
 
 from alignment.errors import UserError
 from alignment.generation.engine import GenerationOptions
-from alignment.parallel.group import ALONE
+from alignment.parallel.comms.group import ALONE
 from alignment.records import Completion
 from alignment.rollout.team_engine import TeamEngine
 

@@ -7,7 +7,7 @@ import pytest
 import xxhash
 
 from alignment.errors import CheckpointError
-from alignment.parallel.group import ALONE
+from alignment.parallel.comms.group import ALONE
 from alignment.training.checkpoint import MANIFEST, Checkpoint, CheckpointStore, find_damage
 
 

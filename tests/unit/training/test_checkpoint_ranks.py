@@ -11,13 +11,13 @@ import sys
 import numpy as np
 import pytest
 
+from alignment.architecture.parts import Part, even_cut
 from alignment.errors import CheckpointError
 from alignment.models.config import DecoderConfig
-from alignment.models.decoder import CausalLM
-from alignment.models.hub import load_causal_lm
-from alignment.models.initialise import draw_weights
-from alignment.models.saving import WeightSource, save_model
-from alignment.parallel.parts import Part, even_cut
+from alignment.models.decoder.decoder import CausalLM
+from alignment.models.decoder.initialise import draw_weights
+from alignment.models.folders.hub import load_causal_lm
+from alignment.models.folders.saving import WeightSource, save_model
 from alignment.training.checkpoint import Checkpoint, CheckpointStore
 from tests.forked_ranks import run_forked
 
@@ -107,7 +107,7 @@ def fail(topology, model, folder, step, victim, place):
 @pytest.mark.parametrize(
     "place",
     [
-        "alignment.models.saving.write_files",
+        "alignment.models.folders.saving.write_files",
         "alignment.training.parts_io._write_tensors",
         "alignment.training.durable.sync_tree",
     ],

@@ -4,12 +4,12 @@ import numpy as np
 import paddle
 import pytest
 
+from alignment.architecture.parts import Part
+from alignment.device.offload import resident
 from alignment.errors import CheckpointError, NumericalError
 from alignment.parallel.dense import DenseRunner
-from alignment.parallel.offload import resident
-from alignment.parallel.parts import Part
 from alignment.parallel.runner import Objective
-from alignment.parallel.sharding import ParameterShards
+from alignment.parallel.sharding.partition import ParameterShards
 from alignment.parallel.topology import Topology
 from alignment.records import Loss, TokenBatch
 from alignment.telemetry.metrics import Metric

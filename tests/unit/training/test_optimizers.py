@@ -4,9 +4,9 @@ import numpy as np
 import paddle
 import pytest
 
+from alignment.architecture.parts import Part
 from alignment.errors import CheckpointError
-from alignment.parallel.parts import Part
-from alignment.parallel.sharding import ParameterShards
+from alignment.parallel.sharding.partition import ParameterShards
 from alignment.parallel.topology import Topology
 from alignment.training.optimizers import (
     MASTER_FIELD,

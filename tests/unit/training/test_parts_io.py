@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from alignment.architecture.parts import Part, even_cut
 from alignment.errors import CheckpointError
-from alignment.parallel.group import ALONE
-from alignment.parallel.parts import Part, even_cut
+from alignment.parallel.comms.group import ALONE
 from alignment.training.parts_io import read_state, share_parts, state_part, write_state
 from tests.forked_ranks import run_forked
 

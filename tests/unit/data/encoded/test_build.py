@@ -16,7 +16,7 @@ from alignment.data.encoded.build import Encoding
 from alignment.data.loader import BatchLoader
 from alignment.data.sources.packing import ITEMS, TOKENIZER
 from alignment.errors import DataError
-from alignment.models.tokenizer import load_tokenizer
+from alignment.models.tokenizer.tokenizer import load_tokenizer
 from alignment.telemetry import log
 
 KINDS = [SupervisedDataset, PreferenceDataset, SafetyPreferenceDataset, PromptOnlyDataset]

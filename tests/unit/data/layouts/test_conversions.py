@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from alignment.data.layouts.conversions import _is_texts, rejected_in
-from alignment.data.layouts.samples import pair_of, prompt_turns
-from alignment.data.layouts.table import LAYOUTS
-from alignment.data.layouts.turns import read_tools
-from alignment.data.raw_sample import _is_encodable
+from alignment.data.raw.layouts.conversions import _is_texts, rejected_in
+from alignment.data.raw.layouts.samples import pair_of, prompt_turns
+from alignment.data.raw.layouts.table import LAYOUTS
+from alignment.data.raw.layouts.turns import read_tools
+from alignment.data.raw.raw_sample import _is_encodable
 from alignment.errors import DataError
 
 TALK = [{"role": role, "content": text} for role, text in zip(("user", "assistant") * 2, "abcd", strict=True)]

@@ -8,8 +8,8 @@ import pytest
 
 from alignment.data import PreferenceDataset, PromptOnlyDataset, RawDataset, SupervisedDataset
 from alignment.data.encode import EncodeOptions
-from alignment.data.layouts.recognise import recognise
-from alignment.data.layouts.table import LAYOUTS
+from alignment.data.raw.layouts.recognise import recognise
+from alignment.data.raw.layouts.table import LAYOUTS
 from alignment.errors import DataError
 
 USER, SAYS_B, SAYS_D = (

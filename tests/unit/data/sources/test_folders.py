@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 from alignment.data import RawDataset, SupervisedDataset
-from alignment.data.dataset_spec import parse_datasets
+from alignment.data.raw.dataset_spec import parse_datasets
 from alignment.data.sources.folders import choose_split, split_of
 from alignment.data.sources.tables import find_files
 from alignment.errors import DataError

@@ -8,13 +8,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from alignment.errors import ModelFolderError
-from alignment.models import hub
 from alignment.models.config import DecoderConfig
-from alignment.models.decoder import CausalLM
+from alignment.models.decoder.decoder import CausalLM
+from alignment.models.decoder.initialise import draw_weights
+from alignment.models.folders import hub
+from alignment.models.folders.saving import save_model
 from alignment.models.folders.views import Cut, Joined, Renamed, Reshaped, Turned
-from alignment.models.initialise import draw_weights
 from alignment.models.safetensors_io import Stored
-from alignment.models.saving import save_model
 
 SQUARE = {
     "model_type": "llama",

@@ -1,0 +1,1 @@
+"""What a model and a layout are, in plain Python: no Paddle, no files."""

@@ -1,0 +1,120 @@
+"""Rows of several raw datasets in their mixed order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from alignment.data.ledger import BadRow, Ledger
+from alignment.data.raw.dataset_spec import DatasetSpec
+from alignment.data.raw.mixing import count_rows, select_rows
+from alignment.data.raw.raw_dataset import RawDataset
+from alignment.data.raw.raw_sample import check_sample
+from alignment.data.sources.tables import MissingPathError
+from alignment.errors import DataError, UserError
+from alignment.records import RawSample
+
+MAX_ROWS = 100_000_000
+"""Rows that a dataset may be asked for; more is a slip of the pen, not a plan."""
+
+
+class Place:
+    """Where a row comes from; written out only where a message needs it."""
+
+    __slots__ = ("_index", "_source")
+
+    def __init__(self, source: RawDataset, index: int) -> None:
+        self._source, self._index = source, index
+
+    def __str__(self) -> str:
+        return self._source.describe_row(self._index)
+
+
+class Row(NamedTuple):
+    """One row as the mixing selected it."""
+
+    position: int
+    """Its place in the mixed order."""
+    dataset: str
+    """The label of its dataset."""
+    index: int
+    """Its index in the raw dataset."""
+    place: object
+    """Where it comes from, for messages: its ``str``."""
+    sample: RawSample
+    fault: BadRow | None = None
+    """Why the row cannot be used, whatever it is wanted for; ``sample`` is empty then."""
+
+
+class Mixture:
+    """The rows of several datasets, type-checked; datasets one after the other, in the order of their specs."""
+
+    def __init__(self, specs: Sequence[DatasetSpec], *, seed: int, ledger: Ledger | None = None) -> None:
+        """Open the datasets; one that cannot be built or holds no rows is a ``DataError``.
+
+        What the datasets say about how they were read becomes notes of ``ledger``.
+        """
+        sources = [_open(spec) for spec in specs]
+        for spec, source in zip(specs, sources, strict=True):
+            for note in source.notes() if ledger is not None else ():
+                ledger.add_note(spec.label, note)
+        sizes = [_checked_size(spec, source) for spec, source in zip(specs, sources, strict=True)]
+        selected = select_rows(sizes, [spec.proportion for spec in specs], seed=seed)
+        self._parts = list(zip(specs, sources, selected, strict=True))
+
+    def __len__(self) -> int:
+        return sum(len(indices) for _, _, indices in self._parts)
+
+    def __iter__(self) -> Iterator[Row]:
+        """Yield every selected row; one of a wrong type is a ``DataError``."""
+        position = 0
+        for spec, source, indices in self._parts:
+            for index in indices.tolist():
+                place = Place(source, index)
+                sample, fault = _checked(source, index, place)
+                yield Row(position, spec.label, index, place, sample, fault)
+                position += 1
+
+
+def _open(spec: DatasetSpec) -> RawDataset:
+    try:
+        return RawDataset.load(spec.name, **spec.arguments)
+    except MissingPathError as error:
+        raise DataError(f"{error}" + (f", looked in {spec.base_dir} before" if spec.base_dir else "")) from error
+    except UserError:
+        raise
+    except Exception as error:  # the constructor may be a user's: report what it raised as a problem of that dataset
+        raise DataError(
+            f"dataset {spec.label!r} with arguments {dict(spec.arguments)!r} could not be built: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _checked(source: RawDataset, index: int, place: Place) -> tuple[RawSample, BadRow | None]:
+    try:
+        return check_sample(_read(source, index, place), place), None
+    except BadRow as fault:
+        return RawSample(), fault
+
+
+def _read(source: RawDataset, index: int, place: Place) -> Any:
+    try:
+        return source[index]
+    except UserError:
+        raise
+    except Exception as error:  # same reason as above
+        raise DataError(f"{place} could not be read: {type(error).__name__}: {error}") from error
+
+
+def _checked_size(spec: DatasetSpec, source: RawDataset) -> int:
+    size = len(source)
+    if size == 0:
+        raise DataError(f"dataset {spec.label!r} holds no rows")
+    if count_rows(size, spec.proportion) > MAX_ROWS:
+        raise DataError(
+            f"dataset {spec.label!r}: proportion {spec.proportion} of {size} rows asks for "
+            f"{count_rows(size, spec.proportion):.3g} rows (at most {MAX_ROWS:,})"
+        )
+    if count_rows(size, spec.proportion) == 0:
+        raise DataError(f"dataset {spec.label!r}: proportion {spec.proportion} of {size} rows rounds to no row")
+    return size

@@ -1,0 +1,115 @@
+"""Prompts to generate from, each once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from alignment.data.encode import Encoder
+from alignment.data.encoded.lengths import fit_lengths
+from alignment.data.encoded.mixture import Row
+from alignment.data.encoded.tokenized import Encoded, Sample, TokenizedDataset, to_ids
+from alignment.data.ledger import DROPPED_OVERLONG, DUPLICATE_PROMPT, EMPTY_PROMPT, BadRow
+from alignment.data.padding import mask_rows, pad_rows, row_lengths
+from alignment.data.raw.conversation import Conversation, conversation, text_of
+from alignment.data.raw.raw_sample import require_fields
+from alignment.data.tokenizer import Tokenizer, padding_id
+
+
+class PromptOnlyDataset(TokenizedDataset):
+    """Samples ``{"input_ids" [P], "sample_id" int, "label" str | None, "prompt_text" str, "raw_input"}``.
+
+    Reads ``input``, and ``answer`` as the label when there is one; or ``messages`` or ``dialogue``, where an answer
+    that comes last is the label. ``sample_id`` is the row's place in the mixed order, ``prompt_text`` what the model
+    reads, ``raw_input`` the turns before the template (with tools: ``{"messages", "tools"}``). Equal prompts are kept
+    once: the last occurrence, as in safe-rlhf, so a proportion above 1 adds nothing; the others are counted.
+    """
+
+    KIND = "prompt-only"
+
+    def choose_rows(self, rows: Iterable[Row]) -> list[Row]:
+        """Keep the last row of each prompt, in mixed order."""
+        rows = list(rows)
+        last = {_key(row): number for number, row in enumerate(rows)}
+        keep = set(last.values())
+        for number, row in enumerate(rows):
+            if number not in keep:
+                self.ledger.add(row.dataset, DUPLICATE_PROMPT, row.index)
+        return [row for number, row in enumerate(rows) if number in keep]
+
+    def encode_row(self, row: Row, encoder: Encoder) -> Encoded:
+        """Encode one prompt."""
+        asked, label = _question(row)
+        if asked.has_blank_question:
+            return Encoded(None, (EMPTY_PROMPT,))
+        prompt = encoder.encode_prompt(asked)
+        if not prompt.ids:
+            return Encoded(None, (EMPTY_PROMPT,))
+        fitted = fit_lengths(prompt.ids, [], self.options, place=row.place)
+        if fitted is None:
+            return Encoded(None, (DROPPED_OVERLONG,))
+        sample = {
+            "input_ids": to_ids(fitted.prompt),
+            "sample_id": row.position,
+            "label": label,
+            "prompt_text": prompt.text,
+            "raw_input": _raw_input(row, asked),
+        }
+        return Encoded(sample, (fitted.reason,) if fitted.reason else ())
+
+    def make_collator(self, tokenizer: Tokenizer) -> PromptOnlyCollator:
+        """Return the left-padding collator."""
+        return PromptOnlyCollator(padding_id(tokenizer))
+
+
+class PromptOnlyCollator:
+    """Pads on the left.
+
+    Gives ``input_ids`` and ``attention_mask`` [B, P] (True: real token), ``lengths`` and ``sample_ids`` [B], and the
+    lists ``labels`` and ``prompt_texts``.
+    """
+
+    def __init__(self, pad_token_id: int) -> None:
+        self._pad_token_id = pad_token_id
+
+    def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        rows = [sample["input_ids"] for sample in samples]
+        return {
+            "input_ids": pad_rows(rows, value=self._pad_token_id, left=True),
+            "attention_mask": mask_rows(rows, left=True),
+            "lengths": row_lengths(rows),
+            "sample_ids": to_ids([sample["sample_id"] for sample in samples]),
+            "labels": [sample["label"] for sample in samples],
+            "prompt_texts": [sample["prompt_text"] for sample in samples],
+        }
+
+
+def _key(row: Row) -> str:
+    """Return what tells prompts apart; a row that cannot be used is unlike every other."""
+    try:
+        return f"row {row.position}" if row.fault is not None else _question(row)[0].key()
+    except BadRow:
+        return f"row {row.position}"
+
+
+def _question(row: Row) -> tuple[Conversation, str | None]:
+    """Return what is asked, and the reference answer if there is one."""
+    sample, tools = row.sample, row.sample.get("tools")
+    whole_field = next((name for name in ("messages", "dialogue") if sample.get(name) is not None), None)
+    if whole_field is None or sample.get("input") is not None:
+        require_fields(sample, ("input",), kind=PromptOnlyDataset.KIND, place=row.place)
+        return conversation(sample["input"], tools), sample.get("answer")
+    whole = conversation(sample[whole_field], tools)
+    if whole.messages[-1]["role"] != "assistant":
+        return whole, sample.get("answer")
+    return whole.before(len(whole.messages) - 1), text_of(whole.messages[-1]) or None
+
+
+def _raw_input(row: Row, asked: Conversation) -> Any:
+    """Return what is asked in the form that the row has it in."""
+    if asked.tools:
+        return {"messages": list(asked.messages), "tools": list(asked.tools)}
+    if row.sample.get("input") is not None:
+        return row.sample["input"]
+    turns = row.sample.get("messages") is None
+    return [text_of(message) for message in asked.messages] if turns else list(asked.messages)

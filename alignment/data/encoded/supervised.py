@@ -1,0 +1,119 @@
+"""Prompts with one answer, or dialogues, for supervised fine-tuning and the PTX loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from alignment.data.encode import Dialogue, Encoder
+from alignment.data.encoded.lengths import fit_lengths
+from alignment.data.encoded.mixture import Row
+from alignment.data.encoded.tokenized import Encoded, Sample, TokenizedDataset, to_ids
+from alignment.data.ledger import (
+    BOUNDARY_RETOKENIZED,
+    DROPPED_OVERLONG,
+    EMPTY_ANSWER,
+    EMPTY_PROMPT,
+    NO_TARGET,
+    SHORT_ANSWER,
+    UNDESIRABLE,
+)
+from alignment.data.padding import mask_rows, pad_rows, row_lengths
+from alignment.data.raw.conversation import Conversation, conversation
+from alignment.data.raw.raw_sample import require_fields
+from alignment.data.tokenizer import Tokenizer, padding_id
+from alignment.errors import DataError
+
+IGNORE_INDEX = -100
+"""The label of a token that is not trained on."""
+
+
+class SupervisedDataset(TokenizedDataset):
+    """Samples ``{"input_ids" [S], "labels" [S]}``: labels equal the ids on answer tokens, -100 elsewhere (not shifted).
+
+    Reads ``input`` and ``answer`` (only the answer is a target; ``input`` may be several turns), or ``dialogue``
+    (every assistant turn is a target), or ``messages`` (every assistant turn is one unless its ``train`` is False).
+    Of a pair the better answer is trained; an answer that ``desirable`` calls bad is not used.
+    """
+
+    KIND = "supervised"
+
+    def encode_row(self, row: Row, encoder: Encoder) -> Encoded:
+        """Encode one row; exactly one of ``input``, ``dialogue`` and ``messages`` must be there."""
+        if row.sample.get("desirable") is False:
+            return Encoded(None, (UNDESIRABLE,))
+        whole = _conversation(row)
+        if not whole.targets:
+            return Encoded(None, (NO_TARGET,))
+        if whole.has_blank_question:
+            return Encoded(None, (EMPTY_PROMPT,))
+        if whole.has_blank_target:
+            return Encoded(None, (EMPTY_ANSWER,))
+        dialogue = encoder.encode_dialogue(whole)
+        reason = self._fault(dialogue, encoder)
+        return Encoded(None, (reason,)) if reason else self._fit(dialogue, row.place)
+
+    def make_collator(self, tokenizer: Tokenizer) -> SupervisedCollator:
+        """Return the right-padding collator."""
+        return SupervisedCollator(padding_id(tokenizer))
+
+    def _fault(self, dialogue: Dialogue, encoder: Encoder) -> str | None:
+        if not dialogue.prompt_ids:
+            return EMPTY_PROMPT
+        num_content = encoder.count_content(dialogue.body_ids)
+        if num_content == 0:
+            return EMPTY_ANSWER
+        return SHORT_ANSWER if num_content < self.options.min_answer_tokens else None
+
+    def _fit(self, dialogue: Dialogue, place: object) -> Encoded:
+        fitted = fit_lengths(dialogue.prompt_ids, [dialogue.body_ids], self.options, place=place)
+        if fitted is None:
+            return Encoded(None, (DROPPED_OVERLONG,))
+        num_prompt, body = len(fitted.prompt), fitted.answers[0]
+        targets = dialogue.body_targets[: len(body)]
+        if True not in targets:
+            return Encoded(None, (DROPPED_OVERLONG,))
+        ids = to_ids(fitted.prompt + body)
+        labels = ids.copy()
+        labels[:num_prompt] = IGNORE_INDEX
+        if False in targets:
+            labels[num_prompt:][~np.array(targets)] = IGNORE_INDEX
+        reasons = [BOUNDARY_RETOKENIZED] * dialogue.retokenized + [fitted.reason] * (fitted.reason is not None)
+        return Encoded({"input_ids": ids, "labels": labels}, tuple(reasons))
+
+
+class SupervisedCollator:
+    """Pads on the right: ``input_ids``, ``labels``, ``attention_mask`` [B, S] (True: real token), ``lengths`` [B]."""
+
+    def __init__(self, pad_token_id: int) -> None:
+        self._pad_token_id = pad_token_id
+
+    def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        rows = [sample["input_ids"] for sample in samples]
+        return {
+            "input_ids": pad_rows(rows, value=self._pad_token_id),
+            "labels": pad_rows([sample["labels"] for sample in samples], value=IGNORE_INDEX),
+            "attention_mask": mask_rows(rows),
+            "lengths": row_lengths(rows),
+        }
+
+
+def _conversation(row: Row) -> Conversation:
+    """Return the whole conversation with its targets: one answer, or all turns of the assistant."""
+    sample, tools = row.sample, row.sample.get("tools")
+    forms = [name for name in ("input", "dialogue", "messages") if sample.get(name) is not None]
+    if len(forms) > 1:
+        raise DataError(
+            f"{row.place}: a supervised row has either 'input' and 'answer' or 'dialogue' or 'messages', not "
+            f"{' and '.join(map(repr, forms))}"
+        )
+    if forms in (["dialogue"], ["messages"]):
+        return conversation(sample[forms[0]], tools)
+    require_fields(sample, ("input", "answer"), kind="supervised", place=row.place)
+    is_worse = sample.get("better") is False and sample.get("other_answer") is not None
+    answer = sample["other_answer" if is_worse else "answer"]
+    if isinstance(sample["input"], str) and not tools:
+        return Conversation(({"role": "user", "content": sample["input"]}, {"role": "assistant", "content": answer}))
+    return conversation(sample["input"], tools).answered(answer)

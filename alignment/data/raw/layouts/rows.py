@@ -1,0 +1,191 @@
+"""A table of rows as samples: each row's layout, rows that give several samples, and what was read and what not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from alignment.data.ledger import BadRow
+from alignment.data.raw.layouts.layout import Layout, Row
+from alignment.data.raw.layouts.mapping import map_row
+from alignment.data.raw.layouts.recognise import (
+    SYSTEM,
+    TOOLS,
+    add_context,
+    check_unread,
+    layout_named,
+    only_layout,
+    recognise,
+)
+from alignment.data.raw.raw_sample import FIELDS
+from alignment.errors import DataError
+from alignment.records import RawSample
+
+_PADDED = ("input", "answer", "other_answer", "better")
+"""Fields that count as null, not as missing, where a row holds a null."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How the user wants rows to be read."""
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """What -> column; empty: the layout is recognised."""
+    layout: str | None = None
+    """The name of the layout, where the columns do not decide."""
+    ignored: frozenset[str] = frozenset()
+    """Columns that are left out on purpose."""
+
+
+class _Item(NamedTuple):
+    """One sample to be: a row, its layout (None: named columns), and which of the samples of the row."""
+
+    index: int
+    row: Row
+    layout: Layout | None
+    part: int
+
+
+class RowPlace:
+    """Where a row comes from; written out only where a message needs it."""
+
+    __slots__ = ("_index", "_place_of")
+
+    def __init__(self, place_of: Callable[[int], str], index: int) -> None:
+        self._place_of, self._index = place_of, index
+
+    def __str__(self) -> str:
+        return self._place_of(self._index)
+
+
+class SampleRows:
+    """The samples of ``rows``; ``place_of`` says where a row comes from."""
+
+    def __init__(self, rows: Sequence[Row], reading: Reading, place_of: Callable[[int], str]) -> None:
+        self._reading = reading
+        self._place_of = place_of
+        self._unread: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
+        self._says: dict[str, str] = {}
+        kept = [self._without_ignored(row) for row in rows] if reading.ignored else rows
+        self._items = self._mapped(kept) if reading.columns else self._recognised(kept)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def place(self, number: int) -> str:
+        """Return where sample ``number`` comes from."""
+        return self._place_of(self._items[number].index)
+
+    def sample(self, number: int) -> RawSample:
+        """Return sample ``number``; what cannot be read is a ``DataError`` that names the place."""
+        item = self._items[number]
+        place = RowPlace(self._place_of, item.index)
+        row = _without_nulls(item.row)
+        if item.layout is None and self._reading.columns:
+            self._check_named(item.row, place)
+            sample, read = map_row(row, self._reading.columns, place)
+            renamed = {**row, **{what: row[name] for what, name in self._reading.columns.items() if name in row}}
+        else:
+            layout = only_layout(recognise(item.row, place), place) if item.layout is None else item.layout
+            read, renamed = layout.reads, row
+            sample = layout.samples(row, place)[item.part] if layout.samples else layout.convert(row, place)
+        check_unread(row, read, place)
+        sample = add_context(sample, renamed, place)
+        return _padded(sample, item.row) if len(row) < len(item.row) else sample
+
+    def notes(self) -> list[str]:
+        """Return lines for the log: as what the rows were read, and the columns that nobody reads."""
+        lines = [
+            f"{count} rows read as {name}" + (f" ({self._says[name]})" if self._says[name] else "")
+            for name, count in self._counts.items()
+        ]
+        if self._unread:
+            lines.append(f"columns not read: {', '.join(self._unread)}")
+        return lines
+
+    def _check_named(self, row: Row, place: object) -> None:
+        for name in self._reading.columns.values():
+            if name not in row:
+                raise DataError(f"{place}: missing column {name!r}")
+
+    def _without_ignored(self, row: Row) -> Row:
+        return {name: value for name, value in row.items() if name not in self._reading.ignored}
+
+    def _mapped(self, rows: Sequence[Row]) -> list[_Item]:
+        columns = self._reading.columns
+        named = ", ".join(f"{what} in {name}" for what, name in columns.items())
+        self._note(f"named columns ({named})", "", len(rows), rows, set(columns.values()))
+        return [_Item(index, row, None, 0) for index, row in enumerate(rows)]
+
+    def _recognised(self, rows: Sequence[Row]) -> list[_Item]:
+        """Return the items in the order of the rows; rows without a single layout say so when they are read."""
+        groups: dict[str, list[int]] = {}
+        layouts: dict[str, Layout | None] = {}
+        seen: dict[Any, str] = {}
+        for index, row in enumerate(rows):
+            key = _columns_of(row)
+            if key not in seen:
+                layout = self._layout_of(row)
+                seen[key] = layout.name if layout else ""
+                layouts[seen[key]] = layout
+            groups.setdefault(seen[key], []).append(index)
+        items = [self._items_of(rows, indices, layouts[name]) for name, indices in groups.items()]
+        if len(items) == 1:
+            return items[0]
+        return sorted((item for group in items for item in group), key=lambda item: (item.index, item.part))
+
+    def _layout_of(self, row: Row) -> Layout | None:
+        if self._reading.layout:
+            return layout_named(self._reading.layout, "layout")
+        try:
+            found = recognise(row)
+        except BadRow:
+            return None
+        return found[0] if len(found) == 1 else None
+
+    def _items_of(self, rows: Sequence[Row], indices: Sequence[int], layout: Layout | None) -> list[_Item]:
+        if layout is None:
+            return [_Item(index, rows[index], None, 0) for index in indices]
+        chosen = [rows[index] for index in indices]
+        self._note(layout.name, layout.says, len(indices), chosen, layout.reads)
+        if layout.gather is not None:
+            gathered = layout.gather([_without_nulls(row) for row in chosen])
+            pairs = [(indices[number], row) for number, row in gathered]
+        else:
+            pairs = list(zip(indices, chosen, strict=True))
+        if layout.samples is None:
+            return [_Item(index, row, layout, 0) for index, row in pairs]
+        return [
+            _Item(index, row, layout, part)
+            for index, row in pairs
+            for part in range(len(layout.samples(_without_nulls(row), self._place_of(index))))
+        ]
+
+    def _note(self, name: str, says: str, count: int, rows: Sequence[Row], read: frozenset[str] | set[str]) -> None:
+        self._counts[name] += count
+        self._says[name] = says
+        known = {*read, *SYSTEM, *TOOLS}
+        distinct = dict.fromkeys(map(_columns_of, rows))
+        self._unread.update(dict.fromkeys(name for columns, _ in distinct for name in columns if name not in known))
+
+
+def _columns_of(row: Row) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the columns that hold something, and those that are null: rows alike in both have one layout."""
+    if None not in row.values():
+        return tuple(row), ()
+    return tuple(name for name in row if row[name] is not None), tuple(name for name in row if row[name] is None)
+
+
+def _without_nulls(row: Row) -> Row:
+    if None not in row.values():
+        return row
+    return {name: value for name, value in row.items() if value is not None}
+
+
+def _padded(sample: RawSample, row: Row) -> RawSample:
+    """Return the sample with a null for each field it lacks: the row has the column, with nothing in it."""
+    nulls = [name for name in FIELDS if name in row and row[name] is None]
+    return RawSample(**{**dict.fromkeys((*_PADDED, *nulls)), **sample})

@@ -1,0 +1,231 @@
+"""Turns and answers to the fields of a raw sample: plain alternation where it suffices, messages elsewhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from alignment.data.ledger import BROKEN_DIALOGUE, DIFFERENT_PROMPTS, BadRow
+from alignment.data.raw.layouts.transcripts import check_prompt, is_transcript, read_transcript
+from alignment.data.raw.layouts.turns import Message, dialogue_turns, is_turns, read_turns
+from alignment.errors import DataError
+from alignment.records import RawSample
+
+
+def prompt_turns(value: Any, place: object) -> list[Message]:
+    """Return a prompt (text, transcript, turns) as messages that end with a question; one with an answer is refused."""
+    if isinstance(value, str) and not is_transcript(value):
+        check_prompt(value, place)
+        return dialogue_turns([value])
+    messages = read_transcript(value, place) if isinstance(value, str) else read_turns(value, place)
+    last = messages[-1]
+    if isinstance(value, str) and last["role"] == "assistant" and not last["content"]:
+        messages = messages[:-1]
+    if messages[-1]["role"] not in ("user", "tool"):
+        raise DataError(
+            f"{place}: the prompt holds an answer (its last turn is of the {messages[-1]['role']}); name a column of "
+            "prompts, or give messages_key to train on whole conversations"
+        )
+    return messages
+
+
+def prompt_of(value: Any, place: object) -> Any:
+    """Return a prompt as an ``input``: text as it is, lists as turns; other types pass to ``check_sample``."""
+    if not isinstance(value, (str, list, tuple, Mapping)):
+        return value
+    if isinstance(value, str) and not is_transcript(value):
+        check_prompt(value, place)
+        return value
+    return input_of(prompt_turns(value, place))
+
+
+def input_of(messages: Sequence[Message]) -> list[Any]:
+    """Return turns that end with a question as texts, or as messages where texts in alternation cannot say it."""
+    return [message["content"] for message in messages] if _is_plain(messages) else list(messages)
+
+
+def conversation_of(value: Any, place: object) -> RawSample:
+    """Return a sample of a whole conversation, or of a prompt when it ends with a question; None stays."""
+    if value is None:
+        return RawSample(dialogue=None)
+    messages = (
+        read_transcript(value, place) if isinstance(value, str) and is_transcript(value) else read_turns(value, place)
+    )
+    return sample_of(messages, place)
+
+
+def sample_of(messages: Sequence[Message], place: object) -> RawSample:
+    """Return a sample of a conversation as ``conversation_of`` does."""
+    if messages[-1]["role"] == "system":
+        raise DataError(f"{place}: the conversation ends with a system message")
+    if messages[-1]["role"] != "assistant":
+        return RawSample(input=input_of(messages))
+    if _is_plain(messages):
+        return RawSample(dialogue=[message["content"] for message in messages])
+    return RawSample(messages=list(messages))
+
+
+def answered(prompt: Any, answer: Any, place: object) -> RawSample:
+    """Return a sample of a prompt with one answer: text, or turns (an answer may take several, with tools)."""
+    if not isinstance(answer, (list, tuple, Mapping)):
+        return RawSample(input=prompt_of(prompt, place), answer=_strip_after(prompt, answer))
+    if not isinstance(answer, Mapping) and not is_turns(answer):
+        raise DataError(f"{place}: an answer must be text or messages, got {answer!r:.60}")
+    turns = read_turns(answer, place)
+    before = prompt_turns(prompt, place) if prompt is not None else []
+    if before and turns[: len(before)] == before:
+        turns = turns[len(before) :]
+    if len(turns) == 1 and set(turns[0]) == {"role", "content"} and turns[0]["role"] == "assistant":
+        return RawSample(input=prompt_of(prompt, place), answer=turns[0]["content"])
+    return sample_of([*map(untrained, before), *turns], place)
+
+
+def untrained(message: Message) -> Message:
+    """Return a message that is no target."""
+    return {**message, "train": False} if message["role"] == "assistant" else message
+
+
+def pair_of(prompt: Any, chosen: Any, rejected: Any, place: object) -> RawSample:
+    """Return a sample with the chosen answer first; ``prompt`` None: it stands before both answers.
+
+    Answers are texts, transcripts, one message, or conversations that share every turn but the last.
+    """
+    if chosen is None or rejected is None:
+        return RawSample(input=prompt_of(prompt, place), answer=chosen, other_answer=rejected, better=True)
+    if _is_conversation(chosen) != _is_conversation(rejected):
+        raise DataError(f"{place}: the chosen and the rejected answer must both be strings or both message lists")
+    if not _is_conversation(chosen):
+        return _text_pair(prompt, chosen, rejected, place)
+    before, first = _cut(chosen, f"{place}, chosen")
+    other_before, second = _cut(rejected, f"{place}, rejected")
+    if before != other_before:
+        raise BadRow(
+            DIFFERENT_PROMPTS, f"{place}: the chosen and the rejected conversation differ before their last message"
+        )
+    if before and prompt is not None:
+        before = _agreed(prompt, before, place)
+    if not before and prompt is None:
+        raise _no_prompt(place)
+    given = input_of(before) if before else prompt_of(prompt, place)
+    return RawSample(input=given, answer=first, other_answer=second, better=True)
+
+
+def ranked_of(prompt: Any, answers: Sequence[Any], scores: Sequence[Any], place: object) -> RawSample:
+    """Return the best of several answers against the worst, by scores (higher is better; the first of equals).
+
+    Answers whose score is null or NaN are left out. Equal scores are a tie; a single answer has no other.
+    """
+    if len(answers) != len(scores):
+        raise DataError(f"{place}: {len(answers)} answers with {len(scores)} scores")
+    known = [(answer, number_of(score, place)) for answer, score in zip(answers, scores, strict=True)]
+    known = [(answer, score) for answer, score in known if not math.isnan(score)]
+    if len(known) < 2:
+        only = known[0][0] if known else (answers[0] if answers else None)
+        return RawSample(input=prompt_of(prompt, place), answer=only, other_answer=None, better=None)
+    best = max(known, key=lambda item: item[1])
+    worst = min((item for item in known if item is not best), key=lambda item: item[1])
+    sample = pair_of(prompt, best[0], worst[0], place)
+    return sample if best[1] > worst[1] else RawSample(**{**sample, "better": None})
+
+
+def compare(first: Any, second: Any, place: object) -> bool | None:
+    """Return whether the first score is higher; None for a tie, or where a score is null or NaN."""
+    scores = number_of(first, place), number_of(second, place)
+    if any(map(math.isnan, scores)) or scores[0] == scores[1]:
+        return None
+    return scores[0] > scores[1]
+
+
+def number_of(value: Any, place: object) -> float:
+    """Return a score; NaN where it is null."""
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise DataError(f"{place}: score {value!r} must be a number")
+    return float(value)
+
+
+def flag_of(value: Any, place: object) -> bool | None:
+    """Return a true/false label that may be written 0 or 1; None stays."""
+    if value is None or value in (0, 1):
+        return None if value is None else bool(value)
+    raise DataError(f"{place} is {value!r:.60} (allowed: true, false, 1, 0)")
+
+
+def with_context(sample: RawSample, system: str | None, tools: list[dict[str, Any]] | None) -> RawSample:
+    """Return the sample with a system message before its turns and with its tools."""
+    made: dict[str, Any] = dict(sample)
+    if system:
+        head = {"role": "system", "content": system}
+        for field in ("input", "messages"):
+            if made.get(field) is not None:
+                turns = [made[field]] if isinstance(made[field], str) else made[field]
+                made[field] = [head, *_as_messages(turns)]
+        if made.get("dialogue") is not None:
+            made["messages"] = [head, *dialogue_turns(made.pop("dialogue"))]
+    if tools:
+        made["tools"] = tools
+    return RawSample(**made)
+
+
+def _as_messages(turns: Sequence[Any]) -> list[Message]:
+    return list(turns) if is_turns(turns) else dialogue_turns(turns)
+
+
+def _is_plain(messages: Sequence[Message]) -> bool:
+    """Tell whether texts in alternation, the user's first, say the same."""
+    return all(
+        set(message) == {"role", "content"} and message["role"] == ("user", "assistant")[number % 2]
+        for number, message in enumerate(messages)
+    )
+
+
+def _is_conversation(value: Any) -> bool:
+    return is_turns(value) or isinstance(value, Mapping) or (isinstance(value, str) and is_transcript(value))
+
+
+def _cut(value: Any, place: object) -> tuple[list[Message], str]:
+    """Return the turns before the last one, and the last one's text, which must be the assistant's."""
+    messages = read_transcript(value, place) if isinstance(value, str) else read_turns(value, place)
+    last = messages[-1]
+    if isinstance(value, str) and last["role"] != "assistant":
+        raise BadRow(BROKEN_DIALOGUE, f"{place}: the last turn is not the assistant's")
+    if last["role"] != "assistant" or last.get("tool_calls"):
+        raise DataError(f"{place}: the last message must be the assistant's answer")
+    return messages[:-1], last["content"]
+
+
+def _text_pair(prompt: Any, chosen: Any, rejected: Any, place: object) -> RawSample:
+    if prompt is None:
+        raise _no_prompt(place)
+    if isinstance(chosen, (list, tuple)):
+        raise DataError(f"{place}: an answer must be text or messages, got {chosen!r:.60}")
+    answers = [_strip_after(prompt, text) for text in (chosen, rejected)]
+    if isinstance(prompt, str) and len(prompt) > 40 and all(_begins(text, prompt) for text in (chosen, rejected)):
+        answers = [text[len(prompt) :].strip() for text in (chosen, rejected)]
+    return RawSample(input=prompt_of(prompt, place), answer=answers[0], other_answer=answers[1], better=True)
+
+
+def _begins(text: Any, prompt: str) -> bool:
+    return isinstance(text, str) and text.startswith(prompt) and len(text) > len(prompt)
+
+
+def _strip_after(prompt: Any, answer: Any) -> Any:
+    """Return an answer without the space that follows ``Assistant:`` in a transcript."""
+    is_open = isinstance(prompt, str) and is_transcript(prompt)
+    return answer.strip() if is_open and isinstance(answer, str) else answer
+
+
+def _agreed(prompt: Any, before: list[Message], place: object) -> list[Message]:
+    """Return ``before``; a prompt beside it must say the same: all its turns, or the text of one."""
+    said = prompt_turns(prompt, place)
+    texts = [message["content"].strip() for message in before]
+    asked = [message["content"].strip() for message in said]
+    if said != before and asked != texts and not (len(asked) == 1 and asked[0] in texts):
+        raise DataError(f"{place}: the prompt column differs from the turns before the chosen answer")
+    return before
+
+
+def _no_prompt(place: object) -> DataError:
+    return DataError(f"{place}: the answers hold no user turn and there is no column with the prompt (prompt_key)")

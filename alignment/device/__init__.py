@@ -1,0 +1,1 @@
+"""What one process needs of its machine: settings, memory, offload, random state."""

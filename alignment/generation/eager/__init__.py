@@ -1,0 +1,1 @@
+"""The plain engine, which every faster engine is tested against."""

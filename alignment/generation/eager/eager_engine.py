@@ -1,0 +1,130 @@
+"""The plain engine: prefill, then one token a step for all rows in flight. Faster engines are tested against it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import paddle
+
+from alignment.architecture.parts import even_cut
+from alignment.errors import UserError
+from alignment.generation.drawing import Drawer
+from alignment.generation.eager.decoder_weights import sort_weights
+from alignment.generation.eager.forward import DecoderForward
+from alignment.generation.eager.kv_cache import KVCache
+from alignment.generation.eager.relay import Piece, Relay
+from alignment.generation.eager.row_group import RowGroup
+from alignment.generation.eager.stopping import Answers
+from alignment.generation.engine import GenerationOptions
+from alignment.generation.place import WHOLE_MODEL, EnginePlace
+from alignment.generation.prompt_checks import check_prompts
+from alignment.generation.random_numbers import uniform
+from alignment.records import Completion
+
+
+class EagerEngine:
+    """Generates with the weights of ``model`` (a CausalLM), or with weights of the same shape handed to it.
+
+    The same seed and sequence id give the same tokens alone, in any batch and in any order, up to the last bits of
+    the matrix products (they differ between one row and several).
+
+    In a layout ``place`` says which part of the model the weights are; all processes of the place are handed the same
+    prompts and return the same completions. With several stages the rows go in as many groups, so that each stage has
+    one to work on.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        place: EnginePlace = WHOLE_MODEL,
+        max_batch_rows: int | None = None,
+        usable_vocab_size: int | None = None,
+    ) -> None:
+        """``max_batch_rows`` rows run at once (None: all); ids from ``usable_vocab_size`` on are never drawn."""
+        if max_batch_rows is not None and max_batch_rows < 1:
+            raise UserError(f"max_batch_rows={max_batch_rows} (allowed: 1 or more)")
+        self.version: int | None = None
+        self._model = model
+        self._place = place
+        self._max_batch_rows = max_batch_rows
+        self._usable = usable_vocab_size
+        self._weights = None
+
+    def load_weights(self, weights: Iterable[tuple[str, Any]] | None, version: int) -> None:
+        """See ``Engine.load_weights``; tensors are shared, only a tied head is copied."""
+        # Before others come: weights that were brought from another layout need not be there twice.
+        self.release()
+        with paddle.no_grad():
+            source = self._model.named_parameters() if weights is None else weights
+            self._weights = sort_weights(source, self._model.config.num_hidden_layers, self._place)
+        self.version = version
+
+    def release(self) -> None:
+        """Let go of the weights; ``load_weights`` comes before the next ``generate``."""
+        self._weights = None
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], options: GenerationOptions, *, seed: int, sequence_ids: Sequence[int]
+    ) -> list[Completion]:
+        """See ``Engine.generate``; raises UserError for a prompt that is empty, out of the vocabulary or too long."""
+        assert self._weights is not None, "load_weights comes before generate"
+        assert len(prompts) == len(sequence_ids), "one sequence id for each prompt"
+        rows = [np.asarray(prompt, np.int64) for prompt in prompts]
+        check_prompts(rows, options, self._model.config)
+        uniforms = uniform(seed, np.asarray(sequence_ids)[:, None], np.arange(options.max_new_tokens))
+        size = self._max_batch_rows or max(1, len(rows))
+        completions: list[Completion] = []
+        with paddle.no_grad():
+            for first in range(0, len(rows), size):
+                part = slice(first, first + size)
+                completions += self._run(rows[part], options, uniforms[part])
+        return completions
+
+    def _run(self, prompts: list[np.ndarray], options: GenerationOptions, uniforms: np.ndarray) -> list[Completion]:
+        """Continue prompts that fit in one batch; ``uniforms`` [B, max_new_tokens]."""
+        stages, config = self._place.pipeline, self._model.config
+        cuts = (even_cut(len(prompts), stages.size, index) for index in range(stages.size))
+        groups = [
+            self._group(prompts[start:stop], options, uniforms[start:stop]) for start, stop in cuts if start < stop
+        ]
+        relay = Relay(
+            stages,
+            num_passes=len(self._place.chunks(config.num_hidden_layers)),
+            width=config.hidden_size,
+            dtype=self._weights.layers[0].input_norm.dtype,
+        )
+        relay.run(itertools.chain.from_iterable(group.read_prompts() for group in groups))
+        relay.run(_steps(groups, places=stages.size))
+        return [completion for group in groups for completion in group.answers.completions()]
+
+    def _group(self, prompts: list[np.ndarray], options: GenerationOptions, uniforms: np.ndarray) -> RowGroup:
+        config, lengths = self._model.config, np.array([len(prompt) for prompt in prompts])
+        limits = options.answer_limits(lengths)
+        longest = int(lengths.max() + limits.max())
+        forward = DecoderForward(config, self._weights, max_length=longest, place=self._place)
+        return RowGroup(
+            prompts,
+            forward=forward,
+            cache=KVCache(forward.cache_shape, lengths, max_length=longest),
+            drawer=Drawer(
+                options,
+                prompts,
+                uniforms,
+                vocab_size=config.vocab_size,
+                usable_vocab_size=self._usable,
+                place=self._place,
+            ),
+            answers=Answers(limits, options),
+        )
+
+
+def _steps(groups: list[RowGroup], *, places: int) -> Iterator[Piece | None]:
+    """Yield the next step of every group in turn until all are done; a place without work stays empty for its turn."""
+    while not all(group.answers.done for group in groups):
+        for place in range(places):
+            is_open = place < len(groups) and not groups[place].answers.done
+            yield groups[place].next_step() if is_open else None

@@ -1,0 +1,211 @@
+"""The decoder as generation needs it: whole prompts once, then one token of every row at a time.
+
+B rows, M tokens that go through the layers together (prompts one after the other, or one token of each row), D numbers
+a head, V vocabulary (its local part in a tensor-parallel layout).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+
+from alignment.architecture.parts import even_cut
+from alignment.generation.eager.decoder_weights import Affine, DecoderWeights, LayerWeights
+from alignment.generation.eager.kv_cache import CacheShape, KVCache
+from alignment.generation.place import WHOLE_MODEL, EnginePlace
+from alignment.ops.attention import causal_attention
+from alignment.ops.head_layout import HeadLayout
+from alignment.ops.precision import widen
+from alignment.ops.rms_norm import rms_norm_inference
+from alignment.ops.rotary import RotaryTables, apply_rotary
+from alignment.parallel.tensor.regions import embed_rows
+
+_PROMPT_TOKENS = 512
+"""Prompts are computed in groups of about so many tokens, which bounds memory and keeps a group in the cache."""
+
+
+class Tokens(Protocol):
+    """M tokens on their way through the layers of this process."""
+
+    ids: np.ndarray
+    """[M]"""
+    tables: tuple[RotaryTables, RotaryTables]
+    """Of queries (times D^-1/2) and of keys."""
+
+    def mix(self, layer: int, q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor) -> paddle.Tensor:
+        """Put keys and values into the cache of ``layer`` and return what attention makes of them, [M, heads * D]."""
+        ...
+
+    def close(self) -> None:
+        """All layers of this process are done."""
+        ...
+
+    def pick(self, hidden: paddle.Tensor) -> paddle.Tensor:
+        """Return the rows of hidden [M, H] whose logits are wanted, [B, H]."""
+        ...
+
+
+class DecoderForward:
+    """Runs ``weights`` under ``config`` (a DecoderConfig) for sequences of at most ``max_length`` tokens."""
+
+    def __init__(
+        self, config: Any, weights: DecoderWeights, *, max_length: int, place: EnginePlace = WHOLE_MODEL
+    ) -> None:
+        self._eps = config.rms_norm_eps
+        self._weights = weights
+        self._place = place
+        self._chunks = _local_numbers(place.chunks(config.num_hidden_layers))
+        self._first_id = even_cut(config.vocab_size, place.tensor.size, place.tensor.index)[0]
+        dim = config.head_dim
+        heads, kv_heads = (x.weight.shape[1] // dim for x in weights.layers[0][1:3])
+        dtype = weights.layers[0].input_norm.dtype
+        self.cache_shape = CacheShape(len(weights.layers), heads, kv_heads, dim, config.sliding_window, dtype)
+        frequencies, scale = config.rotary_frequencies()
+        self._rotary = _PositionTables(frequencies, scale, self.cache_shape, max_length=max_length)
+
+    def prompt_tokens(self, prompts: list[np.ndarray], rows: range, cache: KVCache) -> Tokens:
+        """Return the tokens of ``prompts[rows]``, which will fill those rows of ``cache``."""
+        return _PromptTokens(prompts, rows, cache, self.cache_shape, self._rotary)
+
+    def next_tokens(self, tokens: np.ndarray, cache: KVCache) -> Tokens:
+        """Return the tokens [B] that are appended to the rows of ``cache``, which opens a step there."""
+        return _NextTokens(tokens, cache, self.cache_shape, self._rotary)
+
+    def run(self, tokens: Tokens, turn: int, hidden: paddle.Tensor | None) -> paddle.Tensor:
+        """Take ``tokens`` through the layers of pass number ``turn`` over this stage; hidden [M, H], None: embed them.
+
+        Returns [M, H], from the last layers of the model the float32 logits [B, V].
+        """
+        hidden = self._embed(tokens.ids) if hidden is None else hidden
+        for number in self._chunks[turn]:
+            layer = self._weights.layers[number]
+            mixed = tokens.mix(number, *self._project(layer, hidden, tokens.tables))
+            hidden = self._feed(layer, hidden.add_(self._gather_sum(layer.output, mixed)))
+        if turn < len(self._chunks) - 1:
+            return hidden
+        tokens.close()
+        return self._logits(tokens.pick(hidden)) if self._place.pipeline.is_last else hidden
+
+    def _embed(self, ids: np.ndarray) -> paddle.Tensor:
+        """Return the embeddings [M, H]; of a cut vocabulary each process looks up what it has, the rest is zero."""
+        table, tensor = self._weights.embedding, self._place.tensor
+        if tensor.size == 1:
+            return F.embedding(paddle.to_tensor(ids), table)
+        return tensor.sum_(embed_rows(paddle.to_tensor(ids), table, first_row=self._first_id), "embedding")
+
+    def _project(self, layer: LayerWeights, hidden: paddle.Tensor, tables) -> tuple[paddle.Tensor, ...]:
+        """Return rotated queries (scaled by D^-1/2), rotated keys and values of hidden [M, H]."""
+        x = rms_norm_inference(hidden, layer.input_norm, self._eps)
+        q = self._norm_heads(layer.queries(x), layer.query_norm)
+        k = self._norm_heads(layer.keys(x), layer.key_norm)
+        return apply_rotary(q, tables[0]), apply_rotary(k, tables[1]), layer.values(x)
+
+    def _norm_heads(self, x: paddle.Tensor, weight: paddle.Tensor | None) -> paddle.Tensor:
+        if weight is None:
+            return x
+        return rms_norm_inference(x.reshape([-1, self.cache_shape.head_dim]), weight, self._eps).reshape(x.shape)
+
+    def _feed(self, layer: LayerWeights, hidden: paddle.Tensor) -> paddle.Tensor:
+        x = rms_norm_inference(hidden, layer.feed_norm, self._eps)
+        inner = F.silu(layer.gate(x)).multiply_(layer.up(x))
+        return hidden.add_(self._gather_sum(layer.down, inner))
+
+    def _gather_sum(self, affine: Affine, x: paddle.Tensor) -> paddle.Tensor:
+        """Return ``affine`` of x [M, in], whose columns may be spread over the tensor group; the bias counts once."""
+        y = self._place.tensor.sum_(paddle.matmul(x, affine.weight), "projections")
+        return y if affine.bias is None else y.add_(affine.bias)
+
+    def _logits(self, hidden: paddle.Tensor) -> paddle.Tensor:
+        x = rms_norm_inference(hidden, self._weights.norm, self._eps)
+        return paddle.matmul(x, self._weights.head).astype("float32")
+
+
+class _PromptTokens:
+    """All tokens of some prompts; see ``Tokens``."""
+
+    def __init__(
+        self, prompts: list[np.ndarray], rows: range, cache: KVCache, shape: CacheShape, rotary: _PositionTables
+    ) -> None:
+        lengths = cache.lengths[rows.start : rows.stop]
+        self.ids = np.concatenate([prompts[row] for row in rows])
+        self.tables = rotary.at(paddle.to_tensor(np.concatenate([np.arange(length) for length in lengths])))
+        self._layout = HeadLayout.build(
+            lengths, num_heads=shape.num_heads, num_kv_heads=shape.num_kv_heads, dtype="float32", window=shape.window
+        )
+        self._cache, self._slots = cache, cache.prompt_slots(rows)
+        self._ends = paddle.to_tensor(np.cumsum(lengths) - 1)
+        self._root = float(shape.head_dim) ** 0.5
+
+    def mix(self, layer: int, q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor) -> paddle.Tensor:
+        self._cache.write_prompts(layer, k, v, self._slots)
+        # The tables scale queries by D^-1/2 for the decode step; causal_attention does so itself.
+        return causal_attention(q.scale_(self._root), k, v, self._layout)
+
+    def close(self) -> None:
+        return
+
+    def pick(self, hidden: paddle.Tensor) -> paddle.Tensor:
+        return paddle.gather(hidden, self._ends)
+
+
+class _NextTokens:
+    """One token of every row; see ``Tokens``."""
+
+    def __init__(self, tokens: np.ndarray, cache: KVCache, shape: CacheShape, rotary: _PositionTables) -> None:
+        cache.open_step()
+        self.ids, self._cache = tokens, cache
+        self.tables, self._mask = rotary.at(cache.positions), cache.mask
+        self._grouped = [-1, self._mask.shape[1], shape.head_dim]
+        self._flat = [-1, shape.num_heads * shape.head_dim]
+
+    def mix(self, layer: int, q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor) -> paddle.Tensor:
+        self._cache.append(layer, k, v)
+        keys, values = self._cache.read(layer)
+        scores = widen(paddle.matmul(q.reshape(self._grouped), keys, transpose_y=True)).add_(self._mask)
+        return paddle.matmul(F.softmax(scores).astype(values.dtype), values).reshape(self._flat)
+
+    def close(self) -> None:
+        self._cache.close_step()
+
+    def pick(self, hidden: paddle.Tensor) -> paddle.Tensor:
+        return hidden
+
+
+class _PositionTables:
+    """Rotary factors of every position up to a length, by head width; rows are picked by position on the device."""
+
+    def __init__(self, frequencies: np.ndarray, scale: float, shape: CacheShape, *, max_length: int) -> None:
+        one = RotaryTables.build(np.arange(max_length), frequencies, heads=1, scale=scale, dtype="float32")
+        root = float(shape.head_dim) ** -0.5
+        self._dtype = shape.dtype
+        self._sides = ((shape.num_heads, one.cos * root, one.sin * root), (shape.num_kv_heads, one.cos, one.sin))
+
+    def at(self, positions: paddle.Tensor) -> tuple[RotaryTables, RotaryTables]:
+        """Return the tables of queries (times D^-1/2) and of keys for ``positions`` [M]."""
+        return tuple(self._pick(positions, *side) for side in self._sides)
+
+    def _pick(self, positions: paddle.Tensor, heads: int, cos: paddle.Tensor, sin: paddle.Tensor) -> RotaryTables:
+        cos, sin = (paddle.tile(paddle.gather(x, positions), [1, heads]).astype(self._dtype) for x in (cos, sin))
+        return RotaryTables(cos, sin, paddle.to_tensor(np.arange(positions.shape[0] * heads * 2) ^ 1))
+
+
+def group_rows(lengths: Sequence[int]) -> list[range]:
+    """Return consecutive ranges of rows with about ``_PROMPT_TOKENS`` tokens, at least one row each."""
+    groups, first, tokens = [], 0, 0
+    for row, length in enumerate(lengths):
+        if row > first and tokens + length > _PROMPT_TOKENS:
+            groups.append(range(first, row))
+            first, tokens = row, 0
+        tokens += length
+    return [*groups, range(first, len(lengths))]
+
+
+def _local_numbers(chunks: Sequence[range]) -> list[range]:
+    """Return ``chunks`` of layers counted among those of this process."""
+    starts = np.cumsum([0, *map(len, chunks)]).tolist()
+    return [range(start, stop) for start, stop in itertools.pairwise(starts)]

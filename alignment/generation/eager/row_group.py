@@ -1,0 +1,68 @@
+"""Rows that go through the stages together: what is known of them and the work they need next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+import paddle
+
+from alignment.generation.drawing import Drawer
+from alignment.generation.eager.forward import DecoderForward, Tokens, group_rows
+from alignment.generation.eager.kv_cache import KVCache
+from alignment.generation.eager.relay import Piece
+from alignment.generation.eager.stopping import Answers
+
+_COMPACT_BELOW = 0.75
+"""Share of unfinished rows under which the finished ones are dropped, which copies the cache once."""
+
+
+class RowGroup:
+    """The prompts, caches and answers of B rows; on every stage the same but for the caches."""
+
+    def __init__(
+        self,
+        prompts: list[np.ndarray],
+        *,
+        forward: DecoderForward,
+        cache: KVCache,
+        drawer: Drawer,
+        answers: Answers,
+    ) -> None:
+        self.answers = answers
+        self._prompts, self._forward, self._cache, self._drawer = prompts, forward, cache, drawer
+        self._logits: list[paddle.Tensor | None] = []
+        self._tokens: np.ndarray | None = None
+
+    def read_prompts(self) -> Iterator[Piece]:
+        """Yield the work of filling the caches; the last piece to be finished draws the first tokens."""
+        pieces = group_rows([len(prompt) for prompt in self._prompts])
+        for rows in pieces:
+            tokens = self._forward.prompt_tokens(self._prompts, rows, self._cache)
+            yield self._piece(tokens, partial(self._finish_prompts, num_pieces=len(pieces)))
+
+    def next_step(self) -> Piece:
+        """Return the work of one more token."""
+        return self._piece(self._forward.next_tokens(self._tokens, self._cache), self._finish_step)
+
+    def _piece(self, tokens: Tokens, finish) -> Piece:
+        return Piece(len(tokens.ids), partial(self._forward.run, tokens), finish)
+
+    def _finish_prompts(self, logits: paddle.Tensor | None, *, num_pieces: int) -> None:
+        self._logits.append(logits)
+        if len(self._logits) == num_pieces:
+            whole = None if logits is None else paddle.concat(self._logits)
+            self._logits = []
+            self._finish_step(whole)
+
+    def _finish_step(self, logits: paddle.Tensor | None) -> None:
+        """Draw a token for every row and drop finished rows when they are many."""
+        answers = self.answers
+        self._tokens, logprobs = self._drawer.draw(logits, answers.step, num_rows=len(answers.open))
+        answers.add(self._tokens, logprobs)
+        if not answers.done and answers.open.mean() < _COMPACT_BELOW:
+            kept = np.flatnonzero(answers.open)
+            self._tokens = self._tokens[kept]
+            for part in (self._cache, self._drawer, answers):
+                part.keep(kept)

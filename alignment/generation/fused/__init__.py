@@ -1,0 +1,1 @@
+"""The compiled engine: continuous batching over a paged cache."""

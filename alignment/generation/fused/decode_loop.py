@@ -1,0 +1,62 @@
+"""Plan, compute, draw, until every sequence has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+import numpy as np
+
+from alignment.generation.fused.scheduler import Scheduler, Step
+from alignment.generation.fused.sequences import Sequence
+from alignment.generation.fused.slots import Slots
+from alignment.records import Completion
+
+Progress = Callable[[int], None]
+"""Called after every pass with the number of tokens it has added to the answers."""
+
+
+class RowModel(Protocol):
+    """Keys and values in blocks, and a forward pass over rows."""
+
+    def copy_block(self, source: int, target: int) -> None:
+        """Copy the keys and values of block ``source`` to ``target``."""
+        ...
+
+    def forward(self, step: Step, block_tables: np.ndarray) -> np.ndarray:
+        """Compute the rows of ``step`` and return the logits [L, V] float32, good until the next call.
+
+        Token s of a slot is in block ``block_tables[slot, s // block_tokens]``.
+        """
+        ...
+
+
+class SlotDrawer(Protocol):
+    """Draws tokens from logits and keeps what it needs to know of each slot's past."""
+
+    def enter(self, sequences: Iterable[Sequence]) -> None:
+        """Take note of ``sequences``, which have got their slots and know the tokens ``sequence.tokens``."""
+        ...
+
+    def draw(self, logits: np.ndarray, step: Step, slots: Slots) -> tuple[np.ndarray, np.ndarray]:
+        """Return (tokens [L] int64, log-probs [L] float32) for logits [L, V] of ``step.drawn_slots``."""
+        ...
+
+
+def run(
+    scheduler: Scheduler, model: RowModel, drawer: SlotDrawer, *, progress: Progress | None = None
+) -> list[Completion]:
+    """Lead all sequences of ``scheduler`` to their ends and return their answers in order of arrival."""
+    nothing = np.empty(0, np.int64), np.empty(0, np.float32)
+    while not scheduler.done:
+        step = scheduler.plan()
+        if step.entered:
+            drawer.enter(step.entered)
+        for source, target in step.copies:
+            model.copy_block(source, target)
+        logits = model.forward(step, scheduler.slots.block_tables)
+        num_drawn = len(step.drawn_slots)
+        scheduler.add(*(drawer.draw(logits, step, scheduler.slots) if num_drawn else nothing))
+        if progress is not None:
+            progress(num_drawn)
+    return scheduler.completions()

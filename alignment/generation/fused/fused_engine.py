@@ -1,0 +1,151 @@
+"""The fast engine: compiled kernels under continuous batching. Its tokens are those of ``EagerEngine``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import paddle
+
+from alignment.errors import UserError
+from alignment.generation.engine import GenerationOptions
+from alignment.generation.fused.blocks import blocks_for
+from alignment.generation.fused.decode_loop import Progress, run
+from alignment.generation.fused.fused_drawing import FusedDrawer
+from alignment.generation.fused.fused_model import FusedModel, share_sizes
+from alignment.generation.fused.fused_settings import FusedSettings
+from alignment.generation.fused.paging import Counts, Paging
+from alignment.generation.fused.scheduler import Scheduler
+from alignment.generation.fused.sequences import Sequence as SequenceInFlight
+from alignment.generation.fused.sequences import make_sequences
+from alignment.generation.place import WHOLE_MODEL, EnginePlace
+from alignment.generation.prompt_checks import check_prompts
+from alignment.ops.native.library import find_core, load_core
+from alignment.records import Completion
+
+
+def fused_engine_unavailable(config: Any, place: EnginePlace = WHOLE_MODEL) -> str | None:
+    """Return in one line why a FusedEngine cannot run ``config`` (a DecoderConfig) here, None when it can.
+
+    May build the kernel library, which takes about a minute the first time.
+    """
+    if place.pipeline.size > 1:
+        return f"the fused engine needs all layers in one process, pipeline_parallel_degree={place.pipeline.size}"
+    sizes = share_sizes(config, place.tensor)
+    odd = [f"{name} {sizes[name]}" for name in ("hidden", "inner") if sizes[name] % 2]
+    if odd:
+        return f"the kernels need even widths, a process has {' and '.join(odd)}"
+    device = paddle.device.get_device()
+    if device != "cpu":
+        return f"the fused engine runs on cpu, the device is {device}"
+    if load_core() is None:
+        return f"no kernel library: {find_core().reason}"
+    return None
+
+
+class FusedEngine:
+    """Generates with the weights of ``model`` (a CausalLM), or with weights of the same shape handed to it.
+
+    The same seed and sequence id give the same tokens whatever the slots, the memory and the order of the prompts,
+    bit for bit: every row is summed in the same order in every company.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        settings: FusedSettings | None = None,
+        *,
+        place: EnginePlace = WHOLE_MODEL,
+        usable_vocab_size: int | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Ids from ``usable_vocab_size`` on are never drawn; UserError when ``fused_engine_unavailable``.
+
+        Processes that share the layers by ``place.tensor`` are handed the same prompts and return the same completions.
+        """
+        obstacle = fused_engine_unavailable(model.config, place)
+        if obstacle is not None:
+            raise UserError(obstacle)
+        self.version: int | None = None
+        self.counts = Counts()
+        """What happened in the last call of ``generate``."""
+        self._model = model
+        self._place = place
+        self._settings = settings or FusedSettings()
+        self._usable = usable_vocab_size
+        self._progress = progress
+        self._packed: FusedModel | None = None
+        self._loaded = False
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of packed weights, keys and values; 0 before they are loaded and after ``release``."""
+        return 0 if self._packed is None else self._packed.num_bytes
+
+    def load_weights(self, weights: Iterable[tuple[str, Any]] | None, version: int) -> None:
+        """See ``Engine.load_weights``; tensors are copied into the kernels' layout, in place of the old ones."""
+        self._loaded = False
+        if self._packed is None:
+            self._packed = FusedModel(load_core(), self._model.config, self._settings, group=self._place.tensor)
+        with paddle.no_grad():
+            self._packed.load(self._model.named_parameters() if weights is None else weights)
+        self._loaded = True
+        self.version = version
+
+    def release(self) -> None:
+        """Give back weights and blocks; ``load_weights`` comes before the next ``generate``."""
+        if self._packed is not None:
+            self._packed.close()
+        self._packed, self._loaded = None, False
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], options: GenerationOptions, *, seed: int, sequence_ids: Sequence[int]
+    ) -> list[Completion]:
+        """See ``Engine.generate``; raises UserError for a prompt that is empty, out of the vocabulary or too long."""
+        assert len(prompts) == len(sequence_ids), "one sequence id for each prompt"
+        rows = [np.asarray(prompt, np.int64) for prompt in prompts]
+        check_prompts(rows, options, self._model.config)
+        limits = options.answer_limits(np.array([len(row) for row in rows], np.int64))
+        return self.run_sequences(make_sequences(rows, limits, sequence_ids=sequence_ids), options, seed=seed)
+
+    def run_sequences(
+        self, sequences: Sequence[SequenceInFlight], options: GenerationOptions, *, seed: int
+    ) -> list[Completion]:
+        """Continue ``sequences``, each up to its own limit, in their order of arrival; their prompts are right."""
+        assert self._packed is not None and self._loaded, "load_weights comes before generate"
+        if not sequences:
+            return []
+        self._check_room(sequences)
+        settings, vocab = self._settings, self._model.config.vocab_size
+        paging = Paging(self._packed.num_blocks, settings.block_tokens)
+        stops = np.zeros(vocab, bool)
+        stops[[token for token in options.stop_token_ids if token < vocab]] = True
+        scheduler = Scheduler(sequences, paging, num_slots=settings.num_slots, max_rows=settings.max_rows, stops=stops)
+        drawer = FusedDrawer(
+            load_core(),
+            options,
+            seed=seed,
+            vocab_size=vocab,
+            usable_vocab_size=self._usable,
+            num_slots=settings.num_slots,
+            threads=settings.threads,
+        )
+        self.counts = paging.counts
+        return run(scheduler, self._packed, drawer, progress=self._progress)
+
+    def _check_room(self, sequences: Sequence[SequenceInFlight]) -> None:
+        """Raise UserError for a sequence that could outgrow the pool or ``max_length`` even when it is alone."""
+        model, settings = self._packed, self._settings
+        for sequence in sequences:
+            prompt, length = len(sequence.prompt), len(sequence.prompt) + sequence.limit
+            what = f"prompt {sequence.index} has {prompt} tokens and its answer may have {sequence.limit}"
+            if length > model.max_length:
+                raise UserError(f"{what}; together at most max_length={model.max_length}")
+            # The last token of an answer is never computed.
+            needed = blocks_for(length - 1, settings.block_tokens)
+            if needed > model.num_blocks:
+                raise UserError(
+                    f"{what}; their keys and values need {needed * model.block_bytes} bytes, "
+                    f"rollout_kv_memory={settings.kv_memory} holds {model.num_blocks * model.block_bytes}"
+                )

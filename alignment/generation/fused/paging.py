@@ -1,0 +1,149 @@
+"""Which blocks a sequence holds, and the prefixes kept for sequences that wait.
+
+A block is written only by the sequence that took it. Others share the full blocks of a prefix, and copy the block in
+which it ends before they write there: they never read what the first sequence wrote behind the prefix.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from alignment.generation.fused.blocks import BlockPool, blocks_for
+from alignment.generation.fused.sequences import Prefix, Sequence
+
+
+@dataclass(slots=True)
+class Counts:
+    """What has happened so far."""
+
+    steps: int = 0
+    """Forward passes."""
+    rows: int = 0
+    """Rows of all passes together."""
+    preemptions: int = 0
+    """Times a sequence gave up its slot for want of blocks."""
+    shared_tokens: int = 0
+    """Prompt tokens that were not computed again."""
+    copies: int = 0
+    """Blocks copied on write."""
+    forgotten: int = 0
+    """Prefixes given up for want of blocks."""
+
+
+class Paging:
+    """Blocks of ``block_tokens`` tokens for the sequences in slots and for kept prefixes."""
+
+    def __init__(self, num_blocks: int, block_tokens: int) -> None:
+        self.block_tokens = block_tokens
+        self.counts = Counts()
+        self._pool = BlockPool(num_blocks)
+        self._kept: list[Prefix] = []
+
+    @property
+    def num_blocks(self) -> int:
+        """All blocks."""
+        return self._pool.num_blocks
+
+    @property
+    def num_free(self) -> int:
+        """Blocks that nobody holds."""
+        return self._pool.num_free
+
+    def needed(self, sequence: Sequence) -> int:
+        """Return how many free blocks it takes to give ``sequence`` a slot."""
+        return self._count(sequence.num_known) - self._num_shared(sequence.prefix)
+
+    def enter(self, sequence: Sequence) -> None:
+        """Give ``sequence`` the blocks of its known tokens, shared ones where its prefix is kept."""
+        prefix = sequence.prefix
+        prefix.waiting -= 1
+        prefix.users += 1
+        num_shared, wanted = self._num_shared(prefix), self.needed(sequence)
+        shared = prefix.blocks[:num_shared]
+        self._pool.share(shared)
+        sequence.blocks = shared + self._pool.take(wanted)
+        if prefix.blocks:
+            self._follow(sequence, num_shared)
+        elif prefix.waiting and prefix.num_tokens:
+            self._lead(sequence)
+        if prefix.blocks and not prefix.waiting:
+            self._forget(prefix)
+
+    def grow(self, sequence: Sequence) -> int:
+        """Give ``sequence`` one more block and return it."""
+        sequence.blocks += self._pool.take(1)
+        return sequence.blocks[-1]
+
+    def advance(self, sequence: Sequence, count: int) -> None:
+        """Note that ``count`` more known tokens of ``sequence`` are computed."""
+        sequence.computed += count
+        prefix = sequence.prefix
+        if prefix.leader is sequence and sequence.computed >= prefix.num_tokens:
+            prefix.leader = None
+
+    def start_writing(self, sequence: Sequence) -> tuple[int, int] | None:
+        """Return the copy (source, target) that ``sequence`` needs before its first row, None when it needs none."""
+        source = sequence.source
+        if source is None:
+            return None
+        sequence.source = None
+        self._pool.drop([source])
+        self.counts.copies += 1
+        return source, sequence.blocks[sequence.prefix.num_tokens // self.block_tokens]
+
+    def leave(self, sequence: Sequence, *, to_wait: bool) -> None:
+        """Take all blocks of ``sequence``; ``to_wait``: it will come back and compute them again."""
+        prefix = sequence.prefix
+        prefix.users -= 1
+        if prefix.leader is sequence:
+            self._forget(prefix)
+        if sequence.source is not None:
+            self._pool.drop([sequence.source])
+        self._pool.drop(sequence.blocks)
+        sequence.blocks, sequence.source, sequence.awaited = [], None, None
+        if to_wait:
+            prefix.waiting += 1
+            sequence.computed = 0
+
+    def forget_idle(self, *, but: Prefix | None = None) -> bool:
+        """Give up the newest kept prefix that no sequence in a slot uses, ``but`` excepted; False: there is none."""
+        for prefix in reversed(self._kept):
+            if prefix.users == 0 and prefix is not but:
+                self.counts.forgotten += 1
+                self._forget(prefix)
+                return True
+        return False
+
+    def forget_all(self) -> None:
+        """Give up every kept prefix; none may be in the course of being computed."""
+        for prefix in list(self._kept):
+            assert prefix.leader is None, "a sequence is computing this prefix"
+            self.counts.forgotten += 1
+            self._forget(prefix)
+
+    def _count(self, num_tokens: int) -> int:
+        return blocks_for(num_tokens, self.block_tokens)
+
+    def _num_shared(self, prefix: Prefix) -> int:
+        return prefix.num_tokens // self.block_tokens if prefix.blocks else 0
+
+    def _follow(self, sequence: Sequence, num_shared: int) -> None:
+        prefix = sequence.prefix
+        sequence.computed, sequence.awaited = prefix.num_tokens, prefix.leader
+        self.counts.shared_tokens += prefix.num_tokens
+        if prefix.num_tokens % self.block_tokens:
+            sequence.source = prefix.blocks[num_shared]
+            self._pool.share([sequence.source])
+
+    def _lead(self, sequence: Sequence) -> None:
+        """Keep the blocks in which ``sequence`` is about to compute the prefix."""
+        prefix = sequence.prefix
+        prefix.leader = sequence
+        prefix.blocks = sequence.blocks[: self._count(prefix.num_tokens)]
+        self._pool.share(prefix.blocks)
+        self._kept.append(prefix)
+
+    def _forget(self, prefix: Prefix) -> None:
+        self._pool.drop(prefix.blocks)
+        prefix.blocks, prefix.leader = [], None
+        self._kept.remove(prefix)

@@ -1,0 +1,223 @@
+"""Which rows the next forward pass computes: continuous batching over a fixed number of slots.
+
+Every sequence in a slot gives one row (its newest token) a pass; what is left of a pass's budget goes to the known
+tokens of sequences that have just got their slot, in order of age. A slot is refilled as soon as its sequence ends.
+When blocks run out the youngest sequence gives up its slot, and computes its tokens again when there is room.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence as Several
+from typing import NamedTuple
+
+import numpy as np
+
+from alignment.generation.fused.paging import Paging
+from alignment.generation.fused.sequences import Sequence
+from alignment.generation.fused.slots import Slots
+from alignment.records import Completion
+
+
+class Step(NamedTuple):
+    """One forward pass over R rows, and the L of them from whose logits a token is drawn.
+
+    Rows of one slot stand together in ascending position.
+    """
+
+    tokens: np.ndarray
+    """[R] int32"""
+    slots: np.ndarray
+    """[R] int32"""
+    positions: np.ndarray
+    """[R] int32"""
+    logit_rows: np.ndarray
+    """[L] int32, indices into the R rows."""
+    drawn_slots: np.ndarray
+    """[L] int32, the slots of ``logit_rows``; may be empty."""
+    copies: tuple[tuple[int, int], ...]
+    """Blocks (source, target) to be copied in this order before the pass."""
+    entered: tuple[Sequence, ...]
+    """Sequences that have got their slot since the last step."""
+
+
+class Scheduler:
+    """Leads sequences through slots: ``plan`` a step, compute it, ``add`` what was drawn, until ``done``."""
+
+    def __init__(
+        self, sequences: Several[Sequence], paging: Paging, *, num_slots: int, max_rows: int, stops: np.ndarray
+    ) -> None:
+        """``sequences`` in order of arrival; ``max_rows`` a pass when prompts are read; ``stops`` [V] True: ends.
+
+        Each sequence alone must fit in the blocks of ``paging``.
+        """
+        num_slots = min(num_slots, len(sequences))
+        self.counts = paging.counts
+        self.slots = Slots(
+            num_slots,
+            max_length=max(len(s.prompt) + s.limit for s in sequences),
+            max_answer=max(s.limit for s in sequences),
+            block_tokens=paging.block_tokens,
+        )
+        self._paging = paging
+        self._max_rows = max_rows
+        self._stops = stops
+        self._queue = deque(sequences)
+        self._completions: list[Completion | None] = [None] * len(sequences)
+        self._in_slot: list[Sequence | None] = [None] * num_slots
+        self._free_slots = list(range(num_slots - 1, -1, -1))
+        self._filling: list[Sequence] = []
+        self._decoding = np.empty(0, np.int32)
+        self._numbers = np.arange(num_slots, dtype=np.int32)
+        self._advances: list[tuple[Sequence, int]] = []
+        self._step: Step | None = None
+
+    @property
+    def done(self) -> bool:
+        """True when every sequence has ended."""
+        return not self._queue and len(self._free_slots) == len(self._in_slot)
+
+    def completions(self) -> list[Completion]:
+        """Return the answers of all sequences in order of arrival."""
+        return [completion for completion in self._completions if completion is not None]
+
+    def plan(self) -> Step:
+        """Return the next pass; there is one until ``done``."""
+        self._grow()
+        entered = tuple(self._admit())
+        slots, arrays = self._decoding, self.slots
+        rows = self._numbers[: len(slots)]
+        step = Step(arrays.tokens[slots], slots, arrays.positions[slots], rows, slots, (), entered)
+        if self._filling:
+            step = self._fill(step)
+        assert len(step.tokens), "a step without rows"
+        self.counts.steps += 1
+        self.counts.rows += len(step.tokens)
+        self._step = step
+        return step
+
+    def add(self, tokens: np.ndarray, logprobs: np.ndarray) -> None:
+        """Take the ``tokens`` [L] drawn in the last step and their log-probs; slots of ended answers are free again."""
+        assert self._step is not None, "plan comes before add"
+        for sequence, count in self._advances:
+            self._paging.advance(sequence, count)
+        self._advances.clear()
+        slots = self._decoding = self._step.drawn_slots
+        full, stopped = self.slots.append(slots, tokens, logprobs), self._stops[tokens]
+        ended = full | stopped
+        self._step = None
+        if ended.any():
+            for place in np.flatnonzero(ended):
+                self._finish(int(slots[place]), stopped=bool(stopped[place]))
+            self._decoding = slots[~ended]
+
+    def _finish(self, slot: int, *, stopped: bool) -> None:
+        sequence = self._in_slot[slot]
+        self._completions[sequence.index] = self.slots.completion(slot, stopped=stopped)
+        self._vacate(sequence, to_wait=False)
+
+    def _vacate(self, sequence: Sequence, *, to_wait: bool) -> None:
+        self._paging.leave(sequence, to_wait=to_wait)
+        self._in_slot[sequence.slot] = None
+        self._free_slots.append(sequence.slot)
+        sequence.slot = -1
+
+    def _grow(self) -> None:
+        """Give a block to every decoding slot that needs one; the oldest sequences come first."""
+        slots = self._decoding
+        short = slots[self.slots.positions[slots] >= self.slots.room[slots]]
+        for sequence in sorted((self._in_slot[slot] for slot in short), key=_age):
+            while sequence.slot >= 0 and not self._paging.num_free:
+                self._make_room()
+            if sequence.slot >= 0:
+                self.slots.grow(sequence.slot, self._paging.grow(sequence))
+
+    def _make_room(self) -> None:
+        """Free at least one block: kept prefixes that nobody uses go first, then the youngest sequence."""
+        if self._paging.forget_idle():
+            return
+        running = [sequence for sequence in self._in_slot if sequence is not None]
+        if len(running) == 1:
+            self._paging.forget_all()
+            assert self._paging.num_free, "a sequence that fits in no pool was let in"
+        else:
+            self._preempt(max(running, key=_age))
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """Send ``sequence`` back to the head of the queue, where all are younger."""
+        slot = sequence.slot
+        sequence.answer, sequence.logprobs = self.slots.answer(slot)
+        self._decoding = self._decoding[self._decoding != slot]
+        if sequence in self._filling:
+            self._filling.remove(sequence)
+        self._vacate(sequence, to_wait=True)
+        self._queue.appendleft(sequence)
+        self.counts.preemptions += 1
+
+    def _admit(self) -> list[Sequence]:
+        """Give free slots to the oldest waiting sequences, as far as there are blocks for their known tokens."""
+        entered = []
+        while self._queue and self._free_slots and self._fits(self._queue[0]):
+            sequence = self._queue.popleft()
+            sequence.slot = self._free_slots.pop()
+            sequence.tokens = np.concatenate([sequence.prompt, sequence.answer.astype(np.int32)])
+            self._paging.enter(sequence)
+            self.slots.enter(sequence)
+            self._in_slot[sequence.slot] = sequence
+            self._filling.append(sequence)
+            entered.append(sequence)
+        return entered
+
+    def _fits(self, sequence: Sequence) -> bool:
+        """Return whether ``sequence`` can be given blocks so that each running one can still grow by one."""
+        num_running = len(self._in_slot) - len(self._free_slots)
+        paging, own = self._paging, sequence.prefix
+        while paging.needed(sequence) + num_running > paging.num_free and paging.forget_idle(but=own):
+            pass
+        if num_running == 0 and paging.needed(sequence) > paging.num_free:
+            paging.forget_all()
+        return paging.needed(sequence) + num_running <= paging.num_free
+
+    def _fill(self, step: Step) -> Step:
+        """Return ``step`` with rows of the sequences whose known tokens are not computed yet."""
+        budget, copies = max(1, self._max_rows - len(step.tokens)), []
+        pieces, logit_rows, drawn = [(step.tokens, step.slots, step.positions)], [], []
+        num_rows = len(step.tokens)
+        for sequence in self._filling:
+            if budget == 0:
+                break
+            if not sequence.can_compute:
+                continue
+            copies.append(self._paging.start_writing(sequence))
+            piece = _chunk(sequence, budget)
+            pieces.append(piece)
+            count = len(piece[0])
+            self._advances.append((sequence, count))
+            budget, num_rows = budget - count, num_rows + count
+            if sequence.computed + count == len(sequence.tokens):
+                logit_rows.append(num_rows - 1)
+                drawn.append(sequence.slot)
+        ended = set(drawn)
+        self._filling = [sequence for sequence in self._filling if sequence.slot not in ended]
+        tokens, slots, positions = (np.concatenate(column) for column in zip(*pieces, strict=True))
+        return Step(
+            tokens,
+            slots,
+            positions,
+            np.append(step.logit_rows, np.array(logit_rows, np.int32)),
+            np.append(step.drawn_slots, np.array(drawn, np.int32)),
+            tuple(copy for copy in copies if copy is not None),
+            step.entered,
+        )
+
+
+def _age(sequence: Sequence) -> int:
+    """Return a number that is larger the younger ``sequence`` is."""
+    return sequence.index
+
+
+def _chunk(sequence: Sequence, budget: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (tokens, slots, positions), int32 each, of the next known tokens of ``sequence``, ``budget`` at most."""
+    first, end = sequence.computed, min(sequence.computed + budget, len(sequence.tokens))
+    positions = np.arange(first, end, dtype=np.int32)
+    return sequence.tokens[first:end], np.full(end - first, sequence.slot, np.int32), positions

@@ -1,0 +1,304 @@
+"""The decoder of the Llama family (llama, mistral, qwen2, qwen3), parameter for parameter as Hugging Face names it.
+
+All layers work on the M real tokens of a batch, [M, H]: padding costs nothing and no tensor has more than two axes.
+A ``Placement`` says which layers, and which share of each, this process holds; outside of attention and feed-forward
+it has all M tokens, or under sequence parallelism its share of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import paddle
+from paddle import nn
+from paddle.distributed.fleet.utils import recompute
+
+from alignment.architecture.parts import even_cut
+from alignment.errors import DataError
+from alignment.models.config import DecoderConfig
+from alignment.models.decoder.layers import Embedding, LeavingLinear, Linear, NumberedLayers, RmsNorm
+from alignment.models.decoder.placement import WHOLE, Placement
+from alignment.models.split_plan import LayerSizes, layer_sizes, whole_shapes
+from alignment.ops.rotary_attention import RotaryAttention
+from alignment.ops.swiglu import swiglu
+from alignment.parallel.tensor.regions import TensorRegion, enter, split_rows
+from alignment.records import TokenBatch
+
+
+@dataclass(frozen=True, slots=True)
+class SequencePlan:
+    """What every layer of one forward pass shares."""
+
+    attention: RotaryAttention
+    region: TensorRegion
+    recomputed: str = ""
+    """What the backward pass computes again: ``full``, ``full_attn``, ``core_attn``, or nothing."""
+
+
+class Attention(nn.Layer):
+    """Causal self-attention over this process's heads."""
+
+    def __init__(self, config: DecoderConfig, sizes: LayerSizes, *, dtype: str) -> None:
+        super().__init__(dtype=dtype)
+        width, dim, bias = config.hidden_size, config.head_dim, config.attention_bias
+        queries, keys = sizes.heads * dim, sizes.kv_heads * dim
+        self.q_proj = Linear(width, queries, bias=bias, dtype=dtype)
+        self.k_proj = Linear(width, keys, bias=bias, dtype=dtype)
+        self.v_proj = Linear(width, keys, bias=bias, dtype=dtype)
+        self.o_proj = LeavingLinear(queries, width, bias=config.attention_output_bias, dtype=dtype)
+        self.q_norm = RmsNorm(dim, eps=config.rms_norm_eps, dtype=dtype) if config.qk_norm else None
+        self.k_norm = RmsNorm(dim, eps=config.rms_norm_eps, dtype=dtype) if config.qk_norm else None
+
+    def forward(self, x: paddle.Tensor, plan: SequencePlan) -> paddle.Tensor:
+        """Return [rows, H] for x [rows, H]."""
+        x = plan.region.enter(x)
+        q, k = _norm_heads(self.q_norm, self.q_proj(x)), _norm_heads(self.k_norm, self.k_proj(x))
+        keep = plan.recomputed != "core_attn"
+        return self.o_proj(plan.attention.attend(q, k, self.v_proj(x), keep_weights=keep), plan.region)
+
+
+def _norm_heads(norm: RmsNorm | None, x: paddle.Tensor) -> paddle.Tensor:
+    """Normalise every head of x [M, heads * D] when the family does so."""
+    return x if norm is None else norm(x.reshape([-1, norm.weight.shape[0]])).reshape(x.shape)
+
+
+class FeedForward(nn.Layer):
+    """The gated feed-forward block, this process's columns of it."""
+
+    def __init__(self, config: DecoderConfig, sizes: LayerSizes, *, dtype: str) -> None:
+        super().__init__(dtype=dtype)
+        width, inner, bias = config.hidden_size, sizes.inner, config.mlp_bias
+        self.gate_proj = Linear(width, inner, bias=bias, dtype=dtype)
+        self.up_proj = Linear(width, inner, bias=bias, dtype=dtype)
+        self.down_proj = LeavingLinear(inner, width, bias=bias, dtype=dtype)
+
+    def forward(self, x: paddle.Tensor, region: TensorRegion) -> paddle.Tensor:
+        """Return [rows, H] for x [rows, H]."""
+        x = region.enter(x)
+        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)), region)
+
+
+class DecoderLayer(nn.Layer):
+    """Attention and feed-forward, each behind a norm and added to its input."""
+
+    def __init__(self, config: DecoderConfig, sizes: LayerSizes, *, dtype: str) -> None:
+        super().__init__(dtype=dtype)
+        self.self_attn = Attention(config, sizes, dtype=dtype)
+        self.mlp = FeedForward(config, sizes, dtype=dtype)
+        self.input_layernorm = RmsNorm(config.hidden_size, eps=config.rms_norm_eps, dtype=dtype)
+        self.post_attention_layernorm = RmsNorm(config.hidden_size, eps=config.rms_norm_eps, dtype=dtype)
+
+    def forward(self, hidden: paddle.Tensor, plan: SequencePlan) -> paddle.Tensor:
+        """Return [rows, H] for hidden [rows, H]."""
+        if plan.recomputed == "full_attn":
+            attended = recompute(self._attend, hidden, plan, preserve_rng_state=False)
+        else:
+            attended = self._attend(hidden, plan)
+        hidden = hidden + attended
+        return hidden + self.mlp(self.post_attention_layernorm(hidden), plan.region)
+
+    def _attend(self, hidden: paddle.Tensor, plan: SequencePlan) -> paddle.Tensor:
+        return self.self_attn(self.input_layernorm(hidden), plan)
+
+
+class Decoder(nn.Layer):
+    """Token ids to final hidden states, or one stage of that way."""
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        *,
+        dtype: str = "float32",
+        placement: Placement = WHOLE,
+        with_embedding: bool | None = None,
+    ) -> None:
+        """``with_embedding``: whether this stage holds the embedding (None: the first one does)."""
+        super().__init__(dtype=dtype)
+        self.config = config
+        self.placement = placement
+        self.recompute = False
+        """True: while training, what ``recompute_granularity`` says is not kept but computed again."""
+        self.recompute_granularity = "full"
+        """``full`` (whole layers), ``full_attn`` (attention blocks) or ``core_attn`` (attention weights)."""
+        self.chunks = placement.layers(config.num_hidden_layers)
+        """The numbers of this stage's layers, by chunk."""
+        self._starts: list[paddle.Tensor] = []
+        size, index, width = placement.tensor.size, placement.tensor.index, config.hidden_size
+        self._sizes = layer_sizes(config, tensor_degree=size, tensor_index=index)
+        self.embed_tokens = None
+        if placement.is_first if with_embedding is None else with_embedding:
+            first, last = even_cut(config.vocab_size, size, index)
+            self.embed_tokens = Embedding(last - first, width, first_row=first, dtype=dtype)
+        numbers = [number for chunk in self.chunks for number in chunk]
+        self.layers = NumberedLayers({n: DecoderLayer(config, self._sizes, dtype=dtype) for n in numbers})
+        self.norm = RmsNorm(width, eps=config.rms_norm_eps, dtype=dtype) if placement.is_last else None
+
+    def forward(
+        self,
+        input_ids: np.ndarray | paddle.Tensor,
+        position_ids: np.ndarray | paddle.Tensor | None = None,
+        *,
+        lengths: np.ndarray | None = None,
+    ) -> paddle.Tensor:
+        """Return hidden states [n, S, H] of right-padded ``input_ids`` [n, S], the same on all tensor processes.
+
+        With ``lengths`` [n] the padding is not computed and comes back as zeros. ``position_ids`` [n, S] default to
+        0, 1, 2, ... in each row. On the last of several stages see ``starting_from``.
+        """
+        tokens = _Tokens.read(np.asarray(input_ids), lengths)
+        positions = tokens.places if position_ids is None else np.asarray(position_ids)
+        plan = self._plan(tokens, positions[tokens.real])
+        if not self._starts:
+            assert self.placement.num_stages == 1, "a stage runs by run_chunk, or inside starting_from"
+            hidden = self._embed(tokens, plan)
+            numbers = [number for chunk in self.chunks for number in chunk]
+        else:
+            hidden, numbers = self._starts[-1], self.chunks[-1]
+        hidden = self._run(numbers, hidden, plan)
+        return _unpack(plan.region.collect(self.norm(hidden)), tokens.real)
+
+    @property
+    def dtype(self) -> paddle.dtype:
+        """The type of the weights and of hidden states."""
+        return self.layers[self.chunks[0][0]].input_layernorm.weight.dtype
+
+    def run_chunk(self, index: int, batch: TokenBatch, hidden: paddle.Tensor | None) -> paddle.Tensor:
+        """Return [m, H] behind chunk ``index`` of this stage, without the final norm; m as in ``boundary_rows``.
+
+        ``hidden`` [m, H] comes from the chunk before; None: the embedding of the tokens.
+        """
+        tokens = _Tokens.read(batch.input_ids, batch.lengths)
+        plan = self._plan(tokens, tokens.places[tokens.real])
+        hidden = self._embed(tokens, plan) if hidden is None else hidden
+        return self._run(self.chunks[index], hidden, plan)
+
+    @contextlib.contextmanager
+    def starting_from(self, hidden: paddle.Tensor) -> Iterator[None]:
+        """Let calls inside run the last chunk from ``hidden`` [m, H], what the chunk before it gave."""
+        self._starts.append(hidden)
+        try:
+            yield
+        finally:
+            self._starts.pop()
+
+    def boundary_rows(self, batch: TokenBatch) -> int:
+        """Return the rows of a hidden state between two chunks: the real tokens, or this process's share of them."""
+        num_tokens = int(batch.lengths.sum())
+        return split_rows(num_tokens, self.placement.tensor.size) if self.placement.sequence_parallel else num_tokens
+
+    def _embed(self, tokens: _Tokens, plan: SequencePlan) -> paddle.Tensor:
+        return self.embed_tokens(paddle.to_tensor(tokens.ids[tokens.real], "int64"), plan.region)
+
+    def _run(self, numbers: range | list[int], hidden: paddle.Tensor, plan: SequencePlan) -> paddle.Tensor:
+        for number in numbers:
+            layer = self.layers[number]
+            if plan.recomputed == "full":
+                hidden = recompute(layer, hidden, plan, preserve_rng_state=False)
+            else:
+                hidden = layer(hidden, plan)
+        return hidden
+
+    def _plan(self, tokens: _Tokens, positions: np.ndarray) -> SequencePlan:
+        """Return the plan for ``tokens``, whose M real ones stand at ``positions`` [M]."""
+        config, placement = self.config, self.placement
+        limit = config.longest_sequence
+        if (config.rope_scaling or {}).get("rope_type") == "dynamic" and positions.max(initial=0) >= limit:
+            raise DataError(
+                f"a row of {positions.max() + 1} tokens: rope_type dynamic turns rows of more than "
+                f"max_position_embeddings={limit} by other angles, which are not built"
+            )
+        frequencies, scale = config.rotary_frequencies()
+        attention = RotaryAttention(
+            lengths=tokens.lengths,
+            positions=positions,
+            frequencies=frequencies,
+            scale=scale,
+            num_heads=self._sizes.heads,
+            num_kv_heads=self._sizes.kv_heads,
+            window=config.sliding_window,
+            dtype=self.dtype,
+        )
+        region = TensorRegion(placement.tensor, len(positions), placement.sequence_parallel)
+        active = self.recompute and self.training and paddle.is_grad_enabled()
+        return SequencePlan(attention, region, self.recompute_granularity if active else "")
+
+
+@dataclass(frozen=True, slots=True)
+class _Tokens:
+    """Right-padded rows."""
+
+    ids: np.ndarray
+    """[n, S]"""
+    lengths: np.ndarray
+    """[n]"""
+    places: np.ndarray
+    """[n, S]: 0, 1, 2, ... in each row."""
+    real: np.ndarray
+    """[n, S] bool, True on the M tokens that are no padding."""
+
+    @classmethod
+    def read(cls, ids: np.ndarray, lengths: np.ndarray | None) -> _Tokens:
+        """Return ``ids`` [n, S] of ``lengths`` [n] (None: all of S) with their places."""
+        lengths = np.full(ids.shape[0], ids.shape[1]) if lengths is None else lengths
+        places = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
+        return cls(ids, lengths, places, places < lengths[:, None])
+
+
+def _unpack(tokens: paddle.Tensor, real: np.ndarray) -> paddle.Tensor:
+    """Return tokens [M, H] in their places [n, S, H]; ``real`` [n, S] is True on them, other places are zero."""
+    shape = [*real.shape, tokens.shape[1]]
+    if real.all():
+        return tokens.reshape(shape)
+    places = paddle.to_tensor(np.flatnonzero(real)).unsqueeze(-1)
+    return paddle.scatter_nd(places, tokens, [real.size, tokens.shape[1]]).reshape(shape)
+
+
+class CausalLM(nn.Layer):
+    """A decoder with its vocabulary head; with tied embeddings ``lm_head`` is None and the embedding serves."""
+
+    kind = "causal"
+
+    def __init__(self, config: DecoderConfig, *, dtype: str = "float32", placement: Placement = WHOLE) -> None:
+        super().__init__(dtype=dtype)
+        self.config = config
+        self.placement = placement
+        self.whole_shapes = whole_shapes(config, self.kind)
+        """Of every parameter of the whole model."""
+        self.parts = placement.parts(config, self.kind)
+        """What of them each parameter of this process is."""
+        tied = config.tie_word_embeddings
+        embeds = placement.is_first or (tied and placement.is_last)
+        self.model = Decoder(config, dtype=dtype, placement=placement, with_embedding=embeds)
+        self.lm_head = None
+        if placement.is_last and not tied:
+            width, columns = self.parts["lm_head.weight"].extent
+            self.lm_head = Linear(width, columns, bias=False, dtype=dtype)
+
+    def forward(
+        self,
+        input_ids: np.ndarray | paddle.Tensor,
+        position_ids: np.ndarray | paddle.Tensor | None = None,
+        *,
+        lengths: np.ndarray | None = None,
+    ) -> paddle.Tensor:
+        """Return logits [n, S, V], of a split vocabulary those of this process.
+
+        For training use ``models.decoder.logprobs``, which makes only the logits it needs.
+        """
+        weight, transposed = self.head()
+        hidden = enter(self.model(input_ids, position_ids, lengths=lengths), self.placement.tensor)
+        return paddle.matmul(hidden, weight, transpose_y=transposed)
+
+    def head(self) -> tuple[paddle.Tensor, bool]:
+        """Return (head weight, True when it is [V, H] and has to be transposed); it lives on the last stage."""
+        assert self.placement.is_last, "the head is on the last stage"
+        return (self.model.embed_tokens.weight, True) if self.lm_head is None else (self.lm_head.weight, False)
+
+    @property
+    def first_token(self) -> int:
+        """The first token id whose logits this process computes."""
+        group = self.placement.tensor
+        return even_cut(self.config.vocab_size, group.size, group.index)[0]

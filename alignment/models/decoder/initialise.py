@@ -1,0 +1,30 @@
+"""Freshly drawn weights."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from alignment.architecture.parts import Part
+
+
+def draw_weights(model: nn.Layer, *, seed: int, std: float) -> None:
+    """Draw every matrix of ``model`` from N(0, std^2); biases become 0 and norm scales 1.
+
+    A parameter's values depend on ``seed``, its name and its whole shape only. A process that holds a part of it (by
+    the ``parts`` of a language or score model) draws the whole and keeps that part, so all layouts start alike.
+    """
+    parts: Mapping[str, Part] = getattr(model, "parts", {})
+    for name, parameter in model.named_parameters():
+        part = parts.get(name) or Part.whole(name, parameter.shape)
+        generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
+        if len(part.shape) > 1:
+            values = generator.standard_normal(part.shape, np.float32)[part.slices] * np.float32(std)
+        else:
+            values = np.full(part.extent, float(name.endswith("norm.weight")), np.float32)
+        with paddle.no_grad():
+            parameter.set_value(paddle.to_tensor(values).astype(parameter.dtype))

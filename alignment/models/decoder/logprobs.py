@@ -1,0 +1,74 @@
+"""Token log-probs, entropies and values of a batch: the one place where a token's index is shifted to where it is read.
+
+The token at position p is predicted from the hidden state at position p - 1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import paddle
+
+from alignment.ops.token_logprobs import head_logprobs
+from alignment.parallel.tensor.vocabulary import VocabularyShare, split_argmax, split_logprobs
+from alignment.records import TokenBatch
+
+_ROWS_AT_ONCE = 256
+"""Tokens whose logits are held at once to find the likeliest."""
+
+
+def gather_hidden(hidden: paddle.Tensor, batch: TokenBatch) -> paddle.Tensor:
+    """Return the states [T, H] that predict the targets of ``batch``, from hidden [n, S, H]."""
+    assert batch.num_targets > 0 and int(batch.target_positions.min()) > 0, "a target needs a token before it"
+    rows = batch.target_rows * hidden.shape[1] + batch.target_positions - 1
+    return paddle.gather(hidden.reshape([-1, hidden.shape[2]]), paddle.to_tensor(rows))
+
+
+def policy_logprobs(
+    model: Any, batch: TokenBatch, *, temperature: float, with_entropy: bool
+) -> tuple[paddle.Tensor, paddle.Tensor | None]:
+    """Return (log-probs [T], entropies [T] or None) in float32 of the targets of ``batch`` at ``temperature``.
+
+    ``model`` is a CausalLM. Both carry gradients; the head runs on the T target tokens only. Where the vocabulary is
+    split, all tensor processes get the same numbers.
+    """
+    hidden = gather_hidden(model.model(batch.input_ids, lengths=batch.lengths), batch)
+    return _logprobs_of(model, hidden, batch, temperature=temperature, with_entropy=with_entropy)
+
+
+def graded_logprobs(model: Any, batch: TokenBatch) -> tuple[paddle.Tensor, paddle.Tensor]:
+    """Return (log-probs, 1 where the target is the likeliest token, else 0), both [T] float32, for evaluation."""
+    hidden = gather_hidden(model.model(batch.input_ids, lengths=batch.lengths), batch)
+    logprobs, _ = _logprobs_of(model, hidden, batch, temperature=1.0, with_entropy=False)
+    weight, transposed = model.head()
+    share = VocabularyShare(model.placement.tensor, model.first_token)
+    found = [
+        split_argmax(paddle.matmul(hidden[i : i + _ROWS_AT_ONCE], weight, transpose_y=transposed), share)
+        for i in range(0, hidden.shape[0], _ROWS_AT_ONCE)
+    ]
+    return logprobs, (paddle.concat(found) == paddle.to_tensor(batch.target_ids)).astype("float32")
+
+
+def _logprobs_of(
+    model: Any, hidden: paddle.Tensor, batch: TokenBatch, *, temperature: float, with_entropy: bool
+) -> tuple[paddle.Tensor, paddle.Tensor | None]:
+    weight, transposed = model.head()
+    targets = paddle.to_tensor(batch.target_ids)
+    options = {"transposed": transposed, "temperature": temperature, "with_entropy": with_entropy}
+    group = model.placement.tensor
+    if group.size == 1:
+        return head_logprobs(hidden, weight, targets, **options)
+    return split_logprobs(hidden, weight, targets, share=VocabularyShare(group, model.first_token), **options)
+
+
+def token_values(model: Any, batch: TokenBatch) -> paddle.Tensor:
+    """Return the values [n, R] (float32) of a ScoreModel before each target token is emitted; zero elsewhere."""
+    hidden = gather_hidden(model.model(batch.input_ids, lengths=batch.lengths), batch)
+    return to_grid(model.token_scores(hidden), batch)
+
+
+def to_grid(flat: paddle.Tensor, batch: TokenBatch) -> paddle.Tensor:
+    """Return ``flat`` [T] in the response grid [n, R] of ``batch``, zero elsewhere; carries gradients."""
+    shape = [batch.input_ids.shape[0], batch.response_width]
+    places = paddle.to_tensor(batch.target_rows * batch.response_width + batch.target_columns)
+    return paddle.scatter_nd(places.unsqueeze(-1), flat, [shape[0] * shape[1]]).reshape(shape)

@@ -1,0 +1,72 @@
+"""Where in a layout a model is built: which layers, and which share of each, this process holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from alignment.architecture.parts import Part
+from alignment.models.config import DecoderConfig
+from alignment.models.split_plan import held_names, layer_ranges, local_part, whole_shapes
+from alignment.parallel.comms.group import ALONE, Group
+from alignment.parallel.topology import Topology
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """What the constructors of models have to know of the layout."""
+
+    tensor: Group = ALONE
+    """Those that share this process's layers."""
+    stage: int = 0
+    num_stages: int = 1
+    chunks_per_stage: int = 1
+    """Pieces of consecutive layers a stage holds (interleaved pipeline)."""
+    sequence_parallel: bool = False
+    """Whether tokens outside attention and feed-forward are split over ``tensor``."""
+
+    @classmethod
+    def of(cls, topology: Topology) -> Placement:
+        """Return the place of this process in its training layout."""
+        return cls(
+            tensor=topology.tensor,
+            stage=topology.pipeline.index,
+            num_stages=topology.pipeline.size,
+            chunks_per_stage=topology.layout.virtual_stages,
+            sequence_parallel=topology.layout.sequence_parallel,
+        )
+
+    @property
+    def is_first(self) -> bool:
+        """True on the stage of the embedding."""
+        return self.stage == 0
+
+    @property
+    def is_last(self) -> bool:
+        """True on the stage of the final norm and the head."""
+        return self.stage == self.num_stages - 1
+
+    def layers(self, num_layers: int) -> list[range]:
+        """Return the layers of each chunk this process holds."""
+        return layer_ranges(
+            num_layers, stage=self.stage, num_stages=self.num_stages, chunks_per_stage=self.chunks_per_stage
+        )
+
+    def parts(self, config: DecoderConfig, kind: str, *, score_bias: bool = False) -> dict[str, Part]:
+        """Return what this process holds of the model, by name; ``kind`` is ``causal`` or ``score``."""
+        shapes = whole_shapes(config, kind, score_bias=score_bias)
+        names = held_names(
+            list(shapes),
+            config,
+            stage=self.stage,
+            num_stages=self.num_stages,
+            chunks_per_stage=self.chunks_per_stage,
+        )
+        group = self.tensor
+        return {
+            name: local_part(name, shapes[name], config, tensor_degree=group.size, tensor_index=group.index)
+            for name in names
+        }
+
+
+WHOLE = Placement()
+"""The whole model in this process."""

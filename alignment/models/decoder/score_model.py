@@ -1,0 +1,141 @@
+"""A decoder with a score head: reward model, cost model, critic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from alignment.models.config import DecoderConfig
+from alignment.models.decoder.decoder import Decoder
+from alignment.models.decoder.layers import Linear
+from alignment.models.decoder.normalizers import build_normalizer
+from alignment.models.decoder.placement import WHOLE, Placement
+from alignment.models.split_plan import whole_shapes
+from alignment.records import TokenBatch
+
+NORMALIZATION = {"reward": "affine", "cost": "scale", "critic": "identity"}
+"""What normalising means for each kind of score."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreOptions:
+    """What distinguishes one score model from another; saved in its config.json."""
+
+    score_type: str = "reward"
+    """``reward``, ``cost`` or ``critic``."""
+    score_bias: bool = False
+    do_normalize: bool = False
+    """Whether the scores of training and evaluation are normalised ones."""
+    normalizer_type: str | None = None
+    normalizer_momentum: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the keys for config.json."""
+        return {
+            "score_type": self.score_type,
+            "score_bias": self.score_bias,
+            "do_normalize": self.do_normalize,
+            "normalizer_type": self.normalizer_type,
+            "momentum": self.normalizer_momentum,
+        }
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> ScoreOptions:
+        """Read the keys of a config.json, those of safe-rlhf and PaddleNLP included."""
+        return cls(
+            score_type=raw.get("score_type", "reward"),
+            score_bias=bool(raw.get("score_bias", "score_type" in raw and raw.get("bias", False))),
+            do_normalize=bool(raw.get("do_normalize", False)),
+            normalizer_type=raw.get("normalizer_type"),
+            normalizer_momentum=raw.get("momentum"),
+        )
+
+
+class ScoreModel(nn.Layer):
+    """Scores every token; the score of a sequence is that of its last real token. Scores are always float32.
+
+    The score head lives on the last stage, whole on each of its tensor processes.
+    """
+
+    kind = "score"
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        options: ScoreOptions,
+        *,
+        dtype: str = "float32",
+        placement: Placement = WHOLE,
+    ) -> None:
+        super().__init__(dtype=dtype)
+        self.config = config
+        self.options = options
+        self.placement = placement
+        self.whole_shapes = whole_shapes(config, self.kind, score_bias=options.score_bias)
+        """Of every parameter of the whole model."""
+        self.parts = placement.parts(config, self.kind, score_bias=options.score_bias)
+        """What of them each parameter of this process is."""
+        self.model = Decoder(config, dtype=dtype, placement=placement)
+        self.score = None
+        if placement.is_last:
+            self.score = Linear(config.hidden_size, 1, bias=options.score_bias, dtype="float32")
+        self.normalizer = build_normalizer(options.normalizer_type, options.normalizer_momentum)
+        self._unlearned: list[np.ndarray] = []
+
+    @property
+    def has_statistics(self) -> bool:
+        """True when the normalizer has learned from scores."""
+        return self.options.normalizer_type is not None and self.normalizer.count > 0
+
+    def token_scores(self, hidden: paddle.Tensor) -> paddle.Tensor:
+        """Return float32 scores [...] of hidden states [..., H]."""
+        return self.score(hidden.astype(self.score.weight.dtype)).squeeze(-1)
+
+    def forward(self, batch: TokenBatch) -> paddle.Tensor:
+        """Return the raw score [n, S] at every token of ``batch``."""
+        return self.token_scores(self.model(batch.input_ids, lengths=batch.lengths))
+
+    def read_end_scores(self, batch: TokenBatch) -> paddle.Tensor:
+        """Return the raw score [n] at the last real token of each row."""
+        return end_scores(self(batch), batch.lengths)
+
+    def training_scores(self, batch: TokenBatch) -> paddle.Tensor:
+        """Return the scores [n, S] a loss is taken on: normalised if so configured.
+
+        In training mode the end scores are kept for ``learn_statistics``, whether they are normalised or not, so that
+        a reward model trained on raw scores can still be normalised in PPO.
+        """
+        scores = self(batch)
+        if self.training:
+            self._unlearned.append(end_scores(scores.detach(), batch.lengths).numpy())
+        return self.apply_normalization(scores)
+
+    def learn_statistics(self, share: Callable[[list[np.ndarray]], list[np.ndarray]] = list) -> None:
+        """Let the normalizer learn from the end scores since the last call: once an update, in one batch.
+
+        ``share`` turns this process's arrays, one for each micro-batch, into those of all processes in order
+        (``ModelRunner.share``); so all of them call this, and learn the same.
+        """
+        scores = share(self._unlearned)
+        self._unlearned = []
+        if scores:
+            self.normalizer.update(np.concatenate(scores))
+
+    def apply_normalization(self, scores: Any) -> Any:
+        """Return ``scores`` as this model is configured to give them."""
+        return self.normalize_scores(scores) if self.options.do_normalize else scores
+
+    def normalize_scores(self, scores: Any) -> Any:
+        """Return raw scores (numpy or paddle) normalised by the model's statistics."""
+        return self.normalizer.normalize(scores, NORMALIZATION[self.options.score_type])
+
+
+def end_scores(scores: paddle.Tensor, lengths: np.ndarray) -> paddle.Tensor:
+    """Return [n] from scores [n, S]: those at positions ``lengths`` - 1."""
+    last = paddle.to_tensor(np.asarray(lengths, np.int64) - 1).unsqueeze(-1)
+    return paddle.take_along_axis(scores, last, axis=1).squeeze(-1)

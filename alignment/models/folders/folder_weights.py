@@ -1,0 +1,94 @@
+"""The tensors of a model folder and the parameters they fill; nothing is read before names and shapes fit."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import numpy as np
+import paddle
+
+from alignment.architecture.parts import Part
+from alignment.errors import ModelFolderError
+from alignment.models.decoder.decoder import CausalLM
+from alignment.models.decoder.score_model import ScoreModel
+from alignment.models.folders.naming import NORMALIZER_PREFIX, is_transposed, match_names, refuse_mismatch
+from alignment.models.folders.views import StoredTensor
+from alignment.telemetry import log
+
+_ROWS_COMPARED = 4096
+
+
+def take_statistics(found: dict[str, StoredTensor]) -> dict[str, float]:
+    """Remove safe-rlhf's ``normalizer.mean`` and its neighbours from ``found``; return their numbers by last name."""
+    names = [name for name in found if name.startswith(NORMALIZER_PREFIX)]
+    stored = {name.removeprefix(NORMALIZER_PREFIX): found.pop(name) for name in names}
+    return {name: float(np.ravel(at.read().as_float32())[0]) for name, at in stored.items() if np.prod(at.shape) == 1}
+
+
+def are_equal(first: StoredTensor, second: StoredTensor) -> bool:
+    """Return whether two tensors hold the same numbers; some rows of both are in memory at a time."""
+    if first.shape != second.shape:
+        return False
+    for start in range(0, first.shape[0], _ROWS_COMPARED):
+        rows = (slice(start, start + _ROWS_COMPARED),)
+        if not np.array_equal(first.read(rows).as_float32(), second.read(rows).as_float32()):
+            return False
+    return True
+
+
+def check_tensors(
+    found: Mapping[str, StoredTensor],
+    shapes: Mapping[str, tuple[int, ...]],
+    folder: Path,
+    *,
+    allowed_missing: Collection[str] = (),
+    allowed_unknown: Collection[str] = (),
+) -> None:
+    """Refuse tensors that do not fit the parameters of the whole model, ``shapes`` by name."""
+    for name, stored in found.items():
+        _check_shape(stored, name, shapes.get(name), folder)
+    match = match_names(shapes, found)
+    missing = [name for name in match.missing if name not in allowed_missing]
+    for name in match.missing:
+        if name in allowed_missing:
+            log.info(f"{folder}: has no {name}, which starts from its initial values")
+    unknown = [name for name in match.unknown if name not in allowed_unknown]
+    heads = [found[name].name for name in unknown if _is_head(found[name], shapes)]
+    refuse_mismatch(match._replace(missing=missing, unknown=unknown), folder=str(folder), heads=heads)
+
+
+def fill(model: CausalLM | ScoreModel, found: Mapping[str, StoredTensor], folder: Path) -> None:
+    """Copy the tensors, or this process's part of them, into the parameters; NaN and infinities are refused."""
+    for name, parameter in model.named_parameters():
+        if name in found:
+            _assign(parameter, found[name], model.parts[name], folder)
+
+
+def _is_head(stored: StoredTensor, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Return whether a tensor could be the weight of a score head."""
+    wanted = shapes.get("score.weight")
+    return wanted is not None and stored.shape in (wanted, wanted[::-1], wanted[:1]) and "norm" not in stored.name
+
+
+def _check_shape(stored: StoredTensor, name: str, shape: tuple[int, ...] | None, folder: Path) -> None:
+    """Refuse a tensor that is not as large as the model's; ``shape`` None: the model has none of this name."""
+    needed = shape[::-1] if shape is not None and is_transposed(name) else shape
+    if needed is None:
+        return
+    if stored.shape != needed:
+        raise ModelFolderError(
+            f"{folder}: {stored.name} has shape {list(stored.shape)}, config.json needs {list(needed)}"
+        )
+    if not stored.is_float:
+        raise ModelFolderError(f"{folder}: {stored.name} has dtype {stored.code}; weights must be floating point")
+
+
+def _assign(parameter: paddle.Tensor, stored: StoredTensor, part: Part, folder: Path) -> None:
+    turned = is_transposed(part.name)
+    values = stored.read(part.slices[::-1] if turned else part.slices).as_float32()
+    if not np.isfinite(values).all():
+        raise ModelFolderError(f"{folder}: {stored.name} holds NaN or infinite numbers; its weights are damaged")
+    values = np.ascontiguousarray(values.T) if turned else values
+    with paddle.no_grad():
+        parameter.set_value(paddle.to_tensor(values).astype(parameter.dtype))

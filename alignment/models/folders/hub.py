@@ -1,0 +1,279 @@
+"""Models from Hugging Face folders and from configurations; ``saving.py`` writes such folders."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from alignment.architecture.parts import Part
+from alignment.errors import ModelFolderError
+from alignment.models.config import CONFIG_FILE, DecoderConfig, read_config_dict
+from alignment.models.decoder.decoder import CausalLM
+from alignment.models.decoder.initialise import draw_weights
+from alignment.models.decoder.placement import WHOLE, Placement
+from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
+from alignment.models.folder_files import refuse_adapter
+from alignment.models.folders.folder_weights import are_equal, check_tensors, fill, take_statistics
+from alignment.models.folders.views import StoredTensor
+from alignment.models.folders.weights import find_weights
+from alignment.models.split_plan import EMBEDDING, whole_shapes
+from alignment.models.tokenizer.tokenizer import Tokenizer
+from alignment.telemetry import log
+
+HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+DESCRIPTIONS = ("*.json", "*.model", "*.jinja", "merges.txt")
+"""Files of a model on the hub beside its weights."""
+SCORE_HEAD = ("score.weight", "score.bias")
+LM_HEAD = "lm_head.weight"
+RUN_MODELS = ("policy", "reward", "value")
+"""Folders of a run (and of its checkpoints) that hold a model, in the order in which one is looked for."""
+SCORE_STATE = "score_normalizer"
+"""Key of config.json under which mean, variance and count of the scores stand."""
+
+
+def resolve_model_folder(name_or_path: str | Path, *, parts: Sequence[str] = RUN_MODELS) -> Path:
+    """Return a local model folder: that of the name, or the download of a hub name into the hub's cache.
+
+    The output folder of a run stands for the model in it: the first of ``parts`` that it holds.
+    """
+    name_or_path = str(name_or_path)
+    folder = Path(name_or_path).expanduser()
+    if folder.is_dir():
+        return find_in_run(folder, parts)
+    if not HUB_NAME.fullmatch(name_or_path):
+        raise ModelFolderError(f"model {name_or_path!r}: no such folder (looked for {folder.absolute()})")
+    try:
+        return _fetch(name_or_path)
+    except Exception as error:
+        raise ModelFolderError(
+            f"model {name_or_path!r}: no such folder (looked for {folder.absolute()}), and not fetched from the hub "
+            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'})"
+        ) from error
+
+
+def _fetch(name: str) -> Path:
+    """Return the folder of a download; pickled weights are fetched only where there are no safetensors."""
+    from huggingface_hub import snapshot_download
+
+    folder = Path(snapshot_download(name, allow_patterns=[*DESCRIPTIONS, "*.safetensors"]))
+    if not any(folder.glob("*.safetensors")):
+        snapshot_download(name, allow_patterns=["*.bin", "*.pdparams"])
+    return folder
+
+
+def resolve_tokenizer_folder(name_or_path: str) -> Path:
+    """Return a folder with a tokenizer, which needs no model beside it; see ``resolve_model_folder``."""
+    folder = Path(name_or_path).expanduser()
+    if folder.is_dir() and not any((folder / part / CONFIG_FILE).is_file() for part in RUN_MODELS):
+        return folder
+    return resolve_model_folder(name_or_path)
+
+
+def find_in_run(folder: Path, parts: Sequence[str] = RUN_MODELS) -> Path:
+    """Return ``folder`` if it is a model folder, else the model that a run has left in it, and say which."""
+    if (folder / CONFIG_FILE).is_file():
+        return folder
+    for part in parts:
+        if (folder / part / CONFIG_FILE).is_file():
+            log.info(f"{folder}: the folder of a run; its {part}/ is read")
+            return folder / part
+    refuse_adapter(folder)
+    others = [f"{part}/" for part in RUN_MODELS if (folder / part / CONFIG_FILE).is_file()]
+    hint = f"; this run has left {' and '.join(others)} only" if others else ""
+    raise ModelFolderError(
+        f"{folder / CONFIG_FILE}: no such file; a model folder needs a {CONFIG_FILE}, and in the folder of a run it "
+        f"is looked for in {', '.join(f'{part}/' for part in parts)}{hint}"
+    )
+
+
+def load_causal_lm(
+    path: str | Path, *, dtype: str = "float32", tokenizer: Tokenizer | None = None, placement: Placement = WHOLE
+) -> CausalLM:
+    """Return the language model of a folder; with ``tokenizer`` its vocabulary must fit the model's.
+
+    Of a model that ``placement`` splits, this process reads its own part only.
+    """
+    folder, config = Path(path), DecoderConfig.read(path)
+    check_vocabulary(config, tokenizer, place=str(path))
+    found = find_weights(folder, config)
+    config = _settle_head(config, found, folder)
+    check_tensors(found, whole_shapes(config, "causal"), folder)
+    model = CausalLM(config, dtype=dtype, placement=placement)
+    fill(model, found, folder)
+    return model
+
+
+def holds_score_model(folder: Path, *, head_prefix: str | None = None) -> bool:
+    """Return whether a model folder is a score model: by its class's name, else by the heads that its files hold."""
+    config = DecoderConfig.read(folder)
+    names = config.raw.get("architectures")
+    if isinstance(names, list) and any("SequenceClassification" in str(name) for name in names):
+        return True
+    found = find_weights(folder, config, head_prefix=head_prefix)
+    return "score.weight" in found and LM_HEAD not in found
+
+
+def load_score_model(
+    path: str | Path,
+    *,
+    dtype: str = "float32",
+    options: ScoreOptions | None = None,
+    new_score_head: bool = False,
+    head_prefix: str | None = None,
+    seed: int | None = 0,
+    placement: Placement = WHOLE,
+) -> ScoreModel:
+    """Return the score model of a folder.
+
+    ``options`` replace those saved with it. With ``new_score_head`` the folder may be a language model, whose new head
+    is drawn from ``seed`` (None: zeros); otherwise a folder without a score head is refused. ``head_prefix`` is what
+    the head is called in the files, for names that ``naming`` does not know.
+    """
+    folder, raw = Path(path), read_config_dict(path)
+    config = DecoderConfig.read(path)
+    found = find_weights(folder, config, head_prefix=head_prefix)
+    statistics = take_statistics(found)
+    as_saved = options is None
+    options = _settle_bias(options or ScoreOptions.from_dict(raw), found, folder)
+    if as_saved and SCORE_STATE not in raw and {"mean", "var"} <= statistics.keys():
+        # safe-rlhf keeps them as tensors, and its folders need not say how they were learned.
+        options = dataclasses.replace(options, normalizer_type=options.normalizer_type or "RunningMeanStd")
+        raw[SCORE_STATE] = {**statistics, "count": max(1.0, statistics.get("count", 1.0))}
+    check_tensors(
+        found,
+        whole_shapes(config, "score", score_bias=options.score_bias),
+        folder,
+        allowed_missing=SCORE_HEAD if new_score_head else ("score.bias",),
+        allowed_unknown=(LM_HEAD,),
+    )
+    model = ScoreModel(config, options, dtype=dtype, placement=placement)
+    if model.score is not None:
+        draw_weights(model.score, seed=seed or 0, std=0.0 if seed is None else config.initializer_range)
+    fill(model, found, folder)
+    if as_saved and SCORE_STATE in raw:
+        model.normalizer.load_state(raw[SCORE_STATE])
+    if as_saved and options.do_normalize and not model.has_statistics:
+        log.warn(f"{folder}: {CONFIG_FILE} says do_normalize, but no statistics are saved: its scores are raw")
+    return model
+
+
+def random_causal_lm(
+    config_path: str | Path,
+    *,
+    seed: int,
+    tokenizer: Tokenizer,
+    dtype: str = "float32",
+    placement: Placement = WHOLE,
+) -> CausalLM:
+    """Return a language model with weights drawn from ``seed``, for the config.json at (or in) ``config_path``."""
+    config = _config_for(config_path, tokenizer)
+    _check_memory(placement.parts(config, "causal").values(), place=str(config_path))
+    model = CausalLM(config, dtype=dtype, placement=placement)
+    draw_weights(model, seed=seed, std=model.config.initializer_range)
+    return model
+
+
+def random_score_model(
+    config_path: str | Path,
+    options: ScoreOptions,
+    *,
+    seed: int,
+    tokenizer: Tokenizer,
+    dtype: str = "float32",
+    placement: Placement = WHOLE,
+) -> ScoreModel:
+    """Return a score model with weights drawn from ``seed``."""
+    config = _config_for(config_path, tokenizer)
+    _check_memory(placement.parts(config, "score").values(), place=str(config_path))
+    model = ScoreModel(config, options, dtype=dtype, placement=placement)
+    draw_weights(model, seed=seed, std=model.config.initializer_range)
+    return model
+
+
+def check_vocabulary(config: DecoderConfig, tokenizer: Tokenizer | None, *, place: str) -> None:
+    """Refuse a tokenizer that has ids the model does not know."""
+    if tokenizer is not None and len(tokenizer) > config.vocab_size:
+        raise ModelFolderError(
+            f"{place}: the tokenizer has {len(tokenizer)} tokens, the model's vocabulary {config.vocab_size}; "
+            "they do not belong together"
+        )
+
+
+def check_length(config: DecoderConfig, max_length: int, *, place: str) -> None:
+    """Refuse sequences of more tokens than the model has positions for."""
+    limit = config.longest_sequence
+    if max_length > limit:
+        raise ModelFolderError(
+            f"max_length={max_length} is more than the model in {place} was made for: max_position_embeddings="
+            f"{config.max_position_embeddings} in its {CONFIG_FILE}. Give max_length at most {limit}"
+        )
+
+
+def check_fit(folder: str | Path, tokenizer: Tokenizer, *, max_length: int) -> DecoderConfig:
+    """Return the configuration in (or at) ``folder``, after refusing too few tokens or positions; no weight is read."""
+    path = Path(folder)
+    config = DecoderConfig.read(path.parent if path.is_file() else path)
+    check_vocabulary(config, tokenizer, place=str(path))
+    check_length(config, max_length, place=str(path))
+    return config
+
+
+def _config_for(config_path: str | Path, tokenizer: Tokenizer) -> DecoderConfig:
+    path = Path(config_path)
+    config = DecoderConfig.read(path.parent if path.is_file() else path)
+    check_vocabulary(config, tokenizer, place=str(path))
+    return dataclasses.replace(
+        config,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def _check_memory(parts: Iterable[Part], *, place: str) -> None:
+    """Refuse to draw weights for which this machine has no memory, whatever a config.json says."""
+    needed = 4 * sum(math.prod(part.extent) for part in parts)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise ModelFolderError(
+            f"{place}: describes a model of {needed / 2**30:,.0f} GiB in float32, and this machine has "
+            f"{memory / 2**30:,.0f} GiB; correct the sizes in {CONFIG_FILE}"
+        )
+
+
+def _settle_head(config: DecoderConfig, found: dict[str, StoredTensor], folder: Path) -> DecoderConfig:
+    """Return ``config`` with embedding and head tied as the files have them; a copy of a tied head leaves ``found``.
+
+    As in transformers 5: a head of its own is used where config.json says they are tied, and one of the two serves as
+    both where the files hold no other.
+    """
+    if not config.tie_word_embeddings or LM_HEAD not in found:
+        return config
+    if EMBEDDING not in found:
+        found[EMBEDDING] = found.pop(LM_HEAD)
+        return config
+    if are_equal(found[LM_HEAD], found[EMBEDDING]):
+        del found[LM_HEAD]
+        return config
+    log.warn(
+        f"{folder}: {CONFIG_FILE} says tie_word_embeddings, but the files hold another {LM_HEAD}; that one is used, "
+        "and embedding and head are not tied"
+    )
+    return dataclasses.replace(config, tie_word_embeddings=False)
+
+
+def _settle_bias(options: ScoreOptions, found: dict[str, StoredTensor], folder: Path) -> ScoreOptions:
+    """Return ``options`` with the bias that the files hold; one that is zero is none."""
+    if "score.bias" not in found or options.score_bias:
+        return options
+    if not np.any(found["score.bias"].read().as_float32()):
+        del found["score.bias"]
+        return options
+    log.info(f"{folder}: its score head has a bias, which is kept")
+    return dataclasses.replace(options, score_bias=True)

@@ -1,0 +1,47 @@
+"""Where a sequence ends: the one rule for rollout, evaluation, chat, export and everything that is saved."""
+
+from __future__ import annotations
+
+from alignment.models.config import DecoderConfig
+from alignment.models.folders.hub import SCORE_STATE
+from alignment.models.tokenizer.tokenizer import Tokenizer
+
+
+def sequence_ends(config: DecoderConfig, tokenizer: Tokenizer | None = None, *turn_ends: int) -> tuple[int, ...]:
+    """Return every id that ends a sequence, each once.
+
+    They are ``turn_ends`` (what the template in use writes behind an answer), the tokenizer's EOS, and those of
+    config.json and generation_config.json; ids beyond the model's vocabulary are none.
+    """
+    own = () if tokenizer is None else (tokenizer.eos_token_id,)
+    ids = dict.fromkeys((*turn_ends, *own, *config.eos_token_ids))
+    return tuple(number for number in ids if 0 <= number < config.vocab_size)
+
+
+def padding_id(config: DecoderConfig, tokenizer: Tokenizer | None) -> int | None:
+    """Return an id to pad a score model's rows with that ends no sequence, or None; the tokenizer has a token for it.
+
+    Hugging Face reads a row's score before its first padding: were EOS the padding, it would read one token too early.
+    With None it refuses padded batches, and reads single rows right.
+    """
+    ends = sequence_ends(config, tokenizer)
+    if tokenizer is None:
+        return config.pad_token_id if config.pad_token_id not in ends else None
+    own = (tokenizer.pad_token_id, config.pad_token_id, tokenizer.unk_token_id, *tokenizer.special_ids)
+    known = (number for number in own if number is not None and tokenizer.id_to_token(number) is not None)
+    return next((number for number in known if number not in ends and 0 <= number < config.vocab_size), None)
+
+
+def padding_warning(place: str, config: DecoderConfig, tokenizer: Tokenizer) -> str | None:
+    """Return one line where transformers reads the scores of the reward model in ``place`` at another token.
+
+    Reward models trained here are read at the end whatever they are padded with.
+    """
+    is_ours = SCORE_STATE in config.raw
+    if is_ours or config.pad_token_id is None or config.pad_token_id not in sequence_ends(config, tokenizer):
+        return None
+    return (
+        f"{place}: its pad_token_id {config.pad_token_id} is also what ends a sequence; transformers reads the score "
+        "one token before that, and here it is read at the end. If the reward model was trained elsewhere, give "
+        "score_before_padding=true"
+    )

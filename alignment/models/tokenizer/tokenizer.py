@@ -1,0 +1,206 @@
+"""Text to token ids and back, from any folder with a ``tokenizer.json`` or a sentencepiece ``tokenizer.model``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from tokenizers import __version__
+
+from alignment.errors import DataError, ModelFolderError
+from alignment.models.tokenizer.chat_template import ChatTemplate
+from alignment.models.tokenizer.tokenizer_files import (
+    CONFIG_FILE,
+    FAST_FILE,
+    TokenizerFiles,
+    read_tokenizer_files,
+    with_chat_template,
+    with_pad_token,
+)
+from alignment.models.tokenizer.tokenizer_models import FastModel, TokenizerModel
+
+
+def load_tokenizer(folder: str | Path) -> Tokenizer:
+    """Return the tokenizer in ``folder``; ModelFolderError names the folder and what was looked for."""
+    return open_tokenizer(read_tokenizer_files(folder))
+
+
+def open_tokenizer(files: TokenizerFiles) -> Tokenizer:
+    """Return the tokenizer that ``files`` hold."""
+    if FAST_FILE in files.contents:
+        return Tokenizer(FastModel(files), files)
+    from alignment.models.tokenizer.sentencepiece_model import SentencePieceModel
+
+    return Tokenizer(SentencePieceModel(files), files)
+
+
+class Tokenizer:
+    """The tokenizer of a model folder; what it knows never changes."""
+
+    def __init__(self, model: TokenizerModel, files: TokenizerFiles) -> None:
+        self._model = model
+        self._files = files
+        self._template = files.chat_template and ChatTemplate(files.chat_template, place=str(files.folder))
+        self._special = {**model.default_special_tokens, **files.special_tokens}
+        self._tokens = {number: token for token, number in model.vocab.items()}
+
+    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        """Return ``{"input_ids": ids}``; special tokens written in ``text`` become their ids."""
+        return {"input_ids": self.encode(text, add_special_tokens)}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the files: processes that encode open them anew."""
+        return open_tokenizer, (self._files,)
+
+    def __len__(self) -> int:
+        """Return the highest id plus one, added tokens included."""
+        return max(self._tokens, default=-1) + 1
+
+    def __repr__(self) -> str:
+        return f"Tokenizer({str(self._files.folder)!r}, {len(self)} tokens)"
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Return the ids of ``text``, with BOS and EOS around them where the folder asks for it."""
+        return self._model.encode(text, add_special_tokens=add_special_tokens)
+
+    def encode_cut(
+        self, text: str, cuts: Sequence[int], add_special_tokens: bool = True
+    ) -> tuple[list[int], list[int | None]]:
+        """Return the ids of ``text`` and for each place of ``cuts`` the number of tokens before it.
+
+        None where a token lies across the place, or where the model cannot tell: the text before it alone may then
+        have other ids.
+        """
+        return self._model.encode_cut(text, cuts, add_special_tokens=add_special_tokens)
+
+    def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
+        """Return the text of ``ids``; ids that stand for no token (padding rows of an embedding) give nothing."""
+        return self._model.decode(list(ids), skip_special_tokens=skip_special_tokens)
+
+    def id_to_token(self, token_id: int) -> str | None:
+        """Return the token with ``token_id``, None where there is none."""
+        return self._tokens.get(int(token_id))
+
+    @property
+    def vocab(self) -> dict[str, int]:
+        """Every token with its id, added ones included."""
+        return dict(self._model.vocab)
+
+    @property
+    def bos_token(self) -> str | None:
+        """What begins a text, if anything."""
+        return self._special.get("bos_token")
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """Its id."""
+        return self._id_of("bos_token")
+
+    @property
+    def eos_token(self) -> str:
+        """What ends an answer; ModelFolderError where the folder names none."""
+        if "eos_token" not in self._special:
+            raise ModelFolderError(
+                f"{self._files.folder}: the tokenizer has no end-of-text token, and answers must end; "
+                f'name one of its tokens as "eos_token" in {CONFIG_FILE}'
+            )
+        return self._special["eos_token"]
+
+    @property
+    def eos_token_id(self) -> int:
+        """Its id."""
+        return self._model.vocab[self.eos_token]
+
+    @property
+    def pad_token(self) -> str | None:
+        """What fills rows of a batch, if anything."""
+        return self._special.get("pad_token")
+
+    @property
+    def pad_token_id(self) -> int | None:
+        """Its id."""
+        return self._id_of("pad_token")
+
+    @property
+    def unk_token(self) -> str | None:
+        """What stands for text outside the vocabulary, if anything."""
+        return self._special.get("unk_token")
+
+    @property
+    def unk_token_id(self) -> int | None:
+        """Its id."""
+        return self._id_of("unk_token")
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja source, None where the folder has none."""
+        return self._files.chat_template
+
+    def apply_chat_template(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tokenize: bool = False,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> str | list[int]:
+        """Return the text of ``messages`` (``role`` and ``content``), or its ids; DataError where it is refused."""
+        if not self._template:
+            raise DataError(f"{self._files.folder}: the tokenizer has no chat template")
+        text = self._template.render(
+            messages, special_tokens=self._special, add_generation_prompt=add_generation_prompt, tools=tools
+        )
+        return self.encode(text, add_special_tokens=False) if tokenize else text
+
+    @property
+    def special_ids(self) -> list[int]:
+        """The ids of all special tokens, BOS and the others that have a name first."""
+        tokens = [*self._special.values(), *(token.content for token in self._files.added_tokens if token.special)]
+        return list(dict.fromkeys(self._model.vocab[token] for token in tokens if token in self._model.vocab))
+
+    def with_chat_template(self, template: str) -> Tokenizer:
+        """Return this tokenizer with another chat template, which is saved with it."""
+        return open_tokenizer(with_chat_template(self._files, template))
+
+    def save(self, folder: str | Path, *, padding: int | None = None) -> None:
+        """Write the tokenizer's files to ``folder`` byte for byte as they were read.
+
+        Where ``padding`` is another id than that of ``pad_token``, its token is named in the place of that.
+        """
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        contents = dict(self._files.contents)
+        if padding is not None and padding != self.pad_token_id:
+            contents |= with_pad_token(self._files, self._tokens[padding])
+        for name, content in contents.items():
+            (target / name).write_bytes(content)
+
+    def fingerprint(self) -> str:
+        """Return a hash of what token ids mean: every token's id, and which ones begin and end a text.
+
+        Two folders whose files differ in form only have the same one. The padding token does not count: lengths say
+        what is padding, and folders of one family name different ones.
+        """
+        meaning = [sorted(self._model.vocab.items()), self.bos_token, self._special.get("eos_token")]
+        return hashlib.sha256(json.dumps(meaning).encode()).hexdigest()
+
+    def content_key(self) -> str:
+        """Return a hash that changes where any id or rendered conversation might.
+
+        Files, the library that reads them, this code, and today where the template writes the date.
+        """
+        template = self._files.chat_template or ""
+        parts = [__version__, date.today().isoformat() if "strftime_now" in template else "", template]
+        sources = sorted(Path(__file__).parent.glob("*.py"))
+        contents = [*sorted(self._files.contents.items()), *((path.name, path.read_bytes()) for path in sources)]
+        digest = hashlib.sha256(json.dumps([*parts, [name for name, _ in contents]]).encode())
+        for _, content in contents:
+            digest.update(hashlib.sha256(content).digest())
+        return digest.hexdigest()
+
+    def _id_of(self, name: str) -> int | None:
+        token = self._special.get(name)
+        return None if token is None else self._model.vocab[token]

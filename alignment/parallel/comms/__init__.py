@@ -1,0 +1,1 @@
+"""Messages between processes: groups, watched and counted, on CPU and GPU."""

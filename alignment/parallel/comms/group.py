@@ -1,0 +1,177 @@
+"""Every message between processes goes through a ``Group``: counted, guarded, and the same on CPU and GPU.
+
+In a group of one process every operation returns what it was given.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import paddle
+import paddle.distributed as dist
+
+from alignment.parallel.comms.gloo import PairGroups
+from alignment.parallel.comms.guard import Guard
+from alignment.parallel.comms.traffic import Traffic
+
+
+class Group:
+    """The processes of one axis of the layout."""
+
+    def __init__(
+        self,
+        name: str,
+        ranks: Sequence[int] = (0,),
+        *,
+        rank: int = 0,
+        handle: Any = None,
+        link: Link | None = None,
+    ) -> None:
+        """``ranks`` are world ranks in order, ``rank`` is this process's, ``handle`` Paddle's group."""
+        self.name = name
+        self.ranks = tuple(ranks)
+        self.index = self.ranks.index(rank)
+        self._handle = handle
+        self._link = link
+
+    @property
+    def size(self) -> int:
+        return len(self.ranks)
+
+    @property
+    def is_first(self) -> bool:
+        return self.index == 0
+
+    @property
+    def is_last(self) -> bool:
+        return self.index == self.size - 1
+
+    def sum_(self, tensor: paddle.Tensor, what: str = "") -> paddle.Tensor:
+        """Add ``tensor`` over the group, in place."""
+        return self._reduce(tensor, dist.ReduceOp.SUM, what)
+
+    def max_(self, tensor: paddle.Tensor, what: str = "") -> paddle.Tensor:
+        """Take the elementwise maximum of ``tensor`` over the group, in place."""
+        return self._reduce(tensor, dist.ReduceOp.MAX, what)
+
+    def gather(self, tensor: paddle.Tensor, what: str = "") -> list[paddle.Tensor]:
+        """Return everyone's ``tensor`` in the order of the group; all have one shape."""
+        if self.size == 1:
+            return [tensor]
+        parts: list[paddle.Tensor] = [paddle.empty_like(tensor) for _ in self.ranks]
+        source = tensor.detach().contiguous()
+        self._run("all_gather", what, _bytes(tensor) * (self.size - 1), dist.all_gather, parts, source)
+        return parts
+
+    def reduce_scatter(self, tensor: paddle.Tensor, what: str = "") -> paddle.Tensor:
+        """Return this process's part [...] of the sum of ``tensor`` [size, ...] over the group."""
+        if self.size == 1:
+            return tensor[0]
+        # gloo has no reduce_scatter; a sum costs it twice the bytes.
+        if self._link.is_gloo:
+            return self.sum_(tensor.clone(), what)[self.index].clone()
+        part = paddle.empty(tensor.shape[1:], tensor.dtype)
+        size = _bytes(tensor) * (self.size - 1) // self.size
+        self._run("reduce_scatter", what, size, dist.reduce_scatter, part, list(tensor.detach().contiguous()))
+        return part
+
+    def start_reduce_scatter(self, tensor: paddle.Tensor, what: str = "") -> Callable[[], paddle.Tensor]:
+        """Begin ``reduce_scatter`` and return what waits for it and gives the part; on a CPU it is done at once."""
+        if self.size == 1 or self._link.is_gloo:
+            part = self.reduce_scatter(tensor, what)
+            return lambda: part
+        part, pieces = paddle.empty(tensor.shape[1:], tensor.dtype), list(tensor.detach().contiguous())
+        size = _bytes(tensor) * (self.size - 1) // self.size
+        task = self._run("reduce_scatter", what, size, partial(dist.reduce_scatter, sync_op=False), part, pieces)
+        return lambda: (task.wait(), part)[1]
+
+    def broadcast_(self, tensor: paddle.Tensor, source: int, what: str = "") -> paddle.Tensor:
+        """Fill ``tensor`` with that of the member ``source`` (an index in the group), in place."""
+        if self.size > 1:
+            sent = _bytes(tensor) * (self.size - 1) if source == self.index else 0
+            self._run("broadcast", what, sent, dist.broadcast, tensor, self.ranks[source])
+        return tensor
+
+    def gather_objects(self, value: Any, what: str = "") -> list[Any]:
+        """Return everyone's ``value`` (anything picklable) in the order of the group."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = []
+        sent = len(pickle.dumps(value)) * (self.size - 1)
+        self._run("gather_objects", what, sent, dist.all_gather_object, values, value)
+        return values
+
+    def share_object(self, value: Any, source: int, what: str = "") -> Any:
+        """Return the ``value`` of the member ``source``."""
+        return self.gather_objects(value if source == self.index else None, what)[source]
+
+    def barrier(self, what: str = "") -> None:
+        """Wait until every member is here."""
+        self.sum_(paddle.zeros([1]), what or "barrier")
+
+    def send(self, tensor: paddle.Tensor, target: int, what: str = "") -> None:
+        """Send ``tensor`` to the member ``target``."""
+        self._link.send(tensor, self.ranks[target], f"{self.name}{_note(what)}")
+
+    def receive(self, shape: Sequence[int], dtype: Any, source: int, what: str = "") -> paddle.Tensor:
+        """Return the tensor that the member ``source`` sends."""
+        return self._link.receive(shape, dtype, self.ranks[source], f"{self.name}{_note(what)}")
+
+    def _reduce(self, tensor: paddle.Tensor, operation: Any, what: str) -> paddle.Tensor:
+        if self.size > 1:
+            # A ring moves each byte twice, less the share that stays.
+            sent = 2 * _bytes(tensor) * (self.size - 1) // self.size
+            self._run("all_reduce", what, sent, dist.all_reduce, tensor, operation)
+        return tensor
+
+    def _run(self, name: str, what: str, num_bytes: int, call: Callable, *arguments: Any) -> Any:
+        ranks = ", ".join(map(str, self.ranks))
+        with self._link.guard.during(f"{name} over ranks {ranks}{_note(what)}"), paddle.no_grad():
+            task = call(*arguments, group=self._handle)
+        self._link.traffic.add(self.name, name, num_bytes)
+        return task
+
+
+class Link:
+    """What all groups of a process share: the transport's kind, point-to-point messages, accounts and guard."""
+
+    def __init__(self, *, is_gloo: bool, pairs: PairGroups | None, guard: Guard, traffic: Traffic) -> None:
+        self.is_gloo = is_gloo
+        self.guard = guard
+        self.traffic = traffic
+        self._pairs = pairs
+
+    def send(self, tensor: paddle.Tensor, peer: int, what: str) -> None:
+        """Send ``tensor`` to the world rank ``peer``; on a CPU this waits until it is taken."""
+        with self.guard.during(f"send to rank {peer} ({what})"), paddle.no_grad():
+            source = tensor.detach().contiguous()
+            if self._pairs is not None:
+                self._pairs.send(source, peer)
+            else:
+                dist.send(source, peer)
+        self.traffic.add(what.partition(" ")[0], "send", _bytes(tensor))
+
+    def receive(self, shape: Sequence[int], dtype: Any, peer: int, what: str) -> paddle.Tensor:
+        """Return what the world rank ``peer`` sends: a tensor of ``shape``."""
+        tensor = paddle.empty(list(shape), dtype)
+        with self.guard.during(f"receive from rank {peer} ({what})"), paddle.no_grad():
+            if self._pairs is not None:
+                self._pairs.receive(tensor, peer)
+            else:
+                dist.recv(tensor, peer)
+        return tensor
+
+
+ALONE = Group("alone")
+"""The group of a single process."""
+
+
+def _bytes(tensor: paddle.Tensor) -> int:
+    return int(tensor.size) * tensor.element_size()
+
+
+def _note(what: str) -> str:
+    return f" ({what})" if what else ""

@@ -1,0 +1,101 @@
+"""Parameters in flat buffers, so that a message carries many of them: [pieces, length], piece i for process i.
+
+Every tensor is cut along its rows (``parts.even_cut``); pieces of uneven length are padded with zeros at their end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+
+import paddle
+
+from alignment.architecture.parts import even_cut
+
+BUCKET_BYTES = 25 << 20
+"""A message this long already runs at the network's full speed, and the buffer is no burden."""
+
+
+@dataclass(frozen=True, eq=False)
+class RowBucket:
+    """Tensors of one dtype that travel together; what is handed in and out is keyed by their names."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    """Of this process's tensors, before they are cut into rows."""
+    pieces: int
+
+    @cached_property
+    def length(self) -> int:
+        """Elements of a piece, padding included."""
+        return max(self._size(index) for index in range(self.pieces))
+
+    def rows(self, name: str, index: int) -> tuple[int, int]:
+        """Return (start, stop): the rows of ``name`` that process ``index`` holds."""
+        return even_cut(self.shapes[name][0], self.pieces, index)
+
+    def pack(self, tensors: Mapping[str, paddle.Tensor], dtype: str) -> paddle.Tensor:
+        """Return the whole ``tensors`` as [pieces, length]; zeros stand for those that are missing."""
+        whole = {name: tensor.reshape(self.shapes[name]) for name, tensor in tensors.items()}
+        parts = [part for index in range(self.pieces) for part in self._flat_piece(whole, index)]
+        return _concat(parts, dtype).reshape([self.pieces, self.length])
+
+    def pack_rows(self, rows: Mapping[str, paddle.Tensor], index: int, dtype: str) -> paddle.Tensor:
+        """Return the ``rows`` of process ``index`` as its piece [length]."""
+        parts = [rows[name].reshape([-1]) for name in self.shapes if name in rows]
+        missing = self.length - sum(int(part.shape[0]) for part in parts)
+        return _concat([*parts, *_zeros(missing)], dtype)
+
+    def split(self, piece: paddle.Tensor, index: int) -> dict[str, paddle.Tensor]:
+        """Return the rows in the ``piece`` [length] of process ``index``; a tensor it has no row of is left out."""
+        found, place = {}, 0
+        for name, shape in self.shapes.items():
+            start, stop = self.rows(name, index)
+            size = (stop - start) * prod(shape[1:])
+            if size:
+                found[name] = piece[place : place + size].reshape([stop - start, *shape[1:]])
+            place += size
+        return found
+
+    def join(self, pieces: Sequence[paddle.Tensor]) -> dict[str, paddle.Tensor]:
+        """Return the whole tensors that the ``pieces`` of all processes make."""
+        split = [self.split(piece, index) for index, piece in enumerate(pieces)]
+        return {name: paddle.concat([rows[name] for rows in split if name in rows]) for name in self.shapes}
+
+    def _flat_piece(self, tensors: Mapping[str, paddle.Tensor], index: int) -> list[paddle.Tensor]:
+        parts, missing = [], self.length
+        for name, shape in self.shapes.items():
+            start, stop = self.rows(name, index)
+            size = (stop - start) * prod(shape[1:])
+            if size:
+                parts += [tensors[name][start:stop].reshape([-1])] if name in tensors else _zeros(size)
+            missing -= size
+        return [*parts, *_zeros(missing)]
+
+    def _size(self, index: int) -> int:
+        spans = ((self.rows(name, index), shape) for name, shape in self.shapes.items())
+        return sum((stop - start) * prod(shape[1:]) for (start, stop), shape in spans)
+
+
+def make_buckets(parameters: Mapping[str, paddle.Tensor], *, pieces: int, limit: int = BUCKET_BYTES) -> list[RowBucket]:
+    """Cut ``parameters``, in their order, into buckets of one dtype and about ``limit`` bytes."""
+    buckets: list[dict[str, tuple[int, ...]]] = []
+    held, last = 0, None
+    for name, parameter in parameters.items():
+        assert parameter.shape, f"{name} has no axis that could be cut"
+        size = int(parameter.size) * parameter.element_size()
+        if parameter.dtype != last or held + size > limit:
+            buckets.append({})
+            held, last = 0, parameter.dtype
+        buckets[-1][name] = tuple(parameter.shape)
+        held += size
+    return [RowBucket(shapes, pieces) for shapes in buckets]
+
+
+def _concat(parts: Iterable[paddle.Tensor], dtype: str) -> paddle.Tensor:
+    return paddle.concat([part.astype(dtype) for part in parts])
+
+
+def _zeros(size: int) -> list[paddle.Tensor]:
+    return [paddle.zeros([size])] if size else []

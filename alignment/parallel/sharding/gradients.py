@@ -1,0 +1,167 @@
+"""Gradients on their way from the backward pass to the rows that each process updates.
+
+They are sums over all processes that see other rows of data, and are added up in float32 at least, over micro-batches
+and processes alike: a hundred bfloat16 gradients added in bfloat16 lose what is small.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+
+import paddle
+
+from alignment.parallel.comms.group import ALONE, Group
+from alignment.parallel.sharding.buckets import BUCKET_BYTES, RowBucket, make_buckets
+from alignment.parallel.sharding.units import Unit
+from alignment.parallel.topology import Topology
+
+_IN_FLIGHT = 2
+"""Reductions that may run beside the backward pass; each keeps its buffer."""
+
+
+def wide_dtype(tensor: paddle.Tensor) -> str:
+    """Return the dtype in which ``tensor`` is summed and updated: float64 stays, all else is float32."""
+    return "float64" if tensor.dtype == paddle.float64 else "float32"
+
+
+class GradientReducer:
+    """Takes every gradient out of the model as it arrives and leaves the sum of this process's rows.
+
+    ``during_backward``: reduce as soon as a section of the model has its gradients, once a micro-batch, so that they
+    never exist for the whole model; otherwise once, in ``finish``. A section is a run of whole units, which follow
+    one another in every graph, so that all processes send its messages in the same order; inside a unit the order of
+    gradients may depend on the data.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, paddle.Tensor],
+        units: Sequence[Unit],
+        *,
+        topology: Topology,
+        is_cut: bool,
+        during_backward: bool,
+        arrived: Callable[[str], None] | None = None,
+    ) -> None:
+        """``is_cut``: each process of ``topology.sharding`` gets its rows; else all get everything.
+
+        ``arrived`` is told the name of each gradient that was taken.
+        """
+        self._parameters = dict(parameters)
+        self._scatter: Group = topology.sharding if is_cut else ALONE
+        self._total: Group = topology.data if is_cut else topology.batch
+        self._batch = topology.batch
+        self._during_backward = during_backward
+        self._arrived = arrived
+        self._sections = _make_sections(self._parameters, units, pieces=self._scatter.size)
+        self._section_of = {name: section for section in self._sections for name in section.names}
+        self._seen: set[str] = set()
+        self._pending: dict[str, paddle.Tensor] = {}
+        self._sums: dict[RowBucket, paddle.Tensor] = {}
+        self._in_flight: deque[tuple[RowBucket, Callable[[], paddle.Tensor]]] = deque()
+        for name, parameter in self._parameters.items():
+            parameter._register_backward_hook(partial(self._take, name))
+
+    @property
+    def buckets(self) -> list[RowBucket]:
+        """All buckets, in the order in which gradients come."""
+        return [bucket for section in self._sections for bucket in section.buckets]
+
+    def held(self) -> Iterator[tuple[str, paddle.Tensor]]:
+        """Yield the gradients, and sums of them, that are kept until ``finish``."""
+        yield from self._pending.items()
+        for bucket, piece in self._sums.items():
+            yield f"sum of {next(iter(bucket.shapes))} and others", piece
+
+    @paddle.no_grad()
+    def _take(self, name: str, *_: object) -> None:
+        """Move the gradient of ``name`` here; called when the backward pass has added to it."""
+        parameter = self._parameters[name]
+        if parameter.grad is None:
+            return
+        # A view with a header of its own: clearing the parameter's gradient would empty a plain reference too.
+        gradient = parameter.grad.detach().unsqueeze(0).astype(wide_dtype(parameter))
+        parameter.clear_gradient(False)
+        # Not in place: its memory may be that of another gradient.
+        self._pending[name] = self._pending[name] + gradient if name in self._pending else gradient
+        self._seen.add(name)
+        if self._arrived is not None:
+            self._arrived(name)
+        section = self._section_of[name]
+        if self._during_backward and all(other in self._pending for other in section.names):
+            for bucket in section.buckets:
+                self._start(bucket)
+
+    def _start(self, bucket: RowBucket) -> None:
+        """Begin to reduce what is pending of ``bucket``."""
+        found = {name: self._pending.pop(name) for name in bucket.shapes if name in self._pending}
+        packed = bucket.pack(found, wide_dtype(self._parameters[next(iter(bucket.shapes))]))
+        del found
+        self._in_flight.append((bucket, self._scatter.start_reduce_scatter(packed, "gradients")))
+        if len(self._in_flight) > _IN_FLIGHT:
+            self._land()
+
+    def _land(self) -> None:
+        bucket, wait = self._in_flight.popleft()
+        piece = wait()
+        self._sums[bucket] = self._sums[bucket].add_(piece) if bucket in self._sums else piece
+
+    @paddle.no_grad()
+    def finish(self) -> dict[str, paddle.Tensor]:
+        """Return the gradients of this process's rows and forget them; parameters without one are left out."""
+        seen, pending = self._agree()
+        for bucket in self.buckets:
+            if any(name in pending for name in bucket.shapes):
+                self._start(bucket)
+        while self._in_flight:
+            self._land()
+        rows: dict[str, paddle.Tensor] = {}
+        for bucket in self.buckets:
+            if bucket in self._sums:
+                self._total.sum_(self._sums[bucket], "gradients")
+                rows |= bucket.split(self._sums.pop(bucket), self._scatter.index)
+        self._seen.clear()
+        return {name: gradient for name, gradient in rows.items() if name in seen}
+
+    def clear(self) -> None:
+        """Forget everything that was collected."""
+        while self._in_flight:
+            self._land()
+        self._seen.clear()
+        self._pending.clear()
+        self._sums.clear()
+
+    def _agree(self) -> tuple[set[str], set[str]]:
+        """Return the names that had a gradient, and those that wait to be reduced, on any process."""
+        if self._batch.size == 1:
+            return set(self._seen), set(self._pending)
+        names = list(self._parameters)
+        flags = paddle.to_tensor([[float(name in found) for name in names] for found in (self._seen, self._pending)])
+        seen, pending = self._batch.max_(flags, "which gradients there are").numpy()
+        return {n for n, flag in zip(names, seen, strict=True) if flag}, {
+            n for n, flag in zip(names, pending, strict=True) if flag
+        }
+
+
+class _Section:
+    """Units whose gradients are reduced together."""
+
+    def __init__(self, parameters: Mapping[str, paddle.Tensor], *, pieces: int) -> None:
+        self.names = tuple(parameters)
+        self.buckets = make_buckets(parameters, pieces=pieces, limit=BUCKET_BYTES)
+
+
+def _make_sections(parameters: Mapping[str, paddle.Tensor], units: Sequence[Unit], *, pieces: int) -> list[_Section]:
+    """Return sections of at least a bucket's size, the last units of the model first."""
+    sections, left, names, size = [], dict(parameters), {}, 0
+    for unit in reversed(units):
+        for name in unit.names:
+            if name in left:
+                names[name] = left.pop(name)
+                size += int(names[name].size) * names[name].element_size()
+        if size >= BUCKET_BYTES:
+            sections.append(_Section(names, pieces=pieces))
+            names, size = {}, 0
+    return [*sections, _Section(names, pieces=pieces)] if names else sections

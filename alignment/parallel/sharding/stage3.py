@@ -1,0 +1,211 @@
+"""Weights that are whole only while their layer runs (sharding stage 3, after ZeRO of Rajbhandari et al. 2020).
+
+Each process keeps the rows of every parameter that are its own. A layer's weights are gathered before its forward pass
+and before its backward pass, and given up when the next layer is gathered or the gradients have arrived. All processes
+run the same layers in the same order, so they meet in every gathering.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+
+import paddle
+from paddle import nn
+
+from alignment.architecture.parts import Part
+from alignment.parallel.comms.group import Group
+from alignment.parallel.sharding.buckets import make_buckets
+from alignment.parallel.sharding.units import find_units
+
+
+class SlicedWeights:
+    """The parameters of one model, cut over a group; a frozen model needs nothing else to be sharded.
+
+    ``slices`` are this process's rows by name and ``parts`` what of the whole model they are; a parameter of which it
+    has no rows is in neither.
+    """
+
+    def __init__(
+        self,
+        model: nn.Layer,
+        group: Group,
+        *,
+        part_of: Callable[[str], Part],
+        used_after: Mapping[str, nn.Layer] | None = None,
+    ) -> None:
+        """``part_of`` says what this process's whole parameter is of the model.
+
+        ``used_after`` names parameters that are used outside of their own layer's call, each with the layer whose
+        forward pass comes right before that use: the head, whose log-probs are made outside of the model.
+        """
+        self._group = group
+        self._parameters = dict(model.named_parameters())
+        self.slices: dict[str, paddle.Tensor] = {}
+        self.parts: dict[str, Part] = {}
+        self._holders = 0
+        self._gathers = {}
+        for unit in find_units(model):
+            fresh = [name for name in unit.names if name not in self._gathers]
+            gathered = _Gathered({name: self._parameters[name] for name in fresh}, group)
+            self._gathers.update(dict.fromkeys(fresh, gathered))
+        for name in self._parameters:
+            self._cut(name, part_of(name))
+        for unit in find_units(model):
+            self._attend(unit.layer, self._gathers_of(unit.names))
+        after = used_after or {}
+        for layer in {id(layer): layer for layer in after.values()}.values():
+            names = [name for name, before in after.items() if before is layer]
+            layer.register_forward_post_hook(partial(self._promise, self._gathers_of(names)))
+        self.release()
+
+    def _cut(self, name: str, part: Part) -> None:
+        parameter = self._parameters[name]
+        assert part.extent == tuple(parameter.shape), f"{name} is {parameter.shape}, not {part.extent}"
+        start, stop = self._gathers[name].rows(name, self._group.index)
+        if stop > start:
+            self.slices[name] = new_parameter(parameter.detach()[start:stop].clone(), parameter.stop_gradient)
+            self.parts[name] = part.along(0, start, stop)
+
+    def _gathers_of(self, names: Sequence[str]) -> list[_Gathered]:
+        return list({id(self._gathers[name]): self._gathers[name] for name in names}.values())
+
+    def _attend(self, layer: nn.Layer, needed: Sequence[_Gathered]) -> None:
+        """Have the weights ``needed`` by ``layer`` whenever it runs."""
+
+        def before(*_: object) -> None:
+            for gathered in needed:
+                self._gather(gathered)
+                gathered.users += 1
+
+        def behind(_: object, __: object, outputs: object) -> None:
+            for gathered in needed:
+                gathered.users -= 1
+            # A recomputed layer runs forward, with gradients, right before its backward pass: what was gathered is
+            # given up by the next gathering only.
+            if not paddle.is_grad_enabled():
+                self._release_idle()
+            for output in _tensors(outputs):
+                if not output.stop_gradient:
+                    output.register_hook(partial(self._expect, needed))
+
+        layer.register_forward_pre_hook(before)
+        layer.register_forward_post_hook(behind)
+
+    def _promise(self, needed: Sequence[_Gathered], _: object, __: object, outputs: object) -> None:
+        """Gather what is used after a forward pass, and with gradients keep it until they have arrived."""
+        keeps = any(not output.stop_gradient for output in _tensors(outputs))
+        for gathered in needed:
+            self._gather(gathered)
+            gathered.promised += keeps
+
+    def _expect(self, needed: Sequence[_Gathered], _: object) -> None:
+        """Gather for a backward pass; runs when the gradient of a layer's output is there."""
+        for gathered in needed:
+            self._gather(gathered)
+            gathered.awaited = set(gathered.trainable)
+
+    @paddle.no_grad()
+    def _gather(self, gathered: _Gathered) -> None:
+        if not gathered.is_whole:
+            self._release_idle()
+            gathered.fill(self.slices)
+
+    def _release_idle(self) -> None:
+        if not self._holders:
+            for gathered in self._gathers_of(list(self._gathers)):
+                if gathered.is_whole and gathered.is_idle:
+                    gathered.empty()
+
+    def arrived(self, name: str) -> None:
+        """Note that the gradient of ``name`` was taken; with the last of its unit the weights are given up."""
+        gathered = self._gathers[name]
+        gathered.awaited.discard(name)
+        gathered.promised = max(0, gathered.promised - 1)
+        if gathered.is_idle:
+            self._release_idle()
+
+    def release(self) -> None:
+        """Give up all gathered weights: they are old, or nobody is going to use them."""
+        assert not self._holders, "weights are held by gathered()"
+        for gathered in self._gathers_of(list(self._gathers)):
+            gathered.users = gathered.promised = 0
+            gathered.awaited = set()
+            if gathered.is_whole:
+                gathered.empty()
+
+    @contextlib.contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Have all weights whole inside, for example to generate; not for training."""
+        for gathered in self._gathers_of(list(self._gathers)):
+            with paddle.no_grad():
+                if not gathered.is_whole:
+                    gathered.fill(self.slices)
+        self._holders += 1
+        try:
+            yield
+        finally:
+            self._holders -= 1
+            self._release_idle()
+
+    def named_tensors(self) -> Iterator[tuple[str, paddle.Tensor]]:
+        """Yield what stays in memory between uses, and give up what does not."""
+        if not self._holders:
+            self.release()
+        yield from self.slices.items()
+
+
+class _Gathered:
+    """Parameters that are gathered in one go, and who needs them now."""
+
+    def __init__(self, parameters: Mapping[str, paddle.Tensor], group: Group) -> None:
+        self.trainable = {name for name, parameter in parameters.items() if not parameter.stop_gradient}
+        self.users = 0
+        """Forward passes that are going on."""
+        self.promised = 0
+        """Backward passes to come that were announced in the forward pass."""
+        self.awaited: set[str] = set()
+        """Gradients to come in a backward pass that is going on."""
+        self.is_whole = True
+        self._parameters = dict(parameters)
+        self._group = group
+        size = sum(int(parameter.size) * parameter.element_size() for parameter in parameters.values())
+        self._buckets = make_buckets(parameters, pieces=group.size, limit=size)
+
+    @property
+    def is_idle(self) -> bool:
+        return not (self.users or self.promised or self.awaited)
+
+    def rows(self, name: str, index: int) -> tuple[int, int]:
+        """Return (start, stop): the rows of ``name`` that process ``index`` holds."""
+        return next(bucket for bucket in self._buckets if name in bucket.shapes).rows(name, index)
+
+    def fill(self, slices: Mapping[str, paddle.Tensor]) -> None:
+        """Make the parameters whole from everyone's ``slices``."""
+        for bucket in self._buckets:
+            dtype = self._parameters[next(iter(bucket.shapes))].dtype
+            pieces = self._group.gather(bucket.pack_rows(slices, self._group.index, dtype), "weights")
+            for name, whole in bucket.join(pieces).items():
+                whole._share_buffer_to(self._parameters[name])
+        self.is_whole = True
+
+    def empty(self) -> None:
+        """Free the memory of the parameters."""
+        for parameter in self._parameters.values():
+            parameter._clear_data()
+        self.is_whole = False
+
+
+def new_parameter(value: paddle.Tensor, stop_gradient: bool = False) -> paddle.Tensor:
+    """Return a parameter, as optimizers want it, with the memory of ``value``."""
+    zero = nn.initializer.Constant(0.0)
+    parameter = nn.Layer().create_parameter(value.shape, dtype=value.dtype, default_initializer=zero)
+    value._share_buffer_to(parameter)
+    parameter.stop_gradient = stop_gradient
+    return parameter
+
+
+def _tensors(outputs: object) -> list[paddle.Tensor]:
+    found = outputs if isinstance(outputs, (tuple, list)) else [outputs]
+    return [output for output in found if isinstance(output, paddle.Tensor)]

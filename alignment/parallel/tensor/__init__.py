@@ -1,0 +1,1 @@
+"""Layers and vocabularies cut over the tensor-parallel processes."""

@@ -1,0 +1,140 @@
+"""Log-probabilities, entropies and the likeliest token where each process has the logits of a part of the vocabulary.
+
+Logits are never gathered. With L_r the log sum of exponentials over the tokens of process r, two messages of a few
+numbers for each token give L = log sum_r exp(L_r), the target's logit and the expected logit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import paddle
+import paddle.nn.functional as F
+from paddle.autograd import PyLayer
+
+from alignment.parallel.comms.group import Group
+
+_LOGIT_BYTES = 64 << 20
+"""Logits held at once; beyond it tokens go in pieces and the backward pass computes the logits again."""
+
+
+@dataclass(frozen=True, slots=True)
+class VocabularyShare:
+    """Which tokens this process has logits of: as many as its logits have columns, from ``first`` on."""
+
+    group: Group
+    first: int
+
+    def places(self, tokens: paddle.Tensor, columns: int) -> tuple[paddle.Tensor, paddle.Tensor]:
+        """Return (column of each of ``tokens`` [T], True where this process has it); others get column 0."""
+        columns_of = tokens - self.first
+        held = paddle.logical_and(columns_of >= 0, columns_of < columns)
+        return paddle.where(held, columns_of, paddle.zeros_like(columns_of)), held
+
+
+def split_logprobs(
+    hidden: paddle.Tensor,
+    weight: paddle.Tensor,
+    targets: paddle.Tensor,
+    *,
+    share: VocabularyShare,
+    transposed: bool = False,
+    temperature: float = 1.0,
+    with_entropy: bool = False,
+) -> tuple[paddle.Tensor, paddle.Tensor | None]:
+    """Return (log-probs [T], entropies [T] or None) of ``targets`` under softmax(hidden @ weight / temperature).
+
+    hidden [T, H] and targets [T] int64 are the same on all processes of ``share``, and so are the results (at least
+    float32); weight [H, v] ([v, H] when ``transposed``) is this process's part. The gradient of ``hidden`` is whole on
+    each process, that of ``weight`` is this process's part.
+    """
+    scaled = hidden if temperature == 1.0 else hidden.scale(1.0 / temperature)
+    logprobs, entropies = _SplitLogprobs.apply(scaled, weight, targets, share, transposed, with_entropy)
+    return logprobs, entropies if with_entropy else None
+
+
+def split_argmax(logits: paddle.Tensor, share: VocabularyShare) -> paddle.Tensor:
+    """Return the likeliest token [T] int64 of logits [T, v], this process's part; of equal ones the first."""
+    highest = logits.max(axis=-1)
+    best = share.group.max_(highest.clone(), "argmax")
+    tokens = logits.argmax(axis=-1) + share.first
+    unlikely = paddle.full_like(tokens, 2**62)
+    return -share.group.max_(-paddle.where(highest == best, tokens, unlikely), "argmax")
+
+
+def _pieces(num_tokens: int, columns: int) -> list[slice]:
+    step = max(1, _LOGIT_BYTES // (4 * columns))
+    return [slice(i, min(i + step, num_tokens)) for i in range(0, num_tokens, step)]
+
+
+def _logits(hidden: paddle.Tensor, weight: paddle.Tensor, transposed: bool) -> paddle.Tensor:
+    logits = paddle.matmul(hidden, weight, transpose_y=transposed)
+    return logits.astype("float32") if logits.dtype in (paddle.float16, paddle.bfloat16) else logits
+
+
+def _log_totals(logits: paddle.Tensor, softmax: paddle.Tensor) -> paddle.Tensor:
+    """Return log sum exp(l) [T] of l [T, v] as l - log p of the likeliest token, whose p is never rounded to zero."""
+    likeliest = paddle.stack([paddle.arange(logits.shape[0]), paddle.argmax(logits, axis=-1)], axis=-1)
+    return paddle.gather_nd(logits, likeliest) - paddle.log(paddle.gather_nd(softmax, likeliest))
+
+
+class _SplitLogprobs(PyLayer):
+    """With p = exp(l - L): d log p_y / dl = 1[y] - p;  dH / dl = -p (l - L + H); own columns only."""
+
+    @staticmethod
+    def forward(ctx, hidden, weight, targets, share, transposed, with_entropy):
+        pieces = _pieces(hidden.shape[0], weight.shape[0 if transposed else 1])
+        own, picked, expected = [], [], []
+        for piece in pieces:
+            logits = _logits(hidden[piece], weight, transposed)
+            softmax = F.softmax(logits)
+            own.append(_log_totals(logits, softmax))
+            columns, held = share.places(targets[piece], logits.shape[1])
+            index = paddle.stack([paddle.arange(logits.shape[0]), columns], axis=-1)
+            picked.append(paddle.gather_nd(logits, index) * held.astype(logits.dtype))
+            if with_entropy:
+                ones = paddle.ones([logits.shape[1], 1], logits.dtype)
+                expected.append(paddle.matmul(softmax * logits, ones).flatten())
+        ctx.kept = logits if len(pieces) == 1 else None
+        own_totals, picked = paddle.concat(own), paddle.concat(picked)
+        expected = paddle.concat(expected) if with_entropy else paddle.zeros_like(picked)
+        totals, target_logits, means = _combine(own_totals, picked, expected, share.group)
+        ctx.share, ctx.transposed = share, transposed
+        ctx.set_materialize_grads(False)
+        entropies = totals - means
+        ctx.save_for_backward(hidden, weight, targets, own_totals, totals, entropies)
+        return target_logits - totals, entropies
+
+    @staticmethod
+    def backward(ctx, grad, entropy_grad):
+        hidden, weight, targets, own_totals, totals, entropies = ctx.saved_tensor()
+        grad = paddle.zeros_like(totals) if grad is None else grad
+        scale = paddle.exp(own_totals - totals)
+        shift = -grad if entropy_grad is None else entropy_grad * (totals - entropies) - grad
+        hidden_grads, weight_grad = [], None
+        for piece in _pieces(hidden.shape[0], weight.shape[0 if ctx.transposed else 1]):
+            part = hidden[piece]
+            logits = _logits(part, weight, ctx.transposed) if ctx.kept is None else ctx.kept
+            factor = (shift * scale)[piece].unsqueeze(-1)
+            if entropy_grad is not None:
+                factor = factor - logits * (entropy_grad * scale)[piece].unsqueeze(-1)
+            slope = F.softmax(logits).multiply_(factor)
+            columns, held = ctx.share.places(targets[piece], logits.shape[1])
+            own_grad = grad[piece] * held.astype(grad.dtype)
+            slope = paddle.index_put_(slope, (paddle.arange(slope.shape[0]), columns), own_grad, accumulate=True)
+            slope = slope.astype(weight.dtype)
+            hidden_grads.append(paddle.matmul(slope, weight, transpose_y=not ctx.transposed))
+            pair = (slope, part) if ctx.transposed else (part, slope)
+            added = paddle.matmul(*pair, transpose_x=True)
+            weight_grad = added if weight_grad is None else weight_grad.add_(added)
+        return ctx.share.group.sum_(paddle.concat(hidden_grads), "head backward"), weight_grad
+
+
+def _combine(
+    own_totals: paddle.Tensor, picked: paddle.Tensor, expected: paddle.Tensor, group: Group
+) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
+    """Return (log sum exp, target logit, expected logit) [T] over the whole vocabulary, from each process's."""
+    highest = group.max_(own_totals.clone(), "log totals")
+    weights = paddle.exp(own_totals - highest)
+    sums = group.sum_(paddle.stack([weights, picked, weights * expected]), "log totals")
+    return highest + paddle.log(sums[0]), sums[1], sums[2] / sums[0]

@@ -1,0 +1,157 @@
+"""Where rewards come from: a reward model, a Python function or an HTTP service. Never a silent zero."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from alignment.errors import RewardError
+from alignment.parallel.comms.group import ALONE, Group
+from alignment.parallel.comms.stop_signals import Interrupted
+from alignment.parallel.comms.together import on_main
+from alignment.parallel.runner import ModelRunner
+from alignment.records import Rollout
+from alignment.rollout.forward import measure_scores
+from alignment.rollout.rewards.text_batch import TextBatch
+from alignment.rollout.rewards.user_code import describe_failure, may_pass
+from alignment.telemetry import log
+
+LONGEST_PAUSE = 60.0
+"""Seconds between two tries at most."""
+
+
+class Scores(NamedTuple):
+    """Rewards of a rollout."""
+
+    values: np.ndarray
+    """[N] float32."""
+    valid: np.ndarray | None
+    """[N] bool, False where the reward failed and its group is masked; None: all valid."""
+
+
+class Scorer(Protocol):
+    """Anything that scores a rollout."""
+
+    def score(self, rollout: Rollout) -> Scores:
+        """Return one reward a row, or raise RewardError."""
+        ...
+
+
+class ModelScorer:
+    """Scores with a reward model; ``sequences`` turns rows into the model's own token ids."""
+
+    def __init__(
+        self, runner: ModelRunner, sequences: Callable[[Rollout], list[np.ndarray]], *, rows_per_batch: int
+    ) -> None:
+        self._runner = runner
+        self._sequences = sequences
+        self._rows_per_batch = rows_per_batch
+
+    def score(self, rollout: Rollout) -> Scores:
+        """See ``Scorer``; a score that is not finite is an error that names the row."""
+        values = measure_scores(self._runner, self._sequences(rollout), rows_per_batch=self._rows_per_batch)
+        bad = np.flatnonzero(~np.isfinite(values))
+        if len(bad):
+            raise RewardError(
+                f"the reward model gave {values[bad[0]]} for row {bad[0]} of the rollout ({len(bad)} rows)"
+            )
+        return Scores(values.astype(np.float32), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailurePolicy:
+    """What to do when a reward call fails: try again what may pass, then stop or mask the groups concerned."""
+
+    retries: int = 3
+    """Further tries of a call whose failure may pass (``user_code.may_pass``)."""
+    backoff_seconds: float = 1.0
+    on_failure: str = "stop"
+    """``stop`` ends the run; ``mask_group`` leaves all samples of the prompt out of the losses."""
+
+
+class TextScorer:
+    """Scores decoded text by ``call``; see ``FailurePolicy`` for what happens when it fails.
+
+    Of several processes only the first one calls, with all rows, and shares what came of it: a function or service
+    sees the same batches in every layout.
+    """
+
+    def __init__(
+        self,
+        call: Callable[[TextBatch], Sequence[float]],
+        tokenizer: Any,
+        *,
+        name: str,
+        policy: FailurePolicy,
+        world: Group = ALONE,
+    ) -> None:
+        self._call = call
+        self._tokenizer = tokenizer
+        self._name = name
+        self._policy = policy
+        self._world = world
+
+    def score(self, rollout: Rollout) -> Scores:
+        """See ``Scorer``; a failure is raised in every process."""
+        return on_main(self._world, self._score, rollout)
+
+    def _score(self, rollout: Rollout) -> Scores:
+        responses = [self._tokenizer.decode(r.tolist(), skip_special_tokens=True) for r in rollout.responses]
+        batch = TextBatch(list(rollout.inputs), responses, list(rollout.labels))
+        try:
+            return Scores(self._with_retries(batch), None)
+        except RewardError as error:
+            if self._policy.on_failure == "stop":
+                raise
+            log.warn(f"{error}; scoring group by group to mask only those that fail")
+            return self._by_group(batch, rollout.group_ids, error)
+
+    def _with_retries(self, batch: TextBatch) -> np.ndarray:
+        tries = self._policy.retries + 1
+        for attempt in range(1, tries + 1):
+            try:
+                return self._checked(self._call(batch), len(batch.responses))
+            except Interrupted:
+                raise
+            except BaseException as error:  # noqa: BLE001 - user code may raise anything, even SystemExit
+                failure = error
+            if attempt == tries or not may_pass(failure):
+                break
+            log.warn(f"{self._name} failed ({describe_failure(failure)}); try {attempt + 1} of {tries}")
+            time.sleep(min(LONGEST_PAUSE, self._policy.backoff_seconds * 2 ** (attempt - 1)))
+        how_often = "failed" if attempt == 1 else f"failed {attempt} times, last"
+        hint = "" if attempt == tries else ". It was not tried again, because the same call would fail again"
+        raise RewardError(f"{self._name} {how_often}: {describe_failure(failure)}{hint}") from failure
+
+    def _by_group(self, batch: TextBatch, group_ids: np.ndarray, error: RewardError) -> Scores:
+        values = np.zeros(len(group_ids), np.float32)
+        valid = np.zeros(len(group_ids), bool)
+        for group in np.unique(group_ids):
+            rows = np.flatnonzero(group_ids == group)
+            try:
+                values[rows] = self._checked(self._call(batch.select(rows)), len(rows))
+                valid[rows] = True
+            except Interrupted:
+                raise
+            except BaseException as failure:  # noqa: BLE001 - as above
+                prompt = f"{batch.inputs[rows[0]]!r:.80}"
+                log.warn(f"masked the responses to {prompt}: {self._name} failed ({describe_failure(failure)})")
+        if not valid.any():
+            raise RewardError(f"{self._name} failed for every group of the rollout; nothing to learn from") from error
+        return Scores(values, None if valid.all() else valid)
+
+    def _checked(self, scores: Any, expected: int) -> np.ndarray:
+        try:
+            values = np.asarray(scores, np.float32)
+        except (TypeError, ValueError) as error:
+            raise RewardError(f"it returned {scores!r:.200}, which is not a list of numbers ({error})") from error
+        if values.shape != (expected,):
+            raise RewardError(f"it returned shape {values.shape} for {expected} responses; expected ({expected},)")
+        bad = np.flatnonzero(~np.isfinite(values))
+        if len(bad):
+            raise RewardError(f"it returned {values[bad[0]]} for response {bad[0]}; rewards must be finite")
+        return values

@@ -1,0 +1,159 @@
+"""Arguments to the parts that every trainer shares: learner, cadences, session, data streams."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import paddle
+
+from alignment.arguments.training import TrainingArguments
+from alignment.data.loader import BatchLoader
+from alignment.device.memory import MemoryWatch
+from alignment.errors import DataError
+from alignment.loops.cadence import Cadence, Cadences
+from alignment.loops.session import BestModel, Counters, Hooks, Session
+from alignment.parallel.build_runner import build_runner
+from alignment.runs.launch import Launch
+from alignment.runs.placed import shard_model
+from alignment.runs.resume import remove_replaced
+from alignment.runs.state import StatePart
+from alignment.telemetry import log
+from alignment.telemetry.progress import Progress
+from alignment.telemetry.timing import StageTimer
+from alignment.telemetry.writers import SilentWriters, open_writers
+from alignment.training.learner import Learner
+from alignment.training.optimizers import AdamSettings, NamedAdamW
+from alignment.training.schedules import Schedule, warmup_updates
+
+
+@dataclass(frozen=True, kw_only=True)
+class Horizon:
+    """How long a run is, in updates."""
+
+    total_updates: int
+    updates_per_epoch: int
+
+    @classmethod
+    def of(cls, training: TrainingArguments, updates_per_epoch: int, what: str) -> Horizon:
+        """Return the horizon that ``max_steps`` or ``num_train_epochs`` give; an empty epoch is refused."""
+        if updates_per_epoch < 1:
+            raise DataError(f"{what} gives no update in an epoch: too few usable rows for one batch (see the ledger)")
+        by_epochs = math.ceil(training.num_train_epochs * updates_per_epoch)
+        return cls(
+            total_updates=training.max_steps if training.max_steps > 0 else by_epochs,
+            updates_per_epoch=updates_per_epoch,
+        )
+
+
+def build_learner(start: Launch, name: str, model: Any, training: TrainingArguments, *, total_updates: int) -> Learner:
+    """Return the learner of ``model``; ``training`` carries its own learning rate, decay and warm-up."""
+    warmup = warmup_updates(total_updates, warmup_steps=training.warmup_steps, warmup_ratio=training.warmup_ratio)
+    schedule = Schedule(
+        kind=training.lr_scheduler_type,
+        peak=training.learning_rate,
+        floor=training.min_learning_rate or 0.0,
+        warmup_updates=warmup,
+        decay_updates=training.decay_steps or total_updates,
+    )
+    adam = AdamSettings(
+        beta1=training.adam_beta1,
+        beta2=training.adam_beta2,
+        epsilon=training.adam_epsilon,
+        weight_decay=training.weight_decay,
+    )
+    model.model.recompute = training.recompute
+    model.model.recompute_granularity = training.recompute_granularity
+    shards = shard_model(model, start.topology)
+    if shards is None:
+        optimizer = NamedAdamW(dict(model.named_parameters()), adam)
+    else:
+        optimizer = NamedAdamW(shards.parameters, adam, parts=shards.parts, masters=shards.masters)
+    learner = Learner(
+        name,
+        build_runner(model, start.topology),
+        optimizer=optimizer,
+        schedule=schedule,
+        max_grad_norm=training.max_grad_norm,
+        shards=shards,
+    )
+    offloaded = start.parsed.parallel.offloaded
+    learner.offload(model="train_model" in offloaded, optimizer="optimizer" in offloaded)
+    return learner
+
+
+def build_cadences(training: TrainingArguments) -> Cadences:
+    """Return when to log, evaluate and save."""
+    return Cadences(
+        log=Cadence(strategy="steps", every=training.logging_steps),
+        evaluate=Cadence(strategy=training.evaluation_strategy, every=training.eval_interval),
+        save=Cadence(strategy=training.save_strategy, every=training.save_steps),
+    )
+
+
+def build_best(training: TrainingArguments, *, default: str, keep: Callable[[], None]) -> BestModel | None:
+    """Return how the best weights are found and kept, or None when they are not asked for."""
+    if not training.load_best_model_at_end:
+        return None
+    metric = "eval/" + (training.metric_for_best_model or default).removeprefix("eval/").removeprefix("eval_")
+    greater = training.greater_is_better
+    return BestModel(
+        metric=metric, greater_is_better=not metric.endswith("loss") if greater is None else greater, keep=keep
+    )
+
+
+def build_session(
+    start: Launch, *, title: str, horizon: Horizon, hooks: Hooks, counters: Counters, shown: Sequence[str]
+) -> Session:
+    """Return the session that logs, evaluates and saves for a loop; ``counters`` are those the checkpoint restored."""
+    training = start.parsed.training
+    if training.do_train and training.overwrite_output_dir:
+        remove_replaced(start.store, start.checkpoint)
+    enabled = start.topology.is_main and not training.disable_tqdm
+    synchronize = paddle.device.synchronize if start.topology.device == "gpu" else None
+    # A run that only evaluates adds to the records of the run before it.
+    resume_step = start.resume_step if training.do_train else sys.maxsize
+    writers = (
+        open_writers(
+            training.report_to,
+            output_dir=start.output_dir,
+            run_name=start.run_name,
+            resume_step=resume_step,
+            evaluates_again=counters.evaluated_at != resume_step,
+        )
+        if start.topology.is_main
+        else SilentWriters()
+    )
+    if training.do_train and counters.updates >= horizon.total_updates:
+        log.warn(f"nothing left to train: the checkpoint has {counters.updates} of {horizon.total_updates} updates")
+    return Session(
+        total_updates=horizon.total_updates,
+        cadences=build_cadences(training),
+        hooks=hooks,
+        writers=writers,
+        timer=StageTimer(synchronize),
+        memory=MemoryWatch.of(start.topology.device),
+        traffic=start.topology.link and start.topology.link.traffic,
+        progress=Progress(horizon.total_updates, title, enabled=enabled, start=counters.updates),
+        counters=counters,
+        log_first=training.logging_first_step,
+        shown=shown,
+        signals=start.signals,
+        world=start.topology.world,
+        go_on="--resume_from_checkpoint true"
+        + (" --overwrite_output_dir false" if training.overwrite_output_dir else ""),
+    )
+
+
+def stream_batches(loader: BatchLoader) -> Iterator[tuple[list[Any], bool]]:
+    """Yield (samples, whether the epoch ends with them), epoch after epoch."""
+    for samples in loader.iterate():
+        yield samples, loader.state_dict()["position"] == 0
+
+
+def loader_part(loader: BatchLoader) -> StatePart:
+    """Return the loader's position as a part of the run's state."""
+    return StatePart(loader.state_dict, loader.load_state_dict)

@@ -1,0 +1,90 @@
+"""A run that learns from a dataset, assembled from its parts: SFT, reward and cost models share it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from alignment.data.encoded.tokenized import TokenizedDataset
+from alignment.data.loader import BatchLoader
+from alignment.loops.evaluation import Evaluation
+from alignment.loops.session import Counters, Hooks
+from alignment.loops.supervised import SupervisedLoop, SupervisedTask
+from alignment.models.tokenizer.tokenizer import Tokenizer
+from alignment.parallel.runner import ModelRunner
+from alignment.runs.assembly import Horizon, build_best, build_learner, build_session, loader_part, stream_batches
+from alignment.runs.finish import finish_run
+from alignment.runs.launch import Launch
+from alignment.runs.placed import model_writer, scoring_runner
+from alignment.runs.state import RunState, StatePart
+from alignment.telemetry import log
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetRun:
+    """What a trainer hands over; ``name`` is the model's folder under ``output_dir``."""
+
+    start: Launch
+    title: str
+    name: str
+    model: Any
+    tokenizer: Tokenizer
+    dataset: TokenizedDataset
+    task: SupervisedTask
+    make_evaluation: Callable[[ModelRunner], Callable[[], Evaluation]] | None
+    """Given the trained model's runner, returns the evaluation; None without evaluation data."""
+    best_metric: str
+    shown: tuple[str, ...]
+    """Metrics of the progress display."""
+    cards: tuple[str, ...]
+    """Evaluation metrics that the report shows first."""
+    parts: dict[str, StatePart]
+
+    def train(self) -> None:
+        """Train (or only evaluate), export and report."""
+        training = self.start.parsed.training
+        batch_ranks = self.start.topology.layout.batch
+        samples_per_update = training.per_device_train_batch_size * training.gradient_accumulation_steps * batch_ranks
+        loader = BatchLoader(
+            self.dataset,
+            batch_size=samples_per_update,
+            seed=training.seed if training.data_seed is None else training.data_seed,
+            drop_last=self.start.parsed.data.dataloader_drop_last,
+        )
+        horizon = Horizon.of(training, loader.batches_per_epoch, "train_datasets")
+        learner = build_learner(self.start, self.name, self.model, training, total_updates=horizon.total_updates)
+        state = RunState(
+            store=self.start.store,
+            models={self.name: model_writer(learner, self.tokenizer, self.start.topology)},
+            learners={self.name: learner},
+            counters=Counters(),
+            parts={"samples": loader_part(loader), **self.parts},
+        )
+        if self.start.checkpoint is not None:
+            state.restore(self.start.checkpoint)
+        evaluate = self.make_evaluation(scoring_runner(learner)) if self.make_evaluation else None
+        best = build_best(training, default=self.best_metric, keep=state.keep_best)
+        session = build_session(
+            self.start,
+            title=self.title,
+            horizon=horizon,
+            hooks=Hooks(evaluate=evaluate, save=state.save, best=best),
+            counters=state.counters,
+            shown=self.shown,
+        )
+        with contextlib.closing(session.writers):
+            if training.do_train and not session.is_finished:
+                state.check_space()
+                log.info(f"{self.title}: {horizon.total_updates} updates of {samples_per_update} rows")
+                loop = SupervisedLoop(
+                    samples=stream_batches(loader),
+                    samples_per_batch=training.per_device_train_batch_size,
+                    task=self.task,
+                    learner=learner,
+                    session=session,
+                )
+                with self.start.signals.deferred("the present update"), session.progress:
+                    loop.run()
+            finish_run(self.start, session, state, title=self.title, cards=self.cards)

@@ -1,0 +1,152 @@
+"""Arguments to datasets, and the account of their rows at the start of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from alignment.data.encode import EncodeOptions
+from alignment.data.encoded.build import Encoding
+from alignment.data.encoded.tokenized import TokenizedDataset
+from alignment.data.ledger import Ledger
+from alignment.data.raw.dataset_spec import Datasets, parse_datasets
+from alignment.data.raw.modules import load_dataset_modules
+from alignment.data.templates import template_name
+from alignment.data.tokenizer import Tokenizer
+from alignment.errors import ArgumentError
+from alignment.parallel.comms.together import Attempt, everywhere
+from alignment.runs.launch import Launch
+from alignment.telemetry import log
+from alignment.telemetry.files import replace_file
+from alignment.telemetry.tables import print_table
+
+LEDGER_FILE = "ledger.json"
+ENCODED_FOLDER = "encoded_rows"
+"""Where encoded rows are kept under ``output_dir``."""
+
+Dataset = TypeVar("Dataset", bound=TokenizedDataset)
+
+
+def encode_options(start: Launch, *, max_prompt_length: int | None = None) -> EncodeOptions:
+    """Return the length limits, the template and the policies for rows that do not fit."""
+    data = start.parsed.data
+    return EncodeOptions(
+        max_length=data.max_length,
+        max_prompt_length=max_prompt_length,
+        on_overlong=data.on_overlong,
+        on_bad_row=data.on_bad_row,
+        template=template_name(data.template),
+    )
+
+
+def open_dataset(
+    start: Launch,
+    kind: type[Dataset],
+    datasets: Datasets,
+    tokenizer: Tokenizer,
+    options: EncodeOptions,
+    *,
+    role: str = "train",
+) -> Dataset:
+    """Return the encoded rows of ``datasets``; many rows are encoded by one process a host, the others read them.
+
+    ``role`` is ``train`` or ``eval`` and says which split is read where there are several.
+
+    What fails in one process fails in all; they wait for each other as long as ``distributed_timeout`` allows.
+    """
+    data, training, world = start.parsed.data, start.parsed.training, start.topology.world
+    hosts = world.gather_objects(socket.gethostname(), "names of the hosts")
+    is_first = hosts.index(hosts[world.index]) == world.index
+    encoding = Encoding(
+        num_workers=data.dataloader_num_workers if is_first else 0,
+        cache_dir=Path(data.encoded_cache_dir) if data.encoded_cache_dir else start.output_dir / ENCODED_FOLDER,
+        show_progress=start.topology.is_main and not training.disable_tqdm,
+    )
+
+    def build() -> Dataset:
+        specs = parse_datasets(datasets, base_dir=start.parsed.base_dir, defaults=column_defaults(start, role))
+        return kind(specs, tokenizer, options=options, encoding=encoding, seed=training.seed)
+
+    first = Attempt(world)
+    dataset = first.run(build) if is_first else None
+    first.settle()
+    return everywhere(world, build) if dataset is None else everywhere(world, lambda: dataset)
+
+
+def column_defaults(start: Launch, role: str) -> dict[str, Any]:
+    """Return what the run's keys say about columns and splits; ``role`` is ``train`` or ``eval``."""
+    columns = start.parsed.columns
+    split = {"train": columns.train_split or "train", "eval": columns.eval_split or ("validation", "test")}
+    given = {name: value for name, value in _column_keys(start).items() if value}
+    return {**given, "split": split[role]}
+
+
+def register_user_datasets(start: Launch) -> None:
+    """Import the modules that register the user's own datasets."""
+    load_dataset_modules(start.parsed.data.dataset_modules, start.parsed.base_dir)
+
+
+def _column_keys(start: Launch) -> dict[str, Any]:
+    """Return the keys that say how rows are read, splits left out."""
+    return {
+        item.name: getattr(start.parsed.columns, item.name)
+        for item in dataclasses.fields(start.parsed.columns)
+        if not item.name.endswith("_split")
+    }
+
+
+def split_for_evaluation(
+    start: Launch, train: TokenizedDataset, evaluation: TokenizedDataset | None
+) -> tuple[TokenizedDataset, TokenizedDataset | None]:
+    """Return (train, evaluation); without evaluation data ``eval_split_ratio`` holds rows out of the training data."""
+    ratio = start.parsed.data.eval_split_ratio
+    if evaluation is None and ratio and start.parsed.training.evaluates:
+        parts = train.split_train_test(ratio, seed=start.parsed.training.seed)
+        if not all(map(len, parts)):
+            kept, held_out = map(len, parts)
+            raise ArgumentError(
+                f"eval_split_ratio={ratio:g} of {len(train)} rows leaves {kept} to train and {held_out} to evaluate; "
+                "both need at least 1"
+            )
+        return parts
+    return train, evaluation
+
+
+def report_ledgers(start: Launch, datasets: Mapping[str, TokenizedDataset | None]) -> None:
+    """Show what became of every row and keep it in ``output_dir/ledger.json``; ``datasets`` is keyed by role.
+
+    Rows that were held out of the training data for evaluation have one account with these.
+    """
+    present = {role: dataset for role, dataset in datasets.items() if dataset is not None}
+    ledgers: dict[str, Ledger] = {}
+    for dataset in present.values():
+        roles = [role for role, other in present.items() if other.ledger is dataset.ledger]
+        used = ", ".join(f"{role}: {len(present[role])} rows used" for role in roles)
+        if (name := " and ".join(roles)) not in ledgers:
+            ledgers[name] = dataset.ledger
+            log.info(f"{used}; left out or changed: {dataset.ledger.summary()}")
+            for source, note in dataset.ledger.notes():
+                log.info(f"{name}, {source}: {note}")
+    _tell_unused_keys(start, list(present.values()))
+    rows = [
+        (role, row.dataset, row.reason, row.effect, row.count, ", ".join(map(str, row.examples)))
+        for role, ledger in ledgers.items()
+        for row in ledger.rows()
+    ]
+    if rows:
+        print_table("rows left out or changed", ["role", "dataset", "reason", "effect", "rows", "for example"], rows)
+    accounts: dict[str, Any] = {role: ledger.as_dict() for role, ledger in ledgers.items()}
+    if start.topology.is_main:
+        replace_file(start.output_dir / LEDGER_FILE, json.dumps(accounts, indent=1))
+
+
+def _tell_unused_keys(start: Launch, datasets: Sequence[TokenizedDataset]) -> None:
+    """Warn of keys about columns that no dataset of the run takes."""
+    taken = frozenset().union(*(dataset.options_taken for dataset in datasets))
+    unused = [name for name, value in _column_keys(start).items() if value and name not in taken]
+    if unused:
+        log.warn(f"{', '.join(unused)} has no effect: no dataset of this run reads named columns (jsonl does)")

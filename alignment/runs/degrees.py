@@ -1,0 +1,57 @@
+"""Arguments to a layout: which degrees a number of processes gives, or why it cannot."""
+
+from __future__ import annotations
+
+from alignment.architecture.layout import ONE_PROCESS, Layout
+from alignment.arguments.parallel import ParallelArguments
+from alignment.errors import ArgumentError
+
+
+def resolve_layout(arguments: ParallelArguments, *, world_size: int) -> Layout:
+    """Return the layout of ``world_size`` processes; a product that does not fit is one ArgumentError.
+
+    One process is always one process: the start of the run names the keys that then do nothing. What tensor and
+    pipeline parallelism leave goes to sharding (``sharding_parallel_degree``, or all of it) when
+    ``sharding`` names a stage, and the rest to data parallelism.
+    """
+    if world_size == 1:
+        return ONE_PROCESS
+    tensor, pipeline = (max(1, degree) for degree in (arguments.tensor_parallel_degree, arguments.pipeline_degree))
+    rest, left_over = divmod(world_size, tensor * pipeline)
+    if left_over or not rest:
+        raise ArgumentError(
+            f"{world_size} process(es) cannot be arranged as tensor_parallel_degree={tensor} x "
+            f"pipeline_parallel_degree={pipeline}: launch a multiple of {tensor * pipeline} processes "
+            f"(--nproc_per_node {_nearest_multiple(world_size, tensor * pipeline)}), or choose degrees whose product "
+            f"divides {world_size} ({', '.join(map(str, _divisors(world_size)))})"
+        )
+    stage = arguments.sharding_stage
+    given = arguments.sharding_parallel_degree
+    sharding = 1 if stage == 0 else rest if given < 1 else given
+    if rest % sharding:
+        raise ArgumentError(
+            f"sharding_parallel_degree={sharding} does not divide the {rest} process(es) that tensor and pipeline "
+            f"parallelism leave of {world_size}; allowed: {', '.join(map(str, _divisors(rest)))}, or -1 for all of them"
+        )
+    if arguments.virtual_pp_degree > 1 and pipeline == 1:
+        raise ArgumentError(
+            f"virtual_pp_degree={arguments.virtual_pp_degree} cuts the stages of a pipeline, and "
+            "pipeline_parallel_degree is 1; give virtual_pp_degree=1 or pipeline_parallel_degree of 2 or more"
+        )
+    return Layout(
+        tensor=tensor,
+        pipeline=pipeline,
+        sharding=sharding,
+        data=rest // sharding,
+        sharding_stage=stage if sharding > 1 else 0,
+        sequence_parallel=arguments.sequence_parallel and tensor > 1,
+        virtual_stages=arguments.virtual_pp_degree,
+    )
+
+
+def _divisors(number: int) -> list[int]:
+    return [d for d in range(1, number + 1) if number % d == 0]
+
+
+def _nearest_multiple(world_size: int, product: int) -> int:
+    return max(product, round(world_size / product) * product)

@@ -1,0 +1,49 @@
+"""From the command line to a trainer and back: one message for what a user can put right."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from alignment.errors import UserError
+from alignment.parallel.comms.guard import leave_cause
+from alignment.parallel.comms.leave import end_quietly, leave
+from alignment.parallel.comms.stop_signals import Interrupted
+from alignment.rollout.rewards.user_code import describe_failure
+
+EXIT_FAULT = 1
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+GO_ON = "--resume_from_checkpoint true --overwrite_output_dir false"
+
+
+def run_entry(train: Callable[[Sequence[str]], None]) -> None:
+    """Call ``train(arguments)`` and exit: 0 when it ends, 2 with one message on a UserError, 1 with a traceback on a
+    fault of the program, 130 on Ctrl-C, 143 on SIGTERM.
+    """
+    end_quietly()
+    status, together = 0, True
+    try:
+        train(sys.argv[1:])
+    except UserError as error:
+        leave_cause(error)
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        status, together = EXIT_USER_ERROR, False
+    except Exception as error:
+        leave_cause(error)
+        traceback.print_exc()
+        status, together = EXIT_FAULT, False
+    except Interrupted as stop:
+        print(stop, file=sys.stderr, flush=True)
+        status, together = stop.status, stop.agreed
+    except KeyboardInterrupt:
+        print(f"interrupted; continue with {GO_ON}", file=sys.stderr, flush=True)
+        status, together = EXIT_INTERRUPTED, False
+    except SystemExit as leaving:
+        if "--help" in sys.argv or "-h" in sys.argv:
+            raise
+        # Code of the user's, a dataset's for example, must not end a run as if it were finished.
+        print(f"error: the run was left by a call of exit: {describe_failure(leaving)}", file=sys.stderr, flush=True)
+        status, together = EXIT_USER_ERROR, False
+    leave(status, together=together)

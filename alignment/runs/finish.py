@@ -1,0 +1,60 @@
+"""The end of a run: a last evaluation, the models, the report, and where they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from alignment.loops.session import Session
+from alignment.runs.launch import Launch
+from alignment.runs.state import RunState
+from alignment.telemetry import log
+from alignment.telemetry.jsonl import read_json_lines
+from alignment.telemetry.report import write_report
+
+
+def finish_run(start: Launch, session: Session, state: RunState, *, title: str, cards: Sequence[str]) -> None:
+    """Evaluate if asked and not just done, export the models, write the report.
+
+    ``cards`` names the evaluation metrics that the report shows first, before and after.
+    """
+    with start.signals.deferred("the last evaluation and the models"):
+        _finish(start, session, state, title=title, cards=cards)
+
+
+def _finish(start: Launch, session: Session, state: RunState, *, title: str, cards: Sequence[str]) -> None:
+    training = start.parsed.training
+    is_evaluated = training.do_train and session.counters.evaluated_at == session.counters.updates
+    if training.evaluates and not is_evaluated:
+        session.evaluate()
+    session.writers.close()
+    if training.do_train:
+        _check_models(session, state, best=training.load_best_model_at_end)
+        for name, folder in state.export(best=training.load_best_model_at_end).items():
+            log.info(f"{name}: {folder}")
+    if start.topology.is_main:
+        summary = _summary(start, session, cards)
+        report = write_report(start.output_dir, title=f"{title}: {start.run_name}", summary=summary)
+        log.info(f"report: {report}")
+
+
+def _check_models(session: Session, state: RunState, *, best: bool) -> None:
+    """Warn of models that stopped learning; refuse to export one whose last update ruined it, which no step noticed."""
+    warning = session.liveness.describe()
+    if warning is not None:
+        log.warn(warning)
+    if not (best and state.counters.best_step is not None):
+        for learner in state.learners.values():
+            learner.check_outputs()
+
+
+def _summary(start: Launch, session: Session, cards: Sequence[str]) -> dict[str, Any]:
+    records = list(read_json_lines(start.output_dir / "metrics.jsonl"))
+    summary: dict[str, Any] = {"updates": session.counters.updates}
+    for name in cards:
+        values = [record[name] for record in records if name in record]
+        if values:
+            summary[name] = (values[0], values[-1]) if len(values) > 1 else values[-1]
+    if session.counters.best_step is not None:
+        summary["best at update"] = session.counters.best_step
+    return summary

@@ -1,0 +1,145 @@
+"""The start that every trainer shares: device, log, resume, and what the arguments mean on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from alignment.arguments.effects import refuse_unbuilt, report_effects
+from alignment.arguments.global_batches import share_global_batches
+from alignment.arguments.parsed import Parsed
+from alignment.errors import ArgumentError
+from alignment.ops.native.library import find_core
+from alignment.ops.selection import native_ops_enabled, use_native_ops
+from alignment.parallel.comms.group import Group
+from alignment.parallel.comms.meeting import read_world
+from alignment.parallel.comms.stop_signals import StopSignals
+from alignment.parallel.initialise import initialise
+from alignment.parallel.topology import Topology
+from alignment.runs.degrees import resolve_layout
+from alignment.runs.output_lock import hold_output
+from alignment.runs.resume import open_checkpoint
+from alignment.telemetry import log
+from alignment.training.checkpoint import Checkpoint, CheckpointStore
+from alignment.training.durable import make_folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """A run about to begin."""
+
+    parsed: Parsed
+    topology: Topology
+    output_dir: Path
+    store: CheckpointStore
+    checkpoint: Checkpoint | None
+    """What to resume from, or None."""
+    signals: StopSignals = field(default_factory=StopSignals)
+    """What this process was asked for by signals."""
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of trained weights on this device."""
+        return self.parsed.training.weight_dtype(self.topology.device)
+
+    @property
+    def run_name(self) -> str:
+        """What the run is called: ``run_name``, or its output folder."""
+        return self.parsed.training.run_name or self.output_dir.name
+
+    @property
+    def resume_step(self) -> int:
+        """Updates already made."""
+        return 0 if self.checkpoint is None else int(self.checkpoint.state["step"])
+
+
+def open_output(folder: Path) -> Path:
+    """Make the output folder; ArgumentError where it cannot be one."""
+    try:
+        make_folder(folder)
+    except OSError as error:
+        reason = "it is a file" if os.path.isfile(folder) else error.strerror or str(error)
+        raise ArgumentError(
+            f"output_dir={folder} cannot be used: {reason}; name a folder that can be written"
+        ) from error
+    return folder
+
+
+def choose_operators(world: Group, *, wanted: bool) -> None:
+    """Let the processes of ``world`` train and score on compiled operators when these are ``wanted`` and all have them;
+    one line says which run.
+    """
+    use_native_ops(wanted)
+    if not wanted:
+        return
+    own = None if native_ops_enabled() else find_core().reason
+    obstacle = next((o for o in world.gather_objects(own, "operators") if o is not None), None)
+    use_native_ops(obstacle is None)
+    if obstacle is None:
+        log.info(f"training and scoring: compiled operators ({find_core().reason})")
+    else:
+        log.info(f"training and scoring: Paddle's operators ({obstacle})")
+
+
+def describe_offload(parts: Collection[str], device: str) -> str | None:
+    """Return what moving ``parts`` to host memory comes to on ``device``, None where it is what was asked for."""
+    if not parts or device != "cpu":
+        return None
+    return (
+        f"offload_level: {', '.join(sorted(parts))} are copied to host arrays while unused and back for each use; on a "
+        "CPU that is the same memory, so it only tries the moves out: it saves nothing and costs the copies"
+    )
+
+
+@contextlib.contextmanager
+def launch(parsed: Parsed, *, host: str) -> Iterator[Launch]:
+    """Select the device, take the output folder, open the log, report arguments without effect, and decide between
+    fresh start and resume. Inside, signals are caught and the folder belongs to this run.
+    """
+    training = parsed.training
+    layout = resolve_layout(parsed.parallel, world_size=read_world()[0])
+    topology = initialise(
+        device=training.device, seed=training.seed, layout=layout, timeout=parsed.parallel.distributed_timeout
+    )
+    refuse_unbuilt(parsed, device=topology.device, world_size=topology.world_size)
+    effects = report_effects(parsed, device=topology.device, world_size=topology.world_size)
+    parsed = share_global_batches(parsed, batch_ranks=layout.batch)
+    output_dir, signals = open_output(Path(training.output_dir)), StopSignals()
+    with signals.caught(), hold_output(output_dir, topology.world) as taken_over:
+        log.configure(output_dir=output_dir, is_main=topology.is_main)
+        if taken_over:
+            log.info(taken_over)
+        store, checkpoint = _open_store(parsed, output_dir, topology)
+        log.info(f"{layout} on {topology.device}; {host}")
+        choose_operators(topology.world, wanted=training.use_native_ops and topology.device == "cpu")
+        for effect in effects:
+            log.warn(str(effect))
+        if offloads := describe_offload(parsed.parallel.offloaded, topology.device):
+            log.warn(offloads)
+        if topology.is_main:
+            parsed.save(output_dir)
+        yield Launch(
+            parsed=parsed,
+            topology=topology,
+            output_dir=output_dir,
+            store=store,
+            checkpoint=checkpoint,
+            signals=signals,
+        )
+
+
+def _open_store(parsed: Parsed, output_dir: Path, topology: Topology) -> tuple[CheckpointStore, Checkpoint | None]:
+    """Return the run's checkpoints, and the one to resume from or None."""
+    training = parsed.training
+    store = CheckpointStore(output_dir, limit=training.save_total_limit, topology=topology)
+    resume = training.resume_from_checkpoint
+    checkpoint = open_checkpoint(
+        store,
+        resume_from=Path(resume) if isinstance(resume, str) else resume,
+        overwrite=training.overwrite_output_dir,
+        is_training=training.do_train,
+    )
+    return store, checkpoint

@@ -1,0 +1,118 @@
+"""The models a run starts from: folders, a checkpoint, or random weights; and whether they fit."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from alignment.data.encode import Encoder
+from alignment.errors import ArgumentError, CheckpointError, ModelFolderError
+from alignment.models.config import DecoderConfig
+from alignment.models.decoder.decoder import CausalLM
+from alignment.models.decoder.score_model import ScoreModel
+from alignment.models.folders.hub import RUN_MODELS, check_fit, resolve_model_folder, resolve_tokenizer_folder
+from alignment.models.folders.sequence_ends import sequence_ends
+from alignment.models.split_plan import check_degrees
+from alignment.models.tokenizer.tokenizer import Tokenizer, load_tokenizer
+from alignment.models.tokenizer.trained_template import describe_template, template_warning
+from alignment.runs.datasets import encode_options
+from alignment.runs.launch import Launch
+from alignment.telemetry import log
+
+_ARCHITECTURE = (
+    *("model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps", "rope_theta", "rope_scaling"),
+    *("attention_bias", "attention_output_bias", "mlp_bias", "qk_norm", "sliding_window"),
+)
+"""What training never changes of a configuration."""
+
+
+def starting_folder(start: Launch, group, name: str, *, parts: Sequence[str] = RUN_MODELS) -> str | None:
+    """Return the folder to load ``name`` from (the checkpoint's when resuming), None for random weights.
+
+    ``parts`` are the models that may be taken where the folder is that of another run.
+    """
+    if start.checkpoint is not None:
+        return resumed_folder(start, name, group.model_name_or_path or group.model_config_name_or_path)
+    return str(resolve_model_folder(group.model_name_or_path, parts=parts)) if group.model_name_or_path else None
+
+
+def resumed_folder(start: Launch, name: str, initial: str) -> str:
+    """Return the folder of the trained model ``name``: the checkpoint's when resuming, else ``initial``.
+
+    ``initial`` is what the arguments name. A checkpoint of another architecture is refused, because it would silently
+    take the place of what they ask for.
+    """
+    if start.checkpoint is None:
+        return initial
+    folder = start.checkpoint.model_folder(name)
+    try:
+        place = Path(initial).parent if Path(initial).is_file() else resolve_model_folder(initial)
+    except ModelFolderError as error:
+        log.warn(f"the architecture of {folder} cannot be compared: {error}")
+        return str(folder)
+    wanted, found = (DecoderConfig.read(path) for path in (place, folder))
+    pairs = {key: (getattr(found, key), getattr(wanted, key)) for key in _ARCHITECTURE}
+    differences = [f"{key} is {there} there and {here} here" for key, (there, here) in pairs.items() if there != here]
+    if differences:
+        raise CheckpointError(
+            f"cannot resume from {start.checkpoint.folder}: its model {name!r} has another architecture than "
+            f"{initial}: {', '.join(differences)}. Name the model it was trained from, or another output_dir"
+        )
+    return str(folder)
+
+
+def starting_tokenizer(start: Launch, folder: str | None) -> Tokenizer:
+    """Return the tokenizer named by the arguments, else the model's own."""
+    named, template = start.parsed.model.tokenizer_name_or_path, start.parsed.data.tokenizer_chat_template
+    tokenizer = load_tokenizer(resolve_tokenizer_folder(named) if named else folder)
+    return tokenizer if template is None else tokenizer.with_chat_template(read_template(template))
+
+
+def read_template(given: str) -> str:
+    """Return a chat template: the content of a file, or the text itself where it is Jinja."""
+    if "{{" in given or "{%" in given:
+        return given
+    try:
+        return Path(given).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArgumentError(f"tokenizer_chat_template={given} cannot be read: {error}") from error
+
+
+def check_start(start: Launch, group, folder: str | None, tokenizer: Tokenizer) -> None:
+    """Refuse a model that is too small for the tokenizer or for ``max_length``, before any data are read."""
+    place = folder or group.model_config_name_or_path
+    config = check_fit(place, tokenizer, max_length=start.parsed.data.max_length)
+    check_layout(start, config, place)
+    if folder is not None:
+        warn_of_template(start, folder, config, tokenizer)
+
+
+def warn_of_template(start: Launch, folder: str, config: DecoderConfig, tokenizer: Tokenizer) -> None:
+    """Say so where the run uses another template than the one that trained the model in ``folder``."""
+    line = template_warning(folder, config, tokenizer, _template(start, tokenizer))
+    if line is not None:
+        log.warn(line)
+
+
+def adopt(start: Launch, model: CausalLM | ScoreModel, tokenizer: Tokenizer) -> None:
+    """Let ``model`` know the run's template: its record, and the token that ends its answers as one of the ends."""
+    end = Encoder(tokenizer, encode_options(start).template).end_id
+    model.config = dataclasses.replace(
+        model.config,
+        eos_token_id=sequence_ends(model.config, tokenizer, end),
+        trained_template=_template(start, tokenizer),
+    )
+
+
+def _template(start: Launch, tokenizer: Tokenizer) -> dict[str, Any]:
+    return describe_template(start.parsed.data.template, tokenizer)
+
+
+def check_layout(start: Launch, config: DecoderConfig, place: str) -> None:
+    """Refuse degrees that the model in ``place`` cannot be cut by."""
+    problems = check_degrees(config, start.topology.layout)
+    if problems:
+        raise ArgumentError(f"{place}: {'; '.join(problems)}")

@@ -1,0 +1,1 @@
+"""What on-policy runs assemble beside the shared parts: prompts, models, rewards, engines."""

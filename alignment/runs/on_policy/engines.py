@@ -1,0 +1,112 @@
+"""Which engine makes the rollouts, and where its weights stand."""
+
+from __future__ import annotations
+
+from alignment.arguments.parsed import Parsed
+from alignment.device.host import num_threads
+from alignment.errors import ArgumentError
+from alignment.generation.eager.eager_engine import EagerEngine
+from alignment.generation.engine import Engine, GenerationOptions
+from alignment.generation.fused.fused_engine import FusedEngine, fused_engine_unavailable
+from alignment.generation.fused.fused_settings import FusedSettings
+from alignment.generation.place import EnginePlace
+from alignment.models.config import DecoderConfig
+from alignment.models.folders.sequence_ends import sequence_ends
+from alignment.ops.native.library import find_core
+from alignment.rollout.rollout_weights import RolloutWeights, rollout_parts, rollout_place
+from alignment.rollout.team_engine import TeamEngine
+from alignment.runs.launch import Launch
+from alignment.runs.on_policy.prompts import RowPlan
+from alignment.runs.on_policy.roles import Roles
+from alignment.telemetry import log
+from alignment.training.learner import Learner
+
+_BYTES = {"float32": 4, "bfloat16": 2}
+
+
+def build_engine(start: Launch, roles: Roles, policy: Learner, plan: RowPlan) -> Engine:
+    """Return the engine for rollouts in the layout that ``eval_mode`` names, and say which it is."""
+    parsed, topology, config = start.parsed, start.topology, roles.policy.config
+    mode = {"eval_mode": parsed.parallel.eval_mode, "degree": parsed.parallel.rollout_tensor_parallel_degree}
+    place = rollout_place(topology, config, **mode)
+    rows = -(-plan.prompts_per_iteration * plan.samples_per_prompt // place.replicas.size)
+    inner = _build_inner(start, roles, place.engine, rows)
+    if topology.world_size == 1:
+        return inner
+    held, weights = policy.kept_parts(), None
+    if mode["eval_mode"] or held is not None:
+        parts = list((held or roles.policy.parts).values())
+        wanted = rollout_parts(config, topology.layout, **mode)
+        weights = RolloutWeights(topology, parts, wanted, dtype=start.dtype)
+        if parsed.parallel.distributed_dry_run:
+            weights.show()
+    return TeamEngine(inner, place.replicas, config=config, weights=weights)
+
+
+def _build_inner(start: Launch, roles: Roles, place: EnginePlace, rows: int) -> Engine:
+    """Return the engine of one replica that generates ``rows`` responses an iteration.
+
+    It draws from the whole vocabulary, ids without a token (padding of the embedding) included: log-probs are those of
+    the whole, and what is never drawn but has probability would let the policy earn a negative KL by moving there.
+    """
+    parsed = start.parsed
+    # The critic reads the same ids: one with a smaller embedding must not be handed ids that it lacks.
+    readable = min(roles.policy.config.vocab_size, roles.critic.config.vocab_size)
+    limit = parsed.ppo.per_device_rollout_batch_size
+    obstacle = "use_fusemt is false"
+    if parsed.ppo.use_fusemt:
+        own = fused_engine_unavailable(roles.policy.config, place)
+        obstacle = next((o for o in start.topology.world.gather_objects(own, "engine") if o is not None), None)
+    if obstacle is not None:
+        log.info(f"rollouts: eager engine ({obstacle})")
+        return EagerEngine(
+            roles.policy,
+            place=place,
+            max_batch_rows=limit if limit > 0 else None,
+            usable_vocab_size=readable,
+        )
+    settings = fused_settings(parsed, roles.policy.config, place, rows=min(rows, limit) if limit > 0 else rows)
+    log.info(
+        f"rollouts: fused engine ({find_core().reason}), {settings.num_slots} sequences side by side, "
+        f"{settings.kv_bytes / 2**20:.0f} MiB of keys and values, weights in {settings.weight_type}"
+    )
+    return FusedEngine(roles.policy, settings, place=place, usable_vocab_size=readable)
+
+
+def fused_settings(parsed: Parsed, config: DecoderConfig, place: EnginePlace, *, rows: int) -> FusedSettings:
+    """Return the fused engine's settings for ``rows`` sequences side by side.
+
+    Without ``rollout_kv_memory`` the keys and values of all of them have room at their longest.
+    """
+    ppo, length = parsed.ppo, parsed.data.max_length
+    blocks = -(-length // FusedSettings().block_tokens) + 1
+    kv_heads = max(1, config.num_key_value_heads // place.tensor.size)
+    token = 2 * config.num_hidden_layers * kv_heads * config.head_dim * _BYTES[ppo.rollout_kv_type]
+    return FusedSettings(
+        num_slots=rows,
+        kv_memory=ppo.rollout_kv_memory or rows * blocks * FusedSettings().block_tokens * token,
+        max_length=length,
+        weight_type=ppo.rollout_weight_type,
+        kv_type=ppo.rollout_kv_type,
+        threads=num_threads(),
+    )
+
+
+def generation_options(parsed: Parsed, roles: Roles, *, sample: bool) -> GenerationOptions:
+    """Return the sampling options; a response ends at an end token, a given stop id, or the length limits."""
+    generation, data = parsed.generation, parsed.data
+    known = roles.policy.config.vocab_size
+    if unknown := [token for token in generation.stop_token_ids if token >= known]:
+        raise ArgumentError(f"stop_token_ids={unknown[0]} is no token of the policy (allowed: 0 to {known - 1})")
+    stops = dict.fromkeys((*sequence_ends(roles.policy.config, roles.tokenizer), *generation.stop_token_ids))
+    return GenerationOptions(
+        max_new_tokens=generation.max_dec_len or data.max_length - 1,
+        min_new_tokens=generation.min_dec_len,
+        max_total_tokens=data.max_length,
+        temperature=generation.temperature,
+        top_p=generation.top_p,
+        top_k=generation.top_k,
+        repetition_penalty=generation.repetition_penalty,
+        stop_token_ids=tuple(stops),
+        do_sample=sample,
+    )

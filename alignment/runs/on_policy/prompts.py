@@ -1,0 +1,112 @@
+"""PPO's data: training and evaluation prompts, and the supervised rows of the PTX loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from alignment.arguments.parsed import Parsed
+from alignment.data import PromptOnlyDataset, SupervisedDataset
+from alignment.data.encoded.tokenized import TokenizedDataset
+from alignment.data.loader import BatchLoader
+from alignment.models.tokenizer.tokenizer import Tokenizer
+from alignment.records import TokenBatch
+from alignment.runs.datasets import (
+    encode_options,
+    open_dataset,
+    register_user_datasets,
+    report_ledgers,
+    split_for_evaluation,
+)
+from alignment.runs.launch import Launch
+from alignment.training.objectives import supervised_batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowPlan:
+    """How rows (responses) are grouped into iterations, updates and micro-batches."""
+
+    prompts_per_iteration: int
+    samples_per_prompt: int
+    rows_per_update: int
+    rows_per_batch: int
+    update_iters: int
+
+    @classmethod
+    def of(cls, parsed: Parsed, *, batch_ranks: int = 1) -> RowPlan:
+        """Return the plan of the arguments: when an update needs more rows than one rollout has, prompts are pooled.
+
+        ``batch_ranks`` is the number of processes that see different rows; batch sizes of the arguments are theirs.
+        """
+        ppo, micro = parsed.ppo, parsed.training.per_device_train_batch_size
+        rows_per_update = micro * parsed.training.gradient_accumulation_steps * batch_ranks
+        prompts_per_rollout = ppo.per_device_prompt_batch_size * batch_ranks
+        rollouts = max(1, rows_per_update // (prompts_per_rollout * ppo.num_return_sequences))
+        return cls(
+            prompts_per_iteration=prompts_per_rollout * rollouts,
+            samples_per_prompt=ppo.num_return_sequences,
+            rows_per_update=rows_per_update,
+            rows_per_batch=micro,
+            update_iters=ppo.update_iters,
+        )
+
+    def updates(self, num_prompts: int) -> int:
+        """Return the updates that an iteration over ``num_prompts`` prompts pays for."""
+        return -(-num_prompts * self.samples_per_prompt // self.rows_per_update) * self.update_iters
+
+    def updates_per_epoch(self, loader: BatchLoader, num_prompts: int) -> int:
+        """Return the updates of one pass over the prompts, a last smaller iteration included."""
+        full, rest = divmod(num_prompts - loader.dropped_per_epoch, self.prompts_per_iteration)
+        return full * self.updates(self.prompts_per_iteration) + (self.updates(rest) if rest else 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOData:
+    """The datasets of one run and where they stand."""
+
+    prompts: TokenizedDataset
+    evaluation: TokenizedDataset | None
+    prompt_loader: BatchLoader
+    ptx_loader: BatchLoader | None
+
+
+def load_data(start: Launch, tokenizer: Tokenizer, plan: RowPlan) -> PPOData:
+    """Read all datasets, show their ledgers and return the loaders."""
+    parsed = start.parsed
+    register_user_datasets(start)
+    options = encode_options(start, max_prompt_length=longest_prompt(parsed))
+    prompts: TokenizedDataset = open_dataset(start, PromptOnlyDataset, parsed.ppo.train_datasets, tokenizer, options)
+    evaluation = ptx = None
+    if parsed.ppo.eval_datasets and parsed.training.evaluates:
+        evaluation = open_dataset(start, PromptOnlyDataset, parsed.ppo.eval_datasets, tokenizer, options, role="eval")
+    if parsed.ppo.ptx_datasets and parsed.ppo.ptx_coeff:
+        ptx = open_dataset(start, SupervisedDataset, parsed.ppo.ptx_datasets, tokenizer, encode_options(start))
+    prompts, evaluation = split_for_evaluation(start, prompts, evaluation)
+    report_ledgers(start, {"train": prompts, "eval": evaluation, "ptx": ptx})
+    seed = parsed.training.seed if parsed.training.data_seed is None else parsed.training.data_seed
+    loader = BatchLoader(
+        prompts, batch_size=plan.prompts_per_iteration, seed=seed, drop_last=parsed.data.dataloader_drop_last
+    )
+    ptx_loader = None if ptx is None else BatchLoader(ptx, batch_size=1, seed=seed)
+    return PPOData(prompts=prompts, evaluation=evaluation, prompt_loader=loader, ptx_loader=ptx_loader)
+
+
+def longest_prompt(parsed: Parsed) -> int:
+    """Return the token limit of prompts: ``max_prompt_len``, or what ``max_length`` leaves beside the response."""
+    return parsed.data.max_prompt_len or parsed.data.max_length - (parsed.generation.max_dec_len or 1)
+
+
+def ptx_batches(loader: BatchLoader, *, rows_per_batch: int) -> Callable[[int], Sequence[TokenBatch]]:
+    """Return a function that gives the asked number of supervised rows, in micro-batches.
+
+    ``loader`` gives one row at a time, so that the rows of an update do not depend on the size of its micro-batches.
+    """
+    stream: Iterator[list[Any]] = loader.cycle()
+
+    def next_batches(num_rows: int) -> list[TokenBatch]:
+        samples = [sample for rows in islice(stream, num_rows) for sample in rows]
+        return [supervised_batch(samples[i : i + rows_per_batch]) for i in range(0, num_rows, rows_per_batch)]
+
+    return next_batches

@@ -1,0 +1,74 @@
+"""Where PPO's rewards come from, and how they are normalised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alignment.data.raw.modules import load_module
+from alignment.errors import ArgumentError
+from alignment.rollout.rewards.reward_normalization import RunningRewardNormalizer
+from alignment.rollout.rewards.reward_service import HttpReward
+from alignment.rollout.rewards.scorers import FailurePolicy, ModelScorer, Scorer, TextScorer
+from alignment.rollout.rewards.text_batch import TextBatch
+from alignment.runs.launch import Launch
+from alignment.runs.on_policy.roles import Roles
+from alignment.runs.placed import place_frozen
+from alignment.runs.state import StatePart
+from alignment.telemetry import log
+
+
+def build_scorer(start: Launch, roles: Roles) -> Scorer:
+    """Return the reward model, the function or the service that the arguments name."""
+    source = start.parsed.reward_source
+    if roles.reward is not None:
+        rows = source.per_device_reward_batch_size
+        rows = rows if rows > 0 else start.parsed.training.per_device_train_batch_size
+        offload = "freeze_model" in start.parsed.parallel.offloaded
+        runner = place_frozen("reward", roles.reward, start.topology, offload=offload)
+        return ModelScorer(runner, roles.sequences, rows_per_batch=rows)
+    world = start.topology.world
+    policy = FailurePolicy(retries=source.reward_retries, on_failure=source.on_reward_failure)
+    if source.use_rm_server:
+        call: Any = HttpReward(source.reward_server, timeout_seconds=source.reward_timeout)
+        return TextScorer(
+            call, roles.tokenizer, name=f"reward service {source.reward_server}", policy=policy, world=world
+        )
+    function = load_function(source.reward_function, start.parsed.base_dir)
+
+    def score(batch: TextBatch) -> Any:
+        return function(batch.inputs, batch.responses, batch.labels)
+
+    return TextScorer(
+        score, roles.tokenizer, name=f"reward function {source.reward_function}", policy=policy, world=world
+    )
+
+
+def load_function(path: str, base_dir: Path) -> Callable[..., Any]:
+    """Return the function behind ``package.module:name`` or ``file.py:name``, looked for as dataset modules are."""
+    module_name, _, name = path.rpartition(":")
+    module = load_module(module_name, base_dir, kind=f"reward_function={path!r}: module")
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise ArgumentError(f"reward_function={path!r}: {module_name} has no function {name!r}")
+    return function
+
+
+def build_normalizer(start: Launch, roles: Roles) -> tuple[Callable[[np.ndarray], np.ndarray] | None, StatePart | None]:
+    """Return how raw rewards are normalised, and the state it has to save.
+
+    A reward model that saved statistics of its training is normalised by them; other sources by the running
+    statistics of this run. One whose config.json says ``do_normalize`` gives normalised scores whatever is asked.
+    """
+    if not start.parsed.reward_source.normalize_reward:
+        if roles.reward is None or not (roles.reward.options.do_normalize and roles.reward.has_statistics):
+            return None, None
+        log.info("the reward model's config.json says do_normalize: rewards are normalised by its statistics")
+    if roles.reward is not None and roles.reward.has_statistics:
+        return roles.reward.normalize_scores, None
+    log.info("normalize_reward: the reward source carries no statistics; running ones of this run are used")
+    running = RunningRewardNormalizer()
+    return running, StatePart(running.state, running.load_state)

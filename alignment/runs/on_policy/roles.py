@@ -1,0 +1,181 @@
+"""The four models of PPO and their tokenizers: policy, reference, critic, reward."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from alignment.data.encode import Encoder
+from alignment.data.templates import template_name
+from alignment.errors import ArgumentError
+from alignment.models.config import DecoderConfig, read_config_dict
+from alignment.models.decoder.decoder import CausalLM
+from alignment.models.decoder.placement import WHOLE, Placement
+from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
+from alignment.models.folders.hub import check_fit, load_causal_lm, load_score_model, resolve_model_folder
+from alignment.models.folders.sequence_ends import padding_warning, sequence_ends
+from alignment.models.tokenizer.tokenizer import Tokenizer, load_tokenizer
+from alignment.models.tokenizer.trained_template import describe_template, template_warning
+from alignment.rollout.rewards.retokenize import BeforePadding, Retokenized, SameTokens
+from alignment.rollout.rollout_weights import check_rollout
+from alignment.runs.datasets import encode_options
+from alignment.runs.launch import Launch
+from alignment.runs.models import adopt, check_layout, resumed_folder, starting_tokenizer, warn_of_template
+from alignment.telemetry import log
+
+
+@dataclass(frozen=True, kw_only=True)
+class Roles:
+    """Loaded models; ``reward`` is None when a function or a service gives the rewards."""
+
+    tokenizer: Tokenizer
+    policy: CausalLM
+    reference: CausalLM
+    critic: ScoreModel
+    reward: ScoreModel | None
+    sequences: Any
+    """Turns a rollout into the reward model's token ids."""
+
+
+class RoleFolders(NamedTuple):
+    """Where the models of a fresh run come from; the output folder of another run stands for the model in it."""
+
+    actor: str
+    critic: str
+    reward: str | None
+
+    @classmethod
+    def of(cls, start: Launch) -> RoleFolders:
+        """Return the folders that the arguments name; the critic's is the reward model's where it has none."""
+        ppo, reward = start.parsed.ppo, start.parsed.reward_source.reward_model_name_or_path
+        critic = ppo.reward_critic_model_name_or_path
+        parts = ("value", "reward", "policy") if critic else ("reward",)
+        return cls(
+            actor=str(resolve_model_folder(ppo.actor_model_name_or_path, parts=("policy",))),
+            critic=str(resolve_model_folder(critic or reward, parts=parts)),
+            reward=reward and str(resolve_model_folder(reward, parts=("reward",))),
+        )
+
+
+def load_roles(start: Launch) -> Roles:
+    """Load what the arguments name; policy and critic come from the checkpoint when resuming."""
+    folders = RoleFolders.of(start)
+    tokenizer = starting_tokenizer(start, folders.actor)
+    check_folders(start, folders, tokenizer)
+    options = {"dtype": start.dtype, "placement": Placement.of(start.topology)}
+    head = start.parsed.reward_source.value_head_prefix
+    roles = Roles(
+        tokenizer=tokenizer,
+        sequences=choose_sequences(start, tokenizer, folders) if folders.reward else None,
+        # Before the critic, which may start from the same folder and forgives a missing score head.
+        reward=freeze(load_score_model(folders.reward, head_prefix=head, **options)) if folders.reward else None,
+        policy=load_causal_lm(resumed_folder(start, "policy", folders.actor), tokenizer=tokenizer, **options),
+        reference=freeze(load_causal_lm(folders.actor, tokenizer=tokenizer, **options)),
+        critic=load_critic(
+            resumed_folder(start, "value", folders.critic),
+            head_prefix=head if start.checkpoint is None else None,
+            **options,
+        ),
+    )
+    adopt(start, roles.policy, tokenizer)
+    adopt(start, roles.critic, tokenizer)
+    return roles
+
+
+def check_folders(start: Launch, folders: RoleFolders, tokenizer: Tokenizer) -> None:
+    """Refuse models that do not fit the tokenizer, the length or the layout, before any weight is read."""
+    require_same_tokenizer(tokenizer, folders.critic)
+    for folder in (folders.actor, folders.critic):
+        config = check_fit(folder, tokenizer, max_length=start.parsed.data.max_length)
+        check_layout(start, config, folder)
+    warn_of_template(start, folders.actor, DecoderConfig.read(folders.actor), tokenizer)
+    if folders.reward:
+        check_layout(start, DecoderConfig.read(folders.reward), folders.reward)
+    check_rollout(
+        DecoderConfig.read(folders.actor),
+        start.topology.layout,
+        eval_mode=start.parsed.parallel.eval_mode,
+        degree=start.parsed.parallel.rollout_tensor_parallel_degree,
+    )
+
+
+def load_critic(
+    folder: str,
+    *,
+    head_prefix: str | None = None,
+    dtype: str = "float32",
+    placement: Placement = WHOLE,
+) -> ScoreModel:
+    """Return the model in ``folder`` as a critic: its score head without normalisation, or a head of zeros.
+
+    From a drawn head the first values are noise, worse than any constant; from zeros the first update explains nothing
+    and spoils nothing.
+    """
+    saved = ScoreOptions.from_dict(read_config_dict(folder))
+    options = ScoreOptions(score_type="critic", score_bias=saved.score_bias)
+    return load_score_model(
+        folder,
+        dtype=dtype,
+        options=options,
+        new_score_head=True,
+        head_prefix=head_prefix,
+        seed=None,
+        placement=placement,
+    )
+
+
+def freeze(model: Any) -> Any:
+    """Return ``model`` without gradients, in evaluation mode."""
+    for parameter in model.parameters():
+        parameter.stop_gradient = True
+    model.eval()
+    return model
+
+
+def require_same_tokenizer(tokenizer: Tokenizer, critic: str) -> None:
+    """Refuse a critic with another vocabulary: it reads the policy's token ids."""
+    other = load_tokenizer(critic)
+    if other.fingerprint() != tokenizer.fingerprint():
+        raise ArgumentError(
+            f"the critic in {critic} has another tokenizer ({len(other)} tokens) than the policy ({len(tokenizer)}): "
+            "it reads the policy's token ids, so both must be the same. Name a critic of the policy's family in "
+            "reward_critic_model_name_or_path (the reward model itself may differ)"
+        )
+
+
+def choose_sequences(start: Launch, tokenizer: Tokenizer, folders: RoleFolders) -> Any:
+    """Return how rollouts are handed to the reward model: as they are, or in its own tokens."""
+    reward, source = folders.reward, start.parsed.reward_source
+    own, config = load_tokenizer(reward), DecoderConfig.read(reward)
+    line = padding_warning(reward, config, own)
+    if line is not None and not source.score_before_padding:
+        log.warn(line)
+    sequences = _in_its_tokens(start, tokenizer, own, folders)
+    if not source.score_before_padding:
+        return sequences
+    if config.pad_token_id is None:
+        raise ArgumentError(f"score_before_padding=true, but config.json in {reward} names no pad_token_id")
+    return BeforePadding(sequences, config.pad_token_id)
+
+
+def _in_its_tokens(start: Launch, tokenizer: Tokenizer, own: Tokenizer, folders: RoleFolders) -> Any:
+    """Return what turns rollouts into the ids of the reward model, whose tokenizer is ``own``."""
+    reward, data = folders.reward, start.parsed.data
+    same_template = data.template != "tokenizer" or own.chat_template in (None, tokenizer.chat_template)
+    # Rollouts may hold ids beyond the tokenizer: an embedding smaller than the policy's has no rows for them.
+    is_wide = DecoderConfig.read(reward).vocab_size >= DecoderConfig.read(folders.actor).vocab_size
+    if own.fingerprint() == tokenizer.fingerprint() and same_template and is_wide:
+        config = check_fit(reward, own, max_length=data.max_length)
+        warn_of_template(start, reward, config, tokenizer)
+        end = Encoder(tokenizer, encode_options(start).template).end_id
+        return SameTokens(sequence_ends(DecoderConfig.read(folders.actor), tokenizer, end), end)
+    config = check_fit(reward, own, max_length=1)
+    template = data.template if data.template != "tokenizer" or own.chat_template else "none"
+    log.info(
+        "the reward model has another tokenizer, another chat template or a smaller vocabulary: responses are "
+        f"re-encoded with its template ({template})"
+    )
+    line = template_warning(reward, config, own, describe_template(template, own))
+    if line is not None:
+        log.warn(line)
+    return Retokenized(tokenizer, Encoder(own, template_name(template)), max_tokens=config.longest_sequence)

@@ -1,0 +1,106 @@
+"""Models in the layout of a run: how each is run, kept and found by those who save it or generate with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import paddle
+
+from alignment.device.offload import Offloaded, resident
+from alignment.models.folders.saving import WeightSource, save_model
+from alignment.models.split_plan import EMBEDDING, gradient_is_partial
+from alignment.models.tokenizer.tokenizer import Tokenizer
+from alignment.ops.precision import is_half
+from alignment.parallel.build_runner import build_runner
+from alignment.parallel.runner import ModelRunner, Objective
+from alignment.parallel.sharding.partition import MAX_STAGE, ParameterShards
+from alignment.parallel.sharding.stage3 import SlicedWeights
+from alignment.parallel.topology import Topology
+from alignment.records import TokenBatch
+from alignment.telemetry.metrics import Metric
+from alignment.training.checkpoint import ModelWriter
+from alignment.training.learner import Learner
+
+
+class ResidentRunner:
+    """A runner whose model is brought to the device for each call (see ``ModelRunner``)."""
+
+    def __init__(self, runner: ModelRunner, offloaded: Offloaded | None) -> None:
+        self.model = runner.model
+        self._runner = runner
+        self._offloaded = offloaded
+
+    def forward(self, batches: Sequence[TokenBatch], read: Callable[[Any, TokenBatch], Any]) -> list[Any]:
+        """See ``ModelRunner.forward``."""
+        with resident(self._offloaded):
+            return self._runner.forward(batches, read)
+
+    def forward_backward(self, batches: Sequence[TokenBatch], objective: Objective) -> list[dict[str, Metric]]:
+        """See ``ModelRunner.forward_backward``."""
+        with resident(self._offloaded):
+            return self._runner.forward_backward(batches, objective)
+
+    def share(self, items: Sequence[Any]) -> list[Any]:
+        """See ``ModelRunner.share``."""
+        return self._runner.share(items)
+
+
+def place_frozen(name: str, model: Any, topology: Topology, *, offload: bool) -> ModelRunner:
+    """Return the runner of a model that is only read, built for this process's place; stage 3 cuts its weights too."""
+    kept = model.named_parameters
+    if _cuts_weights(topology):
+        sliced = SlicedWeights(model, topology.sharding, part_of=model.parts.__getitem__, used_after=head_use(model))
+        kept = sliced.named_tensors
+    runner = build_runner(model, topology)
+    return ResidentRunner(runner, Offloaded(f"{name} model", kept)) if offload else runner
+
+
+def scoring_runner(learner: Learner) -> ModelRunner:
+    """Return the runner of a trained model for passes without gradients."""
+    offloaded = learner.offloaded_model
+    return learner.runner if offloaded is None else ResidentRunner(learner.runner, offloaded)
+
+
+def shard_model(model: Any, topology: Topology) -> ParameterShards | None:
+    """Return what this process updates of ``model``; None where one process updates float32 weights themselves."""
+    if topology.world_size == 1 and not any(map(is_half, model.parameters())):
+        return None
+    layout, config = topology.layout, model.config
+    is_tied = layout.pipeline > 1 and config.tie_word_embeddings and model.kind == "causal"
+    return ParameterShards(
+        model,
+        topology,
+        stage=layout.sharding_stage,
+        part_of=model.parts.__getitem__,
+        is_partial=lambda name: gradient_is_partial(
+            name, config, tensor_degree=layout.tensor, sequence_parallel=layout.sequence_parallel
+        ),
+        tied={EMBEDDING} if is_tied else (),
+        used_after=head_use(model),
+    )
+
+
+def head_use(model: Any) -> Mapping[str, paddle.nn.Layer]:
+    """Return the weight of the vocabulary head, which log-probs use outside of the model, after the final norm."""
+    if model.kind != "causal" or not model.placement.is_last:
+        return {}
+    return {EMBEDDING if model.lm_head is None else "lm_head.weight": model.model.norm}
+
+
+def model_writer(learner: Learner, tokenizer: Tokenizer, topology: Topology) -> ModelWriter:
+    """Return what writes a trained model to a folder; in stage 3 its weights are rows."""
+    model = learner.runner.model
+    parts = learner.kept_parts() or model.parts
+    source = WeightSource(tensors=dict(learner.kept_weights()), parts=parts, topology=topology)
+
+    def write(folder: Path) -> None:
+        with resident(learner.offloaded_model):
+            save_model(folder, model, tokenizer, weights=source)
+
+    return write
+
+
+def _cuts_weights(topology: Topology) -> bool:
+    return topology.layout.sharding_stage == MAX_STAGE and topology.sharding.size > 1

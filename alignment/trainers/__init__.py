@@ -1,0 +1,1 @@
+"""One folder a trainer: its arguments and how it is built."""

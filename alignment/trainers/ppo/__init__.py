@@ -1,0 +1,1 @@
+"""PPO: arguments and assembly."""

@@ -1,0 +1,1 @@
+"""Reward and cost models: arguments and assembly."""

@@ -1,0 +1,102 @@
+"""How well a reward (or cost) model tells the sides of held-out pairs apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alignment.loops.evaluation import Evaluation
+from alignment.parallel.runner import ModelRunner
+from alignment.telemetry.plots import plot_calibration, plot_score_by_length
+from alignment.trainers.reward.pairs import PairKind, pair_batch, read_pair_ends
+
+NUM_SAMPLES = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairEvaluation:
+    """Scores every held-out pair, and as many training pairs beside them; metric names are the reference suite's."""
+
+    runner: ModelRunner
+    kind: PairKind
+    pairs: Sequence[dict[str, Any]]
+    training_pairs: Sequence[dict[str, Any]]
+    """Pairs of the training split (the first of them, as many as held-out ones): how far memory helps."""
+    rows_per_batch: int
+    decode: Callable[[np.ndarray], str]
+    plot_dir: Path | None
+    """Where plots go; None: another process draws them."""
+
+    def __call__(self) -> Evaluation:
+        """Return ``eval/`` metrics and sample pairs; redraw the calibration and score-by-length plots."""
+        first, second = self._scores(self.pairs)
+        margins = self.kind.margin_sign * (first - second)
+        everything = np.concatenate([first, second])
+        metrics = {
+            **self._summary("eval/", first, second),
+            "eval/loss": float(np.logaddexp(0, -margins).mean()),
+            **self._by_side(first, second),
+            **self._signs(first, second),
+            **self._summary("eval/train_", *self._scores(self.training_pairs[: len(self.pairs)])),
+        }
+        if self.plot_dir is not None:
+            self._plot(margins, everything, self.plot_dir)
+        return metrics, self._rows(first, second)
+
+    def _scores(self, pairs: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+        size = max(1, self.rows_per_batch // 2)
+        batches = [pair_batch(pairs[i : i + size], self.kind) for i in range(0, len(pairs), size)]
+        ends = self.runner.forward(batches, read_pair_ends)
+        halves = [(e[: len(e) // 2], e[len(e) // 2 :]) for e in ends]
+        return np.concatenate([h[0] for h in halves]), np.concatenate([h[1] for h in halves])
+
+    def _summary(self, prefix: str, first: np.ndarray, second: np.ndarray) -> dict[str, float]:
+        """Return accuracy (a tie is wrong) and the moments of all scores of one split."""
+        everything = np.concatenate([first, second])
+        return {
+            f"{prefix}accuracy": float((self.kind.margin_sign * (first - second) > 0).mean()),
+            f"{prefix}rewards_mean": float(everything.mean()),
+            f"{prefix}rewards_std": float(everything.std()),
+        }
+
+    def _by_side(self, first: np.ndarray, second: np.ndarray) -> dict[str, float]:
+        numbers = {}
+        for side, scores in zip(self.kind.sides, (first, second), strict=True):
+            numbers[f"eval/{side}_rewards_mean"] = float(scores.mean())
+            numbers[f"eval/{side}_rewards_std"] = float(scores.std())
+        return numbers
+
+    def _signs(self, first: np.ndarray, second: np.ndarray) -> dict[str, float]:
+        """Return how often a cost is negative for a safe answer and positive for an unsafe one; nothing for rewards."""
+        if not self.kind.sign_fields:
+            return {}
+        signs = [np.array([pair[name] for pair in self.pairs]) for name in self.kind.sign_fields]
+        right = [sign * scores < 0 for sign, scores in zip(signs, (first, second), strict=True)]
+        return {"eval/sign_accuracy": float(np.mean(right))}
+
+    def _plot(self, margins: np.ndarray, scores: np.ndarray, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        sides = [[len(p[f"{side}_input_ids"]) - p["prompt_length"] for p in self.pairs] for side in self.kind.sides]
+        chosen = np.arange(len(scores)) < len(self.pairs)
+        plot_calibration(margins, folder / "calibration.png")
+        plot_score_by_length(scores, np.concatenate(sides), chosen, folder / "score_by_length.png")
+
+    def _rows(self, first: np.ndarray, second: np.ndarray) -> list[dict[str, Any]]:
+        rows = []
+        for pair, *scores in zip(self.pairs[:NUM_SAMPLES], first, second, strict=False):
+            start = pair["prompt_length"]
+            prompt = self.decode(pair[f"{self.kind.sides[0]}_input_ids"][:start])
+            rows += [
+                {
+                    "prompt": prompt,
+                    "response": self.decode(pair[f"{s}_input_ids"][start:]),
+                    "score": float(v),
+                    "side": s,
+                }
+                for s, v in zip(self.kind.sides, scores, strict=True)
+            ]
+        return rows

@@ -1,0 +1,94 @@
+"""Which operators a run trains on: compiled ones when they are wanted and every process has them, said in one line."""
+
+from __future__ import annotations
+
+import pytest
+
+from alignment.errors import ArgumentError
+from alignment.ops import selection
+from alignment.ops.native.library import Search
+from alignment.ops.selection import native_ops_enabled
+from alignment.parallel.comms.group import ALONE
+from alignment.runs import launch
+from alignment.runs.launch import choose_operators, describe_offload, open_output
+
+
+@pytest.fixture
+def find(monkeypatch):
+    """Return a function that sets what the search for kernels finds and gives the lines that are logged.
+
+    The switch is left as it was.
+    """
+    monkeypatch.setattr(selection, "_wanted", False)
+
+    def find(core, reason):
+        lines = []
+        monkeypatch.setattr(launch, "find_core", lambda: Search(core, reason))
+        monkeypatch.setattr(selection, "load_core", lambda: core)
+        monkeypatch.setattr(launch.log, "info", lines.append)
+        return lines
+
+    return find
+
+
+class Two:
+    """A group in which another process has said ``other``."""
+
+    def __init__(self, other):
+        self._other = other
+
+    def gather_objects(self, value, what=""):
+        return [value, self._other]
+
+
+@pytest.mark.parametrize("world", [ALONE, Two(None)])
+def test_compiled_operators_run_where_they_are_wanted_and_there(find, world):
+    lines = find(object(), "cached build x.so")
+    choose_operators(world, wanted=True)
+    assert native_ops_enabled()
+    assert lines == ["training and scoring: compiled operators (cached build x.so)"]
+
+
+def test_without_a_library_paddles_run_and_the_reason_is_said_once(find):
+    lines = find(None, "no C++ compiler")
+    choose_operators(ALONE, wanted=True)
+    assert not native_ops_enabled()
+    assert lines == ["training and scoring: Paddle's operators (no C++ compiler)"]
+
+
+def test_one_process_without_a_library_is_enough_for_all_to_use_paddles(find):
+    lines = find(object(), "cached build x.so")
+    choose_operators(Two("no C++ compiler on node 1"), wanted=True)
+    assert not native_ops_enabled()
+    assert lines == ["training and scoring: Paddle's operators (no C++ compiler on node 1)"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "device", "said"),
+    [((), "cpu", None), (("optimizer",), "gpu", None), (("optimizer",), "cpu", "optimizer")],
+)
+def test_offloading_on_a_cpu_says_what_it_does_there(parts, device, said):
+    line = describe_offload(parts, device)
+    assert line is None if said is None else line.startswith(f"offload_level: {said} are copied to host arrays")
+    assert said is None or "on a CPU that is the same memory" in line and "saves nothing" in line
+
+
+def test_nothing_is_said_where_they_are_not_wanted(find):
+    lines = find(object(), "cached build x.so")
+    choose_operators(ALONE, wanted=True)
+    lines.clear()
+    choose_operators(ALONE, wanted=False)
+    assert not native_ops_enabled() and lines == []
+
+
+def test_an_output_folder_with_too_long_a_name_is_one_message(tmp_path):
+    with pytest.raises(ArgumentError, match="output_dir=.*aaa cannot be used: File name too long"):
+        open_output(tmp_path / ("a" * 300))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_folder_below_a_file_is_one_message(tmp_path):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ArgumentError, match="cannot be used: "):
+            open_output(folder)

@@ -1,0 +1,158 @@
+"""The models of PPO: where they come from, where their sequences end, and what is said when they do not fit."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from alignment.architecture.layout import Layout
+from alignment.data.sources.packing import TOKENIZER
+from alignment.errors import ArgumentError
+from alignment.models.config import DecoderConfig
+from alignment.models.decoder.score_model import ScoreOptions
+from alignment.models.folders.hub import random_causal_lm, random_score_model
+from alignment.models.folders.saving import save_model
+from alignment.models.tokenizer.tokenizer import load_tokenizer
+from alignment.models.tokenizer.trained_template import describe_template
+from alignment.records import Rollout
+from alignment.runs import models as trainer_models
+from alignment.runs.on_policy.engines import generation_options
+from alignment.runs.on_policy.roles import RoleFolders, choose_sequences
+from alignment.trainers.ppo.arguments import parse_ppo_arguments
+
+SHAPE = dict(
+    model_type="llama",
+    vocab_size=24,
+    hidden_size=8,
+    intermediate_size=12,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    max_position_embeddings=64,
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """Its EOS is 2, and it has a chat template."""
+    return load_tokenizer(TOKENIZER)
+
+
+@pytest.fixture
+def folders(tmp_path, tokenizer):
+    """The folders of an SFT run and of a reward-model run, as the runs leave them."""
+    (tmp_path / "config.json").write_text(json.dumps(SHAPE))
+    policy = random_causal_lm(tmp_path, seed=0, tokenizer=tokenizer)
+    save_model(tmp_path / "sft" / "policy", policy, tokenizer)
+    save_model(
+        tmp_path / "rm" / "reward", random_score_model(tmp_path, ScoreOptions(), seed=1, tokenizer=tokenizer), tokenizer
+    )
+    return tmp_path
+
+
+@pytest.fixture
+def start(folders):
+    """Return a function: the start of a PPO run with further keys."""
+
+    def make(**keys):
+        keys = {
+            "train_datasets": "packing-prompts/train",
+            "actor_model_name_or_path": folders / "sft",
+            "reward_model_name_or_path": folders / "rm",
+            "output_dir": folders / "out",
+            "max_length": 32,
+            "max_dec_len": 8,
+            "chat_template": "tokenizer",
+            **keys,
+        }
+        parsed = parse_ppo_arguments([part for key, value in keys.items() for part in (f"--{key}", str(value))])
+        return SimpleNamespace(parsed=parsed, checkpoint=None)
+
+    return make
+
+
+def change(folder, **keys):
+    path = folder / "config.json"
+    content = json.loads(path.read_text()) | keys
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+
+
+def test_the_folders_of_runs_stand_for_their_models(start, folders):
+    found = RoleFolders.of(start())
+    reward = str(folders / "rm" / "reward")
+    assert found == (str(folders / "sft" / "policy"), reward, reward)
+
+
+def test_a_rollout_ends_where_any_file_says(start, folders, tokenizer):
+    (folders / "sft" / "policy" / "generation_config.json").write_text(json.dumps({"eos_token_id": [9, 2]}))
+    change(folders / "sft" / "policy", eos_token_id=7)
+    config = DecoderConfig.read(folders / "sft" / "policy")
+    roles = SimpleNamespace(tokenizer=tokenizer, policy=SimpleNamespace(config=config))
+    assert generation_options(start().parsed, roles, sample=True).stop_token_ids == (2, 7, 9)
+    more = generation_options(start(stop_token_ids="11").parsed, roles, sample=False)
+    assert more.stop_token_ids == (2, 7, 9, 11)
+
+
+def test_a_model_takes_over_the_template_and_the_end_of_its_run(start, folders, tokenizer, monkeypatch):
+    """The end that the template writes is one beside the tokenizer's in both files that the run saves."""
+    encoder = SimpleNamespace(end_id=6)
+    monkeypatch.setattr(trainer_models, "Encoder", lambda *_: encoder)
+    model = random_causal_lm(folders, seed=0, tokenizer=tokenizer)
+    trainer_models.adopt(start(), model, tokenizer)
+    save_model(folders / "saved", model, tokenizer)
+    config = json.loads((folders / "saved" / "config.json").read_text())
+    assert config["eos_token_id"] == [2, 6]
+    assert config["trained_template"] == describe_template("tokenizer", tokenizer)
+    assert json.loads((folders / "saved" / "generation_config.json").read_text())["eos_token_id"] == [2, 6]
+
+
+def sequences(start, tokenizer):
+    chosen = choose_sequences(start, tokenizer, RoleFolders.of(start))
+    rollout = Rollout(
+        prompts=(np.array([5, 6]),),
+        responses=(np.array([8, 2]),),
+        finish_reasons=("stop",),
+        group_ids=np.zeros(1, np.int64),
+        inputs=("pack apple",),
+    )
+    return [row.tolist() for row in chosen(rollout)]
+
+
+def test_a_reward_model_trained_elsewhere_whose_padding_is_its_end(start, folders, tokenizer, caplog):
+    reward = folders / "rm" / "reward"
+    change(reward, pad_token_id=2, score_normalizer=None)
+    assert sequences(start(), tokenizer) == [[5, 6, 8, 2]]
+    assert "give score_before_padding=true" in caplog.text
+    caplog.clear()
+    assert sequences(start(score_before_padding=True), tokenizer) == [[5, 6, 8]]
+    assert "score_before_padding" not in caplog.text
+
+
+def test_our_own_reward_models_are_read_at_the_end(start, folders, tokenizer, caplog):
+    change(folders / "rm" / "reward", pad_token_id=2)
+    assert sequences(start(), tokenizer) == [[5, 6, 8, 2]]
+    assert "score_before_padding" not in caplog.text
+
+
+def test_scores_before_padding_need_a_padding(start, folders, tokenizer):
+    change(folders / "rm" / "reward", pad_token_id=None)
+    with pytest.raises(ArgumentError, match="score_before_padding=true, but config.json in .* names no pad_token_id"):
+        sequences(start(score_before_padding=True), tokenizer)
+
+
+def test_a_reward_model_of_another_template_is_told(start, folders, tokenizer, caplog):
+    change(folders / "rm" / "reward", trained_template={"chat_template": "none"})
+    sequences(start(), tokenizer)
+    assert "was trained with the classic template (chat_template=none)" in caplog.text
+
+
+@pytest.mark.parametrize(("template", "lines"), [("none", 1), ("tokenizer", 0)])
+def test_a_trainer_says_once_that_the_models_own_template_is_not_used(
+    template, lines, start, folders, tokenizer, caplog
+):
+    made = SimpleNamespace(parsed=start(chat_template=template).parsed, topology=SimpleNamespace(layout=Layout()))
+    trainer_models.check_start(made, None, str(folders / "sft" / "policy"), tokenizer)
+    assert caplog.text.count("has a chat template of its own") == lines
+    assert caplog.text.count("\n") == lines
