@@ -48,6 +48,8 @@ class Fault:
     end: int
     before: str
     after: str
+    is_outside: bool
+    """Whether it is in no function, so that it runs when the file is imported."""
     number: int = 0
     """How many equal ones come before it in its scope."""
 
@@ -68,7 +70,7 @@ def find_faults(path: str, text: str) -> list[Fault]:
     """Return every fault of ``text`` in the order of the file."""
     assert text.isascii(), path
     finder = _Finder(path, text)
-    finder.walk(ast.parse(text), scope="")
+    finder.walk(ast.parse(text), scope="", is_outside=True)
     counts: dict[tuple[str, ...], int] = {}
     faults = []
     for fault in sorted(finder.found, key=lambda f: (f.start, f.end, f.operator, f.after)):
@@ -89,23 +91,25 @@ class _Finder:
         for line in text.splitlines(keepends=True):
             self._starts.append(self._starts[-1] + len(line))
 
-    def walk(self, node: ast.AST, *, scope: str) -> None:
+    def walk(self, node: ast.AST, *, scope: str, is_outside: bool) -> None:
         """Note the faults of ``node`` and of everything below it that is looked at."""
         if _is_left_alone(node):
             return
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             scope = f"{scope}.{node.name}".lstrip(".")
+            is_outside = is_outside and isinstance(node, ast.ClassDef)
         for operator, target, after in _faults_of(node):
-            self._note(operator, target, after, scope)
+            self._note(operator, target, after, scope, is_outside)
         for child in _children(node):
-            self.walk(child, scope=scope)
+            self.walk(child, scope=scope, is_outside=is_outside)
 
-    def _note(self, operator: str, target: ast.AST, after: str, scope: str) -> None:
+    def _note(self, operator: str, target: ast.AST, after: str, scope: str, is_outside: bool) -> None:
         start = self._starts[target.lineno - 1] + target.col_offset
         end = self._starts[target.end_lineno - 1] + target.end_col_offset
         before = self._text[start:end]
         if before != after:
-            self.found.append(Fault(self._path, scope, operator, target.lineno, start, end, before, after))
+            place = (target.lineno, start, end)
+            self.found.append(Fault(self._path, scope, operator, *place, before, after, is_outside))
 
 
 def _is_left_alone(node: ast.AST) -> bool:

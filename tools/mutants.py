@@ -8,6 +8,7 @@ own folder first, until one fails. ``docs/mutants.md`` is written from the resul
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import hashlib
 import json
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,41 +137,64 @@ def try_fault(tree: Copy, fault: Fault, known: Mapping[str, Any]) -> tuple[str, 
 def choose_tests(fault: Fault, known: Mapping[str, Any]) -> list[str]:
     """Return the tests that run a line of ``fault``, those of its mirror folder and quick ones first.
 
-    A line that runs when its file is imported is every test's of that file, and so is one of a file that changed since
-    the tests of a module were measured.
+    A line that runs when its file is imported says nothing of who uses what it made: then these are the tests of the
+    modules that name the file in an import, those of its mirror folder, and all that run any other line of it.
     """
-    covering: set[str] = set()
-    last = fault.line + fault.before.count("\n")
-    for lines, is_current in known["lines"].get(fault.path, ()):
-        exact = {test for n in range(fault.line, last + 1) for test in lines.get(str(n), ())} if is_current else ()
-        covering |= set(exact or ())
-    for lines, is_current in known["lines"].get(fault.path, ()):
-        if not covering or not is_current:
-            covering |= {test for tests in lines.values() for test in tests}
+    covering = _tests_of_lines(fault, known) or _tests_of_file(fault, known)
+    near = {test.partition("::")[0] for test in covering if _runs_at_import(fault, known)}
+    if _runs_at_import(fault, known):
+        mirror = "/".join(("tests/unit", *Path(fault.path).parts[1:-1], ""))
+        users = {module for module in known["modules"] if module.startswith(mirror) or _names(module, fault, known)}
+        covering |= {test for test in known["seconds"] if test.partition("::")[0] in users}
+        covering |= _tests_of_file(fault, known)
     if any(test.startswith(SHARED) for test in covering):
         covering |= {test for test in known["seconds"] if test.startswith(SHARED)}
-    if not covering:  # a table, or an entry script
-        mirror = "/".join(("tests/unit", *Path(fault.path).parts[1:-1], ""))
-        if known["lines"].get(fault.path):
-            covering = {test for test in known["seconds"] if test.startswith(mirror)}
-    if not covering:
+    if not covering:  # an entry script that no test runs in its own process
         return list(SCRIPTS)
     modules: dict[str, list[str]] = defaultdict(list)
     for test in sorted(covering, key=known["seconds"].__getitem__):
         modules[test.partition("::")[0]].append(test)
-    ranked = sorted(modules.items(), key=lambda item: _rank(item[0], fault, known))
+    ranked = sorted(modules.items(), key=lambda item: _rank(item[0], fault, known, near))
     order = [test for _, tests in ranked for test in tests[:FIRST]]
     order += sorted(test for test in covering if test.startswith(SHARED))
     order += [test for _, tests in ranked for test in tests[FIRST:]]
     return list(_within_budget(dict.fromkeys(order), known["seconds"]))
 
 
-def _rank(module: str, fault: Fault, known: Mapping[str, Any]) -> tuple[int, float]:
+def _tests_of_lines(fault: Fault, known: Mapping[str, Any]) -> set[str]:
+    """Return the tests that run a line of ``fault``; where its file has changed since, all that run any line."""
+    found: set[str] = set()
+    last = fault.line + fault.before.count("\n")
+    for lines, is_current in known["lines"].get(fault.path, ()):
+        if is_current:
+            found |= {test for n in range(fault.line, last + 1) for test in lines.get(str(n), ())}
+        else:
+            found |= {test for tests in lines.values() for test in tests}
+    return found
+
+
+def _tests_of_file(fault: Fault, known: Mapping[str, Any]) -> set[str]:
+    return {test for lines, _ in known["lines"].get(fault.path, ()) for tests in lines.values() for test in tests}
+
+
+def _runs_at_import(fault: Fault, known: Mapping[str, Any]) -> bool:
+    """Return whether a test module has run the line of ``fault`` before its tests began."""
+    return fault.is_outside or any(
+        lines.get(str(fault.line)) == [] for lines, is_current in known["lines"].get(fault.path, ()) if is_current
+    )
+
+
+def _names(module: str, fault: Fault, known: Mapping[str, Any]) -> bool:
+    return ".".join(Path(fault.path).with_suffix("").parts) in known["imports"][module]
+
+
+def _rank(module: str, fault: Fault, known: Mapping[str, Any], near: Collection[str]) -> tuple[int, float]:
     name = Path(fault.path).stem
     package = Path(fault.path).parts[1]
     if Path(module).stem == f"test_{name}":
         return 0, 0.0
-    return (1 if f"/{package}/" in module else 3 if "/e2e/" in module else 2), known["modules"][module]
+    is_near = f"/{package}/" in module or module in near or _names(module, fault, known)
+    return (1 if is_near else 3 if "/e2e/" in module else 2), known["modules"][module]
 
 
 def _within_budget(tests: Iterable[str], seconds: Mapping[str, float]) -> Iterator[str]:
@@ -178,16 +202,17 @@ def _within_budget(tests: Iterable[str], seconds: Mapping[str, float]) -> Iterat
     for test in tests:
         if not spent or spent + seconds[test] <= SECONDS:
             yield test
-        spent += seconds[test]
+            spent += seconds[test]
 
 
 def measure_tests(tree: Copy, chosen: str) -> dict[str, Any]:
     """Return the seconds of every test and module, and the tests of every line.
 
     A module is measured again when it or a file beside it that is no test has changed. Of the package each file is
-    known by its content: {"lines": {file: [(tests of its lines, whether it is still the same), ...]}}.
+    known by its content: {"lines": {file: [(tests of its lines, whether it is still the same), ...]}}. "imports" has
+    what each module imports by name.
     """
-    known: dict[str, Any] = {"seconds": {}, "modules": {}, "lines": defaultdict(list)}
+    known: dict[str, Any] = {"seconds": {}, "modules": {}, "imports": {}, "lines": defaultdict(list)}
     CACHE.mkdir(parents=True, exist_ok=True)
     files = sorted(tree.folder.glob("alignment/**/*.py"))
     package = {str(p.relative_to(tree.folder)): _digest(tree.folder, [p]) for p in files}
@@ -202,10 +227,17 @@ def measure_tests(tree: Copy, chosen: str) -> dict[str, Any]:
         if measured["failed"]:
             print(f"not used, they fail without a fault: {measured['failed']}", flush=True)
         known["seconds"] |= measured["seconds"]
+        known["imports"][module] = _imported(tree.folder / module)
         known["modules"][module] = sum(measured["seconds"].values())
         for file, by_line in measured["lines"].items():
             known["lines"][file].append((by_line, measured["package"].get(file) == package.get(file)))
     return known
+
+
+def _imported(module: Path) -> set[str]:
+    """Return the names of all that a test module imports: ``package.file`` and ``package.file.name``."""
+    nodes = [n for n in ast.walk(ast.parse(module.read_text(encoding="utf-8"))) if isinstance(n, ast.ImportFrom)]
+    return {name for node in nodes for name in (node.module, *(f"{node.module}.{item.name}" for item in node.names))}
 
 
 def _measure(tree: Copy, module: str) -> dict[str, Any]:
