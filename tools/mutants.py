@@ -28,7 +28,7 @@ from mutant_report import limit_is_kept, write_report  # noqa: E402
 from mutant_trials import BROKEN, Copy, LinePlugin, prepare_server  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("loops", "ppo", "rm", "sft", "rollout", "training", "data", "telemetry")
+PACKAGES = ("loops", "runs", "trainers", "ppo", "rm", "sft", "rollout", "training", "data", "telemetry")
 MIRRORS = tuple(f"tests/unit/{name}" for name in (*PACKAGES, "arguments"))
 SUITES = (*MIRRORS, "tests/contract", "tests/golden", "tests/e2e/test_options.py", "tests/e2e/test_invariance.py")
 """Tests that could notice: of these packages, of what they are assembled to, and whole runs in one process."""
@@ -138,12 +138,12 @@ def choose_tests(fault: Fault, known: Mapping[str, Any]) -> list[str]:
     """Return the tests that run a line of ``fault``, those of its mirror folder and quick ones first.
 
     A line that runs when its file is imported says nothing of who uses what it made: then these are the tests of the
-    modules that name the file in an import, those of its mirror folder, and all that run any other line of it.
+    modules that name the file in an import, those of its package, and all that run any other line of it.
     """
     covering = _tests_of_lines(fault, known) or _tests_of_file(fault, known)
     near = {test.partition("::")[0] for test in covering if _runs_at_import(fault, known)}
     if _runs_at_import(fault, known):
-        mirror = "/".join(("tests/unit", *Path(fault.path).parts[1:-1], ""))
+        mirror = f"tests/unit/{Path(fault.path).parts[1]}/"
         users = {module for module in known["modules"] if module.startswith(mirror) or _names(module, fault, known)}
         covering |= {test for test in known["seconds"] if test.partition("::")[0] in users}
         covering |= _tests_of_file(fault, known)
@@ -189,12 +189,12 @@ def _names(module: str, fault: Fault, known: Mapping[str, Any]) -> bool:
 
 
 def _rank(module: str, fault: Fault, known: Mapping[str, Any], near: Collection[str]) -> tuple[int, float]:
-    name = Path(fault.path).stem
-    package = Path(fault.path).parts[1]
-    if Path(module).stem == f"test_{name}":
+    path, seconds = Path(fault.path), known["modules"][module]
+    if Path(module).stem == f"test_{path.stem}":
         return 0, 0.0
-    is_near = f"/{package}/" in module or module in near or _names(module, fault, known)
-    return (1 if is_near else 3 if "/e2e/" in module else 2), known["modules"][module]
+    if f"/{path.parent.name}/" in module or module in near or _names(module, fault, known):
+        return 1, seconds
+    return (2 if f"/{path.parts[1]}/" in module else 4 if "/e2e/" in module else 3), seconds
 
 
 def _within_budget(tests: Iterable[str], seconds: Mapping[str, float]) -> Iterator[str]:

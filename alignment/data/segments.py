@@ -51,9 +51,11 @@ class Skeleton(NamedTuple):
             pieces.append(before)
         pieces.append(text)
         headers = [_header(marked, pieces, marks, number, render) for number in shape.targets]
-        if None in headers:
+        behind = [pieces[number + 1].partition(end) if end else ("", "", "") for number in shape.targets]
+        # Where the template adds words to an answer before it ends it, they are a part of the answer.
+        if None in headers or any(gap.strip() for gap, mark, _ in behind if mark):
             return None
-        closings = [_closing(pieces[number + 1], end) for number in shape.targets]
+        closings = [len(gap) if mark else None for gap, mark, _ in behind]
         return cls(tuple(pieces), tuple(headers), tuple(closings))
 
     def cut(self, whole: str, texts: Sequence[str], targets: Sequence[int], end: str) -> list[Segment] | None:
@@ -98,8 +100,3 @@ def _header(
     before = "".join(chain.from_iterable(zip_longest(pieces[: number + 1], marks[:number], fillvalue="")))
     prompt = render(marked.before(number), True)
     return len(before) - len(prompt) if before.startswith(prompt) else None
-
-
-def _closing(behind: str, end: str) -> int | None:
-    place = behind.find(end) if end else -1
-    return place if place >= 0 and not behind[:place].strip() else None

@@ -175,7 +175,7 @@ class ChatTemplate:
         """Cut ``whole`` where the prompts of its answers end."""
         starts: list[int] = []
         for number in dialogue.targets:
-            starts.append(self._find_start(whole, max(starts, default=0), dialogue, number))
+            starts.append(self._find_start(whole, starts[-1] if starts else 0, dialogue, number))
         segments, written = [], 0
         for number, start, limit in zip(dialogue.targets, starts, [*starts[1:], len(whole)], strict=True):
             stop, end = self._find_end(whole, start, limit, text_of(dialogue.messages[number]))

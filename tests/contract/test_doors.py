@@ -21,7 +21,7 @@ IDS = [script.name for script in SCRIPTS]
 def entered(monkeypatch):
     """What a script hands to ``run_entry``, which would end this process."""
     handed = []
-    monkeypatch.setattr("alignment.loops.entry.run_entry", handed.append)
+    monkeypatch.setattr("alignment.runs.entry.run_entry", handed.append)
     return handed
 
 

@@ -35,7 +35,7 @@ class Found(NamedTuple):
 
 
 def find_data(folder: Path, splits: Splits | None, is_data: Callable[[Path], bool]) -> Found:
-    """Return the data files of a folder, sorted; ``splits`` None reads those of every split.
+    """Return the data files of a folder, sorted or as it lists them; ``splits`` None reads those of every split.
 
     ``is_data`` tells a data file by its name. A split that is asked for and not there is a ``DataError``.
     """
@@ -99,7 +99,7 @@ def _choose(folder: Path, by_split: Mapping[str | None, list[Path]], splits: Spl
             f"{folder} holds files of a split and files of none ({by_split[None][0].name}); name the file to read"
         )
     name = choose_split([name for name in by_split if name is not None], splits, str(folder))
-    return Found(sorted(by_split[name]), name)
+    return Found(by_split[name], name)
 
 
 def _saved_files(folder: Path) -> list[Path]:

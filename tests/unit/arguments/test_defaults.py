@@ -8,9 +8,9 @@ import json
 import pytest
 
 from alignment.errors import ArgumentError
-from alignment.ppo.arguments import parse_ppo_arguments
-from alignment.rm.arguments import parse_reward_arguments
-from alignment.sft.arguments import parse_sft_arguments
+from alignment.trainers.ppo.arguments import parse_ppo_arguments
+from alignment.trainers.reward.arguments import parse_reward_arguments
+from alignment.trainers.sft.arguments import parse_sft_arguments
 
 PARSERS = {"sft": parse_sft_arguments, "rm": parse_reward_arguments, "ppo": parse_ppo_arguments}
 GIVEN = {

@@ -88,3 +88,17 @@ def test_iteration_and_split():
     assert test.describe_row(1) == "dataset 'raw-i', row 8"
     train, test = dataset.split_train_test(0.01)
     assert (len(train), len(test)) == (10, 0)
+
+
+def test_a_split_is_a_fifth_shuffled_with_seed_42_unless_said_otherwise():
+    make("raw-split", qualname="Split", rows=50)
+    rows = RawDataset.load("raw-split")
+
+    def numbers(*arguments, **named):
+        return [[int(row["input"]) for row in part] for part in rows.split_train_test(*arguments, **named)]
+
+    train, test = numbers()
+    assert (train, test) == tuple(numbers(0.2, True, 42))
+    assert len(test) == 10 and sorted(train + test) == list(range(50)) and test != sorted(test)
+    assert numbers(seed=43)[1] != test
+    assert numbers(shuffle=False) == [list(range(40)), list(range(40, 50))]

@@ -88,3 +88,65 @@ def test_an_end_token_inside_an_answer_does_not_end_it(tokenizer):
     whole = template._render(dialogue, add_generation_prompt=False)
     for segments in (template._cut_known(dialogue, whole), template._cut_by_prompts(dialogue, whole)):
         assert [segment.text for segment in segments if segment.is_answer] == ["a </s> b ", "d "]
+
+
+def _with_template(tokenizer, write):
+    """Return the template that writes each message as ``write`` does, and how many texts it has rendered."""
+    calls = []
+
+    def apply(messages, tokenize, add_generation_prompt):
+        calls.append(len(messages))
+        return "".join(map(write, messages)) + ("[a] " if add_generation_prompt else "")
+
+    tokenizer.apply_chat_template = apply
+    return ChatTemplate(tokenizer), calls
+
+
+def _targets(segments):
+    return [(segment.text, segment.end) for segment in segments if segment.is_answer]
+
+
+@pytest.mark.parametrize(
+    ("after", "targets"),
+    [
+        ("</s>", [("b", "</s>"), ("d", "</s>")]),
+        ("\n</s>\n", [("b\n", "</s>"), ("d\n", "</s>")]),
+        (" [done]</s>", [("b [done]", "</s>"), ("d [done]", "</s>")]),
+        ("\n", [("b", ""), ("d", "")]),
+    ],
+)
+def test_an_answer_reaches_to_its_end_token_whatever_stands_before_it(tokenizer, after, targets):
+    def write(message):
+        return f"[u] {message['content']}" if message["role"] == "user" else f"[a] {message['content']}{after}"
+
+    template, _ = _with_template(tokenizer, write)
+    segments = template.render_dialogue(conversation(["a", "b", "c", "d"]))
+    assert _targets(segments) == targets
+    assert "".join(segment.text + segment.end for segment in segments) == f"[u] a[a] b{after}[u] c[a] d{after}"
+
+
+def test_equal_roles_with_other_turns_to_train_on_are_cut_apart(tokenizer):
+    turns = [{"role": role, "content": text} for role, text in zip(("user", "assistant") * 2, "abcd", strict=True)]
+    held_back = [{**turn, "train": False} if turn["content"] == "b" else turn for turn in turns]
+    template = ChatTemplate(tokenizer)
+    for _ in range(2):
+        assert _targets(template.render_dialogue(conversation(held_back))) == [("d ", "</s>")]
+        assert _targets(template.render_dialogue(conversation(turns))) == [("b ", "</s>"), ("d ", "</s>")]
+
+
+def test_a_dialogue_with_roles_that_were_seen_is_rendered_once(tokenizer):
+    template, calls = _with_template(tokenizer, lambda m: f"[{m['role'][0]}] {m['content']}</s>")
+    template.render_dialogue(conversation(["a", "b", "c", "d"]))
+    calls.clear()
+    assert _targets(template.render_dialogue(conversation(["x", "y", "z", "q"]))) == [("y", "</s>"), ("q", "</s>")]
+    assert calls == [4]
+
+
+def test_answers_are_found_one_behind_the_other_where_no_text_tells_them_apart(tokenizer):
+    """Three equal answers: each prompt ends where the whole conversation has the answer."""
+    dialogue = conversation(["a", "b"] * 3)
+    template = ChatTemplate(tokenizer)
+    whole = template._render(dialogue, add_generation_prompt=False)
+    segments = template._cut_by_prompts(dialogue, whole)
+    assert _targets(segments) == [("b ", "</s>")] * 3
+    assert "".join(segment.text + segment.end for segment in segments) == whole

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
+import pytest
+
+from alignment.errors import RewardError
 from alignment.records import Rollout
-from alignment.rollout.rewards.retokenize import BeforePadding, SameTokens
+from alignment.rollout.rewards.retokenize import BeforePadding, Retokenized, SameTokens
 
 
 def rollout(*responses):
@@ -28,3 +33,30 @@ def test_another_end_becomes_the_one_that_the_reward_model_knows():
 def test_padding_is_cut_at_the_end_only():
     rows = BeforePadding(SameTokens(), 2)(rollout([8, 2], [2, 8, 2, 2], [9]))
     assert [row.tolist() for row in rows] == [[5, 6, 8], [5, 6, 2, 8], [5, 6, 9]]
+
+
+def retokenized(max_tokens=None):
+    """The policy's ids are letters; the reward model's ids are ten times theirs, with 99 as its end."""
+
+    def encode(prompt, text):
+        return SimpleNamespace(ids=[ord(letter) * 10 for letter in text] + [99])
+
+    encoder = SimpleNamespace(
+        encode_prompt=lambda raw: SimpleNamespace(ids=[1, len(raw)], text=f"asked: {raw}"), encode_answer=encode
+    )
+    tokenizer = SimpleNamespace(decode=lambda ids, skip_special_tokens: "".join(map(chr, ids)))
+    return Retokenized(tokenizer, encoder, max_tokens=max_tokens)
+
+
+def test_a_finished_answer_ends_in_the_reward_models_way_and_a_cut_one_does_not():
+    given = replace(rollout([3, 4, 5], [3, 4, 5]), inputs=("abc", "abcd"), finish_reasons=("stop", "length"))
+    rows = retokenized()(given)
+    assert [row.tolist() for row in rows] == [[1, 3, 30, 40, 50, 99], [1, 4, 30, 40, 50]]
+    assert all(row.dtype == np.int64 for row in rows)
+
+
+def test_a_row_longer_than_the_reward_model_reads_is_refused():
+    given = replace(rollout([3, 4]), inputs=("abc",))
+    assert [len(row) for row in retokenized(max_tokens=5)(given)] == [5]
+    with pytest.raises(RewardError, match="has 5 tokens .*reads at most 4: 'asked: abc'. Lower max_length"):
+        retokenized(max_tokens=4)(given)

@@ -1,5 +1,6 @@
 """A reward service is believed only when it answers whole, in time and in the right form; otherwise it is quoted."""
 
+import asyncio
 import contextlib
 import json
 import socket
@@ -10,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from alignment.errors import PassingRewardError, RewardError
-from alignment.rollout.rewards.reward_service import HttpReward
+from alignment.rollout.rewards.reward_service import MAX_ANSWER_BYTES, HttpReward
 from alignment.rollout.rewards.text_batch import TextBatch
 
 BATCH = TextBatch(["question"] * 2, ["one", "two"], ["label", None])
@@ -166,3 +167,22 @@ def test_a_service_that_is_down_is_told_in_the_systems_words():
 def test_an_address_that_is_none(address):
     with pytest.raises(RewardError):
         _ask(address)
+
+
+def test_an_answer_may_be_as_long_as_scores_are(service):
+    """The limit is 16 MiB; 100,000 scores take half a megabyte."""
+    address, settings = service
+    settings["body"] = json.dumps({"score": [0.25] * 100_000}).encode()
+    assert len(_ask(address)) == 100_000 and len(settings["body"]) > 500_000
+    assert MAX_ANSWER_BYTES == 16_777_216
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_nothing_stays_open_after_a_call(service, status, monkeypatch):
+    address, settings = service
+    settings["status"] = status
+    loops, make = [], asyncio.new_event_loop
+    monkeypatch.setattr(asyncio, "new_event_loop", lambda: loops.append(make()) or loops[-1])
+    with contextlib.suppress(PassingRewardError):
+        _ask(address)
+    assert [loop.is_closed() for loop in loops] == [True]

@@ -1,5 +1,7 @@
 """A group whose reward failed leaves no trace in rewards, KL and statistics."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,28 @@ from alignment.rollout.judge import Judge
 from alignment.rollout.metrics import describe_experience, kl_by_row
 from alignment.rollout.rewards.reward_normalization import RunningRewardNormalizer
 from alignment.rollout.rewards.scorers import Scores
+
+EXPECTED = {
+    "train/reward": 3.0,
+    "train/norm_reward": 3.0,
+    "train/norm_reward_with_kl": (1.9 + 4.1) / 2,
+    "train/kl_reward": (-0.5 + 0.25) / 2,
+    "reward/std": 1.0,
+    "reward/min": 2.0,
+    "reward/max": 4.0,
+    "reward/length_correlation": -1.0,
+    "train/max_generated_length": 2.0,
+    "train/min_generated_length": 1.0,
+    "rollout/prompt_length": 2.0,
+    "policy/advantage_mean": (0.5 + 1.0 - 1.0) / 3,
+    "policy/advantage_std": ((0.25 + 1 + 1) / 3 - 1 / 36) ** 0.5,
+    "policy/entropy": (0.5 + 0.25 + 1.0) / 3,
+    "train/kl_divergence": 0.0,
+    "train/values": (1.0 + 2.0 + 0.5) / 3,
+    "train/returns": (1.5 + 3.0 - 0.5) / 3,
+    "critic/explained_variance": 1 - (0.75 - 1 / 36) / (11.5 / 3 - 16 / 9),
+}
+"""Worked out by hand for rows 0 and 2."""
 
 
 def _grid(*rows):
@@ -48,6 +72,29 @@ def test_a_masked_row_changes_no_average():
     assert masked["train/kl_divergence"].value == pytest.approx((0.5 - 0.5) / 2)
     assert masked["kl/k2"].value == pytest.approx((0.125 + 0 + 0.125) / 3)
     np.testing.assert_allclose(kl_by_row(_experience([0, 1, 2]).rollout), [0.5, -0.5])
+
+
+@pytest.mark.parametrize("rows", [[0, 2], [0, 1, 2]])
+def test_the_numbers_of_two_valid_rows(rows):
+    experience = replace(_experience(rows), kl_rewards=_grid([-0.5, 0.0], [9.0, 9.0], [0.25, 0.0])[rows])
+    seen = {name: metric.value for name, metric in describe_experience(experience).items()}
+    assert {name: seen[name] for name in EXPECTED} == {
+        name: pytest.approx(value, rel=1e-5) for name, value in EXPECTED.items()
+    }
+    masked = len(rows) == 3
+    assert seen["reward/masked_rows"] == masked
+    assert seen["train/mean_generated_length"] == pytest.approx(5 / 3 if masked else 1.5)
+    assert seen["rollout/eos_rate"] == pytest.approx(2 / 3 if masked else 1.0)
+
+
+def test_extremes_are_taken_over_processes_as_extremes_and_the_rest_as_means():
+    metrics = describe_experience(_experience([0, 2]))
+    assert {name: metric.reduction for name, metric in metrics.items() if metric.reduction in ("min", "max")} == {
+        "reward/min": "min",
+        "reward/max": "max",
+        "train/max_generated_length": "max",
+        "train/min_generated_length": "min",
+    }
 
 
 def test_reward_statistics_learn_from_valid_rows_only():

@@ -125,3 +125,23 @@ def test_a_damaged_index_or_file_is_named(written):
     index.unlink()
     with pytest.raises(CheckpointError, match=r"cannot read .*policy_optimizer"):
         read_state(written, "policy_optimizer")
+
+
+def _of_sizes(*sizes):
+    return [Part.whole(f"tensor {number}", (size,)) for number, size in enumerate(sizes)]
+
+
+def _sizes(shares):
+    return [[part.size for part in share] for share in shares]
+
+
+def test_what_all_hold_is_shared_from_the_largest_on_so_that_nobody_writes_much_more():
+    held = _of_sizes(3, 3, 5)
+    assert _sizes(share_parts([held, held])) == [[5], [3, 3]]
+    assert _sizes(share_parts([held, held, held])) == [[5], [3], [3]]
+
+
+def test_what_one_process_holds_alone_it_writes_itself_and_the_others_take_the_rest():
+    first, second, third = _of_sizes(9, 2, 2)
+    assert _sizes(share_parts([[first, second, third], [second, third]])) == [[9], [2, 2]]
+    assert _sizes(share_parts([[second], [second]])) == [[2], []]

@@ -8,6 +8,7 @@ import pytest
 
 from alignment.data import PreferenceDataset, PromptOnlyDataset, RawDataset, SupervisedDataset
 from alignment.data.encode import EncodeOptions
+from alignment.data.ledger import BadRow
 from alignment.data.raw.layouts.recognise import recognise
 from alignment.data.raw.layouts.table import LAYOUTS
 from alignment.errors import DataError
@@ -306,3 +307,12 @@ def test_two_system_messages_must_agree(read):
 def test_plain_text_is_refused_by_name(read):
     with pytest.raises(DataError, match="'text' is plain text, which has no prompt"):
         read({"text": json.dumps({"any": "text"})})
+
+
+def test_the_columns_that_are_null_are_named_in_order():
+    names = ["prompt", "response_0", "response_1", "better_response_id", "safer_response_id", "is_response_0_safe"]
+    row = dict.fromkeys([*reversed(names), "is_response_1_safe"])
+    with pytest.raises(BadRow) as error:
+        recognise(row, "row 1")
+    shown = ", ".join(map(repr, sorted(row)))
+    assert str(error.value) == f"row 1: null in {shown}"
