@@ -135,7 +135,7 @@ class _Frame:
 def _padded_range(values: Sequence[float], *, margin: float) -> tuple[float, float]:
     """Return limits around the values, never of zero width."""
     low, high = min(values), max(values)
-    if high - low <= 1e-12 * max(1.0, abs(low), abs(high)):
+    if high - low <= 1e-12 * max(1.0, -low, high):
         pad = max(abs(low) * 0.1, 1e-6) if low else 1.0
         return low - pad, high + pad
     return low - margin * (high - low), high + margin * (high - low)

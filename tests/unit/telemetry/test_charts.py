@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignment.telemetry.charts import HEIGHT, WIDTH, _age_colour, draw_line, draw_scatter, format_tick, nice_ticks
+from alignment.telemetry.charts import (
+    HEIGHT,
+    WIDTH,
+    _age_colour,
+    _padded_range,
+    draw_line,
+    draw_scatter,
+    format_tick,
+    nice_ticks,
+)
 
 
 @pytest.mark.parametrize(
@@ -116,3 +125,17 @@ def test_from_forty_points_on_the_trend_is_drawn(count, is_smoothed):
 
 def test_age_runs_from_blue_to_orange():
     assert [_age_colour(age) for age in (0.0, 0.5, 1.0)] == ["rgb(86,143,214)", "rgb(155,132,130)", "rgb(224,122,46)"]
+
+
+@pytest.mark.parametrize("value", [1e6, -1e6])
+def test_values_that_differ_by_rounding_alone_are_one_value(value):
+    low, high = _padded_range([value, value + 1e-7], margin=0.05)
+    assert (low, high) == (pytest.approx(value - 1e5), pytest.approx(value + 1e5))
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([0.0, 0.0], (-1.0, 1.0)), ([2.0], (1.8, 2.2)), ([1.0, 3.0], (0.9, 3.1)), ([-4], (-4.4, -3.6))],
+)
+def test_limits_stand_around_the_values(values, expected):
+    assert _padded_range(values, margin=0.05) == pytest.approx(expected)
