@@ -14,7 +14,7 @@ from typing import Any
 
 from alignment.arguments.coerce import describe_type
 from alignment.arguments.groups import Groups, Slot, declare, options
-from alignment.fields import Constraint
+from alignment.fields import Constraint, constraint_of
 
 TRAINERS: tuple[tuple[str, str], ...] = (
     ("Supervised fine-tuning", "alignment.trainers.sft.arguments"),
@@ -25,11 +25,11 @@ TRAINERS: tuple[tuple[str, str], ...] = (
 
 
 def describe_fields(cls: type) -> dict[str, str]:
-    """Return field name to the string that stands under the field in the source of ``cls`` or of a class that it
-    inherits from, on one line.
+    """Return field name to what it means, on one line: its ``meaning``, or the string that stands under the field in
+    the source of ``cls`` or of a class that it inherits from.
     """
-    docs: dict[str, str] = {}
-    for owner in reversed(cls.__mro__[:-1]):
+    docs = {item.name: constraint_of(item).meaning or "" for item in dataclasses.fields(cls)}
+    for owner in () if all(docs.values()) else reversed(cls.__mro__[:-1]):
         body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0]
         assert isinstance(body, ast.ClassDef)
         for item, below in zip(body.body, body.body[1:], strict=False):

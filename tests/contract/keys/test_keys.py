@@ -29,7 +29,7 @@ SAFETY = {"input": "pack rope", "answer": "rope done", "other_answer": "knife do
 MISSING = """{trainer} has the key {key!r}, and no row of tests/contract/keys follows it to where it is used. Add, in
 training_rows.py, data_rows.py or ppo_rows.py:
     Row({key!r}, VALUE_THAT_IS_NO_DEFAULT, lambda r: WHERE_THE_ASSEMBLED_RUN_USES_IT)
-or, where it does nothing for this trainer, say so in alignment/arguments/effect_rows.py."""
+or, where it does nothing for this trainer, declare it beside the field (inert_when, see alignment/fields.py)."""
 
 
 @pytest.fixture(scope="module")

@@ -49,6 +49,7 @@ DEFAULTS = {
         "clip_range_ratio": 0.2, "clip_range_ratio_low": None, "clip_range_ratio_high": None, "dual_clip": None,
         "clip_range_score": 50.0, "clip_placement": "score", "clip_range_value": 5.0,
         "policy_loss_reduction": "token", "entropy_coeff": 0.0, "ptx_coeff": 0.0,
+        "kl_loss_coeff": 0.0, "pg_loss_coeff": 1.0,
     },
 }  # fmt: skip
 ALIASES = {

@@ -42,7 +42,7 @@ def test_file_of_the_reference_suite_for_ppo():
     assert parsed.critic.critic_lr_scheduler_type == "constant"
     assert parsed.generation.top_p == 0.8
     assert parsed.parallel.offload_level == ("freeze_model",)
-    assert parsed.parallel.pipeline_parallel_config == ("disable_p2p_cache_shape",)
+    assert parsed.compatibility.pipeline_parallel_config == ("disable_p2p_cache_shape",)
     assert parsed.parallel.eval_mode is None
     assert parsed.training.save_steps == 100000
 
