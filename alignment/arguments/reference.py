@@ -1,13 +1,11 @@
-"""The reference of all keys as Markdown, read from the dataclasses: ``python -m alignment.arguments.reference``."""
+"""The reference of all keys as Markdown, read from the dataclasses."""
 
 from __future__ import annotations
 
 import ast
 import dataclasses
-import importlib
 import inspect
 import json
-import sys
 import textwrap
 from collections.abc import Iterable
 from typing import Any
@@ -15,13 +13,6 @@ from typing import Any
 from alignment.arguments.coerce import describe_type
 from alignment.arguments.groups import Groups, Slot, declare, options
 from alignment.fields import Constraint, constraint_of
-
-TRAINERS: tuple[tuple[str, str], ...] = (
-    ("Supervised fine-tuning", "alignment.trainers.sft.arguments"),
-    ("Reward model", "alignment.trainers.reward.arguments"),
-    ("PPO", "alignment.trainers.ppo.arguments"),
-)
-"""Titles and modules with a ``GROUPS``. Named as text: this layer does not import the entry packages."""
 
 
 def describe_fields(cls: type) -> dict[str, str]:
@@ -95,12 +86,7 @@ def _show_plain(value: Any) -> str:
     return '""' if value == () else json.dumps(value)
 
 
-def render_reference() -> str:
-    """Return the reference of all trainers, a shared group only once."""
+def render_reference(trainers: Iterable[tuple[str, Groups]]) -> str:
+    """Return the reference of (title, groups) of all ``trainers``, a shared group only once."""
     seen: set[type] = set()
-    parts = [render_trainer(title, importlib.import_module(module).GROUPS, seen) for title, module in TRAINERS]
-    return "\n\n".join(parts) + "\n"
-
-
-if __name__ == "__main__":
-    sys.stdout.write(render_reference())
+    return "\n\n".join(render_trainer(title, groups, seen) for title, groups in trainers) + "\n"

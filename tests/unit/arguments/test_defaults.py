@@ -8,11 +8,9 @@ import json
 import pytest
 
 from alignment.errors import ArgumentError
-from alignment.trainers.ppo.arguments import parse_ppo_arguments
-from alignment.trainers.reward.arguments import parse_reward_arguments
-from alignment.trainers.sft.arguments import parse_sft_arguments
+from alignment.trainers.registered import TRAINERS
 
-PARSERS = {"sft": parse_sft_arguments, "rm": parse_reward_arguments, "ppo": parse_ppo_arguments}
+PARSERS = {name: TRAINERS[name].parse for name in TRAINERS}
 GIVEN = {
     "sft": {"train_datasets": "d", "model_name_or_path": "m", "output_dir": "o"},
     "rm": {"train_datasets": "d", "model_name_or_path": "m", "output_dir": "o"},

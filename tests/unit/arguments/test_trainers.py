@@ -10,12 +10,13 @@ import pytest
 from alignment.arguments.effects import refuse_unbuilt, report_effects
 from alignment.errors import ArgumentError
 from alignment.trainers.ppo.arguments import parse_ppo_arguments
+from alignment.trainers.registered import TRAINERS
 from alignment.trainers.reward.arguments import parse_reward_arguments
 from alignment.trainers.sft.arguments import parse_sft_arguments
 
 FIXTURES = Path(__file__).parent / "fixtures"
 CONFIG = Path(__file__).resolve().parents[3] / "config"
-PARSERS = {"sft": parse_sft_arguments, "rm": parse_reward_arguments, "ppo": parse_ppo_arguments}
+PARSERS = {name: TRAINERS[name].parse for name in TRAINERS}
 PPO = [
     "--train_datasets",
     "p",
