@@ -26,7 +26,7 @@ from alignment.architecture.layout import Layout  # noqa: E402
 from alignment.arguments.command_line import ToolParser, number  # noqa: E402
 from alignment.arguments.groups import declare  # noqa: E402
 from alignment.errors import ArgumentError, ProcessError, UserError  # noqa: E402
-from alignment.models.config import DecoderConfig  # noqa: E402
+from alignment.models.config import read_config  # noqa: E402
 from alignment.parity.check import References, check_layout  # noqa: E402
 from alignment.parity.comparison import TOLERANCE, Difference  # noqa: E402
 from alignment.parity.layouts import LAYOUTS, num_batch_ranks, num_processes  # noqa: E402
@@ -193,7 +193,7 @@ def _shape(given: Mapping[str, Any], folder: Path, *, layers: int) -> dict[str, 
     places = [Path(named).expanduser(), folder / named] if named else []
     for place in places:
         if (place / "config.json").is_file():
-            config = DecoderConfig.read(place)
+            config = read_config(place)
             kept = {**config.to_dict(), **shape}
             heads = {
                 "num_attention_heads": config.num_attention_heads,

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from alignment.architecture.decoder_config import DecoderConfig
 from alignment.errors import CheckpointError
-from alignment.models.config import DecoderConfig
 from alignment.runs.models import resumed_folder, starting_folder
 
 CONFIG = {

@@ -11,7 +11,7 @@ import pytest
 from alignment.architecture.layout import Layout
 from alignment.data.sources.packing import TOKENIZER
 from alignment.errors import ArgumentError
-from alignment.models.config import DecoderConfig
+from alignment.models.config import read_config
 from alignment.models.decoder.score_model import ScoreOptions
 from alignment.models.folders.hub import random_causal_lm, random_score_model
 from alignment.models.folders.saving import save_model
@@ -88,7 +88,7 @@ def test_the_folders_of_runs_stand_for_their_models(start, folders):
 def test_a_rollout_ends_where_any_file_says(start, folders, tokenizer):
     (folders / "sft" / "policy" / "generation_config.json").write_text(json.dumps({"eos_token_id": [9, 2]}))
     change(folders / "sft" / "policy", eos_token_id=7)
-    config = DecoderConfig.read(folders / "sft" / "policy")
+    config = read_config(folders / "sft" / "policy")
     roles = SimpleNamespace(tokenizer=tokenizer, policy=SimpleNamespace(config=config))
     assert generation_options(start().parsed, roles, sample=True).stop_token_ids == (2, 7, 9)
     more = generation_options(start(stop_token_ids="11").parsed, roles, sample=False)
