@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,8 +11,8 @@ import pytest
 
 from alignment.architecture.layout import Layout
 from alignment.data.sources.packing import TOKENIZER
-from alignment.errors import ArgumentError
 from alignment.models.config import read_config
+from alignment.errors import ArgumentError, UserError
 from alignment.models.decoder.score_model import ScoreOptions
 from alignment.models.folders.hub import random_causal_lm, random_score_model
 from alignment.models.folders.saving import save_model
@@ -20,7 +21,7 @@ from alignment.models.tokenizer.trained_template import describe_template
 from alignment.records import Rollout
 from alignment.runs import models as trainer_models
 from alignment.runs.on_policy.engines import generation_options
-from alignment.runs.on_policy.roles import RoleFolders, choose_sequences
+from alignment.runs.on_policy.roles import RoleFolders, check_folders, choose_sequences
 from alignment.trainers.ppo.arguments import parse_ppo_arguments
 
 SHAPE = dict(
@@ -156,3 +157,51 @@ def test_a_trainer_says_once_that_the_models_own_template_is_not_used(
     trainer_models.check_start(made, None, str(folders / "sft" / "policy"), tokenizer)
     assert caplog.text.count("has a chat template of its own") == lines
     assert caplog.text.count("\n") == lines
+
+
+@pytest.fixture
+def check(start, folders, tokenizer):
+    """Return a function: check the three folders of a run with a layout and further keys."""
+
+    def run(layout, **keys):
+        made = SimpleNamespace(parsed=start(**keys).parsed, topology=SimpleNamespace(layout=layout))
+        found = RoleFolders.of(made)
+        check_folders(made, found, load_tokenizer(found.actor))
+
+    return run
+
+
+@pytest.mark.parametrize("part", ["sft/policy", "rm/reward"])
+def test_a_model_that_cannot_be_cut_by_the_degrees_is_refused_by_its_folder(check, folders, part):
+    check(Layout(tensor=2))
+    change(folders / part, num_attention_heads=1, num_key_value_heads=1)
+    with pytest.raises(ArgumentError, match=f"{part}: .*head"):
+        check(Layout(tensor=2))
+
+
+def test_a_reward_model_beside_another_critic_is_checked_for_the_degrees_too(check, folders):
+    shutil.copytree(folders / "rm" / "reward", folders / "critic")
+    change(folders / "rm" / "reward", num_attention_heads=1, num_key_value_heads=1)
+    with pytest.raises(ArgumentError, match="rm/reward: .*head"):
+        check(Layout(tensor=2), reward_critic_model_name_or_path=folders / "critic")
+
+
+@pytest.mark.parametrize("part", ["sft/policy", "rm/reward"])
+def test_a_model_that_is_too_short_for_max_length_is_refused(check, folders, part):
+    change(folders / part, max_position_embeddings=16)
+    with pytest.raises(UserError, match=f"{part}.*16"):
+        check(Layout())
+
+
+def test_a_critic_with_another_tokenizer_is_refused(check, folders):
+    path = folders / "rm" / "reward" / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["added_tokens"].append({**content["added_tokens"][-1], "id": 23, "content": "<more>"})
+    path.write_text(json.dumps(content))
+    with pytest.raises(ArgumentError, match="the critic in .*rm/reward has another tokenizer"):
+        check(Layout())
+
+
+def test_the_policy_with_a_template_of_its_own_is_told_once(check, caplog):
+    check(Layout(), chat_template="none")
+    assert caplog.text.count("has a chat template of its own") == 1
