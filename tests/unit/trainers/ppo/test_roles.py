@@ -205,3 +205,56 @@ def test_a_critic_with_another_tokenizer_is_refused(check, folders):
 def test_the_policy_with_a_template_of_its_own_is_told_once(check, caplog):
     check(Layout(), chat_template="none")
     assert caplog.text.count("has a chat template of its own") == 1
+
+
+def test_a_stop_id_must_be_one_that_the_policy_can_write(start, folders, tokenizer):
+    roles = SimpleNamespace(
+        tokenizer=tokenizer, policy=SimpleNamespace(config=DecoderConfig.read(folders / "sft" / "policy"))
+    )
+    assert 23 in generation_options(start(stop_token_ids="23").parsed, roles, sample=True).stop_token_ids
+    with pytest.raises(ArgumentError, match="stop_token_ids=24 is no token of the policy .allowed: 0 to 23"):
+        generation_options(start(stop_token_ids="24").parsed, roles, sample=True)
+
+
+def _no_change(reward):
+    pass
+
+
+def _smaller_vocabulary(reward):
+    change(reward.parents[1] / "sft" / "policy", vocab_size=32)
+
+
+def _another_template(reward):
+    path = reward / "tokenizer_config.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "chat_template": "{# other #}" + content["chat_template"]}))
+    (reward / "chat_template.jinja").unlink(missing_ok=True)
+
+
+def _another_token(reward):
+    change(reward, vocab_size=32)
+    path = reward / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["added_tokens"].append({**content["added_tokens"][-1], "id": 23, "content": "<more>"})
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("alter", "template", "kind"),
+    [
+        (_no_change, "tokenizer", "SameTokens"),
+        (_no_change, "none", "SameTokens"),
+        (_smaller_vocabulary, "tokenizer", "Retokenized"),
+        (_another_template, "tokenizer", "Retokenized"),
+        (_another_template, "none", "SameTokens"),
+        (_another_token, "tokenizer", "Retokenized"),
+    ],
+)
+def test_ids_go_to_the_reward_model_as_they_are_where_it_reads_them_alike_in_every_way(
+    alter, template, kind, start, folders, tokenizer, caplog
+):
+    alter(folders / "rm" / "reward")
+    caplog.set_level("INFO")
+    made = start(chat_template=template)
+    assert type(choose_sequences(made, tokenizer, RoleFolders.of(made))).__name__ == kind
+    assert ("responses are re-encoded with its template" in caplog.text) is (kind == "Retokenized")
