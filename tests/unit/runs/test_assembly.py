@@ -4,10 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from alignment.architecture.decoder_config import DecoderConfig
 from alignment.arguments.training import TrainingArguments
 from alignment.data.loader import BatchLoader
 from alignment.errors import DataError
-from alignment.architecture.decoder_config import DecoderConfig
 from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
 from alignment.parallel.topology import Topology
 from alignment.runs import assembly

@@ -11,8 +11,8 @@ import pytest
 
 from alignment.architecture.layout import Layout
 from alignment.data.sources.packing import TOKENIZER
-from alignment.models.config import read_config
 from alignment.errors import ArgumentError, UserError
+from alignment.models.config import read_config
 from alignment.models.decoder.score_model import ScoreOptions
 from alignment.models.folders.hub import random_causal_lm, random_score_model
 from alignment.models.folders.saving import save_model
@@ -208,9 +208,7 @@ def test_the_policy_with_a_template_of_its_own_is_told_once(check, caplog):
 
 
 def test_a_stop_id_must_be_one_that_the_policy_can_write(start, folders, tokenizer):
-    roles = SimpleNamespace(
-        tokenizer=tokenizer, policy=SimpleNamespace(config=DecoderConfig.read(folders / "sft" / "policy"))
-    )
+    roles = SimpleNamespace(tokenizer=tokenizer, policy=SimpleNamespace(config=read_config(folders / "sft" / "policy")))
     assert 23 in generation_options(start(stop_token_ids="23").parsed, roles, sample=True).stop_token_ids
     with pytest.raises(ArgumentError, match="stop_token_ids=24 is no token of the policy .allowed: 0 to 23"):
         generation_options(start(stop_token_ids="24").parsed, roles, sample=True)
