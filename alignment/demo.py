@@ -16,12 +16,10 @@ from alignment.device.host import prepare_host
 from alignment.errors import UserError
 from alignment.telemetry.exit_status import describe_exit
 from alignment.telemetry.files import replace_file
-from alignment.trainers.registered import TRAINERS
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "config" / "tiny"
-STAGES = ("sft", "rm", "ppo")
-"""The trainers it runs, each on what those before it made."""
+STAGES = {"sft": "alignment/sft/run_sft.py", "rm": "alignment/rm/run_reward.py", "ppo": "alignment/ppo/run_ppo.py"}
 TEST_PROMPTS = "packing-prompts/test"
 JUDGE_SEED = 20261120
 SCORES = "true_scores.json"
@@ -98,10 +96,10 @@ def list_commands(seed: int, folder: Path) -> dict[str, list[str]]:
         },
     }
     commands = {}
-    for stage in STAGES:
+    for stage, script in STAGES.items():
         keys = {"output_dir": folder / stage, "overwrite_output_dir": "true", "seed": seed, **overrides[stage]}
         flags = [part for key, value in keys.items() for part in (f"--{key}", str(value))]
-        commands[stage] = [TRAINERS[stage].door, str(CONFIGS / f"{stage}_argument.json"), *flags]
+        commands[stage] = [script, str(CONFIGS / f"{stage}_argument.json"), *flags]
     commands["export"] = ["-m", "alignment.export", "--overwrite", str(folder / "ppo"), str(folder / "exported-policy")]
     commands["judge"] = ["-m", "alignment.demo", "--judge", str(folder)]
     return commands

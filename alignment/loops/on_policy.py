@@ -22,7 +22,7 @@ from alignment.rollout.gate import LogprobGate
 from alignment.rollout.judge import Judge
 from alignment.rollout.metrics import describe_experience
 from alignment.telemetry.metrics import Metric
-from alignment.telemetry.run_files import TRAINING
+from alignment.telemetry.report.run_files import TRAINING
 
 TRAINING_SAMPLES = 8
 """Rows of an iteration that are kept where nothing is evaluated."""

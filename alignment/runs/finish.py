@@ -10,7 +10,7 @@ from alignment.runs.launch import Launch
 from alignment.runs.state import RunState
 from alignment.telemetry import log
 from alignment.telemetry.jsonl import read_json_lines
-from alignment.telemetry.report import write_report
+from alignment.telemetry.report.page import write_report
 
 
 def finish_run(start: Launch, session: Session, state: RunState, *, title: str, cards: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import json
 import logging
@@ -15,8 +16,11 @@ from unittest import mock
 
 import runs
 
-from alignment.trainers.registered import TRAINERS
-
+BUILDERS = {
+    "sft": "alignment.trainers.sft.build",
+    "rm": "alignment.trainers.reward.build",
+    "ppo": "alignment.trainers.ppo.build",
+}
 LEFTOVERS = ("policy", "value", "reward", "best", "checkpoint-*", ".writing-*", ".retired-*", ".*.part")
 BEGUN = ("updates of", "responses, ")
 """What a trainer logs when everything has been checked and training begins."""
@@ -34,7 +38,7 @@ def run_here(trainer: str, arguments: dict[str, Any], folder: Path, *extra: str)
     """Run ``trainer`` as its script does, from its entry to its exit status, in this process and from ``folder``."""
     from alignment.runs.entry import run_entry
 
-    train = TRAINERS[trainer].train
+    train = importlib.import_module(BUILDERS[trainer]).train
     argv = [*runs.command(trainer, arguments, folder)[1:], *extra]
     out, err, status = io.StringIO(), io.StringIO(), 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), as_a_process(argv, folder):

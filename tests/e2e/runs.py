@@ -9,10 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from alignment.trainers.registered import TRAINERS
-
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = {name: TRAINERS[name].door for name in TRAINERS}
+SCRIPTS = {"sft": "alignment/sft/run_sft.py", "rm": "alignment/rm/run_reward.py", "ppo": "alignment/ppo/run_ppo.py"}
 TOKENIZER = ROOT / "alignment" / "data" / "shipped" / "packing" / "tokenizer"
 TINY_MODEL = {
     "model_type": "llama",

@@ -27,7 +27,7 @@ def test_contracts(repo_root):
     [
         ("alignment.telemetry.log", ["paddle", "matplotlib", "visualdl", "torch", "pandas"]),
         ("alignment.telemetry.writers", ["paddle", "matplotlib", "visualdl", "tensorboardX", "wandb", "pandas"]),
-        ("alignment.telemetry.report", ["paddle", "matplotlib", "visualdl", "numpy"]),
+        ("alignment.telemetry.report.page", ["paddle", "matplotlib", "visualdl", "numpy"]),
         ("alignment.records", ["paddle"]),
         ("alignment.arguments", ["paddle", "numpy"]),
         ("alignment.data", ["paddle", "torch"]),

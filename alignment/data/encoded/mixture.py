@@ -110,12 +110,11 @@ def _checked_size(spec: DatasetSpec, source: RawDataset) -> int:
     size = len(source)
     if size == 0:
         raise DataError(f"dataset {spec.label!r} holds no rows")
-    wanted = count_rows(size, spec.proportion)
-    if wanted > MAX_ROWS:
+    if count_rows(size, spec.proportion) > MAX_ROWS:
         raise DataError(
             f"dataset {spec.label!r}: proportion {spec.proportion} of {size} rows asks for "
-            f"{wanted:.3g} rows (at most {MAX_ROWS:,})"
+            f"{count_rows(size, spec.proportion):.3g} rows (at most {MAX_ROWS:,})"
         )
-    if wanted == 0:
+    if count_rows(size, spec.proportion) == 0:
         raise DataError(f"dataset {spec.label!r}: proportion {spec.proportion} of {size} rows rounds to no row")
     return size

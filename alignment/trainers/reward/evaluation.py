@@ -37,11 +37,11 @@ class PairEvaluation:
         margins = self.kind.margin_sign * (first - second)
         everything = np.concatenate([first, second])
         metrics = {
-            **self._summary("eval/", first, second),
+            **self._summary("", first, second),
             "eval/loss": float(np.logaddexp(0, -margins).mean()),
             **self._by_side(first, second),
             **self._signs(first, second),
-            **self._summary("eval/train_", *self._scores(self.training_pairs[: len(self.pairs)])),
+            **self._summary("train_", *self._scores(self.training_pairs[: len(self.pairs)])),
         }
         if self.plot_dir is not None:
             self._plot(margins, everything, self.plot_dir)
@@ -54,13 +54,13 @@ class PairEvaluation:
         halves = [(e[: len(e) // 2], e[len(e) // 2 :]) for e in ends]
         return np.concatenate([h[0] for h in halves]), np.concatenate([h[1] for h in halves])
 
-    def _summary(self, prefix: str, first: np.ndarray, second: np.ndarray) -> dict[str, float]:
-        """Return accuracy (a tie is wrong) and the moments of all scores of one split."""
+    def _summary(self, split: str, first: np.ndarray, second: np.ndarray) -> dict[str, float]:
+        """Return accuracy (a tie is wrong) and the moments of all scores of one split ("" or "train_")."""
         everything = np.concatenate([first, second])
         return {
-            f"{prefix}accuracy": float((self.kind.margin_sign * (first - second) > 0).mean()),
-            f"{prefix}rewards_mean": float(everything.mean()),
-            f"{prefix}rewards_std": float(everything.std()),
+            f"eval/{split}accuracy": float((self.kind.margin_sign * (first - second) > 0).mean()),
+            f"eval/{split}rewards_mean": float(everything.mean()),
+            f"eval/{split}rewards_std": float(everything.std()),
         }
 
     def _by_side(self, first: np.ndarray, second: np.ndarray) -> dict[str, float]:

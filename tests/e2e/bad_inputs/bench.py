@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 import refusals
 import runs
 
-from alignment.trainers.registered import TRAINERS
-
+TRAINERS = ("sft", "rm", "ppo")
 TOOLS = {
     "chat": "alignment.chat",
     "export": "alignment.export",

@@ -5,16 +5,19 @@ from __future__ import annotations
 import base64
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alignment.telemetry.charts import Point
 from alignment.telemetry.jsonl import read_json_lines
 from alignment.telemetry.log import warn
 
 TRAINING = "training"
 """The ``source`` of samples from a rollout that was trained on; those of an evaluation have none."""
+
+Point = tuple[int, float | None]
+"""A step and a value; None: it was NaN or infinite."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +25,7 @@ class RunFiles:
     """The content of an output folder, as the report needs it."""
 
     series: dict[str, list[Point]]
-    """Metric name to finite (step, value) points, ordered by step."""
-    non_finite: dict[str, int]
-    """Metric name to the number of NaN or infinite values."""
+    """Metric name to points, ordered by step, one a step."""
     samples: dict[int, list[dict[str, Any]]]
     """Step to samples, ordered by step: of evaluations, and only where there was none of training."""
     ledger: Any
@@ -37,20 +38,23 @@ class RunFiles:
     @property
     def steps(self) -> tuple[int, int] | None:
         """First and last step of any metric."""
-        steps = [step for points in self.series.values() for step, _ in (points[0], points[-1])]
-        return (int(min(steps)), int(max(steps))) if steps else None
+        return step_range(list(self.series.values()))
+
+
+def step_range(lines: Sequence[Sequence[Point]]) -> tuple[int, int] | None:
+    """Return the first and the last step of all ``lines``; None without points."""
+    steps = [step for points in lines if points for step, _ in (points[0], points[-1])]
+    return (min(steps), max(steps)) if steps else None
 
 
 def read_run_files(output_dir: Path) -> RunFiles:
     """Read metrics, samples, ledger, arguments and plots of ``output_dir``."""
-    series, non_finite = _read_series(output_dir / "metrics.jsonl")
     records = list(read_json_lines(output_dir / "samples.jsonl"))
     samples: dict[int, list[dict[str, Any]]] = {}
     for record in [r for r in records if r.get("source") != TRAINING] or records:
         samples.setdefault(record["step"], []).append(record)
     return RunFiles(
-        series=series,
-        non_finite=non_finite,
+        series=_read_series(output_dir / "metrics.jsonl"),
         samples=dict(sorted(samples.items())),
         ledger=_read_json(output_dir / "ledger.json"),
         arguments=_read_json(output_dir / "arguments.json"),
@@ -61,17 +65,21 @@ def read_run_files(output_dir: Path) -> RunFiles:
     )
 
 
-def _read_series(path: Path) -> tuple[dict[str, list[Point]], dict[str, int]]:
+def _read_series(path: Path) -> dict[str, list[Point]]:
     """Collect points by metric; of several records of one step the last wins."""
-    series: dict[str, dict[float, float]] = {}
-    non_finite: dict[str, int] = {}
+    series: dict[str, dict[int, float | None]] = {}
     for record in read_json_lines(path):
-        for name in record.get("non_finite", {}):
-            non_finite[name] = non_finite.get(name, 0) + 1
-        for name, value in record.items():
-            if name != "step" and isinstance(value, (int, float)) and math.isfinite(value):
-                series.setdefault(name, {})[record["step"]] = float(value)
-    return {name: sorted(points.items()) for name, points in series.items()}, non_finite
+        damaged = record.get("non_finite")
+        names = dict.fromkeys(damaged) if isinstance(damaged, dict) else {}
+        numbers = {name: value for name, value in record.items() if _is_number(value) and name != "step"}
+        for name, value in {**numbers, **names}.items():
+            finite = value is not None and math.isfinite(value)
+            series.setdefault(name, {})[record["step"]] = float(value) if finite else None
+    return {name: sorted(points.items()) for name, points in series.items()}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _read_json(path: Path) -> Any:

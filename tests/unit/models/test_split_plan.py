@@ -9,7 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignment.architecture.cuts import (
+from alignment.architecture.layout import Layout
+from alignment.models.config import DecoderConfig
+from alignment.models.decoder.decoder import CausalLM
+from alignment.models.decoder.placement import Placement
+from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
+from alignment.models.split_plan import (
     EMBEDDING,
     check_degrees,
     gradient_is_partial,
@@ -21,11 +26,6 @@ from alignment.architecture.cuts import (
     tensor_copies,
     whole_shapes,
 )
-from alignment.architecture.decoder_config import DecoderConfig
-from alignment.architecture.layout import Layout
-from alignment.models.decoder.decoder import CausalLM
-from alignment.models.decoder.placement import Placement
-from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
 from alignment.parallel.comms.group import Group
 
 SHAPE = {

@@ -1,0 +1,71 @@
+"""The page of a run, or one that compares runs: ``python -m alignment.report RUN [RUN ...] [--output FILE]``.
+
+RUN is the output folder of a run, finished or not. One run: its ``report.html`` is written anew. Several: their curves
+are laid over each other, with the arguments that differ, in ``comparison.html`` of the current folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from alignment.arguments.command_line import ToolParser
+from alignment.errors import ArgumentError, UserError
+from alignment.telemetry.report.metric_rows import evaluation_summary
+from alignment.telemetry.report.page import refuse_foreign_file, write_comparison, write_report
+from alignment.telemetry.report.run_files import RunFiles, read_run_files
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the page, print where it is, return the exit status."""
+    try:
+        print(_write(_parse(argv)))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = ToolParser(prog="alignment.report", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="output folder of a run")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="where the page goes")
+    return parser.parse_args(argv)
+
+
+def _write(options: argparse.Namespace) -> Path:
+    runs = _read(options.runs)
+    if len(runs) > 1:
+        path = options.output or Path("comparison.html")
+        refuse_foreign_file(path)
+        return write_comparison(runs, path)
+    (folder,), (run,) = options.runs, runs.values()
+    path = options.output or folder / "report.html"
+    refuse_foreign_file(path)
+    summary = {"updates": run.steps[1] if run.steps else 0} | evaluation_summary(run.series)
+    return write_report(folder, title=folder.resolve().name, summary=summary, path=path)
+
+
+def _read(folders: Sequence[Path]) -> dict[str, RunFiles]:
+    """Return the content of each run by a label that tells it from the others."""
+    places = [folder.resolve() for folder in folders]
+    for folder, place in zip(folders, places, strict=True):
+        if not (place / "metrics.jsonl").is_file():
+            raise ArgumentError(f"{folder} is no output folder of a run: it has no metrics.jsonl")
+        if places.count(place) > 1:
+            raise ArgumentError(f"{folder} is given twice")
+    return {label: read_run_files(place) for label, place in zip(name_apart(places), places, strict=True)}
+
+
+def name_apart(places: Sequence[Path]) -> list[str]:
+    """Return the last parts of each path, as many as make all of them different."""
+    depth = 1
+    while len({place.parts[-depth:] for place in places}) < len(places):
+        depth += 1
+    return [str(Path(*place.parts[-depth:])) for place in places]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

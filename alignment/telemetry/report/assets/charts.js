@@ -1,0 +1,184 @@
+"use strict";
+// Draws the charts of the page with uPlot from the JSON beside it. Without it the legends still say the last values.
+(() => {
+  const HEIGHT = 210, SHOW_DOTS_BELOW = 40;
+  const DASHES = [[], [7, 4], [2, 3], [10, 3, 2, 3]];
+  const FIRST = [86, 143, 214], LAST = [224, 122, 46];  // a path of one run, from its first point to its last
+  const root = document.documentElement;
+  const drawn = [];
+
+  const colour = (name) => getComputedStyle(root).getPropertyValue(`--${name}`).trim();
+  const isNumber = (value) => value !== null && value !== undefined;
+
+  function format(value) {
+    if (!isNumber(value)) return "NaN or infinite";
+    const size = Math.abs(value);
+    return size >= 1e4 && size < 1e15 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(4)));
+  }
+
+  function axes(chart, xLabel) {
+    const common = { stroke: () => colour("quiet"), grid: { stroke: () => colour("grid"), width: 1 },
+      ticks: { stroke: () => colour("grid"), width: 1, size: 4 }, font: "11px system-ui, sans-serif",
+      labelFont: "11px system-ui, sans-serif", labelSize: 18, labelGap: 0 };
+    const names = (u, splits) => splits.map((value) => (isNumber(value) ? format(Number(value.toPrecision(9))) : ""));
+    const width = (u, values) => 16 + 6.5 * Math.max(1, ...(values || []).map((value) => value.length));
+    return [
+      { ...common, label: xLabel, size: 26, space: 60, values: names },
+      { ...common, label: chart.unit, size: width, space: 32, values: names },
+    ];
+  }
+
+  // Points without a neighbour to be joined with: between values that are not finite, or alone.
+  function lonely(values) {
+    const places = values.map((value, place) => place).filter((place) => values[place] !== undefined);
+    return places.filter((place, k) => isNumber(values[place])
+      && !isNumber(values[places[k - 1]]) && !isNumber(values[places[k + 1]]));
+  }
+
+  function curves(chart, log) {
+    const series = [{}], tables = [[[...new Set(chart.ends)]]], owners = [];
+    for (const line of chart.lines) {
+      const look = { stroke: () => colour(`c${line.colour}`), dash: DASHES[line.dash] };
+      owners.push({ line, place: series.length });
+      series.push({ ...look, width: line.trend ? 1 : 1.8, alpha: line.trend ? 0.4 : 1, points: {
+        show: line.x.length < SHOW_DOTS_BELOW, size: 5, fill: look.stroke, filter: (u, place, show) => (show ? null : lonely(u.data[place])),
+      } });
+      tables.push([line.x, line.y]);
+      if (line.trend) {
+        series.push({ ...look, width: 2.2, points: { show: false } });
+        tables.push(line.trend);
+      }
+    }
+    return { series, owners, data: uPlot.join(tables), scales: { x: { time: false }, y: log ? { distr: 3 } : {} },
+      axes: axes(chart, "update"), where: (x) => `update ${format(x)}`, draw: (u) => markDamage(u, owners) };
+  }
+
+  // A triangle at the foot of the chart wherever a value is NaN or infinite.
+  function markDamage(u, owners) {
+    const size = 5 * devicePixelRatio, foot = u.bbox.top + u.bbox.height;
+    u.ctx.fillStyle = colour("bad");
+    for (const { place } of owners) {
+      u.data[place].forEach((value, k) => {
+        if (value !== null) return;
+        const x = u.valToPos(u.data[0][k], "x", true);
+        if (x < u.bbox.left || x > u.bbox.left + u.bbox.width) return;
+        u.ctx.beginPath();
+        u.ctx.moveTo(x - size, foot);
+        u.ctx.lineTo(x + size, foot);
+        u.ctx.lineTo(x, foot - 2 * size);
+        u.ctx.fill();
+      });
+    }
+  }
+
+  // Value against KL in the order of training: uPlot has the axes and the cursor, the dots are drawn over them.
+  function path(chart) {
+    const series = [{}], tables = [], owners = [];
+    for (const line of chart.lines) {
+      const order = line.x.map((x, k) => k).sort((a, b) => line.x[a] - line.x[b]);
+      const pick = (values) => order.map((k) => values[k]);
+      owners.push({ line, place: series.length, steps: series.length + 1 });
+      series.push({ stroke: () => colour(`c${line.colour}`), paths: () => null, points: { show: false } }, { show: false });
+      tables.push([pick(line.x), pick(line.y), pick(line.step)]);
+    }
+    return { series, owners, data: uPlot.join(tables), scales: { x: { time: false, range: (u, low, high) => uPlot.rangeNum(low, high, 0.04, true) } },
+      axes: axes(chart, chart.x_label),
+      where: (x) => `KL ${format(x)}`, draw: (u) => chart.lines.forEach((line) => drawPath(u, line, chart.lines.length)) };
+  }
+
+  function drawPath(u, line, count) {
+    const at = line.x.map((x, k) => [u.valToPos(x, "x", true), u.valToPos(line.y[k], "y", true)]);
+    const { ctx, bbox } = u;
+    ctx.save();
+    ctx.beginPath();
+    ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
+    ctx.clip();
+    ctx.beginPath();
+    at.forEach(([x, y]) => ctx.lineTo(x, y));
+    ctx.strokeStyle = count > 1 ? colour(`c${line.colour}`) : colour("quiet");
+    ctx.globalAlpha = 0.35;
+    ctx.stroke();
+    ctx.globalAlpha = 1;
+    at.forEach(([x, y], k) => {
+      const age = at.length > 1 ? k / (at.length - 1) : 1;
+      const mixed = FIRST.map((first, part) => Math.round(first + (LAST[part] - first) * age));
+      ctx.fillStyle = count > 1 ? colour(`c${line.colour}`) : `rgb(${mixed})`;
+      ctx.beginPath();
+      ctx.arc(x, y, (k === at.length - 1 ? 5 : 3) * devicePixelRatio, 0, 2 * Math.PI);
+      ctx.fill();
+    });
+    ctx.restore();
+  }
+
+  function showValues(figure, plan, u) {
+    const { idx, idxs, left } = u.cursor;
+    const on = isNumber(idx) && left >= 0;
+    figure.querySelector("output").textContent = on ? plan.where(u.data[0][idx]) : "";
+    const cells = figure.querySelectorAll(".legend .number");
+    plan.owners.forEach(({ place, steps }, k) => {
+      const cell = cells[k], near = on ? idxs[place] : null;
+      cell.dataset.last ??= cell.textContent;
+      if (!isNumber(near)) cell.textContent = cell.dataset.last;
+      else if (steps) cell.textContent = `${format(u.data[place][near])} (update ${format(u.data[steps][near])})`;
+      else cell.textContent = format(u.data[place][near]) + (near === idx ? "" : ` (at ${format(u.data[0][near])})`);
+    });
+  }
+
+  function build(figure, chart, log) {
+    const target = figure.querySelector(".plot");
+    const plan = chart.kind === "path" ? path(chart) : curves(chart, log);
+    const cursor = { y: false, drag: { x: true, y: true, uni: 40 }, points: { size: 7 } };
+    if (chart.kind === "curves") cursor.sync = { key: "updates", scales: ["x", null] };
+    target.replaceChildren();
+    return new uPlot({ width: target.clientWidth, height: HEIGHT, series: plan.series, scales: plan.scales, axes: plan.axes,
+      legend: { show: false }, cursor, padding: [8, 12, 0, 0],
+      hooks: { draw: [plan.draw], setCursor: [(u) => showValues(figure, plan, u)] } }, plan.data, target);
+  }
+
+  function walk(u, event) {
+    const last = u.data[0].length - 1, step = event.shiftKey ? 10 : 1, now = u.cursor.idx;
+    const next = { ArrowLeft: isNumber(now) ? now - step : last, ArrowRight: isNumber(now) ? now + step : 0, Home: 0, End: last };
+    if (event.key === "Escape") u.setCursor({ left: -10, top: -10 });
+    else if (event.key in next) {
+      event.preventDefault();
+      const place = Math.min(last, Math.max(0, next[event.key]));
+      u.setCursor({ left: u.valToPos(u.data[0][place], "x"), top: 1 });
+    }
+  }
+
+  function mount(id, chart) {
+    const figure = document.getElementById(id), target = figure.querySelector(".plot");
+    const button = figure.querySelector("button.log");
+    const shown = { plot: build(figure, chart, false) };
+    drawn.push(shown);
+    target.tabIndex = 0;
+    target.setAttribute("role", "img");
+    target.setAttribute("aria-label", `Chart: ${figure.querySelector(".name").textContent}. Arrow keys read its values.`);
+    target.addEventListener("keydown", (event) => walk(shown.plot, event));
+    new ResizeObserver(() => {
+      const width = target.clientWidth;
+      if (width && width !== shown.plot.width) shown.plot.setSize({ width, height: HEIGHT });
+    }).observe(target);
+    button.hidden = !chart.log;
+    button.addEventListener("click", () => {
+      const log = button.getAttribute("aria-pressed") !== "true";
+      button.setAttribute("aria-pressed", String(log));
+      shown.plot.destroy();
+      shown.plot = build(figure, chart, log);
+    });
+  }
+
+  const redraw = () => drawn.forEach(({ plot }) => plot.redraw());
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  addEventListener("beforeprint", () => {
+    root.dataset.paper = "";
+    document.querySelectorAll("details:not([open])").forEach((item) => { item.dataset.folded = ""; item.open = true; });
+    redraw();
+  });
+  addEventListener("afterprint", () => {
+    delete root.dataset.paper;
+    document.querySelectorAll("details[data-folded]").forEach((item) => { delete item.dataset.folded; item.open = false; });
+    redraw();
+  });
+  for (const [id, chart] of Object.entries(JSON.parse(document.getElementById("chart-data").textContent))) mount(id, chart);
+})();

@@ -1,0 +1,215 @@
+"""Series of one run or of several to charts: what is drawn together, and what is too dull to be drawn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from alignment.telemetry.report.curves import TREND_FROM, finite_points, fit_trend, is_flat, thin_out
+from alignment.telemetry.report.explanations import HACKING, explain, groups
+from alignment.telemetry.report.run_files import Point, step_range
+from alignment.telemetry.tables import format_number
+
+Series = Mapping[str, Sequence[Point]]
+"""Metric name to points."""
+
+NUM_COLOURS, NUM_DASHES = 8, 4
+FRONTIERS = (
+    # (value, KL): what was measured in one go is drawn together.
+    ("train/reward", ("train/kl_divergence", "kl/k1")),
+    ("eval/reward", ("eval/kl_divergence", "train/kl_divergence", "kl/k1")),
+)
+EVALUATION = "eval/"
+MAX_DOTS = 400
+
+
+class Line(NamedTuple):
+    """One curve: a metric of a run."""
+
+    run: str
+    """Empty on the page of a single run."""
+    name: str
+    points: Sequence[Point]
+    colour: int
+    dash: int
+
+    @property
+    def label(self) -> str:
+        """The run and the metric."""
+        return f"{self.run}: {self.name}" if self.run else self.name
+
+    @property
+    def text(self) -> str:
+        """The explanation of the metric."""
+        return explain(self.name).text
+
+    @property
+    def last(self) -> str:
+        """The last value, for people."""
+        return show(self.points[-1][1])
+
+    @property
+    def warning(self) -> str:
+        """How many values are NaN or infinite, and from which step; empty for none."""
+        return describe_damage(self.points)
+
+
+class Chart(NamedTuple):
+    """One chart: its heading, its lines, and what the script draws."""
+
+    id: str
+    title: str
+    unit: str
+    lines: list[Line]
+    data: dict[str, Any]
+
+
+class Group(NamedTuple):
+    """Charts that belong together."""
+
+    anchor: str
+    title: str
+    lead: str
+    charts: list[Chart]
+
+
+def show(value: float | None) -> str:
+    """Return a value for people; None is one that was NaN or infinite."""
+    return "NaN or infinite" if value is None else format_number(value)
+
+
+def describe_damage(points: Sequence[Point]) -> str:
+    """Return how many values are NaN or infinite, and from which step; empty for none."""
+    damaged = [step for step, value in points if value is None]
+    return f"{len(damaged)} NaN or infinite, first at step {damaged[0]}" if damaged else ""
+
+
+def sort_names(runs: Mapping[str, Series]) -> list[str]:
+    """Return the metrics of all ``runs`` in the order of the explanations."""
+    names = {name for series in runs.values() for name in series}
+    return sorted(names, key=lambda name: (explain(name).order, name))
+
+
+def split_constants(runs: Mapping[str, Series]) -> tuple[dict[tuple[str, str, str], list[str]], list[str]]:
+    """Return the metrics of each chart, by (group, title, head), and those that no chart is needed for.
+
+    A chart whose lines are all flat is not drawn. The head is empty in the page of one run, where a chart shows all its
+    metrics; between runs each metric has its own chart, and one of an evaluation joins the first of training.
+    """
+    charts: dict[tuple[str, str, str], list[str]] = {}
+    first: dict[tuple[str, str], str] = {}
+    for name in sort_names(runs):
+        explanation = explain(name)
+        place = (explanation.group, explanation.title)
+        head = first.setdefault(place, name) if name.startswith(EVALUATION) else name
+        first.setdefault(place, name)
+        charts.setdefault((*place, head if len(runs) > 1 else ""), []).append(name)
+    flat = [key for key, names in charts.items() if all(is_flat(s.get(n, ())) for s in runs.values() for n in names)]
+    constants = [name for key in flat for name in charts.pop(key)]
+    return charts, constants
+
+
+def build_groups(runs: Mapping[str, Series]) -> list[Group]:
+    """Return all charts of ``runs`` (label to series; the label of a single run is empty), by meaning."""
+    charts, _ = split_constants(runs)
+    ends = step_range([points for series in runs.values() for points in series.values()])
+    by_group: dict[str, list[Chart]] = {group: [] for group in groups()}
+    by_group[HACKING] += _frontiers(runs)
+    everything = [(name, explain(name).title) for name in sort_names(runs)]
+    for number, ((group, title, head), names) in enumerate(charts.items()):
+        is_whole = all(name in names for name, of in everything if of == title)
+        heading = title if is_whole or not head else f"{title}: {head}"
+        lines = _lines(runs, names)
+        unit = explain(names[0]).unit
+        by_group[group].append(Chart(f"chart-{number}", heading, unit, lines, _curve_data(lines, unit, ends)))
+    return [
+        Group(f"group-{place}", title, lead, by_group[title])
+        for place, (title, lead) in enumerate(groups().items())
+        if by_group[title]
+    ]
+
+
+def _lines(runs: Mapping[str, Series], names: Sequence[str]) -> list[Line]:
+    """Return a line for each run and metric: one run has a colour for each metric, several have one each."""
+    lines = []
+    for run_number, (run, series) in enumerate(runs.items()):
+        for number, name in enumerate(names):
+            colour, dash = (run_number, number) if len(runs) > 1 else (number, number // NUM_COLOURS)
+            if series.get(name):
+                lines.append(Line(run, name, series[name], colour % NUM_COLOURS, dash % NUM_DASHES))
+    return lines
+
+
+def _curve_data(lines: Sequence[Line], unit: str, ends: tuple[int, int] | None) -> dict[str, Any]:
+    """Return what the script draws; ``log``: whether all values are positive and span a factor of ten."""
+    values = [value for line in lines for _, value in finite_points(line.points)]
+    return {
+        "kind": "curves",
+        "unit": unit,
+        "ends": list(ends or ()),
+        "log": min(values) > 0 and max(values) >= 10 * min(values),
+        "lines": [_curve(line) for line in lines],
+    }
+
+
+def _curve(line: Line) -> dict[str, Any]:
+    shown, finite = thin_out(line.points), finite_points(line.points)
+    trend = [list(map(_short, part)) for part in fit_trend(finite)] if len(finite) >= TREND_FROM else None
+    return {
+        "colour": line.colour,
+        "dash": line.dash,
+        "x": [step for step, _ in shown],
+        "y": [None if value is None else _short(value) for _, value in shown],
+        "trend": trend,
+    }
+
+
+def _frontiers(runs: Mapping[str, Series]) -> list[Chart]:
+    """Return what tells reward hacking from progress: the reward bought with KL.
+
+    Gao et al. 2023: the true score turns down where the reward that is trained on still climbs.
+    """
+    charts = []
+    for number, (name, kl_names) in enumerate(FRONTIERS):
+        kl = next((n for n in kl_names if any(n in series for series in runs.values())), "")
+        paths = {run: _join(series.get(kl, ()), series.get(name, ())) for run, series in runs.items()}
+        drawn = {run: path for run, path in paths.items() if len(path) > 1}
+        if drawn:
+            colours = {run: place % NUM_COLOURS for place, run in enumerate(runs)}
+            lines = [Line(run, name, runs[run][name], colours[run], 0) for run in drawn]
+            unit, kl_unit = explain(name).unit, explain(kl).unit
+            data = {
+                "kind": "path",
+                "unit": unit,
+                "x_label": f"{kl} ({kl_unit})",
+                "lines": [_path(path, colours[run]) for run, path in drawn.items()],
+            }
+            charts.append(Chart(f"path-{number}", f"{name} bought with KL", unit, lines, data))
+    return charts
+
+
+def _path(path: Sequence[tuple[int, float, float]], colour: int) -> dict[str, Any]:
+    shown = path[:: math.ceil(len(path) / MAX_DOTS)]
+    shown = [*shown, path[-1]] if shown[-1] != path[-1] else shown
+    steps, kls, values = zip(*shown, strict=True)
+    return {"colour": colour, "step": steps, "x": list(map(_short, kls)), "y": list(map(_short, values))}
+
+
+def _join(kl: Sequence[Point], values: Sequence[Point]) -> list[tuple[int, float, float]]:
+    """Return (step, KL, value), the KL of the same step or of the last step before it."""
+    known, triples, index = finite_points(kl), [], 0
+    for step, value in finite_points(values):
+        while index + 1 < len(known) and known[index + 1][0] <= step:
+            index += 1
+        if known and known[index][0] <= step:
+            triples.append((step, known[index][1], value))
+        elif known and step == 0:
+            # An evaluation before training: the policy still is the reference.
+            triples.append((step, 0.0, value))
+    return triples
+
+
+def _short(value: float) -> float:
+    """Round to seven significant digits: the page shows four."""
+    return float(f"{value:.7g}")

@@ -1,0 +1,73 @@
+"""Points of a curve to what a page can hold: few enough to draw, and a trend through noisy ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from alignment.telemetry.report.run_files import Point
+
+MAX_POINTS = 1200
+"""More points than this are thinned out: a chart is about 400 pixels wide."""
+TREND_FROM = 40
+"""Fewer points than this speak for themselves."""
+TREND_BUCKETS = 400
+Finite = tuple[int, float]
+
+
+def finite_points(points: Sequence[Point]) -> list[Finite]:
+    """Return the points whose value is finite."""
+    return [(step, value) for step, value in points if value is not None]
+
+
+def is_flat(points: Sequence[Point]) -> bool:
+    """Return whether a curve through ``points`` would show nothing: one value throughout, or none at all."""
+    values = {value for _, value in points}
+    return len(values) <= 1
+
+
+def thin_out(points: Sequence[Point], limit: int = MAX_POINTS) -> list[Point]:
+    """Return at most about ``limit`` of the ``points``, extremes included.
+
+    Of each stretch of equally many points the smallest, the largest and the first that is not finite stay, and the two
+    ends of the curve: no spike and no NaN is lost.
+    """
+    if len(points) <= limit:
+        return list(points)
+    size = -(-2 * len(points) // limit)
+    kept = {points[0], points[-1]}
+    for start in range(0, len(points), size):
+        kept.update(_telling(points[start : start + size]))
+    return sorted(kept, key=lambda point: point[0])
+
+
+def fit_trend(points: Sequence[Finite]) -> tuple[list[float], list[float]]:
+    """Return (steps, values) of a straight line fitted to the points around each step.
+
+    The window has a seventh of the points; the line does not bend at the ends as a moving mean does. Of more than
+    ``TREND_BUCKETS`` points, means of neighbours are fitted.
+    """
+    size = -(-len(points) // TREND_BUCKETS)
+    means = [_mean(points[start : start + size]) for start in range(0, len(points), size)]
+    half = max(6, len(means) // 14)
+    windows = [means[max(0, index - half) : index + half + 1] for index in range(len(means))]
+    return [x for x, _ in means], [_fit_at(x, window) for (x, _), window in zip(means, windows, strict=True)]
+
+
+def _mean(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    return sum(x for x, _ in points) / len(points), sum(y for _, y in points) / len(points)
+
+
+def _fit_at(x: float, window: Sequence[tuple[float, float]]) -> float:
+    """Return the value at ``x`` of the line that fits ``window`` best (least squares)."""
+    x_mean, y_mean = _mean(window)
+    spread = sum((px - x_mean) ** 2 for px, _ in window)
+    slope = sum((px - x_mean) * (py - y_mean) for px, py in window) / spread if spread else 0.0
+    return y_mean + slope * (x - x_mean)
+
+
+def _telling(stretch: Sequence[Point]) -> Iterator[Point]:
+    finite = finite_points(stretch)
+    if finite:
+        yield min(finite, key=lambda point: point[1])
+        yield max(finite, key=lambda point: point[1])
+    yield from [point for point in stretch if point[1] is None][:1]

@@ -1,0 +1,80 @@
+"""What every metric means, from ``metrics.yaml``: its group, chart and unit, and a line of explanation.
+
+The report groups and overlays metrics by that file, in its order.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from importlib import resources
+from typing import NamedTuple
+
+import yaml
+
+REWARD, HACKING, OTHER = "Reward", "Is the reward real?", "Other"
+WORD = r"[A-Za-z0-9]+(?:_[A-Za-z0-9]+)*?"
+
+
+class Explanation(NamedTuple):
+    """All that the report says of one metric, or of several that are named alike."""
+
+    name: str
+    """As in the file, with its placeholders."""
+    group: str
+    title: str
+    """Of the chart: metrics that share it are drawn together."""
+    unit: str
+    text: str
+    better: str
+    """``higher``, ``lower``, or empty where neither is better in itself."""
+    order: int
+    """Sorts metrics as the file does."""
+
+
+def explain(name: str) -> Explanation:
+    """Return what is known of the metric ``name``; one that is not in the file is a chart of its own in ``OTHER``."""
+    for pattern, known in _patterns():
+        match = pattern.fullmatch(name)
+        if match:
+            words = match.groupdict()
+            return known._replace(title=_fill(known.title, words), text=_fill(known.text, words))
+    return Explanation(name, OTHER, name, "", "", "", len(_patterns()))
+
+
+def explanations() -> list[Explanation]:
+    """Return all entries of the file."""
+    return [known for _, known in _patterns()]
+
+
+@functools.cache
+def groups() -> dict[str, str]:
+    """Return the groups in order, each with what it is about."""
+    return {group: content["about"] for group, content in _content().items()}
+
+
+@functools.cache
+def _patterns() -> list[tuple[re.Pattern[str], Explanation]]:
+    found = []
+    for group, content in _content().items():
+        for chart in content["charts"]:
+            for name, entry in chart["metrics"].items():
+                better = entry.get("better", "")
+                known = Explanation(name, group, chart["title"], chart["unit"], entry["text"], better, len(found))
+                found.append((_pattern(name), known))
+    return found
+
+
+@functools.cache
+def _content() -> dict[str, dict]:
+    return yaml.safe_load(resources.files("alignment.telemetry.report").joinpath("metrics.yaml").read_text("utf-8"))
+
+
+def _pattern(name: str) -> re.Pattern[str]:
+    """Return what matches ``name`` with a word for each placeholder."""
+    parts = re.split(r"\{(\w+)\}", name)
+    return re.compile("".join(f"(?P<{part}>{WORD})" if i % 2 else re.escape(part) for i, part in enumerate(parts)))
+
+
+def _fill(template: str, words: dict[str, str]) -> str:
+    return re.sub(r"\{(\w+)\}", lambda match: words[match[1]].replace("_", " "), template)

@@ -1,0 +1,117 @@
+"""The numbers of a run at a glance: cards, and a row for each metric."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from alignment.telemetry.report.charts import EVALUATION, Series, describe_damage, show, sort_names, split_constants
+from alignment.telemetry.report.curves import finite_points, is_flat
+from alignment.telemetry.report.explanations import explain
+from alignment.telemetry.report.run_files import Point
+from alignment.telemetry.tables import format_number
+
+
+class Card(NamedTuple):
+    """One key number; ``before`` and ``change`` are empty when there is no earlier value."""
+
+    label: str
+    text: str
+    """What it means; empty where it is no metric."""
+    value: str
+    before: str
+    change: str
+
+
+class MetricRow(NamedTuple):
+    """One metric in words; ``cells`` holds one entry a run."""
+
+    name: str
+    text: str
+    unit: str
+    group: str
+    cells: list[Cell]
+
+
+class Cell(NamedTuple):
+    """A metric of one run; all empty where the run has no such metric."""
+
+    first: str = ""
+    last: str = ""
+    best: str = ""
+    """Empty where neither direction is better, too."""
+    best_step: int | None = None
+    warning: str = ""
+    is_best: bool = False
+    """Whether the last value is the best of all runs that differ."""
+
+
+class MetricRows(NamedTuple):
+    """All metrics: those with a better direction, the others, and those that never change."""
+
+    key: list[MetricRow]
+    others: list[MetricRow]
+    constants: list[MetricRow]
+
+
+def summary_cards(summary: Mapping[str, Any]) -> list[Card]:
+    """Return a card for every entry: a value, or a pair (before, after)."""
+    cards = []
+    for label, value in summary.items():
+        text = explain(label).text
+        if isinstance(value, (tuple, list)) and len(value) == 2:
+            before, after = value
+            numeric = all(isinstance(end, (int, float)) for end in value)
+            change = ("+" if after >= before else "") + format_number(after - before) if numeric else ""
+            cards.append(Card(label, text, _show(after), _show(before), change))
+        else:
+            cards.append(Card(label, text, _show(value), "", ""))
+    return cards
+
+
+def evaluation_summary(series: Series) -> dict[str, Any]:
+    """Return the first and the last value of each metric of an evaluation that should rise or fall, and does move."""
+    moving = [name for name in sort_names({"": series}) if explain(name).better and not is_flat(series[name])]
+    values = {name: [value for _, value in finite_points(series[name])] for name in moving}
+    return {name: (found[0], found[-1]) for name, found in values.items() if name.startswith(EVALUATION)}
+
+
+def metric_rows(runs: Mapping[str, Series]) -> MetricRows:
+    """Return a row for each metric of ``runs`` (label to series)."""
+    _, constants = split_constants(runs)
+    key, others, dull = [], [], []
+    for name in sort_names(runs):
+        row = _row(name, [series.get(name, ()) for series in runs.values()])
+        (dull if name in constants else key if explain(name).better else others).append(row)
+    return MetricRows(key, others, dull)
+
+
+def _row(name: str, lines: Sequence[Sequence[Point]]) -> MetricRow:
+    explanation = explain(name)
+    cells = [_cell(points, explanation.better) for points in lines]
+    lasts = [points[-1][1] if points else None for points in lines]
+    finite = [value for value in lasts if value is not None]
+    if explanation.better and len(set(finite)) > 1:
+        best = _choose(explanation.better)(finite)
+        cells = [cell._replace(is_best=last == best) for cell, last in zip(cells, lasts, strict=True)]
+    return MetricRow(name, explanation.text, explanation.unit, explanation.group, cells)
+
+
+def _cell(points: Sequence[Point], better: str) -> Cell:
+    if not points:
+        return Cell()
+    cell = Cell(first=show(points[0][1]), last=show(points[-1][1]), warning=describe_damage(points))
+    finite = finite_points(points)
+    if not better or not finite:
+        return cell
+    step, value = _choose(better)(finite, key=lambda point: point[1])
+    return cell._replace(best=show(value), best_step=step)
+
+
+def _choose(better: str) -> Any:
+    return max if better == "higher" else min
+
+
+def _show(value: Any) -> str:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return format_number(value) if is_number else str(value)

@@ -1,0 +1,118 @@
+"""Self-contained pages: ``report.html`` of a run, and one that lays several runs over each other.
+
+A page needs no network. Its charts are drawn by uPlot (``assets/uplot``, MIT), which the page carries; without script
+the tables, legends and samples still say the numbers. Every text of the user is escaped, and the policy in the page's
+head lets no other script run than these two.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from alignment.errors import UserError
+from alignment.telemetry.files import replace_file
+from alignment.telemetry.report.charts import Group, build_groups
+from alignment.telemetry.report.explanations import HACKING, REWARD
+from alignment.telemetry.report.metric_rows import metric_rows, summary_cards
+from alignment.telemetry.report.run_files import RunFiles, read_run_files
+from alignment.telemetry.report.sections import argument_differences, argument_rows, comparison, ledger_rows
+
+GENERATOR = '<meta name="generator" content="alignment report">'
+SCRIPTS = ("uplot/uPlot.iife.min.js", "charts.js")
+STYLES = ("uplot/uPlot.min.css", "page.css")
+LEADING = (REWARD, HACKING)
+"""Groups that stand before the samples."""
+
+
+def write_report(output_dir: Path, *, title: str, summary: Mapping[str, Any], path: Path | None = None) -> Path:
+    """Write the page of the run in ``output_dir`` to ``path`` (None: its ``report.html``) and return where it is.
+
+    ``summary`` maps a label to a number or text, or to a pair (before, after), which is shown with its change.
+    Read: metrics.jsonl, samples.jsonl, ledger.json, arguments.json, plots/*.png; each may be missing.
+    """
+    output_dir = Path(output_dir)
+    run = read_run_files(output_dir)
+    groups = build_groups({"": run.series})
+    page = _render(
+        "run.html.jinja",
+        groups,
+        title=title,
+        folder=output_dir.resolve().name,
+        steps=run.steps,
+        cards=summary_cards(summary),
+        rows=metric_rows({"": run.series}),
+        leading=[group for group in groups if group.title in LEADING],
+        groups=[group for group in groups if group.title not in LEADING],
+        comparison=comparison(run.samples),
+        plots=run.plots,
+        ledger=ledger_rows(run.ledger),
+        arguments=argument_rows(run.arguments),
+    )
+    path = path or output_dir / "report.html"
+    replace_file(path, page)
+    return path
+
+
+def write_comparison(runs: Mapping[str, RunFiles], path: Path) -> Path:
+    """Write the page that compares ``runs`` (label to content, two or more) to ``path`` and return it."""
+    series = {label: run.series for label, run in runs.items()}
+    groups = build_groups(series)
+    page = _render(
+        "comparison.html.jinja",
+        groups,
+        title=f"Comparison of {len(runs)} runs",
+        labels=list(runs),
+        steps=[run.steps for run in runs.values()],
+        rows=metric_rows(series),
+        groups=groups,
+        differences=argument_differences([run.arguments for run in runs.values()]),
+    )
+    replace_file(path, page)
+    return path
+
+
+def refuse_foreign_file(path: Path) -> None:
+    """Raise UserError when ``path`` is a folder or a file that is no page of this module: it would be lost."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name a file for the report")
+    if path.exists() and GENERATOR not in path.read_text(encoding="utf-8", errors="replace"):
+        raise UserError(f"{path} exists and is no report: it is not replaced")
+
+
+def _render(template: str, all_groups: Sequence[Group], **values: Any) -> str:
+    scripts, styles = ([Markup(_read(name)) for name in names] for names in (SCRIPTS, STYLES))
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_read),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(
+        **values,
+        generator=Markup(GENERATOR),
+        scripts=scripts,
+        licence=Markup(_read("uplot/LICENSE")),
+        styles=styles,
+        hashes=" ".join(f"'sha256-{_digest(script)}'" for script in scripts),
+        chart_data={chart.id: chart.data for group in all_groups for chart in group.charts},
+    )
+
+
+def _digest(text: str) -> str:
+    """Return the SHA-256 of ``text`` in base64, as a content security policy wants it."""
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
+
+
+def _read(name: str) -> str:
+    return (
+        resources.files("alignment.telemetry.report").joinpath("assets", *name.split("/")).read_text(encoding="utf-8")
+    )

@@ -1,0 +1,129 @@
+"""Samples, data ledger and arguments as plain values for the templates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from alignment.telemetry.report.run_files import TRAINING
+from alignment.telemetry.tables import format_number
+
+SAMPLES_EACH_END = 3
+NOT_SET = "(not there)"
+
+
+class SampleRow(NamedTuple):
+    """One prompt with the first and the last evaluation's response; ``first`` is None where none is known."""
+
+    prompt: str
+    first: Mapping[str, Any] | None
+    last: Mapping[str, Any]
+
+
+class LedgerRow(NamedTuple):
+    """What became of the rows of one dataset in one role."""
+
+    role: str
+    dataset: str
+    selected: str
+    used: str
+    notes: list[str]
+    """One line a reason why rows were left out or changed."""
+
+
+class Comparison(NamedTuple):
+    """Samples of the last evaluation, best and worst ahead, beside those of the first."""
+
+    of: str
+    """What sampled them: ``evaluation``, or ``training rollout`` in a run without one."""
+    first_step: int | None
+    last_step: int
+    best: list[SampleRow]
+    worst: list[SampleRow]
+    others: list[SampleRow]
+
+
+def comparison(samples: Mapping[int, Sequence[Mapping[str, Any]]]) -> Comparison | None:
+    """Pair the samples of the last evaluation with the first one's answers to the same prompts, best score first."""
+    if not samples:
+        return None
+    first_step, last_step = min(samples), max(samples)
+    last = _by_prompt(samples[last_step])
+    first = _by_prompt(samples[first_step]) if first_step != last_step else {}
+    if not first.keys() & last.keys():
+        first = {}  # rollouts of training: other prompts at every step
+    ranked = sorted(last, key=lambda place: _score_of(last[place]), reverse=True)
+    rows = [SampleRow(place[0], first.get(place), last[place]) for place in ranked]
+    ends = min(SAMPLES_EACH_END, (len(rows) + 1) // 2)
+    worst_from = max(ends, len(rows) - SAMPLES_EACH_END)
+    is_training = samples[last_step][0].get("source") == TRAINING
+    return Comparison(
+        of="training rollout" if is_training else "evaluation",
+        first_step=first_step if first else None,
+        last_step=last_step,
+        best=rows[:ends],
+        worst=rows[worst_from:],
+        others=rows[ends:worst_from],
+    )
+
+
+def ledger_rows(ledger: Any) -> list[LedgerRow]:
+    """Return a row for each role and dataset of ``ledger.json`` ({role: {"datasets": ..., "rows": ...}})."""
+    if not isinstance(ledger, Mapping):
+        return []
+    rows = []
+    for role, account in ledger.items():
+        notes: dict[str, list[str]] = {dataset: [] for dataset in account["datasets"]}
+        for entry in account["rows"]:
+            examples = ", ".join(map(str, entry["examples"]))
+            note = f"{entry['reason']}: {entry['count']:,} {entry['effect']}" + (
+                f" (row {examples})" if examples else ""
+            )
+            notes.setdefault(entry["dataset"], []).append(note)
+        for dataset, lines in notes.items():
+            sizes = account["datasets"].get(dataset, {})
+            rows.append(LedgerRow(role, dataset, *(_count(sizes.get(key)) for key in ("selected", "used")), lines))
+    return rows
+
+
+def argument_rows(arguments: Any) -> list[tuple[str, str, str]]:
+    """Return (key, value, origin) for every argument, groups flattened."""
+    if not isinstance(arguments, Mapping):
+        return []
+    rows: list[tuple[str, str, str]] = []
+    for key, entry in arguments.items():
+        if isinstance(entry, Mapping) and "value" in entry:
+            rows.append((key, str(entry["value"]), str(entry.get("origin", ""))))
+        elif isinstance(entry, Mapping):
+            rows.extend(argument_rows(entry))
+        else:
+            rows.append((key, str(entry), ""))
+    return rows
+
+
+def argument_differences(arguments: Sequence[Any]) -> list[tuple[str, list[str]]]:
+    """Return (key, the value in each run) for every argument that is not the same in all runs."""
+    runs = [{key: value for key, value, _ in argument_rows(one)} for one in arguments]
+    keys = dict.fromkeys(key for run in runs for key in run)
+    table = [(key, [run.get(key, NOT_SET) for run in runs]) for key in keys]
+    return [(key, values) for key, values in table if len(set(values)) > 1]
+
+
+def _by_prompt(samples: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], Mapping[str, Any]]:
+    """Index samples by prompt and occurrence: the two answers of a preference pair share their prompt."""
+    indexed: dict[tuple[str, int], Mapping[str, Any]] = {}
+    seen: dict[str, int] = {}
+    for sample in samples:
+        prompt = str(sample.get("prompt", ""))
+        seen[prompt] = seen.get(prompt, 0) + 1
+        indexed[prompt, seen[prompt]] = sample
+    return indexed
+
+
+def _score_of(sample: Mapping[str, Any]) -> float:
+    score = sample.get("score")
+    return float(score) if isinstance(score, (int, float)) else float("-inf")
+
+
+def _count(number: int | None) -> str:
+    return "" if number is None else format_number(number)

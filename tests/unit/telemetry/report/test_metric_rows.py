@@ -1,0 +1,61 @@
+"""Cards and tables: first, last and best values, and which run is ahead."""
+
+from __future__ import annotations
+
+from alignment.telemetry.report.metric_rows import Cell, evaluation_summary, metric_rows, summary_cards
+
+
+def test_cards_show_the_change_and_what_a_metric_means():
+    cards = summary_cards({"a": (0.5, 0.25), "b": ("x", "y"), "c": 7, "d": (1, 1), "eval/perplexity": 3.0})
+    assert [(card.before, card.value, card.change) for card in cards] == [
+        ("0.5", "0.25", "-0.25"), ("x", "y", ""), ("", "7", ""), ("1", "1", "+0"), ("", "3", ""),
+    ]  # fmt: skip
+    assert [bool(card.text) for card in cards] == [False, False, False, False, True]
+
+
+def test_the_summary_of_a_run_is_its_evaluations_that_moved():
+    series = {
+        "eval/loss": [(0, 3.0), (5, None), (9, 2.0)],
+        "eval/accuracy": [(0, 0.5), (9, 0.5)],
+        "eval/rewards_mean": [(0, 1.0), (9, 2.0)],
+        "sft/loss": [(0, 3.0), (9, 2.0)],
+    }
+    assert evaluation_summary(series) == {"eval/loss": (3.0, 2.0)}
+
+
+def test_first_last_and_best_by_the_better_direction():
+    series = {
+        "sft/loss": [(1, 3.0), (2, 1.0), (3, 2.0)],
+        "eval/accuracy": [(0, 0.25), (3, 0.75)],
+        "kl/k1": [(1, 3.0), (2, 1.0)],
+        "train/kl_coeff": [(1, 0.1), (2, 0.1)],
+    }
+    rows = metric_rows({"": series})
+    assert [(row.name, row.cells) for row in rows.key] == [
+        ("sft/loss", [Cell("3", "2", "1", 2)]), ("eval/accuracy", [Cell("0.25", "0.75", "0.75", 3)]),
+    ]  # fmt: skip
+    assert [(row.name, row.cells) for row in rows.others] == [("kl/k1", [Cell("3", "1")])]
+    assert [(row.name, row.cells) for row in rows.constants] == [("train/kl_coeff", [Cell("0.1", "0.1")])]
+    assert rows.others[0].unit == "nats per token" and rows.others[0].text.startswith("Mean log-ratio")
+
+
+def test_values_that_are_not_finite_are_named_and_never_best():
+    (row,) = metric_rows({"": {"sft/loss": [(1, None), (2, 5.0), (3, None)]}}).key
+    assert row.cells == [Cell("NaN or infinite", "NaN or infinite", "5", 2, "2 NaN or infinite, first at step 1")]
+    (row,) = metric_rows({"": {"sft/loss": [(4, None)]}}).constants
+    assert row.cells == [Cell("NaN or infinite", "NaN or infinite", "", None, "1 NaN or infinite, first at step 4")]
+
+
+def test_the_run_that_is_ahead_at_its_end_is_marked():
+    def ahead(name, *lasts):
+        runs = {str(i): {name: [(1, 0.0), (2, last)]} if last != "none" else {} for i, last in enumerate(lasts)}
+        rows = metric_rows(runs)
+        (row,) = rows.key + rows.others
+        return [cell.is_best for cell in row.cells]
+
+    assert ahead("train/reward", 1.0, 3.0, 2.0) == [False, True, False]
+    assert ahead("sft/loss", 1.0, 3.0, 1.0) == [True, False, True]
+    assert ahead("sft/loss", None, 3.0, 4.0) == [False, True, False]
+    assert ahead("sft/loss", 3.0, "none") == [False, False]
+    assert ahead("train/reward", 3.0, 3.0) == [False, False]
+    assert ahead("kl/k1", 1.0, 3.0) == [False, False]
