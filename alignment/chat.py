@@ -21,7 +21,7 @@ from alignment.errors import UserError
 from alignment.records import Completion, Rollout
 
 if TYPE_CHECKING:
-    from alignment.models.config import DecoderConfig
+    from alignment.architecture.decoder_config import DecoderConfig
     from alignment.models.tokenizer.tokenizer import Tokenizer
 
 TEMPLATES = ("none", "tokenizer")
@@ -41,12 +41,12 @@ class Voice:
     def __init__(self, folder: Path, wanted: str | None) -> None:
         from alignment.data.encode import Encoder
         from alignment.data.templates import template_name
-        from alignment.models.config import DecoderConfig
+        from alignment.models.config import read_config
         from alignment.models.folders.sequence_ends import sequence_ends
         from alignment.models.tokenizer.tokenizer import load_tokenizer
         from alignment.models.tokenizer.trained_template import describe_template, template_warning
 
-        self.config = DecoderConfig.read(folder)
+        self.config = read_config(folder)
         self.tokenizer = load_tokenizer(folder)
         name = wanted or choose_template(self.config, self.tokenizer)
         self.template = describe_template(name, self.tokenizer)

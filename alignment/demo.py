@@ -16,10 +16,12 @@ from alignment.device.host import prepare_host
 from alignment.errors import UserError
 from alignment.telemetry.exit_status import describe_exit
 from alignment.telemetry.files import replace_file
+from alignment.trainers.registered import TRAINERS
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "config" / "tiny"
-STAGES = {"sft": "alignment/sft/run_sft.py", "rm": "alignment/rm/run_reward.py", "ppo": "alignment/ppo/run_ppo.py"}
+STAGES = ("sft", "rm", "ppo")
+"""The trainers it runs, each on what those before it made."""
 TEST_PROMPTS = "packing-prompts/test"
 JUDGE_SEED = 20261120
 SCORES = "true_scores.json"
@@ -96,10 +98,10 @@ def list_commands(seed: int, folder: Path) -> dict[str, list[str]]:
         },
     }
     commands = {}
-    for stage, script in STAGES.items():
+    for stage in STAGES:
         keys = {"output_dir": folder / stage, "overwrite_output_dir": "true", "seed": seed, **overrides[stage]}
         flags = [part for key, value in keys.items() for part in (f"--{key}", str(value))]
-        commands[stage] = [script, str(CONFIGS / f"{stage}_argument.json"), *flags]
+        commands[stage] = [TRAINERS[stage].door, str(CONFIGS / f"{stage}_argument.json"), *flags]
     commands["export"] = ["-m", "alignment.export", "--overwrite", str(folder / "ppo"), str(folder / "exported-policy")]
     commands["judge"] = ["-m", "alignment.demo", "--judge", str(folder)]
     return commands

@@ -1,10 +1,32 @@
-"""How a dataclass field says what it accepts; the parser, the checks and the reference table read it from here."""
+"""How a dataclass field says what it accepts, and when it does nothing; the parser, the checks and the reference table
+read it from here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
+
+
+class Situation(NamedTuple):
+    """What decides whether a value has its effect."""
+
+    device: str
+    """``cpu`` or ``gpu``."""
+    world_size: int
+    """Number of processes."""
+    values: Mapping[str, Any]
+    """Every key of the run."""
+
+
+class Case(NamedTuple):
+    """A situation in which a given value does nothing, or cannot be honoured."""
+
+    holds: Callable[[Any, Situation], bool]
+    """Whether it is so for the value."""
+    why: str
+    """The reason, to stand after ``KEY=VALUE has no effect:`` or ``KEY=VALUE is refused:``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,17 +51,31 @@ class Constraint:
     """Regular expression between the items of a list written as text."""
     path: str | None = None
     """What a relative path in the value names, a key of ``paths.RESOLVERS`` (None: the value is no path)."""
+    advice: Mapping[str, str] | None = None
+    """Keys of other suites that are refused, and what to write instead."""
     no_effect: str | None = None
     """Why a value other than the default changes nothing here (None: it does what it says)."""
     refusal: str | None = None
     """Why a value other than the default is refused (None: it is accepted)."""
+    inert_when: tuple[Case, ...] = ()
+    """When a given value does nothing; the run tells the first case that holds."""
+    refused_when: tuple[Case, ...] = ()
+    """When a given value cannot be honoured; the run does not start."""
+    meaning: str | None = None
+    """What the key means (None: it stands under the field in the source)."""
 
 
 NO_CONSTRAINT = Constraint()
 
 
 def argument(default: Any = MISSING, **constraint: Any) -> Any:
-    """Declare a field with a ``Constraint``; without a default the argument is required."""
+    """Declare a field with a ``Constraint``; without a default the argument is required.
+
+    ``inert_when`` and ``refused_when`` take one ``Case`` or several.
+    """
+    for name in ("inert_when", "refused_when"):
+        if isinstance(constraint.get(name), Case):
+            constraint[name] = (constraint[name],)
     return field(default=default, metadata={"constraint": Constraint(**constraint)})
 
 
@@ -56,3 +92,31 @@ def refused(default: Any, why: str, **constraint: Any) -> Any:
 def constraint_of(item: Field[Any]) -> Constraint:
     """Return the constraint a field was declared with."""
     return item.metadata.get("constraint", NO_CONSTRAINT)
+
+
+def where(key: str, *words: Any, why: str = "") -> Case:
+    """The case that ``key`` has one of the values ``words``; zero, false and null ask for nothing, and lose nothing."""
+    said = why or f"{key} is {'not given' if words[0] is None else show_value(words[0])}"
+    return Case(lambda value, s: value not in (None, 0) and s.values.get(key) in words, said)
+
+
+def unless(key: str, *words: Any, why: str = "") -> Case:
+    """The case that ``key`` has none of the values ``words``."""
+    said = why or f"{key} is not {show_value(words[0])}"
+    return Case(lambda value, s: value is not None and s.values.get(key) not in words, said)
+
+
+def where_given(key: str, why: str = "") -> Case:
+    """The case that ``key`` holds something, or a positive number, and takes the place of this key."""
+    return Case(lambda value, s: value is not None and _is_given(s.values.get(key)), why or f"{key} is given and wins")
+
+
+def show_value(value: Any) -> str:
+    """Return a value as a user writes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _is_given(value: Any) -> bool:
+    return bool(value) and value != -1

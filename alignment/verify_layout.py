@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import sys
 import tempfile
 import time
@@ -23,14 +24,16 @@ prepare_host()  # before the first import of Paddle, which reads these settings 
 
 from alignment.architecture.layout import Layout  # noqa: E402
 from alignment.arguments.command_line import ToolParser, number  # noqa: E402
+from alignment.arguments.groups import declare  # noqa: E402
 from alignment.errors import ArgumentError, ProcessError, UserError  # noqa: E402
-from alignment.models.config import DecoderConfig  # noqa: E402
+from alignment.models.config import read_config  # noqa: E402
 from alignment.parity.check import References, check_layout  # noqa: E402
 from alignment.parity.comparison import TOLERANCE, Difference  # noqa: E402
 from alignment.parity.layouts import LAYOUTS, num_batch_ranks, num_processes  # noqa: E402
 from alignment.parity.subjects import LAYOUT_KEYS, SMALL_MODEL, make_models  # noqa: E402
 from alignment.telemetry import log  # noqa: E402
 from alignment.telemetry.tables import print_table  # noqa: E402
+from alignment.trainers.registered import TRAINERS  # noqa: E402
 
 COLUMNS = (
     "layout",
@@ -79,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
     print_table(f"layouts against one process (tolerance {TOLERANCE:g})", COLUMNS, map(_row, results))
     for layout, _, trainer, result in results:
         if isinstance(result, UserError):
-            print(f"{layout}, {trainer}: {result}")
+            print(f"{layout}, {TRAINERS[trainer].label}: {result}")
     if options.write:
         _write_markdown(Path(options.write), results)
     return 0 if all(isinstance(r, Difference) and r.passes() for *_, r in results) else 1
@@ -175,10 +178,12 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _trainer_of(given: Mapping[str, Any], path: Path) -> str:
-    """Return which trainer the file is for, by its keys and its name."""
-    if "actor_model_name_or_path" in given:
-        return "PPO"
-    return "RM" if "rm" in path.stem or "reward" in path.stem or "loss_type" in given else "SFT"
+    """Return which trainer the file is for: of those that know all its keys the one that its name names."""
+    known = {name: {key for slot in declare(TRAINERS[name].groups) for key in slot.names} for name in TRAINERS}
+    fewest = min(len(given.keys() - keys) for keys in known.values())
+    fitting = [name for name, keys in known.items() if len(given.keys() - keys) == fewest]
+    words = set(re.split(r"[^a-z]+", path.stem.lower()))
+    return next((name for name in fitting if name in words), fitting[0])
 
 
 def _shape(given: Mapping[str, Any], folder: Path, *, layers: int) -> dict[str, Any]:
@@ -188,7 +193,7 @@ def _shape(given: Mapping[str, Any], folder: Path, *, layers: int) -> dict[str, 
     places = [Path(named).expanduser(), folder / named] if named else []
     for place in places:
         if (place / "config.json").is_file():
-            config = DecoderConfig.read(place)
+            config = read_config(place)
             kept = {**config.to_dict(), **shape}
             heads = {
                 "num_attention_heads": config.num_attention_heads,
@@ -206,11 +211,12 @@ def _shape(given: Mapping[str, Any], folder: Path, *, layers: int) -> dict[str, 
 
 def _row(result: Result) -> list[Any]:
     layout, processes, trainer, found = result
+    label = TRAINERS[trainer].label
     if isinstance(found, UserError):
-        return [layout, processes, trainer, *[""] * 7, "FAILED" if isinstance(found, ProcessError) else "refused"]
+        return [layout, processes, label, *[""] * 7, "FAILED" if isinstance(found, ProcessError) else "refused"]
     numbers = [None if math.isnan(x) else f"{x:.1e}" for x in found[:6]]
-    tokens = "" if trainer != "PPO" else "same" if found.tokens_equal else "DIFFER"
-    return [layout, processes, trainer, *numbers, tokens, "pass" if found.passes() else "FAIL"]
+    tokens = "" if not TRAINERS[trainer].is_on_policy else "same" if found.tokens_equal else "DIFFER"
+    return [layout, processes, label, *numbers, tokens, "pass" if found.passes() else "FAIL"]
 
 
 def _write_markdown(path: Path, results: Iterable[Result]) -> None:

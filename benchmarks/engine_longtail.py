@@ -84,7 +84,7 @@ class LongTail:
     def __init__(self, options: argparse.Namespace) -> None:
         import numpy as np
 
-        from alignment.models.config import DecoderConfig
+        from alignment.architecture.decoder_config import DecoderConfig
         from alignment.models.decoder.decoder import CausalLM
         from alignment.models.decoder.initialise import draw_weights
 

@@ -16,12 +16,12 @@ import numpy as np  # noqa: E402
 import paddle  # noqa: E402
 from rollout_worker import Generate, Job, serve  # noqa: E402
 
+from alignment.architecture.decoder_config import DecoderConfig  # noqa: E402
 from alignment.generation.eager.eager_engine import EagerEngine  # noqa: E402
 from alignment.generation.engine import GenerationOptions  # noqa: E402
 from alignment.generation.fused.fused_engine import FusedEngine  # noqa: E402
 from alignment.generation.fused.fused_settings import FusedSettings  # noqa: E402
 from alignment.generation.fused.sequences import make_sequences  # noqa: E402
-from alignment.models.config import DecoderConfig  # noqa: E402
 from alignment.models.decoder.decoder import CausalLM  # noqa: E402
 from alignment.ops.native.library import load_core  # noqa: E402
 

@@ -11,7 +11,7 @@ sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
 import numpy as np  # noqa: E402
 from rollout_work import MODELS  # noqa: E402
 
-from alignment.models.config import DecoderConfig  # noqa: E402
+from alignment.architecture.decoder_config import DecoderConfig  # noqa: E402
 from alignment.models.decoder.decoder import CausalLM  # noqa: E402
 from alignment.models.decoder.initialise import draw_weights  # noqa: E402
 

@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from alignment.architecture.layout import Layout  # noqa: E402
 from alignment.arguments.parallel import ParallelArguments  # noqa: E402
-from alignment.models.config import DecoderConfig  # noqa: E402
+from alignment.models.config import read_config  # noqa: E402
 from alignment.parity.subjects import make_models, write_arguments  # noqa: E402
 from alignment.parity.trajectory import run_trainers  # noqa: E402
 from alignment.planner.job import Job  # noqa: E402
@@ -120,7 +120,7 @@ def measure(folder: Path, world_size: int, changes: Mapping[str, Any], updates: 
 
 def formula(layout: Layout, folder: Path, micro_batches: int, trajectory: Any) -> float:
     """Return the MiB that the planner expects one process to send in an update of policy and critic."""
-    config = DecoderConfig.read(folder / "actor")
+    config = read_config(folder / "actor")
     records = trajectory.metrics[1:]
     lengths = [record["rollout/prompt_length"] + record["train/mean_generated_length"] for record in records]
     length = round(sum(lengths) / len(lengths))

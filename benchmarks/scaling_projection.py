@@ -10,8 +10,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from alignment.architecture.decoder_config import DecoderConfig  # noqa: E402
 from alignment.architecture.layout import Layout  # noqa: E402
-from alignment.models.config import DecoderConfig  # noqa: E402
 from alignment.planner.job import Job  # noqa: E402
 from alignment.planner.search import Machine, evaluate  # noqa: E402
 

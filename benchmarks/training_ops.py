@@ -31,7 +31,7 @@ import numpy as np  # noqa: E402
 import paddle  # noqa: E402
 from ppo_step_work import MODELS  # noqa: E402
 
-from alignment.models.config import DecoderConfig  # noqa: E402
+from alignment.architecture.decoder_config import DecoderConfig  # noqa: E402
 from alignment.models.decoder.decoder import CausalLM  # noqa: E402
 from alignment.models.decoder.initialise import draw_weights  # noqa: E402
 from alignment.models.decoder.logprobs import policy_logprobs  # noqa: E402

@@ -44,7 +44,7 @@ SCRIPTS = (
 SHARED = "tests/contract/keys/test_keys.py::test_a_key_arrives"
 """Tests that look at runs which the first of them assembles: where one runs a line, all of them may notice."""
 FIRST = 12
-"""Tests of a module that are run before those of the next."""
+"""Tests of a module that are run before those of the next; of modules that are near to the fault all are."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -154,8 +154,9 @@ def choose_tests(fault: Fault, known: Mapping[str, Any]) -> list[str]:
     modules: dict[str, list[str]] = defaultdict(list)
     for test in sorted(covering, key=known["seconds"].__getitem__):
         modules[test.partition("::")[0]].append(test)
-    ranked = sorted(modules.items(), key=lambda item: _rank(item[0], fault, known, near))
-    order = [test for _, tests in ranked for test in tests[:FIRST]]
+    ranks = {module: _rank(module, fault, known, near) for module in modules}
+    ranked = sorted(modules.items(), key=lambda item: ranks[item[0]])
+    order = [test for module, tests in ranked for test in (tests[:FIRST] if ranks[module][0] > 1 else tests)]
     order += sorted(test for test in covering if test.startswith(SHARED))
     order += [test for _, tests in ranked for test in tests[FIRST:]]
     return list(_within_budget(dict.fromkeys(order), known["seconds"]))

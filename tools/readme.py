@@ -76,11 +76,11 @@ def replace_block(text: str, opening: str, closing: str, body: str) -> str:
 def render(text: str) -> str:
     """Return the README with its generated parts written anew."""
     sys.path.insert(0, str(ROOT))
-    from alignment.arguments.reference import render_reference
+    from alignment.trainers.reference import key_reference
 
     tree = "\n```\n" + "\n".join(tree_lines()) + "\n"
     text = replace_block(text, "<!-- tree -->", "```\n\n## Every key", tree)
-    return replace_block(text, "<!-- reference -->", "<!-- /reference -->", f"\n{render_reference()}\n")
+    return replace_block(text, "<!-- reference -->", "<!-- /reference -->", f"\n{key_reference()}\n")
 
 
 def _line(depth: int, name: str, comment: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from alignment.arguments.training import NO_EVALUATION
 from alignment.fields import argument
 
 
@@ -37,5 +38,5 @@ class ColumnArguments:
     """Columns to leave out, separated by commas."""
     train_split: str | None = None
     """Split that train_datasets and ptx_datasets read of a folder or hub dataset with several; null: train."""
-    eval_split: str | None = None
+    eval_split: str | None = argument(None, inert_when=NO_EVALUATION)
     """Split that eval_datasets read; null: validation, or test where there is none."""

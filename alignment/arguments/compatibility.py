@@ -2,229 +2,170 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+from typing import Literal
 
 from alignment.fields import inert, refused
 
 _KERNEL = "there is one implementation of this operation, the fastest that is built"
+_ONE_WAY = "there is one implementation of this, which the option does not change"
 _SAVING = "checkpoints have one format: written aside, synced, renamed"
-_AMP = "mixed precision by operator is not built; weights are bfloat16 (bf16 with O2) or float32"
-_STEP = "gradients are freed after every update anyway"
-_DROPOUT = "the supported models have no dropout"
-_EXPERTS = "the supported models have no experts"
-_ALL_MEASURED = "it is always measured"
-_RANDOM_TOKENS = "random tokenization is not built"
-_NO_ADAPTERS = "adapters are not built; merge them into the model first"
+_NO_AMP = "mixed precision by operator is not built; weights are bfloat16 (bf16 with O2) or float32"
 _NO_PACKING = "packing is not built; every row is a sequence of its own, and padding is never computed"
-_OVERLONG = "shape the reward in a reward_function"
+_NO_ADAPTERS = "adapters are not built; merge them into the model first"
 _NO_DYNAMIC_SAMPLING = "dynamic sampling is not built"
+_NO_EMA = "averaged weights are not built"
+_NO_STOPPING = "early_stopping is not built"
+_NO_BUFFER = "enable_overlong_reward_buffer is not built"
+_NO_RANDOM_TOKENS = "random tokenization is not built"
+_NO_DROPOUT = "the supported models have no dropout"
+_NO_EXPERTS = "the supported models have no experts"
+_MEASURED = "it is always measured"
+_TIMED = "the seconds of each stage are always measured"
+_SAME_EVAL = "evaluation computes as training does"
+_IN_PLACE = "give name:proportion:path in the dataset"
 
+# One line a key: name, type, the value that is honoured, meaning, reason.
+# fmt: off
+_REFUSED = (
+    ("fp16", bool, False, "Compute in float16.", "float16 needs loss scaling, which is not built; use bf16"),
+    ("autotuner_benchmark", bool, False, "Benchmark with random weights.",
+     "it would train random weights instead of the model named"),
+    ("optim", str, "adamw", "Optimizer.", "adamw is the only optimizer built"),
+    ("no_cuda", bool, False, "Run on the CPU.", "write device=cpu"),
+    ("ignore_data_skip", bool, False, "Start the data anew on resume.",
+     "resuming continues with the next row, so that it equals the unbroken run"),
+    ("skip_data_intervals", str | None, None, "Updates to skip.", "leave the rows out of the dataset"),
+    ("ignore_load_lr_and_optim", bool, False, "Resume without optimizer.",
+     "resuming restores everything; to start anew give the model path"),
+    ("early_stopping", bool, False, "Stop when the metric no longer improves.",
+     "it is not built; load_best_model_at_end keeps the best weights"),
+    ("use_ema", bool, False, "Roll out with averaged weights.", _NO_EMA),
+    ("eos_token", str | None, None, "Text of another end token.", "give its id in stop_token_ids"),
+    ("do_predict", bool, False, "Predict on a test set.", "there is no prediction stage"),
+    ("do_export", bool, False, "Export for inference.", "run `python -m alignment.export`"),
+    ("to_static", bool, False, "Compile the model.", "training runs eagerly"),
+    ("enable_auto_parallel", bool, False, "Automatic parallelism.", "automatic parallelism is not built"),
+    ("logging_strategy", str, "steps", "When to record metrics.", "give logging_steps"),
+    ("zero_padding", bool, False, "Pack several rows into one sequence.", _NO_PACKING),
+    ("greedy_zero_padding", bool, False, "Pack rows as tightly as they fit.", _NO_PACKING),
+    ("flash_mask", bool, False, "Attention masks of packed rows.", _NO_PACKING),
+    ("lora", bool, False, "Train low-rank adapters.", _NO_ADAPTERS),
+    ("lora_path", str | None, None, "Folder of an adapter to go on with.", _NO_ADAPTERS),
+    ("prefix_tuning", bool, False, "Train a prefix.", _NO_ADAPTERS),
+    ("dynamic_sampling", bool, False, "Sample prompts again whose rewards are all equal.", _NO_DYNAMIC_SAMPLING),
+    ("enable_overlong_reward_buffer", bool, False, "Lower the reward of responses that are nearly too long.",
+     "shape the reward in a reward_function"),
+    ("rollout_quant_type", str | None, None, "Quantisation of the rollout's weights.",
+     "give rollout_weight_type=int8 for the fused engine"),
+)
+_INERT = (
+    ("ignore_save_lr_and_optim", bool, False, "Save without optimizer.",
+     "checkpoints hold the optimizer, so that they can be resumed"),
+    ("early_stopping_patience", int, 4, "Evaluations without improvement before the stop.", _NO_STOPPING),
+    ("early_stopping_threshold", float, 0.0, "Smallest improvement that counts.", _NO_STOPPING),
+    ("shard_ema", bool, False, "Share averaged weights.", _NO_EMA),
+    ("offload_ema", bool, True, "Averaged weights in host memory.", _NO_EMA),
+    ("ema_beta", float, 0.992, "Decay of averaged weights.", _NO_EMA),
+    ("lora_rank", int, 8, "Rank of adapters.", _NO_ADAPTERS),
+    ("lora_alpha", int, -1, "Scale of adapters.", _NO_ADAPTERS),
+    ("overlong_reward_buffer", int, 256, "Tokens over which the reward falls.", _NO_BUFFER),
+    ("overlong_penalty_factor", float, 1.0, "Largest penalty of an overlong response.", _NO_BUFFER),
+    ("max_gen_batches", int, 2, "Rollouts that dynamic sampling may take.", _NO_DYNAMIC_SAMPLING),
+    ("global_gen_batch_size", int, -1, "Prompts of one rollout of dynamic sampling, over all processes.",
+     _NO_DYNAMIC_SAMPLING),
+    ("balance_batch", bool, False, "Spread long rows evenly over the processes.",
+     "losses are divided by counts over all processes, so no number depends on it"),
+    ("use_remove_padding", bool, True, "Compute real tokens only.", "padding is never computed"),
+    ("use_fused_rope", bool, False, "Fuse rotary positions.", _KERNEL),
+    ("use_fused_linear", bool, False, "Fuse matrix product and bias.", _KERNEL),
+    ("use_fused_linear_cross_entropy", bool, False, "Fuse head and loss.", _KERNEL),
+    ("fuse_attention_qkv", bool, False, "One matrix product for queries, keys and values.", _KERNEL),
+    ("fuse_attention_ffn", bool, False, "One matrix product for gate and up projection.", _KERNEL),
+    ("recompute_use_reentrant", bool, True, "How recompute is done.", _KERNEL),
+    ("use_fused_head_and_loss_fn", bool, False, "Fuse head and loss.", _KERNEL),
+    ("fused_linear", bool, False, "Fuse matrix product and bias.", _KERNEL),
+    ("use_fused_rms_norm", bool, False, "Fuse the norm.", _KERNEL),
+    ("use_attn_mask_start_row_indices", bool, False, "Sparse attention masks.", _KERNEL),
+    ("flatten_param_grads", bool, False, "Flatten parameters and gradients.", _KERNEL),
+    ("use_sparse_head_and_loss_fn", bool, True, "Compute the head on target tokens only.",
+     "the head runs on target tokens only"),
+    ("wandb_http_proxy", str | None, None, "Proxy of wandb.", "wandb reads HTTPS_PROXY of the environment"),
+    ("logging_dir", str | None, None, "Folder of the curves.", "curves are written to output_dir/runs"),
+    ("refined_recompute", str | None, None, "What recompute leaves out.", "whole layers are recomputed"),
+    ("use_fp32_compute", bool, True, "Compute losses in float32.",
+     "log-probs, rewards, advantages and losses are always computed in float32"),
+    ("use_tgt_len_value", bool, True, "Values on the response alone.",
+     "values and advantages always cover the response alone"),
+    ("release_grads", bool, True, "Free gradients between updates.", "gradients are freed after every update anyway"),
+    ("unified_checkpoint", bool, False, "One checkpoint format for all layouts.", _SAVING),
+    ("unified_checkpoint_config", str | None, None, "Options of unified checkpoints.", _SAVING),
+    ("use_async_save", bool, False, "Save in the background.", _SAVING),
+    ("save_sharded_model", bool, False, "Save shards of the model.", _SAVING),
+    ("load_sharded_model", bool, False, "Load shards of the model.", _SAVING),
+    ("save_on_each_node", bool, False, "Save on every machine.", _SAVING),
+    ("ckpt_quant_stage", str, "O0", "Quantise checkpoints.", _SAVING),
+    ("amp_master_grad", bool, False, "Gradients in float32.", _NO_AMP),
+    ("amp_custom_black_list", tuple[str, ...], (), "Operators kept in float32.", _NO_AMP),
+    ("amp_custom_white_list", tuple[str, ...], (), "Operators in 16 bits.", _NO_AMP),
+    ("bf16_full_eval", bool, False, "Evaluate in bfloat16.", _SAME_EVAL),
+    ("fp16_full_eval", bool, False, "Evaluate in float16.", _SAME_EVAL),
+    ("scale_loss", float, 2.0**15, "First loss scale of float16.", "loss scaling belongs to fp16"),
+    ("offload_optim", bool, False, "Optimizer state in host memory.", "give offload_level"),
+    ("hidden_dropout_prob", float, 0.0, "Dropout of layers.", _NO_DROPOUT),
+    ("attention_probs_dropout_prob", float, 0.0, "Dropout of attention.", _NO_DROPOUT),
+    ("dropout_warmup_steps", int, 0, "Updates with dropout.", _NO_DROPOUT),
+    ("use_expert_parallel", bool, False, "Share experts.", _NO_EXPERTS),
+    ("actor_tokenizer_alpha", float | None, None, "Random tokenization of the policy.", _NO_RANDOM_TOKENS),
+    ("reward_tokenizer_alpha", float | None, None, "Random tokenization of the reward model.", _NO_RANDOM_TOKENS),
+    ("reward_critic_tokenizer_alpha", float | None, None, "Random tokenization of the critic.", _NO_RANDOM_TOKENS),
+    ("num_cycles", float, 0.5, "Waves of the cosine.", "the cosine falls once from the peak to min_learning_rate"),
+    ("lr_end", float, 0.0, "Last learning rate of the polynomial.", "give min_learning_rate"),
+    ("power", float, 2.0, "Exponent of the polynomial.", "the polynomial schedule is a square"),
+    ("eval_accumulation_steps", int | None, None, "Evaluation batches kept on the device.",
+     "results go to host memory after every batch"),
+    ("prediction_loss_only", bool, False, "Evaluate the loss alone.", _MEASURED),
+    ("count_trained_tokens", bool, True, "Count tokens.", _MEASURED),
+    ("max_evaluate_steps", int, -1, "Evaluation batches.",
+     "evaluation covers its dataset; shorten it with name:proportion"),
+    ("minimum_eval_times", int | None, None, "Smallest number of evaluations.", "give eval_steps"),
+    ("skip_profile_timer", bool, False, "Do not time stages.", _TIMED),
+    ("benchmark", bool, False, "Benchmark mode.", _TIMED),
+    ("skip_memory_metrics", bool, True, "Do not measure memory.", "memory is not measured"),
+    ("log_on_each_node", bool, False, "Log on every machine.", "the first process logs"),
+    ("remove_unused_columns", bool, True, "Drop unused columns.", "rows hold the fields that are used"),
+    ("lazy_data_processing", bool, True, "Encode late.", "rows are encoded when they are read"),
+    ("distributed_dataloader", bool, False, "One process reads the data for all.", "each process reads its own rows"),
+    ("lazy", bool, False, "Stream the data.", "datasets are always indexed"),
+    ("task_name", str | None, None, "Subset of a dataset.", _IN_PLACE),
+    ("eval_with_do_generation", bool, False, "Generate in evaluation.", "PPO evaluation generates, the others score"),
+    ("save_generation_output", bool, True, "Keep evaluation answers.", "samples.jsonl is always written"),
+    ("metrics_output_path", str | None, None, "File of metrics.", "metrics are in output_dir/metrics.jsonl"),
+    ("local_rank", int, -1, "Number of this process.", "the launcher says which process this is"),
+    ("stage", str | None, None, "Kind of training.", "the entry script says what is trained"),
+    ("use_flash_attention", bool, False, "Use flash attention.",
+     "it is used wherever it exists: in bfloat16 on a GPU, and nowhere else"),
+    ("tensor_parallel_config", tuple[str, ...], (), "Options of tensor parallelism.", _ONE_WAY),
+    ("pipeline_parallel_config", tuple[str, ...], (), "Options of the pipeline, for example disable_p2p_cache_shape.",
+     _ONE_WAY),
+    ("sharding_parallel_config", tuple[str, ...], (), "Options of sharding, for example enable_stage1_overlap.",
+     _ONE_WAY),
+    ("data_parallel_config", tuple[str, ...], (), "Options of data parallelism.", _ONE_WAY),
+    ("sequence_parallel_config", tuple[str, ...], (), "Options of sequence parallelism.", _ONE_WAY),
+    ("hybrid_parallel_topo_order", Literal["pp_first", "sharding_first"] | None, None,
+     "Order of the axes in the grid of processes.",
+     "ranks are ordered data, pipeline, sharding, tensor; results do not depend on it"),
+    ("tensor_parallel_output", bool, False,
+     "Keep logits split over the tensor-parallel processes (2025 versions: true by default).",
+     "logits are never gathered"),
+)
+# fmt: on
 
-@dataclass(frozen=True, kw_only=True)
-class CompatibilityArguments:
-    """Keys without an effect of their own; each says why when it is given."""
-
-    fp16: bool = refused(False, "float16 needs loss scaling, which is not built; use bf16")
-    """Compute in float16."""
-    autotuner_benchmark: bool = refused(False, "it would train random weights instead of the model named")
-    """Benchmark with random weights."""
-    optim: str = refused("adamw", "adamw is the only optimizer built")
-    """Optimizer."""
-    no_cuda: bool = refused(False, "write device=cpu")
-    """Run on the CPU."""
-    ignore_data_skip: bool = refused(False, "resuming continues with the next row, so that it equals the unbroken run")
-    """Start the data anew on resume."""
-    skip_data_intervals: str | None = refused(None, "leave the rows out of the dataset")
-    """Updates to skip."""
-    ignore_load_lr_and_optim: bool = refused(False, "resuming restores everything; to start anew give the model path")
-    """Resume without optimizer."""
-    ignore_save_lr_and_optim: bool = inert(False, "checkpoints hold the optimizer, so that they can be resumed")
-    """Save without optimizer."""
-    early_stopping: bool = refused(False, "it is not built; load_best_model_at_end keeps the best weights")
-    """Stop when the metric no longer improves."""
-    early_stopping_patience: int = inert(4, "early_stopping is not built")
-    """Evaluations without improvement before the stop."""
-    early_stopping_threshold: float = inert(0.0, "early_stopping is not built")
-    """Smallest improvement that counts."""
-    use_ema: bool = refused(False, "averaged weights are not built")
-    """Roll out with averaged weights."""
-    shard_ema: bool = inert(False, "averaged weights are not built")
-    """Share averaged weights."""
-    offload_ema: bool = inert(True, "averaged weights are not built")
-    """Averaged weights in host memory."""
-    ema_beta: float = inert(0.992, "averaged weights are not built")
-    """Decay of averaged weights."""
-    eos_token: str | None = refused(None, "give its id in stop_token_ids")
-    """Text of another end token."""
-    do_predict: bool = refused(False, "there is no prediction stage")
-    """Predict on a test set."""
-    do_export: bool = refused(False, "run `python -m alignment.export`")
-    """Export for inference."""
-    to_static: bool = refused(False, "training runs eagerly")
-    """Compile the model."""
-    enable_auto_parallel: bool = refused(False, "automatic parallelism is not built")
-    """Automatic parallelism."""
-    logging_strategy: str = refused("steps", "give logging_steps")
-    """When to record metrics."""
-
-    zero_padding: bool = refused(False, _NO_PACKING)
-    """Pack several rows into one sequence."""
-    greedy_zero_padding: bool = refused(False, _NO_PACKING)
-    """Pack rows as tightly as they fit."""
-    flash_mask: bool = refused(False, _NO_PACKING)
-    """Attention masks of packed rows."""
-    lora: bool = refused(False, _NO_ADAPTERS)
-    """Train low-rank adapters."""
-    lora_path: str | None = refused(None, _NO_ADAPTERS)
-    """Folder of an adapter to go on with."""
-    prefix_tuning: bool = refused(False, _NO_ADAPTERS)
-    """Train a prefix."""
-    dynamic_sampling: bool = refused(False, _NO_DYNAMIC_SAMPLING)
-    """Sample prompts again whose rewards are all equal."""
-    enable_overlong_reward_buffer: bool = refused(False, _OVERLONG)
-    """Lower the reward of responses that are nearly too long."""
-    rollout_quant_type: str | None = refused(None, "give rollout_weight_type=int8 for the fused engine")
-    """Quantisation of the rollout's weights."""
-
-    lora_rank: int = inert(8, _NO_ADAPTERS)
-    """Rank of adapters."""
-    lora_alpha: int = inert(-1, _NO_ADAPTERS)
-    """Scale of adapters."""
-    overlong_reward_buffer: int = inert(256, "enable_overlong_reward_buffer is not built")
-    """Tokens over which the reward falls."""
-    overlong_penalty_factor: float = inert(1.0, "enable_overlong_reward_buffer is not built")
-    """Largest penalty of an overlong response."""
-    max_gen_batches: int = inert(2, _NO_DYNAMIC_SAMPLING)
-    """Rollouts that dynamic sampling may take."""
-    global_gen_batch_size: int = inert(-1, _NO_DYNAMIC_SAMPLING)
-    """Prompts of one rollout of dynamic sampling, over all processes."""
-    balance_batch: bool = inert(False, "losses are divided by counts over all processes, so no number depends on it")
-    """Spread long rows evenly over the processes."""
-    use_remove_padding: bool = inert(True, "padding is never computed")
-    """Compute real tokens only."""
-    use_fused_rope: bool = inert(False, _KERNEL)
-    """Fuse rotary positions."""
-    use_fused_linear: bool = inert(False, _KERNEL)
-    """Fuse matrix product and bias."""
-    use_fused_linear_cross_entropy: bool = inert(False, _KERNEL)
-    """Fuse head and loss."""
-    use_sparse_head_and_loss_fn: bool = inert(True, "the head runs on target tokens only")
-    """Compute the head on target tokens only."""
-    fuse_attention_qkv: bool = inert(False, _KERNEL)
-    """One matrix product for queries, keys and values."""
-    fuse_attention_ffn: bool = inert(False, _KERNEL)
-    """One matrix product for gate and up projection."""
-    wandb_http_proxy: str | None = inert(None, "wandb reads HTTPS_PROXY of the environment")
-    """Proxy of wandb."""
-    logging_dir: str | None = inert(None, "curves are written to output_dir/runs")
-    """Folder of the curves."""
-    recompute_use_reentrant: bool = inert(True, _KERNEL)
-    """How recompute is done."""
-    refined_recompute: str | None = inert(None, "whole layers are recomputed")
-    """What recompute leaves out."""
-    use_fused_head_and_loss_fn: bool = inert(False, _KERNEL)
-    """Fuse head and loss."""
-    fused_linear: bool = inert(False, _KERNEL)
-    """Fuse matrix product and bias."""
-    use_fused_rms_norm: bool = inert(False, _KERNEL)
-    """Fuse the norm."""
-    use_attn_mask_start_row_indices: bool = inert(False, _KERNEL)
-    """Sparse attention masks."""
-    flatten_param_grads: bool = inert(False, _KERNEL)
-    """Flatten parameters and gradients."""
-    use_fp32_compute: bool = inert(True, "log-probs, rewards, advantages and losses are always computed in float32")
-    """Compute losses in float32."""
-    use_tgt_len_value: bool = inert(True, "values and advantages always cover the response alone")
-    """Values on the response alone."""
-    kl_loss_coeff: float = inert(0.0, "ppo puts the KL into the reward: give kl_coeff")
-    """Weight of a KL loss (grpo)."""
-    pg_loss_coeff: float = inert(1.0, "ppo has one policy loss, of weight 1: scale learning_rate")
-    """Weight of the policy loss (grpo)."""
-    release_grads: bool = inert(True, _STEP)
-    """Free gradients between updates."""
-    unified_checkpoint: bool = inert(False, _SAVING)
-    """One checkpoint format for all layouts."""
-    unified_checkpoint_config: str | None = inert(None, _SAVING)
-    """Options of unified checkpoints."""
-    use_async_save: bool = inert(False, _SAVING)
-    """Save in the background."""
-    save_sharded_model: bool = inert(False, _SAVING)
-    """Save shards of the model."""
-    load_sharded_model: bool = inert(False, _SAVING)
-    """Load shards of the model."""
-    save_on_each_node: bool = inert(False, _SAVING)
-    """Save on every machine."""
-    ckpt_quant_stage: str = inert("O0", _SAVING)
-    """Quantise checkpoints."""
-    amp_master_grad: bool = inert(False, _AMP)
-    """Gradients in float32."""
-    amp_custom_black_list: tuple[str, ...] = inert((), _AMP)
-    """Operators kept in float32."""
-    amp_custom_white_list: tuple[str, ...] = inert((), _AMP)
-    """Operators in 16 bits."""
-    bf16_full_eval: bool = inert(False, "evaluation computes as training does")
-    """Evaluate in bfloat16."""
-    fp16_full_eval: bool = inert(False, "evaluation computes as training does")
-    """Evaluate in float16."""
-    scale_loss: float = inert(2.0**15, "loss scaling belongs to fp16")
-    """First loss scale of float16."""
-    offload_optim: bool = inert(False, "give offload_level")
-    """Optimizer state in host memory."""
-    hidden_dropout_prob: float = inert(0.0, _DROPOUT)
-    """Dropout of layers."""
-    attention_probs_dropout_prob: float = inert(0.0, _DROPOUT)
-    """Dropout of attention."""
-    dropout_warmup_steps: int = inert(0, _DROPOUT)
-    """Updates with dropout."""
-    use_expert_parallel: bool = inert(False, _EXPERTS)
-    """Share experts."""
-    actor_tokenizer_alpha: float | None = inert(None, _RANDOM_TOKENS)
-    """Random tokenization of the policy."""
-    reward_tokenizer_alpha: float | None = inert(None, _RANDOM_TOKENS)
-    """Random tokenization of the reward model."""
-    reward_critic_tokenizer_alpha: float | None = inert(None, _RANDOM_TOKENS)
-    """Random tokenization of the critic."""
-    num_cycles: float = inert(0.5, "the cosine falls once from the peak to min_learning_rate")
-    """Waves of the cosine."""
-    lr_end: float = inert(0.0, "give min_learning_rate")
-    """Last learning rate of the polynomial."""
-    power: float = inert(2.0, "the polynomial schedule is a square")
-    """Exponent of the polynomial."""
-    eval_accumulation_steps: int | None = inert(None, "results go to host memory after every batch")
-    """Evaluation batches kept on the device."""
-    prediction_loss_only: bool = inert(False, _ALL_MEASURED)
-    """Evaluate the loss alone."""
-    max_evaluate_steps: int = inert(-1, "evaluation covers its dataset; shorten it with name:proportion")
-    """Evaluation batches."""
-    minimum_eval_times: int | None = inert(None, "give eval_steps")
-    """Smallest number of evaluations."""
-    skip_profile_timer: bool = inert(False, "the seconds of each stage are always measured")
-    """Do not time stages."""
-    skip_memory_metrics: bool = inert(True, "memory is not measured")
-    """Do not measure memory."""
-    count_trained_tokens: bool = inert(True, _ALL_MEASURED)
-    """Count tokens."""
-    log_on_each_node: bool = inert(False, "the first process logs")
-    """Log on every machine."""
-    remove_unused_columns: bool = inert(True, "rows hold the fields that are used")
-    """Drop unused columns."""
-    lazy_data_processing: bool = inert(True, "rows are encoded when they are read")
-    """Encode late."""
-    distributed_dataloader: bool = inert(False, "each process reads its own rows")
-    """One process reads the data for all."""
-    lazy: bool = inert(False, "datasets are always indexed")
-    """Stream the data."""
-    task_name: str | None = inert(None, "give name:proportion:path in the dataset")
-    """Subset of a dataset."""
-    eval_with_do_generation: bool = inert(False, "PPO evaluation generates, the others score")
-    """Generate in evaluation."""
-    save_generation_output: bool = inert(True, "samples.jsonl is always written")
-    """Keep evaluation answers."""
-    metrics_output_path: str | None = inert(None, "metrics are in output_dir/metrics.jsonl")
-    """File of metrics."""
-    local_rank: int = inert(-1, "the launcher says which process this is")
-    """Number of this process."""
-    stage: str | None = inert(None, "the entry script says what is trained")
-    """Kind of training."""
-    benchmark: bool = inert(False, "the seconds of each stage are always measured")
-    """Benchmark mode."""
+CompatibilityArguments: type = dataclasses.make_dataclass(
+    "CompatibilityArguments",
+    [(name, hint, refused(value, why, meaning=meaning)) for name, hint, value, meaning, why in _REFUSED]
+    + [(name, hint, inert(value, why, meaning=meaning)) for name, hint, value, meaning, why in _INERT],
+    namespace={"__doc__": "Keys without an effect of their own; each says why when it is given."},
+    frozen=True,
+    kw_only=True,
+)

@@ -3,10 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from alignment.arguments.training import SchedulerType
-from alignment.fields import argument
+from alignment.fields import Case, Situation, argument
+
+
+def _schedule(s: Situation) -> str:
+    return s.values["critic_lr_scheduler_type"] or s.values["lr_scheduler_type"]
+
+
+def _is_flat(value: Any, s: Situation) -> bool:
+    return bool(value) and _schedule(s) in ("constant", "constant_with_warmup")
+
+
+def _has_no_warmup(value: Any, s: Situation) -> bool:
+    return bool(value) and (_schedule(s) == "constant" or s.values["warmup_steps"] > 0)
+
+
+def _keeps_activations(value: Any, s: Situation) -> bool:
+    recompute = s.values["critic_recompute"]
+    return value is not None and not (s.values["recompute"] if recompute is None else recompute)
+
+
+_NO_DECAY = Case(_is_flat, "the critic's learning rate does not decay")
+_NO_WARMUP = Case(_has_no_warmup, "the critic's schedule is constant, or warmup_steps wins")
+_NO_RECOMPUTE = Case(_keeps_activations, "the critic does not recompute")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,17 +37,19 @@ class CriticArguments:
 
     critic_learning_rate: float | None = argument(None, minimum=0)
     """Largest learning rate; null: learning_rate."""
-    critic_min_learning_rate: float | None = argument(None, minimum=0)
+    critic_min_learning_rate: float | None = argument(None, minimum=0, inert_when=_NO_DECAY)
     """Learning rate at the end of the decay; null: min_learning_rate."""
     critic_lr_scheduler_type: SchedulerType | None = None
     """Shape of the learning rate; null: lr_scheduler_type."""
-    critic_warmup_ratio: float | None = argument(None, minimum=0, maximum=1)
+    critic_warmup_ratio: float | None = argument(None, minimum=0, maximum=1, inert_when=_NO_WARMUP)
     """Share of all updates in which the learning rate rises from 0; null: warmup_ratio."""
-    critic_decay_steps: int | None = argument(None, minimum=1)
+    critic_decay_steps: int | None = argument(None, minimum=1, inert_when=_NO_DECAY)
     """Update at which critic_min_learning_rate is reached; null: decay_steps."""
     critic_weight_decay: float | None = argument(None, minimum=0)
     """Decoupled weight decay; null: weight_decay."""
     critic_recompute: bool | None = None
     """Recompute layer activations in the backward pass; null: recompute."""
-    critic_recompute_granularity: Literal["full", "full_attn", "core_attn"] | None = None
+    critic_recompute_granularity: Literal["full", "full_attn", "core_attn"] | None = argument(
+        None, inert_when=_NO_RECOMPUTE
+    )
     """What critic_recompute recomputes; null: recompute_granularity."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from alignment.fields import argument
+from alignment.arguments.training import NO_EVALUATION
+from alignment.fields import argument, where_given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,9 @@ class DataArguments:
     """A Jinja file, or Jinja text, in place of the tokenizer's chat template; it is used and saved with the model."""
     dataset_modules: tuple[str, ...] = argument((), path="module", separator=r"\s*,\s*")
     """Python modules or .py files, separated by commas, imported first so that they register their datasets."""
-    eval_split_ratio: float | None = argument(None, above=0, below=1)
+    eval_split_ratio: float | None = argument(
+        None, above=0, below=1, inert_when=(where_given("eval_datasets"), NO_EVALUATION)
+    )
     """Share of the training rows held out for evaluation when eval_datasets is not given."""
     dataloader_drop_last: bool = False
     """Leave out the last batch of an epoch when it is not full."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from alignment.arguments.training import NO_EVALUATION
 from alignment.fields import argument
 
 
@@ -19,11 +20,15 @@ class GenerationArguments:
     """Sample among this many most likely tokens; 0: all."""
     repetition_penalty: float = argument(1.0, above=0)
     """Divides positive and multiplies negative logits of tokens that occurred before; 1: off."""
-    max_dec_len: int | None = argument(None, minimum=1)
+    max_dec_len: int | None = argument(None, minimum=1, advice={"max_new_tokens": "give max_dec_len"})
     """Largest number of response tokens; null: what max_length leaves."""
-    min_dec_len: int = argument(1, minimum=0)
+    min_dec_len: int = argument(1, minimum=0, advice={"min_length": "give min_dec_len"})
     """Response tokens before a stop token may come."""
     stop_token_ids: tuple[int, ...] = argument((), minimum=0)
     """Token ids that end a response beside the tokenizer's end token."""
-    eval_do_sample: bool = True
+    eval_do_sample: bool = argument(
+        True,
+        inert_when=NO_EVALUATION,
+        advice={"do_sample": "rollouts always sample; eval_do_sample sets it for evaluation"},
+    )
     """Sample in evaluation too, as PaddleNLP does; false: greedy."""

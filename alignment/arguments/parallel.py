@@ -1,64 +1,79 @@
-"""Arguments of the parallel layout and of memory; see ``effect_rows`` for what one process can honour."""
+"""Arguments of the parallel layout and of memory, and what one process can honour of them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from alignment.fields import argument, inert
+from alignment.fields import Case, Situation, argument, unless
 
-_ONE_WAY = "there is one implementation of this, which the option does not change"
 OffloadPart = Literal["freeze_model", "optimizer", "train_model"]
+
+
+def _is_layout_of_one(value: Any, s: Situation) -> bool:
+    return bool(value) and value not in (-1, 1) and s.world_size == 1
+
+
+def _never_generates(value: Any, s: Situation) -> bool:
+    return bool(value) and value != -1 and "num_return_sequences" not in s.values
+
+
+def _has_no_tensor_parallelism(value: Any, s: Situation) -> bool:
+    return bool(value) and s.values["tensor_parallel_degree"] < 2
+
+
+def _shards_nothing(value: Any, s: Situation) -> bool:
+    return value > 1 and s.world_size > 1 and not s.values["sharding"]
+
+
+def _is_more_than_one(value: Any, s: Situation) -> bool:
+    return value > 1
+
+
+_ONE = Case(_is_layout_of_one, "this run has one process")
+_NO_ROLLOUTS = Case(_never_generates, "this trainer has no rollouts")
+_NO_SEQUENCE_AXIS = Case(
+    _is_more_than_one, "sequences are not split over processes; rows are, by tensor, pipeline and data parallelism"
+)
+_NO_EXPERTS = Case(_is_more_than_one, "the supported models have no experts")
+_NO_STAGE = Case(_shards_nothing, "sharding names no stage (stage1, stage2 or stage3)")
+_NO_TENSOR_AXIS = Case(_has_no_tensor_parallelism, "tensor_parallel_degree is 1")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelArguments:
     """How the work is spread over processes, and what leaves the device when it is not needed."""
 
-    tensor_parallel_degree: int = argument(-1, minimum=-1)
+    tensor_parallel_degree: int = argument(-1, minimum=-1, inert_when=_ONE)
     """Processes that share each layer; -1, 0 or 1: off."""
-    pipeline_parallel_degree: int = argument(-1, minimum=-1)
+    pipeline_parallel_degree: int = argument(-1, minimum=-1, inert_when=_ONE)
     """Processes that each hold some of the layers; -1, 0 or 1: off."""
-    sharding_parallel_degree: int = argument(-1, minimum=-1, aliases=("sharding_degree",))
+    sharding_parallel_degree: int = argument(-1, minimum=-1, aliases=("sharding_degree",), inert_when=(_ONE, _NO_STAGE))
     """Processes that share the optimizer state; -1: all that the other degrees leave."""
-    sharding: tuple[Literal["stage1", "stage2", "stage3", "offload"], ...] = ()
+    sharding: tuple[Literal["stage1", "stage2", "stage3", "offload"], ...] = argument((), inert_when=_ONE)
     """What is shared: stage1 optimizer state, stage2 also gradients, stage3 also weights; offload: in host memory."""
-    sep_parallel_degree: int = argument(-1, minimum=-1)
+    sep_parallel_degree: int = argument(-1, minimum=-1, refused_when=_NO_SEQUENCE_AXIS)
     """Processes that share a sequence (by attention heads)."""
-    context_parallel_degree: int = argument(-1, minimum=-1)
+    context_parallel_degree: int = argument(-1, minimum=-1, refused_when=_NO_SEQUENCE_AXIS)
     """Processes that share a sequence (by ring attention)."""
-    expert_parallel_degree: int = argument(-1, minimum=-1)
+    expert_parallel_degree: int = argument(-1, minimum=-1, refused_when=_NO_EXPERTS)
     """Processes that share the experts of a mixture."""
-    eval_mode: Literal["single", "tensor_parallel"] | None = None
+    eval_mode: Literal["single", "tensor_parallel"] | None = argument(None, inert_when=(_NO_ROLLOUTS, _ONE))
     """Layout of the rollout's weights: empty as in training, single one process, tensor_parallel without stages."""
     offload_level: tuple[OffloadPart, ...] = argument((), spellings={"eval": "freeze_model", "reward": "freeze_model"})
     """What is in host memory while unused: freeze_model, optimizer, train_model, or several (no gain on a CPU)."""
-    rollout_tensor_parallel_degree: int = argument(-1, minimum=-1)
+    rollout_tensor_parallel_degree: int = argument(
+        -1, minimum=-1, inert_when=(unless("eval_mode", "tensor_parallel"), _NO_ROLLOUTS, _ONE)
+    )
     """Processes that share each layer in rollouts with eval_mode tensor_parallel; -1: tensor_parallel_degree."""
-    sequence_parallel: bool = False
+    sequence_parallel: bool = argument(False, inert_when=_NO_TENSOR_AXIS)
     """Split the tokens among the tensor-parallel processes outside attention and feed-forward: less memory."""
-    virtual_pp_degree: int = argument(1, minimum=1)
+    virtual_pp_degree: int = argument(1, minimum=1, inert_when=_ONE)
     """Chunks of layers a pipeline process holds: smaller bubbles, more messages."""
     distributed_timeout: int = argument(600, minimum=1)
     """Seconds an operation between processes may take before the run ends and names who waited for what."""
-    distributed_dry_run: bool = False
+    distributed_dry_run: bool = argument(False, inert_when=_NO_ROLLOUTS)
     """Print who sends which weights to whom for the rollouts, and stop."""
-    tensor_parallel_config: tuple[str, ...] = inert((), _ONE_WAY)
-    """Options of tensor parallelism."""
-    pipeline_parallel_config: tuple[str, ...] = inert((), _ONE_WAY)
-    """Options of the pipeline, for example disable_p2p_cache_shape."""
-    sharding_parallel_config: tuple[str, ...] = inert((), _ONE_WAY)
-    """Options of sharding, for example enable_stage1_overlap."""
-    data_parallel_config: tuple[str, ...] = inert((), _ONE_WAY)
-    """Options of data parallelism."""
-    sequence_parallel_config: tuple[str, ...] = inert((), _ONE_WAY)
-    """Options of sequence parallelism."""
-    hybrid_parallel_topo_order: Literal["pp_first", "sharding_first"] | None = inert(
-        None, "ranks are ordered data, pipeline, sharding, tensor; results do not depend on it"
-    )
-    """Order of the axes in the grid of processes."""
-    tensor_parallel_output: bool = inert(False, "logits are never gathered")
-    """Keep logits split over the tensor-parallel processes (2025 versions: true by default)."""
 
     @property
     def pipeline_degree(self) -> int:

@@ -10,7 +10,6 @@ from typing import Any
 
 from alignment.arguments.coerce import coerce
 from alignment.arguments.files import read_file
-from alignment.arguments.foreign_keys import ADVICE
 from alignment.arguments.groups import Groups, Slot, choosing_keys, declare, resolve
 from alignment.arguments.help import HELP_FLAGS, show_help
 from alignment.arguments.parsed import Parsed
@@ -96,6 +95,7 @@ class _Table:
         """Argument names and aliases to argument names."""
         self.others: dict[str, list[Slot]] = {}
         """Names and aliases that this run does not have to the arguments of other choices."""
+        self._advice = {k: text for slot in self.slots.values() for k, text in (slot.constraint.advice or {}).items()}
         for slot in declared:
             for name in set(slot.names).difference(self.names):
                 self.others.setdefault(name, []).append(slot)
@@ -104,7 +104,7 @@ class _Table:
         """Return what to say about a key that this run does not have; None where the wrong choice is told anyway."""
         slots = self.others.get(given.key)
         if slots is None:
-            advice = ADVICE.get(given.key)
+            advice = self._advice.get(given.key)
             hint = f": {advice}" if advice else near_matches(given.key, self.names)
             return f"unknown argument {given.key!r} ({given.place}){hint}"
         owners = [owner for slot in slots for owner in slot.owners]

@@ -1,35 +1,26 @@
-"""The reference of all keys as Markdown, read from the dataclasses: ``python -m alignment.arguments.reference``."""
+"""The reference of all keys as Markdown, read from the dataclasses."""
 
 from __future__ import annotations
 
 import ast
 import dataclasses
-import importlib
 import inspect
 import json
-import sys
 import textwrap
 from collections.abc import Iterable
 from typing import Any
 
 from alignment.arguments.coerce import describe_type
 from alignment.arguments.groups import Groups, Slot, declare, options
-from alignment.fields import Constraint
-
-TRAINERS: tuple[tuple[str, str], ...] = (
-    ("Supervised fine-tuning", "alignment.trainers.sft.arguments"),
-    ("Reward model", "alignment.trainers.reward.arguments"),
-    ("PPO", "alignment.trainers.ppo.arguments"),
-)
-"""Titles and modules with a ``GROUPS``. Named as text: this layer does not import the entry packages."""
+from alignment.fields import Constraint, constraint_of
 
 
 def describe_fields(cls: type) -> dict[str, str]:
-    """Return field name to the string that stands under the field in the source of ``cls`` or of a class that it
-    inherits from, on one line.
+    """Return field name to what it means, on one line: its ``meaning``, or the string that stands under the field in
+    the source of ``cls`` or of a class that it inherits from.
     """
-    docs: dict[str, str] = {}
-    for owner in reversed(cls.__mro__[:-1]):
+    docs = {item.name: constraint_of(item).meaning or "" for item in dataclasses.fields(cls)}
+    for owner in () if all(docs.values()) else reversed(cls.__mro__[:-1]):
         body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0]
         assert isinstance(body, ast.ClassDef)
         for item, below in zip(body.body, body.body[1:], strict=False):
@@ -95,12 +86,7 @@ def _show_plain(value: Any) -> str:
     return '""' if value == () else json.dumps(value)
 
 
-def render_reference() -> str:
-    """Return the reference of all trainers, a shared group only once."""
+def render_reference(trainers: Iterable[tuple[str, Groups]]) -> str:
+    """Return the reference of (title, groups) of all ``trainers``, a shared group only once."""
     seen: set[type] = set()
-    parts = [render_trainer(title, importlib.import_module(module).GROUPS, seen) for title, module in TRAINERS]
-    return "\n\n".join(parts) + "\n"
-
-
-if __name__ == "__main__":
-    sys.stdout.write(render_reference())
+    return "\n\n".join(render_trainer(title, groups, seen) for title, groups in trainers) + "\n"

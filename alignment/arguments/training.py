@@ -3,11 +3,56 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from alignment.fields import argument
+from alignment.fields import Case, Situation, argument, unless, where, where_given
 
 SchedulerType = Literal["linear", "cosine", "constant", "constant_with_warmup", "polynomial"]
+
+
+def _on_cpu(value: Any, s: Situation) -> bool:
+    return bool(value) and s.device == "cpu"
+
+
+def _off_cpu(value: Any, s: Situation) -> bool:
+    return bool(value) and s.device != "cpu"
+
+
+def _bf16_without_o2(value: Any, s: Situation) -> bool:
+    return _off_cpu(value, s) and s.values["fp16_opt_level"] != "O2"
+
+
+def _level_without_bf16(value: Any, s: Situation) -> bool:
+    return value != "O1" and (s.device == "cpu" or not s.values["bf16"])
+
+
+def _no_evaluation(value: Any, s: Situation) -> bool:
+    return not s.values["do_eval"] and s.values["evaluation_strategy"] == "no" and s.values["do_train"]
+
+
+def _asks_but_never_evaluates(value: Any, s: Situation) -> bool:
+    return bool(value) and s.values["evaluation_strategy"] == "no"
+
+
+def _only_steps(value: Any, s: Situation) -> bool:
+    return s.values["max_steps"] > 0
+
+
+def _steps_win(value: Any, s: Situation) -> bool:
+    return value > 0 and s.values["warmup_steps"] > 0
+
+
+def _keeps_the_last(value: Any, s: Situation) -> bool:
+    return not s.values["load_best_model_at_end"]
+
+
+NO_EVALUATION = Case(_no_evaluation, "nothing is evaluated (evaluation_strategy is no and do_eval is false)")
+"""For keys of the evaluation."""
+_CPU_FLOAT = "the CPU computes in float32"
+_NO_MIXED = "mixed precision by operator is not built; add fp16_opt_level=O2"
+_NO_WARMUP = where("lr_scheduler_type", "constant", why="a constant learning rate has no warm-up")
+_FLAT = where("lr_scheduler_type", "constant", "constant_with_warmup", why="the learning rate does not decay")
+_NO_CHOICE = Case(_asks_but_never_evaluates, "nothing is evaluated and no checkpoint is written")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,28 +68,32 @@ class TrainingArguments:
     do_eval: bool = False
     """Evaluate at the end even when evaluation_strategy is no; any other strategy evaluates anyway."""
 
-    num_train_epochs: float = argument(1.0, above=0)
+    num_train_epochs: float = argument(1.0, above=0, inert_when=Case(_only_steps, "max_steps is given and wins"))
     """Passes over the training data; may be a fraction."""
     max_steps: int = argument(-1, minimum=-1, excluded=(0,))
     """Optimizer updates in all; -1: as many as num_train_epochs gives."""
     per_device_train_batch_size: int = argument(8, minimum=1)
     """Rows of one micro-batch (forward and backward) in one process."""
-    per_device_eval_batch_size: int = argument(8, minimum=1)
+    per_device_eval_batch_size: int = argument(8, minimum=1, inert_when=NO_EVALUATION)
     """Rows of one forward pass in evaluation, in one process."""
-    gradient_accumulation_steps: int = argument(1, minimum=1)
+    gradient_accumulation_steps: int = argument(
+        1, minimum=1, inert_when=where_given("global_mini_batch_size", "global_mini_batch_size wins")
+    )
     """Micro-batches an optimizer update."""
 
     learning_rate: float = argument(5e-5, minimum=0)
     """Largest learning rate of AdamW."""
-    min_learning_rate: float | None = argument(None, minimum=0)
+    min_learning_rate: float | None = argument(None, minimum=0, inert_when=_FLAT)
     """Learning rate at the end of the decay; null: 0."""
     lr_scheduler_type: SchedulerType = "linear"
     """Shape of the learning rate after the warm-up; constant has no warm-up."""
-    warmup_ratio: float = argument(0.0, minimum=0, maximum=1)
+    warmup_ratio: float = argument(
+        0.0, minimum=0, maximum=1, inert_when=(Case(_steps_win, "warmup_steps is given and wins"), _NO_WARMUP)
+    )
     """Share of all updates in which the learning rate rises from 0."""
-    warmup_steps: int = argument(0, minimum=0)
+    warmup_steps: int = argument(0, minimum=0, inert_when=_NO_WARMUP)
     """Updates in which the learning rate rises from 0; wins over warmup_ratio when positive."""
-    decay_steps: int | None = argument(None, minimum=1)
+    decay_steps: int | None = argument(None, minimum=1, inert_when=_FLAT)
     """Update at which min_learning_rate is reached; null: the last one."""
     weight_decay: float = argument(0.0, minimum=0)
     """Decoupled weight decay; not on biases and norms."""
@@ -57,15 +106,19 @@ class TrainingArguments:
     max_grad_norm: float = argument(1.0, minimum=0)
     """Largest global norm of the gradient; 0: no clipping."""
 
-    bf16: bool = False
+    bf16: bool = argument(False, inert_when=Case(_on_cpu, _CPU_FLOAT), refused_when=Case(_bf16_without_o2, _NO_MIXED))
     """Compute in bfloat16 (accelerators only)."""
-    fp16_opt_level: Literal["O0", "O1", "O2"] = "O1"
+    fp16_opt_level: Literal["O0", "O1", "O2"] = argument(
+        "O1", inert_when=Case(_level_without_bf16, f"it only matters with bf16 on a GPU ({_CPU_FLOAT})")
+    )
     """O2: weights in bfloat16 with float32 masters; O0: float32. Only together with bf16."""
     recompute: bool = False
     """Recompute layer activations in the backward pass: less memory, more time."""
-    recompute_granularity: Literal["full", "full_attn", "core_attn"] = "full"
+    recompute_granularity: Literal["full", "full_attn", "core_attn"] = argument(
+        "full", inert_when=where("recompute", False)
+    )
     """What recompute recomputes: whole layers, the attention block, or the attention weights alone."""
-    use_native_ops: bool = True
+    use_native_ops: bool = argument(True, inert_when=Case(_off_cpu, "the compiled operators are for the CPU"))
     """Train and score on compiled CPU operators (attention, norms, activation, log-probs) where they can be built."""
     device: Literal["cpu", "gpu"] | None = None
     """Where to run; null: gpu when Paddle has one, else cpu (PaddleNLP: gpu)."""
@@ -76,19 +129,19 @@ class TrainingArguments:
 
     evaluation_strategy: Literal["no", "steps", "epoch"] = argument("no", aliases=("eval_strategy",))
     """When to evaluate: no, every eval_steps updates (steps), or after each epoch."""
-    eval_steps: int | None = argument(None, minimum=1)
+    eval_steps: int | None = argument(None, minimum=1, inert_when=unless("evaluation_strategy", "steps"))
     """Updates between two evaluations; null: logging_steps."""
     save_strategy: Literal["no", "steps", "epoch"] = "steps"
     """When to write a checkpoint: no, every save_steps updates (steps), or after each epoch."""
-    save_steps: int = argument(500, minimum=1)
+    save_steps: int = argument(500, minimum=1, inert_when=unless("save_strategy", "steps"))
     """Updates between two checkpoints."""
-    save_total_limit: int | None = argument(None, minimum=1)
+    save_total_limit: int | None = argument(None, minimum=1, inert_when=where("save_strategy", "no"))
     """Checkpoints to keep; null: all."""
-    load_best_model_at_end: bool = False
+    load_best_model_at_end: bool = argument(False, inert_when=_NO_CHOICE)
     """Finish with the weights of the best evaluation."""
-    metric_for_best_model: str | None = None
+    metric_for_best_model: str | None = argument(None, inert_when=where("load_best_model_at_end", False))
     """Metric that decides what is best, with or without eval/; null: loss (SFT), accuracy (RM), reward (PPO)."""
-    greater_is_better: bool | None = None
+    greater_is_better: bool | None = argument(None, inert_when=Case(_keeps_the_last, "load_best_model_at_end is false"))
     """Whether a larger metric is better; null: unless its name ends in loss."""
     resume_from_checkpoint: bool | str | None = argument(None, path="checkpoint")
     """true: the newest complete checkpoint in output_dir; a path: that checkpoint; null or false: start anew."""
@@ -97,7 +150,9 @@ class TrainingArguments:
     """Updates between two records of metrics."""
     logging_first_step: bool = False
     """Also record the first update."""
-    report_to: tuple[Literal["visualdl", "tensorboard", "wandb", "all", "none"], ...] = ("visualdl",)
+    report_to: tuple[Literal["visualdl", "tensorboard", "wandb", "all", "none"], ...] = argument(
+        ("visualdl",), advice={"wandb_api_key": "a secret does not belong in a file; run `wandb login`"}
+    )
     """Where metrics go beside metrics.jsonl (PaddleNLP: all that are installed)."""
     run_name: str | None = None
     """Name of the run in wandb and in the report; null: the name of output_dir."""

@@ -68,7 +68,7 @@ class BatchLoader:
 
     def iterate(self, epochs: int | None = None) -> Iterator[list[Sample]]:
         """Yield batches from the current position until ``epochs`` (counted from the start) are done, or forever."""
-        order, order_epoch = np.zeros(0, np.int64), -1
+        order, order_epoch = np.empty(0, np.int64), -1
         while epochs is None or self._epoch < epochs:
             if order_epoch != self._epoch:
                 order, order_epoch = self._order(self._epoch), self._epoch

@@ -19,14 +19,14 @@ class Tokenizer(Protocol):
 
     def __len__(self) -> int: ...
 
-    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str: ...
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str: ...
 
     def apply_chat_template(
         self,
         messages: Sequence[Mapping[str, Any]],
         *,
-        tokenize: bool = False,
-        add_generation_prompt: bool = True,
+        tokenize: bool,
+        add_generation_prompt: bool,
         tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> str: ...
 

@@ -44,8 +44,9 @@ class PromptEvaluation:
         collector = Collector(
             self.engine.engine, self.options, num_return_sequences=1, seed=self.seed, rows_per_call=self.rows_per_call
         )
-        with self.engine.ready(self.version()):
-            rollout = collector.collect(self.prompts, policy_version=-1)
+        version = self.version()
+        with self.engine.ready(version):
+            rollout = collector.collect(self.prompts, policy_version=version)
         rollout = self.judge.measure(rollout)
         rows = sample_rows(rollout, self.decode)
         print_table("evaluation", ["prompt", "response", "score"], [list(r.values())[:3] for r in rows[:NUM_SHOWN]])

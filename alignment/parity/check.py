@@ -8,8 +8,9 @@ from typing import Any
 
 from alignment.errors import UserError
 from alignment.parity.comparison import Difference, compare
-from alignment.parity.subjects import TRAINERS, as_one_process, write_arguments
+from alignment.parity.subjects import as_one_process, write_arguments
 from alignment.parity.trajectory import Trajectory, run_trainers
+from alignment.trainers.registered import TRAINERS
 
 
 class References:

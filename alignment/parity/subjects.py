@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from alignment.models.config import DecoderConfig
+from alignment.architecture.decoder_config import DecoderConfig
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.initialise import draw_weights
 from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
 from alignment.models.folders.saving import save_model
 from alignment.models.tokenizer.tokenizer import load_tokenizer
+from alignment.trainers.registered import TRAINERS
 
 TOKENIZER = Path(__file__).resolve().parents[1] / "data" / "shipped" / "packing" / "tokenizer"
 SMALL_MODEL = {
@@ -40,22 +41,6 @@ COMMON: dict[str, Any] = {
     "disable_tqdm": True,
     "device": "cpu",
     "seed": 7,
-}
-TRAINERS: dict[str, dict[str, Any]] = {
-    "SFT": {"train_datasets": "packing-sft/train:200/-1", "model_name_or_path": "actor"},
-    "RM": {"train_datasets": "packing-preference/train:200/-1", "model_name_or_path": "actor", "regularization": 0.01},
-    "PPO": {
-        "train_datasets": "packing-prompts/train:100/-1",
-        "actor_model_name_or_path": "actor",
-        "reward_model_name_or_path": "reward",
-        "ptx_datasets": "packing-sft/train:60/-1",
-        "ptx_coeff": 0.5,
-        "num_return_sequences": 2,
-        "per_device_prompt_batch_size": 2,
-        "max_dec_len": 8,
-        "normalize_advantage": True,
-        "use_fusemt": False,
-    },
 }
 LAYOUT_KEYS = (
     "tensor_parallel_degree",
@@ -86,7 +71,7 @@ def make_models(folder: Path, shape: Mapping[str, Any] = SMALL_MODEL) -> None:
 
 def write_arguments(folder: Path, trainer: str, output: str, changes: Mapping[str, Any]) -> Path:
     """Write the JSON of one run below ``folder``, whose models ``make_models`` wrote; return its path."""
-    arguments = {**COMMON, **TRAINERS[trainer], **changes, "output_dir": str(folder / output)}
+    arguments = {**COMMON, **TRAINERS[trainer].small_run, **changes, "output_dir": str(folder / output)}
     path = folder / f"{output}.json"
     path.write_text(json.dumps(arguments, indent=1), encoding="utf-8")
     return path
@@ -95,7 +80,7 @@ def write_arguments(folder: Path, trainer: str, output: str, changes: Mapping[st
 def as_one_process(changes: Mapping[str, Any], *, batch_ranks: int, trainer: str) -> dict[str, Any]:
     """Return the changes that make one process do the work of ``batch_ranks`` that see different rows."""
     kept = {key: value for key, value in changes.items() if key not in LAYOUT_KEYS}
-    merged = {**COMMON, **TRAINERS[trainer], **kept}
+    merged = {**COMMON, **TRAINERS[trainer].small_run, **kept}
     kept["gradient_accumulation_steps"] = merged["gradient_accumulation_steps"] * batch_ranks
     if "per_device_prompt_batch_size" in merged:
         kept["per_device_prompt_batch_size"] = merged["per_device_prompt_batch_size"] * batch_ranks

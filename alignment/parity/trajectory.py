@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +13,7 @@ from alignment.models.safetensors_io import read_tensors
 from alignment.parallel.local_ranks import run_ranks
 from alignment.records import Experience
 from alignment.telemetry.jsonl import read_json_lines
-
-ENTRIES = {
-    "SFT": "alignment.trainers.sft.build",
-    "RM": "alignment.trainers.reward.build",
-    "PPO": "alignment.trainers.ppo.build",
-}
+from alignment.trainers.registered import TRAINERS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +23,11 @@ class Trajectory:
     metrics: list[dict[str, float]]
     """One record an update."""
     responses: list[list[np.ndarray]]
-    """Token ids of every response, by iteration (PPO only)."""
+    """Token ids of every response, by iteration (on-policy only)."""
     logprobs: list[np.ndarray]
-    """[N, R] of the policy before each update (PPO only)."""
+    """[N, R] of the policy before each update (on-policy only)."""
     values: list[np.ndarray]
-    """[N, R] of the critic before each update (PPO only)."""
+    """[N, R] of the critic before each update (on-policy only)."""
     weights: dict[str, np.ndarray]
     """Final tensors by model and name."""
 
@@ -60,14 +54,13 @@ def _train(name: str, path: str) -> list[dict[str, Any]]:
         responses = [response.copy() for response in rollout.responses]
         seen.append({"responses": responses, "logprobs": rollout.old_logprobs, "values": rollout.values})
 
-    options = {"observe": observe} if name == "PPO" else {}
-    importlib.import_module(ENTRIES[name]).train([path], host="a run of the parity check", **options)
+    TRAINERS[name].train([path], host="a run of the parity check", observe=observe)
     return seen
 
 
 def _trajectory(output: Path, seen: Sequence[dict[str, Any]]) -> Trajectory:
     weights = {}
-    for model in ("policy", "value", "reward"):
+    for model in {model: None for name in TRAINERS for model in TRAINERS[name].models}:
         if (output / model).is_dir():
             weights |= {f"{model}/{stored.name}": stored.as_float32() for stored in read_tensors(output / model)}
     return Trajectory(

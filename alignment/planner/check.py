@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from alignment.architecture.cuts import whole_shapes
+from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.layout import Layout
 from alignment.arguments.parsed import Parsed
 from alignment.errors import UserError
-from alignment.models.config import CONFIG_FILE, DecoderConfig
+from alignment.models.config import CONFIG_FILE
 from alignment.models.folders.naming import is_transposed
 from alignment.models.safetensors_io import Entry, cut_files, file_names, write_files, write_index
-from alignment.models.split_plan import whole_shapes
 from alignment.ops.native.library import load_core
 from alignment.parallel.local_ranks import run_ranks
 from alignment.planner.job import Job

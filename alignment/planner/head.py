@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.parts import even_cut
-from alignment.models.config import DecoderConfig
 from alignment.planner.operators import FLOAT
 
 LOGIT_BYTES = 64 << 20

@@ -6,9 +6,10 @@ import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from alignment.architecture.decoder_config import DecoderConfig
 from alignment.arguments.parsed import Parsed
 from alignment.errors import ArgumentError
-from alignment.models.config import CONFIG_FILE, DecoderConfig
+from alignment.models.config import CONFIG_FILE, read_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,11 +126,11 @@ def _read_config(name: str | None, key: str) -> DecoderConfig:
             "a plan needs the critic's shape: give reward_critic_model_name_or_path or reward_model_name_or_path"
         )
     if (Path(name).expanduser() / CONFIG_FILE).is_file():
-        return DecoderConfig.read(Path(name).expanduser())
+        return read_config(Path(name).expanduser())
     with contextlib.suppress(Exception):
         from huggingface_hub import hf_hub_download
 
-        return DecoderConfig.read(Path(hf_hub_download(name, CONFIG_FILE)).parent)
+        return read_config(Path(hf_hub_download(name, CONFIG_FILE)).parent)
     raise ArgumentError(
         f"{key}={name}: no {CONFIG_FILE} in {Path(name).expanduser().absolute()}, and none of that name came from the "
         f"hub. A plan reads only {CONFIG_FILE}: put one with the model's shape into a folder and name the folder"

@@ -5,9 +5,9 @@ A ring moves 2 (p - 1) / p of the tensor for a sum over p processes, (p - 1) / p
 
 from __future__ import annotations
 
+from alignment.architecture.cuts import parts_of_rank
+from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.layout import Layout
-from alignment.models.config import DecoderConfig
-from alignment.models.split_plan import parts_of_rank
 from alignment.planner.job import Job
 
 _FLOAT = 4

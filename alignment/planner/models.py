@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from alignment.architecture.cuts import EMBEDDING
+from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.layout import Layout
-from alignment.models.config import DecoderConfig
-from alignment.models.split_plan import EMBEDDING
 from alignment.planner.activations import Pass
 from alignment.planner.gradients import Gradients
 from alignment.planner.head import Head, NativeHead

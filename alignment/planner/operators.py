@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
-from alignment.models.config import DecoderConfig
-from alignment.models.split_plan import layer_sizes
+from alignment.architecture.cuts import layer_sizes
+from alignment.architecture.decoder_config import DecoderConfig
 
 SCORE_BYTES = 64 << 20
 """As ``ops.attention``, which needs Paddle: larger scores are made in pieces."""

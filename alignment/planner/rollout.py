@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from alignment.architecture.cuts import EMBEDDING, parts_of_rank
 from alignment.architecture.layout import ONE_PROCESS, Layout
 from alignment.architecture.parts import Part, even_cut
-from alignment.models.split_plan import EMBEDDING, parts_of_rank
 from alignment.planner.job import Job
 from alignment.planner.shapes import Held
 

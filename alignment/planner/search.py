@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from operator import attrgetter
 
+from alignment.architecture.cuts import check_degrees
 from alignment.architecture.layout import Layout
-from alignment.models.split_plan import check_degrees
 from alignment.planner.job import Job
 from alignment.planner.memory import Measure, Moment, phase_memory
 from alignment.planner.messages import idle_share, layer_elements, update_bytes

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from alignment.architecture.cuts import EMBEDDING, layer_ranges, parts_of_rank, whole_shapes
+from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.layout import Layout
 from alignment.architecture.parts import Part, even_cut
-from alignment.models.config import DecoderConfig
-from alignment.models.split_plan import EMBEDDING, layer_ranges, parts_of_rank, whole_shapes
 
 BUCKET_BYTES = 25 << 20
 """As ``parallel.sharding.buckets``, which needs Paddle; a test holds the two together."""

@@ -12,14 +12,14 @@ from typing import NamedTuple
 
 import paddle
 
+from alignment.architecture.cuts import check_degrees, parts_of_rank
+from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.layout import ONE_PROCESS, Layout
 from alignment.architecture.parts import Part
 from alignment.architecture.reshard_plan import ReshardPlan, plan_transfers
 from alignment.errors import ArgumentError
 from alignment.generation.place import WHOLE_MODEL, EnginePlace
-from alignment.models.config import DecoderConfig
 from alignment.models.decoder.placement import Placement
-from alignment.models.split_plan import check_degrees, parts_of_rank
 from alignment.parallel.comms.group import Group
 from alignment.parallel.initialise import rollout_groups
 from alignment.parallel.reshard import Resharder, bytes_per_element

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from alignment.architecture.cuts import check_degrees
+from alignment.architecture.decoder_config import DecoderConfig
 from alignment.data.encode import Encoder
 from alignment.errors import ArgumentError, CheckpointError, ModelFolderError
-from alignment.models.config import DecoderConfig
+from alignment.models.config import read_config
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.score_model import ScoreModel
 from alignment.models.folders.hub import RUN_MODELS, check_fit, resolve_model_folder, resolve_tokenizer_folder
 from alignment.models.folders.sequence_ends import sequence_ends
-from alignment.models.split_plan import check_degrees
 from alignment.models.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from alignment.models.tokenizer.trained_template import describe_template, template_warning
 from alignment.runs.datasets import encode_options
@@ -53,7 +54,7 @@ def resumed_folder(start: Launch, name: str, initial: str) -> str:
     except ModelFolderError as error:
         log.warn(f"the architecture of {folder} cannot be compared: {error}")
         return str(folder)
-    wanted, found = (DecoderConfig.read(path) for path in (place, folder))
+    wanted, found = (read_config(path) for path in (place, folder))
     pairs = {key: (getattr(found, key), getattr(wanted, key)) for key in _ARCHITECTURE}
     differences = [f"{key} is {there} there and {here} here" for key, (there, here) in pairs.items() if there != here]
     if differences:

@@ -8,9 +8,9 @@ from typing import Any
 
 import paddle
 
+from alignment.architecture.cuts import EMBEDDING, gradient_is_partial
 from alignment.device.offload import Offloaded, resident
 from alignment.models.folders.saving import WeightSource, save_model
-from alignment.models.split_plan import EMBEDDING, gradient_is_partial
 from alignment.models.tokenizer.tokenizer import Tokenizer
 from alignment.ops.precision import is_half
 from alignment.parallel.build_runner import build_runner

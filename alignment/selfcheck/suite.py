@@ -9,11 +9,11 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
+from alignment.architecture.decoder_config import DecoderConfig
 from alignment.generation.eager.eager_engine import EagerEngine
 from alignment.generation.engine import Engine, GenerationOptions
 from alignment.generation.fused.fused_engine import FusedEngine, fused_engine_unavailable
 from alignment.generation.fused.fused_settings import WEIGHT_TYPES, FusedSettings
-from alignment.models.config import DecoderConfig
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.initialise import draw_weights
 from alignment.models.decoder.logprobs import policy_logprobs

@@ -204,7 +204,7 @@ def _unreadable_state(folder: Path) -> str | None:
 def _write_state(folder: Path, state: Mapping[str, Any]) -> dict[str, int]:
     """Write ``state`` and return the sizes of all files."""
     (folder / STATE).write_text(json.dumps(state), encoding="utf-8")
-    return {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {str(p.relative_to(folder)): p.stat().st_size for p in folder.rglob("*") if p.is_file()}
 
 
 def _write_manifest(folder: Path, step: int, sizes: Mapping[str, int], checksums: Mapping[str, str]) -> None:

@@ -55,22 +55,22 @@ def sync_tree(folder: Path) -> None:
 
 
 def clean_leftovers(folder: Path) -> list[str]:
-    """Remove what a killed process left aside in ``folder``; return the names.
+    """Remove what a killed process left aside in ``folder``; return the names in order.
 
     A folder that was moved out of the way by a replacement that never finished goes back to its place.
     """
     removed = []
-    for path in sorted(folder.glob(f"{RETIRED_PREFIX}*")):
+    for path in [*folder.glob(f"{RETIRED_PREFIX}*")]:
         original = folder / path.name[len(RETIRED_PREFIX) :]
         if not original.exists():
             path.rename(original)
-    for path in sorted([*folder.glob(f"{ASIDE_PREFIX}*"), *folder.glob(f"{RETIRED_PREFIX}*")]):
+    for path in [*folder.glob(f"{ASIDE_PREFIX}*"), *folder.glob(f"{RETIRED_PREFIX}*")]:
         shutil.rmtree(path, ignore_errors=True)
         removed.append(path.name)
-    for path in sorted(folder.glob(PART_PATTERN)):
+    for path in [*folder.glob(PART_PATTERN)]:
         path.unlink()
         removed.append(path.name)
-    return removed
+    return sorted(removed)
 
 
 def remove_folder(folder: Path) -> None:

@@ -18,6 +18,7 @@ from alignment.parallel.local_ranks import run_ranks
 from alignment.parity.comparison import LOSSES
 from alignment.parity.subjects import as_one_process, make_models, write_arguments
 from alignment.telemetry.jsonl import read_json_lines
+from alignment.trainers.registered import TRAINERS
 from alignment.training.parts_io import read_state
 
 CPU_SITE = Path(__file__).parent / "cpu_site"
@@ -31,8 +32,6 @@ SHAPE = {
     "num_key_value_heads": 2,
     "rms_norm_eps": 1e-5,
 }
-TRAINERS = ("SFT", "RM", "PPO")
-MODELS = {"SFT": ("policy",), "RM": ("reward",), "PPO": ("policy", "value")}
 SETTINGS = {"use_native_ops": False, "save_strategy": "steps", "save_steps": 1, "max_steps": 5}
 HALF = {"bf16": True, "fp16_opt_level": "O2"}
 BATCH_RANKS = 2

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from alignment.trainers.registered import TRAINERS
 from tests.bf16 import bf16_runs as runs
 
 HEADER = """# bfloat16 beside float32
@@ -38,12 +39,12 @@ COLUMNS = ("layout", "processes", "trainer", "loss", "gradient", "tokens", "log-
 def rows_of(folder: Path, name: str, exact: dict[str, runs.Run]) -> Iterator[tuple[str, ...]]:
     """Yield the rows of the layout ``name``; ``exact`` are the runs in float32."""
     for trainer, run in runs.train(folder, name).items():
-        tokens = runs.same_tokens(run, exact[trainer]) if trainer == "PPO" else None
-        gaps = [record["rollout/logprob_gap_p99"] for record in run.metrics if trainer == "PPO"]
+        tokens = runs.same_tokens(run, exact[trainer]) if trainer == "ppo" else None
+        gaps = [record["rollout/logprob_gap_p99"] for record in run.metrics if trainer == "ppo"]
         yield (
             name,
             str((runs.LAYOUTS | runs.NIGHTLY)[name][0]),
-            trainer,
+            TRAINERS[trainer].label,
             f"{runs.loss_gap(run, exact[trainer]):.1e}",
             f"{runs.gradient_gap(run, exact[trainer]):.1e}" if tokens in (None, 1.0) else "",
             "" if tokens is None else f"{tokens:.0%}",

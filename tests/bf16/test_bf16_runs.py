@@ -13,6 +13,7 @@ from alignment.models.folders.hub import load_causal_lm, load_score_model
 from alignment.models.safetensors_io import read_tensors
 from alignment.parallel.local_ranks import run_ranks
 from alignment.records import TokenBatch
+from alignment.trainers.registered import TRAINERS
 from alignment.training.parts_io import read_state
 from tests.bf16 import bf16_runs as runs
 
@@ -50,7 +51,7 @@ def half(request, folder):
 
 
 def models_of(half):
-    return [(trainer, half[trainer].output / model) for trainer in runs.TRAINERS for model in runs.MODELS[trainer]]
+    return [(trainer, half[trainer].output / model) for trainer in TRAINERS for model in TRAINERS[trainer].models]
 
 
 def test_the_fixture_multiplies_as_tensor_cores_do():
@@ -94,9 +95,9 @@ def test_a_continued_run_ends_with_the_same_bits(half):
 def test_losses_and_gradients_are_those_of_float32_but_for_rounding(half, exact):
     for trainer, run in half.items():
         assert 1e-5 < runs.loss_gap(run, exact[trainer]) < 0.01, trainer
-        if trainer != "PPO" or runs.same_tokens(run, exact[trainer]) == 1.0:
+        if trainer != "ppo" or runs.same_tokens(run, exact[trainer]) == 1.0:
             assert 1e-3 < runs.gradient_gap(run, exact[trainer]) < 0.05, trainer
-    assert runs.same_tokens(half["PPO"], exact["PPO"]) > 0.5, "one other token changes all that follow"
+    assert runs.same_tokens(half["ppo"], exact["ppo"]) > 0.5, "one other token changes all that follow"
 
 
 def test_an_export_holds_the_same_bits(half, tmp_path):

@@ -21,7 +21,7 @@ LAYOUT = {"tensor_parallel_degree": 2, "sharding": "stage1", "sharding_parallel_
 CHECKPOINTS = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6}
 
 
-def train(folder: Path, output: str, changes: dict[str, Any], *, world_size: int, trainer: str = "PPO") -> Path:
+def train(folder: Path, output: str, changes: dict[str, Any], *, world_size: int, trainer: str = "ppo") -> Path:
     """Run ``trainer`` in ``world_size`` processes to its end; return its output folder."""
     path = write_arguments(folder, trainer, output, changes)
     target = "alignment.parity.trajectory:train_all"

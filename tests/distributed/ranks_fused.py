@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import paddle
 
+from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.layout import Layout
 from alignment.errors import UserError
 from alignment.generation.fused.fused_engine import FusedEngine
 from alignment.generation.fused.fused_settings import FusedSettings
 from alignment.generation.place import EnginePlace
-from alignment.models.config import DecoderConfig
 from alignment.models.decoder.placement import Placement
 from alignment.parallel.initialise import initialise
 from tests.distributed import ranks_generation

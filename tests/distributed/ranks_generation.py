@@ -7,14 +7,14 @@ from types import SimpleNamespace
 import numpy as np
 import paddle
 
+from alignment.architecture.cuts import whole_shapes
+from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.layout import Layout
 from alignment.errors import UserError
 from alignment.generation.eager.eager_engine import EagerEngine
 from alignment.generation.engine import GenerationOptions
 from alignment.generation.place import WHOLE_MODEL, EnginePlace
-from alignment.models.config import DecoderConfig
 from alignment.models.decoder.placement import Placement
-from alignment.models.split_plan import whole_shapes
 from alignment.parallel.initialise import initialise
 from alignment.rollout.team_engine import TeamEngine
 

@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import paddle
 
+from alignment.architecture.cuts import gradient_is_partial, tensor_copies
+from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.layout import Layout
-from alignment.models.config import DecoderConfig
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.initialise import draw_weights
 from alignment.models.decoder.logprobs import policy_logprobs, token_values
 from alignment.models.decoder.placement import WHOLE, Placement
 from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
 from alignment.models.folders import hub
-from alignment.models.split_plan import gradient_is_partial, tensor_copies
 from alignment.parallel.comms.group import Group
 from alignment.parallel.initialise import initialise
 from alignment.parallel.tensor import vocabulary as vocab_parallel

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import paddle
 
+from alignment.architecture.cuts import parts_of_rank, whole_shapes
+from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.layout import Layout
 from alignment.architecture.parts import Part, even_cut
 from alignment.architecture.reshard_plan import plan_transfers
-from alignment.models.config import DecoderConfig
-from alignment.models.split_plan import parts_of_rank, whole_shapes
 from alignment.parallel.initialise import initialise
 from alignment.parallel.reshard import Resharder
 from alignment.parallel.topology import Topology

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from alignment.algorithms.bradley_terry import BradleyTerryHyperparameters
+from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.layout import Layout
-from alignment.models.config import DecoderConfig
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.initialise import draw_weights
 from alignment.models.decoder.logprobs import policy_logprobs, to_grid, token_values

@@ -12,9 +12,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import ranks_checkpoint as ranks
 
+from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.layout import Layout
 from alignment.errors import UserError
-from alignment.models.config import DecoderConfig
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.initialise import draw_weights
 from alignment.models.folders.hub import load_causal_lm

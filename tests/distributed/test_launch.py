@@ -53,12 +53,12 @@ def _losses(output: Path) -> list[float]:
 
 def test_one_node_and_two_nodes_make_the_same_run(folder):
     layout = {"tensor_parallel_degree": 2, "max_steps": 2}
-    one = write_arguments(folder, "PPO", "one-node", layout)
+    one = write_arguments(folder, "ppo", "one-node", layout)
     process = _launch(one, "--nproc_per_node", "2", "--log_dir", "log-one", cwd=folder)
     printed, _ = process.communicate(timeout=240)
     assert process.returncode == 0, printed[-4000:]
     assert "TP2 on cpu" in printed
-    two = write_arguments(folder, "PPO", "two-nodes", layout)
+    two = write_arguments(folder, "ppo", "two-nodes", layout)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         master = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -79,7 +79,7 @@ def test_one_node_and_two_nodes_make_the_same_run(folder):
 def test_sigterm_reaches_all_ranks_and_they_save_together(folder):
     """The launcher sends it to one rank after the other, several times, and gives them 30 seconds."""
     layout = {"tensor_parallel_degree": 2, "max_steps": 10**6, "save_strategy": "no", "lr_scheduler_type": "constant"}
-    path = write_arguments(folder, "SFT", "stopped", layout)
+    path = write_arguments(folder, "sft", "stopped", layout)
     process = _launch(path, "--nproc_per_node", "2", "--log_dir", "log-stopped", cwd=folder, script=SFT_SCRIPT)
     metrics, end = folder / "stopped" / "metrics.jsonl", time.monotonic() + 120
     while time.monotonic() < end and process.poll() is None and len(list(read_json_lines(metrics))) < 3:
@@ -105,7 +105,7 @@ def test_sigterm_reaches_all_ranks_and_they_save_together(folder):
     ],
 )
 def test_an_impossible_layout_is_one_message_before_anything_loads(changes, told, folder):
-    path = write_arguments(folder, "PPO", "impossible", {**changes, "overwrite_output_dir": True})
+    path = write_arguments(folder, "ppo", "impossible", {**changes, "overwrite_output_dir": True})
     process = _launch(path, "--nproc_per_node", "2", "--log_dir", "log-impossible", cwd=folder)
     printed, _ = process.communicate(timeout=SECONDS_TO_END * 2)
     logs = "".join(path.read_text(errors="replace") for path in (folder / "log-impossible").glob("workerlog.*"))

@@ -37,7 +37,7 @@ def unbroken(folder):
 )
 def test_resume_in_another_layout(name, layout, world_size, folder, unbroken):
     batch_ranks = world_size // (layout.get("tensor_parallel_degree", 1) * layout.get("pipeline_parallel_degree", 1))
-    alone = as_one_process(runs.CHECKPOINTS, batch_ranks=2 // batch_ranks, trainer="PPO")
+    alone = as_one_process(runs.CHECKPOINTS, batch_ranks=2 // batch_ranks, trainer="ppo")
     changes = {**alone, **layout, "resume_from_checkpoint": str(unbroken / "checkpoint-2")}
     resumed = runs.train(folder, f"resumed-{name.replace(' ', '-')}", changes, world_size=world_size)
     assert runs.largest_difference(runs.weights(unbroken), runs.weights(resumed)) < 1e-5

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import json
 import logging
@@ -16,11 +15,8 @@ from unittest import mock
 
 import runs
 
-BUILDERS = {
-    "sft": "alignment.trainers.sft.build",
-    "rm": "alignment.trainers.reward.build",
-    "ppo": "alignment.trainers.ppo.build",
-}
+from alignment.trainers.registered import TRAINERS
+
 LEFTOVERS = ("policy", "value", "reward", "best", "checkpoint-*", ".writing-*", ".retired-*", ".*.part")
 BEGUN = ("updates of", "responses, ")
 """What a trainer logs when everything has been checked and training begins."""
@@ -38,7 +34,7 @@ def run_here(trainer: str, arguments: dict[str, Any], folder: Path, *extra: str)
     """Run ``trainer`` as its script does, from its entry to its exit status, in this process and from ``folder``."""
     from alignment.runs.entry import run_entry
 
-    train = importlib.import_module(BUILDERS[trainer]).train
+    train = TRAINERS[trainer].train
     argv = [*runs.command(trainer, arguments, folder)[1:], *extra]
     out, err, status = io.StringIO(), io.StringIO(), 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), as_a_process(argv, folder):

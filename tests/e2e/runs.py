@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from alignment.trainers.registered import TRAINERS
+
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = {"sft": "alignment/sft/run_sft.py", "rm": "alignment/rm/run_reward.py", "ppo": "alignment/ppo/run_ppo.py"}
+SCRIPTS = {name: TRAINERS[name].door for name in TRAINERS}
 TOKENIZER = ROOT / "alignment" / "data" / "shipped" / "packing" / "tokenizer"
 TINY_MODEL = {
     "model_type": "llama",

@@ -11,7 +11,7 @@ import paddle
 import pytest
 
 from alignment.errors import ModelFolderError
-from alignment.models.config import DecoderConfig
+from alignment.models.config import read_config
 from alignment.models.decoder.placement import Placement
 from alignment.models.folders.hub import holds_score_model, load_causal_lm, load_score_model
 from alignment.models.folders.saving import save_model
@@ -118,7 +118,7 @@ def test_what_is_saved_again_is_an_ordinary_folder(tmp_path):
 
 def test_bfloat16_stands_in_files_as_whole_numbers_of_16_bits():
     folder = FOLDERS / "llama-bfloat16"
-    found = find_weights(folder, DecoderConfig.read(folder))
+    found = find_weights(folder, read_config(folder))
     assert {tensor.code for tensor in found.values()} == {"BF16"}
 
 

@@ -110,11 +110,12 @@ def _checked_size(spec: DatasetSpec, source: RawDataset) -> int:
     size = len(source)
     if size == 0:
         raise DataError(f"dataset {spec.label!r} holds no rows")
-    if count_rows(size, spec.proportion) > MAX_ROWS:
+    wanted = count_rows(size, spec.proportion)
+    if wanted > MAX_ROWS:
         raise DataError(
             f"dataset {spec.label!r}: proportion {spec.proportion} of {size} rows asks for "
-            f"{count_rows(size, spec.proportion):.3g} rows (at most {MAX_ROWS:,})"
+            f"{wanted:.3g} rows (at most {MAX_ROWS:,})"
         )
-    if count_rows(size, spec.proportion) == 0:
+    if wanted == 0:
         raise DataError(f"dataset {spec.label!r}: proportion {spec.proportion} of {size} rows rounds to no row")
     return size

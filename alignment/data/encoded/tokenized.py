@@ -53,7 +53,7 @@ class TokenizedDataset(ABC):
         self.collate = self.make_collator(tokenizer)
         self._encoder = Encoder(tokenizer, self.options.template)
         self._ledger = Ledger()
-        self._store, self._order = Store.pack(()), np.zeros(0, np.int64)
+        self._store, self._order = Store.pack(()), np.empty(0, np.int64)
         specs = parse_datasets(datasets, base_dir=base_dir)
         self.options_taken = frozenset().union(*(dataset_class_of(spec.name).accepted_options() for spec in specs))
         """Names of the options that some raw dataset here takes."""

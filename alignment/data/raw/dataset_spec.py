@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ class DatasetSpec:
     label: str
     """How messages and the ledger call it: the NAME, with the path where one NAME comes several times."""
     proportion: Proportion
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any]
     base_dir: Path | None = None
     """The folder in which relative paths were looked for first."""
 

@@ -16,12 +16,12 @@ import paddle
 from paddle import nn
 from paddle.distributed.fleet.utils import recompute
 
+from alignment.architecture.cuts import LayerSizes, layer_sizes, whole_shapes
+from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.parts import even_cut
 from alignment.errors import DataError
-from alignment.models.config import DecoderConfig
 from alignment.models.decoder.layers import Embedding, LeavingLinear, Linear, NumberedLayers, RmsNorm
 from alignment.models.decoder.placement import WHOLE, Placement
-from alignment.models.split_plan import LayerSizes, layer_sizes, whole_shapes
 from alignment.ops.rotary_attention import RotaryAttention
 from alignment.ops.swiglu import swiglu
 from alignment.parallel.tensor.regions import TensorRegion, enter, split_rows

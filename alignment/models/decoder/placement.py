@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from alignment.architecture.cuts import held_names, layer_ranges, local_part, whole_shapes
+from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.parts import Part
-from alignment.models.config import DecoderConfig
-from alignment.models.split_plan import held_names, layer_ranges, local_part, whole_shapes
 from alignment.parallel.comms.group import ALONE, Group
 from alignment.parallel.topology import Topology
 

@@ -10,12 +10,12 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from alignment.models.config import DecoderConfig
+from alignment.architecture.cuts import whole_shapes
+from alignment.architecture.decoder_config import DecoderConfig
 from alignment.models.decoder.decoder import Decoder
 from alignment.models.decoder.layers import Linear
 from alignment.models.decoder.normalizers import build_normalizer
 from alignment.models.decoder.placement import WHOLE, Placement
-from alignment.models.split_plan import whole_shapes
 from alignment.records import TokenBatch
 
 NORMALIZATION = {"reward": "affine", "cost": "scale", "critic": "identity"}

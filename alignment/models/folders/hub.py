@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from alignment.architecture.cuts import EMBEDDING, whole_shapes
+from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.parts import Part
 from alignment.errors import ModelFolderError
-from alignment.models.config import CONFIG_FILE, DecoderConfig, read_config_dict
+from alignment.models.config import CONFIG_FILE, read_config, read_config_dict
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.initialise import draw_weights
 from alignment.models.decoder.placement import WHOLE, Placement
@@ -22,7 +24,6 @@ from alignment.models.folder_files import refuse_adapter
 from alignment.models.folders.folder_weights import are_equal, check_tensors, fill, take_statistics
 from alignment.models.folders.views import StoredTensor
 from alignment.models.folders.weights import find_weights
-from alignment.models.split_plan import EMBEDDING, whole_shapes
 from alignment.models.tokenizer.tokenizer import Tokenizer
 from alignment.telemetry import log
 
@@ -99,7 +100,7 @@ def load_causal_lm(
 
     Of a model that ``placement`` splits, this process reads its own part only.
     """
-    folder, config = Path(path), DecoderConfig.read(path)
+    folder, config = Path(path), read_config(path)
     check_vocabulary(config, tokenizer, place=str(path))
     found = find_weights(folder, config)
     config = _settle_head(config, found, folder)
@@ -111,7 +112,7 @@ def load_causal_lm(
 
 def holds_score_model(folder: Path, *, head_prefix: str | None = None) -> bool:
     """Return whether a model folder is a score model: by its class's name, else by the heads that its files hold."""
-    config = DecoderConfig.read(folder)
+    config = read_config(folder)
     names = config.raw.get("architectures")
     if isinstance(names, list) and any("SequenceClassification" in str(name) for name in names):
         return True
@@ -136,7 +137,7 @@ def load_score_model(
     the head is called in the files, for names that ``naming`` does not know.
     """
     folder, raw = Path(path), read_config_dict(path)
-    config = DecoderConfig.read(path)
+    config = read_config(path)
     found = find_weights(folder, config, head_prefix=head_prefix)
     statistics = take_statistics(found)
     as_saved = options is None
@@ -218,7 +219,7 @@ def check_length(config: DecoderConfig, max_length: int, *, place: str) -> None:
 def check_fit(folder: str | Path, tokenizer: Tokenizer, *, max_length: int) -> DecoderConfig:
     """Return the configuration in (or at) ``folder``, after refusing too few tokens or positions; no weight is read."""
     path = Path(folder)
-    config = DecoderConfig.read(path.parent if path.is_file() else path)
+    config = read_config(path.parent if path.is_file() else path)
     check_vocabulary(config, tokenizer, place=str(path))
     check_length(config, max_length, place=str(path))
     return config
@@ -226,7 +227,7 @@ def check_fit(folder: str | Path, tokenizer: Tokenizer, *, max_length: int) -> D
 
 def _config_for(config_path: str | Path, tokenizer: Tokenizer) -> DecoderConfig:
     path = Path(config_path)
-    config = DecoderConfig.read(path.parent if path.is_file() else path)
+    config = read_config(path.parent if path.is_file() else path)
     check_vocabulary(config, tokenizer, place=str(path))
     return dataclasses.replace(
         config,

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from alignment.architecture.decoder_config import DecoderConfig
 from alignment.errors import ModelFolderError
-from alignment.models.config import DecoderConfig
 from alignment.models.folders.views import Cut, Joined, Renamed, StoredTensor
 
 _QKV, _GATE_UP = "self_attn.qkv_proj.", "mlp.gate_up_fused_proj."

@@ -11,15 +11,15 @@ from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from paddle import Tensor
 
+from alignment.architecture.cuts import EMBEDDING
+from alignment.architecture.paddlenlp_config import UNTIED_FAMILIES, to_paddlenlp
 from alignment.errors import ModelFolderError
 from alignment.models.config import CONFIG_FILE
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.score_model import ScoreModel
 from alignment.models.folder_files import read_object
 from alignment.models.folders.saving import stored_dtype, write_description
-from alignment.models.paddlenlp_config import UNTIED_FAMILIES, to_paddlenlp
 from alignment.models.safetensors_io import Entry, cut_files, file_names, write_files, write_index
-from alignment.models.split_plan import EMBEDDING
 from alignment.models.tokenizer.paddlenlp_tokenizer import SENTENCEPIECE_NAME
 from alignment.models.tokenizer.tokenizer import Tokenizer
 from alignment.models.tokenizer.tokenizer_files import (

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import paddle
 
+from alignment.architecture.decoder_config import as_json_ids
 from alignment.architecture.parts import Part
 from alignment.architecture.reshard_plan import model_order, plan_transfers
-from alignment.models.config import CONFIG_FILE, GENERATION_FILE, as_json_ids
+from alignment.models.config import CONFIG_FILE, GENERATION_FILE
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.score_model import ScoreModel
 from alignment.models.folders.hub import SCORE_STATE

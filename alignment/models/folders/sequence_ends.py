@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from alignment.models.config import DecoderConfig
+from alignment.architecture.decoder_config import DecoderConfig
 from alignment.models.folders.hub import SCORE_STATE
 from alignment.models.tokenizer.tokenizer import Tokenizer
 

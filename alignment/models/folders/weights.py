@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
+from alignment.architecture.cuts import EMBEDDING, whole_shapes
+from alignment.architecture.decoder_config import DecoderConfig
+from alignment.architecture.paddlenlp_config import UNTIED_FAMILIES
 from alignment.errors import ModelFolderError
-from alignment.models.config import DecoderConfig
 from alignment.models.folders.layout import is_paddle_layout
 from alignment.models.folders.naming import canonical_name, is_transposed
 from alignment.models.folders.paddle_parts import join_parts, split_fused
 from alignment.models.folders.views import StoredTensor, Turned
 from alignment.models.folders.weight_files import WeightFiles, find_weight_files
-from alignment.models.paddlenlp_config import UNTIED_FAMILIES
-from alignment.models.split_plan import EMBEDDING, whole_shapes
 from alignment.telemetry import log
 
 LM_HEAD = "lm_head.weight"

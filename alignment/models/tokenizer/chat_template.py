@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from typing import Any
@@ -11,28 +11,24 @@ from typing import Any
 from jinja2 import Template, TemplateError, TemplateSyntaxError
 
 from alignment.errors import DataError, ModelFolderError
-from alignment.models.tokenizer.template_sandbox import BoundedEnvironment
-
-_REFUSALS = (
-    TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError, MemoryError,
-    SyntaxError,
-)  # fmt: skip
-"""What a template may raise: its own refusal, a mistake in it, or a limit."""
+from alignment.models.tokenizer.template_form import Forms
+from alignment.models.tokenizer.template_sandbox import REFUSALS, BoundedEnvironment
 
 
 class ChatTemplate:
-    """One template, compiled at its first use."""
+    """One template, compiled at its first use; where it only copies texts, it soon need not run any more."""
 
-    def __init__(self, source: str, *, place: str) -> None:
-        """``place`` names the folder in messages."""
+    def __init__(self, source: str, *, place: str, special_tokens: Mapping[str, str]) -> None:
+        """``place`` names the folder in messages; ``special_tokens`` go to the template by name."""
         self.source = source
         self._place = place
+        self._values = {"tools": None, "documents": None, **special_tokens}
+        self._forms = Forms(source, self._values, self._run, **_LANGUAGE)
 
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],
         *,
-        special_tokens: Mapping[str, str],
         add_generation_prompt: bool,
         tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> str:
@@ -40,25 +36,28 @@ class ChatTemplate:
 
         ``tools`` are JSON schemas, passed as they are.
         """
+        known = None if tools else self._forms.write(messages, add_generation_prompt)
+        return self._run(messages, add_generation_prompt, tools) if known is None else known
+
+    def _run(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> str:
         try:
             template = self._compiled
             self._environment.start_clock()
-            return template.render(
-                messages=list(messages),
-                tools=list(tools) if tools else None,
-                documents=None,
-                add_generation_prompt=add_generation_prompt,
-                **special_tokens,
-            )
+            given = {**self._values, "tools": list(tools)} if tools else self._values
+            return template.render(messages=list(messages), add_generation_prompt=add_generation_prompt, **given)
         except ModelFolderError:
             raise
-        except _REFUSALS as error:
+        except REFUSALS as error:
             raise DataError(f"the chat template of {self._place} refuses {messages!r:.300}: {error}") from error
 
     @cached_property
     def _environment(self) -> BoundedEnvironment:
-        functions = {"raise_exception": raise_exception, "strftime_now": format_now}
-        return BoundedEnvironment(functions=functions, filters={"tojson": write_json})
+        return BoundedEnvironment(**_LANGUAGE)
 
     @cached_property
     def _compiled(self) -> Template:
@@ -69,7 +68,7 @@ class ChatTemplate:
             raise ModelFolderError(
                 f"{self._place}: line {error.lineno} of the chat template is not Jinja: {error}"
             ) from error
-        except _REFUSALS as error:
+        except REFUSALS as error:
             raise ModelFolderError(f"{self._place}: the chat template cannot be compiled: {error}") from error
 
 
@@ -92,3 +91,10 @@ def raise_exception(message: str) -> None:
 def format_now(pattern: str) -> str:
     """Return the local time by a ``strftime`` pattern."""
     return datetime.now().strftime(pattern)
+
+
+_LANGUAGE: Mapping[str, Mapping[str, Callable]] = {
+    "functions": {"raise_exception": raise_exception, "strftime_now": format_now},
+    "filters": {"tojson": write_json},
+}
+"""What templates may call beside what Jinja has."""

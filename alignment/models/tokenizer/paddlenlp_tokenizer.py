@@ -15,9 +15,9 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
+from alignment.architecture.paddlenlp_config import VERSION_KEY
 from alignment.errors import ModelFolderError
 from alignment.models.folder_files import file_inside, parse_object
-from alignment.models.paddlenlp_config import VERSION_KEY
 
 FAST_NAME, _CONFIG_NAME, _SPECIAL_MAP_NAME = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
 SENTENCEPIECE_NAME = "sentencepiece.bpe.model"

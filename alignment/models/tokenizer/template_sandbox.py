@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any
 
-from jinja2 import nodes
+from jinja2 import TemplateError, nodes
 from jinja2.ext import Extension
 from jinja2.filters import do_format
 from jinja2.parser import Parser
@@ -21,6 +21,11 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 from jinja2.visitor import NodeTransformer
 
+REFUSALS = (
+    TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError, MemoryError,
+    SyntaxError,
+)  # fmt: skip
+"""What a template may raise: its own refusal, a mistake in it, or a limit."""
 LONGEST_RENDERING = 10.0
 """Seconds of one thread's processor time that a template has for one conversation."""
 LARGEST_TEXT = 16_000_000
@@ -57,10 +62,10 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, "jinja2.ext.loopcontrols"])
         self._clock = threading.local()
         self.globals.pop("lipsum")
-        self.globals |= {_TICK: _say_nothing, _CHECK: _checked, **functions}
+        self.globals |= {_TICK: _say_nothing, _CHECK: checked, **functions}
         every = {**self.filters, **filters}
         self.filters = {name: f if name in _SMALL else self._watched(f) for name, f in every.items()}
-        self.filters[_CHECK] = _checked
+        self.filters[_CHECK] = checked
         self.filters["format"] = self._watched(_format)
 
     def start_clock(self) -> None:
@@ -72,11 +77,11 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         """Call a function for a template, as every loop does at its every turn."""
         __self._look()
         for value in args:
-            _checked(value)
+            checked(value)
         owner = getattr(__function, "__self__", None)
         if isinstance(owner, str):
             _check_numbers(args, keywords, owner)
-        return _checked(super().call(__context, __function, *args, **keywords))
+        return checked(super().call(__context, __function, *args, **keywords))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Compute an operation whose result could be of any size."""
@@ -97,7 +102,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         def watched(*args: Any, **keywords: Any) -> Any:
             self._look()
             _check_numbers(args, keywords)
-            return _checked(function(*args, **keywords))
+            return checked(function(*args, **keywords))
 
         return watched
 
@@ -140,9 +145,9 @@ def _format(value: Any, *args: Any, **keywords: Any) -> str:
     return do_format(value, *args, **keywords)
 
 
-def _checked(value: Any) -> Any:
+def checked(value: Any) -> Any:
     """Return ``value`` if it is not too large."""
-    if isinstance(value, _SIZED) and len(value) > LARGEST_TEXT:
+    if issubclass(type(value), _SIZED) and len(value) > LARGEST_TEXT:
         raise SecurityError(f"it makes a text or list of {len(value)} (allowed: {LARGEST_TEXT})")
     return value
 

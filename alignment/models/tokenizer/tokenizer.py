@@ -44,8 +44,10 @@ class Tokenizer:
     def __init__(self, model: TokenizerModel, files: TokenizerFiles) -> None:
         self._model = model
         self._files = files
-        self._template = files.chat_template and ChatTemplate(files.chat_template, place=str(files.folder))
         self._special = {**model.default_special_tokens, **files.special_tokens}
+        self._template = files.chat_template and ChatTemplate(
+            files.chat_template, place=str(files.folder), special_tokens=self._special
+        )
         self._tokens = {number: token for token, number in model.vocab.items()}
 
     def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
@@ -150,9 +152,7 @@ class Tokenizer:
         """Return the text of ``messages`` (``role`` and ``content``), or its ids; DataError where it is refused."""
         if not self._template:
             raise DataError(f"{self._files.folder}: the tokenizer has no chat template")
-        text = self._template.render(
-            messages, special_tokens=self._special, add_generation_prompt=add_generation_prompt, tools=tools
-        )
+        text = self._template.render(messages, add_generation_prompt=add_generation_prompt, tools=tools)
         return self.encode(text, add_special_tokens=False) if tokenize else text
 
     @property

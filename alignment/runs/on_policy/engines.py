@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from alignment.architecture.decoder_config import DecoderConfig
 from alignment.arguments.parsed import Parsed
 from alignment.device.host import num_threads
 from alignment.errors import ArgumentError
@@ -10,7 +11,6 @@ from alignment.generation.engine import Engine, GenerationOptions
 from alignment.generation.fused.fused_engine import FusedEngine, fused_engine_unavailable
 from alignment.generation.fused.fused_settings import FusedSettings
 from alignment.generation.place import EnginePlace
-from alignment.models.config import DecoderConfig
 from alignment.models.folders.sequence_ends import sequence_ends
 from alignment.ops.native.library import find_core
 from alignment.rollout.rollout_weights import RolloutWeights, rollout_parts, rollout_place

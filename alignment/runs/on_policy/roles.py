@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from alignment.data.encode import Encoder
 from alignment.data.templates import template_name
 from alignment.errors import ArgumentError
-from alignment.models.config import DecoderConfig, read_config_dict
+from alignment.models.config import read_config, read_config_dict
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.placement import WHOLE, Placement
 from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
@@ -88,11 +88,11 @@ def check_folders(start: Launch, folders: RoleFolders, tokenizer: Tokenizer) -> 
     for folder in (folders.actor, folders.critic):
         config = check_fit(folder, tokenizer, max_length=start.parsed.data.max_length)
         check_layout(start, config, folder)
-    warn_of_template(start, folders.actor, DecoderConfig.read(folders.actor), tokenizer)
+    warn_of_template(start, folders.actor, read_config(folders.actor), tokenizer)
     if folders.reward:
-        check_layout(start, DecoderConfig.read(folders.reward), folders.reward)
+        check_layout(start, read_config(folders.reward), folders.reward)
     check_rollout(
-        DecoderConfig.read(folders.actor),
+        read_config(folders.actor),
         start.topology.layout,
         eval_mode=start.parsed.parallel.eval_mode,
         degree=start.parsed.parallel.rollout_tensor_parallel_degree,
@@ -146,7 +146,7 @@ def require_same_tokenizer(tokenizer: Tokenizer, critic: str) -> None:
 def choose_sequences(start: Launch, tokenizer: Tokenizer, folders: RoleFolders) -> Any:
     """Return how rollouts are handed to the reward model: as they are, or in its own tokens."""
     reward, source = folders.reward, start.parsed.reward_source
-    own, config = load_tokenizer(reward), DecoderConfig.read(reward)
+    own, config = load_tokenizer(reward), read_config(reward)
     line = padding_warning(reward, config, own)
     if line is not None and not source.score_before_padding:
         log.warn(line)
@@ -163,12 +163,12 @@ def _in_its_tokens(start: Launch, tokenizer: Tokenizer, own: Tokenizer, folders:
     reward, data = folders.reward, start.parsed.data
     same_template = data.template != "tokenizer" or own.chat_template in (None, tokenizer.chat_template)
     # Rollouts may hold ids beyond the tokenizer: an embedding smaller than the policy's has no rows for them.
-    is_wide = DecoderConfig.read(reward).vocab_size >= DecoderConfig.read(folders.actor).vocab_size
+    is_wide = read_config(reward).vocab_size >= read_config(folders.actor).vocab_size
     if own.fingerprint() == tokenizer.fingerprint() and same_template and is_wide:
         config = check_fit(reward, own, max_length=data.max_length)
         warn_of_template(start, reward, config, tokenizer)
         end = Encoder(tokenizer, encode_options(start).template).end_id
-        return SameTokens(sequence_ends(DecoderConfig.read(folders.actor), tokenizer, end), end)
+        return SameTokens(sequence_ends(read_config(folders.actor), tokenizer, end), end)
     config = check_fit(reward, own, max_length=1)
     template = data.template if data.template != "tokenizer" or own.chat_template else "none"
     log.info(

@@ -16,8 +16,8 @@ from alignment.arguments.model import ModelArguments
 from alignment.arguments.parallel import ParallelArguments
 from alignment.arguments.parsed import Parsed
 from alignment.arguments.parser import Check, Values, parse_arguments
-from alignment.arguments.training import TrainingArguments
-from alignment.fields import argument
+from alignment.arguments.training import NO_EVALUATION, TrainingArguments
+from alignment.fields import argument, unless, where
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class RewardArguments:
 
     train_datasets: str = argument(path="datasets")
     """Preferences to train on: name[:proportion[:path]], several separated by commas."""
-    eval_datasets: str | None = argument(None, path="datasets")
+    eval_datasets: str | None = argument(None, path="datasets", inert_when=NO_EVALUATION)
     """Preferences to evaluate on."""
     model_name_or_path: str | None = argument(None, path="model")
     """Folder or hub name of the model to start from (usually the SFT model)."""
@@ -41,7 +41,9 @@ class RewardArguments:
     """Compare the scores at the last token, or at every token after the answers part."""
     regularization: float = argument(0.0, minimum=0)
     """Weight of the squared scores in the loss (the page of the reference suite: 0.001)."""
-    regularization_convention: Literal["paddlenlp", "safe-rlhf"] = "paddlenlp"
+    regularization_convention: Literal["paddlenlp", "safe-rlhf"] = argument(
+        "paddlenlp", inert_when=where("regularization", 0)
+    )
     """Squared scores of the two answers are added (paddlenlp) or averaged (safe-rlhf, half as large)."""
     score_bias: bool = False
     """Give the score head a bias."""
@@ -50,7 +52,12 @@ class RewardArguments:
     """Train on normalised scores and keep their statistics."""
     normalizer_type: Literal["RunningMeanStd", "ExponentialMovingAverage"] | None = "ExponentialMovingAverage"
     """How the mean and variance of scores are kept; null: not at all."""
-    normalizer_momentum: float | None = argument(None, minimum=0, maximum=1)
+    normalizer_momentum: float | None = argument(
+        None,
+        minimum=0,
+        maximum=1,
+        inert_when=unless("normalizer_type", "ExponentialMovingAverage", why="normalizer_type does not use it"),
+    )
     """Share of the old statistics that ExponentialMovingAverage keeps at each batch; null: 0.9."""
 
 

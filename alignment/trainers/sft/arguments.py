@@ -15,7 +15,7 @@ from alignment.arguments.model import ModelArguments
 from alignment.arguments.parallel import ParallelArguments
 from alignment.arguments.parsed import Parsed
 from alignment.arguments.parser import Check, parse_arguments
-from alignment.arguments.training import TrainingArguments
+from alignment.arguments.training import NO_EVALUATION, TrainingArguments
 from alignment.fields import argument
 
 
@@ -25,7 +25,7 @@ class SFTArguments:
 
     train_datasets: str = argument(path="datasets")
     """Questions and answers to train on: name[:proportion[:path]], several separated by commas."""
-    eval_datasets: str | None = argument(None, path="datasets")
+    eval_datasets: str | None = argument(None, path="datasets", inert_when=NO_EVALUATION)
     """Questions and answers to evaluate on."""
     model_name_or_path: str | None = argument(None, path="model")
     """Folder or hub name of the model to start from."""

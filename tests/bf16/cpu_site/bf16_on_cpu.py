@@ -39,7 +39,7 @@ def install() -> None:
                 "paddle._C_ops": _wrap_operators,
                 "paddle": _wrap_functions,
                 "alignment.arguments.training": _allow_half_weights,
-                "alignment.arguments.effect_rows": _drop_lines_about_bf16,
+                "alignment.arguments.effects": _drop_lines_about_bf16,
                 "alignment.ops.attention": _take_flash_attention,
             }
         ),
@@ -186,4 +186,10 @@ def _take_flash_attention(module: Any) -> None:
 
 
 def _drop_lines_about_bf16(module: Any) -> None:
-    module.ROWS = tuple(row for row in module.ROWS if row.key not in ("bf16", "fp16_opt_level"))
+    report = module.report_effects
+
+    def report_effects(parsed: Any, **situation: Any) -> list[Any]:
+        """As on a GPU."""
+        return [effect for effect in report(parsed, **situation) if effect.key not in ("bf16", "fp16_opt_level")]
+
+    module.report_effects = report_effects

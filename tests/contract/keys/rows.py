@@ -30,8 +30,7 @@ class Row:
     with_: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Keys without which this one would have no effect; None takes a key away from what all runs are given."""
     only: Sequence[str] = ALL
-    """The trainers it has an effect in; where another one has the key, ``arguments/effect_rows.py`` says that it does
-    nothing there."""
+    """The trainers it has an effect in; where another one has the key, its declaration says that it has none there."""
     alone: bool = False
     """True: other rows' keys would change what is observed, so it has a run of its own."""
 

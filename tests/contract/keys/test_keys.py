@@ -14,22 +14,20 @@ import pytest
 from alignment.arguments.effects import refuse_unbuilt, report_effects
 from alignment.arguments.groups import declare
 from alignment.errors import ArgumentError, UserError
-from alignment.trainers.ppo import arguments as ppo
-from alignment.trainers.reward import arguments as rm
-from alignment.trainers.sft import arguments as sft
+from alignment.trainers.registered import TRAINERS
 from tests.contract.keys import data_rows, ppo_rows, training_rows
 from tests.contract.keys.assembled import BASE, Run, assemble, filled, make_models
 from tests.contract.keys.rows import ALL, Row, group_rows, of_trainer
 
-GROUPS = {"sft": sft.GROUPS, "rm": rm.GROUPS, "ppo": ppo.GROUPS}
-PARSE = {"sft": sft.parse_sft_arguments, "rm": rm.parse_reward_arguments, "ppo": ppo.parse_ppo_arguments}
+GROUPS = {name: TRAINERS[name].groups for name in TRAINERS}
+PARSE = {name: TRAINERS[name].parse for name in TRAINERS}
 ROWS: tuple[Row, ...] = (*training_rows.ROWS, *data_rows.ROWS, *ppo_rows.ROWS)
 CASES = [(trainer, settings, row) for trainer in ALL for settings, rows in group_rows(ROWS, trainer) for row in rows]
 SAFETY = {"input": "pack rope", "answer": "rope done", "other_answer": "knife done", "safer": True, "is_safe": True}
 MISSING = """{trainer} has the key {key!r}, and no row of tests/contract/keys follows it to where it is used. Add, in
 training_rows.py, data_rows.py or ppo_rows.py:
     Row({key!r}, VALUE_THAT_IS_NO_DEFAULT, lambda r: WHERE_THE_ASSEMBLED_RUN_USES_IT)
-or, where it does nothing for this trainer, say so in alignment/arguments/effect_rows.py."""
+or, where it does nothing for this trainer, declare it beside the field (inert_when, see alignment/fields.py)."""
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import refusals
 import runs
 
-TRAINERS = ("sft", "rm", "ppo")
+from alignment.trainers.registered import TRAINERS
+
 TOOLS = {
     "chat": "alignment.chat",
     "export": "alignment.export",

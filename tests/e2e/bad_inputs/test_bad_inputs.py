@@ -9,7 +9,9 @@ from bad_models import MODEL_CASES
 from bad_rewards import REWARD_CASES
 from bad_rows import ROW_CASES
 from bad_tools import TOOL_CASES
-from bench import TRAINERS, Bench, answer
+from bench import Bench, answer
+
+from alignment.trainers.registered import TRAINERS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(20)]
 

@@ -8,11 +8,9 @@ import json
 import pytest
 
 from alignment.errors import ArgumentError
-from alignment.trainers.ppo.arguments import parse_ppo_arguments
-from alignment.trainers.reward.arguments import parse_reward_arguments
-from alignment.trainers.sft.arguments import parse_sft_arguments
+from alignment.trainers.registered import TRAINERS
 
-PARSERS = {"sft": parse_sft_arguments, "rm": parse_reward_arguments, "ppo": parse_ppo_arguments}
+PARSERS = {name: TRAINERS[name].parse for name in TRAINERS}
 GIVEN = {
     "sft": {"train_datasets": "d", "model_name_or_path": "m", "output_dir": "o"},
     "rm": {"train_datasets": "d", "model_name_or_path": "m", "output_dir": "o"},
@@ -49,6 +47,7 @@ DEFAULTS = {
         "clip_range_ratio": 0.2, "clip_range_ratio_low": None, "clip_range_ratio_high": None, "dual_clip": None,
         "clip_range_score": 50.0, "clip_placement": "score", "clip_range_value": 5.0,
         "policy_loss_reduction": "token", "entropy_coeff": 0.0, "ptx_coeff": 0.0,
+        "kl_loss_coeff": 0.0, "pg_loss_coeff": 1.0,
     },
 }  # fmt: skip
 ALIASES = {

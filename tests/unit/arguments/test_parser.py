@@ -22,7 +22,7 @@ class First:
     """Needed."""
     number: float = argument(0.5, minimum=0, below=1)
     """A number."""
-    count: int = argument(3, aliases=("old_count",))
+    count: int = argument(3, aliases=("old_count",), advice={"num_counts": "give count, not its number"})
     """A count."""
     flag: bool = False
     """A flag."""
@@ -126,8 +126,8 @@ def test_all_problems_at_once(tmp_path):
 
 
 def test_a_known_foreign_key_says_what_to_write(tmp_path):
-    assert "unknown argument 'max_new_tokens' (command line): give max_dec_len" in _message(
-        tmp_path, {"needed": "a"}, "--max_new_tokens", "3"
+    assert "unknown argument 'num_counts' (command line): give count, not its number" in _message(
+        tmp_path, {"needed": "a"}, "--num_counts", "3"
     )
 
 

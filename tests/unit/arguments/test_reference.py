@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import subprocess
 import sys
 
 import pytest
 
 from alignment.arguments.groups import options
-from alignment.arguments.reference import TRAINERS, describe_fields, render_reference
+from alignment.arguments.reference import describe_fields
+from alignment.trainers.reference import key_reference
+from alignment.trainers.registered import TRAINERS
 
 CLASSES = sorted(
-    {option.cls for _, module in TRAINERS for option in options(importlib.import_module(module).GROUPS)},
+    {option.cls for name in TRAINERS for option in options(TRAINERS[name].groups)},
     key=lambda c: c.__name__,
 )
 
@@ -27,7 +28,7 @@ def test_every_field_has_a_meaning_below_it(cls):
 
 
 def test_every_key_has_one_row_and_all_cells():
-    lines = [line for line in render_reference().splitlines() if line.startswith("| `")]
+    lines = [line for line in key_reference().splitlines() if line.startswith("| `")]
     keys = [line.split("`")[1] for line in lines]
     shared = {"train_datasets", "eval_datasets", "model_name_or_path", "model_config_name_or_path", "value_head_prefix"}
     repeated = {key for key in keys if keys.count(key) > 1}
@@ -37,7 +38,7 @@ def test_every_key_has_one_row_and_all_cells():
 
 
 def test_rows_show_type_range_default_and_meaning():
-    text = render_reference()
+    text = key_reference()
     assert "| `gae_lambda` | number >= 0 and <= 1 | `0.95` |" in text
     assert "| `output_dir` | text | required |" in text
     assert "Also written `critic_model_name_or_path`." in text
@@ -46,6 +47,6 @@ def test_rows_show_type_range_default_and_meaning():
 
 def test_module_prints_it():
     done = subprocess.run(
-        [sys.executable, "-m", "alignment.arguments.reference"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "alignment.trainers.reference"], capture_output=True, text=True, check=True
     )
-    assert done.stdout == render_reference()
+    assert done.stdout == key_reference()

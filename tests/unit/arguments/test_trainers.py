@@ -10,12 +10,13 @@ import pytest
 from alignment.arguments.effects import refuse_unbuilt, report_effects
 from alignment.errors import ArgumentError
 from alignment.trainers.ppo.arguments import parse_ppo_arguments
+from alignment.trainers.registered import TRAINERS
 from alignment.trainers.reward.arguments import parse_reward_arguments
 from alignment.trainers.sft.arguments import parse_sft_arguments
 
 FIXTURES = Path(__file__).parent / "fixtures"
 CONFIG = Path(__file__).resolve().parents[3] / "config"
-PARSERS = {"sft": parse_sft_arguments, "rm": parse_reward_arguments, "ppo": parse_ppo_arguments}
+PARSERS = {name: TRAINERS[name].parse for name in TRAINERS}
 PPO = [
     "--train_datasets",
     "p",
@@ -42,7 +43,7 @@ def test_file_of_the_reference_suite_for_ppo():
     assert parsed.critic.critic_lr_scheduler_type == "constant"
     assert parsed.generation.top_p == 0.8
     assert parsed.parallel.offload_level == ("freeze_model",)
-    assert parsed.parallel.pipeline_parallel_config == ("disable_p2p_cache_shape",)
+    assert parsed.compatibility.pipeline_parallel_config == ("disable_p2p_cache_shape",)
     assert parsed.parallel.eval_mode is None
     assert parsed.training.save_steps == 100000
 

@@ -182,3 +182,9 @@ def test_inputs_are_shown_as_lines():
 def test_answering_leaves_one_target():
     asked = conversation(["a", "b", "c"])
     assert asked.targets == [1] and asked.answered("d").targets == [3] and asked.targets == [1]
+
+
+@pytest.mark.parametrize("tools", [[{"name": "f"}, 3], [3], "f", {"name": "f"}])
+def test_every_tool_of_a_row_is_an_object(tools):
+    with pytest.raises(DataError, match="p: field 'tools' must be a list of objects"):
+        check_sample({"input": "a", "tools": tools}, "p")

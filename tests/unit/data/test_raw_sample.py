@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from alignment.data.raw.raw_sample import check_sample, require_fields
+from alignment.data.raw.raw_sample import check_sample, given_fields, require_fields
 from alignment.errors import DataError
 
 
@@ -45,3 +45,7 @@ def test_better_none_is_a_tie():
 def test_missing_fields_are_listed_with_those_present():
     with pytest.raises(DataError, match="p: missing 'other_answer', 'better'.*preference.*present: input, answer"):
         require_fields({"input": "a", "answer": "b"}, ("input", "other_answer", "better"), kind="preference", place="p")
+
+
+def test_the_fields_that_are_named_as_present_hold_a_value_or_say_that_there_is_a_tie():
+    assert given_fields({"input": "a", "answer": None, "better": None, "safer": True}) == ["input", "better", "safer"]

@@ -150,3 +150,16 @@ def test_answers_are_found_one_behind_the_other_where_no_text_tells_them_apart(t
     segments = template._cut_by_prompts(dialogue, whole)
     assert _targets(segments) == [("b ", "</s>")] * 3
     assert "".join(segment.text + segment.end for segment in segments) == whole
+
+
+def test_an_answer_whose_prompt_is_not_how_the_whole_begins_is_found_by_its_place(tokenizer):
+    """A template that writes the number of messages first: no prompt is a beginning of the whole text."""
+
+    def apply(messages, tokenize, add_generation_prompt):
+        text = "".join(f"[{m['role'][0]}] {m['content']}</s>" for m in messages)
+        return f"{len(messages) > 2} {text}" + ("[a] " if add_generation_prompt else "")
+
+    tokenizer.apply_chat_template = apply
+    segments = ChatTemplate(tokenizer).render_dialogue(conversation(["a", "b", "c", "b"]))
+    assert _targets(segments) == [(" b", "</s>"), ("b", "</s>")]
+    assert [segment.text for segment in segments if not segment.is_answer] == ["True [u] a</s>[a]", "[u] c</s>[a] "]

@@ -6,13 +6,13 @@ import numpy as np
 import paddle
 import pytest
 
+from alignment.architecture.decoder_config import DecoderConfig
 from alignment.errors import UserError
 from alignment.generation.eager import kv_cache
 from alignment.generation.eager.eager_engine import EagerEngine
 from alignment.generation.engine import GenerationOptions
 from alignment.generation.random_numbers import uniform
 from alignment.generation.sampling import Sampler
-from alignment.models.config import DecoderConfig
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.initialise import draw_weights
 from alignment.models.decoder.logprobs import policy_logprobs

@@ -8,6 +8,7 @@ import numpy as np
 import paddle
 import pytest
 
+from alignment.architecture.decoder_config import DecoderConfig
 from alignment.errors import NumericalError, UserError
 from alignment.generation.eager.eager_engine import EagerEngine
 from alignment.generation.engine import GenerationOptions
@@ -17,7 +18,6 @@ from alignment.generation.fused.fused_model import weight_names
 from alignment.generation.fused.fused_settings import FusedSettings, read_bytes
 from alignment.generation.place import EnginePlace
 from alignment.generation.sampling import exponentiate, keep_likeliest
-from alignment.models.config import DecoderConfig
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.initialise import draw_weights
 from alignment.ops.native.library import find_core

@@ -6,7 +6,7 @@ import numpy as np
 import paddle
 import pytest
 
-from alignment.models.config import DecoderConfig
+from alignment.architecture.decoder_config import DecoderConfig
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.initialise import draw_weights
 from alignment.models.decoder.logprobs import policy_logprobs

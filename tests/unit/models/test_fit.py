@@ -6,9 +6,9 @@ import json
 
 import pytest
 
+from alignment.architecture.decoder_config import DecoderConfig
 from alignment.data.sources.packing import TOKENIZER
 from alignment.errors import ModelFolderError
-from alignment.models.config import DecoderConfig
 from alignment.models.folders.hub import check_fit
 from alignment.models.tokenizer.tokenizer import load_tokenizer
 

@@ -8,8 +8,8 @@ import paddle
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from alignment.architecture.decoder_config import DecoderConfig
 from alignment.errors import ModelFolderError
-from alignment.models.config import DecoderConfig
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.initialise import draw_weights
 from alignment.models.decoder.score_model import ScoreModel, ScoreOptions

@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from alignment import export
+from alignment.architecture.decoder_config import DecoderConfig
 from alignment.errors import ModelFolderError
-from alignment.models.config import DecoderConfig
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.initialise import draw_weights
 from alignment.models.decoder.score_model import ScoreModel, ScoreOptions

@@ -7,7 +7,7 @@ import numpy as np
 import paddle
 import pytest
 
-from alignment.models.config import DecoderConfig
+from alignment.architecture.decoder_config import DecoderConfig
 from alignment.models.decoder.normalizers import ExponentialMovingAverage, build_normalizer
 from alignment.models.decoder.score_model import ScoreModel, ScoreOptions, end_scores
 from alignment.records import TokenBatch

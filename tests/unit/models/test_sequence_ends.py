@@ -6,9 +6,10 @@ import json
 
 import pytest
 
+from alignment.architecture.decoder_config import DecoderConfig
 from alignment.data.sources.packing import TOKENIZER
 from alignment.errors import ModelFolderError
-from alignment.models.config import DecoderConfig
+from alignment.models.config import read_config
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
 from alignment.models.folders import hub
@@ -54,7 +55,7 @@ def read(path):
 
 
 def test_the_ends_are_those_of_all_files(folder, tokenizer):
-    config = DecoderConfig.read(folder)
+    config = read_config(folder)
     assert tokenizer.eos_token_id == 2
     assert sequence_ends(config, None) == (7, 2)
     assert sequence_ends(config, tokenizer) == (2, 7)
@@ -84,7 +85,7 @@ def test_one_end_is_written_as_a_number(tmp_path, tokenizer):
 def test_ends_that_are_no_ids_are_refused(folder):
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": "</s>"}))
     with pytest.raises(ModelFolderError, match=r"generation_config\.json: eos_token_id must be .*'</s>'"):
-        DecoderConfig.read(folder)
+        read_config(folder)
 
 
 def padded_with(tmp_path, name):

@@ -56,8 +56,8 @@ SIZES = {
 
 
 def render(source, **values):
-    template = ChatTemplate(source, place="FOLDER")
-    return template.render(values.pop("messages", []), special_tokens={"eos_token": "</s>"}, add_generation_prompt=True)
+    template = ChatTemplate(source, place="FOLDER", special_tokens={"eos_token": "</s>"})
+    return template.render(values.pop("messages", []), add_generation_prompt=True)
 
 
 @pytest.fixture

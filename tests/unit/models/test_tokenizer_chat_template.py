@@ -11,8 +11,8 @@ MESSAGES = [{"role": "user", "content": "<hi> & bye"}, {"role": "assistant", "co
 
 
 def render(source, messages=MESSAGES, *, prompt=False, **special):
-    template = ChatTemplate(source, place="some/folder")
-    return template.render(messages, special_tokens=special, add_generation_prompt=prompt)
+    template = ChatTemplate(source, place="some/folder", special_tokens=special)
+    return template.render(messages, add_generation_prompt=prompt)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_what_is_not_jinja_is_an_error_of_the_folder():
 
 
 def test_a_template_is_compiled_once(monkeypatch):
-    template = ChatTemplate("{{ messages | length }}", place="here")
-    assert template.render(MESSAGES, special_tokens={}, add_generation_prompt=False) == "2"
+    template = ChatTemplate("{{ messages | length }}", place="here", special_tokens={})
+    assert template.render(MESSAGES, add_generation_prompt=False) == "2"
     monkeypatch.setattr("alignment.models.tokenizer.chat_template.BoundedEnvironment", None)
-    assert template.render([], special_tokens={}, add_generation_prompt=False) == "0"
+    assert template.render([], add_generation_prompt=False) == "0"

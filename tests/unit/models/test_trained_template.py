@@ -8,8 +8,9 @@ import re
 
 import pytest
 
+from alignment.architecture.decoder_config import DecoderConfig
 from alignment.data.sources.packing import TOKENIZER
-from alignment.models.config import DecoderConfig
+from alignment.models.config import read_config
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.folders.saving import save_model
 from alignment.models.tokenizer.tokenizer import load_tokenizer
@@ -42,7 +43,7 @@ def test_the_record_survives_the_folder(tmp_path, tokenizer):
     record = describe_template("tokenizer", tokenizer)
     save_model(tmp_path, CausalLM(DecoderConfig.from_dict({**RAW, "trained_template": record})), tokenizer)
     assert json.loads((tmp_path / "config.json").read_text())["trained_template"] == record
-    assert DecoderConfig.read(tmp_path).trained_template == record
+    assert read_config(tmp_path).trained_template == record
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,12 @@ import numpy as np
 import paddle
 import pytest
 
-from alignment.models.config import DecoderConfig
+from alignment.architecture.decoder_config import DecoderConfig
+from alignment.architecture.rotary_frequencies import inverse_frequencies
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.initialise import draw_weights
 from alignment.ops.native.core_model import CoreModel
 from alignment.ops.native.library import CoreLibrary
-from alignment.ops.rotary_frequencies import inverse_frequencies
 
 SHAPE = dict(
     vocab_size=83,

@@ -6,8 +6,8 @@ from operator import attrgetter
 
 import pytest
 
+from alignment.architecture.cuts import check_degrees
 from alignment.architecture.layout import Layout
-from alignment.models.split_plan import check_degrees
 from alignment.planner.search import Machine, evaluate, layout_problems, search
 from tests.unit.planner.jobs import make_config, make_job
 

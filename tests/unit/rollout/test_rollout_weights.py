@@ -6,12 +6,12 @@ import numpy as np
 import paddle
 import pytest
 
+from alignment.architecture.cuts import parts_of_rank, whole_shapes
+from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.layout import ONE_PROCESS, Layout
 from alignment.architecture.reshard_plan import plan_transfers
 from alignment.errors import ArgumentError
 from alignment.generation.place import WHOLE_MODEL
-from alignment.models.config import DecoderConfig
-from alignment.models.split_plan import parts_of_rank, whole_shapes
 from alignment.parallel.comms.group import ALONE
 from alignment.parallel.topology import Topology
 from alignment.rollout.rollout_weights import (

@@ -1,11 +1,19 @@
 """How long a run is, when an epoch ends, and which of two evaluations is better."""
 
+from types import SimpleNamespace
+
 import pytest
 
+from alignment.architecture.decoder_config import DecoderConfig
 from alignment.arguments.training import TrainingArguments
 from alignment.data.loader import BatchLoader
 from alignment.errors import DataError
-from alignment.runs.assembly import Horizon, build_best, stream_batches
+from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
+from alignment.parallel.topology import Topology
+from alignment.runs import assembly
+from alignment.runs.assembly import Horizon, build_best, build_learner, stream_batches
+from alignment.training.optimizers import AdamSettings
+from alignment.training.schedules import Schedule
 
 
 def _training(**keys):
@@ -42,3 +50,54 @@ def test_a_smaller_loss_is_better_and_the_user_has_the_last_word(keys, metric, g
     best = build_best(_training(load_best_model_at_end=True, **keys), default="reward", keep=lambda: None)
     assert (best.metric, best.greater_is_better) == (metric, greater)
     assert build_best(_training(**keys), default="reward", keep=lambda: None) is None
+
+
+SHAPE = dict(model_type="llama", vocab_size=16, hidden_size=8, intermediate_size=16, num_hidden_layers=1)
+SHAPE |= dict(num_attention_heads=2, max_position_embeddings=32)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_state_of_a_half_precision_model_has_a_master_for_every_weight_and_its_part(dtype):
+    model = ScoreModel(DecoderConfig.from_dict(SHAPE), ScoreOptions(score_type="reward"), dtype=dtype)
+    start = SimpleNamespace(
+        topology=Topology(device="cpu"), parsed=SimpleNamespace(parallel=SimpleNamespace(offloaded=()))
+    )
+    optimizer = build_learner(start, "reward", model, _training(), total_updates=4)._optimizer
+    names = {name for name, _ in model.named_parameters()}
+    masters = {key.removesuffix("/master") for key in optimizer.state() if key.endswith("/master")}
+    assert masters == (names - {"score.weight"} if dtype == "bfloat16" else set())
+    assert {name: list(part.shape) for name, part in optimizer.state_parts().items()} == {
+        name: parameter.shape for name, parameter in model.named_parameters()
+    }
+
+
+def test_the_optimizer_of_a_cut_model_knows_its_parts_and_masters(monkeypatch):
+    """What ``shard_model`` returns goes to the optimizer name by name, and to the learner whole."""
+    made = {}
+    shards = SimpleNamespace(parameters={"w": "slice"}, parts={"w": "rows 0 to 3"}, masters={"w"})
+    monkeypatch.setattr(assembly, "shard_model", lambda model, topology: shards)
+    monkeypatch.setattr(assembly, "build_runner", lambda model, topology: ("runner", model, topology))
+    monkeypatch.setattr(assembly, "NamedAdamW", lambda parameters, adam, **named: (parameters, adam, named))
+
+    def learner(name, runner, **named):
+        made.update(named, name=name, runner=runner)
+        return SimpleNamespace(offload=lambda **kinds: made.update(offload=kinds))
+
+    monkeypatch.setattr(assembly, "Learner", learner)
+    start = SimpleNamespace(
+        topology="topology", parsed=SimpleNamespace(parallel=SimpleNamespace(offloaded=("optimizer",)))
+    )
+    model = SimpleNamespace(model=SimpleNamespace())
+    training = _training(
+        learning_rate=2e-3, min_learning_rate=1e-4, warmup_steps=2, adam_beta1=0.8, adam_beta2=0.9, adam_epsilon=1e-6,
+        weight_decay=0.1, max_grad_norm=0.5, recompute=True, recompute_granularity="core_attn",
+        lr_scheduler_type="cosine",
+    )  # fmt: skip
+    build_learner(start, "policy", model, training, total_updates=9)
+    adam = AdamSettings(beta1=0.8, beta2=0.9, epsilon=1e-6, weight_decay=0.1)
+    assert made["optimizer"] == (shards.parameters, adam, {"parts": shards.parts, "masters": shards.masters})
+    assert made["schedule"] == Schedule(kind="cosine", peak=2e-3, floor=1e-4, warmup_updates=2, decay_updates=9)
+    assert (made["name"], made["runner"]) == ("policy", ("runner", model, "topology"))
+    assert (made["shards"], made["max_grad_norm"]) == (shards, 0.5)
+    assert made["offload"] == {"model": False, "optimizer": True}
+    assert (model.model.recompute, model.model.recompute_granularity) == (True, "core_attn")

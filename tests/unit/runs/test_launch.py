@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
 from alignment.errors import ArgumentError
@@ -10,7 +13,7 @@ from alignment.ops.native.library import Search
 from alignment.ops.selection import native_ops_enabled
 from alignment.parallel.comms.group import ALONE
 from alignment.runs import launch
-from alignment.runs.launch import choose_operators, describe_offload, open_output
+from alignment.runs.launch import Launch, choose_operators, describe_offload, open_output
 
 
 @pytest.fixture
@@ -92,3 +95,17 @@ def test_an_output_folder_below_a_file_is_one_message(tmp_path):
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(ArgumentError, match="cannot be used: "):
             open_output(folder)
+
+
+@pytest.mark.parametrize(("step", "expected"), [(None, 0), (7, 7)])
+def test_a_run_goes_on_at_the_step_of_its_checkpoint_and_a_fresh_one_at_zero(step, expected):
+    checkpoint = None if step is None else SimpleNamespace(state={"step": step})
+    training = SimpleNamespace(run_name=None, weight_dtype=lambda device: f"dtype on {device}")
+    start = Launch(
+        parsed=SimpleNamespace(training=training), topology=SimpleNamespace(device="cpu"), store=None,
+        output_dir=Path("runs/first"), checkpoint=checkpoint,
+    )  # fmt: skip
+    assert start.resume_step == expected
+    assert (start.run_name, start.dtype) == ("first", "dtype on cpu")
+    training.run_name = "named"
+    assert start.run_name == "named"

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from alignment.errors import CheckpointError
-from alignment.models.config import DecoderConfig
-from alignment.runs.models import resumed_folder, starting_folder
+from alignment.architecture.decoder_config import DecoderConfig
+from alignment.errors import ArgumentError, CheckpointError
+from alignment.runs.models import read_template, resumed_folder, starting_folder
 
 CONFIG = {
     "model_type": "llama",
@@ -75,3 +75,12 @@ def test_a_model_that_is_gone_is_told_and_the_checkpoint_used(start, caplog, tmp
 
 def test_a_fresh_start_is_what_the_arguments_name():
     assert resumed_folder(SimpleNamespace(checkpoint=None), "policy", "anywhere") == "anywhere"
+
+
+@pytest.mark.parametrize("text", ["{{ messages }}", "{% for m in messages %}x{% endfor %}", "{% x %}{{ y }}"])
+def test_a_template_is_a_text_where_it_is_jinja_and_a_file_else(text, tmp_path):
+    assert read_template(text) == text
+    (tmp_path / "own.jinja").write_text(text)
+    assert read_template(str(tmp_path / "own.jinja")) == text
+    with pytest.raises(ArgumentError, match="tokenizer_chat_template=nowhere.jinja cannot be read"):
+        read_template("nowhere.jinja")

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from alignment.architecture.decoder_config import DecoderConfig
 from alignment.loops.rollout_engine import RolloutEngine
-from alignment.models.config import DecoderConfig
 from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
 from alignment.parallel.topology import Topology
 from alignment.runs import placed

@@ -11,9 +11,9 @@ import sys
 import numpy as np
 import pytest
 
+from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.parts import Part, even_cut
 from alignment.errors import CheckpointError
-from alignment.models.config import DecoderConfig
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.initialise import draw_weights
 from alignment.models.folders.hub import load_causal_lm

@@ -45,3 +45,8 @@ def test_a_file_that_cannot_be_read_fails_everywhere(tmp_path):
     (tmp_path / "there").write_bytes(b"1")
     found = run_forked(lambda topology: hash_files(tmp_path, {"there": 1, "gone": 1}, topology.world), 2)
     assert [type(error) for error in found] == [FileNotFoundError, FileNotFoundError]
+
+
+def test_the_largest_files_are_dealt_first_and_equal_ones_by_name():
+    assert share_files({"a": 3, "b": 3, "c": 5}, 2) == [["c"], ["a", "b"]]
+    assert share_files({"y": 1, "x": 1}, 2) == [["x"], ["y"]]

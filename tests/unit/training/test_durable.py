@@ -2,6 +2,7 @@
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 
@@ -64,3 +65,15 @@ def test_the_old_folder_stays_until_the_new_one_is_whole(tmp_path, monkeypatch):
     with durable.write_folder(target) as aside:
         (aside / "file").write_text("new")
     assert seen == ["old", "old", "new"]
+
+
+def test_leftovers_are_named_in_order_however_a_folder_is_listed(tmp_path, monkeypatch):
+    names = [f"{durable.ASIDE_PREFIX}{letter}" for letter in "abc"]
+    for name in names:
+        (tmp_path / name).mkdir()
+    (tmp_path / "old").mkdir()
+    (tmp_path / f"{durable.RETIRED_PREFIX}old").mkdir()
+    listed = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: sorted(listed(self, pattern), reverse=True))
+    assert durable.clean_leftovers(tmp_path) == sorted([*names, f"{durable.RETIRED_PREFIX}old"])
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]

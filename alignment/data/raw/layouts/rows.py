@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from alignment.data.ledger import BadRow
@@ -31,7 +31,7 @@ _PADDED = ("input", "answer", "other_answer", "better")
 class Reading:
     """How the user wants rows to be read."""
 
-    columns: Mapping[str, str] = field(default_factory=dict)
+    columns: Mapping[str, str]
     """What -> column; empty: the layout is recognised."""
     layout: str | None = None
     """The name of the layout, where the columns do not decide."""

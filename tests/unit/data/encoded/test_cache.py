@@ -35,3 +35,11 @@ def test_the_key_of_the_code_does_not_depend_on_how_a_folder_is_listed(monkeypat
     expected, listed = _code_key.__wrapped__(), Path.rglob
     monkeypatch.setattr(Path, "rglob", lambda self, pattern: reversed(list(listed(self, pattern))))
     assert _code_key.__wrapped__() == expected and len(expected) == 64
+
+
+def test_a_kept_column_is_never_unpickled(entry, tmp_path):
+    kinds = entry.store.save(tmp_path)
+    assert kinds == {"input_ids": "ragged"}
+    np.save(tmp_path / "0.values.npy", np.array([{"code": 1}], object), allow_pickle=True)
+    with pytest.raises(ValueError, match="[Oo]bject|pickle"):
+        Store.load(tmp_path, kinds, 2)

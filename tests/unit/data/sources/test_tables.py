@@ -127,3 +127,12 @@ def test_several_formats_in_a_folder_are_refused(tmp_path):
 def test_missing_column():
     with pytest.raises(DataError, match="f line 3 .columns: a.: missing column 'b'"):
         column({"a": 1}, "b", "f line 3 (columns: a)")
+
+
+def test_all_formats_of_a_folder_are_named_in_order(tmp_path):
+    names = [".arrow", ".json", ".jsonl", ".parquet"]
+    for name in names:
+        (tmp_path / f"rows{name}").write_bytes(b"")
+    with pytest.raises(DataError) as error:
+        find_files(tmp_path, None)
+    assert f"holds files of several formats ({', '.join(names)}); name one file" in str(error.value)

@@ -7,10 +7,11 @@ import pytest
 from alignment.data.loader import BatchLoader
 from alignment.errors import UserError
 from alignment.models.decoder.score_model import ScoreOptions
+from alignment.runs.assembly import Horizon
 from alignment.runs.on_policy.prompts import RowPlan
 from alignment.runs.on_policy.rewards import build_normalizer, load_function
 from alignment.trainers.ppo.arguments import parse_ppo_arguments
-from alignment.trainers.ppo.build import critic_training
+from alignment.trainers.ppo.build import PPORun, critic_training, positive_or
 
 REWARD = """
 from __future__ import annotations
@@ -111,3 +112,17 @@ def test_a_reward_model_that_normalises_its_scores_does_so_in_ppo(tmp_path, asks
     normalize, part = build_normalizer(start, SimpleNamespace(reward=_RewardModel(asks=asks)))
     assert (None if normalize is None else normalize(7.0)) == expected
     assert part is None
+
+
+def test_the_first_line_of_a_run_says_how_rows_are_grouped():
+    plan = RowPlan(
+        prompts_per_iteration=6, samples_per_prompt=4, rows_per_update=8, rows_per_batch=2, update_iters=3
+    )  # fmt: skip
+    run = SimpleNamespace(_plan=plan, _horizon=Horizon(total_updates=18, updates_per_epoch=9))
+    assert PPORun._describe(run) == (
+        "18 updates (9 an epoch); each rollout is 6 prompts x 4 = 24 responses, 8 an update, 2 a micro-batch, 3 passes"
+    )
+
+
+def test_minus_one_means_the_size_of_a_micro_batch():
+    assert [positive_or(size, 8) for size in (-1, 1, 3)] == [8, 1, 3]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,8 +11,8 @@ import pytest
 
 from alignment.architecture.layout import Layout
 from alignment.data.sources.packing import TOKENIZER
-from alignment.errors import ArgumentError
-from alignment.models.config import DecoderConfig
+from alignment.errors import ArgumentError, UserError
+from alignment.models.config import read_config
 from alignment.models.decoder.score_model import ScoreOptions
 from alignment.models.folders.hub import random_causal_lm, random_score_model
 from alignment.models.folders.saving import save_model
@@ -20,7 +21,7 @@ from alignment.models.tokenizer.trained_template import describe_template
 from alignment.records import Rollout
 from alignment.runs import models as trainer_models
 from alignment.runs.on_policy.engines import generation_options
-from alignment.runs.on_policy.roles import RoleFolders, choose_sequences
+from alignment.runs.on_policy.roles import RoleFolders, check_folders, choose_sequences
 from alignment.trainers.ppo.arguments import parse_ppo_arguments
 
 SHAPE = dict(
@@ -88,7 +89,7 @@ def test_the_folders_of_runs_stand_for_their_models(start, folders):
 def test_a_rollout_ends_where_any_file_says(start, folders, tokenizer):
     (folders / "sft" / "policy" / "generation_config.json").write_text(json.dumps({"eos_token_id": [9, 2]}))
     change(folders / "sft" / "policy", eos_token_id=7)
-    config = DecoderConfig.read(folders / "sft" / "policy")
+    config = read_config(folders / "sft" / "policy")
     roles = SimpleNamespace(tokenizer=tokenizer, policy=SimpleNamespace(config=config))
     assert generation_options(start().parsed, roles, sample=True).stop_token_ids == (2, 7, 9)
     more = generation_options(start(stop_token_ids="11").parsed, roles, sample=False)
@@ -156,3 +157,102 @@ def test_a_trainer_says_once_that_the_models_own_template_is_not_used(
     trainer_models.check_start(made, None, str(folders / "sft" / "policy"), tokenizer)
     assert caplog.text.count("has a chat template of its own") == lines
     assert caplog.text.count("\n") == lines
+
+
+@pytest.fixture
+def check(start, folders, tokenizer):
+    """Return a function: check the three folders of a run with a layout and further keys."""
+
+    def run(layout, **keys):
+        made = SimpleNamespace(parsed=start(**keys).parsed, topology=SimpleNamespace(layout=layout))
+        found = RoleFolders.of(made)
+        check_folders(made, found, load_tokenizer(found.actor))
+
+    return run
+
+
+@pytest.mark.parametrize("part", ["sft/policy", "rm/reward"])
+def test_a_model_that_cannot_be_cut_by_the_degrees_is_refused_by_its_folder(check, folders, part):
+    check(Layout(tensor=2))
+    change(folders / part, num_attention_heads=1, num_key_value_heads=1)
+    with pytest.raises(ArgumentError, match=f"{part}: .*head"):
+        check(Layout(tensor=2))
+
+
+def test_a_reward_model_beside_another_critic_is_checked_for_the_degrees_too(check, folders):
+    shutil.copytree(folders / "rm" / "reward", folders / "critic")
+    change(folders / "rm" / "reward", num_attention_heads=1, num_key_value_heads=1)
+    with pytest.raises(ArgumentError, match="rm/reward: .*head"):
+        check(Layout(tensor=2), reward_critic_model_name_or_path=folders / "critic")
+
+
+@pytest.mark.parametrize("part", ["sft/policy", "rm/reward"])
+def test_a_model_that_is_too_short_for_max_length_is_refused(check, folders, part):
+    change(folders / part, max_position_embeddings=16)
+    with pytest.raises(UserError, match=f"{part}.*16"):
+        check(Layout())
+
+
+def test_a_critic_with_another_tokenizer_is_refused(check, folders):
+    path = folders / "rm" / "reward" / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["added_tokens"].append({**content["added_tokens"][-1], "id": 23, "content": "<more>"})
+    path.write_text(json.dumps(content))
+    with pytest.raises(ArgumentError, match="the critic in .*rm/reward has another tokenizer"):
+        check(Layout())
+
+
+def test_the_policy_with_a_template_of_its_own_is_told_once(check, caplog):
+    check(Layout(), chat_template="none")
+    assert caplog.text.count("has a chat template of its own") == 1
+
+
+def test_a_stop_id_must_be_one_that_the_policy_can_write(start, folders, tokenizer):
+    roles = SimpleNamespace(tokenizer=tokenizer, policy=SimpleNamespace(config=read_config(folders / "sft" / "policy")))
+    assert 23 in generation_options(start(stop_token_ids="23").parsed, roles, sample=True).stop_token_ids
+    with pytest.raises(ArgumentError, match="stop_token_ids=24 is no token of the policy .allowed: 0 to 23"):
+        generation_options(start(stop_token_ids="24").parsed, roles, sample=True)
+
+
+def _no_change(reward):
+    pass
+
+
+def _smaller_vocabulary(reward):
+    change(reward.parents[1] / "sft" / "policy", vocab_size=32)
+
+
+def _another_template(reward):
+    path = reward / "tokenizer_config.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "chat_template": "{# other #}" + content["chat_template"]}))
+    (reward / "chat_template.jinja").unlink(missing_ok=True)
+
+
+def _another_token(reward):
+    change(reward, vocab_size=32)
+    path = reward / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["added_tokens"].append({**content["added_tokens"][-1], "id": 23, "content": "<more>"})
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("alter", "template", "kind"),
+    [
+        (_no_change, "tokenizer", "SameTokens"),
+        (_no_change, "none", "SameTokens"),
+        (_smaller_vocabulary, "tokenizer", "Retokenized"),
+        (_another_template, "tokenizer", "Retokenized"),
+        (_another_template, "none", "SameTokens"),
+        (_another_token, "tokenizer", "Retokenized"),
+    ],
+)
+def test_ids_go_to_the_reward_model_as_they_are_where_it_reads_them_alike_in_every_way(
+    alter, template, kind, start, folders, tokenizer, caplog
+):
+    alter(folders / "rm" / "reward")
+    caplog.set_level("INFO")
+    made = start(chat_template=template)
+    assert type(choose_sequences(made, tokenizer, RoleFolders.of(made))).__name__ == kind
+    assert ("responses are re-encoded with its template" in caplog.text) is (kind == "Retokenized")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from alignment.architecture.rotary_frequencies import inverse_frequencies
 from alignment.errors import ModelFolderError
-from alignment.ops.rotary_frequencies import inverse_frequencies
 
 PLAIN = 10000.0 ** (-np.arange(8) / 8)
 CASES = {

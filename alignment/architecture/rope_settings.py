@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from alignment.architecture.rotary_frequencies import SCALINGS
 from alignment.errors import ModelFolderError
-from alignment.ops.rotary_frequencies import SCALINGS
 
 DEFAULT_THETA = 10000.0
 

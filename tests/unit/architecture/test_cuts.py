@@ -9,12 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignment.architecture.layout import Layout
-from alignment.models.config import DecoderConfig
-from alignment.models.decoder.decoder import CausalLM
-from alignment.models.decoder.placement import Placement
-from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
-from alignment.models.split_plan import (
+from alignment.architecture.cuts import (
     EMBEDDING,
     check_degrees,
     gradient_is_partial,
@@ -26,6 +21,11 @@ from alignment.models.split_plan import (
     tensor_copies,
     whole_shapes,
 )
+from alignment.architecture.decoder_config import DecoderConfig
+from alignment.architecture.layout import Layout
+from alignment.models.decoder.decoder import CausalLM
+from alignment.models.decoder.placement import Placement
+from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
 from alignment.parallel.comms.group import Group
 
 SHAPE = {

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
+from alignment.architecture.decoder_config import MODEL_TYPES, DecoderConfig
 from alignment.errors import ModelFolderError
-from alignment.models.config import MODEL_TYPES, DecoderConfig
+from alignment.models.config import read_config
 
 SIZES = {
     "vocab_size": 20,
@@ -112,5 +113,5 @@ def test_a_file_that_is_no_configuration_is_named(tmp_path, content, message):
     if content is not None:
         (tmp_path / "config.json").write_text(content)
     with pytest.raises(ModelFolderError, match=message) as error:
-        DecoderConfig.read(tmp_path)
+        read_config(tmp_path)
     assert str(tmp_path / "config.json") in str(error.value)

@@ -1,0 +1,110 @@
+"""What stands in for a text while a template is watched: it can be written, joined and stripped, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, NoReturn
+
+from jinja2 import TemplateError
+
+MOST_PARTS = 100
+"""Parts of a joined text: with more the sizes of what a template makes would have to be checked each time."""
+STRIPPING = ("strip", "lstrip", "rstrip")
+"""What may be done to a text (without arguments): the blanks around it are no part of what is proved."""
+
+
+class SeenError(TemplateError):
+    """A template did something with a text that depends on what the text says."""
+
+
+class Watch:
+    """Remembers whether a text was looked at, also where the template goes on as if nothing had happened."""
+
+    def __init__(self) -> None:
+        self.seen = False
+
+    def notice(self) -> NoReturn:
+        """Remember it and stop the template."""
+        self.seen = True
+        raise SeenError("the template looks at a text")
+
+
+class Slot(NamedTuple):
+    """Where the text of a message goes."""
+
+    number: int
+    """The number of the message."""
+    method: str = ""
+    """The method that strips the text, or nothing."""
+
+
+class StandIn:
+    """A text of which only the type is known, or several of them joined with constants."""
+
+    __slots__ = ("_parts", "_watch")
+
+    def __init__(self, parts: tuple[str | Slot, ...], watch: Watch) -> None:
+        self._parts, self._watch = parts, watch
+        if len(parts) > MOST_PARTS:
+            watch.notice()
+
+    def __getattribute__(self, name: str) -> Any:
+        """Return the type (so that tests for text hold), or a method that strips."""
+        if name == "__class__":
+            return str
+        parts = parts_of(self)
+        if name in STRIPPING and len(parts) == 1 and isinstance(parts[0], Slot) and parts[0].method in ("", name):
+            return Strip(StandIn((Slot(parts[0].number, name),), _watch_of(self)))
+        return _watch_of(self).notice()
+
+    def __add__(self, other: Any) -> StandIn:
+        return StandIn((*parts_of(self), *_parts_beside(self, other)), _watch_of(self))
+
+    def __radd__(self, other: Any) -> StandIn:
+        return StandIn((*_parts_beside(self, other), *parts_of(self)), _watch_of(self))
+
+    def _notice(self, *_: Any) -> NoReturn:
+        _watch_of(self).notice()
+
+    __str__ = __repr__ = __format__ = __bytes__ = __hash__ = __bool__ = __len__ = __iter__ = __reversed__ = _notice
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __contains__ = __getitem__ = __call__ = _notice
+    __mul__ = __rmul__ = __mod__ = __rmod__ = __int__ = __float__ = __index__ = __complex__ = _notice
+
+
+class Strip:
+    """A method of a stand-in that strips."""
+
+    def __init__(self, stripped: StandIn) -> None:
+        self._stripped = stripped
+
+    def __call__(self, characters: None = None) -> StandIn:
+        return self._stripped if characters is None else self._notice()
+
+    def _notice(self, *_: Any) -> NoReturn:
+        _watch_of(self._stripped).notice()
+
+    __eq__ = __ne__ = __hash__ = __repr__ = _notice
+
+
+def parts_of(text: StandIn) -> tuple[str | Slot, ...]:
+    """Return what a stand-in is made of."""
+    return object.__getattribute__(text, "_parts")
+
+
+def may_hold(value: Any, harmless: tuple[type, ...]) -> bool:
+    """Tell whether there may be a stand-in in ``value``; what is not known may hold one, unless ``harmless``."""
+    if type(value) in (list, tuple):
+        return any(may_hold(item, harmless) for item in value)
+    if type(value) is dict:
+        return any(may_hold(item, harmless) for item in value.values())
+    return not issubclass(type(value), (str, int, float, type(None), *harmless))
+
+
+def _watch_of(text: StandIn) -> Watch:
+    return object.__getattribute__(text, "_watch")
+
+
+def _parts_beside(text: StandIn, other: Any) -> tuple[str | Slot, ...]:
+    """Return the parts of what is joined to ``text``; text of other types may join in ways of its own."""
+    if type(other) is StandIn:
+        return parts_of(other)
+    return (other,) if type(other) is str else _watch_of(text).notice()

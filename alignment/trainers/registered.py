@@ -1,0 +1,56 @@
+"""The trainers a user can name, one row each: parser, key reference, proofs, demo and tools read them here."""
+
+from __future__ import annotations
+
+from alignment.errors import ArgumentError
+from alignment.registry import Registry
+from alignment.trainers.trainer import Trainer
+
+TRAINERS: Registry[Trainer] = Registry("trainer", ArgumentError)
+
+for _trainer in (
+    Trainer(
+        name="sft",
+        label="SFT",
+        title="Supervised fine-tuning",
+        package="alignment.trainers.sft",
+        door="alignment/sft/run_sft.py",
+        models=("policy",),
+        small_run={"train_datasets": "packing-sft/train:200/-1", "model_name_or_path": "actor"},
+    ),
+    Trainer(
+        name="rm",
+        label="RM",
+        title="Reward model",
+        package="alignment.trainers.reward",
+        door="alignment/rm/run_reward.py",
+        models=("reward",),
+        small_run={
+            "train_datasets": "packing-preference/train:200/-1",
+            "model_name_or_path": "actor",
+            "regularization": 0.01,
+        },
+    ),
+    Trainer(
+        name="ppo",
+        label="PPO",
+        title="PPO",
+        package="alignment.trainers.ppo",
+        door="alignment/ppo/run_ppo.py",
+        models=("policy", "value"),
+        is_on_policy=True,
+        small_run={
+            "train_datasets": "packing-prompts/train:100/-1",
+            "actor_model_name_or_path": "actor",
+            "reward_model_name_or_path": "reward",
+            "ptx_datasets": "packing-sft/train:60/-1",
+            "ptx_coeff": 0.5,
+            "num_return_sequences": 2,
+            "per_device_prompt_batch_size": 2,
+            "max_dec_len": 8,
+            "normalize_advantage": True,
+            "use_fusemt": False,
+        },
+    ),
+):
+    TRAINERS.register(_trainer.name, _trainer)

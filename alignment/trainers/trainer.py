@@ -1,0 +1,56 @@
+"""What a trainer is to everything that lists, starts, documents or proves trainers."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from alignment.arguments.groups import Groups
+from alignment.arguments.parsed import Parsed
+from alignment.arguments.parser import parse_arguments
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainer:
+    """One row of ``TRAINERS``. Its package has ``arguments`` (``GROUPS``, ``CHECKS``) and ``build`` (``train``).
+
+    Both are imported when they are needed: listing trainers needs no Paddle.
+    """
+
+    name: str
+    """What a user types, and the stem of its files: ``config/tiny/NAME_argument.json``."""
+    label: str
+    """Its name in tables."""
+    title: str
+    """What it is, in a heading."""
+    package: str
+    door: str
+    """The script that users of other suites know, from the repository root."""
+    models: tuple[str, ...]
+    """The folders that a run may export, the trained policy or score model first."""
+    is_on_policy: bool = False
+    """Whether it generates the responses that it learns from."""
+    small_run: Mapping[str, Any]
+    """Arguments of a small run on shipped data, from the models ``actor`` and ``reward`` in the current folder."""
+
+    @property
+    def groups(self) -> Groups:
+        """Its groups of arguments."""
+        return self._module("arguments").GROUPS
+
+    def parse(self, argv: Sequence[str]) -> Parsed:
+        """Return its arguments from ``[file] [--key value ...]``; an ArgumentError names every problem."""
+        return parse_arguments(self.groups, argv, checks=self._module("arguments").CHECKS)
+
+    def train(self, argv: Sequence[str], *, host: str, observe: Callable[[Any], None] | None = None) -> None:
+        """Run it from the command line's arguments to the exported models.
+
+        ``host`` is what ``prepare_host`` returned; ``observe`` is called with every Experience of an on-policy run.
+        """
+        options = {"observe": observe} if self.is_on_policy else {}
+        self._module("build").train(argv, host=host, **options)
+
+    def _module(self, name: str) -> Any:
+        return importlib.import_module(f"{self.package}.{name}")
