@@ -16,19 +16,20 @@ from alignment.algorithms.preference_losses import (
     sequence_preference_loss,
     token_preference_loss,
 )
+from alignment.fields import argument, where
 from alignment.records import Loss
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class BradleyTerryHyperparameters:
-    """What a user may choose about the reward model's loss."""
+    """What a user may choose about the loss of a reward or cost model."""
 
     loss_type: Literal["sequence-wise", "token-wise"] = "sequence-wise"
-    """``sequence-wise``: the end scores are compared; ``token-wise``: all scores from the first difference on."""
-    regularization: float = 0.0
-    """Weight of the squared scores."""
-    regularization_convention: RegularizationConvention = "paddlenlp"
-    """Whether the squares of both sides are added (``paddlenlp``) or averaged (``safe-rlhf``)."""
+    """Compare the scores at the last token, or at every token after the answers part."""
+    regularization: float = argument(0.0, minimum=0)
+    """Weight of the squared scores in the loss (the page of the reference suite: 0.001)."""
+    regularization_convention: RegularizationConvention = argument("paddlenlp", inert_when=where("regularization", 0))
+    """Squared scores of the two answers are added (paddlenlp) or averaged (safe-rlhf, half as large)."""
 
 
 def bradley_terry_loss(

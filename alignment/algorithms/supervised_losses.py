@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from paddle import Tensor
 
 from alignment.records import Loss
@@ -15,3 +17,11 @@ def cross_entropy(logprobs: Tensor, *, denominator: float | Tensor) -> Loss:
     """
     value = -logprobs.sum() / denominator
     return Loss(value, {"supervised/loss": Metric(value.detach())})
+
+
+def sft_loss(
+    logprobs: Tensor, *, fields: Mapping[str, Tensor], hyperparameters: None, denominator: float | Tensor
+) -> Loss:
+    """Return ``cross_entropy`` as an offline objective, which has no fields and no hyperparameters; ``sft/loss``."""
+    value = cross_entropy(logprobs, denominator=denominator).value
+    return Loss(value, {"sft/loss": Metric(value.detach())})

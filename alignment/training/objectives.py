@@ -26,16 +26,23 @@ def supervised_batch(samples: Sequence[Mapping[str, np.ndarray]]) -> TokenBatch:
 
 def supervised_objective(batches: Sequence[TokenBatch], *, coefficient: float = 1.0, name: str = "sft") -> Objective:
     """Cross-entropy over all target tokens of one update's ``batches``, times ``coefficient``; reported without it."""
-    num_targets = sum(batch.num_targets for batch in batches)
-
-    def read(model: Any, batch: TokenBatch) -> paddle.Tensor:
-        return policy_logprobs(model, batch, temperature=1.0, with_entropy=False)[0]
+    num_targets = count_targets(batches)
 
     def loss(logprobs: paddle.Tensor, batch: TokenBatch) -> Loss:
         value = cross_entropy(logprobs, denominator=num_targets).value
         return Loss(value * coefficient, {f"{name}/loss": Metric(value.detach())})
 
-    return Objective(read, loss)
+    return Objective(read_logprobs, loss)
+
+
+def count_targets(batches: Sequence[TokenBatch]) -> int:
+    """Return the target tokens of all micro-batches of an update."""
+    return sum(batch.num_targets for batch in batches)
+
+
+def read_logprobs(model: Any, batch: TokenBatch) -> paddle.Tensor:
+    """Return the log-probs [T] of the target tokens with gradients."""
+    return policy_logprobs(model, batch, temperature=1.0, with_entropy=False)[0]
 
 
 def fields_as_tensors(batch: TokenBatch) -> dict[str, paddle.Tensor]:

@@ -19,8 +19,10 @@ from alignment.parallel.build_runner import build_runner
 from alignment.parallel.initialise import initialise
 from alignment.parallel.runner import ModelRunner, Objective
 from alignment.records import Loss, TokenBatch
+from alignment.runs.offline.pairs import REWARD_PAIRS, pair_batch
+from alignment.runs.offline.train import build_task
 from alignment.telemetry.metrics import Metric
-from alignment.trainers.reward.pairs import REWARD_PAIRS, build_task, pair_batch
+from alignment.trainers.objectives import REWARD
 from alignment.training.objectives import critic_objective, policy_objective
 
 VOCABULARY = 53
@@ -93,7 +95,7 @@ def pair_task(count: int) -> tuple[list[TokenBatch], Any]:
     batches = pair_batches(count)
 
     def make(model: Any) -> Objective:
-        return build_task(REWARD_PAIRS, BradleyTerryHyperparameters(), model=model).make_objective(batches)
+        return build_task(REWARD, BradleyTerryHyperparameters(), model=model).make_objective(batches)
 
     return batches, make
 

@@ -7,44 +7,29 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
+from alignment.algorithms.bradley_terry import BradleyTerryHyperparameters
 from alignment.arguments import validate
 from alignment.arguments.columns import ColumnArguments
 from alignment.arguments.compatibility import CompatibilityArguments
 from alignment.arguments.data import DataArguments
 from alignment.arguments.groups import Groups
 from alignment.arguments.model import ModelArguments
+from alignment.arguments.offline import OfflineArguments
 from alignment.arguments.parallel import ParallelArguments
 from alignment.arguments.parsed import Parsed
 from alignment.arguments.parser import Check, Values, parse_arguments
-from alignment.arguments.training import NO_EVALUATION, TrainingArguments
-from alignment.fields import argument, unless, where
+from alignment.arguments.training import TrainingArguments
+from alignment.fields import argument, unless
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewardArguments:
-    """What to train on, from which model, with which loss."""
+class RewardArguments(OfflineArguments):
+    """What to train on, from which model, and the score head."""
 
-    train_datasets: str = argument(path="datasets")
-    """Preferences to train on: name[:proportion[:path]], several separated by commas."""
-    eval_datasets: str | None = argument(None, path="datasets", inert_when=NO_EVALUATION)
-    """Preferences to evaluate on."""
-    model_name_or_path: str | None = argument(None, path="model")
-    """Folder or hub name of the model to start from (usually the SFT model)."""
     value_head_prefix: str | None = None
     """Name of the score head in the files of a score model to start from, where it is none of the usual ones."""
-    model_config_name_or_path: str | None = argument(None, path="model")
-    """config.json, or its folder, of a model to start from random weights (tests, demo)."""
-
     objective: Literal["reward", "cost"] = "reward"
     """reward: the better answer scores higher; cost: the less safe answer does, with the sign of is_safe."""
-    loss_type: Literal["sequence-wise", "token-wise"] = "sequence-wise"
-    """Compare the scores at the last token, or at every token after the answers part."""
-    regularization: float = argument(0.0, minimum=0)
-    """Weight of the squared scores in the loss (the page of the reference suite: 0.001)."""
-    regularization_convention: Literal["paddlenlp", "safe-rlhf"] = argument(
-        "paddlenlp", inert_when=where("regularization", 0)
-    )
-    """Squared scores of the two answers are added (paddlenlp) or averaged (safe-rlhf, half as large)."""
     score_bias: bool = False
     """Give the score head a bias."""
 
@@ -63,7 +48,8 @@ class RewardArguments:
 
 GROUPS: Groups = MappingProxyType(
     {
-        "reward": RewardArguments,
+        "offline": RewardArguments,
+        "loss": BradleyTerryHyperparameters,
         "data": DataArguments,
         "columns": ColumnArguments,
         "model": ModelArguments,

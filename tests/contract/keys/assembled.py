@@ -23,6 +23,8 @@ from alignment.models.tokenizer.tokenizer import load_tokenizer
 from alignment.runs import assembly, dataset_run, launch
 from alignment.runs import datasets as data_start
 from alignment.runs import models as trainer_models
+from alignment.runs.offline import models as offline_models
+from alignment.runs.offline import train as offline_train
 from alignment.runs.on_policy import engines, roles
 from alignment.trainers.ppo import build as ppo
 from alignment.trainers.reward import build as rm
@@ -60,9 +62,9 @@ WATCHED = (
     (launch, "initialise"), (launch, "open_checkpoint"), (launch, "choose_operators"), (assembly, "open_writers"),
     (assembly, "Progress"), (assembly, "remove_replaced"), (data_start, "load_dataset_modules"),
     (data_start, "Encoding"), (data_start, "parse_datasets"),
-    (trainer_models, "load_tokenizer"), (roles, "load_tokenizer"), (sft, "load_causal_lm"), (sft, "random_causal_lm"),
-    (rm, "load_score_model"), (rm, "random_score_model"), (rm, "build_task"), (roles, "load_causal_lm"),
-    (roles, "load_score_model"), (engines, "rollout_place"), (sft, "SupervisedDataset"),
+    (trainer_models, "load_tokenizer"), (roles, "load_tokenizer"), (offline_models, "load_causal_lm"),
+    (offline_models, "random_causal_lm"), (offline_models, "load_score_model"), (offline_models, "random_score_model"),
+    (offline_train, "build_task"), (roles, "load_causal_lm"), (roles, "load_score_model"), (engines, "rollout_place"),
 )  # fmt: skip
 """Functions whose arguments a row may look at, as ``run.given["module.function"]``."""
 

@@ -8,11 +8,11 @@ from tests.contract.keys.assembled import Run
 from tests.contract.keys.rows import EIGHT_ROWS, EVALUATED, SUPERVISED, Row, held_out, is_ppo
 
 RM, PPO = ("rm",), ("ppo",)
-RANDOM_REWARD = "trainers.reward.build.random_score_model"
-SFT_MODEL = "trainers.sft.build.load_causal_lm"
-SFT_RANDOM = "trainers.sft.build.random_causal_lm"
-REWARD_MODEL = "trainers.reward.build.load_score_model"
-REWARD_TASK = "trainers.reward.build.build_task"
+RANDOM_REWARD = "runs.offline.models.random_score_model"
+SFT_MODEL = "runs.offline.models.load_causal_lm"
+SFT_RANDOM = "runs.offline.models.random_causal_lm"
+REWARD_MODEL = "runs.offline.models.load_score_model"
+REWARD_TASK = "runs.offline.train.build_task"
 ROLE_LM = "runs.on_policy.roles.load_causal_lm"
 ROLE_SCORE = "runs.on_policy.roles.load_score_model"
 NORMALIZED = {"normalize_score_during_training": True}
@@ -132,8 +132,8 @@ ROWS = (
         with_={"reward_model_name_or_path": "{reward}"}, only=PPO,
     ),
     Row(
-        "objective", "cost", lambda r: (r.call(REWARD_TASK)[0].sides[0], _score(r).options.score_type),
-        ("safer", "cost"), with_={"train_datasets": "jsonl:1:{safety.jsonl}"}, only=RM, alone=True,
+        "objective", "cost", lambda r: (r.call(REWARD_TASK)[0].title, _score(r).options.score_type),
+        ("cost model", "cost"), with_={"train_datasets": "jsonl:1:{safety.jsonl}"}, only=RM, alone=True,
     ),
     Row("loss_type", "token-wise", lambda r: _loss(r).loss_type, only=RM),
     Row("regularization", 0.125, lambda r: _loss(r).regularization, only=RM),

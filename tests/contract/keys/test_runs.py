@@ -106,8 +106,8 @@ def test_batch_sizes_of_ppo_that_are_not_given_are_the_micro_batch(folder):
 
 
 LOADERS = {
-    "sft": ["trainers.sft.build.load_causal_lm"],
-    "rm": ["trainers.reward.build.load_score_model"],
+    "sft": ["runs.offline.models.load_causal_lm"],
+    "rm": ["runs.offline.models.load_score_model"],
     "ppo": ["runs.on_policy.roles.load_causal_lm", "runs.on_policy.roles.load_score_model"],
 }
 

@@ -36,7 +36,7 @@ def _seeds(run: Run) -> list[int]:
     seeds = [run.call("runs.launch.initialise")["seed"], run.dataset.seed, run.loader._seed]
     if is_ppo(run):
         return [*seeds, run.loop.collector._seed, run.evaluation.seed, plan(run).seed]
-    return seeds + [call[1]["seed"] for call in run.given.get("trainers.reward.build.load_score_model", ())]
+    return seeds + [call[1]["seed"] for call in run.given.get("runs.offline.models.load_score_model", ())]
 
 
 def _rows_of_evaluation(run: Run) -> Any:

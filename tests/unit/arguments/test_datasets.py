@@ -42,7 +42,7 @@ ENTRY = {"path": "a.jsonl", "input_key": "q", "proportion": 0.5}
 )
 def test_every_form_in_the_file_names_the_file_beside_it(folder, form):
     parsed = _parse(folder, {"train_datasets": form})
-    (spec,) = parse_datasets(parsed.sft.train_datasets, base_dir=parsed.base_dir)
+    (spec,) = parse_datasets(parsed.offline.train_datasets, base_dir=parsed.base_dir)
     assert (spec.name, spec.proportion) == ("jsonl", 0.5)
     assert spec.arguments == {"path": str(folder / "a.jsonl"), "input_key": "q"}
 
@@ -50,7 +50,7 @@ def test_every_form_in_the_file_names_the_file_beside_it(folder, form):
 def test_the_command_line_takes_the_json_text(folder):
     argv = ["--train_datasets", json.dumps([ENTRY, "alpaca:2"])]
     parsed = _parse(folder, {"train_datasets": "alpaca"}, *argv)
-    specs = parse_datasets(parsed.sft.train_datasets, base_dir=parsed.base_dir)
+    specs = parse_datasets(parsed.offline.train_datasets, base_dir=parsed.base_dir)
     assert [(spec.name, spec.proportion) for spec in specs] == [("jsonl", 0.5), ("alpaca", 2.0)]
 
 
@@ -81,7 +81,7 @@ def test_every_key_about_columns_reaches_the_datasets_that_take_it(folder):
     expected = {**given, "ignored_columns": ("x", "y")}
     for role, split in (("train", "train"), ("eval", "dev")):
         defaults = column_defaults(SimpleNamespace(parsed=parsed), role)
-        (spec,) = parse_datasets(parsed.sft.train_datasets, base_dir=folder, defaults=defaults)
+        (spec,) = parse_datasets(parsed.offline.train_datasets, base_dir=folder, defaults=defaults)
         assert spec.arguments == {"path": str(folder / "a.jsonl"), "split": split, **expected}
 
 

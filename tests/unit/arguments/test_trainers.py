@@ -191,8 +191,9 @@ def test_defaults_of_the_reference_suite():
         "seed": 42, "critic_learning_rate": None, "normalize_advantage": False,
     }  # fmt: skip
     assert {key: parsed.as_dict()[key] for key in expected} == expected
-    reward = parse_reward_arguments(RM).reward
-    assert (reward.loss_type, reward.regularization, reward.normalizer_type, reward.normalizer_momentum) == (
+    reward = parse_reward_arguments(RM)
+    loss, head = reward.loss, reward.offline
+    assert (loss.loss_type, loss.regularization, head.normalizer_type, head.normalizer_momentum) == (
         "sequence-wise",
         0.0,
         "ExponentialMovingAverage",
@@ -204,8 +205,8 @@ def test_a_normaliser_that_keeps_nothing_is_refused_where_scores_are_to_be_norma
     asked = [*RM, "--normalize_score_during_training", "true", "--normalizer_type"]
     with pytest.raises(ArgumentError, match="needs a normalizer_type, got null.*allowed: RunningMeanStd, Expo"):
         parse_reward_arguments([*asked, "null"])
-    assert parse_reward_arguments([*asked, "RunningMeanStd"]).reward.normalizer_type == "RunningMeanStd"
-    assert parse_reward_arguments([*RM, "--normalizer_type", "null"]).reward.normalizer_type is None
+    assert parse_reward_arguments([*asked, "RunningMeanStd"]).offline.normalizer_type == "RunningMeanStd"
+    assert parse_reward_arguments([*RM, "--normalizer_type", "null"]).offline.normalizer_type is None
 
 
 @pytest.mark.parametrize("path", sorted(CONFIG.glob("*/*_argument.json")), ids=lambda p: f"{p.parent.name}-{p.stem}")

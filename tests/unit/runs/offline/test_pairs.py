@@ -7,8 +7,10 @@ import paddle
 import pytest
 
 from alignment.algorithms.bradley_terry import BradleyTerryHyperparameters
-from alignment.trainers.reward.evaluation import PairEvaluation
-from alignment.trainers.reward.pairs import COST_PAIRS, REWARD_PAIRS, build_task, pair_batch
+from alignment.runs.offline.pair_evaluation import PairEvaluation
+from alignment.runs.offline.pairs import COST_PAIRS, REWARD_PAIRS, pair_batch
+from alignment.runs.offline.train import build_task
+from alignment.trainers.objectives import REWARD
 
 PAIRS = [
     {"better_input_ids": np.array([1, 5, 7, 2]), "worse_input_ids": np.array([1, 5, 8, 9, 2]), "prompt_length": 2},
@@ -86,7 +88,7 @@ def test_equal_scores_cost_log_two_a_pair_however_the_pairs_are_cut(loss_type):
     hyperparameters = BradleyTerryHyperparameters(loss_type=loss_type)
     for cut in ([PAIRS], [PAIRS[:1], PAIRS[1:]]):
         batches = [pair_batch(pairs, REWARD_PAIRS) for pairs in cut]
-        objective = build_task(REWARD_PAIRS, hyperparameters, model=None).make_objective(batches)
+        objective = build_task(REWARD, hyperparameters, model=None).make_objective(batches)
         zeros = [paddle.zeros([b.num_rows // 2, b.input_ids.shape[1]]) for b in batches]
         losses = [objective.loss((z, z), batch) for z, batch in zip(zeros, batches, strict=True)]
         assert sum(float(loss.value) for loss in losses) == pytest.approx(np.log(2))
@@ -95,8 +97,6 @@ def test_equal_scores_cost_log_two_a_pair_however_the_pairs_are_cut(loss_type):
 
 def test_after_an_update_the_model_learns_its_statistics_over_all_processes():
     learned, share = [], object()
-    task = build_task(
-        REWARD_PAIRS, BradleyTerryHyperparameters(), model=SimpleNamespace(learn_statistics=learned.append)
-    )
+    task = build_task(REWARD, BradleyTerryHyperparameters(), model=SimpleNamespace(learn_statistics=learned.append))
     task.after_update(SimpleNamespace(share=share))
     assert learned == [share]

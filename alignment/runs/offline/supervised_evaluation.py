@@ -12,6 +12,7 @@ import numpy as np
 from alignment.loops.evaluation import Evaluation
 from alignment.models.decoder.logprobs import graded_logprobs
 from alignment.parallel.runner import ModelRunner
+from alignment.runs.offline.objective import EvaluationInputs
 from alignment.training.objectives import supervised_batch
 
 LARGEST_LOSS = 700.0
@@ -25,6 +26,11 @@ class SupervisedEvaluation:
     runner: ModelRunner
     samples: Sequence[dict[str, Any]]
     rows_per_batch: int
+
+    @classmethod
+    def of(cls, inputs: EvaluationInputs) -> SupervisedEvaluation:
+        """Return the evaluation of a run on questions and answers."""
+        return cls(runner=inputs.runner, samples=inputs.held_out, rows_per_batch=inputs.rows_per_batch)
 
     def __call__(self) -> Evaluation:
         """Return ``eval/loss`` (nats a token), ``eval/perplexity`` and ``eval/accuracy``; no sample rows.

@@ -11,8 +11,9 @@ import numpy as np
 
 from alignment.loops.evaluation import Evaluation
 from alignment.parallel.runner import ModelRunner
+from alignment.runs.offline.objective import EvaluationInputs
+from alignment.runs.offline.pairs import PairKind, pair_batch, read_pair_ends
 from alignment.telemetry.plots import plot_calibration, plot_score_by_length
-from alignment.trainers.reward.pairs import PairKind, pair_batch, read_pair_ends
 
 NUM_SAMPLES = 50
 
@@ -30,6 +31,20 @@ class PairEvaluation:
     decode: Callable[[np.ndarray], str]
     plot_dir: Path | None
     """Where plots go; None: another process draws them."""
+
+    @classmethod
+    def of(cls, inputs: EvaluationInputs, *, kind: PairKind) -> PairEvaluation:
+        """Return the evaluation of a run on pairs of ``kind``."""
+        start, tokenizer = inputs.start, inputs.tokenizer
+        return cls(
+            runner=inputs.runner,
+            kind=kind,
+            pairs=inputs.held_out,
+            training_pairs=inputs.training,
+            rows_per_batch=inputs.rows_per_batch,
+            decode=lambda ids: tokenizer.decode(np.asarray(ids).tolist(), skip_special_tokens=True),
+            plot_dir=start.output_dir / "plots" if start.topology.is_main else None,
+        )
 
     def __call__(self) -> Evaluation:
         """Return ``eval/`` metrics and sample pairs; redraw the calibration and score-by-length plots."""

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from alignment.trainers.sft.evaluation import SupervisedEvaluation
+from alignment.runs.offline.supervised_evaluation import SupervisedEvaluation
 
 SAMPLES = [{"input_ids": np.arange(5), "labels": np.array([-100] * (5 - n) + [1] * n)} for n in (1, 3, 2)]
 

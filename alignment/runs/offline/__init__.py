@@ -1,0 +1,1 @@
+"""Runs that learn from a dataset: one assembly for every offline objective."""

@@ -1,0 +1,52 @@
+"""The models that runs on a dataset train, loaded from a folder or made with random weights."""
+
+from __future__ import annotations
+
+from alignment.models.decoder.decoder import CausalLM
+from alignment.models.decoder.placement import Placement
+from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
+from alignment.models.folders.hub import load_causal_lm, load_score_model, random_causal_lm, random_score_model
+from alignment.models.tokenizer.tokenizer import Tokenizer
+from alignment.runs.launch import Launch
+from alignment.runs.offline.objective import TrainedModel
+
+
+def load_policy(start: Launch, folder: str | None, tokenizer: Tokenizer) -> CausalLM:
+    """Return the language model in ``folder``; None: random weights of the run's configuration."""
+    options = {"tokenizer": tokenizer, "dtype": start.dtype, "placement": Placement.of(start.topology)}
+    if folder is None:
+        config, seed = start.parsed.offline.model_config_name_or_path, start.parsed.training.seed
+        return random_causal_lm(config, seed=seed, **options)
+    return load_causal_lm(folder, **options)
+
+
+def load_scorer(start: Launch, folder: str | None, tokenizer: Tokenizer) -> ScoreModel:
+    """Return the score model to train: a checkpoint's, a reward model's, or a language model with a new score head."""
+    reward, seed = start.parsed.offline, start.parsed.training.seed
+    placement = Placement.of(start.topology)
+    options = ScoreOptions(
+        score_type=reward.objective,
+        score_bias=reward.score_bias,
+        do_normalize=reward.normalize_score_during_training,
+        normalizer_type=reward.normalizer_type,
+        normalizer_momentum=reward.normalizer_momentum,
+    )
+    if folder is None:
+        config = reward.model_config_name_or_path
+        return random_score_model(
+            config, options, seed=seed, tokenizer=tokenizer, dtype=start.dtype, placement=placement
+        )
+    fresh = start.checkpoint is None
+    return load_score_model(
+        folder,
+        dtype=start.dtype,
+        options=options if fresh else None,
+        new_score_head=fresh,
+        head_prefix=reward.value_head_prefix if fresh else None,
+        seed=seed,
+        placement=placement,
+    )
+
+
+POLICY = TrainedModel("policy", parts=("policy",), load=load_policy)
+SCORER = TrainedModel("reward", parts=("policy", "reward", "value"), load=load_scorer)

@@ -1,0 +1,98 @@
+"""From a start to the exported model, for any offline objective."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from alignment.data.encoded.tokenized import TokenizedDataset
+from alignment.loops.supervised import SupervisedTask
+from alignment.models.tokenizer.tokenizer import Tokenizer
+from alignment.parallel.runner import ModelRunner, Objective
+from alignment.records import Loss, TokenBatch
+from alignment.runs.dataset_run import DatasetRun
+from alignment.runs.datasets import (
+    encode_options,
+    open_dataset,
+    register_user_datasets,
+    report_ledgers,
+    split_for_evaluation,
+)
+from alignment.runs.launch import Launch
+from alignment.runs.models import adopt, check_start, starting_folder, starting_tokenizer
+from alignment.runs.offline.objective import EvaluationInputs, OfflineObjective
+from alignment.training.objectives import fields_as_tensors
+
+
+def train_offline(start: Launch, objective: OfflineObjective) -> None:
+    """Train ``objective`` as the arguments say: data, model, updates, evaluation, export."""
+    source, trained = start.parsed.offline, objective.model
+    folder = starting_folder(start, source, trained.name, parts=trained.parts)
+    tokenizer = starting_tokenizer(start, folder)
+    check_start(start, source, folder, tokenizer)
+    rows, held_out = open_rows(start, objective.dataset, tokenizer)
+    model = trained.load(start, folder, tokenizer)
+    adopt(start, model, tokenizer)
+    task = build_task(objective, start.parsed.groups.get("loss"), model=model)
+
+    def make_evaluation(runner: ModelRunner) -> Any:
+        inputs = EvaluationInputs(
+            start=start,
+            objective=objective,
+            task=task,
+            runner=runner,
+            tokenizer=tokenizer,
+            held_out=list(held_out),
+            training=[rows[i] for i in range(min(len(rows), len(held_out)))],
+        )
+        return objective.make_evaluation(inputs)
+
+    DatasetRun(
+        start=start,
+        title=objective.title,
+        name=trained.name,
+        model=model,
+        tokenizer=tokenizer,
+        dataset=rows,
+        task=task,
+        make_evaluation=make_evaluation if held_out is not None else None,
+        best_metric=objective.best_metric,
+        shown=(*objective.shown, f"{trained.name}/gradient_norm", f"{trained.name}/learning_rate"),
+        cards=objective.cards,
+        parts={},
+    ).train()
+
+
+def open_rows(
+    start: Launch, kind: type[TokenizedDataset], tokenizer: Tokenizer
+) -> tuple[TokenizedDataset, TokenizedDataset | None]:
+    """Return the encoded rows to train on and those held out (None: nothing is evaluated); account for every row."""
+    source, parsed = start.parsed.offline, start.parsed
+    register_user_datasets(start)
+    options = encode_options(start, max_prompt_length=parsed.data.max_prompt_len)
+    rows = open_dataset(start, kind, source.train_datasets, tokenizer, options)
+    wanted = source.eval_datasets if parsed.training.evaluates else None
+    held_out = open_dataset(start, kind, wanted, tokenizer, options, role="eval") if wanted else None
+    rows, held_out = split_for_evaluation(start, rows, held_out)
+    report_ledgers(start, {"train": rows, "eval": held_out})
+    return rows, held_out
+
+
+def build_task(objective: OfflineObjective, hyperparameters: Any, *, model: Any) -> SupervisedTask:
+    """Return what the supervised loop needs to train ``model`` on ``objective``."""
+
+    def make_objective(batches: Sequence[TokenBatch]) -> Objective:
+        denominator = objective.count(batches)
+
+        def loss(output: Any, batch: TokenBatch) -> Loss:
+            fields = fields_as_tensors(batch)
+            return objective.loss(output, fields=fields, hyperparameters=hyperparameters, denominator=denominator)
+
+        return Objective(objective.read, loss)
+
+    after = objective.after_update
+    return SupervisedTask(
+        make_batch=objective.make_batch,
+        make_objective=make_objective,
+        after_update=None if after is None else lambda runner: after(model, runner),
+    )

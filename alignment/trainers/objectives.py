@@ -1,0 +1,83 @@
+"""The offline objectives: one row each. To add one: its loss in ``algorithms``, a row here and a JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from alignment.algorithms.bradley_terry import bradley_terry_loss
+from alignment.algorithms.cost_model import cost_model_loss
+from alignment.algorithms.supervised_losses import sft_loss
+from alignment.data import PreferenceDataset, SafetyPreferenceDataset, SupervisedDataset
+from alignment.parallel.runner import ModelRunner
+from alignment.records import Loss, TokenBatch
+from alignment.runs.offline.models import POLICY, SCORER
+from alignment.runs.offline.objective import OfflineObjective
+from alignment.runs.offline.pair_evaluation import PairEvaluation
+from alignment.runs.offline.pairs import COST_PAIRS, REWARD_PAIRS, PairKind, count_pairs, pair_batch, read_pair_scores
+from alignment.runs.offline.supervised_evaluation import SupervisedEvaluation
+from alignment.training.objectives import count_targets, read_logprobs, supervised_batch
+
+SFT = OfflineObjective(
+    name="sft",
+    title="SFT",
+    model=POLICY,
+    dataset=SupervisedDataset,
+    make_batch=supervised_batch,
+    read=read_logprobs,
+    loss=sft_loss,
+    count=count_targets,
+    make_evaluation=SupervisedEvaluation.of,
+    best_metric="loss",
+    shown=("sft/loss",),
+    cards=("eval/loss", "eval/perplexity", "eval/accuracy"),
+)
+
+
+def _of_sides(loss: Callable[..., Loss]) -> Callable[..., Loss]:
+    """Return ``loss`` as a function of the pair of both sides' scores."""
+    return lambda scores, **options: loss(*scores, **options)
+
+
+def _learn_statistics(model: Any, runner: ModelRunner) -> None:
+    model.learn_statistics(runner.share)
+
+
+def _score_objective(kind: PairKind, **row: Any) -> OfflineObjective:
+    """Return the row of a score model that learns from pairs of ``kind``."""
+
+    def make_batch(samples: Sequence[Any]) -> TokenBatch:
+        return pair_batch(samples, kind)
+
+    return OfflineObjective(
+        model=SCORER,
+        make_batch=make_batch,
+        read=read_pair_scores,
+        count=count_pairs,
+        make_evaluation=partial(PairEvaluation.of, kind=kind),
+        best_metric="accuracy",
+        cards=("eval/accuracy", "eval/train_accuracy", "eval/rewards_mean", "eval/rewards_std"),
+        after_update=_learn_statistics,
+        **row,
+    )
+
+
+REWARD = _score_objective(
+    REWARD_PAIRS,
+    name="preference",
+    title="reward model",
+    dataset=PreferenceDataset,
+    loss=_of_sides(bradley_terry_loss),
+    shown=("preference/loss", "preference/accuracy"),
+)
+COST = _score_objective(
+    COST_PAIRS,
+    name="cost",
+    title="cost model",
+    dataset=SafetyPreferenceDataset,
+    loss=_of_sides(cost_model_loss),
+    shown=("cost/loss", "cost/accuracy"),
+)
+SCORE_OBJECTIVES = {"reward": REWARD, "cost": COST}
+"""By the value of the key ``objective``."""
