@@ -30,7 +30,39 @@ class PassingRewardError(RewardError):
 
 
 class NumericalError(UserError):
-    """A loss, reward or gradient is NaN or infinite."""
+    """Training cannot go on with its numbers."""
+
+
+class NotFiniteError(NumericalError):
+    """Numbers of a model are NaN or infinite. Engines, judges and losses find it, whichever computes them first; the
+    loop, which knows the update, turns it into the one message of ``diverged``.
+    """
+
+    def __init__(self, found: str, model: str = "", *, is_trained: bool = True) -> None:
+        """``model`` names whose numbers they are; "": the finder does not know."""
+        super().__init__(found)
+        self.model = model
+        self.is_trained = is_trained
+
+
+def diverged(model: str, found: str, when: str, *, num_updates: int, is_trained: bool = True) -> NumericalError:
+    """Return the error for numbers of ``model`` that are NaN or infinite, as ``found`` says, after ``num_updates``.
+
+    ``when`` names the update or evaluation.
+    """
+    if not is_trained:
+        advice = "This model is not trained: its weights are damaged, or too large for its dtype"
+    elif num_updates == 0:
+        advice = (
+            "No update was made before, so it is not the learning rate: look for extreme rows in the data, or for "
+            "weights that are damaged or too large for their dtype"
+        )
+    else:
+        advice = (
+            "The model has diverged: lower the learning rate, or look for extreme rows in the data. Earlier "
+            "checkpoints are untouched"
+        )
+    return NumericalError(f"{model}: {found} {when}. {advice}")
 
 
 class ProcessError(UserError):

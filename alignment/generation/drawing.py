@@ -10,7 +10,7 @@ import numpy as np
 import paddle
 
 from alignment.architecture.parts import even_cut
-from alignment.errors import NumericalError
+from alignment.errors import NotFiniteError
 from alignment.generation.engine import GenerationOptions
 from alignment.generation.place import EnginePlace
 from alignment.generation.sampling import Restrictions, Sampler, check_largest
@@ -47,7 +47,7 @@ class Drawer:
     def draw(self, logits: paddle.Tensor | None, step: int, *, num_rows: int) -> tuple[np.ndarray, np.ndarray]:
         """Return (tokens [B] int64, log-probs [B] float32) for the local logits [B, v], which the last stage has.
 
-        Raises NumericalError, everywhere the same, when logits are damaged.
+        Raises NotFiniteError, everywhere the same, when logits are damaged.
         """
         pipeline = self._place.pipeline
         if pipeline.size == 1:
@@ -56,12 +56,12 @@ class Drawer:
         if pipeline.is_last:
             try:
                 drawn[:] = self._draw_here(logits, step)
-            except NumericalError as error:
+            except NotFiniteError as error:
                 drawn[:], failure = -1, str(error)
         # Token ids and float32 numbers are exact in float64.
         tokens, logprobs = pipeline.broadcast_(paddle.to_tensor(drawn), pipeline.size - 1, "sampled tokens").numpy()
         if (tokens < 0).any():
-            raise NumericalError(pipeline.share_object(failure, pipeline.size - 1, "why no token was sampled"))
+            raise NotFiniteError(pipeline.share_object(failure, pipeline.size - 1, "why no token was sampled"))
         return tokens.astype(np.int64), logprobs.astype(np.float32)
 
     def _draw_here(self, logits: paddle.Tensor, step: int) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from alignment.errors import NumericalError
+from alignment.errors import NotFiniteError
 from alignment.generation.engine import GenerationOptions
 
 _BLOCK = 256
@@ -99,17 +99,16 @@ class Sampler:
 
 
 def check_logits(logits: np.ndarray, step: int) -> None:
-    """Raise NumericalError when a row of logits [B, V] holds NaN or has no finite maximum."""
+    """Raise NotFiniteError when a row of logits [B, V] holds NaN or has no finite maximum."""
     check_largest(logits.max(axis=-1), step)
 
 
 def check_largest(largest: np.ndarray, step: int) -> None:
-    """Raise NumericalError when the largest logit of a row [B] is not finite."""
+    """Raise NotFiniteError when the largest logit of a row [B] is not finite."""
     bad = np.flatnonzero(~np.isfinite(largest))
     if len(bad):
-        raise NumericalError(
-            f"the model's logits for new token {step} are NaN or infinite in {len(bad)} of {len(largest)} sequences; "
-            "the weights are damaged or training has diverged"
+        raise NotFiniteError(
+            f"the model's logits for new token {step} are NaN or infinite in {len(bad)} of {len(largest)} sequences"
         )
 
 

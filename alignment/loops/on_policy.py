@@ -69,11 +69,12 @@ class OnPolicyLoop:
         session = self.session
         for prompts, epoch_ended in self.prompts:
             version = session.counters.updates
-            with session.stage("rollout"), self.engine.ready(version):
-                rollout = self.collector.collect(prompts, policy_version=version)
-            with session.stage("score"):
-                rollout, gap_metrics = self.gate.check(self.judge.measure(rollout))
-                experience = self._estimate(rollout)
+            with session.explaining(f"in the rollout for update {version + 1}"):
+                with session.stage("rollout"), self.engine.ready(version):
+                    rollout = self.collector.collect(prompts, policy_version=version)
+                with session.stage("score"):
+                    rollout, gap_metrics = self.gate.check(self.judge.measure(rollout))
+                    experience = self._estimate(rollout)
             if self.observe is not None:
                 self.observe(experience)
             with session.stage("update"):

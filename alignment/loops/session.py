@@ -13,7 +13,7 @@ from typing import Any
 import paddle
 
 from alignment.device.memory import MemoryWatch
-from alignment.errors import ArgumentError, NumericalError
+from alignment.errors import ArgumentError, NotFiniteError, diverged
 from alignment.loops.cadence import Cadences
 from alignment.loops.liveness import Liveness
 from alignment.parallel.comms.group import ALONE, Group
@@ -91,6 +91,8 @@ class Session:
     liveness: Liveness = field(default_factory=Liveness)
     world: Group = ALONE
     """The processes that end together when one of them is asked to."""
+    model: str = "policy"
+    """Whose numbers they are when it is not said: what the loop generates with and evaluates."""
     go_on: str = "--resume_from_checkpoint true"
     """What a user adds to the command to continue the run."""
 
@@ -109,6 +111,15 @@ class Session:
             if self.traffic is not None:
                 stack.enter_context(self.traffic.during(name))
             yield
+
+    @contextlib.contextmanager
+    def explaining(self, when: str) -> Iterator[None]:
+        """Say of NaN or infinite numbers that are found inside whose they are, at which update, and what to do."""
+        try:
+            yield
+        except NotFiniteError as error:
+            model, made = error.model or self.model, self.counters.updates
+            raise diverged(model, str(error), when, num_updates=made, is_trained=error.is_trained) from error
 
     def advance(
         self,
@@ -158,28 +169,26 @@ class Session:
     def evaluate(self) -> dict[str, float]:
         """Evaluate now, write the results and keep the weights when they are the best so far.
 
-        A result that is not finite is recorded and then raised as NumericalError: the model has diverged.
+        A result that is not finite is recorded and then raised as NumericalError.
         """
         if self.hooks.evaluate is None:
             return {}
         self.counters.evaluated_at = self.counters.updates
+        with self.explaining(f"in the evaluation after update {self.counters.updates}"):
+            return self._evaluate()
+
+    def _evaluate(self) -> dict[str, float]:
         with self.stage("evaluate"):
             metrics, samples = self.hooks.evaluate()
         self.writers.write(self.counters.updates, metrics)
         self.writers.write_samples(self.counters.updates, samples)
         numbers = ", ".join(f"{name.removeprefix('eval/')} {value:.4g}" for name, value in metrics.items())
         log.info(f"evaluation after update {self.counters.updates}: {numbers}")
-        self._refuse_not_finite(metrics)
-        self._keep_best(metrics)
-        return metrics
-
-    def _refuse_not_finite(self, metrics: Mapping[str, float]) -> None:
         bad = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
         if bad:
-            raise NumericalError(
-                f"{', '.join(bad)} in the evaluation after update {self.counters.updates}: the model has diverged. "
-                "Lower the learning rate; earlier checkpoints are untouched"
-            )
+            raise NotFiniteError(", ".join(bad))
+        self._keep_best(metrics)
+        return metrics
 
     def _flush(self) -> dict[str, float]:
         averaged = {name: metric.value for name, metric in average_metrics(self.counters.window).items()}

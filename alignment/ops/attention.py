@@ -11,6 +11,7 @@ from alignment.ops.native import training_ops
 from alignment.ops.native.training_ops import RaggedHeads
 from alignment.ops.precision import is_half, widen
 from alignment.ops.selection import runs_natively
+from alignment.ops.softmax import masked_softmax
 
 _SCORE_BYTES = 64 << 20
 """Scores held at once; beyond it heads go in pieces and the backward pass computes the probabilities again."""
@@ -47,8 +48,9 @@ def _flash_attention(q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor, layou
 
 def _probabilities(q: paddle.Tensor, k: paddle.Tensor, layout: HeadLayout) -> paddle.Tensor:
     """Return the weights [c, group*S, S] of scaled queries q [c, group*S, D] on keys k [c, S, D]."""
-    scores = paddle.matmul(q, k, transpose_y=True)
-    return F.softmax(scores.reshape([-1, layout.length**2]).add_(layout.mask).reshape(scores.shape))
+    length = layout.length
+    scores = paddle.matmul(q, k, transpose_y=True).reshape([-1, length, length])
+    return masked_softmax(scores, layout.mask.reshape([length, length])).reshape([*q.shape[:2], length])
 
 
 def _pieces(q: paddle.Tensor, layout: HeadLayout) -> list[slice]:

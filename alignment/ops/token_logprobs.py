@@ -14,6 +14,7 @@ from paddle.autograd import PyLayer
 from alignment.ops.native import training_ops
 from alignment.ops.precision import widen
 from alignment.ops.selection import runs_natively
+from alignment.ops.softmax import not_finite_mark
 
 _LOGIT_BYTES = 64 << 20
 """Logits held at once; beyond it tokens go in pieces and the backward pass computes the logits again."""
@@ -24,7 +25,9 @@ def token_logprobs(logits: paddle.Tensor, targets: paddle.Tensor, *, temperature
     if runs_natively(logits):
         return _NativeLogprobs.apply(logits, targets, temperature)
     scaled = _scale(widen(logits), temperature)
-    return -F.cross_entropy(scaled, targets.unsqueeze(-1), reduction="none").flatten()
+    mark = not_finite_mark(scaled)
+    logprobs = -F.cross_entropy(scaled, targets.unsqueeze(-1), reduction="none").flatten()
+    return logprobs if mark is None else logprobs + mark.flatten()
 
 
 def token_entropy(logits: paddle.Tensor, *, temperature: float = 1.0) -> paddle.Tensor:

@@ -15,7 +15,7 @@ import numpy as np
 import paddle
 
 from alignment.algorithms.importance import truncated_importance_weights
-from alignment.errors import NumericalError
+from alignment.errors import NotFiniteError, NumericalError
 from alignment.records import Rollout
 from alignment.telemetry import log
 from alignment.telemetry.metrics import Metric
@@ -106,15 +106,11 @@ class LogprobGate:
     def check(self, rollout: Rollout) -> tuple[Rollout, dict[str, Metric]]:
         """Return the rollout to learn from, and metrics.
 
-        Raises NumericalError above the limit where the action is ``stop``, and for a gap that is not finite always.
+        Raises NumericalError above the limit where the action is ``stop``, NotFiniteError for a gap that is not finite.
         """
         gap = measure_gap(rollout)
         if not math.isfinite(gap.max):
-            raise NumericalError(
-                f"before update {rollout.policy_version + 1} the policy's log-probs by the {_damaged(rollout)} are not "
-                f"finite: {gap}. Its weights may have exploded: lower the learning rate. Earlier checkpoints are "
-                "untouched"
-            )
+            raise NotFiniteError(f"log-probs by the {_damaged(rollout)} are NaN or infinite ({gap})", "policy")
         is_above = gap.p99 > self.limit
         if is_above:
             self._tell(gap, rollout.policy_version)

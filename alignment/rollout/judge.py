@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from alignment.errors import NotFiniteError
 from alignment.parallel.runner import ModelRunner
 from alignment.records import Rollout
 from alignment.rollout.forward import measure_logprobs, measure_values
@@ -36,18 +37,29 @@ class Judge:
     """Whether the entropy of the policy is wanted."""
 
     def measure(self, rollout: Rollout) -> Rollout:
-        """Return ``rollout`` with scores, old and reference log-probs, values and, when wanted, entropy."""
+        """Return ``rollout`` with scores, old and reference log-probs, values and, when wanted, entropy.
+
+        Raises NotFiniteError, which names the model, where a number of a response token is NaN or infinite.
+        """
         scores = self.scorer.score(rollout)
         options = {"rows_per_batch": self.logprob_rows, "temperature": self.temperature}
         old, entropy = measure_logprobs(self.policy, rollout, with_entropy=self.with_entropy, **options)
+        _require_finite("policy", "log-probs", old, rollout)
+        reference = values = None
+        if self.reference is not None:
+            reference, _ = measure_logprobs(self.reference, rollout, **options)
+            _require_finite("reference", "log-probs", reference, rollout, is_trained=False)
+        if self.critic is not None:
+            values = measure_values(self.critic, rollout, rows_per_batch=self.value_rows)
+            _require_finite("critic", "values", values, rollout)
         return rollout.with_fields(
             raw_scores=scores.values,
             scores=self._normalized(scores),
             valid=scores.valid,
             old_logprobs=old,
             entropy=entropy,
-            ref_logprobs=measure_logprobs(self.reference, rollout, **options)[0] if self.reference else None,
-            values=measure_values(self.critic, rollout, rows_per_batch=self.value_rows) if self.critic else None,
+            ref_logprobs=reference,
+            values=values,
         )
 
     def _normalized(self, scores: Scores) -> np.ndarray:
@@ -59,3 +71,12 @@ class Judge:
         values = np.zeros_like(scores.values)
         values[scores.valid] = self.normalize(scores.values[scores.valid])
         return values
+
+
+def _require_finite(model: str, what: str, grid: np.ndarray, rollout: Rollout, *, is_trained: bool = True) -> None:
+    """Raise NotFiniteError when numbers [N, R] of ``model`` are not finite where the response mask is set."""
+    is_token = rollout.response_mask > 0
+    bad = int((~np.isfinite(grid[is_token])).sum())
+    if bad:
+        found = f"its {what} are NaN or infinite for {bad} of {int(is_token.sum())} response tokens"
+        raise NotFiniteError(found, model, is_trained=is_trained)

@@ -106,7 +106,14 @@ def build_best(training: TrainingArguments, *, default: str, keep: Callable[[], 
 
 
 def build_session(
-    start: Launch, *, title: str, horizon: Horizon, hooks: Hooks, counters: Counters, shown: Sequence[str]
+    start: Launch,
+    *,
+    title: str,
+    model: str,
+    horizon: Horizon,
+    hooks: Hooks,
+    counters: Counters,
+    shown: Sequence[str],
 ) -> Session:
     """Return the session that logs, evaluates and saves for a loop; ``counters`` are those the checkpoint restored."""
     training = start.parsed.training
@@ -140,6 +147,7 @@ def build_session(
         progress=Progress(horizon.total_updates, title, enabled=enabled, start=counters.updates),
         counters=counters,
         log_first=training.logging_first_step,
+        model=model,
         shown=shown,
         signals=start.signals,
         world=start.topology.world,

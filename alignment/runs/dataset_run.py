@@ -69,6 +69,7 @@ class DatasetRun:
         session = build_session(
             self.start,
             title=self.title,
+            model=self.name,
             horizon=horizon,
             hooks=Hooks(evaluate=evaluate, save=state.save, best=best),
             counters=state.counters,

@@ -10,6 +10,7 @@ import paddle
 
 from alignment.architecture.cuts import EMBEDDING, gradient_is_partial
 from alignment.device.offload import Offloaded, resident
+from alignment.errors import NotFiniteError
 from alignment.models.folders.saving import WeightSource, save_model
 from alignment.models.tokenizer.tokenizer import Tokenizer
 from alignment.ops.precision import is_half
@@ -97,7 +98,10 @@ def model_writer(learner: Learner, tokenizer: Tokenizer, topology: Topology) -> 
 
     def write(folder: Path) -> None:
         with resident(learner.offloaded_model):
-            save_model(folder, model, tokenizer, weights=source)
+            try:
+                save_model(folder, model, tokenizer, weights=source)
+            except NotFiniteError as error:
+                raise learner.diverged(str(error), "and was not written") from error
 
     return write
 

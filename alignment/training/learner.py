@@ -10,7 +10,7 @@ import paddle
 
 from alignment.architecture.parts import Part
 from alignment.device.offload import Offloaded, resident
-from alignment.errors import NumericalError
+from alignment.errors import NumericalError, diverged
 from alignment.parallel.comms.group import ALONE
 from alignment.parallel.runner import ModelRunner, Objective
 from alignment.parallel.sharding.partition import MAX_STAGE, ParameterShards
@@ -95,11 +95,13 @@ class Learner:
             outputs = self.runner.forward([batch], objective.read)[0]
         for array in outputs if isinstance(outputs, tuple) else (outputs,):
             if array is not None and not np.isfinite(array).all():
-                raise NumericalError(
-                    f"{self.name} gives numbers that are not finite after update {self.num_updates}, the last one "
-                    f"(learning rate {self.schedule.learning_rate(self.num_updates - 1):g}): the model has diverged "
-                    "and was not exported. Lower the learning rate; earlier checkpoints are untouched"
-                )
+                raise self.diverged("its outputs are NaN or infinite", "the last one: it was not exported")
+
+    def diverged(self, found: str, consequence: str) -> NumericalError:
+        """Return the error for weights that the last update ruined, as ``found`` says."""
+        rate = self.schedule.learning_rate(max(0, self.num_updates - 1))
+        when = f"after update {self.num_updates} (learning rate {rate:g}), {consequence}"
+        return diverged(self.name, found, when, num_updates=self.num_updates)
 
     def _clip(self) -> float:
         """Make the gradients those of all processes, scale them and return their norm before."""
@@ -118,11 +120,9 @@ class Learner:
             return
         everyones = self._world.gather_objects(mine, "what is not finite")
         what, value = next(one for one in everyones if one is not None)
-        raise NumericalError(
-            f"{self.name} {what} is {value} at update {self.num_updates + 1}, which was not applied (learning rate "
-            f"{self.schedule.learning_rate(self.num_updates):g}). Lower the learning rate, or look for extreme rows "
-            "in the data; earlier checkpoints are untouched"
-        )
+        rate = self.schedule.learning_rate(self.num_updates)
+        when = f"at update {self.num_updates + 1}, which was not applied (learning rate {rate:g})"
+        raise diverged(self.name, f"{what} is {value}", when, num_updates=self.num_updates)
 
     def weights(self) -> Iterator[tuple[str, paddle.Tensor]]:
         """Yield every parameter that this process holds, under its canonical name."""

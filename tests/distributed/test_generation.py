@@ -82,7 +82,7 @@ def test_an_error_in_one_replica_is_raised_in_every_process(layout, rows):
     assert set(refused) == {"UserError: prompt 5 holds token id 41; the model's vocabulary is 0 to 40"}
     assert len(set(damaged)) == 1
     assert damaged[0].startswith(
-        f"NumericalError: the model's logits for new token 0 are NaN or infinite in {rows} of {rows} sequences"
+        f"NotFiniteError: the model's logits for new token 0 are NaN or infinite in {rows} of {rows} sequences"
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 import runs
 from refusals import left_behind, message_of, refuse, run_here, stop, train_here
 
+from alignment.runs.state import RunState
 from alignment.training.checkpoint import MANIFEST, incompleteness
 
 pytestmark = pytest.mark.e2e
@@ -30,24 +31,68 @@ def _files(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+def _ruin_after_the_first_save(monkeypatch, folder, weight, value):
+    """Put ``value`` into a weight of the model that is kept in ``folder``, as a step that was too large does.
+
+    A large learning rate does the same, but how far the numbers get depends on the processor.
+    """
+    save = RunState.save
+
+    def save_and_ruin(self, step):
+        saved = save(self, step)
+        tensor = dict(self.learners[folder].runner.model.named_parameters())[weight]
+        tensor.set_value(tensor * 0 + value)
+        return saved
+
+    monkeypatch.setattr(RunState, "save", save_and_ruin)
+
+
+NORM, HEAD = "model.norm.weight", "score.weight"
+NAN, INFINITE = float("nan"), float("inf")
+LOWER = "The model has diverged: lower the learning rate"
+
+
+ROLLOUT = "in the rollout for update 2"
+LOSS = "is nan at update 2, which was not applied"
+
+
 @pytest.mark.parametrize(
-    ("trainer", "changes", "says"),
+    ("trainer", "ruined", "changes", "says"),
     [
-        ("sft", {"learning_rate": 1e30}, ["policy", "nan", "update 2", "learning rate"]),
-        ("rm", {"learning_rate": 1e30}, ["reward", "nan", "update 2", "learning rate"]),
-        ("ppo", {**ONE_UPDATE_A_ROLLOUT, "critic_learning_rate": 1e30}, ["critic", "nan", "update 2"]),
-        (
-            "ppo",
-            {**ONE_UPDATE_A_ROLLOUT, "learning_rate": 1e30, "critic_learning_rate": 1e-3},
-            ["policy", "nan", "update 2"],
-        ),
+        ("sft", ("policy", NORM, NAN), {}, ["policy: ", LOSS]),
+        ("sft", ("policy", NORM, INFINITE), {}, ["policy: ", "at update 2, which was not applied"]),
+        ("rm", ("reward", HEAD, NAN), {}, ["reward: ", LOSS]),
+        ("ppo", ("value", HEAD, NAN), {}, ["critic: its values are NaN or infinite for", ROLLOUT]),
+        ("ppo", ("value", HEAD, INFINITE), {}, ["critic: its values are NaN or infinite for", ROLLOUT]),
+        ("ppo", ("policy", NORM, NAN), {"use_fusemt": True}, ["policy: the model's logits for new token 0", ROLLOUT]),
+        ("ppo", ("policy", NORM, NAN), {"use_fusemt": False}, ["policy: the model's logits for new token 0", ROLLOUT]),
     ],
+    ids=["sft", "sft infinite", "rm", "critic", "critic infinite", "policy, fused", "policy, eager"],
 )
-def test_numbers_that_explode_stop_the_run_and_spare_the_checkpoint(trainer, changes, says, request, tmp_path):
-    made = {**request.getfixturevalue(f"{trainer}_arguments"), **SAVING, "max_steps": 4, **changes}
-    stop(trainer, made, tmp_path, *says)
+def test_numbers_that_explode_stop_the_run_and_spare_the_checkpoint(
+    trainer, ruined, changes, says, request, monkeypatch, tmp_path
+):
+    _ruin_after_the_first_save(monkeypatch, *ruined)
+    rollouts = ONE_UPDATE_A_ROLLOUT if trainer == "ppo" else {}
+    made = {**request.getfixturevalue(f"{trainer}_arguments"), **SAVING, **rollouts, "max_steps": 4, **changes}
+    stop(trainer, made, tmp_path, LOWER, *says)
     assert left_behind(tmp_path / "out") == ["checkpoint-1"]
     assert incompleteness(tmp_path / "out" / "checkpoint-1") is None
+
+
+@pytest.mark.parametrize(
+    ("trainer", "changes", "model"),
+    [
+        ("sft", {"learning_rate": 1e38}, "policy: "),
+        ("rm", {"learning_rate": 1e38}, "reward: "),
+        ("ppo", {**ONE_UPDATE_A_ROLLOUT, "critic_learning_rate": 1e38}, "critic: "),
+        ("ppo", {**ONE_UPDATE_A_ROLLOUT, "learning_rate": 1e38, "critic_learning_rate": 1e-3}, "policy: "),
+    ],
+)
+def test_a_learning_rate_that_is_far_too_large_is_what_the_message_says(trainer, changes, model, request, tmp_path):
+    """Who meets the numbers first (weights, rollout, loss, gradient) depends on the processor, the message does not."""
+    made = {**request.getfixturevalue(f"{trainer}_arguments"), **SAVING, "max_steps": 4, **changes}
+    stop(trainer, made, tmp_path, model, " update ", LOWER)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +105,7 @@ def test_numbers_that_explode_stop_the_run_and_spare_the_checkpoint(trainer, cha
 def test_an_evaluation_that_is_not_finite_ends_the_run_without_a_model(trainer, datasets, request, tmp_path):
     """The last update has no training step behind it that would notice."""
     made = {**request.getfixturevalue(f"{trainer}_arguments"), "learning_rate": 1e30, "max_steps": 1}
-    stop(trainer, {**made, "eval_datasets": datasets, "do_eval": True}, tmp_path, "diverged")
+    stop(trainer, {**made, "eval_datasets": datasets, "do_eval": True}, tmp_path, "update 1", LOWER)
     assert left_behind(tmp_path / "out") == []
 
 
@@ -73,7 +118,7 @@ def test_a_variable_of_the_launcher_that_was_left_over_is_named(sft_arguments, m
 def test_a_last_update_that_ruins_the_model_exports_nothing(sft_arguments, tmp_path):
     """Without evaluation nobody looks at the weights any more."""
     made = {**sft_arguments, "learning_rate": 1e30, "max_steps": 1}
-    stop("sft", made, tmp_path, "not finite after update 1", "was not exported")
+    stop("sft", made, tmp_path, "policy: its outputs are NaN or infinite after update 1", "not exported", LOWER)
     assert left_behind(tmp_path / "out") == []
 
 

@@ -23,6 +23,7 @@ from alignment.ops.head_layout import HeadLayout
 from alignment.ops.precision import widen
 from alignment.ops.rms_norm import rms_norm_inference
 from alignment.ops.rotary import RotaryTables, apply_rotary
+from alignment.ops.softmax import masked_softmax
 from alignment.parallel.tensor.regions import embed_rows
 
 _PROMPT_TOKENS = 512
@@ -166,8 +167,8 @@ class _NextTokens:
     def mix(self, layer: int, q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor) -> paddle.Tensor:
         self._cache.append(layer, k, v)
         keys, values = self._cache.read(layer)
-        scores = widen(paddle.matmul(q.reshape(self._grouped), keys, transpose_y=True)).add_(self._mask)
-        return paddle.matmul(F.softmax(scores).astype(values.dtype), values).reshape(self._flat)
+        scores = widen(paddle.matmul(q.reshape(self._grouped), keys, transpose_y=True))
+        return paddle.matmul(masked_softmax(scores, self._mask).astype(values.dtype), values).reshape(self._flat)
 
     def close(self) -> None:
         self._cache.close_step()

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from alignment.errors import NumericalError
+from alignment.errors import NotFiniteError
 from alignment.generation.engine import GenerationOptions
 from alignment.generation.fused.scheduler import Step
 from alignment.generation.fused.sequences import Sequence
@@ -53,7 +53,7 @@ class FusedDrawer:
                 self._seen[sequence.slot, sequence.tokens] = True
 
     def draw(self, logits: np.ndarray, step: Step, slots: Slots) -> tuple[np.ndarray, np.ndarray]:
-        """See ``SlotDrawer.draw``; raises NumericalError for logits without a finite maximum."""
+        """See ``SlotDrawer.draw``; raises NotFiniteError for logits without a finite maximum."""
         drawn, seen = step.drawn_slots, self._seen
         places = slots.answered[drawn]
         uniforms = self._core.philox_uniform(self._seed, slots.sequence_ids[drawn], places)
@@ -66,7 +66,7 @@ class FusedDrawer:
                 seen=None if seen is None else [seen[slot] for slot in drawn],
                 threads=self._threads,
             )
-        except NumericalError:
+        except NotFiniteError:
             bad = ~np.isfinite(logits.max(axis=-1))
             check_logits(logits, int(places[bad][0]) if bad.any() else 0)
             raise

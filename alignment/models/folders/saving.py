@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ import paddle
 from alignment.architecture.decoder_config import as_json_ids
 from alignment.architecture.parts import Part
 from alignment.architecture.reshard_plan import model_order, plan_transfers
+from alignment.errors import NotFiniteError
 from alignment.models.config import CONFIG_FILE, GENERATION_FILE
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.score_model import ScoreModel
@@ -103,7 +104,8 @@ def save_model(
 ) -> None:
     """Write one standard folder: config.json, safetensors, tokenizer. The caller makes it appear whole.
 
-    All processes of ``weights.topology`` call it; what fails in one is raised in all. Without ``weights`` the model is
+    All processes of ``weights.topology`` call it; what fails in one is raised in all, NotFiniteError for a weight that
+    is NaN or infinite too. Without ``weights`` the model is
     whole in this process.
     """
     folder = Path(folder)
@@ -113,7 +115,7 @@ def save_model(
     own = {file.name: file.entries for file in weights.files if file.writer == weights.topology.rank}
     tensors = weights.stream_written()
     attempt = Attempt(world)
-    attempt.run(write_files, folder, own, tensors)
+    attempt.run(write_files, folder, own, _all_finite(tensors))
     for _ in tensors:
         # Either nothing is left, or this process cannot write: the others still wait for what it sends.
         pass
@@ -182,6 +184,21 @@ def stored_array(name: str, parameter: paddle.Tensor) -> np.ndarray:
     """Return the parameter ``name`` as files hold it; bfloat16 as uint16 bits."""
     array = parameter.numpy()
     return np.ascontiguousarray(array.T) if is_transposed(name) else array
+
+
+def _all_finite(tensors: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, np.ndarray]]:
+    """Pass on (name, array); raise NotFiniteError, and leave the rest of ``tensors``, at a weight that is ruined."""
+    for name, array in tensors:
+        if not _is_finite(array):
+            raise NotFiniteError(f"{name} holds NaN or infinite numbers")
+        yield name, array
+
+
+def _is_finite(array: np.ndarray) -> bool:
+    """Return whether all numbers of ``stored_array`` are finite; a bfloat16's exponent of ones says that it is not."""
+    if array.dtype == np.uint16:
+        return bool(((array & 0x7F80) != 0x7F80).all())
+    return bool(np.isfinite(array).all())
 
 
 def stored_dtype(dtype: str) -> np.dtype:

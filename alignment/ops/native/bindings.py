@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from ctypes import POINTER, c_char_p, c_double, c_float, c_int32, c_int64, c_uint8, c_uint32, c_uint64, c_void_p
 
-from alignment.errors import NumericalError
+from alignment.errors import NotFiniteError
 
 ABI_VERSION = 1
 """AC_ABI_VERSION of the header these bindings were written for."""
@@ -80,12 +80,12 @@ def declare(handle: ctypes.CDLL) -> None:
 
 
 def check(handle: ctypes.CDLL, status: int) -> int:
-    """Return ``status`` unless it is an error code: NumericalError, MemoryError or RuntimeError with its sentence."""
+    """Return ``status`` unless it is an error code: NotFiniteError, MemoryError or RuntimeError with its sentence."""
     if status >= 0:
         return status
     sentence = handle.ac_last_error().decode()
     if status == _NOT_FINITE:
-        raise NumericalError(sentence)
+        raise NotFiniteError(sentence)
     if status == _NO_MEMORY:
         raise MemoryError(sentence)
     raise RuntimeError(f"the kernels refused a call: {sentence}")

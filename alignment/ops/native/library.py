@@ -85,7 +85,7 @@ class CoreLibrary:
         """Return (tokens [B] int64, log-probs [B] float32) for logits [B, V] float32 and uniforms [B] float64.
 
         ``forbid_stops`` [B] (True: no stop token yet); ``seen``: for each row [V] bool or uint8 (True: the token
-        occurred), needed with a repetition penalty only and left unchanged. NumericalError names a damaged row.
+        occurred), needed with a repetition penalty only and left unchanged. NotFiniteError names a damaged row.
         """
         rows, vocab = logits.shape
         logits, uniforms = np.ascontiguousarray(logits, np.float32), np.ascontiguousarray(uniforms, np.float64)

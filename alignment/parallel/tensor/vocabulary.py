@@ -75,7 +75,9 @@ def _logits(hidden: paddle.Tensor, weight: paddle.Tensor, transposed: bool) -> p
 def _log_totals(logits: paddle.Tensor, softmax: paddle.Tensor) -> paddle.Tensor:
     """Return log sum exp(l) [T] of l [T, v] as l - log p of the likeliest token, whose p is never rounded to zero."""
     likeliest = paddle.stack([paddle.arange(logits.shape[0]), paddle.argmax(logits, axis=-1)], axis=-1)
-    return paddle.gather_nd(logits, likeliest) - paddle.log(paddle.gather_nd(softmax, likeliest))
+    # Paddle's softmax on a CPU hides NaN and infinity; the sum of the row times 0 keeps them.
+    damage = logits.sum(axis=-1) * 0
+    return paddle.gather_nd(logits, likeliest) - paddle.log(paddle.gather_nd(softmax, likeliest)) + damage
 
 
 class _SplitLogprobs(PyLayer):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from alignment.errors import RewardError
+from alignment.errors import NotFiniteError, RewardError
 from alignment.parallel.comms.group import ALONE, Group
 from alignment.parallel.comms.stop_signals import Interrupted
 from alignment.parallel.comms.together import on_main
@@ -52,13 +52,13 @@ class ModelScorer:
         self._rows_per_batch = rows_per_batch
 
     def score(self, rollout: Rollout) -> Scores:
-        """See ``Scorer``; a score that is not finite is an error that names the row."""
+        """See ``Scorer``; a score that is not finite is a NotFiniteError that names the row."""
         values = measure_scores(self._runner, self._sequences(rollout), rows_per_batch=self._rows_per_batch)
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
-            raise RewardError(
-                f"the reward model gave {values[bad[0]]} for row {bad[0]} of the rollout ({len(bad)} rows)"
-            )
+            counted = f"{len(bad)} of {len(values)} rows are NaN or infinite"
+            found = f"the score of row {bad[0]} is {values[bad[0]]} ({counted})"
+            raise NotFiniteError(found, "reward model", is_trained=False)
         return Scores(values.astype(np.float32), None)
 
 

@@ -95,6 +95,7 @@ class PPORun:
         session = build_session(
             self._start,
             title="PPO",
+            model="policy",
             horizon=self._horizon,
             hooks=Hooks(evaluate=evaluate, save=self._state.save, best=best),
             counters=self._state.counters,

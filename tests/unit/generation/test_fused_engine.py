@@ -9,7 +9,7 @@ import paddle
 import pytest
 
 from alignment.architecture.decoder_config import DecoderConfig
-from alignment.errors import NumericalError, UserError
+from alignment.errors import NotFiniteError, UserError
 from alignment.generation.eager.eager_engine import EagerEngine
 from alignment.generation.engine import GenerationOptions
 from alignment.generation.fused import fused_engine as module
@@ -307,11 +307,14 @@ def test_narrow_types_stay_close(types, share):
     assert 0 < np.median(differences) < 0.3
 
 
-def test_damaged_weights_are_reported_as_by_the_eager_engine():
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("how", list(OPTIONS))
+@pytest.mark.parametrize("engine", [fused, eager])
+def test_damaged_weights_are_reported_alike_by_both_engines(engine, how, value):
     model = build()
-    model.model.norm.weight.set_value(paddle.full([32], float("nan")))
-    with pytest.raises(NumericalError, match="new token 0 are NaN or infinite in 2 of 2 sequences"):
-        answer(fused(model), [[1], [2]], OPTIONS["greedy"])
+    model.model.norm.weight.set_value(paddle.full([32], value))
+    with pytest.raises(NotFiniteError, match="new token 0 are NaN or infinite in 2 of 2 sequences"):
+        answer(engine(model), [[1], [2]], OPTIONS[how])
 
 
 def test_release_wants_new_weights():

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import paddle
 import pytest
 
-from alignment.errors import ArgumentError, CheckpointError, NumericalError
+from alignment.errors import ArgumentError, CheckpointError, NotFiniteError, NumericalError
 from alignment.loops.cadence import Cadence, Cadences
 from alignment.loops.session import BestModel, Counters, Hooks, Session
 from alignment.parallel.comms.stop_signals import Interrupted
@@ -116,9 +116,34 @@ def test_best_weights_are_kept_when_the_evaluation_improves(greater, kept_at):
 def test_an_evaluation_that_is_not_finite_is_recorded_and_ends_the_run(value):
     cadences = Cadences(log=NEVER, evaluate=Cadence(strategy="steps"), save=NEVER)
     session = _session(cadences, evaluate=lambda: ({"eval/loss": value, "eval/other": 1.0}, []))
-    with pytest.raises(NumericalError, match=f"eval/loss is {value} in the evaluation after update 1"):
+    said = f"^policy: eval/loss is {value} in the evaluation after update 1. The model has"
+    with pytest.raises(NumericalError, match=said):
         session.advance({}, updates=1, epoch_ended=False)
     assert [step for step, _ in session.writers.records] == [1]
+
+
+@pytest.mark.parametrize(
+    ("error", "updates", "says"),
+    [
+        (NotFiniteError("logits are NaN"), 3, "policy: logits are NaN in the evaluation after update 3. The model has"),
+        (NotFiniteError("values are NaN", "critic"), 3, "critic: values are NaN in the evaluation after update 3. The"),
+        (NotFiniteError("logits are NaN"), 0, "after update 0. No update was made before, so it is not the learning"),
+        (
+            NotFiniteError("log-probs are NaN", "reference", is_trained=False),
+            3,
+            "reference: log-probs are NaN in the evaluation after update 3. This model is not trained: its weights are",
+        ),
+    ],
+)
+def test_whoever_finds_numbers_that_are_not_finite_the_message_names_model_and_update(error, updates, says):
+    def evaluate():
+        raise error
+
+    session = _session(Cadences(log=NEVER, evaluate=NEVER, save=NEVER), evaluate=evaluate)
+    session.counters.updates = updates
+    with pytest.raises(NumericalError) as caught:
+        session.evaluate()
+    assert says in str(caught.value) and not isinstance(caught.value, NotFiniteError)
 
 
 @pytest.mark.parametrize("due", [NEVER, Cadence(strategy="steps", every=2)])

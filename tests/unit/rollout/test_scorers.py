@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from alignment.errors import RewardError
+from alignment.errors import NotFiniteError, RewardError
 from alignment.parallel.comms.stop_signals import Interrupted
 from alignment.records import Rollout
 from alignment.rollout.rewards.scorers import FailurePolicy, ModelScorer, TextScorer
@@ -169,5 +169,5 @@ def test_a_reward_model_that_gives_nan_is_named_with_its_row():
             return [np.array([0.0, np.nan], np.float32)] * 2
 
     scorer = ModelScorer(Runner(), lambda rollout: list(rollout.responses), rows_per_batch=2)
-    with pytest.raises(RewardError, match="nan for row 1"):
+    with pytest.raises(NotFiniteError, match=r"row 1 is nan \(2 of 4 rows"):
         scorer.score(_rollout())

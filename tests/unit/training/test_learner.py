@@ -1,5 +1,7 @@
 """A learner's updates: with and without shards, resumed, offloaded, stopped by a NaN."""
 
+import math
+
 import numpy as np
 import paddle
 import pytest
@@ -82,7 +84,7 @@ def test_unknown_optimizer_state_is_refused():
 def test_nan_stops_before_anything_is_applied():
     learner = _learner()
     before = _weights(learner)
-    with pytest.raises(NumericalError, match="policy loss is nan at update 1"):
+    with pytest.raises(NumericalError, match=r"^policy: loss is nan at update 1.*not the learning rate"):
         learner.accumulate(
             [BATCH],
             _objective(scale=1.0)._replace(
@@ -157,9 +159,17 @@ def test_a_gradient_that_is_not_finite_is_not_applied(with_shards):
         loss=lambda output, batch: Loss((output * float("nan")).sum(), {"loss": Metric(paddle.zeros([]))})
     )
     learner.accumulate([BATCH], bad)
-    with pytest.raises(NumericalError, match="policy gradient norm is nan at update 1"):
+    with pytest.raises(NumericalError, match="^policy: gradient norm is nan at update 1, which was not applied"):
         learner.apply()
     np.testing.assert_array_equal(before["weight"], _weights(learner)["weight"])
+
+
+def test_after_an_update_the_learning_rate_is_what_to_lower():
+    learner = _learner()
+    _train(learner, 1)
+    bad = _objective()._replace(loss=lambda output, batch: Loss(output.sum(), {"loss": Metric(math.inf)}))
+    with pytest.raises(NumericalError, match="^policy: loss is inf at update 2.*diverged: lower the learning rate"):
+        learner.accumulate([BATCH], bad)
 
 
 def test_gradients_add_up_until_they_are_applied_and_are_then_gone():
@@ -180,7 +190,8 @@ def test_weights_that_the_last_update_ruined_are_told_before_they_are_exported()
     learner.check_outputs()
     weight = learner.runner.model.weight
     weight.set_value(weight * 1e38 * 1e3)
-    with pytest.raises(NumericalError, match=r"policy gives .* not finite after update 2.*learning rate 0.1"):
+    said = r"^policy: its outputs are NaN or infinite after update 2 \(learning rate 0.1\).*not exported. The model has"
+    with pytest.raises(NumericalError, match=said):
         learner.check_outputs()
 
 
@@ -194,5 +205,5 @@ def test_outputs_are_judged_whatever_form_they_have():
     learner.apply()
     learner.check_outputs()
     learner.runner.model.bias.set_value(paddle.full([2], float("nan")))
-    with pytest.raises(NumericalError, match="not finite"):
+    with pytest.raises(NumericalError, match="NaN or infinite"):
         learner.check_outputs()

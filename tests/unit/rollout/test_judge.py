@@ -1,0 +1,83 @@
+"""Numbers that are not finite are found by the judge, whoever gives them, and named after their model."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import paddle
+import pytest
+
+from alignment.architecture.decoder_config import DecoderConfig
+from alignment.errors import NotFiniteError
+from alignment.models.decoder.decoder import CausalLM
+from alignment.models.decoder.initialise import draw_weights
+from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
+from alignment.parallel.dense import DenseRunner
+from alignment.records import Rollout
+from alignment.rollout.judge import Judge
+from alignment.rollout.rewards.scorers import ModelScorer
+
+SHAPE = dict(model_type="llama", vocab_size=16, hidden_size=8, intermediate_size=16, num_hidden_layers=1)
+SHAPE |= dict(num_attention_heads=2, max_position_embeddings=32)
+ROLLOUT = Rollout(
+    prompts=(np.array([1, 5]), np.array([1, 6, 7])),
+    responses=(np.array([3, 4, 2]), np.array([9, 2])),
+    finish_reasons=("stop",) * 2,
+    group_ids=np.arange(2),
+)
+HEAD = {"policy": "lm_head.weight", "reference": "lm_head.weight", "critic": "score.weight", "reward": "score.weight"}
+
+
+def _sequences(rollout):
+    return [np.concatenate(pair) for pair in zip(rollout.prompts, rollout.responses, strict=True)]
+
+
+def _model(name):
+    config = DecoderConfig.from_dict(SHAPE)
+    options = ScoreOptions(score_type="reward")
+    made = CausalLM(config) if HEAD[name] == "lm_head.weight" else ScoreModel(config, options, dtype="float32")
+    draw_weights(made, seed=0, std=0.5)
+    return made
+
+
+def _judge(damaged=None, value=0.0):
+    runners = {}
+    for name, head in HEAD.items():
+        model = _model(name)
+        if name == damaged:
+            weight = dict(model.named_parameters())[head]
+            weight.set_value(paddle.full(weight.shape, value))
+        runners[name] = DenseRunner(model)
+    reward = runners.pop("reward")
+    scorer = ModelScorer(reward, _sequences, rows_per_batch=2)
+    return Judge(**runners, scorer=scorer, normalize=None, logprob_rows=2, value_rows=2, temperature=1.0)
+
+
+def test_finite_numbers_pass():
+    judged = _judge().measure(ROLLOUT)
+    for grid in (judged.old_logprobs, judged.ref_logprobs, judged.values, judged.raw_scores):
+        assert np.isfinite(grid).all() and grid.any()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    ("damaged", "model", "says"),
+    [
+        ("policy", "policy", "its log-probs are NaN or infinite for 5 of 5 response tokens"),
+        ("reference", "reference", "its log-probs are NaN or infinite for 5 of 5 response tokens"),
+        ("critic", "critic", "its values are NaN or infinite for 5 of 5 response tokens"),
+        ("reward", "reward model", "(2 of 2 rows are NaN or infinite)"),
+    ],
+)
+def test_the_model_whose_numbers_are_not_finite_is_named(damaged, model, says, value):
+    with pytest.raises(NotFiniteError) as caught:
+        _judge(damaged, value).measure(ROLLOUT)
+    assert says in str(caught.value) and caught.value.model == model
+    assert caught.value.is_trained == (damaged in {"policy", "critic"})
+
+
+def test_the_error_reaches_other_processes_whole():
+    error = NotFiniteError("its values are NaN", "critic", is_trained=False)
+    copy = pickle.loads(pickle.dumps(error))
+    assert (str(copy), copy.model, copy.is_trained) == ("its values are NaN", "critic", False)
