@@ -46,7 +46,9 @@ def main() -> None:
     parser = ToolParser(prog="alignment.demo", description=__doc__)
     seeds = numbers(int, minimum=0, below=2**63)
     parser.add_argument("--seeds", type=seeds, default=[1], help="comma separated seeds, a full run each")
-    parser.add_argument("--output_dir", default="output/demo", type=Path)
+    parser.add_argument(
+        "--output_dir", default="output/demo", type=Path, help="of several seeds each gets a folder seed-N in it"
+    )
     parser.add_argument("--judge", type=Path, metavar="FOLDER", help="only judge the policies in the folder of a seed")
     arguments = parser.parse_args()
     if arguments.judge:
@@ -57,12 +59,17 @@ def main() -> None:
     outcomes: list[Outcome] = []
     try:
         for seed in arguments.seeds:
-            outcomes.append(run_seed(seed, arguments.output_dir / f"seed-{seed}"))
+            outcomes.append(run_seed(seed, seed_folder(arguments.output_dir, seed, of=arguments.seeds)))
             lines = json.dumps([asdict(outcome) for outcome in outcomes], indent=1, default=str)
             replace_file(arguments.output_dir / "outcomes.json", lines)
     finally:
         if outcomes:
             print_outcomes(outcomes)
+
+
+def seed_folder(output_dir: Path, seed: int, *, of: Sequence[int]) -> Path:
+    """Return where a seed's models go: one alone where the argument files in ``config/tiny`` look for them."""
+    return output_dir if len(of) == 1 else output_dir / f"seed-{seed}"
 
 
 def run_seed(seed: int, folder: Path) -> Outcome:

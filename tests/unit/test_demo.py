@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -58,6 +60,32 @@ def test_every_stage_is_a_process_and_the_judge_is_the_last(tmp_path):
         "--actor_model_name_or_path", str(tmp_path / "sft/policy"),
         "--reward_model_name_or_path", str(tmp_path / "rm/reward"),
     ]  # fmt: skip
+
+
+def test_one_seed_alone_goes_where_its_argument_files_and_the_readme_look(monkeypatch, tmp_path):
+    """What the demo adds to a file of ``config/tiny`` is what stands in it, so that README's commands follow a demo."""
+    seen = []
+
+    def run_seed(seed, folder):
+        seen.append((seed, folder))
+        return make_outcome(seed, folder)
+
+    monkeypatch.setattr(demo, "run_seed", run_seed)
+    monkeypatch.setattr(demo, "replace_file", lambda path, text: None)
+    monkeypatch.setattr("sys.argv", ["demo"])
+    demo.main()
+    commands = demo.list_commands(*seen[0])
+    for stage in demo.STAGES:
+        given = commands[stage]
+        file = json.loads(Path(given[1]).read_text())
+        added = dict(zip(given[2::2], given[3::2], strict=True))
+        assert added == {key: str(file[key.removeprefix("--")]).lower() for key in added}
+    shown = set(re.findall(r"output/demo/[\w/-]+", (demo.ROOT / "README.md").read_text()))
+    made = {"sft/policy", "rm/reward", "ppo", "exported-policy"}
+    assert {path.removeprefix("output/demo/") for path in shown} - {"ppo-tp2-sh2"} <= made
+    monkeypatch.setattr("sys.argv", ["demo", "--seeds", "1,2", "--output_dir", str(tmp_path)])
+    demo.main()
+    assert seen[1:] == [(1, tmp_path / "seed-1"), (2, tmp_path / "seed-2")]
 
 
 def test_the_judge_writes_the_score_of_each_policy(monkeypatch, tmp_path):
