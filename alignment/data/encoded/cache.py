@@ -94,7 +94,7 @@ class EncodedCache:
     def _write(folder: Path, entry: Entry) -> None:
         columns = entry.store.save(folder)
         np.save(folder / _ORDER, entry.order, allow_pickle=False)
-        files = {path.name: _digest(path) for path in sorted(folder.iterdir())}
+        files = {path.name: _digest(path) for path in folder.iterdir()}
         index = {"files": files, "columns": columns, "size": entry.store.size, "account": entry.account}
         (folder / INDEX).write_text(json.dumps(index, indent=1))
 

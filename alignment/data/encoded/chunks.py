@@ -5,7 +5,7 @@ from __future__ import annotations
 import marshal
 import pickle
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from alignment.errors import UserError
 
 _MARSHAL_VERSION = 2
 """The last one without references: equal values give equal bytes, whoever else holds them."""
+
+
+_PLAIN = frozenset((str, bool, int, float, type(None)))
 
 
 class Encoded(NamedTuple):
@@ -62,10 +65,9 @@ def encode_chunk(encode: Callable[[Row], Encoded], rows: Sequence[Row]) -> Chunk
 def pack_rows(rows: Sequence[Row]) -> bytes:
     """Return bytes that are equal for equal rows in equal places, whatever file they come from."""
     plain = [(row.position, row.dataset, row.index, row.sample, _fault(row)) for row in rows]
-    try:
+    if all(_is_plain(row.sample) for row in rows):
         return b"m" + marshal.dumps(plain, _MARSHAL_VERSION)
-    except ValueError:  # values of foreign types in a message
-        return b"p" + pickle.dumps(plain, protocol=4)
+    return b"p" + pickle.dumps(plain, protocol=4)
 
 
 def unpack_rows(packed: bytes) -> list[Row]:
@@ -75,6 +77,14 @@ def unpack_rows(packed: bytes) -> list[Row]:
         Row(position, dataset, index, "", sample, fault and BadRow(*fault))
         for position, dataset, index, sample, fault in plain
     ]
+
+
+def _is_plain(value: Any) -> bool:
+    """Tell whether ``marshal`` gives ``value`` back: it takes numbers of NumPy, in a message say, and returns bytes."""
+    kind = type(value)
+    if kind is dict:
+        return all(map(_is_plain, value)) and all(map(_is_plain, value.values()))
+    return all(map(_is_plain, value)) if kind in (list, tuple) else kind in _PLAIN
 
 
 def _fault(row: Row) -> tuple[str, str] | None:

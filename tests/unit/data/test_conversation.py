@@ -188,3 +188,11 @@ def test_answering_leaves_one_target():
 def test_every_tool_of_a_row_is_an_object(tools):
     with pytest.raises(DataError, match="p: field 'tools' must be a list of objects"):
         check_sample({"input": "a", "tools": tools}, "p")
+
+
+def test_conversations_are_equal_by_what_they_say_and_not_by_the_order_of_keys():
+    first = conversation([{"role": "user", "content": "a"}, says("b", made=object)])
+    second = conversation([{"content": "a", "role": "user"}, {"made": object, **says("b")}])
+    assert first.key() == second.key()
+    others = [conversation(["a", "c"]), conversation(["a", "b"], [{"name": "f"}]), conversation("a")]
+    assert len({first.key(), *(other.key() for other in others)}) == 4

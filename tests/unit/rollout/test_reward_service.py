@@ -116,7 +116,10 @@ def test_a_redirect_is_not_followed(service, status):
     assert [path for path, _ in settings["requests"]] == ["/score"]
 
 
-@pytest.mark.parametrize(("status", "passes"), [(500, True), (503, True), (429, True), (400, False), (404, False)])
+@pytest.mark.parametrize(
+    ("status", "passes"),
+    [(500, True), (503, True), (408, True), (425, True), (429, True), (400, False), (404, False), (426, False)],
+)
 def test_a_status_is_told_with_the_beginning_of_its_body(service, status, passes):
     address, settings = service
     settings |= {"status": status, "body": b"the model is not loaded " + b"x" * 5000}

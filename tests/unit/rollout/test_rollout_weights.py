@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import paddle
 import pytest
@@ -14,6 +16,7 @@ from alignment.errors import ArgumentError
 from alignment.generation.place import WHOLE_MODEL
 from alignment.parallel.comms.group import ALONE
 from alignment.parallel.topology import Topology
+from alignment.rollout import rollout_weights
 from alignment.rollout.rollout_weights import (
     RolloutWeights,
     check_rollout,
@@ -98,3 +101,25 @@ def test_a_dry_run_prints_who_sends_what_to_whom(capsys):
     pairs = plan.table(4)
     assert {row.target for row in pairs if row.source != row.target} == set(range(8))
     assert len(printed.splitlines()) > len(pairs)
+
+
+def test_a_degree_that_does_not_fit_makes_no_groups():
+    with pytest.raises(ArgumentError, match="rollout_tensor_parallel_degree=5 does not divide the 1 processes"):
+        rollout_place(Topology(device="cpu"), CONFIG, eval_mode="tensor_parallel", degree=5)
+
+
+def test_each_mode_generates_with_its_own_groups(monkeypatch):
+    """Names stand for groups: of the rollout, of all processes, and of training."""
+    asked = []
+    monkeypatch.setattr(rollout_weights, "rollout_groups", lambda topology, degree: asked.append(degree) or ("t", "r"))
+    monkeypatch.setattr(
+        rollout_weights.Placement, "of", lambda topology: SimpleNamespace(layers=lambda count: range(count // 2))
+    )
+    topology = SimpleNamespace(layout=TRAINING, world="w", tensor="training t", pipeline="p", batch="b")
+    shared = rollout_place(topology, CONFIG, eval_mode="tensor_parallel", degree=4)
+    assert (shared.engine.tensor, shared.engine.pipeline, shared.replicas, asked) == ("t", ALONE, "r", [4])
+    alone = rollout_place(topology, CONFIG, eval_mode="single", degree=4)
+    assert (alone.engine, alone.replicas) == (WHOLE_MODEL, "w")
+    trained = rollout_place(topology, CONFIG, eval_mode=None, degree=4)
+    assert (trained.engine.tensor, trained.engine.pipeline, trained.replicas) == ("training t", "p", "b")
+    assert trained.engine.layers == (0, 1)

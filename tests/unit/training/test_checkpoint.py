@@ -125,3 +125,10 @@ def test_a_damaged_checkpoint_is_no_copy_that_the_limit_counts(tmp_path):
     assert [path.name for path in store.all()] == ["checkpoint-4", "checkpoint-3", "checkpoint-2"]
     _save(store, 3)
     assert [path.name for path in store.all()] == ["checkpoint-4", "checkpoint-3"]
+
+
+def test_state_of_other_parameters_of_the_model_is_left_to_their_processes(tmp_path):
+    checkpoint = Checkpoint(_save(CheckpointStore(tmp_path), 4))
+    assert checkpoint.tensors("policy_optimizer", parts={}, known={"a"}) == {}
+    with pytest.raises(CheckpointError, match="optimizer state holds 'a', which is not a parameter of this model"):
+        checkpoint.tensors("policy_optimizer", parts={}, known={"b"})

@@ -3,6 +3,7 @@
 import errno
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -77,3 +78,14 @@ def test_leftovers_are_named_in_order_however_a_folder_is_listed(tmp_path, monke
     monkeypatch.setattr(Path, "glob", lambda self, pattern: sorted(listed(self, pattern), reverse=True))
     assert durable.clean_leftovers(tmp_path) == sorted([*names, f"{durable.RETIRED_PREFIX}old"])
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_a_failure_says_how_much_room_there_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(durable.shutil, "disk_usage", lambda place: SimpleNamespace(free=3.25 * 2**20))
+    target = tmp_path / "not" / "there" / "policy"
+    with pytest.raises(CheckpointError) as caught, durable.write_folder(target):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert str(caught.value) == (
+        f"cannot write {target}: No space left on device (3.2 MiB free there). Nothing half-written was left; earlier "
+        "checkpoints are untouched"
+    )

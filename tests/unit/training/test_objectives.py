@@ -5,6 +5,7 @@ import paddle
 import pytest
 
 from alignment.records import TokenBatch
+from alignment.training import objectives
 from alignment.training.objectives import supervised_batch, supervised_objective
 
 BATCH = TokenBatch.build([np.array([1, 2, 3])], [np.array([1, 2])])
@@ -31,3 +32,12 @@ def test_micro_batches_of_unequal_size_share_the_denominator_of_the_update():
 def test_a_label_at_the_first_token_has_nothing_to_be_predicted_from():
     batch = supervised_batch([{"input_ids": np.arange(4), "labels": np.array([0, -100, 2, 3])}])
     assert batch.target_positions.tolist() == [2, 3]
+
+
+def test_supervised_log_probs_are_those_of_the_model_itself(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        objectives, "policy_logprobs", lambda *given, **named: asked.append((given, named)) or ("lp", 1)
+    )
+    assert supervised_objective([BATCH]).read("model", BATCH) == "lp"
+    assert asked == [(("model", BATCH), {"temperature": 1.0, "with_entropy": False})]

@@ -239,3 +239,19 @@ def test_speed_and_time_left_are_told_now_and_then(name, tokenizer, monkeypatch,
     lines = [line for line in capsys.readouterr().err.splitlines() if "encoding supervised rows" in line]
     assert len(lines) == 2, "every second batch of 50: a line in 12 seconds"
     assert "100/240 (42%)  rows/s 8 " in lines[0] and "200/240 (83%)  rows/s 8 " in lines[1] and "left" in lines[0]
+
+
+@pytest.mark.parametrize(("cores", "wanted", "workers"), [(1, None, 1), (64, None, 16), (64, 3, 3), (2, 9, 9)])
+def test_as_many_processes_encode_as_there_are_cores_but_no_more_than_16(cores, wanted, workers, monkeypatch):
+    made = []
+
+    def pool(dataset, encode, *, num_workers):
+        made.append(num_workers)
+        return SimpleNamespace(encode="in processes")
+
+    monkeypatch.setattr(build, "Pool", pool)
+    monkeypatch.setattr(build.os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
+    job = SimpleNamespace(is_own=True, for_worker=lambda: "dataset", encode=None)
+    with build._run(job, Encoding(num_workers=wanted)) as encode:
+        assert encode == "in processes"
+    assert made == [workers]

@@ -100,3 +100,29 @@ def test_after_an_update_the_model_learns_its_statistics_over_all_processes():
     task = build_task(REWARD, BradleyTerryHyperparameters(), model=SimpleNamespace(learn_statistics=learned.append))
     task.after_update(SimpleNamespace(share=share))
     assert learned == [share]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4])
+def test_the_size_of_a_batch_changes_no_metric(rows):
+    evaluation = PairEvaluation(
+        runner=_Ends(),
+        kind=REWARD_PAIRS,
+        pairs=PAIRS,
+        training_pairs=PAIRS,
+        rows_per_batch=rows,
+        decode=str,
+        plot_dir=None,
+    )
+    assert evaluation()[0] == _evaluation_of_four()[0]
+
+
+def _evaluation_of_four():
+    return PairEvaluation(
+        runner=_Ends(),
+        kind=REWARD_PAIRS,
+        pairs=PAIRS,
+        training_pairs=PAIRS,
+        rows_per_batch=4,
+        decode=str,
+        plot_dir=None,
+    )()
