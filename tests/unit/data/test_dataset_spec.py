@@ -135,3 +135,10 @@ def test_relative_path_is_looked_for_beside_the_json_first(tmp_path):
     assert spec.arguments["path"] == str(tmp_path / "a.jsonl")
     (spec,) = parse_datasets("jsonl::b.jsonl", base_dir=tmp_path)
     assert spec.arguments["path"] == "b.jsonl"
+
+
+def test_specs_pass_unchanged_and_do_not_mix_with_other_forms():
+    specs = parse_datasets("alpaca, jsonl::a.jsonl")
+    assert parse_datasets(specs) == specs and parse_datasets(tuple(specs)) == specs
+    with pytest.raises(DataError, match="dataset entry DatasetSpec.*is neither a name"):
+        parse_datasets([specs[1], "alpaca"])

@@ -31,6 +31,8 @@ ROWS = [
     *(({name: TALK}, {"dialogue": ["a", "b"]}) for name in CONVERSATIONS),
     *(({name: TALK, label: 0}, LISTED | {"desirable": False})
       for name, label in product(CONVERSATIONS, ("label", "kto_tag"))),
+    *(({name: [*TALK, {"role": "user", "content": "c"}, OTHER[1]], "kto_tag": 1},
+       {"input": ["a", "b", "c"], "answer": "d", "desirable": True}) for name in CONVERSATIONS),
     *(({name: TALK[:1], "chosen": "b", "rejected": "d"}, PAIR | {"input": ["a"]})
       for name in ("messages", "conversations", "trajectory")),
     *(({"messages": TALK, name: value}, PAIR | {"input": ["a"]})
