@@ -15,7 +15,7 @@ class Tokenizer(Protocol):
     pad_token_id: int | None
     chat_template: str | None
 
-    def __call__(self, text: str, *, add_special_tokens: bool = True) -> Mapping[str, list[int]]: ...
+    def __call__(self, text: str, *, add_special_tokens: bool) -> Mapping[str, list[int]]: ...
 
     def __len__(self) -> int: ...
 
@@ -36,7 +36,7 @@ class CuttingTokenizer(Protocol):
     """A tokenizer that knows which part of the text each token stands for."""
 
     def encode_cut(
-        self, text: str, cuts: Sequence[int], *, add_special_tokens: bool = True
+        self, text: str, cuts: Sequence[int], *, add_special_tokens: bool
     ) -> tuple[list[int], list[int | None]]:
         """Return the ids of ``text`` and for each place in it the number of tokens before it.
 

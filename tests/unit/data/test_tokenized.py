@@ -109,3 +109,10 @@ def test_a_file_without_a_registered_name_is_read_as_rows(write_jsonl, tokenizer
     assert len(SupervisedDataset(str(path), tokenizer)) == 1
     with pytest.raises(DataError, match="unknown dataset"):
         SupervisedDataset("x" * 5000, tokenizer)
+
+
+@pytest.mark.parametrize("use", [len, lambda rows: rows[0], list, lambda rows: rows.ledger.total("empty_answer")])
+def test_a_lazy_dataset_is_read_by_whatever_is_asked_first(use, make_dataset, tokenizer):
+    name = make_dataset([{"input": "a", "answer": "b"}, {"input": "c", "answer": ""}], "lazy")
+    eager, lazy = (SupervisedDataset(name, tokenizer, is_lazy) for is_lazy in (False, True))
+    assert str(use(lazy)) == str(use(eager))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from alignment.data.raw.layouts.conversions import _is_texts, rejected_in
+from alignment.data.raw.layouts.conversions import _is_texts, conversation_in, ranked_objects, rejected_in
 from alignment.data.raw.layouts.samples import pair_of, prompt_turns
 from alignment.data.raw.layouts.table import LAYOUTS
 from alignment.data.raw.layouts.turns import read_tools
@@ -61,3 +61,27 @@ def test_layouts_that_leave_answers_out_say_so():
     said = {layout.name: layout.says for layout in LAYOUTS if layout.says}
     assert said["HelpSteer"] == "one pair a prompt, the most helpful answer against the least helpful"
     assert {"Nectar", "UltraFeedback", "responses and rewards", "responses and scores"} <= set(said)
+
+
+@pytest.mark.parametrize("name", ["messages", "conversations", "conversation", "dialog"])
+def test_a_prompt_beside_a_conversation_must_be_one_of_its_questions(name):
+    convert = conversation_in(name)
+    assert convert({"prompt": " c ", name: TALK}, "row 1") == {"dialogue": list("abcd")}
+    for prompt in ("b", "e"):
+        with pytest.raises(DataError, match=f"row 1: the prompt column '{prompt}' is none of the user's turns"):
+            convert({"prompt": prompt, name: TALK}, "row 1")
+
+
+@pytest.mark.parametrize(
+    "items", [[{"answer": "a", "rank": 1}, {"answer": "b"}], [{"answer": "a", "rank": 1}, "b"], "b"]
+)
+def test_every_ranked_answer_is_an_object_with_its_score(items):
+    convert = ranked_objects("answers", "answer", "rank", prompt="prompt", sign=-1)
+    with pytest.raises(DataError, match="row 1: column 'answers' must hold objects with 'answer' and 'rank', got"):
+        convert({"prompt": "p", "answers": items}, "row 1")
+
+
+def test_answers_without_a_rank_are_left_out():
+    items = [{"answer": text, "rank": rank} for text, rank in (("x", None), ("worst", 3), ("best", 1), ("middle", 2))]
+    sample = ranked_objects("answers", "answer", "rank", prompt="q", sign=-1)({"q": "p", "answers": items}, "row 1")
+    assert sample == {"input": "p", "answer": "best", "other_answer": "worst", "better": True}
