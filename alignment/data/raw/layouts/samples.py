@@ -199,8 +199,9 @@ def _cut(value: Any, place: object) -> tuple[list[Message], str]:
 def _text_pair(prompt: Any, chosen: Any, rejected: Any, place: object) -> RawSample:
     if prompt is None:
         raise _no_prompt(place)
-    if isinstance(chosen, (list, tuple)):
-        raise DataError(f"{place}: an answer must be text or messages, got {chosen!r:.60}")
+    for answer in (chosen, rejected):
+        if isinstance(answer, (list, tuple)):
+            raise DataError(f"{place}: an answer must be text or messages, got {answer!r:.60}")
     answers = [_strip_after(prompt, text) for text in (chosen, rejected)]
     if isinstance(prompt, str) and len(prompt) > 40 and all(_begins(text, prompt) for text in (chosen, rejected)):
         answers = [text[len(prompt) :].strip() for text in (chosen, rejected)]

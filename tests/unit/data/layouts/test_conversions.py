@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from alignment.data.raw.layouts.conversions import _is_texts, conversation_in, ranked_objects, rejected_in
+from alignment.data.raw.layouts.conversions import (
+    _is_texts,
+    arena,
+    conversation_in,
+    paddle_ranked,
+    ranked_objects,
+    rejected_in,
+    transcript_text,
+)
 from alignment.data.raw.layouts.samples import pair_of, prompt_turns
 from alignment.data.raw.layouts.table import LAYOUTS
 from alignment.data.raw.layouts.turns import read_tools
@@ -85,3 +93,24 @@ def test_answers_without_a_rank_are_left_out():
     items = [{"answer": text, "rank": rank} for text, rank in (("x", None), ("worst", 3), ("best", 1), ("middle", 2))]
     sample = ranked_objects("answers", "answer", "rank", prompt="q", sign=-1)({"q": "p", "answers": items}, "row 1")
     assert sample == {"input": "p", "answer": "best", "other_answer": "worst", "better": True}
+
+
+@pytest.mark.parametrize(("winner", "better"), [("model_a", True), ("model_b", False), ("tie (bothbad)", None)])
+def test_the_winner_of_the_arena_is_better(winner, better):
+    row = {"conversation_a": TALK[:2], "conversation_b": [TALK[0], {**TALK[1], "content": "x"}], "winner": winner}
+    assert arena(row, "row 1") == {"input": ["a"], "answer": "b", "other_answer": "x", "better": better}
+
+
+def test_a_response_of_paddlenlp_is_a_text_or_a_list_of_one():
+    row = {"src": "a", "tgt": [], "response": [["worse"], "better"], "sort": [0, 1]}
+    assert paddle_ranked(row, "row 1") == {"input": "a", "answer": "better", "other_answer": "worse", "better": True}
+    for sort in ([0, 1], [1, 0]):
+        with pytest.raises(DataError, match="row 1: an answer must be text or messages, got .'one', 'two'.$"):
+            paddle_ranked({**row, "response": [["one", "two"], "text"], "sort": sort}, "row 1")
+
+
+def test_a_text_without_turns_is_null_or_refused():
+    assert transcript_text({"text": None}, "row 1") == {"dialogue": None}
+    assert transcript_text({"text": "### Human: a### Assistant: b"}, "row 1") == {"dialogue": ["a", "b"]}
+    with pytest.raises(DataError, match="row 1: column 'text' is plain text"):
+        transcript_text({"text": "a b"}, "row 1")
