@@ -27,7 +27,7 @@ help:
 	@echo "make clean   remove .venv and caches"
 
 demo: $(VENV)/.installed-
-	@$(call timed,$(BIN)/python -m alignment.demo $(ARGS))
+	@$(call timed,$(BIN)/python -m alignment demo $(ARGS))
 
 real: $(VENV)/.installed-real
 	@$(call timed,$(BIN)/python tools/real_run.py)
@@ -36,7 +36,7 @@ test: $(VENV)/.installed-$(TEST_EXTRAS)
 	@$(call timed,$(BIN)/python -m pytest $(ARGS))
 
 test-distributed: $(VENV)/.installed-test
-	@$(call timed,$(BIN)/python -m alignment.verify_layout --table $(ARGS) && $(BIN)/python -m pytest tests/distributed)
+	@$(call timed,$(BIN)/python -m alignment verify --table $(ARGS) && $(BIN)/python -m pytest tests/distributed)
 
 test-bf16: $(VENV)/.installed-test
 	@$(call timed,$(BIN)/python -m tests.bf16.table --write docs/bf16.md $(ARGS))

@@ -85,4 +85,5 @@ setup(
     cmdclass={"build_py": BuildWithKernelSources},
     install_requires=CORE,
     extras_require=EXTRAS,
+    entry_points={"console_scripts": ["alignment=alignment.commands.main:main"]},
 )

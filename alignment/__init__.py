@@ -1,3 +1,23 @@
 """Align language models on PaddlePaddle: SFT, reward models, PPO."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from alignment.commands.train import Finished
+
 __version__ = "0.1.0"
+__all__ = ["__version__", "train"]
+
+
+def train(trainer: str, arguments: Mapping[str, Any]) -> Finished:
+    """Train in this process, for notebooks: ``alignment.train("ppo", {"train_datasets": ..., ...})``.
+
+    ``arguments`` are the keys of an argument file. Returns the output folder and the metrics; what a user can put
+    right is a UserError. Import this before Paddle, which reads the settings of the host once.
+    """
+    from alignment.commands.train import train_here
+
+    return train_here(trainer, arguments)

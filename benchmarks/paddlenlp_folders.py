@@ -22,7 +22,7 @@ import numpy as np  # noqa: E402
 import paddle  # noqa: E402
 from ppo_step_report import commit, cpu_name  # noqa: E402
 
-from alignment.export import export_model  # noqa: E402
+from alignment.commands.export import export_model  # noqa: E402
 from alignment.models.folders.hub import load_causal_lm, random_causal_lm  # noqa: E402
 from alignment.models.folders.saving import save_model  # noqa: E402
 from alignment.models.tokenizer.tokenizer import load_tokenizer  # noqa: E402

@@ -76,7 +76,7 @@ def replace_block(text: str, opening: str, closing: str, body: str) -> str:
 def render(text: str) -> str:
     """Return the README with its generated parts written anew."""
     sys.path.insert(0, str(ROOT))
-    from alignment.trainers.reference import key_reference
+    from alignment.commands.keys import key_reference
 
     tree = "\n```\n" + "\n".join(tree_lines()) + "\n"
     text = replace_block(text, "<!-- tree -->", "```\n\n## Every key", tree)

@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alignment.demo import last_metric, run
+from alignment.commands.demo import last_metric, run
 from alignment.errors import UserError
 from alignment.runs.entry import run_entry
 from alignment.telemetry.tables import print_table
+from alignment.trainers.registered import TRAINERS
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "config" / "smollm2"
@@ -42,9 +43,10 @@ def main(_: Sequence[str]) -> None:
     write_data(data)
     run(["tools/real_model.py", str(FOLDER / "smollm2")], title="fetch SmolLM2-135M-Instruct")
     ask(FOLDER / "smollm2", "What is the capital of France?")
-    for stage, script in (("sft", "run_sft"), ("rm", "run_reward"), ("ppo", "run_ppo")):
-        run([f"alignment/{stage}/{script}.py", str(CONFIGS / f"{stage}_argument.json")], title=stage)
-    run(["-m", "alignment.export", "--overwrite", str(FOLDER / "ppo"), str(FOLDER / "exported-policy")], title="export")
+    for stage in ("sft", "rm", "ppo"):
+        run([TRAINERS[stage].door, str(CONFIGS / f"{stage}_argument.json")], title=stage)
+    exported = [str(FOLDER / "ppo"), str(FOLDER / "exported-policy")]
+    run(["-m", "alignment", "export", "--overwrite", *exported], title="export")
     ask(FOLDER / "exported-policy", QUESTION.format("rain"))
     print_table("SmolLM2-135M-Instruct", ["", "before", "after"], rows_of_table())
     print(f"{time.monotonic() - start:.0f} s in all; report: {FOLDER / 'ppo' / 'report.html'}")
@@ -53,7 +55,7 @@ def main(_: Sequence[str]) -> None:
 def ask(folder: Path, prompt: str) -> None:
     """Let the model in ``folder`` answer greedily."""
     run(
-        ["-m", "alignment.chat", str(folder), "--greedy", "--max_new_tokens", "32", "--prompt", prompt],
+        ["-m", "alignment", "chat", str(folder), "--greedy", "--max_new_tokens", "32", "--prompt", prompt],
         title=f"chat: {prompt}",
     )
 

@@ -43,7 +43,7 @@ _REFUSED = (
     ("use_ema", bool, False, "Roll out with averaged weights.", _NO_EMA),
     ("eos_token", str | None, None, "Text of another end token.", "give its id in stop_token_ids"),
     ("do_predict", bool, False, "Predict on a test set.", "there is no prediction stage"),
-    ("do_export", bool, False, "Export for inference.", "run `python -m alignment.export`"),
+    ("do_export", bool, False, "Export for inference.", "run `python -m alignment export`"),
     ("to_static", bool, False, "Compile the model.", "training runs eagerly"),
     ("enable_auto_parallel", bool, False, "Automatic parallelism.", "automatic parallelism is not built"),
     ("logging_strategy", str, "steps", "When to record metrics.", "give logging_steps"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from alignment.errors import UserError
 from alignment.parallel.comms.guard import leave_cause
@@ -18,14 +19,15 @@ EXIT_INTERRUPTED = 130
 GO_ON = "--resume_from_checkpoint true --overwrite_output_dir false"
 
 
-def run_entry(train: Callable[[Sequence[str]], None]) -> None:
-    """Call ``train(arguments)`` and exit: 0 when it ends, 2 with one message on a UserError, 1 with a traceback on a
-    fault of the program, 130 on Ctrl-C, 143 on SIGTERM.
+def run_entry(train: Callable[[Sequence[str]], int | None]) -> NoReturn:
+    """Call ``train(arguments)`` and exit with the status it returns (None: 0).
+
+    2 with one message on a UserError, 1 with a traceback on a fault of the program, 130 on Ctrl-C, 143 on SIGTERM.
     """
     end_quietly()
     status, together = 0, True
     try:
-        train(sys.argv[1:])
+        status = train(sys.argv[1:]) or 0
     except UserError as error:
         leave_cause(error)
         print(f"error: {error}", file=sys.stderr, flush=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 
 _HINTS = {
-    signal.SIGILL: "the processor lacks an instruction that was used (python -m alignment.doctor tries each operator)",
+    signal.SIGILL: "the processor lacks an instruction that was used (python -m alignment doctor tries each operator)",
     signal.SIGBUS: "a file that was mapped is shorter than it was, or a disk or /dev/shm is full",
     signal.SIGKILL: "most often by the system, because memory ran out",
 }

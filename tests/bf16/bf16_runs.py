@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from alignment.export import export_model
+from alignment.commands.export import export_model
 from alignment.models.safetensors_io import list_tensors
 from alignment.parallel.local_ranks import run_ranks
 from alignment.parity.comparison import LOSSES

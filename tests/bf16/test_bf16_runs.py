@@ -8,7 +8,7 @@ import numpy as np
 import paddle
 import pytest
 
-from alignment.export import export_model
+from alignment.commands.export import export_model
 from alignment.models.folders.hub import load_causal_lm, load_score_model
 from alignment.models.safetensors_io import read_tensors
 from alignment.parallel.local_ranks import run_ranks

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from alignment.commands.keys import key_reference
 from alignment.errors import ArgumentError
-from alignment.trainers.reference import key_reference
 from alignment.trainers.registered import TRAINERS
 
 ROOT = Path(__file__).resolve().parents[2]

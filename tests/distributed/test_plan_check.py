@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from alignment import plan
+from alignment.commands import plan
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 

@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 def test_demo_raises_the_true_score(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "alignment.demo", "--seeds", "1", "--output_dir", str(tmp_path)],
+        [sys.executable, "-m", "alignment", "demo", "--seeds", "1", "--output_dir", str(tmp_path)],
         cwd=runs.ROOT,
         env=runs.environment(),
         capture_output=True,

@@ -62,7 +62,7 @@ def step(name: str) -> None:
 def run_doctor() -> dict[str, Any]:
     """Return the exit status of doctor and what it printed."""
     step("doctor")
-    doctor = importlib.import_module("alignment.doctor")
+    doctor = importlib.import_module("alignment.commands.doctor")
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         status = doctor.print_findings(doctor.examine())
@@ -103,7 +103,7 @@ def train(trainer: str, output: Path, arguments: dict[str, Any]) -> dict[str, fl
 def run_chat(folder: Path) -> str:
     """Return what chat prints for a prompt."""
     step("chat")
-    chat, printed = importlib.import_module("alignment.chat"), io.StringIO()
+    chat, printed = importlib.import_module("alignment.commands.chat"), io.StringIO()
     words = ["--prompt", "pack rope lamp map", "--max_new_tokens", "8", "--reward_model", str(folder / "rm")]
     with contextlib.redirect_stdout(printed):
         chat.main([str(folder / "ppo-fused"), *words])

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import json
 import shutil
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,13 +15,7 @@ import runs
 
 from alignment.trainers.registered import TRAINERS
 
-TOOLS = {
-    "chat": "alignment.chat",
-    "export": "alignment.export",
-    "plan": "alignment.plan",
-    "verify_layout": "alignment.verify_layout",
-    "demo": "alignment.demo",
-}
+TOOLS = ("chat", "export", "plan", "verify", "demo")
 ANSWERED = {"input": "pack rope lamp map", "answer": "rope lamp map done"}
 PAIR = {**ANSWERED, "other_answer": "rope um", "better": True}
 PROMPT = {"input": "pack rope lamp map"}
@@ -85,21 +77,18 @@ def answer(case: Case, bench: Bench) -> refusals.Done:
         changed = {**bench.arguments[case.tool], "output_dir": bench.here / "out", **_filled(case.given, bench)}
         kept = {key: value for key, value in changed.items() if value is not None}
         return refusals.run_here(case.tool, kept, bench.here)
-    return _run_tool(TOOLS[case.tool], _filled(case.given, bench), bench.here)
+    return _run_tool(case.tool, _filled(case.given, bench), bench.here)
 
 
-def _run_tool(module: str, argv: list[str], folder: Path) -> refusals.Done:
-    """Run a tool as ``python -m`` does."""
-    from alignment.runs.entry import run_entry
+def _run_tool(verb: str, argv: list[str], folder: Path) -> refusals.Done:
+    """Run a tool as its command does."""
+    from alignment.commands.main import main
 
-    main = importlib.import_module(module).main
     out, err, status = io.StringIO(), io.StringIO(), 0
-    as_a_process = refusals.as_a_process([module, *argv], folder)
+    as_a_process = refusals.as_a_process(["alignment", verb, *argv], folder)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), as_a_process:
         try:
-            if module in ("alignment.plan", "alignment.verify_layout"):
-                sys.exit(main(argv))
-            run_entry(main if module == "alignment.chat" else lambda _: main())
+            main([verb, *argv])
         except SystemExit as leaving:
             status = int(leaving.code or 0)
     return refusals.Done(status, out.getvalue(), err.getvalue())

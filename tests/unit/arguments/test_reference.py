@@ -10,7 +10,7 @@ import pytest
 
 from alignment.arguments.groups import options
 from alignment.arguments.reference import describe_fields
-from alignment.trainers.reference import key_reference
+from alignment.commands.keys import key_reference
 from alignment.trainers.registered import TRAINERS
 
 CLASSES = sorted(
@@ -47,6 +47,6 @@ def test_rows_show_type_range_default_and_meaning():
 
 def test_module_prints_it():
     done = subprocess.run(
-        [sys.executable, "-m", "alignment.trainers.reference"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "alignment.commands.keys"], capture_output=True, text=True, check=True
     )
     assert done.stdout == key_reference()

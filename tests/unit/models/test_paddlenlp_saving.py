@@ -11,8 +11,8 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from alignment import export
 from alignment.architecture.decoder_config import DecoderConfig
+from alignment.commands import export
 from alignment.errors import ModelFolderError
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.initialise import draw_weights

@@ -1,4 +1,4 @@
-"""``python -m alignment.plan``: what it prints and returns."""
+"""``alignment plan``: what it prints and returns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from alignment import plan
+from alignment.commands.main import main
 from tests.unit.planner.jobs import SHAPE
 
 
@@ -36,8 +36,15 @@ def path(tmp_path):
     return str(path)
 
 
+def status_of(verb, argv):
+    """Return the exit status of the command."""
+    with pytest.raises(SystemExit) as leaving:
+        main([verb, *argv])
+    return leaving.value.code or 0
+
+
 def run(capsys, *argv):
-    status = plan.main([str(part) for part in argv])
+    status = status_of("plan", [str(part) for part in argv])
     captured = capsys.readouterr()
     return status, " ".join(captured.out.split()), captured.err
 
@@ -88,11 +95,14 @@ def test_a_missing_model_is_one_line_and_status_2(path, capsys, monkeypatch):
 @pytest.mark.parametrize("option", ["--gpus", "--memory_gib", "--per_node"])
 def test_numbers_have_to_be_positive(path, option, capsys):
     given = {"--gpus": "2", "--memory_gib": "80", option: "0"}
-    assert plan.main([path, *(part for pair in given.items() for part in pair)]) == 2
+    assert status_of("plan", [path, *(part for pair in given.items() for part in pair)]) == 2
     assert re.match(rf"error: argument {option}: expected a value >=? .*, got 0", capsys.readouterr().err)
 
 
 def test_a_plan_needs_no_paddle(path):
-    code = "import sys; sys.modules['paddle'] = None\nfrom alignment.plan import main\nsys.exit(main(sys.argv[1:]))"
+    code = (
+        "import sys; sys.modules['paddle'] = None\n"
+        "from alignment.commands.main import main\nmain(['plan', *sys.argv[1:]])"
+    )
     command = [sys.executable, "-c", code, path, "--gpus", "2", "--memory_gib", "80"]
     assert subprocess.run(command, capture_output=True, timeout=120).returncode == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from alignment import verify_layout
+from alignment.commands import verify as verify_layout
 from alignment.errors import ProcessError, UserError
 from alignment.parity import check
 

@@ -1,4 +1,4 @@
-"""``python -m alignment.report``: pages of one run and of several, and what it refuses."""
+"""``alignment report``: pages of one run and of several, and what it refuses."""
 
 from __future__ import annotations
 
@@ -6,8 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from alignment import report
+from alignment.commands import report
+from alignment.commands.main import main
 from alignment.telemetry.writers import open_writers
+
+
+def status_of(verb, argv):
+    """Return the exit status of the command."""
+    with pytest.raises(SystemExit) as leaving:
+        main([verb, *argv])
+    return leaving.value.code or 0
 
 
 @pytest.fixture(autouse=True)
@@ -22,21 +30,21 @@ def runs(tmp_path, monkeypatch):
 
 
 def test_one_run(capsys):
-    assert report.main(["first/ppo"]) == 0
+    assert status_of("report", ["first/ppo"]) == 0
     assert capsys.readouterr().out == "first/ppo/report.html\n"
     page = Path("first/ppo/report.html").read_text()
     assert "<h1>ppo</h1>" in page and "steps 0 to 2" in page and "change +2" in page
-    assert report.main(["first/ppo", "--output", "new/here.html"]) == 0
+    assert status_of("report", ["first/ppo", "--output", "new/here.html"]) == 0
     assert Path("new/here.html").read_text() == page
 
 
 def test_several_runs_are_told_apart_by_their_folders(capsys):
-    assert report.main(["first/ppo", "second/../second/ppo/"]) == 0
+    assert status_of("report", ["first/ppo", "second/../second/ppo/"]) == 0
     assert capsys.readouterr().out == "comparison.html\n"
     page = Path("comparison.html").read_text()
     assert "Comparison of 2 runs" in page
     assert "first/ppo: train/reward" in page and "second/ppo: train/reward" in page
-    assert report.main(["first/ppo", "second/ppo"]) == 0  # its own page is replaced
+    assert status_of("report", ["first/ppo", "second/ppo"]) == 0  # its own page is replaced
 
 
 def test_labels_are_as_short_as_they_can_be():
@@ -59,7 +67,7 @@ def test_labels_are_as_short_as_they_can_be():
 )
 def test_refusals_are_one_line_and_leave_everything_as_it_was(capsys, argv, message):
     before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
-    assert report.main(argv) == 2
+    assert status_of("report", argv) == 2
     told = capsys.readouterr()
     assert message in told.err and told.err.startswith("error: ") and told.err.count("\n") == 1 and told.out == ""
     assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before

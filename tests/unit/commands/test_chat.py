@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from alignment import chat
+from alignment.commands import chat
 from alignment.errors import UserError
 from alignment.generation.fused import fused_engine
 from alignment.models.decoder.score_model import ScoreOptions

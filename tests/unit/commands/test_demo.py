@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from alignment import demo
-from alignment.demo import Outcome
+from alignment.commands import demo
+from alignment.commands.demo import Outcome
 from alignment.errors import UserError
 
 GOOD = ["-c", "pass"]
@@ -44,9 +44,8 @@ def test_the_seeds_before_a_failure_are_kept_and_shown(monkeypatch, tmp_path, ca
         return make_outcome(seed, folder)
 
     monkeypatch.setattr(demo, "run_seed", run_seed)
-    monkeypatch.setattr("sys.argv", ["demo", "--seeds", "1,2,3,4", "--output_dir", str(tmp_path)])
     with pytest.raises(UserError, match="SIGKILL"):
-        demo.main()
+        demo.main(["--seeds", "1,2,3,4", "--output_dir", str(tmp_path)])
     assert [kept["seed"] for kept in json.loads((tmp_path / "outcomes.json").read_text())] == [1, 2]
     printed = capsys.readouterr().out
     assert "seed 1" in printed and "seed 2" in printed and "seed 3" not in printed
@@ -55,7 +54,7 @@ def test_the_seeds_before_a_failure_are_kept_and_shown(monkeypatch, tmp_path, ca
 def test_every_stage_is_a_process_and_the_judge_is_the_last(tmp_path):
     commands = demo.list_commands(5, tmp_path)
     assert list(commands) == ["sft", "rm", "ppo", "export", "judge"]
-    assert commands["judge"] == ["-m", "alignment.demo", "--judge", str(tmp_path)]
+    assert commands["judge"] == ["-m", "alignment", "demo", "--judge", str(tmp_path)]
     assert commands["ppo"][-4:] == [
         "--actor_model_name_or_path", str(tmp_path / "sft/policy"),
         "--reward_model_name_or_path", str(tmp_path / "rm/reward"),
@@ -90,6 +89,5 @@ def test_one_seed_alone_goes_where_its_argument_files_and_the_readme_look(monkey
 
 def test_the_judge_writes_the_score_of_each_policy(monkeypatch, tmp_path):
     monkeypatch.setattr(demo, "judge", lambda folder: {"sft": 0.25, "ppo": 1.0}[folder.parent.name])
-    monkeypatch.setattr("sys.argv", ["demo", "--judge", str(tmp_path)])
-    demo.main()
+    demo.main(["--judge", str(tmp_path)])
     assert json.loads((tmp_path / demo.SCORES).read_text()) == {"sft": 0.25, "ppo": 1.0}

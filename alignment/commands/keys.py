@@ -1,9 +1,11 @@
-"""Every key of every trainer as Markdown: ``python -m alignment.trainers.reference``."""
+"""``alignment keys``: every key of every trainer as Markdown."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
+from alignment.arguments.command_line import ToolParser
 from alignment.arguments.reference import render_reference
 from alignment.trainers.registered import TRAINERS
 
@@ -13,5 +15,7 @@ def key_reference() -> str:
     return render_reference((TRAINERS[name].title, TRAINERS[name].groups) for name in TRAINERS)
 
 
-if __name__ == "__main__":
+def main(argv: Sequence[str]) -> None:
+    """Print the tables."""
+    ToolParser(prog="alignment keys", description=__doc__).parse_args(argv)
     sys.stdout.write(key_reference())

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from alignment import doctor
-from alignment.doctor import Finding
+from alignment.commands import doctor
+from alignment.commands.doctor import Finding
 from alignment.ops.native import build, library
 from alignment.ops.native.library import Search
 from alignment.selfcheck.children import Outcome
@@ -162,8 +162,8 @@ def test_what_it_requires_is_what_is_installed(repo_root):
 
 def test_the_command_runs_where_there_is_no_compiler(tmp_path):
     environment = {"XDG_CACHE_HOME": str(tmp_path), "PATH": "", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "alignment.doctor"]
-    root = Path(doctor.__file__).parents[1]
+    command = [sys.executable, "-m", "alignment", "doctor"]
+    root = Path(doctor.__file__).parents[2]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "the suite can run here" in done.stdout

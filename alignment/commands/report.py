@@ -1,4 +1,4 @@
-"""The page of a run, or one that compares runs: ``python -m alignment.report RUN [RUN ...] [--output FILE]``.
+"""The page of a run, or one that compares runs: ``alignment report RUN [RUN ...] [--output FILE]``.
 
 RUN is the output folder of a run, finished or not. One run: its ``report.html`` is written anew. Several: their curves
 are laid over each other, with the arguments that differ, in ``comparison.html`` of the current folder.
@@ -7,29 +7,23 @@ are laid over each other, with the arguments that differ, in ``comparison.html``
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from alignment.arguments.command_line import ToolParser
-from alignment.errors import ArgumentError, UserError
+from alignment.errors import ArgumentError
 from alignment.telemetry.report.metric_rows import evaluation_summary
 from alignment.telemetry.report.page import refuse_foreign_file, write_comparison, write_report
 from alignment.telemetry.report.run_files import RunFiles, read_run_files
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Write the page, print where it is, return the exit status."""
-    try:
-        print(_write(_parse(argv)))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+def main(argv: Sequence[str]) -> None:
+    """Write the page and print where it is."""
+    print(_write(_parse(argv)))
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = ToolParser(prog="alignment.report", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = ToolParser(prog="alignment report", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="output folder of a run")
     parser.add_argument("--output", type=Path, metavar="FILE", help="where the page goes")
     return parser.parse_args(argv)
@@ -65,7 +59,3 @@ def name_apart(places: Sequence[Path]) -> list[str]:
     while len({place.parts[-depth:] for place in places}) < len(places):
         depth += 1
     return [str(Path(*place.parts[-depth:])) for place in places]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

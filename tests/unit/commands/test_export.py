@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import numpy as np
 import paddle
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from alignment import export
+from alignment.commands import export
 from alignment.errors import UserError
 from alignment.models.decoder.score_model import ScoreOptions
 from alignment.models.folders import hub
@@ -148,9 +147,8 @@ def test_a_folder_without_a_model_says_where_it_looked(tmp_path):
         export.export_model(tmp_path, tmp_path / "out", dtype="float32")
 
 
-def test_the_command_prints_what_it_did(run, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["alignment.export", str(run), str(tmp_path / "out")])
-    export.main()
+def test_the_command_prints_what_it_did(run, tmp_path, capsys):
+    export.main([str(run), str(tmp_path / "out")])
     assert "largest logit difference" in "".join(capsys.readouterr())
 
 

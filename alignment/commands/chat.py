@@ -1,0 +1,279 @@
+"""Talk to a policy: ``alignment chat FOLDER``, once with ``--prompt`` or line by line until end of input.
+
+Answers go to stdout, everything else to stderr. ``/reset`` forgets the conversation, ``/quit`` ends it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from alignment.arguments.command_line import ToolParser, number
+from alignment.errors import UserError
+from alignment.records import Completion, Rollout
+
+if TYPE_CHECKING:
+    from alignment.architecture.decoder_config import DecoderConfig
+    from alignment.models.tokenizer.tokenizer import Tokenizer
+
+TEMPLATES = ("none", "tokenizer")
+
+
+class Reply(NamedTuple):
+    """What the policy answered."""
+
+    text: str
+    score: float | None
+    """Score of the reward model, None without one."""
+
+
+class Voice:
+    """The tokenizer of a model folder and the template that its model was trained with, or the one that is wanted."""
+
+    def __init__(self, folder: Path, wanted: str | None) -> None:
+        from alignment.data.encode import Encoder
+        from alignment.data.templates import template_name
+        from alignment.models.config import read_config
+        from alignment.models.folders.sequence_ends import sequence_ends
+        from alignment.models.tokenizer.tokenizer import load_tokenizer
+        from alignment.models.tokenizer.trained_template import describe_template, template_warning
+
+        self.config = read_config(folder)
+        self.tokenizer = load_tokenizer(folder)
+        name = wanted or choose_template(self.config, self.tokenizer)
+        self.template = describe_template(name, self.tokenizer)
+        line = template_warning(str(folder), self.config, self.tokenizer, self.template)
+        if line is not None:
+            print(f"warning: {line}", file=sys.stderr)
+        self.encoder = Encoder(self.tokenizer, template_name(name))
+        self.ends = sequence_ends(self.config, self.tokenizer, self.encoder.end_id)
+
+
+class Judge:
+    """A reward model that reads conversations in its own tokens."""
+
+    def __init__(
+        self,
+        folder: Path,
+        policy: Voice,
+        *,
+        template: str | None = None,
+        head_prefix: str | None = None,
+        before_padding: bool = False,
+    ) -> None:
+        """``template`` None: that of its training; the others are keys of PPO (``score_before_padding``)."""
+        from alignment.models.folders.hub import load_score_model
+        from alignment.models.folders.sequence_ends import padding_warning
+        from alignment.rollout.rewards.retokenize import BeforePadding, Retokenized, SameTokens
+
+        own = Voice(folder, template)
+        same = own.tokenizer.fingerprint() == policy.tokenizer.fingerprint() and own.template == policy.template
+        self._sequences: Any = (
+            SameTokens(policy.ends, own.encoder.end_id) if same else Retokenized(policy.tokenizer, own.encoder)
+        )
+        line = padding_warning(str(folder), own.config, own.tokenizer)
+        if line is not None and not before_padding:
+            print(f"warning: {line}", file=sys.stderr)
+        if before_padding and own.config.pad_token_id is None:
+            raise UserError(f"--score_before_padding: config.json in {folder} names no pad_token_id")
+        if before_padding:
+            self._sequences = BeforePadding(self._sequences, own.config.pad_token_id)
+        self._model = load_score_model(folder, dtype="float32", head_prefix=head_prefix)
+        self._model.eval()
+
+    def score(self, turns: Sequence[str], prompt_ids: Sequence[int], completion: Completion) -> float:
+        """Return the score of ``completion`` after ``turns``, normalised where the model is configured to."""
+        import paddle
+
+        from alignment.records import TokenBatch
+
+        rollout = Rollout(
+            prompts=(np.asarray(prompt_ids, np.int64),),
+            responses=(completion.token_ids,),
+            finish_reasons=(completion.finish_reason,),
+            group_ids=np.zeros(1, np.int64),
+            inputs=(list(turns),),
+        )
+        batch = TokenBatch.build(self._sequences(rollout), [np.empty(0, np.int64)])
+        with paddle.no_grad():
+            return float(self._model.apply_normalization(self._model.read_end_scores(batch))[0])
+
+
+class Chat:
+    """A policy, how it samples, and the reward model that scores it, if any."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        from alignment.generation.engine import GenerationOptions
+        from alignment.models.folders.hub import load_causal_lm, resolve_model_folder
+
+        folder = resolve_model_folder(arguments.folder, parts=("policy",))
+        wanted = arguments.input_template or arguments.chat_template
+        voice = Voice(folder, wanted)
+        self._tokenizer, self._encoder = voice.tokenizer, voice.encoder
+        model = load_causal_lm(folder, dtype="float32", tokenizer=self._tokenizer)
+        self._options = GenerationOptions(
+            max_new_tokens=arguments.max_new_tokens,
+            max_total_tokens=model.config.longest_sequence,
+            do_sample=not arguments.greedy,
+            temperature=arguments.temperature,
+            top_p=arguments.top_p,
+            top_k=arguments.top_k,
+            stop_token_ids=voice.ends,
+        )
+        self._seed = arguments.seed
+        self._engine = open_engine(model, len(self._tokenizer), kv_memory=arguments.kv_memory)
+        self._judge = None
+        if arguments.reward_model:
+            self._judge = Judge(
+                resolve_model_folder(arguments.reward_model, parts=("reward",)),
+                voice,
+                template=wanted,
+                head_prefix=arguments.value_head_prefix,
+                before_padding=arguments.score_before_padding,
+            )
+
+    def reply(self, turns: Sequence[str]) -> Reply:
+        """Continue ``turns``, which end with the user's; the same turns and seed give the same answer."""
+        refuse_broken_text(turns[-1])
+        ids = self._encoder.encode_prompt(turns).ids
+        [completion] = self._engine.generate([ids], self._options, seed=self._seed, sequence_ids=[len(turns) // 2])
+        text = self._tokenizer.decode(completion.token_ids.tolist(), skip_special_tokens=True)
+        return Reply(text, self._judge and self._judge.score(turns, ids, completion))
+
+
+def choose_template(config: DecoderConfig, tokenizer: Tokenizer) -> str:
+    """Return the template that the model's folder records, else the tokenizer's own where it has one."""
+    record = config.trained_template or {}
+    if isinstance(record.get("input_template"), str):
+        return record["input_template"]
+    recorded = record.get("chat_template")
+    own = "tokenizer" if tokenizer.chat_template else "none"
+    return recorded if recorded in TEMPLATES and (recorded == "none" or tokenizer.chat_template) else own
+
+
+def open_engine(model: Any, vocabulary: int, *, kv_memory: str) -> Any:
+    """Return the fused engine where it can run, else the eager one, with the weights of ``model``; say which it is.
+
+    Ids from ``vocabulary`` on are never drawn.
+    """
+    from alignment.device.host import num_threads
+    from alignment.generation.eager.eager_engine import EagerEngine
+    from alignment.generation.fused.fused_engine import FusedEngine, fused_engine_unavailable
+    from alignment.generation.fused.fused_settings import FusedSettings
+    from alignment.ops.native.library import find_core
+
+    obstacle = fused_engine_unavailable(model.config)
+    if obstacle is None:
+        settings = FusedSettings(num_slots=1, kv_memory=kv_memory, threads=num_threads())
+        # It packs the weights for itself; those of ``model`` are free to go.
+        engine: Any = FusedEngine(SimpleNamespace(config=model.config), settings, usable_vocab_size=vocabulary)
+    else:
+        engine = EagerEngine(model, usable_vocab_size=vocabulary)
+    engine.load_weights(model.named_parameters(), version=0)
+    print(f"engine: {f'fused ({find_core().reason})' if obstacle is None else f'eager ({obstacle})'}", file=sys.stderr)
+    return engine
+
+
+def refuse_broken_text(text: str) -> None:
+    """Refuse text with bytes that are not UTF-8, which Python keeps as half characters and no tokenizer reads."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"the text is not UTF-8: character {error.start} of {ascii(text):.60}") from None
+
+
+def input_template(text: str) -> str:
+    """Return an own template; it holds {} once, where the user's text goes."""
+    if text.count("{}") != 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must hold {{}} once, where your text goes")
+    try:
+        refuse_broken_text(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text.replace("\\n", "\n")
+
+
+def read_lines() -> Iterator[str]:
+    """Yield what the user types until end of input; a mark on stderr shows when it is the user's turn."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
+    while True:
+        if sys.stdin.isatty():
+            print("> ", end="", file=sys.stderr, flush=True)
+        try:
+            yield input().strip()
+        except EOFError:
+            return
+
+
+def converse(chat: Chat) -> None:
+    """Answer line by line; what cannot be answered is said and forgotten, and the conversation goes on."""
+    turns: list[str] = []
+    for line in read_lines():
+        if line == "/quit":
+            return
+        if line == "/reset":
+            turns = []
+        elif line:
+            turns = answer_turn(chat, [*turns, line]) or turns
+
+
+def answer_turn(chat: Chat, turns: list[str]) -> list[str] | None:
+    """Print the answer and return the turns with it; None where there was an error, which is printed."""
+    try:
+        reply = chat.reply(turns)
+    except UserError as error:
+        print(f"error: {error}\n/reset starts a new conversation", file=sys.stderr)
+        return None
+    show(reply)
+    return [*turns, reply.text]
+
+
+def show(reply: Reply) -> None:
+    """Print an answer, and its score where there is one."""
+    print(reply.text, flush=True)
+    if reply.score is not None:
+        print(f"score: {reply.score:.4f}", file=sys.stderr, flush=True)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = ToolParser(prog="alignment chat", description=__doc__)
+    add: Any = parser.add_argument
+    add("folder", help="model folder, a run's output_dir, or a hub name")
+    add("--prompt", help="answer this and end; without it lines are read from stdin")
+    add("--reward_model", help="folder of a reward model (or a run's output_dir) that scores each answer")
+    add("--max_new_tokens", type=number(int, minimum=1, maximum=1_000_000), default=256)
+    add("--temperature", type=number(float, above=0), default=1.0)
+    add("--top_p", type=number(float, above=0, maximum=1), default=1.0)
+    add("--top_k", type=number(int, minimum=0), default=0, help="0: all tokens")
+    add("--greedy", action="store_true", help="the likeliest token each time")
+    add("--seed", type=number(int, minimum=0, below=2**63), default=0)
+    add("--chat_template", choices=TEMPLATES, help="default: that of the training, else the tokenizer's own")
+    add("--input_template", type=input_template, help='text around yours, such as "User: {}\\nAssistant: "')
+    add("--kv_memory", default="1GiB", help="memory for keys and values of the fused engine")
+    add("--value_head_prefix", help="name of the reward model's score head, where it is none of the usual ones")
+    add("--score_before_padding", action="store_true", help="read scores where transformers does when pad = eos")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Answer one prompt or hold a conversation."""
+    arguments = parse(argv)
+    if arguments.prompt is not None and not arguments.prompt.strip():
+        raise UserError("--prompt is empty; it must hold the user's text")
+    chat = Chat(arguments)
+    if arguments.prompt is not None:
+        show(chat.reply([arguments.prompt]))
+        return
+    try:
+        converse(chat)
+    except KeyboardInterrupt:
+        print(file=sys.stderr)

@@ -1,0 +1,89 @@
+"""``alignment VERB ...``: finds the verb and runs it; nothing that a verb needs is imported before it is named."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple, NoReturn
+
+from alignment import __version__
+from alignment.errors import ArgumentError, UserError
+from alignment.registry import near_matches
+
+
+class Verb(NamedTuple):
+    """One command. Its module here has ``main(argv)``, which returns an exit status or None for 0."""
+
+    summary: str
+    uses_paddle: bool = False
+    """Whether it computes in this process: then the host is prepared before Paddle is imported."""
+
+
+VERBS = {
+    "train": Verb("train a model: alignment train TRAINER FILE.json [--key value ...]"),
+    "chat": Verb("talk to a model, or answer one prompt", uses_paddle=True),
+    "export": Verb("write a trained model as a Hugging Face or PaddleNLP folder", uses_paddle=True),
+    "plan": Verb("memory and layouts of a run before it is started"),
+    "verify": Verb("compare a parallel layout with one process, number by number", uses_paddle=True),
+    "doctor": Verb("examine this machine: can the suite run here?"),
+    "demo": Verb("SFT, reward model and PPO on shipped data, judged by a true score", uses_paddle=True),
+    "report": Verb("write the page of a run, or one that compares runs"),
+    "keys": Verb("every key of every trainer, as Markdown"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run ``argv`` (None: the words after the command's name) and exit."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(describe())
+        sys.exit(0)
+    if words[0] == "--version":
+        print(__version__)
+        sys.exit(0)
+    try:
+        verb = find_verb(words[0])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    run(words[0], verb, words[1:])
+
+
+def find_verb(name: str) -> Verb:
+    """Return the verb; ArgumentError with those there are."""
+    if name not in VERBS:
+        raise ArgumentError(f"unknown command {name!r}{near_matches(name, VERBS)} (commands: {', '.join(VERBS)})")
+    return VERBS[name]
+
+
+def run(name: str, verb: Verb, argv: Sequence[str]) -> NoReturn:
+    """Run one verb and exit: with its status, 2 and one message on a UserError."""
+    if verb.uses_paddle:
+        from alignment.device.host import prepare_host
+
+        prepare_host()
+        from alignment.runs.entry import run_entry
+
+        run_entry(lambda _: importlib.import_module(f"alignment.commands.{name}").main(argv))
+    try:
+        status = importlib.import_module(f"alignment.commands.{name}").main(argv)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
+    sys.exit(status)
+
+
+def describe() -> str:
+    """Return what ``alignment --help`` prints."""
+    width = max(map(len, VERBS))
+    lines = [f"  {name:<{width}}  {verb.summary}" for name, verb in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: alignment COMMAND ...        (also: python -m alignment COMMAND ...)",
+            "",
+            *lines,
+            "",
+            "alignment COMMAND --help says what a command takes; alignment train TRAINER --help KEY explains a key.",
+        ]
+    )

@@ -1,0 +1,197 @@
+"""Memory of a PPO run before it is started: ``alignment plan ppo_argument.json --gpus 64 --memory_gib 80``.
+
+Prints what each phase needs in the fullest process for the layout of the file, and the layouts that fit, the quickest
+first. No weight is loaded: of the models only config.json is read. ``--check`` runs two iterations on random weights
+of the same shapes in processes of this machine and compares.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+
+from alignment.architecture.layout import Layout
+from alignment.arguments.command_line import ToolParser, number
+from alignment.arguments.global_batches import share_global_batches
+from alignment.arguments.parsed import Parsed
+from alignment.errors import ArgumentError
+from alignment.planner.job import Job, read_job
+from alignment.planner.memory import ALWAYS_SHOWN, COMPONENTS, OFFLOADED, PHASES, Moment
+from alignment.planner.search import Candidate, Machine, evaluate, layout_problems, search
+from alignment.planner.shapes import model_elements
+from alignment.runs.degrees import resolve_layout
+from alignment.telemetry.tables import print_table
+from alignment.trainers.ppo.arguments import parse_ppo_arguments
+
+GIB = 2**30
+MOST_DEVICES = 2**17
+PROCESS_GIB = {"gpu": 1.5, "cpu": 0.2}
+"""What a process holds beside its tensors: on a GPU context, libraries and buffers of messages (an estimate), on a CPU
+libraries and Python's objects (measured with Paddle 3.3)."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print the plan; return 0 when the layout of the file fits (with ``--check``: when the prediction was right), 1
+    when not, 2 when there is nothing to plan.
+    """
+    return _plan(*_parse(argv))
+
+
+def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    parser = ToolParser(
+        prog="alignment plan",
+        description=__doc__,
+        epilog="Other --key value pairs override keys of the file, as for the trainer.",
+    )
+    count, size = number(int, minimum=1, maximum=MOST_DEVICES), number(float, above=0, maximum=1e6)
+    parser.add_argument("arguments", help="a ppo_argument.json")
+    parser.add_argument("--gpus", type=count, required=True, help="processes, one a device")
+    parser.add_argument("--memory_gib", type=size, required=True, help="memory of each device in GiB (2**30 bytes)")
+    parser.add_argument("--tflops", type=size, default=400, help="TFLOP/s matrix products reach (default 400)")
+    parser.add_argument("--network_gib", type=size, default=40, help="GiB/s between nodes, per device (default 40)")
+    parser.add_argument("--per_node", type=count, default=8, help="devices of a node (default 8)")
+    parser.add_argument("--best", type=count, default=10, help="layouts to list (default 10)")
+    parser.add_argument("--on", choices=("gpu", "cpu"), default="gpu", help="the device planned for (default gpu)")
+    parser.add_argument("--check", action="store_true", help="run two iterations here and compare with the prediction")
+    options, rest = parser.parse_known_args(argv)
+    return options, rest
+
+
+def _plan(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    parsed = parse_ppo_arguments([options.arguments, *rest])
+    layout, problem = _layout_of_file(parsed, options.gpus)
+    parsed = share_global_batches(parsed, batch_ranks=layout.batch)
+    job = read_job(parsed, device=options.on)
+    _print_models(job)
+    problem = problem or "; ".join(layout_problems(job, layout))
+    machine = Machine(
+        flops=options.tflops * 1e12,
+        network_bytes=options.network_gib * GIB,
+        processes_per_node=options.per_node,
+        measure=_everywhere if options.on == "cpu" else _on_device,
+    )
+    base, limit = int(PROCESS_GIB[options.on] * GIB), int(options.memory_gib * GIB)
+    fits = not problem and _judge(evaluate(job, layout, machine), machine, base, options)
+    if problem:
+        print(f"the layout of {options.arguments} does not work on {options.gpus} devices: {problem}\n")
+    found = search(job, processes=options.gpus, limit=limit - base, machine=machine, like=layout)
+    _print_layouts(found[: options.best], len(found), base, options)
+    if options.check and not problem:
+        from alignment.planner.check import check_memory
+
+        return check_memory(parsed, read_job(parsed, device="cpu"), layout)
+    return 0 if fits else 1
+
+
+def _layout_of_file(parsed: Parsed, processes: int) -> tuple[Layout, str]:
+    """Return (layout, why it does not work or nothing); where it does not, one that sees as many rows at a time."""
+    try:
+        return resolve_layout(parsed.parallel, world_size=processes), ""
+    except ArgumentError as error:
+        shared = max(1, parsed.parallel.tensor_parallel_degree) * parsed.parallel.pipeline_degree
+        return Layout(data=max(1, processes // shared)), str(error)
+
+
+def _print_models(job: Job) -> None:
+    rows = [
+        [name, f"{model_elements(config, kind) / 1e9:.3f}", config.num_hidden_layers, config.hidden_size, state]
+        for name, config, kind, state in (
+            ("policy", job.policy, "causal", "trained"),
+            ("critic", job.critic, "score", "trained"),
+            ("reference", job.policy, "causal", "frozen"),
+            ("reward", job.reward, "score", "frozen"),
+        )
+        if config is not None
+    ]
+    kind = "bfloat16, masters in float32" if job.half else "float32"
+    print_table(f"models ({kind})", ["model", "billion parameters", "layers", "hidden", "state"], rows)
+    print(
+        f"in each process that sees its own rows: {job.iteration_rows} responses an iteration, {job.micro_batches} "
+        f"micro-batches of {job.rows_per_batch} an update, {job.length} tokens at most ({job.response} of them "
+        "response); all sequences are counted at their longest\n"
+    )
+
+
+def _judge(chosen: Candidate, machine: Machine, base: int, options: argparse.Namespace) -> bool:
+    """Print what the layout of the file needs; return whether it fits."""
+    _print_phases(chosen, base, options.on)
+    needed, limit = chosen.peak + base, int(options.memory_gib * GIB)
+    worst = max(PHASES, key=lambda phase: machine.measure(chosen.memory[phase]))
+    verdict = "fits" if needed <= limit else "DOES NOT FIT"
+    print(
+        f"{chosen.layout} on {options.gpus} devices of {options.memory_gib:g} GiB {verdict}: the {worst} phase needs "
+        f"{_gib(needed)} GiB, {_gib(abs(limit - needed))} GiB {'are left' if needed <= limit else 'too many'}\n"
+    )
+    return needed <= limit
+
+
+def _print_phases(candidate: Candidate, base: int, device: str) -> None:
+    moments = candidate.memory
+    process = ["process itself, about", *[_gib(base)] * len(PHASES)]
+    if device == "cpu":
+        rows = _component_rows({phase: moment.by_name for phase, moment in moments.items()}, ALWAYS_SHOWN)
+        rows += [process, _total("total", moments, base, _everywhere)]
+    else:
+        rows = _component_rows({phase: moment.device for phase, moment in moments.items()}, ALWAYS_SHOWN)
+        rows += [process, _total("total on the device", moments, base, _on_device)]
+        on_host = _component_rows({phase: moment.host for phase, moment in moments.items()}, [OFFLOADED])
+        rows += [[f"host memory: {row[0]}", *row[1:]] for row in on_host]
+    rows.append(["fullest at", *(moments[phase].name for phase in PHASES)])
+    print_table(f"GiB in the fullest process of {candidate.layout}", ["what", *PHASES], rows)
+    print(
+        "a column is the moment at which its phase has most; at other moments other rows are larger, the sum is not\n"
+    )
+
+
+def _component_rows(sizes: Mapping[str, Mapping[str, int]], always: Sequence[str]) -> list[list[str]]:
+    names = {*always, *(name for phase in PHASES for name in sizes[phase])}
+    return [
+        [name, *(_gib(sizes[phase].get(name, 0)) for phase in PHASES)] for name in sorted(names, key=COMPONENTS.index)
+    ]
+
+
+def _total(what: str, moments: Mapping[str, Moment], base: int, measure) -> list[str]:
+    return [what, *(_gib(measure(moments[phase]) + base) for phase in PHASES)]
+
+
+def _print_layouts(found: Sequence[Candidate], total: int, base: int, options: argparse.Namespace) -> None:
+    if not found:
+        print(
+            f"no layout of {options.gpus} devices fits in {options.memory_gib:g} GiB. What helps: more devices, "
+            'offload_level "freeze_model optimizer train_model", recompute, a smaller per_device_train_batch_size or '
+            "max_length, per_device_rollout_batch_size where the cache of keys and values is large"
+        )
+        return
+    rows = [
+        [
+            str(c.layout),
+            f"{c.seconds:.3g}",
+            _gib(c.peak + base),
+            _gib(options.memory_gib * GIB - c.peak - base),
+            f"{100 * c.idle:.0f} %",
+            *(_gib(c.sent[axis]) for axis in ("tensor", "pipeline", "batch")),
+        ]
+        for c in found
+    ]
+    columns = ["layout", "seconds", "GiB needed", "GiB free", "idle", "GiB sent: tensor", "pipeline", "batch"]
+    print_table(f"the {len(rows)} quickest of {total} layouts that fit", columns, rows)
+    print(
+        "seconds: estimate of one policy update with the rows of the file's layout, at "
+        f"{options.tflops:g} TFLOP/s and {options.network_gib:g} GiB/s between nodes; idle: share of it in which a "
+        "stage waits; sent: by one process in that update, along tensor, pipeline and batch (sharding x data) "
+        "parallelism\n"
+    )
+
+
+def _on_device(moment: Moment) -> int:
+    return moment.on_device
+
+
+def _everywhere(moment: Moment) -> int:
+    return moment.everywhere
+
+
+def _gib(size: float) -> str:
+    if not size:
+        return "-"
+    return f"{size / GIB:.2f}" if size < 100 * GIB else f"{size / GIB:.0f}"

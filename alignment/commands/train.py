@@ -1,0 +1,74 @@
+"""``alignment train TRAINER FILE.json [--key value ...]``: one process; several start through paddle's launcher."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from alignment.errors import ArgumentError
+from alignment.telemetry.jsonl import read_json_lines
+from alignment.trainers.registered import TRAINERS
+
+
+class Finished(NamedTuple):
+    """What a run left."""
+
+    folder: Path
+    """Its ``output_dir``, with the models in ``policy/``, ``reward/`` and ``value/``."""
+    metrics: list[dict[str, Any]]
+    """The records of ``metrics.jsonl``: one of each update, and those of evaluations."""
+
+
+def main(argv: Sequence[str]) -> int | None:
+    """Run a trainer to its end and exit; without a trainer's name say which there are."""
+    if argv and argv[0] in ("-h", "--help"):
+        print(describe())
+        return 0
+    if not argv:
+        raise ArgumentError(f"which trainer? ({', '.join(TRAINERS)}); alignment train --help lists them")
+    trainer = TRAINERS[argv[0]]
+
+    from alignment.device.host import prepare_host
+
+    host = prepare_host()  # before the first import of Paddle, which reads these settings once
+
+    from alignment.runs.entry import run_entry
+
+    run_entry(lambda _: trainer.train(argv[1:], host=host))
+
+
+def train_here(name: str, arguments: Mapping[str, Any]) -> Finished:
+    """Run the trainer ``name`` in this process; see ``alignment.train``."""
+    trainer = TRAINERS[name]
+    words = [word for key, value in arguments.items() for word in (f"--{key}", _as_word(value))]
+    parsed = trainer.parse(words)
+
+    from alignment.device.host import prepare_host
+
+    trainer.train(words, host=prepare_host())
+    folder = Path(parsed.training.output_dir)
+    return Finished(folder, list(read_json_lines(folder / "metrics.jsonl")))
+
+
+def _as_word(value: Any) -> str:
+    """Return a value of an argument file as it is written on the command line."""
+    return str(value) if isinstance(value, (str, Path)) else json.dumps(value)
+
+
+def describe() -> str:
+    """Return what ``alignment train --help`` prints."""
+    width = max(map(len, TRAINERS))
+    rows = [f"  {name:<{width}}  {TRAINERS[name].title}" for name in TRAINERS]
+    script = TRAINERS[next(iter(TRAINERS))].door
+    return "\n".join(
+        [
+            "usage: alignment train TRAINER FILE.json [--key value ...]",
+            "",
+            *rows,
+            "",
+            "alignment train TRAINER --help lists the keys, --help KEY explains one.",
+            f"Several processes: python -m paddle.distributed.launch {script} FILE.json (each trainer has its script).",
+        ]
+    )

@@ -1,0 +1,221 @@
+"""Shows that a layout gives the numbers of one process: ``alignment verify ppo_argument.json``.
+
+Runs a few updates of the trainer on a small random model, in one process and in the layout of the file (other ``--key
+value`` pairs override its keys), on this machine's CPU, and prints the largest differences. ``--table`` does so for
+every layout of the README's table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from alignment.architecture.layout import Layout
+from alignment.arguments.command_line import ToolParser, number
+from alignment.arguments.groups import declare
+from alignment.errors import ArgumentError, ProcessError, UserError
+from alignment.models.config import read_config
+from alignment.parity.check import References, check_layout
+from alignment.parity.comparison import TOLERANCE, Difference
+from alignment.parity.layouts import LAYOUTS, num_batch_ranks, num_processes
+from alignment.parity.subjects import LAYOUT_KEYS, SMALL_MODEL, make_models
+from alignment.telemetry import log
+from alignment.telemetry.tables import print_table
+from alignment.trainers.registered import TRAINERS
+
+COLUMNS = (
+    "layout",
+    "processes",
+    "trainer",
+    "loss",
+    "grad norm",
+    "log-prob",
+    "value",
+    "weights",
+    "element",
+    "tokens",
+    "result",
+)
+TIMEOUT = 900.0
+KEPT_KEYS = (
+    *LAYOUT_KEYS,
+    "update_iters",
+    "kl_coeff",
+    "clip_range_ratio",
+    "clip_range_value",
+    "gamma",
+    "gae_lambda",
+    "normalize_advantage",
+    "entropy_coeff",
+    "weight_decay",
+    "max_grad_norm",
+    "recompute",
+    "recompute_granularity",
+    "critic_recompute",
+    "use_native_ops",
+)
+"""What of the user's file is kept; models, data and lengths are replaced by small ones."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Check what the command line names; return 0 when everything agrees, 1 when not."""
+    log.configure(output_dir=None, is_main=True)
+    options = _parse(argv)
+    with tempfile.TemporaryDirectory() as name:
+        results = _check_table(Path(name), options) if options.table else _check_file(Path(name), options)
+    print_table(f"layouts against one process (tolerance {TOLERANCE:g})", COLUMNS, map(_row, results))
+    for layout, _, trainer, result in results:
+        if isinstance(result, UserError):
+            print(f"{layout}, {TRAINERS[trainer].label}: {result}")
+    if options.write:
+        _write_markdown(Path(options.write), results)
+    return 0 if all(isinstance(r, Difference) and r.passes() for *_, r in results) else 1
+
+
+Result = tuple[str, int, str, Difference | UserError]
+"""(layout, processes, trainer, difference or why there is none)."""
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = ToolParser(prog="alignment verify", description=__doc__)
+    parser.add_argument("arguments", nargs="?", help="a ppo_argument.json, rm_argument.json or sft_argument.json")
+    processes, steps = number(int, minimum=1, maximum=1024), number(int, minimum=1, maximum=100_000)
+    parser.add_argument(
+        "--processes", type=processes, help="processes to start (default: what the degrees multiply to)"
+    )
+    parser.add_argument("--steps", type=steps, default=5, help="updates of each run (default 5)")
+    parser.add_argument("--table", action="store_true", help="check every layout of the README's table")
+    parser.add_argument("--only", default="", help="with --table: layouts whose name contains this")
+    parser.add_argument("--write", help="write the table as Markdown to this file, between its parity marks")
+    options, rest = parser.parse_known_args(argv)
+    if len(rest) % 2 or not all(word.startswith("--") for word in rest[::2]):
+        parser.error(f"expected pairs of --key value, got {' '.join(rest)}")
+    options.changes = {key[2:]: value for key, value in zip(rest[::2], rest[1::2], strict=True)}
+    unknown = [key for key in options.changes if key not in KEPT_KEYS]
+    if unknown:
+        parser.error(f"--{unknown[0]} does not matter to a layout (allowed: {', '.join(KEPT_KEYS)})")
+    if not any(options.only in name for name in LAYOUTS):
+        parser.error(f"--only {options.only}: no layout of the table has that in its name ({', '.join(LAYOUTS)})")
+    if bool(options.arguments) == options.table:
+        parser.error("name an argument file, or give --table")
+    return options
+
+
+def _check_table(folder: Path, options: argparse.Namespace) -> list[Result]:
+    make_models(folder)
+    references = References(folder, timeout=TIMEOUT)
+    results: list[Result] = []
+    for name, changes in LAYOUTS.items():
+        if options.only not in name:
+            continue
+        start, processes = time.monotonic(), num_processes(name)
+        found = check_layout(
+            folder,
+            references,
+            {**changes, "max_steps": options.steps},
+            world_size=processes,
+            batch_ranks=num_batch_ranks(name),
+            timeout=TIMEOUT,
+        )
+        results += [(name, processes, trainer, result) for trainer, result in found.items()]
+        good = sum(isinstance(r, Difference) and r.passes() for r in found.values())
+        log.info(f"{name}: {good} of {len(found)} trainers agree ({time.monotonic() - start:.0f} s)")
+    return results
+
+
+def _check_file(folder: Path, options: argparse.Namespace) -> list[Result]:
+    path = Path(options.arguments)
+    given = {**_read(path), **options.changes}
+    trainer = _trainer_of(given, path)
+    degrees = [max(1, int(given.get(key, 1))) for key in ("tensor_parallel_degree", "pipeline_parallel_degree")]
+    sharding = max(1, int(given.get("sharding_parallel_degree", 1))) if given.get("sharding") else 1
+    processes = options.processes or math.prod(degrees) * sharding
+    make_models(folder, _shape(given, path.parent, layers=2 * degrees[1] * int(given.get("virtual_pp_degree", 1))))
+    changes = {key: given[key] for key in KEPT_KEYS if key in given} | {"max_steps": options.steps}
+    found = check_layout(
+        folder,
+        References(folder, timeout=TIMEOUT),
+        changes,
+        world_size=processes,
+        batch_ranks=processes // math.prod(degrees),
+        timeout=TIMEOUT,
+        trainers=[trainer],
+    )
+    layout = Layout(
+        tensor=degrees[0],
+        pipeline=degrees[1],
+        sharding=sharding,
+        data=max(1, processes // (math.prod(degrees) * sharding)),
+        sharding_stage=int(str(given.get("sharding", "stage0")).split()[0][-1]) if sharding > 1 else 0,
+    )
+    return [(str(layout), processes, name, result) for name, result in found.items()]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArgumentError(f"cannot read {path}: {error}") from error
+    if not isinstance(given, dict):
+        raise ArgumentError(f"{path}: expected one JSON object of arguments, got {type(given).__name__}")
+    return given
+
+
+def _trainer_of(given: Mapping[str, Any], path: Path) -> str:
+    """Return which trainer the file is for: of those that know all its keys the one that its name names."""
+    known = {name: {key for slot in declare(TRAINERS[name].groups) for key in slot.names} for name in TRAINERS}
+    fewest = min(len(given.keys() - keys) for keys in known.values())
+    fitting = [name for name, keys in known.items() if len(given.keys() - keys) == fewest]
+    words = set(re.split(r"[^a-z]+", path.stem.lower()))
+    return next((name for name in fitting if name in words), fitting[0])
+
+
+def _shape(given: Mapping[str, Any], folder: Path, *, layers: int) -> dict[str, Any]:
+    """Return the shape of the small model: the family, heads and biases of the file's model where it lies here."""
+    named = given.get("actor_model_name_or_path") or given.get("model_name_or_path")
+    shape = {**SMALL_MODEL, "num_hidden_layers": max(4, layers)}
+    places = [Path(named).expanduser(), folder / named] if named else []
+    for place in places:
+        if (place / "config.json").is_file():
+            config = read_config(place)
+            kept = {**config.to_dict(), **shape}
+            heads = {
+                "num_attention_heads": config.num_attention_heads,
+                "num_key_value_heads": config.num_key_value_heads,
+            }
+            return {
+                **kept,
+                **heads,
+                "model_type": config.model_type,
+                "hidden_size": 8 * config.num_attention_heads,
+                "head_dim": 8,
+            }
+    return shape
+
+
+def _row(result: Result) -> list[Any]:
+    layout, processes, trainer, found = result
+    label = TRAINERS[trainer].label
+    if isinstance(found, UserError):
+        return [layout, processes, label, *[""] * 7, "FAILED" if isinstance(found, ProcessError) else "refused"]
+    numbers = [None if math.isnan(x) else f"{x:.1e}" for x in found[:6]]
+    tokens = "" if not TRAINERS[trainer].is_on_policy else "same" if found.tokens_equal else "DIFFER"
+    return [layout, processes, label, *numbers, tokens, "pass" if found.passes() else "FAIL"]
+
+
+def _write_markdown(path: Path, results: Iterable[Result]) -> None:
+    """Put the table between the marks ``<!-- parity -->`` and ``<!-- /parity -->`` of ``path``."""
+    rows = [["" if cell is None else str(cell) for cell in _row(result)] for result in results]
+    table = "\n".join("| " + " | ".join(row) + " |" for row in [list(COLUMNS), ["---"] * len(COLUMNS), *rows])
+    before, mark, rest = path.read_text(encoding="utf-8").partition("<!-- parity -->")
+    _, end, after = rest.partition("<!-- /parity -->")
+    if not mark or not end:
+        raise ArgumentError(f"{path} has no marks <!-- parity --> and <!-- /parity --> to put the table between")
+    path.write_text(f"{before}{mark}\n{table}\n{end}{after}", encoding="utf-8")

@@ -1,0 +1,88 @@
+"""The command line finds its verbs, costs nothing before one is named, and says what it does not know."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from alignment import __version__
+from alignment.commands.main import VERBS, main
+from alignment.trainers.registered import TRAINERS
+
+ROOT = Path(__file__).parents[3]
+OLD_DOORS = {"chat": "chat", "demo": "demo", "doctor": "doctor", "export": "export", "plan": "plan",
+             "verify_layout": "verify"}  # fmt: skip
+
+
+def call(capsys, *argv):
+    with pytest.raises(SystemExit) as leaving:
+        main(argv)
+    return leaving.value.code, *capsys.readouterr()
+
+
+@pytest.mark.parametrize("argv", [(), ("--help",), ("-h",), ("help",)])
+def test_help_names_every_verb(argv, capsys):
+    status, out, err = call(capsys, *argv)
+    assert (status, err) == (0, "")
+    assert [line.split()[0] for line in out.splitlines() if line.startswith("  ")] == list(VERBS)
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys\nfrom alignment.commands import main\nprint(main.describe())\n"
+        "heavy = {'paddle', 'numpy', 'jinja2', 'rich', 'tokenizers', 'datasets'} & set(sys.modules)\n"
+        "sys.exit(f'loaded: {heavy}' if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_of_its_own(verb):
+    command = [sys.executable, "-m", "alignment", verb, "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"usage: alignment {verb}") and done.stderr == ""
+    assert callable(importlib.import_module(f"alignment.commands.{verb}").main)
+
+
+@pytest.mark.parametrize(("door", "verb"), OLD_DOORS.items())
+def test_the_older_commands_are_the_verbs(door, verb):
+    command = [sys.executable, "-m", f"alignment.{door}", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"usage: alignment {verb}")
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (("exprot",), "error: unknown command 'exprot'; did you mean 'export'? (commands: train, chat"),
+        (("train",), "error: which trainer? (sft, rm, ppo"),
+        (("train", "pp"), "error: unknown trainer 'pp'; did you mean 'ppo'?"),
+        (("export", "only-one"), "error: the following arguments are required: target (alignment export --help"),
+        (("keys", "x"), "error: unrecognized arguments: x (alignment keys --help"),
+    ],
+)
+def test_what_is_wrong_is_one_message(argv, says, capsys):
+    status, out, err = call(capsys, *argv)
+    assert (status, out) == (2, "")
+    assert err.startswith(says) and err.count("\n") == 1
+
+
+def test_trainers_are_listed_by_the_registry(capsys):
+    status, out, _ = call(capsys, "train", "--help")
+    assert status == 0
+    for name in TRAINERS:
+        assert f"  {name}" in out and TRAINERS[name].title in out
+
+
+def test_a_trainer_explains_its_keys():
+    command = [sys.executable, "-m", "alignment", "train", "sft", "--help", "learning_rate"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("learning_rate")
+
+
+def test_version(capsys):
+    assert call(capsys, "--version") == (0, f"{__version__}\n", "")

@@ -1,0 +1,50 @@
+"""``alignment.train`` runs a trainer in this process: the numbers are those of the script, errors are raised."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import alignment
+from alignment.errors import ArgumentError
+from alignment.parity.subjects import COMMON, SMALL_MODEL, make_models
+from alignment.trainers.registered import TRAINERS
+
+SHAPE = {**SMALL_MODEL, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+         "num_key_value_heads": 2}  # fmt: skip
+
+
+@pytest.fixture
+def arguments(tmp_path, monkeypatch):
+    make_models(tmp_path, SHAPE)
+    monkeypatch.chdir(tmp_path)
+    return {**COMMON, **TRAINERS["sft"].small_run, "max_steps": 2, "eval_datasets": ["packing-sft/test:4/-1"],
+            "evaluation_strategy": "steps", "eval_steps": 2}  # fmt: skip
+
+
+def test_it_returns_what_the_script_writes(arguments, tmp_path):
+    done = alignment.train("sft", {**arguments, "output_dir": tmp_path / "here"})
+    assert done.folder == tmp_path / "here" and (done.folder / "policy" / "config.json").is_file()
+    path = tmp_path / "sft.json"
+    path.write_text(json.dumps({**arguments, "output_dir": "there"}))
+    root = Path(alignment.__file__).parents[1]
+    script = [sys.executable, str(root / TRAINERS["sft"].door), str(path)]
+    subprocess.run(script, cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    there = [json.loads(line) for line in (tmp_path / "there" / "metrics.jsonl").read_text().splitlines()]
+    losses = [[record[key] for record in records for key in ("sft/loss", "eval/loss") if key in record]
+              for records in (done.metrics, there)]  # fmt: skip
+    assert losses[0] == losses[1] and len(losses[0]) == 3
+    weights = [(tmp_path / name / "policy" / "model.safetensors").read_bytes() for name in ("here", "there")]
+    assert weights[0] == weights[1]
+
+
+def test_what_is_wrong_is_raised(arguments, tmp_path):
+    with pytest.raises(ArgumentError, match="unknown trainer 'pp'"):
+        alignment.train("pp", {})
+    with pytest.raises(ArgumentError, match="learning_rat"):
+        alignment.train("sft", {**arguments, "output_dir": tmp_path / "o", "learning_rat": 1e-3})
+    assert not (tmp_path / "o").exists()
