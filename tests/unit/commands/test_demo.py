@@ -71,8 +71,7 @@ def test_one_seed_alone_goes_where_its_argument_files_and_the_readme_look(monkey
 
     monkeypatch.setattr(demo, "run_seed", run_seed)
     monkeypatch.setattr(demo, "replace_file", lambda path, text: None)
-    monkeypatch.setattr("sys.argv", ["demo"])
-    demo.main()
+    demo.main([])
     commands = demo.list_commands(*seen[0])
     for stage in demo.STAGES:
         given = commands[stage]
@@ -82,8 +81,7 @@ def test_one_seed_alone_goes_where_its_argument_files_and_the_readme_look(monkey
     shown = set(re.findall(r"output/demo/[\w/-]+", (demo.ROOT / "README.md").read_text()))
     made = {"sft/policy", "rm/reward", "ppo", "exported-policy"}
     assert {path.removeprefix("output/demo/") for path in shown} - {"ppo-tp2-sh2"} <= made
-    monkeypatch.setattr("sys.argv", ["demo", "--seeds", "1,2", "--output_dir", str(tmp_path)])
-    demo.main()
+    demo.main(["--seeds", "1,2", "--output_dir", str(tmp_path)])
     assert seen[1:] == [(1, tmp_path / "seed-1"), (2, tmp_path / "seed-2")]
 
 
