@@ -7,12 +7,11 @@ import sysconfig
 import traceback
 from pathlib import Path
 
-import alignment
 from alignment.errors import PassingRewardError, RewardError
 
 _NOT_USERS = (
     "<",
-    str(Path(alignment.__file__).parent) + os.sep,
+    str(Path(__file__).parents[2]) + os.sep,
     *(sysconfig.get_paths()[kind] + os.sep for kind in ("stdlib", "purelib", "platlib")),
 )
 """How file names of code begin that is not the user's own: no file at all, this package, Python, what is installed."""
