@@ -45,8 +45,8 @@ def test_rows_show_type_range_default_and_meaning():
     assert "Any other value is refused: only ppo is built." in text
 
 
-def test_module_prints_it():
+def test_the_command_prints_it():
     done = subprocess.run(
-        [sys.executable, "-m", "alignment.commands.keys"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "alignment", "keys"], capture_output=True, text=True, check=True
     )
     assert done.stdout == key_reference()
