@@ -27,6 +27,8 @@ class Case(NamedTuple):
     """Whether it is so for the value."""
     why: str
     """The reason, to stand after ``KEY=VALUE has no effect:`` or ``KEY=VALUE is refused:``."""
+    when: str = ""
+    """The situation in words, to stand after ``No effect where`` in the reference (empty: ``why`` says it)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,20 +97,30 @@ def constraint_of(item: Field[Any]) -> Constraint:
 
 
 def where(key: str, *words: Any, why: str = "") -> Case:
-    """The case that ``key`` has one of the values ``words``; zero, false and null ask for nothing, and lose nothing."""
-    said = why or f"{key} is {'not given' if words[0] is None else show_value(words[0])}"
-    return Case(lambda value, s: value not in (None, 0) and s.values.get(key) in words, said)
+    """The case that ``key`` has one of the values ``words``.
+
+    A zero, false or null does not count as given: it asks for nothing, and so loses nothing.
+    """
+    when = f"{key} is {_list(words)}"
+    return Case(lambda value, s: value not in (None, 0) and s.values.get(key) in words, why or when, when)
 
 
 def unless(key: str, *words: Any, why: str = "") -> Case:
-    """The case that ``key`` has none of the values ``words``."""
-    said = why or f"{key} is not {show_value(words[0])}"
-    return Case(lambda value, s: value is not None and s.values.get(key) not in words, said)
+    """The case that ``key`` has none of the values ``words``; null does not count as given."""
+    when = f"{key} is not {_list(words)}"
+    return Case(lambda value, s: value is not None and s.values.get(key) not in words, why or when, when)
 
 
 def where_given(key: str, why: str = "") -> Case:
-    """The case that ``key`` holds something, or a positive number, and takes the place of this key."""
-    return Case(lambda value, s: value is not None and _is_given(s.values.get(key)), why or f"{key} is given and wins")
+    """The case that ``key`` holds something (a number other than 0 and -1) and takes the place of this one.
+
+    A zero, false or null of this one does not count as given, as with ``where``.
+    """
+
+    def holds(value: Any, s: Situation) -> bool:
+        return value not in (None, 0) and s.values.get(key) not in (None, 0, -1, "")
+
+    return Case(holds, why or f"{key} is given and wins", f"{key} is given")
 
 
 def show_value(value: Any) -> str:
@@ -118,5 +130,5 @@ def show_value(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _is_given(value: Any) -> bool:
-    return bool(value) and value != -1
+def _list(words: tuple[Any, ...]) -> str:
+    return " or ".join("not given" if word is None else show_value(word) for word in words)

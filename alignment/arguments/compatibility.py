@@ -18,6 +18,7 @@ _NO_EMA = "averaged weights are not built"
 _NO_STOPPING = "early_stopping is not built"
 _NO_BUFFER = "enable_overlong_reward_buffer is not built"
 _NO_RANDOM_TOKENS = "random tokenization is not built"
+_NO_QUANT = "give rollout_weight_type=int8 for the fused engine"
 _NO_DROPOUT = "the supported models have no dropout"
 _NO_EXPERTS = "the supported models have no experts"
 _MEASURED = "it is always measured"
@@ -56,8 +57,8 @@ _REFUSED = (
     ("dynamic_sampling", bool, False, "Sample prompts again whose rewards are all equal.", _NO_DYNAMIC_SAMPLING),
     ("enable_overlong_reward_buffer", bool, False, "Lower the reward of responses that are nearly too long.",
      "shape the reward in a reward_function"),
-    ("rollout_quant_type", str | None, None, "Quantisation of the rollout's weights.",
-     "give rollout_weight_type=int8 for the fused engine"),
+    ("quant_type", str | None, None, "Quantisation of the rollout's weights.", _NO_QUANT),
+    ("rollout_quant_type", str | None, None, "Quantisation of the rollout's weights.", _NO_QUANT),
 )
 _INERT = (
     ("ignore_save_lr_and_optim", bool, False, "Save without optimizer.",

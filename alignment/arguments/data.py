@@ -32,7 +32,9 @@ class DataArguments:
     eval_split_ratio: float | None = argument(
         None, above=0, below=1, inert_when=(where_given("eval_datasets"), NO_EVALUATION)
     )
-    """Share of the training rows held out for evaluation when eval_datasets is not given."""
+    """Share of the training rows held out for evaluation."""
+    dataloader_shuffle: bool = True
+    """Draw the order of the training rows anew for every epoch, by data_seed; false: the order of the datasets."""
     dataloader_drop_last: bool = False
     """Leave out the last batch of an epoch when it is not full."""
     dataloader_num_workers: int | None = argument(None, minimum=0, maximum=256)

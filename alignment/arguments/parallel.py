@@ -33,9 +33,11 @@ def _is_more_than_one(value: Any, s: Situation) -> bool:
 _ONE = Case(_is_layout_of_one, "this run has one process")
 _NO_ROLLOUTS = Case(_never_generates, "this trainer has no rollouts")
 _NO_SEQUENCE_AXIS = Case(
-    _is_more_than_one, "sequences are not split over processes; rows are, by tensor, pipeline and data parallelism"
+    _is_more_than_one,
+    "sequences are not split over processes; rows are, by tensor, pipeline and data parallelism",
+    "it is above 1",
 )
-_NO_EXPERTS = Case(_is_more_than_one, "the supported models have no experts")
+_NO_EXPERTS = Case(_is_more_than_one, "the supported models have no experts", "it is above 1")
 _NO_STAGE = Case(_shards_nothing, "sharding names no stage (stage1, stage2 or stage3)")
 _NO_TENSOR_AXIS = Case(_has_no_tensor_parallelism, "tensor_parallel_degree is 1")
 

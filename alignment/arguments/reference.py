@@ -65,11 +65,14 @@ def group_title(cls: type) -> str:
 
 
 def describe_meaning(text: str, constraint: Constraint) -> str:
-    """Return the text under a field with its other names, and why it does nothing or is refused."""
+    """Return the text under a field with its other names, and when and why it does nothing or is refused."""
     if constraint.aliases:
         text += f" Also written {', '.join(f'`{alias}`' for alias in constraint.aliases)}."
     if constraint.no_effect:
         text += f" No effect here: {constraint.no_effect}."
+    for said, cases in (("No effect", constraint.inert_when), ("Refused", constraint.refused_when)):
+        if cases:
+            text += f" {said} where {', or where '.join(case.when or case.why for case in cases)}."
     if constraint.refusal:
         text += f" Any other value is refused: {constraint.refusal}."
     return text

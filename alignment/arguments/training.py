@@ -30,29 +30,24 @@ def _no_evaluation(value: Any, s: Situation) -> bool:
     return not s.values["do_eval"] and s.values["evaluation_strategy"] == "no" and s.values["do_train"]
 
 
-def _asks_but_never_evaluates(value: Any, s: Situation) -> bool:
-    return bool(value) and s.values["evaluation_strategy"] == "no"
-
-
-def _only_steps(value: Any, s: Situation) -> bool:
-    return s.values["max_steps"] > 0
-
-
-def _steps_win(value: Any, s: Situation) -> bool:
-    return value > 0 and s.values["warmup_steps"] > 0
-
-
-def _keeps_the_last(value: Any, s: Situation) -> bool:
-    return not s.values["load_best_model_at_end"]
-
-
 NO_EVALUATION = Case(_no_evaluation, "nothing is evaluated (evaluation_strategy is no and do_eval is false)")
 """For keys of the evaluation."""
-_CPU_FLOAT = "the CPU computes in float32"
-_NO_MIXED = "mixed precision by operator is not built; add fp16_opt_level=O2"
+_NO_BF16 = Case(_on_cpu, "the CPU computes in float32", "the device is a CPU")
+_NO_MIXED = Case(
+    _bf16_without_o2,
+    "mixed precision by operator is not built; add fp16_opt_level=O2",
+    "fp16_opt_level is not O2, on a GPU",
+)
+_NO_LEVEL = Case(
+    _level_without_bf16,
+    "it only matters with bf16 on a GPU (the CPU computes in float32)",
+    "bf16 is false or the device is a CPU",
+)
+_NO_NATIVE = Case(_off_cpu, "the compiled operators are for the CPU", "the device is a GPU")
 _NO_WARMUP = where("lr_scheduler_type", "constant", why="a constant learning rate has no warm-up")
 _FLAT = where("lr_scheduler_type", "constant", "constant_with_warmup", why="the learning rate does not decay")
-_NO_CHOICE = Case(_asks_but_never_evaluates, "nothing is evaluated and no checkpoint is written")
+_NO_CHOICE = where("evaluation_strategy", "no", why="nothing is evaluated and no checkpoint is written")
+_KEEPS_LAST = unless("load_best_model_at_end", True, why="load_best_model_at_end is false")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +63,7 @@ class TrainingArguments:
     do_eval: bool = False
     """Evaluate at the end even when evaluation_strategy is no; any other strategy evaluates anyway."""
 
-    num_train_epochs: float = argument(1.0, above=0, inert_when=Case(_only_steps, "max_steps is given and wins"))
+    num_train_epochs: float = argument(1.0, above=0, inert_when=where_given("max_steps"))
     """Passes over the training data; may be a fraction."""
     max_steps: int = argument(-1, minimum=-1, excluded=(0,))
     """Optimizer updates in all; -1: as many as num_train_epochs gives."""
@@ -87,12 +82,10 @@ class TrainingArguments:
     """Learning rate at the end of the decay; null: 0."""
     lr_scheduler_type: SchedulerType = "linear"
     """Shape of the learning rate after the warm-up; constant has no warm-up."""
-    warmup_ratio: float = argument(
-        0.0, minimum=0, maximum=1, inert_when=(Case(_steps_win, "warmup_steps is given and wins"), _NO_WARMUP)
-    )
+    warmup_ratio: float = argument(0.0, minimum=0, maximum=1, inert_when=(where_given("warmup_steps"), _NO_WARMUP))
     """Share of all updates in which the learning rate rises from 0."""
     warmup_steps: int = argument(0, minimum=0, inert_when=_NO_WARMUP)
-    """Updates in which the learning rate rises from 0; wins over warmup_ratio when positive."""
+    """Updates in which the learning rate rises from 0."""
     decay_steps: int | None = argument(None, minimum=1, inert_when=_FLAT)
     """Update at which min_learning_rate is reached; null: the last one."""
     weight_decay: float = argument(0.0, minimum=0)
@@ -106,19 +99,17 @@ class TrainingArguments:
     max_grad_norm: float = argument(1.0, minimum=0)
     """Largest global norm of the gradient; 0: no clipping."""
 
-    bf16: bool = argument(False, inert_when=Case(_on_cpu, _CPU_FLOAT), refused_when=Case(_bf16_without_o2, _NO_MIXED))
-    """Compute in bfloat16 (accelerators only)."""
-    fp16_opt_level: Literal["O0", "O1", "O2"] = argument(
-        "O1", inert_when=Case(_level_without_bf16, f"it only matters with bf16 on a GPU ({_CPU_FLOAT})")
-    )
-    """O2: weights in bfloat16 with float32 masters; O0: float32. Only together with bf16."""
+    bf16: bool = argument(False, inert_when=_NO_BF16, refused_when=_NO_MIXED)
+    """Compute in bfloat16."""
+    fp16_opt_level: Literal["O0", "O1", "O2"] = argument("O1", inert_when=_NO_LEVEL)
+    """O2: weights in bfloat16 with float32 masters; O0: float32."""
     recompute: bool = False
     """Recompute layer activations in the backward pass: less memory, more time."""
     recompute_granularity: Literal["full", "full_attn", "core_attn"] = argument(
         "full", inert_when=where("recompute", False)
     )
     """What recompute recomputes: whole layers, the attention block, or the attention weights alone."""
-    use_native_ops: bool = argument(True, inert_when=Case(_off_cpu, "the compiled operators are for the CPU"))
+    use_native_ops: bool = argument(True, inert_when=_NO_NATIVE)
     """Train and score on compiled CPU operators (attention, norms, activation, log-probs) where they can be built."""
     device: Literal["cpu", "gpu"] | None = None
     """Where to run; null: gpu when Paddle has one, else cpu (PaddleNLP: gpu)."""
@@ -139,9 +130,9 @@ class TrainingArguments:
     """Checkpoints to keep; null: all."""
     load_best_model_at_end: bool = argument(False, inert_when=_NO_CHOICE)
     """Finish with the weights of the best evaluation."""
-    metric_for_best_model: str | None = argument(None, inert_when=where("load_best_model_at_end", False))
+    metric_for_best_model: str | None = argument(None, inert_when=_KEEPS_LAST)
     """Metric that decides what is best, with or without eval/; null: loss (SFT), accuracy (RM), reward (PPO)."""
-    greater_is_better: bool | None = argument(None, inert_when=Case(_keeps_the_last, "load_best_model_at_end is false"))
+    greater_is_better: bool | None = argument(None, inert_when=_KEEPS_LAST)
     """Whether a larger metric is better; null: unless its name ends in loss."""
     resume_from_checkpoint: bool | str | None = argument(None, path="checkpoint")
     """true: the newest complete checkpoint in output_dir; a path: that checkpoint; null or false: start anew."""

@@ -51,6 +51,7 @@ class DatasetRun:
             self.dataset,
             batch_size=samples_per_update,
             seed=training.seed if training.data_seed is None else training.data_seed,
+            shuffle=self.start.parsed.data.dataloader_shuffle,
             drop_last=self.start.parsed.data.dataloader_drop_last,
         )
         horizon = Horizon.of(training, loader.batches_per_epoch, "train_datasets")

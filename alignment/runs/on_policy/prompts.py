@@ -87,7 +87,11 @@ def load_data(start: Launch, tokenizer: Tokenizer, plan: RowPlan) -> PPOData:
     report_ledgers(start, {"train": prompts, "eval": evaluation, "ptx": ptx})
     seed = parsed.training.seed if parsed.training.data_seed is None else parsed.training.data_seed
     loader = BatchLoader(
-        prompts, batch_size=plan.prompts_per_iteration, seed=seed, drop_last=parsed.data.dataloader_drop_last
+        prompts,
+        batch_size=plan.prompts_per_iteration,
+        seed=seed,
+        shuffle=parsed.data.dataloader_shuffle,
+        drop_last=parsed.data.dataloader_drop_last,
     )
     ptx_loader = None if ptx is None else BatchLoader(ptx, batch_size=1, seed=seed)
     return PPOData(prompts=prompts, evaluation=evaluation, prompt_loader=loader, ptx_loader=ptx_loader)

@@ -53,7 +53,7 @@ class PPOArguments:
     """Prompts of one rollout in one process."""
     global_batch_size: int = argument(-1, minimum=-1, excluded=(0,))
     """Prompts of one rollout over all processes; -1: per_device_prompt_batch_size in each that has rows of its own."""
-    global_mini_batch_size: int = argument(-1, minimum=-1, excluded=(0,))
+    global_mini_batch_size: int = argument(-1, minimum=-1, excluded=(0,), aliases=("mini_batch_size",))
     """Prompts whose responses make one update, over all processes; -1: gradient_accumulation_steps says it."""
     num_return_sequences: int = argument(1, minimum=1, aliases=("rollout_n",))
     """Responses to each prompt; all are trained on."""
@@ -83,7 +83,7 @@ class PPOArguments:
     correct: a line too, and every rollout's policy loss, above the limit or not, is weighted by token by trainer's /
     engine's probability, at most importance_weight_cap."""
     importance_weight_cap: float = argument(2.0, minimum=1, inert_when=unless("on_logprob_gap", "correct"))
-    """Largest of these weights; those of on_logprob_gap=correct only."""
+    """Largest of these weights."""
 
     rl_algorithm: Literal["ppo", "grpo", "reinforce_plus_plus"] = refused("ppo", "only ppo is built")
     """Algorithm."""

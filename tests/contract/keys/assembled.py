@@ -27,12 +27,10 @@ from alignment.runs.offline import models as offline_models
 from alignment.runs.offline import train as offline_train
 from alignment.runs.on_policy import engines, roles
 from alignment.trainers.ppo import build as ppo
-from alignment.trainers.reward import build as rm
-from alignment.trainers.sft import build as sft
+from alignment.trainers.registered import TRAINERS
 
 ROOT = Path(__file__).resolve().parents[3]
 TOKENIZER = ROOT / "alignment" / "data" / "shipped" / "packing" / "tokenizer"
-TRAIN = {"sft": sft.train, "rm": rm.train, "ppo": ppo.train}
 TINY = {
     "model_type": "llama",
     "vocab_size": 64,
@@ -138,7 +136,7 @@ def assemble(trainer: str, keys: Mapping[str, Any], folder: Path) -> Run:
     path = place / f"{trainer}_argument.json"
     path.write_text(json.dumps(made))
     with _stopped_before_the_loop(run):
-        TRAIN[trainer]([str(path)], host="test")
+        TRAINERS[trainer].train([str(path)], host="test")
     run.evaluation = run.session and run.session.hooks.evaluate
     return run
 

@@ -97,6 +97,7 @@ ROWS = (
         "dataset_modules", "{module.py}", lambda r: r.call("runs.datasets.load_dataset_modules")[0],
         ("{module.py}",),
     ),
+    Row("dataloader_shuffle", False, lambda r: r.loader._order(0).tolist()[:4], [0, 1, 2, 3]),
     Row(
         "dataloader_drop_last", True, lambda r: r.loader.dropped_per_epoch, 4,
         with_={"gradient_accumulation_steps": 5, "per_device_prompt_batch_size": {"ppo": 20}}, alone=True,

@@ -6,11 +6,12 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from alignment.trainers.registered import TRAINERS
 from tests.contract.keys.assembled import Run
 
 SAME = object()
-ALL = ("sft", "rm", "ppo")
-SUPERVISED = ("sft", "rm")
+ALL = tuple(TRAINERS)
+SUPERVISED = tuple(name for name in TRAINERS if not TRAINERS[name].is_on_policy)
 EIGHT_ROWS = {"sft": "packing-sft/test:8/-1", "rm": "packing-preference/test:8/-1", "ppo": "packing-prompts/test:8/-1"}
 EVALUATED = {"eval_datasets": EIGHT_ROWS, "evaluation_strategy": "steps", "eval_steps": 3}
 

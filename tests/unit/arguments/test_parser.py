@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from alignment.arguments.parser import parse_arguments
 from alignment.errors import ArgumentError
-from alignment.fields import argument, inert, refused
+from alignment.fields import argument, inert, refused, unless, where
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,10 @@ class Second:
     """A model."""
     result: str | None = argument(None, path="output")
     """A result."""
+    other: int = argument(
+        1, inert_when=(where("kind", "x", why="x has none"), unless("maybe", 1, 2)), refused_when=where("flag", True)
+    )
+    """Another."""
     half: bool = refused(False, "it is not built")
     """Refused."""
     old: bool = inert(False, "nothing to do")
@@ -201,7 +205,8 @@ def _help(capsys, *argv):
 
 def test_help_lists_keys_by_group_required_ones_first(capsys):
     out = _help(capsys, "--help")
-    assert "required:\n    needed\n\nfirst:\n    number  count  flag\n\nsecond:\n    kind  names  maybe  model" in out
+    keys = "first:\n    number  count  flag\n\nsecond:\n    kind  names  maybe  model  result  other\n"
+    assert f"required:\n    needed\n\n{keys}" in out
     assert "half" not in out and "\n2 more keys" in out
 
 
@@ -214,6 +219,11 @@ def test_help_knows_other_names_and_what_does_nothing(capsys):
     out = _help(capsys, "--help", "old_count", "old", "half")
     assert "count: whole number; default 3\n    A count. Also written old_count." in out
     assert "No effect here: nothing to do." in out and "is refused: it is not built." in out
+
+
+def test_help_tells_when_a_key_does_nothing_or_is_refused(capsys):
+    out = " ".join(_help(capsys, "--help", "other").split())
+    assert out.endswith("Another. No effect where kind is x, or where maybe is not 1 or 2. Refused where flag is true.")
 
 
 def test_help_of_a_group_explains_all_its_keys(capsys):
