@@ -5,6 +5,8 @@ Shapes are those inside the program: Linear weights [in, out] (``models.folders.
 - by columns, so that every process computes other outputs: q, k, v (whole heads), gate, up, and the vocabulary head;
 - by rows, so that outputs are partial sums: o, down, and the embedding (rows of the vocabulary);
 - everything else is held by all of them.
+
+Which tensor is cut how stands in the tables of ``families``.
 """
 
 from __future__ import annotations
@@ -13,54 +15,66 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from alignment.architecture.decoder_config import DecoderConfig
+from alignment.architecture.families import EMBEDDING, OUTSIDE, SCORE
+from alignment.architecture.family import LAYERS, Dimension, Weight
 from alignment.architecture.layout import Layout
 from alignment.architecture.parts import Part, even_cut
 
-EMBEDDING = "model.embed_tokens.weight"
-FINAL_NORM = "model.norm.weight"
 KINDS = ("causal", "score")
-_COLUMN_CUT = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "lm_head")
-_ROW_CUT = ("o_proj", "down_proj", "embed_tokens")
-_KEYS = ("k_proj", "v_proj")
-_HEAD_NORMS = ("q_norm", "k_norm")
+
+
+class _Tensor(NamedTuple):
+    """What the tables say of one tensor."""
+
+    weight: Weight
+    is_bias: bool
+
+    @property
+    def axis(self) -> int | None:
+        """The axis along which it is cut."""
+        return self.weight.axis(is_bias=self.is_bias)
+
+    @property
+    def dimension(self) -> Dimension | None:
+        """What is divided along that axis; None: nothing, every tensor process holds the tensor whole."""
+        return None if self.axis is None else self.weight.cut_dimension
 
 
 def whole_shapes(config: DecoderConfig, kind: str, *, score_bias: bool = False) -> dict[str, tuple[int, ...]]:
     """Return the shape of every parameter of the whole model, in the order of the model; ``kind`` of ``KINDS``."""
     assert kind in KINDS, kind
-    shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (config.vocab_size, config.hidden_size)}
+    sizes = config.dimensions
+    before, final, score, head = OUTSIDE
+    shapes = _shapes_of(before, sizes)
+    layer = layer_shapes(config)
     for index in range(config.num_hidden_layers):
-        shapes.update({f"model.layers.{index}.{name}": shape for name, shape in _layer_shapes(config).items()})
-    shapes[FINAL_NORM] = (config.hidden_size,)
+        shapes.update({f"{LAYERS}{index}.{name}": shape for name, shape in layer.items()})
+    shapes |= _shapes_of(final, sizes)
     if kind == "score":
-        shapes["score.weight"] = (config.hidden_size, 1)
-        if score_bias:
-            shapes["score.bias"] = (1,)
+        shapes |= _shapes_of(score, sizes, has_bias=score_bias)
     elif not config.tie_word_embeddings:
-        shapes["lm_head.weight"] = (config.hidden_size, config.vocab_size)
+        shapes |= _shapes_of(head, sizes)
     return shapes
 
 
-def _layer_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
-    width, inner, dim = config.hidden_size, config.intermediate_size, config.head_dim
-    queries, keys = config.num_attention_heads * dim, config.num_key_value_heads * dim
-    linears = {
-        "self_attn.q_proj": (width, queries, config.attention_bias),
-        "self_attn.k_proj": (width, keys, config.attention_bias),
-        "self_attn.v_proj": (width, keys, config.attention_bias),
-        "self_attn.o_proj": (queries, width, config.attention_output_bias),
-        "mlp.gate_proj": (width, inner, config.mlp_bias),
-        "mlp.up_proj": (width, inner, config.mlp_bias),
-        "mlp.down_proj": (inner, width, config.mlp_bias),
-    }
+def layer_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
+    """Return the whole shape of every tensor of a layer, by the name in the layer and in the order of the table."""
     shapes: dict[str, tuple[int, ...]] = {}
-    for name, (inputs, outputs, bias) in linears.items():
-        shapes[f"{name}.weight"] = (inputs, outputs)
-        if bias:
-            shapes[f"{name}.bias"] = (outputs,)
-    if config.qk_norm:
-        shapes.update({f"self_attn.{name}.weight": (dim,) for name in _HEAD_NORMS})
-    return {**shapes, "input_layernorm.weight": (width,), "post_attention_layernorm.weight": (width,)}
+    for weight in config.family.layer:
+        if not weight.needs or getattr(config, weight.needs):
+            has_bias = bool(weight.bias) and getattr(config, weight.bias)
+            shapes |= _shapes_of(weight, config.dimensions, has_bias=has_bias)
+    return shapes
+
+
+def _shapes_of(weight: Weight, sizes: Mapping[Dimension, int], *, has_bias: bool = False) -> dict[str, tuple[int, ...]]:
+    shape = tuple(sizes[dimension] for dimension in weight.dimensions)
+    return {f"{weight.name}.weight": shape} | ({f"{weight.name}.bias": shape[-1:]} if has_bias else {})
+
+
+def layer_number(name: str) -> int:
+    """Return 3 for ``model.layers.3.mlp.up_proj.weight``."""
+    return int(name.removeprefix(LAYERS).partition(".")[0])
 
 
 def layer_ranges(num_layers: int, *, stage: int, num_stages: int, chunks_per_stage: int = 1) -> list[range]:
@@ -87,11 +101,11 @@ def held_names(
     )
     layers = {index for chunk in ranges for index in chunk}
     is_first, is_last = stage == 0, stage == num_stages - 1
-    is_head = config.tie_word_embeddings and "score.weight" not in names
+    is_head = config.tie_word_embeddings and SCORE not in names
 
     def holds(name: str) -> bool:
-        if name.startswith("model.layers."):
-            return int(name.split(".")[2]) in layers
+        if name.startswith(LAYERS):
+            return layer_number(name) in layers
         return is_first or (is_last and is_head) if name == EMBEDDING else is_last
 
     return [name for name in names if holds(name)]
@@ -101,35 +115,35 @@ def local_part(
     name: str, shape: Sequence[int], config: DecoderConfig, *, tensor_degree: int, tensor_index: int
 ) -> Part:
     """Return the rectangle of the whole tensor ``name`` of ``shape`` that process ``tensor_index`` holds."""
-    whole, module = Part.whole(name, shape), _module(name)
-    if module in _COLUMN_CUT:
-        axis = len(shape) - 1
-        return whole.along(axis, *_column_cut(module, shape[axis], config, tensor_degree, tensor_index))
-    if _is_cut(name):
-        unit = config.head_dim if module == "o_proj" else 1
-        start, stop = even_cut(shape[0] // unit, tensor_degree, tensor_index)
-        return whole.along(0, start * unit, stop * unit)
-    return whole
+    tensor = _find(name, config)
+    whole, axis, dimension = Part.whole(name, shape), tensor.axis, tensor.dimension
+    if axis is None:
+        return whole
+    if dimension == "keys" and config.num_key_value_heads < tensor_degree:
+        head = tensor_index * config.num_key_value_heads // tensor_degree
+        return whole.along(axis, head * config.head_dim, (head + 1) * config.head_dim)
+    unit = config.head_dim if dimension in ("queries", "keys") else 1
+    start, stop = even_cut(shape[axis] // unit, tensor_degree, tensor_index)
+    return whole.along(axis, start * unit, stop * unit)
 
 
-def _module(name: str) -> str:
-    """Return ``q_proj`` for ``model.layers.0.self_attn.q_proj.weight``."""
-    return name.split(".")[-2]
+def _find(name: str, config: DecoderConfig) -> _Tensor:
+    """Return what the tables say of the tensor ``name``."""
+    stem, _, ending = name.rpartition(".")
+    weights = OUTSIDE
+    if name.startswith(LAYERS):
+        stem, weights = stem.removeprefix(LAYERS).partition(".")[2], config.family.layer
+    return _Tensor(next(weight for weight in weights if weight.name == stem), ending == "bias")
 
 
-def _is_cut(name: str) -> bool:
-    """Return whether tensor processes hold different rectangles of ``name``; biases of row cuts are whole."""
-    return _module(name) in _COLUMN_CUT or (_module(name) in _ROW_CUT and not name.endswith(".bias"))
-
-
-def _column_cut(module: str, size: int, config: DecoderConfig, degree: int, index: int) -> tuple[int, int]:
-    dim = config.head_dim
-    if module in _KEYS and config.num_key_value_heads < degree:
-        head = index * config.num_key_value_heads // degree
-        return head * dim, (head + 1) * dim
-    unit = dim if module in (*_KEYS, "q_proj") else 1
-    start, stop = even_cut(size // unit, degree, index)
-    return start * unit, stop * unit
+def local_layer_shapes(config: DecoderConfig, *, tensor_degree: int, tensor_index: int) -> dict[str, tuple[int, ...]]:
+    """Return ``layer_shapes`` of what process ``tensor_index`` holds."""
+    return {
+        name: local_part(
+            f"{LAYERS}0.{name}", shape, config, tensor_degree=tensor_degree, tensor_index=tensor_index
+        ).extent
+        for name, shape in layer_shapes(config).items()
+    }
 
 
 def parts_of_rank(
@@ -147,9 +161,10 @@ def parts_of_rank(
 
 def tensor_copies(name: str, config: DecoderConfig, *, tensor_degree: int) -> int:
     """Return how many of the tensor processes hold this very rectangle; those that do are neighbours."""
-    if _module(name) in _KEYS:
+    dimension = _find(name, config).dimension
+    if dimension == "keys":
         return max(1, tensor_degree // config.num_key_value_heads)
-    return 1 if _is_cut(name) else tensor_degree
+    return tensor_degree if dimension is None else 1
 
 
 def gradient_is_partial(
@@ -163,9 +178,9 @@ def gradient_is_partial(
     """
     if tensor_copies(name, config, tensor_degree=tensor_degree) == 1:
         return False
-    by_heads = _module(name) in (*_KEYS, *_HEAD_NORMS)
-    on_tokens = not name.startswith("score.")
-    return by_heads or (sequence_parallel and on_tokens)
+    tensor = _find(name, config)
+    by_heads = tensor.dimension == "keys" or tensor.weight.dimensions == ("head",)
+    return by_heads or (sequence_parallel and tensor.weight.role != "score")
 
 
 def check_degrees(config: DecoderConfig, layout: Layout) -> list[str]:

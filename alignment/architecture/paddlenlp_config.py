@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from alignment.architecture.families import FAMILIES
+from alignment.architecture.family import PaddleNLP
 from alignment.errors import ModelFolderError
 
 VERSION_KEY = "paddlenlp_version"
@@ -12,8 +14,6 @@ VERSION_KEY = "paddlenlp_version"
 ROPE_KEYS = ("rope_scaling_type", "rope_scaling_factor")
 _ROPE_TYPES = {"linear": "linear", "dynamic_ntk": "dynamic", "ntk": None}
 """PaddleNLP's words for kinds of rotary embedding; ``ntk`` is a plain one with another base."""
-_ROPE_FAMILIES = ("llama",)
-"""Those whose model in PaddleNLP reads the two keys."""
 _OWN_KEYS = (
     VERSION_KEY, *ROPE_KEYS, "seq_length", "alibi", "dpo_config", "sequence_parallel", "sep_parallel_degree",
     "context_parallel_degree", "use_last_token_for_generation", "immediate_clear_past_key_value", "virtual_pp_degree",
@@ -25,12 +25,6 @@ _OWN_PREFIXES = (
 """Beginnings of keys about how PaddleNLP runs a model, not about what it computes."""
 
 
-FAMILIES = ("llama", "mistral", "qwen2")
-"""Those that PaddleNLP has a model for."""
-UNTIED_FAMILIES = ("mistral",)
-"""Those whose model in PaddleNLP ignores ``tie_word_embeddings`` and has a head of its own."""
-_ZEROED_FAMILIES = ("mistral",)
-"""Those whose model in PaddleNLP embeds the token ``pad_token_id`` as zeros, wherever it stands."""
 _FORMAT_VERSION = "3.0.0b4"
 """The version of PaddleNLP whose files are written."""
 _FOREIGN_KEYS = ("transformers_version", "auto_map", "rope_parameters", "rope_scaling", "head_dim", "attention_bias",
@@ -58,7 +52,7 @@ def _read_rope(raw: Mapping[str, Any], kind: Any, place: str) -> dict[str, Any]:
         raise ModelFolderError(
             f"{place}: rope_scaling_type {kind!r} is not supported (kinds: {', '.join(_ROPE_TYPES)})"
         )
-    if raw.get("model_type") not in _ROPE_FAMILIES:
+    if not _scales_rope(raw.get("model_type")):
         raise ModelFolderError(
             f"{place}: rope_scaling_type {kind!r} of a {raw.get('model_type')!r} model: PaddleNLP ignores it there, so "
             "it is not known what the weights were trained with. Set it to null, or write rope_scaling"
@@ -76,36 +70,43 @@ def _read_rope(raw: Mapping[str, Any], kind: Any, place: str) -> dict[str, Any]:
         raise ModelFolderError(f"{place}: rope_scaling_type 'ntk' needs the sizes of the model ({error!r})") from None
 
 
+def _scales_rope(model_type: Any) -> bool:
+    """Return whether PaddleNLP's model of exactly this type reads the two keys; what is an alias here is none there."""
+    families = (FAMILIES[name] for name in FAMILIES if name == model_type)
+    return any(family.paddlenlp is not None and family.paddlenlp.scales_rope for family in families)
+
+
 def to_paddlenlp(raw: Mapping[str, Any], *, head_dim: int, place: str) -> dict[str, Any]:
     """Return the keys of a config.json in PaddleNLP's words; ``head_dim`` is the width of the model's heads.
 
     ModelFolderError, with ``place`` in it, where PaddleNLP has no model that computes the same.
     """
-    family = raw["model_type"]
-    if family not in FAMILIES:
-        raise ModelFolderError(f"{place}: PaddleNLP has no model for {family!r} (it has: {', '.join(FAMILIES)})")
+    family, known = raw["model_type"], [name for name in FAMILIES if FAMILIES[name].paddlenlp is not None]
+    theirs = FAMILIES[family].paddlenlp
+    if theirs is None:
+        raise ModelFolderError(f"{place}: PaddleNLP has no model for {family!r} (it has: {', '.join(known)})")
     problems = [f"{name} is true" for name in ("attention_bias", "mlp_bias") if raw.get(name)]
     if head_dim * raw["num_attention_heads"] != raw["hidden_size"]:
         problems.append(f"head_dim {head_dim} is not hidden_size / num_attention_heads")
-    rope = _write_rope(raw.get("rope_scaling"), family)
+    rope = _write_rope(raw.get("rope_scaling"), theirs)
     if rope is None:
         problems.append(f"its rotary embedding is scaled ({raw['rope_scaling'].get('rope_type')})")
     if problems:
         raise ModelFolderError(f"{place}: PaddleNLP's {family} model does not compute this one: {'; '.join(problems)}")
     kept = {name: value for name, value in raw.items() if name not in _FOREIGN_KEYS} | rope
-    if family in UNTIED_FAMILIES:
+    if not theirs.ties_head:
         kept["tie_word_embeddings"] = False
-    if family in _ZEROED_FAMILIES:
+    if theirs.zeroes_padding:
         kept["pad_token_id"] = None
     return {**kept, VERSION_KEY: _FORMAT_VERSION}
 
 
-def _write_rope(scaling: Mapping[str, Any] | None, family: str) -> dict[str, Any] | None:
-    """Return the keys of a rotary embedding; None where PaddleNLP has no such one for ``family``."""
+def _write_rope(scaling: Mapping[str, Any] | None, theirs: PaddleNLP) -> dict[str, Any] | None:
+    """Return the keys of a rotary embedding; None where ``theirs`` has no such one."""
     if scaling is None:
         return dict(zip(ROPE_KEYS, (None, 1.0), strict=True))
     kind = scaling.get("rope_type")
-    if family not in _ROPE_FAMILIES or kind not in ("linear", "dynamic", "llama3"):
+    if not theirs.scales_rope or kind not in ("linear", "dynamic", "llama3"):
         return None
     if kind == "llama3":
         return {"rope_scaling": dict(scaling)}

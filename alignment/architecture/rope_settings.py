@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,3 +48,19 @@ def _theta(scaling: dict[str, Any], newer: Mapping[str, Any], given: Mapping[str
     if isinstance(theta, bool) or not isinstance(theta, (int, float)) or not 0 < theta < float("inf"):
         raise ModelFolderError(f"{place}: rope_theta must be a number above 0, found {theta!r}")
     return float(theta)
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value of a JSON file is a finite number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def longest_row(positions: int, scaling: Mapping[str, Any] | None) -> int:
+    """Return the tokens a row may have; see ``DecoderConfig.longest_sequence``."""
+    scaling = scaling or {}
+    if scaling.get("rope_type") == "dynamic":
+        return positions
+    trained, factor = scaling.get("original_max_position_embeddings") or positions, scaling.get("factor") or 1
+    if not (is_number(trained) and is_number(factor)):
+        return positions
+    return max(positions, int(trained * factor))

@@ -58,6 +58,11 @@ class GenerationOptions:
 class Engine(Protocol):
     """Token ids and weights in, completions out; it knows neither tokenizers nor trainers."""
 
+    @property
+    def features(self) -> frozenset[str]:
+        """What it can compute, in the words of ``DecoderConfig.features``; no other model is handed to it."""
+        ...
+
     def load_weights(self, weights: Iterable[tuple[str, Any]] | None, version: int) -> None:
         """Take weights by Hugging Face name (None: the model's own); call it after every update of the model."""
         ...
@@ -74,3 +79,8 @@ class Engine(Protocol):
     def release(self) -> None:
         """Give back the memory that is only needed to generate."""
         ...
+
+
+def missing_features(config: Any, features: frozenset[str]) -> list[str]:
+    """Return what ``config`` (a DecoderConfig) needs and an engine with ``features`` cannot compute."""
+    return sorted(config.features - features)

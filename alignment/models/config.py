@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from alignment.architecture.decoder_config import DecoderConfig, are_ids
+from alignment.architecture.config_rules import are_ids
+from alignment.architecture.decoder_config import DecoderConfig
 from alignment.errors import ModelFolderError
 from alignment.models.folder_files import read_object, refuse_adapter
 

@@ -7,6 +7,7 @@ from functools import cached_property
 from math import ceil
 
 from alignment.architecture.parts import even_cut
+from alignment.generation.fused.capabilities import model_obstacle
 from alignment.generation.fused.fused_settings import FusedSettings, read_bytes
 from alignment.planner.activations import Pass
 from alignment.planner.rollout import FLOAT, MESSAGE_BYTES, RolloutMoment, RolloutPlace
@@ -164,6 +165,5 @@ class FusedMemory:
 
 def engine_memory(place: RolloutPlace) -> EagerMemory | FusedMemory:
     """Return the memory of the engine that ``runs.on_policy.engines`` takes."""
-    widths = (place.job.policy.hidden_size, even_cut(place.job.policy.intermediate_size, place.inner.tensor, 0)[1])
-    is_fused = place.job.fused and place.inner.pipeline == 1 and not any(width % 2 for width in widths)
-    return FusedMemory(place) if is_fused else EagerMemory(place)
+    obstacle = model_obstacle(place.job.policy, tensor_degree=place.inner.tensor, num_stages=place.inner.pipeline)
+    return FusedMemory(place) if place.job.fused and obstacle is None else EagerMemory(place)

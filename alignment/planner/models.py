@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from alignment.architecture.cuts import EMBEDDING
 from alignment.architecture.decoder_config import DecoderConfig
+from alignment.architecture.families import EMBEDDING, LM_HEAD
 from alignment.architecture.layout import Layout
 from alignment.planner.activations import Pass
 from alignment.planner.gradients import Gradients
@@ -79,7 +79,7 @@ class Placed:
         """Elements of the vocabulary head in this process."""
         if not (self.is_causal and self.is_last):
             return 0
-        return self.held.size_of("lm_head.weight") or self.held.size_of(EMBEDDING)
+        return self.held.size_of(LM_HEAD) or self.held.size_of(EMBEDDING)
 
     @property
     def _is_sliced(self) -> bool:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from alignment.architecture.cuts import EMBEDDING, parts_of_rank
+from alignment.architecture.cuts import parts_of_rank
+from alignment.architecture.families import EMBEDDING
 from alignment.architecture.layout import ONE_PROCESS, Layout
 from alignment.architecture.parts import Part, even_cut
 from alignment.planner.job import Job

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from alignment.architecture.cuts import EMBEDDING, layer_ranges, parts_of_rank, whole_shapes
+from alignment.architecture.cuts import layer_number, layer_ranges, parts_of_rank, whole_shapes
 from alignment.architecture.decoder_config import DecoderConfig
+from alignment.architecture.families import EMBEDDING
+from alignment.architecture.family import LAYERS
 from alignment.architecture.layout import Layout
 from alignment.architecture.parts import Part, even_cut
 
@@ -83,7 +85,7 @@ class Held:
 
 def count_layers(unit: Sequence[Part]) -> int:
     """Return 1 for the parts of a decoder layer, else 0."""
-    return int(unit[0].name.startswith("model.layers."))
+    return int(unit[0].name.startswith(LAYERS))
 
 
 def stage_layers(config: DecoderConfig, layout: Layout, stage: int) -> list[int]:
@@ -110,6 +112,6 @@ def _first_rows(extent: tuple[int, ...], pieces: int) -> int:
 
 def _unit_name(name: str) -> str:
     """Return ``model.layers.3`` for the tensors of a layer, and ``lm_head`` for ``lm_head.weight``."""
-    if name.startswith("model.layers."):
-        return ".".join(name.split(".")[:3])
+    if name.startswith(LAYERS):
+        return f"{LAYERS}{layer_number(name)}"
     return EMBEDDING if name == EMBEDDING else name.rpartition(".")[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from alignment.architecture.families import EMBEDDING
 from alignment.architecture.pipeline_schedule import Compute, build_schedule, events_of
 from alignment.planner.activations import Pass
 from alignment.planner.head import Head
@@ -86,7 +87,7 @@ def _pass_moments(
 
 def _last_weight(model: Placed) -> int:
     """Return the elements of a layer's last matrix."""
-    return model.held.size_of("mlp.down_proj.weight")
+    return model.held.size_of(f"{model.config.family.weight('down').name}.weight")
 
 
 def _section_moments(model: Placed, step: Pass, in_flight: int, before: int) -> Iterator[UpdateMoment]:
@@ -102,7 +103,7 @@ def _section_moments(model: Placed, step: Pass, in_flight: int, before: int) -> 
 def _first_layer_moments(model: Placed, step: Pass, is_first: bool) -> Iterator[UpdateMoment]:
     """Yield the moments at which the layer nearest the embedding, and the embedding, go back."""
     gradients = model.gradients
-    embedding = model.held.size_of("embed_tokens.weight") if model.stage == 0 else 0
+    embedding = model.held.size_of(EMBEDDING) if model.stage == 0 else 0
     last = _last_weight(model)
     layer = step.making_gradient(last * model.job.item, gradients.arriving(last, is_first=is_first))
     come = gradients.between_batches - (embedding * FLOAT if is_first else 0)

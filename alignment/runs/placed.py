@@ -8,7 +8,8 @@ from typing import Any
 
 import paddle
 
-from alignment.architecture.cuts import EMBEDDING, gradient_is_partial
+from alignment.architecture.cuts import gradient_is_partial
+from alignment.architecture.families import EMBEDDING, LM_HEAD
 from alignment.device.offload import Offloaded, resident
 from alignment.errors import NotFiniteError
 from alignment.models.folders.saving import WeightSource, save_model
@@ -87,7 +88,7 @@ def head_use(model: Any) -> Mapping[str, paddle.nn.Layer]:
     """Return the weight of the vocabulary head, which log-probs use outside of the model, after the final norm."""
     if model.kind != "causal" or not model.placement.is_last:
         return {}
-    return {EMBEDDING if model.lm_head is None else "lm_head.weight": model.model.norm}
+    return {EMBEDDING if model.lm_head is None else LM_HEAD: model.model.norm}
 
 
 def model_writer(learner: Learner, tokenizer: Tokenizer, topology: Topology) -> ModelWriter:

@@ -1,4 +1,4 @@
-"""A decoder's tensors by role, taken from Hugging Face names; nothing is copied but a tied head."""
+"""A decoder's tensors by the roles of its family's table; nothing is copied but a tied head."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 
 import paddle
 
+from alignment.architecture.cuts import layer_shapes
+from alignment.architecture.families import EMBEDDING, FINAL_NORM, LM_HEAD
+from alignment.architecture.family import LAYERS, Weight
 from alignment.generation.place import WHOLE_MODEL, EnginePlace
 
 
@@ -23,7 +26,7 @@ class Affine(NamedTuple):
 
 
 class LayerWeights(NamedTuple):
-    """One layer; the head norms are None in families without them."""
+    """One layer, by the roles of the tables; the head norms are None in families without them."""
 
     input_norm: paddle.Tensor
     queries: Affine
@@ -49,44 +52,35 @@ class DecoderWeights(NamedTuple):
     """Like ``norm`` None where no logits leave."""
 
 
-def sort_weights(
-    weights: Iterable[tuple[str, Any]], num_layers: int, place: EnginePlace = WHOLE_MODEL
-) -> DecoderWeights:
+def sort_weights(weights: Iterable[tuple[str, Any]], config: Any, place: EnginePlace = WHOLE_MODEL) -> DecoderWeights:
     """Return the tensors of ``weights`` (Hugging Face name, tensor) in their places; an absent name is a KeyError.
 
-    ``place`` says which of the ``num_layers`` layers there are; a last stage with a tied head has the embedding too.
+    ``place`` says which of the layers of ``config`` (a DecoderConfig) there are; a last stage with a tied head has the
+    embedding too.
     """
     by_name = {name: tensor.detach() for name, tensor in weights}
-    numbers = [number for chunk in place.chunks(num_layers) for number in chunk]
+    numbers = [number for chunk in place.chunks(config.num_hidden_layers) for number in chunk]
     is_first, is_last = place.pipeline.is_first, place.pipeline.is_last
     return DecoderWeights(
-        embedding=by_name["model.embed_tokens.weight"] if is_first else None,
-        layers=tuple(_layer(by_name, f"model.layers.{number}.") for number in numbers),
-        norm=by_name["model.norm.weight"] if is_last else None,
+        embedding=by_name[EMBEDDING] if is_first else None,
+        layers=tuple(_layer(by_name, f"{LAYERS}{number}.", config) for number in numbers),
+        norm=by_name[FINAL_NORM] if is_last else None,
         head=_head(by_name) if is_last else None,
     )
 
 
 def _head(by_name: Mapping[str, paddle.Tensor]) -> paddle.Tensor:
-    head = by_name.get("lm_head.weight")
+    head = by_name.get(LM_HEAD)
     # A head used transposed is three times slower for a few rows, so a tied one is worth its copy.
-    return by_name["model.embed_tokens.weight"].t().contiguous() if head is None else head
+    return by_name[EMBEDDING].t().contiguous() if head is None else head
 
 
-def _layer(by_name: Mapping[str, paddle.Tensor], prefix: str) -> LayerWeights:
-    def affine(name: str) -> Affine:
-        return Affine(by_name[f"{prefix}{name}.weight"], by_name.get(f"{prefix}{name}.bias"))
+def _layer(by_name: Mapping[str, paddle.Tensor], prefix: str, config: Any) -> LayerWeights:
+    shapes = layer_shapes(config)
 
-    return LayerWeights(
-        input_norm=by_name[f"{prefix}input_layernorm.weight"],
-        queries=affine("self_attn.q_proj"),
-        keys=affine("self_attn.k_proj"),
-        values=affine("self_attn.v_proj"),
-        output=affine("self_attn.o_proj"),
-        query_norm=by_name.get(f"{prefix}self_attn.q_norm.weight"),
-        key_norm=by_name.get(f"{prefix}self_attn.k_norm.weight"),
-        feed_norm=by_name[f"{prefix}post_attention_layernorm.weight"],
-        gate=affine("mlp.gate_proj"),
-        up=affine("mlp.up_proj"),
-        down=affine("mlp.down_proj"),
-    )
+    def pick(weight: Weight) -> paddle.Tensor | Affine | None:
+        names = [f"{weight.name}.{ending}" for ending in ("weight", "bias")]
+        found = [by_name[f"{prefix}{name}"] if name in shapes else None for name in names]
+        return Affine(*found) if weight.kind == "matrix" else found[0]
+
+    return LayerWeights(**{weight.role: pick(weight) for weight in config.family.layer})

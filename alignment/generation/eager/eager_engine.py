@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import paddle
 
+from alignment.architecture.family import FLAGS
 from alignment.architecture.parts import even_cut
+from alignment.architecture.rotary_frequencies import SCALINGS
 from alignment.errors import UserError
 from alignment.generation.drawing import Drawer
 from alignment.generation.eager.decoder_weights import sort_weights
@@ -18,7 +20,7 @@ from alignment.generation.eager.kv_cache import KVCache
 from alignment.generation.eager.relay import Piece, Relay
 from alignment.generation.eager.row_group import RowGroup
 from alignment.generation.eager.stopping import Answers
-from alignment.generation.engine import GenerationOptions
+from alignment.generation.engine import GenerationOptions, missing_features
 from alignment.generation.place import WHOLE_MODEL, EnginePlace
 from alignment.generation.prompt_checks import check_prompts
 from alignment.generation.random_numbers import uniform
@@ -36,6 +38,12 @@ class EagerEngine:
     one to work on.
     """
 
+    features = frozenset(
+        {*FLAGS, "tie_word_embeddings", "sliding_window", "norm=rms", "activation=silu"}
+        | {f"rope_type={kind}" for kind in SCALINGS}
+    )
+    """See ``Engine.features``."""
+
     def __init__(
         self,
         model: Any,
@@ -45,6 +53,9 @@ class EagerEngine:
         usable_vocab_size: int | None = None,
     ) -> None:
         """``max_batch_rows`` rows run at once (None: all); ids from ``usable_vocab_size`` on are never drawn."""
+        missing = missing_features(model.config, self.features)
+        if missing:
+            raise UserError(f"no engine computes {', '.join(missing)} of this {model.config.model_type} model")
         if max_batch_rows is not None and max_batch_rows < 1:
             raise UserError(f"max_batch_rows={max_batch_rows} (allowed: 1 or more)")
         self.version: int | None = None
@@ -60,7 +71,7 @@ class EagerEngine:
         self.release()
         with paddle.no_grad():
             source = self._model.named_parameters() if weights is None else weights
-            self._weights = sort_weights(source, self._model.config.num_hidden_layers, self._place)
+            self._weights = sort_weights(source, self._model.config, self._place)
         self.version = version
 
     def release(self) -> None:

@@ -11,9 +11,10 @@ import paddle
 from alignment.errors import UserError
 from alignment.generation.engine import GenerationOptions
 from alignment.generation.fused.blocks import blocks_for
+from alignment.generation.fused.capabilities import FEATURES, model_obstacle
 from alignment.generation.fused.decode_loop import Progress, run
 from alignment.generation.fused.fused_drawing import FusedDrawer
-from alignment.generation.fused.fused_model import FusedModel, share_sizes
+from alignment.generation.fused.fused_model import FusedModel
 from alignment.generation.fused.fused_settings import FusedSettings
 from alignment.generation.fused.paging import Counts, Paging
 from alignment.generation.fused.scheduler import Scheduler
@@ -30,12 +31,10 @@ def fused_engine_unavailable(config: Any, place: EnginePlace = WHOLE_MODEL) -> s
 
     May build the kernel library, which takes about a minute the first time.
     """
-    if place.pipeline.size > 1:
-        return f"the fused engine needs all layers in one process, pipeline_parallel_degree={place.pipeline.size}"
-    sizes = share_sizes(config, place.tensor)
-    odd = [f"{name} {sizes[name]}" for name in ("hidden", "inner") if sizes[name] % 2]
-    if odd:
-        return f"the kernels need even widths, a process has {' and '.join(odd)}"
+    tensor, stages = place.tensor, place.pipeline.size
+    obstacle = model_obstacle(config, tensor_degree=tensor.size, tensor_index=tensor.index, num_stages=stages)
+    if obstacle is not None:
+        return obstacle
     device = paddle.device.get_device()
     if device != "cpu":
         return f"the fused engine runs on cpu, the device is {device}"
@@ -50,6 +49,9 @@ class FusedEngine:
     The same seed and sequence id give the same tokens whatever the slots, the memory and the order of the prompts,
     bit for bit: every row is summed in the same order in every company.
     """
+
+    features = FEATURES
+    """See ``Engine.features``."""
 
     def __init__(
         self,

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import paddle
 
+from alignment.architecture.cuts import layer_sizes, whole_shapes
 from alignment.architecture.parts import even_cut
 from alignment.errors import UserError
 from alignment.generation.drawing import gather_logits
 from alignment.generation.fused.blocks import blocks_for
+from alignment.generation.fused.capabilities import KERNEL_FLAGS
 from alignment.generation.fused.fused_settings import FusedSettings
 from alignment.generation.fused.scheduler import Step
 from alignment.ops.native.library import CoreLibrary
@@ -34,7 +36,7 @@ class FusedModel:
         self.block_bytes = _block_bytes(sizes, settings)
         enough = settings.num_slots * (blocks_for(self.max_length, settings.block_tokens) + 1)
         self.num_blocks = min(settings.kv_bytes // self.block_bytes, enough)
-        self._names = frozenset(weight_names(config))
+        self._names = frozenset(whole_shapes(config, "causal"))
         self._threads = settings.threads
         self._group = group
         self._vocab_size = config.vocab_size
@@ -103,44 +105,21 @@ class FusedModel:
         self._core.set_weight(name, tensor.data_ptr(), dtype=dtype, shape=shape, threads=self._threads)
 
 
-def weight_names(config: Any) -> Iterator[str]:
-    """Yield the Hugging Face names of the decoder's parameters."""
-    biased = dict.fromkeys(("q_proj", "k_proj", "v_proj"), config.attention_bias)
-    biased |= {"o_proj": config.attention_output_bias}
-    biased |= dict.fromkeys(("gate_proj", "up_proj", "down_proj"), config.mlp_bias)
-    yield from ("model.embed_tokens.weight", "model.norm.weight")
-    if not config.tie_word_embeddings:
-        yield "lm_head.weight"
-    for layer in range(config.num_hidden_layers):
-        prefix = f"model.layers.{layer}."
-        yield from (f"{prefix}input_layernorm.weight", f"{prefix}post_attention_layernorm.weight")
-        if config.qk_norm:
-            yield from (f"{prefix}self_attn.q_norm.weight", f"{prefix}self_attn.k_norm.weight")
-        for name, has_bias in biased.items():
-            part = "self_attn" if name in ("q_proj", "k_proj", "v_proj", "o_proj") else "mlp"
-            yield from (f"{prefix}{part}.{name}.{kind}" for kind in ("weight", "bias")[: 1 + has_bias])
-
-
 def share_sizes(config: Any, group: Group) -> dict[str, int | float]:
     """Return what the kernels need to know of the model's shape; where the group cuts it, of this process's share."""
-    inner_start, inner_stop = even_cut(config.intermediate_size, group.size, group.index)
+    layer = layer_sizes(config, tensor_degree=group.size, tensor_index=group.index)
     vocab_start, vocab_stop = even_cut(config.vocab_size, group.size, group.index)
     return {
         "num_layers": config.num_hidden_layers,
         "hidden": config.hidden_size,
-        "inner": inner_stop - inner_start,
-        "heads": config.num_attention_heads // group.size,
-        # Where there are fewer key heads than processes, each process holds one.
-        "kv_heads": max(1, config.num_key_value_heads // group.size),
+        "inner": layer.inner,
+        "heads": layer.heads,
+        "kv_heads": layer.kv_heads,
         "head_dim": config.head_dim,
         "vocab": vocab_stop - vocab_start,
         "rms_eps": config.rms_norm_eps,
         "window": config.sliding_window or 0,
-        "qk_norm": config.qk_norm,
-        "qkv_bias": config.attention_bias,
-        "output_bias": config.attention_output_bias,
-        "mlp_bias": config.mlp_bias,
-        "tied": config.tie_word_embeddings,
+        **{switch: getattr(config, flag) for switch, flag in KERNEL_FLAGS.items()},
     }
 
 

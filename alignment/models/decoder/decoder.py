@@ -1,4 +1,4 @@
-"""The decoder of the Llama family (llama, mistral, qwen2, qwen3), parameter for parameter as Hugging Face names it.
+"""The decoder of every family, parameter for parameter as the family's table names it.
 
 All layers work on the M real tokens of a batch, [M, H]: padding costs nothing and no tensor has more than two axes.
 A ``Placement`` says which layers, and which share of each, this process holds; outside of attention and feed-forward
@@ -8,7 +8,7 @@ it has all M tokens, or under sequence parallelism its share of them.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,11 +16,12 @@ import paddle
 from paddle import nn
 from paddle.distributed.fleet.utils import recompute
 
-from alignment.architecture.cuts import LayerSizes, layer_sizes, whole_shapes
+from alignment.architecture.cuts import layer_sizes, local_layer_shapes, whole_shapes
 from alignment.architecture.decoder_config import DecoderConfig
+from alignment.architecture.families import LM_HEAD
 from alignment.architecture.parts import even_cut
 from alignment.errors import DataError
-from alignment.models.decoder.layers import Embedding, LeavingLinear, Linear, NumberedLayers, RmsNorm
+from alignment.models.decoder.layers import Embedding, Linear, NumberedLayers, RmsNorm, RoleLayers, build_layer
 from alignment.models.decoder.placement import WHOLE, Placement
 from alignment.ops.rotary_attention import RotaryAttention
 from alignment.ops.swiglu import swiglu
@@ -38,26 +39,16 @@ class SequencePlan:
     """What the backward pass computes again: ``full``, ``full_attn``, ``core_attn``, or nothing."""
 
 
-class Attention(nn.Layer):
+class Attention(RoleLayers):
     """Causal self-attention over this process's heads."""
-
-    def __init__(self, config: DecoderConfig, sizes: LayerSizes, *, dtype: str) -> None:
-        super().__init__(dtype=dtype)
-        width, dim, bias = config.hidden_size, config.head_dim, config.attention_bias
-        queries, keys = sizes.heads * dim, sizes.kv_heads * dim
-        self.q_proj = Linear(width, queries, bias=bias, dtype=dtype)
-        self.k_proj = Linear(width, keys, bias=bias, dtype=dtype)
-        self.v_proj = Linear(width, keys, bias=bias, dtype=dtype)
-        self.o_proj = LeavingLinear(queries, width, bias=config.attention_output_bias, dtype=dtype)
-        self.q_norm = RmsNorm(dim, eps=config.rms_norm_eps, dtype=dtype) if config.qk_norm else None
-        self.k_norm = RmsNorm(dim, eps=config.rms_norm_eps, dtype=dtype) if config.qk_norm else None
 
     def forward(self, x: paddle.Tensor, plan: SequencePlan) -> paddle.Tensor:
         """Return [rows, H] for x [rows, H]."""
         x = plan.region.enter(x)
-        q, k = _norm_heads(self.q_norm, self.q_proj(x)), _norm_heads(self.k_norm, self.k_proj(x))
+        q = _norm_heads(self.get("query_norm"), self["queries"](x))
+        k = _norm_heads(self.get("key_norm"), self["keys"](x))
         keep = plan.recomputed != "core_attn"
-        return self.o_proj(plan.attention.attend(q, k, self.v_proj(x), keep_weights=keep), plan.region)
+        return self["output"](plan.attention.attend(q, k, self["values"](x), keep_weights=keep), plan.region)
 
 
 def _norm_heads(norm: RmsNorm | None, x: paddle.Tensor) -> paddle.Tensor:
@@ -65,31 +56,31 @@ def _norm_heads(norm: RmsNorm | None, x: paddle.Tensor) -> paddle.Tensor:
     return x if norm is None else norm(x.reshape([-1, norm.weight.shape[0]])).reshape(x.shape)
 
 
-class FeedForward(nn.Layer):
+class FeedForward(RoleLayers):
     """The gated feed-forward block, this process's columns of it."""
-
-    def __init__(self, config: DecoderConfig, sizes: LayerSizes, *, dtype: str) -> None:
-        super().__init__(dtype=dtype)
-        width, inner, bias = config.hidden_size, sizes.inner, config.mlp_bias
-        self.gate_proj = Linear(width, inner, bias=bias, dtype=dtype)
-        self.up_proj = Linear(width, inner, bias=bias, dtype=dtype)
-        self.down_proj = LeavingLinear(inner, width, bias=bias, dtype=dtype)
 
     def forward(self, x: paddle.Tensor, region: TensorRegion) -> paddle.Tensor:
         """Return [rows, H] for x [rows, H]."""
         x = region.enter(x)
-        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)), region)
+        return self["down"](swiglu(self["gate"](x), self["up"](x)), region)
 
 
-class DecoderLayer(nn.Layer):
+_BLOCKS = {"self_attn": Attention, "mlp": FeedForward}
+
+
+class DecoderLayer(RoleLayers):
     """Attention and feed-forward, each behind a norm and added to its input."""
 
-    def __init__(self, config: DecoderConfig, sizes: LayerSizes, *, dtype: str) -> None:
-        super().__init__(dtype=dtype)
-        self.self_attn = Attention(config, sizes, dtype=dtype)
-        self.mlp = FeedForward(config, sizes, dtype=dtype)
-        self.input_layernorm = RmsNorm(config.hidden_size, eps=config.rms_norm_eps, dtype=dtype)
-        self.post_attention_layernorm = RmsNorm(config.hidden_size, eps=config.rms_norm_eps, dtype=dtype)
+    def __init__(self, config: DecoderConfig, shapes: Mapping[str, tuple[int, ...]], *, dtype: str) -> None:
+        """``shapes``: of this process's tensors, by the name in the layer."""
+        blocks: dict[str, dict[str, tuple[str, nn.Layer]]] = {"": {}}
+        for weight in config.family.layer:
+            if f"{weight.name}.weight" in shapes:
+                block, _, name = weight.name.rpartition(".")
+                layer = build_layer(weight, shapes, eps=config.rms_norm_eps, dtype=dtype)
+                blocks.setdefault(block, {})[weight.role] = (name, layer)
+        norms = blocks.pop("")
+        super().__init__({name: (name, _BLOCKS[name](layers)) for name, layers in blocks.items()} | norms)
 
     def forward(self, hidden: paddle.Tensor, plan: SequencePlan) -> paddle.Tensor:
         """Return [rows, H] for hidden [rows, H]."""
@@ -98,10 +89,10 @@ class DecoderLayer(nn.Layer):
         else:
             attended = self._attend(hidden, plan)
         hidden = hidden + attended
-        return hidden + self.mlp(self.post_attention_layernorm(hidden), plan.region)
+        return hidden + self["mlp"](self["feed_norm"](hidden), plan.region)
 
     def _attend(self, hidden: paddle.Tensor, plan: SequencePlan) -> paddle.Tensor:
-        return self.self_attn(self.input_layernorm(hidden), plan)
+        return self["self_attn"](self["input_norm"](hidden), plan)
 
 
 class Decoder(nn.Layer):
@@ -133,7 +124,8 @@ class Decoder(nn.Layer):
             first, last = even_cut(config.vocab_size, size, index)
             self.embed_tokens = Embedding(last - first, width, first_row=first, dtype=dtype)
         numbers = [number for chunk in self.chunks for number in chunk]
-        self.layers = NumberedLayers({n: DecoderLayer(config, self._sizes, dtype=dtype) for n in numbers})
+        shapes = local_layer_shapes(config, tensor_degree=size, tensor_index=index)
+        self.layers = NumberedLayers({n: DecoderLayer(config, shapes, dtype=dtype) for n in numbers})
         self.norm = RmsNorm(width, eps=config.rms_norm_eps, dtype=dtype) if placement.is_last else None
 
     def forward(
@@ -163,7 +155,7 @@ class Decoder(nn.Layer):
     @property
     def dtype(self) -> paddle.dtype:
         """The type of the weights and of hidden states."""
-        return self.layers[self.chunks[0][0]].input_layernorm.weight.dtype
+        return self.layers[self.chunks[0][0]]["input_norm"].weight.dtype
 
     def run_chunk(self, index: int, batch: TokenBatch, hidden: paddle.Tensor | None) -> paddle.Tensor:
         """Return [m, H] behind chunk ``index`` of this stage, without the final norm; m as in ``boundary_rows``.
@@ -274,7 +266,7 @@ class CausalLM(nn.Layer):
         self.model = Decoder(config, dtype=dtype, placement=placement, with_embedding=embeds)
         self.lm_head = None
         if placement.is_last and not tied:
-            width, columns = self.parts["lm_head.weight"].extent
+            width, columns = self.parts[LM_HEAD].extent
             self.lm_head = Linear(width, columns, bias=False, dtype=dtype)
 
     def forward(

@@ -5,9 +5,12 @@ Layers are told the sizes this process holds; what they do between processes sta
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import paddle
 from paddle import nn
 
+from alignment.architecture.family import Weight
 from alignment.ops.linear import add_bias, linear
 from alignment.ops.rms_norm import rms_norm
 from alignment.parallel.tensor.regions import TensorRegion, embed_rows
@@ -61,6 +64,33 @@ class Embedding(nn.Layer):
         if region.group.size == 1:
             return nn.functional.embedding(ids, self.weight)
         return region.leave(embed_rows(ids, self.weight, first_row=self.first_row))
+
+
+class RoleLayers(nn.Layer):
+    """Layers that have the names of a family's table and are asked for by role."""
+
+    def __init__(self, layers: Mapping[str, tuple[str, nn.Layer]]) -> None:
+        """``layers``: (name, layer) by role, in the order of parameters."""
+        super().__init__()
+        self._names = {role: name for role, (name, _) in layers.items()}
+        for name, layer in layers.values():
+            self.add_sublayer(name, layer)
+
+    def __getitem__(self, role: str) -> nn.Layer:
+        return self._sub_layers[self._names[role]]
+
+    def get(self, role: str) -> nn.Layer | None:
+        """Return the layer that has ``role``, None where the model has none."""
+        return self[role] if role in self._names else None
+
+
+def build_layer(weight: Weight, shapes: Mapping[str, tuple[int, ...]], *, eps: float, dtype: str) -> Linear | RmsNorm:
+    """Return the layer of one ``weight`` of a table; ``shapes`` (by name in the layer) say how large, and if biased."""
+    shape = shapes[f"{weight.name}.weight"]
+    if weight.kind == "norm":
+        return RmsNorm(shape[0], eps=eps, dtype=dtype)
+    kind = LeavingLinear if weight.cut == "rows" else Linear
+    return kind(*shape, bias=f"{weight.name}.bias" in shapes, dtype=dtype)
 
 
 class NumberedLayers(nn.Layer):

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from alignment.architecture.cuts import EMBEDDING, whole_shapes
+from alignment.architecture.cuts import whole_shapes
 from alignment.architecture.decoder_config import DecoderConfig
+from alignment.architecture.families import EMBEDDING, LM_HEAD
 from alignment.architecture.parts import Part
 from alignment.errors import ModelFolderError
 from alignment.models.config import CONFIG_FILE, read_config, read_config_dict
@@ -31,7 +32,6 @@ HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 DESCRIPTIONS = ("*.json", "*.model", "*.jinja", "merges.txt")
 """Files of a model on the hub beside its weights."""
 SCORE_HEAD = ("score.weight", "score.bias")
-LM_HEAD = "lm_head.weight"
 RUN_MODELS = ("policy", "reward", "value")
 """Folders of a run (and of its checkpoints) that hold a model, in the order in which one is looked for."""
 SCORE_STATE = "score_normalizer"

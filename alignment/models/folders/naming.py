@@ -9,10 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from alignment.architecture.families import FAMILIES, LM_HEAD, OUTSIDE, SCORE
 from alignment.errors import ModelFolderError
 
-LINEAR_SUFFIXES = ("_proj.weight", "lm_head.weight", "score.weight")
-"""Matrices that files hold transposed; embeddings are not among them."""
+MATRICES = tuple(
+    dict.fromkeys(
+        f"{weight.name.rpartition('.')[2]}.weight"
+        for weight in (*OUTSIDE, *(weight for name in FAMILIES for weight in FAMILIES[name].layer))
+        if weight.kind == "matrix"
+    )
+)
+"""Endings of what files hold transposed; embeddings are not among them."""
 
 SCORE_ALIASES = (
     "score_head.", "value_head.", "v_head.summary.", "v_head.", "reward_head.", "rm_head.", "regression_head.",
@@ -23,7 +30,7 @@ SCORE_ALIASES = (
 WRAPPERS = ("base_model.model.", "pretrained_model.")
 """Prefixes of models that were saved inside another one."""
 
-FAMILY_PREFIXES = ("llama.", "mistral.", "qwen2.", "qwen3.")
+FAMILY_PREFIXES = tuple(f"{name}." for name in FAMILIES)
 """PaddleNLP's word for ``model.``."""
 
 IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "attn.masked_bias", "attn.bias")
@@ -35,7 +42,7 @@ NORMALIZER_PREFIX = "normalizer."
 
 def is_transposed(name: str) -> bool:
     """Return whether files hold the tensor ``name`` transposed."""
-    return name.endswith(LINEAR_SUFFIXES)
+    return name.endswith(MATRICES)
 
 
 def canonical_name(stored: str, head_prefix: str | None = None) -> str | None:
@@ -92,11 +99,11 @@ def refuse_mismatch(match: Match, *, folder: str, heads: Sequence[str] = ()) -> 
 
 def _advice(match: Match, heads: Sequence[str]) -> str:
     """Return what to do when a language model stands where a score model is wanted, or the other way round."""
-    if "score.weight" in match.missing and heads:
+    if SCORE in match.missing and heads:
         shown = ", ".join(name.removesuffix(".weight") for name in heads[:5])
         return f". If its score head has another name, give it as value_head_prefix (candidates: {shown})"
-    if "score.weight" in match.missing:
+    if SCORE in match.missing:
         return ". It has no score head: train a reward model from it with alignment/rm/run_reward.py"
-    if "lm_head.weight" in match.missing and "score.weight" in match.unknown:
+    if LM_HEAD in match.missing and SCORE in match.unknown:
         return ". It is a score model (reward model or critic) where a language model is needed"
     return ""

@@ -26,16 +26,22 @@ def split_fused(tensor: StoredTensor, config: DecoderConfig, folder: Path) -> It
         dim, groups = config.head_dim, config.num_attention_heads // config.num_key_value_heads
         step = (groups + 2) * dim
         _check_columns(tensor, columns, step, folder)
-        for name, first, width in (("q", 0, groups * dim), ("k", groups * dim, dim), ("v", (groups + 1) * dim, dim)):
+        cuts = (("queries", 0, groups * dim), ("keys", groups * dim, dim), ("values", (groups + 1) * dim, dim))
+        for role, first, width in cuts:
             pieces = [Cut(tensor, start + first, start + first + width) for start in range(0, columns, step)]
-            yield Renamed(Joined.of(pieces, len(tensor.shape) - 1), tensor.name.replace("qkv_proj", f"{name}_proj"))
+            yield Renamed(Joined.of(pieces, len(tensor.shape) - 1), _rename(tensor, _QKV, role, config))
     elif _GATE_UP in tensor.name:
         _check_columns(tensor, columns, 2, folder)
-        for name, start in (("gate", 0), ("up", columns // 2)):
+        for role, start in (("gate", 0), ("up", columns // 2)):
             piece = Cut(tensor, start, start + columns // 2)
-            yield Renamed(piece, tensor.name.replace("gate_up_fused_proj", f"{name}_proj"))
+            yield Renamed(piece, _rename(tensor, _GATE_UP, role, config))
     else:
         yield tensor
+
+
+def _rename(tensor: StoredTensor, fused: str, role: str, config: DecoderConfig) -> str:
+    """Return the name of ``tensor`` with that of one of its projections in place of ``fused``."""
+    return tensor.name.replace(fused, f"{config.family.weight(role).name}.")
 
 
 def _check_columns(tensor: StoredTensor, columns: int, step: int, folder: Path) -> None:

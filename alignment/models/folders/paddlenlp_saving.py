@@ -11,8 +11,8 @@ from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from paddle import Tensor
 
-from alignment.architecture.cuts import EMBEDDING
-from alignment.architecture.paddlenlp_config import UNTIED_FAMILIES, to_paddlenlp
+from alignment.architecture.families import EMBEDDING, LM_HEAD
+from alignment.architecture.paddlenlp_config import to_paddlenlp
 from alignment.errors import ModelFolderError
 from alignment.models.config import CONFIG_FILE
 from alignment.models.decoder.decoder import CausalLM
@@ -38,7 +38,6 @@ from alignment.telemetry import log
 FORMAT_TAG = "np"
 """What PaddleNLP writes into its safetensors files, and insists on."""
 FAST_CLASS, SENTENCEPIECE_CLASS = "PretrainedTokenizerFast", "LlamaTokenizer"
-LM_HEAD = "lm_head.weight"
 _FLAGS = ("content", "lstrip", "rstrip", "single_word", "normalized", "special")
 
 
@@ -74,12 +73,13 @@ def _write_weights(folder: Path, model: CausalLM) -> None:
 
 def _stored_tensors(model: CausalLM) -> Iterator[tuple[str, Tensor]]:
     """Yield names and parameters; a model that PaddleNLP does not tie gets a copy of the embedding as its head."""
-    family = model.config.model_type
+    family = model.config.family
+    assert family.paddlenlp is not None, "to_paddlenlp refuses it"
     for name, value in model.named_parameters():
-        yield name.replace("model.", f"{family}.", 1) if name.startswith("model.") else name, value
+        yield name.replace("model.", f"{family.name}.", 1) if name.startswith("model.") else name, value
         if name == EMBEDDING and model.config.tie_word_embeddings:
             # Where it is tied, PaddleNLP keeps the embedding itself under this name, too.
-            yield LM_HEAD, value.T if family in UNTIED_FAMILIES else value
+            yield LM_HEAD, value if family.paddlenlp.ties_head else value.T
 
 
 def _write_tokenizer(folder: Path) -> None:

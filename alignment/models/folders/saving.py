@@ -28,8 +28,6 @@ from alignment.parallel.comms.together import Attempt, on_main
 from alignment.parallel.reshard import Resharder, dtype_name
 from alignment.parallel.topology import Topology
 
-FAMILY_NAMES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
-
 
 class WeightFile(NamedTuple):
     """One safetensors file of a model folder."""
@@ -166,7 +164,7 @@ def describe_model(model: CausalLM | ScoreModel, tokenizer: Tokenizer | None) ->
     config.pop("torch_dtype", None)
     config["eos_token_id"] = as_json_ids(sequence_ends(model.config, tokenizer))
     kind = "ForSequenceClassification" if isinstance(model, ScoreModel) else "ForCausalLM"
-    config["architectures"] = [FAMILY_NAMES[model.config.model_type] + kind]
+    config["architectures"] = [model.config.family.class_prefix + kind]
     config["dtype"] = dtype_name(next(iter(model.parameters())))
     if isinstance(model, ScoreModel):
         config |= {"num_labels": 1, "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
-from alignment.architecture.cuts import EMBEDDING, whole_shapes
+from alignment.architecture.cuts import whole_shapes
 from alignment.architecture.decoder_config import DecoderConfig
-from alignment.architecture.paddlenlp_config import UNTIED_FAMILIES
+from alignment.architecture.families import EMBEDDING, LM_HEAD
 from alignment.errors import ModelFolderError
 from alignment.models.folders.layout import is_paddle_layout
 from alignment.models.folders.naming import canonical_name, is_transposed
@@ -17,7 +17,6 @@ from alignment.models.folders.views import StoredTensor, Turned
 from alignment.models.folders.weight_files import WeightFiles, find_weight_files
 from alignment.telemetry import log
 
-LM_HEAD = "lm_head.weight"
 Naming = Callable[[str], str | None]
 """From a tensor's name in the files to that of the parameter; None: the model does not need it."""
 
@@ -88,14 +87,19 @@ def _turn(tensor: StoredTensor, name: str | None, config: DecoderConfig) -> Stor
     stays = name is None or not is_transposed(name)
     if name == LM_HEAD and config.tie_word_embeddings:
         copied = (config.vocab_size, config.hidden_size)
-        stays = tensor.shape == copied and (copied != copied[::-1] or config.model_type not in UNTIED_FAMILIES)
+        stays = tensor.shape == copied and (copied != copied[::-1] or _ties_head(config))
     return tensor if stays else Turned(tensor)
 
 
 def _tied_head(config: DecoderConfig) -> tuple[int, int]:
     """Return the shape of the head of PaddleNLP's model where config.json ties it.
 
-    It is the embedding itself, in all but ``UNTIED_FAMILIES``.
+    It is the embedding itself, where its model ties them at all.
     """
     copied = (config.vocab_size, config.hidden_size)
-    return copied[::-1] if config.model_type in UNTIED_FAMILIES else copied
+    return copied if _ties_head(config) else copied[::-1]
+
+
+def _ties_head(config: DecoderConfig) -> bool:
+    theirs = config.family.paddlenlp
+    return theirs is None or theirs.ties_head

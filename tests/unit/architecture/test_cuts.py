@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignment.architecture.cuts import (
-    EMBEDDING,
     check_degrees,
     gradient_is_partial,
     held_names,
@@ -22,6 +21,7 @@ from alignment.architecture.cuts import (
     whole_shapes,
 )
 from alignment.architecture.decoder_config import DecoderConfig
+from alignment.architecture.families import EMBEDDING
 from alignment.architecture.layout import Layout
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.placement import Placement

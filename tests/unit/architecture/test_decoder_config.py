@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from alignment.architecture.decoder_config import MODEL_TYPES, DecoderConfig
+from alignment.architecture.decoder_config import DecoderConfig
+from alignment.architecture.families import FAMILIES
 from alignment.errors import ModelFolderError
 from alignment.models.config import read_config
 
@@ -28,7 +29,7 @@ def read(family="llama", **changes):
     return DecoderConfig.from_dict({"model_type": family, **SIZES, **changes})
 
 
-@pytest.mark.parametrize("family", MODEL_TYPES)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_there_and_back(family):
     config = read(family, eos_token_id=[2, 3], rope_scaling={"type": "linear", "factor": 2.0}, unheard_of=1)
     again = DecoderConfig.from_dict(json.loads(json.dumps(config.to_dict())))

@@ -140,7 +140,7 @@ def test_a_pass_without_gradients_needs_what_is_counted(shape, native):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_reading_prompts_needs_what_is_counted(shape, native):
     config = make_config(**SHAPES[shape])
-    weights = sort_weights(build(config, "policy").state_dict().items(), config.num_hidden_layers)
+    weights = sort_weights(build(config, "policy").state_dict().items(), config)
     engine = DecoderForward(config, weights, max_length=LENGTH)
     prompts = [row[:LENGTH] for row in full_batch().input_ids]
     with paddle.no_grad():

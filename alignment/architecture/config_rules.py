@@ -1,0 +1,145 @@
+"""What the keys of a config.json may be, and what they say about heads, biases and windows; by the family's table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from alignment.architecture.family import FLAGS, Family
+from alignment.architecture.rope_settings import is_number
+from alignment.errors import ModelFolderError
+
+TEMPLATE_KEY = "trained_template"
+LARGEST_SIZE, MOST_LAYERS, WIDEST_HEAD = 2**31 - 1, 10_000, 2**16
+WIDTHS = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads")
+SIZES = (*WIDTHS, "num_hidden_layers")
+COMMON_DEFAULTS: dict[str, Any] = {
+    "rms_norm_eps": 1e-6,
+    "initializer_range": 0.02,
+    "tie_word_embeddings": False,
+    "attention_bias": False,
+    "mlp_bias": False,
+    "hidden_act": "silu",
+    "sliding_window": None,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
+"""What configuration classes assume for a key that config.json does not have; families add theirs. An end of sequences
+is not assumed: id 2 is an ordinary token of many tokenizers, and these say what their own is.
+"""
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_size(value: Any, largest: int = LARGEST_SIZE) -> bool:
+    return _is_integer(value) and 1 <= value <= largest
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def are_ids(value: Any) -> bool:
+    """Return whether a value of a JSON file can be the ids of end-of-sequence tokens: one or a list."""
+    return all(map(_is_integer, value)) if isinstance(value, (list, tuple)) else _is_integer(value)
+
+
+def _or_null(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or fits(value)
+
+
+_RULES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
+    ((*WIDTHS, "max_position_embeddings"), _is_size, "a positive integer"),
+    (("num_hidden_layers",), partial(_is_size, largest=MOST_LAYERS), f"an integer from 1 to {MOST_LAYERS}"),
+    (("num_key_value_heads", "sliding_window"), _or_null(_is_size), "a positive integer or null"),
+    (("head_dim",), _or_null(partial(_is_size, largest=WIDEST_HEAD)), f"an integer from 1 to {WIDEST_HEAD} or null"),
+    (("bos_token_id", "pad_token_id"), _or_null(_is_integer), "an integer or null"),
+    (("eos_token_id",), _or_null(are_ids), "an integer, a list of integers or null"),
+    (("rms_norm_eps", "initializer_range"), is_number, "a number"),
+    (("rope_theta",), _or_null(is_number), "a number or null"),
+    (
+        ("rope_scaling", "rope_parameters", TEMPLATE_KEY),
+        _or_null(_is_object),
+        "an object or null",
+    ),
+)
+"""Keys, what their values must satisfy, and that in words."""
+
+
+def check(given: Mapping[str, Any], family: Family, place: str) -> None:
+    """Raise one ModelFolderError with every problem of the sizes and of what the decoder cannot compute."""
+    problems = [
+        f"{name} must be {wanted}, found {given.get(name)!r}"
+        for names, fits, wanted in _RULES
+        for name in names
+        if not fits(given.get(name))
+    ]
+    if given["hidden_act"] not in family.activations:
+        problems.append(f"hidden_act {given['hidden_act']!r} is not supported (only {family.activations[0]!r})")
+    if given.get("quantization_config"):
+        problems.append("quantization_config: quantized weights are not supported, give an unquantized folder")
+    if problems:
+        raise ModelFolderError(f"{place}: {'; '.join(problems)}")
+
+
+def read_heads(given: Mapping[str, Any], family: Family, place: str) -> dict[str, Any]:
+    """Return the number of key heads and the width of heads."""
+    heads = int(given["num_attention_heads"])
+    kv_heads = given.get("num_key_value_heads", family.default_kv_heads)
+    kv_heads = heads if kv_heads is None else int(kv_heads)
+    head_dim = given.get("head_dim")
+    if head_dim is None and given["hidden_size"] % heads:
+        raise ModelFolderError(
+            f"{place}: hidden_size {given['hidden_size']} is no multiple of num_attention_heads {heads}"
+        )
+    if kv_heads < 1 or heads % kv_heads:
+        raise ModelFolderError(f"{place}: num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}")
+    width = int(given["hidden_size"] // heads if head_dim is None else head_dim)
+    if not 1 <= width <= WIDEST_HEAD:
+        raise ModelFolderError(f"{place}: heads of {width} numbers (allowed: 2 to {WIDEST_HEAD})")
+    if width % 2:
+        raise ModelFolderError(f"{place}: head_dim {width} is odd; rotary embeddings turn pairs of numbers")
+    return {"num_key_value_heads": kv_heads, "head_dim": width}
+
+
+def read_window(given: Mapping[str, Any], family: Family, longest: int, place: str) -> int | None:
+    """Return how many tokens a query sees in every layer, None where all; layers that differ are refused.
+
+    A window that no row of up to ``longest`` tokens fills is none.
+    """
+    window, layers = given["sliding_window"], given["num_hidden_layers"]
+    if window is None or family.window == "never":
+        return None
+    is_always = family.window == "always"
+    num_windowed = _count_windowed(given, is_always=is_always) if is_always or given.get("use_sliding_window") else 0
+    if num_windowed == 0 or (window >= longest and not is_always):
+        return None
+    if num_windowed < layers:
+        raise ModelFolderError(
+            f"{place}: a sliding window of {window} in {num_windowed} of {layers} layers is not supported "
+            "(all layers or none; see max_window_layers and layer_types)"
+        )
+    return window
+
+
+def _count_windowed(given: Mapping[str, Any], *, is_always: bool) -> int:
+    """Return how many layers have a window: by ``layer_types``, else all, or those from ``max_window_layers`` on."""
+    if given.get("layer_types"):
+        return sum(kind == "sliding_attention" for kind in given["layer_types"])
+    if is_always:
+        return int(given["num_hidden_layers"])
+    return max(0, given["num_hidden_layers"] - given.get("max_window_layers", 28))
+
+
+def read_flags(given: Mapping[str, Any], family: Family) -> dict[str, bool]:
+    """Return which projections carry a bias, whether heads are normalised and whether the head is the embedding."""
+    # InternLM calls it ``bias``; a score model's ``bias`` (safe-rlhf) is that of its head.
+    bias = given["attention_bias"] or ("score_type" not in given and given.get("bias"))
+    given = {**given, "attention_bias": bias}
+    asked = {name: family.flags.get(name, False) for name in FLAGS}
+    flags = {name: bool(given.get(says) if isinstance(says, str) else says) for name, says in asked.items()}
+    return {**flags, "tie_word_embeddings": bool(given["tie_word_embeddings"])}

@@ -1,0 +1,38 @@
+"""Which models the kernels can run, by the features that these need; no Paddle is loaded to ask."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from alignment.architecture.cuts import layer_sizes
+from alignment.architecture.rotary_frequencies import SCALINGS
+from alignment.generation.engine import missing_features
+
+KERNEL_FLAGS: Mapping[str, str] = MappingProxyType(
+    {
+        "qk_norm": "qk_norm",
+        "qkv_bias": "attention_bias",
+        "output_bias": "attention_output_bias",
+        "mlp_bias": "mlp_bias",
+        "tied": "tie_word_embeddings",
+    }
+)
+"""The kernels' switches, and the feature (a flag of DecoderConfig) that each stands for."""
+FEATURES = frozenset(
+    {*KERNEL_FLAGS.values(), "sliding_window", "norm=rms", "activation=silu"}
+    | {f"rope_type={kind}" for kind in SCALINGS}
+)
+
+
+def model_obstacle(config: Any, *, tensor_degree: int = 1, tensor_index: int = 0, num_stages: int = 1) -> str | None:
+    """Return in one line why the kernels cannot run ``config`` (a DecoderConfig) in a layout, None when they can."""
+    missing = missing_features(config, FEATURES)
+    if missing:
+        return f"the fused engine cannot compute {', '.join(missing)} of this {config.model_type} model"
+    if num_stages > 1:
+        return f"the fused engine needs all layers in one process, pipeline_parallel_degree={num_stages}"
+    inner = layer_sizes(config, tensor_degree=tensor_degree, tensor_index=tensor_index).inner
+    odd = [f"{name} {size}" for name, size in (("hidden", config.hidden_size), ("inner", inner)) if size % 2]
+    return f"the kernels need even widths, a process has {' and '.join(odd)}" if odd else None
