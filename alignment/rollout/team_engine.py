@@ -34,6 +34,11 @@ class TeamEngine:
         self._weights = weights
 
     @property
+    def features(self) -> frozenset[str]:
+        """See ``Engine.features``."""
+        return self._inner.features
+
+    @property
     def num_replicas(self) -> int:
         """Replicas that work at the same time."""
         return self._replicas.size

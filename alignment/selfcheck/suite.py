@@ -10,6 +10,7 @@ import paddle
 import paddle.nn.functional as F
 
 from alignment.architecture.decoder_config import DecoderConfig
+from alignment.architecture.families import FAMILIES
 from alignment.generation.eager.eager_engine import EagerEngine
 from alignment.generation.engine import Engine, GenerationOptions
 from alignment.generation.fused.fused_engine import FusedEngine, fused_engine_unavailable
@@ -24,12 +25,6 @@ from alignment.records import TokenBatch
 from alignment.selfcheck.operators import operator_trials
 from alignment.training.optimizers import AdamSettings, NamedAdamW, clip_by_global_norm
 
-FAMILIES = {
-    "llama": {"model_type": "llama"},
-    "mistral": {"model_type": "mistral", "sliding_window": 7},
-    "qwen2": {"model_type": "qwen2", "tie_word_embeddings": True},
-    "qwen3": {"model_type": "qwen3", "head_dim": 16},
-}
 _SIZES = {
     "vocab_size": 90,
     "hidden_size": 48,
@@ -38,6 +33,8 @@ _SIZES = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 64,
+    "head_dim": 16,
+    "sliding_window": 7,
 }
 _TOKENS = np.random.default_rng(0).integers(0, 90, (3, 24))
 _BATCH = TokenBatch.build([_TOKENS[0], _TOKENS[1, :3], _TOKENS[2, :17]], [range(9, 24), [2], range(1, 17)])
@@ -88,7 +85,7 @@ def _gradients(family: str, *, native: bool) -> dict[str, np.ndarray]:
 
 def score() -> None:
     """Score and backpropagate through a reward model."""
-    model = ScoreModel(_config("llama"), ScoreOptions())
+    model = ScoreModel(_config(next(iter(FAMILIES))), ScoreOptions())
     draw_weights(model, seed=1, std=0.2)
     scores = model.read_end_scores(_BATCH)
     F.log_sigmoid(scores[0] - scores[1]).backward()
@@ -126,7 +123,8 @@ def _answer(engine: Engine, options: GenerationOptions) -> list[list[int]]:
 
 
 def _config(family: str) -> DecoderConfig:
-    return DecoderConfig.from_dict({**_SIZES, **FAMILIES[family]})
+    is_tied = list(FAMILIES).index(family) % 2 == 0
+    return DecoderConfig.from_dict({**_SIZES, "model_type": family, "tie_word_embeddings": is_tied})
 
 
 def _build(family: str) -> CausalLM:

@@ -29,7 +29,7 @@ def read(family="llama", **changes):
     return DecoderConfig.from_dict({"model_type": family, **SIZES, **changes})
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", list(FAMILIES))
 def test_there_and_back(family):
     config = read(family, eos_token_id=[2, 3], rope_scaling={"type": "linear", "factor": 2.0}, unheard_of=1)
     again = DecoderConfig.from_dict(json.loads(json.dumps(config.to_dict())))

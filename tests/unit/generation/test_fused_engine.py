@@ -14,7 +14,6 @@ from alignment.generation.eager.eager_engine import EagerEngine
 from alignment.generation.engine import GenerationOptions
 from alignment.generation.fused import fused_engine as module
 from alignment.generation.fused.fused_engine import FusedEngine, fused_engine_unavailable
-from alignment.generation.fused.fused_model import weight_names
 from alignment.generation.fused.fused_settings import FusedSettings, read_bytes
 from alignment.generation.place import EnginePlace
 from alignment.generation.sampling import exponentiate, keep_likeliest
@@ -273,12 +272,6 @@ def test_weights_may_be_bfloat16_or_not_contiguous():
         answers.append(answer(engine, PROMPTS, OPTIONS["sampled"]))
     assert_same(answers[0], answers[1], atol=0)
     assert_same(answers[2], answers[1], atol=0)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_weight_names_are_those_of_the_model(family):
-    model = build(family)
-    assert sorted(weight_names(model.config)) == sorted(name for name, _ in model.named_parameters())
 
 
 def test_missing_and_unknown_weights_are_refused():
