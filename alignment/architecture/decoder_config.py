@@ -157,9 +157,9 @@ class DecoderConfig:
         """
         names = (*SIZES, "num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps", "rope_theta")
         names += ("model_type", "tie_word_embeddings", "initializer_range", "bos_token_id", "pad_token_id")
-        names += self.family.flag_keys
         kept = {key: value for key, value in self.raw.items() if key != "rope_parameters"}
         kept.update({name: getattr(self, name) for name in names})
+        kept.update({key: getattr(self, flag) for flag, key in self.family.flags.items() if isinstance(key, str)})
         kept["rope_scaling"] = None if self.rope_scaling is None else dict(self.rope_scaling)
         kept["eos_token_id"] = as_json_ids(self.eos_token_id)
         kept["hidden_act"] = self.family.activations[0]
