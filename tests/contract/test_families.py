@@ -219,6 +219,21 @@ def test_transformers_computes_the_same_logits(config, tmp_path):
     np.testing.assert_allclose(model(IDS).numpy(), wanted, atol=1e-4)
 
 
+@pytest.mark.interop
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_absent_keys_mean_what_transformers_makes_of_them(family):
+    from transformers import AutoConfig
+
+    given = {"hidden_size": 4096, "num_attention_heads": 32, "vocab_size": 45, "intermediate_size": 48}
+    theirs = AutoConfig.for_model(family, **given)
+    ours = DecoderConfig.from_dict({**given, "num_hidden_layers": theirs.num_hidden_layers, "model_type": family})
+    names = ("num_key_value_heads", "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings", "sliding_window")
+    names += ("initializer_range", "bos_token_id", "pad_token_id", *FAMILIES[family].flag_keys)
+    differences = {name: (getattr(ours, name, None), getattr(theirs, name, None)) for name in names}
+    assert {name: pair for name, pair in differences.items() if pair[0] != pair[1]} == {}
+    assert ours.head_dim == (getattr(theirs, "head_dim", None) or 4096 // 32)
+
+
 def _compares_a_family(node):
     """Return whether a node of the syntax tree compares something with the name of a family."""
     words = {*FAMILIES, *(alias for name in FAMILIES for alias in FAMILIES[name].aliases)}
