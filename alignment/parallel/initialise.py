@@ -1,12 +1,13 @@
 """Start of a process: device, seed and place among the ranks.
 
-With ``host.py`` and ``meeting.py``, the only reader of the environment.
+With ``device/host.py`` and ``comms/meeting.py``, the only reader of the environment.
 """
 
 from __future__ import annotations
 
 import os
 import random
+import uuid
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -19,6 +20,7 @@ from alignment.errors import UserError
 from alignment.parallel.comms.group import ALONE, Group, Link
 from alignment.parallel.comms.guard import DEFAULT_LIMIT, Guard
 from alignment.parallel.comms.meeting import meeting, read_world
+from alignment.parallel.comms.watch import Board
 from alignment.parallel.topology import Topology, describe_rank
 
 
@@ -91,7 +93,7 @@ def _join(device: str, layout: Layout, rank: int, timeout: float) -> Topology:
 
     made = _make_groups(layout, rank)
     world = group("world", range(layout.world_size))
-    link.guard.join(world)
+    link.guard.use(_open_board(world))
     return Topology(
         device=device,
         layout=layout,
@@ -104,6 +106,15 @@ def _join(device: str, layout: Layout, rank: int, timeout: float) -> Topology:
         replica=group("replica", *made["replica"]),
         link=link,
     )
+
+
+def _open_board(world: Group) -> Board:
+    """Return the board on which the processes of this machine see each other; everyone of ``world`` calls it."""
+    token = world.share_object(uuid.uuid4().hex, 0, "name of the board")
+    board = Board(token, rank=world.index, world_size=world.size)
+    world.barrier("board")
+    board.hide()
+    return board
 
 
 def _ranks_of(handle) -> tuple:

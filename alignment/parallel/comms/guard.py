@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import re
 import time
-import uuid
-from typing import TYPE_CHECKING
 
 from alignment.errors import UserError
 from alignment.parallel.comms.watch import Board, Watch
-
-if TYPE_CHECKING:
-    from alignment.parallel.comms.group import Group
 
 DEFAULT_LIMIT = 600.0
 """Seconds one operation between processes may take."""
@@ -37,12 +32,8 @@ class Guard:
         self.place = place
         self.watch = Watch(place, limit=limit)
 
-    def join(self, world: Group) -> None:
-        """Let the processes of this machine see each other's operations; everyone of ``world`` calls it."""
-        token = world.share_object(uuid.uuid4().hex, 0, "name of the board")
-        board = Board(token, rank=world.index, world_size=world.size)
-        world.barrier("board")
-        board.hide()
+    def use(self, board: Board) -> None:
+        """Write every operation on ``board``, where the processes of this machine see it."""
         self.watch.board = board
         BOARDS.append(board)
 
