@@ -209,9 +209,9 @@ def _within_budget(tests: Iterable[str], seconds: Mapping[str, float]) -> Iterat
 def measure_tests(tree: Copy, chosen: str) -> dict[str, Any]:
     """Return the seconds of every test and module, and the tests of every line.
 
-    A module is measured again when it or a file beside it that is no test has changed. Of the package each file is
-    known by its content: {"lines": {file: [(tests of its lines, whether it is still the same), ...]}}. "imports" has
-    what each module imports by name.
+    A module is measured again when it or a file beside it that is no test has changed, or a file that it ran has
+    another name. Of the package each file is known by its content: {"lines": {file: [(tests of its lines, whether it
+    is still the same), ...]}}. "imports" has what each module imports by name.
     """
     known: dict[str, Any] = {"seconds": {}, "modules": {}, "imports": {}, "lines": defaultdict(list)}
     CACHE.mkdir(parents=True, exist_ok=True)
@@ -222,9 +222,10 @@ def measure_tests(tree: Copy, chosen: str) -> dict[str, Any]:
             continue
         helpers = (p for p in (tree.folder / module).parent.rglob("*.py") if not p.name.startswith("test_"))
         kept = CACHE / f"{_digest(tree.folder, [*helpers, tree.folder / module])}.json"
-        if not kept.exists():
-            kept.write_text(json.dumps({**_measure(tree, module), "package": package}), encoding="utf-8")
-        measured = json.loads(kept.read_text(encoding="utf-8"))
+        measured = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else None
+        if measured is None or not set(measured["lines"]) <= set(package):
+            measured = {**_measure(tree, module), "package": package}
+            kept.write_text(json.dumps(measured), encoding="utf-8")
         if measured["failed"]:
             print(f"not used, they fail without a fault: {measured['failed']}", flush=True)
         known["seconds"] |= measured["seconds"]
