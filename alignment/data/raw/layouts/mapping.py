@@ -85,8 +85,6 @@ def _fields(values: dict[str, Any], columns: Mapping[str, str], place: object) -
     elif label is not None:
         values["answer"] = label
     given, answer = values.pop("input", None), values.pop("answer", None)
-    for what in ("system", "tools"):
-        values.pop(what, None)
     _check_apart(given, answer, place)
     sample = RawSample(input=prompt_of(given, place)) if answer is None else answered(given, answer, place)
     kept = {name: value for name, value in values.items() if name in OWN_FIELDS}

@@ -316,3 +316,27 @@ def test_the_columns_that_are_null_are_named_in_order():
         recognise(row, "row 1")
     shown = ", ".join(map(repr, sorted(row)))
     assert str(error.value) == f"row 1: null in {shown}"
+
+
+def test_a_usual_column_beside_a_named_one_is_read(read):
+    assert read({"input": "a", "s": "b"}, output_key="s") == [{"input": "a", "answer": "b"}]
+    assert read({"q": "a", "tgt": "b"}, input_key="q") == [{"input": "a", "answer": "b"}]
+
+
+def test_a_named_column_that_a_row_lacks_is_named(read):
+    with pytest.raises(DataError, match="line 2.*missing column 'q'"):
+        read({"q": "a"}, {"x": "a"}, input_key="q")
+
+
+def test_rows_of_several_layouts_stay_in_their_order_with_all_samples_of_a_tree(read):
+    def node(text, role, *replies, rank=None):
+        return {"message_id": text, "text": text, "role": role, "rank": rank, "replies": list(replies)}
+
+    follow_up = node("c", "prompter", node("d", "assistant"))
+    tree = node("a", "prompter", node("b", "assistant", follow_up))
+    rows = [
+        {"prompt": "x", "completion": "y"},
+        {"prompt": tree, "message_tree_id": "1"},
+        {"query": "q", "response": "r"},
+    ]
+    assert [sample["input"] for sample in read(*rows)] == ["x", ["a"], ["a", "b", "c"], "q"]
