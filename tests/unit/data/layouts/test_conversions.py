@@ -114,3 +114,21 @@ def test_a_text_without_turns_is_null_or_refused():
     assert transcript_text({"text": "### Human: a### Assistant: b"}, "row 1") == {"dialogue": ["a", "b"]}
     with pytest.raises(DataError, match="row 1: column 'text' is plain text"):
         transcript_text({"text": "a b"}, "row 1")
+
+
+def _answers(*texts):
+    return [[*TALK[:3], {**TALK[3], "content": text}] for text in texts]
+
+
+@pytest.mark.parametrize("prompt", [TALK[:3], "c", " a ", "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant:"])
+def test_a_prompt_beside_two_conversations_may_be_all_their_turns_or_one_of_them(prompt):
+    sample = pair_of(prompt, *_answers("d", "x"), "row 1")
+    assert sample == {"input": ["a", "b", "c"], "answer": "d", "other_answer": "x", "better": True}
+
+
+@pytest.mark.parametrize(
+    "prompt", ["e", [TALK[0], {**TALK[1], "content": "e"}, TALK[2]], [TALK[0], TALK[1], {**TALK[2], "content": "e"}]]
+)
+def test_a_prompt_that_differs_from_two_conversations_is_refused(prompt):
+    with pytest.raises(DataError, match="row 1: the prompt column differs from the turns before the chosen answer"):
+        pair_of(prompt, *_answers("d", "x"), "row 1")
