@@ -83,3 +83,17 @@ def test_a_run_that_ends_before_is_warned_of():
     assert _observe(_ppo(1.0)).describe() is None
     warning = _observe(_ppo(0.0), _ppo(0.0)).describe()
     assert "the gradient was exactly 0 for policy in the last 2 iteration(s)" in warning
+
+
+@pytest.mark.parametrize(
+    ("name", "metrics", "expected"),
+    [
+        ("reward", _metrics(preference__loss=0.0, preference__accuracy=1.0, policy__loss=3.0), False),
+        ("reward", _metrics(preference__loss=0.5, preference__accuracy=1.0), True),
+        ("critic", _metrics(critic__loss=0.0, ptx__loss=2.0), False),
+        ("policy", _metrics(policy__loss=3.0, sft__loss=0.25), True),
+        ("policy", _metrics(policy__advantage_mean=0.5, policy__advantage_std=0.0, sft__loss=0.0), True),
+    ],
+)
+def test_only_a_models_own_loss_or_the_advantages_are_something_to_learn(name, metrics, expected):
+    assert teaches(name, metrics) is expected
