@@ -48,10 +48,12 @@ def list_keys(groups: Groups, program: str) -> str:
 
 
 def explain_key(groups: Groups, key: str) -> str:
-    """Return type, range, default and meaning of ``key`` (or of the group of that name: of all its keys)."""
+    """Return type, range, default and meaning of ``key``; of the name of a group, or of a value that adds groups
+    (``grpo``): those of all its keys.
+    """
     entries = _entries(groups)
     names = [name for slot, _ in entries for name in slot.names]
-    texts = [text for slot, text in entries if key == slot.group]
+    texts = [text for slot, text in entries if key in _groups(slot)]
     texts = texts or [text for slot, text in entries if key in slot.names]
     if not texts:
         holding = ", ".join(dict.fromkeys(name for name in names if len(key) > 1 and key in name))
@@ -72,6 +74,11 @@ def _explain(slot: Slot, meaning: str) -> str:
     text = describe_meaning(meaning, slot.constraint).replace("`", "")
     body = textwrap.fill(text, _WIDTH, initial_indent="    ", subsequent_indent="    ")
     return f"{head.replace('`', '')}\n{body}"
+
+
+def _groups(slot: Slot) -> list[str]:
+    """Return what a user may call the group of an argument: its name, and the values that add it."""
+    return [slot.group, *(owner.partition("=")[2] for owner in slot.owners)]
 
 
 def _does_nothing(slot: Slot) -> bool:

@@ -170,6 +170,11 @@ def test_help_of_a_key_tells_it_for_each_choice(capsys):
     ]  # fmt: skip
 
 
+def test_help_of_a_value_tells_the_keys_that_it_adds(capsys):
+    heads = [line.split()[0] for line in _help(capsys, "--help", "vapo").splitlines() if line[:1].strip()]
+    assert heads == ["clip", "kind", "gae_lambda", "target", "critic_rate"]
+
+
 def test_the_reference_shows_the_group_of_each_choice_under_its_name():
     text = render_trainer("Toy", GROUPS, set())
     titles = [line for line in text.splitlines() if line.startswith("**")]

@@ -46,7 +46,5 @@ def test_rows_show_type_range_default_and_meaning():
 
 
 def test_the_command_prints_it():
-    done = subprocess.run(
-        [sys.executable, "-m", "alignment", "keys"], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-m", "alignment", "keys"], capture_output=True, text=True, check=True)
     assert done.stdout == key_reference()
