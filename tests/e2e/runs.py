@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from alignment.telemetry.report.explanations import OTHER, explain
 from alignment.trainers.registered import TRAINERS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,8 +86,11 @@ def run_ok(trainer: str, arguments: dict[str, Any], folder: Path, **options: Any
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
-    """Return the records of a run's metrics.jsonl."""
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    """Return the records of a run's metrics.jsonl, whose metrics must all be explained in the report."""
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    names = {name for record in records for name in record} - {"step", "non_finite"}
+    assert [name for name in sorted(names) if explain(name).group == OTHER] == []
+    return records
 
 
 def computed(folder: Path) -> list[dict[str, Any]]:

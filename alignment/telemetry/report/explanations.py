@@ -33,7 +33,10 @@ class Explanation(NamedTuple):
 
 
 def explain(name: str) -> Explanation:
-    """Return what is known of the metric ``name``; one that is not in the file is a chart of its own in ``OTHER``."""
+    """Return what is known of the metric ``name``; one that is not in the file is a chart of its own in ``OTHER``.
+
+    Its own entry counts before one with placeholders.
+    """
     for pattern, known in _patterns():
         match = pattern.fullmatch(name)
         if match:
@@ -55,6 +58,7 @@ def groups() -> dict[str, str]:
 
 @functools.cache
 def _patterns() -> list[tuple[re.Pattern[str], Explanation]]:
+    """Return all entries, those without placeholders first."""
     found = []
     for group, content in _content().items():
         for chart in content["charts"]:
@@ -62,7 +66,7 @@ def _patterns() -> list[tuple[re.Pattern[str], Explanation]]:
                 better = entry.get("better", "")
                 known = Explanation(name, group, chart["title"], chart["unit"], entry["text"], better, len(found))
                 found.append((_pattern(name), known))
-    return found
+    return sorted(found, key=lambda entry: "{" in entry[1].name)
 
 
 @functools.cache
