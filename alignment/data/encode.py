@@ -119,16 +119,13 @@ class Encoder:
         """Tokenise turns or messages; those of ``Conversation.targets``, with their end tokens, are targets."""
         segments = self._template.render_dialogue(conversation(dialogue))
         pieces, retokenized = self._tokenize_segments(segments)
-        body = [
-            (self._with_end(ids) if segment.is_answer else ids, segment.is_answer)
-            for segment, ids in zip(segments[1:], pieces[1:], strict=True)
-        ]
-        return Dialogue(
-            prompt_ids=pieces[0],
-            body_ids=[token for ids, _ in body for token in ids],
-            body_targets=[is_answer for ids, is_answer in body for _ in ids],
-            retokenized=retokenized,
-        )
+        body_ids: list[int] = []
+        body_targets: list[bool] = []
+        for segment, piece in zip(segments[1:], pieces[1:], strict=True):
+            ids = self._with_end(piece) if segment.is_answer else piece
+            body_ids += ids
+            body_targets += [segment.is_answer] * len(ids)
+        return Dialogue(pieces[0], body_ids, body_targets, retokenized)
 
     def count_content(self, answer_ids: Sequence[int]) -> int:
         """Return the number of answer tokens without the closing end token."""

@@ -60,7 +60,9 @@ class Skeleton(NamedTuple):
 
     def cut(self, whole: str, texts: Sequence[str], targets: Sequence[int], end: str) -> list[Segment] | None:
         """Return the segments of ``whole``; None where it is not exactly the pieces around ``texts``."""
-        if whole != "".join(chain.from_iterable(zip_longest(self.pieces, texts, fillvalue=""))):
+        parts = [""] * (2 * len(texts) + 1)
+        parts[::2], parts[1::2] = self.pieces, texts
+        if whole != "".join(parts):
             return None
         segments, written, place, target = [], 0, 0, 0
         for number, text in enumerate(texts):

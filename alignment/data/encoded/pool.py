@@ -17,7 +17,11 @@ from alignment.data.encoded.chunks import Chunk, Encoded, encode_chunk, pack_row
 from alignment.data.encoded.mixture import Row
 from alignment.telemetry import log
 
-_START = "import sys; sys.path[:] = sys.argv[1:]; from alignment.data.encoded.worker import main; main()"
+_START = (
+    "import os, sys; os.environ['TOKENIZERS_PARALLELISM'] = 'false'; sys.path[:] = sys.argv[1:]; "
+    "from alignment.data.encoded.worker import main; main()"
+)
+"""There is a process for each core: threads of the library would only wait for each other."""
 _AHEAD = 3
 """Chunks under way for each process."""
 

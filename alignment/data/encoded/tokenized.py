@@ -19,7 +19,7 @@ from alignment.data.ledger import BadRow, Ledger
 from alignment.data.raw.dataset_spec import Datasets, DatasetSpec, parse_datasets
 from alignment.data.raw.mixing import split_rows
 from alignment.data.raw.raw_dataset import dataset_class_of
-from alignment.data.tokenizer import Tokenizer
+from alignment.data.tokenizer import Tokenizer, WorkingTokenizer
 from alignment.errors import DataError
 
 Collator = Callable[[Sequence[Sample]], dict[str, Any]]
@@ -132,6 +132,14 @@ class TokenizedDataset(ABC):
         bare = copy.copy(self)
         bare._pending, bare._ledger, bare._store = None, Ledger(), Store.pack(())
         return bare
+
+    def in_worker(self) -> TokenizedDataset:
+        """Return what ``for_worker`` gave as the other process uses it."""
+        working = copy.copy(self)
+        if isinstance(self.tokenizer, WorkingTokenizer):
+            working.tokenizer = self.tokenizer.in_worker()
+            working._encoder = Encoder(working.tokenizer, self.options.template)
+        return working
 
     def _take(self, indices: np.ndarray) -> TokenizedDataset:
         part = copy.copy(self)

@@ -16,7 +16,7 @@ from alignment.data.encoded.chunks import encode_chunk, unpack_rows
 
 def serve(source: BinaryIO, target: BinaryIO) -> None:
     """Encode every message of ``source``; the first one is the dataset that knows how, without its rows."""
-    dataset: Any = pickle.load(source)
+    dataset: Any = pickle.load(source).in_worker()
     while True:
         try:
             packed: bytes = pickle.load(source)

@@ -58,6 +58,10 @@ class SentencePieceModel:
         text = b"".join(map(self._read_bytes, kept)).decode("utf-8", errors="replace")
         return text[1:] if self._has_prefix and text.startswith(" ") else text
 
+    def in_worker(self) -> SentencePieceModel:
+        """Return this model: it runs the same everywhere."""
+        return self
+
     def _open(self, raw: bytes) -> sentencepiece.SentencePieceProcessor:
         try:
             return sentencepiece.SentencePieceProcessor(model_proto=raw)

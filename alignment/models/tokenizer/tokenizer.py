@@ -58,6 +58,10 @@ class Tokenizer:
         """Pickle the files: processes that encode open them anew."""
         return open_tokenizer, (self._files,)
 
+    def in_worker(self) -> Tokenizer:
+        """Return this tokenizer for a process that only encodes; ids are the same."""
+        return Tokenizer(self._model.in_worker(), self._files)
+
     def __len__(self) -> int:
         """Return the highest id plus one, added tokens included."""
         return max(self._tokens, default=-1) + 1

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import tokenizers
 
 from alignment.errors import ModelFolderError
+from alignment.models.tokenizer.token_bytes import TokenBytes
 from alignment.models.tokenizer.tokenizer_files import CONFIG_FILE, FAST_FILE, AddedToken, TokenizerFiles
 
 
@@ -33,6 +35,10 @@ class TokenizerModel(Protocol):
         """Return text."""
         ...
 
+    def in_worker(self) -> TokenizerModel:
+        """Return this model as a process that only encodes runs it best."""
+        ...
+
 
 class FastModel:
     """The model of ``tokenizer.json``, with the tokens that only the files beside it name.
@@ -52,8 +58,16 @@ class FastModel:
         self._model.no_truncation()
         self._model.no_padding()
         self._add(files.added_tokens)
-        self._added = frozenset(self._model.get_added_tokens_decoder())
+        self._added = {number: token.content for number, token in self._model.get_added_tokens_decoder().items()}
         self.vocab = self._model.get_vocab(with_added_tokens=True)
+        self._bytes: TokenBytes | None = None
+
+    def in_worker(self) -> FastModel:
+        """Return this model for a process that only encodes: ids come by a call that elsewhere would start threads."""
+        model, token_bytes = copy.copy(self), TokenBytes(self.vocab, self._added)
+        if token_bytes.count_before(self._encode_bare("A b"), "A b", ()) is not None:
+            model._bytes = token_bytes
+        return model
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Return token ids."""
@@ -63,25 +77,39 @@ class FastModel:
         self, text: str, cuts: Sequence[int], *, add_special_tokens: bool
     ) -> tuple[list[int], list[int | None]]:
         """Return token ids, and for each place in ``text`` the number of tokens before it (None: not known)."""
+        if self._bytes and not (add_special_tokens and self._model.num_special_tokens_to_add(False)):
+            ids = self._encode_bare(text)
+            counts = self._bytes.count_before(ids, text, cuts)
+            if counts is not None:
+                return ids, self._proved(counts, ids, text, cuts)
         encoding = self._model.encode(text, add_special_tokens=add_special_tokens)
-        ids = encoding.ids
-        return ids, [self._count_before(encoding, ids, text, cut) for cut in cuts]
+        found = [encoding.char_to_token(cut) for cut in cuts]
+        begins = [None if n is None else encoding.token_to_chars(n)[0] for n in found]
+        counts = [n if begin == cut else None for n, begin, cut in zip(found, begins, cuts, strict=True)]
+        return encoding.ids, self._proved(counts, encoding.ids, text, cuts)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
         """Return text; the library joins by spaces where there is no decoder, and leaves unknown ids out."""
         return self._model.decode([int(i) for i in ids], skip_special_tokens=skip_special_tokens)
 
-    def _count_before(self, encoding: tokenizers.Encoding, ids: Sequence[int], text: str, cut: int) -> int | None:
-        """Return the number of tokens before ``cut``; None where one lies across it, or might.
+    def _encode_bare(self, text: str) -> list[int]:
+        """Return token ids without special tokens around them; the library leaves out where they stand."""
+        return self._model.encode_batch_fast([text], add_special_tokens=False)[0].ids
+
+    def _proved(
+        self, counts: Sequence[int | None], ids: Sequence[int], text: str, cuts: Sequence[int]
+    ) -> list[int | None]:
+        """Return the ``counts`` that would be the same for the text before the place alone, None for others.
 
         Added tokens split a text before anything else does. Elsewhere blanks before the place prove nothing: some
         models leave them out of a token's characters, and some split a run of them by what follows.
         """
-        token = encoding.char_to_token(cut)
-        if token is None or encoding.token_to_chars(token)[0] != cut:
-            return None
-        last, clear = text[cut - 1], ids[token] in self._added
-        return token if clear or not last.isspace() or (last != " " and not text[cut - 2 : cut - 1].isspace()) else None
+        proved: list[int | None] = []
+        for count, cut in zip(counts, cuts, strict=True):
+            last = text[cut - 1]
+            is_clear = not last.isspace() or (last != " " and not text[cut - 2 : cut - 1].isspace())
+            proved.append(count if is_clear or (count is not None and ids[count] in self._added) else None)
+        return proved
 
     def _add(self, tokens: Sequence[AddedToken]) -> None:
         """Add what ``tokenizer.json`` does not have; each id must be the one the configuration says."""

@@ -73,6 +73,13 @@ def test_kept_and_lazy_datasets_equal_the_one_encoded_here(kind, name, tokenizer
     assert contents(kind({name: 1.5}, tokenizer, True, **given)) == expected
 
 
+def test_a_process_encodes_with_a_tokenizer_for_that(name, tokenizer):
+    dataset = SupervisedDataset({name: 1.5}, tokenizer, options=OPTIONS)
+    working = dataset.for_worker().in_worker()
+    assert working.tokenizer is not tokenizer and working.tokenizer.vocab == tokenizer.vocab
+    assert working._encoder._cutting is working.tokenizer and dataset.tokenizer is tokenizer
+
+
 @pytest.mark.parametrize("kind", [SupervisedDataset, PromptOnlyDataset])
 def test_processes_give_the_same_as_this_one(kind, name, tokenizer):
     expected = contents(kind({name: 1.5}, tokenizer, options=OPTIONS))

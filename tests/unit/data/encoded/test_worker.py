@@ -20,10 +20,17 @@ import numpy as np
 from alignment.data.encoded.chunks import Encoded
 
 class Loud:
+    last = 0
+
+    def in_worker(self):
+        working = Loud()
+        working.last = 7
+        return working
+
     def encode(self, row):
-        print("a print of user code", flush=True)
+        print("a print of user code", os.environ.get("TOKENIZERS_PARALLELISM"), flush=True)
         os.write(1, b"a write of user code")
-        return Encoded({"input_ids": np.array([row.index, 7])})
+        return Encoded({"input_ids": np.array([row.index, self.last])})
 """
 ROWS = [Row(number, 0, number + 3, "", {"input": "a"}, None) for number in range(2)]
 
@@ -55,6 +62,7 @@ def test_what_user_code_prints_in_a_worker_goes_to_stderr_and_not_among_the_samp
     worker.end()
     said = capfd.readouterr()
     assert said.err.count("a write of user code") == 4 and not said.out
+    assert said.err.count("a print of user code false\n") == 4, "threads of the library in each process"
 
 
 def test_an_interrupt_is_left_to_the_parent(loud):
