@@ -11,7 +11,7 @@ needs no mask. Records live in host memory as numpy arrays; the runner moves mic
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import numpy as np
@@ -234,3 +234,5 @@ class Experience:
     """[N, R] float32, score and KL penalty by token."""
     kl_rewards: np.ndarray | None = None
     """[N, R] float32, the KL penalty's part of them, before any clip (None: there is none)."""
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    """The algorithm's own numbers."""

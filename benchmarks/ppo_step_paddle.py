@@ -1,4 +1,4 @@
-"""The PPO step of ``ppo_step.py`` from the parts of this package, put together as ``trainers/ppo/build.py`` does."""
+"""The PPO step of ``ppo_step.py`` from the parts of this package, put together as ``runs/on_policy/run.py`` does."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import paddle  # noqa: E402
 from ppo_step_work import Work  # noqa: E402
 from ppo_step_worker import serve  # noqa: E402
 
-from alignment.algorithms.ppo import PPO  # noqa: E402
+from alignment.algorithms.on_policy.ppo import PPO  # noqa: E402
 from alignment.arguments.parsed import Parsed  # noqa: E402
 from alignment.generation.eager.eager_engine import EagerEngine  # noqa: E402
 from alignment.generation.engine import Engine, GenerationOptions  # noqa: E402
@@ -41,9 +41,9 @@ from alignment.runs.assembly import build_learner  # noqa: E402
 from alignment.runs.launch import Launch  # noqa: E402
 from alignment.runs.on_policy.engines import fused_settings  # noqa: E402
 from alignment.runs.on_policy.roles import freeze, load_critic  # noqa: E402
+from alignment.runs.on_policy.run import critic_training  # noqa: E402
 from alignment.runs.placed import place_frozen, scoring_runner  # noqa: E402
 from alignment.trainers.ppo.arguments import parse_ppo_arguments  # noqa: E402
-from alignment.trainers.ppo.build import critic_training, ppo_hyperparameters  # noqa: E402
 from alignment.training.checkpoint import CheckpointStore  # noqa: E402
 
 NATIVE_OPS = "alignment.ops.selection"
@@ -100,11 +100,13 @@ class PaddleSide:
         self.variants["library"] = self.variants["plain"] if self.obstacle else self._rollouts(self._fused(policy))
         self.engine, self.collector = self.variants["library"]
         self.judge = self._judge(start)
-        ppo = self.parsed.ppo
+        on_policy = self.parsed.on_policy
         self.gate = LogprobGate(
-            limit=ppo.logprob_gap_limit, action=ppo.on_logprob_gap, weight_cap=ppo.importance_weight_cap
+            limit=on_policy.logprob_gap_limit,
+            action=on_policy.on_logprob_gap,
+            weight_cap=on_policy.importance_weight_cap,
         )
-        self.hyperparameters = ppo_hyperparameters(self.parsed)
+        self.hyperparameters = self.parsed.algorithm
         self.updater = self._updater()
 
     def use_variant(self, variant: str) -> None:
@@ -177,9 +179,9 @@ class PaddleSide:
         return RolloutEngine(engine=engine, policy=self.policy), collector
 
     def _judge(self, start: Launch) -> Judge:
-        ppo, rows = self.parsed.ppo, self.work.rows_per_batch
+        on_policy, rows = self.parsed.on_policy, self.work.rows_per_batch
         source = self.parsed.reward_source.reward_model_name_or_path
-        reference = freeze(load_causal_lm(ppo.actor_model_name_or_path, dtype="float32"))
+        reference = freeze(load_causal_lm(on_policy.actor_model_name_or_path, dtype="float32"))
         reward = place_frozen(
             "reward", freeze(load_score_model(source, dtype="float32")), start.topology, offload=False
         )
@@ -198,11 +200,11 @@ class PaddleSide:
         plan = UpdatePlan(
             rows_per_update=self.work.num_prompts,
             rows_per_batch=self.work.rows_per_batch,
-            num_epochs=self.parsed.ppo.update_iters,
+            num_epochs=self.parsed.on_policy.update_iters,
             seed=self.work.seed,
             temperature=self.parsed.generation.temperature,
-            ptx_coeff=self.parsed.ppo.ptx_coeff,
-            with_entropy=self.parsed.ppo.entropy_coeff > 0,
+            ptx_coeff=self.parsed.on_policy.ptx_coeff,
+            with_entropy=self.parsed.algorithm.entropy_coeff > 0,
         )
         return OnPolicyUpdater(
             policy=self.policy,

@@ -5,12 +5,14 @@ Legend: N rows, R padded response; a mask is 1 on real tokens, which are contigu
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-import paddle
-from paddle import Tensor
-
+from alignment.algorithms import late_paddle as paddle
 from alignment.algorithms.masked import Reduce, identity, masked_moments, zero_outside
+from alignment.telemetry.metrics import Metric
+
+if TYPE_CHECKING:
+    from paddle import Tensor
 
 GroupScale = Literal["group", "batch", "none"]
 
@@ -49,7 +51,7 @@ def discounted_sums(x: Tensor, discount: float) -> Tensor:
 
 class _Groups(NamedTuple):
     same: Tensor
-    """[N, N], 1 where two rows belong to one group."""
+    """[N, N], 1 where the row of the second index is a member of the group of the first."""
     counts: Tensor
     """[N], the size of each row's group."""
 
@@ -58,6 +60,7 @@ def group_normalized(
     scores: Tensor,
     group_ids: Tensor,
     *,
+    mask: Tensor | None = None,
     scale: GroupScale = "group",
     eps: float = 1e-6,
     reduce: Reduce = identity,
@@ -66,16 +69,18 @@ def group_normalized(
 
     ``scale``: the sample (n - 1) std of the group, of the batch over all ranks, or ``none`` for no division (Dr. GRPO).
     A group of one keeps its raw score over (1 + eps), as PaddleNLP and verl do. ``eps``: TRL 1e-4, OpenRLHF 1e-9.
+    ``mask`` [N] is False on rows that belong to no group and whose result means nothing (None: all are true).
     Computed in float64: in float32 equal scores differ from their mean, by more than ``eps``.
     """
     assert scale in ("group", "batch", "none"), scale
     dtype, scores = scores.dtype, scores.astype("float64")
-    groups = _groups(scores, group_ids)
+    groups = _groups(scores, group_ids, mask)
     centred = scores - paddle.where(groups.counts > 1, _group_mean(scores, groups), paddle.zeros_like(scores))
     if scale == "none":
         return centred.astype(dtype)
     if scale == "batch":
-        _, variance = masked_moments(scores, paddle.ones_like(scores), unbiased=True, reduce=reduce)
+        everyone = paddle.ones_like(scores) if mask is None else mask.astype(scores.dtype)
+        _, variance = masked_moments(scores, everyone, unbiased=True, reduce=reduce)
         return (centred / (paddle.sqrt(variance) + eps)).astype(dtype)
     spread = paddle.sqrt(groups.same @ centred**2 / paddle.clip(groups.counts - 1, min=1.0))
     return (centred / (paddle.where(groups.counts > 1, spread, paddle.ones_like(spread)) + eps)).astype(dtype)
@@ -87,16 +92,32 @@ def leave_one_out(scores: Tensor, group_ids: Tensor) -> Tensor:
     A group of one keeps its raw score: nothing is left to compare with.
     """
     dtype, scores = scores.dtype, scores.astype("float64")
-    groups = _groups(scores, group_ids)
+    groups = _groups(scores, group_ids, None)
     others = paddle.clip(groups.counts - 1, min=1.0)
     compared = (scores - _group_mean(scores, groups)) * groups.counts / others
     return paddle.where(groups.counts > 1, compared, scores).astype(dtype)
 
 
-def _groups(scores: Tensor, group_ids: Tensor) -> _Groups:
+def degenerate_groups(scores: Tensor, group_ids: Tensor, *, mask: Tensor | None = None) -> dict[str, Metric]:
+    """Count the groups whose ``scores`` [N] are all the same, from which nothing can be learned, and their share of all
+    groups: ``reward/degenerate_groups`` and ``reward/degenerate_share``. ``mask`` as in ``group_normalized``.
+    """
+    wide = scores.astype("float64")
+    groups = _groups(wide, group_ids, mask)
+    differs = groups.same @ (wide != _group_mean(wide, groups)).astype(wide.dtype) > 0
+    members = paddle.ones_like(wide) if mask is None else mask.astype(wide.dtype)
+    weights = members / paddle.clip(groups.counts, min=1.0)
+    number = (weights * (1.0 - differs.astype(wide.dtype))).sum()
+    share = number / paddle.clip(weights.sum(), min=1.0)
+    return {"reward/degenerate_groups": Metric(float(number)), "reward/degenerate_share": Metric(float(share))}
+
+
+def _groups(scores: Tensor, group_ids: Tensor, mask: Tensor | None) -> _Groups:
     same = (group_ids.unsqueeze(0) == group_ids.unsqueeze(1)).astype(scores.dtype)
+    if mask is not None:
+        same = same * mask.astype(scores.dtype)
     return _Groups(same, same.sum(axis=-1))
 
 
 def _group_mean(scores: Tensor, groups: _Groups) -> Tensor:
-    return groups.same @ scores / groups.counts
+    return groups.same @ scores / paddle.clip(groups.counts, min=1.0)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import paddle
-from paddle import Tensor
+from typing import TYPE_CHECKING
 
+from alignment.algorithms import late_paddle as paddle
 from alignment.algorithms.kl import LOG_RATIO_LIMIT
 from alignment.algorithms.masked import zero_outside
+
+if TYPE_CHECKING:
+    from paddle import Tensor
 
 
 def truncated_importance_weights(logprobs: Tensor, rollout_logprobs: Tensor, *, mask: Tensor, cap: float) -> Tensor:

@@ -6,13 +6,14 @@ k1 = d (unbiased, may be negative), k2 = d^2 / 2 (biased, low variance), k3 = ex
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import paddle
-from paddle import Tensor
-
+from alignment.algorithms import late_paddle as paddle
 from alignment.algorithms.masked import TokenMean
 from alignment.telemetry.metrics import Metric
+
+if TYPE_CHECKING:
+    from paddle import Tensor
 
 KLKind = Literal["k1", "k2", "k3"]
 

@@ -7,12 +7,15 @@ multiplied by zero, so that whatever padding holds never reaches a result.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import paddle
-from paddle import Tensor
+from alignment.algorithms import late_paddle as paddle
 
-Reduce = Callable[[Tensor], Tensor]
+if TYPE_CHECKING:
+    from paddle import Tensor
+
+
+Reduce = Callable[["Tensor"], "Tensor"]
 """Adds a tensor over all data-parallel ranks; the identity on one rank."""
 
 Reduction = Literal["token", "sequence"]

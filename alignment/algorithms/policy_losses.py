@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import paddle
-from paddle import Tensor
-
+from alignment.algorithms import late_paddle as paddle
 from alignment.algorithms.kl import LOG_RATIO_LIMIT
 from alignment.algorithms.masked import TokenMean, zero_outside
 from alignment.records import Loss
 from alignment.telemetry.metrics import Metric
+
+if TYPE_CHECKING:
+    from paddle import Tensor
 
 
 class RatioClip(NamedTuple):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import paddle
-from paddle import Tensor
-
+from alignment.algorithms import late_paddle as paddle
 from alignment.algorithms.masked import zero_outside
+
+if TYPE_CHECKING:
+    from paddle import Tensor
 
 ClipPlacement = Literal["score", "token"]
 """``score``: the score is clipped, then added (PaddleNLP, safe-rlhf until 2023-10, OpenRLHF);

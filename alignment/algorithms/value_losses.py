@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import paddle
-from paddle import Tensor
+from typing import TYPE_CHECKING
 
+from alignment.algorithms import late_paddle as paddle
 from alignment.algorithms.masked import Reduce, TokenMean, identity, masked_moments, masked_sum, zero_outside
 from alignment.records import Loss
 from alignment.telemetry.metrics import Metric
+
+if TYPE_CHECKING:
+    from paddle import Tensor
 
 MIN_VARIANCE = 1e-12
 """Below this a variance is rounding error and dividing by it would report noise."""

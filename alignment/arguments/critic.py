@@ -1,4 +1,4 @@
-"""Arguments of the critic's training; where a key is not given the policy's own value holds, as in PaddleNLP."""
+"""Arguments of the critic; where a key of its training is not given the policy's own value holds, as in PaddleNLP."""
 
 from __future__ import annotations
 
@@ -33,8 +33,12 @@ _NO_RECOMPUTE = Case(_keeps_activations, "the critic does not recompute")
 
 @dataclass(frozen=True, kw_only=True)
 class CriticArguments:
-    """How the critic is updated."""
+    """Where the critic comes from and how it is updated."""
 
+    reward_critic_model_name_or_path: str | None = argument(None, path="model", aliases=("critic_model_name_or_path",))
+    """Folder or hub name of the model the critic starts from; null: the reward model."""
+    per_device_value_batch_size: int = argument(-1, minimum=-1, excluded=(0,))
+    """Rows of one forward pass of the critic; -1: per_device_train_batch_size."""
     critic_learning_rate: float | None = argument(None, minimum=0)
     """Largest learning rate; null: learning_rate."""
     critic_min_learning_rate: float | None = argument(None, minimum=0, inert_when=_NO_DECAY)

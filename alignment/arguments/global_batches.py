@@ -15,24 +15,24 @@ def share_global_batches(parsed: Parsed, *, batch_ranks: int) -> Parsed:
     micro-batches of an update: ``global_mini_batch_size * num_return_sequences / (batch_ranks *
     per_device_train_batch_size)``. ArgumentError where a division leaves a rest.
     """
-    if "ppo" not in parsed.groups:
+    if "on_policy" not in parsed.groups:
         return parsed
-    ppo, training = parsed.ppo, parsed.training
-    prompts, mini = ppo.global_batch_size, ppo.global_mini_batch_size
+    on_policy, training = parsed.on_policy, parsed.training
+    prompts, mini = on_policy.global_batch_size, on_policy.global_mini_batch_size
     ranks = f"{batch_ranks} process(es) with own rows"
     if prompts > 0:
         share = _divide(prompts, batch_ranks, f"global_batch_size={prompts}", ranks)
-        parsed = parsed.replace("ppo", per_device_prompt_batch_size=share, global_batch_size=-1)
+        parsed = parsed.replace("on_policy", per_device_prompt_batch_size=share, global_batch_size=-1)
     if mini > 0:
         per_step = batch_ranks * training.per_device_train_batch_size
         steps = _divide(
-            mini * ppo.num_return_sequences,
+            mini * on_policy.num_return_sequences,
             per_step,
-            f"global_mini_batch_size * num_return_sequences = {mini} * {ppo.num_return_sequences}",
+            f"global_mini_batch_size * num_return_sequences = {mini} * {on_policy.num_return_sequences}",
             f"{ranks} * per_device_train_batch_size = {per_step}",
         )
         parsed = parsed.replace("training", gradient_accumulation_steps=steps)
-        parsed = parsed.replace("ppo", global_mini_batch_size=-1)
+        parsed = parsed.replace("on_policy", global_mini_batch_size=-1)
     problems = list(check_batches(Values(parsed.as_dict(), parsed.origins)))
     if problems:
         raise ArgumentError("\n  ".join(["global_batch_size and global_mini_batch_size do not fit:", *problems]))

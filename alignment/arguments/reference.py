@@ -31,8 +31,11 @@ def describe_fields(cls: type) -> dict[str, str]:
 
 
 def render_trainer(title: str, groups: Groups, seen: set[type]) -> str:
-    """Return the tables of one trainer; a group that an earlier one showed (``seen``, extended here) is left out."""
+    """Return the tables of one trainer; a group that an earlier one showed (``seen``, extended here) is left out, and
+    so are the keys of a choice that another choice shows in the same words.
+    """
     slots = declare(groups)
+    told: list[tuple[Slot, str]] = []
     shown = [item for item in options(groups) if item[2] not in seen]
     shared = dict.fromkeys(group_title(cls) for _, _, cls in options(groups) if cls in seen)
     parts = [f"### {title}"]
@@ -40,8 +43,15 @@ def render_trainer(title: str, groups: Groups, seen: set[type]) -> str:
         parts.append(f"Also every key of the groups above: {', '.join(shared)}.")
     for group, owners, cls in shown:
         own = [slot for slot in slots if (slot.group, slot.owners) == (group, owners)]
+        docs = describe_fields(cls)
+        rows = [(slot._replace(owners=()), docs[slot.name]) for slot in own]
         where = f" (`{'`, `'.join(owners)}`)" if owners else ""
-        parts.append(render_group(f"**{group_title(cls)}**{where}", own, cls))
+        table = render_group(
+            f"**{group_title(cls)}**{where}", [slot for slot, text in rows if (slot, text) not in told], cls
+        )
+        same = [f"`{slot.name}`" for slot, text in rows if (slot, text) in told]
+        parts += [table, *([f"Also, as above: {', '.join(same)}."] if same else [])]
+        told += rows
     seen.update(cls for _, _, cls in shown)
     return "\n\n".join(parts)
 

@@ -80,12 +80,12 @@ def check_reward_server(v: Values) -> Iterator[str]:
 
 def check_models(v: Values) -> Iterator[str]:
     """The models of a run are not deleted by it."""
-    names = ("actor_model_name_or_path", "reward_model_name_or_path", "reward_critic_model_name_or_path")
-    yield from find_replaced(v, *names)
+    yield from find_replaced(v, "actor_model_name_or_path", "reward_model_name_or_path")
 
 
 def check_critic_model(v: Values) -> Iterator[str]:
-    """The critic starts from some score model."""
+    """The critic starts from some score model, which the run does not delete."""
+    yield from find_replaced(v, "reward_critic_model_name_or_path")
     if not v.reward_critic_model_name_or_path and not v.reward_model_name_or_path:
         yield "without reward_model_name_or_path the critic needs reward_critic_model_name_or_path to start from"
 

@@ -15,7 +15,7 @@ from alignment.arguments.command_line import ToolParser, number
 from alignment.arguments.global_batches import share_global_batches
 from alignment.arguments.parsed import Parsed
 from alignment.errors import ArgumentError
-from alignment.planner.job import Job, read_job
+from alignment.planner.job import LANGUAGE_MODELS, TRAINED, Job, read_job
 from alignment.planner.memory import ALWAYS_SHOWN, COMPONENTS, OFFLOADED, PHASES, Moment
 from alignment.planner.search import Candidate, Machine, evaluate, layout_problems, search
 from alignment.planner.shapes import model_elements
@@ -71,7 +71,8 @@ def _plan(options: argparse.Namespace, rest: Sequence[str]) -> int:
         measure=_everywhere if options.on == "cpu" else _on_device,
     )
     base, limit = int(PROCESS_GIB[options.on] * GIB), int(options.memory_gib * GIB)
-    fits = not problem and _judge(evaluate(job, layout, machine), machine, base, options)
+    always = (*(f"{name} weights" for name in job.models), *ALWAYS_SHOWN)
+    fits = not problem and _judge(evaluate(job, layout, machine), machine, base, options, always)
     if problem:
         print(f"the layout of {options.arguments} does not work on {options.gpus} devices: {problem}\n")
     found = search(job, processes=options.gpus, limit=limit - base, machine=machine, like=layout)
@@ -94,14 +95,14 @@ def _layout_of_file(parsed: Parsed, processes: int) -> tuple[Layout, str]:
 
 def _print_models(job: Job) -> None:
     rows = [
-        [name, f"{model_elements(config, kind) / 1e9:.3f}", config.num_hidden_layers, config.hidden_size, state]
-        for name, config, kind, state in (
-            ("policy", job.policy, "causal", "trained"),
-            ("critic", job.critic, "score", "trained"),
-            ("reference", job.policy, "causal", "frozen"),
-            ("reward", job.reward, "score", "frozen"),
-        )
-        if config is not None
+        [
+            name,
+            f"{model_elements(config, 'causal' if name in LANGUAGE_MODELS else 'score') / 1e9:.3f}",
+            config.num_hidden_layers,
+            config.hidden_size,
+            "trained" if name in TRAINED else "frozen",
+        ]
+        for name, config in job.models.items()
     ]
     kind = "bfloat16, masters in float32" if job.half else "float32"
     print_table(f"models ({kind})", ["model", "billion parameters", "layers", "hidden", "state"], rows)
@@ -112,9 +113,9 @@ def _print_models(job: Job) -> None:
     )
 
 
-def _judge(chosen: Candidate, machine: Machine, base: int, options: argparse.Namespace) -> bool:
+def _judge(chosen: Candidate, machine: Machine, base: int, options: argparse.Namespace, always: Sequence[str]) -> bool:
     """Print what the layout of the file needs; return whether it fits."""
-    _print_phases(chosen, base, options.on)
+    _print_phases(chosen, base, options.on, always)
     needed, limit = chosen.peak + base, int(options.memory_gib * GIB)
     worst = max(PHASES, key=lambda phase: machine.measure(chosen.memory[phase]))
     verdict = "fits" if needed <= limit else "DOES NOT FIT"
@@ -125,14 +126,14 @@ def _judge(chosen: Candidate, machine: Machine, base: int, options: argparse.Nam
     return needed <= limit
 
 
-def _print_phases(candidate: Candidate, base: int, device: str) -> None:
+def _print_phases(candidate: Candidate, base: int, device: str, always: Sequence[str]) -> None:
     moments = candidate.memory
     process = ["process itself, about", *[_gib(base)] * len(PHASES)]
     if device == "cpu":
-        rows = _component_rows({phase: moment.by_name for phase, moment in moments.items()}, ALWAYS_SHOWN)
+        rows = _component_rows({phase: moment.by_name for phase, moment in moments.items()}, always)
         rows += [process, _total("total", moments, base, _everywhere)]
     else:
-        rows = _component_rows({phase: moment.device for phase, moment in moments.items()}, ALWAYS_SHOWN)
+        rows = _component_rows({phase: moment.device for phase, moment in moments.items()}, always)
         rows += [process, _total("total on the device", moments, base, _on_device)]
         on_host = _component_rows({phase: moment.host for phase, moment in moments.items()}, [OFFLOADED])
         rows += [[f"host memory: {row[0]}", *row[1:]] for row in on_host]

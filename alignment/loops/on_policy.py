@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from alignment.algorithms.kl import adapt_kl_coeff
-from alignment.algorithms.spec import OnPolicyAlgorithm
+from alignment.algorithms.on_policy.spec import OnPolicyAlgorithm
 from alignment.loops.evaluation import sample_rows
 from alignment.loops.rollout_engine import RolloutEngine
 from alignment.loops.session import Session

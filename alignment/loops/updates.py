@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from alignment.algorithms.spec import OnPolicyAlgorithm
+from alignment.algorithms.on_policy.spec import OnPolicyAlgorithm
 from alignment.parallel.runner import Objective
 from alignment.records import Experience, TokenBatch
 from alignment.rollout.experience import learning_fields

@@ -37,12 +37,13 @@ _TIMEOUT = 3600.0
 _MEMORY = Path("/proc/meminfo")
 _SPREAD = 0.02
 _KEPT = """
-max_length per_device_prompt_batch_size num_return_sequences per_device_rollout_batch_size per_device_logprob_batch_size
-per_device_value_batch_size per_device_reward_batch_size per_device_train_batch_size gradient_accumulation_steps
-recompute recompute_granularity critic_recompute critic_recompute_granularity temperature top_p top_k repetition_penalty
-entropy_coeff use_native_ops use_fusemt rollout_weight_type rollout_kv_type rollout_kv_memory tensor_parallel_degree
-pipeline_parallel_degree virtual_pp_degree sharding sharding_parallel_degree sequence_parallel eval_mode
-rollout_tensor_parallel_degree offload_level seed
+max_length per_device_prompt_batch_size num_return_sequences per_device_rollout_batch_size
+per_device_logprob_batch_size per_device_value_batch_size per_device_reward_batch_size per_device_train_batch_size
+gradient_accumulation_steps recompute recompute_granularity critic_recompute critic_recompute_granularity temperature
+top_p top_k repetition_penalty rl_algorithm kl_coeff kl_loss_coeff entropy_coeff use_native_ops use_fusemt
+rollout_weight_type rollout_kv_type rollout_kv_memory tensor_parallel_degree pipeline_parallel_degree
+virtual_pp_degree sharding sharding_parallel_degree sequence_parallel eval_mode rollout_tensor_parallel_degree
+offload_level seed
 """
 """Arguments that bear on memory; all others are the check's own."""
 
@@ -106,7 +107,6 @@ def _write_run(folder: Path, parsed: Parsed, job: Job) -> Path:
         "chat_template": "tokenizer",
         "output_dir": str(folder / "output"),
         "actor_model_name_or_path": str(folder / "policy"),
-        "reward_critic_model_name_or_path": str(folder / "critic"),
         "max_dec_len": job.response,
         "min_dec_len": job.response,
         "max_steps": job.iteration_rows // (job.rows_per_batch * job.micro_batches) + 1,
@@ -119,7 +119,9 @@ def _write_run(folder: Path, parsed: Parsed, job: Job) -> Path:
         "device": "cpu",
     }
     _write_model(folder / "policy", job.policy, "causal")
-    _write_model(folder / "critic", job.critic, "score")
+    if job.critic is not None:
+        _write_model(folder / "critic", job.critic, "score")
+        own["reward_critic_model_name_or_path"] = str(folder / "critic")
     if job.reward is None:
         own["reward_function"] = "alignment.planner.trial:constant_reward"
     else:

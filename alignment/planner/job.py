@@ -7,18 +7,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alignment.architecture.decoder_config import DecoderConfig
+from alignment.arguments.critic import CriticArguments
 from alignment.arguments.parsed import Parsed
 from alignment.errors import ArgumentError
 from alignment.models.config import CONFIG_FILE, read_config
+from alignment.runs.on_policy.algorithm import ChosenAlgorithm, critic_name
+
+LANGUAGE_MODELS = ("policy", "reference")
+"""Roles whose models give log-probs; the others give scores."""
+TRAINED = ("policy", "critic")
+"""Roles whose models learn."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Shapes and batches of one PPO run; rows are those of one process that sees its own rows."""
+    """Shapes and batches of one on-policy run; rows are those of one process that sees its own rows."""
 
     policy: DecoderConfig
-    critic: DecoderConfig
+    critic: DecoderConfig | None
+    """None: the algorithm has none."""
     reward: DecoderConfig | None
+    """None: a function or a service gives the rewards."""
     half: bool
     """Whether weights are bfloat16 with float32 masters."""
     length: int
@@ -37,6 +46,8 @@ class Job:
     """Micro-batches of an update."""
     iteration_rows: int
     """Responses of one iteration."""
+    has_reference: bool = True
+    """Whether a frozen copy of the policy's first weights is loaded."""
     side_by_side: int = -1
     """Sequences generated side by side at most; -1: all of an iteration."""
     recompute: str = ""
@@ -67,51 +78,61 @@ class Job:
         return 2 if self.half else 4
 
     @property
+    def models(self) -> dict[str, DecoderConfig]:
+        """The models of the run by role, in the order in which people read them."""
+        reference = self.policy if self.has_reference else None
+        roles = {"policy": self.policy, "critic": self.critic, "reference": reference, "reward": self.reward}
+        return {role: config for role, config in roles.items() if config is not None}
+
+    @property
     def prompt(self) -> int:
         """Tokens of the longest prompt that leaves room for the longest response."""
         return self.length - self.response
 
 
 def read_job(parsed: Parsed, *, device: str) -> Job:
-    """Return the job of a PPO run's arguments. Of the models only config.json is read; ArgumentError where one is
-    missing.
-    """
-    ppo, training, data, parallel = parsed.ppo, parsed.training, parsed.data, parsed.parallel
+    """Return the job of an on-policy run. Of models only config.json is read; ArgumentError where one is missing."""
+    on_policy, training, data, parallel = parsed.on_policy, parsed.training, parsed.data, parsed.parallel
     source, micro = parsed.reward_source, training.per_device_train_batch_size
     reward = source.reward_model_name_or_path
     response = min(parsed.generation.max_dec_len or data.max_length - 1, data.max_length - 1)
     # As RowPlan of alignment.runs.on_policy.prompts, which needs Paddle.
-    rollout = ppo.per_device_prompt_batch_size * ppo.num_return_sequences
+    rollout = on_policy.per_device_prompt_batch_size * on_policy.num_return_sequences
     iteration = rollout * max(1, micro * training.gradient_accumulation_steps // rollout)
-    again = training.recompute if parsed.critic.critic_recompute is None else parsed.critic.critic_recompute
-    granularity = parsed.critic.critic_recompute_granularity or training.recompute_granularity
+    algorithm = ChosenAlgorithm.of(parsed)
+    keys = parsed.critic if algorithm.needs_critic else CriticArguments()
+    again = training.recompute if keys.critic_recompute is None else keys.critic_recompute
+    granularity = keys.critic_recompute_granularity or training.recompute_granularity
     return Job(
-        policy=_read_config(ppo.actor_model_name_or_path, "actor_model_name_or_path"),
-        critic=_read_config(ppo.reward_critic_model_name_or_path or reward, "reward_critic_model_name_or_path"),
+        policy=_read_config(on_policy.actor_model_name_or_path, "actor_model_name_or_path"),
+        critic=_read_config(critic_name(parsed), "reward_critic_model_name_or_path")
+        if algorithm.needs_critic
+        else None,
+        has_reference=algorithm.needs_reference,
         reward=_read_config(reward, "reward_model_name_or_path") if reward else None,
         half=training.weight_dtype(device) == "bfloat16",
         length=data.max_length,
         response=response,
         rows_per_batch=micro,
-        logprob_rows=_positive_or(ppo.per_device_logprob_batch_size, micro),
-        value_rows=_positive_or(ppo.per_device_value_batch_size, micro),
+        logprob_rows=_positive_or(on_policy.per_device_logprob_batch_size, micro),
+        value_rows=_positive_or(keys.per_device_value_batch_size, micro),
         reward_rows=_positive_or(source.per_device_reward_batch_size, micro),
         micro_batches=training.gradient_accumulation_steps,
         iteration_rows=iteration,
-        side_by_side=ppo.per_device_rollout_batch_size,
+        side_by_side=on_policy.per_device_rollout_batch_size,
         recompute=training.recompute_granularity if training.recompute else "",
         critic_recompute=granularity if again else "",
-        with_ptx=bool(ppo.ptx_datasets and ppo.ptx_coeff),
+        with_ptx=bool(on_policy.ptx_datasets and on_policy.ptx_coeff),
         is_scaled=parsed.generation.temperature != 1.0,
-        entropy_gradient=ppo.entropy_coeff > 0,
+        entropy_gradient=algorithm.hyperparameters.entropy_coeff > 0,
         offloaded=parallel.offloaded,
         eval_mode=parallel.eval_mode,
         rollout_tensor=parallel.rollout_tensor_parallel_degree,
         native=training.use_native_ops and device == "cpu",
-        fused=ppo.use_fusemt and device == "cpu",
-        rollout_weight_type=ppo.rollout_weight_type,
-        rollout_kv_type=ppo.rollout_kv_type,
-        rollout_kv_memory=ppo.rollout_kv_memory,
+        fused=on_policy.use_fusemt and device == "cpu",
+        rollout_weight_type=on_policy.rollout_weight_type,
+        rollout_kv_type=on_policy.rollout_kv_type,
+        rollout_kv_memory=on_policy.rollout_kv_memory,
     )
 
 

@@ -26,11 +26,8 @@ COMPONENTS = (
     *("optimizer", "gradients", "activations", "key-value cache", SCRATCH, "sampling", OFFLOADED),
 )
 """What the bytes of a moment are for, in the order in which people read them."""
-ALWAYS_SHOWN = (
-    *("policy weights", "critic weights", "reference weights"),
-    *("optimizer", "gradients", "activations", "key-value cache"),
-)
-"""Those that every run has at some moment."""
+ALWAYS_SHOWN = ("optimizer", "gradients", "activations", "key-value cache")
+"""Those that every run has at some moment, beside the weights of its models."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +105,7 @@ class StageMemory:
             if head is not None:
                 needed = max(needed, head.forward_only(with_entropy=name == "policy"))
             # Models run one after the other, and the head of one that ran before may still be whole.
-            whole = sum(self._models[other].whole_head for other in ("policy", "reference") if other != name)
+            whole = sum(self._whole_head(other) for other in ("policy", "reference") if other != name)
             yield self._moment(f"{name} forward", [name], {"activations": needed}, whole=whole + model.whole_unit)
             if model.gathering:
                 coming = {"activations": step.shared + 3 * step.boundary}
@@ -118,8 +115,8 @@ class StageMemory:
     def _update(self) -> Iterator[Moment]:
         for model in (model for model in self._models.values() if model.is_trained):
             # The reference runs in the score phase only; the critic is updated first, before the policy runs again.
-            left = self._models["reference"].whole_head
-            left += self._models["policy"].whole_head if model.name == "critic" else 0
+            left = self._whole_head("reference")
+            left += self._whole_head("policy") if model.name == "critic" else 0
             for name, gradients, activations, gathered in update_moments(model):
                 needed = {"gradients": gradients, "activations": activations}
                 what = f"{model.name} {name}"
@@ -150,7 +147,7 @@ class StageMemory:
         device = {
             **{f"{model.name} weights": model.weights for model in here},
             "optimizer": sum(model.optimizer for model in stepping),
-            "gathered weights": self._models["reference"].whole_head if whole is None else whole,
+            "gathered weights": self._whole_head("reference") if whole is None else whole,
             **(self._engine.standing if stays else {}),
             **needed,
         }
@@ -159,6 +156,10 @@ class StageMemory:
         in_host = {OFFLOADED: away, **(self._engine.standing_on_host if stays else {}), **(host or {})}
         in_host[SCRATCH] = in_host.get(SCRATCH, 0) + self._scratch
         return Moment(name, _present(device), _present(in_host))
+
+    def _whole_head(self, name: str) -> int:
+        """Return the bytes of the whole head of ``name``; 0 where the run has no such model."""
+        return self._models[name].whole_head if name in self._models else 0
 
     def _is_here(self, model: Placed, used: list[str]) -> bool:
         part = "train_model" if model.is_trained else "freeze_model"

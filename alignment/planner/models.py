@@ -1,4 +1,4 @@
-"""The four models of PPO in one process of a stage: bytes of weights and of optimizer state."""
+"""The models of an on-policy run in one process of a stage: bytes of weights and of optimizer state."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from alignment.architecture.layout import Layout
 from alignment.planner.activations import Pass
 from alignment.planner.gradients import Gradients
 from alignment.planner.head import Head, NativeHead
-from alignment.planner.job import Job
+from alignment.planner.job import LANGUAGE_MODELS, TRAINED, Job
 from alignment.planner.operators import FLOAT
 from alignment.planner.shapes import Held, stage_layers
 
@@ -33,12 +33,12 @@ class Placed:
     @property
     def is_causal(self) -> bool:
         """Whether it is a language model; else it gives scores."""
-        return self.name in ("policy", "reference")
+        return self.name in LANGUAGE_MODELS
 
     @property
     def is_trained(self) -> bool:
         """Whether it learns."""
-        return self.name in ("policy", "critic")
+        return self.name in TRAINED
 
     @property
     def is_last(self) -> bool:
@@ -129,9 +129,7 @@ class Placed:
 
 def place_models(job: Job, layout: Layout, stage: int) -> dict[str, Placed]:
     """Return the models of ``job`` by name."""
-    configs = {"policy": job.policy, "critic": job.critic, "reference": job.policy, "reward": job.reward}
     return {
         name: Placed(name=name, config=config, job=job, layout=layout, stage=stage)
-        for name, config in configs.items()
-        if config is not None
+        for name, config in job.models.items()
     }

@@ -72,8 +72,7 @@ def search(job: Job, *, processes: int, limit: int, machine: Machine, like: Layo
 
 def layout_problems(job: Job, layout: Layout) -> list[str]:
     """Return why ``layout`` cannot run ``job``, a message for each number with those that work; empty when it can."""
-    configs = [job.policy, job.critic, *([job.reward] if job.reward else [])]
-    problems = [problem for config in configs for problem in check_degrees(config, layout)]
+    problems = [problem for config in job.models.values() for problem in check_degrees(config, layout)]
     if job.eval_mode == "tensor_parallel" and not _can_roll_out(job, layout, rollout_layout(job, layout).tensor):
         works = [t for t in _divisors(layout.world_size) if _can_roll_out(job, layout, t)]
         problems.append(

@@ -1,4 +1,4 @@
-"""What one process of a check does: two iterations of the PPO trainer with every batch full, and its memory by phase.
+"""What one process of a check does: two iterations of the trainer with every batch full, and its memory by phase.
 
 Freed memory goes back to the system here, so that resident memory is what is in use. A run of the trainers keeps it
 (``device.host``: that is faster), and its resident memory stays at its highest, with holes in it.
@@ -19,10 +19,10 @@ from alignment.arguments.parsed import Parsed
 from alignment.data.loader import BatchLoader
 from alignment.device.memory import HostGauge, MemoryWatch
 from alignment.runs.launch import launch
-from alignment.runs.on_policy.prompts import PPOData, RowPlan
+from alignment.runs.on_policy.prompts import OnPolicyData, RowPlan
 from alignment.runs.on_policy.roles import load_roles
+from alignment.runs.on_policy.run import OnPolicyRun
 from alignment.trainers.ppo.arguments import parse_ppo_arguments
-from alignment.trainers.ppo.build import PPORun
 
 _MALLOPT_SETTINGS = ((-4, 1 << 16), (-3, 1 << 16), (-1, 1 << 17), (-2, 0))
 """(parameter, value): M_MMAP_MAX on, M_MMAP_THRESHOLD 64 KiB, M_TRIM_THRESHOLD 128 KiB, M_TOP_PAD none."""
@@ -81,7 +81,7 @@ def run_trial(path: str) -> dict[str, Peak]:
     with launch(parsed, host="a check of the plan") as start:
         roles = load_roles(start)
         plan = RowPlan.of(parsed, batch_ranks=start.topology.layout.batch)
-        PPORun(start, roles, _full_data(parsed, plan), plan).train(memory=recorder)
+        OnPolicyRun(start, roles, _full_data(parsed, plan), plan).train(memory=recorder)
     return recorder.last
 
 
@@ -97,7 +97,7 @@ def _return_freed_memory() -> None:
             libc.mallopt(parameter, value)
 
 
-def _full_data(parsed: Parsed, plan: RowPlan) -> PPOData:
+def _full_data(parsed: Parsed, plan: RowPlan) -> OnPolicyData:
     """Return random prompts as long as the responses leave room for, and supervised rows of full length."""
     generator = np.random.default_rng(parsed.training.seed)
     length, response = parsed.data.max_length, parsed.generation.max_dec_len
@@ -109,5 +109,5 @@ def _full_data(parsed: Parsed, plan: RowPlan) -> PPOData:
     loader = BatchLoader(prompts, batch_size=plan.prompts_per_iteration, seed=0)
     rows = [ids(length) for _ in range(plan.rows_per_update)]
     supervised = [{"input_ids": row, "labels": row} for row in rows]
-    ptx = BatchLoader(supervised, batch_size=1, seed=0) if parsed.ppo.ptx_coeff else None
-    return PPOData(prompts=prompts, evaluation=None, prompt_loader=loader, ptx_loader=ptx)
+    ptx = BatchLoader(supervised, batch_size=1, seed=0) if parsed.on_policy.ptx_coeff else None
+    return OnPolicyData(prompts=prompts, evaluation=None, prompt_loader=loader, ptx_loader=ptx)

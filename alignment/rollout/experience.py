@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import paddle
 
-from alignment.algorithms.spec import Judged, OnPolicyAlgorithm
+from alignment.algorithms.on_policy.spec import Judged, OnPolicyAlgorithm
 from alignment.records import Experience, Rollout
 
 
@@ -31,6 +31,7 @@ def estimate_experience(
         returns=None if estimate.returns is None else estimate.returns.numpy(),
         rewards=estimate.rewards.numpy(),
         kl_rewards=None if estimate.kl_rewards is None else estimate.kl_rewards.numpy(),
+        metrics=estimate.metrics,
     )
 
 

@@ -20,7 +20,7 @@ from alignment.telemetry.metrics import Metric
 def describe_experience(experience: Experience) -> dict[str, Metric]:
     """Return the metrics of one judged rollout; names under ``train/`` are those of the reference suite."""
     rollout = experience.rollout
-    metrics = _rewards(experience) | _lengths(rollout) | _advantages(experience)
+    metrics = _rewards(experience) | _lengths(rollout) | _advantages(experience) | dict(experience.metrics)
     metrics["policy/entropy"] = _token_mean(rollout.entropy, rollout)
     if rollout.ref_logprobs is not None:
         metrics |= _kl(rollout)

@@ -9,9 +9,9 @@ import pytest
 from alignment.algorithms.advantages import gae, group_normalized
 from alignment.algorithms.kl import kl_estimate, kl_metrics
 from alignment.algorithms.masked import TokenMean, count_units, masked_mean, masked_sum, masked_whiten
-from alignment.algorithms.ppo import PPO, PPOHyperparameters
+from alignment.algorithms.on_policy.ppo import PPO, PPOHyperparameters
+from alignment.algorithms.on_policy.spec import Judged
 from alignment.algorithms.rewards import shape_rewards
-from alignment.algorithms.spec import Judged
 from alignment.algorithms.supervised_losses import cross_entropy
 
 START = 2
@@ -48,7 +48,7 @@ def update_fields(judged, estimate):
 def test_ppo_pipeline(safe_rlhf, precision, close, suite):
     inputs, expected = safe_rlhf["common_inputs"], safe_rlhf["ppo_pipeline"][suite]
     placement, reduction = SUITES[suite]
-    hyperparameters = PPOHyperparameters(clip_placement=placement, loss_reduction=reduction)
+    hyperparameters = PPOHyperparameters(clip_placement=placement, policy_loss_reduction=reduction)
     judged, estimate = estimated(inputs, precision, hyperparameters)
     close(estimate.rewards, np.array(expected["rewards_with_kl"])[:, START:] * judged.mask.numpy())
     close(estimate.advantages, expected["advantages"])

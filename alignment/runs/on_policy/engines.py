@@ -51,10 +51,11 @@ def _build_inner(start: Launch, roles: Roles, place: EnginePlace, rows: int) -> 
     """
     parsed = start.parsed
     # The critic reads the same ids: one with a smaller embedding must not be handed ids that it lacks.
-    readable = min(roles.policy.config.vocab_size, roles.critic.config.vocab_size)
-    limit = parsed.ppo.per_device_rollout_batch_size
+    readers = filter(None, (roles.policy, roles.critic))
+    readable = min(model.config.vocab_size for model in readers)
+    limit = parsed.on_policy.per_device_rollout_batch_size
     obstacle = "use_fusemt is false"
-    if parsed.ppo.use_fusemt:
+    if parsed.on_policy.use_fusemt:
         own = fused_engine_unavailable(roles.policy.config, place)
         obstacle = next((o for o in start.topology.world.gather_objects(own, "engine") if o is not None), None)
     if obstacle is not None:
@@ -78,16 +79,16 @@ def fused_settings(parsed: Parsed, config: DecoderConfig, place: EnginePlace, *,
 
     Without ``rollout_kv_memory`` the keys and values of all of them have room at their longest.
     """
-    ppo, length = parsed.ppo, parsed.data.max_length
+    on_policy, length = parsed.on_policy, parsed.data.max_length
     blocks = -(-length // FusedSettings().block_tokens) + 1
     kv_heads = max(1, config.num_key_value_heads // place.tensor.size)
-    token = 2 * config.num_hidden_layers * kv_heads * config.head_dim * _BYTES[ppo.rollout_kv_type]
+    token = 2 * config.num_hidden_layers * kv_heads * config.head_dim * _BYTES[on_policy.rollout_kv_type]
     return FusedSettings(
         num_slots=rows,
-        kv_memory=ppo.rollout_kv_memory or rows * blocks * FusedSettings().block_tokens * token,
+        kv_memory=on_policy.rollout_kv_memory or rows * blocks * FusedSettings().block_tokens * token,
         max_length=length,
-        weight_type=ppo.rollout_weight_type,
-        kv_type=ppo.rollout_kv_type,
+        weight_type=on_policy.rollout_weight_type,
+        kv_type=on_policy.rollout_kv_type,
         threads=num_threads(),
     )
 

@@ -1,4 +1,4 @@
-"""PPO's data: training and evaluation prompts, and the supervised rows of the PTX loss."""
+"""Data of an on-policy run: training and evaluation prompts, and the supervised rows of the PTX loss."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ class RowPlan:
 
         ``batch_ranks`` is the number of processes that see different rows; batch sizes of the arguments are theirs.
         """
-        ppo, micro = parsed.ppo, parsed.training.per_device_train_batch_size
+        on_policy, micro = parsed.on_policy, parsed.training.per_device_train_batch_size
         rows_per_update = micro * parsed.training.gradient_accumulation_steps * batch_ranks
-        prompts_per_rollout = ppo.per_device_prompt_batch_size * batch_ranks
-        rollouts = max(1, rows_per_update // (prompts_per_rollout * ppo.num_return_sequences))
+        prompts_per_rollout = on_policy.per_device_prompt_batch_size * batch_ranks
+        rollouts = max(1, rows_per_update // (prompts_per_rollout * on_policy.num_return_sequences))
         return cls(
             prompts_per_iteration=prompts_per_rollout * rollouts,
-            samples_per_prompt=ppo.num_return_sequences,
+            samples_per_prompt=on_policy.num_return_sequences,
             rows_per_update=rows_per_update,
             rows_per_batch=micro,
-            update_iters=ppo.update_iters,
+            update_iters=on_policy.update_iters,
         )
 
     def updates(self, num_prompts: int) -> int:
@@ -63,7 +63,7 @@ class RowPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPOData:
+class OnPolicyData:
     """The datasets of one run and where they stand."""
 
     prompts: TokenizedDataset
@@ -72,17 +72,17 @@ class PPOData:
     ptx_loader: BatchLoader | None
 
 
-def load_data(start: Launch, tokenizer: Tokenizer, plan: RowPlan) -> PPOData:
+def load_data(start: Launch, tokenizer: Tokenizer, plan: RowPlan) -> OnPolicyData:
     """Read all datasets, show their ledgers and return the loaders."""
-    parsed = start.parsed
+    parsed, given = start.parsed, start.parsed.on_policy
     register_user_datasets(start)
     options = encode_options(start, max_prompt_length=longest_prompt(parsed))
-    prompts: TokenizedDataset = open_dataset(start, PromptOnlyDataset, parsed.ppo.train_datasets, tokenizer, options)
+    prompts: TokenizedDataset = open_dataset(start, PromptOnlyDataset, given.train_datasets, tokenizer, options)
     evaluation = ptx = None
-    if parsed.ppo.eval_datasets and parsed.training.evaluates:
-        evaluation = open_dataset(start, PromptOnlyDataset, parsed.ppo.eval_datasets, tokenizer, options, role="eval")
-    if parsed.ppo.ptx_datasets and parsed.ppo.ptx_coeff:
-        ptx = open_dataset(start, SupervisedDataset, parsed.ppo.ptx_datasets, tokenizer, encode_options(start))
+    if given.eval_datasets and parsed.training.evaluates:
+        evaluation = open_dataset(start, PromptOnlyDataset, given.eval_datasets, tokenizer, options, role="eval")
+    if given.ptx_datasets and given.ptx_coeff:
+        ptx = open_dataset(start, SupervisedDataset, given.ptx_datasets, tokenizer, encode_options(start))
     prompts, evaluation = split_for_evaluation(start, prompts, evaluation)
     report_ledgers(start, {"train": prompts, "eval": evaluation, "ptx": ptx})
     seed = parsed.training.seed if parsed.training.data_seed is None else parsed.training.data_seed
@@ -94,7 +94,7 @@ def load_data(start: Launch, tokenizer: Tokenizer, plan: RowPlan) -> PPOData:
         drop_last=parsed.data.dataloader_drop_last,
     )
     ptx_loader = None if ptx is None else BatchLoader(ptx, batch_size=1, seed=seed)
-    return PPOData(prompts=prompts, evaluation=evaluation, prompt_loader=loader, ptx_loader=ptx_loader)
+    return OnPolicyData(prompts=prompts, evaluation=evaluation, prompt_loader=loader, ptx_loader=ptx_loader)
 
 
 def longest_prompt(parsed: Parsed) -> int:

@@ -1,4 +1,4 @@
-"""The four models of PPO and their tokenizers: policy, reference, critic, reward."""
+"""The models of an on-policy run and their tokenizers: the policy, and those that this run needs beside it."""
 
 from __future__ import annotations
 
@@ -21,17 +21,20 @@ from alignment.rollout.rollout_weights import check_rollout
 from alignment.runs.datasets import encode_options
 from alignment.runs.launch import Launch
 from alignment.runs.models import adopt, check_layout, resumed_folder, starting_tokenizer, warn_of_template
+from alignment.runs.on_policy.algorithm import ChosenAlgorithm, critic_name
 from alignment.telemetry import log
 
 
 @dataclass(frozen=True, kw_only=True)
 class Roles:
-    """Loaded models; ``reward`` is None when a function or a service gives the rewards."""
+    """Loaded models; ``reward`` is None when a function or a service gives the rewards, ``reference`` and ``critic``
+    where the algorithm does not need them.
+    """
 
     tokenizer: Tokenizer
     policy: CausalLM
-    reference: CausalLM
-    critic: ScoreModel
+    reference: CausalLM | None
+    critic: ScoreModel | None
     reward: ScoreModel | None
     sequences: Any
     """Turns a rollout into the reward model's token ids."""
@@ -41,51 +44,59 @@ class RoleFolders(NamedTuple):
     """Where the models of a fresh run come from; the output folder of another run stands for the model in it."""
 
     actor: str
-    critic: str
+    critic: str | None
     reward: str | None
 
     @classmethod
     def of(cls, start: Launch) -> RoleFolders:
         """Return the folders that the arguments name; the critic's is the reward model's where it has none."""
-        ppo, reward = start.parsed.ppo, start.parsed.reward_source.reward_model_name_or_path
-        critic = ppo.reward_critic_model_name_or_path
-        parts = ("value", "reward", "policy") if critic else ("reward",)
+        actor, reward = (
+            start.parsed.on_policy.actor_model_name_or_path,
+            start.parsed.reward_source.reward_model_name_or_path,
+        )
+        critic = critic_name(start.parsed)
+        has_own = critic is not None and start.parsed.critic.reward_critic_model_name_or_path
+        parts = ("value", "reward", "policy") if has_own else ("reward",)
         return cls(
-            actor=str(resolve_model_folder(ppo.actor_model_name_or_path, parts=("policy",))),
-            critic=str(resolve_model_folder(critic or reward, parts=parts)),
+            actor=str(resolve_model_folder(actor, parts=("policy",))),
+            critic=critic and str(resolve_model_folder(critic, parts=parts)),
             reward=reward and str(resolve_model_folder(reward, parts=("reward",))),
         )
 
 
 def load_roles(start: Launch) -> Roles:
-    """Load what the arguments name; policy and critic come from the checkpoint when resuming."""
+    """Load what the arguments name and the algorithm needs; trained ones come from the checkpoint when resuming."""
     folders = RoleFolders.of(start)
     tokenizer = starting_tokenizer(start, folders.actor)
     check_folders(start, folders, tokenizer)
     options = {"dtype": start.dtype, "placement": Placement.of(start.topology)}
     head = start.parsed.reward_source.value_head_prefix
+    has_reference = ChosenAlgorithm.of(start.parsed).needs_reference
     roles = Roles(
         tokenizer=tokenizer,
         sequences=choose_sequences(start, tokenizer, folders) if folders.reward else None,
         # Before the critic, which may start from the same folder and forgives a missing score head.
         reward=freeze(load_score_model(folders.reward, head_prefix=head, **options)) if folders.reward else None,
         policy=load_causal_lm(resumed_folder(start, "policy", folders.actor), tokenizer=tokenizer, **options),
-        reference=freeze(load_causal_lm(folders.actor, tokenizer=tokenizer, **options)),
+        reference=freeze(load_causal_lm(folders.actor, tokenizer=tokenizer, **options)) if has_reference else None,
         critic=load_critic(
             resumed_folder(start, "value", folders.critic),
             head_prefix=head if start.checkpoint is None else None,
             **options,
-        ),
+        )
+        if folders.critic
+        else None,
     )
-    adopt(start, roles.policy, tokenizer)
-    adopt(start, roles.critic, tokenizer)
+    for trained in filter(None, (roles.policy, roles.critic)):
+        adopt(start, trained, tokenizer)
     return roles
 
 
 def check_folders(start: Launch, folders: RoleFolders, tokenizer: Tokenizer) -> None:
     """Refuse models that do not fit the tokenizer, the length or the layout, before any weight is read."""
-    require_same_tokenizer(tokenizer, folders.critic)
-    for folder in (folders.actor, folders.critic):
+    if folders.critic:
+        require_same_tokenizer(tokenizer, folders.critic)
+    for folder in filter(None, (folders.actor, folders.critic)):
         config = check_fit(folder, tokenizer, max_length=start.parsed.data.max_length)
         check_layout(start, config, folder)
     warn_of_template(start, folders.actor, read_config(folders.actor), tokenizer)

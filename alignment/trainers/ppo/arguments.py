@@ -1,40 +1,34 @@
-"""Arguments of PPO: datasets, models, batches and the algorithm's numbers."""
+"""Arguments of on-policy training: datasets, models, batches and the algorithm."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
+from alignment.algorithms.on_policy.registered import ALGORITHMS
 from alignment.arguments import validate, validate_ppo
 from alignment.arguments.columns import ColumnArguments
 from alignment.arguments.compatibility import CompatibilityArguments
 from alignment.arguments.critic import CriticArguments
 from alignment.arguments.data import DataArguments
 from alignment.arguments.generation import GenerationArguments
-from alignment.arguments.groups import Groups
+from alignment.arguments.groups import Choice, Groups
 from alignment.arguments.model import ModelArguments
 from alignment.arguments.parallel import ParallelArguments
 from alignment.arguments.parsed import Parsed
-from alignment.arguments.parser import Check, parse_arguments
+from alignment.arguments.parser import Check, Values, parse_arguments
 from alignment.arguments.reward_source import RewardSourceArguments
 from alignment.arguments.training import NO_EVALUATION, TrainingArguments
-from alignment.fields import Case, Situation, argument, inert, refused, unless, where, where_given
+from alignment.fields import argument, unless, where, where_given
 
 _NO_ENGINE = where("use_fusemt", False)
 
 
-def _has_both_clips(value: Any, s: Situation) -> bool:
-    return s.values["clip_range_ratio_low"] is not None and s.values["clip_range_ratio_high"] is not None
-
-
-_BOTH_CLIPS = Case(_has_both_clips, "clip_range_ratio_low and clip_range_ratio_high win")
-
-
 @dataclass(frozen=True, kw_only=True)
-class PPOArguments:
-    """What to train on, from which models, in which batches, with which losses."""
+class OnPolicyArguments:
+    """What to train on, from which models, in which batches, with which algorithm."""
 
     train_datasets: str = argument(path="datasets")
     """Prompts to train on: name[:proportion[:path]], several separated by commas."""
@@ -44,8 +38,6 @@ class PPOArguments:
     """Supervised data of the language-model loss; null: no such loss."""
     actor_model_name_or_path: str = argument(path="model")
     """Folder or hub name of the model the policy and the reference start from."""
-    reward_critic_model_name_or_path: str | None = argument(None, path="model", aliases=("critic_model_name_or_path",))
-    """Folder or hub name of the model the critic starts from; null: the reward model."""
 
     per_device_prompt_batch_size: int = argument(
         16, minimum=1, inert_when=where_given("global_batch_size", "global_batch_size wins")
@@ -63,8 +55,6 @@ class PPOArguments:
         -1, minimum=-1, excluded=(0,), aliases=("rollout_logprob_batch_size",)
     )
     """Rows of one forward pass for log-probs of policy and reference; -1: per_device_train_batch_size."""
-    per_device_value_batch_size: int = argument(-1, minimum=-1, excluded=(0,))
-    """Rows of one forward pass of the critic; -1: per_device_train_batch_size."""
     update_iters: int = argument(1, minimum=1)
     """Times each rollout is trained on."""
     use_fusemt: bool = True
@@ -85,55 +75,22 @@ class PPOArguments:
     importance_weight_cap: float = argument(2.0, minimum=1, inert_when=unless("on_logprob_gap", "correct"))
     """Largest of these weights."""
 
-    rl_algorithm: Literal["ppo", "grpo", "reinforce_plus_plus"] = refused("ppo", "only ppo is built")
-    """Algorithm."""
-    kl_coeff: float = argument(0.02, minimum=0)
-    """Weight of the KL to the reference in the reward, per nat; the start value when kl_target is given."""
-    kl_estimator: Literal["k1", "k2", "k3"] = "k1"
-    """Estimate of the KL in the reward: k1 log ratio, k2 half its square, k3 ratio - 1 - log ratio."""
-    kl_target: float | None = argument(None, above=0)
-    """KL per response, in nats, that kl_coeff is adapted to; null: kl_coeff stays."""
-    kl_horizon: float = argument(
-        10000.0, above=0, inert_when=where("kl_target", None, why="kl_target is not given: kl_coeff stays")
-    )
-    """Responses over which kl_coeff adapts."""
-    gamma: float = argument(1.0, minimum=0, maximum=1)
-    """Discount of later rewards, per token."""
-    gae_lambda: float = argument(0.95, minimum=0, maximum=1)
-    """Weight of later steps in the advantage (0: one step, 1: all)."""
-    normalize_advantage: bool = False
-    """Give the advantages of a rollout mean 0 and variance 1 (2025 versions: often true)."""
-    clip_range_ratio: float = argument(0.2, above=0, inert_when=_BOTH_CLIPS)
-    """The ratio of new to old probability counts inside 1 - it and 1 + it."""
-    clip_range_ratio_low: float | None = argument(None, above=0, below=1)
-    """Lower half of that range; null: clip_range_ratio."""
-    clip_range_ratio_high: float | None = argument(None, above=0)
-    """Upper half of that range; null: clip_range_ratio."""
-    dual_clip: float | None = argument(None, above=1)
-    """Largest loss at a negative advantage, as a multiple of it; null: off."""
-    clip_range_score: float = argument(50.0, above=0)
-    """Rewards are cut to plus or minus this (2025 versions: 10)."""
-    clip_placement: Literal["score", "token"] = "score"
-    """What is cut: the score alone, or each token's reward with its KL."""
-    clip_range_value: float = argument(5.0, above=0)
-    """New values are cut to plus or minus this around the old ones."""
-    policy_loss_reduction: Literal["token", "sequence"] = "token"
-    """Mean over all tokens, or first over each response and then over responses."""
-    entropy_coeff: float = argument(0.0, minimum=0)
-    """Weight of the policy's entropy as a bonus."""
+    rl_algorithm: str = "ppo"
+    """Algorithm; it adds its own keys."""
     ptx_coeff: float = argument(0.0, minimum=0, inert_when=where("ptx_datasets", None))
     """Weight of the language-model loss on ptx_datasets."""
-    kl_loss_coeff: float = inert(0.0, "ppo puts the KL into the reward: give kl_coeff")
-    """Weight of a KL loss (grpo)."""
-    pg_loss_coeff: float = inert(1.0, "ppo has one policy loss, of weight 1: scale learning_rate")
-    """Weight of the policy loss (grpo)."""
+
+
+def _critic_group(algorithm: str) -> type | None:
+    return CriticArguments if ALGORITHMS[algorithm].needs_critic else None
 
 
 GROUPS: Groups = MappingProxyType(
     {
-        "ppo": PPOArguments,
+        "on_policy": OnPolicyArguments,
+        "algorithm": Choice("rl_algorithm", {name: ALGORITHMS[name].hyperparameters for name in ALGORITHMS}),
         "reward_source": RewardSourceArguments,
-        "critic": CriticArguments,
+        "critic": Choice("rl_algorithm", {name: _critic_group(name) for name in ALGORITHMS}),
         "generation": GenerationArguments,
         "data": DataArguments,
         "columns": ColumnArguments,
@@ -143,9 +100,21 @@ GROUPS: Groups = MappingProxyType(
         "compatibility": CompatibilityArguments,
     }
 )
-CHECKS: tuple[Check, ...] = (*validate.CHECKS, *validate_ppo.CHECKS)
+
+
+def check_group_size(v: Values) -> Iterator[str]:
+    """An algorithm that compares the responses to a prompt has enough of them."""
+    least, samples = ALGORITHMS[v.rl_algorithm].min_group_size, v.num_return_sequences
+    if samples < least:
+        yield (
+            f"num_return_sequences={samples} with rl_algorithm={v.rl_algorithm}, which compares the responses to one "
+            f"prompt: give at least {least}"
+        )
+
+
+CHECKS: tuple[Check, ...] = (*validate.CHECKS, *validate_ppo.CHECKS, check_group_size)
 
 
 def parse_ppo_arguments(argv: Sequence[str]) -> Parsed:
-    """Return the arguments of a PPO run from ``[file.json] [--key value ...]``; see ``parse_arguments``."""
+    """Return the arguments of an on-policy run from ``[file.json] [--key value ...]``; see ``parse_arguments``."""
     return parse_arguments(GROUPS, argv, checks=CHECKS)

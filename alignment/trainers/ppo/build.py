@@ -1,263 +1,27 @@
-"""Arguments to a PPO run, and its end: models, report, the lines a user reads last."""
+"""On-policy training from the command line's arguments to the exported models."""
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
-from alignment.algorithms.registered import ALGORITHMS
-from alignment.arguments.parsed import Parsed
-from alignment.arguments.training import TrainingArguments
-from alignment.device.memory import MemoryWatch
-from alignment.loops.evaluation import PromptEvaluation
-from alignment.loops.on_policy import KLController, OnPolicyLoop
-from alignment.loops.rollout_engine import RolloutEngine
-from alignment.loops.session import Counters, Hooks, Session
-from alignment.loops.updates import OnPolicyUpdater, UpdatePlan
 from alignment.records import Experience
-from alignment.rollout.collector import Collector
-from alignment.rollout.gate import LogprobGate
-from alignment.rollout.judge import Judge
-from alignment.rollout.team_engine import TeamEngine
-from alignment.runs.assembly import Horizon, build_best, build_learner, build_session, loader_part, stream_batches
-from alignment.runs.finish import finish_run
 from alignment.runs.launch import Launch, launch
-from alignment.runs.on_policy.engines import build_engine, generation_options
-from alignment.runs.on_policy.prompts import PPOData, RowPlan, load_data, ptx_batches
-from alignment.runs.on_policy.rewards import build_normalizer, build_scorer
-from alignment.runs.on_policy.roles import Roles, load_roles
-from alignment.runs.placed import model_writer, place_frozen, scoring_runner
-from alignment.runs.state import RunState, StatePart
-from alignment.telemetry import log
+from alignment.runs.on_policy.prompts import RowPlan, load_data
+from alignment.runs.on_policy.roles import load_roles
+from alignment.runs.on_policy.run import OnPolicyRun
 from alignment.trainers.ppo.arguments import parse_ppo_arguments
-
-REPORT_CARDS = ("eval/reward", "eval/kl_divergence", "eval/mean_generated_length", "eval/eos_rate")
-EVALUATION_SEED_OFFSET = 1_000_003
-"""Evaluation draws other random numbers than training, and the same ones every time."""
 
 
 def train(argv: Sequence[str], *, host: str, observe: Callable[[Experience], None] | None = None) -> None:
-    """Run PPO from the command line's arguments to the exported models; ``observe`` sees every experience."""
+    """Train from the command line's arguments to the exported models; ``observe`` sees every experience."""
     with launch(parse_ppo_arguments(argv), host=host) as start:
         train_from(start, observe)
 
 
 def train_from(start: Launch, observe: Callable[[Experience], None] | None = None) -> None:
-    """Run PPO from its start to the exported models."""
+    """Train from the start of a run to the exported models."""
     roles = load_roles(start)
     plan = RowPlan.of(start.parsed, batch_ranks=start.topology.layout.batch)
-    run = PPORun(start, roles, load_data(start, roles.tokenizer, plan), plan)
+    run = OnPolicyRun(start, roles, load_data(start, roles.tokenizer, plan), plan)
     if not start.parsed.parallel.distributed_dry_run:
         run.train(observe)
-
-
-class PPORun:
-    """The parts of one PPO run, assembled from parsed arguments."""
-
-    def __init__(self, start: Launch, roles: Roles, data: PPOData, plan: RowPlan) -> None:
-        self._start, self._roles, self._data, self._plan = start, roles, data, plan
-        self._horizon = Horizon.of(
-            start.parsed.training,
-            plan.updates_per_epoch(data.prompt_loader, len(data.prompts)),
-            f"train_datasets={start.parsed.ppo.train_datasets}",
-        )
-        self._learners = self._build_learners()
-        self._engine = RolloutEngine(
-            engine=build_engine(start, roles, self._learners["policy"], plan), policy=self._learners["policy"]
-        )
-        offload = "freeze_model" in start.parsed.parallel.offloaded
-        self._reference = place_frozen("reference", roles.reference, start.topology, offload=offload)
-        self._scorer = build_scorer(start, roles)
-        self._normalize, normalizer_part = build_normalizer(start, roles)
-        self._collector = Collector(
-            self._engine.engine,
-            generation_options(start.parsed, roles, sample=True),
-            num_return_sequences=plan.samples_per_prompt,
-            seed=start.parsed.training.seed,
-        )
-        self._kl = KLController(
-            coefficient=start.parsed.ppo.kl_coeff,
-            target=start.parsed.ppo.kl_target,
-            horizon=start.parsed.ppo.kl_horizon,
-        )
-        self._state = self._build_state(normalizer_part)
-
-    def train(self, observe: Callable[[Experience], None] | None = None, *, memory: MemoryWatch | None = None) -> None:
-        """Train (or only evaluate), export and report; ``memory`` watches the phases in place of the usual one."""
-        training = self._start.parsed.training
-        if self._start.checkpoint is not None:
-            self._state.restore(self._start.checkpoint)
-        evaluate = self._evaluation() if self._data.evaluation is not None else None
-        best = build_best(training, default="reward", keep=self._state.keep_best)
-        session = build_session(
-            self._start,
-            title="PPO",
-            model="policy",
-            horizon=self._horizon,
-            hooks=Hooks(evaluate=evaluate, save=self._state.save, best=best),
-            counters=self._state.counters,
-            shown=("train/reward", "train/kl_divergence", "critic/explained_variance", "train/mean_generated_length"),
-        )
-        session.memory = memory or session.memory
-        with contextlib.closing(session.writers):
-            if training.do_train and not session.is_finished:
-                self._state.check_space()
-                log.info(self._describe())
-                if self._state.counters.updates == 0:
-                    session.evaluate()
-                with self._start.signals.deferred("the present rollout and its updates"), session.progress:
-                    dataclasses.replace(self._loop(session), observe=observe).run()
-            finish_run(self._start, session, self._state, title="PPO", cards=REPORT_CARDS)
-
-    def _loop(self, session: Session) -> OnPolicyLoop:
-        ppo, data = self._start.parsed.ppo, self._data
-        hyperparameters = ppo_hyperparameters(self._start.parsed)
-        algorithm = ALGORITHMS[ppo.rl_algorithm]
-        updater = OnPolicyUpdater(
-            policy=self._learners["policy"],
-            critic=self._learners["value"],
-            algorithm=algorithm,
-            hyperparameters=hyperparameters,
-            plan=UpdatePlan(
-                rows_per_update=self._plan.rows_per_update,
-                rows_per_batch=self._plan.rows_per_batch,
-                num_epochs=self._plan.update_iters,
-                seed=self._start.parsed.training.seed,
-                temperature=self._start.parsed.generation.temperature,
-                ptx_coeff=ppo.ptx_coeff,
-                with_entropy=ppo.entropy_coeff > 0,
-            ),
-            next_ptx=data.ptx_loader and ptx_batches(data.ptx_loader, rows_per_batch=self._plan.rows_per_batch),
-        )
-        return OnPolicyLoop(
-            prompts=stream_batches(data.prompt_loader),
-            collector=self._collector,
-            judge=self._judge(training=True),
-            gate=LogprobGate(
-                limit=ppo.logprob_gap_limit, action=ppo.on_logprob_gap, weight_cap=ppo.importance_weight_cap
-            ),
-            algorithm=algorithm,
-            hyperparameters=hyperparameters,
-            kl=self._kl,
-            updater=updater,
-            engine=self._engine,
-            session=session,
-            decode=self._decode if data.evaluation is None else None,
-        )
-
-    def _decode(self, ids: np.ndarray) -> str:
-        return self._roles.tokenizer.decode(np.asarray(ids).tolist(), skip_special_tokens=True)
-
-    def _judge(self, *, training: bool) -> Judge:
-        micro = self._start.parsed.training.per_device_train_batch_size
-        rows = self._start.parsed.training.per_device_eval_batch_size
-        ppo = self._start.parsed.ppo
-        return Judge(
-            policy=scoring_runner(self._learners["policy"]),
-            reference=self._reference,
-            critic=scoring_runner(self._learners["value"]) if training else None,
-            scorer=self._scorer,
-            normalize=self._normalize if training else None,
-            logprob_rows=positive_or(ppo.per_device_logprob_batch_size, micro) if training else rows,
-            value_rows=positive_or(ppo.per_device_value_batch_size, micro),
-            temperature=self._start.parsed.generation.temperature,
-            with_entropy=training,
-        )
-
-    @property
-    def _num_replicas(self) -> int:
-        """Processes, or groups of them, that generate different rows at the same time."""
-        engine = self._engine.engine
-        return engine.num_replicas if isinstance(engine, TeamEngine) else 1
-
-    def _evaluation(self) -> PromptEvaluation:
-        parsed = self._start.parsed
-        evaluation = self._data.evaluation
-        return PromptEvaluation(
-            prompts=[evaluation[i] for i in range(len(evaluation))],
-            engine=self._engine,
-            version=lambda: self._state.counters.updates,
-            options=generation_options(parsed, self._roles, sample=parsed.generation.eval_do_sample),
-            rows_per_call=parsed.training.per_device_eval_batch_size * self._num_replicas,
-            judge=self._judge(training=False),
-            decode=self._decode,
-            seed=parsed.training.seed + EVALUATION_SEED_OFFSET,
-        )
-
-    def _build_learners(self):
-        training, total = self._start.parsed.training, self._horizon.total_updates
-        critic = critic_training(self._start.parsed)
-        return {
-            "policy": build_learner(self._start, "policy", self._roles.policy, training, total_updates=total),
-            "value": build_learner(self._start, "critic", self._roles.critic, critic, total_updates=total),
-        }
-
-    def _build_state(self, normalizer_part: StatePart | None) -> RunState:
-        parts = {
-            "prompts": loader_part(self._data.prompt_loader),
-            "num_sequences": StatePart(
-                lambda: self._collector.num_sequences, lambda value: setattr(self._collector, "num_sequences", value)
-            ),
-            "kl_coeff": StatePart(lambda: self._kl.coefficient, lambda value: setattr(self._kl, "coefficient", value)),
-        }
-        if self._data.ptx_loader is not None:
-            parts["ptx"] = loader_part(self._data.ptx_loader)
-        if normalizer_part is not None:
-            parts["reward_normalizer"] = normalizer_part
-        return RunState(
-            store=self._start.store,
-            models={
-                name: model_writer(learner, self._roles.tokenizer, self._start.topology)
-                for name, learner in self._learners.items()
-            },
-            learners=self._learners,
-            counters=Counters(),
-            parts=parts,
-        )
-
-    def _describe(self) -> str:
-        plan, horizon = self._plan, self._horizon
-        rows = plan.prompts_per_iteration * plan.samples_per_prompt
-        return (
-            f"{horizon.total_updates} updates ({horizon.updates_per_epoch} an epoch); each rollout is "
-            f"{plan.prompts_per_iteration} prompts x {plan.samples_per_prompt} = {rows} responses, "
-            f"{plan.rows_per_update} an update, {plan.rows_per_batch} a micro-batch, {plan.update_iters} passes"
-        )
-
-
-def ppo_hyperparameters(parsed: Parsed):
-    """Return the algorithm's numbers."""
-    ppo = parsed.ppo
-    either = ppo.clip_range_ratio
-    return ALGORITHMS[ppo.rl_algorithm].hyperparameters(
-        kl_coeff=ppo.kl_coeff,
-        kl_kind=ppo.kl_estimator,
-        clip_range_score=ppo.clip_range_score,
-        clip_placement=ppo.clip_placement,
-        gamma=ppo.gamma,
-        gae_lambda=ppo.gae_lambda,
-        normalize_advantage=ppo.normalize_advantage,
-        clip_range_ratio_low=either if ppo.clip_range_ratio_low is None else ppo.clip_range_ratio_low,
-        clip_range_ratio_high=either if ppo.clip_range_ratio_high is None else ppo.clip_range_ratio_high,
-        dual_clip=ppo.dual_clip,
-        clip_range_value=ppo.clip_range_value,
-        loss_reduction=ppo.policy_loss_reduction,
-        entropy_coeff=ppo.entropy_coeff,
-    )
-
-
-def critic_training(parsed: Parsed) -> TrainingArguments:
-    """Return the training arguments with the ``critic_`` keys that were given in their places."""
-    given = {
-        field.name.removeprefix("critic_"): getattr(parsed.critic, field.name)
-        for field in dataclasses.fields(parsed.critic)
-    }
-    return dataclasses.replace(parsed.training, **{name: value for name, value in given.items() if value is not None})
-
-
-def positive_or(value: int, default: int) -> int:
-    """Return ``value`` when positive, else ``default`` (-1 means: as the training micro-batch)."""
-    return value if value > 0 else default

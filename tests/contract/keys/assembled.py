@@ -26,7 +26,7 @@ from alignment.runs import models as trainer_models
 from alignment.runs.offline import models as offline_models
 from alignment.runs.offline import train as offline_train
 from alignment.runs.on_policy import engines, roles
-from alignment.trainers.ppo import build as ppo
+from alignment.runs.on_policy import run as on_policy_run
 from alignment.trainers.registered import TRAINERS
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -162,7 +162,7 @@ def _stopped_before_the_loop(run: Run) -> Iterator[None]:
             stack.enter_context(_watched(run, target, name))
         for target, name, what in (
             (SupervisedLoop, "run", keep_loop), (OnPolicyLoop, "run", keep_loop), (dataset_run, "finish_run", keep_end),
-            (ppo, "finish_run", keep_end), (Session, "evaluate", lambda self: {}),
+            (on_policy_run, "finish_run", keep_end), (Session, "evaluate", lambda self: {}),
         ):  # fmt: skip
             stack.enter_context(mock.patch.object(target, name, what))
         yield

@@ -1,4 +1,4 @@
-"""Keys of PPO: rollouts, rewards, the algorithm's numbers and the critic."""
+"""Keys of on-policy training: rollouts, rewards, the algorithm's numbers and the critic."""
 
 from __future__ import annotations
 
@@ -108,25 +108,36 @@ REWARDS = (
     _row("normalize_reward", True, _normalized, (True, False), with_=EVALUATED),
 )  # fmt: skip
 
+GRPO = {"rl_algorithm": "grpo", "num_return_sequences": 2}
 ALGORITHM = (
+    _row(
+        "rl_algorithm", "grpo", lambda r: (r.loop.algorithm.name, r.loop.updater.algorithm.name), ("grpo",) * 2,
+        with_={"num_return_sequences": 2}, alone=True,
+    ),
+    _row("kl_loss_coeff", 0.25, lambda r: _numbers(r).kl_loss_coeff, with_=GRPO, alone=True),
+    _row("pg_loss_coeff", 0.5, lambda r: _numbers(r).pg_loss_coeff, with_=GRPO, alone=True),
+    _row("scale_rewards", "none", lambda r: _numbers(r).scale_rewards, with_=GRPO, alone=True),
     _row("kl_coeff", 0.07, lambda r: (r.loop.kl.coefficient, _numbers(r).kl_coeff), (0.07, 0.07)),
-    _row("kl_estimator", "k3", lambda r: _numbers(r).kl_kind),
+    _row("kl_estimator", "k3", lambda r: _numbers(r).kl_estimator),
     _row("kl_target", 3.0, lambda r: r.loop.kl.target),
     _row("kl_horizon", 77.0, lambda r: r.loop.kl.horizon, with_={"kl_target": 3.0}),
     _row("gamma", 0.9, lambda r: _numbers(r).gamma),
     _row("gae_lambda", 0.8, lambda r: _numbers(r).gae_lambda),
     _row("normalize_advantage", True, lambda r: _numbers(r).normalize_advantage),
     _row(
-        "clip_range_ratio", 0.25, lambda r: (_numbers(r).clip_range_ratio_low, _numbers(r).clip_range_ratio_high),
+        "clip_range_ratio", 0.25, lambda r: (_numbers(r).ratio_clip.low, _numbers(r).ratio_clip.high),
         (0.25, 0.25), alone=True,
     ),
-    _row("clip_range_ratio_low", 0.1, lambda r: _numbers(r).clip_range_ratio_low),
-    _row("clip_range_ratio_high", 0.3, lambda r: _numbers(r).clip_range_ratio_high),
-    _row("dual_clip", 3.0, lambda r: _numbers(r).dual_clip),
+    _row("clip_range_ratio_low", 0.1, lambda r: _numbers(r).ratio_clip.low),
+    _row("clip_range_ratio_high", 0.3, lambda r: _numbers(r).ratio_clip.high),
+    _row("dual_clip", 3.0, lambda r: _numbers(r).ratio_clip.dual),
     _row("clip_range_score", 4.0, lambda r: _numbers(r).clip_range_score),
+    _row("clip_range_score", 4.5, lambda r: _numbers(r).clip_range_score, with_=GRPO, alone=True),
+    _row("normalize_advantage", True, lambda r: _numbers(r).normalize_advantage, with_=GRPO, alone=True),
+    _row("kl_coeff", 0.06, lambda r: [r.loop.kl.coefficient, _numbers(r).kl_coeff], [0.06] * 2, with_=GRPO, alone=True),
     _row("clip_placement", "token", lambda r: _numbers(r).clip_placement),
     _row("clip_range_value", 0.7, lambda r: _numbers(r).clip_range_value),
-    _row("policy_loss_reduction", "sequence", lambda r: _numbers(r).loss_reduction),
+    _row("policy_loss_reduction", "sequence", lambda r: _numbers(r).policy_loss_reduction),
     _row("entropy_coeff", 0.01, lambda r: (_numbers(r).entropy_coeff, plan(r).with_entropy), (0.01, True)),
     _row("ptx_coeff", 0.5, lambda r: plan(r).ptx_coeff, with_={"ptx_datasets": "packing-sft/test:8/-1"}),
     _row(

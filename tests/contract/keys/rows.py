@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from alignment.loops.on_policy import OnPolicyLoop
 from alignment.trainers.registered import TRAINERS
 from tests.contract.keys.assembled import Run
 
@@ -72,7 +73,7 @@ def _agree(given: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
 
 def is_ppo(run: Run) -> bool:
     """Return whether the run learns from rollouts."""
-    return "value" in run.state.learners
+    return isinstance(run.loop, OnPolicyLoop)
 
 
 def plan(run: Run) -> Any:

@@ -8,8 +8,8 @@ import pytest
 
 from alignment.algorithms.importance import truncated_importance_weights
 from alignment.algorithms.masked import TokenMean
+from alignment.algorithms.on_policy.ppo import PPO, PPOHyperparameters
 from alignment.algorithms.policy_losses import RatioClip, ppo_policy_loss
-from alignment.algorithms.ppo import PPO, PPOHyperparameters
 
 
 def test_weights_by_hand():

@@ -85,7 +85,7 @@ def test_the_defaults(trainer, tmp_path):
 
 
 def test_every_key_of_a_trainers_own_group_is_in_the_table(tmp_path):
-    for trainer, group in (("sft", "offline"), ("rm", "offline"), ("ppo", "ppo")):
+    for trainer, group in (("sft", "offline"), ("rm", "offline"), ("ppo", "on_policy"), ("ppo", "algorithm")):
         (tmp_path / "argument.json").write_text(json.dumps(GIVEN[trainer]))
         parsed = PARSERS[trainer]([str(tmp_path / "argument.json")])
         own = {item.name for item in dataclasses.fields(getattr(parsed, group))}

@@ -23,7 +23,7 @@ def test_rows_of_an_iteration_and_an_update_do_not_depend_on_the_number_of_proce
                     batch_ranks=batch_ranks)  # fmt: skip
     plan = RowPlan.of(parsed, batch_ranks=batch_ranks)
     assert (plan.prompts_per_iteration, plan.rows_per_update) == (256, 256)
-    assert parsed.ppo.per_device_prompt_batch_size == 256 // batch_ranks
+    assert parsed.on_policy.per_device_prompt_batch_size == 256 // batch_ranks
     assert parsed.training.gradient_accumulation_steps == 64 * 4 // (2 * batch_ranks)
     assert parsed.origins["gradient_accumulation_steps"] == "derived"
 

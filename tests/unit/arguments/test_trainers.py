@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from alignment.algorithms.on_policy.registered import ALGORITHMS
 from alignment.arguments.effects import refuse_unbuilt, report_effects
 from alignment.errors import ArgumentError
 from alignment.trainers.ppo.arguments import parse_ppo_arguments
@@ -17,6 +18,8 @@ from alignment.trainers.sft.arguments import parse_sft_arguments
 FIXTURES = Path(__file__).parent / "fixtures"
 CONFIG = Path(__file__).resolve().parents[3] / "config"
 PARSERS = {name: TRAINERS[name].parse for name in TRAINERS}
+OF_FILE = {**dict.fromkeys(ALGORITHMS, parse_ppo_arguments), **PARSERS}
+"""Parsers by the first word of a shipped file's name: a trainer, or an on-policy algorithm."""
 PPO = [
     "--train_datasets",
     "p",
@@ -38,8 +41,8 @@ def _problems(parse, argv):
 
 def test_file_of_the_reference_suite_for_ppo():
     parsed = parse_ppo_arguments([str(FIXTURES / "ppo_argument.json")])
-    assert parsed.ppo.actor_model_name_or_path == "PKU-Alignment/alpaca-7b-reproduced"
-    assert parsed.ppo.ptx_coeff == 16.0
+    assert parsed.on_policy.actor_model_name_or_path == "PKU-Alignment/alpaca-7b-reproduced"
+    assert parsed.on_policy.ptx_coeff == 16.0
     assert parsed.critic.critic_lr_scheduler_type == "constant"
     assert parsed.generation.top_p == 0.8
     assert parsed.parallel.offload_level == ("freeze_model",)
@@ -82,7 +85,7 @@ def test_the_2025_keys_are_accepted(tmp_path):
     path = tmp_path / "ppo.json"
     path.write_text(json.dumps(written), encoding="utf-8")
     parsed = parse_ppo_arguments([str(path)])
-    assert parsed.ppo.num_return_sequences == 2
+    assert parsed.on_policy.num_return_sequences == 2
     assert parsed.data.max_prompt_len == 256
     assert parsed.parallel.offload_level == ("freeze_model", "optimizer", "train_model")
     told = {effect.key for effect in report_effects(parsed, device="cpu", world_size=1)}
@@ -92,8 +95,9 @@ def test_the_2025_keys_are_accepted(tmp_path):
 
 def _data_folder(folder):
     """Make what the files name: a model folder, data/train.jsonl and data/dev.jsonl."""
-    for name in ("data/train.jsonl", "data/dev.jsonl", "gsm8k/train.jsonl", "gsm8k/test.jsonl", "alpaca/config.json"):
-        (folder / name).parent.mkdir(exist_ok=True)
+    files = ("data/train.jsonl", "data/dev.jsonl", "gsm8k/train.jsonl", "gsm8k/test.jsonl", "alpaca/config.json")
+    for name in (*files, "ppo-kk/34567ppl/train.jsonl", "ppo-kk/5ppl/test.jsonl"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("{}\n", encoding="utf-8")
     (folder / "alpaca").rename(folder / "alpaca-7b-reproduced-saved")
 
@@ -119,6 +123,15 @@ OTHER_FILES = {
         "reward_function": "alignment.rollout.rule_rewards:gsm8k", "per_device_rollout_batch_size": 1024,
         "global_batch_size": 256, "global_mini_batch_size": 64, "clip_range_value": 0.5,
         "amp_custom_white_list": ("lookup_table", "flash_attn", "matmul"),
+    }),
+    "grpo_argument.yaml": ("ppo", {
+        "train_datasets": "jsonl:1.0:{here}/ppo-kk/34567ppl/train.jsonl", "rl_algorithm": "grpo",
+        "num_return_sequences": 8, "kl_coeff": 0.0, "kl_loss_coeff": 0.001, "clip_range_score": 10.0,
+        "normalize_advantage": False, "use_rm_server": True, "global_batch_size": 4,
+    }),
+    "grpo_argument.json": ("ppo", {
+        "eval_datasets": "jsonl:1.0:{here}/ppo-kk/5ppl/test.jsonl", "rl_algorithm": "grpo", "num_return_sequences": 8,
+        "kl_coeff": 0.0, "kl_loss_coeff": 0.001, "pg_loss_coeff": 1.0, "normalize_advantage": True,
     }),
 }  # fmt: skip
 
@@ -217,7 +230,7 @@ def test_every_shipped_file_parses(path, tmp_path, monkeypatch):
         for split in ("train", "test"):
             (tmp_path / f"output/real/data/{kind}_{split}.jsonl").write_text("{}\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    parsed = PARSERS[path.name.split("_")[0]]([str(path)])
+    parsed = OF_FILE[path.name.split("_")[0]]([str(path)])
     assert parsed.training.output_dir.startswith(str(tmp_path))
     if path.parent.name in ("tiny", "smollm2"):
         refuse_unbuilt(parsed, device="cpu", world_size=1)
@@ -264,8 +277,7 @@ def test_tiny_model_fits_its_config():
         (["--top_p", "0"], "top_p: expected a value > 0 and <= 1"),
         (["--max_steps", "0"], "not 0"),
         (["--fp16"], "fp16: True is refused"),
-        (["--rl_algorithm", "grpo"], "only ppo is built"),
-        (["--rl_algorithm", "gppo"], "expected one of 'ppo', 'grpo'"),
+        (["--rl_algorithm", "gppo"], "rl_algorithm: expected one of 'ppo', 'grpo', got 'gppo'"),
         (["--wandb_api_key", "s3cret"], "(command line): a secret does not belong in a file"),
     ],
 )
@@ -281,7 +293,7 @@ def test_batch_message_names_values_that_work():
     assert "per_device_prompt_batch_size=18" in message
     assert "per_device_train_batch_size=4 or 8 or 2" in message
     fixed = parse_ppo_arguments([*PPO, "--per_device_train_batch_size", "6", "--per_device_prompt_batch_size", "18"])
-    assert fixed.ppo.per_device_prompt_batch_size == 18
+    assert fixed.on_policy.per_device_prompt_batch_size == 18
 
 
 def test_an_update_may_pool_several_rollouts():
@@ -292,7 +304,7 @@ def test_an_update_may_pool_several_rollouts():
 def test_old_offload_words_and_critic_alias():
     parsed = parse_ppo_arguments([*PPO, "--offload_level", "eval reward optimizer", "--critic_model_name_or_path", "c"])
     assert parsed.parallel.offload_level == ("freeze_model", "optimizer")
-    assert parsed.ppo.reward_critic_model_name_or_path == "c"
+    assert parsed.critic.reward_critic_model_name_or_path == "c"
 
 
 def test_random_weights_need_a_tokenizer(tmp_path):

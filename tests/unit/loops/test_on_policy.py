@@ -9,7 +9,7 @@ import numpy as np
 import paddle
 import pytest
 
-from alignment.algorithms.ppo import PPO, PPOHyperparameters
+from alignment.algorithms.on_policy.ppo import PPO, PPOHyperparameters
 from alignment.errors import NumericalError
 from alignment.generation.engine import GenerationOptions
 from alignment.loops.on_policy import KLController, OnPolicyLoop

@@ -6,7 +6,7 @@ import numpy as np
 import paddle
 import pytest
 
-from alignment.algorithms.ppo import PPO, PPOHyperparameters
+from alignment.algorithms.on_policy.ppo import PPO, PPOHyperparameters
 from alignment.loops.updates import OnPolicyUpdater, UpdatePlan
 from alignment.records import Experience, Rollout, TokenBatch
 from alignment.telemetry.metrics import Metric

@@ -89,11 +89,11 @@ def test_the_run_has_the_models_and_batches_of_the_file(parsed, monkeypatch):
     def look(target, path, *, world_size, timeout):
         run = parse_ppo_arguments([path])
         assert (target, world_size) == ("alignment.planner.trial:run_trial", 2)
-        policy = load_causal_lm(run.ppo.actor_model_name_or_path)
-        tokenizer = load_tokenizer(run.ppo.actor_model_name_or_path)
+        policy = load_causal_lm(run.on_policy.actor_model_name_or_path)
+        tokenizer = load_tokenizer(run.on_policy.actor_model_name_or_path)
         assert policy.config.eos_token_ids == (tokenizer.eos_token_id,)
         assert policy.config.vocab_size == SHAPE["vocab_size"] > len(tokenizer)
-        critic = load_score_model(run.ppo.reward_critic_model_name_or_path)
+        critic = load_score_model(run.critic.reward_critic_model_name_or_path)
         assert critic.config.hidden_size == 256
         seen.append(run)
         return stand_in(1.0)(target, path, world_size=world_size, timeout=timeout)
@@ -105,7 +105,7 @@ def test_the_run_has_the_models_and_batches_of_the_file(parsed, monkeypatch):
     # The 8 rows of the first iteration make two updates; the third is the one of the second iteration.
     assert run.training.max_steps == 3
     assert (run.parallel.sharding, run.parallel.offload_level) == (("stage1",), ("optimizer",))
-    assert not run.training.bf16 and not run.ppo.use_fusemt
+    assert not run.training.bf16 and not run.on_policy.use_fusemt
 
 
 def test_a_machine_that_is_too_small_is_not_tried(parsed, monkeypatch, tmp_path):

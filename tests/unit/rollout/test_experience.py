@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from alignment.algorithms.ppo import PPO, PPOHyperparameters
+from alignment.algorithms.on_policy.ppo import PPO, PPOHyperparameters
 from alignment.records import Rollout
 from alignment.rollout.experience import estimate_experience
 from alignment.rollout.metrics import describe_experience
@@ -29,7 +29,7 @@ ROLLOUT = Rollout(
 
 @pytest.mark.parametrize(("kind", "kl"), [("k1", 0.5), ("k2", 0.125), ("k3", np.exp(-0.5) - 1 + 0.5)])
 def test_the_penalty_is_the_adapted_coefficient_times_the_estimator(kind, kl):
-    experience = estimate_experience(ROLLOUT, PPO, PPOHyperparameters(kl_coeff=0.02, kl_kind=kind), kl_coeff=0.4)
+    experience = estimate_experience(ROLLOUT, PPO, PPOHyperparameters(kl_coeff=0.02, kl_estimator=kind), kl_coeff=0.4)
     np.testing.assert_allclose(experience.rewards, [[-0.4 * kl, 2.0 - 0.4 * kl]], rtol=1e-5)
     described = describe_experience(experience)
     assert described["train/kl_reward"].value == pytest.approx(-0.8 * kl, rel=1e-4)

@@ -10,8 +10,8 @@ from alignment.models.decoder.score_model import ScoreOptions
 from alignment.runs.assembly import Horizon
 from alignment.runs.on_policy.prompts import RowPlan
 from alignment.runs.on_policy.rewards import build_normalizer, load_function
+from alignment.runs.on_policy.run import OnPolicyRun, critic_training, positive_or
 from alignment.trainers.ppo.arguments import parse_ppo_arguments
-from alignment.trainers.ppo.build import PPORun, critic_training, positive_or
 
 REWARD = """
 from __future__ import annotations
@@ -119,7 +119,7 @@ def test_the_first_line_of_a_run_says_how_rows_are_grouped():
         prompts_per_iteration=6, samples_per_prompt=4, rows_per_update=8, rows_per_batch=2, update_iters=3
     )  # fmt: skip
     run = SimpleNamespace(_plan=plan, _horizon=Horizon(total_updates=18, updates_per_epoch=9))
-    assert PPORun._describe(run) == (
+    assert OnPolicyRun._describe(run) == (
         "18 updates (9 an epoch); each rollout is 6 prompts x 4 = 24 responses, 8 an update, 2 a micro-batch, 3 passes"
     )
 

@@ -1,19 +1,24 @@
-"""What the on-policy loop needs to know of an algorithm; it never asks for its name.
+"""What a run needs to know of an algorithm; it never asks for its name.
 
 To add one: a file like ``ppo.py``, one line in ``registered.py`` and a JSON.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
-from paddle import Tensor
 
 from alignment.algorithms.masked import Reduce
+from alignment.algorithms.on_policy.hyperparameters import OnPolicyHyperparameters
 from alignment.records import Loss
+from alignment.telemetry.metrics import Metric
+
+if TYPE_CHECKING:
+    from paddle import Tensor
 
 
 class Judged(NamedTuple):
@@ -43,10 +48,12 @@ class Estimate(NamedTuple):
     """Score and KL penalty by token."""
     kl_rewards: Tensor | None = None
     """The KL penalty's part of them, before any clip (None: the reward has no such part)."""
+    metrics: Mapping[str, Metric] = MappingProxyType({})
+    """The algorithm's own numbers about the rollout."""
 
 
 class EstimateFunction(Protocol):
-    """Turns measurements into advantages."""
+    """Turns measurements of a whole rollout into advantages."""
 
     def __call__(
         self, judged: Judged, *, hyperparameters: Any, kl_coeff: float | None = None, reduce: Reduce = ...
@@ -94,15 +101,25 @@ class CountFunction(Protocol):
         ...
 
 
+def always(hyperparameters: Any) -> bool:
+    """Return True: a ``needs_reference`` whatever the hyperparameters."""
+    return True
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnPolicyAlgorithm:
     """An algorithm that learns from its own samples."""
 
     name: str
-    hyperparameters: type
-    """A frozen dataclass; an instance is handed to each function below."""
+    """Value of ``rl_algorithm``."""
+    title: str
+    """Its name in lines for people."""
+    hyperparameters: type[OnPolicyHyperparameters]
+    """A frozen dataclass, whose fields are the arguments; an instance is handed to each function below."""
     needs_critic: bool
-    needs_reference: bool
+    """Whether a critic is loaded, trained, saved and planned for."""
+    needs_reference: Callable[[Any], bool]
+    """Hyperparameters to whether the frozen reference is loaded: it takes a model's memory and a forward pass."""
     min_group_size: int
     """How many samples of each prompt the estimate needs."""
     estimate: EstimateFunction

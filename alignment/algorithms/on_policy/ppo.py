@@ -4,50 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from paddle import Tensor
 
 from alignment.algorithms.advantages import gae
-from alignment.algorithms.kl import KLKind, kl_estimate
-from alignment.algorithms.masked import Reduce, Reduction, TokenMean, count_units, identity, masked_whiten
-from alignment.algorithms.policy_losses import RatioClip, entropy_bonus, ppo_policy_loss
+from alignment.algorithms.kl import kl_estimate
+from alignment.algorithms.masked import Reduce, TokenMean, count_units, identity, masked_whiten
+from alignment.algorithms.on_policy.hyperparameters import OnPolicyHyperparameters
+from alignment.algorithms.on_policy.spec import Estimate, Judged, OnPolicyAlgorithm, always
+from alignment.algorithms.policy_losses import entropy_bonus, ppo_policy_loss
 from alignment.algorithms.rewards import ClipPlacement, kl_rewards, shape_rewards
-from alignment.algorithms.spec import Estimate, Judged, OnPolicyAlgorithm
 from alignment.algorithms.value_losses import clipped_value_loss
+from alignment.fields import argument, inert
 from alignment.records import Loss
 
+if TYPE_CHECKING:
+    from paddle import Tensor
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PPOHyperparameters:
+
+@dataclass(frozen=True, kw_only=True)
+class PPOHyperparameters(OnPolicyHyperparameters):
     """What a user may choose about PPO; the defaults are those of the PaddleNLP suite."""
 
-    kl_coeff: float = 0.02
-    """Weight of the KL penalty in the reward."""
-    kl_kind: KLKind = "k1"
-    """Estimator of that KL."""
-    clip_range_score: float | None = 50.0
-    """Rewards are clipped to +- this (None: off)."""
-    clip_placement: ClipPlacement = "score"
-    """Whether the score or every token's sum of score and penalty is clipped."""
-    gamma: float = 1.0
-    """Discount of later rewards."""
-    gae_lambda: float = 0.95
-    """Bias (0) against variance (1) of the advantages."""
+    gamma: float = argument(1.0, minimum=0, maximum=1)
+    """Discount of later rewards, per token."""
+    gae_lambda: float = argument(0.95, minimum=0, maximum=1)
+    """Weight of later steps in the advantage (0: one step, 1: all)."""
     normalize_advantage: bool = False
-    """Whiten the advantages over all tokens of the rollout (unbiased variance, as PaddleNLP)."""
-    clip_range_ratio_low: float = 0.2
-    """The ratio is clipped below at 1 minus this."""
-    clip_range_ratio_high: float = 0.2
-    """The ratio is clipped above at 1 plus this."""
-    dual_clip: float | None = None
-    """Bound on the loss of negative advantages, above 1 (None: off)."""
-    clip_range_value: float | None = 5.0
-    """The value is clipped to +- this around the old value (None: off)."""
-    loss_reduction: Reduction = "token"
-    """Whether tokens or responses weigh the same in both losses."""
-    entropy_coeff: float = 0.0
-    """Weight of the entropy bonus."""
+    """Give the advantages of a rollout mean 0 and variance 1 (2025 versions: often true)."""
+    clip_range_score: float = argument(50.0, above=0)
+    """Rewards are cut to plus or minus this (2025 versions: 10)."""
+    clip_placement: ClipPlacement = "score"
+    """What is cut: the score alone, or each token's reward with its KL."""
+    clip_range_value: float = argument(5.0, above=0)
+    """New values are cut to plus or minus this around the old ones."""
+    kl_loss_coeff: float = inert(0.0, "ppo puts the KL into the reward: give kl_coeff")
+    """Weight of a KL loss (grpo)."""
+    pg_loss_coeff: float = inert(1.0, "ppo has one policy loss, of weight 1: scale learning_rate")
+    """Weight of the policy loss (grpo)."""
 
 
 def estimate(
@@ -55,7 +50,7 @@ def estimate(
 ) -> Estimate:
     """Shape rewards, then GAE; returns are taken before the advantages are whitened."""
     assert judged.ref_logprobs is not None and judged.values is not None
-    kl = kl_estimate(judged.old_logprobs, judged.ref_logprobs, kind=hyperparameters.kl_kind)
+    kl = kl_estimate(judged.old_logprobs, judged.ref_logprobs, kind=hyperparameters.kl_estimator)
     kl_coeff = hyperparameters.kl_coeff if kl_coeff is None else kl_coeff
     rewards = shape_rewards(
         judged.scores,
@@ -89,14 +84,12 @@ def policy_loss(
 
     Where ``fields`` has ``importance_weights`` they multiply the clipped loss, not the bonus.
     """
-    mean = TokenMean(fields["response_mask"], denominator, hyperparameters.loss_reduction)
+    mean = TokenMean(fields["response_mask"], denominator, hyperparameters.policy_loss_reduction)
     loss = ppo_policy_loss(
         logprobs,
         fields["old_logprobs"],
         advantages=fields["advantages"],
-        clip=RatioClip(
-            hyperparameters.clip_range_ratio_low, hyperparameters.clip_range_ratio_high, hyperparameters.dual_clip
-        ),
+        clip=hyperparameters.ratio_clip,
         mean=mean,
         weights=fields.get("importance_weights"),
     )
@@ -116,20 +109,22 @@ def value_loss(
         fields["values"],
         returns=fields["returns"],
         clip_range=hyperparameters.clip_range_value,
-        mean=TokenMean(fields["response_mask"], denominator, hyperparameters.loss_reduction),
+        mean=TokenMean(fields["response_mask"], denominator, hyperparameters.policy_loss_reduction),
     )
 
 
 def num_units(mask: np.ndarray, *, hyperparameters: PPOHyperparameters) -> float:
     """Count the tokens or rows that the losses average over."""
-    return float(count_units(mask, hyperparameters.loss_reduction))
+    return float(count_units(mask, hyperparameters.policy_loss_reduction))
 
 
 PPO = OnPolicyAlgorithm(
     name="ppo",
+    title="PPO",
     hyperparameters=PPOHyperparameters,
     needs_critic=True,
-    needs_reference=True,
+    # Without a penalty too: the KL that is reported says how far the policy has gone.
+    needs_reference=always,
     min_group_size=1,
     estimate=estimate,
     policy_loss=policy_loss,

@@ -1,0 +1,11 @@
+"""Paddle, imported at its first use: hyperparameters can be read, and memory planned, where it is not installed."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    """Return ``paddle.name``."""
+    return getattr(import_module("paddle"), name)

@@ -1,0 +1,130 @@
+"""GRPO: responses to one prompt are compared with each other, no critic (Shao et al. 2024, DeepSeekMath, section 4.1).
+
+Defaults are those of PaddleNLP. Beside the paper: the KL may also be part of the reward (``kl_coeff``), the scale of
+the advantages may be that of the batch or left out (Liu et al. 2025, "Understanding R1-Zero-like training"), and the
+losses are means over the tokens, or over the responses, of the whole update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from alignment.algorithms.advantages import GroupScale, degenerate_groups, group_normalized
+from alignment.algorithms.kl import kl_estimate
+from alignment.algorithms.masked import (
+    Reduce,
+    TokenMean,
+    count_units,
+    identity,
+    masked_sum,
+    masked_whiten,
+    zero_outside,
+)
+from alignment.algorithms.on_policy.hyperparameters import WithoutCritic
+from alignment.algorithms.on_policy.spec import Estimate, Judged, OnPolicyAlgorithm
+from alignment.algorithms.policy_losses import entropy_bonus, ppo_policy_loss
+from alignment.algorithms.rewards import kl_rewards, shape_rewards
+from alignment.fields import argument, where
+from alignment.records import Loss
+from alignment.telemetry.metrics import Metric
+
+if TYPE_CHECKING:
+    from paddle import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class GRPOHyperparameters(WithoutCritic):
+    """What a user may choose about GRPO."""
+
+    kl_coeff: float = argument(0.0, minimum=0)
+    """Weight of the KL to the reference in the reward, per nat, before groups are compared."""
+    kl_loss_coeff: float = argument(0.001, minimum=0)
+    """Weight of the KL to the reference (k3) in the loss. With kl_coeff=0 too no reference is loaded."""
+    pg_loss_coeff: float = argument(1.0, minimum=0)
+    """Weight of the clipped policy loss."""
+    clip_range_score: float = argument(10.0, above=0, inert_when=where("kl_loss_coeff", 0))
+    """The KL of a token in the loss is cut to this (PaddleNLP uses the key so; rewards are not cut)."""
+    scale_rewards: GroupScale = "group"
+    """Advantages are the distance to the group's mean, divided by the standard deviation of the group or the batch, or
+    not divided (none).
+    """
+    normalize_advantage: bool = False
+    """Then give the advantages of a rollout mean 0 and variance 1 over all tokens."""
+
+
+def estimate(
+    judged: Judged, *, hyperparameters: GRPOHyperparameters, kl_coeff: float | None = None, reduce: Reduce = identity
+) -> Estimate:
+    """Compare each response's reward, its share of the KL included, with those of its group; one advantage a response.
+
+    Rows without a token (their reward failed) are no members of a group.
+    """
+    mask, ref = judged.mask, judged.ref_logprobs
+    kl_coeff = hyperparameters.kl_coeff if kl_coeff is None else kl_coeff
+    kl = kl_estimate(
+        judged.old_logprobs, judged.old_logprobs if ref is None else ref, kind=hyperparameters.kl_estimator
+    )
+    rewards = shape_rewards(judged.scores, kl, mask=mask, kl_coeff=kl_coeff, clip_range_score=None)
+    totals, valid = masked_sum(rewards, mask, dim=-1), mask.sum(axis=-1) > 0
+    options = {"mask": valid, "reduce": reduce}
+    by_row = group_normalized(totals, judged.group_ids, scale=hyperparameters.scale_rewards, **options)
+    advantages = zero_outside(by_row.unsqueeze(-1).expand_as(mask), mask)
+    if hyperparameters.normalize_advantage:
+        advantages = masked_whiten(advantages, mask, unbiased=True, reduce=reduce)
+    penalty = kl_rewards(kl, mask=mask, kl_coeff=kl_coeff) if kl_coeff else None
+    return Estimate(advantages, None, rewards, penalty, degenerate_groups(totals, judged.group_ids, mask=valid))
+
+
+def policy_loss(
+    logprobs: Tensor,
+    fields: Mapping[str, Tensor],
+    *,
+    hyperparameters: GRPOHyperparameters,
+    denominator: float | Tensor,
+    entropy: Tensor | None = None,
+) -> Loss:
+    """Clipped policy loss plus the KL (k3) to the reference, minus the entropy bonus where ``entropy`` is given."""
+    mean = TokenMean(fields["response_mask"], denominator, hyperparameters.policy_loss_reduction)
+    clipped = ppo_policy_loss(
+        logprobs,
+        fields["old_logprobs"],
+        advantages=fields["advantages"],
+        clip=hyperparameters.ratio_clip,
+        mean=mean,
+        weights=fields.get("importance_weights"),
+    )
+    value, metrics = hyperparameters.pg_loss_coeff * clipped.value, dict(clipped.metrics)
+    if hyperparameters.kl_loss_coeff:
+        kl = mean.of(kl_estimate(logprobs, fields["ref_logprobs"], kind="k3", clamp=hyperparameters.clip_range_score))
+        value, metrics["policy/kl_loss"] = value + hyperparameters.kl_loss_coeff * kl, Metric(kl.detach())
+    if entropy is not None:
+        bonus = entropy_bonus(entropy, coeff=hyperparameters.entropy_coeff, mean=mean)
+        value, metrics = value + bonus.value, {**metrics, **bonus.metrics}
+    return Loss(value, metrics)
+
+
+def num_units(mask: np.ndarray, *, hyperparameters: GRPOHyperparameters) -> float:
+    """Count the tokens or rows that the loss averages over."""
+    return float(count_units(mask, hyperparameters.policy_loss_reduction))
+
+
+def needs_reference(hyperparameters: GRPOHyperparameters) -> bool:
+    """Return whether the KL to the reference has any weight: without one the reference would only cost memory."""
+    return hyperparameters.kl_coeff > 0 or hyperparameters.kl_loss_coeff > 0
+
+
+GRPO = OnPolicyAlgorithm(
+    name="grpo",
+    title="GRPO",
+    hyperparameters=GRPOHyperparameters,
+    needs_critic=False,
+    needs_reference=needs_reference,
+    min_group_size=2,
+    estimate=estimate,
+    policy_loss=policy_loss,
+    count_units=num_units,
+)

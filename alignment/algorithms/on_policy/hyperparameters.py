@@ -1,0 +1,65 @@
+"""What every on-policy algorithm lets a user choose: the KL in the reward, the clipped ratio, the entropy bonus.
+
+A field is the argument of that name: the trainer's parser adds the dataclass of the algorithm that a run has.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from alignment.algorithms.kl import KLKind
+from alignment.algorithms.masked import Reduction
+from alignment.algorithms.policy_losses import RatioClip
+from alignment.fields import Case, Situation, argument, inert, where
+
+
+def _has_both_clips(value: Any, s: Situation) -> bool:
+    return s.values["clip_range_ratio_low"] is not None and s.values["clip_range_ratio_high"] is not None
+
+
+_BOTH_CLIPS = Case(_has_both_clips, "clip_range_ratio_low and clip_range_ratio_high win")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnPolicyHyperparameters:
+    """What the loop and the clipped policy loss read; an algorithm may give a field another default."""
+
+    kl_coeff: float = argument(0.02, minimum=0)
+    """Weight of the KL to the reference in the reward, per nat; the start value when kl_target is given."""
+    kl_estimator: KLKind = argument("k1", inert_when=where("kl_coeff", 0))
+    """Estimate of the KL in the reward: k1 log ratio, k2 half its square, k3 ratio - 1 - log ratio."""
+    kl_target: float | None = argument(None, above=0, inert_when=where("kl_coeff", 0, why="kl_coeff is 0 and stays 0"))
+    """KL per response, in nats, that kl_coeff is adapted to; null: kl_coeff stays."""
+    kl_horizon: float = argument(
+        10000.0, above=0, inert_when=where("kl_target", None, why="kl_target is not given: kl_coeff stays")
+    )
+    """Responses over which kl_coeff adapts."""
+    clip_range_ratio: float = argument(0.2, above=0, inert_when=_BOTH_CLIPS)
+    """The ratio of new to old probability counts inside 1 - it and 1 + it."""
+    clip_range_ratio_low: float | None = argument(None, above=0, below=1)
+    """Lower half of that range; null: clip_range_ratio."""
+    clip_range_ratio_high: float | None = argument(None, above=0)
+    """Upper half of that range; null: clip_range_ratio."""
+    dual_clip: float | None = argument(None, above=1)
+    """Largest loss at a negative advantage, as a multiple of it; null: off."""
+    policy_loss_reduction: Reduction = "token"
+    """Mean over all tokens, or first over each response and then over responses."""
+    entropy_coeff: float = argument(0.0, minimum=0)
+    """Weight of the policy's entropy as a bonus."""
+
+    @property
+    def ratio_clip(self) -> RatioClip:
+        """The range in which the ratio counts."""
+        low, high, either = self.clip_range_ratio_low, self.clip_range_ratio_high, self.clip_range_ratio
+        return RatioClip(either if low is None else low, either if high is None else high, self.dual_clip)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithoutCritic(OnPolicyHyperparameters):
+    """Keys about the critic that PaddleNLP's files of algorithms without one hold."""
+
+    per_device_value_batch_size: int = inert(-1, "this algorithm has no critic", minimum=-1, excluded=(0,))
+    """Rows of one forward pass of the critic."""
+    clip_range_value: float = inert(5.0, "this algorithm has no critic", above=0)
+    """New values are cut to plus or minus this around the old ones."""

@@ -1,0 +1,238 @@
+"""From parsed arguments to the loop of an on-policy algorithm, and to its end: models, report, the last lines."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from alignment.arguments.parsed import Parsed
+from alignment.arguments.training import TrainingArguments
+from alignment.device.memory import MemoryWatch
+from alignment.loops.evaluation import PromptEvaluation
+from alignment.loops.on_policy import KLController, OnPolicyLoop
+from alignment.loops.rollout_engine import RolloutEngine
+from alignment.loops.session import Counters, Hooks, Session
+from alignment.loops.updates import OnPolicyUpdater, UpdatePlan
+from alignment.parallel.runner import ModelRunner
+from alignment.records import Experience
+from alignment.rollout.collector import Collector
+from alignment.rollout.gate import LogprobGate
+from alignment.rollout.judge import Judge
+from alignment.rollout.team_engine import TeamEngine
+from alignment.runs.assembly import Horizon, build_best, build_learner, build_session, loader_part, stream_batches
+from alignment.runs.finish import finish_run
+from alignment.runs.launch import Launch
+from alignment.runs.on_policy.algorithm import ChosenAlgorithm
+from alignment.runs.on_policy.engines import build_engine, generation_options
+from alignment.runs.on_policy.prompts import OnPolicyData, RowPlan, ptx_batches
+from alignment.runs.on_policy.rewards import build_normalizer, build_scorer
+from alignment.runs.on_policy.roles import Roles
+from alignment.runs.placed import model_writer, place_frozen, scoring_runner
+from alignment.runs.state import RunState, StatePart
+from alignment.telemetry import log
+from alignment.training.learner import Learner
+
+REPORT_CARDS = ("eval/reward", "eval/kl_divergence", "eval/mean_generated_length", "eval/eos_rate")
+EVALUATION_SEED_OFFSET = 1_000_003
+"""Evaluation draws other random numbers than training, and the same ones every time."""
+
+
+class OnPolicyRun:
+    """The parts of one run of an on-policy algorithm, assembled from parsed arguments."""
+
+    def __init__(self, start: Launch, roles: Roles, data: OnPolicyData, plan: RowPlan) -> None:
+        self._start, self._roles, self._data, self._plan = start, roles, data, plan
+        self._algorithm, self._hyperparameters = ChosenAlgorithm.of(start.parsed)
+        self._horizon = Horizon.of(
+            start.parsed.training,
+            plan.updates_per_epoch(data.prompt_loader, len(data.prompts)),
+            f"train_datasets={start.parsed.on_policy.train_datasets}",
+        )
+        self._learners = self._build_learners()
+        self._engine = RolloutEngine(
+            engine=build_engine(start, roles, self._learners["policy"], plan), policy=self._learners["policy"]
+        )
+        self._reference = self._place_reference()
+        self._scorer = build_scorer(start, roles)
+        self._normalize, normalizer_part = build_normalizer(start, roles)
+        self._collector = Collector(
+            self._engine.engine,
+            generation_options(start.parsed, roles, sample=True),
+            num_return_sequences=plan.samples_per_prompt,
+            seed=start.parsed.training.seed,
+        )
+        self._kl = KLController(
+            coefficient=self._hyperparameters.kl_coeff,
+            target=self._hyperparameters.kl_target,
+            horizon=self._hyperparameters.kl_horizon,
+        )
+        self._state = self._build_state(normalizer_part)
+
+    def train(self, observe: Callable[[Experience], None] | None = None, *, memory: MemoryWatch | None = None) -> None:
+        """Train (or only evaluate), export and report; ``memory`` watches the phases in place of the usual one."""
+        training = self._start.parsed.training
+        if self._start.checkpoint is not None:
+            self._state.restore(self._start.checkpoint)
+        evaluate = self._evaluation() if self._data.evaluation is not None else None
+        best = build_best(training, default="reward", keep=self._state.keep_best)
+        session = build_session(
+            self._start,
+            title=self._algorithm.title,
+            model="policy",
+            horizon=self._horizon,
+            hooks=Hooks(evaluate=evaluate, save=self._state.save, best=best),
+            counters=self._state.counters,
+            shown=("train/reward", "train/kl_divergence", "critic/explained_variance", "train/mean_generated_length"),
+        )
+        session.memory = memory or session.memory
+        with contextlib.closing(session.writers):
+            if training.do_train and not session.is_finished:
+                self._state.check_space()
+                log.info(self._describe())
+                if self._state.counters.updates == 0:
+                    session.evaluate()
+                with self._start.signals.deferred("the present rollout and its updates"), session.progress:
+                    dataclasses.replace(self._loop(session), observe=observe).run()
+            finish_run(self._start, session, self._state, title=self._algorithm.title, cards=REPORT_CARDS)
+
+    def _loop(self, session: Session) -> OnPolicyLoop:
+        on_policy, data = self._start.parsed.on_policy, self._data
+        hyperparameters, algorithm = self._hyperparameters, self._algorithm
+        updater = OnPolicyUpdater(
+            policy=self._learners["policy"],
+            critic=self._learners.get("value"),
+            algorithm=algorithm,
+            hyperparameters=hyperparameters,
+            plan=UpdatePlan(
+                rows_per_update=self._plan.rows_per_update,
+                rows_per_batch=self._plan.rows_per_batch,
+                num_epochs=self._plan.update_iters,
+                seed=self._start.parsed.training.seed,
+                temperature=self._start.parsed.generation.temperature,
+                ptx_coeff=on_policy.ptx_coeff,
+                with_entropy=hyperparameters.entropy_coeff > 0,
+            ),
+            next_ptx=data.ptx_loader and ptx_batches(data.ptx_loader, rows_per_batch=self._plan.rows_per_batch),
+        )
+        return OnPolicyLoop(
+            prompts=stream_batches(data.prompt_loader),
+            collector=self._collector,
+            judge=self._judge(training=True),
+            gate=LogprobGate(
+                limit=on_policy.logprob_gap_limit,
+                action=on_policy.on_logprob_gap,
+                weight_cap=on_policy.importance_weight_cap,
+            ),
+            algorithm=algorithm,
+            hyperparameters=hyperparameters,
+            kl=self._kl,
+            updater=updater,
+            engine=self._engine,
+            session=session,
+            decode=self._decode if data.evaluation is None else None,
+        )
+
+    def _decode(self, ids: np.ndarray) -> str:
+        return self._roles.tokenizer.decode(np.asarray(ids).tolist(), skip_special_tokens=True)
+
+    def _judge(self, *, training: bool) -> Judge:
+        micro = self._start.parsed.training.per_device_train_batch_size
+        rows = self._start.parsed.training.per_device_eval_batch_size
+        on_policy = self._start.parsed.on_policy
+        critic = self._learners.get("value") if training else None
+        return Judge(
+            policy=scoring_runner(self._learners["policy"]),
+            reference=self._reference,
+            critic=None if critic is None else scoring_runner(critic),
+            scorer=self._scorer,
+            normalize=self._normalize if training else None,
+            logprob_rows=positive_or(on_policy.per_device_logprob_batch_size, micro) if training else rows,
+            value_rows=positive_or(self._start.parsed.critic.per_device_value_batch_size, micro) if critic else micro,
+            temperature=self._start.parsed.generation.temperature,
+            with_entropy=training,
+        )
+
+    @property
+    def _num_replicas(self) -> int:
+        """Processes, or groups of them, that generate different rows at the same time."""
+        engine = self._engine.engine
+        return engine.num_replicas if isinstance(engine, TeamEngine) else 1
+
+    def _evaluation(self) -> PromptEvaluation:
+        parsed = self._start.parsed
+        evaluation = self._data.evaluation
+        return PromptEvaluation(
+            prompts=[evaluation[i] for i in range(len(evaluation))],
+            engine=self._engine,
+            version=lambda: self._state.counters.updates,
+            options=generation_options(parsed, self._roles, sample=parsed.generation.eval_do_sample),
+            rows_per_call=parsed.training.per_device_eval_batch_size * self._num_replicas,
+            judge=self._judge(training=False),
+            decode=self._decode,
+            seed=parsed.training.seed + EVALUATION_SEED_OFFSET,
+        )
+
+    def _place_reference(self) -> ModelRunner | None:
+        reference, offload = self._roles.reference, "freeze_model" in self._start.parsed.parallel.offloaded
+        if reference is None:
+            return None
+        return place_frozen("reference", reference, self._start.topology, offload=offload)
+
+    def _build_learners(self) -> dict[str, Learner]:
+        """Return the learner of the policy and, where the algorithm has one, of the critic."""
+        parsed, total = self._start.parsed, self._horizon.total_updates
+        policy = build_learner(self._start, "policy", self._roles.policy, parsed.training, total_updates=total)
+        if self._roles.critic is None:
+            return {"policy": policy}
+        critic = build_learner(self._start, "critic", self._roles.critic, critic_training(parsed), total_updates=total)
+        return {"policy": policy, "value": critic}
+
+    def _build_state(self, normalizer_part: StatePart | None) -> RunState:
+        parts = {
+            "prompts": loader_part(self._data.prompt_loader),
+            "num_sequences": StatePart(
+                lambda: self._collector.num_sequences, lambda value: setattr(self._collector, "num_sequences", value)
+            ),
+            "kl_coeff": StatePart(lambda: self._kl.coefficient, lambda value: setattr(self._kl, "coefficient", value)),
+        }
+        if self._data.ptx_loader is not None:
+            parts["ptx"] = loader_part(self._data.ptx_loader)
+        if normalizer_part is not None:
+            parts["reward_normalizer"] = normalizer_part
+        return RunState(
+            store=self._start.store,
+            models={
+                name: model_writer(learner, self._roles.tokenizer, self._start.topology)
+                for name, learner in self._learners.items()
+            },
+            learners=self._learners,
+            counters=Counters(),
+            parts=parts,
+        )
+
+    def _describe(self) -> str:
+        plan, horizon = self._plan, self._horizon
+        rows = plan.prompts_per_iteration * plan.samples_per_prompt
+        return (
+            f"{horizon.total_updates} updates ({horizon.updates_per_epoch} an epoch); each rollout is "
+            f"{plan.prompts_per_iteration} prompts x {plan.samples_per_prompt} = {rows} responses, "
+            f"{plan.rows_per_update} an update, {plan.rows_per_batch} a micro-batch, {plan.update_iters} passes"
+        )
+
+
+def critic_training(parsed: Parsed) -> TrainingArguments:
+    """Return the training arguments with the ``critic_`` keys that were given in their places."""
+    given = {
+        field.name.removeprefix("critic_"): getattr(parsed.critic, field.name)
+        for field in dataclasses.fields(parsed.critic)
+        if field.name.startswith("critic_")
+    }
+    return dataclasses.replace(parsed.training, **{name: value for name, value in given.items() if value is not None})
+
+
+def positive_or(value: int, default: int) -> int:
+    """Return ``value`` when positive, else ``default`` (-1 means: as the training micro-batch)."""
+    return value if value > 0 else default
