@@ -1,4 +1,4 @@
-"""Memory of a PPO run before it is started: ``alignment plan ppo_argument.json --gpus 64 --memory_gib 80``.
+"""Memory of a run before it is started: ``alignment plan ppo_argument.json --gpus 64 --memory_gib 80``.
 
 Prints what each phase needs in the fullest process for the layout of the file, and the layouts that fit, the quickest
 first. No weight is loaded: of the models only config.json is read. ``--check`` runs two iterations on random weights
