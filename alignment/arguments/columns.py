@@ -10,7 +10,7 @@ from alignment.fields import argument
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnArguments:
-    """Names of columns; without them the layout of each row is recognised. A dataset may say its own (README)."""
+    """Names of columns; without them the layout of each row is recognised. A dataset of a list may say its own."""
 
     input_key: str | None = argument(None, aliases=("prompt_key",))
     """Column of the prompt: text, or messages."""

@@ -2,7 +2,7 @@
 
 Runs a few updates of the trainer on a small random model, in one process and in the layout of the file (other ``--key
 value`` pairs override its keys), on this machine's CPU, and prints the largest differences. ``--table`` does so for
-every layout of the README's table.
+every layout of docs/parity.md.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "--processes", type=processes, help="processes to start (default: what the degrees multiply to)"
     )
     parser.add_argument("--steps", type=steps, default=5, help="updates of each run (default 5)")
-    parser.add_argument("--table", action="store_true", help="check every layout of the README's table")
+    parser.add_argument("--table", action="store_true", help="check every layout of docs/parity.md")
     parser.add_argument("--only", default="", help="with --table: layouts whose name contains this")
     parser.add_argument("--write", help="write the table as Markdown to this file, between its parity marks")
     options, rest = parser.parse_known_args(argv)

@@ -1,4 +1,4 @@
-"""What README.md shows is what happens: its commands run, its examples work, its generated parts are up to date."""
+"""What README.md and docs/ show is what happens: commands run, examples work, generated parts are up to date."""
 
 from __future__ import annotations
 
@@ -13,27 +13,38 @@ from pathlib import Path
 import pytest
 import runs
 
+from alignment.trainers.registered import TRAINERS
+
 README = (runs.ROOT / "README.md").read_text(encoding="utf-8")
-SHELL_BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+PAGES = [README, *(page.read_text(encoding="utf-8") for page in sorted((runs.ROOT / "docs" / "how-to").glob("*.md")))]
+SHELL_BLOCKS = [block for page in PAGES for block in re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)]
 COMMANDS = [line for block in SHELL_BLOCKS for line in block.replace("\\\n", " ").splitlines() if line.strip()]
-SHORTENED = {"run_sft.py": 30, "run_reward.py": 20, "run_ppo.py": 8}
+SHORTENED = {"sft": 30, "rm": 20, "ppo": 8}
 """Updates that the trainers make here instead of those in their files; everything else is run as it is written."""
 
 pytestmark = pytest.mark.e2e
 
 
 def _example(name: str, language: str) -> str:
-    return re.search(rf"<!-- example: {name} -->\n```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL).group(1)
+    pattern = rf"<!-- example: {name} -->\n```{language}\n(.*?)^```"
+    return re.search(pattern, "\n".join(PAGES), re.MULTILINE | re.DOTALL).group(1)
+
+
+def _trainer(words: list[str]) -> str | None:
+    """Return the trainer that a command starts."""
+    if "train" in words[:4]:
+        return words[words.index("train") + 1]
+    return next((name for name in TRAINERS if any(word.endswith(TRAINERS[name].door) for word in words)), None)
 
 
 def _run(command: str, folder: Path) -> subprocess.CompletedProcess:
     words = shlex.split(command)
     assert words[0] == "python", command
-    for script, updates in SHORTENED.items():
-        if any(word.endswith(script) for word in words):
-            is_resume = "--resume_from_checkpoint" in words
-            words += ["--max_steps", str(updates + 4 * is_resume), "--save_steps", "4"]
-            words += [] if script != "run_ppo.py" else ["--eval_steps", "4"]
+    trainer = _trainer(words)
+    if trainer in SHORTENED and "--max_steps" not in words:
+        is_resume = "--resume_from_checkpoint" in words
+        words += ["--max_steps", str(SHORTENED[trainer] + 4 * is_resume), "--save_steps", "4"]
+        words += [] if trainer != "ppo" else ["--eval_steps", "4"]
     return subprocess.run(
         [sys.executable, *words[1:]],
         cwd=folder,
@@ -45,11 +56,12 @@ def _run(command: str, folder: Path) -> subprocess.CompletedProcess:
     )
 
 
-def test_every_command_of_the_readme_runs(tmp_path):
+def test_every_command_of_the_documentation_runs(tmp_path):
     """One after the other, as a reader would, in a folder that sees the repository's files."""
     for name in ("alignment", "config"):
         (tmp_path / name).symlink_to(runs.ROOT / name)
     (tmp_path / "my_reward.py").write_text(_example("reward", "python"))
+    (tmp_path / "rows.jsonl").write_text(_example("rows.jsonl", "jsonl"))
     assert len(COMMANDS) >= 6
     outputs = {}
     for command in COMMANDS:
@@ -60,7 +72,7 @@ def test_every_command_of_the_readme_runs(tmp_path):
     for name in ("policy", "value", "metrics.jsonl", "samples.jsonl", "ledger.json", "arguments.json", "report.html"):
         assert (ppo / name).exists(), name
     assert (tmp_path / "output/demo/rm/plots/calibration.png").stat().st_size > 1000
-    assert [r["step"] for r in runs.metrics(ppo)][-1] == SHORTENED["run_ppo.py"] + 4
+    assert [r["step"] for r in runs.metrics(ppo)][-1] == SHORTENED["ppo"] + 4
     resumed = next(command for command in COMMANDS if "--resume_from_checkpoint" in command)
     assert "resuming from" in outputs[resumed]
 
@@ -96,7 +108,14 @@ def test_the_reward_example_drives_ppo(tmp_path, ppo_arguments):
 
 
 def test_generated_parts_are_up_to_date():
-    spec = importlib.util.spec_from_file_location("readme_tool", runs.ROOT / "tools" / "readme.py")
+    spec = importlib.util.spec_from_file_location("docs_tool", runs.ROOT / "tools" / "docs.py")
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
-    assert tool.render(README) == README, "run: python tools/readme.py"
+    for page, text in tool.render().items():
+        assert page.read_text(encoding="utf-8") == text, "run: python tools/docs.py"
+
+
+def test_the_readme_is_what_a_newcomer_reads():
+    assert len(README.splitlines()) <= 200
+    named = set(re.findall(r"`(docs/[\w/.-]+|benchmarks/|config/[\w/]+|CONTRIBUTING.md)`", README))
+    assert named and not [path for path in named if not (runs.ROOT / path).exists()]

@@ -1,4 +1,4 @@
-"""The annotated tree of README.md is the architecture document: it names what exists, and nothing else.
+"""The annotated tree of docs/architecture.md names what exists, and nothing else.
 
 Format: the line ``<!-- tree -->``, then a fenced block. One entry a line, two spaces of indentation a level, a folder
 ends with a slash, and two or more spaces part the name from its comment, which every entry has. Several files of one
@@ -54,7 +54,7 @@ def required_entries(repo_files: list[Path]) -> list[str]:
 
 
 def suggest(repo_root: Path, missing: list[str]) -> str:
-    """Return lines for the README: the missing entries with the first line of their docstring."""
+    """Return lines for the page: the missing entries with the first line of their docstring."""
     lines = []
     for entry in missing:
         module = repo_root / entry / "__init__.py" if entry.endswith("/") else repo_root / entry
@@ -68,15 +68,14 @@ def suggest(repo_root: Path, missing: list[str]) -> str:
 
 @pytest.fixture(scope="module")
 def tree(repo_root: Path) -> dict[str, str]:
-    """The entries of the README's tree; none when there is no block yet."""
-    readme = repo_root / "README.md"
-    match = BLOCK.search(readme.read_text(encoding="utf-8")) if readme.exists() else None
-    return parse_tree(match.group(1)) if match else {}
+    """The entries of the tree."""
+    page = (repo_root / "docs" / "architecture.md").read_text(encoding="utf-8")
+    return parse_tree(BLOCK.search(page).group(1))
 
 
 def test_the_tree_names_everything(repo_root, repo_files, tree):
     missing = [entry for entry in required_entries(repo_files) if entry not in tree]
-    assert not missing, "README.md's <!-- tree --> block lacks:\n" + suggest(repo_root, missing)
+    assert not missing, "run python tools/docs.py; docs/architecture.md lacks:\n" + suggest(repo_root, missing)
 
 
 def test_the_tree_names_nothing_else(repo_root, tree):

@@ -1,6 +1,6 @@
-"""Rewrite the generated parts of README.md: ``python tools/readme.py`` (tree from docstrings, keys from dataclasses).
+"""Rewrite the generated parts of docs/: ``python tools/docs.py`` (tree from docstrings, keys from dataclasses).
 
-The comment of an entry that has no docstring is kept from the README; a test compares both parts with the repository.
+A test compares both with the repository.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-README = ROOT / "README.md"
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+KEYS = ROOT / "docs" / "keys.md"
 WIDTH = 30
 LONGEST = 100
 COMMENTS = {
@@ -20,15 +21,15 @@ COMMENTS = {
     "LICENSE": "Apache-2.0",
     "MANIFEST.in": "what a source distribution holds beside the package",
     "Makefile": "demo, test, lint, bench",
-    "README.md": "this page",
+    "README.md": "what a newcomer needs, in the order needed",
     "benchmarks/": "timings as ratios against peers in the same run; dated results",
     "config/": "argument files: tiny/ in minutes on a CPU, llama/ for real models",
     "csrc/": "kernels behind C ABIs: core/ for CPUs, cuda/ (compiled, never run)",
-    "docs/": "what is too long for this page: scaling, bfloat16, faults that tests notice",
+    "docs/": "how-to pages, every key, this page, parity, scaling, bfloat16, faults that tests notice",
     "pyproject.toml": "linter, tests, import contracts",
     "setup.py": "installation and pinned dependencies, each with its reason",
     "tests/": "sanity, unit, golden (oracles), contract, interop, e2e, portability, distributed",
-    "tools/": "virtual environment for make; generator of this page; faults put in (make mutants)",
+    "tools/": "virtual environment for make; generator of docs/; faults put in (make mutants)",
 }
 
 
@@ -73,14 +74,17 @@ def replace_block(text: str, opening: str, closing: str, body: str) -> str:
     return text[:start] + body + text[text.index(closing, start) :]
 
 
-def render(text: str) -> str:
-    """Return the README with its generated parts written anew."""
+def render() -> dict[Path, str]:
+    """Return the pages with generated parts, those parts written anew."""
     sys.path.insert(0, str(ROOT))
     from alignment.commands.keys import key_reference
 
     tree = "\n```\n" + "\n".join(tree_lines()) + "\n"
-    text = replace_block(text, "<!-- tree -->", "```\n\n## Every key", tree)
-    return replace_block(text, "<!-- reference -->", "<!-- /reference -->", f"\n{key_reference()}\n")
+    architecture, keys = (page.read_text(encoding="utf-8") for page in (ARCHITECTURE, KEYS))
+    return {
+        ARCHITECTURE: replace_block(architecture, "<!-- tree -->", "```\n<!-- /tree -->", tree),
+        KEYS: replace_block(keys, "<!-- reference -->", "<!-- /reference -->", f"\n{key_reference()}\n"),
+    }
 
 
 def _line(depth: int, name: str, comment: str) -> str:
@@ -88,4 +92,5 @@ def _line(depth: int, name: str, comment: str) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(render(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for page, text in render().items():
+        page.write_text(text, encoding="utf-8")
