@@ -21,6 +21,8 @@ class SupervisedTask:
     """Samples of one micro-batch to model input."""
     make_objective: Callable[[Sequence[TokenBatch]], Objective]
     """All micro-batches of one update to the objective with its global denominators."""
+    prepare: Callable[[Sequence[TokenBatch]], None] | None = None
+    """Called with the micro-batches of an update before they are learned from: it adds fields that others measure."""
     after_update: Callable[[ModelRunner], None] | None = None
     """Called with the model's runner when an update was applied."""
 
@@ -41,6 +43,9 @@ class SupervisedLoop:
         for samples, epoch_ended in self.samples:
             size = self.samples_per_batch
             batches = [self.task.make_batch(samples[i : i + size]) for i in range(0, len(samples), size)]
+            if self.task.prepare is not None:
+                with self.session.stage("reference"):
+                    self.task.prepare(batches)
             with self.session.stage("update"):
                 metrics = self.learner.accumulate(batches, self.task.make_objective(batches))
                 metrics.append(self.learner.apply())

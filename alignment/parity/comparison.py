@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from alignment.parity.trajectory import Trajectory
 
-LOSSES = ("sft/loss", "preference/loss", "policy/loss", "critic/loss", "ptx/loss")
 GRADIENT_NORMS = ("policy/gradient_norm", "critic/gradient_norm", "reward/gradient_norm")
 TOLERANCE = 1e-5
 
@@ -41,7 +40,7 @@ def compare(one: Trajectory, other: Trajectory) -> Difference:
     """Return how far ``other`` is from ``one``; runs of different length or shape are an infinite difference."""
     tokens_equal = _same_tokens(one, other)
     return Difference(
-        loss=_metric_difference(one, other, LOSSES, relative=False),
+        loss=_metric_difference(one, other, loss_names(one.metrics), relative=False),
         gradient_norm=_metric_difference(one, other, GRADIENT_NORMS, relative=True),
         logprob=_largest(one.logprobs, other.logprobs) if tokens_equal else np.inf,
         value=_largest(one.values, other.values) if tokens_equal else np.inf,
@@ -49,6 +48,11 @@ def compare(one: Trajectory, other: Trajectory) -> Difference:
         element=_weight_difference(one, other, lambda x: np.abs(x).max()),
         tokens_equal=tokens_equal,
     )
+
+
+def loss_names(records: Iterable[Mapping[str, float]]) -> list[str]:
+    """Return the names of the losses in the records of a run."""
+    return list(dict.fromkeys(name for record in records for name in record if name.endswith("/loss")))
 
 
 def _same_tokens(one: Trajectory, other: Trajectory) -> bool:

@@ -108,6 +108,14 @@ def adopt(start: Launch, model: CausalLM | ScoreModel, tokenizer: Tokenizer) -> 
     )
 
 
+def freeze(model: Any) -> Any:
+    """Return ``model`` without gradients, in evaluation mode."""
+    for parameter in model.parameters():
+        parameter.stop_gradient = True
+    model.eval()
+    return model
+
+
 def _template(start: Launch, tokenizer: Tokenizer) -> dict[str, Any]:
     return describe_template(start.parsed.data.template, tokenizer)
 

@@ -1,1 +1,1 @@
-"""Supervised fine-tuning: arguments, assembly and entry script."""
+"""Entry point of supervised fine-tuning."""

@@ -11,7 +11,7 @@ from alignment.device.host import prepare_host  # noqa: E402
 HOST = prepare_host()  # before the first import of Paddle, which reads these settings once
 
 from alignment.runs.entry import run_entry  # noqa: E402
-from alignment.trainers.sft.build import train  # noqa: E402
+from alignment.trainers.registered import TRAINERS  # noqa: E402
 
 if __name__ == "__main__":
-    run_entry(lambda argv: train(argv, host=HOST))
+    run_entry(lambda argv: TRAINERS["sft"].train(argv, host=HOST))

@@ -6,18 +6,29 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from alignment.algorithms.bradley_terry import bradley_terry_loss
+from alignment.algorithms.bradley_terry import BradleyTerryHyperparameters, bradley_terry_loss
 from alignment.algorithms.cost_model import cost_model_loss
+from alignment.algorithms.preference import dpo
 from alignment.algorithms.supervised_losses import sft_loss
 from alignment.data import PreferenceDataset, SafetyPreferenceDataset, SupervisedDataset
 from alignment.parallel.runner import ModelRunner
 from alignment.records import Loss, TokenBatch
+from alignment.runs.offline.loss_evaluation import LossEvaluation
 from alignment.runs.offline.models import POLICY, SCORER
 from alignment.runs.offline.objective import OfflineObjective
 from alignment.runs.offline.pair_evaluation import PairEvaluation
-from alignment.runs.offline.pairs import COST_PAIRS, REWARD_PAIRS, PairKind, count_pairs, pair_batch, read_pair_scores
+from alignment.runs.offline.pairs import (
+    COST_PAIRS,
+    REWARD_PAIRS,
+    PairKind,
+    answer_batch,
+    count_answers,
+    count_pairs,
+    pair_batch,
+    read_pair_scores,
+)
 from alignment.runs.offline.supervised_evaluation import SupervisedEvaluation
-from alignment.training.objectives import count_targets, read_logprobs, supervised_batch
+from alignment.training.objectives import count_targets, read_answer_logprobs, read_logprobs, supervised_batch
 
 SFT = OfflineObjective(
     name="sft",
@@ -52,6 +63,7 @@ def _score_objective(kind: PairKind, **row: Any) -> OfflineObjective:
 
     return OfflineObjective(
         model=SCORER,
+        hyperparameters=BradleyTerryHyperparameters,
         make_batch=make_batch,
         read=read_pair_scores,
         count=count_pairs,
@@ -81,3 +93,23 @@ COST = _score_objective(
 )
 SCORE_OBJECTIVES = {"reward": REWARD, "cost": COST}
 """By the value of the key ``objective``."""
+
+DPO = OfflineObjective(
+    name="dpo",
+    title="DPO",
+    model=POLICY,
+    dataset=PreferenceDataset,
+    hyperparameters=dpo.DPOHyperparameters,
+    make_batch=answer_batch,
+    read=read_answer_logprobs,
+    loss=dpo.dpo_loss,
+    count=count_answers,
+    needs_reference=dpo.needs_reference,
+    make_evaluation=LossEvaluation.of,
+    best_metric="loss",
+    shown=("dpo/loss", "rewards/accuracies"),
+    cards=("eval/rewards/accuracies", "eval/rewards/margins", "eval/loss"),
+)
+
+OBJECTIVES = {"sft": SFT, "dpo": DPO}
+"""By the name of the trainer that is this objective and nothing else."""

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from alignment.errors import ArgumentError
 from alignment.registry import Registry
-from alignment.trainers.trainer import Trainer
+from alignment.trainers.trainer import OfflineTrainer, Trainer
 
 TRAINERS: Registry[Trainer] = Registry("trainer", ArgumentError)
 
 for _trainer in (
-    Trainer(
+    OfflineTrainer(
         name="sft",
         label="SFT",
         title="Supervised fine-tuning",
-        package="alignment.trainers.sft",
         door="alignment/sft/run_sft.py",
         models=("policy",),
         small_run={"train_datasets": "packing-sft/train:200/-1", "model_name_or_path": "actor"},
@@ -30,6 +29,14 @@ for _trainer in (
             "model_name_or_path": "actor",
             "regularization": 0.01,
         },
+    ),
+    OfflineTrainer(
+        name="dpo",
+        label="DPO",
+        title="Direct preference optimization",
+        door="alignment/dpo/run_dpo.py",
+        models=("policy",),
+        small_run={"train_datasets": "packing-preference/train:200/-1", "model_name_or_path": "actor"},
     ),
     Trainer(
         name="ppo",

@@ -9,7 +9,7 @@ from typing import Any
 
 from alignment.arguments.groups import Groups
 from alignment.arguments.parsed import Parsed
-from alignment.arguments.parser import parse_arguments
+from alignment.arguments.parser import Check, parse_arguments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +40,14 @@ class Trainer:
         """Its groups of arguments."""
         return self._module("arguments").GROUPS
 
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        """What its arguments must be together."""
+        return self._module("arguments").CHECKS
+
     def parse(self, argv: Sequence[str]) -> Parsed:
         """Return its arguments from ``[file] [--key value ...]``; an ArgumentError names every problem."""
-        return parse_arguments(self.groups, argv, checks=self._module("arguments").CHECKS)
+        return parse_arguments(self.groups, argv, checks=self.checks)
 
     def train(self, argv: Sequence[str], *, host: str, observe: Callable[[Any], None] | None = None) -> None:
         """Run it from the command line's arguments to the exported models.
@@ -54,3 +59,28 @@ class Trainer:
 
     def _module(self, name: str) -> Any:
         return importlib.import_module(f"{self.package}.{name}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfflineTrainer(Trainer):
+    """A trainer that is one row of ``objectives.OBJECTIVES``, of the same name, and nothing else."""
+
+    package: str = "alignment.trainers"
+
+    @property
+    def groups(self) -> Groups:
+        """Its groups of arguments."""
+        return self._module("offline").objective_groups(self._objective)
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        """What its arguments must be together."""
+        return self._module("offline").objective_checks(self._objective)
+
+    def train(self, argv: Sequence[str], *, host: str, observe: Callable[[Any], None] | None = None) -> None:
+        """Run it from the command line's arguments to the exported model; see ``Trainer.train``."""
+        self._module("offline").train_objective(self.name, self.parse(argv), host=host)
+
+    @property
+    def _objective(self) -> Any:
+        return self._module("objectives").OBJECTIVES[self.name]

@@ -45,6 +45,11 @@ def read_logprobs(model: Any, batch: TokenBatch) -> paddle.Tensor:
     return policy_logprobs(model, batch, temperature=1.0, with_entropy=False)[0]
 
 
+def read_answer_logprobs(model: Any, batch: TokenBatch) -> paddle.Tensor:
+    """Return the log-prob [n] of each row's targets together, with gradients."""
+    return to_grid(read_logprobs(model, batch), batch).sum(axis=-1)
+
+
 def fields_as_tensors(batch: TokenBatch) -> dict[str, paddle.Tensor]:
     """Return the batch's fields and its response mask as device tensors."""
     fields = {name: paddle.to_tensor(value) for name, value in batch.fields.items()}

@@ -15,7 +15,7 @@ import numpy as np
 from alignment.commands.export import export_model
 from alignment.models.safetensors_io import list_tensors
 from alignment.parallel.local_ranks import run_ranks
-from alignment.parity.comparison import LOSSES
+from alignment.parity.comparison import loss_names
 from alignment.parity.subjects import as_one_process, make_models, write_arguments
 from alignment.telemetry.jsonl import read_json_lines
 from alignment.trainers.registered import TRAINERS
@@ -127,7 +127,7 @@ def loss_gap(run: Run, exact: Run) -> float:
     """
     gaps = []
     for one, other in zip(exact.metrics, run.metrics, strict=True):
-        names = [name for name in LOSSES if name in one]
+        names = loss_names([one])
         if "policy/loss" in names:
             names = ["ptx/loss"]
         gaps += [abs(one[name] - other[name]) / abs(one[name]) for name in names]

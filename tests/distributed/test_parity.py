@@ -1,4 +1,4 @@
-"""SFT, reward model and PPO give in every layout the numbers of one process; ``make test-distributed`` shows all."""
+"""Every trainer gives in every layout the numbers of one process; ``make test-distributed`` shows all."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from alignment.errors import UserError
 from alignment.parity.check import References, check_layout
 from alignment.parity.layouts import LAYOUTS, num_batch_ranks, num_processes
 from alignment.parity.subjects import make_models
+from alignment.trainers.registered import TRAINERS
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
@@ -33,7 +34,7 @@ def test_layout_gives_the_numbers_of_one_process(name, references):
         batch_ranks=num_batch_ranks(name),
         timeout=300,
     )
-    assert len(found) == 3
+    assert list(found) == list(TRAINERS)
     for trainer, difference in found.items():
         assert not isinstance(difference, UserError), difference
         assert difference.passes(), f"{trainer}: {difference}"

@@ -87,10 +87,10 @@ def test_an_arguments_file_that_cannot_be_read(content, says, tmp_path):
         message_of(done, "mine.json", says)
         return
     from alignment.errors import ArgumentError
-    from alignment.trainers.sft.arguments import parse_sft_arguments
+    from alignment.trainers.registered import TRAINERS
 
     with pytest.raises(ArgumentError, match=says) as caught:
-        parse_sft_arguments([str(path)])
+        TRAINERS["sft"].parse([str(path)])
     assert "mine.json" in str(caught.value)
 
 

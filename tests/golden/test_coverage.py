@@ -9,9 +9,9 @@ import pytest
 HERE = Path(__file__).parent
 
 TEST_FILES = {
-    "safe_rlhf": ("test_safe_rlhf_ppo.py", "test_safe_rlhf_preference.py"),
-    "openrlhf": ("test_openrlhf.py",),
-    "trl": ("test_trl.py",),
+    "safe_rlhf": ("test_safe_rlhf_ppo.py", "test_safe_rlhf_preference.py", "test_dpo.py"),
+    "openrlhf": ("test_openrlhf.py", "test_dpo.py"),
+    "trl": ("test_trl.py", "test_dpo.py"),
 }
 
 ELSEWHERE = {
@@ -42,17 +42,29 @@ LATER = {
         "dpo_loss_safe_rlhf": "DPO family; its slice is off by one upstream and must not be reproduced",
         "ppo_lag": "PPO-Lagrangian",
         "lagrange_update": "PPO-Lagrangian",
-        "paddlenlp.dpo_criterion": "DPO family",
         "paddlenlp.kto_criterion": "KTO",
         "paddlenlp.reward_running_norm": "running reward statistics kept by the trainer (the model normalises here)",
     },
-    "openrlhf": {"dpo(": "DPO family", "policy_loss(policy_loss_type=gspo": "GSPO (ratio of whole sequences)"},
+    "openrlhf": {"policy_loss(policy_loss_type=gspo": "GSPO (ratio of whole sequences)"},
     "trl": {
         "kd_generalized_jsd(": "distillation",
         "simpo(": "DPO family",
         "cpo_": "DPO family",
         "orpo_": "DPO family",
-        "dpo_": "DPO family",
+        **dict.fromkeys(
+            (
+                "dpo_hinge",
+                "dpo_robust",
+                "dpo_exo",
+                "dpo_nca",
+                "dpo_bco",
+                "dpo_sppo",
+                "dpo_aot",
+                "dpo_apo",
+                "dpo_discopop",
+            ),
+            "DPO family",
+        ),
         "kto(": "KTO",
         "apo_zero_unpaired(": "KTO",
         "grpo_loss_grpo(beta=0.04, epsilon_high=0.28, epsilon_low=0.2, level=sequence": "GSPO (ratio of sequences)",

@@ -22,7 +22,7 @@ from alignment.models.tokenizer.tokenizer import load_tokenizer
 from alignment.records import Rollout, TokenBatch
 from alignment.rollout.rewards.retokenize import BeforePadding, SameTokens
 from alignment.runs.models import adopt
-from alignment.trainers.sft.arguments import parse_sft_arguments
+from alignment.trainers.registered import TRAINERS
 from tests.interop.test_tokenizers import CHATML, byte_level_bpe
 from tests.interop.test_tokenizers import write as write_tokenizer
 
@@ -232,7 +232,7 @@ def test_a_base_model_with_a_chat_template_ends_at_its_turns_end(tmp_path, torch
     tokenizer = load_tokenizer(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({**SHAPE, "model_type": "llama", "vocab_size": len(tokenizer)}))
     arguments = ["--train_datasets", "x", "--model_name_or_path", str(tmp_path), "--output_dir", str(tmp_path / "out")]
-    parsed = parse_sft_arguments([*arguments, "--chat_template", "tokenizer"])
+    parsed = TRAINERS["sft"].parse([*arguments, "--chat_template", "tokenizer"])
     model = random_causal_lm(tmp_path, seed=0, tokenizer=tokenizer)
     adopt(SimpleNamespace(parsed=parsed), model, tokenizer)
     save_model(tmp_path / "saved", model, tokenizer)

@@ -54,5 +54,5 @@ def text_of(node: ast.AST | None) -> str:
 
 def meets(emitted: str, entry: str) -> bool:
     """Return whether what is ``emitted`` (stars for words) can be what ``entry`` (with placeholders) explains."""
-    words = re.escape(emitted).replace(r"\*", r"[\w{}]*")
+    words = re.escape(emitted).replace(r"\*", r"[\w{}/]*")
     return re.fullmatch(words, entry) is not None or ("*" not in emitted and explain(emitted).name == entry)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from alignment.arguments.offline import OfflineArguments
+from alignment.arguments.parser import Check
 from alignment.data.encoded.tokenized import Sample, TokenizedDataset
 from alignment.loops.evaluation import Evaluation
 from alignment.loops.supervised import SupervisedTask
@@ -55,10 +57,6 @@ class LossFunction(Protocol):
         ...
 
 
-def _never(hyperparameters: Any) -> bool:
-    return False
-
-
 @dataclass(frozen=True, kw_only=True)
 class OfflineObjective:
     """A row: everything that the shared assembly asks of SFT, a reward model, DPO, ..."""
@@ -85,7 +83,13 @@ class OfflineObjective:
     """Evaluation metrics that the report shows first."""
     after_update: Callable[[Any, ModelRunner], None] | None = None
     """Called with the model and its runner when an update was applied."""
-    needs_reference: Callable[[Any], bool] = _never
+    arguments: type = OfflineArguments
+    """Its group ``offline``."""
+    hyperparameters: type | None = None
+    """Its group ``loss``, which the loss gets."""
+    checks: tuple[Check, ...] = ()
+    """What its arguments must be together, beyond what those of all trainers must be."""
+    needs_reference: Callable[[Any], bool] | None = None
     """Given the hyperparameters: whether the loss reads ``reference`` of the fields, what ``read`` gives for the frozen
-    starting model, one number a row.
+    starting model, one number a row. None: never, and there are no arguments about a reference.
     """

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import paddle
 
+from alignment.algorithms.preference.answers import PairCounts
 from alignment.algorithms.preference_losses import first_difference
 from alignment.records import TokenBatch
 
+SIDES = ("better", "worse")
 NO_TARGETS = np.empty(0, np.int64)
 
 
@@ -55,6 +57,14 @@ def pair_batch(samples: Sequence[Mapping[str, Any]], kind: PairKind) -> TokenBat
     return batch
 
 
+def answer_batch(samples: Sequence[Mapping[str, Any]]) -> TokenBatch:
+    """Return n pairs as one micro-batch of 2n rows, all preferred answers first; targets are the answers' tokens."""
+    sequences = [sample[f"{side}_input_ids"] for side in SIDES for sample in samples]
+    starts = [sample["prompt_length"] for sample in samples] * 2
+    targets = [np.arange(start, len(ids)) for start, ids in zip(starts, sequences, strict=True)]
+    return TokenBatch.build(sequences, targets)
+
+
 def read_pair_scores(model: Any, batch: TokenBatch) -> tuple[paddle.Tensor, paddle.Tensor]:
     """Return scores (preferred [n, S], other [n, S]); see ``training_scores``."""
     scores = model.training_scores(batch)
@@ -70,3 +80,9 @@ def read_pair_ends(model: Any, batch: TokenBatch) -> paddle.Tensor:
 def count_pairs(batches: Sequence[TokenBatch]) -> int:
     """Return the pairs of all micro-batches of an update."""
     return sum(batch.num_rows // 2 for batch in batches)
+
+
+def count_answers(batches: Sequence[TokenBatch]) -> PairCounts:
+    """Return the pairs of all micro-batches of an update, and the tokens of their preferred answers."""
+    chosen = sum(int((batch.target_rows < batch.num_rows // 2).sum()) for batch in batches)
+    return PairCounts(count_pairs(batches), chosen)

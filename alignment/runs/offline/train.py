@@ -21,6 +21,7 @@ from alignment.runs.datasets import (
 from alignment.runs.launch import Launch
 from alignment.runs.models import adopt, check_start, starting_folder, starting_tokenizer
 from alignment.runs.offline.objective import EvaluationInputs, OfflineObjective
+from alignment.runs.offline.reference import Prepare, open_reference
 from alignment.training.objectives import fields_as_tensors
 
 
@@ -33,7 +34,11 @@ def train_offline(start: Launch, objective: OfflineObjective) -> None:
     rows, held_out = open_rows(start, objective.dataset, tokenizer)
     model = trained.load(start, folder, tokenizer)
     adopt(start, model, tokenizer)
-    task = build_task(objective, start.parsed.groups.get("loss"), model=model)
+    hyperparameters = start.parsed.groups.get("loss")
+    prepare = None
+    if objective.needs_reference is not None and objective.needs_reference(hyperparameters):
+        prepare = open_reference(start, objective, tokenizer, [rows, held_out or ()])
+    task = build_task(objective, hyperparameters, model=model, prepare=prepare)
 
     def make_evaluation(runner: ModelRunner) -> Any:
         inputs = EvaluationInputs(
@@ -78,8 +83,10 @@ def open_rows(
     return rows, held_out
 
 
-def build_task(objective: OfflineObjective, hyperparameters: Any, *, model: Any) -> SupervisedTask:
-    """Return what the supervised loop needs to train ``model`` on ``objective``."""
+def build_task(
+    objective: OfflineObjective, hyperparameters: Any, *, model: Any, prepare: Prepare | None = None
+) -> SupervisedTask:
+    """Return what the supervised loop needs to train ``model`` on ``objective``; ``prepare`` brings the reference."""
 
     def make_objective(batches: Sequence[TokenBatch]) -> Objective:
         denominator = objective.count(batches)
@@ -94,5 +101,6 @@ def build_task(objective: OfflineObjective, hyperparameters: Any, *, model: Any)
     return SupervisedTask(
         make_batch=objective.make_batch,
         make_objective=make_objective,
+        prepare=prepare,
         after_update=None if after is None else lambda runner: after(model, runner),
     )

@@ -20,7 +20,7 @@ from alignment.rollout.rewards.retokenize import BeforePadding, Retokenized, Sam
 from alignment.rollout.rollout_weights import check_rollout
 from alignment.runs.datasets import encode_options
 from alignment.runs.launch import Launch
-from alignment.runs.models import adopt, check_layout, resumed_folder, starting_tokenizer, warn_of_template
+from alignment.runs.models import adopt, check_layout, freeze, resumed_folder, starting_tokenizer, warn_of_template
 from alignment.runs.on_policy.algorithm import ChosenAlgorithm, critic_name
 from alignment.telemetry import log
 
@@ -133,14 +133,6 @@ def load_critic(
         seed=None,
         placement=placement,
     )
-
-
-def freeze(model: Any) -> Any:
-    """Return ``model`` without gradients, in evaluation mode."""
-    for parameter in model.parameters():
-        parameter.stop_gradient = True
-    model.eval()
-    return model
 
 
 def require_same_tokenizer(tokenizer: Tokenizer, critic: str) -> None:

@@ -45,6 +45,7 @@ SIZES = {"per_device_train_batch_size": 4, "num_train_epochs": 1.0}
 BASE = {
     "sft": {**SHARED, **SIZES, "train_datasets": "packing-sft/train:24/-1", "model_name_or_path": "{policy}"},
     "rm": {**SHARED, **SIZES, "train_datasets": "packing-preference/train:24/-1", "model_name_or_path": "{policy}"},
+    "dpo": {**SHARED, **SIZES, "train_datasets": "packing-preference/train:24/-1", "model_name_or_path": "{policy}"},
     "ppo": {
         **SHARED,
         **SIZES,

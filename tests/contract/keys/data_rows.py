@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from tests.contract.keys.assembled import Run
 from tests.contract.keys.rows import EIGHT_ROWS, EVALUATED, SUPERVISED, Row, held_out, is_ppo
 
-RM, PPO = ("rm",), ("ppo",)
+RM, DPO, PPO = ("rm",), ("dpo",), ("ppo",)
 RANDOM_REWARD = "runs.offline.models.random_score_model"
 SFT_MODEL = "runs.offline.models.load_causal_lm"
 SFT_RANDOM = "runs.offline.models.random_causal_lm"
@@ -51,6 +53,15 @@ def _loss(run: Run) -> Any:
     return run.call(REWARD_TASK)[1]
 
 
+def _num_loaded(run: Run) -> int:
+    return len(run.given[SFT_MODEL])
+
+
+def _num_kept(run: Run) -> int:
+    """Rows whose log-probs an earlier pass of the reference left."""
+    return sum(len(np.load(path)["numbers"]) for path in run.start.output_dir.glob("reference_logprobs/*/rows.npz"))
+
+
 def _score(run: Run) -> Any:
     return run.learner.runner.model
 
@@ -71,7 +82,7 @@ ROWS = (
     ),
     Row("eval_datasets", EIGHT_ROWS, lambda r: _splits(r)[1], 8, with_={"do_eval": True}),
     Row("eval_split_ratio", 0.25, _splits, (18, 6), with_={"do_eval": True}, alone=True),
-    Row("max_length", 77, _lengths, {"sft": [77], "rm": [77], "ppo": [77] * 3}),
+    Row("max_length", 77, _lengths, {**dict.fromkeys(SUPERVISED, [77]), "ppo": [77] * 3}),
     Row("max_prompt_len", 33, lambda r: r.dataset.options.max_prompt_length),
     Row("on_overlong", "left", lambda r: r.dataset.options.on_overlong),
     Row("on_bad_row", "error", lambda r: r.dataset.options.on_bad_row),
@@ -105,7 +116,7 @@ ROWS = (
     Row("dataloader_num_workers", 3, lambda r: r.call("runs.datasets.Encoding")["num_workers"]),
     Row("encoded_cache_dir", "{named}", lambda r: str(r.call("runs.datasets.Encoding")["cache_dir"])),
     Row("tokenizer_name_or_path", "{tokenizer}", _tokenizer_folder, alone=True),
-    Row("model_name_or_path", "{other}", lambda r: _loaded(r, SFT_MODEL), only=("sft",), alone=True),
+    Row("model_name_or_path", "{other}", lambda r: _loaded(r, SFT_MODEL), only=("sft", "dpo"), alone=True),
     Row("model_name_or_path", "{other}", lambda r: _loaded(r, REWARD_MODEL), only=RM, alone=True),
     Row(
         "model_config_name_or_path", "{config}",
@@ -136,6 +147,14 @@ ROWS = (
         "objective", "cost", lambda r: (r.call(REWARD_TASK)[0].title, _score(r).options.score_type),
         ("cost model", "cost"), with_={"train_datasets": "jsonl:1:{safety.jsonl}"}, only=RM, alone=True,
     ),
+    Row("loss_type", "ipo", lambda r: _loss(r).loss_type, only=DPO, alone=True),
+    *(Row(key, 0.25, lambda r, key=key: getattr(_loss(r), key), only=DPO) for key in ("beta", "label_smoothing")),
+    *(Row(f"{key}_loss_ratio", 0.5, lambda r, key=key: getattr(_loss(r), f"{key}_loss_ratio"), only=DPO)
+      for key in ("pref", "sft")),
+    Row("average_logps", True, lambda r: _loss(r).average_logps, only=DPO),
+    Row("reference_free", True, lambda r: (_loss(r).reference_free, _num_loaded(r)), (True, 1), only=DPO, alone=True),
+    Row("ref_model_name_or_path", "{other}", lambda r: _loaded(r, SFT_MODEL, 1), only=DPO),
+    Row("precompute_ref_logprobs", True, _num_kept, 48, only=DPO, alone=True),
     Row("loss_type", "token-wise", lambda r: _loss(r).loss_type, only=RM),
     Row("regularization", 0.125, lambda r: _loss(r).regularization, only=RM),
     Row(

@@ -12,8 +12,8 @@ from tests.contract.keys.assembled import Run
 
 SAME = object()
 ALL = tuple(TRAINERS)
-SUPERVISED = tuple(name for name in TRAINERS if not TRAINERS[name].is_on_policy)
-EIGHT_ROWS = {"sft": "packing-sft/test:8/-1", "rm": "packing-preference/test:8/-1", "ppo": "packing-prompts/test:8/-1"}
+SUPERVISED = tuple(name for name in ALL if not TRAINERS[name].is_on_policy)
+EIGHT_ROWS = {name: TRAINERS[name].small_run["train_datasets"].partition("/")[0] + "/test:8/-1" for name in ALL}
 EVALUATED = {"eval_datasets": EIGHT_ROWS, "evaluation_strategy": "steps", "eval_steps": 3}
 
 

@@ -17,6 +17,7 @@ from tests.contract.keys.rows import ALL, EIGHT_ROWS, EVALUATED, held_out
 NAMES = {
     "sft": ("SFT", "eval/loss", False, "sft/loss", "eval/loss", ["policy"]),
     "rm": ("reward model", "eval/accuracy", True, "preference/loss", "eval/accuracy", ["reward"]),
+    "dpo": ("DPO", "eval/loss", False, "dpo/loss", "eval/rewards/accuracies", ["policy"]),
     "ppo": ("PPO", "eval/reward", True, "train/reward", "eval/reward", ["policy", "value"]),
 }
 BEST = {"load_best_model_at_end": True, "save_strategy": "steps", "save_steps": 3, "eval_steps": 3}
@@ -107,6 +108,7 @@ def test_batch_sizes_of_ppo_that_are_not_given_are_the_micro_batch(folder):
 
 LOADERS = {
     "sft": ["runs.offline.models.load_causal_lm"],
+    "dpo": ["runs.offline.models.load_causal_lm"],
     "rm": ["runs.offline.models.load_score_model"],
     "ppo": ["runs.on_policy.roles.load_causal_lm", "runs.on_policy.roles.load_score_model"],
 }

@@ -8,10 +8,10 @@ from typing import Any
 from alignment.parallel.topology import Topology
 from alignment.runs.degrees import resolve_layout
 from tests.contract.keys.assembled import Run
-from tests.contract.keys.rows import EIGHT_ROWS, EVALUATED, Row, is_ppo, plan
+from tests.contract.keys.rows import EIGHT_ROWS, EVALUATED, SUPERVISED, Row, is_ppo, plan
 
 BEST = {**EVALUATED, "load_best_model_at_end": True, "save_strategy": "steps", "save_steps": 3}
-SEEDS = {"sft": [7] * 3, "rm": [7] * 4, "ppo": [7, 7, 7, 7, 7 + 1_000_003, 7]}
+SEEDS = {"sft": [7] * 3, "rm": [7] * 4, "dpo": [7] * 3, "ppo": [7, 7, 7, 7, 7 + 1_000_003, 7]}
 PPO = ("ppo",)
 
 
@@ -66,7 +66,8 @@ TRAINING = (
     Row("max_steps", 12, lambda r: r.session.total_updates),
     Row("per_device_train_batch_size", 2, lambda r: plan(r).rows_per_batch if is_ppo(r) else r.loop.samples_per_batch),
     Row(
-        "per_device_eval_batch_size", 3, _rows_of_evaluation, {"sft": 3, "rm": 3, "ppo": (3, 3)}, with_=EVALUATED
+        "per_device_eval_batch_size", 3, _rows_of_evaluation, {**dict.fromkeys(SUPERVISED, 3), "ppo": (3, 3)},
+        with_=EVALUATED,
     ),
     Row(
         "gradient_accumulation_steps", 3, lambda r: plan(r).rows_per_update if is_ppo(r) else r.loader.batch_size, 12,
@@ -105,7 +106,7 @@ TRAINING = (
     Row("load_best_model_at_end", True, lambda r: r.session.hooks.best is not None, with_=BEST),
     Row("metric_for_best_model", "mine", lambda r: r.session.hooks.best.metric, "eval/mine", with_=BEST),
     Row(
-        "greater_is_better", {"sft": True, "rm": False, "ppo": False},
+        "greater_is_better", {"sft": True, "rm": False, "dpo": True, "ppo": False},
         lambda r: r.session.hooks.best.greater_is_better, with_=BEST,
     ),
     Row("resume_from_checkpoint", True, lambda r: _open_checkpoint(r)["resume_from"], alone=True),
@@ -125,7 +126,7 @@ LAYOUT = (
     Row("virtual_pp_degree", 2, lambda r: _layout(r).virtual_stages, with_={"pipeline_parallel_degree": 2}),
     Row(
         "offload_level", "train_model optimizer eval", _offloaded,
-        {"sft": [True] * 2, "rm": [True] * 2, "ppo": [True] * 4},
+        {**dict.fromkeys(SUPERVISED, [True] * 2), "ppo": [True] * 4},
         with_={"reward_model_name_or_path": {"ppo": "{reward}"}},
     ),
     Row("distributed_timeout", 77, lambda r: r.call("runs.launch.initialise")["timeout"]),

@@ -14,7 +14,7 @@ from alignment.data.raw.layouts.mapping import KEYS
 from alignment.errors import ArgumentError
 from alignment.runs import datasets as data_start
 from alignment.runs.datasets import column_defaults
-from alignment.trainers.sft.arguments import parse_sft_arguments
+from alignment.trainers.registered import TRAINERS
 
 COMMON = {"model_name_or_path": "org/model", "output_dir": "out"}
 
@@ -31,7 +31,7 @@ def folder(tmp_path, monkeypatch):
 
 def _parse(folder, values, *argv):
     (folder / "sft.json").write_text(json.dumps({**COMMON, **values}))
-    return parse_sft_arguments([str(folder / "sft.json"), *argv])
+    return TRAINERS["sft"].parse([str(folder / "sft.json"), *argv])
 
 
 ENTRY = {"path": "a.jsonl", "input_key": "q", "proportion": 0.5}
@@ -70,7 +70,7 @@ def test_wrong_forms_are_refused_with_the_key(folder, values, says):
 def test_a_key_that_comes_twice_in_an_inner_object_is_refused(folder):
     (folder / "sft.json").write_text('{"train_datasets": [{"path": "a", "path": "b"}]}')
     with pytest.raises(ArgumentError, match="sft.json, train_datasets: 'path' is given more than once in one"):
-        parse_sft_arguments([str(folder / "sft.json")])
+        TRAINERS["sft"].parse([str(folder / "sft.json")])
 
 
 def test_every_key_about_columns_reaches_the_datasets_that_take_it(folder):

@@ -14,6 +14,7 @@ PARSERS = {name: TRAINERS[name].parse for name in TRAINERS}
 GIVEN = {
     "sft": {"train_datasets": "d", "model_name_or_path": "m", "output_dir": "o"},
     "rm": {"train_datasets": "d", "model_name_or_path": "m", "output_dir": "o"},
+    "dpo": {"train_datasets": "d", "model_name_or_path": "m", "output_dir": "o"},
     "ppo": {
         "train_datasets": "d",
         "actor_model_name_or_path": "m",
@@ -30,6 +31,11 @@ SHARED = {
 }  # fmt: skip
 DEFAULTS = {
     "sft": {**SHARED, "eval_datasets": None, "model_config_name_or_path": None},
+    "dpo": {
+        **SHARED, "eval_datasets": None, "model_config_name_or_path": None, "beta": 0.1, "loss_type": "sigmoid",
+        "label_smoothing": 0.0, "average_logps": False, "reference_free": False, "pref_loss_ratio": 1.0,
+        "sft_loss_ratio": 0.0, "ref_model_name_or_path": None, "precompute_ref_logprobs": False,
+    },
     "rm": {
         **SHARED, "eval_datasets": None, "value_head_prefix": None, "model_config_name_or_path": None,
         "objective": "reward", "loss_type": "sequence-wise", "regularization": 0.0,
@@ -61,6 +67,8 @@ MODELS = [
     ("sft", "model_config_name_or_path"),
     ("rm", "model_name_or_path"),
     ("rm", "model_config_name_or_path"),
+    ("dpo", "model_name_or_path"),
+    ("dpo", "ref_model_name_or_path"),
     ("ppo", "actor_model_name_or_path"),
     ("ppo", "reward_critic_model_name_or_path"),
     ("ppo", "reward_model_name_or_path"),
@@ -85,7 +93,13 @@ def test_the_defaults(trainer, tmp_path):
 
 
 def test_every_key_of_a_trainers_own_group_is_in_the_table(tmp_path):
-    for trainer, group in (("sft", "offline"), ("rm", "offline"), ("ppo", "on_policy"), ("ppo", "algorithm")):
+    for trainer, group in (
+        ("sft", "offline"),
+        ("rm", "offline"),
+        ("dpo", "offline"),
+        ("ppo", "on_policy"),
+        ("ppo", "algorithm"),
+    ):
         (tmp_path / "argument.json").write_text(json.dumps(GIVEN[trainer]))
         parsed = PARSERS[trainer]([str(tmp_path / "argument.json")])
         own = {item.name for item in dataclasses.fields(getattr(parsed, group))}

@@ -7,14 +7,14 @@ import json
 import pytest
 
 from alignment.trainers.ppo.arguments import parse_ppo_arguments
+from alignment.trainers.registered import TRAINERS
 from alignment.trainers.reward.arguments import parse_reward_arguments
-from alignment.trainers.sft.arguments import parse_sft_arguments
 
 PPO = {"actor_model_name_or_path": "model", "reward_model_name_or_path": "model"}
 RANDOM = {"tokenizer_name_or_path": "model"}
 CASES = [
-    (parse_sft_arguments, "model_name_or_path", {}),
-    (parse_sft_arguments, "model_config_name_or_path", RANDOM),
+    (TRAINERS["sft"].parse, "model_name_or_path", {}),
+    (TRAINERS["sft"].parse, "model_config_name_or_path", RANDOM),
     (parse_reward_arguments, "model_name_or_path", {}),
     (parse_reward_arguments, "model_config_name_or_path", RANDOM),
     *((parse_ppo_arguments, key, PPO) for key in (*PPO, "reward_critic_model_name_or_path", "tokenizer_name_or_path")),

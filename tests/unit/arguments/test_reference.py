@@ -38,6 +38,7 @@ def test_every_key_has_one_row_and_all_cells():
     lines = [line for line in key_reference().splitlines() if line.startswith("| `")]
     keys = [line.split("`")[1] for line in lines]
     shared = {"train_datasets", "eval_datasets", "model_name_or_path", "model_config_name_or_path", "value_head_prefix"}
+    shared |= {"loss_type"}
     repeated = {key for key in keys if keys.count(key) > 1}
     assert repeated == shared | OF_SEVERAL_ALGORITHMS
     assert {item.name for cls in CLASSES for item in dataclasses.fields(cls)} == set(keys)

@@ -13,7 +13,6 @@ from alignment.errors import ArgumentError
 from alignment.trainers.ppo.arguments import parse_ppo_arguments
 from alignment.trainers.registered import TRAINERS
 from alignment.trainers.reward.arguments import parse_reward_arguments
-from alignment.trainers.sft.arguments import parse_sft_arguments
 
 FIXTURES = Path(__file__).parent / "fixtures"
 CONFIG = Path(__file__).resolve().parents[3] / "config"
@@ -184,7 +183,7 @@ def test_one_dataset_named_twice_with_different_paths_is_a_contradiction(tmp_pat
     _data_folder(tmp_path)
     monkeypatch.chdir(tmp_path)
     argv = ["--dataset_name_or_path", "data", "--train_datasets", "p", "--model_name_or_path", "a", "--output_dir", "o"]
-    assert "different values" in _problems(parse_sft_arguments, argv)
+    assert "different values" in _problems(TRAINERS["sft"].parse, argv)
 
 
 def test_neither_evaluation_nor_checkpoint_leaves_no_best_model():
@@ -309,7 +308,7 @@ def test_old_offload_words_and_critic_alias():
 
 def test_random_weights_need_a_tokenizer(tmp_path):
     base = ["--train_datasets", "p", "--output_dir", "o", "--model_config_name_or_path", str(tmp_path)]
-    for parse in (parse_sft_arguments, parse_reward_arguments):
+    for parse in (TRAINERS["sft"].parse, parse_reward_arguments):
         assert "needs tokenizer_name_or_path" in _problems(parse, base)
         assert "give exactly one of" in _problems(parse, base[:4])
         assert "got model_name_or_path and" in _problems(parse, [*base, "--model_name_or_path", "m"])

@@ -14,7 +14,7 @@ WORDS = {
     "stage": "rollout",
     "phase": "update",
     "group": "tensor",
-    "objective": "dpo",
+    "objective": "kto",
 }
 
 

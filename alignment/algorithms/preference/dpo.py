@@ -1,0 +1,95 @@
+"""Direct preference optimization (Rafailov et al. 2023), with smoothed labels (cDPO) and as IPO (Azar et al. 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor
+
+from alignment.algorithms.preference.answers import PairCounts, by_side, reward_metrics, side_metrics
+from alignment.fields import argument, inert, refused, unless
+from alignment.records import Loss
+from alignment.telemetry.metrics import Metric
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPOHyperparameters:
+    """What a user may choose about the loss of DPO."""
+
+    beta: float = argument(0.1, above=0)
+    """Scale of the implicit rewards: the larger, the closer to the reference model the policy stays."""
+    loss_type: Literal["sigmoid", "ipo"] = "sigmoid"
+    """sigmoid: the loss of DPO; ipo: the squared distance of the gap from 1 / (2 beta)."""
+    label_smoothing: float = argument(0.0, minimum=0, below=0.5, inert_when=unless("loss_type", "sigmoid"))
+    """Share of pairs whose labels are taken to be wrong (cDPO)."""
+    average_logps: bool = False
+    """Compare log-probs a token instead of those of whole answers (ipo and sigmoid_norm of TRL do)."""
+    reference_free: bool = False
+    """Compare with a uniform reference instead of a reference model, which is not loaded."""
+    pref_loss_ratio: float = argument(1.0, minimum=0)
+    """Weight of the preference loss."""
+    sft_loss_ratio: float = argument(0.0, minimum=0)
+    """Weight of the cross-entropy of the preferred answers, a mean over tokens; it keeps them from becoming rarer."""
+
+    normalize_logps: bool = refused(False, "average_logps=true divides by the length of each answer")
+    """Scale log-probs by lengths as PaddleNLP does."""
+    offset_alpha: float = refused(0.0, "scores of answers are not read")
+    """Weight of score differences in the gap."""
+    ref_model_update_steps: int = refused(-1, "the reference stays what it is; ref_model_name_or_path names it")
+    """Updates between copies of the policy to the reference."""
+    ignore_eos_token: bool = refused(False, "the end token is part of the answer")
+    """Leave the end token out of the loss."""
+    simpo_gamma: float = inert(0.5, "loss_type simpo is not built")
+    """Margin of simpo."""
+    dpop_lambda: float = inert(50.0, "loss_type dpop is not built")
+    """Penalty of dpop."""
+
+
+def _sigmoid(gap: Tensor, hyperparameters: DPOHyperparameters) -> Tensor:
+    scaled, smoothing = hyperparameters.beta * gap, hyperparameters.label_smoothing
+    return -(1 - smoothing) * F.log_sigmoid(scaled) - smoothing * F.log_sigmoid(-scaled)
+
+
+def _ipo(gap: Tensor, hyperparameters: DPOHyperparameters) -> Tensor:
+    return (gap - 1 / (2 * hyperparameters.beta)) ** 2
+
+
+LOSSES: dict[str, Callable[[Tensor, DPOHyperparameters], Tensor]] = {"sigmoid": _sigmoid, "ipo": _ipo}
+"""``loss_type`` to the loss [n] of the gaps [n]: how much more than the reference the policy prefers the chosen."""
+
+
+def needs_reference(hyperparameters: DPOHyperparameters) -> bool:
+    """Return whether the loss reads the reference's log-probs."""
+    return not hyperparameters.reference_free
+
+
+def dpo_loss(
+    logps: Tensor, *, fields: Mapping[str, Tensor], hyperparameters: DPOHyperparameters, denominator: PairCounts
+) -> Loss:
+    """Return the loss on ``logps`` [2n], the log-prob of each answer as a whole, all preferred answers first.
+
+    ``fields``: ``reference`` [2n], the same of the reference model (not read with ``reference_free``), and
+    ``response_mask`` [2n, R]. Metrics: ``dpo/loss``, ``dpo/sft_loss`` where it has a weight, ``rewards/`` (beta times
+    the gain over the reference) and ``logps/``.
+    """
+    reference = paddle.zeros_like(logps) if hyperparameters.reference_free else fields["reference"]
+    gains = logps - reference
+    if hyperparameters.average_logps:
+        gains = gains / fields["response_mask"].sum(axis=-1)
+    chosen, rejected = by_side(gains)
+    preference = LOSSES[hyperparameters.loss_type](chosen - rejected, hyperparameters).sum() / denominator.pairs
+    value = hyperparameters.pref_loss_ratio * preference
+    metrics = {
+        "dpo/loss": Metric(preference.detach()),
+        **reward_metrics(hyperparameters.beta * gains, pairs=denominator.pairs),
+        **side_metrics("logps", logps, pairs=denominator.pairs),
+    }
+    if hyperparameters.sft_loss_ratio:
+        sft = -by_side(logps).chosen.sum() / denominator.chosen_tokens
+        value = value + hyperparameters.sft_loss_ratio * sft
+        metrics["dpo/sft_loss"] = Metric(sft.detach())
+    return Loss(value, metrics)

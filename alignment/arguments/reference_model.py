@@ -1,0 +1,19 @@
+"""The group of arguments about the frozen model that a policy is compared with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from alignment.fields import argument, where
+
+_FREE = where("reference_free", True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceModelArguments:
+    """Which model the policy is compared with, and when its log-probs are computed."""
+
+    ref_model_name_or_path: str | None = argument(None, path="model", inert_when=_FREE)
+    """Folder or hub name of the reference model; null: the model that training starts from."""
+    precompute_ref_logprobs: bool = argument(False, inert_when=_FREE)
+    """Compute the reference's log-probs once, before training, and keep them in output_dir/reference_logprobs."""

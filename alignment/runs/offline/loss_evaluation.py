@@ -1,0 +1,55 @@
+"""Evaluation by the loss itself: what training reports, over all held-out rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import paddle
+
+from alignment.data.encoded.tokenized import Sample
+from alignment.loops.evaluation import Evaluation
+from alignment.loops.supervised import SupervisedTask
+from alignment.parallel.runner import ModelRunner
+from alignment.runs.offline.objective import EvaluationInputs
+from alignment.telemetry.metrics import reduce_metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossEvaluation:
+    """The metrics of an objective on held-out samples; the denominators are those of all of them."""
+
+    task: SupervisedTask
+    runner: ModelRunner
+    samples: Sequence[Sample]
+    rows_per_batch: int
+    name: str
+    """Of the objective, which is left out of the names."""
+
+    @classmethod
+    def of(cls, inputs: EvaluationInputs) -> LossEvaluation:
+        """Return the evaluation of any objective."""
+        return cls(
+            task=inputs.task,
+            runner=inputs.runner,
+            samples=inputs.held_out,
+            rows_per_batch=inputs.rows_per_batch,
+            name=inputs.objective.name,
+        )
+
+    def __call__(self) -> Evaluation:
+        """Return ``eval/loss`` and the other metrics of the loss; no sample rows."""
+        size = self.rows_per_batch
+        batches = [self.task.make_batch(self.samples[i : i + size]) for i in range(0, len(self.samples), size)]
+        if self.task.prepare is not None:
+            self.task.prepare(batches)
+        objective = self.task.make_objective(batches)
+        outputs = self.runner.forward(batches, objective.read)
+        pairs = zip(outputs, batches, strict=True)
+        metrics = reduce_metrics([objective.loss(_tensors(output), batch).metrics for output, batch in pairs])
+        return {f"eval/{key.removeprefix(f'{self.name}/')}": number for key, number in metrics.items()}, []
+
+
+def _tensors(output: Any) -> Any:
+    return tuple(map(_tensors, output)) if isinstance(output, tuple) else paddle.to_tensor(output)

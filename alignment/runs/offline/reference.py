@@ -1,0 +1,170 @@
+"""The frozen model that a policy is compared with: run beside it, or once for all rows and remembered."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alignment.data.encoded.tokenized import Sample
+from alignment.errors import ArgumentError
+from alignment.models.folders.hub import check_fit, resolve_model_folder
+from alignment.models.tokenizer.tokenizer import Tokenizer, load_tokenizer
+from alignment.parallel.comms.together import on_main
+from alignment.parallel.runner import ModelRunner
+from alignment.records import TokenBatch
+from alignment.runs.launch import Launch
+from alignment.runs.models import check_layout, freeze
+from alignment.runs.offline.objective import OfflineObjective
+from alignment.runs.placed import place_frozen
+from alignment.telemetry import log
+from alignment.training.checksums import hash_files
+from alignment.training.durable import write_folder
+
+FIELD = "reference"
+"""What a loss finds the reference's numbers under, one a row."""
+FOLDER = "reference_logprobs"
+"""Where they are kept under ``output_dir``."""
+_FILE = "rows.npz"
+_BATCHES_AT_ONCE = 64
+
+Prepare = Callable[[Sequence[TokenBatch]], None]
+
+
+def open_reference(
+    start: Launch, objective: OfflineObjective, tokenizer: Tokenizer, samples: Sequence[Iterable[Sample]]
+) -> Prepare:
+    """Return what adds the reference's numbers to micro-batches.
+
+    With ``precompute_ref_logprobs`` those of all rows of ``samples`` are computed here, unless an earlier run with the
+    same reference left them, and the reference is not kept in memory.
+    """
+    asked = start.parsed.reference
+    folder = _folder(start, objective, tokenizer)
+
+    def load() -> ModelRunner:
+        model = freeze(objective.model.load(start, folder, tokenizer))
+        offload = "freeze_model" in start.parsed.parallel.offloaded
+        return place_frozen("reference", model, start.topology, offload=offload)
+
+    if not asked.precompute_ref_logprobs:
+        runner = load()
+        return lambda batches: _attach(batches, runner.forward(batches, objective.read))
+    kept = KeptRows(start, _key(start, objective, folder))
+    size = start.parsed.training.per_device_eval_batch_size
+    kept.complete((batch for part in samples for batch in _cut(part, size, objective.make_batch)), load, objective.read)
+    gc.collect()
+    return lambda batches: _attach(batches, map(kept.numbers, batches))
+
+
+def row_keys(batch: TokenBatch) -> list[bytes]:
+    """Return what names each row of ``batch`` by its content: its tokens, and which of them are predicted."""
+    counts = np.bincount(batch.target_rows, minlength=batch.num_rows)
+    targets = np.split(batch.target_positions, np.cumsum(counts)[:-1])
+    rows = [ids[:length] for ids, length in zip(batch.input_ids, batch.lengths, strict=True)]
+    return [
+        hashlib.blake2b(ids.tobytes() + b"/" + positions.tobytes(), digest_size=16).digest()
+        for ids, positions in zip(rows, targets, strict=True)
+    ]
+
+
+@dataclass
+class KeptRows:
+    """The reference's number of each row, by ``row_keys``, in memory and in a folder of the run."""
+
+    start: Launch
+    key: str
+    """Names the reference model by its content."""
+
+    def __post_init__(self) -> None:
+        self._known: dict[bytes, float] = on_main(self._world, _read, self._folder / _FILE)
+
+    def numbers(self, batch: TokenBatch) -> np.ndarray:
+        """Return the numbers of all rows of ``batch``, [rows] float32."""
+        return np.array([self._known[key] for key in row_keys(batch)], np.float32)
+
+    def complete(self, batches: Iterable[TokenBatch], load: Callable[[], ModelRunner], read: Any) -> None:
+        """Compute what is not known of the rows of ``batches``, with the runner that ``load`` returns; keep it."""
+        missing = [batch for batch in batches if not self._known.keys() >= set(row_keys(batch))]
+        rows = sum(batch.num_rows for batch in missing)
+        log.info(f"log-probs of the reference: {rows} rows to compute, {len(self._known)} kept in {self._folder}")
+        if not missing:
+            return
+        runner = load()
+        for first in range(0, len(missing), _BATCHES_AT_ONCE):
+            part = missing[first : first + _BATCHES_AT_ONCE]
+            for batch, numbers in zip(part, runner.forward(part, read), strict=True):
+                self._known.update(zip(row_keys(batch), map(float, numbers), strict=True))
+        with write_folder(self._folder, self._world) as aside:
+            on_main(self._world, _write, aside / _FILE, self._known)
+
+    @property
+    def _world(self) -> Any:
+        return self.start.topology.world
+
+    @property
+    def _folder(self) -> Path:
+        return self.start.output_dir / FOLDER / self.key
+
+
+def _attach(batches: Sequence[TokenBatch], numbers: Iterable[np.ndarray]) -> None:
+    for batch, found in zip(batches, numbers, strict=True):
+        batch.fields[FIELD] = found
+
+
+def _cut(samples: Iterable[Sample], size: int, make_batch: Any) -> Iterable[TokenBatch]:
+    held = list(samples)
+    return (make_batch(held[i : i + size]) for i in range(0, len(held), size))
+
+
+def _folder(start: Launch, objective: OfflineObjective, tokenizer: Tokenizer) -> str | None:
+    """Return the folder of the reference, None where the run starts from random weights, which it then has too."""
+    named = start.parsed.reference.ref_model_name_or_path
+    name = named or start.parsed.offline.model_name_or_path
+    if name is None:
+        return None
+    folder = str(resolve_model_folder(name, parts=objective.model.parts))
+    if named:
+        check_layout(start, check_fit(folder, tokenizer, max_length=start.parsed.data.max_length), folder)
+        other = load_tokenizer(folder)
+        if other.fingerprint() != tokenizer.fingerprint():
+            raise ArgumentError(
+                f"ref_model_name_or_path={named} has another tokenizer ({len(other)} tokens) than the policy "
+                f"({len(tokenizer)}): it reads the policy's token ids, so both must be the same"
+            )
+    return folder
+
+
+def _key(start: Launch, objective: OfflineObjective, folder: str | None) -> str:
+    """Return a name that differs where the reference's numbers would: by weights, dtype and what is read of them."""
+    place = Path(folder or start.parsed.offline.model_config_name_or_path)
+    files = {p.name: p.stat().st_size for p in sorted(place.iterdir()) if p.is_file()} if place.is_dir() else {}
+    named: Any = hash_files(place, files, start.topology.world) if files else place.read_text(encoding="utf-8")
+    seed = None if folder else start.parsed.training.seed
+    parts = json.dumps([named, seed, start.dtype, objective.name], sort_keys=True)
+    return hashlib.sha256(parts.encode()).hexdigest()[:32]
+
+
+def _read(path: Path) -> dict[bytes, float]:
+    """Return the kept numbers by row; none where there is no file, or one that cannot be read, which is said."""
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            keys, numbers = kept["keys"], kept["numbers"]
+    except FileNotFoundError:
+        return {}
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        log.warn(f"{path} is damaged ({error}); the log-probs of the reference are computed again")
+        return {}
+    return dict(zip(map(bytes, keys), map(float, numbers), strict=True))
+
+
+def _write(path: Path, known: dict[bytes, float]) -> None:
+    keys = np.frombuffer(b"".join(known), np.uint8).reshape(len(known), -1)
+    np.savez(path, keys=keys, numbers=np.array(list(known.values()), np.float32))

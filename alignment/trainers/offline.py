@@ -1,0 +1,48 @@
+"""Trainers that are one offline objective: arguments and run follow from its row."""
+
+from __future__ import annotations
+
+from alignment.arguments import validate
+from alignment.arguments.columns import ColumnArguments
+from alignment.arguments.compatibility import CompatibilityArguments
+from alignment.arguments.data import DataArguments
+from alignment.arguments.groups import Groups
+from alignment.arguments.model import ModelArguments
+from alignment.arguments.parallel import ParallelArguments
+from alignment.arguments.parsed import Parsed
+from alignment.arguments.parser import Check
+from alignment.arguments.reference_model import ReferenceModelArguments
+from alignment.arguments.training import TrainingArguments
+from alignment.runs.launch import launch
+from alignment.runs.offline.objective import OfflineObjective
+from alignment.runs.offline.train import train_offline
+from alignment.trainers.objectives import OBJECTIVES
+
+
+def objective_groups(objective: OfflineObjective) -> Groups:
+    """Return the groups of arguments of a run that trains ``objective``."""
+    own: dict[str, type] = {"offline": objective.arguments}
+    if objective.hyperparameters is not None:
+        own["loss"] = objective.hyperparameters
+    if objective.needs_reference is not None:
+        own["reference"] = ReferenceModelArguments
+    return {
+        **own,
+        "data": DataArguments,
+        "columns": ColumnArguments,
+        "model": ModelArguments,
+        "training": TrainingArguments,
+        "parallel": ParallelArguments,
+        "compatibility": CompatibilityArguments,
+    }
+
+
+def objective_checks(objective: OfflineObjective) -> tuple[Check, ...]:
+    """Return what the arguments of such a run must be together."""
+    return (*validate.CHECKS, validate.check_model_source, *objective.checks)
+
+
+def train_objective(name: str, parsed: Parsed, *, host: str) -> None:
+    """Train the objective of the trainer ``name`` from parsed arguments to the exported model."""
+    with launch(parsed, host=host) as start:
+        train_offline(start, OBJECTIVES[name])

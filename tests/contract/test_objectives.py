@@ -1,0 +1,204 @@
+"""What every registered offline objective promises: its numbers depend on its rows, and on nothing around them."""
+
+from __future__ import annotations
+
+import dataclasses
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from alignment.models.config import DecoderConfig
+from alignment.models.decoder.decoder import CausalLM
+from alignment.models.decoder.initialise import draw_weights
+from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
+from alignment.parallel.build_runner import build_runner
+from alignment.parallel.topology import Topology
+from alignment.runs.offline.models import POLICY
+from alignment.runs.offline.objective import EvaluationInputs
+from alignment.runs.offline.reference import FIELD
+from alignment.runs.offline.train import build_task
+from alignment.telemetry.metrics import reduce_metrics
+from alignment.trainers.objectives import OBJECTIVES, SCORE_OBJECTIVES
+
+ROWS = {**OBJECTIVES, **SCORE_OBJECTIVES}
+CONFIG = DecoderConfig.from_dict(
+    {
+        "model_type": "llama", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "vocab_size": 32,
+        "num_attention_heads": 2, "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
+    },
+    place="the tiny model",
+)  # fmt: skip
+
+
+def _answers(rng, *, low, high):
+    prompt = rng.integers(3, 32, rng.integers(1, 4))
+    pair = [np.concatenate([prompt, rng.integers(3, 32, rng.integers(low, high)), [2]]) for _ in range(2)]
+    return len(prompt), pair
+
+
+def samples_of(objective, count=6, seed=3):
+    """Samples as the objective's dataset encodes them, of unequal lengths."""
+    rng, found = np.random.default_rng(seed), []
+    for index in range(count):
+        start, (first, second) = _answers(rng, low=1 + index % 3, high=8)
+        labels = np.where(np.arange(len(first)) < start, -100, first)
+        found.append(
+            {
+                "supervised": {"input_ids": first, "labels": labels},
+                "preference": {"better_input_ids": first, "worse_input_ids": second, "prompt_length": start},
+                "safety preference": {
+                    "safer_input_ids": first, "unsafer_input_ids": second, "prompt_length": start,
+                    "safer_safety_sign": 1, "unsafer_safety_sign": -1,
+                },
+            }[objective.dataset.KIND]
+        )  # fmt: skip
+    return found
+
+
+@pytest.fixture(params=ROWS)
+def objective(request):
+    return ROWS[request.param]
+
+
+@pytest.fixture
+def model(objective):
+    options = ScoreOptions(score_type="reward")
+    made = CausalLM(CONFIG) if objective.model is POLICY else ScoreModel(CONFIG, options)
+    draw_weights(made, seed=1, std=0.2)
+    return made
+
+
+def learn(objective, model, cut, *, reference=None, widen=0):
+    """Return (loss, metrics, gradients) of one update whose micro-batches are ``cut``; ``widen`` adds padding."""
+    hyperparameters = objective.hyperparameters and objective.hyperparameters()
+    task = build_task(objective, hyperparameters, model=model)
+    batches = [widened(task.make_batch(part), widen) for part in cut]
+    for batch in batches:
+        if objective.needs_reference:
+            numbers = np.linspace(-3, -1, batch.num_rows) if reference is None else reference(batch)
+            batch.fields[FIELD] = numbers.astype(np.float32)
+    made = task.make_objective(batches)
+    losses = [made.loss(made.read(model, batch), batch) for batch in batches]
+    for loss in losses:
+        loss.value.backward()
+    gradients = {name: p.grad.numpy().copy() for name, p in model.named_parameters() if p.grad is not None}
+    model.clear_gradients()
+    return sum(float(loss.value) for loss in losses), reduce_metrics([loss.metrics for loss in losses]), gradients
+
+
+def widened(batch, columns):
+    ids = np.pad(batch.input_ids, ((0, 0), (0, columns)), constant_values=7)
+    return dataclasses.replace(batch, input_ids=ids)
+
+
+def by_content(batch):
+    """A stand-in for a reference whose number of a row depends on the row alone."""
+    return -np.array([ids[:length].sum() for ids, length in zip(batch.input_ids, batch.lengths, strict=True)]) / 50.0
+
+
+def nearly(found, expected):
+    np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-6)
+
+
+def assert_same(found, expected):
+    nearly(found[0], expected[0])
+    assert found[1].keys() == expected[1].keys()
+    for name in expected[1]:
+        nearly(found[1][name], expected[1][name])
+    assert found[2].keys() == expected[2].keys()
+    for name in expected[2]:
+        nearly(found[2][name], expected[2][name])
+
+
+def test_its_loss_is_a_finite_number_that_every_weight_of_the_model_can_change(objective, model):
+    value, metrics, gradients = learn(objective, model, [samples_of(objective)])
+    assert np.isfinite([value, *metrics.values()]).all()
+    assert f"{objective.name}/loss" in metrics
+    assert gradients.keys() == {name for name, _ in model.named_parameters()}
+    assert all(np.isfinite(g).all() for g in gradients.values())
+
+
+@pytest.mark.parametrize("cut", [(2, 4), (1, 1, 3, 1)])
+def test_micro_batches_of_any_size_add_up_to_the_whole(objective, model, cut):
+    samples, parts = samples_of(objective), []
+    for size in cut:
+        parts.append(samples[sum(map(len, parts)) :][:size])
+    whole = learn(objective, model, [samples], reference=by_content)
+    assert_same(learn(objective, model, parts, reference=by_content), whole)
+
+
+def test_padding_changes_nothing(objective, model):
+    cut = [samples_of(objective)]
+    assert_same(
+        learn(objective, model, cut, reference=by_content, widen=5), learn(objective, model, cut, reference=by_content)
+    )
+
+
+def test_only_responses_are_learned_from(objective, model):
+    """What is read at other tokens has no gradient: every target lies behind its prompt."""
+    batch = objective.make_batch(samples_of(objective))
+    starts = [s.get("prompt_length") or int((s["labels"] == -100).sum()) for s in samples_of(objective)]
+    rows = (starts * (batch.num_rows // len(starts)))[: batch.num_rows]
+    assert (batch.target_positions >= np.array(rows)[batch.target_rows]).all()
+    if batch.num_targets:
+        expected = sum(length - start for length, start in zip(batch.lengths.tolist(), rows, strict=True))
+        assert batch.num_targets == expected, "every token of a response, the end token too"
+
+
+def test_it_counts_over_all_micro_batches(objective):
+    samples = samples_of(objective)
+    whole = objective.count([objective.make_batch(samples)])
+    assert objective.count([objective.make_batch(samples[:1]), objective.make_batch(samples[1:])]) == whole
+
+
+def test_a_policy_that_is_its_reference_has_gained_nothing(objective, model):
+    if objective.needs_reference is None:
+        assert FIELD not in objective.make_batch(samples_of(objective)).fields
+        return
+    runner = build_runner(model, Topology(device="cpu"))
+    value, metrics, _ = learn(
+        objective, model, [samples_of(objective)], reference=lambda batch: runner.forward([batch], objective.read)[0]
+    )
+    assert metrics["rewards/margins"] == metrics["rewards/chosen"] == metrics["rewards/rejected"] == 0.0
+    assert value == np.float32(np.log(2)), objective.name
+
+
+def test_evaluation_leaves_the_weights_as_they_are(objective, model, evaluated):
+    before = {name: p.numpy().copy() for name, p in model.named_parameters()}
+    metrics, _ = evaluated(objective, model)
+    assert np.isfinite(list(metrics.values())).all()
+    assert f"eval/{objective.best_metric}" in metrics and set(objective.cards) <= set(metrics)
+    for name, parameter in model.named_parameters():
+        np.testing.assert_array_equal(parameter.numpy(), before[name])
+        assert parameter.grad is None
+
+
+@pytest.fixture
+def evaluated(tmp_path):
+    """Return a function: the evaluation of an objective on six samples, in micro-batches of four."""
+
+    def evaluate(objective, model):
+        def prepare(batches):
+            for batch in batches:
+                batch.fields[FIELD] = by_content(batch).astype(np.float32)
+
+        samples = samples_of(objective)
+        training = SimpleNamespace(per_device_eval_batch_size=4)
+        topology = Topology(device="cpu")
+        start = SimpleNamespace(
+            parsed=SimpleNamespace(training=training), output_dir=tmp_path, topology=SimpleNamespace(is_main=False)
+        )
+        hyperparameters = objective.hyperparameters and objective.hyperparameters()
+        inputs = EvaluationInputs(
+            start=start,
+            objective=objective,
+            task=build_task(objective, hyperparameters, model=model, prepare=prepare),
+            runner=build_runner(model, topology),
+            tokenizer=SimpleNamespace(decode=lambda ids, **options: str(ids)),
+            held_out=samples,
+            training=samples[:2],
+        )
+        return objective.make_evaluation(inputs)()
+
+    return evaluate
