@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import threading
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ import runs
 from refusals import left_behind, refuse, stop, train_here
 from safetensors.numpy import load_file, save_file
 
+from alignment.models.config import read_config
 from alignment.models.folders.hub import load_score_model
 from alignment.models.tokenizer.tokenizer import load_tokenizer
 from alignment.records import TokenBatch
+from alignment.rollout.judge import Judge
 
 pytestmark = pytest.mark.e2e
 
@@ -205,3 +208,61 @@ def test_a_reward_model_with_fewer_rows_than_the_policy_reads_text(ppo_arguments
     made = {**ppo_arguments, "reward_model_name_or_path": folder, "reward_critic_model_name_or_path": source}
     done = train_here("ppo", {**made, "top_p": 1.0, "max_steps": 4, "output_dir": tmp_path / "out"}, tmp_path)
     assert "a smaller vocabulary: responses are re-encoded" in done.stderr
+
+
+def _with_rows(model_variant, source, rows):
+    """Return a copy of the model in ``source`` whose embedding has ``rows`` rows: cut, or filled with noise."""
+    folder = model_variant(source=source, vocab_size=rows)
+    tensors = load_file(str(folder / "model.safetensors"))
+    table = tensors["model.embed_tokens.weight"]
+    noise = np.random.default_rng(0).normal(size=(max(0, rows - len(table)), table.shape[1])).astype(table.dtype)
+    tensors["model.embed_tokens.weight"] = np.concatenate([table[:rows], noise]).copy()
+    save_file(tensors, str(folder / "model.safetensors"))
+    return folder
+
+
+def test_a_critic_with_more_rows_than_the_policy_changes_no_number(ppo_arguments, model_variant, tmp_path):
+    source, seen = ppo_arguments["reward_model_name_or_path"], []
+    rows = read_config(source).vocab_size
+    for number, critic in enumerate((source, _with_rows(model_variant, source, rows + 40))):
+        made = {**ppo_arguments, "reward_critic_model_name_or_path": critic, "output_dir": tmp_path / f"out{number}"}
+        train_here("ppo", {**made, "max_steps": 2, "logging_steps": 1}, tmp_path)
+        seen.append(runs.computed(tmp_path / f"out{number}"))
+    assert seen[0] and seen[0] == seen[1]
+    assert read_config(tmp_path / "out1" / "value").vocab_size == rows + 40
+
+
+@pytest.mark.parametrize("use_fusemt", [True, False])
+def test_a_critic_with_fewer_rows_than_the_policy_reads_only_ids_it_has(
+    use_fusemt, ppo_arguments, model_variant, tmp_path
+):
+    """At temperature 10 the policy draws nearly every id that it may draw."""
+    source = ppo_arguments["reward_model_name_or_path"]
+    assert read_config(source).vocab_size > 24 >= len(load_tokenizer(source))
+    made = {**ppo_arguments, "reward_critic_model_name_or_path": _with_rows(model_variant, source, 24)}
+    made |= {"use_fusemt": use_fusemt, "temperature": 10.0, "top_p": 1.0, "top_k": 0, "output_dir": tmp_path / "out"}
+    drawn = []
+    with mock.patch.object(Judge, "measure", autospec=True, side_effect=_noting(drawn, Judge.measure)):
+        train_here("ppo", {**made, "max_steps": 2}, tmp_path)
+    assert 20 <= max(drawn) < 24
+
+
+def _noting(drawn, measure):
+    def note(self, rollout):
+        drawn.extend(token for response in rollout.responses for token in response.tolist())
+        return measure(self, rollout)
+
+    return note
+
+
+def test_a_critic_with_fewer_rows_than_tokens_is_refused_by_name(ppo_arguments, model_variant, tmp_path):
+    folder = _with_rows(model_variant, ppo_arguments["reward_model_name_or_path"], 12)
+    made = {**ppo_arguments, "reward_critic_model_name_or_path": folder}
+    refuse("ppo", made, tmp_path, str(folder), "12")
+
+
+def test_the_function_is_looked_for_before_models_and_data_are_read(arguments, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    made = {**arguments, "reward_function": "rewards.py:no_such", "actor_model_name_or_path": empty}
+    refuse("ppo", made, tmp_path, "rewards.py has no function 'no_such' (it has ")

@@ -1,13 +1,16 @@
-"""Failures of a user's reward code: where they happened, and whether another try could help."""
+"""A user's reward code: where it is, where it failed, and whether another try could help."""
 
 from __future__ import annotations
 
 import os
 import sysconfig
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from alignment.errors import PassingRewardError, RewardError
+from alignment.data.raw.modules import load_module
+from alignment.errors import ArgumentError, PassingRewardError, RewardError
 
 _NOT_USERS = (
     "<",
@@ -16,6 +19,19 @@ _NOT_USERS = (
 )
 """How file names of code begin that is not the user's own: no file at all, this package, Python, what is installed."""
 _LASTING_OS_ERRORS = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
+
+
+def load_function(path: str, base_dir: Path) -> Callable[..., Any]:
+    """Return the function behind ``package.module:name`` or ``file.py:name``, looked for as dataset modules are."""
+    module_name, _, name = path.rpartition(":")
+    module = load_module(module_name, base_dir, kind=f"reward_function={path!r}: module")
+    function = getattr(module, name, None)
+    if not callable(function):
+        own = sorted(key for key, value in vars(module).items() if callable(value) and not key.startswith("_"))
+        raise ArgumentError(
+            f"reward_function={path!r}: {module_name} has no function {name!r} (it has {', '.join(own[:10]) or 'none'})"
+        )
+    return function
 
 
 def describe_failure(error: BaseException) -> str:

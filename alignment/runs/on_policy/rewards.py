@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from alignment.data.raw.modules import load_module
-from alignment.errors import ArgumentError
 from alignment.rollout.rewards.reward_normalization import RunningRewardNormalizer
 from alignment.rollout.rewards.reward_service import HttpReward
 from alignment.rollout.rewards.scorers import FailurePolicy, ModelScorer, Scorer, TextScorer
 from alignment.rollout.rewards.text_batch import TextBatch
+from alignment.rollout.rewards.user_code import load_function
 from alignment.runs.launch import Launch
 from alignment.runs.on_policy.roles import Roles
 from alignment.runs.placed import place_frozen
@@ -45,16 +43,6 @@ def build_scorer(start: Launch, roles: Roles) -> Scorer:
     return TextScorer(
         score, roles.tokenizer, name=f"reward function {source.reward_function}", policy=policy, world=world
     )
-
-
-def load_function(path: str, base_dir: Path) -> Callable[..., Any]:
-    """Return the function behind ``package.module:name`` or ``file.py:name``, looked for as dataset modules are."""
-    module_name, _, name = path.rpartition(":")
-    module = load_module(module_name, base_dir, kind=f"reward_function={path!r}: module")
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise ArgumentError(f"reward_function={path!r}: {module_name} has no function {name!r}")
-    return function
 
 
 def build_normalizer(start: Launch, roles: Roles) -> tuple[Callable[[np.ndarray], np.ndarray] | None, StatePart | None]:

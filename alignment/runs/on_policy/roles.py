@@ -17,6 +17,7 @@ from alignment.models.folders.sequence_ends import padding_warning, sequence_end
 from alignment.models.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from alignment.models.tokenizer.trained_template import describe_template, template_warning
 from alignment.rollout.rewards.retokenize import BeforePadding, Retokenized, SameTokens
+from alignment.rollout.rewards.user_code import load_function
 from alignment.rollout.rollout_weights import check_rollout
 from alignment.runs.datasets import encode_options
 from alignment.runs.launch import Launch
@@ -66,6 +67,9 @@ class RoleFolders(NamedTuple):
 
 def load_roles(start: Launch) -> Roles:
     """Load what the arguments name and the algorithm needs; trained ones come from the checkpoint when resuming."""
+    if start.parsed.reward_source.reward_function is not None:
+        # Before models and data are read, which takes minutes; who scores loads it again.
+        load_function(start.parsed.reward_source.reward_function, start.parsed.base_dir)
     folders = RoleFolders.of(start)
     tokenizer = starting_tokenizer(start, folders.actor)
     check_folders(start, folders, tokenizer)

@@ -7,9 +7,10 @@ import pytest
 from alignment.data.loader import BatchLoader
 from alignment.errors import UserError
 from alignment.models.decoder.score_model import ScoreOptions
+from alignment.rollout.rewards.user_code import load_function
 from alignment.runs.assembly import Horizon
 from alignment.runs.on_policy.prompts import RowPlan
-from alignment.runs.on_policy.rewards import build_normalizer, load_function
+from alignment.runs.on_policy.rewards import build_normalizer
 from alignment.runs.on_policy.run import OnPolicyRun, critic_training, positive_or
 from alignment.trainers.ppo.arguments import parse_ppo_arguments
 
@@ -48,7 +49,7 @@ def test_a_reward_function_is_found_beside_the_arguments(tmp_path, name):
     [
         ("raise KeyError('x')", "broken.py:score", r"reward_function='broken.py:score'.*KeyError.*line 1"),
         ("a = (", "half.py:score", "SyntaxError"),
-        ("score = 3", "number.py:score", "no function 'score'"),
+        ("score = 3\ndef scor(p, r, l): ...", "number.py:score", r"no function 'score' \(it has scor\)"),
         ("", "no_such_module:score", "no module 'no_such_module'"),
     ],
 )
