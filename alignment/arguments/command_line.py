@@ -11,8 +11,23 @@ from alignment.errors import ArgumentError
 from alignment.fields import Constraint
 
 
+class DefaultsShown(argparse.HelpFormatter):
+    """Says the default of every option that has one, unless its help does."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        said, default = action.help or "", action.default
+        is_switch = default is None or isinstance(default, bool) or default in ("", argparse.SUPPRESS)
+        is_said = not action.option_strings or "default" in said
+        return action.help if is_switch or is_said else f"{said} (default %(default)s)"
+
+
 class ToolParser(argparse.ArgumentParser):
-    """An ``ArgumentParser`` that raises ArgumentError where the original prints its usage and exits."""
+    """An ``ArgumentParser`` that raises ArgumentError where the original prints its usage and exits, and whose help
+    says the defaults.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"formatter_class": DefaultsShown, **options})
 
     def error(self, message: str) -> NoReturn:
         """Raise ArgumentError with ``message`` and where to read on."""

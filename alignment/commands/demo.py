@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
     """Run the demo for each seed and print the table; of seeds that finished before one failed as well."""
     parser = ToolParser(prog="alignment demo", description=__doc__)
     seeds = numbers(int, minimum=0, below=2**63)
-    parser.add_argument("--seeds", type=seeds, default=[1], help="comma separated seeds, a full run each")
+    parser.add_argument("--seeds", type=seeds, default=[1], help="comma separated seeds, a full run each (default 1)")
     parser.add_argument(
         "--output_dir", default="output/demo", type=Path, help="of several seeds each gets a folder seed-N in it"
     )

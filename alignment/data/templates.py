@@ -228,10 +228,16 @@ class ChatTemplate:
             return self._tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=add_generation_prompt, **tools
             )
+        except DataError as error:
+            raise DataError(f"{error}. {_ANOTHER}") from error
         except UserError:
             raise
         except Exception as error:  # a template is foreign code: whatever it raises is about this conversation
-            raise DataError(f"the chat template refuses {messages!r:.300}: {type(error).__name__}: {error}") from error
+            said = f"{type(error).__name__}: {error}"
+            raise DataError(f"the chat template refuses {messages!r:.300}: {said}. {_ANOTHER}") from error
+
+
+_ANOTHER = "Trainers take another template as tokenizer_chat_template"
 
 
 def is_template(name: str) -> bool:

@@ -145,7 +145,7 @@ def test_a_template_that_refuses_a_row_names_the_row(sft_arguments, tmp_path, mo
     broken = model_variant("tokenizer_config.json", chat_template="{{ raise_exception('not today') }}")
     path = write_rows(tmp_path / "rows.jsonl", ANSWERED)
     made = {**sft_arguments, "model_name_or_path": broken, "train_datasets": f"jsonl:1:{path}"}
-    refuse("sft", made, tmp_path, "rows.jsonl line 1", "not today", str(broken))
+    refuse("sft", made, tmp_path, "rows.jsonl line 1", "not today", str(broken), "tokenizer_chat_template")
     broken = model_variant("tokenizer_config.json", chat_template="{% if %}")
     refuse("sft", {**made, "model_name_or_path": broken}, tmp_path, "line 1 of the chat template", str(broken))
     bare = model_variant("tokenizer_config.json", chat_template=None)

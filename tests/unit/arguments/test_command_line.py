@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import re
 
 import pytest
 
 from alignment.arguments.command_line import ToolParser, number, numbers
+from alignment.commands import chat
 from alignment.errors import ArgumentError
 
 
@@ -35,3 +37,25 @@ def test_what_a_tool_cannot_read_is_one_error_and_no_exit(argv, capsys):
     with pytest.raises(ArgumentError, match=r"count.*\(tool --help lists what it takes\)"):
         parser.parse_args(argv)
     assert capsys.readouterr() == ("", "")
+
+
+def test_help_says_the_default_of_every_option_that_has_one_once(capsys):
+    parser = ToolParser(prog="tool")
+    parser.add_argument("--count", type=int, default=7, help="so many")
+    parser.add_argument("--zero", type=int, default=0, help="none")
+    parser.add_argument("--own", default="x", help="default: that of the file")
+    parser.add_argument("--flag", action="store_true", help="on")
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    for words in ("so many (default 7)", "none (default 0)", "default: that of the file --flag"):
+        assert words in said
+    assert said.endswith("--flag on")
+
+
+def test_help_of_chat_says_how_an_answer_is_drawn(capsys):
+    with pytest.raises(SystemExit):
+        chat.parse(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    for option, default in (("max_new_tokens", "256"), ("temperature", "1.0"), ("top_p", "1.0"), ("top_k", "0")):
+        assert re.search(rf"--{option} [^(]*\(default {default}\)", said), option
