@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from alignment.arguments.coerce import describe_type
-from alignment.arguments.groups import Groups, Slot, declare, options
+from alignment.arguments.groups import Choice, Groups, Slot, declare, options
 from alignment.arguments.reference import describe_fields, describe_meaning, show_default
 from alignment.errors import ArgumentError
 from alignment.registry import near_matches
@@ -30,18 +30,21 @@ def show_help(groups: Groups, argv: Sequence[str]) -> NoReturn:
 def list_keys(groups: Groups, program: str) -> str:
     """Return every key, grouped, what is required first; keys that do nothing here are only counted.
 
-    A group that a choice adds is called after it: ``algorithm, rl_algorithm=ppo``.
+    What only some choices add is called after them: ``algorithm, rl_algorithm=ppo``.
     """
-    slots = declare(groups)
+    slots = [slot for slot, _ in _told_once(groups)]
     parts = [
         f"usage: {program} [arguments.json | arguments.yaml] [--key value ...]    (the command line wins)\n"
         f"       {program} --help KEY    says what one key, or one group of keys, means",
         _paragraph("required", [slot.name for slot in slots if slot.is_required and not slot.owners]),
     ]
-    for group, owners, _ in options(groups):
-        own = [slot for slot in slots if (slot.group, slot.owners) == (group, owners) and not _does_nothing(slot)]
-        if live := [slot.name for slot in own if owners or not slot.is_required]:
-            parts.append(_paragraph(", ".join([group, *owners]), live))
+    live = [slot for slot in slots if not _does_nothing(slot) and (slot.owners or not slot.is_required)]
+    sections = dict.fromkeys((slot.group, slot.owners) for slot in live)
+    for group, owners in sorted(sections, key=lambda section: (list(groups).index(section[0]), -len(section[1]))):
+        names = [slot.name for slot in live if (slot.group, slot.owners) == (group, owners)]
+        choice = groups[group]
+        is_for_all = not isinstance(choice, Choice) or len(owners) == len(choice.options)
+        parts.append(_paragraph(group if is_for_all else ", ".join([group, *owners]), names))
     silent = len({slot.name for slot in slots if _does_nothing(slot)})
     parts.append(f"{silent} more keys of PaddleNLP's files are known; --help KEY says why each changes nothing here.")
     return "\n\n".join(parts)
@@ -51,21 +54,30 @@ def explain_key(groups: Groups, key: str) -> str:
     """Return type, range, default and meaning of ``key``; of the name of a group, or of a value that adds groups
     (``grpo``): those of all its keys.
     """
-    entries = _entries(groups)
-    names = [name for slot, _ in entries for name in slot.names]
-    texts = [text for slot, text in entries if key in _groups(slot)]
-    texts = texts or [text for slot, text in entries if key in slot.names]
-    if not texts:
+    told = _told_once(groups)
+    names = [name for slot, _ in told for name in slot.names]
+    wanted = [item for item in told if key in _groups(item[0])] or [item for item in told if key in item[0].names]
+    if not wanted:
         holding = ", ".join(dict.fromkeys(name for name in names if len(key) > 1 and key in name))
         near = f"; keys with {key!r} in them: {holding}" if holding else near_matches(key, names)
         raise ArgumentError(f"--help {key}: no such key{near}; --help alone lists them all")
-    return "\n\n".join(texts)
+    return "\n\n".join(_explain(slot, meaning) for slot, meaning in wanted)
 
 
-def _entries(groups: Groups) -> list[tuple[Slot, str]]:
-    """Return every argument with its explanation."""
+def _told_once(groups: Groups) -> list[tuple[Slot, str]]:
+    """Return every argument with its meaning; those of several choices that are alike become one with all owners."""
     docs = {(group, owners): describe_fields(cls) for group, owners, cls in options(groups)}
-    return [(slot, _explain(slot, docs[slot.group, slot.owners][slot.name])) for slot in declare(groups)]
+    told: list[tuple[Slot, str]] = []
+    for slot in declare(groups):
+        meaning = docs[slot.group, slot.owners][slot.name]
+        free = [(other._replace(owners=()), said) for other, said in told]
+        alone = (slot._replace(owners=()), meaning)
+        if alone in free:
+            index = free.index(alone)
+            told[index] = (slot._replace(owners=told[index][0].owners + slot.owners), meaning)
+        else:
+            told.append((slot, meaning))
+    return told
 
 
 def _explain(slot: Slot, meaning: str) -> str:

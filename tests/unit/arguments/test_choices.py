@@ -152,8 +152,9 @@ def test_help_shows_the_group_of_each_choice_under_its_name(capsys):
     out = _help(capsys, "--help")
     assert (
         "plain:\n    rl_algorithm  rows\n\n"
-        "algorithm, rl_algorithm=ppo, rl_algorithm=vapo:\n    clip  kind  gae_lambda  target\n\n"
-        "algorithm, rl_algorithm=grpo:\n    clip  kind  kl_loss\n\n"
+        "algorithm:\n    kind\n\n"
+        "algorithm, rl_algorithm=ppo, rl_algorithm=vapo:\n    clip  gae_lambda  target\n\n"
+        "algorithm, rl_algorithm=grpo:\n    clip  kl_loss\n\n"
         "critic, rl_algorithm=ppo, rl_algorithm=vapo:\n    critic_rate\n\n1 more keys"
     ) in out
 
@@ -163,10 +164,12 @@ def test_help_of_a_key_tells_it_for_each_choice(capsys):
         "clip (rl_algorithm=ppo or rl_algorithm=vapo): number > 0; default 0.2\n    Clip.\n\n"
         "clip (rl_algorithm=grpo): number > 0; default 0.3\n    Clip of a group.\n"
     )
+    every = "rl_algorithm=ppo or rl_algorithm=vapo or rl_algorithm=grpo"
+    assert _help(capsys, "--help", "kind").startswith(f"kind ({every}): 'token', 'sequence'; default")
     expected = "rl_algorithm: 'ppo', 'vapo', 'grpo'; default \"ppo\"\n    What learns. Also written algorithm_name.\n"
     assert _help(capsys, "--help", "rl_algorithm") == expected
     assert [line.split()[0] for line in _help(capsys, "--help", "algorithm").splitlines() if line[:1].strip()] == [
-        "clip", "kind", "gae_lambda", "target", "clip", "kind", "kl_loss", "gamma"
+        "clip", "kind", "gae_lambda", "target", "clip", "kl_loss", "gamma"
     ]  # fmt: skip
 
 
