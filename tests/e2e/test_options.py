@@ -50,7 +50,7 @@ def test_dialogues_as_ptx_data(row, template, ppo_arguments, tmp_path):
 def test_responses_are_drawn_from_the_distribution_that_is_scored(fused, ppo_arguments, tmp_path, monkeypatch):
     """Ids beyond the tokenizer's too: log-probs count them, and a policy would earn a negative KL by moving there."""
     seen, train = [], build.train
-    monkeypatch.setattr(build, "train", lambda argv, host: train(argv, host=host, observe=seen.append))
+    monkeypatch.setattr(build, "train", lambda argv, host, observe: train(argv, host=host, observe=seen.append))
     made = {**ppo_arguments, "top_p": 1.0, "max_steps": 8, "use_fusemt": fused, "output_dir": tmp_path / "out"}
     train_here("ppo", made, tmp_path)
     tokens = np.concatenate([response for experience in seen for response in experience.rollout.responses])
