@@ -1,0 +1,153 @@
+"""Short runs of DPO on the tiny model: the first loss, what is kept of the reference, and going on after a stop."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+
+from alignment.errors import ArgumentError
+from alignment.models.folders.hub import random_causal_lm
+from alignment.models.folders.saving import save_model
+from alignment.models.tokenizer.tokenizer import load_tokenizer
+from alignment.runs.offline import models
+from alignment.telemetry.jsonl import read_json_lines
+from alignment.trainers.registered import TRAINERS
+from tests.contract.keys.assembled import BASE, TOKENIZER, make_models
+
+CHANGED = ("time/", "memory/")
+"""Metrics that differ between equal runs."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Holds ``policy`` and ``reference``, two tiny models with other weights."""
+    place = tmp_path_factory.mktemp("dpo")
+    make_models(place)
+    tokenizer = load_tokenizer(TOKENIZER)
+    other = random_causal_lm(place / "config" / "config.json", seed=9, tokenizer=tokenizer)
+    save_model(place / "reference", other, tokenizer)
+    return place
+
+
+def train(folder, name, **keys):
+    """Run DPO on 24 pairs, 6 updates and an evaluation on the same pairs; return the metrics of both."""
+    arguments = {
+        **BASE["dpo"],
+        **{"model_name_or_path": str(folder / "policy"), "output_dir": str(folder / name), "logging_steps": 1},
+        **{"eval_datasets": "packing-preference/train:24/-1", "evaluation_strategy": "epoch", "learning_rate": 1e-2},
+        **{"disable_tqdm": True, "device": "cpu"},
+        **keys,
+    }
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(arguments))
+    TRAINERS["dpo"].train([str(path)], host="test")
+    return [
+        {key: value for key, value in record.items() if not key.startswith(CHANGED)}
+        for record in read_json_lines(folder / name / "metrics.jsonl")
+    ]
+
+
+@pytest.fixture(scope="module")
+def plain(folder):
+    return train(folder, "plain")
+
+
+@pytest.fixture
+def loads(monkeypatch):
+    """The folders that language models are loaded from."""
+    seen, original = [], models.load_causal_lm
+
+    def noted(place, **options):
+        seen.append(place)
+        return original(place, **options)
+
+    monkeypatch.setattr(models, "load_causal_lm", noted)
+    return seen
+
+
+def weights(folder, name):
+    return (folder / name / "policy" / "model.safetensors").read_bytes()
+
+
+def nearly(found, expected):
+    assert [record.keys() for record in found] == [record.keys() for record in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert one == pytest.approx(other, rel=1e-4, abs=2e-5)
+
+
+def test_the_first_loss_is_log_two_and_it_falls(plain):
+    first, *_, last = plain
+    assert first["dpo/loss"] == np.float32(math.log(2))
+    assert first["rewards/chosen"] == first["rewards/rejected"] == first["rewards/margins"] == 0.0
+    assert first["rewards/accuracies"] == 0.0, "a tie is wrong"
+    assert last["eval/loss"] < math.log(2) and last["eval/rewards/accuracies"] > 0.5
+    assert last["eval/rewards/margins"] == pytest.approx(last["eval/rewards/chosen"] - last["eval/rewards/rejected"])
+
+
+def test_numbers_of_the_reference_are_computed_once_and_the_run_is_the_same(folder, plain, loads):
+    kept = train(folder, "kept", precompute_ref_logprobs=True)
+    nearly(kept, plain)
+    assert len(loads) == 2, "policy and reference"
+    again = train(folder, "kept", precompute_ref_logprobs=True, overwrite_output_dir=True)
+    assert again == kept
+    assert len(loads) == 3, "the reference is not loaded again"
+    other = train(folder, "kept", precompute_ref_logprobs=True, overwrite_output_dir=True, data_seed=7)
+    assert len(loads) == 4 and other != kept, "another order of the same rows"
+    train(folder, "kept", precompute_ref_logprobs=True, overwrite_output_dir=True, max_length=48)
+    assert len(loads) == 5, "the same rows with another limit"
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits(folder, keep):
+    keys = {"precompute_ref_logprobs": keep, "save_strategy": "steps", "save_steps": 3}
+    whole = train(folder, f"whole-{keep}", **keys)
+    shutil.copytree(folder / f"whole-{keep}" / "checkpoint-3", folder / f"half-{keep}" / "checkpoint-3")
+    rest = train(folder, f"half-{keep}", **keys, resume_from_checkpoint=True)
+    assert rest == whole[-len(rest) :] and rest[0]["step"] == 4
+    assert weights(folder, f"half-{keep}") == weights(folder, f"whole-{keep}")
+
+
+def test_another_reference_is_another_start(folder, loads):
+    first = train(folder, "other", ref_model_name_or_path=str(folder / "reference"), max_steps=1)[0]
+    assert loads[0].endswith("policy") and loads[1].endswith("reference")
+    assert first["dpo/loss"] != pytest.approx(math.log(2), abs=1e-5)
+
+
+def test_without_a_reference_none_is_loaded(folder, loads):
+    first = train(folder, "free", reference_free=True, max_steps=1)[0]
+    assert len(loads) == 1
+    assert first["rewards/chosen"] == pytest.approx(0.1 * first["logps/chosen"], rel=1e-5)
+
+
+def test_a_reference_with_other_tokens_is_refused(folder):
+    strange = folder / "strange"
+    shutil.copytree(folder / "policy", strange)
+    made = json.loads((strange / "tokenizer.json").read_text())
+    words = made["model"]["vocab"]
+    first, second = list(words)[-2:]
+    words[first], words[second] = words[second], words[first]
+    (strange / "tokenizer.json").write_text(json.dumps(made))
+    with pytest.raises(ArgumentError, match="ref_model_name_or_path=.*strange has another tokenizer"):
+        train(folder, "refused", ref_model_name_or_path=str(strange))
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"loss_type": "kto_pair"}, "loss_type: expected one of .sigmoid., .ipo., got .kto_pair."),
+        ({"beta": 0}, "beta"),
+        ({"label_smoothing": 0.5}, "label_smoothing"),
+        ({"sft_loss_ratio": -1}, "sft_loss_ratio"),
+        ({"ref_model_update_steps": 10}, "ref_model_update_steps.*ref_model_name_or_path"),
+        ({"normalize_logps": True}, "normalize_logps.*average_logps=true"),
+        ({"regularization": 0.1}, "unknown argument 'regularization'"),
+    ],
+)
+def test_what_is_not_built_is_refused_by_name(folder, keys, says):
+    with pytest.raises(ArgumentError, match=says):
+        train(folder, "declined", **keys)
+    assert not (folder / "declined").exists()
