@@ -41,7 +41,7 @@ def format_number(value: Any) -> str:
         return str(value)
     if isinstance(value, int):
         return f"{value:,}"
-    value = float(value)
+    value = float(value) + 0.0  # no -0
     return f"{value:,.0f}" if 10_000 <= abs(value) < 1e15 else f"{value:.4g}"
 
 

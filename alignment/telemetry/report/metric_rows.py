@@ -70,10 +70,17 @@ def summary_cards(summary: Mapping[str, Any]) -> list[Card]:
 
 
 def evaluation_summary(series: Series) -> dict[str, Any]:
-    """Return the first and the last value of each metric of an evaluation that should rise or fall, and does move."""
-    moving = [name for name in sort_names({"": series}) if explain(name).better and not is_flat(series[name])]
-    values = {name: [value for _, value in finite_points(series[name])] for name in moving}
-    return {name: (found[0], found[-1]) for name, found in values.items() if name.startswith(EVALUATION)}
+    """Return the first and the last value of each metric of an evaluation that should rise or fall: one value where
+    there is one, and nothing where they never change.
+    """
+    names = [name for name in sort_names({"": series}) if name.startswith(EVALUATION) and explain(name).better]
+    values = {name: [value for _, value in finite_points(series[name])] for name in names if is_news(series[name])}
+    return {name: (found[0], found[-1]) if len(found) > 1 else found[0] for name, found in values.items() if found}
+
+
+def is_news(points: Sequence[Point]) -> bool:
+    """Return whether ``points`` say more than that a metric never changes: they differ, or there is only one."""
+    return len(points) == 1 or not is_flat(points)
 
 
 def metric_rows(runs: Mapping[str, Series]) -> MetricRows:
@@ -82,7 +89,8 @@ def metric_rows(runs: Mapping[str, Series]) -> MetricRows:
     key, others, dull = [], [], []
     for name in sort_names(runs):
         row = _row(name, [series.get(name, ()) for series in runs.values()])
-        (dull if name in constants else key if explain(name).better else others).append(row)
+        is_key = explain(name).better and any(is_news(series.get(name, ())) for series in runs.values())
+        (key if is_key else dull if name in constants else others).append(row)
     return MetricRows(key, others, dull)
 
 

@@ -36,6 +36,7 @@ def test_a_short_row_is_a_mistake():
         (float("nan"), "nan"),
         (True, "True"),
         (-0.5, "-0.5"),
+        (-0.0, "0"),
         (float("inf"), "inf"),
     ],
 )

@@ -8,6 +8,8 @@
   const drawn = [];
 
   const colour = (name) => getComputedStyle(root).getPropertyValue(`--${name}`).trim();
+  // Updates are whole numbers, and so are the marks of their axis.
+  const WHOLE = [1, 2, 5].concat(...Array.from({ length: 12 }, (_, k) => [1, 2, 5].map((one) => one * 10 ** (k + 1))));
   const isNumber = (value) => value !== null && value !== undefined;
 
   function format(value) {
@@ -16,14 +18,14 @@
     return size >= 1e4 && size < 1e15 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(4)));
   }
 
-  function axes(chart, xLabel) {
+  function axes(chart, xLabel, incrs) {
     const common = { stroke: () => colour("quiet"), grid: { stroke: () => colour("grid"), width: 1 },
       ticks: { stroke: () => colour("grid"), width: 1, size: 4 }, font: "11px system-ui, sans-serif",
       labelFont: "11px system-ui, sans-serif", labelSize: 18, labelGap: 0 };
     const names = (u, splits) => splits.map((value) => (isNumber(value) ? format(Number(value.toPrecision(9))) : ""));
     const width = (u, values) => 16 + 6.5 * Math.max(1, ...(values || []).map((value) => value.length));
     return [
-      { ...common, label: xLabel, size: 26, space: 60, values: names },
+      { ...common, label: xLabel, size: 26, space: 60, values: names, ...(incrs && { incrs }) },
       { ...common, label: chart.unit, size: width, space: 32, values: names },
     ];
   }
@@ -41,7 +43,8 @@
       const look = { stroke: () => colour(`c${line.colour}`), dash: DASHES[line.dash] };
       owners.push({ line, place: series.length });
       series.push({ ...look, width: line.trend ? 1 : 1.8, alpha: line.trend ? 0.4 : 1, points: {
-        show: line.x.length < SHOW_DOTS_BELOW, size: 5, fill: look.stroke, filter: (u, place, show) => (show ? null : lonely(u.data[place])),
+        show: line.x.length < SHOW_DOTS_BELOW, size: 5, fill: look.stroke,
+        filter: (u, place, show) => (show ? null : lonely(u.data[place])),
       } });
       tables.push([line.x, line.y]);
       if (line.trend) {
@@ -50,7 +53,7 @@
       }
     }
     return { series, owners, data: uPlot.join(tables), scales: { x: { time: false }, y: log ? { distr: 3 } : {} },
-      axes: axes(chart, "update"), where: (x) => `update ${format(x)}`, draw: (u) => markDamage(u, owners) };
+      axes: axes(chart, "update", WHOLE), where: (x) => `update ${format(x)}`, draw: (u) => markDamage(u, owners) };
   }
 
   // A triangle at the foot of the chart wherever a value is NaN or infinite.
@@ -78,12 +81,15 @@
       const order = line.x.map((x, k) => k).sort((a, b) => line.x[a] - line.x[b]);
       const pick = (values) => order.map((k) => values[k]);
       owners.push({ line, place: series.length, steps: series.length + 1 });
-      series.push({ stroke: () => colour(`c${line.colour}`), paths: () => null, points: { show: false } }, { show: false });
+      const stroke = () => colour(`c${line.colour}`);
+      series.push({ stroke, paths: () => null, points: { show: false } }, { show: false });
       tables.push([pick(line.x), pick(line.y), pick(line.step)]);
     }
-    return { series, owners, data: uPlot.join(tables), scales: { x: { time: false, range: (u, low, high) => uPlot.rangeNum(low, high, 0.04, true) } },
+    const range = (u, low, high) => [low - 0.04 * (high - low || 1), high + 0.04 * (high - low || 1)];
+    return { series, owners, data: uPlot.join(tables), scales: { x: { time: false, range } },
       axes: axes(chart, chart.x_label),
-      where: (x) => `KL ${format(x)}`, draw: (u) => chart.lines.forEach((line) => drawPath(u, line, chart.lines.length)) };
+      where: (x) => `KL ${format(x)}`,
+      draw: (u) => chart.lines.forEach((line) => drawPath(u, line, chart.lines.length)) };
   }
 
   function drawPath(u, line, count) {
@@ -130,14 +136,16 @@
     const cursor = { y: false, drag: { x: true, y: true, uni: 40 }, points: { size: 7 } };
     if (chart.kind === "curves") cursor.sync = { key: "updates", scales: ["x", null] };
     target.replaceChildren();
-    return new uPlot({ width: target.clientWidth, height: HEIGHT, series: plan.series, scales: plan.scales, axes: plan.axes,
+    const { series, scales, axes } = plan;
+    return new uPlot({ width: target.clientWidth, height: HEIGHT, series, scales, axes,
       legend: { show: false }, cursor, padding: [8, 12, 0, 0],
       hooks: { draw: [plan.draw], setCursor: [(u) => showValues(figure, plan, u)] } }, plan.data, target);
   }
 
   function walk(u, event) {
     const last = u.data[0].length - 1, step = event.shiftKey ? 10 : 1, now = u.cursor.idx;
-    const next = { ArrowLeft: isNumber(now) ? now - step : last, ArrowRight: isNumber(now) ? now + step : 0, Home: 0, End: last };
+    const next = { Home: 0, End: last,
+      ArrowLeft: isNumber(now) ? now - step : last, ArrowRight: isNumber(now) ? now + step : 0 };
     if (event.key === "Escape") u.setCursor({ left: -10, top: -10 });
     else if (event.key in next) {
       event.preventDefault();
@@ -153,7 +161,8 @@
     drawn.push(shown);
     target.tabIndex = 0;
     target.setAttribute("role", "img");
-    target.setAttribute("aria-label", `Chart: ${figure.querySelector(".name").textContent}. Arrow keys read its values.`);
+    const title = figure.querySelector(".name").textContent;
+    target.setAttribute("aria-label", `Chart: ${title}. Arrow keys read its values.`);
     target.addEventListener("keydown", (event) => walk(shown.plot, event));
     new ResizeObserver(() => {
       const width = target.clientWidth;
@@ -172,13 +181,20 @@
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   addEventListener("beforeprint", () => {
     root.dataset.paper = "";
-    document.querySelectorAll("details:not([open])").forEach((item) => { item.dataset.folded = ""; item.open = true; });
+    document.querySelectorAll("details:not([open])").forEach((item) => {
+      item.dataset.folded = "";
+      item.open = true;
+    });
     redraw();
   });
   addEventListener("afterprint", () => {
     delete root.dataset.paper;
-    document.querySelectorAll("details[data-folded]").forEach((item) => { delete item.dataset.folded; item.open = false; });
+    document.querySelectorAll("details[data-folded]").forEach((item) => {
+      delete item.dataset.folded;
+      item.open = false;
+    });
     redraw();
   });
-  for (const [id, chart] of Object.entries(JSON.parse(document.getElementById("chart-data").textContent))) mount(id, chart);
+  const charts = JSON.parse(document.getElementById("chart-data").textContent);
+  Object.entries(charts).forEach(([id, chart]) => mount(id, chart));
 })();

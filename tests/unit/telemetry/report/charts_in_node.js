@@ -7,7 +7,9 @@ const chartData = fs.readFileSync(0, "utf-8");
 const handlers = {};
 
 class Element {
-  constructor(children = {}) { Object.assign(this, { children, dataset: {}, attributes: {}, on: {}, textContent: "", clientWidth: 400 }); }
+  constructor(children = {}) {
+    Object.assign(this, { children, dataset: {}, attributes: {}, on: {}, textContent: "", clientWidth: 400 });
+  }
   querySelector(selector) { return this.children[selector]; }
   querySelectorAll(selector) { return this.children[selector] || []; }
   setAttribute(name, value) { this.attributes[name] = value; }
@@ -18,7 +20,8 @@ class Element {
 
 const figures = Object.fromEntries(Object.entries(JSON.parse(chartData)).map(([id, chart]) => {
   const cells = chart.lines.map((line, k) => Object.assign(new Element(), { textContent: `last ${k}` }));
-  return [id, new Element({ ".plot": new Element(), "button.log": new Element(), ".name": new Element(), output: new Element(),
+  return [id, new Element({
+    ".plot": new Element(), "button.log": new Element(), ".name": new Element(), output: new Element(),
     ".legend .number": cells })];
 }));
 const page = vm.createContext({
@@ -32,7 +35,10 @@ vm.runInContext(library + "\nvar real = uPlot;", page);
 
 // uPlot without a canvas: it keeps what it was given and moves its cursor to the nearest known point of each series.
 class Plot {
-  constructor(options, data) { Object.assign(this, { options, data, width: options.width, cursor: { left: -10, idxs: [] } }); Plot.made.push(this); }
+  constructor(options, data) {
+    Object.assign(this, { options, data, width: options.width, cursor: { left: -10, idxs: [] } });
+    Plot.made.push(this);
+  }
   static made = [];
   static join(...tables) { return page.real.join(...tables); }
   setCursor({ left }) {
@@ -48,13 +54,14 @@ class Plot {
 page.uPlot = Plot;
 vm.runInContext(script, page);
 
-const say = (figure) => [figure.children.output.textContent, ...figure.children[".legend .number"].map((cell) => cell.textContent)];
+const say = ({ children }) => [children.output, ...children[".legend .number"]].map((element) => element.textContent);
 const result = Object.entries(figures).map(([id, figure], k) => {
   const plot = Plot.made[k], press = (key) => figure.children[".plot"].on.keydown({ key, preventDefault() {} });
   const gaps = plot.data.map((values) => Array.from(values, (value) => (value === undefined ? "none" : value)));
   const filters = plot.options.series.map(({ points }) => points?.filter?.(plot, 1, false) ?? null);
   const moves = ["Home", "ArrowRight", "End", "ArrowRight", "Escape"].map((key) => { press(key); return say(figure); });
-  return { id, data: gaps, dots: plot.options.series.map(({ points }) => points?.show ?? null), lonely: filters[1], moves,
+  const dots = plot.options.series.map(({ points }) => points?.show ?? null);
+  return { id, data: gaps, dots, lonely: filters[1], moves,
     labels: plot.options.axes.map(({ label }) => label), noLog: figure.children["button.log"].hidden };
 });
 const button = Object.values(figures)[0].children["button.log"];

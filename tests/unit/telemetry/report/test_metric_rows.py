@@ -13,14 +13,16 @@ def test_cards_show_the_change_and_what_a_metric_means():
     assert [bool(card.text) for card in cards] == [False, False, False, False, True]
 
 
-def test_the_summary_of_a_run_is_its_evaluations_that_moved():
+def test_the_summary_of_a_run_is_its_evaluations_but_those_that_never_changed():
     series = {
         "eval/loss": [(0, 3.0), (5, None), (9, 2.0)],
         "eval/accuracy": [(0, 0.5), (9, 0.5)],
         "eval/rewards_mean": [(0, 1.0), (9, 2.0)],
+        "eval/reward": [(9, 4.0)],
+        "eval/perplexity": [(9, None)],
         "sft/loss": [(0, 3.0), (9, 2.0)],
     }
-    assert evaluation_summary(series) == {"eval/loss": (3.0, 2.0)}
+    assert evaluation_summary(series) == {"eval/reward": 4.0, "eval/loss": (3.0, 2.0)}
 
 
 def test_first_last_and_best_by_the_better_direction():
@@ -42,8 +44,13 @@ def test_first_last_and_best_by_the_better_direction():
 def test_values_that_are_not_finite_are_named_and_never_best():
     (row,) = metric_rows({"": {"sft/loss": [(1, None), (2, 5.0), (3, None)]}}).key
     assert row.cells == [Cell("NaN or infinite", "NaN or infinite", "5", 2, "2 NaN or infinite, first at step 1")]
-    (row,) = metric_rows({"": {"sft/loss": [(4, None)]}}).constants
+    (row,) = metric_rows({"": {"sft/loss": [(4, None)]}}).key
     assert row.cells == [Cell("NaN or infinite", "NaN or infinite", "", None, "1 NaN or infinite, first at step 4")]
+
+
+def test_a_single_value_is_no_constant():
+    rows = metric_rows({"": {"eval/loss": [(9, 2.0)], "eval/accuracy": [(0, 0.5), (9, 0.5)], "kl/k1": [(9, 0.5)]}})
+    assert [[row.name for row in part] for part in rows] == [["eval/loss"], [], ["kl/k1", "eval/accuracy"]]
 
 
 def test_the_run_that_is_ahead_at_its_end_is_marked():

@@ -154,6 +154,14 @@ def test_an_empty_folder_gives_an_honest_page(tmp_path):
     assert "no metrics and no samples" in page
 
 
+@pytest.mark.parametrize(("last", "tag"), [(1.0, "<details open>"), (2.0, "<details>")])
+def test_constants_are_unfolded_where_there_is_no_chart(tmp_path, last, tag):
+    lines = [{"step": 1, "kl/k1": 1.0, "train/kl_coeff": 0.1}, {"step": 2, "kl/k1": last}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = write_report(tmp_path, title="t", summary={}).read_text()
+    assert f"{tag}<summary>{2 if last == 1.0 else 1} metrics that never change" in page
+
+
 def test_damaged_files_are_left_out(tmp_path):
     (tmp_path / "ledger.json").write_text("{")
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "a": 1.0}\n{"step": 2, "a"')
