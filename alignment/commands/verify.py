@@ -8,6 +8,7 @@ every layout of docs/parity.md.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 import re
@@ -17,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from alignment.algorithms.on_policy.registered import ALGORITHMS  # noqa: E402
 from alignment.architecture.layout import Layout
 from alignment.arguments.command_line import ToolParser, number
 from alignment.arguments.groups import declare
@@ -44,16 +46,14 @@ COLUMNS = (
     "result",
 )
 TIMEOUT = 900.0
+ALGORITHM_KEYS = dict.fromkeys(
+    item.name for name in ALGORITHMS for item in dataclasses.fields(ALGORITHMS[name].hyperparameters)
+)
 KEPT_KEYS = (
     *LAYOUT_KEYS,
     "update_iters",
-    "kl_coeff",
-    "clip_range_ratio",
-    "clip_range_value",
-    "gamma",
-    "gae_lambda",
-    "normalize_advantage",
-    "entropy_coeff",
+    "rl_algorithm",
+    *ALGORITHM_KEYS,
     "weight_decay",
     "max_grad_norm",
     "recompute",

@@ -67,6 +67,6 @@ def _trajectory(output: Path, seen: Sequence[dict[str, Any]]) -> Trajectory:
         metrics=list(read_json_lines(output / "metrics.jsonl")),
         responses=[part["responses"] for part in seen],
         logprobs=[part["logprobs"] for part in seen],
-        values=[part["values"] for part in seen],
+        values=[part["values"] for part in seen if part["values"] is not None],
         weights=weights,
     )

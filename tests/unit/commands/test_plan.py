@@ -58,6 +58,16 @@ def test_a_layout_that_fits_is_shown_with_others_that_do(path, capsys):
     assert "bfloat16, masters in float32" in out and "quickest of" in out
 
 
+def test_an_algorithm_without_critic_has_no_row_for_it(path, capsys):
+    _, out, _ = run(capsys, path, "--gpus", 8, "--memory_gib", 80)
+    assert "critic weights" in out and "reference weights" in out
+    grpo = ("--rl_algorithm", "grpo", "--num_return_sequences", 2)
+    status, out, _ = run(capsys, path, "--gpus", 8, "--memory_gib", 80, *grpo)
+    assert status == 0 and "critic" not in out and "reference weights" in out
+    _, out, _ = run(capsys, path, "--gpus", 8, "--memory_gib", 80, *grpo, "--kl_loss_coeff", 0)
+    assert "critic" not in out and "reference" not in out
+
+
 def test_a_layout_that_does_not_fit_is_status_1_and_says_what_helps(path, capsys):
     status, out, _ = run(capsys, path, "--gpus", 8, "--memory_gib", 1)
     assert status == 1

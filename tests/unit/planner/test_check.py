@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -106,6 +107,24 @@ def test_the_run_has_the_models_and_batches_of_the_file(parsed, monkeypatch):
     assert run.training.max_steps == 3
     assert (run.parallel.sharding, run.parallel.offload_level) == (("stage1",), ("optimizer",))
     assert not run.training.bf16 and not run.on_policy.use_fusemt
+
+
+def test_the_run_of_an_algorithm_without_critic_has_none(parsed, monkeypatch):
+    seen = []
+
+    def look(target, path, *, world_size, timeout):
+        seen.append((parse_ppo_arguments([path]), sorted(p.name for p in Path(path).parent.iterdir() if p.is_dir())))
+        return stand_in(1.0)(target, path, world_size=world_size, timeout=timeout)
+
+    monkeypatch.setattr(check, "run_ranks", look)
+    chosen = parsed.as_dict() | {"rl_algorithm": "grpo", "num_return_sequences": 2, "kl_loss_coeff": 0.0}
+    keys = ("actor_model_name_or_path", "reward_model_name_or_path", "rl_algorithm", "num_return_sequences")
+    argv = [part for key in (*keys, "kl_loss_coeff") for part in (f"--{key}", str(chosen[key]))]
+    grpo = parse_ppo_arguments([*argv, "--train_datasets", "p", "--output_dir", "o", "--max_dec_len", "16"])
+    check_memory(grpo, read_job(grpo, device="cpu"), LAYOUT)
+    run, folders = seen[0]
+    assert (run.on_policy.rl_algorithm, run.algorithm.kl_loss_coeff) == ("grpo", 0.0)
+    assert folders == ["policy", "reward"]
 
 
 def test_a_machine_that_is_too_small_is_not_tried(parsed, monkeypatch, tmp_path):

@@ -100,3 +100,30 @@ def test_a_model_that_is_nowhere_is_one_message_with_the_way_out(parse, monkeypa
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
     with pytest.raises(ArgumentError, match=r"actor_model_name_or_path=org/absent: no config.json in .*org/absent"):
         read_job(parse(actor_model_name_or_path="org/absent"), device="cpu")
+
+
+GRPO = {"rl_algorithm": "grpo", "num_return_sequences": 4}
+
+
+def test_an_algorithm_without_critic_has_none_in_its_job(parse):
+    job = read_job(parse(**GRPO, recompute=True), device="cpu")
+    assert job.critic is None and list(job.models) == ["policy", "reference", "reward"]
+    assert job.recompute == "full" and job.iteration_rows == 16 * 4
+
+
+@pytest.mark.parametrize(
+    ("given", "has_reference"),
+    [({}, True), ({"kl_loss_coeff": 0}, False), ({"kl_loss_coeff": 0, "kl_coeff": 0.1}, True)],
+)
+def test_the_reference_counts_where_a_kl_has_weight(parse, given, has_reference):
+    job = read_job(parse(**GRPO, **given), device="cpu")
+    assert job.has_reference == has_reference == ("reference" in job.models)
+
+
+def test_ppo_has_its_reference_without_a_penalty_too(parse):
+    assert read_job(parse(kl_coeff=0), device="cpu").has_reference
+
+
+def test_a_function_gives_the_rewards_and_no_critic_has_to_be_named(parse):
+    function = {"reward_model_name_or_path": None, "reward_function": "module:function"}
+    assert list(read_job(parse(**GRPO, **function), device="gpu").models) == ["policy", "reference"]

@@ -150,3 +150,23 @@ def test_ptx_rows_need_logits_of_whole_sequences():
     job, ptx = (make_job(policy=make_config(vocab_size=30_000), length=256, with_ptx=flag) for flag in (False, True))
     assert peaks(ptx, Layout())["update"] > peaks(job, Layout())["update"]
     assert peaks(ptx, Layout())["score"] == peaks(job, Layout())["score"]
+
+
+@pytest.mark.parametrize("has_reference", [True, False])
+def test_models_that_an_algorithm_does_not_need_take_nothing(has_reference):
+    job = make_job(critic=None, has_reference=has_reference)
+    for moment in phase_memory(job, Layout(), on_device).values():
+        assert "critic weights" not in moment.device and not moment.name.startswith("critic")
+        assert moment.device.get("reference weights", 0) == has_reference * POLICY * 4
+        assert moment.device["optimizer"] == POLICY * 8
+
+
+@pytest.mark.parametrize("offloaded", [(), ("freeze_model", "optimizer", "train_model")])
+@pytest.mark.parametrize("stage", [1, 3])
+def test_a_run_without_critic_and_reference_needs_less_in_every_phase(stage, offloaded):
+    layout = Layout(tensor=2, pipeline=2, sharding=2, sharding_stage=stage)
+    config = make_config(**BIG)
+    models = {"policy": config, "critic": None, "reward": config, "offloaded": frozenset(offloaded)}
+    lean = peaks(make_job(**models, has_reference=False), layout, everywhere)
+    full = peaks(big_job(offloaded=frozenset(offloaded)), layout, everywhere)
+    assert all(0 < lean[phase] < full[phase] for phase in PHASES)
