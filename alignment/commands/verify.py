@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from alignment.algorithms.on_policy.registered import ALGORITHMS  # noqa: E402
+from alignment.algorithms.on_policy.registered import ALGORITHMS
 from alignment.architecture.layout import Layout
 from alignment.arguments.command_line import ToolParser, number
 from alignment.arguments.groups import declare

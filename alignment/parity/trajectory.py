@@ -27,7 +27,7 @@ class Trajectory:
     logprobs: list[np.ndarray]
     """[N, R] of the policy before each update (on-policy only)."""
     values: list[np.ndarray]
-    """[N, R] of the critic before each update (on-policy only)."""
+    """[N, R] of the critic before each update (with a critic only)."""
     weights: dict[str, np.ndarray]
     """Final tensors by model and name."""
 

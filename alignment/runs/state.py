@@ -76,6 +76,13 @@ class RunState:
                 f"cannot resume from {checkpoint.folder}: it has no state for {', '.join(missing)} "
                 "(was it written by a run with other options?)"
             )
+        idle = [name for name in checkpoint.models if name not in self.models]
+        if idle:
+            raise CheckpointError(
+                f"cannot resume from {checkpoint.folder}: this run trains {', '.join(self.models)} and would drop its "
+                f"{', '.join(idle)}. Resume with the trainer and algorithm it was written with, or start a new run "
+                f"from {checkpoint.folder / next(iter(self.models))}"
+            )
         for name, part in self.parts.items():
             try:
                 part.restore(checkpoint.state[name])

@@ -110,14 +110,19 @@ class Checkpoint:
         self.folder = folder
         self.state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
 
+    @property
+    def models(self) -> list[str]:
+        """The names of its models."""
+        return sorted(path.name for path in self.folder.iterdir() if path.is_dir())
+
     def model_folder(self, name: str) -> Path:
         """Return the folder of the model ``name``; a checkpoint of another trainer has none."""
         folder = self.folder / name
         if not folder.is_dir():
-            models = ", ".join(sorted(path.name for path in self.folder.iterdir() if path.is_dir())) or "none"
+            models = ", ".join(self.models) or "none"
             raise CheckpointError(
                 f"cannot resume from {self.folder}: it holds no model {name!r} (its models: {models}), so another "
-                "trainer wrote it"
+                "trainer or algorithm wrote it"
             )
         return folder
 

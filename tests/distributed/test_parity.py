@@ -38,3 +38,21 @@ def test_layout_gives_the_numbers_of_one_process(name, references):
     for trainer, difference in found.items():
         assert not isinstance(difference, UserError), difference
         assert difference.passes(), f"{trainer}: {difference}"
+
+
+def test_an_algorithm_without_critic_gives_the_numbers_of_one_process(references):
+    """Groups of responses, the KL in the loss and in the reward; no process has a critic."""
+    folder, known = references
+    chosen = {"rl_algorithm": "grpo", "kl_coeff": 0.05, "kl_loss_coeff": 0.1, "max_steps": 3}
+    found = check_layout(
+        folder,
+        known,
+        {**LAYOUTS["TP2xSh2 stage1"], **chosen},
+        world_size=4,
+        batch_ranks=2,
+        timeout=300,
+        trainers=["ppo"],
+    )["ppo"]
+    assert not isinstance(found, UserError), found
+    assert found.passes() and found.logprob < 1e-5, found
+    assert sorted(path.name for path in folder.glob("layout-*grpo*-ppo/[pv]*") if path.is_dir()) == ["policy"]

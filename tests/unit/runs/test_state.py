@@ -1,5 +1,7 @@
 """The best weights that are exported are those the counters speak of."""
 
+import dataclasses
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -49,6 +51,17 @@ def test_the_best_weights_survive_a_resume(make_state):
     resumed.restore(Checkpoint(path))
     assert (resumed.counters.best_step, resumed.counters.best_value) == (1, 0.9)
     assert _exported(resumed) == "at 1"
+
+
+def test_a_checkpoint_with_a_model_that_this_run_does_not_train_is_refused(make_state):
+    """A critic would be dropped without a word, and be missing when the run goes on as it began."""
+    state = make_state(["at 2"])
+    with_critic = dataclasses.replace(state, models={**state.models, "value": state.models["policy"]})
+    path = with_critic.save(2)
+    said = f"cannot resume from {path}: this run trains policy and would drop its value. Resume with the trainer"
+    with pytest.raises(CheckpointError, match=re.escape(said)):
+        make_state(["at 2"]).restore(Checkpoint(path))
+    with_critic.restore(Checkpoint(path))
 
 
 def test_best_weights_of_later_than_the_checkpoint_are_not_taken_for_its_own(make_state):
