@@ -6,7 +6,8 @@ import hashlib
 import os
 import pickle
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -129,6 +130,7 @@ class _Outcome(NamedTuple):
 
 def _encode(job: Job, rows: Iterable[Row], run: Run, show: Callable[[int], None]) -> Entry:
     known: dict[tuple[str, int], _Outcome] = {}
+    used: Counter[str] = Counter()
     stores, order, num_stored = [], [], 0
     chosen = job.choose_rows(_count_selected(rows, job.ledger))
     for batch, chunk in run(_batches(chosen)):
@@ -142,10 +144,14 @@ def _encode(job: Job, rows: Iterable[Row], run: Run, show: Callable[[int], None]
             num_stored += is_used
         for row in batch.rows:
             outcome = known[row.dataset, row.index]
-            _account(job, row, outcome)
+            if outcome.reasons:
+                _account(job, row, outcome.reasons)
             if outcome.stored >= 0:
+                used[row.dataset] += 1
                 order.append(outcome.stored)
         show(len(batch.rows))
+    for dataset, count in used.items():
+        job.ledger.add_size(dataset, selected=0, used=count)
     return Entry(Store.join(stores), np.array(order, np.int64), job.ledger.as_dict())
 
 
@@ -162,19 +168,23 @@ def _batches(rows: Iterable[Row]) -> Iterator[Batch]:
 
 
 def _count_selected(rows: Iterable[Row], ledger: Ledger) -> Iterator[Row]:
-    for row in rows:
-        ledger.add_size(row.dataset, selected=1, used=0)
-        yield row
+    """Yield ``rows``; how many there are of each dataset is known when there are no more."""
+    selected: Counter[str] = Counter()
+    try:
+        for row in rows:
+            selected[row.dataset] += 1
+            yield row
+    finally:
+        for dataset, count in selected.items():
+            ledger.add_size(dataset, selected=count, used=0)
 
 
-def _account(job: Job, row: Row, outcome: _Outcome) -> None:
-    for reason in outcome.reasons:
+def _account(job: Job, row: Row, reasons: Sequence[str]) -> None:
+    for reason in reasons:
         if reason in BAD_ROWS and job.options.on_bad_row == "error":
             detail = job.encode(row).detail or f"{row.place}: {reason.replace('_', ' ')}"
             raise DataError(f"{detail}; set on_bad_row to drop to leave it out")
         job.ledger.add(row.dataset, reason, row.index)
-    if outcome.stored >= 0:
-        job.ledger.add_size(row.dataset, selected=0, used=1)
 
 
 def _hashed(rows: Iterable[Row], hasher: Any) -> Iterator[Row]:

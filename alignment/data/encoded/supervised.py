@@ -78,7 +78,9 @@ class SupervisedDataset(TokenizedDataset):
         ids = to_ids(fitted.prompt + body)
         labels = ids.copy()
         labels[:num_prompt] = IGNORE_INDEX
-        if False in targets:
+        end = len(targets) - targets[::-1].index(True)
+        labels[num_prompt + end :] = IGNORE_INDEX
+        if False in targets[:end]:
             labels[num_prompt:][~np.array(targets)] = IGNORE_INDEX
         reasons = [BOUNDARY_RETOKENIZED] * dialogue.retokenized + [fitted.reason] * (fitted.reason is not None)
         return Encoded({"input_ids": ids, "labels": labels}, tuple(reasons))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from alignment.records import RawSample
@@ -14,7 +15,7 @@ Convert = Callable[[Row, object], RawSample]
 Gather = Callable[[Sequence[Row]], list[tuple[int, Row]]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Layout:
     """A known layout of rows."""
 
@@ -31,7 +32,7 @@ class Layout:
     says: str = ""
     """What the line in the log adds to the name: how pairs are made, say."""
 
-    @property
+    @cached_property
     def reads(self) -> frozenset[str]:
         """Every column that is used."""
         return frozenset((*self.needs, *self.also))
