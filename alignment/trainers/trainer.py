@@ -26,8 +26,8 @@ class Trainer:
     title: str
     """What it is, in a heading."""
     package: str
-    door: str
-    """The script that users of other suites know, from the repository root."""
+    door: str | None = None
+    """The script that users of other suites know, from the repository root; None: it starts by its name alone."""
     models: tuple[str, ...]
     """The folders that a run may export, the trained policy or score model first."""
     is_on_policy: bool = False

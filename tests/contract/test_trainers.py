@@ -37,6 +37,14 @@ def test_its_shipped_files_are_understood(trainer, monkeypatch):
         assert Path(parsed.training.output_dir) == ROOT / given["output_dir"]
 
 
+def test_it_starts_by_its_name():
+    for name in TRAINERS:
+        command = [sys.executable, "-m", "alignment", "train", name, "--help"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+        assert "train_datasets" in done.stdout, name
+
+
+@pytest.mark.parametrize("trainer", [TRAINERS[name] for name in TRAINERS if TRAINERS[name].door], ids=lambda t: t.name)
 def test_its_door_is_a_script_that_starts_it(trainer):
     path = ROOT / trainer.door
     body = ast.parse(path.read_text(encoding="utf-8")).body

@@ -13,7 +13,7 @@ from alignment.telemetry.report.explanations import OTHER, explain
 from alignment.trainers.registered import TRAINERS
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = {name: TRAINERS[name].door for name in TRAINERS}
+SCRIPTS = {name: TRAINERS[name].door for name in TRAINERS if TRAINERS[name].door}
 TOKENIZER = ROOT / "alignment" / "data" / "shipped" / "packing" / "tokenizer"
 TINY_MODEL = {
     "model_type": "llama",

@@ -43,9 +43,10 @@ TINY = {
 SHARED = {"chat_template": "tokenizer", "report_to": "none", "save_strategy": "no", "max_length": 96}
 SIZES = {"per_device_train_batch_size": 4, "num_train_epochs": 1.0}
 BASE = {
-    "sft": {**SHARED, **SIZES, "train_datasets": "packing-sft/train:24/-1", "model_name_or_path": "{policy}"},
-    "rm": {**SHARED, **SIZES, "train_datasets": "packing-preference/train:24/-1", "model_name_or_path": "{policy}"},
-    "dpo": {**SHARED, **SIZES, "train_datasets": "packing-preference/train:24/-1", "model_name_or_path": "{policy}"},
+    name: {**SHARED, **SIZES, "train_datasets": f"{kind}/train:24/-1", "model_name_or_path": "{policy}"}
+    for name in TRAINERS
+    for kind in [TRAINERS[name].small_run["train_datasets"].partition("/")[0]]
+} | {
     "ppo": {
         **SHARED,
         **SIZES,

@@ -11,6 +11,7 @@ from alignment.errors import CheckpointError
 from alignment.runs import datasets as data_start
 from alignment.runs import state as run_state
 from alignment.runs.on_policy import roles
+from alignment.trainers.registered import TRAINERS
 from tests.contract.keys.assembled import assemble, make_models
 from tests.contract.keys.rows import ALL, EIGHT_ROWS, EVALUATED, held_out
 
@@ -107,17 +108,17 @@ def test_batch_sizes_of_ppo_that_are_not_given_are_the_micro_batch(folder):
 
 
 LOADERS = {
-    "sft": ["runs.offline.models.load_causal_lm"],
-    "dpo": ["runs.offline.models.load_causal_lm"],
-    "rm": ["runs.offline.models.load_score_model"],
+    "policy": ["runs.offline.models.load_causal_lm"],
+    "reward": ["runs.offline.models.load_score_model"],
     "ppo": ["runs.on_policy.roles.load_causal_lm", "runs.on_policy.roles.load_score_model"],
 }
+"""By the trainer, or by the one model that it trains."""
 
 
 @pytest.mark.parametrize("trainer", ALL)
 def test_every_model_is_loaded_in_the_dtype_and_place_of_the_run(trainer, folder):
     run = _assemble(trainer, folder)
-    for name in LOADERS[trainer]:
+    for name in LOADERS.get(trainer) or LOADERS[TRAINERS[trainer].models[0]]:
         for _, keywords in run.given[name]:
             assert keywords["dtype"] == run.start.dtype and keywords["placement"].is_first
 

@@ -11,10 +11,7 @@ from alignment.errors import ArgumentError
 from alignment.trainers.registered import TRAINERS
 
 PARSERS = {name: TRAINERS[name].parse for name in TRAINERS}
-GIVEN = {
-    "sft": {"train_datasets": "d", "model_name_or_path": "m", "output_dir": "o"},
-    "rm": {"train_datasets": "d", "model_name_or_path": "m", "output_dir": "o"},
-    "dpo": {"train_datasets": "d", "model_name_or_path": "m", "output_dir": "o"},
+GIVEN = dict.fromkeys(PARSERS, {"train_datasets": "d", "model_name_or_path": "m", "output_dir": "o"}) | {
     "ppo": {
         "train_datasets": "d",
         "actor_model_name_or_path": "m",
