@@ -14,6 +14,7 @@ from refusals import left_behind, message_of, refuse, run_here, stop, train_here
 
 from alignment.runs.state import RunState
 from alignment.training.checkpoint import MANIFEST, incompleteness
+from alignment.training.learner import Learner
 
 pytestmark = pytest.mark.e2e
 
@@ -83,29 +84,50 @@ def test_numbers_that_explode_stop_the_run_and_spare_the_checkpoint(
 @pytest.mark.parametrize(
     ("trainer", "changes", "model"),
     [
-        ("sft", {"learning_rate": 1e38}, "policy: "),
-        ("rm", {"learning_rate": 1e38}, "reward: "),
-        ("ppo", {**ONE_UPDATE_A_ROLLOUT, "critic_learning_rate": 1e38}, "critic: "),
-        ("ppo", {**ONE_UPDATE_A_ROLLOUT, "learning_rate": 1e38, "critic_learning_rate": 1e-3}, "policy: "),
+        ("sft", {"learning_rate": 1e39}, "policy: "),
+        ("rm", {"learning_rate": 1e39}, "reward: "),
+        ("ppo", {**ONE_UPDATE_A_ROLLOUT, "critic_learning_rate": 1e39}, "critic: "),
+        ("ppo", {**ONE_UPDATE_A_ROLLOUT, "learning_rate": 1e39, "critic_learning_rate": 1e-3}, "policy: "),
     ],
 )
-def test_a_learning_rate_that_is_far_too_large_is_what_the_message_says(trainer, changes, model, request, tmp_path):
-    """Who meets the numbers first (weights, rollout, loss, gradient) depends on the processor, the message does not."""
+def test_weights_that_one_step_made_infinite_are_not_saved(trainer, changes, model, request, tmp_path):
+    """1e39 is infinite in float32, and so are the weights."""
     made = {**request.getfixturevalue(f"{trainer}_arguments"), **SAVING, "max_steps": 4, **changes}
-    stop(trainer, made, tmp_path, model, " update ", LOWER)
+    stop(trainer, made, tmp_path, model, "holds NaN or infinite numbers after update 1 (learning rate 1e+39)", LOWER)
+    assert left_behind(tmp_path / "out") == []
+
+
+def _ruin_after_the_first_update(monkeypatch, model, weight, value):
+    """Put ``value`` into a weight of ``model`` as soon as its first update is made."""
+    apply = Learner.apply
+
+    def apply_and_ruin(self):
+        metrics = apply(self)
+        if self.name == model and self.num_updates == 1:
+            tensor = dict(self.runner.model.named_parameters())[weight]
+            tensor.set_value(tensor * 0 + value)
+        return metrics
+
+    monkeypatch.setattr(Learner, "apply", apply_and_ruin)
 
 
 @pytest.mark.parametrize(
-    ("trainer", "datasets"),
+    ("trainer", "ruined", "datasets", "says"),
     [
-        ("rm", "packing-preference/test:8/-1"),
-        ("ppo", "packing-prompts/test:8/-1"),
+        ("sft", ("policy", NORM), "packing-sft/test:8/-1", "policy: eval/loss is nan"),
+        ("rm", ("reward", NORM), "packing-preference/test:8/-1", "reward: eval/"),
+        ("ppo", ("policy", NORM), "packing-prompts/test:8/-1", "policy: the model's logits for new token 0 are NaN"),
     ],
 )
-def test_an_evaluation_that_is_not_finite_ends_the_run_without_a_model(trainer, datasets, request, tmp_path):
+def test_an_evaluation_that_is_not_finite_ends_the_run_without_a_model(
+    trainer, ruined, datasets, says, request, monkeypatch, tmp_path
+):
     """The last update has no training step behind it that would notice."""
-    made = {**request.getfixturevalue(f"{trainer}_arguments"), "learning_rate": 1e30, "max_steps": 1}
-    stop(trainer, {**made, "eval_datasets": datasets, "do_eval": True}, tmp_path, "update 1", LOWER)
+    _ruin_after_the_first_update(monkeypatch, *ruined, NAN)
+    made = {**request.getfixturevalue(f"{trainer}_arguments"), **ONE_UPDATE_A_ROLLOUT, "max_steps": 1}
+    made = made if trainer == "ppo" else {k: v for k, v in made.items() if k not in ONE_UPDATE_A_ROLLOUT}
+    made |= {"eval_datasets": datasets, "do_eval": True}
+    stop(trainer, made, tmp_path, says, "in the evaluation after update 1", LOWER)
     assert left_behind(tmp_path / "out") == []
 
 
@@ -115,18 +137,20 @@ def test_a_variable_of_the_launcher_that_was_left_over_is_named(sft_arguments, m
     assert not (tmp_path / "out").exists()
 
 
-def test_a_last_update_that_ruins_the_model_exports_nothing(sft_arguments, tmp_path):
+def test_a_last_update_that_ruins_the_model_exports_nothing(sft_arguments, monkeypatch, tmp_path):
     """Without evaluation nobody looks at the weights any more."""
-    made = {**sft_arguments, "learning_rate": 1e30, "max_steps": 1}
+    _ruin_after_the_first_update(monkeypatch, "policy", NORM, NAN)
+    made = {**sft_arguments, "max_steps": 1}
     stop("sft", made, tmp_path, "policy: its outputs are NaN or infinite after update 1", "not exported", LOWER)
     assert left_behind(tmp_path / "out") == []
 
 
-def test_a_policy_that_died_of_one_large_step_ends_the_run(ppo_arguments, tmp_path):
-    made = {**ppo_arguments, "learning_rate": 1000.0, "critic_learning_rate": 1e-3, "ptx_coeff": 0.0}
+def test_a_policy_that_died_of_one_large_step_ends_the_run(ppo_arguments, monkeypatch, tmp_path):
+    """With logits of about a million one token has probability 1, exactly, and nothing has a gradient."""
+    _ruin_after_the_first_update(monkeypatch, "policy", NORM, 1e6)
+    made = {**ppo_arguments, **ONE_UPDATE_A_ROLLOUT, "max_steps": 8, "learning_rate": 1e-3, "ptx_coeff": 0.0}
     made = {key: value for key, value in made.items() if key not in {"ptx_datasets", "kl_target"}}
-    said = "policy: the gradient was exactly 0 in the last 3 iterations up to update 16"
-    stop("ppo", made, tmp_path, said, "(437.5 now)")
+    stop("ppo", made, tmp_path, "policy: the gradient was exactly 0 in the last 3 iterations up to update 4", "now)")
     assert left_behind(tmp_path / "out") == []
 
 

@@ -64,14 +64,15 @@ def test_the_service_speaks_the_reference_protocol(service):
 
 
 def test_the_time_limit_is_for_the_whole_answer(service):
-    """One byte every 50 ms: no single wait is long, and all 21 of them take a second."""
+    """One byte every 50 ms, then every 0.3 s: no single wait is long, and all 21 of them take six seconds."""
     address, settings = service
     settings["pause"] = 0.05
     assert _ask(address) == [1.0, 2.0]
+    settings["pause"] = 0.3
     start = time.monotonic()
     with pytest.raises(PassingRewardError, match=r"no complete answer within 0\.4 s \(reward_timeout"):
         _ask(address, timeout_seconds=0.4)
-    assert 0.4 <= time.monotonic() - start < 0.8
+    assert 0.4 <= time.monotonic() - start < 5
 
 
 def test_the_time_limit_is_for_the_headers_too():
@@ -80,15 +81,15 @@ def test_the_time_limit_is_for_the_headers_too():
         start = time.monotonic()
         with pytest.raises(PassingRewardError, match="no complete answer within 0.4 s"):
             _ask(f"http://127.0.0.1:{server.getsockname()[1]}/", timeout_seconds=0.4)
-        assert time.monotonic() - start < 0.8
+        assert time.monotonic() - start < 3
 
 
 def test_the_time_limit_is_for_the_name_server_too(monkeypatch):
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments, **named: time.sleep(1.5) or [])
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments, **named: time.sleep(4) or [])
     start = time.monotonic()
     with pytest.raises(PassingRewardError, match="no complete answer within 0.3 s"):
         _ask("http://rewards.example/", timeout_seconds=0.3)
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 3
 
 
 def _trickle_headers(server):
