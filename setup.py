@@ -75,7 +75,7 @@ class BuildWithKernelSources(build_py):
 setup(
     name="alignment",
     version=read_version(),
-    description="Align language models on PaddlePaddle: SFT, reward models, PPO",
+    description="Align language models on PaddlePaddle: SFT, reward models, DPO, PPO, GRPO",
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.10,<3.13",

@@ -1,4 +1,4 @@
-"""Align language models on PaddlePaddle: SFT, reward models, PPO."""
+"""Align language models on PaddlePaddle: SFT, reward models, DPO, PPO, GRPO."""
 
 from __future__ import annotations
 
