@@ -5,25 +5,34 @@ The library finds that out too, for every character of a text, which takes a thi
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
+
+_UNKNOWN = 1 << 30
+"""Longer than any text: the length of a token whose bytes are not known."""
 
 
 class TokenBytes:
     """The bytes of every token."""
 
-    def __init__(self, vocab: Mapping[str, int], added: Mapping[int, str]) -> None:
-        """``added`` are tokens that stand for their own text, by id; those of ``vocab`` are in the byte alphabet."""
+    def __init__(self, vocab: Mapping[str, int], added: Mapping[int, str], *, keeps: str = "nothing") -> None:
+        """``added`` are tokens that stand for their own text, by id; those of ``vocab`` are in the byte alphabet.
+
+        ``keeps``: the text that the tokenizer is known not to change before it cuts it, ``all``, ``ascii`` or
+        ``nothing``. Of that the length suffices to know that all of it is spelled: blanks may be left out, and nothing
+        comes to it.
+        """
         alphabet = _byte_alphabet()
         known = {
             number: bytes(map(alphabet.__getitem__, token))
             for token, number in vocab.items()
             if alphabet.keys() >= set(token)
         } | {number: text.encode() for number, text in added.items()}
-        # Where a token is not known nothing is spelled: no text holds this byte.
-        self._bytes = [known.get(number, b"\xff") for number in range(max(known, default=-1) + 1)]
-        self._lengths = list(map(len, self._bytes))
+        self._keeps = keeps
+        self._bytes = [known.get(number) for number in range(max(known, default=-1) + 1)]
+        self._lengths = array("L", [_UNKNOWN if token is None else len(token) for token in self._bytes])
 
     def count_before(self, ids: Sequence[int], text: str, cuts: Iterable[int]) -> list[int | None] | None:
         """Return for each place of ``cuts`` the number of tokens before it, None where one lies across it.
@@ -32,11 +41,15 @@ class TokenBytes:
         """
         written = text.encode()
         try:
-            if b"".join(map(self._bytes.__getitem__, ids)) != written:
-                return None
+            ends = list(accumulate(map(self._lengths.__getitem__, ids)))
         except IndexError:
             return None
-        ends, is_ascii = list(accumulate(map(self._lengths.__getitem__, ids))), len(written) == len(text)
+        is_ascii = len(written) == len(text)
+        if not ends or ends[-1] != len(written):
+            return None
+        is_kept = self._keeps == "all" or (is_ascii and self._keeps == "ascii")
+        if not is_kept and b"".join(map(self._bytes.__getitem__, ids)) != written:
+            return None
         counts: list[int | None] = []
         for cut in cuts:
             place = cut if is_ascii else len(text[:cut].encode())

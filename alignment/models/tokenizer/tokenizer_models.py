@@ -64,7 +64,11 @@ class FastModel:
 
     def in_worker(self) -> FastModel:
         """Return this model for a process that only encodes: ids come by a call that elsewhere would start threads."""
-        model, token_bytes = copy.copy(self), TokenBytes(self.vocab, self._added)
+        normalizer = self._model.normalizer
+        keeps = (
+            "all" if normalizer is None else "ascii" if type(normalizer) is tokenizers.normalizers.NFC else "nothing"
+        )
+        model, token_bytes = copy.copy(self), TokenBytes(self.vocab, self._added, keeps=keeps)
         if token_bytes.count_before(self._encode_bare("A b"), "A b", ()) is not None:
             model._bytes = token_bytes
         return model

@@ -50,6 +50,7 @@ SPLIT = pre_tokenizers.Split(Regex(r"\p{L}+|\p{N}|\s+|[^\s\p{L}\p{N}]+"), "isola
 BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
 SPELLING = {
     "byte-level": bpe,
+    "a replacement": lambda: bpe(normalizer=normalizers.Replace("q", "QQ")),
     "composed first": lambda: bpe(normalizer=normalizers.NFC()),
     "offsets without blanks": lambda: bpe(post_processor=processors.ByteLevel(trim_offsets=True)),
     "a pattern of its own": lambda: bpe(pre_tokenizer=pre_tokenizers.Sequence([SPLIT, BYTES])),
@@ -86,22 +87,27 @@ def both(tmp_path, monkeypatch):
     return make
 
 
-def test_tokens_are_counted_by_their_bytes():
+@pytest.mark.parametrize("keeps", ["all", "ascii", "nothing"])
+def test_tokens_are_counted_by_their_bytes(keeps):
     # \u00c3 and \u00bc stand for the two bytes of an u with dots, \u0120 for a blank.
     vocab = {"a": 0, "\u0120b": 1, "\u00c3": 2, "\u00bc": 3, "\u00c3\u00bc": 4, "\u6f22": 5, "<|end|>": 6}
-    token_bytes = TokenBytes(vocab, {6: "<|end|>"})
+    token_bytes = TokenBytes(vocab, {6: "<|end|>"}, keeps=keeps)
     assert token_bytes.count_before([0, 1, 4, 6, 0], "a b\u00fc<|end|>a", [1, 2, 3, 4, 11]) == [1, None, 2, 3, 4]
     assert token_bytes.count_before([2, 3, 0], "\u00fca", [1]) == [2]
     assert token_bytes.count_before([0, 1], "a  b", [1]) is None
     assert token_bytes.count_before([0, 5], "a\u6f22", [1]) is None
     assert token_bytes.count_before([0, 7], "a", []) is None
+    # What was changed before it was cut has the same length: it shows where the text may have been changed.
+    assert (token_bytes.count_before([0, 0], "ab", [1]) is None) == (keeps == "nothing")
+    assert (token_bytes.count_before([2, 2], "\u00fc", []) is None) == (keeps != "all")
 
 
 @pytest.mark.parametrize("name", SPELLING)
 @pytest.mark.parametrize("special", [False, True])
 def test_ids_and_places_are_the_same(name, special, both):
     here, there = both(SPELLING[name]())
-    assert there._model._bytes is not None
+    known = {"composed first": "ascii", "a replacement": "nothing"}
+    assert there._model._bytes._keeps == known.get(name, "all")
     spelled = []
 
     @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
