@@ -65,22 +65,24 @@ class FeedForward(RoleLayers):
         return self["down"](swiglu(self["gate"](x), self["up"](x)), region)
 
 
-_BLOCKS = {"self_attn": Attention, "mlp": FeedForward}
-
-
 class DecoderLayer(RoleLayers):
     """Attention and feed-forward, each behind a norm and added to its input."""
 
     def __init__(self, config: DecoderConfig, shapes: Mapping[str, tuple[int, ...]], *, dtype: str) -> None:
         """``shapes``: of this process's tensors, by the name in the layer."""
-        blocks: dict[str, dict[str, tuple[str, nn.Layer]]] = {"": {}}
+        blocks: dict[str, dict[str, tuple[str, nn.Layer]]] = {}
         for weight in config.family.layer:
             if f"{weight.name}.weight" in shapes:
                 block, _, name = weight.name.rpartition(".")
                 layer = build_layer(weight, shapes, eps=config.rms_norm_eps, dtype=dtype)
                 blocks.setdefault(block, {})[weight.role] = (name, layer)
         norms = blocks.pop("")
-        super().__init__({name: (name, _BLOCKS[name](layers)) for name, layers in blocks.items()} | norms)
+        attention, feed_forward = (config.family.weight(role).name.rpartition(".")[0] for role in ("queries", "down"))
+        parts = {
+            "attention": (attention, Attention(blocks[attention])),
+            "feed_forward": (feed_forward, FeedForward(blocks[feed_forward])),
+        }
+        super().__init__(parts | norms)
 
     def forward(self, hidden: paddle.Tensor, plan: SequencePlan) -> paddle.Tensor:
         """Return [rows, H] for hidden [rows, H]."""
@@ -89,10 +91,10 @@ class DecoderLayer(RoleLayers):
         else:
             attended = self._attend(hidden, plan)
         hidden = hidden + attended
-        return hidden + self["mlp"](self["feed_norm"](hidden), plan.region)
+        return hidden + self["feed_forward"](self["feed_norm"](hidden), plan.region)
 
     def _attend(self, hidden: paddle.Tensor, plan: SequencePlan) -> paddle.Tensor:
-        return self["self_attn"](self["input_norm"](hidden), plan)
+        return self["attention"](self["input_norm"](hidden), plan)
 
 
 class Decoder(nn.Layer):
