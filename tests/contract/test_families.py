@@ -107,6 +107,12 @@ def test_a_configuration_is_read_back_as_it_was_written(config, tmp_path):
     assert DecoderConfig.from_dict(config.to_dict()).to_dict() == config.to_dict()
 
 
+def test_what_a_configuration_derived_is_written_too(config):
+    # max_window_layers says which layers have a window; DecoderConfig knows that all have it.
+    bare = dataclasses.replace(config, raw={"max_window_layers": 0})
+    assert DecoderConfig.from_dict(bare.to_dict()) == config
+
+
 @pytest.mark.parametrize("kind", ["causal", "score"])
 def test_the_model_has_the_tensors_of_the_table(config, kind):
     model = build(config, kind)
@@ -214,6 +220,7 @@ def test_transformers_computes_the_same_logits(config, tmp_path):
         tmp_path, dtype=torch.float32, output_loading_info=True, attn_implementation="eager"
     )
     assert {key: list(found) for key, found in info.items() if found} == {}
+    assert json.loads((tmp_path / "config.json").read_text())["architectures"] == [type(peer).__name__]
     with torch.no_grad():
         wanted = peer.eval()(input_ids=torch.tensor(IDS)).logits.numpy()
     np.testing.assert_allclose(model(IDS).numpy(), wanted, atol=1e-4)
