@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from math import ceil
 
-from alignment.architecture.parts import even_cut
+from alignment.architecture.cuts import layer_sizes
 from alignment.generation.fused.capabilities import model_obstacle
 from alignment.generation.fused.fused_settings import FusedSettings, read_bytes
 from alignment.planner.activations import Pass
@@ -146,7 +146,7 @@ class FusedMemory:
     def _blocks(self) -> int:
         """What full rows fill of the pool, which ``rollout_kv_memory`` may limit."""
         tokens = FusedSettings().block_tokens
-        kv_heads = max(1, self._config.num_key_value_heads // self._place.inner.tensor)
+        kv_heads = layer_sizes(self._config, tensor_degree=self._place.inner.tensor, tensor_index=0).kv_heads
         width = 2 * self._config.num_hidden_layers * kv_heads * self._config.head_dim
         filled = self._place.rows * ceil(self._job.length / tokens) * tokens
         needed = filled * width * _NARROW_BYTES[self._job.rollout_kv_type]
@@ -157,7 +157,7 @@ class FusedMemory:
         """Rows of one pass: residuals, heads, normed and mixed rows, the gated feed-forward."""
         config, tensor = self._config, self._place.inner.tensor
         heads = (2 * config.num_attention_heads + 2 * max(config.num_key_value_heads, tensor)) * config.head_dim
-        inner = even_cut(config.intermediate_size, tensor, 0)[1]
+        inner = layer_sizes(config, tensor_degree=tensor, tensor_index=0).inner
         width = (3 if tensor > 1 else 2) * config.hidden_size + heads // tensor + inner
         rows = min(self._place.rows * max(self._job.prompt, 1), FusedSettings().max_rows)
         return rows * width * FLOAT

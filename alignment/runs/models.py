@@ -9,6 +9,7 @@ from typing import Any
 
 from alignment.architecture.cuts import check_degrees
 from alignment.architecture.decoder_config import DecoderConfig
+from alignment.architecture.family import FLAGS
 from alignment.data.encode import Encoder
 from alignment.errors import ArgumentError, CheckpointError, ModelFolderError
 from alignment.models.config import read_config
@@ -25,7 +26,7 @@ from alignment.telemetry import log
 _ARCHITECTURE = (
     *("model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
     *("num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps", "rope_theta", "rope_scaling"),
-    *("attention_bias", "attention_output_bias", "mlp_bias", "qk_norm", "sliding_window"),
+    *(*FLAGS, "sliding_window"),
 )
 """What training never changes of a configuration."""
 
