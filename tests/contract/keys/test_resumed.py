@@ -83,3 +83,14 @@ def test_a_fresh_run_begins_at_zero(trainer, folder):
     if trainer == "ppo":
         assert set(held["parts"]) == {"prompts", "num_sequences", "kl_coeff", "ptx", "reward_normalizer"}
         assert (held["parts"]["num_sequences"], held["parts"]["kl_coeff"]) == (0, 0.02)
+
+
+@pytest.mark.parametrize(("trains", "overwrites", "removes"), [(1, 1, True), (1, 0, False), (0, 1, False)])
+def test_only_a_run_that_trains_over_an_earlier_one_removes_it(trains, overwrites, removes, folder):
+    keys = {
+        "do_train": bool(trains),
+        "overwrite_output_dir": bool(overwrites),
+        "eval_datasets": "packing-sft/test:8/-1",
+    }
+    run = assemble("sft", keys, folder)
+    assert ("runs.assembly.remove_replaced" in run.given) is removes
