@@ -94,3 +94,10 @@ def test_only_a_run_that_trains_over_an_earlier_one_removes_it(trains, overwrite
     }
     run = assemble("sft", keys, folder)
     assert ("runs.assembly.remove_replaced" in run.given) is removes
+
+
+@pytest.mark.parametrize(("rows", "held_out"), [(4, 8), (8, 4)])
+def test_as_many_training_pairs_are_evaluated_as_held_out_ones_if_there_are(rows, held_out, folder):
+    keys = {"train_datasets": f"packing-preference/train:{rows}/-1", "evaluation_strategy": "steps", "eval_steps": 1}
+    run = assemble("rm", {**keys, "eval_datasets": f"packing-preference/test:{held_out}/-1"}, folder)
+    assert (len(run.evaluation.pairs), len(run.evaluation.training_pairs)) == (held_out, 4)

@@ -256,3 +256,17 @@ def test_ids_go_to_the_reward_model_as_they_are_where_it_reads_them_alike_in_eve
     made = start(chat_template=template)
     assert type(choose_sequences(made, tokenizer, RoleFolders.of(made))).__name__ == kind
     assert ("responses are re-encoded with its template" in caplog.text) is (kind == "Retokenized")
+
+
+@pytest.mark.parametrize(("key", "folder"), [("actor_model_name_or_path", "rm"), ("reward_model_name_or_path", "sft")])
+def test_the_folder_of_another_trainers_run_is_no_such_model(key, folder, start, folders):
+    made = start(**{key: folders / folder})
+    with pytest.raises(UserError, match=f"{folders / folder}"):
+        RoleFolders.of(made)
+
+
+def test_a_critic_may_start_from_any_run_and_takes_the_model_that_is_nearest_to_it(start, folders):
+    made = start(reward_critic_model_name_or_path=folders / "sft")
+    assert RoleFolders.of(made).critic == str(folders / "sft" / "policy")
+    shutil.copytree(folders / "rm" / "reward", folders / "sft" / "value")
+    assert RoleFolders.of(made).critic == str(folders / "sft" / "value")
