@@ -10,14 +10,16 @@ from alignment.fields import argument
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationArguments:
-    """How responses are sampled."""
+    """How responses are sampled. Log-probs are those of the whole policy at ``temperature``, whatever the other keys
+    leave of it; a run says at its start which of them restrict what is drawn.
+    """
 
     temperature: float = argument(1.0, above=0)
     """Logits are divided by it, in sampling and in the log-probs of training alike."""
     top_p: float = argument(0.8, above=0, maximum=1)
-    """Sample among the most likely tokens whose probabilities reach this sum; 1: all."""
+    """Sample among the most likely tokens that reach this sum; 1: all. Log-probs stay those of all tokens."""
     top_k: int = argument(0, minimum=0)
-    """Sample among this many most likely tokens; 0: all."""
+    """Sample among this many most likely tokens; 0: all. Log-probs stay those of all tokens."""
     repetition_penalty: float = argument(1.0, above=0)
     """Divides positive and multiplies negative logits of tokens that occurred before; 1: off."""
     max_dec_len: int | None = argument(None, minimum=1, advice={"max_new_tokens": "give max_dec_len"})

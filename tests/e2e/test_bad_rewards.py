@@ -226,7 +226,8 @@ def test_a_critic_with_more_rows_than_the_policy_changes_no_number(ppo_arguments
     rows = read_config(source).vocab_size
     for number, critic in enumerate((source, _with_rows(model_variant, source, rows + 40))):
         made = {**ppo_arguments, "reward_critic_model_name_or_path": critic, "output_dir": tmp_path / f"out{number}"}
-        train_here("ppo", {**made, "max_steps": 2, "logging_steps": 1}, tmp_path)
+        done = train_here("ppo", {**made, "max_steps": 2, "logging_steps": 1, "top_p": 0.9}, tmp_path)
+        assert done.stderr.count("rollouts are drawn with top_p=0.9, ") == 1
         seen.append(runs.computed(tmp_path / f"out{number}"))
     assert seen[0] and seen[0] == seen[1]
     assert read_config(tmp_path / "out1" / "value").vocab_size == rows + 40

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from alignment.architecture.decoder_config import DecoderConfig
+from alignment.arguments.generation import GenerationArguments
 from alignment.arguments.parsed import Parsed
 from alignment.device.host import num_threads
 from alignment.errors import ArgumentError
@@ -90,6 +91,24 @@ def fused_settings(parsed: Parsed, config: DecoderConfig, place: EnginePlace, *,
         weight_type=on_policy.rollout_weight_type,
         kv_type=on_policy.rollout_kv_type,
         threads=num_threads(),
+    )
+
+
+UNRESTRICTED = {"top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0, "min_dec_len": 0}
+"""With these every token is drawn with the very probability that its log-prob states."""
+
+
+def describe_restrictions(generation: GenerationArguments) -> str | None:
+    """Return a line about the keys by which rollouts are drawn from another distribution than is scored; None: none."""
+    given = {key: getattr(generation, key) for key in UNRESTRICTED}
+    shaping = [f"{key}={value:g}" for key, value in given.items() if value != UNRESTRICTED[key]]
+    if not shaping:
+        return None
+    neutral = ", ".join(f"{key} {value:g}" for key, value in UNRESTRICTED.items())
+    return (
+        f"rollouts are drawn with {', '.join(shaping)}, but log-probs, ratios and KL are those of the whole, "
+        f"untruncated policy: tokens come from another distribution than the one that is trained ({neutral} draw from "
+        "the policy itself)"
     )
 
 

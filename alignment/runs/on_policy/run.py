@@ -26,7 +26,7 @@ from alignment.runs.assembly import Horizon, build_best, build_learner, build_se
 from alignment.runs.finish import finish_run
 from alignment.runs.launch import Launch
 from alignment.runs.on_policy.algorithm import ChosenAlgorithm
-from alignment.runs.on_policy.engines import build_engine, generation_options
+from alignment.runs.on_policy.engines import build_engine, describe_restrictions, generation_options
 from alignment.runs.on_policy.prompts import OnPolicyData, RowPlan, ptx_batches
 from alignment.runs.on_policy.rewards import build_normalizer, build_scorer
 from alignment.runs.on_policy.roles import Roles
@@ -58,6 +58,9 @@ class OnPolicyRun:
         self._reference = self._place_reference()
         self._scorer = build_scorer(start, roles)
         self._normalize, normalizer_part = build_normalizer(start, roles)
+        restrictions = describe_restrictions(start.parsed.generation)
+        if restrictions is not None:
+            log.info(restrictions)
         self._collector = Collector(
             self._engine.engine,
             generation_options(start.parsed, roles, sample=True),

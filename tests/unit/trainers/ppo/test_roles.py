@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from alignment.architecture.layout import Layout
+from alignment.arguments.generation import GenerationArguments
 from alignment.data.sources.packing import TOKENIZER
 from alignment.errors import ArgumentError, UserError
 from alignment.models.config import read_config
@@ -20,7 +21,7 @@ from alignment.models.tokenizer.tokenizer import load_tokenizer
 from alignment.models.tokenizer.trained_template import describe_template
 from alignment.records import Rollout
 from alignment.runs import models as trainer_models
-from alignment.runs.on_policy.engines import generation_options
+from alignment.runs.on_policy.engines import describe_restrictions, generation_options
 from alignment.runs.on_policy.roles import RoleFolders, check_folders, choose_sequences
 from alignment.trainers.ppo.arguments import parse_ppo_arguments
 
@@ -270,3 +271,24 @@ def test_a_critic_may_start_from_any_run_and_takes_the_model_that_is_nearest_to_
     assert RoleFolders.of(made).critic == str(folders / "sft" / "policy")
     shutil.copytree(folders / "rm" / "reward", folders / "sft" / "value")
     assert RoleFolders.of(made).critic == str(folders / "sft" / "value")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"top_p": 0.8}, "drawn with top_p=0.8, but"),
+        ({"top_k": 5}, "drawn with top_k=5, but"),
+        ({"repetition_penalty": 1.2}, "drawn with repetition_penalty=1.2, but"),
+        ({"min_dec_len": 1}, "drawn with min_dec_len=1, but"),
+        ({"top_p": 0.5, "min_dec_len": 3}, "drawn with top_p=0.5, min_dec_len=3, but"),
+        ({}, None),
+        ({"temperature": 0.7, "max_dec_len": 9}, None),
+    ],
+)
+def test_keys_that_draw_from_another_distribution_than_is_scored_are_told(given, said):
+    neutral = {"top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0, "min_dec_len": 0}
+    line = describe_restrictions(GenerationArguments(**(neutral | given)))
+    if said is None:
+        assert line is None
+    else:
+        assert said in line and "those of the whole, untruncated policy" in line
