@@ -25,6 +25,6 @@ def draw_weights(model: nn.Layer, *, seed: int, std: float) -> None:
         if len(part.shape) > 1:
             values = generator.standard_normal(part.shape, np.float32)[part.slices] * np.float32(std)
         else:
-            values = np.full(part.extent, float(name.endswith("norm.weight")), np.float32)
+            values = np.full(part.extent, float(name.endswith(".weight")), np.float32)
         with paddle.no_grad():
             parameter.set_value(paddle.to_tensor(values).astype(parameter.dtype))
