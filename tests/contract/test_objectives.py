@@ -162,6 +162,7 @@ def test_a_policy_that_is_its_reference_has_gained_nothing(objective, model):
     )
     assert metrics["rewards/margins"] == metrics["rewards/chosen"] == metrics["rewards/rejected"] == 0.0
     assert value == np.float32(np.log(2)), objective.name
+    assert metrics["rewards/accuracies"] == 0.0, "a tie is wrong"
 
 
 def test_evaluation_leaves_the_weights_as_they_are(objective, model, evaluated):

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from alignment.trainers.registered import TRAINERS
 from tests.contract.keys.assembled import Run
 from tests.contract.keys.rows import EIGHT_ROWS, EVALUATED, SUPERVISED, Row, held_out, is_ppo
 
 RM, DPO, PPO = ("rm",), ("dpo",), ("ppo",)
+POLICIES = tuple(name for name in SUPERVISED if TRAINERS[name].models == ("policy",))
 RANDOM_REWARD = "runs.offline.models.random_score_model"
 SFT_MODEL = "runs.offline.models.load_causal_lm"
 SFT_RANDOM = "runs.offline.models.random_causal_lm"
@@ -116,7 +118,7 @@ ROWS = (
     Row("dataloader_num_workers", 3, lambda r: r.call("runs.datasets.Encoding")["num_workers"]),
     Row("encoded_cache_dir", "{named}", lambda r: str(r.call("runs.datasets.Encoding")["cache_dir"])),
     Row("tokenizer_name_or_path", "{tokenizer}", _tokenizer_folder, alone=True),
-    Row("model_name_or_path", "{other}", lambda r: _loaded(r, SFT_MODEL), only=("sft", "dpo"), alone=True),
+    Row("model_name_or_path", "{other}", lambda r: _loaded(r, SFT_MODEL), only=POLICIES, alone=True),
     Row("model_name_or_path", "{other}", lambda r: _loaded(r, REWARD_MODEL), only=RM, alone=True),
     Row(
         "model_config_name_or_path", "{config}",

@@ -11,7 +11,7 @@ from tests.contract.keys.assembled import Run
 from tests.contract.keys.rows import EIGHT_ROWS, EVALUATED, SUPERVISED, Row, is_ppo, plan
 
 BEST = {**EVALUATED, "load_best_model_at_end": True, "save_strategy": "steps", "save_steps": 3}
-SEEDS = {"sft": [7] * 3, "rm": [7] * 4, "dpo": [7] * 3, "ppo": [7, 7, 7, 7, 7 + 1_000_003, 7]}
+SEEDS = {**dict.fromkeys(SUPERVISED, [7] * 3), "rm": [7] * 4, "ppo": [7, 7, 7, 7, 7 + 1_000_003, 7]}
 PPO = ("ppo",)
 
 
@@ -106,7 +106,7 @@ TRAINING = (
     Row("load_best_model_at_end", True, lambda r: r.session.hooks.best is not None, with_=BEST),
     Row("metric_for_best_model", "mine", lambda r: r.session.hooks.best.metric, "eval/mine", with_=BEST),
     Row(
-        "greater_is_better", {"sft": True, "rm": False, "dpo": True, "ppo": False},
+        "greater_is_better", {**dict.fromkeys(SUPERVISED, True), "rm": False, "ppo": False},
         lambda r: r.session.hooks.best.greater_is_better, with_=BEST,
     ),
     Row("resume_from_checkpoint", True, lambda r: _open_checkpoint(r)["resume_from"], alone=True),

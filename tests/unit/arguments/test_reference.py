@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 
 from alignment.arguments.groups import options
 from alignment.arguments.reference import describe_fields
 from alignment.commands.keys import key_reference
+from alignment.trainers.objectives import OBJECTIVES, REWARD
 from alignment.trainers.registered import TRAINERS
 
 CLASSES = sorted(
@@ -34,11 +36,17 @@ OF_SEVERAL_ALGORITHMS = {
 """Keys that algorithms declare differently."""
 
 
+def _loss_keys():
+    """Keys of the losses of offline objectives, each of which declares its own."""
+    losses = {OBJECTIVES[name].hyperparameters for name in OBJECTIVES} | {REWARD.hyperparameters}
+    return [item.name for cls in losses if cls is not None for item in dataclasses.fields(cls)]
+
+
 def test_every_key_has_one_row_and_all_cells():
     lines = [line for line in key_reference().splitlines() if line.startswith("| `")]
     keys = [line.split("`")[1] for line in lines]
     shared = {"train_datasets", "eval_datasets", "model_name_or_path", "model_config_name_or_path", "value_head_prefix"}
-    shared |= {"loss_type"}
+    shared |= {key for key, count in Counter(_loss_keys()).items() if count > 1}
     repeated = {key for key in keys if keys.count(key) > 1}
     assert repeated == shared | OF_SEVERAL_ALGORITHMS
     assert {item.name for cls in CLASSES for item in dataclasses.fields(cls)} == set(keys)

@@ -151,3 +151,31 @@ def test_what_is_not_built_is_refused_by_name(folder, keys, says):
     with pytest.raises(ArgumentError, match=says):
         train(folder, "declined", **keys)
     assert not (folder / "declined").exists()
+
+
+PADDLENLP_DPO = {
+    "model_name_or_path": "meta-llama/Meta-Llama-3-8B", "train_dataset_path": "./data/train.jsonl",
+    "dev_dataset_path": "./data/dev.jsonl", "output_dir": "./checkpoints/dpo_ckpts", "per_device_train_batch_size": 1,
+    "gradient_accumulation_steps": 8, "per_device_eval_batch_size": 1, "num_train_epochs": 1, "max_steps": 100,
+    "learning_rate": 1e-06, "warmup_steps": 10, "logging_steps": 1, "evaluation_strategy": "steps",
+    "save_strategy": "steps", "eval_steps": 100, "save_steps": 500, "max_seq_len": 4096, "max_prompt_len": 2048,
+    "bf16": True, "fp16_opt_level": "O2", "do_train": True, "do_eval": True, "disable_tqdm": True,
+    "load_best_model_at_end": True, "tensor_parallel_degree": 8, "sharding": "stage1", "use_flash_attention": True,
+    "recompute": False, "recompute_granularity": "full", "beta": 0.1, "benchmark": False, "loss_type": "sigmoid",
+    "label_smoothing": 0.0, "unified_checkpoint": True, "autotuner_benchmark": False, "lazy": False, "seed": 42,
+}  # fmt: skip
+"""The keys and values of llm/config/llama/dpo_argument.json, but for flash_mask."""
+
+
+def test_the_dpo_file_of_paddlenlp_is_understood_up_to_packing(tmp_path):
+    path = tmp_path / "dpo_argument.json"
+    (tmp_path / "data").mkdir()
+    for name in ("train.jsonl", "dev.jsonl"):
+        (tmp_path / "data" / name).write_text("{}")
+    path.write_text(json.dumps(PADDLENLP_DPO))
+    parsed = TRAINERS["dpo"].parse([str(path)])
+    assert (parsed.loss.beta, parsed.loss.loss_type, parsed.data.max_length) == (0.1, "sigmoid", 4096)
+    assert parsed.offline.train_datasets == f"jsonl:1.0:{tmp_path}/data/train.jsonl"
+    path.write_text(json.dumps({**PADDLENLP_DPO, "flash_mask": True}))
+    with pytest.raises(ArgumentError, match=r"^1 invalid argument\(s\):\n  flash_mask"):
+        TRAINERS["dpo"].parse([str(path)])
