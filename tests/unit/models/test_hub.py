@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from alignment.architecture.decoder_config import DecoderConfig
-from alignment.errors import ModelFolderError
+from alignment.errors import ModelFolderError, NotFiniteError
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.initialise import draw_weights
 from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
@@ -202,3 +202,19 @@ def test_random_weights_depend_on_the_seed_alone(tmp_path):
     name = "model.layers.0.mlp.up_proj.weight"
     np.testing.assert_array_equal(first[name].numpy(), again[name].numpy())
     assert (first[name] != other[name]).any()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["model.embed_tokens.weight", "lm_head.weight"])
+def test_a_weight_that_is_not_finite_is_not_saved(tmp_path, name, dtype, value):
+    model = CausalLM(DecoderConfig.from_dict(RAW), dtype=dtype)
+    weight = dict(model.named_parameters())[name]
+    numbers = np.zeros(weight.shape, np.float32)
+    numbers[0, :3] = 3e38, -3e38, 1e-40
+    weight.set_value(paddle.to_tensor(numbers).astype(dtype))
+    save_model(tmp_path / "large", model, None)
+    numbers[-1, -1] = value
+    weight.set_value(paddle.to_tensor(numbers).astype(dtype))
+    with pytest.raises(NotFiniteError, match=f"{name} holds NaN or infinite numbers"):
+        save_model(tmp_path / "ruined", model, None)
