@@ -140,7 +140,10 @@ def choose_tests(fault: Fault, known: Mapping[str, Any]) -> list[str]:
     A line that runs when its file is imported says nothing of who uses what it made: then these are the tests of the
     modules that name the file in an import, those of its package, and all that run any other line of it.
     """
-    covering = _tests_of_lines(fault, known) or _tests_of_file(fault, known)
+    covering = _tests_of_lines(fault, known)
+    if not covering:  # it may run in a process that a test starts
+        own = f"/test_{Path(fault.path).stem}.py::"
+        covering = _tests_of_file(fault, known) | {test for test in known["seconds"] if own in test}
     near = {test.partition("::")[0] for test in covering if _runs_at_import(fault, known)}
     if _runs_at_import(fault, known):
         mirror = f"tests/unit/{Path(fault.path).parts[1]}/"
