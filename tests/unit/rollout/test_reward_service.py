@@ -190,3 +190,12 @@ def test_nothing_stays_open_after_a_call(service, status, monkeypatch):
     with contextlib.suppress(PassingRewardError):
         _ask(address)
     assert [loop.is_closed() for loop in loops] == [True]
+
+
+def test_a_failure_is_quoted_to_300_characters_however_slowly_it_comes(service):
+    """Of four bytes each: the client reads 1200 bytes before it stops."""
+    address, settings = service
+    settings |= {"status": 500, "body": "\U0001f600".encode() * 330, "pause": 1e-5}
+    with pytest.raises(PassingRewardError) as caught:
+        _ask(address)
+    assert str(caught.value).endswith(f"status 500: {chr(0x1F600) * 300!r} ...")
