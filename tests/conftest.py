@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import random
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,21 @@ def fixed_seeds() -> None:
     for framework, seed in (("paddle", "seed"), ("torch", "manual_seed")):
         if framework in sys.modules:
             getattr(sys.modules[framework], seed)(0)
+
+
+def _leave_the_log_as_it_was() -> Iterator[None]:
+    """A run that a test makes configures the log of this process; the next test begins without that."""
+    logger = logging.getLogger("alignment")
+    before = logger.level, logger.propagate, list(logger.handlers)
+    yield
+    for handler in [handler for handler in logger.handlers if handler not in before[2]]:
+        handler.close()
+    logger.setLevel(before[0])
+    logger.propagate, logger.handlers = before[1:]
+
+
+kept_log_of_a_module = pytest.fixture(scope="module", autouse=True)(_leave_the_log_as_it_was)
+kept_log = pytest.fixture(autouse=True)(_leave_the_log_as_it_was)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
