@@ -276,7 +276,7 @@ def test_tiny_model_fits_its_config():
         (["--top_p", "0"], "top_p: expected a value > 0 and <= 1"),
         (["--max_steps", "0"], "not 0"),
         (["--fp16"], "fp16: True is refused"),
-        (["--rl_algorithm", "gppo"], "rl_algorithm: expected one of 'ppo', 'grpo', got 'gppo'"),
+        (["--rl_algorithm", "gppo"], f"rl_algorithm: expected one of {', '.join(map(repr, ALGORITHMS))}, got 'gppo'"),
         (["--wandb_api_key", "s3cret"], "(command line): a secret does not belong in a file"),
     ],
 )
