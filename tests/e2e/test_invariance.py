@@ -45,6 +45,7 @@ CASES = {
     # 60 supervised rows: their epochs end in the middle of an update.
     "ppo": ("ppo", {"ptx_datasets": "packing-sft/train:60/-1"}),
     "ppo-sequence": ("ppo", {"policy_loss_reduction": "sequence", "entropy_coeff": 0.01, "max_steps": 8}),
+    "grpo": ("ppo", {"rl_algorithm": "grpo", "kl_coeff": 0.05, "kl_loss_coeff": 0.1, "entropy_coeff": 0.01}),
 }
 
 
