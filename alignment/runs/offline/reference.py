@@ -25,6 +25,7 @@ from alignment.runs.models import check_layout, freeze
 from alignment.runs.offline.objective import OfflineObjective
 from alignment.runs.placed import place_frozen
 from alignment.telemetry import log
+from alignment.telemetry.progress import Progress
 from alignment.training.checksums import hash_files
 from alignment.training.durable import write_folder
 
@@ -33,7 +34,7 @@ FIELD = "reference"
 FOLDER = "reference_logprobs"
 """Where they are kept under ``output_dir``."""
 _FILE = "rows.npz"
-_BATCHES_AT_ONCE = 64
+_BATCHES_AT_ONCE = 16
 
 Prepare = Callable[[Sequence[TokenBatch]], None]
 
@@ -57,7 +58,8 @@ def open_reference(
     if not asked.precompute_ref_logprobs:
         runner = load()
         return lambda batches: _attach(batches, runner.forward(batches, objective.read))
-    kept = KeptRows(start, _key(start, objective, folder))
+    shows = start.topology.is_main and not start.parsed.training.disable_tqdm
+    kept = KeptRows(start, _key(start, objective, folder), shows_progress=shows)
     size = start.parsed.training.per_device_eval_batch_size
     kept.complete((batch for part in samples for batch in _cut(part, size, objective.make_batch)), load, objective.read)
     gc.collect()
@@ -82,6 +84,8 @@ class KeptRows:
     start: Launch
     key: str
     """Names the reference model by its content."""
+    shows_progress: bool = False
+    """Whether a bar counts the rows while they are computed."""
 
     def __post_init__(self) -> None:
         self._known: dict[bytes, float] = on_main(self._world, _read, self._folder / _FILE)
@@ -98,10 +102,12 @@ class KeptRows:
         if not missing:
             return
         runner = load()
-        for first in range(0, len(missing), _BATCHES_AT_ONCE):
-            part = missing[first : first + _BATCHES_AT_ONCE]
-            for batch, numbers in zip(part, runner.forward(part, read), strict=True):
-                self._known.update(zip(row_keys(batch), map(float, numbers), strict=True))
+        with Progress(rows, "log-probs of the reference", enabled=self.shows_progress) as progress:
+            for first in range(0, len(missing), _BATCHES_AT_ONCE):
+                part = missing[first : first + _BATCHES_AT_ONCE]
+                for batch, numbers in zip(part, runner.forward(part, read), strict=True):
+                    self._known.update(zip(row_keys(batch), map(float, numbers), strict=True))
+                    progress.advance(batch.num_rows)
         with write_folder(self._folder, self._world) as aside:
             on_main(self._world, _write, aside / _FILE, self._known)
 
