@@ -46,6 +46,8 @@ def test_training_and_evaluation_have_the_steps_of_both_and_a_gap_where_a_value_
         [0.25, "none", "none", 1, "none"],
     ]
     assert chart["lonely"] == [1, 3] and chart["dots"] == [None, True, True]
+    assert chart["marks"] == [2 - 5]  # one triangle, whose foot starts five pixels before step 2
+    assert drawn["chart-2"]["marks"] == []
     assert chart["labels"] == ["update", "score"]
 
 
