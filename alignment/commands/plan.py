@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from alignment.architecture.layout import Layout
 from alignment.arguments.command_line import ToolParser, number
+from alignment.arguments.files import read_file
 from alignment.arguments.global_batches import share_global_batches
 from alignment.arguments.parsed import Parsed
+from alignment.arguments.sources import read_command_line
 from alignment.errors import ArgumentError
-from alignment.planner.job import LANGUAGE_MODELS, TRAINED, Job, read_job
-from alignment.planner.memory import ALWAYS_SHOWN, COMPONENTS, OFFLOADED, PHASES, Moment
+from alignment.planner.job import LANGUAGE_MODELS, Job, read_job
+from alignment.planner.memory import ALWAYS_SHOWN, CACHE, COMPONENTS, OFFLOADED, Moment
 from alignment.planner.search import Candidate, Machine, evaluate, layout_problems, search
 from alignment.planner.shapes import model_elements
 from alignment.runs.degrees import resolve_layout
 from alignment.telemetry.tables import print_table
-from alignment.trainers.ppo.arguments import parse_ppo_arguments
+from alignment.trainers.recognise import recognise_trainer
+from alignment.trainers.registered import TRAINERS
+from alignment.trainers.trainer import Trainer
 
 GIB = 2**30
 MOST_DEVICES = 2**17
@@ -44,7 +49,8 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         epilog="Other --key value pairs override keys of the file, as for the trainer.",
     )
     count, size = number(int, minimum=1, maximum=MOST_DEVICES), number(float, above=0, maximum=1e6)
-    parser.add_argument("arguments", help="a ppo_argument.json")
+    parser.add_argument("arguments", help="argument file of a trainer, such as ppo_argument.json")
+    parser.add_argument("--trainer", choices=list(TRAINERS), help="whose file it is (default: what its keys tell)")
     parser.add_argument("--gpus", type=count, required=True, help="processes, one a device")
     parser.add_argument("--memory_gib", type=size, required=True, help="memory of each device in GiB (2**30 bytes)")
     parser.add_argument("--tflops", type=size, default=400, help="TFLOP/s matrix products reach (default 400)")
@@ -58,10 +64,11 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def _plan(options: argparse.Namespace, rest: Sequence[str]) -> int:
-    parsed = parse_ppo_arguments([options.arguments, *rest])
+    trainer = TRAINERS[options.trainer or _recognise(options.arguments, rest)]
+    parsed = trainer.parse([options.arguments, *rest])
     layout, problem = _layout_of_file(parsed, options.gpus)
     parsed = share_global_batches(parsed, batch_ranks=layout.batch)
-    job = read_job(parsed, device=options.on)
+    job = _job_of(trainer, parsed, device=options.on)
     _print_models(job)
     problem = problem or "; ".join(layout_problems(job, layout))
     machine = Machine(
@@ -71,17 +78,33 @@ def _plan(options: argparse.Namespace, rest: Sequence[str]) -> int:
         measure=_everywhere if options.on == "cpu" else _on_device,
     )
     base, limit = int(PROCESS_GIB[options.on] * GIB), int(options.memory_gib * GIB)
-    always = (*(f"{name} weights" for name in job.models), *ALWAYS_SHOWN)
+    always = (*(f"{name} weights" for name in job.models), *ALWAYS_SHOWN, *([CACHE] if job.generates else []))
     fits = not problem and _judge(evaluate(job, layout, machine), machine, base, options, always)
     if problem:
         print(f"the layout of {options.arguments} does not work on {options.gpus} devices: {problem}\n")
     found = search(job, processes=options.gpus, limit=limit - base, machine=machine, like=layout)
-    _print_layouts(found[: options.best], len(found), base, options)
+    if found:
+        _print_layouts(found[: options.best], len(found), base, options, job.learner)
+    else:
+        _print_what_helps(job, options)
     if options.check and not problem:
         from alignment.planner.check import check_memory
 
-        return check_memory(parsed, read_job(parsed, device="cpu"), layout)
+        return check_memory(parsed, _job_of(trainer, parsed, device="cpu"), layout)
     return 0 if fits else 1
+
+
+def _recognise(file: str, rest: Sequence[str]) -> str:
+    given = [*read_file(Path(file)).given, *read_command_line(rest).given]
+    return recognise_trainer([item.key for item in given], Path(file))
+
+
+def _job_of(trainer: Trainer, parsed: Parsed, *, device: str) -> Job:
+    if trainer.is_on_policy:
+        return read_job(parsed, device=device)
+    from alignment.planner.offline_job import read_offline_job  # what an offline objective is needs Paddle
+
+    return read_offline_job(trainer.name, parsed, device=device)
 
 
 def _layout_of_file(parsed: Parsed, processes: int) -> tuple[Layout, str]:
@@ -100,24 +123,28 @@ def _print_models(job: Job) -> None:
             f"{model_elements(config, 'causal' if name in LANGUAGE_MODELS else 'score') / 1e9:.3f}",
             config.num_hidden_layers,
             config.hidden_size,
-            "trained" if name in TRAINED else "frozen",
+            "trained" if name in job.trained else "frozen",
         ]
         for name, config in job.models.items()
     ]
     kind = "bfloat16, masters in float32" if job.half else "float32"
     print_table(f"models ({kind})", ["model", "billion parameters", "layers", "hidden", "state"], rows)
-    print(
-        f"in each process that sees its own rows: {job.iteration_rows} responses an iteration, {job.micro_batches} "
-        f"micro-batches of {job.rows_per_batch} an update, {job.length} tokens at most ({job.response} of them "
-        "response); all sequences are counted at their longest\n"
-    )
+    batches = f"{job.micro_batches} micro-batches of {job.rows_per_batch}"
+    if job.generates:
+        work = (
+            f"{job.iteration_rows} responses an iteration, {batches} an update, {job.length} tokens at most "
+            f"({job.response} of them response)"
+        )
+    else:
+        work = f"{batches} rows an update of {TRAINERS[job.trainer].label}, {job.length} tokens at most"
+    print(f"in each process that sees its own rows: {work}; all sequences are counted at their longest\n")
 
 
 def _judge(chosen: Candidate, machine: Machine, base: int, options: argparse.Namespace, always: Sequence[str]) -> bool:
     """Print what the layout of the file needs; return whether it fits."""
     _print_phases(chosen, base, options.on, always)
     needed, limit = chosen.peak + base, int(options.memory_gib * GIB)
-    worst = max(PHASES, key=lambda phase: machine.measure(chosen.memory[phase]))
+    worst = max(chosen.memory, key=lambda phase: machine.measure(chosen.memory[phase]))
     verdict = "fits" if needed <= limit else "DOES NOT FIT"
     print(
         f"{chosen.layout} on {options.gpus} devices of {options.memory_gib:g} GiB {verdict}: the {worst} phase needs "
@@ -128,7 +155,7 @@ def _judge(chosen: Candidate, machine: Machine, base: int, options: argparse.Nam
 
 def _print_phases(candidate: Candidate, base: int, device: str, always: Sequence[str]) -> None:
     moments = candidate.memory
-    process = ["process itself, about", *[_gib(base)] * len(PHASES)]
+    process = ["process itself, about", *[_gib(base)] * len(moments)]
     if device == "cpu":
         rows = _component_rows({phase: moment.by_name for phase, moment in moments.items()}, always)
         rows += [process, _total("total", moments, base, _everywhere)]
@@ -137,32 +164,36 @@ def _print_phases(candidate: Candidate, base: int, device: str, always: Sequence
         rows += [process, _total("total on the device", moments, base, _on_device)]
         on_host = _component_rows({phase: moment.host for phase, moment in moments.items()}, [OFFLOADED])
         rows += [[f"host memory: {row[0]}", *row[1:]] for row in on_host]
-    rows.append(["fullest at", *(moments[phase].name for phase in PHASES)])
-    print_table(f"GiB in the fullest process of {candidate.layout}", ["what", *PHASES], rows)
+    rows.append(["fullest at", *(moment.name for moment in moments.values())])
+    print_table(f"GiB in the fullest process of {candidate.layout}", ["what", *moments], rows)
     print(
         "a column is the moment at which its phase has most; at other moments other rows are larger, the sum is not\n"
     )
 
 
 def _component_rows(sizes: Mapping[str, Mapping[str, int]], always: Sequence[str]) -> list[list[str]]:
-    names = {*always, *(name for phase in PHASES for name in sizes[phase])}
+    names = {*always, *(name for size in sizes.values() for name in size)}
     return [
-        [name, *(_gib(sizes[phase].get(name, 0)) for phase in PHASES)] for name in sorted(names, key=COMPONENTS.index)
+        [name, *(_gib(size.get(name, 0)) for size in sizes.values())] for name in sorted(names, key=COMPONENTS.index)
     ]
 
 
 def _total(what: str, moments: Mapping[str, Moment], base: int, measure) -> list[str]:
-    return [what, *(_gib(measure(moments[phase]) + base) for phase in PHASES)]
+    return [what, *(_gib(measure(moment) + base) for moment in moments.values())]
 
 
-def _print_layouts(found: Sequence[Candidate], total: int, base: int, options: argparse.Namespace) -> None:
-    if not found:
-        print(
-            f"no layout of {options.gpus} devices fits in {options.memory_gib:g} GiB. What helps: more devices, "
-            'offload_level "freeze_model optimizer train_model", recompute, a smaller per_device_train_batch_size or '
-            "max_length, per_device_rollout_batch_size where the cache of keys and values is large"
-        )
-        return
+def _print_what_helps(job: Job, options: argparse.Namespace) -> None:
+    cache = ", per_device_rollout_batch_size where the cache of keys and values is large" if job.generates else ""
+    print(
+        f"no layout of {options.gpus} devices fits in {options.memory_gib:g} GiB. What helps: more devices, "
+        'offload_level "freeze_model optimizer train_model", recompute, a smaller per_device_train_batch_size or '
+        f"max_length{cache}"
+    )
+
+
+def _print_layouts(
+    found: Sequence[Candidate], total: int, base: int, options: argparse.Namespace, learner: str
+) -> None:
     rows = [
         [
             str(c.layout),
@@ -177,7 +208,7 @@ def _print_layouts(found: Sequence[Candidate], total: int, base: int, options: a
     columns = ["layout", "seconds", "GiB needed", "GiB free", "idle", "GiB sent: tensor", "pipeline", "batch"]
     print_table(f"the {len(rows)} quickest of {total} layouts that fit", columns, rows)
     print(
-        "seconds: estimate of one policy update with the rows of the file's layout, at "
+        f"seconds: estimate of one {learner} update with the rows of the file's layout, at "
         f"{options.tflops:g} TFLOP/s and {options.network_gib:g} GiB/s between nodes; idle: share of it in which a "
         "stage waits; sent: by one process in that update, along tensor, pipeline and batch (sharding x data) "
         "parallelism\n"

@@ -11,7 +11,6 @@ import argparse
 import dataclasses
 import json
 import math
-import re
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +20,6 @@ from typing import Any
 from alignment.algorithms.on_policy.registered import ALGORITHMS
 from alignment.architecture.layout import Layout
 from alignment.arguments.command_line import ToolParser, number
-from alignment.arguments.groups import declare
 from alignment.errors import ArgumentError, ProcessError, UserError
 from alignment.models.config import read_config
 from alignment.parity.check import References, check_layout
@@ -30,6 +28,7 @@ from alignment.parity.layouts import LAYOUTS, num_batch_ranks, num_processes
 from alignment.parity.subjects import LAYOUT_KEYS, SMALL_MODEL, make_models
 from alignment.telemetry import log
 from alignment.telemetry.tables import print_table
+from alignment.trainers.recognise import recognise_trainer
 from alignment.trainers.registered import TRAINERS
 
 COLUMNS = (
@@ -86,6 +85,7 @@ Result = tuple[str, int, str, Difference | UserError]
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = ToolParser(prog="alignment verify", description=__doc__)
     parser.add_argument("arguments", nargs="?", help="a ppo_argument.json, rm_argument.json or sft_argument.json")
+    parser.add_argument("--trainer", choices=list(TRAINERS), help="whose file it is (default: what its keys tell)")
     processes, steps = number(int, minimum=1, maximum=1024), number(int, minimum=1, maximum=100_000)
     parser.add_argument(
         "--processes", type=processes, help="processes to start (default: what the degrees multiply to)"
@@ -133,7 +133,7 @@ def _check_table(folder: Path, options: argparse.Namespace) -> list[Result]:
 def _check_file(folder: Path, options: argparse.Namespace) -> list[Result]:
     path = Path(options.arguments)
     given = {**_read(path), **options.changes}
-    trainer = _trainer_of(given, path)
+    trainer = options.trainer or recognise_trainer(given, path)
     degrees = [max(1, int(given.get(key, 1))) for key in ("tensor_parallel_degree", "pipeline_parallel_degree")]
     sharding = max(1, int(given.get("sharding_parallel_degree", 1))) if given.get("sharding") else 1
     processes = options.processes or math.prod(degrees) * sharding
@@ -166,15 +166,6 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(given, dict):
         raise ArgumentError(f"{path}: expected one JSON object of arguments, got {type(given).__name__}")
     return given
-
-
-def _trainer_of(given: Mapping[str, Any], path: Path) -> str:
-    """Return which trainer the file is for: of those that know all its keys the one that its name names."""
-    known = {name: {key for slot in declare(TRAINERS[name].groups) for key in slot.names} for name in TRAINERS}
-    fewest = min(len(given.keys() - keys) for keys in known.values())
-    fitting = [name for name, keys in known.items() if len(given.keys() - keys) == fewest]
-    words = set(re.split(r"[^a-z]+", path.stem.lower()))
-    return next((name for name in fitting if name in words), fitting[0])
 
 
 def _shape(given: Mapping[str, Any], folder: Path, *, layers: int) -> dict[str, Any]:

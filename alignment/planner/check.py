@@ -22,8 +22,8 @@ from alignment.models.folders.naming import is_transposed
 from alignment.models.safetensors_io import Entry, cut_files, file_names, write_files, write_index
 from alignment.ops.native.library import load_core
 from alignment.parallel.local_ranks import run_ranks
-from alignment.planner.job import Job
-from alignment.planner.memory import PHASES, phase_memory
+from alignment.planner.job import LANGUAGE_MODELS, Job
+from alignment.planner.memory import phase_memory
 from alignment.telemetry import log
 from alignment.telemetry.tables import print_table
 
@@ -43,7 +43,8 @@ gradient_accumulation_steps recompute recompute_granularity critic_recompute cri
 top_p top_k repetition_penalty rl_algorithm kl_coeff kl_loss_coeff entropy_coeff use_native_ops use_fusemt
 rollout_weight_type rollout_kv_type rollout_kv_memory tensor_parallel_degree pipeline_parallel_degree
 virtual_pp_degree sharding sharding_parallel_degree sequence_parallel eval_mode rollout_tensor_parallel_degree
-offload_level seed
+offload_level seed objective loss_type score_bias normalize_score_during_training normalizer_type reference_free
+precompute_ref_logprobs
 """
 """Arguments that bear on memory; all others are the check's own."""
 
@@ -62,14 +63,16 @@ def check_memory(parsed: Parsed, job: Job, layout: Layout) -> int:
     log.info(f"two iterations of {layout} on this machine's CPU, in float32 with random weights")
     with tempfile.TemporaryDirectory() as name:
         path = _write_run(Path(name), parsed, job)
-        ranks = run_ranks(
-            "alignment.planner.trial:run_trial", str(path), world_size=layout.world_size, timeout=_TIMEOUT
-        )
-    measured = {phase: [max(peaks[phase][i] for peaks in ranks) for i in range(2)] for phase in PHASES}
+        if job.generates:
+            call = ("alignment.planner.trial:run_trial", str(path))
+        else:
+            call = ("alignment.planner.trial:run_offline_trial", str(path), job.trainer)
+        ranks = run_ranks(*call, world_size=layout.world_size, timeout=_TIMEOUT)
+    measured = {phase: [max(peaks[phase][i] for peaks in ranks) for i in range(2)] for phase in job.phases}
     rows = [
         row
         for index, (what, predicted) in enumerate((("tensors", tensors), ("resident memory", resident)))
-        for row in _compare(what, predicted, {phase: measured[phase][index] for phase in PHASES})
+        for row in _compare(what, predicted, {phase: measured[phase][index] for phase in job.phases})
     ]
     print_table(f"GiB in the fullest of {layout.world_size} process(es)", COLUMNS, [row[:-1] for row in rows])
     return 0 if all(row[-1] for row in rows) else 1
@@ -79,7 +82,7 @@ COLUMNS = ("phase", "what", "predicted", "measured", "difference", "")
 
 
 def _compare(what: str, predicted: dict[str, int], measured: dict[str, int]) -> Iterator[list[Any]]:
-    for phase in PHASES:
+    for phase in predicted:
         difference = predicted[phase] / measured[phase] - 1
         fits = abs(difference) <= TOLERANCE
         sizes = [f"{sizes[phase] / _GIB:.3f}" for sizes in (predicted, measured)]
@@ -102,35 +105,50 @@ def _refuse_small_machine(needed: int) -> None:
 def _write_run(folder: Path, parsed: Parsed, job: Job) -> Path:
     """Write the models and the arguments of the run into ``folder``; return the path of the arguments."""
     given = {key: value for key, value in parsed.as_dict().items() if key in _KEPT.split() and parsed.given(key)}
-    own: dict[str, Any] = {
-        "train_datasets": "packing-prompts/train",
-        "chat_template": "tokenizer",
+    for role, config in job.models.items():
+        if role != "reference" or job.own_reference is not None:
+            _write_model(folder / role, config, "causal" if role in LANGUAGE_MODELS else "score")
+    own = {
+        **(_on_policy_arguments(folder, job) if job.generates else _offline_arguments(folder, job)),
         "output_dir": str(folder / "output"),
-        "actor_model_name_or_path": str(folder / "policy"),
-        "max_dec_len": job.response,
-        "min_dec_len": job.response,
-        "max_steps": job.iteration_rows // (job.rows_per_batch * job.micro_batches) + 1,
+        "chat_template": "tokenizer",
         "learning_rate": 1e-6,
-        "ptx_coeff": 1.0 if job.with_ptx else 0.0,
         "save_strategy": "no",
         "logging_steps": 1,
         "report_to": "none",
         "disable_tqdm": True,
         "device": "cpu",
     }
-    _write_model(folder / "policy", job.policy, "causal")
-    if job.critic is not None:
-        _write_model(folder / "critic", job.critic, "score")
-        own["reward_critic_model_name_or_path"] = str(folder / "critic")
-    if job.reward is None:
-        own["reward_function"] = "alignment.planner.trial:constant_reward"
-    else:
-        _write_model(folder / "reward", job.reward, "score")
-        own["reward_model_name_or_path"] = str(folder / "reward")
     path = folder / "arguments.json"
     lists = {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
     path.write_text(json.dumps({**lists, **own}), encoding="utf-8")
     return path
+
+
+def _on_policy_arguments(folder: Path, job: Job) -> dict[str, Any]:
+    """Return what an iteration of full responses, and an update more, need beside what is kept."""
+    critic = {"reward_critic_model_name_or_path": str(folder / "critic")} if job.critic is not None else {}
+    if job.reward is None:
+        rewards = {"reward_function": "alignment.planner.trial:constant_reward"}
+    else:
+        rewards = {"reward_model_name_or_path": str(folder / "reward")}
+    return {
+        "train_datasets": "packing-prompts/train",
+        "actor_model_name_or_path": str(folder / "policy"),
+        **critic,
+        **rewards,
+        "max_dec_len": job.response,
+        "min_dec_len": job.response,
+        "max_steps": job.iteration_rows // (job.rows_per_batch * job.micro_batches) + 1,
+        "ptx_coeff": 1.0 if job.with_ptx else 0.0,
+    }
+
+
+def _offline_arguments(folder: Path, job: Job) -> dict[str, Any]:
+    """Return what two updates need beside what is kept; the rows are the trial's own."""
+    own = {"ref_model_name_or_path": str(folder / "reference")} if job.own_reference is not None else {}
+    start = {"model_name_or_path": str(folder / job.learner), "max_steps": 2}
+    return {"train_datasets": "packing-sft/train", **start, **own}
 
 
 def _write_model(folder: Path, config: DecoderConfig, kind: str) -> None:

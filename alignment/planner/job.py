@@ -15,19 +15,21 @@ from alignment.runs.on_policy.algorithm import ChosenAlgorithm, critic_name
 
 LANGUAGE_MODELS = ("policy", "reference")
 """Roles whose models give log-probs; the others give scores."""
-TRAINED = ("policy", "critic")
-"""Roles whose models learn."""
+ON_POLICY_PHASES = ("rollout", "score", "update")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Shapes and batches of one on-policy run; rows are those of one process that sees its own rows."""
+    """Shapes and batches of one run; rows are those of one process that sees its own rows."""
 
-    policy: DecoderConfig
+    trainer: str = "ppo"
+    """Whose run it is, by its name in ``TRAINERS``."""
+    policy: DecoderConfig | None
+    """None: a score model is trained alone."""
     critic: DecoderConfig | None
-    """None: the algorithm has none."""
+    """None: the run has none."""
     reward: DecoderConfig | None
-    """None: a function or a service gives the rewards."""
+    """None: a function or a service gives the rewards, or nothing is scored."""
     half: bool
     """Whether weights are bfloat16 with float32 masters."""
     length: int
@@ -46,8 +48,12 @@ class Job:
     """Micro-batches of an update."""
     iteration_rows: int
     """Responses of one iteration."""
+    phases: tuple[str, ...] = ON_POLICY_PHASES
+    """What the run does in turn, by the names that its loop gives them."""
     has_reference: bool = True
-    """Whether a frozen copy of the policy's first weights is loaded."""
+    """Whether a frozen model that the policy is compared with is loaded."""
+    own_reference: DecoderConfig | None = None
+    """Its shape; None: the policy's."""
     side_by_side: int = -1
     """Sequences generated side by side at most; -1: all of an iteration."""
     recompute: str = ""
@@ -80,9 +86,29 @@ class Job:
     @property
     def models(self) -> dict[str, DecoderConfig]:
         """The models of the run by role, in the order in which people read them."""
-        reference = self.policy if self.has_reference else None
+        reference = (self.own_reference or self.policy) if self.has_reference else None
         roles = {"policy": self.policy, "critic": self.critic, "reference": reference, "reward": self.reward}
         return {role: config for role, config in roles.items() if config is not None}
+
+    @property
+    def generates(self) -> bool:
+        """Whether it is an on-policy run."""
+        return "rollout" in self.phases
+
+    @property
+    def learner(self) -> str:
+        """The role whose updates are timed: the policy, or the score model that is trained alone."""
+        return "reward" if self.policy is None else "policy"
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """Roles whose models learn."""
+        return (self.learner, "critic") if self.critic is not None else (self.learner,)
+
+    @property
+    def learning(self) -> DecoderConfig:
+        """The shape of the learner."""
+        return self.models[self.learner]
 
     @property
     def prompt(self) -> int:
@@ -104,12 +130,10 @@ def read_job(parsed: Parsed, *, device: str) -> Job:
     again = training.recompute if keys.critic_recompute is None else keys.critic_recompute
     granularity = keys.critic_recompute_granularity or training.recompute_granularity
     return Job(
-        policy=_read_config(on_policy.actor_model_name_or_path, "actor_model_name_or_path"),
-        critic=_read_config(critic_name(parsed), "reward_critic_model_name_or_path")
-        if algorithm.needs_critic
-        else None,
+        policy=read_shape(on_policy.actor_model_name_or_path, "actor_model_name_or_path"),
+        critic=read_shape(critic_name(parsed), "reward_critic_model_name_or_path") if algorithm.needs_critic else None,
         has_reference=algorithm.needs_reference,
-        reward=_read_config(reward, "reward_model_name_or_path") if reward else None,
+        reward=read_shape(reward, "reward_model_name_or_path") if reward else None,
         half=training.weight_dtype(device) == "bfloat16",
         length=data.max_length,
         response=response,
@@ -140,7 +164,7 @@ def _positive_or(value: int, default: int) -> int:
     return value if value > 0 else default
 
 
-def _read_config(name: str | None, key: str) -> DecoderConfig:
+def read_shape(name: str | None, key: str) -> DecoderConfig:
     """Return the configuration in the folder ``name``, or the one of that name on the hub (only config.json comes)."""
     if not name:
         raise ArgumentError(

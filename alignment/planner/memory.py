@@ -7,27 +7,26 @@ what compiled operators work in (on as many threads as this process would use).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from alignment.architecture.layout import Layout
 from alignment.device.host import num_threads
 from alignment.planner.engines import engine_memory
-from alignment.planner.job import Job
+from alignment.planner.job import LANGUAGE_MODELS, Job
 from alignment.planner.models import Placed, place_models
 from alignment.planner.rollout import RolloutPlace
 from alignment.planner.update import STEP, update_moments
 
-PHASES = ("rollout", "score", "update")
-SCRATCH, OFFLOADED = "scratch", "offloaded"
+CACHE, SCRATCH, OFFLOADED = "key-value cache", "scratch", "offloaded"
 COMPONENTS = (
     *("policy weights", "critic weights", "reference weights", "reward weights", "gathered weights", "rollout weights"),
-    *("optimizer", "gradients", "activations", "key-value cache", SCRATCH, "sampling", OFFLOADED),
+    *("optimizer", "gradients", "activations", CACHE, SCRATCH, "sampling", OFFLOADED),
 )
 """What the bytes of a moment are for, in the order in which people read them."""
-ALWAYS_SHOWN = ("optimizer", "gradients", "activations", "key-value cache")
-"""Those that every run has at some moment, beside the weights of its models."""
+ALWAYS_SHOWN = ("optimizer", "gradients", "activations")
+"""Those that every run has at some moment, beside the weights of its models; one that generates has ``CACHE`` too."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def phase_memory(job: Job, layout: Layout, measure: Measure) -> dict[str, Moment
     stages = [
         StageMemory(job, layout, stage) for stage in sorted({0, min(1, layout.pipeline - 1), layout.pipeline - 1})
     ]
-    return {phase: max((m for stage in stages for m in stage.moments(phase)), key=measure) for phase in PHASES}
+    return {phase: max((m for stage in stages for m in stage.moments(phase)), key=measure) for phase in job.phases}
 
 
 class StageMemory:
@@ -80,37 +79,48 @@ class StageMemory:
     def __init__(self, job: Job, layout: Layout, stage: int) -> None:
         self._job = job
         self._models = place_models(job, layout, stage)
-        self._engine = engine_memory(RolloutPlace(job=job, layout=layout, stage=stage))
+        self._engine = engine_memory(RolloutPlace(job=job, layout=layout, stage=stage)) if job.generates else None
+        self._engine_device = self._engine.standing if self._engine else {}
+        self._engine_host = self._engine.standing_on_host if self._engine else {}
         passes = [model.one_pass(job.rows_per_batch) for model in self._models.values() if model.is_trained]
         self._scratch = max(step.scratch(num_threads()) for step in passes)
 
     def moments(self, phase: str) -> Iterator[Moment]:
-        """Yield the moments of ``phase``, one of ``PHASES``."""
-        yield from {"rollout": self._generate, "score": self._score, "update": self._update}[phase]()
+        """Yield the moments of ``phase``, one of the job's."""
+        phases = {
+            "rollout": self._generate,
+            "score": self._score,
+            "reference": lambda: self._forward("reference", left=()),
+            "update": self._update,
+        }
+        yield from phases[phase]()
 
     def _generate(self) -> Iterator[Moment]:
         for moment in self._engine.moments():
-            device, host = {**self._engine.standing, **moment.device}, {**self._engine.standing_on_host, **moment.host}
+            device, host = {**self._engine_device, **moment.device}, {**self._engine_host, **moment.host}
             yield self._moment(moment.name, ["policy"], device, host=host)
         yield from self._moves(["policy"])
 
     def _score(self) -> Iterator[Moment]:
-        job = self._job
-        rows = {"reward": job.reward_rows, "critic": job.value_rows}
-        for name, model in self._models.items():
-            count = rows.get(name, job.logprob_rows)
-            step = model.one_pass(count)
-            needed = step.forward_only
-            head = model.head(count * job.response, is_scaled=job.is_scaled)
-            if head is not None:
-                needed = max(needed, head.forward_only(with_entropy=name == "policy"))
+        for name in self._models:
             # Models run one after the other, and the head of one that ran before may still be whole.
-            whole = sum(self._whole_head(other) for other in ("policy", "reference") if other != name)
-            yield self._moment(f"{name} forward", [name], {"activations": needed}, whole=whole + model.whole_unit)
-            if model.gathering:
-                coming = {"activations": step.shared + 3 * step.boundary}
-                yield self._moment(f"{name} gathered", [name], coming, whole=whole + model.gathering)
-            yield from self._moves([name])
+            yield from self._forward(name, left=[other for other in LANGUAGE_MODELS if other != name])
+
+    def _forward(self, name: str, *, left: Sequence[str]) -> Iterator[Moment]:
+        """Yield the moments of the model ``name`` without gradients; the heads of the models ``left`` are whole."""
+        job, model = self._job, self._models[name]
+        count = {"reward": job.reward_rows, "critic": job.value_rows}.get(name, job.logprob_rows)
+        step = model.one_pass(count)
+        needed = step.forward_only
+        head = model.head(count * job.response, is_scaled=job.is_scaled)
+        if head is not None:
+            needed = max(needed, head.forward_only(with_entropy=name == "policy"))
+        whole = sum(map(self._whole_head, left))
+        yield self._moment(f"{name} forward", [name], {"activations": needed}, whole=whole + model.whole_unit)
+        if model.gathering:
+            coming = {"activations": step.shared + 3 * step.boundary}
+            yield self._moment(f"{name} gathered", [name], coming, whole=whole + model.gathering)
+        yield from self._moves([name])
 
     def _update(self) -> Iterator[Moment]:
         for model in (model for model in self._models.values() if model.is_trained):
@@ -148,12 +158,12 @@ class StageMemory:
             **{f"{model.name} weights": model.weights for model in here},
             "optimizer": sum(model.optimizer for model in stepping),
             "gathered weights": self._whole_head("reference") if whole is None else whole,
-            **(self._engine.standing if stays else {}),
+            **(self._engine_device if stays else {}),
             **needed,
         }
         away = sum(model.weights for model in models if model not in here)
         away += sum(model.optimizer for model in trained if model not in stepping)
-        in_host = {OFFLOADED: away, **(self._engine.standing_on_host if stays else {}), **(host or {})}
+        in_host = {OFFLOADED: away, **(self._engine_host if stays else {}), **(host or {})}
         in_host[SCRATCH] = in_host.get(SCRATCH, 0) + self._scratch
         return Moment(name, _present(device), _present(in_host))
 

@@ -8,17 +8,17 @@ from __future__ import annotations
 from alignment.architecture.cuts import parts_of_rank
 from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.layout import Layout
-from alignment.planner.job import Job
+from alignment.planner.job import LANGUAGE_MODELS, Job
 
 _FLOAT = 4
 
 
 def update_bytes(job: Job, layout: Layout, *, rows: int | None = None) -> dict[str, int]:
-    """Return the bytes one process of the first stage sends in an update of the policy, by axis of the layout.
+    """Return the bytes one process of the first stage sends in an update of the learner, by axis of the layout.
 
     ``rows`` are the rows of a micro-batch (None: the job's).
     """
-    config = job.policy
+    config = job.learning
     tokens = (job.rows_per_batch if rows is None else rows) * job.length
     return {
         "tensor": job.micro_batches * _tensor_bytes(job, config, layout, tokens),
@@ -44,7 +44,8 @@ def _pipeline_bytes(job: Job, config: DecoderConfig, layout: Layout, tokens: int
 
 def _gradient_bytes(job: Job, config: DecoderConfig, layout: Layout) -> int:
     """Gradients summed over sharding and data, weights gathered after the step (stage 3: at every use)."""
-    held = sum(part.size for part in parts_of_rank(config, "causal", layout, 0))
+    kind = "causal" if job.learner in LANGUAGE_MODELS else "score"
+    held = sum(part.size for part in parts_of_rank(config, kind, layout, 0))
     s, d = layout.sharding, layout.data
     if layout.sharding_stage == 0:
         return 2 * (layout.batch - 1) * held * _FLOAT // layout.batch

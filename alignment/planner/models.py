@@ -1,4 +1,4 @@
-"""The models of an on-policy run in one process of a stage: bytes of weights and of optimizer state."""
+"""The models of a run in one process of a stage: bytes of weights and of optimizer state."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from alignment.architecture.layout import Layout
 from alignment.planner.activations import Pass
 from alignment.planner.gradients import Gradients
 from alignment.planner.head import Head, NativeHead
-from alignment.planner.job import LANGUAGE_MODELS, TRAINED, Job
+from alignment.planner.job import LANGUAGE_MODELS, Job
 from alignment.planner.operators import FLOAT
 from alignment.planner.shapes import Held, stage_layers
 
@@ -38,7 +38,7 @@ class Placed:
     @property
     def is_trained(self) -> bool:
         """Whether it learns."""
-        return self.name in TRAINED
+        return self.name in self.job.trained
 
     @property
     def is_last(self) -> bool:
@@ -102,7 +102,7 @@ class Placed:
 
     def one_pass(self, rows: int) -> Pass:
         """Return a micro-batch of ``rows`` full rows."""
-        again = self.job.recompute if self.name == "policy" else self.job.critic_recompute
+        again = self.job.critic_recompute if self.name == "critic" else self.job.recompute
         return Pass(
             config=self.config,
             rows=rows,

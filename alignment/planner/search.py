@@ -39,11 +39,11 @@ class Candidate:
     peak: int
     """Bytes of the fullest of them, as the machine measures it."""
     sent: dict[str, int]
-    """Bytes a process sends in an update of the policy, by axis."""
+    """Bytes a process sends in an update of the learner, by axis."""
     idle: float
     """Share of the update in which a stage waits."""
     seconds: float
-    """Estimate of one update of the policy."""
+    """Estimate of one update of the learner."""
 
 
 def evaluate(job: Job, layout: Layout, machine: Machine) -> Candidate:
@@ -73,7 +73,11 @@ def search(job: Job, *, processes: int, limit: int, machine: Machine, like: Layo
 def layout_problems(job: Job, layout: Layout) -> list[str]:
     """Return why ``layout`` cannot run ``job``, a message for each number with those that work; empty when it can."""
     problems = [problem for config in job.models.values() for problem in check_degrees(config, layout)]
-    if job.eval_mode == "tensor_parallel" and not _can_roll_out(job, layout, rollout_layout(job, layout).tensor):
+    if (
+        job.generates
+        and job.eval_mode == "tensor_parallel"
+        and not _can_roll_out(job, layout, rollout_layout(job, layout).tensor)
+    ):
         works = [t for t in _divisors(layout.world_size) if _can_roll_out(job, layout, t)]
         problems.append(
             f"rollout_tensor_parallel_degree={rollout_layout(job, layout).tensor} does not divide the processes and "
@@ -112,7 +116,7 @@ def _layouts(job: Job, processes: int, like: Layout) -> Iterator[Layout]:
 
 def _seconds(job: Job, layout: Layout, machine: Machine, sent: dict[str, int], idle: float) -> float:
     """Compute over the processes that share a row, longer by the idle share, plus the time messages take."""
-    per_token = 6 * layer_elements(job.policy) * job.policy.num_hidden_layers
+    per_token = 6 * layer_elements(job.learning) * job.learning.num_hidden_layers
     tokens = job.rows_per_batch * job.length * job.micro_batches
     again = 4 / 3 if job.recompute == "full" else 1
     work = tokens * per_token * again / (layout.tensor * layout.pipeline * machine.flops)

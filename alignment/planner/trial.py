@@ -1,4 +1,4 @@
-"""What one process of a check does: two iterations of the trainer with every batch full, and its memory by phase.
+"""What one process of a check does: two iterations of a trainer with every batch full, and its memory by phase.
 
 Freed memory goes back to the system here, so that resident memory is what is in use. A run of the trainers keeps it
 (``device.host``: that is faster), and its resident memory stays at its highest, with holes in it.
@@ -19,10 +19,14 @@ from alignment.arguments.parsed import Parsed
 from alignment.data.loader import BatchLoader
 from alignment.device.memory import HostGauge, MemoryWatch
 from alignment.runs.launch import launch
+from alignment.runs.offline.pairs import COST_PAIRS, SIDES
+from alignment.runs.offline.train import build_run
 from alignment.runs.on_policy.prompts import OnPolicyData, RowPlan
 from alignment.runs.on_policy.roles import load_roles
 from alignment.runs.on_policy.run import OnPolicyRun
+from alignment.trainers.objectives import objective_of
 from alignment.trainers.ppo.arguments import parse_ppo_arguments
+from alignment.trainers.registered import TRAINERS
 
 _MALLOPT_SETTINGS = ((-4, 1 << 16), (-3, 1 << 16), (-1, 1 << 17), (-2, 0))
 """(parameter, value): M_MMAP_MAX on, M_MMAP_THRESHOLD 64 KiB, M_TRIM_THRESHOLD 128 KiB, M_TOP_PAD none."""
@@ -85,6 +89,17 @@ def run_trial(path: str) -> dict[str, Peak]:
     return recorder.last
 
 
+def run_offline_trial(path: str, trainer: str) -> dict[str, Peak]:
+    """Do the same with the offline ``trainer``; an iteration is an update."""
+    _return_freed_memory()
+    parsed = TRAINERS[trainer].parse([path])
+    recorder = PhaseRecorder()
+    with launch(parsed, host="a check of the plan") as start:
+        samples = _full_samples(parsed, batch_ranks=start.topology.layout.batch)
+        build_run(start, objective_of(trainer, parsed), lambda tokenizer: (samples, None)).train(memory=recorder)
+    return recorder.last
+
+
 def constant_reward(inputs: list[Any], responses: list[str], labels: list[Any]) -> list[float]:
     """Return a reward for each response, where no reward model is part of the run."""
     return [float(index % 2) for index in range(len(responses))]
@@ -95,6 +110,21 @@ def _return_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         for parameter, value in _MALLOPT_SETTINGS:
             libc.mallopt(parameter, value)
+
+
+def _full_samples(parsed: Parsed, *, batch_ranks: int) -> list[dict[str, Any]]:
+    """Return the samples of an update for any objective, every row of full length, with a prompt of one token."""
+    training, length = parsed.training, parsed.data.max_length
+    generator = np.random.default_rng(training.seed)
+    count = training.per_device_train_batch_size * training.gradient_accumulation_steps * batch_ranks
+    sides = (*SIDES, *COST_PAIRS.sides)
+    signs = dict(zip(COST_PAIRS.sign_fields, (1, -1), strict=True))
+    samples = []
+    for _ in range(count):
+        row, *answers = generator.integers(3, 8, [1 + len(sides), length])
+        of_sides = {f"{side}_input_ids": answer for side, answer in zip(sides, answers, strict=True)}
+        samples.append({"input_ids": row, "labels": row, "prompt_length": 1, **of_sides, **signs})
+    return samples
 
 
 def _full_data(parsed: Parsed, plan: RowPlan) -> OnPolicyData:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alignment.data.encoded.tokenized import TokenizedDataset
 from alignment.data.loader import BatchLoader
+from alignment.device.memory import MemoryWatch
 from alignment.loops.evaluation import Evaluation
 from alignment.loops.session import Counters, Hooks
 from alignment.loops.supervised import SupervisedLoop, SupervisedTask
@@ -31,7 +31,8 @@ class DatasetRun:
     name: str
     model: Any
     tokenizer: Tokenizer
-    dataset: TokenizedDataset
+    dataset: Sequence[Any]
+    """Encoded samples, a ``TokenizedDataset`` where they come from files."""
     task: SupervisedTask
     make_evaluation: Callable[[ModelRunner], Callable[[], Evaluation]] | None
     """Given the trained model's runner, returns the evaluation; None without evaluation data."""
@@ -42,8 +43,8 @@ class DatasetRun:
     """Evaluation metrics that the report shows first."""
     parts: dict[str, StatePart]
 
-    def train(self) -> None:
-        """Train (or only evaluate), export and report."""
+    def train(self, *, memory: MemoryWatch | None = None) -> None:
+        """Train (or only evaluate), export and report; ``memory`` watches the phases in place of the usual one."""
         training = self.start.parsed.training
         batch_ranks = self.start.topology.layout.batch
         samples_per_update = training.per_device_train_batch_size * training.gradient_accumulation_steps * batch_ranks
@@ -76,6 +77,7 @@ class DatasetRun:
             counters=state.counters,
             shown=self.shown,
         )
+        session.memory = memory or session.memory
         with contextlib.closing(session.writers):
             if training.do_train and not session.is_finished:
                 state.check_space()

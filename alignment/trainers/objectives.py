@@ -10,6 +10,7 @@ from alignment.algorithms.bradley_terry import BradleyTerryHyperparameters, brad
 from alignment.algorithms.cost_model import cost_model_loss
 from alignment.algorithms.preference import dpo
 from alignment.algorithms.supervised_losses import sft_loss
+from alignment.arguments.parsed import Parsed
 from alignment.data import PreferenceDataset, SafetyPreferenceDataset, SupervisedDataset
 from alignment.parallel.runner import ModelRunner
 from alignment.records import Loss, TokenBatch
@@ -20,6 +21,7 @@ from alignment.runs.offline.pair_evaluation import PairEvaluation
 from alignment.runs.offline.pairs import (
     COST_PAIRS,
     REWARD_PAIRS,
+    SIDES,
     PairKind,
     answer_batch,
     count_answers,
@@ -65,6 +67,7 @@ def _score_objective(kind: PairKind, **row: Any) -> OfflineObjective:
         model=SCORER,
         hyperparameters=BradleyTerryHyperparameters,
         make_batch=make_batch,
+        rows_per_sample=len(kind.sides),
         read=read_pair_scores,
         count=count_pairs,
         make_evaluation=partial(PairEvaluation.of, kind=kind),
@@ -101,6 +104,7 @@ DPO = OfflineObjective(
     dataset=PreferenceDataset,
     hyperparameters=dpo.DPOHyperparameters,
     make_batch=answer_batch,
+    rows_per_sample=len(SIDES),
     read=read_answer_logprobs,
     loss=dpo.dpo_loss,
     count=count_answers,
@@ -113,3 +117,8 @@ DPO = OfflineObjective(
 
 OBJECTIVES = {"sft": SFT, "dpo": DPO}
 """By the name of the trainer that is this objective and nothing else."""
+
+
+def objective_of(trainer: str, parsed: Parsed) -> OfflineObjective:
+    """Return the row that the offline ``trainer`` learns from with the arguments ``parsed``."""
+    return OBJECTIVES[trainer] if trainer in OBJECTIVES else SCORE_OBJECTIVES[parsed.offline.objective]

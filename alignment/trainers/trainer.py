@@ -36,6 +36,11 @@ class Trainer:
     """Arguments of a small run on shipped data, from the models ``actor`` and ``reward`` in the current folder."""
 
     @property
+    def model_keys(self) -> frozenset[str]:
+        """The keys that name the models which a run starts from."""
+        return frozenset(key for key in self.small_run if key.endswith("model_name_or_path"))
+
+    @property
     def groups(self) -> Groups:
         """Its groups of arguments."""
         return self._module("arguments").GROUPS

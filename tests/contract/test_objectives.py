@@ -203,3 +203,7 @@ def evaluated(tmp_path):
         return objective.make_evaluation(inputs)()
 
     return evaluate
+
+
+def test_a_sample_makes_the_rows_that_are_stated(objective):
+    assert objective.make_batch(samples_of(objective)).num_rows == 6 * objective.rows_per_sample

@@ -44,6 +44,13 @@ CASES: dict[str, tuple[int, dict[str, Any]]] = {
 }
 
 
+OFFLINE: dict[str, dict[str, Any]] = {
+    "sft": {"recompute": True},
+    "rm": {},
+    "dpo": {"offload_level": "freeze_model"},
+}
+
+
 def write(folder: Path, changes: dict[str, Any]) -> str:
     """Write arguments and the models' shapes; return the path of the arguments."""
     for name, layers in (("policy", 4), ("reward", 3)):
@@ -62,3 +69,17 @@ def test_predictions_are_within_ten_percent_of_what_is_used(name, tmp_path, caps
     captured = capsys.readouterr()
     assert status == 0, captured.out + captured.err
     assert captured.out.count(" ok ") == 6
+
+
+@pytest.mark.parametrize("trainer", OFFLINE)
+def test_predictions_for_offline_trainers_are_within_ten_percent(trainer, tmp_path, capsys):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text(json.dumps(SHAPE))
+    batches = {key: GIVEN[key] for key in ("max_length", "per_device_train_batch_size", "gradient_accumulation_steps")}
+    models = {"train_datasets": "d", "model_name_or_path": "model", "output_dir": "output"}
+    path = tmp_path / f"{trainer}.json"
+    path.write_text(json.dumps({**batches, **models, **OFFLINE[trainer]}))
+    status = plan.main([str(path), "--gpus", "1", "--memory_gib", "4", "--on", "cpu", "--check"])
+    captured = capsys.readouterr()
+    assert status == 0, captured.out + captured.err
+    assert captured.out.count(" ok ") == (4 if trainer == "dpo" else 2)

@@ -72,6 +72,8 @@ class OfflineObjective:
     read: Callable[[Any, TokenBatch], Any]
     """What the loss needs of the model, with gradients."""
     loss: LossFunction
+    rows_per_sample: int = 1
+    """Rows that ``make_batch`` makes of a sample."""
     count: Callable[[Sequence[TokenBatch]], Any]
     """All micro-batches of an update to the denominator of the loss."""
     make_evaluation: Callable[[EvaluationInputs], Callable[[], Evaluation]]

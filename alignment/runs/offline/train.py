@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from alignment.data.encoded.tokenized import TokenizedDataset
@@ -27,11 +27,20 @@ from alignment.training.objectives import fields_as_tensors
 
 def train_offline(start: Launch, objective: OfflineObjective) -> None:
     """Train ``objective`` as the arguments say: data, model, updates, evaluation, export."""
+    build_run(start, objective, lambda tokenizer: open_rows(start, objective.dataset, tokenizer)).train()
+
+
+def build_run(
+    start: Launch,
+    objective: OfflineObjective,
+    open_samples: Callable[[Tokenizer], tuple[Sequence[Any], Sequence[Any] | None]],
+) -> DatasetRun:
+    """Return the run that trains ``objective`` on what ``open_samples`` returns for a tokenizer; see ``open_rows``."""
     source, trained = start.parsed.offline, objective.model
     folder = starting_folder(start, source, trained.name, parts=trained.parts)
     tokenizer = starting_tokenizer(start, folder)
     check_start(start, source, folder, tokenizer)
-    rows, held_out = open_rows(start, objective.dataset, tokenizer)
+    rows, held_out = open_samples(tokenizer)
     model = trained.load(start, folder, tokenizer)
     adopt(start, model, tokenizer)
     hyperparameters = start.parsed.groups.get("loss")
@@ -52,7 +61,7 @@ def train_offline(start: Launch, objective: OfflineObjective) -> None:
         )
         return objective.make_evaluation(inputs)
 
-    DatasetRun(
+    return DatasetRun(
         start=start,
         title=objective.title,
         name=trained.name,
@@ -65,7 +74,7 @@ def train_offline(start: Launch, objective: OfflineObjective) -> None:
         shown=(*objective.shown, f"{trained.name}/gradient_norm", f"{trained.name}/learning_rate"),
         cards=objective.cards,
         parts={},
-    ).train()
+    )
 
 
 def open_rows(

@@ -58,6 +58,34 @@ def test_a_layout_that_fits_is_shown_with_others_that_do(path, capsys):
     assert "bfloat16, masters in float32" in out and "quickest of" in out
 
 
+@pytest.mark.parametrize(
+    ("trainer", "models", "phases"),
+    [
+        ("sft", {"policy"}, "what update"),
+        ("rm", {"reward"}, "what update"),
+        ("dpo", {"policy", "reference"}, "what reference update"),
+    ],
+)
+@pytest.mark.parametrize("told", [True, False])
+def test_an_offline_trainer_has_its_models_and_phases_alone(tmp_path, path, capsys, trainer, models, phases, told):
+    given = {"train_datasets": "d", "model_name_or_path": "policy", "output_dir": "o", "max_length": 64}
+    file = tmp_path / ("a.json" if told else f"{trainer}.json")
+    file.write_text(json.dumps(given))
+    option = ("--trainer", trainer) if told else ()
+    status, out, error = run(capsys, file, "--gpus", 2, "--memory_gib", 8, *option)
+    assert status == 0, error
+    columns = " ".join(re.sub("[^a-z ]", "", out).split())
+    assert f"{phases} policy weights" in columns or f"{phases} reward weights" in columns
+    assert {role for role in ("policy", "critic", "reference", "reward") if f"{role} weights" in out} == models
+    assert "key-value cache" not in out and "rollout" not in out
+
+
+def test_whose_file_it_is_has_to_be_clear(tmp_path, path, capsys):
+    (tmp_path / "a.json").write_text(json.dumps({"model_name_or_path": "policy"}))
+    status, out, error = run(capsys, tmp_path / "a.json", "--gpus", 2, "--memory_gib", 8)
+    assert (status, out) == (2, "") and "say --trainer NAME (allowed: sft, rm, dpo)" in error
+
+
 def test_an_algorithm_without_critic_has_no_row_for_it(path, capsys):
     _, out, _ = run(capsys, path, "--gpus", 8, "--memory_gib", 80)
     assert "critic weights" in out and "reference weights" in out

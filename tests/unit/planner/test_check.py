@@ -15,8 +15,10 @@ from alignment.planner import check
 from alignment.planner.check import PROCESS_BYTES, check_memory
 from alignment.planner.job import read_job
 from alignment.planner.memory import phase_memory
+from alignment.planner.offline_job import read_offline_job
 from alignment.planner.trial import Peak
 from alignment.trainers.ppo.arguments import parse_ppo_arguments
+from alignment.trainers.registered import TRAINERS
 from tests.unit.planner.jobs import SHAPE
 
 LAYOUT = Layout(sharding=2, sharding_stage=1)
@@ -125,6 +127,40 @@ def test_the_run_of_an_algorithm_without_critic_has_none(parsed, monkeypatch):
     run, folders = seen[0]
     assert (run.on_policy.rl_algorithm, run.algorithm.kl_loss_coeff) == ("grpo", 0.0)
     assert folders == ["policy", "reward"]
+
+
+@pytest.mark.parametrize(
+    ("trainer", "changes", "folders"),
+    [
+        ("sft", {}, ["policy"]),
+        ("rm", {"objective": "cost"}, ["reward"]),
+        ("dpo", {"loss_type": "ipo"}, ["policy"]),
+        ("dpo", {"ref_model_name_or_path": "reward"}, ["policy", "reference"]),
+        ("dpo", {"reference_free": True}, ["policy"]),
+    ],
+)
+def test_the_run_of_an_offline_trainer_makes_two_updates(parsed, tmp_path, monkeypatch, trainer, changes, folders):
+    given = {"train_datasets": "d", "model_name_or_path": "policy", "output_dir": "o", "max_length": 48, **changes}
+    (tmp_path / "own.json").write_text(json.dumps(given))
+    parsed = TRAINERS[trainer].parse([str(tmp_path / "own.json")])
+    job, seen = read_offline_job(trainer, parsed, device="cpu"), []
+
+    def look(target, path, name, *, world_size, timeout):
+        assert (target, name, world_size) == ("alignment.planner.trial:run_offline_trial", trainer, 1)
+        run, root = TRAINERS[name].parse([path]), Path(path).parent
+        assert read_offline_job(trainer, run, device="cpu").models.keys() == job.models.keys()
+        seen.append((run, sorted(p.name for p in root.iterdir() if p.is_dir())))
+        memory = phase_memory(job, Layout(), lambda m: m.everywhere)
+        return [{phase: Peak(m.on_device, m.everywhere + PROCESS_BYTES) for phase, m in memory.items()}]
+
+    monkeypatch.setattr(check, "run_ranks", look)
+    monkeypatch.setattr(check, "load_core", lambda: "there")
+    assert check_memory(parsed, job, Layout()) == 0
+    run, written = seen[0]
+    assert written == folders and Path(run.offline.model_name_or_path).name == folders[0]
+    assert (run.training.max_steps, run.data.max_length) == (2, 48)
+    kept = {key: value for key, value in changes.items() if key != "ref_model_name_or_path"}
+    assert kept.items() <= run.as_dict().items()
 
 
 def test_a_machine_that_is_too_small_is_not_tried(parsed, monkeypatch, tmp_path):

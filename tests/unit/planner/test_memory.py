@@ -7,7 +7,8 @@ import itertools
 import pytest
 
 from alignment.architecture.layout import Layout
-from alignment.planner.memory import COMPONENTS, PHASES, phase_memory
+from alignment.planner.job import ON_POLICY_PHASES as PHASES
+from alignment.planner.memory import COMPONENTS, phase_memory
 from alignment.planner.shapes import model_elements
 from tests.unit.planner.jobs import make_config, make_job
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import paddle
 import pytest
 
-from alignment.planner.trial import PhaseRecorder, TensorGauge, constant_reward
+from alignment.planner.trial import PhaseRecorder, TensorGauge, _full_samples, constant_reward
+from alignment.runs.offline.models import POLICY
+from alignment.trainers.objectives import OBJECTIVES, SCORE_OBJECTIVES
 
 MIB = 1 << 20
 
@@ -33,6 +37,18 @@ def test_the_recorder_keeps_the_peaks_of_the_last_iteration():
     assert recorder.last["update"].tensors - start == pytest.approx(128 * MIB, rel=0.01)
     assert recorder.last["update"].resident > recorder.last["update"].tensors - start
     assert metrics["memory/update_gib"] * 2**30 == pytest.approx(recorder.last["update"].resident)
+
+
+def test_the_samples_of_an_update_are_full_rows_of_any_objective():
+    training = SimpleNamespace(seed=3, per_device_train_batch_size=2, gradient_accumulation_steps=3)
+    parsed = SimpleNamespace(training=training, data=SimpleNamespace(max_length=16))
+    samples = _full_samples(parsed, batch_ranks=2)
+    assert len(samples) == 2 * 3 * 2
+    for objective in (*OBJECTIVES.values(), *SCORE_OBJECTIVES.values()):
+        batch = objective.make_batch(samples[:2])
+        assert set(batch.lengths) == {16} and batch.num_rows == 2 * objective.rows_per_sample
+        if objective.model is POLICY:
+            assert batch.num_targets == 15 * batch.num_rows
 
 
 def test_rewards_differ():

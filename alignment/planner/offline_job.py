@@ -1,0 +1,80 @@
+"""A run that learns from a dataset as a job: one model that is trained, and a frozen one where the loss reads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alignment.architecture.decoder_config import DecoderConfig
+from alignment.arguments.parsed import Parsed
+from alignment.models.config import CONFIG_FILE
+from alignment.planner.job import LANGUAGE_MODELS, Job, read_shape
+from alignment.runs.offline.objective import OfflineObjective
+from alignment.trainers.objectives import objective_of
+
+UPDATE, REFERENCE = "update", "reference"
+"""Phases, by the names that the supervised loop gives them."""
+
+
+def read_offline_job(trainer: str, parsed: Parsed, *, device: str) -> Job:
+    """Return the job of a run of the offline ``trainer``. Of models only config.json is read; see ``read_job``.
+
+    Every row is counted at ``max_length``, and every token but its first as one that is learned from. Evaluation, and
+    the pass before training that ``precompute_ref_logprobs`` makes, are not part of it.
+    """
+    objective, training, length = objective_of(trainer, parsed), parsed.training, parsed.data.max_length
+    rows = training.per_device_train_batch_size * objective.rows_per_sample
+    shape = _starting_shape(parsed, objective)
+    is_language_model = objective.model.name in LANGUAGE_MODELS
+    compares = _keeps_reference(parsed, objective)
+    return Job(
+        trainer=trainer,
+        policy=shape if is_language_model else None,
+        critic=None,
+        reward=None if is_language_model else shape,
+        has_reference=compares,
+        own_reference=_reference_shape(parsed, objective) if compares else None,
+        phases=(REFERENCE, UPDATE) if compares else (UPDATE,),
+        half=training.weight_dtype(device) == "bfloat16",
+        length=length,
+        response=length - 1,
+        rows_per_batch=rows,
+        logprob_rows=rows,
+        value_rows=rows,
+        reward_rows=rows,
+        micro_batches=training.gradient_accumulation_steps,
+        iteration_rows=rows * training.gradient_accumulation_steps,
+        recompute=training.recompute_granularity if training.recompute else "",
+        offloaded=parsed.parallel.offloaded,
+        native=training.use_native_ops and device == "cpu",
+    )
+
+
+def _keeps_reference(parsed: Parsed, objective: OfflineObjective) -> bool:
+    """Return whether a frozen model is in memory while the other one learns."""
+    if objective.needs_reference is None or not objective.needs_reference(parsed.groups.get("loss")):
+        return False
+    return not parsed.reference.precompute_ref_logprobs
+
+
+def _starting_shape(parsed: Parsed, objective: OfflineObjective) -> DecoderConfig:
+    source = parsed.offline
+    if source.model_name_or_path:
+        return _read(source.model_name_or_path, "model_name_or_path", objective)
+    place = Path(source.model_config_name_or_path).expanduser()
+    folder = place.parent if place.is_file() else place
+    return _read(str(folder), "model_config_name_or_path", objective)
+
+
+def _reference_shape(parsed: Parsed, objective: OfflineObjective) -> DecoderConfig | None:
+    """Return the shape of a reference that is named; None: it is the model that training starts from."""
+    named = parsed.reference.ref_model_name_or_path
+    return _read(named, "ref_model_name_or_path", objective) if named else None
+
+
+def _read(name: str, key: str, objective: OfflineObjective) -> DecoderConfig:
+    """Return the shape in the folder ``name``, or where it is that of another run in its first model that may be taken,
+    or of the hub's model of that name.
+    """
+    folder = Path(name).expanduser()
+    places = [folder, *(folder / part for part in objective.model.parts)]
+    return read_shape(str(next((place for place in places if (place / CONFIG_FILE).is_file()), name)), key)

@@ -1,0 +1,171 @@
+"""Runs on a dataset as jobs: which models they hold, the rows of a pair, and bytes that can be counted by hand."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from alignment.architecture.layout import Layout
+from alignment.errors import ArgumentError
+from alignment.planner.memory import phase_memory
+from alignment.planner.messages import update_bytes
+from alignment.planner.models import place_models
+from alignment.planner.offline_job import read_offline_job
+from alignment.planner.search import Machine, search
+from alignment.planner.shapes import model_elements
+from alignment.planner.update import update_moments
+from alignment.trainers.registered import TRAINERS
+from tests.unit.planner.jobs import SHAPE, make_config
+
+POLICY = model_elements(make_config(), "causal")
+SCORER = model_elements(make_config(), "score")
+MATRICES = 4 * (64 * (64 + 2 * 32 + 64) + 3 * 64 * 172) + 2 * 1003 * 64
+"""Of the small shape: queries, keys, values and output, three of the feed-forward block; embedding and head."""
+NORMS = (2 * 4 + 1) * 64
+FLOAT = 4
+
+
+@pytest.fixture
+def job_of(tmp_path):
+    """Return a function from a trainer and keys to its job, with a model of the small shape and one of two layers."""
+    for name, changes in (("model", {}), ("other", {"num_hidden_layers": 2}), ("run/policy", {})):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.json").write_text(json.dumps({**SHAPE, **changes}))
+    given = {
+        "train_datasets": "packing-sft/train",
+        "model_name_or_path": str(tmp_path / "model"),
+        "output_dir": str(tmp_path / "output"),
+        "max_length": 64,
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 3,
+    }
+
+    def job_of(trainer, *, device="gpu", **changes):
+        kept = {key: value for key, value in {**given, **changes}.items() if value is not None}
+        argv = [part for key, value in kept.items() for part in (f"--{key}", str(value))]
+        return read_offline_job(trainer, TRAINERS[trainer].parse(argv), device=device)
+
+    job_of.folder = tmp_path
+    return job_of
+
+
+def on_device(moment):
+    return moment.on_device
+
+
+@pytest.mark.parametrize(
+    ("trainer", "given", "models", "phases", "rows"),
+    [
+        ("sft", {}, ["policy"], ("update",), 4),
+        ("rm", {}, ["reward"], ("update",), 8),
+        ("rm", {"objective": "cost"}, ["reward"], ("update",), 8),
+        ("dpo", {}, ["policy", "reference"], ("reference", "update"), 8),
+        ("dpo", {"reference_free": True}, ["policy"], ("update",), 8),
+        ("dpo", {"precompute_ref_logprobs": True}, ["policy"], ("update",), 8),
+    ],
+)
+def test_a_trainer_has_its_models_phases_and_rows(job_of, trainer, given, models, phases, rows):
+    job = job_of(trainer, **given)
+    assert (list(job.models), job.phases) == (models, phases)
+    assert (job.trained, job.learning) == ((models[0],), make_config())
+    assert (job.rows_per_batch, job.micro_batches, job.length, job.response) == (rows, 3, 64, 63)
+
+
+@pytest.mark.parametrize("trainer", ["sft", "rm", "dpo"])
+def test_every_offline_trainer_is_planned(job_of, trainer):
+    assert set(TRAINERS) - {"ppo"} == {"sft", "rm", "dpo"}, "add the new trainer to this list"
+    assert phase_memory(job_of(trainer), Layout(), on_device).keys() == set(job_of(trainer).phases)
+
+
+def test_one_process_that_learns_holds_weights_two_moments_and_gradients(job_of):
+    assert POLICY == MATRICES + NORMS and SCORER == MATRICES + NORMS - 1003 * 64 + 64
+    sft = phase_memory(job_of("sft", device="cpu"), Layout(), on_device)["update"].device
+    assert (sft["policy weights"], sft["optimizer"]) == (POLICY * FLOAT, POLICY * 2 * FLOAT)
+    reward = phase_memory(job_of("rm", device="cpu"), Layout(), on_device)["update"].device
+    assert (reward["reward weights"], reward["optimizer"]) == (SCORER * FLOAT, SCORER * 2 * FLOAT)
+    assert "policy weights" not in reward and not {"key-value cache", "rollout weights"} & {*sft, *reward}
+
+
+def test_a_frozen_reference_has_weights_alone(job_of):
+    moments = phase_memory(job_of("dpo"), Layout(), on_device)
+    for moment in moments.values():
+        assert moment.device["policy weights"] == moment.device["reference weights"] == POLICY * FLOAT
+        assert moment.device["optimizer"] == POLICY * 2 * FLOAT
+    assert "gradients" not in moments["reference"].device and moments["reference"].name == "reference forward"
+
+
+def test_a_reference_that_is_named_counts_with_its_own_shape(job_of):
+    job = job_of("dpo", ref_model_name_or_path=job_of.folder / "other")
+    small = model_elements(make_config(num_hidden_layers=2), "causal")
+    update = phase_memory(job, Layout(), on_device)["update"].device
+    assert (update["policy weights"], update["reference weights"]) == (POLICY * FLOAT, small * FLOAT)
+
+
+def test_an_offloaded_reference_is_on_the_host_while_the_policy_learns(job_of):
+    moments = phase_memory(job_of("dpo", offload_level="freeze_model"), Layout(), on_device)
+    assert moments["update"].host["offloaded"] == POLICY * FLOAT and "reference weights" not in moments["update"].device
+    assert moments["reference"].device["reference weights"] == POLICY * FLOAT
+
+
+def test_half_precision_has_masters(job_of):
+    half = {"bf16": True, "fp16_opt_level": "O2"}
+    update = phase_memory(job_of("sft", **half), Layout(), on_device)["update"].device
+    assert (update["policy weights"], update["optimizer"]) == (POLICY * 2, POLICY * 12)
+
+
+def last_moments(job):
+    """Return the activations of the moments of an update in one process, by name."""
+    (model,) = (model for model in place_models(job, Layout(), 0).values() if model.is_trained)
+    return {moment.name: moment.activations for moment in update_moments(model)}
+
+
+def test_logits_of_every_token_but_the_first_count_by_hand(job_of):
+    job = job_of("sft", recompute=True, device="cpu", gradient_accumulation_steps=1)
+    tokens, targets = 4 * 64, 4 * 63
+    states = (4 + 1) * tokens * 64 * FLOAT  # the inputs of four layers that are computed again, and of the last norm
+    assert last_moments(job)["logits"] == states + targets * (1003 + 64) * FLOAT
+
+
+def test_a_score_model_has_no_logits_and_two_rows_a_pair(job_of):
+    one, two = (
+        last_moments(job_of(trainer, recompute=True, device="cpu", per_device_train_batch_size=size))
+        for trainer, size in (("sft", 8), ("rm", 4))
+    )
+    assert "logits" in one and "logits" not in two
+    assert one["last layer"] == two["last layer"] > 4 * 8 * 64 * 64 * FLOAT
+
+
+@pytest.mark.parametrize("trainer", ["sft", "rm"])
+def test_recomputing_needs_less(job_of, trainer):
+    plain, again = (
+        phase_memory(job_of(trainer, recompute=flag, max_length=512), Layout(), on_device)["update"]
+        for flag in (False, True)
+    )
+    assert again.device["activations"] < 0.6 * plain.device["activations"]
+
+
+def test_messages_are_those_of_the_model_that_learns(job_of):
+    for trainer, elements in (("sft", POLICY), ("rm", SCORER)):
+        sent = update_bytes(job_of(trainer), Layout(data=4))
+        assert sent == {"tensor": 0, "pipeline": 0, "batch": 2 * 3 * elements * FLOAT // 4}
+
+
+@pytest.mark.parametrize("trainer", ["sft", "rm", "dpo"])
+def test_layouts_are_searched_without_a_rollout(job_of, trainer):
+    job = job_of(trainer, eval_mode="tensor_parallel")
+    found = search(job, processes=4, limit=1 << 30, machine=Machine(), like=Layout(data=4))
+    assert {str(candidate.layout) for candidate in found} >= {"DP4", "TP4", "PP4", "Sh4 stage3"}
+
+
+def test_a_folder_of_a_run_stands_for_its_model(job_of):
+    assert job_of("rm", model_name_or_path=job_of.folder / "run").reward == make_config()
+    config = {"model_name_or_path": None, "model_config_name_or_path": job_of.folder / "other" / "config.json"}
+    config["tokenizer_name_or_path"] = job_of.folder / "model"
+    assert job_of("sft", **config).policy.num_hidden_layers == 2
+
+
+def test_a_model_that_is_nowhere_is_named_with_its_key(job_of, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
+    with pytest.raises(ArgumentError, match=r"ref_model_name_or_path=org/absent: no config.json in"):
+        job_of("dpo", ref_model_name_or_path="org/absent")
