@@ -17,6 +17,7 @@ from alignment.arguments.files import read_file
 from alignment.arguments.global_batches import share_global_batches
 from alignment.arguments.parsed import Parsed
 from alignment.arguments.sources import read_command_line
+from alignment.device.host import prepare_host
 from alignment.errors import ArgumentError
 from alignment.planner.job import LANGUAGE_MODELS, Job, read_job
 from alignment.planner.memory import ALWAYS_SHOWN, CACHE, COMPONENTS, OFFLOADED, Moment
@@ -39,6 +40,7 @@ def main(argv: Sequence[str]) -> int:
     """Print the plan; return 0 when the layout of the file fits (with ``--check``: when the prediction was right), 1
     when not, 2 when there is nothing to plan.
     """
+    prepare_host()
     return _plan(*_parse(argv))
 
 
