@@ -132,3 +132,9 @@ def test_a_prompt_beside_two_conversations_may_be_all_their_turns_or_one_of_them
 def test_a_prompt_that_differs_from_two_conversations_is_refused(prompt):
     with pytest.raises(DataError, match="row 1: the prompt column differs from the turns before the chosen answer"):
         pair_of(prompt, *_answers("d", "x"), "row 1")
+
+
+@pytest.mark.parametrize(("chosen", "rejected"), [(None, "d"), ("b", None), (None, None)])
+def test_a_pair_that_lacks_an_answer_keeps_its_nulls(chosen, rejected):
+    sample = pair_of("a", chosen, rejected, "row 1")
+    assert sample == {"input": "a", "answer": chosen, "other_answer": rejected, "better": True}
