@@ -196,3 +196,8 @@ def test_with_byte_level_tokens_the_answer_is_exactly_the_answer(question, answe
     assert BYTES.decode(encoded.ids[:-1]) == answer
     if answer[0].isalnum():
         assert not encoded.retokenized
+
+
+def test_the_end_token_is_no_content_and_everything_else_is(tokenizer):
+    encoder = Encoder(tokenizer, "pku")
+    assert [encoder.count_content(ids) for ids in ([5, 6, EOS], [5, 6], [EOS], [])] == [2, 2, 0, 0]

@@ -13,6 +13,7 @@ from alignment.architecture.layout import Layout
 from alignment.arguments.generation import GenerationArguments
 from alignment.data.sources.packing import TOKENIZER
 from alignment.errors import ArgumentError, UserError
+from alignment.generation.fused.fused_settings import FusedSettings
 from alignment.models.config import read_config
 from alignment.models.decoder.score_model import ScoreOptions
 from alignment.models.folders.hub import random_causal_lm, random_score_model
@@ -21,7 +22,7 @@ from alignment.models.tokenizer.tokenizer import load_tokenizer
 from alignment.models.tokenizer.trained_template import describe_template
 from alignment.records import Rollout
 from alignment.runs import models as trainer_models
-from alignment.runs.on_policy.engines import describe_restrictions, generation_options
+from alignment.runs.on_policy.engines import describe_restrictions, fused_settings, generation_options
 from alignment.runs.on_policy.roles import RoleFolders, check_folders, choose_sequences
 from alignment.trainers.ppo.arguments import parse_ppo_arguments
 
@@ -292,3 +293,16 @@ def test_keys_that_draw_from_another_distribution_than_is_scored_are_told(given,
         assert line is None
     else:
         assert said in line and "those of the whole, untruncated policy" in line
+
+
+@pytest.mark.parametrize(("kind", "size"), [("float32", 4), ("bfloat16", 2)])
+def test_keys_and_values_have_room_for_every_sequence_at_its_longest(kind, size):
+    """Two tensors, 3 layers, 2 key heads of 8 in 2 processes."""
+    on_policy = SimpleNamespace(rollout_kv_type=kind, rollout_kv_memory=None, rollout_weight_type="float32")
+    parsed = SimpleNamespace(on_policy=on_policy, data=SimpleNamespace(max_length=100))
+    config = SimpleNamespace(num_key_value_heads=2, num_hidden_layers=3, head_dim=8)
+    place = SimpleNamespace(tensor=SimpleNamespace(size=2))
+    settings = fused_settings(parsed, config, place, rows=5)
+    block = FusedSettings().block_tokens
+    assert settings.kv_bytes == 5 * (-(-100 // block) + 1) * block * 2 * 3 * 1 * 8 * size
+    assert (settings.num_slots, settings.max_length, settings.kv_type) == (5, 100, kind)
