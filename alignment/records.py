@@ -19,7 +19,7 @@ import numpy as np
 if TYPE_CHECKING:
     from paddle import Tensor
 
-    from alignment.telemetry.metrics import Metric
+    from alignment.metrics import Metric
 
 
 class RawSample(TypedDict, total=False):

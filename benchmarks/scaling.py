@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from alignment.architecture.layout import Layout  # noqa: E402
-from alignment.arguments.parallel import ParallelArguments  # noqa: E402
+from alignment.arguments.keys.parallel import ParallelArguments  # noqa: E402
 from alignment.models.config import read_config  # noqa: E402
 from alignment.parity.subjects import make_models, write_arguments  # noqa: E402
 from alignment.parity.trajectory import run_trainers  # noqa: E402

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from alignment.algorithms import late_paddle as paddle
 from alignment.algorithms.masked import Reduce, identity, masked_moments, zero_outside
-from alignment.telemetry.metrics import Metric
+from alignment.metrics import Metric
 
 if TYPE_CHECKING:
     from paddle import Tensor

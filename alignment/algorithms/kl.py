@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from alignment.algorithms import late_paddle as paddle
 from alignment.algorithms.masked import TokenMean
-from alignment.telemetry.metrics import Metric
+from alignment.metrics import Metric
 
 if TYPE_CHECKING:
     from paddle import Tensor

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from alignment.algorithms import late_paddle as paddle
 from alignment.algorithms.kl import LOG_RATIO_LIMIT
 from alignment.algorithms.masked import TokenMean, zero_outside
+from alignment.metrics import Metric
 from alignment.records import Loss
-from alignment.telemetry.metrics import Metric
 
 if TYPE_CHECKING:
     from paddle import Tensor

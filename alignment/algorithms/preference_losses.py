@@ -15,8 +15,8 @@ from paddle import Tensor
 
 from alignment.algorithms.masked import masked_mean
 from alignment.errors import DataError
+from alignment.metrics import Metric
 from alignment.records import Loss
-from alignment.telemetry.metrics import Metric
 
 RegularizationConvention = Literal["paddlenlp", "safe-rlhf"]
 

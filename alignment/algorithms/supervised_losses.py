@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from paddle import Tensor
 
+from alignment.metrics import Metric
 from alignment.records import Loss
-from alignment.telemetry.metrics import Metric
 
 
 def cross_entropy(logprobs: Tensor, *, denominator: float | Tensor) -> Loss:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from alignment.algorithms import late_paddle as paddle
 from alignment.algorithms.masked import Reduce, TokenMean, identity, masked_moments, masked_sum, zero_outside
+from alignment.metrics import Metric
 from alignment.records import Loss
-from alignment.telemetry.metrics import Metric
 
 if TYPE_CHECKING:
     from paddle import Tensor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alignment.arguments.parsed import Parsed
 from alignment.arguments.parser import Values
-from alignment.arguments.validate_ppo import check_batches
+from alignment.arguments.validate_on_policy import check_batches
 from alignment.errors import ArgumentError
 
 

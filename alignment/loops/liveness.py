@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from alignment.errors import NumericalError
-from alignment.telemetry.metrics import Metric
+from alignment.metrics import Metric
 
 PATIENCE = 3
 """Iterations in a row with a gradient of exactly 0 that end a run."""

@@ -15,13 +15,13 @@ from alignment.loops.evaluation import sample_rows
 from alignment.loops.rollout_engine import RolloutEngine
 from alignment.loops.session import Session
 from alignment.loops.updates import OnPolicyUpdater
+from alignment.metrics import Metric
 from alignment.records import Experience, Rollout
 from alignment.rollout.collector import Collector
 from alignment.rollout.experience import estimate_experience
 from alignment.rollout.gate import LogprobGate
 from alignment.rollout.judge import Judge
 from alignment.rollout.metrics import describe_experience
-from alignment.telemetry.metrics import Metric
 from alignment.telemetry.report.run_files import TRAINING
 
 TRAINING_SAMPLES = 8

@@ -16,11 +16,11 @@ from alignment.device.memory import MemoryWatch
 from alignment.errors import ArgumentError, NotFiniteError, diverged
 from alignment.loops.cadence import Cadences
 from alignment.loops.liveness import Liveness
+from alignment.metrics import Metric, average_metrics
 from alignment.parallel.comms.group import ALONE, Group
 from alignment.parallel.comms.stop_signals import Interrupted, StopSignals
 from alignment.parallel.comms.traffic import Traffic
 from alignment.telemetry import log
-from alignment.telemetry.metrics import Metric, average_metrics
 from alignment.telemetry.progress import Progress
 from alignment.telemetry.timing import StageTimer
 from alignment.telemetry.writers import SilentWriters, Writers

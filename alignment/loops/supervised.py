@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from alignment.loops.session import Session
+from alignment.metrics import merge_metrics
 from alignment.parallel.runner import ModelRunner, Objective
 from alignment.records import TokenBatch
-from alignment.telemetry.metrics import merge_metrics
 from alignment.training.learner import Learner
 
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from alignment.algorithms.on_policy.spec import OnPolicyAlgorithm
+from alignment.metrics import Metric, average_metrics, merge_metrics
 from alignment.parallel.runner import Objective
 from alignment.records import Experience, TokenBatch
 from alignment.rollout.experience import learning_fields
 from alignment.rollout.minibatches import epoch_orders, split_rows, token_batch
-from alignment.telemetry.metrics import Metric, average_metrics, merge_metrics
 from alignment.training.learner import Learner
 from alignment.training.objectives import critic_objective, policy_objective, supervised_objective
 

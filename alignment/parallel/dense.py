@@ -7,11 +7,11 @@ from typing import Any
 
 import paddle
 
+from alignment.metrics import Metric
 from alignment.parallel.runner import Objective, T, metrics_to_host, to_host
 from alignment.parallel.shares import Shares
 from alignment.parallel.topology import Topology
 from alignment.records import TokenBatch
-from alignment.telemetry.metrics import Metric
 
 
 class DenseRunner:

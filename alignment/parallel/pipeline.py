@@ -8,12 +8,12 @@ from typing import Any
 import paddle
 
 from alignment.architecture.pipeline_schedule import Compute, Transfer, build_schedule, events_of
+from alignment.metrics import Metric
 from alignment.parallel.comms.group import Group
 from alignment.parallel.runner import Objective, T, metrics_to_host, to_host
 from alignment.parallel.shares import Shares
 from alignment.parallel.topology import Topology
 from alignment.records import TokenBatch
-from alignment.telemetry.metrics import Metric
 
 Finish = Callable[[int, TokenBatch], paddle.Tensor | None]
 """Runs the model's last chunk, and all that follows, on a micro-batch (index, batch); returns what to differentiate."""

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 import paddle
 
+from alignment.metrics import Metric
 from alignment.records import Loss, TokenBatch
-from alignment.telemetry.metrics import Metric
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alignment.architecture.decoder_config import DecoderConfig
-from alignment.arguments.critic import CriticArguments
+from alignment.arguments.keys.critic import CriticArguments
 from alignment.arguments.parsed import Parsed
 from alignment.errors import ArgumentError
 from alignment.models.config import CONFIG_FILE, read_config

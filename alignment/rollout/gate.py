@@ -16,9 +16,9 @@ import paddle
 
 from alignment.algorithms.importance import truncated_importance_weights
 from alignment.errors import NotFiniteError, NumericalError
+from alignment.metrics import Metric
 from alignment.records import Rollout
 from alignment.telemetry import log
-from alignment.telemetry.metrics import Metric
 
 Action = Literal["warn", "correct", "recompute", "stop"]
 

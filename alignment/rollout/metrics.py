@@ -13,8 +13,8 @@ import paddle
 from alignment.algorithms.kl import kl_metrics
 from alignment.algorithms.masked import TokenMean
 from alignment.algorithms.value_losses import explained_variance, pearson
+from alignment.metrics import Metric
 from alignment.records import Experience, Rollout
-from alignment.telemetry.metrics import Metric
 
 
 def describe_experience(experience: Experience) -> dict[str, Metric]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import paddle
 
-from alignment.arguments.training import TrainingArguments
+from alignment.arguments.keys.training import TrainingArguments
 from alignment.data.loader import BatchLoader
 from alignment.device.memory import MemoryWatch
 from alignment.errors import DataError

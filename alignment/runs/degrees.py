@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from alignment.architecture.layout import ONE_PROCESS, Layout
-from alignment.arguments.parallel import ParallelArguments
+from alignment.arguments.keys.parallel import ParallelArguments
 from alignment.errors import ArgumentError
 
 

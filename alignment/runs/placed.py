@@ -12,6 +12,7 @@ from alignment.architecture.cuts import gradient_is_partial
 from alignment.architecture.families import EMBEDDING, LM_HEAD
 from alignment.device.offload import Offloaded, resident
 from alignment.errors import NotFiniteError
+from alignment.metrics import Metric
 from alignment.models.folders.saving import WeightSource, save_model
 from alignment.models.tokenizer.tokenizer import Tokenizer
 from alignment.ops.precision import is_half
@@ -21,7 +22,6 @@ from alignment.parallel.sharding.partition import MAX_STAGE, ParameterShards
 from alignment.parallel.sharding.stage3 import SlicedWeights
 from alignment.parallel.topology import Topology
 from alignment.records import TokenBatch
-from alignment.telemetry.metrics import Metric
 from alignment.training.checkpoint import ModelWriter
 from alignment.training.learner import Learner
 

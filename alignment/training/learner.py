@@ -11,11 +11,11 @@ import paddle
 from alignment.architecture.parts import Part
 from alignment.device.offload import Offloaded, resident
 from alignment.errors import NumericalError, diverged
+from alignment.metrics import Metric
 from alignment.parallel.comms.group import ALONE
 from alignment.parallel.runner import ModelRunner, Objective
 from alignment.parallel.sharding.partition import MAX_STAGE, ParameterShards
 from alignment.records import TokenBatch
-from alignment.telemetry.metrics import Metric
 from alignment.training.optimizers import NamedAdamW, clip_by_global_norm, scale_gradients
 from alignment.training.schedules import Schedule
 

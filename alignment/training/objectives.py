@@ -10,10 +10,10 @@ import numpy as np
 import paddle
 
 from alignment.algorithms.supervised_losses import cross_entropy
+from alignment.metrics import Metric
 from alignment.models.decoder.logprobs import policy_logprobs, to_grid, token_values
 from alignment.parallel.runner import Objective
 from alignment.records import Loss, TokenBatch
-from alignment.telemetry.metrics import Metric
 
 IGNORED_LABEL = -100
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from alignment.metrics import reduce_metrics
 from alignment.models.config import DecoderConfig
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.initialise import draw_weights
@@ -18,7 +19,6 @@ from alignment.runs.offline.models import POLICY
 from alignment.runs.offline.objective import EvaluationInputs
 from alignment.runs.offline.reference import FIELD
 from alignment.runs.offline.train import build_task
-from alignment.telemetry.metrics import reduce_metrics
 from alignment.trainers.objectives import OBJECTIVES, SCORE_OBJECTIVES
 
 ROWS = {**OBJECTIVES, **SCORE_OBJECTIVES}

@@ -10,6 +10,7 @@ import numpy as np
 from alignment.algorithms.bradley_terry import BradleyTerryHyperparameters
 from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.layout import Layout
+from alignment.metrics import Metric
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.initialise import draw_weights
 from alignment.models.decoder.logprobs import policy_logprobs, to_grid, token_values
@@ -21,7 +22,6 @@ from alignment.parallel.runner import ModelRunner, Objective
 from alignment.records import Loss, TokenBatch
 from alignment.runs.offline.pairs import REWARD_PAIRS, pair_batch
 from alignment.runs.offline.train import build_task
-from alignment.telemetry.metrics import Metric
 from alignment.trainers.objectives import REWARD
 from alignment.training.objectives import critic_objective, policy_objective
 

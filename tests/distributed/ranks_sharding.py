@@ -14,6 +14,7 @@ from ranks_runner import policy_task, small_config, value_task
 from alignment.architecture.layout import Layout
 from alignment.architecture.parts import Part
 from alignment.errors import NumericalError
+from alignment.metrics import Metric
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.initialise import draw_weights
 from alignment.models.decoder.logprobs import policy_logprobs
@@ -27,7 +28,6 @@ from alignment.parallel.sharding.partition import ParameterShards
 from alignment.parallel.sharding.stage3 import SlicedWeights
 from alignment.parallel.topology import Topology
 from alignment.runs.placed import head_use, shard_model
-from alignment.telemetry.metrics import Metric
 from alignment.training.learner import Learner
 from alignment.training.optimizers import AdamSettings, NamedAdamW, scale_gradients
 from alignment.training.schedules import Schedule

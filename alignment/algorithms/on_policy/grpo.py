@@ -29,8 +29,8 @@ from alignment.algorithms.on_policy.spec import Estimate, Judged, OnPolicyAlgori
 from alignment.algorithms.policy_losses import entropy_bonus, ppo_policy_loss
 from alignment.algorithms.rewards import kl_rewards, shape_rewards
 from alignment.fields import argument, where
+from alignment.metrics import Metric
 from alignment.records import Loss
-from alignment.telemetry.metrics import Metric
 
 if TYPE_CHECKING:
     from paddle import Tensor

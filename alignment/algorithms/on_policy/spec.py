@@ -14,8 +14,8 @@ import numpy as np
 
 from alignment.algorithms.masked import Reduce
 from alignment.algorithms.on_policy.hyperparameters import OnPolicyHyperparameters
+from alignment.metrics import Metric
 from alignment.records import Loss
-from alignment.telemetry.metrics import Metric
 
 if TYPE_CHECKING:
     from paddle import Tensor

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from paddle import Tensor
 
-from alignment.telemetry.metrics import Metric
+from alignment.metrics import Metric
 
 
 class PairCounts(NamedTuple):

@@ -12,8 +12,8 @@ from paddle import Tensor
 
 from alignment.algorithms.preference.answers import PairCounts, by_side, reward_metrics, side_metrics
 from alignment.fields import argument, inert, refused, unless
+from alignment.metrics import Metric
 from alignment.records import Loss
-from alignment.telemetry.metrics import Metric
 
 
 @dataclass(frozen=True, kw_only=True)

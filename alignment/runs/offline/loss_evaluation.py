@@ -11,9 +11,9 @@ import paddle
 from alignment.data.encoded.tokenized import Sample
 from alignment.loops.evaluation import Evaluation
 from alignment.loops.supervised import SupervisedTask
+from alignment.metrics import reduce_metrics
 from alignment.parallel.runner import ModelRunner
 from alignment.runs.offline.objective import EvaluationInputs
-from alignment.telemetry.metrics import reduce_metrics
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from alignment.arguments.offline import OfflineArguments
+from alignment.arguments.keys.offline import OfflineArguments
 from alignment.arguments.parser import Check
 from alignment.data.encoded.tokenized import Sample, TokenizedDataset
 from alignment.loops.evaluation import Evaluation

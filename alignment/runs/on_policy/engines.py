@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from alignment.architecture.decoder_config import DecoderConfig
-from alignment.arguments.generation import GenerationArguments
+from alignment.arguments.keys.generation import GenerationArguments
 from alignment.arguments.parsed import Parsed
 from alignment.device.host import num_threads
 from alignment.errors import ArgumentError

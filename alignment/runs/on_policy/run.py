@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from alignment.arguments.keys.training import TrainingArguments
 from alignment.arguments.parsed import Parsed
-from alignment.arguments.training import TrainingArguments
 from alignment.device.memory import MemoryWatch
 from alignment.loops.evaluation import PromptEvaluation
 from alignment.loops.on_policy import KLController, OnPolicyLoop

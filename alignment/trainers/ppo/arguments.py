@@ -8,19 +8,19 @@ from types import MappingProxyType
 from typing import Literal
 
 from alignment.algorithms.on_policy.registered import ALGORITHMS
-from alignment.arguments import validate, validate_ppo
-from alignment.arguments.columns import ColumnArguments
-from alignment.arguments.compatibility import CompatibilityArguments
-from alignment.arguments.critic import CriticArguments
-from alignment.arguments.data import DataArguments
-from alignment.arguments.generation import GenerationArguments
+from alignment.arguments import validate, validate_on_policy
 from alignment.arguments.groups import Choice, Groups
-from alignment.arguments.model import ModelArguments
-from alignment.arguments.parallel import ParallelArguments
+from alignment.arguments.keys.columns import ColumnArguments
+from alignment.arguments.keys.compatibility import CompatibilityArguments
+from alignment.arguments.keys.critic import CriticArguments
+from alignment.arguments.keys.data import DataArguments
+from alignment.arguments.keys.generation import GenerationArguments
+from alignment.arguments.keys.model import ModelArguments
+from alignment.arguments.keys.parallel import ParallelArguments
+from alignment.arguments.keys.reward_source import RewardSourceArguments
+from alignment.arguments.keys.training import NO_EVALUATION, TrainingArguments
 from alignment.arguments.parsed import Parsed
 from alignment.arguments.parser import Check, Values, parse_arguments
-from alignment.arguments.reward_source import RewardSourceArguments
-from alignment.arguments.training import NO_EVALUATION, TrainingArguments
 from alignment.fields import argument, unless, where, where_given
 
 _NO_ENGINE = where("use_fusemt", False)
@@ -112,7 +112,7 @@ def check_group_size(v: Values) -> Iterator[str]:
         )
 
 
-CHECKS: tuple[Check, ...] = (*validate.CHECKS, *validate_ppo.CHECKS, check_group_size)
+CHECKS: tuple[Check, ...] = (*validate.CHECKS, *validate_on_policy.CHECKS, check_group_size)
 
 
 def parse_ppo_arguments(argv: Sequence[str]) -> Parsed:

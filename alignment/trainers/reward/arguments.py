@@ -9,16 +9,16 @@ from typing import Literal
 
 from alignment.algorithms.bradley_terry import BradleyTerryHyperparameters
 from alignment.arguments import validate
-from alignment.arguments.columns import ColumnArguments
-from alignment.arguments.compatibility import CompatibilityArguments
-from alignment.arguments.data import DataArguments
 from alignment.arguments.groups import Groups
-from alignment.arguments.model import ModelArguments
-from alignment.arguments.offline import OfflineArguments
-from alignment.arguments.parallel import ParallelArguments
+from alignment.arguments.keys.columns import ColumnArguments
+from alignment.arguments.keys.compatibility import CompatibilityArguments
+from alignment.arguments.keys.data import DataArguments
+from alignment.arguments.keys.model import ModelArguments
+from alignment.arguments.keys.offline import OfflineArguments
+from alignment.arguments.keys.parallel import ParallelArguments
+from alignment.arguments.keys.training import TrainingArguments
 from alignment.arguments.parsed import Parsed
 from alignment.arguments.parser import Check, Values, parse_arguments
-from alignment.arguments.training import TrainingArguments
 from alignment.fields import argument, unless
 
 

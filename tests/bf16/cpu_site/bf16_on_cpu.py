@@ -38,7 +38,7 @@ def install() -> None:
             {
                 "paddle._C_ops": _wrap_operators,
                 "paddle": _wrap_functions,
-                "alignment.arguments.training": _allow_half_weights,
+                "alignment.arguments.keys.training": _allow_half_weights,
                 "alignment.arguments.effects": _drop_lines_about_bf16,
                 "alignment.ops.attention": _take_flash_attention,
             }

@@ -10,7 +10,7 @@ from alignment.algorithms.masked import TokenMean, count_units
 from alignment.algorithms.policy_losses import RatioClip, entropy_bonus, ppo_policy_loss
 from alignment.algorithms.supervised_losses import cross_entropy
 from alignment.algorithms.value_losses import clipped_value_loss, explained_variance, pearson
-from alignment.telemetry.metrics import reduce_metrics
+from alignment.metrics import reduce_metrics
 
 
 def policy(x, others, mean):

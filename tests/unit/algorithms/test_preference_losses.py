@@ -10,7 +10,7 @@ from alignment.algorithms.bradley_terry import BradleyTerryHyperparameters, brad
 from alignment.algorithms.cost_model import cost_model_loss
 from alignment.algorithms.preference_losses import first_difference, sequence_preference_loss
 from alignment.errors import DataError
-from alignment.telemetry.metrics import reduce_metrics
+from alignment.metrics import reduce_metrics
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from alignment.arguments.columns import ColumnArguments
+from alignment.arguments.keys.columns import ColumnArguments
 from alignment.data.raw.dataset_spec import parse_datasets
 from alignment.data.raw.layouts.mapping import KEYS
 from alignment.errors import ArgumentError

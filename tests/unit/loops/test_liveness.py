@@ -4,7 +4,7 @@ import pytest
 
 from alignment.errors import NumericalError
 from alignment.loops.liveness import Liveness, teaches
-from alignment.telemetry.metrics import Metric
+from alignment.metrics import Metric
 
 
 def _metrics(**values):

@@ -11,9 +11,9 @@ import pytest
 from alignment.errors import ArgumentError, CheckpointError, NotFiniteError, NumericalError
 from alignment.loops.cadence import Cadence, Cadences
 from alignment.loops.session import BestModel, Counters, Hooks, Session
+from alignment.metrics import Metric
 from alignment.parallel.comms.stop_signals import Interrupted
 from alignment.runs.resume import open_checkpoint, remove_replaced
-from alignment.telemetry.metrics import Metric
 from alignment.telemetry.progress import Progress
 from alignment.telemetry.timing import StageTimer
 from alignment.training.checkpoint import CheckpointStore

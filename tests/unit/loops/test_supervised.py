@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 
 from alignment.loops.supervised import SupervisedLoop, SupervisedTask
+from alignment.metrics import Metric
 from alignment.records import TokenBatch
-from alignment.telemetry.metrics import Metric
 
 
 def test_the_rows_of_an_update_are_cut_into_micro_batches_and_all_their_tokens_counted():

@@ -8,8 +8,8 @@ import pytest
 
 from alignment.algorithms.on_policy.ppo import PPO, PPOHyperparameters
 from alignment.loops.updates import OnPolicyUpdater, UpdatePlan
+from alignment.metrics import Metric
 from alignment.records import Experience, Rollout, TokenBatch
-from alignment.telemetry.metrics import Metric
 
 PLAN = UpdatePlan(
     rows_per_update=2, rows_per_batch=1, num_epochs=1, seed=0, temperature=1.0, ptx_coeff=0.0, with_entropy=False

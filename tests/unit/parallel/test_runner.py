@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignment.errors import UserError
+from alignment.metrics import Metric
 from alignment.parallel.build_runner import build_runner
 from alignment.parallel.comms.group import ALONE
 from alignment.parallel.dense import DenseRunner
@@ -18,7 +19,6 @@ from alignment.parallel.runner import Objective
 from alignment.parallel.shares import Shares
 from alignment.parallel.topology import Topology
 from alignment.records import Loss, TokenBatch
-from alignment.telemetry.metrics import Metric
 
 
 def batch_of(*lengths: int, first_token: int = 1) -> TokenBatch:

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from alignment.architecture.decoder_config import DecoderConfig
-from alignment.arguments.training import TrainingArguments
+from alignment.arguments.keys.training import TrainingArguments
 from alignment.data.loader import BatchLoader
 from alignment.errors import DataError
 from alignment.models.decoder.score_model import ScoreModel, ScoreOptions

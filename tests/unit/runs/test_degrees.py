@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from alignment.arguments.parallel import ParallelArguments
+from alignment.arguments.keys.parallel import ParallelArguments
 from alignment.errors import ArgumentError
 from alignment.runs.degrees import resolve_layout
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from alignment.arguments.columns import ColumnArguments
+from alignment.arguments.keys.columns import ColumnArguments
 from alignment.data import SupervisedDataset
 from alignment.data.encode import EncodeOptions
 from alignment.data.encoded import build

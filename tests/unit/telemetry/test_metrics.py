@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignment.telemetry.metrics import Metric, average_metrics, merge_metrics, reduce_metrics
+from alignment.metrics import Metric, average_metrics, merge_metrics, reduce_metrics
 
 
 def test_sums_add_because_the_denominator_was_global():

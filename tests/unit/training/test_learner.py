@@ -9,12 +9,12 @@ import pytest
 from alignment.architecture.parts import Part
 from alignment.device.offload import resident
 from alignment.errors import CheckpointError, NumericalError
+from alignment.metrics import Metric
 from alignment.parallel.dense import DenseRunner
 from alignment.parallel.runner import Objective
 from alignment.parallel.sharding.partition import ParameterShards
 from alignment.parallel.topology import Topology
 from alignment.records import Loss, TokenBatch
-from alignment.telemetry.metrics import Metric
 from alignment.training.learner import Learner
 from alignment.training.optimizers import AdamSettings, NamedAdamW
 from alignment.training.schedules import Schedule

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from alignment.architecture.layout import Layout
-from alignment.arguments.generation import GenerationArguments
+from alignment.arguments.keys.generation import GenerationArguments
 from alignment.data.sources.packing import TOKENIZER
 from alignment.errors import ArgumentError, UserError
 from alignment.generation.fused.fused_settings import FusedSettings

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from alignment.arguments.training import SchedulerType
+from alignment.arguments.keys.training import SchedulerType
 from alignment.fields import Case, Situation, argument
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from alignment.arguments.training import NO_EVALUATION
+from alignment.arguments.keys.training import NO_EVALUATION
 from alignment.fields import argument, where_given
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from alignment.arguments.training import NO_EVALUATION
+from alignment.arguments.keys.training import NO_EVALUATION
 from alignment.fields import argument
 
 
