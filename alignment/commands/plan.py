@@ -19,10 +19,10 @@ from alignment.arguments.parsed import Parsed
 from alignment.arguments.sources import read_command_line
 from alignment.device.host import prepare_host
 from alignment.errors import ArgumentError
+from alignment.planner.counts.shapes import model_elements
 from alignment.planner.job import LANGUAGE_MODELS, Job, read_job
 from alignment.planner.memory import ALWAYS_SHOWN, CACHE, COMPONENTS, OFFLOADED, Moment
 from alignment.planner.search import Candidate, Machine, evaluate, layout_problems, search
-from alignment.planner.shapes import model_elements
 from alignment.runs.degrees import resolve_layout
 from alignment.telemetry.tables import print_table
 from alignment.trainers.recognise import recognise_trainer

@@ -1,1 +1,1 @@
-"""Memory and messages of a PPO run in a layout, computed from shapes: no weight is loaded."""
+"""Memory and messages of a run in a layout, computed from shapes: no weight is loaded."""

@@ -9,9 +9,9 @@ from math import ceil
 from alignment.architecture.cuts import layer_sizes
 from alignment.generation.fused.capabilities import model_obstacle
 from alignment.generation.fused.fused_settings import FusedSettings, read_bytes
-from alignment.planner.activations import Pass
+from alignment.planner.counts.activations import Pass
+from alignment.planner.counts.shapes import stage_layers
 from alignment.planner.rollout import FLOAT, MESSAGE_BYTES, RolloutMoment, RolloutPlace
-from alignment.planner.shapes import stage_layers
 
 PROMPT_TOKENS = 512
 """As ``generation.eager.forward``, which needs Paddle: prompts are read in groups of about so many tokens."""

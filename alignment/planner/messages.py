@@ -1,4 +1,4 @@
-"""Bytes that one process sends in one update of the policy, by axis: what a layout costs, and what a perfect one would.
+"""Bytes that one process sends in an update of the model that learns, by axis: what a layout costs, and the best one.
 
 A ring moves 2 (p - 1) / p of the tensor for a sum over p processes, (p - 1) / p for a gather or a reduce-scatter.
 """

@@ -8,12 +8,12 @@ from functools import cached_property
 from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.families import EMBEDDING, LM_HEAD
 from alignment.architecture.layout import Layout
-from alignment.planner.activations import Pass
-from alignment.planner.gradients import Gradients
-from alignment.planner.head import Head, NativeHead
+from alignment.planner.counts.activations import Pass
+from alignment.planner.counts.gradients import Gradients
+from alignment.planner.counts.head import Head, NativeHead
+from alignment.planner.counts.operators import FLOAT
+from alignment.planner.counts.shapes import Held, stage_layers
 from alignment.planner.job import LANGUAGE_MODELS, Job
-from alignment.planner.operators import FLOAT
-from alignment.planner.shapes import Held, stage_layers
 
 _MOMENT_BYTES = 8
 """AdamW's two moments in float32."""

@@ -10,8 +10,8 @@ from alignment.architecture.cuts import parts_of_rank
 from alignment.architecture.families import EMBEDDING
 from alignment.architecture.layout import ONE_PROCESS, Layout
 from alignment.architecture.parts import Part, even_cut
+from alignment.planner.counts.shapes import Held
 from alignment.planner.job import Job
-from alignment.planner.shapes import Held
 
 FLOAT = 4
 MESSAGE_BYTES = 64 << 20

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from alignment.architecture.families import EMBEDDING
 from alignment.architecture.pipeline_schedule import Compute, build_schedule, events_of
-from alignment.planner.activations import Pass
-from alignment.planner.head import Head
+from alignment.planner.counts.activations import Pass
+from alignment.planner.counts.head import Head
+from alignment.planner.counts.operators import FLOAT
 from alignment.planner.models import Placed
-from alignment.planner.operators import FLOAT
 
 STEP = "step"
 """The moment at which the optimizer's state is needed."""

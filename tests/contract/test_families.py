@@ -33,7 +33,7 @@ from alignment.models.folders.hub import load_causal_lm, load_score_model
 from alignment.models.folders.naming import is_transposed
 from alignment.models.folders.saving import save_model
 from alignment.parallel.comms.group import Group
-from alignment.planner.shapes import Held, model_elements
+from alignment.planner.counts.shapes import Held, model_elements
 
 PACKAGE = Path(__file__).resolve().parents[2] / "alignment"
 SIZES = {

@@ -7,9 +7,9 @@ import itertools
 import pytest
 
 from alignment.architecture.layout import Layout
+from alignment.planner.counts.shapes import model_elements
 from alignment.planner.job import ON_POLICY_PHASES as PHASES
 from alignment.planner.memory import COMPONENTS, phase_memory
-from alignment.planner.shapes import model_elements
 from tests.unit.planner.jobs import make_config, make_job
 
 BIG = {"hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 8, "vocab_size": 8000}

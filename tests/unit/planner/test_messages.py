@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from alignment.architecture.layout import Layout
+from alignment.planner.counts.shapes import Held, model_elements
 from alignment.planner.messages import idle_share, layer_elements, update_bytes
-from alignment.planner.shapes import Held, model_elements
 from tests.unit.planner.jobs import make_config, make_job
 
 JOB = make_job(micro_batches=4)

@@ -8,12 +8,12 @@ import pytest
 
 from alignment.architecture.layout import Layout
 from alignment.errors import ArgumentError
+from alignment.planner.counts.shapes import model_elements
 from alignment.planner.memory import phase_memory
 from alignment.planner.messages import update_bytes
 from alignment.planner.models import place_models
 from alignment.planner.offline_job import read_offline_job
 from alignment.planner.search import Machine, search
-from alignment.planner.shapes import model_elements
 from alignment.planner.update import update_moments
 from alignment.trainers.registered import TRAINERS
 from tests.unit.planner.jobs import SHAPE, make_config

@@ -6,8 +6,8 @@ import pytest
 
 from alignment.architecture.layout import Layout
 from alignment.architecture.pipeline_schedule import Compute, build_schedule, events_of
-from alignment.planner import shapes
-from alignment.planner.head import Head, NativeHead
+from alignment.planner.counts import shapes
+from alignment.planner.counts.head import Head, NativeHead
 from alignment.planner.models import place_models
 from alignment.planner.update import STEP, update_moments
 from tests.unit.planner.jobs import make_config, make_job

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from alignment.architecture.layout import Layout
-from alignment.planner.shapes import Held, count_layers
+from alignment.planner.counts.shapes import Held, count_layers
 
 FLOAT = 4
 _SQUARED = (1 << 22) * 2 * 8

@@ -7,7 +7,7 @@ from functools import cached_property
 
 from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.parts import even_cut
-from alignment.planner.operators import FLOAT
+from alignment.planner.counts.operators import FLOAT
 
 LOGIT_BYTES = 64 << 20
 """As ``ops.token_logprobs`` and ``parallel.tensor.vocabulary``, which need Paddle: more logits are made in pieces."""

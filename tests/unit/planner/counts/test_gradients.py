@@ -11,10 +11,10 @@ from alignment.models.decoder.logprobs import token_values
 from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
 from alignment.parallel.sharding.partition import ParameterShards
 from alignment.parallel.topology import Topology
-from alignment.planner.gradients import Gradients
-from alignment.planner.shapes import Held
+from alignment.planner.counts.gradients import Gradients
+from alignment.planner.counts.shapes import Held
+from tests.unit.planner.counts.test_activations import Allocated, full_batch
 from tests.unit.planner.jobs import make_config
-from tests.unit.planner.test_activations import Allocated, full_batch
 
 CONFIG = make_config(hidden_size=256, intermediate_size=704, vocab_size=3000, num_hidden_layers=6)
 

@@ -13,8 +13,8 @@ from alignment.parallel.comms.group import Group
 from alignment.parallel.sharding import buckets as shard_buckets
 from alignment.parallel.sharding.gradients import _make_sections
 from alignment.parallel.sharding.units import find_units
-from alignment.planner import shapes
-from alignment.planner.shapes import Held, count_layers, model_elements, stage_layers
+from alignment.planner.counts import shapes
+from alignment.planner.counts.shapes import Held, count_layers, model_elements, stage_layers
 from tests.unit.planner.jobs import make_config
 
 CONFIGS = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from alignment.planner.operators import FLOAT, NativeOperators, Operators, PaddleOperators, Sizes
+from alignment.planner.counts.operators import FLOAT, NativeOperators, Operators, PaddleOperators, Sizes
 
 
 @dataclass(frozen=True, kw_only=True)

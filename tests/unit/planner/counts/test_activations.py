@@ -18,10 +18,10 @@ from alignment.ops import attention, token_logprobs
 from alignment.ops.native.library import find_core
 from alignment.ops.selection import native_ops_enabled, use_native_ops
 from alignment.parallel.tensor import vocabulary as vocab_parallel
-from alignment.planner import head as planner_head
-from alignment.planner import operators
-from alignment.planner.activations import Pass
-from alignment.planner.head import Head, NativeHead
+from alignment.planner.counts import head as planner_head
+from alignment.planner.counts import operators
+from alignment.planner.counts.activations import Pass
+from alignment.planner.counts.head import Head, NativeHead
 from alignment.records import TokenBatch
 from tests.unit.planner.jobs import make_config
 
