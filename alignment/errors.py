@@ -30,7 +30,7 @@ class PassingRewardError(RewardError):
 
 
 class NumericalError(UserError):
-    """Training cannot go on with its numbers."""
+    """The numbers of the training are such that it cannot continue."""
 
 
 class NotFiniteError(NumericalError):

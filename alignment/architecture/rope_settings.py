@@ -36,7 +36,7 @@ def read_rope(given: Mapping[str, Any], place: str) -> dict[str, Any]:
 
 
 def _theta(scaling: dict[str, Any], newer: Mapping[str, Any], given: Mapping[str, Any], place: str) -> float:
-    """Return the base, taken out of ``scaling`` where it stands there."""
+    """Return the base, taken out of ``scaling`` where it is given there."""
     theta = scaling.pop("rope_theta", None) or given.get("rope_theta")
     dropped = newer.get("rope_theta")
     if theta is None and dropped not in (None, DEFAULT_THETA):

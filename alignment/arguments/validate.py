@@ -35,7 +35,7 @@ def check_evaluation(v: Values) -> Iterator[str]:
 def check_best_model(v: Values) -> Iterator[str]:
     """The best weights can only be kept where an evaluation and a checkpoint fall together."""
     if not v.load_best_model_at_end or v.evaluation_strategy == v.save_strategy == "no":
-        return  # with neither an evaluation nor a checkpoint there is no choice: told as a key without effect
+        return  # with neither an evaluation nor a checkpoint there is no choice: reported as a key without effect
     if v.evaluation_strategy == "no" or v.evaluation_strategy != v.save_strategy:
         yield (
             "load_best_model_at_end needs evaluation_strategy and save_strategy to be equal and not 'no', "

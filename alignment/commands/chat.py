@@ -214,7 +214,7 @@ def read_lines() -> Iterator[str]:
 
 
 def converse(chat: Chat) -> None:
-    """Answer line by line; what cannot be answered is said and forgotten, and the conversation goes on."""
+    """Answer line by line; what cannot be answered is reported and forgotten, and the conversation continues."""
     turns: list[str] = []
     for line in read_lines():
         if line == "/quit":

@@ -54,7 +54,7 @@ class KeyedTokenizer(Protocol):
 
 @runtime_checkable
 class WorkingTokenizer(Protocol):
-    """A tokenizer that has a faster way where nothing but encoding goes on."""
+    """A tokenizer that encodes faster in a process that does nothing else."""
 
     def in_worker(self) -> Tokenizer:
         """Return a tokenizer that gives the same ids."""

@@ -30,7 +30,7 @@ class HostGauge:
 
     def __init__(self) -> None:
         self._floor = 0
-        """A peak that is known to be old, where the kernel does not let go of it."""
+        """A peak that is known to be old, where the kernel cannot reset it."""
 
     def read(self) -> tuple[int, int]:
         """See ``Gauge``. Where the peak cannot be reset, one below an older one counts as what is used now."""

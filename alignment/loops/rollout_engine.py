@@ -1,4 +1,4 @@
-"""The engine with the weights it needs: loaded when they changed, let go when the policy leaves the device."""
+"""The engine with the weights it needs: loaded when they have changed, released when the policy leaves the device."""
 
 from __future__ import annotations
 

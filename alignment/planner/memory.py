@@ -1,4 +1,4 @@
-"""Bytes of each phase in the fullest process: what stands there at the moment when most is alive.
+"""Bytes of each phase in the fullest process: what is there at the moment when most is alive.
 
 Counted are the tensors of the second and all later iterations, when the optimizer has its moments. ``device`` is what
 is on the device; ``host`` what is in host memory beside it: what ``offload_level`` moved there, the fused engine, and

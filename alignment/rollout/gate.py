@@ -23,16 +23,16 @@ from alignment.telemetry import log
 Action = Literal["warn", "correct", "recompute", "stop"]
 
 LINE_EVERY = 50
-"""The first rollout above the limit is told, then each one whose number among them is a multiple of this."""
+"""Of the rollouts above the limit the first is logged, then each one whose number is a multiple of this."""
 
 _CONSEQUENCES = {
-    "warn": "the run goes on unchanged; on_logprob_gap=correct, recompute or stop would act",
+    "warn": "the run continues unchanged; on_logprob_gap=correct, recompute or stop would act",
     "correct": "importance weights correct the policy loss, as they do in every rollout of this run",
     "recompute": "the trainer's are the old log-probs of this rollout, in place of the engine's",
 }
 _ADVICE = (
     "The engine may compute in another precision or hold other weights than the trainer. use_fusemt=false rolls out "
-    "with the eager engine; on_logprob_gap=correct or recompute goes on; a larger logprob_gap_limit accepts the gap"
+    "with the eager engine; with on_logprob_gap=correct or recompute the run continues; a larger logprob_gap_limit accepts the gap"
 )
 
 
@@ -128,8 +128,8 @@ class LogprobGate:
             raise NumericalError(f"{said} is for p99, and on_logprob_gap=stop. {_ADVICE}")
         if log.is_main() and (self._num_above == 1 or self._num_above % LINE_EVERY == 0):
             log.warn(
-                f"{said} is for p99: {_CONSEQUENCES[self.action]} (number {self._num_above} above the limit; told are "
-                f"the first and every {LINE_EVERY}th)"
+                f"{said} is for p99: {_CONSEQUENCES[self.action]} (number {self._num_above} above the limit; only "
+                f"the first and every {LINE_EVERY}th are logged)"
             )
 
     def _weights(self, rollout: Rollout) -> np.ndarray:

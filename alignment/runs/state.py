@@ -164,7 +164,7 @@ class RunState:
 
 
 def _tell_new_schedule(learner: Learner, saved: Schedule) -> None:
-    """Say when the learning rate goes on otherwise than the checkpoint's run would have gone on."""
+    """Warn when the learning rate will differ from the one that the checkpoint's run would have used."""
     before, now = asdict(saved), asdict(learner.schedule)
     changes = ", ".join(f"{key} was {before[key]} and is {now[key]}" for key in now if before[key] != now[key])
     if changes:

@@ -1,4 +1,4 @@
-"""Runs trials in a child process; one that takes the process with it is named, and a new child goes on behind it."""
+"""Runs trials in a child process; one that ends its process is named, and a new child continues after it."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ RETIRED_PREFIX = ".retired-"
 
 @contextlib.contextmanager
 def write_folder(target: Path, world: Group = ALONE) -> Iterator[Path]:
-    """Yield an empty folder beside ``target``; on success it takes the place of ``target``, on failure it goes.
+    """Yield an empty folder beside ``target``; on success it replaces ``target``, on failure it is deleted.
 
     A reader never sees a folder named ``target`` that is half-written, whenever a process is killed. Of several
     processes that write together all enter it, and what fails inside is raised by all of them (see

@@ -52,7 +52,7 @@ _REFUSED = (
     ("greedy_zero_padding", bool, False, "Pack rows as tightly as they fit.", _NO_PACKING),
     ("flash_mask", bool, False, "Attention masks of packed rows.", _NO_PACKING),
     ("lora", bool, False, "Train low-rank adapters.", _NO_ADAPTERS),
-    ("lora_path", str | None, None, "Folder of an adapter to go on with.", _NO_ADAPTERS),
+    ("lora_path", str | None, None, "Folder of an adapter to continue from.", _NO_ADAPTERS),
     ("prefix_tuning", bool, False, "Train a prefix.", _NO_ADAPTERS),
     ("dynamic_sampling", bool, False, "Sample prompts again whose rewards are all equal.", _NO_DYNAMIC_SAMPLING),
     ("enable_overlong_reward_buffer", bool, False, "Lower the reward of responses that are nearly too long.",

@@ -70,7 +70,7 @@ class EncodedCache:
         return None
 
     def save(self, rows: str, entry: Entry) -> None:
-        """Write an entry and drop older ones of this setup; what cannot be written is said, and the run goes on."""
+        """Write an entry and drop older ones of this setup; a failure to write is logged, and the run continues."""
         aside = None
         try:
             self._folder.mkdir(parents=True, exist_ok=True)

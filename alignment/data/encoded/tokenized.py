@@ -110,7 +110,7 @@ class TokenizedDataset(ABC):
         return train, test
 
     def encode(self, row: Row) -> Encoded:
-        """Encode one row as ``encode_row`` does; what is wrong with it is told with its place."""
+        """Encode one row as ``encode_row`` does; an error in it names its place."""
         try:
             if row.fault is not None:
                 raise row.fault

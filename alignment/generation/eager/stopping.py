@@ -1,4 +1,4 @@
-"""The answers so far and which of them go on."""
+"""The answers so far, and which of them are unfinished."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Answers:
 
     @property
     def done(self) -> bool:
-        """True when no row in flight goes on."""
+        """True when every row in flight has finished."""
         return not self.open.any()
 
     def add(self, tokens: np.ndarray, logprobs: np.ndarray) -> None:

@@ -1,6 +1,6 @@
 """Parameters with Hugging Face names around the operators; drawn or read elsewhere, zero until then.
 
-Layers are told the sizes this process holds; what they do between processes stands in ``parallel.tensor.regions``.
+Layers get the sizes that this process holds; what they do between processes is in ``parallel.tensor.regions``.
 """
 
 from __future__ import annotations

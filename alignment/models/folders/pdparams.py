@@ -1,6 +1,6 @@
 """Paddle's pickled weights (``.pdparams``): a dictionary of numpy arrays, located and not read.
 
-Written by ``paddle.save`` with pickle protocols 2 to 4. bfloat16 stands there as uint16. An array may come with the
+Written by ``paddle.save`` with pickle protocols 2 to 4. bfloat16 is stored as uint16. An array may come with the
 name of its variable, and one of more than 2**30 bytes in pieces (protocols 2 and 3).
 """
 
@@ -76,7 +76,7 @@ class PickledTensor(NamedTuple):
 
     @property
     def is_float(self) -> bool:
-        """True for what a weight can be: bfloat16 stands there as uint16."""
+        """True for what a weight can be: bfloat16 is stored as uint16."""
         return self.dtype.kind == "f" or self.dtype == np.uint16
 
     def read(self, slices: tuple[slice, ...] = ()) -> Stored:

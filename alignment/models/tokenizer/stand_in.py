@@ -17,7 +17,7 @@ class SeenError(TemplateError):
 
 
 class Watch:
-    """Remembers whether a text was looked at, also where the template goes on as if nothing had happened."""
+    """Remembers whether a text was looked at, even where the template continues as if nothing had happened."""
 
     def __init__(self) -> None:
         self.seen = False

@@ -1,4 +1,4 @@
-"""Ends a process whose operation with others does not end, and tells what the others were doing."""
+"""Ends a process whose operation with others does not end, and says what the others were doing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _EXIT_STATUS = 75
 """EX_TEMPFAIL of sysexits.h: try again later."""
 _PERIOD_SECONDS = 0.5
 _GRACE_SECONDS = 5.0
-"""How long an operation may go on after another process has gone: the transport usually reports that by itself."""
+"""How long an operation may last after another process has gone: the transport usually reports that by itself."""
 _SLOT = struct.Struct("<Bd800s")
 _ABSENT, _BUSY, _WAITING, _FAILED = range(4)
 
@@ -82,7 +82,7 @@ class Board:
         return lines
 
     def _is_gone(self, rank: int) -> bool:
-        """Return whether the process of ``rank``, which was here, has let go of its lock."""
+        """Return whether the process of ``rank``, which was here, has released its lock."""
         if self._slots[rank * _SLOT.size] == _ABSENT:
             return False
         try:

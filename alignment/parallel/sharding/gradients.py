@@ -47,7 +47,7 @@ class GradientReducer:
     ) -> None:
         """``is_cut``: each process of ``topology.sharding`` gets its rows; else all get everything.
 
-        ``arrived`` is told the name of each gradient that was taken.
+        ``arrived`` is called with the name of each gradient that was taken.
         """
         self._parameters = dict(parameters)
         self._scatter: Group = topology.sharding if is_cut else ALONE

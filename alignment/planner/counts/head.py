@@ -57,7 +57,7 @@ class Head:
 
     @cached_property
     def _earlier(self) -> int:
-        """What stands there of the pieces before: the head's gradient, and those of the states."""
+        """What is left of the pieces before: the head's gradient, and those of the states."""
         return self.weight * self.item + self._states if self.in_pieces else 0
 
     def forward_only(self, *, with_entropy: bool) -> int:
