@@ -101,7 +101,7 @@ class _Table:
                 self.others.setdefault(name, []).append(slot)
 
     def describe_stranger(self, given: Given) -> str | None:
-        """Return what to say about a key that this run does not have; None where the wrong choice is reported anyway."""
+        """Return what to say about a key that this run does not have; None where the wrong choice is reported."""
         slots = self.others.get(given.key)
         if slots is None:
             advice = self._advice.get(given.key)
@@ -115,7 +115,7 @@ class _Table:
 
 
 def _read_choice(slot: Slot, sources: Sequence[Source]) -> str | None:
-    """Return the value of a choosing key, None where it is missing or wrong (which is reported when values are read)."""
+    """Return the value of a choosing key, None where it is missing or wrong (reported when values are read)."""
     given = [item for source in sources for item in source.given if item.key in slot.names]
     try:
         value = _coerce_given(given[-1], slot) if given else slot.default

@@ -32,7 +32,8 @@ _CONSEQUENCES = {
 }
 _ADVICE = (
     "The engine may compute in another precision or hold other weights than the trainer. use_fusemt=false rolls out "
-    "with the eager engine; with on_logprob_gap=correct or recompute the run continues; a larger logprob_gap_limit accepts the gap"
+    "with the eager engine; with on_logprob_gap=correct or recompute the run continues; a larger logprob_gap_limit "
+    "accepts the gap"
 )
 
 
