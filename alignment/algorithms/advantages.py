@@ -98,6 +98,11 @@ def leave_one_out(scores: Tensor, group_ids: Tensor) -> Tensor:
     return paddle.where(groups.counts > 1, compared, scores).astype(dtype)
 
 
+def has_peers(group_ids: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    """Return [N] bool, whether another row is in the group; ``mask`` [N] as in ``group_normalized``."""
+    return _groups(group_ids.astype("float64"), group_ids, mask).counts > 1
+
+
 def degenerate_groups(scores: Tensor, group_ids: Tensor, *, mask: Tensor | None = None) -> dict[str, Metric]:
     """Count the groups whose ``scores`` [N] are all the same, from which nothing can be learned, and their share of all
     groups: ``reward/degenerate_groups`` and ``reward/degenerate_share``. ``mask`` as in ``group_normalized``.

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from alignment.errors import ArgumentError
 from alignment.telemetry.jsonl import read_json_lines
 from alignment.trainers.registered import TRAINERS
+from alignment.trainers.trainer import Trainer
 
 
 class Finished(NamedTuple):
@@ -28,7 +29,7 @@ def main(argv: Sequence[str]) -> int | None:
         return 0
     if not argv:
         raise ArgumentError(f"which trainer? ({', '.join(TRAINERS)}); alignment train --help lists them")
-    trainer = TRAINERS[argv[0]]
+    trainer = _find(argv[0])
 
     from alignment.device.host import prepare_host
 
@@ -41,7 +42,7 @@ def main(argv: Sequence[str]) -> int | None:
 
 def train_here(name: str, arguments: Mapping[str, Any]) -> Finished:
     """Run the trainer ``name`` in this process; see ``alignment.train``."""
-    trainer = TRAINERS[name]
+    trainer = _find(name)
     words = [word for key, value in arguments.items() for word in (f"--{key}", _as_word(value))]
     parsed = trainer.parse(words)
 
@@ -50,6 +51,16 @@ def train_here(name: str, arguments: Mapping[str, Any]) -> Finished:
     trainer.train(words, host=prepare_host())
     folder = Path(parsed.training.output_dir)
     return Finished(folder, list(read_json_lines(folder / "metrics.jsonl")))
+
+
+def _find(name: str) -> Trainer:
+    """Return the trainer; one that is the name of an algorithm gets told how to choose it."""
+    if name not in TRAINERS:
+        from alignment.algorithms.on_policy.registered import ALGORITHMS
+
+        if name in ALGORITHMS:
+            raise ArgumentError(f"{name} is an algorithm of the trainer ppo: alignment train ppo, rl_algorithm={name}")
+    return TRAINERS[name]
 
 
 def _as_word(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from alignment.arguments.effects import refuse_unbuilt, report_effects
 from alignment.arguments.global_batches import share_global_batches
-from alignment.arguments.parsed import Parsed
+from alignment.arguments.parsed import SAVED_NAME, Parsed
 from alignment.errors import ArgumentError
 from alignment.ops.native.library import find_core
 from alignment.ops.selection import native_ops_enabled, use_native_ops
@@ -25,6 +26,9 @@ from alignment.runs.resume import open_checkpoint
 from alignment.telemetry import log
 from alignment.training.checkpoint import Checkpoint, CheckpointStore
 from alignment.training.durable import make_folder
+
+OF_A_START = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "run_name", "logging_dir")
+"""Keys that a resumed run is expected to change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +98,18 @@ def describe_offload(parts: Collection[str], device: str) -> str | None:
     )
 
 
+def describe_changes(parsed: Parsed, before: Path) -> str | None:
+    """Return which keys have other values than in the saved arguments ``before``; None: none, or nothing to compare."""
+    try:
+        saved = json.loads(before.read_text(encoding="utf-8"))
+        values = {key: row["value"] for key, row in saved.items()}
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):
+        return None
+    now = {key: value for key, value in json.loads(json.dumps(parsed.as_dict())).items() if key not in OF_A_START}
+    changed = [key for key in now if key in values and values[key] != now[key]]
+    return ", ".join(f"{key} was {values[key]} and is {now[key]}" for key in changed) or None
+
+
 @contextlib.contextmanager
 def launch(parsed: Parsed, *, host: str) -> Iterator[Launch]:
     """Select the device, take the output folder, open the log, report arguments without effect, and decide between
@@ -120,6 +136,9 @@ def launch(parsed: Parsed, *, host: str) -> Iterator[Launch]:
         if offloads := describe_offload(parsed.parallel.offloaded, topology.device):
             log.warn(offloads)
         if topology.is_main:
+            before = None if checkpoint is None else checkpoint.folder.parent / SAVED_NAME
+            if before is not None and (changes := describe_changes(parsed, before)):
+                log.warn(f"resumed with other values than this run had before: {changes}")
             parsed.save(output_dir)
         yield Launch(
             parsed=parsed,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from alignment.algorithms.advantages import GroupScale, degenerate_groups, group_normalized
+from alignment.algorithms.advantages import GroupScale, degenerate_groups, group_normalized, has_peers
 from alignment.algorithms.kl import kl_estimate
 from alignment.algorithms.masked import (
     Reduce,
@@ -61,7 +61,8 @@ def estimate(
 ) -> Estimate:
     """Compare each response's reward, its share of the KL included, with those of its group; one advantage a response.
 
-    Rows without a token (their reward failed) are no members of a group.
+    Rows without a token (their reward failed) are no members of a group, and the only member that is left has
+    nothing to be compared with: its advantage is 0.
     """
     mask, ref = judged.mask, judged.ref_logprobs
     kl_coeff = hyperparameters.kl_coeff if kl_coeff is None else kl_coeff
@@ -72,7 +73,8 @@ def estimate(
     totals, valid = masked_sum(rewards, mask, dim=-1), mask.sum(axis=-1) > 0
     options = {"mask": valid, "reduce": reduce}
     by_row = group_normalized(totals, judged.group_ids, scale=hyperparameters.scale_rewards, **options)
-    advantages = zero_outside(by_row.unsqueeze(-1).expand_as(mask), mask)
+    compared = mask * has_peers(judged.group_ids, mask=valid).astype(mask.dtype).unsqueeze(-1)
+    advantages = zero_outside(by_row.unsqueeze(-1).expand_as(mask), compared)
     if hyperparameters.normalize_advantage:
         advantages = masked_whiten(advantages, mask, unbiased=True, reduce=reduce)
     penalty = kl_rewards(kl, mask=mask, kl_coeff=kl_coeff) if kl_coeff else None

@@ -95,6 +95,16 @@ def test_a_row_whose_reward_failed_is_no_member_of_a_group(scale):
     assert not estimate.advantages[2].numpy().any()
 
 
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+def test_the_only_row_of_its_group_whose_reward_did_not_fail_teaches_nothing(scale):
+    mask = paddle.to_tensor([[1.0, 1.0], [0.0, 0.0], [1.0, 1.0], [1.0, 1.0]])
+    judged = Judged(paddle.to_tensor([5.0, 1.0, 2.0, 3.0]), paddle.zeros([4, 2]), mask, paddle.to_tensor([0, 0, 1, 1]))
+    advantages = GRPO.estimate(judged, hyperparameters=GRPOHyperparameters(scale_rewards=scale)).advantages.numpy()
+    assert not advantages[:2].any()
+    assert (advantages[2] < 0).all()
+    assert (advantages[3] > 0).all()
+
+
 def test_degenerate_groups_are_counted_among_those_that_have_members():
     scores, ids = paddle.to_tensor([0.1, 0.1, 0.1, 2.0, 3.0, 9.0, 9.0]), paddle.to_tensor([0, 0, 0, 1, 1, 2, 2])
     mask = paddle.to_tensor([True, True, True, True, True, False, False])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ from alignment.ops.native.library import Search
 from alignment.ops.selection import native_ops_enabled
 from alignment.parallel.comms.group import ALONE
 from alignment.runs import launch
-from alignment.runs.launch import Launch, choose_operators, describe_offload, open_output
+from alignment.runs.launch import Launch, choose_operators, describe_changes, describe_offload, open_output
 
 
 @pytest.fixture
@@ -82,6 +83,23 @@ def test_nothing_is_said_where_they_are_not_wanted(find):
     lines.clear()
     choose_operators(ALONE, wanted=False)
     assert not native_ops_enabled() and lines == []
+
+
+def test_what_a_resumed_run_changes_is_named(tmp_path):
+    before = tmp_path / "arguments.json"
+    rows = {"loss_type": "sigmoid", "betas": [1, 2], "output_dir": "a", "gone": 1}
+    before.write_text(json.dumps({key: {"value": value, "origin": "default"} for key, value in rows.items()}))
+    now = {"loss_type": "ipo", "betas": (1, 2), "output_dir": "b", "new": 2}
+    assert describe_changes(SimpleNamespace(as_dict=lambda: now), before) == "loss_type was sigmoid and is ipo"
+    assert describe_changes(SimpleNamespace(as_dict=lambda: now | {"loss_type": "sigmoid"}), before) is None
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", '{"loss_type": 1}'])
+def test_arguments_that_cannot_be_read_are_not_compared(tmp_path, text):
+    before = tmp_path / "arguments.json"
+    if text is not None:
+        before.write_text(text)
+    assert describe_changes(SimpleNamespace(as_dict=lambda: {"loss_type": "ipo"}), before) is None
 
 
 def test_an_output_folder_with_too_long_a_name_is_one_message(tmp_path):
