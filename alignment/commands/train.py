@@ -43,6 +43,8 @@ def main(argv: Sequence[str]) -> int | None:
 def train_here(name: str, arguments: Mapping[str, Any]) -> Finished:
     """Run the trainer ``name`` in this process; see ``alignment.train``."""
     trainer = _find(name)
+    if not isinstance(arguments, Mapping):
+        raise ArgumentError(f"arguments: expected a dict of keys and values, got {arguments!r:.80}")
     words = [word for key, value in arguments.items() for word in (f"--{key}", _as_word(value))]
     parsed = trainer.parse(words)
 

@@ -45,6 +45,8 @@ def test_it_returns_what_the_script_writes(arguments, tmp_path):
 def test_what_is_wrong_is_raised(arguments, tmp_path):
     with pytest.raises(ArgumentError, match="grpo is an algorithm of the trainer ppo: .* rl_algorithm=grpo"):
         alignment.train("grpo", {})
+    with pytest.raises(ArgumentError, match="expected a dict of keys and values, got 'x.json'"):
+        alignment.train("sft", "x.json")
     with pytest.raises(ArgumentError, match="unknown trainer 'pp'"):
         alignment.train("pp", {})
     with pytest.raises(ArgumentError, match="learning_rat"):
