@@ -61,7 +61,8 @@ def test_a_wrong_value_is_shown_with_what_is_allowed(key, value, says, sft_argum
         ({"load_best_model_at_end": True, "save_strategy": "steps"}, ["evaluation_strategy and save_strategy"]),
         ({"overwrite_output_dir": True, "resume_from_checkpoint": True}, ["give one of them"]),
         ({"resume_from_checkpoint": "out/checkpoint-9"}, ["checkpoint-9' does not exist"]),
-        ({"rl_algorithm": "grpo"}, ["'grpo'", "only ppo is built"]),
+        ({"rl_algorithm": "grpo", "num_return_sequences": 1}, ["num_return_sequences=1", "give at least 2"]),
+        ({"rl_algorithm": "grpo", "gae_lambda": 0.9}, ["gae_lambda belongs to rl_algorithm=ppo"]),
     ],
 )
 def test_values_that_contradict_each_other(changes, says, ppo_arguments, tmp_path):
