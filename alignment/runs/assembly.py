@@ -115,8 +115,13 @@ def build_session(
     counters: Counters,
     shown: Sequence[str],
 ) -> Session:
-    """Return the session that logs, evaluates and saves for a loop; ``counters`` are those the checkpoint restored."""
+    """Return the session that logs, evaluates and saves for a loop; ``counters`` are those the checkpoint restored.
+
+    The arguments are saved here: what is refused before leaves those of an earlier run as they are.
+    """
     training = start.parsed.training
+    if start.topology.is_main:
+        start.parsed.save(start.output_dir)
     if training.do_train and training.overwrite_output_dir:
         remove_replaced(start.store, start.checkpoint)
     enabled = start.topology.is_main and not training.disable_tqdm

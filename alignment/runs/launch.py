@@ -139,7 +139,6 @@ def launch(parsed: Parsed, *, host: str) -> Iterator[Launch]:
             before = None if checkpoint is None else checkpoint.folder.parent / SAVED_NAME
             if before is not None and (changes := describe_changes(parsed, before)):
                 log.warn(f"resumed with other values than this run had before: {changes}")
-            parsed.save(output_dir)
         yield Launch(
             parsed=parsed,
             topology=topology,

@@ -41,7 +41,7 @@ for _trainer in (
     Trainer(
         name="ppo",
         label="PPO",
-        title="PPO",
+        title="PPO, GRPO (rl_algorithm)",
         package="alignment.trainers.ppo",
         door="alignment/ppo/run_ppo.py",
         models=("policy", "value"),

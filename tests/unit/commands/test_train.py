@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -26,17 +27,29 @@ def arguments(tmp_path, monkeypatch):
             "evaluation_strategy": "steps", "eval_steps": 2}  # fmt: skip
 
 
+NOTEBOOK = """
+import json, pathlib, alignment
+done = alignment.train("sft", json.loads(pathlib.Path("sft.json").read_text()) | {"output_dir": pathlib.Path("here")})
+print("found", json.dumps([str(done.folder), [record for record in done.metrics]]))
+"""
+
+
 def test_it_returns_what_the_script_writes(arguments, tmp_path):
-    done = alignment.train("sft", {**arguments, "output_dir": tmp_path / "here"})
-    assert done.folder == tmp_path / "here" and (done.folder / "policy" / "config.json").is_file()
-    path = tmp_path / "sft.json"
-    path.write_text(json.dumps({**arguments, "output_dir": "there"}))
+    """Both in processes of their own: Paddle reads the settings of the host once, when it is first imported."""
     root = Path(alignment.__file__).parents[1]
-    script = [sys.executable, str(root / TRAINERS["sft"].door), str(path)]
+    (tmp_path / "sft.json").write_text(json.dumps({**arguments, "output_dir": "there"}))
+    script = [sys.executable, str(root / TRAINERS["sft"].door), "sft.json"]
     subprocess.run(script, cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    notebook = [sys.executable, "-c", NOTEBOOK]
+    done = subprocess.run(
+        notebook, cwd=tmp_path, check=True, capture_output=True, text=True, timeout=120, env=environment
+    )
+    folder, metrics = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("found"))[6:])
+    assert Path(folder) == tmp_path / "here"
     there = [json.loads(line) for line in (tmp_path / "there" / "metrics.jsonl").read_text().splitlines()]
     losses = [[record[key] for record in records for key in ("sft/loss", "eval/loss") if key in record]
-              for records in (done.metrics, there)]  # fmt: skip
+              for records in (metrics, there)]  # fmt: skip
     assert losses[0] == losses[1] and len(losses[0]) == 3
     weights = [(tmp_path / name / "policy" / "model.safetensors").read_bytes() for name in ("here", "there")]
     assert weights[0] == weights[1]
