@@ -155,8 +155,8 @@ def test_a_frozen_model_is_whole_nowhere_and_gives_the_same_numbers(case):
 def test_a_number_that_is_not_finite_on_one_rank_stops_all_with_the_same_message():
     first, second = run("break_one_rank", Layout(sharding=2))
     assert first == second
-    assert "policy loss is nan at update 1, which was not applied" in first["metric"]
-    assert "policy gradient norm is nan at update 1" in first["gradient"]
+    assert "policy: loss is nan at update 1, which was not applied" in first["metric"]
+    assert "policy: gradient norm is nan at update 1" in first["gradient"]
     assert first["weights before"] == first["weights after"]
 
 

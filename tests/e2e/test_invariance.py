@@ -15,7 +15,7 @@ from refusals import train_here
 from safetensors.numpy import load_file
 
 from alignment.models.folders.hub import SCORE_STATE
-from alignment.trainers.ppo import build
+from alignment.runs.on_policy import run as assembly
 
 pytestmark = pytest.mark.e2e
 
@@ -127,11 +127,11 @@ class _Noting:
 
 def test_a_run_repeats_itself_and_each_seed_changes_what_it_names(ppo_arguments, tmp_path, monkeypatch):
     """``seed`` draws the answers, ``data_seed`` the order of the prompts."""
-    honest, calls = build.build_engine, {}
+    honest, calls = assembly.build_engine, {}
     made = {**ppo_arguments, "max_steps": 4, "train_datasets": "packing-prompts/test"}
     for name, seeds in (("one", (7, 7)), ("two", (7, 7)), ("other answers", (8, 7)), ("other order", (7, 8))):
         calls[name] = []
-        monkeypatch.setattr(build, "build_engine", lambda *parts, to=calls[name]: _Noting(honest(*parts), to))
+        monkeypatch.setattr(assembly, "build_engine", lambda *parts, to=calls[name]: _Noting(honest(*parts), to))
         made |= dict(zip(("seed", "data_seed"), seeds, strict=True))
         train_here("ppo", {**made, "output_dir": tmp_path / name}, tmp_path)
     assert calls["one"] == calls["two"] and _bytes(tmp_path / "one") == _bytes(tmp_path / "two")

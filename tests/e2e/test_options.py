@@ -12,6 +12,7 @@ import runs
 from refusals import left_behind, stop, train_here, write_rows
 from safetensors.numpy import load_file
 
+from alignment.runs.on_policy import run as assembly
 from alignment.trainers.ppo import build
 from alignment.training.checkpoint import incompleteness
 
@@ -209,8 +210,8 @@ class _Misstating:
 
 @pytest.mark.parametrize("action", ["warn", "correct", "recompute", "stop"])
 def test_an_engine_that_misstates_its_log_probs(action, ppo_arguments, tmp_path, monkeypatch):
-    honest = build.build_engine
-    monkeypatch.setattr(build, "build_engine", lambda *parts: _Misstating(honest(*parts)))
+    honest = assembly.build_engine
+    monkeypatch.setattr(assembly, "build_engine", lambda *parts: _Misstating(honest(*parts)))
     made = {**ppo_arguments, "on_logprob_gap": action, "use_fusemt": False, "max_steps": 2, "update_iters": 1}
     made |= {"gradient_accumulation_steps": 2}  # one update a rollout
     made |= {"eval_datasets": "packing-prompts/test:2/-1", "do_eval": True}
