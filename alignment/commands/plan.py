@@ -97,8 +97,11 @@ def _plan(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def _recognise(file: str, rest: Sequence[str]) -> str:
-    given = [*read_file(Path(file)).given, *read_command_line(rest).given]
-    return recognise_trainer([item.key for item in given], Path(file))
+    sources = read_file(Path(file)), read_command_line(rest)
+    problems = [problem for source in sources for problem in source.problems]
+    if problems:
+        raise ArgumentError("; ".join(problems))
+    return recognise_trainer([item.key for source in sources for item in source.given], Path(file))
 
 
 def _job_of(trainer: Trainer, parsed: Parsed, *, device: str) -> Job:
