@@ -38,19 +38,21 @@ def fixed_seeds() -> None:
             getattr(sys.modules[framework], seed)(0)
 
 
-def _leave_the_log_as_it_was() -> Iterator[None]:
-    """A run that a test makes configures the log of this process; the next test begins without that."""
-    logger = logging.getLogger("alignment")
-    before = logger.level, logger.propagate, list(logger.handlers)
+@pytest.fixture(autouse=True)
+def unconfigured_log() -> Iterator[None]:
+    """A run that a test or a fixture makes configures the log of this process; every test begins without that."""
+    _reset_log()
     yield
-    for handler in [handler for handler in logger.handlers if handler not in before[2]]:
+    _reset_log()
+
+
+def _reset_log() -> None:
+    logger = logging.getLogger("alignment")
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
         handler.close()
-    logger.setLevel(before[0])
-    logger.propagate, logger.handlers = before[1:]
-
-
-kept_log_of_a_module = pytest.fixture(scope="module", autouse=True)(_leave_the_log_as_it_was)
-kept_log = pytest.fixture(autouse=True)(_leave_the_log_as_it_was)
+    logger.setLevel(logging.NOTSET)
+    logger.propagate = True
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -95,7 +95,7 @@ def train(trainer: str, output: Path, arguments: dict[str, Any]) -> dict[str, fl
     path = output.with_suffix(".json")
     given = {**UPDATE, **arguments, "output_dir": output}
     path.write_text(json.dumps({key: str(v) if isinstance(v, Path) else v for key, v in given.items()}))
-    importlib.import_module(f"alignment.{trainer}.build").train([str(path)], host="emulated")
+    importlib.import_module("alignment.trainers.registered").TRAINERS[trainer].train([str(path)], host="emulated")
     record = json.loads((output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     return {key: value for key, value in record.items() if not key.startswith(("time/", "memory/"))}
 
