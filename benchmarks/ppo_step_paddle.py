@@ -23,8 +23,8 @@ from alignment.algorithms.on_policy.ppo import PPO  # noqa: E402
 from alignment.arguments.parsed import Parsed  # noqa: E402
 from alignment.generation.eager.eager_engine import EagerEngine  # noqa: E402
 from alignment.generation.engine import Engine, GenerationOptions  # noqa: E402
+from alignment.generation.engine_placement import WHOLE_MODEL  # noqa: E402
 from alignment.generation.fused.fused_engine import FusedEngine, fused_engine_unavailable  # noqa: E402
-from alignment.generation.place import WHOLE_MODEL  # noqa: E402
 from alignment.loops.rollout_engine import RolloutEngine  # noqa: E402
 from alignment.loops.updates import OnPolicyUpdater, UpdatePlan  # noqa: E402
 from alignment.models.folders.hub import load_causal_lm, load_score_model  # noqa: E402

@@ -32,7 +32,7 @@ class Compute:
 
 
 @dataclass(frozen=True, slots=True)
-class Transfer:
+class StageTransfer:
     """The activation (``source < target``) or gradient of micro-batch ``batch`` goes to a neighbouring piece."""
 
     source: int
@@ -40,19 +40,19 @@ class Transfer:
     batch: int
 
 
-Event = Compute | Transfer
+Event = Compute | StageTransfer
 
 
 class _Work(NamedTuple):
     """A pass and what it needs from another stage."""
 
     event: Compute
-    needs: Transfer | None
-    gives: Transfer | None
+    needs: StageTransfer | None
+    gives: StageTransfer | None
 
 
 @dataclass
-class _Stage:
+class _StageWork:
     """What a stage has left to do, each list in the order in which it has to be done."""
 
     forwards: list[_Work]
@@ -62,7 +62,7 @@ class _Stage:
     free_at: int = 0
     held: int = 0
     running: _Work | None = None
-    received: set[Transfer] = field(default_factory=set)
+    received: set[StageTransfer] = field(default_factory=set)
     done: set[Compute] = field(default_factory=set)
 
     def choose(self) -> _Work | None:
@@ -103,7 +103,7 @@ def places_of(event: Event) -> tuple[int, ...]:
     return (event.position,) if isinstance(event, Compute) else (event.source, event.target)
 
 
-def _plan_stage(stage: int, stages: int, chunks: int, num_batches: int, with_backward: bool) -> _Stage:
+def _plan_stage(stage: int, stages: int, chunks: int, num_batches: int, with_backward: bool) -> _StageWork:
     """Return the passes of one stage: micro-batches in groups, each group through chunk after chunk.
 
     A group has at least as many micro-batches as there are stages, so that the first of them comes back from the last
@@ -116,28 +116,28 @@ def _plan_stage(stage: int, stages: int, chunks: int, num_batches: int, with_bac
 
     def work(position: int, batch: int, backward: bool) -> _Work:
         before, after = (position + 1, position - 1) if backward else (position - 1, position + 1)
-        needs = Transfer(before, position, batch) if 0 <= before <= last else None
-        gives = Transfer(position, after, batch) if 0 <= after <= last else None
+        needs = StageTransfer(before, position, batch) if 0 <= before <= last else None
+        gives = StageTransfer(position, after, batch) if 0 <= after <= last else None
         return _Work(Compute(position, batch, backward), needs, gives)
 
     forwards = [work(position, batch, False) for group in groups for position in positions for batch in group]
     if not with_backward:
-        return _Stage(forwards, [], len(forwards))
+        return _StageWork(forwards, [], len(forwards))
     backwards = [work(position, batch, True) for group in groups for position in positions[::-1] for batch in group]
     distance = stages - 1 - stage
     # With several chunks a stage starts earlier, so that each micro-batch returns just when it is needed.
     limit = distance + 1 if chunks == 1 else 2 * distance + (chunks - 1) * max(stages, len(groups[0])) + 1
-    return _Stage(forwards, backwards, limit)
+    return _StageWork(forwards, backwards, limit)
 
 
-def _simulate(stages: list[_Stage]) -> list[Event]:
+def _simulate(stages: list[_StageWork]) -> list[Event]:
     """Return what happens, in order.
 
     It always comes to an end: passes of either kind are in the same order on all stages, and a stage that waits for
     the first backward pass nobody has done yet has room for every forward pass that one needs.
     """
     events: list[Event] = []
-    waiting: list[Transfer] = []
+    waiting: list[StageTransfer] = []
     clock = 0
     while any(stage.forwards or stage.backwards or stage.running for stage in stages):
         waiting.extend(_finish(stages, clock))
@@ -156,7 +156,7 @@ def _simulate(stages: list[_Stage]) -> list[Event]:
     return events
 
 
-def _finish(stages: list[_Stage], clock: int) -> list[Transfer]:
+def _finish(stages: list[_StageWork], clock: int) -> list[StageTransfer]:
     """End the passes that are over by ``clock``; return the messages they give."""
     given = []
     for stage in stages:

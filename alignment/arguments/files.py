@@ -18,7 +18,7 @@ _COMMENT = re.compile(r"_|//|#|comments?(?![a-z])", re.IGNORECASE)
 """How the key of a remark begins: ``_old_model``, ``comment-why``, ``//``."""
 
 
-class _Entry(NamedTuple):
+class _FileKey(NamedTuple):
     """A key as it stands in a file."""
 
     key: str
@@ -60,7 +60,7 @@ class _Pairs(list[tuple[str, Any]]):
     """The pairs of a JSON object in order, repetitions included."""
 
 
-def _read_json(text: str, path: Path) -> Iterable[_Entry]:
+def _read_json(text: str, path: Path) -> Iterable[_FileKey]:
     try:
         pairs = json.loads(text, object_pairs_hook=_Pairs)
     except json.JSONDecodeError as error:
@@ -74,7 +74,7 @@ def _read_json(text: str, path: Path) -> Iterable[_Entry]:
     for key, value in pairs:
         lines = _lines_of(key, text)
         number = seen[key] = seen.get(key, -1) + 1
-        yield _Entry(
+        yield _FileKey(
             key, _plain(value, f"{path.absolute()}, {key}"), lines[min(number, len(lines) - 1)] if lines else None
         )
 
@@ -95,14 +95,14 @@ def _lines_of(key: str, text: str) -> list[int]:
     return [number for number, line in enumerate(text.splitlines(), 1) if pattern.search(line)]
 
 
-def _read_yaml(text: str, path: Path) -> Iterable[_Entry]:
+def _read_yaml(text: str, path: Path) -> Iterable[_FileKey]:
     loader = yaml.SafeLoader(text)
     try:
         node = loader.get_single_node()
         if not isinstance(node, yaml.MappingNode):
             raise ArgumentError(f"{path.absolute()} must hold one YAML mapping of key: value")
         for key, value in node.value:
-            yield _Entry(str(key.value), loader.construct_object(value, deep=True), key.start_mark.line + 1)
+            yield _FileKey(str(key.value), loader.construct_object(value, deep=True), key.start_mark.line + 1)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{path.absolute()}" + (f", line {mark.line + 1}, column {mark.column + 1}" if mark else "")

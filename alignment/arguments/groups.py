@@ -28,7 +28,7 @@ Groups = Mapping[str, type | Choice]
 """Group name to a dataclass, or to a choice among dataclasses."""
 
 
-class Slot(NamedTuple):
+class DeclaredArgument(NamedTuple):
     """One declared argument."""
 
     group: str
@@ -60,7 +60,7 @@ class Option(NamedTuple):
 
     group: str
     owners: tuple[str, ...]
-    """As in ``Slot``."""
+    """As in ``DeclaredArgument``."""
     cls: type
 
 
@@ -94,7 +94,7 @@ def resolve(groups: Groups, chosen: Mapping[str, str | None]) -> dict[str, type]
     return {name: plain.get(name) or added[name] for name in groups if plain.get(name) or added[name]}
 
 
-def declare(groups: Groups) -> list[Slot]:
+def declare(groups: Groups) -> list[DeclaredArgument]:
     """Return every argument that some run may have, those of each option one after the other.
 
     One key in two groups of a run, or a taken alias, is a programmer's mistake.
@@ -105,7 +105,7 @@ def declare(groups: Groups) -> list[Slot]:
         hints = typing.get_type_hints(cls)
         for item in dataclasses.fields(cls):
             hint = Literal[tuple(choosing[item.name])] if item.name in choosing else hints[item.name]
-            slots.append(Slot(group, item.name, hint, item.default, constraint_of(item), owners))
+            slots.append(DeclaredArgument(group, item.name, hint, item.default, constraint_of(item), owners))
     every = {slot.name for slot in slots if not slot.owners}
     assert set(choosing) <= every, f"not every run has the choosing keys {', '.join(set(choosing) - every)}"
     for owner in {"", *(owner for slot in slots for owner in slot.owners)}:
@@ -113,7 +113,7 @@ def declare(groups: Groups) -> list[Slot]:
     return slots
 
 
-def _check_names(slots: list[Slot]) -> None:
+def _check_names(slots: list[DeclaredArgument]) -> None:
     keys = [slot.name for slot in slots]
     twice = sorted({key for key in keys if keys.count(key) > 1})
     assert not twice, f"argument {', '.join(map(repr, twice))} belongs to two groups"

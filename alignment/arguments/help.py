@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from alignment.arguments.coerce import describe_type
-from alignment.arguments.groups import Choice, Groups, Slot, declare, options
+from alignment.arguments.groups import Choice, DeclaredArgument, Groups, declare, options
 from alignment.arguments.reference import describe_fields, describe_meaning, show_default
 from alignment.errors import ArgumentError
 from alignment.registry import near_matches
@@ -64,10 +64,10 @@ def explain_key(groups: Groups, key: str) -> str:
     return "\n\n".join(_explain(slot, meaning) for slot, meaning in wanted)
 
 
-def _told_once(groups: Groups) -> list[tuple[Slot, str]]:
+def _told_once(groups: Groups) -> list[tuple[DeclaredArgument, str]]:
     """Return every argument with its meaning; those of several choices that are alike become one with all owners."""
     docs = {(group, owners): describe_fields(cls) for group, owners, cls in options(groups)}
-    told: list[tuple[Slot, str]] = []
+    told: list[tuple[DeclaredArgument, str]] = []
     for slot in declare(groups):
         meaning = docs[slot.group, slot.owners][slot.name]
         free = [(other._replace(owners=()), said) for other, said in told]
@@ -80,7 +80,7 @@ def _told_once(groups: Groups) -> list[tuple[Slot, str]]:
     return told
 
 
-def _explain(slot: Slot, meaning: str) -> str:
+def _explain(slot: DeclaredArgument, meaning: str) -> str:
     where = f" ({' or '.join(slot.owners)})" if slot.owners else ""
     head = f"{slot.name}{where}: {describe_type(slot.hint, slot.constraint)}; default {show_default(slot.default)}"
     text = describe_meaning(meaning, slot.constraint).replace("`", "")
@@ -88,12 +88,12 @@ def _explain(slot: Slot, meaning: str) -> str:
     return f"{head.replace('`', '')}\n{body}"
 
 
-def _groups(slot: Slot) -> list[str]:
+def _groups(slot: DeclaredArgument) -> list[str]:
     """Return what a user may call the group of an argument: its name, and the values that add it."""
     return [slot.group, *(owner.partition("=")[2] for owner in slot.owners)]
 
 
-def _does_nothing(slot: Slot) -> bool:
+def _does_nothing(slot: DeclaredArgument) -> bool:
     return bool(slot.constraint.no_effect or slot.constraint.refusal)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from alignment.arguments.coerce import coerce
 from alignment.arguments.files import read_file
-from alignment.arguments.groups import Groups, Slot, choosing_keys, declare, resolve
+from alignment.arguments.groups import DeclaredArgument, Groups, choosing_keys, declare, resolve
 from alignment.arguments.help import HELP_FLAGS, show_help
 from alignment.arguments.parsed import Parsed
 from alignment.arguments.paths import RESOLVERS
@@ -93,7 +93,7 @@ class _Table:
         """Argument names to arguments."""
         self.names = {name: slot.name for slot in self.slots.values() for name in slot.names}
         """Argument names and aliases to argument names."""
-        self.others: dict[str, list[Slot]] = {}
+        self.others: dict[str, list[DeclaredArgument]] = {}
         """Names and aliases that this run does not have to the arguments of other choices."""
         self._advice = {k: text for slot in self.slots.values() for k, text in (slot.constraint.advice or {}).items()}
         for slot in declared:
@@ -114,7 +114,7 @@ class _Table:
         return f"{given.key} belongs to {' or '.join(owners)}; this run has {key}={self.choices[key]} ({given.place})"
 
 
-def _read_choice(slot: Slot, sources: Sequence[Source]) -> str | None:
+def _read_choice(slot: DeclaredArgument, sources: Sequence[Source]) -> str | None:
     """Return the value of a choosing key, None where it is missing or wrong (reported when values are read)."""
     given = [item for source in sources for item in source.given if item.key in slot.names]
     try:
@@ -154,7 +154,9 @@ def _translated(given: Iterable[Given], problems: list[str]) -> Iterator[Given]:
             problems.append(f"{item.key}: {error} ({item.place})")
 
 
-def _read_value(given: Given, slot: Slot, values: dict[str, Any], *, base_dir: Path, problems: list[str]) -> None:
+def _read_value(
+    given: Given, slot: DeclaredArgument, values: dict[str, Any], *, base_dir: Path, problems: list[str]
+) -> None:
     """Put the typed value into ``values``; a wrong one is taken out, so that no check reads it."""
     try:
         value = _coerce_given(given, slot)
@@ -164,7 +166,7 @@ def _read_value(given: Given, slot: Slot, values: dict[str, Any], *, base_dir: P
         problems.append(f"{given.key}: {error} ({given.place})")
 
 
-def _coerce_given(given: Given, slot: Slot) -> Any:
+def _coerce_given(given: Given, slot: DeclaredArgument) -> Any:
     if given.value is BARE:
         if bool not in (slot.hint, *typing.get_args(slot.hint)):
             raise ValueError("has no value; write --key value")
@@ -172,7 +174,7 @@ def _coerce_given(given: Given, slot: Slot) -> Any:
     return _refuse(coerce(given.value, slot.hint, slot.constraint), slot)
 
 
-def _refuse(value: Any, slot: Slot) -> Any:
+def _refuse(value: Any, slot: DeclaredArgument) -> Any:
     if slot.constraint.refusal and value != slot.default:
         raise ValueError(f"{value!r} is refused: {slot.constraint.refusal}")
     return value

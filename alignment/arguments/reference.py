@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from alignment.arguments.coerce import describe_type
-from alignment.arguments.groups import Groups, Slot, declare, options
+from alignment.arguments.groups import DeclaredArgument, Groups, declare, options
 from alignment.fields import Constraint, constraint_of
 
 
@@ -35,7 +35,7 @@ def render_trainer(title: str, groups: Groups, seen: set[type]) -> str:
     so are the keys of a choice that another choice shows in the same words.
     """
     slots = declare(groups)
-    told: list[tuple[Slot, str]] = []
+    told: list[tuple[DeclaredArgument, str]] = []
     shown = [item for item in options(groups) if item[2] not in seen]
     shared = dict.fromkeys(group_title(cls) for _, _, cls in options(groups) if cls in seen)
     parts = [f"### {title}"]
@@ -56,7 +56,7 @@ def render_trainer(title: str, groups: Groups, seen: set[type]) -> str:
     return "\n\n".join(parts)
 
 
-def render_group(title: str, slots: Iterable[Slot], cls: type) -> str:
+def render_group(title: str, slots: Iterable[DeclaredArgument], cls: type) -> str:
     """Return the Markdown table of one dataclass: key, type, default, meaning."""
     docs = describe_fields(cls)
     lines = [title, "", "| key | type | default | meaning |", "|---|---|---|---|"]

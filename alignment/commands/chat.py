@@ -56,7 +56,7 @@ class Voice:
         self.ends = sequence_ends(self.config, self.tokenizer, self.encoder.end_id)
 
 
-class Judge:
+class ChatScorer:
     """A reward model that reads conversations in its own tokens."""
 
     def __init__(
@@ -131,7 +131,7 @@ class Chat:
         self._engine = open_engine(model, len(self._tokenizer), kv_memory=arguments.kv_memory)
         self._judge = None
         if arguments.reward_model:
-            self._judge = Judge(
+            self._judge = ChatScorer(
                 resolve_model_folder(arguments.reward_model, parts=("reward",)),
                 voice,
                 template=wanted,

@@ -28,7 +28,7 @@ SCORES = "true_scores.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class SeedOutcome:
     """What one seed gave."""
 
     seed: int
@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> None:
         return
     if not CONFIGS.is_dir():
         raise UserError(f"the demo runs from a checkout of the repository: {CONFIGS} is not there")
-    outcomes: list[Outcome] = []
+    outcomes: list[SeedOutcome] = []
     try:
         for seed in arguments.seeds:
             outcomes.append(run_seed(seed, seed_folder(arguments.output_dir, seed, of=arguments.seeds)))
@@ -71,7 +71,7 @@ def seed_folder(output_dir: Path, seed: int, *, of: Sequence[int]) -> Path:
     return output_dir if len(of) == 1 else output_dir / f"seed-{seed}"
 
 
-def run_seed(seed: int, folder: Path) -> Outcome:
+def run_seed(seed: int, folder: Path) -> SeedOutcome:
     """Train the three stages with ``seed``, export the policy, and judge policies before and after PPO.
 
     Each is a process of its own. When one fails the UserError says how it ended and what is kept.
@@ -82,7 +82,7 @@ def run_seed(seed: int, folder: Path) -> Outcome:
         run(command, title=f"seed {seed}: {stage}", kept=[str(folder / name) for name in seconds if name in STAGES])
         seconds[stage] = time.monotonic() - start
     scores = json.loads((folder / SCORES).read_text(encoding="utf-8"))
-    return Outcome(
+    return SeedOutcome(
         seed=seed,
         sft_score=scores["sft"],
         ppo_score=scores["ppo"],
@@ -162,7 +162,7 @@ def last_metric(folder: Path, name: str) -> float:
     return next(record[name] for record in reversed(records) if name in record)
 
 
-def print_outcomes(outcomes: list[Outcome]) -> None:
+def print_outcomes(outcomes: list[SeedOutcome]) -> None:
     """Print the table, a column a seed."""
     from alignment.telemetry.tables import print_table
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from alignment.arguments.command_line import ToolParser
 
 if TYPE_CHECKING:
-    from alignment.selfcheck.children import Outcome, Trials
+    from alignment.selfcheck.children import TrialOutcome, Trials
 
 PYTHONS = ((3, 10), (3, 12))
 """First and last supported version."""
@@ -65,7 +65,7 @@ def examine() -> list[Finding]:
     return findings + [finding for look in looks for finding in _guard(look)]
 
 
-def run_trials() -> list[Outcome]:
+def run_trials() -> list[TrialOutcome]:
     """Compute with every operator, both engines and an update in child processes, which may die of it."""
     from alignment.selfcheck.children import try_in_children
 
@@ -82,7 +82,7 @@ def _make_trials() -> Trials:
     return all_trials()
 
 
-def _summarise(trials: list[Outcome]) -> list[Finding]:
+def _summarise(trials: list[TrialOutcome]) -> list[Finding]:
     failed = [outcome for outcome in trials if outcome.problem]
     passed = f"{len(trials) - len(failed)} of {len(trials)} passed (operators, engines, updates)"
     lines = [Finding(outcome.name, str(outcome.problem), f"{outcome.name} {outcome.problem}") for outcome in failed]

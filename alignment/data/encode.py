@@ -15,7 +15,7 @@ from typing import NamedTuple
 from alignment.data.raw.conversation import Conversation, Given, conversation
 from alignment.data.segments import Segment
 from alignment.data.templates import TEMPLATES, is_template, open_template
-from alignment.data.tokenizer import CuttingTokenizer, Tokenizer
+from alignment.data.tokenizer import CuttingTokenizer, TokenizerLike
 from alignment.errors import ArgumentError
 
 ON_OVERLONG = ("drop", "left", "right", "error")
@@ -82,7 +82,7 @@ class Dialogue(NamedTuple):
 class Encoder:
     """One tokenizer with one template."""
 
-    def __init__(self, tokenizer: Tokenizer, template: str) -> None:
+    def __init__(self, tokenizer: TokenizerLike, template: str) -> None:
         self._tokenizer = tokenizer
         self._cutting = tokenizer if isinstance(tokenizer, CuttingTokenizer) else None
         self._template = open_template(template, tokenizer)

@@ -13,7 +13,7 @@ from typing import ClassVar, Protocol
 
 from alignment.data.raw.conversation import TRAIN, Conversation, Given, conversation, text_of
 from alignment.data.segments import Segment, Skeleton, shape_key, written_texts
-from alignment.data.tokenizer import Tokenizer
+from alignment.data.tokenizer import TokenizerLike
 from alignment.errors import DataError, UserError
 
 TEMPLATES = ("pku", "tokenizer")
@@ -90,12 +90,12 @@ PKU = PlainTemplate("BEGINNING OF CONVERSATION: ", "USER: ", " ASSISTANT:")
 """The classic template, of safe-rlhf."""
 
 
-class ChatTemplate:
+class TokenizerTemplate:
     """The tokenizer's own chat template, which writes BOS itself."""
 
     adds_special_tokens = False
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: TokenizerLike) -> None:
         if not tokenizer.chat_template:
             raise DataError(
                 "chat_template=tokenizer, but the tokenizer has no chat template; add one to its "
@@ -250,12 +250,12 @@ def template_name(given: str) -> str:
     return "pku" if given == "none" else given
 
 
-def open_template(name: str, tokenizer: Tokenizer) -> Template:
+def open_template(name: str, tokenizer: TokenizerLike) -> Template:
     """Return the template ``name``; see ``is_template``."""
     if not is_template(name):
         raise DataError(f"unknown template {name!r} (allowed: {', '.join(TEMPLATES)}, or a text with one {{}})")
     if name == "tokenizer":
-        return ChatTemplate(tokenizer)
+        return TokenizerTemplate(tokenizer)
     if name == "pku":
         return PKU.ending_with(tokenizer.eos_token)
     return PlainTemplate("", *name.split("{}"), end=tokenizer.eos_token)

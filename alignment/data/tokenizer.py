@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 
-class Tokenizer(Protocol):
+class TokenizerLike(Protocol):
     """Text to token ids and back."""
 
     eos_token: str
@@ -56,10 +56,10 @@ class KeyedTokenizer(Protocol):
 class WorkingTokenizer(Protocol):
     """A tokenizer that encodes faster in a process that does nothing else."""
 
-    def in_worker(self) -> Tokenizer:
+    def in_worker(self) -> TokenizerLike:
         """Return a tokenizer that gives the same ids."""
 
 
-def padding_id(tokenizer: Tokenizer) -> int:
+def padding_id(tokenizer: TokenizerLike) -> int:
     """Return the id to pad with; EOS where there is none, which is safe because masks come from lengths."""
     return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id

@@ -12,7 +12,7 @@ import paddle
 from alignment.architecture.parts import even_cut
 from alignment.errors import NotFiniteError
 from alignment.generation.engine import GenerationOptions
-from alignment.generation.place import EnginePlace
+from alignment.generation.engine_placement import EnginePlacement
 from alignment.generation.sampling import Restrictions, Sampler, check_largest
 from alignment.parallel.comms.group import Group
 
@@ -28,7 +28,7 @@ class Drawer:
         *,
         vocab_size: int,
         usable_vocab_size: int | None,
-        place: EnginePlace,
+        place: EnginePlacement,
     ) -> None:
         """See ``Sampler``."""
         self._place = place

@@ -164,7 +164,7 @@ def _check_entry(name: str, entry: dict[str, Any], path: Path, available: int) -
     return first, last
 
 
-class Entry(NamedTuple):
+class TensorEntry(NamedTuple):
     """One tensor that is going to be written."""
 
     name: str
@@ -178,9 +178,9 @@ class Entry(NamedTuple):
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def cut_files(entries: Iterable[Entry], *, max_bytes: int = DEFAULT_SHARD_BYTES) -> list[list[Entry]]:
+def cut_files(entries: Iterable[TensorEntry], *, max_bytes: int = DEFAULT_SHARD_BYTES) -> list[list[TensorEntry]]:
     """Return the tensors of each file, in order, no file above ``max_bytes`` unless by a single tensor."""
-    files: list[list[Entry]] = [[]]
+    files: list[list[TensorEntry]] = [[]]
     size = 0
     for entry in entries:
         if files[-1] and size + entry.num_bytes > max_bytes:
@@ -204,7 +204,7 @@ def remove_weights(folder: Path) -> None:
         old.unlink(missing_ok=True)
 
 
-def write_index(folder: Path, files: Mapping[str, Sequence[Entry]]) -> None:
+def write_index(folder: Path, files: Mapping[str, Sequence[TensorEntry]]) -> None:
     """Write which shard holds which tensor; a single file needs no index."""
     if len(files) > 1:
         weight_map = {entry.name: file for file, entries in files.items() for entry in entries}
@@ -214,7 +214,11 @@ def write_index(folder: Path, files: Mapping[str, Sequence[Entry]]) -> None:
 
 
 def write_files(
-    folder: Path, files: Mapping[str, Sequence[Entry]], tensors: Iterable[tuple[str, np.ndarray]], *, tag: str = "pt"
+    folder: Path,
+    files: Mapping[str, Sequence[TensorEntry]],
+    tensors: Iterable[tuple[str, np.ndarray]],
+    *,
+    tag: str = "pt",
 ) -> None:
     """Write ``files``, whose tensors come as (name, array) in that very order; one is in memory at a time.
 
@@ -227,11 +231,11 @@ def write_files(
             file.write(_header(entries, tag))
             for entry in entries:
                 name, array = next(source)
-                assert entry == Entry(name, array.dtype, array.shape), f"{name} came where {entry} was announced"
+                assert entry == TensorEntry(name, array.dtype, array.shape), f"{name} came where {entry} was announced"
                 file.write(np.ascontiguousarray(array).data)
 
 
-def _header(entries: Sequence[Entry], tag: str) -> bytes:
+def _header(entries: Sequence[TensorEntry], tag: str) -> bytes:
     header: dict[str, Any] = {"__metadata__": {"format": tag}}
     position = 0
     for entry in entries:

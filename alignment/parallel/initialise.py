@@ -20,7 +20,7 @@ from alignment.errors import UserError
 from alignment.parallel.comms.group import ALONE, Group, Link
 from alignment.parallel.comms.guard import DEFAULT_LIMIT, Guard
 from alignment.parallel.comms.meeting import meeting, read_world
-from alignment.parallel.comms.watch import Board
+from alignment.parallel.comms.watch import ActivityBoard
 from alignment.parallel.topology import Topology, describe_rank
 
 
@@ -108,10 +108,10 @@ def _join(device: str, layout: Layout, rank: int, timeout: float) -> Topology:
     )
 
 
-def _open_board(world: Group) -> Board:
+def _open_board(world: Group) -> ActivityBoard:
     """Return the board on which the processes of this machine see each other; everyone of ``world`` calls it."""
     token = world.share_object(uuid.uuid4().hex, 0, "name of the board")
-    board = Board(token, rank=world.index, world_size=world.size)
+    board = ActivityBoard(token, rank=world.index, world_size=world.size)
     world.barrier("board")
     board.hide()
     return board

@@ -7,7 +7,7 @@ from typing import Any
 
 import paddle
 
-from alignment.architecture.pipeline_schedule import Compute, Transfer, build_schedule, events_of
+from alignment.architecture.pipeline_schedule import Compute, StageTransfer, build_schedule, events_of
 from alignment.metrics import Metric
 from alignment.parallel.comms.group import Group
 from alignment.parallel.runner import Objective, T, metrics_to_host, to_host
@@ -60,9 +60,9 @@ class PipelineRunner:
     def _run(self, batches: list[TokenBatch], finish: Finish, *, with_backward: bool) -> None:
         stages = self._pipeline.size
         schedule = build_schedule(stages, self._chunks, len(batches), with_backward=with_backward)
-        stage = _Stage(self.model.model, self._pipeline, chunks=self._chunks, batches=batches, finish=finish)
+        stage = _StageRun(self.model.model, self._pipeline, chunks=self._chunks, batches=batches, finish=finish)
         for event in events_of(schedule, self._pipeline.index, stages):
-            if isinstance(event, Transfer):
+            if isinstance(event, StageTransfer):
                 stage.pass_on(event)
             elif event.backward:
                 stage.go_back(event)
@@ -70,7 +70,7 @@ class PipelineRunner:
                 stage.go_forward(event, keep=with_backward)
 
 
-class _Stage:
+class _StageRun:
     """One process's part of one run through the schedule, and the tensors that are on their way."""
 
     def __init__(
@@ -79,12 +79,12 @@ class _Stage:
         self._decoder, self._pipeline = decoder, pipeline
         self._batches, self._finish = batches, finish
         self._last = pipeline.size * chunks - 1
-        self._mail: dict[Transfer, paddle.Tensor] = {}
+        self._mail: dict[StageTransfer, paddle.Tensor] = {}
         """Hidden states and gradients, received and not used, or made and not sent."""
         self._kept: dict[tuple[int, int], tuple[paddle.Tensor | None, paddle.Tensor]] = {}
         """(input, output) of the forward passes that still have to be gone back, by (position, batch)."""
 
-    def pass_on(self, message: Transfer) -> None:
+    def pass_on(self, message: StageTransfer) -> None:
         """Send or receive one hidden state or its gradient."""
         source, target = (place % self._pipeline.size for place in (message.source, message.target))
         kind = "hidden state" if message.source < message.target else "gradient"
@@ -100,7 +100,7 @@ class _Stage:
         """Run one piece of the model on one micro-batch; ``keep`` what the way back needs."""
         position, index = event.position, event.batch
         batch = self._batches[index]
-        hidden = self._mail.pop(Transfer(position - 1, position, index)) if position > 0 else None
+        hidden = self._mail.pop(StageTransfer(position - 1, position, index)) if position > 0 else None
         if hidden is not None:
             hidden.stop_gradient = not keep
         if position == self._last:
@@ -108,7 +108,7 @@ class _Stage:
                 output = self._finish(index, batch)
         else:
             output = self._decoder.run_chunk(position // self._pipeline.size, batch, hidden)
-            self._mail[Transfer(position, position + 1, index)] = output.detach()
+            self._mail[StageTransfer(position, position + 1, index)] = output.detach()
         if keep:
             self._kept[position, index] = hidden, output
 
@@ -116,7 +116,7 @@ class _Stage:
         """Add the gradients of one piece of the model for one micro-batch."""
         position, index = event.position, event.batch
         hidden, output = self._kept.pop((position, index))
-        gradient = None if position == self._last else self._mail.pop(Transfer(position + 1, position, index))
+        gradient = None if position == self._last else self._mail.pop(StageTransfer(position + 1, position, index))
         paddle.autograd.backward([output], [gradient])
         if hidden is not None:
-            self._mail[Transfer(position, position - 1, index)] = hidden.grad
+            self._mail[StageTransfer(position, position - 1, index)] = hidden.grad

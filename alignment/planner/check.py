@@ -19,7 +19,7 @@ from alignment.arguments.parsed import Parsed
 from alignment.errors import UserError
 from alignment.models.config import CONFIG_FILE
 from alignment.models.folders.naming import is_transposed
-from alignment.models.safetensors_io import Entry, cut_files, file_names, write_files, write_index
+from alignment.models.safetensors_io import TensorEntry, cut_files, file_names, write_files, write_index
 from alignment.ops.native.library import load_core
 from alignment.parallel.local_ranks import run_ranks
 from alignment.planner.job import LANGUAGE_MODELS, Job
@@ -159,7 +159,7 @@ def _write_model(folder: Path, config: DecoderConfig, kind: str) -> None:
     stops = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     (folder / CONFIG_FILE).write_text(json.dumps({**config.to_dict(), **stops}), encoding="utf-8")
     shapes = {name: _stored(name, shape) for name, shape in whole_shapes(config, kind).items()}
-    groups = cut_files([Entry(name, np.dtype(np.float32), shape) for name, shape in shapes.items()])
+    groups = cut_files([TensorEntry(name, np.dtype(np.float32), shape) for name, shape in shapes.items()])
     files = dict(zip(file_names(len(groups)), groups, strict=True))
     write_files(folder, files, _draw(groups))
     write_index(folder, files)
@@ -169,7 +169,7 @@ def _stored(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape[::-1] if is_transposed(name) else shape
 
 
-def _draw(groups: Sequence[Sequence[Entry]]) -> Iterator[tuple[str, np.ndarray]]:
+def _draw(groups: Sequence[Sequence[TensorEntry]]) -> Iterator[tuple[str, np.ndarray]]:
     generator = np.random.default_rng(0)
     for entry in (entry for group in groups for entry in group):
         if len(entry.shape) == 1:

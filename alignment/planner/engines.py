@@ -11,7 +11,7 @@ from alignment.generation.fused.capabilities import model_obstacle
 from alignment.generation.fused.fused_settings import FusedSettings, read_bytes
 from alignment.planner.counts.activations import Pass
 from alignment.planner.counts.shapes import stage_layers
-from alignment.planner.rollout import FLOAT, MESSAGE_BYTES, RolloutMoment, RolloutPlace
+from alignment.planner.rollout import FLOAT, MESSAGE_BYTES, PlannedRollout, RolloutMoment
 
 PROMPT_TOKENS = 512
 """As ``generation.eager.forward``, which needs Paddle: prompts are read in groups of about so many tokens."""
@@ -25,7 +25,7 @@ _NARROW_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 class EagerMemory:
     """The eager engine: weights are used where they are, all else goes when the rollout ends."""
 
-    def __init__(self, place: RolloutPlace) -> None:
+    def __init__(self, place: PlannedRollout) -> None:
         self._place, self._job = place, place.job
 
     @cached_property
@@ -109,7 +109,7 @@ class EagerMemory:
 class FusedMemory:
     """The fused engine: its own weights, blocks of keys and values, and scratch memory, on the host and for good."""
 
-    def __init__(self, place: RolloutPlace) -> None:
+    def __init__(self, place: PlannedRollout) -> None:
         self._place, self._job = place, place.job
         self._config = self._job.policy
 
@@ -163,7 +163,7 @@ class FusedMemory:
         return rows * width * FLOAT
 
 
-def engine_memory(place: RolloutPlace) -> EagerMemory | FusedMemory:
+def engine_memory(place: PlannedRollout) -> EagerMemory | FusedMemory:
     """Return the memory of the engine that ``runs.on_policy.engines`` takes."""
     obstacle = model_obstacle(place.job.policy, tensor_degree=place.inner.tensor, num_stages=place.inner.pipeline)
     return FusedMemory(place) if place.job.fused and obstacle is None else EagerMemory(place)

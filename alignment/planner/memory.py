@@ -16,7 +16,7 @@ from alignment.device.host import num_threads
 from alignment.planner.engines import engine_memory
 from alignment.planner.job import LANGUAGE_MODELS, Job
 from alignment.planner.models import Placed, place_models
-from alignment.planner.rollout import RolloutPlace
+from alignment.planner.rollout import PlannedRollout
 from alignment.planner.update import STEP, update_moments
 
 CACHE, SCRATCH, OFFLOADED = "key-value cache", "scratch", "offloaded"
@@ -79,7 +79,7 @@ class StageMemory:
     def __init__(self, job: Job, layout: Layout, stage: int) -> None:
         self._job = job
         self._models = place_models(job, layout, stage)
-        self._engine = engine_memory(RolloutPlace(job=job, layout=layout, stage=stage)) if job.generates else None
+        self._engine = engine_memory(PlannedRollout(job=job, layout=layout, stage=stage)) if job.generates else None
         self._engine_device = self._engine.standing if self._engine else {}
         self._engine_host = self._engine.standing_on_host if self._engine else {}
         passes = [model.one_pass(job.rows_per_batch) for model in self._models.values() if model.is_trained]

@@ -37,7 +37,7 @@ class RolloutMoment:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RolloutPlace:
+class PlannedRollout:
     """The first tensor-parallel process of ``stage``, when it generates."""
 
     job: Job

@@ -18,7 +18,7 @@ from alignment.architecture.layout import ONE_PROCESS, Layout
 from alignment.architecture.parts import Part
 from alignment.architecture.reshard_plan import ReshardPlan, plan_transfers
 from alignment.errors import ArgumentError
-from alignment.generation.place import WHOLE_MODEL, EnginePlace
+from alignment.generation.engine_placement import WHOLE_MODEL, EnginePlacement
 from alignment.models.decoder.placement import Placement
 from alignment.parallel.comms.group import Group
 from alignment.parallel.initialise import rollout_groups
@@ -29,10 +29,10 @@ from alignment.telemetry.tables import print_table
 _MIB = 2**20
 
 
-class RolloutPlace(NamedTuple):
+class RolloutPlacement(NamedTuple):
     """This process when it generates."""
 
-    engine: EnginePlace
+    engine: EnginePlacement
     replicas: Group
     """One process of each replica, that with the same share of the model as this one."""
 
@@ -63,16 +63,20 @@ def check_rollout(config: DecoderConfig, layout: Layout, *, eval_mode: str | Non
         )
 
 
-def rollout_place(topology: Topology, config: DecoderConfig, *, eval_mode: str | None, degree: int) -> RolloutPlace:
+def rollout_placement(
+    topology: Topology, config: DecoderConfig, *, eval_mode: str | None, degree: int
+) -> RolloutPlacement:
     """Return the place of this process in the rollout. All processes call it, once: it may make groups."""
     check_rollout(config, topology.layout, eval_mode=eval_mode, degree=degree)
     if eval_mode == "single":
-        return RolloutPlace(WHOLE_MODEL, topology.world)
+        return RolloutPlacement(WHOLE_MODEL, topology.world)
     if eval_mode == "tensor_parallel":
         tensor, replicas = rollout_groups(topology, rollout_layout(topology.layout, eval_mode, degree).tensor)
-        return RolloutPlace(EnginePlace(tensor=tensor), replicas)
+        return RolloutPlacement(EnginePlacement(tensor=tensor), replicas)
     layers = tuple(Placement.of(topology).layers(config.num_hidden_layers))
-    return RolloutPlace(EnginePlace(tensor=topology.tensor, pipeline=topology.pipeline, layers=layers), topology.batch)
+    return RolloutPlacement(
+        EnginePlacement(tensor=topology.tensor, pipeline=topology.pipeline, layers=layers), topology.batch
+    )
 
 
 def rollout_parts(config: DecoderConfig, layout: Layout, *, eval_mode: str | None, degree: int) -> list[list[Part]]:

@@ -16,7 +16,7 @@ from alignment.data.ledger import Ledger
 from alignment.data.raw.dataset_spec import Datasets, parse_datasets
 from alignment.data.raw.modules import load_dataset_modules
 from alignment.data.templates import template_name
-from alignment.data.tokenizer import Tokenizer
+from alignment.data.tokenizer import TokenizerLike
 from alignment.errors import ArgumentError
 from alignment.parallel.comms.together import Attempt, everywhere
 from alignment.runs.launch import Launch
@@ -47,7 +47,7 @@ def open_dataset(
     start: Launch,
     kind: type[Dataset],
     datasets: Datasets,
-    tokenizer: Tokenizer,
+    tokenizer: TokenizerLike,
     options: EncodeOptions,
     *,
     role: str = "train",

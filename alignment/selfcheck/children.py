@@ -15,7 +15,7 @@ Trials = Iterable[tuple[str, Callable[[], None]]]
 """(name, what to do); an exception is a failure."""
 
 
-class Outcome(NamedTuple):
+class TrialOutcome(NamedTuple):
     """What came of a trial."""
 
     name: str
@@ -23,13 +23,13 @@ class Outcome(NamedTuple):
     """Why it failed, in words that follow its name; None: it went well."""
 
 
-def try_in_children(make_trials: Callable[[], Trials], *, start: str, timeout: float) -> list[Outcome]:
+def try_in_children(make_trials: Callable[[], Trials], *, start: str, timeout: float) -> list[TrialOutcome]:
     """Run what ``make_trials()`` yields and return what came of each, in order.
 
     All run in one forked child. One that ends the child, or takes longer than ``timeout`` seconds, is left out in the
     next child. The call of ``make_trials`` is a trial too, called ``start``: nothing follows when it fails.
     """
-    outcomes: list[Outcome] = []
+    outcomes: list[TrialOutcome] = []
     while True:
         names = {outcome.name for outcome in outcomes}
         child = _Child(make_trials, start, names)
@@ -55,14 +55,14 @@ class _Child:
             _run_trials(make_trials, start, done, write)
         os.close(write)
 
-    def watch(self, timeout: float) -> Iterator[Outcome]:
+    def watch(self, timeout: float) -> Iterator[TrialOutcome]:
         """Yield what it tells, and at last the trial during which it ended, if any."""
         running, problem = self._start, None
         try:
             for name, message in self._messages(timeout):
                 running = name
                 if message is not None:
-                    yield Outcome(name, message or None)
+                    yield TrialOutcome(name, message or None)
                     running = self._start
         except TimeoutError:
             problem = f"did not end within {timeout:g} s"
@@ -71,7 +71,7 @@ class _Child:
         _, status = os.waitpid(self._pid, 0)
         self.finished = status == 0
         if not self.finished:
-            yield Outcome(running, problem or describe_exit(os.waitstatus_to_exitcode(status)))
+            yield TrialOutcome(running, problem or describe_exit(os.waitstatus_to_exitcode(status)))
 
     def _messages(self, timeout: float) -> Iterator[tuple[str, str | None]]:
         """Yield (name, None when the trial begins, else why it failed or an empty text); TimeoutError on silence."""

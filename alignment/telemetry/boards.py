@@ -14,7 +14,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Board:
+class MetricBoard:
     """An open destination for metrics."""
 
     write: Callable[[int, Mapping[str, float]], None]
@@ -28,7 +28,7 @@ class BoardKind:
 
     package: str
     """The package to install."""
-    open: Callable[[Path, str | None], Board]
+    open: Callable[[Path, str | None], MetricBoard]
     """Takes the folder for its files and the name of the run."""
     replayed: bool
     """True: opens empty and is to be given the earlier records again."""
@@ -38,34 +38,34 @@ class BoardKind:
         return importlib.util.find_spec(self.package) is not None
 
 
-def _open_visualdl(folder: Path, run_name: str | None) -> Board:
+def _open_visualdl(folder: Path, run_name: str | None) -> MetricBoard:
     from visualdl import LogWriter
 
     _remove_files(folder, "vdlrecords.*")
     return _scalar_board(LogWriter(logdir=str(folder), display_name=run_name or ""))
 
 
-def _open_tensorboard(folder: Path, run_name: str | None) -> Board:
+def _open_tensorboard(folder: Path, run_name: str | None) -> MetricBoard:
     from tensorboardX import SummaryWriter
 
     _remove_files(folder, "events.out.tfevents.*")
     return _scalar_board(SummaryWriter(logdir=str(folder)))
 
 
-def _open_wandb(folder: Path, run_name: str | None) -> Board:
+def _open_wandb(folder: Path, run_name: str | None) -> MetricBoard:
     import wandb
 
     folder.mkdir(parents=True, exist_ok=True)
     run = wandb.init(project="alignment", name=run_name, dir=str(folder))
-    return Board(write=lambda step, metrics: run.log(dict(metrics), step=step), close=run.finish)
+    return MetricBoard(write=lambda step, metrics: run.log(dict(metrics), step=step), close=run.finish)
 
 
-def _scalar_board(writer: Any) -> Board:
+def _scalar_board(writer: Any) -> MetricBoard:
     def write(step: int, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():
             writer.add_scalar(name, value, step)
 
-    return Board(write=write, close=writer.close)
+    return MetricBoard(write=write, close=writer.close)
 
 
 def _remove_files(folder: Path, pattern: str) -> None:

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from alignment.errors import UserError
-from alignment.telemetry.boards import BOARDS, Board
+from alignment.telemetry.boards import BOARDS, MetricBoard
 from alignment.telemetry.jsonl import JsonLines, read_json_lines
 
 
 class Writers:
     """Hands every record to the JSON lines first, then to the boards."""
 
-    def __init__(self, *, metrics: JsonLines, samples: JsonLines, boards: Sequence[Board]) -> None:
+    def __init__(self, *, metrics: JsonLines, samples: JsonLines, boards: Sequence[MetricBoard]) -> None:
         self._metrics = metrics
         self._samples = samples
         self._boards = boards

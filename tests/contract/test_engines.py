@@ -113,9 +113,7 @@ def test_new_weights_are_used_from_their_version_on(engine, model):
     assert tokens(answers(engine, do_sample=False)) == after
 
 
-@pytest.mark.parametrize(
-    ("prompt", "says"), [([], "empty"), ([VOCABULARY], "40"), ([-1], "-1"), ([5] * 64, "64")]
-)
+@pytest.mark.parametrize(("prompt", "says"), [([], "empty"), ([VOCABULARY], "40"), ([-1], "-1"), ([5] * 64, "64")])
 def test_what_cannot_be_continued_is_refused(engine, prompt, says):
     with pytest.raises(UserError, match=says):
         answers(engine, prompts=[[5], prompt])

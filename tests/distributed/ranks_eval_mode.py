@@ -11,7 +11,7 @@ from alignment.architecture.parts import Part, even_cut
 from alignment.errors import UserError
 from alignment.models.decoder.placement import Placement
 from alignment.parallel.initialise import initialise
-from alignment.rollout.rollout_weights import RolloutWeights, rollout_parts, rollout_place
+from alignment.rollout.rollout_weights import RolloutWeights, rollout_parts, rollout_placement
 from alignment.rollout.team_engine import TeamEngine
 
 KINDS = ("greedy", "sampled")
@@ -35,7 +35,7 @@ def generate(layout: Layout, modes: list[tuple[str | None, int]], families: list
         how = {"eval_mode": mode[0], "degree": mode[1]}
         for family in families:
             config = config_of(family)
-            place = rollout_place(topology, config, **how)
+            place = rollout_placement(topology, config, **how)
             held = held_parts(topology, config)
             wanted = rollout_parts(config, layout, **how)
             weights = RolloutWeights(topology, list(held.values()), wanted)
@@ -70,7 +70,7 @@ def _equal(streamed: dict, wanted: list[Part], whole: dict) -> bool:
 def refuse(layout: Layout) -> str:
     topology = initialise(device="cpu", seed=1, layout=layout)
     try:
-        rollout_place(topology, config_of("llama"), eval_mode="tensor_parallel", degree=3)
+        rollout_placement(topology, config_of("llama"), eval_mode="tensor_parallel", degree=3)
     except UserError as error:
         return str(error)
     return "no error"

@@ -9,9 +9,9 @@ import paddle
 from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.layout import Layout
 from alignment.errors import UserError
+from alignment.generation.engine_placement import EnginePlacement
 from alignment.generation.fused.fused_engine import FusedEngine
 from alignment.generation.fused.fused_settings import FusedSettings
-from alignment.generation.place import EnginePlace
 from alignment.models.decoder.placement import Placement
 from alignment.parallel.initialise import initialise
 from tests.distributed import ranks_generation
@@ -41,7 +41,7 @@ def load(topology, family: str, *, damaged: bool = False) -> FusedEngine:
     weights = ranks_generation.whole_weights(config)
     if damaged and topology.tensor.is_last:
         weights["model.layers.1.mlp.up_proj.weight"][:] = float("nan")
-    place = EnginePlace(tensor=topology.tensor)
+    place = EnginePlacement(tensor=topology.tensor)
     engine = FusedEngine(SimpleNamespace(config=config), FusedSettings(num_slots=3, max_rows=7), place=place)
     engine.load_weights(ranks_generation.part_of_weights(config, placement, weights), 0)
     return engine

@@ -13,7 +13,7 @@ from alignment.architecture.layout import Layout
 from alignment.errors import UserError
 from alignment.generation.eager.eager_engine import EagerEngine
 from alignment.generation.engine import GenerationOptions
-from alignment.generation.place import WHOLE_MODEL, EnginePlace
+from alignment.generation.engine_placement import WHOLE_MODEL, EnginePlacement
 from alignment.models.decoder.placement import Placement
 from alignment.parallel.initialise import initialise
 from alignment.rollout.team_engine import TeamEngine
@@ -63,7 +63,7 @@ def part_of_weights(config: DecoderConfig, placement: Placement, weights: dict[s
         yield name, paddle.to_tensor(np.ascontiguousarray(weights[name][part.slices]))
 
 
-def build_engine(config: DecoderConfig, place: EnginePlace = WHOLE_MODEL, **how) -> EagerEngine:
+def build_engine(config: DecoderConfig, place: EnginePlacement = WHOLE_MODEL, **how) -> EagerEngine:
     return EagerEngine(SimpleNamespace(config=config), place=place, **how)
 
 
@@ -81,7 +81,7 @@ def generate_whole(family: str, kind: str, **how) -> list[tuple]:
 def load(topology, family: str, *, damaged: int | None = None, **how) -> EagerEngine:
     config, placement = config_of(family), Placement.of(topology)
     layers = tuple(placement.layers(config.num_hidden_layers))
-    place = EnginePlace(tensor=topology.tensor, pipeline=topology.pipeline, layers=layers)
+    place = EnginePlacement(tensor=topology.tensor, pipeline=topology.pipeline, layers=layers)
     engine = build_engine(config, place, **how)
     weights = whole_weights(config)
     if damaged == topology.batch.index:

@@ -111,6 +111,27 @@ def test_every_module_class_and_public_function_has_a_docstring(trees):
     assert missing == []
 
 
+def class_names(trees: dict[Path, ast.Module]) -> dict[str, list[str]]:
+    """Return every class name with the modules that define it."""
+    found: dict[str, list[str]] = {}
+    for path, tree in trees.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, []).append(str(path))
+    return found
+
+
+def test_a_class_name_stands_for_one_thing(trees):
+    package = {path: tree for path, tree in trees.items() if path.parts[0] == "alignment"}
+    assert {name: paths for name, paths in class_names(package).items() if len(paths) > 1} == {}
+
+
+def test_the_rule_on_class_names_sees_private_and_inner_ones():
+    one, two = ast.parse("class _A:\n    class B: ...\n"), ast.parse("def f():\n    class B: ...\nclass _A: ...\n")
+    found = class_names({Path("one.py"): one, Path("two.py"): two})
+    assert found == {"_A": ["one.py", "two.py"], "B": ["one.py", "two.py"]}
+
+
 def test_names_say_what_a_module_is_for(package_modules):
     names = {part.removesuffix(".py") for path in package_modules for part in path.parts}
     assert names & FORBIDDEN_NAMES == set()

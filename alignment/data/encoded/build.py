@@ -17,13 +17,13 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from alignment.data.encode import EncodeOptions
-from alignment.data.encoded.cache import EncodedCache, Entry, describe_setup
+from alignment.data.encoded.cache import CacheEntry, EncodedCache, describe_setup
 from alignment.data.encoded.chunks import Chunk, Encoded, pack_rows
 from alignment.data.encoded.mixture import Mixture, Row
 from alignment.data.encoded.pool import Batch, Pool, encode_here
 from alignment.data.encoded.store import Store
 from alignment.data.ledger import BAD_ROWS, Ledger
-from alignment.data.tokenizer import Tokenizer
+from alignment.data.tokenizer import TokenizerLike
 from alignment.errors import DataError
 from alignment.telemetry import log
 from alignment.telemetry.progress import Progress
@@ -52,11 +52,11 @@ class Encoding:
 HERE = Encoding(num_workers=0)
 
 
-class Job(Protocol):
+class EncodingJob(Protocol):
     """A dataset as far as encoding needs it."""
 
     KIND: str
-    tokenizer: Tokenizer
+    tokenizer: TokenizerLike
     options: EncodeOptions
     ledger: Ledger
     is_own: bool
@@ -72,7 +72,7 @@ class Job(Protocol):
         """Return what encodes the same way in another process."""
 
 
-def build(job: Job, mixture: Mixture, encoding: Encoding, setup: dict[str, Any]) -> Entry:
+def build(job: EncodingJob, mixture: Mixture, encoding: Encoding, setup: dict[str, Any]) -> CacheEntry:
     """Return the samples of ``mixture`` and complete ``job.ledger``; ``setup`` says what the dataset is, for the cache.
 
     The result is the same whoever encodes and whether it was kept or not. DataError where a row stops the work.
@@ -128,7 +128,7 @@ class _Outcome(NamedTuple):
     reasons: tuple[str, ...]
 
 
-def _encode(job: Job, rows: Iterable[Row], run: Run, show: Callable[[int], None]) -> Entry:
+def _encode(job: EncodingJob, rows: Iterable[Row], run: Run, show: Callable[[int], None]) -> CacheEntry:
     known: dict[tuple[str, int], _Outcome] = {}
     used: Counter[str] = Counter()
     stores, order, num_stored = [], [], 0
@@ -152,7 +152,7 @@ def _encode(job: Job, rows: Iterable[Row], run: Run, show: Callable[[int], None]
         show(len(batch.rows))
     for dataset, count in used.items():
         job.ledger.add_size(dataset, selected=0, used=count)
-    return Entry(Store.join(stores), np.array(order, np.int64), job.ledger.as_dict())
+    return CacheEntry(Store.join(stores), np.array(order, np.int64), job.ledger.as_dict())
 
 
 def _batches(rows: Iterable[Row]) -> Iterator[Batch]:
@@ -179,7 +179,7 @@ def _count_selected(rows: Iterable[Row], ledger: Ledger) -> Iterator[Row]:
             ledger.add_size(dataset, selected=count, used=0)
 
 
-def _account(job: Job, row: Row, reasons: Sequence[str]) -> None:
+def _account(job: EncodingJob, row: Row, reasons: Sequence[str]) -> None:
     for reason in reasons:
         if reason in BAD_ROWS and job.options.on_bad_row == "error":
             detail = job.encode(row).detail or f"{row.place}: {reason.replace('_', ' ')}"
@@ -195,7 +195,7 @@ def _hashed(rows: Iterable[Row], hasher: Any) -> Iterator[Row]:
         yield from block
 
 
-def _open_cache(job: Job, encoding: Encoding, setup: dict[str, Any]) -> EncodedCache | None:
+def _open_cache(job: EncodingJob, encoding: Encoding, setup: dict[str, Any]) -> EncodedCache | None:
     if encoding.cache_dir is None or not job.is_own:
         return None
     text = describe_setup(job.tokenizer, {"kind": job.KIND, "options": repr(job.options), **setup})
@@ -203,7 +203,7 @@ def _open_cache(job: Job, encoding: Encoding, setup: dict[str, Any]) -> EncodedC
 
 
 @contextmanager
-def _run(job: Job, encoding: Encoding) -> Iterator[Run]:
+def _run(job: EncodingJob, encoding: Encoding) -> Iterator[Run]:
     """Give what encodes batches: processes where they are wanted and the dataset can be sent to them."""
     num_workers = encoding.num_workers
     if num_workers is None:

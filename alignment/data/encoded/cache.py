@@ -18,14 +18,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from alignment.data.encoded.store import NotPlainError, Store
-from alignment.data.tokenizer import KeyedTokenizer, Tokenizer
+from alignment.data.tokenizer import KeyedTokenizer, TokenizerLike
 from alignment.telemetry import log
 
 INDEX = "index.json"
 _ORDER = "order.npy"
 
 
-class Entry(NamedTuple):
+class CacheEntry(NamedTuple):
     """Everything that reading and encoding the rows found out."""
 
     store: Store
@@ -49,7 +49,7 @@ class EncodedCache:
         """True: there is an entry of this setup, of these rows or of others."""
         return any(self._folder.glob(f"{self._prefix}-*/{INDEX}"))
 
-    def load(self, rows: str) -> Entry | None:
+    def load(self, rows: str) -> CacheEntry | None:
         """Return the entry of the rows with the hash ``rows``; one that is damaged is deleted, with a line."""
         path = self._path(rows)
         try:
@@ -58,7 +58,7 @@ class EncodedCache:
             if damaged:
                 raise ValueError(f"{', '.join(damaged)} changed since it was written")
             store = Store.load(path, index["columns"], index["size"])
-            return Entry(store, np.load(path / _ORDER, allow_pickle=False), index["account"])
+            return CacheEntry(store, np.load(path / _ORDER, allow_pickle=False), index["account"])
         except FileNotFoundError:
             if not path.exists():
                 return None
@@ -69,7 +69,7 @@ class EncodedCache:
         shutil.rmtree(path, ignore_errors=True)
         return None
 
-    def save(self, rows: str, entry: Entry) -> None:
+    def save(self, rows: str, entry: CacheEntry) -> None:
         """Write an entry and drop older ones of this setup; a failure to write is logged, and the run continues."""
         aside = None
         try:
@@ -91,7 +91,7 @@ class EncodedCache:
         return self._folder / f"{self._prefix}-{rows[:32]}"
 
     @staticmethod
-    def _write(folder: Path, entry: Entry) -> None:
+    def _write(folder: Path, entry: CacheEntry) -> None:
         columns = entry.store.save(folder)
         np.save(folder / _ORDER, entry.order, allow_pickle=False)
         files = {path.name: _digest(path) for path in folder.iterdir()}
@@ -99,7 +99,7 @@ class EncodedCache:
         (folder / INDEX).write_text(json.dumps(index, indent=1))
 
 
-def describe_setup(tokenizer: Tokenizer, parts: Mapping[str, Any]) -> str | None:
+def describe_setup(tokenizer: TokenizerLike, parts: Mapping[str, Any]) -> str | None:
     """Return a text that differs where tokenizer, code or ``parts`` do; None for a tokenizer that has no key."""
     if not isinstance(tokenizer, KeyedTokenizer):
         return None

@@ -12,7 +12,7 @@ from alignment.data.encoded.tokenized import Encoded, Sample, TokenizedDataset, 
 from alignment.data.ledger import TIED_PAIR
 from alignment.data.padding import row_lengths
 from alignment.data.raw.raw_sample import require_fields
-from alignment.data.tokenizer import Tokenizer, padding_id
+from alignment.data.tokenizer import TokenizerLike, padding_id
 
 
 class PreferenceDataset(TokenizedDataset):
@@ -35,7 +35,7 @@ class PreferenceDataset(TokenizedDataset):
         sample = {"better_input_ids": better, "worse_input_ids": worse, "prompt_length": pair.prompt_length}
         return Encoded(sample, pair.reasons)
 
-    def make_collator(self, tokenizer: Tokenizer) -> PreferenceCollator:
+    def make_collator(self, tokenizer: TokenizerLike) -> PreferenceCollator:
         """Return the collator that pads both sides together."""
         return PreferenceCollator(padding_id(tokenizer))
 

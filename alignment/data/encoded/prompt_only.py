@@ -13,7 +13,7 @@ from alignment.data.ledger import DROPPED_OVERLONG, DUPLICATE_PROMPT, EMPTY_PROM
 from alignment.data.padding import mask_rows, pad_rows, row_lengths
 from alignment.data.raw.conversation import Conversation, conversation, text_of
 from alignment.data.raw.raw_sample import require_fields
-from alignment.data.tokenizer import Tokenizer, padding_id
+from alignment.data.tokenizer import TokenizerLike, padding_id
 
 
 class PromptOnlyDataset(TokenizedDataset):
@@ -57,7 +57,7 @@ class PromptOnlyDataset(TokenizedDataset):
         }
         return Encoded(sample, (fitted.reason,) if fitted.reason else ())
 
-    def make_collator(self, tokenizer: Tokenizer) -> PromptOnlyCollator:
+    def make_collator(self, tokenizer: TokenizerLike) -> PromptOnlyCollator:
         """Return the left-padding collator."""
         return PromptOnlyCollator(padding_id(tokenizer))
 

@@ -12,7 +12,7 @@ from alignment.data.encoded.tokenized import Encoded, Sample, TokenizedDataset, 
 from alignment.data.ledger import CONTRADICTORY_SAFETY
 from alignment.data.padding import row_lengths
 from alignment.data.raw.raw_sample import require_fields
-from alignment.data.tokenizer import Tokenizer, padding_id
+from alignment.data.tokenizer import TokenizerLike, padding_id
 
 _FIELDS = ("input", "answer", "other_answer", "safer", "is_safe", "is_other_safe")
 
@@ -46,7 +46,7 @@ class SafetyPreferenceDataset(TokenizedDataset):
         }
         return Encoded(sample, pair.reasons)
 
-    def make_collator(self, tokenizer: Tokenizer) -> SafetyPreferenceCollator:
+    def make_collator(self, tokenizer: TokenizerLike) -> SafetyPreferenceCollator:
         """Return the collator that pads both sides together."""
         return SafetyPreferenceCollator(padding_id(tokenizer))
 

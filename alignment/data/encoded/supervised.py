@@ -23,7 +23,7 @@ from alignment.data.ledger import (
 from alignment.data.padding import mask_rows, pad_rows, row_lengths
 from alignment.data.raw.conversation import Conversation, conversation
 from alignment.data.raw.raw_sample import require_fields
-from alignment.data.tokenizer import Tokenizer, padding_id
+from alignment.data.tokenizer import TokenizerLike, padding_id
 from alignment.errors import DataError
 
 IGNORE_INDEX = -100
@@ -55,7 +55,7 @@ class SupervisedDataset(TokenizedDataset):
         reason = self._fault(dialogue, encoder)
         return Encoded(None, (reason,)) if reason else self._fit(dialogue, row.place)
 
-    def make_collator(self, tokenizer: Tokenizer) -> SupervisedCollator:
+    def make_collator(self, tokenizer: TokenizerLike) -> SupervisedCollator:
         """Return the right-padding collator."""
         return SupervisedCollator(padding_id(tokenizer))
 

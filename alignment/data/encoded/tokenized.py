@@ -19,7 +19,7 @@ from alignment.data.ledger import BadRow, Ledger
 from alignment.data.raw.dataset_spec import Datasets, DatasetSpec, parse_datasets
 from alignment.data.raw.mixing import split_rows
 from alignment.data.raw.raw_dataset import dataset_class_of
-from alignment.data.tokenizer import Tokenizer, WorkingTokenizer
+from alignment.data.tokenizer import TokenizerLike, WorkingTokenizer
 from alignment.errors import DataError
 
 Collator = Callable[[Sequence[Sample]], dict[str, Any]]
@@ -33,7 +33,7 @@ class TokenizedDataset(ABC):
     def __init__(
         self,
         datasets: Datasets,
-        tokenizer: Tokenizer,
+        tokenizer: TokenizerLike,
         lazy_tokenization: bool = False,
         *,
         options: EncodeOptions | None = None,
@@ -72,7 +72,7 @@ class TokenizedDataset(ABC):
         """Turn one checked row into a sample; missing fields are a ``DataError``."""
 
     @abstractmethod
-    def make_collator(self, tokenizer: Tokenizer) -> Collator:
+    def make_collator(self, tokenizer: TokenizerLike) -> Collator:
         """Return the function that pads samples to a batch."""
 
     def choose_rows(self, rows: Iterable[Row]) -> Iterable[Row]:

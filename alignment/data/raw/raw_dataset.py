@@ -29,13 +29,13 @@ from alignment.registry import Registry
 
 
 @dataclass
-class _Entry:
+class _RegisteredClass:
     """A slot of the registry; a reloaded module puts its new class into the same slot."""
 
     dataset_class: type[RawDataset]
 
 
-_REGISTRY: Registry[_Entry] = Registry("dataset", DataError)
+_REGISTRY: Registry[_RegisteredClass] = Registry("dataset", DataError)
 
 
 class RawDataset(ABC):
@@ -176,7 +176,7 @@ def _register(cls: type[RawDataset]) -> None:
                 f"dataset name {key!r} of class {_identity(cls)} is already taken by class "
                 f"{_identity(_REGISTRY[key].dataset_class)}"
             )
-    entry = _REGISTRY[name] if name in _REGISTRY else _Entry(cls)
+    entry = _REGISTRY[name] if name in _REGISTRY else _RegisteredClass(cls)
     entry.dataset_class = cls
     _REGISTRY.register(name, entry, aliases)
 

@@ -10,7 +10,7 @@ import paddle
 from alignment.architecture.cuts import layer_shapes
 from alignment.architecture.families import EMBEDDING, FINAL_NORM, LM_HEAD
 from alignment.architecture.family import LAYERS, Weight
-from alignment.generation.place import WHOLE_MODEL, EnginePlace
+from alignment.generation.engine_placement import WHOLE_MODEL, EnginePlacement
 
 
 class Affine(NamedTuple):
@@ -52,7 +52,9 @@ class DecoderWeights(NamedTuple):
     """Like ``norm`` None where no logits leave."""
 
 
-def sort_weights(weights: Iterable[tuple[str, Any]], config: Any, place: EnginePlace = WHOLE_MODEL) -> DecoderWeights:
+def sort_weights(
+    weights: Iterable[tuple[str, Any]], config: Any, place: EnginePlacement = WHOLE_MODEL
+) -> DecoderWeights:
     """Return the tensors of ``weights`` (Hugging Face name, tensor) in their places; an absent name is a KeyError.
 
     ``place`` says which of the layers of ``config`` (a DecoderConfig) there are; a last stage with a tied head has the

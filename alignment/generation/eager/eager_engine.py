@@ -21,7 +21,7 @@ from alignment.generation.eager.relay import Piece, Relay
 from alignment.generation.eager.row_group import RowGroup
 from alignment.generation.eager.stopping import Answers
 from alignment.generation.engine import GenerationOptions, missing_features
-from alignment.generation.place import WHOLE_MODEL, EnginePlace
+from alignment.generation.engine_placement import WHOLE_MODEL, EnginePlacement
 from alignment.generation.prompt_checks import check_prompts
 from alignment.generation.random_numbers import uniform
 from alignment.records import Completion
@@ -48,7 +48,7 @@ class EagerEngine:
         self,
         model: Any,
         *,
-        place: EnginePlace = WHOLE_MODEL,
+        place: EnginePlacement = WHOLE_MODEL,
         max_batch_rows: int | None = None,
         usable_vocab_size: int | None = None,
     ) -> None:

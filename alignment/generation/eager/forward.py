@@ -17,7 +17,7 @@ import paddle.nn.functional as F
 from alignment.architecture.parts import even_cut
 from alignment.generation.eager.decoder_weights import Affine, DecoderWeights, LayerWeights
 from alignment.generation.eager.kv_cache import CacheShape, KVCache
-from alignment.generation.place import WHOLE_MODEL, EnginePlace
+from alignment.generation.engine_placement import WHOLE_MODEL, EnginePlacement
 from alignment.ops.attention import causal_attention
 from alignment.ops.head_layout import HeadLayout
 from alignment.ops.precision import widen
@@ -55,7 +55,7 @@ class DecoderForward:
     """Runs ``weights`` under ``config`` (a DecoderConfig) for sequences of at most ``max_length`` tokens."""
 
     def __init__(
-        self, config: Any, weights: DecoderWeights, *, max_length: int, place: EnginePlace = WHOLE_MODEL
+        self, config: Any, weights: DecoderWeights, *, max_length: int, place: EnginePlacement = WHOLE_MODEL
     ) -> None:
         self._eps = config.rms_norm_eps
         self._weights = weights

@@ -10,6 +10,7 @@ import paddle
 
 from alignment.errors import UserError
 from alignment.generation.engine import GenerationOptions
+from alignment.generation.engine_placement import WHOLE_MODEL, EnginePlacement
 from alignment.generation.fused.blocks import blocks_for
 from alignment.generation.fused.capabilities import FEATURES, model_obstacle
 from alignment.generation.fused.decode_loop import Progress, run
@@ -20,13 +21,12 @@ from alignment.generation.fused.paging import Counts, Paging
 from alignment.generation.fused.scheduler import Scheduler
 from alignment.generation.fused.sequences import Sequence as SequenceInFlight
 from alignment.generation.fused.sequences import make_sequences
-from alignment.generation.place import WHOLE_MODEL, EnginePlace
 from alignment.generation.prompt_checks import check_prompts
 from alignment.ops.native.library import find_core, load_core
 from alignment.records import Completion
 
 
-def fused_engine_unavailable(config: Any, place: EnginePlace = WHOLE_MODEL) -> str | None:
+def fused_engine_unavailable(config: Any, place: EnginePlacement = WHOLE_MODEL) -> str | None:
     """Return in one line why a FusedEngine cannot run ``config`` (a DecoderConfig) here, None when it can.
 
     May build the kernel library, which takes about a minute the first time.
@@ -58,7 +58,7 @@ class FusedEngine:
         model: Any,
         settings: FusedSettings | None = None,
         *,
-        place: EnginePlace = WHOLE_MODEL,
+        place: EnginePlacement = WHOLE_MODEL,
         usable_vocab_size: int | None = None,
         progress: Progress | None = None,
     ) -> None:

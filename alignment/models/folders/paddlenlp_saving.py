@@ -19,7 +19,7 @@ from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.score_model import ScoreModel
 from alignment.models.folder_files import read_object
 from alignment.models.folders.saving import stored_dtype, write_description
-from alignment.models.safetensors_io import Entry, cut_files, file_names, write_files, write_index
+from alignment.models.safetensors_io import TensorEntry, cut_files, file_names, write_files, write_index
 from alignment.models.tokenizer.paddlenlp_tokenizer import SENTENCEPIECE_NAME
 from alignment.models.tokenizer.tokenizer import Tokenizer
 from alignment.models.tokenizer.tokenizer_files import (
@@ -64,7 +64,9 @@ def save_paddlenlp(folder: Path, model: CausalLM | ScoreModel, tokenizer: Tokeni
 def _write_weights(folder: Path, model: CausalLM) -> None:
     """Write the parameters as they are in memory, under PaddleNLP's names."""
     tensors = dict(_stored_tensors(model))
-    entries = [Entry(name, stored_dtype(dtype_name(value)), tuple(value.shape)) for name, value in tensors.items()]
+    entries = [
+        TensorEntry(name, stored_dtype(dtype_name(value)), tuple(value.shape)) for name, value in tensors.items()
+    ]
     cut = cut_files(entries)
     files = dict(zip(file_names(len(cut)), cut, strict=True))
     write_files(folder, files, ((name, value.numpy()) for name, value in tensors.items()), tag=FORMAT_TAG)

@@ -22,7 +22,7 @@ from alignment.models.decoder.score_model import ScoreModel
 from alignment.models.folders.hub import SCORE_STATE
 from alignment.models.folders.naming import is_transposed
 from alignment.models.folders.sequence_ends import padding_id, sequence_ends
-from alignment.models.safetensors_io import Entry, cut_files, file_names, remove_weights, write_files, write_index
+from alignment.models.safetensors_io import TensorEntry, cut_files, file_names, remove_weights, write_files, write_index
 from alignment.models.tokenizer.tokenizer import Tokenizer
 from alignment.parallel.comms.together import Attempt, on_main
 from alignment.parallel.reshard import Resharder, dtype_name
@@ -35,7 +35,7 @@ class WeightFile(NamedTuple):
     name: str
     writer: int
     """The process that writes it."""
-    entries: tuple[Entry, ...]
+    entries: tuple[TensorEntry, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,9 +173,9 @@ def describe_model(model: CausalLM | ScoreModel, tokenizer: Tokenizer | None) ->
     return config
 
 
-def stored_entry(name: str, shape: Sequence[int], dtype: np.dtype) -> Entry:
+def stored_entry(name: str, shape: Sequence[int], dtype: np.dtype) -> TensorEntry:
     """Return how files hold the parameter ``name`` of ``shape``."""
-    return Entry(name, dtype, tuple(shape[::-1] if is_transposed(name) else shape))
+    return TensorEntry(name, dtype, tuple(shape[::-1] if is_transposed(name) else shape))
 
 
 def stored_array(name: str, parameter: paddle.Tensor) -> np.ndarray:

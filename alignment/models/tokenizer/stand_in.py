@@ -16,7 +16,7 @@ class SeenError(TemplateError):
     """A template did something with a text that depends on what the text says."""
 
 
-class Watch:
+class LookRecord:
     """Remembers whether a text was looked at, even where the template continues as if nothing had happened."""
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class Watch:
         raise SeenError("the template looks at a text")
 
 
-class Slot(NamedTuple):
+class TextSlot(NamedTuple):
     """Where the text of a message goes."""
 
     number: int
@@ -42,7 +42,7 @@ class StandIn:
 
     __slots__ = ("_parts", "_watch")
 
-    def __init__(self, parts: tuple[str | Slot, ...], watch: Watch) -> None:
+    def __init__(self, parts: tuple[str | TextSlot, ...], watch: LookRecord) -> None:
         self._parts, self._watch = parts, watch
         if len(parts) > MOST_PARTS:
             watch.notice()
@@ -52,8 +52,8 @@ class StandIn:
         if name == "__class__":
             return str
         parts = parts_of(self)
-        if name in STRIPPING and len(parts) == 1 and isinstance(parts[0], Slot) and parts[0].method in ("", name):
-            return Strip(StandIn((Slot(parts[0].number, name),), _watch_of(self)))
+        if name in STRIPPING and len(parts) == 1 and isinstance(parts[0], TextSlot) and parts[0].method in ("", name):
+            return Strip(StandIn((TextSlot(parts[0].number, name),), _watch_of(self)))
         return _watch_of(self).notice()
 
     def __add__(self, other: Any) -> StandIn:
@@ -85,7 +85,7 @@ class Strip:
     __eq__ = __ne__ = __hash__ = __repr__ = _notice
 
 
-def parts_of(text: StandIn) -> tuple[str | Slot, ...]:
+def parts_of(text: StandIn) -> tuple[str | TextSlot, ...]:
     """Return what a stand-in is made of."""
     return object.__getattribute__(text, "_parts")
 
@@ -99,11 +99,11 @@ def may_hold(value: Any, harmless: tuple[type, ...]) -> bool:
     return not issubclass(type(value), (str, int, float, type(None), *harmless))
 
 
-def _watch_of(text: StandIn) -> Watch:
+def _watch_of(text: StandIn) -> LookRecord:
     return object.__getattribute__(text, "_watch")
 
 
-def _parts_beside(text: StandIn, other: Any) -> tuple[str | Slot, ...]:
+def _parts_beside(text: StandIn, other: Any) -> tuple[str | TextSlot, ...]:
     """Return the parts of what is joined to ``text``; text of other types may join in ways of its own."""
     if type(other) is StandIn:
         return parts_of(other)

@@ -24,7 +24,7 @@ from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
 from alignment.errors import DataError
-from alignment.models.tokenizer.stand_in import SeenError, Slot, StandIn, Strip, Watch, may_hold, parts_of
+from alignment.models.tokenizer.stand_in import LookRecord, SeenError, StandIn, Strip, TextSlot, may_hold, parts_of
 from alignment.models.tokenizer.template_sandbox import REFUSALS, BoundedEnvironment, checked
 
 USES = 8
@@ -59,7 +59,7 @@ class Form(NamedTuple):
 
     parts: tuple[str, ...]
     """Constants at even places, at odd ones nothing: there the texts go."""
-    slots: tuple[Slot, ...]
+    slots: tuple[TextSlot, ...]
     """For each odd place the text that goes there."""
 
     def fill(self, texts: Sequence[str]) -> str:
@@ -106,9 +106,9 @@ class Forms:
             return None
         environment: FormEnvironment = self._template.environment
         environment.start_clock()
-        environment.watch = Watch()
+        environment.watch = LookRecord()
         given = [
-            {**message, "content": StandIn((Slot(number),), environment.watch)}
+            {**message, "content": StandIn((TextSlot(number),), environment.watch)}
             for number, message in enumerate(messages)
         ]
         try:
@@ -144,7 +144,7 @@ class FormEnvironment(BoundedEnvironment):
 
     def __init__(self, *, functions: Mapping[str, Callable], filters: Mapping[str, Callable]) -> None:
         super().__init__(functions=functions, filters=filters)
-        self.watch = Watch()
+        self.watch = LookRecord()
         self._mark = secrets.token_hex(8)
         self._join_name = f"__join_{self._mark}"
         self.globals[self._join_name] = self._join
@@ -163,7 +163,7 @@ class FormEnvironment(BoundedEnvironment):
     def read_form(self, written: str) -> Form:
         """Return the form that was written with marks for the texts."""
         pieces = re.split(f"\ue000{self._mark}:([0-9]+):([a-z]*)\ue001", written)
-        slots = tuple(Slot(int(n), method) for n, method in zip(pieces[1::3], pieces[2::3], strict=True))
+        slots = tuple(TextSlot(int(n), method) for n, method in zip(pieces[1::3], pieces[2::3], strict=True))
         constants = pieces[::3]
         parts = [""] * (2 * len(constants) - 1)
         parts[::2] = constants
@@ -198,7 +198,7 @@ class FormEnvironment(BoundedEnvironment):
         if type(value) is not StandIn:
             return value
         return "".join(
-            f"\ue000{self._mark}:{part.number}:{part.method}\ue001" if isinstance(part, Slot) else part
+            f"\ue000{self._mark}:{part.number}:{part.method}\ue001" if isinstance(part, TextSlot) else part
             for part in parts_of(value)
         )
 

@@ -42,7 +42,7 @@ _SAME_AS_WIDER = {
 """Not compiled: sampler and training use the avx512 kernels there."""
 
 
-class Unit(NamedTuple):
+class TranslationUnit(NamedTuple):
     """One object file to compile."""
 
     source: Path
@@ -59,7 +59,7 @@ def find_sources() -> Path | None:
 
 def list_units(
     folder: Path, machine: str | None = None, *, accepts: Callable[[tuple[str, ...]], bool] = lambda flags: True
-) -> list[Unit]:
+) -> list[TranslationUnit]:
     """Return what to compile for an architecture (default: this one); an unknown one gets the scalar kernels.
 
     Instruction sets whose flags the compiler does not accept are left out.
@@ -67,11 +67,11 @@ def list_units(
     known = ISA_FLAGS.get(machine or platform.machine(), {"scalar": ()})
     isas = {isa: flags for isa, flags in known.items() if not flags or accepts(flags)}
     with_isas = tuple(f"-DAC_WITH_{isa.upper()}" for isa in isas if isa != "scalar")
-    units = [Unit(folder / name, with_isas, Path(name).stem) for name in ONCE]
+    units = [TranslationUnit(folder / name, with_isas, Path(name).stem) for name in ONCE]
     for name in PER_ISA:
         for isa, flags in isas.items():
             if (name, isa) not in _SAME_AS_WIDER:
-                units.append(Unit(folder / name, (f"-DAC_ISA={isa}", *flags), f"{Path(name).stem}_{isa}"))
+                units.append(TranslationUnit(folder / name, (f"-DAC_ISA={isa}", *flags), f"{Path(name).stem}_{isa}"))
     return units
 
 

@@ -6,13 +6,13 @@ import re
 import time
 
 from alignment.errors import UserError
-from alignment.parallel.comms.watch import Board, Watch
+from alignment.parallel.comms.watch import ActivityBoard, Watch
 
 DEFAULT_LIMIT = 600.0
 """Seconds one operation between processes may take."""
 _DYING_SECONDS = 1.0
 """How long a process may take to die after it has closed its connections."""
-BOARDS: list[Board] = []
+BOARDS: list[ActivityBoard] = []
 """The boards this process writes on: one, when it runs with others."""
 
 
@@ -32,7 +32,7 @@ class Guard:
         self.place = place
         self.watch = Watch(place, limit=limit)
 
-    def use(self, board: Board) -> None:
+    def use(self, board: ActivityBoard) -> None:
         """Write every operation on ``board``, where the processes of this machine see it."""
         self.watch.board = board
         BOARDS.append(board)

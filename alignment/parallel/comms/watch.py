@@ -20,7 +20,7 @@ _SLOT = struct.Struct("<Bd800s")
 _ABSENT, _BUSY, _WAITING, _FAILED = range(4)
 
 
-class Board:
+class ActivityBoard:
     """What every process of this machine is doing, in memory they share; a slot survives its process.
 
     The processes of other machines have boards of their own and are absent here.
@@ -100,7 +100,7 @@ class Watch:
     def __init__(self, place: str, *, limit: float) -> None:
         """``place`` names this process; ``limit`` is in seconds."""
         self.limit = limit
-        self.board: Board | None = None
+        self.board: ActivityBoard | None = None
         self._place = place
         self._prefix = place.encode() + b"\n"
         self._current: dict[int, tuple[str, float]] = {}

@@ -9,12 +9,12 @@ from alignment.device.host import num_threads
 from alignment.errors import ArgumentError
 from alignment.generation.eager.eager_engine import EagerEngine
 from alignment.generation.engine import Engine, GenerationOptions
+from alignment.generation.engine_placement import EnginePlacement
 from alignment.generation.fused.fused_engine import FusedEngine, fused_engine_unavailable
 from alignment.generation.fused.fused_settings import FusedSettings
-from alignment.generation.place import EnginePlace
 from alignment.models.folders.sequence_ends import sequence_ends
 from alignment.ops.native.library import find_core
-from alignment.rollout.rollout_weights import RolloutWeights, rollout_parts, rollout_place
+from alignment.rollout.rollout_weights import RolloutWeights, rollout_parts, rollout_placement
 from alignment.rollout.team_engine import TeamEngine
 from alignment.runs.launch import Launch
 from alignment.runs.on_policy.prompts import RowPlan
@@ -29,7 +29,7 @@ def build_engine(start: Launch, roles: Roles, policy: Learner, plan: RowPlan) ->
     """Return the engine for rollouts in the layout that ``eval_mode`` names, and say which it is."""
     parsed, topology, config = start.parsed, start.topology, roles.policy.config
     mode = {"eval_mode": parsed.parallel.eval_mode, "degree": parsed.parallel.rollout_tensor_parallel_degree}
-    place = rollout_place(topology, config, **mode)
+    place = rollout_placement(topology, config, **mode)
     rows = -(-plan.prompts_per_iteration * plan.samples_per_prompt // place.replicas.size)
     inner = _build_inner(start, roles, place.engine, rows)
     if topology.world_size == 1:
@@ -44,7 +44,7 @@ def build_engine(start: Launch, roles: Roles, policy: Learner, plan: RowPlan) ->
     return TeamEngine(inner, place.replicas, config=config, weights=weights)
 
 
-def _build_inner(start: Launch, roles: Roles, place: EnginePlace, rows: int) -> Engine:
+def _build_inner(start: Launch, roles: Roles, place: EnginePlacement, rows: int) -> Engine:
     """Return the engine of one replica that generates ``rows`` responses an iteration.
 
     It draws from the whole vocabulary, ids without a token (padding of the embedding) included: log-probs are those of
@@ -75,7 +75,7 @@ def _build_inner(start: Launch, roles: Roles, place: EnginePlace, rows: int) -> 
     return FusedEngine(roles.policy, settings, place=place, usable_vocab_size=readable)
 
 
-def fused_settings(parsed: Parsed, config: DecoderConfig, place: EnginePlace, *, rows: int) -> FusedSettings:
+def fused_settings(parsed: Parsed, config: DecoderConfig, place: EnginePlacement, *, rows: int) -> FusedSettings:
     """Return the fused engine's settings for ``rows`` sequences side by side.
 
     Without ``rollout_kv_memory`` the keys and values of all of them have room at their longest.

@@ -65,7 +65,7 @@ class Chart(NamedTuple):
     data: dict[str, Any]
 
 
-class Group(NamedTuple):
+class ChartGroup(NamedTuple):
     """Charts that belong together."""
 
     anchor: str
@@ -110,7 +110,7 @@ def split_constants(runs: Mapping[str, Series]) -> tuple[dict[tuple[str, str, st
     return charts, constants
 
 
-def build_groups(runs: Mapping[str, Series]) -> list[Group]:
+def build_groups(runs: Mapping[str, Series]) -> list[ChartGroup]:
     """Return all charts of ``runs`` (label to series; the label of a single run is empty), by meaning."""
     charts, _ = split_constants(runs)
     ends = step_range([points for series in runs.values() for points in series.values()])
@@ -124,7 +124,7 @@ def build_groups(runs: Mapping[str, Series]) -> list[Group]:
         unit = explain(names[0]).unit
         by_group[group].append(Chart(f"chart-{number}", heading, unit, lines, _curve_data(lines, unit, ends)))
     return [
-        Group(f"group-{place}", title, lead, by_group[title])
+        ChartGroup(f"group-{place}", title, lead, by_group[title])
         for place, (title, lead) in enumerate(groups().items())
         if by_group[title]
     ]

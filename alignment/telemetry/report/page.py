@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 from alignment.errors import UserError
 from alignment.telemetry.files import replace_file
-from alignment.telemetry.report.charts import Group, build_groups
+from alignment.telemetry.report.charts import ChartGroup, build_groups
 from alignment.telemetry.report.explanations import HACKING, REWARD
 from alignment.telemetry.report.metric_rows import metric_rows, summary_cards
 from alignment.telemetry.report.run_files import RunFiles, read_run_files
@@ -87,7 +87,7 @@ def refuse_foreign_file(path: Path) -> None:
         raise UserError(f"{path} exists and is no report: it is not replaced")
 
 
-def _render(template: str, all_groups: Sequence[Group], **values: Any) -> str:
+def _render(template: str, all_groups: Sequence[ChartGroup], **values: Any) -> str:
     scripts, styles = ([Markup(_read(name)) for name in names] for names in (SCRIPTS, STYLES))
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_read),

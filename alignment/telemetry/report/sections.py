@@ -20,7 +20,7 @@ class SampleRow(NamedTuple):
     last: Mapping[str, Any]
 
 
-class LedgerRow(NamedTuple):
+class LedgerSummary(NamedTuple):
     """What became of the rows of one dataset in one role."""
 
     role: str
@@ -67,7 +67,7 @@ def comparison(samples: Mapping[int, Sequence[Mapping[str, Any]]]) -> Comparison
     )
 
 
-def ledger_rows(ledger: Any) -> list[LedgerRow]:
+def ledger_rows(ledger: Any) -> list[LedgerSummary]:
     """Return a row for each role and dataset of ``ledger.json`` ({role: {"datasets": ..., "rows": ...}})."""
     if not isinstance(ledger, Mapping):
         return []
@@ -82,7 +82,7 @@ def ledger_rows(ledger: Any) -> list[LedgerRow]:
             notes.setdefault(entry["dataset"], []).append(note)
         for dataset, lines in notes.items():
             sizes = account["datasets"].get(dataset, {})
-            rows.append(LedgerRow(role, dataset, *(_count(sizes.get(key)) for key in ("selected", "used")), lines))
+            rows.append(LedgerSummary(role, dataset, *(_count(sizes.get(key)) for key in ("selected", "used")), lines))
     return rows
 
 

@@ -64,7 +64,8 @@ WATCHED = (
     (data_start, "Encoding"), (data_start, "parse_datasets"),
     (trainer_models, "load_tokenizer"), (roles, "load_tokenizer"), (offline_models, "load_causal_lm"),
     (offline_models, "random_causal_lm"), (offline_models, "load_score_model"), (offline_models, "random_score_model"),
-    (offline_train, "build_task"), (roles, "load_causal_lm"), (roles, "load_score_model"), (engines, "rollout_place"),
+    (offline_train, "build_task"), (roles, "load_causal_lm"), (roles, "load_score_model"),
+    (engines, "rollout_placement"),
 )  # fmt: skip
 """Functions whose arguments a row may look at, as ``run.given["module.function"]``."""
 

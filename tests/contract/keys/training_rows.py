@@ -130,9 +130,9 @@ LAYOUT = (
         with_={"reward_model_name_or_path": {"ppo": "{reward}"}},
     ),
     Row("distributed_timeout", 77, lambda r: r.call("runs.launch.initialise")["timeout"]),
-    Row("eval_mode", "single", lambda r: r.call("runs.on_policy.engines.rollout_place")["eval_mode"], only=PPO),
+    Row("eval_mode", "single", lambda r: r.call("runs.on_policy.engines.rollout_placement")["eval_mode"], only=PPO),
     Row(
-        "rollout_tensor_parallel_degree", 1, lambda r: r.call("runs.on_policy.engines.rollout_place")["degree"],
+        "rollout_tensor_parallel_degree", 1, lambda r: r.call("runs.on_policy.engines.rollout_placement")["degree"],
         with_={"eval_mode": "tensor_parallel"}, only=PPO,
     ),
     Row("distributed_dry_run", True, lambda r: r.loop is None, only=PPO, alone=True),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignment.architecture.pipeline_schedule import Compute, Transfer, build_schedule, events_of, places_of
+from alignment.architecture.pipeline_schedule import Compute, StageTransfer, build_schedule, events_of, places_of
 
 PIPELINES = {"stages": st.integers(2, 6), "chunks": st.integers(1, 3), "num_batches": st.integers(0, 14)}
 
@@ -44,18 +44,18 @@ def test_everything_happens_once_and_after_what_it_needs(stages, chunks, num_bat
     seen = set()
     for event in schedule:
         assert event not in seen
-        if isinstance(event, Transfer):
+        if isinstance(event, StageTransfer):
             assert Compute(event.source, event.batch, event.source > event.target) in seen
         elif not event.backward:
-            assert event.position == 0 or Transfer(event.position - 1, event.position, event.batch) in seen
+            assert event.position == 0 or StageTransfer(event.position - 1, event.position, event.batch) in seen
         else:
             assert replace(event, backward=False) in seen
-            assert event.position == last or Transfer(event.position + 1, event.position, event.batch) in seen
+            assert event.position == last or StageTransfer(event.position + 1, event.position, event.batch) in seen
         seen.add(event)
     directions = 2 if with_backward else 1
     kinds = Counter(map(type, schedule))
     assert kinds[Compute] == directions * num_batches * (last + 1)
-    assert kinds[Transfer] == directions * num_batches * last
+    assert kinds[StageTransfer] == directions * num_batches * last
 
 
 @given(**PIPELINES, with_backward=st.booleans())
@@ -110,9 +110,15 @@ def test_forward_passes_fill_the_pipeline_once(stages, chunks, more):
 
 
 def test_two_stages_and_two_micro_batches_by_hand():
-    forward = [Compute(0, 0, False), Transfer(0, 1, 0), Compute(0, 1, False), Compute(1, 0, False), Transfer(0, 1, 1)]
-    first = [Compute(1, 0, True), Transfer(1, 0, 0), Compute(0, 0, True), Compute(1, 1, False)]
-    last = [Compute(1, 1, True), Transfer(1, 0, 1), Compute(0, 1, True)]
+    forward = [
+        Compute(0, 0, False),
+        StageTransfer(0, 1, 0),
+        Compute(0, 1, False),
+        Compute(1, 0, False),
+        StageTransfer(0, 1, 1),
+    ]
+    first = [Compute(1, 0, True), StageTransfer(1, 0, 0), Compute(0, 0, True), Compute(1, 1, False)]
+    last = [Compute(1, 1, True), StageTransfer(1, 0, 1), Compute(0, 1, True)]
     assert list(build_schedule(2, 1, 2, with_backward=True)) == [*forward, *first, *last]
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, Union
 
 import pytest
 
-from alignment.arguments.groups import Slot, declare
+from alignment.arguments.groups import DeclaredArgument, declare
 from alignment.fields import Case, Situation
 from alignment.trainers.registered import TRAINERS
 
@@ -62,7 +62,7 @@ def _samples(hint: Any) -> list[Any]:
     return {bool: [True, False], int: [-1, 0, 1, 2], float: [0.0, 0.5, 1.0], str: ["x"]}[hint]
 
 
-def _runs(slots: list[Slot]) -> Iterator[list[Slot]]:
+def _runs(slots: list[DeclaredArgument]) -> Iterator[list[DeclaredArgument]]:
     """Yield the arguments of each kind of run that choices make."""
     owners = {owner for slot in slots for owner in slot.owners}
     yield from ([slot for slot in slots if slot.is_in([owner])] for owner in sorted(owners) or [""])

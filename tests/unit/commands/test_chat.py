@@ -111,7 +111,7 @@ def test_the_template_is_the_users_choice(ask):
     ],
 )
 def test_the_judge_reads_the_conversation_in_its_own_tokens(folders, name, ids, reason, expected):
-    judge = chat.Judge(folders / name, chat.Voice(folders / "run" / "policy", None))
+    judge = chat.ChatScorer(folders / name, chat.Voice(folders / "run" / "policy", None))
     completion = Completion(np.array(ids), np.zeros(len(ids), np.float32), reason)
     batch = TokenBatch.build([np.array(expected)], [np.empty(0, np.int64)])
     score = float(load_score_model(folders / name).read_end_scores(batch)[0])
@@ -244,7 +244,7 @@ def test_a_judge_trained_elsewhere_with_pad_as_eos(folders, capsys, tmp_path):
     policy = chat.Voice(folders / "run" / "policy", None)
     scores = []
     for before in (False, True):
-        judge = chat.Judge(tmp_path / "judge", policy, before_padding=before)
+        judge = chat.ChatScorer(tmp_path / "judge", policy, before_padding=before)
         scores.append(judge.score(["pack apple"], [1, 4, 6, 12, 5], completion))
         assert ("score_before_padding" in capsys.readouterr().err) == (not before)
     for score, ids in zip(scores, ([1, 4, 6, 12, 5, 12, 7, 2], [1, 4, 6, 12, 5, 12, 7]), strict=True):

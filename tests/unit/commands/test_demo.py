@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from alignment.commands import demo
-from alignment.commands.demo import Outcome
+from alignment.commands.demo import SeedOutcome
 from alignment.errors import UserError
 
 GOOD = ["-c", "pass"]
@@ -17,7 +17,7 @@ DIES = ["-c", "import os, signal; os.kill(os.getpid(), signal.SIGILL)"]
 
 
 def make_outcome(seed, folder):
-    return Outcome(
+    return SeedOutcome(
         seed=seed, sft_score=0.5, ppo_score=1.0, reward_accuracy=0.9, kl=3.0, seconds={"sft": 1.0}, folder=folder
     )
 

@@ -16,7 +16,7 @@ from alignment.commands import doctor
 from alignment.commands.doctor import Finding
 from alignment.ops.native import build, library
 from alignment.ops.native.library import Search
-from alignment.selfcheck.children import Outcome
+from alignment.selfcheck.children import TrialOutcome
 from alignment.telemetry.exit_status import describe_exit
 
 
@@ -27,7 +27,7 @@ def look(findings: list[Finding]) -> dict[str, str]:
 @pytest.fixture(autouse=True)
 def trials(monkeypatch):
     """Set what came of the trials (they have tests of their own); all went well until something else is set."""
-    found = [Outcome(name, None) for name in (doctor.PADDLE_IMPORT, "an operator", "an engine")]
+    found = [TrialOutcome(name, None) for name in (doctor.PADDLE_IMPORT, "an operator", "an engine")]
     monkeypatch.setattr(doctor, "run_trials", lambda: found)
     return found
 
@@ -121,7 +121,7 @@ def test_a_surprise_is_a_reason_and_hides_nothing(found, monkeypatch):
 
 
 def test_a_trial_that_ends_its_process_is_a_reason_with_the_name_of_the_signal(found, trials, capsys):
-    trials[1] = Outcome("the eager engine", describe_exit(-signal.SIGILL))
+    trials[1] = TrialOutcome("the eager engine", describe_exit(-signal.SIGILL))
     findings = doctor.examine()
     assert doctor.print_findings(findings) == 1
     printed = capsys.readouterr().out
@@ -132,7 +132,7 @@ def test_a_trial_that_ends_its_process_is_a_reason_with_the_name_of_the_signal(f
 
 
 def test_where_paddle_cannot_be_imported_it_is_not_imported_here(found, trials, capsys):
-    trials[:] = [Outcome(doctor.PADDLE_IMPORT, describe_exit(-signal.SIGILL))]
+    trials[:] = [TrialOutcome(doctor.PADDLE_IMPORT, describe_exit(-signal.SIGILL))]
     findings = doctor.examine()
     assert "paddle computes on" not in look(findings) and "processor" in look(findings)
     assert doctor.print_findings(findings) == 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from alignment.data.raw.conversation import conversation
-from alignment.data.templates import ChatTemplate, format_prompt, open_template
+from alignment.data.templates import TokenizerTemplate, format_prompt, open_template
 from alignment.errors import DataError
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "safe_rlhf_vectors.json"
@@ -32,9 +32,9 @@ def test_chat_template_prompt_and_answer(tokenizer):
 
 def test_chat_template_that_rewrites_its_prompt_takes_the_answer_as_it_is(tokenizer):
     tokenizer.apply_chat_template = lambda messages, tokenize, add_generation_prompt: f"{len(messages)}: ..."
-    assert ChatTemplate(tokenizer).render_answer(conversation("hi"), "1: ...", "a b") == "a b"
+    assert TokenizerTemplate(tokenizer).render_answer(conversation("hi"), "1: ...", "a b") == "a b"
     with pytest.raises(DataError, match="cannot be found"):
-        ChatTemplate(tokenizer).render_dialogue(conversation(["a", "b", "c", "d"]))
+        TokenizerTemplate(tokenizer).render_dialogue(conversation(["a", "b", "c", "d"]))
 
 
 def test_dialogue_segments_concatenate_to_the_prompt(tokenizer):
@@ -62,7 +62,7 @@ def test_error_inside_a_template_is_reported(tokenizer):
 
     tokenizer.apply_chat_template = fail
     with pytest.raises(DataError, match="refuses.*roles must alternate. Trainers take another .*_chat_template$"):
-        ChatTemplate(tokenizer).render_prompt(conversation("hi"))
+        TokenizerTemplate(tokenizer).render_prompt(conversation("hi"))
 
 
 def test_an_own_template_stands_around_each_text_of_the_user(tokenizer):
@@ -99,7 +99,7 @@ def _with_template(tokenizer, write):
         return "".join(map(write, messages)) + ("[a] " if add_generation_prompt else "")
 
     tokenizer.apply_chat_template = apply
-    return ChatTemplate(tokenizer), calls
+    return TokenizerTemplate(tokenizer), calls
 
 
 def _targets(segments):
@@ -128,7 +128,7 @@ def test_an_answer_reaches_to_its_end_token_whatever_stands_before_it(tokenizer,
 def test_equal_roles_with_other_turns_to_train_on_are_cut_apart(tokenizer):
     turns = [{"role": role, "content": text} for role, text in zip(("user", "assistant") * 2, "abcd", strict=True)]
     held_back = [{**turn, "train": False} if turn["content"] == "b" else turn for turn in turns]
-    template = ChatTemplate(tokenizer)
+    template = TokenizerTemplate(tokenizer)
     for _ in range(2):
         assert _targets(template.render_dialogue(conversation(held_back))) == [("d ", "</s>")]
         assert _targets(template.render_dialogue(conversation(turns))) == [("b ", "</s>"), ("d ", "</s>")]
@@ -145,7 +145,7 @@ def test_a_dialogue_with_roles_that_were_seen_is_rendered_once(tokenizer):
 def test_answers_are_found_one_behind_the_other_where_no_text_tells_them_apart(tokenizer):
     """Three equal answers: each prompt ends where the whole conversation has the answer."""
     dialogue = conversation(["a", "b"] * 3)
-    template = ChatTemplate(tokenizer)
+    template = TokenizerTemplate(tokenizer)
     whole = template._render(dialogue, add_generation_prompt=False)
     segments = template._cut_by_prompts(dialogue, whole)
     assert _targets(segments) == [("b ", "</s>")] * 3
@@ -160,6 +160,6 @@ def test_an_answer_whose_prompt_is_not_how_the_whole_begins_is_found_by_its_plac
         return f"{len(messages) > 2} {text}" + ("[a] " if add_generation_prompt else "")
 
     tokenizer.apply_chat_template = apply
-    segments = ChatTemplate(tokenizer).render_dialogue(conversation(["a", "b", "c", "b"]))
+    segments = TokenizerTemplate(tokenizer).render_dialogue(conversation(["a", "b", "c", "b"]))
     assert _targets(segments) == [(" b", "</s>"), ("b", "</s>")]
     assert [segment.text for segment in segments if not segment.is_answer] == ["True [u] a</s>[a]", "[u] c</s>[a] "]

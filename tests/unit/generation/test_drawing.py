@@ -15,7 +15,7 @@ from alignment.architecture.parts import even_cut
 from alignment.errors import NumericalError
 from alignment.generation.drawing import Drawer, GreedyInParts, gather_logits
 from alignment.generation.engine import GenerationOptions
-from alignment.generation.place import EnginePlace
+from alignment.generation.engine_placement import EnginePlacement
 from alignment.generation.sampling import Sampler
 
 PROMPTS = [np.array([1, 2]), np.array([6]), np.array([0, 3, 5])]
@@ -149,7 +149,7 @@ def test_all_stages_learn_what_the_last_one_drew(damaged):
     logits[0, 0] = np.nan if damaged else logits[0, 0]
 
     def work(group):
-        place = EnginePlace(pipeline=group, layers=(range(1),))
+        place = EnginePlacement(pipeline=group, layers=(range(1),))
         drawer = Drawer(options, PROMPTS, uniforms, vocab_size=7, usable_vocab_size=None, place=place)
         here = paddle.to_tensor(logits) if group.is_last else None
         try:

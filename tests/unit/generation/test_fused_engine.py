@@ -12,10 +12,10 @@ from alignment.architecture.decoder_config import DecoderConfig
 from alignment.errors import NotFiniteError, UserError
 from alignment.generation.eager.eager_engine import EagerEngine
 from alignment.generation.engine import GenerationOptions
+from alignment.generation.engine_placement import EnginePlacement
 from alignment.generation.fused import fused_engine as module
 from alignment.generation.fused.fused_engine import FusedEngine, fused_engine_unavailable
 from alignment.generation.fused.fused_settings import FusedSettings, read_bytes
-from alignment.generation.place import EnginePlace
 from alignment.generation.sampling import exponentiate, keep_likeliest
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.initialise import draw_weights
@@ -328,7 +328,7 @@ def test_what_is_in_the_way_is_said_in_one_line(monkeypatch):
     assert fused_engine_unavailable(config) is None
     odd = DecoderConfig.from_dict({**SHAPE, **FAMILIES["llama"], "intermediate_size": 49})
     assert fused_engine_unavailable(odd).endswith("even widths, a process has inner 49")
-    stage = EnginePlace(pipeline=SimpleNamespace(size=2))
+    stage = EnginePlacement(pipeline=SimpleNamespace(size=2))
     assert fused_engine_unavailable(config, stage).endswith("all layers in one process, pipeline_parallel_degree=2")
     monkeypatch.setattr(module, "load_core", lambda: None)
     assert fused_engine_unavailable(config).startswith("no kernel library: ")

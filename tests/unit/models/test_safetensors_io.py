@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from alignment.errors import ModelFolderError
 from alignment.models.safetensors_io import (
     INDEX_FILE,
-    Entry,
+    TensorEntry,
     cut_files,
     file_names,
     read_file,
@@ -29,7 +29,7 @@ ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 
 def write_tensors(folder, tensors, *, max_shard_bytes=10**9):
     tensors = list(tensors)
-    cut = cut_files([Entry(name, array.dtype, array.shape) for name, array in tensors], max_bytes=max_shard_bytes)
+    cut = cut_files([TensorEntry(name, array.dtype, array.shape) for name, array in tensors], max_bytes=max_shard_bytes)
     files = dict(zip(file_names(len(cut)), cut, strict=True))
     remove_weights(folder)
     write_files(folder, files, tensors)

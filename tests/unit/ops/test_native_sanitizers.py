@@ -35,7 +35,7 @@ def objects(tmp_path_factory) -> list[str]:
     if linked.returncode != 0:
         pytest.skip(f"{COMPILER.program} has no sanitizer runtime here")
 
-    def build(unit: sources.Unit) -> str:
+    def build(unit: sources.TranslationUnit) -> str:
         target = str(folder / f"{unit.stem}.o")
         flags = (*sources.COMMON_FLAGS, *SANITIZE, *unit.flags)
         run([COMPILER.program, *flags, "-c", str(unit.source), "-o", target])

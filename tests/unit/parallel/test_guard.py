@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from alignment.parallel.comms.guard import CommunicationError, Guard
-from alignment.parallel.comms.watch import Board
+from alignment.parallel.comms.watch import ActivityBoard
 
 ROOT = Path(__file__).parents[3]
 
@@ -61,12 +61,12 @@ def test_time_between_operations_does_not_count():
 
 def test_the_board_shows_the_others_and_who_is_gone(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    mine = Board("token", rank=0, world_size=3)
+    mine = ActivityBoard("token", rank=0, world_size=3)
     code = (
         f"import tempfile; tempfile.tempdir = {str(tmp_path)!r}\n"
         "import sys, time\n"
-        "from alignment.parallel.comms.watch import Board\n"
-        "board = Board('token', rank=1, world_size=3)\n"
+        "from alignment.parallel.comms.watch import ActivityBoard\n"
+        "board = ActivityBoard('token', rank=1, world_size=3)\n"
         "board.write(True, time.monotonic() - 7, b'rank 1 (stage 1)\\nall_reduce')\n"
         "print('ready', flush=True); sys.stdin.read()\n"
     )
@@ -98,14 +98,14 @@ def test_what_ended_a_process_is_said_by_those_who_miss_it(error, cause, tmp_pat
         f"import tempfile; tempfile.tempdir = {str(tmp_path)!r}\n"
         "from alignment.errors import UserError\n"
         "from alignment.parallel.comms import guard\n"
-        "from alignment.parallel.comms.watch import Board\n"
-        "guard.BOARDS.append(Board('token', rank=1, world_size=2))\n"
+        "from alignment.parallel.comms.watch import ActivityBoard\n"
+        "guard.BOARDS.append(ActivityBoard('token', rank=1, world_size=2))\n"
         "guard.BOARDS[0].write(True, 0.0, b'rank 1\\nall_reduce')\n"
         "from alignment.parallel.comms.guard import CommunicationError\n"
         f"guard.leave_cause({error})\n"
     )
     guard = Guard("rank 0")
-    guard.watch.board = Board("token", rank=0, world_size=2)
+    guard.watch.board = ActivityBoard("token", rank=0, world_size=2)
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)
     with pytest.raises(CommunicationError) as caught, guard.during("gather"):
         raise RuntimeError("reset")
@@ -117,14 +117,14 @@ def test_those_who_ask_at_the_same_time_all_see_who_is_gone(tmp_path, monkeypatc
     code = (
         f"import tempfile; tempfile.tempdir = {str(tmp_path)!r}\n"
         "import sys, time\n"
-        "from alignment.parallel.comms.watch import Board\n"
+        "from alignment.parallel.comms.watch import ActivityBoard\n"
         "rank = int(sys.argv[1])\n"
-        "board = Board('token', rank=rank, world_size=3)\n"
+        "board = ActivityBoard('token', rank=rank, world_size=3)\n"
         "board.write(True, time.monotonic(), b'here')\n"
         "print('ready', flush=True)\n"
         "while rank == 1: board.gone()\n"
     )
-    mine = Board("token", rank=0, world_size=3)
+    mine = ActivityBoard("token", rank=0, world_size=3)
     asker, dead = (
         subprocess.Popen([sys.executable, "-c", code, rank], stdout=subprocess.PIPE, cwd=ROOT) for rank in "12"
     )
@@ -139,9 +139,9 @@ def test_those_who_ask_at_the_same_time_all_see_who_is_gone(tmp_path, monkeypatc
 
 def test_a_process_that_is_still_dying_is_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    board = Board("token", rank=0, world_size=2)
+    board = ActivityBoard("token", rank=0, world_size=2)
     answers = iter([False, False, True])
-    monkeypatch.setattr(Board, "_is_gone", lambda board, rank: next(answers))
+    monkeypatch.setattr(ActivityBoard, "_is_gone", lambda board, rank: next(answers))
     assert board.gone() == []
     guard = Guard("rank 0")
     guard.watch.board = board

@@ -13,12 +13,12 @@ from alignment.generation.fused.fused_settings import FusedSettings
 from alignment.ops.native.library import load_core
 from alignment.planner import engines
 from alignment.planner.engines import EagerMemory, FusedMemory, engine_memory
-from alignment.planner.rollout import RolloutPlace
+from alignment.planner.rollout import PlannedRollout
 from tests.unit.planner.jobs import make_config, make_job
 
 
 def place_of(job, layout=None, stage=0):
-    return RolloutPlace(job=job, layout=layout or Layout(), stage=stage)
+    return PlannedRollout(job=job, layout=layout or Layout(), stage=stage)
 
 
 def cache_bytes(job, layout=None, stage=0):

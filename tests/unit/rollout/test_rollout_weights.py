@@ -13,7 +13,7 @@ from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.layout import ONE_PROCESS, Layout
 from alignment.architecture.reshard_plan import plan_transfers
 from alignment.errors import ArgumentError
-from alignment.generation.place import WHOLE_MODEL
+from alignment.generation.engine_placement import WHOLE_MODEL
 from alignment.parallel.comms.group import ALONE
 from alignment.parallel.topology import Topology
 from alignment.rollout import rollout_weights
@@ -22,7 +22,7 @@ from alignment.rollout.rollout_weights import (
     check_rollout,
     print_plan,
     rollout_parts,
-    rollout_place,
+    rollout_placement,
 )
 
 CONFIG = DecoderConfig.from_dict(
@@ -80,7 +80,7 @@ def test_degrees_that_do_not_fit_are_refused(degree):
 @pytest.mark.parametrize("mode", [None, "single", "tensor_parallel"])
 def test_in_one_process_nothing_moves(mode):
     topology = Topology(device="cpu")
-    place = rollout_place(topology, CONFIG, eval_mode=mode, degree=-1)
+    place = rollout_placement(topology, CONFIG, eval_mode=mode, degree=-1)
     assert place.replicas is ALONE and place.engine.tensor is ALONE and place.engine.pipeline is ALONE
     assert place.engine.chunks(4) == WHOLE_MODEL.chunks(4)
     held = parts_of_rank(CONFIG, "causal", ONE_PROCESS, 0)
@@ -105,7 +105,7 @@ def test_a_dry_run_prints_who_sends_what_to_whom(capsys):
 
 def test_a_degree_that_does_not_fit_makes_no_groups():
     with pytest.raises(ArgumentError, match="rollout_tensor_parallel_degree=5 does not divide the 1 processes"):
-        rollout_place(Topology(device="cpu"), CONFIG, eval_mode="tensor_parallel", degree=5)
+        rollout_placement(Topology(device="cpu"), CONFIG, eval_mode="tensor_parallel", degree=5)
 
 
 def test_each_mode_generates_with_its_own_groups(monkeypatch):
@@ -116,10 +116,10 @@ def test_each_mode_generates_with_its_own_groups(monkeypatch):
         rollout_weights.Placement, "of", lambda topology: SimpleNamespace(layers=lambda count: range(count // 2))
     )
     topology = SimpleNamespace(layout=TRAINING, world="w", tensor="training t", pipeline="p", batch="b")
-    shared = rollout_place(topology, CONFIG, eval_mode="tensor_parallel", degree=4)
+    shared = rollout_placement(topology, CONFIG, eval_mode="tensor_parallel", degree=4)
     assert (shared.engine.tensor, shared.engine.pipeline, shared.replicas, asked) == ("t", ALONE, "r", [4])
-    alone = rollout_place(topology, CONFIG, eval_mode="single", degree=4)
+    alone = rollout_placement(topology, CONFIG, eval_mode="single", degree=4)
     assert (alone.engine, alone.replicas) == (WHOLE_MODEL, "w")
-    trained = rollout_place(topology, CONFIG, eval_mode=None, degree=4)
+    trained = rollout_placement(topology, CONFIG, eval_mode=None, degree=4)
     assert (trained.engine.tensor, trained.engine.pipeline, trained.replicas) == ("training t", "p", "b")
     assert trained.engine.layers == (0, 1)

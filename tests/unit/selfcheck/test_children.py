@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from alignment.selfcheck.children import Outcome, try_in_children
+from alignment.selfcheck.children import TrialOutcome, try_in_children
 
 
 def end_by(name):
@@ -33,7 +33,7 @@ def test_all_run_in_one_child_in_order(tmp_path):
         with seen.open("a") as file:
             file.write(f"{os.getpid()}\n")
 
-    assert attempt(("one", note), ("two", note)) == [Outcome(name, None) for name in ("the start", "one", "two")]
+    assert attempt(("one", note), ("two", note)) == [TrialOutcome(name, None) for name in ("the start", "one", "two")]
     first, second = seen.read_text().split()
     assert first == second != str(os.getpid())
 
@@ -49,14 +49,14 @@ def test_a_death_is_named_and_the_others_are_tried():
 
 def test_an_exception_is_a_failure_and_the_same_child_goes_on():
     assert attempt(("bad", fail), WELL[1])[1:] == [
-        Outcome("bad", "failed: ValueError: half of it is missing"),
-        Outcome("two", None),
+        TrialOutcome("bad", "failed: ValueError: half of it is missing"),
+        TrialOutcome("two", None),
     ]
 
 
 def test_a_trial_without_end_is_ended():
     found = attempt(("endless", lambda: time.sleep(600)), WELL[1], timeout=1.0)
-    assert found[1:] == [Outcome("endless", "did not end within 1 s"), Outcome("two", None)]
+    assert found[1:] == [TrialOutcome("endless", "did not end within 1 s"), TrialOutcome("two", None)]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ Gather = Callable[[Sequence[Row]], list[tuple[int, Row]]]
 
 
 @dataclass(frozen=True)
-class Layout:
+class RowLayout:
     """A known layout of rows."""
 
     name: str

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from alignment.data.ledger import NULL_FIELD, BadRow
-from alignment.data.raw.layouts.layout import Layout
+from alignment.data.raw.layouts.layout import RowLayout
 from alignment.data.raw.layouts.samples import with_context
 from alignment.data.raw.layouts.table import LAYOUTS
 from alignment.data.raw.layouts.turns import read_tools
@@ -28,7 +28,7 @@ MEANINGFUL = frozenset(
 _EMPTY: tuple[Any, ...] = (None, "", [], {}, ())
 
 
-def recognise(row: Mapping[str, Any], place: object = "") -> list[Layout]:
+def recognise(row: Mapping[str, Any], place: object = "") -> list[RowLayout]:
     """Return the layouts that fit best: one, none, or several when the columns do not decide.
 
     A null counts as a missing column. A row that would have a layout, or a larger one, without its nulls is a
@@ -48,7 +48,7 @@ def recognise(row: Mapping[str, Any], place: object = "") -> list[Layout]:
     return found
 
 
-def layout_named(name: str, place: object) -> Layout:
+def layout_named(name: str, place: object) -> RowLayout:
     """Return the layout called ``name``."""
     known = {layout.name: layout for layout in LAYOUTS}
     if name not in known:
@@ -56,7 +56,7 @@ def layout_named(name: str, place: object) -> Layout:
     return known[name]
 
 
-def only_layout(found: list[Layout], place: object) -> Layout:
+def only_layout(found: list[RowLayout], place: object) -> RowLayout:
     """Return the one layout found; none or several is a ``DataError`` with the way out."""
     if len(found) == 1:
         return found[0]
@@ -105,7 +105,7 @@ def add_context(sample: RawSample, row: Mapping[str, Any], place: object) -> Raw
     return with_context(sample, system, tools)
 
 
-def _best(columns: Iterable[str]) -> list[Layout]:
+def _best(columns: Iterable[str]) -> list[RowLayout]:
     """Return the layouts whose needs are met, without those that read less of the row than another one."""
     present = frozenset(columns)
     fitting = [layout for layout in LAYOUTS if present.issuperset(layout.needs)]

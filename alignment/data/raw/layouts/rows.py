@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from alignment.data.ledger import BadRow
-from alignment.data.raw.layouts.layout import Layout, Row
+from alignment.data.raw.layouts.layout import Row, RowLayout
 from alignment.data.raw.layouts.mapping import map_row
 from alignment.data.raw.layouts.recognise import (
     SYSTEM,
@@ -44,7 +44,7 @@ class _Item(NamedTuple):
 
     index: int
     row: Row
-    layout: Layout | None
+    layout: RowLayout | None
     part: int
 
 
@@ -123,7 +123,7 @@ class SampleRows:
     def _recognised(self, rows: Sequence[Row]) -> list[_Item]:
         """Return the items in the order of the rows; rows without a single layout say so when they are read."""
         groups: dict[str, list[int]] = {}
-        layouts: dict[str, Layout | None] = {}
+        layouts: dict[str, RowLayout | None] = {}
         seen: dict[Any, str] = {}
         for index, row in enumerate(rows):
             key = _columns_of(row)
@@ -137,7 +137,7 @@ class SampleRows:
             return items[0]
         return sorted((item for group in items for item in group), key=lambda item: (item.index, item.part))
 
-    def _layout_of(self, row: Row) -> Layout | None:
+    def _layout_of(self, row: Row) -> RowLayout | None:
         if self._reading.layout:
             return layout_named(self._reading.layout, "layout")
         try:
@@ -146,7 +146,7 @@ class SampleRows:
             return None
         return found[0] if len(found) == 1 else None
 
-    def _items_of(self, rows: Sequence[Row], indices: Sequence[int], layout: Layout | None) -> list[_Item]:
+    def _items_of(self, rows: Sequence[Row], indices: Sequence[int], layout: RowLayout | None) -> list[_Item]:
         if layout is None:
             return [_Item(index, rows[index], None, 0) for index in indices]
         chosen = [rows[index] for index in indices]

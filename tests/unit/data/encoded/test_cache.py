@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from alignment.data.encoded import cache
-from alignment.data.encoded.cache import EncodedCache, Entry, _code_key
+from alignment.data.encoded.cache import CacheEntry, EncodedCache, _code_key
 from alignment.data.encoded.store import Store
 
 
 @pytest.fixture
 def entry():
     store = Store.pack([{"input_ids": np.array([1, 2, 3])}, {"input_ids": np.array([4])}])
-    return Entry(store, np.array([1, 0]), {"rows": 2})
+    return CacheEntry(store, np.array([1, 0]), {"rows": 2})
 
 
 def test_an_older_entry_that_cannot_be_deleted_is_left_without_a_word(entry, tmp_path, monkeypatch, caplog):

@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 
 from alignment.data import RawDataset
-from alignment.data.raw.layouts.layout import Layout
+from alignment.data.raw.layouts.layout import RowLayout
 from alignment.data.raw.layouts.recognise import recognise
 from alignment.data.raw.layouts.table import LAYOUTS
 
@@ -96,7 +96,7 @@ def test_every_layout_of_a_family_is_known_by_one_row():
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=[layout.name for layout in LAYOUTS])
-def test_what_a_layout_reads_beside_what_it_needs_and_what_it_says(layout: Layout):
+def test_what_a_layout_reads_beside_what_it_needs_and_what_it_says(layout: RowLayout):
     if layout.name.startswith("the suite's own fields"):
         assert set(layout.also) == OWN
     elif layout.name.startswith("alpaca with"):

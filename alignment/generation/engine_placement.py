@@ -8,7 +8,7 @@ from alignment.parallel.comms.group import ALONE, Group
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EnginePlace:
+class EnginePlacement:
     """This process in the layout of the weights an engine is handed."""
 
     tensor: Group = ALONE
@@ -24,5 +24,5 @@ class EnginePlace:
         return (range(num_layers),) if self.layers is None else self.layers
 
 
-WHOLE_MODEL = EnginePlace()
+WHOLE_MODEL = EnginePlacement()
 """Everything in this process."""
