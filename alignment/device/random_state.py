@@ -1,4 +1,9 @@
-"""The state of every random generator, as JSON values."""
+"""The state of every random generator, as JSON values.
+
+Of Paddle's generators that of the current device is kept. A GPU build has one for each visible GPU, so the others would
+tie a checkpoint to their number; and nothing that a run computes draws from any of them: weights are drawn by NumPy,
+tokens by Philox numbers of their address.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import paddle
+from paddle.base import core
 
 
 def random_state() -> dict[str, Any]:
@@ -17,17 +23,29 @@ def random_state() -> dict[str, Any]:
     return {
         "python": [version, list(internal), gauss],
         "numpy": [name, keys.tolist(), position, has_gauss, cached],
-        "paddle": [list(generator.__getstate__()) for generator in paddle.get_rng_state()],
+        "paddle": [list(_current_generator().get_state().__getstate__())],
     }
 
 
-def restore_random_state(state: Mapping[str, Any]) -> None:
-    """Restore what ``random_state`` returned."""
+def restore_random_state(state: Mapping[str, Any]) -> str | None:
+    """Restore what ``random_state`` returned; return what could not be restored and why, None when all was."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     name, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((name, np.array(keys, np.uint32), position, has_gauss, cached))
-    generators = paddle.get_rng_state()
-    for generator, saved in zip(generators, state["paddle"], strict=True):
-        generator.__setstate__(tuple(saved))
-    paddle.set_rng_state(generators)
+    generator = _current_generator()
+    device, *saved = state["paddle"][0]
+    here = generator.get_state().__getstate__()[0]
+    if (device < 0) != (here < 0):
+        return "Paddle's generator goes on from the seed: the checkpoint was written on another kind of device"
+    # As unpickling does: a state that exists already keeps what it has.
+    restored = core.GeneratorState.__new__(core.GeneratorState)
+    restored.__setstate__((here, *saved))
+    generator.set_state(restored)
+    return None
+
+
+def _current_generator() -> core.Generator:
+    """Return Paddle's generator of the device that is selected."""
+    place = paddle.framework._current_expected_place_()
+    return core.default_cuda_generator(place.get_device_id()) if place.is_gpu_place() else core.default_cpu_generator()

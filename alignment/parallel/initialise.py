@@ -33,24 +33,32 @@ def initialise(
     ``layout`` must multiply to the number of processes that were launched. An operation between processes ends the run
     after ``timeout`` seconds.
     """
-    import paddle
-
     world_size, rank = read_world()
     if layout.world_size != world_size:
         raise UserError(f"launched with {world_size} processes, but the layout {layout} needs {layout.world_size}")
-    gpus = paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0
-    name = device or ("gpu" if gpus else "cpu")
-    if name.startswith("gpu") and not gpus:
-        raise UserError(f"device={name!r}, but this Paddle sees no GPU; use device=cpu")
-    if name == "gpu" and world_size > 1:  # the launcher's variable is written so
-        name = f"gpu:{int(os.environ.get('FLAGS_selected_gpus', '0').split(',')[0])}"  # noqa: SIM112
-    paddle.set_device(name)
+    kind = select_device(device, share=world_size > 1)
     seed_everything(seed)
-    kind = "gpu" if name.startswith("gpu") else "cpu"
     if world_size == 1:
         return Topology(device=kind)
     with meeting(describe_rank(rank, layout), limit=timeout):
         return _join(kind, layout, rank, timeout)
+
+
+def select_device(device: str | None, *, share: bool = False) -> str:
+    """Compute on ``device`` (see ``initialise``) from now on and return its kind, ``cpu`` or ``gpu``.
+
+    ``share``: the processes of this machine have a GPU each, as the launcher says. With ``cpu`` no GPU is asked for.
+    """
+    import paddle
+
+    gpus = paddle.device.cuda.device_count() if device != "cpu" and paddle.is_compiled_with_cuda() else 0
+    name = device or ("gpu" if gpus else "cpu")
+    if name.startswith("gpu") and not gpus:
+        raise UserError(f"device={name!r}, but this Paddle sees no GPU; use device=cpu")
+    if name == "gpu" and share:  # the launcher's variable is written so
+        name = f"gpu:{int(os.environ.get('FLAGS_selected_gpus', '0').split(',')[0])}"  # noqa: SIM112
+    paddle.set_device(name)
+    return name.partition(":")[0]
 
 
 @cache

@@ -1,4 +1,5 @@
-"""Several processes of one layout on this machine, for proofs, plans and tests: Paddle is imported once, then forked.
+"""Several processes of one layout on this machine's CPU, for proofs, plans and tests: Paddle is imported once, then
+forked. No GPU is visible there: a process that has used one must not be forked.
 
 ``python -m alignment.parallel.local_ranks`` is what ``run_ranks`` starts; users start real runs with
 ``python -m paddle.distributed.launch``.
@@ -63,7 +64,7 @@ def run_ranks(
 
 def _environment(path: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PADDLE_")}
-    return {**kept, "PYTHONPATH": path, "GLOG_minloglevel": "2"}
+    return {**kept, "PYTHONPATH": path, "GLOG_minloglevel": "2", "CUDA_VISIBLE_DEVICES": ""}
 
 
 def _kill_group(leader: int) -> None:

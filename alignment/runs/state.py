@@ -93,7 +93,8 @@ class RunState:
                 ) from error
         self.counters.load_state(checkpoint.state["counters"])
         self._forget_lost_best()
-        restore_random_state(checkpoint.state["random"])
+        if lost := restore_random_state(checkpoint.state["random"]):
+            log.info(lost)
 
     def _restore_learner(self, name: str, learner: Learner, checkpoint: Checkpoint) -> None:
         parts = learner.state_parts()

@@ -129,10 +129,10 @@ class Group:
 
     def _run(self, name: str, what: str, num_bytes: int, call: Callable, *arguments: Any) -> Any:
         ranks = ", ".join(map(str, self.ranks))
-        with self._link.guard.during(f"{name} over ranks {ranks}{_note(what)}"), paddle.no_grad():
-            task = call(*arguments, group=self._handle)
+        with self._link.guard.during(f"{name} over ranks {ranks}{_note(what)}") as operation, paddle.no_grad():
+            operation.task = self._link.queued(call(*arguments, group=self._handle))
         self._link.traffic.add(self.name, name, num_bytes)
-        return task
+        return operation.task
 
 
 class Link:
@@ -146,23 +146,27 @@ class Link:
 
     def send(self, tensor: paddle.Tensor, peer: int, what: str) -> None:
         """Send ``tensor`` to the world rank ``peer``; on a CPU this waits until it is taken."""
-        with self.guard.during(f"send to rank {peer} ({what})"), paddle.no_grad():
+        with self.guard.during(f"send to rank {peer} ({what})") as operation, paddle.no_grad():
             source = tensor.detach().contiguous()
             if self._pairs is not None:
                 self._pairs.send(source, peer)
             else:
-                dist.send(source, peer)
+                operation.task = self.queued(dist.send(source, peer))
         self.traffic.add(what.partition(" ")[0], "send", _bytes(tensor))
 
     def receive(self, shape: Sequence[int], dtype: Any, peer: int, what: str) -> paddle.Tensor:
         """Return what the world rank ``peer`` sends: a tensor of ``shape``."""
         tensor = paddle.empty(list(shape), dtype)
-        with self.guard.during(f"receive from rank {peer} ({what})"), paddle.no_grad():
+        with self.guard.during(f"receive from rank {peer} ({what})") as operation, paddle.no_grad():
             if self._pairs is not None:
                 self._pairs.receive(tensor, peer)
             else:
-                dist.recv(tensor, peer)
+                operation.task = self.queued(dist.recv(tensor, peer))
         return tensor
+
+    def queued(self, task: Any) -> Any:
+        """Return ``task`` where the call has only queued the operation (on a GPU), None where it is done."""
+        return None if self.is_gloo else task
 
 
 ALONE = Group("alone")

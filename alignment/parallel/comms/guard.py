@@ -6,7 +6,7 @@ import re
 import time
 
 from alignment.errors import UserError
-from alignment.parallel.comms.watch import ActivityBoard, Watch
+from alignment.parallel.comms.watch import ActivityBoard, Task, Watch
 
 DEFAULT_LIMIT = 600.0
 """Seconds one operation between processes may take."""
@@ -45,16 +45,19 @@ class Guard:
 class _Operation:
     """The context of one operation."""
 
-    __slots__ = ("_guard", "_name")
+    __slots__ = ("_guard", "_name", "task")
 
     def __init__(self, guard: Guard, name: str) -> None:
         self._guard, self._name = guard, name
+        self.task: Task | None = None
+        """Set it where the operation goes on after the call: it then ends when the task has completed."""
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> _Operation:
         self._guard.watch.enter(self._name)
+        return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        self._guard.watch.leave(self._name)
+        self._guard.watch.leave(self._name, self.task)
         if isinstance(error, (RuntimeError, OSError)):
             raise CommunicationError(f"{self._guard.place}: {self._name} failed: {self._explain(error)}") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import fcntl
 import mmap
 import os
@@ -9,7 +10,9 @@ import struct
 import tempfile
 import threading
 import time
+from collections import deque
 from pathlib import Path
+from typing import Protocol
 
 _EXIT_STATUS = 75
 """EX_TEMPFAIL of sysexits.h: try again later."""
@@ -94,8 +97,21 @@ class ActivityBoard:
         return True
 
 
+class Task(Protocol):
+    """What the transport says of an operation that goes on behind the host's back, on a device."""
+
+    def is_completed(self) -> bool:
+        """Return whether it is done."""
+        ...
+
+
 class Watch:
-    """Looks twice a second at what this process is doing; ends it when one operation takes longer than ``limit``."""
+    """Looks twice a second at what this process is doing; ends it when one operation takes longer than ``limit``.
+
+    On a device a call only queues the operation, and the host learns of a hang where it next waits for a result. So
+    an operation with a task goes on until the task has completed. Some calls that wait for a device hold Python's lock,
+    and this thread cannot run then: a timer of the interpreter, which needs no lock, ends the process in its place.
+    """
 
     def __init__(self, place: str, *, limit: float) -> None:
         """``place`` names this process; ``limit`` is in seconds."""
@@ -104,41 +120,72 @@ class Watch:
         self._place = place
         self._prefix = place.encode() + b"\n"
         self._current: dict[int, tuple[str, float]] = {}
+        self._queued: deque[tuple[str, float, Task]] = deque()
+        """Operations that were called and have not completed when last looked at."""
         threading.Thread(target=self._run, name="communication watch", daemon=True).start()
 
     def enter(self, operation: str) -> None:
         """Start the clock of ``operation``, the only one of this thread."""
         self._current[threading.get_ident()] = (operation, time.monotonic())
-        self._show(operation, waiting=True)
+        self._show(operation, time.monotonic(), waiting=True)
 
-    def leave(self, operation: str) -> None:
-        """Stop the clock."""
-        self._current.pop(threading.get_ident(), None)
-        self._show(operation, waiting=False)
+    def leave(self, operation: str, task: Task | None = None) -> None:
+        """Stop the clock, or let it run until ``task`` has completed."""
+        _, since = self._current.pop(threading.get_ident())
+        if task is not None and not task.is_completed():
+            self._queued.append((operation, since, task))
+        elif not self._queued:
+            self._show(operation, time.monotonic(), waiting=False)
 
-    def _show(self, operation: str, *, waiting: bool) -> None:
-        if self.board is not None:
-            self.board.write(waiting, time.monotonic(), self._prefix + operation.encode())
-
-    def _run(self) -> None:
-        while True:
-            time.sleep(_PERIOD_SECONDS)
-            for operation, since in list(self._current.values()):
-                self._check(operation, since)
-
-    def _check(self, operation: str, since: float) -> None:
-        now = time.monotonic()
+    def overdue(self, now: float) -> str:
+        """Return why this process has to end at the time ``now``, empty where it need not."""
+        self._drop_completed()
+        going_on = [*self._current.values(), *((operation, since) for operation, since, _ in self._queued)]
+        if not going_on:
+            return ""
+        operation, since = min(going_on, key=lambda item: item[1])
+        if self._queued:
+            self._show(operation, since, waiting=True)
         taken = now - since
         gone = self.board.gone() if self.board is not None and taken > _GRACE_SECONDS else []
         if taken <= self.limit and not gone:
-            return
+            return ""
         cause = f"the process of rank {gone[0]} has ended" if gone else f"the limit is {self.limit:g} s"
         lines = self.board.describe(now) if self.board is not None else []
         others = "".join(f"\n  {line}" for line in lines) or " nothing is known here"
-        message = (
+        return (
             f"{self._place}: {operation} has not ended after {taken:.1f} s ({cause}); this process ends. "
             f"What the others of this machine were doing:{others}\n"
         )
-        # Neither the lock of a stream nor an exit handler may hold this up.
-        os.write(2, message.encode())
-        os._exit(_EXIT_STATUS)
+
+    def _drop_completed(self) -> None:
+        """Forget the queued operations that are done. Only this thread takes from the queue, others add to it."""
+        done = ""
+        for _ in range(len(self._queued)):
+            operation, since, task = self._queued.popleft()
+            if task.is_completed():
+                done = operation
+            else:
+                self._queued.append((operation, since, task))
+        if done and not self._queued and not self._current:
+            self._show(done, time.monotonic(), waiting=False)
+
+    def _show(self, operation: str, since: float, *, waiting: bool) -> None:
+        if self.board is not None:
+            self.board.write(waiting, since, self._prefix + operation.encode())
+
+    def _run(self) -> None:
+        is_timed = False
+        while True:
+            time.sleep(_PERIOD_SECONDS)
+            message = self.overdue(time.monotonic())
+            if message:
+                # Neither the lock of a stream nor an exit handler may hold this up.
+                os.write(2, message.encode())
+                os._exit(_EXIT_STATUS)
+            if self._queued:
+                faulthandler.dump_traceback_later(self.limit, exit=True, file=2)
+                is_timed = True
+            elif is_timed:
+                faulthandler.cancel_dump_traceback_later()
+                is_timed = False

@@ -150,3 +150,80 @@ def test_a_process_that_is_still_dying_is_waited_for(tmp_path, monkeypatch):
         guard.during("send"),
     ):
         raise RuntimeError("reset")
+
+
+class FakeTask:
+    """An operation on a device that the host has only queued."""
+
+    def __init__(self) -> None:
+        self.done = False
+
+    def is_completed(self) -> bool:
+        return self.done
+
+
+def queue(guard: Guard, operation: str) -> FakeTask:
+    task = FakeTask()
+    with guard.during(operation) as going_on:
+        going_on.task = task
+    return task
+
+
+def test_an_operation_goes_on_until_its_task_has_completed():
+    guard, start = Guard("rank 0", limit=100.0), time.monotonic()
+    first, second = queue(guard, "all_reduce (gradients)"), queue(guard, "broadcast (weights)")
+    assert guard.watch.overdue(start + 99) == ""
+    late = guard.watch.overdue(start + 101)
+    assert late.startswith("rank 0: all_reduce (gradients) has not ended after 101.0 s (the limit is 100 s)")
+    first.done = True
+    assert guard.watch.overdue(start + 101).startswith("rank 0: broadcast (weights) has not ended")
+    second.done = True
+    assert guard.watch.overdue(start + 1000) == ""
+
+
+def test_a_task_that_is_done_when_the_call_returns_is_not_kept():
+    guard = Guard("rank 0", limit=1.0)
+    task = FakeTask()
+    task.done = True
+    with guard.during("all_reduce") as going_on:
+        going_on.task = task
+    task.done = False
+    assert guard.watch.overdue(time.monotonic() + 100) == ""
+
+
+def test_the_board_shows_a_queued_operation_until_it_has_completed(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    guard = Guard("rank 0", limit=100.0)
+    guard.watch.board = Board("token", rank=0, world_size=2)
+    seen = Board("token", rank=1, world_size=2)
+    task, start = queue(guard, "all_reduce"), time.monotonic()
+    assert seen.describe(start + 7)[0].startswith("rank 0: in all_reduce for 7.0 s")
+    with guard.during("broadcast"):
+        pass
+    guard.watch.overdue(start)
+    assert seen.describe(start + 7)[0].startswith("rank 0: in all_reduce for 7.0 s")
+    task.done = True
+    guard.watch.overdue(start)
+    assert seen.describe(time.monotonic())[0].startswith("rank 0: busy on its own after all_reduce")
+
+
+@pytest.mark.parametrize(
+    ("wait", "status", "said"),
+    [
+        ("time.sleep(60)", 75, "rank 0: all_reduce has not ended after "),
+        # As a call that waits for a device and does not let other threads run.
+        ("ctypes.PyDLL(None).sleep(60)", 1, "Timeout (0:00:01)!\n"),
+    ],
+)
+def test_a_task_that_never_completes_ends_the_process(wait, status, said):
+    done = run(
+        "import ctypes, time\n"
+        "from alignment.parallel.comms.guard import Guard\n"
+        "class Task:\n"
+        "    def is_completed(self): return False\n"
+        "guard = Guard('rank 0', limit=1.0)\n"
+        "with guard.during('all_reduce') as operation: operation.task = Task()\n"
+        "time.sleep(0.7)\n"
+        f"{wait}"
+    )
+    assert (done.returncode, done.stderr[: len(said)]) == (status, said)

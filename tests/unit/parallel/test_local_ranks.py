@@ -26,15 +26,16 @@ def act(what: str) -> str:
             os.kill(os.getpid(), signal.SIGILL)
     elif what != "well":
         time.sleep(60)
-    return f"{what} {os.environ['PADDLE_TRAINER_ID']}"
+    return f"{what} {os.environ['PADDLE_TRAINER_ID']} {os.environ['CUDA_VISIBLE_DEVICES']}"
 
 
 def attempt(what: str, timeout: float = 60.0):
     return run_ranks("test_local_ranks:act", what, world_size=2, timeout=timeout, search_path=[HERE])
 
 
-def test_results_come_by_rank():
-    assert attempt("well") == ["well 0", "well 1"]
+def test_results_come_by_rank_and_ranks_see_no_gpu(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert attempt("well") == ["well 0 ", "well 1 "]
 
 
 def test_a_rank_that_dies_is_named_with_its_signal():

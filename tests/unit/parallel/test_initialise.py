@@ -1,0 +1,46 @@
+"""Which device a process computes on, and what is asked of the machine for it."""
+
+from __future__ import annotations
+
+import paddle
+import pytest
+
+from alignment.errors import UserError
+from alignment.parallel.initialise import select_device
+
+
+@pytest.fixture
+def selected(monkeypatch) -> list[str]:
+    """A GPU build that sees four GPUs; what is selected there comes back."""
+    names: list[str] = []
+    monkeypatch.setattr(paddle, "is_compiled_with_cuda", lambda: True)
+    monkeypatch.setattr(paddle.device.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(paddle, "set_device", names.append)
+    return names
+
+
+def test_the_cpu_is_selected_without_asking_for_a_gpu(selected, monkeypatch):
+    monkeypatch.setattr(paddle.device.cuda, "device_count", lambda: pytest.fail("a GPU was asked for"))
+    assert select_device("cpu") == "cpu" and selected == ["cpu"]
+
+
+@pytest.mark.parametrize(
+    ("device", "share", "name"),
+    [
+        (None, False, "gpu"),
+        ("gpu", False, "gpu"),
+        ("gpu:2", True, "gpu:2"),
+        ("gpu", True, "gpu:1"),
+        (None, True, "gpu:1"),
+    ],
+)
+def test_a_process_takes_the_gpu_that_the_launcher_gave_it(device, share, name, selected, monkeypatch):
+    monkeypatch.setenv("FLAGS_selected_gpus", "1,3")
+    assert select_device(device, share=share) == "gpu" and selected == [name]
+
+
+def test_without_a_gpu_null_is_the_cpu_and_gpu_is_refused(selected, monkeypatch):
+    monkeypatch.setattr(paddle.device.cuda, "device_count", lambda: 0)
+    assert select_device(None) == "cpu" and selected == ["cpu"]
+    with pytest.raises(UserError, match="device='gpu', but this Paddle sees no GPU; use device=cpu"):
+        select_device("gpu")
