@@ -262,14 +262,18 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--kv_memory", default="1GiB", help="memory for keys and values of the fused engine")
     add("--value_head_prefix", help="name of the reward model's score head, where it is none of the usual ones")
     add("--score_before_padding", action="store_true", help="read scores where transformers does when pad = eos")
+    add("--device", choices=("cpu", "gpu"), help="where to compute (default: gpu when Paddle has one)")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str]) -> None:
     """Answer one prompt or hold a conversation."""
+    from alignment.parallel.initialise import select_device
+
     arguments = parse(argv)
     if arguments.prompt is not None and not arguments.prompt.strip():
         raise UserError("--prompt is empty; it must hold the user's text")
+    select_device(arguments.device)
     chat = Chat(arguments)
     if arguments.prompt is not None:
         show(chat.reply([arguments.prompt]))

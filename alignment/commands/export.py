@@ -127,6 +127,7 @@ def _logits(model: Any) -> list[Any]:
 
 def main(argv: Sequence[str]) -> None:
     """Export from the command line."""
+    from alignment.parallel.initialise import select_device
     from alignment.telemetry.tables import print_table
 
     parser = ToolParser(prog="alignment export", description=__doc__)
@@ -136,7 +137,11 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the written weights")
     parser.add_argument("--format", choices=FORMATS, default="huggingface", help="whose classes shall open the folder")
     parser.add_argument("--value_head_prefix", help="name of a score head that is none of the usual ones")
+    parser.add_argument(
+        "--device", choices=("cpu", "gpu"), default="cpu", help="where logits are compared (default cpu)"
+    )
     given = parser.parse_args(argv)
+    select_device(given.device)
     facts = export_model(
         given.source,
         given.target,

@@ -259,3 +259,17 @@ def test_lines_that_are_not_utf8_are_refused_and_the_next_is_read(monkeypatch):
         chat.refuse_broken_text(first)
     chat.refuse_broken_text(second)
     assert second == "rope"
+
+
+def test_the_device_is_the_users_or_paddles_own_choice(folders, monkeypatch, capsys):
+    selected = []
+    monkeypatch.setattr("alignment.parallel.initialise.select_device", selected.append)
+    ask = [str(folders / "run"), "--prompt", "pack apple", "--max_new_tokens", "1"]
+    chat.main(ask)
+    chat.main([*ask, "--device", "cpu"])
+    assert selected == [None, "cpu"]
+
+
+def test_a_gpu_that_is_not_there_is_refused(folders):
+    with pytest.raises(UserError, match="device='gpu', but this Paddle sees no GPU; use device=cpu"):
+        chat.main([str(folders / "run"), "--prompt", "pack apple", "--device", "gpu"])

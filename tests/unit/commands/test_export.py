@@ -179,3 +179,17 @@ def test_settings_of_generation_and_all_ends_are_exported(run, tmp_path):
     assert (
         written["eos_token_id"] == json.loads((tmp_path / "out" / "config.json").read_text())["eos_token_id"] == [2, 7]
     )
+
+
+def test_logits_are_compared_on_the_cpu_unless_a_gpu_is_named(run, tmp_path, monkeypatch):
+    selected = []
+    monkeypatch.setattr("alignment.parallel.initialise.select_device", selected.append)
+    export.main([str(run), str(tmp_path / "one")])
+    export.main([str(run), str(tmp_path / "two"), "--device", "gpu"])
+    assert selected == ["cpu", "gpu"]
+
+
+def test_a_gpu_that_is_not_there_is_refused_and_nothing_is_written(run, tmp_path):
+    with pytest.raises(UserError, match="device='gpu', but this Paddle sees no GPU; use device=cpu"):
+        export.main([str(run), str(tmp_path / "out"), "--device", "gpu"])
+    assert not (tmp_path / "out").exists()
