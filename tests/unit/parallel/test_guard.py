@@ -194,8 +194,8 @@ def test_a_task_that_is_done_when_the_call_returns_is_not_kept():
 def test_the_board_shows_a_queued_operation_until_it_has_completed(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     guard = Guard("rank 0", limit=100.0)
-    guard.watch.board = Board("token", rank=0, world_size=2)
-    seen = Board("token", rank=1, world_size=2)
+    guard.watch.board = ActivityBoard("token", rank=0, world_size=2)
+    seen = ActivityBoard("token", rank=1, world_size=2)
     task, start = queue(guard, "all_reduce"), time.monotonic()
     assert seen.describe(start + 7)[0].startswith("rank 0: in all_reduce for 7.0 s")
     with guard.during("broadcast"):
