@@ -90,16 +90,16 @@ class PaddleSide:
     def __init__(self, folder: Path) -> None:
         self.work = Work.read(folder)
         self.parsed = parse_work(self.work, folder)
-        start = self._start(folder)
+        launch = self._start(folder)
         policy = load_causal_lm(folder / "policy", dtype="float32")
         training, critic = self.parsed.training, load_critic(str(folder / "critic"))
-        self.policy = build_learner(start, "policy", policy, training, total_updates=1)
-        self.critic = build_learner(start, "critic", critic, critic_training(self.parsed), total_updates=1)
+        self.policy = build_learner(launch, "policy", policy, training, total_updates=1)
+        self.critic = build_learner(launch, "critic", critic, critic_training(self.parsed), total_updates=1)
         self.obstacle = fused_engine_unavailable(policy.config)
         self.variants = {"plain": self._rollouts(EagerEngine(policy))}
         self.variants["library"] = self.variants["plain"] if self.obstacle else self._rollouts(self._fused(policy))
         self.engine, self.collector = self.variants["library"]
-        self.judge = self._judge(start)
+        self.judge = self._judge(launch)
         on_policy = self.parsed.on_policy
         self.gate = LogprobGate(
             limit=on_policy.logprob_gap_limit,
@@ -178,16 +178,16 @@ class PaddleSide:
         collector = Collector(engine, options, num_return_sequences=1, seed=self.work.seed)
         return RolloutEngine(engine=engine, policy=self.policy), collector
 
-    def _judge(self, start: Launch) -> Judge:
+    def _judge(self, launch: Launch) -> Judge:
         on_policy, rows = self.parsed.on_policy, self.work.rows_per_batch
         source = self.parsed.reward_source.reward_model_name_or_path
         reference = freeze(load_causal_lm(on_policy.actor_model_name_or_path, dtype="float32"))
         reward = place_frozen(
-            "reward", freeze(load_score_model(source, dtype="float32")), start.topology, offload=False
+            "reward", freeze(load_score_model(source, dtype="float32")), launch.topology, offload=False
         )
         return Judge(
             policy=scoring_runner(self.policy),
-            reference=place_frozen("reference", reference, start.topology, offload=False),
+            reference=place_frozen("reference", reference, launch.topology, offload=False),
             critic=scoring_runner(self.critic),
             scorer=ModelScorer(reward, SameTokens(), rows_per_batch=rows),
             normalize=None,

@@ -18,7 +18,7 @@ from paddle.base import core
 from alignment.arguments.parsed import Parsed
 from alignment.data.loader import BatchLoader
 from alignment.device.memory import HostGauge, MemoryWatch
-from alignment.runs.launch import launch
+from alignment.runs.launch import open_launch
 from alignment.runs.offline.pairs import COST_PAIRS, SIDES
 from alignment.runs.offline.train import build_run
 from alignment.runs.on_policy.prompts import OnPolicyData, RowPlan
@@ -82,10 +82,10 @@ def run_trial(path: str) -> dict[str, Peak]:
     _return_freed_memory()
     parsed = parse_ppo_arguments([path])
     recorder = PhaseRecorder()
-    with launch(parsed, host="a check of the plan") as start:
-        roles = load_roles(start)
-        plan = RowPlan.of(parsed, batch_ranks=start.topology.layout.batch)
-        OnPolicyRun(start, roles, _full_data(parsed, plan), plan).train(memory=recorder)
+    with open_launch(parsed, host="a check of the plan") as launch:
+        roles = load_roles(launch)
+        plan = RowPlan.of(parsed, batch_ranks=launch.topology.layout.batch)
+        OnPolicyRun(launch, roles, _full_data(parsed, plan), plan).train(memory=recorder)
     return recorder.last
 
 
@@ -94,9 +94,9 @@ def run_offline_trial(path: str, trainer: str) -> dict[str, Peak]:
     _return_freed_memory()
     parsed = TRAINERS[trainer].parse([path])
     recorder = PhaseRecorder()
-    with launch(parsed, host="a check of the plan") as start:
-        samples = _full_samples(parsed, batch_ranks=start.topology.layout.batch)
-        build_run(start, objective_of(trainer, parsed), lambda tokenizer: (samples, None)).train(memory=recorder)
+    with open_launch(parsed, host="a check of the plan") as launch:
+        samples = _full_samples(parsed, batch_ranks=launch.topology.layout.batch)
+        build_run(launch, objective_of(trainer, parsed), lambda tokenizer: (samples, None)).train(memory=recorder)
     return recorder.last
 
 

@@ -49,7 +49,7 @@ class Horizon:
         )
 
 
-def build_learner(start: Launch, name: str, model: Any, training: TrainingArguments, *, total_updates: int) -> Learner:
+def build_learner(launch: Launch, name: str, model: Any, training: TrainingArguments, *, total_updates: int) -> Learner:
     """Return the learner of ``model``; ``training`` carries its own learning rate, decay and warm-up."""
     warmup = warmup_updates(total_updates, warmup_steps=training.warmup_steps, warmup_ratio=training.warmup_ratio)
     schedule = Schedule(
@@ -67,20 +67,20 @@ def build_learner(start: Launch, name: str, model: Any, training: TrainingArgume
     )
     model.model.recompute = training.recompute
     model.model.recompute_granularity = training.recompute_granularity
-    shards = shard_model(model, start.topology)
+    shards = shard_model(model, launch.topology)
     if shards is None:
         optimizer = NamedAdamW(dict(model.named_parameters()), adam)
     else:
         optimizer = NamedAdamW(shards.parameters, adam, parts=shards.parts, masters=shards.masters)
     learner = Learner(
         name,
-        build_runner(model, start.topology),
+        build_runner(model, launch.topology),
         optimizer=optimizer,
         schedule=schedule,
         max_grad_norm=training.max_grad_norm,
         shards=shards,
     )
-    offloaded = start.parsed.parallel.offloaded
+    offloaded = launch.parsed.parallel.offloaded
     learner.offload(model="train_model" in offloaded, optimizer="optimizer" in offloaded)
     return learner
 
@@ -106,7 +106,7 @@ def build_best(training: TrainingArguments, *, default: str, keep: Callable[[], 
 
 
 def build_session(
-    start: Launch,
+    launch: Launch,
     *,
     title: str,
     model: str,
@@ -119,24 +119,24 @@ def build_session(
 
     The arguments are saved here: what is refused before leaves those of an earlier run as they are.
     """
-    training = start.parsed.training
-    if start.topology.is_main:
-        start.parsed.save(start.output_dir)
+    training = launch.parsed.training
+    if launch.topology.is_main:
+        launch.parsed.save(launch.output_dir)
     if training.do_train and training.overwrite_output_dir:
-        remove_replaced(start.store, start.checkpoint)
-    enabled = start.topology.is_main and not training.disable_tqdm
-    synchronize = paddle.device.synchronize if start.topology.device == "gpu" else None
+        remove_replaced(launch.store, launch.checkpoint)
+    enabled = launch.topology.is_main and not training.disable_tqdm
+    synchronize = paddle.device.synchronize if launch.topology.device == "gpu" else None
     # A run that only evaluates adds to the records of the run before it.
-    resume_step = start.resume_step if training.do_train else sys.maxsize
+    resume_step = launch.resume_step if training.do_train else sys.maxsize
     writers = (
         open_writers(
             training.report_to,
-            output_dir=start.output_dir,
-            run_name=start.run_name,
+            output_dir=launch.output_dir,
+            run_name=launch.run_name,
             resume_step=resume_step,
             evaluates_again=counters.evaluated_at != resume_step,
         )
-        if start.topology.is_main
+        if launch.topology.is_main
         else SilentWriters()
     )
     if training.do_train and counters.updates >= horizon.total_updates:
@@ -147,15 +147,15 @@ def build_session(
         hooks=hooks,
         writers=writers,
         timer=StageTimer(synchronize),
-        memory=MemoryWatch.of(start.topology.device),
-        traffic=start.topology.link and start.topology.link.traffic,
+        memory=MemoryWatch.of(launch.topology.device),
+        traffic=launch.topology.link and launch.topology.link.traffic,
         progress=Progress(horizon.total_updates, title, enabled=enabled, start=counters.updates),
         counters=counters,
         log_first=training.logging_first_step,
         model=model,
         shown=shown,
-        signals=start.signals,
-        world=start.topology.world,
+        signals=launch.signals,
+        world=launch.topology.world,
         go_on="--resume_from_checkpoint true"
         + (" --overwrite_output_dir false" if training.overwrite_output_dir else ""),
     )

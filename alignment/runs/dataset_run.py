@@ -26,7 +26,7 @@ from alignment.telemetry import log
 class DatasetRun:
     """What a trainer hands over; ``name`` is the model's folder under ``output_dir``."""
 
-    start: Launch
+    launch: Launch
     title: str
     name: str
     model: Any
@@ -45,31 +45,31 @@ class DatasetRun:
 
     def train(self, *, memory: MemoryWatch | None = None) -> None:
         """Train (or only evaluate), export and report; ``memory`` watches the phases in place of the usual one."""
-        training = self.start.parsed.training
-        batch_ranks = self.start.topology.layout.batch
+        training = self.launch.parsed.training
+        batch_ranks = self.launch.topology.layout.batch
         samples_per_update = training.per_device_train_batch_size * training.gradient_accumulation_steps * batch_ranks
         loader = BatchLoader(
             self.dataset,
             batch_size=samples_per_update,
             seed=training.seed if training.data_seed is None else training.data_seed,
-            shuffle=self.start.parsed.data.dataloader_shuffle,
-            drop_last=self.start.parsed.data.dataloader_drop_last,
+            shuffle=self.launch.parsed.data.dataloader_shuffle,
+            drop_last=self.launch.parsed.data.dataloader_drop_last,
         )
         horizon = Horizon.of(training, loader.batches_per_epoch, "train_datasets")
-        learner = build_learner(self.start, self.name, self.model, training, total_updates=horizon.total_updates)
+        learner = build_learner(self.launch, self.name, self.model, training, total_updates=horizon.total_updates)
         state = RunState(
-            store=self.start.store,
-            models={self.name: model_writer(learner, self.tokenizer, self.start.topology)},
+            store=self.launch.store,
+            models={self.name: model_writer(learner, self.tokenizer, self.launch.topology)},
             learners={self.name: learner},
             counters=Counters(),
             parts={"samples": loader_part(loader), **self.parts},
         )
-        if self.start.checkpoint is not None:
-            state.restore(self.start.checkpoint)
+        if self.launch.checkpoint is not None:
+            state.restore(self.launch.checkpoint)
         evaluate = self.make_evaluation(scoring_runner(learner)) if self.make_evaluation else None
         best = build_best(training, default=self.best_metric, keep=state.keep_best)
         session = build_session(
-            self.start,
+            self.launch,
             title=self.title,
             model=self.name,
             horizon=horizon,
@@ -89,6 +89,6 @@ class DatasetRun:
                     learner=learner,
                     session=session,
                 )
-                with self.start.signals.deferred("the present update"), session.progress:
+                with self.launch.signals.deferred("the present update"), session.progress:
                     loop.run()
-            finish_run(self.start, session, state, title=self.title, cards=self.cards)
+            finish_run(self.launch, session, state, title=self.title, cards=self.cards)

@@ -31,9 +31,9 @@ ENCODED_FOLDER = "encoded_rows"
 Dataset = TypeVar("Dataset", bound=TokenizedDataset)
 
 
-def encode_options(start: Launch, *, max_prompt_length: int | None = None) -> EncodeOptions:
+def encode_options(launch: Launch, *, max_prompt_length: int | None = None) -> EncodeOptions:
     """Return the length limits, the template and the policies for rows that do not fit."""
-    data = start.parsed.data
+    data = launch.parsed.data
     return EncodeOptions(
         max_length=data.max_length,
         max_prompt_length=max_prompt_length,
@@ -44,7 +44,7 @@ def encode_options(start: Launch, *, max_prompt_length: int | None = None) -> En
 
 
 def open_dataset(
-    start: Launch,
+    launch: Launch,
     kind: type[Dataset],
     datasets: Datasets,
     tokenizer: TokenizerLike,
@@ -58,17 +58,17 @@ def open_dataset(
 
     What fails in one process fails in all; they wait for each other as long as ``distributed_timeout`` allows.
     """
-    data, training, world = start.parsed.data, start.parsed.training, start.topology.world
+    data, training, world = launch.parsed.data, launch.parsed.training, launch.topology.world
     hosts = world.gather_objects(socket.gethostname(), "names of the hosts")
     is_first = hosts.index(hosts[world.index]) == world.index
     encoding = Encoding(
         num_workers=data.dataloader_num_workers if is_first else 0,
-        cache_dir=Path(data.encoded_cache_dir) if data.encoded_cache_dir else start.output_dir / ENCODED_FOLDER,
-        show_progress=start.topology.is_main and not training.disable_tqdm,
+        cache_dir=Path(data.encoded_cache_dir) if data.encoded_cache_dir else launch.output_dir / ENCODED_FOLDER,
+        show_progress=launch.topology.is_main and not training.disable_tqdm,
     )
 
     def build() -> Dataset:
-        specs = parse_datasets(datasets, base_dir=start.parsed.base_dir, defaults=column_defaults(start, role))
+        specs = parse_datasets(datasets, base_dir=launch.parsed.base_dir, defaults=column_defaults(launch, role))
         return kind(specs, tokenizer, options=options, encoding=encoding, seed=training.seed)
 
     first = Attempt(world)
@@ -77,35 +77,35 @@ def open_dataset(
     return everywhere(world, build) if dataset is None else everywhere(world, lambda: dataset)
 
 
-def column_defaults(start: Launch, role: str) -> dict[str, Any]:
+def column_defaults(launch: Launch, role: str) -> dict[str, Any]:
     """Return what the run's keys say about columns and splits; ``role`` is ``train`` or ``eval``."""
-    columns = start.parsed.columns
+    columns = launch.parsed.columns
     split = {"train": columns.train_split or "train", "eval": columns.eval_split or ("validation", "test")}
-    given = {name: value for name, value in _column_keys(start).items() if value}
+    given = {name: value for name, value in _column_keys(launch).items() if value}
     return {**given, "split": split[role]}
 
 
-def register_user_datasets(start: Launch) -> None:
+def register_user_datasets(launch: Launch) -> None:
     """Import the modules that register the user's own datasets."""
-    load_dataset_modules(start.parsed.data.dataset_modules, start.parsed.base_dir)
+    load_dataset_modules(launch.parsed.data.dataset_modules, launch.parsed.base_dir)
 
 
-def _column_keys(start: Launch) -> dict[str, Any]:
+def _column_keys(launch: Launch) -> dict[str, Any]:
     """Return the keys that say how rows are read, splits left out."""
     return {
-        item.name: getattr(start.parsed.columns, item.name)
-        for item in dataclasses.fields(start.parsed.columns)
+        item.name: getattr(launch.parsed.columns, item.name)
+        for item in dataclasses.fields(launch.parsed.columns)
         if not item.name.endswith("_split")
     }
 
 
 def split_for_evaluation(
-    start: Launch, train: TokenizedDataset, evaluation: TokenizedDataset | None
+    launch: Launch, train: TokenizedDataset, evaluation: TokenizedDataset | None
 ) -> tuple[TokenizedDataset, TokenizedDataset | None]:
     """Return (train, evaluation); without evaluation data ``eval_split_ratio`` holds rows out of the training data."""
-    ratio = start.parsed.data.eval_split_ratio
-    if evaluation is None and ratio and start.parsed.training.evaluates:
-        parts = train.split_train_test(ratio, seed=start.parsed.training.seed)
+    ratio = launch.parsed.data.eval_split_ratio
+    if evaluation is None and ratio and launch.parsed.training.evaluates:
+        parts = train.split_train_test(ratio, seed=launch.parsed.training.seed)
         if not all(map(len, parts)):
             kept, held_out = map(len, parts)
             raise ArgumentError(
@@ -116,7 +116,7 @@ def split_for_evaluation(
     return train, evaluation
 
 
-def report_ledgers(start: Launch, datasets: Mapping[str, TokenizedDataset | None]) -> None:
+def report_ledgers(launch: Launch, datasets: Mapping[str, TokenizedDataset | None]) -> None:
     """Show what became of every row and keep it in ``output_dir/ledger.json``; ``datasets`` is keyed by role.
 
     Rows that were held out of the training data for evaluation have one account with these.
@@ -131,7 +131,7 @@ def report_ledgers(start: Launch, datasets: Mapping[str, TokenizedDataset | None
             log.info(f"{used}; left out or changed: {dataset.ledger.summary()}")
             for source, note in dataset.ledger.notes():
                 log.info(f"{name}, {source}: {note}")
-    _tell_unused_keys(start, list(present.values()))
+    _tell_unused_keys(launch, list(present.values()))
     rows = [
         (role, row.dataset, row.reason, row.effect, row.count, ", ".join(map(str, row.examples)))
         for role, ledger in ledgers.items()
@@ -140,13 +140,13 @@ def report_ledgers(start: Launch, datasets: Mapping[str, TokenizedDataset | None
     if rows:
         print_table("rows left out or changed", ["role", "dataset", "reason", "effect", "rows", "for example"], rows)
     accounts: dict[str, Any] = {role: ledger.as_dict() for role, ledger in ledgers.items()}
-    if start.topology.is_main:
-        replace_file(start.output_dir / LEDGER_FILE, json.dumps(accounts, indent=1))
+    if launch.topology.is_main:
+        replace_file(launch.output_dir / LEDGER_FILE, json.dumps(accounts, indent=1))
 
 
-def _tell_unused_keys(start: Launch, datasets: Sequence[TokenizedDataset]) -> None:
+def _tell_unused_keys(launch: Launch, datasets: Sequence[TokenizedDataset]) -> None:
     """Warn of keys about columns that no dataset of the run takes."""
     taken = frozenset().union(*(dataset.options_taken for dataset in datasets))
-    unused = [name for name, value in _column_keys(start).items() if value and name not in taken]
+    unused = [name for name, value in _column_keys(launch).items() if value and name not in taken]
     if unused:
         log.warn(f"{', '.join(unused)} has no effect: no dataset of this run reads named columns (jsonl does)")

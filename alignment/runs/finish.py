@@ -13,17 +13,17 @@ from alignment.telemetry.jsonl import read_json_lines
 from alignment.telemetry.report.page import write_report
 
 
-def finish_run(start: Launch, session: Session, state: RunState, *, title: str, cards: Sequence[str]) -> None:
+def finish_run(launch: Launch, session: Session, state: RunState, *, title: str, cards: Sequence[str]) -> None:
     """Evaluate if asked and not just done, export the models, write the report.
 
     ``cards`` names the evaluation metrics that the report shows first, before and after.
     """
-    with start.signals.deferred("the last evaluation and the models"):
-        _finish(start, session, state, title=title, cards=cards)
+    with launch.signals.deferred("the last evaluation and the models"):
+        _finish(launch, session, state, title=title, cards=cards)
 
 
-def _finish(start: Launch, session: Session, state: RunState, *, title: str, cards: Sequence[str]) -> None:
-    training = start.parsed.training
+def _finish(launch: Launch, session: Session, state: RunState, *, title: str, cards: Sequence[str]) -> None:
+    training = launch.parsed.training
     is_evaluated = training.do_train and session.counters.evaluated_at == session.counters.updates
     if training.evaluates and not is_evaluated:
         session.evaluate()
@@ -32,9 +32,9 @@ def _finish(start: Launch, session: Session, state: RunState, *, title: str, car
         _check_models(session, state, best=training.load_best_model_at_end)
         for name, folder in state.export(best=training.load_best_model_at_end).items():
             log.info(f"{name}: {folder}")
-    if start.topology.is_main:
-        summary = _summary(start, session, cards)
-        report = write_report(start.output_dir, title=f"{title}: {start.run_name}", summary=summary)
+    if launch.topology.is_main:
+        summary = _summary(launch, session, cards)
+        report = write_report(launch.output_dir, title=f"{title}: {launch.run_name}", summary=summary)
         log.info(f"report: {report}")
 
 
@@ -48,8 +48,8 @@ def _check_models(session: Session, state: RunState, *, best: bool) -> None:
             learner.check_outputs()
 
 
-def _summary(start: Launch, session: Session, cards: Sequence[str]) -> dict[str, Any]:
-    records = list(read_json_lines(start.output_dir / "metrics.jsonl"))
+def _summary(launch: Launch, session: Session, cards: Sequence[str]) -> dict[str, Any]:
+    records = list(read_json_lines(launch.output_dir / "metrics.jsonl"))
     summary: dict[str, Any] = {"updates": session.counters.updates}
     for name in cards:
         values = [record[name] for record in records if name in record]

@@ -111,7 +111,7 @@ def describe_changes(parsed: Parsed, before: Path) -> str | None:
 
 
 @contextlib.contextmanager
-def launch(parsed: Parsed, *, host: str) -> Iterator[Launch]:
+def open_launch(parsed: Parsed, *, host: str) -> Iterator[Launch]:
     """Select the device, take the output folder, open the log, report arguments without effect, and decide between
     fresh start and resume. Inside, signals are caught and the folder belongs to this run.
     """

@@ -31,25 +31,25 @@ _ARCHITECTURE = (
 """What training never changes of a configuration."""
 
 
-def starting_folder(start: Launch, group, name: str, *, parts: Sequence[str] = RUN_MODELS) -> str | None:
+def starting_folder(launch: Launch, group, name: str, *, parts: Sequence[str] = RUN_MODELS) -> str | None:
     """Return the folder to load ``name`` from (the checkpoint's when resuming), None for random weights.
 
     ``parts`` are the models that may be taken where the folder is that of another run.
     """
-    if start.checkpoint is not None:
-        return resumed_folder(start, name, group.model_name_or_path or group.model_config_name_or_path)
+    if launch.checkpoint is not None:
+        return resumed_folder(launch, name, group.model_name_or_path or group.model_config_name_or_path)
     return str(resolve_model_folder(group.model_name_or_path, parts=parts)) if group.model_name_or_path else None
 
 
-def resumed_folder(start: Launch, name: str, initial: str) -> str:
+def resumed_folder(launch: Launch, name: str, initial: str) -> str:
     """Return the folder of the trained model ``name``: the checkpoint's when resuming, else ``initial``.
 
     ``initial`` is what the arguments name. A checkpoint of another architecture is refused, because it would silently
     take the place of what they ask for.
     """
-    if start.checkpoint is None:
+    if launch.checkpoint is None:
         return initial
-    folder = start.checkpoint.model_folder(name)
+    folder = launch.checkpoint.model_folder(name)
     try:
         place = Path(initial).parent if Path(initial).is_file() else resolve_model_folder(initial)
     except ModelFolderError as error:
@@ -60,15 +60,15 @@ def resumed_folder(start: Launch, name: str, initial: str) -> str:
     differences = [f"{key} is {there} there and {here} here" for key, (there, here) in pairs.items() if there != here]
     if differences:
         raise CheckpointError(
-            f"cannot resume from {start.checkpoint.folder}: its model {name!r} has another architecture than "
+            f"cannot resume from {launch.checkpoint.folder}: its model {name!r} has another architecture than "
             f"{initial}: {', '.join(differences)}. Name the model it was trained from, or another output_dir"
         )
     return str(folder)
 
 
-def starting_tokenizer(start: Launch, folder: str | None) -> Tokenizer:
+def starting_tokenizer(launch: Launch, folder: str | None) -> Tokenizer:
     """Return the tokenizer named by the arguments, else the model's own."""
-    named, template = start.parsed.model.tokenizer_name_or_path, start.parsed.data.tokenizer_chat_template
+    named, template = launch.parsed.model.tokenizer_name_or_path, launch.parsed.data.tokenizer_chat_template
     tokenizer = load_tokenizer(resolve_tokenizer_folder(named) if named else folder)
     return tokenizer if template is None else tokenizer.with_chat_template(read_template(template))
 
@@ -83,29 +83,29 @@ def read_template(given: str) -> str:
         raise ArgumentError(f"tokenizer_chat_template={given} cannot be read: {error}") from error
 
 
-def check_start(start: Launch, group, folder: str | None, tokenizer: Tokenizer) -> None:
+def check_start(launch: Launch, group, folder: str | None, tokenizer: Tokenizer) -> None:
     """Refuse a model that is too small for the tokenizer or for ``max_length``, before any data are read."""
     place = folder or group.model_config_name_or_path
-    config = check_fit(place, tokenizer, max_length=start.parsed.data.max_length)
-    check_layout(start, config, place)
+    config = check_fit(place, tokenizer, max_length=launch.parsed.data.max_length)
+    check_layout(launch, config, place)
     if folder is not None:
-        warn_of_template(start, folder, config, tokenizer)
+        warn_of_template(launch, folder, config, tokenizer)
 
 
-def warn_of_template(start: Launch, folder: str, config: DecoderConfig, tokenizer: Tokenizer) -> None:
+def warn_of_template(launch: Launch, folder: str, config: DecoderConfig, tokenizer: Tokenizer) -> None:
     """Say so where the run uses another template than the one that trained the model in ``folder``."""
-    line = template_warning(folder, config, tokenizer, _template(start, tokenizer))
+    line = template_warning(folder, config, tokenizer, _template(launch, tokenizer))
     if line is not None:
         log.warn(line)
 
 
-def adopt(start: Launch, model: CausalLM | ScoreModel, tokenizer: Tokenizer) -> None:
+def adopt(launch: Launch, model: CausalLM | ScoreModel, tokenizer: Tokenizer) -> None:
     """Let ``model`` know the run's template: its record, and the token that ends its answers as one of the ends."""
-    end = Encoder(tokenizer, encode_options(start).template).end_id
+    end = Encoder(tokenizer, encode_options(launch).template).end_id
     model.config = dataclasses.replace(
         model.config,
         eos_token_id=sequence_ends(model.config, tokenizer, end),
-        trained_template=_template(start, tokenizer),
+        trained_template=_template(launch, tokenizer),
     )
 
 
@@ -117,12 +117,12 @@ def freeze(model: Any) -> Any:
     return model
 
 
-def _template(start: Launch, tokenizer: Tokenizer) -> dict[str, Any]:
-    return describe_template(start.parsed.data.template, tokenizer)
+def _template(launch: Launch, tokenizer: Tokenizer) -> dict[str, Any]:
+    return describe_template(launch.parsed.data.template, tokenizer)
 
 
-def check_layout(start: Launch, config: DecoderConfig, place: str) -> None:
+def check_layout(launch: Launch, config: DecoderConfig, place: str) -> None:
     """Refuse degrees that the model in ``place`` cannot be cut by."""
-    problems = check_degrees(config, start.topology.layout)
+    problems = check_degrees(config, launch.topology.layout)
     if problems:
         raise ArgumentError(f"{place}: {'; '.join(problems)}")

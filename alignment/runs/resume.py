@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from alignment.errors import CheckpointError
+from alignment.models.folders.hub import RUN_MODELS
 from alignment.parallel.comms.together import everywhere, on_main
 from alignment.parallel.topology import Topology
 from alignment.telemetry import log
@@ -18,7 +19,7 @@ from alignment.training.checkpoint import (
 )
 from alignment.training.durable import remove_folder
 
-RESULT_FOLDERS = ("policy", "value", "reward", "best")
+RESULT_FOLDERS = (*RUN_MODELS, "best")
 """What finished runs leave in their output folder beside checkpoints."""
 
 

@@ -37,7 +37,7 @@ class StatePart:
 class RunState:
     """The models, learners and small state of one run. All processes save, restore and export together.
 
-    ``models`` and ``learners`` share their names (``policy``, ``value``, ...), which are also the folders' names.
+    ``models`` and ``learners`` share their names, those of the models' folders (``policy``, ``value``, ...).
     """
 
     store: CheckpointStore

@@ -13,7 +13,7 @@ from alignment.arguments.keys.reference_model import ReferenceModelArguments
 from alignment.arguments.keys.training import TrainingArguments
 from alignment.arguments.parsed import Parsed
 from alignment.arguments.parser import Check
-from alignment.runs.launch import launch
+from alignment.runs.launch import open_launch
 from alignment.runs.offline.objective import OfflineObjective
 from alignment.runs.offline.train import train_offline
 from alignment.trainers.objectives import OBJECTIVES
@@ -44,5 +44,5 @@ def objective_checks(objective: OfflineObjective) -> tuple[Check, ...]:
 
 def train_objective(name: str, parsed: Parsed, *, host: str) -> None:
     """Train the objective of the trainer ``name`` from parsed arguments to the exported model."""
-    with launch(parsed, host=host) as start:
-        train_offline(start, OBJECTIVES[name])
+    with open_launch(parsed, host=host) as launch:
+        train_offline(launch, OBJECTIVES[name])

@@ -32,7 +32,9 @@ HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 DESCRIPTIONS = ("*.json", "*.model", "*.jinja", "merges.txt")
 """Files of a model on the hub beside its weights."""
 SCORE_HEAD = ("score.weight", "score.bias")
-RUN_MODELS = ("policy", "reward", "value")
+CRITIC_FOLDER = "value"
+"""What the folder of a critic is called, in runs and checkpoints."""
+RUN_MODELS = ("policy", "reward", CRITIC_FOLDER)
 """Folders of a run (and of its checkpoints) that hold a model, in the order in which one is looked for."""
 SCORE_STATE = "score_normalizer"
 """Key of config.json under which mean, variance and count of the scores stand."""

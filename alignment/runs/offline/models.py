@@ -5,25 +5,31 @@ from __future__ import annotations
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.placement import Placement
 from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
-from alignment.models.folders.hub import load_causal_lm, load_score_model, random_causal_lm, random_score_model
+from alignment.models.folders.hub import (
+    RUN_MODELS,
+    load_causal_lm,
+    load_score_model,
+    random_causal_lm,
+    random_score_model,
+)
 from alignment.models.tokenizer.tokenizer import Tokenizer
 from alignment.runs.launch import Launch
 from alignment.runs.offline.objective import TrainedModel
 
 
-def load_policy(start: Launch, folder: str | None, tokenizer: Tokenizer) -> CausalLM:
+def load_policy(launch: Launch, folder: str | None, tokenizer: Tokenizer) -> CausalLM:
     """Return the language model in ``folder``; None: random weights of the run's configuration."""
-    options = {"tokenizer": tokenizer, "dtype": start.dtype, "placement": Placement.of(start.topology)}
+    options = {"tokenizer": tokenizer, "dtype": launch.dtype, "placement": Placement.of(launch.topology)}
     if folder is None:
-        config, seed = start.parsed.offline.model_config_name_or_path, start.parsed.training.seed
+        config, seed = launch.parsed.offline.model_config_name_or_path, launch.parsed.training.seed
         return random_causal_lm(config, seed=seed, **options)
     return load_causal_lm(folder, **options)
 
 
-def load_scorer(start: Launch, folder: str | None, tokenizer: Tokenizer) -> ScoreModel:
+def load_scorer(launch: Launch, folder: str | None, tokenizer: Tokenizer) -> ScoreModel:
     """Return the score model to train: a checkpoint's, a reward model's, or a language model with a new score head."""
-    reward, seed = start.parsed.offline, start.parsed.training.seed
-    placement = Placement.of(start.topology)
+    reward, seed = launch.parsed.offline, launch.parsed.training.seed
+    placement = Placement.of(launch.topology)
     options = ScoreOptions(
         score_type=reward.objective,
         score_bias=reward.score_bias,
@@ -34,12 +40,12 @@ def load_scorer(start: Launch, folder: str | None, tokenizer: Tokenizer) -> Scor
     if folder is None:
         config = reward.model_config_name_or_path
         return random_score_model(
-            config, options, seed=seed, tokenizer=tokenizer, dtype=start.dtype, placement=placement
+            config, options, seed=seed, tokenizer=tokenizer, dtype=launch.dtype, placement=placement
         )
-    fresh = start.checkpoint is None
+    fresh = launch.checkpoint is None
     return load_score_model(
         folder,
-        dtype=start.dtype,
+        dtype=launch.dtype,
         options=options if fresh else None,
         new_score_head=fresh,
         head_prefix=reward.value_head_prefix if fresh else None,
@@ -49,4 +55,4 @@ def load_scorer(start: Launch, folder: str | None, tokenizer: Tokenizer) -> Scor
 
 
 POLICY = TrainedModel("policy", parts=("policy",), load=load_policy)
-SCORER = TrainedModel("reward", parts=("policy", "reward", "value"), load=load_scorer)
+SCORER = TrainedModel("reward", parts=RUN_MODELS, load=load_scorer)

@@ -32,7 +32,7 @@ class TrainedModel(NamedTuple):
 class EvaluationInputs:
     """What an evaluation is made of."""
 
-    start: Launch
+    launch: Launch
     objective: OfflineObjective
     task: SupervisedTask
     runner: ModelRunner
@@ -44,7 +44,7 @@ class EvaluationInputs:
     @property
     def rows_per_batch(self) -> int:
         """Samples of one micro-batch."""
-        return self.start.parsed.training.per_device_eval_batch_size
+        return self.launch.parsed.training.per_device_eval_batch_size
 
 
 class LossFunction(Protocol):

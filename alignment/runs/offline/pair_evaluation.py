@@ -35,7 +35,7 @@ class PairEvaluation:
     @classmethod
     def of(cls, inputs: EvaluationInputs, *, kind: PairKind) -> PairEvaluation:
         """Return the evaluation of a run on pairs of ``kind``."""
-        start, tokenizer = inputs.start, inputs.tokenizer
+        launch, tokenizer = inputs.launch, inputs.tokenizer
         return cls(
             runner=inputs.runner,
             kind=kind,
@@ -43,7 +43,7 @@ class PairEvaluation:
             training_pairs=inputs.training,
             rows_per_batch=inputs.rows_per_batch,
             decode=lambda ids: tokenizer.decode(np.asarray(ids).tolist(), skip_special_tokens=True),
-            plot_dir=start.output_dir / "plots" if start.topology.is_main else None,
+            plot_dir=launch.output_dir / "plots" if launch.topology.is_main else None,
         )
 
     def __call__(self) -> Evaluation:
@@ -103,12 +103,12 @@ class PairEvaluation:
     def _rows(self, first: np.ndarray, second: np.ndarray) -> list[dict[str, Any]]:
         rows = []
         for pair, *scores in zip(self.pairs[:NUM_SAMPLES], first, second, strict=False):
-            start = pair["prompt_length"]
-            prompt = self.decode(pair[f"{self.kind.sides[0]}_input_ids"][:start])
+            launch = pair["prompt_length"]
+            prompt = self.decode(pair[f"{self.kind.sides[0]}_input_ids"][:launch])
             rows += [
                 {
                     "prompt": prompt,
-                    "response": self.decode(pair[f"{s}_input_ids"][start:]),
+                    "response": self.decode(pair[f"{s}_input_ids"][launch:]),
                     "score": float(v),
                     "side": s,
                 }

@@ -40,27 +40,27 @@ Prepare = Callable[[Sequence[TokenBatch]], None]
 
 
 def open_reference(
-    start: Launch, objective: OfflineObjective, tokenizer: Tokenizer, samples: Sequence[Iterable[Sample]]
+    launch: Launch, objective: OfflineObjective, tokenizer: Tokenizer, samples: Sequence[Iterable[Sample]]
 ) -> Prepare:
     """Return what adds the reference's numbers to micro-batches.
 
     With ``precompute_ref_logprobs`` those of all rows of ``samples`` are computed here, unless an earlier run with the
     same reference left them, and the reference is not kept in memory.
     """
-    asked = start.parsed.reference
-    folder = _folder(start, objective, tokenizer)
+    asked = launch.parsed.reference
+    folder = _folder(launch, objective, tokenizer)
 
     def load() -> ModelRunner:
-        model = freeze(objective.model.load(start, folder, tokenizer))
-        offload = "freeze_model" in start.parsed.parallel.offloaded
-        return place_frozen("reference", model, start.topology, offload=offload)
+        model = freeze(objective.model.load(launch, folder, tokenizer))
+        offload = "freeze_model" in launch.parsed.parallel.offloaded
+        return place_frozen("reference", model, launch.topology, offload=offload)
 
     if not asked.precompute_ref_logprobs:
         runner = load()
         return lambda batches: _attach(batches, runner.forward(batches, objective.read))
-    shows = start.topology.is_main and not start.parsed.training.disable_tqdm
-    kept = KeptRows(start, _key(start, objective, folder), shows_progress=shows)
-    size = start.parsed.training.per_device_eval_batch_size
+    shows = launch.topology.is_main and not launch.parsed.training.disable_tqdm
+    kept = KeptRows(launch, _key(launch, objective, folder), shows_progress=shows)
+    size = launch.parsed.training.per_device_eval_batch_size
     kept.complete((batch for part in samples for batch in _cut(part, size, objective.make_batch)), load, objective.read)
     gc.collect()
     return lambda batches: _attach(batches, map(kept.numbers, batches))
@@ -81,7 +81,7 @@ def row_keys(batch: TokenBatch) -> list[bytes]:
 class KeptRows:
     """The reference's number of each row, by ``row_keys``, in memory and in a folder of the run."""
 
-    start: Launch
+    launch: Launch
     key: str
     """Names the reference model by its content."""
     shows_progress: bool = False
@@ -113,11 +113,11 @@ class KeptRows:
 
     @property
     def _world(self) -> Any:
-        return self.start.topology.world
+        return self.launch.topology.world
 
     @property
     def _folder(self) -> Path:
-        return self.start.output_dir / FOLDER / self.key
+        return self.launch.output_dir / FOLDER / self.key
 
 
 def _attach(batches: Sequence[TokenBatch], numbers: Iterable[np.ndarray]) -> None:
@@ -130,15 +130,15 @@ def _cut(samples: Iterable[Sample], size: int, make_batch: Any) -> Iterable[Toke
     return (make_batch(held[i : i + size]) for i in range(0, len(held), size))
 
 
-def _folder(start: Launch, objective: OfflineObjective, tokenizer: Tokenizer) -> str | None:
+def _folder(launch: Launch, objective: OfflineObjective, tokenizer: Tokenizer) -> str | None:
     """Return the folder of the reference, None where the run starts from random weights, which it then has too."""
-    named = start.parsed.reference.ref_model_name_or_path
-    name = named or start.parsed.offline.model_name_or_path
+    named = launch.parsed.reference.ref_model_name_or_path
+    name = named or launch.parsed.offline.model_name_or_path
     if name is None:
         return None
     folder = str(resolve_model_folder(name, parts=objective.model.parts))
     if named:
-        check_layout(start, check_fit(folder, tokenizer, max_length=start.parsed.data.max_length), folder)
+        check_layout(launch, check_fit(folder, tokenizer, max_length=launch.parsed.data.max_length), folder)
         other = load_tokenizer(folder)
         if other.fingerprint() != tokenizer.fingerprint():
             raise ArgumentError(
@@ -148,13 +148,13 @@ def _folder(start: Launch, objective: OfflineObjective, tokenizer: Tokenizer) ->
     return folder
 
 
-def _key(start: Launch, objective: OfflineObjective, folder: str | None) -> str:
+def _key(launch: Launch, objective: OfflineObjective, folder: str | None) -> str:
     """Return a name that differs where the reference's numbers would: by weights, dtype and what is read of them."""
-    place = Path(folder or start.parsed.offline.model_config_name_or_path)
+    place = Path(folder or launch.parsed.offline.model_config_name_or_path)
     files = {p.name: p.stat().st_size for p in sorted(place.iterdir()) if p.is_file()} if place.is_dir() else {}
-    named: Any = hash_files(place, files, start.topology.world) if files else place.read_text(encoding="utf-8")
-    seed = None if folder else start.parsed.training.seed
-    parts = json.dumps([named, seed, start.dtype, objective.name], sort_keys=True)
+    named: Any = hash_files(place, files, launch.topology.world) if files else place.read_text(encoding="utf-8")
+    seed = None if folder else launch.parsed.training.seed
+    parts = json.dumps([named, seed, launch.dtype, objective.name], sort_keys=True)
     return hashlib.sha256(parts.encode()).hexdigest()[:32]
 
 

@@ -25,33 +25,33 @@ from alignment.runs.offline.reference import Prepare, open_reference
 from alignment.training.objectives import fields_as_tensors
 
 
-def train_offline(start: Launch, objective: OfflineObjective) -> None:
+def train_offline(launch: Launch, objective: OfflineObjective) -> None:
     """Train ``objective`` as the arguments say: data, model, updates, evaluation, export."""
-    build_run(start, objective, lambda tokenizer: open_rows(start, objective.dataset, tokenizer)).train()
+    build_run(launch, objective, lambda tokenizer: open_rows(launch, objective.dataset, tokenizer)).train()
 
 
 def build_run(
-    start: Launch,
+    launch: Launch,
     objective: OfflineObjective,
     open_samples: Callable[[Tokenizer], tuple[Sequence[Any], Sequence[Any] | None]],
 ) -> DatasetRun:
     """Return the run that trains ``objective`` on what ``open_samples`` returns for a tokenizer; see ``open_rows``."""
-    source, trained = start.parsed.offline, objective.model
-    folder = starting_folder(start, source, trained.name, parts=trained.parts)
-    tokenizer = starting_tokenizer(start, folder)
-    check_start(start, source, folder, tokenizer)
+    source, trained = launch.parsed.offline, objective.model
+    folder = starting_folder(launch, source, trained.name, parts=trained.parts)
+    tokenizer = starting_tokenizer(launch, folder)
+    check_start(launch, source, folder, tokenizer)
     rows, held_out = open_samples(tokenizer)
-    model = trained.load(start, folder, tokenizer)
-    adopt(start, model, tokenizer)
-    hyperparameters = start.parsed.groups.get("loss")
+    model = trained.load(launch, folder, tokenizer)
+    adopt(launch, model, tokenizer)
+    hyperparameters = launch.parsed.groups.get("loss")
     prepare = None
     if objective.needs_reference is not None and objective.needs_reference(hyperparameters):
-        prepare = open_reference(start, objective, tokenizer, [rows, held_out or ()])
+        prepare = open_reference(launch, objective, tokenizer, [rows, held_out or ()])
     task = build_task(objective, hyperparameters, model=model, prepare=prepare)
 
     def make_evaluation(runner: ModelRunner) -> Any:
         inputs = EvaluationInputs(
-            start=start,
+            launch=launch,
             objective=objective,
             task=task,
             runner=runner,
@@ -62,7 +62,7 @@ def build_run(
         return objective.make_evaluation(inputs)
 
     return DatasetRun(
-        start=start,
+        launch=launch,
         title=objective.title,
         name=trained.name,
         model=model,
@@ -78,17 +78,17 @@ def build_run(
 
 
 def open_rows(
-    start: Launch, kind: type[TokenizedDataset], tokenizer: Tokenizer
+    launch: Launch, kind: type[TokenizedDataset], tokenizer: Tokenizer
 ) -> tuple[TokenizedDataset, TokenizedDataset | None]:
     """Return the encoded rows to train on and those held out (None: nothing is evaluated); account for every row."""
-    source, parsed = start.parsed.offline, start.parsed
-    register_user_datasets(start)
-    options = encode_options(start, max_prompt_length=parsed.data.max_prompt_len)
-    rows = open_dataset(start, kind, source.train_datasets, tokenizer, options)
+    source, parsed = launch.parsed.offline, launch.parsed
+    register_user_datasets(launch)
+    options = encode_options(launch, max_prompt_length=parsed.data.max_prompt_len)
+    rows = open_dataset(launch, kind, source.train_datasets, tokenizer, options)
     wanted = source.eval_datasets if parsed.training.evaluates else None
-    held_out = open_dataset(start, kind, wanted, tokenizer, options, role="eval") if wanted else None
-    rows, held_out = split_for_evaluation(start, rows, held_out)
-    report_ledgers(start, {"train": rows, "eval": held_out})
+    held_out = open_dataset(launch, kind, wanted, tokenizer, options, role="eval") if wanted else None
+    rows, held_out = split_for_evaluation(launch, rows, held_out)
+    report_ledgers(launch, {"train": rows, "eval": held_out})
     return rows, held_out
 
 

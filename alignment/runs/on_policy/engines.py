@@ -25,32 +25,32 @@ from alignment.training.learner import Learner
 _BYTES = {"float32": 4, "bfloat16": 2}
 
 
-def build_engine(start: Launch, roles: Roles, policy: Learner, plan: RowPlan) -> Engine:
+def build_engine(launch: Launch, roles: Roles, policy: Learner, plan: RowPlan) -> Engine:
     """Return the engine for rollouts in the layout that ``eval_mode`` names, and say which it is."""
-    parsed, topology, config = start.parsed, start.topology, roles.policy.config
+    parsed, topology, config = launch.parsed, launch.topology, roles.policy.config
     mode = {"eval_mode": parsed.parallel.eval_mode, "degree": parsed.parallel.rollout_tensor_parallel_degree}
     place = rollout_placement(topology, config, **mode)
     rows = -(-plan.prompts_per_iteration * plan.samples_per_prompt // place.replicas.size)
-    inner = _build_inner(start, roles, place.engine, rows)
+    inner = _build_inner(launch, roles, place.engine, rows)
     if topology.world_size == 1:
         return inner
     held, weights = policy.kept_parts(), None
     if mode["eval_mode"] or held is not None:
         parts = list((held or roles.policy.parts).values())
         wanted = rollout_parts(config, topology.layout, **mode)
-        weights = RolloutWeights(topology, parts, wanted, dtype=start.dtype)
+        weights = RolloutWeights(topology, parts, wanted, dtype=launch.dtype)
         if parsed.parallel.distributed_dry_run:
             weights.show()
     return TeamEngine(inner, place.replicas, config=config, weights=weights)
 
 
-def _build_inner(start: Launch, roles: Roles, place: EnginePlacement, rows: int) -> Engine:
+def _build_inner(launch: Launch, roles: Roles, place: EnginePlacement, rows: int) -> Engine:
     """Return the engine of one replica that generates ``rows`` responses an iteration.
 
     It draws from the whole vocabulary, ids without a token (padding of the embedding) included: log-probs are those of
     the whole, and what is never drawn but has probability would let the policy earn a negative KL by moving there.
     """
-    parsed = start.parsed
+    parsed = launch.parsed
     # The critic reads the same ids: one with a smaller embedding must not be handed ids that it lacks.
     readers = filter(None, (roles.policy, roles.critic))
     readable = min(model.config.vocab_size for model in readers)
@@ -58,7 +58,7 @@ def _build_inner(start: Launch, roles: Roles, place: EnginePlacement, rows: int)
     obstacle = "use_fusemt is false"
     if parsed.on_policy.use_fusemt:
         own = fused_engine_unavailable(roles.policy.config, place)
-        obstacle = next((o for o in start.topology.world.gather_objects(own, "engine") if o is not None), None)
+        obstacle = next((o for o in launch.topology.world.gather_objects(own, "engine") if o is not None), None)
     if obstacle is not None:
         log.info(f"rollouts: eager engine ({obstacle})")
         return EagerEngine(

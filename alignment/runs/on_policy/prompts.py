@@ -72,19 +72,19 @@ class OnPolicyData:
     ptx_loader: BatchLoader | None
 
 
-def load_data(start: Launch, tokenizer: Tokenizer, plan: RowPlan) -> OnPolicyData:
+def load_data(launch: Launch, tokenizer: Tokenizer, plan: RowPlan) -> OnPolicyData:
     """Read all datasets, show their ledgers and return the loaders."""
-    parsed, given = start.parsed, start.parsed.on_policy
-    register_user_datasets(start)
-    options = encode_options(start, max_prompt_length=longest_prompt(parsed))
-    prompts: TokenizedDataset = open_dataset(start, PromptOnlyDataset, given.train_datasets, tokenizer, options)
+    parsed, given = launch.parsed, launch.parsed.on_policy
+    register_user_datasets(launch)
+    options = encode_options(launch, max_prompt_length=longest_prompt(parsed))
+    prompts: TokenizedDataset = open_dataset(launch, PromptOnlyDataset, given.train_datasets, tokenizer, options)
     evaluation = ptx = None
     if given.eval_datasets and parsed.training.evaluates:
-        evaluation = open_dataset(start, PromptOnlyDataset, given.eval_datasets, tokenizer, options, role="eval")
+        evaluation = open_dataset(launch, PromptOnlyDataset, given.eval_datasets, tokenizer, options, role="eval")
     if given.ptx_datasets and given.ptx_coeff:
-        ptx = open_dataset(start, SupervisedDataset, given.ptx_datasets, tokenizer, encode_options(start))
-    prompts, evaluation = split_for_evaluation(start, prompts, evaluation)
-    report_ledgers(start, {"train": prompts, "eval": evaluation, "ptx": ptx})
+        ptx = open_dataset(launch, SupervisedDataset, given.ptx_datasets, tokenizer, encode_options(launch))
+    prompts, evaluation = split_for_evaluation(launch, prompts, evaluation)
+    report_ledgers(launch, {"train": prompts, "eval": evaluation, "ptx": ptx})
     seed = parsed.training.seed if parsed.training.data_seed is None else parsed.training.data_seed
     loader = BatchLoader(
         prompts,

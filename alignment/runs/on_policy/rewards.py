@@ -19,23 +19,23 @@ from alignment.runs.state import StatePart
 from alignment.telemetry import log
 
 
-def build_scorer(start: Launch, roles: Roles) -> Scorer:
+def build_scorer(launch: Launch, roles: Roles) -> Scorer:
     """Return the reward model, the function or the service that the arguments name."""
-    source = start.parsed.reward_source
+    source = launch.parsed.reward_source
     if roles.reward is not None:
         rows = source.per_device_reward_batch_size
-        rows = rows if rows > 0 else start.parsed.training.per_device_train_batch_size
-        offload = "freeze_model" in start.parsed.parallel.offloaded
-        runner = place_frozen("reward", roles.reward, start.topology, offload=offload)
+        rows = rows if rows > 0 else launch.parsed.training.per_device_train_batch_size
+        offload = "freeze_model" in launch.parsed.parallel.offloaded
+        runner = place_frozen("reward", roles.reward, launch.topology, offload=offload)
         return ModelScorer(runner, roles.sequences, rows_per_batch=rows)
-    world = start.topology.world
+    world = launch.topology.world
     policy = FailurePolicy(retries=source.reward_retries, on_failure=source.on_reward_failure)
     if source.use_rm_server:
         call: Any = HttpReward(source.reward_server, timeout_seconds=source.reward_timeout)
         return TextScorer(
             call, roles.tokenizer, name=f"reward service {source.reward_server}", policy=policy, world=world
         )
-    function = load_function(source.reward_function, start.parsed.base_dir)
+    function = load_function(source.reward_function, launch.parsed.base_dir)
 
     def score(batch: TextBatch) -> Any:
         return function(batch.inputs, batch.responses, batch.labels)
@@ -45,13 +45,15 @@ def build_scorer(start: Launch, roles: Roles) -> Scorer:
     )
 
 
-def build_normalizer(start: Launch, roles: Roles) -> tuple[Callable[[np.ndarray], np.ndarray] | None, StatePart | None]:
+def build_normalizer(
+    launch: Launch, roles: Roles
+) -> tuple[Callable[[np.ndarray], np.ndarray] | None, StatePart | None]:
     """Return how raw rewards are normalised, and the state it has to save.
 
     A reward model that saved statistics of its training is normalised by them; other sources by the running
     statistics of this run. One whose config.json says ``do_normalize`` gives normalised scores whatever is asked.
     """
-    if not start.parsed.reward_source.normalize_reward:
+    if not launch.parsed.reward_source.normalize_reward:
         if roles.reward is None or not (roles.reward.options.do_normalize and roles.reward.has_statistics):
             return None, None
         log.info("the reward model's config.json says do_normalize: rewards are normalised by its statistics")

@@ -12,7 +12,13 @@ from alignment.models.config import read_config, read_config_dict
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.placement import WHOLE, Placement
 from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
-from alignment.models.folders.hub import check_fit, load_causal_lm, load_score_model, resolve_model_folder
+from alignment.models.folders.hub import (
+    CRITIC_FOLDER,
+    check_fit,
+    load_causal_lm,
+    load_score_model,
+    resolve_model_folder,
+)
 from alignment.models.folders.sequence_ends import padding_warning, sequence_ends
 from alignment.models.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from alignment.models.tokenizer.trained_template import describe_template, template_warning
@@ -49,15 +55,15 @@ class RoleFolders(NamedTuple):
     reward: str | None
 
     @classmethod
-    def of(cls, start: Launch) -> RoleFolders:
+    def of(cls, launch: Launch) -> RoleFolders:
         """Return the folders that the arguments name; the critic's is the reward model's where it has none."""
         actor, reward = (
-            start.parsed.on_policy.actor_model_name_or_path,
-            start.parsed.reward_source.reward_model_name_or_path,
+            launch.parsed.on_policy.actor_model_name_or_path,
+            launch.parsed.reward_source.reward_model_name_or_path,
         )
-        critic = critic_name(start.parsed)
-        has_own = critic is not None and start.parsed.critic.reward_critic_model_name_or_path
-        parts = ("value", "reward", "policy") if has_own else ("reward",)
+        critic = critic_name(launch.parsed)
+        has_own = critic is not None and launch.parsed.critic.reward_critic_model_name_or_path
+        parts = (CRITIC_FOLDER, "reward", "policy") if has_own else ("reward",)
         return cls(
             actor=str(resolve_model_folder(actor, parts=("policy",))),
             critic=critic and str(resolve_model_folder(critic, parts=parts)),
@@ -65,52 +71,52 @@ class RoleFolders(NamedTuple):
         )
 
 
-def load_roles(start: Launch) -> Roles:
+def load_roles(launch: Launch) -> Roles:
     """Load what the arguments name and the algorithm needs; trained ones come from the checkpoint when resuming."""
-    if start.parsed.reward_source.reward_function is not None:
+    if launch.parsed.reward_source.reward_function is not None:
         # Before models and data are read, which takes minutes; who scores loads it again.
-        load_function(start.parsed.reward_source.reward_function, start.parsed.base_dir)
-    folders = RoleFolders.of(start)
-    tokenizer = starting_tokenizer(start, folders.actor)
-    check_folders(start, folders, tokenizer)
-    options = {"dtype": start.dtype, "placement": Placement.of(start.topology)}
-    head = start.parsed.reward_source.value_head_prefix
-    has_reference = ChosenAlgorithm.of(start.parsed).needs_reference
+        load_function(launch.parsed.reward_source.reward_function, launch.parsed.base_dir)
+    folders = RoleFolders.of(launch)
+    tokenizer = starting_tokenizer(launch, folders.actor)
+    check_folders(launch, folders, tokenizer)
+    options = {"dtype": launch.dtype, "placement": Placement.of(launch.topology)}
+    head = launch.parsed.reward_source.value_head_prefix
+    has_reference = ChosenAlgorithm.of(launch.parsed).needs_reference
     roles = Roles(
         tokenizer=tokenizer,
-        sequences=choose_sequences(start, tokenizer, folders) if folders.reward else None,
+        sequences=choose_sequences(launch, tokenizer, folders) if folders.reward else None,
         # Before the critic, which may start from the same folder and forgives a missing score head.
         reward=freeze(load_score_model(folders.reward, head_prefix=head, **options)) if folders.reward else None,
-        policy=load_causal_lm(resumed_folder(start, "policy", folders.actor), tokenizer=tokenizer, **options),
+        policy=load_causal_lm(resumed_folder(launch, "policy", folders.actor), tokenizer=tokenizer, **options),
         reference=freeze(load_causal_lm(folders.actor, tokenizer=tokenizer, **options)) if has_reference else None,
         critic=load_critic(
-            resumed_folder(start, "value", folders.critic),
-            head_prefix=head if start.checkpoint is None else None,
+            resumed_folder(launch, CRITIC_FOLDER, folders.critic),
+            head_prefix=head if launch.checkpoint is None else None,
             **options,
         )
         if folders.critic
         else None,
     )
     for trained in filter(None, (roles.policy, roles.critic)):
-        adopt(start, trained, tokenizer)
+        adopt(launch, trained, tokenizer)
     return roles
 
 
-def check_folders(start: Launch, folders: RoleFolders, tokenizer: Tokenizer) -> None:
+def check_folders(launch: Launch, folders: RoleFolders, tokenizer: Tokenizer) -> None:
     """Refuse models that do not fit the tokenizer, the length or the layout, before any weight is read."""
     if folders.critic:
         require_same_tokenizer(tokenizer, folders.critic)
     for folder in filter(None, (folders.actor, folders.critic)):
-        config = check_fit(folder, tokenizer, max_length=start.parsed.data.max_length)
-        check_layout(start, config, folder)
-    warn_of_template(start, folders.actor, read_config(folders.actor), tokenizer)
+        config = check_fit(folder, tokenizer, max_length=launch.parsed.data.max_length)
+        check_layout(launch, config, folder)
+    warn_of_template(launch, folders.actor, read_config(folders.actor), tokenizer)
     if folders.reward:
-        check_layout(start, read_config(folders.reward), folders.reward)
+        check_layout(launch, read_config(folders.reward), folders.reward)
     check_rollout(
         read_config(folders.actor),
-        start.topology.layout,
-        eval_mode=start.parsed.parallel.eval_mode,
-        degree=start.parsed.parallel.rollout_tensor_parallel_degree,
+        launch.topology.layout,
+        eval_mode=launch.parsed.parallel.eval_mode,
+        degree=launch.parsed.parallel.rollout_tensor_parallel_degree,
     )
 
 
@@ -150,14 +156,14 @@ def require_same_tokenizer(tokenizer: Tokenizer, critic: str) -> None:
         )
 
 
-def choose_sequences(start: Launch, tokenizer: Tokenizer, folders: RoleFolders) -> Any:
+def choose_sequences(launch: Launch, tokenizer: Tokenizer, folders: RoleFolders) -> Any:
     """Return how rollouts are handed to the reward model: as they are, or in its own tokens."""
-    reward, source = folders.reward, start.parsed.reward_source
+    reward, source = folders.reward, launch.parsed.reward_source
     own, config = load_tokenizer(reward), read_config(reward)
     line = padding_warning(reward, config, own)
     if line is not None and not source.score_before_padding:
         log.warn(line)
-    sequences = _in_its_tokens(start, tokenizer, own, folders)
+    sequences = _in_its_tokens(launch, tokenizer, own, folders)
     if not source.score_before_padding:
         return sequences
     if config.pad_token_id is None:
@@ -165,16 +171,16 @@ def choose_sequences(start: Launch, tokenizer: Tokenizer, folders: RoleFolders) 
     return BeforePadding(sequences, config.pad_token_id)
 
 
-def _in_its_tokens(start: Launch, tokenizer: Tokenizer, own: Tokenizer, folders: RoleFolders) -> Any:
+def _in_its_tokens(launch: Launch, tokenizer: Tokenizer, own: Tokenizer, folders: RoleFolders) -> Any:
     """Return what turns rollouts into the ids of the reward model, whose tokenizer is ``own``."""
-    reward, data = folders.reward, start.parsed.data
+    reward, data = folders.reward, launch.parsed.data
     same_template = data.template != "tokenizer" or own.chat_template in (None, tokenizer.chat_template)
     # Rollouts may hold ids beyond the tokenizer: an embedding smaller than the policy's has no rows for them.
     is_wide = read_config(reward).vocab_size >= read_config(folders.actor).vocab_size
     if own.fingerprint() == tokenizer.fingerprint() and same_template and is_wide:
         config = check_fit(reward, own, max_length=data.max_length)
-        warn_of_template(start, reward, config, tokenizer)
-        end = Encoder(tokenizer, encode_options(start).template).end_id
+        warn_of_template(launch, reward, config, tokenizer)
+        end = Encoder(tokenizer, encode_options(launch).template).end_id
         return SameTokens(sequence_ends(read_config(folders.actor), tokenizer, end), end)
     config = check_fit(reward, own, max_length=1)
     template = data.template if data.template != "tokenizer" or own.chat_template else "none"

@@ -16,6 +16,7 @@ from alignment.loops.on_policy import KLController, OnPolicyLoop
 from alignment.loops.rollout_engine import RolloutEngine
 from alignment.loops.session import Counters, Hooks, Session
 from alignment.loops.updates import OnPolicyUpdater, UpdatePlan
+from alignment.models.folders.hub import CRITIC_FOLDER
 from alignment.parallel.runner import ModelRunner
 from alignment.records import Experience
 from alignment.rollout.collector import Collector
@@ -43,29 +44,29 @@ EVALUATION_SEED_OFFSET = 1_000_003
 class OnPolicyRun:
     """The parts of one run of an on-policy algorithm, assembled from parsed arguments."""
 
-    def __init__(self, start: Launch, roles: Roles, data: OnPolicyData, plan: RowPlan) -> None:
-        self._start, self._roles, self._data, self._plan = start, roles, data, plan
-        self._algorithm, self._hyperparameters = ChosenAlgorithm.of(start.parsed)
+    def __init__(self, launch: Launch, roles: Roles, data: OnPolicyData, plan: RowPlan) -> None:
+        self._launch, self._roles, self._data, self._plan = launch, roles, data, plan
+        self._algorithm, self._hyperparameters = ChosenAlgorithm.of(launch.parsed)
         self._horizon = Horizon.of(
-            start.parsed.training,
+            launch.parsed.training,
             plan.updates_per_epoch(data.prompt_loader, len(data.prompts)),
-            f"train_datasets={start.parsed.on_policy.train_datasets}",
+            f"train_datasets={launch.parsed.on_policy.train_datasets}",
         )
         self._learners = self._build_learners()
         self._engine = RolloutEngine(
-            engine=build_engine(start, roles, self._learners["policy"], plan), policy=self._learners["policy"]
+            engine=build_engine(launch, roles, self._learners["policy"], plan), policy=self._learners["policy"]
         )
         self._reference = self._place_reference()
-        self._scorer = build_scorer(start, roles)
-        self._normalize, normalizer_part = build_normalizer(start, roles)
-        restrictions = describe_restrictions(start.parsed.generation)
+        self._scorer = build_scorer(launch, roles)
+        self._normalize, normalizer_part = build_normalizer(launch, roles)
+        restrictions = describe_restrictions(launch.parsed.generation)
         if restrictions is not None:
             log.info(restrictions)
         self._collector = Collector(
             self._engine.engine,
-            generation_options(start.parsed, roles, sample=True),
+            generation_options(launch.parsed, roles, sample=True),
             num_return_sequences=plan.samples_per_prompt,
-            seed=start.parsed.training.seed,
+            seed=launch.parsed.training.seed,
         )
         self._kl = KLController(
             coefficient=self._hyperparameters.kl_coeff,
@@ -76,13 +77,13 @@ class OnPolicyRun:
 
     def train(self, observe: Callable[[Experience], None] | None = None, *, memory: MemoryWatch | None = None) -> None:
         """Train (or only evaluate), export and report; ``memory`` watches the phases in place of the usual one."""
-        training = self._start.parsed.training
-        if self._start.checkpoint is not None:
-            self._state.restore(self._start.checkpoint)
+        training = self._launch.parsed.training
+        if self._launch.checkpoint is not None:
+            self._state.restore(self._launch.checkpoint)
         evaluate = self._evaluation() if self._data.evaluation is not None else None
         best = build_best(training, default="reward", keep=self._state.keep_best)
         session = build_session(
-            self._start,
+            self._launch,
             title=self._algorithm.title,
             model="policy",
             horizon=self._horizon,
@@ -97,24 +98,24 @@ class OnPolicyRun:
                 log.info(self._describe())
                 if self._state.counters.updates == 0:
                     session.evaluate()
-                with self._start.signals.deferred("the present rollout and its updates"), session.progress:
+                with self._launch.signals.deferred("the present rollout and its updates"), session.progress:
                     dataclasses.replace(self._loop(session), observe=observe).run()
-            finish_run(self._start, session, self._state, title=self._algorithm.title, cards=REPORT_CARDS)
+            finish_run(self._launch, session, self._state, title=self._algorithm.title, cards=REPORT_CARDS)
 
     def _loop(self, session: Session) -> OnPolicyLoop:
-        on_policy, data = self._start.parsed.on_policy, self._data
+        on_policy, data = self._launch.parsed.on_policy, self._data
         hyperparameters, algorithm = self._hyperparameters, self._algorithm
         updater = OnPolicyUpdater(
             policy=self._learners["policy"],
-            critic=self._learners.get("value"),
+            critic=self._learners.get("critic"),
             algorithm=algorithm,
             hyperparameters=hyperparameters,
             plan=UpdatePlan(
                 rows_per_update=self._plan.rows_per_update,
                 rows_per_batch=self._plan.rows_per_batch,
                 num_epochs=self._plan.update_iters,
-                seed=self._start.parsed.training.seed,
-                temperature=self._start.parsed.generation.temperature,
+                seed=self._launch.parsed.training.seed,
+                temperature=self._launch.parsed.generation.temperature,
                 ptx_coeff=on_policy.ptx_coeff,
                 with_entropy=hyperparameters.entropy_coeff > 0,
             ),
@@ -142,10 +143,10 @@ class OnPolicyRun:
         return self._roles.tokenizer.decode(np.asarray(ids).tolist(), skip_special_tokens=True)
 
     def _judge(self, *, training: bool) -> Judge:
-        micro = self._start.parsed.training.per_device_train_batch_size
-        rows = self._start.parsed.training.per_device_eval_batch_size
-        on_policy = self._start.parsed.on_policy
-        critic = self._learners.get("value") if training else None
+        micro = self._launch.parsed.training.per_device_train_batch_size
+        rows = self._launch.parsed.training.per_device_eval_batch_size
+        on_policy = self._launch.parsed.on_policy
+        critic = self._learners.get("critic") if training else None
         return Judge(
             policy=scoring_runner(self._learners["policy"]),
             reference=self._reference,
@@ -153,8 +154,8 @@ class OnPolicyRun:
             scorer=self._scorer,
             normalize=self._normalize if training else None,
             logprob_rows=positive_or(on_policy.per_device_logprob_batch_size, micro) if training else rows,
-            value_rows=positive_or(self._start.parsed.critic.per_device_value_batch_size, micro) if critic else micro,
-            temperature=self._start.parsed.generation.temperature,
+            value_rows=positive_or(self._launch.parsed.critic.per_device_value_batch_size, micro) if critic else micro,
+            temperature=self._launch.parsed.generation.temperature,
             with_entropy=training,
         )
 
@@ -165,7 +166,7 @@ class OnPolicyRun:
         return engine.num_replicas if isinstance(engine, TeamEngine) else 1
 
     def _evaluation(self) -> PromptEvaluation:
-        parsed = self._start.parsed
+        parsed = self._launch.parsed
         evaluation = self._data.evaluation
         return PromptEvaluation(
             prompts=[evaluation[i] for i in range(len(evaluation))],
@@ -179,19 +180,19 @@ class OnPolicyRun:
         )
 
     def _place_reference(self) -> ModelRunner | None:
-        reference, offload = self._roles.reference, "freeze_model" in self._start.parsed.parallel.offloaded
+        reference, offload = self._roles.reference, "freeze_model" in self._launch.parsed.parallel.offloaded
         if reference is None:
             return None
-        return place_frozen("reference", reference, self._start.topology, offload=offload)
+        return place_frozen("reference", reference, self._launch.topology, offload=offload)
 
     def _build_learners(self) -> dict[str, Learner]:
         """Return the learner of the policy and, where the algorithm has one, of the critic."""
-        parsed, total = self._start.parsed, self._horizon.total_updates
-        policy = build_learner(self._start, "policy", self._roles.policy, parsed.training, total_updates=total)
+        parsed, total = self._launch.parsed, self._horizon.total_updates
+        policy = build_learner(self._launch, "policy", self._roles.policy, parsed.training, total_updates=total)
         if self._roles.critic is None:
             return {"policy": policy}
-        critic = build_learner(self._start, "critic", self._roles.critic, critic_training(parsed), total_updates=total)
-        return {"policy": policy, "value": critic}
+        critic = build_learner(self._launch, "critic", self._roles.critic, critic_training(parsed), total_updates=total)
+        return {"policy": policy, "critic": critic}
 
     def _build_state(self, normalizer_part: StatePart | None) -> RunState:
         parts = {
@@ -205,13 +206,14 @@ class OnPolicyRun:
             parts["ptx"] = loader_part(self._data.ptx_loader)
         if normalizer_part is not None:
             parts["reward_normalizer"] = normalizer_part
+        learners = {CRITIC_FOLDER if name == "critic" else name: learner for name, learner in self._learners.items()}
         return RunState(
-            store=self._start.store,
+            store=self._launch.store,
             models={
-                name: model_writer(learner, self._roles.tokenizer, self._start.topology)
-                for name, learner in self._learners.items()
+                folder: model_writer(learner, self._roles.tokenizer, self._launch.topology)
+                for folder, learner in learners.items()
             },
-            learners=self._learners,
+            learners=learners,
             counters=Counters(),
             parts=parts,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from alignment.records import Experience
-from alignment.runs.launch import Launch, launch
+from alignment.runs.launch import Launch, open_launch
 from alignment.runs.on_policy.prompts import RowPlan, load_data
 from alignment.runs.on_policy.roles import load_roles
 from alignment.runs.on_policy.run import OnPolicyRun
@@ -14,14 +14,14 @@ from alignment.trainers.ppo.arguments import parse_ppo_arguments
 
 def train(argv: Sequence[str], *, host: str, observe: Callable[[Experience], None] | None = None) -> None:
     """Train from the command line's arguments to the exported models; ``observe`` sees every experience."""
-    with launch(parse_ppo_arguments(argv), host=host) as start:
-        train_from(start, observe)
+    with open_launch(parse_ppo_arguments(argv), host=host) as launch:
+        train_from(launch, observe)
 
 
-def train_from(start: Launch, observe: Callable[[Experience], None] | None = None) -> None:
+def train_from(launch: Launch, observe: Callable[[Experience], None] | None = None) -> None:
     """Train from the start of a run to the exported models."""
-    roles = load_roles(start)
-    plan = RowPlan.of(start.parsed, batch_ranks=start.topology.layout.batch)
-    run = OnPolicyRun(start, roles, load_data(start, roles.tokenizer, plan), plan)
-    if not start.parsed.parallel.distributed_dry_run:
+    roles = load_roles(launch)
+    plan = RowPlan.of(launch.parsed, batch_ranks=launch.topology.layout.batch)
+    run = OnPolicyRun(launch, roles, load_data(launch, roles.tokenizer, plan), plan)
+    if not launch.parsed.parallel.distributed_dry_run:
         run.train(observe)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from alignment.runs.launch import Launch, launch
+from alignment.runs.launch import Launch, open_launch
 from alignment.runs.offline.train import train_offline
 from alignment.trainers.objectives import SCORE_OBJECTIVES
 from alignment.trainers.reward.arguments import parse_reward_arguments
@@ -12,10 +12,10 @@ from alignment.trainers.reward.arguments import parse_reward_arguments
 
 def train(argv: Sequence[str], *, host: str) -> None:
     """Train a reward model from the command line's arguments to the exported folder ``reward/``."""
-    with launch(parse_reward_arguments(argv), host=host) as start:
-        train_from(start)
+    with open_launch(parse_reward_arguments(argv), host=host) as launch:
+        train_from(launch)
 
 
-def train_from(start: Launch) -> None:
+def train_from(launch: Launch) -> None:
     """Train a reward model from its start to the exported folder."""
-    train_offline(start, SCORE_OBJECTIVES[start.parsed.offline.objective])
+    train_offline(launch, SCORE_OBJECTIVES[launch.parsed.offline.objective])

@@ -78,7 +78,7 @@ class Run:
     """Holds its argument file, ``policy``, ``reward`` and whatever a row needs."""
     given: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = field(default_factory=dict)
     """The calls of ``WATCHED``, in order, as (arguments, keywords)."""
-    start: Any = None
+    launch: Any = None
     session: Session | None = None
     state: Any = None
     loop: Any = None
@@ -156,8 +156,8 @@ def _stopped_before_the_loop(run: Run) -> Iterator[None]:
     def keep_loop(loop: Any) -> None:
         run.loop = loop
 
-    def keep_end(start: Any, session: Session, state: Any, **options: Any) -> None:
-        run.start, run.session, run.state = start, session, state
+    def keep_end(launch: Any, session: Session, state: Any, **options: Any) -> None:
+        run.launch, run.session, run.state = launch, session, state
         run.given["finish_run"] = [((), options)]
 
     with contextlib.ExitStack() as stack:

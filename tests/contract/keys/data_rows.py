@@ -61,7 +61,7 @@ def _num_loaded(run: Run) -> int:
 
 def _num_kept(run: Run) -> int:
     """Rows whose log-probs an earlier pass of the reference left."""
-    return sum(len(np.load(path)["numbers"]) for path in run.start.output_dir.glob("reference_logprobs/*/rows.npz"))
+    return sum(len(np.load(path)["numbers"]) for path in run.launch.output_dir.glob("reference_logprobs/*/rows.npz"))
 
 
 def _score(run: Run) -> Any:

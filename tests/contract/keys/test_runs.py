@@ -64,7 +64,7 @@ def test_title_best_metric_display_and_models(trainer, folder):
 @pytest.mark.parametrize("trainer", ALL)
 def test_the_account_of_rows_and_the_arguments_stand_in_the_folder(trainer, folder):
     run = _assemble(trainer, folder, learning_rate=0.125)
-    output = run.start.output_dir
+    output = run.launch.output_dir
     ledger = json.loads((output / "ledger.json").read_text())
     assert {role for role, account in ledger.items() if account} >= {"train", "eval"}
     assert json.loads((output / "arguments.json").read_text())["learning_rate"]["value"] == 0.125
@@ -130,7 +130,7 @@ def test_every_model_is_loaded_in_the_dtype_and_place_of_the_run(trainer, folder
     run = _assemble(trainer, folder)
     for name in LOADERS.get(trainer) or LOADERS[TRAINERS[trainer].models[0]]:
         for _, keywords in run.given[name]:
-            assert keywords["dtype"] == run.start.dtype and keywords["placement"].is_first
+            assert keywords["dtype"] == run.launch.dtype and keywords["placement"].is_first
 
 
 def test_sequences_generated_one_at_a_time(folder):
@@ -140,7 +140,7 @@ def test_sequences_generated_one_at_a_time(folder):
 
 def test_every_model_of_ppo_is_compared_with_the_layout(folder, monkeypatch):
     compared = []
-    monkeypatch.setattr(roles, "check_layout", lambda start, config, place: compared.append(place))
+    monkeypatch.setattr(roles, "check_layout", lambda launch, config, place: compared.append(place))
     names = {"actor_model_name_or_path": "{other}", "reward_critic_model_name_or_path": "{other reward}"}
     _assemble("ppo", folder, **names)
     assert {str(place) for place in compared} == {str(folder / name) for name in ("other", "other reward", "reward")}

@@ -24,11 +24,11 @@ def _adam(run: Run) -> Any:
 
 
 def _layout(run: Run) -> Any:
-    return resolve_layout(run.start.parsed.parallel, world_size=8)
+    return resolve_layout(run.launch.parsed.parallel, world_size=8)
 
 
 def _dtype_on_gpu(run: Run) -> str:
-    return dataclasses.replace(run.start, topology=Topology(device="gpu")).dtype
+    return dataclasses.replace(run.launch, topology=Topology(device="gpu")).dtype
 
 
 def _seeds(run: Run) -> list[int]:
@@ -102,7 +102,7 @@ TRAINING = (
     Row("eval_steps", 3, lambda r: r.session.cadences.evaluate.every, with_=EVALUATED),
     Row("save_strategy", "epoch", lambda r: r.session.cadences.save.strategy),
     Row("save_steps", 3, lambda r: r.session.cadences.save.every, with_={"save_strategy": "steps"}),
-    Row("save_total_limit", 2, lambda r: r.start.store._limit, with_={"save_strategy": "steps"}),
+    Row("save_total_limit", 2, lambda r: r.launch.store._limit, with_={"save_strategy": "steps"}),
     Row("load_best_model_at_end", True, lambda r: r.session.hooks.best is not None, with_=BEST),
     Row("metric_for_best_model", "mine", lambda r: r.session.hooks.best.metric, "eval/mine", with_=BEST),
     Row(

@@ -119,11 +119,11 @@ def test_an_output_folder_below_a_file_is_one_message(tmp_path):
 def test_a_run_goes_on_at_the_step_of_its_checkpoint_and_a_fresh_one_at_zero(step, expected):
     checkpoint = None if step is None else SimpleNamespace(state={"step": step})
     training = SimpleNamespace(run_name=None, weight_dtype=lambda device: f"dtype on {device}")
-    start = Launch(
+    launched = Launch(
         parsed=SimpleNamespace(training=training), topology=SimpleNamespace(device="cpu"), store=None,
         output_dir=Path("runs/first"), checkpoint=checkpoint,
     )  # fmt: skip
-    assert start.resume_step == expected
-    assert (start.run_name, start.dtype) == ("first", "dtype on cpu")
+    assert launched.resume_step == expected
+    assert (launched.run_name, launched.dtype) == ("first", "dtype on cpu")
     training.run_name = "named"
-    assert start.run_name == "named"
+    assert launched.run_name == "named"
