@@ -95,10 +95,10 @@ def build_schedule(stages: int, chunks: int, num_batches: int, *, with_backward:
 
 def events_of(schedule: Sequence[Event], stage: int, stages: int) -> list[Event]:
     """Return the events of ``schedule`` in which ``stage`` takes part."""
-    return [event for event in schedule if stage in {place % stages for place in places_of(event)}]
+    return [event for event in schedule if stage in {position % stages for position in positions_of(event)}]
 
 
-def places_of(event: Event) -> tuple[int, ...]:
+def positions_of(event: Event) -> tuple[int, ...]:
     """Return the positions of the pieces that take part in ``event``."""
     return (event.position,) if isinstance(event, Compute) else (event.source, event.target)
 
@@ -142,7 +142,7 @@ def _simulate(stages: list[_StageWork]) -> list[Event]:
     while any(stage.forwards or stage.backwards or stage.running for stage in stages):
         waiting.extend(_finish(stages, clock))
         for message in list(waiting):
-            ends = [stages[place % len(stages)] for place in (message.source, message.target)]
+            ends = [stages[position % len(stages)] for position in (message.source, message.target)]
             if all(stage.running is None for stage in ends):
                 ends[1].received.add(message)
                 waiting.remove(message)

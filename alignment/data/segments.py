@@ -64,12 +64,12 @@ class Skeleton(NamedTuple):
         parts[::2], parts[1::2] = self.pieces, texts
         if whole != "".join(parts):
             return None
-        segments, written, place, target = [], 0, 0, 0
+        segments, written, position, target = [], 0, 0, 0
         for number, text in enumerate(texts):
-            place += len(self.pieces[number]) + len(text)
+            position += len(self.pieces[number]) + len(text)
             if target < len(targets) and number == targets[target]:
-                start, gap = place - len(text) - self.headers[target], self.closings[target]
-                stop = place + (gap or 0)
+                start, gap = position - len(text) - self.headers[target], self.closings[target]
+                stop = position + (gap or 0)
                 mark = end if gap is not None else ""
                 segments += [Segment(whole[written:start], False), Segment(whole[start:stop], True, mark)]
                 written, target = stop + len(mark), target + 1

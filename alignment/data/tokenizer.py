@@ -38,9 +38,9 @@ class CuttingTokenizer(Protocol):
     def encode_cut(
         self, text: str, cuts: Sequence[int], *, add_special_tokens: bool
     ) -> tuple[list[int], list[int | None]]:
-        """Return the ids of ``text`` and for each place in it the number of tokens before it.
+        """Return the ids of ``text`` and for each position in ``cuts`` the number of tokens before it.
 
-        None where a token lies across the place, or might: then the text before it alone has other ids.
+        None where a token lies across it, or might: then the text before it alone has other ids.
         """
 
 

@@ -28,15 +28,15 @@ class Drawer:
         *,
         vocab_size: int,
         usable_vocab_size: int | None,
-        place: EnginePlacement,
+        placement: EnginePlacement,
     ) -> None:
         """See ``Sampler``."""
-        self._place = place
+        self._placement = placement
         self._vocab_size = vocab_size
-        self._in_parts = not options.do_sample and place.tensor.size > 1
+        self._in_parts = not options.do_sample and placement.tensor.size > 1
         limits = {"vocab_size": vocab_size, "usable_vocab_size": usable_vocab_size}
         if self._in_parts:
-            self._sampler = GreedyInParts(options, prompts, group=place.tensor, **limits)
+            self._sampler = GreedyInParts(options, prompts, group=placement.tensor, **limits)
         else:
             self._sampler = Sampler(options, prompts, uniforms, **limits)
 
@@ -49,7 +49,7 @@ class Drawer:
 
         Raises NotFiniteError, everywhere the same, when logits are damaged.
         """
-        pipeline = self._place.pipeline
+        pipeline = self._placement.pipeline
         if pipeline.size == 1:
             return self._draw_here(logits, step)
         drawn, failure = np.zeros([2, num_rows]), ""
@@ -66,7 +66,7 @@ class Drawer:
 
     def _draw_here(self, logits: paddle.Tensor, step: int) -> tuple[np.ndarray, np.ndarray]:
         if not self._in_parts:
-            logits = gather_logits(logits, self._place.tensor, vocab_size=self._vocab_size)
+            logits = gather_logits(logits, self._placement.tensor, vocab_size=self._vocab_size)
         return self._sampler.draw(logits.numpy(), step)
 
 

@@ -1,6 +1,6 @@
 """Random numbers addressed by (seed, sequence, position): Philox4x32-10 of Salmon et al. 2011 ("as easy as 1, 2, 3").
 
-The number of a place does not depend on what was drawn before, so neither batching nor a restart changes a sample.
+The number of a position does not depend on what was drawn before, so neither batching nor a restart changes a sample.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ class HeadOrder:
     to_tokens: paddle.Tensor
     """[M * count] int64, the way back."""
     padded: bool
-    """True: some of the n * S places are padding, so M is smaller."""
+    """True: some of the n * S positions are padding, so M is smaller."""
 
     @classmethod
     def build(cls, real: np.ndarray, count: int) -> HeadOrder:

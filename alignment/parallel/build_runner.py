@@ -11,5 +11,5 @@ from alignment.parallel.topology import Topology
 
 
 def build_runner(model: paddle.nn.Layer, topology: Topology) -> ModelRunner:
-    """Return the runner of ``model``, which was built for this process's place in ``topology``."""
+    """Return the runner of ``model``, which was built for this process in ``topology``."""
     return DenseRunner(model, topology) if topology.pipeline.size == 1 else PipelineRunner(model, topology)

@@ -1,4 +1,4 @@
-"""Start of a process: device, seed and place among the ranks.
+"""Start of a process: device, seed and coordinates among the ranks.
 
 With ``device/host.py`` and ``comms/meeting.py``, the only reader of the environment.
 """

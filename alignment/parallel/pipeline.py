@@ -86,7 +86,7 @@ class _StageRun:
 
     def pass_on(self, message: StageTransfer) -> None:
         """Send or receive one hidden state or its gradient."""
-        source, target = (place % self._pipeline.size for place in (message.source, message.target))
+        source, target = (position % self._pipeline.size for position in (message.source, message.target))
         kind = "hidden state" if message.source < message.target else "gradient"
         what = f"{kind} of micro-batch {message.batch}"
         if source == self._pipeline.index:

@@ -16,7 +16,7 @@ from alignment.planner.rollout import FLOAT, MESSAGE_BYTES, PlannedRollout, Roll
 PROMPT_TOKENS = 512
 """As ``generation.eager.forward``, which needs Paddle: prompts are read in groups of about so many tokens."""
 PAGE, MULTIPLE = 128, 16
-"""As ``generation.eager.kv_cache``: places reserved beyond the longest row, and what capacities are multiples of."""
+"""As ``generation.eager.kv_cache``: positions reserved beyond the longest row, and what capacities are multiples of."""
 _HOST_COPIES = 6
 """Arrays as large as a step's logits in which ``generation.sampling`` works on the host."""
 _NARROW_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
@@ -25,16 +25,16 @@ _NARROW_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 class EagerMemory:
     """The eager engine: weights are used where they are, all else goes when the rollout ends."""
 
-    def __init__(self, place: PlannedRollout) -> None:
-        self._place, self._job = place, place.job
+    def __init__(self, rollout: PlannedRollout) -> None:
+        self._rollout, self._job = rollout, rollout.job
 
     @cached_property
     def standing(self) -> Mapping[str, int]:
         """On the device from one rollout to the next: weights that came from another layout, and the head where the
         embedding serves as one.
         """
-        tied = self._place.embedding * self._job.item if self._job.policy.tie_word_embeddings else 0
-        return {"rollout weights": self._place.copied + (tied if self._place.makes_logits else 0)}
+        tied = self._rollout.embedding * self._job.item if self._job.policy.tie_word_embeddings else 0
+        return {"rollout weights": self._rollout.copied + (tied if self._rollout.makes_logits else 0)}
 
     @property
     def standing_on_host(self) -> Mapping[str, int]:
@@ -44,10 +44,10 @@ class EagerMemory:
     def moments(self) -> list[RolloutMoment]:
         """Return the moments of a rollout."""
         cache = {"key-value cache": self._cache}
-        arrays = _HOST_COPIES * self._place.rows * self._job.policy.vocab_size * FLOAT
-        host = {"sampling": arrays if self._place.makes_logits else 0}
+        arrays = _HOST_COPIES * self._rollout.rows * self._job.policy.vocab_size * FLOAT
+        host = {"sampling": arrays if self._rollout.makes_logits else 0}
         return [
-            RolloutMoment(name="weights come", device={"rollout weights": self._place.coming}),
+            RolloutMoment(name="weights come", device={"rollout weights": self._rollout.coming}),
             RolloutMoment(name="reading prompts", device={**cache, "activations": self._prompts}),
             RolloutMoment(name="one token more", device={**cache, "activations": self._step}, host=host),
         ]
@@ -56,7 +56,7 @@ class EagerMemory:
     def _layers(self) -> int:
         if self._job.eval_mode:
             return self._job.policy.num_hidden_layers
-        return sum(stage_layers(self._job.policy, self._place.layout, self._place.stage))
+        return sum(stage_layers(self._job.policy, self._rollout.layout, self._rollout.stage))
 
     @cached_property
     def _capacity(self) -> int:
@@ -65,8 +65,8 @@ class EagerMemory:
 
     @cached_property
     def _cache(self) -> int:
-        """Keys and values of full rows; while the last places are added, those of one layer twice."""
-        one = self._place.rows * self._capacity * self._pass(1).kv_heads * self._job.policy.head_dim * self._job.item
+        """Keys and values of full rows; while the last positions are added, those of one layer twice."""
+        one = self._rollout.rows * self._capacity * self._pass(1).kv_heads * self._job.policy.head_dim * self._job.item
         return 2 * self._layers * one + (one if self._room(self._job.prompt) < self._capacity else 0)
 
     def _room(self, length: int) -> int:
@@ -78,7 +78,7 @@ class EagerMemory:
             config=self._job.policy,
             rows=rows,
             length=self._job.prompt,
-            tensor=self._place.inner.tensor,
+            tensor=self._rollout.inner.tensor,
             sequence_parallel=False,
             item=self._job.item,
             native=self._job.native,
@@ -87,30 +87,30 @@ class EagerMemory:
     @cached_property
     def _group(self) -> int:
         """Rows that go through the stages together."""
-        return ceil(self._place.rows / self._place.inner.pipeline)
+        return ceil(self._rollout.rows / self._rollout.inner.pipeline)
 
     @cached_property
     def _prompts(self) -> int:
         """Some prompts on their way through a layer, and the logits of all."""
         rows = min(self._group, max(1, PROMPT_TOKENS // self._job.prompt))
-        return self._pass(rows).generating + 2 * self._group * self._place.columns * FLOAT
+        return self._pass(rows).generating + 2 * self._group * self._rollout.columns * FLOAT
 
     @cached_property
     def _step(self) -> int:
         """One token of every row: scores over the whole cache, or its logits in the model's type and in float32."""
         rows, whole = self._group, self._job.policy.vocab_size
         heads = rows * self._capacity * self._pass(1).heads * FLOAT
-        logits = rows * self._place.columns * (FLOAT + (self._job.item if self._job.half else 0))
-        gathered = 2 * rows * whole * FLOAT if self._place.inner.tensor > 1 and self._place.makes_logits else 0
-        mask = heads * self._place.inner.pipeline
+        logits = rows * self._rollout.columns * (FLOAT + (self._job.item if self._job.half else 0))
+        gathered = 2 * rows * whole * FLOAT if self._rollout.inner.tensor > 1 and self._rollout.makes_logits else 0
+        mask = heads * self._rollout.inner.pipeline
         return mask + max(2 * heads, logits + gathered)
 
 
 class FusedMemory:
     """The fused engine: its own weights, blocks of keys and values, and scratch memory, on the host and for good."""
 
-    def __init__(self, place: PlannedRollout) -> None:
-        self._place, self._job = place, place.job
+    def __init__(self, rollout: PlannedRollout) -> None:
+        self._rollout, self._job = rollout, rollout.job
         self._config = self._job.policy
 
     @property
@@ -125,11 +125,11 @@ class FusedMemory:
 
     def moments(self) -> list[RolloutMoment]:
         """See ``EagerMemory.moments``: weights pass one by one, and a step has its logits."""
-        copies = 3 if self._place.inner.tensor > 1 else 1
-        message = {"rollout weights": min(self._place.copied, 2 * MESSAGE_BYTES)}
-        logits = {"sampling": copies * self._place.rows * self._config.vocab_size * FLOAT}
+        copies = 3 if self._rollout.inner.tensor > 1 else 1
+        message = {"rollout weights": min(self._rollout.copied, 2 * MESSAGE_BYTES)}
+        logits = {"sampling": copies * self._rollout.rows * self._config.vocab_size * FLOAT}
         return [
-            RolloutMoment(name="weights come", device=message if self._place.copied else {}),
+            RolloutMoment(name="weights come", device=message if self._rollout.copied else {}),
             RolloutMoment(name="one token more", device={}, host=logits),
         ]
 
@@ -137,33 +137,33 @@ class FusedMemory:
     def _weights(self) -> int:
         """Matrices in the engine's type, the head beside the embedding also where they are one."""
         narrow = _NARROW_BYTES[self._job.rollout_weight_type]
-        everything = sum(part.size for part in self._place.wanted)
-        head = self._place.embedding if self._config.tie_word_embeddings else 0
-        embedding = self._place.embedding * (FLOAT if narrow == FLOAT else 2)
-        return (everything - self._place.embedding + head) * narrow + embedding
+        everything = sum(part.size for part in self._rollout.wanted)
+        head = self._rollout.embedding if self._config.tie_word_embeddings else 0
+        embedding = self._rollout.embedding * (FLOAT if narrow == FLOAT else 2)
+        return (everything - self._rollout.embedding + head) * narrow + embedding
 
     @cached_property
     def _blocks(self) -> int:
         """What full rows fill of the pool, which ``rollout_kv_memory`` may limit."""
         tokens = FusedSettings().block_tokens
-        kv_heads = layer_sizes(self._config, tensor_degree=self._place.inner.tensor, tensor_index=0).kv_heads
+        kv_heads = layer_sizes(self._config, tensor_degree=self._rollout.inner.tensor, tensor_index=0).kv_heads
         width = 2 * self._config.num_hidden_layers * kv_heads * self._config.head_dim
-        filled = self._place.rows * ceil(self._job.length / tokens) * tokens
+        filled = self._rollout.rows * ceil(self._job.length / tokens) * tokens
         needed = filled * width * _NARROW_BYTES[self._job.rollout_kv_type]
         return min(needed, read_bytes(self._job.rollout_kv_memory)) if self._job.rollout_kv_memory else needed
 
     @cached_property
     def _scratch(self) -> int:
         """Rows of one pass: residuals, heads, normed and mixed rows, the gated feed-forward."""
-        config, tensor = self._config, self._place.inner.tensor
+        config, tensor = self._config, self._rollout.inner.tensor
         heads = (2 * config.num_attention_heads + 2 * max(config.num_key_value_heads, tensor)) * config.head_dim
         inner = layer_sizes(config, tensor_degree=tensor, tensor_index=0).inner
         width = (3 if tensor > 1 else 2) * config.hidden_size + heads // tensor + inner
-        rows = min(self._place.rows * max(self._job.prompt, 1), FusedSettings().max_rows)
+        rows = min(self._rollout.rows * max(self._job.prompt, 1), FusedSettings().max_rows)
         return rows * width * FLOAT
 
 
-def engine_memory(place: PlannedRollout) -> EagerMemory | FusedMemory:
+def engine_memory(rollout: PlannedRollout) -> EagerMemory | FusedMemory:
     """Return the memory of the engine that ``runs.on_policy.engines`` takes."""
-    obstacle = model_obstacle(place.job.policy, tensor_degree=place.inner.tensor, num_stages=place.inner.pipeline)
-    return FusedMemory(place) if place.job.fused and obstacle is None else EagerMemory(place)
+    obstacle = model_obstacle(rollout.job.policy, tensor_degree=rollout.inner.tensor, num_stages=rollout.inner.pipeline)
+    return FusedMemory(rollout) if rollout.job.fused and obstacle is None else EagerMemory(rollout)

@@ -66,7 +66,7 @@ def check_rollout(config: DecoderConfig, layout: Layout, *, eval_mode: str | Non
 def rollout_placement(
     topology: Topology, config: DecoderConfig, *, eval_mode: str | None, degree: int
 ) -> RolloutPlacement:
-    """Return the place of this process in the rollout. All processes call it, once: it may make groups."""
+    """Return the placement of this process in the rollout. All processes call it, once: it may make groups."""
     check_rollout(config, topology.layout, eval_mode=eval_mode, degree=degree)
     if eval_mode == "single":
         return RolloutPlacement(WHOLE_MODEL, topology.world)

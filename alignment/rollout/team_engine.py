@@ -23,7 +23,7 @@ class TeamEngine:
     """
 
     def __init__(self, inner: Engine, replicas: Group, *, config: Any, weights: RolloutWeights | None = None) -> None:
-        """``inner`` generates in this process's replica, whose number is its place in ``replicas``.
+        """``inner`` generates in this process's replica, whose number is its index in ``replicas``.
 
         ``config`` is the model's DecoderConfig; ``weights`` brings the trained weights into the layout of ``inner``
         (None: they are in it).

@@ -35,12 +35,12 @@ def generate(layout: Layout, modes: list[tuple[str | None, int]], families: list
         how = {"eval_mode": mode[0], "degree": mode[1]}
         for family in families:
             config = config_of(family)
-            place = rollout_placement(topology, config, **how)
+            placement = rollout_placement(topology, config, **how)
             held = held_parts(topology, config)
             wanted = rollout_parts(config, layout, **how)
             weights = RolloutWeights(topology, list(held.values()), wanted)
-            engine = build_engine(config, place.engine)
-            team = TeamEngine(engine, place.replicas, config=config, weights=weights)
+            engine = build_engine(config, placement.engine)
+            team = TeamEngine(engine, placement.replicas, config=config, weights=weights)
             trained = {name: paddle.empty(list(part.extent)) for name, part in held.items()}
             for seed in (0, 7):
                 whole = whole_weights(config, seed)

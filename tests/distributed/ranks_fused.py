@@ -41,8 +41,8 @@ def load(topology, family: str, *, damaged: bool = False) -> FusedEngine:
     weights = ranks_generation.whole_weights(config)
     if damaged and topology.tensor.is_last:
         weights["model.layers.1.mlp.up_proj.weight"][:] = float("nan")
-    place = EnginePlacement(tensor=topology.tensor)
-    engine = FusedEngine(SimpleNamespace(config=config), FusedSettings(num_slots=3, max_rows=7), place=place)
+    placement = EnginePlacement(tensor=topology.tensor)
+    engine = FusedEngine(SimpleNamespace(config=config), FusedSettings(num_slots=3, max_rows=7), placement=placement)
     engine.load_weights(ranks_generation.part_of_weights(config, placement, weights), 0)
     return engine
 

@@ -63,8 +63,8 @@ def part_of_weights(config: DecoderConfig, placement: Placement, weights: dict[s
         yield name, paddle.to_tensor(np.ascontiguousarray(weights[name][part.slices]))
 
 
-def build_engine(config: DecoderConfig, place: EnginePlacement = WHOLE_MODEL, **how) -> EagerEngine:
-    return EagerEngine(SimpleNamespace(config=config), place=place, **how)
+def build_engine(config: DecoderConfig, placement: EnginePlacement = WHOLE_MODEL, **how) -> EagerEngine:
+    return EagerEngine(SimpleNamespace(config=config), placement=placement, **how)
 
 
 def plain(completions) -> list[tuple]:
@@ -81,8 +81,8 @@ def generate_whole(family: str, kind: str, **how) -> list[tuple]:
 def load(topology, family: str, *, damaged: int | None = None, **how) -> EagerEngine:
     config, placement = config_of(family), Placement.of(topology)
     layers = tuple(placement.layers(config.num_hidden_layers))
-    place = EnginePlacement(tensor=topology.tensor, pipeline=topology.pipeline, layers=layers)
-    engine = build_engine(config, place, **how)
+    placement = EnginePlacement(tensor=topology.tensor, pipeline=topology.pipeline, layers=layers)
+    engine = build_engine(config, placement, **how)
     weights = whole_weights(config)
     if damaged == topology.batch.index:
         weights["model.layers.1.mlp.up_proj.weight"][:] = np.nan

@@ -34,7 +34,7 @@ class Row(NamedTuple):
     """One row as the mixing selected it."""
 
     position: int
-    """Its place in the mixed order."""
+    """Its position in the mixed order."""
     dataset: str
     """The label of its dataset."""
     index: int

@@ -20,7 +20,7 @@ class PromptOnlyDataset(TokenizedDataset):
     """Samples ``{"input_ids" [P], "sample_id" int, "label" str | None, "prompt_text" str, "raw_input"}``.
 
     Reads ``input``, and ``answer`` as the label when there is one; or ``messages`` or ``dialogue``, where an answer
-    that comes last is the label. ``sample_id`` is the row's place in the mixed order, ``prompt_text`` what the model
+    that comes last is the label. ``sample_id`` is the row's position in the mixed order, ``prompt_text`` what the model
     reads, ``raw_input`` the turns before the template (with tools: ``{"messages", "tools"}``). Equal prompts are kept
     once: the last occurrence, as in safe-rlhf, so a proportion above 1 adds nothing; the others are counted.
     """

@@ -53,16 +53,16 @@ class DecoderWeights(NamedTuple):
 
 
 def sort_weights(
-    weights: Iterable[tuple[str, Any]], config: Any, place: EnginePlacement = WHOLE_MODEL
+    weights: Iterable[tuple[str, Any]], config: Any, placement: EnginePlacement = WHOLE_MODEL
 ) -> DecoderWeights:
-    """Return the tensors of ``weights`` (Hugging Face name, tensor) in their places; an absent name is a KeyError.
+    """Return the tensors of ``weights`` (Hugging Face name, tensor) where they belong; an absent name is a KeyError.
 
-    ``place`` says which of the layers of ``config`` (a DecoderConfig) there are; a last stage with a tied head has the
-    embedding too.
+    ``placement`` says which of the layers of ``config`` (a DecoderConfig) there are; a last stage with a tied head has
+    the embedding too.
     """
     by_name = {name: tensor.detach() for name, tensor in weights}
-    numbers = [number for chunk in place.chunks(config.num_hidden_layers) for number in chunk]
-    is_first, is_last = place.pipeline.is_first, place.pipeline.is_last
+    numbers = [number for chunk in placement.chunks(config.num_hidden_layers) for number in chunk]
+    is_first, is_last = placement.pipeline.is_first, placement.pipeline.is_last
     return DecoderWeights(
         embedding=by_name[EMBEDDING] if is_first else None,
         layers=tuple(_layer(by_name, f"{LAYERS}{number}.", config) for number in numbers),

@@ -33,7 +33,7 @@ class EagerEngine:
     The same seed and sequence id give the same tokens alone, in any batch and in any order, up to the last bits of
     the matrix products (they differ between one row and several).
 
-    In a layout ``place`` says which part of the model the weights are; all processes of the place are handed the same
+    In a layout ``placement`` says which part of the model the weights are; all processes it names are handed the same
     prompts and return the same completions. With several stages the rows go in as many groups, so that each stage has
     one to work on.
     """
@@ -48,7 +48,7 @@ class EagerEngine:
         self,
         model: Any,
         *,
-        place: EnginePlacement = WHOLE_MODEL,
+        placement: EnginePlacement = WHOLE_MODEL,
         max_batch_rows: int | None = None,
         usable_vocab_size: int | None = None,
     ) -> None:
@@ -60,7 +60,7 @@ class EagerEngine:
             raise UserError(f"max_batch_rows={max_batch_rows} (allowed: 1 or more)")
         self.version: int | None = None
         self._model = model
-        self._place = place
+        self._placement = placement
         self._max_batch_rows = max_batch_rows
         self._usable = usable_vocab_size
         self._weights = None
@@ -71,7 +71,7 @@ class EagerEngine:
         self.release()
         with paddle.no_grad():
             source = self._model.named_parameters() if weights is None else weights
-            self._weights = sort_weights(source, self._model.config, self._place)
+            self._weights = sort_weights(source, self._model.config, self._placement)
         self.version = version
 
     def release(self) -> None:
@@ -97,26 +97,26 @@ class EagerEngine:
 
     def _run(self, prompts: list[np.ndarray], options: GenerationOptions, uniforms: np.ndarray) -> list[Completion]:
         """Continue prompts that fit in one batch; ``uniforms`` [B, max_new_tokens]."""
-        stages, config = self._place.pipeline, self._model.config
+        stages, config = self._placement.pipeline, self._model.config
         cuts = (even_cut(len(prompts), stages.size, index) for index in range(stages.size))
         groups = [
             self._group(prompts[start:stop], options, uniforms[start:stop]) for start, stop in cuts if start < stop
         ]
         relay = Relay(
             stages,
-            num_passes=len(self._place.chunks(config.num_hidden_layers)),
+            num_passes=len(self._placement.chunks(config.num_hidden_layers)),
             width=config.hidden_size,
             dtype=self._weights.layers[0].input_norm.dtype,
         )
         relay.run(itertools.chain.from_iterable(group.read_prompts() for group in groups))
-        relay.run(_steps(groups, places=stages.size))
+        relay.run(_steps(groups, turns=stages.size))
         return [completion for group in groups for completion in group.answers.completions()]
 
     def _group(self, prompts: list[np.ndarray], options: GenerationOptions, uniforms: np.ndarray) -> RowGroup:
         config, lengths = self._model.config, np.array([len(prompt) for prompt in prompts])
         limits = options.answer_limits(lengths)
         longest = int(lengths.max() + limits.max())
-        forward = DecoderForward(config, self._weights, max_length=longest, place=self._place)
+        forward = DecoderForward(config, self._weights, max_length=longest, placement=self._placement)
         return RowGroup(
             prompts,
             forward=forward,
@@ -127,15 +127,15 @@ class EagerEngine:
                 uniforms,
                 vocab_size=config.vocab_size,
                 usable_vocab_size=self._usable,
-                place=self._place,
+                placement=self._placement,
             ),
             answers=Answers(limits, options),
         )
 
 
-def _steps(groups: list[RowGroup], *, places: int) -> Iterator[Piece | None]:
-    """Yield the next step of every group in turn until all are done; a place without work stays empty for its turn."""
+def _steps(groups: list[RowGroup], *, turns: int) -> Iterator[Piece | None]:
+    """Yield the next step of every group in turn until all are done; a turn without work stays empty."""
     while not all(group.answers.done for group in groups):
-        for place in range(places):
-            is_open = place < len(groups) and not groups[place].answers.done
-            yield groups[place].next_step() if is_open else None
+        for turn in range(turns):
+            is_open = turn < len(groups) and not groups[turn].answers.done
+            yield groups[turn].next_step() if is_open else None

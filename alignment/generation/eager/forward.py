@@ -55,13 +55,13 @@ class DecoderForward:
     """Runs ``weights`` under ``config`` (a DecoderConfig) for sequences of at most ``max_length`` tokens."""
 
     def __init__(
-        self, config: Any, weights: DecoderWeights, *, max_length: int, place: EnginePlacement = WHOLE_MODEL
+        self, config: Any, weights: DecoderWeights, *, max_length: int, placement: EnginePlacement = WHOLE_MODEL
     ) -> None:
         self._eps = config.rms_norm_eps
         self._weights = weights
-        self._place = place
-        self._chunks = _local_numbers(place.chunks(config.num_hidden_layers))
-        self._first_id = even_cut(config.vocab_size, place.tensor.size, place.tensor.index)[0]
+        self._placement = placement
+        self._chunks = _local_numbers(placement.chunks(config.num_hidden_layers))
+        self._first_id = even_cut(config.vocab_size, placement.tensor.size, placement.tensor.index)[0]
         dim = config.head_dim
         heads, kv_heads = (x.weight.shape[1] // dim for x in weights.layers[0][1:3])
         dtype = weights.layers[0].input_norm.dtype
@@ -90,11 +90,11 @@ class DecoderForward:
         if turn < len(self._chunks) - 1:
             return hidden
         tokens.close()
-        return self._logits(tokens.pick(hidden)) if self._place.pipeline.is_last else hidden
+        return self._logits(tokens.pick(hidden)) if self._placement.pipeline.is_last else hidden
 
     def _embed(self, ids: np.ndarray) -> paddle.Tensor:
         """Return the embeddings [M, H]; of a cut vocabulary each process looks up what it has, the rest is zero."""
-        table, tensor = self._weights.embedding, self._place.tensor
+        table, tensor = self._weights.embedding, self._placement.tensor
         if tensor.size == 1:
             return F.embedding(paddle.to_tensor(ids), table)
         return tensor.sum_(embed_rows(paddle.to_tensor(ids), table, first_row=self._first_id), "embedding")
@@ -118,7 +118,7 @@ class DecoderForward:
 
     def _gather_sum(self, affine: Affine, x: paddle.Tensor) -> paddle.Tensor:
         """Return ``affine`` of x [M, in], whose columns may be spread over the tensor group; the bias counts once."""
-        y = self._place.tensor.sum_(paddle.matmul(x, affine.weight), "projections")
+        y = self._placement.tensor.sum_(paddle.matmul(x, affine.weight), "projections")
         return y if affine.bias is None else y.add_(affine.bias)
 
     def _logits(self, hidden: paddle.Tensor) -> paddle.Tensor:

@@ -1,6 +1,6 @@
 """Keys and values of the tokens so far, in memory that is written in place.
 
-B rows in flight, C places a row (the capacity), D numbers a head. Token s of a row stands at place s whatever the
+B rows in flight, C positions a row (the capacity), D numbers a head. Token s of a row stands at position s whatever the
 lengths of its neighbours, so a row computes the same in every company.
 """
 
@@ -46,9 +46,9 @@ class KVCache:
         """Return where ``write_prompts`` puts the tokens of ``rows``, [M * kv_heads] int64, M tokens in order."""
         lengths = self.lengths[rows.start : rows.stop]
         row = np.repeat(np.asarray(rows), lengths)
-        place = np.concatenate([np.arange(length) for length in lengths])
+        position = np.concatenate([np.arange(length) for length in lengths])
         heads = np.arange(self._shape.num_kv_heads)
-        slots = (row[:, None] * len(heads) + heads) * self._capacity + place[:, None]
+        slots = (row[:, None] * len(heads) + heads) * self._capacity + position[:, None]
         return paddle.to_tensor(slots.reshape(-1))
 
     def write_prompts(self, layer: int, keys: paddle.Tensor, values: paddle.Tensor, slots: paddle.Tensor) -> None:
@@ -57,7 +57,7 @@ class KVCache:
         paddle.scatter_(self._values[layer], slots, values.reshape([-1, self._shape.head_dim]))
 
     def open_step(self) -> None:
-        """Make place for one more token in every row and let it be seen."""
+        """Make room for one more token in every row and let it be seen."""
         if int(self.lengths.max()) >= self._capacity:
             self._grow()
         if self._shape.window is not None and int(self.lengths.max()) >= self._shape.window:
@@ -116,10 +116,10 @@ class KVCache:
 
     def _index(self, seen_from: np.ndarray | None = None) -> None:
         """Lay out the mask, and where each row writes next; places before ``seen_from`` [B] are out of the window."""
-        shape, place, count = self._shape, np.arange(self._capacity), len(self.lengths)
-        seen = place[None, :] < self.lengths[:, None]
+        shape, position, count = self._shape, np.arange(self._capacity), len(self.lengths)
+        seen = position[None, :] < self.lengths[:, None]
         if seen_from is not None:
-            seen &= place[None, :] >= seen_from[:, None]
+            seen &= position[None, :] >= seen_from[:, None]
         mask = np.where(seen, np.float32(0), np.float32(_MASKED))
         self._mask = paddle.to_tensor(np.repeat(mask, shape.num_heads, axis=0).reshape(-1))
         self._slots = self._next_slots(shape.num_kv_heads)

@@ -64,8 +64,8 @@ class Relay:
     def _at(self, slot: int, stage: int) -> tuple[int, int]:
         """Return (number of the piece that ``stage`` works on in ``slot``, which pass it is); numbers may not exist."""
         size = self._group.size
-        rounds, place = divmod(slot - stage, size)
-        return rounds // self._num_passes * size + place, rounds % self._num_passes
+        rounds, index = divmod(slot - stage, size)
+        return rounds // self._num_passes * size + index, rounds % self._num_passes
 
     def _pass_on(self, output: paddle.Tensor | None, slot: int, active: dict[int, Piece]) -> paddle.Tensor | None:
         """Hand this stage's ``output`` to the next one and return what the one before hands over."""

@@ -16,7 +16,7 @@ from alignment.ops.native.library import CoreLibrary, Sampling
 
 
 class FusedDrawer:
-    """The ``SlotDrawer`` of one call of ``generate``: random numbers by (seed, sequence id, place in the answer)."""
+    """The ``SlotDrawer`` of one call of ``generate``: random numbers by (seed, sequence id, position in the answer)."""
 
     def __init__(
         self,

@@ -26,12 +26,12 @@ from alignment.ops.native.library import find_core, load_core
 from alignment.records import Completion
 
 
-def fused_engine_unavailable(config: Any, place: EnginePlacement = WHOLE_MODEL) -> str | None:
+def fused_engine_unavailable(config: Any, placement: EnginePlacement = WHOLE_MODEL) -> str | None:
     """Return in one line why a FusedEngine cannot run ``config`` (a DecoderConfig) here, None when it can.
 
     May build the kernel library, which takes about a minute the first time.
     """
-    tensor, stages = place.tensor, place.pipeline.size
+    tensor, stages = placement.tensor, placement.pipeline.size
     obstacle = model_obstacle(config, tensor_degree=tensor.size, tensor_index=tensor.index, num_stages=stages)
     if obstacle is not None:
         return obstacle
@@ -58,22 +58,22 @@ class FusedEngine:
         model: Any,
         settings: FusedSettings | None = None,
         *,
-        place: EnginePlacement = WHOLE_MODEL,
+        placement: EnginePlacement = WHOLE_MODEL,
         usable_vocab_size: int | None = None,
         progress: Progress | None = None,
     ) -> None:
         """Ids from ``usable_vocab_size`` on are never drawn; UserError when ``fused_engine_unavailable``.
 
-        Processes that share the layers by ``place.tensor`` are handed the same prompts and return the same completions.
+        Processes that share the layers (``placement.tensor``) are handed the same prompts, and return the same.
         """
-        obstacle = fused_engine_unavailable(model.config, place)
+        obstacle = fused_engine_unavailable(model.config, placement)
         if obstacle is not None:
             raise UserError(obstacle)
         self.version: int | None = None
         self.counts = Counts()
         """What happened in the last call of ``generate``."""
         self._model = model
-        self._place = place
+        self._placement = placement
         self._settings = settings or FusedSettings()
         self._usable = usable_vocab_size
         self._progress = progress
@@ -89,7 +89,7 @@ class FusedEngine:
         """See ``Engine.load_weights``; tensors are copied into the kernels' layout, in place of the old ones."""
         self._loaded = False
         if self._packed is None:
-            self._packed = FusedModel(load_core(), self._model.config, self._settings, group=self._place.tensor)
+            self._packed = FusedModel(load_core(), self._model.config, self._settings, group=self._placement.tensor)
         with paddle.no_grad():
             self._packed.load(self._model.named_parameters() if weights is None else weights)
         self._loaded = True

@@ -107,8 +107,8 @@ class Scheduler:
         ended = full | stopped
         self._step = None
         if ended.any():
-            for place in np.flatnonzero(ended):
-                self._finish(int(slots[place]), stopped=bool(stopped[place]))
+            for row in np.flatnonzero(ended):
+                self._finish(int(slots[row]), stopped=bool(stopped[row]))
             self._decoding = slots[~ended]
 
     def _finish(self, slot: int, *, stopped: bool) -> None:

@@ -143,7 +143,7 @@ class Decoder(nn.Layer):
         0, 1, 2, ... in each row. On the last of several stages see ``starting_from``.
         """
         tokens = _Tokens.read(np.asarray(input_ids), lengths)
-        positions = tokens.places if position_ids is None else np.asarray(position_ids)
+        positions = tokens.positions if position_ids is None else np.asarray(position_ids)
         plan = self._plan(tokens, positions[tokens.real])
         if not self._starts:
             assert self.placement.num_stages == 1, "a stage runs by run_chunk, or inside starting_from"
@@ -165,7 +165,7 @@ class Decoder(nn.Layer):
         ``hidden`` [m, H] comes from the chunk before; None: the embedding of the tokens.
         """
         tokens = _Tokens.read(batch.input_ids, batch.lengths)
-        plan = self._plan(tokens, tokens.places[tokens.real])
+        plan = self._plan(tokens, tokens.positions[tokens.real])
         hidden = self._embed(tokens, plan) if hidden is None else hidden
         return self._run(self.chunks[index], hidden, plan)
 
@@ -228,26 +228,26 @@ class _Tokens:
     """[n, S]"""
     lengths: np.ndarray
     """[n]"""
-    places: np.ndarray
+    positions: np.ndarray
     """[n, S]: 0, 1, 2, ... in each row."""
     real: np.ndarray
     """[n, S] bool, True on the M tokens that are no padding."""
 
     @classmethod
     def read(cls, ids: np.ndarray, lengths: np.ndarray | None) -> _Tokens:
-        """Return ``ids`` [n, S] of ``lengths`` [n] (None: all of S) with their places."""
+        """Return ``ids`` [n, S] of ``lengths`` [n] (None: all of S) with their positions."""
         lengths = np.full(ids.shape[0], ids.shape[1]) if lengths is None else lengths
-        places = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
-        return cls(ids, lengths, places, places < lengths[:, None])
+        positions = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
+        return cls(ids, lengths, positions, positions < lengths[:, None])
 
 
 def _unpack(tokens: paddle.Tensor, real: np.ndarray) -> paddle.Tensor:
-    """Return tokens [M, H] in their places [n, S, H]; ``real`` [n, S] is True on them, other places are zero."""
+    """Return tokens [M, H] where they stand [n, S, H]; ``real`` [n, S] is True on them, the rest is zero."""
     shape = [*real.shape, tokens.shape[1]]
     if real.all():
         return tokens.reshape(shape)
-    places = paddle.to_tensor(np.flatnonzero(real)).unsqueeze(-1)
-    return paddle.scatter_nd(places, tokens, [real.size, tokens.shape[1]]).reshape(shape)
+    positions = paddle.to_tensor(np.flatnonzero(real)).unsqueeze(-1)
+    return paddle.scatter_nd(positions, tokens, [real.size, tokens.shape[1]]).reshape(shape)
 
 
 class CausalLM(nn.Layer):

@@ -70,5 +70,5 @@ def token_values(model: Any, batch: TokenBatch) -> paddle.Tensor:
 def to_grid(flat: paddle.Tensor, batch: TokenBatch) -> paddle.Tensor:
     """Return ``flat`` [T] in the response grid [n, R] of ``batch``, zero elsewhere; carries gradients."""
     shape = [batch.input_ids.shape[0], batch.response_width]
-    places = paddle.to_tensor(batch.target_rows * batch.response_width + batch.target_columns)
-    return paddle.scatter_nd(places.unsqueeze(-1), flat, [shape[0] * shape[1]]).reshape(shape)
+    positions = paddle.to_tensor(batch.target_rows * batch.response_width + batch.target_columns)
+    return paddle.scatter_nd(positions.unsqueeze(-1), flat, [shape[0] * shape[1]]).reshape(shape)

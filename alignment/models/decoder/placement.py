@@ -26,7 +26,7 @@ class Placement:
 
     @classmethod
     def of(cls, topology: Topology) -> Placement:
-        """Return the place of this process in its training layout."""
+        """Return the placement of this process in its training layout."""
         return cls(
             tensor=topology.tensor,
             stage=topology.pipeline.index,

@@ -58,7 +58,7 @@ class Form(NamedTuple):
     """What a template writes for conversations of one shape."""
 
     parts: tuple[str, ...]
-    """Constants at even places, at odd ones nothing: there the texts go."""
+    """Constants at even indices, at odd ones nothing: there the texts go."""
     slots: tuple[TextSlot, ...]
     """For each odd place the text that goes there."""
 

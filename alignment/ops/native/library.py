@@ -105,10 +105,10 @@ class CoreLibrary:
         """Return float64 [B] in [0, 1): the bits of ``generation.random_numbers.uniform``; [B] and [B]."""
         assert sequence_ids.shape == positions.shape and sequence_ids.ndim == 1
         ids = np.ascontiguousarray(sequence_ids.astype(np.uint64))
-        places = np.ascontiguousarray((positions.astype(np.uint64) & np.uint64(0xFFFFFFFF)).astype(np.uint32))
+        counters = np.ascontiguousarray((positions.astype(np.uint64) & np.uint64(0xFFFFFFFF)).astype(np.uint32))
         numbers = np.empty(len(ids), np.float64)
         self._handle.ac_philox_uniform(
-            seed & 0xFFFFFFFFFFFFFFFF, len(ids), _at(ids, c_uint64), _at(places, c_uint32), _at(numbers, c_double)
+            seed & 0xFFFFFFFFFFFFFFFF, len(ids), _at(ids, c_uint64), _at(counters, c_uint32), _at(numbers, c_double)
         )
         return numbers
 

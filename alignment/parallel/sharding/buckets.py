@@ -49,13 +49,13 @@ class RowBucket:
 
     def split(self, piece: paddle.Tensor, index: int) -> dict[str, paddle.Tensor]:
         """Return the rows in the ``piece`` [length] of process ``index``; a tensor it has no row of is left out."""
-        found, place = {}, 0
+        found, offset = {}, 0
         for name, shape in self.shapes.items():
             start, stop = self.rows(name, index)
             size = (stop - start) * prod(shape[1:])
             if size:
-                found[name] = piece[place : place + size].reshape([stop - start, *shape[1:]])
-            place += size
+                found[name] = piece[offset : offset + size].reshape([stop - start, *shape[1:]])
+            offset += size
         return found
 
     def join(self, pieces: Sequence[paddle.Tensor]) -> dict[str, paddle.Tensor]:

@@ -59,9 +59,9 @@ def enter(x: paddle.Tensor, group: Group) -> paddle.Tensor:
 
 def embed_rows(ids: paddle.Tensor, weight: paddle.Tensor, *, first_row: int) -> paddle.Tensor:
     """Return the rows [M, H] of ``ids`` [M] that ``weight`` holds from ``first_row`` on, and zeros for other ids."""
-    places = ids - first_row
-    held = paddle.logical_and(places >= 0, places < weight.shape[0])
-    rows = paddle.nn.functional.embedding(paddle.where(held, places, paddle.zeros_like(places)), weight)
+    own_rows = ids - first_row
+    held = paddle.logical_and(own_rows >= 0, own_rows < weight.shape[0])
+    rows = paddle.nn.functional.embedding(paddle.where(held, own_rows, paddle.zeros_like(own_rows)), weight)
     return rows * held.astype(rows.dtype).unsqueeze(-1)
 
 

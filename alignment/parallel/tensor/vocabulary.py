@@ -25,11 +25,11 @@ class VocabularyShare:
     group: Group
     first: int
 
-    def places(self, tokens: paddle.Tensor, columns: int) -> tuple[paddle.Tensor, paddle.Tensor]:
+    def columns_of(self, tokens: paddle.Tensor, columns: int) -> tuple[paddle.Tensor, paddle.Tensor]:
         """Return (column of each of ``tokens`` [T], True where this process has it); others get column 0."""
-        columns_of = tokens - self.first
-        held = paddle.logical_and(columns_of >= 0, columns_of < columns)
-        return paddle.where(held, columns_of, paddle.zeros_like(columns_of)), held
+        own = tokens - self.first
+        held = paddle.logical_and(own >= 0, own < columns)
+        return paddle.where(held, own, paddle.zeros_like(own)), held
 
 
 def split_logprobs(
@@ -91,7 +91,7 @@ class _SplitLogprobs(PyLayer):
             logits = _logits(hidden[piece], weight, transposed)
             softmax = F.softmax(logits)
             own.append(_log_totals(logits, softmax))
-            columns, held = share.places(targets[piece], logits.shape[1])
+            columns, held = share.columns_of(targets[piece], logits.shape[1])
             index = paddle.stack([paddle.arange(logits.shape[0]), columns], axis=-1)
             picked.append(paddle.gather_nd(logits, index) * held.astype(logits.dtype))
             if with_entropy:
@@ -121,7 +121,7 @@ class _SplitLogprobs(PyLayer):
             if entropy_grad is not None:
                 factor = factor - logits * (entropy_grad * scale)[piece].unsqueeze(-1)
             slope = F.softmax(logits).multiply_(factor)
-            columns, held = ctx.share.places(targets[piece], logits.shape[1])
+            columns, held = ctx.share.columns_of(targets[piece], logits.shape[1])
             own_grad = grad[piece] * held.astype(grad.dtype)
             slope = paddle.index_put_(slope, (paddle.arange(slope.shape[0]), columns), own_grad, accumulate=True)
             slope = slope.astype(weight.dtype)

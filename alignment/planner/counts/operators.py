@@ -85,7 +85,7 @@ class Sizes:
 
     @cached_property
     def tables(self) -> int:
-        """Cosines and sines, the places of half-heads and heads, the mask: what Paddle's operators are given."""
+        """Cosines and sines, the positions of half-heads and heads, the mask: what Paddle's operators are given."""
         tables = 2 * (self.queries + self.keys)
         halves = 2 * self.tokens * (self.heads + self.kv_heads) * _INDEX
         orders = 2 * self.tokens * (self.heads + (self.kv_heads if self.kv_heads != self.heads else 0)) * _INDEX

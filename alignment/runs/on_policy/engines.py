@@ -29,9 +29,9 @@ def build_engine(launch: Launch, roles: Roles, policy: Learner, plan: RowPlan) -
     """Return the engine for rollouts in the layout that ``eval_mode`` names, and say which it is."""
     parsed, topology, config = launch.parsed, launch.topology, roles.policy.config
     mode = {"eval_mode": parsed.parallel.eval_mode, "degree": parsed.parallel.rollout_tensor_parallel_degree}
-    place = rollout_placement(topology, config, **mode)
-    rows = -(-plan.prompts_per_iteration * plan.samples_per_prompt // place.replicas.size)
-    inner = _build_inner(launch, roles, place.engine, rows)
+    placement = rollout_placement(topology, config, **mode)
+    rows = -(-plan.prompts_per_iteration * plan.samples_per_prompt // placement.replicas.size)
+    inner = _build_inner(launch, roles, placement.engine, rows)
     if topology.world_size == 1:
         return inner
     held, weights = policy.kept_parts(), None
@@ -41,10 +41,10 @@ def build_engine(launch: Launch, roles: Roles, policy: Learner, plan: RowPlan) -
         weights = RolloutWeights(topology, parts, wanted, dtype=launch.dtype)
         if parsed.parallel.distributed_dry_run:
             weights.show()
-    return TeamEngine(inner, place.replicas, config=config, weights=weights)
+    return TeamEngine(inner, placement.replicas, config=config, weights=weights)
 
 
-def _build_inner(launch: Launch, roles: Roles, place: EnginePlacement, rows: int) -> Engine:
+def _build_inner(launch: Launch, roles: Roles, placement: EnginePlacement, rows: int) -> Engine:
     """Return the engine of one replica that generates ``rows`` responses an iteration.
 
     It draws from the whole vocabulary, ids without a token (padding of the embedding) included: log-probs are those of
@@ -57,32 +57,32 @@ def _build_inner(launch: Launch, roles: Roles, place: EnginePlacement, rows: int
     limit = parsed.on_policy.per_device_rollout_batch_size
     obstacle = "use_fusemt is false"
     if parsed.on_policy.use_fusemt:
-        own = fused_engine_unavailable(roles.policy.config, place)
+        own = fused_engine_unavailable(roles.policy.config, placement)
         obstacle = next((o for o in launch.topology.world.gather_objects(own, "engine") if o is not None), None)
     if obstacle is not None:
         log.info(f"rollouts: eager engine ({obstacle})")
         return EagerEngine(
             roles.policy,
-            place=place,
+            placement=placement,
             max_batch_rows=limit if limit > 0 else None,
             usable_vocab_size=readable,
         )
-    settings = fused_settings(parsed, roles.policy.config, place, rows=min(rows, limit) if limit > 0 else rows)
+    settings = fused_settings(parsed, roles.policy.config, placement, rows=min(rows, limit) if limit > 0 else rows)
     log.info(
         f"rollouts: fused engine ({find_core().reason}), {settings.num_slots} sequences side by side, "
         f"{settings.kv_bytes / 2**20:.0f} MiB of keys and values, weights in {settings.weight_type}"
     )
-    return FusedEngine(roles.policy, settings, place=place, usable_vocab_size=readable)
+    return FusedEngine(roles.policy, settings, placement=placement, usable_vocab_size=readable)
 
 
-def fused_settings(parsed: Parsed, config: DecoderConfig, place: EnginePlacement, *, rows: int) -> FusedSettings:
+def fused_settings(parsed: Parsed, config: DecoderConfig, placement: EnginePlacement, *, rows: int) -> FusedSettings:
     """Return the fused engine's settings for ``rows`` sequences side by side.
 
     Without ``rollout_kv_memory`` the keys and values of all of them have room at their longest.
     """
     on_policy, length = parsed.on_policy, parsed.data.max_length
     blocks = -(-length // FusedSettings().block_tokens) + 1
-    kv_heads = max(1, config.num_key_value_heads // place.tensor.size)
+    kv_heads = max(1, config.num_key_value_heads // placement.tensor.size)
     token = 2 * config.num_hidden_layers * kv_heads * config.head_dim * _BYTES[on_policy.rollout_kv_type]
     return FusedSettings(
         num_slots=rows,

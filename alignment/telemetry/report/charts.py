@@ -101,10 +101,10 @@ def split_constants(runs: Mapping[str, Series]) -> tuple[dict[tuple[str, str, st
     first: dict[tuple[str, str], str] = {}
     for name in sort_names(runs):
         explanation = explain(name)
-        place = (explanation.group, explanation.title)
-        head = first.setdefault(place, name) if name.startswith(EVALUATION) else name
-        first.setdefault(place, name)
-        charts.setdefault((*place, head if len(runs) > 1 else ""), []).append(name)
+        key = (explanation.group, explanation.title)
+        head = first.setdefault(key, name) if name.startswith(EVALUATION) else name
+        first.setdefault(key, name)
+        charts.setdefault((*key, head if len(runs) > 1 else ""), []).append(name)
     flat = [key for key, names in charts.items() if all(is_flat(s.get(n, ())) for s in runs.values() for n in names)]
     constants = [name for key in flat for name in charts.pop(key)]
     return charts, constants
@@ -124,8 +124,8 @@ def build_groups(runs: Mapping[str, Series]) -> list[ChartGroup]:
         unit = explain(names[0]).unit
         by_group[group].append(Chart(f"chart-{number}", heading, unit, lines, _curve_data(lines, unit, ends)))
     return [
-        ChartGroup(f"group-{place}", title, lead, by_group[title])
-        for place, (title, lead) in enumerate(groups().items())
+        ChartGroup(f"group-{number}", title, lead, by_group[title])
+        for number, (title, lead) in enumerate(groups().items())
         if by_group[title]
     ]
 
@@ -176,7 +176,7 @@ def _frontiers(runs: Mapping[str, Series]) -> list[Chart]:
         paths = {run: _join(series.get(kl, ()), series.get(name, ())) for run, series in runs.items()}
         drawn = {run: path for run, path in paths.items() if len(path) > 1}
         if drawn:
-            colours = {run: place % NUM_COLOURS for place, run in enumerate(runs)}
+            colours = {run: number % NUM_COLOURS for number, run in enumerate(runs)}
             lines = [Line(run, name, runs[run][name], colours[run], 0) for run in drawn]
             unit, kl_unit = explain(name).unit, explain(kl).unit
             data = {

@@ -52,8 +52,8 @@ def comparison(samples: Mapping[int, Sequence[Mapping[str, Any]]]) -> Comparison
     first = _by_prompt(samples[first_step]) if first_step != last_step else {}
     if not first.keys() & last.keys():
         first = {}  # rollouts of training: other prompts at every step
-    ranked = sorted(last, key=lambda place: _score_of(last[place]), reverse=True)
-    rows = [SampleRow(place[0], first.get(place), last[place]) for place in ranked]
+    ranked = sorted(last, key=lambda key: _score_of(last[key]), reverse=True)
+    rows = [SampleRow(key[0], first.get(key), last[key]) for key in ranked]
     ends = min(SAMPLES_EACH_END, (len(rows) + 1) // 2)
     worst_from = max(ends, len(rows) - SAMPLES_EACH_END)
     is_training = samples[last_step][0].get("source") == TRAINING

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignment.architecture.pipeline_schedule import Compute, StageTransfer, build_schedule, events_of, places_of
+from alignment.architecture.pipeline_schedule import Compute, StageTransfer, build_schedule, events_of, positions_of
 
 PIPELINES = {"stages": st.integers(2, 6), "chunks": st.integers(1, 3), "num_batches": st.integers(0, 14)}
 
@@ -34,7 +34,7 @@ def run_stages(schedule, stages, costs=(1, 2)):
 
 
 def ends(event, stages):
-    return {place % stages for place in places_of(event)}
+    return {place % stages for place in positions_of(event)}
 
 
 @given(**PIPELINES, with_backward=st.booleans())

@@ -149,8 +149,8 @@ def test_all_stages_learn_what_the_last_one_drew(damaged):
     logits[0, 0] = np.nan if damaged else logits[0, 0]
 
     def work(group):
-        place = EnginePlacement(pipeline=group, layers=(range(1),))
-        drawer = Drawer(options, PROMPTS, uniforms, vocab_size=7, usable_vocab_size=None, place=place)
+        placement = EnginePlacement(pipeline=group, layers=(range(1),))
+        drawer = Drawer(options, PROMPTS, uniforms, vocab_size=7, usable_vocab_size=None, placement=placement)
         here = paddle.to_tensor(logits) if group.is_last else None
         try:
             return drawer.draw(here, 0, num_rows=3)

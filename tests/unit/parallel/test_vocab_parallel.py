@@ -77,7 +77,7 @@ def test_extreme_logits_stay_finite():
 
 
 def test_tokens_outside_the_share_have_no_column():
-    columns, held = VocabularyShare(ALONE, 10).places(paddle.to_tensor([9, 10, 14, 15]), 5)
+    columns, held = VocabularyShare(ALONE, 10).columns_of(paddle.to_tensor([9, 10, 14, 15]), 5)
     assert columns.tolist() == [0, 0, 4, 0]
     assert held.tolist() == [False, True, True, False]
 

@@ -80,9 +80,9 @@ def test_degrees_that_do_not_fit_are_refused(degree):
 @pytest.mark.parametrize("mode", [None, "single", "tensor_parallel"])
 def test_in_one_process_nothing_moves(mode):
     topology = Topology(device="cpu")
-    place = rollout_placement(topology, CONFIG, eval_mode=mode, degree=-1)
-    assert place.replicas is ALONE and place.engine.tensor is ALONE and place.engine.pipeline is ALONE
-    assert place.engine.chunks(4) == WHOLE_MODEL.chunks(4)
+    placement = rollout_placement(topology, CONFIG, eval_mode=mode, degree=-1)
+    assert placement.replicas is ALONE and placement.engine.tensor is ALONE and placement.engine.pipeline is ALONE
+    assert placement.engine.chunks(4) == WHOLE_MODEL.chunks(4)
     held = parts_of_rank(CONFIG, "causal", ONE_PROCESS, 0)
     weights = RolloutWeights(topology, held, rollout_parts(CONFIG, ONE_PROCESS, eval_mode=mode, degree=-1))
     trained = {part.name: paddle.to_tensor(np.zeros(part.extent, np.float32)) for part in held}

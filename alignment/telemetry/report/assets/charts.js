@@ -32,19 +32,19 @@
 
   // Points without a neighbour to be joined with: between values that are not finite, or alone.
   function lonely(values) {
-    const places = values.map((value, place) => place).filter((place) => values[place] !== undefined);
-    return places.filter((place, k) => isNumber(values[place])
-      && !isNumber(values[places[k - 1]]) && !isNumber(values[places[k + 1]]));
+    const indices = values.map((value, index) => index).filter((index) => values[index] !== undefined);
+    return indices.filter((index, k) => isNumber(values[index])
+      && !isNumber(values[indices[k - 1]]) && !isNumber(values[indices[k + 1]]));
   }
 
   function curves(chart, log) {
     const series = [{}], tables = [[[...new Set(chart.ends)]]], owners = [];
     for (const line of chart.lines) {
       const look = { stroke: () => colour(`c${line.colour}`), dash: DASHES[line.dash] };
-      owners.push({ line, place: series.length });
+      owners.push({ line, index: series.length });
       series.push({ ...look, width: line.trend ? 1 : 1.8, alpha: line.trend ? 0.4 : 1, points: {
         show: line.x.length < SHOW_DOTS_BELOW, size: 5, fill: look.stroke,
-        filter: (u, place, show) => (show ? null : lonely(u.data[place])),
+        filter: (u, index, show) => (show ? null : lonely(u.data[index])),
       } });
       tables.push([line.x, line.y]);
       if (line.trend) {
@@ -60,8 +60,8 @@
   function markDamage(u, owners) {
     const size = 5 * devicePixelRatio, foot = u.bbox.top + u.bbox.height;
     u.ctx.fillStyle = colour("bad");
-    for (const { place } of owners) {
-      u.data[place].forEach((value, k) => {
+    for (const { index } of owners) {
+      u.data[index].forEach((value, k) => {
         if (value !== null) return;
         const x = u.valToPos(u.data[0][k], "x", true);
         if (x < u.bbox.left || x > u.bbox.left + u.bbox.width) return;
@@ -80,7 +80,7 @@
     for (const line of chart.lines) {
       const order = line.x.map((x, k) => k).sort((a, b) => line.x[a] - line.x[b]);
       const pick = (values) => order.map((k) => values[k]);
-      owners.push({ line, place: series.length, steps: series.length + 1 });
+      owners.push({ line, index: series.length, steps: series.length + 1 });
       const stroke = () => colour(`c${line.colour}`);
       series.push({ stroke, paths: () => null, points: { show: false } }, { show: false });
       tables.push([pick(line.x), pick(line.y), pick(line.step)]);
@@ -121,12 +121,12 @@
     const on = isNumber(idx) && left >= 0;
     figure.querySelector("output").textContent = on ? plan.where(u.data[0][idx]) : "";
     const cells = figure.querySelectorAll(".legend .number");
-    plan.owners.forEach(({ place, steps }, k) => {
-      const cell = cells[k], near = on ? idxs[place] : null;
+    plan.owners.forEach(({ index, steps }, k) => {
+      const cell = cells[k], near = on ? idxs[index] : null;
       cell.dataset.last ??= cell.textContent;
       if (!isNumber(near)) cell.textContent = cell.dataset.last;
-      else if (steps) cell.textContent = `${format(u.data[place][near])} (update ${format(u.data[steps][near])})`;
-      else cell.textContent = format(u.data[place][near]) + (near === idx ? "" : ` (at ${format(u.data[0][near])})`);
+      else if (steps) cell.textContent = `${format(u.data[index][near])} (update ${format(u.data[steps][near])})`;
+      else cell.textContent = format(u.data[index][near]) + (near === idx ? "" : ` (at ${format(u.data[0][near])})`);
     });
   }
 
@@ -149,8 +149,8 @@
     if (event.key === "Escape") u.setCursor({ left: -10, top: -10 });
     else if (event.key in next) {
       event.preventDefault();
-      const place = Math.min(last, Math.max(0, next[event.key]));
-      u.setCursor({ left: u.valToPos(u.data[0][place], "x"), top: 1 });
+      const index = Math.min(last, Math.max(0, next[event.key]));
+      u.setCursor({ left: u.valToPos(u.data[0][index], "x"), top: 1 });
     }
   }
 
