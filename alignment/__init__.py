@@ -16,7 +16,8 @@ def train(trainer: str, arguments: Mapping[str, Any]) -> Finished:
     """Train in this process, for notebooks: ``alignment.train("ppo", {"train_datasets": ..., ...})``.
 
     ``arguments`` are the keys of an argument file. Returns the output folder and the metrics; what a user can put
-    right is a UserError. Import this before Paddle, which reads the settings of the host once.
+    right is a UserError. Call it before Paddle is imported, which reads the settings of the host once; a warning says
+    what differs where it was.
     """
     from alignment.commands.train import train_here
 

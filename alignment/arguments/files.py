@@ -10,12 +10,10 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from alignment.arguments.sources import Given, Source
+from alignment.arguments.sources import Given, Source, is_remark
 from alignment.errors import ArgumentError
 
 YAML_SUFFIXES = (".yaml", ".yml")
-_COMMENT = re.compile(r"_|//|#|comments?(?![a-z])", re.IGNORECASE)
-"""How the key of a remark begins: ``_old_model``, ``comment-why``, ``//``."""
 
 
 class _FileKey(NamedTuple):
@@ -36,7 +34,7 @@ def read_file(path: Path) -> Source:
     problems: list[str] = []
     given: dict[str, Given] = {}
     for entry in entries:
-        if _COMMENT.match(entry.key):
+        if is_remark(entry.key):
             continue
         if entry.key in given:
             lines = [str(other.line) for other in entries if other.key == entry.key and other.line]

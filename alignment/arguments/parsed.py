@@ -21,7 +21,7 @@ class Parsed:
     groups: Mapping[str, Any]
     """Group name to instance; no key occurs in two groups."""
     origins: Mapping[str, str]
-    """Key to ``default``, ``file``, ``command line`` or ``derived`` (from another key)."""
+    """Key to ``default``, ``file``, ``command line``, ``Python call`` or ``derived`` (from another key)."""
     base_dir: Path
     """Absolute folder of the JSON file; the current folder without one."""
 

@@ -14,7 +14,7 @@ from alignment.arguments.groups import DeclaredArgument, Groups, choosing_keys, 
 from alignment.arguments.help import HELP_FLAGS, show_help
 from alignment.arguments.parsed import Parsed
 from alignment.arguments.paths import RESOLVERS
-from alignment.arguments.sources import BARE, Given, Source, read_command_line
+from alignment.arguments.sources import BARE, Given, Source, read_call, read_command_line
 from alignment.arguments.translations import TRANSLATIONS, translate
 from alignment.errors import ArgumentError
 from alignment.fields import Constraint
@@ -46,22 +46,21 @@ class Values:
 
 
 Check = Callable[[Values], Iterable[str]]
+Written = Sequence[str] | Mapping[str, Any]
+"""What a user wrote: ``[file.json | file.yaml] [--key value ...]``, or keys and values of a call from Python."""
 
 
-def parse_arguments(groups: Groups, argv: Sequence[str], *, checks: Sequence[Check] = ()) -> Parsed:
-    """Return one frozen instance a group from ``[file.json | file.yaml] [--key value ...]``; the command line wins.
+def parse_arguments(groups: Groups, written: Written, *, checks: Sequence[Check] = ()) -> Parsed:
+    """Return one frozen instance a group from what was ``written``; the command line wins over the file.
 
     Of a ``Choice`` the run gets the group that its key's value adds; keys of its other groups are refused by name.
     ``checks`` look at values together and yield one message a problem; one that reads a key of another choice is left
     out. Raises one ArgumentError with all problems: unknown, repeated, missing, mistyped and out-of-range keys, refused
     values, paths that do not exist. ``--help`` lists the keys of the groups, ``--help KEY`` explains one; both exit.
     """
-    if not HELP_FLAGS.isdisjoint(argv):
-        show_help(groups, argv)
-    tokens = list(argv)
-    path = Path(tokens.pop(0)) if tokens and not tokens[0].startswith("-") else None
-    sources = [read_file(path) if path else Source([], []), read_command_line(tokens)]
-    base_dir = path.absolute().parent if path else Path.cwd()
+    if not isinstance(written, Mapping) and not HELP_FLAGS.isdisjoint(written):
+        show_help(groups, written)
+    sources, base_dir = _read_sources(written)
     problems = [problem for source in sources for problem in source.problems]
     table = _Table(groups, sources)
     slots = table.slots
@@ -76,6 +75,16 @@ def parse_arguments(groups: Groups, argv: Sequence[str], *, checks: Sequence[Che
     if problems:
         raise ArgumentError("\n  ".join([f"{len(problems)} invalid argument(s):", *problems]))
     return _build(resolve(groups, table.choices), values, origins=origins, base_dir=base_dir)
+
+
+def _read_sources(written: Written) -> tuple[list[Source], Path]:
+    """Return the sources, the one that wins last, and the folder that paths of a file are looked for in first."""
+    if isinstance(written, Mapping):
+        return [read_call(written)], Path.cwd()
+    tokens = list(written)
+    path = Path(tokens.pop(0)) if tokens and not tokens[0].startswith("-") else None
+    sources = [read_file(path) if path else Source([], []), read_command_line(tokens)]
+    return sources, path.absolute().parent if path else Path.cwd()
 
 
 class _Table:

@@ -1,11 +1,14 @@
-"""One value a user wrote, and the command line as a source of them (files: ``files``)."""
+"""One value a user wrote, and the command line or a call from Python as a source of them (files: ``files``)."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
+_REMARK = re.compile(r"_|//|#|comments?(?![a-z])", re.IGNORECASE)
+"""How the key of a remark begins: ``_old_model``, ``comment-why``, ``//``."""
 BARE = object()
 """The value of a ``--flag`` without one: true for a true/false argument, a mistake for any other."""
 
@@ -16,7 +19,7 @@ class Given(NamedTuple):
     key: str
     value: Any
     origin: str
-    """``file`` or ``command line``."""
+    """``file``, ``command line`` or ``Python call``."""
     place: str
     """Where it stands, for messages."""
 
@@ -26,6 +29,27 @@ class Source(NamedTuple):
 
     given: list[Given]
     problems: list[str]
+
+
+def is_remark(key: str) -> bool:
+    """Return whether a key of a file or a call is a remark for its reader, which is left out."""
+    return _REMARK.match(key) is not None
+
+
+def read_call(arguments: Mapping[str, Any]) -> Source:
+    """Read what Python code hands over: the keys of an argument file; a path may be a ``Path``, a list a tuple."""
+    items = [(str(key), value) for key, value in arguments.items() if not is_remark(str(key))]
+    plain = [(key, _plain(value)) for key, value in items]
+    return Source([Given(key, value, "Python call", "in the call from Python") for key, value in plain], [])
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as a file has it."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def read_command_line(tokens: Sequence[str]) -> Source:

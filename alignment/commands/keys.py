@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from alignment.arguments.command_line import ToolParser
 from alignment.arguments.reference import render_reference
+from alignment.device.host import prepare_host
 from alignment.trainers.registered import TRAINERS
 
 
@@ -17,5 +18,6 @@ def key_reference() -> str:
 
 def main(argv: Sequence[str]) -> None:
     """Print the tables."""
+    prepare_host()  # the groups of some trainers import Paddle
     ToolParser(prog="alignment keys", description=__doc__).parse_args(argv)
     sys.stdout.write(key_reference())

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from alignment.errors import ArgumentError
+from alignment.telemetry import log
 from alignment.telemetry.jsonl import read_json_lines
 from alignment.trainers.registered import TRAINERS
 from alignment.trainers.trainer import Trainer
@@ -45,12 +45,18 @@ def train_here(name: str, arguments: Mapping[str, Any]) -> Finished:
     trainer = _find(name)
     if not isinstance(arguments, Mapping):
         raise ArgumentError(f"arguments: expected a dict of keys and values, got {arguments!r:.80}")
-    words = [word for key, value in arguments.items() for word in (f"--{key}", _as_word(value))]
-    parsed = trainer.parse(words)
 
-    from alignment.device.host import prepare_host
+    from alignment.device.host import prepare_host, unheeded_settings
 
-    trainer.train(words, host=prepare_host())
+    late, host = unheeded_settings(), prepare_host()  # before the parser, which may import Paddle
+    if late:
+        log.warn(
+            f"Paddle was imported before alignment.train, which therefore sets {', '.join(late)} too late: training "
+            "is slower, and its numbers differ from those of a script's run in the last digits. For the same numbers "
+            "start Python again and call alignment.train before Paddle is imported, or set these variables first"
+        )
+    parsed = trainer.parse(arguments)
+    trainer.train(arguments, host=host)
     folder = Path(parsed.training.output_dir)
     return Finished(folder, list(read_json_lines(folder / "metrics.jsonl")))
 
@@ -63,11 +69,6 @@ def _find(name: str) -> Trainer:
         if name in ALGORITHMS:
             raise ArgumentError(f"{name} is an algorithm of the trainer ppo: alignment train ppo, rl_algorithm={name}")
     return TRAINERS[name]
-
-
-def _as_word(value: Any) -> str:
-    """Return a value of an argument file as it is written on the command line."""
-    return str(value) if isinstance(value, (str, Path)) else json.dumps(value)
 
 
 def describe() -> str:

@@ -26,6 +26,7 @@ def prepare_host() -> str:
     default because two threads on cores that others use were measured up to 1000 times slower than one; set
     ``OMP_NUM_THREADS`` where the cores are yours.
     """
+    late = unheeded_settings()
     # Threads first: asking for the processor imports numpy, whose BLAS reads them too.
     threads = [_default_to_one(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")]
     notes = [_set_mkl_path(_read_cpu_info()), *threads, _keep_freed_memory()]
@@ -33,9 +34,20 @@ def prepare_host() -> str:
     os.environ.setdefault("GLOG_minloglevel", "2")
     # Paddle says at every import that ccache is absent; nothing is compiled here.
     warnings.filterwarnings("ignore", message="No ccache found")
-    if "paddle" in sys.modules:
-        notes.append("paddle was imported before, so MKL and thread settings have no effect in this process")
+    if late:
+        notes.append(f"paddle was imported before, so {', '.join(late)} have no effect in this process")
     return "; ".join(notes)
+
+
+def unheeded_settings() -> list[str]:
+    """Return the settings (``NAME=value``) that come too late: Paddle is imported, and the environment lacks them.
+
+    MKL_NUM_THREADS is none of them: without it MKL reads OMP_NUM_THREADS, which Paddle sets to 1 where it is missing.
+    """
+    if "paddle" not in sys.modules:
+        return []
+    wanted = {"MKL_DEBUG_CPU_TYPE": choose_mkl_path(*_read_cpu_info()), "OMP_NUM_THREADS": "1"}
+    return [f"{name}={value}" for name, value in wanted.items() if value and name not in os.environ]
 
 
 def num_threads() -> int:

@@ -52,6 +52,7 @@ class PromptEvaluation:
         print_table("evaluation", ["prompt", "response", "score"], [list(r.values())[:3] for r in rows[:NUM_SHOWN]])
         return self._metrics(rollout), rows
 
+    @np.errstate(all="ignore")  # the loop refuses metrics that are not finite
     def _metrics(self, rollout: Rollout) -> dict[str, float]:
         stopped = [reason == "stop" for reason in rollout.finish_reasons]
         scores = rollout.raw_scores[rollout.valid_rows]

@@ -59,6 +59,7 @@ class LogprobGap(NamedTuple):
         return f"p99 {self.p99:.3g}, mean {self.mean:.3g}, worst {self.max:.3g} nats at {self.worst}"
 
 
+@np.errstate(invalid="ignore")
 def measure_gap(rollout: Rollout) -> LogprobGap:
     """Compare ``rollout_logprobs`` with ``old_logprobs``, which must be the trainer's here."""
     engine, trainer = rollout.rollout_logprobs, rollout.old_logprobs

@@ -17,6 +17,7 @@ from alignment.metrics import Metric
 from alignment.records import Experience, Rollout
 
 
+@np.errstate(all="ignore")
 def describe_experience(experience: Experience) -> dict[str, Metric]:
     """Return the metrics of one judged rollout; names under ``train/`` are those of the reference suite."""
     rollout = experience.rollout

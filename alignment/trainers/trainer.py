@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from alignment.arguments.groups import Groups
 from alignment.arguments.parsed import Parsed
-from alignment.arguments.parser import Check, parse_arguments
+from alignment.arguments.parser import Check, Written, parse_arguments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,17 +50,17 @@ class Trainer:
         """What its arguments must be together."""
         return self._module("arguments").CHECKS
 
-    def parse(self, argv: Sequence[str]) -> Parsed:
-        """Return its arguments from ``[file] [--key value ...]``; an ArgumentError names every problem."""
-        return parse_arguments(self.groups, argv, checks=self.checks)
+    def parse(self, written: Written) -> Parsed:
+        """Return its arguments; an ArgumentError names every problem."""
+        return parse_arguments(self.groups, written, checks=self.checks)
 
-    def train(self, argv: Sequence[str], *, host: str, observe: Callable[[Any], None] | None = None) -> None:
-        """Run it from the command line's arguments to the exported models.
+    def train(self, written: Written, *, host: str, observe: Callable[[Any], None] | None = None) -> None:
+        """Run it from its arguments to the exported models.
 
         ``host`` is what ``prepare_host`` returned; ``observe`` is called with every Experience of an on-policy run.
         """
         options = {"observe": observe} if self.is_on_policy else {}
-        self._module("build").train(argv, host=host, **options)
+        self._module("build").train(written, host=host, **options)
 
     def _module(self, name: str) -> Any:
         return importlib.import_module(f"{self.package}.{name}")
@@ -82,9 +82,9 @@ class OfflineTrainer(Trainer):
         """What its arguments must be together."""
         return self._module("offline").objective_checks(self._objective)
 
-    def train(self, argv: Sequence[str], *, host: str, observe: Callable[[Any], None] | None = None) -> None:
-        """Run it from the command line's arguments to the exported model; see ``Trainer.train``."""
-        self._module("offline").train_objective(self.name, self.parse(argv), host=host)
+    def train(self, written: Written, *, host: str, observe: Callable[[Any], None] | None = None) -> None:
+        """Run it from its arguments to the exported model; see ``Trainer.train``."""
+        self._module("offline").train_objective(self.name, self.parse(written), host=host)
 
     @property
     def _objective(self) -> Any:

@@ -22,6 +22,7 @@ from alignment.telemetry import log
 
 LONGEST_PAUSE = 60.0
 """Seconds between two tries at most."""
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 class Scores(NamedTuple):
@@ -146,12 +147,14 @@ class TextScorer:
 
     def _checked(self, scores: Any, expected: int) -> np.ndarray:
         try:
-            values = np.asarray(scores, np.float32)
-        except (TypeError, ValueError) as error:
+            values = np.asarray(scores, np.float64)
+        except (TypeError, ValueError, OverflowError) as error:
             raise RewardError(f"it returned {scores!r:.200}, which is not a list of numbers ({error})") from error
         if values.shape != (expected,):
             raise RewardError(f"it returned shape {values.shape} for {expected} responses; expected ({expected},)")
-        bad = np.flatnonzero(~np.isfinite(values))
+        bad = np.flatnonzero(~(np.abs(values) <= _LARGEST))
         if len(bad):
-            raise RewardError(f"it returned {values[bad[0]]} for response {bad[0]}; rewards must be finite")
-        return values
+            raise RewardError(
+                f"it returned {values[bad[0]]} for response {bad[0]}; rewards must be finite, {_LARGEST:.2g} at most"
+            )
+        return values.astype(np.float32)

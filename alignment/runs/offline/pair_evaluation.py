@@ -46,8 +46,12 @@ class PairEvaluation:
             plot_dir=launch.output_dir / "plots" if launch.topology.is_main else None,
         )
 
+    @np.errstate(all="ignore")
     def __call__(self) -> Evaluation:
-        """Return ``eval/`` metrics and sample pairs; redraw the calibration and score-by-length plots."""
+        """Return ``eval/`` metrics and sample pairs; redraw the calibration and score-by-length plots.
+
+        Scores may be NaN or infinite: the loop refuses metrics that are, so numpy need not warn of them.
+        """
         first, second = self._scores(self.pairs)
         margins = self.kind.margin_sign * (first - second)
         everything = np.concatenate([first, second])

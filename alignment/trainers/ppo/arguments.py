@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -20,7 +20,7 @@ from alignment.arguments.keys.parallel import ParallelArguments
 from alignment.arguments.keys.reward_source import RewardSourceArguments
 from alignment.arguments.keys.training import NO_EVALUATION, TrainingArguments
 from alignment.arguments.parsed import Parsed
-from alignment.arguments.parser import Check, Values, parse_arguments
+from alignment.arguments.parser import Check, Values, Written, parse_arguments
 from alignment.fields import argument, unless, where, where_given
 
 _NO_ENGINE = where("use_fusemt", False)
@@ -115,6 +115,6 @@ def check_group_size(v: Values) -> Iterator[str]:
 CHECKS: tuple[Check, ...] = (*validate.CHECKS, *validate_on_policy.CHECKS, check_group_size)
 
 
-def parse_ppo_arguments(argv: Sequence[str]) -> Parsed:
-    """Return the arguments of an on-policy run from ``[file.json] [--key value ...]``; see ``parse_arguments``."""
-    return parse_arguments(GROUPS, argv, checks=CHECKS)
+def parse_ppo_arguments(written: Written) -> Parsed:
+    """Return the arguments of an on-policy run; see ``parse_arguments``."""
+    return parse_arguments(GROUPS, written, checks=CHECKS)

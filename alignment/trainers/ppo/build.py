@@ -1,9 +1,10 @@
-"""On-policy training from the command line's arguments to the exported models."""
+"""On-policy training from its arguments to the exported models."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
+from alignment.arguments.parser import Written
 from alignment.records import Experience
 from alignment.runs.launch import Launch, open_launch
 from alignment.runs.on_policy.prompts import RowPlan, load_data
@@ -12,9 +13,9 @@ from alignment.runs.on_policy.run import OnPolicyRun
 from alignment.trainers.ppo.arguments import parse_ppo_arguments
 
 
-def train(argv: Sequence[str], *, host: str, observe: Callable[[Experience], None] | None = None) -> None:
-    """Train from the command line's arguments to the exported models; ``observe`` sees every experience."""
-    with open_launch(parse_ppo_arguments(argv), host=host) as launch:
+def train(written: Written, *, host: str, observe: Callable[[Experience], None] | None = None) -> None:
+    """Train from the arguments to the exported models; ``observe`` sees every experience."""
+    with open_launch(parse_ppo_arguments(written), host=host) as launch:
         train_from(launch, observe)
 
 

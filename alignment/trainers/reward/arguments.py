@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -18,7 +18,7 @@ from alignment.arguments.keys.offline import OfflineArguments
 from alignment.arguments.keys.parallel import ParallelArguments
 from alignment.arguments.keys.training import TrainingArguments
 from alignment.arguments.parsed import Parsed
-from alignment.arguments.parser import Check, Values, parse_arguments
+from alignment.arguments.parser import Check, Values, Written, parse_arguments
 from alignment.fields import argument, unless
 
 
@@ -72,6 +72,6 @@ def check_normalizer(v: Values) -> Iterator[str]:
 CHECKS: tuple[Check, ...] = (*validate.CHECKS, validate.check_model_source, check_normalizer)
 
 
-def parse_reward_arguments(argv: Sequence[str]) -> Parsed:
-    """Return the arguments of a reward-model run from ``[file.json] [--key value ...]``; see ``parse_arguments``."""
-    return parse_arguments(GROUPS, argv, checks=CHECKS)
+def parse_reward_arguments(written: Written) -> Parsed:
+    """Return the arguments of a reward-model run; see ``parse_arguments``."""
+    return parse_arguments(GROUPS, written, checks=CHECKS)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+from alignment.arguments.parser import Written
 from alignment.runs.launch import Launch, open_launch
 from alignment.runs.offline.train import train_offline
 from alignment.trainers.objectives import SCORE_OBJECTIVES
 from alignment.trainers.reward.arguments import parse_reward_arguments
 
 
-def train(argv: Sequence[str], *, host: str) -> None:
-    """Train a reward model from the command line's arguments to the exported folder ``reward/``."""
-    with open_launch(parse_reward_arguments(argv), host=host) as launch:
+def train(written: Written, *, host: str) -> None:
+    """Train a reward model from its arguments to the exported folder ``reward/``."""
+    with open_launch(parse_reward_arguments(written), host=host) as launch:
         train_from(launch)
 
 

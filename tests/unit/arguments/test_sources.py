@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from alignment.arguments.sources import BARE, read_command_line
+from pathlib import Path
+
+from alignment.arguments.sources import BARE, Given, read_call, read_command_line
 
 
 def test_both_forms_bare_flags_and_negative_numbers():
@@ -18,3 +20,11 @@ def test_repeated_key_and_stray_word_on_the_command_line():
     assert "'stray'" in source.problems[0]
     assert "a: given more than once" in source.problems[1]
     assert "'1', '2'" in source.problems[1]
+
+
+def test_a_call_is_read_as_a_file_is():
+    source = read_call({"a": Path("x") / "y", "b": (1, Path("z")), "c": {"d": (None,)}, "//": "a remark", "e": "--f"})
+    place = ("Python call", "in the call from Python")
+    assert source.given == [Given("a", "x/y", *place), Given("b", [1, "z"], *place), Given("c", {"d": [None]}, *place),
+                            Given("e", "--f", *place)]  # fmt: skip
+    assert source.problems == []

@@ -48,6 +48,14 @@ def test_every_verb_has_help_of_its_own(verb):
     assert callable(importlib.import_module(f"alignment.commands.{verb}").main)
 
 
+def test_keys_prints_the_keys_and_no_word_of_paddle():
+    """Some of the keys stand in modules that import Paddle, which would complain that ccache is missing."""
+    done = subprocess.run(
+        [sys.executable, "-m", "alignment", "keys"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stderr == "" and "`learning_rate`" in done.stdout
+
+
 @pytest.mark.parametrize(("door", "verb"), OLD_DOORS.items())
 def test_the_older_commands_are_the_verbs(door, verb):
     command = [sys.executable, "-m", f"alignment.{door}", "--help"]

@@ -53,6 +53,30 @@ def test_it_returns_what_the_script_writes(arguments, tmp_path):
     assert losses[0] == losses[1] and len(losses[0]) == 3
     weights = [(tmp_path / name / "policy" / "model.safetensors").read_bytes() for name in ("here", "there")]
     assert weights[0] == weights[1]
+    assert "imported before" not in done.stderr and "ccache" not in done.stderr
+
+
+EARLY = """
+import paddle, alignment
+from alignment.device import host
+host._read_cpu_info = lambda: ("AuthenticAMD", frozenset({"avx2"}))
+for _ in range(2):
+    try:
+        alignment.train("sft", {})
+    except alignment.errors.ArgumentError:
+        pass
+"""
+
+
+def test_paddle_imported_too_early_is_said_once():
+    """MKL has then chosen its path for the processor, and the last bits of a product are those of another one."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MKL_DEBUG")}
+    environment |= {"PYTHONPATH": str(Path(alignment.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", EARLY], check=True, capture_output=True, text=True, timeout=120, env=environment
+    )
+    assert done.stderr.count("Paddle was imported before alignment.train") == 1
+    assert "sets MKL_DEBUG_CPU_TYPE=5 too late: training is slower, and its numbers differ" in done.stderr
 
 
 def test_what_is_wrong_is_raised(arguments, tmp_path):
@@ -65,3 +89,14 @@ def test_what_is_wrong_is_raised(arguments, tmp_path):
     with pytest.raises(ArgumentError, match="learning_rat"):
         alignment.train("sft", {**arguments, "output_dir": tmp_path / "o", "learning_rat": 1e-3})
     assert not (tmp_path / "o").exists()
+
+
+def test_a_message_says_that_the_value_came_from_a_call():
+    given = {"train_datasets": "a", "learning_rate": -1, "device": object, "output_dir": "--x", "nonsense": 1}
+    with pytest.raises(ArgumentError) as raised:
+        alignment.train("sft", given)
+    said = str(raised.value)
+    assert "learning_rate: expected a value >= 0, got -1.0 (in the call from Python)" in said
+    assert "unknown argument 'nonsense' (in the call from Python)" in said
+    assert "device: expected one of" in said and "<class 'object'>" in said
+    assert "command line" not in said and "output_dir" not in said

@@ -203,3 +203,9 @@ def test_it_is_the_99th_of_a_hundred_tokens_that_trips_the_gate(num_far, passes)
     else:
         with pytest.raises(NumericalError, match="p99 1"):
             _gate("stop").check(rollout)
+
+
+def test_two_infinite_log_probs_are_no_small_gap():
+    rollout = _rollout(np.full((2, 3), -np.inf)).with_fields(old_logprobs=np.full((2, 3), -np.inf, np.float32))
+    with pytest.raises(NotFiniteError, match="log-probs by the engine and the trainer are NaN or infinite"):
+        _gate("warn").check(rollout)

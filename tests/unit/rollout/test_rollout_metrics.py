@@ -114,3 +114,10 @@ def test_reward_statistics_learn_from_valid_rows_only():
     np.testing.assert_array_equal(normalized[[0, 2]], expected(values[[0, 2]]))
     assert normalized[1] == 0
     assert normalizer.state() == expected.state()
+
+
+def test_rewards_too_large_for_their_deviation_are_infinite_without_a_word_of_numpys():
+    experience = _experience([0, 2])
+    raw = _grid(-3e38, 3e38)
+    metrics = describe_experience(replace(experience, rollout=experience.rollout.with_fields(raw_scores=raw)))
+    assert metrics["reward/std"].value == np.inf and metrics["reward/max"].value == pytest.approx(3e38)

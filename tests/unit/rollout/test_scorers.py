@@ -59,6 +59,8 @@ def test_a_passing_failure_is_retried():
     [
         ([1.0, 2.0], r"shape \(2,\) for 4 responses"),
         ([1.0, float("nan"), 0.0, 0.0], "nan for response 1"),
+        ([1.0, 0.0, -1e39, 0.0], "-1e\\+39 for response 2; rewards must be finite, 3.4e\\+38 at most"),
+        ([10**400, 0, 0, 0], "not a list of numbers"),
         (["good"] * 4, r"\['good', 'good', 'good', 'good'\], which is not a list of numbers"),
         (None, r"shape \(\) for 4 responses"),
         (ValueError("broken"), "ValueError: broken"),

@@ -126,3 +126,11 @@ def _evaluation_of_four():
         decode=str,
         plot_dir=None,
     )()
+
+
+@pytest.mark.parametrize("offset", [float("inf"), 3.4e38])
+def test_scores_that_exploded_are_metrics_that_the_loop_refuses(offset, tmp_path):
+    """No warning of numpy's tells it first: one would be an error here."""
+    metrics, _ = _evaluation(REWARD_PAIRS, offset=offset, plot_dir=tmp_path)()
+    assert not np.isfinite(metrics["eval/rewards_std"]) and (tmp_path / "calibration.png").is_file()
+    assert np.isnan(metrics["eval/loss"]) == np.isinf(offset)
