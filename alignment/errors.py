@@ -5,6 +5,17 @@ class UserError(ValueError):
     """Something the user can put right; the message holds the value, the allowed values and the place."""
 
 
+def why_unreadable(error: Exception) -> str:
+    """Return in words why a text file could not be read: it is a folder, no permission, not UTF-8, not JSON."""
+    if isinstance(error, IsADirectoryError):
+        return "it is a folder"
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is not UTF-8 text (byte {error.object[error.start]:#04x} at position {error.start})"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return str(error) or type(error).__name__
+
+
 class ArgumentError(UserError):
     """A key of the JSON file or the command line is unknown, missing or out of range."""
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from alignment.arguments.sources import Given, Source, is_remark
-from alignment.errors import ArgumentError
+from alignment.errors import ArgumentError, why_unreadable
 
 YAML_SUFFIXES = (".yaml", ".yml")
 
@@ -51,7 +51,7 @@ def _read_text(path: Path) -> str:
     except FileNotFoundError:
         raise ArgumentError(f"arguments file {str(path)!r} does not exist; tried {path.absolute()}") from None
     except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise ArgumentError(f"arguments file {path.absolute()} cannot be read: {error}") from None
+        raise ArgumentError(f"arguments file {path.absolute()} cannot be read: {why_unreadable(error)}") from None
 
 
 class _Pairs(list[tuple[str, Any]]):

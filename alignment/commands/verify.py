@@ -9,24 +9,28 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import math
+import re
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from alignment.algorithms.on_policy.registered import ALGORITHMS
 from alignment.architecture.layout import Layout
+from alignment.arguments.coerce import coerce
 from alignment.arguments.command_line import ToolParser, number
-from alignment.errors import ArgumentError, ProcessError, UserError
+from alignment.arguments.files import read_file
+from alignment.errors import ArgumentError, ProcessError, UserError, why_unreadable
+from alignment.fields import Constraint
 from alignment.models.config import read_config
 from alignment.parity.check import References, check_layout
 from alignment.parity.comparison import TOLERANCE, Difference
 from alignment.parity.layouts import LAYOUTS, num_batch_ranks, num_processes
 from alignment.parity.subjects import LAYOUT_KEYS, SMALL_MODEL, make_models
 from alignment.telemetry import log
+from alignment.telemetry.files import replace_file
 from alignment.telemetry.tables import print_table
 from alignment.trainers.recognise import recognise_trainer
 from alignment.trainers.registered import TRAINERS
@@ -70,16 +74,29 @@ def main(argv: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory() as name:
         results = _check_table(Path(name), options) if options.table else _check_file(Path(name), options)
     print_table(f"layouts against one process (tolerance {TOLERANCE:g})", COLUMNS, map(_row, results))
-    for layout, _, trainer, result in results:
-        if isinstance(result, UserError):
-            print(f"{layout}, {TRAINERS[trainer].label}: {result}")
+    for result in results:
+        if isinstance(result.found, UserError):
+            print(f"{result.layout}, {result.label}: {result.found}")
     if options.write:
         _write_markdown(Path(options.write), results)
-    return 0 if all(isinstance(r, Difference) and r.passes() for *_, r in results) else 1
+    return 0 if all(isinstance(r.found, Difference) and r.found.passes() for r in results) else 1
 
 
-Result = tuple[str, int, str, Difference | UserError]
-"""(layout, processes, trainer, difference or why there is none)."""
+class Result(NamedTuple):
+    """One row of the table."""
+
+    layout: str
+    processes: int
+    trainer: str
+    found: Difference | UserError
+    """The difference, or why there is none."""
+    algorithm: str | None = None
+    """Of an on-policy file that names one."""
+
+    @property
+    def label(self) -> str:
+        """What ran: the trainer, or the algorithm of an on-policy file."""
+        return ALGORITHMS[self.algorithm].title if self.algorithm else TRAINERS[self.trainer].label
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -105,6 +122,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         parser.error(f"--only {options.only}: no layout of the table has that in its name ({', '.join(LAYOUTS)})")
     if bool(options.arguments) == options.table:
         parser.error("name an argument file, or give --table")
+    if options.write:
+        _split_at_marks(Path(options.write))  # it is there that hours of work will go
     return options
 
 
@@ -124,7 +143,7 @@ def _check_table(folder: Path, options: argparse.Namespace) -> list[Result]:
             batch_ranks=num_batch_ranks(name),
             timeout=TIMEOUT,
         )
-        results += [(name, processes, trainer, result) for trainer, result in found.items()]
+        results += [Result(name, processes, trainer, result) for trainer, result in found.items()]
         good = sum(isinstance(r, Difference) and r.passes() for r in found.values())
         log.info(f"{name}: {good} of {len(found)} trainers agree ({time.monotonic() - start:.0f} s)")
     return results
@@ -134,10 +153,13 @@ def _check_file(folder: Path, options: argparse.Namespace) -> list[Result]:
     path = Path(options.arguments)
     given = {**_read(path), **options.changes}
     trainer = options.trainer or recognise_trainer(given, path)
-    degrees = [max(1, int(given.get(key, 1))) for key in ("tensor_parallel_degree", "pipeline_parallel_degree")]
-    sharding = max(1, int(given.get("sharding_parallel_degree", 1))) if given.get("sharding") else 1
+    algorithm = given.get("rl_algorithm") if TRAINERS[trainer].is_on_policy else None
+    if algorithm is not None:
+        ALGORITHMS[algorithm]  # refuses one that it does not know
+    degrees = [_degree(given, key) for key in ("tensor_parallel_degree", "pipeline_parallel_degree")]
+    sharding = _degree(given, "sharding_parallel_degree") if given.get("sharding") else 1
     processes = options.processes or math.prod(degrees) * sharding
-    make_models(folder, _shape(given, path.parent, layers=2 * degrees[1] * int(given.get("virtual_pp_degree", 1))))
+    make_models(folder, _shape(given, path.parent, layers=2 * degrees[1] * _degree(given, "virtual_pp_degree")))
     changes = {key: given[key] for key in KEPT_KEYS if key in given} | {"max_steps": options.steps}
     found = check_layout(
         folder,
@@ -153,19 +175,23 @@ def _check_file(folder: Path, options: argparse.Namespace) -> list[Result]:
         pipeline=degrees[1],
         sharding=sharding,
         data=max(1, processes // (math.prod(degrees) * sharding)),
-        sharding_stage=int(str(given.get("sharding", "stage0")).split()[0][-1]) if sharding > 1 else 0,
+        sharding_stage=int((re.findall("[123]", str(given["sharding"])) or [1])[0]) if sharding > 1 else 0,
     )
-    return [(str(layout), processes, name, result) for name, result in found.items()]
+    return [Result(str(layout), processes, name, result, algorithm) for name, result in found.items()]
 
 
 def _read(path: Path) -> dict[str, Any]:
+    source = read_file(path)
+    if source.problems:
+        raise ArgumentError("; ".join(source.problems))
+    return {item.key: item.value for item in source.given}
+
+
+def _degree(given: Mapping[str, Any], key: str) -> int:
     try:
-        given = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ArgumentError(f"cannot read {path}: {error}") from error
-    if not isinstance(given, dict):
-        raise ArgumentError(f"{path}: expected one JSON object of arguments, got {type(given).__name__}")
-    return given
+        return max(1, coerce(given.get(key, 1), int, Constraint(maximum=1024)))
+    except ValueError as error:
+        raise ArgumentError(f"{key}: {error}") from None
 
 
 def _shape(given: Mapping[str, Any], folder: Path, *, layers: int) -> dict[str, Any]:
@@ -192,21 +218,29 @@ def _shape(given: Mapping[str, Any], folder: Path, *, layers: int) -> dict[str, 
 
 
 def _row(result: Result) -> list[Any]:
-    layout, processes, trainer, found = result
-    label = TRAINERS[trainer].label
+    found, first = result.found, [result.layout, result.processes, result.label]
     if isinstance(found, UserError):
-        return [layout, processes, label, *[""] * 7, "FAILED" if isinstance(found, ProcessError) else "refused"]
+        return [*first, *[""] * 7, "FAILED" if isinstance(found, ProcessError) else "refused"]
     numbers = [None if math.isnan(x) else f"{x:.1e}" for x in found[:6]]
-    tokens = "" if not TRAINERS[trainer].is_on_policy else "same" if found.tokens_equal else "DIFFER"
-    return [layout, processes, label, *numbers, tokens, "pass" if found.passes() else "FAIL"]
+    tokens = "" if not TRAINERS[result.trainer].is_on_policy else "same" if found.tokens_equal else "DIFFER"
+    return [*first, *numbers, tokens, "pass" if found.passes() else "FAIL"]
+
+
+def _split_at_marks(path: Path) -> tuple[str, str]:
+    """Return the text before and after the table."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArgumentError(f"--write: {path} cannot be read: {why_unreadable(error)}") from None
+    found = re.fullmatch("(.*<!-- parity -->\n)(?:.*\n)?(<!-- /parity -->.*)", text, re.DOTALL)
+    if found is None:
+        raise ArgumentError(f"{path} has no marks <!-- parity --> and <!-- /parity --> to put the table between")
+    return found[1], found[2]
 
 
 def _write_markdown(path: Path, results: Iterable[Result]) -> None:
     """Put the table between the marks ``<!-- parity -->`` and ``<!-- /parity -->`` of ``path``."""
     rows = [["" if cell is None else str(cell) for cell in _row(result)] for result in results]
     table = "\n".join("| " + " | ".join(row) + " |" for row in [list(COLUMNS), ["---"] * len(COLUMNS), *rows])
-    before, mark, rest = path.read_text(encoding="utf-8").partition("<!-- parity -->")
-    _, end, after = rest.partition("<!-- /parity -->")
-    if not mark or not end:
-        raise ArgumentError(f"{path} has no marks <!-- parity --> and <!-- /parity --> to put the table between")
-    path.write_text(f"{before}{mark}\n{table}\n{end}{after}", encoding="utf-8")
+    before, after = _split_at_marks(path)
+    replace_file(path, f"{before}{table}\n{after}")

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from alignment.errors import ModelFolderError
+from alignment.errors import ModelFolderError, why_unreadable
 
 ADAPTER_FILES = ("adapter_config.json", "lora_config.json")
 """What peft and PaddleNLP call the description of an adapter."""
@@ -64,4 +64,4 @@ def read_object(folder: Path, name: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise ModelFolderError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise ModelFolderError(f"{path}: cannot be read ({why_unreadable(error)})") from error

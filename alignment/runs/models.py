@@ -11,7 +11,7 @@ from alignment.architecture.cuts import check_degrees
 from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.family import FLAGS
 from alignment.data.encode import Encoder
-from alignment.errors import ArgumentError, CheckpointError, ModelFolderError
+from alignment.errors import ArgumentError, CheckpointError, ModelFolderError, why_unreadable
 from alignment.models.config import read_config
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.score_model import ScoreModel
@@ -80,7 +80,7 @@ def read_template(given: str) -> str:
     try:
         return Path(given).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ArgumentError(f"tokenizer_chat_template={given} cannot be read: {error}") from error
+        raise ArgumentError(f"tokenizer_chat_template={given} cannot be read: {why_unreadable(error)}") from error
 
 
 def check_start(launch: Launch, group, folder: str | None, tokenizer: Tokenizer) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from alignment.errors import UserError, why_unreadable
 from alignment.telemetry.files import readable_disk_errors, replace_file
 from alignment.telemetry.log import warn
 
@@ -46,9 +47,13 @@ class JsonLines:
 
 def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the records of ``path`` (none when it does not exist); a torn line, left by a kill, is passed over."""
-    if not path.exists():
+    try:
+        file = path.open(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
         return
-    with path.open(encoding="utf-8", errors="replace") as file:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {why_unreadable(error)}") from error
+    with file:
         for line in file:
             try:
                 record = json.loads(line)

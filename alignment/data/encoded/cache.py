@@ -63,7 +63,7 @@ class EncodedCache:
             if not path.exists():
                 return None
             reason = "a file is missing"
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             reason = str(error)
         log.warn(f"encoded rows in {path} are damaged ({reason}); they are encoded again")
         shutil.rmtree(path, ignore_errors=True)

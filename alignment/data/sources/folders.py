@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from alignment.errors import DataError
+from alignment.errors import DataError, why_unreadable
 
 Splits = Sequence[str]
 """Names of splits in the order of preference; the first that is there is read."""
@@ -118,7 +118,7 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+        raise DataError(f"{path} cannot be read: {why_unreadable(error)}") from error
     if not isinstance(value, dict):
         raise DataError(f"{path} must hold an object, got {value!r:.60}")
     return value

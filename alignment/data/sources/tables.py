@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.data.sources.folders import Found, Splits, find_data
-from alignment.errors import DataError
+from alignment.errors import DataError, why_unreadable
 
 Place = tuple[str, int]
 """A file and the line (JSON lines) or record (other formats) in it, from 1."""
@@ -110,7 +110,7 @@ def _read_text(file: Path) -> str:
         with opener(file, "rt", encoding="utf-8-sig") as stream:
             return stream.read()
     except (OSError, EOFError, UnicodeDecodeError, lzma.LZMAError) as error:
-        raise DataError(f"{file} cannot be read: {type(error).__name__}: {error}") from error
+        raise DataError(f"{file} cannot be read: {why_unreadable(error)}") from error
 
 
 def _parse(text: str, place: str) -> Any:

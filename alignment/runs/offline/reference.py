@@ -6,6 +6,7 @@ import gc
 import hashlib
 import json
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,13 +163,14 @@ def _read(path: Path) -> dict[bytes, float]:
     """Return the kept numbers by row; none where there is no file, or one that cannot be read, which is said."""
     try:
         with np.load(path, allow_pickle=False) as kept:
-            keys, numbers = kept["keys"], kept["numbers"]
+            return dict(zip(map(bytes, kept["keys"]), map(float, kept["numbers"]), strict=True))
     except FileNotFoundError:
         return {}
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        log.warn(f"{path} is damaged ({error}); the log-probs of the reference are computed again")
+    except (OSError, EOFError, ValueError, TypeError, LookupError, zipfile.BadZipFile, zlib.error) as error:
+        # Of a damaged archive numpy says that it holds pickled data, and how to read that.
+        why = error.strerror if isinstance(error, OSError) and error.strerror else "it is no archive that a run wrote"
+        log.warn(f"{path} is damaged ({why}); the log-probs of the reference are computed again")
         return {}
-    return dict(zip(map(bytes, keys), map(float, numbers), strict=True))
 
 
 def _write(path: Path, known: dict[bytes, float]) -> None:

@@ -115,7 +115,7 @@ FILES = {
     "a list": ("[1]", "one JSON object"),
     "a number": ("3", "one JSON object"),
     "a key twice": ('{"seed": 1, "seed": 2}', "more than once"),
-    "no text": (b"\xff\xfe\x00{", "cannot be read"),
+    "no text": (b"\xff\xfe\x00{", "it is not UTF-8 text (byte 0xff at position 0)"),
     "deep nesting": ('{"a": ' * 3000 + "1" + "}" * 3000, "invalid JSON"),
     "a huge number": ('{"seed": ' + "9" * 6000 + "}", "invalid JSON"),
 }

@@ -47,10 +47,12 @@ def test_missing_file_names_the_folder_tried(tmp_path, monkeypatch):
 
 
 def test_unreadable_files_are_user_errors(tmp_path):
-    (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
-    for name in ("binary.json", "."):
-        with pytest.raises(ArgumentError, match="cannot be read"):
+    (tmp_path / "binary.json").write_bytes(b"{\xff\xfe\x00")
+    why = {"binary.json": "it is not UTF-8 text (byte 0xff at position 1)", ".": "it is a folder"}
+    for name, reason in why.items():
+        with pytest.raises(ArgumentError) as raised:
             read_file(tmp_path / name)
+        assert str(raised.value) == f"arguments file {tmp_path / name} cannot be read: {reason}"
     with pytest.raises(ArgumentError, match="invalid JSON"):
         read_file(_write(tmp_path, '{"a": ' + "9" * 6000 + "x}"))
 

@@ -94,3 +94,26 @@ def test_a_trainer_explains_its_keys():
 
 def test_version(capsys):
     assert call(capsys, "--version") == (0, f"{__version__}\n", "")
+
+
+FILE = {
+    "train": ("train", "sft", "{}"),
+    "plan": ("plan", "{}", "--gpus", "1", "--memory_gib", "1"),
+    "verify": ("verify", "{}"),
+    "verify, its page": ("verify", "--table", "--write", "{}"),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("folder", "it is a folder"), ("bytes", "it is not UTF-8 text (byte 0xe9 at position 3)"),
+     ("a" * 300, "file name too long")],
+)  # fmt: skip
+@pytest.mark.parametrize("command", FILE)
+def test_a_file_that_cannot_be_read_is_one_message(command, name, reason, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "bytes").write_bytes("{caf\xe9".encode("latin-1")[1:])
+    status, out, err = call(capsys, *(word.format(name) for word in FILE[command]))
+    assert (status, out, err.count("\n")) == (2, "", 1) and err.startswith("error: ")
+    assert err.endswith(f"{name} cannot be read: {reason}\n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from alignment.commands import verify as verify_layout
@@ -29,3 +31,44 @@ def test_what_dies_and_what_is_refused_are_told_apart(error, word, monkeypatch, 
     printed = capsys.readouterr().out
     assert printed.count(word) == 2 * len(list(TRAINERS)) and str(error) in printed
     assert len(asked) == 2, "the second layout is tried after the first has failed"
+
+
+@pytest.mark.parametrize(
+    ("keys", "label"),
+    [({}, "PPO"), ({"rl_algorithm": "ppo"}, "PPO"), ({"rl_algorithm": "grpo", "num_return_sequences": 2}, "GRPO")],
+)
+@pytest.mark.parametrize("suffix", ["json", "yaml"])
+def test_a_file_is_called_by_its_algorithm(keys, label, suffix, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(verify_layout, "make_models", lambda *_: None)
+    monkeypatch.setattr(check, "write_arguments", lambda *_: tmp_path)
+    monkeypatch.setattr(check, "run_trainers", lambda *_, **__: (_ for _ in ()).throw(UserError("too small")))
+    path = tmp_path / f"ppo.{suffix}"
+    path.write_text(json.dumps({"//": "a remark", "actor_model_name_or_path": "a", "sharding": "stage1", **keys}))
+    assert verify_layout.main([str(path), "--tensor_parallel_degree", "2"]) == 1
+    printed = capsys.readouterr().out
+    assert f"TP2, {label}: too small" in printed and f" {label} " in printed
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [({"rl_algorithm": "reinforce"}, "unknown algorithm 'reinforce'"), ({"tensor_parallel_degree": "two"}, "'two'")],
+)
+def test_a_file_of_wrong_values_is_refused(keys, says, tmp_path):
+    path = tmp_path / "ppo.json"
+    path.write_text(json.dumps({"actor_model_name_or_path": "a", **keys}))
+    with pytest.raises(UserError, match=says):
+        verify_layout.main([str(path)])
+
+
+def test_the_table_goes_between_the_marks_or_is_refused_before_any_work(tmp_path):
+    page = tmp_path / "parity.md"
+    page.write_text("no marks")
+    with pytest.raises(UserError, match="has no marks"):
+        verify_layout.main(["--table", "--write", str(page)])
+    result = verify_layout.Result("tp2", 2, "ppo", UserError("x"), "grpo")
+    for between in ("", "old\ntable\n"):
+        page.write_text(f"above\n<!-- parity -->\n{between}<!-- /parity -->\nbelow\n")
+        verify_layout._write_markdown(page, [result])
+        lines = page.read_text().splitlines()
+        assert lines[:2] == ["above", "<!-- parity -->"] and lines[-2:] == ["<!-- /parity -->", "below"]
+        assert [line.split("|")[3].strip() for line in lines[2:-2]] == ["trainer", "---", "GRPO"]
