@@ -1,4 +1,4 @@
-"""What a model folder says in config.json and generation_config.json."""
+"""Read config.json and generation_config.json of a model folder."""
 
 from __future__ import annotations
 
@@ -16,16 +16,13 @@ GENERATION_FILE = "generation_config.json"
 
 
 def read_config(folder: str | Path) -> DecoderConfig:
-    """Read ``folder/config.json``, and what stands beside it on how to generate.
-
-    Raises ModelFolderError when it is missing, damaged or unsupported.
-    """
+    """Return the configuration in ``folder``, generation settings included; ModelFolderError if it is unusable."""
     config = DecoderConfig.from_dict(read_config_dict(folder), place=str(Path(folder) / CONFIG_FILE))
     return replace(config, generation=_read_generation(Path(folder)))
 
 
 def read_config_dict(folder: str | Path) -> dict[str, Any]:
-    """Return ``folder/config.json`` as a dictionary; raises ModelFolderError naming the file."""
+    """Return ``folder/config.json`` as a dictionary; ModelFolderError names a missing or damaged file."""
     try:
         return read_object(Path(folder), CONFIG_FILE)
     except FileNotFoundError:
@@ -36,7 +33,7 @@ def read_config_dict(folder: str | Path) -> dict[str, Any]:
 
 
 def _read_generation(folder: Path) -> dict[str, Any]:
-    """Return generation_config.json, empty where there is none."""
+    """Return generation_config.json; empty if there is none."""
     try:
         generation = read_object(folder, GENERATION_FILE)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Files of a model folder: nothing outside of it is read, and its JSON may be anything."""
+"""Safe reading of a model folder: no file outside it is opened, and its JSON is not trusted."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from typing import Any
 from alignment.errors import ModelFolderError, why_unreadable
 
 ADAPTER_FILES = ("adapter_config.json", "lora_config.json")
-"""What peft and PaddleNLP call the description of an adapter."""
+"""The adapter configuration files of peft and PaddleNLP."""
 
 
 def file_inside(folder: Path, name: str) -> Path:
-    """Return the path of the file ``name`` of a model folder; ModelFolderError where that leads out of the folder.
+    """Return the path of the file ``name`` in a model folder; ModelFolderError if it resolves to one outside.
 
-    The hub's cache keeps files as ``models--NAME/blobs/HASH``, and snapshots and local downloads hold links to them;
-    no other link may lead out.
+    Only links into the hub's cache (``models--NAME/blobs/HASH``), as its snapshots have them, may lead out.
     """
     path = folder / name
     target = path.resolve()
@@ -24,32 +23,32 @@ def file_inside(folder: Path, name: str) -> Path:
     if not (is_blob or target.is_relative_to(folder.resolve())):
         raise ModelFolderError(
             f"{folder}: {name!r} leads to {target}, outside of the model folder, and is not read. "
-            "Copy the file into the folder, or name the folder where it is"
+            "Copy the file into the folder, or give the folder that holds it"
         )
     return path
 
 
 def refuse_adapter(folder: Path) -> None:
-    """Raise ModelFolderError where a folder without a model of its own holds an adapter (peft's or PaddleNLP's)."""
+    """Raise ModelFolderError if ``folder`` holds an adapter of peft or PaddleNLP; called when it holds no model."""
     for name in ADAPTER_FILES:
         if (folder / name).is_file():
             base = read_object(folder, name).get("base_model_name_or_path") or "another model"
             raise ModelFolderError(
-                f"{folder}: this is an adapter of {base}, not a whole model; merge it into that model and name the "
+                f"{folder}: this is an adapter of {base}, not a whole model; merge it into that model and give the "
                 "merged folder"
             )
 
 
-def parse_json(text: str | bytes, place: str | Path) -> Any:
-    """Return the value of a JSON text; ModelFolderError names ``place`` where it is none, or nested too deeply."""
+def parse_json(text: bytes, place: str | Path) -> Any:
+    """Return the value of a UTF-8 JSON text; ModelFolderError names ``place`` if it cannot be parsed."""
     try:
-        return json.loads(text.decode("utf-8") if isinstance(text, bytes) else text)
+        return json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise ModelFolderError(f"{place}: cannot be read as JSON ({error})") from None
 
 
-def parse_object(text: str | bytes, place: str | Path) -> dict[str, Any]:
-    """Return a JSON object; anything else is a ModelFolderError."""
+def parse_object(text: bytes, place: str | Path) -> dict[str, Any]:
+    """Return a JSON object; ModelFolderError names ``place`` if the text is anything else."""
     value = parse_json(text, place)
     if not isinstance(value, dict):
         raise ModelFolderError(f"{place}: expected a JSON object, found {type(value).__name__}")
@@ -57,7 +56,7 @@ def parse_object(text: str | bytes, place: str | Path) -> dict[str, Any]:
 
 
 def read_object(folder: Path, name: str) -> dict[str, Any]:
-    """Return the JSON object in the file ``name`` of a folder; FileNotFoundError where there is none."""
+    """Return the JSON object in the file ``name`` of a folder; FileNotFoundError if there is no such file."""
     path = file_inside(folder, name)
     try:
         return parse_object(path.read_bytes(), path)

@@ -1,4 +1,4 @@
-"""Reading and writing safetensors files as a stream: one tensor in memory at a time, bfloat16 without torch."""
+"""Read and write safetensors files with one tensor in memory at a time, bfloat16 included."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _CODES = {np.dtype(np.float64): "F64", np.dtype(np.float32): "F32", np.dtype(np.
 
 
 class Stored(NamedTuple):
-    """One tensor of a file."""
+    """One tensor read from a file."""
 
     name: str
     array: np.ndarray
@@ -45,9 +45,9 @@ class Stored(NamedTuple):
 
 
 def weight_files(folder: Path, single: str = SINGLE_FILE, index: str = INDEX_FILE) -> list[Path]:
-    """Return the files of a model folder: the single one, or the shards of its index; none where it has neither.
+    """Return the weight files of a folder: the single one, or the shards in its index; empty if it has neither.
 
-    Where both are there the single file is read, as in transformers: an index that stays behind is common.
+    If there are both, the single file is read, as in transformers: a stale index is common.
     """
     if (folder / single).is_file():
         if (folder / index).is_file():
@@ -67,34 +67,34 @@ def weight_files(folder: Path, single: str = SINGLE_FILE, index: str = INDEX_FIL
 
 
 class Location(NamedTuple):
-    """Where one tensor stands; nothing of it is read yet."""
+    """The location of one tensor, which is not read yet."""
 
     name: str
     shape: tuple[int, ...]
     code: str
-    """The file's word for the dtype."""
+    """The file's name for the dtype."""
     path: Path
     offset: int
-    """The byte of the file at which it begins."""
+    """In bytes from the beginning of the file."""
 
     @property
     def is_float(self) -> bool:
-        """True for what a weight can be; buffers and quantized weights are whole numbers."""
+        """Whether the dtype is floating point; buffers and quantized weights are integers."""
         return self.code in _FLOATS
 
     def read(self, slices: tuple[slice, ...] = ()) -> Stored:
-        """Return the tensor, or the rectangle that ``slices`` cut out of it; no more than its pages are read."""
+        """Return the tensor, or the rectangle cut out by ``slices``; only its pages are read."""
         stored = map_array(self.path, np.dtype(_DTYPES[self.code]), self.offset, self.shape)
         return Stored(self.name, np.array(stored[slices]), self.code == "BF16")
 
 
 def map_array(path: Path, dtype: np.dtype, offset: int, shape: Sequence[int]) -> np.ndarray:
-    """Return the numbers of a file from byte ``offset`` on, not read yet; memory maps cannot be empty."""
+    """Return a memory map of the numbers at byte ``offset``, or an empty array, which cannot be mapped."""
     return np.memmap(path, dtype, "r", offset, tuple(shape)) if math.prod(shape) else np.empty(shape, dtype)
 
 
 def list_tensors(folder: Path) -> Iterator[Location]:
-    """Yield where every tensor of the folder stands; a damaged file is a ModelFolderError that names it."""
+    """Yield the location of every tensor of the folder; ModelFolderError names a damaged file."""
     files = weight_files(folder)
     if not files:
         raise ModelFolderError(f"{folder}: no {SINGLE_FILE} and no {INDEX_FILE}")
@@ -103,19 +103,13 @@ def list_tensors(folder: Path) -> Iterator[Location]:
 
 
 def read_tensors(folder: Path) -> Iterator[Stored]:
-    """Yield every tensor of the folder's safetensors files; a damaged file is a ModelFolderError that names it."""
+    """Yield every tensor of the folder's safetensors files; ModelFolderError names a damaged file."""
     for location in list_tensors(folder):
         yield location.read()
 
 
-def read_file(path: Path) -> Iterator[Stored]:
-    """Yield the tensors of one file, read one by one."""
-    for location in list_file(path):
-        yield location.read()
-
-
 def list_file(path: Path) -> Iterator[Location]:
-    """Yield where the tensors of one file stand."""
+    """Yield the locations of the tensors of one file."""
     size = path.stat().st_size
     with path.open("rb") as file:
         header, start = _read_header(file, path, size)
@@ -126,7 +120,7 @@ def list_file(path: Path) -> Iterator[Location]:
 
 
 def read_tag(path: Path) -> str | None:
-    """Return the format that one file names in its metadata: ``pt``, ``np`` and others."""
+    """Return the format tag in the metadata of one file (``pt``, ``np`` and others), None if it has none."""
     size = path.stat().st_size
     with path.open("rb") as file:
         header, _ = _read_header(file, path, size)
@@ -165,7 +159,7 @@ def _check_entry(name: str, entry: dict[str, Any], path: Path, available: int) -
 
 
 class TensorEntry(NamedTuple):
-    """One tensor that is going to be written."""
+    """One tensor to be written."""
 
     name: str
     dtype: np.dtype
@@ -179,7 +173,7 @@ class TensorEntry(NamedTuple):
 
 
 def cut_files(entries: Iterable[TensorEntry], *, max_bytes: int = DEFAULT_SHARD_BYTES) -> list[list[TensorEntry]]:
-    """Return the tensors of each file, in order, no file above ``max_bytes`` unless by a single tensor."""
+    """Return the tensors of each file, in order; a file exceeds ``max_bytes`` only if a single tensor does."""
     files: list[list[TensorEntry]] = [[]]
     size = 0
     for entry in entries:
@@ -192,20 +186,20 @@ def cut_files(entries: Iterable[TensorEntry], *, max_bytes: int = DEFAULT_SHARD_
 
 
 def file_names(count: int) -> list[str]:
-    """Return what the files of a model are called: one, or numbered shards."""
+    """Return the names of the files of a model: the single one, or numbered shards."""
     if count == 1:
         return [SINGLE_FILE]
     return [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
 
 
 def remove_weights(folder: Path) -> None:
-    """Remove weights that are in ``folder``, or a reader could find those beside new ones of other names."""
+    """Remove old weights from ``folder``, so that a reader cannot mix them with new ones."""
     for old in [folder / INDEX_FILE, *folder.glob("model*.safetensors")]:
         old.unlink(missing_ok=True)
 
 
 def write_index(folder: Path, files: Mapping[str, Sequence[TensorEntry]]) -> None:
-    """Write which shard holds which tensor; a single file needs no index."""
+    """Write the index that says which shard holds which tensor; a single file needs none."""
     if len(files) > 1:
         weight_map = {entry.name: file for file, entries in files.items() for entry in entries}
         total = sum(entry.num_bytes for entries in files.values() for entry in entries)
@@ -220,10 +214,10 @@ def write_files(
     *,
     tag: str = "pt",
 ) -> None:
-    """Write ``files``, whose tensors come as (name, array) in that very order; one is in memory at a time.
+    """Write ``files``; ``tensors`` yields (name, array) in exactly their order, one in memory at a time.
 
-    ``tag`` is the format that they name; under ``np`` bfloat16 is called uint16, as numpy has no such type.
-    Make the folder appear whole with ``write_folder`` of ``training.durable``.
+    ``tag`` is the format tag; under ``np`` bfloat16 is labelled uint16, as numpy has no such type. For atomic writes
+    use ``training.durable.write_folder``.
     """
     source = iter(tensors)
     for name, entries in files.items():

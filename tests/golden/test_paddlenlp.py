@@ -177,7 +177,7 @@ def test_a_window_that_paddlenlp_ignores_is_said(tmp_path, caplog):
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "sliding_window": 4}))
     load_causal_lm(folder)
-    assert "has sliding_window 4, which is kept here and which PaddleNLP ignores" in caplog.text
+    assert "has sliding_window 4, which is applied here but ignored by PaddleNLP" in caplog.text
 
 
 def test_safetensors_are_read_where_a_folder_holds_both(tmp_path, caplog):

@@ -1,8 +1,8 @@
-"""The decoder of every family, parameter for parameter as the family's table names it.
+"""The decoder of every model family, built from the family's table of parameters.
 
-All layers work on the M real tokens of a batch, [M, H]: padding costs nothing and no tensor has more than two axes.
-A ``Placement`` says which layers, and which share of each, this process holds; outside of attention and feed-forward
-it has all M tokens, or under sequence parallelism its share of them.
+Layers work on the M real tokens of a batch, packed as [M, H]: padding costs nothing. A ``Placement`` says which layers,
+and which share of each, this process holds. Outside attention and feed-forward a process has all M tokens, or its share
+of them under sequence parallelism.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from alignment.records import TokenBatch
 
 @dataclass(frozen=True, slots=True)
 class SequencePlan:
-    """What every layer of one forward pass shares."""
+    """What all layers of one forward pass share."""
 
     attention: RotaryAttention
     region: TensorRegion
     recomputed: str = ""
-    """What the backward pass computes again: ``full``, ``full_attn``, ``core_attn``, or nothing."""
+    """What the backward pass recomputes: ``full``, ``full_attn``, ``core_attn``, or nothing (empty)."""
 
 
 class Attention(RoleLayers):
@@ -52,12 +52,12 @@ class Attention(RoleLayers):
 
 
 def _norm_heads(norm: RmsNorm | None, x: paddle.Tensor) -> paddle.Tensor:
-    """Normalise every head of x [M, heads * D] when the family does so."""
+    """Normalise each head of x [M, heads * D]; without a norm return x."""
     return x if norm is None else norm(x.reshape([-1, norm.weight.shape[0]])).reshape(x.shape)
 
 
 class FeedForward(RoleLayers):
-    """The gated feed-forward block, this process's columns of it."""
+    """This process's columns of the gated feed-forward block."""
 
     def forward(self, x: paddle.Tensor, region: TensorRegion) -> paddle.Tensor:
         """Return [rows, H] for x [rows, H]."""
@@ -66,10 +66,10 @@ class FeedForward(RoleLayers):
 
 
 class DecoderLayer(RoleLayers):
-    """Attention and feed-forward, each behind a norm and added to its input."""
+    """Pre-norm attention and feed-forward with residual connections."""
 
     def __init__(self, config: DecoderConfig, shapes: Mapping[str, tuple[int, ...]], *, dtype: str) -> None:
-        """``shapes``: of this process's tensors, by the name in the layer."""
+        """``shapes`` holds the shapes of this process's tensors by their name within the layer."""
         blocks: dict[str, dict[str, tuple[str, nn.Layer]]] = {}
         for weight in config.family.layer:
             if f"{weight.name}.weight" in shapes:
@@ -98,7 +98,7 @@ class DecoderLayer(RoleLayers):
 
 
 class Decoder(nn.Layer):
-    """Token ids to final hidden states, or one stage of that way."""
+    """Maps token ids to final hidden states, or runs one pipeline stage of that."""
 
     def __init__(
         self,
@@ -108,16 +108,16 @@ class Decoder(nn.Layer):
         placement: Placement = WHOLE,
         with_embedding: bool | None = None,
     ) -> None:
-        """``with_embedding``: whether this stage holds the embedding (None: the first one does)."""
+        """``with_embedding``: whether this stage holds the embedding (None: only the first stage does)."""
         super().__init__(dtype=dtype)
         self.config = config
         self.placement = placement
         self.recompute = False
-        """True: while training, what ``recompute_granularity`` says is not kept but computed again."""
+        """Whether training recomputes the activations named by ``recompute_granularity`` instead of keeping them."""
         self.recompute_granularity = "full"
         """``full`` (whole layers), ``full_attn`` (attention blocks) or ``core_attn`` (attention weights)."""
         self.chunks = placement.layers(config.num_hidden_layers)
-        """The numbers of this stage's layers, by chunk."""
+        """The layer numbers of each chunk of this stage."""
         self._starts: list[paddle.Tensor] = []
         size, index, width = placement.tensor.size, placement.tensor.index, config.hidden_size
         self._sizes = layer_sizes(config, tensor_degree=size, tensor_index=index)
@@ -139,14 +139,14 @@ class Decoder(nn.Layer):
     ) -> paddle.Tensor:
         """Return hidden states [n, S, H] of right-padded ``input_ids`` [n, S], the same on all tensor processes.
 
-        With ``lengths`` [n] the padding is not computed and comes back as zeros. ``position_ids`` [n, S] default to
-        0, 1, 2, ... in each row. On the last of several stages see ``starting_from``.
+        With ``lengths`` [n] padding is skipped and returned as zeros. ``position_ids`` [n, S] default to 0, 1, 2, ...
+        in each row. For the last of several pipeline stages see ``starting_from``.
         """
         tokens = _Tokens.read(np.asarray(input_ids), lengths)
         positions = tokens.positions if position_ids is None else np.asarray(position_ids)
         plan = self._plan(tokens, positions[tokens.real])
         if not self._starts:
-            assert self.placement.num_stages == 1, "a stage runs by run_chunk, or inside starting_from"
+            assert self.placement.num_stages == 1, "call run_chunk, or call this inside starting_from"
             hidden = self._embed(tokens, plan)
             numbers = [number for chunk in self.chunks for number in chunk]
         else:
@@ -156,13 +156,13 @@ class Decoder(nn.Layer):
 
     @property
     def dtype(self) -> paddle.dtype:
-        """The type of the weights and of hidden states."""
+        """The dtype of weights and hidden states."""
         return self.layers[self.chunks[0][0]]["input_norm"].weight.dtype
 
     def run_chunk(self, index: int, batch: TokenBatch, hidden: paddle.Tensor | None) -> paddle.Tensor:
-        """Return [m, H] behind chunk ``index`` of this stage, without the final norm; m as in ``boundary_rows``.
+        """Return the output [m, H] of chunk ``index`` of this stage, before the final norm; m is ``boundary_rows``.
 
-        ``hidden`` [m, H] comes from the chunk before; None: the embedding of the tokens.
+        ``hidden`` [m, H] is the output of the previous chunk; None: start from the token embeddings.
         """
         tokens = _Tokens.read(batch.input_ids, batch.lengths)
         plan = self._plan(tokens, tokens.positions[tokens.real])
@@ -171,7 +171,7 @@ class Decoder(nn.Layer):
 
     @contextlib.contextmanager
     def starting_from(self, hidden: paddle.Tensor) -> Iterator[None]:
-        """Let calls inside run the last chunk from ``hidden`` [m, H], what the chunk before it gave."""
+        """Make calls inside the block run only the last chunk, from the previous chunk's output ``hidden`` [m, H]."""
         self._starts.append(hidden)
         try:
             yield
@@ -179,7 +179,7 @@ class Decoder(nn.Layer):
             self._starts.pop()
 
     def boundary_rows(self, batch: TokenBatch) -> int:
-        """Return the rows of a hidden state between two chunks: the real tokens, or this process's share of them."""
+        """Return the rows of a hidden state between chunks: all real tokens, or this process's share of them."""
         num_tokens = int(batch.lengths.sum())
         return split_rows(num_tokens, self.placement.tensor.size) if self.placement.sequence_parallel else num_tokens
 
@@ -196,13 +196,13 @@ class Decoder(nn.Layer):
         return hidden
 
     def _plan(self, tokens: _Tokens, positions: np.ndarray) -> SequencePlan:
-        """Return the plan for ``tokens``, whose M real ones stand at ``positions`` [M]."""
+        """Return the plan for ``tokens``, whose M real ones have the rotary ``positions`` [M]."""
         config, placement = self.config, self.placement
         limit = config.longest_sequence
         if (config.rope_scaling or {}).get("rope_type") == "dynamic" and positions.max(initial=0) >= limit:
             raise DataError(
-                f"a row of {positions.max() + 1} tokens: rope_type dynamic turns rows of more than "
-                f"max_position_embeddings={limit} by other angles, which are not built"
+                f"a row of {positions.max() + 1} tokens: rope_type dynamic changes the rotary angles of rows longer "
+                f"than max_position_embeddings={limit}, which is not supported; shorten the rows"
             )
         frequencies, scale = config.rotary_frequencies()
         attention = RotaryAttention(
@@ -222,7 +222,7 @@ class Decoder(nn.Layer):
 
 @dataclass(frozen=True, slots=True)
 class _Tokens:
-    """Right-padded rows."""
+    """Right-padded rows of token ids."""
 
     ids: np.ndarray
     """[n, S]"""
@@ -231,27 +231,27 @@ class _Tokens:
     positions: np.ndarray
     """[n, S]: 0, 1, 2, ... in each row."""
     real: np.ndarray
-    """[n, S] bool, True on the M tokens that are no padding."""
+    """[n, S] bool, True on the M tokens that are not padding."""
 
     @classmethod
     def read(cls, ids: np.ndarray, lengths: np.ndarray | None) -> _Tokens:
-        """Return ``ids`` [n, S] of ``lengths`` [n] (None: all of S) with their positions."""
+        """Return rows ``ids`` [n, S] of ``lengths`` [n] (None: no padding)."""
         lengths = np.full(ids.shape[0], ids.shape[1]) if lengths is None else lengths
         positions = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
         return cls(ids, lengths, positions, positions < lengths[:, None])
 
 
 def _unpack(tokens: paddle.Tensor, real: np.ndarray) -> paddle.Tensor:
-    """Return tokens [M, H] where they stand [n, S, H]; ``real`` [n, S] is True on them, the rest is zero."""
+    """Return [n, S, H] with tokens [M, H] where ``real`` [n, S] is True and zeros elsewhere."""
     shape = [*real.shape, tokens.shape[1]]
     if real.all():
         return tokens.reshape(shape)
-    positions = paddle.to_tensor(np.flatnonzero(real)).unsqueeze(-1)
-    return paddle.scatter_nd(positions, tokens, [real.size, tokens.shape[1]]).reshape(shape)
+    rows = paddle.to_tensor(np.flatnonzero(real)).unsqueeze(-1)
+    return paddle.scatter_nd(rows, tokens, [real.size, tokens.shape[1]]).reshape(shape)
 
 
 class CausalLM(nn.Layer):
-    """A decoder with its vocabulary head; with tied embeddings ``lm_head`` is None and the embedding serves."""
+    """A decoder with a vocabulary head; with tied embeddings ``lm_head`` is None and the embedding is the head."""
 
     kind = "causal"
 
@@ -260,9 +260,9 @@ class CausalLM(nn.Layer):
         self.config = config
         self.placement = placement
         self.whole_shapes = whole_shapes(config, self.kind)
-        """Of every parameter of the whole model."""
+        """The shape of every parameter of the unsplit model, by name."""
         self.parts = placement.parts(config, self.kind)
-        """What of them each parameter of this process is."""
+        """The part of each parameter that this process holds, by name."""
         tied = config.tie_word_embeddings
         embeds = placement.is_first or (tied and placement.is_last)
         self.model = Decoder(config, dtype=dtype, placement=placement, with_embedding=embeds)
@@ -278,16 +278,16 @@ class CausalLM(nn.Layer):
         *,
         lengths: np.ndarray | None = None,
     ) -> paddle.Tensor:
-        """Return logits [n, S, V], of a split vocabulary those of this process.
+        """Return logits [n, S, V]; if the vocabulary is split, those of this process's tokens.
 
-        For training use ``models.decoder.logprobs``, which makes only the logits it needs.
+        For training use ``models.decoder.logprobs``, which computes only the logits it needs.
         """
         weight, transposed = self.head()
         hidden = enter(self.model(input_ids, position_ids, lengths=lengths), self.placement.tensor)
         return paddle.matmul(hidden, weight, transpose_y=transposed)
 
     def head(self) -> tuple[paddle.Tensor, bool]:
-        """Return (head weight, True when it is [V, H] and has to be transposed); it lives on the last stage."""
+        """Return (head weight, whether it is [V, H] and must be transposed); last pipeline stage only."""
         assert self.placement.is_last, "the head is on the last stage"
         return (self.model.embed_tokens.weight, True) if self.lm_head is None else (self.lm_head.weight, False)
 

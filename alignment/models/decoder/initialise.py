@@ -1,4 +1,4 @@
-"""Freshly drawn weights."""
+"""Random initialisation of weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from alignment.architecture.parts import Part
 def draw_weights(model: nn.Layer, *, seed: int, std: float) -> None:
     """Draw every matrix of ``model`` from N(0, std^2); biases become 0 and norm scales 1.
 
-    A parameter's values depend on ``seed``, its name and its whole shape only. A process that holds a part of it (by
+    A parameter's values depend only on ``seed``, its name and its unsplit shape: a process that holds a part of it (by
     the ``parts`` of a language or score model) draws the whole and keeps that part, so all layouts start alike.
     """
     parts: Mapping[str, Part] = getattr(model, "parts", {})

@@ -1,6 +1,6 @@
-"""Parameters with Hugging Face names around the operators; drawn or read elsewhere, zero until then.
+"""Layers with Hugging Face parameter names; matrices start as zeros, norm scales as ones.
 
-Layers get the sizes that this process holds; what they do between processes is in ``parallel.tensor.regions``.
+Sizes are those that this process holds; communication is in ``parallel.tensor.regions``.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Linear(nn.Layer):
         return linear(x, self.weight, self.bias)
 
 
-class LeavingLinear(Linear):
-    """A Linear whose inputs are cut over the processes of a region: products are summed, then the bias is added."""
+class RowParallelLinear(Linear):
+    """A row-parallel Linear: the partial products of all processes are summed, then the bias is added."""
 
     def forward(self, x: paddle.Tensor, region: TensorRegion) -> paddle.Tensor:
         """Return [rows, out] for x [M, in]."""
@@ -52,7 +52,7 @@ class RmsNorm(nn.Layer):
 
 
 class Embedding(nn.Layer):
-    """Rows of the vocabulary's matrix by token id; ``weight`` [rows, width] holds those from ``first_row`` on."""
+    """Token embedding; ``weight`` [rows, width] holds the vocabulary from token ``first_row`` on."""
 
     def __init__(self, num_rows: int, width: int, *, first_row: int = 0, dtype: str) -> None:
         super().__init__(dtype=dtype)
@@ -67,10 +67,10 @@ class Embedding(nn.Layer):
 
 
 class RoleLayers(nn.Layer):
-    """Layers that have the names of a family's table and are asked for by role."""
+    """Sublayers named as in a family's table and looked up by role."""
 
     def __init__(self, layers: Mapping[str, tuple[str, nn.Layer]]) -> None:
-        """``layers``: (name, layer) by role, in the order of parameters."""
+        """``layers`` maps a role to (name, layer), in parameter order."""
         super().__init__()
         self._names = {role: name for role, (name, _) in layers.items()}
         for name, layer in layers.values():
@@ -80,21 +80,21 @@ class RoleLayers(nn.Layer):
         return self._sub_layers[self._names[role]]
 
     def get(self, role: str) -> nn.Layer | None:
-        """Return the layer that has ``role``, None where the model has none."""
+        """Return the layer for ``role``, None if the model has none."""
         return self[role] if role in self._names else None
 
 
 def build_layer(weight: Weight, shapes: Mapping[str, tuple[int, ...]], *, eps: float, dtype: str) -> Linear | RmsNorm:
-    """Return the layer of one ``weight`` of a table; ``shapes`` (by name in the layer) say how large, and if biased."""
+    """Return the layer for one ``weight`` of a table; ``shapes`` (by name) give its size and whether it has a bias."""
     shape = shapes[f"{weight.name}.weight"]
     if weight.kind == "norm":
         return RmsNorm(shape[0], eps=eps, dtype=dtype)
-    kind = LeavingLinear if weight.cut == "rows" else Linear
+    kind = RowParallelLinear if weight.cut == "rows" else Linear
     return kind(*shape, bias=f"{weight.name}.bias" in shapes, dtype=dtype)
 
 
 class NumberedLayers(nn.Layer):
-    """Layers under their numbers in the whole model, of which this process may hold a few."""
+    """The decoder layers of this process, by their number in the whole model."""
 
     def __init__(self, layers: dict[int, nn.Layer]) -> None:
         super().__init__()
@@ -109,5 +109,5 @@ class NumberedLayers(nn.Layer):
 
 
 def constant_parameter(layer: nn.Layer, shape: list[int], value: float, *, dtype: str) -> paddle.Tensor:
-    """Create a trainable parameter of ``layer`` filled with ``value``, without touching Paddle's random state."""
+    """Return a new trainable parameter of ``layer`` filled with ``value``; Paddle's random state is left alone."""
     return layer.create_parameter(shape, dtype=dtype, default_initializer=nn.initializer.Constant(value))

@@ -1,6 +1,6 @@
-"""Token log-probs, entropies and values of a batch: the one place where a token's index is shifted to where it is read.
+"""Token log-probs, entropies and values of a batch.
 
-The token at position p is predicted from the hidden state at position p - 1.
+The token at position p is predicted from the hidden state at position p - 1; only this module applies that shift.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from alignment.parallel.tensor.vocabulary import VocabularyShare, split_argmax, 
 from alignment.records import TokenBatch
 
 _ROWS_AT_ONCE = 256
-"""Tokens whose logits are held at once to find the likeliest."""
+"""Tokens per block when searching for the likeliest token, to bound the memory for logits."""
 
 
 def gather_hidden(hidden: paddle.Tensor, batch: TokenBatch) -> paddle.Tensor:
-    """Return the states [T, H] that predict the targets of ``batch``, from hidden [n, S, H]."""
+    """Return the hidden states [T, H] that predict the targets of ``batch``, from hidden [n, S, H]."""
     assert batch.num_targets > 0 and int(batch.target_positions.min()) > 0, "a target needs a token before it"
     rows = batch.target_rows * hidden.shape[1] + batch.target_positions - 1
     return paddle.gather(hidden.reshape([-1, hidden.shape[2]]), paddle.to_tensor(rows))
@@ -27,17 +27,17 @@ def gather_hidden(hidden: paddle.Tensor, batch: TokenBatch) -> paddle.Tensor:
 def policy_logprobs(
     model: Any, batch: TokenBatch, *, temperature: float, with_entropy: bool
 ) -> tuple[paddle.Tensor, paddle.Tensor | None]:
-    """Return (log-probs [T], entropies [T] or None) in float32 of the targets of ``batch`` at ``temperature``.
+    """Return float32 (log-probs [T], entropies [T] or None) of the targets of ``batch`` at ``temperature``.
 
-    ``model`` is a CausalLM. Both carry gradients; the head runs on the T target tokens only. Where the vocabulary is
-    split, all tensor processes get the same numbers.
+    ``model`` is a CausalLM. Both results carry gradients; the head runs on the T target tokens only. All tensor
+    processes get the same numbers.
     """
     hidden = gather_hidden(model.model(batch.input_ids, lengths=batch.lengths), batch)
     return _logprobs_of(model, hidden, batch, temperature=temperature, with_entropy=with_entropy)
 
 
 def graded_logprobs(model: Any, batch: TokenBatch) -> tuple[paddle.Tensor, paddle.Tensor]:
-    """Return (log-probs, 1 where the target is the likeliest token, else 0), both [T] float32, for evaluation."""
+    """Return float32 (log-probs [T], 1 where the target is the likeliest token, else 0 [T]) for evaluation."""
     hidden = gather_hidden(model.model(batch.input_ids, lengths=batch.lengths), batch)
     logprobs, _ = _logprobs_of(model, hidden, batch, temperature=1.0, with_entropy=False)
     weight, transposed = model.head()
@@ -62,13 +62,13 @@ def _logprobs_of(
 
 
 def token_values(model: Any, batch: TokenBatch) -> paddle.Tensor:
-    """Return the values [n, R] (float32) of a ScoreModel before each target token is emitted; zero elsewhere."""
+    """Return the values [n, R] (float32) of a ScoreModel in the state before each target token; zero elsewhere."""
     hidden = gather_hidden(model.model(batch.input_ids, lengths=batch.lengths), batch)
     return to_grid(model.token_scores(hidden), batch)
 
 
 def to_grid(flat: paddle.Tensor, batch: TokenBatch) -> paddle.Tensor:
-    """Return ``flat`` [T] in the response grid [n, R] of ``batch``, zero elsewhere; carries gradients."""
+    """Return ``flat`` [T] scattered into the response grid [n, R] of ``batch``, zero elsewhere; carries gradients."""
     shape = [batch.input_ids.shape[0], batch.response_width]
-    positions = paddle.to_tensor(batch.target_rows * batch.response_width + batch.target_columns)
-    return paddle.scatter_nd(positions.unsqueeze(-1), flat, [shape[0] * shape[1]]).reshape(shape)
+    cells = paddle.to_tensor(batch.target_rows * batch.response_width + batch.target_columns)
+    return paddle.scatter_nd(cells.unsqueeze(-1), flat, [shape[0] * shape[1]]).reshape(shape)

@@ -1,4 +1,4 @@
-"""Running statistics of scores (safe-rlhf's normalizers), kept on the host in float64."""
+"""Running statistics for score normalisation (as in safe-rlhf), kept on the host in float64."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ KINDS = ("affine", "scale", "translate", "identity")
 
 
 class Normalizer:
-    """Statistics that never change: mean 0, variance 1; only rows are counted. The base of the two that learn.
+    """Fixed statistics, mean 0 and variance 1, that only count scores; the base class of the two that learn.
 
-    A single score has no variance: what the peers compute from it is NaN. Here it moves the mean, and the variance
-    stays as it was.
+    A single score has no variance (other suites compute NaN): it updates the mean and leaves the variance as it was.
     """
 
     def __init__(self) -> None:
         self.mean, self.var, self.count = 0.0, 1.0, 0
 
     def update(self, scores: np.ndarray) -> None:
-        """Learn from a batch of scores [n], n >= 1."""
+        """Update the statistics with a batch of scores [n], n >= 1."""
         assert np.size(scores), "an empty batch has no mean"
         self._learn(np.asarray(scores, np.float64).ravel())
         self.count += int(np.size(scores))
@@ -32,9 +31,9 @@ class Normalizer:
         return
 
     def normalize(self, scores: Any, kind: str = "affine") -> Any:
-        """Return scores (numpy or paddle, any shape) normalised.
+        """Return normalised scores (numpy or paddle, any shape).
 
-        affine (x - mean) / (std + 1e-8), scale x / (std + 1e-8), translate x - mean, identity x.
+        affine: (x - mean) / (std + 1e-8); scale: x / (std + 1e-8); translate: x - mean; identity: x.
         """
         assert kind in KINDS, kind
         shifted = scores - self.mean if kind in ("affine", "translate") else scores
@@ -45,13 +44,13 @@ class Normalizer:
         return {"mean": self.mean, "var": self.var, "count": self.count}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Restore what ``state`` returned; lists of one number, as safe-rlhf writes them, are read too."""
+        """Restore what ``state`` returned; one-element lists, as safe-rlhf writes them, are accepted too."""
         self.mean, self.var = (float(np.ravel(state[name])[0]) for name in ("mean", "var"))
         self.count = int(np.ravel(state.get("count", 0))[0])
 
 
 class RunningMeanStd(Normalizer):
-    """Mean and unbiased variance of everything seen (Chan et al. 1979)."""
+    """Mean and unbiased variance of all scores so far (Chan et al. 1979)."""
 
     def _learn(self, scores: np.ndarray) -> None:
         size, total = scores.size, self.count + scores.size
@@ -64,7 +63,7 @@ class RunningMeanStd(Normalizer):
 
 
 class ExponentialMovingAverage(Normalizer):
-    """Mean and variance that keep ``momentum`` of their old value at each batch."""
+    """Exponential moving averages of mean and variance; ``momentum`` is the weight of the old value."""
 
     def __init__(self, momentum: float | None = None) -> None:
         super().__init__()
@@ -77,7 +76,7 @@ class ExponentialMovingAverage(Normalizer):
 
 
 def build_normalizer(name: str | None, momentum: float | None = None) -> Normalizer:
-    """Return the normalizer called ``name``; None: the one that does not learn."""
+    """Return the normalizer called ``name``; None: the one with fixed statistics."""
     if name is None:
         return Normalizer()
     if name == "RunningMeanStd":

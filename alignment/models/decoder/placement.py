@@ -1,4 +1,4 @@
-"""Where in a layout a model is built: which layers, and which share of each, this process holds."""
+"""Which layers of a model, and which share of each, this process holds."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from alignment.parallel.topology import Topology
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """What the constructors of models have to know of the layout."""
+    """What a model constructor needs to know about the layout."""
 
     tensor: Group = ALONE
-    """Those that share this process's layers."""
+    """The tensor-parallel group."""
     stage: int = 0
     num_stages: int = 1
     chunks_per_stage: int = 1
-    """Pieces of consecutive layers a stage holds (interleaved pipeline)."""
+    """Runs of consecutive layers per stage (more than 1: interleaved pipeline)."""
     sequence_parallel: bool = False
     """Whether tokens outside attention and feed-forward are split over ``tensor``."""
 
     @classmethod
     def of(cls, topology: Topology) -> Placement:
-        """Return the placement of this process in its training layout."""
+        """Return the placement of this process in the training layout ``topology``."""
         return cls(
             tensor=topology.tensor,
             stage=topology.pipeline.index,
@@ -37,30 +37,25 @@ class Placement:
 
     @property
     def is_first(self) -> bool:
-        """True on the stage of the embedding."""
+        """True on the stage with the embedding."""
         return self.stage == 0
 
     @property
     def is_last(self) -> bool:
-        """True on the stage of the final norm and the head."""
+        """True on the stage with the final norm and the head."""
         return self.stage == self.num_stages - 1
 
     def layers(self, num_layers: int) -> list[range]:
-        """Return the layers of each chunk this process holds."""
+        """Return the layer numbers of each chunk of this process."""
         return layer_ranges(
             num_layers, stage=self.stage, num_stages=self.num_stages, chunks_per_stage=self.chunks_per_stage
         )
 
     def parts(self, config: DecoderConfig, kind: str, *, score_bias: bool = False) -> dict[str, Part]:
-        """Return what this process holds of the model, by name; ``kind`` is ``causal`` or ``score``."""
+        """Return the part of each parameter that this process holds, by name; ``kind`` is ``causal`` or ``score``."""
         shapes = whole_shapes(config, kind, score_bias=score_bias)
-        names = held_names(
-            list(shapes),
-            config,
-            stage=self.stage,
-            num_stages=self.num_stages,
-            chunks_per_stage=self.chunks_per_stage,
-        )
+        stages = {"stage": self.stage, "num_stages": self.num_stages, "chunks_per_stage": self.chunks_per_stage}
+        names = held_names(list(shapes), config, **stages)
         group = self.tensor
         return {
             name: local_part(name, shapes[name], config, tensor_degree=group.size, tensor_index=group.index)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -19,34 +19,30 @@ from alignment.models.decoder.placement import WHOLE, Placement
 from alignment.records import TokenBatch
 
 NORMALIZATION = {"reward": "affine", "cost": "scale", "critic": "identity"}
-"""What normalising means for each kind of score."""
+"""The kind of normalisation for each type of score."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreOptions:
-    """What distinguishes one score model from another; saved in its config.json."""
+    """The settings of a score model, saved in its config.json."""
 
     score_type: str = "reward"
     """``reward``, ``cost`` or ``critic``."""
     score_bias: bool = False
     do_normalize: bool = False
-    """Whether the scores of training and evaluation are normalised ones."""
+    """Whether scores are normalised in training and evaluation."""
     normalizer_type: str | None = None
     normalizer_momentum: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the keys for config.json."""
-        return {
-            "score_type": self.score_type,
-            "score_bias": self.score_bias,
-            "do_normalize": self.do_normalize,
-            "normalizer_type": self.normalizer_type,
-            "momentum": self.normalizer_momentum,
-        }
+        keys = asdict(self)
+        keys["momentum"] = keys.pop("normalizer_momentum")
+        return keys
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> ScoreOptions:
-        """Read the keys of a config.json, those of safe-rlhf and PaddleNLP included."""
+        """Read the keys of a config.json; those of safe-rlhf and PaddleNLP are understood too."""
         return cls(
             score_type=raw.get("score_type", "reward"),
             score_bias=bool(raw.get("score_bias", "score_type" in raw and raw.get("bias", False))),
@@ -57,9 +53,9 @@ class ScoreOptions:
 
 
 class ScoreModel(nn.Layer):
-    """Scores every token; the score of a sequence is that of its last real token. Scores are always float32.
+    """Scores every token in float32; the score of a sequence is that of its last real token.
 
-    The score head lives on the last stage, whole on each of its tensor processes.
+    The score head is on the last pipeline stage, unsplit on each tensor process.
     """
 
     kind = "score"
@@ -77,9 +73,9 @@ class ScoreModel(nn.Layer):
         self.options = options
         self.placement = placement
         self.whole_shapes = whole_shapes(config, self.kind, score_bias=options.score_bias)
-        """Of every parameter of the whole model."""
+        """The shape of every parameter of the unsplit model, by name."""
         self.parts = placement.parts(config, self.kind, score_bias=options.score_bias)
-        """What of them each parameter of this process is."""
+        """The part of each parameter that this process holds, by name."""
         self.model = Decoder(config, dtype=dtype, placement=placement)
         self.score = None
         if placement.is_last:
@@ -89,7 +85,7 @@ class ScoreModel(nn.Layer):
 
     @property
     def has_statistics(self) -> bool:
-        """True when the normalizer has learned from scores."""
+        """Whether the normalizer has learned from scores."""
         return self.options.normalizer_type is not None and self.normalizer.count > 0
 
     def token_scores(self, hidden: paddle.Tensor) -> paddle.Tensor:
@@ -105,10 +101,10 @@ class ScoreModel(nn.Layer):
         return end_scores(self(batch), batch.lengths)
 
     def training_scores(self, batch: TokenBatch) -> paddle.Tensor:
-        """Return the scores [n, S] a loss is taken on: normalised if so configured.
+        """Return the scores [n, S] for a loss, normalised if the model is configured so.
 
-        In training mode the end scores are kept for ``learn_statistics``, whether they are normalised or not, so that
-        a reward model trained on raw scores can still be normalised in PPO.
+        In training mode the end scores are kept for ``learn_statistics`` either way, so that PPO can normalise the
+        scores of a reward model that was trained on raw ones.
         """
         scores = self(batch)
         if self.training:
@@ -116,10 +112,10 @@ class ScoreModel(nn.Layer):
         return self.apply_normalization(scores)
 
     def learn_statistics(self, share: Callable[[list[np.ndarray]], list[np.ndarray]] = list) -> None:
-        """Let the normalizer learn from the end scores since the last call: once an update, in one batch.
+        """Update the normalizer with all end scores since the last call as one batch; called once per update.
 
-        ``share`` turns this process's arrays, one for each micro-batch, into those of all processes in order
-        (``ModelRunner.share``); so all of them call this, and learn the same.
+        ``share`` (``ModelRunner.share``) turns this process's arrays, one per micro-batch, into those of all processes
+        in order, so all of them must call this; they learn the same statistics.
         """
         scores = share(self._unlearned)
         self._unlearned = []
@@ -127,7 +123,7 @@ class ScoreModel(nn.Layer):
             self.normalizer.update(np.concatenate(scores))
 
     def apply_normalization(self, scores: Any) -> Any:
-        """Return ``scores`` as this model is configured to give them."""
+        """Return raw ``scores``, normalised if the model is configured so."""
         return self.normalize_scores(scores) if self.options.do_normalize else scores
 
     def normalize_scores(self, scores: Any) -> Any:
@@ -136,6 +132,6 @@ class ScoreModel(nn.Layer):
 
 
 def end_scores(scores: paddle.Tensor, lengths: np.ndarray) -> paddle.Tensor:
-    """Return [n] from scores [n, S]: those at positions ``lengths`` - 1."""
+    """Return the scores [n] at positions ``lengths`` - 1 of scores [n, S]."""
     last = paddle.to_tensor(np.asarray(lengths, np.int64) - 1).unsqueeze(-1)
     return paddle.take_along_axis(scores, last, axis=1).squeeze(-1)

@@ -1,4 +1,4 @@
-"""The tensors of a model folder and the parameters they fill; nothing is read before names and shapes fit."""
+"""Copy the tensors of a model folder into parameters, after checking that names and shapes fit."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _ROWS_COMPARED = 4096
 
 
 def take_statistics(found: dict[str, StoredTensor]) -> dict[str, float]:
-    """Remove safe-rlhf's ``normalizer.mean`` and its neighbours from ``found``; return their numbers by last name."""
+    """Remove safe-rlhf's ``normalizer.*`` scalars from ``found``; return their values without the prefix."""
     names = [name for name in found if name.startswith(NORMALIZER_PREFIX)]
     stored = {name.removeprefix(NORMALIZER_PREFIX): found.pop(name) for name in names}
     return {name: float(np.ravel(at.read().as_float32())[0]) for name, at in stored.items() if np.prod(at.shape) == 1}
 
 
 def are_equal(first: StoredTensor, second: StoredTensor) -> bool:
-    """Return whether two tensors hold the same numbers; some rows of both are in memory at a time."""
+    """Return whether two tensors hold the same numbers, reading a block of rows at a time."""
     if first.shape != second.shape:
         return False
     for start in range(0, first.shape[0], _ROWS_COMPARED):
@@ -45,21 +45,21 @@ def check_tensors(
     allowed_missing: Collection[str] = (),
     allowed_unknown: Collection[str] = (),
 ) -> None:
-    """Refuse tensors that do not fit the parameters of the whole model, ``shapes`` by name."""
+    """Raise ModelFolderError unless ``found`` fits the parameters of the unsplit model, given by their ``shapes``."""
     for name, stored in found.items():
         _check_shape(stored, name, shapes.get(name), folder)
     match = match_names(shapes, found)
     missing = [name for name in match.missing if name not in allowed_missing]
     for name in match.missing:
         if name in allowed_missing:
-            log.info(f"{folder}: has no {name}, which starts from its initial values")
+            log.info(f"{folder}: has no {name}; it keeps its initial values")
     unknown = [name for name in match.unknown if name not in allowed_unknown]
     heads = [found[name].name for name in unknown if _is_head(found[name], shapes)]
     refuse_mismatch(match._replace(missing=missing, unknown=unknown), folder=str(folder), heads=heads)
 
 
 def fill(model: CausalLM | ScoreModel, found: Mapping[str, StoredTensor], folder: Path) -> None:
-    """Copy the tensors, or this process's part of them, into the parameters; NaN and infinities are refused."""
+    """Copy this process's part of each tensor into its parameter; ModelFolderError for NaN or infinite weights."""
     for name, parameter in model.named_parameters():
         if name in found:
             _assign(parameter, found[name], model.parts[name], folder)
@@ -72,10 +72,10 @@ def _is_head(stored: StoredTensor, shapes: Mapping[str, tuple[int, ...]]) -> boo
 
 
 def _check_shape(stored: StoredTensor, name: str, shape: tuple[int, ...] | None, folder: Path) -> None:
-    """Refuse a tensor that is not as large as the model's; ``shape`` None: the model has none of this name."""
-    needed = shape[::-1] if shape is not None and is_transposed(name) else shape
-    if needed is None:
+    """Raise ModelFolderError unless ``stored`` has the parameter's ``shape`` (None: no such parameter, no check)."""
+    if shape is None:
         return
+    needed = shape[::-1] if is_transposed(name) else shape
     if stored.shape != needed:
         raise ModelFolderError(
             f"{folder}: {stored.name} has shape {list(stored.shape)}, config.json needs {list(needed)}"
@@ -85,10 +85,10 @@ def _check_shape(stored: StoredTensor, name: str, shape: tuple[int, ...] | None,
 
 
 def _assign(parameter: paddle.Tensor, stored: StoredTensor, part: Part, folder: Path) -> None:
-    turned = is_transposed(part.name)
-    values = stored.read(part.slices[::-1] if turned else part.slices).as_float32()
+    transposed = is_transposed(part.name)
+    values = stored.read(part.slices[::-1] if transposed else part.slices).as_float32()
     if not np.isfinite(values).all():
         raise ModelFolderError(f"{folder}: {stored.name} holds NaN or infinite numbers; its weights are damaged")
-    values = np.ascontiguousarray(values.T) if turned else values
+    values = np.ascontiguousarray(values.T) if transposed else values
     with paddle.no_grad():
         parameter.set_value(paddle.to_tensor(values).astype(parameter.dtype))

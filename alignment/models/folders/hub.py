@@ -1,4 +1,4 @@
-"""Models from Hugging Face folders and from configurations; ``saving.py`` writes such folders."""
+"""Load models from Hugging Face folders, or create them from a config.json."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ from alignment.telemetry import log
 
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 DESCRIPTIONS = ("*.json", "*.model", "*.jinja", "merges.txt")
-"""Files of a model on the hub beside its weights."""
+"""Patterns of a hub model's files other than its weights."""
 SCORE_HEAD = ("score.weight", "score.bias")
 CRITIC_FOLDER = "value"
-"""What the folder of a critic is called, in runs and checkpoints."""
+"""The name of a critic's folder in runs and checkpoints."""
 RUN_MODELS = ("policy", "reward", CRITIC_FOLDER)
-"""Folders of a run (and of its checkpoints) that hold a model, in the order in which one is looked for."""
+"""Subfolders of a run's output (and of its checkpoints) that hold a model, in search order."""
 SCORE_STATE = "score_normalizer"
-"""Key of config.json under which mean, variance and count of the scores stand."""
+"""The config.json key for the mean, variance and count of the scores."""
 
 
 def resolve_model_folder(name_or_path: str | Path, *, parts: Sequence[str] = RUN_MODELS) -> Path:
-    """Return a local model folder: that of the name, or the download of a hub name into the hub's cache.
+    """Return a local model folder: the path itself, or the download of a hub name into the hub's cache.
 
-    The output folder of a run stands for the model in it: the first of ``parts`` that it holds.
+    For the output folder of a run return the first of its subfolders ``parts`` that holds a model.
     """
     name_or_path = str(name_or_path)
     folder = Path(name_or_path).expanduser()
@@ -61,7 +61,7 @@ def resolve_model_folder(name_or_path: str | Path, *, parts: Sequence[str] = RUN
 
 
 def _fetch(name: str) -> Path:
-    """Return the folder of a download; pickled weights are fetched only where there are no safetensors."""
+    """Download a model and return its folder; pickled weights are fetched only if there are no safetensors."""
     from huggingface_hub import snapshot_download
 
     folder = Path(snapshot_download(name, allow_patterns=[*DESCRIPTIONS, "*.safetensors"]))
@@ -71,7 +71,7 @@ def _fetch(name: str) -> Path:
 
 
 def resolve_tokenizer_folder(name_or_path: str) -> Path:
-    """Return a folder with a tokenizer, which needs no model beside it; see ``resolve_model_folder``."""
+    """Return a tokenizer's folder, which need not hold a model; see ``resolve_model_folder``."""
     folder = Path(name_or_path).expanduser()
     if folder.is_dir() and not any((folder / part / CONFIG_FILE).is_file() for part in RUN_MODELS):
         return folder
@@ -79,28 +79,28 @@ def resolve_tokenizer_folder(name_or_path: str) -> Path:
 
 
 def find_in_run(folder: Path, parts: Sequence[str] = RUN_MODELS) -> Path:
-    """Return ``folder`` if it is a model folder, else the model that a run has left in it, and say which."""
+    """Return ``folder`` if it is a model folder, else the run's model in one of its ``parts``, which is logged."""
     if (folder / CONFIG_FILE).is_file():
         return folder
     for part in parts:
         if (folder / part / CONFIG_FILE).is_file():
-            log.info(f"{folder}: the folder of a run; its {part}/ is read")
+            log.info(f"{folder}: the output folder of a run; reading its {part}/")
             return folder / part
     refuse_adapter(folder)
     others = [f"{part}/" for part in RUN_MODELS if (folder / part / CONFIG_FILE).is_file()]
-    hint = f"; this run has left {' and '.join(others)} only" if others else ""
+    hint = f"; this run has only {' and '.join(others)}" if others else ""
     raise ModelFolderError(
-        f"{folder / CONFIG_FILE}: no such file; a model folder needs a {CONFIG_FILE}, and in the folder of a run it "
-        f"is looked for in {', '.join(f'{part}/' for part in parts)}{hint}"
+        f"{folder / CONFIG_FILE}: no such file; a model folder needs a {CONFIG_FILE}, and in the output folder of a "
+        f"run it must be in {', '.join(f'{part}/' for part in parts)}{hint}"
     )
 
 
 def load_causal_lm(
     path: str | Path, *, dtype: str = "float32", tokenizer: Tokenizer | None = None, placement: Placement = WHOLE
 ) -> CausalLM:
-    """Return the language model of a folder; with ``tokenizer`` its vocabulary must fit the model's.
+    """Return the language model in ``path``; only this process's part under ``placement`` is read.
 
-    Of a model that ``placement`` splits, this process reads its own part only.
+    ModelFolderError if ``tokenizer`` is given and does not fit the model's vocabulary.
     """
     folder, config = Path(path), read_config(path)
     check_vocabulary(config, tokenizer, place=str(path))
@@ -113,7 +113,7 @@ def load_causal_lm(
 
 
 def holds_score_model(folder: Path, *, head_prefix: str | None = None) -> bool:
-    """Return whether a model folder is a score model: by its class's name, else by the heads that its files hold."""
+    """Return whether a folder holds a score model, judged by its ``architectures``, else by the heads in its files."""
     config = read_config(folder)
     names = config.raw.get("architectures")
     if isinstance(names, list) and any("SequenceClassification" in str(name) for name in names):
@@ -132,11 +132,11 @@ def load_score_model(
     seed: int | None = 0,
     placement: Placement = WHOLE,
 ) -> ScoreModel:
-    """Return the score model of a folder.
+    """Return the score model in ``path``.
 
-    ``options`` replace those saved with it. With ``new_score_head`` the folder may be a language model, whose new head
-    is drawn from ``seed`` (None: zeros); otherwise a folder without a score head is refused. ``head_prefix`` is what
-    the head is called in the files, for names that ``naming`` does not know.
+    ``options`` replace the saved ones. With ``new_score_head`` the folder may be a language model, whose new head is
+    drawn from ``seed`` (None: zeros); otherwise a folder without a score head is refused. ``head_prefix`` is the head's
+    name in the files, if ``naming`` does not know it.
     """
     folder, raw = Path(path), read_config_dict(path)
     config = read_config(path)
@@ -145,7 +145,7 @@ def load_score_model(
     as_saved = options is None
     options = _settle_bias(options or ScoreOptions.from_dict(raw), found, folder)
     if as_saved and SCORE_STATE not in raw and {"mean", "var"} <= statistics.keys():
-        # safe-rlhf keeps them as tensors, and its folders need not say how they were learned.
+        # safe-rlhf saves statistics as tensors and may omit the type of the normalizer.
         options = dataclasses.replace(options, normalizer_type=options.normalizer_type or "RunningMeanStd")
         raw[SCORE_STATE] = {**statistics, "count": max(1.0, statistics.get("count", 1.0))}
     check_tensors(
@@ -175,8 +175,7 @@ def random_causal_lm(
     placement: Placement = WHOLE,
 ) -> CausalLM:
     """Return a language model with weights drawn from ``seed``, for the config.json at (or in) ``config_path``."""
-    config = _config_for(config_path, tokenizer)
-    _check_memory(placement.parts(config, "causal").values(), place=str(config_path))
+    config = _config_for(config_path, tokenizer, placement, CausalLM.kind)
     model = CausalLM(config, dtype=dtype, placement=placement)
     draw_weights(model, seed=seed, std=model.config.initializer_range)
     return model
@@ -191,16 +190,15 @@ def random_score_model(
     dtype: str = "float32",
     placement: Placement = WHOLE,
 ) -> ScoreModel:
-    """Return a score model with weights drawn from ``seed``."""
-    config = _config_for(config_path, tokenizer)
-    _check_memory(placement.parts(config, "score").values(), place=str(config_path))
+    """Return a score model with weights drawn from ``seed``, for the config.json at (or in) ``config_path``."""
+    config = _config_for(config_path, tokenizer, placement, ScoreModel.kind)
     model = ScoreModel(config, options, dtype=dtype, placement=placement)
     draw_weights(model, seed=seed, std=model.config.initializer_range)
     return model
 
 
 def check_vocabulary(config: DecoderConfig, tokenizer: Tokenizer | None, *, place: str) -> None:
-    """Refuse a tokenizer that has ids the model does not know."""
+    """Raise ModelFolderError if ``tokenizer`` has ids beyond the model's vocabulary."""
     if tokenizer is not None and len(tokenizer) > config.vocab_size:
         raise ModelFolderError(
             f"{place}: the tokenizer has {len(tokenizer)} tokens, the model's vocabulary {config.vocab_size}; "
@@ -209,7 +207,7 @@ def check_vocabulary(config: DecoderConfig, tokenizer: Tokenizer | None, *, plac
 
 
 def check_length(config: DecoderConfig, max_length: int, *, place: str) -> None:
-    """Refuse sequences of more tokens than the model has positions for."""
+    """Raise ModelFolderError if sequences of ``max_length`` tokens exceed the model's positions."""
     limit = config.longest_sequence
     if max_length > limit:
         raise ModelFolderError(
@@ -219,28 +217,37 @@ def check_length(config: DecoderConfig, max_length: int, *, place: str) -> None:
 
 
 def check_fit(folder: str | Path, tokenizer: Tokenizer, *, max_length: int) -> DecoderConfig:
-    """Return the configuration in (or at) ``folder``, after refusing too few tokens or positions; no weight is read."""
-    path = Path(folder)
-    config = read_config(path.parent if path.is_file() else path)
-    check_vocabulary(config, tokenizer, place=str(path))
-    check_length(config, max_length, place=str(path))
+    """Return the configuration in (or at) ``folder`` without reading weights.
+
+    ModelFolderError if the model has too few tokens for ``tokenizer`` or too few positions for ``max_length``.
+    """
+    config = _read_config_at(folder, tokenizer)
+    check_length(config, max_length, place=str(Path(folder)))
     return config
 
 
-def _config_for(config_path: str | Path, tokenizer: Tokenizer) -> DecoderConfig:
+def _read_config_at(config_path: str | Path, tokenizer: Tokenizer) -> DecoderConfig:
     path = Path(config_path)
     config = read_config(path.parent if path.is_file() else path)
     check_vocabulary(config, tokenizer, place=str(path))
-    return dataclasses.replace(
+    return config
+
+
+def _config_for(config_path: str | Path, tokenizer: Tokenizer, placement: Placement, kind: str) -> DecoderConfig:
+    """Return the configuration for a new model with the special tokens of ``tokenizer``."""
+    config = _read_config_at(config_path, tokenizer)
+    config = dataclasses.replace(
         config,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
+    _check_memory(placement.parts(config, kind).values(), place=str(config_path))
+    return config
 
 
 def _check_memory(parts: Iterable[Part], *, place: str) -> None:
-    """Refuse to draw weights for which this machine has no memory, whatever a config.json says."""
+    """Raise ModelFolderError if weights of the sizes ``parts`` cannot fit this machine's memory."""
     needed = 4 * sum(math.prod(part.extent) for part in parts)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > memory:
@@ -251,10 +258,10 @@ def _check_memory(parts: Iterable[Part], *, place: str) -> None:
 
 
 def _settle_head(config: DecoderConfig, found: dict[str, StoredTensor], folder: Path) -> DecoderConfig:
-    """Return ``config`` with embedding and head tied as the files have them; a copy of a tied head leaves ``found``.
+    """Return ``config`` with ``tie_word_embeddings`` as the files have it; drop a copy of a tied head from ``found``.
 
-    As in transformers 5: a head of its own is used where config.json says they are tied, and one of the two serves as
-    both where the files hold no other.
+    As in transformers 5, a head that differs from the embedding is used even if config.json ties them; if the files
+    hold only one of the two, it serves as both.
     """
     if not config.tie_word_embeddings or LM_HEAD not in found:
         return config
@@ -272,7 +279,7 @@ def _settle_head(config: DecoderConfig, found: dict[str, StoredTensor], folder: 
 
 
 def _settle_bias(options: ScoreOptions, found: dict[str, StoredTensor], folder: Path) -> ScoreOptions:
-    """Return ``options`` with the bias that the files hold; one that is zero is none."""
+    """Return ``options`` with a bias if the files hold a nonzero one; a zero bias is dropped from ``found``."""
     if "score.bias" not in found or options.score_bias:
         return options
     if not np.any(found["score.bias"].read().as_float32()):

@@ -1,7 +1,7 @@
-"""Which way round a folder keeps its matrices: [out, in] as Hugging Face does, or [in, out] as PaddleNLP does.
+"""Find out whether a folder stores matrices as [out, in], like Hugging Face, or as [in, out], like PaddleNLP.
 
-A square matrix looks the same both ways, so nothing is decided by a look at one. Files declare a layout by their format
-and names; every matrix that is not square must agree with that, and decides where the declarations differ.
+Files declare a layout by their format tag and their tensor names. Every matrix that is not square must agree with that,
+and decides if the declarations differ; a square one tells nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from alignment.models.folders.naming import FAMILY_PREFIXES, is_transposed
 from alignment.models.folders.views import StoredTensor
 
 _WRITERS = {"np": True, "pd": True, "pt": False, "tf": False, "flax": False, "mlx": False}
-"""By the format that a file names: whether such writers keep [in, out]."""
+"""Whether writers with this format tag store [in, out]."""
 _WORDS = {True: "[in, out], as PaddleNLP writes them", False: "[out, in], as Hugging Face's format has them"}
 
 
@@ -24,10 +24,10 @@ def is_paddle_layout(
     shapes: Mapping[str, tuple[int, ...]],
     folder: Path,
 ) -> bool:
-    """Return whether matrices are [in, out]; ModelFolderError where that cannot be told or is contradicted.
+    """Return whether matrices are [in, out]; ModelFolderError if that is unknown or contradictory.
 
-    ``named`` are the tensors with the names of their parameters, ``tags`` the formats that the files name, ``shapes``
-    those of the parameters, [in, out].
+    ``named`` pairs each tensor with its parameter's name, ``tags`` are the format tags of the files, and ``shapes`` the
+    [in, out] shapes of the parameters.
     """
     declared = _declarations([tensor for _, tensor in named], tags)
     seen = _evidence(named, shapes)
@@ -51,7 +51,7 @@ def is_paddle_layout(
 
 
 def _declarations(tensors: Iterable[StoredTensor], tags: Iterable[str | None]) -> dict[bool, str]:
-    """Return what the folder says about itself: [in, out] or not, and where that stands."""
+    """Return the layouts that the folder declares ([in, out] or not), each with the reason in words."""
     found = {_WRITERS[tag]: f"its files say format {tag!r}" for tag in tags if tag in _WRITERS}
     for tensor in tensors:
         if tensor.name.startswith(FAMILY_PREFIXES):
@@ -64,7 +64,7 @@ def _declarations(tensors: Iterable[StoredTensor], tags: Iterable[str | None]) -
 def _evidence(
     named: Iterable[tuple[str | None, StoredTensor]], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[bool, str]:
-    """Return for each layout that a matrix shows the name of the first one."""
+    """Return the layouts seen in non-square matrices, each with the name of the first such tensor."""
     found: dict[bool, str] = {}
     for name, tensor in named:
         shape = shapes.get(name) if name is not None and is_transposed(name) else None

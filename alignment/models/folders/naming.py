@@ -1,7 +1,7 @@
-"""Names of tensors in model folders, and how they are laid out there.
+"""Map tensor names in model folders to parameter names, and say which tensors are stored transposed.
 
-Inside, parameters have Hugging Face's names; Linear weights are [in, out] as Paddle multiplies them, while files hold
-[out, in]. Everything else is stored as it is.
+Parameters have Hugging Face's names. In memory Linear weights are [in, out], as Paddle multiplies them; in files they
+are [out, in]. All other tensors are the same in both.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ MATRICES = tuple(
         if weight.kind == "matrix"
     )
 )
-"""Endings of what files hold transposed; embeddings are not among them."""
+"""Name endings of tensors that files store transposed; embeddings are not."""
 
 SCORE_ALIASES = (
     "score_head.", "value_head.", "v_head.summary.", "v_head.", "reward_head.", "rm_head.", "regression_head.",
     "classifier.",
 )  # fmt: skip
-"""Prefixes under which other suites keep the score head."""
+"""Prefixes of the score head in other suites."""
 
 WRAPPERS = ("base_model.model.", "pretrained_model.")
-"""Prefixes of models that were saved inside another one."""
+"""Prefixes left by saving a model inside a wrapper."""
 
 FAMILY_PREFIXES = tuple(f"{name}." for name in FAMILIES)
-"""PaddleNLP's word for ``model.``."""
+"""What PaddleNLP writes instead of ``model.``."""
 
 IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "attn.masked_bias", "attn.bias")
-"""Buffers that old files carry and that are computed here."""
+"""Buffers in old files that are computed here."""
 
 NORMALIZER_PREFIX = "normalizer."
-"""safe-rlhf keeps the score statistics as tensors; here they stand in config.json."""
+"""safe-rlhf saves the score statistics as tensors; here they are in config.json."""
 
 
 def is_transposed(name: str) -> bool:
@@ -46,9 +46,9 @@ def is_transposed(name: str) -> bool:
 
 
 def canonical_name(stored: str, head_prefix: str | None = None) -> str | None:
-    """Return the parameter's name for a tensor of a file; None: it carries nothing the model needs.
+    """Return the parameter's name for the tensor ``stored`` of a file; None if the model does not need it.
 
-    ``head_prefix`` is what the score head is called, in place of the names known here.
+    ``head_prefix`` is the score head's name, replacing those known here.
     """
     if stored.endswith(IGNORED_SUFFIXES):
         return None
@@ -66,7 +66,7 @@ def canonical_name(stored: str, head_prefix: str | None = None) -> str | None:
 
 
 class Match(NamedTuple):
-    """How the tensors of a folder meet the parameters of a model."""
+    """The difference between a folder's tensors and a model's parameters."""
 
     missing: list[str]
     """Parameters without a tensor."""
@@ -75,15 +75,15 @@ class Match(NamedTuple):
 
 
 def match_names(parameters: Iterable[str], tensors: Iterable[str]) -> Match:
-    """Compare canonical names."""
+    """Return what differs between canonical names, sorted."""
     wanted, found = set(parameters), set(tensors)
     return Match(sorted(wanted - found), sorted(found - wanted))
 
 
 def refuse_mismatch(match: Match, *, folder: str, heads: Sequence[str] = ()) -> None:
-    """Raise one ModelFolderError naming what is missing and unknown; nothing is ever left random in silence.
+    """Raise one ModelFolderError that names all missing and unknown tensors, if there are any.
 
-    ``heads`` are tensors that could be the score head that is missing.
+    ``heads`` are tensors that could be the missing score head.
     """
     problems = []
     for word, names in (("missing", match.missing), ("unknown", match.unknown)):
@@ -98,7 +98,7 @@ def refuse_mismatch(match: Match, *, folder: str, heads: Sequence[str] = ()) -> 
 
 
 def _advice(match: Match, heads: Sequence[str]) -> str:
-    """Return what to do when a language model stands where a score model is wanted, or the other way round."""
+    """Return what to do if a language model was given instead of a score model, or the other way round."""
     if SCORE in match.missing and heads:
         shown = ", ".join(name.removesuffix(".weight") for name in heads[:5])
         return f". If its score head has another name, give it as value_head_prefix (candidates: {shown})"

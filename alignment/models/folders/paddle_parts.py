@@ -1,7 +1,4 @@
-"""What PaddleNLP does to matrices before it saves them, undone: parts of processes joined, fused projections cut.
-
-All shapes here are PaddleNLP's own: matrices [in, out].
-"""
+"""Join PaddleNLP's tensor-parallel parts and split its fused projections; matrices are [in, out] here."""
 
 from __future__ import annotations
 
@@ -16,10 +13,10 @@ _QKV, _GATE_UP = "self_attn.qkv_proj.", "mlp.gate_up_fused_proj."
 
 
 def split_fused(tensor: StoredTensor, config: DecoderConfig, folder: Path) -> Iterator[StoredTensor]:
-    """Yield the projections that ``tensor`` is made of; itself where it is none of the fused ones.
+    """Yield the projections fused in ``tensor``, or ``tensor`` itself if it is not a fused one.
 
-    The columns of ``qkv_proj`` stand by key head: its queries, its key, its value; those of ``gate_up_fused_proj`` are
-    all of the gate, then all of up.
+    The columns of ``qkv_proj`` are grouped by key head (its queries, its key, its value); those of
+    ``gate_up_fused_proj`` are the whole gate, then the whole up projection.
     """
     columns = tensor.shape[-1] if tensor.shape else 0
     if _QKV in tensor.name:
@@ -40,7 +37,7 @@ def split_fused(tensor: StoredTensor, config: DecoderConfig, folder: Path) -> It
 
 
 def _rename(tensor: StoredTensor, fused: str, role: str, config: DecoderConfig) -> str:
-    """Return the name of ``tensor`` with that of one of its projections in place of ``fused``."""
+    """Return the name of ``tensor`` with ``fused`` replaced by the projection with ``role``."""
     return tensor.name.replace(fused, f"{config.family.weight(role).name}.")
 
 
@@ -52,9 +49,9 @@ def _check_columns(tensor: StoredTensor, columns: int, step: int, folder: Path) 
 def join_parts(
     parts: Sequence[Mapping[str, StoredTensor]], shapes: Mapping[str, tuple[int, ...] | None], folder: Path
 ) -> Iterator[StoredTensor]:
-    """Yield the whole tensors of a model that was saved in tensor-parallel ``parts``, in the order of the processes.
+    """Yield the whole tensors of a model saved in tensor-parallel ``parts``, which are in rank order.
 
-    ``shapes`` of the whole by the name in the files; None: unknown.
+    ``shapes`` are those of the whole tensors by their name in the files; None: unknown.
     """
     names = {name for part in parts for name in part}
     for name in names:
@@ -66,9 +63,9 @@ def join_parts(
 
 
 def _join(pieces: list[StoredTensor], whole: tuple[int, ...] | None, folder: Path) -> StoredTensor:
-    """Return one tensor: what every process holds whole, or the pieces side by side."""
+    """Return one tensor: the first piece if every process holds the whole, else all pieces side by side."""
     found = [piece.shape for piece in pieces]
-    # A score head and statistics are held whole; so are keys and vocabularies that cannot be cut evenly.
+    # Score heads, statistics, and keys and vocabularies that cannot be split evenly are replicated.
     if len(set(found)) == 1 and whole in (None, found[0]):
         return pieces[0]
     for axis in range(len(found[0])):

@@ -1,4 +1,4 @@
-"""Models to folders that PaddleNLP's AutoModelForCausalLM and AutoTokenizer open."""
+"""Write model folders that PaddleNLP's AutoModelForCausalLM and AutoTokenizer can open."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ from alignment.parallel.reshard import dtype_name
 from alignment.telemetry import log
 
 FORMAT_TAG = "np"
-"""What PaddleNLP writes into its safetensors files, and insists on."""
+"""The format tag that PaddleNLP writes into safetensors files, and requires."""
 FAST_CLASS, SENTENCEPIECE_CLASS = "PretrainedTokenizerFast", "LlamaTokenizer"
 _FLAGS = ("content", "lstrip", "rstrip", "single_word", "normalized", "special")
 
 
 def save_paddlenlp(folder: Path, model: CausalLM | ScoreModel, tokenizer: Tokenizer) -> None:
-    """Write ``model``, whole in this process, into ``folder``; the caller makes it appear whole.
+    """Write ``model``, which must be unsplit, into ``folder``; making that atomic is up to the caller.
 
-    Matrices are [in, out] as in the program. ModelFolderError where PaddleNLP has no model that computes the same.
+    Matrices are stored [in, out], as in memory. ModelFolderError if PaddleNLP has no model that computes the same.
     """
     if isinstance(model, ScoreModel):
         raise ModelFolderError(
@@ -52,7 +52,7 @@ def save_paddlenlp(folder: Path, model: CausalLM | ScoreModel, tokenizer: Tokeni
         )
     to_paddlenlp(model.config.to_dict(), head_dim=model.config.head_dim, place=str(folder))
     write_description(folder, model, tokenizer)
-    _write_tokenizer(folder)  # first: beside a config.json of PaddleNLP its files would be read as PaddleNLP's
+    _write_tokenizer(folder)  # before config.json becomes PaddleNLP's, or the files would be read as PaddleNLP's
     described = read_object(folder, CONFIG_FILE)
     _write_json(folder / CONFIG_FILE, to_paddlenlp(described, head_dim=model.config.head_dim, place=str(folder)))
     window = model.config.sliding_window
@@ -62,7 +62,7 @@ def save_paddlenlp(folder: Path, model: CausalLM | ScoreModel, tokenizer: Tokeni
 
 
 def _write_weights(folder: Path, model: CausalLM) -> None:
-    """Write the parameters as they are in memory, under PaddleNLP's names."""
+    """Write the parameters under PaddleNLP's names, in their layout in memory."""
     tensors = dict(_stored_tensors(model))
     entries = [
         TensorEntry(name, stored_dtype(dtype_name(value)), tuple(value.shape)) for name, value in tensors.items()
@@ -74,26 +74,26 @@ def _write_weights(folder: Path, model: CausalLM) -> None:
 
 
 def _stored_tensors(model: CausalLM) -> Iterator[tuple[str, Tensor]]:
-    """Yield names and parameters; a model that PaddleNLP does not tie gets a copy of the embedding as its head."""
+    """Yield names and parameters; a tied model gets an explicit head, copied from the embedding."""
     family = model.config.family
     assert family.paddlenlp is not None, "to_paddlenlp refuses it"
     for name, value in model.named_parameters():
         yield name.replace("model.", f"{family.name}.", 1) if name.startswith("model.") else name, value
         if name == EMBEDDING and model.config.tie_word_embeddings:
-            # Where it is tied, PaddleNLP keeps the embedding itself under this name, too.
+            # A class of PaddleNLP that ties the head stores it as the embedding, [V, H].
             yield LM_HEAD, value if family.paddlenlp.ties_head else value.T
 
 
 def _write_tokenizer(folder: Path) -> None:
-    """Turn the tokenizer's files in ``folder`` into those of PaddleNLP.
+    """Turn the tokenizer files in ``folder`` into PaddleNLP's.
 
-    Its special tokens are objects there, or they would take the white space around them.
+    Special tokens become objects: as plain strings they would swallow the white space around them there.
     """
     files = read_tokenizer_files(folder)
     tokens = {token.content: token for token in files.added_tokens}
     is_fast = FAST_FILE in files.contents
     named = {name: _as_object(tokens.pop(text, AddedToken(text))) for name, text in files.special_tokens.items()}
-    # A slow tokenizer of PaddleNLP finds no other added tokens in a text than special ones.
+    # PaddleNLP's slow tokenizers recognise only special added tokens in a text.
     extra = [_as_object(token) for token in tokens.values() if token.special or not is_fast]
     _write_json(folder / SPECIAL_MAP_FILE, {**named, "additional_special_tokens": extra})
     config = {name: value for name, value in files.config.items() if not name.endswith("special_tokens")}
@@ -106,7 +106,7 @@ def _write_tokenizer(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
     if not is_fast:
         if not files.config.get("legacy", True):
-            log.warn(f"{folder}: PaddleNLP ignores legacy=false; text behind a special token has other ids there")
+            log.warn(f"{folder}: PaddleNLP ignores legacy=false; text after a special token gets other ids there")
         (folder / SENTENCEPIECE_FILE).rename(folder / SENTENCEPIECE_NAME)
 
 
@@ -115,13 +115,13 @@ def _as_object(token: AddedToken) -> dict[str, Any]:
 
 
 def _usable_template(template: str | None, folder: Path) -> str | None:
-    """Return the template as PaddleNLP renders it (with the newline at its end), or None where it cannot."""
+    """Return the template for PaddleNLP, which keeps a final newline; None if it cannot parse it."""
     if template is None:
         return None
     try:
         ImmutableSandboxedEnvironment().parse(template)
     except TemplateError as error:
-        log.warn(f"{folder}: PaddleNLP cannot read the chat template ({error}), which is left out")
+        log.warn(f"{folder}: PaddleNLP cannot read the chat template ({error}); it is left out")
         return None
     return template.removesuffix("\n")
 

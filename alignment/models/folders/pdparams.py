@@ -1,7 +1,7 @@
-"""Paddle's pickled weights (``.pdparams``): a dictionary of numpy arrays, located and not read.
+"""Locate the tensors in Paddle's pickled weights (``.pdparams``), a dictionary of numpy arrays.
 
-Written by ``paddle.save`` with pickle protocols 2 to 4. bfloat16 is stored as uint16. An array may come with the
-name of its variable, and one of more than 2**30 bytes in pieces (protocols 2 and 3).
+``paddle.save`` writes them with pickle protocols 2 to 4. bfloat16 is stored as uint16. An array may be paired with the
+name of its variable; one of more than 2**30 bytes is stored in pieces (protocols 2 and 3).
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ import numpy as np
 
 from alignment.errors import ModelFolderError
 from alignment.models.folders.restricted_pickle import TABLES, Buildable, Constructor, Span, TensorUnpickler
-from alignment.models.folders.views import Joined, Renamed, Reshaped, StoredTensor, Turned
+from alignment.models.folders.views import Joined, Renamed, Reshaped, StoredTensor, Transposed
 from alignment.models.safetensors_io import Stored, map_array
 
 SUFFIX = ".pdparams"
 NAME_TABLE = "StructuredToParameterName@@"
-"""Key of a table of variable names, which carries nothing a model needs."""
+"""Key of a table of variable names, which is ignored."""
 PIECES = "UnpackBigParamInfor@@"
-"""Key of a table: for an array kept in pieces its shape and the keys of the pieces."""
+"""Key of the table that gives the shape and the keys of the pieces of each array stored in pieces."""
 TYPES = ("f2", "f4", "f8", "u2", "b1", "u1", "i1", "i2", "i4", "i8")
-"""numpy's names of the dtypes that are read."""
+"""The numpy dtypes that are accepted."""
 
 
 class PickledType(Buildable):
-    """A numpy dtype of the file."""
+    """A numpy dtype in the file."""
 
     def __init__(self, code: Any, *_: Any) -> None:
         if code not in TYPES:
@@ -36,13 +36,13 @@ class PickledType(Buildable):
         self.dtype = np.dtype(code)
 
     def set_state(self, state: Any) -> None:
-        """Take the byte order."""
+        """Check the byte order."""
         if state[1] not in ("<", "|", "="):
             raise ValueError("numbers that are not little-endian")
 
 
 class PickledArray(Buildable):
-    """A numpy array of the file."""
+    """A numpy array in the file."""
 
     shape: tuple[int, ...] = ()
     dtype: PickledType | None = None
@@ -50,37 +50,37 @@ class PickledArray(Buildable):
     content: Span | bytes | None = None
 
     def set_state(self, state: Any) -> None:
-        """Take shape, dtype, order and content."""
+        """Take shape, dtype, memory order and content."""
         _, shape, self.dtype, self.is_fortran, self.content = state
         if not isinstance(self.dtype, PickledType) or not isinstance(self.content, (Span, bytes)):
             raise TypeError("an array without dtype or content")
         if not isinstance(shape, tuple) or not all(isinstance(size, int) and size >= 0 for size in shape):
-            raise ValueError("an array whose shape is no tuple of sizes")
+            raise ValueError("an array whose shape is not a tuple of sizes")
         self.shape = shape
 
 
 class PickledTensor(NamedTuple):
-    """Where the numbers of an array stand."""
+    """The location of an array's numbers."""
 
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype
     path: Path
     content: Span | bytes
-    """Bytes: small ones that were written as text."""
+    """The bytes themselves if they are few and were written as text."""
 
     @property
     def code(self) -> str:
-        """The name of its dtype."""
+        """The dtype's name."""
         return self.dtype.name
 
     @property
     def is_float(self) -> bool:
-        """True for what a weight can be: bfloat16 is stored as uint16."""
+        """Whether the dtype is floating point; bfloat16 is stored as uint16."""
         return self.dtype.kind == "f" or self.dtype == np.uint16
 
     def read(self, slices: tuple[slice, ...] = ()) -> Stored:
-        """Return the tensor, or a rectangle of it; no more than its pages are read, but text is read whole."""
+        """Return the tensor or a rectangle of it; only its pages are read, except that text is read whole."""
         return Stored(self.name, np.array(self._map()[slices]), self.dtype == np.uint16)
 
     def _map(self) -> np.ndarray:
@@ -95,9 +95,9 @@ class PickledTensor(NamedTuple):
 
 
 def _encode(text: Any, encoding: Any) -> Span | bytes:
-    """Stand for ``codecs.encode(text, 'latin1')``, by which protocol 2 writes bytes."""
+    """Replace ``codecs.encode(text, 'latin1')``, by which protocol 2 writes bytes."""
     if encoding != "latin1" or not isinstance(text, (str, Span)):
-        raise TypeError("text that does not stand for bytes")
+        raise TypeError("text that does not encode bytes")
     return text if isinstance(text, Span) else text.encode("latin1")
 
 
@@ -112,11 +112,11 @@ CONSTRUCTORS: Mapping[str, Constructor] = {
     "_codecs.encode": Constructor(_encode),
     "__builtin__.bytes": Constructor(lambda: b""),  # the bytes of an empty array in protocol 2
 }
-"""What a file may build."""
+"""What a file may construct, by ``module.name``."""
 
 
 def list_pdparams(path: Path) -> Iterator[StoredTensor]:
-    """Yield the tensors of one file; ModelFolderError names what else it holds."""
+    """Yield the tensors of one file; ModelFolderError if it holds anything else."""
     size = path.stat().st_size
     with path.open("rb") as file:
         content = TensorUnpickler(file, size, CONSTRUCTORS, place=str(path)).load()
@@ -131,21 +131,21 @@ def list_pdparams(path: Path) -> Iterator[StoredTensor]:
 
 
 def _locate(name: str, value: Any, path: Path) -> StoredTensor:
-    """Return the tensor of an entry: an array, or the pair of a variable's name and its array."""
+    """Return the tensor of an entry, which is an array or a (variable name, array) pair."""
     if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str):
         value = value[1]
     if not isinstance(value, PickledArray) or value.dtype is None or value.content is None:
-        raise ModelFolderError(f"{path}: {name} is no array, and only arrays are read from it")
+        raise ModelFolderError(f"{path}: {name} is not an array; a file of weights may hold nothing else")
     shape = value.shape[::-1] if value.is_fortran else value.shape
     tensor = PickledTensor(name, shape, value.dtype.dtype, path, value.content)
     _check_size(tensor)
-    return Turned(tensor) if value.is_fortran else tensor
+    return Transposed(tensor) if value.is_fortran else tensor
 
 
 def _check_size(tensor: PickledTensor) -> None:
     needed = math.prod(tensor.shape) * tensor.dtype.itemsize
     held = len(tensor.content) if isinstance(tensor.content, bytes) else tensor.content.length
-    # Bytes above 127 take two in a text.
+    # In UTF-8 text, bytes above 127 take two bytes.
     fits = needed <= held <= 2 * needed if getattr(tensor.content, "is_text", False) else needed == held
     if not fits:
         raise ModelFolderError(
@@ -154,7 +154,7 @@ def _check_size(tensor: PickledTensor) -> None:
 
 
 def _join(name: str, entry: Any, tensors: dict[str, StoredTensor], path: Path) -> StoredTensor:
-    """Return the array ``name`` from its pieces, which are taken out of ``tensors``."""
+    """Return the array ``name`` joined from its pieces, which are removed from ``tensors``."""
     try:
         pieces, shape = [tensors.pop(piece) for piece in entry["slices"]], tuple(entry["OriginShape"])
         whole = Reshaped(Renamed(Joined.of(pieces, axis=0), name), shape)

@@ -1,7 +1,7 @@
-"""Pickled files, read without pickle's powers: a file can name what it wants built, and only tensors are built.
+"""Read pickled weights safely: only tensors are built, and no code of the file runs.
 
-Python's own unpickler calls whatever a file names. This one knows the instructions that writers of tensors use, hands
-each name to the reader of the format, and refuses every other name and instruction. Bytes are not read, only located,
+Python's unpickler calls whatever a file names. This one supports the instructions that writers of tensors use, builds
+only what the reader of the format allows by name, and refuses everything else. Tensor contents are located, not read,
 so that a file of many gigabytes is listed at once.
 """
 
@@ -17,7 +17,7 @@ from alignment.errors import ModelFolderError
 
 _LONGEST_NAME = 512
 _LONGEST_TEXT = 1 << 16
-"""Bytes of a text that is read; a longer one holds the bytes of a tensor (pickle protocol 2)."""
+"""Bytes; a longer text holds the content of a tensor (pickle protocol 2) and is not read."""
 
 _PLAIN = {pickle.NONE: None, pickle.NEWTRUE: True, pickle.NEWFALSE: False}
 _EMPTY = {pickle.EMPTY_DICT: dict, pickle.EMPTY_LIST: list, pickle.EMPTY_TUPLE: tuple}
@@ -30,19 +30,19 @@ _TUPLES = {pickle.TUPLE1: 1, pickle.TUPLE2: 2, pickle.TUPLE3: 3}
 
 
 class Span(NamedTuple):
-    """Bytes of the file that were passed over."""
+    """A range of bytes of the file that was skipped."""
 
     offset: int
     length: int
     is_text: bool = False
-    """True: UTF-8, each character of which is one byte of the content (pickle protocol 2)."""
+    """True: UTF-8 text, each character of which is one byte of the content (pickle protocol 2)."""
 
 
 class Constructor(NamedTuple):
-    """What a file may ask for by a name."""
+    """Something that a file may construct."""
 
     build: Callable[..., Any]
-    """Called with what the file gives; it must be harmless for any arguments."""
+    """Called with the file's arguments; must be harmless whatever they are."""
 
 
 def _build_table(pairs: Any = ()) -> dict[str, Any]:
@@ -50,14 +50,14 @@ def _build_table(pairs: Any = ()) -> dict[str, Any]:
 
 
 TABLES: Mapping[str, Constructor] = {"collections.OrderedDict": Constructor(_build_table)}
-"""The dictionaries of both formats that have a name."""
+"""The dictionary class that both formats use."""
 
 
 class Buildable:
-    """What a file may fill after it was constructed."""
+    """An object that a file may fill after constructing it."""
 
     def set_state(self, state: Any) -> None:
-        """Take the state of the file; ValueError or TypeError where it is none. Never show it: its text has no end."""
+        """Take the file's state; ValueError or TypeError if it is invalid. Do not print it: it can be of any length."""
         raise NotImplementedError
 
 
@@ -66,7 +66,7 @@ class _Mark:
 
 
 class TensorUnpickler:
-    """Reads one pickled object from ``file``, leaving the file behind it."""
+    """Reads one pickled object from ``file`` and leaves the file positioned after it."""
 
     def __init__(
         self,
@@ -77,17 +77,17 @@ class TensorUnpickler:
         place: str,
         find_storage: Callable[[Any], Any] | None = None,
     ) -> None:
-        """``size`` bytes are in the file; ``constructors`` by ``module.name``; ``place`` is named in messages.
+        """``size`` is the file's length in bytes; ``constructors`` are by ``module.name``; ``place`` is for messages.
 
-        ``find_storage`` answers the persistent ids of torch; without it they are refused.
+        ``find_storage`` resolves torch's persistent ids; without it they are refused.
         """
         self._file, self._size, self._constructors, self._place = file, size, constructors, place
         self._find_storage = find_storage
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
-        self._actions: dict[bytes, Callable[[], None]] = {
-            pickle.PROTO: lambda: self._skip(1),
-            pickle.FRAME: lambda: self._skip(8),
+        self._actions: dict[bytes, Callable[[], Any]] = {
+            pickle.PROTO: lambda: self._take(1),
+            pickle.FRAME: lambda: self._take(8),
             pickle.MARK: lambda: self._stack.append(_Mark),
             pickle.MEMOIZE: lambda: self._memo.__setitem__(len(self._memo), self._stack[-1]),
             pickle.LONG1: self._read_long,
@@ -106,7 +106,7 @@ class TensorUnpickler:
         }
 
     def load(self) -> Any:
-        """Return the object; ModelFolderError where the file is damaged or wants more than tensors."""
+        """Return the object; ModelFolderError if the file is damaged or asks for more than tensors."""
         try:
             while (code := self._take(1)) != pickle.STOP:
                 self._run(code)
@@ -114,7 +114,7 @@ class TensorUnpickler:
         except ModelFolderError:
             raise
         except (IndexError, KeyError, TypeError, ValueError, struct.error, OSError, OverflowError) as error:
-            raise ModelFolderError(f"{self._place}: damaged, or no pickled weights ({error!r})") from error
+            raise ModelFolderError(f"{self._place}: damaged, or not pickled weights ({error!r})") from error
 
     def _run(self, code: bytes) -> None:
         if code in self._actions:
@@ -137,7 +137,7 @@ class TensorUnpickler:
         elif code.decode("latin1") in pickletools.code2op:
             raise self._refusal(f"uses the pickle instruction {pickletools.code2op[code.decode('latin1')].name}")
         else:
-            raise ModelFolderError(f"{self._place}: damaged, or no pickled weights (it has the instruction {code!r})")
+            raise ModelFolderError(f"{self._place}: damaged, or not pickled weights (it has the instruction {code!r})")
 
     def _take(self, length: int) -> bytes:
         taken = self._file.read(length) if length <= self._size - self._file.tell() else b""
@@ -147,9 +147,6 @@ class TensorUnpickler:
 
     def _number(self, form: str) -> Any:
         return struct.unpack(form, self._take(struct.calcsize(form)))[0]
-
-    def _skip(self, length: int) -> None:
-        self._take(length)
 
     def _span(self, length: int, is_text: bool = False) -> Span:
         offset = self._file.tell()
@@ -168,7 +165,7 @@ class TensorUnpickler:
     def _read_line(self) -> str:
         line = self._file.readline(_LONGEST_NAME)
         if not line.endswith(b"\n"):
-            raise ModelFolderError(f"{self._place}: damaged, or no pickled weights (a name does not end)")
+            raise ModelFolderError(f"{self._place}: damaged, or not pickled weights (a name does not end)")
         return line[:-1].decode("utf-8")
 
     def _pop_mark(self) -> list[Any]:
@@ -186,11 +183,11 @@ class TensorUnpickler:
     def _set_items(self, items: list[Any]) -> None:
         target, keys = self._stack[-1], items[::2]
         if not isinstance(target, dict) or not all(isinstance(key, (str, int)) for key in keys):
-            raise self._refusal("fills something else than a dictionary of names")
+            raise self._refusal("fills something other than a dictionary with names as keys")
         target.update(zip(keys, items[1::2], strict=True))
 
     def _name(self, module: Any, name: Any) -> None:
-        wanted = f"{module:.{_LONGEST_NAME}}.{name:.{_LONGEST_NAME}}"  # TypeError where they are no texts
+        wanted = f"{module:.{_LONGEST_NAME}}.{name:.{_LONGEST_NAME}}"  # TypeError if they are not text
         if wanted not in self._constructors:
             raise self._refusal(f"asks for {wanted!r}")
         self._stack.append(self._constructors[wanted])
@@ -198,23 +195,23 @@ class TensorUnpickler:
     def _reduce(self) -> None:
         arguments, constructor = self._stack.pop(), self._stack.pop()
         if not isinstance(constructor, Constructor) or not isinstance(arguments, tuple):
-            raise self._refusal("calls something that is no constructor of tensors")
+            raise self._refusal("calls something that is not a constructor of tensors")
         self._stack.append(constructor.build(*arguments))
 
     def _build(self) -> None:
         state, target = self._stack.pop(), self._stack[-1]
         if isinstance(target, Buildable):
             target.set_state(state)
-        elif not isinstance(target, dict):  # torch's dictionaries carry versions of layers, which nobody needs
+        elif not isinstance(target, dict):  # the state of torch's dictionaries is layer versions: ignored
             raise self._refusal(f"fills a {type(target).__name__}")
 
     def _find(self) -> None:
         if self._find_storage is None:
-            raise self._refusal("refers to objects outside of it")
+            raise self._refusal("refers to objects outside the file")
         self._stack.append(self._find_storage(self._stack.pop()))
 
     def _refusal(self, what: str) -> ModelFolderError:
         return ModelFolderError(
-            f"{self._place}: refused, because it {what}; of a pickled file only tensors are read, and nothing in it "
+            f"{self._place}: refused, because it {what}; only tensors are read from a pickled file, and nothing in it "
             "is executed"
         )

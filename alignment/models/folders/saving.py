@@ -1,4 +1,4 @@
-"""Models to Hugging Face folders, written by all processes that hold them."""
+"""Write models to Hugging Face folders, together from all processes that hold them."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ class WeightFile(NamedTuple):
 
     name: str
     writer: int
-    """The process that writes it."""
+    """The rank that writes it."""
     entries: tuple[TensorEntry, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightSource:
-    """Where the weights of one model are: what this process holds, and through ``parts`` what every process holds.
+    """The weights of one model that this process holds: ``tensors``, and the ``parts`` of the model that they are.
 
-    ``tensors`` are looked at when a model is saved; a process holds at most one rectangle of a tensor.
+    ``tensors`` are read when the model is saved; a process holds at most one part of each tensor.
     """
 
     tensors: Mapping[str, paddle.Tensor]
@@ -51,13 +51,13 @@ class WeightSource:
 
     @classmethod
     def of(cls, model: CausalLM | ScoreModel, topology: Topology | None = None) -> WeightSource:
-        """Return the source of a model whose parameters are in memory, as its placement in ``topology`` cut them."""
+        """Return the weights of a model in memory that was placed according to ``topology`` (None: unsplit)."""
         tensors = dict(model.named_parameters())
         return cls(tensors=tensors, parts=model.parts, topology=topology or Topology(device="cpu"))
 
     @cached_property
     def _everyone(self) -> list[list[tuple[Part, str]]]:
-        """The parts of every process, each with its dtype; the first use is made by all together."""
+        """The parts of every process, each with its dtype; all processes must make the first use together."""
         own = [(self.parts[name], dtype_name(tensor)) for name, tensor in self.tensors.items()]
         return self.topology.world.gather_objects(own, "parts of a model")
 
@@ -68,7 +68,7 @@ class WeightSource:
 
     @cached_property
     def dtypes(self) -> dict[str, str]:
-        """That of every tensor, by name: beside a bfloat16 body the score head stays float32."""
+        """The dtype of every tensor, by name: a score head is float32 even on a bfloat16 decoder."""
         found: dict[str, str] = {}
         for part, dtype in (pair for parts in self._everyone for pair in parts):
             assert found.setdefault(part.name, dtype) == dtype, f"{part.name} is {dtype} here, {found[part.name]} there"
@@ -76,7 +76,7 @@ class WeightSource:
 
     @cached_property
     def files(self) -> list[WeightFile]:
-        """The files of the model's folder, and who writes them."""
+        """The files of the model's folder, with their writers."""
         return assign_files(self.held, self.dtypes)
 
     @cached_property
@@ -88,7 +88,7 @@ class WeightSource:
         return Resharder(plan_transfers(self.held, targets), self.topology, dtypes=self.dtypes)
 
     def stream_written(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield (name, array) as files hold them, of the tensors this process writes and in that order."""
+        """Yield (name, array in the file's layout) for the tensors this process writes, in file order."""
         for name, tensor in self._resharder.stream(self.tensors):
             yield name, stored_array(name, tensor)
 
@@ -100,11 +100,10 @@ def save_model(
     *,
     weights: WeightSource | None = None,
 ) -> None:
-    """Write one standard folder: config.json, safetensors, tokenizer. The caller makes it appear whole.
+    """Write a standard model folder: config.json, safetensors, tokenizer. Making it atomic is up to the caller.
 
-    All processes of ``weights.topology`` call it; what fails in one is raised in all, NotFiniteError for a weight that
-    is NaN or infinite too. Without ``weights`` the model is
-    whole in this process.
+    All processes of ``weights.topology`` call it; an error in one is raised in all. NotFiniteError if a weight is NaN
+    or infinite. Without ``weights`` the model must be unsplit in this process.
     """
     folder = Path(folder)
     weights = weights or WeightSource.of(model)
@@ -114,17 +113,17 @@ def save_model(
     tensors = weights.stream_written()
     attempt = Attempt(world)
     attempt.run(write_files, folder, own, _all_finite(tensors))
-    for _ in tensors:
-        # Either nothing is left, or this process cannot write: the others still wait for what it sends.
+    for _ in tensors:  # if writing failed here, the other processes still wait for what this one sends
         pass
     attempt.settle()
     on_main(world, write_index, folder, {file.name: file.entries for file in weights.files})
 
 
 def assign_files(held: Sequence[Sequence[Part]], dtypes: Mapping[str, str]) -> list[WeightFile]:
-    """Share the tensors that the processes hold, of ``dtypes`` by name, among them as writers."""
+    """Return the files of a model with their writers, for the parts ``held`` by each rank and ``dtypes`` by name."""
     shapes = {part.name: part.shape for parts in held for part in parts}
-    entries = {name: stored_entry(name, shapes[name], stored_dtype(dtypes[name])) for name in model_order(shapes)}
+    stored = {name: tuple(shape[::-1] if is_transposed(name) else shape) for name, shape in shapes.items()}
+    entries = {name: TensorEntry(name, stored_dtype(dtypes[name]), stored[name]) for name in model_order(shapes)}
     writers = choose_writers({name: entry.num_bytes for name, entry in entries.items()}, held)
     contents = [
         (rank, file)
@@ -137,9 +136,9 @@ def assign_files(held: Sequence[Sequence[Part]], dtypes: Mapping[str, str]) -> l
 
 
 def choose_writers(sizes: Mapping[str, int], held: Sequence[Sequence[Part]]) -> dict[str, int]:
-    """Return who writes each tensor, about the same number of bytes everyone.
+    """Return the rank that writes each tensor, so that all ranks write about the same number of bytes.
 
-    That is a process that holds some of it, unless it would get more than its share.
+    It is a rank that holds some of the tensor, unless that would exceed its share.
     """
     holders: dict[str, list[int]] = {name: [] for name in sizes}
     for rank, parts in enumerate(held):
@@ -156,9 +155,9 @@ def choose_writers(sizes: Mapping[str, int], held: Sequence[Sequence[Part]]) -> 
 
 
 def describe_model(model: CausalLM | ScoreModel, tokenizer: Tokenizer | None) -> dict[str, Any]:
-    """Return the config.json of ``model``, readable by Hugging Face's classes.
+    """Return a config.json for ``model`` that Hugging Face's classes can read.
 
-    ``dtype`` is that of the body, whatever the folder said that the model came from; a score head may be wider.
+    ``dtype`` is that of the decoder now, whatever the original folder said; a score head may be wider.
     """
     config = model.config.to_dict()
     config.pop("torch_dtype", None)
@@ -173,19 +172,14 @@ def describe_model(model: CausalLM | ScoreModel, tokenizer: Tokenizer | None) ->
     return config
 
 
-def stored_entry(name: str, shape: Sequence[int], dtype: np.dtype) -> TensorEntry:
-    """Return how files hold the parameter ``name`` of ``shape``."""
-    return TensorEntry(name, dtype, tuple(shape[::-1] if is_transposed(name) else shape))
-
-
 def stored_array(name: str, parameter: paddle.Tensor) -> np.ndarray:
-    """Return the parameter ``name`` as files hold it; bfloat16 as uint16 bits."""
+    """Return the parameter ``name`` in the file's layout; bfloat16 as uint16 bits."""
     array = parameter.numpy()
     return np.ascontiguousarray(array.T) if is_transposed(name) else array
 
 
 def _all_finite(tensors: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, np.ndarray]]:
-    """Pass on (name, array); raise NotFiniteError, and leave the rest of ``tensors``, at a weight that is ruined."""
+    """Yield ``tensors`` unchanged; raise NotFiniteError at the first one with NaN or infinite numbers."""
     for name, array in tensors:
         if not _is_finite(array):
             raise NotFiniteError(f"{name} holds NaN or infinite numbers")
@@ -193,19 +187,19 @@ def _all_finite(tensors: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str
 
 
 def _is_finite(array: np.ndarray) -> bool:
-    """Return whether all numbers of ``stored_array`` are finite; a bfloat16's exponent of ones says that it is not."""
+    """Return whether a ``stored_array`` is finite; a bfloat16 is not if its exponent bits are all ones."""
     if array.dtype == np.uint16:
         return bool(((array & 0x7F80) != 0x7F80).all())
     return bool(np.isfinite(array).all())
 
 
 def stored_dtype(dtype: str) -> np.dtype:
-    """Return the dtype of ``stored_array`` for parameters of ``dtype``."""
+    """Return the dtype of a ``stored_array`` for parameters of ``dtype``."""
     return np.dtype("uint16" if dtype == "bfloat16" else dtype)
 
 
 def write_description(folder: Path, model: CausalLM | ScoreModel, tokenizer: Tokenizer | None) -> None:
-    """Write everything but the weights; weights of before go."""
+    """Write everything but the weights, and remove old weights."""
     folder.mkdir(parents=True, exist_ok=True)
     remove_weights(folder)
     config = describe_model(model, tokenizer)

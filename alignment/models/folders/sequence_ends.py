@@ -1,4 +1,4 @@
-"""Where a sequence ends: the one rule for rollout, evaluation, chat, export and everything that is saved."""
+"""Which token ids end a sequence: the one rule for rollout, evaluation, chat, export and saved models."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from alignment.models.tokenizer.tokenizer import Tokenizer
 
 
 def sequence_ends(config: DecoderConfig, tokenizer: Tokenizer | None = None, *turn_ends: int) -> tuple[int, ...]:
-    """Return every id that ends a sequence, each once.
+    """Return every token id that ends a sequence, without duplicates.
 
-    They are ``turn_ends`` (what the template in use writes behind an answer), the tokenizer's EOS, and those of
-    config.json and generation_config.json; ids beyond the model's vocabulary are none.
+    They are ``turn_ends`` (what the template in use writes after an answer), the tokenizer's EOS, and those of
+    config.json and generation_config.json; ids beyond the model's vocabulary are dropped.
     """
     own = () if tokenizer is None else (tokenizer.eos_token_id,)
     ids = dict.fromkeys((*turn_ends, *own, *config.eos_token_ids))
@@ -19,10 +19,10 @@ def sequence_ends(config: DecoderConfig, tokenizer: Tokenizer | None = None, *tu
 
 
 def padding_id(config: DecoderConfig, tokenizer: Tokenizer | None) -> int | None:
-    """Return an id to pad a score model's rows with that ends no sequence, or None; the tokenizer has a token for it.
+    """Return the id of a token to pad a score model's rows with, one that ends no sequence; None if there is none.
 
-    Hugging Face reads a row's score before its first padding: were EOS the padding, it would read one token too early.
-    With None it refuses padded batches, and reads single rows right.
+    Hugging Face reads a row's score just before the first padding token; with EOS as padding that would be one token
+    too early. Without a padding id it refuses padded batches and reads single rows correctly.
     """
     ends = sequence_ends(config, tokenizer)
     if tokenizer is None:
@@ -33,15 +33,15 @@ def padding_id(config: DecoderConfig, tokenizer: Tokenizer | None) -> int | None
 
 
 def padding_warning(place: str, config: DecoderConfig, tokenizer: Tokenizer) -> str | None:
-    """Return one line where transformers reads the scores of the reward model in ``place`` at another token.
+    """Return a warning if transformers would read the scores of the reward model in ``place`` at another token.
 
-    Reward models trained here are read at the end whatever they are padded with.
+    Reward models trained here are read at the end, whatever their padding.
     """
     is_ours = SCORE_STATE in config.raw
     if is_ours or config.pad_token_id is None or config.pad_token_id not in sequence_ends(config, tokenizer):
         return None
     return (
-        f"{place}: its pad_token_id {config.pad_token_id} is also what ends a sequence; transformers reads the score "
-        "one token before that, and here it is read at the end. If the reward model was trained elsewhere, give "
+        f"{place}: its pad_token_id {config.pad_token_id} also ends sequences; transformers reads the score one token "
+        "before that, and here it is read at the end. If the reward model was trained elsewhere, give "
         "score_before_padding=true"
     )

@@ -1,6 +1,6 @@
-"""torch's pickled weights (``.bin``), zip files of today and the plain ones before, without torch.
+"""Read torch's pickled weights (``.bin``), current zip files and older plain files, without torch.
 
-A tensor is a window on a storage: offset, size and strides. Storages are mapped, never read whole.
+A tensor is a window on a storage: offset, shape and strides. Storages are memory-mapped, never read whole.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 """The first two objects of a plain file."""
 _LARGEST_PICKLE = 256 << 20
 _LOCAL_HEADER = struct.Struct("<26xHH")
-"""Of an entry of a zip file: the lengths of name and extra field, which stand between it and the content."""
+"""The header of a zip entry: the lengths of the name and extra field, which lie between it and the content."""
 _BFLOAT16 = "BFloat16Storage"
 _TYPES = {
     "FloatStorage": "f4", "DoubleStorage": "f8", "HalfStorage": "f2", _BFLOAT16: "u2", "LongStorage": "i8",
@@ -40,7 +40,7 @@ class StorageType(NamedTuple):
 
     @property
     def dtype(self) -> np.dtype:
-        """That of numpy; bfloat16 as uint16 bits."""
+        """The numpy dtype; bfloat16 as uint16 bits."""
         return np.dtype(_TYPES[self.name])
 
 
@@ -51,22 +51,22 @@ class Storage:
         self.kind, self.count, self.path, self.offset = kind, count, path, offset
 
     def map(self) -> np.ndarray:
-        """Return its numbers [count], not read yet."""
+        """Return a memory map of its numbers [count]."""
         return map_array(self.path, self.kind.dtype, self.offset, (self.count,))
 
 
 class Window(NamedTuple):
-    """A tensor as the pickled object describes it."""
+    """A view on a storage, as the pickled object describes it."""
 
     storage: Storage
     start: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
-    """In numbers."""
+    """Counted in numbers, not bytes."""
 
     @classmethod
     def build(cls, storage: Any, start: Any, shape: Any, strides: Any, *_: Any) -> Window:
-        """Check what a file says; whether gradients are needed and hooks do not matter here."""
+        """Return a checked window; the further arguments (gradient flag, hooks) are ignored."""
         numbers = (start, *shape, *strides)
         if not isinstance(storage, Storage) or not all(isinstance(n, int) and n >= 0 for n in numbers):
             raise TypeError("a tensor without a storage, or with a negative size")
@@ -87,22 +87,22 @@ class TorchTensor(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Its size along every axis."""
+        """The window's shape."""
         return self.window.shape
 
     @property
     def code(self) -> str:
-        """The name of its storage."""
+        """The name of its storage type."""
         return self.window.storage.kind.name
 
     @property
     def is_float(self) -> bool:
-        """True for what a weight can be."""
+        """Whether the dtype is floating point."""
         kind = self.window.storage.kind
         return kind.dtype.kind == "f" or kind.name == _BFLOAT16
 
     def read(self, slices: tuple[slice, ...] = ()) -> Stored:
-        """Return the tensor, or a rectangle of it; no more than its pages are read."""
+        """Return the tensor or a rectangle of it; only its pages are read."""
         kind = self.window.storage.kind
         if not math.prod(self.shape):
             return Stored(self.name, np.empty(self.shape, kind.dtype)[slices], kind.name == _BFLOAT16)
@@ -118,28 +118,24 @@ def _build_parameter(window: Any, *_: Any) -> Window:
     return window
 
 
-def _constructors() -> dict[str, Any]:
-    return {
-        **TABLES,
-        "torch._utils._rebuild_tensor": Constructor(Window.build),
-        "torch._utils._rebuild_tensor_v2": Constructor(Window.build),
-        "torch._utils._rebuild_parameter": Constructor(_build_parameter),
-        **{f"torch.{name}": StorageType(name) for name in _TYPES},
-    }
-
-
-CONSTRUCTORS: Mapping[str, Any] = _constructors()
-"""What a file may build."""
+CONSTRUCTORS: Mapping[str, Any] = {
+    **TABLES,
+    "torch._utils._rebuild_tensor": Constructor(Window.build),
+    "torch._utils._rebuild_tensor_v2": Constructor(Window.build),
+    "torch._utils._rebuild_parameter": Constructor(_build_parameter),
+    **{f"torch.{name}": StorageType(name) for name in _TYPES},
+}
+"""What a file may construct, by ``module.name``."""
 
 
 def list_torch_bin(path: Path) -> Iterator[StoredTensor]:
-    """Yield the tensors of one file; ModelFolderError names what else it holds."""
+    """Yield the tensors of one file; ModelFolderError if it holds anything else."""
     content = _read_zip(path) if zipfile.is_zipfile(path) else _read_plain(path)
     if not isinstance(content, dict):
         raise ModelFolderError(f"{path}: holds a {type(content).__name__}, expected weights by name")
     for name, value in content.items():
         if not isinstance(value, Window):
-            raise ModelFolderError(f"{path}: {name} is no tensor, and only tensors are read from it")
+            raise ModelFolderError(f"{path}: {name} is not a tensor; a file of weights may hold nothing else")
         yield TorchTensor(str(name), value)
 
 
@@ -148,18 +144,18 @@ def _read_zip(path: Path) -> Any:
         with zipfile.ZipFile(path) as archive, path.open("rb") as file:
             return _ZipReader(path, archive, file).load()
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, struct.error) as error:
-        raise ModelFolderError(f"{path}: damaged, or no weights of torch ({error})") from error
+        raise ModelFolderError(f"{path}: damaged, or not weights of torch ({error})") from error
 
 
 class _ZipReader:
-    """A file of today: the pickled object, and a file for each storage."""
+    """Reads the current format: a zip archive of the pickled object and one entry per storage."""
 
     def __init__(self, path: Path, archive: zipfile.ZipFile, file: BinaryIO) -> None:
         self._path, self._archive, self._file = path, archive, file
         self._entries = {entry.filename: entry for entry in archive.infolist()}
         names = [name for name in self._entries if name == "data.pkl" or name.endswith("/data.pkl")]
         if len(names) != 1:
-            raise ModelFolderError(f"{path}: holds {len(names)} files data.pkl, and weights of torch have one")
+            raise ModelFolderError(f"{path}: holds {len(names)} files data.pkl; weights of torch have exactly one")
         self._root = names[0].removesuffix("data.pkl")
         self._storages: dict[str, Storage] = {}
 
@@ -192,12 +188,12 @@ class _ZipReader:
         name, extra = _LOCAL_HEADER.unpack(self._file.read(_LOCAL_HEADER.size))
         offset = entry.header_offset + _LOCAL_HEADER.size + name + extra
         if offset + entry.file_size > self._path.stat().st_size:
-            raise ValueError(f"data/{key} ends behind the file")
+            raise ValueError(f"data/{key} ends after the end of the file")
         return Storage(kind, count, self._path, offset)
 
 
 def _read_plain(path: Path) -> Any:
-    """Read a file of before 2020: four pickled objects, the keys of the storages, and these one behind the other."""
+    """Read the format from before 2020: four pickled objects, the keys of the storages, then the storages in order."""
     size, storages = path.stat().st_size, {}
 
     def find(reference: Any) -> Storage:
@@ -210,7 +206,7 @@ def _read_plain(path: Path) -> Any:
             return TensorUnpickler(file, size, CONSTRUCTORS, place=str(path), find_storage=find_storage).load()
 
         if load() != _MAGIC or load() != _PROTOCOL:
-            raise ModelFolderError(f"{path}: not written by torch.save: neither a zip file nor torch's first number")
+            raise ModelFolderError(f"{path}: not written by torch.save: neither a zip file nor torch's magic number")
         system = load()
         if not isinstance(system, dict) or system.get("little_endian") is not True:
             raise ModelFolderError(f"{path}: its numbers are not little-endian")
@@ -222,7 +218,7 @@ def _read_plain(path: Path) -> Any:
 
 
 def _place_storages(file: BinaryIO, storages: list[Storage], size: int) -> None:
-    """Set where each storage begins: they stand in order, each behind its count."""
+    """Set the offset of each storage; they follow each other, each preceded by its count."""
     for storage in storages:
         head = file.read(8)
         storage.offset = file.tell()
@@ -233,7 +229,7 @@ def _place_storages(file: BinaryIO, storages: list[Storage], size: int) -> None:
 
 
 def _check_reference(reference: Any) -> tuple[StorageType, str, int]:
-    """Return type, key and count of a storage that a tensor refers to."""
+    """Return the checked type, key and count of the storage in a persistent id."""
     word, kind, key, _, count, *views = reference
     is_plain = word == "storage" and isinstance(kind, StorageType) and isinstance(key, str)
     if not is_plain or not isinstance(count, int) or count < 0 or any(view is not None for view in views):

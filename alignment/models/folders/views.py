@@ -1,10 +1,10 @@
-"""Tensors of files seen in another way: renamed, turned, cut or joined. Nothing is read before it is asked for."""
+"""Lazy views of stored tensors: renamed, transposed, sliced, reshaped or joined; only ``read`` reads the file."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -16,7 +16,7 @@ class StoredTensor(Protocol):
 
     @property
     def name(self) -> str:
-        """What the folder calls it."""
+        """Its name in the folder."""
         ...
 
     @property
@@ -26,72 +26,46 @@ class StoredTensor(Protocol):
 
     @property
     def code(self) -> str:
-        """The file's word for its dtype."""
+        """The file's name for its dtype."""
         ...
 
     @property
     def is_float(self) -> bool:
-        """True for what a weight can be."""
+        """Whether the dtype is floating point."""
         ...
 
     def read(self, slices: tuple[slice, ...] = ()) -> Stored:
-        """Return the tensor, or the rectangle that ``slices`` (one for each axis, with start and stop) cut out."""
+        """Return the tensor, or the rectangle cut out by ``slices`` (one per axis, with start and stop)."""
         ...
 
 
 @dataclass(frozen=True)
 class View:
-    """Another tensor as it is; the base of those that change something about it."""
+    """Base class of views: what a subclass does not change comes from ``tensor``."""
 
     tensor: StoredTensor
 
-    @property
-    def name(self) -> str:
-        """That of the tensor."""
-        return self.tensor.name
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """That of the tensor."""
-        return self.tensor.shape
-
-    @property
-    def code(self) -> str:
-        """That of the tensor."""
-        return self.tensor.code
-
-    @property
-    def is_float(self) -> bool:
-        """That of the tensor."""
-        return self.tensor.is_float
-
-    def read(self, slices: tuple[slice, ...] = ()) -> Stored:
-        """Return what the tensor returns."""
-        return self.tensor.read(slices)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.tensor, name)
 
 
 @dataclass(frozen=True)
 class Renamed(View):
     """A tensor under another name."""
 
-    new_name: str
-
-    @property
-    def name(self) -> str:
-        """The new name."""
-        return self.new_name
+    name: str
 
 
-class Turned(View):
-    """A tensor with its axes in the opposite order: a matrix transposed."""
+class Transposed(View):
+    """A tensor with its axes in reverse order."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """That of the tensor, backwards."""
+        """The tensor's shape, reversed."""
         return self.tensor.shape[::-1]
 
     def read(self, slices: tuple[slice, ...] = ()) -> Stored:
-        """Return a view of what the tensor returns."""
+        """Return the tensor, or a rectangle of it, as a numpy view."""
         stored = self.tensor.read(slices[::-1])
         return stored._replace(array=stored.array.T)
 
@@ -105,7 +79,7 @@ class Cut(View):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """That of the slice."""
+        """The slice's shape."""
         return (*self.tensor.shape[:-1], self.stop - self.start)
 
     def read(self, slices: tuple[slice, ...] = ()) -> Stored:
@@ -116,36 +90,31 @@ class Cut(View):
 
 @dataclass(frozen=True)
 class Reshaped(View):
-    """A tensor in another shape of as many numbers; it is read whole, whatever of it is wanted."""
+    """A tensor in another shape of the same size; always read whole."""
 
-    new_shape: tuple[int, ...]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The new shape."""
-        return self.new_shape
+    shape: tuple[int, ...]
 
     def read(self, slices: tuple[slice, ...] = ()) -> Stored:
         """Return the tensor, or a rectangle of it."""
         stored = self.tensor.read()
-        return stored._replace(array=stored.array.reshape(self.new_shape)[slices])
+        return stored._replace(array=stored.array.reshape(self.shape)[slices])
 
 
 @dataclass(frozen=True)
 class Joined(View):
-    """``tensor`` and ``others`` side by side along ``axis``, under the name of the first; read in pieces."""
+    """``tensor`` and ``others`` concatenated along ``axis``, under the name of the first; read in pieces."""
 
     others: tuple[StoredTensor, ...]
     axis: int
 
     @classmethod
     def of(cls, tensors: Sequence[StoredTensor], axis: int) -> Joined:
-        """Return ``tensors`` (at least one) side by side."""
+        """Return the concatenation of ``tensors`` (at least one)."""
         return cls(tensors[0], tuple(tensors[1:]), axis)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """That of the whole."""
+        """The shape of the whole."""
         shape = list(self.tensor.shape)
         shape[self.axis] = sum(tensor.shape[self.axis] for tensor in (self.tensor, *self.others))
         return tuple(shape)
@@ -159,7 +128,7 @@ class Joined(View):
         return Stored(self.name, np.concatenate([piece.as_float32() for piece in pieces], axis=self.axis), False)
 
     def _read_pieces(self, wanted: list[slice]) -> Iterator[Stored]:
-        """Yield what of each tensor lies in the rectangle ``wanted``; of an empty one nothing of the first."""
+        """Yield the overlap of each tensor with the rectangle ``wanted``; for an empty one, nothing of the first."""
         first, last = wanted[self.axis].start, wanted[self.axis].stop
         position = 0
         for tensor in (self.tensor, *self.others):
@@ -172,5 +141,5 @@ class Joined(View):
 
 
 def whole_slices(shape: Sequence[int]) -> tuple[slice, ...]:
-    """Return the slices that cut out everything."""
+    """Return the slices that select everything."""
     return tuple(slice(0, size) for size in shape)

@@ -1,4 +1,4 @@
-"""Which files of a folder hold its weights, in which format, and what of a model each of them is."""
+"""Find the weight files of a folder, their format, and the part of the model that each holds."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from alignment.telemetry import log
 
 
 class Format(NamedTuple):
-    """How one kind of file is called and read."""
+    """The file names and the reader of one format of weights."""
 
     stem: str
     suffix: str
     list_file: Callable[[Path], Iterator[StoredTensor]]
     read_tag: Callable[[Path], str | None]
-    """Return whose format a file says it is; see ``layout``."""
+    """Returns the format tag of a file; see ``layout``."""
 
     @property
     def single(self) -> str:
-        """The file of a model that has one."""
+        """The name of the file of a model without shards."""
         return self.stem + self.suffix
 
     @property
     def index(self) -> str:
-        """The file that names the shards of a model that has several."""
+        """The name of the file that lists the shards of a model."""
         return f"{self.single}.index.json"
 
 
 def list_safetensors(path: Path) -> Iterator[StoredTensor]:
-    """Yield the tensors of one file; numpy has no bfloat16, so PaddleNLP writes its bits as uint16."""
+    """Yield the tensors of one file; for PaddleNLP, which stores bfloat16 as uint16, the dtype is corrected."""
     is_numpy = read_tag(path) in ("np", "pd")
     for tensor in list_file(path):
         yield tensor._replace(code="BF16") if is_numpy and tensor.code == "U16" else tensor
@@ -47,9 +47,9 @@ FORMATS = (
     Format("model_state", pdparams.SUFFIX, pdparams.list_pdparams, lambda _: "pd"),
     Format("pytorch_model", torch_bin.SUFFIX, torch_bin.list_torch_bin, lambda _: "pt"),
 )
-"""In the order in which a folder is searched."""
+"""In search order."""
 _VARIANT = re.compile(r"(?:tp(\d+))?_?(?:pp(\d+))?")
-"""What PaddleNLP puts into the names of files of one tensor-parallel process, one pipeline stage, or both."""
+"""PaddleNLP's mark in the names of files that hold one tensor-parallel part, one pipeline stage, or both."""
 
 
 class WeightFiles(NamedTuple):
@@ -57,11 +57,11 @@ class WeightFiles(NamedTuple):
 
     format: Format
     parts: list[list[Path]]
-    """For each tensor-parallel process whose part was saved its files; one list where the model is whole."""
+    """The files of each saved tensor-parallel part; one list if the model is not split."""
 
 
 def find_weight_files(folder: Path) -> WeightFiles:
-    """Return the files of ``folder``; ModelFolderError where there are none, or some are missing."""
+    """Return the weight files of ``folder``; ModelFolderError if there are none or some are missing."""
     found = [WeightFiles(form, parts) for form in FORMATS if (parts := _find_parts(folder, form))]
     if not found:
         refuse_adapter(folder)
@@ -84,7 +84,7 @@ def _find_parts(folder: Path, form: Format) -> list[list[Path]]:
 
 
 def _find_variants(folder: Path, form: Format) -> list[list[Path]]:
-    """Return the files of each tensor-parallel part, those of all its pipeline stages together."""
+    """Return the files of each tensor-parallel part, with those of all its pipeline stages."""
     found: dict[int, dict[int, list[Path]]] = {}
     for variant in sorted(set(_list_variants(folder, form))):
         tensor, stage = (int(number or 0) for number in _VARIANT.fullmatch(variant).groups())

@@ -1,4 +1,4 @@
-"""The tensors of a model folder with Hugging Face's names and layout, whoever wrote it; nothing is read yet."""
+"""List the tensors of a model folder, whoever wrote it, with Hugging Face's names and layout; nothing is read yet."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from alignment.errors import ModelFolderError
 from alignment.models.folders.layout import is_paddle_layout
 from alignment.models.folders.naming import canonical_name, is_transposed
 from alignment.models.folders.paddle_parts import join_parts, split_fused
-from alignment.models.folders.views import StoredTensor, Turned
+from alignment.models.folders.views import StoredTensor, Transposed
 from alignment.models.folders.weight_files import WeightFiles, find_weight_files
 from alignment.telemetry import log
 
 Naming = Callable[[str], str | None]
-"""From a tensor's name in the files to that of the parameter; None: the model does not need it."""
+"""Maps a tensor's name in the files to the parameter's name; None: the model does not need it."""
 
 
 def find_weights(folder: Path, config: DecoderConfig, *, head_prefix: str | None = None) -> dict[str, StoredTensor]:
-    """Return the tensors of ``folder`` by the parameter's name, matrices as [out, in].
+    """Return the tensors of ``folder`` by parameter name, matrices as [out, in].
 
-    ``head_prefix`` names the score head. ModelFolderError where files are missing or damaged, hold more than tensors,
-    or contradict each other.
+    ``head_prefix`` is the name of the score head. ModelFolderError if files are missing or damaged, hold more than
+    tensors, or contradict each other.
     """
     naming = partial(canonical_name, head_prefix=head_prefix)
     found: dict[str, StoredTensor] = {}
@@ -39,7 +39,7 @@ def find_weights(folder: Path, config: DecoderConfig, *, head_prefix: str | None
 
 
 def _list_whole(folder: Path, config: DecoderConfig, naming: Naming) -> Iterator[StoredTensor]:
-    """Yield whole tensors, matrices as [out, in], under the names of the files."""
+    """Yield unsplit tensors, matrices as [out, in], under their names in the files."""
     files = find_weight_files(folder)
     parts = [list(_list_part(files, paths, config, naming)) for paths in files.parts]
     shapes = {**whole_shapes(config, "causal"), "score.weight": (config.hidden_size, 1)}
@@ -50,17 +50,18 @@ def _list_whole(folder: Path, config: DecoderConfig, naming: Naming) -> Iterator
             return
     if config.sliding_window is not None and config.sliding_window < config.max_position_embeddings:
         log.warn(
-            f"{folder}: config.json has sliding_window {config.sliding_window}, which is kept here and which PaddleNLP "
-            "ignores: the logits of longer rows differ"
+            f"{folder}: config.json has sliding_window {config.sliding_window}, which is applied here but ignored by "
+            "PaddleNLP: the logits of longer rows differ"
         )
     split = [
         _by_name((piece for whole in part for piece in split_fused(whole, config, folder)), folder) for part in parts
     ]
     if config.tie_word_embeddings:
-        shapes[LM_HEAD] = _tied_head(config)
+        embedding = (config.vocab_size, config.hidden_size)
+        shapes[LM_HEAD] = embedding if _ties_head(config) else embedding[::-1]
     named_shapes = {name: shapes.get(naming(name) or "") for part in split for name in part}
     for tensor in join_parts(split, named_shapes, folder):
-        yield _turn(tensor, naming(tensor.name), config)
+        yield _as_hugging_face(tensor, naming(tensor.name), config)
 
 
 def _by_name(tensors: Iterable[StoredTensor], folder: Path) -> dict[str, StoredTensor]:
@@ -72,7 +73,7 @@ def _by_name(tensors: Iterable[StoredTensor], folder: Path) -> dict[str, StoredT
 
 
 def _list_part(files: WeightFiles, paths: list[Path], config: DecoderConfig, naming: Naming) -> Iterator[StoredTensor]:
-    """Yield the tensors of a model's files; the last pipeline stage has a copy of a tied embedding."""
+    """Yield the tensors of a model's files without the last pipeline stage's copy of a tied embedding."""
     has_embedding = False
     for path in paths:
         for tensor in files.format.list_file(path):
@@ -82,24 +83,16 @@ def _list_part(files: WeightFiles, paths: list[Path], config: DecoderConfig, nam
             has_embedding |= is_embedding
 
 
-def _turn(tensor: StoredTensor, name: str | None, config: DecoderConfig) -> StoredTensor:
-    """Return a tensor of PaddleNLP as Hugging Face keeps it."""
-    stays = name is None or not is_transposed(name)
+def _as_hugging_face(tensor: StoredTensor, name: str | None, config: DecoderConfig) -> StoredTensor:
+    """Return a tensor of PaddleNLP in Hugging Face's layout."""
+    is_same = name is None or not is_transposed(name)
     if name == LM_HEAD and config.tie_word_embeddings:
-        copied = (config.vocab_size, config.hidden_size)
-        stays = tensor.shape == copied and (copied != copied[::-1] or _ties_head(config))
-    return tensor if stays else Turned(tensor)
-
-
-def _tied_head(config: DecoderConfig) -> tuple[int, int]:
-    """Return the shape of the head of PaddleNLP's model where config.json ties it.
-
-    It is the embedding itself, where its model ties them at all.
-    """
-    copied = (config.vocab_size, config.hidden_size)
-    return copied if _ties_head(config) else copied[::-1]
+        embedding = (config.vocab_size, config.hidden_size)
+        is_same = tensor.shape == embedding and (embedding != embedding[::-1] or _ties_head(config))
+    return tensor if is_same else Transposed(tensor)
 
 
 def _ties_head(config: DecoderConfig) -> bool:
+    """Return whether PaddleNLP's class ties the head, so that it stores the head as the embedding, [V, H]."""
     theirs = config.family.paddlenlp
     return theirs is None or theirs.ties_head

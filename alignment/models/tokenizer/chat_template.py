@@ -1,4 +1,4 @@
-"""A tokenizer's chat template: Jinja in a sandbox, because templates come from model folders and are foreign code."""
+"""Render chat templates: Jinja in a sandbox, because the templates of model folders are untrusted code."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from alignment.models.tokenizer.template_sandbox import REFUSALS, BoundedEnviron
 
 
 class ChatTemplate:
-    """One template, compiled at its first use; where it only copies texts, it soon need not run any more."""
+    """One template, compiled at first use; if it only copies texts, its output is soon assembled without running it."""
 
     def __init__(self, source: str, *, place: str, special_tokens: Mapping[str, str]) -> None:
-        """``place`` names the folder in messages; ``special_tokens`` go to the template by name."""
+        """``place`` names the folder in messages; ``special_tokens`` are passed to the template by name."""
         self.source = source
         self._place = place
         self._values = {"tools": None, "documents": None, **special_tokens}
@@ -32,10 +32,7 @@ class ChatTemplate:
         add_generation_prompt: bool,
         tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> str:
-        """Return the text of a conversation; DataError where the template refuses it.
-
-        ``tools`` are JSON schemas, passed as they are.
-        """
+        """Return the text of a conversation; DataError if the template refuses it. ``tools`` are JSON schemas."""
         known = None if tools else self._forms.write(messages, add_generation_prompt)
         return self._run(messages, add_generation_prompt, tools) if known is None else known
 
@@ -79,7 +76,7 @@ def write_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Return JSON without the HTML escapes of Jinja's own filter; templates pass the options by position too."""
+    """Return JSON without the HTML escapes of Jinja's own filter; templates may pass options by position."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
@@ -89,7 +86,7 @@ def raise_exception(message: str) -> None:
 
 
 def format_now(pattern: str) -> str:
-    """Return the local time by a ``strftime`` pattern."""
+    """Return the local time formatted by a ``strftime`` pattern."""
     return datetime.now().strftime(pattern)
 
 
@@ -97,4 +94,4 @@ _LANGUAGE: Mapping[str, Mapping[str, Callable]] = {
     "functions": {"raise_exception": raise_exception, "strftime_now": format_now},
     "filters": {"tojson": write_json},
 }
-"""What templates may call beside what Jinja has."""
+"""Functions and filters for templates beyond Jinja's own."""

@@ -1,8 +1,8 @@
-"""PaddleNLP's tokenizer files, and those of the older Hugging Face classes, turned into files that need no class.
+"""Translate tokenizer files of PaddleNLP, and of older Hugging Face classes, into files that need no tokenizer class.
 
-What a class of PaddleNLP does in Python is written into the files: a sentencepiece model gets its usual name,
-vocabulary and merges become a ``tokenizer.json``, and special tokens that are plain texts take the white space around
-them, as they do there. ``chat_template.json`` becomes a Jinja template.
+What PaddleNLP's classes do in Python is written into the files: a sentencepiece model gets its usual name, vocabulary
+and merges become a ``tokenizer.json``, and special tokens given as plain strings swallow the white space around them.
+``chat_template.json`` becomes a Jinja template.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from alignment.architecture.paddlenlp_config import VERSION_KEY
 from alignment.errors import ModelFolderError
-from alignment.models.folder_files import file_inside, parse_object
+from alignment.models.folder_files import file_inside, parse_json, parse_object
 
 FAST_NAME, _CONFIG_NAME, _SPECIAL_MAP_NAME = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
 SENTENCEPIECE_NAME = "sentencepiece.bpe.model"
 TEMPLATE_NAME = "chat_template.json"
 VOCABULARY_NAMES = ("vocab.json", "merges.txt")
 NAMES = (SENTENCEPIECE_NAME, TEMPLATE_NAME)
-"""Files that only PaddleNLP knows."""
+"""Files that only PaddleNLP writes."""
 
 _SPLITS = {
     "Qwen2Tokenizer": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 }
-"""By the class: how a text is cut into words, which vocabulary and merges do not say."""
+"""The pattern that splits a text into words, by tokenizer class; vocabulary and merges do not contain it."""
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _FLAGS = ("lstrip", "rstrip", "single_word", "normalized")
 _WRAPPED = {"Qwen2Tokenizer": ("bos_token", "eos_token", "unk_token", "pad_token")}
-"""By the class: tokens that keep the white space around them even where they are plain texts."""
+"""Special tokens that never swallow white space, even as plain strings, by tokenizer class."""
 
 
 def translate(contents: Mapping[str, bytes], root: Path) -> dict[str, bytes]:
-    """Return the files of the tokenizer in ``root`` (name to bytes) without what only PaddleNLP knows."""
+    """Return the files (name to bytes) of the tokenizer in ``root`` in Hugging Face's form."""
     files = dict(contents)
     is_paddle = SENTENCEPIECE_NAME in files or _was_written_by_paddlenlp(root)
     if SENTENCEPIECE_NAME in files:
@@ -69,13 +69,13 @@ def _was_written_by_paddlenlp(root: Path) -> bool:
 
 
 def _keep_newline(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the template with the newline at its end doubled: PaddleNLP keeps it, and Jinja drops one by default."""
+    """Return the template with a final newline doubled: PaddleNLP keeps it, and Jinja drops one by default."""
     template = config.get("chat_template")
     return {"chat_template": template + "\n"} if isinstance(template, str) and template.endswith("\n") else {}
 
 
 def _with_white_space_listed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``added_tokens_decoder`` of ``config``, where special tokens have the flags that their names give them."""
+    """Return ``added_tokens_decoder`` with the flags that ``config`` gives special tokens by name."""
     named = [config.get(name) for name in _NAMED] + config["additional_special_tokens"]
     flags = {token["content"]: {name: token.get(name, False) for name in _FLAGS} for token in named if token}
     listed = config.get("added_tokens_decoder") or {}
@@ -88,10 +88,10 @@ def _with_white_space_listed(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def build_fast_file(contents: Mapping[str, bytes], class_name: Any, *, place: str) -> bytes:
-    """Return the ``tokenizer.json`` of a byte-level BPE kept as vocabulary and merges."""
+    """Return the ``tokenizer.json`` of a byte-level BPE stored as vocabulary and merges."""
     if class_name not in _SPLITS:
         raise ModelFolderError(
-            f"{place}: {' and '.join(VOCABULARY_NAMES)} without tokenizer.json do not say how words are cut, and "
+            f"{place}: {' and '.join(VOCABULARY_NAMES)} without tokenizer.json do not say how to split words, and "
             f"tokenizer_class {class_name!r} is not known (known: {', '.join(_SPLITS)})"
         )
     try:
@@ -111,7 +111,7 @@ def build_fast_file(contents: Mapping[str, bytes], class_name: Any, *, place: st
 
 
 def with_white_space(config: Mapping[str, Any], special_map: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``special_map`` completed from ``config``, with tokens as objects that say which white space they take."""
+    """Return ``special_map`` completed from ``config``, with tokens as objects with explicit white space flags."""
     keeps = _WRAPPED.get(config.get("tokenizer_class"), ())
     merged: dict[str, Any] = {}
     for name in _NAMED:
@@ -139,15 +139,12 @@ def _with_flags(value: Any, *, takes: bool) -> Any:
 
 
 def read_template(content: bytes, *, place: str) -> str:
-    """Return the Jinja template of a ``chat_template.json``: PaddleNLP's parts, or one template by name.
+    """Return the Jinja template in a ``chat_template.json``: PaddleNLP's parts joined, or its ``chat_template``.
 
     PaddleNLP renders ``system``, then ``conversation`` for each pair of turns with ``user`` and ``bot``, then ``query``
-    for a last question.
+    for a final question.
     """
-    try:
-        parts = json.loads(content.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ModelFolderError(f"{place}: cannot be read as JSON ({error})") from None
+    parts = parse_json(content, place)
     if isinstance(parts, dict) and isinstance(parts.get("chat_template"), str):
         return parts["chat_template"]
     turns = parts.get("conversation") if isinstance(parts, dict) else None
@@ -159,9 +156,9 @@ def read_template(content: bytes, *, place: str) -> str:
 
 
 def _join_template(system: str, turns: list[str], query: str) -> str:
-    """Return one template that renders the parts as if each were alone.
+    """Return one template that renders each part as if it were alone.
 
-    An empty output on both sides of a part keeps the white space there from the tags around it.
+    The empty output on both sides of a part protects its white space from the neighbouring tags.
     """
     guarded = ["{{ '' }}" + part + "{{ '' }}" for part in (system, "".join(turns), query)]
     return (

@@ -1,4 +1,4 @@
-"""A sentencepiece ``tokenizer.model`` with the rules of Llama's tokenizer for everything around it."""
+"""A sentencepiece ``tokenizer.model`` with the rules of Llama's tokenizer for prefixes and added tokens."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from alignment.errors import ModelFolderError
 from alignment.models.tokenizer.tokenizer_files import CONFIG_FILE, SENTENCEPIECE_FILE, AddedToken, TokenizerFiles
 
 _SPACE = "\u2581"
-"""Stands for a space in pieces."""
+"""The space character in pieces."""
 _NO_DUMMY_PREFIX = b"\x1a\x02\x18\x00"
-"""Appended to a model: normalizer_spec (field 3) with add_dummy_prefix (field 3) false; the last value counts."""
+"""Appended to a model file, sets normalizer_spec (field 3) add_dummy_prefix (field 3) to false: the last value wins."""
 
 
 class SentencePieceModel:
-    """Added tokens are found in the text first, the text between them goes through sentencepiece."""
+    """Finds added tokens in a text first; sentencepiece encodes the text between them."""
 
     def __init__(self, files: TokenizerFiles) -> None:
         self._place = files.folder
@@ -26,7 +26,7 @@ class SentencePieceModel:
         self._num_pieces = self._model.get_piece_size()
         self.vocab = {self._model.id_to_piece(number): number for number in range(self._num_pieces)}
         self.default_special_tokens = self._read_special_pieces()
-        # Folders say legacy=false when only the beginning of a text gets the extra space; it was every piece before.
+        # legacy=false: only the beginning of a text gets the extra space, not also the text after each added token.
         self._legacy = bool(files.config.get("legacy", True))
         self._has_prefix = self._model.encode("a", out_type=str) != self._unprefixed.encode("a", out_type=str)
         self._added = self._add(files.added_tokens)
@@ -49,17 +49,17 @@ class SentencePieceModel:
     def encode_cut(
         self, text: str, cuts: Sequence[int], *, add_special_tokens: bool
     ) -> tuple[list[int], list[int | None]]:
-        """Return token ids, and None for each place in ``text``: sentencepiece is asked for each part instead."""
+        """Return token ids, and None for each cut: callers then encode each part on its own."""
         return self.encode(text, add_special_tokens=add_special_tokens), [None for _ in cuts]
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
-        """Return text without the space that encoding writes at its beginning; unknown ids are left out."""
+        """Return the text without the space that encoding adds at its beginning; unknown ids are dropped."""
         kept = [int(i) for i in ids if not (skip_special_tokens and int(i) in self._special)]
         text = b"".join(map(self._read_bytes, kept)).decode("utf-8", errors="replace")
         return text[1:] if self._has_prefix and text.startswith(" ") else text
 
     def in_worker(self) -> SentencePieceModel:
-        """Return this model: it runs the same everywhere."""
+        """Return this model, which is as fast in a worker process."""
         return self
 
     def _open(self, raw: bytes) -> sentencepiece.SentencePieceProcessor:
@@ -76,7 +76,7 @@ class SentencePieceModel:
         return {name: self._model.id_to_piece(i) for name, i in zip(names, ids, strict=True) if i >= 0}
 
     def _add(self, tokens: Sequence[AddedToken]) -> list[AddedToken]:
-        """Put ``tokens`` into the vocabulary; return them with the special pieces of the model itself."""
+        """Add ``tokens`` to the vocabulary; return them and the model's own special pieces."""
         by_id = {i: token for token, i in self.vocab.items()}
         for token in tokens:
             number = self.vocab.get(token.content, max(by_id) + 1) if token.id is None else token.id
@@ -89,7 +89,7 @@ class SentencePieceModel:
         return [*tokens, *(AddedToken(content, special=True) for content in control if content not in named)]
 
     def _split(self, text: str) -> Iterator[tuple[str, bool]]:
-        """Yield (piece, is an added token), pieces in order and none empty."""
+        """Yield (piece, whether it is an added token) in order; no piece is empty."""
         end = 0
         for match in self._finder.finditer(text):
             if match.start() > end:
@@ -111,7 +111,7 @@ class SentencePieceModel:
         )
 
     def _read_edges(self, files: TokenizerFiles) -> tuple[list[int], list[int]]:
-        """Return the ids before and behind a text; like Llama's tokenizer BOS is the default and EOS is not."""
+        """Return the ids before and after a text; as in Llama's tokenizer, BOS is added by default and EOS is not."""
         tokens, edges = {**self.default_special_tokens, **files.special_tokens}, []
         for name, default in (("bos_token", True), ("eos_token", False)):
             wanted = files.config.get(f"add_{name}", default and name in tokens)
@@ -122,12 +122,8 @@ class SentencePieceModel:
 
 
 def _compile_finder(tokens: Sequence[AddedToken]) -> re.Pattern[str]:
-    """Return a pattern that finds the longest added token at each place, with the white space it takes along."""
+    """Return a pattern that finds the longest added token at each position, with the white space it swallows."""
     by_length = sorted(tokens, key=lambda token: len(token.content), reverse=True)
-    parts = [rf"{space(token.lstrip)}({re.escape(token.content)}){space(token.rstrip)}" for token in by_length]
+    space = {True: r"\s*", False: ""}
+    parts = [rf"{space[token.lstrip]}({re.escape(token.content)}){space[token.rstrip]}" for token in by_length]
     return re.compile("|".join(parts) if parts else r"(?!)")
-
-
-def space(taken: bool) -> str:
-    """Return the pattern of the white space a token takes along."""
-    return r"\s*" if taken else ""

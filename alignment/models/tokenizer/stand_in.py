@@ -1,4 +1,4 @@
-"""What stands in for a text while a template is watched: it can be written, joined and stripped, and nothing else."""
+"""Placeholders for message texts while a template is analysed; they can only be written, joined and stripped."""
 
 from __future__ import annotations
 
@@ -7,38 +7,38 @@ from typing import Any, NamedTuple, NoReturn
 from jinja2 import TemplateError
 
 MOST_PARTS = 100
-"""Parts of a joined text: with more the sizes of what a template makes would have to be checked each time."""
+"""The most parts of a joined text; beyond it the size limits of a rendering would need checking each time."""
 STRIPPING = ("strip", "lstrip", "rstrip")
-"""What may be done to a text (without arguments): the blanks around it are no part of what is proved."""
+"""Methods, called without arguments, that a template may apply to a text."""
 
 
 class SeenError(TemplateError):
-    """A template did something with a text that depends on what the text says."""
+    """A template did something that depends on the content of a text."""
 
 
 class LookRecord:
-    """Remembers whether a text was looked at, even where the template continues as if nothing had happened."""
+    """Remembers whether the content of a text was used, even if the template swallows the error."""
 
     def __init__(self) -> None:
         self.seen = False
 
     def notice(self) -> NoReturn:
-        """Remember it and stop the template."""
+        """Record the use and stop the template."""
         self.seen = True
         raise SeenError("the template looks at a text")
 
 
 class TextSlot(NamedTuple):
-    """Where the text of a message goes."""
+    """Where a message's text goes in a rendering."""
 
     number: int
-    """The number of the message."""
+    """The index of the message."""
     method: str = ""
     """The method that strips the text, or nothing."""
 
 
 class StandIn:
-    """A text of which only the type is known, or several of them joined with constants."""
+    """A text of unknown content, or several of them joined with constants."""
 
     __slots__ = ("_parts", "_watch")
 
@@ -48,7 +48,7 @@ class StandIn:
             watch.notice()
 
     def __getattribute__(self, name: str) -> Any:
-        """Return the type (so that tests for text hold), or a method that strips."""
+        """Return the type ``str`` (so that tests for text hold) or a stripping method."""
         if name == "__class__":
             return str
         parts = parts_of(self)
@@ -71,7 +71,7 @@ class StandIn:
 
 
 class Strip:
-    """A method of a stand-in that strips."""
+    """A stripping method of a stand-in."""
 
     def __init__(self, stripped: StandIn) -> None:
         self._stripped = stripped
@@ -86,12 +86,12 @@ class Strip:
 
 
 def parts_of(text: StandIn) -> tuple[str | TextSlot, ...]:
-    """Return what a stand-in is made of."""
+    """Return the parts of a stand-in."""
     return object.__getattribute__(text, "_parts")
 
 
 def may_hold(value: Any, harmless: tuple[type, ...]) -> bool:
-    """Tell whether there may be a stand-in in ``value``; what is not known may hold one, unless ``harmless``."""
+    """Return whether ``value`` may contain a stand-in; unknown types may, unless they are ``harmless``."""
     if type(value) in (list, tuple):
         return any(may_hold(item, harmless) for item in value)
     if type(value) is dict:
@@ -104,7 +104,7 @@ def _watch_of(text: StandIn) -> LookRecord:
 
 
 def _parts_beside(text: StandIn, other: Any) -> tuple[str | TextSlot, ...]:
-    """Return the parts of what is joined to ``text``; text of other types may join in ways of its own."""
+    """Return the parts of ``other``, which is joined to ``text``; other types may define joining in their own way."""
     if type(other) is StandIn:
         return parts_of(other)
     return (other,) if type(other) is str else _watch_of(text).notice()

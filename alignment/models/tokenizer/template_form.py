@@ -1,10 +1,10 @@
-"""Forms: what a chat template writes around texts that it only copies, so that it need not run for each conversation.
+"""Cache what a chat template writes around the texts it copies, so that it need not run for every conversation.
 
-Most templates look at roles and write texts as they are, or stripped. For conversations of one shape (the roles, and
-whether an answer shall follow) such a template always writes the same around the texts. That is proved: the template
-runs on stand-ins (``stand_in.py``) which notice everything that depends on what a text says, in a language without
-those parts of Jinja that turn what was written into a value again, or that know the time or chance. A template of
-which it is not proved runs each time.
+Most templates look only at roles and write texts unchanged or stripped. For conversations of one shape (the roles, and
+whether an answer is to follow) such a template always writes the same constants around the texts: a form. To prove
+that, the template runs once on stand-ins (``stand_in.py``), which detect everything that depends on the content of a
+text, without the parts of Jinja that turn output into a value again or read the time or random numbers. A template for
+which the proof fails runs every time.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from alignment.models.tokenizer.stand_in import LookRecord, SeenError, StandIn, 
 from alignment.models.tokenizer.template_sandbox import REFUSALS, BoundedEnvironment, checked
 
 USES = 8
-"""Conversations of one shape after which it is worth while to ask for its form."""
+"""The number of conversations of one shape after which its form is looked for."""
 MOST_SHAPES = 1000
 LONGEST_TEXTS = 100_000
-"""Characters of all texts of a conversation: beyond it the template runs, with its own limits of size."""
+"""Characters of all texts of a conversation; beyond that the template runs, under its own size limits."""
 Messages = Sequence[Mapping[str, Any]]
 Shape = tuple[Any, ...]
 
@@ -43,27 +43,27 @@ _EXPRESSIONS = (
 _STATEMENTS = (nodes.Output, nodes.For, nodes.If, nodes.Assign, nodes.ExprStmt, nodes.Break, nodes.Continue)
 _HARMLESS = (Context, EvalContext, Environment, Undefined)
 _FILTERS = frozenset(["default", "d", "string", "trim", "length", "count", "first", "last", "list", "reverse"])
-"""Filters that hand texts on, or do with them what a stand-in notices. Others might go on with an error of theirs."""
+"""Filters that pass texts on or use them in ways a stand-in detects; others might swallow its error."""
 _TESTS = frozenset(
     ["defined", "undefined", "none", "string", "mapping", "number", "boolean", "true", "false", "integer", "float"]
     + ["in", "eq", "equalto", "==", "ne", "!=", "iterable", "sequence"]
 )
 _PLAIN = (("role", "content"), ("content", "role"))
-"""Keys of messages that are plain text. A template might see their order."""
+"""The keys of plain-text messages, in both orders: a template may see the order."""
 _SENTINELS = ("", "x", " \n <b>'A'</b> &amp; %s {0} {{ y }} </think> [INST] \u00e4\u3000\t")
-"""Texts that are filled in and rendered, so that a hole in the proof would show."""
+"""Texts that are both filled in and rendered, to catch a hole in the proof."""
 
 
 class Form(NamedTuple):
     """What a template writes for conversations of one shape."""
 
     parts: tuple[str, ...]
-    """Constants at even indices, at odd ones nothing: there the texts go."""
+    """Constants at even indices; at odd ones, empty strings to be replaced by texts."""
     slots: tuple[TextSlot, ...]
-    """For each odd place the text that goes there."""
+    """The text for each odd index."""
 
     def fill(self, texts: Sequence[str]) -> str:
-        """Return what the template writes around ``texts``, one for each message."""
+        """Return the rendering of ``texts``, one per message."""
         parts = list(self.parts)
         parts[1::2] = [getattr(texts[n], method)() if method else texts[n] for n, method in self.slots]
         return "".join(parts)
@@ -75,9 +75,9 @@ class Forms:
     def __init__(
         self, source: str, values: Mapping[str, Any], render: Callable[[Messages, bool], str], **names: Any
     ) -> None:
-        """``values`` are what templates are given besides messages; ``render`` runs the template.
+        """``values`` are passed to the template beside the messages; ``render`` runs it.
 
-        ``names`` are those of ``BoundedEnvironment``.
+        ``names`` are the arguments of ``BoundedEnvironment``.
         """
         self._source, self._values, self._render, self._names = source, values, render, names
         self._uses: Counter[Shape] = Counter()
@@ -85,7 +85,7 @@ class Forms:
         self._lock = threading.Lock()
 
     def write(self, messages: Messages, prompt: bool) -> str | None:
-        """Return the text of a conversation; None where only the template knows it."""
+        """Return the text of a conversation; None if the template must run."""
         shape, texts = _shape_of(messages, prompt)
         if shape is None:
             return None
@@ -140,7 +140,7 @@ class Forms:
 
 
 class FormEnvironment(BoundedEnvironment):
-    """The sandbox without what could hide a look at a text; SeenError is raised where a template takes one."""
+    """The sandbox without what could hide a use of a text's content; SeenError is raised when a template uses it."""
 
     def __init__(self, *, functions: Mapping[str, Callable], filters: Mapping[str, Callable]) -> None:
         super().__init__(functions=functions, filters=filters)
@@ -154,14 +154,14 @@ class FormEnvironment(BoundedEnvironment):
         self.filters["random"] = self.tests["sameas"] = self._refuse
 
     def call(__self, __context: Context, __function: Any, *args: Any, **keywords: Any) -> Any:  # noqa: N805 - as Jinja
-        """Call a function for a template; only those known to pass texts on are given any."""
+        """Call a function for a template; texts are passed only to functions known to leave them alone."""
         passes = type(__function) is Strip or __function in (checked, __self._join, Namespace)
         if not passes and may_hold((args, keywords), _HARMLESS):
             __self.watch.notice()
         return super().call(__context, __function, *args, **keywords)
 
     def read_form(self, written: str) -> Form:
-        """Return the form that was written with marks for the texts."""
+        """Return the form of a rendering in which marks stand for the texts."""
         pieces = re.split(f"\ue000{self._mark}:([0-9]+):([a-z]*)\ue001", written)
         slots = tuple(TextSlot(int(n), method) for n, method in zip(pieces[1::3], pieces[2::3], strict=True))
         constants = pieces[::3]
@@ -173,15 +173,15 @@ class FormEnvironment(BoundedEnvironment):
         tree = super()._parse(source, name, filename)
         for node in tree.find_all(nodes.Node):
             if not isinstance(node, (*_EXPRESSIONS, *_STATEMENTS)) or getattr(node, "recursive", False):
-                raise SeenError(f"{type(node).__name__} may turn what was written into a value")
+                raise SeenError(f"{type(node).__name__} may turn output into a value")
             if isinstance(node, nodes.Name) and node.name == "strftime_now":
-                raise SeenError("the time is another one each time")
+                raise SeenError("the time changes")
         tree = _JoinByName(self._join_name).visit(tree)
         tree.set_environment(self)
         return tree
 
     def _refuse(self, *_: Any) -> NoReturn:
-        """Stand for what gives something else each time: a draw, or whether equal texts are one object."""
+        """Replace what differs each time: a random choice, or whether equal texts are one object."""
         self.watch.notice()
 
     def _guarded(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -194,7 +194,7 @@ class FormEnvironment(BoundedEnvironment):
         return guarded
 
     def _write(self, value: Any) -> Any:
-        """Return what is written for a value: a mark for a text."""
+        """Return the output for a value; for a text, its marks."""
         if type(value) is not StandIn:
             return value
         return "".join(
@@ -203,7 +203,7 @@ class FormEnvironment(BoundedEnvironment):
         )
 
     def _join(self, *values: Any) -> StandIn | str:
-        """Return what ``~`` does, for texts too."""
+        """Do what ``~`` does, for stand-ins too."""
         joined: StandIn | str = ""
         for value in values:
             joined = joined + (value if type(value) is StandIn else str(value))
@@ -211,7 +211,7 @@ class FormEnvironment(BoundedEnvironment):
 
 
 class _JoinByName(NodeTransformer):
-    """Puts a call in the place of ``~``, which Jinja would do with what is written for a value."""
+    """Replaces ``~`` by a call, because Jinja's own would join the output for each value."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -223,7 +223,7 @@ class _JoinByName(NodeTransformer):
 
 
 def _shape_of(messages: Messages, prompt: bool) -> tuple[Shape | None, list[str]]:
-    """Return what conversations have in common that have one form, and the texts; None for more than plain texts."""
+    """Return the shape of a conversation and its texts; shape None if its messages hold more than plain texts."""
     shape, texts = [prompt], []
     for message in messages:
         if type(message) is not dict or (keys := tuple(message)) not in _PLAIN:

@@ -1,7 +1,7 @@
-"""Where foreign Jinja runs: nothing of the machine is reachable, and loops, recursion and sizes have an end.
+"""Sandbox for untrusted Jinja: no access to the machine, and limits on time and sizes.
 
-A template is watched from inside, so the limit holds in every thread and process: each turn of a loop and each call of
-a macro, function or filter looks at the clock. What a single operation makes is limited in size.
+The limits are checked inside the template, so they hold in every thread and process: each loop iteration and each call
+of a macro, function or filter checks the clock, and the result of a single operation is limited in size.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ REFUSALS = (
     TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError, MemoryError,
     SyntaxError,
 )  # fmt: skip
-"""What a template may raise: its own refusal, a mistake in it, or a limit."""
+"""What a template may raise: its own refusal, a bug in it, or a limit."""
 LONGEST_RENDERING = 10.0
-"""Seconds of one thread's processor time that a template has for one conversation."""
+"""Seconds of CPU time of one thread for one conversation."""
 LARGEST_TEXT = 16_000_000
-"""Characters of a text, and items of a list, that one operation may make."""
+"""Characters of a text, or items of a list, that one operation may produce."""
 LARGEST_POWER = 4096
-"""Bits of a power."""
+"""Bits of the result of ``**``."""
 _SMALL = frozenset(
     ["trim", "default", "d", "length", "count", "string", "upper", "lower", "first", "last", "int", "float", "tojson"]
 )
-"""Filters that take no longer and make no more than what they are given."""
+"""Filters whose time and output are bounded by their input."""
 _SIZED = (str, list, tuple, bytes)
 _TICK, _CHECK = "__tick", "__checked"
 _WIDTH = re.compile(r"\d{7}")
 
 
 class GenerationTag(Extension):
-    """``{% generation %}`` marks what the assistant writes; the text inside is rendered as it is."""
+    """``{% generation %}``, which marks what the assistant writes; its body is rendered unchanged."""
 
     tags = {"generation"}
 
@@ -53,12 +53,12 @@ class GenerationTag(Extension):
 
 
 class BoundedEnvironment(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox with an end to everything; SecurityError is raised at a limit."""
+    """Jinja's sandbox with limits; SecurityError is raised at a limit."""
 
     intercepted_binops = frozenset(["*", "**", "%"])
 
     def __init__(self, *, functions: Mapping[str, Callable], filters: Mapping[str, Callable]) -> None:
-        """``functions`` and ``filters`` come to those of Jinja, by name."""
+        """``functions`` and ``filters`` are added to Jinja's, by name."""
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, "jinja2.ext.loopcontrols"])
         self._clock = threading.local()
         self.globals.pop("lipsum")
@@ -69,12 +69,12 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         self.filters["format"] = self._watched(_format)
 
     def start_clock(self) -> None:
-        """Begin to compile or to render in this thread."""
+        """Start the time limit of compiling or rendering in this thread."""
         self._clock.earliest = time.monotonic() + LONGEST_RENDERING
         self._clock.end = None
 
     def call(__self, __context: Context, __function: Any, *args: Any, **keywords: Any) -> Any:  # noqa: N805 - as Jinja
-        """Call a function for a template, as every loop does at its every turn."""
+        """Call a function for a template; every loop iteration makes such a call."""
         __self._look()
         for value in args:
             checked(value)
@@ -84,14 +84,14 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return checked(super().call(__context, __function, *args, **keywords))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """Compute an operation whose result could be of any size."""
+        """Compute an operation after checking the size of its result."""
         _check_operands(operator, left, right)
         return super().call_binop(context, operator, left, right)
 
     def _look(self) -> None:
         if time.monotonic() < self._clock.earliest:
             return
-        # The thread's own time is dear to ask for: it counts from here on, where a free processor would have ended.
+        # Reading the thread's CPU time is slow, so it starts only when the same wall time has passed.
         now = time.thread_time()
         self._clock.end = now + LONGEST_RENDERING if self._clock.end is None else self._clock.end
         if now > self._clock.end:
@@ -107,7 +107,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return watched
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        """Return the tree with a call at the head of every loop and macro, and around all that is assigned."""
+        """Return the tree with a call at the head of every loop and macro, and a check around every assignment."""
         tree = super()._parse(source, name, filename)
         for node in tree.find_all((nodes.For, nodes.Macro, nodes.CallBlock)):
             node.body.insert(0, nodes.ExprStmt(_call(_TICK)))
@@ -117,7 +117,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
 
 class _CheckAssigned(NodeTransformer):
-    """Puts a check around what is assigned: only there can sums and joined texts grow from turn to turn."""
+    """Wraps assigned values in a check: only there can sums and joined texts grow from iteration to iteration."""
 
     def visit_Assign(self, node: nodes.Assign) -> nodes.Node:  # noqa: N802 - Jinja's name of the node
         """Return the node with its value checked."""
@@ -140,7 +140,7 @@ def _say_nothing() -> str:
 
 
 def _format(value: Any, *args: Any, **keywords: Any) -> str:
-    """Jinja's filter of this name, behind the check of ``%``."""
+    """Apply Jinja's ``format`` filter after the check of ``%``."""
     _check_operands("%", str(value), args)
     return do_format(value, *args, **keywords)
 
@@ -153,7 +153,7 @@ def checked(value: Any) -> Any:
 
 
 def _check_numbers(args: Sequence[Any], keywords: Mapping[str, Any], pattern: str = "") -> None:
-    """Refuse arguments that are widths or counts beyond reason; ``pattern`` is what ``str.format`` fills."""
+    """Refuse huge widths and counts among the arguments; ``pattern`` is the string that ``str.format`` fills."""
     if any(isinstance(value, int) and value > LARGEST_TEXT for value in (*args, *keywords.values())):
         raise SecurityError(f"it asks for more than {LARGEST_TEXT} of something")
     if _WIDTH.search(pattern) and "{" in pattern:
@@ -161,7 +161,7 @@ def _check_numbers(args: Sequence[Any], keywords: Mapping[str, Any], pattern: st
 
 
 def _check_operands(operator: str, left: Any, right: Any) -> None:
-    """Refuse an operation before its result is made."""
+    """Refuse an operation whose result would be too large."""
     size, largest = 0, LARGEST_TEXT
     if operator == "%" and isinstance(left, str):
         size = LARGEST_TEXT + 1 if _WIDTH.search(left) or "*" in left else 0

@@ -1,4 +1,4 @@
-"""Text to token ids and back, from any folder with a ``tokenizer.json`` or a sentencepiece ``tokenizer.model``."""
+"""Convert text to token ids and back, for folders with a ``tokenizer.json`` or a sentencepiece ``tokenizer.model``."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
 
 
 def open_tokenizer(files: TokenizerFiles) -> Tokenizer:
-    """Return the tokenizer that ``files`` hold."""
+    """Return the tokenizer for ``files``."""
     if FAST_FILE in files.contents:
         return Tokenizer(FastModel(files), files)
     from alignment.models.tokenizer.sentencepiece_model import SentencePieceModel
@@ -39,7 +39,7 @@ def open_tokenizer(files: TokenizerFiles) -> Tokenizer:
 
 
 class Tokenizer:
-    """The tokenizer of a model folder; what it knows never changes."""
+    """The tokenizer of a model folder; immutable."""
 
     def __init__(self, model: TokenizerModel, files: TokenizerFiles) -> None:
         self._model = model
@@ -55,11 +55,11 @@ class Tokenizer:
         return {"input_ids": self.encode(text, add_special_tokens)}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the files: processes that encode open them anew."""
+        """Pickle only the files; worker processes open them again."""
         return open_tokenizer, (self._files,)
 
     def in_worker(self) -> Tokenizer:
-        """Return this tokenizer for a process that only encodes; ids are the same."""
+        """Return an equivalent tokenizer that is faster in a process that only encodes."""
         return Tokenizer(self._model.in_worker(), self._files)
 
     def __len__(self) -> int:
@@ -70,45 +70,44 @@ class Tokenizer:
         return f"Tokenizer({str(self._files.folder)!r}, {len(self)} tokens)"
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """Return the ids of ``text``, with BOS and EOS around them where the folder asks for it."""
+        """Return the ids of ``text``, with BOS and EOS added as the folder configures."""
         return self._model.encode(text, add_special_tokens=add_special_tokens)
 
     def encode_cut(
         self, text: str, cuts: Sequence[int], add_special_tokens: bool = True
     ) -> tuple[list[int], list[int | None]]:
-        """Return the ids of ``text`` and for each place of ``cuts`` the number of tokens before it.
+        """Return the ids of ``text`` and the number of tokens before each of ``cuts`` (character positions).
 
-        None where a token lies across the place, or where the model cannot tell: the text before it alone may then
-        have other ids.
+        The number is None if a token spans the cut, or if encoding the text before the cut alone might give other ids.
         """
         return self._model.encode_cut(text, cuts, add_special_tokens=add_special_tokens)
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
-        """Return the text of ``ids``; ids that stand for no token (padding rows of an embedding) give nothing."""
+        """Return the text of ``ids``; ids without a token (padding rows of an embedding) are dropped."""
         return self._model.decode(list(ids), skip_special_tokens=skip_special_tokens)
 
     def id_to_token(self, token_id: int) -> str | None:
-        """Return the token with ``token_id``, None where there is none."""
+        """Return the token with ``token_id``, None if there is none."""
         return self._tokens.get(int(token_id))
 
     @property
     def vocab(self) -> dict[str, int]:
-        """Every token with its id, added ones included."""
+        """The id of every token, added ones included."""
         return dict(self._model.vocab)
 
     @property
     def bos_token(self) -> str | None:
-        """What begins a text, if anything."""
+        """The token at the beginning of a text, if any."""
         return self._special.get("bos_token")
 
     @property
     def bos_token_id(self) -> int | None:
-        """Its id."""
+        """The id of ``bos_token``."""
         return self._id_of("bos_token")
 
     @property
     def eos_token(self) -> str:
-        """What ends an answer; ModelFolderError where the folder names none."""
+        """The token at the end of an answer; ModelFolderError if the folder names none."""
         if "eos_token" not in self._special:
             raise ModelFolderError(
                 f"{self._files.folder}: the tokenizer has no end-of-text token, and answers must end; "
@@ -118,32 +117,32 @@ class Tokenizer:
 
     @property
     def eos_token_id(self) -> int:
-        """Its id."""
+        """The id of ``eos_token``."""
         return self._model.vocab[self.eos_token]
 
     @property
     def pad_token(self) -> str | None:
-        """What fills rows of a batch, if anything."""
+        """The token that pads rows of a batch, if any."""
         return self._special.get("pad_token")
 
     @property
     def pad_token_id(self) -> int | None:
-        """Its id."""
+        """The id of ``pad_token``."""
         return self._id_of("pad_token")
 
     @property
     def unk_token(self) -> str | None:
-        """What stands for text outside the vocabulary, if anything."""
+        """The token for text outside the vocabulary, if any."""
         return self._special.get("unk_token")
 
     @property
     def unk_token_id(self) -> int | None:
-        """Its id."""
+        """The id of ``unk_token``."""
         return self._id_of("unk_token")
 
     @property
     def chat_template(self) -> str | None:
-        """The Jinja source, None where the folder has none."""
+        """The Jinja source, None if the folder has none."""
         return self._files.chat_template
 
     def apply_chat_template(
@@ -153,7 +152,7 @@ class Tokenizer:
         add_generation_prompt: bool = True,
         tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> str | list[int]:
-        """Return the text of ``messages`` (``role`` and ``content``), or its ids; DataError where it is refused."""
+        """Return the text of ``messages`` (``role`` and ``content``), or its ids; DataError if the template refuses."""
         if not self._template:
             raise DataError(f"{self._files.folder}: the tokenizer has no chat template")
         text = self._template.render(messages, add_generation_prompt=add_generation_prompt, tools=tools)
@@ -161,18 +160,18 @@ class Tokenizer:
 
     @property
     def special_ids(self) -> list[int]:
-        """The ids of all special tokens, BOS and the others that have a name first."""
+        """The ids of all special tokens, named ones (BOS and so on) first."""
         tokens = [*self._special.values(), *(token.content for token in self._files.added_tokens if token.special)]
         return list(dict.fromkeys(self._model.vocab[token] for token in tokens if token in self._model.vocab))
 
     def with_chat_template(self, template: str) -> Tokenizer:
-        """Return this tokenizer with another chat template, which is saved with it."""
+        """Return a tokenizer with another chat template, which ``save`` writes too."""
         return open_tokenizer(with_chat_template(self._files, template))
 
     def save(self, folder: str | Path, *, padding: int | None = None) -> None:
-        """Write the tokenizer's files to ``folder`` byte for byte as they were read.
+        """Write the tokenizer's files to ``folder``, byte for byte as they were read.
 
-        Where ``padding`` is another id than that of ``pad_token``, its token is named in the place of that.
+        If ``padding`` is not the id of ``pad_token``, its token becomes the ``pad_token`` in the written files.
         """
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
@@ -183,18 +182,18 @@ class Tokenizer:
             (target / name).write_bytes(content)
 
     def fingerprint(self) -> str:
-        """Return a hash of what token ids mean: every token's id, and which ones begin and end a text.
+        """Return a hash of the meaning of token ids: every token's id, BOS and EOS.
 
-        Two folders whose files differ in form only have the same one. The padding token does not count: lengths say
-        what is padding, and folders of one family name different ones.
+        Folders whose files differ only in form have the same hash. The padding token is left out: it carries no
+        meaning here, and folders of one model family name different ones.
         """
         meaning = [sorted(self._model.vocab.items()), self.bos_token, self._special.get("eos_token")]
         return hashlib.sha256(json.dumps(meaning).encode()).hexdigest()
 
     def content_key(self) -> str:
-        """Return a hash that changes where any id or rendered conversation might.
+        """Return a hash that changes whenever an id or a rendered conversation might.
 
-        Files, the library that reads them, this code, and today where the template writes the date.
+        It covers the files, the version of the library, this code, and today's date if the template writes it.
         """
         template = self._files.chat_template or ""
         parts = [__version__, date.today().isoformat() if "strftime_now" in template else "", template]

@@ -1,4 +1,4 @@
-"""What the files beside a tokenizer's model say: special tokens, added tokens, chat template."""
+"""Read a tokenizer's files: special tokens, added tokens, chat template."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _EXTRA_NAMES = ("additional_special_tokens", "extra_special_tokens")
 
 @dataclass(frozen=True)
 class AddedToken:
-    """A token beside the model's own vocabulary; it is found in text before anything else is tokenised."""
+    """A token added to the model's vocabulary; text is searched for these before it is tokenised."""
 
     content: str
     id: int | None = None
-    """None: the id the vocabulary has for it, else the next free one."""
+    """None: its id in the vocabulary, else the next free one."""
     special: bool = False
     """True: left out by ``decode(skip_special_tokens=True)``."""
     lstrip: bool = False
-    """True: takes the white space before it."""
+    """True: swallows the white space before it."""
     rstrip: bool = False
-    """True: takes the white space behind it."""
+    """True: swallows the white space after it."""
     single_word: bool = False
     normalized: bool = False
 
@@ -48,17 +48,17 @@ class TokenizerFiles:
 
     folder: Path
     contents: Mapping[str, bytes]
-    """File name to bytes."""
+    """Bytes by file name."""
     config: Mapping[str, Any]
     special_tokens: Mapping[str, str]
-    """``bos_token`` and so on to its text; those that are not set are absent."""
+    """Text by name (``bos_token`` and so on), without those that are not set."""
     added_tokens: tuple[AddedToken, ...]
-    """Those with an id by id, then special tokens that have no entry of their own."""
+    """Those with an id, sorted by it, then special tokens without an entry of their own."""
     chat_template: str | None
 
 
 def read_tokenizer_files(folder: str | Path) -> TokenizerFiles:
-    """Read every file of the tokenizer in ``folder``; ModelFolderError names the folder and what was looked for."""
+    """Read the tokenizer in ``folder``; ModelFolderError names the folder and what was looked for."""
     root = Path(folder)
     if not root.is_dir():
         raise ModelFolderError(f"{folder}: no such folder; expected a tokenizer ({FAST_FILE} or {SENTENCEPIECE_FILE})")
@@ -85,7 +85,7 @@ def read_tokenizer_files(folder: str | Path) -> TokenizerFiles:
 
 
 def with_chat_template(files: TokenizerFiles, template: str) -> TokenizerFiles:
-    """Return ``files`` with another chat template, in the configuration and in a file of its own where there is one."""
+    """Return ``files`` with another chat template, in the configuration and in the template's own file if it exists."""
     config = {**files.config, "chat_template": template}
     contents = {**files.contents, CONFIG_FILE: json.dumps(config, indent=2, ensure_ascii=False).encode()}
     if TEMPLATE_FILE in contents:
@@ -94,7 +94,7 @@ def with_chat_template(files: TokenizerFiles, template: str) -> TokenizerFiles:
 
 
 def with_pad_token(files: TokenizerFiles, token: str) -> dict[str, bytes]:
-    """Return the files that have to say ``pad_token``, with ``token`` in it."""
+    """Return the files that name ``pad_token``, with ``token`` as its value."""
     changed = {CONFIG_FILE: {**files.config, "pad_token": token}}
     special = parse_object(files.contents.get(SPECIAL_MAP_FILE, b"{}"), SPECIAL_MAP_FILE)
     if special:
@@ -103,7 +103,7 @@ def with_pad_token(files: TokenizerFiles, token: str) -> dict[str, bytes]:
 
 
 def _read_object(root: Path, contents: Mapping[str, bytes], name: str) -> dict[str, Any]:
-    """Return a JSON object, empty where the file is absent."""
+    """Return a JSON object, empty if the file is absent."""
     return parse_object(contents[name], root / name) if name in contents else {}
 
 
@@ -120,10 +120,10 @@ def _token(value: Any, *, id: int | None = None, special: bool = False) -> Added
 def _special_tokens(
     config: Mapping[str, Any], special_map: Mapping[str, Any]
 ) -> tuple[dict[str, AddedToken], list[AddedToken]]:
-    """Return special tokens by name, and those without one.
+    """Return special tokens by name, and those without a name.
 
-    Folders of today say everything in ``tokenizer_config.json``; before ``added_tokens_decoder`` stood there, the map
-    in its own file had the last word.
+    Current folders have everything in ``tokenizer_config.json``; in folders without ``added_tokens_decoder`` there, the
+    separate special tokens map takes precedence.
     """
     config_first = "added_tokens_decoder" in config or not special_map
     first, second = (config, special_map) if config_first else (special_map, config)
@@ -136,7 +136,7 @@ def _special_tokens(
 
 
 def _extra(value: Any) -> Iterator[AddedToken]:
-    """Yield the tokens of a list, or of a dictionary by name."""
+    """Yield the tokens in a list or in the values of a dictionary."""
     entries = value.values() if isinstance(value, Mapping) else value
     for entry in entries if isinstance(entries, Iterable) and not isinstance(entries, str) else ():
         token = _token(entry, special=True)
@@ -145,7 +145,7 @@ def _extra(value: Any) -> Iterator[AddedToken]:
 
 
 def _listed_tokens(root: Path, config: Mapping[str, Any], added: Mapping[str, Any]) -> list[AddedToken]:
-    """Return the tokens listed with their ids."""
+    """Return the added tokens that are listed with ids, sorted by id."""
     decoder = config.get("added_tokens_decoder") or {}
     if not isinstance(decoder, Mapping):
         raise ModelFolderError(f"{root / CONFIG_FILE}: added_tokens_decoder must be an object, found {decoder!r:.80}")
@@ -159,24 +159,21 @@ def _id(value: Any, place: Path) -> int:
     """Return the id of an added token."""
     text = str(value)
     if not (text.isascii() and text.isdecimal() and len(text) <= 10 and int(text) < _LARGEST_ID):
-        raise ModelFolderError(f"{place}: {value!r} is no id of an added token (allowed: 0 to {_LARGEST_ID - 1})")
+        raise ModelFolderError(f"{place}: {value!r} is not an id of an added token (allowed: 0 to {_LARGEST_ID - 1})")
     return int(text)
 
 
 def _merge(listed: list[AddedToken], special: list[AddedToken]) -> tuple[AddedToken, ...]:
-    """Return listed tokens, then special ones that are not listed; a token named as special is special."""
+    """Return listed tokens, then unlisted special ones; a token named as special is special."""
     names = {token.content for token in special}
-    merged = {}
-    for token in listed:
-        flags = {**token.__dict__, "special": token.special or token.content in names}
-        merged[token.content] = AddedToken(**flags)
+    merged = {token.content: replace(token, special=token.special or token.content in names) for token in listed}
     for token in special:
         merged.setdefault(token.content, token)
     return tuple(merged.values())
 
 
 def _chat_template(root: Path, contents: Mapping[str, bytes], config: Mapping[str, Any]) -> str | None:
-    """Return the template of its own file, else the one in the configuration (``default`` of several)."""
+    """Return the template in its own file, else the one in the configuration (``default`` if there are several)."""
     if TEMPLATE_FILE in contents:
         try:
             return contents[TEMPLATE_FILE].decode("utf-8")

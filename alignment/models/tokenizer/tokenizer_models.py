@@ -1,4 +1,4 @@
-"""A ``tokenizer.json``, run by the ``tokenizers`` library; what both kinds of tokenizer models promise."""
+"""The interface of tokenizer models, and the one for ``tokenizer.json``, run by the ``tokenizers`` library."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from alignment.models.tokenizer.tokenizer_files import CONFIG_FILE, FAST_FILE, A
 
 
 class TokenizerModel(Protocol):
-    """Text to ids and back."""
+    """Converts text to ids and back."""
 
     vocab: Mapping[str, int]
-    """Every token with its id, added ones included."""
+    """The id of every token, added ones included."""
     default_special_tokens: Mapping[str, str]
-    """Special tokens the model itself names, for folders whose configuration does not."""
+    """The model's own special tokens, used if the folder's configuration does not name any."""
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Return token ids."""
@@ -28,7 +28,7 @@ class TokenizerModel(Protocol):
     def encode_cut(
         self, text: str, cuts: Sequence[int], *, add_special_tokens: bool
     ) -> tuple[list[int], list[int | None]]:
-        """Return token ids, and for each place in ``text`` the number of tokens before it (None: not known)."""
+        """Return token ids, and the number of tokens before each cut in ``text`` (None: unknown)."""
         ...
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
@@ -36,15 +36,15 @@ class TokenizerModel(Protocol):
         ...
 
     def in_worker(self) -> TokenizerModel:
-        """Return this model as a process that only encodes runs it best."""
+        """Return the fastest equivalent model for a process that only encodes."""
         ...
 
 
 class FastModel:
-    """The model of ``tokenizer.json``, with the tokens that only the files beside it name.
+    """The model in ``tokenizer.json``, plus tokens that only the other files name.
 
-    What stands around a text (BOS, EOS) is what ``tokenizer.json`` says; ``add_bos_token`` and ``add_eos_token`` of the
-    configuration are for sentencepiece models, as in transformers.
+    ``tokenizer.json`` alone decides whether BOS and EOS are added; as in transformers, ``add_bos_token`` and
+    ``add_eos_token`` in the configuration only affect sentencepiece models.
     """
 
     default_special_tokens: Mapping[str, str] = {}
@@ -63,7 +63,7 @@ class FastModel:
         self._bytes: TokenBytes | None = None
 
     def in_worker(self) -> FastModel:
-        """Return this model for a process that only encodes: ids come by a call that elsewhere would start threads."""
+        """Return this model for a process that only encodes, using a faster call that would start threads elsewhere."""
         normalizer = self._model.normalizer
         keeps = (
             "all" if normalizer is None else "ascii" if type(normalizer) is tokenizers.normalizers.NFC else "nothing"
@@ -80,7 +80,7 @@ class FastModel:
     def encode_cut(
         self, text: str, cuts: Sequence[int], *, add_special_tokens: bool
     ) -> tuple[list[int], list[int | None]]:
-        """Return token ids, and for each place in ``text`` the number of tokens before it (None: not known)."""
+        """Return token ids, and the number of tokens before each cut in ``text`` (None: unknown)."""
         if self._bytes and not (add_special_tokens and self._model.num_special_tokens_to_add(False)):
             ids = self._encode_bare(text)
             counts = self._bytes.count_before(ids, text, cuts)
@@ -93,20 +93,20 @@ class FastModel:
         return encoding.ids, self._proved(counts, encoding.ids, text, cuts)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
-        """Return text; the library joins by spaces where there is no decoder, and leaves unknown ids out."""
+        """Return the text; without a decoder the library joins tokens by spaces. Unknown ids are dropped."""
         return self._model.decode([int(i) for i in ids], skip_special_tokens=skip_special_tokens)
 
     def _encode_bare(self, text: str) -> list[int]:
-        """Return token ids without special tokens around them; the library leaves out where they stand."""
+        """Return token ids without special tokens around them; faster, as the library computes no offsets."""
         return self._model.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
     def _proved(
         self, counts: Sequence[int | None], ids: Sequence[int], text: str, cuts: Sequence[int]
     ) -> list[int | None]:
-        """Return the ``counts`` that would be the same for the text before the place alone, None for others.
+        """Return the ``counts`` that also hold for the text before the cut alone, None for others.
 
-        Added tokens split a text before anything else does. Elsewhere blanks before the place prove nothing: some
-        models leave them out of a token's characters, and some split a run of them by what follows.
+        A cut before an added token is safe, as these split a text first. Elsewhere blanks before the cut leave it open:
+        some models drop them from a token's characters, and some split a run of blanks by what follows.
         """
         proved: list[int | None] = []
         for count, cut in zip(counts, cuts, strict=True):
@@ -116,7 +116,7 @@ class FastModel:
         return proved
 
     def _add(self, tokens: Sequence[AddedToken]) -> None:
-        """Add what ``tokenizer.json`` does not have; each id must be the one the configuration says."""
+        """Add tokens that ``tokenizer.json`` lacks; ModelFolderError if an id differs from the configuration's."""
         special = {token.content: token.special for token in self._model.get_added_tokens_decoder().values()}
         for token in tokens:
             if token.content not in special or (token.special and not special[token.content]):

@@ -1,4 +1,4 @@
-"""The template that trained a model, recorded in its config.json, and what to say where another one is used."""
+"""Record the template a model was trained with in its config.json, and warn when another one is used."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from alignment.models.tokenizer.tokenizer import Tokenizer
 
 
 def describe_template(name: str, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return the record of a template.
+    """Return the record of a template for config.json.
 
-    ``name`` is ``none`` (the classic one), ``tokenizer``, told by its text, or the text of an ``input_template``.
+    ``name`` is ``none`` (the classic one), ``tokenizer`` (recorded by its hash) or the text of an ``input_template``.
     """
     if "{}" in name:
         return {"chat_template": "none", "input_template": name}
@@ -23,9 +23,9 @@ def describe_template(name: str, tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def template_warning(place: str, config: DecoderConfig, tokenizer: Tokenizer, used: Mapping[str, Any]) -> str | None:
-    """Return one line where the model in ``place`` was trained with another template than ``used``, or may have been.
+    """Return a warning if the model in ``place`` was, or may have been, trained with another template than ``used``.
 
-    A model without a record whose tokenizer has a chat template was most likely trained with that.
+    A model without a record was most likely trained with its tokenizer's chat template, if there is one.
     """
     recorded = config.trained_template
     if recorded is not None:
@@ -33,7 +33,7 @@ def template_warning(place: str, config: DecoderConfig, tokenizer: Tokenizer, us
             return None
         return (
             f"{place}: was trained with {_in_words(recorded)}, and {_in_words(used)} is used now; answers are best "
-            f"with the template of the training{_advice(recorded, used)}"
+            f"with the training template{_advice(recorded, used)}"
         )
     if tokenizer.chat_template and used == {"chat_template": "none"}:
         return (
@@ -57,4 +57,4 @@ def _advice(recorded: Mapping[str, Any], used: Mapping[str, Any]) -> str:
         return f": give input_template={recorded['input_template']!r}"
     name = recorded.get("chat_template")
     same = name == used["chat_template"] and "input_template" not in used
-    return ": the tokenizer's template is another one than then" if same else f": give chat_template={name}"
+    return ": the tokenizer's template has changed since then" if same else f": give chat_template={name}"

@@ -349,9 +349,9 @@ def tokenizer_folder(tmp_path):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"added_tokens_decoder": {"x": {"content": "a"}}}, "'x' is no id of an added token"),
-        ({"added_tokens_decoder": {"-1": {"content": "a"}}}, "'-1' is no id of an added token"),
-        ({"added_tokens_decoder": {"9" * 5000: {"content": "a"}}}, "is no id of an added token"),
+        ({"added_tokens_decoder": {"x": {"content": "a"}}}, "'x' is not an id of an added token"),
+        ({"added_tokens_decoder": {"-1": {"content": "a"}}}, "'-1' is not an id of an added token"),
+        ({"added_tokens_decoder": {"9" * 5000: {"content": "a"}}}, "is not an id of an added token"),
         ({"added_tokens_decoder": [1]}, "added_tokens_decoder must be an object"),
         ({"chat_template": 5}, "chat_template must be text, or templates by name, found 5"),
         ({"chat_template": [5]}, "chat_template must be text"),

@@ -149,7 +149,7 @@ def test_pickled_weights_are_fetched_only_where_there_are_no_others(tmp_path, mo
 def test_a_file_under_the_name_of_another_format_is_refused(tmp_path):
     save_model(tmp_path, _causal(), None)
     (tmp_path / "model.safetensors").rename(tmp_path / "model_state.pdparams")
-    with pytest.raises(ModelFolderError, match=r"model_state\.pdparams: damaged, or no pickled weights"):
+    with pytest.raises(ModelFolderError, match=r"model_state\.pdparams: damaged, or not pickled weights"):
         hub.load_causal_lm(tmp_path)
 
 

@@ -40,7 +40,7 @@ def test_the_stage_takes_the_model_it_can_start_from(run, held, wanted, found, c
 
 def test_a_run_without_such_a_model_is_refused(run, tmp_path):
     folder = run("reward")
-    with pytest.raises(ModelFolderError, match=r"looked for in policy/; this run has left reward/ only"):
+    with pytest.raises(ModelFolderError, match=r"must be in policy/; this run has only reward/"):
         resolve_model_folder(folder, parts=("policy",))
     with pytest.raises(ModelFolderError, match=r"config\.json: no such file"):
         resolve_model_folder(tmp_path)

@@ -14,10 +14,11 @@ from safetensors.numpy import load_file, save_file
 from alignment.errors import ModelFolderError
 from alignment.models.safetensors_io import (
     INDEX_FILE,
+    Location,
     TensorEntry,
     cut_files,
     file_names,
-    read_file,
+    list_file,
     read_tensors,
     remove_weights,
     write_files,
@@ -48,7 +49,7 @@ def test_the_library_and_we_read_each_other(tmp_path, dtype):
     write_tensors(tmp_path, arrays.items())
     theirs = load_file(tmp_path / "model.safetensors")
     save_file(arrays, tmp_path / "other.safetensors")
-    ours = {stored.name: stored.array for stored in read_file(tmp_path / "other.safetensors")}
+    ours = {stored.name: stored.array for stored in map(Location.read, list_file(tmp_path / "other.safetensors"))}
     for found in (theirs, ours):
         assert found.keys() == arrays.keys()
         for name, array in arrays.items():
@@ -85,7 +86,7 @@ def test_a_header_that_makes_no_sense(tmp_path, header):
     path = tmp_path / "model.safetensors"
     path.write_bytes(pack(header))
     with pytest.raises(ModelFolderError, match=str(path)):
-        list(read_file(path))
+        list(map(Location.read, list_file(path)))
 
 
 def test_shards_are_written_and_read(tmp_path):
@@ -112,7 +113,7 @@ def test_any_damage_is_an_error_or_other_numbers(tmp_path_factory, place, value,
     whole[place % len(whole)] = value
     path.write_bytes(whole[: keep if keep % 3 == 0 else len(whole)])
     try:
-        found = {stored.name: stored.array for stored in read_file(path)}
+        found = {stored.name: stored.array for stored in map(Location.read, list_file(path))}
     except ModelFolderError as error:
         assert str(path) in str(error)
     else:

@@ -1,4 +1,4 @@
-"""The template of the training stands in the model's folder, and another one is told."""
+"""The training template stands in the model's folder, and another one is told."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_template_that_was_changed_since_is_told(tokenizer):
     record = {"chat_template": "tokenizer", "sha256": "0" * 64}
     config = DecoderConfig.from_dict({**RAW, "trained_template": record})
     line = template_warning("FOLDER", config, tokenizer, describe_template("tokenizer", tokenizer))
-    assert "the tokenizer's template is another one than then" in line
+    assert "the tokenizer's template has changed since then" in line
 
 
 def test_an_own_template_is_recorded_with_its_text(tokenizer):

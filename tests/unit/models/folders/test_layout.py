@@ -13,7 +13,7 @@ from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.initialise import draw_weights
 from alignment.models.folders import hub
 from alignment.models.folders.saving import save_model
-from alignment.models.folders.views import Cut, Joined, Renamed, Reshaped, Turned
+from alignment.models.folders.views import Cut, Joined, Renamed, Reshaped, Transposed
 from alignment.models.safetensors_io import Stored
 
 SQUARE = {
@@ -149,8 +149,8 @@ CUT = (slice(1, 3), slice(2, 5))
     ("view", "expected"),
     [
         (lambda t: Renamed(t, "b"), GRID),
-        (lambda t: Turned(Turned(t)), GRID),
-        (lambda t: Turned(Held("a", np.ascontiguousarray(GRID.T))), GRID),
+        (lambda t: Transposed(Transposed(t)), GRID),
+        (lambda t: Transposed(Held("a", np.ascontiguousarray(GRID.T))), GRID),
         (lambda t: Cut(Held("a", np.hstack([GRID, GRID])), 6, 12), GRID),
         (lambda t: Joined.of([Held("a", GRID[:, :2]), Held("a", GRID[:, 2:3]), Held("a", GRID[:, 3:])], 1), GRID),
         (lambda t: Joined.of([Held("a", GRID[:2]), Held("a", GRID[2:])], 0), GRID),

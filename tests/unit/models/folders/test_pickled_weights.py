@@ -1,4 +1,4 @@
-"""Pickled weights: what they hold is read to the last number, and what is no tensor is refused, unexecuted."""
+"""Pickled weights: what they hold is read to the last number, and what is not a tensor is refused, unexecuted."""
 
 from __future__ import annotations
 
@@ -149,20 +149,20 @@ def test_what_asks_for_more_than_tensors_is_refused_and_not_executed(tmp_path, n
         (b"\x80\x02(U\x01ao.", "uses the pickle instruction SHORT_BINSTRING"),
         (b"\x80\x02\x82\x01.", "uses the pickle instruction EXT1"),
         (b"\x80\x02Pos\n.", "uses the pickle instruction PERSID"),
-        (b"\x80\x04K\x01Q.", "refers to objects outside of it"),
-        (b"\x80\x04]]\x93.", "damaged, or no pickled weights"),
+        (b"\x80\x04K\x01Q.", "refers to objects outside the file"),
+        (b"\x80\x04]]\x93.", "damaged, or not pickled weights"),
         (b"\x80\x04\x8c\x02os\x8c\x06system\x93.", "asks for 'os.system'"),
-        (b"\x80\x04}K\x01\x85R.", "calls something that is no constructor"),
+        (b"\x80\x04}K\x01\x85R.", "calls something that is not a constructor"),
         (b"\x80\x04]}b.", "fills a list"),
         (b"\x80\x04}K\x01a.", "appends to a dict"),
-        (b"\x80\x04}]K\x01s.", "something else than a dictionary of names"),
+        (b"\x80\x04}]K\x01s.", "something other than a dictionary with names"),
         (b"\x80\x04K\x01.", "holds a int, expected weights by name"),
-        (b"\x80\x04}\x8c\x01wK\x01s.", "w is no array"),
+        (b"\x80\x04}\x8c\x01wK\x01s.", "w is not an array"),
         (b"\x80\x04}", "cut short"),
         (b"\x80\x04\x8e" + struct.pack("<Q", 1 << 62) + b".", "cut short"),
         (b"\x80\x04\x8d" + struct.pack("<Q", 1 << 62) + b".", "cut short"),
-        (b"\x80\x04h\x07.", "damaged, or no pickled weights"),
-        (b"\xe0\x00\x00", "damaged, or no pickled weights"),
+        (b"\x80\x04h\x07.", "damaged, or not pickled weights"),
+        (b"\xe0\x00\x00", "damaged, or not pickled weights"),
         (b"", "cut short"),
     ],
 )
