@@ -12,8 +12,8 @@ ROOT = Path(__file__).parent
 KERNEL_SOURCES = Path("csrc", "core")
 
 CORE = [
-    # Exact: the CPU behaviour and the few private calls we rely on were measured on this version. On a GPU install
-    # paddlepaddle-gpu of the same version from Paddle's own index and this package with --no-deps (see README.md).
+    # Exact: the CPU behaviour and the few private calls we rely on were measured on this version. A GPU machine has
+    # paddlepaddle-gpu of that version and requirements-gpu.txt instead (docs/gpu.md).
     "paddlepaddle==3.3.1",
     "numpy>=1.26",
     "safetensors>=0.4.3",

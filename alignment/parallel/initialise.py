@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from alignment.architecture.layout import ONE_PROCESS, Layout
+from alignment.device.determinism import make_deterministic
 from alignment.errors import UserError
 from alignment.parallel.comms.group import ALONE, Group, Link
 from alignment.parallel.comms.guard import DEFAULT_LIMIT, Guard
@@ -25,18 +26,23 @@ from alignment.parallel.topology import Topology, describe_rank
 
 
 def initialise(
-    *, device: str | None, seed: int, layout: Layout = ONE_PROCESS, timeout: float = DEFAULT_LIMIT
+    *,
+    device: str | None,
+    seed: int,
+    layout: Layout = ONE_PROCESS,
+    timeout: float = DEFAULT_LIMIT,
+    deterministic: bool = False,
 ) -> Topology:
     """Select the device, seed every generator, meet the other processes and return the topology.
 
     ``device`` is None (a GPU when Paddle has one, else the CPU), ``cpu``, ``gpu`` or ``gpu:N``. The degrees of
     ``layout`` must multiply to the number of processes that were launched. An operation between processes ends the run
-    after ``timeout`` seconds.
+    after ``timeout`` seconds. ``deterministic``: a GPU repeats its bits (a CPU always does).
     """
     world_size, rank = read_world()
     if layout.world_size != world_size:
         raise UserError(f"launched with {world_size} processes, but the layout {layout} needs {layout.world_size}")
-    kind = select_device(device, share=world_size > 1)
+    kind = select_device(device, share=world_size > 1, deterministic=deterministic)
     seed_everything(seed)
     if world_size == 1:
         return Topology(device=kind)
@@ -44,8 +50,8 @@ def initialise(
         return _join(kind, layout, rank, timeout)
 
 
-def select_device(device: str | None, *, share: bool = False) -> str:
-    """Compute on ``device`` (see ``initialise``) from now on and return its kind, ``cpu`` or ``gpu``.
+def select_device(device: str | None, *, share: bool = False, deterministic: bool = False) -> str:
+    """Compute on ``device`` (it and ``deterministic``: see ``initialise``); return its kind, ``cpu`` or ``gpu``.
 
     ``share``: the processes of this machine have a GPU each, as the launcher says. With ``cpu`` no GPU is asked for.
     """
@@ -57,8 +63,11 @@ def select_device(device: str | None, *, share: bool = False) -> str:
         raise UserError(f"device={name!r}, but this Paddle sees no GPU; use device=cpu")
     if name == "gpu" and share:  # the launcher's variable is written so
         name = f"gpu:{int(os.environ.get('FLAGS_selected_gpus', '0').split(',')[0])}"  # noqa: SIM112
+    kind = name.partition(":")[0]
+    if deterministic and kind == "gpu":
+        make_deterministic()
     paddle.set_device(name)
-    return name.partition(":")[0]
+    return kind
 
 
 @cache

@@ -118,7 +118,11 @@ def open_launch(parsed: Parsed, *, host: str) -> Iterator[Launch]:
     training = parsed.training
     layout = resolve_layout(parsed.parallel, world_size=read_world()[0])
     topology = initialise(
-        device=training.device, seed=training.seed, layout=layout, timeout=parsed.parallel.distributed_timeout
+        device=training.device,
+        seed=training.seed,
+        layout=layout,
+        timeout=parsed.parallel.distributed_timeout,
+        deterministic=training.deterministic,
     )
     refuse_unbuilt(parsed, device=topology.device, world_size=topology.world_size)
     effects = report_effects(parsed, device=topology.device, world_size=topology.world_size)
@@ -130,6 +134,8 @@ def open_launch(parsed: Parsed, *, host: str) -> Iterator[Launch]:
             log.info(taken_over)
         store, checkpoint = _open_store(parsed, output_dir, topology)
         log.info(f"{layout} on {topology.device}; {host}")
+        if topology.device == "gpu" and not training.deterministic:
+            log.info("a GPU does not repeat its last bits: neither will a resumed run (deterministic=true: it does)")
         choose_operators(topology.world, wanted=training.use_native_ops and topology.device == "cpu")
         for effect in effects:
             log.warn(str(effect))

@@ -43,6 +43,7 @@ _NO_LEVEL = Case(
     "it only matters with bf16 on a GPU (the CPU computes in float32)",
     "bf16 is false or the device is a CPU",
 )
+_REPEATS_ANYWAY = Case(_on_cpu, "a CPU repeats its bits in any case", "the device is a CPU")
 _NO_NATIVE = Case(_off_cpu, "the compiled operators are for the CPU", "the device is a GPU")
 _NO_WARMUP = where("lr_scheduler_type", "constant", why="a constant learning rate has no warm-up")
 _FLAT = where("lr_scheduler_type", "constant", "constant_with_warmup", why="the learning rate does not decay")
@@ -113,6 +114,8 @@ class TrainingArguments:
     """Train and score on compiled CPU operators (attention, norms, activation, log-probs) where they can be built."""
     device: Literal["cpu", "gpu"] | None = None
     """Where to run; null: gpu when Paddle has one, else cpu (PaddleNLP: gpu)."""
+    deterministic: bool = argument(False, inert_when=_REPEATS_ANYWAY)
+    """Repeat the bits of a run on a GPU, at the price of slower backward passes (table in docs/gpu.md)."""
     seed: int = argument(42, minimum=0, below=2**63)
     """Seed of weights, sampling and order of data."""
     data_seed: int | None = argument(None, minimum=0, below=2**63)

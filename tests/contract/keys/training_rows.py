@@ -92,6 +92,7 @@ TRAINING = (
         with_={"recompute": True},
     ),
     Row("use_native_ops", False, lambda r: r.call("runs.launch.choose_operators")["wanted"]),
+    Row("deterministic", True, lambda r: r.call("runs.launch.initialise")["deterministic"]),
     Row("device", "cpu", lambda r: r.call("runs.launch.initialise")["device"]),
     Row("seed", 7, _seeds, SEEDS, with_=EVALUATED, alone=True),
     Row("data_seed", 5, lambda r: (r.loader._seed, r.dataset.seed), (5, 42)),

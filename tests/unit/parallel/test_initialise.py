@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import paddle
 import pytest
 
@@ -44,3 +46,26 @@ def test_without_a_gpu_null_is_the_cpu_and_gpu_is_refused(selected, monkeypatch)
     assert select_device(None) == "cpu" and selected == ["cpu"]
     with pytest.raises(UserError, match="device='gpu', but this Paddle sees no GPU; use device=cpu"):
         select_device("gpu")
+
+
+@pytest.mark.parametrize(
+    ("device", "deterministic", "flags"),
+    [
+        ("gpu", True, [{"FLAGS_cudnn_deterministic": True, "FLAGS_embedding_deterministic": 1}]),
+        ("gpu", False, []),
+        ("cpu", True, []),
+    ],
+)
+def test_deterministic_sets_the_flags_of_a_gpu_before_it_is_selected(
+    device, deterministic, flags, selected, monkeypatch
+):
+    set_flags = []
+    monkeypatch.setattr(paddle, "set_flags", lambda given: set_flags.append((given, list(selected))))
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    monkeypatch.setenv("NCCL_NVLS_ENABLE", "")
+    monkeypatch.delenv("NCCL_NVLS_ENABLE")
+    select_device(device, deterministic=deterministic)
+    assert set_flags == [(given, []) for given in flags]
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+    assert os.environ.get("NCCL_NVLS_ENABLE") == ("0" if flags else None)
+    assert selected == [device]
