@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from alignment.algorithms import late_paddle as paddle
-from alignment.algorithms.masked import Reduce, identity, masked_moments, zero_outside
+from alignment.algorithms.masked import masked_moments, zero_outside
 from alignment.metrics import Metric
 
 if TYPE_CHECKING:
@@ -63,11 +63,10 @@ def group_normalized(
     mask: Tensor | None = None,
     scale: GroupScale = "group",
     eps: float = 1e-6,
-    reduce: Reduce = identity,
 ) -> Tensor:
     """Return (score - group mean) / (std + eps), [N] (GRPO: Shao et al. 2024, section 4.1.2).
 
-    ``scale``: the sample (n - 1) std of the group, of the batch over all ranks, or ``none`` for no division (Dr. GRPO).
+    ``scale``: the sample (n - 1) std of the group, of the batch, or ``none`` for no division (Dr. GRPO).
     A group of one keeps its raw score over (1 + eps), as PaddleNLP and verl do. ``eps``: TRL 1e-4, OpenRLHF 1e-9.
     ``mask`` [N] is False on rows that belong to no group and whose result means nothing (None: all are true).
     Computed in float64: in float32 equal scores differ from their mean, by more than ``eps``.
@@ -80,7 +79,7 @@ def group_normalized(
         return centred.astype(dtype)
     if scale == "batch":
         everyone = paddle.ones_like(scores) if mask is None else mask.astype(scores.dtype)
-        _, variance = masked_moments(scores, everyone, unbiased=True, reduce=reduce)
+        _, variance = masked_moments(scores, everyone, unbiased=True)
         return (centred / (paddle.sqrt(variance) + eps)).astype(dtype)
     spread = paddle.sqrt(groups.same @ centred**2 / paddle.clip(groups.counts - 1, min=1.0))
     return (centred / (paddle.where(groups.counts > 1, spread, paddle.ones_like(spread)) + eps)).astype(dtype)

@@ -6,7 +6,6 @@ multiplied by zero, so that whatever padding holds never reaches a result.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from alignment.algorithms import late_paddle as paddle
@@ -15,19 +14,11 @@ if TYPE_CHECKING:
     from paddle import Tensor
 
 
-Reduce = Callable[["Tensor"], "Tensor"]
-"""Adds a tensor over all data-parallel ranks; the identity on one rank."""
-
 Reduction = Literal["token", "sequence"]
 """``token``: every token weighs the same; ``sequence``: every row weighs the same."""
 
 _ROUNDINGS = 16
 """A standard deviation of fewer units in the last place of the mean is rounding."""
-
-
-def identity(x: Tensor) -> Tensor:
-    """Return ``x``: the ``Reduce`` of a single rank."""
-    return x
 
 
 def zero_outside(x: Tensor, mask: Tensor) -> Tensor:
@@ -57,44 +48,36 @@ def masked_normalize(x: Tensor, mask: Tensor, *, dim: int, eps: float = 1e-8) ->
     return (centred * paddle.rsqrt(variance + eps)).astype(x.dtype)
 
 
-def masked_moments(
-    x: Tensor, mask: Tensor, *, unbiased: bool = False, reduce: Reduce = identity
-) -> tuple[Tensor, Tensor]:
-    """Return mean and variance (scalars) of ``x`` where ``mask`` is 1, over all ranks ``reduce`` adds up.
+def masked_moments(x: Tensor, mask: Tensor, *, unbiased: bool = False) -> tuple[Tensor, Tensor]:
+    """Return mean and variance (scalars) of ``x`` where ``mask`` is 1.
 
-    The variance is taken around the global mean in a second pass, in float64, and is 0 where nothing but rounding
-    varies. ``unbiased`` divides by count - 1. No real token anywhere gives 0 and 0.
+    The variance is taken around the mean in a second pass, in float64, and is 0 where nothing but rounding
+    varies. ``unbiased`` divides by count - 1. No real token gives 0 and 0.
     """
-    mean, variance = _wide_moments(x, mask, unbiased, reduce)
+    mean, variance = _wide_moments(x, mask, unbiased)
     return mean.astype(x.dtype), variance.astype(x.dtype)
 
 
-def _wide_moments(x: Tensor, mask: Tensor, unbiased: bool, reduce: Reduce) -> tuple[Tensor, Tensor]:
+def _wide_moments(x: Tensor, mask: Tensor, unbiased: bool) -> tuple[Tensor, Tensor]:
     """Return ``masked_moments`` in float64: a float32 mean of equal numbers need not be that number."""
     wide, ones = x.astype("float64"), paddle.ones(x.shape, "float64")
-    count, total = paddle.unstack(reduce(paddle.stack([masked_sum(ones, mask), masked_sum(wide, mask)])))
+    count, total = masked_sum(ones, mask), masked_sum(wide, mask)
     mean = total / paddle.clip(count, min=1.0)
-    squares = reduce(masked_sum((wide - mean) ** 2, mask))
+    squares = masked_sum((wide - mean) ** 2, mask)
     variance = squares / paddle.clip(count - float(unbiased), min=1.0)
     noise = (_ROUNDINGS * paddle.finfo(x.dtype).eps * mean) ** 2
     return mean, paddle.where(variance > noise, variance, paddle.zeros_like(variance))
 
 
 def masked_whiten(
-    x: Tensor,
-    mask: Tensor,
-    *,
-    shift_mean: bool = True,
-    unbiased: bool = False,
-    eps: float = 1e-8,
-    reduce: Reduce = identity,
+    x: Tensor, mask: Tensor, *, shift_mean: bool = True, unbiased: bool = False, eps: float = 1e-8
 ) -> Tensor:
-    """Scale ``x`` [N, R] to variance 1 over all real tokens of all ranks; zero under the mask.
+    """Scale ``x`` [N, R] to variance 1 over all real tokens; zero under the mask.
 
     ``shift_mean`` also moves the mean to 0 (False keeps it). ``eps`` is added to the standard deviation. Values that
     are all the same have nothing to tell apart and become 0 (their mean), whatever rounding makes of them.
     """
-    mean, variance = _wide_moments(x, mask, unbiased, reduce)
+    mean, variance = _wide_moments(x, mask, unbiased)
     centred = x.astype("float64") - mean
     whitened = paddle.where(variance > 0, centred / (paddle.sqrt(variance) + eps), paddle.zeros_like(centred))
     return zero_outside((whitened if shift_mean else whitened + mean).astype(x.dtype), mask)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from alignment.algorithms import late_paddle as paddle
-from alignment.algorithms.masked import Reduce, TokenMean, identity, masked_moments, masked_sum, zero_outside
+from alignment.algorithms.masked import TokenMean, masked_moments, masked_sum, zero_outside
 from alignment.metrics import Metric
 from alignment.records import Loss
 
@@ -41,23 +41,23 @@ def clipped_value_loss(
     return Loss(value, metrics)
 
 
-def explained_variance(values: Tensor, returns: Tensor, *, mask: Tensor, reduce: Reduce = identity) -> Tensor:
+def explained_variance(values: Tensor, returns: Tensor, *, mask: Tensor) -> Tensor:
     """Return 1 - var(returns - values) / var(returns) (a scalar): 1 is perfect, 0 no better than a constant.
 
     All [N, R], ``mask`` 1 on real tokens. Returns that do not vary leave nothing to explain: 0.
     """
-    _, total = masked_moments(returns, mask, reduce=reduce)
-    _, left = masked_moments(returns - values, mask, reduce=reduce)
+    _, total = masked_moments(returns, mask)
+    _, left = masked_moments(returns - values, mask)
     explained = 1.0 - left / paddle.clip(total, min=MIN_VARIANCE)
     return paddle.where(total > MIN_VARIANCE, explained, paddle.zeros_like(explained))
 
 
-def pearson(x: Tensor, y: Tensor, *, reduce: Reduce = identity) -> Tensor:
+def pearson(x: Tensor, y: Tensor) -> Tensor:
     """Return the correlation (a scalar) of ``x`` and ``y`` [N], say rewards and lengths; 0 if one is constant."""
     ones = paddle.ones_like(x)
-    x_mean, x_variance = masked_moments(x, ones, reduce=reduce)
-    y_mean, y_variance = masked_moments(y, ones, reduce=reduce)
-    count, products = paddle.unstack(reduce(paddle.stack([ones.sum(), masked_sum((x - x_mean) * (y - y_mean), ones)])))
+    x_mean, x_variance = masked_moments(x, ones)
+    y_mean, y_variance = masked_moments(y, ones)
+    count, products = ones.sum(), masked_sum((x - x_mean) * (y - y_mean), ones)
     spread = paddle.sqrt(x_variance * y_variance)
     varies = paddle.minimum(x_variance, y_variance) > MIN_VARIANCE
     return paddle.where(varies, products / count / paddle.where(varies, spread, ones.sum()), paddle.zeros_like(spread))

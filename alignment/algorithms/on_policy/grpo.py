@@ -11,19 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from alignment.algorithms.advantages import GroupScale, degenerate_groups, group_normalized, has_peers
 from alignment.algorithms.kl import kl_estimate
-from alignment.algorithms.masked import (
-    Reduce,
-    TokenMean,
-    count_units,
-    identity,
-    masked_sum,
-    masked_whiten,
-    zero_outside,
-)
+from alignment.algorithms.masked import TokenMean, masked_sum, masked_whiten, zero_outside
 from alignment.algorithms.on_policy.hyperparameters import WithoutCritic
 from alignment.algorithms.on_policy.spec import Estimate, Judged, OnPolicyAlgorithm
 from alignment.algorithms.policy_losses import entropy_bonus, ppo_policy_loss
@@ -56,9 +46,7 @@ class GRPOHyperparameters(WithoutCritic):
     """Then give the advantages of a rollout mean 0 and variance 1 over all tokens."""
 
 
-def estimate(
-    judged: Judged, *, hyperparameters: GRPOHyperparameters, kl_coeff: float | None = None, reduce: Reduce = identity
-) -> Estimate:
+def estimate(judged: Judged, *, hyperparameters: GRPOHyperparameters, kl_coeff: float | None = None) -> Estimate:
     """Compare each response's reward, its share of the KL included, with those of its group; one advantage a response.
 
     Rows without a token (their reward failed) are no members of a group, and the only member that is left has
@@ -71,12 +59,11 @@ def estimate(
     )
     rewards = shape_rewards(judged.scores, kl, mask=mask, kl_coeff=kl_coeff, clip_range_score=None)
     totals, valid = masked_sum(rewards, mask, dim=-1), mask.sum(axis=-1) > 0
-    options = {"mask": valid, "reduce": reduce}
-    by_row = group_normalized(totals, judged.group_ids, scale=hyperparameters.scale_rewards, **options)
+    by_row = group_normalized(totals, judged.group_ids, mask=valid, scale=hyperparameters.scale_rewards)
     compared = mask * has_peers(judged.group_ids, mask=valid).astype(mask.dtype).unsqueeze(-1)
     advantages = zero_outside(by_row.unsqueeze(-1).expand_as(mask), compared)
     if hyperparameters.normalize_advantage:
-        advantages = masked_whiten(advantages, mask, unbiased=True, reduce=reduce)
+        advantages = masked_whiten(advantages, mask, unbiased=True)
     penalty = kl_rewards(kl, mask=mask, kl_coeff=kl_coeff) if kl_coeff else None
     return Estimate(advantages, None, rewards, penalty, degenerate_groups(totals, judged.group_ids, mask=valid))
 
@@ -109,11 +96,6 @@ def policy_loss(
     return Loss(value, metrics)
 
 
-def num_units(mask: np.ndarray, *, hyperparameters: GRPOHyperparameters) -> float:
-    """Count the tokens or rows that the loss averages over."""
-    return float(count_units(mask, hyperparameters.policy_loss_reduction))
-
-
 def needs_reference(hyperparameters: GRPOHyperparameters) -> bool:
     """Return whether the KL to the reference has any weight: without one the reference would only cost memory."""
     return hyperparameters.kl_coeff > 0 or hyperparameters.kl_loss_coeff > 0
@@ -128,5 +110,4 @@ GRPO = OnPolicyAlgorithm(
     min_group_size=2,
     estimate=estimate,
     policy_loss=policy_loss,
-    count_units=num_units,
 )

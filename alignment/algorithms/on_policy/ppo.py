@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from alignment.algorithms.advantages import gae
 from alignment.algorithms.kl import kl_estimate
-from alignment.algorithms.masked import Reduce, TokenMean, count_units, identity, masked_whiten
+from alignment.algorithms.masked import TokenMean, masked_whiten
 from alignment.algorithms.on_policy.hyperparameters import OnPolicyHyperparameters
 from alignment.algorithms.on_policy.spec import Estimate, Judged, OnPolicyAlgorithm, always
 from alignment.algorithms.policy_losses import entropy_bonus, ppo_policy_loss
@@ -45,9 +43,7 @@ class PPOHyperparameters(OnPolicyHyperparameters):
     """Weight of the policy loss (grpo)."""
 
 
-def estimate(
-    judged: Judged, *, hyperparameters: PPOHyperparameters, kl_coeff: float | None = None, reduce: Reduce = identity
-) -> Estimate:
+def estimate(judged: Judged, *, hyperparameters: PPOHyperparameters, kl_coeff: float | None = None) -> Estimate:
     """Shape rewards, then GAE; returns are taken before the advantages are whitened."""
     assert judged.ref_logprobs is not None and judged.values is not None
     kl = kl_estimate(judged.old_logprobs, judged.ref_logprobs, kind=hyperparameters.kl_estimator)
@@ -68,7 +64,7 @@ def estimate(
         gae_lambda=hyperparameters.gae_lambda,
     )
     if hyperparameters.normalize_advantage:
-        advantages = masked_whiten(advantages, judged.mask, unbiased=True, reduce=reduce)
+        advantages = masked_whiten(advantages, judged.mask, unbiased=True)
     return Estimate(advantages, returns, rewards, kl_rewards(kl, mask=judged.mask, kl_coeff=kl_coeff))
 
 
@@ -113,11 +109,6 @@ def value_loss(
     )
 
 
-def num_units(mask: np.ndarray, *, hyperparameters: PPOHyperparameters) -> float:
-    """Count the tokens or rows that the losses average over."""
-    return float(count_units(mask, hyperparameters.policy_loss_reduction))
-
-
 PPO = OnPolicyAlgorithm(
     name="ppo",
     title="PPO",
@@ -129,5 +120,4 @@ PPO = OnPolicyAlgorithm(
     estimate=estimate,
     policy_loss=policy_loss,
     value_loss=value_loss,
-    count_units=num_units,
 )

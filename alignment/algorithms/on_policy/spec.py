@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from alignment.algorithms.masked import Reduce
+from alignment.algorithms.masked import count_units
 from alignment.algorithms.on_policy.hyperparameters import OnPolicyHyperparameters
 from alignment.metrics import Metric
 from alignment.records import Loss
@@ -55,10 +55,8 @@ class Estimate(NamedTuple):
 class EstimateFunction(Protocol):
     """Turns measurements of a whole rollout into advantages."""
 
-    def __call__(
-        self, judged: Judged, *, hyperparameters: Any, kl_coeff: float | None = None, reduce: Reduce = ...
-    ) -> Estimate:
-        """``kl_coeff`` overrides the hyperparameter (adaptive control); ``reduce`` adds over data-parallel ranks."""
+    def __call__(self, judged: Judged, *, hyperparameters: Any, kl_coeff: float | None = None) -> Estimate:
+        """``judged`` holds the rows of all ranks; ``kl_coeff`` overrides the hyperparameter (adaptive control)."""
         ...
 
 
@@ -101,6 +99,11 @@ class CountFunction(Protocol):
         ...
 
 
+def count_by_reduction(mask: np.ndarray, *, hyperparameters: OnPolicyHyperparameters) -> float:
+    """Count the tokens or rows that ``policy_loss_reduction`` averages over."""
+    return float(count_units(mask, hyperparameters.policy_loss_reduction))
+
+
 def always(hyperparameters: Any) -> bool:
     """Return True: a ``needs_reference`` whatever the hyperparameters."""
     return True
@@ -124,8 +127,8 @@ class OnPolicyAlgorithm:
     """How many samples of each prompt the estimate needs."""
     estimate: EstimateFunction
     policy_loss: PolicyLossFunction
-    count_units: CountFunction
     value_loss: ValueLossFunction | None = None
+    count_units: CountFunction = count_by_reduction
 
     def __post_init__(self) -> None:
         assert self.needs_critic == (self.value_loss is not None), f"{self.name}: a critic needs a value loss"

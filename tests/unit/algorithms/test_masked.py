@@ -96,15 +96,6 @@ def test_small_differences_are_whitened():
     np.testing.assert_allclose(masked_whiten(x, paddle.ones([1, 2])).numpy(), [[-1.0, 1.0]], rtol=1e-3)
 
 
-def test_whiten_over_ranks_equals_whiten_of_the_whole(grid, mask, same):
-    """Two ranks hold three rows each; ``reduce`` answers with the sums that an all-reduce would give."""
-    x, total = grid(0), []
-    masked_whiten(x, mask, unbiased=True, reduce=lambda part: total.append(part) or part)
-    answers = iter(total)
-    part = masked_whiten(x[:3], mask[:3], unbiased=True, reduce=lambda part: next(answers))
-    same(part, masked_whiten(x, mask, unbiased=True)[:3])
-
-
 def test_normalize_rows(grid, mask):
     y = masked_normalize(grid(0), mask, dim=1).numpy()
     np.testing.assert_allclose(y[0].mean(), 0.0, atol=1e-12)
