@@ -87,11 +87,6 @@ class Family:
     paddlenlp: PaddleNLP | None = None
     """None: PaddleNLP has no such model."""
 
-    @property
-    def flag_keys(self) -> tuple[str, ...]:
-        """The keys of config.json that its flags are read from."""
-        return tuple(dict.fromkeys(key for key in self.flags.values() if isinstance(key, str)))
-
     def weight(self, role: str) -> Weight:
         """Return the weight of a layer that has ``role``."""
         return next(weight for weight in self.layer if weight.role == role)

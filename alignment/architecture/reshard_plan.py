@@ -66,10 +66,6 @@ class Totals(NamedTuple):
     """Used where they are."""
     largest_sender: int
 
-    @property
-    def zero_copy_share(self) -> float:
-        return self.zero_copy / self.wanted if self.wanted else 1.0
-
 
 @dataclass(frozen=True)
 class ReshardPlan:

@@ -25,25 +25,11 @@ _LONGEST_SHOWN = 300
 """Characters of a path in a message."""
 
 
-def resolve_input_path(value: str, base_dir: Path, kind: str) -> Path:
-    """Return the existing absolute path behind ``value``, tried in ``base_dir`` and then in the current folder.
+def _first_existing(value: str, folders: Sequence[Path], kind: str) -> Path:
+    """Return the existing absolute path behind ``value``, tried in ``folders`` in order.
 
     ``kind`` says in the ArgumentError what was looked for; the message names every path that was tried.
     """
-    return _first_existing(value, (base_dir, Path.cwd()), kind)
-
-
-def resolve_model_name(value: str, base_dir: Path) -> str:
-    """Return an existing local folder as an absolute path, or a hub name (``org/name``) unchanged."""
-    return _resolve_model(value, (base_dir, Path.cwd()))
-
-
-def resolve_dataset_spec(spec: str, base_dir: Path) -> str:
-    """Return ``name[:proportion[:path]],...`` with each path resolved as ``resolve_model_name`` does."""
-    return _resolve_datasets(spec, (base_dir, Path.cwd()))
-
-
-def _first_existing(value: str, folders: Sequence[Path], kind: str) -> Path:
     tried: list[Path] = []
     for folder in folders:
         path = (folder / _expand(value)).resolve()
@@ -68,6 +54,7 @@ def _cut(text: str) -> str:
 
 
 def _resolve_model(value: str, folders: Sequence[Path], kind: str = "model folder") -> str:
+    """Return an existing local folder as an absolute path, or a hub name (``org/name``) unchanged."""
     try:
         return str(_first_existing(value, folders, kind))
     except ArgumentError as error:
@@ -90,6 +77,7 @@ def _resolve_checkpoint(value: str, folders: Sequence[Path]) -> str:
 
 
 def _resolve_datasets(spec: str, folders: Sequence[Path]) -> str:
+    """Return ``name[:proportion[:path]],...`` with each path resolved as ``_resolve_model`` does."""
     if spec.lstrip().startswith(("[", "{")):
         return json.dumps(_resolve_entries(_parse(spec), folders), ensure_ascii=False)
     return ",".join(_resolve_dataset(part, folders) for part in spec.split(","))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar, Protocol
 
-from alignment.data.raw.conversation import TRAIN, Conversation, Given, conversation, text_of
+from alignment.data.raw.conversation import TRAIN, Conversation, conversation, text_of
 from alignment.data.segments import Segment, Skeleton, shape_key, written_texts
 from alignment.data.tokenizer import TokenizerLike
 from alignment.errors import DataError, UserError
@@ -259,11 +259,6 @@ def open_template(name: str, tokenizer: TokenizerLike) -> Template:
     if name == "pku":
         return PKU.ending_with(tokenizer.eos_token)
     return PlainTemplate("", *name.split("{}"), end=tokenizer.eos_token)
-
-
-def format_prompt(value: Given, eos_token: str) -> str:
-    """Render an ``input`` (text, or turns ending with the user's) with the PKU template."""
-    return PKU.ending_with(eos_token).render_prompt(conversation(value))
 
 
 def _plain_turns(rendered: Conversation) -> Sequence[str]:

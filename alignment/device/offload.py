@@ -29,16 +29,6 @@ class Offloaded:
         self._users = 0
         self._move_out()
 
-    @property
-    def is_resident(self) -> bool:
-        """True: the tensors can be used."""
-        return self._users > 0
-
-    @property
-    def num_bytes_away(self) -> int:
-        """Bytes that are in host memory now."""
-        return sum(int(tensor.size) * tensor.element_size() for tensor, _ in self._away)
-
     def enter(self) -> None:
         """Bring the tensors back; further users share them."""
         if not self._users:

@@ -18,6 +18,7 @@ from alignment.parallel.topology import Topology
 from alignment.runs.placed import shard_model
 from alignment.training.learner import Learner
 from alignment.training.optimizers import NamedAdamW
+from tests.offloaded import bytes_away
 
 CASE = {"tied": True, "recompute": "full"}
 
@@ -59,7 +60,7 @@ def train(learner: Learner, *, wrapped: bool) -> dict[str, Any]:
 def count_away(learner: Learner) -> tuple[int, int]:
     """Return the bytes in host memory of (model, optimizer)."""
     owners = (learner.offloaded_model, learner.offloaded_optimizer)
-    return tuple(0 if owner is None else owner.num_bytes_away for owner in owners)
+    return tuple(0 if owner is None else bytes_away(owner) for owner in owners)
 
 
 def compare(layout: Layout, stage: int) -> dict[str, Any]:
@@ -87,10 +88,10 @@ def score_frozen(topology: Topology) -> dict[str, Any]:
 
     before = runner.forward(batches, read)
     home = Offloaded("reference", model.named_parameters if sliced is None else sliced.named_tensors)
-    away = home.num_bytes_away
+    away = bytes_away(home)
     with resident(home):
-        inside = home.num_bytes_away
+        inside = bytes_away(home)
         after = runner.forward(batches, read)
     same = all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
     whole = sum(int(p.size) for p in model.parameters() if p._is_initialized())
-    return {"same": same, "away": (away, inside, home.num_bytes_away), "whole": whole}
+    return {"same": same, "away": (away, inside, bytes_away(home)), "whole": whole}

@@ -140,12 +140,6 @@ def dataset_class_of(name: str) -> type[RawDataset]:
     return _REGISTRY[canonical_name(name)].dataset_class
 
 
-def registered_names() -> list[str]:
-    """Return the NAME of every registered dataset, in order of registration."""
-    _discover()
-    return list(_REGISTRY)
-
-
 def _discover() -> None:
     """Import every module of ``alignment.data.sources``, so that its datasets register."""
     package = importlib.import_module("alignment.data.sources")

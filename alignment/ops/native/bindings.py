@@ -52,7 +52,6 @@ _FUNCTIONS = {
     "ac_model_destroy": (None, [_MODEL]),
     "ac_model_bytes": (c_int64, [_MODEL]),
     "ac_model_set_weight": (c_int32, [_MODEL, c_char_p, c_void_p, c_int32, c_int64, c_int64, c_int32]),
-    "ac_model_missing": (c_int32, [_MODEL, c_char_p, c_int32]),
     "ac_model_set_rotary": (c_int32, [_MODEL, _FLOATS, _FLOATS, c_int32]),
     "ac_model_set_reduce": (c_int32, [_MODEL, Reduce, c_void_p]),
     "ac_model_set_vocab_range": (c_int32, [_MODEL, c_int32]),

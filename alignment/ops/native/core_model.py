@@ -13,7 +13,6 @@ from alignment.ops.native.bindings import AcConfig, Reduce, check
 
 _DATA_TYPES = {"float32": 0, "bfloat16": 1}
 _WEIGHT_TYPES = {"float32": 0, "bfloat16": 1, "int8": 2}
-_MISSING_BYTES = 4096
 
 DataType = Literal["float32", "bfloat16"]
 ReduceInPlace = Callable[[np.ndarray], None]
@@ -63,12 +62,6 @@ class CoreModel:
         rows, cols = shape if len(shape) == 2 else (1, shape[0])
         call = self._handle.ac_model_set_weight
         self._check(call(self._alive(), name.encode(), address, _DATA_TYPES[dtype], rows, cols, threads))
-
-    def missing_weights(self) -> tuple[int, str]:
-        """Return how many weights or rotary tables were never set, and their names (the first ones)."""
-        names = ctypes.create_string_buffer(_MISSING_BYTES)
-        count = self._check(self._handle.ac_model_missing(self._alive(), names, _MISSING_BYTES))
-        return count, names.value.decode()
 
     def set_rotary(self, cosines: np.ndarray, sines: np.ndarray) -> None:
         """Copy the tables [max_positions, head_dim / 2]."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from alignment.data.raw.conversation import conversation
-from alignment.data.templates import TokenizerTemplate, format_prompt, open_template
+from alignment.data.templates import PKU, TokenizerTemplate, open_template
 from alignment.errors import DataError
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "safe_rlhf_vectors.json"
@@ -16,11 +16,11 @@ GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "safe_rlhf_vectors.jso
 
 @pytest.mark.parametrize("case", json.loads(GOLDEN.read_text())["cases"]["format_prompt"])
 def test_prompt_equals_safe_rlhf(case):
-    assert format_prompt(case["input"], case["eos"]) == case["output"]
+    assert PKU.ending_with(case["eos"]).render_prompt(conversation(case["input"])) == case["output"]
 
 
 def test_braces_in_user_text_are_plain_text():
-    assert "USER: {input} {0} ASSISTANT:" in format_prompt("{input} {0}", "</s>")
+    assert "USER: {input} {0} ASSISTANT:" in PKU.ending_with("</s>").render_prompt(conversation("{input} {0}"))
 
 
 def test_chat_template_prompt_and_answer(tokenizer):

@@ -108,7 +108,6 @@ def pack(
         values = parameter.numpy()
         core.set_weight(name, values.ctypes.data, dtype="float32", shape=values.shape)
     core.set_rotary(*rotary_tables(config))
-    assert core.missing_weights() == (0, "")
     return core
 
 

@@ -87,9 +87,6 @@ def test_impossible_sizes_are_refused_with_a_sentence(core):
 
 
 def test_weights_are_missing_until_they_are_set(model):
-    count, names = model.missing_weights()
-    assert count >= len(SHAPES)
-    assert "model.layers.0.self_attn.q_proj.weight" in names
     with pytest.raises(RuntimeError, match="never set"):
         forward(model, [1])
     with pytest.raises(RuntimeError, match="no_such"):
@@ -99,7 +96,6 @@ def test_weights_are_missing_until_they_are_set(model):
 
 
 def test_a_whole_model_computes_finite_logits(ready):
-    assert ready.missing_weights() == (0, "")
     assert ready.num_bytes > 4 * sum(np.prod(shape) for shape in SHAPES.values())
     logits = forward(ready, [1, 2, 3])
     assert logits.shape == (3, 10)
