@@ -1,8 +1,8 @@
-"""Conversations to token ids whose spans are known: which tokens are prompt and which are answer.
+"""Tokenise conversations, keeping track of which tokens are prompt and which are answer.
 
-The boundary is found in token ids, not in characters: the ids of the prompt alone must begin the ids of prompt plus
-answer. Where a tokenizer merges across the boundary, the answer is tokenised by itself and the row is counted, so a
-training mask never shifts by a token.
+The boundary is found in token ids, not in characters: the ids of the prompt alone must be a prefix of the ids of prompt
+plus answer. Where a tokenizer merges across the boundary, the answer is tokenised separately and the row is counted, so
+a training mask is never off by a token.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ ON_BAD_ROW = ("drop", "error")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodeOptions:
-    """How rows become token ids, and what happens to those that cannot."""
+    """How rows are tokenised, and what happens to unusable ones."""
 
     max_length: int = 512
-    """Tokens of prompt, answer and EOS together (of the prompt for prompt-only data)."""
+    """Maximum tokens of prompt, answer and EOS together (of the prompt for prompt-only data)."""
     max_prompt_length: int | None = None
-    """Tokens of the prompt; None: only ``max_length`` counts."""
+    """Maximum tokens of the prompt; None: only ``max_length`` applies."""
     on_overlong: str = "drop"
-    """``drop`` the row, cut the prompt's ``left``, cut the ``right`` end (EOS is lost), or stop with an ``error``."""
+    """``drop`` the row, truncate the prompt ``left`` or the sequence ``right`` (loses EOS), or raise an ``error``."""
     on_bad_row: str = "drop"
-    """``drop`` empty, identical, tied and contradictory rows, or stop with an ``error``."""
+    """``drop`` empty, identical, tied and contradictory rows, or raise an ``error``."""
     template: str = "pku"
-    """``pku``, ``tokenizer`` (the tokenizer's own chat template), or a text such as ``User: {}\\nAssistant: ``."""
+    """``pku``, ``tokenizer`` (the tokenizer's chat template), or a text such as ``User: {}\\nAssistant: ``."""
     min_answer_tokens: int = 1
-    """Shorter answers (EOS not counted) are bad rows."""
+    """Rows with shorter answers (EOS not counted) are bad rows."""
 
     def __post_init__(self) -> None:
         for name, allowed in (("on_overlong", ON_OVERLONG), ("on_bad_row", ON_BAD_ROW)):
@@ -66,16 +66,16 @@ class Answer(NamedTuple):
     ids: list[int]
     """Ends with the template's end token."""
     retokenized: bool
-    """True: prompt and answer had to be tokenised apart."""
+    """True: prompt and answer were tokenised separately."""
 
 
 class Dialogue(NamedTuple):
-    """A tokenised dialogue: everything before the first turn that is trained on, then that turn and the rest."""
+    """A tokenised dialogue: everything before the first trained turn, then that turn and the rest."""
 
     prompt_ids: list[int]
     body_ids: list[int]
     body_targets: list[bool]
-    """True: the token belongs to a turn that is trained on (its end token included)."""
+    """True: the token belongs to a trained turn (including its end token)."""
     retokenized: bool
 
 
@@ -87,25 +87,25 @@ class Encoder:
         self._cutting = tokenizer if isinstance(tokenizer, CuttingTokenizer) else None
         self._template = open_template(template, tokenizer)
         self.end_id = self._id_of(self._template.end)
-        """The token that ends every answer; for a chat template that of its turns, which need not be EOS."""
+        """The token that ends every answer; a chat template may use another token than EOS."""
         # Some tokenizers close every text with EOS when they add special tokens; a prompt must stay open.
         closing = list(tokenizer("a", add_special_tokens=True)["input_ids"])[-1:]
         self._closes_text = closing == [int(tokenizer.eos_token_id)]
 
     def encode_prompt(self, asked: Given | Conversation) -> Prompt:
-        """Tokenise turns or messages that end with the user's (or a tool's), up to where the answer begins."""
+        """Tokenise turns or messages whose last one is a user's (or a tool's), up to where the answer begins."""
         asked = conversation(asked)
         text = self._template.render_prompt(asked)
         return Prompt(asked, text, self._tokenize(text, special=self._template.adds_special_tokens))
 
     def encode_answer(self, prompt: Prompt, answer: str) -> Answer:
-        """Tokenise ``answer`` as it follows ``prompt``; the end token is appended once, as an id."""
+        """Tokenise ``answer`` as the continuation of ``prompt``; the end token is appended once, as an id."""
         piece = self._template.render_answer(prompt.asked, prompt.text, answer)
         ids, retokenized = self._continue(prompt.text, prompt.ids, piece)
         return Answer(self._with_end(ids), retokenized)
 
     def encode_answers(self, asked: Given | Conversation, answers: Sequence[str]) -> tuple[Prompt, list[Answer]]:
-        """Return what ``encode_prompt`` and ``encode_answer`` do for several answers to one prompt."""
+        """Tokenise a prompt and several answers to it; same result as ``encode_prompt`` and ``encode_answer``."""
         asked = conversation(asked)
         text = self._template.render_prompt(asked)
         pieces = [self._template.render_answer(asked, text, answer) for answer in answers]
@@ -116,7 +116,7 @@ class Encoder:
         return prompt, [self.encode_answer(prompt, answer) for answer in answers]
 
     def encode_dialogue(self, dialogue: Given | Conversation) -> Dialogue:
-        """Tokenise turns or messages; those of ``Conversation.targets``, with their end tokens, are targets."""
+        """Tokenise turns or messages; ``Conversation.targets`` and their end tokens are training targets."""
         segments = self._template.render_dialogue(conversation(dialogue))
         pieces, retokenized = self._tokenize_segments(segments)
         body_ids: list[int] = []
@@ -128,16 +128,16 @@ class Encoder:
         return Dialogue(pieces[0], body_ids, body_targets, retokenized)
 
     def count_content(self, answer_ids: Sequence[int]) -> int:
-        """Return the number of answer tokens without the closing end token."""
+        """Return the number of answer tokens, not counting a final end token."""
         return len(answer_ids) - int(bool(answer_ids) and answer_ids[-1] == self.end_id)
 
     def _tokenize_segments(self, segments: Sequence[Segment]) -> tuple[list[list[int]], bool]:
-        """Return the ids of each segment (without end tokens), and whether one had to stand alone."""
+        """Return the ids of each segment (without end tokens), and whether any was tokenised separately."""
         pieces = self._cut_segments(segments)
         return self._follow_segments(segments) if pieces is None else (pieces, False)
 
     def _cut_segments(self, segments: Sequence[Segment]) -> list[list[int]] | None:
-        """Tokenise the whole text once; None where that does not show which token belongs to which segment."""
+        """Tokenise the whole text at once; None if tokens cannot be assigned to segments."""
         if self._cutting is None:
             return None
         parts = [part for segment in segments for part in (segment.text, segment.end) if part]
@@ -155,7 +155,7 @@ class Encoder:
         return pieces
 
     def _follow_segments(self, segments: Sequence[Segment]) -> tuple[list[list[int]], bool]:
-        """Tokenise the growing text, so that each segment's ids are those that follow all before it."""
+        """Tokenise each segment as the continuation of everything before it."""
         text = segments[0].text
         ids = self._tokenize(text, special=self._template.adds_special_tokens)
         pieces, any_retokenized = [ids], False
@@ -168,17 +168,17 @@ class Encoder:
         return pieces, any_retokenized
 
     def _continue(self, text: str, ids: list[int], piece: str) -> tuple[list[int], bool]:
-        """Return the ids of ``piece`` after ``text`` (whose ids are known), and whether it had to stand alone."""
+        """Return the ids of ``piece`` after ``text`` (with ids ``ids``), and whether it was tokenised separately."""
         joint = self._tokenize(text + piece, special=self._template.adds_special_tokens)
         if joint[: len(ids)] == ids and self._is_faithful(text, ids):
             return joint[len(ids) :], False
         return self._tokenize(piece, special=False), True
 
     def _is_faithful(self, text: str, ids: list[int]) -> bool:
-        """Tell whether the last token stands for the end of ``text``.
+        """Tell whether the last token decodes to the end of ``text``.
 
-        An unknown-word token does not: ``ASSISTANT:`` and ``ASSISTANT:yes`` may both become ``<unk>``, and the answer's
-        first word would be lost without the ids telling.
+        An unknown-word token does not: ``ASSISTANT:`` and ``ASSISTANT:yes`` may both become ``<unk>``, which would
+        silently lose the answer's first word.
         """
         return text.rstrip().endswith(self._tokenizer.decode(ids[-1:], skip_special_tokens=False).strip())
 

@@ -1,4 +1,4 @@
-"""The account of every row that was not used as it was: counted by dataset and reason, never silent."""
+"""Account for every row that was dropped or changed, by dataset and reason."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ BAD_ROWS = frozenset({
     TIED_PAIR, IDENTICAL_PAIR, CONTRADICTORY_SAFETY, EMPTY_PROMPT, EMPTY_ANSWER, SHORT_ANSWER, NO_TARGET, NULL_FIELD,
     BROKEN_TEXT, DIFFERENT_PROMPTS, BROKEN_DIALOGUE,
 })  # fmt: skip
-"""Reasons that ``on_bad_row`` decides about."""
+"""Reasons to which ``on_bad_row`` applies."""
 KEPT_REASONS = frozenset({TRUNCATED_LEFT, TRUNCATED_RIGHT, BOUNDARY_RETOKENIZED})
-"""Reasons that note a change; the row is used. Under every other reason it is not."""
+"""Reasons under which a row is changed and used; under every other reason it is dropped."""
 REASONS = BAD_ROWS | KEPT_REASONS | {DROPPED_OVERLONG, DUPLICATE_PROMPT, LAST_BATCH, UNDESIRABLE}
 
 _NUM_EXAMPLES = 3
 
 
 class BadRow(DataError):
-    """One row cannot be used for a reason that ``on_bad_row`` decides about."""
+    """A row that cannot be used; ``on_bad_row`` decides whether it is dropped or an error."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -57,7 +57,7 @@ class LedgerRow(NamedTuple):
     """``dropped`` or ``kept``."""
     count: int
     examples: tuple[int, ...]
-    """Row indices in the raw dataset of the first few."""
+    """Indices of the first few rows in the raw dataset."""
 
 
 @dataclass
@@ -75,7 +75,7 @@ class Ledger:
         self._notes: dict[str, list[str]] = {}
 
     def add_note(self, dataset: str, note: str) -> None:
-        """Keep a line about how ``dataset`` was read; a line that is there already is not repeated."""
+        """Keep a line about how ``dataset`` was read, once."""
         lines = self._notes.setdefault(dataset, [])
         if note not in lines:
             lines.append(note)
@@ -85,7 +85,7 @@ class Ledger:
         return [(dataset, line) for dataset, lines in self._notes.items() for line in lines]
 
     def add(self, dataset: str, reason: str, index: int | None = None, *, count: int = 1) -> None:
-        """Count ``count`` rows of ``dataset`` under ``reason``; ``index`` is the row kept as an example."""
+        """Add ``count`` rows of ``dataset`` to ``reason``; ``index`` is kept as an example."""
         assert reason in REASONS, reason
         entry = self._counts.setdefault((dataset, reason), _Count())
         entry.count += count
@@ -99,34 +99,23 @@ class Ledger:
         sizes["used"] += used
 
     def rows(self) -> list[LedgerRow]:
-        """Return one row for each (dataset, reason), in order of first occurrence."""
+        """Return one entry per (dataset, reason), in order of first occurrence."""
         return [
             LedgerRow(dataset, reason, "kept" if reason in KEPT_REASONS else "dropped", c.count, tuple(c.examples))
             for (dataset, reason), c in self._counts.items()
         ]
 
     def total(self, reason: str | None = None) -> int:
-        """Return the count of ``reason`` over all datasets; of every reason when None."""
+        """Return the count of ``reason`` over all datasets; None: of all reasons."""
         assert reason is None or reason in REASONS, reason
         return sum(row.count for row in self.rows() if reason in (None, row.reason))
-
-    def merge(self, other: Ledger) -> None:
-        """Add the counts of ``other`` to these."""
-        for row in other.rows():
-            self.add(row.dataset, row.reason, count=row.count)
-            for index in row.examples:
-                self.add(row.dataset, row.reason, index, count=0)
-        for dataset, sizes in other.sizes():
-            self.add_size(dataset, **sizes)
-        for dataset, note in other.notes():
-            self.add_note(dataset, note)
 
     def sizes(self) -> Iterator[tuple[str, Mapping[str, int]]]:
         """Yield (dataset, {"selected", "used"})."""
         yield from self._sizes.items()
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON: ``datasets`` (rows selected and used), ``notes`` and ``rows`` (the account)."""
+        """Return JSON data: ``datasets`` (rows selected and used), ``notes`` and ``rows`` (the account)."""
         return {
             "datasets": {dataset: dict(sizes) for dataset, sizes in self._sizes.items()},
             "notes": {dataset: list(lines) for dataset, lines in self._notes.items()},
@@ -134,7 +123,7 @@ class Ledger:
         }
 
     def restore(self, account: Mapping[str, Any]) -> None:
-        """Take the counts of ``account``, which ``as_dict`` gave; notes stay as they are."""
+        """Take over the counts of ``account``, made by ``as_dict``; notes stay as they are."""
         self._sizes = {dataset: dict(sizes) for dataset, sizes in account["datasets"].items()}
         self._counts = {
             (row["dataset"], row["reason"]): _Count(row["count"], list(row["examples"])) for row in account["rows"]

@@ -1,4 +1,4 @@
-"""Batches in an order that depends only on (seed, epoch), with an exact position that can be saved and restored."""
+"""Batches in an order that depends only on (seed, epoch), with a position that can be saved and restored exactly."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from alignment.errors import CheckpointError, DataError
 
 
 def fingerprint(samples: Sequence[Sample]) -> int:
-    """Return a number that tells other rows, or the same in another order, apart; used to refuse a wrong resume."""
+    """Return a checksum of the samples and their order, used to refuse resuming on other data."""
     number = 0
     for sample in samples:
         values = sample.values() if isinstance(sample, Mapping) else (sample,)
@@ -24,15 +24,15 @@ def fingerprint(samples: Sequence[Sample]) -> int:
 
 
 class BatchLoader:
-    """Yields lists of samples; padding them is the dataset's ``collate``.
+    """Yields lists of samples, not padded.
 
-    ``state_dict`` taken while batch k is being worked on makes the restored loader continue with batch k + 1.
+    A loader restored from a ``state_dict`` taken while batch k is being processed continues with batch k + 1.
     """
 
     def __init__(
         self, dataset: Sequence[Sample], *, batch_size: int, seed: int, shuffle: bool = True, drop_last: bool = False
     ) -> None:
-        """Batch ``dataset``; rows of a last partial batch are kept, or dropped each epoch and counted in its ledger."""
+        """Batch ``dataset``; a last partial batch is kept, or dropped every epoch and counted in the ledger."""
         if batch_size < 1:
             raise DataError(f"batch size {batch_size} must be 1 or more")
         if len(dataset) < (batch_size if drop_last else 1):
@@ -53,12 +53,12 @@ class BatchLoader:
 
     @property
     def batches_per_epoch(self) -> int:
-        """Batches of one epoch, the last partial one included unless dropped."""
+        """Batches per epoch, including a last partial one unless it is dropped."""
         return -(-self._num_used // self.batch_size)
 
     @property
     def dropped_per_epoch(self) -> int:
-        """Rows left out of every epoch because of ``drop_last``."""
+        """Rows dropped in every epoch because of ``drop_last``."""
         return len(self._dataset) - self._num_used
 
     @property
@@ -81,18 +81,18 @@ class BatchLoader:
         return self.iterate(None)
 
     def state_dict(self) -> dict[str, int]:
-        """Return the position of the next batch and what the order depends on."""
+        """Return the position of the next batch and everything that the order depends on."""
         return {"epoch": self._epoch, "position": self._position, **self._identity()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from ``state``; refused when data, batch size or seed differ, because the order would be another."""
+        """Continue from ``state``; refused if data, batch size or seed differ, since the order would change."""
         changed = {
             name: (state.get(name), value) for name, value in self._identity().items() if state.get(name) != value
         }
         if changed:
-            rows = ["the rows are others"] if changed.pop("rows", None) else []
+            rows = ["the rows have changed"] if changed.pop("rows", None) else []
             shown = ", ".join([*(f"{name} was {old} and is {new}" for name, (old, new) in changed.items()), *rows])
-            raise CheckpointError(f"the data position of the checkpoint does not fit this run: {shown}")
+            raise CheckpointError(f"the data position of the checkpoint does not match this run: {shown}")
         self._epoch, self._position = int(state["epoch"]), int(state["position"])
 
     def _identity(self) -> dict[str, int]:

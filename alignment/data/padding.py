@@ -1,4 +1,4 @@
-"""Ragged token ids to rectangles; every mask comes from lengths, never from comparing ids."""
+"""Pad token ids of different lengths; masks come from lengths, never from comparing ids."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def pad_rows(rows: Sequence[np.ndarray], *, value: int, left: bool = False) -> np.ndarray:
-    """Return [n, W] int64 with W the longest row; ``value`` fills the right, or the left when ``left``."""
+    """Return [n, W] int64 with W the longest row, filled with ``value`` on the right, or on the left if ``left``."""
     width = max((len(row) for row in rows), default=0)
     padded = np.full((len(rows), width), value, np.int64)
     for line, row in zip(padded, rows, strict=True):
@@ -18,7 +18,7 @@ def pad_rows(rows: Sequence[np.ndarray], *, value: int, left: bool = False) -> n
 
 
 def mask_rows(rows: Sequence[np.ndarray], *, left: bool = False) -> np.ndarray:
-    """Return [n, W] bool, True on real tokens (EOS included, whatever the padding id is)."""
+    """Return [n, W] bool, True on real tokens (including EOS, whatever the padding id is)."""
     ones = [np.ones(len(row), np.int64) for row in rows]
     return pad_rows(ones, value=0, left=left).astype(bool)
 

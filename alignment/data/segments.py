@@ -1,4 +1,4 @@
-"""Pieces of a rendered conversation, and what a chat template writes around the texts of one sequence of roles."""
+"""Pieces of a rendered conversation, and what a chat template writes around its texts."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ class Segment(NamedTuple):
 
     text: str
     is_answer: bool
-    """True: written by the assistant and trained on; the end token follows it (not part of ``text``)."""
+    """True: trained on; followed by the end token, which is not part of ``text``."""
     end: str = ""
-    """What the template writes for the end token after an answer; empty where it writes none."""
+    """The end token that the template writes after an answer; empty if it writes none."""
 
 
 Render = Callable[[Conversation, bool], str]
-"""Takes a conversation and whether an answer shall follow, returns the template's text."""
+"""Renders a conversation, with the generation prompt if the flag is True."""
 
 
 class Skeleton(NamedTuple):
-    """The text around the texts, the same for every conversation with these roles unless the template looks at them."""
+    """What a template writes around the texts of a conversation; usually the same for all with these roles."""
 
     pieces: tuple[str, ...]
-    """What stands before the first text, between them, and behind the last one."""
+    """The text before the first message's content, between contents, and after the last one."""
     headers: tuple[int, ...]
-    """For each answer: the characters that the assistant writes before its text (``<think>`` and the like)."""
+    """For each answer: number of characters before its content that are not in the prompt (such as ``<think>``)."""
     closings: tuple[int | None, ...]
-    """For each answer: the characters between its text and the end token; None where no end token is written."""
+    """For each answer: number of characters between its content and the end token; None if there is no end token."""
 
     @classmethod
     def of(cls, shape: Conversation, end: str, render: Render) -> Skeleton | None:
-        """Return what is written around the messages of ``shape``, with ``end`` after answers (or nothing).
+        """Find out what is written around the messages of ``shape`` by rendering marks in place of the texts.
 
-        None where marks in place of the texts do not show it: only whole conversations do then.
+        ``end`` is the end token of answers, or empty. None if the marks are not written exactly once each.
         """
         marks = [f"\ue000{number}\ue001" for number in range(len(shape.messages))]
         marked = Conversation(
@@ -52,14 +52,14 @@ class Skeleton(NamedTuple):
         pieces.append(text)
         headers = [_header(marked, pieces, marks, number, render) for number in shape.targets]
         behind = [pieces[number + 1].partition(end) if end else ("", "", "") for number in shape.targets]
-        # Where the template adds words to an answer before it ends it, they are a part of the answer.
+        # Words that the template adds before the end token are part of the answer, so there is no skeleton then.
         if None in headers or any(gap.strip() for gap, mark, _ in behind if mark):
             return None
         closings = [len(gap) if mark else None for gap, mark, _ in behind]
         return cls(tuple(pieces), tuple(headers), tuple(closings))
 
     def cut(self, whole: str, texts: Sequence[str], targets: Sequence[int], end: str) -> list[Segment] | None:
-        """Return the segments of ``whole``; None where it is not exactly the pieces around ``texts``."""
+        """Return the segments of ``whole``; None if it is not exactly the pieces around ``texts``."""
         parts = [""] * (2 * len(texts) + 1)
         parts[::2], parts[1::2] = self.pieces, texts
         if whole != "".join(parts):
@@ -77,7 +77,7 @@ class Skeleton(NamedTuple):
 
 
 def shape_key(dialogue: Conversation) -> tuple[tuple[str, bool], ...] | None:
-    """Return what conversations have in common that one skeleton fits; None for those with more than plain texts."""
+    """Return a key of the conversations that share a skeleton; None if there is more than plain texts."""
     if dialogue.tools:
         return None
     key = []
@@ -89,7 +89,7 @@ def shape_key(dialogue: Conversation) -> tuple[tuple[str, bool], ...] | None:
 
 
 def written_texts(dialogue: Conversation) -> list[list[str]]:
-    """Return the texts as templates usually write them: as they are, or without blanks around them."""
+    """Return the texts as templates usually write them: unchanged, or stripped."""
     texts = [text_of(message) for message in dialogue.messages]
     stripped = [text.strip() for text in texts]
     return [texts] if texts == stripped else [texts, stripped]
@@ -98,7 +98,7 @@ def written_texts(dialogue: Conversation) -> list[list[str]]:
 def _header(
     marked: Conversation, pieces: Sequence[str], marks: Sequence[str], number: int, render: Render
 ) -> int | None:
-    """Return the length of what the assistant writes before its text; None where that text begins anew."""
+    """Return the number of characters between the prompt and the answer's content; None if the prompt is rewritten."""
     before = "".join(chain.from_iterable(zip_longest(pieces[: number + 1], marks[:number], fillvalue="")))
     prompt = render(marked.before(number), True)
     return len(before) - len(prompt) if before.startswith(prompt) else None

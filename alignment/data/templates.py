@@ -1,7 +1,7 @@
-"""Conversations to text: plain text around the user's (the classic PKU template), or the tokenizer's chat template.
+"""Render conversations to text: with plain text around the user's (the PKU template), or with a chat template.
 
-A template renders a conversation to segments that concatenate to the whole text; the segments of the assistant are
-what a model is trained on. Each of them ends with one token, the template's ``end``.
+A template renders a conversation to segments that concatenate to the whole text; the assistant's segments are trained
+on. Each of them ends with one token, the template's ``end``.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from alignment.data.tokenizer import TokenizerLike
 from alignment.errors import DataError, UserError
 
 TEMPLATES = ("pku", "tokenizer")
-"""Names of templates; a text with one ``{}`` is a template too, which stands around each text of the user."""
+"""Named templates; a text with one ``{}``, in place of each user text, is a template too."""
 
 MOST_SKELETONS = 1000
 
 _MARK = "\ue000answer\ue001"
-"""Stands in for an answer where a template is asked what it writes around it."""
+"""Placeholder for an answer, to find out what a template writes around it."""
 
 
 class Template(Protocol):
     """Renders conversations to text."""
 
     adds_special_tokens: bool
-    """True: the tokenizer adds its own (BOS) to that text."""
+    """True: the tokenizer adds its special tokens (BOS) to the text."""
 
     @property
     def end(self) -> str:
-        """The token that ends a turn of the assistant."""
+        """The token that ends an assistant turn."""
 
     def render_prompt(self, asked: Conversation) -> str:
         """Return the text up to where the assistant's next turn begins."""
@@ -42,19 +42,19 @@ class Template(Protocol):
         """Return the text of ``answer`` after ``prompt``, which is ``render_prompt(asked)``, without the end token."""
 
     def render_dialogue(self, dialogue: Conversation) -> list[Segment]:
-        """Return the whole text in segments, one answer for each of ``dialogue.targets`` and what lies between."""
+        """Return the whole text in segments: one answer for each of ``dialogue.targets``, and the text in between."""
 
 
 @dataclass(frozen=True)
 class PlainTemplate:
-    """Text around each text of the user; the answer follows directly, and ``end`` closes it."""
+    """Fixed text around each user text; the answer follows directly, and ``end`` closes it."""
 
     begin: str
-    """What the first turn begins with."""
+    """Text at the start."""
     before: str
-    """What stands before each text of the user."""
+    """Text before each user text."""
     behind: str
-    """What stands behind it."""
+    """Text after each user text."""
     end: str = ""
 
     adds_special_tokens: ClassVar[bool] = True
@@ -64,7 +64,7 @@ class PlainTemplate:
         return replace(self, end=end)
 
     def render_prompt(self, asked: Conversation) -> str:
-        """Return for example ``BEGINNING OF CONVERSATION: USER: a ASSISTANT:b</s>USER: c ASSISTANT:``."""
+        """Return, for example, ``BEGINNING OF CONVERSATION: USER: a ASSISTANT:b</s>USER: c ASSISTANT:``."""
         return "".join(segment.text + segment.end for segment in self._segments(asked, targets=set()))
 
     def render_answer(self, asked: Conversation, prompt: str, answer: str) -> str:
@@ -87,7 +87,7 @@ class PlainTemplate:
 
 
 PKU = PlainTemplate("BEGINNING OF CONVERSATION: ", "USER: ", " ASSISTANT:")
-"""The classic template, of safe-rlhf."""
+"""The classic template, that of safe-rlhf."""
 
 
 class TokenizerTemplate:
@@ -106,9 +106,9 @@ class TokenizerTemplate:
 
     @property
     def end(self) -> str:
-        """The first special token that the template writes behind an answer; the tokenizer's EOS where it writes none.
+        """The first special token that the template writes after an answer; the tokenizer's EOS if it writes none.
 
-        It need not be the tokenizer's EOS: chat models often end a turn with a token of its own.
+        It need not be EOS: chat models often end turns with a token of their own.
         """
         return self._written_end or self._tokenizer.eos_token
 
@@ -116,7 +116,7 @@ class TokenizerTemplate:
     def _written_end(self) -> str:
         try:
             whole = self._render(conversation(["a", _MARK]), add_generation_prompt=False)
-        except DataError:  # the template refuses so plain a conversation; real ones are still to come
+        except DataError:  # the template may refuse such a simple conversation and still accept real ones
             return self._tokenizer.eos_token
         behind = whole.rpartition(_MARK)[2]
         for token in self._tokenizer(behind, add_special_tokens=False)["input_ids"] if behind.strip() else ():
@@ -126,14 +126,14 @@ class TokenizerTemplate:
         return self._tokenizer.eos_token if self._tokenizer.eos_token in behind else ""
 
     def render_prompt(self, asked: Conversation) -> str:
-        """Return the chat template's text with its generation prompt."""
+        """Return the rendered text with the generation prompt."""
         return self._render(asked, add_generation_prompt=True)
 
     def render_answer(self, asked: Conversation, prompt: str, answer: str) -> str:
-        """Return what the template writes for ``answer`` up to its end token.
+        """Return what the template writes for ``answer``, up to its end token.
 
-        Some templates write earlier turns anew, so that the longer text does not continue the shorter one; then the
-        answer is taken as it is, which is also what generation continues with.
+        Some templates rewrite earlier turns, so that the longer text does not begin with the prompt; then the answer is
+        returned unchanged, as generation would continue the prompt.
         """
         whole = self._render(asked.answered(answer), add_generation_prompt=False)
         if not whole.startswith(prompt):
@@ -141,12 +141,12 @@ class TokenizerTemplate:
         return whole[len(prompt) : self._find_end(whole, len(prompt), len(whole), answer)[0]]
 
     def render_dialogue(self, dialogue: Conversation) -> list[Segment]:
-        """Return the segments of the text as the template writes it for the whole dialogue; see ``Template``."""
+        """Return the segments of the whole rendered dialogue; see ``Template``."""
         whole = self._render(dialogue, add_generation_prompt=False)
         return self._cut_known(dialogue, whole) or self._cut_by_prompts(dialogue, whole)
 
     def _cut_known(self, dialogue: Conversation, whole: str) -> list[Segment] | None:
-        """Cut ``whole`` by what the template writes around any texts with these roles, if that is what is there."""
+        """Cut ``whole`` with the skeleton for these roles; None if it does not match."""
         key = shape_key(dialogue)
         if key is None:
             return None
@@ -168,11 +168,11 @@ class TokenizerTemplate:
                 self._written_end,
                 lambda part, is_prompt: self._render(part, add_generation_prompt=is_prompt),
             )
-        except DataError:  # the template refuses texts that say nothing; real ones are rendered in any case
+        except DataError:  # the template refuses placeholder texts; real ones are rendered without a skeleton
             return None
 
     def _cut_by_prompts(self, dialogue: Conversation, whole: str) -> list[Segment]:
-        """Cut ``whole`` where the prompts of its answers end."""
+        """Cut ``whole`` where the prompt of each answer ends."""
         starts: list[int] = []
         for number in dialogue.targets:
             starts.append(self._find_start(whole, starts[-1] if starts else 0, dialogue, number))
@@ -184,7 +184,7 @@ class TokenizerTemplate:
         return [*segments, Segment(whole[written:], False)] if whole[written:] else segments
 
     def _find_start(self, whole: str, written: int, dialogue: Conversation, number: int) -> int:
-        """Return where in ``whole`` message ``number`` begins: where its prompt ends, or else where its text stands."""
+        """Return where message ``number`` begins in ``whole``: where its prompt ends, or where its text is found."""
         asked = dialogue.before(number)
         prompt = self._render(asked, add_generation_prompt=True)
         if whole.startswith(prompt) and len(prompt) >= written:
@@ -195,16 +195,16 @@ class TokenizerTemplate:
         start = text.find(_MARK)
         if start < written or text[:start] != whole[:start]:
             raise DataError(
-                f"message {number} cannot be found in what the chat template writes for the conversation, so it cannot "
+                f"message {number} cannot be located in the conversation as the chat template renders it, so it cannot "
                 'be trained on; give it "train": false, or use single turns'
             )
-        # A blank before the answer belongs to it, as where the text of the prompt ends without one.
+        # A space before the answer belongs to it, as it does when the prompt ends without one.
         return max(written, len(whole[:start].rstrip(" ")))
 
     def _find_end(self, whole: str, start: int, limit: int, content: str) -> tuple[int, str]:
-        """Return where the answer that begins at ``start`` stops, and the end token written there (or nothing).
+        """Return where the answer that begins at ``start`` ends, and the end token written there (or an empty text).
 
-        ``limit`` is where the next answer begins. An end token that stands in ``content`` itself does not end it.
+        ``limit`` is where the next answer begins. End tokens inside ``content`` are skipped.
         """
         stop, end = start, self._written_end
         for _ in range(content.count(end) + 1 if end else 0):
@@ -232,21 +232,21 @@ class TokenizerTemplate:
             raise DataError(f"{error}. {_ANOTHER}") from error
         except UserError:
             raise
-        except Exception as error:  # a template is foreign code: whatever it raises is about this conversation
+        except Exception as error:  # a template is a user's code and may raise anything
             said = f"{type(error).__name__}: {error}"
             raise DataError(f"the chat template refuses {messages!r:.300}: {said}. {_ANOTHER}") from error
 
 
-_ANOTHER = "Trainers take another template as tokenizer_chat_template"
+_ANOTHER = "To use another template, set tokenizer_chat_template"
 
 
 def is_template(name: str) -> bool:
-    """Tell whether ``name`` is one of ``TEMPLATES``, or a text with one place for the user's."""
+    """Tell whether ``name`` is one of ``TEMPLATES`` or a text with one ``{}``."""
     return name in TEMPLATES or name.count("{}") == 1
 
 
 def template_name(given: str) -> str:
-    """Return the name here of a template as arguments and model folders name it: ``none`` is ``pku``."""
+    """Return the internal name of a template given in arguments or a model folder: ``none`` is ``pku``."""
     return "pku" if given == "none" else given
 
 
@@ -262,15 +262,15 @@ def open_template(name: str, tokenizer: TokenizerLike) -> Template:
 
 
 def _plain_turns(rendered: Conversation) -> Sequence[str]:
-    """Return the texts of turns of user and assistant in alternation; a plain template has no place for others."""
+    """Return the texts of alternating user and assistant turns; a plain template supports no others."""
     hint = "use chat_template=tokenizer with a tokenizer that has one"
     if rendered.tools or any(message.get("tool_calls") for message in rendered.messages):
-        raise DataError(f"a plain template (chat_template=none or input_template) has no place for tools; {hint}")
+        raise DataError(f"a plain template (chat_template=none or input_template) does not support tools; {hint}")
     for number, message in enumerate(rendered.messages):
         expected = ("user", "assistant")[number % 2]
         if message["role"] != expected:
             raise DataError(
                 f"message {number} has role {message['role']!r} where a plain template (chat_template=none or "
-                f"input_template) expects {expected!r}: it has no place for others; {hint}"
+                f"input_template) expects {expected!r}, as it supports no other order; {hint}"
             )
     return [text_of(message) for message in rendered.messages]

@@ -1,4 +1,4 @@
-"""What the data layer needs of a tokenizer; Hugging Face's, PaddleNLP's and our own satisfy it."""
+"""What the data layer needs of a tokenizer; those of Hugging Face, PaddleNLP and this package satisfy it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 
 class TokenizerLike(Protocol):
-    """Text to token ids and back."""
+    """Converts text to token ids and back."""
 
     eos_token: str
     eos_token_id: int
@@ -33,33 +33,33 @@ class TokenizerLike(Protocol):
 
 @runtime_checkable
 class CuttingTokenizer(Protocol):
-    """A tokenizer that knows which part of the text each token stands for."""
+    """A tokenizer that knows which part of the text each token covers."""
 
     def encode_cut(
         self, text: str, cuts: Sequence[int], *, add_special_tokens: bool
     ) -> tuple[list[int], list[int | None]]:
-        """Return the ids of ``text`` and for each position in ``cuts`` the number of tokens before it.
+        """Return the ids of ``text``, and for each position in ``cuts`` the number of tokens before it.
 
-        None where a token lies across it, or might: then the text before it alone has other ids.
+        None for a position that a token crosses, or might: the text before it alone would have other ids.
         """
 
 
 @runtime_checkable
 class KeyedTokenizer(Protocol):
-    """A tokenizer that can tell whether another one would give other ids."""
+    """A tokenizer with a key for caching what it encoded."""
 
     def content_key(self) -> str:
-        """Return a text that differs where any id, special token or rendered conversation might."""
+        """Return a text that differs whenever an id, special token or rendered conversation might."""
 
 
 @runtime_checkable
 class WorkingTokenizer(Protocol):
-    """A tokenizer that encodes faster in a process that does nothing else."""
+    """A tokenizer with a faster variant for worker processes."""
 
     def in_worker(self) -> TokenizerLike:
-        """Return a tokenizer that gives the same ids."""
+        """Return the variant, which gives the same ids."""
 
 
 def padding_id(tokenizer: TokenizerLike) -> int:
-    """Return the id to pad with; EOS where there is none, which is safe because masks come from lengths."""
+    """Return the padding id, or EOS if there is none (safe, because masks come from lengths)."""
     return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id

@@ -270,7 +270,7 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_passed_over_by_true(damage,
     [
         ({"per_device_train_batch_size": 4}, "batch_size was 8 and is 4"),
         ({"train_datasets": "packing-sft/train:32/-1"}, "num_rows was 64 and is 32"),
-        ({"train_datasets": "packing-sft/test:64/-1"}, "the rows are others"),
+        ({"train_datasets": "packing-sft/test:64/-1"}, "the rows have changed"),
         ({"seed": 8}, "seed was 7 and is 8"),
     ],
 )

@@ -1,1 +1,1 @@
-"""Encoded rows: how they are packed, who encodes them, and where they are kept for the next start."""
+"""Tokenised datasets: encoding rows, in this process or in workers, and caching the result."""

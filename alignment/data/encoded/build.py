@@ -1,4 +1,4 @@
-"""From rows to a store: read, encode here or in other processes, account for each row, keep the result."""
+"""Build a store from rows: read them, encode them here or in worker processes, account for each, cache the result."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from alignment.telemetry import log
 from alignment.telemetry.progress import Progress
 
 MANY_ROWS = 20_000
-"""From this number on other processes help, and the encoded rows are kept: fewer take a moment."""
+"""From this number of rows on, worker processes are used and the result is cached; fewer take a moment."""
 MOST_WORKERS = 16
 ROWS_PER_BATCH = 1000
 _SECONDS_BETWEEN_LINES = 10.0
@@ -37,45 +37,45 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class Encoding:
-    """Who encodes many rows, and where they are kept."""
+    """Which processes encode, and where the result is cached."""
 
     num_workers: int | None = None
-    """Processes beside this one; None: one for each processor core, 0: this process alone."""
+    """Worker processes; None: one per processor core, 0: encode in this process."""
     cache_dir: Path | None = None
-    """None: encoded rows are not kept."""
+    """None: nothing is cached."""
     many: int = MANY_ROWS
-    """Fewer rows than this are encoded in this process and not kept."""
+    """Fewer rows than this are encoded in this process and not cached."""
     show_progress: bool = False
-    """True: a bar, or a line now and then where there is no terminal."""
+    """True: show a progress bar, or log a line every few seconds if there is no terminal."""
 
 
 HERE = Encoding(num_workers=0)
 
 
 class EncodingJob(Protocol):
-    """A dataset as far as encoding needs it."""
+    """What encoding needs of a dataset."""
 
     KIND: str
     tokenizer: TokenizerLike
     options: EncodeOptions
     ledger: Ledger
     is_own: bool
-    """True: nothing but this package's code makes its samples, so other processes and later starts can know it."""
+    """True: only this package's code makes its samples, so workers and the cache may be used."""
 
     def encode(self, row: Row) -> Encoded:
-        """Encode one row; an error names its place."""
+        """Encode one row; errors name the row."""
 
     def choose_rows(self, rows: Iterable[Row]) -> Iterable[Row]:
         """Return the rows to encode."""
 
     def for_worker(self) -> Any:
-        """Return what encodes the same way in another process."""
+        """Return a picklable copy that encodes in another process."""
 
 
 def build(job: EncodingJob, mixture: Mixture, encoding: Encoding, setup: dict[str, Any]) -> CacheEntry:
-    """Return the samples of ``mixture`` and complete ``job.ledger``; ``setup`` says what the dataset is, for the cache.
+    """Return the samples of ``mixture`` and fill ``job.ledger``; ``setup`` identifies the dataset in the cache.
 
-    The result is the same whoever encodes and whether it was kept or not. DataError where a row stops the work.
+    The result does not depend on the number of workers or on the cache. A row that may not be dropped is a DataError.
     """
     if len(mixture) < encoding.many:
         return _encode(job, mixture, lambda batches: encode_here(batches, job.encode), lambda num_rows: None)
@@ -102,7 +102,7 @@ def build(job: EncodingJob, mixture: Mixture, encoding: Encoding, setup: dict[st
 
 
 class Meter:
-    """Advances the display; where there is no bar, a line now and then tells the speed and the time left."""
+    """Advances a progress display and adds the speed every few seconds."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -121,10 +121,10 @@ Run = Callable[[Iterable[Batch]], Iterable[tuple[Batch, Chunk]]]
 
 
 class _Outcome(NamedTuple):
-    """What became of a row of the raw data, however often it was selected."""
+    """Outcome of a raw row, however often it was selected."""
 
     stored: int
-    """Its row of the store; -1: it is not used."""
+    """Index in the store; -1: not used."""
     reasons: tuple[str, ...]
 
 
@@ -138,7 +138,7 @@ def _encode(job: EncodingJob, rows: Iterable[Row], run: Run, show: Callable[[int
         for number, row in enumerate(batch.fresh):
             if number == chunk.failed_at:
                 job.encode(row)
-                raise DataError(f"{row.place}: could not be encoded in another process, and could in this one")
+                raise DataError(f"{row.place}: encoding failed in a worker process but works in this one")
             is_used = bool(chunk.used[number])
             known[row.dataset, row.index] = _Outcome(num_stored if is_used else -1, chunk.reasons.get(number, ()))
             num_stored += is_used
@@ -168,7 +168,7 @@ def _batches(rows: Iterable[Row]) -> Iterator[Batch]:
 
 
 def _count_selected(rows: Iterable[Row], ledger: Ledger) -> Iterator[Row]:
-    """Yield ``rows``; how many there are of each dataset is known when there are no more."""
+    """Yield ``rows``, and at the end add the number of rows of each dataset to ``ledger``."""
     selected: Counter[str] = Counter()
     try:
         for row in rows:
@@ -188,7 +188,7 @@ def _account(job: EncodingJob, row: Row, reasons: Sequence[str]) -> None:
 
 
 def _hashed(rows: Iterable[Row], hasher: Any) -> Iterator[Row]:
-    """Yield ``rows`` and feed ``hasher`` with them, in blocks that do not depend on who reads them."""
+    """Yield ``rows`` and feed them to ``hasher``, in blocks of fixed size."""
     stream = iter(rows)
     while block := list(islice(stream, ROWS_PER_BATCH)):
         hasher.update(pack_rows(block))
@@ -204,7 +204,7 @@ def _open_cache(job: EncodingJob, encoding: Encoding, setup: dict[str, Any]) -> 
 
 @contextmanager
 def _run(job: EncodingJob, encoding: Encoding) -> Iterator[Run]:
-    """Give what encodes batches: processes where they are wanted and the dataset can be sent to them."""
+    """Provide the function that encodes batches: in worker processes if wanted and if the dataset can be pickled."""
     num_workers = encoding.num_workers
     if num_workers is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -215,7 +215,7 @@ def _run(job: EncodingJob, encoding: Encoding) -> Iterator[Run]:
     try:
         pool = Pool(job.for_worker(), job.encode, num_workers=num_workers)
     except (pickle.PicklingError, TypeError, AttributeError) as error:
-        log.info(f"rows are encoded in this process: tokenizer or dataset cannot be sent to others ({error})")
+        log.info(f"rows are encoded in this process: the tokenizer or dataset cannot be pickled ({error})")
         yield lambda batches: encode_here(batches, job.encode)
         return
     yield pool.encode

@@ -1,6 +1,6 @@
-"""Encoded rows on disk, found by what they are made of: the rows, the tokenizer, the options and this code.
+"""Cache encoded rows on disk, keyed by the rows, the tokenizer, the options and this code.
 
-An entry is a folder that appears whole or not at all. It is checked before it is used; a damaged one is made anew.
+An entry is a folder that is written atomically and verified before use; damaged entries are rebuilt.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _ORDER = "order.npy"
 
 
 class CacheEntry(NamedTuple):
-    """Everything that reading and encoding the rows found out."""
+    """The result of reading and encoding the rows."""
 
     store: Store
     order: np.ndarray
-    """[rows used] int64: the row of ``store`` that each one is."""
+    """[rows used] int64: indices into ``store``."""
     account: dict[str, Any]
     """The ledger, as ``Ledger.as_dict`` gives it."""
 
@@ -39,18 +39,18 @@ class EncodedCache:
     """Entries of one dataset with one tokenizer and one set of options, in ``folder``."""
 
     def __init__(self, folder: Path, setup: str) -> None:
-        """``setup`` names dataset, tokenizer and options; entries of others in the same folder are left alone."""
+        """``setup`` identifies dataset, tokenizer and options; other entries in ``folder`` are left alone."""
         self._folder = folder
         self._setup = setup
         self._prefix = hashlib.sha256(setup.encode()).hexdigest()[:16]
 
     @property
     def may_hold(self) -> bool:
-        """True: there is an entry of this setup, of these rows or of others."""
+        """True: there is an entry of this setup, not necessarily of the same rows."""
         return any(self._folder.glob(f"{self._prefix}-*/{INDEX}"))
 
     def load(self, rows: str) -> CacheEntry | None:
-        """Return the entry of the rows with the hash ``rows``; one that is damaged is deleted, with a line."""
+        """Return the entry of the rows with the hash ``rows``; a damaged one is deleted with a warning."""
         path = self._path(rows)
         try:
             index = json.loads((path / INDEX).read_bytes())
@@ -70,7 +70,7 @@ class EncodedCache:
         return None
 
     def save(self, rows: str, entry: CacheEntry) -> None:
-        """Write an entry and drop older ones of this setup; a failure to write is logged, and the run continues."""
+        """Write an entry and delete older ones of this setup; a failure is logged, and the run continues."""
         aside = None
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ class EncodedCache:
             for path in outdated:
                 shutil.rmtree(path, ignore_errors=True)
         except (OSError, NotPlainError) as error:
-            log.warn(f"encoded rows are not kept in {self._folder} for the next start: {error}")
+            log.warn(f"encoded rows could not be cached in {self._folder}: {error}")
         finally:
             if aside is not None:
                 shutil.rmtree(aside, ignore_errors=True)
@@ -100,7 +100,7 @@ class EncodedCache:
 
 
 def describe_setup(tokenizer: TokenizerLike, parts: Mapping[str, Any]) -> str | None:
-    """Return a text that differs where tokenizer, code or ``parts`` do; None for a tokenizer that has no key."""
+    """Return a key of the tokenizer, this code and ``parts``; None if the tokenizer has no key."""
     if not isinstance(tokenizer, KeyedTokenizer):
         return None
     return json.dumps({"code": _code_key(), "tokenizer": tokenizer.content_key(), **parts}, default=str, sort_keys=True)
@@ -108,7 +108,7 @@ def describe_setup(tokenizer: TokenizerLike, parts: Mapping[str, Any]) -> str | 
 
 @cache
 def _code_key() -> str:
-    """Return a hash of the code that makes samples of rows."""
+    """Return a hash of the code of ``alignment.data``."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).resolve().parents[1].rglob("*.py")):
         digest.update(path.read_bytes())

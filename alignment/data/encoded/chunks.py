@@ -1,4 +1,4 @@
-"""A run of rows, encoded: the unit that processes hand each other."""
+"""Chunks of encoded rows, which worker processes send back."""
 
 from __future__ import annotations
 
@@ -15,38 +15,36 @@ from alignment.data.ledger import BadRow
 from alignment.errors import UserError
 
 _MARSHAL_VERSION = 2
-"""The last one without references: equal values give equal bytes, whoever else holds them."""
-
-
+"""The last version without references: equal values always give equal bytes."""
 _PLAIN = frozenset((str, bool, int, float, type(None)))
 
 
 class Encoded(NamedTuple):
-    """What became of one row."""
+    """The outcome of one row."""
 
     sample: Sample | None
-    """None: the row is not used."""
+    """None: the row is dropped."""
     reasons: tuple[str, ...] = ()
-    """Ledger reasons: why it is not used, or what was changed."""
+    """Ledger reasons: why it is dropped, or what was changed."""
     detail: str = ""
-    """What is wrong with it and where, if there is more to say than the reason."""
+    """A message with more detail than the reason, or empty."""
 
 
 class Chunk(NamedTuple):
-    """What became of several rows."""
+    """The outcome of several rows."""
 
     store: Store
-    """The samples of the rows that are used."""
+    """Samples of the rows that are used."""
     used: np.ndarray
     """[n] bool, True: the row has a sample."""
     reasons: dict[int, tuple[str, ...]]
     """Ledger reasons of the rows that have any."""
     failed_at: int | None = None
-    """The row that stopped the work with an error; nothing is known of those behind it."""
+    """Index of the row that raised an error; the rows after it were not encoded."""
 
 
 def encode_chunk(encode: Callable[[Row], Encoded], rows: Sequence[Row]) -> Chunk:
-    """Return what ``encode`` makes of ``rows``, up to the first one that stops with a user's error."""
+    """Encode ``rows`` up to the first one that raises a UserError."""
     samples, reasons, used, failed_at = [], {}, np.zeros(len(rows), bool), None
     for number, row in enumerate(rows):
         try:
@@ -63,7 +61,7 @@ def encode_chunk(encode: Callable[[Row], Encoded], rows: Sequence[Row]) -> Chunk
 
 
 def pack_rows(rows: Sequence[Row]) -> bytes:
-    """Return bytes that are equal for equal rows in equal places, whatever file they come from."""
+    """Serialise rows; equal rows in equal positions give equal bytes, whatever file they come from."""
     plain = [(row.position, row.dataset, row.index, row.sample, _fault(row)) for row in rows]
     if all(_is_plain(row.sample) for row in rows):
         return b"m" + marshal.dumps(plain, _MARSHAL_VERSION)
@@ -71,7 +69,7 @@ def pack_rows(rows: Sequence[Row]) -> bytes:
 
 
 def unpack_rows(packed: bytes) -> list[Row]:
-    """Return the rows of ``pack_rows``, without their places; only what this machine's own processes sent is read."""
+    """Return the rows given to ``pack_rows``, without their places; trusted input only."""
     plain = (marshal.loads if packed[:1] == b"m" else pickle.loads)(packed[1:])
     return [
         Row(position, dataset, index, "", sample, fault and BadRow(*fault))
@@ -80,7 +78,7 @@ def unpack_rows(packed: bytes) -> list[Row]:
 
 
 def _is_plain(value: Any) -> bool:
-    """Tell whether ``marshal`` gives ``value`` back: it takes numbers of NumPy, in a message say, and returns bytes."""
+    """Tell whether ``marshal`` returns ``value`` unchanged (it silently turns NumPy numbers into bytes)."""
     kind = type(value)
     if kind is dict:
         return all(map(_is_plain, value)) and all(map(_is_plain, value.values()))

@@ -1,4 +1,4 @@
-"""Length limits applied on purpose: a row that does not fit is dropped, cut on a named side, or refused."""
+"""Apply length limits: a row that does not fit is dropped, truncated on the configured side, or refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Fitted(NamedTuple):
     prompt: list[int]
     answers: list[list[int]]
     reason: str | None
-    """Why it differs from what came in (a ledger reason), or None."""
+    """The ledger reason if it was truncated, or None."""
 
 
 def fit_lengths(
@@ -24,8 +24,8 @@ def fit_lengths(
 ) -> Fitted | None:
     """Apply ``options.on_overlong``; None: the row does not fit and is dropped (``dropped_overlong``).
 
-    ``left`` cuts the prompt's left side and keeps the answers whole; ``right`` cuts the right end, where EOS is. A cut
-    that would leave no prompt token, or no answer token, drops the row instead.
+    ``left`` truncates the prompt and keeps the answers whole; ``right`` truncates the sequence's end, which loses EOS.
+    A row that would be left without prompt or answer tokens is dropped instead.
     """
     limit_prompt = options.max_length if options.max_prompt_length is None else options.max_prompt_length
     limit_prompt = min(limit_prompt, options.max_length)

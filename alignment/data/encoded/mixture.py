@@ -1,4 +1,4 @@
-"""Rows of several raw datasets in their mixed order."""
+"""The rows of several raw datasets in mixed order."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from alignment.data.ledger import BadRow, Ledger
 from alignment.data.raw.dataset_spec import DatasetSpec
+from alignment.data.raw.layouts.layout import RowPlace
 from alignment.data.raw.mixing import count_rows, select_rows
 from alignment.data.raw.raw_dataset import RawDataset
 from alignment.data.raw.raw_sample import check_sample
@@ -15,45 +16,30 @@ from alignment.errors import DataError, UserError
 from alignment.records import RawSample
 
 MAX_ROWS = 100_000_000
-"""Rows that a dataset may be asked for; more is a slip of the pen, not a plan."""
-
-
-class Place:
-    """Where a row comes from; written out only where a message needs it."""
-
-    __slots__ = ("_index", "_source")
-
-    def __init__(self, source: RawDataset, index: int) -> None:
-        self._source, self._index = source, index
-
-    def __str__(self) -> str:
-        return self._source.describe_row(self._index)
+"""Most rows that one dataset may contribute; a larger number is taken for a typing error."""
 
 
 class Row(NamedTuple):
-    """One row as the mixing selected it."""
+    """One selected row."""
 
     position: int
-    """Its position in the mixed order."""
+    """Position in the mixed order."""
     dataset: str
-    """The label of its dataset."""
+    """Label of its dataset."""
     index: int
-    """Its index in the raw dataset."""
+    """Index in the raw dataset."""
     place: object
-    """Where it comes from, for messages: its ``str``."""
+    """Where it comes from; its ``str`` is used in messages."""
     sample: RawSample
     fault: BadRow | None = None
-    """Why the row cannot be used, whatever it is wanted for; ``sample`` is empty then."""
+    """Why no dataset kind can use the row; ``sample`` is empty then."""
 
 
 class Mixture:
-    """The rows of several datasets, type-checked; datasets one after the other, in the order of their specs."""
+    """The type-checked rows of several datasets, one dataset after the other in the order of their specs."""
 
     def __init__(self, specs: Sequence[DatasetSpec], *, seed: int, ledger: Ledger | None = None) -> None:
-        """Open the datasets; one that cannot be built or holds no rows is a ``DataError``.
-
-        What the datasets say about how they were read becomes notes of ``ledger``.
-        """
+        """Open the datasets and add their notes to ``ledger``; one that fails or has no rows is a ``DataError``."""
         sources = [_open(spec) for spec in specs]
         for spec, source in zip(specs, sources, strict=True):
             for note in source.notes() if ledger is not None else ():
@@ -66,11 +52,11 @@ class Mixture:
         return sum(len(indices) for _, _, indices in self._parts)
 
     def __iter__(self) -> Iterator[Row]:
-        """Yield every selected row; one of a wrong type is a ``DataError``."""
+        """Yield every selected row; a value of the wrong type is a ``DataError``."""
         position = 0
         for spec, source, indices in self._parts:
             for index in indices.tolist():
-                place = Place(source, index)
+                place = RowPlace(source.describe_row, index)
                 sample, fault = _checked(source, index, place)
                 yield Row(position, spec.label, index, place, sample, fault)
                 position += 1
@@ -80,7 +66,7 @@ def _open(spec: DatasetSpec) -> RawDataset:
     try:
         return RawDataset.load(spec.name, **spec.arguments)
     except MissingPathError as error:
-        raise DataError(f"{error}" + (f", looked in {spec.base_dir} before" if spec.base_dir else "")) from error
+        raise DataError(f"{error}" + (f", nor found in {spec.base_dir}" if spec.base_dir else "")) from error
     except UserError:
         raise
     except Exception as error:  # the constructor may be a user's: report what it raised as a problem of that dataset
@@ -90,19 +76,19 @@ def _open(spec: DatasetSpec) -> RawDataset:
         ) from error
 
 
-def _checked(source: RawDataset, index: int, place: Place) -> tuple[RawSample, BadRow | None]:
+def _checked(source: RawDataset, index: int, place: RowPlace) -> tuple[RawSample, BadRow | None]:
     try:
         return check_sample(_read(source, index, place), place), None
     except BadRow as fault:
         return RawSample(), fault
 
 
-def _read(source: RawDataset, index: int, place: Place) -> Any:
+def _read(source: RawDataset, index: int, place: RowPlace) -> Any:
     try:
         return source[index]
     except UserError:
         raise
-    except Exception as error:  # same reason as above
+    except Exception as error:  # the dataset may be a user's, as above
         raise DataError(f"{place} could not be read: {type(error).__name__}: {error}") from error
 
 
@@ -117,5 +103,5 @@ def _checked_size(spec: DatasetSpec, source: RawDataset) -> int:
             f"{wanted:.3g} rows (at most {MAX_ROWS:,})"
         )
     if wanted == 0:
-        raise DataError(f"dataset {spec.label!r}: proportion {spec.proportion} of {size} rows rounds to no row")
+        raise DataError(f"dataset {spec.label!r}: proportion {spec.proportion} of {size} rows rounds to 0 rows")
     return size

@@ -1,16 +1,16 @@
-"""Two answers to one prompt: the encoding that preference and safety preference data share."""
+"""Encode and pad two answers to one prompt, as preference and safety preference data need them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from alignment.data.encode import Answer, EncodeOptions, Encoder
 from alignment.data.encoded.lengths import fit_lengths
 from alignment.data.encoded.mixture import Row
-from alignment.data.encoded.tokenized import to_ids
+from alignment.data.encoded.tokenized import Collator, Sample, to_ids
 from alignment.data.ledger import (
     BOUNDARY_RETOKENIZED,
     DROPPED_OVERLONG,
@@ -19,12 +19,12 @@ from alignment.data.ledger import (
     IDENTICAL_PAIR,
     SHORT_ANSWER,
 )
-from alignment.data.padding import mask_rows, pad_rows
+from alignment.data.padding import mask_rows, pad_rows, row_lengths
 from alignment.data.raw.conversation import conversation
 
 
 class EncodedPair(NamedTuple):
-    """Two sequences that begin with the same prompt, or the reasons why there are none."""
+    """Two sequences that begin with the same prompt."""
 
     first: np.ndarray
     """[S1] int64, prompt + ``answer`` + EOS."""
@@ -32,10 +32,11 @@ class EncodedPair(NamedTuple):
     """[S2] int64, prompt + ``other_answer`` + EOS."""
     prompt_length: int
     reasons: tuple[str, ...]
+    """Ledger reasons: what was changed."""
 
 
 def encode_pair(row: Row, encoder: Encoder, options: EncodeOptions) -> EncodedPair | tuple[str, ...]:
-    """Encode ``input`` with ``answer`` and ``other_answer``; a tuple of ledger reasons when the row is not used."""
+    """Encode ``input`` with ``answer`` and ``other_answer``; return ledger reasons instead if the row is dropped."""
     asked = conversation(row.sample["input"], row.sample.get("tools"))
     texts = (row.sample["answer"], row.sample["other_answer"])
     if asked.has_blank_question:
@@ -51,7 +52,7 @@ def encode_pair(row: Row, encoder: Encoder, options: EncodeOptions) -> EncodedPa
         return (DROPPED_OVERLONG,)
     first, second = fitted.answers
     if first == second:
-        # Only the cut made them equal: what told them apart lay beyond the limit.
+        # They differ only beyond the length limit.
         return (DROPPED_OVERLONG,)
     reasons = [BOUNDARY_RETOKENIZED] * any(answer.retokenized for answer in answers)
     reasons += [fitted.reason] * (fitted.reason is not None)
@@ -60,19 +61,24 @@ def encode_pair(row: Row, encoder: Encoder, options: EncodeOptions) -> EncodedPa
     )
 
 
-def pad_pairs(
-    first: Sequence[np.ndarray], second: Sequence[np.ndarray], *, names: tuple[str, str], pad_token_id: int
-) -> dict[str, np.ndarray]:
-    """Return ``<name>_input_ids`` and ``<name>_attention_mask`` [B, S] (True: real token) of both sides, one S."""
-    rows = [*first, *second]
-    ids, mask = pad_rows(rows, value=pad_token_id), mask_rows(rows)
-    half = len(first)
-    return {
-        f"{names[0]}_input_ids": ids[:half],
-        f"{names[0]}_attention_mask": mask[:half],
-        f"{names[1]}_input_ids": ids[half:],
-        f"{names[1]}_attention_mask": mask[half:],
-    }
+class PairCollator(Collator):
+    """Pads both sides on the right, to one width.
+
+    Gives, for each of ``SIDES``, ``<side>_input_ids`` and ``<side>_attention_mask`` [B, S] (True: real token) and
+    ``<side>_lengths`` [B]; and ``prompt_lengths`` [B].
+    """
+
+    SIDES: ClassVar[tuple[str, str]]
+
+    def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        rows = [sample[f"{side}_input_ids"] for side in self.SIDES for sample in samples]
+        ids, mask, lengths = pad_rows(rows, value=self._pad_token_id), mask_rows(rows), row_lengths(rows)
+        batch = {"prompt_lengths": to_ids([sample["prompt_length"] for sample in samples])}
+        for number, side in enumerate(self.SIDES):
+            half = slice(number * len(samples), (number + 1) * len(samples))
+            batch |= {f"{side}_input_ids": ids[half], f"{side}_attention_mask": mask[half]}
+            batch[f"{side}_lengths"] = lengths[half]
+        return batch
 
 
 def _fault(prompt_ids: list[int], answers: Sequence[Answer], encoder: Encoder, options: EncodeOptions) -> str | None:

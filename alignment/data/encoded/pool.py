@@ -1,10 +1,9 @@
-"""Processes that encode rows while this one reads them."""
+"""Worker processes that encode rows while this process reads them."""
 
 from __future__ import annotations
 
 import pickle
 import queue
-import signal
 import subprocess
 import sys
 from collections import deque
@@ -16,25 +15,26 @@ from typing import Any, NamedTuple
 from alignment.data.encoded.chunks import Chunk, Encoded, encode_chunk, pack_rows
 from alignment.data.encoded.mixture import Row
 from alignment.telemetry import log
+from alignment.telemetry.exit_status import describe_exit
 
 _START = (
     "import os, sys; os.environ['TOKENIZERS_PARALLELISM'] = 'false'; sys.path[:] = sys.argv[1:]; "
     "from alignment.data.encoded.worker import main; main()"
 )
-"""There is a process for each core: threads of the library would only wait for each other."""
+"""With one process per core, threads of the tokenizer library would only compete."""
 _AHEAD = 3
-"""Chunks under way for each process."""
+"""Chunks in flight per worker."""
 
 
 class Batch(NamedTuple):
-    """Rows in their order, and the ones among them that are to be encoded."""
+    """Rows in order, and those among them that have yet to be encoded."""
 
     rows: Sequence[Row]
     fresh: Sequence[Row]
 
 
 def encode_here(batches: Iterable[Batch], encode: Callable[[Row], Encoded]) -> Iterator[tuple[Batch, Chunk]]:
-    """Yield each batch with its encoded rows; all of it in this process."""
+    """Yield each batch with its encoded rows, encoding in this process."""
     return ((batch, encode_chunk(encode, batch.fresh)) for batch in batches)
 
 
@@ -51,7 +51,7 @@ class Worker:
         self._to.write(dataset)
 
     def encode(self, rows: Sequence[Row]) -> Chunk | None:
-        """Return the encoded rows; None when the process is gone."""
+        """Return the encoded rows; None if the process has died."""
         try:
             pickle.dump(pack_rows(rows), self._to, protocol=pickle.HIGHEST_PROTOCOL)
             self._to.flush()
@@ -61,23 +61,22 @@ class Worker:
         return chunk
 
     def end(self) -> str:
-        """Stop the process and return how it ended."""
+        """Kill the process and describe how it ended."""
         self._process.poll()
         self._process.kill()
         for pipe in (self._to, self._from):
             try:
                 pipe.close()
-            except OSError:  # the other end is gone, and with it what was still to be written
+            except OSError:  # the process is gone; unwritten data does not matter
                 continue
-        status = self._process.wait()
-        return f"ended with status {status}" if status >= 0 else f"was ended by {signal.Signals(-status).name}"
+        return describe_exit(self._process.wait())
 
 
 class Pool:
-    """``num_workers`` processes; rows of a process that dies are encoded here, with a warning."""
+    """``num_workers`` processes; the rows of a process that dies are encoded in this one, with a warning."""
 
     def __init__(self, dataset: Any, encode: Callable[[Row], Encoded], *, num_workers: int) -> None:
-        """``dataset`` encodes in the processes and must pickle; ``encode`` does the same in this one."""
+        """``dataset`` is pickled and encodes in the workers; ``encode`` does the same in this process."""
         pickled = pickle.dumps(dataset)
         self._encode_here = encode
         self._workers = [Worker(pickled) for _ in range(num_workers)]
@@ -87,7 +86,7 @@ class Pool:
         self._is_ending = False
 
     def encode(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Chunk]]:
-        """Yield each batch with its encoded rows, in order; a few batches ahead are under way."""
+        """Yield each batch with its encoded rows, in order; a few batches are encoded ahead."""
         waiting: deque[tuple[Batch, Future[Chunk]]] = deque()
         with ThreadPoolExecutor(len(self._workers)) as threads, self._ended():
             for batch in batches:
@@ -103,13 +102,13 @@ class Pool:
         worker = self._idle.get()
         chunk = worker.encode(rows) if worker is not None else None
         if worker is not None and chunk is None and not self._is_ending:
-            log.warn(f"a process that encodes rows {worker.end()}; its rows are encoded in this process")
+            log.warn(f"a worker process that encodes rows {worker.end()}; its rows are encoded in this process")
         self._idle.put(worker if chunk is not None else None)
         return encode_chunk(self._encode_here, () if self._is_ending else rows) if chunk is None else chunk
 
     @contextmanager
     def _ended(self) -> Iterator[None]:
-        """End the processes afterwards, and with them what the threads still wait for."""
+        """Kill the processes afterwards, which also unblocks waiting threads."""
         try:
             yield
         finally:

@@ -1,4 +1,4 @@
-"""Prompts to generate from, each once."""
+"""Distinct prompts to generate from."""
 
 from __future__ import annotations
 
@@ -8,24 +8,43 @@ from typing import Any
 from alignment.data.encode import Encoder
 from alignment.data.encoded.lengths import fit_lengths
 from alignment.data.encoded.mixture import Row
-from alignment.data.encoded.tokenized import Encoded, Sample, TokenizedDataset, to_ids
+from alignment.data.encoded.tokenized import Collator, Encoded, Sample, TokenizedDataset, to_ids
 from alignment.data.ledger import DROPPED_OVERLONG, DUPLICATE_PROMPT, EMPTY_PROMPT, BadRow
 from alignment.data.padding import mask_rows, pad_rows, row_lengths
 from alignment.data.raw.conversation import Conversation, conversation, text_of
 from alignment.data.raw.raw_sample import require_fields
-from alignment.data.tokenizer import TokenizerLike, padding_id
+
+
+class PromptOnlyCollator(Collator):
+    """Pads on the left.
+
+    Gives ``input_ids`` and ``attention_mask`` [B, P] (True: real token), ``lengths`` and ``sample_ids`` [B], and the
+    lists ``labels`` and ``prompt_texts``.
+    """
+
+    def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        rows = [sample["input_ids"] for sample in samples]
+        return {
+            "input_ids": pad_rows(rows, value=self._pad_token_id, left=True),
+            "attention_mask": mask_rows(rows, left=True),
+            "lengths": row_lengths(rows),
+            "sample_ids": to_ids([sample["sample_id"] for sample in samples]),
+            "labels": [sample["label"] for sample in samples],
+            "prompt_texts": [sample["prompt_text"] for sample in samples],
+        }
 
 
 class PromptOnlyDataset(TokenizedDataset):
     """Samples ``{"input_ids" [P], "sample_id" int, "label" str | None, "prompt_text" str, "raw_input"}``.
 
-    Reads ``input``, and ``answer`` as the label when there is one; or ``messages`` or ``dialogue``, where an answer
-    that comes last is the label. ``sample_id`` is the row's position in the mixed order, ``prompt_text`` what the model
-    reads, ``raw_input`` the turns before the template (with tools: ``{"messages", "tools"}``). Equal prompts are kept
-    once: the last occurrence, as in safe-rlhf, so a proportion above 1 adds nothing; the others are counted.
+    Reads ``input``, with ``answer`` as the label if present; or ``messages`` or ``dialogue``, whose final answer is the
+    label. ``sample_id`` is the row's position in the mixed order, ``prompt_text`` the rendered prompt, ``raw_input``
+    the turns before rendering (with tools: ``{"messages", "tools"}``). Of equal prompts only the last is kept, as in
+    safe-rlhf, so a proportion above 1 adds nothing; the others are counted.
     """
 
     KIND = "prompt-only"
+    COLLATOR = PromptOnlyCollator
 
     def choose_rows(self, rows: Iterable[Row]) -> list[Row]:
         """Keep the last row of each prompt, in mixed order."""
@@ -57,35 +76,9 @@ class PromptOnlyDataset(TokenizedDataset):
         }
         return Encoded(sample, (fitted.reason,) if fitted.reason else ())
 
-    def make_collator(self, tokenizer: TokenizerLike) -> PromptOnlyCollator:
-        """Return the left-padding collator."""
-        return PromptOnlyCollator(padding_id(tokenizer))
-
-
-class PromptOnlyCollator:
-    """Pads on the left.
-
-    Gives ``input_ids`` and ``attention_mask`` [B, P] (True: real token), ``lengths`` and ``sample_ids`` [B], and the
-    lists ``labels`` and ``prompt_texts``.
-    """
-
-    def __init__(self, pad_token_id: int) -> None:
-        self._pad_token_id = pad_token_id
-
-    def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        rows = [sample["input_ids"] for sample in samples]
-        return {
-            "input_ids": pad_rows(rows, value=self._pad_token_id, left=True),
-            "attention_mask": mask_rows(rows, left=True),
-            "lengths": row_lengths(rows),
-            "sample_ids": to_ids([sample["sample_id"] for sample in samples]),
-            "labels": [sample["label"] for sample in samples],
-            "prompt_texts": [sample["prompt_text"] for sample in samples],
-        }
-
 
 def _key(row: Row) -> str:
-    """Return what tells prompts apart; a row that cannot be used is unlike every other."""
+    """Return a key that is equal for equal prompts; an unusable row equals no other."""
     try:
         return f"row {row.position}" if row.fault is not None else _question(row)[0].key()
     except BadRow:
@@ -93,7 +86,7 @@ def _key(row: Row) -> str:
 
 
 def _question(row: Row) -> tuple[Conversation, str | None]:
-    """Return what is asked, and the reference answer if there is one."""
+    """Return the prompt, and the reference answer if there is one."""
     sample, tools = row.sample, row.sample.get("tools")
     whole_field = next((name for name in ("messages", "dialogue") if sample.get(name) is not None), None)
     if whole_field is None or sample.get("input") is not None:
@@ -106,7 +99,7 @@ def _question(row: Row) -> tuple[Conversation, str | None]:
 
 
 def _raw_input(row: Row, asked: Conversation) -> Any:
-    """Return what is asked in the form that the row has it in."""
+    """Return the prompt in the form in which the row gives it."""
     if asked.tools:
         return {"messages": list(asked.messages), "tools": list(asked.tools)}
     if row.sample.get("input") is not None:

@@ -1,4 +1,4 @@
-"""Samples packed into a few arrays, one column a field, in memory or mapped from disk."""
+"""Samples packed into a few arrays, one column per field, in memory or memory-mapped."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Sample = Mapping[str, Any]
 
 
 class NotPlainError(ValueError):
-    """A value that JSON does not give back as it was."""
+    """A value that does not survive a JSON round trip."""
 
 
 class Ragged(NamedTuple):
@@ -30,7 +30,7 @@ class Ragged(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """One whole number a row."""
+    """One integer per row."""
 
     values: np.ndarray
     """[n] int64."""
@@ -41,7 +41,7 @@ class Numbers(NamedTuple):
 
 
 class Objects(NamedTuple):
-    """Texts, lists or nothing, as Python values."""
+    """Python values: texts, lists or None."""
 
     values: list[Any]
 
@@ -51,7 +51,7 @@ class Objects(NamedTuple):
 
 
 class Json(NamedTuple):
-    """Texts, lists or nothing, as they are kept on disk."""
+    """Texts, lists or None, serialised for disk."""
 
     values: np.ndarray
     """[all bytes] uint8, UTF-8."""
@@ -59,7 +59,7 @@ class Json(NamedTuple):
     """[n + 1] int64."""
 
     def read(self, row: int) -> Any:
-        """Return the value, read anew."""
+        """Return a new copy of the value."""
         return json.loads(self.values[self.bounds[row] : self.bounds[row + 1]].tobytes())
 
 
@@ -71,18 +71,18 @@ class Store(NamedTuple):
     """Columns of equal length."""
 
     columns: dict[str, Column]
-    """Field to column; none where there are no rows."""
+    """Field to column; empty if there are no rows."""
     size: int
 
     @classmethod
     def pack(cls, samples: Sequence[Sample]) -> Store:
-        """Return the samples, which all have the same fields."""
+        """Pack samples that all have the same fields."""
         fields = list(samples[0]) if samples else []
         return cls({field: _pack([sample[field] for sample in samples]) for field in fields}, len(samples))
 
     @classmethod
     def join(cls, stores: Sequence[Store]) -> Store:
-        """Return the rows of all ``stores``, one after the other."""
+        """Concatenate ``stores``."""
         filled = [store for store in stores if store.size]
         fields = list(filled[0].columns) if filled else []
         return cls(
@@ -95,7 +95,7 @@ class Store(NamedTuple):
         return {field: column.read(row) for field, column in self.columns.items()}
 
     def save(self, folder: Path) -> dict[str, str]:
-        """Write one ``.npy`` file an array and return the kind of each column; NotPlainError where one has none."""
+        """Write one ``.npy`` file per array; return the kind of each column. NotPlainError if one cannot be saved."""
         kinds = {}
         for number, (field, column) in enumerate(self.columns.items()):
             plain = _plain(column) if isinstance(column, Objects) else column
@@ -106,7 +106,7 @@ class Store(NamedTuple):
 
     @classmethod
     def load(cls, folder: Path, kinds: Mapping[str, str], size: int) -> Store:
-        """Return what ``save`` wrote, mapped into memory: nothing is read before it is used."""
+        """Memory-map what ``save`` wrote."""
         columns = {}
         for number, (field, kind) in enumerate(kinds.items()):
             parts = [
@@ -153,6 +153,6 @@ def _plain(column: Objects) -> Json:
         except (TypeError, ValueError) as error:
             raise NotPlainError(str(error)) from error
         if type(value) is not str and json.loads(text) != value:
-            raise NotPlainError(f"{value!r:.60} is not plain")
+            raise NotPlainError(f"{value!r:.60} does not survive a JSON round trip")
         texts.append(text.encode())
     return Json(np.frombuffer(b"".join(texts), np.uint8), _bounds(list(map(len, texts))))

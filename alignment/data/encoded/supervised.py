@@ -1,4 +1,4 @@
-"""Prompts with one answer, or dialogues, for supervised fine-tuning and the PTX loss."""
+"""Prompts with an answer, or dialogues, for supervised fine-tuning and the PTX loss."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from alignment.data.encode import Dialogue, Encoder
 from alignment.data.encoded.lengths import fit_lengths
 from alignment.data.encoded.mixture import Row
-from alignment.data.encoded.tokenized import Encoded, Sample, TokenizedDataset, to_ids
+from alignment.data.encoded.tokenized import Collator, Encoded, Sample, TokenizedDataset, to_ids
 from alignment.data.ledger import (
     BOUNDARY_RETOKENIZED,
     DROPPED_OVERLONG,
@@ -23,11 +23,23 @@ from alignment.data.ledger import (
 from alignment.data.padding import mask_rows, pad_rows, row_lengths
 from alignment.data.raw.conversation import Conversation, conversation
 from alignment.data.raw.raw_sample import require_fields
-from alignment.data.tokenizer import TokenizerLike, padding_id
 from alignment.errors import DataError
 
 IGNORE_INDEX = -100
-"""The label of a token that is not trained on."""
+"""Label of tokens that are not trained on."""
+
+
+class SupervisedCollator(Collator):
+    """Pads on the right: ``input_ids``, ``labels``, ``attention_mask`` [B, S] (True: real token), ``lengths`` [B]."""
+
+    def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        rows = [sample["input_ids"] for sample in samples]
+        return {
+            "input_ids": pad_rows(rows, value=self._pad_token_id),
+            "labels": pad_rows([sample["labels"] for sample in samples], value=IGNORE_INDEX),
+            "attention_mask": mask_rows(rows),
+            "lengths": row_lengths(rows),
+        }
 
 
 class SupervisedDataset(TokenizedDataset):
@@ -35,13 +47,14 @@ class SupervisedDataset(TokenizedDataset):
 
     Reads ``input`` and ``answer`` (only the answer is a target; ``input`` may be several turns), or ``dialogue``
     (every assistant turn is a target), or ``messages`` (every assistant turn is one unless its ``train`` is False).
-    Of a pair the better answer is trained; an answer that ``desirable`` calls bad is not used.
+    Of a pair only the better answer is trained on; a row with ``desirable`` False is dropped.
     """
 
     KIND = "supervised"
+    COLLATOR = SupervisedCollator
 
     def encode_row(self, row: Row, encoder: Encoder) -> Encoded:
-        """Encode one row; exactly one of ``input``, ``dialogue`` and ``messages`` must be there."""
+        """Encode one row, which must have exactly one of ``input``, ``dialogue`` and ``messages``."""
         if row.sample.get("desirable") is False:
             return Encoded(None, (UNDESIRABLE,))
         whole = _conversation(row)
@@ -54,10 +67,6 @@ class SupervisedDataset(TokenizedDataset):
         dialogue = encoder.encode_dialogue(whole)
         reason = self._fault(dialogue, encoder)
         return Encoded(None, (reason,)) if reason else self._fit(dialogue, row.place)
-
-    def make_collator(self, tokenizer: TokenizerLike) -> SupervisedCollator:
-        """Return the right-padding collator."""
-        return SupervisedCollator(padding_id(tokenizer))
 
     def _fault(self, dialogue: Dialogue, encoder: Encoder) -> str | None:
         if not dialogue.prompt_ids:
@@ -86,24 +95,8 @@ class SupervisedDataset(TokenizedDataset):
         return Encoded({"input_ids": ids, "labels": labels}, tuple(reasons))
 
 
-class SupervisedCollator:
-    """Pads on the right: ``input_ids``, ``labels``, ``attention_mask`` [B, S] (True: real token), ``lengths`` [B]."""
-
-    def __init__(self, pad_token_id: int) -> None:
-        self._pad_token_id = pad_token_id
-
-    def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        rows = [sample["input_ids"] for sample in samples]
-        return {
-            "input_ids": pad_rows(rows, value=self._pad_token_id),
-            "labels": pad_rows([sample["labels"] for sample in samples], value=IGNORE_INDEX),
-            "attention_mask": mask_rows(rows),
-            "lengths": row_lengths(rows),
-        }
-
-
 def _conversation(row: Row) -> Conversation:
-    """Return the whole conversation with its targets: one answer, or all turns of the assistant."""
+    """Return the whole conversation with its targets: one answer, or all assistant turns."""
     sample, tools = row.sample, row.sample.get("tools")
     forms = [name for name in ("input", "dialogue", "messages") if sample.get(name) is not None]
     if len(forms) > 1:

@@ -1,10 +1,10 @@
-"""The shared base of the four tokenised datasets: mix, check, encode, filter, account for every row."""
+"""The base of the four tokenised datasets: mix, check, encode and filter rows, and account for each one."""
 
 from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -19,16 +19,26 @@ from alignment.data.ledger import BadRow, Ledger
 from alignment.data.raw.dataset_spec import Datasets, DatasetSpec, parse_datasets
 from alignment.data.raw.mixing import split_rows
 from alignment.data.raw.raw_dataset import dataset_class_of
-from alignment.data.tokenizer import TokenizerLike, WorkingTokenizer
+from alignment.data.tokenizer import TokenizerLike, WorkingTokenizer, padding_id
 from alignment.errors import DataError
 
-Collator = Callable[[Sequence[Sample]], dict[str, Any]]
+
+class Collator(ABC):
+    """Pads samples to a batch."""
+
+    def __init__(self, pad_token_id: int) -> None:
+        self._pad_token_id = pad_token_id
+
+    @abstractmethod
+    def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        """Return the padded batch."""
 
 
 class TokenizedDataset(ABC):
-    """A list of token id samples; all rows are encoded together, so the ledger is complete as soon as there is one."""
+    """A list of tokenised samples; all rows are encoded at once, so the ledger is complete before the first sample."""
 
     KIND: ClassVar[str]
+    COLLATOR: ClassVar[type[Collator]]
 
     def __init__(
         self,
@@ -43,44 +53,40 @@ class TokenizedDataset(ABC):
     ) -> None:
         """Read, mix and encode ``datasets`` (see ``parse_datasets`` for the forms; relative paths: ``base_dir`` first).
 
-        A row that cannot be used is counted in ``ledger`` or stops with a ``DataError``, as ``options`` say; that no
-        row is left is always an error. ``lazy_tokenization``: all this happens when the dataset is first used (its
-        length, a sample, the ledger), which changes nothing else. ``encoding``: who encodes, and where that is kept.
+        A row that cannot be used is counted in ``ledger`` or raises a ``DataError``, depending on ``options``; having
+        no rows left is always an error. ``lazy_tokenization`` postpones all this until the dataset is first used (its
+        length, a sample or the ledger). ``encoding``: which processes encode, and where the result is cached.
         """
         self.tokenizer = tokenizer
         self.options = EncodeOptions() if options is None else options
         self.seed = seed
-        self.collate = self.make_collator(tokenizer)
+        self.collate = self.COLLATOR(padding_id(tokenizer))
         self._encoder = Encoder(tokenizer, self.options.template)
         self._ledger = Ledger()
         self._store, self._order = Store.pack(()), np.empty(0, np.int64)
         specs = parse_datasets(datasets, base_dir=base_dir)
         self.options_taken = frozenset().union(*(dataset_class_of(spec.name).accepted_options() for spec in specs))
-        """Names of the options that some raw dataset here takes."""
+        """Names of the options that at least one raw dataset here accepts."""
         self._pending: _Pending | None = _Pending(specs, encoding)
         if not lazy_tokenization:
             self._ready()
 
     @property
     def ledger(self) -> Ledger:
-        """What became of every row."""
+        """The account of every row that was dropped or changed."""
         self._ready()
         return self._ledger
 
     @abstractmethod
     def encode_row(self, row: Row, encoder: Encoder) -> Encoded:
-        """Turn one checked row into a sample; missing fields are a ``DataError``."""
-
-    @abstractmethod
-    def make_collator(self, tokenizer: TokenizerLike) -> Collator:
-        """Return the function that pads samples to a batch."""
+        """Turn one checked row into a sample; a missing field is a ``DataError``."""
 
     def choose_rows(self, rows: Iterable[Row]) -> Iterable[Row]:
-        """Return the rows to encode; a dataset kind may leave some out (and count them)."""
+        """Return the rows to encode; a subclass may drop some (and count them)."""
         return rows
 
     def get_collator(self) -> Collator:
-        """Return what makes a padded batch of samples; the same as ``collate``."""
+        """Return ``collate``, which pads samples to a batch."""
         return self.collate
 
     def __len__(self) -> int:
@@ -96,7 +102,7 @@ class TokenizedDataset(ABC):
         return (self._store.read(row) for row in self._order)
 
     def resize(self, size: int) -> None:
-        """Repeat the samples in order, or cut them, to exactly ``size``."""
+        """Repeat or cut the samples, in order, to exactly ``size``."""
         if size < 1:
             raise DataError(f"a dataset cannot be resized to {size} rows (allowed: 1 or more)")
         self._order = np.resize(self._order, size) if len(self) else self._order
@@ -110,7 +116,7 @@ class TokenizedDataset(ABC):
         return train, test
 
     def encode(self, row: Row) -> Encoded:
-        """Encode one row as ``encode_row`` does; an error in it names its place."""
+        """Encode one row as ``encode_row`` does; errors name the row."""
         try:
             if row.fault is not None:
                 raise row.fault
@@ -124,17 +130,17 @@ class TokenizedDataset(ABC):
 
     @property
     def is_own(self) -> bool:
-        """False: the class is a user's, whose code other processes cannot import and no later start can compare."""
+        """False: a user's class, which other processes may not be able to import and the cache key does not cover."""
         return type(self).__module__.startswith(f"{__package__}.")
 
     def for_worker(self) -> TokenizedDataset:
-        """Return a dataset without rows, which encodes in another process."""
+        """Return a copy without rows, to encode in another process."""
         bare = copy.copy(self)
         bare._pending, bare._ledger, bare._store = None, Ledger(), Store.pack(())
         return bare
 
     def in_worker(self) -> TokenizedDataset:
-        """Return what ``for_worker`` gave as the other process uses it."""
+        """Return the copy that a worker process encodes with."""
         working = copy.copy(self)
         if isinstance(self.tokenizer, WorkingTokenizer):
             working.tokenizer = self.tokenizer.in_worker()
@@ -147,7 +153,7 @@ class TokenizedDataset(ABC):
         return part
 
     def _ready(self) -> None:
-        """Encode all rows, unless that was done."""
+        """Encode all rows, unless already done."""
         pending, self._pending = self._pending, None
         if pending is None:
             return
@@ -170,7 +176,7 @@ class TokenizedDataset(ABC):
 
 
 class _Pending(NamedTuple):
-    """What is still to be read and encoded."""
+    """What has yet to be read and encoded."""
 
     specs: list[DatasetSpec]
     encoding: Encoding

@@ -1,6 +1,6 @@
-"""One encoding process: reads packed rows on stdin, writes packed samples to stdout, ends with its parent.
+"""A worker process: reads packed rows from stdin, writes encoded chunks to stdout, and exits with its parent.
 
-It imports the data layer only, and never the script that the user started.
+It imports only the data layer, never the script that the user started.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from alignment.data.encoded.chunks import encode_chunk, unpack_rows
 
 
 def serve(source: BinaryIO, target: BinaryIO) -> None:
-    """Encode every message of ``source``; the first one is the dataset that knows how, without its rows."""
+    """Encode every message of ``source``; the first one is the dataset to encode with."""
     dataset: Any = pickle.load(source).in_worker()
     while True:
         try:
@@ -28,7 +28,7 @@ def serve(source: BinaryIO, target: BinaryIO) -> None:
 
 
 def main() -> None:
-    """Serve the parent; what user code prints goes to stderr, and Ctrl-C is the parent's business."""
+    """Serve the parent process; prints go to stderr, and Ctrl-C is left to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     target = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)

@@ -1,1 +1,1 @@
-"""Raw rows: the registry of datasets, what a row may be, and how datasets are mixed."""
+"""Raw rows: the registry of datasets, the checks of a row, and the mixing of datasets."""

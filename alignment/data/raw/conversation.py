@@ -1,4 +1,4 @@
-"""Conversations as messages: what every form of an ``input`` or a dialogue becomes before it is rendered."""
+"""Conversations as messages, the common form of every ``input`` or dialogue before it is rendered."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from alignment.errors import DataError
 
 ROLES = ("system", "user", "assistant", "tool")
 TRAIN = "train"
-"""The key of a message that says whether an assistant's turn is trained on; it never reaches a template."""
+"""Message key: whether an assistant turn is trained on; never passed to a template."""
 
 Message = Mapping[str, Any]
 Given = str | Sequence[str] | Sequence[Message] | Mapping[str, Any]
@@ -21,15 +21,15 @@ Given = str | Sequence[str] | Sequence[Message] | Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Conversation:
-    """Messages in order, and the tools that the assistant may call."""
+    """Messages and the tools that the assistant may call."""
 
     messages: tuple[Message, ...]
-    """Each has ``role`` and ``content``; further keys (``tool_calls``, ``name``) are the template's business."""
+    """Each has ``role`` and ``content``; other keys (``tool_calls``, ``name``) are passed to the template."""
     tools: tuple[Mapping[str, Any], ...] = ()
 
     @cached_property
     def targets(self) -> list[int]:
-        """The numbers of the assistant's turns that are trained on."""
+        """Indices of the assistant turns that are trained on."""
         return [
             number
             for number, message in enumerate(self.messages)
@@ -38,14 +38,14 @@ class Conversation:
 
     @property
     def has_blank_question(self) -> bool:
-        """True: a user's turn holds no text, or there are no turns before the first answer."""
+        """True: a user turn has no text, or the first target has no turn before it."""
         if not self.messages or self.targets[:1] == [0]:
             return True
         return any(message["role"] == "user" and not text_of(message).strip() for message in self.messages)
 
     @property
     def has_blank_target(self) -> bool:
-        """True: a turn that is trained on holds neither text nor a call of a tool."""
+        """True: a trained turn has neither text nor a tool call."""
         return any(not is_said(self.messages[number]) for number in self.targets)
 
     def before(self, number: int) -> Conversation:
@@ -53,19 +53,19 @@ class Conversation:
         return Conversation(self.messages[:number], self.tools)
 
     def answered(self, answer: str) -> Conversation:
-        """Return the conversation with ``answer`` as its only turn to train on."""
+        """Return the conversation with ``answer`` appended as its only trained turn."""
         silent = tuple(
             {**message, TRAIN: False} if message["role"] == "assistant" else message for message in self.messages
         )
         return Conversation((*silent, {"role": "assistant", "content": answer}), self.tools)
 
     def key(self) -> str:
-        """Return a text that is equal for equal conversations only."""
+        """Return a string that is equal only for equal conversations."""
         return json.dumps([self.messages, self.tools], sort_keys=True, default=repr)
 
 
 def conversation(value: Given | Conversation, tools: Sequence[Mapping[str, Any]] | None = None) -> Conversation:
-    """Return any form of an ``input`` or a dialogue as messages; plain turns alternate, the user's first."""
+    """Convert any form of an ``input`` or a dialogue to messages; plain strings alternate, starting with the user."""
     if isinstance(value, Conversation):
         return value
     if isinstance(value, Mapping):
@@ -80,17 +80,17 @@ def conversation(value: Given | Conversation, tools: Sequence[Mapping[str, Any]]
 
 
 def text_of(message: Message) -> str:
-    """Return what a message says; empty where it only calls tools."""
+    """Return the text of a message; empty if it only calls tools."""
     return message.get("content") or ""
 
 
 def is_said(message: Message) -> bool:
-    """Tell whether a message holds text or a call of a tool."""
+    """Tell whether a message has text or a tool call."""
     return bool(text_of(message).strip()) or bool(message.get("tool_calls"))
 
 
 def shown_text(value: Given) -> str:
-    """Return an ``input`` as lines for people: plain turns as they are, messages with their roles before them."""
+    """Return an ``input`` as readable lines: plain turns as they are, messages prefixed with their role."""
     if isinstance(value, str):
         return value
     turns = value["messages"] if isinstance(value, Mapping) else value
@@ -100,7 +100,7 @@ def shown_text(value: Given) -> str:
 def check_messages(value: Any, place: str) -> list[dict[str, Any]]:
     """Return ``value`` as plain messages; a wrong type, role or flag is a ``DataError`` naming the message.
 
-    Keys that are None count as not given (columns of tables hold them); text parts are joined.
+    Keys that are None count as missing (tables fill columns with them); text parts are joined.
     """
     if not isinstance(value, (list, tuple)) or not value:
         raise DataError(f"{place} must be a list of messages, got {value!r:.80}")
@@ -108,9 +108,9 @@ def check_messages(value: Any, place: str) -> list[dict[str, Any]]:
 
 
 def check_tools(value: Any, place: str) -> list[dict[str, Any]]:
-    """Return the descriptions of tools as plain dictionaries."""
+    """Return tool descriptions as plain dictionaries."""
     if not isinstance(value, (list, tuple)) or not all(isinstance(tool, Mapping) for tool in value):
-        raise DataError(f"{place} must be a list of objects (one JSON schema a tool), got {value!r:.80}")
+        raise DataError(f"{place} must be a list of objects (one JSON schema per tool), got {value!r:.80}")
     return [dict(tool) for tool in value]
 
 
@@ -122,8 +122,8 @@ def _check_message(message: Any, place: str) -> dict[str, Any]:
         raise DataError(f"{place}: role {given.get('role')!r} (allowed: {', '.join(ROLES)})")
     if TRAIN in given and (given["role"] != "assistant" or not isinstance(given[TRAIN], bool)):
         raise DataError(
-            f"{place}: {TRAIN} is {given[TRAIN]!r} in a turn of the {given['role']} (allowed: true or false, in turns "
-            "of the assistant)"
+            f"{place}: {TRAIN} is {given[TRAIN]!r} in a turn of the {given['role']} (allowed: true or false, in "
+            "assistant turns only)"
         )
     if "content" not in given and given["role"] == "assistant" and given.get("tool_calls"):
         return {**given, "content": ""}

@@ -1,4 +1,4 @@
-"""What to mix: ``name[:proportion[:path]]`` strings, dicts and pairs, brought to one form."""
+"""Parse what to mix: ``name[:proportion[:path]]`` strings, dicts and pairs."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from alignment.data.raw.raw_dataset import canonical_name, dataset_class_of, is_
 from alignment.errors import DataError
 
 Proportion = float | Fraction
-"""A share of the rows (0.5, 2.0, ...), or the negative Fraction -N for exactly N rows."""
+"""A multiple of the rows (0.5, 2.0, ...), or the negative Fraction -N for exactly N rows."""
 Datasets = str | Mapping[str, Any] | Iterable[Any]
 
 ROWS = "jsonl"
-"""The dataset that reads rows of any known layout."""
+"""The NAME of the dataset that reads any known layout."""
 _FORM = "name[:proportion[:path]]"
 _ALLOWED = "a number >= 0, a fraction 'a/b', or 'N/-1' for exactly N rows"
 
@@ -31,17 +31,17 @@ class DatasetSpec:
     name: str
     """The registered NAME."""
     label: str
-    """How messages and the ledger call it: the NAME, with the path where one NAME comes several times."""
+    """Its name in messages and the ledger: the NAME, with the path if the NAME is listed several times."""
     proportion: Proportion
     arguments: Mapping[str, Any]
     base_dir: Path | None = None
-    """The folder in which relative paths were looked for first."""
+    """The folder in which relative paths are looked up first."""
 
 
 def parse_dataset(text: str) -> tuple[str, dict[str, Any]]:
     """Parse ``name[:proportion[:path]]`` to ``(name, {"proportion": p[, "path": path]})``.
 
-    The proportion is 1.0 when empty; ``a/b`` is a share; ``N/-1`` exactly N rows (returned as ``Fraction(-N)``).
+    An empty proportion is 1.0; ``a/b`` is a fraction; ``N/-1`` means exactly N rows (returned as ``Fraction(-N)``).
     """
     parts = text.strip().split(":")
     if len(parts) > 3 or not parts[0].strip():
@@ -56,14 +56,14 @@ def parse_dataset(text: str) -> tuple[str, dict[str, Any]]:
 def parse_datasets(
     datasets: Datasets, *, base_dir: Path | None = None, defaults: Mapping[str, Any] | None = None
 ) -> list[DatasetSpec]:
-    """Bring every accepted form to a list of specs.
+    """Parse every accepted form into a list of specs.
 
     Forms: a comma list of ``name[:proportion[:path]]``; a dict ``name -> proportion | {"proportion", "path", ...}``;
-    an iterable of such strings, of (name, value) pairs, or of dicts ``{"name", "proportion", "path", ...}`` (without a
-    name: ``jsonl``); the JSON text of any of these. A file or folder in place of a name is read as ``jsonl``. One NAME
-    may come twice only with different constructor arguments (two files). Proportion 0 leaves a dataset out. Relative
-    paths are looked for in ``base_dir`` first. ``defaults`` are constructor arguments for the datasets whose
-    ``OPTIONS`` name them; what a dataset says itself wins. Specs pass unchanged.
+    an iterable of such strings, of (name, value) pairs, or of dicts ``{"name", "proportion", "path", ...}`` (default
+    name: ``jsonl``); the JSON text of any of these; or a list of specs, returned unchanged. A file or folder instead of
+    a name is read as ``jsonl``. A NAME may be listed twice only with different constructor arguments (two files).
+    Proportion 0 leaves a dataset out. Relative paths are looked up in ``base_dir`` first. ``defaults`` are constructor
+    arguments for datasets whose ``OPTIONS`` contain them; a dataset's own arguments win.
     """
     if isinstance(datasets, (list, tuple)) and datasets and all(isinstance(item, DatasetSpec) for item in datasets):
         return list(datasets)
@@ -86,14 +86,14 @@ def parse_datasets(
 
 
 def _defaults_for(name: str, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the defaults that a dataset takes and does not say itself, by this or another key for the same column."""
+    """Return the defaults that a dataset accepts and that its own arguments do not set, under this or another key."""
     said = {KEYS.get(key, key) for key in given}
     takes = dataset_class_of(name).accepted_options()
     return {key: value for key, value in defaults.items() if key in takes and KEYS.get(key, key) not in said}
 
 
 def check_proportion(value: Any, name: str) -> Proportion:
-    """Return ``value`` as a share (float) or an exact count (negative Fraction); anything else is refused."""
+    """Return ``value`` as a multiple (float) or an exact count (negative Fraction); anything else is refused."""
     if isinstance(value, str):
         return _parse_proportion(value.strip(), name)
     if isinstance(value, Fraction):
@@ -106,7 +106,7 @@ def check_proportion(value: Any, name: str) -> Proportion:
 
 
 def resolve_path(path: str | Path, base_dir: Path | None) -> str:
-    """Return ``path`` under ``base_dir`` when it exists there, else as it is (the current folder, or a hub name)."""
+    """Return ``path`` under ``base_dir`` if it exists there, else unchanged (the current folder, or a hub name)."""
     plain = Path(path).expanduser()
     if base_dir is not None and (Path(base_dir) / plain).exists():
         return str(Path(base_dir) / plain)

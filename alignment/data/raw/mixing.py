@@ -1,6 +1,6 @@
-"""Which rows of which dataset, and in what order: pure functions of sizes, proportions and a seed.
+"""Select and order the rows of a mixture: pure functions of sizes, proportions and a seed.
 
-The orders equal those of safe-rlhf (golden case ``dataset_mix``), so a run can be compared row by row.
+The order equals that of safe-rlhf (golden case ``dataset_mix``), so runs can be compared row by row.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ def count_rows(size: int, proportion: float | Fraction) -> int:
 
 
 def select_rows(sizes: Sequence[int], proportions: Sequence[float | Fraction], *, seed: int) -> list[np.ndarray]:
-    """Return one int64 array of row indices for each dataset.
+    """Return one int64 array of row indices per dataset.
 
-    Whole passes come first in row order; the remainder is drawn without replacement by the dataset's own child of
+    Whole passes come first, in row order; the remainder is drawn without replacement from the dataset's own child of
     ``SeedSequence(seed)`` and is not sorted. Sizes must be positive.
     """
     children = np.random.SeedSequence(seed).spawn(len(sizes))
@@ -45,7 +45,7 @@ def _select(size: int, count: int, generator: np.random.Generator) -> np.ndarray
 def split_rows(size: int, split_ratio: float, *, shuffle: bool, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return (train, test) row indices; the test part is the last ``round(size * split_ratio)`` of the order.
 
-    A ratio that rounds to no test row gives all rows for training and an empty test part.
+    The test part is empty if the ratio rounds to 0 rows.
     """
     if not 0.0 <= split_ratio <= 1.0:
         raise DataError(f"split ratio {split_ratio} is not between 0 and 1")

@@ -1,9 +1,8 @@
-"""Importing users' own dataset modules, so that their classes register without a change to this package.
+"""Import users' dataset modules, so that their classes register without a change to this package.
 
-Inside such a module ``from data import RawDataset, RawSample`` works as in PaddleNLP's suite: while modules are being
-imported, and afterwards, the name ``data`` stands for the public names of ``alignment.data``. It never hides anything:
-where a package called ``data`` exists, that one is found as usual, and a mere folder ``data`` is uncovered again
-after the import.
+Inside such a module ``from data import RawDataset, RawSample`` works as in PaddleNLP's suite: the name ``data`` is an
+alias of ``alignment.data`` during the import and afterwards. It never hides anything: an existing package called
+``data`` is imported as usual, and if there is a plain folder ``data`` the alias is removed after the import.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ ALIAS = "data"
 
 
 def load_dataset_modules(specs: Sequence[str], base_dir: Path | None = None) -> list[ModuleType]:
-    """Import each module, by dotted name or by ``.py`` path; a module that is loaded already stays as it is.
+    """Import each module, by dotted name or ``.py`` path, unless it is already loaded.
 
-    Both are looked for in ``base_dir`` (the folder of the JSON file), then in the current folder; dotted names first
-    where Python finds them anyway. Whatever goes wrong is a ``DataError`` naming the module and the line.
+    Both are looked up in ``base_dir`` (the folder of the JSON file), then in the current folder; dotted names first on
+    Python's own path. Any failure is a ``DataError`` naming the module and the line.
     """
     if isinstance(specs, str):
         specs = [part.strip() for part in specs.split(",") if part.strip()]
@@ -37,10 +36,7 @@ def load_dataset_modules(specs: Sequence[str], base_dir: Path | None = None) -> 
 
 
 def load_module(spec: str, base_dir: Path | None = None, *, kind: str) -> ModuleType:
-    """Import one module of a user (its reward function, say) as ``load_dataset_modules`` does.
-
-    ``kind`` says in messages what it is for.
-    """
+    """Import one user module as ``load_dataset_modules`` does; ``kind`` says in messages what it is for."""
     folders = list(dict.fromkeys(Path(folder).resolve() for folder in (base_dir or Path.cwd(), Path.cwd())))
     named = f"{kind} {spec!r}"
     with _search_path(folders), _data_alias(spec):

@@ -1,6 +1,6 @@
-"""The base of every raw dataset, and the registry that finds them by ``NAME``.
+"""The base class of raw datasets, and their registry by ``NAME``.
 
-A subclass that sets ``NAME`` is registered when its class statement runs::
+Defining a subclass with a ``NAME`` registers it::
 
     class MyDataset(RawDataset):
         NAME = "my-dataset"
@@ -30,7 +30,7 @@ from alignment.registry import Registry
 
 @dataclass
 class _RegisteredClass:
-    """A slot of the registry; a reloaded module puts its new class into the same slot."""
+    """A registry slot, in which a reloaded module replaces its class."""
 
     dataset_class: type[RawDataset]
 
@@ -39,12 +39,12 @@ _REGISTRY: Registry[_RegisteredClass] = Registry("dataset", DataError)
 
 
 class RawDataset(ABC):
-    """A sequence of ``RawSample``; see the module docstring for what a subclass provides."""
+    """A sequence of ``RawSample``; the module docstring shows what a subclass provides."""
 
     NAME: ClassVar[str]
     ALIASES: ClassVar[Sequence[str]] = ()
     OPTIONS: ClassVar[Sequence[str]] = ()
-    """Constructor arguments that the keys of a run (``input_key``, ...) may set for every dataset that has them."""
+    """Constructor arguments that keys of a run (``input_key``, ...) set for every dataset that lists them."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -65,12 +65,12 @@ class RawDataset(ABC):
         return (self[index] for index in range(len(self)))
 
     def describe_row(self, index: int) -> str:
-        """Return where row ``index`` comes from, for messages; file sources add the file and the line."""
+        """Describe where row ``index`` comes from, for messages; datasets read from files add the file and line."""
         return f"dataset {getattr(self, 'NAME', type(self).__name__)!r}, row {index}"
 
     @classmethod
     def accepted_options(cls) -> frozenset[str]:
-        """Return ``OPTIONS`` as they hold for the constructor in effect: a subclass with its own states its own."""
+        """Return the ``OPTIONS`` that go with the constructor; a subclass with its own constructor lists its own."""
         for owner in cls.__mro__:
             if "OPTIONS" in owner.__dict__:
                 return frozenset(owner.__dict__["OPTIONS"])
@@ -79,7 +79,7 @@ class RawDataset(ABC):
         return frozenset()
 
     def notes(self) -> list[str]:
-        """Return lines for the log about how the rows were read; most datasets have nothing to say."""
+        """Return log lines about how the rows were read; none by default."""
         return []
 
     def split_train_test(
@@ -91,7 +91,7 @@ class RawDataset(ABC):
 
     @classmethod
     def load(cls, name: str, /, *args: Any, **kwargs: Any) -> RawDataset:
-        """Build the dataset registered as ``name`` (NAME or alias); an unknown name lists near matches."""
+        """Build the dataset registered as ``name`` (NAME or alias); see ``canonical_name`` for unknown names."""
         dataset_class = dataset_class_of(name)
         signature = inspect.signature(dataset_class)
         try:
@@ -119,12 +119,12 @@ class RowsOf(RawDataset):
         return len(self._rows)
 
     def describe_row(self, index: int) -> str:
-        """Return the place in the dataset the rows come from."""
+        """Describe the row in the underlying dataset."""
         return self._source.describe_row(self._rows[index])
 
 
 def canonical_name(name: str) -> str:
-    """Return the NAME behind a NAME or alias; an unknown name is a ``DataError`` with near matches."""
+    """Return the NAME for a NAME or alias; an unknown one is a ``DataError`` with near matches."""
     _discover()
     return _REGISTRY.canonical(name)
 
@@ -141,7 +141,7 @@ def dataset_class_of(name: str) -> type[RawDataset]:
 
 
 def _discover() -> None:
-    """Import every module of ``alignment.data.sources``, so that its datasets register."""
+    """Import every module of ``alignment.data.sources``, which registers its datasets."""
     package = importlib.import_module("alignment.data.sources")
     for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         if module.name in sys.modules:

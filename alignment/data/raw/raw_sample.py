@@ -1,4 +1,4 @@
-"""The type check every raw sample passes, whoever wrote the dataset it comes from."""
+"""Type checks of raw samples, whoever wrote the dataset."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from alignment.records import RawSample
 _TEXTS = ("answer", "other_answer")
 _FLAGS = ("better", "safer", "is_safe", "is_other_safe", "desirable")
 _PLAIN = {"input": str, **dict.fromkeys(_TEXTS, str), **dict.fromkeys(_FLAGS, bool)}
-"""Values of exactly these types are right as they are, and nearly all are."""
+"""Values of exactly these types, which are nearly all, need no further check."""
 _SURROGATES = re.compile("[\\ud800-\\udfff]")
 FIELDS = ("input", "answer", "other_answer", "dialogue", "messages", "tools", *_FLAGS)
 
@@ -25,9 +25,8 @@ FIELDS = ("input", "answer", "other_answer", "dialogue", "messages", "tools", *_
 def check_sample(sample: Any, place: object) -> RawSample:
     """Return ``sample`` with plain Python values; a wrong type is a ``DataError`` naming ``place`` and the field.
 
-    ``place`` is written only where something is wrong. None stays: ``better=None`` marks a tie, any other None a field
-    that the row has without a value. Unknown fields are left out. Text with half a character (a lone surrogate) is a
-    ``BadRow``.
+    None is kept: ``better=None`` marks a tie, any other None a field without a value. Unknown fields are dropped. Text
+    with a lone surrogate (half a character) is a ``BadRow``.
     """
     if not isinstance(sample, Mapping):
         raise DataError(f"{place}: a row must be a RawSample (dict), got {_shown(sample)}")
@@ -44,9 +43,9 @@ def check_sample(sample: Any, place: object) -> RawSample:
 
 
 def require_fields(sample: RawSample, fields: Sequence[str], *, kind: str, place: object) -> None:
-    """Refuse a sample that lacks a field its dataset kind reads; the message lists the fields present.
+    """Refuse a sample that lacks a field its dataset kind needs; the message lists the fields present.
 
-    A field that is there without a value (null) makes a ``BadRow``; ``better`` may be null, which is a tie.
+    A null field is a ``BadRow``, except ``better``, where null marks a tie.
     """
     missing = [field for field in fields if field not in sample]
     if missing:
@@ -60,7 +59,7 @@ def require_fields(sample: RawSample, fields: Sequence[str], *, kind: str, place
 
 
 def given_fields(sample: RawSample) -> list[str]:
-    """Return the fields that hold a value, and ``better``, where null is a value."""
+    """Return the fields that have a value, and ``better``, for which null is one."""
     return [field for field, value in sample.items() if value is not None or field == "better"]
 
 
@@ -71,7 +70,7 @@ def _check_text(value: Any, place: str) -> str:
 
 
 def _is_encodable(value: Any) -> bool:
-    """Tell whether all text in ``value`` is whole; most is ASCII, and that is known at once."""
+    """Tell whether no text in ``value`` has a lone surrogate (quick for ASCII, as most text is)."""
     if isinstance(value, str):
         return value.isascii() or not _SURROGATES.search(value)
     if isinstance(value, Mapping):

@@ -12,7 +12,7 @@ from alignment.records import RawSample
 
 
 class AlpacaDataset(HubDataset):
-    """``instruction`` (with ``input`` after a space when there is one) and ``output``."""
+    """``instruction`` (with ``input``, if any, after a space) and ``output``."""
 
     NAME = "alpaca"
     ALIASES = ("stanford-alpaca",)

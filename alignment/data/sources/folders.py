@@ -1,7 +1,6 @@
-"""Which files of a folder are data, and of which split: files as they lie, or what ``datasets.save_to_disk`` wrote.
+"""Find the data files of a folder and their splits, in plain folders and in those of ``datasets.save_to_disk``.
 
-Hidden files, caches (``cache-*.arrow`` beside saved data) and descriptions are no data. A saved folder says itself
-which files it has.
+Hidden files, caches (``cache-*.arrow``) and metadata are not data. A folder of ``save_to_disk`` lists its own files.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 from alignment.errors import DataError, why_unreadable
 
 Splits = Sequence[str]
-"""Names of splits in the order of preference; the first that is there is read."""
+"""Names of splits in order of preference; the first that exists is read."""
 
 SAVED, SAVED_SPLITS = "state.json", "dataset_dict.json"
 _METADATA = {"dataset_info.json", "dataset_infos.json", SAVED_SPLITS, SAVED}
@@ -24,20 +23,20 @@ _WORDS: Mapping[str, str] = {
     **dict.fromkeys(("test", "testing"), "test"),
     **dict.fromkeys(("validation", "valid", "val", "dev", "eval", "evaluation"), "validation"),
 }
-"""Words in a name that say which split a file belongs to."""
+"""Words in a file or folder name that indicate a split."""
 
 
 class Found(NamedTuple):
-    """The files to read, and the split they are (None: they belong to no split)."""
+    """The files to read, and their split (None: no split)."""
 
     files: list[Path]
     split: str | None
 
 
 def find_data(folder: Path, splits: Splits | None, is_data: Callable[[Path], bool]) -> Found:
-    """Return the data files of a folder, sorted or as it lists them; ``splits`` None reads those of every split.
+    """Return the data files of a folder, sorted or in its listed order; ``splits`` None: of every split.
 
-    ``is_data`` tells a data file by its name. A split that is asked for and not there is a ``DataError``.
+    ``is_data`` recognises a data file by its name. A requested split that does not exist is a ``DataError``.
     """
     if (folder / SAVED_SPLITS).is_file():
         names = _json(folder / SAVED_SPLITS).get("splits", [])
@@ -55,10 +54,10 @@ def find_data(folder: Path, splits: Splits | None, is_data: Callable[[Path], boo
 
 
 def split_of(path: Path) -> str | None:
-    """Return the split that a relative path names: ``train``, ``test_sft``, ...; None for none.
+    """Return the split that a relative path names (``train``, ``test_sft``, ...), or None.
 
-    A folder called after a split decides; in a file name a word such as ``train`` or ``dev`` does, and the numbers of
-    shards are left out.
+    A folder named after a split decides; otherwise a word such as ``train`` or ``dev`` in the file name, without shard
+    numbers.
     """
     for part in path.parts[:-1]:
         if part.lower() in _WORDS:
@@ -70,12 +69,12 @@ def split_of(path: Path) -> str | None:
 
 
 def canonical_split(name: str) -> str | None:
-    """Return ``train``, ``test`` or ``validation`` for any spelling of it inside ``name``."""
+    """Return ``train``, ``test`` or ``validation`` for a name that contains a word for it, else None."""
     return next((_WORDS[word] for word in re.split(r"[-_ ]", name.lower()) if word in _WORDS), None)
 
 
 def choose_split(names: Sequence[str], splits: Splits, place: str) -> str:
-    """Return the one of ``names`` that ``splits`` asks for: the name itself, or the only one that says the same."""
+    """Return the one of ``names`` that ``splits`` asks for: the same name, or the only one with the same meaning."""
     for wanted in splits:
         if wanted in names:
             return wanted
@@ -84,9 +83,9 @@ def choose_split(names: Sequence[str], splits: Splits, place: str) -> str:
         if len(same) == 1:
             return same[0]
         if same:
-            raise DataError(f"{place} holds {' and '.join(same)} for split {wanted!r}; say which with split=NAME")
+            raise DataError(f"{place} holds {' and '.join(same)} for split {wanted!r}; choose one with split=NAME")
     raise DataError(
-        f"{place} has no split {' or '.join(map(repr, splits))} (it has {', '.join(names) or 'none'}); say which with "
+        f"{place} has no split {' or '.join(map(repr, splits))} (it has {', '.join(names) or 'none'}); choose one with "
         "split=NAME"
     )
 
@@ -96,21 +95,21 @@ def _choose(folder: Path, by_split: Mapping[str | None, list[Path]], splits: Spl
         return Found(sorted(file for files in by_split.values() for file in files), None)
     if None in by_split:
         raise DataError(
-            f"{folder} holds files of a split and files of none ({by_split[None][0].name}); name the file to read"
+            f"{folder} holds files of a split and files of no split ({by_split[None][0].name}); name the file to read"
         )
     name = choose_split([name for name in by_split if name is not None], splits, str(folder))
     return Found(by_split[name], name)
 
 
 def _saved_files(folder: Path) -> list[Path]:
-    """Return the files that a folder written by ``save_to_disk`` names as its data."""
+    """Return the data files listed by a folder of ``save_to_disk``."""
     if not (folder / SAVED).is_file():
         raise DataError(f"{folder} is a split of a saved dataset and has no {SAVED}")
     listed = _json(folder / SAVED).get("_data_files") or []
     files = [folder / Path(str(item.get("filename"))).name for item in listed]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
-        raise DataError(f"{folder}: {SAVED} names {missing[0]!r}, which is not there")
+        raise DataError(f"{folder}: {SAVED} lists {missing[0]!r}, which does not exist")
     return files
 
 
@@ -125,7 +124,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _visible(folder: Path) -> list[Path]:
-    """Return files that are neither hidden nor caches nor descriptions, in order of their paths."""
+    """Return files that are neither hidden, caches nor metadata, sorted by path."""
     return sorted(
         file
         for file in folder.rglob("*")

@@ -1,4 +1,4 @@
-"""Datasets of the Hugging Face hub, or a local copy of them."""
+"""Datasets of the Hugging Face hub, or local copies of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class HubDataset(RawDataset):
-    """A dataset at ``HUB_ID``; ``path`` names a local file or folder, or another hub dataset, to read instead."""
+    """The dataset ``HUB_ID``, or another hub dataset, local file or folder given as ``path``."""
 
     HUB_ID: ClassVar[str]
     SPLIT: ClassVar[str]
@@ -28,7 +28,7 @@ class HubDataset(RawDataset):
 
     @abstractmethod
     def convert(self, row: Mapping[str, Any], place: str) -> RawSample:
-        """Map the columns of one row to the fields of a sample."""
+        """Convert one row to a sample."""
 
     def __getitem__(self, index: int) -> RawSample:
         return self.convert(self._table.rows[index], self.describe_row(index))
@@ -41,15 +41,14 @@ class HubDataset(RawDataset):
         return self._table.notes()
 
     def describe_row(self, index: int) -> str:
-        """Return the dataset, the row, and the file with its line where there is one."""
+        """Describe the row by its dataset, file and line."""
         return f"dataset {self.NAME!r}, row {index}: {self._table.describe(index)}"
 
 
 def open_table(name: str, path: str, *, splits: Splits | None = None) -> Table:
-    """Read ``path`` when it exists here, else download it when it has the form ``owner/name``.
+    """Read ``path`` if it exists locally; download it if it has the form ``owner/name``.
 
-    Of several splits the first of ``splits`` that is there is read; None reads all of a folder, the only one of a hub
-    dataset.
+    The first of ``splits`` that exists is read; None: all of a folder, or ``train`` of a hub dataset.
     """
     if Path(path).expanduser().exists():
         return read_table(path, splits=splits)

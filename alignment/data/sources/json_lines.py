@@ -1,4 +1,4 @@
-"""Any table of rows: its layout is recognised (``layouts/table.py``), or its columns are named by ``<what>_key``."""
+"""Tables of any layout: recognised (``layouts/table.py``), or with columns named by ``<field>_key`` arguments."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class JsonLinesDataset(RawDataset):
         """Read ``path``.
 
         Options: columns (``input_key="question", label_key="solution"``; all names in ``layouts/mapping.py``),
-        ``layout`` (a name of ``layouts/table.py``), ``ignored_columns`` (left out), ``split`` (one name, or several of
-        which the first one found is read).
+        ``layout`` (a name of ``layouts/table.py``), ``ignored_columns``, ``split`` (names; the first that exists is
+        read).
         """
         if path is None:
             raise DataError(f"dataset {self.NAME!r} needs a path: '{self.NAME}:1.0:PATH'")
@@ -56,11 +56,11 @@ class JsonLinesDataset(RawDataset):
         return self._samples.sample(index)
 
     def describe_row(self, index: int) -> str:
-        """Return the dataset, the file, the line and the columns of the row."""
+        """Describe the row by its dataset, file, line and columns."""
         return self._samples.place(index)
 
     def notes(self) -> list[str]:
-        """Return what was read as what, and the columns that were not read."""
+        """Return the split and the layouts that were read, and the columns that were not."""
         return self._table.notes() + self._samples.notes()
 
     def _describe(self, row: int) -> str:
@@ -68,7 +68,7 @@ class JsonLinesDataset(RawDataset):
 
 
 def _names(value: Any, key: str, place: str) -> Sequence[str]:
-    """Return names given as a list, or as text with commas; null: none."""
+    """Return names given as a list or as comma-separated text; null: none."""
     names = [part.strip() for part in value.split(",")] if isinstance(value, str) else list(value or ())
     if not all(isinstance(name, str) and name for name in names):
         raise DataError(f"{place}: {key} must be names, got {value!r}")

@@ -1,12 +1,12 @@
-"""The packing task: a generated task with a true score that no model sees.
+"""The packing task: a generated task whose true score is known but never shown to a model.
 
 A prompt such as ``pack rope lamp map`` names 3 to 5 wanted items. A perfect answer lists exactly these, each once, in
-any order, and closes with ``done``: ``lamp rope map done``. ``true_score`` says how good an answer is.
+any order, and ends with ``done``: ``lamp rope map done``. ``true_score`` rates an answer.
 
-Shipped data (``packing_generate`` writes it): supervised answers and preference pairs come from a sloppy packer who
-forgets wanted items, adds others, repeats some, mumbles and often does not say ``done``; preferences follow the true
-score, 5 % of the training pairs (none of the test pairs) with the label turned round. The wanted sets of every test
-split occur in no training split.
+The shipped data is written by ``packing_generate``. Supervised answers and preference pairs come from a sloppy packer
+who forgets wanted items, adds others, repeats some, mumbles and often does not say ``done``. Preferences follow the
+true score; 5 % of the labels are flipped in the training pairs, none in the test pairs. No wanted set of a test split
+occurs in a training split.
 """
 
 from __future__ import annotations
@@ -28,14 +28,12 @@ TOKENIZER = SHIPPED / "tokenizer"
 
 
 def true_score(prompt: str, answer: str) -> float:
-    """Return how well ``answer`` packs what ``prompt`` wants; 1.2 is perfect, bad answers go below 0.
+    """Return how well ``answer`` packs what ``prompt`` wants: 1.2 is perfect, bad answers are below 0.
 
     With n wanted items: ``(present - 0.5 * unwanted - 0.25 * repeats) / n + 0.2 * closed - 0.05 * superfluous``, where
-    ``present`` counts wanted items named at least once, ``unwanted`` other items (each once), ``repeats`` every further
-    naming of any item, ``closed`` is 1 when the last word is the only ``done``, and ``superfluous`` counts every other
-    word (fillers, unknown words, a ``done`` that does not close the answer).
-
-    ``prompt`` may be the bare text or a rendered template: the items after the last ``pack`` are wanted.
+    ``present`` counts wanted items named at least once, ``unwanted`` other items (each once), ``repeats`` further
+    mentions of any item, ``closed`` is 1 if the last word is the only ``done``, and ``superfluous`` counts every other
+    word (fillers, unknown words, a ``done`` that does not end the answer). ``prompt`` may be plain or rendered.
     """
     wanted = wanted_items(prompt)
     words = answer.split()
@@ -48,7 +46,7 @@ def true_score(prompt: str, answer: str) -> float:
 
 
 def wanted_items(prompt: str) -> set[str]:
-    """Return the items named after the last ``pack`` of ``prompt``; none is a ``DataError``."""
+    """Return the items after the last ``pack`` of ``prompt``; none is a ``DataError``."""
     words = prompt.split()
     start = len(words) - words[::-1].index(OPENING) if OPENING in words else len(words)
     wanted = {word for word in words[start:] if word in ITEMS}
@@ -58,7 +56,7 @@ def wanted_items(prompt: str) -> set[str]:
 
 
 class PackingDataset(JsonLinesDataset):
-    """A shipped file of the task."""
+    """A shipped file of the task; one subclass per entry of ``FILES``."""
 
     FILE: ClassVar[str]
 
@@ -66,37 +64,14 @@ class PackingDataset(JsonLinesDataset):
         super().__init__(SHIPPED / self.FILE)
 
 
-class PackingSftTrainDataset(PackingDataset):
-    """Prompts with a sloppy answer: 8000 rows."""
-
-    NAME, FILE = "packing-sft/train", "sft_train.jsonl"
-
-
-class PackingSftTestDataset(PackingDataset):
-    """Prompts with a sloppy answer: 300 rows, unseen wanted sets."""
-
-    NAME, FILE = "packing-sft/test", "sft_test.jsonl"
-
-
-class PackingPreferenceTrainDataset(PackingDataset):
-    """Pairs of answers: 14000 rows, 5 % of the labels turned round."""
-
-    NAME, FILE = "packing-preference/train", "preference_train.jsonl"
-
-
-class PackingPreferenceTestDataset(PackingDataset):
-    """Pairs of answers: 500 rows, unseen wanted sets, true labels."""
-
-    NAME, FILE = "packing-preference/test", "preference_test.jsonl"
-
-
-class PackingPromptsTrainDataset(PackingDataset):
-    """Prompts alone: 4000 rows."""
-
-    NAME, FILE = "packing-prompts/train", "prompts_train.jsonl"
-
-
-class PackingPromptsTestDataset(PackingDataset):
-    """Prompts alone: 200 rows, unseen wanted sets."""
-
-    NAME, FILE = "packing-prompts/test", "prompts_test.jsonl"
+FILES = {
+    "packing-sft/train": "sft_train.jsonl",  # prompts with a sloppy answer: 8000 rows
+    "packing-sft/test": "sft_test.jsonl",  # 300 rows, unseen wanted sets
+    "packing-preference/train": "preference_train.jsonl",  # pairs of answers: 14000 rows, 5 % of the labels flipped
+    "packing-preference/test": "preference_test.jsonl",  # 500 rows, unseen wanted sets, true labels
+    "packing-prompts/train": "prompts_train.jsonl",  # prompts only: 4000 rows
+    "packing-prompts/test": "prompts_test.jsonl",  # 200 rows, unseen wanted sets
+}
+"""NAME to file of every dataset of the task."""
+for _name, _file in FILES.items():
+    type(f"PackingDataset_{_file.partition('.')[0]}", (PackingDataset,), {"NAME": _name, "FILE": _file})

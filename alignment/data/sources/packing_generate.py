@@ -1,6 +1,7 @@
-"""Writes the shipped data of the packing task: ``python -m alignment.data.sources.packing_generate OUT``.
+"""Write the shipped data of the packing task: ``python -m alignment.data.sources.packing_generate OUT``.
 
-Only ``random.Random.random`` is drawn from, whose sequence Python guarantees for a seed, so the bytes never change.
+All random numbers come from ``random.Random.random``, whose sequence for a seed Python guarantees, so the bytes never
+change.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ T = TypeVar("T")
 
 SEED = 20261120
 NUM_ROWS = {"sft": (8000, 300), "preference": (14000, 500), "prompts": (4000, 200)}
-"""File stem to rows of the training and the test split."""
+"""File stem to number of rows of the training and the test split."""
 HELD_OUT = 10
 """One wanted set in ten belongs to the test splits."""
 LABEL_NOISE = 0.05
-"""Share of training pairs whose label is turned round."""
+"""Share of training pairs whose label is flipped."""
 DEMONSTRATOR_CARE = 0.5
 
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>", "<user>", "<assistant>")
@@ -39,28 +40,28 @@ CHAT_TEMPLATE = (
 
 
 class Habits(NamedTuple):
-    """How a packer works; every field is a probability."""
+    """The behaviour of a packer; every field is a probability."""
 
     covers: float
-    """For each wanted item: to name it."""
+    """Of naming each wanted item."""
     adds: float
-    """For each of three chances: to add an item nobody wants."""
+    """Of adding an unwanted item, three times."""
     repeats: float
-    """For each of two chances: to name an item again."""
+    """Of repeating an item, twice."""
     mumbles: float
-    """For each of two chances: to put a filler word in."""
+    """Of adding a filler word, twice."""
     closes: float
-    """To say ``done``."""
+    """Of saying ``done``."""
 
 
 def habits(care: float) -> Habits:
-    """Return the habits of a packer between careless (0) and perfect (1)."""
+    """Return the habits of a packer; ``care`` goes from careless (0) to perfect (1)."""
     slack = 1.0 - care
     return Habits(0.3 + 0.7 * care, 0.5 * slack, 0.4 * slack, 0.3 * slack, 0.5 + 0.5 * care)
 
 
 def write_answer(wanted: Sequence[str], care: float, rng: Random) -> str:
-    """Return the answer of a packer with this care; never empty."""
+    """Return an answer of a packer with this ``care``; never empty."""
     habit = habits(care)
     words = [item for item in wanted if rng.random() < habit.covers] or [_pick(wanted, rng)]
     others = [item for item in ITEMS if item not in wanted]
@@ -72,7 +73,7 @@ def write_answer(wanted: Sequence[str], care: float, rng: Random) -> str:
 
 
 def is_held_out(wanted: Sequence[str]) -> bool:
-    """Tell whether this set of items belongs to the test splits; its order does not matter."""
+    """Tell whether this set of items belongs to the test splits; order does not matter."""
     return zlib.crc32(" ".join(sorted(wanted)).encode()) % HELD_OUT == 0
 
 
@@ -92,7 +93,7 @@ def generate_rows(kind: str, *, test: bool) -> Iterator[dict[str, Any]]:
 
 
 def build_tokenizer() -> dict[str, Any]:
-    """Return a word-level ``tokenizer.json``: one token a word, no text cleaning."""
+    """Return a word-level ``tokenizer.json``: one token per word, no text cleaning."""
     words = [*SPECIAL_TOKENS, OPENING, CLOSING, *FILLERS, *ITEMS]
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     return {
@@ -151,7 +152,7 @@ def _sft_row(wanted: Sequence[str], rng: Random, test: bool) -> dict[str, Any]:
 
 
 def _preference_row(wanted: Sequence[str], rng: Random, test: bool) -> dict[str, Any] | None:
-    """Return two answers of packers of any care; None when the true score cannot tell them apart."""
+    """Return two answers of packers with random care; None if their true scores are equal."""
     prompt = f"{OPENING} {' '.join(wanted)}"
     answers = [write_answer(wanted, rng.random(), rng) for _ in range(2)]
     scores = [true_score(prompt, answer) for answer in answers]

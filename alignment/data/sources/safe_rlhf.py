@@ -1,4 +1,4 @@
-"""PKU-SafeRLHF: two answers to a prompt, with the better one, the safer one, and a safety label for each."""
+"""PKU-SafeRLHF: two answers to a prompt, which one is better, which one is safer, and a safety label for each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from alignment.records import RawSample
 
 
 class SafeRLHFDataset(HubDataset):
-    """The column mapping shared by all sizes and splits."""
+    """The column mapping of all subsets and splits; one subclass per entry of ``SPLITS``."""
 
     def convert(self, row: Mapping[str, Any], place: str) -> RawSample:
         """Map ``prompt, response_0, response_1`` and the four labels."""
@@ -21,41 +21,14 @@ class SafeRLHFDataset(HubDataset):
         return conversions.safe_rlhf(row, place)
 
 
-class SafeRLHFTrainDataset(SafeRLHFDataset):
-    """Training split."""
-
-    NAME = "PKU-SafeRLHF/train"
-    ALIASES = ("PKU-Alignment/PKU-SafeRLHF/train",)
-    HUB_ID, SPLIT = "PKU-Alignment/PKU-SafeRLHF", "train"
-
-
-class SafeRLHFTestDataset(SafeRLHFDataset):
-    """Test split."""
-
-    NAME = "PKU-SafeRLHF/test"
-    ALIASES = ("PKU-Alignment/PKU-SafeRLHF/test",)
-    HUB_ID, SPLIT = "PKU-Alignment/PKU-SafeRLHF", "test"
-
-
-class SafeRLHF30KTrainDataset(SafeRLHFDataset):
-    """Training split of the 30K subset."""
-
-    NAME = "PKU-SafeRLHF-30K/train"
-    ALIASES = ("PKU-Alignment/PKU-SafeRLHF-30K/train",)
-    HUB_ID, SPLIT = "PKU-Alignment/PKU-SafeRLHF-30K", "train"
-
-
-class SafeRLHF30KTestDataset(SafeRLHFDataset):
-    """Test split of the 30K subset."""
-
-    NAME = "PKU-SafeRLHF-30K/test"
-    ALIASES = ("PKU-Alignment/PKU-SafeRLHF-30K/test",)
-    HUB_ID, SPLIT = "PKU-Alignment/PKU-SafeRLHF-30K", "test"
-
-
-class SafeRLHF10KTrainDataset(SafeRLHFDataset):
-    """The 10K subset."""
-
-    NAME = "PKU-SafeRLHF-10K/train"
-    ALIASES = ("PKU-Alignment/PKU-SafeRLHF-10K/train",)
-    HUB_ID, SPLIT = "PKU-Alignment/PKU-SafeRLHF-10K", "train"
+SPLITS = {
+    "PKU-SafeRLHF": ("train", "test"),
+    "PKU-SafeRLHF-30K": ("train", "test"),
+    "PKU-SafeRLHF-10K": ("train",),
+}
+"""Hub dataset to its splits; each split is a dataset NAME/SPLIT."""
+for _dataset, _splits in SPLITS.items():
+    for _split in _splits:
+        _hub_id = f"PKU-Alignment/{_dataset}"
+        _names = {"NAME": f"{_dataset}/{_split}", "ALIASES": (f"{_hub_id}/{_split}",)}
+        type(f"{_dataset}_{_split}", (SafeRLHFDataset,), {**_names, "HUB_ID": _hub_id, "SPLIT": _split})

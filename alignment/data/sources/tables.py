@@ -1,4 +1,4 @@
-"""Rows of local files (JSON lines, JSON, parquet, arrow; gz and xz) with the place each one comes from."""
+"""Read rows of local files (JSON lines, JSON, parquet, arrow; gz and xz), keeping the file and line of each."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from alignment.data.sources.folders import Found, Splits, find_data
 from alignment.errors import DataError, why_unreadable
 
 Place = tuple[str, int]
-"""A file and the line (JSON lines) or record (other formats) in it, from 1."""
+"""A file, and the line (JSON lines) or record (other formats) in it, counted from 1."""
 
 _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open}
 
 
 class MissingPathError(DataError):
-    """Nothing exists at a path the user gave."""
+    """A path given by the user does not exist."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class Table:
 
     rows: Sequence[Mapping[str, Any]]
     places: Sequence[Place] | None
-    """One for each row; None: rows of ``source`` by number."""
+    """One per row; None: rows are described by ``source`` and number."""
     source: str
     split: str | None = None
-    """The split that was read, where there were several."""
+    """The split that was read, if there were several."""
 
     def notes(self) -> list[str]:
-        """Return which split was read, where there were several."""
+        """Return a line with the split that was read, if there were several."""
         return [f"split {self.split!r} of {self.source}"] if self.split else []
 
     def describe(self, index: int) -> str:
@@ -48,7 +48,7 @@ class Table:
 
 
 def read_table(path: str | Path, *, splits: Splits | None = None) -> Table:
-    """Read a file, or the data files of a folder; of several splits the first of ``splits`` that is there."""
+    """Read a file, or the data files of a folder: the first of ``splits`` that exists, or all."""
     files, split = find_files(Path(path).expanduser(), splits)
     rows: list[Mapping[str, Any]] = []
     places: list[Place] = []
@@ -64,7 +64,7 @@ def read_table(path: str | Path, *, splits: Splits | None = None) -> Table:
 
 
 def find_files(path: Path, splits: Splits | None) -> Found:
-    """Return the data files behind ``path``; none, or several formats at once, is a ``DataError``."""
+    """Return the data files at ``path``; none, or a mix of formats, is a ``DataError``."""
     if not path.exists():
         raise MissingPathError(f"no file or folder {str(path)!r} (current folder: {Path.cwd()})")
     if path.is_file():
@@ -80,7 +80,7 @@ def find_files(path: Path, splits: Splits | None) -> Found:
 
 
 def column(row: Mapping[str, Any], name: str, place: str) -> Any:
-    """Return ``row[name]``; a missing column is a ``DataError`` that names ``place`` (which lists the columns)."""
+    """Return ``row[name]``; a missing column is a ``DataError`` that names ``place``."""
     if name not in row:
         raise DataError(f"{place}: missing column {name!r}")
     return row[name]
@@ -94,7 +94,7 @@ def _format_of(file: Path) -> str | None:
 
 
 def _read_json(file: Path) -> Iterator[tuple[int, Any]]:
-    """Yield the rows of JSON lines, or of one JSON array (numbered by record)."""
+    """Yield the rows of JSON lines, numbered by line, or of one JSON array, numbered by record."""
     text = _read_text(file)
     if text.lstrip().startswith("["):
         yield from enumerate(_parse(text, f"{file}"), start=1)

@@ -43,7 +43,7 @@ ROW_CASES = (
     _row("unknown columns", "rm", {"frage": "a"}, "line 2", "frage"),
     _row("a number for an answer", "sft", {**ANSWERED, "answer": 3}, "line 2", "int 3"),
     _row("a list of lists for a prompt", "ppo", {"input": [["a"]]}, "line 2"),
-    _row("an even number of turns", "ppo", {"input": ["a", "b"]}, "line 2", "last turn is of the assistant"),
+    _row("an even number of turns", "ppo", {"input": ["a", "b"]}, "line 2", "last turn is the assistant's"),
     _row("a word for a flag", "rm", {**PAIR, "better": "yes"}, "line 2", "'better' must be true or false"),
     _row("half a row", "sft", '{"input": "a",', "line 2", "not valid JSON"),
     _row("a list", "sft", "[1]", "line 2", "must be an object"),

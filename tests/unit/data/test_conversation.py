@@ -133,8 +133,8 @@ def test_rows_without_a_turn_to_train_on_are_counted(make_dataset, roles):
     [
         ({"messages": [SYSTEM, user("a"), says("b")]}, "message 0 has role 'system' where.*expects 'user'"),
         ({"messages": [user("a"), user("b"), says("c")]}, "message 1 has role 'user' where.*expects 'assistant'"),
-        ({"messages": [user("a"), says("b")], "tools": [{"name": "f"}]}, "no place for tools"),
-        ({"messages": [user("a"), CALL, TOOL, says("b")]}, "no place for tools"),
+        ({"messages": [user("a"), says("b")], "tools": [{"name": "f"}]}, "does not support tools"),
+        ({"messages": [user("a"), CALL, TOOL, says("b")]}, "does not support tools"),
     ],
 )
 def test_the_classic_template_refuses_what_it_cannot_write(make_dataset, tokenizer, row, message):

@@ -30,12 +30,10 @@ def test_rows_totals_and_examples():
     assert Ledger().summary() == "nothing"
 
 
-def test_merge_adds_counts_and_keeps_three_examples():
-    account, other = Ledger(), Ledger()
-    account.merge(filled())
-    other.add("a", ledger.EMPTY_ANSWER, 33)
-    other.add_size("a", selected=2, used=1)
-    account.merge(other)
+def test_a_fourth_example_is_counted_only_and_sizes_add_up():
+    account = filled()
+    account.add("a", ledger.EMPTY_ANSWER, 33)
+    account.add_size("a", selected=2, used=1)
     assert account.rows()[0] == LedgerRow("a", "empty_answer", "dropped", 6, (4, 9, 1))
     assert dict(account.sizes())["a"] == {"selected": 12, "used": 6}
 

@@ -62,7 +62,7 @@ def test_a_state_taken_while_a_batch_is_worked_on_points_to_the_next():
 @pytest.mark.parametrize("changes", [{"size": 11}, {"batch_size": 2}, {"seed": 8}, {"shuffle": False}])
 def test_a_state_of_other_data_is_refused(changes):
     state = open_loader().state_dict()
-    with pytest.raises(CheckpointError, match="does not fit this run: .* was .* and is"):
+    with pytest.raises(CheckpointError, match="does not match this run: .* was .* and is"):
         open_loader(**changes).load_state_dict(state)
 
 

@@ -20,7 +20,7 @@ def test_prompt_equals_safe_rlhf(case):
 
 
 def test_braces_in_user_text_are_plain_text():
-    assert "USER: {input} {0} ASSISTANT:" in PKU.ending_with("</s>").render_prompt(conversation("{input} {0}"))
+    assert "USER: {input} {0} ASSISTANT:" in PKU.render_prompt(conversation("{input} {0}"))
 
 
 def test_chat_template_prompt_and_answer(tokenizer):
@@ -33,7 +33,7 @@ def test_chat_template_prompt_and_answer(tokenizer):
 def test_chat_template_that_rewrites_its_prompt_takes_the_answer_as_it_is(tokenizer):
     tokenizer.apply_chat_template = lambda messages, tokenize, add_generation_prompt: f"{len(messages)}: ..."
     assert TokenizerTemplate(tokenizer).render_answer(conversation("hi"), "1: ...", "a b") == "a b"
-    with pytest.raises(DataError, match="cannot be found"):
+    with pytest.raises(DataError, match="cannot be located"):
         TokenizerTemplate(tokenizer).render_dialogue(conversation(["a", "b", "c", "d"]))
 
 
@@ -61,7 +61,7 @@ def test_error_inside_a_template_is_reported(tokenizer):
         raise RuntimeError("roles must alternate")
 
     tokenizer.apply_chat_template = fail
-    with pytest.raises(DataError, match="refuses.*roles must alternate. Trainers take another .*_chat_template$"):
+    with pytest.raises(DataError, match="refuses.*roles must alternate. To use another .*_chat_template$"):
         TokenizerTemplate(tokenizer).render_prompt(conversation("hi"))
 
 
@@ -71,7 +71,7 @@ def test_an_own_template_stands_around_each_text_of_the_user(tokenizer):
     assert [segment.text for segment in segments] == ["User: a {} {x}\nAssistant: ", "b", "User: c\nAssistant: ", "d"]
     assert template.render_prompt(conversation(["a", "b", "c"])) == "User: a\nAssistant: b</s>User: c\nAssistant: "
     assert template.end == "</s>" and template.adds_special_tokens
-    with pytest.raises(DataError, match="place for others"):
+    with pytest.raises(DataError, match="supports no other order"):
         template.render_prompt(conversation([{"role": "system", "content": "s"}, {"role": "user", "content": "a"}]))
 
 

@@ -82,7 +82,7 @@ def test_an_exception_in_a_dataset_class_is_reported_with_the_row(tokenizer):
 def test_empty_datasets_and_shares_are_refused(make_dataset, name, tokenizer):
     with pytest.raises(DataError, match="'test-none' holds no rows"):
         SupervisedDataset(make_dataset([], "none"), tokenizer)
-    with pytest.raises(DataError, match="proportion 0.01 of 8 rows rounds to no row"):
+    with pytest.raises(DataError, match="proportion 0.01 of 8 rows rounds to 0 rows"):
         SupervisedDataset({name: 0.01}, tokenizer)
 
 
@@ -93,7 +93,7 @@ def test_constructor_arguments_reach_the_dataset(write_jsonl, tokenizer):
 
 
 def test_missing_path_names_both_folders(tmp_path, tokenizer):
-    with pytest.raises(DataError, match=f"'none.jsonl'.*current folder: .*looked in {tmp_path} before"):
+    with pytest.raises(DataError, match=f"'none.jsonl'.*current folder: .*nor found in {tmp_path}"):
         SupervisedDataset("jsonl::none.jsonl", tokenizer, base_dir=tmp_path)
 
 

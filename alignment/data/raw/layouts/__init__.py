@@ -1,1 +1,1 @@
-"""What raw rows look like in the field: a table of known layouts, each recognised by its columns and converted."""
+"""Known layouts of raw rows, recognised by their columns, and their conversion to samples."""

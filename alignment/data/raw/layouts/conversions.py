@@ -1,4 +1,4 @@
-"""How rows of the known layouts become samples; one short function a layout, none for what ``samples`` does alone."""
+"""Convert rows of the known layouts to samples, one short function per layout."""
 
 from __future__ import annotations
 
@@ -31,21 +31,20 @@ OWN_FIELDS = ("answer", "other_answer", "better", "safer", "is_safe", "is_other_
 
 
 def own(row: Row, place: object) -> RawSample:
-    """Fields of ``RawSample`` under their own names; only ``input`` may be in any spelling."""
+    """Fields of ``RawSample`` under their own names; ``input`` may have any form of a prompt."""
     sample = {name: row[name] for name in OWN_FIELDS if name in row}
     return RawSample(input=prompt_of(row["input"], place), **sample)
 
 
 def own_with(prompt: str) -> Convert:
-    """As ``own``, with the input in another column."""
+    """Like ``own``, with the input in another column."""
     return lambda row, place: own({**row, "input": row[prompt]}, place)
 
 
 def dialogue(row: Row, place: object) -> RawSample:
-    """``dialogue``: turns in alternation, or messages."""
-    return (
-        RawSample(dialogue=row["dialogue"]) if _is_texts(row["dialogue"]) else conversation_of(row["dialogue"], place)
-    )
+    """``dialogue``: alternating turns, or messages."""
+    turns = row["dialogue"]
+    return RawSample(dialogue=turns) if _is_texts(turns) else conversation_of(turns, place)
 
 
 def answer_in(prompt: str, answer: str) -> Convert:
@@ -54,17 +53,17 @@ def answer_in(prompt: str, answer: str) -> Convert:
 
 
 def prompt_in(name: str) -> Convert:
-    """A prompt alone in the named column."""
+    """Only a prompt, in the named column."""
     return lambda row, place: RawSample(input=prompt_of(row[name], place))
 
 
 def pair_in(prompt: str | None, chosen: str = "chosen", rejected: str = "rejected") -> Convert:
-    """A chosen and a rejected answer, with the prompt in a column or inside them."""
+    """A chosen and a rejected answer, with the prompt in a column or inside the answers."""
     return lambda row, place: pair_of(row[prompt] if prompt else None, row[chosen], row[rejected], place)
 
 
 def alpaca(answer: str | None) -> Convert:
-    """``instruction`` with ``input`` (or ``context``) after a space, earlier turns in ``history``, and an answer."""
+    """``instruction`` and ``input`` (or ``context``) joined by a space, earlier turns in ``history``, and an answer."""
 
     def convert(row: Row, place: object) -> RawSample:
         given = _instruction(row, place)
@@ -74,12 +73,12 @@ def alpaca(answer: str | None) -> Convert:
 
 
 def alpaca_pair(row: Row, place: object) -> RawSample:
-    """As ``alpaca``, with ``chosen`` and ``rejected``."""
+    """Like ``alpaca``, with ``chosen`` and ``rejected``."""
     return pair_of(_instruction(row, place), row["chosen"], row["rejected"], place)
 
 
 def desirable(convert: Convert, label: str) -> Convert:
-    """Another layout with a label that says whether its answer is desirable."""
+    """Add to another layout a label that says whether the answer is desirable."""
 
     def labelled(row: Row, place: object) -> RawSample:
         return RawSample(**convert(row, place), desirable=flag_of(row[label], f"{place}: column {label!r}"))
@@ -88,7 +87,7 @@ def desirable(convert: Convert, label: str) -> Convert:
 
 
 def conversation_in(name: str) -> Convert:
-    """Whole conversations in the named column; a ``prompt`` beside them must be one of their questions."""
+    """Whole conversations in the named column; a ``prompt`` column must repeat one of their questions."""
 
     def convert(row: Row, place: object) -> RawSample:
         if row.get("prompt") and row[name] is not None:
@@ -99,7 +98,7 @@ def conversation_in(name: str) -> Convert:
 
 
 def labelled_conversation(name: str, label: str) -> Convert:
-    """A conversation whose last answer is desirable or not."""
+    """A conversation with a label that says whether its last answer is desirable."""
 
     def convert(row: Row, place: object) -> RawSample:
         turns = read_turns(row[name], place)
@@ -121,7 +120,7 @@ def ultrafeedback(row: Row, place: object) -> RawSample:
 
 
 def rejected_in(name: str) -> Convert:
-    """``messages`` with the chosen answer at their end, and the rejected answer in the named column."""
+    """``messages`` ending with the chosen answer, and the rejected answer in the named column."""
 
     def convert(row: Row, place: object) -> RawSample:
         turns, rejected = read_turns(row["messages"], place), row[name]
@@ -138,7 +137,7 @@ def ranked_in(answers: str, scores: str, *, prompt: str = "prompt") -> Convert:
 
 
 def ranked_objects(name: str, answer: str, score: str, *, prompt: str, sign: int = 1) -> Convert:
-    """A list of objects, each an answer with its score; ``sign`` -1 where 1 is the best rank."""
+    """A list of objects, each an answer with its score; ``sign`` is -1 where rank 1 is the best."""
     needed = {answer, score}
 
     def convert(row: Row, place: object) -> RawSample:
@@ -156,7 +155,7 @@ def ranked_objects(name: str, answer: str, score: str, *, prompt: str, sign: int
 
 
 def scored_pair(prompt: str, answers: tuple[str, str], scores: tuple[str, str]) -> Convert:
-    """Two answers, each with a score of its own; higher is better."""
+    """Two answers with a score each; higher is better."""
 
     def convert(row: Row, place: object) -> RawSample:
         sample = pair_of(_plain_text(row[prompt]), row[answers[0]], row[answers[1]], place)
@@ -166,7 +165,7 @@ def scored_pair(prompt: str, answers: tuple[str, str], scores: tuple[str, str]) 
 
 
 def strength_pair(prompt: str, answers: tuple[str, str], strength: str) -> Convert:
-    """Two answers and one number: below 0 the first is better, above 0 the second, 0 is a tie."""
+    """Two answers and one number: negative if the first is better, positive if the second is, 0 for a tie."""
 
     def convert(row: Row, place: object) -> RawSample:
         sample = pair_of(row[prompt], row[answers[0]], row[answers[1]], place)
@@ -176,13 +175,13 @@ def strength_pair(prompt: str, answers: tuple[str, str], strength: str) -> Conve
 
 
 def shp(row: Row, place: object) -> RawSample:
-    """``labels`` is 1 where the first comment is preferred."""
+    """``labels`` is 1 if the first comment is preferred."""
     sample = pair_of(row["history"], row["human_ref_A"], row["human_ref_B"], place)
     return RawSample(**{**sample, "better": flag_of(row["labels"], f"{place}: column 'labels'")})
 
 
 def safe_rlhf(row: Row, place: object) -> RawSample:
-    """Two responses, the number of the better and of the safer one, and whether each is safe."""
+    """Two responses, the indices of the better and of the safer one, and whether each is safe."""
     return RawSample(
         input=prompt_of(row["prompt"], place),
         answer=row["response_0"],
@@ -195,7 +194,7 @@ def safe_rlhf(row: Row, place: object) -> RawSample:
 
 
 def paddle(row: Row, place: object) -> RawSample:
-    """``src`` (the user's turns) and ``tgt`` (the assistant's): texts or lists that take turns."""
+    """``src`` (user turns) and ``tgt`` (assistant turns): texts, or lists that alternate."""
     source, target = row["src"], row["tgt"]
     if not isinstance(target, (list, tuple)):
         return answered(source, target, place)
@@ -206,9 +205,9 @@ def paddle(row: Row, place: object) -> RawSample:
 
 
 def paddle_ranked(row: Row, place: object) -> RawSample:
-    """``src`` and ``tgt`` as the prompt, ``response`` with ``sort``: the larger number is the better one.
+    """``src`` and ``tgt`` are the prompt; of ``response``, the one with the larger ``sort`` is better.
 
-    A single response (KTO) is desirable when its number is 1.
+    A single response (KTO) is desirable if its ``sort`` is 1.
     """
     responses = [item[0] if isinstance(item, (list, tuple)) and len(item) == 1 else item for item in row["response"]]
     turns = _interleave(row["src"], row["tgt"] or [], place)
@@ -227,14 +226,14 @@ def verl(row: Row, place: object) -> RawSample:
 
 
 def arena(row: Row, place: object) -> RawSample:
-    """Two conversations with the same questions, and the winner's name; any tie is a tie."""
+    """Two conversations with the same questions, and the winner's name; every kind of tie is a tie."""
     sample = pair_of(None, row["conversation_a"], row["conversation_b"], place)
     winners = {"model_a": True, "model_b": False}
     return RawSample(**{**sample, "better": winners.get(row["winner"])})
 
 
 def summaries(row: Row, place: object) -> RawSample:
-    """A post with two summaries, ``choice`` the number of the better one."""
+    """A post with two summaries; ``choice`` is the index of the better one."""
     first, second = (item["text"].strip() for item in row["summaries"])
     return RawSample(
         input=row["info"]["post"], answer=first, other_answer=second, better=_is_first(row, "choice", place)
@@ -242,7 +241,7 @@ def summaries(row: Row, place: object) -> RawSample:
 
 
 def transcript_text(row: Row, place: object) -> RawSample:
-    """``text``: a conversation of Human and Assistant; any other text has no prompt and is refused."""
+    """``text``: a conversation between Human and Assistant; other text has no prompt and is refused."""
     text = row["text"]
     if isinstance(text, str) and is_transcript(text):
         return sample_of(read_transcript(text, place), place)
@@ -255,7 +254,7 @@ def transcript_text(row: Row, place: object) -> RawSample:
 
 
 def gather_answers(rows: Sequence[Row]) -> list[tuple[int, Row]]:
-    """Bring answers to one prompt that stand in rows one after the other into one row."""
+    """Combine consecutive rows with answers to the same prompt into one row."""
     gathered = []
     numbered = list(enumerate(rows))
     for prompt, group in groupby(numbered, key=lambda item: item[1]["prompt"]):
@@ -266,7 +265,7 @@ def gather_answers(rows: Sequence[Row]) -> list[tuple[int, Row]]:
 
 
 def _instruction(row: Row, place: object) -> Any:
-    """Return instruction and input joined, as text, or as turns after those of ``history``."""
+    """Return instruction and input joined as text, or as turns if there is a ``history``."""
     texts = [row["instruction"], row.get("input"), row.get("context")]
     for name, text in zip(("instruction", "input", "context"), texts, strict=True):
         if text is not None and not isinstance(text, str):
@@ -277,12 +276,12 @@ def _instruction(row: Row, place: object) -> Any:
 
 
 def _interleave(source: Any, target: Any, place: object) -> list[Any]:
-    """Return user and assistant turns in alternation."""
+    """Return user and assistant turns, alternating."""
     sources = [source] if isinstance(source, str) else list(source)
     targets = [target] if isinstance(target, str) else list(target)
     if len(sources) - len(targets) not in (0, 1):
         raise DataError(
-            f"{place}: {len(sources)} turns in 'src' with {len(targets)} in 'tgt' (allowed: as many, or one less)"
+            f"{place}: {len(sources)} turns in 'src' but {len(targets)} in 'tgt' (allowed: equally many, or one fewer)"
         )
     turns = [turn for pair in zip(sources, targets, strict=False) for turn in pair]
     return turns + sources[len(targets) :]
@@ -291,7 +290,7 @@ def _interleave(source: Any, target: Any, place: object) -> list[Any]:
 def _check_agrees(prompt: Any, turns: list[dict[str, Any]], place: object) -> None:
     asked = {turn["content"].strip() for turn in turns if turn["role"] == "user"}
     if isinstance(prompt, str) and prompt.strip() not in asked:
-        raise DataError(f"{place}: the prompt column {prompt!r:.60} is none of the user's turns in the conversation")
+        raise DataError(f"{place}: the prompt column {prompt!r:.60} is not one of the conversation's user turns")
 
 
 def _is_texts(value: Any) -> bool:
@@ -306,5 +305,5 @@ def _is_first(row: Row, name: str, place: object) -> bool | None:
 
 
 def _plain_text(value: Any) -> Any:
-    """Return the text of a question that WebGPT keeps as ``{"full_text": ...}``."""
+    """Return the text of a question, which WebGPT stores as ``{"full_text": ...}``."""
     return value["full_text"] if isinstance(value, Mapping) and "full_text" in value else value

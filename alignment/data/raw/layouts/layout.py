@@ -1,4 +1,4 @@
-"""One row of the table of layouts: the columns that tell it, the columns it reads, and how it converts."""
+"""An entry of the table of layouts: the columns that identify it, the columns it reads, and its conversion."""
 
 from __future__ import annotations
 
@@ -15,24 +15,36 @@ Convert = Callable[[Row, object], RawSample]
 Gather = Callable[[Sequence[Row]], list[tuple[int, Row]]]
 
 
+class RowPlace:
+    """Where a row comes from; described only when a message needs it."""
+
+    __slots__ = ("_describe", "_index")
+
+    def __init__(self, describe: Callable[[int], str], index: int) -> None:
+        self._describe, self._index = describe, index
+
+    def __str__(self) -> str:
+        return self._describe(self._index)
+
+
 @dataclass(frozen=True)
 class RowLayout:
     """A known layout of rows."""
 
     name: str
     needs: tuple[str, ...]
-    """Columns that must all be there."""
+    """Required columns."""
     convert: Convert
     also: tuple[str, ...] = ()
-    """Columns that are read, or say the same again, when they are there."""
+    """Optional columns that are read, or only repeat what others say."""
     samples: Callable[[Row, object], list[RawSample]] | None = None
-    """For rows that hold several samples: gives all of them; ``convert`` is not called."""
+    """For rows that hold several samples: returns them all; replaces ``convert``."""
     gather: Gather | None = None
-    """For samples that take several rows: gives (number of the first row, the row to convert) for each."""
+    """For samples made of several rows: returns (index of the first row, combined row) for each."""
     says: str = ""
-    """What the line in the log adds to the name: how pairs are made, say."""
+    """What the log line adds to the name, such as how pairs are made."""
 
     @cached_property
     def reads(self) -> frozenset[str]:
-        """Every column that is used."""
+        """All required and optional columns."""
         return frozenset((*self.needs, *self.also))

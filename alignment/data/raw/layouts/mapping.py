@@ -31,17 +31,17 @@ KEYS: Mapping[str, str] = {
     "system_key": "system",
     "tools_key": "tools",
 }
-"""Argument to what the named column holds. ``label_key`` is the reference answer of a prompt; beside a column of
-answers it says whether the answer is desirable."""
+"""Argument to what the named column holds. ``label_key`` names the reference answer of a prompt, or, with a column of
+answers, whether the answer is desirable."""
 
 _USUAL = {"input": ("input", "src", "prompt", "question"), "answer": ("answer", "tgt")}
 ANSWERS = ("answer", "response", "output", "completion", "solution", "target", "label")
-"""The usual names of a column of answers."""
+"""Usual names of a column of answers."""
 _TOGETHER = (("chosen", "rejected"), ("chosen_score", "rejected_score"))
 
 
 def read_keys(keys: Mapping[str, Any], place: object) -> dict[str, str]:
-    """Return what -> column for ``<what>_key`` arguments; null leaves a key out."""
+    """Return field -> column for ``<field>_key`` arguments; null values are ignored."""
     columns: dict[str, str] = {}
     for key, name in keys.items():
         if key not in KEYS:
@@ -58,7 +58,7 @@ def read_keys(keys: Mapping[str, Any], place: object) -> dict[str, str]:
 
 
 def map_row(row: Mapping[str, Any], columns: Mapping[str, str], place: object) -> tuple[RawSample, set[str]]:
-    """Return the sample of a row (without nulls) whose columns are named, and the columns read."""
+    """Convert a row (without nulls) whose columns are named; return the sample and the columns read."""
     named = {what: row[name] for what, name in columns.items() if name in row}
     read = set(columns.values())
     others = [name for name in row if name not in read]
@@ -77,7 +77,7 @@ def map_row(row: Mapping[str, Any], columns: Mapping[str, str], place: object) -
 
 
 def _fields(values: dict[str, Any], columns: Mapping[str, str], place: object) -> RawSample:
-    """Return a sample of fields that stand in columns of their own."""
+    """Return a sample of fields in separate columns."""
     label = values.pop("label", None)
     is_flag = "answer" in columns or isinstance(label, bool)
     if label is not None and is_flag:
@@ -92,7 +92,7 @@ def _fields(values: dict[str, Any], columns: Mapping[str, str], place: object) -
 
 
 def _is_pair(row: Mapping[str, Any], columns: Mapping[str, str]) -> bool:
-    """Tell whether two answers are wanted: named, or there while the named columns hold no answer."""
+    """Tell whether the row is a pair: its columns are named, or exist while the named columns hold no answer."""
     if "chosen" in columns or "chosen_score" in columns:
         return True
     others = {"answer", "label", "messages", "dialogue"} & columns.keys()
@@ -107,27 +107,27 @@ def _pair(named: Mapping[str, Any], place: object) -> RawSample:
 
 
 def _check_apart(prompt: Any, answer: Any, place: object) -> None:
-    """Refuse a prompt that ends with the answer."""
+    """Refuse a prompt that ends with its answer."""
     if not isinstance(prompt, str) or not isinstance(answer, str) or len(answer.strip()) < 16:
         return
     if prompt.rstrip().endswith(answer.strip()):
-        raise DataError(f"{place}: the prompt holds the answer (both end with {answer.strip()[-40:]!r})")
+        raise DataError(f"{place}: the prompt contains the answer (both end with {answer.strip()[-40:]!r})")
 
 
 def _check_keys(columns: Mapping[str, str], place: object) -> None:
     for first, second in _TOGETHER:
         if (first in columns) != (second in columns):
-            raise DataError(f"{place}: {first}_key and {second}_key go together")
+            raise DataError(f"{place}: {first}_key and {second}_key must be given together")
     for what in ("answer", "other_answer", "label", "chosen", "rejected"):
         if columns.get(what) is not None and columns[what] == columns.get("input"):
             raise DataError(
-                f"{place}: column {columns[what]!r} is named as the prompt and as the {what}; a prompt must not hold "
-                "its answer"
+                f"{place}: column {columns[what]!r} is named both as the prompt and as the {what}; a prompt must not "
+                "contain its answer"
             )
 
 
 def _usual_column(columns: Sequence[str], what: str) -> str | None:
-    """Return which of the columns a field usually stands in; of other names of an answer, the only one there is."""
+    """Return the column that usually holds a field; for an answer also the only one of ``ANSWERS``."""
     found = [name for name in _USUAL.get(what, (what,)) if name in columns]
     others = [name for name in ANSWERS if name in columns] if what == "answer" else []
     return found[0] if found else others[0] if len(others) == 1 else None

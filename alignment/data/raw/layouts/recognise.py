@@ -1,4 +1,4 @@
-"""Which layout a row has, by its columns, and what becomes of columns that the layout does not read."""
+"""Recognise the layout of a row by its columns, and check the columns that the layout does not read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from alignment.records import RawSample
 from alignment.registry import near_matches
 
 SYSTEM, TOOLS = ("system", "system_prompt"), ("tools", "functions")
-"""Columns read beside every layout: two names each."""
+"""Columns read with every layout, under either name."""
 _CONTEXT = frozenset((*SYSTEM, *TOOLS))
 MEANINGFUL = frozenset(
     (
@@ -24,15 +24,15 @@ MEANINGFUL = frozenset(
         *("better", "safer", "is_safe", "is_other_safe", "desirable"),
     )
 )
-"""Columns that change what a row means: where nobody reads one that holds something, the row is refused."""
+"""Columns that change what a row means: a row with a value in one that is not read is refused."""
 _EMPTY: tuple[Any, ...] = (None, "", [], {}, ())
 
 
 def recognise(row: Mapping[str, Any], place: object = "") -> list[RowLayout]:
-    """Return the layouts that fit best: one, none, or several when the columns do not decide.
+    """Return the layouts that fit best: one, none, or several if the columns are ambiguous.
 
-    A null counts as a missing column. A row that would have a layout, or a larger one, without its nulls is a
-    ``BadRow``: larger by a column that changes the meaning, as ``instruction`` does beside ``input`` and ``output``.
+    Null columns count as missing. A row is a ``BadRow`` if only its nulls keep it from having a layout, or a larger one
+    that adds a meaningful column (such as ``instruction`` to ``input`` and ``output``).
     """
     held = [name for name, value in row.items() if value is not None]
     found = _best(held)
@@ -57,33 +57,33 @@ def layout_named(name: str, place: object) -> RowLayout:
 
 
 def only_layout(found: list[RowLayout], place: object) -> RowLayout:
-    """Return the one layout found; none or several is a ``DataError`` with the way out."""
+    """Return the one layout found; none or several is a ``DataError`` that says what to do."""
     if len(found) == 1:
         return found[0]
     if not found:
         raise DataError(
             f"{place}: no known layout has these columns; name them, for example input_key=... and output_key=... "
-            "(the known layouts stand in alignment/data/raw/layouts/table.py)"
+            "(known layouts: alignment/data/raw/layouts/table.py)"
         )
     names = " and as ".join(repr(layout.name) for layout in found)
     raise DataError(
-        f"{place}: the row can be read as {names}; say which with layout=NAME, name the columns (input_key, "
+        f"{place}: the row can be read as {names}; choose one with layout=NAME, name the columns (input_key, "
         "output_key, ...), or leave columns out with ignored_columns"
     )
 
 
 def check_unread(row: Mapping[str, Any], read: Iterable[str], place: object) -> None:
-    """Refuse a row in which a column that changes its meaning holds something and is not read."""
+    """Refuse a row with a value in a meaningful column that is not read."""
     lost = [name for name in row if name in MEANINGFUL and name not in read and not _is_empty(row[name])]
     if lost:
         raise DataError(
-            f"{place}: column {lost[0]!r} changes the meaning of the row and is not read; name the columns (input_key, "
-            f"...), or write ignored_columns={lost[0]} to leave it out"
+            f"{place}: column {lost[0]!r} changes the meaning of the row but is not read; name the columns (input_key, "
+            f"...), or set ignored_columns={lost[0]} to leave it out"
         )
 
 
 def take_context(row: Mapping[str, Any], place: object) -> tuple[str | None, list[dict[str, Any]] | None]:
-    """Return the system message and the tools that stand in columns of their own."""
+    """Return the system message and the tools given in separate columns."""
     system, tools = (_only_value(row, names, place) for names in (SYSTEM, TOOLS))
     if system is not None and not isinstance(system, str):
         raise DataError(f"{place}: the system message must be text, got {system!r:.60}")
@@ -91,7 +91,7 @@ def take_context(row: Mapping[str, Any], place: object) -> tuple[str | None, lis
 
 
 def add_context(sample: RawSample, row: Mapping[str, Any], place: object) -> RawSample:
-    """Return the sample with the row's system message and tools; a second system message is a ``DataError``."""
+    """Add the row's system message and tools to the sample; a different system message inside is a ``DataError``."""
     if _CONTEXT.isdisjoint(row):
         return sample
     system, tools = take_context(row, place)
@@ -106,7 +106,7 @@ def add_context(sample: RawSample, row: Mapping[str, Any], place: object) -> Raw
 
 
 def _best(columns: Iterable[str]) -> list[RowLayout]:
-    """Return the layouts whose needs are met, without those that read less of the row than another one."""
+    """Return the layouts whose required columns exist, without those that read a subset of what another one reads."""
     present = frozenset(columns)
     fitting = [layout for layout in LAYOUTS if present.issuperset(layout.needs)]
     read = {layout.name: present & layout.reads for layout in fitting}
@@ -116,7 +116,7 @@ def _best(columns: Iterable[str]) -> list[RowLayout]:
 def _only_value(row: Mapping[str, Any], names: Iterable[str], place: object) -> Any:
     values = [row[name] for name in names if not _is_empty(row.get(name))]
     if len(values) > 1 and values[0] != values[1]:
-        raise DataError(f"{place}: columns {' and '.join(map(repr, names))} say different things")
+        raise DataError(f"{place}: columns {' and '.join(map(repr, names))} contradict each other")
     return values[0] if values else None
 
 

@@ -1,4 +1,4 @@
-"""A table of rows as samples: each row's layout, rows that give several samples, and what was read and what not."""
+"""Turn a table of rows into samples: find each row's layout, convert it, and report which columns were read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from alignment.data.ledger import BadRow
-from alignment.data.raw.layouts.layout import Row, RowLayout
+from alignment.data.raw.layouts.layout import Row, RowLayout, RowPlace
 from alignment.data.raw.layouts.mapping import map_row
 from alignment.data.raw.layouts.recognise import (
     SYSTEM,
@@ -24,7 +24,7 @@ from alignment.errors import DataError
 from alignment.records import RawSample
 
 _PADDED = ("input", "answer", "other_answer", "better")
-"""Fields that count as null, not as missing, where a row holds a null."""
+"""Fields that count as null, not as missing, in a row that holds a null."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,15 +32,15 @@ class Reading:
     """How the user wants rows to be read."""
 
     columns: Mapping[str, str]
-    """What -> column; empty: the layout is recognised."""
+    """Field to column; empty: the layout is recognised."""
     layout: str | None = None
-    """The name of the layout, where the columns do not decide."""
+    """Name of the layout; None: recognise it."""
     ignored: frozenset[str] = frozenset()
-    """Columns that are left out on purpose."""
+    """Columns to ignore."""
 
 
 class _Item(NamedTuple):
-    """One sample to be: a row, its layout (None: named columns), and which of the samples of the row."""
+    """One sample to make: a row, its layout (None: named columns), and the number of the sample within the row."""
 
     index: int
     row: Row
@@ -48,20 +48,8 @@ class _Item(NamedTuple):
     part: int
 
 
-class RowPlace:
-    """Where a row comes from; written out only where a message needs it."""
-
-    __slots__ = ("_index", "_place_of")
-
-    def __init__(self, place_of: Callable[[int], str], index: int) -> None:
-        self._place_of, self._index = place_of, index
-
-    def __str__(self) -> str:
-        return self._place_of(self._index)
-
-
 class SampleRows:
-    """The samples of ``rows``; ``place_of`` says where a row comes from."""
+    """The samples of ``rows``; ``place_of`` describes where a row comes from."""
 
     def __init__(self, rows: Sequence[Row], reading: Reading, place_of: Callable[[int], str]) -> None:
         self._reading = reading
@@ -76,11 +64,11 @@ class SampleRows:
         return len(self._items)
 
     def place(self, number: int) -> str:
-        """Return where sample ``number`` comes from."""
+        """Describe where sample ``number`` comes from."""
         return self._place_of(self._items[number].index)
 
     def sample(self, number: int) -> RawSample:
-        """Return sample ``number``; what cannot be read is a ``DataError`` that names the place."""
+        """Return sample ``number``; a row that cannot be read is a ``DataError`` that names it."""
         item = self._items[number]
         place = RowPlace(self._place_of, item.index)
         row = _without_nulls(item.row)
@@ -97,7 +85,7 @@ class SampleRows:
         return _padded(sample, item.row) if len(row) < len(item.row) else sample
 
     def notes(self) -> list[str]:
-        """Return lines for the log: as what the rows were read, and the columns that nobody reads."""
+        """Return log lines: the layouts that were recognised, and the columns that were not read."""
         lines = [
             f"{count} rows read as {name}" + (f" ({self._says[name]})" if self._says[name] else "")
             for name, count in self._counts.items()
@@ -121,7 +109,7 @@ class SampleRows:
         return [_Item(index, row, None, 0) for index, row in enumerate(rows)]
 
     def _recognised(self, rows: Sequence[Row]) -> list[_Item]:
-        """Return the items in the order of the rows; rows without a single layout say so when they are read."""
+        """Return the items in row order; a row without exactly one layout is refused when it is read."""
         groups: dict[str, list[int]] = {}
         layouts: dict[str, RowLayout | None] = {}
         seen: dict[Any, str] = {}
@@ -173,7 +161,7 @@ class SampleRows:
 
 
 def _columns_of(row: Row) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the columns that hold something, and those that are null: rows alike in both have one layout."""
+    """Return the columns that hold a value, and those that are null: they decide the layout."""
     if None not in row.values():
         return tuple(row), ()
     return tuple(name for name in row if row[name] is not None), tuple(name for name in row if row[name] is None)
@@ -186,6 +174,6 @@ def _without_nulls(row: Row) -> Row:
 
 
 def _padded(sample: RawSample, row: Row) -> RawSample:
-    """Return the sample with a null for each field it lacks: the row has the column, with nothing in it."""
+    """Return the sample with a null for each missing field whose column is null in the row."""
     nulls = [name for name in FIELDS if name in row and row[name] is None]
     return RawSample(**{**dict.fromkeys((*_PADDED, *nulls)), **sample})

@@ -1,4 +1,4 @@
-"""Turns and answers to the fields of a raw sample: plain alternation where it suffices, messages elsewhere."""
+"""Turn prompts, turns and answers into the fields of a raw sample: alternating texts if possible, else messages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from alignment.records import RawSample
 
 
 def prompt_turns(value: Any, place: object) -> list[Message]:
-    """Return a prompt (text, transcript, turns) as messages that end with a question; one with an answer is refused."""
+    """Return a prompt (text, transcript, turns) as messages; one that ends with an answer is refused."""
     if isinstance(value, str) and not is_transcript(value):
         check_prompt(value, place)
         return dialogue_turns([value])
@@ -24,14 +24,14 @@ def prompt_turns(value: Any, place: object) -> list[Message]:
         messages = messages[:-1]
     if messages[-1]["role"] not in ("user", "tool"):
         raise DataError(
-            f"{place}: the prompt holds an answer (its last turn is of the {messages[-1]['role']}); name a column of "
-            "prompts, or give messages_key to train on whole conversations"
+            f"{place}: the prompt contains an answer (its last turn is the {messages[-1]['role']}'s); name a column of "
+            "prompts, or set messages_key to train on whole conversations"
         )
     return messages
 
 
 def prompt_of(value: Any, place: object) -> Any:
-    """Return a prompt as an ``input``: text as it is, lists as turns; other types pass to ``check_sample``."""
+    """Return a prompt as an ``input``: text unchanged, lists as turns; ``check_sample`` refuses other types."""
     if not isinstance(value, (str, list, tuple, Mapping)):
         return value
     if isinstance(value, str) and not is_transcript(value):
@@ -41,12 +41,12 @@ def prompt_of(value: Any, place: object) -> Any:
 
 
 def input_of(messages: Sequence[Message]) -> list[Any]:
-    """Return turns that end with a question as texts, or as messages where texts in alternation cannot say it."""
+    """Return prompt turns as alternating texts if those say the same, else as messages."""
     return [message["content"] for message in messages] if _is_plain(messages) else list(messages)
 
 
 def conversation_of(value: Any, place: object) -> RawSample:
-    """Return a sample of a whole conversation, or of a prompt when it ends with a question; None stays."""
+    """Return a sample of a whole conversation, or of a prompt if it ends with a question; None stays None."""
     if value is None:
         return RawSample(dialogue=None)
     messages = (
@@ -56,7 +56,7 @@ def conversation_of(value: Any, place: object) -> RawSample:
 
 
 def sample_of(messages: Sequence[Message], place: object) -> RawSample:
-    """Return a sample of a conversation as ``conversation_of`` does."""
+    """Like ``conversation_of``, for messages."""
     if messages[-1]["role"] == "system":
         raise DataError(f"{place}: the conversation ends with a system message")
     if messages[-1]["role"] != "assistant":
@@ -67,7 +67,7 @@ def sample_of(messages: Sequence[Message], place: object) -> RawSample:
 
 
 def answered(prompt: Any, answer: Any, place: object) -> RawSample:
-    """Return a sample of a prompt with one answer: text, or turns (an answer may take several, with tools)."""
+    """Return a sample of a prompt with one answer: text, or turns (with tools an answer may have several)."""
     if not isinstance(answer, (list, tuple, Mapping)):
         return RawSample(input=prompt_of(prompt, place), answer=_strip_after(prompt, answer))
     if not isinstance(answer, Mapping) and not is_turns(answer):
@@ -82,14 +82,14 @@ def answered(prompt: Any, answer: Any, place: object) -> RawSample:
 
 
 def untrained(message: Message) -> Message:
-    """Return a message that is no target."""
+    """Return the message, excluded from training."""
     return {**message, "train": False} if message["role"] == "assistant" else message
 
 
 def pair_of(prompt: Any, chosen: Any, rejected: Any, place: object) -> RawSample:
-    """Return a sample with the chosen answer first; ``prompt`` None: it stands before both answers.
+    """Return a sample with the chosen answer first; ``prompt`` None: both answers begin with it.
 
-    Answers are texts, transcripts, one message, or conversations that share every turn but the last.
+    Answers are texts, transcripts, one message, or conversations that differ only in their last turn.
     """
     if chosen is None or rejected is None:
         return RawSample(input=prompt_of(prompt, place), answer=chosen, other_answer=rejected, better=True)
@@ -101,7 +101,7 @@ def pair_of(prompt: Any, chosen: Any, rejected: Any, place: object) -> RawSample
     other_before, second = _cut(rejected, f"{place}, rejected")
     if before != other_before:
         raise BadRow(
-            DIFFERENT_PROMPTS, f"{place}: the chosen and the rejected conversation differ before their last message"
+            DIFFERENT_PROMPTS, f"{place}: the chosen and the rejected conversation differ before the last message"
         )
     if before and prompt is not None:
         before = _agreed(prompt, before, place)
@@ -112,12 +112,12 @@ def pair_of(prompt: Any, chosen: Any, rejected: Any, place: object) -> RawSample
 
 
 def ranked_of(prompt: Any, answers: Sequence[Any], scores: Sequence[Any], place: object) -> RawSample:
-    """Return the best of several answers against the worst, by scores (higher is better; the first of equals).
+    """Return a pair of the best and the worst of several answers by score (higher is better; first of equals).
 
-    Answers whose score is null or NaN are left out. Equal scores are a tie; a single answer has no other.
+    Answers whose score is null or NaN are ignored. Equal scores are a tie; a single answer has no partner.
     """
     if len(answers) != len(scores):
-        raise DataError(f"{place}: {len(answers)} answers with {len(scores)} scores")
+        raise DataError(f"{place}: {len(answers)} answers but {len(scores)} scores")
     known = [(answer, number_of(score, place)) for answer, score in zip(answers, scores, strict=True)]
     known = [(answer, score) for answer, score in known if not math.isnan(score)]
     if len(known) < 2:
@@ -130,7 +130,7 @@ def ranked_of(prompt: Any, answers: Sequence[Any], scores: Sequence[Any], place:
 
 
 def compare(first: Any, second: Any, place: object) -> bool | None:
-    """Return whether the first score is higher; None for a tie, or where a score is null or NaN."""
+    """Return whether the first score is higher; None for a tie, or if a score is null or NaN."""
     scores = number_of(first, place), number_of(second, place)
     if any(map(math.isnan, scores)) or scores[0] == scores[1]:
         return None
@@ -138,7 +138,7 @@ def compare(first: Any, second: Any, place: object) -> bool | None:
 
 
 def number_of(value: Any, place: object) -> float:
-    """Return a score; NaN where it is null."""
+    """Return a score as a float; NaN if it is null."""
     if value is None:
         return math.nan
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -147,14 +147,14 @@ def number_of(value: Any, place: object) -> float:
 
 
 def flag_of(value: Any, place: object) -> bool | None:
-    """Return a true/false label that may be written 0 or 1; None stays."""
+    """Return a boolean label, which may be written 0 or 1; None stays None."""
     if value is None or value in (0, 1):
         return None if value is None else bool(value)
     raise DataError(f"{place} is {value!r:.60} (allowed: true, false, 1, 0)")
 
 
 def with_context(sample: RawSample, system: str | None, tools: list[dict[str, Any]] | None) -> RawSample:
-    """Return the sample with a system message before its turns and with its tools."""
+    """Return the sample with a system message before its turns, and with tools."""
     made: dict[str, Any] = dict(sample)
     if system:
         head = {"role": "system", "content": system}
@@ -174,7 +174,7 @@ def _as_messages(turns: Sequence[Any]) -> list[Message]:
 
 
 def _is_plain(messages: Sequence[Message]) -> bool:
-    """Tell whether texts in alternation, the user's first, say the same."""
+    """Tell whether alternating texts, starting with the user's, say the same."""
     return all(
         set(message) == {"role", "content"} and message["role"] == ("user", "assistant")[number % 2]
         for number, message in enumerate(messages)
@@ -186,7 +186,7 @@ def _is_conversation(value: Any) -> bool:
 
 
 def _cut(value: Any, place: object) -> tuple[list[Message], str]:
-    """Return the turns before the last one, and the last one's text, which must be the assistant's."""
+    """Split off the last turn, which must be the assistant's; return the turns before it, and its text."""
     messages = read_transcript(value, place) if isinstance(value, str) else read_turns(value, place)
     last = messages[-1]
     if isinstance(value, str) and last["role"] != "assistant":
@@ -213,13 +213,13 @@ def _begins(text: Any, prompt: str) -> bool:
 
 
 def _strip_after(prompt: Any, answer: Any) -> Any:
-    """Return an answer without the space that follows ``Assistant:`` in a transcript."""
+    """Return an answer without the space that a transcript puts after ``Assistant:``."""
     is_open = isinstance(prompt, str) and is_transcript(prompt)
     return answer.strip() if is_open and isinstance(answer, str) else answer
 
 
 def _agreed(prompt: Any, before: list[Message], place: object) -> list[Message]:
-    """Return ``before``; a prompt beside it must say the same: all its turns, or the text of one."""
+    """Return ``before``; the prompt column must repeat all its turns, or the text of one."""
     said = prompt_turns(prompt, place)
     texts = [message["content"].strip() for message in before]
     asked = [message["content"].strip() for message in said]
@@ -229,4 +229,4 @@ def _agreed(prompt: Any, before: list[Message], place: object) -> list[Message]:
 
 
 def _no_prompt(place: object) -> DataError:
-    return DataError(f"{place}: the answers hold no user turn and there is no column with the prompt (prompt_key)")
+    return DataError(f"{place}: the answers contain no user turn and there is no column with the prompt (prompt_key)")

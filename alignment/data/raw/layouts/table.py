@@ -1,6 +1,6 @@
-"""The table of known layouts. A row is recognised by its columns; ``recognise`` says what happens when two rows fit.
+"""The table of known layouts; ``recognise`` picks one by the columns of a row.
 
-``system`` (or ``system_prompt``) and ``tools`` (or ``functions``) are read beside every layout.
+``system`` (or ``system_prompt``) and ``tools`` (or ``functions``) are read with every layout.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ _ALPACA = ("input", "context", "history", "text")
 _LABELS = ("label", "kto_tag")
 _CONVERSATIONS = ("messages", "conversations", "conversation", "dialog")
 _BEST_WORST = "one pair a row, the best answer against the worst"
+_TREE_PAIRS = "a sample for every question, its best ranked answer against the worst"
 _HELPSTEER = ("correctness", "coherence", "complexity", "verbosity")
 _TREE = ("deleted", "rank", "lang", "message_tree_id", "tree_state", "review_result")
 
 
 def _prompts_and_answers() -> list[RowLayout]:
-    """Every usual name of a prompt with every usual name of an answer, or alone, or with two answers."""
+    """Every usual name of a prompt, with every usual name of an answer, alone, or with two answers."""
     pairs = [
         RowLayout(f"{p} and {a}", (p, a), c.answer_in(p, a))
         for p, a in product(PROMPTS, ANSWERS)
@@ -110,14 +111,13 @@ LAYOUTS: tuple[RowLayout, ...] = (
     RowLayout("summarize from feedback", ("info", "summaries", "choice"), c.summaries),
     RowLayout("Chatbot Arena", ("conversation_a", "conversation_b", "winner"), c.arena),
     RowLayout("OpenAssistant trees", ("prompt", "message_tree_id"), c.prompt_in("prompt"), _TREE, samples=tree_samples,
-           says="a sample for every question, its best ranked answer against the worst"),
+           says=_TREE_PAIRS),
     RowLayout("OpenAssistant messages", ("message_id", "text", "role"), c.prompt_in("prompt"), ("parent_id", *_TREE),
-           samples=tree_samples, gather=gather_trees,
-           says="a sample for every question, its best ranked answer against the worst"),
+           samples=tree_samples, gather=gather_trees, says=_TREE_PAIRS),
     RowLayout("PaddleNLP prompts", ("src",), c.prompt_in("src")),
     RowLayout("PaddleNLP", ("src", "tgt"), c.paddle),
     RowLayout("PaddleNLP preferences", ("src", "tgt", "response", "sort"), c.paddle_ranked, says=_BEST_WORST),
     RowLayout("verl", ("prompt", "reward_model"), c.verl, ("data_source", "ability")),
     RowLayout("transcripts in text", ("text",), c.transcript_text),
 )  # fmt: skip
-"""In no order of preference: where two fit, the one that reads more of the row's columns is taken."""
+"""The order does not matter: if several fit, the one that reads more of the row's columns is taken."""

@@ -1,4 +1,4 @@
-"""Whole conversations kept in one string: the form of hh-rlhf and its relatives, and prompts that hold an answer."""
+"""Conversations in one string, as in hh-rlhf, and the detection of prompts that contain an answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _FORMS = (
     (re.compile(r"\s*Human:(?=.*\n\nAssistant:)", re.DOTALL), re.compile(r"\n\n(Human|Assistant):")),
     (re.compile(r"\s*### Human:(?=.*### Assistant:)", re.DOTALL), re.compile(r"### (Human|Assistant):")),
 )
-"""How a transcript begins, and what separates its turns."""
+"""How a transcript begins, and the separator of its turns."""
 
 _RENDERED = re.compile(
     r"\s*(<\|im_start\|>|<\|begin_of_text\|>|<\|start_header_id\|>|(<s>)?\s*\[INST\]|<\|user\|>|<\|system\|>"
@@ -28,7 +28,7 @@ _QUESTION = re.compile(
 
 
 def is_transcript(text: str) -> bool:
-    """Tell whether ``text`` is a conversation of Human and Assistant."""
+    """Tell whether ``text`` is a conversation between Human and Assistant."""
     head = text[:40].lstrip()
     return head.startswith(("Human:", "### Human:")) and any(begin.match(text) for begin, _ in _FORMS)
 
@@ -36,7 +36,7 @@ def is_transcript(text: str) -> bool:
 def read_transcript(text: str, place: object) -> list[Message]:
     """Return the messages of a transcript; the last one may be an empty answer.
 
-    Turns that do not alternate are a ``BadRow``: collections of transcripts hold a few.
+    Turns that do not alternate are a ``BadRow``: published datasets contain a few.
     """
     split = next(split for begin, split in _FORMS if begin.match(text))
     pieces = split.split("\n\n" + text.lstrip())
@@ -49,12 +49,12 @@ def read_transcript(text: str, place: object) -> list[Message]:
 
 
 def check_prompt(text: str, place: object) -> None:
-    """Refuse a prompt that is a conversation in another template with the answer at its end."""
+    """Refuse a prompt that is a rendered conversation ending with an answer."""
     if not _RENDERED.match(text):
         return
     ends = [found.end() for found in _ANSWER.finditer(text)]
     rest = text[ends[-1] :] if ends else ""
     if re.sub(r"<\|?[\w|]*\|?>|</s>", "", rest).strip() and not _QUESTION.search(rest):
         raise DataError(
-            f"{place}: the prompt holds an answer (it ends with {text[-40:]!r}); name the column of the prompt"
+            f"{place}: the prompt contains an answer (it ends with {text[-40:]!r}); name the column of the prompt"
         )

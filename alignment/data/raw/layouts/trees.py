@@ -1,4 +1,4 @@
-"""OpenAssistant: trees of messages, or their messages one a row, to one sample for every question that has answers."""
+"""Convert OpenAssistant's trees of messages, or rows of single messages, to one sample per question."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ Row = Mapping[str, Any]
 
 
 def tree_samples(row: Row, place: object) -> list[RawSample]:
-    """Return the samples of one tree: the thread up to a question, with its best and its worst ranked answer.
+    """Return the samples of one tree: the thread up to each question, with its best and worst ranked answers.
 
-    Rank 0 is the best; without ranks the first answer stands alone. Deleted messages leave the tree with all that
-    follows them.
+    Rank 0 is the best; without ranks only the first answer is used. Deleted messages are dropped with all replies.
     """
     root = row["prompt"]
     return [] if root is None or root.get("deleted") else list(_walk(root, [], place))
 
 
 def gather_trees(rows: Sequence[Row]) -> list[tuple[int, Row]]:
-    """Return (number of the first row, tree) for messages that name their parents; orphans are left out."""
+    """Build trees from messages that name their parents, dropping orphans; return (index of the root's row, tree)."""
     nodes = {row["message_id"]: {**row, "replies": []} for row in rows}
     roots = []
     for number, row in enumerate(rows):

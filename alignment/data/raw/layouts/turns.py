@@ -1,7 +1,7 @@
-"""Turns in every spelling that data comes in, to messages: {"role", "content"} with the roles of chat templates.
+"""Convert turns in every common form to messages: {"role", "content"} with the roles of chat templates.
 
-Read are role/content and from/value objects, question and answer objects or pairs, strings in alternation, and the
-text transcripts of ``transcripts``. Content parts of type text are joined; any other part is refused by its name.
+Accepted: role/content and from/value objects, question/answer objects or pairs, and alternating strings. Content parts
+of type text are joined; other parts are refused by name.
 """
 
 from __future__ import annotations
@@ -21,13 +21,12 @@ ROLES: Mapping[str, str] = {
     **dict.fromkeys(("tool", "observation", "ipython", "function", "function_response", "tool_response"), "tool"),
     **dict.fromkeys(("function_call", "tool_call"), "call"),
 }
-"""Spellings of a role, in lower case; ``call`` is an assistant turn whose text is a call in JSON."""
+"""Names of roles, in lower case; ``call`` is an assistant turn whose text is a tool call in JSON."""
 
 _PAIR_KEYS = (("human", "assistant"), ("user", "assistant"), ("input", "output"), ("question", "answer"))
 _FLAGS = ("train", "weight", "loss")
 _REFUSED_KEYS = ("train_detail", "images", "image", "audio", "videos", "loss_mask")
 _TEMPLATE_KEYS = ("tool_calls", "tool_call_id", "name", "reasoning_content", "thinking")
-_READ_KEYS = ("role", "from", "content", "value", "function_call", *_FLAGS)
 
 
 def is_turns(value: Any) -> bool:
@@ -36,7 +35,7 @@ def is_turns(value: Any) -> bool:
 
 
 def read_turns(value: Any, place: object) -> list[Message]:
-    """Return the messages of a list of turns; ``place`` begins every message of an error."""
+    """Convert a list of turns to messages; ``place`` begins every error message."""
     if isinstance(value, Mapping):
         value = [value]
     if not isinstance(value, (list, tuple)) or not value:
@@ -48,14 +47,14 @@ def read_turns(value: Any, place: object) -> list[Message]:
 
 
 def call_message(calls: Any, place: object) -> Message:
-    """Return the assistant's message that calls tools; ``calls`` is ``{"name", "arguments"}``, a list, or its JSON."""
+    """Return an assistant message with tool calls; ``calls`` is ``{"name", "arguments"}``, a list of them, or JSON."""
     parsed = _parse_json(calls, place)
     items = parsed if isinstance(parsed, list) else [parsed]
     return {"role": "assistant", "content": "", "tool_calls": [_read_call(item, place) for item in items]}
 
 
 def read_tools(value: Any, place: object) -> list[dict[str, Any]]:
-    """Return descriptions of tools given as a list, or as its JSON text."""
+    """Return tool descriptions given as a list or as JSON text."""
     parsed = _parse_json(value, place)
     if not isinstance(parsed, list) or not all(isinstance(tool, Mapping) for tool in parsed):
         raise DataError(f"{place} must be a list of objects (or its JSON text), got {value!r:.60}")
@@ -86,10 +85,10 @@ def _read_message(turn: Mapping[str, Any], place: object) -> Message:
     spelling = turn.get("role", turn.get("from"))
     role = ROLES.get(str(spelling).lower())
     if role is None:
-        raise DataError(f"{place}: role {spelling!r} is not known (allowed: {', '.join(ROLES)})")
+        raise DataError(f"{place}: unknown role {spelling!r} (allowed: {', '.join(ROLES)})")
     refused = [key for key in _REFUSED_KEYS if turn.get(key)]
     if refused:
-        raise DataError(f"{place}: {refused[0]!r} changes what is trained and is not read")
+        raise DataError(f"{place}: {refused[0]!r} changes what is trained on, but is not supported")
     value = turn.get("content", turn.get("value"))
     if role == "call":
         message = call_message(value, place)
@@ -113,12 +112,12 @@ def _read_content(value: Any, turn: Mapping[str, Any], place: object) -> str:
 def _read_part(part: Any, place: object) -> str:
     kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
     if kind != "text" or not isinstance(part.get("text"), str):
-        raise DataError(f"{place}: a content part of type {kind!r} is not read (allowed: parts of type 'text')")
+        raise DataError(f"{place}: a content part of type {kind!r} is not supported (allowed: parts of type 'text')")
     return part["text"]
 
 
 def _template_keys(turn: Mapping[str, Any], place: object) -> Message:
-    """Return what the template may read beside the text; calls get the form of chat templates."""
+    """Return the keys besides the text that a template may read, with tool calls in the chat-template form."""
     kept = {key: turn[key] for key in _TEMPLATE_KEYS if turn.get(key)}
     if "tool_calls" in kept:
         kept["tool_calls"] = [_read_call(call, place) for call in kept["tool_calls"]]
@@ -148,7 +147,7 @@ def _parse_json(value: Any, place: object) -> Any:
 
 
 def _read_flag(turn: Mapping[str, Any], role: str, place: object) -> bool | None:
-    """Return whether the turn is trained on, None when the data does not say."""
+    """Return whether the turn is trained on; None if the data does not say."""
     given = {key: turn[key] for key in _FLAGS if turn.get(key) is not None}
     for key, value in given.items():
         if value not in (0, 1):
@@ -158,16 +157,16 @@ def _read_flag(turn: Mapping[str, Any], role: str, place: object) -> bool | None
         raise DataError(f"{place}: {', '.join(given)} contradict each other")
     if True in flags and role != "assistant":
         raise DataError(
-            f"{place}: {next(iter(given))!r} asks to train on a turn of the {role}; only the assistant's are"
+            f"{place}: {next(iter(given))!r} asks to train on a turn of the {role}; only assistant turns can be"
         )
     return flags.pop() if flags and role == "assistant" else None
 
 
 def join_texts(*texts: str | None) -> str:
-    """Return the texts that are not empty, joined by a space: how ``alpaca`` joins instruction and input."""
+    """Join the texts that are not empty with a space, as ``alpaca`` joins instruction and input."""
     return " ".join(text for text in texts if text)
 
 
 def dialogue_turns(texts: Sequence[str]) -> list[Message]:
-    """Return texts in alternation, the user's first, as messages."""
+    """Return alternating texts, starting with the user's, as messages."""
     return [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(texts)]

@@ -99,7 +99,7 @@ def test_a_process_that_dies_is_told_by_its_signal_and_its_rows_are_encoded(name
     monkeypatch.setattr(pool, "Worker", Doomed)
     encoding = Encoding(num_workers=2, many=1)
     assert contents(SupervisedDataset(name, tokenizer, options=OPTIONS, encoding=encoding)) == expected
-    assert "a process that encodes rows was ended by SIGKILL" in caplog.text
+    assert "a worker process that encodes rows was ended by SIGKILL" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def flip(path):
 def test_a_folder_that_cannot_be_written_costs_a_warning(keep, tmp_path, caplog):
     (tmp_path / "kept").write_text("a file")
     assert len(keep()) > 100
-    assert f"encoded rows are not kept in {tmp_path / 'kept'}" in caplog.text
+    assert f"encoded rows could not be cached in {tmp_path / 'kept'}" in caplog.text
 
 
 def test_what_a_run_left_half_written_is_no_entry(keep, count_encoded, monkeypatch, tmp_path):

@@ -70,4 +70,4 @@ def test_an_interrupt_is_left_to_the_parent(loud):
     assert worker.encode(ROWS) is not None
     worker._process.send_signal(2)
     assert np.array_equal(_ids(worker.encode(ROWS)), [[3, 7], [4, 7]])
-    assert worker.end() == "was ended by SIGKILL"
+    assert worker.end().startswith("was ended by SIGKILL (Killed)")

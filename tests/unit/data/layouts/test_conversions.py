@@ -43,7 +43,7 @@ def test_a_prompt_is_cut_off_only_where_both_answers_begin_with_it(chosen, rejec
 
 
 def test_a_rendered_prompt_that_holds_its_answer_is_refused():
-    with pytest.raises(DataError, match="row 1: the prompt holds an answer"):
+    with pytest.raises(DataError, match="row 1: the prompt contains an answer"):
         prompt_turns("<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n", "row 1")
 
 
@@ -76,7 +76,7 @@ def test_a_prompt_beside_a_conversation_must_be_one_of_its_questions(name):
     convert = conversation_in(name)
     assert convert({"prompt": " c ", name: TALK}, "row 1") == {"dialogue": list("abcd")}
     for prompt in ("b", "e"):
-        with pytest.raises(DataError, match=f"row 1: the prompt column '{prompt}' is none of the user's turns"):
+        with pytest.raises(DataError, match=f"row 1: the prompt column '{prompt}' is not one of the conversation"):
             convert({"prompt": prompt, name: TALK}, "row 1")
 
 

@@ -187,7 +187,7 @@ def test_pairs_whose_prompts_differ_are_bad_rows(write_jsonl, tokenizer):
     rows = [PAIR, {"chosen": HH, "rejected": "\n\nHuman: c\n\nAssistant: b"}]
     path = write_jsonl(rows)
     assert PreferenceDataset(f"jsonl::{path}", tokenizer).ledger.total("different_prompts") == 1
-    with pytest.raises(DataError, match="line 2.*differ before their last message"):
+    with pytest.raises(DataError, match="line 2.*differ before the last message"):
         PreferenceDataset(f"jsonl::{path}", tokenizer, options=STOP)
 
 
@@ -242,12 +242,12 @@ def test_a_prompt_with_one_answer_gives_no_pair(write_jsonl, tokenizer):
     ],
 )  # fmt: skip
 def test_a_prompt_that_holds_the_answer_is_refused(read, row, keys):
-    with pytest.raises(DataError, match="line 1.*prompt holds (an|the) answer"):
+    with pytest.raises(DataError, match="line 1.*prompt contains (an|the) answer"):
         read(row, **keys)
 
 
 def test_one_column_cannot_be_prompt_and_answer(read):
-    with pytest.raises(DataError, match="'q' is named as the prompt and as the answer"):
+    with pytest.raises(DataError, match="'q' is named both as the prompt and as the answer"):
         read({"q": "a"}, input_key="q", output_key="q")
 
 
@@ -300,7 +300,7 @@ def test_two_system_messages_must_agree(read):
     assert read(row) == [{"messages": [system, USER, SAYS_B]}]
     with pytest.raises(DataError, match="system column differs from the system message"):
         read({**row, "system": "t"})
-    with pytest.raises(DataError, match="'system' and 'system_prompt' say different things"):
+    with pytest.raises(DataError, match="'system' and 'system_prompt' contradict each other"):
         read({"prompt": "a", "system": "s", "system_prompt": "t"})
 
 

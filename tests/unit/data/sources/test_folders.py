@@ -47,7 +47,7 @@ def test_a_saved_dataset_dict_is_read_by_split(saved):
     assert [sample["input"] for sample in dataset] == [f"a{number}" for number in range(10)]
     assert dataset.notes()[0] == f"split 'train' of {saved}"
     assert [_size(saved, split) for split in (EVAL, "test")] == [4, 4]
-    with pytest.raises(DataError, match="has no split 'dev' .it has train, test.; say which with split=NAME"):
+    with pytest.raises(DataError, match="has no split 'dev' .it has train, test.; choose one with split=NAME"):
         _size(saved, "dev")
 
 
@@ -66,7 +66,7 @@ def test_caches_beside_saved_data_are_no_data(tmp_path):
     assert list((tmp_path / "d").glob("cache-*.arrow"))
     assert _size(tmp_path / "d") == 10
     (tmp_path / "d" / "state.json").write_text('{"_data_files": [{"filename": "gone.arrow"}]}')
-    with pytest.raises(DataError, match="state.json names 'gone.arrow', which is not there"):
+    with pytest.raises(DataError, match="state.json lists 'gone.arrow', which does not exist"):
         _size(tmp_path / "d")
 
 
@@ -116,8 +116,8 @@ def test_files_are_chosen_by_split(tmp_path, files, split, chosen):
 @pytest.mark.parametrize(
     ("files", "split", "says"),
     [
-        (["train_sft.jsonl", "train_gen.jsonl"], TRAIN, "holds train_gen and train_sft for split 'train'; say which"),
-        (["train.jsonl", "extra.jsonl"], TRAIN, "files of a split and files of none .extra.jsonl.; name the file"),
+        (["train_sft.jsonl", "train_gen.jsonl"], TRAIN, "holds train_gen and train_sft for split 'train'; choose one"),
+        (["train.jsonl", "extra.jsonl"], TRAIN, "files of a split and files of no split .extra.jsonl.; name the file"),
         (["train.jsonl"], EVAL, "has no split 'validation' or 'test' .it has train."),
     ],
 )

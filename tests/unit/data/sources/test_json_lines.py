@@ -77,7 +77,7 @@ def test_a_null_preference_is_a_tie(write_jsonl, tokenizer):
             {"chosen": [USER_A, USER_C], "rejected": [USER_A, SAYS_D]},
             "chosen: the last message must be the assistant's",
         ),
-        ({"messages": [{"role": "critic", "content": "x"}]}, "message 0: role 'critic' is not known .allowed: system"),
+        ({"messages": [{"role": "critic", "content": "x"}]}, "message 0: unknown role 'critic' .allowed: system"),
         ({"messages": [{"role": "user"}]}, "message 0: expected"),
         ({"messages": "a"}, "column 'messages' must be a list of messages"),
         ({"messages": [USER_A]}, "missing 'answer', which a supervised dataset needs .fields present: input"),
@@ -99,8 +99,8 @@ def test_bad_rows_name_file_line_and_columns(write_jsonl, tokenizer, row, messag
         ({"input_kee": "q"}, "unknown argument 'input_kee'; did you mean 'input_key'.*allowed: path, input_key"),
         ({"input_key": 3}, "input_key must be a column name, got 3"),
         ({"input_key": "a", "prompt_key": "b"}, "prompt_key and another argument both name the column of the input"),
-        ({"chosen_key": "a"}, "chosen_key and rejected_key go together"),
-        ({"chosen_score_key": "a"}, "chosen_score_key and rejected_score_key go together"),
+        ({"chosen_key": "a"}, "chosen_key and rejected_key must be given together"),
+        ({"chosen_score_key": "a"}, "chosen_score_key and rejected_score_key must be given together"),
     ],
 )
 def test_wrong_mappings(write_jsonl, keys, message):

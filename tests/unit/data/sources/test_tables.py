@@ -108,7 +108,7 @@ def test_folders_and_splits(tmp_path):
         None: ["train-0.jsonl", "train-1.jsonl", "part.jsonl"],
     }
     assert len(read_table(tmp_path, splits=("train",)).rows) == 4
-    with pytest.raises(DataError, match="has no split 'validation' .it has train, test.; say which with split=NAME"):
+    with pytest.raises(DataError, match="has no split 'validation' .it has train, test.; choose one with split=NAME"):
         find_files(tmp_path, ("validation",))
 
 
