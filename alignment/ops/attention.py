@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import paddle
-import paddle.nn.functional as F
 from paddle.autograd import PyLayer
 
+from alignment.ops import device_kernels
 from alignment.ops.head_layout import HeadLayout
 from alignment.ops.native import training_ops
 from alignment.ops.native.training_ops import RaggedHeads
-from alignment.ops.precision import is_half, widen
+from alignment.ops.precision import widen
 from alignment.ops.selection import runs_natively
 from alignment.ops.softmax import masked_softmax
 
@@ -22,13 +22,13 @@ def causal_attention(
 ) -> paddle.Tensor:
     """Return softmax(q k' / sqrt(D)) v under the causal mask of ``layout``.
 
-    q [M, heads*D], k and v [M, kv_heads*D] -> [M, heads*D], M real tokens. Half precision on a GPU goes to Paddle's
-    flash attention. Without ``keep_weights`` the backward pass computes the attention weights again, as compiled
-    kernels always do.
+    q [M, heads*D], k and v [M, kv_heads*D] -> [M, heads*D], M real tokens. Half precision on a GPU goes to flash
+    attention unless a window cuts the rows. Without ``keep_weights`` the backward pass computes the attention weights
+    again, as compiled kernels always do.
     """
     if runs_natively(q, k, v):
         return ragged_attention(q, k, v, layout.ragged)
-    if is_half(q) and q.place.is_gpu_place() and layout.window is None:
+    if layout.window is None and device_kernels.has_flash_attention(q, layout.head_dim(q)):
         return _flash_attention(q, k, v, layout)
     return _CausalAttention.apply(widen(q), widen(k), widen(v), layout, keep_weights).astype(q.dtype)
 
@@ -39,11 +39,11 @@ def ragged_attention(q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor, heads
 
 
 def _flash_attention(q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor, layout: HeadLayout) -> paddle.Tensor:
-    dim = q.shape[1] // layout.queries.count
-    sides = (q, layout.queries), (k, layout.keys), (v, layout.keys)
-    heads = [order.spread(x).reshape([-1, order.count, layout.length, dim]) for x, order in sides]
-    out = F.scaled_dot_product_attention(*(x.transpose([0, 2, 1, 3]) for x in heads), is_causal=True)
-    return layout.queries.collect(out.transpose([0, 2, 1, 3]).reshape([-1, dim]))
+    heads, kv_heads = [-1, layout.num_heads, layout.head_dim(q)], [-1, layout.num_kv_heads, layout.head_dim(q)]
+    out = device_kernels.flash_attention(
+        q.reshape(heads), k.reshape(kv_heads), v.reshape(kv_heads), layout.starts, layout.length
+    )
+    return out.reshape(q.shape)
 
 
 def _probabilities(q: paddle.Tensor, k: paddle.Tensor, layout: HeadLayout) -> paddle.Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import paddle
@@ -52,38 +54,72 @@ class HeadOrder:
         return paddle.gather(heads, self.to_tokens).reshape([-1, self.count * heads.shape[1]])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class HeadLayout:
-    """Shape, orders and mask of one attention call; built once for all layers of a forward pass."""
+    """One attention call over n sequences; what all layers of a forward pass share is made when it is needed."""
 
-    length: int
-    """S positions of each of the n sequences."""
+    lengths: np.ndarray
+    """[n] real tokens of each sequence; rows are padded to the longest, S."""
+    num_heads: int
+    num_kv_heads: int
     window: int | None
     """A query sees this many tokens, itself included; None: all before it."""
-    queries: HeadOrder
-    keys: HeadOrder
-    mask: paddle.Tensor
-    """[S * S], 0 where the key may be seen, very negative elsewhere."""
-    ragged: RaggedHeads
-    """The same for compiled kernels."""
+    dtype: Any
+    """Of the mask."""
 
     @classmethod
     def build(
         cls, lengths: np.ndarray, *, num_heads: int, num_kv_heads: int, dtype, window: int | None = None
     ) -> HeadLayout:
-        """Build for sequences of ``lengths`` [n] real tokens, padded to the longest; the mask gets ``dtype``."""
-        longest = int(lengths.max())
-        position = np.arange(longest)
-        distance = position[:, None] - position[None, :]
-        hidden = (distance < 0) | (distance >= (window or longest))
-        mask = np.where(hidden, np.float32(_MASKED), np.float32(0)).reshape(-1)
-        real = position[None, :] < lengths[:, None]
-        queries = HeadOrder.build(real, num_heads)
-        keys = queries if num_kv_heads == num_heads else HeadOrder.build(real, num_kv_heads)
-        ragged = RaggedHeads.build(lengths, num_heads=num_heads, num_kv_heads=num_kv_heads, window=window)
-        return cls(longest, window, queries, keys, paddle.to_tensor(mask).astype(dtype), ragged)
+        """Build for sequences of ``lengths`` [n]; a ``window`` that no sequence fills is none."""
+        window = None if window is None or window >= lengths.max() else window
+        return cls(lengths=lengths, num_heads=num_heads, num_kv_heads=num_kv_heads, window=window, dtype=dtype)
+
+    @property
+    def length(self) -> int:
+        """The longest sequence, S."""
+        return int(self.lengths.max())
 
     @property
     def group(self) -> int:
         """Query heads that share a key head."""
-        return self.queries.count // self.keys.count
+        return self.num_heads // self.num_kv_heads
+
+    def head_dim(self, q: paddle.Tensor) -> int:
+        """Return D of q [M, heads * D]."""
+        return q.shape[1] // self.num_heads
+
+    @cached_property
+    def queries(self) -> HeadOrder:
+        """The way from tokens to query heads and back."""
+        return HeadOrder.build(self._real, self.num_heads)
+
+    @cached_property
+    def keys(self) -> HeadOrder:
+        """The same of key heads."""
+        return self.queries if self.group == 1 else HeadOrder.build(self._real, self.num_kv_heads)
+
+    @cached_property
+    def mask(self) -> paddle.Tensor:
+        """[S * S], 0 where the key may be seen, very negative elsewhere."""
+        position = np.arange(self.length)
+        distance = position[:, None] - position[None, :]
+        hidden = (distance < 0) | (distance >= (self.window or self.length))
+        mask = np.where(hidden, np.float32(_MASKED), np.float32(0)).reshape(-1)
+        return paddle.to_tensor(mask).astype(self.dtype)
+
+    @cached_property
+    def starts(self) -> paddle.Tensor:
+        """[n + 1] int32: the first token of each sequence, at last the number of tokens M."""
+        return paddle.to_tensor(self.ragged.starts)
+
+    @cached_property
+    def ragged(self) -> RaggedHeads:
+        """The same for compiled kernels."""
+        return RaggedHeads.build(
+            self.lengths, num_heads=self.num_heads, num_kv_heads=self.num_kv_heads, window=self.window
+        )
+
+    @property
+    def _real(self) -> np.ndarray:
+        return np.arange(self.length)[None, :] < self.lengths[:, None]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import paddle
 from paddle.autograd import PyLayer
-from paddle.incubate.nn.functional import fused_rms_norm
 
+from alignment.ops import device_kernels
 from alignment.ops.native import training_ops
 from alignment.ops.precision import widen
 from alignment.ops.selection import runs_natively
@@ -19,7 +19,10 @@ def rms_norm(x: paddle.Tensor, weight: paddle.Tensor, eps: float) -> paddle.Tens
 
     Half precision inputs are computed in float32 and returned in their own type.
     """
-    rows, weight = widen(x.reshape([-1, x.shape[-1]])), widen(weight)
+    rows = x.reshape([-1, x.shape[-1]])
+    if device_kernels.has_rms_norm(rows, weight):
+        return device_kernels.rms_norm(rows, weight, eps).reshape(x.shape)
+    rows, weight = widen(rows), widen(weight)
     operator = _NativeRmsNorm if runs_natively(rows, weight) else _RmsNorm
     return operator.apply(rows, weight, eps).astype(x.dtype).reshape(x.shape)
 
@@ -73,10 +76,10 @@ class _NativeRmsNorm(PyLayer):
 def rms_norm_inference(x: paddle.Tensor, weight: paddle.Tensor, eps: float) -> paddle.Tensor:
     """Return ``rms_norm`` of x [N, H] without a gradient.
 
-    Paddle's fused kernel is for GPUs only: the one of its CPU build uses AVX-512 without asking whether it is there.
+    No fused kernel of Paddle's on a CPU: that of its CPU build uses AVX-512 without asking whether it is there.
     """
-    if x.dtype == paddle.float32 and x.place.is_gpu_place():
-        return fused_rms_norm(x, weight, None, eps, 1)[0]
+    if device_kernels.has_rms_norm(x, weight):
+        return device_kernels.rms_norm(x, weight, eps)
     rows, weight = widen(x), widen(weight)
     if runs_natively(rows, weight):
         return training_ops.rms_norm(rows, weight, eps)[0].astype(x.dtype)

@@ -11,20 +11,18 @@ import paddle
 import paddle.nn.functional as F
 from paddle.autograd import PyLayer
 
+from alignment.ops.head_product import HeadProduct, scale_by, split_temperature
 from alignment.ops.native import training_ops
-from alignment.ops.precision import widen
+from alignment.ops.precision import is_half, widen
 from alignment.ops.selection import runs_natively
 from alignment.ops.softmax import not_finite_mark
-
-_LOGIT_BYTES = 64 << 20
-"""Logits held at once; beyond it tokens go in pieces and the backward pass computes the logits again."""
 
 
 def token_logprobs(logits: paddle.Tensor, targets: paddle.Tensor, *, temperature: float = 1.0) -> paddle.Tensor:
     """Return log softmax(logits / temperature) at ``targets`` [T] int64; logits [T, V] -> [T], at least float32."""
     if runs_natively(logits):
         return _NativeLogprobs.apply(logits, targets, temperature)
-    scaled = _scale(widen(logits), temperature)
+    scaled = scale_by(widen(logits), 1.0 / temperature)
     mark = not_finite_mark(scaled)
     logprobs = -F.cross_entropy(scaled, targets.unsqueeze(-1), reduction="none").flatten()
     return logprobs if mark is None else logprobs + mark.flatten()
@@ -34,7 +32,7 @@ def token_entropy(logits: paddle.Tensor, *, temperature: float = 1.0) -> paddle.
     """Return the entropy in nats of softmax(logits / temperature); logits [T, V] -> [T], at least float32."""
     if runs_natively(logits):
         return _NativeLogprobs.apply(logits, None, temperature)
-    return _entropy(_scale(widen(logits), temperature))
+    return _entropy(scale_by(widen(logits), 1.0 / temperature))
 
 
 def head_logprobs(
@@ -49,28 +47,19 @@ def head_logprobs(
     """Return (log-probs [T], entropies [T] or None) of ``targets`` under softmax(hidden @ weight / temperature).
 
     hidden [T, H], weight [H, V] ([V, H] when ``transposed``), targets [T] int64. Both results carry gradients to
-    ``hidden`` and ``weight`` (an entropy that no loss uses costs nothing in the backward pass). Logits of more than
-    64 MiB are made and remade in pieces.
+    ``hidden`` and ``weight`` (an entropy that no loss uses costs nothing in the backward pass). Many logits, and those
+    of half precision, are made and remade in pieces.
     """
     if runs_natively(hidden, weight):
         logprobs, entropy = _NativeHeadLogprobs.apply(hidden, weight, targets, transposed, temperature)
         return logprobs, entropy if with_entropy else None
-    scaled = _scale(hidden, temperature)
-    pieces = _pieces(hidden.shape[0], weight.shape[0] if transposed else weight.shape[1])
-    if len(pieces) > 1:
-        logprobs, entropy = _HeadLogprobs.apply(scaled, weight, targets, transposed, with_entropy)
+    hidden, temperature = split_temperature(hidden, temperature)
+    head = HeadProduct(weight, transposed, temperature)
+    if is_half(hidden) or len(head.pieces(hidden.shape[0])) > 1:
+        logprobs, entropy = _HeadLogprobs.apply(hidden, weight, targets, (transposed, temperature), with_entropy)
         return logprobs, entropy if with_entropy else None
-    logits = widen(paddle.matmul(scaled, weight, transpose_y=transposed))
+    logits = head.logits(hidden)
     return token_logprobs(logits, targets), _entropy(logits) if with_entropy else None
-
-
-def _scale(x: paddle.Tensor, temperature: float) -> paddle.Tensor:
-    return x if temperature == 1.0 else x.scale(1.0 / temperature)
-
-
-def _pieces(num_tokens: int, vocab: int) -> list[slice]:
-    step = max(1, _LOGIT_BYTES // (4 * vocab))
-    return [slice(i, min(i + step, num_tokens)) for i in range(0, num_tokens, step)]
 
 
 def _entropy(logits: paddle.Tensor) -> paddle.Tensor:
@@ -90,15 +79,16 @@ class _HeadLogprobs(PyLayer):
     """d log p_y / d logits = 1[y] - p;  d H / d logits = -p (log p + H). The backward pass rebuilds the logits."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, targets, transposed, with_entropy):
+    def forward(ctx, hidden, weight, targets, options, with_entropy):
+        head = HeadProduct(weight, *options)
         logprobs, entropies = [], []
-        for piece in _pieces(hidden.shape[0], weight.shape[0] if transposed else weight.shape[1]):
-            logits = widen(paddle.matmul(hidden[piece], weight, transpose_y=transposed))
+        for piece in head.pieces(hidden.shape[0]):
+            logits = head.logits(hidden[piece])
             logprobs.append(token_logprobs(logits, targets[piece]))
             if with_entropy:
                 entropies.append(_entropy(logits))
         out = paddle.concat(logprobs), paddle.concat(entropies or logprobs)
-        ctx.transposed = transposed
+        ctx.options = options
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(hidden, weight, targets, out[1].detach())
         return out
@@ -106,16 +96,16 @@ class _HeadLogprobs(PyLayer):
     @staticmethod
     def backward(ctx, grad, entropy_grad):
         hidden, weight, targets, entropies = ctx.saved_tensor()
+        head = HeadProduct(weight, *ctx.options)
         grad = paddle.zeros_like(entropies) if grad is None else grad
         hidden_grads, weight_grad = [], None
-        for piece in _pieces(hidden.shape[0], weight.shape[0] if ctx.transposed else weight.shape[1]):
+        for piece in head.pieces(hidden.shape[0]):
             part = hidden[piece]
-            logits = widen(paddle.matmul(part, weight, transpose_y=ctx.transposed))
             entropy = None if entropy_grad is None else (entropy_grad[piece], entropies[piece])
-            logit_grad = _logit_grad(logits, targets[piece], grad[piece], entropy).astype(weight.dtype)
-            hidden_grads.append(paddle.matmul(logit_grad, weight, transpose_y=not ctx.transposed))
-            weight_grad = _add_weight_grad(weight_grad, part, logit_grad, transposed=ctx.transposed)
-        return paddle.concat(hidden_grads), weight_grad
+            slope = head.slope(_logit_grad(head.logits(part), targets[piece], grad[piece], entropy))
+            hidden_grads.append(head.hidden_grad(slope))
+            weight_grad = head.add_weight_grad(weight_grad, part, slope)
+        return paddle.concat(hidden_grads), head.rounded(weight_grad)
 
 
 def _logit_grad(logits: paddle.Tensor, targets: paddle.Tensor, grad: paddle.Tensor, entropy) -> paddle.Tensor:
@@ -152,10 +142,11 @@ class _NativeHeadLogprobs(PyLayer):
 
     @staticmethod
     def forward(ctx, hidden, weight, targets, transposed, temperature):
-        pieces = _pieces(hidden.shape[0], weight.shape[0] if transposed else weight.shape[1])
+        head = HeadProduct(weight, transposed)
+        pieces = head.pieces(hidden.shape[0])
         found, logits = [], None
         for piece in pieces:
-            logits = paddle.matmul(hidden[piece], weight, transpose_y=transposed)
+            logits = head.logits(hidden[piece])
             found.append(training_ops.logprobs(logits, targets[piece], temperature))
         ctx.logits = logits if len(pieces) == 1 else None
         ctx.kept = [row.for_backward for row in found]
@@ -167,25 +158,16 @@ class _NativeHeadLogprobs(PyLayer):
     @staticmethod
     def backward(ctx, *grads):
         hidden, weight, targets = ctx.saved_tensor()
-        pieces = _pieces(hidden.shape[0], weight.shape[0] if ctx.transposed else weight.shape[1])
+        head = HeadProduct(weight, ctx.transposed)
         kept_logits, ctx.logits = ctx.logits, None
         hidden_grads, weight_grad = [], None
-        for piece, kept in zip(pieces, ctx.kept, strict=True):
+        for piece, kept in zip(head.pieces(hidden.shape[0]), ctx.kept, strict=True):
             part = hidden[piece]
-            logits = paddle.matmul(part, weight, transpose_y=ctx.transposed) if kept_logits is None else kept_logits
+            logits = head.logits(part) if kept_logits is None else kept_logits
             grads_of_piece = [None if grad is None else grad[piece] for grad in grads]
             slope = training_ops.logprobs_grad(
                 logits, targets[piece], ctx.temperature, kept=kept, grads=grads_of_piece, in_place=True
             )
-            hidden_grads.append(paddle.matmul(slope, weight, transpose_y=not ctx.transposed))
-            weight_grad = _add_weight_grad(weight_grad, part, slope, transposed=ctx.transposed)
+            hidden_grads.append(head.hidden_grad(slope))
+            weight_grad = head.add_weight_grad(weight_grad, part, slope)
         return paddle.concat(hidden_grads), weight_grad
-
-
-def _add_weight_grad(
-    total: paddle.Tensor | None, hidden: paddle.Tensor, logit_grad: paddle.Tensor, *, transposed: bool
-) -> paddle.Tensor:
-    """Return ``total`` plus the head's gradient from hidden [T, H] and logit_grad [T, V]."""
-    pair = (logit_grad, hidden) if transposed else (hidden, logit_grad)
-    added = paddle.matmul(*pair, transpose_x=True)
-    return added if total is None else total.add_(added)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,10 @@ import numpy as np
 import paddle
 
 from alignment.models.folders.hub import load_causal_lm, load_score_model
+from alignment.ops import head_product
+from alignment.ops.token_logprobs import head_logprobs
+from alignment.parallel.comms.group import ALONE
+from alignment.parallel.tensor.vocabulary import VocabularyShare, split_logprobs
 from alignment.records import TokenBatch
 
 
@@ -41,3 +46,29 @@ def product(x: np.ndarray, w: np.ndarray) -> dict[str, Any]:
     total = paddle.zeros([2], "bfloat16").add_(paddle.to_tensor([1.0, 2**-9], dtype="bfloat16"))
     found = {"y": y, "dx": x.grad, "dw": w.grad, "total": total, "mixed": total + paddle.ones([2])}
     return {"dtypes": dtypes, **{name: tensor.astype("float32").numpy() for name, tensor in found.items()}}
+
+
+def head(case: dict[str, np.ndarray], piece_rows: int, **options: Any) -> list[np.ndarray]:
+    """Return log-probs, entropies and the gradients of states and head (bfloat16) of a weighted sum of both.
+
+    ``piece_rows``: tokens whose logits are made together.
+    """
+    hidden, weight = (
+        paddle.to_tensor(case[name], dtype="bfloat16", stop_gradient=False) for name in ("hidden", "head")
+    )
+    targets, slopes = paddle.to_tensor(case["targets"]), paddle.to_tensor(case["slopes"])
+    head_product.LOGIT_BYTES = head_product.DEVICE_LOGIT_BYTES = 4 * case["vocab"] * piece_rows
+    found = []
+    for compute in (head_logprobs, partial(split_logprobs, share=VocabularyShare(ALONE, 0))):
+        logprobs, entropies = compute(hidden, weight, targets, with_entropy=True, **options)
+        grads = paddle.grad((logprobs * slopes + entropies).sum(), [hidden, weight])
+        assert {str(x.dtype) for x in grads} == {"paddle.bfloat16"} and logprobs.dtype == paddle.float32
+        found.append([x.astype("float32").numpy() for x in (logprobs, entropies, *grads)])
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0.01, atol=1e-4)
+    return found[0]
+
+
+def heads(asked: list[tuple]) -> list[list[np.ndarray]]:
+    """Return ``head`` of every (case, rows of a piece, transposed, temperature)."""
+    return [head(case, rows, transposed=swapped, temperature=divisor) for case, rows, swapped, divisor in asked]

@@ -12,10 +12,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle.autograd import PyLayer
 
+from alignment.ops.head_product import HeadProduct, split_temperature
 from alignment.parallel.comms.group import Group
-
-_LOGIT_BYTES = 64 << 20
-"""Logits held at once; beyond it tokens go in pieces and the backward pass computes the logits again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +46,9 @@ def split_logprobs(
     float32); weight [H, v] ([v, H] when ``transposed``) is this process's part. The gradient of ``hidden`` is whole on
     each process, that of ``weight`` is this process's part.
     """
-    scaled = hidden if temperature == 1.0 else hidden.scale(1.0 / temperature)
-    logprobs, entropies = _SplitLogprobs.apply(scaled, weight, targets, share, transposed, with_entropy)
+    hidden, temperature = split_temperature(hidden, temperature)
+    options = transposed, temperature
+    logprobs, entropies = _SplitLogprobs.apply(hidden, weight, targets, share, options, with_entropy)
     return logprobs, entropies if with_entropy else None
 
 
@@ -60,16 +59,6 @@ def split_argmax(logits: paddle.Tensor, share: VocabularyShare) -> paddle.Tensor
     tokens = logits.argmax(axis=-1) + share.first
     unlikely = paddle.full_like(tokens, 2**62)
     return -share.group.max_(-paddle.where(highest == best, tokens, unlikely), "argmax")
-
-
-def _pieces(num_tokens: int, columns: int) -> list[slice]:
-    step = max(1, _LOGIT_BYTES // (4 * columns))
-    return [slice(i, min(i + step, num_tokens)) for i in range(0, num_tokens, step)]
-
-
-def _logits(hidden: paddle.Tensor, weight: paddle.Tensor, transposed: bool) -> paddle.Tensor:
-    logits = paddle.matmul(hidden, weight, transpose_y=transposed)
-    return logits.astype("float32") if logits.dtype in (paddle.float16, paddle.bfloat16) else logits
 
 
 def _log_totals(logits: paddle.Tensor, softmax: paddle.Tensor) -> paddle.Tensor:
@@ -84,11 +73,12 @@ class _SplitLogprobs(PyLayer):
     """With p = exp(l - L): d log p_y / dl = 1[y] - p;  dH / dl = -p (l - L + H); own columns only."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, targets, share, transposed, with_entropy):
-        pieces = _pieces(hidden.shape[0], weight.shape[0 if transposed else 1])
+    def forward(ctx, hidden, weight, targets, share, options, with_entropy):
+        head = HeadProduct(weight, *options)
+        pieces = head.pieces(hidden.shape[0])
         own, picked, expected = [], [], []
         for piece in pieces:
-            logits = _logits(hidden[piece], weight, transposed)
+            logits = head.logits(hidden[piece])
             softmax = F.softmax(logits)
             own.append(_log_totals(logits, softmax))
             columns, held = share.columns_of(targets[piece], logits.shape[1])
@@ -101,7 +91,7 @@ class _SplitLogprobs(PyLayer):
         own_totals, picked = paddle.concat(own), paddle.concat(picked)
         expected = paddle.concat(expected) if with_entropy else paddle.zeros_like(picked)
         totals, target_logits, means = _combine(own_totals, picked, expected, share.group)
-        ctx.share, ctx.transposed = share, transposed
+        ctx.share, ctx.options = share, options
         ctx.set_materialize_grads(False)
         entropies = totals - means
         ctx.save_for_backward(hidden, weight, targets, own_totals, totals, entropies)
@@ -110,13 +100,14 @@ class _SplitLogprobs(PyLayer):
     @staticmethod
     def backward(ctx, grad, entropy_grad):
         hidden, weight, targets, own_totals, totals, entropies = ctx.saved_tensor()
+        head = HeadProduct(weight, *ctx.options)
         grad = paddle.zeros_like(totals) if grad is None else grad
         scale = paddle.exp(own_totals - totals)
         shift = -grad if entropy_grad is None else entropy_grad * (totals - entropies) - grad
         hidden_grads, weight_grad = [], None
-        for piece in _pieces(hidden.shape[0], weight.shape[0 if ctx.transposed else 1]):
+        for piece in head.pieces(hidden.shape[0]):
             part = hidden[piece]
-            logits = _logits(part, weight, ctx.transposed) if ctx.kept is None else ctx.kept
+            logits = head.logits(part) if ctx.kept is None else ctx.kept
             factor = (shift * scale)[piece].unsqueeze(-1)
             if entropy_grad is not None:
                 factor = factor - logits * (entropy_grad * scale)[piece].unsqueeze(-1)
@@ -124,12 +115,10 @@ class _SplitLogprobs(PyLayer):
             columns, held = ctx.share.columns_of(targets[piece], logits.shape[1])
             own_grad = grad[piece] * held.astype(grad.dtype)
             slope = paddle.index_put_(slope, (paddle.arange(slope.shape[0]), columns), own_grad, accumulate=True)
-            slope = slope.astype(weight.dtype)
-            hidden_grads.append(paddle.matmul(slope, weight, transpose_y=not ctx.transposed))
-            pair = (slope, part) if ctx.transposed else (part, slope)
-            added = paddle.matmul(*pair, transpose_x=True)
-            weight_grad = added if weight_grad is None else weight_grad.add_(added)
-        return ctx.share.group.sum_(paddle.concat(hidden_grads), "head backward"), weight_grad
+            slope = head.slope(slope)
+            hidden_grads.append(head.hidden_grad(slope))
+            weight_grad = head.add_weight_grad(weight_grad, part, slope)
+        return ctx.share.group.sum_(paddle.concat(hidden_grads), "head backward"), head.rounded(weight_grad)
 
 
 def _combine(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from alignment.planner.counts.operators import FLOAT, NativeOperators, Operators, PaddleOperators, Sizes
+from alignment.planner.counts.operators import FLOAT, FlashOperators, NativeOperators, Operators, PaddleOperators, Sizes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,12 +24,14 @@ class Pass(Sizes):
     def _operators(self) -> Operators:
         if self.native:
             return NativeOperators(self)
+        if self.item < FLOAT and (self.config.sliding_window or self.length) >= self.length:
+            return FlashOperators(self)
         return PaddleOperators(self, keep_weights=self.recompute != "core_attn")
 
     @cached_property
     def _kept_attention(self) -> int:
         """The norm's output, what attention keeps, and with normed heads queries and keys before their norms."""
-        normed_heads = (self.queries + self.keys) // self.item * FLOAT if self.config.qk_norm else 0
+        normed_heads = self.queries + self.keys if self.config.qk_norm else 0
         return self.hidden + self._operators.kept_attention + normed_heads
 
     @cached_property
@@ -64,8 +66,7 @@ class Pass(Sizes):
         """The layer as it is kept without recomputing; its output and the gradient of that wait outside."""
         if self.recompute != "full":
             return 0
-        widened_input = self.norm_input if self.item < FLOAT else 0
-        return self._kept_attention + self._kept_feed_forward + widened_input + 2 * self.boundary
+        return self._kept_attention + self._kept_feed_forward + 2 * self.boundary
 
     @cached_property
     def going_back(self) -> int:
@@ -92,7 +93,7 @@ class Pass(Sizes):
         turning = 2 * self.hidden + 3 * self.queries + self.keys
         attention = self.hidden + self._operators.attention
         feed_forward = 2 * self.hidden + 2 * self.inner
-        return self.tables + self.queries + max(turning, attention, feed_forward)
+        return self.rotations + self._operators.orders + self.queries + max(turning, attention, feed_forward)
 
     @cached_property
     def forward_only(self) -> int:

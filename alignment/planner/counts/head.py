@@ -9,8 +9,8 @@ from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.parts import even_cut
 from alignment.planner.counts.operators import FLOAT
 
-LOGIT_BYTES = 64 << 20
-"""As ``ops.token_logprobs`` and ``parallel.tensor.vocabulary``, which need Paddle: more logits are made in pieces."""
+LOGIT_BYTES, DEVICE_LOGIT_BYTES = 64 << 20, 512 << 20
+"""As ``ops.head_product``, which needs Paddle: more logits than these, on a CPU or a GPU, are made in pieces."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,8 @@ class Head:
     def _logits(self) -> int:
         """Bytes of the logits that are made together, in float32."""
         one = self._columns * FLOAT
-        return min(self.targets, max(1, LOGIT_BYTES // one)) * one
+        limit = LOGIT_BYTES if self.item == FLOAT else DEVICE_LOGIT_BYTES
+        return min(self.targets, max(1, limit // one)) * one
 
     @cached_property
     def in_pieces(self) -> bool:
@@ -47,8 +48,8 @@ class Head:
 
     @cached_property
     def hidden(self) -> int:
-        """The states of the targets, and those divided by the temperature."""
-        return (1 + self.is_scaled) * self._states
+        """The states of the targets, and those divided by the temperature; in half precision logits are divided."""
+        return (1 + (self.is_scaled and self.item == FLOAT)) * self._states
 
     @cached_property
     def weight(self) -> int:
@@ -58,7 +59,7 @@ class Head:
     @cached_property
     def _earlier(self) -> int:
         """What is left of the pieces before: the head's gradient, and those of the states."""
-        return self.weight * self.item + self._states if self.in_pieces else 0
+        return self.weight * FLOAT + self._states if self.in_pieces else 0
 
     def forward_only(self, *, with_entropy: bool) -> int:
         """Return what log-probs need without gradients: logits and softmax; for entropies their product too."""
@@ -72,9 +73,8 @@ class Head:
     @cached_property
     def weight_back(self) -> int:
         """What is alive when a gradient of the head is made: that, and logits of a piece and their gradient."""
-        pieces = -(-self.targets * self._columns * FLOAT // self._logits)
-        others = min(pieces, 2) if self.in_pieces else 1 + (self.tensor > 1)
-        made = self.weight * self.item * (2 if self.in_pieces else 1)
+        others = 1 if self.in_pieces else 1 + (self.tensor > 1)
+        made = self.weight * FLOAT * (2 if self.in_pieces else 1)
         return others * self._logits + made + self.hidden + self._states
 
 

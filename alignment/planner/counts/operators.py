@@ -51,8 +51,8 @@ class Sizes:
 
     @cached_property
     def norm_input(self) -> int:
-        """What a norm keeps: its input, in float32."""
-        return self.boundary // self.item * FLOAT
+        """What a norm keeps: its input."""
+        return self.boundary
 
     @cached_property
     def _layer(self):
@@ -84,12 +84,15 @@ class Sizes:
         return self.tokens * self._layer.inner * self.item
 
     @cached_property
-    def tables(self) -> int:
-        """Cosines and sines, the positions of half-heads and heads, the mask: what Paddle's operators are given."""
-        tables = 2 * (self.queries + self.keys)
-        halves = 2 * self.tokens * (self.heads + self.kv_heads) * _INDEX
-        orders = 2 * self.tokens * (self.heads + (self.kv_heads if self.kv_heads != self.heads else 0)) * _INDEX
-        return tables + halves + orders + self.length**2 * FLOAT
+    def rotations(self) -> int:
+        """Cosines and sines of queries and keys, and the positions of half-heads."""
+        return 2 * (self.queries + self.keys) + 2 * self.tokens * (self.heads + self.kv_heads) * _INDEX
+
+    @cached_property
+    def orders(self) -> int:
+        """The positions of heads and the mask."""
+        heads = self.heads + (self.kv_heads if self.kv_heads != self.heads else 0)
+        return 2 * self.tokens * heads * _INDEX + self.length**2 * FLOAT
 
 
 class Operators(Protocol):
@@ -98,6 +101,11 @@ class Operators(Protocol):
     @property
     def shared(self) -> int:
         """What all layers of a pass share."""
+        ...
+
+    @property
+    def orders(self) -> int:
+        """What attention is given of it in the eager engine, beside rotations."""
         ...
 
     @property
@@ -140,7 +148,12 @@ class PaddleOperators:
     @property
     def shared(self) -> int:
         """See ``Operators``."""
-        return self._sizes.tables
+        return self._sizes.rotations + self.orders
+
+    @property
+    def orders(self) -> int:
+        """See ``Operators``."""
+        return self._sizes.orders
 
     @cached_property
     def kept_attention(self) -> int:
@@ -178,39 +191,29 @@ class PaddleOperators:
         return 0
 
     @cached_property
-    def _is_flash(self) -> bool:
-        return self._sizes.item < FLOAT and self._sizes.config.sliding_window is None
-
-    @cached_property
-    def _widened(self) -> int:
-        """How much larger a number is inside attention: flash attention alone works in half precision."""
-        return 1 if self._is_flash else FLOAT // self._sizes.item
-
-    @cached_property
     def _queries(self) -> int:
-        return self._sizes.queries * self._widened
+        """Queries in float32, in which attention is computed."""
+        return self._sizes.queries // self._sizes.item * FLOAT
 
     @cached_property
     def _keys(self) -> int:
-        return self._sizes.keys * self._widened
+        return self._sizes.keys // self._sizes.item * FLOAT
 
     @cached_property
     def _weights(self) -> int:
-        """W of all heads; flash attention keeps one number for each query instead."""
+        """W of all heads."""
         s = self._sizes
-        return s.rows * s.heads * s.length * (1 if self._is_flash else s.length) * FLOAT
+        return s.rows * s.heads * s.length**2 * FLOAT
 
     @cached_property
     def _piece(self) -> int:
         """W of the heads that are computed together."""
-        if self._is_flash:
-            return 0
         one = self._sizes.heads // self._sizes.kv_heads * self._sizes.length**2 * FLOAT
         return min(self._weights, max(1, SCORE_BYTES // one) * one)
 
     @cached_property
     def _in_pieces(self) -> bool:
-        return 0 < self._piece < self._weights
+        return self._piece < self._weights
 
     @cached_property
     def _kept_weights(self) -> int:
@@ -220,7 +223,7 @@ class PaddleOperators:
 class NativeOperators:
     """The compiled ones, in float32: heads stay where they are, and scores are in the kernels' working memory."""
 
-    shared = 0
+    shared, orders = 0, 0
     """See ``Operators``."""
 
     def __init__(self, sizes: Sizes) -> None:
@@ -257,3 +260,16 @@ class NativeOperators:
         s = self._sizes
         one = s.length * (5 * s.config.head_dim + 2 * QUERY_TILE) * FLOAT
         return min(threads, s.rows * s.kv_heads) * one
+
+
+class FlashOperators(NativeOperators):
+    """Those of a GPU in half precision: flash attention, and activations and norms of one kernel."""
+
+    @property
+    def shared(self) -> int:
+        """See ``Operators``."""
+        return self._sizes.rotations
+
+    def scratch(self, threads: int) -> int:
+        """See ``Operators``."""
+        return 0

@@ -5,8 +5,8 @@ gradient runs the same way, because a cast is differentiated by a cast. Operator
 kernels.
 
 ``install`` changes modules when they are imported, so it comes before Paddle. Beside Paddle's operators it lifts what
-keeps the package from bfloat16 on a CPU: the method that names the dtype of the weights, the place that attention asks
-for before it takes the flash operator, and the lines that say that the keys do nothing there.
+keeps the package from bfloat16 on a CPU: the method that names the dtype of the weights, the module that knows which
+operators a GPU has (``gpu_on_cpu``), and the lines that say that the keys do nothing there.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def install() -> None:
                 "paddle": _wrap_functions,
                 "alignment.arguments.keys.training": _allow_half_weights,
                 "alignment.arguments.effects": _drop_lines_about_bf16,
-                "alignment.ops.attention": _take_flash_attention,
+                "alignment.ops.device_kernels": _put_half_precision_on_a_device,
             }
         ),
     )
@@ -77,11 +77,7 @@ def _wrap_operators(module: Any) -> None:
 
 
 def _wrap_functions(paddle: Any) -> None:
-    """Wrap what is no single operator in Python: the arithmetic of tensors, and attention, which flash kernels do
-    without rounding in between.
-    """
-    functional = paddle.nn.functional
-    functional.scaled_dot_product_attention = _in_float32(functional.scaled_dot_product_attention)
+    """Wrap what is no single operator in Python: the arithmetic of tensors."""
     for name in _ARITHMETIC.split():
         method = f"__{name}__"
         if hasattr(paddle.Tensor, method):
@@ -173,16 +169,12 @@ def _allow_half_weights(module: Any) -> None:
     module.TrainingArguments.weight_dtype = weight_dtype
 
 
-def _take_flash_attention(module: Any) -> None:
-    elsewhere = module.causal_attention
+def _put_half_precision_on_a_device(module: Any) -> None:
+    """As on a GPU, by operators that compute on a CPU."""
+    import gpu_on_cpu
 
-    def causal_attention(q: Any, k: Any, v: Any, layout: Any, *, keep_weights: bool = True) -> Any:
-        """As on a GPU."""
-        if module.is_half(q) and layout.window is None:
-            return module._flash_attention(q, k, v, layout)
-        return elsewhere(q, k, v, layout, keep_weights=keep_weights)
-
-    module.causal_attention = causal_attention
+    for name, replacement in gpu_on_cpu.stand_in().items():
+        setattr(module, name, replacement)
 
 
 def _drop_lines_about_bf16(module: Any) -> None:

@@ -6,9 +6,10 @@ import numpy as np
 import paddle
 import pytest
 
+from alignment.ops import head_product
+from alignment.ops.head_product import HeadProduct
 from alignment.ops.token_logprobs import head_logprobs
 from alignment.parallel.comms.group import ALONE
-from alignment.parallel.tensor import vocabulary as vocab_parallel
 from alignment.parallel.tensor.vocabulary import VocabularyShare, split_argmax, split_logprobs
 
 RANDOM = np.random.default_rng(0)
@@ -37,7 +38,7 @@ def gradients(compute, dtype="float64", transposed=False, **options):
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-5)])
 @pytest.mark.parametrize("options", [{"with_entropy": True}, {"temperature": 0.6, "with_entropy": True}, {}])
 def test_equal_to_the_whole_head(monkeypatch, logit_bytes, transposed, dtype, tolerance, options):
-    monkeypatch.setattr(vocab_parallel, "_LOGIT_BYTES", logit_bytes)
+    monkeypatch.setattr(head_product, "LOGIT_BYTES", logit_bytes)
     found = gradients(
         lambda *given, **more: split_logprobs(*given, share=ALL, **more), dtype, transposed=transposed, **options
     )
@@ -49,11 +50,11 @@ def test_equal_to_the_whole_head(monkeypatch, logit_bytes, transposed, dtype, to
 
 
 def test_logits_in_several_pieces_are_not_kept(monkeypatch):
-    monkeypatch.setattr(vocab_parallel, "_LOGIT_BYTES", 4 * 13 * 3)
+    monkeypatch.setattr(head_product, "LOGIT_BYTES", 4 * 13 * 3)
     made = []
-    compute = vocab_parallel._logits
+    compute = HeadProduct.logits
     monkeypatch.setattr(
-        vocab_parallel, "_logits", lambda hidden, *rest: made.append(hidden.shape[0]) or compute(hidden, *rest)
+        HeadProduct, "logits", lambda head, hidden: made.append(hidden.shape[0]) or compute(head, hidden)
     )
     gradients(lambda *given, **more: split_logprobs(*given, share=ALL, **more))
     assert made == [3, 3, 1] * 2, "made once forward and once backward"

@@ -14,10 +14,9 @@ from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.initialise import draw_weights
 from alignment.models.decoder.logprobs import policy_logprobs, token_values
 from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
-from alignment.ops import attention, token_logprobs
+from alignment.ops import attention, head_product
 from alignment.ops.native.library import find_core
 from alignment.ops.selection import native_ops_enabled, use_native_ops
-from alignment.parallel.tensor import vocabulary as vocab_parallel
 from alignment.planner.counts import head as planner_head
 from alignment.planner.counts import operators
 from alignment.planner.counts.activations import Pass
@@ -155,7 +154,7 @@ def test_reading_prompts_needs_what_is_counted(shape, native):
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("with_entropy", [False, True])
 def test_the_head_needs_what_is_counted(piece_bytes, with_entropy, temperature, native, monkeypatch):
-    for module, name in ((token_logprobs, "_LOGIT_BYTES"), (planner_head, "LOGIT_BYTES")):
+    for module, name in ((head_product, "LOGIT_BYTES"), (planner_head, "LOGIT_BYTES")):
         monkeypatch.setattr(module, name, piece_bytes)
     # Three pieces of the same size.
     config = make_config(vocab_size=43_690, num_hidden_layers=1)
@@ -188,7 +187,7 @@ def test_pieces_are_as_large_as_those_of_the_operators(repo_root):
     header = (repo_root / "csrc/core/training_kernels.h").read_text()
     assert f"QUERY_TILE = {operators.QUERY_TILE};" in header
     assert operators.SCORE_BYTES == attention._SCORE_BYTES
-    assert planner_head.LOGIT_BYTES == token_logprobs._LOGIT_BYTES == vocab_parallel._LOGIT_BYTES
+    assert planner_head.LOGIT_BYTES == head_product.LOGIT_BYTES
 
 
 def test_sequence_parallelism_keeps_less():

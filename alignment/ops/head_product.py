@@ -1,0 +1,93 @@
+"""Products with the vocabulary head: logits in float32 at least, and the head's gradient summed in it.
+
+T tokens, H hidden numbers, V vocabulary (or a process's part of it).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import paddle
+
+from alignment.ops import device_kernels
+from alignment.ops.precision import is_half, widen
+
+LOGIT_BYTES = 64 << 20
+"""Logits held at once on a CPU; beyond it tokens go in pieces and the backward pass computes the logits again."""
+DEVICE_LOGIT_BYTES = 512 << 20
+"""The same on a GPU, where a small piece does not fill the processors."""
+
+
+def split_temperature(hidden: paddle.Tensor, temperature: float) -> tuple[paddle.Tensor, float]:
+    """Return (hidden states for the head, what their logits are still to be divided by).
+
+    Half precision is divided after the product, in float32: dividing the states would round them a second time.
+    """
+    return (hidden, temperature) if is_half(hidden) else (scale_by(hidden, 1.0 / temperature), 1.0)
+
+
+def scale_by(x: paddle.Tensor, factor: float) -> paddle.Tensor:
+    """Return ``x`` times ``factor``, ``x`` itself when that is 1."""
+    return x if factor == 1.0 else x.scale(factor)
+
+
+@dataclass(frozen=True)
+class HeadProduct:
+    """A head, and what its logits are divided by."""
+
+    weight: paddle.Tensor
+    """[H, V], or [V, H] when ``transposed``."""
+    transposed: bool = False
+    temperature: float = 1.0
+
+    @property
+    def columns(self) -> int:
+        """The vocabulary, V."""
+        return self.weight.shape[0 if self.transposed else 1]
+
+    def pieces(self, num_tokens: int) -> list[slice]:
+        """Return slices of ``num_tokens`` tokens, whose logits are made together."""
+        limit = DEVICE_LOGIT_BYTES if device_kernels.on_device(self.weight) else LOGIT_BYTES
+        step = max(1, limit // (4 * self.columns))
+        return [slice(i, min(i + step, num_tokens)) for i in range(0, num_tokens, step)]
+
+    def logits(self, hidden: paddle.Tensor) -> paddle.Tensor:
+        """Return hidden @ weight / temperature, [T, V], for hidden [T, H].
+
+        Of half precision on a GPU the product is never rounded, and has no gradients.
+        """
+        if device_kernels.has_wide_product(hidden):
+            product = device_kernels.add_wide_product(None, hidden.t(), self._inputs_first)
+        else:
+            product = widen(paddle.matmul(hidden, self.weight, transpose_y=self.transposed))
+        return scale_by(product, 1.0 / self.temperature)
+
+    @cached_property
+    def _inputs_first(self) -> paddle.Tensor:
+        return self.weight.t() if self.transposed else self.weight
+
+    def slope(self, logit_grad: paddle.Tensor) -> paddle.Tensor:
+        """Return the gradient of the product from that of ``logits``, [T, V], in the type of the head."""
+        return scale_by(logit_grad, 1.0 / self.temperature).astype(self.weight.dtype)
+
+    def hidden_grad(self, slope: paddle.Tensor) -> paddle.Tensor:
+        """Return the gradient [T, H] of the states from ``slope`` [T, V]."""
+        return paddle.matmul(slope, self.weight, transpose_y=not self.transposed)
+
+    def add_weight_grad(
+        self, total: paddle.Tensor | None, hidden: paddle.Tensor, slope: paddle.Tensor
+    ) -> paddle.Tensor:
+        """Return ``total`` (None: nothing yet) plus the head's gradient from hidden [T, H] and ``slope`` [T, V].
+
+        The total of half precision is float32, and is rounded when it is whole.
+        """
+        pair = (slope, hidden) if self.transposed else (hidden, slope)
+        if device_kernels.has_wide_product(hidden):
+            return device_kernels.add_wide_product(total, *pair)
+        added = widen(paddle.matmul(*pair, transpose_x=True))
+        return added if total is None else total.add_(added)
+
+    def rounded(self, total: paddle.Tensor) -> paddle.Tensor:
+        """Return the head's gradient ``total`` in the head's type."""
+        return total if total.dtype == self.weight.dtype else total.astype(self.weight.dtype)

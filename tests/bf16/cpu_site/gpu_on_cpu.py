@@ -1,0 +1,103 @@
+"""Operators that only a GPU has, for a CPU: signatures of Paddle's, refusals and rounding of a GPU's kernels.
+
+Everything is computed in float32 and rounded once, so gradients come from the tape. ``stand_in`` names what of
+``alignment.ops.device_kernels`` they replace.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import paddle
+import paddle.nn.functional as F
+
+HALF = (paddle.bfloat16, paddle.float16)
+
+
+def flash_attn_unpadded(  # noqa: PLR0913, as Paddle has it
+    query: Any,
+    key: Any,
+    value: Any,
+    cu_seqlens_q: Any,
+    cu_seqlens_k: Any,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    scale: float,
+    dropout: float = 0.0,
+    causal: bool = False,
+    return_softmax: bool = False,
+    fixed_seed_offset: Any = None,
+    rng_name: str = "",
+    training: bool = True,
+    name: Any = None,
+) -> tuple[Any, None]:
+    """As ``paddle.nn.functional.flash_attention.flash_attn_unpadded``: heads [M, heads, D], starts [n + 1] int32."""
+    starts = _check_flash(query, key, value, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
+    assert causal and dropout == 0.0 and not return_softmax and fixed_seed_offset is None
+    group = query.shape[1] // key.shape[1]
+    rows = []
+    for first, last in zip(starts[:-1], starts[1:], strict=True):
+        q, k, v = (x[first:last].astype("float32").transpose([1, 0, 2]) for x in (query, key, value))
+        k, v = (x.repeat_interleave(group, axis=0) for x in (k, v))
+        scores = paddle.matmul(q, k, transpose_y=True) * scale
+        seen = paddle.tril(paddle.ones(scores.shape[1:], "bool"))
+        scores = paddle.where(seen, scores, paddle.full_like(scores, -1e30))
+        rows.append(paddle.matmul(F.softmax(scores), v).transpose([1, 0, 2]))
+    return paddle.concat(rows).astype(query.dtype), None
+
+
+def _check_flash(query: Any, key: Any, value: Any, starts: Any, key_starts: Any, longest: int, key_longest: int):
+    """Refuse what the kernel would read or write out of bounds; return the starts as a list."""
+    assert query.dtype == key.dtype == value.dtype and query.dtype in HALF
+    assert len(query.shape) == 3 and query.shape[2] % 8 == 0 and query.shape[2] <= 256
+    assert key.shape == value.shape and key.shape[::2] == query.shape[::2] and query.shape[1] % key.shape[1] == 0
+    assert starts.dtype == key_starts.dtype == paddle.int32 and isinstance(longest, int) and longest == key_longest
+    found = starts.tolist()
+    assert found == key_starts.tolist() and found[0] == 0 and found[-1] == query.shape[0]
+    assert longest == max(last - first for first, last in zip(found[:-1], found[1:], strict=True))
+    return found
+
+
+def fused_rms_norm_ext(x: Any, scale: Any, epsilon: float) -> tuple[Any, Any]:
+    """As ``paddle._C_ops.fused_rms_norm_ext``: (x [N, H] normalised, reciprocal root mean squares [N])."""
+    assert x.dtype == scale.dtype and len(x.shape) == 2 and scale.shape == [x.shape[1]]
+    wide = x.astype("float32")
+    inverse = paddle.rsqrt((wide * wide).mean(-1, keepdim=True) + epsilon)
+    return (wide * inverse * scale.astype("float32")).astype(x.dtype), inverse.flatten()
+
+
+def fused_linear_param_grad_add(
+    x: Any, dout: Any, dweight: Any, dbias: Any, multi_precision: bool, has_bias: bool
+) -> tuple[Any, None]:
+    """As ``paddle._C_ops.fused_linear_param_grad_add``: ``dweight`` [M, N] float32 (or zeros) plus x' dout."""
+    assert x.dtype == dout.dtype and x.dtype in HALF and x.shape[0] == dout.shape[0] and len(x.shape) == 2
+    assert multi_precision and not has_bias and dbias is None
+    assert not (paddle.is_grad_enabled() and not (x.stop_gradient and dout.stop_gradient)), "it has no gradients"
+    product = paddle.matmul(x.astype("float32"), dout.astype("float32"), transpose_x=True)
+    if dweight is None:
+        return product, None
+    assert dweight.dtype == paddle.float32 and dweight.shape == product.shape
+    return dweight.add_(product), None
+
+
+class Operators:
+    """In the place of ``paddle._C_ops`` in ``device_kernels``."""
+
+    fused_rms_norm_ext = staticmethod(fused_rms_norm_ext)
+    fused_linear_param_grad_add = staticmethod(fused_linear_param_grad_add)
+
+
+def holds_half(*tensors: Any) -> bool:
+    """Whether all ``tensors`` are half precision: those would be on the GPU."""
+    return all(x.dtype in HALF for x in tensors)
+
+
+def stand_in() -> dict[str, Any]:
+    """Return by name what replaces it in ``device_kernels``: half precision is on a device with all kernels."""
+    return {
+        "on_device": holds_half,
+        "has_kernel": lambda name, dtype: True,
+        "_generation": lambda: 9,
+        "flash_attn_unpadded": flash_attn_unpadded,
+        "_C_ops": Operators,
+    }
