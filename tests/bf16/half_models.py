@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import paddle
 
+from alignment.models.decoder.split_vocabulary import VocabularyShare, split_logprobs
 from alignment.models.folders.hub import load_causal_lm, load_score_model
 from alignment.ops import head_product
 from alignment.ops.token_logprobs import head_logprobs
 from alignment.parallel.comms.group import ALONE
-from alignment.parallel.tensor.vocabulary import VocabularyShare, split_logprobs
 from alignment.records import TokenBatch
 
 

@@ -11,18 +11,18 @@ import paddle
 from alignment.architecture.cuts import gradient_is_partial, tensor_copies
 from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.layout import Layout
+from alignment.models.decoder import split_vocabulary
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.initialise import draw_weights
 from alignment.models.decoder.logprobs import policy_logprobs, token_values
 from alignment.models.decoder.placement import WHOLE, Placement
 from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
+from alignment.models.decoder.split_vocabulary import VocabularyShare, split_argmax
 from alignment.models.folders import hub
 from alignment.ops import head_product
 from alignment.parallel.comms.group import Group
 from alignment.parallel.initialise import initialise
-from alignment.parallel.tensor import vocabulary as vocab_parallel
 from alignment.parallel.tensor.regions import sum_over_copies
-from alignment.parallel.tensor.vocabulary import VocabularyShare, split_argmax
 from alignment.records import TokenBatch
 
 SHAPE = {
@@ -117,7 +117,7 @@ def head_in_pieces(group: Group) -> dict:
     hidden, weight = (paddle.to_tensor(case[name], stop_gradient=False) for name in ("hidden", "weight"))
     part = weight.detach()[:, first:last].contiguous()
     part.stop_gradient = False
-    logprobs, entropies = vocab_parallel.split_logprobs(
+    logprobs, entropies = split_vocabulary.split_logprobs(
         hidden, part, paddle.to_tensor(case["targets"]), share=VocabularyShare(group, first), with_entropy=True
     )
     (logprobs * paddle.to_tensor(case["slopes"]) + entropies).sum().backward()

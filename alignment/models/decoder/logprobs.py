@@ -9,8 +9,8 @@ from typing import Any
 
 import paddle
 
+from alignment.models.decoder.split_vocabulary import VocabularyShare, split_argmax, split_logprobs
 from alignment.ops.token_logprobs import head_logprobs
-from alignment.parallel.tensor.vocabulary import VocabularyShare, split_argmax, split_logprobs
 from alignment.records import TokenBatch
 
 _ROWS_AT_ONCE = 256

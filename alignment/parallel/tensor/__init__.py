@@ -1,1 +1,1 @@
-"""Layers and vocabularies cut over the tensor-parallel processes."""
+"""Layers cut over the tensor-parallel processes."""

@@ -10,11 +10,11 @@ from alignment.architecture.decoder_config import DecoderConfig
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.initialise import draw_weights
 from alignment.models.decoder.logprobs import policy_logprobs
+from alignment.models.decoder.split_vocabulary import VocabularyShare, split_logprobs
 from alignment.ops.selection import use_native_ops
 from alignment.ops.softmax import masked_softmax
 from alignment.ops.token_logprobs import token_entropy, token_logprobs
 from alignment.parallel.comms.group import ALONE
-from alignment.parallel.tensor.vocabulary import VocabularyShare, split_logprobs
 from alignment.records import TokenBatch
 
 SHAPE = dict(model_type="qwen2", vocab_size=16, hidden_size=8, intermediate_size=16, num_hidden_layers=2)

@@ -6,11 +6,11 @@ import numpy as np
 import paddle
 import pytest
 
+from alignment.models.decoder.split_vocabulary import VocabularyShare, split_argmax, split_logprobs
 from alignment.ops import head_product
 from alignment.ops.head_product import HeadProduct
 from alignment.ops.token_logprobs import head_logprobs
 from alignment.parallel.comms.group import ALONE
-from alignment.parallel.tensor.vocabulary import VocabularyShare, split_argmax, split_logprobs
 
 RANDOM = np.random.default_rng(0)
 HIDDEN, WEIGHT = RANDOM.standard_normal((7, 5)), RANDOM.standard_normal((5, 13))
