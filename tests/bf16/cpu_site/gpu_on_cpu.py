@@ -6,39 +6,28 @@ Everything is computed in float32 and rounded once, so gradients come from the t
 
 from __future__ import annotations
 
+import inspect
+import itertools
 from typing import Any
 
 import paddle
 import paddle.nn.functional as F
+from paddle.nn.functional import flash_attention
 
+SIGNATURE = inspect.signature(flash_attention.flash_attn_unpadded)
 HALF = (paddle.bfloat16, paddle.float16)
 
 
-def flash_attn_unpadded(  # noqa: PLR0913, as Paddle has it
-    query: Any,
-    key: Any,
-    value: Any,
-    cu_seqlens_q: Any,
-    cu_seqlens_k: Any,
-    max_seqlen_q: int,
-    max_seqlen_k: int,
-    scale: float,
-    dropout: float = 0.0,
-    causal: bool = False,
-    return_softmax: bool = False,
-    fixed_seed_offset: Any = None,
-    rng_name: str = "",
-    training: bool = True,
-    name: Any = None,
-) -> tuple[Any, None]:
+def flash_attn_unpadded(*arguments: Any, **named: Any) -> tuple[Any, None]:
     """As ``paddle.nn.functional.flash_attention.flash_attn_unpadded``: heads [M, heads, D], starts [n + 1] int32."""
-    starts = _check_flash(query, key, value, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
-    assert causal and dropout == 0.0 and not return_softmax and fixed_seed_offset is None
-    group = query.shape[1] // key.shape[1]
+    bound = SIGNATURE.bind(*arguments, **named)
+    bound.apply_defaults()
+    query, key, value, starts, key_starts, longest, key_longest, scale, *others = bound.arguments.values()
+    assert others == [0.0, True, False, None, "", True, None], "dropout, causal, return_softmax and what follows"
     rows = []
-    for first, last in zip(starts[:-1], starts[1:], strict=True):
+    for first, last in _check_flash(query, key, value, (starts, key_starts), (longest, key_longest)):
         q, k, v = (x[first:last].astype("float32").transpose([1, 0, 2]) for x in (query, key, value))
-        k, v = (x.repeat_interleave(group, axis=0) for x in (k, v))
+        k, v = (x.repeat_interleave(query.shape[1] // key.shape[1], axis=0) for x in (k, v))
         scores = paddle.matmul(q, k, transpose_y=True) * scale
         seen = paddle.tril(paddle.ones(scores.shape[1:], "bool"))
         scores = paddle.where(seen, scores, paddle.full_like(scores, -1e30))
@@ -46,16 +35,17 @@ def flash_attn_unpadded(  # noqa: PLR0913, as Paddle has it
     return paddle.concat(rows).astype(query.dtype), None
 
 
-def _check_flash(query: Any, key: Any, value: Any, starts: Any, key_starts: Any, longest: int, key_longest: int):
-    """Refuse what the kernel would read or write out of bounds; return the starts as a list."""
+def _check_flash(query: Any, key: Any, value: Any, starts: tuple, longest: tuple) -> list[tuple[int, int]]:
+    """Refuse what the kernel would read or write out of bounds; return the first token of each row and of the next."""
     assert query.dtype == key.dtype == value.dtype and query.dtype in HALF
     assert len(query.shape) == 3 and query.shape[2] % 8 == 0 and query.shape[2] <= 256
     assert key.shape == value.shape and key.shape[::2] == query.shape[::2] and query.shape[1] % key.shape[1] == 0
-    assert starts.dtype == key_starts.dtype == paddle.int32 and isinstance(longest, int) and longest == key_longest
-    found = starts.tolist()
-    assert found == key_starts.tolist() and found[0] == 0 and found[-1] == query.shape[0]
-    assert longest == max(last - first for first, last in zip(found[:-1], found[1:], strict=True))
-    return found
+    assert [x.dtype for x in starts] == [paddle.int32] * 2
+    (found, key_found), (most, key_most) = (x.tolist() for x in starts), longest
+    assert found == key_found and found[0] == 0 and found[-1] == query.shape[0]
+    rows = list(itertools.pairwise(found))
+    assert type(most) is int and most == key_most == max(last - first for first, last in rows)
+    return rows
 
 
 def fused_rms_norm_ext(x: Any, scale: Any, epsilon: float) -> tuple[Any, Any]:
