@@ -1,4 +1,4 @@
-"""The offline objectives: one row each. To add one: its loss in ``algorithms``, a row here and a JSON."""
+"""The offline objectives: the rows of those that stand alone, and what a loss on preferred answers becomes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 from alignment.algorithms.bradley_terry import BradleyTerryHyperparameters, bradley_terry_loss
 from alignment.algorithms.cost_model import cost_model_loss
-from alignment.algorithms.preference import dpo
 from alignment.algorithms.supervised_losses import sft_loss
 from alignment.arguments.parsed import Parsed
 from alignment.data import PreferenceDataset, SafetyPreferenceDataset, SupervisedDataset
@@ -30,6 +29,8 @@ from alignment.runs.offline.pairs import (
     read_pair_scores,
 )
 from alignment.runs.offline.supervised_evaluation import SupervisedEvaluation
+from alignment.trainers.registered import TRAINERS
+from alignment.trainers.trainer import PreferenceTrainer
 from alignment.training.objectives import count_targets, read_answer_logprobs, read_logprobs, supervised_batch
 
 SFT = OfflineObjective(
@@ -97,25 +98,34 @@ COST = _score_objective(
 SCORE_OBJECTIVES = {"reward": REWARD, "cost": COST}
 """By the value of the key ``objective``."""
 
-DPO = OfflineObjective(
-    name="dpo",
-    title="DPO",
-    model=POLICY,
-    dataset=PreferenceDataset,
-    hyperparameters=dpo.DPOHyperparameters,
-    make_batch=answer_batch,
-    rows_per_sample=len(SIDES),
-    read=read_answer_logprobs,
-    loss=dpo.dpo_loss,
-    count=count_answers,
-    needs_reference=dpo.needs_reference,
-    make_evaluation=LossEvaluation.of,
-    best_metric="loss",
-    shown=("dpo/loss", "rewards/accuracies"),
-    cards=("eval/rewards/accuracies", "eval/rewards/margins", "eval/loss"),
-)
 
-OBJECTIVES = {"sft": SFT, "dpo": DPO}
+def _preference_objective(trainer: PreferenceTrainer) -> OfflineObjective:
+    """Return the row of a policy that learns from the log-probs of whole answers."""
+    algorithm = trainer.load_algorithm()
+    return OfflineObjective(
+        name=trainer.name,
+        title=trainer.label,
+        model=POLICY,
+        dataset=PreferenceDataset,
+        hyperparameters=algorithm.hyperparameters,
+        make_batch=answer_batch,
+        rows_per_sample=len(SIDES),
+        read=read_answer_logprobs,
+        loss=algorithm.loss,
+        count=count_answers,
+        needs_reference=algorithm.needs_reference,
+        make_evaluation=LossEvaluation.of,
+        best_metric="loss",
+        shown=(f"{trainer.name}/loss", "rewards/accuracies"),
+        cards=("eval/rewards/accuracies", "eval/rewards/margins", "eval/loss"),
+    )
+
+
+OBJECTIVES = {"sft": SFT} | {
+    trainer.name: _preference_objective(trainer)
+    for trainer in map(TRAINERS.__getitem__, TRAINERS)
+    if isinstance(trainer, PreferenceTrainer)
+}
 """By the name of the trainer that is this objective and nothing else."""
 
 

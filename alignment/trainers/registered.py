@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alignment.errors import ArgumentError
 from alignment.registry import Registry
-from alignment.trainers.trainer import OfflineTrainer, Trainer
+from alignment.trainers.trainer import OfflineTrainer, PreferenceTrainer, Trainer
 
 TRAINERS: Registry[Trainer] = Registry("trainer", ArgumentError)
 
@@ -14,7 +14,6 @@ for _trainer in (
         label="SFT",
         title="Supervised fine-tuning",
         door="alignment/sft/run_sft.py",
-        models=("policy",),
         small_run={"train_datasets": "packing-sft/train:200/-1", "model_name_or_path": "actor"},
     ),
     Trainer(
@@ -30,13 +29,12 @@ for _trainer in (
             "regularization": 0.01,
         },
     ),
-    OfflineTrainer(
+    PreferenceTrainer(
         name="dpo",
         label="DPO",
         title="Direct preference optimization",
+        algorithm="alignment.algorithms.preference.dpo:DPO",
         door="alignment/dpo/run_dpo.py",
-        models=("policy",),
-        small_run={"train_datasets": "packing-preference/train:200/-1", "model_name_or_path": "actor"},
     ),
     Trainer(
         name="ppo",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from alignment.arguments.groups import Groups
@@ -68,9 +68,10 @@ class Trainer:
 
 @dataclass(frozen=True, kw_only=True)
 class OfflineTrainer(Trainer):
-    """A trainer that is one row of ``objectives.OBJECTIVES``, of the same name, and nothing else."""
+    """A trainer that is one offline objective (``objectives.OBJECTIVES``, by its name) and nothing else."""
 
     package: str = "alignment.trainers"
+    models: tuple[str, ...] = ("policy",)
 
     @property
     def groups(self) -> Groups:
@@ -89,3 +90,22 @@ class OfflineTrainer(Trainer):
     @property
     def _objective(self) -> Any:
         return self._module("objectives").OBJECTIVES[self.name]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferenceTrainer(OfflineTrainer):
+    """A trainer whose loss on the log-probs of preferred and rejected answers is all that it has of its own."""
+
+    algorithm: str
+    """``module:NAME`` of its ``PreferenceAlgorithm``."""
+    small_run: Mapping[str, Any] = field(
+        default_factory=lambda: {
+            "train_datasets": "packing-preference/train:200/-1",
+            "model_name_or_path": "actor",
+        }
+    )
+
+    def load_algorithm(self) -> Any:
+        """Return its ``PreferenceAlgorithm``."""
+        module, _, name = self.algorithm.partition(":")
+        return getattr(importlib.import_module(module), name)

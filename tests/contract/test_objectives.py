@@ -187,12 +187,12 @@ def evaluated(tmp_path):
         samples = samples_of(objective)
         training = SimpleNamespace(per_device_eval_batch_size=4)
         topology = Topology(device="cpu")
-        start = SimpleNamespace(
+        launch = SimpleNamespace(
             parsed=SimpleNamespace(training=training), output_dir=tmp_path, topology=SimpleNamespace(is_main=False)
         )
         hyperparameters = objective.hyperparameters and objective.hyperparameters()
         inputs = EvaluationInputs(
-            start=start,
+            launch=launch,
             objective=objective,
             task=build_task(objective, hyperparameters, model=model, prepare=prepare),
             runner=build_runner(model, topology),

@@ -11,6 +11,7 @@ import paddle.nn.functional as F
 from paddle import Tensor
 
 from alignment.algorithms.preference.answers import PairCounts, by_side, reward_metrics, side_metrics
+from alignment.algorithms.preference.spec import PreferenceAlgorithm
 from alignment.fields import argument, inert, refused, unless
 from alignment.metrics import Metric
 from alignment.records import Loss
@@ -93,3 +94,6 @@ def dpo_loss(
         value = value + hyperparameters.sft_loss_ratio * sft
         metrics["dpo/sft_loss"] = Metric(sft.detach())
     return Loss(value, metrics)
+
+
+DPO = PreferenceAlgorithm(hyperparameters=DPOHyperparameters, loss=dpo_loss, needs_reference=needs_reference)
