@@ -1,4 +1,4 @@
-"""The runner that fits a layout."""
+"""Choose the runner for a layout."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ from alignment.parallel.topology import Topology
 
 
 def build_runner(model: paddle.nn.Layer, topology: Topology) -> ModelRunner:
-    """Return the runner of ``model``, which was built for this process in ``topology``."""
+    """Return the runner for ``model``, which must be built for this process of ``topology``."""
     return DenseRunner(model, topology) if topology.pipeline.size == 1 else PipelineRunner(model, topology)

@@ -1,4 +1,4 @@
-"""A model whose layers are all in this process, whole or this process's share of each."""
+"""Run a model without pipeline stages."""
 
 from __future__ import annotations
 

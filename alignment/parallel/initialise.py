@@ -1,6 +1,6 @@
-"""Start of a process: device, seed and coordinates among the ranks.
+"""Start a process: select its device, seed it, and join the other ranks.
 
-With ``device/host.py`` and ``comms/meeting.py``, the only reader of the environment.
+Together with ``device/host.py`` and ``comms/meeting.py`` the only reader of the environment.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ def initialise(
     timeout: float = DEFAULT_LIMIT,
     deterministic: bool = False,
 ) -> Topology:
-    """Select the device, seed every generator, meet the other processes and return the topology.
+    """Select the device, seed every generator, join the other processes and return the topology.
 
-    ``device`` is None (a GPU when Paddle has one, else the CPU), ``cpu``, ``gpu`` or ``gpu:N``. The degrees of
-    ``layout`` must multiply to the number of processes that were launched. An operation between processes ends the run
-    after ``timeout`` seconds. ``deterministic``: a GPU repeats its bits (a CPU always does).
+    ``device`` is None (a GPU if Paddle has one, else the CPU), ``cpu``, ``gpu`` or ``gpu:N``. UserError if the product
+    of the degrees of ``layout`` is not the number of launched processes. An operation between processes that takes
+    longer than ``timeout`` seconds ends the run. ``deterministic``: a GPU repeats its results bit for bit, as a CPU
+    always does.
     """
     world_size, rank = read_world()
     if layout.world_size != world_size:
@@ -51,9 +52,9 @@ def initialise(
 
 
 def select_device(device: str | None, *, share: bool = False, deterministic: bool = False) -> str:
-    """Compute on ``device`` (it and ``deterministic``: see ``initialise``); return its kind, ``cpu`` or ``gpu``.
+    """Make ``device`` the default device (see ``initialise``) and return its kind, ``cpu`` or ``gpu``.
 
-    ``share``: the processes of this machine have a GPU each, as the launcher says. With ``cpu`` no GPU is asked for.
+    ``share``: each process of this machine has its own GPU, chosen by the launcher. With ``cpu`` GPUs are not touched.
     """
     import paddle
 
@@ -61,7 +62,7 @@ def select_device(device: str | None, *, share: bool = False, deterministic: boo
     name = device or ("gpu" if gpus else "cpu")
     if name.startswith("gpu") and not gpus:
         raise UserError(f"device={name!r}, but this Paddle sees no GPU; use device=cpu")
-    if name == "gpu" and share:  # the launcher's variable is written so
+    if name == "gpu" and share:  # this is how the launcher spells the variable
         name = f"gpu:{int(os.environ.get('FLAGS_selected_gpus', '0').split(',')[0])}"  # noqa: SIM112
     kind = name.partition(":")[0]
     if deterministic and kind == "gpu":
@@ -72,9 +73,9 @@ def select_device(device: str | None, *, share: bool = False, deterministic: boo
 
 @cache
 def _join(device: str, layout: Layout, rank: int, timeout: float) -> Topology:
-    """Meet the other processes through fleet; the axes are ordered data, pipeline, sharding, tensor.
+    """Join the other processes through fleet; the order of the axes is data, pipeline, sharding, tensor.
 
-    Processes meet once: a second run in this process finds the groups of the first.
+    Cached: a second run in this process uses the groups of the first.
     """
     from paddle.distributed import fleet
     from paddle.distributed.fleet.utils.log_util import set_log_level
@@ -86,7 +87,7 @@ def _join(device: str, layout: Layout, rank: int, timeout: float) -> Topology:
     if device == "cpu":
         os.environ.setdefault("PADDLE_DISTRI_BACKEND", "gloo")
         stores.install()
-    # A rank outside of a group is no cause for alarm: all ranks make all groups.
+    # Every rank creates all groups, so Paddle's warning about groups without this rank means nothing.
     warnings.filterwarnings("ignore", message="Current global rank")
     set_log_level("WARNING")
     strategy = fleet.DistributedStrategy()
@@ -126,7 +127,7 @@ def _join(device: str, layout: Layout, rank: int, timeout: float) -> Topology:
 
 
 def _open_board(world: Group) -> ActivityBoard:
-    """Return the board on which the processes of this machine see each other; everyone of ``world`` calls it."""
+    """Return the activity board of this machine; every process of ``world`` must call this."""
     token = world.share_object(uuid.uuid4().hex, 0, "name of the board")
     board = ActivityBoard(token, rank=world.index, world_size=world.size)
     world.barrier("board")
@@ -139,7 +140,7 @@ def _ranks_of(handle) -> tuple:
 
 
 def _make_groups(layout: Layout, rank: int) -> dict[str, tuple]:
-    """Make the groups fleet has not: those that see other rows, and those that see the same."""
+    """Create the groups that fleet lacks: ``batch`` and ``replica`` of ``Topology``."""
     inner = layout.tensor * layout.sharding
     keys = {
         "batch": lambda r: (r % layout.tensor, r // inner % layout.pipeline),
@@ -149,7 +150,7 @@ def _make_groups(layout: Layout, rank: int) -> dict[str, tuple]:
 
 
 def _split_world(key: Callable[[int], Any], world_size: int, rank: int) -> tuple[list[int], Any]:
-    """Make a group of all ranks with the same ``key``; return (ranks, handle) of one's own. All ranks make all."""
+    """Group all ranks by ``key``; return (ranks, handle) of this rank's group. Every rank creates all groups."""
     import paddle.distributed as dist
 
     found: dict[Any, list[int]] = {}
@@ -160,9 +161,9 @@ def _split_world(key: Callable[[int], Any], world_size: int, rank: int) -> tuple
 
 
 def rollout_groups(topology: Topology, degree: int) -> tuple[Group, Group]:
-    """Return (those that share each layer when they generate: ``degree`` neighbours, those with the same share).
+    """Return the rollout's groups: (tensor-parallel, ``degree`` neighbouring ranks; replicas with the same share).
 
-    All processes call it, once; ``degree`` divides their number.
+    All processes must call this, once; ``degree`` must divide their number.
     """
     if topology.world_size == 1:
         return ALONE, ALONE

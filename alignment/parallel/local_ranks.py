@@ -1,8 +1,7 @@
-"""Several processes of one layout on this machine's CPU, for proofs, plans and tests: Paddle is imported once, then
-forked. No GPU is visible there: a process that has used one must not be forked.
+"""Run several ranks on this machine's CPU, for self-checks, plans and tests: Paddle is imported once, then forked.
 
-``python -m alignment.parallel.local_ranks`` is what ``run_ranks`` starts; users start real runs with
-``python -m paddle.distributed.launch``.
+GPUs are hidden: a process that has used one must not be forked. ``run_ranks`` starts this module as a program; real
+runs are started with ``python -m paddle.distributed.launch``.
 """
 
 from __future__ import annotations
@@ -28,16 +27,16 @@ from alignment.telemetry.exit_status import describe_exit
 _FAILED, _REFUSED = 1, 2
 """Exit statuses of a rank."""
 _HEAD_START_SECONDS = 0.3
-"""The first rank serves the store the others meet in; those that come before it wait three seconds."""
+"""The first rank serves the rendezvous store; a rank that is there before it waits three seconds."""
 
 
 def run_ranks(
     target: str, *arguments: Any, world_size: int, timeout: float = 300.0, search_path: Sequence[Path] = ()
 ) -> list[Any]:
-    """Call ``target`` ("module:function") in ``world_size`` processes and return what each returned, by rank.
+    """Call ``target`` ("module:function") in ``world_size`` processes and return their results by rank.
 
-    Arguments and results are pickled. What a rank refuses is a UserError with the end of the output; a rank that fails
-    or dies, or a run beyond ``timeout`` seconds, is a ProcessError. No process outlives the call.
+    Arguments and results are pickled. UserError with the end of the output if a rank raised one; ProcessError if a rank
+    fails or dies, or after ``timeout`` seconds. No process outlives the call.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -80,12 +79,12 @@ def _tail(output: Path) -> str:
 
 
 def main(folder: Path, world_size: int) -> int:
-    """Fork the ranks; return 0 when all succeeded, else the exit status of the first that failed."""
+    """Fork the ranks; return 0 if all succeed, else the exit status of the first that failed."""
     from alignment.device.host import prepare_host
     from alignment.parallel.comms.leave import end_quietly
 
     prepare_host()
-    # This imports Paddle, before the fork, so that the ranks share it.
+    # This imports Paddle before the fork, so that the ranks share it.
     end_quietly()
     target, arguments = pickle.loads((folder / "call.pickle").read_bytes())
     module, _, name = target.partition(":")
@@ -106,7 +105,7 @@ def main(folder: Path, world_size: int) -> int:
 
 
 def rank_environments(world_size: int) -> list[dict[str, str]]:
-    """Return the variables ``paddle.distributed.launch`` would set for each of ``world_size`` processes here."""
+    """Return the variables that ``paddle.distributed.launch`` would set for each of ``world_size`` local processes."""
     probes = [socket.socket() for _ in range(world_size + 1)]
     for probe in probes:
         probe.bind(("127.0.0.1", 0))
@@ -156,7 +155,7 @@ def _fork(function: Any, arguments: Sequence[Any], environment: dict[str, str], 
 
 
 def _meet() -> None:
-    """Wait for the other ranks, so that nobody closes connections that another still uses."""
+    """Wait for the other ranks, so that none closes connections that another still uses."""
     import paddle.distributed as dist
 
     if dist.is_initialized():

@@ -1,4 +1,4 @@
-"""A model whose layers are spread over the stages of a pipeline."""
+"""Run a model whose layers are split into pipeline stages."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from alignment.parallel.topology import Topology
 from alignment.records import TokenBatch
 
 Finish = Callable[[int, TokenBatch], paddle.Tensor | None]
-"""Runs the model's last chunk, and all that follows, on a micro-batch (index, batch); returns what to differentiate."""
+"""Runs the model's last chunk and loss on a micro-batch (index, batch); returns the tensor to differentiate."""
 
 
 class PipelineRunner:
-    """Runs this process's stage of a model, whose ``model`` is a Decoder, as one of several (see ``ModelRunner``)."""
+    """Runs this process's stage of a model, whose ``model`` is a Decoder (see ``ModelRunner``)."""
 
     def __init__(self, model: paddle.nn.Layer, topology: Topology) -> None:
         self.model = model
@@ -71,7 +71,7 @@ class PipelineRunner:
 
 
 class _StageRun:
-    """One process's part of one run through the schedule, and the tensors that are on their way."""
+    """One process's part in executing the schedule once, with the tensors in transit."""
 
     def __init__(
         self, decoder: Any, pipeline: Group, *, chunks: int, batches: list[TokenBatch], finish: Finish
@@ -80,9 +80,9 @@ class _StageRun:
         self._batches, self._finish = batches, finish
         self._last = pipeline.size * chunks - 1
         self._mail: dict[StageTransfer, paddle.Tensor] = {}
-        """Hidden states and gradients, received and not used, or made and not sent."""
+        """Hidden states and gradients received and not yet used, or computed and not yet sent."""
         self._kept: dict[tuple[int, int], tuple[paddle.Tensor | None, paddle.Tensor]] = {}
-        """(input, output) of the forward passes that still have to be gone back, by (position, batch)."""
+        """(input, output) of forward passes that await their backward pass, by (position, batch)."""
 
     def pass_on(self, message: StageTransfer) -> None:
         """Send or receive one hidden state or its gradient."""
@@ -97,7 +97,7 @@ class _StageRun:
             self._mail[message] = self._pipeline.receive(shape, self._decoder.dtype, source, what)
 
     def go_forward(self, event: Compute, *, keep: bool) -> None:
-        """Run one piece of the model on one micro-batch; ``keep`` what the way back needs."""
+        """Run one chunk of the model on one micro-batch; with ``keep`` store what the backward pass needs."""
         position, index = event.position, event.batch
         batch = self._batches[index]
         hidden = self._mail.pop(StageTransfer(position - 1, position, index)) if position > 0 else None
@@ -113,7 +113,7 @@ class _StageRun:
             self._kept[position, index] = hidden, output
 
     def go_back(self, event: Compute) -> None:
-        """Add the gradients of one piece of the model for one micro-batch."""
+        """Accumulate the gradients of one chunk of the model for one micro-batch."""
         position, index = event.position, event.batch
         hidden, output = self._kept.pop((position, index))
         gradient = None if position == self._last else self._mail.pop(StageTransfer(position + 1, position, index))

@@ -1,4 +1,4 @@
-"""Moves the weights from the layout that holds them to the layout that needs them, a bucket at a time."""
+"""Move weights from the layout that holds them to the layout that needs them, one bucket at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DEFAULT_BUCKET_BYTES = 64 * 2**20
 
 
 class Resharder:
-    """Carries out a plan, as often as wanted. All processes make it from the same plan and run it together."""
+    """Executes a reshard plan, any number of times. All processes create it from the same plan and run it together."""
 
     def __init__(
         self,
@@ -25,8 +25,9 @@ class Resharder:
         dtypes: Mapping[str, str],
         bucket_bytes: int = DEFAULT_BUCKET_BYTES,
     ) -> None:
-        """``dtypes`` holds that of every tensor of the plan, the same in all processes; ``bucket_bytes`` bounds what is
-        on its way in this process at a time.
+        """``dtypes`` gives the dtype of every tensor by name, the same in all processes.
+
+        ``bucket_bytes`` limits the bytes in transit in this process at a time.
         """
         self.plan = plan
         self._world = topology.world
@@ -35,21 +36,21 @@ class Resharder:
         self._held = plan.sources[self._rank]
         self._wanted = plan.targets[self._rank]
         limit = max(1, bucket_bytes // max(map(bytes_per_element, set(dtypes.values())), default=1))
-        # All processes walk the same list, each only past its own messages: the first message in it that is not done
-        # has both ends waiting for it, so sends that wait for their receiver cannot wait for each other.
+        # No deadlock: all processes go through the same list, each taking part in its own messages only, so both ends
+        # of the first unfinished message are always waiting for it.
         self._rounds = [
             [message for message in bucket if self._rank in (message.source, message.target)]
             for bucket in plan.buckets(limit, dtypes)
         ]
 
     def stream(self, local: Mapping[str, paddle.Tensor]) -> Iterator[tuple[str, paddle.Tensor]]:
-        """Yield (name, tensor) for each part this process wants, in the order of the plan, bit for bit.
+        """Yield (name, tensor) for each part this process wants, in plan order and bit-exact.
 
-        ``local`` holds the parts it has. A part that does not change is yielded as the very tensor of ``local``. To be
-        exhausted by every process, also by those that want nothing: the others wait for what they send.
+        ``local`` holds the parts it has. An unchanged part is yielded as the same tensor object. Every process must
+        exhaust the iterator, even if it wants nothing: others wait for what it sends.
         """
         waiting = deque(self._wanted.items())
-        # The elements of each wanted part that are still to come.
+        # Elements of each wanted part not yet received.
         left = {name: 0 if self.plan.is_zero_copy(self._rank, name) else part.size for name, part in waiting}
         opened: dict[str, paddle.Tensor] = {}
         for messages in ([], *self._rounds):
@@ -61,11 +62,11 @@ class Resharder:
             while waiting and left[waiting[0][0]] == 0:
                 name, _ = waiting.popleft()
                 yield name, self._finish(name, local, opened)
-        assert not waiting, f"never came: {[name for name, _ in waiting][:3]}"
+        assert not waiting, f"not received: {[name for name, _ in waiting][:3]}"
 
     @paddle.no_grad()
     def _carry(self, message: Message, local: Mapping[str, paddle.Tensor], opened: dict[str, paddle.Tensor]) -> None:
-        """Send one message, receive it, or copy what stays in this process."""
+        """Send or receive one message, or copy it if it stays in this process."""
         if message.source == message.target:
             for piece in message.pieces:
                 self._put(piece, self._cut(piece, local), opened)
@@ -87,7 +88,7 @@ class Resharder:
         return tensor[inside(piece.box, part.box)]
 
     def _put(self, piece: Transfer, values: paddle.Tensor, opened: dict[str, paddle.Tensor]) -> None:
-        """Set ``piece`` of a wanted part, opened when its first piece comes."""
+        """Write ``piece`` into a wanted part, which is allocated with its first piece."""
         part = self._wanted[piece.name]
         if piece.box == part.box:
             opened[piece.name] = values.reshape(part.extent).clone()
@@ -108,7 +109,7 @@ class Resharder:
 
 
 def dtype_name(tensor: paddle.Tensor) -> str:
-    """Return for example ``bfloat16``."""
+    """Return the dtype's name, for example ``bfloat16``."""
     return str(tensor.dtype).rpartition(".")[2]
 
 

@@ -1,4 +1,4 @@
-"""How a workshop talks to a model, whatever the layout behind it."""
+"""The interface for running a model in any layout."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Objective(NamedTuple):
-    """``read`` takes from the model what ``loss`` needs; both run where the model's last layer lives."""
+    """``read`` computes from the model what ``loss`` needs; both run in the process with the model's last layer."""
 
     read: Callable[[Any, TokenBatch], Any]
     loss: Callable[[Any, TokenBatch], Loss]
@@ -24,8 +24,7 @@ class Objective(NamedTuple):
 class ModelRunner(Protocol):
     """A model in some layout.
 
-    Micro-batches are those of all processes, the same list on each; what comes back is that of all of them too, in
-    their order, on every process.
+    Every process passes the same list of all micro-batches and gets the results of all of them, in the same order.
     """
 
     model: paddle.nn.Layer
@@ -35,27 +34,27 @@ class ModelRunner(Protocol):
         ...
 
     def forward_backward(self, batches: Sequence[TokenBatch], objective: Objective) -> list[dict[str, Metric]]:
-        """Accumulate gradients of the sum of the losses; losses were divided by global denominators already.
+        """Accumulate the gradients of the sum of the losses, already divided by global denominators; return metrics.
 
-        Each process has the gradients of its own micro-batches; they remain to be summed.
+        Each process gets the gradients of its own micro-batches; summing over processes is up to the caller.
         """
         ...
 
     def share(self, items: Sequence[T]) -> list[T]:
-        """Return one item for each micro-batch of the last call, given one for each that this process has run.
+        """Gather ``items``, one per micro-batch this process ran, into one per micro-batch of the last call.
 
-        Only the items of processes with the model's last layer count. For what a model keeps aside while it runs.
+        Only the items of processes with the model's last layer count. For values a model records while it runs.
         """
         ...
 
 
 def to_host(value: Any) -> Any:
-    """Return a tensor as a float32 array, a tuple item by item, and anything else as it is."""
+    """Return tensors as float32 arrays, also inside a tuple, and anything else unchanged."""
     if isinstance(value, tuple):
         return tuple(map(to_host, value))
     return np.asarray(value.detach().astype("float32").numpy()) if isinstance(value, paddle.Tensor) else value
 
 
 def metrics_to_host(metrics: Sequence[dict[str, Metric]]) -> list[dict[str, Metric]]:
-    """Return metrics with host numbers; call it last, because reading a number makes the host wait for the device."""
+    """Return metrics with host numbers; call this last, because reading a number waits for the device."""
     return [{key: m._replace(value=to_host(m.value)) for key, m in part.items()} for part in metrics]

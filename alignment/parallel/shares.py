@@ -1,4 +1,4 @@
-"""This process's share of a list of micro-batches that all processes hold, and the results of all shares."""
+"""Split a list of micro-batches over processes, and gather the results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MAX_NAMED = 8
 
 
 class Shares:
-    """Cuts lists of micro-batches into contiguous shares, one for each of ``topology.batch``."""
+    """Splits lists of micro-batches into contiguous shares, one for each process of ``topology.batch``."""
 
     def __init__(self, topology: Topology | None = None) -> None:
         """Without a ``topology`` this is the only process."""
@@ -28,11 +28,11 @@ class Shares:
         self._num_own = self._num_run = 0
 
     def take(self, batches: Sequence[TokenBatch], operation: str) -> list[TokenBatch]:
-        """Return the micro-batches this process has to run for ``operation``.
+        """Return the micro-batches that this process runs for ``operation``.
 
-        All processes get the same number, because they meet inside the passes: where the list does not divide evenly,
-        some get its shortest one again as a filler (see ``is_filler``). A UserError on every process, when they do not
-        all hold the same list.
+        All processes get the same number, because they communicate during the passes: if the list does not divide
+        evenly, some get its shortest one again as a filler (see ``is_filler``). UserError on every process if they do
+        not all hold the same list.
         """
         self._check_agreement(batches, operation)
         group = self._topology.batch
@@ -44,13 +44,13 @@ class Shares:
         return own
 
     def is_filler(self, index: int) -> bool:
-        """Return whether micro-batch ``index`` of those taken last only fills up: its loss counts nothing."""
+        """Return whether micro-batch ``index`` of those taken last is a filler, whose loss does not count."""
         return index >= self._num_own
 
     def collect(self, items: Sequence[T]) -> list[T]:
-        """Return what all shares made of the micro-batches taken last, in the order of the list they were cut from.
+        """Return the results of all shares for the micro-batches taken last, in the order of the full list.
 
-        ``items`` are one for each micro-batch taken; those of all but the last stage are ignored.
+        ``items`` has one result per micro-batch taken; those of all but the last stage are ignored.
         """
         pipeline, group = self._topology.pipeline, self._topology.batch
         if pipeline.is_last:
@@ -76,7 +76,7 @@ class Shares:
 
 
 def _digest(batches: Sequence[TokenBatch], operation: str) -> int:
-    """Return 63 bits that differ when operations, ids, lengths, targets or the shapes of fields do."""
+    """Return a 63-bit hash of the operation, ids, lengths, targets and the shapes of fields."""
     state = hashlib.blake2b(f"{operation} {len(batches)}".encode(), digest_size=8)
     for batch in batches:
         fields = sorted((name, value.shape) for name, value in batch.fields.items())

@@ -1,4 +1,4 @@
-"""This process among all: its groups along every axis of the layout; a value, built once and handed to constructors."""
+"""The groups of this process along every axis of the layout: an immutable value passed to constructors."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from alignment.parallel.comms.group import ALONE, Group, Link
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Topology:
-    """Groups of this process; in one process each of them is ``ALONE``."""
+    """The groups of this process; in a run of one process each is ``ALONE``."""
 
     device: str
     """``cpu`` or ``gpu``."""
     layout: Layout = ONE_PROCESS
     world: Group = ALONE
-    """Everyone."""
+    """All processes."""
     tensor: Group = ALONE
-    """Those that share this process's layers."""
+    """Processes that split the same layers."""
     pipeline: Group = ALONE
-    """The stages this process's micro-batches pass."""
+    """The stages that this process's micro-batches pass through."""
     sharding: Group = ALONE
-    """Those that share this process's optimizer state."""
+    """Processes that shard the same optimizer state."""
     data: Group = ALONE
-    """Those that hold the same state and see other rows."""
+    """Processes with the same state and other data."""
     batch: Group = ALONE
-    """All that hold the same part of the model and see other rows: sharding times data."""
+    """Processes with the same part of the model and other data: sharding times data."""
     replica: Group = ALONE
-    """All that see the same rows: tensor times pipeline."""
+    """Processes with the same data: tensor times pipeline."""
     link: Link | None = None
 
     @property
@@ -46,12 +46,12 @@ class Topology:
 
     @property
     def place(self) -> str:
-        """Who this is, for messages."""
+        """The name of this process, for messages."""
         return describe_rank(self.rank, self.layout)
 
 
 def describe_rank(rank: int, layout: Layout) -> str:
-    """Return for example ``rank 3 (stage 1, tensor 1, batch 0)``; see ``initialise`` for the order of the axes."""
+    """Return a name such as ``rank 3 (stage 1, tensor 1, batch 0)``; ``initialise`` has the order of the axes."""
     rest, tensor = divmod(rank, layout.tensor)
     rest, sharding = divmod(rest, layout.sharding)
     data, stage = divmod(rest, layout.pipeline)

@@ -1,1 +1,1 @@
-"""Memory and messages of a run in a layout, computed from shapes: no weight is loaded."""
+"""Predict the memory and communication of a run in a layout from shapes, without loading weights."""

@@ -1,4 +1,4 @@
-"""The plan against reality: the trainer on this machine's CPU, with random weights of the shapes in the arguments."""
+"""Compare a plan with measurements: run the trainer on this machine's CPU with random weights of the planned shapes."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from alignment.telemetry import log
 from alignment.telemetry.tables import print_table
 
 TOLERANCE = 0.1
-"""Share of what was measured by which a prediction may be off."""
+"""The relative error allowed for a prediction."""
 PROCESS_BYTES = int(0.2 * 2**30)
-"""Resident memory of a process beside its tensors, with Paddle 3.3 on a CPU: libraries, buffers, Python's objects."""
+"""Resident memory of a process without its tensors, with Paddle 3.3 on a CPU: libraries, buffers, Python objects."""
 _TOKENIZER = Path(__file__).resolve().parents[1] / "data" / "shipped" / "packing" / "tokenizer"
 _GIB = 2**30
 _TIMEOUT = 3600.0
@@ -46,13 +46,13 @@ virtual_pp_degree sharding sharding_parallel_degree sequence_parallel eval_mode 
 offload_level seed objective loss_type score_bias normalize_score_during_training normalizer_type reference_free
 precompute_ref_logprobs
 """
-"""Arguments that bear on memory; all others are the check's own."""
+"""Arguments that affect memory; the check sets all others itself."""
 
 
 def check_memory(parsed: Parsed, job: Job, layout: Layout) -> int:
-    """Run ``job``, the one of ``parsed`` on a CPU, in processes of this machine and print prediction and measurement.
+    """Run ``job`` (of ``parsed``, on a CPU) in processes of this machine; print prediction and measurement.
 
-    Return 0 when every phase agrees within ``TOLERANCE``, else 1. UserError when this machine has too little memory.
+    Return 0 if every phase agrees within ``TOLERANCE``, else 1. UserError if this machine has too little memory.
     """
     has_kernels = load_core() is not None
     job = dataclasses.replace(job, native=job.native and has_kernels, fused=job.fused and has_kernels)
@@ -126,7 +126,7 @@ def _write_run(folder: Path, parsed: Parsed, job: Job) -> Path:
 
 
 def _on_policy_arguments(folder: Path, job: Job) -> dict[str, Any]:
-    """Return what an iteration of full responses, and an update more, need beside what is kept."""
+    """Return the arguments for an iteration with full-length responses and one more update."""
     critic = {"reward_critic_model_name_or_path": str(folder / "critic")} if job.critic is not None else {}
     if job.reward is None:
         rewards = {"reward_function": "alignment.planner.trial:constant_reward"}
@@ -145,28 +145,24 @@ def _on_policy_arguments(folder: Path, job: Job) -> dict[str, Any]:
 
 
 def _offline_arguments(folder: Path, job: Job) -> dict[str, Any]:
-    """Return what two updates need beside what is kept; the rows are the trial's own."""
+    """Return the arguments for two updates; the trial makes its own rows."""
     own = {"ref_model_name_or_path": str(folder / "reference")} if job.own_reference is not None else {}
     start = {"model_name_or_path": str(folder / job.learner), "max_steps": 2}
     return {"train_datasets": "packing-sft/train", **start, **own}
 
 
 def _write_model(folder: Path, config: DecoderConfig, kind: str) -> None:
-    """Write random weights of ``config`` with the tokenizer of the shipped data, whose ids are the first ones."""
+    """Write random weights of ``config`` with the tokenizer of the shipped data, which uses only the lowest ids."""
     folder.mkdir()
     for file in _TOKENIZER.iterdir():
         shutil.copy(file, folder)
     stops = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     (folder / CONFIG_FILE).write_text(json.dumps({**config.to_dict(), **stops}), encoding="utf-8")
-    shapes = {name: _stored(name, shape) for name, shape in whole_shapes(config, kind).items()}
+    shapes = {name: s[::-1] if is_transposed(name) else s for name, s in whole_shapes(config, kind).items()}
     groups = cut_files([TensorEntry(name, np.dtype(np.float32), shape) for name, shape in shapes.items()])
     files = dict(zip(file_names(len(groups)), groups, strict=True))
     write_files(folder, files, _draw(groups))
     write_index(folder, files)
-
-
-def _stored(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    return shape[::-1] if is_transposed(name) else shape
 
 
 def _draw(groups: Sequence[Sequence[TensorEntry]]) -> Iterator[tuple[str, np.ndarray]]:

@@ -1,4 +1,4 @@
-"""Bytes of the two rollout engines in one process: what stays between rollouts, and what a rollout adds."""
+"""Bytes of the two rollout engines in one process: between rollouts and during one."""
 
 from __future__ import annotations
 
@@ -14,31 +14,29 @@ from alignment.planner.counts.shapes import stage_layers
 from alignment.planner.rollout import FLOAT, MESSAGE_BYTES, PlannedRollout, RolloutMoment
 
 PROMPT_TOKENS = 512
-"""As ``generation.eager.forward``, which needs Paddle: prompts are read in groups of about so many tokens."""
+"""The same as in ``generation.eager.forward``, which needs Paddle: the approximate tokens of a prefill step."""
 PAGE, MULTIPLE = 128, 16
 """As ``generation.eager.kv_cache``: positions reserved beyond the longest row, and what capacities are multiples of."""
 _HOST_COPIES = 6
-"""Arrays as large as a step's logits in which ``generation.sampling`` works on the host."""
+"""Host arrays of the size of a step's logits that ``generation.sampling`` uses."""
 _NARROW_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 
 
 class EagerMemory:
-    """The eager engine: weights are used where they are, all else goes when the rollout ends."""
+    """The eager engine, which uses weights in place and frees everything else when the rollout ends."""
 
     def __init__(self, rollout: PlannedRollout) -> None:
         self._rollout, self._job = rollout, rollout.job
 
     @cached_property
     def standing(self) -> Mapping[str, int]:
-        """On the device from one rollout to the next: weights that came from another layout, and the head where the
-        embedding serves as one.
-        """
+        """Bytes on the device between rollouts: weights from another layout, and the copy of a tied head."""
         tied = self._rollout.embedding * self._job.item if self._job.policy.tie_word_embeddings else 0
         return {"rollout weights": self._rollout.copied + (tied if self._rollout.makes_logits else 0)}
 
     @property
     def standing_on_host(self) -> Mapping[str, int]:
-        """In host memory from one rollout to the next."""
+        """Bytes in host memory between rollouts."""
         return {}
 
     def moments(self) -> list[RolloutMoment]:
@@ -47,9 +45,9 @@ class EagerMemory:
         arrays = _HOST_COPIES * self._rollout.rows * self._job.policy.vocab_size * FLOAT
         host = {"sampling": arrays if self._rollout.makes_logits else 0}
         return [
-            RolloutMoment(name="weights come", device={"rollout weights": self._rollout.coming}),
-            RolloutMoment(name="reading prompts", device={**cache, "activations": self._prompts}),
-            RolloutMoment(name="one token more", device={**cache, "activations": self._step}, host=host),
+            RolloutMoment(name="weights arrive", device={"rollout weights": self._rollout.coming}),
+            RolloutMoment(name="prefill", device={**cache, "activations": self._prompts}),
+            RolloutMoment(name="decode step", device={**cache, "activations": self._step}, host=host),
         ]
 
     @cached_property
@@ -60,12 +58,12 @@ class EagerMemory:
 
     @cached_property
     def _capacity(self) -> int:
-        """Places of a full row."""
+        """Cache positions of a full row."""
         return self._room(self._job.length)
 
     @cached_property
     def _cache(self) -> int:
-        """Keys and values of full rows; while the last positions are added, those of one layer twice."""
+        """Keys and values of full rows; while the cache grows for the last time, one layer's exist twice."""
         one = self._rollout.rows * self._capacity * self._pass(1).kv_heads * self._job.policy.head_dim * self._job.item
         return 2 * self._layers * one + (one if self._room(self._job.prompt) < self._capacity else 0)
 
@@ -86,18 +84,18 @@ class EagerMemory:
 
     @cached_property
     def _group(self) -> int:
-        """Rows that go through the stages together."""
+        """Rows that pass through the stages together."""
         return ceil(self._rollout.rows / self._rollout.inner.pipeline)
 
     @cached_property
     def _prompts(self) -> int:
-        """Some prompts on their way through a layer, and the logits of all."""
+        """Activations of a prefill step in one layer, and the logits of all prompts."""
         rows = min(self._group, max(1, PROMPT_TOKENS // self._job.prompt))
         return self._pass(rows).generating + 2 * self._group * self._rollout.columns * FLOAT
 
     @cached_property
     def _step(self) -> int:
-        """One token of every row: scores over the whole cache, or its logits in the model's type and in float32."""
+        """One token of every row: scores over the whole cache, or logits in the model's dtype and in float32."""
         rows, whole = self._group, self._job.policy.vocab_size
         heads = rows * self._capacity * self._pass(1).heads * FLOAT
         logits = rows * self._rollout.columns * (FLOAT + (self._job.item if self._job.half else 0))
@@ -107,7 +105,7 @@ class EagerMemory:
 
 
 class FusedMemory:
-    """The fused engine: its own weights, blocks of keys and values, and scratch memory, on the host and for good."""
+    """The fused engine, which permanently holds its own weights, key-value blocks and scratch memory on the host."""
 
     def __init__(self, rollout: PlannedRollout) -> None:
         self._rollout, self._job = rollout, rollout.job
@@ -124,18 +122,18 @@ class FusedMemory:
         return {"rollout weights": self._weights, "key-value cache": self._blocks, "scratch": self._scratch}
 
     def moments(self) -> list[RolloutMoment]:
-        """See ``EagerMemory.moments``: weights pass one by one, and a step has its logits."""
+        """See ``EagerMemory.moments``; weights arrive one by one, and a step needs its logits."""
         copies = 3 if self._rollout.inner.tensor > 1 else 1
         message = {"rollout weights": min(self._rollout.copied, 2 * MESSAGE_BYTES)}
         logits = {"sampling": copies * self._rollout.rows * self._config.vocab_size * FLOAT}
         return [
-            RolloutMoment(name="weights come", device=message if self._rollout.copied else {}),
-            RolloutMoment(name="one token more", device={}, host=logits),
+            RolloutMoment(name="weights arrive", device=message if self._rollout.copied else {}),
+            RolloutMoment(name="decode step", device={}, host=logits),
         ]
 
     @cached_property
     def _weights(self) -> int:
-        """Matrices in the engine's type, the head beside the embedding also where they are one."""
+        """Matrices in the engine's dtype, with separate head and embedding even if they are tied."""
         narrow = _NARROW_BYTES[self._job.rollout_weight_type]
         everything = sum(part.size for part in self._rollout.wanted)
         head = self._rollout.embedding if self._config.tie_word_embeddings else 0
@@ -144,7 +142,7 @@ class FusedMemory:
 
     @cached_property
     def _blocks(self) -> int:
-        """What full rows fill of the pool, which ``rollout_kv_memory`` may limit."""
+        """The key-value blocks that full rows need, at most ``rollout_kv_memory``."""
         tokens = FusedSettings().block_tokens
         kv_heads = layer_sizes(self._config, tensor_degree=self._rollout.inner.tensor, tensor_index=0).kv_heads
         width = 2 * self._config.num_hidden_layers * kv_heads * self._config.head_dim
@@ -154,7 +152,7 @@ class FusedMemory:
 
     @cached_property
     def _scratch(self) -> int:
-        """Rows of one pass: residuals, heads, normed and mixed rows, the gated feed-forward."""
+        """The rows of one pass: residuals, heads, normalised and attended rows, the gated feed-forward."""
         config, tensor = self._config, self._rollout.inner.tensor
         heads = (2 * config.num_attention_heads + 2 * max(config.num_key_value_heads, tensor)) * config.head_dim
         inner = layer_sizes(config, tensor_degree=tensor, tensor_index=0).inner
@@ -164,6 +162,6 @@ class FusedMemory:
 
 
 def engine_memory(rollout: PlannedRollout) -> EagerMemory | FusedMemory:
-    """Return the memory of the engine that ``runs.on_policy.engines`` takes."""
+    """Return the memory of the engine that ``runs.on_policy.engines`` would choose."""
     obstacle = model_obstacle(rollout.job.policy, tensor_degree=rollout.inner.tensor, num_stages=rollout.inner.pipeline)
     return FusedMemory(rollout) if rollout.job.fused and obstacle is None else EagerMemory(rollout)

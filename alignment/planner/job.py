@@ -1,4 +1,4 @@
-"""What a run does, as far as memory and messages are concerned."""
+"""The description of a run that determines its memory and communication."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from alignment.models.config import CONFIG_FILE, read_config
 from alignment.runs.on_policy.algorithm import ChosenAlgorithm, critic_name
 
 LANGUAGE_MODELS = ("policy", "reference")
-"""Roles whose models give log-probs; the others give scores."""
+"""Roles with language models; the others have score models."""
 ON_POLICY_PHASES = ("rollout", "score", "update")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Shapes and batches of one run; rows are those of one process that sees its own rows."""
+    """Shapes and batches of one run; rows are counted per process of the batch group."""
 
     trainer: str = "ppo"
-    """Whose run it is, by its name in ``TRAINERS``."""
+    """The trainer's name in ``TRAINERS``."""
     policy: DecoderConfig | None
-    """None: a score model is trained alone."""
+    """None: only a score model is trained."""
     critic: DecoderConfig | None
-    """None: the run has none."""
+    """None: the run has no critic."""
     reward: DecoderConfig | None
-    """None: a function or a service gives the rewards, or nothing is scored."""
+    """None: rewards come from a function or service, or nothing is scored."""
     half: bool
     """Whether weights are bfloat16 with float32 masters."""
     length: int
@@ -37,72 +37,72 @@ class Job:
     response: int
     """Tokens of the longest response."""
     rows_per_batch: int
-    """Rows of a training micro-batch."""
+    """Rows per training micro-batch."""
     logprob_rows: int
-    """Rows of a forward pass for log-probs of policy and reference."""
+    """Rows per forward pass for log-probs of policy and reference."""
     value_rows: int
-    """Rows of a forward pass of the critic without gradients."""
+    """Rows per forward pass of the critic without gradients."""
     reward_rows: int
-    """Rows of a forward pass of the reward model."""
+    """Rows per forward pass of the reward model."""
     micro_batches: int
-    """Micro-batches of an update."""
+    """Micro-batches per update."""
     iteration_rows: int
-    """Responses of one iteration."""
+    """Responses per iteration."""
     phases: tuple[str, ...] = ON_POLICY_PHASES
-    """What the run does in turn, by the names that its loop gives them."""
+    """The phases of the run, as its loop names them."""
     has_reference: bool = True
-    """Whether a frozen model that the policy is compared with is loaded."""
+    """Whether a frozen reference model is loaded."""
     own_reference: DecoderConfig | None = None
-    """Its shape; None: the policy's."""
+    """The reference's shape; None: the policy's."""
     side_by_side: int = -1
-    """Sequences generated side by side at most; -1: all of an iteration."""
+    """The most sequences generated at once; -1: all of an iteration."""
     recompute: str = ""
-    """What the policy's backward pass computes again: ``full``, ``full_attn``, ``core_attn``, or nothing."""
+    """What the policy's backward pass recomputes: ``full``, ``full_attn``, ``core_attn``, or nothing (empty)."""
     critic_recompute: str = ""
     with_ptx: bool = False
-    """Whether supervised rows follow the policy's own in every update."""
+    """Whether every update also has supervised rows."""
     is_scaled: bool = False
     """Whether the sampling temperature is not 1."""
     entropy_gradient: bool = False
-    """Whether the policy's loss has an entropy in it."""
+    """Whether the policy's loss includes an entropy term."""
     offloaded: frozenset[str] = frozenset()
     eval_mode: str | None = None
     rollout_tensor: int = -1
     """Tensor-parallel degree of the rollout (eval_mode tensor_parallel); below 1: that of training."""
     native: bool = False
-    """Whether training and scoring run on compiled operators where those can be built: on a CPU."""
+    """Whether training and scoring use compiled operators (CPU only)."""
     fused: bool = False
-    """Whether rollouts use the fused engine where it can be used: on a CPU, without stages."""
+    """Whether rollouts use the fused engine if possible (CPU only, without pipeline stages)."""
     rollout_weight_type: str = "float32"
     rollout_kv_type: str = "float32"
     rollout_kv_memory: str | None = None
-    """Limit of the fused engine's keys and values; None: what all rows need."""
+    """Limit for the fused engine's key-value cache; None: what all rows need."""
 
     @property
     def item(self) -> int:
-        """Bytes of a weight or an activation."""
+        """Bytes per weight or activation."""
         return 2 if self.half else 4
 
     @property
     def models(self) -> dict[str, DecoderConfig]:
-        """The models of the run by role, in the order in which people read them."""
+        """The models of the run by role, in display order."""
         reference = (self.own_reference or self.policy) if self.has_reference else None
         roles = {"policy": self.policy, "critic": self.critic, "reference": reference, "reward": self.reward}
         return {role: config for role, config in roles.items() if config is not None}
 
     @property
     def generates(self) -> bool:
-        """Whether it is an on-policy run."""
+        """Whether this is an on-policy run."""
         return "rollout" in self.phases
 
     @property
     def learner(self) -> str:
-        """The role whose updates are timed: the policy, or the score model that is trained alone."""
+        """The role whose updates are timed: the policy, or the score model if there is no policy."""
         return "reward" if self.policy is None else "policy"
 
     @property
     def trained(self) -> tuple[str, ...]:
-        """Roles whose models learn."""
+        """Roles whose models are trained."""
         return (self.learner, "critic") if self.critic is not None else (self.learner,)
 
     @property
@@ -117,12 +117,12 @@ class Job:
 
 
 def read_job(parsed: Parsed, *, device: str) -> Job:
-    """Return the job of an on-policy run. Of models only config.json is read; ArgumentError where one is missing."""
+    """Return the job of an on-policy run; only config.json of each model is read. ArgumentError if one is missing."""
     on_policy, training, data, parallel = parsed.on_policy, parsed.training, parsed.data, parsed.parallel
     source, micro = parsed.reward_source, training.per_device_train_batch_size
     reward = source.reward_model_name_or_path
     response = min(parsed.generation.max_dec_len or data.max_length - 1, data.max_length - 1)
-    # As RowPlan of alignment.runs.on_policy.prompts, which needs Paddle.
+    # The same as in alignment.runs.on_policy.prompts.RowPlan, which needs Paddle.
     rollout = on_policy.per_device_prompt_batch_size * on_policy.num_return_sequences
     iteration = rollout * max(1, micro * training.gradient_accumulation_steps // rollout)
     algorithm = ChosenAlgorithm.of(parsed)
@@ -165,7 +165,7 @@ def _positive_or(value: int, default: int) -> int:
 
 
 def read_shape(name: str | None, key: str) -> DecoderConfig:
-    """Return the configuration in the folder ``name``, or the one of that name on the hub (only config.json comes)."""
+    """Return the configuration in the folder ``name`` or of the hub's model ``name`` (downloading only config.json)."""
     if not name:
         raise ArgumentError(
             "a plan needs the critic's shape: give reward_critic_model_name_or_path or reward_model_name_or_path"
@@ -177,6 +177,6 @@ def read_shape(name: str | None, key: str) -> DecoderConfig:
 
         return read_config(Path(hf_hub_download(name, CONFIG_FILE)).parent)
     raise ArgumentError(
-        f"{key}={name}: no {CONFIG_FILE} in {Path(name).expanduser().absolute()}, and none of that name came from the "
-        f"hub. A plan reads only {CONFIG_FILE}: put one with the model's shape into a folder and name the folder"
+        f"{key}={name}: no {CONFIG_FILE} in {Path(name).expanduser().absolute()}, and none was downloaded from the hub "
+        f"under that name. A plan reads only {CONFIG_FILE}: put one with the model's shape into a folder and give that"
     )

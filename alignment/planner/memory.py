@@ -1,8 +1,8 @@
-"""Bytes of each phase in the fullest process: what is there at the moment when most is alive.
+"""Peak memory of each phase in the fullest process.
 
-Counted are the tensors of the second and all later iterations, when the optimizer has its moments. ``device`` is what
-is on the device; ``host`` what is in host memory beside it: what ``offload_level`` moved there, the fused engine, and
-what compiled operators work in (on as many threads as this process would use).
+Counts hold from the second iteration on, when the optimizer has its moments. ``device`` counts device memory; ``host``
+counts host memory: what ``offload_level`` moved there, the fused engine, and the scratch memory of compiled operators
+(for as many threads as this process would use).
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ COMPONENTS = (
     *("policy weights", "critic weights", "reference weights", "reward weights", "gathered weights", "rollout weights"),
     *("optimizer", "gradients", "activations", CACHE, SCRATCH, "sampling", OFFLOADED),
 )
-"""What the bytes of a moment are for, in the order in which people read them."""
+"""What memory is used for, in display order."""
 ALWAYS_SHOWN = ("optimizer", "gradients", "activations")
-"""Those that every run has at some moment, beside the weights of its models; one that generates has ``CACHE`` too."""
+"""Components of every run, besides the weights of its models; a run that generates has ``CACHE`` too."""
 
 
 @dataclass(frozen=True)
 class Moment:
-    """What is alive at one moment, in bytes by what it is for."""
+    """The bytes in use at one moment, by component."""
 
     name: str
     device: Mapping[str, int]
@@ -49,12 +49,12 @@ class Moment:
 
     @cached_property
     def everywhere(self) -> int:
-        """Bytes on the device and in host memory: what a process has where the device is the host."""
+        """Bytes on the device and in host memory together: what matters if the device is the CPU."""
         return self.on_device + self.on_host
 
     @property
     def by_name(self) -> dict[str, int]:
-        """Bytes on the device and in host memory together."""
+        """Bytes on the device and in host memory together, by component."""
         return {name: self.device.get(name, 0) + self.host.get(name, 0) for name in {**self.device, **self.host}}
 
 
@@ -62,10 +62,9 @@ Measure = Callable[[Moment], int]
 
 
 def phase_memory(job: Job, layout: Layout, measure: Measure) -> dict[str, Moment]:
-    """Return by phase the moment at which the fullest process has most, by ``measure``.
+    """Return the peak moment of the fullest process, by ``measure``, for each phase.
 
-    Of the stages of a pipeline the first, the second and the last are looked at: those between hold what the second
-    does or less.
+    Only the first, second and last pipeline stage are evaluated: the others hold no more than the second.
     """
     stages = [
         StageMemory(job, layout, stage) for stage in sorted({0, min(1, layout.pipeline - 1), layout.pipeline - 1})
@@ -86,7 +85,7 @@ class StageMemory:
         self._scratch = max(step.scratch(num_threads()) for step in passes)
 
     def moments(self, phase: str) -> Iterator[Moment]:
-        """Yield the moments of ``phase``, one of the job's."""
+        """Yield the moments of ``phase``, which must be one of the job's."""
         phases = {
             "rollout": self._generate,
             "score": self._score,
@@ -103,11 +102,11 @@ class StageMemory:
 
     def _score(self) -> Iterator[Moment]:
         for name in self._models:
-            # Models run one after the other, and the head of one that ran before may still be whole.
+            # Models run one after the other; the head of an earlier one may still be gathered.
             yield from self._forward(name, left=[other for other in LANGUAGE_MODELS if other != name])
 
     def _forward(self, name: str, *, left: Sequence[str]) -> Iterator[Moment]:
-        """Yield the moments of the model ``name`` without gradients; the heads of the models ``left`` are whole."""
+        """Yield the moments of a pass of model ``name`` without gradients; the heads of ``left`` are gathered."""
         job, model = self._job, self._models[name]
         count = {"reward": job.reward_rows, "critic": job.value_rows}.get(name, job.logprob_rows)
         step = model.one_pass(count)
@@ -124,7 +123,7 @@ class StageMemory:
 
     def _update(self) -> Iterator[Moment]:
         for model in (model for model in self._models.values() if model.is_trained):
-            # The reference runs in the score phase only; the critic is updated first, before the policy runs again.
+            # The reference last ran in the score phase; the critic is updated before the policy runs again.
             left = self._whole_head("reference")
             left += self._whole_head("policy") if model.name == "critic" else 0
             for name, gradients, activations, gathered in update_moments(model):
@@ -145,9 +144,10 @@ class StageMemory:
         whole: int | None = None,
         host: Mapping[str, int] | None = None,
     ) -> Moment:
-        """Return the moment at which the models ``used`` are on the device and ``needed`` is there beside them.
+        """Return the moment at which the models ``used`` and also ``needed`` are on the device.
 
-        ``steps``: with their optimizer state; ``whole``: what sharding stage 3 has whole (None: the reference's head).
+        ``steps``: with their optimizer state; ``whole``: bytes gathered by sharding stage 3 (None: the reference's
+        head).
         """
         models = self._models.values()
         here = [model for model in models if self._is_here(model, used)]
@@ -168,7 +168,7 @@ class StageMemory:
         return Moment(name, _present(device), _present(in_host))
 
     def _whole_head(self, name: str) -> int:
-        """Return the bytes of the whole head of ``name``; 0 where the run has no such model."""
+        """Return the bytes of the gathered head of ``name``; 0 if the run has no such model."""
         return self._models[name].whole_head if name in self._models else 0
 
     def _is_here(self, model: Placed, used: list[str]) -> bool:
@@ -178,8 +178,9 @@ class StageMemory:
     def _moves(
         self, used: list[str], needed: Mapping[str, int] | None = None, *, with_optimizer: bool = False
     ) -> Iterator[Moment]:
-        """Yield the moment at which what was offloaded has come back and its host copy is still there: the models
-        ``used``, with their gradients, or their optimizer state.
+        """Yield the moment at which offloaded tensors are back on the device but their host copy still exists.
+
+        These are the models ``used`` with their gradients, or their optimizer state.
         """
         if with_optimizer:
             moved = sum(self._models[name].optimizer for name in used if "optimizer" in self._job.offloaded)
@@ -188,7 +189,7 @@ class StageMemory:
             moved += sum((needed or {}).values()) if moved else 0
         if moved:
             there = self._moment("", used, needed or {}, steps=with_optimizer)
-            what = f"{used[0]} {'optimizer comes' if with_optimizer else 'weights come'} back"
+            what = f"{used[0]} {'optimizer' if with_optimizer else 'weights'} reloaded"
             yield Moment(what, there.device, {**there.host, OFFLOADED: there.host.get(OFFLOADED, 0) + moved})
 
 

@@ -1,6 +1,6 @@
-"""Bytes that one process sends in an update of the model that learns, by axis: what a layout costs, and the best one.
+"""Bytes that one process sends per update of the learner, by axis of the layout.
 
-A ring moves 2 (p - 1) / p of the tensor for a sum over p processes, (p - 1) / p for a gather or a reduce-scatter.
+With p processes in a ring each sends 2 (p - 1) / p of the tensor for a sum, (p - 1) / p for a gather or reduce-scatter.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ _FLOAT = 4
 
 
 def update_bytes(job: Job, layout: Layout, *, rows: int | None = None) -> dict[str, int]:
-    """Return the bytes one process of the first stage sends in an update of the learner, by axis of the layout.
+    """Return the bytes that one process of the first stage sends per update of the learner, by axis of the layout.
 
-    ``rows`` are the rows of a micro-batch (None: the job's).
+    ``rows`` is the number of rows per micro-batch (None: the job's).
     """
     config = job.learning
     tokens = (job.rows_per_batch if rows is None else rows) * job.length
@@ -28,7 +28,7 @@ def update_bytes(job: Job, layout: Layout, *, rows: int | None = None) -> dict[s
 
 
 def _tensor_bytes(job: Job, config: DecoderConfig, layout: Layout, tokens: int) -> int:
-    """Two sums forward and two backward in every layer, over the hidden states; recomputing adds the forward ones."""
+    """Per layer two sums of hidden states forward and two backward; recomputing repeats the forward ones."""
     t = layout.tensor
     layers = -(-config.num_hidden_layers // layout.pipeline)
     sums = 4 + (2 if job.recompute == "full" else 1 if job.recompute == "full_attn" else 0)
@@ -36,14 +36,14 @@ def _tensor_bytes(job: Job, config: DecoderConfig, layout: Layout, tokens: int) 
 
 
 def _pipeline_bytes(job: Job, config: DecoderConfig, layout: Layout, tokens: int) -> int:
-    """Hidden states to the next stage, once for each chunk (the gradients come back from there)."""
+    """Hidden states to the next stage, once per chunk; the gradients are sent by that stage."""
     if layout.pipeline == 1:
         return 0
     return layout.virtual_stages * tokens * config.hidden_size * job.item
 
 
 def _gradient_bytes(job: Job, config: DecoderConfig, layout: Layout) -> int:
-    """Gradients summed over sharding and data, weights gathered after the step (stage 3: at every use)."""
+    """Gradients summed over sharding and data; weights gathered after the step (stage 3: at every use)."""
     kind = "causal" if job.learner in LANGUAGE_MODELS else "score"
     held = sum(part.size for part in parts_of_rank(config, kind, layout, 0))
     s, d = layout.sharding, layout.data
@@ -58,13 +58,13 @@ def _gradient_bytes(job: Job, config: DecoderConfig, layout: Layout) -> int:
 
 
 def idle_share(job: Job, layout: Layout) -> float:
-    """Return the share of an update in which a stage waits (Narayanan et al. 2021, section 2.2)."""
+    """Return the share of an update in which a stage is idle (Narayanan et al. 2021, section 2.2)."""
     p = layout.pipeline
     return (p - 1) / (job.micro_batches * layout.virtual_stages + p - 1)
 
 
 def layer_elements(config: DecoderConfig) -> int:
-    """Return the numbers in one layer's matrices, which each token is multiplied with."""
+    """Return the number of weights in one layer's matrices; each token is multiplied by all of them."""
     queries = config.num_attention_heads * config.head_dim
     keys = config.num_key_value_heads * config.head_dim
     return config.hidden_size * (2 * queries + 2 * keys + 3 * config.intermediate_size)

@@ -1,4 +1,4 @@
-"""The models of a run in one process of a stage: bytes of weights and of optimizer state."""
+"""Bytes of the models of a run in one process of a stage: weights and optimizer state."""
 
 from __future__ import annotations
 
@@ -32,38 +32,39 @@ class Placed:
 
     @property
     def is_causal(self) -> bool:
-        """Whether it is a language model; else it gives scores."""
+        """Whether it is a language model, not a score model."""
         return self.name in LANGUAGE_MODELS
 
     @property
     def is_trained(self) -> bool:
-        """Whether it learns."""
+        """Whether it is trained."""
         return self.name in self.job.trained
 
     @property
     def is_last(self) -> bool:
-        """Whether this stage has the model's head."""
+        """Whether this stage has the head."""
         return self.stage == self.layout.pipeline - 1
 
     @cached_property
     def held(self) -> Held:
-        """Its parts here, before sharding."""
+        """Its parts in this process, before sharding."""
         return Held.of(self.config, "causal" if self.is_causal else "score", self.layout, self.stage)
 
     @cached_property
     def layers(self) -> list[int]:
-        """Layers of each chunk of this stage."""
+        """Number of layers in each chunk of this stage."""
         return stage_layers(self.config, self.layout, self.stage)
 
     @cached_property
     def weights(self) -> int:
-        """Bytes of weights that stay; in sharding stage 3 those of this process's rows."""
+        """Bytes of weights kept between uses; in sharding stage 3 only this process's rows."""
         return (self.held.rows if self._is_sliced else self.held.elements) * self.job.item
 
     @cached_property
     def optimizer(self) -> int:
-        """Moments, and the float32 parameters that are updated where they are not the weights themselves: behind
-        half-precision weights, and in sharding stages 1 and 2.
+        """Bytes of the moments and of separate float32 parameters.
+
+        These exist for half-precision weights and in sharding stages 1 and 2.
         """
         updated = self.held.rows if self.layout.sharding_stage else self.held.elements
         has_copies = self.job.half or self.layout.sharding_stage in (1, 2)
@@ -71,7 +72,7 @@ class Placed:
 
     @cached_property
     def gradients(self) -> Gradients:
-        """Its gradients."""
+        """The gradients of the model."""
         return Gradients(held=self.held, layout=self.layout, item=self.job.item)
 
     @cached_property
@@ -87,21 +88,21 @@ class Placed:
 
     @cached_property
     def whole_unit(self) -> int:
-        """Sharding stage 3: the weights that are whole while a layer (or a larger single matrix) runs."""
+        """Sharding stage 3: bytes of the weights gathered while a layer (or a larger single matrix) runs."""
         return max(sum(part.size for part in unit) for unit in self.held.units) * self.job.item * self._is_sliced
 
     @cached_property
     def gathering(self) -> int:
-        """Sharding stage 3: the same while it is made from everyone's rows and this process's."""
+        """Sharding stage 3: the peak while ``whole_unit`` is gathered."""
         return 2 * self.whole_unit + self.whole_unit // self.layout.sharding
 
     @cached_property
     def whole_head(self) -> int:
-        """Sharding stage 3: the head, which stays whole after log-probs until the model runs again or is updated."""
+        """Sharding stage 3: bytes of the head, which stays gathered until the model runs again or is updated."""
         return self.head_elements * self.job.item * self._is_sliced
 
     def one_pass(self, rows: int) -> Pass:
-        """Return a micro-batch of ``rows`` full rows."""
+        """Return a pass of ``rows`` full rows."""
         again = self.job.critic_recompute if self.name == "critic" else self.job.recompute
         return Pass(
             config=self.config,
@@ -115,7 +116,7 @@ class Placed:
         )
 
     def head(self, targets: int, *, is_scaled: bool) -> Head | None:
-        """Return the log-probs of ``targets`` tokens; None where this process makes none.
+        """Return the head computing log-probs of ``targets`` tokens; None if this process has none.
 
         Compiled operators need the whole vocabulary.
         """

@@ -1,4 +1,4 @@
-"""A run that learns from a dataset as a job: one model that is trained, and a frozen one where the loss reads it."""
+"""Describe a run that learns from a dataset as a ``Job``: one trained model, and a reference if the loss needs it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from alignment.runs.offline.objective import OfflineObjective
 from alignment.trainers.objectives import objective_of
 
 UPDATE, REFERENCE = "update", "reference"
-"""Phases, by the names that the supervised loop gives them."""
+"""Phases, as the supervised loop names them."""
 
 
 def read_offline_job(trainer: str, parsed: Parsed, *, device: str) -> Job:
-    """Return the job of a run of the offline ``trainer``. Of models only config.json is read; see ``read_job``.
+    """Return the job of a run of the offline ``trainer``; only config.json of each model is read (see ``read_job``).
 
-    Every row is counted at ``max_length``, and every token but its first as one that is learned from. Evaluation, and
-    the pass before training that ``precompute_ref_logprobs`` makes, are not part of it.
+    All rows are assumed to have ``max_length`` tokens, all of them targets but the first. Evaluation and the pass
+    before training of ``precompute_ref_logprobs`` are not included.
     """
     objective, training, length = objective_of(trainer, parsed), parsed.training, parsed.data.max_length
     rows = training.per_device_train_batch_size * objective.rows_per_sample
@@ -50,7 +50,7 @@ def read_offline_job(trainer: str, parsed: Parsed, *, device: str) -> Job:
 
 
 def _keeps_reference(parsed: Parsed, objective: OfflineObjective) -> bool:
-    """Return whether a frozen model is in memory while the other one learns."""
+    """Return whether a reference is in memory during training."""
     if objective.needs_reference is None or not objective.needs_reference(parsed.groups.get("loss")):
         return False
     return not parsed.reference.precompute_ref_logprobs
@@ -66,13 +66,13 @@ def _starting_shape(parsed: Parsed, objective: OfflineObjective) -> DecoderConfi
 
 
 def _reference_shape(parsed: Parsed, objective: OfflineObjective) -> DecoderConfig | None:
-    """Return the shape of a reference that is named; None: it is the model that training starts from."""
+    """Return the shape of a separate reference; None: it is the model that training starts from."""
     named = parsed.reference.ref_model_name_or_path
     return _read(named, "ref_model_name_or_path", objective) if named else None
 
 
 def _read(name: str, key: str, objective: OfflineObjective) -> DecoderConfig:
-    """Return the shape in the folder ``name``, or where it is that of another run in its first model that may be taken,
+    """Return the shape of the model in the folder ``name``, of the first suitable model if it is a run's output folder,
     or of the hub's model of that name.
     """
     folder = Path(name).expanduser()

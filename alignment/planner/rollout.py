@@ -1,4 +1,4 @@
-"""Where a rollout's weights stand and what its engine holds, in bytes, for one process."""
+"""The weights and rows of a rollout in one process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MESSAGE_BYTES = 64 << 20
 
 
 def rollout_layout(job: Job, layout: Layout) -> Layout:
-    """Return the layout of one replica of the rollout, as ``rollout.rollout_weights``, which needs Paddle."""
+    """Return the layout of one rollout replica; the same as in ``rollout.rollout_weights``, which needs Paddle."""
     if job.eval_mode == "single":
         return ONE_PROCESS
     if job.eval_mode == "tensor_parallel":
@@ -29,7 +29,7 @@ def rollout_layout(job: Job, layout: Layout) -> Layout:
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutMoment:
-    """What a rollout needs at one moment beside the weights that are trained."""
+    """Bytes that a rollout needs at one moment, in addition to the trained weights."""
 
     name: str
     device: Mapping[str, int]
@@ -38,7 +38,7 @@ class RolloutMoment:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedRollout:
-    """The first tensor-parallel process of ``stage``, when it generates."""
+    """The first tensor-parallel process of ``stage`` during generation."""
 
     job: Job
     layout: Layout
@@ -46,12 +46,12 @@ class PlannedRollout:
 
     @cached_property
     def inner(self) -> Layout:
-        """One replica."""
+        """The layout of one replica."""
         return rollout_layout(self.job, self.layout)
 
     @cached_property
     def rows(self) -> int:
-        """Sequences side by side in one replica."""
+        """Sequences generated at once in one replica."""
         replicas = self.layout.world_size // self.inner.world_size if self.job.eval_mode else self.layout.batch
         rows = -(-self.job.iteration_rows * self.layout.batch // replicas)
         return min(rows, self.job.side_by_side) if self.job.side_by_side > 0 else rows
@@ -63,7 +63,7 @@ class PlannedRollout:
 
     @cached_property
     def columns(self) -> int:
-        """Tokens of the vocabulary whose logits this process makes."""
+        """Number of vocabulary tokens whose logits this process computes."""
         return even_cut(self.job.policy.vocab_size, self.inner.tensor, 0)[1] if self.makes_logits else 0
 
     @cached_property
@@ -74,12 +74,12 @@ class PlannedRollout:
 
     @cached_property
     def embedding(self) -> int:
-        """Elements of the embedding here."""
+        """Elements of the embedding in this process."""
         return next((part.size for part in self.wanted if part.name == EMBEDDING), 0)
 
     @cached_property
     def copied(self) -> int:
-        """Bytes of the parts that the layout of training has not as they are needed."""
+        """Bytes of the parts that cannot be used as training holds them."""
         return sum(part.size for part in self.wanted if part.name not in self._in_place) * self.job.item
 
     @cached_property
@@ -91,9 +91,9 @@ class PlannedRollout:
 
     @cached_property
     def coming(self) -> int:
-        """The most there is of ``copied`` while it comes: what has come, and a message.
+        """The peak of ``copied`` while it arrives: what has arrived, and a message.
 
-        What a process sends, receives and copies goes in groups of ``MESSAGE_BYTES``; it sends as much as it gets.
+        A process sends, receives and copies in groups of ``MESSAGE_BYTES``, and sends as much as it receives.
         """
         held = Held.of(self.job.policy, "causal", self.layout, self.stage)
         own = (held.rows if self.layout.sharding_stage == 3 else held.elements) * self.job.item

@@ -1,4 +1,4 @@
-"""Layouts of a number of processes that fit in memory, the quickest first."""
+"""Find the layouts of a number of processes that fit in memory, fastest first."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from alignment.planner.rollout import rollout_layout
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What memory and time are estimated from; the defaults are an H100-like GPU with eight to a node."""
+    """The machine for estimates of time and memory; by default nodes of eight H100-like GPUs."""
 
     flops: float = 400e12
-    """Floating-point operations a second that matrix products reach."""
+    """Floating-point operations per second reached by matrix products."""
     node_bytes: float = 300e9
-    """Bytes a second between processes of one node."""
+    """Bytes per second between processes of one node."""
     network_bytes: float = 40e9
-    """Bytes a second between nodes, per process."""
+    """Bytes per second between nodes, per process."""
     processes_per_node: int = 8
     measure: Measure = attrgetter("on_device")
-    """What of a moment has to fit."""
+    """Which bytes of a moment have to fit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,19 +35,19 @@ class Candidate:
 
     layout: Layout
     memory: dict[str, Moment]
-    """The fullest moment of each phase."""
+    """The peak moment of each phase."""
     peak: int
-    """Bytes of the fullest of them, as the machine measures it."""
+    """Bytes of the largest of them, by the machine's ``measure``."""
     sent: dict[str, int]
-    """Bytes a process sends in an update of the learner, by axis."""
+    """Bytes that a process sends per update of the learner, by axis."""
     idle: float
-    """Share of the update in which a stage waits."""
+    """Share of the update in which a stage is idle."""
     seconds: float
-    """Estimate of one update of the learner."""
+    """Estimated time of one update of the learner."""
 
 
 def evaluate(job: Job, layout: Layout, machine: Machine) -> Candidate:
-    """Return what ``layout`` costs; ``job`` counts rows per process that sees its own."""
+    """Return the costs of ``layout`` for ``job``."""
     sent, idle = update_bytes(job, layout), idle_share(job, layout)
     memory = phase_memory(job, layout, machine.measure)
     return Candidate(
@@ -61,9 +61,9 @@ def evaluate(job: Job, layout: Layout, machine: Machine) -> Candidate:
 
 
 def search(job: Job, *, processes: int, limit: int, machine: Machine, like: Layout) -> list[Candidate]:
-    """Return the layouts of ``processes`` whose fullest phase is within ``limit`` bytes, quickest first.
+    """Return the layouts of ``processes`` whose peak is within ``limit`` bytes, fastest first.
 
-    Every layout does the work of ``like``: with fewer processes that see their own rows, each makes more micro-batches.
+    Every layout does the same work as ``like``: with a smaller batch group, each process runs more micro-batches.
     """
     candidates = (evaluate(_same_work(job, like, layout), layout, machine) for layout in _layouts(job, processes, like))
     found = [candidate for candidate in candidates if candidate.peak <= limit]
@@ -71,7 +71,7 @@ def search(job: Job, *, processes: int, limit: int, machine: Machine, like: Layo
 
 
 def layout_problems(job: Job, layout: Layout) -> list[str]:
-    """Return why ``layout`` cannot run ``job``, a message for each number with those that work; empty when it can."""
+    """Return a message with the allowed values for each degree of ``layout`` that cannot run ``job``; empty if none."""
     problems = [problem for config in job.models.values() for problem in check_degrees(config, layout)]
     if (
         job.generates
@@ -96,7 +96,7 @@ def _same_work(job: Job, like: Layout, layout: Layout) -> Job:
 
 
 def _layouts(job: Job, processes: int, like: Layout) -> Iterator[Layout]:
-    """Yield every layout of ``processes`` that can run ``job``, with one chunk of layers a stage."""
+    """Yield every layout of ``processes`` that can run ``job``, with one chunk of layers per stage."""
     for tensor in _divisors(processes):
         for pipeline in _divisors(processes // tensor):
             rest = processes // (tensor * pipeline)
@@ -115,7 +115,7 @@ def _layouts(job: Job, processes: int, like: Layout) -> Iterator[Layout]:
 
 
 def _seconds(job: Job, layout: Layout, machine: Machine, sent: dict[str, int], idle: float) -> float:
-    """Compute over the processes that share a row, longer by the idle share, plus the time messages take."""
+    """Return compute time, split over the processes of a replica and stretched by idle time, plus message time."""
     per_token = 6 * layer_elements(job.learning) * job.learning.num_hidden_layers
     tokens = job.rows_per_batch * job.length * job.micro_batches
     again = 4 / 3 if job.recompute == "full" else 1

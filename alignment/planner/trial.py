@@ -1,7 +1,7 @@
-"""What one process of a check does: two iterations of a trainer with every batch full, and its memory by phase.
+"""Run two iterations of a trainer with full batches in one process of a check, and record its memory by phase.
 
-Freed memory goes back to the system here, so that resident memory is what is in use. A run of the trainers keeps it
-(``device.host``: that is faster), and its resident memory stays at its highest, with holes in it.
+Here freed memory is returned to the system, so that resident memory is what is in use. Normal runs keep freed memory,
+which is faster (``device.host``), so their resident memory stays at its peak.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _MALLOPT_SETTINGS = ((-4, 1 << 16), (-3, 1 << 16), (-1, 1 << 17), (-2, 0))
 
 
 class Peak(NamedTuple):
-    """The most that a process had in one phase, in bytes."""
+    """The peak memory of a process in one phase, in bytes."""
 
     tensors: int
-    """Given out by Paddle's allocator in host memory."""
+    """Host memory allocated by Paddle."""
     resident: int
-    """Resident memory of the whole process, as Linux counts it."""
+    """Resident memory of the whole process, as counted by Linux."""
 
 
 class TensorGauge:
@@ -90,7 +90,7 @@ def run_trial(path: str) -> dict[str, Peak]:
 
 
 def run_offline_trial(path: str, trainer: str) -> dict[str, Peak]:
-    """Do the same with the offline ``trainer``; an iteration is an update."""
+    """Do the same as ``run_trial`` with the offline ``trainer``; an iteration is an update."""
     _return_freed_memory()
     parsed = TRAINERS[trainer].parse([path])
     recorder = PhaseRecorder()
@@ -101,7 +101,7 @@ def run_offline_trial(path: str, trainer: str) -> dict[str, Peak]:
 
 
 def constant_reward(inputs: list[Any], responses: list[str], labels: list[Any]) -> list[float]:
-    """Return a reward for each response, where no reward model is part of the run."""
+    """Return a reward for each response, for runs without a reward model."""
     return [float(index % 2) for index in range(len(responses))]
 
 
@@ -113,7 +113,7 @@ def _return_freed_memory() -> None:
 
 
 def _full_samples(parsed: Parsed, *, batch_ranks: int) -> list[dict[str, Any]]:
-    """Return the samples of an update for any objective, every row of full length, with a prompt of one token."""
+    """Return full-length samples for one update of any objective, with prompts of one token."""
     training, length = parsed.training, parsed.data.max_length
     generator = np.random.default_rng(training.seed)
     count = training.per_device_train_batch_size * training.gradient_accumulation_steps * batch_ranks
@@ -128,7 +128,7 @@ def _full_samples(parsed: Parsed, *, batch_ranks: int) -> list[dict[str, Any]]:
 
 
 def _full_data(parsed: Parsed, plan: RowPlan) -> OnPolicyData:
-    """Return random prompts as long as the responses leave room for, and supervised rows of full length."""
+    """Return random prompts as long as the responses allow, and supervised rows of full length."""
     generator = np.random.default_rng(parsed.training.seed)
     length, response = parsed.data.max_length, parsed.generation.max_dec_len
 

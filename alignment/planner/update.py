@@ -1,4 +1,4 @@
-"""What gradients and activations need at the moments of an update of one model that the fullest one is among."""
+"""Bytes of gradients and activations at the moments of a model's update that may be the peak."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class UpdateMoment(NamedTuple):
     gradients: int
     activations: int
     gathered: int = 0
-    """Weights that sharding stage 3 has whole."""
+    """Weights gathered by sharding stage 3."""
 
 
 def update_moments(model: Placed) -> list[UpdateMoment]:
-    """Return the moments of the passes and of the step."""
+    """Return the moments of the passes and of the optimizer's step."""
     job, batches = model.job, model.job.micro_batches
     step = model.one_pass(job.rows_per_batch)
     moments = []
@@ -41,7 +41,7 @@ def update_moments(model: Placed) -> list[UpdateMoment]:
 
 
 def _in_flight(model: Placed, batches: int) -> int:
-    """Return how many micro-batches this stage's chunks hold for their backward passes at most."""
+    """Return the most micro-batches that this stage's chunks hold for their backward passes."""
     layout = model.layout
     if layout.virtual_stages == 1:
         return min(batches, layout.pipeline - model.stage)
@@ -55,7 +55,7 @@ def _in_flight(model: Placed, batches: int) -> int:
 
 
 def _loads(batches: int, in_flight: int) -> list[tuple[int, bool]]:
-    """Return (micro-batches in flight, whether no gradient has come yet) where both together may be the most."""
+    """Return the pairs (micro-batches in flight, whether no gradient exists yet) that may be the peak."""
     if batches > in_flight:
         return [(in_flight, False)]
     return [(in_flight, True), *([(in_flight - 1, False)] if in_flight > 1 else [])]
@@ -78,7 +78,7 @@ def _pass_moments(
     layer = step.making_gradient(last * item, gradients.arriving(last, is_first=is_first))
     come = model.head_elements * FLOAT if is_first and not gradients.sections else before
     yield UpdateMoment("last layer", come, kept + max(step.going_back, layer), model.whole_unit)
-    yield UpdateMoment("weights of a layer come", come, kept + 2 * step.boundary, model.gathering)
+    yield UpdateMoment("layer gathered", come, kept + 2 * step.boundary, model.gathering)
     if gradients.sections:
         yield from _section_moments(model, step, in_flight, before)
     else:
@@ -91,7 +91,7 @@ def _last_weight(model: Placed) -> int:
 
 
 def _section_moments(model: Placed, step: Pass, in_flight: int, before: int) -> Iterator[UpdateMoment]:
-    """Yield the moments at which a section's gradients are complete: its layers and those after it keep nothing."""
+    """Yield the moments at which a section's gradients are complete, so its layers and later ones keep nothing."""
     left = max(model.layers)
     sums = max(before, model.held.rows * FLOAT)
     for section in model.gradients.sections:
@@ -101,7 +101,7 @@ def _section_moments(model: Placed, step: Pass, in_flight: int, before: int) -> 
 
 
 def _first_layer_moments(model: Placed, step: Pass, is_first: bool) -> Iterator[UpdateMoment]:
-    """Yield the moments at which the layer nearest the embedding, and the embedding, go back."""
+    """Yield the moments of the backward pass of the first layer and of the embedding."""
     gradients = model.gradients
     embedding = model.held.size_of(EMBEDDING) if model.stage == 0 else 0
     last = _last_weight(model)

@@ -1,7 +1,7 @@
-"""Log-probabilities, entropies and the likeliest token where each process has the logits of a part of the vocabulary.
+"""Log-probs, entropies and the likeliest token when the vocabulary is split over processes.
 
-Logits are never gathered. With L_r the log sum of exponentials over the tokens of process r, two messages of a few
-numbers for each token give L = log sum_r exp(L_r), the target's logit and the expected logit.
+Logits are never gathered. With L_r the log-sum-exp over the tokens of process r, two messages of a few numbers per
+token give L = log sum_r exp(L_r), the target's logit and the expected logit.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from alignment.parallel.comms.group import Group
 
 @dataclass(frozen=True, slots=True)
 class VocabularyShare:
-    """Which tokens this process has logits of: as many as its logits have columns, from ``first`` on."""
+    """The tokens whose logits this process has: from ``first`` on, as many as its logits have columns."""
 
     group: Group
     first: int
 
     def columns_of(self, tokens: paddle.Tensor, columns: int) -> tuple[paddle.Tensor, paddle.Tensor]:
-        """Return (column of each of ``tokens`` [T], True where this process has it); others get column 0."""
+        """Return (column [T] of each of ``tokens`` [T], whether this process has it [T]); others get column 0."""
         own = tokens - self.first
         held = paddle.logical_and(own >= 0, own < columns)
         return paddle.where(held, own, paddle.zeros_like(own)), held
@@ -53,7 +53,7 @@ def split_logprobs(
 
 
 def split_argmax(logits: paddle.Tensor, share: VocabularyShare) -> paddle.Tensor:
-    """Return the likeliest token [T] int64 of logits [T, v], this process's part; of equal ones the first."""
+    """Return the likeliest token [T] int64 for logits [T, v], this process's part; ties give the first token."""
     highest = logits.max(axis=-1)
     best = share.group.max_(highest.clone(), "argmax")
     tokens = logits.argmax(axis=-1) + share.first
@@ -62,9 +62,9 @@ def split_argmax(logits: paddle.Tensor, share: VocabularyShare) -> paddle.Tensor
 
 
 def _log_totals(logits: paddle.Tensor, softmax: paddle.Tensor) -> paddle.Tensor:
-    """Return log sum exp(l) [T] of l [T, v] as l - log p of the likeliest token, whose p is never rounded to zero."""
+    """Return log sum exp(l) [T] of l [T, v] as l - log p of the likeliest token, whose p never rounds to zero."""
     likeliest = paddle.stack([paddle.arange(logits.shape[0]), paddle.argmax(logits, axis=-1)], axis=-1)
-    # Paddle's softmax on a CPU hides NaN and infinity; the sum of the row times 0 keeps them.
+    # Paddle's softmax on a CPU hides NaN and infinity; adding the row's sum times 0 keeps them.
     damage = logits.sum(axis=-1) * 0
     return paddle.gather_nd(logits, likeliest) - paddle.log(paddle.gather_nd(softmax, likeliest)) + damage
 
@@ -124,7 +124,7 @@ class _SplitLogprobs(PyLayer):
 def _combine(
     own_totals: paddle.Tensor, picked: paddle.Tensor, expected: paddle.Tensor, group: Group
 ) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
-    """Return (log sum exp, target logit, expected logit) [T] over the whole vocabulary, from each process's."""
+    """Return (log-sum-exp, target logit, expected logit), each [T], of the whole vocabulary from each process's."""
     highest = group.max_(own_totals.clone(), "log totals")
     weights = paddle.exp(own_totals - highest)
     sums = group.sum_(paddle.stack([weights, picked, weights * expected]), "log totals")

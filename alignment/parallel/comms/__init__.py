@@ -1,1 +1,1 @@
-"""Messages between processes: groups, watched and counted, on CPU and GPU."""
+"""Communication between processes, on CPU and GPU, with timeouts and traffic counts."""

@@ -1,14 +1,14 @@
-"""Completes Paddle's CPU process groups (gloo), so that every layout runs on a laptop; nothing here touches a GPU.
+"""Fix Paddle's CPU process groups (gloo) so that every layout runs without GPUs; GPU groups are not touched.
 
-Three faults of Paddle 3.3 are put right, all only for the gloo backend:
+Paddle 3.3 has three bugs with the gloo backend:
 
-- All sub-groups meet under the same keys of the one global store, so with four ranks they read each other's addresses
-  and hang. Here each sub-group gets a store of its own.
-- Send and receive count their messages per process, which diverges between ranks in a group of more than two. Here two
-  ranks that talk get a group of their own (``PairGroups``).
-- A rank that comes 30 seconds late breaks the group. Here the others wait longer (``gloo_patience``).
+- All subgroups rendezvous under the same keys of one global store, so with four ranks they read each other's addresses
+  and hang. Here each subgroup gets its own store.
+- Send and receive number their messages per process, which diverges between ranks in a group of more than two. Here
+  every pair of ranks that exchange messages gets its own group (``PairGroups``).
+- A rank that is 30 seconds late breaks the group. Here the others wait longer (``gloo_patience``).
 
-This is the one place that replaces a framework function at run time.
+No other module replaces a framework function at run time.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ _FIRST_PAIR_ID = 1_000_000
 
 
 class PrivateStores:
-    """Makes ``new_group`` on a CPU meet in a store of its own; ``host`` is this machine's address for the others.
+    """Makes each gloo group rendezvous in its own store; ``host`` is this machine's address as others reach it.
 
-    Operations and meetings wait ``patience`` seconds; more than the guard's limit, whose message says more.
+    Operations and rendezvous time out after ``patience`` seconds, which should exceed the guard's limit: its message
+    says more.
     """
 
     def __init__(self, host: str, *, patience: float) -> None:
@@ -42,7 +43,7 @@ class PrivateStores:
         collective._new_process_group_impl = self._create_group
 
     def _create_group(self, backend: str, store: Any, rank: int, world_size: int, *rest: Any, **named: Any) -> Any:
-        """Stand in for the framework's function, which has ``group_id`` as its seventh argument."""
+        """Replace the framework's function, whose seventh argument is ``group_id``."""
         group_id = named.get("group_id", rest[2] if len(rest) > 2 else 0)
         if backend == "gloo" and group_id != 0:
             store = self.open_store(store, f"alignment/gloo/{group_id}", is_owner=rank == 0)
@@ -52,15 +53,15 @@ class PrivateStores:
         return group
 
     def adopt_world(self, rank: int, world_size: int) -> None:
-        """Give the group of all processes, which the framework makes by itself, the patience of the others."""
+        """Set the timeout of the world group, which the framework creates by itself."""
         wait_longer(0, self._patience, rank=rank, size=world_size)
 
     def create_pair(self, index: int, group_id: int) -> Any:
-        """Return a process group of two ranks, of which this one is ``index`` (0 or 1)."""
+        """Return a process group of two ranks, in which this process has rank ``index`` (0 or 1)."""
         return self._create_group("gloo", collective._default_store, index, 2, "", None, _FIRST_PAIR_ID + group_id)
 
     def open_store(self, meeting: Any, key: str, *, is_owner: bool) -> Any:
-        """Return a new store that its owner starts and the others find through ``meeting`` under ``key``."""
+        """Return a new store, which its owner starts and the others find in the store ``meeting`` under ``key``."""
         if is_owner:
             store, port = _start_store(self._host, self._patience)
             meeting.set(key, f"{self._host}:{port}".encode())
@@ -73,14 +74,14 @@ class PrivateStores:
 
 
 class PairGroups:
-    """Process groups of two ranks each, made when they first talk. Both sides must come to it, in the same order."""
+    """Process groups of two ranks, created at their first message; both sides must create theirs in the same order."""
 
     def __init__(self, stores: PrivateStores, *, rank: int, world_size: int) -> None:
         self._stores, self._rank, self._world_size = stores, rank, world_size
         self._groups: dict[int, Any] = {}
 
     def send(self, tensor: paddle.Tensor, peer: int) -> None:
-        """Send ``tensor`` to the world rank ``peer`` and wait until it is taken."""
+        """Send ``tensor`` to the world rank ``peer`` and wait until it is received."""
         self._with(peer).send(tensor, int(peer > self._rank), True).wait()
 
     def receive(self, tensor: paddle.Tensor, peer: int) -> None:
@@ -95,13 +96,13 @@ class PairGroups:
 
 
 def _start_store(host: str, patience: int) -> tuple[Any, int]:
-    """Return (a store served from this process, its port); a port that was taken meanwhile is tried anew."""
+    """Return (a store served by this process, its port); retry with another port if the chosen one gets taken."""
     for attempt in range(20):
         with socket.socket() as probe:
             probe.bind(("", 0))
             port = probe.getsockname()[1]
         try:
-            # One worker: the constructor must not wait for the others, who do not know the port yet.
+            # A world of one: the constructor must not wait for the others, which do not know the port yet.
             return core.TCPStore(host, port, True, 1, patience), port
         except Exception:
             if attempt == 19:

@@ -1,8 +1,7 @@
-"""Lets gloo's operations wait longer than 30 seconds for a process that comes late.
+"""Raise gloo's timeout of 30 seconds for processes that are late.
 
-Gloo gives up after 30 seconds and closes the connection. Its library can be told to wait longer, but Paddle offers no
-way to do so, so this calls the library's own function on the group's context. Every step is checked first: where a
-symbol or a number is not as expected (another version of Paddle), the 30 seconds stay.
+Paddle has no setting for it, so this calls gloo's own function on the group's context. Every step is checked first: if
+a symbol or a value is not as expected (another version of Paddle), the timeout stays at 30 seconds.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _SYMBOLS = {
 
 @dataclass(frozen=True, slots=True)
 class _Library:
-    """What is used of Paddle's library: two addresses and four functions."""
+    """The two addresses and four functions of Paddle's library that are used here."""
 
     manager: int
     context_class: int
@@ -37,7 +36,7 @@ class _Library:
 
 
 class _ShortString(ctypes.Structure):
-    """A C++ string of at most 15 characters, as libstdc++ lays it out."""
+    """A C++ string of at most 15 characters in libstdc++'s layout."""
 
     _fields_ = [("data", ctypes.c_void_p), ("size", ctypes.c_size_t), ("text", ctypes.c_char * 16)]
 
@@ -49,9 +48,9 @@ class _Communicator(ctypes.Structure):
 
 
 def wait_longer(group_id: int, seconds: float, *, rank: int, size: int) -> bool:
-    """Let operations of the group ``group_id`` wait ``seconds``; return False where that cannot be done.
+    """Set the timeout of the group ``group_id`` to ``seconds``; return False if that is not possible.
 
-    ``rank`` and ``size`` are those of this process in the group, to be sure that it is the right one.
+    ``rank`` and ``size`` are this process's in the group, to check that it is the right one.
     """
     library = _load()
     if library is None:
@@ -64,7 +63,7 @@ def wait_longer(group_id: int, seconds: float, *, rank: int, size: int) -> bool:
     found = _Communicator.from_address(library.get(library.manager, ctypes.byref(key)))
     if (found.rank, found.size) != (rank, size) or not found.context:
         return False
-    # An object begins with the address of its class's table, behind the two words that head it.
+    # A C++ object begins with a pointer into its class's vtable, just after the vtable's two header words.
     if ctypes.c_void_p.from_address(found.context).value != library.context_class + 16:
         return False
     milliseconds = int(seconds * 1000)
@@ -74,7 +73,7 @@ def wait_longer(group_id: int, seconds: float, *, rank: int, size: int) -> bool:
 
 @cache
 def _load() -> _Library | None:
-    """Return what is needed of Paddle's library, or None where something is missing."""
+    """Return the handles into Paddle's library, None if any is missing."""
     import paddle
 
     try:

@@ -1,6 +1,6 @@
-"""Every message between processes goes through a ``Group``: counted, guarded, and the same on CPU and GPU.
+"""Groups of processes: all communication goes through a ``Group``, which counts and guards it, on CPU and GPU alike.
 
-In a group of one process every operation returns what it was given.
+In a group of one process every operation returns its argument.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Group:
         handle: Any = None,
         link: Link | None = None,
     ) -> None:
-        """``ranks`` are world ranks in order, ``rank`` is this process's, ``handle`` Paddle's group."""
+        """``ranks`` are the members' world ranks in order, ``rank`` is this process's, ``handle`` is Paddle's group."""
         self.name = name
         self.ranks = tuple(ranks)
         self.index = self.ranks.index(rank)
@@ -50,7 +50,7 @@ class Group:
         return self.index == self.size - 1
 
     def sum_(self, tensor: paddle.Tensor, what: str = "") -> paddle.Tensor:
-        """Add ``tensor`` over the group, in place."""
+        """Sum ``tensor`` over the group, in place."""
         return self._reduce(tensor, dist.ReduceOp.SUM, what)
 
     def max_(self, tensor: paddle.Tensor, what: str = "") -> paddle.Tensor:
@@ -58,7 +58,7 @@ class Group:
         return self._reduce(tensor, dist.ReduceOp.MAX, what)
 
     def gather(self, tensor: paddle.Tensor, what: str = "") -> list[paddle.Tensor]:
-        """Return everyone's ``tensor`` in the order of the group; all have one shape."""
+        """Return the ``tensor`` of every member in group order; all must have the same shape."""
         if self.size == 1:
             return [tensor]
         parts: list[paddle.Tensor] = [paddle.empty_like(tensor) for _ in self.ranks]
@@ -70,7 +70,7 @@ class Group:
         """Return this process's part [...] of the sum of ``tensor`` [size, ...] over the group."""
         if self.size == 1:
             return tensor[0]
-        # gloo has no reduce_scatter; a sum costs it twice the bytes.
+        # gloo has no reduce_scatter; all_reduce sends twice the bytes.
         if self._link.is_gloo:
             return self.sum_(tensor.clone(), what)[self.index].clone()
         part = paddle.empty(tensor.shape[1:], tensor.dtype)
@@ -79,7 +79,7 @@ class Group:
         return part
 
     def start_reduce_scatter(self, tensor: paddle.Tensor, what: str = "") -> Callable[[], paddle.Tensor]:
-        """Begin ``reduce_scatter`` and return what waits for it and gives the part; on a CPU it is done at once."""
+        """Start ``reduce_scatter`` and return a function that waits for the part; on a CPU this completes at once."""
         if self.size == 1 or self._link.is_gloo:
             part = self.reduce_scatter(tensor, what)
             return lambda: part
@@ -89,14 +89,14 @@ class Group:
         return lambda: (task.wait(), part)[1]
 
     def broadcast_(self, tensor: paddle.Tensor, source: int, what: str = "") -> paddle.Tensor:
-        """Fill ``tensor`` with that of the member ``source`` (an index in the group), in place."""
+        """Overwrite ``tensor`` with that of the member ``source`` (an index in the group)."""
         if self.size > 1:
             sent = _bytes(tensor) * (self.size - 1) if source == self.index else 0
             self._run("broadcast", what, sent, dist.broadcast, tensor, self.ranks[source])
         return tensor
 
     def gather_objects(self, value: Any, what: str = "") -> list[Any]:
-        """Return everyone's ``value`` (anything picklable) in the order of the group."""
+        """Return the picklable ``value`` of every member in group order."""
         if self.size == 1:
             return [value]
         values: list[Any] = []
@@ -109,7 +109,7 @@ class Group:
         return self.gather_objects(value if source == self.index else None, what)[source]
 
     def barrier(self, what: str = "") -> None:
-        """Wait until every member is here."""
+        """Wait until every member has called this."""
         self.sum_(paddle.zeros([1]), what or "barrier")
 
     def send(self, tensor: paddle.Tensor, target: int, what: str = "") -> None:
@@ -122,7 +122,7 @@ class Group:
 
     def _reduce(self, tensor: paddle.Tensor, operation: Any, what: str) -> paddle.Tensor:
         if self.size > 1:
-            # A ring moves each byte twice, less the share that stays.
+            # A ring all-reduce sends every byte twice, except this process's own share.
             sent = 2 * _bytes(tensor) * (self.size - 1) // self.size
             self._run("all_reduce", what, sent, dist.all_reduce, tensor, operation)
         return tensor
@@ -136,7 +136,7 @@ class Group:
 
 
 class Link:
-    """What all groups of a process share: the transport's kind, point-to-point messages, accounts and guard."""
+    """What all groups of a process share: the kind of transport, point-to-point messages, traffic counts and guard."""
 
     def __init__(self, *, is_gloo: bool, pairs: PairGroups | None, guard: Guard, traffic: Traffic) -> None:
         self.is_gloo = is_gloo
@@ -145,7 +145,7 @@ class Link:
         self._pairs = pairs
 
     def send(self, tensor: paddle.Tensor, peer: int, what: str) -> None:
-        """Send ``tensor`` to the world rank ``peer``; on a CPU this waits until it is taken."""
+        """Send ``tensor`` to the world rank ``peer``; on a CPU this waits until it is received."""
         with self.guard.during(f"send to rank {peer} ({what})") as operation, paddle.no_grad():
             source = tensor.detach().contiguous()
             if self._pairs is not None:
@@ -155,7 +155,7 @@ class Link:
         self.traffic.add(what.partition(" ")[0], "send", _bytes(tensor))
 
     def receive(self, shape: Sequence[int], dtype: Any, peer: int, what: str) -> paddle.Tensor:
-        """Return what the world rank ``peer`` sends: a tensor of ``shape``."""
+        """Return the tensor of ``shape`` that the world rank ``peer`` sends."""
         tensor = paddle.empty(list(shape), dtype)
         with self.guard.during(f"receive from rank {peer} ({what})") as operation, paddle.no_grad():
             if self._pairs is not None:
@@ -165,7 +165,7 @@ class Link:
         return tensor
 
     def queued(self, task: Any) -> Any:
-        """Return ``task`` where the call has only queued the operation (on a GPU), None where it is done."""
+        """Return ``task`` if the call only queued the operation (on a GPU), None if it is done (on a CPU)."""
         return None if self.is_gloo else task
 
 

@@ -1,4 +1,4 @@
-"""Which operation between processes is going on, so that a failure can name it and none lasts for ever."""
+"""Track the current communication operation, so that failures name it and none hangs forever."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from alignment.errors import UserError
 from alignment.parallel.comms.watch import ActivityBoard, Task, Watch
 
 DEFAULT_LIMIT = 600.0
-"""Seconds one operation between processes may take."""
+"""Default limit in seconds for one operation between processes."""
 _DYING_SECONDS = 1.0
-"""How long a process may take to die after it has closed its connections."""
+"""How long a process may take to end after closing its connections."""
 BOARDS: list[ActivityBoard] = []
-"""The boards this process writes on: one, when it runs with others."""
+"""The boards this process writes on: one if it runs with others."""
 
 
 class CommunicationError(UserError):
-    """A message between processes failed or never came."""
+    """Communication between processes failed or timed out."""
 
 
 class Guard:
-    """Names this process and its present operation; turns failures of the transport into one message.
+    """Tracks this process's current operation and turns failures of the transport into one message.
 
-    An operation beyond the limit ends the process with status 75, because no exception can reach code that waits
-    inside the transport.
+    If an operation exceeds the limit, the process exits with status 75, because no exception can reach code that is
+    blocked inside the transport.
     """
 
     def __init__(self, place: str, *, limit: float = DEFAULT_LIMIT) -> None:
-        """``place`` says who this is, for example ``rank 3 (stage 1, tensor 0, batch 1)``; ``limit`` is in seconds."""
+        """``place`` names this process, such as ``rank 3 (stage 1, tensor 0, batch 1)``; ``limit`` is in seconds."""
         self.place = place
         self.watch = Watch(place, limit=limit)
 
     def use(self, board: ActivityBoard) -> None:
-        """Write every operation on ``board``, where the processes of this machine see it."""
+        """Show every operation on ``board``, where the other processes of this machine can read it."""
         self.watch.board = board
         BOARDS.append(board)
 
     def during(self, operation: str) -> _Operation:
-        """Return a context for one operation, for example ``all_reduce over ranks 0, 1 (gradients)``; not nested."""
+        """Return a context for one operation such as ``all_reduce over ranks 0, 1 (gradients)``; do not nest them."""
         return _Operation(self, operation)
 
 
@@ -50,7 +50,7 @@ class _Operation:
     def __init__(self, guard: Guard, name: str) -> None:
         self._guard, self._name = guard, name
         self.task: Task | None = None
-        """Set it where the operation goes on after the call: it then ends when the task has completed."""
+        """Set this if the operation continues after the call: it then lasts until the task has completed."""
 
     def __enter__(self) -> _Operation:
         self._guard.watch.enter(self._name)
@@ -62,7 +62,7 @@ class _Operation:
             raise CommunicationError(f"{self._guard.place}: {self._name} failed: {self._explain(error)}") from error
 
     def _explain(self, error: BaseException) -> str:
-        """Return who is missing, and the last line of the transport's message without its place in the source."""
+        """Return which ranks have ended, and the last line of the transport's message without its source location."""
         lines = str(error).strip().splitlines() or [type(error).__name__]
         board = self._guard.watch.board
         gone = board.gone(within=_DYING_SECONDS) if board is not None else []
@@ -74,9 +74,9 @@ class _Operation:
 
 
 def leave_cause(error: BaseException) -> None:
-    """Let the others of this machine say what ended this process: they only see that it is gone.
+    """Record on the boards what ended this process, so that the others of this machine can report it.
 
-    An error that is itself one of communication is no cause.
+    A communication error is not recorded: it is a consequence.
     """
     text = f"{type(error).__name__}: {error}" if not isinstance(error, UserError) else f"error: {error}"
     if not isinstance(error, CommunicationError):

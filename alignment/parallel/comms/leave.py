@@ -1,4 +1,4 @@
-"""The end of a process of a layout."""
+"""End a process that is one of several."""
 
 from __future__ import annotations
 
@@ -9,23 +9,22 @@ from typing import NoReturn
 
 
 def end_quietly() -> None:
-    """Let signals end this process without the page of C++ that Paddle's handler prints: the launcher sends them.
+    """Disable Paddle's signal handler, which prints a C++ stack trace even for the launcher's signals.
 
-    A fault (SIGILL, SIGSEGV, SIGBUS, ...) still says what it is and at which line of Python it happened.
+    A fault (SIGILL, SIGSEGV, SIGBUS, ...) still reports its kind and the Python line.
     """
     import paddle
 
     paddle.disable_signal_handler()
-    # Paddle's handler stood in place of this one; switching on what is on changes nothing.
+    # Paddle's handler had replaced this one; enabling it again needs disabling it first.
     faulthandler.disable()
     faulthandler.enable(file=sys.__stderr__ or 2, all_threads=False)
 
 
 def leave(status: int, *, together: bool) -> NoReturn:
-    """End this process with ``status``; ``together``: all processes end here, and wait for each other.
+    """End this process with ``status``; with ``together`` all processes call this and wait for each other.
 
-    Process groups are not taken apart: their destructors were seen to abort at exit, after everything that matters
-    was written.
+    Destructors of process groups are skipped: they have been seen to abort at exit.
     """
     dist = sys.modules.get("paddle.distributed")
     if dist is None or not dist.is_initialized() or dist.get_world_size() == 1:

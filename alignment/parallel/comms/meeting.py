@@ -1,4 +1,4 @@
-"""How the processes of a run find each other: the launcher's variables, checked, and a limit on the wait for all."""
+"""Read the launcher's variables, and limit the time for the processes of a run to find each other."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from alignment.parallel.comms.guard import CommunicationError
 
 _COUNT, _RANK, _ENDPOINT = "PADDLE_TRAINERS_NUM", "PADDLE_TRAINER_ID", "PADDLE_CURRENT_ENDPOINT"
 _PLACES = ("PADDLE_MASTER", "PADDLE_TRAINER_ENDPOINTS", "MASTER_ADDR")
-"""Each says where to meet."""
+"""Each of these says where to meet."""
 _NAMES = (_COUNT, _RANK, _ENDPOINT, *_PLACES)
 _ADVICE = (
     "Start several processes with python -m paddle.distributed.launch, which sets these variables; for one process "
     "unset them"
 )
-# Paddle meets with Python's lock held, so that no thread of the process itself could watch.
+# Paddle holds the GIL while it waits for the others, so another process has to watch, not a thread.
 _WATCHER = """
 import os, sys, time
 parent, seconds, message, numbers = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3], sys.argv[4:]
@@ -37,12 +37,12 @@ for number in numbers:
 
 
 def read_world(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
-    """Return (world size, rank) as ``paddle.distributed.launch`` states them; UserError where it states half of it."""
+    """Return (world size, rank) as set by ``paddle.distributed.launch``; UserError if they are wrong or incomplete."""
     size, rank = (_read_number(environment, name, default) for name, default in ((_COUNT, "1"), (_RANK, "0")))
     if size < 1 or not 0 <= rank < max(size, 1):
         raise UserError(
-            f"{_describe(environment)} in the environment: {_RANK} counts the processes from 0, and {_COUNT} is how "
-            f"many they are. {_ADVICE}"
+            f"{_describe(environment)} in the environment: {_RANK} counts the processes from 0, and {_COUNT} is their "
+            f"number. {_ADVICE}"
         )
     if size == 1:
         return 1, 0
@@ -59,9 +59,9 @@ def read_world(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def meeting(place: str, *, limit: float) -> Iterator[None]:
-    """Meet the other processes inside; whatever fails there names the variables that led here.
+    """Context for joining the other processes; errors inside are raised with the launcher's variables.
 
-    After ``limit`` seconds the process ends by SIGALRM, with one message that another process writes.
+    After ``limit`` seconds a watcher process writes one message and ends this one by SIGALRM.
     """
     said = f"the processes of this run did not all meet. {_describe(os.environ)}. {_ADVICE}"
     message = f"error: {place}: within {limit:g} s (distributed_timeout) {said}\n"
@@ -85,7 +85,7 @@ def _read_number(environment: Mapping[str, str], name: str, default: str) -> int
     try:
         return int(value)
     except ValueError as error:
-        raise UserError(f"{name}={value!r} in the environment is no whole number. {_ADVICE}") from error
+        raise UserError(f"{name}={value!r} in the environment is not an integer. {_ADVICE}") from error
 
 
 def _describe(environment: Mapping[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""Signals that ask a run to end (SIGTERM, Ctrl-C): noted while it trains, acted on when the update has ended."""
+"""Handle signals that ask a run to stop (SIGTERM, Ctrl-C): finish the current update first."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupted(BaseException):
-    """A signal ends this run. No Exception, so that nothing on the way takes it for a failure of its own."""
+    """A signal ends this run. Not an Exception, so that no handler takes it for a failure."""
 
     def __init__(self, number: int, said: str = "", *, agreed: bool = False) -> None:
-        """``said`` is the one line for the user; ``agreed``: every process of the run ends at this same place."""
+        """``said`` is the line for the user; ``agreed``: every process of the run stops at this same point."""
         super().__init__(said)
         self.number = number
         self.agreed = agreed
 
     @property
     def status(self) -> int:
-        """The exit status that shells give a process which a signal has ended: 143 for SIGTERM, 130 for SIGINT."""
+        """The exit status by shell convention: 143 for SIGTERM, 130 for SIGINT."""
         return 128 + self.number
 
     def __str__(self) -> str:
@@ -31,25 +31,25 @@ class Interrupted(BaseException):
 
 
 class StopSignals:
-    """What this process was asked for by signals.
+    """Receives the signals that ask this process to stop.
 
-    Inside ``caught`` a signal raises Interrupted. Inside ``deferred`` it is only noted: ``number`` says which it was,
-    and whoever looks there ends the run. A second Ctrl-C ends it at once; a repeated SIGTERM changes nothing, because
+    Inside ``caught`` a signal raises Interrupted. Inside ``deferred`` it is only recorded in ``number``, and the code
+    that checks it ends the run. A second Ctrl-C ends the run at once; a repeated SIGTERM has no effect, because
     launchers send several.
     """
 
     def __init__(self) -> None:
         self.number = 0
-        """The signal that was noted; 0: none."""
+        """The recorded signal; 0: none."""
         self._until = ""
-        """What is finished before a noted signal counts; empty: nothing is."""
+        """What is finished before a recorded signal takes effect; empty: signals are not deferred."""
         self._is_caught = False
         self._is_ending = False
         self._process = os.getpid()
 
     @contextlib.contextmanager
     def caught(self) -> Iterator[None]:
-        """Take the signals inside, and put the handlers of before back; only the main thread can."""
+        """Handle signals inside, then restore the previous handlers; no effect outside the main thread."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -64,7 +64,7 @@ class StopSignals:
 
     @contextlib.contextmanager
     def deferred(self, until: str) -> Iterator[None]:
-        """Only note signals inside, and say that ``until`` is finished first."""
+        """Only record signals inside; the message for the user says that ``until`` will be finished first."""
         self._until = until
         self._break_system_calls(False)
         try:
@@ -74,14 +74,14 @@ class StopSignals:
             self._break_system_calls(True)
 
     def _break_system_calls(self, wanted: bool) -> None:
-        """Say whether a signal ends a system call that waits, which Paddle's stores take for a lost connection."""
+        """Set whether a signal interrupts a blocking system call, which Paddle's stores take for a lost connection."""
         if self._is_caught:
             for number in _SIGNALS:
                 signal.siginterrupt(number, wanted)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
-            # A child that was forked inherits this: its parent wants it to end.
+            # A forked child inherits this handler, but its parent's signal must simply end it.
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
@@ -93,5 +93,5 @@ class StopSignals:
         if not self.number:
             self.number = number
             again = "; press Ctrl-C again to end at once" if number == signal.SIGINT else ""
-            # Not print: the signal may have come in the middle of one.
+            # os.write, as print is not reentrant and the signal may have interrupted one.
             os.write(2, f"{signal.Signals(number).name}: {self._until} will be finished first{again}\n".encode())

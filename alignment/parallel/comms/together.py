@@ -1,4 +1,4 @@
-"""What fails in one process fails in all, with the same message: files that several processes write together."""
+"""Run work on several processes so that a failure in one is raised in all, with the same message."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ T = TypeVar("T")
 
 
 class RankFault(RuntimeError):
-    """A fault of the program in another process; the message holds its traceback."""
+    """A bug in another process; the message holds its traceback."""
 
 
 class Attempt:
-    """Work of this process between messages of all. After a failure the rest of it is skipped, while the messages go
-    on, so that nobody waits for this process in vain; ``settle`` then raises it everywhere.
+    """Runs this process's share of a joint task, whose processes also exchange messages.
+
+    After a failure the remaining actions are skipped, but the caller goes on exchanging messages, so that no process
+    waits in vain; ``settle`` then raises the failure everywhere.
     """
 
     def __init__(self, world: Group) -> None:
@@ -27,7 +29,7 @@ class Attempt:
         self._failure: Exception | None = None
 
     def run(self, action: Callable[..., T], *arguments: Any) -> T | None:
-        """Return ``action(*arguments)``, or None when it or an earlier action failed."""
+        """Return ``action(*arguments)``, or None if it or an earlier action failed."""
         if self._failure is not None:
             return None
         try:
@@ -39,17 +41,15 @@ class Attempt:
             return None
 
     def settle(self) -> None:
-        """Raise the failure of the first process that had one, in every process; one that is neither an OSError nor a
-        UserError is a RankFault in the others.
-        """
+        """Raise the first failed process's error in every process, in others as RankFault if it is a bug."""
         failures = self._world.gather_objects(self._message(), "did all succeed")
         for index, failure in enumerate(failures):
             if failure is not None:
-                # One's own still knows where it was raised.
+                # This process's own error still has its traceback.
                 raise self._failure if index == self._world.index else failure
 
     def _message(self) -> Exception | None:
-        """Return what the other processes raise; not every exception can travel as it is."""
+        """Return what the other processes raise; not every exception can be pickled."""
         if self._failure is None or isinstance(self._failure, (OSError, UserError)):
             return self._failure
         trace = "".join(traceback.format_exception(self._failure))
@@ -57,7 +57,7 @@ class Attempt:
 
 
 def everywhere(world: Group, action: Callable[..., T], *arguments: Any) -> T:
-    """Return ``action(*arguments)``, which every process calls; a failure anywhere is raised everywhere."""
+    """Return ``action(*arguments)``, run in every process; a failure in one is raised in all."""
     attempt = Attempt(world)
     result = attempt.run(action, *arguments)
     attempt.settle()
@@ -65,7 +65,7 @@ def everywhere(world: Group, action: Callable[..., T], *arguments: Any) -> T:
 
 
 def on_main(world: Group, action: Callable[..., T], *arguments: Any) -> T:
-    """Return what ``action(*arguments)`` returns, or raise what it raises, in the first process of ``world``."""
+    """Run ``action(*arguments)`` in the first process of ``world``; return its result, or raise its error, in all."""
     attempt = Attempt(world)
     result = attempt.run(action, *arguments) if world.is_first else None
     attempt.settle()

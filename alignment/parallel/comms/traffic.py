@@ -1,4 +1,4 @@
-"""Bytes that this process hands to others, by phase of the run and kind of message."""
+"""Count the bytes that this process sends, by phase of the run and kind of message."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class Traffic:
         self._calls: dict[tuple[str, str, str], int] = defaultdict(int)
 
     def add(self, group: str, operation: str, num_bytes: int) -> None:
-        """Count one message of ``num_bytes`` bytes that leave this process."""
+        """Count one message of ``num_bytes`` bytes sent by this process."""
         key = (self.phase, group, operation)
         self._bytes[key] += num_bytes
         self._calls[key] += 1
 
     @contextlib.contextmanager
     def during(self, phase: str) -> Iterator[None]:
-        """Count what is sent inside under ``phase``."""
+        """Count messages sent inside under ``phase``."""
         before, self.phase = self.phase, phase
         try:
             yield
@@ -35,7 +35,7 @@ class Traffic:
         return [(*key, self._calls[key], self._bytes[key]) for key in sorted(self._bytes)]
 
     def pop(self) -> dict[str, float]:
-        """Return ``traffic/PHASE_GROUP_mib``, what this process sent since the last ``pop``, and start anew."""
+        """Return ``traffic/PHASE_GROUP_mib``, the MiB sent since the last ``pop``, and reset the counts."""
         metrics: dict[str, float] = defaultdict(float)
         for phase, group, _, _, num_bytes in self.rows():
             metrics[f"traffic/{phase}_{group}_mib"] += num_bytes / 2**20
@@ -43,6 +43,6 @@ class Traffic:
         return dict(metrics)
 
     def clear(self) -> None:
-        """Start counting anew."""
+        """Reset the counts."""
         self._bytes.clear()
         self._calls.clear()

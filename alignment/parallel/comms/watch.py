@@ -1,4 +1,4 @@
-"""Ends a process whose operation with others does not end, and says what the others were doing."""
+"""End a process that hangs in communication, and report what the others were doing."""
 
 from __future__ import annotations
 
@@ -18,48 +18,48 @@ _EXIT_STATUS = 75
 """EX_TEMPFAIL of sysexits.h: try again later."""
 _PERIOD_SECONDS = 0.5
 _GRACE_SECONDS = 5.0
-"""How long an operation may last after another process has gone: the transport usually reports that by itself."""
+"""How long an operation may last after another process has ended: usually the transport reports that by itself."""
 _SLOT = struct.Struct("<Bd800s")
 _ABSENT, _BUSY, _WAITING, _FAILED = range(4)
 
 
 class ActivityBoard:
-    """What every process of this machine is doing, in memory they share; a slot survives its process.
+    """Shared memory that shows what each process of this machine is doing, even after the process has ended.
 
-    The processes of other machines have boards of their own and are absent here.
+    The processes of other machines have their own boards and are absent here.
     """
 
     def __init__(self, token: str, *, rank: int, world_size: int) -> None:
-        """Open the board that all who know ``token`` share."""
+        """Open the board shared by all processes with the same ``token``."""
         self._rank, self._world_size = rank, world_size
         self._path = Path(tempfile.gettempdir()) / f"alignment-{token}.board"
         self._file = os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600)
         os.ftruncate(self._file, _SLOT.size * world_size)
         self._slots = mmap.mmap(self._file, _SLOT.size * world_size)
-        # The system lets go of the lock when this process ends, however it ends.
+        # The system releases the lock when this process ends, however it ends.
         fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, rank)
 
     def hide(self) -> None:
-        """Remove the name of the file, once all have opened it: nothing is left behind by any end."""
+        """Unlink the file once all processes have opened it, so that no exit leaves it behind."""
         self._path.unlink(missing_ok=True)
 
     def write(self, waiting: bool, now: float, text: bytes) -> None:
-        """Say that this process is inside (``waiting``) or past the operation ``text`` since ``now``."""
+        """Show that at ``now`` this process began (``waiting``) or finished the operation ``text``."""
         _SLOT.pack_into(self._slots, self._rank * _SLOT.size, _WAITING if waiting else _BUSY, now, text)
 
     def fail(self, now: float, text: bytes) -> None:
-        """Leave the cause ``text`` behind: this process is about to end of it."""
+        """Record ``text`` as the cause of this process's end."""
         _SLOT.pack_into(self._slots, self._rank * _SLOT.size, _FAILED, now, text)
 
     def cause(self, rank: int) -> str:
-        """Return what ended the process of ``rank`` as it said itself, empty where it had no time to."""
+        """Return the recorded cause of the end of ``rank``, empty if it recorded none."""
         state, _, text = _SLOT.unpack_from(self._slots, rank * _SLOT.size)
         return text.rstrip(b"\0").decode("utf-8", "replace") if state == _FAILED else ""
 
     def gone(self, *, within: float = 0.0) -> list[int]:
-        """Return the ranks of this machine whose process has ended; wait ``within`` seconds for the first.
+        """Return the ranks of this machine whose process has ended; wait up to ``within`` seconds for the first.
 
-        A process that dies closes its connections first and lets go of its lock a moment later.
+        A dying process closes its connections first and releases its lock a moment later.
         """
         end = time.monotonic() + within
         while True:
@@ -69,7 +69,7 @@ class ActivityBoard:
             time.sleep(0.02)
 
     def describe(self, now: float) -> list[str]:
-        """Return one line for each other process of this machine."""
+        """Return one line per other process of this machine."""
         lines = []
         for rank in range(self._world_size):
             state, since, text = _SLOT.unpack_from(self._slots, rank * _SLOT.size)
@@ -85,11 +85,11 @@ class ActivityBoard:
         return lines
 
     def _is_gone(self, rank: int) -> bool:
-        """Return whether the process of ``rank``, which was here, has released its lock."""
+        """Return whether the process of ``rank`` was here and has released its lock."""
         if self._slots[rank * _SLOT.size] == _ABSENT:
             return False
         try:
-            # Shared: several may ask at the same time, and none must take another's question for the owner's lock.
+            # A shared lock, so that processes that ask at the same time do not take each other for the owner.
             fcntl.lockf(self._file, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, rank)
         except OSError:
             return False
@@ -98,7 +98,7 @@ class ActivityBoard:
 
 
 class Task(Protocol):
-    """What the transport says of an operation that goes on behind the host's back, on a device."""
+    """The transport's handle of an operation that runs on a device."""
 
     def is_completed(self) -> bool:
         """Return whether it is done."""
@@ -106,11 +106,11 @@ class Task(Protocol):
 
 
 class Watch:
-    """Looks twice a second at what this process is doing; ends it when one operation takes longer than ``limit``.
+    """A thread that checks twice a second, and ends the process if an operation takes longer than ``limit``.
 
-    On a device a call only queues the operation, and the host learns of a hang where it next waits for a result. So
-    an operation with a task goes on until the task has completed. Some calls that wait for a device hold Python's lock,
-    and this thread cannot run then: a timer of the interpreter, which needs no lock, ends the process in its place.
+    On a device a call only queues the operation, and the host hangs later, when it waits for a result. So an operation
+    with a task lasts until the task has completed. Some calls that wait for a device hold the GIL, so that this thread
+    cannot run: then faulthandler's timer, which does not need the GIL, ends the process.
     """
 
     def __init__(self, place: str, *, limit: float) -> None:
@@ -121,16 +121,16 @@ class Watch:
         self._prefix = place.encode() + b"\n"
         self._current: dict[int, tuple[str, float]] = {}
         self._queued: deque[tuple[str, float, Task]] = deque()
-        """Operations that were called and have not completed when last looked at."""
+        """Queued operations that had not completed at the last check."""
         threading.Thread(target=self._run, name="communication watch", daemon=True).start()
 
     def enter(self, operation: str) -> None:
-        """Start the clock of ``operation``, the only one of this thread."""
+        """Start timing ``operation``, the only one of this thread."""
         self._current[threading.get_ident()] = (operation, time.monotonic())
         self._show(operation, time.monotonic(), waiting=True)
 
     def leave(self, operation: str, task: Task | None = None) -> None:
-        """Stop the clock, or let it run until ``task`` has completed."""
+        """Stop timing now, or when ``task`` has completed."""
         _, since = self._current.pop(threading.get_ident())
         if task is not None and not task.is_completed():
             self._queued.append((operation, since, task))
@@ -138,7 +138,7 @@ class Watch:
             self._show(operation, time.monotonic(), waiting=False)
 
     def overdue(self, now: float) -> str:
-        """Return why this process has to end at the time ``now``, empty where it need not."""
+        """Return the message with which this process must end at the time ``now``, empty if it need not."""
         self._drop_completed()
         going_on = [*self._current.values(), *((operation, since) for operation, since, _ in self._queued)]
         if not going_on:
@@ -159,7 +159,7 @@ class Watch:
         )
 
     def _drop_completed(self) -> None:
-        """Forget the queued operations that are done. Only this thread takes from the queue, others add to it."""
+        """Drop queued operations that are done. Only this thread removes from the queue; others only append."""
         done = ""
         for _ in range(len(self._queued)):
             operation, since, task = self._queued.popleft()
@@ -180,7 +180,7 @@ class Watch:
             time.sleep(_PERIOD_SECONDS)
             message = self.overdue(time.monotonic())
             if message:
-                # Neither the lock of a stream nor an exit handler may hold this up.
+                # Bypass streams and exit handlers, which could block.
                 os.write(2, message.encode())
                 os._exit(_EXIT_STATUS)
             if self._queued:

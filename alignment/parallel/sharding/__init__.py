@@ -1,1 +1,1 @@
-"""Gradients, optimizer states and weights cut over the sharding processes (stages 1 to 3)."""
+"""Shard optimizer state, gradients and weights over processes (stages 1 to 3)."""

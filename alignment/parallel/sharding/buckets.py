@@ -1,6 +1,6 @@
-"""Parameters in flat buffers, so that a message carries many of them: [pieces, length], piece i for process i.
+"""Pack parameters into flat buffers [pieces, length], so that one message carries many; piece i is process i's.
 
-Every tensor is cut along its rows (``parts.even_cut``); pieces of uneven length are padded with zeros at their end.
+Every tensor is split along its rows (``parts.even_cut``); pieces are zero-padded to equal length.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ import paddle
 from alignment.architecture.parts import even_cut
 
 BUCKET_BYTES = 25 << 20
-"""A message this long already runs at the network's full speed, and the buffer is no burden."""
+"""Large enough for the network's full speed, small enough for the buffer not to matter."""
 
 
 @dataclass(frozen=True, eq=False)
 class RowBucket:
-    """Tensors of one dtype that travel together; what is handed in and out is keyed by their names."""
+    """Tensors of one dtype that are sent together; all mappings are by tensor name."""
 
     shapes: Mapping[str, tuple[int, ...]]
-    """Of this process's tensors, before they are cut into rows."""
+    """The shapes of this process's tensors before they are split into rows."""
     pieces: int
 
     @cached_property
     def length(self) -> int:
-        """Elements of a piece, padding included."""
+        """Elements per piece, padding included."""
         return max(self._size(index) for index in range(self.pieces))
 
     def rows(self, name: str, index: int) -> tuple[int, int]:
@@ -36,7 +36,7 @@ class RowBucket:
         return even_cut(self.shapes[name][0], self.pieces, index)
 
     def pack(self, tensors: Mapping[str, paddle.Tensor], dtype: str) -> paddle.Tensor:
-        """Return the whole ``tensors`` as [pieces, length]; zeros stand for those that are missing."""
+        """Return the unsplit ``tensors`` as [pieces, length], with zeros for missing ones."""
         whole = {name: tensor.reshape(self.shapes[name]) for name, tensor in tensors.items()}
         parts = [part for index in range(self.pieces) for part in self._flat_piece(whole, index)]
         return _concat(parts, dtype).reshape([self.pieces, self.length])
@@ -48,7 +48,7 @@ class RowBucket:
         return _concat([*parts, *_zeros(missing)], dtype)
 
     def split(self, piece: paddle.Tensor, index: int) -> dict[str, paddle.Tensor]:
-        """Return the rows in the ``piece`` [length] of process ``index``; a tensor it has no row of is left out."""
+        """Return the rows in the ``piece`` [length] of process ``index``, without tensors of which it has no rows."""
         found, offset = {}, 0
         for name, shape in self.shapes.items():
             start, stop = self.rows(name, index)
@@ -59,7 +59,7 @@ class RowBucket:
         return found
 
     def join(self, pieces: Sequence[paddle.Tensor]) -> dict[str, paddle.Tensor]:
-        """Return the whole tensors that the ``pieces`` of all processes make."""
+        """Return the unsplit tensors from the ``pieces`` of all processes."""
         split = [self.split(piece, index) for index, piece in enumerate(pieces)]
         return {name: paddle.concat([rows[name] for rows in split if name in rows]) for name in self.shapes}
 
@@ -79,11 +79,11 @@ class RowBucket:
 
 
 def make_buckets(parameters: Mapping[str, paddle.Tensor], *, pieces: int, limit: int = BUCKET_BYTES) -> list[RowBucket]:
-    """Cut ``parameters``, in their order, into buckets of one dtype and about ``limit`` bytes."""
+    """Group ``parameters``, in order, into buckets of one dtype and about ``limit`` bytes."""
     buckets: list[dict[str, tuple[int, ...]]] = []
     held, last = 0, None
     for name, parameter in parameters.items():
-        assert parameter.shape, f"{name} has no axis that could be cut"
+        assert parameter.shape, f"{name} has no axis to split"
         size = int(parameter.size) * parameter.element_size()
         if parameter.dtype != last or held + size > limit:
             buckets.append({})

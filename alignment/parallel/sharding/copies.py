@@ -1,4 +1,4 @@
-"""Parameters that several processes of one replica hold: their gradients become whole, and each is counted once."""
+"""Handle parameters replicated within one replica: sum their gradients, and count each parameter once."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from alignment.parallel.tensor.regions import sum_over_copies
 from alignment.parallel.topology import Topology
 
 _CHUNK = 1 << 22
-"""Elements that are squared at once in float64."""
+"""Elements squared at a time in float64."""
 
 
 class GradientCopies:
-    """Sums over the copies of a parameter inside a replica; all processes of the replica construct and call it."""
+    """Sums gradients over the copies of a parameter; all processes of a replica must create and call this together."""
 
     def __init__(
         self,
@@ -40,11 +40,11 @@ class GradientCopies:
         others = topology.replica.gather_objects(boxes, "parts")[: topology.replica.index]
         counts = topology.data.is_first
         self.owned = {name for name, box in boxes.items() if counts and all(o.get(name) != box for o in others)}
-        """The names that this process stands for when every parameter of the model is to be counted once; its peers
-        along ``sharding`` have the same, of which each counts its rows."""
+        """The parameters that this process counts, so that every parameter of the model is counted once; its peers
+        along ``sharding`` own the same names and each counts its own rows."""
 
     def complete(self, rows: dict[str, paddle.Tensor], parameters: Mapping[str, paddle.Tensor]) -> None:
-        """Replace gradients in ``rows`` by their sums over all copies; ``parameters`` are what they belong to."""
+        """Replace the gradients in ``rows`` by their sums over all copies; ``parameters`` are theirs by name."""
         groups: dict[int, dict[str, paddle.Tensor]] = defaultdict(dict)
         for name, copies in self._copies.items():
             if name in rows:
@@ -59,9 +59,7 @@ class GradientCopies:
                 rows[name] = self._sum_ends(mine)
 
     def _sum_ends(self, gradient: paddle.Tensor) -> paddle.Tensor:
-        """Return the sum over the first and the last stage; a sum over all stages would bring zeros to those between,
-        in a buffer of the embedding's size.
-        """
+        """Return the sum over the first and last stage only, to spare the others a buffer of the embedding's size."""
         line, what = self._pipeline, "tied gradient"
         if line.is_first:
             line.send(gradient, line.size - 1, what)

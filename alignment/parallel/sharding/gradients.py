@@ -1,7 +1,7 @@
-"""Gradients on their way from the backward pass to the rows that each process updates.
+"""Reduce gradients from the backward pass to the rows that each process updates.
 
-They are sums over all processes that see other rows of data, and are added up in float32 at least, over micro-batches
-and processes alike: a hundred bfloat16 gradients added in bfloat16 lose what is small.
+Gradients are summed over micro-batches and over all processes with other data, in float32 at least: adding a hundred
+bfloat16 gradients in bfloat16 would lose the small ones.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from alignment.parallel.sharding.units import Unit
 from alignment.parallel.topology import Topology
 
 _IN_FLIGHT = 2
-"""Reductions that may run beside the backward pass; each keeps its buffer."""
+"""How many reductions may overlap with the backward pass; each holds a buffer."""
 
 
 def wide_dtype(tensor: paddle.Tensor) -> str:
-    """Return the dtype in which ``tensor`` is summed and updated: float64 stays, all else is float32."""
+    """Return the dtype in which ``tensor`` is summed and updated: float64 for float64, else float32."""
     return "float64" if tensor.dtype == paddle.float64 else "float32"
 
 
 class GradientReducer:
-    """Takes every gradient out of the model as it arrives and leaves the sum of this process's rows.
+    """Takes every gradient out of the model as it is computed and provides the sums of this process's rows.
 
-    ``during_backward``: reduce as soon as a section of the model has its gradients, once a micro-batch, so that they
-    never exist for the whole model; otherwise once, in ``finish``. A section is a run of whole units, which follow
-    one another in every graph, so that all processes send its messages in the same order; inside a unit the order of
-    gradients may depend on the data.
+    With ``during_backward`` a section of the model is reduced as soon as its gradients are complete, once per
+    micro-batch, so that gradients of the whole model never exist at once; otherwise all are reduced in ``finish``. A
+    section is a run of whole units. Units follow each other in a fixed order, so all processes send messages in the
+    same order; within a unit the order of gradients may depend on the data.
     """
 
     def __init__(
@@ -45,9 +45,9 @@ class GradientReducer:
         during_backward: bool,
         arrived: Callable[[str], None] | None = None,
     ) -> None:
-        """``is_cut``: each process of ``topology.sharding`` gets its rows; else all get everything.
+        """``is_cut``: each process of ``topology.sharding`` gets its rows; otherwise all get everything.
 
-        ``arrived`` is called with the name of each gradient that was taken.
+        ``arrived`` is called with the name of each gradient taken.
         """
         self._parameters = dict(parameters)
         self._scatter: Group = topology.sharding if is_cut else ALONE
@@ -66,25 +66,25 @@ class GradientReducer:
 
     @property
     def buckets(self) -> list[RowBucket]:
-        """All buckets, in the order in which gradients come."""
+        """All buckets, in the order in which their gradients are computed."""
         return [bucket for section in self._sections for bucket in section.buckets]
 
     def held(self) -> Iterator[tuple[str, paddle.Tensor]]:
-        """Yield the gradients, and sums of them, that are kept until ``finish``."""
+        """Yield the gradients, and sums of gradients, held until ``finish``."""
         yield from self._pending.items()
         for bucket, piece in self._sums.items():
             yield f"sum of {next(iter(bucket.shapes))} and others", piece
 
     @paddle.no_grad()
     def _take(self, name: str, *_: object) -> None:
-        """Move the gradient of ``name`` here; called when the backward pass has added to it."""
+        """Take the gradient of ``name``; called after the backward pass has added to it."""
         parameter = self._parameters[name]
         if parameter.grad is None:
             return
-        # A view with a header of its own: clearing the parameter's gradient would empty a plain reference too.
+        # unsqueeze makes a separate view: clearing the parameter's gradient would empty a plain reference too.
         gradient = parameter.grad.detach().unsqueeze(0).astype(wide_dtype(parameter))
         parameter.clear_gradient(False)
-        # Not in place: its memory may be that of another gradient.
+        # Not in place: the memory may be shared with another gradient.
         self._pending[name] = self._pending[name] + gradient if name in self._pending else gradient
         self._seen.add(name)
         if self._arrived is not None:
@@ -95,7 +95,7 @@ class GradientReducer:
                 self._start(bucket)
 
     def _start(self, bucket: RowBucket) -> None:
-        """Begin to reduce what is pending of ``bucket``."""
+        """Start reducing the pending gradients of ``bucket``."""
         found = {name: self._pending.pop(name) for name in bucket.shapes if name in self._pending}
         packed = bucket.pack(found, wide_dtype(self._parameters[next(iter(bucket.shapes))]))
         del found
@@ -110,7 +110,7 @@ class GradientReducer:
 
     @paddle.no_grad()
     def finish(self) -> dict[str, paddle.Tensor]:
-        """Return the gradients of this process's rows and forget them; parameters without one are left out."""
+        """Return the gradients of this process's rows and reset; parameters without a gradient are left out."""
         seen, pending = self._agree()
         for bucket in self.buckets:
             if any(name in pending for name in bucket.shapes):
@@ -126,7 +126,7 @@ class GradientReducer:
         return {name: gradient for name, gradient in rows.items() if name in seen}
 
     def clear(self) -> None:
-        """Forget everything that was collected."""
+        """Discard everything collected so far."""
         while self._in_flight:
             self._land()
         self._seen.clear()
@@ -134,15 +134,14 @@ class GradientReducer:
         self._sums.clear()
 
     def _agree(self) -> tuple[set[str], set[str]]:
-        """Return the names that had a gradient, and those that wait to be reduced, on any process."""
+        """Return the names that had a gradient, and those not reduced yet, on any process."""
         if self._batch.size == 1:
             return set(self._seen), set(self._pending)
         names = list(self._parameters)
         flags = paddle.to_tensor([[float(name in found) for name in names] for found in (self._seen, self._pending)])
-        seen, pending = self._batch.max_(flags, "which gradients there are").numpy()
-        return {n for n, flag in zip(names, seen, strict=True) if flag}, {
-            n for n, flag in zip(names, pending, strict=True) if flag
-        }
+        flags = self._batch.max_(flags, "which gradients there are").numpy()
+        seen, pending = ({name for name, flag in zip(names, row, strict=True) if flag} for row in flags)
+        return seen, pending
 
 
 class _Section:
@@ -154,7 +153,7 @@ class _Section:
 
 
 def _make_sections(parameters: Mapping[str, paddle.Tensor], units: Sequence[Unit], *, pieces: int) -> list[_Section]:
-    """Return sections of at least a bucket's size, the last units of the model first."""
+    """Return sections of at least a bucket's size, starting from the model's last unit."""
     sections, left, names, size = [], dict(parameters), {}, 0
     for unit in reversed(units):
         for name in unit.names:

@@ -1,8 +1,8 @@
-"""What each process updates of a model: gradients summed over the layout, rows of its parameters, weights given back.
+"""Partition the update of a model: reduce gradients, update this process's rows, and publish the new weights.
 
-Stage 0 keeps everything everywhere. Stage 1 cuts what the optimizer updates (and so its moments) into rows, stage 2 the
-sums of gradients too, stage 3 the weights too (``sharding_full``). Cuts are along the first axis of what the process
-holds under tensor and pipeline parallelism, so that every piece stays a rectangle of the whole tensor.
+Stage 0 replicates everything. Stage 1 shards what the optimizer updates (and so its moments) by rows, stage 2 also the
+summed gradients, stage 3 also the weights. Tensors are split along the first axis of what the process holds under
+tensor and pipeline parallelism, so every piece is a rectangle of the whole tensor.
 """
 
 from __future__ import annotations
@@ -29,13 +29,12 @@ MAX_STAGE = 3
 class ParameterShards:
     """The trainable parameters of one model in a layout.
 
-    ``parameters`` are what an optimizer of this process updates, by canonical name, and ``parts`` which rectangles of
-    the whole model they are. They are float32 (float64 for such a model) whatever the model's dtype: in ``masters``
-    are the names of those that keep half-precision weights in full precision. A parameter of which this process has
-    no rows is left out.
+    ``parameters`` (by canonical name) are what this process's optimizer updates, and ``parts`` the rectangles of the
+    whole tensors that they are. They are float32 (float64 for a float64 model); ``masters`` names those that are master
+    copies of half-precision weights. A parameter of which this process has no rows is left out.
 
-    After backward passes: ``finish_gradients``, ``squared_norm``, the optimizer's step, ``publish``. All processes
-    call each of them.
+    After the backward passes call ``finish_gradients``, ``squared_norm``, the optimizer's step and ``publish``, each
+    on all processes.
     """
 
     def __init__(
@@ -49,9 +48,10 @@ class ParameterShards:
         tied: Collection[str] = (),
         used_after: Mapping[str, nn.Layer] | None = None,
     ) -> None:
-        """``part_of`` and ``is_partial`` say of each name what of the whole tensor this process's model holds, and
-        whether its gradient is one share of several that tensor-parallel processes hold. ``tied`` parameters are on
-        the first and the last stage, and their gradients are summed over the two. ``used_after``: ``SlicedWeights``.
+        """``part_of`` gives the part of a tensor that this process's model holds, by name.
+
+        ``is_partial`` says whether a gradient must be summed over tensor-parallel processes. The gradients of ``tied``
+        parameters are summed over the first and last stage. For ``used_after`` see ``SlicedWeights``.
         """
         assert 0 <= stage <= MAX_STAGE, stage
         self.topology = topology
@@ -80,7 +80,7 @@ class ParameterShards:
         return part.along(0, *even_cut(part.extent[0], self._group.size, self._group.index))
 
     def _make_updated(self, name: str) -> paddle.Tensor:
-        """Return what the optimizer updates for ``name``: the weights themselves, or a copy of this process's rows."""
+        """Return what the optimizer updates for ``name``: the weight itself or a copy of this process's rows."""
         weight = self._trained[name] if self._sliced is None else self._sliced.slices[name]
         if self._is_weight(name):
             return weight
@@ -90,7 +90,7 @@ class ParameterShards:
         return new_parameter(weight.detach().astype(wide_dtype(weight)).clone())
 
     def _is_weight(self, name: str) -> bool:
-        """Return whether the optimizer updates the very memory the model's weights are kept in."""
+        """Return whether the optimizer updates the model's own memory."""
         return name not in self.masters and self.stage in (0, MAX_STAGE)
 
     @paddle.no_grad()
@@ -99,12 +99,13 @@ class ParameterShards:
         rows = self._reducer.finish()
         self._copies.complete(rows, self.parameters)
         for name, parameter in self.parameters.items():
-            # Setting it copies; a row that stayed here would keep its whole bucket.
+            # Assignment copies; keeping a row here would keep its whole bucket alive.
             parameter.grad = rows.pop(name, None)
 
     def squared_norm(self) -> float:
-        """Return the squared norm of the whole model's gradient, every parameter counted once: the same bits on all
-        processes, and not finite on all where it is on one.
+        """Return the squared norm of the whole model's gradient, counting every parameter once.
+
+        All processes get the same bits; if the value is not finite on one, it is not finite on all.
         """
         counted = [
             parameter.grad
@@ -118,7 +119,7 @@ class ParameterShards:
 
     @paddle.no_grad()
     def publish(self) -> None:
-        """Bring the updated parameters into the model's weights, on all processes."""
+        """Copy the updated parameters into the model's weights, on all processes."""
         if self._sliced is not None:
             for name in self.masters:
                 paddle.assign(self.parameters[name].astype(self._trained[name].dtype), self._sliced.slices[name])
@@ -137,34 +138,35 @@ class ParameterShards:
                 paddle.assign(whole, self._trained[name])
 
     def clear(self) -> None:
-        """Forget all gradients."""
+        """Discard all gradients."""
         self._reducer.clear()
         for parameter in self.parameters.values():
             parameter.grad = None
 
     def gathered(self) -> AbstractContextManager[None]:
-        """Have all of this process's weights whole inside; they always are below stage 3."""
+        """Context in which all of this process's weights are whole; below stage 3 they always are."""
         return contextlib.nullcontext() if self._sliced is None else self._sliced.gathered()
 
     def local_weights(self) -> dict[str, paddle.Tensor]:
-        """Return the model's parameters by name, what this process holds under tensor and pipeline parallelism; in
-        stage 3 they have their values only inside ``gathered``.
+        """Return the parameters that this process holds under tensor and pipeline parallelism, by name.
+
+        In stage 3 they have values only inside ``gathered``.
         """
         return dict(self._model.named_parameters())
 
     def kept_weights(self) -> Iterator[tuple[str, paddle.Tensor]]:
-        """Yield the weights, in the model's dtype, that stay in memory between uses: in stage 3 rows."""
+        """Yield the weights, in the model's dtype, that stay in memory between uses: in stage 3 only rows."""
         yield from self._model.named_parameters() if self._sliced is None else self._sliced.named_tensors()
 
     def held_gradients(self) -> Iterator[tuple[str, paddle.Tensor]]:
-        """Yield the gradients that are in memory now."""
+        """Yield the gradients currently in memory."""
         yield from self._reducer.held()
         for name, parameter in self.parameters.items():
             if parameter.grad is not None:
                 yield name, parameter.grad
 
     def updated_copies(self) -> Iterator[tuple[str, paddle.Tensor]]:
-        """Yield those of ``parameters`` that are memory of their own beside the weights."""
+        """Yield the ``parameters`` that take memory in addition to the weights."""
         yield from ((name, p) for name, p in self.parameters.items() if not self._is_weight(name))
 
 

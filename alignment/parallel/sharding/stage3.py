@@ -1,8 +1,8 @@
-"""Weights that are whole only while their layer runs (sharding stage 3, after ZeRO of Rajbhandari et al. 2020).
+"""Gather weights only while their layer runs (sharding stage 3, after ZeRO, Rajbhandari et al. 2020).
 
-Each process keeps the rows of every parameter that are its own. A layer's weights are gathered before its forward pass
-and before its backward pass, and given up when the next layer is gathered or the gradients have arrived. All processes
-run the same layers in the same order, so they meet in every gathering.
+Each process keeps its own rows of every parameter. A layer's weights are gathered before its forward and its backward
+pass, and freed when the next layer is gathered or when its gradients are complete. All processes run the same layers in
+the same order, so their gathers match.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from alignment.parallel.sharding.units import find_units
 
 
 class SlicedWeights:
-    """The parameters of one model, cut over a group; a frozen model needs nothing else to be sharded.
+    """The parameters of one model, sharded over a group; for a frozen model this is all that is needed.
 
-    ``slices`` are this process's rows by name and ``parts`` what of the whole model they are; a parameter of which it
-    has no rows is in neither.
+    ``slices`` are this process's rows by name, and ``parts`` say what part of the whole tensors they are; parameters of
+    which it has no rows are in neither.
     """
 
     def __init__(
@@ -35,10 +35,10 @@ class SlicedWeights:
         part_of: Callable[[str], Part],
         used_after: Mapping[str, nn.Layer] | None = None,
     ) -> None:
-        """``part_of`` says what this process's whole parameter is of the model.
+        """``part_of`` gives the part of the model that this process's unsharded parameter is, by name.
 
-        ``used_after`` names parameters that are used outside of their own layer's call, each with the layer whose
-        forward pass comes right before that use: the head, whose log-probs are made outside of the model.
+        ``used_after`` maps a parameter that is used outside its own layer's call to the layer whose forward pass comes
+        just before: the head, as log-probs are computed outside the model.
         """
         self._group = group
         self._parameters = dict(model.named_parameters())
@@ -72,7 +72,7 @@ class SlicedWeights:
         return list({id(self._gathers[name]): self._gathers[name] for name in names}.values())
 
     def _attend(self, layer: nn.Layer, needed: Sequence[_Gathered]) -> None:
-        """Have the weights ``needed`` by ``layer`` whenever it runs."""
+        """Install hooks that gather the weights ``needed`` by ``layer`` whenever it runs."""
 
         def before(*_: object) -> None:
             for gathered in needed:
@@ -82,8 +82,8 @@ class SlicedWeights:
         def behind(_: object, __: object, outputs: object) -> None:
             for gathered in needed:
                 gathered.users -= 1
-            # A recomputed layer runs forward, with gradients, right before its backward pass: what was gathered is
-            # given up by the next gathering only.
+            # A recomputed layer runs forward, with gradients, just before its backward pass: keep the weights until
+            # the next gather.
             if not paddle.is_grad_enabled():
                 self._release_idle()
             for output in _tensors(outputs):
@@ -94,14 +94,14 @@ class SlicedWeights:
         layer.register_forward_post_hook(behind)
 
     def _promise(self, needed: Sequence[_Gathered], _: object, __: object, outputs: object) -> None:
-        """Gather what is used after a forward pass, and with gradients keep it until they have arrived."""
+        """Gather what is used after a forward pass; if gradients follow, keep it until they are complete."""
         keeps = any(not output.stop_gradient for output in _tensors(outputs))
         for gathered in needed:
             self._gather(gathered)
             gathered.promised += keeps
 
     def _expect(self, needed: Sequence[_Gathered], _: object) -> None:
-        """Gather for a backward pass; runs when the gradient of a layer's output is there."""
+        """Gather for a backward pass; runs when the gradient of a layer's output has been computed."""
         for gathered in needed:
             self._gather(gathered)
             gathered.awaited = set(gathered.trainable)
@@ -119,7 +119,7 @@ class SlicedWeights:
                     gathered.empty()
 
     def arrived(self, name: str) -> None:
-        """Note that the gradient of ``name`` was taken; with the last of its unit the weights are given up."""
+        """Record that the gradient of ``name`` was taken; after the last one of a unit its weights are freed."""
         gathered = self._gathers[name]
         gathered.awaited.discard(name)
         gathered.promised = max(0, gathered.promised - 1)
@@ -127,7 +127,7 @@ class SlicedWeights:
             self._release_idle()
 
     def release(self) -> None:
-        """Give up all gathered weights: they are old, or nobody is going to use them."""
+        """Free all gathered weights because they are outdated or no longer needed."""
         assert not self._holders, "weights are held by gathered()"
         for gathered in self._gathers_of(list(self._gathers)):
             gathered.users = gathered.promised = 0
@@ -137,7 +137,7 @@ class SlicedWeights:
 
     @contextlib.contextmanager
     def gathered(self) -> Iterator[None]:
-        """Have all weights whole inside, for example to generate; not for training."""
+        """Context in which all weights are whole, for example to generate; not for training."""
         for gathered in self._gathers_of(list(self._gathers)):
             with paddle.no_grad():
                 if not gathered.is_whole:
@@ -150,23 +150,23 @@ class SlicedWeights:
             self._release_idle()
 
     def named_tensors(self) -> Iterator[tuple[str, paddle.Tensor]]:
-        """Yield what stays in memory between uses, and give up what does not."""
+        """Yield what stays in memory between uses, after freeing the rest."""
         if not self._holders:
             self.release()
         yield from self.slices.items()
 
 
 class _Gathered:
-    """Parameters that are gathered in one go, and who needs them now."""
+    """Parameters that are gathered together, and who needs them now."""
 
     def __init__(self, parameters: Mapping[str, paddle.Tensor], group: Group) -> None:
         self.trainable = {name for name, parameter in parameters.items() if not parameter.stop_gradient}
         self.users = 0
-        """Forward passes that are going on."""
+        """Forward passes in progress."""
         self.promised = 0
-        """Backward passes to come that were announced in the forward pass."""
+        """Future backward passes announced by the forward pass."""
         self.awaited: set[str] = set()
-        """Gradients to come in a backward pass that is going on."""
+        """Gradients outstanding in a backward pass in progress."""
         self.is_whole = True
         self._parameters = dict(parameters)
         self._group = group
@@ -182,7 +182,7 @@ class _Gathered:
         return next(bucket for bucket in self._buckets if name in bucket.shapes).rows(name, index)
 
     def fill(self, slices: Mapping[str, paddle.Tensor]) -> None:
-        """Make the parameters whole from everyone's ``slices``."""
+        """Gather the parameters from the ``slices`` of all processes."""
         for bucket in self._buckets:
             dtype = self._parameters[next(iter(bucket.shapes))].dtype
             pieces = self._group.gather(bucket.pack_rows(slices, self._group.index, dtype), "weights")
@@ -198,7 +198,7 @@ class _Gathered:
 
 
 def new_parameter(value: paddle.Tensor, stop_gradient: bool = False) -> paddle.Tensor:
-    """Return a parameter, as optimizers want it, with the memory of ``value``."""
+    """Return a parameter, as optimizers require, that shares the memory of ``value``."""
     zero = nn.initializer.Constant(0.0)
     parameter = nn.Layer().create_parameter(value.shape, dtype=value.dtype, default_initializer=zero)
     value._share_buffer_to(parameter)

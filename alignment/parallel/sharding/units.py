@@ -1,4 +1,4 @@
-"""Units of a model: layers whose parameters are needed at the same time, and so are gathered and reduced together."""
+"""Find the units of a model: layers whose parameters are gathered and reduced together."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ from paddle import nn
 
 @dataclass(frozen=True)
 class Unit:
-    """A layer with the names of the parameters it uses, also those it shares with another unit."""
+    """A layer with the names of all parameters it uses, even if shared with another unit."""
 
     layer: nn.Layer
     names: tuple[str, ...]
 
 
 def find_units(model: nn.Layer) -> list[Unit]:
-    """Return the units of ``model``: each decoder layer (an element of a list of layers) as a whole, and every other
-    layer that has parameters of its own.
-    """
+    """Return the units of ``model``: each decoder layer as a whole, and every other layer with its own parameters."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return [
         Unit(layer, tuple(names[id(parameter)] for parameter in parameters))
@@ -35,5 +33,5 @@ def _visit(layer: nn.Layer, *, is_whole: bool) -> Iterator[tuple[nn.Layer, list]
     yield layer, layer.parameters(include_sublayers=False)
     children = layer.named_children()
     for name, child in children:
-        # Numbered children are the layers of a stack; a small model's Sequential is one too.
+        # Numbered children are the layers of a stack (or of a Sequential).
         yield from _visit(child, is_whole=name.isdigit())

@@ -1,1 +1,1 @@
-"""Layers cut over the tensor-parallel processes."""
+"""Split layers over the tensor-parallel processes."""

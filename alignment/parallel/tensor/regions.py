@@ -1,8 +1,7 @@
-"""Entering and leaving a region whose weights are cut over the tensor-parallel processes (Shoeybi et al. 2019).
+"""Communication on entering and leaving a tensor-parallel region (Shoeybi et al. 2019).
 
-Inside a region every process has all M tokens and computes its share of the columns. Outside of it all processes hold
-the same tokens; under sequence parallelism (Korthikanti et al. 2022) each holds ``rows`` of them, with zeros behind the
-last token to make them even.
+Inside a region every process has all M tokens and computes its share of the columns. Outside, all processes hold the
+same tokens; under sequence parallelism (Korthikanti et al. 2022) each holds ``rows`` of them, zero-padded at the end.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from alignment.parallel.comms.group import ALONE, Group
 
 @dataclass(frozen=True, slots=True)
 class TensorRegion:
-    """The messages of one forward pass over M tokens; in a group of one process every method returns its argument."""
+    """The region of one forward pass over M tokens; in a group of one process every method returns its argument."""
 
     group: Group = ALONE
     num_tokens: int = 0
@@ -27,11 +26,11 @@ class TensorRegion:
 
     @property
     def rows(self) -> int:
-        """Tokens this process holds outside the region, padding included."""
+        """Tokens that this process holds outside the region, padding included."""
         return split_rows(self.num_tokens, self.group.size) if self.sequence_parallel else self.num_tokens
 
     def enter(self, x: paddle.Tensor) -> paddle.Tensor:
-        """Return all tokens [M, H] of x [rows, H]; gradients of the processes are summed."""
+        """Return all tokens [M, H] of x [rows, H]; the backward pass sums the gradients of all processes."""
         if self.group.size == 1:
             return x
         return _EnterTokens.apply(x, self) if self.sequence_parallel else _Enter.apply(x, self.group)
@@ -43,22 +42,22 @@ class TensorRegion:
         return _LeaveTokens.apply(partial, self) if self.sequence_parallel else _Leave.apply(partial, self.group)
 
     def collect(self, x: paddle.Tensor) -> paddle.Tensor:
-        """Return all tokens [M, H] of x [rows, H] for work that every process repeats, gradients included."""
+        """Return all tokens [M, H] of x [rows, H] for work that every process repeats, with equal gradients."""
         return _CollectTokens.apply(x, self) if self.sequence_parallel and self.group.size > 1 else x
 
 
 def split_rows(num_tokens: int, size: int) -> int:
-    """Return how many of ``num_tokens`` tokens each of ``size`` processes holds, the last ones padded."""
+    """Return how many of ``num_tokens`` tokens each of ``size`` processes holds, padding included."""
     return -(-num_tokens // size)
 
 
 def enter(x: paddle.Tensor, group: Group) -> paddle.Tensor:
-    """Return x as it is; gradients are summed over ``group``."""
+    """Return x unchanged; the backward pass sums its gradient over ``group``."""
     return x if group.size == 1 else _Enter.apply(x, group)
 
 
 def embed_rows(ids: paddle.Tensor, weight: paddle.Tensor, *, first_row: int) -> paddle.Tensor:
-    """Return the rows [M, H] of ``ids`` [M] that ``weight`` holds from ``first_row`` on, and zeros for other ids."""
+    """Return the embeddings [M, H] of ``ids`` [M]; zeros for ids outside ``weight``, which begins at ``first_row``."""
     own_rows = ids - first_row
     held = paddle.logical_and(own_rows >= 0, own_rows < weight.shape[0])
     rows = paddle.nn.functional.embedding(paddle.where(held, own_rows, paddle.zeros_like(own_rows)), weight)
@@ -68,7 +67,7 @@ def embed_rows(ids: paddle.Tensor, weight: paddle.Tensor, *, first_row: int) -> 
 def sum_over_copies(gradient: paddle.Tensor, group: Group, *, copies: int) -> paddle.Tensor:
     """Return the sum of ``gradient`` over the ``copies`` neighbours in ``group`` that hold the same rectangle.
 
-    All of ``group`` call it with one shape. The sums of different rectangles go in one message.
+    All of ``group`` must call this with the same shape; all rectangles are summed in one message.
     """
     if copies == 1:
         return gradient
@@ -118,7 +117,7 @@ class _Leave(PyLayer):
 
 
 class _EnterTokens(PyLayer):
-    """y = everyone's tokens; dx = own tokens of the sum of dy."""
+    """y = all tokens; dx = own tokens of the sum of dy."""
 
     @staticmethod
     def forward(ctx, x, region):
@@ -131,7 +130,7 @@ class _EnterTokens(PyLayer):
 
 
 class _LeaveTokens(PyLayer):
-    """y = own tokens of the sum of x; dx = everyone's dy."""
+    """y = own tokens of the sum of x; dx = dy of all tokens."""
 
     @staticmethod
     def forward(ctx, x, region):
@@ -144,7 +143,7 @@ class _LeaveTokens(PyLayer):
 
 
 class _CollectTokens(PyLayer):
-    """y = everyone's tokens; dx = own tokens of dy, which is the same on every process."""
+    """y = all tokens; dx = own tokens of dy, which is the same on every process."""
 
     @staticmethod
     def forward(ctx, x, region):

@@ -1,1 +1,1 @@
-"""Bytes and numbers of one model in one process, from its shapes: weights, gradients, and tensors on their way."""
+"""Count elements and bytes of one model in one process: weights, gradients, activations and messages."""

@@ -1,28 +1,27 @@
-"""Bytes of the tensors that the operators of a layer keep and make: Paddle's, and the compiled ones of a CPU.
+"""Bytes that the operators of a layer keep and allocate: Paddle's, and the compiled ones for a CPU.
 
-M tokens of n rows of S; W attention weights. What grows with M alone (scales of norms, positions) is left out.
+M tokens in n rows of S; W attention weights. Tensors of size M (scales of norms, positions) are neglected.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 from alignment.architecture.cuts import layer_sizes
 from alignment.architecture.decoder_config import DecoderConfig
 
 SCORE_BYTES = 64 << 20
-"""As ``ops.attention``, which needs Paddle: larger scores are made in pieces."""
+"""The same as in ``ops.attention``, which needs Paddle: the limit for scores computed at once."""
 QUERY_TILE = 48
-"""As ``csrc/core/training_kernels.h``: queries whose scores compiled attention holds at once."""
+"""The same as in ``csrc/core/training_kernels.h``: queries whose scores compiled attention holds at once."""
 FLOAT = 4
 _INDEX = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """Bytes of the tensors between the operators of one process, in a micro-batch of full rows."""
+    """Bytes of the tensors between operators in one process, for a micro-batch of full rows."""
 
     config: DecoderConfig
     rows: int
@@ -35,23 +34,23 @@ class Sizes:
 
     @cached_property
     def tokens(self) -> int:
-        """M, all of them real."""
+        """M; none is padding."""
         return self.rows * self.length
 
     @cached_property
     def boundary(self) -> int:
-        """Hidden states between two layers; under sequence parallelism this process's share of the tokens."""
+        """Hidden states between layers; under sequence parallelism those of this process's share of the tokens."""
         tokens = -(-self.tokens // self.tensor) if self.sequence_parallel else self.tokens
         return tokens * self.config.hidden_size * self.item
 
     @cached_property
     def hidden(self) -> int:
-        """Hidden states of all tokens, as attention and feed-forward take them."""
+        """Hidden states of all tokens, the input of attention and feed-forward."""
         return self.tokens * self.config.hidden_size * self.item
 
     @cached_property
     def norm_input(self) -> int:
-        """What a norm keeps: its input."""
+        """The input that a norm keeps."""
         return self.boundary
 
     @cached_property
@@ -60,17 +59,17 @@ class Sizes:
 
     @cached_property
     def heads(self) -> int:
-        """Query heads of this process."""
+        """Number of query heads in this process."""
         return self._layer.heads
 
     @cached_property
     def kv_heads(self) -> int:
-        """Key heads of this process."""
+        """Number of key heads in this process."""
         return self._layer.kv_heads
 
     @cached_property
     def queries(self) -> int:
-        """Queries, or what attention makes of them."""
+        """Queries, or attention's output."""
         return self.tokens * self.heads * self.config.head_dim * self.item
 
     @cached_property
@@ -80,66 +79,26 @@ class Sizes:
 
     @cached_property
     def inner(self) -> int:
-        """The feed-forward block's gate, up projection or product."""
+        """The feed-forward block's gate, up projection or their product."""
         return self.tokens * self._layer.inner * self.item
 
     @cached_property
     def rotations(self) -> int:
-        """Cosines and sines of queries and keys, and the positions of half-heads."""
+        """Cosines and sines for queries and keys, and the indices of half-heads."""
         return 2 * (self.queries + self.keys) + 2 * self.tokens * (self.heads + self.kv_heads) * _INDEX
 
     @cached_property
     def orders(self) -> int:
-        """The positions of heads and the mask."""
+        """The indices of heads, and the mask."""
         heads = self.heads + (self.kv_heads if self.kv_heads != self.heads else 0)
         return 2 * self.tokens * heads * _INDEX + self.length**2 * FLOAT
 
 
-class Operators(Protocol):
-    """What a set of operators needs; queries, keys, values, gate and up projection are counted here too."""
-
-    @property
-    def shared(self) -> int:
-        """What all layers of a pass share."""
-        ...
-
-    @property
-    def orders(self) -> int:
-        """What attention is given of it in the eager engine, beside rotations."""
-        ...
-
-    @property
-    def kept_attention(self) -> int:
-        """What attention keeps for its backward pass, and its output, which the next projection keeps."""
-        ...
-
-    @property
-    def kept_activation(self) -> int:
-        """The same of the gated activation."""
-        ...
-
-    @property
-    def attention_back(self) -> int:
-        """What attention's way back needs on top of what is kept."""
-        ...
-
-    @property
-    def attention(self) -> int:
-        """What attention needs where nothing is kept."""
-        ...
-
-    @property
-    def activation(self) -> int:
-        """What the gated activation needs where nothing is kept."""
-        ...
-
-    def scratch(self, threads: int) -> int:
-        """Return what the operators have of the host's memory, beside tensors, from their first use on."""
-        ...
-
-
 class PaddleOperators:
-    """The references of ``ops``: heads are taken apart, and W is there."""
+    """The reference operators of ``ops``, which split heads and materialise W.
+
+    Queries, keys, values, gate and up projection are counted here too.
+    """
 
     def __init__(self, sizes: Sizes, *, keep_weights: bool) -> None:
         self._sizes = sizes
@@ -147,28 +106,32 @@ class PaddleOperators:
 
     @property
     def shared(self) -> int:
-        """See ``Operators``."""
+        """Bytes shared by all layers of a pass."""
         return self._sizes.rotations + self.orders
 
     @property
     def orders(self) -> int:
-        """See ``Operators``."""
+        """The part of ``shared``, besides rotations, that attention gets in the eager engine."""
         return self._sizes.orders
 
     @cached_property
     def kept_attention(self) -> int:
-        """See ``Operators``: queries, keys, values and the output head by head, W, the output token by token."""
+        """Bytes attention keeps for its backward pass, with its output, which the next projection keeps.
+
+        These are queries, keys, values and output by head, W, and the output by token.
+        """
         return 2 * self._queries + 2 * self._keys + self._kept_weights + self._sizes.queries
 
     @cached_property
     def kept_activation(self) -> int:
-        """See ``Operators``: gate, up, the sigmoid and their product."""
+        """Bytes the gated activation keeps for its backward pass: gate, up, the sigmoid and their product."""
         return 4 * self._sizes.inner
 
     @cached_property
     def attention_back(self) -> int:
-        """See ``Operators``: gradients of the heads in both orders; W computed again where it is not kept, and its
-        gradient.
+        """The peak of attention's backward pass on top of what is kept.
+
+        These are gradients of the heads in both orders, W if it is recomputed, and its gradient.
         """
         grads = 3 * self._queries + 4 * self._keys
         if not self._in_pieces:
@@ -178,16 +141,16 @@ class PaddleOperators:
 
     @cached_property
     def attention(self) -> int:
-        """See ``Operators``: heads in both orders, and scores."""
+        """The peak of attention if nothing is kept: heads in both orders, and scores."""
         return 2 * self._queries + 4 * self._keys + (3 if self._in_pieces else 2) * self._piece
 
-    @cached_property
+    @property
     def activation(self) -> int:
-        """See ``Operators``."""
-        return 4 * self._sizes.inner
+        """The peak of the gated activation if nothing is kept."""
+        return self.kept_activation
 
     def scratch(self, threads: int) -> int:
-        """See ``Operators``."""
+        """Return the host memory, besides tensors, that the operators hold from their first use."""
         return 0
 
     @cached_property
@@ -207,7 +170,7 @@ class PaddleOperators:
 
     @cached_property
     def _piece(self) -> int:
-        """W of the heads that are computed together."""
+        """W of the heads computed at once."""
         one = self._sizes.heads // self._sizes.kv_heads * self._sizes.length**2 * FLOAT
         return min(self._weights, max(1, SCORE_BYTES // one) * one)
 
@@ -221,55 +184,57 @@ class PaddleOperators:
 
 
 class NativeOperators:
-    """The compiled ones, in float32: heads stay where they are, and scores are in the kernels' working memory."""
+    """The compiled float32 operators, which do not rearrange heads and hold scores in scratch memory.
+
+    For its properties see ``PaddleOperators``.
+    """
 
     shared, orders = 0, 0
-    """See ``Operators``."""
 
     def __init__(self, sizes: Sizes) -> None:
         self._sizes = sizes
 
     @cached_property
     def kept_attention(self) -> int:
-        """See ``Operators``: queries, keys, values, the output, and two numbers for each query and head."""
+        """Queries, keys, values, the output, and two numbers per query and head."""
         s = self._sizes
         return 2 * s.queries + 2 * s.keys + 2 * s.tokens * s.heads * FLOAT
 
     @cached_property
     def kept_activation(self) -> int:
-        """See ``Operators``: gate, up and their product."""
+        """Gate, up and their product."""
         return 3 * self._sizes.inner
 
     @cached_property
     def attention_back(self) -> int:
-        """See ``Operators``: gradients of the output, queries, keys and values."""
+        """Gradients of the output, queries, keys and values."""
         return 2 * self._sizes.queries + 2 * self._sizes.keys
 
-    @cached_property
+    @property
     def attention(self) -> int:
-        """See ``Operators``: what would be kept."""
+        """What would be kept."""
         return self.kept_attention
 
-    @cached_property
+    @property
     def activation(self) -> int:
-        """See ``Operators``: what would be kept."""
+        """What would be kept."""
         return self.kept_activation
 
     def scratch(self, threads: int) -> int:
-        """See ``Operators``: for each thread keys, values and gradients of one head of a row, and scores and slopes."""
+        """Return, per thread, keys, values and gradients of one head of a row, and scores and their gradients."""
         s = self._sizes
         one = s.length * (5 * s.config.head_dim + 2 * QUERY_TILE) * FLOAT
         return min(threads, s.rows * s.kv_heads) * one
 
 
 class FlashOperators(NativeOperators):
-    """Those of a GPU in half precision: flash attention, and activations and norms of one kernel."""
+    """The half-precision operators of a GPU: flash attention, and one kernel each for activations and norms."""
 
     @property
     def shared(self) -> int:
-        """See ``Operators``."""
+        """Cosines and sines."""
         return self._sizes.rotations
 
     def scratch(self, threads: int) -> int:
-        """See ``Operators``."""
+        """Return 0: nothing on the host."""
         return 0

@@ -1,4 +1,4 @@
-"""What one process holds of one model, in numbers (elements), before anything is allocated."""
+"""Count the elements of one model that one process holds, before anything is allocated."""
 
 from __future__ import annotations
 
@@ -15,53 +15,55 @@ from alignment.architecture.layout import Layout
 from alignment.architecture.parts import Part, even_cut
 
 BUCKET_BYTES = 25 << 20
-"""As ``parallel.sharding.buckets``, which needs Paddle; a test holds the two together."""
+"""The same as in ``parallel.sharding.buckets``, which needs Paddle; a test compares the two."""
 
 
 @dataclass(frozen=True)
 class Held:
-    """The parts of one model in the first tensor-parallel process of a stage, which holds as much as any of them."""
+    """The parts of one model in the first tensor-parallel process of a stage; no other process holds more."""
 
     parts: tuple[Part, ...]
     sharding: int
-    """Processes that cut the parts into rows among each other."""
+    """Number of processes that shard the parts by rows."""
 
     @classmethod
     def of(cls, config: DecoderConfig, kind: str, layout: Layout, stage: int) -> Held:
-        """Return what ``stage`` holds of the model ``kind`` (``causal`` or ``score``)."""
+        """Return what ``stage`` holds of a model of ``kind`` ``causal`` or ``score``."""
         rank = stage * layout.tensor * layout.sharding
         return cls(tuple(parts_of_rank(config, kind, layout, rank)), layout.sharding)
 
     @cached_property
     def elements(self) -> int:
-        """All of it."""
+        """Elements of all parts."""
         return sum(part.size for part in self.parts)
 
     @cached_property
     def rows(self) -> int:
-        """What is left when every tensor is cut along its first axis: the share of the first process."""
-        return sum(_first_rows(part.extent, self.sharding) for part in self.parts)
+        """Elements of the first process's share when every tensor is sharded along its first axis."""
+        sizes = (even_cut(part.extent[0], self.sharding, 0)[1] * math.prod(part.extent[1:]) for part in self.parts)
+        return sum(sizes)
 
     @cached_property
     def largest(self) -> int:
-        """The largest tensor."""
+        """Elements of the largest tensor."""
         return max((part.size for part in self.parts), default=0)
 
     def size_of(self, ending: str) -> int:
-        """Return the elements of the first tensor whose name ends so, 0 when there is none."""
+        """Return the elements of the first tensor whose name has this ending, 0 if there is none."""
         return next((part.size for part in self.parts if part.name.endswith(ending)), 0)
 
     @cached_property
     def units(self) -> list[list[Part]]:
-        """Parts that are gathered and reduced together, in the model's order: whole layers, and every other tensor."""
+        """Parts that are gathered and reduced together, in model order: whole layers, and each other tensor alone."""
         units: dict[str, list[Part]] = {}
         for part in self.parts:
             units.setdefault(_unit_name(part.name), []).append(part)
         return list(units.values())
 
     def sections(self, item: int) -> list[list[list[Part]]]:
-        """Return runs of units from the last one on, each of about ``BUCKET_BYTES`` or more at ``item`` bytes a number:
-        what ``shard_gradients`` reduces at a time.
+        """Return the runs of units, from the last unit, whose gradients are reduced together.
+
+        Each has at least ``BUCKET_BYTES`` at ``item`` bytes per element, except the last.
         """
         sections: list[list[list[Part]]] = []
         current: list[list[Part]] = []
@@ -73,7 +75,7 @@ class Held:
         return [*sections, current] if current else sections
 
     def largest_bucket(self, item: int) -> int:
-        """Return the elements of the largest message buffer, which holds a tensor at least."""
+        """Return the elements of the largest message buffer, which holds at least one tensor."""
         largest = 0
         for section in self.sections(item):
             held = 0
@@ -84,12 +86,12 @@ class Held:
 
 
 def count_layers(unit: Sequence[Part]) -> int:
-    """Return 1 for the parts of a decoder layer, else 0."""
+    """Return 1 if the parts are those of a decoder layer, else 0."""
     return int(unit[0].name.startswith(LAYERS))
 
 
 def stage_layers(config: DecoderConfig, layout: Layout, stage: int) -> list[int]:
-    """Return how many layers each chunk of ``stage`` has."""
+    """Return the number of layers in each chunk of ``stage``."""
     ranges = layer_ranges(
         config.num_hidden_layers, stage=stage, num_stages=layout.pipeline, chunks_per_stage=layout.virtual_stages
     )
@@ -97,17 +99,12 @@ def stage_layers(config: DecoderConfig, layout: Layout, stage: int) -> list[int]
 
 
 def model_elements(config: DecoderConfig, kind: str) -> int:
-    """Return the parameters of the whole model."""
+    """Return the number of parameters of the whole model."""
     return sum(math.prod(shape) for shape in whole_shapes(config, kind).values())
 
 
 def _size(unit: Sequence[Part]) -> int:
     return sum(part.size for part in unit)
-
-
-def _first_rows(extent: tuple[int, ...], pieces: int) -> int:
-    start, stop = even_cut(extent[0], pieces, 0)
-    return (stop - start) * math.prod(extent[1:])
 
 
 def _unit_name(name: str) -> str:

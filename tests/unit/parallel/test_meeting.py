@@ -51,7 +51,7 @@ def test_the_launchers_variables(environment, world):
         ),
         (_without("PADDLE_CURRENT_ENDPOINT"), "PADDLE_CURRENT_ENDPOINT is not set"),
         (_without("PADDLE_MASTER", "PADDLE_TRAINER_ENDPOINTS"), "PADDLE_MASTER or PADDLE_TRAINER_ENDPOINTS or"),
-        ({"PADDLE_TRAINERS_NUM": "two"}, "PADDLE_TRAINERS_NUM='two' in the environment is no whole number"),
+        ({"PADDLE_TRAINERS_NUM": "two"}, "PADDLE_TRAINERS_NUM='two' in the environment is not an integer"),
         ({**FULL, "PADDLE_TRAINER_ID": ""}, "PADDLE_TRAINER_ID is not set"),
         ({**FULL, "PADDLE_TRAINER_ID": "4"}, "PADDLE_TRAINERS_NUM=4, PADDLE_TRAINER_ID=4"),
         ({"PADDLE_TRAINERS_NUM": "0"}, "PADDLE_TRAINERS_NUM=0"),

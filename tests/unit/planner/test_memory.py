@@ -87,7 +87,7 @@ def test_what_is_offloaded_is_on_the_host_and_comes_when_it_is_used():
 def test_offloading_in_host_memory_needs_the_copies_of_a_move():
     job, plain = big_job(offloaded=frozenset({"optimizer"})), big_job()
     moved = phase_memory(job, Layout(), everywhere)["update"]
-    assert moved.name == "policy optimizer comes back"
+    assert moved.name == "policy optimizer reloaded"
     assert moved.everywhere > peaks(plain, Layout(), everywhere)["update"]
     assert peaks(job, Layout())["update"] < peaks(plain, Layout())["update"]
 
