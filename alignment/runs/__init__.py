@@ -1,1 +1,1 @@
-"""From arguments to a run: everything that is assembled before a loop starts and written after it ends."""
+"""Assemble a run from its arguments before the loop starts, and write its results after the loop ends."""

@@ -1,4 +1,4 @@
-"""Arguments to the parts that every trainer shares: learner, cadences, session, data streams."""
+"""Build the parts that every trainer shares from the arguments: learner, cadences, session, data streams."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ from alignment.training.schedules import Schedule, warmup_updates
 
 @dataclass(frozen=True, kw_only=True)
 class Horizon:
-    """How long a run is, in updates."""
+    """The length of a run in updates."""
 
     total_updates: int
     updates_per_epoch: int
 
     @classmethod
     def of(cls, training: TrainingArguments, updates_per_epoch: int, what: str) -> Horizon:
-        """Return the horizon that ``max_steps`` or ``num_train_epochs`` give; an empty epoch is refused."""
+        """Return the horizon given by ``max_steps`` or ``num_train_epochs``; an epoch without updates is refused."""
         if updates_per_epoch < 1:
-            raise DataError(f"{what} gives no update in an epoch: too few usable rows for one batch (see the ledger)")
+            raise DataError(f"{what}: an epoch has no update: too few usable rows for one batch (see the ledger)")
         by_epochs = math.ceil(training.num_train_epochs * updates_per_epoch)
         return cls(
             total_updates=training.max_steps if training.max_steps > 0 else by_epochs,
@@ -50,7 +50,7 @@ class Horizon:
 
 
 def build_learner(launch: Launch, name: str, model: Any, training: TrainingArguments, *, total_updates: int) -> Learner:
-    """Return the learner of ``model``; ``training`` carries its own learning rate, decay and warm-up."""
+    """Return the learner of ``model``, with learning rate, decay and warm-up from ``training``."""
     warmup = warmup_updates(total_updates, warmup_steps=training.warmup_steps, warmup_ratio=training.warmup_ratio)
     schedule = Schedule(
         kind=training.lr_scheduler_type,
@@ -86,7 +86,7 @@ def build_learner(launch: Launch, name: str, model: Any, training: TrainingArgum
 
 
 def build_cadences(training: TrainingArguments) -> Cadences:
-    """Return when to log, evaluate and save."""
+    """Return the cadences of logging, evaluating and saving."""
     return Cadences(
         log=Cadence(strategy="steps", every=training.logging_steps),
         evaluate=Cadence(strategy=training.evaluation_strategy, every=training.eval_interval),
@@ -95,7 +95,7 @@ def build_cadences(training: TrainingArguments) -> Cadences:
 
 
 def build_best(training: TrainingArguments, *, default: str, keep: Callable[[], None]) -> BestModel | None:
-    """Return how the best weights are found and kept, or None when they are not asked for."""
+    """Return how the best weights are chosen and kept, or None without ``load_best_model_at_end``."""
     if not training.load_best_model_at_end:
         return None
     metric = "eval/" + (training.metric_for_best_model or default).removeprefix("eval/").removeprefix("eval_")
@@ -115,9 +115,9 @@ def build_session(
     counters: Counters,
     shown: Sequence[str],
 ) -> Session:
-    """Return the session that logs, evaluates and saves for a loop; ``counters`` are those the checkpoint restored.
+    """Return the session that logs, evaluates and saves for a loop; ``counters`` come from the checkpoint, if any.
 
-    The arguments are saved here: what is refused before leaves those of an earlier run as they are.
+    The arguments are saved here, late, so that a run that is refused does not overwrite those of an earlier one.
     """
     training = launch.parsed.training
     if launch.topology.is_main:
@@ -126,7 +126,7 @@ def build_session(
         remove_replaced(launch.store, launch.checkpoint)
     enabled = launch.topology.is_main and not training.disable_tqdm
     synchronize = paddle.device.synchronize if launch.topology.device == "gpu" else None
-    # A run that only evaluates adds to the records of the run before it.
+    # A run that only evaluates appends to the records of the earlier run.
     resume_step = launch.resume_step if training.do_train else sys.maxsize
     writers = (
         open_writers(
@@ -162,11 +162,11 @@ def build_session(
 
 
 def stream_batches(loader: BatchLoader) -> Iterator[tuple[list[Any], bool]]:
-    """Yield (samples, whether the epoch ends with them), epoch after epoch."""
+    """Yield (samples, whether they end an epoch), epoch after epoch."""
     for samples in loader.iterate():
         yield samples, loader.state_dict()["position"] == 0
 
 
 def loader_part(loader: BatchLoader) -> StatePart:
-    """Return the loader's position as a part of the run's state."""
+    """Return the loader's position as part of the run's state."""
     return StatePart(loader.state_dict, loader.load_state_dict)

@@ -1,4 +1,4 @@
-"""A run that learns from a dataset, assembled from its parts: SFT, reward and cost models share it."""
+"""A run that trains on a dataset, shared by all offline objectives."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from alignment.telemetry import log
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetRun:
-    """What a trainer hands over; ``name`` is the model's folder under ``output_dir``."""
+    """The parts of a run; ``name`` is the model's folder under ``output_dir``."""
 
     launch: Launch
     title: str
@@ -32,19 +32,19 @@ class DatasetRun:
     model: Any
     tokenizer: Tokenizer
     dataset: Sequence[Any]
-    """Encoded samples, a ``TokenizedDataset`` where they come from files."""
+    """Encoded samples; a ``TokenizedDataset`` if they come from files."""
     task: SupervisedTask
     make_evaluation: Callable[[ModelRunner], Callable[[], Evaluation]] | None
-    """Given the trained model's runner, returns the evaluation; None without evaluation data."""
+    """Makes the evaluation from the trained model's runner; None without evaluation data."""
     best_metric: str
     shown: tuple[str, ...]
-    """Metrics of the progress display."""
+    """Metrics in the progress display."""
     cards: tuple[str, ...]
-    """Evaluation metrics that the report shows first."""
+    """Evaluation metrics at the top of the report."""
     parts: dict[str, StatePart]
 
     def train(self, *, memory: MemoryWatch | None = None) -> None:
-        """Train (or only evaluate), export and report; ``memory`` watches the phases in place of the usual one."""
+        """Train (or only evaluate), export and report; ``memory`` replaces the default memory watch."""
         training = self.launch.parsed.training
         batch_ranks = self.launch.topology.layout.batch
         samples_per_update = training.per_device_train_batch_size * training.gradient_accumulation_steps * batch_ranks
@@ -89,6 +89,6 @@ class DatasetRun:
                     learner=learner,
                     session=session,
                 )
-                with self.launch.signals.deferred("the present update"), session.progress:
+                with self.launch.signals.deferred("the current update"), session.progress:
                     loop.run()
             finish_run(self.launch, session, state, title=self.title, cards=self.cards)

@@ -1,4 +1,4 @@
-"""Arguments to datasets, and the account of their rows at the start of a run."""
+"""Open the datasets named by the arguments, and report the account of their rows."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from alignment.telemetry.tables import print_table
 
 LEDGER_FILE = "ledger.json"
 ENCODED_FOLDER = "encoded_rows"
-"""Where encoded rows are kept under ``output_dir``."""
+"""Default cache of encoded rows under ``output_dir``."""
 
 Dataset = TypeVar("Dataset", bound=TokenizedDataset)
 
 
 def encode_options(launch: Launch, *, max_prompt_length: int | None = None) -> EncodeOptions:
-    """Return the length limits, the template and the policies for rows that do not fit."""
+    """Return length limits, template, and what to do with rows that do not fit."""
     data = launch.parsed.data
     return EncodeOptions(
         max_length=data.max_length,
@@ -52,11 +52,10 @@ def open_dataset(
     *,
     role: str = "train",
 ) -> Dataset:
-    """Return the encoded rows of ``datasets``; many rows are encoded by one process a host, the others read them.
+    """Return the encoded rows of ``datasets``; one process per host encodes many rows, the others read its cache.
 
-    ``role`` is ``train`` or ``eval`` and says which split is read where there are several.
-
-    What fails in one process fails in all; they wait for each other as long as ``distributed_timeout`` allows.
+    ``role`` is ``train`` or ``eval`` and decides which split is read if there are several. An error in one process is
+    raised in all; they wait for each other for up to ``distributed_timeout``.
     """
     data, training, world = launch.parsed.data, launch.parsed.training, launch.topology.world
     hosts = world.gather_objects(socket.gethostname(), "names of the hosts")
@@ -78,7 +77,7 @@ def open_dataset(
 
 
 def column_defaults(launch: Launch, role: str) -> dict[str, Any]:
-    """Return what the run's keys say about columns and splits; ``role`` is ``train`` or ``eval``."""
+    """Return the columns and the split given by the run's keys; ``role`` is ``train`` or ``eval``."""
     columns = launch.parsed.columns
     split = {"train": columns.train_split or "train", "eval": columns.eval_split or ("validation", "test")}
     given = {name: value for name, value in _column_keys(launch).items() if value}
@@ -91,7 +90,7 @@ def register_user_datasets(launch: Launch) -> None:
 
 
 def _column_keys(launch: Launch) -> dict[str, Any]:
-    """Return the keys that say how rows are read, splits left out."""
+    """Return the keys that say how rows are read, without those for splits."""
     return {
         item.name: getattr(launch.parsed.columns, item.name)
         for item in dataclasses.fields(launch.parsed.columns)
@@ -102,7 +101,7 @@ def _column_keys(launch: Launch) -> dict[str, Any]:
 def split_for_evaluation(
     launch: Launch, train: TokenizedDataset, evaluation: TokenizedDataset | None
 ) -> tuple[TokenizedDataset, TokenizedDataset | None]:
-    """Return (train, evaluation); without evaluation data ``eval_split_ratio`` holds rows out of the training data."""
+    """Return (train, evaluation); without evaluation data, hold out ``eval_split_ratio`` of the training rows."""
     ratio = launch.parsed.data.eval_split_ratio
     if evaluation is None and ratio and launch.parsed.training.evaluates:
         parts = train.split_train_test(ratio, seed=launch.parsed.training.seed)
@@ -117,9 +116,9 @@ def split_for_evaluation(
 
 
 def report_ledgers(launch: Launch, datasets: Mapping[str, TokenizedDataset | None]) -> None:
-    """Show what became of every row and keep it in ``output_dir/ledger.json``; ``datasets`` is keyed by role.
+    """Log the account of every row and write it to ``output_dir/ledger.json``; ``datasets`` is keyed by role.
 
-    Rows that were held out of the training data for evaluation have one account with these.
+    Training rows and rows held out from them share one account.
     """
     present = {role: dataset for role, dataset in datasets.items() if dataset is not None}
     ledgers: dict[str, Ledger] = {}
@@ -131,7 +130,7 @@ def report_ledgers(launch: Launch, datasets: Mapping[str, TokenizedDataset | Non
             log.info(f"{used}; left out or changed: {dataset.ledger.summary()}")
             for source, note in dataset.ledger.notes():
                 log.info(f"{name}, {source}: {note}")
-    _tell_unused_keys(launch, list(present.values()))
+    _warn_unused_keys(launch, list(present.values()))
     rows = [
         (role, row.dataset, row.reason, row.effect, row.count, ", ".join(map(str, row.examples)))
         for role, ledger in ledgers.items()
@@ -144,8 +143,8 @@ def report_ledgers(launch: Launch, datasets: Mapping[str, TokenizedDataset | Non
         replace_file(launch.output_dir / LEDGER_FILE, json.dumps(accounts, indent=1))
 
 
-def _tell_unused_keys(launch: Launch, datasets: Sequence[TokenizedDataset]) -> None:
-    """Warn of keys about columns that no dataset of the run takes."""
+def _warn_unused_keys(launch: Launch, datasets: Sequence[TokenizedDataset]) -> None:
+    """Warn of keys about columns that no dataset of the run accepts."""
     taken = frozenset().union(*(dataset.options_taken for dataset in datasets))
     unused = [name for name, value in _column_keys(launch).items() if value and name not in taken]
     if unused:

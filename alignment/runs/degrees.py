@@ -1,4 +1,4 @@
-"""Arguments to a layout: which degrees a number of processes gives, or why it cannot."""
+"""Resolve the parallel degrees for a number of processes, or explain why they do not fit."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from alignment.errors import ArgumentError
 
 
 def resolve_layout(arguments: ParallelArguments, *, world_size: int) -> Layout:
-    """Return the layout of ``world_size`` processes; a product that does not fit is one ArgumentError.
+    """Return the layout of ``world_size`` processes; degrees whose product does not fit are an ArgumentError.
 
-    One process is always one process: the start of the run names the keys that then do nothing. What tensor and
-    pipeline parallelism leave goes to sharding (``sharding_parallel_degree``, or all of it) when
-    ``sharding`` names a stage, and the rest to data parallelism.
+    With one process every degree is 1, and the start of the run names the keys without effect. The processes that
+    tensor and pipeline parallelism leave go to sharding if ``sharding`` names a stage (``sharding_parallel_degree`` of
+    them, or all), and the rest to data parallelism.
     """
     if world_size == 1:
         return ONE_PROCESS
@@ -31,12 +31,13 @@ def resolve_layout(arguments: ParallelArguments, *, world_size: int) -> Layout:
     if rest % sharding:
         raise ArgumentError(
             f"sharding_parallel_degree={sharding} does not divide the {rest} process(es) that tensor and pipeline "
-            f"parallelism leave of {world_size}; allowed: {', '.join(map(str, _divisors(rest)))}, or -1 for all of them"
+            f"parallelism leave of {world_size} (allowed: {', '.join(map(str, _divisors(rest)))}, or -1 for all of "
+            "them)"
         )
     if arguments.virtual_pp_degree > 1 and pipeline == 1:
         raise ArgumentError(
-            f"virtual_pp_degree={arguments.virtual_pp_degree} cuts the stages of a pipeline, and "
-            "pipeline_parallel_degree is 1; give virtual_pp_degree=1 or pipeline_parallel_degree of 2 or more"
+            f"virtual_pp_degree={arguments.virtual_pp_degree} divides the stages of a pipeline, but "
+            "pipeline_parallel_degree is 1; set virtual_pp_degree=1 or a pipeline_parallel_degree of 2 or more"
         )
     return Layout(
         tensor=tensor,

@@ -1,4 +1,4 @@
-"""From the command line to a trainer and back: one message for what a user can put right."""
+"""Run a trainer from the command line and turn errors into messages and exit statuses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GO_ON = "--resume_from_checkpoint true --overwrite_output_dir false"
 def run_entry(train: Callable[[Sequence[str]], int | None]) -> NoReturn:
     """Call ``train(arguments)`` and exit with the status it returns (None: 0).
 
-    2 with one message on a UserError, 1 with a traceback on a fault of the program, 130 on Ctrl-C, 143 on SIGTERM.
+    Exit with 2 and one message on a UserError, 1 and a traceback on a bug, 130 on Ctrl-C, 143 on SIGTERM.
     """
     end_quietly()
     status, together = 0, True
@@ -45,7 +45,7 @@ def run_entry(train: Callable[[Sequence[str]], int | None]) -> NoReturn:
     except SystemExit as leaving:
         if "--help" in sys.argv or "-h" in sys.argv:
             raise
-        # Code of the user's, a dataset's for example, must not end a run as if it were finished.
-        print(f"error: the run was left by a call of exit: {describe_failure(leaving)}", file=sys.stderr, flush=True)
+        # User code, such as a dataset's, must not end a run as if it had finished.
+        print(f"error: a call of exit ended the run: {describe_failure(leaving)}", file=sys.stderr, flush=True)
         status, together = EXIT_USER_ERROR, False
     leave(status, together=together)

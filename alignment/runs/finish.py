@@ -1,4 +1,4 @@
-"""The end of a run: a last evaluation, the models, the report, and where they are."""
+"""Finish a run: last evaluation, exported models, report."""
 
 from __future__ import annotations
 
@@ -16,30 +16,26 @@ from alignment.telemetry.report.page import write_report
 def finish_run(launch: Launch, session: Session, state: RunState, *, title: str, cards: Sequence[str]) -> None:
     """Evaluate if asked and not just done, export the models, write the report.
 
-    ``cards`` names the evaluation metrics that the report shows first, before and after.
+    ``cards`` names the evaluation metrics at the top of the report, shown before and after training.
     """
-    with launch.signals.deferred("the last evaluation and the models"):
-        _finish(launch, session, state, title=title, cards=cards)
-
-
-def _finish(launch: Launch, session: Session, state: RunState, *, title: str, cards: Sequence[str]) -> None:
     training = launch.parsed.training
-    is_evaluated = training.do_train and session.counters.evaluated_at == session.counters.updates
-    if training.evaluates and not is_evaluated:
-        session.evaluate()
-    session.writers.close()
-    if training.do_train:
-        _check_models(session, state, best=training.load_best_model_at_end)
-        for name, folder in state.export(best=training.load_best_model_at_end).items():
-            log.info(f"{name}: {folder}")
-    if launch.topology.is_main:
-        summary = _summary(launch, session, cards)
-        report = write_report(launch.output_dir, title=f"{title}: {launch.run_name}", summary=summary)
-        log.info(f"report: {report}")
+    with launch.signals.deferred("the last evaluation and the models"):
+        is_evaluated = training.do_train and session.counters.evaluated_at == session.counters.updates
+        if training.evaluates and not is_evaluated:
+            session.evaluate()
+        session.writers.close()
+        if training.do_train:
+            _check_models(session, state, best=training.load_best_model_at_end)
+            for name, folder in state.export(best=training.load_best_model_at_end).items():
+                log.info(f"{name}: {folder}")
+        if launch.topology.is_main:
+            summary = _summary(launch, session, cards)
+            report = write_report(launch.output_dir, title=f"{title}: {launch.run_name}", summary=summary)
+            log.info(f"report: {report}")
 
 
 def _check_models(session: Session, state: RunState, *, best: bool) -> None:
-    """Warn of models that stopped learning; refuse to export one whose last update ruined it, which no step noticed."""
+    """Warn of models that stopped learning; refuse to export one that the last update made unusable."""
     warning = session.liveness.describe()
     if warning is not None:
         log.warn(warning)

@@ -1,4 +1,4 @@
-"""The start that every trainer shares: device, log, resume, and what the arguments mean on this machine."""
+"""Start a run, the same way for every trainer: device, log, resume, and the effect of arguments on this machine."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ from alignment.training.checkpoint import Checkpoint, CheckpointStore
 from alignment.training.durable import make_folder
 
 OF_A_START = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "run_name", "logging_dir")
-"""Keys that a resumed run is expected to change."""
+"""Keys that a resumed run may change without a warning."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """A run about to begin."""
+    """A run that is about to start."""
 
     parsed: Parsed
     topology: Topology
     output_dir: Path
     store: CheckpointStore
     checkpoint: Checkpoint | None
-    """What to resume from, or None."""
+    """The checkpoint to resume from, or None."""
     signals: StopSignals = field(default_factory=StopSignals)
-    """What this process was asked for by signals."""
+    """The signals that this process has received."""
 
     @property
     def dtype(self) -> str:
-        """The dtype of trained weights on this device."""
+        """The dtype of trained weights."""
         return self.parsed.training.weight_dtype(self.topology.device)
 
     @property
     def run_name(self) -> str:
-        """What the run is called: ``run_name``, or its output folder."""
+        """``run_name``, or the name of the output folder."""
         return self.parsed.training.run_name or self.output_dir.name
 
     @property
@@ -61,7 +61,7 @@ class Launch:
 
 
 def open_output(folder: Path) -> Path:
-    """Make the output folder; ArgumentError where it cannot be one."""
+    """Create the output folder; ArgumentError if that fails."""
     try:
         make_folder(folder)
     except OSError as error:
@@ -73,8 +73,8 @@ def open_output(folder: Path) -> Path:
 
 
 def choose_operators(world: Group, *, wanted: bool) -> None:
-    """Let the processes of ``world`` train and score on compiled operators when these are ``wanted`` and all have them;
-    one line says which run.
+    """Use compiled operators for training and scoring if ``wanted`` and if all processes of ``world`` have them; log
+    which operators are used.
     """
     use_native_ops(wanted)
     if not wanted:
@@ -89,17 +89,17 @@ def choose_operators(world: Group, *, wanted: bool) -> None:
 
 
 def describe_offload(parts: Collection[str], device: str) -> str | None:
-    """Return what moving ``parts`` to host memory comes to on ``device``, None where it is what was asked for."""
+    """Return a warning that offloading ``parts`` saves nothing on the CPU; None elsewhere."""
     if not parts or device != "cpu":
         return None
     return (
         f"offload_level: {', '.join(sorted(parts))} are copied to host arrays while unused and back for each use; on a "
-        "CPU that is the same memory, so it only tries the moves out: it saves nothing and costs the copies"
+        "CPU that is the same memory, so offloading saves nothing and costs the copies"
     )
 
 
 def describe_changes(parsed: Parsed, before: Path) -> str | None:
-    """Return which keys have other values than in the saved arguments ``before``; None: none, or nothing to compare."""
+    """Describe the keys whose values differ from the saved arguments ``before``; None if there is nothing to say."""
     try:
         saved = json.loads(before.read_text(encoding="utf-8"))
         values = {key: row["value"] for key, row in saved.items()}
@@ -112,8 +112,8 @@ def describe_changes(parsed: Parsed, before: Path) -> str | None:
 
 @contextlib.contextmanager
 def open_launch(parsed: Parsed, *, host: str) -> Iterator[Launch]:
-    """Select the device, take the output folder, open the log, report arguments without effect, and decide between
-    fresh start and resume. Inside, signals are caught and the folder belongs to this run.
+    """Select the device, lock the output folder, open the log, report arguments without effect, and decide between
+    fresh start and resume. Signals are caught and the folder is locked until the context exits.
     """
     training = parsed.training
     layout = resolve_layout(parsed.parallel, world_size=read_world()[0])
@@ -135,7 +135,7 @@ def open_launch(parsed: Parsed, *, host: str) -> Iterator[Launch]:
         store, checkpoint = _open_store(parsed, output_dir, topology)
         log.info(f"{layout} on {topology.device}; {host}")
         if topology.device == "gpu" and not training.deterministic:
-            log.info("a GPU does not repeat its last bits: neither will a resumed run (deterministic=true: it does)")
+            log.info("GPU results, also of a resumed run, are not bitwise reproducible (deterministic=true makes them)")
         choose_operators(topology.world, wanted=training.use_native_ops and topology.device == "cpu")
         for effect in effects:
             log.warn(str(effect))
@@ -144,7 +144,7 @@ def open_launch(parsed: Parsed, *, host: str) -> Iterator[Launch]:
         if topology.is_main:
             before = None if checkpoint is None else checkpoint.folder.parent / SAVED_NAME
             if before is not None and (changes := describe_changes(parsed, before)):
-                log.warn(f"resumed with other values than this run had before: {changes}")
+                log.warn(f"resumed with changed values: {changes}")
         yield Launch(
             parsed=parsed,
             topology=topology,
@@ -156,7 +156,7 @@ def open_launch(parsed: Parsed, *, host: str) -> Iterator[Launch]:
 
 
 def _open_store(parsed: Parsed, output_dir: Path, topology: Topology) -> tuple[CheckpointStore, Checkpoint | None]:
-    """Return the run's checkpoints, and the one to resume from or None."""
+    """Return the run's checkpoints, and the one to resume from, or None."""
     training = parsed.training
     store = CheckpointStore(output_dir, limit=training.save_total_limit, topology=topology)
     resume = training.resume_from_checkpoint

@@ -1,4 +1,4 @@
-"""The models a run starts from: folders, a checkpoint, or random weights; and whether they fit."""
+"""Find, check and adapt the models a run starts from: folders, a checkpoint, or random weights."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _ARCHITECTURE = (
     *("num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps", "rope_theta", "rope_scaling"),
     *(*FLAGS, "sliding_window"),
 )
-"""What training never changes of a configuration."""
+"""The keys of a configuration that training never changes."""
 
 
 def starting_folder(launch: Launch, group, name: str, *, parts: Sequence[str] = RUN_MODELS) -> str | None:
-    """Return the folder to load ``name`` from (the checkpoint's when resuming), None for random weights.
+    """Return the folder to load ``name`` from (the checkpoint's when resuming); None for random weights.
 
-    ``parts`` are the models that may be taken where the folder is that of another run.
+    ``parts`` are the models that may be taken if the folder is the output of another run.
     """
     if launch.checkpoint is not None:
         return resumed_folder(launch, name, group.model_name_or_path or group.model_config_name_or_path)
@@ -44,8 +44,8 @@ def starting_folder(launch: Launch, group, name: str, *, parts: Sequence[str] = 
 def resumed_folder(launch: Launch, name: str, initial: str) -> str:
     """Return the folder of the trained model ``name``: the checkpoint's when resuming, else ``initial``.
 
-    ``initial`` is what the arguments name. A checkpoint of another architecture is refused, because it would silently
-    take the place of what they ask for.
+    ``initial`` is named by the arguments. A checkpoint of another architecture is refused, because it would silently
+    replace that model.
     """
     if launch.checkpoint is None:
         return initial
@@ -61,7 +61,7 @@ def resumed_folder(launch: Launch, name: str, initial: str) -> str:
     if differences:
         raise CheckpointError(
             f"cannot resume from {launch.checkpoint.folder}: its model {name!r} has another architecture than "
-            f"{initial}: {', '.join(differences)}. Name the model it was trained from, or another output_dir"
+            f"{initial}: {', '.join(differences)}. Name the model it was trained from, or use another output_dir"
         )
     return str(folder)
 
@@ -74,7 +74,7 @@ def starting_tokenizer(launch: Launch, folder: str | None) -> Tokenizer:
 
 
 def read_template(given: str) -> str:
-    """Return a chat template: the content of a file, or the text itself where it is Jinja."""
+    """Return a chat template: the text itself if it is Jinja, else the content of the file ``given``."""
     if "{{" in given or "{%" in given:
         return given
     try:
@@ -84,7 +84,7 @@ def read_template(given: str) -> str:
 
 
 def check_start(launch: Launch, group, folder: str | None, tokenizer: Tokenizer) -> None:
-    """Refuse a model that is too small for the tokenizer or for ``max_length``, before any data are read."""
+    """Refuse a model that is too small for the tokenizer or for ``max_length``, before any data is read."""
     place = folder or group.model_config_name_or_path
     config = check_fit(place, tokenizer, max_length=launch.parsed.data.max_length)
     check_layout(launch, config, place)
@@ -93,14 +93,14 @@ def check_start(launch: Launch, group, folder: str | None, tokenizer: Tokenizer)
 
 
 def warn_of_template(launch: Launch, folder: str, config: DecoderConfig, tokenizer: Tokenizer) -> None:
-    """Say so where the run uses another template than the one that trained the model in ``folder``."""
+    """Warn if the run uses another template than the one the model in ``folder`` was trained with."""
     line = template_warning(folder, config, tokenizer, _template(launch, tokenizer))
     if line is not None:
         log.warn(line)
 
 
 def adopt(launch: Launch, model: CausalLM | ScoreModel, tokenizer: Tokenizer) -> None:
-    """Let ``model`` know the run's template: its record, and the token that ends its answers as one of the ends."""
+    """Store the run's template in the configuration of ``model``, and its end token as one of the EOS ids."""
     end = Encoder(tokenizer, encode_options(launch).template).end_id
     model.config = dataclasses.replace(
         model.config,
@@ -110,7 +110,7 @@ def adopt(launch: Launch, model: CausalLM | ScoreModel, tokenizer: Tokenizer) ->
 
 
 def freeze(model: Any) -> Any:
-    """Return ``model`` without gradients, in evaluation mode."""
+    """Disable gradients of ``model``, set it to evaluation mode, and return it."""
     for parameter in model.parameters():
         parameter.stop_gradient = True
     model.eval()
@@ -122,7 +122,7 @@ def _template(launch: Launch, tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def check_layout(launch: Launch, config: DecoderConfig, place: str) -> None:
-    """Refuse degrees that the model in ``place`` cannot be cut by."""
+    """Refuse parallel degrees that do not divide the model in ``place``."""
     problems = check_degrees(config, launch.topology.layout)
     if problems:
         raise ArgumentError(f"{place}: {'; '.join(problems)}")

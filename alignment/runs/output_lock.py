@@ -1,4 +1,4 @@
-"""One run at a time in an output folder: a lock that says whose it is, and that the dead do not hold."""
+"""Lock an output folder for one run at a time; the lock names its owner and does not outlive it."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ from alignment.parallel.comms.together import on_main
 LOCK_FILE = ".lock"
 _HELD_BY_ANOTHER = (errno.EACCES, errno.EAGAIN)
 _NOT_SUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
-"""What file systems answer that know no locks."""
+"""Errors of file systems without locks."""
 
 
 class Owner(NamedTuple):
-    """The process that has a lock, as the lock file tells it."""
+    """The process that holds a lock, as recorded in the lock file."""
 
     pid: int
     host: str
     boot: str
-    """Changes with each start of the machine, and is the same in all of its containers."""
+    """Boot id: changes whenever the machine starts, and is shared by its containers."""
     since: str
 
     @classmethod
     def this_process(cls) -> Owner:
-        """Return who we are."""
+        """Describe the current process."""
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         return cls(os.getpid(), socket.gethostname(), _boot_id(), now)
 
     def describe(self) -> str:
-        """Return who it is, for a message."""
+        """Return a description for messages."""
         return f"process {self.pid} on {self.host} (since {self.since})"
 
 
 class OutputLock:
-    """The lock of one folder. The system lets go of it when the process ends, however it ends."""
+    """The lock of one folder; the system releases it when the process ends, however it ends."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -52,9 +52,9 @@ class OutputLock:
         self._file: int | None = None
 
     def acquire(self) -> str | None:
-        """Take the lock; return a line about a dead owner it was taken over from, if there was one.
+        """Take the lock; if it was left behind by a dead process, return a line about that.
 
-        Raises ArgumentError when another process has it, or may have it on another machine.
+        Raises ArgumentError if another process holds it, or might hold it on another machine.
         """
         try:
             file = self._open()
@@ -68,14 +68,14 @@ class OutputLock:
         return note
 
     def release(self) -> None:
-        """Let go of the lock and remove its file; without a lock nothing happens."""
+        """Release the lock, if held, and remove its file."""
         if self._file is not None:
             self._path.unlink(missing_ok=True)
             os.close(self._file)
             self._file = None
 
     def _open(self) -> int:
-        """Return the lock file, opened and, where the file system can, locked."""
+        """Return the lock file, opened and, if the file system supports it, locked."""
         while True:
             file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
@@ -100,21 +100,21 @@ class OutputLock:
                 self._refuse(owner)
 
     def _is_current(self, file: int) -> bool:
-        """Return whether ``file`` still has its name: the owner before may just have removed it."""
+        """Tell whether ``file`` still exists under its name: the previous owner may just have removed it."""
         try:
             return os.path.samestat(os.fstat(file), os.stat(self._path))
         except FileNotFoundError:
             return False
 
     def _claim(self, file: int) -> str | None:
-        """Write this process into the locked ``file``."""
+        """Record this process in the locked ``file``."""
         owner, own = _read_owner(file), Owner.this_process()
         try:
             if owner is not None and own.boot != owner.boot and own.host != owner.host:
                 raise ArgumentError(
-                    f"output_dir={self._folder} was in use by {owner.describe()}, and from {own.host} it cannot be "
-                    f"seen whether that process still runs. If it has ended, delete {self._path} and start again; "
-                    "else name another folder"
+                    f"output_dir={self._folder} was in use by {owner.describe()}, and from {own.host} there is no "
+                    f"telling whether that process still runs. If it has ended, delete {self._path} and start again; "
+                    "otherwise name another folder"
                 )
             os.ftruncate(file, 0)
             os.pwrite(file, json.dumps(own._asdict()).encode(), 0)
@@ -122,19 +122,19 @@ class OutputLock:
             os.close(file)
             raise
         is_dead = owner is not None and owner.pid != own.pid
-        return f"{owner.describe()} ended without giving {self._folder} free: taken over" if is_dead else None
+        return f"{owner.describe()} ended without releasing {self._folder}: taken over" if is_dead else None
 
     def _refuse(self, owner: Owner | None) -> None:
-        who = owner.describe() if owner is not None else "another process that starts at this moment"
+        who = owner.describe() if owner is not None else "another process that is starting"
         raise ArgumentError(
-            f"output_dir={self._folder} is in use by {who}: two runs would mix their files. Wait for its end, or name "
-            "another folder"
+            f"output_dir={self._folder} is in use by {who}: two runs would mix their files. Wait until it ends, or "
+            "name another folder"
         )
 
 
 @contextlib.contextmanager
 def hold_output(folder: Path, world: Group) -> Iterator[str | None]:
-    """Hold the lock of ``folder`` inside, for all processes of the run; yields what ``OutputLock.acquire`` returns."""
+    """Hold the lock of ``folder`` for all processes of the run; yield the result of ``OutputLock.acquire``."""
     lock = OutputLock(folder)
     note = on_main(world, lock.acquire)
     try:
@@ -144,7 +144,7 @@ def hold_output(folder: Path, world: Group) -> Iterator[str | None]:
 
 
 def _read_owner(file: int) -> Owner | None:
-    """Return the owner that is written in ``file``; None where nothing whole is."""
+    """Return the owner recorded in ``file``; None if there is no valid record."""
     try:
         content = json.loads(os.pread(file, 4096, 0))
         return Owner(int(content["pid"]), str(content["host"]), str(content["boot"]), str(content["since"]))

@@ -1,4 +1,4 @@
-"""Models in the layout of a run: how each is run, kept and found by those who save it or generate with it."""
+"""Place models in the layout of a run: build runners, shard weights, and write trained models."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from alignment.training.learner import Learner
 
 
 class ResidentRunner:
-    """A runner whose model is brought to the device for each call (see ``ModelRunner``)."""
+    """A runner whose offloaded model is moved to the device for each call (see ``ModelRunner``)."""
 
     def __init__(self, runner: ModelRunner, offloaded: Offloaded | None) -> None:
         self.model = runner.model
@@ -50,7 +50,7 @@ class ResidentRunner:
 
 
 def place_frozen(name: str, model: Any, topology: Topology, *, offload: bool) -> ModelRunner:
-    """Return the runner of a model that is only read, built for this process's place; stage 3 cuts its weights too."""
+    """Return the runner of a frozen model; stage 3 shards its weights too."""
     kept = model.named_parameters
     if _cuts_weights(topology):
         sliced = SlicedWeights(model, topology.sharding, part_of=model.parts.__getitem__, used_after=head_use(model))
@@ -60,13 +60,13 @@ def place_frozen(name: str, model: Any, topology: Topology, *, offload: bool) ->
 
 
 def scoring_runner(learner: Learner) -> ModelRunner:
-    """Return the runner of a trained model for passes without gradients."""
+    """Return the runner of a trained model for forward passes without gradients."""
     offloaded = learner.offloaded_model
     return learner.runner if offloaded is None else ResidentRunner(learner.runner, offloaded)
 
 
 def shard_model(model: Any, topology: Topology) -> ParameterShards | None:
-    """Return what this process updates of ``model``; None where one process updates float32 weights themselves."""
+    """Return the shards of ``model`` that this process updates; None if a single process updates float32 weights."""
     if topology.world_size == 1 and not any(map(is_half, model.parameters())):
         return None
     layout, config = topology.layout, model.config
@@ -85,14 +85,14 @@ def shard_model(model: Any, topology: Topology) -> ParameterShards | None:
 
 
 def head_use(model: Any) -> Mapping[str, paddle.nn.Layer]:
-    """Return the weight of the vocabulary head, which log-probs use outside of the model, after the final norm."""
+    """Return the weight of the vocabulary head, which log-probs use outside the model, after the final norm."""
     if model.kind != "causal" or not model.placement.is_last:
         return {}
     return {EMBEDDING if model.lm_head is None else LM_HEAD: model.model.norm}
 
 
 def model_writer(learner: Learner, tokenizer: Tokenizer, topology: Topology) -> ModelWriter:
-    """Return what writes a trained model to a folder; in stage 3 its weights are rows."""
+    """Return a function that writes a trained model to a folder, whatever its sharding stage."""
     model = learner.runner.model
     parts = learner.kept_parts() or model.parts
     source = WeightSource(tensors=dict(learner.kept_weights()), parts=parts, topology=topology)

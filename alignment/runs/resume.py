@@ -1,4 +1,4 @@
-"""Fresh start, resume or refusal: what to do with an output folder."""
+"""Decide what to do with an output folder: start afresh, resume or refuse."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from alignment.training.checkpoint import (
 from alignment.training.durable import remove_folder
 
 RESULT_FOLDERS = (*RUN_MODELS, "best")
-"""What finished runs leave in their output folder beside checkpoints."""
+"""Folders that finished runs leave in their output folder besides checkpoints."""
 
 
 def open_checkpoint(
@@ -29,9 +29,8 @@ def open_checkpoint(
     """Return the checkpoint to resume from, or None for a fresh start.
 
     ``resume_from``: a checkpoint folder or an output folder, True (the newest complete checkpoint of the store's own
-    folder, or a fresh start when there is none), or None. A folder with an earlier run in it is refused unless
-    ``overwrite``; ``remove_replaced`` then makes room, once nothing else can be refused. The main process decides for
-    all.
+    folder, or a fresh start if there is none), or None. A folder with an earlier run is refused unless ``overwrite``;
+    ``remove_replaced`` then clears it, once nothing else can be refused. The main process decides for all.
     """
     world = store.topology.world
     on_main(world, store.clean)
@@ -51,10 +50,10 @@ def open_checkpoint(
 
 
 def replaced_folders(store: CheckpointStore, checkpoint: Checkpoint | None) -> list[Path]:
-    """Return what of an earlier run in the store's folder a run that starts from ``checkpoint`` replaces.
+    """Return the folders of an earlier run in the store's folder that a run from ``checkpoint`` replaces.
 
-    From a checkpoint in that folder these are the later complete ones: kept, they would be taken for the newest of
-    this run. Otherwise it is everything.
+    If ``checkpoint`` is in that folder, these are the later complete checkpoints, which would otherwise be taken for
+    the newest of this run; else everything.
     """
     if checkpoint is None or checkpoint.folder.parent.resolve() != store.output_dir.resolve():
         return [*store.all(), *(p for p in map(store.output_dir.joinpath, RESULT_FOLDERS) if p.is_dir())]
@@ -63,7 +62,7 @@ def replaced_folders(store: CheckpointStore, checkpoint: Checkpoint | None) -> l
 
 
 def remove_replaced(store: CheckpointStore, checkpoint: Checkpoint | None) -> None:
-    """Remove ``replaced_folders``; the main process does, for all."""
+    """Remove ``replaced_folders``, in the main process."""
     on_main(store.topology.world, _remove, store, checkpoint)
 
 
@@ -76,7 +75,7 @@ def _remove(store: CheckpointStore, checkpoint: Checkpoint | None) -> None:
 
 
 def _named(folder: Path, topology: Topology) -> Checkpoint:
-    """Return the checkpoint that ``folder`` is, or the newest undamaged one of the run that it holds."""
+    """Return the checkpoint in ``folder``, or the newest undamaged one of the run in it."""
     world, inner = topology.world, CheckpointStore(folder, topology=topology)
     if on_main(world, lambda: folder.is_dir() and not (folder / MANIFEST).exists() and bool(inner.all())):
         newest = inner.newest()

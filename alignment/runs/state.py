@@ -1,4 +1,4 @@
-"""Everything that must survive a kill, gathered from its owners, and put back."""
+"""Save and restore everything that must survive a killed run."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from alignment.training.learner import Learner
 from alignment.training.schedules import Schedule
 
 BEST_STEP = "step.txt"
-"""Says in ``best/`` which update its weights are of."""
+"""File in ``best/`` with the update its weights are from."""
 
 
 @dataclass(frozen=True)
 class StatePart:
-    """One owner of JSON state: how to read it and how to put it back."""
+    """A piece of JSON state: how to read and how to restore it."""
 
     read: Callable[[], Any]
     restore: Callable[[Any], None]
@@ -35,9 +35,9 @@ class StatePart:
 
 @dataclass(frozen=True, kw_only=True)
 class RunState:
-    """The models, learners and small state of one run. All processes save, restore and export together.
+    """The models, learners and other state of one run. All processes save, restore and export together.
 
-    ``models`` and ``learners`` share their names, those of the models' folders (``policy``, ``value``, ...).
+    ``models`` and ``learners`` are keyed by the names of the models' folders (``policy``, ``value``, ...).
     """
 
     store: CheckpointStore
@@ -63,18 +63,18 @@ class RunState:
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Put back everything but the weights, which were loaded from the checkpoint's model folders."""
+        """Restore everything but the weights, which were loaded from the checkpoint's model folders."""
         for name, learner in self.learners.items():
             self._restore_learner(f"{name}_optimizer", learner, checkpoint)
-            # Checkpoints of earlier versions have none.
+            # Checkpoints of earlier versions have no schedules.
             saved = checkpoint.state.get("schedules", {}).get(name)
             if saved is not None:
-                _tell_new_schedule(learner, Schedule(**saved))
+                _warn_changed_schedule(learner, Schedule(**saved))
         missing = [name for name in self.parts if name not in checkpoint.state]
         if missing:
             raise CheckpointError(
                 f"cannot resume from {checkpoint.folder}: it has no state for {', '.join(missing)} "
-                "(was it written by a run with other options?)"
+                "(was it written by a run with different options?)"
             )
         idle = [name for name in checkpoint.models if name not in self.models]
         if idle:
@@ -102,7 +102,7 @@ class RunState:
         learner.load_state(everywhere(self._world, lambda: checkpoint.tensors(name, parts=parts, known=known)))
 
     def keep_best(self) -> None:
-        """Keep the present weights as the best so far, with the update count they are of."""
+        """Keep the current weights as the best so far, with their update count."""
         with write_folder(self._best, self._world) as aside:
             for name, write in self.models.items():
                 write(aside / name)
@@ -110,7 +110,7 @@ class RunState:
             on_main(self._world, lambda: (aside / BEST_STEP).write_text(step, encoding="utf-8"))
 
     def export(self, *, best: bool) -> dict[str, Path]:
-        """Write each model to ``output_dir/NAME``: the best weights if asked and kept, else the present ones."""
+        """Write each model to ``output_dir/NAME``: the best weights if asked for and kept, else the current ones."""
         is_kept = best and self.counters.best_step is not None
         targets = {name: self.store.output_dir / name for name in self.models}
         for name, write in self.models.items():
@@ -130,14 +130,17 @@ class RunState:
         return self.store.output_dir / "best"
 
     def _forget_lost_best(self) -> None:
-        """Start the search for the best weights anew where those the checkpoint knows of are not kept here.
+        """Restart the search for the best weights if those known to the checkpoint are not kept here.
 
-        They were replaced when the run was killed after a better evaluation, which comes again, or belong to a run
-        in another folder; a later evaluation must not be measured against weights that nobody has.
+        Either the run was killed after a better evaluation replaced them, which will happen again, or they belong to a
+        run in another folder. A later evaluation must not be compared with weights that no longer exist.
         """
         step = self.counters.best_step
         if step is not None and not on_main(self._world, self._is_kept, step):
-            log.warn(f"the best weights so far, of update {step}, are not in {self._best}: the next evaluation is best")
+            log.warn(
+                f"the best weights so far, from update {step}, are not in {self._best}: the next evaluation counts as "
+                "the best"
+            )
             self.counters.best_value = self.counters.best_step = None
 
     def _is_kept(self, step: int) -> bool:
@@ -145,7 +148,7 @@ class RunState:
         return marker.is_file() and marker.read_text(encoding="utf-8") == str(step)
 
     def check_space(self) -> None:
-        """Refuse to start when the disk cannot hold one checkpoint (weights and two moments, float32)."""
+        """Refuse to start if the disk cannot hold one checkpoint (weights and two moments, float32)."""
         held = [
             (name, part.name, math.prod(part.shape))
             for name, learner in self.learners.items()
@@ -159,19 +162,18 @@ class RunState:
         free = shutil.disk_usage(self.store.output_dir).free
         if free < needed:
             raise CheckpointError(
-                f"output_dir={self.store.output_dir}: {free / 2**20:.1f} MiB free, and one checkpoint needs about "
+                f"output_dir={self.store.output_dir}: {free / 2**20:.1f} MiB are free, but one checkpoint needs about "
                 f"{needed / 2**20:.1f} MiB. Free some space or name another folder"
             )
 
 
-def _tell_new_schedule(learner: Learner, saved: Schedule) -> None:
-    """Warn when the learning rate will differ from the one that the checkpoint's run would have used."""
+def _warn_changed_schedule(learner: Learner, saved: Schedule) -> None:
+    """Warn if the learning rate will differ from the one that the checkpoint's run would have used."""
     before, now = asdict(saved), asdict(learner.schedule)
     changes = ", ".join(f"{key} was {before[key]} and is {now[key]}" for key in now if before[key] != now[key])
     if changes:
         update = learner.num_updates
         log.warn(
-            f"{learner.name}: the learning rate follows another schedule than before ({changes}): that of update "
-            f"{update + 1} is {learner.schedule.learning_rate(update):g}, by the old schedule it was "
-            f"{saved.learning_rate(update):g}"
+            f"{learner.name}: the learning rate schedule has changed ({changes}): update {update + 1} uses "
+            f"{learner.schedule.learning_rate(update):g}; by the old schedule it was {saved.learning_rate(update):g}"
         )

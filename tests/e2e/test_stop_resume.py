@@ -113,8 +113,8 @@ def test_a_longer_schedule_is_said(sft_arguments, tmp_path):
     train_here("sft", made, tmp_path)
     done = train_here("sft", {**made, "max_steps": 4, "resume_from_checkpoint": True}, tmp_path)
     said = (
-        "policy: the learning rate follows another schedule than before (decay_updates was 2 and is 4): that of "
-        "update 3 is 0.0005, by the old schedule it was 0"
+        "policy: the learning rate schedule has changed (decay_updates was 2 and is 4): update 3 uses 0.0005; by the "
+        "old schedule it was 0"
     )
     assert said in done.stderr
     rates = [record["policy/learning_rate"] for record in runs.metrics(tmp_path / "out")]

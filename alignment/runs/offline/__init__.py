@@ -1,1 +1,1 @@
-"""Runs that learn from a dataset: one assembly for every offline objective."""
+"""Runs that train on a dataset, assembled the same way for every offline objective."""

@@ -1,4 +1,4 @@
-"""Evaluation by the loss itself: what training reports, over all held-out rows."""
+"""Evaluation by the loss: the metrics that training reports, over all held-out rows."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from alignment.runs.offline.objective import EvaluationInputs
 
 @dataclass(frozen=True, kw_only=True)
 class LossEvaluation:
-    """The metrics of an objective on held-out samples; the denominators are those of all of them."""
+    """The metrics of an objective on held-out samples, with denominators over all of them."""
 
     task: SupervisedTask
     runner: ModelRunner
     samples: Sequence[Sample]
     rows_per_batch: int
     name: str
-    """Of the objective, which is left out of the names."""
+    """The objective's name, which is removed from metric names."""
 
     @classmethod
     def of(cls, inputs: EvaluationInputs) -> LossEvaluation:

@@ -1,4 +1,4 @@
-"""The models that runs on a dataset train, loaded from a folder or made with random weights."""
+"""The models that offline runs train, loaded from a folder or initialised randomly."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from alignment.runs.offline.objective import TrainedModel
 
 
 def load_policy(launch: Launch, folder: str | None, tokenizer: Tokenizer) -> CausalLM:
-    """Return the language model in ``folder``; None: random weights of the run's configuration."""
+    """Return the language model in ``folder``; None: random weights with the run's configuration."""
     options = {"tokenizer": tokenizer, "dtype": launch.dtype, "placement": Placement.of(launch.topology)}
     if folder is None:
         config, seed = launch.parsed.offline.model_config_name_or_path, launch.parsed.training.seed
@@ -27,7 +27,7 @@ def load_policy(launch: Launch, folder: str | None, tokenizer: Tokenizer) -> Cau
 
 
 def load_scorer(launch: Launch, folder: str | None, tokenizer: Tokenizer) -> ScoreModel:
-    """Return the score model to train: a checkpoint's, a reward model's, or a language model with a new score head."""
+    """Return the score model to train: a checkpoint, a reward model, or a language model with a new score head."""
     reward, seed = launch.parsed.offline, launch.parsed.training.seed
     placement = Placement.of(launch.topology)
     options = ScoreOptions(

@@ -1,4 +1,4 @@
-"""What distinguishes one run on a dataset from another: an offline objective is one row of these facts."""
+"""The facts that distinguish one offline objective from another."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class TrainedModel(NamedTuple):
     name: str
     """Its folder under ``output_dir``, and the prefix of its metrics."""
     parts: tuple[str, ...]
-    """Models that may be taken where the folder to start from is that of another run."""
+    """Models that may be taken if the starting folder is the output of another run."""
     load: Callable[[Launch, str | None, Tokenizer], Any]
-    """Returns the model of a folder, or with random weights where there is none."""
+    """Loads the model from a folder; None: random weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationInputs:
-    """What an evaluation is made of."""
+    """The inputs of an evaluation."""
 
     launch: Launch
     objective: OfflineObjective
@@ -39,59 +39,59 @@ class EvaluationInputs:
     tokenizer: Tokenizer
     held_out: Sequence[Sample]
     training: Sequence[Sample]
-    """The first samples of the training data, as many as are held out (or all)."""
+    """The first training samples, as many as are held out (or all)."""
 
     @property
     def rows_per_batch(self) -> int:
-        """Samples of one micro-batch."""
+        """Samples per micro-batch."""
         return self.launch.parsed.training.per_device_eval_batch_size
 
 
 class LossFunction(Protocol):
-    """A pure loss of ``algorithms`` on what was read from the model for one micro-batch."""
+    """A pure loss of ``algorithms`` on the model's output for one micro-batch."""
 
     def __call__(self, output: Any, *, fields: Any, hyperparameters: Any, denominator: Any) -> Loss:
-        """``output`` is what ``read`` returned, ``fields`` the batch's as tensors (see ``fields_as_tensors``), and
-        ``denominator`` what ``count`` found in all micro-batches of the update.
+        """``output`` is the result of ``read``, ``fields`` are the batch's fields as tensors (see
+        ``fields_as_tensors``), and ``denominator`` is the result of ``count`` for all micro-batches of the update.
         """
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class OfflineObjective:
-    """A row: everything that the shared assembly asks of SFT, a reward model, DPO, ..."""
+    """Everything that the shared assembly needs to know about SFT, a reward model, DPO, ..."""
 
     name: str
-    """Prefix of the metrics that the loss names."""
+    """Prefix of the loss's metrics."""
     title: str
-    """What the log and the report call the run."""
+    """Name of the run in the log and the report."""
     model: TrainedModel
     dataset: type[TokenizedDataset]
     make_batch: Callable[[Sequence[Sample]], TokenBatch]
-    """Samples of one micro-batch to model input. Where a sample makes several rows, all first ones come first."""
+    """Makes model input from the samples of a micro-batch; if a sample makes two rows, all first rows come first."""
     read: Callable[[Any, TokenBatch], Any]
-    """What the loss needs of the model, with gradients."""
+    """Computes what the loss needs from the model, with gradients."""
     loss: LossFunction
     rows_per_sample: int = 1
-    """Rows that ``make_batch`` makes of a sample."""
+    """Rows that ``make_batch`` makes per sample."""
     count: Callable[[Sequence[TokenBatch]], Any]
-    """All micro-batches of an update to the denominator of the loss."""
+    """Computes the denominator of the loss from all micro-batches of an update."""
     make_evaluation: Callable[[EvaluationInputs], Callable[[], Evaluation]]
     best_metric: str
-    """Of the evaluation, without its prefix."""
+    """Evaluation metric for the best model, without the ``eval/`` prefix."""
     shown: tuple[str, ...]
-    """Metrics of the progress display."""
+    """Metrics in the progress display."""
     cards: tuple[str, ...]
-    """Evaluation metrics that the report shows first."""
+    """Evaluation metrics at the top of the report."""
     after_update: Callable[[Any, ModelRunner], None] | None = None
-    """Called with the model and its runner when an update was applied."""
+    """Called with the model and its runner after each update."""
     arguments: type = OfflineArguments
-    """Its group ``offline``."""
+    """The argument group ``offline``."""
     hyperparameters: type | None = None
-    """Its group ``loss``, which the loss gets."""
+    """The argument group ``loss``, passed to the loss."""
     checks: tuple[Check, ...] = ()
-    """What its arguments must be together, beyond what those of all trainers must be."""
+    """Checks of combinations of arguments, in addition to those of all trainers."""
     needs_reference: Callable[[Any], bool] | None = None
-    """Given the hyperparameters: whether the loss reads ``reference`` of the fields, what ``read`` gives for the frozen
-    starting model, one number a row. None: never, and there are no arguments about a reference.
+    """Given the hyperparameters, whether the loss uses the field ``reference``: the result of ``read`` for the frozen
+    starting model, one number per row. None: never, and there are no arguments about a reference.
     """

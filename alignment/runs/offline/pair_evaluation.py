@@ -1,4 +1,4 @@
-"""How well a reward (or cost) model tells the sides of held-out pairs apart."""
+"""Evaluate how well a reward (or cost) model separates the two sides of held-out pairs."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ NUM_SAMPLES = 50
 
 @dataclass(frozen=True, kw_only=True)
 class PairEvaluation:
-    """Scores every held-out pair, and as many training pairs beside them; metric names are the reference suite's."""
+    """Scores every held-out pair and as many training pairs; metric names are those of the reference suite."""
 
     runner: ModelRunner
     kind: PairKind
     pairs: Sequence[dict[str, Any]]
     training_pairs: Sequence[dict[str, Any]]
-    """Pairs of the training split (the first of them, as many as held-out ones): how far memory helps."""
+    """The first training pairs, at most as many as held-out ones, to show overfitting."""
     rows_per_batch: int
     decode: Callable[[np.ndarray], str]
     plot_dir: Path | None
-    """Where plots go; None: another process draws them."""
+    """Folder of the plots; None: another process draws them."""
 
     @classmethod
     def of(cls, inputs: EvaluationInputs, *, kind: PairKind) -> PairEvaluation:
@@ -90,7 +90,7 @@ class PairEvaluation:
         return numbers
 
     def _signs(self, first: np.ndarray, second: np.ndarray) -> dict[str, float]:
-        """Return how often a cost is negative for a safe answer and positive for an unsafe one; nothing for rewards."""
+        """Return how often a cost has the right sign (negative for a safe answer); nothing for rewards."""
         if not self.kind.sign_fields:
             return {}
         signs = [np.array([pair[name] for pair in self.pairs]) for name in self.kind.sign_fields]

@@ -1,4 +1,4 @@
-"""Pairs of answers as micro-batches, and what is read of them. Legend: n pairs, S padded sequence."""
+"""Make micro-batches of answer pairs and read scores from them. Legend: n pairs, S padded sequence length."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ NO_TARGETS = np.empty(0, np.int64)
 
 @dataclass(frozen=True, kw_only=True)
 class PairKind:
-    """What tells reward data from cost data."""
+    """The difference between reward data and cost data."""
 
     sides: tuple[str, str]
     """The preferred side first."""
     margin_sign: float
-    """+1 when the preferred side should score higher (reward), -1 when lower (cost)."""
+    """+1 if the preferred side should score higher (reward), -1 if lower (cost)."""
     sign_fields: tuple[str, ...] = ()
-    """Where samples keep the safety signs of the two sides (+1 safe, -1 not), which the loss reads."""
+    """Sample fields with the safety signs of the two sides (+1 safe, -1 unsafe)."""
 
 
 REWARD_PAIRS = PairKind(sides=("better", "worse"), margin_sign=1.0)
@@ -58,7 +58,7 @@ def pair_batch(samples: Sequence[Mapping[str, Any]], kind: PairKind) -> TokenBat
 
 
 def answer_batch(samples: Sequence[Mapping[str, Any]]) -> TokenBatch:
-    """Return n pairs as one micro-batch of 2n rows, all preferred answers first; targets are the answers' tokens."""
+    """Return n pairs as one micro-batch of 2n rows, preferred answers first; the targets are the answer tokens."""
     sequences = [sample[f"{side}_input_ids"] for side in SIDES for sample in samples]
     starts = [sample["prompt_length"] for sample in samples] * 2
     targets = [np.arange(launch, len(ids)) for launch, ids in zip(starts, sequences, strict=True)]
@@ -73,16 +73,16 @@ def read_pair_scores(model: Any, batch: TokenBatch) -> tuple[paddle.Tensor, padd
 
 
 def read_pair_ends(model: Any, batch: TokenBatch) -> paddle.Tensor:
-    """Return the end scores of all 2n rows as they will be used, [2n]."""
+    """Return the end scores of all 2n rows, normalised as in use, [2n]."""
     return model.apply_normalization(model.read_end_scores(batch))
 
 
 def count_pairs(batches: Sequence[TokenBatch]) -> int:
-    """Return the pairs of all micro-batches of an update."""
+    """Return the number of pairs in all micro-batches of an update."""
     return sum(batch.num_rows // 2 for batch in batches)
 
 
 def count_answers(batches: Sequence[TokenBatch]) -> PairCounts:
-    """Return the pairs of all micro-batches of an update, and the tokens of their preferred answers."""
+    """Return the number of pairs in all micro-batches of an update, and of tokens in their preferred answers."""
     chosen = sum(int((batch.target_rows < batch.num_rows // 2).sum()) for batch in batches)
     return PairCounts(count_pairs(batches), chosen)

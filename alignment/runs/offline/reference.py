@@ -1,4 +1,4 @@
-"""The frozen model that a policy is compared with: run beside it, or once for all rows and remembered."""
+"""The frozen reference of a policy: kept in memory, or run once for all rows with the log-probs cached."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from alignment.training.checksums import hash_files
 from alignment.training.durable import write_folder
 
 FIELD = "reference"
-"""What a loss finds the reference's numbers under, one a row."""
+"""Batch field with the reference's numbers, one per row."""
 FOLDER = "reference_logprobs"
-"""Where they are kept under ``output_dir``."""
+"""Their cache under ``output_dir``."""
 _FILE = "rows.npz"
 _BATCHES_AT_ONCE = 16
 
@@ -43,10 +43,10 @@ Prepare = Callable[[Sequence[TokenBatch]], None]
 def open_reference(
     launch: Launch, objective: OfflineObjective, tokenizer: Tokenizer, samples: Sequence[Iterable[Sample]]
 ) -> Prepare:
-    """Return what adds the reference's numbers to micro-batches.
+    """Return a function that adds the reference's numbers to micro-batches.
 
-    With ``precompute_ref_logprobs`` those of all rows of ``samples`` are computed here, unless an earlier run with the
-    same reference left them, and the reference is not kept in memory.
+    With ``precompute_ref_logprobs`` the numbers of all rows of ``samples`` are computed here, unless an earlier run
+    with the same reference cached them, and the reference is not kept in memory.
     """
     asked = launch.parsed.reference
     folder = _folder(launch, objective, tokenizer)
@@ -68,7 +68,7 @@ def open_reference(
 
 
 def row_keys(batch: TokenBatch) -> list[bytes]:
-    """Return what names each row of ``batch`` by its content: its tokens, and which of them are predicted."""
+    """Return a hash of the content of each row: its tokens, and which of them are targets."""
     counts = np.bincount(batch.target_rows, minlength=batch.num_rows)
     targets = np.split(batch.target_positions, np.cumsum(counts)[:-1])
     rows = [ids[:length] for ids, length in zip(batch.input_ids, batch.lengths, strict=True)]
@@ -80,13 +80,13 @@ def row_keys(batch: TokenBatch) -> list[bytes]:
 
 @dataclass
 class KeptRows:
-    """The reference's number of each row, by ``row_keys``, in memory and in a folder of the run."""
+    """The reference's number for each row by ``row_keys``, in memory and in the run's folder."""
 
     launch: Launch
     key: str
-    """Names the reference model by its content."""
+    """Identifies the reference model by content."""
     shows_progress: bool = False
-    """Whether a bar counts the rows while they are computed."""
+    """Whether to show a progress bar."""
 
     def __post_init__(self) -> None:
         self._known: dict[bytes, float] = on_main(self._world, _read, self._folder / _FILE)
@@ -96,7 +96,7 @@ class KeptRows:
         return np.array([self._known[key] for key in row_keys(batch)], np.float32)
 
     def complete(self, batches: Iterable[TokenBatch], load: Callable[[], ModelRunner], read: Any) -> None:
-        """Compute what is not known of the rows of ``batches``, with the runner that ``load`` returns; keep it."""
+        """Compute and save the missing numbers of ``batches`` with the runner that ``load`` returns."""
         missing = [batch for batch in batches if not self._known.keys() >= set(row_keys(batch))]
         rows = sum(batch.num_rows for batch in missing)
         log.info(f"log-probs of the reference: {rows} rows to compute, {len(self._known)} kept in {self._folder}")
@@ -132,7 +132,7 @@ def _cut(samples: Iterable[Sample], size: int, make_batch: Any) -> Iterable[Toke
 
 
 def _folder(launch: Launch, objective: OfflineObjective, tokenizer: Tokenizer) -> str | None:
-    """Return the folder of the reference, None where the run starts from random weights, which it then has too."""
+    """Return the folder of the reference; None if the run, and so the reference, starts from random weights."""
     named = launch.parsed.reference.ref_model_name_or_path
     name = named or launch.parsed.offline.model_name_or_path
     if name is None:
@@ -150,7 +150,7 @@ def _folder(launch: Launch, objective: OfflineObjective, tokenizer: Tokenizer) -
 
 
 def _key(launch: Launch, objective: OfflineObjective, folder: str | None) -> str:
-    """Return a name that differs where the reference's numbers would: by weights, dtype and what is read of them."""
+    """Return a key of everything that the reference's numbers depend on: weights, dtype and objective."""
     place = Path(folder or launch.parsed.offline.model_config_name_or_path)
     files = {p.name: p.stat().st_size for p in sorted(place.iterdir()) if p.is_file()} if place.is_dir() else {}
     named: Any = hash_files(place, files, launch.topology.world) if files else place.read_text(encoding="utf-8")
@@ -160,7 +160,7 @@ def _key(launch: Launch, objective: OfflineObjective, folder: str | None) -> str
 
 
 def _read(path: Path) -> dict[bytes, float]:
-    """Return the kept numbers by row; none where there is no file, or one that cannot be read, which is said."""
+    """Return the saved numbers by row; empty if there is no file, or (with a warning) if it cannot be read."""
     try:
         with np.load(path, allow_pickle=False) as kept:
             return dict(zip(map(bytes, kept["keys"]), map(float, kept["numbers"]), strict=True))

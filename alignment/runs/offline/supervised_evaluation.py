@@ -16,7 +16,7 @@ from alignment.runs.offline.objective import EvaluationInputs
 from alignment.training.objectives import supervised_batch
 
 LARGEST_LOSS = 700.0
-"""exp of more is infinite in float64."""
+"""exp of larger numbers overflows float64."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,13 +29,13 @@ class SupervisedEvaluation:
 
     @classmethod
     def of(cls, inputs: EvaluationInputs) -> SupervisedEvaluation:
-        """Return the evaluation of a run on questions and answers."""
+        """Return the evaluation of a supervised run."""
         return cls(runner=inputs.runner, samples=inputs.held_out, rows_per_batch=inputs.rows_per_batch)
 
     def __call__(self) -> Evaluation:
-        """Return ``eval/loss`` (nats a token), ``eval/perplexity`` and ``eval/accuracy``; no sample rows.
+        """Return ``eval/loss`` (nats per token), ``eval/perplexity`` and ``eval/accuracy``; no sample rows.
 
-        Accuracy is the share of target tokens that the model finds likeliest.
+        Accuracy is the share of target tokens to which the model gives the highest probability.
         """
         size = self.rows_per_batch
         batches = [supervised_batch(self.samples[i : i + size]) for i in range(0, len(self.samples), size)]

@@ -1,4 +1,4 @@
-"""From a start to the exported model, for any offline objective."""
+"""Train any offline objective, from the launch to the exported model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from alignment.training.objectives import fields_as_tensors
 
 
 def train_offline(launch: Launch, objective: OfflineObjective) -> None:
-    """Train ``objective`` as the arguments say: data, model, updates, evaluation, export."""
+    """Train ``objective`` as the arguments say: load data and model, update, evaluate, export."""
     build_run(launch, objective, lambda tokenizer: open_rows(launch, objective.dataset, tokenizer)).train()
 
 
@@ -35,7 +35,7 @@ def build_run(
     objective: OfflineObjective,
     open_samples: Callable[[Tokenizer], tuple[Sequence[Any], Sequence[Any] | None]],
 ) -> DatasetRun:
-    """Return the run that trains ``objective`` on what ``open_samples`` returns for a tokenizer; see ``open_rows``."""
+    """Return the run that trains ``objective`` on the result of ``open_samples``; see ``open_rows``."""
     source, trained = launch.parsed.offline, objective.model
     folder = starting_folder(launch, source, trained.name, parts=trained.parts)
     tokenizer = starting_tokenizer(launch, folder)
@@ -80,7 +80,7 @@ def build_run(
 def open_rows(
     launch: Launch, kind: type[TokenizedDataset], tokenizer: Tokenizer
 ) -> tuple[TokenizedDataset, TokenizedDataset | None]:
-    """Return the encoded rows to train on and those held out (None: nothing is evaluated); account for every row."""
+    """Return the encoded training and held-out rows (None: no evaluation), and report their ledgers."""
     source, parsed = launch.parsed.offline, launch.parsed
     register_user_datasets(launch)
     options = encode_options(launch, max_prompt_length=parsed.data.max_prompt_len)
@@ -95,7 +95,7 @@ def open_rows(
 def build_task(
     objective: OfflineObjective, hyperparameters: Any, *, model: Any, prepare: Prepare | None = None
 ) -> SupervisedTask:
-    """Return what the supervised loop needs to train ``model`` on ``objective``; ``prepare`` brings the reference."""
+    """Return the task that trains ``model`` on ``objective``; ``prepare`` adds the reference's numbers."""
 
     def make_objective(batches: Sequence[TokenBatch]) -> Objective:
         denominator = objective.count(batches)

@@ -1,1 +1,1 @@
-"""What on-policy runs assemble beside the shared parts: prompts, models, rewards, engines."""
+"""The parts of on-policy runs: prompts, models, rewards, engines."""

@@ -1,4 +1,4 @@
-"""The algorithm that a run has, with its numbers, and the models that it needs; read without Paddle."""
+"""The algorithm of a run, its hyperparameters, and the models that it needs; works without Paddle."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from alignment.arguments.parsed import Parsed
 
 
 class ChosenAlgorithm(NamedTuple):
-    """What ``rl_algorithm`` names, and what the user chose about it."""
+    """The algorithm named by ``rl_algorithm``, with the user's hyperparameters."""
 
     spec: OnPolicyAlgorithm
     hyperparameters: OnPolicyHyperparameters
 
     @classmethod
     def of(cls, parsed: Parsed) -> ChosenAlgorithm:
-        """Return the algorithm of the arguments of an on-policy run."""
+        """Return the algorithm of an on-policy run's arguments."""
         return cls(ALGORITHMS[parsed.on_policy.rl_algorithm], parsed.algorithm)
 
     @property
@@ -33,9 +33,7 @@ class ChosenAlgorithm(NamedTuple):
 
 
 def critic_name(parsed: Parsed) -> str | None:
-    """Return the folder or hub name that the critic starts from: the reward model's where it has none of its own; None
-    without a critic.
-    """
+    """Return the folder or name that the critic starts from (default: the reward model's); None without a critic."""
     if "critic" not in parsed.groups:
         return None
     return parsed.critic.reward_critic_model_name_or_path or parsed.reward_source.reward_model_name_or_path

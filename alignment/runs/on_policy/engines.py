@@ -1,4 +1,4 @@
-"""Which engine makes the rollouts, and where its weights stand."""
+"""Choose the engine that generates rollouts, and the layout of its weights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _BYTES = {"float32": 4, "bfloat16": 2}
 
 
 def build_engine(launch: Launch, roles: Roles, policy: Learner, plan: RowPlan) -> Engine:
-    """Return the engine for rollouts in the layout that ``eval_mode`` names, and say which it is."""
+    """Return the rollout engine in the layout that ``eval_mode`` names, and log which it is."""
     parsed, topology, config = launch.parsed, launch.topology, roles.policy.config
     mode = {"eval_mode": parsed.parallel.eval_mode, "degree": parsed.parallel.rollout_tensor_parallel_degree}
     placement = rollout_placement(topology, config, **mode)
@@ -45,13 +45,13 @@ def build_engine(launch: Launch, roles: Roles, policy: Learner, plan: RowPlan) -
 
 
 def _build_inner(launch: Launch, roles: Roles, placement: EnginePlacement, rows: int) -> Engine:
-    """Return the engine of one replica that generates ``rows`` responses an iteration.
+    """Return the engine of one replica, which generates ``rows`` responses per iteration.
 
-    It draws from the whole vocabulary, ids without a token (padding of the embedding) included: log-probs are those of
-    the whole, and what is never drawn but has probability would let the policy earn a negative KL by moving there.
+    It samples from the whole vocabulary, including ids without a token (padding of the embedding). Log-probs are over
+    all ids too: if some could never be drawn, the policy could gain negative KL by moving probability there.
     """
     parsed = launch.parsed
-    # The critic reads the same ids: one with a smaller embedding must not be handed ids that it lacks.
+    # The critic reads the same ids, and its embedding may be smaller.
     readers = filter(None, (roles.policy, roles.critic))
     readable = min(model.config.vocab_size for model in readers)
     limit = parsed.on_policy.per_device_rollout_batch_size
@@ -76,9 +76,9 @@ def _build_inner(launch: Launch, roles: Roles, placement: EnginePlacement, rows:
 
 
 def fused_settings(parsed: Parsed, config: DecoderConfig, placement: EnginePlacement, *, rows: int) -> FusedSettings:
-    """Return the fused engine's settings for ``rows`` sequences side by side.
+    """Return the fused engine's settings for ``rows`` concurrent sequences.
 
-    Without ``rollout_kv_memory`` the keys and values of all of them have room at their longest.
+    Without ``rollout_kv_memory`` there is room for the keys and values of all of them at full length.
     """
     on_policy, length = parsed.on_policy, parsed.data.max_length
     blocks = -(-length // FusedSettings().block_tokens) + 1
@@ -95,29 +95,28 @@ def fused_settings(parsed: Parsed, config: DecoderConfig, placement: EnginePlace
 
 
 UNRESTRICTED = {"top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0, "min_dec_len": 0}
-"""With these every token is drawn with the very probability that its log-prob states."""
+"""With these values tokens are drawn from exactly the distribution that log-probs describe."""
 
 
 def describe_restrictions(generation: GenerationArguments) -> str | None:
-    """Return a line about the keys by which rollouts are drawn from another distribution than is scored; None: none."""
+    """Describe the keys that make rollouts come from another distribution than the one scored; None if none do."""
     given = {key: getattr(generation, key) for key in UNRESTRICTED}
     shaping = [f"{key}={value:g}" for key, value in given.items() if value != UNRESTRICTED[key]]
     if not shaping:
         return None
     neutral = ", ".join(f"{key} {value:g}" for key, value in UNRESTRICTED.items())
     return (
-        f"rollouts are drawn with {', '.join(shaping)}, but log-probs, ratios and KL are those of the whole, "
-        f"untruncated policy: tokens come from another distribution than the one that is trained ({neutral} draw from "
-        "the policy itself)"
+        f"rollouts are drawn with {', '.join(shaping)}, but log-probs, ratios and KL are those of the full policy: "
+        f"tokens come from another distribution than the one that is trained (neutral values: {neutral})"
     )
 
 
 def generation_options(parsed: Parsed, roles: Roles, *, sample: bool) -> GenerationOptions:
-    """Return the sampling options; a response ends at an end token, a given stop id, or the length limits."""
+    """Return the sampling options; a response ends at an end token, a stop id, or the length limit."""
     generation, data = parsed.generation, parsed.data
     known = roles.policy.config.vocab_size
     if unknown := [token for token in generation.stop_token_ids if token >= known]:
-        raise ArgumentError(f"stop_token_ids={unknown[0]} is no token of the policy (allowed: 0 to {known - 1})")
+        raise ArgumentError(f"stop_token_ids={unknown[0]} is not a token of the policy (allowed: 0 to {known - 1})")
     stops = dict.fromkeys((*sequence_ends(roles.policy.config, roles.tokenizer), *generation.stop_token_ids))
     return GenerationOptions(
         max_new_tokens=generation.max_dec_len or data.max_length - 1,

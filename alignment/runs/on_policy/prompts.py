@@ -1,4 +1,4 @@
-"""Data of an on-policy run: training and evaluation prompts, and the supervised rows of the PTX loss."""
+"""The data of an on-policy run: training and evaluation prompts, and supervised rows for the PTX loss."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class RowPlan:
 
     @classmethod
     def of(cls, parsed: Parsed, *, batch_ranks: int = 1) -> RowPlan:
-        """Return the plan of the arguments: when an update needs more rows than one rollout has, prompts are pooled.
+        """Return the plan; prompts of several rollouts are pooled if an update needs more rows than one rollout has.
 
-        ``batch_ranks`` is the number of processes that see different rows; batch sizes of the arguments are theirs.
+        ``batch_ranks`` is the number of processes with different rows; batch sizes in the arguments are per process.
         """
         on_policy, micro = parsed.on_policy, parsed.training.per_device_train_batch_size
         rows_per_update = micro * parsed.training.gradient_accumulation_steps * batch_ranks
@@ -53,18 +53,18 @@ class RowPlan:
         )
 
     def updates(self, num_prompts: int) -> int:
-        """Return the updates that an iteration over ``num_prompts`` prompts pays for."""
+        """Return the number of updates in an iteration over ``num_prompts`` prompts."""
         return -(-num_prompts * self.samples_per_prompt // self.rows_per_update) * self.update_iters
 
     def updates_per_epoch(self, loader: BatchLoader, num_prompts: int) -> int:
-        """Return the updates of one pass over the prompts, a last smaller iteration included."""
+        """Return the number of updates in one pass over the prompts, including a last smaller iteration."""
         full, rest = divmod(num_prompts - loader.dropped_per_epoch, self.prompts_per_iteration)
         return full * self.updates(self.prompts_per_iteration) + (self.updates(rest) if rest else 0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OnPolicyData:
-    """The datasets of one run and where they stand."""
+    """The datasets of one run and their loaders."""
 
     prompts: TokenizedDataset
     evaluation: TokenizedDataset | None
@@ -73,7 +73,7 @@ class OnPolicyData:
 
 
 def load_data(launch: Launch, tokenizer: Tokenizer, plan: RowPlan) -> OnPolicyData:
-    """Read all datasets, show their ledgers and return the loaders."""
+    """Read all datasets, report their ledgers and return the loaders."""
     parsed, given = launch.parsed, launch.parsed.on_policy
     register_user_datasets(launch)
     options = encode_options(launch, max_prompt_length=longest_prompt(parsed))
@@ -98,14 +98,14 @@ def load_data(launch: Launch, tokenizer: Tokenizer, plan: RowPlan) -> OnPolicyDa
 
 
 def longest_prompt(parsed: Parsed) -> int:
-    """Return the token limit of prompts: ``max_prompt_len``, or what ``max_length`` leaves beside the response."""
+    """Return the token limit of prompts: ``max_prompt_len``, or what ``max_length`` leaves without the response."""
     return parsed.data.max_prompt_len or parsed.data.max_length - (parsed.generation.max_dec_len or 1)
 
 
 def ptx_batches(loader: BatchLoader, *, rows_per_batch: int) -> Callable[[int], Sequence[TokenBatch]]:
-    """Return a function that gives the asked number of supervised rows, in micro-batches.
+    """Return a function that returns the requested number of supervised rows, in micro-batches.
 
-    ``loader`` gives one row at a time, so that the rows of an update do not depend on the size of its micro-batches.
+    ``loader`` yields one row at a time, so the rows of an update do not depend on the micro-batch size.
     """
     stream: Iterator[list[Any]] = loader.cycle()
 

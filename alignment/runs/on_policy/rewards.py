@@ -1,4 +1,4 @@
-"""Where PPO's rewards come from, and how they are normalised."""
+"""The source of rewards and their normalisation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from alignment.telemetry import log
 
 
 def build_scorer(launch: Launch, roles: Roles) -> Scorer:
-    """Return the reward model, the function or the service that the arguments name."""
+    """Return the reward model, function or service that the arguments name."""
     source = launch.parsed.reward_source
     if roles.reward is not None:
         rows = source.per_device_reward_batch_size
@@ -48,17 +48,17 @@ def build_scorer(launch: Launch, roles: Roles) -> Scorer:
 def build_normalizer(
     launch: Launch, roles: Roles
 ) -> tuple[Callable[[np.ndarray], np.ndarray] | None, StatePart | None]:
-    """Return how raw rewards are normalised, and the state it has to save.
+    """Return the normaliser of raw rewards and its state to save.
 
-    A reward model that saved statistics of its training is normalised by them; other sources by the running
-    statistics of this run. One whose config.json says ``do_normalize`` gives normalised scores whatever is asked.
+    A reward model with saved statistics is normalised by them, other sources by running statistics of this run. A
+    reward model whose config.json says ``do_normalize`` is always normalised.
     """
     if not launch.parsed.reward_source.normalize_reward:
         if roles.reward is None or not (roles.reward.options.do_normalize and roles.reward.has_statistics):
             return None, None
-        log.info("the reward model's config.json says do_normalize: rewards are normalised by its statistics")
+        log.info("the reward model's config.json sets do_normalize: rewards are normalised by its statistics")
     if roles.reward is not None and roles.reward.has_statistics:
         return roles.reward.normalize_scores, None
-    log.info("normalize_reward: the reward source carries no statistics; running ones of this run are used")
+    log.info("normalize_reward: the reward source has no statistics; running statistics of this run are used")
     running = RunningRewardNormalizer()
     return running, StatePart(running.state, running.load_state)

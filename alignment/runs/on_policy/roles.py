@@ -1,4 +1,4 @@
-"""The models of an on-policy run and their tokenizers: the policy, and those that this run needs beside it."""
+"""Load the models of an on-policy run: policy, reference, critic and reward model, as far as it needs them."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from alignment.telemetry import log
 
 @dataclass(frozen=True, kw_only=True)
 class Roles:
-    """Loaded models; ``reward`` is None when a function or a service gives the rewards, ``reference`` and ``critic``
-    where the algorithm does not need them.
+    """Loaded models; ``reward`` is None if a function or service gives the rewards, ``reference`` and ``critic`` if the
+    algorithm does not need them.
     """
 
     tokenizer: Tokenizer
@@ -44,11 +44,11 @@ class Roles:
     critic: ScoreModel | None
     reward: ScoreModel | None
     sequences: Any
-    """Turns a rollout into the reward model's token ids."""
+    """Converts a rollout to the reward model's token ids."""
 
 
 class RoleFolders(NamedTuple):
-    """Where the models of a fresh run come from; the output folder of another run stands for the model in it."""
+    """The model folders of a fresh run; for the output folder of another run, the model in it."""
 
     actor: str
     critic: str | None
@@ -56,7 +56,7 @@ class RoleFolders(NamedTuple):
 
     @classmethod
     def of(cls, launch: Launch) -> RoleFolders:
-        """Return the folders that the arguments name; the critic's is the reward model's where it has none."""
+        """Return the folders that the arguments name; the critic's default is the reward model's."""
         actor, reward = (
             launch.parsed.on_policy.actor_model_name_or_path,
             launch.parsed.reward_source.reward_model_name_or_path,
@@ -72,9 +72,9 @@ class RoleFolders(NamedTuple):
 
 
 def load_roles(launch: Launch) -> Roles:
-    """Load what the arguments name and the algorithm needs; trained ones come from the checkpoint when resuming."""
+    """Load the models that the algorithm needs; trained ones come from the checkpoint when resuming."""
     if launch.parsed.reward_source.reward_function is not None:
-        # Before models and data are read, which takes minutes; who scores loads it again.
+        # Fail early: reading models and data takes minutes. The scorer loads it again.
         load_function(launch.parsed.reward_source.reward_function, launch.parsed.base_dir)
     folders = RoleFolders.of(launch)
     tokenizer = starting_tokenizer(launch, folders.actor)
@@ -85,7 +85,7 @@ def load_roles(launch: Launch) -> Roles:
     roles = Roles(
         tokenizer=tokenizer,
         sequences=choose_sequences(launch, tokenizer, folders) if folders.reward else None,
-        # Before the critic, which may start from the same folder and forgives a missing score head.
+        # Before the critic, which may share the folder and accepts a missing score head.
         reward=freeze(load_score_model(folders.reward, head_prefix=head, **options)) if folders.reward else None,
         policy=load_causal_lm(resumed_folder(launch, "policy", folders.actor), tokenizer=tokenizer, **options),
         reference=freeze(load_causal_lm(folders.actor, tokenizer=tokenizer, **options)) if has_reference else None,
@@ -129,8 +129,7 @@ def load_critic(
 ) -> ScoreModel:
     """Return the model in ``folder`` as a critic: its score head without normalisation, or a head of zeros.
 
-    From a drawn head the first values are noise, worse than any constant; from zeros the first update explains nothing
-    and spoils nothing.
+    With a random head the first values would be noise, worse than the constant 0 that a head of zeros predicts.
     """
     saved = ScoreOptions.from_dict(read_config_dict(folder))
     options = ScoreOptions(score_type="critic", score_bias=saved.score_bias)
@@ -157,7 +156,7 @@ def require_same_tokenizer(tokenizer: Tokenizer, critic: str) -> None:
 
 
 def choose_sequences(launch: Launch, tokenizer: Tokenizer, folders: RoleFolders) -> Any:
-    """Return how rollouts are handed to the reward model: as they are, or in its own tokens."""
+    """Return how rollouts are passed to the reward model: unchanged, or in its own tokens."""
     reward, source = folders.reward, launch.parsed.reward_source
     own, config = load_tokenizer(reward), read_config(reward)
     line = padding_warning(reward, config, own)
@@ -172,10 +171,10 @@ def choose_sequences(launch: Launch, tokenizer: Tokenizer, folders: RoleFolders)
 
 
 def _in_its_tokens(launch: Launch, tokenizer: Tokenizer, own: Tokenizer, folders: RoleFolders) -> Any:
-    """Return what turns rollouts into the ids of the reward model, whose tokenizer is ``own``."""
+    """Return the conversion of rollouts to ids of the reward model, whose tokenizer is ``own``."""
     reward, data = folders.reward, launch.parsed.data
     same_template = data.template != "tokenizer" or own.chat_template in (None, tokenizer.chat_template)
-    # Rollouts may hold ids beyond the tokenizer: an embedding smaller than the policy's has no rows for them.
+    # Rollouts may contain ids beyond the tokenizer; a smaller embedding than the policy's lacks them.
     is_wide = read_config(reward).vocab_size >= read_config(folders.actor).vocab_size
     if own.fingerprint() == tokenizer.fingerprint() and same_template and is_wide:
         config = check_fit(reward, own, max_length=data.max_length)

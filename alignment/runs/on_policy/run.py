@@ -1,4 +1,4 @@
-"""From parsed arguments to the loop of an on-policy algorithm, and to its end: models, report, the last lines."""
+"""Assemble and run an on-policy algorithm, from the parsed arguments to the exported models and the report."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ from alignment.training.learner import Learner
 
 REPORT_CARDS = ("eval/reward", "eval/kl_divergence", "eval/mean_generated_length", "eval/eos_rate")
 EVALUATION_SEED_OFFSET = 1_000_003
-"""Evaluation draws other random numbers than training, and the same ones every time."""
+"""Evaluation uses other random numbers than training, and the same ones every time."""
 
 
 class OnPolicyRun:
-    """The parts of one run of an on-policy algorithm, assembled from parsed arguments."""
+    """One run of an on-policy algorithm, assembled from parsed arguments."""
 
     def __init__(self, launch: Launch, roles: Roles, data: OnPolicyData, plan: RowPlan) -> None:
         self._launch, self._roles, self._data, self._plan = launch, roles, data, plan
@@ -76,7 +76,7 @@ class OnPolicyRun:
         self._state = self._build_state(normalizer_part)
 
     def train(self, observe: Callable[[Experience], None] | None = None, *, memory: MemoryWatch | None = None) -> None:
-        """Train (or only evaluate), export and report; ``memory`` watches the phases in place of the usual one."""
+        """Train (or only evaluate), export and report; ``memory`` replaces the default memory watch."""
         training = self._launch.parsed.training
         if self._launch.checkpoint is not None:
             self._state.restore(self._launch.checkpoint)
@@ -98,7 +98,7 @@ class OnPolicyRun:
                 log.info(self._describe())
                 if self._state.counters.updates == 0:
                     session.evaluate()
-                with self._launch.signals.deferred("the present rollout and its updates"), session.progress:
+                with self._launch.signals.deferred("the current rollout and its updates"), session.progress:
                     dataclasses.replace(self._loop(session), observe=observe).run()
             finish_run(self._launch, session, self._state, title=self._algorithm.title, cards=REPORT_CARDS)
 
@@ -161,7 +161,7 @@ class OnPolicyRun:
 
     @property
     def _num_replicas(self) -> int:
-        """Processes, or groups of them, that generate different rows at the same time."""
+        """Number of processes, or groups of them, that generate different rows concurrently."""
         engine = self._engine.engine
         return engine.num_replicas if isinstance(engine, TeamEngine) else 1
 
@@ -186,7 +186,7 @@ class OnPolicyRun:
         return place_frozen("reference", reference, self._launch.topology, offload=offload)
 
     def _build_learners(self) -> dict[str, Learner]:
-        """Return the learner of the policy and, where the algorithm has one, of the critic."""
+        """Return the learners of the policy and of the critic, if there is one."""
         parsed, total = self._launch.parsed, self._horizon.total_updates
         policy = build_learner(self._launch, "policy", self._roles.policy, parsed.training, total_updates=total)
         if self._roles.critic is None:
@@ -222,14 +222,14 @@ class OnPolicyRun:
         plan, horizon = self._plan, self._horizon
         rows = plan.prompts_per_iteration * plan.samples_per_prompt
         return (
-            f"{horizon.total_updates} updates ({horizon.updates_per_epoch} an epoch); each rollout is "
+            f"{horizon.total_updates} updates ({horizon.updates_per_epoch} per epoch); each rollout is "
             f"{plan.prompts_per_iteration} prompts x {plan.samples_per_prompt} = {rows} responses, "
-            f"{plan.rows_per_update} an update, {plan.rows_per_batch} a micro-batch, {plan.update_iters} passes"
+            f"{plan.rows_per_update} per update, {plan.rows_per_batch} per micro-batch, {plan.update_iters} passes"
         )
 
 
 def critic_training(parsed: Parsed) -> TrainingArguments:
-    """Return the training arguments with the ``critic_`` keys that were given in their places."""
+    """Return the training arguments of the critic: those of the policy, overridden by the given ``critic_`` keys."""
     given = {
         field.name.removeprefix("critic_"): getattr(parsed.critic, field.name)
         for field in dataclasses.fields(parsed.critic)
@@ -239,5 +239,5 @@ def critic_training(parsed: Parsed) -> TrainingArguments:
 
 
 def positive_or(value: int, default: int) -> int:
-    """Return ``value`` when positive, else ``default`` (-1 means: as the training micro-batch)."""
+    """Return ``value`` if positive, else ``default`` (-1 means the training micro-batch)."""
     return value if value > 0 else default

@@ -32,7 +32,7 @@ def test_a_fraction_of_an_epoch_is_rounded_up_and_max_steps_wins():
 
 
 def test_an_epoch_without_an_update_is_refused():
-    with pytest.raises(DataError, match="train_datasets gives no update"):
+    with pytest.raises(DataError, match="train_datasets: an epoch has no update"):
         Horizon.of(_training(), 0, "train_datasets")
 
 

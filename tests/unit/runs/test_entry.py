@@ -68,7 +68,7 @@ def test_code_that_calls_exit_does_not_end_a_run_well(code, capsys):
     with pytest.raises(SystemExit) as left:
         run_entry(_raising(SystemExit(code)))
     assert left.value.code == 2
-    assert f"error: the run was left by a call of exit: SystemExit: {code} ({__file__}, line" in capsys.readouterr().err
+    assert f"error: a call of exit ended the run: SystemExit: {code} ({__file__}, line" in capsys.readouterr().err
 
 
 def test_help_is_no_failure(monkeypatch):

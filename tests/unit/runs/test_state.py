@@ -83,7 +83,7 @@ def test_best_weights_that_stayed_in_another_folder_are_forgotten(make_state, ca
     path = state.save(1)
     elsewhere = make_state(["now"], "elsewhere")
     elsewhere.restore(Checkpoint(path))
-    assert "of update 1" in caplog.text
+    assert "from update 1" in caplog.text
     assert _exported(elsewhere) == "now"
 
 
@@ -117,12 +117,12 @@ class _Learner:
         ({}, None),
         (
             {"decay_updates": 8},
-            "decay_updates was 4 and is 8): that of update 4 is 0.625, by the old schedule it was 0.25",
+            "decay_updates was 4 and is 8): update 4 uses 0.625; by the old schedule it was 0.25",
         ),
         (
             {"peak": 2.0, "kind": "constant"},
-            "kind was linear and is constant, peak was 1.0 and is 2.0): that of update 4 is 2, by the old schedule "
-            "it was 0.25",
+            "kind was linear and is constant, peak was 1.0 and is 2.0): update 4 uses 2; by the old schedule it was "
+            "0.25",
         ),
     ],
 )
@@ -137,7 +137,7 @@ def test_another_schedule_than_the_checkpoints_is_said_with_the_rates(tmp_path, 
     if said is None:
         assert "schedule" not in caplog.text
     else:
-        assert f"policy: the learning rate follows another schedule than before ({said}" in caplog.text
+        assert f"policy: the learning rate schedule has changed ({said}" in caplog.text
 
 
 @pytest.mark.parametrize(("free", "fits"), [(12 * 17, True), (12 * 17 - 1, False)])

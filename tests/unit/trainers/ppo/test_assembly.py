@@ -121,7 +121,8 @@ def test_the_first_line_of_a_run_says_how_rows_are_grouped():
     )  # fmt: skip
     run = SimpleNamespace(_plan=plan, _horizon=Horizon(total_updates=18, updates_per_epoch=9))
     assert OnPolicyRun._describe(run) == (
-        "18 updates (9 an epoch); each rollout is 6 prompts x 4 = 24 responses, 8 an update, 2 a micro-batch, 3 passes"
+        "18 updates (9 per epoch); each rollout is 6 prompts x 4 = 24 responses, 8 per update, 2 per micro-batch, "
+        "3 passes"
     )
 
 

@@ -212,7 +212,7 @@ def test_the_policy_with_a_template_of_its_own_is_told_once(check, caplog):
 def test_a_stop_id_must_be_one_that_the_policy_can_write(start, folders, tokenizer):
     roles = SimpleNamespace(tokenizer=tokenizer, policy=SimpleNamespace(config=read_config(folders / "sft" / "policy")))
     assert 23 in generation_options(start(stop_token_ids="23").parsed, roles, sample=True).stop_token_ids
-    with pytest.raises(ArgumentError, match="stop_token_ids=24 is no token of the policy .allowed: 0 to 23"):
+    with pytest.raises(ArgumentError, match="stop_token_ids=24 is not a token of the policy .allowed: 0 to 23"):
         generation_options(start(stop_token_ids="24").parsed, roles, sample=True)
 
 
@@ -292,7 +292,7 @@ def test_keys_that_draw_from_another_distribution_than_is_scored_are_told(given,
     if said is None:
         assert line is None
     else:
-        assert said in line and "those of the whole, untruncated policy" in line
+        assert said in line and "those of the full policy" in line
 
 
 @pytest.mark.parametrize(("kind", "size"), [("float32", 4), ("bfloat16", 2)])
