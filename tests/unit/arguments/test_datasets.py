@@ -105,5 +105,5 @@ def test_keys_that_no_dataset_takes_are_told(folder, monkeypatch):
     monkeypatch.setattr(data_start.log, "warn", told.append)
     for options, expected in ((frozenset(), ["input_key, layout has no effect"]), (frozenset(KEYS) | {"layout"}, [])):
         told.clear()
-        data_start._tell_unused_keys(start, [SimpleNamespace(options_taken=options)])
+        data_start._warn_unused_keys(start, [SimpleNamespace(options_taken=options)])
         assert [line.split(":")[0] for line in told] == expected
