@@ -12,8 +12,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from alignment.architecture.decoder_config import DecoderConfig  # noqa: E402
 from alignment.architecture.layout import Layout  # noqa: E402
+from alignment.planner.duration import update_seconds  # noqa: E402
 from alignment.planner.job import Job  # noqa: E402
-from alignment.planner.search import Machine, evaluate  # noqa: E402
+from alignment.planner.machine import Machine  # noqa: E402
+from alignment.planner.search import evaluate  # noqa: E402
 
 LLAMA_8B = {
     "model_type": "llama",
@@ -64,12 +66,13 @@ def main() -> None:
         for gpus in (8, 64, 256, 1024):
             layout = make(gpus)
             found = evaluate(job(), layout, machine)
-            per_row = found.seconds * gpus / layout.batch
+            seconds = update_seconds(found.job, layout, machine, "policy")
+            per_row = seconds * gpus / layout.batch
             first = first or per_row
             host = layout.batch * ROWS * MICRO_BATCHES * RESPONSE * BYTES_PER_RESPONSE_TOKEN / MIB
             sent = " | ".join(f"{found.sent[axis] / GIB:.2f}" for axis in ("tensor", "pipeline", "batch"))
             print(
-                f"| {gpus} | {name}: {layout} | {sent} | {100 * found.idle:.0f} % | {found.seconds:.2f} "
+                f"| {gpus} | {name}: {layout} | {sent} | {100 * found.idle:.0f} % | {seconds:.2f} "
                 f"| {100 * first / per_row:.0f} % | {host:.0f} |"
             )
 

@@ -1,8 +1,8 @@
 """Memory of a run before it is started: ``alignment plan ppo_argument.json --gpus 64 --memory_gib 80``.
 
-Prints what each phase needs in the fullest process for the layout of the file, and the layouts that fit, the quickest
-first. No weight is loaded: of the models only config.json is read. ``--check`` runs two iterations on random weights
-of the same shapes in processes of this machine and compares.
+Prints what each phase needs in the fullest process for the layout of the file, and the layouts that fit, with the ways
+to roll out, those with the shortest iteration first. No weight is loaded: of the models only config.json is read.
+``--check`` runs two iterations on random weights of the same shapes in processes of this machine and compares.
 """
 
 from __future__ import annotations
@@ -20,20 +20,19 @@ from alignment.arguments.sources import read_command_line
 from alignment.device.host import prepare_host
 from alignment.errors import ArgumentError
 from alignment.planner.counts.shapes import model_elements
+from alignment.planner.duration import rollout_engine
 from alignment.planner.job import LANGUAGE_MODELS, Job, read_job
+from alignment.planner.machine import GIB, PROCESSORS, Machine
 from alignment.planner.memory import ALWAYS_SHOWN, CACHE, COMPONENTS, OFFLOADED, Moment
-from alignment.planner.search import Candidate, Machine, evaluate, layout_problems, search
+from alignment.planner.rollout import rollout_layout
+from alignment.planner.search import Candidate, evaluate, layout_problems, search
 from alignment.runs.degrees import resolve_layout
 from alignment.telemetry.tables import print_table
 from alignment.trainers.recognise import recognise_trainer
 from alignment.trainers.registered import TRAINERS
 from alignment.trainers.trainer import Trainer
 
-GIB = 2**30
 MOST_DEVICES = 2**17
-PROCESS_GIB = {"gpu": 1.5, "cpu": 0.2}
-"""What a process holds beside its tensors: on a GPU context, libraries and buffers of messages (an estimate), on a CPU
-libraries and Python's objects (measured with Paddle 3.3)."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -55,7 +54,9 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--trainer", choices=list(TRAINERS), help="whose file it is (default: what its keys tell)")
     parser.add_argument("--gpus", type=count, required=True, help="processes, one a device")
     parser.add_argument("--memory_gib", type=size, required=True, help="memory of each device in GiB (2**30 bytes)")
-    parser.add_argument("--tflops", type=size, default=400, help="TFLOP/s matrix products reach (default 400)")
+    names = [name for name in PROCESSORS if name != "cpu"]
+    parser.add_argument("--gpu_name", choices=names, default="h100", help="data sheet to estimate by (default h100)")
+    parser.add_argument("--tflops", type=size, help="TFLOP/s matrix products reach (default: 40 %% of the data sheet)")
     parser.add_argument("--network_gib", type=size, default=40, help="GiB/s between nodes, per device (default 40)")
     parser.add_argument("--per_node", type=count, default=8, help="devices of a node (default 8)")
     parser.add_argument("--best", type=count, default=10, help="layouts to list (default 10)")
@@ -73,20 +74,14 @@ def _plan(options: argparse.Namespace, rest: Sequence[str]) -> int:
     job = _job_of(trainer, parsed, device=options.on)
     _print_models(job)
     problem = problem or "; ".join(layout_problems(job, layout))
-    machine = Machine(
-        flops=options.tflops * 1e12,
-        network_bytes=options.network_gib * GIB,
-        processes_per_node=options.per_node,
-        measure=_everywhere if options.on == "cpu" else _on_device,
-    )
-    base, limit = int(PROCESS_GIB[options.on] * GIB), int(options.memory_gib * GIB)
+    machine, limit = _machine_of(options), int(options.memory_gib * GIB)
     always = (*(f"{name} weights" for name in job.models), *ALWAYS_SHOWN, *([CACHE] if job.generates else []))
-    fits = not problem and _judge(evaluate(job, layout, machine), machine, base, options, always)
+    fits = not problem and _judge(evaluate(job, layout, machine), machine, options, always)
     if problem:
         print(f"the layout of {options.arguments} does not work on {options.gpus} devices: {problem}\n")
-    found = search(job, processes=options.gpus, limit=limit - base, machine=machine, like=layout)
+    found = search(job, processes=options.gpus, limit=limit, machine=machine, like=layout)
     if found:
-        _print_layouts(found[: options.best], len(found), base, options, job.learner)
+        _print_layouts(found[: options.best], len(found), machine, options)
     else:
         _print_what_helps(job, options)
     if options.check and not problem:
@@ -94,6 +89,17 @@ def _plan(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
         return check_memory(parsed, _job_of(trainer, parsed, device="cpu"), layout)
     return 0 if fits else 1
+
+
+def _machine_of(options: argparse.Namespace) -> Machine:
+    name = "cpu" if options.on == "cpu" else options.gpu_name
+    return Machine(
+        name=name,
+        flops=options.tflops * 1e12 if options.tflops else PROCESSORS[name].flops,
+        network_bytes=options.network_gib * GIB,
+        processes_per_node=options.per_node,
+        measure=_everywhere if options.on == "cpu" else _on_device,
+    )
 
 
 def _recognise(file: str, rest: Sequence[str]) -> str:
@@ -145,21 +151,41 @@ def _print_models(job: Job) -> None:
     print(f"in each process that sees its own rows: {work}; all sequences are counted at their longest\n")
 
 
-def _judge(chosen: Candidate, machine: Machine, base: int, options: argparse.Namespace, always: Sequence[str]) -> bool:
+def _judge(chosen: Candidate, machine: Machine, options: argparse.Namespace, always: Sequence[str]) -> bool:
     """Print what the layout of the file needs; return whether it fits."""
-    _print_phases(chosen, base, options.on, always)
-    needed, limit = chosen.peak + base, int(options.memory_gib * GIB)
+    _print_phases(chosen, options.on, always)
+    needed, limit = chosen.peak, int(options.memory_gib * GIB)
     worst = max(chosen.memory, key=lambda phase: machine.measure(chosen.memory[phase]))
     verdict = "fits" if needed <= limit else "DOES NOT FIT"
     print(
         f"{chosen.layout} on {options.gpus} devices of {options.memory_gib:g} GiB {verdict}: the {worst} phase needs "
-        f"{_gib(needed)} GiB, {_gib(abs(limit - needed))} GiB {'are left' if needed <= limit else 'too many'}\n"
+        f"{_gib(needed)} GiB, {_gib(abs(limit - needed))} GiB {'are left' if needed <= limit else 'too many'}"
     )
+    pinned = max(moment.host.get(OFFLOADED, 0) for moment in chosen.memory.values())
+    if pinned and options.on == "gpu":
+        node = min(options.gpus, options.per_node)
+        print(
+            f"offload_level: {_gib(pinned)} GiB of pinned host memory a process, {_gib(node * pinned)} GiB for the "
+            f"{node} of a node; limits on locked memory (ulimit -l, of a container) have to allow it"
+        )
+    print(f"an iteration takes about {_describe(chosen, machine)}\n")
     return needed <= limit
 
 
-def _print_phases(candidate: Candidate, base: int, device: str, always: Sequence[str]) -> None:
-    moments = candidate.memory
+def _describe(candidate: Candidate, machine: Machine) -> str:
+    rollout, score, update = candidate.duration
+    where = f"on {machine.name.upper()}" if machine.device == "gpu" else "in processes of a CPU"
+    if not candidate.job.generates:
+        return f"{candidate.duration.total:.3g} s {where}"
+    engine = rollout_engine(candidate.job, rollout_layout(candidate.job, candidate.layout), machine.device)
+    return (
+        f"{candidate.duration.total:.3g} s {where}: {rollout:.3g} s of rollout ({engine} engine), {score:.3g} s of "
+        f"scoring, {update:.3g} s of updates"
+    )
+
+
+def _print_phases(candidate: Candidate, device: str, always: Sequence[str]) -> None:
+    moments, base = candidate.memory, candidate.base
     process = ["process itself, about", *[_gib(base)] * len(moments)]
     if device == "cpu":
         rows = _component_rows({phase: moment.by_name for phase, moment in moments.items()}, always)
@@ -196,28 +222,41 @@ def _print_what_helps(job: Job, options: argparse.Namespace) -> None:
     )
 
 
-def _print_layouts(
-    found: Sequence[Candidate], total: int, base: int, options: argparse.Namespace, learner: str
-) -> None:
+def _print_layouts(found: Sequence[Candidate], total: int, machine: Machine, options: argparse.Namespace) -> None:
+    phases = ("rollout", "score", "update") if found[0].job.generates else ()
     rows = [
         [
             str(c.layout),
-            f"{c.seconds:.3g}",
-            _gib(c.peak + base),
-            _gib(options.memory_gib * GIB - c.peak - base),
+            *([_rollout_name(c)] if phases else []),
+            f"{c.job.rows_per_batch} x {c.job.micro_batches}",
+            f"{c.duration.total:.3g}",
+            *(f"{getattr(c.duration, phase):.3g}" for phase in phases),
+            _gib(c.peak),
             f"{100 * c.idle:.0f} %",
-            *(_gib(c.sent[axis]) for axis in ("tensor", "pipeline", "batch")),
+            "/".join(_gib(c.sent[axis]) for axis in ("tensor", "pipeline", "batch")),
         ]
         for c in found
     ]
-    columns = ["layout", "seconds", "GiB needed", "GiB free", "idle", "GiB sent: tensor", "pipeline", "batch"]
-    print_table(f"the {len(rows)} quickest of {total} layouts that fit", columns, rows)
+    where = ["rollouts"] if phases else []
+    columns = ["layout", *where, "rows", "seconds", *phases, "GiB", "idle", "GiB sent"]
+    print_table(f"the {len(rows)} quickest of {total} ways that fit", columns, rows)
+    split = (
+        "rollouts: as trained (eval_mode empty), single, or the degree of eval_mode tensor_parallel; " if phases else ""
+    )
     print(
-        f"seconds: estimate of one {learner} update with the rows of the file's layout, at "
-        f"{options.tflops:g} TFLOP/s and {options.network_gib:g} GiB/s between nodes; idle: share of it in which a "
-        "stage waits; sent: by one process in that update, along tensor, pipeline and batch (sharding x data) "
+        f"all do the work of the file's layout. {split}rows: per_device_train_batch_size x "
+        "gradient_accumulation_steps that do it; seconds: estimate of an iteration (not measured), at "
+        f"{machine.flops / 1e12:g} TFLOP/s and {options.network_gib:g} GiB/s between nodes; idle: share of an update "
+        "in which a stage waits; sent: by one process in an update, along tensor, pipeline and batch (sharding x data) "
         "parallelism\n"
     )
+
+
+def _rollout_name(candidate: Candidate) -> str:
+    job = candidate.job
+    if job.eval_mode == "tensor_parallel":
+        return f"TP{rollout_layout(job, candidate.layout).tensor}"
+    return job.eval_mode or "as trained"
 
 
 def _on_device(moment: Moment) -> int:

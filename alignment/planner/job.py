@@ -48,6 +48,8 @@ class Job:
     """Micro-batches per update."""
     iteration_rows: int
     """Responses per iteration."""
+    update_iters: int = 1
+    """Passes over an iteration's responses."""
     phases: tuple[str, ...] = ON_POLICY_PHASES
     """The phases of the run, as its loop names them."""
     has_reference: bool = True
@@ -106,11 +108,6 @@ class Job:
         return (self.learner, "critic") if self.critic is not None else (self.learner,)
 
     @property
-    def learning(self) -> DecoderConfig:
-        """The shape of the learner."""
-        return self.models[self.learner]
-
-    @property
     def prompt(self) -> int:
         """Tokens of the longest prompt that leaves room for the longest response."""
         return self.length - self.response
@@ -143,6 +140,7 @@ def read_job(parsed: Parsed, *, device: str) -> Job:
         reward_rows=_positive_or(source.per_device_reward_batch_size, micro),
         micro_batches=training.gradient_accumulation_steps,
         iteration_rows=iteration,
+        update_iters=on_policy.update_iters,
         side_by_side=on_policy.per_device_rollout_batch_size,
         recompute=training.recompute_granularity if training.recompute else "",
         critic_recompute=granularity if again else "",

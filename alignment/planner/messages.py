@@ -13,17 +13,17 @@ from alignment.planner.job import LANGUAGE_MODELS, Job
 _FLOAT = 4
 
 
-def update_bytes(job: Job, layout: Layout, *, rows: int | None = None) -> dict[str, int]:
-    """Return the bytes that one process of the first stage sends per update of the learner, by axis of the layout.
+def update_bytes(job: Job, layout: Layout, *, role: str = "", rows: int | None = None) -> dict[str, int]:
+    """Return the bytes that one process of the first stage sends per update, by axis of the layout.
 
-    ``rows`` is the number of rows per micro-batch (None: the job's).
+    ``role`` is the updated model (empty: the learner), ``rows`` the rows per micro-batch (None: the job's).
     """
-    config = job.learning
+    config = job.models[role or job.learner]
     tokens = (job.rows_per_batch if rows is None else rows) * job.length
     return {
         "tensor": job.micro_batches * _tensor_bytes(job, config, layout, tokens),
         "pipeline": job.micro_batches * _pipeline_bytes(job, config, layout, tokens),
-        "batch": _gradient_bytes(job, config, layout),
+        "batch": _gradient_bytes(job, role or job.learner, layout),
     }
 
 
@@ -42,10 +42,10 @@ def _pipeline_bytes(job: Job, config: DecoderConfig, layout: Layout, tokens: int
     return layout.virtual_stages * tokens * config.hidden_size * job.item
 
 
-def _gradient_bytes(job: Job, config: DecoderConfig, layout: Layout) -> int:
+def _gradient_bytes(job: Job, role: str, layout: Layout) -> int:
     """Gradients summed over sharding and data; weights gathered after the step (stage 3: at every use)."""
-    kind = "causal" if job.learner in LANGUAGE_MODELS else "score"
-    held = sum(part.size for part in parts_of_rank(config, kind, layout, 0))
+    kind = "causal" if role in LANGUAGE_MODELS else "score"
+    held = sum(part.size for part in parts_of_rank(job.models[role], kind, layout, 0))
     s, d = layout.sharding, layout.data
     if layout.sharding_stage == 0:
         return 2 * (layout.batch - 1) * held * _FLOAT // layout.batch

@@ -4,29 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from operator import attrgetter
 
 from alignment.architecture.cuts import check_degrees
 from alignment.architecture.layout import Layout
+from alignment.planner.duration import Duration, iteration_seconds
 from alignment.planner.job import Job
-from alignment.planner.memory import Measure, Moment, phase_memory
-from alignment.planner.messages import idle_share, layer_elements, update_bytes
+from alignment.planner.machine import Machine, process_bytes
+from alignment.planner.memory import Moment, phase_memory
+from alignment.planner.messages import idle_share, update_bytes
 from alignment.planner.rollout import rollout_layout
-
-
-@dataclass(frozen=True, kw_only=True)
-class Machine:
-    """The machine for estimates of time and memory; by default nodes of eight H100-like GPUs."""
-
-    flops: float = 400e12
-    """Floating-point operations per second reached by matrix products."""
-    node_bytes: float = 300e9
-    """Bytes per second between processes of one node."""
-    network_bytes: float = 40e9
-    """Bytes per second between nodes, per process."""
-    processes_per_node: int = 8
-    measure: Measure = attrgetter("on_device")
-    """Which bytes of a moment have to fit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,44 +20,87 @@ class Candidate:
     """One layout and what it costs."""
 
     layout: Layout
+    job: Job
+    """The work of one process in this layout: its rows and batches, and ``eval_mode``."""
     memory: dict[str, Moment]
     """The peak moment of each phase."""
+    base: int
+    """Bytes that a process holds besides its tensors."""
     peak: int
-    """Bytes of the largest of them, by the machine's ``measure``."""
+    """``base`` plus the bytes of the largest of them, by the machine's ``measure``."""
     sent: dict[str, int]
     """Bytes that a process sends per update of the learner, by axis."""
     idle: float
     """Share of the update in which a stage is idle."""
-    seconds: float
-    """Estimated time of one update of the learner."""
+    duration: Duration
+    """Estimated time of one iteration."""
 
 
 def evaluate(job: Job, layout: Layout, machine: Machine) -> Candidate:
     """Return the costs of ``layout`` for ``job``."""
-    sent, idle = update_bytes(job, layout), idle_share(job, layout)
     memory = phase_memory(job, layout, machine.measure)
+    base = process_bytes(machine.device, layout, resharded=bool(job.eval_mode))
     return Candidate(
         layout=layout,
+        job=job,
         memory=memory,
-        peak=max(machine.measure(moment) for moment in memory.values()),
-        sent=sent,
-        idle=idle,
-        seconds=_seconds(job, layout, machine, sent, idle),
+        base=base,
+        peak=base + max(machine.measure(moment) for moment in memory.values()),
+        sent=update_bytes(job, layout),
+        idle=idle_share(job, layout),
+        duration=iteration_seconds(job, layout, machine),
     )
 
 
 def search(job: Job, *, processes: int, limit: int, machine: Machine, like: Layout) -> list[Candidate]:
-    """Return the layouts of ``processes`` whose peak is within ``limit`` bytes, fastest first.
+    """Return the layouts of ``processes``, each with every useful ``eval_mode``, whose peak is within ``limit`` bytes,
+    shortest iteration first.
 
-    Every layout does the same work as ``like``: with a smaller batch group, each process runs more micro-batches.
+    Every layout does the same work as ``like``: as many rows per update and per iteration over all processes.
     """
-    candidates = (evaluate(_same_work(job, like, layout), layout, machine) for layout in _layouts(job, processes, like))
-    found = [candidate for candidate in candidates if candidate.peak <= limit]
-    return sorted(found, key=lambda candidate: (candidate.seconds, candidate.peak))
+    found = [
+        evaluate(variant, layout, machine)
+        for layout in _layouts(job, processes, like)
+        for variant in _ways_to_roll_out(same_work(job, like, layout), layout)
+    ]
+    fitting = [candidate for candidate in found if candidate.peak <= limit]
+    return sorted(fitting, key=lambda candidate: (candidate.duration.total, candidate.peak))
+
+
+def same_work(job: Job, like: Layout, layout: Layout) -> Job:
+    """Return the work of one process in ``layout`` when all together do the work of ``like``.
+
+    Micro-batches only shrink where a process has fewer rows than one; a partly filled micro-batch counts as full.
+    """
+    rows, iteration = (
+        -(-count * like.batch // layout.batch) for count in (job.rows_per_batch * job.micro_batches, job.iteration_rows)
+    )
+    micro_batches = -(-rows // job.rows_per_batch)
+    return replace(
+        job,
+        micro_batches=micro_batches,
+        rows_per_batch=-(-rows // micro_batches),
+        iteration_rows=iteration,
+        logprob_rows=min(job.logprob_rows, iteration),
+        value_rows=min(job.value_rows, iteration),
+        reward_rows=min(job.reward_rows, iteration),
+    )
+
+
+def _ways_to_roll_out(job: Job, layout: Layout) -> list[Job]:
+    """Return ``job`` with each ``eval_mode`` that changes the shape of a rollout replica; its own comes first."""
+    if not job.generates:
+        return [job]
+    modes = [replace(job, eval_mode=mode, rollout_tensor=-1) for mode in (None, "single", "tensor_parallel")]
+    shapes = {}
+    for variant in [job, *modes]:
+        inner = rollout_layout(variant, layout)
+        shapes.setdefault((inner.tensor, inner.pipeline), variant)
+    return list(shapes.values())
 
 
 def layout_problems(job: Job, layout: Layout) -> list[str]:
-    """Return a message with the allowed values for each degree of ``layout`` that cannot run ``job``; empty if none."""
+    """Return why ``layout`` cannot run ``job``, a message for each number with those that work; empty when it can."""
     problems = [problem for config in job.models.values() for problem in check_degrees(config, layout)]
     if (
         job.generates
@@ -90,13 +119,8 @@ def _can_roll_out(job: Job, layout: Layout, tensor: int) -> bool:
     return layout.world_size % tensor == 0 and not check_degrees(job.policy, Layout(tensor=tensor))
 
 
-def _same_work(job: Job, like: Layout, layout: Layout) -> Job:
-    micro, rows = (-(-count * like.batch // layout.batch) for count in (job.micro_batches, job.iteration_rows))
-    return replace(job, micro_batches=micro, iteration_rows=rows)
-
-
 def _layouts(job: Job, processes: int, like: Layout) -> Iterator[Layout]:
-    """Yield every layout of ``processes`` that can run ``job``, with one chunk of layers per stage."""
+    """Yield every layout of ``processes`` that can run ``job``, with one chunk of layers a stage."""
     for tensor in _divisors(processes):
         for pipeline in _divisors(processes // tensor):
             rest = processes // (tensor * pipeline)
@@ -112,19 +136,6 @@ def _layouts(job: Job, processes: int, like: Layout) -> Iterator[Layout]:
                     )
                     if not layout_problems(job, layout):
                         yield layout
-
-
-def _seconds(job: Job, layout: Layout, machine: Machine, sent: dict[str, int], idle: float) -> float:
-    """Return compute time, split over the processes of a replica and stretched by idle time, plus message time."""
-    per_token = 6 * layer_elements(job.learning) * job.learning.num_hidden_layers
-    tokens = job.rows_per_batch * job.length * job.micro_batches
-    again = 4 / 3 if job.recompute == "full" else 1
-    work = tokens * per_token * again / (layout.tensor * layout.pipeline * machine.flops)
-    inner = layout.tensor <= machine.processes_per_node
-    tensor = sent["tensor"] / (machine.node_bytes if inner else machine.network_bytes)
-    local = layout.world_size <= machine.processes_per_node
-    other = (sent["pipeline"] + sent["batch"]) / (machine.node_bytes if local else machine.network_bytes)
-    return work / (1 - idle) + tensor + other
 
 
 def _divisors(number: int) -> list[int]:

@@ -144,3 +144,32 @@ def test_a_plan_needs_no_paddle(path):
     )
     command = [sys.executable, "-c", code, path, "--gpus", "2", "--memory_gib", "80"]
     assert subprocess.run(command, capture_output=True, timeout=120).returncode == 0
+
+
+def test_the_time_of_an_iteration_is_given_by_phase_engine_and_gpu(path, capsys):
+    _, out, _ = run(capsys, path, "--gpus", 2, "--memory_gib", 80)
+    found = re.search(r"an iteration takes about (\S+) s on H100: (\S+) s of rollout \(eager engine\), (\S+) s", out)
+    assert found and 0 < float(found[2]) <= float(found[1])
+    assert "at 400 TFLOP/s" in out
+    _, slower, _ = run(capsys, path, "--gpus", 2, "--memory_gib", 80, "--gpu_name", "a100")
+    assert "s on A100:" in slower and "at 125 TFLOP/s" in slower
+    _, given, _ = run(capsys, path, "--gpus", 2, "--memory_gib", 80, "--gpu_name", "a100", "--tflops", 77)
+    assert "at 77 TFLOP/s" in given
+    _, cpu, _ = run(capsys, path, "--gpus", 2, "--memory_gib", 80, "--on", "cpu")
+    assert "in processes of a CPU:" in cpu and "(fused engine)" in cpu and "pinned" not in cpu
+
+
+def test_pinned_host_memory_is_given_a_process_and_a_node(path, capsys):
+    _, out, _ = run(capsys, path, "--gpus", 8, "--memory_gib", 80, "--per_node", 4)
+    found = re.search(r"offload_level: (\S+) GiB of pinned host memory a process, (\S+) GiB for the 4 of a node", out)
+    assert found and abs(float(found[2]) - 4 * float(found[1])) <= 0.02
+    _, out, _ = run(capsys, path, "--gpus", 8, "--memory_gib", 80, "--offload_level", "")
+    assert "pinned" not in out
+
+
+def test_ways_to_roll_out_and_batches_stand_beside_the_layouts(path, capsys):
+    _, out, _ = run(capsys, path, "--gpus", 8, "--memory_gib", 80, "--best", 100)
+    for word in ("as trained", "single", "TP4"):
+        assert word in out
+    # Eight rows for each of four processes, which is 32 an update.
+    assert re.search(r"Sh8 stage2 .{1,40} 4 x 1", out) and re.search(r"TP8 .{1,40} 8 x 4", out)

@@ -9,11 +9,12 @@ import pytest
 from alignment.architecture.layout import Layout
 from alignment.errors import ArgumentError
 from alignment.planner.counts.shapes import model_elements
+from alignment.planner.machine import Machine
 from alignment.planner.memory import phase_memory
 from alignment.planner.messages import update_bytes
 from alignment.planner.models import place_models
 from alignment.planner.offline_job import read_offline_job
-from alignment.planner.search import Machine, search
+from alignment.planner.search import search
 from alignment.planner.update import update_moments
 from alignment.trainers.registered import TRAINERS
 from tests.unit.planner.jobs import SHAPE, make_config
@@ -68,7 +69,7 @@ def on_device(moment):
 def test_a_trainer_has_its_models_phases_and_rows(job_of, trainer, given, models, phases, rows):
     job = job_of(trainer, **given)
     assert (list(job.models), job.phases) == (models, phases)
-    assert (job.trained, job.learning) == ((models[0],), make_config())
+    assert (job.trained, job.models[job.learner]) == ((models[0],), make_config())
     assert (job.rows_per_batch, job.micro_batches, job.length, job.response) == (rows, 3, 64, 63)
 
 
@@ -154,7 +155,7 @@ def test_messages_are_those_of_the_model_that_learns(job_of):
 @pytest.mark.parametrize("trainer", ["sft", "rm", "dpo"])
 def test_layouts_are_searched_without_a_rollout(job_of, trainer):
     job = job_of(trainer, eval_mode="tensor_parallel")
-    found = search(job, processes=4, limit=1 << 30, machine=Machine(), like=Layout(data=4))
+    found = search(job, processes=4, limit=1 << 34, machine=Machine(), like=Layout(data=4))
     assert {str(candidate.layout) for candidate in found} >= {"DP4", "TP4", "PP4", "Sh4 stage3"}
 
 

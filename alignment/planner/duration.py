@@ -1,0 +1,113 @@
+"""Estimate the seconds of one iteration: the rollout, the forward passes that score it, and all updates.
+
+All sequences are counted at their full length. Attention scores and everything else that is no product with a weight
+are left out: use the numbers to compare layouts and engines, not to predict a run's duration.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import NamedTuple
+
+from alignment.architecture.cuts import layer_sizes
+from alignment.architecture.layout import Layout
+from alignment.generation.fused.capabilities import model_obstacle
+from alignment.planner.job import LANGUAGE_MODELS, Job
+from alignment.planner.machine import ENGINE_COSTS, Machine
+from alignment.planner.messages import idle_share, layer_elements, update_bytes
+from alignment.planner.rollout import PlannedRollout
+
+_READ_SHARE = 0.6
+"""Share of the memory bandwidth reached when weights and keys are read."""
+_SUM_SECONDS = 20e-6
+"""Latency of a small all-reduce over the tensor-parallel processes."""
+
+
+class Duration(NamedTuple):
+    """Seconds by phase; for an offline trainer an iteration is one update."""
+
+    rollout: float
+    score: float
+    update: float
+
+    @property
+    def total(self) -> float:
+        """Seconds of the iteration."""
+        return sum(self)
+
+
+def iteration_seconds(job: Job, layout: Layout, machine: Machine) -> Duration:
+    """Return the duration of an iteration of ``job``."""
+    if not job.generates:
+        frozen = forward_seconds(job, layout, machine, "reference") if "reference" in job.phases else 0.0
+        return Duration(0.0, frozen, update_seconds(job, layout, machine, job.learner))
+    updates = job.update_iters * job.iteration_rows / (job.rows_per_batch * job.micro_batches)
+    one = sum(update_seconds(job, layout, machine, role) for role in job.trained)
+    scored = sum(forward_seconds(job, layout, machine, role) for role in job.models)
+    return Duration(rollout_seconds(job, layout, machine), scored, updates * one)
+
+
+def update_seconds(job: Job, layout: Layout, machine: Machine, role: str) -> float:
+    """Return the seconds of one update of ``role``, supervised rows (PTX) included: compute stretched by idle time,
+    plus messages.
+    """
+    again = 4 / 3 if (job.critic_recompute if role == "critic" else job.recompute) == "full" else 1
+    tokens = job.rows_per_batch * job.length * job.micro_batches
+    work = 6 * again * tokens * _elements(job, role) / (layout.tensor * layout.pipeline * machine.flops)
+    sent = update_bytes(job, layout, role=role)
+    tensor = sent["tensor"] / machine.link(layout.tensor)
+    other = (sent["pipeline"] + sent["batch"]) / machine.link(layout.world_size)
+    passes = 2 if job.with_ptx and role == "policy" else 1
+    return passes * (work / (1 - idle_share(job, layout)) + tensor) + other
+
+
+def forward_seconds(job: Job, layout: Layout, machine: Machine, role: str) -> float:
+    """Return the seconds of a forward pass of ``role`` over an iteration's responses."""
+    work = 2 * job.iteration_rows * job.length * _elements(job, role)
+    return work / (layout.tensor * layout.pipeline * machine.flops)
+
+
+def rollout_seconds(job: Job, layout: Layout, machine: Machine) -> float:
+    """Return the seconds of an iteration's rollout: resharding the weights, prefill, and all decode steps."""
+    rollout = PlannedRollout(job=job, layout=layout, stage=0)
+    replicas = layout.world_size // rollout.inner.world_size if job.eval_mode else layout.batch
+    rows = ceil(job.iteration_rows * layout.batch / replicas)
+    shared = rollout.inner.tensor * rollout.inner.pipeline
+    prompts = 2 * rows * job.prompt * _elements(job, "policy") / (shared * machine.flops)
+    steps = ceil(rows / rollout.rows) * job.response
+    return rollout.copied / machine.link(layout.world_size) + prompts + steps * step_seconds(rollout, machine)
+
+
+def step_seconds(rollout: PlannedRollout, machine: Machine) -> float:
+    """Return the seconds of one decode step of all concurrent rows; pipeline stages work on groups of rows in turn."""
+    job, tensor, stages = rollout.job, rollout.inner.tensor, rollout.inner.pipeline
+    engine = rollout_engine(job, rollout.inner, machine.device)
+    weight, kv = (_engine_bytes(job, kind) if engine == "fused" else job.item for kind in ("weight", "kv"))
+    group = ceil(rollout.rows / stages)
+    weights = sum(part.size for part in rollout.wanted) - rollout.embedding
+    config, layers = job.policy, job.policy.num_hidden_layers
+    kv_heads = layer_sizes(config, tensor_degree=tensor, tensor_index=0).kv_heads
+    token = 2 * ceil(layers / stages) * kv_heads * config.head_dim * kv
+    read = weights * weight + group * token * (job.prompt + job.response // 2)
+    stage = max(read / (_READ_SHARE * machine.processor.memory_bytes), 2 * group * weights / machine.flops)
+    cost = ENGINE_COSTS[f"{engine}, {machine.device}"]
+    messages = 2 * layers * _SUM_SECONDS if tensor > 1 else 0.0
+    return stages * stage + stages * layers / stages * cost.layer + cost.step + messages
+
+
+def rollout_engine(job: Job, inner: Layout, device: str) -> str:
+    """Return ``fused`` or ``eager``: the engine used by a replica with the layout ``inner``."""
+    obstacle = model_obstacle(job.policy, tensor_degree=inner.tensor, num_stages=inner.pipeline)
+    return "fused" if job.fused and obstacle is None else "eager"
+
+
+def _engine_bytes(job: Job, kind: str) -> int:
+    type_name = job.rollout_weight_type if kind == "weight" else job.rollout_kv_type
+    return {"float32": 4, "bfloat16": 2, "int8": 1}[type_name]
+
+
+def _elements(job: Job, role: str) -> int:
+    """Return the number of weights that every token of ``role`` is multiplied with."""
+    config = job.models[role]
+    head = config.vocab_size * config.hidden_size if role in LANGUAGE_MODELS else 0
+    return layer_elements(config) * config.num_hidden_layers + head
