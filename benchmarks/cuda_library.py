@@ -4,47 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import subprocess
-from ctypes import POINTER, c_char_p, c_int32, c_int64, c_uint64, c_void_p
+from ctypes import c_void_p
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from alignment.ops.native.bindings import AcConfig, AcSampling
+from alignment.ops.native.bindings import AcConfig
+from alignment.ops.native.cuda.bindings import AcuLimits, check, declare
 
 CUDA_SOURCES = Path(__file__).resolve().parents[1] / "csrc" / "cuda"
 FOR_ANY_ROWS = 2**31 - 1
 _TYPES = {"float32": 0, "bfloat16": 1}
-
-
-class AcuLimits(ctypes.Structure):
-    """What a model has room for; the header says what each field means."""
-
-    _fields_ = [
-        (name, c_int32) for name in ("struct_bytes", "max_rows", "max_decode_rows", "max_logit_rows", "row_invariant")
-    ]
-
-
-_P, _I = c_void_p, c_int32
-_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
-    "acu_abi_version": (_I, []),
-    "acu_last_error": (c_char_p, []),
-    "acu_model_create": (_P, [POINTER(AcConfig), POINTER(AcuLimits)]),
-    "acu_model_destroy": (None, [_P]),
-    "acu_model_bytes": (c_int64, [_P]),
-    "acu_model_set_weight": (_I, [_P, c_char_p, _P, _I, c_int64, c_int64, _P]),
-    "acu_model_missing": (_I, [_P, c_char_p, _I]),
-    "acu_model_set_rotary": (_I, [_P, _P, _P, _I, _P]),
-    "acu_model_set_reduce": (_I, [_P, _P, _P]),
-    "acu_model_set_vocab_range": (_I, [_P, _I]),
-    "acu_forward": (_I, [_P, _I, _P, _P, _P, _P, _I, _I, _P, _P, _I, _I, _P]),
-    "acu_check_rows": (_I, [_P, _I, _P, _P, _P, _P, _I, _I, _P, _P]),
-    "acu_copy_block": (_I, [_P, _I, _I, _P]),
-    "acu_sample_bytes": (c_int64, [_I, _I]),
-    "acu_sample": (_I, [_I, _I, _P, _P, POINTER(AcSampling), _P, _I, _P, _P, _P, _P, _P, _P, _P]),
-    "acu_philox_uniform": (_I, [c_uint64, _I, _P, _P, _P, _P]),
-    "acu_advance": (_I, [_I, _P, _P, _P, _P, _P, _P]),
-}
 
 
 class Memory(Protocol):
@@ -115,9 +86,7 @@ class CudaLibrary:
     def __init__(self, path: Path, memory: Memory) -> None:
         self.handle = ctypes.CDLL(str(path))
         self.memory = memory
-        for name, (result, arguments) in _FUNCTIONS.items():
-            function = getattr(self.handle, name)
-            function.restype, function.argtypes = result, arguments
+        declare(self.handle)
 
     def call(self, name: str, *arguments: Any) -> int:
         """Call a function on the current stream; RuntimeError with its sentence when it fails."""
@@ -126,9 +95,7 @@ class CudaLibrary:
 
     def check(self, code: int) -> int:
         """Return ``code`` unless it is that of an error."""
-        if code < 0:
-            raise RuntimeError(self.handle.acu_last_error().decode())
-        return code
+        return check(self.handle, code)
 
 
 class Batch(NamedTuple):

@@ -16,7 +16,7 @@
 extern "C" {
 #endif
 
-#define ACU_ABI_VERSION 1
+#define ACU_ABI_VERSION 2
 
 enum AcuStatus { ACU_DEVICE_FAILED = -5 };
 
@@ -81,6 +81,23 @@ AC_API int32_t acu_philox_uniform(uint64_t seed, int32_t rows, const uint64_t* s
 // acu_philox_uniform) grow by one, and the token is marked in seen[row] (seen or seen[row] may be NULL).
 AC_API int32_t acu_advance(int32_t rows, const int64_t* sampled, int32_t* tokens, int32_t* positions, uint32_t* draws,
                            uint8_t* const* seen, void* stream);
+
+// The device that the calling thread works on from now on.
+AC_API int32_t acu_use_device(int32_t index);
+// Copies of `bytes` bytes: host to device (`from` may change afterwards), device to device, and device to host, which
+// waits until the work put on the stream before is done.
+AC_API int32_t acu_write(void* to, const void* from, int64_t bytes, void* stream);
+AC_API int32_t acu_move(void* to, const void* from, int64_t bytes, void* stream);
+AC_API int32_t acu_read(void* to, const void* from, int64_t bytes, void* stream);
+
+// Work put on *stream from acu_graph_begin to acu_graph_end is not done but captured; acu_graph_launch does it on another
+// stream, as often as wanted, with the arrays it was captured with. Work of the same sizes must have run before. Between
+// begin and end nothing may wait. begin: NULL when it fails. A graph whose end failed can only be destroyed.
+typedef struct AcuGraph AcuGraph;
+AC_API AcuGraph* acu_graph_begin(void** stream);
+AC_API int32_t acu_graph_end(AcuGraph* graph);
+AC_API int32_t acu_graph_launch(AcuGraph* graph, void* stream);
+AC_API void acu_graph_destroy(AcuGraph* graph);
 
 #ifdef __cplusplus
 }

@@ -22,7 +22,7 @@ void launch(void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared
   kernel<<<grid, threads, shared, stream>>>(arguments...);
 #else
   (void)stream;
-  emulated::run(grid, threads, shared, [&] { kernel(arguments...); });
+  emulated::submit([=] { emulated::run(grid, threads, shared, [&] { kernel(arguments...); }); });
 #endif
 }
 

@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +43,22 @@ class Library(NamedTuple):
     """Which one it is, in words."""
 
 
+class Kind(NamedTuple):
+    """What is compiled, with what, and how; the functions may raise KernelBuildError."""
+
+    name: str
+    """How the names of its files begin."""
+    title: str
+    """What messages call it."""
+    digest: Callable[[], str]
+    """Returns a hash of the sources and flags."""
+    find_compiler: Callable[[], Compiler]
+    key: Callable[[Compiler], str]
+    """Returns a hash of all else that makes another library."""
+    compile: Callable[[Path, Compiler, Path], None]
+    """Makes the library (in a folder of its own) with the compiler; commands and messages go to the log file."""
+
+
 def cache_folder() -> Path:
     """Return where this user's builds are kept: ``$XDG_CACHE_HOME/alignment``, else ``~/.cache/alignment``."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
@@ -60,49 +76,49 @@ def find_compiler() -> Compiler:
     return compiler
 
 
-def find_prebuilt(folder: Path = PACKAGE_FOLDER) -> Library:
-    """Return the library that was put into ``folder`` for the sources of this version.
+def find_prebuilt(folder: Path = PACKAGE_FOLDER, *, kind: Kind | None = None) -> Library:
+    """Return the library that was put into ``folder`` for the sources of this version (``kind``: default ``CORE``).
 
     Whoever owns the package, whose Python files are executed, may own it too.
     """
-    path = prebuilt_path(folder)
+    path = prebuilt_path(folder, kind or CORE)
     if not path.is_file():
         raise KernelBuildError("no prebuilt library beside the package")
     problem = trust.find_problem(path, trust.trusted_owners() | {folder.stat().st_uid})
     if problem:
-        raise KernelBuildError(f"not loaded: {path} {problem}; run python -m alignment.ops.build --prebuilt again")
+        again = "python -m alignment.ops.build --prebuilt"
+        raise KernelBuildError(f"not loaded: {path} {problem}; run {again}{_option(kind or CORE)} again")
     return Library(path, f"prebuilt library {path}")
 
 
-def prebuilt_path(folder: Path = PACKAGE_FOLDER) -> Path:
+def prebuilt_path(folder: Path, kind: Kind) -> Path:
     """Return what the prebuilt library of these sources is called in ``folder``."""
-    return folder / f"alignment_core-{sources.hash_sources(_source_folder())}.so"
+    return folder / f"alignment_{kind.name}-{kind.digest()}.so"
 
 
-def find_or_build(*, force: bool = False) -> Library:
+def find_or_build(*, kind: Kind | None = None, force: bool = False) -> Library:
     """Return the cached library for these sources, this compiler and this machine, compiling it when it is not there.
 
     Where the compiler is gone any build of these sources will do. ``force`` compiles again. KernelBuildError says what
     is missing or where the compiler's messages are.
     """
-    folder = _source_folder()
-    stem = f"core-{sources.hash_sources(folder)}"
+    kind = kind or CORE
+    stem = f"{kind.name}-{kind.digest()}"
     _refuse_open_cache()
     try:
-        compiler = find_compiler()
+        compiler = kind.find_compiler()
     except KernelBuildError as error:
         return _find_earlier([] if force else sorted(cache_folder().glob(f"{stem}-*.so")), str(error))
-    path = cache_folder() / f"{stem}-{_key(compiler)}.so"
+    path = cache_folder() / f"{stem}-{kind.key(compiler)}.so"
     if not force and _find_problem(path) is None:
         return Library(path, f"cached build {path}")
     try:
-        return _build_once(path, folder, compiler, force=force)
+        return _build_once(path, kind, compiler, force=force)
     except OSError as error:
         raise KernelBuildError(f"the build cache cannot be used ({error}); set XDG_CACHE_HOME to another") from error
 
 
-def compile_library(target: Path, folder: Path, compiler: Compiler, log_file: Path) -> None:
-    """Compile the sources of ``folder`` to ``target``, whose folder also gets the objects; commands go to the log."""
+def _compile_core(target: Path, compiler: Compiler, log_file: Path) -> None:
 
     def accepts(flags: tuple[str, ...]) -> bool:
         check = [compiler.program, *flags, "-x", "c++", "-fsyntax-only", os.devnull]
@@ -111,7 +127,7 @@ def compile_library(target: Path, folder: Path, compiler: Compiler, log_file: Pa
             log.warn(f"kernels for {' '.join(flags)} are left out: {problem}")
         return problem is None
 
-    units = sources.list_units(folder, accepts=accepts)
+    units = sources.list_units(_source_folder(), accepts=accepts)
     objects = [target.parent / f"{unit.stem}.o" for unit in units]
     commands = [
         [compiler.program, *sources.COMMON_FLAGS, *unit.flags, "-c", str(unit.source), "-o", str(compiled)]
@@ -126,14 +142,15 @@ def compile_library(target: Path, folder: Path, compiler: Compiler, log_file: Pa
         raise KernelBuildError(f"compiling the kernels failed: {problem} (all messages: {log_file})")
 
 
-def place_prebuilt(library: Path, folder: Path = PACKAGE_FOLDER) -> Path:
+def place_prebuilt(library: Path, folder: Path = PACKAGE_FOLDER, *, kind: Kind | None = None) -> Path:
     """Copy a build into ``folder`` as the prebuilt library of these sources; earlier ones are removed."""
-    target = prebuilt_path(folder)
+    kind = kind or CORE
+    target = prebuilt_path(folder, kind)
     aside = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         shutil.copyfile(library, aside)
         trust.seal(aside)
-        for old in folder.glob("alignment_core-*.so*"):
+        for old in folder.glob(f"alignment_{kind.name}-*.so*"):
             old.unlink()
         trust.place(aside, target)
     except OSError as error:
@@ -141,6 +158,10 @@ def place_prebuilt(library: Path, folder: Path = PACKAGE_FOLDER) -> Path:
             left.unlink(missing_ok=True)
         raise KernelBuildError(f"cannot put the library into {folder}: {error.strerror or error}") from error
     return target
+
+
+def _option(kind: Kind) -> str:
+    return "" if kind is CORE else f" --{kind.name}"
 
 
 def _source_folder() -> Path:
@@ -178,7 +199,7 @@ def _key(compiler: Compiler) -> str:
     return hashlib.sha256(repr(made_from).encode()).hexdigest()[:16]
 
 
-def _build_once(path: Path, folder: Path, compiler: Compiler, *, force: bool) -> Library:
+def _build_once(path: Path, kind: Kind, compiler: Compiler, *, force: bool) -> Library:
     """Build under the lock, unless another process built it, or failed to, while this one waited."""
     started = time.time()
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -190,12 +211,12 @@ def _build_once(path: Path, folder: Path, compiler: Compiler, *, force: bool) ->
         if os.path.lexists(path) and not force:
             log.warn(f"not loaded: {path} {problem}; it is built again, which takes up to a minute")
         else:
-            log.info(f"compiling the CPU kernels with {compiler.program}, once; this takes up to a minute")
-        _build(path, folder, compiler)
+            log.info(f"compiling the {kind.title} with {compiler.program}, once; this takes up to a minute")
+        _build(path, kind, compiler)
     return Library(path, f"built in {time.time() - started:.0f} s as {path}")
 
 
-def _build(path: Path, folder: Path, compiler: Compiler) -> None:
+def _build(path: Path, kind: Kind, compiler: Compiler) -> None:
     """Compile in a folder of its own inside the cache, then rename; the lock is held."""
     for left_by_a_killed_build in path.parent.glob(f"{_ASIDE}*"):
         shutil.rmtree(left_by_a_killed_build, ignore_errors=True)
@@ -205,12 +226,12 @@ def _build(path: Path, folder: Path, compiler: Compiler) -> None:
     with tempfile.TemporaryDirectory(prefix=_ASIDE, dir=path.parent) as aside:
         library = Path(aside) / path.name
         try:
-            compile_library(library, folder, compiler, log_file)
+            kind.compile(library, compiler, log_file)
         except KernelBuildError as error:
             failure.write_text(str(error), encoding="utf-8")
             raise
-        if sources.hash_sources(folder) not in path.name:
-            raise KernelBuildError(f"{folder} was edited while it was compiled; build again")
+        if kind.digest() not in path.name:
+            raise KernelBuildError(f"the sources of the {kind.title} were edited while they were compiled; build again")
         trust.seal(library)
         trust.place(library, path)
 
@@ -228,3 +249,7 @@ def _locked(folder: Path) -> Iterator[None]:
     with (folder / _LOCK).open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+CORE = Kind("core", "CPU kernels", lambda: sources.hash_sources(_source_folder()), find_compiler, _key, _compile_core)
+"""The kernels of csrc/core."""

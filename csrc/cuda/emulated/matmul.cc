@@ -26,7 +26,9 @@ class PlainMultiplier : public Multiplier {
   explicit PlainMultiplier(bool is_narrow) : is_narrow_(is_narrow) {}
   int64_t bytes() const override { return 0; }
   int32_t multiply(const Product& product, cudaStream_t) override {
-    is_narrow_ ? multiply_plainly<Bf16>(product) : multiply_plainly<float>(product);
+    emulated::submit([=, is_narrow = is_narrow_] {
+      is_narrow ? multiply_plainly<Bf16>(product) : multiply_plainly<float>(product);
+    });
     return 0;
   }
 

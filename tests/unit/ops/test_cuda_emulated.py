@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from alignment.ops.native import build
+from alignment.ops.native.cuda.kinds import EMULATED
+
 
 @pytest.fixture(scope="module")
 def checks(repo_root: Path) -> Any:
@@ -26,14 +29,13 @@ def checks(repo_root: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def library(checks, tmp_path_factory) -> Any:
+def library(checks) -> Any:
     """The emulated library, its threads in ascending order."""
     if shutil.which("g++") is None:
         pytest.skip("no g++")
-    from cuda_library import CudaLibrary, Host, build
+    from cuda_library import CudaLibrary, Host
 
-    path = build(tmp_path_factory.mktemp("cuda") / "libemulated.so", "--emulated")
-    made = CudaLibrary(path, Host())
+    made = CudaLibrary(build.find_or_build(kind=EMULATED).path, Host())
     made.handle.acu_emulated_order.argtypes = [ctypes.c_uint64]
     return made
 

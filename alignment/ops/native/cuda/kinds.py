@@ -1,0 +1,73 @@
+"""How csrc/cuda is compiled: with nvcc for devices, or with a C++ compiler for the host, as its tests do."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from alignment.ops.native import build, toolchain
+from alignment.ops.native.build import Kind, KernelBuildError
+from alignment.ops.native.toolchain import Compiler
+
+_NVCC_PLACES = ("nvcc", "/usr/local/cuda/bin/nvcc")
+_SOURCES = (".cu", ".cc", ".h", ".sh")
+_SECONDS = 60.0
+
+
+def find_nvcc() -> Compiler:
+    """Return the nvcc on PATH or in CUDA's usual folder; KernelBuildError where none runs."""
+    for place in _NVCC_PLACES:
+        program = shutil.which(place)
+        if program is None:
+            continue
+        done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=_SECONDS)
+        releases = [line for line in done.stdout.splitlines() if "release" in line]
+        if done.returncode == 0 and releases:
+            return Compiler(program, releases[0])
+    raise KernelBuildError(f"no nvcc: none of {', '.join(_NVCC_PLACES)} runs")
+
+
+def _folder() -> Path:
+    folders = (Path(__file__).parents[1] / "csrc" / "cuda", Path(__file__).parents[4] / "csrc" / "cuda")
+    folder = next((folder for folder in folders if (folder / "build.sh").is_file()), None)
+    if folder is None:
+        raise KernelBuildError("the CUDA sources are not installed")
+    return folder
+
+
+def _digest() -> str:
+    folder, digest = _folder(), hashlib.sha256()
+    header = folder.parent / "core" / "alignment_core.h"
+    for path in [header, *sorted(path for path in folder.rglob("*") if path.suffix in _SOURCES)]:
+        digest.update(f"\n{path.name} {path.stat().st_size}\n".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _key(compiler: Compiler) -> str:
+    return hashlib.sha256(repr((compiler, sys.prefix)).encode()).hexdigest()[:16]
+
+
+def _build(target: Path, log_file: Path, *mode: str, **programs: str) -> None:
+    variables = [f"{name}={program}" for name, program in (*programs.items(), ("PYTHON", sys.executable))]
+    command = ["env", *variables, "sh", str(_folder() / "build.sh"), *mode, str(target)]
+    problem = toolchain.run_logged(command, log_file)
+    if problem:
+        raise KernelBuildError(f"compiling the CUDA kernels failed: {problem} (all messages: {log_file})")
+
+
+def _compile(target: Path, compiler: Compiler, log_file: Path) -> None:
+    _build(target, log_file, NVCC=compiler.program)
+
+
+def _compile_emulated(target: Path, compiler: Compiler, log_file: Path) -> None:
+    _build(target, log_file, "--emulated", CXX=compiler.program)
+
+
+CUDA = Kind("cuda", "CUDA kernels", _digest, find_nvcc, _key, _compile)
+"""For devices of compute capability 8.0 and above."""
+EMULATED = Kind("emulated", "emulated CUDA kernels", _digest, build.find_compiler, _key, _compile_emulated)
+"""For this processor, slowly: every CUDA thread is a fiber. What the tests run; a checkout only."""

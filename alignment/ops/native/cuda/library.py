@@ -1,0 +1,64 @@
+"""The library of the CUDA kernels: found or built at first use, then called from here."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from alignment.ops.native import build
+from alignment.ops.native.cuda import kinds
+from alignment.ops.native.cuda.bindings import ABI_VERSION, check, declare
+
+
+class CudaLibrary:
+    """A loaded library; ``reason`` says in one line which one it is and why."""
+
+    def __init__(self, path: Path, reason: str, *, is_emulated: bool = False) -> None:
+        """Load ``path``; OSError or AttributeError when it is no library of this version. ``is_emulated``: its device
+        is this processor, its device memory host memory.
+        """
+        self.handle = ctypes.CDLL(str(path))
+        declare(self.handle)
+        if self.handle.acu_abi_version() != ABI_VERSION:
+            raise OSError(f"{path} has interface {self.handle.acu_abi_version()}, wanted {ABI_VERSION}")
+        self.reason = reason
+        self.is_emulated = is_emulated
+
+    def call(self, name: str, *arguments: Any) -> int:
+        """Call a function that can fail; MemoryError or RuntimeError with its sentence when it does."""
+        return self.check(getattr(self.handle, name)(*arguments))
+
+    def check(self, status: int) -> int:
+        """Return ``status`` unless it is that of an error."""
+        return check(self.handle, status)
+
+
+class CudaSearch(NamedTuple):
+    """Which CUDA library this process uses, if any, and why."""
+
+    library: CudaLibrary | None
+    reason: str
+
+
+@functools.cache
+def find_cuda() -> CudaSearch:
+    """Return the library beside the package, a cached build or a new build with nvcc, whichever comes first."""
+    refusals: list[str] = []
+    for find in (build.find_prebuilt, build.find_or_build):
+        try:
+            found = find(kind=kinds.CUDA)
+            library = CudaLibrary(found.path, "; ".join([found.origin, *refusals]))
+        except (build.KernelBuildError, OSError, AttributeError) as error:
+            refusals.append(str(error))
+        else:
+            return CudaSearch(library, library.reason)
+    return CudaSearch(None, "; ".join(refusals))
+
+
+@functools.cache
+def emulated_library() -> CudaLibrary:
+    """Return the library that runs on this processor, for tests; KernelBuildError says why there is none."""
+    found = build.find_or_build(kind=kinds.EMULATED)
+    return CudaLibrary(found.path, f"emulated, {found.origin}", is_emulated=True)
