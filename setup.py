@@ -9,7 +9,8 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
-KERNEL_SOURCES = Path("csrc", "core")
+KERNEL_SOURCES = (Path("csrc", "core"), Path("csrc", "cuda"))
+KERNEL_SUFFIXES = (".cc", ".h", ".cu", ".sh")
 
 CORE = [
     # Exact: the CPU behaviour and the few private calls we rely on were measured on this version. A GPU machine has
@@ -66,10 +67,11 @@ class BuildWithKernelSources(build_py):
         """Copy the modules, then the sources; a development install finds them in the checkout."""
         super().run()
         if not self.editable_mode:
-            target = Path(self.build_lib, "alignment", "ops", "native", KERNEL_SOURCES)
-            self.mkpath(str(target))
-            for source in sorted(path for path in (ROOT / KERNEL_SOURCES).iterdir() if path.suffix in (".cc", ".h")):
-                self.copy_file(str(source), str(target / source.name))
+            for folder in KERNEL_SOURCES:
+                target = Path(self.build_lib, "alignment", "ops", "native", folder)
+                self.mkpath(str(target))
+                for source in sorted(path for path in (ROOT / folder).iterdir() if path.suffix in KERNEL_SUFFIXES):
+                    self.copy_file(str(source), str(target / source.name))
 
 
 setup(

@@ -24,7 +24,8 @@ from alignment.arguments.parsed import Parsed  # noqa: E402
 from alignment.generation.eager.eager_engine import EagerEngine  # noqa: E402
 from alignment.generation.engine import Engine, GenerationOptions  # noqa: E402
 from alignment.generation.engine_placement import WHOLE_MODEL  # noqa: E402
-from alignment.generation.fused.fused_engine import FusedEngine, fused_engine_unavailable  # noqa: E402
+from alignment.generation.fused.fused_engine import FusedEngine  # noqa: E402
+from alignment.generation.fused.kernels import CPU_KERNELS  # noqa: E402
 from alignment.loops.rollout_engine import RolloutEngine  # noqa: E402
 from alignment.loops.updates import OnPolicyUpdater, UpdatePlan  # noqa: E402
 from alignment.models.folders.hub import load_causal_lm, load_score_model  # noqa: E402
@@ -95,7 +96,7 @@ class PaddleSide:
         training, critic = self.parsed.training, load_critic(str(folder / "critic"))
         self.policy = build_learner(launch, "policy", policy, training, total_updates=1)
         self.critic = build_learner(launch, "critic", critic, critic_training(self.parsed), total_updates=1)
-        self.obstacle = fused_engine_unavailable(policy.config)
+        self.obstacle = CPU_KERNELS.obstacle(policy.config)
         self.variants = {"plain": self._rollouts(EagerEngine(policy))}
         self.variants["library"] = self.variants["plain"] if self.obstacle else self._rollouts(self._fused(policy))
         self.engine, self.collector = self.variants["library"]
@@ -170,7 +171,7 @@ class PaddleSide:
         return Launch(parsed=self.parsed, topology=topology, output_dir=output_dir, store=store, checkpoint=None)
 
     def _fused(self, policy: Any) -> FusedEngine:
-        settings = fused_settings(self.parsed, policy.config, WHOLE_MODEL, rows=self.work.num_prompts)
+        settings = fused_settings(self.parsed, policy.config, WHOLE_MODEL, rows=self.work.num_prompts, device="cpu")
         return FusedEngine(policy, settings)
 
     def _rollouts(self, engine: Engine) -> tuple[RolloutEngine, Collector]:

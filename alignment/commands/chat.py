@@ -164,20 +164,22 @@ def open_engine(model: Any, vocabulary: int, *, kv_memory: str) -> Any:
     Ids from ``vocabulary`` on are never drawn.
     """
     from alignment.device.host import num_threads
+    from alignment.generation.device_kernels import device_kernels
     from alignment.generation.eager.eager_engine import EagerEngine
-    from alignment.generation.fused.fused_engine import FusedEngine, fused_engine_unavailable
+    from alignment.generation.fused.fused_engine import FusedEngine
     from alignment.generation.fused.fused_settings import FusedSettings
-    from alignment.ops.native.library import find_core
 
-    obstacle = fused_engine_unavailable(model.config)
+    kernels = device_kernels()
+    obstacle = kernels.obstacle(model.config)
     if obstacle is None:
         settings = FusedSettings(num_slots=1, kv_memory=kv_memory, threads=num_threads())
         # It packs the weights for itself; those of ``model`` are free to go.
-        engine: Any = FusedEngine(SimpleNamespace(config=model.config), settings, usable_vocab_size=vocabulary)
+        own = SimpleNamespace(config=model.config)
+        engine: Any = FusedEngine(own, settings, kernels=kernels, usable_vocab_size=vocabulary)
     else:
         engine = EagerEngine(model, usable_vocab_size=vocabulary)
     engine.load_weights(model.named_parameters(), version=0)
-    print(f"engine: {f'fused ({find_core().reason})' if obstacle is None else f'eager ({obstacle})'}", file=sys.stderr)
+    print(f"engine: {f'fused ({kernels.description})' if obstacle is None else f'eager ({obstacle})'}", file=sys.stderr)
     return engine
 
 

@@ -152,8 +152,8 @@ def read_job(parsed: Parsed, *, device: str) -> Job:
         rollout_tensor=parallel.rollout_tensor_parallel_degree,
         native=training.use_native_ops and device == "cpu",
         fused=on_policy.use_fusemt and device == "cpu",
-        rollout_weight_type=on_policy.rollout_weight_type,
-        rollout_kv_type=on_policy.rollout_kv_type,
+        rollout_weight_type=on_policy.rollout_weight_type or training.weight_dtype(device),
+        rollout_kv_type=on_policy.rollout_kv_type or training.weight_dtype(device),
         rollout_kv_memory=on_policy.rollout_kv_memory,
     )
 

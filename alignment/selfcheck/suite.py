@@ -13,8 +13,9 @@ from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.families import FAMILIES
 from alignment.generation.eager.eager_engine import EagerEngine
 from alignment.generation.engine import Engine, GenerationOptions
-from alignment.generation.fused.fused_engine import FusedEngine, fused_engine_unavailable
+from alignment.generation.fused.fused_engine import FusedEngine
 from alignment.generation.fused.fused_settings import WEIGHT_TYPES, FusedSettings
+from alignment.generation.fused.kernels import CPU_KERNELS
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.initialise import draw_weights
 from alignment.models.decoder.logprobs import policy_logprobs
@@ -100,7 +101,7 @@ def generate(kind: str) -> None:
     options = GenerationOptions(max_new_tokens=6, do_sample=False)
     for family in FAMILIES:
         model = _build(family)
-        if kind != "eager" and fused_engine_unavailable(model.config):
+        if kind != "eager" and CPU_KERNELS.obstacle(model.config):
             return
         found = _answer(_engine(model, kind), options)
         assert all(len(tokens) == 6 for tokens in found), f"{family}: {found}"

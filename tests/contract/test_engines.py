@@ -16,15 +16,18 @@ from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.initialise import draw_weights
 from alignment.ops.native.library import find_core, load_core
 from alignment.records import TokenBatch
+from tests.emulated import emulated_kernels
 
 VOCABULARY = 40
 SHAPE = dict(
     model_type="llama", vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-    num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
+    num_attention_heads=4, num_key_value_heads=2, head_dim=32, max_position_embeddings=64,
 )  # fmt: skip
+SETTINGS = FusedSettings(num_slots=3, kv_memory="4MiB", max_length=64)
 ENGINES = {
     "eager": EagerEngine,
-    "fused": lambda model: FusedEngine(model, FusedSettings(num_slots=3, kv_memory="4MiB", max_length=64)),
+    "fused": lambda model: FusedEngine(model, SETTINGS),
+    "cuda": lambda model: FusedEngine(model, SETTINGS, kernels=emulated_kernels()),
 }
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13], [5, 6, 7], [20, 21]]
 STOPS = (3, 11)

@@ -22,8 +22,9 @@ from alignment.generation.eager.decoder_weights import LayerWeights
 from alignment.generation.eager.eager_engine import EagerEngine
 from alignment.generation.engine import GenerationOptions
 from alignment.generation.fused.capabilities import model_obstacle
-from alignment.generation.fused.fused_engine import FusedEngine, fused_engine_unavailable
+from alignment.generation.fused.fused_engine import FusedEngine
 from alignment.generation.fused.fused_settings import FusedSettings
+from alignment.generation.fused.kernels import CPU_KERNELS
 from alignment.models.config import read_config
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.initialise import draw_weights
@@ -178,10 +179,10 @@ def test_the_planner_counts_what_a_process_holds(config, layout):
 def test_both_engines_answer_alike(config):
     model, options = build(config), GenerationOptions(max_new_tokens=12, do_sample=False)
     prompts, engines = [IDS[0].tolist(), IDS[1, :3].tolist()], [EagerEngine(model)]
-    if fused_engine_unavailable(config) is None:
+    if CPU_KERNELS.obstacle(config) is None:
         engines.append(FusedEngine(model, FusedSettings(kv_memory="1MiB", block_tokens=16)))
     else:
-        assert model_obstacle(config) or "no kernel library" in fused_engine_unavailable(config)
+        assert model_obstacle(config) or "no kernel library" in CPU_KERNELS.obstacle(config)
     row = prompts[1]
     for _ in range(12):  # the model itself, token by token
         row = [*row, int(model(np.array([row])).numpy()[0, -1].argmax())]
@@ -197,7 +198,7 @@ def test_an_engine_that_lacks_a_feature_says_which(monkeypatch):
     config = make_config(next(iter(FAMILIES)))
     monkeypatch.setattr(DecoderConfig, "features", frozenset({*config.features, "softcap=30"}))
     message = f"cannot compute softcap=30 of this {config.model_type} model"
-    assert fused_engine_unavailable(config) == model_obstacle(config) == f"the fused engine {message}"
+    assert CPU_KERNELS.obstacle(config) == model_obstacle(config) == f"the fused engine {message}"
     with pytest.raises(UserError, match=message):
         FusedEngine(build(config))
     with pytest.raises(UserError, match=f"no engine computes softcap=30 of this {config.model_type} model"):

@@ -15,6 +15,19 @@ from alignment.generation.sampling import check_logits
 from alignment.ops.native.library import CoreLibrary, Sampling
 
 
+def sampling_of(options: GenerationOptions, vocab_size: int, usable_vocab_size: int | None) -> Sampling:
+    """Return ``options`` as the kernels take them; ids of ``usable_vocab_size`` and above are never drawn."""
+    return Sampling(
+        usable_vocab=vocab_size if usable_vocab_size is None else min(usable_vocab_size, vocab_size),
+        do_sample=options.do_sample,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        repetition_penalty=options.repetition_penalty,
+        stop_token_ids=tuple(token for token in options.stop_token_ids if token < vocab_size),
+    )
+
+
 class FusedDrawer:
     """The ``SlotDrawer`` of one call of ``generate``: random numbers by (seed, sequence id, position in the answer)."""
 
@@ -31,17 +44,8 @@ class FusedDrawer:
     ) -> None:
         """Ids of ``usable_vocab_size`` and above are never drawn."""
         self._core, self._seed, self._threads = core, seed, threads
-        stops = tuple(token for token in options.stop_token_ids if token < vocab_size)
-        self._sampling = Sampling(
-            usable_vocab=vocab_size if usable_vocab_size is None else min(usable_vocab_size, vocab_size),
-            do_sample=options.do_sample,
-            temperature=options.temperature,
-            top_k=options.top_k,
-            top_p=options.top_p,
-            repetition_penalty=options.repetition_penalty,
-            stop_token_ids=stops,
-        )
-        self._min_new_tokens = options.min_new_tokens if stops else 0
+        self._sampling = sampling_of(options, vocab_size, usable_vocab_size)
+        self._min_new_tokens = options.min_new_tokens if self._sampling.stop_token_ids else 0
         penalised = options.repetition_penalty != 1.0
         self._seen = np.zeros((num_slots, vocab_size), bool) if penalised else None
 

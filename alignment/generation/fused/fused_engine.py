@@ -12,35 +12,16 @@ from alignment.errors import UserError
 from alignment.generation.engine import GenerationOptions
 from alignment.generation.engine_placement import WHOLE_MODEL, EnginePlacement
 from alignment.generation.fused.blocks import blocks_for
-from alignment.generation.fused.capabilities import FEATURES, model_obstacle
+from alignment.generation.fused.capabilities import FEATURES
 from alignment.generation.fused.decode_loop import Progress, run
-from alignment.generation.fused.fused_drawing import FusedDrawer
-from alignment.generation.fused.fused_model import FusedModel
 from alignment.generation.fused.fused_settings import FusedSettings
+from alignment.generation.fused.kernels import CPU_KERNELS, Kernels, PackedModel
 from alignment.generation.fused.paging import Counts, Paging
 from alignment.generation.fused.scheduler import Scheduler
 from alignment.generation.fused.sequences import Sequence as SequenceInFlight
 from alignment.generation.fused.sequences import make_sequences
 from alignment.generation.prompt_checks import check_prompts
-from alignment.ops.native.library import find_core, load_core
 from alignment.records import Completion
-
-
-def fused_engine_unavailable(config: Any, placement: EnginePlacement = WHOLE_MODEL) -> str | None:
-    """Return in one line why a FusedEngine cannot run ``config`` (a DecoderConfig) here, None when it can.
-
-    May build the kernel library, which takes about a minute the first time.
-    """
-    tensor, stages = placement.tensor, placement.pipeline.size
-    obstacle = model_obstacle(config, tensor_degree=tensor.size, tensor_index=tensor.index, num_stages=stages)
-    if obstacle is not None:
-        return obstacle
-    device = paddle.device.get_device()
-    if device != "cpu":
-        return f"the fused engine runs on cpu, the device is {device}"
-    if load_core() is None:
-        return f"no kernel library: {find_core().reason}"
-    return None
 
 
 class FusedEngine:
@@ -59,14 +40,15 @@ class FusedEngine:
         settings: FusedSettings | None = None,
         *,
         placement: EnginePlacement = WHOLE_MODEL,
+        kernels: Kernels = CPU_KERNELS,
         usable_vocab_size: int | None = None,
         progress: Progress | None = None,
     ) -> None:
-        """Ids from ``usable_vocab_size`` on are never drawn; UserError when ``fused_engine_unavailable``.
+        """Ids from ``usable_vocab_size`` on are never drawn; UserError when the kernels have an ``obstacle``.
 
         Processes that share the layers (``placement.tensor``) are handed the same prompts, and return the same.
         """
-        obstacle = fused_engine_unavailable(model.config, placement)
+        obstacle = kernels.obstacle(model.config, placement)
         if obstacle is not None:
             raise UserError(obstacle)
         self.version: int | None = None
@@ -77,7 +59,8 @@ class FusedEngine:
         self._settings = settings or FusedSettings()
         self._usable = usable_vocab_size
         self._progress = progress
-        self._packed: FusedModel | None = None
+        self._kernels = kernels
+        self._packed: PackedModel | None = None
         self._loaded = False
 
     @property
@@ -89,7 +72,7 @@ class FusedEngine:
         """See ``Engine.load_weights``; tensors are copied into the kernels' layout, in place of the old ones."""
         self._loaded = False
         if self._packed is None:
-            self._packed = FusedModel(load_core(), self._model.config, self._settings, group=self._placement.tensor)
+            self._packed = self._kernels.pack(self._model.config, self._settings, self._placement)
         with paddle.no_grad():
             self._packed.load(self._model.named_parameters() if weights is None else weights)
         self._loaded = True
@@ -120,34 +103,28 @@ class FusedEngine:
             return []
         self._check_room(sequences)
         settings, vocab = self._settings, self._model.config.vocab_size
-        paging = Paging(self._packed.num_blocks, settings.block_tokens)
+        paging = Paging(self._packed.pool.num_blocks, settings.block_tokens)
         stops = np.zeros(vocab, bool)
         stops[[token for token in options.stop_token_ids if token < vocab]] = True
         scheduler = Scheduler(sequences, paging, num_slots=settings.num_slots, max_rows=settings.max_rows, stops=stops)
-        drawer = FusedDrawer(
-            load_core(),
-            options,
-            seed=seed,
-            vocab_size=vocab,
-            usable_vocab_size=self._usable,
-            num_slots=settings.num_slots,
-            threads=settings.threads,
-        )
+        drawer = self._kernels.drawer(options, settings, seed=seed, vocab_size=vocab, usable=self._usable)
         self.counts = paging.counts
-        return run(scheduler, self._packed, drawer, progress=self._progress)
+        completions = run(scheduler, self._packed, drawer, progress=self._progress)
+        assert paging.num_free == paging.num_blocks, "blocks leaked"
+        return completions
 
     def _check_room(self, sequences: Sequence[SequenceInFlight]) -> None:
         """Raise UserError for a sequence that could outgrow the pool or ``max_length`` even when it is alone."""
-        model, settings = self._packed, self._settings
+        pool, settings = self._packed.pool, self._settings
         for sequence in sequences:
             prompt, length = len(sequence.prompt), len(sequence.prompt) + sequence.limit
             what = f"prompt {sequence.index} has {prompt} tokens and its answer may have {sequence.limit}"
-            if length > model.max_length:
-                raise UserError(f"{what}; together at most max_length={model.max_length}")
+            if length > pool.max_length:
+                raise UserError(f"{what}; together at most max_length={pool.max_length}")
             # The last token of an answer is never computed.
             needed = blocks_for(length - 1, settings.block_tokens)
-            if needed > model.num_blocks:
+            if needed > pool.num_blocks:
                 raise UserError(
-                    f"{what}; their keys and values need {needed * model.block_bytes} bytes, "
-                    f"rollout_kv_memory={settings.kv_memory} holds {model.num_blocks * model.block_bytes}"
+                    f"{what}; their keys and values need {needed * pool.block_bytes} bytes, "
+                    f"rollout_kv_memory={settings.kv_memory} holds {pool.num_blocks * pool.block_bytes}"
                 )

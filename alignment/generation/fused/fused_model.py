@@ -8,18 +8,14 @@ from typing import Any
 import numpy as np
 import paddle
 
-from alignment.architecture.cuts import layer_sizes, whole_shapes
 from alignment.architecture.parts import even_cut
-from alignment.errors import UserError
 from alignment.generation.drawing import gather_logits
-from alignment.generation.fused.blocks import blocks_for
-from alignment.generation.fused.capabilities import KERNEL_FLAGS
 from alignment.generation.fused.fused_settings import FusedSettings
+from alignment.generation.fused.packing import Pool, kernel_dtype, pack_every, rotary_tables, share_sizes
 from alignment.generation.fused.scheduler import Step
 from alignment.ops.native.library import CoreLibrary
 from alignment.parallel.comms.group import ALONE, Group
 
-_SHOWN_NAMES = 5
 _VALUE_MULTIPLE = 16
 
 
@@ -32,21 +28,13 @@ class FusedModel:
 
     def __init__(self, core: CoreLibrary, config: Any, settings: FusedSettings, *, group: Group = ALONE) -> None:
         sizes = share_sizes(config, group)
-        self.max_length = min(settings.max_length or config.longest_sequence, config.longest_sequence)
-        self.block_bytes = _block_bytes(sizes, settings)
-        enough = settings.num_slots * (blocks_for(self.max_length, settings.block_tokens) + 1)
-        self.num_blocks = min(settings.kv_bytes // self.block_bytes, enough)
-        self._names = frozenset(whole_shapes(config, "causal"))
+        self.pool = Pool.plan(config, settings, block_bytes=_block_bytes(sizes, settings))
+        self._config = config
         self._threads = settings.threads
         self._group = group
-        self._vocab_size = config.vocab_size
-        sizes |= {
-            "block_tokens": settings.block_tokens,
-            "num_blocks": max(1, self.num_blocks),
-            "max_positions": self.max_length,
-        }
+        sizes |= self.pool.sizes()
         self._core = core.create_model(sizes, weight_type=settings.weight_type, kv_type=settings.kv_type)
-        self._core.set_rotary(*_rotary_tables(config, self.max_length))
+        self._core.set_rotary(*rotary_tables(config, self.pool.max_length))
         if group.size > 1:
             self._core.set_vocab_range(even_cut(config.vocab_size, group.size, group.index)[0])
             self._core.set_reduce(self._sum)
@@ -62,17 +50,7 @@ class FusedModel:
 
     def load(self, weights: Iterable[tuple[str, Any]]) -> None:
         """Pack ``weights`` (Hugging Face name, Paddle tensor) over the old ones; UserError when names do not fit."""
-        given = set()
-        for name, tensor in weights:
-            if name not in self._names:
-                raise UserError(f"fused engine: weight {name!r} is not one of this model's")
-            self._pack(name, tensor)
-            given.add(name)
-        missing = sorted(self._names - given)
-        if missing:
-            more = f" and {len(missing) - _SHOWN_NAMES} more" if len(missing) > _SHOWN_NAMES else ""
-            shown = ", ".join(missing[:_SHOWN_NAMES])
-            raise UserError(f"fused engine: {len(missing)} of {len(self._names)} weights were not given: {shown}{more}")
+        pack_every(self._config, weights, self._pack)
 
     def copy_block(self, source: int, target: int) -> None:
         """See ``RowModel.copy_block``."""
@@ -90,37 +68,15 @@ class FusedModel:
         )
         if self._group.size == 1 or not len(logits):
             return logits
-        return gather_logits(paddle.to_tensor(logits), self._group, vocab_size=self._vocab_size).numpy()
+        return gather_logits(paddle.to_tensor(logits), self._group, vocab_size=self._config.vocab_size).numpy()
 
     def _sum(self, partial: np.ndarray) -> None:
         """Replace ``partial`` by its sum over the group."""
         partial[:] = self._group.sum_(paddle.to_tensor(partial), "fused engine").numpy()
 
     def _pack(self, name: str, tensor: paddle.Tensor) -> None:
-        tensor = tensor.detach().cpu().contiguous()
-        if tensor.dtype not in (paddle.float32, paddle.bfloat16):
-            tensor = tensor.astype("float32")
-        dtype = "bfloat16" if tensor.dtype == paddle.bfloat16 else "float32"
-        shape = tuple(tensor.shape)
-        self._core.set_weight(name, tensor.data_ptr(), dtype=dtype, shape=shape, threads=self._threads)
-
-
-def share_sizes(config: Any, group: Group) -> dict[str, int | float]:
-    """Return what the kernels need to know of the model's shape; where the group cuts it, of this process's share."""
-    layer = layer_sizes(config, tensor_degree=group.size, tensor_index=group.index)
-    vocab_start, vocab_stop = even_cut(config.vocab_size, group.size, group.index)
-    return {
-        "num_layers": config.num_hidden_layers,
-        "hidden": config.hidden_size,
-        "inner": layer.inner,
-        "heads": layer.heads,
-        "kv_heads": layer.kv_heads,
-        "head_dim": config.head_dim,
-        "vocab": vocab_stop - vocab_start,
-        "rms_eps": config.rms_norm_eps,
-        "window": config.sliding_window or 0,
-        **{switch: getattr(config, flag) for switch, flag in KERNEL_FLAGS.items()},
-    }
+        tensor, dtype = kernel_dtype(tensor.detach().cpu())
+        self._core.set_weight(name, tensor.data_ptr(), dtype=dtype, shape=tuple(tensor.shape), threads=self._threads)
 
 
 def _block_bytes(sizes: Mapping[str, int | float], settings: FusedSettings) -> int:
@@ -128,10 +84,3 @@ def _block_bytes(sizes: Mapping[str, int | float], settings: FusedSettings) -> i
     width = sizes["head_dim"] + -(-sizes["head_dim"] // _VALUE_MULTIPLE) * _VALUE_MULTIPLE
     numbers = sizes["num_layers"] * sizes["kv_heads"] * width * settings.block_tokens
     return numbers * (4 if settings.kv_type == "float32" else 2)
-
-
-def _rotary_tables(config: Any, max_length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return cosines and sines [max_length, D/2] float32."""
-    frequencies, scale = config.rotary_frequencies()
-    angles = np.arange(max_length, dtype=np.float32)[:, None] * frequencies[None, :]
-    return np.cos(angles) * np.float32(scale), np.sin(angles) * np.float32(scale)

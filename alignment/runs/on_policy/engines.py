@@ -7,13 +7,13 @@ from alignment.arguments.keys.generation import GenerationArguments
 from alignment.arguments.parsed import Parsed
 from alignment.device.host import num_threads
 from alignment.errors import ArgumentError
+from alignment.generation.device_kernels import device_kernels
 from alignment.generation.eager.eager_engine import EagerEngine
 from alignment.generation.engine import Engine, GenerationOptions
 from alignment.generation.engine_placement import EnginePlacement
-from alignment.generation.fused.fused_engine import FusedEngine, fused_engine_unavailable
+from alignment.generation.fused.fused_engine import FusedEngine
 from alignment.generation.fused.fused_settings import FusedSettings
 from alignment.models.folders.sequence_ends import sequence_ends
-from alignment.ops.native.library import find_core
 from alignment.rollout.rollout_weights import RolloutWeights, rollout_parts, rollout_placement
 from alignment.rollout.team_engine import TeamEngine
 from alignment.runs.launch import Launch
@@ -23,6 +23,9 @@ from alignment.telemetry import log
 from alignment.training.learner import Learner
 
 _BYTES = {"float32": 4, "bfloat16": 2}
+_ROWS_ON_DEVICE = 2048
+"""Tokens of prompts computed in one pass on a GPU, which a few hundred do not keep busy."""
+_OF_FUSED_ENGINE = ("rollout_weight_type", "rollout_kv_type", "rollout_kv_memory")
 
 
 def build_engine(launch: Launch, roles: Roles, policy: Learner, plan: RowPlan) -> Engine:
@@ -55,10 +58,13 @@ def _build_inner(launch: Launch, roles: Roles, placement: EnginePlacement, rows:
     readers = filter(None, (roles.policy, roles.critic))
     readable = min(model.config.vocab_size for model in readers)
     limit = parsed.on_policy.per_device_rollout_batch_size
-    obstacle = "use_fusemt is false"
+    kernels, obstacle = None, "use_fusemt is false"
     if parsed.on_policy.use_fusemt:
-        own = fused_engine_unavailable(roles.policy.config, placement)
+        kernels = device_kernels()
+        own = kernels.obstacle(roles.policy.config, placement)
         obstacle = next((o for o in launch.topology.world.gather_objects(own, "engine") if o is not None), None)
+        for line in unused_keys(parsed, obstacle):
+            log.warn(line)
     if obstacle is not None:
         log.info(f"rollouts: eager engine ({obstacle})")
         return EagerEngine(
@@ -67,29 +73,49 @@ def _build_inner(launch: Launch, roles: Roles, placement: EnginePlacement, rows:
             max_batch_rows=limit if limit > 0 else None,
             usable_vocab_size=readable,
         )
-    settings = fused_settings(parsed, roles.policy.config, placement, rows=min(rows, limit) if limit > 0 else rows)
+    rows = min(rows, limit) if limit > 0 else rows
+    settings = fused_settings(parsed, roles.policy.config, placement, rows=rows, device=launch.topology.device)
     log.info(
-        f"rollouts: fused engine ({find_core().reason}), {settings.num_slots} sequences side by side, "
-        f"{settings.kv_bytes / 2**20:.0f} MiB of keys and values, weights in {settings.weight_type}"
+        f"rollouts: fused engine ({kernels.description}), {settings.num_slots} sequences side by side, "
+        f"{settings.kv_bytes / 2**20:.0f} MiB of keys and values in {settings.kv_type}, weights in "
+        f"{settings.weight_type}"
     )
-    return FusedEngine(roles.policy, settings, placement=placement, usable_vocab_size=readable)
+    return FusedEngine(roles.policy, settings, placement=placement, kernels=kernels, usable_vocab_size=readable)
 
 
-def fused_settings(parsed: Parsed, config: DecoderConfig, placement: EnginePlacement, *, rows: int) -> FusedSettings:
-    """Return the fused engine's settings for ``rows`` concurrent sequences.
+def unused_keys(parsed: Parsed, obstacle: str | None) -> list[str]:
+    """Return a line for each given key of the fused engine where an ``obstacle`` leaves the work to the eager one."""
+    if obstacle is None:
+        return []
+    values = {key: getattr(parsed.on_policy, key) for key in _OF_FUSED_ENGINE if parsed.given(key)}
+    return [
+        f"{key}={value} has no effect: the eager engine rolls out, with the policy's own weights ({obstacle})"
+        for key, value in values.items()
+        if value is not None
+    ]
 
-    Without ``rollout_kv_memory`` there is room for the keys and values of all of them at full length.
+
+def fused_settings(
+    parsed: Parsed, config: DecoderConfig, placement: EnginePlacement, *, rows: int, device: str
+) -> FusedSettings:
+    """Return the fused engine's settings for ``rows`` concurrent sequences on ``device`` (``cpu`` or ``gpu``).
+
+    Types that are not given are those of the trained weights. Without ``rollout_kv_memory`` there is room for the keys
+    and values of all sequences at full length.
     """
     on_policy, length = parsed.on_policy, parsed.data.max_length
+    trained = parsed.training.weight_dtype(device)
+    kv_type = on_policy.rollout_kv_type or trained
     blocks = -(-length // FusedSettings().block_tokens) + 1
     kv_heads = max(1, config.num_key_value_heads // placement.tensor.size)
-    token = 2 * config.num_hidden_layers * kv_heads * config.head_dim * _BYTES[on_policy.rollout_kv_type]
+    token = 2 * config.num_hidden_layers * kv_heads * config.head_dim * _BYTES[kv_type]
     return FusedSettings(
         num_slots=rows,
         kv_memory=on_policy.rollout_kv_memory or rows * blocks * FusedSettings().block_tokens * token,
         max_length=length,
-        weight_type=on_policy.rollout_weight_type,
-        kv_type=on_policy.rollout_kv_type,
+        max_rows=FusedSettings().max_rows if device == "cpu" else _ROWS_ON_DEVICE,
+        weight_type=on_policy.rollout_weight_type or trained,
+        kv_type=kv_type,
         threads=num_threads(),
     )
 

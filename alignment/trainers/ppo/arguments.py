@@ -21,9 +21,14 @@ from alignment.arguments.keys.reward_source import RewardSourceArguments
 from alignment.arguments.keys.training import NO_EVALUATION, TrainingArguments
 from alignment.arguments.parsed import Parsed
 from alignment.arguments.parser import Check, Values, Written, parse_arguments
-from alignment.fields import argument, unless, where, where_given
+from alignment.fields import Case, argument, unless, where, where_given
 
 _NO_ENGINE = where("use_fusemt", False)
+_NO_INT8 = Case(
+    lambda value, s: value == "int8" and s.device != "cpu" and bool(s.values.get("use_fusemt")),
+    "the CUDA kernels hold weights in float32 or bfloat16",
+    "it is int8 on a GPU",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +64,13 @@ class OnPolicyArguments:
     """Times each rollout is trained on."""
     use_fusemt: bool = True
     """Roll out with the fused engine where it can run; else with the eager one. The start of the run says which."""
-    rollout_weight_type: Literal["float32", "bfloat16", "int8"] = argument("float32", inert_when=_NO_ENGINE)
-    """What the fused engine holds weights in; less than float32 is faster and needs on_logprob_gap to be thought of."""
-    rollout_kv_type: Literal["float32", "bfloat16"] = argument("float32", inert_when=_NO_ENGINE)
-    """What the fused engine holds keys and values in."""
+    rollout_weight_type: Literal["float32", "bfloat16", "int8"] | None = argument(
+        None, inert_when=_NO_ENGINE, refused_when=_NO_INT8
+    )
+    """What the fused engine holds weights in; null: what the policy is trained in. Less than that is faster and needs
+    on_logprob_gap to be thought of."""
+    rollout_kv_type: Literal["float32", "bfloat16"] | None = argument(None, inert_when=_NO_ENGINE)
+    """What the fused engine holds keys and values in; null: what the policy is trained in."""
     rollout_kv_memory: str | None = argument(None, inert_when=_NO_ENGINE)
     """Memory for keys and values in one process, for example 2GiB; null: what all sequences need at their longest."""
     logprob_gap_limit: float = argument(0.05, above=0)

@@ -14,7 +14,7 @@ import pytest
 
 from alignment.commands import chat
 from alignment.errors import UserError
-from alignment.generation.fused import fused_engine
+from alignment.generation.fused.kernels import CpuKernels
 from alignment.models.decoder.score_model import ScoreOptions
 from alignment.models.folders.hub import load_score_model, random_causal_lm, random_score_model
 from alignment.models.folders.saving import save_model
@@ -196,7 +196,7 @@ def test_the_engine_is_the_fused_one_where_it_can_run(folders, capsys, monkeypat
     chat.main(arguments)
     fused, said = capsys.readouterr()
     assert said.startswith("engine: fused (")
-    monkeypatch.setattr(fused_engine, "fused_engine_unavailable", lambda config: "no kernels here")
+    monkeypatch.setattr(CpuKernels, "obstacle", lambda self, config: "no kernels here")
     chat.main(arguments)
     eager, said = capsys.readouterr()
     assert said == "engine: eager (no kernels here)\n"

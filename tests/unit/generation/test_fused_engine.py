@@ -13,9 +13,10 @@ from alignment.errors import NotFiniteError, UserError
 from alignment.generation.eager.eager_engine import EagerEngine
 from alignment.generation.engine import GenerationOptions
 from alignment.generation.engine_placement import EnginePlacement
-from alignment.generation.fused import fused_engine as module
-from alignment.generation.fused.fused_engine import FusedEngine, fused_engine_unavailable
+from alignment.generation.fused import kernels as module
+from alignment.generation.fused.fused_engine import FusedEngine
 from alignment.generation.fused.fused_settings import FusedSettings, read_bytes
+from alignment.generation.fused.kernels import CPU_KERNELS
 from alignment.generation.sampling import exponentiate, keep_likeliest
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.initialise import draw_weights
@@ -324,18 +325,18 @@ def test_release_wants_new_weights():
 
 
 def test_what_is_in_the_way_is_said_in_one_line(monkeypatch):
-    config = build().config
-    assert fused_engine_unavailable(config) is None
+    config, obstacle = build().config, CPU_KERNELS.obstacle
+    assert obstacle(config) is None
     odd = DecoderConfig.from_dict({**SHAPE, **FAMILIES["llama"], "intermediate_size": 49})
-    assert fused_engine_unavailable(odd).endswith("even widths, a process has inner 49")
+    assert obstacle(odd).endswith("even widths, a process has inner 49")
     stage = EnginePlacement(pipeline=SimpleNamespace(size=2))
-    assert fused_engine_unavailable(config, stage).endswith("all layers in one process, pipeline_parallel_degree=2")
+    assert obstacle(config, stage).endswith("all layers in one process, pipeline_parallel_degree=2")
     monkeypatch.setattr(module, "load_core", lambda: None)
-    assert fused_engine_unavailable(config).startswith("no kernel library: ")
+    assert obstacle(config).startswith("no kernel library: ")
     with pytest.raises(UserError, match="no kernel library"):
         FusedEngine(build())
     monkeypatch.setattr(paddle.device, "get_device", lambda: "gpu:0")
-    assert fused_engine_unavailable(config) == "the fused engine runs on cpu, the device is gpu:0"
+    assert obstacle(config) == "the CPU kernels run on cpu, the device is gpu:0"
 
 
 @pytest.mark.parametrize(

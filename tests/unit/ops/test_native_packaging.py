@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from alignment.ops.native import sources
+from alignment.ops.native.cuda import kinds
 
 
 def test_an_installed_package_finds_the_same_sources(repo_root, tmp_path):
@@ -16,13 +17,17 @@ def test_an_installed_package_finds_the_same_sources(repo_root, tmp_path):
     subprocess.run(command, cwd=repo_root, check=True, capture_output=True, timeout=300)
     code = (
         "from alignment.ops.native import sources; folder = sources.find_sources(); "
-        "print(folder); print(sources.hash_sources(folder))"
+        "print(folder); print(sources.hash_sources(folder)); "
+        "from alignment.ops.native.cuda import kinds; "
+        "print(*sorted(path.name for path in kinds.source_folder().iterdir()))"
     )
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True, timeout=60)
-    folder, digest = done.stdout.splitlines()
+    folder, digest, cuda = done.stdout.splitlines()
     assert folder == str(tmp_path / "alignment" / "ops" / "native" / "csrc" / "core")
     assert digest == sources.hash_sources(sources.find_sources())
+    needed = {path.name for path in kinds.source_folder().iterdir() if path.suffix in (".cu", ".h", ".sh")}
+    assert set(cuda.split()) == needed
     assert not list(tmp_path.rglob("*.so")), "nothing is compiled by an installation"
 
 

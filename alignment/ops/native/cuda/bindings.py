@@ -67,4 +67,6 @@ def check(handle: ctypes.CDLL, status: int) -> int:
     if status >= 0:
         return status
     sentence = handle.acu_last_error().decode()
-    raise MemoryError(sentence) if status == _NO_MEMORY else RuntimeError(f"the CUDA kernels refused a call: {sentence}")
+    if status == _NO_MEMORY:
+        raise MemoryError(sentence)
+    raise RuntimeError(f"the CUDA kernels refused a call: {sentence}")

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from alignment.ops.native import build, toolchain
-from alignment.ops.native.build import Kind, KernelBuildError
+from alignment.ops.native.build import KernelBuildError, Kind
 from alignment.ops.native.toolchain import Compiler
 
 _NVCC_PLACES = ("nvcc", "/usr/local/cuda/bin/nvcc")
@@ -30,7 +30,8 @@ def find_nvcc() -> Compiler:
     raise KernelBuildError(f"no nvcc: none of {', '.join(_NVCC_PLACES)} runs")
 
 
-def _folder() -> Path:
+def source_folder() -> Path:
+    """Return the folder of the sources: in an installed wheel beside ``native``, else that of the checkout."""
     folders = (Path(__file__).parents[1] / "csrc" / "cuda", Path(__file__).parents[4] / "csrc" / "cuda")
     folder = next((folder for folder in folders if (folder / "build.sh").is_file()), None)
     if folder is None:
@@ -39,7 +40,7 @@ def _folder() -> Path:
 
 
 def _digest() -> str:
-    folder, digest = _folder(), hashlib.sha256()
+    folder, digest = source_folder(), hashlib.sha256()
     header = folder.parent / "core" / "alignment_core.h"
     for path in [header, *sorted(path for path in folder.rglob("*") if path.suffix in _SOURCES)]:
         digest.update(f"\n{path.name} {path.stat().st_size}\n".encode())
@@ -53,7 +54,7 @@ def _key(compiler: Compiler) -> str:
 
 def _build(target: Path, log_file: Path, *mode: str, **programs: str) -> None:
     variables = [f"{name}={program}" for name, program in (*programs.items(), ("PYTHON", sys.executable))]
-    command = ["env", *variables, "sh", str(_folder() / "build.sh"), *mode, str(target)]
+    command = ["env", *variables, "sh", str(source_folder() / "build.sh"), *mode, str(target)]
     problem = toolchain.run_logged(command, log_file)
     if problem:
         raise KernelBuildError(f"compiling the CUDA kernels failed: {problem} (all messages: {log_file})")

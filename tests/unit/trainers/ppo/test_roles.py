@@ -11,6 +11,7 @@ import pytest
 
 from alignment.architecture.layout import Layout
 from alignment.arguments.keys.generation import GenerationArguments
+from alignment.arguments.keys.training import TrainingArguments
 from alignment.data.sources.packing import TOKENIZER
 from alignment.errors import ArgumentError, UserError
 from alignment.generation.fused.fused_settings import FusedSettings
@@ -299,10 +300,11 @@ def test_keys_that_draw_from_another_distribution_than_is_scored_are_told(given,
 def test_keys_and_values_have_room_for_every_sequence_at_its_longest(kind, size):
     """Two tensors, 3 layers, 2 key heads of 8 in 2 processes."""
     on_policy = SimpleNamespace(rollout_kv_type=kind, rollout_kv_memory=None, rollout_weight_type="float32")
-    parsed = SimpleNamespace(on_policy=on_policy, data=SimpleNamespace(max_length=100))
+    data, training = SimpleNamespace(max_length=100), TrainingArguments(output_dir="out")
+    parsed = SimpleNamespace(on_policy=on_policy, data=data, training=training)
     config = SimpleNamespace(num_key_value_heads=2, num_hidden_layers=3, head_dim=8)
     place = SimpleNamespace(tensor=SimpleNamespace(size=2))
-    settings = fused_settings(parsed, config, place, rows=5)
+    settings = fused_settings(parsed, config, place, rows=5, device="cpu")
     block = FusedSettings().block_tokens
     assert settings.kv_bytes == 5 * (-(-100 // block) + 1) * block * 2 * 3 * 1 * 8 * size
     assert (settings.num_slots, settings.max_length, settings.kv_type) == (5, 100, kind)

@@ -1,0 +1,106 @@
+"""What computes for a fused engine: a set of kernels, and those of this processor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import paddle
+
+from alignment.generation.engine import GenerationOptions
+from alignment.generation.engine_placement import WHOLE_MODEL, EnginePlacement
+from alignment.generation.fused.capabilities import model_obstacle
+from alignment.generation.fused.decode_loop import RowModel, SlotDrawer
+from alignment.generation.fused.fused_drawing import FusedDrawer
+from alignment.generation.fused.fused_model import FusedModel
+from alignment.generation.fused.fused_settings import FusedSettings
+from alignment.generation.fused.packing import Pool
+from alignment.ops.native.library import find_core, load_core
+
+
+class PackedModel(RowModel, Protocol):
+    """A decoder in the layout of some kernels, with its pool; its memory is taken when it is made."""
+
+    pool: Pool
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of weights, keys and values."""
+        ...
+
+    def load(self, weights: Iterable[tuple[str, Any]]) -> None:
+        """Pack ``weights`` (Hugging Face name, Paddle tensor) over the old ones; UserError when names do not fit."""
+        ...
+
+    def close(self) -> None:
+        """Give back the memory."""
+        ...
+
+
+class Kernels(Protocol):
+    """Makes what a fused engine computes with."""
+
+    @property
+    def description(self) -> str:
+        """Which kernels these are, and where from, in one line."""
+        ...
+
+    def obstacle(self, config: Any, placement: EnginePlacement = WHOLE_MODEL) -> str | None:
+        """Return in one line why a DecoderConfig cannot run in ``placement``, None when it can."""
+        ...
+
+    def pack(self, config: Any, settings: FusedSettings, placement: EnginePlacement) -> PackedModel:
+        """Return a model without weights."""
+        ...
+
+    def drawer(
+        self, options: GenerationOptions, settings: FusedSettings, *, seed: int, vocab_size: int, usable: int | None
+    ) -> SlotDrawer:
+        """Return what draws one call's tokens; ids of ``usable`` and above are never drawn."""
+        ...
+
+
+def layout_obstacle(config: Any, placement: EnginePlacement) -> str | None:
+    """Return in one line why no kernels can run ``config`` (a DecoderConfig) in ``placement``, None when some may."""
+    tensor, stages = placement.tensor, placement.pipeline.size
+    return model_obstacle(config, tensor_degree=tensor.size, tensor_index=tensor.index, num_stages=stages)
+
+
+class CpuKernels:
+    """The ``Kernels`` of csrc/core."""
+
+    @property
+    def description(self) -> str:
+        """See ``Kernels.description``."""
+        return find_core().reason
+
+    def obstacle(self, config: Any, placement: EnginePlacement = WHOLE_MODEL) -> str | None:
+        """See ``Kernels.obstacle``. May build the library, which takes about a minute the first time."""
+        obstacle = layout_obstacle(config, placement)
+        if obstacle is not None:
+            return obstacle
+        device = paddle.device.get_device()
+        if device != "cpu":
+            return f"the CPU kernels run on cpu, the device is {device}"
+        return f"no kernel library: {find_core().reason}" if load_core() is None else None
+
+    def pack(self, config: Any, settings: FusedSettings, placement: EnginePlacement) -> FusedModel:
+        """See ``Kernels.pack``."""
+        return FusedModel(load_core(), config, settings, group=placement.tensor)
+
+    def drawer(
+        self, options: GenerationOptions, settings: FusedSettings, *, seed: int, vocab_size: int, usable: int | None
+    ) -> FusedDrawer:
+        """See ``Kernels.drawer``."""
+        return FusedDrawer(
+            load_core(),
+            options,
+            seed=seed,
+            vocab_size=vocab_size,
+            usable_vocab_size=usable,
+            num_slots=settings.num_slots,
+            threads=settings.threads,
+        )
+
+
+CPU_KERNELS = CpuKernels()

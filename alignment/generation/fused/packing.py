@@ -1,0 +1,91 @@
+"""What every set of kernels is told of a decoder: sizes, rotary tables, and weights by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import paddle
+
+from alignment.architecture.cuts import layer_sizes, whole_shapes
+from alignment.architecture.parts import even_cut
+from alignment.errors import UserError
+from alignment.generation.fused.blocks import blocks_for
+from alignment.generation.fused.capabilities import KERNEL_FLAGS
+from alignment.generation.fused.fused_settings import FusedSettings
+from alignment.parallel.comms.group import Group
+
+_SHOWN_NAMES = 5
+
+
+def share_sizes(config: Any, group: Group) -> dict[str, int | float]:
+    """Return what the kernels need to know of the model's shape; where the group cuts it, of this process's share."""
+    layer = layer_sizes(config, tensor_degree=group.size, tensor_index=group.index)
+    vocab_start, vocab_stop = even_cut(config.vocab_size, group.size, group.index)
+    return {
+        "num_layers": config.num_hidden_layers,
+        "hidden": config.hidden_size,
+        "inner": layer.inner,
+        "heads": layer.heads,
+        "kv_heads": layer.kv_heads,
+        "head_dim": config.head_dim,
+        "vocab": vocab_stop - vocab_start,
+        "rms_eps": config.rms_norm_eps,
+        "window": config.sliding_window or 0,
+        **{switch: getattr(config, flag) for switch, flag in KERNEL_FLAGS.items()},
+    }
+
+
+class Pool(NamedTuple):
+    """Blocks of keys and values, and the longest sequence that they serve."""
+
+    block_tokens: int
+    num_blocks: int
+    block_bytes: int
+    """Keys and values of one block in all layers."""
+    max_length: int
+
+    @classmethod
+    def plan(cls, config: Any, settings: FusedSettings, *, block_bytes: int) -> Pool:
+        """Return as many blocks as the memory holds, at most as many as all slots can use."""
+        longest = min(settings.max_length or config.longest_sequence, config.longest_sequence)
+        enough = settings.num_slots * (blocks_for(longest, settings.block_tokens) + 1)
+        return cls(settings.block_tokens, min(settings.kv_bytes // block_bytes, enough), block_bytes, longest)
+
+    def sizes(self) -> dict[str, int]:
+        """Return the fields of AcConfig that say how large the pool is."""
+        return {
+            "block_tokens": self.block_tokens,
+            "num_blocks": max(1, self.num_blocks),
+            "max_positions": self.max_length,
+        }
+
+
+def pack_every(config: Any, weights: Iterable[tuple[str, Any]], pack: Callable[[str, paddle.Tensor], None]) -> None:
+    """Call ``pack`` on each of ``weights`` (Hugging Face name, tensor); UserError when names do not fit."""
+    names, given = frozenset(whole_shapes(config, "causal")), set()
+    for name, tensor in weights:
+        if name not in names:
+            raise UserError(f"fused engine: weight {name!r} is not one of this model's")
+        pack(name, tensor)
+        given.add(name)
+    missing = sorted(names - given)
+    if missing:
+        more = f" and {len(missing) - _SHOWN_NAMES} more" if len(missing) > _SHOWN_NAMES else ""
+        shown = ", ".join(missing[:_SHOWN_NAMES])
+        raise UserError(f"fused engine: {len(missing)} of {len(names)} weights were not given: {shown}{more}")
+
+
+def kernel_dtype(tensor: paddle.Tensor) -> tuple[paddle.Tensor, str]:
+    """Return ``tensor`` in a dtype that kernels read (float32 or bfloat16), contiguous, and the name of that."""
+    if tensor.dtype not in (paddle.float32, paddle.bfloat16):
+        tensor = tensor.astype("float32")
+    return tensor.contiguous(), "bfloat16" if tensor.dtype == paddle.bfloat16 else "float32"
+
+
+def rotary_tables(config: Any, max_length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return cosines and sines [max_length, D/2] float32."""
+    frequencies, scale = config.rotary_frequencies()
+    angles = np.arange(max_length, dtype=np.float32)[:, None] * frequencies[None, :]
+    return np.cos(angles) * np.float32(scale), np.sin(angles) * np.float32(scale)
