@@ -16,7 +16,7 @@ from alignment.generation.cuda.paddle_device import Packet, PaddleDevice
 from alignment.generation.drawing import gather_logits
 from alignment.generation.fused.blocks import blocks_for
 from alignment.generation.fused.fused_settings import FusedSettings
-from alignment.generation.fused.packing import Pool, kernel_dtype, pack_every, rotary_tables, share_sizes
+from alignment.generation.fused.packing import BlockBudget, kernel_dtype, pack_every, rotary_tables, share_sizes
 from alignment.generation.fused.scheduler import Step
 from alignment.ops.native.bindings import AcConfig
 from alignment.ops.native.cuda.bindings import AcuLimits, Reduce
@@ -41,7 +41,7 @@ class CudaModel:
                 f"{' or '.join(WEIGHT_TYPES)}"
             )
         sizes = share_sizes(config, group)
-        self.pool = Pool.plan(config, settings, block_bytes=_block_bytes(sizes, settings))
+        self.pool = BlockBudget.plan(config, settings, block_bytes=_block_bytes(sizes, settings))
         self._device, self._config, self._group = device, config, group
         self._most_decoding = padded_rows(settings.num_slots)
         self._model = self._create(sizes, settings)

@@ -11,7 +11,7 @@ import paddle
 from alignment.architecture.parts import even_cut
 from alignment.generation.drawing import gather_logits
 from alignment.generation.fused.fused_settings import FusedSettings
-from alignment.generation.fused.packing import Pool, kernel_dtype, pack_every, rotary_tables, share_sizes
+from alignment.generation.fused.packing import BlockBudget, kernel_dtype, pack_every, rotary_tables, share_sizes
 from alignment.generation.fused.scheduler import Step
 from alignment.ops.native.library import CoreLibrary
 from alignment.parallel.comms.group import ALONE, Group
@@ -28,7 +28,7 @@ class FusedModel:
 
     def __init__(self, core: CoreLibrary, config: Any, settings: FusedSettings, *, group: Group = ALONE) -> None:
         sizes = share_sizes(config, group)
-        self.pool = Pool.plan(config, settings, block_bytes=_block_bytes(sizes, settings))
+        self.pool = BlockBudget.plan(config, settings, block_bytes=_block_bytes(sizes, settings))
         self._config = config
         self._threads = settings.threads
         self._group = group

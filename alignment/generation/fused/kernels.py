@@ -14,14 +14,14 @@ from alignment.generation.fused.decode_loop import RowModel, SlotDrawer
 from alignment.generation.fused.fused_drawing import FusedDrawer
 from alignment.generation.fused.fused_model import FusedModel
 from alignment.generation.fused.fused_settings import FusedSettings
-from alignment.generation.fused.packing import Pool
+from alignment.generation.fused.packing import BlockBudget
 from alignment.ops.native.library import find_core, load_core
 
 
 class PackedModel(RowModel, Protocol):
     """A decoder in the layout of some kernels, with its pool; its memory is taken when it is made."""
 
-    pool: Pool
+    pool: BlockBudget
 
     @property
     def num_bytes(self) -> int:

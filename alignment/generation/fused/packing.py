@@ -37,7 +37,7 @@ def share_sizes(config: Any, group: Group) -> dict[str, int | float]:
     }
 
 
-class Pool(NamedTuple):
+class BlockBudget(NamedTuple):
     """Blocks of keys and values, and the longest sequence that they serve."""
 
     block_tokens: int
@@ -47,7 +47,7 @@ class Pool(NamedTuple):
     max_length: int
 
     @classmethod
-    def plan(cls, config: Any, settings: FusedSettings, *, block_bytes: int) -> Pool:
+    def plan(cls, config: Any, settings: FusedSettings, *, block_bytes: int) -> BlockBudget:
         """Return as many blocks as the memory holds, at most as many as all slots can use."""
         longest = min(settings.max_length or config.longest_sequence, config.longest_sequence)
         enough = settings.num_slots * (blocks_for(longest, settings.block_tokens) + 1)
