@@ -31,6 +31,8 @@ class StatePart:
 
     read: Callable[[], Any]
     restore: Callable[[Any], None]
+    is_optional: bool = False
+    """Whether a checkpoint may lack it: those of earlier versions have none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +72,7 @@ class RunState:
             saved = checkpoint.state.get("schedules", {}).get(name)
             if saved is not None:
                 _warn_changed_schedule(learner, Schedule(**saved))
-        missing = [name for name in self.parts if name not in checkpoint.state]
+        missing = [name for name, part in self.parts.items() if not (part.is_optional or name in checkpoint.state)]
         if missing:
             raise CheckpointError(
                 f"cannot resume from {checkpoint.folder}: it has no state for {', '.join(missing)} "
@@ -84,6 +86,8 @@ class RunState:
                 f"from {checkpoint.folder / next(iter(self.models))}"
             )
         for name, part in self.parts.items():
+            if name not in checkpoint.state:
+                continue
             try:
                 part.restore(checkpoint.state[name])
             except CheckpointError as error:

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,13 +21,13 @@ from alignment.models.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from alignment.parallel.comms.together import on_main
 from alignment.parallel.runner import ModelRunner
 from alignment.records import TokenBatch
+from alignment.runs.frozen import FrozenInput, frozen_model
 from alignment.runs.launch import Launch
 from alignment.runs.models import check_layout, freeze
 from alignment.runs.offline.objective import OfflineObjective
 from alignment.runs.placed import place_frozen
 from alignment.telemetry import log
 from alignment.telemetry.progress import Progress
-from alignment.training.checksums import hash_files
 from alignment.training.durable import write_folder
 
 FIELD = "reference"
@@ -40,8 +40,20 @@ _BATCHES_AT_ONCE = 16
 Prepare = Callable[[Sequence[TokenBatch]], None]
 
 
+class ReferenceSource(NamedTuple):
+    """Where the reference comes from."""
+
+    folder: str | None
+    """None where the run starts from random weights, which the reference then has too."""
+    frozen: FrozenInput
+
+
 def open_reference(
-    launch: Launch, objective: OfflineObjective, tokenizer: Tokenizer, samples: Sequence[Iterable[Sample]]
+    launch: Launch,
+    objective: OfflineObjective,
+    tokenizer: Tokenizer,
+    source: ReferenceSource,
+    samples: Sequence[Iterable[Sample]],
 ) -> Prepare:
     """Return a function that adds the reference's numbers to micro-batches.
 
@@ -49,10 +61,9 @@ def open_reference(
     with the same reference cached them, and the reference is not kept in memory.
     """
     asked = launch.parsed.reference
-    folder = _folder(launch, objective, tokenizer)
 
     def load() -> ModelRunner:
-        model = freeze(objective.model.load(launch, folder, tokenizer))
+        model = freeze(objective.model.load(launch, source.folder, tokenizer))
         offload = "freeze_model" in launch.parsed.parallel.offloaded
         return place_frozen("reference", model, launch.topology, offload=offload)
 
@@ -60,7 +71,7 @@ def open_reference(
         runner = load()
         return lambda batches: _attach(batches, runner.forward(batches, objective.read))
     shows = launch.topology.is_main and not launch.parsed.training.disable_tqdm
-    kept = KeptRows(launch, _key(launch, objective, folder), shows_progress=shows)
+    kept = KeptRows(launch, _key(launch, objective, source), shows_progress=shows)
     size = launch.parsed.training.per_device_eval_batch_size
     kept.complete((batch for part in samples for batch in _cut(part, size, objective.make_batch)), load, objective.read)
     gc.collect()
@@ -131,12 +142,13 @@ def _cut(samples: Iterable[Sample], size: int, make_batch: Any) -> Iterable[Toke
     return (make_batch(held[i : i + size]) for i in range(0, len(held), size))
 
 
-def _folder(launch: Launch, objective: OfflineObjective, tokenizer: Tokenizer) -> str | None:
-    """Return the folder of the reference; None if the run, and so the reference, starts from random weights."""
+def find_reference(launch: Launch, objective: OfflineObjective, tokenizer: Tokenizer) -> ReferenceSource:
+    """Return the model that the arguments name as the reference, or the one that training starts from."""
     named = launch.parsed.reference.ref_model_name_or_path
     name = named or launch.parsed.offline.model_name_or_path
     if name is None:
-        return None
+        config = launch.parsed.offline.model_config_name_or_path
+        return ReferenceSource(None, frozen_model("the reference", config, launch.topology.world))
     folder = str(resolve_model_folder(name, parts=objective.model.parts))
     if named:
         check_layout(launch, check_fit(folder, tokenizer, max_length=launch.parsed.data.max_length), folder)
@@ -146,16 +158,13 @@ def _folder(launch: Launch, objective: OfflineObjective, tokenizer: Tokenizer) -
                 f"ref_model_name_or_path={named} has another tokenizer ({len(other)} tokens) than the policy "
                 f"({len(tokenizer)}): it reads the policy's token ids, so both must be the same"
             )
-    return folder
+    return ReferenceSource(folder, frozen_model("the reference", folder, launch.topology.world))
 
 
-def _key(launch: Launch, objective: OfflineObjective, folder: str | None) -> str:
+def _key(launch: Launch, objective: OfflineObjective, source: ReferenceSource) -> str:
     """Return a key of everything that the reference's numbers depend on: weights, dtype and objective."""
-    place = Path(folder or launch.parsed.offline.model_config_name_or_path)
-    files = {p.name: p.stat().st_size for p in sorted(place.iterdir()) if p.is_file()} if place.is_dir() else {}
-    named: Any = hash_files(place, files, launch.topology.world) if files else place.read_text(encoding="utf-8")
-    seed = None if folder else launch.parsed.training.seed
-    parts = json.dumps([named, seed, launch.dtype, objective.name], sort_keys=True)
+    seed = None if source.folder else launch.parsed.training.seed
+    parts = json.dumps([source.frozen.content, seed, launch.dtype, objective.name])
     return hashlib.sha256(parts.encode()).hexdigest()[:32]
 
 

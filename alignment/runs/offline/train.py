@@ -18,10 +18,11 @@ from alignment.runs.datasets import (
     report_ledgers,
     split_for_evaluation,
 )
+from alignment.runs.frozen import FROZEN, frozen_part, frozen_tokenizer
 from alignment.runs.launch import Launch
 from alignment.runs.models import adopt, check_start, starting_folder, starting_tokenizer
 from alignment.runs.offline.objective import EvaluationInputs, OfflineObjective
-from alignment.runs.offline.reference import Prepare, open_reference
+from alignment.runs.offline.reference import Prepare, find_reference, open_reference
 from alignment.training.objectives import fields_as_tensors
 
 
@@ -40,13 +41,17 @@ def build_run(
     folder = starting_folder(launch, source, trained.name, parts=trained.parts)
     tokenizer = starting_tokenizer(launch, folder)
     check_start(launch, source, folder, tokenizer)
+    hyperparameters = launch.parsed.groups.get("loss")
+    compares = objective.needs_reference is not None and objective.needs_reference(hyperparameters)
+    reference = find_reference(launch, objective, tokenizer) if compares else None
+    named = launch.parsed.model.tokenizer_name_or_path
+    inputs = [reference.frozen] if reference else []
+    frozen = frozen_part(launch, [*inputs, frozen_tokenizer(named, tokenizer)] if named else inputs)
     rows, held_out = open_samples(tokenizer)
     model = trained.load(launch, folder, tokenizer)
     adopt(launch, model, tokenizer)
-    hyperparameters = launch.parsed.groups.get("loss")
-    prepare = None
-    if objective.needs_reference is not None and objective.needs_reference(hyperparameters):
-        prepare = open_reference(launch, objective, tokenizer, [rows, held_out or ()])
+    samples = [rows, held_out or ()]
+    prepare = open_reference(launch, objective, tokenizer, reference, samples) if reference else None
     task = build_task(objective, hyperparameters, model=model, prepare=prepare)
 
     def make_evaluation(runner: ModelRunner) -> Any:
@@ -73,7 +78,7 @@ def build_run(
         best_metric=objective.best_metric,
         shown=(*objective.shown, f"{trained.name}/gradient_norm", f"{trained.name}/learning_rate"),
         cards=objective.cards,
-        parts={},
+        parts={FROZEN: frozen},
     )
 
 

@@ -26,9 +26,11 @@ from alignment.rollout.rewards.retokenize import BeforePadding, Retokenized, Sam
 from alignment.rollout.rewards.user_code import load_function
 from alignment.rollout.rollout_weights import check_rollout
 from alignment.runs.datasets import encode_options
+from alignment.runs.frozen import FrozenInput, frozen_function, frozen_model, frozen_part, frozen_tokenizer
 from alignment.runs.launch import Launch
 from alignment.runs.models import adopt, check_layout, freeze, resumed_folder, starting_tokenizer, warn_of_template
 from alignment.runs.on_policy.algorithm import ChosenAlgorithm, critic_name
+from alignment.runs.state import StatePart
 from alignment.telemetry import log
 
 
@@ -45,6 +47,8 @@ class Roles:
     reward: ScoreModel | None
     sequences: Any
     """Converts a rollout to the reward model's token ids."""
+    frozen: StatePart
+    """What a resumed run must find unchanged."""
 
 
 class RoleFolders(NamedTuple):
@@ -73,12 +77,15 @@ class RoleFolders(NamedTuple):
 
 def load_roles(launch: Launch) -> Roles:
     """Load the models that the algorithm needs; trained ones come from the checkpoint when resuming."""
-    if launch.parsed.reward_source.reward_function is not None:
-        # Fail early: reading models and data takes minutes. The scorer loads it again.
-        load_function(launch.parsed.reward_source.reward_function, launch.parsed.base_dir)
+    function = launch.parsed.reward_source.reward_function
+    # Fail early: reading models and data takes minutes. The scorer loads it again.
+    scores = frozen_function(load_function(function, launch.parsed.base_dir)) if function else []
     folders = RoleFolders.of(launch)
     tokenizer = starting_tokenizer(launch, folders.actor)
     check_folders(launch, folders, tokenizer)
+    policy = resumed_folder(launch, "policy", folders.actor)
+    critic = folders.critic and resumed_folder(launch, CRITIC_FOLDER, folders.critic)
+    frozen = frozen_part(launch, [*find_frozen(launch, folders, tokenizer), *scores])
     options = {"dtype": launch.dtype, "placement": Placement.of(launch.topology)}
     head = launch.parsed.reward_source.value_head_prefix
     has_reference = ChosenAlgorithm.of(launch.parsed).needs_reference
@@ -87,19 +94,31 @@ def load_roles(launch: Launch) -> Roles:
         sequences=choose_sequences(launch, tokenizer, folders) if folders.reward else None,
         # Before the critic, which may share the folder and accepts a missing score head.
         reward=freeze(load_score_model(folders.reward, head_prefix=head, **options)) if folders.reward else None,
-        policy=load_causal_lm(resumed_folder(launch, "policy", folders.actor), tokenizer=tokenizer, **options),
+        policy=load_causal_lm(policy, tokenizer=tokenizer, **options),
         reference=freeze(load_causal_lm(folders.actor, tokenizer=tokenizer, **options)) if has_reference else None,
-        critic=load_critic(
-            resumed_folder(launch, CRITIC_FOLDER, folders.critic),
-            head_prefix=head if launch.checkpoint is None else None,
-            **options,
-        )
-        if folders.critic
+        critic=load_critic(critic, head_prefix=head if launch.checkpoint is None else None, **options)
+        if critic
         else None,
+        frozen=frozen,
     )
     for trained in filter(None, (roles.policy, roles.critic)):
         adopt(launch, trained, tokenizer)
     return roles
+
+
+def find_frozen(launch: Launch, folders: RoleFolders, tokenizer: Tokenizer) -> list[FrozenInput]:
+    """Return what this run reads and never changes: the tokenizer, the reference, the reward model with its own."""
+    world = launch.topology.world
+    found = [frozen_tokenizer(launch.parsed.model.tokenizer_name_or_path or folders.actor, tokenizer)]
+    if ChosenAlgorithm.of(launch.parsed).needs_reference:
+        found.append(frozen_model("the reference", folders.actor, world))
+    if folders.reward:
+        own = frozen_tokenizer(folders.reward, load_tokenizer(folders.reward))
+        found += [
+            frozen_model("the reward model", folders.reward, world),
+            own._replace(name="the tokenizer of the reward model"),
+        ]
+    return found
 
 
 def check_folders(launch: Launch, folders: RoleFolders, tokenizer: Tokenizer) -> None:

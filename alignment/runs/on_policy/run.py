@@ -25,6 +25,7 @@ from alignment.rollout.judge import Judge
 from alignment.rollout.team_engine import TeamEngine
 from alignment.runs.assembly import Horizon, build_best, build_learner, build_session, loader_part, stream_batches
 from alignment.runs.finish import finish_run
+from alignment.runs.frozen import FROZEN
 from alignment.runs.launch import Launch
 from alignment.runs.on_policy.algorithm import ChosenAlgorithm
 from alignment.runs.on_policy.engines import build_engine, describe_restrictions, generation_options
@@ -196,6 +197,7 @@ class OnPolicyRun:
 
     def _build_state(self, normalizer_part: StatePart | None) -> RunState:
         parts = {
+            FROZEN: self._roles.frozen,
             "prompts": loader_part(self._data.prompt_loader),
             "num_sequences": StatePart(
                 lambda: self._collector.num_sequences, lambda value: setattr(self._collector, "num_sequences", value)

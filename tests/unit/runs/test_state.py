@@ -11,7 +11,7 @@ from alignment.architecture.parts import Part
 from alignment.errors import CheckpointError
 from alignment.loops.session import Counters
 from alignment.runs import state as run_state
-from alignment.runs.state import RunState
+from alignment.runs.state import RunState, StatePart
 from alignment.training.checkpoint import Checkpoint, CheckpointStore
 from alignment.training.schedules import Schedule
 
@@ -164,3 +164,16 @@ def test_each_process_reads_its_own_part_of_the_optimizer(make_state, tmp_path):
     checkpoint = SimpleNamespace(tensors=lambda name, *, parts, known: (name, parts, known))
     state._restore_learner("policy_optimizer", learner, checkpoint)
     assert asked == [("policy_optimizer", parts, {"weight"})]
+
+
+def test_an_optional_part_may_be_missing_in_a_checkpoint_and_another_may_not(make_state):
+    path = make_state(["at 2"]).save(2)
+    seen = []
+    part = StatePart(lambda: 1, seen.append, is_optional=True)
+    state = dataclasses.replace(make_state(["now"]), parts={"new": part})
+    state.restore(Checkpoint(path))
+    assert seen == []
+    state.restore(Checkpoint(state.save(3)))
+    assert seen == [1]
+    with pytest.raises(CheckpointError, match="it has no state for new"):
+        dataclasses.replace(state, parts={"new": dataclasses.replace(part, is_optional=False)}).restore(Checkpoint(path))

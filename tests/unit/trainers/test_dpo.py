@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 
-from alignment.errors import ArgumentError
+from alignment.errors import ArgumentError, CheckpointError
 from alignment.models.folders.hub import random_causal_lm
 from alignment.models.folders.saving import save_model
 from alignment.models.tokenizer.tokenizer import load_tokenizer
@@ -109,6 +109,26 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(folder, keep):
     rest = train(folder, f"half-{keep}", **keys, resume_from_checkpoint=True)
     assert rest == whole[-len(rest) :] and rest[0]["step"] == 4
     assert weights(folder, f"half-{keep}") == weights(folder, f"whole-{keep}")
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_reference_that_changed_since_the_stop_is_refused_by_name(folder, tmp_path, keep):
+    """The rest of such a run would be measured against another model, and its numbers would look as ever."""
+    shutil.copytree(folder / "reference", tmp_path / "reference")
+    keys = {"precompute_ref_logprobs": keep, "save_strategy": "steps", "save_steps": 1, "max_steps": 1}
+    keys |= {"model_name_or_path": str(folder / "policy"), "ref_model_name_or_path": str(tmp_path / "reference")}
+    train(tmp_path, "out", **keys)
+    resume = {**keys, "resume_from_checkpoint": True, "max_steps": 2}
+    shutil.copytree(tmp_path / "out", tmp_path / "moved")
+    (tmp_path / "reference" / "notes.txt").write_text("no part of the model")
+    train(tmp_path, "moved", **resume)
+    shutil.copyfile(folder / "policy" / "model.safetensors", tmp_path / "reference" / "model.safetensors")
+    with pytest.raises(CheckpointError) as raised:
+        train(tmp_path, "out", **resume)
+    assert str(raised.value) == (
+        f"cannot resume: the reference ({tmp_path}/reference) is not what it was when {tmp_path}/out/checkpoint-1 was "
+        "written. Put back what was there, or start a new run from the checkpoint's policy"
+    )
 
 
 def test_another_reference_is_another_start(folder, loads):

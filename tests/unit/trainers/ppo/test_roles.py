@@ -21,10 +21,11 @@ from alignment.models.folders.hub import random_causal_lm, random_score_model
 from alignment.models.folders.saving import save_model
 from alignment.models.tokenizer.tokenizer import load_tokenizer
 from alignment.models.tokenizer.trained_template import describe_template
+from alignment.parallel.comms.group import ALONE
 from alignment.records import Rollout
 from alignment.runs import models as trainer_models
 from alignment.runs.on_policy.engines import describe_restrictions, fused_settings, generation_options
-from alignment.runs.on_policy.roles import RoleFolders, check_folders, choose_sequences
+from alignment.runs.on_policy.roles import RoleFolders, check_folders, choose_sequences, find_frozen
 from alignment.trainers.ppo.arguments import parse_ppo_arguments
 
 SHAPE = dict(
@@ -72,7 +73,7 @@ def start(folders):
             **keys,
         }
         parsed = parse_ppo_arguments([part for key, value in keys.items() for part in (f"--{key}", str(value))])
-        return SimpleNamespace(parsed=parsed, checkpoint=None)
+        return SimpleNamespace(parsed=parsed, checkpoint=None, topology=SimpleNamespace(world=ALONE))
 
     return make
 
@@ -308,3 +309,22 @@ def test_keys_and_values_have_room_for_every_sequence_at_its_longest(kind, size)
     block = FusedSettings().block_tokens
     assert settings.kv_bytes == 5 * (-(-100 // block) + 1) * block * 2 * 3 * 1 * 8 * size
     assert (settings.num_slots, settings.max_length, settings.kv_type) == (5, 100, kind)
+
+
+@pytest.mark.parametrize(
+    ("keys", "frozen"),
+    [
+        ({}, ["the tokenizer", "the reference", "the reward model", "the tokenizer of the reward model"]),
+        (
+            {"rl_algorithm": "grpo", "num_return_sequences": 2, "kl_loss_coeff": 0},
+            ["the tokenizer", "the reward model", "the tokenizer of the reward model"],
+        ),
+    ],
+)
+def test_a_resumed_run_must_find_the_models_that_it_does_not_train(start, folders, tokenizer, keys, frozen):
+    launch = start(**keys)
+    found = find_frozen(launch, RoleFolders.of(launch), tokenizer)
+    assert [item.name for item in found] == frozen
+    shutil.copyfile(folders / "sft/policy/model.safetensors", folders / "rm/reward/model.safetensors")
+    changed = find_frozen(launch, RoleFolders.of(launch), tokenizer)
+    assert [one.name for one, other in zip(found, changed, strict=True) if one != other] == ["the reward model"]
