@@ -6,7 +6,7 @@ multiplied by zero, so that whatever padding holds never reaches a result.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from alignment.algorithms import late_paddle as paddle
 
@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from paddle import Tensor
 
 
-Reduction = Literal["token", "sequence"]
-"""``token``: every token weighs the same; ``sequence``: every row weighs the same."""
+Reduction = Literal["token", "sequence", "constant"]
+"""``token``: every token weighs the same; ``sequence``: every row weighs the same; ``constant``: the sum of each row is
+divided by one length for all, and so is no smaller for a longer row (Liu et al. 2025, section 3.2).
+"""
 
 _ROUNDINGS = 16
 """A standard deviation of fewer units in the last place of the mean is rounding."""
@@ -88,7 +90,8 @@ class TokenMean(NamedTuple):
 
     The shares of all micro-batches and ranks add up to the mean over everything, however the rows were split, because
     the denominator is the global one. Example: rows ``[[1, 3], [5, 0]]`` with mask ``[[1, 1], [1, 0]]`` give
-    (1 + 3 + 5) / 3 = 3 by token and ((1 + 3) / 2 + 5) / 2 = 3.5 by sequence.
+    (1 + 3 + 5) / 3 = 3 by token, ((1 + 3) / 2 + 5) / 2 = 3.5 by sequence, and with the constant length 4
+    ((1 + 3) / 4 + 5 / 4) / 2 = 1.125.
     """
 
     mask: Tensor
@@ -96,17 +99,27 @@ class TokenMean(NamedTuple):
     denominator: float | Tensor
     """``count_units`` of the mask, added over all micro-batches and ranks of one update."""
     reduction: Reduction = "token"
+    length: float = 1.0
+    """Tokens that the sum of a row is divided by (``constant``)."""
 
     def of(self, x: Tensor) -> Tensor:
         """Return the share (a scalar) of ``x`` [n, R]."""
-        assert self.reduction in ("token", "sequence"), self.reduction
-        by_row = masked_mean if self.reduction == "sequence" else masked_sum
+        assert self.reduction in get_args(Reduction), self.reduction
+        if self.reduction == "constant":
+            return masked_sum(x, self.mask).sum() / (self.denominator * self.length)
+        return self.average(x)
+
+    def average(self, x: Tensor) -> Tensor:
+        """Return the share of ``x`` [n, R] in a mean that is reported and not learned from: a true one with
+        ``constant`` too, where every row weighs the same.
+        """
+        by_row = masked_sum if self.reduction == "token" else masked_mean
         return by_row(x, self.mask, dim=-1).sum() / self.denominator
 
 
 def count_units(mask: Any, reduction: Reduction) -> Any:
     """Count what ``TokenMean`` averages over: real tokens, or rows that have one. ``mask`` [N, R] numpy or paddle."""
-    assert reduction in ("token", "sequence"), reduction
+    assert reduction in get_args(Reduction), reduction
     return mask.sum() if reduction == "token" else (mask.sum(-1) > 0).sum()
 
 

@@ -52,8 +52,7 @@ def ppo_policy_loss(
 
 def entropy_bonus(entropy: Tensor, *, coeff: float, mean: TokenMean) -> Loss:
     """Return -coeff times the mean of ``entropy`` [n, R] in nats; metric ``policy/entropy`` (no coefficient)."""
-    average = mean.of(entropy)
-    return Loss(-coeff * average, {"policy/entropy": Metric(average.detach())})
+    return Loss(-coeff * mean.of(entropy), {"policy/entropy": Metric(mean.average(entropy).detach())})
 
 
 def _bound_negative(losses: Tensor, advantages: Tensor, dual: float | None) -> Tensor:
@@ -65,9 +64,9 @@ def _bound_negative(losses: Tensor, advantages: Tensor, dual: float | None) -> T
 def _ratio_metrics(log_ratio: Tensor, ratio: Tensor, is_clipped: Tensor, mean: TokenMean) -> dict[str, Metric]:
     """Clip fraction, mean and maximum of the ratio, and the k1 and k3 estimates of KL(old policy || policy)."""
     return {
-        "policy/clip_fraction": Metric(mean.of(is_clipped).detach()),
-        "policy/ratio_mean": Metric(mean.of(ratio).detach()),
+        "policy/clip_fraction": Metric(mean.average(is_clipped).detach()),
+        "policy/ratio_mean": Metric(mean.average(ratio).detach()),
         "policy/ratio_max": Metric(zero_outside(ratio, mean.mask).max().detach(), "max"),
-        "policy/approx_kl": Metric(mean.of(-log_ratio).detach()),
-        "policy/approx_kl_k3": Metric(mean.of(ratio - 1.0 - log_ratio).detach()),
+        "policy/approx_kl": Metric(mean.average(-log_ratio).detach()),
+        "policy/approx_kl_k3": Metric(mean.average(ratio - 1.0 - log_ratio).detach()),
     }

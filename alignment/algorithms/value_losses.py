@@ -35,8 +35,8 @@ def clipped_value_loss(
     value = mean.of(0.5 * paddle.maximum(errors, clipped_errors))
     metrics = {
         "critic/loss": Metric(value.detach()),
-        "critic/value_mean": Metric(mean.of(values).detach()),
-        "critic/clip_fraction": Metric(mean.of((clipped_errors > errors).astype(values.dtype)).detach()),
+        "critic/value_mean": Metric(mean.average(values).detach()),
+        "critic/clip_fraction": Metric(mean.average((clipped_errors > errors).astype(values.dtype)).detach()),
     }
     return Loss(value, metrics)
 

@@ -175,10 +175,10 @@ def test_before_the_first_step_the_loss_is_minus_the_mean_advantage(algorithm):
     assert losses(algorithm, options, arrays)[0][0] == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
-@pytest.mark.parametrize("reduction", ["token", "sequence"])
+@pytest.mark.parametrize("reduction", ["token", "sequence", "constant"])
 def test_shares_of_micro_batches_add_up(algorithm, reduction):
     arrays = draw()
-    options = {"hyperparameters": algorithm.hyperparameters(policy_loss_reduction=reduction)}
+    options = {"hyperparameters": algorithm.hyperparameters(policy_loss_reduction=reduction, loss_length=9)}
     made = estimate(algorithm, options, arrays)
     grids = {name: arrays[name] for name in FIELDS} | {"advantages": made.advantages, "response_mask": MASK}
     units = {"denominator": algorithm.count_units(MASK, **options)}

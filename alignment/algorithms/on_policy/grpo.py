@@ -1,8 +1,9 @@
 """GRPO: responses to one prompt are compared with each other, no critic (Shao et al. 2024, DeepSeekMath, section 4.1).
 
 Defaults are those of PaddleNLP. Beside the paper: the KL may also be part of the reward (``kl_coeff``), the scale of
-the advantages may be that of the batch or left out (Liu et al. 2025, "Understanding R1-Zero-like training"), and the
-losses are means over the tokens, or over the responses, of the whole update.
+the advantages may be that of the batch or left out, and the losses are means over the tokens, or over the responses, of
+the whole update. Dr. GRPO (Liu et al. 2025, "Understanding R1-Zero-like training") is scale_rewards=none with
+policy_loss_reduction=constant.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from alignment.algorithms.advantages import GroupScale, degenerate_groups, group_normalized, has_peers
 from alignment.algorithms.kl import kl_estimate
-from alignment.algorithms.masked import TokenMean, masked_sum, masked_whiten, zero_outside
+from alignment.algorithms.masked import masked_sum, masked_whiten, zero_outside
 from alignment.algorithms.on_policy.hyperparameters import WithoutCritic
 from alignment.algorithms.on_policy.spec import Estimate, Judged, OnPolicyAlgorithm
 from alignment.algorithms.policy_losses import entropy_bonus, ppo_policy_loss
@@ -77,7 +78,7 @@ def policy_loss(
     entropy: Tensor | None = None,
 ) -> Loss:
     """Clipped policy loss plus the KL (k3) to the reference, minus the entropy bonus where ``entropy`` is given."""
-    mean = TokenMean(fields["response_mask"], denominator, hyperparameters.policy_loss_reduction)
+    mean = hyperparameters.token_mean(fields["response_mask"], denominator)
     clipped = ppo_policy_loss(
         logprobs,
         fields["old_logprobs"],
@@ -88,8 +89,9 @@ def policy_loss(
     )
     value, metrics = hyperparameters.pg_loss_coeff * clipped.value, dict(clipped.metrics)
     if hyperparameters.kl_loss_coeff:
-        kl = mean.of(kl_estimate(logprobs, fields["ref_logprobs"], kind="k3", clamp=hyperparameters.clip_range_score))
-        value, metrics["policy/kl_loss"] = value + hyperparameters.kl_loss_coeff * kl, Metric(kl.detach())
+        kl = kl_estimate(logprobs, fields["ref_logprobs"], kind="k3", clamp=hyperparameters.clip_range_score)
+        value = value + hyperparameters.kl_loss_coeff * mean.of(kl)
+        metrics["policy/kl_loss"] = Metric(mean.average(kl).detach())
     if entropy is not None:
         bonus = entropy_bonus(entropy, coeff=hyperparameters.entropy_coeff, mean=mean)
         value, metrics = value + bonus.value, {**metrics, **bonus.metrics}

@@ -6,12 +6,15 @@ A field is the argument of that name: the trainer's parser adds the dataclass of
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alignment.algorithms.kl import KLKind
-from alignment.algorithms.masked import Reduction
+from alignment.algorithms.masked import Reduction, TokenMean
 from alignment.algorithms.policy_losses import RatioClip
-from alignment.fields import Case, Situation, argument, inert, where
+from alignment.fields import Case, Situation, argument, inert, unless, where
+
+if TYPE_CHECKING:
+    from paddle import Tensor
 
 
 def _has_both_clips(value: Any, s: Situation) -> bool:
@@ -44,9 +47,18 @@ class OnPolicyHyperparameters:
     dual_clip: float | None = argument(None, above=1)
     """Largest loss at a negative advantage, as a multiple of it; null: off."""
     policy_loss_reduction: Reduction = "token"
-    """Mean over all tokens, or first over each response and then over responses."""
+    """Mean over all tokens (token), or first over each response and then over responses (sequence); constant: the sum
+    of each response divided by loss_length, and then the mean over responses, as in Dr. GRPO.
+    """
+    loss_length: int | None = argument(None, minimum=1, inert_when=unless("policy_loss_reduction", "constant"))
+    """Tokens that policy_loss_reduction=constant divides by; null: the longest that a response may be."""
     entropy_coeff: float = argument(0.0, minimum=0)
     """Weight of the policy's entropy as a bonus."""
+
+    def token_mean(self, mask: Tensor, denominator: float | Tensor) -> TokenMean:
+        """Return how a micro-batch with ``mask`` [n, R] has its share of the losses."""
+        assert self.loss_length or self.policy_loss_reduction != "constant", "ChosenAlgorithm fills it in"
+        return TokenMean(mask, denominator, self.policy_loss_reduction, self.loss_length or 1.0)
 
     @property
     def ratio_clip(self) -> RatioClip:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from alignment.algorithms.advantages import gae
 from alignment.algorithms.kl import kl_estimate
-from alignment.algorithms.masked import TokenMean, masked_whiten
+from alignment.algorithms.masked import masked_whiten
 from alignment.algorithms.on_policy.hyperparameters import OnPolicyHyperparameters
 from alignment.algorithms.on_policy.spec import Estimate, Judged, OnPolicyAlgorithm, always
 from alignment.algorithms.policy_losses import entropy_bonus, ppo_policy_loss
@@ -80,7 +80,7 @@ def policy_loss(
 
     Where ``fields`` has ``importance_weights`` they multiply the clipped loss, not the bonus.
     """
-    mean = TokenMean(fields["response_mask"], denominator, hyperparameters.policy_loss_reduction)
+    mean = hyperparameters.token_mean(fields["response_mask"], denominator)
     loss = ppo_policy_loss(
         logprobs,
         fields["old_logprobs"],
@@ -105,7 +105,7 @@ def value_loss(
         fields["values"],
         returns=fields["returns"],
         clip_range=hyperparameters.clip_range_value,
-        mean=TokenMean(fields["response_mask"], denominator, hyperparameters.policy_loss_reduction),
+        mean=hyperparameters.token_mean(fields["response_mask"], denominator),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 from alignment.algorithms.on_policy.hyperparameters import OnPolicyHyperparameters
@@ -18,8 +19,10 @@ class ChosenAlgorithm(NamedTuple):
 
     @classmethod
     def of(cls, parsed: Parsed) -> ChosenAlgorithm:
-        """Return the algorithm of an on-policy run's arguments."""
-        return cls(ALGORITHMS[parsed.on_policy.rl_algorithm], parsed.algorithm)
+        """Return the algorithm of an on-policy run's arguments, with the length that its loss may divide by."""
+        length = parsed.algorithm.loss_length or parsed.generation.max_dec_len or parsed.data.max_length - 1
+        numbers = dataclasses.replace(parsed.algorithm, loss_length=length)
+        return cls(ALGORITHMS[parsed.on_policy.rl_algorithm], numbers)
 
     @property
     def needs_critic(self) -> bool:

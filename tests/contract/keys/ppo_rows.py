@@ -138,6 +138,7 @@ ALGORITHM = (
     _row("clip_placement", "token", lambda r: _numbers(r).clip_placement),
     _row("clip_range_value", 0.7, lambda r: _numbers(r).clip_range_value),
     _row("policy_loss_reduction", "sequence", lambda r: _numbers(r).policy_loss_reduction),
+    _row("loss_length", 40, lambda r: _numbers(r).loss_length, with_={"policy_loss_reduction": "constant"}),
     _row("entropy_coeff", 0.01, lambda r: (_numbers(r).entropy_coeff, plan(r).with_entropy), (0.01, True)),
     _row("ptx_coeff", 0.5, lambda r: plan(r).ptx_coeff, with_={"ptx_datasets": "packing-sft/test:8/-1"}),
     _row(

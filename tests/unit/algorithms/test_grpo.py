@@ -118,17 +118,18 @@ def _loss(logprobs, fields, denominator=1.0, entropy=None, **chosen):
     return GRPO.policy_loss(logprobs, fields, entropy=entropy, **options)
 
 
-@pytest.mark.parametrize("reduction", ["token", "sequence"])
+@pytest.mark.parametrize("reduction", ["token", "sequence", "constant"])
 def test_the_loss_is_the_clipped_one_plus_k3(reduction):
     new, old, ref, advantages = (0.3 * _draw(seed) for seed in (11, 12, 13, 14))
     ratio, gap = np.exp(new - old), 0.3 * (_draw(13) - _draw(11))
     clipped = np.maximum(-advantages * ratio, -advantages * np.clip(ratio, 0.8, 1.3))
     by_token = 0.5 * clipped + 0.25 * (np.exp(gap) - 1 - gap)
     by_row = (by_token * MASK).sum(-1)
-    expected = by_row.sum() / MASK.sum() if reduction == "token" else (by_row / MASK.sum(-1)).mean()
+    lengths = {"token": MASK.sum() / len(MASK), "sequence": MASK.sum(-1), "constant": 11}[reduction]
+    expected = (by_row / lengths).mean()
     grids = {"old_logprobs": old, "ref_logprobs": ref, "advantages": advantages, "response_mask": MASK}
     fields = {name: paddle.to_tensor(grid) for name, grid in grids.items()}
-    chosen = {"policy_loss_reduction": reduction, "kl_loss_coeff": 0.25, "pg_loss_coeff": 0.5}
+    chosen = {"policy_loss_reduction": reduction, "kl_loss_coeff": 0.25, "pg_loss_coeff": 0.5, "loss_length": 11}
     units = GRPO.count_units(MASK, hyperparameters=GRPOHyperparameters(policy_loss_reduction=reduction))
     assert units == (MASK.sum() if reduction == "token" else len(MASK))
     loss = _loss(paddle.to_tensor(new), fields, units, clip_range_ratio_high=0.3, **chosen)

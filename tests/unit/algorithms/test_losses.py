@@ -26,12 +26,12 @@ def entropy(x, others, mean):
 
 
 LOSSES = pytest.mark.parametrize("loss", [policy, value, entropy])
-REDUCTIONS = pytest.mark.parametrize("reduction", ["token", "sequence"])
+REDUCTIONS = pytest.mark.parametrize("reduction", ["token", "sequence", "constant"])
 
 
 def means(mask, reduction, parts=(slice(None),)):
     denominator = float(count_units(mask, reduction))
-    return [TokenMean(mask[part], denominator, reduction) for part in parts]
+    return [TokenMean(mask[part], denominator, reduction, 7.0) for part in parts]
 
 
 @LOSSES

@@ -30,6 +30,9 @@ def test_token_mean_by_hand():
     x, mask = paddle.to_tensor([[1.0, 3.0], [5.0, 9.0]]), paddle.to_tensor([[1.0, 1.0], [1.0, 0.0]])
     assert float(TokenMean(mask, 3, "token").of(x)) == 3.0
     assert float(TokenMean(mask, 2, "sequence").of(x)) == 3.5
+    constant = TokenMean(mask, 2, "constant", 4)
+    assert float(constant.of(x)) == 1.125 and float(constant.average(x)) == 3.5
+    assert [count_units(mask, reduction).item() for reduction in ("token", "sequence", "constant")] == [3, 2, 2]
 
 
 def test_nan_under_the_mask_is_not_read():

@@ -81,6 +81,8 @@ def test_the_models_of_the_run_are_not_deleted_by_it(tmp_path):
         (["--kl_estimator", "k3"], {"kl_estimator": "kl_coeff is 0"}),
         (["--kl_estimator", "k3", "--kl_coeff", "0.1"], {}),
         (["--clip_range_score", "3", "--kl_loss_coeff", "0"], {"clip_range_score": "kl_loss_coeff is 0"}),
+        (["--loss_length", "64"], {"loss_length": "policy_loss_reduction is not constant"}),
+        (["--loss_length", "64", "--policy_loss_reduction", "constant"], {}),
         (["--clip_range_value", "0.2"], {"clip_range_value": "this algorithm has no critic"}),
         (["--per_device_value_batch_size", "4"], {"per_device_value_batch_size": "this algorithm has no critic"}),
     ],

@@ -242,6 +242,23 @@ def test_shipped_files_of_the_reference_suite_are_exact():
         assert ours == theirs
 
 
+def test_the_grpo_file_differs_from_that_of_the_reference_suite_in_models_prompts_and_lengths():
+    ours, theirs = (json.loads((folder / "grpo_argument.json").read_text()) for folder in (CONFIG / "llama", FIXTURES))
+    assert {key for key in ours if key in theirs and ours[key] != theirs[key]} == {
+        *("actor_model_name_or_path", "reward_model_name_or_path", "train_datasets", "eval_datasets", "output_dir"),
+        *("max_length", "max_dec_len"),
+    }
+    assert ours.keys() <= theirs.keys()
+    assert theirs.keys() - ours.keys() == {
+        # Of the data and the reward server that it names.
+        *("prompt_key", "response_key", "use_rm_server", "reward_server", "normalize_reward", "logging_dir"),
+        # Without effect here: the report of such keys names them.
+        *("clip_range_value", "ptx_coeff", "fused_linear", "recompute_use_reentrant", "use_flash_attention"),
+        *("release_grads", "tensor_parallel_output", "use_fused_head_and_loss_fn", "ignore_save_lr_and_optim"),
+        "sequence_parallel",
+    }
+
+
 def test_tiny_model_fits_its_config():
     model = json.loads((CONFIG / "tiny/model/config.json").read_text(encoding="utf-8"))
     for path in (CONFIG / "tiny").glob("*_argument.json"):
