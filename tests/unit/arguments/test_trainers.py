@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from alignment.algorithms.on_policy.registered import ALGORITHMS
 from alignment.arguments.effects import refuse_unbuilt, report_effects
 from alignment.errors import ArgumentError
 from alignment.trainers.ppo.arguments import parse_ppo_arguments
@@ -15,10 +14,7 @@ from alignment.trainers.registered import TRAINERS
 from alignment.trainers.reward.arguments import parse_reward_arguments
 
 FIXTURES = Path(__file__).parent / "fixtures"
-CONFIG = Path(__file__).resolve().parents[3] / "config"
 PARSERS = {name: TRAINERS[name].parse for name in TRAINERS}
-OF_FILE = {**dict.fromkeys(ALGORITHMS, parse_ppo_arguments), **PARSERS}
-"""Parsers by the first word of a shipped file's name: a trainer, or an on-policy algorithm."""
 PPO = [
     "--train_datasets",
     "p",
@@ -219,50 +215,6 @@ def test_a_normaliser_that_keeps_nothing_is_refused_where_scores_are_to_be_norma
         parse_reward_arguments([*asked, "null"])
     assert parse_reward_arguments([*asked, "RunningMeanStd"]).offline.normalizer_type == "RunningMeanStd"
     assert parse_reward_arguments([*RM, "--normalizer_type", "null"]).offline.normalizer_type is None
-
-
-@pytest.mark.parametrize("path", sorted(CONFIG.glob("*/*_argument.json")), ids=lambda p: f"{p.parent.name}-{p.stem}")
-def test_every_shipped_file_parses(path, tmp_path, monkeypatch):
-    for made in ("demo/sft/policy", "demo/rm/reward", "real/smollm2", "real/sft", "real/rm", "real/data"):
-        (tmp_path / "output" / made).mkdir(parents=True, exist_ok=True)
-    for kind in ("sft", "pairs", "prompts"):
-        for split in ("train", "test"):
-            (tmp_path / f"output/real/data/{kind}_{split}.jsonl").write_text("{}\n", encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    parsed = OF_FILE[path.name.split("_")[0]]([str(path)])
-    assert parsed.training.output_dir.startswith(str(tmp_path))
-    if path.parent.name in ("tiny", "smollm2"):
-        refuse_unbuilt(parsed, device="cpu", world_size=1)
-        assert report_effects(parsed, device="cpu", world_size=1) == []
-
-
-def test_shipped_files_of_the_reference_suite_are_exact():
-    for name in ("ppo", "rm"):
-        ours, theirs = (json.loads((f / f"{name}_argument.json").read_text()) for f in (CONFIG / "llama", FIXTURES))
-        assert ours == theirs
-
-
-def test_the_grpo_file_differs_from_that_of_the_reference_suite_in_models_prompts_and_lengths():
-    ours, theirs = (json.loads((folder / "grpo_argument.json").read_text()) for folder in (CONFIG / "llama", FIXTURES))
-    assert {key for key in ours if key in theirs and ours[key] != theirs[key]} == {
-        *("actor_model_name_or_path", "reward_model_name_or_path", "train_datasets", "eval_datasets", "output_dir"),
-        *("max_length", "max_dec_len"),
-    }
-    assert ours.keys() <= theirs.keys()
-    assert theirs.keys() - ours.keys() == {
-        # Of the data and the reward server that it names.
-        *("prompt_key", "response_key", "use_rm_server", "reward_server", "normalize_reward", "logging_dir"),
-        # Without effect here: the report of such keys names them.
-        *("clip_range_value", "ptx_coeff", "fused_linear", "recompute_use_reentrant", "use_flash_attention"),
-        *("release_grads", "tensor_parallel_output", "use_fused_head_and_loss_fn", "ignore_save_lr_and_optim"),
-        "sequence_parallel",
-    }
-
-
-def test_tiny_model_fits_its_config():
-    model = json.loads((CONFIG / "tiny/model/config.json").read_text(encoding="utf-8"))
-    for path in (CONFIG / "tiny").glob("*_argument.json"):
-        assert json.loads(path.read_text(encoding="utf-8"))["max_length"] <= model["max_position_embeddings"]
 
 
 @pytest.mark.parametrize(
