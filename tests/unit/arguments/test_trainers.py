@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from alignment.algorithms.on_policy.registered import ALGORITHMS
 from alignment.arguments.effects import refuse_unbuilt, report_effects
 from alignment.errors import ArgumentError
 from alignment.trainers.ppo.arguments import parse_ppo_arguments
