@@ -49,7 +49,7 @@ DEFAULTS = {
         "kl_target": None, "kl_horizon": 10000.0, "gamma": 1.0, "gae_lambda": 0.95, "normalize_advantage": False,
         "clip_range_ratio": 0.2, "clip_range_ratio_low": None, "clip_range_ratio_high": None, "dual_clip": None,
         "clip_range_score": 50.0, "clip_placement": "score", "clip_range_value": 5.0,
-        "policy_loss_reduction": "token", "entropy_coeff": 0.0, "ptx_coeff": 0.0,
+        "policy_loss_reduction": "token", "loss_length": None, "entropy_coeff": 0.0, "ptx_coeff": 0.0,
         "kl_loss_coeff": 0.0, "pg_loss_coeff": 1.0,
     },
 }  # fmt: skip
