@@ -9,10 +9,12 @@ from alignment.ops import device_kernels
 from alignment.ops.head_layout import HeadLayout
 from alignment.ops.native import training_ops
 from alignment.ops.native.training_ops import RaggedHeads
-from alignment.ops.precision import widen
+from alignment.ops.precision import is_half, scale_by, widen
 from alignment.ops.selection import runs_natively
 from alignment.ops.softmax import masked_softmax
 
+_WIDE_KEY_BYTES = 512 << 20
+"""Keys in float32 that are held at once to decode."""
 _SCORE_BYTES = 64 << 20
 """Scores held at once; beyond it heads go in pieces and the backward pass computes the probabilities again."""
 
@@ -44,6 +46,18 @@ def _flash_attention(q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor, layou
         q.reshape(heads), k.reshape(kv_heads), v.reshape(kv_heads), layout.starts, layout.length
     )
     return out.reshape(q.shape)
+
+
+def decode_scores(q: paddle.Tensor, keys: paddle.Tensor, scale: float) -> paddle.Tensor:
+    """Return q keys' times ``scale``, [N, group, C], in float32 at least; q [N, group, D], keys [N, C, D].
+
+    Half precision is widened before the product: scores of bfloat16 would be off by 1 part in 256.
+    """
+    if not is_half(q):
+        return paddle.matmul(scale_by(q, scale), keys, transpose_y=True)
+    step = max(1, _WIDE_KEY_BYTES // (4 * keys.shape[1] * keys.shape[2]))
+    pieces = [slice(i, i + step) for i in range(0, q.shape[0], step)]
+    return _join([paddle.matmul(widen(q[i]).scale_(scale), widen(keys[i]), transpose_y=True) for i in pieces])
 
 
 def _probabilities(q: paddle.Tensor, k: paddle.Tensor, layout: HeadLayout) -> paddle.Tensor:

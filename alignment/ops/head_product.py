@@ -11,12 +11,12 @@ from functools import cached_property
 import paddle
 
 from alignment.ops import device_kernels
-from alignment.ops.precision import is_half, widen
+from alignment.ops.precision import is_half, scale_by, widen
 
 LOGIT_BYTES = 64 << 20
 """Logits held at once on a CPU; beyond it tokens go in pieces and the backward pass computes the logits again."""
 DEVICE_LOGIT_BYTES = 512 << 20
-"""The same on a GPU, where a small piece does not fill the processors."""
+"""The same in half precision on a GPU, where a small piece does not fill the processors."""
 
 
 def split_temperature(hidden: paddle.Tensor, temperature: float) -> tuple[paddle.Tensor, float]:
@@ -25,11 +25,6 @@ def split_temperature(hidden: paddle.Tensor, temperature: float) -> tuple[paddle
     Half precision is divided after the product, in float32: dividing the states would round them a second time.
     """
     return (hidden, temperature) if is_half(hidden) else (scale_by(hidden, 1.0 / temperature), 1.0)
-
-
-def scale_by(x: paddle.Tensor, factor: float) -> paddle.Tensor:
-    """Return ``x`` times ``factor``, ``x`` itself when that is 1."""
-    return x if factor == 1.0 else x.scale(factor)
 
 
 @dataclass(frozen=True)
@@ -48,7 +43,8 @@ class HeadProduct:
 
     def pieces(self, num_tokens: int) -> list[slice]:
         """Return slices of ``num_tokens`` tokens, whose logits are made together."""
-        limit = DEVICE_LOGIT_BYTES if device_kernels.on_device(self.weight) else LOGIT_BYTES
+        is_large = is_half(self.weight) and device_kernels.on_device(self.weight)
+        limit = DEVICE_LOGIT_BYTES if is_large else LOGIT_BYTES
         step = max(1, limit // (4 * self.columns))
         return [slice(i, min(i + step, num_tokens)) for i in range(0, num_tokens, step)]
 

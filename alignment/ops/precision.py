@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import paddle
 
-_HALF = (paddle.float16, paddle.bfloat16)
+HALF = (paddle.float16, paddle.bfloat16)
 
 
 def widen(x: paddle.Tensor) -> paddle.Tensor:
@@ -14,4 +14,9 @@ def widen(x: paddle.Tensor) -> paddle.Tensor:
 
 def is_half(x: paddle.Tensor) -> bool:
     """True for float16 and bfloat16."""
-    return x.dtype in _HALF
+    return x.dtype in HALF
+
+
+def scale_by(x: paddle.Tensor, factor: float) -> paddle.Tensor:
+    """Return ``x`` times ``factor``, ``x`` itself when that is 1."""
+    return x if factor == 1.0 else x.scale(factor)

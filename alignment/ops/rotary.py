@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import paddle
@@ -20,28 +21,41 @@ class RotaryTables:
     swap: paddle.Tensor
     """[rows * heads * 2] int64: takes half-heads in exchanged order."""
 
-    @classmethod
-    def build(
-        cls, positions: np.ndarray, inverse_frequencies: np.ndarray, *, heads: int, scale: float, dtype
+
+class PositionTables:
+    """Rotary factors of every position so far, made once on the device; rows are taken there by position."""
+
+    def __init__(self, frequencies: np.ndarray, scale: float) -> None:
+        """``frequencies`` [D/2] in radians a token; ``scale`` multiplies cosines and sines."""
+        self.frequencies, self.scale = frequencies, scale
+        self._length, self._sides = 0, ()
+
+    def at(
+        self, positions: paddle.Tensor, *, heads: int, longest: int, dtype: Any, factor: float = 1.0
     ) -> RotaryTables:
-        """Build for ``positions`` [rows]; frequencies [D/2] in radians a token, ``scale`` multiplies both tables."""
-        cos, sin = rotation_tables(positions, inverse_frequencies, scale=scale)
-        rows = np.arange(len(positions) * heads * 2)
-        return cls(
-            cos=_tile(np.concatenate([cos, cos], 1), heads, dtype),
-            sin=_tile(np.concatenate([-sin, sin], 1), heads, dtype),
-            swap=paddle.to_tensor(rows ^ 1),
-        )
+        """Return the tables of ``heads`` heads at ``positions`` [M] below ``longest``, times ``factor``, in ``dtype``.
+
+        They are made in float32.
+        """
+        if longest > self._length:
+            self._grow(longest)
+        sides = (paddle.gather(side, positions) for side in self._sides)
+        cos, sin = (x if factor == 1.0 else x.scale_(factor) for x in sides)
+        halves = paddle.arange(positions.shape[0] * heads * 2).reshape([-1, 2])
+        cos, sin = (paddle.tile(x, [1, heads]).astype(dtype) for x in (cos, sin))
+        return RotaryTables(cos, sin, halves.flip(1).flatten())
+
+    def _grow(self, longest: int) -> None:
+        """Make the tables of ``longest`` positions and more: up to the next power of two."""
+        self._length = 1 << (longest - 1).bit_length()
+        cos, sin = rotation_tables(np.arange(self._length), self.frequencies, scale=self.scale)
+        self._sides = tuple(paddle.to_tensor(np.concatenate(pair, 1)) for pair in ((cos, cos), (-sin, sin)))
 
 
 def rotation_tables(positions: np.ndarray, inverse_frequencies: np.ndarray, *, scale: float) -> np.ndarray:
     """Return cosines and sines [2, rows, D/2] float32 times ``scale`` of ``positions`` [rows] and frequencies [D/2]."""
     angles = positions.astype(np.float32)[:, None] * inverse_frequencies.astype(np.float32)[None, :]
     return np.stack([np.cos(angles), np.sin(angles)]) * np.float32(scale)
-
-
-def _tile(table: np.ndarray, heads: int, dtype) -> paddle.Tensor:
-    return paddle.to_tensor(np.tile(table, (1, heads))).astype(dtype)
 
 
 def apply_rotary(x: paddle.Tensor, tables: RotaryTables) -> paddle.Tensor:

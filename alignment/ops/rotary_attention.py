@@ -12,7 +12,7 @@ import paddle
 from alignment.ops.attention import causal_attention, ragged_attention
 from alignment.ops.head_layout import HeadLayout
 from alignment.ops.native.training_ops import RaggedHeads
-from alignment.ops.rotary import RotaryTables, apply_rotary, rotation_tables
+from alignment.ops.rotary import PositionTables, RotaryTables, apply_rotary, rotation_tables
 from alignment.ops.selection import runs_natively
 
 
@@ -24,10 +24,8 @@ class RotaryAttention:
     """[n] tokens of each sequence."""
     positions: np.ndarray
     """[M]"""
-    frequencies: np.ndarray
-    """[D / 2] radians a token."""
-    scale: float
-    """Of cosines and sines."""
+    rotation: PositionTables
+    """Kept from one forward pass to the next."""
     num_heads: int
     num_kv_heads: int
     window: int | None
@@ -49,7 +47,7 @@ class RotaryAttention:
 
     @cached_property
     def _ragged(self) -> RaggedHeads:
-        rotation = rotation_tables(self.positions, self.frequencies, scale=self.scale)
+        rotation = rotation_tables(self.positions, self.rotation.frequencies, scale=self.rotation.scale)
         return RaggedHeads.build(self.lengths, rotation=rotation, **self._heads)
 
     @cached_property
@@ -69,5 +67,10 @@ class RotaryAttention:
     def _heads(self) -> dict[str, int | None]:
         return {"num_heads": self.num_heads, "num_kv_heads": self.num_kv_heads, "window": self.window}
 
+    @cached_property
+    def _positions_there(self) -> paddle.Tensor:
+        return paddle.to_tensor(self.positions)
+
     def _tables(self, heads: int) -> RotaryTables:
-        return RotaryTables.build(self.positions, self.frequencies, heads=heads, scale=self.scale, dtype=self.dtype)
+        longest = int(self.positions.max(initial=0)) + 1
+        return self.rotation.at(self._positions_there, heads=heads, longest=longest, dtype=self.dtype)

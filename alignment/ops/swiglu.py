@@ -18,11 +18,6 @@ def swiglu(gate: paddle.Tensor, up: paddle.Tensor) -> paddle.Tensor:
     return (_NativeSwiglu if runs_natively(gate, up) else _Swiglu).apply(gate, up)
 
 
-def swiglu_inference(gate: paddle.Tensor, up: paddle.Tensor) -> paddle.Tensor:
-    """Return ``swiglu`` without a gradient."""
-    return F.swiglu(gate, up) if device_kernels.on_device(gate) else F.silu(gate).multiply_(up)
-
-
 class _Swiglu(PyLayer):
     """s = sigmoid(gate), a = gate s, y = a up; d up = g a; d gate = g up (s + a - a s)."""
 

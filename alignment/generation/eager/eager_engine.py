@@ -24,6 +24,7 @@ from alignment.generation.engine import GenerationOptions, missing_features
 from alignment.generation.engine_placement import WHOLE_MODEL, EnginePlacement
 from alignment.generation.prompt_checks import check_prompts
 from alignment.generation.random_numbers import uniform
+from alignment.ops.rotary import PositionTables
 from alignment.records import Completion
 
 
@@ -64,6 +65,7 @@ class EagerEngine:
         self._max_batch_rows = max_batch_rows
         self._usable = usable_vocab_size
         self._weights = None
+        self._rotary = PositionTables(*model.config.rotary_frequencies())
 
     def load_weights(self, weights: Iterable[tuple[str, Any]] | None, version: int) -> None:
         """See ``Engine.load_weights``; tensors are shared, only a tied head is copied."""
@@ -116,7 +118,7 @@ class EagerEngine:
         config, lengths = self._model.config, np.array([len(prompt) for prompt in prompts])
         limits = options.answer_limits(lengths)
         longest = int(lengths.max() + limits.max())
-        forward = DecoderForward(config, self._weights, max_length=longest, placement=self._placement)
+        forward = DecoderForward(config, self._weights, self._rotary, self._placement)
         return RowGroup(
             prompts,
             forward=forward,

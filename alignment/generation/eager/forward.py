@@ -18,16 +18,24 @@ from alignment.architecture.parts import even_cut
 from alignment.generation.eager.decoder_weights import Affine, DecoderWeights, LayerWeights
 from alignment.generation.eager.kv_cache import CacheShape, KVCache
 from alignment.generation.engine_placement import WHOLE_MODEL, EnginePlacement
-from alignment.ops.attention import causal_attention
+from alignment.ops import device_kernels
+from alignment.ops.attention import causal_attention, decode_scores
 from alignment.ops.head_layout import HeadLayout
-from alignment.ops.precision import widen
+from alignment.ops.head_product import HeadProduct
+from alignment.ops.precision import is_half
 from alignment.ops.rms_norm import rms_norm_inference
-from alignment.ops.rotary import RotaryTables, apply_rotary
+from alignment.ops.rotary import PositionTables, RotaryTables, apply_rotary
 from alignment.ops.softmax import masked_softmax
+from alignment.ops.swiglu import swiglu
 from alignment.parallel.tensor.regions import embed_rows
 
-_PROMPT_TOKENS = 512
-"""Prompts are computed in groups of about so many tokens, which bounds memory and keeps a group in the cache."""
+_PROMPT_TOKENS, _DEVICE_PROMPT_TOKENS = 512, 8192
+"""Prompts are computed in groups of about so many tokens on a CPU, where that keeps a group in the cache, and on a GPU
+in half precision, where it fills the processors; it bounds memory.
+"""
+
+
+_Tables = tuple[RotaryTables, RotaryTables]
 
 
 class Tokens(Protocol):
@@ -35,8 +43,8 @@ class Tokens(Protocol):
 
     ids: np.ndarray
     """[M]"""
-    tables: tuple[RotaryTables, RotaryTables]
-    """Of queries (times D^-1/2) and of keys."""
+    tables: _Tables
+    """Of queries (times the folded scale of the cache's shape) and of keys."""
 
     def mix(self, layer: int, q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor) -> paddle.Tensor:
         """Put keys and values into the cache of ``layer`` and return what attention makes of them, [M, heads * D]."""
@@ -52,10 +60,10 @@ class Tokens(Protocol):
 
 
 class DecoderForward:
-    """Runs ``weights`` under ``config`` (a DecoderConfig) for sequences of at most ``max_length`` tokens."""
+    """Runs ``weights`` under ``config`` (a DecoderConfig), with the tables ``rotary`` of its frequencies."""
 
     def __init__(
-        self, config: Any, weights: DecoderWeights, *, max_length: int, placement: EnginePlacement = WHOLE_MODEL
+        self, config: Any, weights: DecoderWeights, rotary: PositionTables, placement: EnginePlacement = WHOLE_MODEL
     ) -> None:
         self._eps = config.rms_norm_eps
         self._weights = weights
@@ -66,16 +74,36 @@ class DecoderForward:
         heads, kv_heads = (x.weight.shape[1] // dim for x in weights.layers[0][1:3])
         dtype = weights.layers[0].input_norm.dtype
         self.cache_shape = CacheShape(len(weights.layers), heads, kv_heads, dim, config.sliding_window, dtype)
-        frequencies, scale = config.rotary_frequencies()
-        self._rotary = _PositionTables(frequencies, scale, self.cache_shape, max_length=max_length)
+        self._rotary = rotary
+        self._prompt_tokens = _PROMPT_TOKENS
+        if is_half(weights.layers[0].input_norm) and device_kernels.on_device(weights.layers[0].input_norm):
+            self._prompt_tokens = _DEVICE_PROMPT_TOKENS
+
+    def prompt_groups(self, lengths: Sequence[int]) -> list[range]:
+        """Return ranges of rows whose prompts, of ``lengths`` [B] tokens, go through the layers together."""
+        return group_rows(lengths, self._prompt_tokens)
 
     def prompt_tokens(self, prompts: list[np.ndarray], rows: range, cache: KVCache) -> Tokens:
         """Return the tokens of ``prompts[rows]``, which will fill those rows of ``cache``."""
-        return _PromptTokens(prompts, rows, cache, self.cache_shape, self._rotary)
+        lengths = cache.lengths[rows.start : rows.stop]
+        positions = np.concatenate([np.arange(length) for length in lengths])
+        tables = self._tables(paddle.to_tensor(positions), longest=int(lengths.max()))
+        return _PromptTokens(prompts, rows, cache, self.cache_shape, tables)
 
     def next_tokens(self, tokens: np.ndarray, cache: KVCache) -> Tokens:
         """Return the tokens [B] that are appended to the rows of ``cache``, which opens a step there."""
-        return _NextTokens(tokens, cache, self.cache_shape, self._rotary)
+        cache.open_step()
+        tables = self._tables(cache.positions, longest=int(cache.lengths.max()) + 1)
+        return _NextTokens(tokens, cache, self.cache_shape, tables)
+
+    def _tables(self, positions: paddle.Tensor, *, longest: int) -> _Tables:
+        """Return the tables of queries (times the folded scale) and of keys at ``positions`` [M]."""
+        shape = self.cache_shape
+        sides = (shape.num_heads, shape.folded_scale), (shape.num_kv_heads, 1.0)
+        return tuple(
+            self._rotary.at(positions, heads=heads, longest=longest, dtype=shape.dtype, factor=factor)
+            for heads, factor in sides
+        )
 
     def run(self, tokens: Tokens, turn: int, hidden: paddle.Tensor | None) -> paddle.Tensor:
         """Take ``tokens`` through the layers of pass number ``turn`` over this stage; hidden [M, H], None: embed them.
@@ -100,7 +128,7 @@ class DecoderForward:
         return tensor.sum_(embed_rows(paddle.to_tensor(ids), table, first_row=self._first_id), "embedding")
 
     def _project(self, layer: LayerWeights, hidden: paddle.Tensor, tables) -> tuple[paddle.Tensor, ...]:
-        """Return rotated queries (scaled by D^-1/2), rotated keys and values of hidden [M, H]."""
+        """Return rotated queries (times the folded scale), rotated keys and values of hidden [M, H]."""
         x = rms_norm_inference(hidden, layer.input_norm, self._eps)
         q = self._norm_heads(layer.queries(x), layer.query_norm)
         k = self._norm_heads(layer.keys(x), layer.key_norm)
@@ -113,7 +141,10 @@ class DecoderForward:
 
     def _feed(self, layer: LayerWeights, hidden: paddle.Tensor) -> paddle.Tensor:
         x = rms_norm_inference(hidden, layer.feed_norm, self._eps)
-        inner = F.silu(layer.gate(x)).multiply_(layer.up(x))
+        if device_kernels.on_device(x):
+            inner = swiglu(layer.gate(x), layer.up(x))
+        else:
+            inner = F.silu(layer.gate(x)).multiply_(layer.up(x))
         return hidden.add_(self._gather_sum(layer.down, inner))
 
     def _gather_sum(self, affine: Affine, x: paddle.Tensor) -> paddle.Tensor:
@@ -123,29 +154,34 @@ class DecoderForward:
 
     def _logits(self, hidden: paddle.Tensor) -> paddle.Tensor:
         x = rms_norm_inference(hidden, self._weights.norm, self._eps)
-        return paddle.matmul(x, self._weights.head).astype("float32")
+        return HeadProduct(self._weights.head).logits(x)
 
 
 class _PromptTokens:
     """All tokens of some prompts; see ``Tokens``."""
 
     def __init__(
-        self, prompts: list[np.ndarray], rows: range, cache: KVCache, shape: CacheShape, rotary: _PositionTables
+        self,
+        prompts: list[np.ndarray],
+        rows: range,
+        cache: KVCache,
+        shape: CacheShape,
+        tables: tuple[RotaryTables, RotaryTables],
     ) -> None:
         lengths = cache.lengths[rows.start : rows.stop]
         self.ids = np.concatenate([prompts[row] for row in rows])
-        self.tables = rotary.at(paddle.to_tensor(np.concatenate([np.arange(length) for length in lengths])))
+        self.tables = tables
         self._layout = HeadLayout.build(
             lengths, num_heads=shape.num_heads, num_kv_heads=shape.num_kv_heads, dtype="float32", window=shape.window
         )
         self._cache, self._slots = cache, cache.prompt_slots(rows)
         self._ends = paddle.to_tensor(np.cumsum(lengths) - 1)
-        self._root = float(shape.head_dim) ** 0.5
+        self._unfolding = shape.unfolding
 
     def mix(self, layer: int, q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor) -> paddle.Tensor:
         self._cache.write_prompts(layer, k, v, self._slots)
-        # The tables scale queries by D^-1/2 for the decode step; causal_attention does so itself.
-        return causal_attention(q.scale_(self._root), k, v, self._layout)
+        # The tables may scale queries by D^-1/2 for the decode step; causal_attention does so itself.
+        return causal_attention(q if self._unfolding == 1.0 else q.scale_(self._unfolding), k, v, self._layout)
 
     def close(self) -> None:
         return
@@ -157,17 +193,16 @@ class _PromptTokens:
 class _NextTokens:
     """One token of every row; see ``Tokens``."""
 
-    def __init__(self, tokens: np.ndarray, cache: KVCache, shape: CacheShape, rotary: _PositionTables) -> None:
-        cache.open_step()
+    def __init__(self, tokens: np.ndarray, cache: KVCache, shape: CacheShape, tables: _Tables) -> None:
         self.ids, self._cache = tokens, cache
-        self.tables, self._mask = rotary.at(cache.positions), cache.mask
+        self.tables, self._mask, self._scale = tables, cache.mask, shape.step_scale
         self._grouped = [-1, self._mask.shape[1], shape.head_dim]
         self._flat = [-1, shape.num_heads * shape.head_dim]
 
     def mix(self, layer: int, q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor) -> paddle.Tensor:
         self._cache.append(layer, k, v)
         keys, values = self._cache.read(layer)
-        scores = widen(paddle.matmul(q.reshape(self._grouped), keys, transpose_y=True))
+        scores = decode_scores(q.reshape(self._grouped), keys, self._scale)
         return paddle.matmul(masked_softmax(scores, self._mask).astype(values.dtype), values).reshape(self._flat)
 
     def close(self) -> None:
@@ -177,29 +212,11 @@ class _NextTokens:
         return hidden
 
 
-class _PositionTables:
-    """Rotary factors of every position up to a length, by head width; rows are picked by position on the device."""
-
-    def __init__(self, frequencies: np.ndarray, scale: float, shape: CacheShape, *, max_length: int) -> None:
-        one = RotaryTables.build(np.arange(max_length), frequencies, heads=1, scale=scale, dtype="float32")
-        root = float(shape.head_dim) ** -0.5
-        self._dtype = shape.dtype
-        self._sides = ((shape.num_heads, one.cos * root, one.sin * root), (shape.num_kv_heads, one.cos, one.sin))
-
-    def at(self, positions: paddle.Tensor) -> tuple[RotaryTables, RotaryTables]:
-        """Return the tables of queries (times D^-1/2) and of keys for ``positions`` [M]."""
-        return tuple(self._pick(positions, *side) for side in self._sides)
-
-    def _pick(self, positions: paddle.Tensor, heads: int, cos: paddle.Tensor, sin: paddle.Tensor) -> RotaryTables:
-        cos, sin = (paddle.tile(paddle.gather(x, positions), [1, heads]).astype(self._dtype) for x in (cos, sin))
-        return RotaryTables(cos, sin, paddle.to_tensor(np.arange(positions.shape[0] * heads * 2) ^ 1))
-
-
-def group_rows(lengths: Sequence[int]) -> list[range]:
-    """Return consecutive ranges of rows with about ``_PROMPT_TOKENS`` tokens, at least one row each."""
+def group_rows(lengths: Sequence[int], limit: int = _PROMPT_TOKENS) -> list[range]:
+    """Return consecutive ranges of rows with about ``limit`` tokens, at least one row each."""
     groups, first, tokens = [], 0, 0
     for row, length in enumerate(lengths):
-        if row > first and tokens + length > _PROMPT_TOKENS:
+        if row > first and tokens + length > limit:
             groups.append(range(first, row))
             first, tokens = row, 0
         tokens += length

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import paddle
 
+from alignment.ops.precision import HALF
+
 _PAGE = 128
 """Places reserved beyond the longest row; more are added when they are full."""
 _MULTIPLE = 16
@@ -26,6 +28,21 @@ class CacheShape(NamedTuple):
     head_dim: int
     window: int | None
     dtype: Any
+
+    @property
+    def folded_scale(self) -> float:
+        """What the rotary tables of queries are multiplied by: D^-1/2, but not in half precision, to round once."""
+        return 1.0 if self.dtype in HALF else float(self.head_dim) ** -0.5
+
+    @property
+    def unfolding(self) -> float:
+        """What takes the folded scale back."""
+        return 1.0 if self.dtype in HALF else float(self.head_dim) ** 0.5
+
+    @property
+    def step_scale(self) -> float:
+        """What is left of D^-1/2 to multiply the scores of a step by."""
+        return float(self.head_dim) ** -0.5 if self.dtype in HALF else 1.0
 
 
 class KVCache:
@@ -60,9 +77,18 @@ class KVCache:
         """Make room for one more token in every row and let it be seen."""
         if int(self.lengths.max()) >= self._capacity:
             self._grow()
-        if self._shape.window is not None and int(self.lengths.max()) >= self._shape.window:
-            self._index(seen_from=self.lengths + 1 - self._shape.window)
+        if self._shape.window is not None:
+            self._leave_window(self._shape.window)
         paddle.scatter_(self._mask, self._mask_slots, self._zeros)
+
+    def _leave_window(self, window: int) -> None:
+        """Hide the token in each row that is ``window`` before the new one."""
+        rows = np.flatnonzero(self.lengths >= window)
+        if len(rows):
+            heads = np.arange(self._shape.num_heads)
+            first = (rows[:, None] * len(heads) + heads) * self._capacity
+            slots = (first + (self.lengths[rows] - window)[:, None]).reshape(-1)
+            paddle.scatter_(self._mask, paddle.to_tensor(slots), paddle.full([len(slots)], _MASKED))
 
     def append(self, layer: int, keys: paddle.Tensor, values: paddle.Tensor) -> None:
         """Store keys and values [B, kv_heads * D] of each row's newest token."""
@@ -114,12 +140,12 @@ class KVCache:
                 store[layer] = paddle.concat([rows, more], axis=1).reshape([-1, self._shape.head_dim])
         self._index()
 
-    def _index(self, seen_from: np.ndarray | None = None) -> None:
-        """Lay out the mask, and where each row writes next; places before ``seen_from`` [B] are out of the window."""
+    def _index(self) -> None:
+        """Lay out the mask, of the window before the newest token, and where each row writes next."""
         shape, position, count = self._shape, np.arange(self._capacity), len(self.lengths)
         seen = position[None, :] < self.lengths[:, None]
-        if seen_from is not None:
-            seen &= position[None, :] >= seen_from[:, None]
+        if shape.window is not None:
+            seen &= position[None, :] >= self.lengths[:, None] - shape.window
         mask = np.where(seen, np.float32(0), np.float32(_MASKED))
         self._mask = paddle.to_tensor(np.repeat(mask, shape.num_heads, axis=0).reshape(-1))
         self._slots = self._next_slots(shape.num_kv_heads)

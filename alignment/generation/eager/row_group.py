@@ -9,7 +9,7 @@ import numpy as np
 import paddle
 
 from alignment.generation.drawing import Drawer
-from alignment.generation.eager.forward import DecoderForward, Tokens, group_rows
+from alignment.generation.eager.forward import DecoderForward, Tokens
 from alignment.generation.eager.kv_cache import KVCache
 from alignment.generation.eager.relay import Piece
 from alignment.generation.eager.stopping import Answers
@@ -37,7 +37,7 @@ class RowGroup:
 
     def read_prompts(self) -> Iterator[Piece]:
         """Yield the work of filling the caches; the last piece to be finished draws the first tokens."""
-        pieces = group_rows([len(prompt) for prompt in self._prompts])
+        pieces = self._forward.prompt_groups([len(prompt) for prompt in self._prompts])
         for rows in pieces:
             tokens = self._forward.prompt_tokens(self._prompts, rows, self._cache)
             yield self._piece(tokens, partial(self._finish_prompts, num_pieces=len(pieces)))

@@ -23,6 +23,7 @@ from alignment.architecture.parts import even_cut
 from alignment.errors import DataError
 from alignment.models.decoder.layers import Embedding, Linear, NumberedLayers, RmsNorm, RoleLayers, build_layer
 from alignment.models.decoder.placement import WHOLE, Placement
+from alignment.ops.rotary import PositionTables
 from alignment.ops.rotary_attention import RotaryAttention
 from alignment.ops.swiglu import swiglu
 from alignment.parallel.tensor.regions import TensorRegion, enter, split_rows
@@ -119,6 +120,7 @@ class Decoder(nn.Layer):
         self.chunks = placement.layers(config.num_hidden_layers)
         """The layer numbers of each chunk of this stage."""
         self._starts: list[paddle.Tensor] = []
+        self._rotation = PositionTables(*config.rotary_frequencies())
         size, index, width = placement.tensor.size, placement.tensor.index, config.hidden_size
         self._sizes = layer_sizes(config, tensor_degree=size, tensor_index=index)
         self.embed_tokens = None
@@ -204,12 +206,10 @@ class Decoder(nn.Layer):
                 f"a row of {positions.max() + 1} tokens: rope_type dynamic changes the rotary angles of rows longer "
                 f"than max_position_embeddings={limit}, which is not supported; shorten the rows"
             )
-        frequencies, scale = config.rotary_frequencies()
         attention = RotaryAttention(
             lengths=tokens.lengths,
             positions=positions,
-            frequencies=frequencies,
-            scale=scale,
+            rotation=self._rotation,
             num_heads=self._sizes.heads,
             num_kv_heads=self._sizes.kv_heads,
             window=config.sliding_window,

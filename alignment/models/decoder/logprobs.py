@@ -10,6 +10,7 @@ from typing import Any
 import paddle
 
 from alignment.models.decoder.split_vocabulary import VocabularyShare, split_argmax, split_logprobs
+from alignment.ops.head_product import HeadProduct
 from alignment.ops.token_logprobs import head_logprobs
 from alignment.records import TokenBatch
 
@@ -40,10 +41,10 @@ def graded_logprobs(model: Any, batch: TokenBatch) -> tuple[paddle.Tensor, paddl
     """Return float32 (log-probs [T], 1 where the target is the likeliest token, else 0 [T]) for evaluation."""
     hidden = gather_hidden(model.model(batch.input_ids, lengths=batch.lengths), batch)
     logprobs, _ = _logprobs_of(model, hidden, batch, temperature=1.0, with_entropy=False)
-    weight, transposed = model.head()
+    head = HeadProduct(*model.head())
     share = VocabularyShare(model.placement.tensor, model.first_token)
     found = [
-        split_argmax(paddle.matmul(hidden[i : i + _ROWS_AT_ONCE], weight, transpose_y=transposed), share)
+        split_argmax(head.logits(hidden[i : i + _ROWS_AT_ONCE]), share)
         for i in range(0, hidden.shape[0], _ROWS_AT_ONCE)
     ]
     return logprobs, (paddle.concat(found) == paddle.to_tensor(batch.target_ids)).astype("float32")

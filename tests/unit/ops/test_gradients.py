@@ -12,7 +12,7 @@ from alignment.ops.attention import causal_attention
 from alignment.ops.head_layout import HeadLayout
 from alignment.ops.linear import linear
 from alignment.ops.rms_norm import rms_norm
-from alignment.ops.rotary import RotaryTables, apply_rotary
+from alignment.ops.rotary import PositionTables, apply_rotary, rotation_tables
 from alignment.ops.swiglu import swiglu
 from alignment.ops.token_logprobs import head_logprobs, token_entropy
 
@@ -61,7 +61,8 @@ def test_swiglu():
 def test_rotary_rotates_pairs_of_half_heads():
     positions, frequencies = np.array([0, 3, 11]), np.array([1.0, 0.25])
     x = draw(3, 8)
-    tables = RotaryTables.build(positions, frequencies, heads=2, scale=1.0, dtype="float64")
+    rotation = PositionTables(frequencies, 1.0)
+    tables = rotation.at(paddle.to_tensor(positions), heads=2, longest=12, dtype="float64")
     angles = paddle.to_tensor(np.concatenate([positions[:, None] * frequencies] * 2, 1)).unsqueeze(1)
     heads = x.reshape([3, 2, 4])
     first, second = heads.split(2, axis=-1)
@@ -72,6 +73,21 @@ def test_rotary_rotates_pairs_of_half_heads():
     weights = draw(3, 8, seed=5).detach()
     ours, theirs = (paddle.grad((y * weights).sum(), x)[0].numpy() for y in (out, plain.reshape([3, 8])))
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_rotary_tables_are_those_of_their_positions_whatever_was_asked_before():
+    frequencies = 10_000.0 ** -(np.arange(32) / 32)
+    rotation, fresh = PositionTables(frequencies, 1.5), PositionTables(frequencies, 1.5)
+    positions = np.array([0, 700, 3, 3, 4095])
+    rotation.at(paddle.to_tensor([5]), heads=1, longest=6, dtype="float32")
+    cos, sin = rotation_tables(positions, frequencies, scale=1.5)
+    for tables in (rotation, fresh):
+        found = tables.at(paddle.to_tensor(positions), heads=3, longest=4096, dtype="float32")
+        np.testing.assert_array_equal(found.cos.numpy(), np.tile(cos, (1, 6)))
+        np.testing.assert_array_equal(found.sin.numpy(), np.tile(np.concatenate([-sin, sin], 1), (1, 3)))
+        np.testing.assert_array_equal(found.swap.numpy(), np.arange(30) ^ 1)
+    scaled = rotation.at(paddle.to_tensor(positions), heads=1, longest=4096, dtype="float32", factor=0.125)
+    np.testing.assert_array_equal(scaled.cos.numpy(), np.tile(cos * np.float32(0.125), (1, 2)))
 
 
 def plain_attention(q, k, v, *, lengths, group, window):

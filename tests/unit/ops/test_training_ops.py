@@ -18,6 +18,7 @@ from alignment.ops.head_layout import HeadLayout
 from alignment.ops.native import sources, training_ops
 from alignment.ops.native.library import find_core
 from alignment.ops.rms_norm import rms_norm
+from alignment.ops.rotary import PositionTables
 from alignment.ops.rotary_attention import RotaryAttention
 from alignment.ops.selection import native_ops_enabled, runs_natively, use_native_ops
 from alignment.ops.swiglu import swiglu
@@ -108,8 +109,7 @@ def attention(lengths, heads, kv_heads, dim, window=None):
         plan = RotaryAttention(
             lengths=np.array(lengths),
             positions=positions,
-            frequencies=frequencies,
-            scale=1.1,
+            rotation=PositionTables(frequencies, 1.1),
             num_heads=heads,
             num_kv_heads=kv_heads,
             window=window,
