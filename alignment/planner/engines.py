@@ -13,8 +13,12 @@ from alignment.planner.counts.activations import Pass
 from alignment.planner.counts.shapes import stage_layers
 from alignment.planner.rollout import FLOAT, MESSAGE_BYTES, PlannedRollout, RolloutMoment
 
-PROMPT_TOKENS = 512
-"""The same as in ``generation.eager.forward``, which needs Paddle: the approximate tokens of a prefill step."""
+PROMPT_TOKENS, DEVICE_PROMPT_TOKENS = 512, 8192
+"""As ``generation.eager.forward``, which needs Paddle: prompts are read in groups of about so many tokens, on a CPU and
+in half precision on a GPU.
+"""
+WIDE_KEY_BYTES = 512 << 20
+"""As ``ops.attention``: half precision keys that are widened at once."""
 PAGE, MULTIPLE = 128, 16
 """As ``generation.eager.kv_cache``: positions reserved beyond the longest row, and what capacities are multiples of."""
 _HOST_COPIES = 6
@@ -90,7 +94,8 @@ class EagerMemory:
     @cached_property
     def _prompts(self) -> int:
         """Activations of a prefill step in one layer, and the logits of all prompts."""
-        rows = min(self._group, max(1, PROMPT_TOKENS // self._job.prompt))
+        tokens = DEVICE_PROMPT_TOKENS if self._job.half else PROMPT_TOKENS
+        rows = min(self._group, max(1, tokens // self._job.prompt))
         return self._pass(rows).generating + 2 * self._group * self._rollout.columns * FLOAT
 
     @cached_property
@@ -98,10 +103,12 @@ class EagerMemory:
         """One token of every row: scores over the whole cache, or logits in the model's dtype and in float32."""
         rows, whole = self._group, self._job.policy.vocab_size
         heads = rows * self._capacity * self._pass(1).heads * FLOAT
-        logits = rows * self._rollout.columns * (FLOAT + (self._job.item if self._job.half else 0))
+        logits = rows * self._rollout.columns * FLOAT
         gathered = 2 * rows * whole * FLOAT if self._rollout.inner.tensor > 1 and self._rollout.makes_logits else 0
         mask = heads * self._rollout.inner.pipeline
-        return mask + max(2 * heads, logits + gathered)
+        keys = rows * self._capacity * self._pass(1).kv_heads * self._job.policy.head_dim * FLOAT
+        widened = min(keys, WIDE_KEY_BYTES) if self._job.half else 0
+        return mask + max(2 * heads + widened, logits + gathered)
 
 
 class FusedMemory:

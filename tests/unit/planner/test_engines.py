@@ -10,6 +10,7 @@ from alignment.generation.eager import forward, kv_cache
 from alignment.generation.eager.kv_cache import CacheShape, KVCache
 from alignment.generation.fused.fused_model import FusedModel
 from alignment.generation.fused.fused_settings import FusedSettings
+from alignment.ops import attention
 from alignment.ops.native.library import load_core
 from alignment.planner import engines
 from alignment.planner.engines import EagerMemory, FusedMemory, engine_memory
@@ -130,4 +131,6 @@ def test_a_limit_of_the_keys_and_values_holds():
 
 def test_constants_are_those_of_the_engines():
     assert engines.PROMPT_TOKENS == forward._PROMPT_TOKENS
+    assert engines.DEVICE_PROMPT_TOKENS == forward._DEVICE_PROMPT_TOKENS
+    assert engines.WIDE_KEY_BYTES == attention._WIDE_KEY_BYTES
     assert (engines.PAGE, engines.MULTIPLE) == (kv_cache._PAGE, kv_cache._MULTIPLE)

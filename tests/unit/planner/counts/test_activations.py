@@ -191,6 +191,7 @@ def test_pieces_are_as_large_as_those_of_the_operators(repo_root):
     assert f"QUERY_TILE = {operators.QUERY_TILE};" in header
     assert operators.SCORE_BYTES == attention._SCORE_BYTES
     assert planner_head.LOGIT_BYTES == head_product.LOGIT_BYTES
+    assert planner_head.DEVICE_LOGIT_BYTES == head_product.DEVICE_LOGIT_BYTES
 
 
 def test_sequence_parallelism_keeps_less():
