@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, get_args
 
 import numpy as np
 
+from alignment.arguments.groups import declare
 from alignment.trainers.registered import TRAINERS
+from alignment.trainers.trainer import PreferenceTrainer
 from tests.contract.keys.assembled import Run
-from tests.contract.keys.rows import EIGHT_ROWS, EVALUATED, SUPERVISED, Row, held_out, is_ppo
+from tests.contract.keys.rows import ALL, EIGHT_ROWS, EVALUATED, SUPERVISED, Row, held_out, is_ppo
 
 RM, DPO, PPO = ("rm",), ("dpo",), ("ppo",)
 POLICIES = tuple(name for name in SUPERVISED if TRAINERS[name].models == ("policy",))
@@ -76,7 +80,24 @@ COLUMNS = (
     Row("train_split", "mine", lambda r: _columns(r)["split"]),
     Row("eval_split", "mine", lambda r: _columns(r, 1)["split"], with_=EVALUATED),
 )
+
+
+def _loss_rows() -> Iterator[Row]:
+    """Yield a row for each hyperparameter of the losses on preferred answers: the loss gets it."""
+    for trainer in (name for name in ALL if isinstance(TRAINERS[name], PreferenceTrainer)):
+        for key in declare({"loss": TRAINERS[trainer].load_algorithm().hyperparameters}):
+            if not key.constraint.no_effect and not key.constraint.refusal and key.name != "reference_free":
+                other = [value for value in get_args(key.hint) or (not key.default,) if value != key.default]
+                value = 0.25 if key.hint is float else other[0]
+                yield Row(key.name, value, partial(_hyperparameter, key.name), only=(trainer,), alone=value != 0.25)
+
+
+def _hyperparameter(name: str, run: Run) -> Any:
+    return getattr(_loss(run), name)
+
+
 ROWS = (
+    *_loss_rows(),
     *COLUMNS,
     Row(
         "train_datasets", {t: text.replace(":8/", ":9/") for t, text in EIGHT_ROWS.items()},
@@ -149,11 +170,6 @@ ROWS = (
         "objective", "cost", lambda r: (r.call(REWARD_TASK)[0].title, _score(r).options.score_type),
         ("cost model", "cost"), with_={"train_datasets": "jsonl:1:{safety.jsonl}"}, only=RM, alone=True,
     ),
-    Row("loss_type", "ipo", lambda r: _loss(r).loss_type, only=DPO, alone=True),
-    *(Row(key, 0.25, lambda r, key=key: getattr(_loss(r), key), only=DPO) for key in ("beta", "label_smoothing")),
-    *(Row(f"{key}_loss_ratio", 0.5, lambda r, key=key: getattr(_loss(r), f"{key}_loss_ratio"), only=DPO)
-      for key in ("pref", "sft")),
-    Row("average_logps", True, lambda r: _loss(r).average_logps, only=DPO),
     Row("reference_free", True, lambda r: (_loss(r).reference_free, _num_loaded(r)), (True, 1), only=DPO, alone=True),
     Row("ref_model_name_or_path", "{other}", lambda r: _loaded(r, SFT_MODEL, 1), only=DPO),
     Row("precompute_ref_logprobs", True, _num_kept, 48, only=DPO, alone=True),

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from alignment.commands.main import main
+from alignment.trainers.registered import TRAINERS
 from tests.unit.planner.jobs import SHAPE
 
 
@@ -83,7 +84,8 @@ def test_an_offline_trainer_has_its_models_and_phases_alone(tmp_path, path, caps
 def test_whose_file_it_is_has_to_be_clear(tmp_path, path, capsys):
     (tmp_path / "a.json").write_text(json.dumps({"model_name_or_path": "policy"}))
     status, out, error = run(capsys, tmp_path / "a.json", "--gpus", 2, "--memory_gib", 8)
-    assert (status, out) == (2, "") and "say --trainer NAME (allowed: sft, rm, dpo)" in error
+    offline = [name for name in TRAINERS if not TRAINERS[name].is_on_policy]
+    assert (status, out) == (2, "") and f"say --trainer NAME (allowed: {', '.join(offline)})" in error
 
 
 def test_an_algorithm_without_critic_has_no_row_for_it(path, capsys):
