@@ -1,1 +1,1 @@
-"""Prompts to experience."""
+"""Turn prompts into scored rollouts with advantages."""

@@ -1,4 +1,4 @@
-"""Prompts to completions: who generates, with which options and random numbers."""
+"""Turn prompts into sampled completions."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from alignment.records import Completion, Rollout
 
 
 class Collector:
-    """Samples ``num_return_sequences`` responses a prompt; samples of a prompt are adjacent rows.
+    """Samples ``num_return_sequences`` responses per prompt, in adjacent rows.
 
-    Random numbers are addressed by (seed, sequence, position), where sequences are counted over the whole run, so the
-    sampled tokens depend neither on batching nor on when the run was interrupted.
+    Random numbers are addressed by (seed, sequence, position), with sequences counted over the whole run, so sampled
+    tokens depend neither on batching nor on interruptions of the run.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class Collector:
         seed: int,
         rows_per_call: int | None = None,
     ) -> None:
-        """``rows_per_call``: the engine is handed so many rows at a time (None: all of them)."""
+        """``rows_per_call`` is the number of rows per call of the engine (None: all)."""
         self.options = options
         self.num_sequences = 0
         self._engine = engine
@@ -36,7 +36,7 @@ class Collector:
         self._rows_per_call = rows_per_call
 
     def collect(self, prompts: Sequence[Mapping[str, Any]], *, policy_version: int) -> Rollout:
-        """Return the rollout of ``prompts`` (samples of a PromptOnlyDataset) under the engine's weights."""
+        """Return the rollout of ``prompts`` (samples of a PromptOnlyDataset) with the engine's current weights."""
         rows = [sample for sample in prompts for _ in range(self._samples)]
         ids = [np.asarray(sample["input_ids"], np.int64) for sample in rows]
         sequence_ids = range(self.num_sequences, self.num_sequences + len(rows))

@@ -1,4 +1,4 @@
-"""A judged rollout to advantages, returns and per-token rewards."""
+"""Compute advantages, returns and per-token rewards of a judged rollout."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from alignment.records import Experience, Rollout
 def estimate_experience(
     rollout: Rollout, algorithm: OnPolicyAlgorithm, hyperparameters: Any, *, kl_coeff: float
 ) -> Experience:
-    """Return what ``algorithm`` makes of ``rollout``; ``kl_coeff`` is the (possibly adapted) KL coefficient."""
+    """Return the estimates of ``algorithm`` for ``rollout``; ``kl_coeff`` is the (possibly adapted) KL coefficient."""
     judged = Judged(
         scores=_tensor(rollout.scores),
         old_logprobs=_tensor(rollout.old_logprobs),
@@ -36,7 +36,7 @@ def estimate_experience(
 
 
 def learning_fields(experience: Experience) -> dict[str, np.ndarray]:
-    """Return the [N, R] arrays the losses read, by the names they read them under."""
+    """Return the [N, R] arrays that the losses read, by field name."""
     rollout = experience.rollout
     fields = {
         "response_mask": rollout.response_mask,

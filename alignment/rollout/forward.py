@@ -1,4 +1,4 @@
-"""Log-probs, entropies, values and scores of a rollout, by micro-batches and without gradients."""
+"""Compute log-probs, entropies, values and scores of a rollout in micro-batches, without gradients."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def measure_logprobs(
 
 
 def measure_values(runner: ModelRunner, rollout: Rollout, *, rows_per_batch: int) -> np.ndarray:
-    """Return the critic's values [N, R]; index t is the value before response token t is emitted."""
+    """Return the critic's values [N, R]; index t is the value of the state before response token t."""
     grids = runner.forward(_batches(rollout, rows_per_batch), token_values)
     return gather_grids(grids, rollout.response_width)
 
@@ -39,7 +39,7 @@ def measure_scores(runner: ModelRunner, sequences: Sequence[np.ndarray], *, rows
 
 
 def read_end_scores(model: Any, batch: TokenBatch) -> Any:
-    """Return the raw score at the last real token of each row, [n]."""
+    """Return the raw score [n] at the last real token of each row."""
     return model.read_end_scores(batch)
 
 

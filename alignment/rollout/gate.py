@@ -1,8 +1,8 @@
-"""The log-prob gate: do the engine that samples and the trainer that learns agree on the sampled tokens?
+"""The log-prob gate: check that rollout engine and trainer agree on the log-probs of sampled tokens.
 
-Both state log-softmax(logits / temperature) of every sampled token, before any filter. Where they differ, the tokens
-come from another distribution than the one that is trained, and PPO's ratio does not start at 1. Every process holds
-the same rollout, so all of them decide alike without talking to each other.
+Both compute log-softmax(logits / temperature) of every sampled token, before any sampling filter. If they differ, the
+tokens come from another distribution than the trained one, and PPO's ratio does not start at 1. Every process holds the
+same rollout, so all of them decide alike without communication.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from alignment.telemetry import log
 Action = Literal["warn", "correct", "recompute", "stop"]
 
 LINE_EVERY = 50
-"""Of the rollouts above the limit the first is logged, then each one whose number is a multiple of this."""
+"""Only the first rollout above the limit and every multiple of this are logged."""
 
 _CONSEQUENCES = {
     "warn": "the run continues unchanged; on_logprob_gap=correct, recompute or stop would act",
     "correct": "importance weights correct the policy loss, as they do in every rollout of this run",
-    "recompute": "the trainer's are the old log-probs of this rollout, in place of the engine's",
+    "recompute": "the old log-probs of this rollout are the trainer's instead of the engine's",
 }
 _ADVICE = (
     "The engine may compute in another precision or hold other weights than the trainer. use_fusemt=false rolls out "
@@ -38,14 +38,14 @@ _ADVICE = (
 
 
 class LogprobGap(NamedTuple):
-    """|engine's - trainer's| log-prob in nats, over the response tokens of valid rows; NaN where one of them is."""
+    """|engine's - trainer's| log-prob in nats, over the response tokens of valid rows; NaN if one of them is."""
 
     mean: float
     p99: float
-    """The smallest gap that at least 99 % of the tokens do not exceed: with fewer than 100 tokens the worst one."""
+    """The smallest gap not exceeded by at least 99 % of the tokens; with fewer than 100 tokens the maximum."""
     max: float
     worst: str
-    """The token with the largest gap, in words."""
+    """A description of the token with the largest gap."""
 
     def metrics(self) -> dict[str, Metric]:
         """Return ``rollout/logprob_gap_mean``, ``_p99`` and ``_max``."""
@@ -61,7 +61,7 @@ class LogprobGap(NamedTuple):
 
 @np.errstate(invalid="ignore")
 def measure_gap(rollout: Rollout) -> LogprobGap:
-    """Compare ``rollout_logprobs`` with ``old_logprobs``, which must be the trainer's here."""
+    """Return the gap between ``rollout_logprobs`` (the engine's) and ``old_logprobs`` (here the trainer's)."""
     engine, trainer = rollout.rollout_logprobs, rollout.old_logprobs
     assert engine is not None and trainer is not None
     is_token = rollout.response_mask > 0
@@ -80,7 +80,7 @@ def measure_gap(rollout: Rollout) -> LogprobGap:
 
 
 def _damaged(rollout: Rollout) -> str:
-    """Return which of engine and trainer has a log-prob of a response token that is not finite."""
+    """Return which of engine and trainer have non-finite log-probs of response tokens."""
     is_token = rollout.response_mask > 0
     sides = {"engine": rollout.rollout_logprobs, "trainer": rollout.old_logprobs}
     return " and the ".join(name for name, values in sides.items() if not np.isfinite(values[is_token]).all())
@@ -88,13 +88,13 @@ def _damaged(rollout: Rollout) -> str:
 
 @dataclass(kw_only=True)
 class LogprobGate:
-    """Measures the gap of each training rollout and acts where its p99 is above ``limit``.
+    """Measures the gap of each training rollout and acts if its p99 exceeds ``limit``.
 
-    ``warn`` and ``stop`` leave the rollout as it is: its old log-probs are the trainer's. ``correct`` gives every
+    ``warn`` and ``stop`` leave the rollout unchanged: its old log-probs are the trainer's. ``correct`` gives every
     rollout importance weights, above the limit or not, so that the objective does not jump at the limit. ``recompute``
-    makes the engine's log-probs the old ones while the gap is within the limit: the ratio, and the KL in the reward,
-    are then those of the very distribution the tokens were sampled from; above the limit the trainer's stay. The
-    trainer's are measured in either case, because the gap needs them.
+    uses the engine's log-probs as the old ones while the gap is within the limit, so that the ratio and the KL in the
+    reward refer to the distribution that was sampled; above the limit it uses the trainer's. The trainer's are always
+    computed, because the gap needs them.
     """
 
     limit: float
@@ -103,12 +103,12 @@ class LogprobGate:
     weight_cap: float
     """Largest importance weight (``correct``), at least 1."""
     _num_above: int = field(default=0, init=False)
-    """Rollouts above the limit since the start of this process; it only spaces the log lines."""
+    """Rollouts above the limit since the start of this process, for spacing the log lines."""
 
     def check(self, rollout: Rollout) -> tuple[Rollout, dict[str, Metric]]:
         """Return the rollout to learn from, and metrics.
 
-        Raises NumericalError above the limit where the action is ``stop``, NotFiniteError for a gap that is not finite.
+        NumericalError above the limit if the action is ``stop``; NotFiniteError if the gap is not finite.
         """
         gap = measure_gap(rollout)
         if not math.isfinite(gap.max):

@@ -1,4 +1,4 @@
-"""Everything that is measured on a rollout before the update: rewards, log-probs, values."""
+"""Measure a rollout before the update: rewards, log-probs and values."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from alignment.rollout.rewards.scorers import Scorer, Scores
 
 @dataclass(frozen=True, kw_only=True)
 class Judge:
-    """Measures rollouts with the frozen reference, the reward source, the policy before its update and the critic.
+    """Measures rollouts with the reward source, the policy before its update, the frozen reference and the critic.
 
-    Log-probs of policy and reference are both taken at the sampling ``temperature``: the distribution that is trained
-    is the one that was sampled from.
+    Log-probs of policy and reference are at the sampling ``temperature``: the trained distribution is the sampled one.
     """
 
     policy: ModelRunner
@@ -27,19 +26,19 @@ class Judge:
     critic: ModelRunner | None
     scorer: Scorer
     normalize: Callable[[np.ndarray], np.ndarray] | None
-    """Raw rewards [N] to normalised ones (it may learn from them), or None."""
+    """Normalises raw rewards [N], and may update its statistics with them; None: rewards stay raw."""
     logprob_rows: int
-    """Rows of one forward pass of policy and reference."""
+    """Rows per forward pass of policy and reference."""
     value_rows: int
-    """Rows of one forward pass of the critic."""
+    """Rows per forward pass of the critic."""
     temperature: float
     with_entropy: bool = True
-    """Whether the entropy of the policy is wanted."""
+    """Whether to compute the policy's entropy."""
 
     def measure(self, rollout: Rollout) -> Rollout:
-        """Return ``rollout`` with scores, old and reference log-probs, values and, when wanted, entropy.
+        """Return ``rollout`` with scores, old and reference log-probs, values and, if requested, entropy.
 
-        Raises NotFiniteError, which names the model, where a number of a response token is NaN or infinite.
+        NotFiniteError names the model whose number for a response token is NaN or infinite.
         """
         scores = self.scorer.score(rollout)
         options = {"rows_per_batch": self.logprob_rows, "temperature": self.temperature}
@@ -63,7 +62,7 @@ class Judge:
         )
 
     def _normalized(self, scores: Scores) -> np.ndarray:
-        """Return normalised rewards [N]; the statistics learn nothing from rows whose reward failed."""
+        """Return normalised rewards [N]; rows whose reward failed do not affect the statistics."""
         if self.normalize is None:
             return scores.values
         if scores.valid is None:
@@ -74,7 +73,7 @@ class Judge:
 
 
 def _require_finite(model: str, what: str, grid: np.ndarray, rollout: Rollout, *, is_trained: bool = True) -> None:
-    """Raise NotFiniteError when numbers [N, R] of ``model`` are not finite where the response mask is set."""
+    """Raise NotFiniteError if numbers [N, R] of ``model`` are not finite where the response mask is set."""
     is_token = rollout.response_mask > 0
     bad = int((~np.isfinite(grid[is_token])).sum())
     if bad:

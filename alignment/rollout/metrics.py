@@ -1,6 +1,6 @@
-"""Numbers that tell whether a rollout is healthy.
+"""Metrics of a judged rollout.
 
-Rewards, KL, entropy and values are averages over the valid rows and their tokens; lengths are those of all rows.
+Rewards, KL, entropy and values are averaged over valid rows and their tokens; lengths over all rows.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from alignment.records import Experience, Rollout
 
 @np.errstate(all="ignore")
 def describe_experience(experience: Experience) -> dict[str, Metric]:
-    """Return the metrics of one judged rollout; names under ``train/`` are those of the reference suite."""
+    """Return the metrics of one judged rollout; names under ``train/`` are the reference suite's."""
     rollout = experience.rollout
     metrics = _rewards(experience) | _lengths(rollout) | _advantages(experience) | dict(experience.metrics)
     metrics["policy/entropy"] = _token_mean(rollout.entropy, rollout)
@@ -32,7 +32,7 @@ def describe_experience(experience: Experience) -> dict[str, Metric]:
 
 
 def kl_by_row(rollout: Rollout) -> np.ndarray:
-    """Return the KL (k1) of each valid response to the reference in nats, [valid rows]."""
+    """Return the KL (k1, nats) to the reference of each valid response, [valid rows]."""
     difference = (rollout.old_logprobs - rollout.ref_logprobs) * rollout.response_mask
     return difference.sum(-1)[rollout.valid_rows]
 
@@ -91,6 +91,6 @@ def _critic(experience: Experience) -> dict[str, Any]:
 
 
 def _token_mean(grid: np.ndarray, rollout: Rollout) -> float:
-    """Average [N, R] over the real tokens of valid rows."""
+    """Return the average of ``grid`` [N, R] over the response tokens of valid rows."""
     mask = rollout.response_mask
     return float((grid * mask).sum() / mask.sum())

@@ -1,4 +1,4 @@
-"""Rows of a rollout as micro-batches for a model, and the order in which updates visit them."""
+"""Build micro-batches from the rows of a rollout, and choose the order of rows for updates."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from alignment.records import Rollout, TokenBatch
 def token_batch(
     rollout: Rollout, rows: np.ndarray, fields: Mapping[str, np.ndarray] | None = None, *, pad_token_id: int = 0
 ) -> TokenBatch:
-    """Return the given ``rows`` [n] as one micro-batch whose targets are the response tokens.
+    """Return ``rows`` [n] of ``rollout`` as one micro-batch whose targets are the response tokens.
 
-    ``fields`` are arrays with first axis N; those of two axes [N, R] are cut to the micro-batch's own response width.
+    ``fields`` are arrays [N] or [N, R]; the latter are cut to the micro-batch's response width.
     """
     sequences = [np.concatenate([rollout.prompts[i], rollout.responses[i]]) for i in rows]
     targets = [np.arange(len(rollout.prompts[i]), len(s)) for i, s in zip(rows, sequences, strict=True)]
@@ -24,18 +24,18 @@ def token_batch(
 
 
 def split_rows(rows: np.ndarray, size: int) -> list[np.ndarray]:
-    """Cut ``rows`` into consecutive pieces of ``size``; the last may be smaller."""
+    """Split ``rows`` into consecutive pieces of ``size``; the last may be smaller."""
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 def epoch_orders(num_rows: int, *, num_epochs: int, seed: Sequence[int]) -> Iterator[np.ndarray]:
-    """Yield a permutation of the rows for each pass over the same rollout; equal for equal seeds."""
+    """Yield a permutation of the rows for each epoch over the rollout, determined by ``seed``."""
     for epoch in range(num_epochs):
         yield np.random.default_rng([*seed, epoch]).permutation(num_rows)
 
 
 def gather_grids(grids: Sequence[np.ndarray], width: int) -> np.ndarray:
-    """Stack micro-batch grids [n_i, R_i] into one [sum n_i, ``width``] array, zero behind each."""
+    """Stack micro-batch grids [n_i, R_i] into one zero-padded array [sum n_i, ``width``]."""
     stacked = np.zeros((sum(g.shape[0] for g in grids), width), np.float32)
     start = 0
     for grid in grids:

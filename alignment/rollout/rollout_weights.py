@@ -1,7 +1,7 @@
-"""Where the weights of a rollout stand (``eval_mode``), and how they come there from the layout of training.
+"""Choose the layout of a rollout (``eval_mode``) and move the trained weights into it.
 
-- empty: the layout of training, with tensor-parallel layers and stages; only rows cut by sharding stage 3 are joined.
-- ``single``: every process has the whole model and is a replica of its own.
+- empty: the training layout, with its tensor parallelism and stages; only rows sharded by stage 3 are gathered.
+- ``single``: every process has the whole model and is its own replica.
 - ``tensor_parallel``: replicas of ``rollout_tensor_parallel_degree`` neighbouring processes, without stages.
 """
 
@@ -30,15 +30,15 @@ _MIB = 2**20
 
 
 class RolloutPlacement(NamedTuple):
-    """This process when it generates."""
+    """The placement of this process during generation."""
 
     engine: EnginePlacement
     replicas: Group
-    """One process of each replica, that with the same share of the model as this one."""
+    """The processes with the same share of the model, one per replica."""
 
 
 def rollout_layout(layout: Layout, eval_mode: str | None, degree: int) -> Layout:
-    """Return the layout of one replica of the rollout; ``degree`` below 1: the tensor degree of training."""
+    """Return the layout of one rollout replica; ``degree`` below 1: the tensor degree of training."""
     if eval_mode == "single":
         return ONE_PROCESS
     if eval_mode == "tensor_parallel":
@@ -48,7 +48,7 @@ def rollout_layout(layout: Layout, eval_mode: str | None, degree: int) -> Layout
 
 
 def check_rollout(config: DecoderConfig, layout: Layout, *, eval_mode: str | None, degree: int) -> None:
-    """Raise ArgumentError when the tensor degree of the rollout fits neither the model nor the processes."""
+    """Raise ArgumentError if the tensor degree of the rollout does not fit the model and the processes."""
     wanted = rollout_layout(layout, eval_mode, degree).tensor
 
     def works(tensor: int) -> bool:
@@ -66,7 +66,7 @@ def check_rollout(config: DecoderConfig, layout: Layout, *, eval_mode: str | Non
 def rollout_placement(
     topology: Topology, config: DecoderConfig, *, eval_mode: str | None, degree: int
 ) -> RolloutPlacement:
-    """Return the placement of this process in the rollout. All processes call it, once: it may make groups."""
+    """Return the placement of this process in the rollout; all processes call this once, as it may create groups."""
     check_rollout(config, topology.layout, eval_mode=eval_mode, degree=degree)
     if eval_mode == "single":
         return RolloutPlacement(WHOLE_MODEL, topology.world)
@@ -80,15 +80,15 @@ def rollout_placement(
 
 
 def rollout_parts(config: DecoderConfig, layout: Layout, *, eval_mode: str | None, degree: int) -> list[list[Part]]:
-    """Return what each process of ``layout`` needs of the model when it generates."""
+    """Return the parts of the model that each process of ``layout`` needs to generate."""
     inner = rollout_layout(layout, eval_mode, degree)
     return [parts_of_rank(config, "causal", inner, rank % inner.world_size) for rank in range(layout.world_size)]
 
 
 class RolloutWeights:
-    """Brings the weights into the layout of the rollout; the plan is made once, here. All processes make it together.
+    """Moves weights into the rollout layout by a plan made once; all processes create this together.
 
-    A tensor that this process needs as it has it is handed on without a copy, so it changes with the next update.
+    A tensor that this process needs exactly as it holds it is passed on without a copy, so the next update changes it.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class RolloutWeights:
         *,
         dtype: str = "float32",
     ) -> None:
-        """``held``: the parts this process trains; ``wanted``: see ``rollout_parts``."""
+        """``held`` are the parts that this process trains; for ``wanted`` see ``rollout_parts``."""
         sources = topology.world.gather_objects(list(held), "parts of the weights")
         self.plan = plan_transfers(sources, wanted)
         self._bytes_per_element = bytes_per_element(dtype)
@@ -107,16 +107,16 @@ class RolloutWeights:
         self._resharder = Resharder(self.plan, topology, dtypes=dtypes)
 
     def stream(self, local: Mapping[str, paddle.Tensor]) -> Iterator[tuple[str, paddle.Tensor]]:
-        """Yield (name, tensor) for the rollout from what this process trains; exhausted by all processes together."""
+        """Yield (name, tensor) for the rollout, given what this process trains; all processes must exhaust it."""
         return self._resharder.stream(local)
 
     def show(self) -> None:
-        """Print who hands what to whom at every update."""
+        """Print which rank sends what to which rank at every update."""
         print_plan(self.plan, bytes_per_element=self._bytes_per_element)
 
 
 def print_plan(plan: ReshardPlan, *, bytes_per_element: int) -> None:
-    """Print a row for every two processes that share something, then the sums."""
+    """Print a row for every pair of processes that exchange weights, then the totals."""
     rows = [(row.source, row.target, row.num_tensors, row.num_bytes / _MIB) for row in plan.table(bytes_per_element)]
     print_table("weights for the rollout, at every update", ["from rank", "to rank", "tensors", "MiB"], rows)
     totals = plan.totals(bytes_per_element)

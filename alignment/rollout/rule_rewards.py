@@ -1,4 +1,4 @@
-"""Rewards that a rule gives: the answer is right, or it is not."""
+"""Rule-based rewards: 1 for a correct answer, else 0."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _SOLUTION = re.compile(r"#### (-?[0-9.,]+)")
 
 
 def gsm8k(inputs: Sequence[Any], responses: Sequence[str], labels: Sequence[str | None]) -> list[float]:
-    """Return 1 for each response whose last ``#### number`` is that of its label, else 0 (the rule of GSM8K).
+    """Return 1 for each response whose last ``#### number`` matches its label's, else 0 (the rule of GSM8K).
 
-    ``use_rule_reward: true`` names it. A label may be a whole solution or the number alone. RewardError where a row has
-    no label with a number: its reward would be 0 whatever is answered.
+    ``use_rule_reward: true`` selects it. A label may be a whole solution or just the number. RewardError if a row has
+    no label with a number, since every answer would get 0.
     """
     return [
         float(_solution(response) == _expected(label, row))
@@ -24,7 +24,7 @@ def gsm8k(inputs: Sequence[Any], responses: Sequence[str], labels: Sequence[str 
 
 
 def _solution(text: str) -> str | None:
-    """Return the number after the last ``####`` without thousands separators; None without one."""
+    """Return the number after the last ``####`` without thousands separators; None if there is none."""
     found = _SOLUTION.findall(text)
     return _plain(found[-1]) if found else None
 

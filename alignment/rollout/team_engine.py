@@ -1,4 +1,4 @@
-"""One engine out of many: prompts are split over the rollout replicas, completions come back to every process."""
+"""An engine that splits prompts over the rollout replicas and gathers the completions on every process."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from alignment.rollout.rollout_weights import RolloutWeights
 
 
 class TeamEngine:
-    """An ``Engine`` that all processes call with the same prompts; each replica continues its share of them.
+    """An ``Engine`` that all processes call with the same prompts; each replica completes its share of them.
 
-    What fails in one replica is raised in all, with the same message.
+    An error in one replica is raised in all, with the same message.
     """
 
     def __init__(self, inner: Engine, replicas: Group, *, config: Any, weights: RolloutWeights | None = None) -> None:
-        """``inner`` generates in this process's replica, whose number is its index in ``replicas``.
+        """``inner`` generates in this process's replica, whose number is this process's index in ``replicas``.
 
-        ``config`` is the model's DecoderConfig; ``weights`` brings the trained weights into the layout of ``inner``
-        (None: they are in it).
+        ``config`` is the model's DecoderConfig; ``weights`` moves the trained weights into the layout of ``inner``
+        (None: they are already in it).
         """
         self._inner = inner
         self._replicas = replicas
@@ -40,16 +40,16 @@ class TeamEngine:
 
     @property
     def num_replicas(self) -> int:
-        """Replicas that work at the same time."""
+        """Number of replicas."""
         return self._replicas.size
 
     def load_weights(self, weights: Iterable[tuple[str, Any]] | None, version: int) -> None:
         """See ``Engine.load_weights``; ``weights`` are those this process trains, and all processes call it together.
 
-        None: the model's own, where the rollout uses the layout of training.
+        None: the model's own, if the rollout uses the training layout.
         """
         if self._weights is not None:
-            assert weights is not None, "weights that change their layout have to be given"
+            assert weights is not None, "weights must be given to change their layout"
             weights = self._weights.stream(dict(weights))
         self._inner.load_weights(weights, version)
 
@@ -57,7 +57,7 @@ class TeamEngine:
         self, prompts: Sequence[Sequence[int]], options: GenerationOptions, *, seed: int, sequence_ids: Sequence[int]
     ) -> list[Completion]:
         """See ``Engine.generate``; the completions are the same in every process."""
-        # Before they are split, so that a message has the number of the prompt among all.
+        # Before splitting, so that messages number the prompts among all.
         check_prompts([np.asarray(prompt, np.int64) for prompt in prompts], options, self._config)
         share = slice(*even_cut(len(prompts), self._replicas.size, self._replicas.index))
 

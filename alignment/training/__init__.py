@@ -1,1 +1,1 @@
-"""Losses to new weights."""
+"""Update weights from losses, and save and restore runs."""

@@ -1,4 +1,4 @@
-"""Step checkpoints of a whole run: ``output_dir/checkpoint-N`` with models, optimizers and every counter."""
+"""Checkpoints of a whole run: ``output_dir/checkpoint-N`` with models, optimizers and all counters."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ STATE = "state.json"
 NAME = re.compile(r"^checkpoint-(\d+)$")
 
 ModelWriter = Callable[[Path], None]
-"""Writes a model to a folder. All processes call it, and what fails in one it raises in all."""
+"""Writes a model to a folder. All processes call it; an error in one is raised in all."""
 
 
 class CheckpointStore:
-    """The checkpoints of one ``output_dir``; the newest ``limit`` complete ones are kept (None: all).
+    """The checkpoints of one ``output_dir``, of which the newest ``limit`` complete ones are kept (None: all).
 
-    All processes save together and look for the newest together; the main process alone removes.
+    All processes save together and look for the newest together; only the main process removes.
     """
 
     def __init__(self, output_dir: Path, *, limit: int | None = None, topology: Topology | None = None) -> None:
-        """``topology``: whose processes save together (None: this one alone)."""
+        """The processes of ``topology`` save together (None: this one alone)."""
         self.output_dir = output_dir
         self.topology = topology or Topology(device="cpu")
         self._limit = limit
         self._damaged: set[Path] = set()
-        """Those that were found damaged; they are no copies to count on."""
+        """Checkpoints found damaged, which do not count towards the limit."""
 
     def clean(self) -> None:
         """Remove what a killed process left half-written."""
@@ -57,11 +57,11 @@ class CheckpointStore:
         state: Mapping[str, Any],
         parts: Mapping[str, Mapping[str, Part]] | None = None,
     ) -> Path:
-        """Write ``checkpoint-step``: a folder a model, safetensors files a named group, ``state`` as JSON.
+        """Write ``checkpoint-step``: a folder per model, safetensors files per group of tensors, ``state`` as JSON.
 
-        All processes call it. ``tensors`` are what this one holds, and ``parts`` says for each group which rectangles
-        its parameters are (without it: the whole ones); ``state`` is the main process's. A failure anywhere is one
-        CheckpointError everywhere, and earlier checkpoints stay as they were.
+        All processes call it. ``tensors`` are what this process holds, by group, and ``parts`` the rectangles that they
+        are (without it: whole tensors); ``state`` is the main process's. A failure in one process raises
+        CheckpointError in all, and leaves earlier checkpoints unchanged.
         """
         target, world = self.output_dir / f"checkpoint-{step}", self.topology.world
         with write_folder(target, world) as aside:
@@ -82,7 +82,7 @@ class CheckpointStore:
         return sorted(found, key=step_of, reverse=True)
 
     def newest(self) -> Path | None:
-        """Return the newest undamaged checkpoint and say which ones were passed over, and why; all call it."""
+        """Return the newest undamaged checkpoint, and warn about those skipped; all processes call it."""
         world = self.topology.world
         for path in on_main(world, self.all):
             reason = find_damage(path, world)
@@ -90,7 +90,7 @@ class CheckpointStore:
                 return path
             self._damaged.add(path)
             if world.is_first:
-                log.warn(f"passed over {path}: {reason}")
+                log.warn(f"skipped {path}: {reason}")
         return None
 
     def _prune(self) -> None:
@@ -112,11 +112,11 @@ class Checkpoint:
 
     @property
     def models(self) -> list[str]:
-        """The names of its models."""
+        """The names of its models, sorted."""
         return sorted(path.name for path in self.folder.iterdir() if path.is_dir())
 
     def model_folder(self, name: str) -> Path:
-        """Return the folder of the model ``name``; a checkpoint of another trainer has none."""
+        """Return the folder of the model ``name``; CheckpointError if there is none."""
         folder = self.folder / name
         if not folder.is_dir():
             models = ", ".join(self.models) or "none"
@@ -129,7 +129,7 @@ class Checkpoint:
     def tensors(
         self, name: str, *, parts: Mapping[str, Part] | None = None, known: Collection[str] = ()
     ) -> dict[str, np.ndarray]:
-        """Return the group ``name``, whatever layout saved it; see ``read_state``."""
+        """Return the tensors of the group ``name``, whatever layout saved them; see ``read_state``."""
         return read_state(self.folder, name, parts=parts, known=known)
 
 
@@ -139,24 +139,25 @@ def step_of(folder: Path) -> int:
 
 
 def incompleteness(folder: Path) -> str | None:
-    """Return why ``folder`` cannot be resumed from, or None when every file is there in its full size.
+    """Return why ``folder`` cannot be resumed from, None if every file exists with its full size.
 
-    What is in the files is not looked at; ``find_damage`` does that.
+    The content of files is not checked; see ``find_damage``.
     """
     if not folder.is_dir():
         return "there is no such folder"
     try:
         files = _read_manifest(folder)
     except FileNotFoundError:
-        return f"it has no {MANIFEST}, so its writing never finished (or it is no checkpoint of this suite)"
+        return f"it has no {MANIFEST}, so writing it never finished (or it is not a checkpoint of this suite)"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"its {MANIFEST} is damaged"
     return _misfit(folder, files) or _unreadable_state(folder)
 
 
 def find_damage(folder: Path, world: Group) -> str | None:
-    """Return what is missing or damaged in ``folder``, or None: every file is there, and its checksum is that of the
-    day it was written. All processes of ``world`` call it, and each reads its share of the files.
+    """Return what is missing or damaged in ``folder``, None if every file exists with its original checksum.
+
+    All processes of ``world`` call it, and each reads its share of the files.
     """
     reason = on_main(world, incompleteness, folder)
     if reason is not None:
@@ -169,16 +170,16 @@ def find_damage(folder: Path, world: Group) -> str | None:
         return f"{error.filename} cannot be read ({error.strerror})"
     for name in sizes:
         if found[name] != files[name].checksum:
-            return f"{name} is damaged: its checksum is not that of what was written"
+            return f"{name} is damaged: its checksum has changed since it was written"
     return None
 
 
 class _File(NamedTuple):
-    """What the manifest says of a file."""
+    """The manifest's entry for a file."""
 
     size: int
     checksum: str | None
-    """None: earlier versions wrote none."""
+    """None in checkpoints of earlier versions."""
 
 
 def _read_manifest(folder: Path) -> dict[str, _File]:
@@ -213,6 +214,6 @@ def _write_state(folder: Path, state: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _write_manifest(folder: Path, step: int, sizes: Mapping[str, int], checksums: Mapping[str, str]) -> None:
-    """Write what makes the folder a checkpoint, as its last file."""
+    """Write the manifest, the last file, which makes the checkpoint complete."""
     files = {name: {"size": size, ALGORITHM: checksums[name]} for name, size in sizes.items()}
     (folder / MANIFEST).write_text(json.dumps({"step": step, "files": files}, indent=1), encoding="utf-8")

@@ -1,7 +1,6 @@
-"""Checksums of the files of a checkpoint: each process computes those of its share, and all know the result.
+"""Checksums of checkpoint files: each process computes its share, and all get the result.
 
-XXH3 finds flipped bits and pages of zeros at the speed of memory; it is no protection against somebody who writes a
-file of the same checksum on purpose.
+XXH3 detects flipped bits and zeroed pages at memory speed; it does not protect against deliberate tampering.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ _BLOCK_BYTES = 8 * 2**20
 
 
 def hash_file(path: Path) -> str:
-    """Return the checksum of a file in hexadecimal digits."""
+    """Return the checksum of a file as hexadecimal digits."""
     state, block = xxhash.xxh3_128(), bytearray(_BLOCK_BYTES)
     view = memoryview(block)
     with path.open("rb", buffering=0) as file:
@@ -29,14 +28,14 @@ def hash_file(path: Path) -> str:
 
 
 def hash_files(folder: Path, sizes: Mapping[str, int], world: Group) -> dict[str, str]:
-    """Return the checksums of the files ``sizes`` (name to bytes) below ``folder``; all of ``world`` call it alike."""
+    """Return the checksums of the files ``sizes`` (bytes by name) in ``folder``; all of ``world`` call it alike."""
     mine = share_files(sizes, world.size)[world.index]
     own = everywhere(world, lambda: {name: hash_file(folder / name) for name in mine})
     return {name: found for part in world.gather_objects(own, "checksums") for name, found in part.items()}
 
 
 def share_files(sizes: Mapping[str, int], count: int) -> list[list[str]]:
-    """Return ``count`` lists of the names, of about equally many bytes."""
+    """Return the names in ``count`` lists of about equal total bytes."""
     shares: list[list[str]] = [[] for _ in range(count)]
     loads = [0] * count
     for name in sorted(sizes, key=lambda name: (-sizes[name], name)):

@@ -1,4 +1,4 @@
-"""Folders that exist whole or not at all: written aside, by one process or by all, fsynced, renamed."""
+"""Write folders atomically: under a temporary name, by one process or by all, then fsync and rename."""
 
 from __future__ import annotations
 
@@ -21,15 +21,14 @@ RETIRED_PREFIX = ".retired-"
 def write_folder(target: Path, world: Group = ALONE) -> Iterator[Path]:
     """Yield an empty folder beside ``target``; on success it replaces ``target``, on failure it is deleted.
 
-    A reader never sees a folder named ``target`` that is half-written, whenever a process is killed. Of several
-    processes that write together all enter it, and what fails inside is raised by all of them (see
-    ``parallel.comms.together``).
+    Readers never see a half-written ``target``, even if a process is killed. All processes that write together enter
+    this, and an error inside is raised in all of them (see ``parallel.comms.together``).
     """
     aside = target.parent / f"{ASIDE_PREFIX}{target.name}"
     try:
         on_main(world, _make_empty, aside)
         yield aside
-        # Each its own: a folder shared by several machines is written through each one's cache.
+        # On every process: each machine has its own cache for a shared folder.
         everywhere(world, sync_tree, aside)
         on_main(world, _replace, aside, target)
     except OSError as error:
@@ -40,7 +39,7 @@ def write_folder(target: Path, world: Group = ALONE) -> Iterator[Path]:
 
 
 def make_folder(folder: Path) -> None:
-    """Make ``folder`` and its parents, so that they survive a loss of power; it may be there already."""
+    """Create ``folder`` and its parents durably, so that they survive a power failure; it may exist already."""
     if folder.is_dir():
         return
     make_folder(folder.parent)
@@ -49,15 +48,15 @@ def make_folder(folder: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Force every file and folder below ``folder`` to the disk."""
+    """Force ``folder`` and everything in it to disk."""
     for path in [*folder.rglob("*"), folder]:
         _sync(path)
 
 
 def clean_leftovers(folder: Path) -> list[str]:
-    """Remove what a killed process left aside in ``folder``; return the names in order.
+    """Remove temporary files and folders that a killed process left in ``folder``; return their names, sorted.
 
-    A folder that was moved out of the way by a replacement that never finished goes back to its place.
+    A folder moved away by a replacement that never finished is moved back.
     """
     removed = []
     for path in [*folder.glob(f"{RETIRED_PREFIX}*")]:
@@ -74,11 +73,11 @@ def clean_leftovers(folder: Path) -> list[str]:
 
 
 def remove_folder(folder: Path) -> None:
-    """Delete ``folder`` so that a kill in between never leaves half of it under its name."""
+    """Delete ``folder`` so that a kill never leaves half of it under its name."""
     retired = folder.parent / f"{ASIDE_PREFIX}removed-{folder.name}"
     shutil.rmtree(retired, ignore_errors=True)
     folder.rename(retired)
-    # A loss of power must not bring back the name of what was half deleted.
+    # After a power failure the half-deleted folder must not reappear under its name.
     _sync(folder.parent)
     shutil.rmtree(retired, ignore_errors=True)
 
@@ -108,10 +107,8 @@ def _replace(aside: Path, target: Path) -> None:
 
 
 def _describe_failure(target: Path, error: OSError) -> str:
-    place = target.parent
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free / 2**20
+    existing = next(parent for parent in target.parents if parent.exists())
+    free = shutil.disk_usage(existing).free / 2**20
     return (
         f"cannot write {target}: {error.strerror or error} ({free:.1f} MiB free there). "
         "Nothing half-written was left; earlier checkpoints are untouched"

@@ -1,4 +1,4 @@
-"""A model that learns: accumulate gradients, apply one update, hand out weights and state."""
+"""Train a model: accumulate gradients, apply updates, provide weights and state."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from alignment.training.schedules import Schedule
 
 
 class Learner:
-    """Owns one trained model's optimizer and schedule; ``name`` (policy, critic, ...) appears in messages.
+    """The optimizer and schedule of one trained model; ``name`` (policy, critic, ...) appears in messages.
 
-    In a layout of several processes all of them call every method.
+    With several processes all of them must call every method.
     """
 
     def __init__(
@@ -36,14 +36,15 @@ class Learner:
         max_grad_norm: float,
         shards: ParameterShards | None = None,
     ) -> None:
-        """``shards``, whose ``parameters`` are the optimizer's, bring gradients and weights in and out of a layout;
-        None: one process, whose optimizer updates the model's own parameters.
+        """``shards`` reduce gradients and publish weights in a layout; the optimizer must have their ``parameters``.
+
+        None: a single process, whose optimizer updates the model's own parameters.
         """
         self.name = name
         self.runner = runner
         self.num_updates = 0
         self.offloaded_model: Offloaded | None = None
-        """Weights and gradients, where they live in host memory while nobody uses them; see ``offload``."""
+        """Weights and gradients, if they are kept in host memory between uses; see ``offload``."""
         self.offloaded_optimizer: Offloaded | None = None
         """Moments and masters, likewise."""
         self._optimizer = optimizer
@@ -54,10 +55,10 @@ class Learner:
         self._world = ALONE if shards is None else shards.topology.world
 
     def offload(self, *, model: bool, optimizer: bool) -> None:
-        """From now on keep the model's weights or the optimizer's state in host memory between uses.
+        """Keep the model's weights or the optimizer's state in host memory between uses from now on.
 
-        All methods bring in what they need; a caller that uses several of them, or the model itself, wraps them in
-        ``resident(learner.offloaded_model, learner.offloaded_optimizer)`` to pay for the move once.
+        All methods load what they need. Callers of several methods, or of the model itself, can wrap them in
+        ``resident(learner.offloaded_model, learner.offloaded_optimizer)`` to move the data only once.
         """
         if model:
             self.offloaded_model = Offloaded(f"{self.name} model", self._model_tensors)
@@ -65,7 +66,7 @@ class Learner:
             self.offloaded_optimizer = Offloaded(f"{self.name} optimizer", self._optimizer_tensors)
 
     def accumulate(self, batches: Sequence[TokenBatch], objective: Objective) -> list[dict[str, Metric]]:
-        """Add the gradients of ``objective`` over ``batches``; return the metrics of each."""
+        """Accumulate the gradients of ``objective`` over ``batches``; return the metrics of each batch."""
         self._latest = (batches[0], objective) if batches else self._latest
         with resident(self.offloaded_model):
             metrics = self.runner.forward_backward(batches, objective)
@@ -73,7 +74,7 @@ class Learner:
         return metrics
 
     def apply(self) -> dict[str, Metric]:
-        """Clip, step the optimizer and clear the gradients; return the gradient norm before and the learning rate."""
+        """Clip and apply the gradients, then clear them; return the norm before clipping and the learning rate."""
         with resident(self.offloaded_model, self.offloaded_optimizer):
             norm = self._clip()
             self._check_finite([("gradient norm", norm)])
@@ -85,8 +86,9 @@ class Learner:
         return {f"{self.name}/gradient_norm": Metric(norm), f"{self.name}/learning_rate": Metric(learning_rate)}
 
     def check_outputs(self) -> None:
-        """Raise NumericalError when the weights give numbers that are not finite for the last micro-batch they learned
-        from: of the last update of a run no later one would tell. All processes call it.
+        """Raise NumericalError if the weights give non-finite outputs for a micro-batch of the last update.
+
+        No later update would detect that after the last update of a run. All processes call it.
         """
         if self._latest is None:
             return
@@ -98,13 +100,13 @@ class Learner:
                 raise self.diverged("its outputs are NaN or infinite", "the last one: it was not exported")
 
     def diverged(self, found: str, consequence: str) -> NumericalError:
-        """Return the error for weights that the last update ruined, as ``found`` says."""
+        """Return the error for weights ruined by the last update; ``found`` says what is wrong with them."""
         rate = self.schedule.learning_rate(max(0, self.num_updates - 1))
         when = f"after update {self.num_updates} (learning rate {rate:g}), {consequence}"
         return diverged(self.name, found, when, num_updates=self.num_updates)
 
     def _clip(self) -> float:
-        """Make the gradients those of all processes, scale them and return their norm before."""
+        """Reduce the gradients over all processes, clip them and return their norm before clipping."""
         if self._shards is None:
             return clip_by_global_norm(self._optimizer.parameters, self._max_grad_norm)
         self._shards.finish_gradients()
@@ -113,7 +115,7 @@ class Learner:
         return norm
 
     def _check_finite(self, values: Sequence[tuple[str, float]]) -> None:
-        """Raise on all processes for the first value that is not finite on one of them."""
+        """Raise NumericalError on all processes for the first value that is not finite on one of them."""
         mine = next(((what, value) for what, value in values if not math.isfinite(value)), None)
         found = self._world.max_(paddle.to_tensor([float(mine is not None)]), "is all finite")
         if not found.item():
@@ -125,7 +127,7 @@ class Learner:
         raise diverged(self.name, f"{what} is {value}", when, num_updates=self.num_updates)
 
     def weights(self) -> Iterator[tuple[str, paddle.Tensor]]:
-        """Yield every parameter that this process holds, under its canonical name."""
+        """Yield every parameter that this process holds, by canonical name."""
         with resident(self.offloaded_model):
             if self._shards is None:
                 yield from self.runner.model.named_parameters()
@@ -134,20 +136,20 @@ class Learner:
                     yield from self._shards.local_weights().items()
 
     def kept_weights(self) -> Iterator[tuple[str, paddle.Tensor]]:
-        """Yield what stays in memory of the weights between uses, under canonical names: in stage 3 rows."""
+        """Yield the weights that stay in memory between uses, by canonical name: in stage 3 only rows."""
         yield from self.runner.model.named_parameters() if self._shards is None else self._shards.kept_weights()
 
     def kept_parts(self) -> dict[str, Part] | None:
-        """Return what of the whole tensors ``kept_weights`` are, where they are rows; else None."""
+        """Return the parts of the whole tensors that ``kept_weights`` are, None if they are not sharded."""
         return None if self._shards is None or self._shards.stage < MAX_STAGE else self._shards.parts
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return the optimizer's state by canonical name, with the number of updates."""
+        """Return the optimizer's state by canonical name, and the number of updates."""
         with resident(self.offloaded_optimizer):
             return {**self._optimizer.state(), "num_updates": np.array([self.num_updates], np.int64)}
 
     def state_parts(self) -> dict[str, Part]:
-        """Return by name what of the whole tensor this process's moments and master in ``state`` are."""
+        """Return the parts of the whole tensors that this process's moments and masters in ``state`` are, by name."""
         return self._optimizer.state_parts()
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:

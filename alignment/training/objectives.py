@@ -1,4 +1,4 @@
-"""What a model is trained on: what a runner reads from it, and the loss it makes of that."""
+"""Training objectives: what to read from a model, and the loss computed from it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ IGNORED_LABEL = -100
 
 
 def supervised_batch(samples: Sequence[Mapping[str, np.ndarray]]) -> TokenBatch:
-    """Return samples of a SupervisedDataset (``input_ids``, ``labels``) as one micro-batch of their labelled tokens."""
+    """Return samples of a SupervisedDataset (``input_ids``, ``labels``) as a micro-batch with labels as targets."""
     targets = [np.flatnonzero(sample["labels"] != IGNORED_LABEL) for sample in samples]
     return TokenBatch.build([s["input_ids"] for s in samples], [t[t >= 1] for t in targets])
 
 
 def supervised_objective(batches: Sequence[TokenBatch], *, coefficient: float = 1.0, name: str = "sft") -> Objective:
-    """Cross-entropy over all target tokens of one update's ``batches``, times ``coefficient``; reported without it."""
+    """Return the cross-entropy over all target tokens of an update's ``batches``, times ``coefficient``.
+
+    The metric is without ``coefficient``.
+    """
     num_targets = count_targets(batches)
 
     def loss(logprobs: paddle.Tensor, batch: TokenBatch) -> Loss:
@@ -36,7 +39,7 @@ def supervised_objective(batches: Sequence[TokenBatch], *, coefficient: float = 
 
 
 def count_targets(batches: Sequence[TokenBatch]) -> int:
-    """Return the target tokens of all micro-batches of an update."""
+    """Return the number of target tokens in all micro-batches of an update."""
     return sum(batch.num_targets for batch in batches)
 
 
@@ -46,7 +49,7 @@ def read_logprobs(model: Any, batch: TokenBatch) -> paddle.Tensor:
 
 
 def read_answer_logprobs(model: Any, batch: TokenBatch) -> paddle.Tensor:
-    """Return the log-prob [n] of each row's targets together, with gradients."""
+    """Return the summed log-prob [n] of each row's targets, with gradients."""
     return to_grid(read_logprobs(model, batch), batch).sum(axis=-1)
 
 

@@ -1,4 +1,4 @@
-"""AdamW over named parameters, with a state that is keyed by canonical parameter names."""
+"""AdamW with parameters and state by canonical name, and gradient clipping."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from alignment.errors import CheckpointError
 MOMENT_FIELDS = ("moment1_0", "moment2_0")
 POWER_FIELDS = ("beta1_pow_acc_0", "beta2_pow_acc_0")
 STATE_FIELDS = (*MOMENT_FIELDS, *POWER_FIELDS)
-"""What Paddle's AdamW keeps for a parameter, as the suffixes of its state dict: moments have the parameter's shape,
-the powers of beta 1 and beta 2 are one number each."""
+"""The state dict suffixes of Paddle's AdamW: moments have the parameter's shape, powers of the betas are scalars."""
 
 MASTER_FIELD = "master"
 """The float32 parameter behind a half-precision weight."""
@@ -23,7 +22,7 @@ MASTER_FIELD = "master"
 
 @dataclass(frozen=True, kw_only=True)
 class AdamSettings:
-    """AdamW of Loshchilov and Hutter (2019), without decay on biases and norm weights."""
+    """Settings of AdamW (Loshchilov and Hutter 2019); biases and norm weights are not decayed."""
 
     beta1: float = 0.9
     beta2: float = 0.999
@@ -37,7 +36,7 @@ def decays(name: str) -> bool:
 
 
 class NamedAdamW:
-    """Paddle's AdamW behind canonical names: Paddle's own state keys depend on the order in which layers were made.
+    """Paddle's AdamW with canonical names; Paddle's own state keys depend on the order of layer creation.
 
     Parameters are float32 or float64; half-precision weights are updated through the masters of ``ParameterShards``.
     """
@@ -50,8 +49,9 @@ class NamedAdamW:
         parts: Mapping[str, Part] | None = None,
         masters: Collection[str] = (),
     ) -> None:
-        """``parts`` say what of the whole tensors ``parameters`` are (None: all of them); ``masters`` are the names
-        of those that stand for half-precision weights, and so belong to the state.
+        """``parts`` are the parts of the whole tensors that ``parameters`` are (None: whole tensors).
+
+        ``masters`` names the master copies of half-precision weights, which are part of the state.
         """
         self.parameters = {name: p for name, p in parameters.items() if not p.stop_gradient}
         half = [name for name, p in self.parameters.items() if p.dtype not in (paddle.float32, paddle.float64)]
@@ -84,16 +84,16 @@ class NamedAdamW:
             for field in STATE_FIELDS
             if (key := f"{parameter.name}_{field}") in inner
         }
-        assert len(state) == len(inner), f"part of the optimizer's state is not understood: {sorted(inner)[:4]}"
+        assert len(state) == len(inner), f"part of the optimizer's state is unknown: {sorted(inner)[:4]}"
         masters = (name for name in self.parameters if name in self._masters)
         return state | {f"{name}/{MASTER_FIELD}": self.parameters[name].numpy() for name in masters}
 
     def state_parts(self) -> dict[str, Part]:
-        """Return by name what of the whole tensor the moments and the master in ``state`` are."""
+        """Return the part of the whole tensor that the moments and master in ``state`` are, by name."""
         return {name: self._parts.get(name, Part.whole(name, p.shape)) for name, p in self.parameters.items()}
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Restore what ``state`` returned; a name that is not a parameter here, or of another shape, is refused."""
+        """Restore what ``state`` returned; CheckpointError for unknown names or other shapes."""
         inner: dict[str, paddle.Tensor] = {}
         for key, value in state.items():
             name, _, field = key.rpartition("/")
@@ -110,12 +110,12 @@ class NamedAdamW:
                 parameter.set_value(value)
         if inner:
             self._optimizer.set_state_dict(inner)
-            # Paddle would take them over at the next step only, and a checkpoint before it would hold nothing.
+            # Paddle would apply the state only at the next step; a checkpoint before that would lack it.
             block = paddle.base.framework.default_main_program().global_block()
             self._optimizer._create_accumulators(block, list(self.parameters.values()))
 
     def named_tensors(self) -> Iterator[tuple[str, paddle.Tensor]]:
-        """Yield the moments, which are most of an optimizer's memory."""
+        """Yield the moments, which take most of an optimizer's memory."""
         names = {parameter.name: name for name, parameter in self.parameters.items()}
         for field in ("moment1", "moment2"):
             for inner, tensor in self._optimizer._accumulators.get(field, {}).items():
@@ -123,7 +123,7 @@ class NamedAdamW:
 
 
 def clip_by_global_norm(parameters: Mapping[str, paddle.Tensor], max_norm: float) -> float:
-    """Scale all gradients to a joint L2 norm of at most ``max_norm`` (0: measure only); return the norm before."""
+    """Scale gradients to a global L2 norm of at most ``max_norm`` (0: only measure); return the norm before."""
     gradients = [p.grad for p in parameters.values() if p.grad is not None]
     if not gradients:
         return 0.0
@@ -135,7 +135,7 @@ def clip_by_global_norm(parameters: Mapping[str, paddle.Tensor], max_norm: float
 
 @paddle.no_grad()
 def scale_gradients(parameters: Mapping[str, paddle.Tensor], norm: float, max_norm: float) -> None:
-    """Scale gradients whose joint L2 norm is ``norm`` to at most ``max_norm`` (0: leave them)."""
+    """Scale gradients with global L2 norm ``norm`` to at most ``max_norm`` (0: leave them unchanged)."""
     if max_norm > 0 and norm > max_norm:
         for parameter in parameters.values():
             if parameter.grad is not None:

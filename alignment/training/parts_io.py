@@ -1,7 +1,7 @@
-"""Optimizer state in files: every process writes its share, and any layout reads what any other wrote.
+"""Save and load optimizer state: every process writes its share, and any layout can read any other's files.
 
-One process writes ``NAME.safetensors``. Several write ``NAME-RRRRR.safetensors`` each, and ``NAME.parts.json`` says
-which rectangle of which tensor is where.
+A single process writes ``NAME.safetensors``. Several write ``NAME-RRRRR.safetensors`` each, and the index
+``NAME.parts.json`` says which file holds which rectangle of which tensor.
 """
 
 from __future__ import annotations
@@ -21,21 +21,19 @@ from alignment.architecture.reshard_plan import UncoveredError, plan_transfers
 from alignment.errors import CheckpointError
 from alignment.parallel.comms.group import Group
 from alignment.parallel.comms.together import Attempt
-
-WHOLE_FIELDS = ("beta1_pow_acc_0", "beta2_pow_acc_0")
-"""Fields of a parameter's state that are one number; the others are cut like the parameter."""
+from alignment.training.optimizers import POWER_FIELDS
 
 Stored = Mapping[str, Mapping[str, Part]]
-"""What lies where: file name, key, rectangle."""
+"""Rectangle by file name and key."""
 
 
 def state_part(key: str, shape: Sequence[int], parts: Mapping[str, Part]) -> Part:
     """Return the rectangle of the state tensor ``key`` ("parameter/field"), given those of the parameters.
 
-    ``shape`` is that of the whole tensor, where it is not cut.
+    ``shape`` is the tensor's shape, used if it is not split.
     """
     name, _, field = key.rpartition("/")
-    if name in parts and field not in WHOLE_FIELDS:
+    if name in parts and field not in POWER_FIELDS:
         return parts[name]._replace(name=key)
     return Part.whole(key, shape)
 
@@ -43,9 +41,9 @@ def state_part(key: str, shape: Sequence[int], parts: Mapping[str, Part]) -> Par
 def write_state(
     folder: Path, name: str, tensors: Mapping[str, np.ndarray], *, parts: Mapping[str, Part], world: Group
 ) -> None:
-    """Write this process's ``tensors`` below ``folder``; all processes of ``world`` call it and fail together.
+    """Write this process's ``tensors`` into ``folder``; all processes of ``world`` call it and fail together.
 
-    ``parts`` says which rectangles its parameters are. What several processes hold is written once.
+    ``parts`` are the rectangles of its parameters. What several processes hold is written once.
     """
     attempt = Attempt(world)
     if world.size == 1:
@@ -68,9 +66,9 @@ def write_state(
 def read_state(
     folder: Path, name: str, *, parts: Mapping[str, Part] | None = None, known: Collection[str] = ()
 ) -> dict[str, np.ndarray]:
-    """Return the state ``name`` below ``folder``: whole, or what overlaps ``parts``, the rectangles of this process.
+    """Return the state ``name`` in ``folder``: whole, or only the rectangles ``parts`` of this process.
 
-    Only those rectangles are read. ``known`` are the parameters of all processes: state of any other is refused.
+    ``known`` are the parameters of all processes; CheckpointError if there is state of any other.
     """
     try:
         stored = _find(folder, name)
@@ -90,7 +88,7 @@ def read_state(
 
 
 def share_parts(held: Sequence[Sequence[Part]]) -> list[list[Part]]:
-    """Return what each process writes of the parts they hold: every different one once, in about equal shares."""
+    """Return the parts that each process writes: every distinct one once, in shares of about equal size."""
     holders: dict[Part, list[int]] = defaultdict(list)
     for rank, parts in enumerate(held):
         for part in parts:
@@ -105,7 +103,7 @@ def share_parts(held: Sequence[Sequence[Part]]) -> list[list[Part]]:
 
 
 def _wanted(stored: Stored, parts: Mapping[str, Part] | None, known: Collection[str], *, place: Path) -> list[Part]:
-    """Return the rectangle this process wants of every stored tensor that concerns it."""
+    """Return the rectangles that this process needs of the stored tensors."""
     shapes = {key: part.shape for held in stored.values() for key, part in held.items()}
     if parts is None:
         return [Part.whole(key, shape) for key, shape in shapes.items()]
@@ -160,7 +158,7 @@ def _write_tensors(path: Path, group: Mapping[str, np.ndarray]) -> None:
 
 
 def _read_box(reader: Any, held: Part, box: Box) -> np.ndarray:
-    """Return the numbers of ``box`` of a tensor whose file holds ``held`` of it."""
+    """Return the numbers in ``box`` of a tensor of which the file holds the part ``held``."""
     return reader.get_tensor(held.name) if box == held.box else reader.get_slice(held.name)[inside(box, held.box)]
 
 

@@ -1,4 +1,4 @@
-"""Learning rates as pure functions of the update number."""
+"""Learning rate schedules, pure functions of the update number."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Warm-up from 0 to ``peak``, then a shape from ``peak`` to ``floor``.
+    """Warm-up from 0 to ``peak``, then decay to ``floor``.
 
-    ``kind`` is linear, cosine, polynomial (power 2), constant (no warm-up, as the reference suite) or
-    constant_with_warmup. ``decay_updates`` counts from the first update and includes the warm-up.
+    ``kind`` is linear, cosine, polynomial (power 2), constant (no warm-up, as in the reference suite) or
+    constant_with_warmup. ``decay_updates`` is counted from the first update, so it includes the warm-up.
     """
 
     kind: str
@@ -21,7 +21,7 @@ class Schedule:
     decay_updates: int
 
     def learning_rate(self, update: int) -> float:
-        """Return the rate of update number ``update`` (the first is 0)."""
+        """Return the learning rate of update number ``update``, counted from 0."""
         if self.kind == "constant":
             return self.peak
         if update < self.warmup_updates:
@@ -35,5 +35,5 @@ class Schedule:
 
 
 def warmup_updates(total_updates: int, *, warmup_steps: int, warmup_ratio: float) -> int:
-    """Return the number of warm-up updates; a positive ``warmup_steps`` wins over the ratio."""
+    """Return the number of warm-up updates; a positive ``warmup_steps`` takes precedence over the ratio."""
     return warmup_steps if warmup_steps > 0 else math.ceil(total_updates * warmup_ratio)

@@ -248,7 +248,7 @@ DAMAGES = [
     (_cut("policy_optimizer.safetensors"), "policy_optimizer.safetensors has"),
     (_cut("policy/model.safetensors"), "policy/model.safetensors has"),
     (lambda c: (c / "state.json").write_bytes(b"x" * (c / "state.json").stat().st_size), "state.json is damaged"),
-    (lambda c: (c / MANIFEST).unlink(), "its writing never finished"),
+    (lambda c: (c / MANIFEST).unlink(), "writing it never finished"),
 ]
 
 
@@ -259,9 +259,9 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_passed_over_by_true(damage,
     named = run_here("sft", {**made, "resume_from_checkpoint": output_dir / "checkpoint-3"}, tmp_path)
     message_of(named, f"cannot resume from {output_dir}/checkpoint-3", reason)
     done = train_here("sft", made, tmp_path)
-    assert f"passed over {output_dir}/checkpoint-3: " in done.stderr and reason in done.stderr
+    assert f"skipped {output_dir}/checkpoint-3: " in done.stderr and reason in done.stderr
     assert f"resuming from {output_dir}/checkpoint-2" in done.stderr
-    assert "passed over" in (output_dir / "run.log").read_text()
+    assert "skipped" in (output_dir / "run.log").read_text()
     assert [record["step"] for record in runs.metrics(output_dir)] == [1, 2, 3, 4, 5]
 
 

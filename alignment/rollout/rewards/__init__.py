@@ -1,1 +1,1 @@
-"""Where rewards come from: a model, a function or an HTTP service."""
+"""Reward sources: a model, a function or an HTTP service."""

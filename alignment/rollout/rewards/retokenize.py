@@ -1,4 +1,4 @@
-"""A rollout's rows as token ids of the reward model."""
+"""Convert the rows of a rollout to token ids of the reward model."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from alignment.records import Rollout
 
 
 class SameTokens:
-    """Policy and reward model share one tokenizer: ids are passed on as they are.
+    """For a reward model that shares the policy's tokenizer: ids are passed on unchanged, except for the last.
 
-    A model may end a sequence in several ways, and a reward model has seen one of them: ``end``, which its rows were
-    trained to end with. Another one of ``ends`` at the end of a response becomes that.
+    A policy may end sequences with any of ``ends``, but the reward model was trained on rows that end with ``end``: at
+    the end of a response the others are replaced by it.
     """
 
     def __init__(self, ends: Iterable[int] = (), end: int | None = None) -> None:
@@ -35,9 +35,9 @@ class SameTokens:
 
 
 class BeforePadding:
-    """Rows without the padding tokens at their end, where transformers looks for a row's score.
+    """Drops the padding tokens at the end of rows, as transformers does to find a row's score.
 
-    A reward model that was trained elsewhere with its end token as padding gives its score before that token.
+    A reward model trained elsewhere with its end token as padding gives its score before that token.
     """
 
     def __init__(self, sequences: Callable[[Rollout], list[np.ndarray]], pad_token_id: int) -> None:
@@ -45,7 +45,7 @@ class BeforePadding:
         self._padding = pad_token_id
 
     def __call__(self, rollout: Rollout) -> list[np.ndarray]:
-        """Return the ids of each row up to its last token that is no padding; a row of nothing else stays whole."""
+        """Return the ids of each row up to its last token that is not padding; a row of only padding is unchanged."""
         return [self._cut(row) for row in self._sequences(rollout)]
 
     def _cut(self, row: np.ndarray) -> np.ndarray:
@@ -54,20 +54,20 @@ class BeforePadding:
 
 
 class Retokenized:
-    """The reward model has another tokenizer: its own template around the raw input, the answer decoded and re-encoded.
+    """For a reward model with another tokenizer: encodes the raw input with its template, and the decoded answer.
 
-    A finished response ends with the reward tokenizer's EOS; one that was cut by length gets none, so the reward model
+    A finished response ends with the reward tokenizer's EOS; one cut off by its length gets none, so the reward model
     sees that it is unfinished.
     """
 
     def __init__(self, policy_tokenizer: Any, encoder: Encoder, *, max_tokens: int | None = None) -> None:
-        """``max_tokens``: what the reward model can read at most (None: not checked)."""
+        """``max_tokens`` is the longest row that the reward model can read (None: not checked)."""
         self._policy_tokenizer = policy_tokenizer
         self._encoder = encoder
         self._max_tokens = max_tokens
 
     def __call__(self, rollout: Rollout) -> list[np.ndarray]:
-        """Return the reward model's ids of each row."""
+        """Return the reward model's ids for each row."""
         return [
             self._encode(raw, response, stopped=reason == "stop")
             for raw, response, reason in zip(rollout.inputs, rollout.responses, rollout.finish_reasons, strict=True)

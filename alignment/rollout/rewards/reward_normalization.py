@@ -1,4 +1,4 @@
-"""Running mean and variance of the rewards of a run, for reward sources without statistics of their own."""
+"""Normalise rewards by the run's mean and variance, for reward sources without their own statistics."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import numpy as np
 
 
 class RunningRewardNormalizer:
-    """Welford's running moments (1962), merged batch by batch as Chan et al. (1979); float64.
+    """Running moments in float64 (Welford 1962), merged batch by batch (Chan et al. 1979).
 
-    Each batch updates the statistics before it is normalised, so the first batch is not left as it is.
+    Each batch updates the statistics before it is normalised, so the first batch is normalised too.
     """
 
     def __init__(self) -> None:
         self.mean, self.squares, self.count = 0.0, 0.0, 0
 
     def __call__(self, rewards: np.ndarray) -> np.ndarray:
-        """Learn from ``rewards`` [N] and return (rewards - mean) / (std + 1e-8), float32."""
+        """Update the statistics with ``rewards`` [N] and return float32 (rewards - mean) / (std + 1e-8)."""
         batch = rewards.astype(np.float64)
         total = self.count + batch.size
         delta = batch.mean() - self.mean

@@ -1,4 +1,4 @@
-"""Rewards from an HTTP service: limits on time and size, no redirects, and messages that quote what came back."""
+"""Get rewards from an HTTP service, with limits on time and size, no redirects, and answers quoted in messages."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from alignment.rollout.rewards.text_batch import TextBatch
 
 T = TypeVar("T")
 MAX_ANSWER_BYTES = 16 * 2**20
-"""A score takes about 20 bytes; an answer beyond this is no list of scores."""
+"""A score takes about 20 bytes; a larger answer is not a list of scores."""
 _QUOTED_CHARACTERS = 300
 _PASSING_STATUSES = (408, 425, 429)
-"""Statuses below 500 that say: try again later."""
+"""Statuses below 500 after which a retry may succeed."""
 
 
 class _Answer(NamedTuple):
-    """What a service sent back."""
+    """The answer of a service."""
 
     status: int
     location: str
-    """Where a redirect points to."""
+    """The target of a redirect."""
     body: bytes
 
 
 class HttpReward:
-    """Posts lists ``{"src", "tgt", "response"}`` as JSON and reads ``{"score": [...]}``, as the reference suite.
+    """Posts JSON lists ``{"src", "tgt", "response"}`` and reads ``{"score": [...]}``, as the reference suite does.
 
-    ``timeout_seconds`` holds for the whole exchange, from the connection to the last byte of the answer. Raises
-    PassingRewardError for what another try may cure (no connection, no answer in time, a status of 500 and above, an
-    answer that is not JSON), RewardError for the rest.
+    ``timeout_seconds`` limits the whole exchange, from the connection to the last byte of the answer. Raises
+    PassingRewardError if a retry may help (no connection, no answer in time, a status of 500 and above, an answer that
+    is not JSON), otherwise RewardError.
     """
 
     def __init__(self, url: str, *, timeout_seconds: float, max_bytes: int = MAX_ANSWER_BYTES) -> None:
         self._url = url
         self._timeout = timeout_seconds
         self._max_bytes = max_bytes
-        # Reading the certificates takes longer than a call: once is enough.
+        # Loading certificates takes longer than a call, so do it once.
         self._certificates = httpx.create_ssl_context()
 
     def __call__(self, batch: TextBatch) -> Any:
-        """Return what the service's answer holds under ``score``."""
+        """Return the ``score`` value of the service's answer."""
         body = json.dumps({"src": batch.inputs, "tgt": batch.labels, "response": batch.responses}).encode()
         try:
             answer = _run(asyncio.wait_for(self._post(body), self._timeout))
@@ -61,7 +61,7 @@ class HttpReward:
         return self._read_scores(answer)
 
     async def _post(self, body: bytes) -> _Answer:
-        """Send ``body`` and read at most ``max_bytes`` of the answer, or just what is quoted of a failure."""
+        """Send ``body`` and read at most ``max_bytes`` of the answer; of a failure only as much as is quoted."""
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         async with (
             httpx.AsyncClient(timeout=None, follow_redirects=False, verify=self._certificates) as client,
@@ -92,14 +92,14 @@ class HttpReward:
         try:
             content = json.loads(answer.body)
         except (ValueError, RecursionError) as error:
-            raise PassingRewardError(f"{self._url} answered with what is not JSON: {_quote(answer.body)}") from error
+            raise PassingRewardError(f"{self._url} did not answer with JSON: {_quote(answer.body)}") from error
         if not isinstance(content, dict) or "score" not in content:
             raise RewardError(f"{self._url} answered without 'score': {_quote(answer.body)}")
         return content["score"]
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
-    """Return the result of ``work``; unlike ``asyncio.run`` without waiting for a name server that does not answer."""
+    """Return the result of ``work``; unlike ``asyncio.run`` this never waits for an unresponsive name server."""
     loop = asyncio.new_event_loop()
     try:
         return loop.run_until_complete(work)
@@ -109,13 +109,13 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
 
 
 def _quote(body: bytes) -> str:
-    """Return the beginning of ``body`` as text in quotes."""
+    """Return the beginning of ``body`` as quoted text."""
     text = body.decode("utf-8", "replace")
     return repr(text[:_QUOTED_CHARACTERS]) + (" ..." if len(text) > _QUOTED_CHARACTERS else "")
 
 
 def _deepest_reason(error: BaseException) -> str:
-    """Return the system's own words for a failed connection, which the client keeps as the cause of the cause."""
+    """Return the message with the system's reason for a failed connection, from the chain of causes."""
     seen = error
     while (inner := seen.__cause__ or seen.__context__) is not None:
         seen = inner

@@ -1,4 +1,4 @@
-"""Where rewards come from: a reward model, a Python function or an HTTP service. Never a silent zero."""
+"""Score rollouts with a reward model, a Python function or an HTTP service; failures never become zero rewards."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from alignment.rollout.rewards.user_code import describe_failure, may_pass
 from alignment.telemetry import log
 
 LONGEST_PAUSE = 60.0
-"""Seconds between two tries at most."""
+"""The longest pause between tries in seconds."""
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -31,19 +31,19 @@ class Scores(NamedTuple):
     values: np.ndarray
     """[N] float32."""
     valid: np.ndarray | None
-    """[N] bool, False where the reward failed and its group is masked; None: all valid."""
+    """[N] bool, False in groups masked because their reward failed; None: all valid."""
 
 
 class Scorer(Protocol):
     """Anything that scores a rollout."""
 
     def score(self, rollout: Rollout) -> Scores:
-        """Return one reward a row, or raise RewardError."""
+        """Return one reward per row; RewardError on failure."""
         ...
 
 
 class ModelScorer:
-    """Scores with a reward model; ``sequences`` turns rows into the model's own token ids."""
+    """Scores with a reward model; ``sequences`` converts rows to the model's token ids."""
 
     def __init__(
         self, runner: ModelRunner, sequences: Callable[[Rollout], list[np.ndarray]], *, rows_per_batch: int
@@ -53,7 +53,7 @@ class ModelScorer:
         self._rows_per_batch = rows_per_batch
 
     def score(self, rollout: Rollout) -> Scores:
-        """See ``Scorer``; a score that is not finite is a NotFiniteError that names the row."""
+        """See ``Scorer``; NotFiniteError names the first row whose score is not finite."""
         values = measure_scores(self._runner, self._sequences(rollout), rows_per_batch=self._rows_per_batch)
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
@@ -65,20 +65,20 @@ class ModelScorer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailurePolicy:
-    """What to do when a reward call fails: try again what may pass, then stop or mask the groups concerned."""
+    """What to do when a reward call fails: retry if that may help, then stop or mask the affected groups."""
 
     retries: int = 3
-    """Further tries of a call whose failure may pass (``user_code.may_pass``)."""
+    """Retries of a call whose failure may be temporary (``user_code.may_pass``)."""
     backoff_seconds: float = 1.0
     on_failure: str = "stop"
-    """``stop`` ends the run; ``mask_group`` leaves all samples of the prompt out of the losses."""
+    """``stop`` ends the run; ``mask_group`` excludes all samples of the prompt from the losses."""
 
 
 class TextScorer:
-    """Scores decoded text by ``call``; see ``FailurePolicy`` for what happens when it fails.
+    """Scores decoded text with ``call``; for failures see ``FailurePolicy``.
 
-    Of several processes only the first one calls, with all rows, and shares what came of it: a function or service
-    sees the same batches in every layout.
+    Only the first process calls it, with all rows, and shares the result, so a function or service sees the same
+    batches in every layout.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What reward functions and reward services see of a rollout."""
+"""The text of a rollout, the input of reward functions and services."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 
 
 class TextBatch(NamedTuple):
-    """A rollout as text; one entry a row."""
+    """A rollout as text, one entry per row."""
 
     inputs: list[Any]
     """Raw user text, dialogue or messages."""
     responses: list[str]
     """Decoded answers without special tokens."""
     labels: list[str | None]
-    """Reference answers of the dataset, where it has them."""
+    """The dataset's reference answers, None if it has none."""
 
     def select(self, rows: Sequence[int]) -> TextBatch:
         """Return the given rows."""

@@ -1,4 +1,4 @@
-"""A user's reward code: where it is, where it failed, and whether another try could help."""
+"""Load a user's reward function, describe its failures, and decide whether a retry may help."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _NOT_USERS = (
     str(Path(__file__).parents[2]) + os.sep,
     *(sysconfig.get_paths()[kind] + os.sep for kind in ("stdlib", "purelib", "platlib")),
 )
-"""How file names of code begin that is not the user's own: no file at all, this package, Python, what is installed."""
+"""File name prefixes of code that is not the user's: code without a file, this package, Python, installed packages."""
 _LASTING_OS_ERRORS = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 
 
 def load_function(path: str, base_dir: Path) -> Callable[..., Any]:
-    """Return the function behind ``package.module:name`` or ``file.py:name``, looked for as dataset modules are."""
+    """Return the function ``package.module:name`` or ``file.py:name``, found in the same way as dataset modules."""
     module_name, _, name = path.rpartition(":")
     module = load_module(module_name, base_dir, kind=f"reward_function={path!r}: module")
     function = getattr(module, name, None)
@@ -35,7 +35,7 @@ def load_function(path: str, base_dir: Path) -> Callable[..., Any]:
 
 
 def describe_failure(error: BaseException) -> str:
-    """Return what failed and where: class, message, file, line, function and the text of the line."""
+    """Return the class and message of ``error``, and the file, line, function and source of the user's code."""
     if isinstance(error, RewardError):
         return str(error)
     said = f": {error}" if str(error) else ""
@@ -51,8 +51,8 @@ def describe_failure(error: BaseException) -> str:
 def may_pass(error: BaseException) -> bool:
     """Return whether the same call may succeed later.
 
-    Python's own exceptions are mistakes in the code, and calls of ``exit``: they come back. Failures of the system
-    (connections, timeouts) and the exception classes of libraries, whose services may be down, can pass.
+    Built-in exceptions are bugs or calls of ``exit`` and would recur. System errors (connections, timeouts) and
+    exceptions of libraries, whose services may be down, may be temporary.
     """
     if isinstance(error, RewardError):
         return isinstance(error, PassingRewardError)

@@ -133,7 +133,7 @@ def test_recompute_keeps_the_trainers_log_probs_above_the_limit(lines):
     rollout = _rollout(FAR)
     checked, _ = _gate("recompute").check(rollout)
     assert _unchanged(rollout, checked)
-    assert "trainer's are the old log-probs" in lines[0]
+    assert "are the trainer's instead" in lines[0]
 
 
 @pytest.mark.parametrize("engine", [NEAR, FAR])

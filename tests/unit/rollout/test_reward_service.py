@@ -133,7 +133,7 @@ def test_a_status_is_told_with_the_beginning_of_its_body(service, status, passes
 def test_what_is_not_json_is_quoted(service):
     address, settings = service
     settings["body"] = b"<html>maintenance \xff</html>"
-    with pytest.raises(PassingRewardError, match="not JSON: '<html>maintenance \ufffd</html>'"):
+    with pytest.raises(PassingRewardError, match="did not answer with JSON: '<html>maintenance \ufffd</html>'"):
         _ask(address)
 
 
@@ -149,7 +149,7 @@ def test_an_answer_without_scores_is_quoted(service, body):
 def test_json_that_is_nested_without_end_is_a_failure_like_any_other(service):
     address, settings = service
     settings["body"] = b"[" * 100_000
-    with pytest.raises(PassingRewardError, match="not JSON"):
+    with pytest.raises(PassingRewardError, match="did not answer with JSON"):
         _ask(address)
 
 

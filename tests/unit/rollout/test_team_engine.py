@@ -94,5 +94,5 @@ def test_weights_go_through_the_layout_of_the_rollout():
     team = TeamEngine(engine, ALONE, config=CONFIG, weights=doubled)
     team.load_weights([("a", 1), ("b", 2)], 1)
     assert engine.loaded == ({"a": 2, "b": 4}, 1)
-    with pytest.raises(AssertionError, match="have to be given"):
+    with pytest.raises(AssertionError, match="must be given"):
         team.load_weights(None, 2)

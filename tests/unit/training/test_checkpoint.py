@@ -1,4 +1,4 @@
-"""The newest complete checkpoint is found, and the reason is said for those passed over."""
+"""The newest complete checkpoint is found, and the reason is given for those skipped."""
 
 import json
 
@@ -84,7 +84,7 @@ def test_a_change_that_no_size_shows_is_found_and_passed_over_by_name(tmp_path, 
     _change(name, position % size, value)(bad)
     assert (bad / name).stat().st_size == size
     assert store.newest() == good
-    assert f"passed over {bad}: {name} is damaged: its checksum is not that of what was written" in caplog.text
+    assert f"skipped {bad}: {name} is damaged: its checksum has changed since it was written" in caplog.text
     assert find_damage(good, ALONE) is None
 
 
