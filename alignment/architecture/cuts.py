@@ -12,6 +12,7 @@ Which tensor is cut how stands in the tables of ``families``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from alignment.architecture.decoder_config import DecoderConfig
@@ -150,13 +151,23 @@ def parts_of_rank(
     config: DecoderConfig, kind: str, layout: Layout, rank: int, *, score_bias: bool = False
 ) -> list[Part]:
     """Return what the world rank ``rank`` of ``layout`` holds, before sharding; see ``parallel.initialise``."""
-    shapes = whole_shapes(config, kind, score_bias=score_bias)
     stage = rank // (layout.tensor * layout.sharding) % layout.pipeline
+    inner = Layout(tensor=layout.tensor, pipeline=layout.pipeline, virtual_stages=layout.virtual_stages)
+    return list(_parts_of_stage(config, kind, score_bias, inner, stage, rank % layout.tensor))
+
+
+@lru_cache(maxsize=256)
+def _parts_of_stage(
+    config: DecoderConfig, kind: str, score_bias: bool, inner: Layout, stage: int, index: int
+) -> tuple[Part, ...]:
+    """Return what the tensor process ``index`` of ``stage`` holds; a plan asks for the same parts again and again."""
+    shapes = whole_shapes(config, kind, score_bias=score_bias)
     names = held_names(
-        list(shapes), config, stage=stage, num_stages=layout.pipeline, chunks_per_stage=layout.virtual_stages
+        list(shapes), config, stage=stage, num_stages=inner.pipeline, chunks_per_stage=inner.virtual_stages
     )
-    index = rank % layout.tensor
-    return [local_part(name, shapes[name], config, tensor_degree=layout.tensor, tensor_index=index) for name in names]
+    return tuple(
+        local_part(name, shapes[name], config, tensor_degree=inner.tensor, tensor_index=index) for name in names
+    )
 
 
 def tensor_copies(name: str, config: DecoderConfig, *, tensor_degree: int) -> int:

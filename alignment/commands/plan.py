@@ -79,9 +79,9 @@ def _plan(options: argparse.Namespace, rest: Sequence[str]) -> int:
     fits = not problem and _judge(evaluate(job, layout, machine), machine, options, always)
     if problem:
         print(f"the layout of {options.arguments} does not work on {options.gpus} devices: {problem}\n")
-    found = search(job, processes=options.gpus, limit=limit, machine=machine, like=layout)
+    found = search(job, processes=options.gpus, limit=limit, machine=machine, like=layout, most=options.best)
     if found:
-        _print_layouts(found[: options.best], len(found), machine, options)
+        _print_layouts(found, machine, options)
     else:
         _print_what_helps(job, options)
     if options.check and not problem:
@@ -222,7 +222,7 @@ def _print_what_helps(job: Job, options: argparse.Namespace) -> None:
     )
 
 
-def _print_layouts(found: Sequence[Candidate], total: int, machine: Machine, options: argparse.Namespace) -> None:
+def _print_layouts(found: Sequence[Candidate], machine: Machine, options: argparse.Namespace) -> None:
     phases = ("rollout", "score", "update") if found[0].job.generates else ()
     rows = [
         [
@@ -239,7 +239,7 @@ def _print_layouts(found: Sequence[Candidate], total: int, machine: Machine, opt
     ]
     where = ["rollouts"] if phases else []
     columns = ["layout", *where, "rows", "seconds", *phases, "GiB", "idle", "GiB sent"]
-    print_table(f"the {len(rows)} quickest of {total} ways that fit", columns, rows)
+    print_table(f"the {len(rows)} quickest ways that fit", columns, rows)
     split = (
         "rollouts: as trained (eval_mode empty), single, or the degree of eval_mode tensor_parallel; " if phases else ""
     )

@@ -52,19 +52,27 @@ def evaluate(job: Job, layout: Layout, machine: Machine) -> Candidate:
     )
 
 
-def search(job: Job, *, processes: int, limit: int, machine: Machine, like: Layout) -> list[Candidate]:
+def search(
+    job: Job, *, processes: int, limit: int, machine: Machine, like: Layout, most: int | None = None
+) -> list[Candidate]:
     """Return the layouts of ``processes``, each with every useful ``eval_mode``, whose peak is within ``limit`` bytes,
-    shortest iteration first.
+    shortest iteration first; with ``most`` no more than so many.
 
     Every layout does the same work as ``like``: as many rows per update and per iteration over all processes.
     """
-    found = [
-        evaluate(variant, layout, machine)
-        for layout in _layouts(job, processes, like)
+    ways = [
+        (iteration_seconds(variant, layout, machine).total, index, variant, layout)
+        for index, layout in enumerate(_layouts(job, processes, like))
         for variant in _ways_to_roll_out(same_work(job, like, layout), layout)
     ]
-    fitting = [candidate for candidate in found if candidate.peak <= limit]
-    return sorted(fitting, key=lambda candidate: (candidate.duration.total, candidate.peak))
+    found: list[Candidate] = []
+    for *_, variant, layout in sorted(ways, key=lambda way: way[:2]):
+        if most is not None and len(found) >= most:
+            break
+        candidate = evaluate(variant, layout, machine)
+        if candidate.peak <= limit:
+            found.append(candidate)
+    return sorted(found, key=lambda candidate: (candidate.duration.total, candidate.peak))
 
 
 def same_work(job: Job, like: Layout, layout: Layout) -> Job:

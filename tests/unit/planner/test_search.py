@@ -43,6 +43,9 @@ def test_only_layouts_that_fit_are_found_and_the_quickest_comes_first():
     assert found and all(candidate.peak <= limit for candidate in found)
     assert len(found) == sum(c.peak <= limit for c in everything) < len(everything)
     assert [c.duration.total for c in found] == sorted(c.duration.total for c in found)
+    like = Layout(data=8)
+    first = search(job, processes=8, limit=limit, machine=MACHINE, like=like, most=3)
+    assert [c.duration for c in first] == [c.duration for c in found[:3]]
     assert find(job, 8, 1) == []
 
 
