@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from alignment.telemetry.report.curves import TREND_FROM, finite_points, fit_trend, is_flat, thin_out
+from alignment.telemetry.report.curves import TREND_FROM, finite_points, fit_trend, focus, is_flat, thin_out
 from alignment.telemetry.report.explanations import HACKING, explain, groups
 from alignment.telemetry.report.run_files import Point, step_range
 from alignment.telemetry.tables import format_number
@@ -63,6 +63,8 @@ class Chart(NamedTuple):
     unit: str
     lines: list[Line]
     data: dict[str, Any]
+    outside: str = ""
+    """Which values the chart leaves out at first, because they would flatten the others; empty for none."""
 
 
 class ChartGroup(NamedTuple):
@@ -122,7 +124,8 @@ def build_groups(runs: Mapping[str, Series]) -> list[ChartGroup]:
         heading = title if is_whole or not head else f"{title}: {head}"
         lines = _lines(runs, names)
         unit = explain(names[0]).unit
-        by_group[group].append(Chart(f"chart-{number}", heading, unit, lines, _curve_data(lines, unit, ends)))
+        data, outside = _curve_data(lines, unit, ends)
+        by_group[group].append(Chart(f"chart-{number}", heading, unit, lines, data, outside))
     return [
         ChartGroup(f"group-{number}", title, lead, by_group[title])
         for number, (title, lead) in enumerate(groups().items())
@@ -141,16 +144,36 @@ def _lines(runs: Mapping[str, Series], names: Sequence[str]) -> list[Line]:
     return lines
 
 
-def _curve_data(lines: Sequence[Line], unit: str, ends: tuple[int, int] | None) -> dict[str, Any]:
-    """Return what the script draws; ``log``: whether all values are positive and span a factor of ten."""
-    values = [value for line in lines for _, value in finite_points(line.points)]
-    return {
+def _curve_data(lines: Sequence[Line], unit: str, ends: tuple[int, int] | None) -> tuple[dict[str, Any], str]:
+    """Return what the script draws, and what is said of values outside of its range.
+
+    ``log``: whether all values are positive and span a factor of ten; ``range``: what is shown at first (missing: all).
+    """
+    curves = [finite_points(line.points) for line in lines]
+    values = [value for points in curves for _, value in points]
+    data = {
         "kind": "curves",
         "unit": unit,
         "ends": list(ends or ()),
         "log": min(values) > 0 and max(values) >= 10 * min(values),
         "lines": [_curve(line) for line in lines],
     }
+    shown = focus_lines([[value for _, value in points] for points in curves])
+    if shown is None:
+        return data, ""
+    outside = [point for points in curves for point in points if not shown[0] <= point[1] <= shown[1]]
+    middle = sum(shown) / 2
+    step, farthest = max(outside, key=lambda point: abs(point[1] - middle))
+    more = f"{len(outside)} values lie outside, the farthest" if len(outside) > 1 else "one value lies outside"
+    return data | {"range": list(map(_short, shown))}, f"{more}: {show(farthest)} at update {step}"
+
+
+def focus_lines(lines: Sequence[Sequence[float]]) -> tuple[float, float] | None:
+    """Return the range of the lines without their far values (see ``focus``); None where it is not much smaller."""
+    ranges = [focus(values) or (min(values), max(values)) for values in lines if values]
+    low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
+    everything = [value for values in lines for value in values]
+    return (low, high) if 2 * (high - low) < max(everything) - min(everything) else None
 
 
 def _curve(line: Line) -> dict[str, Any]:
@@ -185,6 +208,9 @@ def _frontiers(runs: Mapping[str, Series]) -> list[Chart]:
                 "x_label": f"{kl} ({kl_unit})",
                 "lines": [_path(path, colours[run]) for run, path in drawn.items()],
             }
+            for key, part in (("x_range", 1), ("range", 2)):
+                shown = focus_lines([[point[part] for point in path] for path in drawn.values()])
+                data |= {} if shown is None else {key: list(map(_short, shown))}
             charts.append(Chart(f"path-{number}", f"{name} bought with KL", unit, lines, data))
     return charts
 

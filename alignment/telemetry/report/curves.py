@@ -11,6 +11,9 @@ MAX_POINTS = 1200
 TREND_FROM = 40
 """Fewer points than this speak for themselves."""
 TREND_BUCKETS = 400
+FOCUS_FROM = 20
+"""Of fewer values none is called far from the others."""
+FAR = 4
 Finite = tuple[int, float]
 
 
@@ -23,6 +26,23 @@ def is_flat(points: Sequence[Point]) -> bool:
     """Return whether a curve through ``points`` would show nothing: one value throughout, or none at all."""
     values = {value for _, value in points}
     return len(values) <= 1
+
+
+def focus(values: Sequence[float]) -> tuple[float, float] | None:
+    """Return the range in which all ``values`` but a few far ones lie, with some room; None where none is far.
+
+    Far are at most two of a hundred (or one, where there are fewer) at either end, when they stretch the range to more
+    than ``FAR`` times its width without them.
+    """
+    ordered, away = sorted(values), max(1, len(values) // 50)
+    if len(values) < FOCUS_FROM:
+        return None
+    low, high = ordered[away], ordered[-1 - away]
+    width = high - low
+    if not 0 < FAR * width < ordered[-1] - ordered[0]:
+        return None
+    room = width / 4
+    return max(low - room, ordered[0]), min(high + room, ordered[-1])
 
 
 def thin_out(points: Sequence[Point], limit: int = MAX_POINTS) -> list[Point]:

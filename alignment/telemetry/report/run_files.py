@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alignment.errors import why_unreadable
 from alignment.telemetry.jsonl import read_json_lines
 from alignment.telemetry.log import warn
 
@@ -73,9 +74,15 @@ def _read_series(path: Path) -> dict[str, list[Point]]:
         names = dict.fromkeys(damaged) if isinstance(damaged, dict) else {}
         numbers = {name: value for name, value in record.items() if _is_number(value) and name != "step"}
         for name, value in {**numbers, **names}.items():
-            finite = value is not None and math.isfinite(value)
-            series.setdefault(name, {})[record["step"]] = float(value) if finite else None
+            series.setdefault(name, {})[record["step"]] = _finite(value)
     return {name: sorted(points.items()) for name, points in series.items()}
+
+
+def _finite(value: float | None) -> float | None:
+    try:
+        return float(value) if value is not None and math.isfinite(value) else None
+    except OverflowError:  # a whole number beyond every float
+        return None
 
 
 def _is_number(value: Any) -> bool:
@@ -83,10 +90,10 @@ def _is_number(value: Any) -> bool:
 
 
 def _read_json(path: Path) -> Any:
-    if not path.exists():
-        return None
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        warn(f"{path} is left out of the report: {error}")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        warn(f"{path} is left out of the report: {why_unreadable(error)}")
         return None

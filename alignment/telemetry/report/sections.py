@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from alignment.telemetry.log import warn
 from alignment.telemetry.report.run_files import TRAINING
 from alignment.telemetry.tables import format_number
 
@@ -69,20 +70,25 @@ def comparison(samples: Mapping[int, Sequence[Mapping[str, Any]]]) -> Comparison
 
 def ledger_rows(ledger: Any) -> list[LedgerSummary]:
     """Return a row for each role and dataset of ``ledger.json`` ({role: {"datasets": ..., "rows": ...}})."""
-    if not isinstance(ledger, Mapping):
+    if ledger is None:
         return []
+    try:
+        return [row for role, account in ledger.items() for row in _account_rows(role, account)]
+    except (AttributeError, LookupError, TypeError, ValueError):
+        warn("ledger.json is left out of the report: it has not the form that a run writes")
+        return []
+
+
+def _account_rows(role: str, account: Mapping[str, Any]) -> list[LedgerSummary]:
+    notes: dict[str, list[str]] = {dataset: [] for dataset in account["datasets"]}
+    for entry in account["rows"]:
+        examples = ", ".join(map(str, entry["examples"]))
+        note = f"{entry['reason']}: {entry['count']:,} {entry['effect']}" + (f" (row {examples})" if examples else "")
+        notes.setdefault(entry["dataset"], []).append(note)
     rows = []
-    for role, account in ledger.items():
-        notes: dict[str, list[str]] = {dataset: [] for dataset in account["datasets"]}
-        for entry in account["rows"]:
-            examples = ", ".join(map(str, entry["examples"]))
-            note = f"{entry['reason']}: {entry['count']:,} {entry['effect']}" + (
-                f" (row {examples})" if examples else ""
-            )
-            notes.setdefault(entry["dataset"], []).append(note)
-        for dataset, lines in notes.items():
-            sizes = account["datasets"].get(dataset, {})
-            rows.append(LedgerSummary(role, dataset, *(_count(sizes.get(key)) for key in ("selected", "used")), lines))
+    for dataset, lines in notes.items():
+        sizes = account["datasets"].get(dataset, {})
+        rows.append(LedgerSummary(role, dataset, *(_count(sizes.get(key)) for key in ("selected", "used")), lines))
     return rows
 
 

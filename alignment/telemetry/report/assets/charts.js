@@ -37,7 +37,16 @@
       && !isNumber(values[indices[k - 1]]) && !isNumber(values[indices[k + 1]]));
   }
 
-  function curves(chart, log) {
+  // Far values are left out until they are asked for, or alone in view.
+  function within(limits, room) {
+    return (u, low, high) => {
+      let [from, to] = limits ? [Math.max(low, limits[0]), Math.min(high, limits[1])] : [low, high];
+      if (!(from < to)) [from, to] = [low, high];
+      return [from - room * (to - from || 1), to + room * (to - from || 1)];
+    };
+  }
+
+  function curves(chart, { log, all }) {
     const series = [{}], tables = [[[...new Set(chart.ends)]]], owners = [];
     for (const line of chart.lines) {
       const look = { stroke: () => colour(`c${line.colour}`), dash: DASHES[line.dash] };
@@ -52,7 +61,8 @@
         tables.push(line.trend);
       }
     }
-    return { series, owners, data: uPlot.join(tables), scales: { x: { time: false }, y: log ? { distr: 3 } : {} },
+    const y = log ? { distr: 3 } : chart.range && !all ? { range: within(chart.range, 0.04) } : {};
+    return { series, owners, data: uPlot.join(tables), scales: { x: { time: false }, y },
       axes: axes(chart, "update", WHOLE), where: (x) => `update ${format(x)}`, draw: (u) => markDamage(u, owners) };
   }
 
@@ -75,7 +85,7 @@
   }
 
   // Value against KL in the order of training: uPlot has the axes and the cursor, the dots are drawn over them.
-  function path(chart) {
+  function path(chart, { all }) {
     const series = [{}], tables = [], owners = [];
     for (const line of chart.lines) {
       const order = line.x.map((x, k) => k).sort((a, b) => line.x[a] - line.x[b]);
@@ -85,8 +95,9 @@
       series.push({ stroke, paths: () => null, points: { show: false } }, { show: false });
       tables.push([pick(line.x), pick(line.y), pick(line.step)]);
     }
-    const range = (u, low, high) => [low - 0.04 * (high - low || 1), high + 0.04 * (high - low || 1)];
-    return { series, owners, data: uPlot.join(tables), scales: { x: { time: false, range } },
+    const range = within(all ? null : chart.x_range, 0.04);
+    const y = chart.range && !all ? { range: within(chart.range, 0.04) } : {};
+    return { series, owners, data: uPlot.join(tables), scales: { x: { time: false, range }, y },
       axes: axes(chart, chart.x_label),
       where: (x) => `KL ${format(x)}`,
       draw: (u) => chart.lines.forEach((line) => drawPath(u, line, chart.lines.length)) };
@@ -130,9 +141,9 @@
     });
   }
 
-  function build(figure, chart, log) {
+  function build(figure, chart, view) {
     const target = figure.querySelector(".plot");
-    const plan = chart.kind === "path" ? path(chart) : curves(chart, log);
+    const plan = chart.kind === "path" ? path(chart, view) : curves(chart, view);
     const cursor = { y: false, drag: { x: true, y: true, uni: 40 }, points: { size: 7 } };
     if (chart.kind === "curves") cursor.sync = { key: "updates", scales: ["x", null] };
     target.replaceChildren();
@@ -156,8 +167,8 @@
 
   function mount(id, chart) {
     const figure = document.getElementById(id), target = figure.querySelector(".plot");
-    const button = figure.querySelector("button.log");
-    const shown = { plot: build(figure, chart, false) };
+    const view = { log: false, all: false }, offered = { log: chart.log, all: chart.range || chart.x_range };
+    const shown = { plot: build(figure, chart, view) };
     drawn.push(shown);
     target.tabIndex = 0;
     target.setAttribute("role", "img");
@@ -168,13 +179,16 @@
       const width = target.clientWidth;
       if (width && width !== shown.plot.width) shown.plot.setSize({ width, height: HEIGHT });
     }).observe(target);
-    button.hidden = !chart.log;
-    button.addEventListener("click", () => {
-      const log = button.getAttribute("aria-pressed") !== "true";
-      button.setAttribute("aria-pressed", String(log));
-      shown.plot.destroy();
-      shown.plot = build(figure, chart, log);
-    });
+    for (const name of Object.keys(view)) {
+      const button = figure.querySelector(`button.${name}`);
+      button.hidden = !offered[name];
+      button.addEventListener("click", () => {
+        view[name] = !view[name];
+        button.setAttribute("aria-pressed", String(view[name]));
+        shown.plot.destroy();
+        shown.plot = build(figure, chart, view);
+      });
+    }
   }
 
   const redraw = () => drawn.forEach(({ plot }) => plot.redraw());

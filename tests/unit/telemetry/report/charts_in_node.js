@@ -21,7 +21,7 @@ class Element {
 const figures = Object.fromEntries(Object.entries(JSON.parse(chartData)).map(([id, chart]) => {
   const cells = chart.lines.map((line, k) => Object.assign(new Element(), { textContent: `last ${k}` }));
   return [id, new Element({
-    ".plot": new Element(), "button.log": new Element(), ".name": new Element(), output: new Element(),
+    ".plot": new Element(), "button.log": new Element(), "button.all": new Element(), ".name": new Element(), output: new Element(),
     ".legend .number": cells })];
 }));
 const page = vm.createContext({
@@ -54,6 +54,18 @@ class Plot {
 page.uPlot = Plot;
 vm.runInContext(script, page);
 
+// The range of each axis for data from -1000 to 1000, for a view of 1 to 2, and for one of far values alone.
+function views({ options: { scales } }) {
+  const of = ({ range }) => (range ? [[-1000, 1000], [1, 2], [900, 1000]].map(([low, high]) => range(null, low, high)) : null);
+  return { x: of(scales.x), y: of(scales.y) };
+}
+function viewsOfAll(figure) {
+  const button = figure.children["button.all"];
+  button.on.click();
+  const found = views(Plot.made.at(-1));
+  button.on.click();
+  return [found, button.attributes["aria-pressed"]];
+}
 const say = ({ children }) => [children.output, ...children[".legend .number"]].map((element) => element.textContent);
 const result = Object.entries(figures).map(([id, figure], k) => {
   const plot = Plot.made[k], press = (key) => figure.children[".plot"].on.keydown({ key, preventDefault() {} });
@@ -66,7 +78,8 @@ const result = Object.entries(figures).map(([id, figure], k) => {
   Object.assign(plot, { ctx, bbox: { left: 0, top: 0, width: 100, height: 100 } });
   plot.options.hooks.draw.forEach((act) => act(plot));
   return { id, data: gaps, dots, marks, lonely: filters[1], moves,
-    labels: plot.options.axes.map(({ label }) => label), noLog: figure.children["button.log"].hidden };
+    labels: plot.options.axes.map(({ label }) => label), noLog: figure.children["button.log"].hidden,
+    noAll: figure.children["button.all"].hidden, views: views(plot), viewsOfAll: viewsOfAll(figure) };
 });
 const button = Object.values(figures)[0].children["button.log"];
 button.on.click();

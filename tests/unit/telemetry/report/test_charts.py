@@ -108,3 +108,29 @@ def test_long_paths_keep_their_ends():
     group = next(group for group in build_groups({"a": series, "b": {}}) if group.title == HACKING)
     (line,) = group.charts[0].data["lines"]
     assert len(line["step"]) <= 401 and (line["step"][0], line["step"][-1]) == (1, 1_001)
+
+
+def test_far_values_are_said_and_left_out_of_the_range_at_first():
+    calm = [(step, float(step % 5)) for step in range(200)]
+    (group,) = build_groups({"": {"policy/loss": [*calm, (200, 1e6), (201, -900.0)], "eval/loss": [(0, 9.0)]}})
+    chart = next(chart for chart in group.charts if chart.data["lines"][0]["x"][-1] == 201)
+    low, high = chart.data["range"]
+    assert -2 < low < 0 and 4 < high < 10
+    assert chart.outside == "2 values lie outside, the farthest: 1,000,000 at update 200"
+    (group,) = build_groups({"": {"policy/loss": [*calm, (200, 1e6)]}})
+    assert group.charts[0].outside == "one value lies outside: 1,000,000 at update 200"
+    (group,) = build_groups({"": {"policy/loss": calm}})
+    assert "range" not in group.charts[0].data and group.charts[0].outside == ""
+
+
+def test_a_line_of_a_few_points_is_shown_whole_beside_a_long_one():
+    series = {"train/reward": [(s, s % 5 / 5) for s in range(200)], "eval/reward": [(0, 100.0), (199, 120.0)]}
+    chart = build_groups({"": series})[0].charts[0]
+    assert len(chart.lines) == 2 and chart.outside == ""
+
+
+def test_a_spike_of_the_kl_does_not_flatten_the_path():
+    series = {"train/kl_divergence": [(s, 1e4 if s == 9 else s / 50) for s in range(50)],
+              "train/reward": [(s, s / 10) for s in range(50)]}  # fmt: skip
+    group = next(group for group in build_groups({"": series}) if group.title == HACKING)
+    assert group.charts[0].data["x_range"][1] < 2 and "range" not in group.charts[0].data

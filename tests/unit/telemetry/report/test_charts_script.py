@@ -27,6 +27,7 @@ def drawn():
         "eval/reward": [(0, 0.25), (3, 1.0)],
         "train/kl_divergence": [(1, 0.2), (3, 0.1)],
         "policy/loss": [(step, float(step % 3)) for step in STEPS],
+        "critic/loss": [(step, 900.0 if step == 7 else step % 5) for step in STEPS],
     }
     groups = build_groups({"": series})
     charts = {chart.id: chart.data for group in groups for chart in group.charts}
@@ -79,3 +80,12 @@ def test_the_button_changes_the_axis_and_back(drawn):
     assert (drawn["pressed"], drawn["released"], drawn["destroyed"]) == ({"distr": 3}, {}, True)
     assert drawn["chart-0"]["noLog"] is False
     assert drawn["handlers"] == ["beforeprint", "afterprint"]
+
+
+def test_a_spike_is_left_out_until_it_is_asked_for_or_alone_in_view(drawn):
+    """The others lie between 0 and 4; a range is the limits of what is shown and a margin."""
+    (chart,) = [chart for chart in drawn.values() if isinstance(chart, dict) and chart.get("noAll") is False]
+    low, high = 0 - 0.04 * 5, 5 + 0.04 * 5
+    assert chart["views"]["y"] == [pytest.approx([low, high]), pytest.approx([0.96, 2.04]), pytest.approx([896, 1004])]
+    assert chart["viewsOfAll"] == [{"x": None, "y": None}, "false"]
+    assert drawn["chart-2"]["noAll"] is True and drawn["chart-2"]["views"] == {"x": None, "y": None}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from alignment.telemetry.report.curves import MAX_POINTS, fit_trend, is_flat, thin_out
+from alignment.telemetry.report.curves import MAX_POINTS, fit_trend, focus, is_flat, thin_out
 
 
 def test_few_points_stay_as_they_are():
@@ -55,3 +55,22 @@ def test_a_spike_bends_the_trend_near_it_only():
 def test_what_is_flat():
     assert is_flat([]) and is_flat([(1, 2.0)]) and is_flat([(1, 2.0), (9, 2.0)]) and is_flat([(1, None), (2, None)])
     assert not is_flat([(1, 2.0), (2, 2.0000001)]) and not is_flat([(1, 2.0), (2, None)])
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ([*range(100), 5000], (0, 98 + 24)),
+        ([-5000, *range(100)], (1 - 24, 99)),
+        ([*range(100), 5000, 6000], (0, 99 + 24.25)),
+        ([*range(100), 5000, 5500, 6000], None),
+        ([*range(100), 300], None),
+        ([*range(18), 5000], None),
+        ([0] * 50 + [5000], None),
+        ([7] * 50, None),
+        ([], None),
+    ],
+)
+def test_a_few_far_values_are_left_out_of_the_range(values, shown):
+    """One at each end of fewer than a hundred, two of a hundred and more."""
+    assert focus(values) == shown

@@ -45,3 +45,11 @@ def test_values_that_are_not_finite_come_through_the_writers(tmp_path):
 def test_the_steps_of_lines_of_different_length():
     assert step_range([[(3, 1.0), (9, None)], [], [(0, 1.0)]]) == (0, 9)
     assert step_range([]) is None
+
+
+def test_a_number_beyond_every_float_is_infinite_and_a_folder_is_no_file(tmp_path, caplog):
+    (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1, "a": 1{"0" * 400}}}\n{{"step": 2, "a": 1}}\n')
+    (tmp_path / "ledger.json").mkdir()
+    run = read_run_files(tmp_path)
+    assert run.series == {"a": [(1, None), (2, 1.0)]} and run.ledger is None
+    assert caplog.messages == [f"{tmp_path}/ledger.json is left out of the report: it is a folder"]

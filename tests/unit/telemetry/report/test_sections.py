@@ -69,3 +69,14 @@ def test_arguments_that_differ_between_runs():
     ]  # fmt: skip
     assert argument_differences([one, one]) == []
     assert argument_differences([None, {"a": 1}]) == [("a", [NOT_SET, "1"])]
+
+
+@pytest.mark.parametrize(
+    "ledger",
+    [3, "text", [1], {"train": None}, {"train": {}}, {"train": {"datasets": {"d": 3}, "rows": []}},
+     {"train": {"datasets": {}, "rows": {"a": 1}}}, {"train": {"datasets": {}, "rows": [{"dataset": "d"}]}},
+     {"train": {"datasets": {"d": {"selected": "many"}}, "rows": []}}],
+)  # fmt: skip
+def test_a_ledger_of_another_form_is_left_out_with_a_line(ledger, caplog):
+    assert ledger_rows(ledger) == []
+    assert caplog.messages == ["ledger.json is left out of the report: it has not the form that a run writes"]
