@@ -11,6 +11,7 @@ import paddle
 
 from alignment.architecture.parts import even_cut
 from alignment.errors import NotFiniteError
+from alignment.generation.device_sampling import DeviceSampler
 from alignment.generation.engine import GenerationOptions
 from alignment.generation.engine_placement import EnginePlacement
 from alignment.generation.sampling import Restrictions, Sampler, check_largest
@@ -29,16 +30,19 @@ class Drawer:
         vocab_size: int,
         usable_vocab_size: int | None,
         placement: EnginePlacement,
+        on_device: bool = False,
     ) -> None:
-        """See ``Sampler``."""
+        """See ``Sampler``; ``on_device``: logits are drawn from where they are, and not copied to the host."""
         self._placement = placement
         self._vocab_size = vocab_size
-        self._in_parts = not options.do_sample and placement.tensor.size > 1
+        self._in_parts = not options.do_sample and placement.tensor.size > 1 and not on_device
+        self._on_device = on_device
         limits = {"vocab_size": vocab_size, "usable_vocab_size": usable_vocab_size}
         if self._in_parts:
             self._sampler = GreedyInParts(options, prompts, group=placement.tensor, **limits)
         else:
-            self._sampler = Sampler(options, prompts, uniforms, **limits)
+            kind = DeviceSampler if on_device else Sampler
+            self._sampler = kind(options, prompts, uniforms, **limits)
 
     def keep(self, rows: np.ndarray) -> None:
         """Go on with these rows only."""
@@ -67,7 +71,7 @@ class Drawer:
     def _draw_here(self, logits: paddle.Tensor, step: int) -> tuple[np.ndarray, np.ndarray]:
         if not self._in_parts:
             logits = gather_logits(logits, self._placement.tensor, vocab_size=self._vocab_size)
-        return self._sampler.draw(logits.numpy(), step)
+        return self._sampler.draw(logits if self._on_device else logits.numpy(), step)
 
 
 def gather_logits(logits: paddle.Tensor, group: Group, *, vocab_size: int) -> paddle.Tensor:

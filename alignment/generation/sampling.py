@@ -22,31 +22,40 @@ class Restrictions:
     ) -> None:
         """See ``Sampler``."""
         self._options = options
-        self._first, size = vocabulary.start, len(vocabulary)
+        self._first, self._size = vocabulary.start, len(vocabulary)
+        size = self._size
         self._usable = size if usable_vocab_size is None else min(max(usable_vocab_size - self._first, 0), size)
         self._stops = [token - self._first for token in options.stop_token_ids if token in vocabulary]
-        self._seen = np.zeros((len(prompts), size), bool) if options.repetition_penalty != 1.0 else None
+        self.seen = np.zeros((len(prompts), size), bool) if options.repetition_penalty != 1.0 else None
+        """[B, V], True: the token occurred; None where that does not matter."""
         for row, prompt in enumerate(prompts):
             self.add(np.full(len(prompt), row), prompt)
 
     def keep(self, rows: np.ndarray) -> None:
         """Go on with these rows only."""
-        self._seen = None if self._seen is None else self._seen[rows]
+        self.seen = None if self.seen is None else self.seen[rows]
 
     def add(self, rows: np.ndarray, tokens: np.ndarray) -> None:
         """Note that ``tokens`` occurred in ``rows``."""
-        if self._seen is not None:
+        if self.seen is not None:
             local = tokens - self._first
-            known = (local >= 0) & (local < self._seen.shape[1])
-            self._seen[rows[known], local[known]] = True
+            known = (local >= 0) & (local < self.seen.shape[1])
+            self.seen[rows[known], local[known]] = True
+
+    def forbidden(self, too_early: bool) -> np.ndarray | None:
+        """Return [V], True: never drawn, or not yet when it is ``too_early`` to stop; None: there is no such token."""
+        mask = np.zeros(self._size, bool)
+        mask[self._usable :] = True
+        mask[self._stops if too_early else []] = True
+        return mask if mask.any() else None
 
     def apply(self, logits: np.ndarray, step: int) -> np.ndarray | None:
         """Return the logits [B, V] of new token ``step`` after penalty and masks, None when they stay as they are."""
         too_early = bool(self._stops) and step < self._options.min_new_tokens
-        if self._seen is None and not too_early and self._usable >= logits.shape[1]:
+        if self.seen is None and not too_early and self._usable >= logits.shape[1]:
             return None
         penalty = self._options.repetition_penalty
-        allowed = logits.copy() if self._seen is None else penalise(logits, self._seen, penalty)
+        allowed = logits.copy() if self.seen is None else penalise(logits, self.seen, penalty)
         if too_early:
             allowed[:, self._stops] = -np.inf
         allowed[:, self._usable :] = -np.inf

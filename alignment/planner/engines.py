@@ -23,6 +23,8 @@ PAGE, MULTIPLE = 128, 16
 """As ``generation.eager.kv_cache``: positions reserved beyond the longest row, and what capacities are multiples of."""
 _HOST_COPIES = 6
 """Host arrays of the size of a step's logits that ``generation.sampling`` uses."""
+_DEVICE_COPIES = 10
+"""The same of ``generation.device_sampling`` on a GPU, in units of the float32 logits."""
 _NARROW_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 
 
@@ -47,7 +49,7 @@ class EagerMemory:
         """Return the moments of a rollout."""
         cache = {"key-value cache": self._cache}
         arrays = _HOST_COPIES * self._rollout.rows * self._job.policy.vocab_size * FLOAT
-        host = {"sampling": arrays if self._rollout.makes_logits else 0}
+        host = {"sampling": arrays if self._rollout.makes_logits and not self._job.half else 0}
         return [
             RolloutMoment(name="weights arrive", device={"rollout weights": self._rollout.coming}),
             RolloutMoment(name="prefill", device={**cache, "activations": self._prompts}),
@@ -108,7 +110,8 @@ class EagerMemory:
         mask = heads * self._rollout.inner.pipeline
         keys = rows * self._capacity * self._pass(1).kv_heads * self._job.policy.head_dim * FLOAT
         widened = min(keys, WIDE_KEY_BYTES) if self._job.half else 0
-        return mask + max(2 * heads + widened, logits + gathered)
+        copies = _DEVICE_COPIES * rows * whole * FLOAT if self._job.half and self._rollout.makes_logits else 0
+        return mask + max(2 * heads + widened, logits + gathered + copies)
 
 
 class FusedMemory:

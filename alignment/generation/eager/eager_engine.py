@@ -24,6 +24,7 @@ from alignment.generation.engine import GenerationOptions, missing_features
 from alignment.generation.engine_placement import WHOLE_MODEL, EnginePlacement
 from alignment.generation.prompt_checks import check_prompts
 from alignment.generation.random_numbers import uniform
+from alignment.ops import device_kernels
 from alignment.ops.rotary import PositionTables
 from alignment.records import Completion
 
@@ -130,6 +131,7 @@ class EagerEngine:
                 vocab_size=config.vocab_size,
                 usable_vocab_size=self._usable,
                 placement=self._placement,
+                on_device=device_kernels.on_device(self._weights.layers[0].input_norm),
             ),
             answers=Answers(limits, options),
         )
