@@ -14,9 +14,11 @@ from alignment.generation.engine import GenerationOptions
 from alignment.generation.fused.blocks import blocks_for
 from alignment.generation.fused.fused_engine import FusedEngine
 from alignment.generation.fused.fused_settings import FusedSettings
+from alignment.generation.fused.kernels import CPU_KERNELS
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.initialise import draw_weights
 from alignment.ops.native.library import find_core
+from tests.emulated import emulated_kernels
 from tests.unit.generation import fake_rows
 
 happened: Counter[str] = Counter()
@@ -72,43 +74,53 @@ def test_a_thousand_random_schedules_give_the_tokens_of_sequences_alone():
         assert happened[event] >= 20, happened
 
 
-def real_engine(**settings):
+def real_engine(kernels=CPU_KERNELS, head_dim=8, **settings):
     """Return a fused engine with random weights, and its prompts' vocabulary is that of the schedules."""
     shape = dict(model_type="llama", vocab_size=23, hidden_size=16, intermediate_size=32, num_hidden_layers=1)
-    heads = dict(num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=64)
+    heads = dict(num_attention_heads=2, num_key_value_heads=1, head_dim=head_dim, max_position_embeddings=64)
     model = CausalLM(DecoderConfig.from_dict({**shape, **heads}))
     draw_weights(model, seed=0, std=0.5)
-    engine = FusedEngine(model, FusedSettings(block_tokens=16, **settings))
+    engine = FusedEngine(model, FusedSettings(block_tokens=16, **settings), kernels=kernels)
     engine.load_weights(None, 0)
     return engine
 
 
-def test_random_schedules_change_no_bit_of_the_kernels():
-    if find_core().core is None:
-        pytest.skip(find_core().reason)
-    alone = real_engine(num_slots=1)
-    bytes_of_block = 4 * 16 * (8 + 16)
-    preemptions = copies = 0
+def compare_schedules(*, examples, bytes_of_block, **which):
+    """Compare random schedules with sequences alone, to the bit; return how often there was preemption and copying."""
+    alone = real_engine(num_slots=1, **which)
+    counted = Counter()
 
-    @settings(max_examples=60)
+    @settings(max_examples=examples)
     @given(schedule=schedules(), lengthen=st.integers(1, 2))
     def compare(schedule, lengthen):
-        nonlocal preemptions, copies
         prompts, ids = [prompt * lengthen for prompt in schedule["prompts"]], schedule["ids"]
         options = GenerationOptions(max_new_tokens=30, stop_token_ids=schedule["stops"])
         longest = max(map(len, prompts)) + 29
         blocks = blocks_for(longest, 16) + schedule["num_blocks"] % 3
         how = {name: schedule[name] for name in ("num_slots", "max_rows")}
-        engine = real_engine(kv_memory=blocks * bytes_of_block, **how)
+        engine = real_engine(kv_memory=blocks * bytes_of_block, **how, **which)
         found = engine.generate(prompts, options, seed=3, sequence_ids=ids)
-        preemptions, copies = preemptions + engine.counts.preemptions, copies + engine.counts.copies
+        counted.update(preemptions=engine.counts.preemptions, copies=engine.counts.copies)
         for completion, prompt, sequence_id in zip(found, prompts, ids, strict=True):
             (wanted,) = alone.generate([prompt], options, seed=3, sequence_ids=[sequence_id])
             assert completion.token_ids.tolist() == wanted.token_ids.tolist()
             assert completion.logprobs.tolist() == wanted.logprobs.tolist()
 
     compare()
-    assert preemptions >= 20 and copies >= 20
+    return counted
+
+
+def test_random_schedules_change_no_bit_of_the_kernels():
+    if find_core().core is None:
+        pytest.skip(find_core().reason)
+    counted = compare_schedules(examples=120, bytes_of_block=4 * 16 * (8 + 16))
+    assert counted["preemptions"] >= 20 and counted["copies"] >= 20
+
+
+def test_random_schedules_change_no_bit_of_the_cuda_kernels():
+    cuda = dict(kernels=emulated_kernels(), head_dim=32)
+    counted = compare_schedules(examples=5, bytes_of_block=4 * 16 * 2 * 32, **cuda)
+    assert counted["preemptions"] >= 1 and counted["copies"] >= 1
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.3])

@@ -1,0 +1,238 @@
+"""The CUDA kernels behind the fused engine, on the emulated device: tokens of the eager engine, and what is refused."""
+
+from __future__ import annotations
+
+import ctypes
+from types import SimpleNamespace
+
+import numpy as np
+import paddle
+import pytest
+
+from alignment.architecture.decoder_config import DecoderConfig
+from alignment.errors import NotFiniteError, UserError
+from alignment.generation import device_kernels as chooser
+from alignment.generation.cuda import cuda_kernels, graphs, paddle_device
+from alignment.generation.cuda.cuda_kernels import CudaKernels
+from alignment.generation.eager.eager_engine import EagerEngine
+from alignment.generation.engine import GenerationOptions
+from alignment.generation.engine_placement import EnginePlacement
+from alignment.generation.fused.fused_engine import FusedEngine
+from alignment.generation.fused.fused_settings import FusedSettings
+from alignment.generation.fused.kernels import CPU_KERNELS
+from alignment.models.decoder.decoder import CausalLM
+from alignment.models.decoder.initialise import draw_weights
+from alignment.ops.native.cuda.library import CudaSearch
+from tests.emulated import emulated_kernels
+
+SHAPE = dict(
+    vocab_size=40,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=1,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=32,
+    max_position_embeddings=64,
+)
+FAMILIES = {
+    "llama": dict(model_type="llama"),
+    "qwen3": dict(model_type="qwen3", tie_word_embeddings=True),
+    "window": dict(model_type="mistral", sliding_window=5),
+}
+PROMPTS = [
+    np.random.default_rng(length).integers(0, 40, 1 + length * 37 % 38).tolist() for length in range(64)
+]  # 1 to 38 tokens, every length at least once
+SAMPLED = GenerationOptions(max_new_tokens=6, stop_token_ids=(3, 11), temperature=0.9)
+RESTRICTED = GenerationOptions(max_new_tokens=6, min_new_tokens=3, stop_token_ids=(3, 11, 99), repetition_penalty=1.3)
+BLOCK = 4 * 16 * 2 * 32 * 2
+"""Bytes of a block of 16 tokens: keys and values of 2 heads of 32 float32 numbers in one layer."""
+
+
+def build(family="llama", **changes):
+    model = CausalLM(DecoderConfig.from_dict({**SHAPE, **FAMILIES[family], **changes}))
+    draw_weights(model, seed=0, std=0.4)
+    return model
+
+
+def cuda(model, *, usable=None, **settings):
+    settings = FusedSettings(**{"block_tokens": 16, "num_slots": 7, "max_rows": 50, **settings})
+    engine = FusedEngine(model, settings, kernels=emulated_kernels(), usable_vocab_size=usable)
+    engine.load_weights(None, 0)
+    return engine
+
+
+def eager(model, *, usable=None):
+    engine = EagerEngine(model, usable_vocab_size=usable)
+    engine.load_weights(None, 0)
+    return engine
+
+
+def answer(engine, prompts, options, ids=None):
+    return engine.generate(prompts, options, seed=1, sequence_ids=range(len(prompts)) if ids is None else ids)
+
+
+def assert_same(found, wanted, *, atol):
+    assert [c.token_ids.tolist() for c in found] == [c.token_ids.tolist() for c in wanted]
+    assert [c.finish_reason for c in found] == [c.finish_reason for c in wanted]
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one.logprobs, other.logprobs, atol=atol, rtol=0)
+        assert one.token_ids.dtype == other.token_ids.dtype and one.logprobs.dtype == other.logprobs.dtype
+
+
+@pytest.mark.parametrize(
+    ("family", "options"), [("llama", SAMPLED), ("qwen3", RESTRICTED)], ids=["sampled", "restricted"]
+)
+def test_64_ragged_prompts_get_the_tokens_of_the_eager_engine(family, options):
+    model = build(family)
+    found = answer(cuda(model, usable=38), PROMPTS, options)
+    assert_same(found, answer(eager(model, usable=38), PROMPTS, options), atol=1e-4)
+
+
+def test_slots_blocks_and_order_change_no_bit():
+    """Few blocks: sequences give up their slots, share prefixes, copy blocks, and every block comes back."""
+    model, prompts = build("window"), [[5] * 9, [6, 7, 8], [5] * 9, [9] * 12, [5] * 9, [4] * 14]
+    options = GenerationOptions(max_new_tokens=28)
+    wanted = [answer(cuda(model), [p], options, ids=[i])[0] for i, p in enumerate(prompts)]
+    engine = cuda(model, num_slots=6, max_rows=9, kv_memory=6 * BLOCK)
+    order = [3, 0, 5, 1, 4, 2]
+    found = answer(engine, [prompts[i] for i in order], options, ids=order)
+    assert_same(found, [wanted[i] for i in order], atol=0)
+    assert engine.counts.preemptions > 0 and engine.counts.copies > 0
+    assert_same(wanted, answer(eager(model), prompts, options), atol=1e-4)
+
+
+def test_decode_steps_are_captured_once_a_size_and_replayed():
+    engine, options = cuda(build(), num_slots=3), GenerationOptions(max_new_tokens=12)
+    answer(engine, [[5, 6], [7], [8, 9, 10]], options)
+    used = engine._packed._graphs
+    assert used.num_captured == 1, "12 steps of 3 rows, which are filled up to 4"
+    before = engine.counts.steps
+    answer(engine, [[5, 6], [7], [8, 9, 10]], options)
+    assert used.num_captured == 1 and engine.counts.steps == before
+    engine.release()
+    assert engine.num_bytes == 0
+
+
+def test_sizes_that_are_captured_are_few():
+    assert [graphs.padded_rows(n) for n in (1, 2, 3, 5, 9, 16, 17, 32, 33, 128)] == [
+        1,
+        2,
+        4,
+        8,
+        16,
+        16,
+        32,
+        32,
+        48,
+        128,
+    ]
+    assert [graphs.padded_positions(n, 2000) for n in (1, 256, 257, 513, 1025)] == [256, 256, 512, 1024, 2000]
+    assert graphs.padded_positions(5, 64) == 64
+
+
+def test_an_update_is_packed_over_the_old_weights_and_memory_is_what_was_asked_for():
+    model, other = build(), build()
+    draw_weights(other, seed=5, std=0.4)
+    engine = cuda(model, kv_memory=5 * BLOCK)
+    before = engine.num_bytes
+    engine.load_weights(other.named_parameters(), 3)
+    assert engine.version == 3 and engine.num_bytes == before
+    assert_same(answer(engine, PROMPTS[:3], SAMPLED), answer(eager(other), PROMPTS[:3], SAMPLED), atol=1e-4)
+    assert cuda(model, kv_memory=9 * BLOCK).num_bytes - before == 4 * BLOCK
+    with pytest.raises(UserError, match=f"need {3 * BLOCK} bytes, rollout_kv_memory={2 * BLOCK} holds {2 * BLOCK}"):
+        answer(cuda(model, kv_memory=2 * BLOCK), [[1] * 40], SAMPLED)
+
+
+def test_half_types_stay_near_the_model():
+    model, options = build(), GenerationOptions(max_new_tokens=1, do_sample=False)
+    engine = cuda(model, weight_type="bfloat16", kv_type="bfloat16")
+    narrow = [(name, p.detach().astype("bfloat16")) for name, p in model.named_parameters()]
+    found = answer(engine, PROMPTS[:16], options)
+    wanted = answer(eager(model), PROMPTS[:16], options)
+    differences = [abs(a.logprobs[0] - b.logprobs[0]) for a, b in zip(found, wanted, strict=True)]
+    assert 0 < np.median(differences) < 0.3
+    engine.load_weights(iter(narrow), 1)
+    assert len(answer(engine, PROMPTS[:2], options)) == 2
+
+
+@pytest.mark.parametrize("options", [SAMPLED, RESTRICTED], ids=["sampled", "restricted"])
+def test_damaged_weights_are_reported_as_by_the_eager_engine(options):
+    model = build()
+    model.model.norm.weight.set_value(paddle.full([32], float("nan")))
+    with pytest.raises(NotFiniteError, match="new token 0 are NaN or infinite in 2 of 2 sequences"):
+        answer(cuda(model), [[1], [2]], options)
+
+
+def test_what_the_kernels_lack_is_refused_by_name():
+    with pytest.raises(
+        UserError, match="rollout_weight_type=int8 is refused: the CUDA kernels hold weights in float32"
+    ):
+        cuda(build(), weight_type="int8")
+    huge = dict(num_slots=10**6, kv_memory=2**60, max_length=60)
+    with pytest.raises(UserError, match="cannot hold the model: .*give a smaller rollout_kv_memory"):
+        cuda(build(), **huge)
+
+
+def test_what_is_in_the_way_is_said_in_one_line(monkeypatch):
+    config, kernels = build().config, emulated_kernels()
+    assert kernels.obstacle(config) is None
+    assert kernels.obstacle(build(head_dim=16).config) == (
+        "the CUDA kernels need head_dim 32, 64, 128, the model has 16"
+    )
+    stage = EnginePlacement(pipeline=SimpleNamespace(size=2))
+    assert kernels.obstacle(config, stage).endswith("all layers in one process, pipeline_parallel_degree=2")
+    none = CudaKernels(CudaSearch(None, "no nvcc"))
+    assert none.obstacle(config) == "no CUDA kernels: no nvcc"
+    with pytest.raises(UserError, match="no CUDA kernels: no nvcc"):
+        FusedEngine(build(), kernels=none)
+    real = CudaKernels(CudaSearch(SimpleNamespace(is_emulated=False), ""))
+    assert real.obstacle(config) == "the CUDA kernels run on a GPU, the device is cpu"
+    monkeypatch.setattr(paddle_device.paddle.device, "get_device", lambda: "gpu:0")
+    assert kernels.obstacle(config) == "the emulated CUDA kernels run on cpu, the device is gpu:0"
+    monkeypatch.setattr(paddle_device.paddle.version, "cuda", lambda: "12.6")
+    for found, problem in (((7, 5), "need compute capability 8.0, gpu:0 has 7.5"), ((9, 0), None)):
+        monkeypatch.setattr(paddle_device.paddle.device.cuda, "get_device_capability", lambda found=found: found)
+        assert real.obstacle(config) == (problem and f"the CUDA kernels {problem}")
+
+
+def test_the_kernels_are_those_of_the_device(monkeypatch):
+    assert chooser.device_kernels() is CPU_KERNELS
+    monkeypatch.setattr(paddle.device, "get_device", lambda: "gpu:0")
+    monkeypatch.setattr(cuda_kernels, "find_cuda", lambda: CudaSearch(None, "no nvcc"))
+    kernels = chooser.device_kernels()
+    assert kernels.description == "CUDA kernels: no nvcc" and kernels.obstacle(build().config).endswith("no nvcc")
+
+
+def test_on_a_gpu_the_stream_is_paddles(monkeypatch):
+    """What only a GPU can try, against a stand-in: device and stream of each call."""
+    calls = []
+    library = SimpleNamespace(is_emulated=False, call=lambda name, *arguments: calls.append((name, *arguments)))
+    monkeypatch.setattr(paddle.device, "get_device", lambda: "gpu:3")
+    stream = SimpleNamespace(stream_base=SimpleNamespace(raw_stream=77))
+    monkeypatch.setattr(paddle.device, "current_stream", lambda: stream)
+    device = paddle_device.PaddleDevice(library)
+    device.call("acu_copy_block", 5, 1, 2)
+    array = np.arange(3, dtype=np.int32)
+    device.write(1000, array)
+    device.read(2000, array)
+    assert calls == [
+        ("acu_use_device", 3),
+        ("acu_copy_block", 5, 1, 2, 77),
+        ("acu_write", 1000, array.ctypes.data, 12, 77),
+        ("acu_read", array.ctypes.data, 2000, 12, 77),
+    ]
+
+
+def test_nothing_may_wait_while_a_graph_is_captured():
+    kernels = emulated_kernels()
+    device = paddle_device.PaddleDevice(kernels._library)
+    handle, stream, number = device.library.handle, ctypes.c_void_p(), np.zeros(1, np.int32)
+    memory = device.put(np.array([7], np.int32))
+    graph = handle.acu_graph_begin(ctypes.byref(stream))
+    with pytest.raises(RuntimeError, match="acu_read"):
+        device.read(memory.data_ptr(), number)
+    device.library.call("acu_graph_end", graph)
+    device.call("acu_graph_launch", graph)
+    assert number[0] == 7, "the copy was captured, and is done by the graph"
+    handle.acu_graph_destroy(graph)
