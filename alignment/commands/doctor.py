@@ -57,7 +57,7 @@ def examine() -> list[Finding]:
     trials = run_trials()
     failed = [outcome.name for outcome in trials if outcome.problem]
     findings += _summarise(trials)
-    looks = [_examine_processor, _examine_compiler, _examine_room]
+    looks = [_examine_processor, _examine_compiler, _examine_nvcc, _examine_room]
     if PADDLE_IMPORT not in failed:
         looks.insert(0, _examine_paddle)
     if not failed:
@@ -157,14 +157,42 @@ def _examine_kernels() -> list[Finding]:
     core, reason = find_core()
     device = paddle.device.get_device()
     if core is None:
-        generation, training = "eager engine (slower, same results)", "Paddle's operators (slower, same results)"
+        slower = "eager engine (slower, same results)"
+        generation = slower if device == "cpu" else _describe_cuda_engine()
+        training = "Paddle's operators (slower, same results)"
         return [Finding("kernels", f"none: {reason}"), *_describe_use(generation, training)]
     found = Finding("kernels", f"{core.reason}; instruction set {core.isa}")
     if device != "cpu":
-        why = f"the kernels run on cpu, Paddle computes on {device}"
-        return [found, *_describe_use(f"eager engine: {why}", f"Paddle's operators: {why}")]
+        return [found, *_describe_use(_describe_cuda_engine(), f"Paddle's operators, Paddle computes on {device}")]
     kernels = f"with {core.isa} kernels"
     return [found, *_describe_use(f"fused engine {kernels}", f"compiled operators {kernels}")]
+
+
+def _describe_cuda_engine() -> str:
+    """Return what generates on a GPU, as far as it does not depend on the model."""
+    from alignment.generation.cuda.paddle_device import device_obstacle
+    from alignment.ops.native.cuda.library import find_cuda
+
+    library, reason = find_cuda()
+    obstacle = f"no CUDA kernels: {reason}" if library is None else device_obstacle(library)
+    return f"fused engine with CUDA kernels ({reason})" if obstacle is None else f"eager engine: {obstacle}"
+
+
+def _examine_nvcc() -> list[Finding]:
+    """The CUDA kernels are compiled when a GPU wants them; nothing is compiled here."""
+    from alignment.ops.native import build
+    from alignment.ops.native.cuda import kinds
+
+    try:
+        prebuilt = build.find_prebuilt(kind=kinds.CUDA).origin
+    except build.KernelBuildError as error:
+        prebuilt = str(error)
+    try:
+        compiler = kinds.find_nvcc()
+        nvcc = f"{compiler.program}: {compiler.version}"
+    except build.KernelBuildError as error:
+        nvcc = str(error)
+    return [Finding("CUDA kernels", f"{nvcc}; {prebuilt}")]
 
 
 def _describe_use(generation: str, training: str) -> list[Finding]:

@@ -9,12 +9,17 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import paddle
 import pytest
 
 from alignment.commands import doctor
 from alignment.commands.doctor import Finding
 from alignment.ops.native import build, library
+from alignment.ops.native.cuda import kinds
+from alignment.ops.native.cuda import library as cuda_library
+from alignment.ops.native.cuda.library import CudaSearch
 from alignment.ops.native.library import Search
 from alignment.selfcheck.children import TrialOutcome
 from alignment.telemetry.exit_status import describe_exit
@@ -54,7 +59,7 @@ def test_every_question_has_an_answer(found):
     values = look(findings)
     expected = {"python", "paddle", "numpy", "safetensors", "tokenizers", "host settings", "paddle computes on"}
     expected |= {"GPU", "processor", "kernels", "generation", "training", "compiler", "free memory", "build cache"}
-    expected |= {"trials"}
+    expected |= {"trials", "CUDA kernels"}
     assert set(values) == expected
     assert values["paddle"] == "3.3.1"
     assert values["kernels"] == "cached build somewhere; instruction set avx2"
@@ -64,6 +69,33 @@ def test_every_question_has_an_answer(found):
     assert "OMP_NUM_THREADS" in values["host settings"]
     assert re.fullmatch(r"\d+\.\d GiB", values["free memory"])
     assert [finding.problem for finding in findings if finding.problem] == []
+
+
+@pytest.mark.parametrize(
+    ("cuda", "says"),
+    [
+        (
+            CudaSearch(SimpleNamespace(is_emulated=False), "cached build"),
+            "fused engine with CUDA kernels (cached build)",
+        ),
+        (CudaSearch(None, "no nvcc"), "eager engine: no CUDA kernels: no nvcc"),
+    ],
+)
+def test_on_a_gpu_the_cuda_kernels_generate_where_they_can_be_had(found, monkeypatch, cuda, says):
+    monkeypatch.setattr(paddle.device, "get_device", lambda: "gpu:0")
+    monkeypatch.setattr(paddle.version, "cuda", lambda: "12.6")
+    monkeypatch.setattr(paddle.device.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(cuda_library, "find_cuda", lambda: cuda)
+    for core in (FakeCore(), None):
+        found(core)
+        assert look(doctor._examine_kernels())["generation"] == says
+
+
+def test_the_compiler_of_the_cuda_kernels_is_named(monkeypatch):
+    monkeypatch.setattr(kinds, "_NVCC_PLACES", ("nvcc-is-not-here",))
+    (row,) = doctor._examine_nvcc()
+    assert row.value == "no nvcc: none of nvcc-is-not-here runs; no prebuilt library beside the package"
+    assert row.problem is None, "nobody needs it"
 
 
 def test_without_kernels_the_eager_engine_is_named_and_it_can_run(found):

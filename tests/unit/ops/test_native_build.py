@@ -19,6 +19,8 @@ import pytest
 from alignment.ops import build as build_command
 from alignment.ops.native import build, sources, toolchain
 from alignment.ops.native.build import KernelBuildError
+from alignment.ops.native.cuda import kinds
+from alignment.ops.native.cuda.library import find_cuda
 
 REAL = toolchain.find_compiler()
 pytestmark = pytest.mark.skipif(REAL is None, reason="no C++ compiler here: nothing can be built")
@@ -251,3 +253,25 @@ def wait_for(condition, seconds: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < end, "it never happened"
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize("has_cublas", [True, False])
+def test_the_cuda_kernels_are_built_by_nvcc_or_the_reason_is_one_line(tmp_path, monkeypatch, capsys, has_cublas):
+    """Nvcc is a script that makes empty files, and perhaps finds no cublasLt.h."""
+    nvcc = tmp_path / "nvcc"
+    nvcc.write_text(
+        "#!/bin/sh\n"
+        '[ "$1" = --version ] && echo "Cuda compilation tools, release 13.0" && exit\n'
+        f'case "$*" in *-E*) exit {0 if has_cublas else 1};; *" -o "*) shift $(($# - 1)); : > "$1";; esac\n'
+    )
+    nvcc.chmod(0o755)
+    monkeypatch.setattr(kinds, "_NVCC_PLACES", (str(nvcc),))
+    monkeypatch.setattr(sys, "argv", ["build", "--cuda"])
+    assert build_command.main() == 1
+    *_, line = capsys.readouterr().err.splitlines()
+    says = "built but cannot be loaded" if has_cublas else "compiling the CUDA kernels failed: error: no cublasLt.h"
+    assert line.startswith("error: ") and says in line
+    assert [path.name.partition("-")[0] for path in cached(tmp_path)] == (["cuda"] if has_cublas else [])
+    monkeypatch.setattr(kinds, "_NVCC_PLACES", ("no-nvcc-here",))
+    found = find_cuda.__wrapped__()
+    assert found.library is None and found.reason.startswith("no prebuilt library beside the package; ")
