@@ -1,1 +1,1 @@
-"""The command line: ``alignment VERB ...``, one module a verb."""
+"""The command line: ``alignment VERB ...``, one module per verb."""

@@ -1,6 +1,6 @@
-"""Talk to a policy: ``alignment chat FOLDER``, once with ``--prompt`` or line by line until end of input.
+"""Chat with a policy: ``alignment chat FOLDER``, one prompt with ``--prompt`` or line by line until end of input.
 
-Answers go to stdout, everything else to stderr. ``/reset`` forgets the conversation, ``/quit`` ends it.
+Answers go to stdout, everything else to stderr. ``/reset`` starts a new conversation, ``/quit`` exits.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ TEMPLATES = ("none", "tokenizer")
 
 
 class Reply(NamedTuple):
-    """What the policy answered."""
+    """An answer of the policy."""
 
     text: str
     score: float | None
-    """Score of the reward model, None without one."""
+    """Score of the reward model; None without one."""
 
 
 class Voice:
-    """The tokenizer of a model folder and the template that its model was trained with, or the one that is wanted."""
+    """The tokenizer of a model folder, with the wanted template or the one the model was trained with."""
 
     def __init__(self, folder: Path, wanted: str | None) -> None:
         from alignment.data.encode import Encoder
@@ -68,7 +68,7 @@ class ChatScorer:
         head_prefix: str | None = None,
         before_padding: bool = False,
     ) -> None:
-        """``template`` None: that of its training; the others are keys of PPO (``score_before_padding``)."""
+        """``template`` None: the one it was trained with; the other options are keys of PPO."""
         from alignment.models.folders.hub import load_score_model
         from alignment.models.folders.sequence_ends import padding_warning
         from alignment.rollout.rewards.retokenize import BeforePadding, Retokenized, SameTokens
@@ -89,7 +89,7 @@ class ChatScorer:
         self._model.eval()
 
     def score(self, turns: Sequence[str], prompt_ids: Sequence[int], completion: Completion) -> float:
-        """Return the score of ``completion`` after ``turns``, normalised where the model is configured to."""
+        """Return the score of ``completion`` after ``turns``, normalised if the model's configuration says so."""
         import paddle
 
         from alignment.records import TokenBatch
@@ -107,7 +107,7 @@ class ChatScorer:
 
 
 class Chat:
-    """A policy, how it samples, and the reward model that scores it, if any."""
+    """A policy, its sampling options, and the reward model that scores it, if any."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         from alignment.generation.engine import GenerationOptions
@@ -140,7 +140,7 @@ class Chat:
             )
 
     def reply(self, turns: Sequence[str]) -> Reply:
-        """Continue ``turns``, which end with the user's; the same turns and seed give the same answer."""
+        """Answer ``turns``, which end with the user's; the same turns and seed give the same answer."""
         refuse_broken_text(turns[-1])
         ids = self._encoder.encode_prompt(turns).ids
         [completion] = self._engine.generate([ids], self._options, seed=self._seed, sequence_ids=[len(turns) // 2])
@@ -149,7 +149,7 @@ class Chat:
 
 
 def choose_template(config: DecoderConfig, tokenizer: Tokenizer) -> str:
-    """Return the template that the model's folder records, else the tokenizer's own where it has one."""
+    """Return the template recorded in the model's folder, else the tokenizer's own, if any."""
     record = config.trained_template or {}
     if isinstance(record.get("input_template"), str):
         return record["input_template"]
@@ -159,9 +159,9 @@ def choose_template(config: DecoderConfig, tokenizer: Tokenizer) -> str:
 
 
 def open_engine(model: Any, vocabulary: int, *, kv_memory: str) -> Any:
-    """Return the fused engine where it can run, else the eager one, with the weights of ``model``; say which it is.
+    """Return the fused engine if it can run, else the eager one, with the weights of ``model``, and print which it is.
 
-    Ids from ``vocabulary`` on are never drawn.
+    Ids from ``vocabulary`` on are never sampled.
     """
     from alignment.device.host import num_threads
     from alignment.generation.device_kernels import device_kernels
@@ -184,7 +184,7 @@ def open_engine(model: Any, vocabulary: int, *, kv_memory: str) -> Any:
 
 
 def refuse_broken_text(text: str) -> None:
-    """Refuse text with bytes that are not UTF-8, which Python keeps as half characters and no tokenizer reads."""
+    """Refuse text with invalid UTF-8, which Python keeps as lone surrogates and no tokenizer accepts."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -192,9 +192,9 @@ def refuse_broken_text(text: str) -> None:
 
 
 def input_template(text: str) -> str:
-    """Return an own template; it holds {} once, where the user's text goes."""
+    """Return a custom template; it must contain {} once, in place of the user's text."""
     if text.count("{}") != 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must hold {{}} once, where your text goes")
+        raise argparse.ArgumentTypeError(f"{text!r} must contain {{}} once, where your text goes")
     try:
         refuse_broken_text(text)
     except UserError as error:
@@ -203,7 +203,7 @@ def input_template(text: str) -> str:
 
 
 def read_lines() -> Iterator[str]:
-    """Yield what the user types until end of input; a mark on stderr shows when it is the user's turn."""
+    """Yield what the user types until end of input; a prompt on stderr shows when it is the user's turn."""
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")
     while True:
@@ -216,7 +216,7 @@ def read_lines() -> Iterator[str]:
 
 
 def converse(chat: Chat) -> None:
-    """Answer line by line; what cannot be answered is reported and forgotten, and the conversation continues."""
+    """Answer line by line; a line that cannot be answered is reported and dropped, and the conversation continues."""
     turns: list[str] = []
     for line in read_lines():
         if line == "/quit":
@@ -228,7 +228,7 @@ def converse(chat: Chat) -> None:
 
 
 def answer_turn(chat: Chat, turns: list[str]) -> list[str] | None:
-    """Print the answer and return the turns with it; None where there was an error, which is printed."""
+    """Print the answer and return the turns with it; on an error print that and return None."""
     try:
         reply = chat.reply(turns)
     except UserError as error:
@@ -239,32 +239,37 @@ def answer_turn(chat: Chat, turns: list[str]) -> list[str] | None:
 
 
 def show(reply: Reply) -> None:
-    """Print an answer, and its score where there is one."""
+    """Print an answer and its score, if any."""
     print(reply.text, flush=True)
     if reply.score is not None:
         print(f"score: {reply.score:.4f}", file=sys.stderr, flush=True)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = ToolParser(prog="alignment chat", description=__doc__)
     add: Any = parser.add_argument
     add("folder", help="model folder, a run's output_dir, or a hub name")
-    add("--prompt", help="answer this and end; without it lines are read from stdin")
+    add("--prompt", help="answer this and exit; without it lines are read from stdin")
     add("--reward_model", help="folder of a reward model (or a run's output_dir) that scores each answer")
     tokens = number(int, minimum=1, maximum=1_000_000)
-    add("--max_new_tokens", type=tokens, default=256, help="length of an answer at most")
+    add("--max_new_tokens", type=tokens, default=256, help="maximum length of an answer")
     add("--temperature", type=number(float, above=0), default=1.0, help="divides the logits; lower is less random")
-    add("--top_p", type=number(float, above=0, maximum=1), default=1.0, help="draw among the likeliest with this sum")
-    add("--top_k", type=number(int, minimum=0), default=0, help="draw among so many likeliest; 0: all tokens")
-    add("--greedy", action="store_true", help="the likeliest token each time")
-    add("--seed", type=number(int, minimum=0, below=2**63), default=0, help="of the random numbers")
-    add("--chat_template", choices=TEMPLATES, help="default: that of the training, else the tokenizer's own")
+    add(
+        "--top_p",
+        type=number(float, above=0, maximum=1),
+        default=1.0,
+        help="sample from the likeliest tokens up to this sum",
+    )
+    add("--top_k", type=number(int, minimum=0), default=0, help="sample from this many most likely tokens; 0: all")
+    add("--greedy", action="store_true", help="always take the most likely token")
+    add("--seed", type=number(int, minimum=0, below=2**63), default=0, help="seed of the random numbers")
+    add("--chat_template", choices=TEMPLATES, help="default: the one used in training, else the tokenizer's")
     add("--input_template", type=input_template, help='text around yours, such as "User: {}\\nAssistant: "')
     add("--kv_memory", default="1GiB", help="memory for keys and values of the fused engine")
-    add("--value_head_prefix", help="name of the reward model's score head, where it is none of the usual ones")
-    add("--score_before_padding", action="store_true", help="read scores where transformers does when pad = eos")
-    add("--device", choices=("cpu", "gpu"), help="where to compute (default: gpu when Paddle has one)")
+    add("--value_head_prefix", help="name of the reward model's score head, if it is not a usual one")
+    add("--score_before_padding", action="store_true", help="read scores where transformers does if pad = eos")
+    add("--device", choices=("cpu", "gpu"), help="where to compute (default: gpu if Paddle finds one)")
     return parser.parse_args(argv)
 
 

@@ -1,4 +1,4 @@
-"""The main job on shipped data: SFT, reward model, PPO, export; judged by a true score that no model sees."""
+"""Run SFT, reward model, PPO and export on shipped data, and judge the policies by a true score that they never see."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from alignment.trainers.registered import TRAINERS
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "config" / "tiny"
 STAGES = ("sft", "rm", "ppo")
-"""The trainers it runs, each on what those before it made."""
+"""The trainers it runs; each starts from the models of the earlier ones."""
 TEST_PROMPTS = "packing-prompts/test"
 JUDGE_SEED = 20261120
 SCORES = "true_scores.json"
-"""In the folder of a seed: mean true score of each judged policy, by stage."""
+"""File in a seed's folder: mean true score of each judged policy, by stage."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SeedOutcome:
-    """What one seed gave."""
+    """The results of one seed."""
 
     seed: int
     sft_score: float
@@ -41,12 +41,12 @@ class SeedOutcome:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the demo for each seed and print the table; of seeds that finished before one failed as well."""
+    """Run the demo for each seed and print the table, also of the finished seeds if a later one fails."""
     parser = ToolParser(prog="alignment demo", description=__doc__)
     seeds = numbers(int, minimum=0, below=2**63)
-    parser.add_argument("--seeds", type=seeds, default=[1], help="comma separated seeds, a full run each (default 1)")
+    parser.add_argument("--seeds", type=seeds, default=[1], help="comma-separated seeds, one full run each (default 1)")
     parser.add_argument(
-        "--output_dir", default="output/demo", type=Path, help="of several seeds each gets a folder seed-N in it"
+        "--output_dir", default="output/demo", type=Path, help="each of several seeds gets a folder seed-N in it"
     )
     parser.add_argument("--judge", type=Path, metavar="FOLDER", help="only judge the policies in the folder of a seed")
     arguments = parser.parse_args(argv)
@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
         write_scores(arguments.judge)
         return
     if not CONFIGS.is_dir():
-        raise UserError(f"the demo runs from a checkout of the repository: {CONFIGS} is not there")
+        raise UserError(f"the demo runs from a checkout of the repository: {CONFIGS} does not exist")
     outcomes: list[SeedOutcome] = []
     try:
         for seed in arguments.seeds:
@@ -67,14 +67,14 @@ def main(argv: Sequence[str]) -> None:
 
 
 def seed_folder(output_dir: Path, seed: int, *, of: Sequence[int]) -> Path:
-    """Return where a seed's models go: one alone where the argument files in ``config/tiny`` look for them."""
+    """Return the folder of a seed; that of a single seed is where the files in ``config/tiny`` look for models."""
     return output_dir if len(of) == 1 else output_dir / f"seed-{seed}"
 
 
 def run_seed(seed: int, folder: Path) -> SeedOutcome:
     """Train the three stages with ``seed``, export the policy, and judge policies before and after PPO.
 
-    Each is a process of its own. When one fails the UserError says how it ended and what is kept.
+    Each stage is a separate process. If one fails, the UserError says how it ended and what is kept.
     """
     seconds: dict[str, float] = {}
     for stage, command in list_commands(seed, folder).items():
@@ -94,7 +94,7 @@ def run_seed(seed: int, folder: Path) -> SeedOutcome:
 
 
 def list_commands(seed: int, folder: Path) -> dict[str, list[str]]:
-    """Return what Python is to run for each stage, by its name and in order."""
+    """Return the arguments for Python of each stage, by name and in order."""
     overrides = {
         "sft": {},
         "rm": {"model_name_or_path": folder / "sft" / "policy"},
@@ -115,18 +115,18 @@ def list_commands(seed: int, folder: Path) -> dict[str, list[str]]:
 
 
 def run(command: list[str], *, title: str, kept: Sequence[str] = ()) -> None:
-    """Run Python with ``command`` from the repository root; UserError when it fails, with what is ``kept``."""
+    """Run Python with ``command``; a failure is a UserError that lists what is ``kept``."""
     print(f"--- {title}: python {' '.join(command)}", flush=True)
     program = [str(ROOT / command[0]), *command[1:]] if command[0].endswith(".py") else command
     code = subprocess.run([sys.executable, *program], check=False).returncode
     if code != 0:
-        above = " (its message stands above)" if code > 0 else ""
+        above = " (see its message above)" if code > 0 else ""
         finished = f"finished and kept: {', '.join(kept)}; " if kept else ""
         raise UserError(f"{title} {describe_exit(code)}{above}; {finished}what failed: python {' '.join(command)}")
 
 
 def write_scores(folder: Path) -> None:
-    """Judge the policies of SFT and PPO in the ``folder`` of a seed and write their scores there."""
+    """Judge the SFT and PPO policies in the ``folder`` of a seed and write their scores there."""
     scores = {stage: judge(folder / stage / "policy") for stage in ("sft", "ppo")}
     replace_file(folder / SCORES, json.dumps(scores))
 
@@ -163,14 +163,14 @@ def last_metric(folder: Path, name: str) -> float:
 
 
 def print_outcomes(outcomes: list[SeedOutcome]) -> None:
-    """Print the table, a column a seed."""
+    """Print the table, one column per seed."""
     from alignment.telemetry.tables import print_table
 
     rows = [
         ("true score on held-out prompts, before PPO", *(f"{o.sft_score:.3f}" for o in outcomes)),
         ("true score on held-out prompts, after PPO", *(f"{o.ppo_score:.3f}" for o in outcomes)),
         ("reward model accuracy on held-out pairs", *(f"{o.reward_accuracy:.1%}" for o in outcomes)),
-        ("KL to the SFT policy (nats a response)", *(f"{o.kl:.2f}" for o in outcomes)),
+        ("KL to the SFT policy (nats per response)", *(f"{o.kl:.2f}" for o in outcomes)),
         *((f"seconds: {stage}", *(f"{o.seconds[stage]:.0f}" for o in outcomes)) for stage in outcomes[0].seconds),
         ("seconds: all", *(f"{sum(o.seconds.values()):.0f}" for o in outcomes)),
         ("report", *(str(o.folder / "ppo" / "report.html") for o in outcomes)),

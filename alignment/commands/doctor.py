@@ -1,6 +1,6 @@
-"""What this machine has and what the suite will use of it: ``alignment doctor``; exit status 1: unusable.
+"""Report what this machine has and what the suite will use: ``alignment doctor``; exit status 1: unusable.
 
-Everything but the standard library is imported late: a missing package is what this is for.
+Only the standard library is imported at the top, because missing packages must be reported too.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     from alignment.selfcheck.children import TrialOutcome, Trials
 
 PYTHONS = ((3, 10), (3, 12))
-"""First and last supported version."""
+"""Oldest and newest supported version."""
 PADDLE = "3.3.1"
-"""The version whose behaviour the suite relies on."""
+"""The version that the suite is tested with."""
 REQUIRED = {
     "paddle": "paddlepaddle", "numpy": "numpy", "safetensors": "safetensors", "tokenizers": "tokenizers",
     "sentencepiece": "sentencepiece", "jinja2": "jinja2", "huggingface_hub": "huggingface_hub",
     "datasets": "datasets", "pyarrow": "pyarrow", "rich": "rich",
 }  # fmt: skip
-"""Module -> what to install; an entry script needs all of them."""
+"""Required module to the package that provides it."""
 SHOWN_VERSIONS = ("paddle", "numpy", "safetensors", "tokenizers")
 PADDLE_IMPORT = "the import of Paddle"
 TRIAL_SECONDS = 300.0
-"""Longest time for one trial; compiling the kernels is one of them."""
+"""Time limit of one trial, including the compilation of the kernels."""
 
 
 class Finding(NamedTuple):
@@ -43,11 +43,11 @@ class Finding(NamedTuple):
     what: str
     value: str
     problem: str | None = None
-    """Why the suite cannot run; None: it can, as far as this goes."""
+    """Why the suite cannot run; None: no problem."""
 
 
 def examine() -> list[Finding]:
-    """Look at everything; call it before anything imports paddle."""
+    """Examine everything; call it before anything imports paddle."""
     findings = [_examine_python(), *_examine_packages()]
     if any(finding.problem for finding in findings):
         return findings
@@ -66,7 +66,7 @@ def examine() -> list[Finding]:
 
 
 def run_trials() -> list[TrialOutcome]:
-    """Compute with every operator, both engines and an update in child processes, which may die of it."""
+    """Try every operator, both engines and an update in child processes, which may crash."""
     from alignment.selfcheck.children import try_in_children
 
     return try_in_children(_make_trials, start=PADDLE_IMPORT, timeout=TRIAL_SECONDS)
@@ -75,7 +75,7 @@ def run_trials() -> list[TrialOutcome]:
 def _make_trials() -> Trials:
     import paddle
 
-    # It would print a page and, under an emulator, never end.
+    # Paddle's handler would print a page of text and, under an emulator, never finish.
     paddle.disable_signal_handler()
     from alignment.selfcheck.suite import all_trials
 
@@ -90,7 +90,7 @@ def _summarise(trials: list[TrialOutcome]) -> list[Finding]:
 
 
 def _guard(look: Callable[[], list[Finding]]) -> list[Finding]:
-    """Return what ``look`` finds; a surprise is a finding too, so that the others are still shown."""
+    """Return what ``look`` finds; an exception becomes a finding, so that the others are still shown."""
     try:
         return look()
     except Exception as error:
@@ -118,7 +118,7 @@ def _examine_packages() -> list[Finding]:
 
 
 def _installed_version(module: str, package: str) -> str:
-    """Return the version of ``package`` or of its variant for GPUs, which has another name."""
+    """Return the version of ``package`` or of its GPU variant."""
     for name in (package, f"{package}-gpu"):
         try:
             return importlib.metadata.version(name)
@@ -149,7 +149,7 @@ def _examine_processor() -> list[Finding]:
 
 
 def _examine_kernels() -> list[Finding]:
-    """The kernels are compiled here when nobody has done it before."""
+    """Examine the kernels, compiling them if that has not been done."""
     import paddle
 
     from alignment.ops.native.library import find_core
@@ -221,7 +221,7 @@ def _examine_room() -> list[Finding]:
 
 
 def _read_field(path: Path, name: str) -> str | None:
-    """Return the value of the first line ``name: value``; None where the system does not say."""
+    """Return the value of the first line ``name: value``; None if there is none."""
     try:
         lines = path.read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""One standard folder of a trained model, proved: ``alignment export SOURCE TARGET``."""
+"""Export a trained model to a standard folder, verified by reading it back: ``alignment export SOURCE TARGET``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DTYPES = ("float32", "bfloat16")
 FORMATS = ("huggingface", "paddlenlp")
 PROBE_ROWS, PROBE_LENGTH = 4, 32
 TOLERANCE = 0.0
-"""Largest difference between the logits of what was written and of what was read back."""
+"""Largest allowed difference between the logits of the written model and of the one read back."""
 
 
 def export_model(
@@ -28,10 +28,10 @@ def export_model(
     overwrite: bool = False,
     head_prefix: str | None = None,
 ) -> dict[str, Any]:
-    """Write ``target``, reload it and compare; nothing appears under ``target`` unless the logits are the same.
+    """Write ``target``, reload it and compare; ``target`` appears only if the logits are equal.
 
-    ``layout`` of ``FORMATS`` says for whom; ``head_prefix`` is the name of an unusual score head.
-    Returns what the table shows. bfloat16 rounds the weights first, so the comparison stays exact.
+    ``layout`` is one of ``FORMATS``; ``head_prefix`` names an unusual score head. bfloat16 rounds the weights first, so
+    the comparison stays exact. Returns the rows of the printed table.
     """
     from alignment.models.folders.hub import find_in_run
     from alignment.models.tokenizer.tokenizer import load_tokenizer
@@ -46,7 +46,7 @@ def export_model(
     _refuse_bias(model, folder)
     with write_folder(target) as aside:
         _save(aside, model, tokenizer, layout)
-        # No CPU multiplies in bfloat16: the rounded weights of both are compared in float32.
+        # Paddle cannot multiply in bfloat16 on CPUs: the rounded weights of both are compared in float32.
         difference = _compare(model.to(dtype="float32"), _load(aside, "float32"), tokenizer, aside)
     size = sum(path.stat().st_size for path in target.rglob("*"))
     return {
@@ -60,7 +60,7 @@ def export_model(
 
 
 def _refuse_loss(folder: Path, target: Path) -> None:
-    """Refuse to replace what no export has written: a file, the folder that is exported, or the current one."""
+    """Refuse to replace a file, the folder being exported, or the current folder."""
     if target.exists() and not target.is_dir():
         raise ModelFolderError(f"{target} is a file; name a folder")
     for kept, what in ((folder, "the model that is exported"), (Path.cwd(), "the current folder")):
@@ -99,7 +99,7 @@ def _compare(written: Any, read: Any, tokenizer: Tokenizer, folder: Path) -> flo
     from alignment.models.tokenizer.tokenizer import load_tokenizer
 
     if load_tokenizer(folder).fingerprint() != tokenizer.fingerprint():
-        raise ModelFolderError(f"{folder}: the tokenizer read back is another one; nothing was exported")
+        raise ModelFolderError(f"{folder}: the tokenizer read back differs; nothing was exported")
     difference = max(float((a - b).abs().max()) for a, b in zip(_logits(written), _logits(read), strict=True))
     if not difference <= TOLERANCE:
         raise ModelFolderError(f"{folder}: logits read back differ by {difference:g}; nothing was exported")
@@ -135,8 +135,10 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("target", type=Path, help="the folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace TARGET if it exists")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the written weights")
-    parser.add_argument("--format", choices=FORMATS, default="huggingface", help="whose classes shall open the folder")
-    parser.add_argument("--value_head_prefix", help="name of a score head that is none of the usual ones")
+    parser.add_argument(
+        "--format", choices=FORMATS, default="huggingface", help="the library that will read the folder"
+    )
+    parser.add_argument("--value_head_prefix", help="name of the score head, if it is not a usual one")
     parser.add_argument(
         "--device", choices=("cpu", "gpu"), default="cpu", help="where logits are compared (default cpu)"
     )

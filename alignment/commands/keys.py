@@ -1,4 +1,4 @@
-"""``alignment keys``: every key of every trainer as Markdown."""
+"""Print every key of every trainer as Markdown: ``alignment keys``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``alignment VERB ...``: finds the verb and runs it; nothing that a verb needs is imported before it is named."""
+"""Dispatch ``alignment VERB ...``; modules are imported only when their verb is called."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from alignment.registry import near_matches
 
 
 class Verb(NamedTuple):
-    """One command. Its module here has ``main(argv)``, which returns an exit status or None for 0."""
+    """A command; its module has ``main(argv)``, which returns an exit status (None: 0)."""
 
     summary: str
     uses_paddle: bool = False
-    """Whether it computes in this process: then the host is prepared before Paddle is imported."""
+    """Whether it uses Paddle in this process, so that the host must be prepared before Paddle is imported."""
 
 
 VERBS = {
     "train": Verb("train a model: alignment train TRAINER FILE.json [--key value ...]"),
     "chat": Verb("talk to a model, or answer one prompt", uses_paddle=True),
     "export": Verb("write a trained model as a Hugging Face or PaddleNLP folder", uses_paddle=True),
-    "plan": Verb("memory and layouts of a run before it is started"),
+    "plan": Verb("predict the memory of a run and list the layouts that fit"),
     "verify": Verb("compare a parallel layout with one process, number by number", uses_paddle=True),
-    "doctor": Verb("examine this machine: can the suite run here?"),
+    "doctor": Verb("check whether the suite can run on this machine"),
     "demo": Verb("SFT, reward model and PPO on shipped data, judged by a true score", uses_paddle=True),
-    "report": Verb("write the page of a run, or one that compares runs"),
-    "keys": Verb("every key of every trainer, as Markdown"),
+    "report": Verb("write the report of a run, or one that compares runs"),
+    "keys": Verb("list every key of every trainer as Markdown"),
 }
 
 
@@ -51,14 +51,14 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 def find_verb(name: str) -> Verb:
-    """Return the verb; ArgumentError with those there are."""
+    """Return the verb; an unknown name is an ArgumentError that lists all."""
     if name not in VERBS:
         raise ArgumentError(f"unknown command {name!r}{near_matches(name, VERBS)} (commands: {', '.join(VERBS)})")
     return VERBS[name]
 
 
 def run(name: str, verb: Verb, argv: Sequence[str]) -> NoReturn:
-    """Run one verb and exit: with its status, 2 and one message on a UserError."""
+    """Run one verb and exit with its status, or with 2 and one message on a UserError."""
     if verb.uses_paddle:
         from alignment.device.host import prepare_host
 
@@ -75,7 +75,7 @@ def run(name: str, verb: Verb, argv: Sequence[str]) -> NoReturn:
 
 
 def describe() -> str:
-    """Return what ``alignment --help`` prints."""
+    """Return the text of ``alignment --help``."""
     width = max(map(len, VERBS))
     lines = [f"  {name:<{width}}  {verb.summary}" for name, verb in VERBS.items()]
     return "\n".join(
@@ -84,6 +84,6 @@ def describe() -> str:
             "",
             *lines,
             "",
-            "alignment COMMAND --help says what a command takes; alignment train TRAINER --help KEY explains a key.",
+            "alignment COMMAND --help lists a command's options; alignment train TRAINER --help KEY explains a key.",
         ]
     )

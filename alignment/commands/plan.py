@@ -1,4 +1,4 @@
-"""Memory of a run before it is started: ``alignment plan ppo_argument.json --gpus 64 --memory_gib 80``.
+"""Predict the memory of a run: ``alignment plan ppo_argument.json --gpus 64 --memory_gib 80``.
 
 Prints what each phase needs in the fullest process for the layout of the file, and the layouts that fit, with the ways
 to roll out, those with the shortest iteration first. No weight is loaded: of the models only config.json is read.
@@ -36,9 +36,7 @@ MOST_DEVICES = 2**17
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print the plan; return 0 when the layout of the file fits (with ``--check``: when the prediction was right), 1
-    when not, 2 when there is nothing to plan.
-    """
+    """Print the plan; return 0 if the file's layout fits (with ``--check``: if the prediction was right), else 1."""
     prepare_host()
     return _plan(*_parse(argv))
 
@@ -51,16 +49,18 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     count, size = number(int, minimum=1, maximum=MOST_DEVICES), number(float, above=0, maximum=1e6)
     parser.add_argument("arguments", help="argument file of a trainer, such as ppo_argument.json")
-    parser.add_argument("--trainer", choices=list(TRAINERS), help="whose file it is (default: what its keys tell)")
-    parser.add_argument("--gpus", type=count, required=True, help="processes, one a device")
+    parser.add_argument(
+        "--trainer", choices=list(TRAINERS), help="the file's trainer (default: inferred from its keys)"
+    )
+    parser.add_argument("--gpus", type=count, required=True, help="number of processes, one per device")
     parser.add_argument("--memory_gib", type=size, required=True, help="memory of each device in GiB (2**30 bytes)")
     names = [name for name in PROCESSORS if name != "cpu"]
     parser.add_argument("--gpu_name", choices=names, default="h100", help="data sheet to estimate by (default h100)")
     parser.add_argument("--tflops", type=size, help="TFLOP/s matrix products reach (default: 40 %% of the data sheet)")
     parser.add_argument("--network_gib", type=size, default=40, help="GiB/s between nodes, per device (default 40)")
-    parser.add_argument("--per_node", type=count, default=8, help="devices of a node (default 8)")
-    parser.add_argument("--best", type=count, default=10, help="layouts to list (default 10)")
-    parser.add_argument("--on", choices=("gpu", "cpu"), default="gpu", help="the device planned for (default gpu)")
+    parser.add_argument("--per_node", type=count, default=8, help="devices per node (default 8)")
+    parser.add_argument("--best", type=count, default=10, help="number of layouts to list (default 10)")
+    parser.add_argument("--on", choices=("gpu", "cpu"), default="gpu", help="device to plan for (default gpu)")
     parser.add_argument("--check", action="store_true", help="run two iterations here and compare with the prediction")
     options, rest = parser.parse_known_args(argv)
     return options, rest
@@ -113,13 +113,13 @@ def _recognise(file: str, rest: Sequence[str]) -> str:
 def _job_of(trainer: Trainer, parsed: Parsed, *, device: str) -> Job:
     if trainer.is_on_policy:
         return read_job(parsed, device=device)
-    from alignment.planner.offline_job import read_offline_job  # what an offline objective is needs Paddle
+    from alignment.planner.offline_job import read_offline_job  # offline objectives import Paddle
 
     return read_offline_job(trainer.name, parsed, device=device)
 
 
 def _layout_of_file(parsed: Parsed, processes: int) -> tuple[Layout, str]:
-    """Return (layout, why it does not work or nothing); where it does not, one that sees as many rows at a time."""
+    """Return (layout, problem or ""); with a problem, a layout that processes as many rows at a time."""
     try:
         return resolve_layout(parsed.parallel, world_size=processes), ""
     except ArgumentError as error:
@@ -143,12 +143,12 @@ def _print_models(job: Job) -> None:
     batches = f"{job.micro_batches} micro-batches of {job.rows_per_batch}"
     if job.generates:
         work = (
-            f"{job.iteration_rows} responses an iteration, {batches} an update, {job.length} tokens at most "
+            f"{job.iteration_rows} responses per iteration, {batches} per update, at most {job.length} tokens "
             f"({job.response} of them response)"
         )
     else:
-        work = f"{batches} rows an update of {TRAINERS[job.trainer].label}, {job.length} tokens at most"
-    print(f"in each process that sees its own rows: {work}; all sequences are counted at their longest\n")
+        work = f"{batches} rows per update of {TRAINERS[job.trainer].label}, at most {job.length} tokens"
+    print(f"in each process with rows of its own: {work}; all sequences are counted at full length\n")
 
 
 def _judge(chosen: Candidate, machine: Machine, options: argparse.Namespace, always: Sequence[str]) -> bool:
@@ -197,9 +197,7 @@ def _print_phases(candidate: Candidate, device: str, always: Sequence[str]) -> N
         rows += [[f"host memory: {row[0]}", *row[1:]] for row in on_host]
     rows.append(["fullest at", *(moment.name for moment in moments.values())])
     print_table(f"GiB in the fullest process of {candidate.layout}", ["what", *moments], rows)
-    print(
-        "a column is the moment at which its phase has most; at other moments other rows are larger, the sum is not\n"
-    )
+    print("each column is the moment of its phase with the largest sum; single rows may be larger at other moments\n")
 
 
 def _component_rows(sizes: Mapping[str, Mapping[str, int]], always: Sequence[str]) -> list[list[str]]:
@@ -214,7 +212,7 @@ def _total(what: str, moments: Mapping[str, Moment], base: int, measure) -> list
 
 
 def _print_what_helps(job: Job, options: argparse.Namespace) -> None:
-    cache = ", per_device_rollout_batch_size where the cache of keys and values is large" if job.generates else ""
+    cache = ", or per_device_rollout_batch_size if the cache of keys and values is large" if job.generates else ""
     print(
         f"no layout of {options.gpus} devices fits in {options.memory_gib:g} GiB. What helps: more devices, "
         'offload_level "freeze_model optimizer train_model", recompute, a smaller per_device_train_batch_size or '

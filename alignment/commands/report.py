@@ -1,7 +1,7 @@
-"""The page of a run, or one that compares runs: ``alignment report RUN [RUN ...] [--output FILE]``.
+"""Write the report of a run, or one that compares runs: ``alignment report RUN [RUN ...] [--output FILE]``.
 
-RUN is the output folder of a run, finished or not. One run: its ``report.html`` is written anew. Several: their curves
-are laid over each other, with the arguments that differ, in ``comparison.html`` of the current folder.
+RUN is the output folder of a run, finished or not. For one run its ``report.html`` is rewritten. For several, overlaid
+curves and the arguments that differ are written to ``comparison.html`` in the current folder.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from alignment.telemetry.report.run_files import RunFiles, read_run_files
 
 
 def main(argv: Sequence[str]) -> None:
-    """Write the page and print where it is."""
+    """Write the report and print its path."""
     print(_write(_parse(argv)))
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = ToolParser(prog="alignment report", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="output folder of a run")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="where the page goes")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="file to write")
     return parser.parse_args(argv)
 
 
@@ -43,18 +43,18 @@ def _write(options: argparse.Namespace) -> Path:
 
 
 def _read(folders: Sequence[Path]) -> dict[str, RunFiles]:
-    """Return the content of each run by a label that tells it from the others."""
+    """Return the content of each run by a unique label."""
     places = [folder.resolve() for folder in folders]
     for folder, place in zip(folders, places, strict=True):
         if not (place / "metrics.jsonl").is_file():
-            raise ArgumentError(f"{folder} is no output folder of a run: it has no metrics.jsonl")
+            raise ArgumentError(f"{folder} is not the output folder of a run: it has no metrics.jsonl")
         if places.count(place) > 1:
             raise ArgumentError(f"{folder} is given twice")
     return {label: read_run_files(place) for label, place in zip(name_apart(places), places, strict=True)}
 
 
 def name_apart(places: Sequence[Path]) -> list[str]:
-    """Return the last parts of each path, as many as make all of them different."""
+    """Return the shortest suffixes of the paths that are all different."""
     depth = 1
     while len({place.parts[-depth:] for place in places}) < len(places):
         depth += 1

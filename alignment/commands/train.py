@@ -1,4 +1,4 @@
-"""``alignment train TRAINER FILE.json [--key value ...]``: one process; several start through paddle's launcher."""
+"""Train in one process: ``alignment train TRAINER FILE.json [--key value ...]``; paddle's launcher starts several."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from alignment.trainers.trainer import Trainer
 
 
 class Finished(NamedTuple):
-    """What a run left."""
+    """The results of a run."""
 
     folder: Path
     """Its ``output_dir``, with the models in ``policy/``, ``reward/`` and ``value/``."""
     metrics: list[dict[str, Any]]
-    """The records of ``metrics.jsonl``: one of each update, and those of evaluations."""
+    """The records of ``metrics.jsonl``."""
 
 
 def main(argv: Sequence[str]) -> int | None:
-    """Run a trainer to its end and exit; without a trainer's name say which there are."""
+    """Run a trainer and exit; without a name list the trainers."""
     if argv and argv[0] in ("-h", "--help"):
         print(describe())
         return 0
@@ -62,7 +62,7 @@ def train_here(name: str, arguments: Mapping[str, Any]) -> Finished:
 
 
 def _find(name: str) -> Trainer:
-    """Return the trainer; one that is the name of an algorithm gets told how to choose it."""
+    """Return the trainer; the error for the name of an algorithm says how to choose that."""
     if name not in TRAINERS:
         from alignment.algorithms.on_policy.registered import ALGORITHMS
 
@@ -72,7 +72,7 @@ def _find(name: str) -> Trainer:
 
 
 def describe() -> str:
-    """Return what ``alignment train --help`` prints."""
+    """Return the text of ``alignment train --help``."""
     width = max(map(len, TRAINERS))
     rows = [f"  {name:<{width}}  {TRAINERS[name].title}" for name in TRAINERS]
     script = TRAINERS[next(iter(TRAINERS))].door

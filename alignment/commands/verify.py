@@ -1,8 +1,8 @@
-"""Shows that a layout gives the numbers of one process: ``alignment verify ppo_argument.json``.
+"""Check that a parallel layout gives the numbers of one process: ``alignment verify ppo_argument.json``.
 
-Runs a few updates of the trainer on a small random model, in one process and in the layout of the file (other ``--key
-value`` pairs override its keys), on this machine's CPU, and prints the largest differences. ``--table`` does so for
-every layout of docs/parity.md.
+Runs a few updates of the trainer on a small random model, in one process and in the file's layout (other ``--key
+value`` pairs override its keys), on this machine's CPU, and prints the largest differences. ``--table`` checks every
+layout of docs/parity.md.
 """
 
 from __future__ import annotations
@@ -64,11 +64,11 @@ KEPT_KEYS = (
     "critic_recompute",
     "use_native_ops",
 )
-"""What of the user's file is kept; models, data and lengths are replaced by small ones."""
+"""Keys taken from the user's file; models, data and lengths are replaced by small ones."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Check what the command line names; return 0 when everything agrees, 1 when not."""
+    """Check what the command line names; return 0 if everything agrees, else 1."""
     log.configure(output_dir=None, is_main=True)
     options = _parse(argv)
     with tempfile.TemporaryDirectory() as name:
@@ -89,41 +89,41 @@ class Result(NamedTuple):
     processes: int
     trainer: str
     found: Difference | UserError
-    """The difference, or why there is none."""
+    """The difference, or the error that prevented the comparison."""
     algorithm: str | None = None
-    """Of an on-policy file that names one."""
+    """The algorithm, if an on-policy file names one."""
 
     @property
     def label(self) -> str:
-        """What ran: the trainer, or the algorithm of an on-policy file."""
+        """The trainer that ran, or the algorithm of an on-policy file."""
         return ALGORITHMS[self.algorithm].title if self.algorithm else TRAINERS[self.trainer].label
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = ToolParser(prog="alignment verify", description=__doc__)
     parser.add_argument("arguments", nargs="?", help="a ppo_argument.json, rm_argument.json or sft_argument.json")
-    parser.add_argument("--trainer", choices=list(TRAINERS), help="whose file it is (default: what its keys tell)")
-    processes, steps = number(int, minimum=1, maximum=1024), number(int, minimum=1, maximum=100_000)
     parser.add_argument(
-        "--processes", type=processes, help="processes to start (default: what the degrees multiply to)"
+        "--trainer", choices=list(TRAINERS), help="the file's trainer (default: inferred from its keys)"
     )
-    parser.add_argument("--steps", type=steps, default=5, help="updates of each run (default 5)")
+    processes, steps = number(int, minimum=1, maximum=1024), number(int, minimum=1, maximum=100_000)
+    parser.add_argument("--processes", type=processes, help="processes to start (default: the product of the degrees)")
+    parser.add_argument("--steps", type=steps, default=5, help="updates per run (default 5)")
     parser.add_argument("--table", action="store_true", help="check every layout of docs/parity.md")
     parser.add_argument("--only", default="", help="with --table: layouts whose name contains this")
-    parser.add_argument("--write", help="write the table as Markdown to this file, between its parity marks")
+    parser.add_argument("--write", help="write the table as Markdown to this file, between its parity markers")
     options, rest = parser.parse_known_args(argv)
     if len(rest) % 2 or not all(word.startswith("--") for word in rest[::2]):
         parser.error(f"expected pairs of --key value, got {' '.join(rest)}")
     options.changes = {key[2:]: value for key, value in zip(rest[::2], rest[1::2], strict=True)}
     unknown = [key for key in options.changes if key not in KEPT_KEYS]
     if unknown:
-        parser.error(f"--{unknown[0]} does not matter to a layout (allowed: {', '.join(KEPT_KEYS)})")
+        parser.error(f"--{unknown[0]} is not relevant to a layout (allowed: {', '.join(KEPT_KEYS)})")
     if not any(options.only in name for name in LAYOUTS):
-        parser.error(f"--only {options.only}: no layout of the table has that in its name ({', '.join(LAYOUTS)})")
+        parser.error(f"--only {options.only}: no layout has that in its name ({', '.join(LAYOUTS)})")
     if bool(options.arguments) == options.table:
-        parser.error("name an argument file, or give --table")
+        parser.error("name an argument file, or use --table")
     if options.write:
-        _split_at_marks(Path(options.write))  # it is there that hours of work will go
+        _split_at_marks(Path(options.write))  # fail now, not after hours of work
     return options
 
 
@@ -155,7 +155,7 @@ def _check_file(folder: Path, options: argparse.Namespace) -> list[Result]:
     trainer = options.trainer or recognise_trainer(given, path)
     algorithm = given.get("rl_algorithm") if TRAINERS[trainer].is_on_policy else None
     if algorithm is not None:
-        ALGORITHMS[algorithm]  # refuses one that it does not know
+        ALGORITHMS[algorithm]  # refuses an unknown name
     degrees = [_degree(given, key) for key in ("tensor_parallel_degree", "pipeline_parallel_degree")]
     sharding = _degree(given, "sharding_parallel_degree") if given.get("sharding") else 1
     processes = options.processes or math.prod(degrees) * sharding
@@ -195,7 +195,7 @@ def _degree(given: Mapping[str, Any], key: str) -> int:
 
 
 def _shape(given: Mapping[str, Any], folder: Path, *, layers: int) -> dict[str, Any]:
-    """Return the shape of the small model: the family, heads and biases of the file's model where it lies here."""
+    """Return the shape of the small model, with family, heads and biases of the file's model if that is available."""
     named = given.get("actor_model_name_or_path") or given.get("model_name_or_path")
     shape = {**SMALL_MODEL, "num_hidden_layers": max(4, layers)}
     places = [Path(named).expanduser(), folder / named] if named else []
@@ -227,19 +227,19 @@ def _row(result: Result) -> list[Any]:
 
 
 def _split_at_marks(path: Path) -> tuple[str, str]:
-    """Return the text before and after the table."""
+    """Return the text before and after the parity markers."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ArgumentError(f"--write: {path} cannot be read: {why_unreadable(error)}") from None
     found = re.fullmatch("(.*<!-- parity -->\n)(?:.*\n)?(<!-- /parity -->.*)", text, re.DOTALL)
     if found is None:
-        raise ArgumentError(f"{path} has no marks <!-- parity --> and <!-- /parity --> to put the table between")
+        raise ArgumentError(f"{path} needs lines <!-- parity --> and <!-- /parity --> to put the table between")
     return found[1], found[2]
 
 
 def _write_markdown(path: Path, results: Iterable[Result]) -> None:
-    """Put the table between the marks ``<!-- parity -->`` and ``<!-- /parity -->`` of ``path``."""
+    """Replace the text between ``<!-- parity -->`` and ``<!-- /parity -->`` in ``path`` by the table."""
     rows = [["" if cell is None else str(cell) for cell in _row(result)] for result in results]
     table = "\n".join("| " + " | ".join(row) + " |" for row in [list(COLUMNS), ["---"] * len(COLUMNS), *rows])
     before, after = _split_at_marks(path)

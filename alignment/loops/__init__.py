@@ -1,1 +1,1 @@
-"""The only layer that sees both workshops."""
+"""Training loops: the layer that connects rollouts with training."""

@@ -1,4 +1,4 @@
-"""When to log, evaluate and save, counted in updates."""
+"""When to log, evaluate and save, in updates."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cadence:
-    """``steps``: each time the update count crosses a multiple of ``every``; ``epoch``: at each epoch's end; ``no``."""
+    """``steps``: whenever the update count passes a multiple of ``every``; ``epoch``: at the end of epochs; ``no``."""
 
     strategy: str
     every: int = 1
 
     def is_due(self, before: int, after: int, *, epoch_ended: bool) -> bool:
-        """Return whether the interval of updates (before, after] brings the event."""
+        """Tell whether the event is due in the interval of updates (before, after]."""
         if self.strategy == "steps":
             return after // self.every > before // self.every
         return self.strategy == "epoch" and epoch_ended
@@ -21,7 +21,7 @@ class Cadence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cadences:
-    """The three events of a run, counted in updates."""
+    """The cadences of a run's three events."""
 
     log: Cadence
     evaluate: Cadence

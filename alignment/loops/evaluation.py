@@ -26,21 +26,21 @@ NUM_SHOWN = 5
 
 @dataclass(frozen=True, kw_only=True)
 class PromptEvaluation:
-    """Generates one response a held-out prompt and scores it; the same random numbers at every call."""
+    """Generates and scores one response per held-out prompt, with the same random numbers at every call."""
 
     prompts: Sequence[dict[str, Any]]
     engine: RolloutEngine
     version: Callable[[], int]
-    """Returns the updates made so far, which name the weights."""
+    """Returns the number of updates made so far, the version of the weights."""
     options: GenerationOptions
     rows_per_call: int
-    """Prompts the engine works on at a time."""
+    """Prompts per call of the engine."""
     judge: Judge
     decode: Callable[[np.ndarray], str]
     seed: int
 
     def __call__(self) -> Evaluation:
-        """Return ``eval/`` metrics and one row a prompt; print the first rows."""
+        """Return ``eval/`` metrics and one row per prompt; print the first rows."""
         collector = Collector(
             self.engine.engine, self.options, num_return_sequences=1, seed=self.seed, rows_per_call=self.rows_per_call
         )
@@ -71,9 +71,7 @@ class PromptEvaluation:
 def sample_rows(
     rollout: Rollout, decode: Callable[[np.ndarray], str], *, limit: int | None = None
 ) -> list[dict[str, Any]]:
-    """Return what is kept and shown of the first ``limit`` rows of a judged rollout (None: of all): texts and the raw
-    score, None where it failed.
-    """
+    """Return texts and raw scores (None if scoring failed) of the first ``limit`` rows of a judged rollout."""
     columns = zip(
         rollout.inputs,
         rollout.responses,

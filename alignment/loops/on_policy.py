@@ -1,4 +1,4 @@
-"""The on-policy loop: prompts, rollout, judgement, updates, new weights for the engine."""
+"""The on-policy loop: prompts, rollout, scores, updates, new weights for the engine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from alignment.rollout.metrics import describe_experience
 from alignment.telemetry.report.run_files import TRAINING
 
 TRAINING_SAMPLES = 8
-"""Rows of an iteration that are kept where nothing is evaluated."""
+"""Rows of an iteration that are recorded if there is no evaluation."""
 
 
 @dataclass(kw_only=True)
@@ -37,7 +37,7 @@ class KLController:
     horizon: float
 
     def observe(self, kl: float, *, num_rows: int) -> None:
-        """Adapt to the mean KL of a rollout of ``num_rows`` responses; without a target nothing changes."""
+        """Adapt to the mean KL of a rollout of ``num_rows`` responses, if there is a target."""
         if self.target is not None:
             self.coefficient = adapt_kl_coeff(
                 self.coefficient, kl, target=self.target, horizon=self.horizon, num_rows=num_rows
@@ -49,7 +49,7 @@ class OnPolicyLoop:
     """All parts of a run; ``run`` reads top to bottom."""
 
     prompts: Iterator[tuple[list[dict[str, Any]], bool]]
-    """(prompt samples, whether an epoch ends with them)."""
+    """(prompt samples, whether they end an epoch)."""
     collector: Collector
     judge: Judge
     gate: LogprobGate
@@ -60,9 +60,9 @@ class OnPolicyLoop:
     engine: RolloutEngine
     session: Session
     observe: Callable[[Experience], None] | None = None
-    """Called with every experience before the updates it pays for."""
+    """Called with every experience before its updates."""
     decode: Callable[[np.ndarray], str] | None = None
-    """Token ids to text; given where no evaluation shows samples, so that some of training are kept."""
+    """Token ids to text; if given, samples of training are recorded, for runs without evaluation."""
 
     def run(self) -> None:
         """Train until the session's last update."""
@@ -91,7 +91,7 @@ class OnPolicyLoop:
         return estimate_experience(rollout, self.algorithm, self.hyperparameters, kl_coeff=self.kl.coefficient)
 
     def _training_samples(self, rollout: Rollout) -> list[dict[str, Any]]:
-        """Return the first rows of ``rollout`` to be kept and shown."""
+        """Return the first rows of ``rollout`` to record."""
         if self.decode is None:
             return []
         rows = sample_rows(rollout, self.decode, limit=TRAINING_SAMPLES)

@@ -1,4 +1,4 @@
-"""The engine with the weights it needs: loaded when they have changed, released when the policy leaves the device."""
+"""Keep the engine's weights up to date: load them after changes, release them when the policy is offloaded."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class RolloutEngine:
     engine: Engine
     policy: Learner
     _loaded: int | None = field(default=None, init=False)
-    """The version of the weights that are loaded."""
+    """Version of the loaded weights."""
 
     @contextlib.contextmanager
     def ready(self, version: int) -> Iterator[None]:
-        """Have the weights of ``version`` (updates made so far) in the engine inside."""
+        """Provide the engine with the weights of ``version`` (updates made so far)."""
         with resident(self.policy.offloaded_model):
             if self._loaded != version:
                 self.engine.load_weights(self.policy.kept_weights(), version)

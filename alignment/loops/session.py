@@ -1,4 +1,4 @@
-"""What every training loop shares: counting updates, reporting, evaluating, saving, stopping."""
+"""What all training loops share: counting updates, logging, evaluating, saving, stopping."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from alignment.telemetry.writers import SilentWriters, Writers
 
 @dataclass(frozen=True, kw_only=True)
 class BestModel:
-    """Which evaluation metric decides, and how to keep the weights that were best by it."""
+    """The evaluation metric that decides which weights are best, and how to keep those."""
 
     metric: str
     greater_is_better: bool
@@ -37,11 +37,11 @@ class BestModel:
 
 @dataclass(kw_only=True)
 class Counters:
-    """How far a run has come, and what it has not recorded yet; saved in every checkpoint."""
+    """The progress of a run and its unrecorded metrics; saved in every checkpoint."""
 
     updates: int = 0
     evaluated_at: int | None = None
-    """The update count of the newest evaluation."""
+    """The update count of the latest evaluation."""
     best_value: float | None = None
     best_step: int | None = None
     window: list[dict[str, Metric]] = field(default_factory=list)
@@ -53,14 +53,14 @@ class Counters:
         return {**vars(self), "window": window}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Restore what ``state`` returned."""
+        """Restore the result of ``state``."""
         vars(self).update({name: state[name] for name in vars(self)})
         self.window = [{name: Metric(*m) for name, m in part.items()} for part in state["window"]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hooks:
-    """What the session calls when an event is due."""
+    """The functions that the session calls when an event is due."""
 
     evaluate: Callable[[], tuple[dict[str, float], Sequence[Mapping[str, Any]]]] | None
     """Returns (metrics, sample rows)."""
@@ -81,29 +81,29 @@ class Session:
     progress: Progress
     counters: Counters = field(default_factory=Counters)
     log_first: bool = False
-    """Whether the first update is recorded whatever the cadence."""
+    """Whether to record the first update whatever the cadence."""
     memory: MemoryWatch | None = None
     traffic: Traffic | None = None
-    """Bytes sent to other processes; None in one process."""
+    """Bytes sent to other processes; None in a single process."""
     shown: Sequence[str] = ()
-    """Names of the metrics the progress display shows."""
+    """Metrics in the progress display."""
     signals: StopSignals = field(default_factory=StopSignals)
     liveness: Liveness = field(default_factory=Liveness)
     world: Group = ALONE
-    """The processes that end together when one of them is asked to."""
+    """The processes that stop together when one receives a signal."""
     model: str = "policy"
-    """Whose numbers they are when it is not said: what the loop generates with and evaluates."""
+    """The model that errors name by default: the one that the loop generates with and evaluates."""
     go_on: str = "--resume_from_checkpoint true"
-    """What a user adds to the command to continue the run."""
+    """What to add to the command to continue the run."""
 
     @property
     def is_finished(self) -> bool:
-        """True when the last update was made."""
+        """True after the last update."""
         return self.counters.updates >= self.total_updates
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Charge the time, the memory and the messages of what happens inside to the stage ``name``."""
+        """Attribute time, memory and communication to the stage ``name``."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(self.timer.stage(name))
             if self.memory is not None:
@@ -114,7 +114,7 @@ class Session:
 
     @contextlib.contextmanager
     def explaining(self, when: str) -> Iterator[None]:
-        """Say of NaN or infinite numbers that are found inside whose they are, at which update, and what to do."""
+        """Turn NotFiniteError into an error that names the model and the update and says what to do."""
         try:
             yield
         except NotFiniteError as error:
@@ -129,11 +129,11 @@ class Session:
         epoch_ended: bool,
         samples: Callable[[], Sequence[Mapping[str, Any]]] = tuple,
     ) -> None:
-        """Count one iteration of ``updates`` updates; log, evaluate and save what is due after it.
+        """Count one iteration of ``updates`` updates; log, evaluate and save if due.
 
-        ``samples`` gives rows of the iteration to be kept where its metrics are recorded.
-        When a signal asked a process of the run to end, all of them save here and raise Interrupted. A model that has
-        died is a NumericalError, before it is saved.
+        ``samples`` returns rows of the iteration, recorded together with its metrics. If a process of the run has
+        received a signal to stop, all of them save and raise Interrupted. A model that has stopped learning raises
+        NumericalError before it is saved.
         """
         before = self.counters.updates
         self.counters.updates += updates
@@ -161,13 +161,13 @@ class Session:
             )
 
     def _agree_on_signal(self) -> int:
-        """Return the number of the signal that a process of the run has received, the same in all; 0: none."""
+        """Return the number of the signal that any process of the run has received (the same in all); 0: none."""
         if self.world.size == 1:
             return self.signals.number
         return int(self.world.max_(paddle.to_tensor([float(self.signals.number)]), "signals").item())
 
     def evaluate(self) -> dict[str, float]:
-        """Evaluate now, write the results and keep the weights when they are the best so far.
+        """Evaluate now, record the results, and keep the weights if they are the best so far.
 
         A result that is not finite is recorded and then raised as NumericalError.
         """

@@ -1,4 +1,4 @@
-"""The loop of every trainer that learns from a dataset: SFT, reward and cost models."""
+"""The loop of every trainer that trains on a dataset."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class SupervisedTask:
     """What distinguishes one trainer from another."""
 
     make_batch: Callable[[Sequence[dict[str, Any]]], TokenBatch]
-    """Samples of one micro-batch to model input."""
+    """Makes model input from the samples of a micro-batch."""
     make_objective: Callable[[Sequence[TokenBatch]], Objective]
-    """All micro-batches of one update to the objective with its global denominators."""
+    """Makes the objective, with its global denominators, from all micro-batches of an update."""
     prepare: Callable[[Sequence[TokenBatch]], None] | None = None
-    """Called with the micro-batches of an update before they are learned from: it adds fields that others measure."""
+    """Called with the micro-batches of an update before training on them, to add fields from other models."""
     after_update: Callable[[ModelRunner], None] | None = None
-    """Called with the model's runner when an update was applied."""
+    """Called with the model's runner after each update."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class SupervisedLoop:
     """All parts of a run; ``run`` reads top to bottom."""
 
     samples: Iterator[tuple[list[dict[str, Any]], bool]]
-    """(samples of one update, whether an epoch ends with them)."""
+    """(samples of one update, whether they end an epoch)."""
     samples_per_batch: int
     task: SupervisedTask
     learner: Learner

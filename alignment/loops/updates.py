@@ -1,4 +1,4 @@
-"""The updates that one rollout pays for."""
+"""Turn a rollout into updates of the policy and the critic."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from alignment.training.objectives import critic_objective, policy_objective, su
 
 @dataclass(frozen=True, kw_only=True)
 class UpdatePlan:
-    """How a rollout's rows become updates; all counts are rows (responses)."""
+    """How a rollout's rows (responses) are divided into updates."""
 
     rows_per_update: int
     rows_per_batch: int
@@ -36,7 +36,7 @@ class UpdatePlan:
 
 @dataclass(frozen=True, kw_only=True)
 class OnPolicyUpdater:
-    """Turns an experience into optimizer updates of the policy and, where the algorithm has one, the critic."""
+    """Turns an experience into optimizer updates of the policy and, if there is one, the critic."""
 
     policy: Learner
     critic: Learner | None
@@ -44,7 +44,7 @@ class OnPolicyUpdater:
     hyperparameters: Any
     plan: UpdatePlan
     next_ptx: Callable[[int], Sequence[TokenBatch]] | None
-    """Gives supervised micro-batches of a number of rows for the PTX loss, or None."""
+    """Returns supervised micro-batches with the given number of rows for the PTX loss; None: no such loss."""
 
     def update(self, experience: Experience, *, limit: int) -> tuple[dict[str, Metric], int]:
         """Make at most ``limit`` updates; return (metrics averaged over them, their number)."""

@@ -1,1 +1,1 @@
-"""One folder a trainer: its arguments and how it is built."""
+"""The trainers: their arguments and how they are built."""

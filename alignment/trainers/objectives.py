@@ -1,4 +1,4 @@
-"""The offline objectives: the rows of those that stand alone, and what a loss on preferred answers becomes."""
+"""The offline objectives: SFT, the score models, and those made from a preference loss."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ SFT = OfflineObjective(
 
 
 def _of_sides(loss: Callable[..., Loss]) -> Callable[..., Loss]:
-    """Return ``loss`` as a function of the pair of both sides' scores."""
+    """Return ``loss`` as a function of the pair of scores."""
     return lambda scores, **options: loss(*scores, **options)
 
 
@@ -59,7 +59,7 @@ def _learn_statistics(model: Any, runner: ModelRunner) -> None:
 
 
 def _score_objective(kind: PairKind, **row: Any) -> OfflineObjective:
-    """Return the row of a score model that learns from pairs of ``kind``."""
+    """Return the objective of a score model trained on pairs of ``kind``."""
 
     def make_batch(samples: Sequence[Any]) -> TokenBatch:
         return pair_batch(samples, kind)
@@ -96,7 +96,7 @@ COST = _score_objective(
     shown=("cost/loss", "cost/accuracy"),
 )
 SCORE_OBJECTIVES = {"reward": REWARD, "cost": COST}
-"""By the value of the key ``objective``."""
+"""Value of the key ``objective`` to objective."""
 
 
 def _preference_objective(trainer: PreferenceTrainer) -> OfflineObjective:
@@ -126,9 +126,9 @@ OBJECTIVES = {"sft": SFT} | {
     for trainer in map(TRAINERS.__getitem__, TRAINERS)
     if isinstance(trainer, PreferenceTrainer)
 }
-"""By the name of the trainer that is this objective and nothing else."""
+"""Trainer name to its only objective."""
 
 
 def objective_of(trainer: str, parsed: Parsed) -> OfflineObjective:
-    """Return the row that the offline ``trainer`` learns from with the arguments ``parsed``."""
+    """Return the objective of the offline ``trainer`` with the arguments ``parsed``."""
     return OBJECTIVES[trainer] if trainer in OBJECTIVES else SCORE_OBJECTIVES[parsed.offline.objective]

@@ -1,4 +1,4 @@
-"""Trainers that are one offline objective: arguments and run follow from its row."""
+"""Trainers with a single offline objective, which determines their arguments and run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from alignment.trainers.objectives import OBJECTIVES
 
 
 def objective_groups(objective: OfflineObjective) -> Groups:
-    """Return the groups of arguments of a run that trains ``objective``."""
+    """Return the argument groups of a run that trains ``objective``."""
     own: dict[str, type] = {"offline": objective.arguments}
     if objective.hyperparameters is not None:
         own["loss"] = objective.hyperparameters
@@ -38,11 +38,11 @@ def objective_groups(objective: OfflineObjective) -> Groups:
 
 
 def objective_checks(objective: OfflineObjective) -> tuple[Check, ...]:
-    """Return what the arguments of such a run must be together."""
+    """Return the checks of combinations of arguments of such a run."""
     return (*validate.CHECKS, validate.check_model_source, *objective.checks)
 
 
 def train_objective(name: str, parsed: Parsed, *, host: str) -> None:
-    """Train the objective of the trainer ``name`` from parsed arguments to the exported model."""
+    """Train the objective of the trainer ``name``, from parsed arguments to the exported model."""
     with open_launch(parsed, host=host) as launch:
         train_offline(launch, OBJECTIVES[name])

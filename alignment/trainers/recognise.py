@@ -1,4 +1,4 @@
-"""Which trainer an argument file is for, where nobody says it."""
+"""Infer which trainer an argument file is for."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from alignment.trainers.registered import TRAINERS
 def recognise_trainer(given: Iterable[str], path: Path) -> str:
     """Return the name of the trainer that the file ``path`` with the keys ``given`` is for.
 
-    It is the one that knows all the keys, or most of them; between several that know as many the file's name decides.
-    ArgumentError where the name does not. Only what can be meant is imported: a PPO file needs no Paddle.
+    It is the trainer that knows most of the keys; the file's name decides between equals, else ArgumentError. Only
+    possible trainers are imported: a PPO file needs no Paddle.
     """
     keys = set(given)
     candidates = [name for name in TRAINERS if keys & TRAINERS[name].model_keys] or list(TRAINERS)
@@ -27,8 +27,8 @@ def recognise_trainer(given: Iterable[str], path: Path) -> str:
     named = [name for name in fitting if name in words]
     if len(fitting) > 1 and len(named) != 1:
         raise ArgumentError(
-            f"{path}: its keys do not tell which trainer it is for, and its name does not either: say --trainer NAME "
-            f"(allowed: {', '.join(fitting)})"
+            f"{path}: neither its keys nor its name tell which trainer it is for: add --trainer NAME (allowed: "
+            f"{', '.join(fitting)})"
         )
     return named[0] if named else fitting[0]
 

@@ -1,4 +1,4 @@
-"""The trainers a user can name, one row each: parser, key reference, proofs, demo and tools read them here."""
+"""The registry of trainers, used by the parser, key reference, parity checks, demo and commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a trainer is to everything that lists, starts, documents or proves trainers."""
+"""The description of a trainer for everything that lists, starts, documents or checks trainers."""
 
 from __future__ import annotations
 
@@ -14,50 +14,50 @@ from alignment.arguments.parser import Check, Written, parse_arguments
 
 @dataclass(frozen=True, kw_only=True)
 class Trainer:
-    """One row of ``TRAINERS``. Its package has ``arguments`` (``GROUPS``, ``CHECKS``) and ``build`` (``train``).
+    """An entry of ``TRAINERS``. Its package has ``arguments`` (``GROUPS``, ``CHECKS``) and ``build`` (``train``).
 
-    Both are imported when they are needed: listing trainers needs no Paddle.
+    Both are imported only when needed: listing trainers needs no Paddle.
     """
 
     name: str
-    """What a user types, and the stem of its files: ``config/tiny/NAME_argument.json``."""
+    """Its name on the command line and in file names: ``config/tiny/NAME_argument.json``."""
     label: str
     """Its name in tables."""
     title: str
-    """What it is, in a heading."""
+    """Its name in headings."""
     package: str
     door: str | None = None
-    """The script that users of other suites know, from the repository root; None: it starts by its name alone."""
+    """Its script, relative to the repository root; None: it is started only by name."""
     models: tuple[str, ...]
     """The folders that a run may export, the trained policy or score model first."""
     is_on_policy: bool = False
-    """Whether it generates the responses that it learns from."""
+    """Whether it generates the responses that it trains on."""
     small_run: Mapping[str, Any]
     """Arguments of a small run on shipped data, from the models ``actor`` and ``reward`` in the current folder."""
 
     @property
     def model_keys(self) -> frozenset[str]:
-        """The keys that name the models which a run starts from."""
+        """The keys that name the models a run starts from."""
         return frozenset(key for key in self.small_run if key.endswith("model_name_or_path"))
 
     @property
     def groups(self) -> Groups:
-        """Its groups of arguments."""
+        """Its argument groups."""
         return self._module("arguments").GROUPS
 
     @property
     def checks(self) -> tuple[Check, ...]:
-        """What its arguments must be together."""
+        """The checks of combinations of its arguments."""
         return self._module("arguments").CHECKS
 
     def parse(self, written: Written) -> Parsed:
-        """Return its arguments; an ArgumentError names every problem."""
+        """Parse its arguments; an ArgumentError names every problem."""
         return parse_arguments(self.groups, written, checks=self.checks)
 
     def train(self, written: Written, *, host: str, observe: Callable[[Any], None] | None = None) -> None:
-        """Run it from its arguments to the exported models.
+        """Train from the arguments to the exported models.
 
-        ``host`` is what ``prepare_host`` returned; ``observe`` is called with every Experience of an on-policy run.
+        ``host`` is the result of ``prepare_host``; ``observe`` is called with every Experience of an on-policy run.
         """
         options = {"observe": observe} if self.is_on_policy else {}
         self._module("build").train(written, host=host, **options)
@@ -68,23 +68,23 @@ class Trainer:
 
 @dataclass(frozen=True, kw_only=True)
 class OfflineTrainer(Trainer):
-    """A trainer that is one offline objective (``objectives.OBJECTIVES``, by its name) and nothing else."""
+    """A trainer with a single offline objective: the entry of its name in ``objectives.OBJECTIVES``."""
 
     package: str = "alignment.trainers"
     models: tuple[str, ...] = ("policy",)
 
     @property
     def groups(self) -> Groups:
-        """Its groups of arguments."""
+        """Its argument groups."""
         return self._module("offline").objective_groups(self._objective)
 
     @property
     def checks(self) -> tuple[Check, ...]:
-        """What its arguments must be together."""
+        """The checks of combinations of its arguments."""
         return self._module("offline").objective_checks(self._objective)
 
     def train(self, written: Written, *, host: str, observe: Callable[[Any], None] | None = None) -> None:
-        """Run it from its arguments to the exported model; see ``Trainer.train``."""
+        """Train from the arguments to the exported model; see ``Trainer.train``."""
         self._module("offline").train_objective(self.name, self.parse(written), host=host)
 
     @property
@@ -94,7 +94,7 @@ class OfflineTrainer(Trainer):
 
 @dataclass(frozen=True, kw_only=True)
 class PreferenceTrainer(OfflineTrainer):
-    """A trainer whose loss on the log-probs of preferred and rejected answers is all that it has of its own."""
+    """A trainer that adds only a loss on the log-probs of preferred and rejected answers."""
 
     algorithm: str
     """``module:NAME`` of its ``PreferenceAlgorithm``."""

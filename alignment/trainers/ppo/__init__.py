@@ -1,1 +1,1 @@
-"""PPO: arguments and assembly."""
+"""The on-policy trainer: arguments and assembly."""

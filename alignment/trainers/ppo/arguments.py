@@ -40,28 +40,28 @@ class OnPolicyArguments:
     eval_datasets: str | None = argument(None, path="datasets", inert_when=NO_EVALUATION)
     """Prompts to evaluate on."""
     ptx_datasets: str | None = argument(None, path="datasets", inert_when=where("ptx_coeff", 0))
-    """Supervised data of the language-model loss; null: no such loss."""
+    """Supervised data for the language-model loss; null: no such loss."""
     actor_model_name_or_path: str = argument(path="model")
-    """Folder or hub name of the model the policy and the reference start from."""
+    """Folder or hub name of the model that the policy and the reference start from."""
 
     per_device_prompt_batch_size: int = argument(
         16, minimum=1, inert_when=where_given("global_batch_size", "global_batch_size wins")
     )
-    """Prompts of one rollout in one process."""
+    """Prompts per rollout in one process."""
     global_batch_size: int = argument(-1, minimum=-1, excluded=(0,))
-    """Prompts of one rollout over all processes; -1: per_device_prompt_batch_size in each that has rows of its own."""
+    """Prompts per rollout over all processes; -1: per_device_prompt_batch_size in each process with its own rows."""
     global_mini_batch_size: int = argument(-1, minimum=-1, excluded=(0,), aliases=("mini_batch_size",))
-    """Prompts whose responses make one update, over all processes; -1: gradient_accumulation_steps says it."""
+    """Prompts per update, over all processes; -1: given by gradient_accumulation_steps."""
     num_return_sequences: int = argument(1, minimum=1, aliases=("rollout_n",))
-    """Responses to each prompt; all are trained on."""
+    """Responses per prompt; all are trained on."""
     per_device_rollout_batch_size: int = argument(-1, minimum=-1, excluded=(0,), aliases=("rollout_max_num_seqs",))
-    """Sequences generated side by side in one process; -1: all of a rollout."""
+    """Sequences generated concurrently in one process; -1: all of a rollout."""
     per_device_logprob_batch_size: int = argument(
         -1, minimum=-1, excluded=(0,), aliases=("rollout_logprob_batch_size",)
     )
-    """Rows of one forward pass for log-probs of policy and reference; -1: per_device_train_batch_size."""
+    """Rows per forward pass for log-probs of policy and reference; -1: per_device_train_batch_size."""
     update_iters: int = argument(1, minimum=1)
-    """Times each rollout is trained on."""
+    """Passes over each rollout."""
     use_fusemt: bool = True
     """Roll out with the fused engine where it can run; else with the eager one. The start of the run says which."""
     rollout_weight_type: Literal["float32", "bfloat16", "int8"] | None = argument(
@@ -72,19 +72,19 @@ class OnPolicyArguments:
     rollout_kv_type: Literal["float32", "bfloat16"] | None = argument(None, inert_when=_NO_ENGINE)
     """What the fused engine holds keys and values in; null: what the policy is trained in."""
     rollout_kv_memory: str | None = argument(None, inert_when=_NO_ENGINE)
-    """Memory for keys and values in one process, for example 2GiB; null: what all sequences need at their longest."""
+    """Memory for keys and values in one process, for example 2GiB; null: enough for all sequences at full length."""
     logprob_gap_limit: float = argument(0.05, above=0)
-    """Gap between the engine's and the trainer's log-probs, in nats, that 99 % of a rollout's tokens may have."""
+    """Limit, in nats, on the gap between the engine's and the trainer's log-probs of 99 % of a rollout's tokens."""
     on_logprob_gap: Literal["warn", "correct", "recompute", "stop"] = "warn"
-    """What happens above that limit. warn: a line in the log; stop: the run ends; recompute: the trainer's are the old
-    log-probs of that rollout, while within the limit the engine's are (with the other words the trainer's always are);
-    correct: a line too, and every rollout's policy loss, above the limit or not, is weighted by token by trainer's /
-    engine's probability, at most importance_weight_cap."""
+    """What to do above that limit. warn: log a warning; stop: end the run; recompute: use the trainer's log-probs as
+    the old log-probs of that rollout, and the engine's within the limit (the other values always use the trainer's);
+    correct: log a warning, and weight the policy loss of every rollout, above the limit or not, per token by the
+    trainer's / the engine's probability, at most importance_weight_cap."""
     importance_weight_cap: float = argument(2.0, minimum=1, inert_when=unless("on_logprob_gap", "correct"))
-    """Largest of these weights."""
+    """Upper limit of these weights."""
 
     rl_algorithm: str = "ppo"
-    """Algorithm; it adds its own keys."""
+    """Algorithm; each adds keys of its own."""
     ptx_coeff: float = argument(0.0, minimum=0, inert_when=where("ptx_datasets", None))
     """Weight of the language-model loss on ptx_datasets."""
 
@@ -111,7 +111,7 @@ GROUPS: Groups = MappingProxyType(
 
 
 def check_group_size(v: Values) -> Iterator[str]:
-    """An algorithm that compares the responses to a prompt has enough of them."""
+    """Check that an algorithm that compares the responses to a prompt gets enough of them."""
     least, samples = ALGORITHMS[v.rl_algorithm].min_group_size, v.num_return_sequences
     if samples < least:
         yield (

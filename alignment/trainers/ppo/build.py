@@ -1,4 +1,4 @@
-"""On-policy training from its arguments to the exported models."""
+"""On-policy training, from the arguments to the exported models."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from alignment.trainers.ppo.arguments import parse_ppo_arguments
 
 
 def train(written: Written, *, host: str, observe: Callable[[Experience], None] | None = None) -> None:
-    """Train from the arguments to the exported models; ``observe`` sees every experience."""
+    """Train from the arguments to the exported models; ``observe`` is called with every experience."""
     with open_launch(parse_ppo_arguments(written), host=host) as launch:
         train_from(launch, observe)
 
 
 def train_from(launch: Launch, observe: Callable[[Experience], None] | None = None) -> None:
-    """Train from the start of a run to the exported models."""
+    """Train from an open launch to the exported models."""
     roles = load_roles(launch)
     plan = RowPlan.of(launch.parsed, batch_ranks=launch.topology.layout.batch)
     run = OnPolicyRun(launch, roles, load_data(launch, roles.tokenizer, plan), plan)

@@ -27,23 +27,23 @@ class RewardArguments(OfflineArguments):
     """What to train on, from which model, and the score head."""
 
     value_head_prefix: str | None = None
-    """Name of the score head in the files of a score model to start from, where it is none of the usual ones."""
+    """Name of the score head in the files of the score model to start from, if it is not a usual one."""
     objective: Literal["reward", "cost"] = "reward"
-    """reward: the better answer scores higher; cost: the less safe answer does, with the sign of is_safe."""
+    """reward: the better answer scores higher; cost: the less safe answer scores higher, with the sign of is_safe."""
     score_bias: bool = False
-    """Give the score head a bias."""
+    """Whether the score head has a bias."""
 
     normalize_score_during_training: bool = False
-    """Train on normalised scores and keep their statistics."""
+    """Train on normalised scores and save their statistics."""
     normalizer_type: Literal["RunningMeanStd", "ExponentialMovingAverage"] | None = "ExponentialMovingAverage"
-    """How the mean and variance of scores are kept; null: not at all."""
+    """How the mean and variance of scores are tracked; null: not at all."""
     normalizer_momentum: float | None = argument(
         None,
         minimum=0,
         maximum=1,
         inert_when=unless("normalizer_type", "ExponentialMovingAverage", why="normalizer_type does not use it"),
     )
-    """Share of the old statistics that ExponentialMovingAverage keeps at each batch; null: 0.9."""
+    """Weight of the old statistics in ExponentialMovingAverage at each batch; null: 0.9."""
 
 
 GROUPS: Groups = MappingProxyType(
@@ -61,7 +61,7 @@ GROUPS: Groups = MappingProxyType(
 
 
 def check_normalizer(v: Values) -> Iterator[str]:
-    """Scores are normalised by statistics that something keeps."""
+    """Check that normalised scores have statistics."""
     if v.normalize_score_during_training and v.normalizer_type is None:
         yield (
             "normalize_score_during_training=true needs a normalizer_type, got null, which keeps no statistics "

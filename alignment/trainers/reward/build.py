@@ -1,4 +1,4 @@
-"""Arguments to a reward-model (or cost-model) run."""
+"""Train a reward or cost model, from the arguments to the exported model."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from alignment.trainers.reward.arguments import parse_reward_arguments
 
 
 def train(written: Written, *, host: str) -> None:
-    """Train a reward model from its arguments to the exported folder ``reward/``."""
+    """Train from the arguments to the exported folder ``reward/``."""
     with open_launch(parse_reward_arguments(written), host=host) as launch:
         train_from(launch)
 
 
 def train_from(launch: Launch) -> None:
-    """Train a reward model from its start to the exported folder."""
+    """Train from an open launch to the exported folder."""
     train_offline(launch, SCORE_OBJECTIVES[launch.parsed.offline.objective])

@@ -33,7 +33,7 @@ def test_a_stage_that_a_signal_ends_is_named_with_the_signal_and_what_is_kept(mo
 
 
 def test_a_stage_that_fails_by_itself_has_said_why():
-    with pytest.raises(UserError, match=r"^sft failed with exit status 3 \(its message stands above\); what failed: "):
+    with pytest.raises(UserError, match=r"^sft failed with exit status 3 \(see its message above\); what failed: "):
         demo.run(["-c", "raise SystemExit(3)"], title="sft")
 
 

@@ -57,8 +57,8 @@ def test_labels_are_as_short_as_they_can_be():
     ("argv", "message"),
     [
         ([], "the following arguments are required: RUN"),
-        (["first"], "first is no output folder of a run: it has no metrics.jsonl"),
-        (["first/ppo", "nowhere"], "nowhere is no output folder of a run"),
+        (["first"], "first is not the output folder of a run: it has no metrics.jsonl"),
+        (["first/ppo", "nowhere"], "nowhere is not the output folder of a run"),
         (["first/ppo", "second/ppo", "first/../first/ppo"], "first/ppo is given twice"),
         (["first/ppo", "--output", "first"], "first is a folder"),
         (["first/ppo", "--output", "first/ppo/metrics.jsonl"], "metrics.jsonl exists and is no report"),

@@ -63,7 +63,7 @@ def test_a_file_of_wrong_values_is_refused(keys, says, tmp_path):
 def test_the_table_goes_between_the_marks_or_is_refused_before_any_work(tmp_path):
     page = tmp_path / "parity.md"
     page.write_text("no marks")
-    with pytest.raises(UserError, match="has no marks"):
+    with pytest.raises(UserError, match="needs lines"):
         verify_layout.main(["--table", "--write", str(page)])
     result = verify_layout.Result("tp2", 2, "ppo", UserError("x"), "grpo")
     for between in ("", "old\ntable\n"):
