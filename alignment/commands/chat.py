@@ -173,7 +173,7 @@ def open_engine(model: Any, vocabulary: int, *, kv_memory: str) -> Any:
     obstacle = kernels.obstacle(model.config)
     if obstacle is None:
         settings = FusedSettings(num_slots=1, kv_memory=kv_memory, threads=num_threads())
-        # It packs the weights for itself; those of ``model`` are free to go.
+        # The engine packs its own copy of the weights, so those of ``model`` can be freed.
         own = SimpleNamespace(config=model.config)
         engine: Any = FusedEngine(own, settings, kernels=kernels, usable_vocab_size=vocabulary)
     else:

@@ -1,8 +1,8 @@
 """Predict the memory of a run: ``alignment plan ppo_argument.json --gpus 64 --memory_gib 80``.
 
-Prints what each phase needs in the fullest process for the layout of the file, and the layouts that fit, with the ways
-to roll out, those with the shortest iteration first. No weight is loaded: of the models only config.json is read.
-``--check`` runs two iterations on random weights of the same shapes in processes of this machine and compares.
+Prints what each phase needs in the fullest process for the file's layout, and the layouts and rollout modes that fit,
+those with the shortest iteration first. Only the models' config.json is read, no weights. ``--check`` runs two
+iterations on random weights of the same shapes in processes on this machine and compares.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--gpus", type=count, required=True, help="number of processes, one per device")
     parser.add_argument("--memory_gib", type=size, required=True, help="memory of each device in GiB (2**30 bytes)")
     names = [name for name in PROCESSORS if name != "cpu"]
-    parser.add_argument("--gpu_name", choices=names, default="h100", help="data sheet to estimate by (default h100)")
-    parser.add_argument("--tflops", type=size, help="TFLOP/s matrix products reach (default: 40 %% of the data sheet)")
+    parser.add_argument("--gpu_name", choices=names, default="h100", help="GPU whose data sheet to use (default h100)")
+    parser.add_argument("--tflops", type=size, help="TFLOP/s of matrix products (default: 40 %% of the data sheet)")
     parser.add_argument("--network_gib", type=size, default=40, help="GiB/s between nodes, per device (default 40)")
     parser.add_argument("--per_node", type=count, default=8, help="devices per node (default 8)")
     parser.add_argument("--best", type=count, default=10, help="number of layouts to list (default 10)")

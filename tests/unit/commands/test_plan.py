@@ -85,7 +85,7 @@ def test_whose_file_it_is_has_to_be_clear(tmp_path, path, capsys):
     (tmp_path / "a.json").write_text(json.dumps({"model_name_or_path": "policy"}))
     status, out, error = run(capsys, tmp_path / "a.json", "--gpus", 2, "--memory_gib", 8)
     offline = [name for name in TRAINERS if not TRAINERS[name].is_on_policy]
-    assert (status, out) == (2, "") and f"say --trainer NAME (allowed: {', '.join(offline)})" in error
+    assert (status, out) == (2, "") and f"add --trainer NAME (allowed: {', '.join(offline)})" in error
 
 
 def test_an_algorithm_without_critic_has_no_row_for_it(path, capsys):
