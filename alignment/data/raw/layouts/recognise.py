@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from alignment.data.ledger import NULL_FIELD, BadRow
@@ -38,14 +38,17 @@ def recognise(row: Mapping[str, Any], place: object = "") -> list[RowLayout]:
     found = _best(held)
     if len(held) == len(row):
         return found
-    read = {name for layout in found for name in layout.reads.intersection(held)}
-    nulls = set(row).difference(held)
-    larger = [layout for layout in _best(row) if read < layout.reads and nulls.intersection(layout.needs)]
-    if not found or any(MEANINGFUL & nulls.intersection(layout.needs) for layout in larger):
-        lost = sorted({name for layout in larger for name in nulls.intersection(layout.needs)})
-        if lost:
-            raise BadRow(NULL_FIELD, f"{place}: null in {', '.join(map(repr, lost))}")
+    larger = larger_layouts(held, row)
+    lost = sorted({name for layout in larger for name in layout.needs if row[name] is None})
+    if lost and (not found or MEANINGFUL.intersection(lost)):
+        raise BadRow(NULL_FIELD, f"{place}: null in {', '.join(map(repr, lost))}")
     return found
+
+
+def larger_layouts(held: Sequence[str], columns: Iterable[str]) -> list[RowLayout]:
+    """Return the layouts of ``columns`` that read more than the layout of ``held``, those that are not null."""
+    read = {name for layout in _best(held) for name in layout.reads.intersection(held)}
+    return [layout for layout in _best(columns) if read < layout.reads]
 
 
 def layout_named(name: str, place: object) -> RowLayout:

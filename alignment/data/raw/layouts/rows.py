@@ -15,6 +15,7 @@ from alignment.data.raw.layouts.recognise import (
     TOOLS,
     add_context,
     check_unread,
+    larger_layouts,
     layout_named,
     only_layout,
     recognise,
@@ -54,9 +55,11 @@ class SampleRows:
     def __init__(self, rows: Sequence[Row], reading: Reading, place_of: Callable[[int], str]) -> None:
         self._reading = reading
         self._place_of = place_of
-        self._unread: Counter[str] = Counter()
+        self._unread: dict[str, None] = {}
         self._counts: Counter[str] = Counter()
         self._says: dict[str, str] = {}
+        self._torn: Counter[tuple[str, tuple[str, ...]]] = Counter()
+        """Rows by (layout, null columns for lack of which other columns are not read)."""
         kept = [self._without_ignored(row) for row in rows] if reading.ignored else rows
         self._items = self._mapped(kept) if reading.columns else self._recognised(kept)
 
@@ -87,12 +90,20 @@ class SampleRows:
     def notes(self) -> list[str]:
         """Return log lines: the layouts that were recognised, and the columns that were not read."""
         lines = [
-            f"{count} rows read as {name}" + (f" ({self._says[name]})" if self._says[name] else "")
+            f"{count} rows read as {name}" + (f" ({self._says[name]})" if self._says[name] else "") + self._lacking(name)
             for name, count in self._counts.items()
         ]
         if self._unread:
             lines.append(f"columns not read: {', '.join(self._unread)}")
         return lines
+
+    def _lacking(self, name: str) -> str:
+        """Say which rows have the layout ``name`` only because of a null, which leaves other columns unread."""
+        return "".join(
+            f", {count} of them only because of null in {', '.join(map(repr, lost))}"
+            for (layout, lost), count in self._torn.items()
+            if layout == name
+        )
 
     def _check_named(self, row: Row, place: object) -> None:
         for name in self._reading.columns.values():
@@ -156,8 +167,13 @@ class SampleRows:
         self._counts[name] += count
         self._says[name] = says
         known = {*read, *SYSTEM, *TOOLS}
-        distinct = dict.fromkeys(map(_columns_of, rows))
-        self._unread.update(dict.fromkeys(name for columns, _ in distinct for name in columns if name not in known))
+        for (held, nulls), same in Counter(map(_columns_of, rows)).items():
+            unread = [column for column in held if column not in known]
+            larger = larger_layouts(held, [*held, *nulls]) if nulls and not self._reading.columns else []
+            larger = [layout for layout in larger if layout.reads.intersection(unread)]
+            if larger:
+                self._torn[name, tuple(column for column in nulls if column in larger[0].needs)] += same
+            self._unread |= dict.fromkeys(column for column in unread if not any(column in one.reads for one in larger))
 
 
 def _columns_of(row: Row) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -117,6 +117,21 @@ def test_columns_that_nobody_reads_are_listed_once_in_the_ledger(write_jsonl, to
     }
 
 
+def test_rows_of_two_layouts_that_both_hold_an_unread_column_are_read(write_jsonl, tokenizer):
+    rows = [{"id": 1, "prompt": "a", "answer": "b"}, {"id": 2, "messages": [USER, SAYS_B]}]
+    dataset = SupervisedDataset(f"jsonl::{write_jsonl(rows)}", tokenizer)
+    assert len(dataset) == 2 and dataset.ledger.as_dict()["notes"]["jsonl"][-1] == "columns not read: id"
+
+
+def test_a_row_that_a_null_makes_smaller_says_so_and_its_other_columns_are_not_called_unread(write_jsonl, tokenizer):
+    dataset = PreferenceDataset(f"jsonl::{write_jsonl([PAIR, {'id': 1, **PAIR, 'rejected': None}])}", tokenizer)
+    assert dataset.ledger.as_dict()["notes"]["jsonl"] == [
+        "1 rows read as prompt, chosen and rejected",
+        "1 rows read as prompt, 1 of them only because of null in 'rejected'",
+        "columns not read: id",
+    ]
+
+
 @pytest.mark.parametrize(
     ("row", "kind"),
     [
