@@ -143,6 +143,10 @@ class Chat:
         """Answer ``turns``, which end with the user's; the same turns and seed give the same answer."""
         refuse_broken_text(turns[-1])
         ids = self._encoder.encode_prompt(turns).ids
+        unknown = ids.count(self._encoder.unknown_id)
+        if unknown:
+            said = f"{unknown} of the prompt's {len(ids)} tokens stand for text that the tokenizer does not know"
+            print(f"warning: {said}", file=sys.stderr)
         [completion] = self._engine.generate([ids], self._options, seed=self._seed, sequence_ids=[len(turns) // 2])
         text = self._tokenizer.decode(completion.token_ids.tolist(), skip_special_tokens=True)
         return Reply(text, self._judge and self._judge.score(turns, ids, completion))

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from alignment.data.raw.conversation import Conversation, Given, conversation
 from alignment.data.segments import Segment
 from alignment.data.templates import TEMPLATES, is_template, open_template
-from alignment.data.tokenizer import CuttingTokenizer, TokenizerLike
+from alignment.data.tokenizer import CuttingTokenizer, TokenizerLike, unknown_id
 from alignment.errors import ArgumentError
 
 ON_OVERLONG = ("drop", "left", "right", "error")
@@ -88,6 +88,8 @@ class Encoder:
         self._template = open_template(template, tokenizer)
         self.end_id = self._id_of(self._template.end)
         """The token that ends every answer; a chat template may use another token than EOS."""
+        self.unknown_id = unknown_id(tokenizer)
+        """The token of text that the vocabulary lacks, if there is one."""
         # Some tokenizers close every text with EOS when they add special tokens; a prompt must stay open.
         closing = list(tokenizer("a", add_special_tokens=True)["input_ids"])[-1:]
         self._closes_text = closing == [int(tokenizer.eos_token_id)]

@@ -60,6 +60,13 @@ class WorkingTokenizer(Protocol):
         """Return the variant, which gives the same ids."""
 
 
+def unknown_id(tokenizer: TokenizerLike) -> int | None:
+    """Return the id of text that the vocabulary lacks, or None; GPT-2 and others name EOS, which says nothing."""
+    number = getattr(tokenizer, "unk_token_id", None)
+    ends = (tokenizer.eos_token_id, getattr(tokenizer, "bos_token_id", None))
+    return None if number in ends else number
+
+
 def padding_id(tokenizer: TokenizerLike) -> int:
     """Return the padding id, or EOS if there is none (safe, because masks come from lengths)."""
     return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id

@@ -130,6 +130,8 @@ def report_ledgers(launch: Launch, datasets: Mapping[str, TokenizedDataset | Non
             log.info(f"{used}; left out or changed: {dataset.ledger.summary()}")
             for source, note in dataset.ledger.notes():
                 log.info(f"{name}, {source}: {note}")
+    if launch.topology.is_main:
+        _warn_unknown(present)
     _warn_unused_keys(launch, list(present.values()))
     rows = [
         (role, row.dataset, row.reason, row.effect, row.count, ", ".join(map(str, row.examples)))
@@ -141,6 +143,14 @@ def report_ledgers(launch: Launch, datasets: Mapping[str, TokenizedDataset | Non
     accounts: dict[str, Any] = {role: ledger.as_dict() for role, ledger in ledgers.items()}
     if launch.topology.is_main:
         replace_file(launch.output_dir / LEDGER_FILE, json.dumps(accounts, indent=1))
+
+
+def _warn_unknown(datasets: Mapping[str, TokenizedDataset]) -> None:
+    """Warn of text that the tokenizer does not know; the model is trained on its unknown token instead."""
+    for role, dataset in datasets.items():
+        unknown = dataset.describe_unknown()
+        if unknown is not None:
+            log.warn(f"{role}: {unknown}")
 
 
 def _warn_unused_keys(launch: Launch, datasets: Sequence[TokenizedDataset]) -> None:

@@ -18,6 +18,8 @@ from alignment.data.ledger import (
     EMPTY_PROMPT,
     IDENTICAL_PAIR,
     SHORT_ANSWER,
+    UNKNOWN_DIFFERENCE,
+    BadRow,
 )
 from alignment.data.padding import mask_rows, pad_rows, row_lengths
 from alignment.data.raw.conversation import conversation
@@ -44,6 +46,7 @@ def encode_pair(row: Row, encoder: Encoder, options: EncodeOptions) -> EncodedPa
     if not all(text.strip() for text in texts):
         return (EMPTY_ANSWER,)
     prompt, answers = encoder.encode_answers(asked, texts)
+    _check_known(texts, answers, encoder.unknown_id, row.place)
     fault = _fault(prompt.ids, answers, encoder, options)
     if fault:
         return (fault,)
@@ -90,3 +93,13 @@ def _fault(prompt_ids: list[int], answers: Sequence[Answer], encoder: Encoder, o
     if shortest < options.min_answer_tokens:
         return SHORT_ANSWER
     return IDENTICAL_PAIR if answers[0].ids == answers[1].ids else None
+
+
+def _check_known(texts: Sequence[str], answers: Sequence[Answer], unknown: int | None, place: object) -> None:
+    """Refuse answers that differ only in words for which the tokenizer has the same unknown token."""
+    if answers[0].ids == answers[1].ids and unknown in answers[0].ids and texts[0].split() != texts[1].split():
+        raise BadRow(
+            UNKNOWN_DIFFERENCE,
+            f"{place}: the tokenizer does not know the text in which the answers {texts[0]!r:.40} and {texts[1]!r:.40} "
+            "differ, so both become the same tokens",
+        )

@@ -15,7 +15,8 @@ from alignment.data.encoded.build import HERE, Encoding, build
 from alignment.data.encoded.chunks import Encoded
 from alignment.data.encoded.mixture import Mixture, Row
 from alignment.data.encoded.store import Sample, Store
-from alignment.data.ledger import BadRow, Ledger
+from alignment.data.encoded.unknown import DIFFERENCE_SAYS, count_unknown, describe_unknown
+from alignment.data.ledger import UNKNOWN_DIFFERENCE, UNKNOWN_TOKENS, BadRow, Ledger
 from alignment.data.raw.dataset_spec import Datasets, DatasetSpec, parse_datasets
 from alignment.data.raw.mixing import split_rows
 from alignment.data.raw.raw_dataset import dataset_class_of
@@ -120,7 +121,9 @@ class TokenizedDataset(ABC):
         try:
             if row.fault is not None:
                 raise row.fault
-            return self.encode_row(row, self._encoder)
+            encoded = self.encode_row(row, self._encoder)
+            known = encoded.sample is None or not count_unknown(encoded.sample, self._encoder.unknown_id)
+            return encoded if known else encoded._replace(reasons=(*encoded.reasons, UNKNOWN_TOKENS))
         except BadRow as fault:
             return Encoded(None, (fault.reason,), str(fault))
         except DataError as error:
@@ -147,6 +150,13 @@ class TokenizedDataset(ABC):
             working._encoder = Encoder(working.tokenizer, self.options.template)
         return working
 
+    def describe_unknown(self) -> str | None:
+        """Say how much text the tokenizer does not know, with an example; None if it knows everything."""
+        if not self.ledger.total(UNKNOWN_TOKENS):
+            return None
+        counts = [count_unknown(sample, self._encoder.unknown_id) for sample in self]
+        return describe_unknown(self, counts, self._encoder.unknown_id) if any(counts) else None
+
     def _take(self, indices: np.ndarray) -> TokenizedDataset:
         part = copy.copy(self)
         part._order = self._order[indices]
@@ -172,6 +182,7 @@ class TokenizedDataset(ABC):
                 f"no row of {', '.join(map(_describe, pending.specs))} can be used for a {self.KIND} dataset: "
                 f"{self._ledger.summary()} (max_length {self.options.max_length}, max_prompt_length "
                 f"{self.options.max_prompt_length}, on_overlong {self.options.on_overlong})"
+                + DIFFERENCE_SAYS * bool(self._ledger.total(UNKNOWN_DIFFERENCE))
             )
 
 

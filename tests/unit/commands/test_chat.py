@@ -95,6 +95,12 @@ def test_one_prompt_from_a_run_or_a_model_folder(ask):
     assert greedy == {ask("--prompt", "pack apple", "--temperature", "1e-6").out}
 
 
+def test_text_that_the_tokenizer_does_not_know_is_told(ask):
+    assert ask("--prompt", "pack rope").err == ""
+    warning = "warning: 2 of the prompt's 6 tokens stand for text that the tokenizer does not know\n"
+    assert ask("--prompt", "pack zebra lion").err == warning
+
+
 def test_the_template_is_the_users_choice(ask):
     own = ask("--prompt", "pack apple", "--greedy").out
     assert ask("--prompt", "pack apple", "--greedy", "--chat_template", "tokenizer").out == own
@@ -214,7 +220,7 @@ def test_the_recorded_template_is_used_and_another_one_is_told(folders, capsys, 
     assert "has a chat template of its own" in said
     chat.main([str(tmp_path), *ask])
     recorded, said = capsys.readouterr()
-    assert recorded == classic and "warning" not in said
+    assert recorded == classic and "chat template of its own" not in said
     chat.main([str(tmp_path), "--chat_template", "tokenizer", *ask])
     other, said = capsys.readouterr()
     assert other != classic
