@@ -90,7 +90,7 @@ class SampleRows:
     def notes(self) -> list[str]:
         """Return log lines: the layouts that were recognised, and the columns that were not read."""
         lines = [
-            f"{count} rows read as {name}" + (f" ({self._says[name]})" if self._says[name] else "") + self._lacking(name)
+            f"{count} rows read as {name}{f' ({self._says[name]})' if self._says[name] else ''}{self._lacking(name)}"
             for name, count in self._counts.items()
         ]
         if self._unread:

@@ -23,7 +23,8 @@ def knowing(tokenizer):
 
 
 def test_rows_with_unknown_text_are_counted_and_described(make_dataset, knowing):
-    rows = [{"input": "a b", "answer": "c"}, {"input": "a", "answer": "zebra d"}, {"input": "lion", "answer": "c tiger"}]
+    asked = {"a b": "c", "a": "zebra d", "lion": "c tiger"}
+    rows = [{"input": prompt, "answer": answer} for prompt, answer in asked.items()]
     dataset = SupervisedDataset(make_dataset(rows), knowing, options=PLAIN)
     assert [row._asdict() for row in dataset.ledger.rows()] == [
         {"dataset": "test-rows", "reason": "unknown_tokens", "effect": "kept", "count": 2, "examples": (1, 2)}
@@ -42,7 +43,8 @@ def test_nothing_is_said_where_every_word_is_known(make_dataset, knowing):
 def test_both_sides_of_a_pair_are_counted(make_dataset, knowing):
     rows = [{**PAIR, "other_answer": "lion"}]
     dataset = PreferenceDataset(make_dataset(rows), knowing, options=PLAIN)
-    assert "1 of 1 rows: 1 of 10 tokens (10.0%) are <unk>, for example in 'a b : <unk> </s>'" in dataset.describe_unknown()
+    said = dataset.describe_unknown()
+    assert "1 of 1 rows: 1 of 10 tokens (10.0%) are <unk>, for example in 'a b : <unk> </s>'" in said
 
 
 def test_answers_that_only_unknown_text_tells_apart_are_named_so(make_dataset, knowing):
