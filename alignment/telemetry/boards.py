@@ -1,7 +1,7 @@
-"""Adapters to VisualDL, TensorBoard and wandb; each package is imported only when its board is opened.
+"""Adapters for VisualDL, TensorBoard and wandb; each package is imported only when its board is opened.
 
-Boards keep their own binary files, which cannot be cut back to a step. So a board's old files are removed when it is
-opened and it is filled again from ``metrics.jsonl``: after a resume it shows exactly the kept steps.
+Boards write binary files that cannot be truncated to a step. So opening a board removes its old files, and it is
+refilled from ``metrics.jsonl``: after a resume it shows exactly the kept steps.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ class MetricBoard:
 
 @dataclass(frozen=True, kw_only=True)
 class BoardKind:
-    """What is known of a board before it is opened."""
+    """The description of a board that is not open."""
 
     package: str
     """The package to install."""
     open: Callable[[Path, str | None], MetricBoard]
     """Takes the folder for its files and the name of the run."""
     replayed: bool
-    """True: opens empty and is to be given the earlier records again."""
+    """Whether it opens empty and needs the earlier records again."""
 
     @property
     def is_installed(self) -> bool:
@@ -77,6 +77,6 @@ BOARDS = {
     "visualdl": BoardKind(package="visualdl", open=_open_visualdl, replayed=True),
     # tensorboardX writes TensorBoard's files without TensorFlow or torch.
     "tensorboard": BoardKind(package="tensorboardX", open=_open_tensorboard, replayed=True),
-    # wandb keeps the history on a server, which refuses earlier steps.
+    # wandb keeps the history on a server, which rejects earlier steps.
     "wandb": BoardKind(package="wandb", open=_open_wandb, replayed=False),
 }

@@ -1,4 +1,4 @@
-"""The one console on stderr, shared by log lines and the progress bar so that lines appear above the bar."""
+"""The console on stderr, shared by log lines and progress bar so that lines appear above the bar."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a process ended, in words."""
+"""Describe how a process ended."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import signal
 
 _HINTS = {
     signal.SIGILL: "the processor lacks an instruction that was used (python -m alignment doctor tries each operator)",
-    signal.SIGBUS: "a file that was mapped is shorter than it was, or a disk or /dev/shm is full",
+    signal.SIGBUS: "a memory-mapped file was truncated, or a disk or /dev/shm is full",
     signal.SIGKILL: "most often by the system, because memory ran out",
 }
 
 
 def describe_exit(status: int) -> str:
-    """Return how a process ended, for ``status`` as subprocess and multiprocessing give it (a signal is negative).
+    """Return how a process with ``status`` ended, such as "failed with exit status 1" or "was ended by SIGILL (...)".
 
-    The words follow the name of the process: "failed with exit status 1", "was ended by SIGILL (...)".
+    ``status`` is as in subprocess and multiprocessing: negative for a signal.
     """
     if status >= 0:
         return f"failed with exit status {status}"

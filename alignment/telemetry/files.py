@@ -1,4 +1,4 @@
-"""Small files written so that a crash leaves the old content or the new one, never a half."""
+"""Write small files atomically: a crash leaves either the old or the new content."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 from alignment.errors import UserError
 
 PART_PATTERN = ".*.part"
-"""What a file is called until it takes its place."""
+"""Pattern of the temporary names of files being written."""
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Write ``text`` to ``path``: aside, fsynced, renamed. Raises UserError when the disk refuses."""
+    """Write ``text`` to ``path`` by way of a temporary file, fsync and rename; UserError if it cannot be written."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     with readable_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""JSON lines: the record every run keeps, and from which every other view is rebuilt."""
+"""JSON lines: the record of a run, from which all other views are built."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from alignment.telemetry.log import warn
 
 
 class JsonLines:
-    """Appends one JSON object a line, flushed at once.
+    """Appends one JSON object per line and flushes it.
 
-    JSON has no NaN: such a value is written as null, and ``non_finite`` on the same line says what it was.
+    JSON has no NaN or infinity: such values become null, and ``non_finite`` in the same record says what they were.
     """
 
     def __init__(
         self, path: Path, *, resume_step: int, comes_again: Callable[[Mapping[str, Any]], bool] = lambda record: False
     ) -> None:
-        """Open ``path`` after dropping every record later than ``resume_step`` (0: a fresh run, drop all), and of that
-        step those that the resumed run writes again.
+        """Open ``path`` after dropping all records later than ``resume_step`` (0: a fresh run, drop everything).
+
+        Records of that step are dropped too if ``comes_again`` says that the resumed run writes them again.
         """
         self.path = path
         if path.exists():
@@ -33,7 +34,7 @@ class JsonLines:
             self._file = path.open("a", encoding="utf-8", newline="\n")
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Write one record; raises UserError when the disk refuses."""
+        """Write one record; UserError if it cannot be written."""
         assert not self._file.closed, f"{self.path} is closed"
         with readable_disk_errors(self.path):
             self._file.write(json.dumps(_finite(record), ensure_ascii=False, allow_nan=False, default=_plain) + "\n")
@@ -46,7 +47,7 @@ class JsonLines:
 
 
 def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of ``path`` (none when it does not exist); a torn line, left by a kill, is passed over."""
+    """Yield the records of ``path`` (none if it does not exist); an incomplete line, left by a kill, is skipped."""
     try:
         file = path.open(encoding="utf-8", errors="replace")
     except FileNotFoundError:
@@ -76,7 +77,7 @@ def _drop_later(path: Path, resume_step: int, comes_again: Callable[[Mapping[str
     replace_file(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
     warn(
         f"{path}: {num_lines - len(kept)} of {num_lines} earlier records dropped (of updates after {resume_step}, or "
-        "made again)"
+        "to be written again)"
     )
 
 
@@ -92,7 +93,7 @@ def _finite(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Turn numpy and paddle scalars and arrays into what JSON knows."""
+    """Convert numpy and paddle scalars and arrays for JSON."""
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"a {type(value).__name__} cannot be written as JSON: {value!r}")

@@ -1,7 +1,6 @@
-"""Log lines: to stderr (coloured on a terminal, plain otherwise) and to ``output_dir/run.log``.
+"""Log to stderr (in colour on a terminal) and to ``output_dir/run.log``, through the logger ``alignment``.
 
-State lives in the standard ``logging`` logger ``alignment``; nothing is written before ``configure`` except warnings,
-which the standard library prints to stderr.
+Before ``configure`` only warnings appear, printed to stderr by the standard library.
 """
 
 from __future__ import annotations
@@ -19,18 +18,18 @@ _logger = logging.getLogger("alignment")
 
 
 def configure(*, output_dir: Path | None, is_main: bool) -> None:
-    """Send log lines to stderr and, on the main rank, to ``output_dir/run.log`` (appended).
+    """Send log lines to stderr and, on the main rank, append them to ``output_dir/run.log``.
 
-    Other ranks print warnings only. May be called again; the earlier destinations are closed first.
-    Raises UserError when the file cannot be opened.
+    Other ranks print only warnings. May be called again; earlier destinations are closed first. UserError if the file
+    cannot be opened.
     """
     for handler in list(_logger.handlers):
         _logger.removeHandler(handler)
         handler.close()
     _logger.setLevel(logging.INFO if is_main else logging.WARNING)
-    # paddle installs a handler on the root logger: without this every line would appear twice.
+    # Paddle installs a handler on the root logger: without this every line would appear twice.
     _logger.propagate = False
-    # paddle's handler would also show a line for every request to a reward service.
+    # Paddle's handler would also show every request to a reward service.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     _logger.addHandler(_StderrHandler())
     if output_dir is not None and is_main:
@@ -41,7 +40,7 @@ def configure(*, output_dir: Path | None, is_main: bool) -> None:
 
 
 def is_main() -> bool:
-    """Return whether this process is the one that speaks to the user."""
+    """Return whether this is the process that reports to the user."""
     return _logger.level in (logging.NOTSET, logging.INFO)
 
 
@@ -56,7 +55,7 @@ def warn(msg: str) -> None:
 
 
 class _StderrHandler(logging.Handler):
-    """Prints through the shared console on a terminal, plain text without control characters elsewhere."""
+    """Prints through the shared console on a terminal, and plain text without control characters elsewhere."""
 
     def emit(self, record: logging.LogRecord) -> None:
         time = logging.Formatter(datefmt="%H:%M:%S").formatTime(record, "%H:%M:%S")
@@ -71,7 +70,7 @@ class _StderrHandler(logging.Handler):
 
 
 class _FileHandler(logging.FileHandler):
-    """Appends dated lines; a full disk ends the file with one message instead of a traceback per line."""
+    """Appends dated lines; after a write error it stops with one warning instead of a traceback per line."""
 
     def __init__(self, path: Path, encoding: str) -> None:
         super().__init__(path, encoding=encoding)

@@ -1,4 +1,4 @@
-"""Pictures of a reward model: is its confidence earned, and does it simply like long answers?"""
+"""Plots of a reward model: calibration, and score against response length."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ BETTER_COLOUR, WORSE_COLOUR, QUIET_COLOUR = "#2563c9", "#e07a2e", "#98a2b3"
 
 
 class CalibrationBins(NamedTuple):
-    """Pairs grouped by the confidence of the reward model; k bins of equal width over [0.5, 1]."""
+    """Pairs grouped by the reward model's confidence in k bins of equal width over [0.5, 1]."""
 
     edges: np.ndarray
     """[k + 1] confidence at the borders."""
     counts: np.ndarray
     """[k] int64, pairs in each bin."""
     confidence: np.ndarray
-    """[k] mean confidence of each bin, NaN where it is empty."""
+    """[k] mean confidence of each bin, NaN if it is empty."""
     accuracy: np.ndarray
-    """[k] share of pairs ranked right, a tie counting one half; NaN where empty."""
+    """[k] share of pairs ranked right, with ties counting one half; NaN if empty."""
     expected_error: float
     """Mean over pairs of |confidence - accuracy| of their bin (expected calibration error, Guo et al. 2017, eq. 3)."""
 
 
 def bin_calibration(margins: np.ndarray, num_bins: int = NUM_BINS) -> CalibrationBins:
-    """Group pairs by confidence.
+    """Return pairs grouped by confidence; ``margins`` [B] are scores of better minus scores of worse answers.
 
-    ``margins`` [B] is the score of the better answer minus the score of the worse one. Under the Bradley-Terry model
-    sigma(|margin|) is the probability the model gives to its own ranking, and the ranking is right when margin > 0.
+    Under the Bradley-Terry model sigma(|margin|) is the probability that the model gives to its own ranking, which is
+    right if margin > 0.
     """
     margins = np.asarray(margins, np.float64).reshape(-1)
     margins = margins[np.isfinite(margins)]
@@ -56,7 +56,7 @@ def bin_calibration(margins: np.ndarray, num_bins: int = NUM_BINS) -> Calibratio
 
 
 def plot_calibration(margins: np.ndarray, path: Path) -> Path:
-    """Draw accuracy against confidence, with the number of pairs below; ``margins`` [B] as in ``bin_calibration``."""
+    """Plot accuracy against confidence, and the number of pairs; ``margins`` [B] as in ``bin_calibration``."""
     bins = bin_calibration(margins)
     figure = _make_figure()
     upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [3, 1]})
@@ -72,13 +72,13 @@ def plot_calibration(margins: np.ndarray, path: Path) -> Path:
 
 
 def plot_score_by_length(scores: np.ndarray, lengths: np.ndarray, chosen: np.ndarray, path: Path) -> Path:
-    """Draw score against response length, better and worse answers apart.
+    """Plot score against response length, separately for better and worse answers.
 
-    ``scores`` [N] float, ``lengths`` [N] tokens, ``chosen`` [N] bool, True: the better answer of its pair.
+    ``scores`` [N] float, ``lengths`` [N] tokens, ``chosen`` [N] bool, True for the better answer of a pair.
     """
     scores, lengths = np.asarray(scores, np.float64).reshape(-1), np.asarray(lengths, np.float64).reshape(-1)
     chosen = np.asarray(chosen, bool).reshape(-1)
-    assert scores.shape == lengths.shape == chosen.shape, "scores, lengths and chosen need one entry a response"
+    assert scores.shape == lengths.shape == chosen.shape, "scores, lengths and chosen need one entry per response"
     figure = _make_figure()
     axes = figure.subplots(1, 2, sharex=True, sharey=True)
     groups = (("better", chosen, BETTER_COLOUR), ("worse", ~chosen, WORSE_COLOUR))
@@ -102,14 +102,14 @@ def _draw_group(axis: Axes, lengths: np.ndarray, scores: np.ndarray, colour: str
 
 
 def _correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Return Pearson's correlation, NaN where one side does not vary."""
+    """Return Pearson's correlation, NaN if one side does not vary."""
     if first.size < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return float("nan")
     return float(np.corrcoef(first, second)[0, 1])
 
 
 def _make_figure() -> Figure:
-    """Return a figure without pyplot, whose state is global; matplotlib loads here because it takes half a second."""
+    """Return a figure made without pyplot's global state; matplotlib is imported late as it takes half a second."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(7.2, 4.8), dpi=130, layout="constrained")

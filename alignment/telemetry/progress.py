@@ -1,4 +1,4 @@
-"""Progress of a run: a bar with time left on a terminal, one plain line a logging step elsewhere."""
+"""Show the progress of a run: a bar with the remaining time on a terminal, one line per logging step elsewhere."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from alignment.telemetry.log import info
 from alignment.telemetry.tables import format_number
 
 WIDE = 160
-"""Columns of a terminal from which on everything is shown."""
+"""The minimum width of a terminal, in columns, to show everything."""
 NUM_SHOWN_NARROW = 2
 
 
 class Progress:
-    """Counts steps from ``start`` to ``total`` and shows the newest key numbers.
+    """Counts steps from ``start`` to ``total`` and shows the latest key numbers.
 
-    With ``enabled`` and a terminal on stderr: one live bar. Otherwise each ``advance`` that brings numbers to show
-    becomes one log line, without control characters; ranks other than the main one stay silent.
+    With ``enabled`` and a terminal on stderr it is a live bar. Otherwise each ``advance`` with numbers becomes one log
+    line, on the main rank only.
     """
 
     def __init__(self, total: int, description: str, *, enabled: bool, start: int = 0) -> None:
@@ -52,9 +52,12 @@ class Progress:
             self._bar.stop()
 
     def advance(self, steps: int = 1, /, **shown: Any) -> None:
-        """Count ``steps`` more; ``shown`` names the numbers to display (``reward=0.31, kl=0.02``)."""
+        """Count ``steps`` more; ``shown`` are the numbers to display by name (``reward=0.31, kl=0.02``)."""
         self.completed += steps
-        numbers = "  ".join(f"{name} {_format_shown(value)}" for name, value in list(shown.items())[: self._num_shown])
+        numbers = "  ".join(
+            f"{name} {value if isinstance(value, str) else format_number(value)}"
+            for name, value in list(shown.items())[: self._num_shown]
+        )
         if self._bar is not None:
             self._bar.update(self._task, completed=self.completed, **({"shown": escape(numbers)} if numbers else {}))
         elif numbers:
@@ -78,12 +81,8 @@ def format_seconds(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
-def _format_shown(value: Any) -> str:
-    return value if isinstance(value, str) else format_number(value)
-
-
 def _is_wide() -> bool:
-    """Return whether the terminal holds a long bar and all numbers on one line."""
+    """Return whether a long bar and all numbers fit on one line of the terminal."""
     return stderr_console().width >= WIDE
 
 
@@ -93,11 +92,11 @@ def _make_bar() -> rich_progress.Progress:
         rich_progress.BarColumn(bar_width=30 if _is_wide() else 12),
         rich_progress.TaskProgressColumn(),
         rich_progress.MofNCompleteColumn(),
-        # The one column that may wrap: a narrow terminal must not cost the bar or the time left.
+        # Only this column may wrap, so that a narrow terminal still shows the bar and the remaining time.
         rich_progress.TextColumn("{task.fields[shown]}", style="cyan", table_column=Column()),
         rich_progress.TextColumn("[dim]left"),
         rich_progress.TimeRemainingColumn(),
-        # The speed of a step varies with the length of its rollout: estimate from many of them, not the last seconds.
+        # The time of a step varies with the length of its rollout, so estimate over a long period.
         speed_estimate_period=600.0,
         console=stderr_console(),
     )

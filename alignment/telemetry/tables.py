@@ -1,4 +1,4 @@
-"""Tables on the terminal."""
+"""Print tables on the terminal."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _WIDTH_WITHOUT_TERMINAL = 120
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print a table to stdout (main rank only); floats with 4 significant digits, numbers right-aligned, text folded.
+    """Print a table to stdout (main rank only), with numbers right-aligned as by ``format_number``, and text wrapped.
 
-    ``rows`` hold one value a column. Text is printed as it is: square brackets are no markup.
+    Each row has one value per column. Square brackets in text are not markup.
     """
     if not log.is_main():
         return
@@ -36,7 +36,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]
 
 
 def format_number(value: Any) -> str:
-    """Return a number for people: 4 significant digits, thousands separated, integers whole."""
+    """Return a readable number: 4 significant digits with thousands separators; integers in full."""
     if isinstance(value, bool):
         return str(value)
     if isinstance(value, int):

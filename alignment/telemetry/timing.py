@@ -1,4 +1,4 @@
-"""Seconds and throughput of the named stages of a step."""
+"""Measure time and throughput of the named stages of a step."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from contextlib import contextmanager
 
 
 class StageTimer:
-    """Adds up wall time by stage name until ``pop``.
+    """Accumulates wall time by stage name until ``pop``; the time of a nested stage counts for both.
 
-    A stage entered several times adds up; stages may nest, and the inner time then counts in both.
-    On a GPU hand in ``synchronize`` (for example ``paddle.device.synchronize``): kernels are queued, so a clock read
-    without waiting for them charges their time to whichever stage waits next.
+    On a GPU pass ``synchronize`` (such as ``paddle.device.synchronize``): kernels are queued, so without waiting for
+    them their time would be charged to whichever stage waits next.
     """
 
     def __init__(self, synchronize: Callable[[], None] | None = None) -> None:
@@ -23,7 +22,7 @@ class StageTimer:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Charge the time spent inside to ``name``, also when the body raises."""
+        """Add the time spent inside to ``name``, even if the body raises."""
         start = self._read_clock()
         try:
             yield
@@ -36,9 +35,9 @@ class StageTimer:
             self._counts[name][unit] += amount
 
     def pop(self) -> dict[str, float]:
-        """Return ``time/NAME_seconds`` and ``time/NAME_UNIT_per_second`` since the last pop, and start anew.
+        """Return ``time/NAME_seconds`` and ``time/NAME_UNIT_per_second`` since the last ``pop``, and reset.
 
-        Work counted for a stage that was not timed is a mistake of the caller.
+        Work must only be counted for stages that were timed.
         """
         metrics = {f"time/{name}_seconds": seconds for name, seconds in self._seconds.items()}
         for name, units in self._counts.items():

@@ -1,4 +1,4 @@
-"""Where metrics go: JSON lines always, VisualDL, TensorBoard and wandb when asked."""
+"""Write metrics and samples: always to JSON lines, and to VisualDL, TensorBoard and wandb on request."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from alignment.telemetry.jsonl import JsonLines, read_json_lines
 
 
 class Writers:
-    """Hands every record to the JSON lines first, then to the boards."""
+    """Writes every record to the JSON lines first, then to the boards."""
 
     def __init__(self, *, metrics: JsonLines, samples: JsonLines, boards: Sequence[MetricBoard]) -> None:
         self._metrics = metrics
@@ -21,14 +21,14 @@ class Writers:
         self._boards = boards
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Write the metrics of one step; a board gets finite values only. Raises UserError when the disk refuses."""
+        """Write the metrics of one step; boards get only finite values. UserError if the file cannot be written."""
         numbers = {name: float(value) for name, value in metrics.items()}
         self._metrics.append({"step": int(step), **numbers})
         for board in self._boards:
             board.write(int(step), _finite_only(numbers))
 
     def write_samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write samples, one line each: ``prompt``, ``response``, ``score`` and whatever else a row has."""
+        """Write samples, one line each: ``prompt``, ``response``, ``score`` and any other fields."""
         for row in rows:
             assert "step" not in row, "the step is an argument, not a field of a sample"
             self._samples.append({"step": int(step), **row})
@@ -43,7 +43,7 @@ class Writers:
 
 
 class SilentWriters:
-    """What processes other than the main one write: nothing."""
+    """The writers of processes other than the main one, which write nothing."""
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """See ``Writers.write``."""
@@ -63,12 +63,12 @@ def open_writers(
     resume_step: int = 0,
     evaluates_again: bool = False,
 ) -> Writers:
-    """Open ``metrics.jsonl`` and ``samples.jsonl`` in ``output_dir`` and the boards that ``report_to`` names.
+    """Open ``metrics.jsonl`` and ``samples.jsonl`` in ``output_dir``, and the boards in ``report_to``.
 
-    ``report_to``: ``visualdl``, ``tensorboard``, ``wandb``, ``all`` (every installed one) or ``none``.
-    ``resume_step``: records of later steps are dropped, in the boards too; 0 starts all of them anew.
-    ``evaluates_again``: so is an evaluation of that step, which the checkpoint does not know of.
-    Raises UserError for an unknown or uninstalled board, or when the folder cannot be written.
+    ``report_to`` holds ``visualdl``, ``tensorboard``, ``wandb``, ``all`` (every installed one) or ``none``.
+    Records after ``resume_step`` are dropped, in the boards too (0: all); with ``evaluates_again`` also evaluations of
+    that step, because the resumed run repeats them. UserError for an unknown or uninstalled board, or if the folder
+    cannot be written.
     """
     names = _board_names(report_to)
     output_dir = Path(output_dir)
@@ -93,12 +93,12 @@ def _is_evaluation(record: Mapping[str, Any]) -> bool:
 
 
 def _is_evaluation_sample(row: Mapping[str, Any]) -> bool:
-    """Return whether ``row`` comes from an evaluation; rows of training say so as their source."""
+    """Return whether ``row`` comes from an evaluation; rows of training have a ``source``."""
     return "source" not in row
 
 
 def _board_names(report_to: Sequence[str]) -> list[str]:
-    """Return the boards to open; refuses unknown, contradictory and uninstalled ones before any file is touched."""
+    """Return the boards to open; UserError for unknown, contradictory or uninstalled ones."""
     requested = [report_to] if isinstance(report_to, str) else list(report_to)
     allowed = [*BOARDS, "all", "none"]
     unknown = [name for name in requested if name not in allowed]

@@ -1,1 +1,1 @@
-"""The page of a run and the page that compares runs: charts, tables, samples; no network."""
+"""HTML reports of a run and comparisons of runs: charts, tables, samples; they work offline."""

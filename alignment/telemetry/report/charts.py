@@ -1,4 +1,4 @@
-"""Series of one run or of several to charts: what is drawn together, and what is too dull to be drawn."""
+"""Group the metrics of one or several runs into charts, leaving out those that never change."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Series = Mapping[str, Sequence[Point]]
 
 NUM_COLOURS, NUM_DASHES = 8, 4
 FRONTIERS = (
-    # (value, KL): what was measured in one go is drawn together.
+    # (value, names of the KL in order of preference): measured together comes first.
     ("train/reward", ("train/kl_divergence", "kl/k1")),
     ("eval/reward", ("eval/kl_divergence", "train/kl_divergence", "kl/k1")),
 )
@@ -25,7 +25,7 @@ MAX_DOTS = 400
 
 
 class Line(NamedTuple):
-    """One curve: a metric of a run."""
+    """One curve: a metric of one run."""
 
     run: str
     """Empty on the page of a single run."""
@@ -46,17 +46,17 @@ class Line(NamedTuple):
 
     @property
     def last(self) -> str:
-        """The last value, for people."""
+        """The last value, formatted."""
         return show(self.points[-1][1])
 
     @property
     def warning(self) -> str:
-        """How many values are NaN or infinite, and from which step; empty for none."""
+        """The number of NaN or infinite values and the first such step; empty if there are none."""
         return describe_damage(self.points)
 
 
 class Chart(NamedTuple):
-    """One chart: its heading, its lines, and what the script draws."""
+    """One chart: its heading, its lines, and the data for the script."""
 
     id: str
     title: str
@@ -77,27 +77,27 @@ class ChartGroup(NamedTuple):
 
 
 def show(value: float | None) -> str:
-    """Return a value for people; None is one that was NaN or infinite."""
+    """Return a formatted value; None stands for NaN or infinity."""
     return "NaN or infinite" if value is None else format_number(value)
 
 
 def describe_damage(points: Sequence[Point]) -> str:
-    """Return how many values are NaN or infinite, and from which step; empty for none."""
+    """Return the number of NaN or infinite values and the first such step; empty if there are none."""
     damaged = [step for step, value in points if value is None]
     return f"{len(damaged)} NaN or infinite, first at step {damaged[0]}" if damaged else ""
 
 
 def sort_names(runs: Mapping[str, Series]) -> list[str]:
-    """Return the metrics of all ``runs`` in the order of the explanations."""
+    """Return the metrics of all ``runs``, in the order of the explanations."""
     names = {name for series in runs.values() for name in series}
     return sorted(names, key=lambda name: (explain(name).order, name))
 
 
 def split_constants(runs: Mapping[str, Series]) -> tuple[dict[tuple[str, str, str], list[str]], list[str]]:
-    """Return the metrics of each chart, by (group, title, head), and those that no chart is needed for.
+    """Return the metrics of each chart by (group, title, head), and the metrics of charts with only flat lines.
 
-    A chart whose lines are all flat is not drawn. The head is empty in the page of one run, where a chart shows all its
-    metrics; between runs each metric has its own chart, and one of an evaluation joins the first of training.
+    For one run a chart shows all metrics with its title, and the head is empty. For several runs each metric has its
+    own chart, except that an evaluation metric joins the chart of the first training metric.
     """
     charts: dict[tuple[str, str, str], list[str]] = {}
     first: dict[tuple[str, str], str] = {}
@@ -113,7 +113,7 @@ def split_constants(runs: Mapping[str, Series]) -> tuple[dict[tuple[str, str, st
 
 
 def build_groups(runs: Mapping[str, Series]) -> list[ChartGroup]:
-    """Return all charts of ``runs`` (label to series; the label of a single run is empty), by meaning."""
+    """Return all charts of ``runs`` (series by label, which is empty for a single run) by group."""
     charts, _ = split_constants(runs)
     ends = step_range([points for series in runs.values() for points in series.values()])
     by_group: dict[str, list[Chart]] = {group: [] for group in groups()}
@@ -134,7 +134,7 @@ def build_groups(runs: Mapping[str, Series]) -> list[ChartGroup]:
 
 
 def _lines(runs: Mapping[str, Series], names: Sequence[str]) -> list[Line]:
-    """Return a line for each run and metric: one run has a colour for each metric, several have one each."""
+    """Return a line per run and metric; a single run has a colour per metric, several runs have a colour each."""
     lines = []
     for run_number, (run, series) in enumerate(runs.items()):
         for number, name in enumerate(names):
@@ -145,9 +145,9 @@ def _lines(runs: Mapping[str, Series], names: Sequence[str]) -> list[Line]:
 
 
 def _curve_data(lines: Sequence[Line], unit: str, ends: tuple[int, int] | None) -> tuple[dict[str, Any], str]:
-    """Return what the script draws, and what is said of values outside of its range.
+    """Return the data for the script, and a remark on values outside its range.
 
-    ``log``: whether all values are positive and span a factor of ten; ``range``: what is shown at first (missing: all).
+    ``log``: whether all values are positive and span a factor of ten; ``range``: what is shown at first (missing: everything).
     """
     curves = [finite_points(line.points) for line in lines]
     values = [value for points in curves for _, value in points]
@@ -189,9 +189,9 @@ def _curve(line: Line) -> dict[str, Any]:
 
 
 def _frontiers(runs: Mapping[str, Series]) -> list[Chart]:
-    """Return what tells reward hacking from progress: the reward bought with KL.
+    """Return charts of reward against KL, which tell reward hacking from progress.
 
-    Gao et al. 2023: the true score turns down where the reward that is trained on still climbs.
+    Gao et al. 2023: under reward hacking the true score falls while the reward trained on still rises.
     """
     charts = []
     for number, (name, kl_names) in enumerate(FRONTIERS):
@@ -223,7 +223,7 @@ def _path(path: Sequence[tuple[int, float, float]], colour: int) -> dict[str, An
 
 
 def _join(kl: Sequence[Point], values: Sequence[Point]) -> list[tuple[int, float, float]]:
-    """Return (step, KL, value), the KL of the same step or of the last step before it."""
+    """Return (step, KL, value) with the KL of the same step or of the last step before."""
     known, triples, index = finite_points(kl), [], 0
     for step, value in finite_points(values):
         while index + 1 < len(known) and known[index + 1][0] <= step:
@@ -231,11 +231,11 @@ def _join(kl: Sequence[Point], values: Sequence[Point]) -> list[tuple[int, float
         if known and known[index][0] <= step:
             triples.append((step, known[index][1], value))
         elif known and step == 0:
-            # An evaluation before training: the policy still is the reference.
+            # An evaluation before training, when the policy is the reference.
             triples.append((step, 0.0, value))
     return triples
 
 
 def _short(value: float) -> float:
-    """Round to seven significant digits: the page shows four."""
+    """Round to seven significant digits; the page shows four."""
     return float(f"{value:.7g}")

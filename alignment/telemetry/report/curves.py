@@ -1,4 +1,4 @@
-"""Points of a curve to what a page can hold: few enough to draw, and a trend through noisy ones."""
+"""Thin out the points of a curve, and fit a trend to noisy ones."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from alignment.telemetry.report.run_files import Point
 
 MAX_POINTS = 1200
-"""More points than this are thinned out: a chart is about 400 pixels wide."""
+"""Curves with more points are thinned out: a chart is about 400 pixels wide."""
 TREND_FROM = 40
-"""Fewer points than this speak for themselves."""
+"""Curves with fewer points get no trend."""
 TREND_BUCKETS = 400
 FOCUS_FROM = 20
 """Of fewer values none is called far from the others."""
@@ -23,7 +23,7 @@ def finite_points(points: Sequence[Point]) -> list[Finite]:
 
 
 def is_flat(points: Sequence[Point]) -> bool:
-    """Return whether a curve through ``points`` would show nothing: one value throughout, or none at all."""
+    """Return whether ``points`` have at most one distinct value."""
     values = {value for _, value in points}
     return len(values) <= 1
 
@@ -46,10 +46,10 @@ def focus(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def thin_out(points: Sequence[Point], limit: int = MAX_POINTS) -> list[Point]:
-    """Return at most about ``limit`` of the ``points``, extremes included.
+    """Return at most about ``limit`` of the ``points``, keeping spikes and NaNs.
 
-    Of each stretch of equally many points the smallest, the largest and the first that is not finite stay, and the two
-    ends of the curve: no spike and no NaN is lost.
+    Kept are both ends of the curve and, of each stretch of equally many points, the smallest, the largest and the first
+    that is not finite.
     """
     if len(points) <= limit:
         return list(points)
@@ -61,10 +61,10 @@ def thin_out(points: Sequence[Point], limit: int = MAX_POINTS) -> list[Point]:
 
 
 def fit_trend(points: Sequence[Finite]) -> tuple[list[float], list[float]]:
-    """Return (steps, values) of a straight line fitted to the points around each step.
+    """Return (steps, values) of a trend: at each step the line fitted to the points around it.
 
-    The window has a seventh of the points; the line does not bend at the ends as a moving mean does. Of more than
-    ``TREND_BUCKETS`` points, means of neighbours are fitted.
+    The window is a seventh of the points; unlike a moving mean a line has no bias at the ends. More than
+    ``TREND_BUCKETS`` points are first averaged in groups of neighbours.
     """
     size = -(-len(points) // TREND_BUCKETS)
     means = [_mean(points[start : start + size]) for start in range(0, len(points), size)]
@@ -78,7 +78,7 @@ def _mean(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 
 def _fit_at(x: float, window: Sequence[tuple[float, float]]) -> float:
-    """Return the value at ``x`` of the line that fits ``window`` best (least squares)."""
+    """Return the value at ``x`` of the least-squares line through ``window``."""
     x_mean, y_mean = _mean(window)
     spread = sum((px - x_mean) ** 2 for px, _ in window)
     slope = sum((px - x_mean) * (py - y_mean) for px, py in window) / spread if spread else 0.0

@@ -1,6 +1,6 @@
-"""What every metric means, from ``metrics.yaml``: its group, chart and unit, and a line of explanation.
+"""Explain metrics from ``metrics.yaml``: group, chart, unit and a line of text.
 
-The report groups and overlays metrics by that file, in its order.
+Reports group, overlay and sort metrics as that file does.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ WORD = r"[A-Za-z0-9]+(?:_[A-Za-z0-9]+)*?"
 
 
 class Explanation(NamedTuple):
-    """All that the report says of one metric, or of several that are named alike."""
+    """The explanation of one metric, or of several with names of one pattern."""
 
     name: str
-    """As in the file, with its placeholders."""
+    """As in the file, with placeholders."""
     group: str
     title: str
-    """Of the chart: metrics that share it are drawn together."""
+    """The chart's title; metrics with the same title are drawn together."""
     unit: str
     text: str
     better: str
-    """``higher``, ``lower``, or empty where neither is better in itself."""
+    """``higher``, ``lower``, or empty if neither is better in itself."""
     order: int
-    """Sorts metrics as the file does."""
+    """The position in the file."""
 
 
 def explain(name: str) -> Explanation:
-    """Return what is known of the metric ``name``; one that is not in the file is a chart of its own in ``OTHER``.
+    """Return the explanation of the metric ``name``; one that is not in the file gets its own chart in ``OTHER``.
 
-    Its own entry counts before one with placeholders.
+    An exact entry takes precedence over one with placeholders.
     """
     for pattern, known in _patterns():
         match = pattern.fullmatch(name)
@@ -52,7 +52,7 @@ def explanations() -> list[Explanation]:
 
 @functools.cache
 def groups() -> dict[str, str]:
-    """Return the groups in order, each with what it is about."""
+    """Return the groups in order, each with its description."""
     return {group: content["about"] for group, content in _content().items()}
 
 
@@ -75,7 +75,7 @@ def _content() -> dict[str, dict]:
 
 
 def _pattern(name: str) -> re.Pattern[str]:
-    """Return what matches ``name`` with a word for each placeholder."""
+    """Return a pattern that matches ``name`` with a word for each placeholder."""
     parts = re.split(r"\{(\w+)\}", name)
     return re.compile("".join(f"(?P<{part}>{WORD})" if i % 2 else re.escape(part) for i, part in enumerate(parts)))
 

@@ -1,4 +1,4 @@
-"""The numbers of a run at a glance: cards, and a row for each metric."""
+"""Summarise the metrics of a run: cards, and a table row for each metric."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from alignment.telemetry.tables import format_number
 
 
 class Card(NamedTuple):
-    """One key number; ``before`` and ``change`` are empty when there is no earlier value."""
+    """One key number; ``before`` and ``change`` are empty if there is no earlier value."""
 
     label: str
     text: str
-    """What it means; empty where it is no metric."""
+    """The explanation; empty if it is not a metric."""
     value: str
     before: str
     change: str
 
 
 class MetricRow(NamedTuple):
-    """One metric in words; ``cells`` holds one entry a run."""
+    """One metric; ``cells`` has one entry per run."""
 
     name: str
     text: str
@@ -34,20 +34,20 @@ class MetricRow(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """A metric of one run; all empty where the run has no such metric."""
+    """A metric of one run; all empty if the run does not have the metric."""
 
     first: str = ""
     last: str = ""
     best: str = ""
-    """Empty where neither direction is better, too."""
+    """Also empty if neither direction is better."""
     best_step: int | None = None
     warning: str = ""
     is_best: bool = False
-    """Whether the last value is the best of all runs that differ."""
+    """Whether the last value is the best of all runs, if they differ."""
 
 
 class MetricRows(NamedTuple):
-    """All metrics: those with a better direction, the others, and those that never change."""
+    """All metrics: key ones with a better direction, others, and constant ones."""
 
     key: list[MetricRow]
     others: list[MetricRow]
@@ -55,7 +55,7 @@ class MetricRows(NamedTuple):
 
 
 def summary_cards(summary: Mapping[str, Any]) -> list[Card]:
-    """Return a card for every entry: a value, or a pair (before, after)."""
+    """Return a card for every entry, which is a value or a pair (before, after)."""
     cards = []
     for label, value in summary.items():
         text = explain(label).text
@@ -70,8 +70,9 @@ def summary_cards(summary: Mapping[str, Any]) -> list[Card]:
 
 
 def evaluation_summary(series: Series) -> dict[str, Any]:
-    """Return the first and the last value of each metric of an evaluation that should rise or fall: one value where
-    there is one, and nothing where they never change.
+    """Return (first, last) value of each evaluation metric that has a better direction.
+
+    A single value stands alone; metrics that never change are left out.
     """
     names = [name for name in sort_names({"": series}) if name.startswith(EVALUATION) and explain(name).better]
     values = {name: [value for _, value in finite_points(series[name])] for name in names if is_news(series[name])}
@@ -79,12 +80,12 @@ def evaluation_summary(series: Series) -> dict[str, Any]:
 
 
 def is_news(points: Sequence[Point]) -> bool:
-    """Return whether ``points`` say more than that a metric never changes: they differ, or there is only one."""
+    """Return whether ``points`` differ, or there is only one."""
     return len(points) == 1 or not is_flat(points)
 
 
 def metric_rows(runs: Mapping[str, Series]) -> MetricRows:
-    """Return a row for each metric of ``runs`` (label to series)."""
+    """Return a row for each metric of ``runs`` (series by label)."""
     _, constants = split_constants(runs)
     key, others, dull = [], [], []
     for name in sort_names(runs):

@@ -1,8 +1,8 @@
-"""Self-contained pages: ``report.html`` of a run, and one that lays several runs over each other.
+"""Write self-contained HTML pages: ``report.html`` of a run, and a comparison of several runs.
 
-A page needs no network. Its charts are drawn by uPlot (``assets/uplot``, MIT), which the page carries; without script
-the tables, legends and samples still say the numbers. Every text of the user is escaped, and the policy in the page's
-head lets no other script run than these two.
+Pages work offline. They include uPlot (``assets/uplot``, MIT) for the charts; without scripts the tables, legends and
+samples still show the numbers. All user text is escaped, and the page's content security policy allows only its own two
+scripts.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ GENERATOR = '<meta name="generator" content="alignment report">'
 SCRIPTS = ("uplot/uPlot.iife.min.js", "charts.js")
 STYLES = ("uplot/uPlot.min.css", "page.css")
 LEADING = (REWARD, HACKING)
-"""Groups that stand before the samples."""
+"""Groups shown before the samples."""
 
 
 def write_report(output_dir: Path, *, title: str, summary: Mapping[str, Any], path: Path | None = None) -> Path:
-    """Write the page of the run in ``output_dir`` to ``path`` (None: its ``report.html``) and return where it is.
+    """Write the page of the run in ``output_dir`` to ``path`` (None: its ``report.html``) and return the path.
 
-    ``summary`` maps a label to a number or text, or to a pair (before, after), which is shown with its change.
-    Read: metrics.jsonl, samples.jsonl, ledger.json, arguments.json, plots/*.png; each may be missing.
+    ``summary`` maps a label to a number or text, or to a pair (before, after), which is shown with its change. The page
+    is built from metrics.jsonl, samples.jsonl, ledger.json, arguments.json and plots/*.png; each may be missing.
     """
     output_dir = Path(output_dir)
     run = read_run_files(output_dir)
@@ -62,7 +62,7 @@ def write_report(output_dir: Path, *, title: str, summary: Mapping[str, Any], pa
 
 
 def write_comparison(runs: Mapping[str, RunFiles], path: Path) -> Path:
-    """Write the page that compares ``runs`` (label to content, two or more) to ``path`` and return it."""
+    """Write the page that compares two or more ``runs`` (by label) to ``path`` and return the path."""
     series = {label: run.series for label, run in runs.items()}
     groups = build_groups(series)
     page = _render(
@@ -80,11 +80,11 @@ def write_comparison(runs: Mapping[str, RunFiles], path: Path) -> Path:
 
 
 def refuse_foreign_file(path: Path) -> None:
-    """Raise UserError when ``path`` is a folder or a file that is no page of this module: it would be lost."""
+    """Raise UserError if ``path`` is a folder, or a file that is not a report and would be overwritten."""
     if path.is_dir():
         raise UserError(f"{path} is a folder: name a file for the report")
     if path.exists() and GENERATOR not in path.read_text(encoding="utf-8", errors="replace"):
-        raise UserError(f"{path} exists and is no report: it is not replaced")
+        raise UserError(f"{path} exists and is not a report: it is not replaced")
 
 
 def _render(template: str, all_groups: Sequence[ChartGroup], **values: Any) -> str:
@@ -108,7 +108,7 @@ def _render(template: str, all_groups: Sequence[ChartGroup], **values: Any) -> s
 
 
 def _digest(text: str) -> str:
-    """Return the SHA-256 of ``text`` in base64, as a content security policy wants it."""
+    """Return the SHA-256 of ``text`` in base64, for a content security policy."""
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
 
 

@@ -1,4 +1,4 @@
-"""Reads what a run left in its output folder; whatever is missing is simply absent."""
+"""Read the files of a run's output folder, any of which may be missing."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from alignment.telemetry.jsonl import read_json_lines
 from alignment.telemetry.log import warn
 
 TRAINING = "training"
-"""The ``source`` of samples from a rollout that was trained on; those of an evaluation have none."""
+"""The ``source`` of samples from training rollouts; those of evaluations have none."""
 
 Point = tuple[int, float | None]
-"""A step and a value; None: it was NaN or infinite."""
+"""A step and a value; None stands for NaN or infinity."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunFiles:
-    """The content of an output folder, as the report needs it."""
+    """The content of an output folder for the report."""
 
     series: dict[str, list[Point]]
-    """Metric name to points, ordered by step, one a step."""
+    """Points by metric name, sorted by step, one per step."""
     samples: dict[int, list[dict[str, Any]]]
-    """Step to samples, ordered by step: of evaluations, and only where there was none of training."""
+    """Samples by step, sorted: those of evaluations, or of training if there are none."""
     ledger: Any
-    """``ledger.json`` (None when missing)."""
+    """``ledger.json`` (None if missing)."""
     arguments: Any
-    """``arguments.json`` (None when missing)."""
+    """``arguments.json`` (None if missing)."""
     plots: dict[str, str]
-    """Name of a PNG under ``plots/`` to its content in base64."""
+    """The content of each PNG in ``plots/`` in base64, by name."""
 
     @property
     def steps(self) -> tuple[int, int] | None:
@@ -43,7 +43,7 @@ class RunFiles:
 
 
 def step_range(lines: Sequence[Sequence[Point]]) -> tuple[int, int] | None:
-    """Return the first and the last step of all ``lines``; None without points."""
+    """Return the first and last step of all ``lines``, None if there are no points."""
     steps = [step for points in lines if points for step, _ in (points[0], points[-1])]
     return (min(steps), max(steps)) if steps else None
 
@@ -67,7 +67,7 @@ def read_run_files(output_dir: Path) -> RunFiles:
 
 
 def _read_series(path: Path) -> dict[str, list[Point]]:
-    """Collect points by metric; of several records of one step the last wins."""
+    """Return points by metric; of several records of one step the last counts."""
     series: dict[str, dict[int, float | None]] = {}
     for record in read_json_lines(path):
         damaged = record.get("non_finite")

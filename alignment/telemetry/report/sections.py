@@ -1,4 +1,4 @@
-"""Samples, data ledger and arguments as plain values for the templates."""
+"""Prepare samples, data ledger and arguments for the templates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NOT_SET = "(not there)"
 
 
 class SampleRow(NamedTuple):
-    """One prompt with the first and the last evaluation's response; ``first`` is None where none is known."""
+    """One prompt with its responses in the first (None if it has none) and the last evaluation."""
 
     prompt: str
     first: Mapping[str, Any] | None
@@ -22,21 +22,21 @@ class SampleRow(NamedTuple):
 
 
 class LedgerSummary(NamedTuple):
-    """What became of the rows of one dataset in one role."""
+    """What happened to the rows of one dataset in one role."""
 
     role: str
     dataset: str
     selected: str
     used: str
     notes: list[str]
-    """One line a reason why rows were left out or changed."""
+    """One line per reason why rows were left out or changed."""
 
 
 class Comparison(NamedTuple):
-    """Samples of the last evaluation, best and worst ahead, beside those of the first."""
+    """Samples of the last evaluation, best, worst and others, with those of the first."""
 
     of: str
-    """What sampled them: ``evaluation``, or ``training rollout`` in a run without one."""
+    """The source of the samples: ``evaluation``, or ``training rollout`` in a run without evaluations."""
     first_step: int | None
     last_step: int
     best: list[SampleRow]
@@ -45,14 +45,14 @@ class Comparison(NamedTuple):
 
 
 def comparison(samples: Mapping[int, Sequence[Mapping[str, Any]]]) -> Comparison | None:
-    """Pair the samples of the last evaluation with the first one's answers to the same prompts, best score first."""
+    """Pair the samples of the last evaluation with the first one's for the same prompts, best score first."""
     if not samples:
         return None
     first_step, last_step = min(samples), max(samples)
     last = _by_prompt(samples[last_step])
     first = _by_prompt(samples[first_step]) if first_step != last_step else {}
     if not first.keys() & last.keys():
-        first = {}  # rollouts of training: other prompts at every step
+        first = {}  # training rollouts have other prompts at every step
     ranked = sorted(last, key=lambda key: _score_of(last[key]), reverse=True)
     rows = [SampleRow(key[0], first.get(key), last[key]) for key in ranked]
     ends = min(SAMPLES_EACH_END, (len(rows) + 1) // 2)
@@ -69,7 +69,7 @@ def comparison(samples: Mapping[int, Sequence[Mapping[str, Any]]]) -> Comparison
 
 
 def ledger_rows(ledger: Any) -> list[LedgerSummary]:
-    """Return a row for each role and dataset of ``ledger.json`` ({role: {"datasets": ..., "rows": ...}})."""
+    """Return a summary per role and dataset of ``ledger.json`` ({role: {"datasets": ..., "rows": ...}})."""
     if ledger is None:
         return []
     try:
@@ -93,7 +93,7 @@ def _account_rows(role: str, account: Mapping[str, Any]) -> list[LedgerSummary]:
 
 
 def argument_rows(arguments: Any) -> list[tuple[str, str, str]]:
-    """Return (key, value, origin) for every argument, groups flattened."""
+    """Return (key, value, origin) for every argument, with groups flattened."""
     if not isinstance(arguments, Mapping):
         return []
     rows: list[tuple[str, str, str]] = []
@@ -108,7 +108,7 @@ def argument_rows(arguments: Any) -> list[tuple[str, str, str]]:
 
 
 def argument_differences(arguments: Sequence[Any]) -> list[tuple[str, list[str]]]:
-    """Return (key, the value in each run) for every argument that is not the same in all runs."""
+    """Return (key, value in each run) for every argument that differs between runs."""
     runs = [{key: value for key, value, _ in argument_rows(one)} for one in arguments]
     keys = dict.fromkeys(key for run in runs for key in run)
     table = [(key, [run.get(key, NOT_SET) for run in runs]) for key in keys]
@@ -116,7 +116,7 @@ def argument_differences(arguments: Sequence[Any]) -> list[tuple[str, list[str]]
 
 
 def _by_prompt(samples: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], Mapping[str, Any]]:
-    """Index samples by prompt and occurrence: the two answers of a preference pair share their prompt."""
+    """Index samples by prompt and occurrence, as the two answers of a preference pair share their prompt."""
     indexed: dict[tuple[str, int], Mapping[str, Any]] = {}
     seen: dict[str, int] = {}
     for sample in samples:

@@ -209,7 +209,7 @@ def test_a_comparison_shows_last_values_and_the_arguments_that_differ(tmp_path):
 
 
 def test_only_a_report_is_replaced(tmp_path):
-    for name, reason in (("folder", "is a folder"), ("mine.html", "is no report: it is not replaced")):
+    for name, reason in (("folder", "is a folder"), ("mine.html", "is not a report: it is not replaced")):
         path = tmp_path / name
         path.mkdir() if reason == "is a folder" else path.write_text("<p>mine")
         with pytest.raises(UserError, match=reason):
