@@ -61,8 +61,8 @@ def test_labels_are_as_short_as_they_can_be():
         (["first/ppo", "nowhere"], "nowhere is not the output folder of a run"),
         (["first/ppo", "second/ppo", "first/../first/ppo"], "first/ppo is given twice"),
         (["first/ppo", "--output", "first"], "first is a folder"),
-        (["first/ppo", "--output", "first/ppo/metrics.jsonl"], "metrics.jsonl exists and is no report"),
-        (["first/ppo", "second/ppo", "--output", "first/ppo/metrics.jsonl"], "exists and is no report"),
+        (["first/ppo", "--output", "first/ppo/metrics.jsonl"], "metrics.jsonl exists and is not a report"),
+        (["first/ppo", "second/ppo", "--output", "first/ppo/metrics.jsonl"], "exists and is not a report"),
     ],
 )
 def test_refusals_are_one_line_and_leave_everything_as_it_was(capsys, argv, message):
