@@ -147,7 +147,7 @@ def _lines(runs: Mapping[str, Series], names: Sequence[str]) -> list[Line]:
 def _curve_data(lines: Sequence[Line], unit: str, ends: tuple[int, int] | None) -> tuple[dict[str, Any], str]:
     """Return the data for the script, and a remark on values outside its range.
 
-    ``log``: whether all values are positive and span a factor of ten; ``range``: what is shown at first (missing: everything).
+    ``log``: whether all values are positive and span a factor of ten; ``range``: what is shown at first (default: all).
     """
     curves = [finite_points(line.points) for line in lines]
     values = [value for points in curves for _, value in points]
