@@ -15,9 +15,9 @@ __all__ = ["__version__", "train"]
 def train(trainer: str, arguments: Mapping[str, Any]) -> Finished:
     """Train in this process, for notebooks: ``alignment.train("ppo", {"train_datasets": ..., ...})``.
 
-    ``arguments`` are the keys of an argument file. Returns the output folder and the metrics; what a user can put
-    right is a UserError. Call it before Paddle is imported, which reads the settings of the host once; a warning says
-    what differs where it was.
+    ``arguments`` are the keys of an argument file. Returns the output folder and the metrics; user errors raise
+    UserError. Call it before importing Paddle, which reads the host's settings only once; otherwise a warning says
+    what differs.
     """
     from alignment.commands.train import train_here
 

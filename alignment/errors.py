@@ -1,12 +1,12 @@
-"""Errors a user can cause: printed as one message without a traceback, exit status 2."""
+"""Errors that a user can cause, printed as one message without a traceback; exit status 2."""
 
 
 class UserError(ValueError):
-    """Something the user can put right; the message holds the value, the allowed values and the place."""
+    """An error that the user can fix; the message has the value, the allowed values and the place."""
 
 
 def why_unreadable(error: Exception) -> str:
-    """Return in words why a text file could not be read: it is a folder, no permission, not UTF-8, not JSON."""
+    """Describe why a text file could not be read: a folder, no permission, not UTF-8, not JSON."""
     if isinstance(error, IsADirectoryError):
         return "it is a folder"
     if isinstance(error, UnicodeDecodeError):
@@ -37,20 +37,20 @@ class RewardError(UserError):
 
 
 class PassingRewardError(RewardError):
-    """A failure of a reward service that may be gone at the next try."""
+    """A failure of a reward service that may be temporary."""
 
 
 class NumericalError(UserError):
-    """The numbers of the training are such that it cannot continue."""
+    """Training cannot continue because of its numbers."""
 
 
 class NotFiniteError(NumericalError):
-    """Numbers of a model are NaN or infinite. Engines, judges and losses find it, whichever computes them first; the
-    loop, which knows the update, turns it into the one message of ``diverged``.
+    """Numbers of a model are NaN or infinite. Raised by whichever engine, judge or loss finds it first; the loop, which
+    knows the update, turns it into the message of ``diverged``.
     """
 
     def __init__(self, found: str, model: str = "", *, is_trained: bool = True) -> None:
-        """``model`` names whose numbers they are; "": the finder does not know."""
+        """``model`` is the name of the model; "": unknown."""
         super().__init__(found)
         self.model = model
         self.is_trained = is_trained
@@ -65,7 +65,7 @@ def diverged(model: str, found: str, when: str, *, num_updates: int, is_trained:
         advice = "This model is not trained: its weights are damaged, or too large for its dtype"
     elif num_updates == 0:
         advice = (
-            "No update was made before, so it is not the learning rate: look for extreme rows in the data, or for "
+            "There was no update before, so it is not the learning rate: look for extreme rows in the data, or for "
             "weights that are damaged or too large for their dtype"
         )
     else:
@@ -77,4 +77,4 @@ def diverged(model: str, found: str, when: str, *, num_updates: int, is_trained:
 
 
 class ProcessError(UserError):
-    """A process that was started here died, failed or took too long; what it refused to do is another UserError."""
+    """A child process died, failed or timed out."""

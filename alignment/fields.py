@@ -1,6 +1,4 @@
-"""How a dataclass field says what it accepts, and when it does nothing; the parser, the checks and the reference table
-read it from here.
-"""
+"""Declare what a dataclass field accepts and when it has no effect, for the parser, the checks and the reference."""
 
 from __future__ import annotations
 
@@ -10,30 +8,30 @@ from typing import Any, NamedTuple
 
 
 class Situation(NamedTuple):
-    """What decides whether a value has its effect."""
+    """What decides whether a value has an effect."""
 
     device: str
     """``cpu`` or ``gpu``."""
     world_size: int
     """Number of processes."""
     values: Mapping[str, Any]
-    """Every key of the run."""
+    """All keys of the run."""
 
 
 class Case(NamedTuple):
-    """A situation in which a given value does nothing, or cannot be honoured."""
+    """A situation in which a given value has no effect, or cannot be honoured."""
 
     holds: Callable[[Any, Situation], bool]
-    """Whether it is so for the value."""
+    """Tells whether the case applies to the value."""
     why: str
-    """The reason, to stand after ``KEY=VALUE has no effect:`` or ``KEY=VALUE is refused:``."""
+    """The reason, following ``KEY=VALUE has no effect:`` or ``KEY=VALUE is refused:``."""
     when: str = ""
-    """The situation in words, to stand after ``No effect where`` in the reference (empty: ``why`` says it)."""
+    """The situation, following ``No effect where`` in the reference (empty: ``why``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constraint:
-    """What one argument accepts beyond its type."""
+    """What an argument accepts besides its type."""
 
     minimum: float | None = None
     """Smallest allowed number."""
@@ -44,27 +42,27 @@ class Constraint:
     below: float | None = None
     """The number must be smaller than this."""
     excluded: tuple[Any, ...] = ()
-    """Values inside the range that mean nothing."""
+    """Values inside the range that are not allowed."""
     aliases: tuple[str, ...] = ()
-    """Other names of the key, as other versions of the suite call it."""
+    """Names of the key in other versions of the suite."""
     spellings: Mapping[Any, Any] | None = None
-    """Other ways to write a value, and the value they stand for."""
+    """Other ways to write a value, mapped to that value."""
     separator: str = r"[,\s]+"
     """Regular expression between the items of a list written as text."""
     path: str | None = None
-    """What a relative path in the value names, a key of ``paths.RESOLVERS`` (None: the value is no path)."""
+    """The kind of path in the value, a key of ``paths.RESOLVERS`` (None: the value is not a path)."""
     advice: Mapping[str, str] | None = None
     """Keys of other suites that are refused, and what to write instead."""
     no_effect: str | None = None
-    """Why a value other than the default changes nothing here (None: it does what it says)."""
+    """Why a value other than the default has no effect (None: it has)."""
     refusal: str | None = None
     """Why a value other than the default is refused (None: it is accepted)."""
     inert_when: tuple[Case, ...] = ()
-    """When a given value does nothing; the run tells the first case that holds."""
+    """When a given value has no effect; the run reports the first case that applies."""
     refused_when: tuple[Case, ...] = ()
     """When a given value cannot be honoured; the run does not start."""
     meaning: str | None = None
-    """What the key means (None: it stands under the field in the source)."""
+    """The meaning of the key (None: the docstring under the field)."""
 
 
 NO_CONSTRAINT = Constraint()
@@ -82,12 +80,12 @@ def argument(default: Any = MISSING, **constraint: Any) -> Any:
 
 
 def inert(default: Any, why: str, **constraint: Any) -> Any:
-    """Declare a key that is accepted but changes nothing here; ``default`` is what happens anyway."""
+    """Declare a key that is accepted without effect; ``default`` is what happens anyway."""
     return argument(default, no_effect=why, **constraint)
 
 
 def refused(default: Any, why: str, **constraint: Any) -> Any:
-    """Declare a known key of which only ``default`` can be honoured."""
+    """Declare a known key that accepts only ``default``."""
     return argument(default, refusal=why, **constraint)
 
 
@@ -97,24 +95,24 @@ def constraint_of(item: Field[Any]) -> Constraint:
 
 
 def where(key: str, *words: Any, why: str = "") -> Case:
-    """The case that ``key`` has one of the values ``words``.
+    """Return the case that ``key`` has one of the values ``words``.
 
-    A zero, false or null does not count as given: it asks for nothing, and so loses nothing.
+    A value of zero, false or null never has the case: it asks for nothing.
     """
     when = f"{key} is {_list(words)}"
     return Case(lambda value, s: value not in (None, 0) and s.values.get(key) in words, why or when, when)
 
 
 def unless(key: str, *words: Any, why: str = "") -> Case:
-    """The case that ``key`` has none of the values ``words``; null does not count as given."""
+    """Return the case that ``key`` has none of the values ``words``; a null value never has it."""
     when = f"{key} is not {_list(words)}"
     return Case(lambda value, s: value is not None and s.values.get(key) not in words, why or when, when)
 
 
 def where_given(key: str, why: str = "") -> Case:
-    """The case that ``key`` holds something (a number other than 0 and -1) and takes the place of this one.
+    """Return the case that ``key`` is set (a number other than 0 and -1) and replaces this key.
 
-    A zero, false or null of this one does not count as given, as with ``where``.
+    A value of zero, false or null never has the case, as with ``where``.
     """
 
     def holds(value: Any, s: Situation) -> bool:

@@ -1,4 +1,4 @@
-"""Metrics: a value and the way micro-batches and ranks combine it."""
+"""Metrics: values and how they are combined over micro-batches and ranks."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ REDUCTIONS = ("sum", "max", "min")
 
 
 class Metric(NamedTuple):
-    """One number of one micro-batch.
+    """A number of one micro-batch.
 
-    A ``sum`` value was already divided by a global denominator (all micro-batches, all ranks), so parts simply add:
-    two micro-batches with 3 and 1 of 8 tokens clipped report 3/8 and 1/8 and reduce to a clip fraction of 0.5.
+    A ``sum`` value is already divided by a global denominator (all micro-batches, all ranks), so parts simply add up:
+    two micro-batches with 3 and 1 of 8 tokens clipped report 3/8 and 1/8, which give a clip fraction of 0.5.
     """
 
     value: Any
@@ -26,13 +26,13 @@ class Metric(NamedTuple):
 def reduce_metrics(parts: Sequence[Mapping[str, Metric]]) -> dict[str, float]:
     """Combine the metrics of all micro-batches by name; a name may be absent from some parts.
 
-    NaN survives every reduction: ``max`` and ``min`` of Python would hide it or not depending on the order.
+    NaN survives every reduction; Python's ``max`` and ``min`` could hide it, depending on the order.
     """
     return {name: metric.value for name, metric in merge_metrics(parts).items()}
 
 
 def merge_metrics(parts: Sequence[Mapping[str, Metric]]) -> dict[str, Metric]:
-    """As ``reduce_metrics``, but the results keep their reductions, to be combined further."""
+    """Like ``reduce_metrics``, but keep the reductions, so that the results can be combined further."""
     collected: dict[str, tuple[str, list[float]]] = {}
     for part in parts:
         for name, metric in part.items():

@@ -1,11 +1,11 @@
-"""Typed data handed between layers.
+"""Typed data passed between layers.
 
-Shape legend: B prompts, G samples per prompt, N = B * G rows, P padded prompt, R padded response,
-S padded sequence, T flat target tokens, V vocabulary. Index t of any [N, R] array concerns response token t;
-its log-prob and value are read one position earlier. Only ``models/logprobs.py`` performs that shift.
+Shape legend: B prompts, G samples per prompt, N = B * G rows, P padded prompt, R padded response, S padded sequence,
+T flat target tokens, V vocabulary. Index t of an [N, R] array refers to response token t; its log-prob and value are
+read one position earlier. Only ``models/logprobs.py`` performs that shift.
 
-Sequences given to a model are right-padded (prompt and response contiguous, padding last), so causal attention
-needs no mask. Records live in host memory as numpy arrays; the runner moves micro-batches to the device.
+Model inputs are right-padded (prompt and response contiguous, padding last), so causal attention needs no mask. Records
+are numpy arrays in host memory; the runner moves micro-batches to the device.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ class RawSample(TypedDict, total=False):
 
     Supervised: ``input`` and ``answer``, or ``dialogue``, or ``messages``. Preference: ``input, answer, other_answer,
     better``. Safety preference: ``input, answer, other_answer, safer, is_safe, is_other_safe``. Prompt only: ``input``
-    or ``messages``. ``tools`` may stand beside any of them.
+    or ``messages``. ``tools`` may accompany any of them.
     """
 
     input: str | list[str] | list[dict[str, Any]]
-    """The user's text, a dialogue of odd length that ends with the user's turn, or messages as in ``messages`` that
-    end with a turn of the user or of a tool."""
+    """The user's text, alternating turns that begin and end with the user's, or messages (as in ``messages``) that end
+    with a turn of the user or a tool."""
     answer: str
     """The assistant's answer."""
     other_answer: str
     """Another answer to the same input."""
     dialogue: list[str]
-    """User and assistant turns in alternation (supervised only, instead of input and answer)."""
+    """Alternating user and assistant turns (supervised only, instead of input and answer)."""
     messages: list[dict[str, Any]]
-    """``{"role": system | user | assistant | tool, "content": text}``, instead of input and answer. Every turn of the
-    assistant is trained on unless its ``train`` is False; other keys (``tool_calls``, ``name``) go to the template."""
+    """``{"role": system | user | assistant | tool, "content": text}``, instead of input and answer. Assistant turns are
+    trained on unless their ``train`` is False; other keys (``tool_calls``, ``name``) are passed to the template."""
     tools: list[dict[str, Any]]
-    """JSON schemas of the tools that the assistant may call; the chat template writes them."""
+    """JSON schemas of the tools that the assistant may call, passed to the chat template."""
     better: bool
     """True: ``answer`` is better than ``other_answer``."""
     safer: bool
@@ -53,11 +53,11 @@ class RawSample(TypedDict, total=False):
     is_other_safe: bool
     """True: ``other_answer`` is safe."""
     desirable: bool
-    """False: ``answer`` is one that people do not want (binary feedback); it is not trained on as an example."""
+    """False: ``answer`` is undesirable (binary feedback) and is not used as an example for supervised training."""
 
 
 def pad_right(rows: Sequence[np.ndarray], width: int, value: float) -> np.ndarray:
-    """Return ``[n, width]`` with each 1-D row on the left and ``value`` behind it; the dtype is that of the rows."""
+    """Return ``[n, width]`` with the 1-D ``rows`` padded on the right with ``value``, in the dtype of the rows."""
     dtype = rows[0].dtype if len(rows) else np.int64
     padded = np.full((len(rows), width), value, dtype)
     for target, row in zip(padded, rows, strict=True):
@@ -66,7 +66,7 @@ def pad_right(rows: Sequence[np.ndarray], width: int, value: float) -> np.ndarra
 
 
 class Loss(NamedTuple):
-    """What an objective returns: a scalar to differentiate, and numbers to report."""
+    """The result of an objective: a scalar to differentiate, and metrics to report."""
 
     value: Tensor
     metrics: dict[str, Metric]
@@ -74,7 +74,7 @@ class Loss(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenBatch:
-    """One micro-batch for a model: right-padded sequences and the tokens to be predicted in them.
+    """A micro-batch for a model: right-padded sequences and their target tokens.
 
     Example: prompt ``[5, 6]`` with response ``[7, 2]`` gives ``input_ids [[5, 6, 7, 2]]``, ``lengths [4]``,
     ``target_rows [0, 0]``, ``target_positions [2, 3]``; the response grid is ``[1, 2]``.
@@ -83,7 +83,7 @@ class TokenBatch:
     input_ids: np.ndarray
     """[n, S] int64, right-padded."""
     lengths: np.ndarray
-    """[n] int64, real tokens of each row."""
+    """[n] int64, number of real tokens in each row."""
     target_rows: np.ndarray
     """[T] int64, the row of each target token."""
     target_positions: np.ndarray
@@ -93,7 +93,7 @@ class TokenBatch:
     response_width: int
     """R of the response grid."""
     fields: Mapping[str, np.ndarray]
-    """Whatever the objective needs, first axis n (for example ``advantages`` [n, R])."""
+    """Arrays for the objective with first axis n (for example ``advantages`` [n, R])."""
 
     @classmethod
     def build(
@@ -130,7 +130,7 @@ class TokenBatch:
 
     @property
     def target_ids(self) -> np.ndarray:
-        """[T] int64, the tokens to be predicted."""
+        """[T] int64, the target tokens."""
         return self.input_ids[self.target_rows, self.target_positions]
 
     @property
@@ -143,10 +143,10 @@ class TokenBatch:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One sampled answer to one prompt."""
+    """A sampled answer to a prompt."""
 
     token_ids: np.ndarray
-    """[r] int64 with the stop token, when one was sampled, as last token."""
+    """[r] int64; the last token is the stop token if one was sampled."""
     logprobs: np.ndarray
     """[r] float32, log-softmax(logits / temperature) of each sampled token, before any filter."""
     finish_reason: str
@@ -155,7 +155,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:
-    """Prompts, sampled responses and everything measured on them; N rows, samples of a prompt adjacent."""
+    """Prompts, sampled responses and everything measured on them; N rows, with samples of a prompt adjacent."""
 
     prompts: tuple[np.ndarray, ...]
     """N arrays of prompt token ids (ragged)."""
@@ -165,14 +165,14 @@ class Rollout:
     group_ids: np.ndarray
     """[N] int64, equal for samples of one prompt."""
     inputs: tuple[Any, ...] = ()
-    """The raw text, dialogue or messages behind each row, as ``raw_input`` of a prompt (N, or empty)."""
+    """The raw text, dialogue or messages of each row: ``raw_input`` of the prompt (N, or empty)."""
     labels: tuple[str | None, ...] = ()
-    """Reference answers handed to reward functions and services (N, or empty)."""
+    """Reference answers for reward functions and services (N, or empty)."""
     rollout_logprobs: np.ndarray | None = None
-    """[N, R] float32, as the generation engine saw them."""
+    """[N, R] float32, computed by the generation engine."""
     old_logprobs: np.ndarray | None = None
-    """[N, R] float32, what the policy's ratio is taken against: the trainer's, before the update (or, where
-    ``rollout/gate.py`` says so, the engine's)."""
+    """[N, R] float32, the denominator of the policy's ratio: the trainer's before the update (or the engine's, if
+    ``rollout/gate.py`` decides so)."""
     importance_weights: np.ndarray | None = None
     """[N, R] float32, factors of the policy loss, zero under the mask (None: all 1)."""
     ref_logprobs: np.ndarray | None = None
@@ -182,11 +182,11 @@ class Rollout:
     values: np.ndarray | None = None
     """[N, R] float32, critic values before the update."""
     raw_scores: np.ndarray | None = None
-    """[N] float32, rewards as the scorer gave them."""
+    """[N] float32, rewards as returned by the scorer."""
     scores: np.ndarray | None = None
-    """[N] float32, rewards after normalisation (equal to ``raw_scores`` without it)."""
+    """[N] float32, rewards after normalisation, if any."""
     valid: np.ndarray | None = None
-    """[N] bool, False where the reward failed and the group is masked (None: all valid)."""
+    """[N] bool, False if the reward failed and the group is masked (None: all valid)."""
     policy_version: int = 0
 
     @property
@@ -207,7 +207,7 @@ class Rollout:
 
     @property
     def valid_rows(self) -> np.ndarray:
-        """[N] bool, True where the row has a reward."""
+        """[N] bool, True if the row has a reward."""
         return np.ones(self.num_rows, bool) if self.valid is None else self.valid
 
     @property
@@ -223,7 +223,7 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experience:
-    """A judged rollout with what the algorithm made of it."""
+    """A judged rollout with the algorithm's results."""
 
     rollout: Rollout
     advantages: np.ndarray
@@ -231,8 +231,8 @@ class Experience:
     returns: np.ndarray | None
     """[N, R] float32, zero under the mask (None without a critic)."""
     rewards: np.ndarray
-    """[N, R] float32, score and KL penalty by token."""
+    """[N, R] float32, score and KL penalty per token."""
     kl_rewards: np.ndarray | None = None
-    """[N, R] float32, the KL penalty's part of them, before any clip (None: there is none)."""
+    """[N, R] float32, the KL penalty alone, before clipping (None: there is none)."""
     metrics: Mapping[str, Metric] = field(default_factory=dict)
-    """The algorithm's own numbers."""
+    """The algorithm's own metrics."""

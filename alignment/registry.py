@@ -1,4 +1,4 @@
-"""Names to objects: register by name, refuse duplicates, suggest near matches."""
+"""A registry of objects by name that refuses duplicates and suggests near matches."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def near_matches(name: str, known: Iterable[str]) -> str:
 
 
 class Registry(Generic[T]):
-    """A mapping from name or alias to object, strong-valued and in order of registration."""
+    """A mapping from name or alias to object, in order of registration."""
 
     def __init__(self, kind: str, error: type[UserError] = UserError) -> None:
         self.kind = kind
@@ -27,7 +27,7 @@ class Registry(Generic[T]):
         self._aliases: dict[str, str] = {}
 
     def register(self, name: str, item: T, aliases: Iterable[str] = ()) -> T:
-        """Add ``item``; an empty or taken name or alias is refused. The same object may come twice."""
+        """Add ``item``; an empty or taken name or alias is refused. The same object may be registered twice."""
         for key in (name, *aliases):
             if not isinstance(key, str) or not key:
                 raise self._error(f"{self.kind} name must be a non-empty string, got {key!r}")
@@ -39,7 +39,7 @@ class Registry(Generic[T]):
         return item
 
     def canonical(self, name: str) -> str:
-        """Return the registered name behind ``name`` (itself or an alias)."""
+        """Return the registered name for ``name``, which may be an alias."""
         canonical = self._aliases.get(name, name)
         if canonical not in self._items:
             known = [*self._items, *self._aliases]

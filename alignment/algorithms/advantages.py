@@ -39,7 +39,7 @@ def discounted_sums(x: Tensor, discount: float) -> Tensor:
     """Return y_t = x_t + discount * y_{t+1} along the last axis of ``x`` [N, R].
 
     Doubling scan: after step k each entry holds 2^k discounted terms, so log2(R) whole-array steps replace a loop over
-    tokens; adding by halves also rounds less than a running sum in float32.
+    tokens; pairwise addition also rounds less than a running sum in float32.
     """
     total, step, factor = x, 1, discount
     while step < x.shape[1]:
@@ -51,7 +51,7 @@ def discounted_sums(x: Tensor, discount: float) -> Tensor:
 
 class _Groups(NamedTuple):
     same: Tensor
-    """[N, N], 1 where the row of the second index is a member of the group of the first."""
+    """[N, N], 1 where the second index is a row in the group of the first."""
     counts: Tensor
     """[N], the size of each row's group."""
 
@@ -67,9 +67,9 @@ def group_normalized(
     """Return (score - group mean) / (std + eps), [N] (GRPO: Shao et al. 2024, section 4.1.2).
 
     ``scale``: the sample (n - 1) std of the group, of the batch, or ``none`` for no division (Dr. GRPO).
-    A group of one keeps its raw score over (1 + eps), as PaddleNLP and verl do. ``eps``: TRL 1e-4, OpenRLHF 1e-9.
-    ``mask`` [N] is False on rows that belong to no group and whose result means nothing (None: all are true).
-    Computed in float64: in float32 equal scores differ from their mean, by more than ``eps``.
+    A group of one keeps its raw score over (1 + eps), as in PaddleNLP and verl. ``eps``: TRL 1e-4, OpenRLHF 1e-9.
+    ``mask`` [N] is False on rows without a group, whose result is meaningless (None: all True). Computed in float64,
+    because in float32 equal scores may differ from their mean by more than ``eps``.
     """
     assert scale in ("group", "batch", "none"), scale
     dtype, scores = scores.dtype, scores.astype("float64")
@@ -88,7 +88,7 @@ def group_normalized(
 def leave_one_out(scores: Tensor, group_ids: Tensor) -> Tensor:
     """Return score minus the mean of the others in its group, [N] (RLOO: Ahmadian et al. 2024, equation 5).
 
-    A group of one keeps its raw score: nothing is left to compare with.
+    A group of one keeps its raw score.
     """
     dtype, scores = scores.dtype, scores.astype("float64")
     groups = _groups(scores, group_ids, None)
@@ -98,13 +98,13 @@ def leave_one_out(scores: Tensor, group_ids: Tensor) -> Tensor:
 
 
 def has_peers(group_ids: Tensor, *, mask: Tensor | None = None) -> Tensor:
-    """Return [N] bool, whether another row is in the group; ``mask`` [N] as in ``group_normalized``."""
+    """Return [N] bool, True if the group has another row; ``mask`` [N] as in ``group_normalized``."""
     return _groups(group_ids.astype("float64"), group_ids, mask).counts > 1
 
 
 def degenerate_groups(scores: Tensor, group_ids: Tensor, *, mask: Tensor | None = None) -> dict[str, Metric]:
-    """Count the groups whose ``scores`` [N] are all the same, from which nothing can be learned, and their share of all
-    groups: ``reward/degenerate_groups`` and ``reward/degenerate_share``. ``mask`` as in ``group_normalized``.
+    """Return ``reward/degenerate_groups``, the number of groups with equal ``scores`` [N], which give no signal, and
+    ``reward/degenerate_share``, their share of all groups. ``mask`` as in ``group_normalized``.
     """
     wide = scores.astype("float64")
     groups = _groups(wide, group_ids, mask)

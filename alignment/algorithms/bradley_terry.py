@@ -1,4 +1,4 @@
-"""The reward model's objective, assembled from its hyperparameters."""
+"""The loss of a reward model, by its hyperparameters."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from alignment.records import Loss
 
 @dataclass(frozen=True, kw_only=True)
 class BradleyTerryHyperparameters:
-    """What a user may choose about the loss of a reward or cost model."""
+    """Options of the loss of a reward or cost model."""
 
     loss_type: Literal["sequence-wise", "token-wise"] = "sequence-wise"
-    """Compare the scores at the last token, or at every token after the answers part."""
+    """Compare the scores at the last token, or at every token from where the answers differ."""
     regularization: float = argument(0.0, minimum=0)
-    """Weight of the squared scores in the loss (the page of the reference suite: 0.001)."""
+    """Weight of the squared scores in the loss (documented in the reference suite: 0.001)."""
     regularization_convention: RegularizationConvention = argument("paddlenlp", inert_when=where("regularization", 0))
-    """Squared scores of the two answers are added (paddlenlp) or averaged (safe-rlhf, half as large)."""
+    """Add the squared scores of the two answers (paddlenlp) or average them (safe-rlhf, half as large)."""
 
 
 def bradley_terry_loss(
@@ -43,7 +43,7 @@ def bradley_terry_loss(
     """Return the loss on the scores [n, S] of the better and the worse answer at every position.
 
     ``fields``: ``better_ends`` and ``worse_ends`` [n] int64, the position of each answer's last token, and for the
-    token-wise loss ``first_difference`` [n] int64. ``denominator``: the pairs of the whole update.
+    token-wise loss ``first_difference`` [n] int64. ``denominator``: the number of pairs in the whole update.
     """
     squares = {
         "regularization": hyperparameters.regularization,

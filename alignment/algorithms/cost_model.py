@@ -1,4 +1,4 @@
-"""The cost model's objective: the reward model's hyperparameters, safety labels beside the preference."""
+"""The loss of a cost model: the reward model's hyperparameters, with safety labels in addition to preferences."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def cost_model_loss(
     """Return the loss on the costs [n, S] of the safer and the less safe answer at every position.
 
     ``fields``: ``safer_ends`` and ``unsafer_ends`` [n] int64, the position of each answer's last token;
-    ``safer_safety_sign`` and ``unsafer_safety_sign`` [n], +1 where safe and -1 where not; for the token-wise loss
-    ``first_difference`` [n] int64. ``denominator``: the pairs of the whole update.
+    ``safer_safety_sign`` and ``unsafer_safety_sign`` [n], +1 for safe and -1 for unsafe; for the token-wise loss
+    ``first_difference`` [n] int64. ``denominator``: the number of pairs in the whole update.
     """
     signs = SafetySigns(fields["safer_safety_sign"], fields["unsafer_safety_sign"])
-    # The cost losses count squares as safe-rlhf does.
+    # The cost losses follow the convention of safe-rlhf for squares.
     weight = SQUARES_WEIGHT[hyperparameters.regularization_convention] / SQUARES_WEIGHT["safe-rlhf"]
     options = {"signs": signs, "regularization": weight * hyperparameters.regularization, "denominator": denominator}
     safer_end = scores_at(safer_costs, fields["safer_ends"])

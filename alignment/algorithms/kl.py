@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 KLKind = Literal["k1", "k2", "k3"]
 
 LOG_RATIO_LIMIT = 20.0
-"""exp(89) overflows float32, and inf times a zero advantage is NaN; e^20 lies beyond every clip range, so a clamp of
-the log-ratio here changes no ratio that a loss would use."""
+"""exp(89) overflows float32, and inf times a zero advantage is NaN. e^20 is beyond every clip range, so clamping the
+log-ratio here changes no ratio that a loss would use."""
 
 MAX_KL_ERROR = 0.2
-"""The relative error the adaptive controller reacts to at most (Ziegler et al. 2019, section 2.2)."""
+"""Limit of the relative error in the adaptive controller (Ziegler et al. 2019, section 2.2)."""
 
 
 def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, *, kind: KLKind = "k1", clamp: float | None = None) -> Tensor:
-    """Estimate the KL of each token; inputs and output [N, R]. ``clamp`` limits the estimate to +-clamp."""
+    """Estimate the KL of each token; inputs and output [N, R]; ``clamp`` limits the estimate to +-clamp."""
     log_ratio = logprobs - ref_logprobs
     if kind == "k1":
         estimate = log_ratio
@@ -47,10 +47,10 @@ def kl_with_unbiased_gradient(
     kind: KLKind = "k1",
     weight_limit: float = 10.0,
 ) -> Tensor:
-    """Value of ``kl_estimate`` with the gradient of the KL itself, [N, R]: for use as a loss term.
+    """Return the value of ``kl_estimate`` with the gradient of the KL itself, [N, R], for use as a loss term.
 
-    Differentiating k1 gives an expected gradient of zero and k3 that of the reverse direction; the KL's own gradient is
-    w * d * grad(log policy), w = policy / old policy, here limited to ``weight_limit`` and held constant.
+    Differentiating k1 gives an expected gradient of zero, and k3 the gradient of the reverse KL; the KL's own gradient
+    is w * d * grad(log policy) with w = policy / old policy, here limited to ``weight_limit`` and held constant.
     """
     value = kl_estimate(logprobs, ref_logprobs, kind=kind).detach()
     limited = paddle.clip(logprobs - old_logprobs, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
@@ -67,10 +67,10 @@ def kl_metrics(logprobs: Tensor, ref_logprobs: Tensor, *, mean: TokenMean) -> di
 
 
 def adapt_kl_coeff(kl_coeff: float, observed_kl: float, *, target: float, horizon: float, num_rows: int) -> float:
-    """Return the next KL coefficient: it grows when the KL is above ``target`` (Ziegler et al. 2019, section 2.2).
+    """Return the next KL coefficient: it grows while the KL is above ``target`` (Ziegler et al. 2019, section 2.2).
 
-    ``horizon`` is the number of rows over which a full error multiplies the coefficient by about 1.2; ``num_rows`` are
-    the rows (all ranks) the KL was observed on.
+    ``horizon`` is the number of rows over which the largest error multiplies the coefficient by about 1.2; ``num_rows``
+    is the number of rows (all ranks) with which the KL was observed.
     """
     error = min(max(observed_kl / target - 1.0, -MAX_KL_ERROR), MAX_KL_ERROR)
     return kl_coeff * (1.0 + error * num_rows / horizon)

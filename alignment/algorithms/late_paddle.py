@@ -1,4 +1,4 @@
-"""Paddle, imported at its first use: hyperparameters can be read, and memory planned, where it is not installed."""
+"""Paddle, imported at first use, so that hyperparameters can be read and memory planned without it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Sums, means and whitening over the real tokens of padded arrays.
 
-Legend: N rows, R padded response. A mask is 1 where the token is real. Values under the mask are replaced, not
-multiplied by zero, so that whatever padding holds never reaches a result.
+Legend: N rows, R padded response. A mask is 1 on real tokens. Values under the mask are replaced, not multiplied by
+zero, so that NaN in the padding never reaches a result.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 Reduction = Literal["token", "sequence", "constant"]
-"""``token``: every token weighs the same; ``sequence``: every row weighs the same; ``constant``: the sum of each row is
-divided by one length for all, and so is no smaller for a longer row (Liu et al. 2025, section 3.2).
+"""``token``: every token has the same weight; ``sequence``: every row has; ``constant``: the sum of each row is divided
+by the same length, so tokens of longer rows do not count less (Liu et al. 2025, section 3.2).
 """
 
 _ROUNDINGS = 16
-"""A standard deviation of fewer units in the last place of the mean is rounding."""
+"""A standard deviation of fewer units in the last place of the mean counts as rounding error."""
 
 
 def zero_outside(x: Tensor, mask: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ def masked_sum(x: Tensor, mask: Tensor, *, dim: int | None = None) -> Tensor:
 
 
 def masked_mean(x: Tensor, mask: Tensor, *, dim: int | None = None) -> Tensor:
-    """Average ``x`` [N, R] where ``mask`` is 1, over all axes or over ``dim``; 0 where no token is real."""
+    """Average ``x`` [N, R] where ``mask`` is 1, over all axes or over ``dim``; 0 without real tokens."""
     return masked_sum(x, mask, dim=dim) / _count(mask, x, dim)
 
 
@@ -53,15 +53,15 @@ def masked_normalize(x: Tensor, mask: Tensor, *, dim: int, eps: float = 1e-8) ->
 def masked_moments(x: Tensor, mask: Tensor, *, unbiased: bool = False) -> tuple[Tensor, Tensor]:
     """Return mean and variance (scalars) of ``x`` where ``mask`` is 1.
 
-    The variance is taken around the mean in a second pass, in float64, and is 0 where nothing but rounding
-    varies. ``unbiased`` divides by count - 1. No real token gives 0 and 0.
+    The variance is computed in a second pass in float64, and is 0 if it is no more than rounding error. ``unbiased``
+    divides by count - 1. Without real tokens both are 0.
     """
     mean, variance = _wide_moments(x, mask, unbiased)
     return mean.astype(x.dtype), variance.astype(x.dtype)
 
 
 def _wide_moments(x: Tensor, mask: Tensor, unbiased: bool) -> tuple[Tensor, Tensor]:
-    """Return ``masked_moments`` in float64: a float32 mean of equal numbers need not be that number."""
+    """Return ``masked_moments`` in float64: the float32 mean of equal numbers may differ from that number."""
     wide, ones = x.astype("float64"), paddle.ones(x.shape, "float64")
     count, total = masked_sum(ones, mask), masked_sum(wide, mask)
     mean = total / paddle.clip(count, min=1.0)
@@ -76,8 +76,8 @@ def masked_whiten(
 ) -> Tensor:
     """Scale ``x`` [N, R] to variance 1 over all real tokens; zero under the mask.
 
-    ``shift_mean`` also moves the mean to 0 (False keeps it). ``eps`` is added to the standard deviation. Values that
-    are all the same have nothing to tell apart and become 0 (their mean), whatever rounding makes of them.
+    ``shift_mean`` also moves the mean to 0 (False keeps it). ``eps`` is added to the standard deviation. Equal values
+    become 0 (or their mean), without rounding noise.
     """
     mean, variance = _wide_moments(x, mask, unbiased)
     centred = x.astype("float64") - mean
@@ -86,10 +86,10 @@ def masked_whiten(
 
 
 class TokenMean(NamedTuple):
-    """How a micro-batch of token values becomes its share of a global mean.
+    """Computes the share of a micro-batch in a global mean of token values.
 
-    The shares of all micro-batches and ranks add up to the mean over everything, however the rows were split, because
-    the denominator is the global one. Example: rows ``[[1, 3], [5, 0]]`` with mask ``[[1, 1], [1, 0]]`` give
+    The denominator is global, so the shares of all micro-batches and ranks add up to the overall mean however the rows
+    are split. Example: rows ``[[1, 3], [5, 0]]`` with mask ``[[1, 1], [1, 0]]`` give
     (1 + 3 + 5) / 3 = 3 by token, ((1 + 3) / 2 + 5) / 2 = 3.5 by sequence, and with the constant length 4
     ((1 + 3) / 4 + 5 / 4) / 2 = 1.125.
     """
@@ -97,7 +97,7 @@ class TokenMean(NamedTuple):
     mask: Tensor
     """[n, R], 1 on real response tokens."""
     denominator: float | Tensor
-    """``count_units`` of the mask, added over all micro-batches and ranks of one update."""
+    """The sum of ``count_units`` over all micro-batches and ranks of one update."""
     reduction: Reduction = "token"
     length: float = 1.0
     """Tokens that the sum of a row is divided by (``constant``)."""
@@ -124,5 +124,5 @@ def count_units(mask: Any, reduction: Reduction) -> Any:
 
 
 def _count(mask: Tensor, like: Tensor, dim: int | None) -> Tensor:
-    # A mean over no token is 0 rather than 0 / 0, which would poison the whole batch.
+    # A mean over no tokens is 0, not 0 / 0, which would make the whole batch NaN.
     return paddle.clip((mask > 0).astype(like.dtype).sum(axis=dim), min=1.0)

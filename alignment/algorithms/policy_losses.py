@@ -1,4 +1,4 @@
-"""The clipped policy loss and the entropy bonus. Legend: n rows of a micro-batch, R padded response."""
+"""The clipped policy loss and the entropy bonus. Legend: n rows of a micro-batch, R padded response length."""
 
 from __future__ import annotations
 
@@ -15,14 +15,12 @@ if TYPE_CHECKING:
 
 
 class RatioClip(NamedTuple):
-    """How far the ratio policy / old policy may move before its gradient stops."""
+    """The clip range of the ratio policy / old policy: 1 - low to 1 + high."""
 
     low: float = 0.2
-    """The ratio is clipped below at 1 - low."""
     high: float = 0.2
-    """The ratio is clipped above at 1 + high."""
     dual: float | None = None
-    """Where the advantage A is negative the loss is at most -dual * A (> 1; None: off; Ye et al. 2020, equation 8)."""
+    """For a negative advantage A the loss is at most -dual * A (> 1; None: no limit; Ye et al. 2020, equation 8)."""
 
 
 def ppo_policy_loss(
@@ -34,11 +32,11 @@ def ppo_policy_loss(
     mean: TokenMean,
     weights: Tensor | None = None,
 ) -> Loss:
-    """Mean of max(-A r, -A clip(r)) with r = exp(logprobs - old_logprobs) (Schulman et al. 2017, equation 7).
+    """Return the mean of max(-A r, -A clip(r)) with r = exp(logprobs - old_logprobs) (Schulman et al. 2017, eq. 7).
 
-    ``logprobs``, ``old_logprobs`` and ``advantages`` are [n, R]; only the first carries a gradient. ``weights`` [n, R]
-    multiply the loss of each token after the clipping (see ``importance.py``); they change no denominator. Metrics: see
-    ``_ratio_metrics``, and ``policy/loss``.
+    ``logprobs``, ``old_logprobs`` and ``advantages`` are [n, R]; only the first has a gradient. ``weights`` [n, R]
+    multiply each token's clipped loss (see ``importance.py``) and do not change the denominator. Metrics:
+    ``policy/loss`` and those of ``_ratio_metrics``.
     """
     log_ratio = logprobs - old_logprobs
     ratio = paddle.exp(paddle.clip(log_ratio, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT))
@@ -62,7 +60,7 @@ def _bound_negative(losses: Tensor, advantages: Tensor, dual: float | None) -> T
 
 
 def _ratio_metrics(log_ratio: Tensor, ratio: Tensor, is_clipped: Tensor, mean: TokenMean) -> dict[str, Metric]:
-    """Clip fraction, mean and maximum of the ratio, and the k1 and k3 estimates of KL(old policy || policy)."""
+    """Return clip fraction, mean and maximum of the ratio, and the k1 and k3 estimates of KL(old policy || policy)."""
     return {
         "policy/clip_fraction": Metric(mean.average(is_clipped).detach()),
         "policy/ratio_mean": Metric(mean.average(ratio).detach()),

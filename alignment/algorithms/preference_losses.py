@@ -1,7 +1,7 @@
 """Losses on pairs of answers: Bradley-Terry reward models and cost models.
 
-Legend: n pairs of a micro-batch, S padded sequence. ``denominator`` is the number of pairs of the whole update, so the
-losses of micro-batches add up. The "logexp" loss of some suites, log(1 + exp(worse - better)), is the same function.
+Legend: n pairs of a micro-batch, S padded sequence length. ``denominator`` is the number of pairs in the whole update,
+so the losses of micro-batches add up. The "logexp" loss of some suites, log(1 + exp(worse - better)), is the same.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from alignment.records import Loss
 RegularizationConvention = Literal["paddlenlp", "safe-rlhf"]
 
 SQUARES_WEIGHT: dict[str, float] = {"paddlenlp": 1.0, "safe-rlhf": 0.5}
-"""PaddleNLP adds the mean squares of both sides; safe-rlhf averages over both sides together, which is half of that."""
+"""PaddleNLP adds the mean squares of both sides; safe-rlhf averages over both sides, which is half of that."""
 
 
 class SafetySigns(NamedTuple):
-    """+1 where an answer is safe, -1 where it is not; both [n]."""
+    """+1 for a safe answer, -1 for an unsafe one; both [n]."""
 
     safer: Tensor
     unsafer: Tensor
@@ -36,7 +36,7 @@ def first_difference(
 ) -> np.ndarray:
     """Return the first position [n] int64 at which two right-padded sequences [n, S] differ.
 
-    The end of the shorter sequence is a difference, whatever token pads it. Identical pairs raise ``DataError``.
+    The end of the shorter sequence counts as a difference. Identical pairs raise ``DataError``.
     """
     positions = np.arange(better_ids.shape[1])[None, :]
     ended = (positions < better_lengths[:, None]) != (positions < worse_lengths[:, None])
@@ -49,7 +49,7 @@ def first_difference(
 
 
 def scores_at(scores: Tensor, positions: Tensor) -> Tensor:
-    """Return the score [n] of each row of ``scores`` [n, S] at its position ([n] int64)."""
+    """Return the score [n] of each row of ``scores`` [n, S] at ``positions`` [n] int64."""
     return paddle.take_along_axis(scores, positions.unsqueeze(-1), axis=1).squeeze(-1)
 
 
@@ -62,7 +62,7 @@ def sequence_preference_loss(
     margin: Tensor | None = None,
     denominator: float | Tensor,
 ) -> Loss:
-    """Mean of -log sigmoid(better - worse - margin) + regularization * squares over pairs (Ouyang et al. 2022, eq. 1).
+    """Return the mean of -log sigmoid(better - worse - margin) + regularization * squares (Ouyang et al. 2022, eq. 1).
 
     ``better_end``, ``worse_end`` and ``margin`` are [n], the scores at the last real tokens. Metrics:
     ``preference/loss`` and those of ``preference_metrics``.
@@ -84,10 +84,10 @@ def token_preference_loss(
     regularization_convention: RegularizationConvention = "safe-rlhf",
     denominator: float | Tensor,
 ) -> Loss:
-    """As ``sequence_preference_loss``, averaged within a pair over ``first_difference`` to ``last_valid`` inclusive.
+    """Like ``sequence_preference_loss``, averaged in each pair over ``first_difference`` to ``last_valid`` inclusive.
 
-    Scores [n, S]; the two positions [n], ``last_valid`` being the later end of the two answers. Metric
-    ``preference/loss``; accuracy needs each answer's own end, see ``preference_metrics``.
+    Scores are [n, S], positions [n]; ``last_valid`` is the later end of the two answers. Metric: ``preference/loss``;
+    accuracy needs each answer's own end, see ``preference_metrics``.
     """
     span = _span(first_difference, last_valid, width=better_scores.shape[1])
     weight = regularization * SQUARES_WEIGHT[regularization_convention]
@@ -97,7 +97,7 @@ def token_preference_loss(
 
 
 def preference_metrics(better_end: Tensor, worse_end: Tensor, *, denominator: float | Tensor) -> dict[str, Metric]:
-    """Return accuracy (a tie is wrong), mean margin and mean score of both sides; end scores [n]."""
+    """Return accuracy (a tie is wrong), mean margin and mean score of both sides from the end scores [n]."""
     better, worse = better_end.detach(), worse_end.detach()
     return {
         "preference/accuracy": Metric((better > worse).astype(better.dtype).sum() / denominator),
@@ -114,9 +114,9 @@ def sequence_cost_loss(
     regularization: float = 0.0,
     denominator: float | Tensor,
 ) -> Loss:
-    """Cost model loss on end costs [n] (Dai et al. 2023, equation 6); a safe answer should cost less than 0.
+    """Return the cost model loss on end costs [n] (Dai et al. 2023, eq. 6); a safe answer should cost less than 0.
 
-    -log sigmoid(unsafer - safer) and, per side, -log sigmoid(-sign * cost). Squares as in safe-rlhf. Metrics:
+    -log sigmoid(unsafer - safer) and, for each side, -log sigmoid(-sign * cost). Squares as in safe-rlhf. Metrics:
     ``cost/loss`` and those of ``cost_metrics``.
     """
     losses = _cost_losses(safer_end, unsafer_end, signs=signs, regularization=regularization)
@@ -135,7 +135,7 @@ def token_cost_loss(
     regularization: float = 0.0,
     denominator: float | Tensor,
 ) -> Loss:
-    """As ``sequence_cost_loss`` on costs [n, S], averaged over the span as in ``token_preference_loss``."""
+    """Like ``sequence_cost_loss``, on costs [n, S] averaged over the span as in ``token_preference_loss``."""
     by_token = SafetySigns(signs.safer.unsqueeze(-1), signs.unsafer.unsqueeze(-1))
     losses = _cost_losses(safer_costs, unsafer_costs, signs=by_token, regularization=regularization)
     span = _span(first_difference, last_valid, width=safer_costs.shape[1])
@@ -146,7 +146,7 @@ def token_cost_loss(
 def cost_metrics(
     safer_end: Tensor, unsafer_end: Tensor, *, signs: SafetySigns, denominator: float | Tensor
 ) -> dict[str, Metric]:
-    """Return how often the safer answer costs less, and how often a cost has the sign its label asks for; all [n]."""
+    """Return how often the safer answer costs less, and how often a cost has the right sign; all [n]."""
     safer, unsafer = safer_end.detach(), unsafer_end.detach()
     right = (signs.safer * safer < 0).astype(safer.dtype) + (signs.unsafer * unsafer < 0).astype(safer.dtype)
     return {

@@ -1,4 +1,4 @@
-"""From one score a response to one reward a token."""
+"""Turn one score per response into one reward per token."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def last_token_mask(mask: Tensor) -> Tensor:
 
 
 def kl_rewards(kl: Tensor, *, mask: Tensor, kl_coeff: float) -> Tensor:
-    """Return the KL part of the rewards [N, R], before any clip: -kl_coeff * kl; zero under the mask."""
+    """Return the KL part of the rewards [N, R], before clipping: -kl_coeff * kl; zero under the mask."""
     return zero_outside(-kl_coeff * kl, mask)
 
 
@@ -37,8 +37,8 @@ def shape_rewards(
 ) -> Tensor:
     """Return rewards [N, R]: -kl_coeff * kl on each token, plus the score on the last real one; zero under the mask.
 
-    ``scores`` [N], ``kl`` [N, R] (``kl_estimate``), ``mask`` [N, R] with 1 on real tokens. Clipping is to
-    +-clip_range_score (None: off) where ``clip_placement`` says. A row without a real token gets no reward at all.
+    ``scores`` [N], ``kl`` [N, R] (``kl_estimate``), ``mask`` [N, R] with 1 on real tokens. ``clip_placement`` says what
+    is clipped to +-clip_range_score (None: nothing). A row without real tokens gets no reward.
     """
     assert clip_placement in ("score", "token"), clip_placement
     at_end = last_token_mask(mask) > 0

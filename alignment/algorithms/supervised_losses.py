@@ -1,4 +1,4 @@
-"""Next-token loss for supervised fine-tuning and for the supervised (PTX) term of PPO."""
+"""Cross-entropy for supervised fine-tuning and for the PTX loss of PPO."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from alignment.records import Loss
 def cross_entropy(logprobs: Tensor, *, denominator: float | Tensor) -> Loss:
     """Return -sum(logprobs) / denominator in nats; metric ``supervised/loss``.
 
-    ``logprobs`` [T] of the target tokens of a micro-batch; ``denominator``: the target tokens of the whole update.
+    ``logprobs`` [T] are those of a micro-batch's target tokens; ``denominator`` is their number in the whole update.
     """
     value = -logprobs.sum() / denominator
     return Loss(value, {"supervised/loss": Metric(value.detach())})
@@ -22,6 +22,6 @@ def cross_entropy(logprobs: Tensor, *, denominator: float | Tensor) -> Loss:
 def sft_loss(
     logprobs: Tensor, *, fields: Mapping[str, Tensor], hyperparameters: None, denominator: float | Tensor
 ) -> Loss:
-    """Return ``cross_entropy`` as an offline objective, which has no fields and no hyperparameters; ``sft/loss``."""
+    """Return ``cross_entropy`` as an offline objective without hyperparameters; metric ``sft/loss``."""
     value = cross_entropy(logprobs, denominator=denominator).value
     return Loss(value, {"sft/loss": Metric(value.detach())})

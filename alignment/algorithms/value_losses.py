@@ -1,4 +1,4 @@
-"""The critic's loss and two ways to judge predictions. Legend: n rows of a micro-batch, R padded response."""
+"""The critic's loss, explained variance and correlation. Legend: n rows of a micro-batch, R padded response length."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ if TYPE_CHECKING:
     from paddle import Tensor
 
 MIN_VARIANCE = 1e-12
-"""Below this a variance is rounding error and dividing by it would report noise."""
+"""A smaller variance is rounding error; dividing by it would report noise."""
 
 
 def clipped_value_loss(
     values: Tensor, old_values: Tensor, *, returns: Tensor, clip_range: float | None, mean: TokenMean
 ) -> Loss:
-    """Mean of 0.5 max((V - G)^2, (V_clipped - G)^2), V_clipped within +-clip_range of the old value (None: no clip).
+    """Return the mean of 0.5 max((V - G)^2, (V_clipped - G)^2), V_clipped within +-clip_range of the old value.
 
-    ``values`` [n, R] carries the gradient, ``old_values`` and ``returns`` [n, R] do not. Metrics: ``critic/loss``,
-    ``critic/mean``, and ``critic/clip_fraction``, the share of tokens whose loss is the clipped one.
+    ``values`` [n, R] has a gradient, ``old_values`` and ``returns`` [n, R] do not; ``clip_range`` None: no clipping.
+    Metrics: ``critic/loss``, ``critic/value_mean``, and ``critic/clip_fraction``, the share of tokens whose clipped
+    loss is the larger one.
     """
-    # The mean drops padding too, but the square's gradient there would be 2 * garbage * 0: NaN where garbage is.
+    # The mean ignores padding too, but the gradient of the square there would be 2 * x * 0: NaN if x is.
     values = zero_outside(values, mean.mask)
     errors = (values - returns) ** 2
     clipped_errors = errors
     if clip_range is not None:
-        # Not old + clip(values - old): its rounding would count values inside the range as clipped.
+        # Not old + clip(values - old), whose rounding would count values inside the range as clipped.
         clipped = paddle.minimum(paddle.maximum(values, old_values - clip_range), old_values + clip_range)
         clipped_errors = (clipped - returns) ** 2
     value = mean.of(0.5 * paddle.maximum(errors, clipped_errors))
@@ -44,7 +45,7 @@ def clipped_value_loss(
 def explained_variance(values: Tensor, returns: Tensor, *, mask: Tensor) -> Tensor:
     """Return 1 - var(returns - values) / var(returns) (a scalar): 1 is perfect, 0 no better than a constant.
 
-    All [N, R], ``mask`` 1 on real tokens. Returns that do not vary leave nothing to explain: 0.
+    All [N, R], ``mask`` 1 on real tokens. 0 if the returns do not vary.
     """
     _, total = masked_moments(returns, mask)
     _, left = masked_moments(returns - values, mask)
@@ -53,7 +54,7 @@ def explained_variance(values: Tensor, returns: Tensor, *, mask: Tensor) -> Tens
 
 
 def pearson(x: Tensor, y: Tensor) -> Tensor:
-    """Return the correlation (a scalar) of ``x`` and ``y`` [N], say rewards and lengths; 0 if one is constant."""
+    """Return the correlation (a scalar) of ``x`` and ``y`` [N], such as rewards and lengths; 0 if one is constant."""
     ones = paddle.ones_like(x)
     x_mean, x_variance = masked_moments(x, ones)
     y_mean, y_variance = masked_moments(y, ones)

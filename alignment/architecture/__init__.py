@@ -1,1 +1,1 @@
-"""What a model and a layout are, in plain Python: no Paddle, no files."""
+"""Descriptions of models and layouts in plain Python, without Paddle or files."""

@@ -1,4 +1,4 @@
-"""What the keys of a config.json may be, and what they say about heads, biases and windows; by the family's table."""
+"""Check the keys of a config.json, and read heads, biases and windows from it by the family's table."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ COMMON_DEFAULTS: dict[str, Any] = {
     "eos_token_id": None,
     "pad_token_id": None,
 }
-"""What configuration classes assume for a key that config.json does not have; families add theirs. An end of sequences
-is not assumed: id 2 is an ordinary token of many tokenizers, and these say what their own is.
+"""Defaults of configuration classes for keys missing in config.json; families add theirs. There is no default EOS id:
+id 2 is an ordinary token of many tokenizers, and the tokenizer states its own.
 """
 
 
@@ -44,7 +44,7 @@ def _is_object(value: Any) -> bool:
 
 
 def are_ids(value: Any) -> bool:
-    """Return whether a value of a JSON file can be the ids of end-of-sequence tokens: one or a list."""
+    """Tell whether a JSON value can be EOS ids: an integer or a list of them."""
     return all(map(_is_integer, value)) if isinstance(value, (list, tuple)) else _is_integer(value)
 
 
@@ -67,11 +67,11 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
         "an object or null",
     ),
 )
-"""Keys, what their values must satisfy, and that in words."""
+"""(keys, check of their values, description of the allowed values)."""
 
 
 def check(given: Mapping[str, Any], family: Family, place: str) -> None:
-    """Raise one ModelFolderError with every problem of the sizes and of what the decoder cannot compute."""
+    """Raise one ModelFolderError with every bad value and everything that the decoder does not support."""
     problems = [
         f"{name} must be {wanted}, found {given.get(name)!r}"
         for names, fits, wanted in _RULES
@@ -81,35 +81,37 @@ def check(given: Mapping[str, Any], family: Family, place: str) -> None:
     if given["hidden_act"] not in family.activations:
         problems.append(f"hidden_act {given['hidden_act']!r} is not supported (only {family.activations[0]!r})")
     if given.get("quantization_config"):
-        problems.append("quantization_config: quantized weights are not supported, give an unquantized folder")
+        problems.append("quantization_config: quantized weights are not supported, use an unquantized folder")
     if problems:
         raise ModelFolderError(f"{place}: {'; '.join(problems)}")
 
 
 def read_heads(given: Mapping[str, Any], family: Family, place: str) -> dict[str, Any]:
-    """Return the number of key heads and the width of heads."""
+    """Return the number of key/value heads and the head width."""
     heads = int(given["num_attention_heads"])
     kv_heads = given.get("num_key_value_heads", family.default_kv_heads)
     kv_heads = heads if kv_heads is None else int(kv_heads)
     head_dim = given.get("head_dim")
     if head_dim is None and given["hidden_size"] % heads:
         raise ModelFolderError(
-            f"{place}: hidden_size {given['hidden_size']} is no multiple of num_attention_heads {heads}"
+            f"{place}: hidden_size {given['hidden_size']} is not a multiple of num_attention_heads {heads}"
         )
     if kv_heads < 1 or heads % kv_heads:
-        raise ModelFolderError(f"{place}: num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}")
+        raise ModelFolderError(
+            f"{place}: num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}"
+        )
     width = int(given["hidden_size"] // heads if head_dim is None else head_dim)
     if not 1 <= width <= WIDEST_HEAD:
-        raise ModelFolderError(f"{place}: heads of {width} numbers (allowed: 2 to {WIDEST_HEAD})")
+        raise ModelFolderError(f"{place}: head_dim {width} is out of range (allowed: 2 to {WIDEST_HEAD})")
     if width % 2:
-        raise ModelFolderError(f"{place}: head_dim {width} is odd; rotary embeddings turn pairs of numbers")
+        raise ModelFolderError(f"{place}: head_dim {width} is odd; rotary embeddings rotate pairs of numbers")
     return {"num_key_value_heads": kv_heads, "head_dim": width}
 
 
 def read_window(given: Mapping[str, Any], family: Family, longest: int, place: str) -> int | None:
-    """Return how many tokens a query sees in every layer, None where all; layers that differ are refused.
+    """Return the sliding window of every layer, None for full attention; layers that differ are refused.
 
-    A window that no row of up to ``longest`` tokens fills is none.
+    A window of at least ``longest`` tokens counts as none.
     """
     window, layers = given["sliding_window"], given["num_hidden_layers"]
     if window is None or family.window == "never":
@@ -127,7 +129,7 @@ def read_window(given: Mapping[str, Any], family: Family, longest: int, place: s
 
 
 def _count_windowed(given: Mapping[str, Any], *, is_always: bool) -> int:
-    """Return how many layers have a window: by ``layer_types``, else all, or those from ``max_window_layers`` on."""
+    """Return the number of layers with a window: by ``layer_types``, else all or those from ``max_window_layers``."""
     if given.get("layer_types"):
         return sum(kind == "sliding_attention" for kind in given["layer_types"])
     if is_always:
@@ -136,8 +138,8 @@ def _count_windowed(given: Mapping[str, Any], *, is_always: bool) -> int:
 
 
 def read_flags(given: Mapping[str, Any], family: Family) -> dict[str, bool]:
-    """Return which projections carry a bias, whether heads are normalised and whether the head is the embedding."""
-    # InternLM calls it ``bias``; a score model's ``bias`` (safe-rlhf) is that of its head.
+    """Return which projections have a bias, whether heads are normalised, and whether the embedding is tied."""
+    # InternLM calls it ``bias``; in a score model of safe-rlhf, ``bias`` is that of its head.
     bias = given["attention_bias"] or ("score_type" not in given and given.get("bias"))
     given = {**given, "attention_bias": bias}
     asked = {name: family.flags.get(name, False) for name in FLAGS}

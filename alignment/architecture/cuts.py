@@ -1,12 +1,12 @@
-"""Which part of the whole model each process holds: pure functions of the configuration and the layout.
+"""Compute which part of the model each process holds, from the configuration and the layout (pure functions).
 
-Shapes are those inside the program: Linear weights [in, out] (``models.folders.naming``). Cuts (t tensor processes):
+Shapes are those in memory: Linear weights [in, out] (``models.folders.naming``). Tensor parallelism splits
 
-- by columns, so that every process computes other outputs: q, k, v (whole heads), gate, up, and the vocabulary head;
+- by columns, so that each process computes different outputs: q, k, v (whole heads), gate, up, vocabulary head;
 - by rows, so that outputs are partial sums: o, down, and the embedding (rows of the vocabulary);
-- everything else is held by all of them.
+- nothing else: all other tensors are replicated.
 
-Which tensor is cut how stands in the tables of ``families``.
+The tables of ``families`` say how each tensor is split.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ KINDS = ("causal", "score")
 
 
 class _Tensor(NamedTuple):
-    """What the tables say of one tensor."""
+    """A tensor's entry in the tables."""
 
     weight: Weight
     is_bias: bool
 
     @property
     def axis(self) -> int | None:
-        """The axis along which it is cut."""
+        """The axis along which it is split, or None."""
         return self.weight.axis(is_bias=self.is_bias)
 
     @property
     def dimension(self) -> Dimension | None:
-        """What is divided along that axis; None: nothing, every tensor process holds the tensor whole."""
+        """The dimension that is split; None: every tensor process holds the whole tensor."""
         return None if self.axis is None else self.weight.cut_dimension
 
 
 def whole_shapes(config: DecoderConfig, kind: str, *, score_bias: bool = False) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every parameter of the whole model, in the order of the model; ``kind`` of ``KINDS``."""
+    """Return the shape of every parameter of the whole model, in model order; ``kind`` is one of ``KINDS``."""
     assert kind in KINDS, kind
     sizes = config.dimensions
     before, final, score, head = OUTSIDE
@@ -59,7 +59,7 @@ def whole_shapes(config: DecoderConfig, kind: str, *, score_bias: bool = False) 
 
 
 def layer_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
-    """Return the whole shape of every tensor of a layer, by the name in the layer and in the order of the table."""
+    """Return the whole shape of every tensor of a layer by its name within the layer, in table order."""
     shapes: dict[str, tuple[int, ...]] = {}
     for weight in config.family.layer:
         if not weight.needs or getattr(config, weight.needs):
@@ -79,7 +79,7 @@ def layer_number(name: str) -> int:
 
 
 def layer_ranges(num_layers: int, *, stage: int, num_stages: int, chunks_per_stage: int = 1) -> list[range]:
-    """Return the layers of each chunk of ``stage``; chunk c is piece c * num_stages + stage of all layers."""
+    """Return the layers of each chunk of ``stage``; chunk c is piece c * num_stages + stage."""
     pieces = num_stages * chunks_per_stage
     return [range(*even_cut(num_layers, pieces, c * num_stages + stage)) for c in range(chunks_per_stage)]
 
@@ -92,10 +92,10 @@ def held_names(
     num_stages: int,
     chunks_per_stage: int = 1,
 ) -> list[str]:
-    """Return those of ``names`` (a whole model's) that ``stage`` holds, in their order.
+    """Return those of ``names`` (of a whole model) that ``stage`` holds, in the same order.
 
-    The embedding stands on the first stage, final norm and head on the last. A tied embedding serves a language model
-    (``names`` without a score head) as head too, so the last stage holds it as well.
+    The embedding is on the first stage, final norm and head on the last. The last stage of a language model (``names``
+    without a score head) also holds a tied embedding, as its head.
     """
     ranges = layer_ranges(
         config.num_hidden_layers, stage=stage, num_stages=num_stages, chunks_per_stage=chunks_per_stage
@@ -129,7 +129,7 @@ def local_part(
 
 
 def _find(name: str, config: DecoderConfig) -> _Tensor:
-    """Return what the tables say of the tensor ``name``."""
+    """Return the entry of the tensor ``name`` in the tables."""
     stem, _, ending = name.rpartition(".")
     weights = OUTSIDE
     if name.startswith(LAYERS):
@@ -138,7 +138,7 @@ def _find(name: str, config: DecoderConfig) -> _Tensor:
 
 
 def local_layer_shapes(config: DecoderConfig, *, tensor_degree: int, tensor_index: int) -> dict[str, tuple[int, ...]]:
-    """Return ``layer_shapes`` of what process ``tensor_index`` holds."""
+    """Like ``layer_shapes``, for the parts that process ``tensor_index`` holds."""
     return {
         name: local_part(
             f"{LAYERS}0.{name}", shape, config, tensor_degree=tensor_degree, tensor_index=tensor_index
@@ -150,7 +150,7 @@ def local_layer_shapes(config: DecoderConfig, *, tensor_degree: int, tensor_inde
 def parts_of_rank(
     config: DecoderConfig, kind: str, layout: Layout, rank: int, *, score_bias: bool = False
 ) -> list[Part]:
-    """Return what the world rank ``rank`` of ``layout`` holds, before sharding; see ``parallel.initialise``."""
+    """Return the parts that world rank ``rank`` of ``layout`` holds, before sharding; see ``parallel.initialise``."""
     stage = rank // (layout.tensor * layout.sharding) % layout.pipeline
     inner = Layout(tensor=layout.tensor, pipeline=layout.pipeline, virtual_stages=layout.virtual_stages)
     return list(_parts_of_stage(config, kind, score_bias, inner, stage, rank % layout.tensor))
@@ -171,7 +171,7 @@ def _parts_of_stage(
 
 
 def tensor_copies(name: str, config: DecoderConfig, *, tensor_degree: int) -> int:
-    """Return how many of the tensor processes hold this very rectangle; those that do are neighbours."""
+    """Return how many (consecutive) tensor processes hold the same part of ``name``."""
     dimension = _find(name, config).dimension
     if dimension == "keys":
         return max(1, tensor_degree // config.num_key_value_heads)
@@ -181,11 +181,11 @@ def tensor_copies(name: str, config: DecoderConfig, *, tensor_degree: int) -> in
 def gradient_is_partial(
     name: str, config: DecoderConfig, *, tensor_degree: int, sequence_parallel: bool = False
 ) -> bool:
-    """Return whether the copies of ``name`` each hold a share of its gradient, to be summed over those copies.
+    """Tell whether each copy of ``name`` gets only a share of its gradient, to be summed over the copies.
 
-    True for what several processes hold and use on different heads (head norms, key heads held by several processes),
-    and under sequence parallelism for what they use on different tokens (norms, biases of o and down).
-    ``tensor_parallel.sum_over_copies`` does the sum.
+    True for tensors used on different heads by several processes (head norms, replicated key heads), and under sequence
+    parallelism for those used on different tokens (norms, biases of o and down). ``tensor_parallel.sum_over_copies``
+    computes the sum.
     """
     if tensor_copies(name, config, tensor_degree=tensor_degree) == 1:
         return False
@@ -195,7 +195,7 @@ def gradient_is_partial(
 
 
 def check_degrees(config: DecoderConfig, layout: Layout) -> list[str]:
-    """Return one message for each number of ``layout`` this model cannot be cut by, with those that work."""
+    """Return a message with the allowed values for each degree of ``layout`` that this model cannot be split by."""
     problems = []
     refused = _tensor_problem(config, layout.tensor)
     if refused:
@@ -211,13 +211,13 @@ def check_degrees(config: DecoderConfig, layout: Layout) -> list[str]:
     elif chunks > layers:
         problems.append(
             f"virtual_pp_degree={layout.virtual_stages} with pipeline_parallel_degree={layout.pipeline} needs "
-            f"{chunks} layers, and the model has {layers} (allowed: virtual_pp_degree 1 to {layers // layout.pipeline})"
+            f"{chunks} layers, but the model has {layers} (allowed: virtual_pp_degree 1 to {layers // layout.pipeline})"
         )
     return problems
 
 
 def _tensor_problem(config: DecoderConfig, degree: int) -> str:
-    """Return why ``degree`` processes cannot share a layer, empty when they can."""
+    """Return why ``degree`` processes cannot share a layer; empty if they can."""
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     if heads % degree:
         return f"does not divide the model's {heads} attention heads"
@@ -228,18 +228,18 @@ def _tensor_problem(config: DecoderConfig, degree: int) -> str:
 
 
 class LayerSizes(NamedTuple):
-    """The share of every layer that one process of a tensor-parallel group computes."""
+    """The share of a layer that one tensor-parallel process computes."""
 
     heads: int
     """Query heads."""
     kv_heads: int
-    """Key and value heads; where there are fewer than processes, each process holds one."""
+    """Key and value heads; at least one, even if there are fewer than processes."""
     inner: int
     """Columns of the feed-forward block."""
 
 
 def layer_sizes(config: DecoderConfig, *, tensor_degree: int, tensor_index: int) -> LayerSizes:
-    """Return what process ``tensor_index`` computes; see ``local_part`` for which of them."""
+    """Return the sizes for process ``tensor_index``; ``local_part`` says which heads and columns they are."""
     problem = _tensor_problem(config, tensor_degree)
     assert not problem, f"{tensor_degree} {problem}: check_degrees refuses it"
     start, stop = even_cut(config.intermediate_size, tensor_degree, tensor_index)

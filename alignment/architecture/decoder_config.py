@@ -1,4 +1,4 @@
-"""The decoder's shape, by the keys of a Hugging Face ``config.json`` and the table of its family."""
+"""The decoder's configuration, read from a Hugging Face ``config.json`` by the table of its family."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PLACE = "config.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderConfig:
-    """Everything the decoder needs to be built; ``raw`` is the dictionary it came from, kept for export."""
+    """Everything needed to build the decoder; ``raw`` is the original dictionary, kept for export."""
 
     model_type: str
     """The name of its family, one of ``FAMILIES``."""
@@ -45,7 +45,7 @@ class DecoderConfig:
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
     rope_scaling: Mapping[str, Any] | None = field(default=None, hash=False)
-    """None (plain rotary embedding), or a mapping with ``rope_type`` in ``SCALINGS`` and that kind's numbers."""
+    """None (plain rotary embedding), or a mapping with a ``rope_type`` of ``SCALINGS`` and its parameters."""
     tie_word_embeddings: bool = False
     """True: the output head is the embedding, and files hold no ``lm_head.weight``."""
     attention_bias: bool = False
@@ -58,15 +58,15 @@ class DecoderConfig:
     sliding_window: int | None = None
     """Tokens seen by a query; None: all of them."""
     initializer_range: float = 0.02
-    """Standard deviation of freshly drawn weights."""
+    """Standard deviation of randomly initialised weights."""
     bos_token_id: int | None = None
     eos_token_id: int | tuple[int, ...] | None = None
     pad_token_id: int | None = None
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     generation: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
-    """The generation_config.json beside it, kept for export; its end-of-sequence ids count like this file's."""
+    """The generation_config.json, kept for export; its EOS ids are used in addition to those of config.json."""
     trained_template: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
-    """Record of the template that trained the model (``models.tokenizer.trained_template``); None: there is none."""
+    """Record of the template used in training (``models.tokenizer.trained_template``); None: not recorded."""
 
     @property
     def family(self) -> Family:
@@ -75,7 +75,7 @@ class DecoderConfig:
 
     @property
     def dimensions(self) -> dict[Dimension, int]:
-        """The sizes by which the table states shapes."""
+        """The sizes of the dimensions used in the family's table."""
         return {
             "vocabulary": self.vocab_size,
             "hidden": self.hidden_size,
@@ -88,7 +88,7 @@ class DecoderConfig:
 
     @property
     def features(self) -> frozenset[str]:
-        """What an engine must be able to compute to run this model, by name; an engine names those it has."""
+        """The names of the features that an engine must support to run this model."""
         flags = {name for name in (*FLAGS, "tie_word_embeddings") if getattr(self, name)}
         windowed = {"sliding_window"} if self.sliding_window is not None else set()
         kind = (self.rope_scaling or {}).get("rope_type", "default")
@@ -99,13 +99,13 @@ class DecoderConfig:
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
-        """The end-of-sequence ids of both files as a tuple, empty when there is none."""
+        """The EOS ids of both files, possibly none."""
         both = (self.eos_token_id, self.generation.get("eos_token_id"))
         return tuple(dict.fromkeys(number for ids in both for number in _as_tuple(ids)))
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any], *, place: str = PLACE) -> DecoderConfig:
-        """Build from Hugging Face keys; ``place`` is named in errors. Raises ModelFolderError."""
+        """Build from Hugging Face keys; raises ModelFolderError, which names ``place``."""
         raw = from_paddlenlp(raw, place=place)
         model_type = raw.get("model_type")
         if not isinstance(model_type, str) or model_type not in FAMILIES:
@@ -137,23 +137,23 @@ class DecoderConfig:
 
     @property
     def longest_sequence(self) -> int:
-        """The tokens a row may have: the model's positions, stretched where its rotary embedding is scaled.
+        """The maximum number of tokens in a row: the model's positions, extended if its rotary embedding is scaled.
 
-        ``dynamic`` has another embedding for every length beyond them, and keys of earlier tokens would have to be
-        computed again at each; such rows are refused.
+        Not extended for ``dynamic``, whose embedding changes with every length beyond the positions, so that all
+        earlier keys would have to be recomputed.
         """
         return longest_row(self.max_position_embeddings, self.rope_scaling)
 
     def rotary_frequencies(self) -> tuple[np.ndarray, float]:
-        """Return (radians a token [head_dim / 2], factor on cosines and sines); see ``inverse_frequencies``."""
+        """Return (radians per token [head_dim / 2], factor on cosines and sines); see ``inverse_frequencies``."""
         return inverse_frequencies(
             self.head_dim, self.rope_theta, self.rope_scaling, max_positions=self.max_position_embeddings
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return Hugging Face keys: ``raw`` with this object's values laid over it.
+        """Return Hugging Face keys: ``raw`` updated with this object's values.
 
-        Rotary settings are written as ``rope_theta`` and ``rope_scaling``, which every reader understands.
+        Rotary settings are written as ``rope_theta`` and ``rope_scaling``, which every library understands.
         """
         names = (*SIZES, "num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps", "rope_theta")
         names += ("model_type", "tie_word_embeddings", "initializer_range", "bos_token_id", "pad_token_id")
@@ -171,7 +171,7 @@ class DecoderConfig:
 
 
 def as_json_ids(ids: int | tuple[int, ...] | None) -> int | list[int] | None:
-    """Return end-of-sequence ids as JSON holds them: none, one, or a list of several."""
+    """Return EOS ids as stored in JSON: null, an integer, or a list of several."""
     ids = list(_as_tuple(ids))
     return ids if len(ids) > 1 else (ids[0] if ids else None)
 

@@ -1,4 +1,4 @@
-"""One table for each model family, from which config, decoder, cuts, files, engines and planner derive what they do."""
+"""The table of each model family, from which config, decoder, cuts, files, engines and planner are derived."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ OUTSIDE = (
     Weight("score", "score", ("hidden", "one"), bias="score_bias"),
     Weight("head", "lm_head", ("hidden", "vocabulary"), cut="columns"),
 )
-"""What stands around the layers, in every family; ``score`` is the head of a score model, ``head`` any other's."""
+"""The weights outside the layers, in every family: score models have ``score``, language models ``head``."""
 EMBEDDING, FINAL_NORM, SCORE, LM_HEAD = (f"{weight.name}.weight" for weight in OUTSIDE)
 
 _ATTENTION = (
@@ -40,7 +40,7 @@ FAMILIES: Registry[Family] = Registry("model family", ModelFolderError)
 
 
 def register(family: Family) -> Family:
-    """Add a family, under its ``model_type`` and its aliases."""
+    """Register a family under its ``model_type`` and aliases."""
     return FAMILIES.register(family.name, family, family.aliases)
 
 

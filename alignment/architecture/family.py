@@ -1,4 +1,4 @@
-"""What a table of a model family says: its tensors by role, its keys of config.json, and what other suites call it."""
+"""The form of a model family's table: its weights by role, its keys in config.json, and its names in other suites."""
 
 from __future__ import annotations
 
@@ -7,44 +7,44 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 LAYERS = "model.layers."
-"""Before the number of a layer in the name of a tensor."""
+"""Prefix of a layer's number in tensor names."""
 FLAGS = ("attention_bias", "attention_output_bias", "mlp_bias", "qk_norm")
-"""Fields of DecoderConfig that a family derives from config.json, or has as constants."""
+"""Fields of DecoderConfig that a family derives from config.json or fixes."""
 
 Dimension = Literal["vocabulary", "hidden", "inner", "queries", "keys", "head", "one"]
-"""The size of an axis by its meaning; ``queries`` and ``keys`` are whole heads side by side."""
+"""The meaning of an axis; ``queries`` and ``keys`` are concatenated heads."""
 
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """One weight of a decoder, and perhaps the bias that goes with it."""
+    """A weight of a decoder, with its optional bias."""
 
     role: str
-    """What the operators use it for; the word by which decoder and engines ask for it."""
+    """The name by which decoder and engines look it up."""
     name: str
-    """Hugging Face's name without ``.weight``; in a layer, what follows the layer's number."""
+    """Hugging Face's name without ``.weight``, and without the prefix of the layer."""
     dimensions: tuple[Dimension, ...]
-    """Its axes inside the program: a matrix is (inputs, outputs), an embedding (tokens, width)."""
+    """Its axes in memory: a matrix is (inputs, outputs), an embedding (tokens, width)."""
     kind: Literal["matrix", "embedding", "norm"] = "matrix"
-    """``matrix``: files hold it as [outputs, inputs]."""
+    """A ``matrix`` is stored as [outputs, inputs] in files."""
     cut: Literal["columns", "rows", "whole"] = "whole"
-    """What of it a tensor-parallel process holds: some of the columns (other outputs), some of the rows (partial sums),
-    or all. Heads are never torn; of fewer key heads than processes everyone holds one.
+    """What a tensor-parallel process holds: some columns (different outputs), some rows (partial sums), or everything.
+    Heads are never split; if there are fewer key heads than processes, each process holds one.
     """
     needs: str = ""
-    """The flag of DecoderConfig without which the model has no such weight; empty: it always has."""
+    """The flag of DecoderConfig that the weight depends on; empty: it always exists."""
     bias: str = ""
-    """The flag of DecoderConfig with which there is a bias; empty: there never is."""
+    """The flag of DecoderConfig that the bias depends on; empty: there is none."""
 
     def axis(self, *, is_bias: bool) -> int | None:
-        """Return the axis along which the weight, or the bias, is cut; None where everyone holds all of it."""
+        """Return the axis along which the weight or the bias is split; None if it is replicated."""
         if self.cut == "columns":
             return 0 if is_bias else len(self.dimensions) - 1
         return 0 if self.cut == "rows" and not is_bias else None
 
     @property
     def cut_dimension(self) -> Dimension | None:
-        """What is divided among the processes."""
+        """The dimension that is split, or None."""
         return {"columns": self.dimensions[-1], "rows": self.dimensions[0], "whole": None}[self.cut]
 
 
@@ -53,37 +53,37 @@ class PaddleNLP:
     """How PaddleNLP's model of a family differs from Hugging Face's."""
 
     ties_head: bool = True
-    """False: it ignores ``tie_word_embeddings`` and has a head of its own."""
+    """False: it ignores ``tie_word_embeddings`` and has a separate head."""
     zeroes_padding: bool = False
-    """True: it embeds the token ``pad_token_id`` as zeros, wherever it stands."""
+    """True: it embeds ``pad_token_id`` as zeros everywhere."""
     scales_rope: bool = False
     """True: it reads ``rope_scaling_type`` and ``rope_scaling_factor``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """Everything by which one family differs from another: a new family is one more table."""
+    """Everything that distinguishes one family from another."""
 
     name: str
-    """``model_type`` in config.json; with a dot behind it, PaddleNLP's word for ``model.``."""
+    """``model_type`` in config.json, and PaddleNLP's prefix of tensor names instead of ``model``."""
     class_prefix: str
-    """Before ``ForCausalLM`` in the names of Hugging Face's and PaddleNLP's classes."""
+    """Prefix of ``ForCausalLM`` in the class names of Hugging Face and PaddleNLP."""
     aliases: tuple[str, ...] = ()
-    """Values of ``model_type`` that mean the same model."""
+    """Other values of ``model_type`` for the same model."""
     layer: tuple[Weight, ...]
     """The weights of one layer."""
     flags: Mapping[str, str | bool] = field(default_factory=dict)
-    """For each of ``FLAGS`` the key of config.json that says so, or a constant; absent: it is false."""
+    """For each of ``FLAGS``, its key in config.json, or a constant; missing: False."""
     window: Literal["never", "always", "asked"] = "never"
-    """Whether ``sliding_window`` counts: with ``asked`` where ``use_sliding_window`` is true."""
+    """Whether ``sliding_window`` is used; ``asked``: if ``use_sliding_window`` is true."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    """What the family's configuration class assumes for keys that config.json does not have."""
+    """Defaults of the family's configuration class for keys missing in config.json."""
     default_kv_heads: int | None = None
-    """The same for ``num_key_value_heads``; None: as many as ``num_attention_heads``."""
+    """Default of ``num_key_value_heads``; None: ``num_attention_heads``."""
     norm: Literal["rms"] = "rms"
-    """What normalises hidden states."""
+    """The normalisation of hidden states."""
     activations: tuple[str, ...] = ("silu", "swish")
-    """Words of config.json for the activation on the gate; the first is written."""
+    """Names of the gate's activation in config.json; the first is written."""
     paddlenlp: PaddleNLP | None = None
     """None: PaddleNLP has no such model."""
 

@@ -1,4 +1,4 @@
-"""How many processes share what: the degrees of a layout, and what each process is called in it."""
+"""The degrees of parallelism of a layout."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ class Layout:
     tensor: int = 1
     """Processes that share every layer."""
     pipeline: int = 1
-    """Processes that each hold some of the layers (stages)."""
+    """Processes (stages) that each hold some of the layers."""
     sharding: int = 1
-    """Processes that share the optimizer state and see different rows."""
+    """Processes that shard the optimizer state and train on different rows."""
     data: int = 1
-    """Processes that hold the same state and see different rows."""
+    """Processes that replicate the state and train on different rows."""
     sharding_stage: int = 0
-    """1: optimizer states are shared; 2: gradients too; 3: weights too; 0: nothing."""
+    """1: optimizer states are sharded; 2: gradients too; 3: weights too; 0: nothing."""
     sequence_parallel: bool = False
     """Whether tokens outside attention and feed-forward are split over the tensor-parallel processes."""
     virtual_stages: int = 1
-    """Chunks of layers a stage holds (interleaved pipeline)."""
+    """Chunks of layers per stage (interleaved pipeline)."""
 
     @property
     def world_size(self) -> int:
@@ -30,7 +30,7 @@ class Layout:
 
     @property
     def batch(self) -> int:
-        """Processes that see different rows."""
+        """Number of processes with different rows."""
         return self.sharding * self.data
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""PaddleNLP's config.json: what it says in words of its own, said in Hugging Face's."""
+"""Convert PaddleNLP's config.json to Hugging Face's keys and back."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from alignment.architecture.family import PaddleNLP
 from alignment.errors import ModelFolderError
 
 VERSION_KEY = "paddlenlp_version"
-"""Only PaddleNLP writes it."""
+"""Written only by PaddleNLP."""
 ROPE_KEYS = ("rope_scaling_type", "rope_scaling_factor")
 _ROPE_TYPES = {"linear": "linear", "dynamic_ntk": "dynamic", "ntk": None}
-"""PaddleNLP's words for kinds of rotary embedding; ``ntk`` is a plain one with another base."""
+"""PaddleNLP's names of rotary embeddings; ``ntk`` is a plain one with another base."""
 _OWN_KEYS = (
     VERSION_KEY, *ROPE_KEYS, "seq_length", "alibi", "dpo_config", "sequence_parallel", "sep_parallel_degree",
     "context_parallel_degree", "use_last_token_for_generation", "immediate_clear_past_key_value", "virtual_pp_degree",
@@ -22,9 +22,7 @@ _OWN_PREFIXES = (
     "fuse_", "use_fused_", "use_flash_attention", "long_sequence_", "use_long_sequence_", "tensor_parallel_",
     "pipeline_parallel_", "recompute",
 )  # fmt: skip
-"""Beginnings of keys about how PaddleNLP runs a model, not about what it computes."""
-
-
+"""Prefixes of keys that affect how PaddleNLP runs a model, not what it computes."""
 _FORMAT_VERSION = "3.0.0b4"
 """The version of PaddleNLP whose files are written."""
 _FOREIGN_KEYS = ("transformers_version", "auto_map", "rope_parameters", "rope_scaling", "head_dim", "attention_bias",
@@ -32,9 +30,9 @@ _FOREIGN_KEYS = ("transformers_version", "auto_map", "rope_parameters", "rope_sc
 
 
 def from_paddlenlp(raw: Mapping[str, Any], *, place: str) -> dict[str, Any]:
-    """Return the keys of a config.json without those that only PaddleNLP knows; other config.json stay as they are.
+    """Return a config.json without the keys that only PaddleNLP knows; others are returned unchanged.
 
-    ModelFolderError, with ``place`` in it, where they ask for what the decoder does not compute.
+    ModelFolderError, naming ``place``, for features that the decoder does not support.
     """
     if not {VERSION_KEY, *ROPE_KEYS} & raw.keys():
         return dict(raw)
@@ -47,15 +45,15 @@ def from_paddlenlp(raw: Mapping[str, Any], *, place: str) -> dict[str, Any]:
 
 
 def _read_rope(raw: Mapping[str, Any], kind: Any, place: str) -> dict[str, Any]:
-    """Return the keys that say the same as ``rope_scaling_type`` and ``rope_scaling_factor``."""
+    """Return the Hugging Face keys for ``rope_scaling_type`` and ``rope_scaling_factor``."""
     if not isinstance(kind, str) or kind not in _ROPE_TYPES:
         raise ModelFolderError(
             f"{place}: rope_scaling_type {kind!r} is not supported (kinds: {', '.join(_ROPE_TYPES)})"
         )
     if not _scales_rope(raw.get("model_type")):
         raise ModelFolderError(
-            f"{place}: rope_scaling_type {kind!r} of a {raw.get('model_type')!r} model: PaddleNLP ignores it there, so "
-            "it is not known what the weights were trained with. Set it to null, or write rope_scaling"
+            f"{place}: rope_scaling_type {kind!r} in a {raw.get('model_type')!r} model: PaddleNLP ignores it there, so "
+            "it is unknown what the weights were trained with. Set it to null, or use rope_scaling"
         )
     factor = raw.get("rope_scaling_factor", 1.0)
     if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 1 <= factor < float("inf"):
@@ -71,15 +69,15 @@ def _read_rope(raw: Mapping[str, Any], kind: Any, place: str) -> dict[str, Any]:
 
 
 def _scales_rope(model_type: Any) -> bool:
-    """Return whether PaddleNLP's model of exactly this type reads the two keys; what is an alias here is none there."""
+    """Tell whether PaddleNLP's model of exactly this type reads the two keys; PaddleNLP does not know aliases."""
     families = (FAMILIES[name] for name in FAMILIES if name == model_type)
     return any(family.paddlenlp is not None and family.paddlenlp.scales_rope for family in families)
 
 
 def to_paddlenlp(raw: Mapping[str, Any], *, head_dim: int, place: str) -> dict[str, Any]:
-    """Return the keys of a config.json in PaddleNLP's words; ``head_dim`` is the width of the model's heads.
+    """Return a config.json with PaddleNLP's keys; ``head_dim`` is the width of the model's heads.
 
-    ModelFolderError, with ``place`` in it, where PaddleNLP has no model that computes the same.
+    ModelFolderError, naming ``place``, if PaddleNLP has no model that computes the same.
     """
     family, known = raw["model_type"], [name for name in FAMILIES if FAMILIES[name].paddlenlp is not None]
     theirs = FAMILIES[family].paddlenlp
@@ -102,7 +100,7 @@ def to_paddlenlp(raw: Mapping[str, Any], *, head_dim: int, place: str) -> dict[s
 
 
 def _write_rope(scaling: Mapping[str, Any] | None, theirs: PaddleNLP) -> dict[str, Any] | None:
-    """Return the keys of a rotary embedding; None where ``theirs`` has no such one."""
+    """Return PaddleNLP's keys of a rotary embedding; None if ``theirs`` does not support it."""
     if scaling is None:
         return dict(zip(ROPE_KEYS, (None, 1.0), strict=True))
     kind = scaling.get("rope_type")

@@ -1,4 +1,4 @@
-"""Parts of whole tensors: which rectangle of the tensor with a canonical name a process holds."""
+"""Rectangular parts of named tensors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Part(NamedTuple):
     name: str
     """The parameter's Hugging Face name."""
     shape: tuple[int, ...]
-    """Of the whole tensor."""
+    """Shape of the whole tensor."""
     box: Box
 
     @classmethod
@@ -40,29 +40,29 @@ class Part(NamedTuple):
 
     @property
     def slices(self) -> tuple[slice, ...]:
-        """How to cut the part out of the whole tensor."""
+        """The slices of the whole tensor that give the part."""
         return tuple(slice(start, stop) for start, stop in self.box)
 
     def along(self, axis: int, start: int, stop: int) -> Part:
-        """Return the part of this part between ``start`` and ``stop``, counted from its own edge along ``axis``."""
+        """Return the sub-part from ``start`` to ``stop`` along ``axis``, relative to this part."""
         first = self.box[axis][0]
         inner = (first + start, first + stop)
         return self._replace(box=(*self.box[:axis], inner, *self.box[axis + 1 :]))
 
 
 def overlap(one: Box, other: Box) -> Box | None:
-    """Return what two boxes share, or None."""
+    """Return the intersection of two boxes, or None."""
     shared = tuple((max(a, c), min(b, d)) for (a, b), (c, d) in zip(one, other, strict=True))
     return shared if all(start < stop for start, stop in shared) else None
 
 
 def inside(box: Box, outer: Box) -> tuple[slice, ...]:
-    """Return the slices that cut ``box`` out of a tensor that holds ``outer``."""
+    """Return the slices that select ``box`` from a tensor that holds ``outer``."""
     return tuple(slice(a - c, b - c) for (a, b), (c, _) in zip(box, outer, strict=True))
 
 
 def even_cut(size: int, pieces: int, index: int) -> tuple[int, int]:
-    """Return (start, stop) of piece ``index`` when ``size`` is cut into ``pieces``; the first ones are one longer."""
+    """Return (start, stop) of piece ``index`` of ``size`` split into ``pieces``; the first ones are one longer."""
     short, longer = divmod(size, pieces)
     start = index * short + min(index, longer)
     return start, start + short + (index < longer)

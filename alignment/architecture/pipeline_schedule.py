@@ -1,13 +1,13 @@
-"""In what order the stages of a pipeline work and talk: pure, the same on every rank.
+"""The schedule of a pipeline: the order of passes and messages, a pure function with the same result on every rank.
 
-The model is cut into ``stages * chunks`` pieces; the piece at ``position`` lives on stage ``position % stages``. A
-timeline is simulated in which a forward pass costs 1 and a backward pass 2, every stage works one forward, one backward
-as in PipeDream-Flush and Megatron-LM (interleaved with several chunks), and a message passes when both of its ends are
-between two passes. What happens in it, in the order in which it happens, is the schedule. Each rank goes through its
-own events in that order; the first event that has not happened always has both of its ends waiting for it, so messages
-that block until they are taken cannot lead to a deadlock.
+The model is split into ``stages * chunks`` pieces; the piece at ``position`` is on stage ``position % stages``. A
+timeline is simulated in which a forward pass costs 1 and a backward pass 2, every stage alternates one forward and one
+backward pass as in PipeDream-Flush and Megatron-LM (interleaved with several chunks), and a message is delivered when
+both of its ends are between two passes. The events in order of time are the schedule. Each rank processes its own
+events in that order. Both ends of the first unfinished event are always waiting for it, so blocking messages cannot
+deadlock.
 
-Papers: arXiv 2104.04473 (1F1B and its interleaved form).
+Paper: arXiv 2104.04473 (1F1B and its interleaved form).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Compute:
 
 @dataclass(frozen=True, slots=True)
 class StageTransfer:
-    """The activation (``source < target``) or gradient of micro-batch ``batch`` goes to a neighbouring piece."""
+    """The transfer of an activation (``source < target``) or gradient of micro-batch ``batch`` to a neighbour."""
 
     source: int
     target: int
@@ -44,7 +44,7 @@ Event = Compute | StageTransfer
 
 
 class _Work(NamedTuple):
-    """A pass and what it needs from another stage."""
+    """A pass, the message it needs, and the message it sends."""
 
     event: Compute
     needs: StageTransfer | None
@@ -53,12 +53,12 @@ class _Work(NamedTuple):
 
 @dataclass
 class _StageWork:
-    """What a stage has left to do, each list in the order in which it has to be done."""
+    """The remaining work of a stage; each list is in order."""
 
     forwards: list[_Work]
     backwards: list[_Work]
     limit: int
-    """Activations it may hold."""
+    """Maximum number of activations it may hold."""
     free_at: int = 0
     held: int = 0
     running: _Work | None = None
@@ -66,7 +66,7 @@ class _StageWork:
     done: set[Compute] = field(default_factory=set)
 
     def choose(self) -> _Work | None:
-        """Take the next pass that can run: a forward while there is room for its activation, else a backward."""
+        """Take the next pass that can run: a forward if there is room for its activation, else a backward."""
         if self.forwards and self.held < self.limit and self._is_ready(self.forwards[0]):
             self.held += 1
             return self.forwards.pop(0)
@@ -84,30 +84,27 @@ class _StageWork:
 
 @lru_cache(maxsize=64)
 def build_schedule(stages: int, chunks: int, num_batches: int, *, with_backward: bool) -> tuple[Event, ...]:
-    """Return everything that happens in all stages, in one order.
-
-    Any number of micro-batches will do; without ``with_backward`` there are forward passes only.
-    """
+    """Return the events of all stages, in one order; ``with_backward`` False: forward passes only."""
     assert stages > 1, "one stage needs no schedule"
     plans = [_plan_stage(stage, stages, chunks, num_batches, with_backward) for stage in range(stages)]
     return tuple(_simulate(plans))
 
 
 def events_of(schedule: Sequence[Event], stage: int, stages: int) -> list[Event]:
-    """Return the events of ``schedule`` in which ``stage`` takes part."""
+    """Return the events of ``schedule`` that involve ``stage``."""
     return [event for event in schedule if stage in {position % stages for position in positions_of(event)}]
 
 
 def positions_of(event: Event) -> tuple[int, ...]:
-    """Return the positions of the pieces that take part in ``event``."""
+    """Return the positions of the pieces that ``event`` involves."""
     return (event.position,) if isinstance(event, Compute) else (event.source, event.target)
 
 
 def _plan_stage(stage: int, stages: int, chunks: int, num_batches: int, with_backward: bool) -> _StageWork:
-    """Return the passes of one stage: micro-batches in groups, each group through chunk after chunk.
+    """Return the passes of one stage: micro-batches in groups, each of which goes through one chunk after another.
 
-    A group has at least as many micro-batches as there are stages, so that the first of them comes back from the last
-    stage before the next chunk waits for it.
+    A group has at least as many micro-batches as there are stages, so that the first one is back from the last stage
+    before the next chunk needs it.
     """
     last = stages * chunks - 1
     num_groups = max(1, num_batches // stages)
@@ -125,16 +122,16 @@ def _plan_stage(stage: int, stages: int, chunks: int, num_batches: int, with_bac
         return _StageWork(forwards, [], len(forwards))
     backwards = [work(position, batch, True) for group in groups for position in positions[::-1] for batch in group]
     distance = stages - 1 - stage
-    # With several chunks a stage starts earlier, so that each micro-batch returns just when it is needed.
+    # With several chunks a stage runs further ahead, so that each micro-batch returns just when it is needed.
     limit = distance + 1 if chunks == 1 else 2 * distance + (chunks - 1) * max(stages, len(groups[0])) + 1
     return _StageWork(forwards, backwards, limit)
 
 
 def _simulate(stages: list[_StageWork]) -> list[Event]:
-    """Return what happens, in order.
+    """Return the events in order of time.
 
-    It always comes to an end: passes of either kind are in the same order on all stages, and a stage that waits for
-    the first backward pass nobody has done yet has room for every forward pass that one needs.
+    This terminates: forward and backward passes are each in the same order on all stages, and a stage that waits for
+    the first unfinished backward pass has room for every forward pass that it depends on.
     """
     events: list[Event] = []
     waiting: list[StageTransfer] = []
@@ -157,7 +154,7 @@ def _simulate(stages: list[_StageWork]) -> list[Event]:
 
 
 def _finish(stages: list[_StageWork], clock: int) -> list[StageTransfer]:
-    """End the passes that are over by ``clock``; return the messages they give."""
+    """Finish the passes that end by ``clock``; return the messages they send."""
     given = []
     for stage in stages:
         if stage.running is not None and stage.free_at <= clock:

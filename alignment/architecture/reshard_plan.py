@@ -1,4 +1,4 @@
-"""Which process sends which rectangle of which tensor to whom, so that everyone gets the parts it wants. Pure."""
+"""Plan which process sends which part of which tensor to which process, so that each gets the parts it wants."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ LAYER = re.compile(r"\.(\d+)\.")
 
 
 class UncoveredError(ValueError):
-    """Nobody holds what somebody wants."""
+    """No process holds a part that another one wants."""
 
 
 class Transfer(NamedTuple):
-    """A rectangle that goes from one process to another (or stays, when both are one)."""
+    """A box sent from one process to another (or kept, if both are the same)."""
 
     name: str
     source: int
@@ -34,7 +34,7 @@ class Transfer(NamedTuple):
 
 
 class Message(NamedTuple):
-    """Rectangles of several tensors that travel between two processes at once."""
+    """Boxes of several tensors sent together from one process to another."""
 
     source: int
     target: int
@@ -47,7 +47,7 @@ class Message(NamedTuple):
 
 
 class PairRow(NamedTuple):
-    """What one process hands to another; ``source == target``: what stays where it is."""
+    """Totals of what one process sends to another, or keeps (``source == target``)."""
 
     source: int
     target: int
@@ -61,30 +61,30 @@ class Totals(NamedTuple):
     wanted: int
     sent: int
     copied: int
-    """Copied inside a process, because its rectangle changes."""
+    """Copied within a process, because the box changes."""
     zero_copy: int
-    """Used where they are."""
+    """Used in place."""
     largest_sender: int
 
 
 @dataclass(frozen=True)
 class ReshardPlan:
-    """Every transfer in the one order in which all processes take them."""
+    """All transfers, in the same order for every process."""
 
     sources: tuple[Mapping[str, Part], ...]
-    """What each process holds, by name."""
+    """The parts that each process holds, by name."""
     targets: tuple[Mapping[str, Part], ...]
-    """What each process wants, by name, in the order in which it gets it."""
+    """The parts that each process wants, by name, in order of arrival."""
     transfers: tuple[Transfer, ...]
 
     def is_zero_copy(self, rank: int, name: str) -> bool:
-        """Return whether the tensor that ``rank`` holds is the very one it wants."""
+        """Tell whether ``rank`` already holds exactly the part it wants."""
         return self.sources[rank].get(name) == self.targets[rank].get(name)
 
     def buckets(self, limit: int, dtypes: Mapping[str, str] | None = None) -> Iterator[list[Message]]:
-        """Yield the transfers that move something, cut and grouped so that in each group no process sends and receives
-        more than ``limit`` elements; what goes between the same two processes in a group is one message for each of
-        the ``dtypes``, given by name (None: all tensors have the same).
+        """Yield the transfers that move data, split and grouped so that no process sends and receives more than
+        ``limit`` elements per group. Within a group, each pair of processes exchanges one message per dtype
+        (``dtypes`` by tensor name; None: all the same).
         """
         bucket: dict[tuple[int, int, str | None], list[Transfer]] = {}
         loads: dict[int, int] = defaultdict(int)
@@ -103,7 +103,7 @@ class ReshardPlan:
             yield _messages(bucket)
 
     def table(self, bytes_per_element: int = 4) -> list[PairRow]:
-        """Return a row for every two processes with something between them, for a dry run."""
+        """Return a row for every pair of processes with transfers, for a dry run."""
         pairs: dict[tuple[int, int], list[Transfer]] = defaultdict(list)
         for transfer in self.transfers:
             pairs[transfer.source, transfer.target].append(transfer)
@@ -134,10 +134,10 @@ class ReshardPlan:
 
 
 def plan_transfers(sources: Sequence[Sequence[Part]], targets: Sequence[Sequence[Part]]) -> ReshardPlan:
-    """Plan how processes that hold ``sources`` (one list each) come to hold ``targets``.
+    """Plan the transfers from processes that hold ``sources`` (one list each) to processes that want ``targets``.
 
-    Every element of a target comes exactly once: from the process itself where it holds it, else from the holder that
-    has sent least so far. UncoveredError names what nobody holds.
+    Every element of a target is transferred exactly once: from the process itself if it holds it, else from the holder
+    that has sent the least so far. UncoveredError names a part that no process holds.
     """
     held = tuple(_by_name(parts) for parts in sources)
     order = {name: index for index, name in enumerate(model_order(part.name for parts in targets for part in parts))}
@@ -157,7 +157,7 @@ def plan_transfers(sources: Sequence[Sequence[Part]], targets: Sequence[Sequence
 
 
 def model_order(names: Iterable[str]) -> list[str]:
-    """Return each name once, in the order of a model: what stands before the layers, layer by layer, the rest."""
+    """Return the distinct names in model order: the embedding, layer by layer, the rest."""
 
     def position(name: str) -> tuple[int, int]:
         layer = LAYER.search(name)
@@ -172,7 +172,7 @@ def box_size(box: Box) -> int:
 
 
 def cut_box(box: Box, limit: int) -> Iterator[Box]:
-    """Yield boxes of at most ``limit`` elements that make up ``box``, in the order of memory."""
+    """Split ``box`` into boxes of at most ``limit`` elements, in memory order."""
     if box_size(box) <= max(limit, 1):
         yield box
         return
@@ -191,7 +191,7 @@ def _by_name(parts: Sequence[Part]) -> dict[str, Part]:
 
 
 def _cells(held: Mapping[int, Part]) -> list[tuple[Box, list[int]]]:
-    """Return disjoint boxes that make up all that is held, and for each the processes that hold it."""
+    """Return disjoint boxes that cover everything held, each with the processes that hold it."""
     assert len({part.shape for part in held.values()}) <= 1, f"two shapes for one tensor: {held}"
     owners: dict[Box, list[int]] = defaultdict(list)
     for rank, part in held.items():
@@ -208,7 +208,7 @@ def _cells(held: Mapping[int, Part]) -> list[tuple[Box, list[int]]]:
 def _gather(
     rank: int, want: Part, own: Part | None, cells: Sequence[tuple[Box, list[int]]], sent: list[int]
 ) -> list[Transfer]:
-    """Return the transfers that give ``rank`` the part ``want``, and count them in ``sent``."""
+    """Return the transfers that give ``rank`` the part ``want``, and add their sizes to ``sent``."""
     if own is not None and overlap(own.box, want.box) == want.box:
         return [Transfer(want.name, rank, rank, want.box)]
     found = []

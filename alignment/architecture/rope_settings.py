@@ -1,4 +1,4 @@
-"""Which rotary embedding a config.json asks for; the rules of transformers 5 for files that say it twice."""
+"""Read the rotary embedding of a config.json; files with old and new keys follow the rules of transformers 5."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ DEFAULT_THETA = 10000.0
 def read_rope(given: Mapping[str, Any], place: str) -> dict[str, Any]:
     """Return ``rope_theta`` and ``rope_scaling`` (None: plain) from ``rope_scaling``, else from ``rope_parameters``.
 
-    ``place`` is named in the ModelFolderError of what is not supported.
+    What is not supported is a ModelFolderError that names ``place``.
     """
     newer = given.get("rope_parameters") or {}
     scaling = dict(given.get("rope_scaling") or newer)
     nested = [name for name, value in scaling.items() if isinstance(value, Mapping)]
     if nested:
-        raise ModelFolderError(f"{place}: rotary embeddings that differ by layer ({', '.join(nested)}) not supported")
+        raise ModelFolderError(
+            f"{place}: rotary embeddings that differ by layer ({', '.join(nested)}) are not supported"
+        )
     theta = _theta(scaling, newer, given, place)
     old_kind = scaling.pop("type", "default")
     kind = scaling.setdefault("rope_type", old_kind)
@@ -36,7 +38,7 @@ def read_rope(given: Mapping[str, Any], place: str) -> dict[str, Any]:
 
 
 def _theta(scaling: dict[str, Any], newer: Mapping[str, Any], given: Mapping[str, Any], place: str) -> float:
-    """Return the base, taken out of ``scaling`` where it is given there."""
+    """Return the base, removing it from ``scaling`` if it is there."""
     theta = scaling.pop("rope_theta", None) or given.get("rope_theta")
     dropped = newer.get("rope_theta")
     if theta is None and dropped not in (None, DEFAULT_THETA):
@@ -51,12 +53,12 @@ def _theta(scaling: dict[str, Any], newer: Mapping[str, Any], given: Mapping[str
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value of a JSON file is a finite number."""
+    """Tell whether a JSON value is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def longest_row(positions: int, scaling: Mapping[str, Any] | None) -> int:
-    """Return the tokens a row may have; see ``DecoderConfig.longest_sequence``."""
+    """Return the maximum number of tokens in a row; see ``DecoderConfig.longest_sequence``."""
     scaling = scaling or {}
     if scaling.get("rope_type") == "dynamic":
         return positions

@@ -1,4 +1,4 @@
-"""Angles of the rotary embedding: the plain series and its extensions to longer contexts."""
+"""Frequencies of the rotary embedding: the plain series and its extensions to longer contexts."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ SCALINGS = ("default", "linear", "dynamic", "llama3", "yarn")
 def inverse_frequencies(
     head_dim: int, theta: float, scaling: Mapping[str, Any] | None, *, max_positions: int
 ) -> tuple[np.ndarray, float]:
-    """Return (radians a token [D/2] float32, factor on both tables).
+    """Return (radians per token [D/2] float32, factor on cosines and sines).
 
-    ``scaling`` has a ``rope_type`` of ``SCALINGS`` and that kind's numbers; None is the plain series theta^(-2i/D).
-    ``dynamic`` (NTK-aware) changes nothing up to ``max_positions``, and no longer sequence is accepted here.
-    Raises ModelFolderError for another kind or a missing number.
+    ``scaling`` has a ``rope_type`` of ``SCALINGS`` and its parameters; None is the plain series theta^(-2i/D).
+    ``dynamic`` (NTK-aware) changes nothing up to ``max_positions``, and longer sequences are refused elsewhere.
+    Raises ModelFolderError for an unknown type or a missing number.
     """
     plain = 1.0 / theta ** (np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
     kind = (scaling or {}).get("rope_type", "default")
@@ -39,7 +39,7 @@ def inverse_frequencies(
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise ModelFolderError(f"rope_scaling {dict(scaling)}: missing or bad number {error}") from None
     if not (np.isfinite(plain).all() and math.isfinite(scale)):
-        raise ModelFolderError(f"rope_theta {theta} with rope_scaling {dict(scaling or {})} gives no finite angles")
+        raise ModelFolderError(f"rope_theta {theta} with rope_scaling {dict(scaling or {})} gives infinite angles")
     return plain.astype(np.float32), scale
 
 
@@ -51,7 +51,7 @@ def _factor(scaling: Mapping[str, Any]) -> float:
 
 
 def _llama3(plain: np.ndarray, scaling: Mapping[str, Any]) -> np.ndarray:
-    """Stretch wavelengths beyond the old context by ``factor``, blend between the two bounds (Llama 3.1)."""
+    """Stretch wavelengths beyond the old context by ``factor``, with a smooth transition (Llama 3.1)."""
     low, high = float(scaling["low_freq_factor"]), float(scaling["high_freq_factor"])
     turns = float(scaling["original_max_position_embeddings"]) * plain / (2 * math.pi)
     keep = np.clip((turns - low) / (high - low), 0.0, 1.0)

@@ -1,4 +1,4 @@
-"""Raw values of a JSON file or the command line to the declared type of an argument."""
+"""Convert raw values of a file or the command line to the declared type of an argument."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _NULL = ("", "none", "null")
 
 
 def coerce(raw: Any, hint: Any, constraint: Constraint) -> Any:
-    """Return ``raw`` as a value of type ``hint`` inside ``constraint``; ValueError says what was expected.
+    """Convert ``raw`` to type ``hint`` within ``constraint``; ValueError says what was expected.
 
-    Datasets given as a list or an object are kept as their JSON text, which means the same on the command line.
+    Datasets given as a list or an object become JSON text, which means the same on the command line.
     """
     if constraint.path == "datasets" and isinstance(raw, (list, Mapping)):
         raw = json.dumps(raw, ensure_ascii=False)
@@ -27,7 +27,7 @@ def coerce(raw: Any, hint: Any, constraint: Constraint) -> Any:
     if raw is None or (is_union and type(None) in get_args(hint) and _is_null(raw)):
         if is_union and type(None) in get_args(hint):
             return None
-        raise ValueError("null is not allowed; leave the key out to get its default")
+        raise ValueError("null is not allowed; leave the key out to use its default")
     if is_union:
         return _coerce_union(raw, [a for a in get_args(hint) if a is not type(None)], constraint)
     if get_origin(hint) is tuple:
@@ -36,7 +36,7 @@ def coerce(raw: Any, hint: Any, constraint: Constraint) -> Any:
 
 
 def describe_type(hint: Any, constraint: Constraint = NO_CONSTRAINT) -> str:
-    """Return the type and range of an argument as a user would say it."""
+    """Describe the type and range of an argument."""
     if get_origin(hint) in (Union, types.UnionType):
         return " or ".join("null" if a is type(None) else describe_type(a, constraint) for a in get_args(hint))
     if get_origin(hint) is tuple:
@@ -52,7 +52,7 @@ def _is_null(raw: Any) -> bool:
 
 
 def _coerce_union(raw: Any, members: list[Any], constraint: Constraint) -> Any:
-    """Try true/false first, so that ``bool | str`` reads "true" as a bool; 0 and 1 stay what they are."""
+    """Try true/false first, so that ``bool | str`` reads "true" as a bool; 0 and 1 are not bools here."""
     if bool in members and len(members) > 1:
         if isinstance(raw, bool) or str(raw).lower() in ("true", "false"):
             return _coerce_bool(raw)
@@ -105,7 +105,7 @@ def _coerce_float(raw: Any) -> float:
 
 
 def _to_number(raw: Any) -> int | float | None:
-    """Return a number, or the number a text says; None for anything else, true and false included."""
+    """Return a number, also from its text; None for anything else, including true and false."""
     if isinstance(raw, bool) or not isinstance(raw, (int, float, str)):
         return None
     try:
@@ -143,7 +143,7 @@ def _check_range(value: Any, constraint: Constraint) -> Any:
 
 
 def describe_range(constraint: Constraint) -> str:
-    """Return the allowed range in words, or the empty string."""
+    """Describe the allowed range, or return an empty string."""
     parts = [
         (constraint.minimum, ">= {}"),
         (constraint.above, "> {}"),

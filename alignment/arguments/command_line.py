@@ -1,4 +1,4 @@
-"""Command lines of the tools: what is wrong is one message, and numbers have a range."""
+"""Command lines of the commands: errors are one message, and numbers have ranges."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from alignment.fields import Constraint
 
 
 class DefaultsShown(argparse.HelpFormatter):
-    """Says the default of every option that has one, unless its help does."""
+    """Adds the default of every option to its help, unless that mentions it."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         said, default = action.help or "", action.default
@@ -22,23 +22,18 @@ class DefaultsShown(argparse.HelpFormatter):
 
 
 class ToolParser(argparse.ArgumentParser):
-    """An ``ArgumentParser`` that raises ArgumentError where the original prints its usage and exits, and whose help
-    says the defaults.
-    """
+    """An ``ArgumentParser`` that raises ArgumentError instead of exiting, and whose help shows defaults."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"formatter_class": DefaultsShown, **options})
 
     def error(self, message: str) -> NoReturn:
-        """Raise ArgumentError with ``message`` and where to read on."""
-        raise ArgumentError(f"{message} ({self.prog} --help lists what it takes)")
+        """Raise ArgumentError with ``message`` and a pointer to the help."""
+        raise ArgumentError(f"{message} ({self.prog} --help lists the options)")
 
 
 def number(kind: type, **limits: Any) -> Callable[[str], Any]:
-    """Return a parser of finite numbers of ``kind`` (``int`` or ``float``) within ``limits`` (as of ``Constraint``).
-
-    It raises argparse.ArgumentTypeError with the range and the text.
-    """
+    """Return a parser of finite numbers of ``kind`` (``int`` or ``float``) within ``limits`` (see ``Constraint``)."""
     constraint = Constraint(**limits)
 
     def parse(text: str) -> Any:

@@ -1,6 +1,6 @@
-"""Which given keys change nothing in this run, and which cannot be honoured: said by name, never ignored in silence.
+"""Report the given keys that have no effect in this run, and refuse those that cannot be honoured.
 
-When that is so stands in the declarations of the fields (``alignment.fields``).
+The conditions are part of the field declarations (``alignment.fields``).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from alignment.fields import Constraint, Situation, constraint_of, show_value
 
 
 class Effect(NamedTuple):
-    """One key that the user gave and that does not do what it says in this run."""
+    """A given key without effect in this run."""
 
     key: str
     value: Any
@@ -26,10 +26,10 @@ class Effect(NamedTuple):
 
 
 def report_effects(parsed: Parsed, *, device: str, world_size: int) -> list[Effect]:
-    """Return one ``Effect`` for each given key without one, in the order of declaration.
+    """Return one ``Effect`` for each given key without effect, in order of declaration.
 
-    ``device`` is ``cpu`` or ``gpu``, ``world_size`` the number of processes. A value that equals what happens anyway
-    is no effect lost, and not listed.
+    ``device`` is ``cpu`` or ``gpu``, ``world_size`` the number of processes. Values that ask for what happens anyway
+    are not listed.
     """
     situation = Situation(device, world_size, parsed.as_dict())
     effects = []
@@ -43,7 +43,7 @@ def report_effects(parsed: Parsed, *, device: str, world_size: int) -> list[Effe
 
 
 def refuse_unbuilt(parsed: Parsed, *, device: str, world_size: int) -> None:
-    """Raise one ArgumentError that names every value that this device and number of processes cannot honour."""
+    """Raise one ArgumentError with every value that cannot be honoured on this device with these processes."""
     situation = Situation(device, world_size, parsed.as_dict())
     problems = [
         f"{key}={show_value(value)} is refused: {case.why}"

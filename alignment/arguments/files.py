@@ -17,7 +17,7 @@ YAML_SUFFIXES = (".yaml", ".yml")
 
 
 class _FileKey(NamedTuple):
-    """A key as it stands in a file."""
+    """A key of a file, with its line."""
 
     key: str
     value: Any
@@ -25,9 +25,9 @@ class _FileKey(NamedTuple):
 
 
 def read_file(path: Path) -> Source:
-    """Read a flat object from a ``.yaml`` / ``.yml`` file, or from JSON; keys that are remarks are left out.
+    """Read a flat object from a ``.yaml`` / ``.yml`` file, or from JSON, without keys that are comments.
 
-    A repeated key is a problem; a file that cannot be read raises ArgumentError with the place.
+    A repeated key is a problem; a file that cannot be read is an ArgumentError that names the place.
     """
     text = _read_text(path)
     entries = list(_read_yaml(text, path) if path.suffix.lower() in YAML_SUFFIXES else _read_json(text, path))
@@ -55,7 +55,7 @@ def _read_text(path: Path) -> str:
 
 
 class _Pairs(list[tuple[str, Any]]):
-    """The pairs of a JSON object in order, repetitions included."""
+    """The pairs of a JSON object in order, including repeated keys."""
 
 
 def _read_json(text: str, path: Path) -> Iterable[_FileKey]:
@@ -78,7 +78,7 @@ def _read_json(text: str, path: Path) -> Iterable[_FileKey]:
 
 
 def _plain(value: Any, place: str) -> Any:
-    """Return a JSON value with ordinary dicts in it, at any depth; a repeated key is an ArgumentError."""
+    """Return a JSON value with plain dicts at any depth; a repeated key is an ArgumentError."""
     if isinstance(value, _Pairs):
         names = [key for key, _ in value]
         repeated = next((name for name in names if names.count(name) > 1), None)

@@ -1,4 +1,4 @@
-"""Batch sizes over all processes, as run_rl.py's YAML files give them, shared among the processes of a layout."""
+"""Divide global batch sizes, as in run_rl.py's YAML files, among the processes of a layout."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from alignment.errors import ArgumentError
 
 
 def share_global_batches(parsed: Parsed, *, batch_ranks: int) -> Parsed:
-    """Return ``parsed`` with the sizes of one process in place of those over all processes.
+    """Return ``parsed`` with per-process sizes in place of global ones.
 
-    ``batch_ranks`` processes see different rows. Prompts of a process: ``global_batch_size / batch_ranks``;
-    micro-batches of an update: ``global_mini_batch_size * num_return_sequences / (batch_ranks *
-    per_device_train_batch_size)``. ArgumentError where a division leaves a rest.
+    ``batch_ranks`` is the number of processes with different rows. Prompts per process: ``global_batch_size /
+    batch_ranks``; micro-batches per update: ``global_mini_batch_size * num_return_sequences / (batch_ranks *
+    per_device_train_batch_size)``. ArgumentError if a division leaves a remainder.
     """
     if "on_policy" not in parsed.groups:
         return parsed
     on_policy, training = parsed.on_policy, parsed.training
     prompts, mini = on_policy.global_batch_size, on_policy.global_mini_batch_size
-    ranks = f"{batch_ranks} process(es) with own rows"
+    ranks = f"{batch_ranks} process(es) with rows of their own"
     if prompts > 0:
         share = _divide(prompts, batch_ranks, f"global_batch_size={prompts}", ranks)
         parsed = parsed.replace("on_policy", per_device_prompt_batch_size=share, global_batch_size=-1)

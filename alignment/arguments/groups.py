@@ -1,4 +1,4 @@
-"""The groups of arguments of a trainer: dataclasses that every run has, and those that the value of a key chooses."""
+"""The argument groups of a trainer: dataclasses that every run has, and those chosen by the value of a key."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from alignment.fields import Constraint, constraint_of
 
 @dataclass(frozen=True)
 class Choice:
-    """Groups of which the value of ``key`` adds one to a run: ``rl_algorithm=ppo`` adds PPO's hyperparameters.
+    """A choice of groups by the value of ``key``: ``rl_algorithm=ppo`` adds PPO's hyperparameters.
 
-    ``key`` is a text field of a group that every run has. Several choices may hang on one key; they name the same
-    values. Two options may declare the same argument, each with its own default and range.
+    ``key`` is a text field of a group that every run has. Several choices may depend on one key, with the same values.
+    Options may declare the same argument with different defaults and ranges.
     """
 
     key: str
     options: Mapping[str, type | None]
-    """Value of ``key`` to the group that it adds; None: a known value that adds none."""
+    """Value of ``key`` to the group that it adds, or None."""
 
 
 Groups = Mapping[str, type | Choice]
@@ -29,7 +29,7 @@ Groups = Mapping[str, type | Choice]
 
 
 class DeclaredArgument(NamedTuple):
-    """One declared argument."""
+    """A declared argument."""
 
     group: str
     """Name of its group, as in ``Groups``."""
@@ -38,25 +38,25 @@ class DeclaredArgument(NamedTuple):
     default: Any
     constraint: Constraint
     owners: tuple[str, ...] = ()
-    """The choices that add it, such as ``rl_algorithm=ppo``; empty: every run has it."""
+    """The choices that add it, such as ``rl_algorithm=ppo``; empty: it is in every run."""
 
     @property
     def is_required(self) -> bool:
-        """Whether a run must give it."""
+        """Whether it must be given."""
         return self.default is dataclasses.MISSING
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Its key and the aliases of that."""
+        """Its key and aliases."""
         return (self.name, *self.constraint.aliases)
 
     def is_in(self, run: Collection[str]) -> bool:
-        """Return whether a run with these choices has it."""
+        """Tell whether a run with these choices has it."""
         return not self.owners or not set(run).isdisjoint(self.owners)
 
 
 class Option(NamedTuple):
-    """One dataclass that some run may have."""
+    """A dataclass that a run may have."""
 
     group: str
     owners: tuple[str, ...]
@@ -65,7 +65,7 @@ class Option(NamedTuple):
 
 
 def choosing_keys(groups: Groups) -> dict[str, list[str]]:
-    """Return every key that chooses groups, and the values it may have."""
+    """Return every key that chooses groups, with its values."""
     found: dict[str, list[str]] = {}
     for item in groups.values():
         if isinstance(item, Choice):
@@ -75,7 +75,7 @@ def choosing_keys(groups: Groups) -> dict[str, list[str]]:
 
 
 def options(groups: Groups) -> list[Option]:
-    """Return everything that some run may have, a dataclass that several values add only once."""
+    """Return all dataclasses that a run may have; one added by several values is listed once."""
     found = []
     for name, item in groups.items():
         if not isinstance(item, Choice):
@@ -88,17 +88,14 @@ def options(groups: Groups) -> list[Option]:
 
 
 def resolve(groups: Groups, chosen: Mapping[str, str | None]) -> dict[str, type]:
-    """Return the groups of one run; ``chosen`` is the value of each choosing key (None: not known, it adds none)."""
+    """Return the groups of one run; ``chosen`` is the value of each choosing key (None: unknown, adds no group)."""
     plain = {name: item for name, item in groups.items() if not isinstance(item, Choice)}
     added = {n: item.options.get(chosen[item.key]) for n, item in groups.items() if isinstance(item, Choice)}
     return {name: plain.get(name) or added[name] for name in groups if plain.get(name) or added[name]}
 
 
 def declare(groups: Groups) -> list[DeclaredArgument]:
-    """Return every argument that some run may have, those of each option one after the other.
-
-    One key in two groups of a run, or a taken alias, is a programmer's mistake.
-    """
+    """Return all arguments that a run may have, option by option; duplicate names within a run are a bug."""
     choosing = choosing_keys(groups)
     slots = []
     for group, owners, cls in options(groups):

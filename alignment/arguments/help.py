@@ -1,4 +1,4 @@
-"""What ``--help`` and ``--help KEY`` print: a short list of keys by group, or all about one of them."""
+"""Print ``--help``, a list of keys by group, or ``--help KEY``, the description of one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _WIDTH = 100
 
 
 def show_help(groups: Groups, argv: Sequence[str]) -> NoReturn:
-    """Print the help that ``argv`` asks for and exit with status 0; an unknown key is an ArgumentError."""
+    """Print the requested help and exit with status 0; an unknown key is an ArgumentError."""
     flag = next(i for i, word in enumerate(argv) if word in HELP_FLAGS)
     wanted = [word.lstrip("-").replace("-", "_") for word in argv[flag + 1 :]]
     parts = [explain_key(groups, key) for key in wanted] or [list_keys(groups, Path(sys.argv[0]).name)]
@@ -28,14 +28,14 @@ def show_help(groups: Groups, argv: Sequence[str]) -> NoReturn:
 
 
 def list_keys(groups: Groups, program: str) -> str:
-    """Return every key, grouped, what is required first; keys that do nothing here are only counted.
+    """Return all keys by group, required ones first; keys without effect are only counted.
 
-    What only some choices add is called after them: ``algorithm, rl_algorithm=ppo``.
+    Groups added by some choices are named after them: ``algorithm, rl_algorithm=ppo``.
     """
     slots = [slot for slot, _ in _told_once(groups)]
     parts = [
         f"usage: {program} [arguments.json | arguments.yaml] [--key value ...]    (the command line wins)\n"
-        f"       {program} --help KEY    says what one key, or one group of keys, means",
+        f"       {program} --help KEY    explains one key or one group of keys",
         _paragraph("required", [slot.name for slot in slots if slot.is_required and not slot.owners]),
     ]
     live = [slot for slot in slots if not _does_nothing(slot) and (slot.owners or not slot.is_required)]
@@ -46,26 +46,26 @@ def list_keys(groups: Groups, program: str) -> str:
         is_for_all = not isinstance(choice, Choice) or len(owners) == len(choice.options)
         parts.append(_paragraph(group if is_for_all else ", ".join([group, *owners]), names))
     silent = len({slot.name for slot in slots if _does_nothing(slot)})
-    parts.append(f"{silent} more keys of PaddleNLP's files are known; --help KEY says why each changes nothing here.")
+    parts.append(f"{silent} more keys of PaddleNLP's files are accepted; --help KEY says why they have no effect.")
     return "\n\n".join(parts)
 
 
 def explain_key(groups: Groups, key: str) -> str:
-    """Return type, range, default and meaning of ``key``; of the name of a group, or of a value that adds groups
-    (``grpo``): those of all its keys.
+    """Describe type, range, default and meaning of ``key``, or of all keys of a group or of a value that adds groups
+    (``grpo``).
     """
     told = _told_once(groups)
     names = [name for slot, _ in told for name in slot.names]
     wanted = [item for item in told if key in _groups(item[0])] or [item for item in told if key in item[0].names]
     if not wanted:
         holding = ", ".join(dict.fromkeys(name for name in names if len(key) > 1 and key in name))
-        near = f"; keys with {key!r} in them: {holding}" if holding else near_matches(key, names)
+        near = f"; keys that contain {key!r}: {holding}" if holding else near_matches(key, names)
         raise ArgumentError(f"--help {key}: no such key{near}; --help alone lists them all")
     return "\n\n".join(_explain(slot, meaning) for slot, meaning in wanted)
 
 
 def _told_once(groups: Groups) -> list[tuple[DeclaredArgument, str]]:
-    """Return every argument with its meaning; those of several choices that are alike become one with all owners."""
+    """Return all arguments with their meanings; equal arguments of several choices are merged."""
     docs = {(group, owners): describe_fields(cls) for group, owners, cls in options(groups)}
     told: list[tuple[DeclaredArgument, str]] = []
     for slot in declare(groups):
@@ -89,7 +89,7 @@ def _explain(slot: DeclaredArgument, meaning: str) -> str:
 
 
 def _groups(slot: DeclaredArgument) -> list[str]:
-    """Return what a user may call the group of an argument: its name, and the values that add it."""
+    """Return the names a user may give to an argument's group: its own, and the values that add it."""
     return [slot.group, *(owner.partition("=")[2] for owner in slot.owners)]
 
 

@@ -1,4 +1,4 @@
-"""The parsed arguments: frozen groups, where each value came from, and how they are kept with a run."""
+"""The parsed arguments: frozen groups, the origin of each value, and saving them with a run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Parsed:
         return groups[name]
 
     def given(self, key: str) -> bool:
-        """Return whether the user wrote the key (or an alias of it)."""
+        """Tell whether the user gave the key (or an alias)."""
         return self.origins[key] != "default"
 
     def as_dict(self) -> dict[str, Any]:
@@ -40,13 +40,13 @@ class Parsed:
         return {f.name: getattr(g, f.name) for g in self.groups.values() for f in dataclasses.fields(g)}
 
     def replace(self, group: str, **values: Any) -> Parsed:
-        """Return these arguments with ``values`` in one group that were derived from other keys."""
+        """Return these arguments with ``values``, derived from other keys, in one group."""
         changed = dataclasses.replace(self.groups[group], **values)
         origins = {**self.origins, **dict.fromkeys(values, "derived")}
         return dataclasses.replace(self, groups={**self.groups, group: changed}, origins=origins)
 
     def save(self, output_dir: Path) -> Path:
-        """Write ``arguments.json`` ({key: {value, origin}}) into ``output_dir``: aside, synced, then renamed."""
+        """Write ``arguments.json`` ({key: {value, origin}}) atomically into ``output_dir``."""
         rows = {key: {"value": value, "origin": self.origins[key]} for key, value in self.as_dict().items()}
         replace_file(output_dir / SAVED_NAME, json.dumps(rows, indent=1))
         return output_dir / SAVED_NAME

@@ -1,4 +1,4 @@
-"""Typed arguments from one flat JSON or YAML file plus ``--key value``; every problem is reported at once."""
+"""Parse typed arguments from a flat JSON or YAML file plus ``--key value``, reporting all problems at once."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from alignment.registry import near_matches
 
 
 class Unusable(Exception):
-    """A check read a value that is missing, wrong itself or of another choice; the check is left out."""
+    """Raised if a check reads a value that is missing, invalid or of another choice; the check is skipped."""
 
 
 class Values:
-    """All values of a run by key, for checks across groups; reading a wrong one raises ``Unusable``."""
+    """All values of a run by key, for checks across groups; reading an invalid one raises ``Unusable``."""
 
     def __init__(self, values: Mapping[str, Any], origins: Mapping[str, str], others: Collection[str] = ()) -> None:
-        """``others`` are keys that this run does not have and another one of the same trainer has."""
+        """``others`` are keys that only other runs of the same trainer have."""
         self._values = values
         self._origins = origins
         self._others = others
@@ -41,22 +41,22 @@ class Values:
         return self._values[key]
 
     def given(self, key: str) -> bool:
-        """Return whether the user wrote the key."""
+        """Tell whether the user gave the key."""
         return self._origins.get(key, "default") != "default"
 
 
 Check = Callable[[Values], Iterable[str]]
 Written = Sequence[str] | Mapping[str, Any]
-"""What a user wrote: ``[file.json | file.yaml] [--key value ...]``, or keys and values of a call from Python."""
+"""What the user wrote: ``[file.json | file.yaml] [--key value ...]``, or keys and values of a Python call."""
 
 
 def parse_arguments(groups: Groups, written: Written, *, checks: Sequence[Check] = ()) -> Parsed:
-    """Return one frozen instance a group from what was ``written``; the command line wins over the file.
+    """Parse ``written`` into one frozen instance per group; the command line wins over the file.
 
-    Of a ``Choice`` the run gets the group that its key's value adds; keys of its other groups are refused by name.
-    ``checks`` look at values together and yield one message a problem; one that reads a key of another choice is left
-    out. Raises one ArgumentError with all problems: unknown, repeated, missing, mistyped and out-of-range keys, refused
-    values, paths that do not exist. ``--help`` lists the keys of the groups, ``--help KEY`` explains one; both exit.
+    A ``Choice`` contributes the group added by its key's value; keys of its other groups are refused by name.
+    ``checks`` look at combinations of values and yield one message per problem; a check that reads a key of another
+    choice is skipped. Raises one ArgumentError with all problems: unknown, repeated, missing, mistyped and out-of-range
+    keys, refused values, and missing paths. ``--help`` lists the keys, ``--help KEY`` explains one; both exit.
     """
     if not isinstance(written, Mapping) and not HELP_FLAGS.isdisjoint(written):
         show_help(groups, written)
@@ -78,7 +78,7 @@ def parse_arguments(groups: Groups, written: Written, *, checks: Sequence[Check]
 
 
 def _read_sources(written: Written) -> tuple[list[Source], Path]:
-    """Return the sources, the one that wins last, and the folder that paths of a file are looked for in first."""
+    """Return the sources, in increasing priority, and the folder in which paths of a file are looked up first."""
     if isinstance(written, Mapping):
         return [read_call(written)], Path.cwd()
     tokens = list(written)
@@ -88,12 +88,12 @@ def _read_sources(written: Written) -> tuple[list[Source], Path]:
 
 
 class _Table:
-    """The arguments that this run has, and those that it would have with other choices."""
+    """The arguments of this run, and those that other choices would add."""
 
     def __init__(self, groups: Groups, sources: Sequence[Source]) -> None:
         declared = declare(groups)
         self.choices: dict[str, str | None] = {}
-        """Value of each choosing key; None where it is missing or wrong."""
+        """Value of each choosing key; None if it is missing or invalid."""
         for key in choosing_keys(groups):
             slot = next(s for s in declared if s.name == key)
             self.choices[key] = _read_choice(slot, sources)
@@ -103,14 +103,14 @@ class _Table:
         self.names = {name: slot.name for slot in self.slots.values() for name in slot.names}
         """Argument names and aliases to argument names."""
         self.others: dict[str, list[DeclaredArgument]] = {}
-        """Names and aliases that this run does not have to the arguments of other choices."""
+        """Names and aliases that only other choices have to their arguments."""
         self._advice = {k: text for slot in self.slots.values() for k, text in (slot.constraint.advice or {}).items()}
         for slot in declared:
             for name in set(slot.names).difference(self.names):
                 self.others.setdefault(name, []).append(slot)
 
     def describe_stranger(self, given: Given) -> str | None:
-        """Return what to say about a key that this run does not have; None where the wrong choice is reported."""
+        """Return the message for a key that this run does not have; None if an invalid choice is reported instead."""
         slots = self.others.get(given.key)
         if slots is None:
             advice = self._advice.get(given.key)
@@ -124,7 +124,7 @@ class _Table:
 
 
 def _read_choice(slot: DeclaredArgument, sources: Sequence[Source]) -> str | None:
-    """Return the value of a choosing key, None where it is missing or wrong (reported when values are read)."""
+    """Return the value of a choosing key; None if it is missing or invalid (reported when values are read)."""
     given = [item for source in sources for item in source.given if item.key in slot.names]
     try:
         value = _coerce_given(given[-1], slot) if given else slot.default
@@ -134,7 +134,7 @@ def _read_choice(slot: DeclaredArgument, sources: Sequence[Source]) -> str | Non
 
 
 def _choose(sources: Sequence[Source], table: _Table, problems: list[str]) -> dict[str, Given]:
-    """Resolve aliases, report unknown keys and those of other choices, and let the later source win."""
+    """Resolve aliases and report unknown keys and those of other choices; later sources win."""
     chosen: dict[str, Given] = {}
     for source in sources:
         seen: dict[str, Given] = {}
@@ -155,7 +155,7 @@ def _choose(sources: Sequence[Source], table: _Table, problems: list[str]) -> di
 
 
 def _translated(given: Iterable[Given], problems: list[str]) -> Iterator[Given]:
-    """Yield what was written, keys of other suites as the keys of this one that they stand for."""
+    """Yield the given keys, translating those of other suites."""
     for item in given:
         try:
             yield from translate(item) if item.key in TRANSLATIONS else (item,)
@@ -166,7 +166,7 @@ def _translated(given: Iterable[Given], problems: list[str]) -> Iterator[Given]:
 def _read_value(
     given: Given, slot: DeclaredArgument, values: dict[str, Any], *, base_dir: Path, problems: list[str]
 ) -> None:
-    """Put the typed value into ``values``; a wrong one is taken out, so that no check reads it."""
+    """Put the converted value into ``values``; remove an invalid one, so that no check reads it."""
     try:
         value = _coerce_given(given, slot)
         values[slot.name] = _resolve_paths(value, slot.constraint, given, base_dir)
@@ -190,7 +190,7 @@ def _refuse(value: Any, slot: DeclaredArgument) -> Any:
 
 
 def _resolve_paths(value: Any, constraint: Constraint, given: Given, base_dir: Path) -> Any:
-    """Paths of a file are looked for beside it first, those of the command line in the current folder first."""
+    """Resolve paths: those in a file relative to it first, those on the command line to the current folder first."""
     if constraint.path is None or not isinstance(value, (str, tuple)):
         return value
     folders = (base_dir, Path.cwd()) if given.origin == "file" else (Path.cwd(), base_dir)

@@ -1,6 +1,6 @@
-"""What a relative path means: an input is looked for beside the JSON file, then in the current folder.
+"""Resolve relative paths: inputs are looked up beside the JSON file, then in the current folder.
 
-On the command line the order is the other way round; outputs always go to the current folder.
+On the command line the order is reversed; outputs are always relative to the current folder.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9][\w.\-]*)?")
 
 
 _DATA_PATH = re.compile(r"^(\.{1,2}/|/|~)|\.(jsonl?|parquet|csv|arrow)(\.(gz|bz2|xz|zst))?$")
-"""What cannot be the name of a registered dataset: an explicit path, or the name of a data file."""
+"""Matches what cannot be the name of a registered dataset: an explicit path, or the name of a data file."""
 
 _LONGEST_SHOWN = 300
-"""Characters of a path in a message."""
+"""Maximum characters of a path in a message."""
 
 
 def _first_existing(value: str, folders: Sequence[Path], kind: str) -> Path:
-    """Return the existing absolute path behind ``value``, tried in ``folders`` in order.
+    """Return the first existing absolute path of ``value`` in ``folders``.
 
-    ``kind`` says in the ArgumentError what was looked for; the message names every path that was tried.
+    The ArgumentError names ``kind``, what was looked for, and every path that was tried.
     """
     tried: list[Path] = []
     for folder in folders:
@@ -42,11 +42,11 @@ def _first_existing(value: str, folders: Sequence[Path], kind: str) -> Path:
 
 
 def _expand(value: str) -> Path:
-    """Return ``value`` as a path with ``~`` filled in; ArgumentError where it cannot be one."""
+    """Return ``value`` as a path with ``~`` expanded; ArgumentError if that fails."""
     try:
         return Path(value).expanduser()
     except RuntimeError:
-        raise ArgumentError(f"{_cut(repr(value))} begins with a home folder that is not known here") from None
+        raise ArgumentError(f"{_cut(repr(value))} begins with an unknown home folder") from None
 
 
 def _cut(text: str) -> str:
@@ -68,7 +68,7 @@ def _resolve_file(value: str, folders: Sequence[Path]) -> str:
 
 
 def _resolve_template(value: str, folders: Sequence[Path]) -> str:
-    """Return the path of a file with a template; text that holds Jinja is the template itself."""
+    """Return the path of a template file; Jinja text is returned unchanged."""
     return value if "{{" in value or "{%" in value else str(_first_existing(value, folders, "template file"))
 
 
@@ -77,7 +77,7 @@ def _resolve_checkpoint(value: str, folders: Sequence[Path]) -> str:
 
 
 def _resolve_datasets(spec: str, folders: Sequence[Path]) -> str:
-    """Return ``name[:proportion[:path]],...`` with each path resolved as ``_resolve_model`` does."""
+    """Return ``name[:proportion[:path]],...`` with each path resolved by ``_resolve_model``."""
     if spec.lstrip().startswith(("[", "{")):
         return json.dumps(_resolve_entries(_parse(spec), folders), ensure_ascii=False)
     return ",".join(_resolve_dataset(part, folders) for part in spec.split(","))
@@ -91,7 +91,7 @@ def _parse(text: str) -> Any:
 
 
 def _resolve_entries(value: Any, folders: Sequence[Path]) -> Any:
-    """Resolve the ``path`` of every entry of a list or an object of datasets, and the paths of their text forms."""
+    """Resolve the paths of all entries in a list or object of datasets."""
     if isinstance(value, list):
         return [
             _resolve_datasets(item, folders) if isinstance(item, str) else _resolve_entries(item, folders)
@@ -110,9 +110,9 @@ def _resolve_entries(value: Any, folders: Sequence[Path]) -> Any:
 
 
 def _resolve_dataset(part: str, folders: Sequence[Path]) -> str:
-    """Resolve the third part; what has no path, or too many parts, is left to the parser of dataset names.
+    """Resolve the third part; text without a path, or with too many parts, is left to the parser of dataset names.
 
-    A lone path of data (``data/train.jsonl``, ``./data``) is a ``jsonl`` dataset.
+    A plain path of data (``data/train.jsonl``, ``./data``) is a ``jsonl`` dataset.
     """
     pieces = part.split(":")
     if len(pieces) == 1 and _DATA_PATH.search(part.strip()):
@@ -136,7 +136,7 @@ def _resolve_function(value: str, folders: Sequence[Path]) -> str:
 def _resolve_output(value: str, folders: Sequence[Path]) -> str:
     variable = re.search(r"\$\{?[A-Za-z_]\w*\}?", value)
     if variable:
-        raise ArgumentError(f"{value!r} holds {variable[0]}, which only a shell fills in; write the folder itself")
+        raise ArgumentError(f"{value!r} contains {variable[0]}, which only a shell expands; write the folder itself")
     if not value.strip():
         raise ArgumentError("a folder has no name; write '.' for the current one")
     return str((Path.cwd() / _expand(value)).absolute())
@@ -154,4 +154,4 @@ RESOLVERS: Mapping[str, Callable[[str, Sequence[Path]], str]] = MappingProxyType
         "output": _resolve_output,
     }
 )
-"""What ``Constraint.path`` may name; each takes the value and the folders to try, in order."""
+"""The values of ``Constraint.path``; each resolver takes the value and the folders to try, in order."""

@@ -1,4 +1,4 @@
-"""The reference of all keys as Markdown, read from the dataclasses."""
+"""Render the reference of all keys as Markdown from the dataclasses."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from alignment.fields import Constraint, constraint_of
 
 
 def describe_fields(cls: type) -> dict[str, str]:
-    """Return field name to what it means, on one line: its ``meaning``, or the string that stands under the field in
-    the source of ``cls`` or of a class that it inherits from.
+    """Return field name to meaning, on one line: its ``meaning``, or the docstring under the field in the source of
+    ``cls`` or a base class.
     """
     docs = {item.name: constraint_of(item).meaning or "" for item in dataclasses.fields(cls)}
     for owner in () if all(docs.values()) else reversed(cls.__mro__[:-1]):
@@ -31,8 +31,8 @@ def describe_fields(cls: type) -> dict[str, str]:
 
 
 def render_trainer(title: str, groups: Groups, seen: set[type]) -> str:
-    """Return the tables of one trainer; a group that an earlier one showed (``seen``, extended here) is left out, and
-    so are the keys of a choice that another choice shows in the same words.
+    """Return the tables of one trainer, without groups in ``seen`` (which is updated) and without keys that another
+    choice already describes in the same words.
     """
     slots = declare(groups)
     told: list[tuple[DeclaredArgument, str]] = []
@@ -69,13 +69,13 @@ def render_group(title: str, slots: Iterable[DeclaredArgument], cls: type) -> st
 
 
 def group_title(cls: type) -> str:
-    """Return what the group of arguments is called."""
+    """Return the title of an argument group."""
     stem = cls.__name__.removesuffix("Hyperparameters")
     return f"{stem} hyperparameters" if stem != cls.__name__ else cls.__name__.removesuffix("Arguments") + " arguments"
 
 
 def describe_meaning(text: str, constraint: Constraint) -> str:
-    """Return the text under a field with its other names, and when and why it does nothing or is refused."""
+    """Return the meaning of a field with its aliases, and when and why it has no effect or is refused."""
     if constraint.aliases:
         text += f" Also written {', '.join(f'`{alias}`' for alias in constraint.aliases)}."
     if constraint.no_effect:
@@ -89,7 +89,7 @@ def describe_meaning(text: str, constraint: Constraint) -> str:
 
 
 def show_default(value: Any) -> str:
-    """Return a default as it is written in a file, in backquotes, or ``required``."""
+    """Return a default as written in a file, in backquotes, or ``required``."""
     if value is dataclasses.MISSING:
         return "required"
     return f"`{','.join(map(str, value))}`" if isinstance(value, tuple) and value else f"`{_show_plain(value)}`"
@@ -100,6 +100,6 @@ def _show_plain(value: Any) -> str:
 
 
 def render_reference(trainers: Iterable[tuple[str, Groups]]) -> str:
-    """Return the reference of (title, groups) of all ``trainers``, a shared group only once."""
+    """Return the reference of all ``trainers``, given as (title, groups); shared groups appear once."""
     seen: set[type] = set()
     return "\n\n".join(render_trainer(title, groups, seen) for title, groups in trainers) + "\n"

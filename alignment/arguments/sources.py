@@ -1,4 +1,4 @@
-"""One value a user wrote, and the command line or a call from Python as a source of them (files: ``files``)."""
+"""Read the values a user gave on the command line or in a Python call (files: ``files``)."""
 
 from __future__ import annotations
 
@@ -8,43 +8,43 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 _REMARK = re.compile(r"_|//|#|comments?(?![a-z])", re.IGNORECASE)
-"""How the key of a remark begins: ``_old_model``, ``comment-why``, ``//``."""
+"""Matches keys that are comments: ``_old_model``, ``comment-why``, ``//``."""
 BARE = object()
-"""The value of a ``--flag`` without one: true for a true/false argument, a mistake for any other."""
+"""The value of a bare ``--flag``: true for a true/false argument, an error for any other."""
 
 
 class Given(NamedTuple):
-    """One value a user wrote."""
+    """A value given by the user."""
 
     key: str
     value: Any
     origin: str
     """``file``, ``command line`` or ``Python call``."""
     place: str
-    """Where it stands, for messages."""
+    """Where it was given, for messages."""
 
 
 class Source(NamedTuple):
-    """What one place holds."""
+    """The values and problems of one source."""
 
     given: list[Given]
     problems: list[str]
 
 
 def is_remark(key: str) -> bool:
-    """Return whether a key of a file or a call is a remark for its reader, which is left out."""
+    """Tell whether a key of a file or call is a comment, which is ignored."""
     return _REMARK.match(key) is not None
 
 
 def read_call(arguments: Mapping[str, Any]) -> Source:
-    """Read what Python code hands over: the keys of an argument file; a path may be a ``Path``, a list a tuple."""
+    """Read the arguments of a Python call: the keys of an argument file; paths may be ``Path``, lists tuples."""
     items = [(str(key), value) for key, value in arguments.items() if not is_remark(str(key))]
     plain = [(key, _plain(value)) for key, value in items]
     return Source([Given(key, value, "Python call", "in the call from Python") for key, value in plain], [])
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as a file has it."""
+    """Return a value as it would be in a file."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""Keys of other suites that stand for a value of a key of this one: ``train_dataset_path`` names a JSON lines file."""
+"""Translate keys of other suites to keys of this one, such as ``train_dataset_path`` for a JSON lines file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from alignment.arguments.sources import BARE, Given
 from alignment.fields import NO_CONSTRAINT
 
 Translation = Callable[[Any], Mapping[str, Any]]
-"""From the value of the foreign key to keys of this suite and their values; ValueError where it has no meaning."""
+"""Converts the value of the foreign key to keys and values of this suite; ValueError if it has no meaning."""
 
 GSM8K_REWARD = "alignment.rollout.rule_rewards:gsm8k"
 
@@ -42,6 +42,6 @@ TRANSLATIONS: Mapping[str, Translation] = MappingProxyType(
 
 
 def translate(given: Given) -> Iterator[Given]:
-    """Yield what ``given`` stands for; its place names the key that was written."""
+    """Yield the translation of ``given``; its place names the original key."""
     for key, value in TRANSLATIONS[given.key](given.value).items():
         yield Given(key, value, given.origin, f"{given.place}, {given.key}")

@@ -1,4 +1,4 @@
-"""Checks across arguments that every trainer makes; each yields one message a problem, with values that would work."""
+"""Checks of argument combinations for all trainers; each yields one message per problem, with values that work."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from alignment.arguments.parser import Check, Values
 
 
 def check_lengths(v: Values) -> Iterator[str]:
-    """A prompt must leave room for a response."""
+    """Check that a prompt leaves room for a response."""
     if v.max_prompt_len is not None and v.max_prompt_len >= v.max_length:
         prompt, limit = v.max_prompt_len, v.max_length
         yield f"max_prompt_len={prompt} must be below max_length={limit}, which counts the response too"
 
 
 def check_templates(v: Values) -> Iterator[str]:
-    """There is one template, and it has a place for the text."""
+    """Check that there is one template, with one place for the text."""
     if v.input_template is None:
         return
     if v.input_template.count("{}") != 1:
-        yield f"input_template={v.input_template!r} must hold {{}} once, where the user's text goes"
+        yield f"input_template={v.input_template!r} must contain {{}} once, where the user's text goes"
     if v.chat_template == "tokenizer" or v.tokenizer_chat_template is not None:
-        yield "input_template takes the place of a chat template: leave out chat_template and tokenizer_chat_template"
+        yield "input_template replaces the chat template: leave out chat_template and tokenizer_chat_template"
 
 
 def check_evaluation(v: Values) -> Iterator[str]:
-    """Evaluation needs data."""
+    """Check that there is evaluation data if there is an evaluation."""
     if (v.evaluation_strategy != "no" or v.do_eval or not v.do_train) and not (v.eval_datasets or v.eval_split_ratio):
         cause = f"evaluation_strategy={v.evaluation_strategy}, do_eval={v.do_eval}, do_train={v.do_train}"
         yield f"{cause} needs eval_datasets or eval_split_ratio; evaluation_strategy=no and do_eval=false train without"
 
 
 def check_best_model(v: Values) -> Iterator[str]:
-    """The best weights can only be kept where an evaluation and a checkpoint fall together."""
+    """Check that evaluations and checkpoints coincide if the best weights are to be kept."""
     if not v.load_best_model_at_end or v.evaluation_strategy == v.save_strategy == "no":
         return  # with neither an evaluation nor a checkpoint there is no choice: reported as a key without effect
     if v.evaluation_strategy == "no" or v.evaluation_strategy != v.save_strategy:
@@ -47,7 +47,7 @@ def check_best_model(v: Values) -> Iterator[str]:
 
 
 def check_schedule(v: Values) -> Iterator[str]:
-    """The learning rate must rise before it falls, and fall."""
+    """Check that the warm-up ends before the decay and the run do."""
     if 0 < v.max_steps <= v.warmup_steps:
         yield f"warmup_steps={v.warmup_steps} must be below max_steps={v.max_steps}"
     if v.decay_steps is not None and v.decay_steps <= v.warmup_steps:
@@ -55,25 +55,25 @@ def check_schedule(v: Values) -> Iterator[str]:
 
 
 def check_learning_rates(v: Values) -> Iterator[str]:
-    """The smallest learning rate is not above the largest."""
+    """Check that the minimum learning rate does not exceed the peak."""
     if v.min_learning_rate is not None and v.min_learning_rate > v.learning_rate:
         yield f"min_learning_rate={v.min_learning_rate:g} must not exceed learning_rate={v.learning_rate:g}"
 
 
 def check_writers(v: Values) -> Iterator[str]:
-    """``all`` and ``none`` stand alone."""
+    """Check that ``all`` and ``none`` are not combined with other names."""
     if len(v.report_to) > 1 and {"all", "none"} & set(v.report_to):
         yield f"report_to={','.join(v.report_to)}: 'all' and 'none' cannot be combined with other names"
 
 
 def check_output(v: Values) -> Iterator[str]:
-    """A folder is either continued or replaced."""
+    """Check that a folder is either continued or replaced."""
     if v.overwrite_output_dir and v.resume_from_checkpoint is True:
         yield "overwrite_output_dir=true would delete what resume_from_checkpoint=true continues; give one of them"
 
 
 def find_replaced(v: Values, *keys: str) -> Iterator[str]:
-    """A run does not delete the model that it starts from; ``keys`` name models."""
+    """Check that a run does not delete the models named by ``keys``."""
     if not v.overwrite_output_dir:
         return
     for key in keys:
@@ -83,7 +83,7 @@ def find_replaced(v: Values, *keys: str) -> Iterator[str]:
 
 
 def check_model_source(v: Values) -> Iterator[str]:
-    """Weights come from a model, or at random from a configuration that brings its tokenizer."""
+    """Check that weights come from either a model or a configuration, and that the latter has a tokenizer."""
     sources = ("model_name_or_path", "model_config_name_or_path")
     named = [key for key in sources if getattr(v, key)]
     if len(named) != 1:

@@ -1,4 +1,4 @@
-"""Checks across arguments that only on-policy training makes."""
+"""Checks of argument combinations for on-policy training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from alignment.arguments.validate import find_replaced
 
 
 def check_batches(v: Values) -> Iterator[str]:
-    """Rows of a rollout and rows of an update: one must be a multiple of the other, so that no row is left over."""
+    """Check that the rows of a rollout are a multiple of those of an update, or the reverse, so none is left over."""
     if v.global_batch_size > 0 or v.global_mini_batch_size > 0:
         return  # sizes over all processes: ``share_global_batches`` checks them when their number is known
     rows = v.per_device_prompt_batch_size * v.num_return_sequences
@@ -26,9 +26,9 @@ def check_batches(v: Values) -> Iterator[str]:
         words = [f"{key}={' or '.join(map(str, values[:3]))}" for key, values in options.items() if values]
         yield (
             f"per_device_prompt_batch_size * num_return_sequences = {v.per_device_prompt_batch_size} * "
-            f"{v.num_return_sequences} = {rows} rows a rollout, and per_device_train_batch_size * "
-            f"gradient_accumulation_steps = {micro} * {steps} = {update} rows an update: neither divides the other. "
-            f"These would: {'; '.join(words)}"
+            f"{v.num_return_sequences} = {rows} rows per rollout, and per_device_train_batch_size * "
+            f"gradient_accumulation_steps = {micro} * {steps} = {update} rows per update: neither divides the other. "
+            f"Values that work: {'; '.join(words)}"
         )
 
 
@@ -43,7 +43,7 @@ def _near(value: int) -> list[int]:
 
 
 def check_response_lengths(v: Values) -> Iterator[str]:
-    """Prompt and response together fit the limit."""
+    """Check that prompt and response together fit the limit."""
     if v.max_dec_len is None:
         return
     if v.max_dec_len >= v.max_length:
@@ -55,7 +55,7 @@ def check_response_lengths(v: Values) -> Iterator[str]:
 
 
 def check_minimum_response(v: Values) -> Iterator[str]:
-    """A response may reach its smallest length."""
+    """Check that a response can reach its minimum length."""
     room = v.max_dec_len or v.max_length - 1
     if v.min_dec_len > room:
         limit = "max_dec_len" if v.max_dec_len else "max_length - 1"
@@ -63,7 +63,7 @@ def check_minimum_response(v: Values) -> Iterator[str]:
 
 
 def check_reward_source(v: Values) -> Iterator[str]:
-    """One source of rewards."""
+    """Check that there is exactly one source of rewards."""
     sources = ("reward_model_name_or_path", "reward_function", "use_rm_server")
     named = [key for key in sources if getattr(v, key)]
     if len(named) != 1:
@@ -71,7 +71,7 @@ def check_reward_source(v: Values) -> Iterator[str]:
 
 
 def check_reward_server(v: Values) -> Iterator[str]:
-    """A service has an address."""
+    """Check that a reward service has an address."""
     if v.use_rm_server and not v.reward_server:
         yield "use_rm_server=true needs reward_server=http://host:port/path"
     if v.reward_server and not v.reward_server.startswith(("http://", "https://")):
@@ -79,36 +79,36 @@ def check_reward_server(v: Values) -> Iterator[str]:
 
 
 def check_models(v: Values) -> Iterator[str]:
-    """The models of a run are not deleted by it."""
+    """Check that a run does not delete its models."""
     yield from find_replaced(v, "actor_model_name_or_path", "reward_model_name_or_path")
 
 
 def check_critic_model(v: Values) -> Iterator[str]:
-    """The critic starts from some score model, which the run does not delete."""
+    """Check that the critic has a score model to start from, which the run does not delete."""
     yield from find_replaced(v, "reward_critic_model_name_or_path")
     if not v.reward_critic_model_name_or_path and not v.reward_model_name_or_path:
         yield "without reward_model_name_or_path the critic needs reward_critic_model_name_or_path to start from"
 
 
 def check_lower_clip(v: Values) -> Iterator[str]:
-    """A probability ratio is positive: its lower bound is too."""
+    """Check that the lower limit of the probability ratio is positive."""
     if v.clip_range_ratio >= 1 and v.clip_range_ratio_low is None:
         yield f"clip_range_ratio={v.clip_range_ratio:g} must be below 1, or give clip_range_ratio_low below 1"
 
 
 def check_critic_schedule(v: Values) -> Iterator[str]:
-    """The critic's smallest learning rate is not above its largest."""
+    """Check the critic's learning rates and decay."""
     rate = v.learning_rate if v.critic_learning_rate is None else v.critic_learning_rate
     floor = v.min_learning_rate if v.critic_min_learning_rate is None else v.critic_min_learning_rate
     is_own = v.critic_learning_rate is not None or v.critic_min_learning_rate is not None
     if is_own and floor is not None and floor > rate:
-        yield f"the critic's smallest learning rate {floor:g} (critic_min_learning_rate) exceeds its largest {rate:g}"
+        yield f"the critic's minimum learning rate {floor:g} (critic_min_learning_rate) exceeds its peak {rate:g}"
     if v.critic_decay_steps is not None and v.critic_decay_steps <= v.warmup_steps:
         yield f"critic_decay_steps={v.critic_decay_steps} must be above warmup_steps={v.warmup_steps}"
 
 
 def check_sampling(v: Values) -> Iterator[str]:
-    """Several responses to a prompt must be able to differ."""
+    """Check that several responses to a prompt can differ."""
     if v.num_return_sequences > 1 and v.top_k == 1:
         yield f"num_return_sequences={v.num_return_sequences} with top_k=1 would give equal responses"
 

@@ -1,1 +1,1 @@
-"""What one process needs of its machine: settings, memory, offload, random state."""
+"""What a process needs from its machine: settings, memory, offloading, random state."""

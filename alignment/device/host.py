@@ -1,8 +1,8 @@
-"""What has to be set in this process before Paddle is imported;
-with ``initialise.py`` and ``meeting.py`` the only reader of the environment.
+"""Settings that must be made in this process before Paddle is imported.
 
-Paddle's CPU wheel brings an old MKL that takes a slow path on AMD processors, and returns large tensors to the
-system so that each use faults them in again. Both cost several times the arithmetic and are cured from here.
+Paddle's CPU wheel contains an old MKL that takes a slow path on AMD processors, and it returns large tensors to the
+system, so that each use causes page faults. Both cost several times the arithmetic and are fixed here. The environment
+is read only here and in ``parallel``.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ _MALLOPT_SETTINGS = ((-4, 0), (-1, 2**31 - 1), (-2, 64 << 20))
 
 
 def prepare_host() -> str:
-    """Set MKL, thread counts and the allocator for Paddle on a CPU; return one line that says what was done.
+    """Configure MKL, thread counts and the allocator for Paddle on a CPU; return one line that says what was done.
 
-    Call it before ``import paddle``. Whatever the user has set in the environment is left alone. One thread is the
-    default because two threads on cores that others use were measured up to 1000 times slower than one; set
-    ``OMP_NUM_THREADS`` where the cores are yours.
+    Call it before ``import paddle``. Variables set by the user are left alone. The default is one thread, because two
+    threads on shared cores were measured to be up to 1000 times slower than one; set ``OMP_NUM_THREADS`` if the cores
+    are yours.
     """
     late = unheeded_settings()
-    # Threads first: asking for the processor imports numpy, whose BLAS reads them too.
+    # Threads first: reading the processor's features imports numpy, whose BLAS reads them too.
     threads = [_default_to_one(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")]
     notes = [_set_mkl_path(_read_cpu_info()), *threads, _keep_freed_memory()]
-    # The messages of Paddle's libraries below errors; they come in every process, by the dozen.
+    # Hide messages of Paddle's libraries below errors, of which every process prints dozens.
     os.environ.setdefault("GLOG_minloglevel", "2")
-    # Paddle says at every import that ccache is absent; nothing is compiled here.
+    # Paddle warns at every import that ccache is missing; nothing is compiled here.
     warnings.filterwarnings("ignore", message="No ccache found")
     if late:
         notes.append(f"paddle was imported before, so {', '.join(late)} have no effect in this process")
@@ -40,9 +40,9 @@ def prepare_host() -> str:
 
 
 def unheeded_settings() -> list[str]:
-    """Return the settings (``NAME=value``) that come too late: Paddle is imported, and the environment lacks them.
+    """Return the settings (``NAME=value``) that are missing although Paddle has already been imported.
 
-    MKL_NUM_THREADS is none of them: without it MKL reads OMP_NUM_THREADS, which Paddle sets to 1 where it is missing.
+    MKL_NUM_THREADS is not among them: without it MKL reads OMP_NUM_THREADS, which Paddle sets to 1 if missing.
     """
     if "paddle" not in sys.modules:
         return []
@@ -51,12 +51,12 @@ def unheeded_settings() -> list[str]:
 
 
 def num_threads() -> int:
-    """Return the threads this process may use: ``OMP_NUM_THREADS``, one when it is not set."""
+    """Return the number of threads this process may use: ``OMP_NUM_THREADS``, default 1."""
     return max(1, int(os.environ.get("OMP_NUM_THREADS", "1").split(",")[0] or 1))
 
 
 def choose_mkl_path(vendor: str, flags: frozenset[str]) -> str | None:
-    """Return the value of MKL_DEBUG_CPU_TYPE for a processor, None where MKL chooses well itself."""
+    """Return the value of MKL_DEBUG_CPU_TYPE for a processor; None if MKL chooses well by itself."""
     if vendor != "AuthenticAMD":
         return None
     if "avx512f" in flags:
@@ -81,7 +81,7 @@ def _default_to_one(name: str) -> str:
 
 
 def _keep_freed_memory() -> str:
-    """Tell glibc to keep freed memory; other C libraries are left alone."""
+    """Tell glibc to keep freed memory; do nothing for other C libraries."""
     if platform.libc_ver()[0] != "glibc":
         return "allocator unchanged (not glibc)"
     libc = ctypes.CDLL(None)
@@ -90,9 +90,9 @@ def _keep_freed_memory() -> str:
 
 
 def _read_cpu_info() -> tuple[str, frozenset[str]]:
-    """Return (vendor, flags) of the first processor, empty where the system does not list them.
+    """Return (vendor, flags) of the first processor, empty if the system does not list them.
 
-    A flag that the processor itself denies is left out: under an emulator the system's list is that of the host.
+    Flags that the processor itself denies are removed: an emulator shows the host's list.
     """
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
@@ -107,7 +107,7 @@ def _read_cpu_info() -> tuple[str, frozenset[str]]:
 
 
 def _denied_flags() -> frozenset[str]:
-    """Return which of avx2 and avx512f the instruction CPUID denies, as numpy has asked it; none where it has not."""
+    """Return which of avx2 and avx512f the processor lacks according to numpy's query of CPUID."""
     for module in ("numpy._core._multiarray_umath", "numpy.core._multiarray_umath"):
         try:
             features: dict[str, bool] = importlib.import_module(module).__cpu_features__

@@ -1,4 +1,4 @@
-"""Memory by phase of a run: what stays and what was needed at most, on the device or, on a CPU, in this process."""
+"""Measure memory by phase of a run, what remains and the peak, on the device or (CPU) in this process."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Protocol
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
-"""What makes Linux forget the peak of the resident memory (proc(5))."""
+"""Resets the peak of the resident memory on Linux (proc(5))."""
 
 
 class Gauge(Protocol):
-    """Where memory is read."""
+    """Reads memory."""
 
     def read(self) -> tuple[int, int]:
-        """Return (bytes now, most bytes since the last ``reset``)."""
+        """Return (bytes now, peak bytes since the last ``reset``)."""
         ...
 
     def reset(self) -> None:
@@ -26,14 +26,14 @@ class Gauge(Protocol):
 
 
 class HostGauge:
-    """Resident memory of this process; zero where the system does not tell."""
+    """Resident memory of this process; zero if the system does not report it."""
 
     def __init__(self) -> None:
         self._floor = 0
-        """A peak that is known to be old, where the kernel cannot reset it."""
+        """A peak from before the last ``reset``, if the kernel cannot reset it."""
 
     def read(self) -> tuple[int, int]:
-        """See ``Gauge``. Where the peak cannot be reset, one below an older one counts as what is used now."""
+        """See ``Gauge``. If the peak cannot be reset, only a new maximum is reported, else the current value."""
         now, peak = _read_status()
         return now, peak if peak > self._floor else now
 
@@ -46,7 +46,7 @@ class HostGauge:
 
 
 class DeviceGauge:
-    """Memory that Paddle has given out on this process's GPU."""
+    """Memory allocated by Paddle on this process's GPU."""
 
     def read(self) -> tuple[int, int]:
         """See ``Gauge``."""
@@ -62,12 +62,12 @@ class DeviceGauge:
 
 
 class MemoryWatch:
-    """Peaks by phase until ``pop``; phases may nest, and the inner peak then counts in both."""
+    """Records peaks by phase until ``pop``; phases may be nested, and an inner peak counts in both."""
 
     def __init__(self, gauge: Gauge) -> None:
         self._gauge = gauge
         self._open: list[int] = []
-        """The peaks so far of the phases that are going on."""
+        """The peaks so far of the open phases."""
         self._found: dict[str, tuple[int, int]] = {}
 
     @classmethod
@@ -77,7 +77,7 @@ class MemoryWatch:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Charge the peak inside to ``name``, also when the body raises."""
+        """Attribute the peak to ``name``, even if the body raises."""
         self._mark()
         self._open.append(self._gauge.read()[0])
         try:
@@ -90,7 +90,7 @@ class MemoryWatch:
             self._found[name] = now, max(peak, self._found.get(name, (0, 0))[1])
 
     def pop(self) -> dict[str, float]:
-        """Return ``memory/NAME_gib`` (the peak) and ``memory/NAME_after_gib`` (what was left behind) and start anew."""
+        """Return and reset ``memory/NAME_gib`` (the peak) and ``memory/NAME_after_gib`` (in use at the end)."""
         metrics = {}
         for name, (now, peak) in self._found.items():
             metrics |= {f"memory/{name}_gib": peak / 2**30, f"memory/{name}_after_gib": now / 2**30}
@@ -98,7 +98,7 @@ class MemoryWatch:
         return metrics
 
     def _mark(self) -> None:
-        """Charge what the gauge saw to the phases that are going on, and start a new peak."""
+        """Add the gauge's peak to the open phases and reset it."""
         peak = self._gauge.read()[1]
         if self._open:
             self._open[-1] = max(self._open[-1], peak)

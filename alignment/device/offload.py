@@ -1,8 +1,7 @@
-"""Tensors that live in host memory while nobody uses them.
+"""Keep tensors in host memory while they are unused.
 
-On a GPU the host copies are pinned and all copies of a move run at once, queued behind the work that uses the tensors.
-On a CPU the same moves run between device tensors and arrays, so that whatever reads a tensor that is away fails there
-too.
+On a GPU the host copies are pinned, and all copies of a move run concurrently, queued behind the work that uses the
+tensors. On a CPU the same moves copy to arrays and back, so that reading an offloaded tensor fails there too.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ import numpy as np
 import paddle
 
 NamedTensors = Callable[[], Iterable[tuple[str, paddle.Tensor]]]
-"""Gives the tensors an owner has at this moment, as ``named_parameters`` of a model does."""
+"""Returns the current tensors of an owner, like ``named_parameters`` of a model."""
 
 
 class Offloaded:
     """The tensors of one owner: in host memory, except inside ``resident``."""
 
     def __init__(self, name: str, named_tensors: NamedTensors) -> None:
-        """``name`` (reference, policy optimizer, ...) appears in messages; the tensors leave the device at once."""
+        """Move the tensors to host memory; ``name`` (reference, policy optimizer, ...) appears in messages."""
         self.name = name
         self._named_tensors = named_tensors
         self._away: list[tuple[paddle.Tensor, Any]] = []
@@ -30,13 +29,13 @@ class Offloaded:
         self._move_out()
 
     def enter(self) -> None:
-        """Bring the tensors back; further users share them."""
+        """Move the tensors back to the device; further users share them."""
         if not self._users:
             self._move_in()
         self._users += 1
 
     def leave(self) -> None:
-        """Undo one ``enter``; with the last user the tensors leave the device."""
+        """Undo one ``enter``; after the last user the tensors are moved to host memory."""
         assert self._users, f"{self.name} was not entered"
         self._users -= 1
         if not self._users:
@@ -52,17 +51,14 @@ class Offloaded:
     def _move_in(self) -> None:
         for tensor, host in self._away:
             _to_device(host)._share_buffer_to(tensor)
-        # The pinned copies may only go when they have been read.
+        # The pinned copies must not be freed before they have been read.
         _finish_copies(tensor for tensor, _ in self._away)
         self._away = []
 
 
 @contextlib.contextmanager
 def resident(*owners: Offloaded | None) -> Iterator[None]:
-    """Have the tensors of ``owners`` on the device inside; None stands for an owner that never leaves.
-
-    May be nested. They leave again in any case, also when the body raises.
-    """
+    """Keep the tensors of ``owners`` on the device in the body; None is an owner that is never offloaded. Nestable."""
     with contextlib.ExitStack() as stack:
         for owner in owners:
             if owner is not None:
@@ -82,6 +78,6 @@ def _to_device(host: Any) -> paddle.Tensor:
 
 
 def _finish_copies(tensors: Iterable[paddle.Tensor]) -> None:
-    """Wait for copies between host and GPU, where there are some."""
+    """Wait for copies between host and GPU, if any."""
     if any(tensor.place.is_gpu_place() for tensor in tensors):
         paddle.device.synchronize()

@@ -1,8 +1,7 @@
-"""The state of every random generator, as JSON values.
+"""Save and restore the state of all random generators as JSON values.
 
-Of Paddle's generators that of the current device is kept. A GPU build has one for each visible GPU, so the others would
-tie a checkpoint to their number; and nothing that a run computes draws from any of them: weights are drawn by NumPy,
-tokens by Philox numbers of their address.
+Of Paddle's generators only that of the current device is saved. A GPU build has one per visible GPU, which would tie a
+checkpoint to their number; and a run uses none of them: weights are drawn by NumPy, tokens by Philox numbers.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: Mapping[str, Any]) -> str | None:
-    """Restore what ``random_state`` returned; return what could not be restored and why, None when all was."""
+    """Restore the result of ``random_state``; return what could not be restored and why, or None."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     name, keys, position, has_gauss, cached = state["numpy"]
@@ -37,8 +36,8 @@ def restore_random_state(state: Mapping[str, Any]) -> str | None:
     device, *saved = state["paddle"][0]
     here = generator.get_state().__getstate__()[0]
     if (device < 0) != (here < 0):
-        return "Paddle's generator goes on from the seed: the checkpoint was written on another kind of device"
-    # As unpickling does: a state that exists already keeps what it has.
+        return "Paddle's generator continues from the seed: the checkpoint was written on another kind of device"
+    # Created as by unpickling: __setstate__ does not change an initialised state.
     restored = core.GeneratorState.__new__(core.GeneratorState)
     restored.__setstate__((here, *saved))
     generator.set_state(restored)
@@ -46,6 +45,6 @@ def restore_random_state(state: Mapping[str, Any]) -> str | None:
 
 
 def _current_generator() -> core.Generator:
-    """Return Paddle's generator of the device that is selected."""
+    """Return Paddle's generator of the current device."""
     place = paddle.framework._current_expected_place_()
     return core.default_cuda_generator(place.get_device_id()) if place.is_gpu_place() else core.default_cpu_generator()

@@ -1,1 +1,1 @@
-"""Proof that a layout gives the numbers of one process: small runs of the real trainers, compared."""
+"""Check that a parallel layout gives the numbers of one process, by comparing small runs of the real trainers."""

@@ -1,4 +1,4 @@
-"""One layout against one process, for all trainers, in one start of the processes."""
+"""Compare a layout with one process for all trainers, starting the processes once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from alignment.trainers.registered import TRAINERS
 
 
 class References:
-    """Trajectories of one process, run once for each amount of work they are compared with."""
+    """Trajectories of one process, run once for each amount of work to compare with."""
 
     def __init__(self, folder: Path, *, timeout: float) -> None:
         self._folder = folder
@@ -44,7 +44,7 @@ def check_layout(
     timeout: float,
     trainers: Sequence[str] = tuple(TRAINERS),
 ) -> dict[str, Difference | UserError]:
-    """Return the difference from one process by trainer, or the error: a refusal, or a ProcessError.
+    """Return, for each trainer, the difference from one process, or the error: a refusal or a ProcessError.
 
     ``folder`` holds the models of ``make_models``.
     """

@@ -1,4 +1,4 @@
-"""Two trajectories, number by number."""
+"""Compare two trajectories number by number."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TOLERANCE = 1e-5
 
 
 class Difference(NamedTuple):
-    """The largest difference of one kind; NaN where the trainer has nothing of the kind."""
+    """The largest differences by kind; NaN if the trainer has nothing of that kind."""
 
     loss: float
     """Absolute, over all updates and losses."""
@@ -27,12 +27,12 @@ class Difference(NamedTuple):
     weight: float
     """Norm of a tensor's difference relative to the norm of the tensor, after the last update."""
     element: float
-    """Largest difference of one number, relative to the largest of its tensor. Where a gradient is as small as its
-    rounding, Adam makes a whole step of it (of about the learning rate), so this is larger and has no limit."""
+    """Largest difference of a number, relative to the largest in its tensor. If a gradient is as small as its rounding
+    error, Adam still makes a whole step (about the learning rate), so this is larger and has no limit."""
     tokens_equal: bool
 
     def passes(self, tolerance: float = TOLERANCE) -> bool:
-        """Return whether losses and weights agree within ``tolerance`` and all sampled tokens are the same."""
+        """Tell whether losses and weights agree within ``tolerance`` and all sampled tokens are the same."""
         return self.tokens_equal and self.loss <= tolerance and self.weight <= tolerance
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -44,24 +45,20 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     },
     "TP2xPP2xDP2": {"tensor_parallel_degree": 2, "pipeline_parallel_degree": 2},
 }
-"""By the name the table shows."""
+"""Name in the table to changed arguments."""
 
 PROCESSES = {"DP2": 2, "TP2xPP2xDP2": 8}
-"""Where data parallelism makes more processes than the degrees multiply to."""
+"""Number of processes of layouts with data parallelism, which exceeds the product of the degrees."""
 
 
 def num_processes(name: str) -> int:
-    """Return how many processes the layout ``name`` has."""
-    changes = LAYOUTS[name]
+    """Return the number of processes of the layout ``name``."""
     degrees = ("tensor_parallel_degree", "pipeline_parallel_degree", "sharding_parallel_degree")
-    product = 1
-    for key in degrees:
-        product *= changes.get(key, 1)
-    return PROCESSES.get(name, product)
+    return PROCESSES.get(name, math.prod(LAYOUTS[name].get(key, 1) for key in degrees))
 
 
 def num_batch_ranks(name: str) -> int:
-    """Return how many of its processes see different rows."""
+    """Return the number of its processes with different rows."""
     changes = LAYOUTS[name]
     return num_processes(name) // (
         changes.get("tensor_parallel_degree", 1) * changes.get("pipeline_parallel_degree", 1)

@@ -26,7 +26,7 @@ SMALL_MODEL = {
     "rms_norm_eps": 1e-5,
 }
 LARGE_STD = 0.2
-"""Spread of the random weights: with a usual 0.02 all log-probs are nearly equal, and differences would not show."""
+"""Standard deviation of the random weights: with the usual 0.02, nearly equal log-probs would hide differences."""
 
 COMMON: dict[str, Any] = {
     "chat_template": "tokenizer",
@@ -56,7 +56,7 @@ LAYOUT_KEYS = (
 
 
 def make_models(folder: Path, shape: Mapping[str, Any] = SMALL_MODEL) -> None:
-    """Write ``actor`` and ``reward`` with random weights of ``shape`` (keys of a config.json) below ``folder``."""
+    """Write ``actor`` and ``reward`` with random weights of ``shape`` (keys of a config.json) to ``folder``."""
     tokenizer = load_tokenizer(TOKENIZER)
     raw = {**shape, "vocab_size": len(tokenizer), "max_position_embeddings": 128}
     raw |= {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
@@ -70,7 +70,7 @@ def make_models(folder: Path, shape: Mapping[str, Any] = SMALL_MODEL) -> None:
 
 
 def write_arguments(folder: Path, trainer: str, output: str, changes: Mapping[str, Any]) -> Path:
-    """Write the JSON of one run below ``folder``, whose models ``make_models`` wrote; return its path."""
+    """Write the JSON file of one run to ``folder``, which has the models of ``make_models``; return its path."""
     arguments = {**COMMON, **TRAINERS[trainer].small_run, **changes, "output_dir": str(folder / output)}
     path = folder / f"{output}.json"
     path.write_text(json.dumps(arguments, indent=1), encoding="utf-8")
@@ -78,7 +78,7 @@ def write_arguments(folder: Path, trainer: str, output: str, changes: Mapping[st
 
 
 def as_one_process(changes: Mapping[str, Any], *, batch_ranks: int, trainer: str) -> dict[str, Any]:
-    """Return the changes that make one process do the work of ``batch_ranks`` that see different rows."""
+    """Return the changes that make one process do the work of ``batch_ranks`` processes with different rows."""
     kept = {key: value for key, value in changes.items() if key not in LAYOUT_KEYS}
     merged = {**COMMON, **TRAINERS[trainer].small_run, **kept}
     kept["gradient_accumulation_steps"] = merged["gradient_accumulation_steps"] * batch_ranks

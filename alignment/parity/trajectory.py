@@ -1,4 +1,4 @@
-"""What a run leaves to be compared: its metrics, what was sampled and measured, and its final weights."""
+"""Run trainers and collect what to compare: metrics, sampled tokens and their measurements, final weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Trajectory:
     """One run of one trainer."""
 
     metrics: list[dict[str, float]]
-    """One record an update."""
+    """One record per update."""
     responses: list[list[np.ndarray]]
     """Token ids of every response, by iteration (on-policy only)."""
     logprobs: list[np.ndarray]
@@ -42,7 +42,7 @@ def run_trainers(jobs: Sequence[tuple[str, Path]], *, world_size: int, timeout: 
 
 
 def train_all(jobs: Sequence[tuple[str, str]]) -> list[list[dict[str, Any]]]:
-    """Run every job in this rank; return what was observed of each iteration."""
+    """Run all jobs in this rank; return the observations of each iteration."""
     return [_train(name, path) for name, path in jobs]
 
 

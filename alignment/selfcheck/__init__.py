@@ -1,1 +1,1 @@
-"""What this machine is tried with before it is trusted: operators, both engines, an update, in child processes."""
+"""Trials of this machine in child processes: operators, both engines, an update."""

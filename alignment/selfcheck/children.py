@@ -1,4 +1,4 @@
-"""Runs trials in a child process; one that ends its process is named, and a new child continues after it."""
+"""Run trials in a child process; a trial that kills it is reported, and a new child continues."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from typing import NamedTuple
 from alignment.telemetry.exit_status import describe_exit
 
 Trials = Iterable[tuple[str, Callable[[], None]]]
-"""(name, what to do); an exception is a failure."""
+"""(name, function); an exception is a failure."""
 
 
 class TrialOutcome(NamedTuple):
-    """What came of a trial."""
+    """The outcome of a trial."""
 
     name: str
     problem: str | None
-    """Why it failed, in words that follow its name; None: it went well."""
+    """Why it failed, in words that follow its name; None: it passed."""
 
 
 def try_in_children(make_trials: Callable[[], Trials], *, start: str, timeout: float) -> list[TrialOutcome]:
-    """Run what ``make_trials()`` yields and return what came of each, in order.
+    """Run the trials that ``make_trials()`` yields and return their outcomes, in order.
 
-    All run in one forked child. One that ends the child, or takes longer than ``timeout`` seconds, is left out in the
-    next child. The call of ``make_trials`` is a trial too, called ``start``: nothing follows when it fails.
+    All run in one forked child. After a trial that kills the child, or takes longer than ``timeout`` seconds, the next
+    child continues with the others. The call of ``make_trials`` is itself a trial, named ``start``; if it fails, no
+    other is run.
     """
     outcomes: list[TrialOutcome] = []
     while True:
@@ -42,11 +43,11 @@ def try_in_children(make_trials: Callable[[], Trials], *, start: str, timeout: f
 
 
 class _Child:
-    """A forked process that runs the trials whose names are not ``done`` and tells of each through a pipe."""
+    """A forked process that runs the trials not in ``done`` and reports each through a pipe."""
 
     def __init__(self, make_trials: Callable[[], Trials], start: str, done: set[str]) -> None:
         self.finished = False
-        """Whether it came to the end of the trials."""
+        """Whether it has run all trials."""
         self._start = start
         self._read, write = os.pipe()
         self._pid = os.fork()
@@ -56,7 +57,7 @@ class _Child:
         os.close(write)
 
     def watch(self, timeout: float) -> Iterator[TrialOutcome]:
-        """Yield what it tells, and at last the trial during which it ended, if any."""
+        """Yield the reported outcomes, and finally the trial during which the child died, if any."""
         running, problem = self._start, None
         try:
             for name, message in self._messages(timeout):
@@ -65,7 +66,7 @@ class _Child:
                     yield TrialOutcome(name, message or None)
                     running = self._start
         except TimeoutError:
-            problem = f"did not end within {timeout:g} s"
+            problem = f"did not finish within {timeout:g} s"
             os.kill(self._pid, signal.SIGKILL)
         os.close(self._read)
         _, status = os.waitpid(self._pid, 0)
@@ -74,7 +75,7 @@ class _Child:
             yield TrialOutcome(running, problem or describe_exit(os.waitstatus_to_exitcode(status)))
 
     def _messages(self, timeout: float) -> Iterator[tuple[str, str | None]]:
-        """Yield (name, None when the trial begins, else why it failed or an empty text); TimeoutError on silence."""
+        """Yield (name, None) when a trial begins and (name, reason or "") when it ends; TimeoutError on silence."""
         rest = b""
         while select.select([self._read], [], [], timeout)[0]:
             received = os.read(self._read, 1 << 16)
@@ -88,7 +89,7 @@ class _Child:
 
 
 def _run_trials(make_trials: Callable[[], Trials], start: str, done: set[str], pipe: int) -> None:
-    """Be the child: tell of every trial before and after it, and exit with 0 at their end."""
+    """In the child: report every trial before and after it, and exit with 0 at the end."""
 
     def tell(name: str, message: str | None) -> None:
         os.write(pipe, (json.dumps([name, message]) + "\n").encode())
@@ -110,5 +111,5 @@ def _run_trials(make_trials: Callable[[], Trials], start: str, done: set[str], p
                 attempt(name, action)
         status = 0
     finally:
-        # Nothing of the parent may be flushed or taken apart a second time.
+        # Skip the parent's exit handlers and buffers.
         os._exit(status)

@@ -1,4 +1,4 @@
-"""The operators of Paddle that the suite calls, each with an answer of numpy's."""
+"""The operators of Paddle that the suite calls, each with numpy's result."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import paddle.nn.functional as F
 
 _DRAW = np.random.default_rng(0)
 X = _DRAW.standard_normal((5, 67)).astype(np.float32)
-"""[5, 67] float32: wider than any vector register, and not a multiple of one."""
+"""[5, 67] float32: wider than any vector register, and not a multiple of its width."""
 POSITIVE = np.abs(X) + np.float32(0.5)
 IDS = np.array([4, 0, 3, 3, 1, 2, 0], np.int64)
 COLUMNS = _DRAW.integers(0, 67, (5, 1))
@@ -96,18 +96,18 @@ OPERATORS: dict[str, tuple[Callable[[paddle.Tensor], object], object]] = {
     "float64 and back": (lambda x: x.astype("float64").astype("float32"), X),
     "cos, sin": (lambda x: x.cos() ** 2 + x.sin() ** 2, np.ones_like(X)),
 }
-"""Name -> (call on a tensor of ``X``, what comes out)."""
+"""Name to (call on a tensor of ``X``, expected result)."""
 
 
 def attention_of_heads() -> None:
-    """Paddle's attention kernel, causal: the first row sees itself only; AssertionError when that is wrong."""
+    """Check Paddle's causal attention, in which the first row attends only to itself; AssertionError if wrong."""
     q = _tensor(_DRAW.standard_normal((1, 9, 2, 16)).astype(np.float32))
     out = F.scaled_dot_product_attention(q, q, q, is_causal=True)
     np.testing.assert_allclose(out[:, 0].numpy(), q[:, 0].numpy(), rtol=1e-5)
 
 
 def gradients() -> None:
-    """The backward pass of a product and a softmax; AssertionError when the gradient is wrong."""
+    """Check the backward pass of a product and a softmax; AssertionError if wrong."""
     x = _tensor(X)
     x.stop_gradient = False
     F.softmax(paddle.matmul(x, _tensor(np.eye(67, dtype=np.float32)))).square().sum().backward()

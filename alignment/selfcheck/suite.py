@@ -1,4 +1,4 @@
-"""The suite's own operators, both engines and an update, on a model of two layers."""
+"""Trials of the suite's operators, both engines and an update on a model of two layers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ KERNELS = "compiled kernels"
 
 
 def all_trials() -> Iterator[tuple[str, Callable[[], None]]]:
-    """Yield (name, call) of everything that the suite computes with on this machine."""
+    """Yield (name, call) of everything that the suite uses on this machine."""
     yield from operator_trials()
     yield "an update with Paddle's operators", partial(update, native=False)
     yield "a reward model", score
@@ -57,7 +57,7 @@ def all_trials() -> Iterator[tuple[str, Callable[[], None]]]:
 
 
 def update(*, native: bool) -> None:
-    """Make one update of a policy of each family; compiled operators, where there are any, against Paddle's."""
+    """Make one update of a policy of each family; with ``native``, compare compiled operators with Paddle's."""
     for family in FAMILIES:
         found = _gradients(family, native=native)
         wanted = _gradients(family, native=False) if native else found
@@ -94,9 +94,9 @@ def score() -> None:
 
 
 def generate(kind: str) -> None:
-    """Answer prompts with the eager engine, or with the fused one whose weights have the type ``kind``, where it can.
+    """Answer prompts with the eager engine, or with the fused engine with weights of type ``kind`` if it can run.
 
-    float32 tokens of the fused engine are those of the eager one.
+    With float32 weights the fused engine must give the tokens of the eager one.
     """
     options = GenerationOptions(max_new_tokens=6, do_sample=False)
     for family in FAMILIES:

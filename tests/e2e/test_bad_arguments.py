@@ -51,7 +51,12 @@ def test_a_wrong_value_is_shown_with_what_is_allowed(key, value, says, sft_argum
     [
         (
             {"per_device_prompt_batch_size": 6, "num_return_sequences": 1},
-            ["= 6 rows a rollout", "= 4 rows an update", "per_device_prompt_batch_size=4", "train_batch_size=3 or 2"],
+            [
+                "= 6 rows per rollout",
+                "= 4 rows per update",
+                "per_device_prompt_batch_size=4",
+                "train_batch_size=3 or 2",
+            ],
         ),
         ({"max_dec_len": 64}, ["max_dec_len=64", "below max_length=64"]),
         ({"max_dec_len": 8, "max_prompt_len": 60}, ["60 + 8 = 68 exceeds max_length=64"]),

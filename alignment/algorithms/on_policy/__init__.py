@@ -1,1 +1,1 @@
-"""Algorithms that learn from their own samples, behind one spec."""
+"""On-policy algorithms, described by one spec."""

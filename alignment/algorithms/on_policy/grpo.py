@@ -1,8 +1,8 @@
-"""GRPO: responses to one prompt are compared with each other, no critic (Shao et al. 2024, DeepSeekMath, section 4.1).
+"""GRPO: compare the responses to a prompt with each other, without a critic (Shao et al. 2024, section 4.1).
 
-Defaults are those of PaddleNLP. Beside the paper: the KL may also be part of the reward (``kl_coeff``), the scale of
-the advantages may be that of the batch or left out, and the losses are means over the tokens, or over the responses, of
-the whole update. Dr. GRPO (Liu et al. 2025, "Understanding R1-Zero-like training") is scale_rewards=none with
+The defaults are those of PaddleNLP. Extensions of the paper: the KL may also be part of the reward (``kl_coeff``);
+advantages may be scaled by the batch or not at all; losses are means over the tokens, or over the responses, of the
+whole update. Dr. GRPO (Liu et al. 2025, "Understanding R1-Zero-like training") is scale_rewards=none with
 policy_loss_reduction=constant.
 """
 
@@ -29,29 +29,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class GRPOHyperparameters(WithoutCritic):
-    """What a user may choose about GRPO."""
+    """Hyperparameters of GRPO."""
 
     kl_coeff: float = argument(0.0, minimum=0)
     """Weight of the KL to the reference in the reward, per nat, before groups are compared."""
     kl_loss_coeff: float = argument(0.001, minimum=0)
-    """Weight of the KL to the reference (k3) in the loss. With kl_coeff=0 too no reference is loaded."""
+    """Weight of the KL to the reference (k3) in the loss. If this and kl_coeff are 0, no reference is loaded."""
     pg_loss_coeff: float = argument(1.0, minimum=0)
     """Weight of the clipped policy loss."""
     clip_range_score: float = argument(10.0, above=0, inert_when=where("kl_loss_coeff", 0))
-    """The KL of a token in the loss is cut to this (PaddleNLP uses the key so; rewards are not cut)."""
+    """Limit of a token's KL in the loss (the key has this meaning in PaddleNLP; rewards are not clipped)."""
     scale_rewards: GroupScale = "group"
-    """Advantages are the distance to the group's mean, divided by the standard deviation of the group or the batch, or
-    not divided (none).
+    """Divide the distance to the group's mean by the standard deviation of the group or of the batch, or do not divide
+    it (none).
     """
     normalize_advantage: bool = False
-    """Then give the advantages of a rollout mean 0 and variance 1 over all tokens."""
+    """Then normalise the advantages of a rollout to mean 0 and variance 1 over all tokens."""
 
 
 def estimate(judged: Judged, *, hyperparameters: GRPOHyperparameters, kl_coeff: float | None = None) -> Estimate:
-    """Compare each response's reward, its share of the KL included, with those of its group; one advantage a response.
+    """Compare each response's reward, including its KL penalty, with those of its group: one advantage per response.
 
-    Rows without a token (their reward failed) are no members of a group, and the only member that is left has
-    nothing to be compared with: its advantage is 0.
+    Rows without tokens (their reward failed) do not belong to a group; the only remaining member of a group has nothing
+    to be compared with, and its advantage is 0.
     """
     mask, ref = judged.mask, judged.ref_logprobs
     kl_coeff = hyperparameters.kl_coeff if kl_coeff is None else kl_coeff
@@ -77,7 +77,7 @@ def policy_loss(
     denominator: float | Tensor,
     entropy: Tensor | None = None,
 ) -> Loss:
-    """Clipped policy loss plus the KL (k3) to the reference, minus the entropy bonus where ``entropy`` is given."""
+    """Return the clipped policy loss plus the KL (k3) to the reference, minus the entropy bonus of ``entropy``."""
     mean = hyperparameters.token_mean(fields["response_mask"], denominator)
     clipped = ppo_policy_loss(
         logprobs,
@@ -99,7 +99,7 @@ def policy_loss(
 
 
 def needs_reference(hyperparameters: GRPOHyperparameters) -> bool:
-    """Return whether the KL to the reference has any weight: without one the reference would only cost memory."""
+    """Tell whether the KL to the reference has any weight; without, the reference would only cost memory."""
     return hyperparameters.kl_coeff > 0 or hyperparameters.kl_loss_coeff > 0
 
 

@@ -1,6 +1,6 @@
-"""What every on-policy algorithm lets a user choose: the KL in the reward, the clipped ratio, the entropy bonus.
+"""Hyperparameters of all on-policy algorithms: the KL in the reward, the clipped ratio, the entropy bonus.
 
-A field is the argument of that name: the trainer's parser adds the dataclass of the algorithm that a run has.
+Each field is the argument of that name: the trainer's parser adds the dataclass of the chosen algorithm.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ _BOTH_CLIPS = Case(_has_both_clips, "clip_range_ratio_low and clip_range_ratio_h
 
 @dataclass(frozen=True, kw_only=True)
 class OnPolicyHyperparameters:
-    """What the loop and the clipped policy loss read; an algorithm may give a field another default."""
+    """Hyperparameters of the loop and the clipped policy loss; an algorithm may change defaults."""
 
     kl_coeff: float = argument(0.02, minimum=0)
-    """Weight of the KL to the reference in the reward, per nat; the start value when kl_target is given."""
+    """Weight of the KL to the reference in the reward, per nat; the initial value if kl_target is given."""
     kl_estimator: KLKind = argument("k1", inert_when=where("kl_coeff", 0))
     """Estimate of the KL in the reward: k1 log ratio, k2 half its square, k3 ratio - 1 - log ratio."""
     kl_target: float | None = argument(None, above=0, inert_when=where("kl_coeff", 0, why="kl_coeff is 0 and stays 0"))
-    """KL per response, in nats, that kl_coeff is adapted to; null: kl_coeff stays."""
+    """KL per response, in nats, to which kl_coeff adapts; null: kl_coeff stays fixed."""
     kl_horizon: float = argument(
         10000.0, above=0, inert_when=where("kl_target", None, why="kl_target is not given: kl_coeff stays")
     )
-    """Responses over which kl_coeff adapts."""
+    """Number of responses over which kl_coeff adapts."""
     clip_range_ratio: float = argument(0.2, above=0, inert_when=_BOTH_CLIPS)
-    """The ratio of new to old probability counts inside 1 - it and 1 + it."""
+    """The ratio of new to old probability is clipped to 1 - this and 1 + this."""
     clip_range_ratio_low: float | None = argument(None, above=0, below=1)
-    """Lower half of that range; null: clip_range_ratio."""
+    """The lower limit is 1 - this; null: clip_range_ratio."""
     clip_range_ratio_high: float | None = argument(None, above=0)
-    """Upper half of that range; null: clip_range_ratio."""
+    """The upper limit is 1 + this; null: clip_range_ratio."""
     dual_clip: float | None = argument(None, above=1)
-    """Largest loss at a negative advantage, as a multiple of it; null: off."""
+    """Largest loss for a negative advantage, as a multiple of its size; null: no limit."""
     policy_loss_reduction: Reduction = "token"
-    """Mean over all tokens (token), or first over each response and then over responses (sequence); constant: the sum
-    of each response divided by loss_length, and then the mean over responses, as in Dr. GRPO.
+    """token: mean over all tokens; sequence: mean over the tokens of each response, then over responses; constant: sum
+    over each response divided by loss_length, then mean over responses, as in Dr. GRPO.
     """
     loss_length: int | None = argument(None, minimum=1, inert_when=unless("policy_loss_reduction", "constant"))
-    """Tokens that policy_loss_reduction=constant divides by; null: the longest that a response may be."""
+    """Number of tokens that policy_loss_reduction=constant divides by; null: the maximum response length."""
     entropy_coeff: float = argument(0.0, minimum=0)
     """Weight of the policy's entropy as a bonus."""
 
@@ -62,16 +62,16 @@ class OnPolicyHyperparameters:
 
     @property
     def ratio_clip(self) -> RatioClip:
-        """The range in which the ratio counts."""
+        """The clip range of the ratio."""
         low, high, either = self.clip_range_ratio_low, self.clip_range_ratio_high, self.clip_range_ratio
         return RatioClip(either if low is None else low, either if high is None else high, self.dual_clip)
 
 
 @dataclass(frozen=True, kw_only=True)
 class WithoutCritic(OnPolicyHyperparameters):
-    """Keys about the critic that PaddleNLP's files of algorithms without one hold."""
+    """Keys about the critic that PaddleNLP's files also contain for algorithms without one."""
 
     per_device_value_batch_size: int = inert(-1, "this algorithm has no critic", minimum=-1, excluded=(0,))
-    """Rows of one forward pass of the critic."""
+    """Rows per forward pass of the critic."""
     clip_range_value: float = inert(5.0, "this algorithm has no critic", above=0)
-    """New values are cut to plus or minus this around the old ones."""
+    """New values are clipped to within this distance of the old ones."""

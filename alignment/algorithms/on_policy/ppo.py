@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class PPOHyperparameters(OnPolicyHyperparameters):
-    """What a user may choose about PPO; the defaults are those of the PaddleNLP suite."""
+    """Hyperparameters of PPO; the defaults are those of the PaddleNLP suite."""
 
     gamma: float = argument(1.0, minimum=0, maximum=1)
     """Discount of later rewards, per token."""
     gae_lambda: float = argument(0.95, minimum=0, maximum=1)
     """Weight of later steps in the advantage (0: one step, 1: all)."""
     normalize_advantage: bool = False
-    """Give the advantages of a rollout mean 0 and variance 1 (2025 versions: often true)."""
+    """Normalise the advantages of a rollout to mean 0 and variance 1 (2025 versions: often true)."""
     clip_range_score: float = argument(50.0, above=0)
-    """Rewards are cut to plus or minus this (2025 versions: 10)."""
+    """Rewards are clipped to plus or minus this (2025 versions: 10)."""
     clip_placement: ClipPlacement = "score"
-    """What is cut: the score alone, or each token's reward with its KL."""
+    """What is clipped: the score alone, or each token's reward including its KL."""
     clip_range_value: float = argument(5.0, above=0)
-    """New values are cut to plus or minus this around the old ones."""
+    """New values are clipped to within this distance of the old ones."""
     kl_loss_coeff: float = inert(0.0, "ppo puts the KL into the reward: give kl_coeff")
     """Weight of a KL loss (grpo)."""
     pg_loss_coeff: float = inert(1.0, "ppo has one policy loss, of weight 1: scale learning_rate")
@@ -44,7 +44,7 @@ class PPOHyperparameters(OnPolicyHyperparameters):
 
 
 def estimate(judged: Judged, *, hyperparameters: PPOHyperparameters, kl_coeff: float | None = None) -> Estimate:
-    """Shape rewards, then GAE; returns are taken before the advantages are whitened."""
+    """Shape rewards, then apply GAE; returns are computed before the advantages are whitened."""
     assert judged.ref_logprobs is not None and judged.values is not None
     kl = kl_estimate(judged.old_logprobs, judged.ref_logprobs, kind=hyperparameters.kl_estimator)
     kl_coeff = hyperparameters.kl_coeff if kl_coeff is None else kl_coeff
@@ -76,9 +76,9 @@ def policy_loss(
     denominator: float | Tensor,
     entropy: Tensor | None = None,
 ) -> Loss:
-    """Clipped policy loss, minus the entropy bonus where ``entropy`` [n, R] is given.
+    """Return the clipped policy loss, minus the entropy bonus if ``entropy`` [n, R] is given.
 
-    Where ``fields`` has ``importance_weights`` they multiply the clipped loss, not the bonus.
+    ``importance_weights`` in ``fields``, if any, multiply the clipped loss but not the bonus.
     """
     mean = hyperparameters.token_mean(fields["response_mask"], denominator)
     loss = ppo_policy_loss(
@@ -99,7 +99,7 @@ def policy_loss(
 def value_loss(
     values: Tensor, fields: Mapping[str, Tensor], *, hyperparameters: PPOHyperparameters, denominator: float | Tensor
 ) -> Loss:
-    """Clipped value loss."""
+    """Return the clipped value loss."""
     return clipped_value_loss(
         values,
         fields["values"],
@@ -114,7 +114,7 @@ PPO = OnPolicyAlgorithm(
     title="PPO",
     hyperparameters=PPOHyperparameters,
     needs_critic=True,
-    # Without a penalty too: the KL that is reported says how far the policy has gone.
+    # Even without a penalty, the KL is reported to show how far the policy has moved.
     needs_reference=always,
     min_group_size=1,
     estimate=estimate,

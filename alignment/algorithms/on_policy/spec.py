@@ -1,6 +1,6 @@
-"""What a run needs to know of an algorithm; it never asks for its name.
+"""What a run needs to know about an on-policy algorithm, without comparing names.
 
-To add one: a file like ``ppo.py``, one line in ``registered.py`` and a JSON.
+To add one, write a file like ``ppo.py``, a line in ``registered.py`` and a JSON file.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 class Judged(NamedTuple):
-    """Everything measured on N sampled responses of at most R tokens; masked positions may hold anything."""
+    """Everything measured on N sampled responses of at most R tokens; masked positions may hold any values."""
 
     scores: Tensor
-    """[N], one reward a response."""
+    """[N], one reward per response."""
     old_logprobs: Tensor
     """[N, R], of the policy before the update."""
     mask: Tensor
@@ -33,30 +33,30 @@ class Judged(NamedTuple):
     group_ids: Tensor
     """[N] int64, equal for samples of one prompt."""
     ref_logprobs: Tensor | None = None
-    """[N, R], of the frozen reference (when ``needs_reference``)."""
+    """[N, R], of the frozen reference (if ``needs_reference``)."""
     values: Tensor | None = None
-    """[N, R], of the critic before the update (when ``needs_critic``)."""
+    """[N, R], of the critic before the update (if ``needs_critic``)."""
 
 
 class Estimate(NamedTuple):
-    """What an algorithm makes of ``Judged``; all [N, R] and zero under the mask."""
+    """The result of an algorithm for ``Judged``; tensors are [N, R] and zero under the mask."""
 
     advantages: Tensor
     returns: Tensor | None
     """None without a critic."""
     rewards: Tensor
-    """Score and KL penalty by token."""
+    """Score and KL penalty per token."""
     kl_rewards: Tensor | None = None
-    """The KL penalty's part of them, before any clip (None: the reward has no such part)."""
+    """The KL penalty alone, before clipping (None: there is none)."""
     metrics: Mapping[str, Metric] = MappingProxyType({})
-    """The algorithm's own numbers about the rollout."""
+    """The algorithm's own metrics of the rollout."""
 
 
 class EstimateFunction(Protocol):
     """Turns measurements of a whole rollout into advantages."""
 
     def __call__(self, judged: Judged, *, hyperparameters: Any, kl_coeff: float | None = None) -> Estimate:
-        """``judged`` holds the rows of all ranks; ``kl_coeff`` overrides the hyperparameter (adaptive control)."""
+        """``judged`` has the rows of all ranks; ``kl_coeff`` overrides the hyperparameter (adaptive control)."""
         ...
 
 
@@ -74,9 +74,9 @@ class PolicyLossFunction(Protocol):
     ) -> Loss:
         """``logprobs`` and ``entropy`` [n, R] are the current policy's, with gradients.
 
-        ``fields``, all [n, R]: ``old_logprobs``, ``advantages``, ``response_mask``; when ``needs_reference``,
-        ``ref_logprobs``; when the run corrects for the engine's sampling, ``importance_weights``, by which the loss of
-        each token is to be multiplied.
+        ``fields``, all [n, R]: ``old_logprobs``, ``advantages``, ``response_mask``; if ``needs_reference``,
+        ``ref_logprobs``; if the run corrects for the engine's sampling, ``importance_weights``, factors of each token's
+        loss.
         """
         ...
 
@@ -105,26 +105,26 @@ def count_by_reduction(mask: np.ndarray, *, hyperparameters: OnPolicyHyperparame
 
 
 def always(hyperparameters: Any) -> bool:
-    """Return True: a ``needs_reference`` whatever the hyperparameters."""
+    """Return True, as a ``needs_reference`` for any hyperparameters."""
     return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnPolicyAlgorithm:
-    """An algorithm that learns from its own samples."""
+    """An algorithm that trains on its own samples."""
 
     name: str
     """Value of ``rl_algorithm``."""
     title: str
-    """Its name in lines for people."""
+    """Its name in logs and tables."""
     hyperparameters: type[OnPolicyHyperparameters]
-    """A frozen dataclass, whose fields are the arguments; an instance is handed to each function below."""
+    """A frozen dataclass whose fields are the arguments; an instance is passed to each function below."""
     needs_critic: bool
     """Whether a critic is loaded, trained, saved and planned for."""
     needs_reference: Callable[[Any], bool]
-    """Hyperparameters to whether the frozen reference is loaded: it takes a model's memory and a forward pass."""
+    """Whether these hyperparameters need the frozen reference, which costs a model's memory and a forward pass."""
     min_group_size: int
-    """How many samples of each prompt the estimate needs."""
+    """Number of samples per prompt that the estimate needs."""
     estimate: EstimateFunction
     policy_loss: PolicyLossFunction
     value_loss: ValueLossFunction | None = None

@@ -1,1 +1,1 @@
-"""Losses of a policy on pairs of answers, from the log-probs of whole answers."""
+"""Preference losses of a policy, on the log-probs of whole answers."""

@@ -1,4 +1,4 @@
-"""Answers of a pair side by side: what all losses on log-probs of answers share. Legend: n pairs."""
+"""What all preference losses share: the two sides of pairs, and their metrics. Legend: n pairs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from alignment.metrics import Metric
 
 
 class PairCounts(NamedTuple):
-    """What all micro-batches of an update hold together: the denominators of their losses."""
+    """Totals over all micro-batches of an update: the denominators of losses."""
 
     pairs: int
     chosen_tokens: int
@@ -18,26 +18,26 @@ class PairCounts(NamedTuple):
 
 
 class Sides(NamedTuple):
-    """One number for each answer, [n] each."""
+    """One number per answer, [n] each."""
 
     chosen: Tensor
     rejected: Tensor
 
 
 def by_side(rows: Tensor) -> Sides:
-    """Return the halves of ``rows`` [2n], which holds all preferred answers first."""
+    """Split ``rows`` [2n], which has all preferred answers first."""
     num_pairs = rows.shape[0] // 2
     return Sides(rows[:num_pairs], rows[num_pairs:])
 
 
 def side_metrics(prefix: str, rows: Tensor, *, pairs: int) -> dict[str, Metric]:
-    """Return the means over pairs of both sides of ``rows`` [2n] as ``PREFIX/chosen`` and ``PREFIX/rejected``."""
+    """Return ``PREFIX/chosen`` and ``PREFIX/rejected``, the means over pairs of both sides of ``rows`` [2n]."""
     sides = by_side(rows.detach())
     return {f"{prefix}/{name}": Metric(side.sum() / pairs) for name, side in zip(sides._fields, sides, strict=True)}
 
 
 def reward_metrics(rewards: Tensor, *, pairs: int) -> dict[str, Metric]:
-    """Return means of implicit ``rewards`` [2n], how often the preferred answer has more (a tie is wrong), the gap."""
+    """Return means of implicit ``rewards`` [2n], accuracy (a tie is wrong) and mean margin."""
     chosen, rejected = by_side(rewards.detach())
     return {
         **side_metrics("rewards", rewards, pairs=pairs),

@@ -1,4 +1,4 @@
-"""Direct preference optimization (Rafailov et al. 2023), with smoothed labels (cDPO) and as IPO (Azar et al. 2023)."""
+"""Direct preference optimization (Rafailov et al. 2023), with label smoothing (cDPO), and IPO (Azar et al. 2023)."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from alignment.records import Loss
 
 @dataclass(frozen=True, kw_only=True)
 class DPOHyperparameters:
-    """What a user may choose about the loss of DPO."""
+    """Hyperparameters of DPO."""
 
     beta: float = argument(0.1, above=0)
-    """Scale of the implicit rewards: the larger, the closer to the reference model the policy stays."""
+    """Scale of the implicit rewards; a larger value keeps the policy closer to the reference model."""
     loss_type: Literal["sigmoid", "ipo"] = "sigmoid"
     """sigmoid: the loss of DPO; ipo: the squared distance of the gap from 1 / (2 beta)."""
     label_smoothing: float = argument(0.0, minimum=0, below=0.5, inert_when=unless("loss_type", "sigmoid"))
-    """Share of pairs whose labels are taken to be wrong (cDPO)."""
+    """Share of pairs whose labels are assumed to be wrong (cDPO)."""
     average_logps: bool = False
-    """Compare log-probs a token instead of those of whole answers (ipo and sigmoid_norm of TRL do)."""
+    """Compare log-probs per token instead of those of whole answers (as TRL's ipo and sigmoid_norm do)."""
     reference_free: bool = False
-    """Compare with a uniform reference instead of a reference model, which is not loaded."""
+    """Compare with a uniform reference; no reference model is loaded."""
     pref_loss_ratio: float = argument(1.0, minimum=0)
     """Weight of the preference loss."""
     sft_loss_ratio: float = argument(0.0, minimum=0)
-    """Weight of the cross-entropy of the preferred answers, a mean over tokens; it keeps them from becoming rarer."""
+    """Weight of the cross-entropy of the preferred answers (a mean over tokens), which keeps them likely."""
 
     normalize_logps: bool = refused(False, "average_logps=true divides by the length of each answer")
     """Scale log-probs by lengths as PaddleNLP does."""
     offset_alpha: float = refused(0.0, "scores of answers are not read")
     """Weight of score differences in the gap."""
-    ref_model_update_steps: int = refused(-1, "the reference stays what it is; ref_model_name_or_path names it")
+    ref_model_update_steps: int = refused(-1, "the reference stays fixed; ref_model_name_or_path names it")
     """Updates between copies of the policy to the reference."""
     ignore_eos_token: bool = refused(False, "the end token is part of the answer")
     """Leave the end token out of the loss."""
@@ -60,21 +60,21 @@ def _ipo(gap: Tensor, hyperparameters: DPOHyperparameters) -> Tensor:
 
 
 LOSSES: dict[str, Callable[[Tensor, DPOHyperparameters], Tensor]] = {"sigmoid": _sigmoid, "ipo": _ipo}
-"""``loss_type`` to the loss [n] of the gaps [n]: how much more than the reference the policy prefers the chosen."""
+"""``loss_type`` to the loss [n] of the gaps [n] (gain over the reference of the chosen minus the rejected answer)."""
 
 
 def needs_reference(hyperparameters: DPOHyperparameters) -> bool:
-    """Return whether the loss reads the reference's log-probs."""
+    """Tell whether the loss reads the reference's log-probs."""
     return not hyperparameters.reference_free
 
 
 def dpo_loss(
     logps: Tensor, *, fields: Mapping[str, Tensor], hyperparameters: DPOHyperparameters, denominator: PairCounts
 ) -> Loss:
-    """Return the loss on ``logps`` [2n], the log-prob of each answer as a whole, all preferred answers first.
+    """Return the loss on ``logps`` [2n], the log-probs of whole answers, preferred ones first.
 
-    ``fields``: ``reference`` [2n], the same of the reference model (not read with ``reference_free``), and
-    ``response_mask`` [2n, R]. Metrics: ``dpo/loss``, ``dpo/sft_loss`` where it has a weight, ``rewards/`` (beta times
+    ``fields``: ``reference`` [2n], those of the reference model (not read with ``reference_free``), and
+    ``response_mask`` [2n, R]. Metrics: ``dpo/loss``, ``dpo/sft_loss`` (if it has a weight), ``rewards/`` (beta times
     the gain over the reference) and ``logps/``.
     """
     reference = paddle.zeros_like(logps) if hyperparameters.reference_free else fields["reference"]

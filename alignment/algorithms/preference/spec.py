@@ -1,6 +1,6 @@
-"""What a run needs to know of a loss on preferred and rejected answers; it never asks for its name.
+"""What a run needs to know about a preference loss, without comparing names.
 
-To add one: a file like ``dpo.py``, one row in ``trainers.registered`` and a JSON.
+To add one, write a file like ``dpo.py``, an entry in ``trainers.registered`` and a JSON file.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ class PreferenceLossFunction(Protocol):
     def __call__(
         self, logps: Tensor, *, fields: Mapping[str, Tensor], hyperparameters: Any, denominator: PairCounts
     ) -> Loss:
-        """``logps`` [2n], with gradients, are the log-probs of whole answers, all preferred ones first.
+        """``logps`` [2n], with gradients, are the log-probs of whole answers, preferred ones first.
 
-        ``fields``: ``response_mask`` [2n, R]; where the reference is needed, ``reference`` [2n], the same of it.
+        ``fields``: ``response_mask`` [2n, R], and ``reference`` [2n], the reference's log-probs, if it is needed.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreferenceAlgorithm:
-    """An algorithm that learns from pairs of answers."""
+    """An algorithm that trains on pairs of answers."""
 
     hyperparameters: type
-    """A frozen dataclass, whose fields are the arguments; the loss gets an instance."""
+    """A frozen dataclass whose fields are the arguments; the loss gets an instance."""
     loss: PreferenceLossFunction
     """Its metrics are ``NAME/loss`` and those of ``answers``."""
     needs_reference: Callable[[Any], bool] | None = None
-    """Hyperparameters to whether the reference is loaded. None: never, and there are no arguments about one."""
+    """Whether these hyperparameters need the reference. None: never, and there are no arguments about it."""

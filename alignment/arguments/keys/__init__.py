@@ -1,1 +1,1 @@
-"""Groups of arguments that several trainers share: one dataclass each, one field a key."""
+"""Argument groups shared by several trainers: one dataclass each, one field per key."""

@@ -1,4 +1,4 @@
-"""Arguments of raw rows: which columns hold what, for datasets that read files of any layout (jsonl)."""
+"""Arguments that name the columns of raw rows, for datasets that read files of any layout (jsonl)."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from alignment.fields import argument
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnArguments:
-    """Names of columns; without them the layout of each row is recognised. A dataset of a list may say its own."""
+    """Names of columns; without them the layout of each row is recognised. Each dataset in a list may have its own."""
 
     input_key: str | None = argument(None, aliases=("prompt_key",))
     """Column of the prompt: text, or messages."""
     output_key: str | None = argument(None, aliases=("response_key", "answer_key"))
     """Column of the answer."""
     label_key: str | None = None
-    """Column of the reference answer of a prompt; beside output_key: whether the answer is wanted (true, false)."""
+    """Column of the reference answer of a prompt; together with output_key: whether the answer is desirable."""
     chosen_key: str | None = None
     """Column of the better answer, or of the conversation that ends with it."""
     rejected_key: str | None = None
     """Column of the worse answer, or of the conversation that ends with it."""
     chosen_score_key: str | None = None
-    """Column of the score of the chosen answer: the higher score is better, equal scores are a tie."""
+    """Column of the chosen answer's score: the higher score is better, equal scores are a tie."""
     rejected_score_key: str | None = None
-    """Column of the score of the rejected answer."""
+    """Column of the rejected answer's score."""
     messages_key: str | None = None
     """Column of whole conversations."""
     system_key: str | None = None
@@ -33,10 +33,10 @@ class ColumnArguments:
     tools_key: str | None = None
     """Column of the tools that the assistant may call."""
     layout: str | None = None
-    """Name of the layout of the rows, where their columns fit several; the message that asks for it names them."""
+    """Name of the layout, needed if the columns fit several; the error message lists them."""
     ignored_columns: tuple[str, ...] = argument((), separator=r"\s*,\s*")
-    """Columns to leave out, separated by commas."""
+    """Columns to ignore, separated by commas."""
     train_split: str | None = None
-    """Split that train_datasets and ptx_datasets read of a folder or hub dataset with several; null: train."""
+    """Split of train_datasets and ptx_datasets to read, if a folder or hub dataset has several; null: train."""
     eval_split: str | None = argument(None, inert_when=NO_EVALUATION)
-    """Split that eval_datasets read; null: validation, or test where there is none."""
+    """Split of eval_datasets to read; null: validation, or test if there is none."""

@@ -1,4 +1,4 @@
-"""Keys of PaddleNLP files that cannot change anything here, or are refused with the way out."""
+"""Keys of PaddleNLP's files that have no effect here, or are refused with advice."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TIMED = "the seconds of each stage are always measured"
 _SAME_EVAL = "evaluation computes as training does"
 _IN_PLACE = "give name:proportion:path in the dataset"
 
-# One line a key: name, type, the value that is honoured, meaning, reason.
+# One line per key: name, type, the accepted value, meaning, reason.
 # fmt: off
 _REFUSED = (
     ("fp16", bool, False, "Compute in float16.", "float16 needs loss scaling, which is not built; use bf16"),
@@ -34,11 +34,11 @@ _REFUSED = (
      "it would train random weights instead of the model named"),
     ("optim", str, "adamw", "Optimizer.", "adamw is the only optimizer built"),
     ("no_cuda", bool, False, "Run on the CPU.", "write device=cpu"),
-    ("ignore_data_skip", bool, False, "Start the data anew on resume.",
-     "resuming continues with the next row, so that it equals the unbroken run"),
+    ("ignore_data_skip", bool, False, "Start the data again on resume.",
+     "resuming continues with the next row, so that it equals the uninterrupted run"),
     ("skip_data_intervals", str | None, None, "Updates to skip.", "leave the rows out of the dataset"),
     ("ignore_load_lr_and_optim", bool, False, "Resume without optimizer.",
-     "resuming restores everything; to start anew give the model path"),
+     "resuming restores everything; to start again give the model path"),
     ("early_stopping", bool, False, "Stop when the metric no longer improves.",
      "it is not built; load_best_model_at_end keeps the best weights"),
     ("use_ema", bool, False, "Roll out with averaged weights.", _NO_EMA),
@@ -54,8 +54,8 @@ _REFUSED = (
     ("lora", bool, False, "Train low-rank adapters.", _NO_ADAPTERS),
     ("lora_path", str | None, None, "Folder of an adapter to continue from.", _NO_ADAPTERS),
     ("prefix_tuning", bool, False, "Train a prefix.", _NO_ADAPTERS),
-    ("dynamic_sampling", bool, False, "Sample prompts again whose rewards are all equal.", _NO_DYNAMIC_SAMPLING),
-    ("enable_overlong_reward_buffer", bool, False, "Lower the reward of responses that are nearly too long.",
+    ("dynamic_sampling", bool, False, "Resample prompts whose rewards are all equal.", _NO_DYNAMIC_SAMPLING),
+    ("enable_overlong_reward_buffer", bool, False, "Reduce the reward of responses that are almost too long.",
      "shape the reward in a reward_function"),
     ("quant_type", str | None, None, "Quantisation of the rollout's weights.", _NO_QUANT),
     ("rollout_quant_type", str | None, None, "Quantisation of the rollout's weights.", _NO_QUANT),
@@ -75,8 +75,8 @@ _INERT = (
     ("max_gen_batches", int, 2, "Rollouts that dynamic sampling may take.", _NO_DYNAMIC_SAMPLING),
     ("global_gen_batch_size", int, -1, "Prompts of one rollout of dynamic sampling, over all processes.",
      _NO_DYNAMIC_SAMPLING),
-    ("balance_batch", bool, False, "Spread long rows evenly over the processes.",
-     "losses are divided by counts over all processes, so no number depends on it"),
+    ("balance_batch", bool, False, "Distribute long rows evenly over the processes.",
+     "losses are divided by counts over all processes, so results do not depend on it"),
     ("use_remove_padding", bool, True, "Compute real tokens only.", "padding is never computed"),
     ("use_fused_rope", bool, False, "Fuse rotary positions.", _KERNEL),
     ("use_fused_linear", bool, False, "Fuse matrix product and bias.", _KERNEL),
@@ -166,7 +166,7 @@ CompatibilityArguments: type = dataclasses.make_dataclass(
     "CompatibilityArguments",
     [(name, hint, refused(value, why, meaning=meaning)) for name, hint, value, meaning, why in _REFUSED]
     + [(name, hint, inert(value, why, meaning=meaning)) for name, hint, value, meaning, why in _INERT],
-    namespace={"__doc__": "Keys without an effect of their own; each says why when it is given."},
+    namespace={"__doc__": "Keys without effect; a run that is given one says why."},
     frozen=True,
     kw_only=True,
 )

@@ -1,4 +1,4 @@
-"""Arguments of the critic; where a key of its training is not given the policy's own value holds, as in PaddleNLP."""
+"""Arguments of the critic; as in PaddleNLP, its training keys default to those of the policy."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ _NO_RECOMPUTE = Case(_keeps_activations, "the critic does not recompute")
 
 @dataclass(frozen=True, kw_only=True)
 class CriticArguments:
-    """Where the critic comes from and how it is updated."""
+    """The critic's starting model and how it is updated."""
 
     reward_critic_model_name_or_path: str | None = argument(None, path="model", aliases=("critic_model_name_or_path",))
     """Folder or hub name of the model the critic starts from; null: the reward model."""
     per_device_value_batch_size: int = argument(-1, minimum=-1, excluded=(0,))
-    """Rows of one forward pass of the critic; -1: per_device_train_batch_size."""
+    """Rows per forward pass of the critic; -1: per_device_train_batch_size."""
     critic_learning_rate: float | None = argument(None, minimum=0)
-    """Largest learning rate; null: learning_rate."""
+    """Peak learning rate; null: learning_rate."""
     critic_min_learning_rate: float | None = argument(None, minimum=0, inert_when=_NO_DECAY)
     """Learning rate at the end of the decay; null: min_learning_rate."""
     critic_lr_scheduler_type: SchedulerType | None = None
-    """Shape of the learning rate; null: lr_scheduler_type."""
+    """Learning rate schedule; null: lr_scheduler_type."""
     critic_warmup_ratio: float | None = argument(None, minimum=0, maximum=1, inert_when=_NO_WARMUP)
     """Share of all updates in which the learning rate rises from 0; null: warmup_ratio."""
     critic_decay_steps: int | None = argument(None, minimum=1, inert_when=_NO_DECAY)

@@ -14,19 +14,19 @@ class DataArguments:
     """How rows become token ids."""
 
     max_length: int = argument(2048, minimum=2, aliases=("max_seq_len", "max_seq_length"))
-    """Tokens of prompt and response together."""
+    """Maximum tokens of prompt and response together."""
     max_prompt_len: int | None = argument(None, minimum=1, aliases=("max_src_len", "src_length"))
-    """Tokens of a prompt; null: max_length less max_dec_len (or less 1)."""
+    """Maximum tokens of a prompt; null: max_length minus max_dec_len (or minus 1)."""
     on_overlong: Literal["drop", "left", "right", "error"] = "drop"
-    """A row longer than the limit: drop it, cut it on the left or right, or stop. The ledger counts each case."""
+    """What to do with rows over the limit: drop, truncate left or right, or stop. The ledger counts them."""
     on_bad_row: Literal["drop", "error"] = "drop"
-    """An empty text, or an identical or tied pair: drop and count it, or stop. Wrong columns always stop."""
+    """What to do with empty texts and identical or tied pairs: drop and count, or stop. Wrong columns always stop."""
     chat_template: Literal["none", "tokenizer"] = "none"
     """none: BEGINNING OF CONVERSATION: USER: ... ASSISTANT:; tokenizer: the tokenizer's own chat template."""
     input_template: str | None = None
-    """What stands around each text of the user, such as "User: {}\\nAssistant: ", in place of chat_template=none."""
+    """Text around each user text, such as "User: {}\\nAssistant: ", instead of that of chat_template=none."""
     tokenizer_chat_template: str | None = argument(None, path="template")
-    """A Jinja file, or Jinja text, in place of the tokenizer's chat template; it is used and saved with the model."""
+    """A Jinja file, or Jinja text, that replaces the tokenizer's chat template and is saved with the model."""
     dataset_modules: tuple[str, ...] = argument((), path="module", separator=r"\s*,\s*")
     """Python modules or .py files, separated by commas, imported first so that they register their datasets."""
     eval_split_ratio: float | None = argument(
@@ -34,13 +34,13 @@ class DataArguments:
     )
     """Share of the training rows held out for evaluation."""
     dataloader_shuffle: bool = True
-    """Draw the order of the training rows anew for every epoch, by data_seed; false: the order of the datasets."""
+    """Shuffle the training rows for every epoch, by data_seed; false: keep the order of the datasets."""
     dataloader_drop_last: bool = False
-    """Leave out the last batch of an epoch when it is not full."""
+    """Drop the last batch of an epoch if it is not full."""
     dataloader_num_workers: int | None = argument(None, minimum=0, maximum=256)
-    """Processes that encode rows at the start, where there are 20,000 or more; null: one a processor core, 0: none."""
+    """Processes that encode rows at the start, if there are 20,000 or more; null: one per processor core, 0: none."""
     encoded_cache_dir: str | None = argument(None, path="output")
-    """Where such encoded rows are kept for the next start; null: encoded_rows in output_dir."""
+    """Folder in which such encoded rows are cached; null: encoded_rows in output_dir."""
 
     @property
     def template(self) -> str:

@@ -1,4 +1,4 @@
-"""The group of arguments that every trainer on a dataset has."""
+"""Arguments of all offline trainers."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ class OfflineArguments:
     eval_datasets: str | None = argument(None, path="datasets", inert_when=NO_EVALUATION)
     """Rows to evaluate on."""
     model_name_or_path: str | None = argument(None, path="model")
-    """Folder or hub name of the model to start from (usually the SFT model, where it is not SFT itself)."""
+    """Folder or hub name of the model to start from (except for SFT itself, usually the SFT model)."""
     model_config_name_or_path: str | None = argument(None, path="model")
     """config.json, or its folder, of a model to start from random weights (tests, demo)."""

@@ -1,4 +1,4 @@
-"""Arguments of the parallel layout and of memory, and what one process can honour of them."""
+"""Arguments of the parallel layout and of offloading."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ _NO_TENSOR_AXIS = Case(_has_no_tensor_parallelism, "tensor_parallel_degree is 1"
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelArguments:
-    """How the work is spread over processes, and what leaves the device when it is not needed."""
+    """How the work is distributed over processes, and what is offloaded while unused."""
 
     tensor_parallel_degree: int = argument(-1, minimum=-1, inert_when=_ONE)
     """Processes that share each layer; -1, 0 or 1: off."""
     pipeline_parallel_degree: int = argument(-1, minimum=-1, inert_when=_ONE)
     """Processes that each hold some of the layers; -1, 0 or 1: off."""
     sharding_parallel_degree: int = argument(-1, minimum=-1, aliases=("sharding_degree",), inert_when=(_ONE, _NO_STAGE))
-    """Processes that share the optimizer state; -1: all that the other degrees leave."""
+    """Processes that shard the optimizer state; -1: all that the other degrees leave."""
     sharding: tuple[Literal["stage1", "stage2", "stage3", "offload"], ...] = argument((), inert_when=_ONE)
-    """What is shared: stage1 optimizer state, stage2 also gradients, stage3 also weights; offload: in host memory."""
+    """What is sharded: stage1 optimizer state, stage2 also gradients, stage3 also weights; offload: in host memory."""
     sep_parallel_degree: int = argument(-1, minimum=-1, refused_when=_NO_SEQUENCE_AXIS)
     """Processes that share a sequence (by attention heads)."""
     context_parallel_degree: int = argument(-1, minimum=-1, refused_when=_NO_SEQUENCE_AXIS)
@@ -61,21 +61,21 @@ class ParallelArguments:
     expert_parallel_degree: int = argument(-1, minimum=-1, refused_when=_NO_EXPERTS)
     """Processes that share the experts of a mixture."""
     eval_mode: Literal["single", "tensor_parallel"] | None = argument(None, inert_when=(_NO_ROLLOUTS, _ONE))
-    """Layout of the rollout's weights: empty as in training, single one process, tensor_parallel without stages."""
+    """Layout of rollouts: null as in training, single in one process each, tensor_parallel without pipeline stages."""
     offload_level: tuple[OffloadPart, ...] = argument((), spellings={"eval": "freeze_model", "reward": "freeze_model"})
-    """What is in host memory while unused: freeze_model, optimizer, train_model, or several (no gain on a CPU)."""
+    """What to keep in host memory while unused: freeze_model, optimizer, train_model, or several (no gain on a CPU)."""
     rollout_tensor_parallel_degree: int = argument(
         -1, minimum=-1, inert_when=(unless("eval_mode", "tensor_parallel"), _NO_ROLLOUTS, _ONE)
     )
     """Processes that share each layer in rollouts with eval_mode tensor_parallel; -1: tensor_parallel_degree."""
     sequence_parallel: bool = argument(False, inert_when=_NO_TENSOR_AXIS)
-    """Split the tokens among the tensor-parallel processes outside attention and feed-forward: less memory."""
+    """Split tokens over the tensor-parallel processes outside attention and feed-forward, to save memory."""
     virtual_pp_degree: int = argument(1, minimum=1, inert_when=_ONE)
-    """Chunks of layers a pipeline process holds: smaller bubbles, more messages."""
+    """Chunks of layers per pipeline process: more chunks mean smaller bubbles and more messages."""
     distributed_timeout: int = argument(600, minimum=1)
-    """Seconds an operation between processes may take before the run ends and names who waited for what."""
+    """Seconds that processes wait for each other before the run ends and says who waited for what."""
     distributed_dry_run: bool = argument(False, inert_when=_NO_ROLLOUTS)
-    """Print who sends which weights to whom for the rollouts, and stop."""
+    """Print which process sends which weights for rollouts to which, and stop."""
 
     @property
     def pipeline_degree(self) -> int:
@@ -84,10 +84,10 @@ class ParallelArguments:
 
     @property
     def sharding_stage(self) -> int:
-        """The highest stage named in ``sharding``, 0 without one."""
+        """The highest stage named in ``sharding``, or 0."""
         return max((int(word[-1]) for word in self.sharding if word.startswith("stage")), default=0)
 
     @property
     def offloaded(self) -> frozenset[str]:
-        """What leaves the device while unused; ``sharding=... offload`` means the optimizer."""
+        """What is offloaded while unused; ``sharding=... offload`` means the optimizer."""
         return frozenset(self.offload_level) | ({"optimizer"} if "offload" in self.sharding else set())

@@ -1,4 +1,4 @@
-"""The group of arguments about the frozen model that a policy is compared with."""
+"""Arguments of the frozen reference model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _FREE = where("reference_free", True)
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceModelArguments:
-    """Which model the policy is compared with, and when its log-probs are computed."""
+    """The reference model, and when its log-probs are computed."""
 
     ref_model_name_or_path: str | None = argument(None, path="model", inert_when=_FREE)
     """Folder or hub name of the reference model; null: the model that training starts from."""

@@ -1,4 +1,4 @@
-"""Arguments of where PPO's rewards come from: a model, a Python function or an HTTP service."""
+"""Arguments of the reward source: a model, a Python function or an HTTP service."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class RewardSourceArguments:
     reward_model_name_or_path: str | None = argument(None, path="model")
     """Folder or hub name of the reward model."""
     value_head_prefix: str | None = None
-    """Name of the score head in the files of the reward model and the critic, where it is none of the usual ones."""
+    """Name of the score head in the files of the reward model and the critic, if it is not a usual one."""
     score_before_padding: bool = argument(False, inert_when=_NO_MODEL)
     """Read scores before the reward model's pad_token_id, as transformers does (models trained with pad = eos)."""
     reward_function: str | None = argument(None, path="function")
@@ -31,12 +31,12 @@ class RewardSourceArguments:
     reward_server: str | None = argument(None, inert_when=_NOT_ASKED)
     """Address of the service, http://host:port/path."""
     reward_timeout: float = argument(60.0, above=0, inert_when=_NOT_ASKED)
-    """Seconds for one whole exchange with the service."""
+    """Seconds allowed for a request to the service."""
     reward_retries: int = argument(3, minimum=0, inert_when=_NOT_CALLED)
-    """Further tries after a failure that may pass: a connection, a timeout, a status of 500 and above."""
+    """Retries after a failure that may be temporary: connection, timeout, status 500 and above."""
     on_reward_failure: Literal["stop", "mask_group"] = argument("stop", inert_when=_NOT_CALLED)
-    """After the last attempt: end the run, or leave all responses to that prompt out of the losses. Never a 0."""
+    """After the last retry: end the run, or exclude all responses to that prompt from the losses; never a 0."""
     normalize_reward: bool = False
     """Subtract the mean and divide by the standard deviation of rewards."""
     per_device_reward_batch_size: int = argument(-1, minimum=-1, excluded=(0,), inert_when=_NO_MODEL)
-    """Rows of one forward pass of the reward model; -1: per_device_train_batch_size."""
+    """Rows per forward pass of the reward model; -1: per_device_train_batch_size."""

@@ -43,7 +43,7 @@ _NO_LEVEL = Case(
     "it only matters with bf16 on a GPU (the CPU computes in float32)",
     "bf16 is false or the device is a CPU",
 )
-_REPEATS_ANYWAY = Case(_on_cpu, "a CPU repeats its bits in any case", "the device is a CPU")
+_REPEATS_ANYWAY = Case(_on_cpu, "CPU results are always reproducible", "the device is a CPU")
 _NO_NATIVE = Case(_off_cpu, "the compiled operators are for the CPU", "the device is a GPU")
 _NO_WARMUP = where("lr_scheduler_type", "constant", why="a constant learning rate has no warm-up")
 _FLAT = where("lr_scheduler_type", "constant", "constant_with_warmup", why="the learning rate does not decay")
@@ -53,36 +53,36 @@ _KEEPS_LAST = unless("load_best_model_at_end", True, why="load_best_model_at_end
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingArguments:
-    """How long, how fast, how often to look and to save."""
+    """Length of training, optimizer, precision, and when to evaluate, save and log."""
 
     output_dir: str = argument(path="output")
     """Folder for weights, checkpoints, metrics and the report; relative to the current folder."""
     overwrite_output_dir: bool = False
-    """Start anew in a folder that already holds a run, and replace it."""
+    """Start again in a folder that already has a run, and replace it."""
     do_train: bool = True
-    """Train (PaddleNLP: false by default, yet its scripts train). With false only evaluate, which needs eval data."""
+    """Train (PaddleNLP: false by default, yet its scripts train). false: only evaluate, which needs evaluation data."""
     do_eval: bool = False
-    """Evaluate at the end even when evaluation_strategy is no; any other strategy evaluates anyway."""
+    """Evaluate at the end even if evaluation_strategy is no; any other strategy evaluates anyway."""
 
     num_train_epochs: float = argument(1.0, above=0, inert_when=where_given("max_steps"))
     """Passes over the training data; may be a fraction."""
     max_steps: int = argument(-1, minimum=-1, excluded=(0,))
-    """Optimizer updates in all; -1: as many as num_train_epochs gives."""
+    """Total number of optimizer updates; -1: given by num_train_epochs."""
     per_device_train_batch_size: int = argument(8, minimum=1)
-    """Rows of one micro-batch (forward and backward) in one process."""
+    """Rows per micro-batch (forward and backward) in one process."""
     per_device_eval_batch_size: int = argument(8, minimum=1, inert_when=NO_EVALUATION)
-    """Rows of one forward pass in evaluation, in one process."""
+    """Rows per forward pass in evaluation, in one process."""
     gradient_accumulation_steps: int = argument(
         1, minimum=1, inert_when=where_given("global_mini_batch_size", "global_mini_batch_size wins")
     )
-    """Micro-batches an optimizer update."""
+    """Micro-batches per optimizer update."""
 
     learning_rate: float = argument(5e-5, minimum=0)
-    """Largest learning rate of AdamW."""
+    """Peak learning rate of AdamW."""
     min_learning_rate: float | None = argument(None, minimum=0, inert_when=_FLAT)
     """Learning rate at the end of the decay; null: 0."""
     lr_scheduler_type: SchedulerType = "linear"
-    """Shape of the learning rate after the warm-up; constant has no warm-up."""
+    """Learning rate schedule after the warm-up; constant has no warm-up."""
     warmup_ratio: float = argument(0.0, minimum=0, maximum=1, inert_when=(where_given("warmup_steps"), _NO_WARMUP))
     """Share of all updates in which the learning rate rises from 0."""
     warmup_steps: int = argument(0, minimum=0, inert_when=_NO_WARMUP)
@@ -90,7 +90,7 @@ class TrainingArguments:
     decay_steps: int | None = argument(None, minimum=1, inert_when=_FLAT)
     """Update at which min_learning_rate is reached; null: the last one."""
     weight_decay: float = argument(0.0, minimum=0)
-    """Decoupled weight decay; not on biases and norms."""
+    """Decoupled weight decay, not applied to biases and norms."""
     adam_beta1: float = argument(0.9, minimum=0, below=1)
     """Decay of AdamW's first moment."""
     adam_beta2: float = argument(0.999, minimum=0, below=1)
@@ -98,37 +98,37 @@ class TrainingArguments:
     adam_epsilon: float = argument(1e-8, above=0)
     """Added to AdamW's denominator."""
     max_grad_norm: float = argument(1.0, minimum=0)
-    """Largest global norm of the gradient; 0: no clipping."""
+    """Maximum global norm of the gradient; 0: no clipping."""
 
     bf16: bool = argument(False, inert_when=_NO_BF16, refused_when=_NO_MIXED)
     """Compute in bfloat16."""
     fp16_opt_level: Literal["O0", "O1", "O2"] = argument("O1", inert_when=_NO_LEVEL)
     """O2: weights in bfloat16 with float32 masters; O0: float32."""
     recompute: bool = False
-    """Recompute layer activations in the backward pass: less memory, more time."""
+    """Recompute layer activations in the backward pass, to save memory at the cost of time."""
     recompute_granularity: Literal["full", "full_attn", "core_attn"] = argument(
         "full", inert_when=where("recompute", False)
     )
-    """What recompute recomputes: whole layers, the attention block, or the attention weights alone."""
+    """What recompute recomputes: whole layers, the attention block, or only the attention weights."""
     use_native_ops: bool = argument(True, inert_when=_NO_NATIVE)
-    """Train and score on compiled CPU operators (attention, norms, activation, log-probs) where they can be built."""
+    """Train and score with compiled CPU operators (attention, norms, activation, log-probs) if they can be built."""
     device: Literal["cpu", "gpu"] | None = None
-    """Where to run; null: gpu when Paddle has one, else cpu (PaddleNLP: gpu)."""
+    """Where to run; null: gpu if Paddle finds one, else cpu (PaddleNLP: gpu)."""
     deterministic: bool = argument(False, inert_when=_REPEATS_ANYWAY)
-    """Repeat the bits of a run on a GPU, at the price of slower backward passes (table in docs/gpu.md)."""
+    """Make GPU results bitwise reproducible, at the cost of slower backward passes (see docs/gpu.md)."""
     seed: int = argument(42, minimum=0, below=2**63)
-    """Seed of weights, sampling and order of data."""
+    """Seed of weights, sampling and data order."""
     data_seed: int | None = argument(None, minimum=0, below=2**63)
-    """Seed of the order of data alone; null: seed."""
+    """Seed of the data order; null: seed."""
 
     evaluation_strategy: Literal["no", "steps", "epoch"] = argument("no", aliases=("eval_strategy",))
     """When to evaluate: no, every eval_steps updates (steps), or after each epoch."""
     eval_steps: int | None = argument(None, minimum=1, inert_when=unless("evaluation_strategy", "steps"))
-    """Updates between two evaluations; null: logging_steps."""
+    """Updates between evaluations; null: logging_steps."""
     save_strategy: Literal["no", "steps", "epoch"] = "steps"
     """When to write a checkpoint: no, every save_steps updates (steps), or after each epoch."""
     save_steps: int = argument(500, minimum=1, inert_when=unless("save_strategy", "steps"))
-    """Updates between two checkpoints."""
+    """Updates between checkpoints."""
     save_total_limit: int | None = argument(None, minimum=1, inert_when=where("save_strategy", "no"))
     """Checkpoints to keep; null: all."""
     load_best_model_at_end: bool = argument(False, inert_when=_NO_CHOICE)
@@ -138,16 +138,16 @@ class TrainingArguments:
     greater_is_better: bool | None = argument(None, inert_when=_KEEPS_LAST)
     """Whether a larger metric is better; null: unless its name ends in loss."""
     resume_from_checkpoint: bool | str | None = argument(None, path="checkpoint")
-    """true: the newest complete checkpoint in output_dir; a path: that checkpoint; null or false: start anew."""
+    """true: the newest complete checkpoint in output_dir; a path: that checkpoint; null or false: start afresh."""
 
     logging_steps: int = argument(500, minimum=1)
-    """Updates between two records of metrics."""
+    """Updates between records of metrics."""
     logging_first_step: bool = False
     """Also record the first update."""
     report_to: tuple[Literal["visualdl", "tensorboard", "wandb", "all", "none"], ...] = argument(
         ("visualdl",), advice={"wandb_api_key": "a secret does not belong in a file; run `wandb login`"}
     )
-    """Where metrics go beside metrics.jsonl (PaddleNLP: all that are installed)."""
+    """Where to write metrics in addition to metrics.jsonl (PaddleNLP: to all that are installed)."""
     run_name: str | None = None
     """Name of the run in wandb and in the report; null: the name of output_dir."""
     disable_tqdm: bool | None = None
@@ -155,14 +155,14 @@ class TrainingArguments:
 
     @property
     def evaluates(self) -> bool:
-        """Whether evaluation data are needed."""
+        """Whether evaluation data is needed."""
         return self.do_eval or not self.do_train or self.evaluation_strategy != "no"
 
     @property
     def eval_interval(self) -> int:
-        """Updates between two evaluations when evaluation_strategy is ``steps``."""
+        """Updates between evaluations if evaluation_strategy is ``steps``."""
         return self.eval_steps or self.logging_steps
 
     def weight_dtype(self, device: str) -> str:
-        """Return ``bfloat16`` or ``float32``: what weights are held in on ``device`` (``cpu`` or ``gpu``)."""
+        """Return the data type of weights on ``device`` (``cpu`` or ``gpu``): ``bfloat16`` or ``float32``."""
         return "bfloat16" if self.bf16 and self.fp16_opt_level == "O2" and device != "cpu" else "float32"

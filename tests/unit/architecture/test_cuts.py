@@ -193,7 +193,7 @@ def test_numbers_that_work_are_not_complained_about():
         (
             {},
             Layout(pipeline=2, virtual_stages=3),
-            "virtual_pp_degree=3 with pipeline_parallel_degree=2 needs 6 layers, and the model has 5 "
+            "virtual_pp_degree=3 with pipeline_parallel_degree=2 needs 6 layers, but the model has 5 "
             "(allowed: virtual_pp_degree 1 to 2)",
         ),
     ],

@@ -88,8 +88,8 @@ def test_windows(family, changes, window):
     [
         ({"model_type": "gpt2"}, r"'gpt2' is not supported \(families: llama, mistral, qwen2, qwen3\)"),
         ({"vocab_size": 0, "hidden_size": "8"}, "vocab_size must be a positive integer, found 0; hidden_size must be"),
-        ({"num_key_value_heads": 3}, "num_attention_heads 2 is no multiple of num_key_value_heads 3"),
-        ({"num_attention_heads": 3}, "hidden_size 8 is no multiple of num_attention_heads 3"),
+        ({"num_key_value_heads": 3}, "num_attention_heads 2 is not a multiple of num_key_value_heads 3"),
+        ({"num_attention_heads": 3}, "hidden_size 8 is not a multiple of num_attention_heads 3"),
         ({"head_dim": 7}, "head_dim 7 is odd"),
         ({"rms_norm_eps": "small"}, "rms_norm_eps must be a number, found 'small'"),
         ({"eos_token_id": "</s>"}, "eos_token_id must be an integer, a list of integers or null"),

@@ -34,7 +34,7 @@ def test_lists_hold_each_number_once():
 def test_what_a_tool_cannot_read_is_one_error_and_no_exit(argv, capsys):
     parser = ToolParser(prog="tool")
     parser.add_argument("--count", type=number(int, minimum=1), required=True)
-    with pytest.raises(ArgumentError, match=r"count.*\(tool --help lists what it takes\)"):
+    with pytest.raises(ArgumentError, match=r"count.*\(tool --help lists the options\)"):
         parser.parse_args(argv)
     assert capsys.readouterr() == ("", "")
 

@@ -99,7 +99,7 @@ def test_compiled_operators_are_told_on_a_gpu_where_they_are_asked_for():
 
 def test_a_cpu_is_deterministic_without_being_asked():
     asked = [*PPO, "--deterministic"]
-    expected = "deterministic=true has no effect: a CPU repeats its bits in any case"
+    expected = "deterministic=true has no effect: CPU results are always reproducible"
     assert _told(asked, "cpu") == {"deterministic": expected}
     assert _told(asked, "gpu") == {}
 

@@ -233,7 +233,7 @@ def test_help_of_a_group_explains_all_its_keys(capsys):
 
 
 def test_help_of_a_part_of_a_key_names_the_keys_that_hold_it():
-    with pytest.raises(ArgumentError, match="keys with 'ount' in them: count, old_count; --help alone"):
+    with pytest.raises(ArgumentError, match="keys that contain 'ount': count, old_count; --help alone"):
         parse_arguments(GROUPS, ["--help", "ount"])
 
 

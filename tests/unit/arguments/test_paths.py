@@ -69,9 +69,9 @@ def test_only_the_path_of_a_dataset_is_resolved(folders):
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        ("~nobody_of_this_name/out", "home folder that is not known"),
-        ("$HOME/out", "holds \\$HOME, which only a shell fills in"),
-        ("runs/${USER}", "holds \\$.USER., which only a shell fills in"),
+        ("~nobody_of_this_name/out", "unknown home folder"),
+        ("$HOME/out", "contains \\$HOME, which only a shell expands"),
+        ("runs/${USER}", "contains \\$.USER., which only a shell expands"),
         ("", "has no name"),
     ],
 )
@@ -81,7 +81,7 @@ def test_an_output_folder_that_cannot_be_meant(value, says, tmp_path):
 
 
 def test_an_input_below_an_unknown_home_folder(tmp_path):
-    with pytest.raises(ArgumentError, match="home folder that is not known"):
+    with pytest.raises(ArgumentError, match="unknown home folder"):
         RESOLVERS["model"]("~nobody_of_this_name/model", [tmp_path])
 
 

@@ -238,7 +238,7 @@ def test_a_normaliser_that_keeps_nothing_is_refused_where_scores_are_to_be_norma
         (["--warmup_steps", "10", "--max_steps", "10"], "warmup_steps=10 must be below max_steps=10"),
         (["--decay_steps", "5", "--warmup_steps", "5"], "decay_steps=5 must be above"),
         (["--min_learning_rate", "1"], "must not exceed learning_rate"),
-        (["--critic_learning_rate", "1e-9", "--min_learning_rate", "1e-6"], "critic's smallest"),
+        (["--critic_learning_rate", "1e-9", "--min_learning_rate", "1e-6"], "critic's minimum"),
         (["--report_to", "all,visualdl"], "cannot be combined"),
         (["--overwrite_output_dir", "--resume_from_checkpoint", "true"], "give one of them"),
         (["--resume_from_checkpoint", "no/such/place"], "checkpoint folder 'no/such/place' does not exist; tried"),
@@ -257,8 +257,8 @@ def test_ppo_mistakes(given, words):
 
 def test_batch_message_names_values_that_work():
     message = _problems(parse_ppo_arguments, [*PPO, "--per_device_train_batch_size", "6"])
-    assert "16 * 1 = 16 rows a rollout" in message
-    assert "6 * 1 = 6 rows an update" in message
+    assert "16 * 1 = 16 rows per rollout" in message
+    assert "6 * 1 = 6 rows per update" in message
     assert "per_device_prompt_batch_size=18" in message
     assert "per_device_train_batch_size=4 or 8 or 2" in message
     fixed = parse_ppo_arguments([*PPO, "--per_device_train_batch_size", "6", "--per_device_prompt_batch_size", "18"])
@@ -304,7 +304,7 @@ def test_a_secret_is_not_repeated():
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        (["--input_template", "User:"], "input_template='User:' must hold {} once"),
+        (["--input_template", "User:"], "input_template='User:' must contain {} once"),
         (["--input_template", "{}", "--chat_template", "tokenizer"], "leave out chat_template and tokenizer_chat"),
         (["--input_template", "{}", "--tokenizer_chat_template", "{{ x }}"], "leave out chat_template and tokenizer"),
     ],

@@ -86,7 +86,7 @@ def test_between_a_gpu_and_a_cpu_paddles_generator_keeps_its_seed_and_the_others
     seed_everything(6)
     before = paddle.get_rng_state()[0].__getstate__()
     assert restore_random_state(saved) == (
-        "Paddle's generator goes on from the seed: the checkpoint was written on another kind of device"
+        "Paddle's generator continues from the seed: the checkpoint was written on another kind of device"
     )
     assert paddle.get_rng_state()[0].__getstate__() == before
     assert draws()[:2] == expected

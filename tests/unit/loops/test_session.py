@@ -127,7 +127,7 @@ def test_an_evaluation_that_is_not_finite_is_recorded_and_ends_the_run(value):
     [
         (NotFiniteError("logits are NaN"), 3, "policy: logits are NaN in the evaluation after update 3. The model has"),
         (NotFiniteError("values are NaN", "critic"), 3, "critic: values are NaN in the evaluation after update 3. The"),
-        (NotFiniteError("logits are NaN"), 0, "after update 0. No update was made before, so it is not the learning"),
+        (NotFiniteError("logits are NaN"), 0, "after update 0. There was no update before, so it is not the learning"),
         (
             NotFiniteError("log-probs are NaN", "reference", is_trained=False),
             3,

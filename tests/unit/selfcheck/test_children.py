@@ -56,7 +56,7 @@ def test_an_exception_is_a_failure_and_the_same_child_goes_on():
 
 def test_a_trial_without_end_is_ended():
     found = attempt(("endless", lambda: time.sleep(600)), WELL[1], timeout=1.0)
-    assert found[1:] == [TrialOutcome("endless", "did not end within 1 s"), TrialOutcome("two", None)]
+    assert found[1:] == [TrialOutcome("endless", "did not finish within 1 s"), TrialOutcome("two", None)]
 
 
 @pytest.mark.parametrize(
