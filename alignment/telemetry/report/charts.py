@@ -177,8 +177,11 @@ def focus_lines(lines: Sequence[Sequence[float]]) -> tuple[float, float] | None:
 
 
 def _curve(line: Line) -> dict[str, Any]:
+    """Return the points of a line and their trend, which far values do not bend."""
     shown, finite = thin_out(line.points), finite_points(line.points)
-    trend = [list(map(_short, part)) for part in fit_trend(finite)] if len(finite) >= TREND_FROM else None
+    limits = focus([value for _, value in finite])
+    near = [point for point in finite if limits is None or limits[0] <= point[1] <= limits[1]]
+    trend = [list(map(_short, part)) for part in fit_trend(near)] if len(near) >= TREND_FROM else None
     return {
         "colour": line.colour,
         "dash": line.dash,
