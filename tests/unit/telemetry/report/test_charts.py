@@ -119,7 +119,7 @@ def test_far_values_are_said_and_left_out_of_the_range_at_first():
     assert chart.outside == "2 values lie outside, the farthest: 1,000,000 at update 200"
     (group,) = build_groups({"": {"policy/loss": [*calm, (200, 1e6)]}})
     assert group.charts[0].outside == "one value lies outside: 1,000,000 at update 200"
-    assert all(1.5 < value < 2.5 for value in group.charts[0].data["lines"][0]["trend"][1])
+    assert all(0 < value < 4 for value in group.charts[0].data["lines"][0]["trend"][1])
     (group,) = build_groups({"": {"policy/loss": calm}})
     assert "range" not in group.charts[0].data and group.charts[0].outside == ""
 
