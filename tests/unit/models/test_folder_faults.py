@@ -14,39 +14,26 @@ from safetensors.numpy import load_file, save_file
 from alignment.architecture.decoder_config import DecoderConfig
 from alignment.data.sources.packing import TOKENIZER
 from alignment.errors import DataError, ModelFolderError
-from alignment.models.decoder.decoder import CausalLM
-from alignment.models.decoder.initialise import draw_weights
-from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
+from alignment.models.decoder.score_model import ScoreOptions
 from alignment.models.folders import hub
 from alignment.models.folders.saving import save_model
 from alignment.models.tokenizer.tokenizer import load_tokenizer
 from alignment.records import TokenBatch
+from tests.tiny_models import TINY, tiny_causal, tiny_score
 
-RAW = {
-    "model_type": "llama",
-    "vocab_size": 20,
-    "hidden_size": 8,
-    "intermediate_size": 12,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "max_position_embeddings": 16,
-}
 IDS = np.array([[1, 2, 3, 4]])
 
 
 def causal(folder, **changes):
     """Write a language model and return it."""
-    model = CausalLM(DecoderConfig.from_dict({**RAW, **changes}))
-    draw_weights(model, seed=0, std=0.3)
+    model = tiny_causal(**changes)
     save_model(folder, model, None)
     return model
 
 
 def scored(folder, **options):
     """Write a score model and return it."""
-    model = ScoreModel(DecoderConfig.from_dict(RAW), ScoreOptions(**options))
-    draw_weights(model, seed=1, std=0.3)
+    model = tiny_score(ScoreOptions(**options))
     save_model(folder, model, None)
     return model
 
@@ -85,7 +72,7 @@ def test_a_stale_index_beside_the_single_file_is_not_read(tmp_path, caplog):
 def test_rope_scaling_goes_before_rope_parameters(keys):
     config = DecoderConfig.from_dict(
         {
-            **RAW,
+            **TINY,
             **keys,
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
             "rope_scaling": {"type": "linear", "factor": 4.0},
@@ -94,7 +81,7 @@ def test_rope_scaling_goes_before_rope_parameters(keys):
     assert config.rope_scaling == {"rope_type": "linear", "factor": 4.0}
     assert config.rope_theta == keys.get("rope_theta", 1e4)
     plain, scaled = (
-        DecoderConfig.from_dict({**RAW, **keys, "rope_scaling": s}).rotary_frequencies()[0]
+        DecoderConfig.from_dict({**TINY, **keys, "rope_scaling": s}).rotary_frequencies()[0]
         for s in (None, {"type": "linear", "factor": 4.0})
     )
     np.testing.assert_allclose(scaled * 4, plain)
@@ -103,7 +90,7 @@ def test_rope_scaling_goes_before_rope_parameters(keys):
 def test_a_rotary_base_that_would_be_lost_is_refused():
     keys = {"rope_parameters": {"rope_theta": 5e5}, "rope_scaling": {"type": "linear", "factor": 4.0}}
     with pytest.raises(ModelFolderError, match=r"rope_theta 500000\.0 would be lost"):
-        DecoderConfig.from_dict({**RAW, **keys})
+        DecoderConfig.from_dict({**TINY, **keys})
 
 
 def test_dynamic_rope_refuses_rows_that_need_other_angles(tmp_path):
@@ -232,13 +219,13 @@ def test_normalised_scores_without_statistics_are_called_raw(tmp_path, caplog):
 
 
 def test_swish_is_silu():
-    assert DecoderConfig.from_dict({**RAW, "hidden_act": "swish"}).to_dict()["hidden_act"] == "silu"
+    assert DecoderConfig.from_dict({**TINY, "hidden_act": "swish"}).to_dict()["hidden_act"] == "silu"
 
 
 def test_internlm_is_llama_with_biases():
-    config = DecoderConfig.from_dict({**RAW, "model_type": "internlm", "bias": True})
+    config = DecoderConfig.from_dict({**TINY, "model_type": "internlm", "bias": True})
     assert (config.model_type, config.attention_bias, config.attention_output_bias) == ("llama", True, True)
-    assert not DecoderConfig.from_dict({**RAW, "bias": True, "score_type": "reward"}).attention_bias
+    assert not DecoderConfig.from_dict({**TINY, "bias": True, "score_type": "reward"}).attention_bias
 
 
 @pytest.mark.parametrize("dtype", [np.bool_, np.uint8])
@@ -316,7 +303,7 @@ def test_a_lie_in_the_configuration_is_refused_at_once(tmp_path, keys, message):
 
 
 def test_random_weights_that_no_memory_holds_are_refused(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({**RAW, "vocab_size": 2**30, "hidden_size": 2**16}))
+    (tmp_path / "config.json").write_text(json.dumps({**TINY, "vocab_size": 2**30, "hidden_size": 2**16}))
     with pytest.raises(ModelFolderError, match="describes a model of .* GiB"):
         hub.random_causal_lm(tmp_path, seed=0, tokenizer=load_tokenizer(TOKENIZER))
 
@@ -374,5 +361,5 @@ def test_a_tokenizer_file_outside_of_the_folder_is_not_read(tokenizer_folder, tm
 
 def test_no_end_of_sequences_is_assumed():
     """Id 2 is what transformers assumes for llama, and an ordinary token of many tokenizers."""
-    assert DecoderConfig.from_dict(RAW).eos_token_ids == ()
-    assert DecoderConfig.from_dict({**RAW, "eos_token_id": [2, 2, 5]}).eos_token_ids == (2, 5)
+    assert DecoderConfig.from_dict(TINY).eos_token_ids == ()
+    assert DecoderConfig.from_dict({**TINY, "eos_token_id": [2, 2, 5]}).eos_token_ids == (2, 5)

@@ -11,29 +11,13 @@ from safetensors.numpy import load_file, save_file
 from alignment.architecture.decoder_config import DecoderConfig
 from alignment.errors import ModelFolderError, NotFiniteError
 from alignment.models.decoder.decoder import CausalLM
-from alignment.models.decoder.initialise import draw_weights
-from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
+from alignment.models.decoder.score_model import ScoreOptions
 from alignment.models.folders import hub
 from alignment.models.folders.saving import save_model
 from alignment.models.safetensors_io import read_tensors
+from tests.tiny_models import TINY, tiny_causal, tiny_score
 
-RAW = {
-    "model_type": "llama",
-    "vocab_size": 20,
-    "hidden_size": 8,
-    "intermediate_size": 12,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "max_position_embeddings": 16,
-}
 IDS = np.array([[1, 2, 3, 4]])
-
-
-def _causal(**changes):
-    model = CausalLM(DecoderConfig.from_dict({**RAW, **changes}))
-    draw_weights(model, seed=0, std=0.3)
-    return model
 
 
 def _rewrite(folder, change):
@@ -44,7 +28,7 @@ def _rewrite(folder, change):
 
 @pytest.mark.parametrize("changes", [{}, {"model_type": "qwen2"}, {"tie_word_embeddings": True}])
 def test_round_trip_gives_the_same_logits(tmp_path, changes):
-    model = _causal(**changes)
+    model = tiny_causal(**changes)
     save_model(tmp_path, model, None)
     again = hub.load_causal_lm(tmp_path)
     np.testing.assert_array_equal(model(IDS).numpy(), again(IDS).numpy())
@@ -55,15 +39,14 @@ def test_round_trip_gives_the_same_logits(tmp_path, changes):
 
 
 def test_files_hold_tensors_in_the_order_of_the_model(tmp_path):
-    model = _causal(model_type="qwen3", num_hidden_layers=11)
+    model = tiny_causal(model_type="qwen3", num_hidden_layers=11)
     save_model(tmp_path, model, None)
     assert [s.name for s in read_tensors(tmp_path)] == [name for name, _ in model.named_parameters()]
 
 
 def test_a_reward_model_keeps_its_head_and_statistics(tmp_path):
     options = ScoreOptions(normalizer_type="ExponentialMovingAverage", normalizer_momentum=0.8, do_normalize=True)
-    model = ScoreModel(DecoderConfig.from_dict(RAW), options)
-    draw_weights(model, seed=1, std=0.3)
+    model = tiny_score(options)
     model.normalizer.update(np.array([1.0, 3.0]))
     save_model(tmp_path, model, None)
     again = hub.load_score_model(tmp_path)
@@ -77,7 +60,7 @@ def test_a_reward_model_keeps_its_head_and_statistics(tmp_path):
 
 
 def test_a_language_model_becomes_a_reward_model_only_when_asked(tmp_path):
-    save_model(tmp_path, _causal(), None)
+    save_model(tmp_path, tiny_causal(), None)
     with pytest.raises(ModelFolderError, match=r"missing tensor.*score\.weight"):
         hub.load_score_model(tmp_path)
     first, second = (hub.load_score_model(tmp_path, new_score_head=True, seed=3).score.weight.numpy() for _ in range(2))
@@ -86,8 +69,7 @@ def test_a_language_model_becomes_a_reward_model_only_when_asked(tmp_path):
 
 
 def test_heads_of_other_suites_are_found(tmp_path):
-    model = ScoreModel(DecoderConfig.from_dict(RAW), ScoreOptions(score_bias=True))
-    draw_weights(model, seed=1, std=0.3)
+    model = tiny_score(ScoreOptions(score_bias=True))
     save_model(tmp_path, model, None)
 
     def rename(tensors):
@@ -102,8 +84,7 @@ def test_heads_of_other_suites_are_found(tmp_path):
 
 
 def test_bfloat16_is_read_and_written_exactly(tmp_path):
-    model = CausalLM(DecoderConfig.from_dict(RAW), dtype="bfloat16")
-    draw_weights(model, seed=0, std=0.3)
+    model = tiny_causal(dtype="bfloat16")
     save_model(tmp_path, model, None)
     again = hub.load_causal_lm(tmp_path, dtype="bfloat16")
     for (name, a), (_, b) in zip(model.named_parameters(), again.named_parameters(), strict=True):
@@ -124,7 +105,7 @@ def test_bfloat16_is_read_and_written_exactly(tmp_path):
     ],
 )
 def test_a_damaged_file_is_named(tmp_path, damage, message):
-    save_model(tmp_path, _causal(), None)
+    save_model(tmp_path, tiny_causal(), None)
     damage(tmp_path / "model.safetensors")
     with pytest.raises(ModelFolderError, match=message) as error:
         hub.load_causal_lm(tmp_path)
@@ -147,14 +128,14 @@ def test_pickled_weights_are_fetched_only_where_there_are_no_others(tmp_path, mo
 
 
 def test_a_file_under_the_name_of_another_format_is_refused(tmp_path):
-    save_model(tmp_path, _causal(), None)
+    save_model(tmp_path, tiny_causal(), None)
     (tmp_path / "model.safetensors").rename(tmp_path / "model_state.pdparams")
     with pytest.raises(ModelFolderError, match=r"model_state\.pdparams: damaged, or not pickled weights"):
         hub.load_causal_lm(tmp_path)
 
 
 def test_missing_unknown_and_misshapen_tensors_are_refused(tmp_path):
-    save_model(tmp_path, _causal(), None)
+    save_model(tmp_path, tiny_causal(), None)
 
     def swap(tensors):
         tensors.pop("model.norm.weight")
@@ -164,7 +145,7 @@ def test_missing_unknown_and_misshapen_tensors_are_refused(tmp_path):
     expected = r"1 missing tensor.*model\.norm\.weight.*1 unknown tensor.*model\.extra"
     with pytest.raises(ModelFolderError, match=expected):
         hub.load_causal_lm(tmp_path)
-    save_model(tmp_path, _causal(), None)
+    save_model(tmp_path, tiny_causal(), None)
     _rewrite(tmp_path, lambda t: t.update({"model.norm.weight": np.zeros(9, np.float32)}))
     with pytest.raises(ModelFolderError, match=r"model\.norm\.weight has shape \[9\], config\.json needs \[8\]"):
         hub.load_causal_lm(tmp_path)
@@ -181,7 +162,7 @@ class _Tokenizer:
 
 
 def test_a_tokenizer_with_more_ids_than_the_model_is_refused(tmp_path):
-    save_model(tmp_path, _causal(), None)
+    save_model(tmp_path, tiny_causal(), None)
     hub.load_causal_lm(tmp_path, tokenizer=_Tokenizer(20))
     with pytest.raises(ModelFolderError, match="21 tokens, the model's vocabulary 20"):
         hub.load_causal_lm(tmp_path, tokenizer=_Tokenizer(21))
@@ -194,7 +175,7 @@ def test_a_name_that_is_no_folder_and_not_on_the_hub_is_refused(monkeypatch):
 
 
 def test_random_weights_depend_on_the_seed_alone(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps(RAW))
+    (tmp_path / "config.json").write_text(json.dumps(TINY))
     first, again, other = (
         dict(hub.random_causal_lm(tmp_path, seed=s, tokenizer=_Tokenizer(20)).named_parameters()) for s in (1, 1, 2)
     )
@@ -208,7 +189,7 @@ def test_random_weights_depend_on_the_seed_alone(tmp_path):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", ["model.embed_tokens.weight", "lm_head.weight"])
 def test_a_weight_that_is_not_finite_is_not_saved(tmp_path, name, dtype, value):
-    model = CausalLM(DecoderConfig.from_dict(RAW), dtype=dtype)
+    model = CausalLM(DecoderConfig.from_dict(TINY), dtype=dtype)
     weight = dict(model.named_parameters())[name]
     numbers = np.zeros(weight.shape, np.float32)
     numbers[0, :3] = 3e38, -3e38, 1e-40

@@ -11,24 +11,16 @@ from safetensors.numpy import load_file, save_file
 from alignment.architecture.decoder_config import DecoderConfig
 from alignment.errors import ModelFolderError
 from alignment.models.decoder.decoder import CausalLM
-from alignment.models.decoder.initialise import draw_weights
 from alignment.models.decoder.placement import WHOLE, Placement
-from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
+from alignment.models.decoder.score_model import ScoreOptions
 from alignment.models.folders import hub
 from alignment.models.folders.saving import save_model
 from alignment.models.safetensors_io import Location, list_file
 from alignment.parallel.comms.group import Group
+from tests.tiny_models import TINY, tiny_causal, tiny_score
 
-RAW = {
-    "model_type": "llama",
-    "vocab_size": 21,
-    "hidden_size": 8,
-    "intermediate_size": 11,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 16,
-}
+RAW = {**TINY, "vocab_size": 21, "intermediate_size": 11, "num_hidden_layers": 3, "num_attention_heads": 4,
+       "num_key_value_heads": 2}  # fmt: skip
 PLACEMENTS = [
     Placement(Group("tensor", range(size), rank=rank), stage, num_stages)
     for size, num_stages in ((1, 2), (2, 1), (4, 2))
@@ -46,9 +38,7 @@ class _Tokenizer:
 
 @pytest.fixture(params=["llama", "qwen2", "qwen3"])
 def model(request):
-    model = CausalLM(DecoderConfig.from_dict({**RAW, "model_type": request.param}))
-    draw_weights(model, seed=0, std=0.3)
-    return model
+    return tiny_causal(**{**RAW, "model_type": request.param})
 
 
 def assert_is_part_of(part, whole):
@@ -98,8 +88,7 @@ def test_a_rectangle_of_a_stored_tensor(tmp_path):
 
 @pytest.mark.parametrize("placement", [WHOLE, *PLACEMENTS])
 def test_score_models_have_their_head_where_the_last_layer_is(tmp_path, placement):
-    whole = ScoreModel(DecoderConfig.from_dict(RAW), ScoreOptions(score_bias=True))
-    draw_weights(whole, seed=1, std=0.3)
+    whole = tiny_score(ScoreOptions(score_bias=True), **RAW)
     save_model(tmp_path, whole, None)
     again = hub.load_score_model(tmp_path, placement=placement)
     assert_is_part_of(again, whole)
@@ -140,8 +129,7 @@ def test_random_models_are_the_same_in_every_layout(tmp_path, placement):
     ],
 )
 def test_every_process_refuses_the_same_folders(tmp_path, placement, edit, message):
-    whole = CausalLM(DecoderConfig.from_dict(RAW))
-    draw_weights(whole, seed=0, std=0.3)
+    whole = tiny_causal(**RAW)
     save_model(tmp_path, whole, None)
     change(tmp_path, edit)
     with pytest.raises(ModelFolderError, match=message):

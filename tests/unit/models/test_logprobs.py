@@ -7,22 +7,11 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 
-from alignment.architecture.decoder_config import DecoderConfig
-from alignment.models.decoder.decoder import CausalLM
-from alignment.models.decoder.initialise import draw_weights
 from alignment.models.decoder.logprobs import gather_hidden, graded_logprobs, policy_logprobs, to_grid, token_values
-from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
+from alignment.models.decoder.score_model import ScoreOptions
 from alignment.records import TokenBatch
+from tests.tiny_models import tiny_causal, tiny_score
 
-CONFIG = dict(
-    model_type="llama",
-    vocab_size=23,
-    hidden_size=16,
-    intermediate_size=24,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    max_position_embeddings=32,
-)
 SEQUENCES = [np.array([5, 6, 7, 2]), np.array([1, 2, 3, 4, 5, 6]), np.array([9, 9])]
 PLACES = [np.array([2, 3]), np.array([3, 4, 5]), np.array([1])]
 BATCH = TokenBatch.build(SEQUENCES, PLACES)
@@ -30,9 +19,7 @@ BATCH = TokenBatch.build(SEQUENCES, PLACES)
 
 @pytest.fixture(scope="module")
 def model():
-    model = CausalLM(DecoderConfig.from_dict(CONFIG))
-    draw_weights(model, seed=0, std=0.5)
-    return model
+    return tiny_causal(std=0.5)
 
 
 def full_logprobs(model, temperature):
@@ -89,8 +76,7 @@ def test_grid_places_and_gradient():
 
 
 def test_values_are_read_before_the_token():
-    critic = ScoreModel(DecoderConfig.from_dict(CONFIG), ScoreOptions(score_type="critic"))
-    draw_weights(critic, seed=1, std=0.5)
+    critic = tiny_score(ScoreOptions(score_type="critic"), std=0.5)
     values = token_values(critic, BATCH)
     with paddle.no_grad():
         rows = [critic.score(critic.model(s[None]))[0, :, 0].numpy() for s in SEQUENCES]

@@ -16,16 +16,9 @@ from alignment.models.folders import hub
 from alignment.models.folders.saving import save_model
 from alignment.models.folders.sequence_ends import padding_id, sequence_ends
 from alignment.models.tokenizer.tokenizer import load_tokenizer
+from tests.tiny_models import TINY
 
-RAW = {
-    "model_type": "llama",
-    "vocab_size": 24,
-    "hidden_size": 8,
-    "intermediate_size": 12,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "max_position_embeddings": 16,
-}
+RAW = {**TINY, "vocab_size": 24}
 GENERATION = {
     "eos_token_id": [7, 2],
     "pad_token_id": 3,

@@ -15,16 +15,9 @@ from alignment.models.decoder.decoder import CausalLM
 from alignment.models.folders.saving import save_model
 from alignment.models.tokenizer.tokenizer import load_tokenizer
 from alignment.models.tokenizer.trained_template import describe_template, template_warning
+from tests.tiny_models import TINY
 
-RAW = {
-    "model_type": "llama",
-    "vocab_size": 24,
-    "hidden_size": 8,
-    "intermediate_size": 12,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "max_position_embeddings": 16,
-}
+RAW = {**TINY, "vocab_size": 24}
 
 
 @pytest.fixture(scope="module")

@@ -6,15 +6,11 @@ import numpy as np
 import paddle
 import pytest
 
-from alignment.architecture.decoder_config import DecoderConfig
-from alignment.models.decoder.decoder import CausalLM
-from alignment.models.decoder.initialise import draw_weights
 from alignment.parallel.dense import DenseRunner
 from alignment.records import Rollout
 from alignment.rollout.forward import measure_logprobs
+from tests.tiny_models import tiny_causal
 
-SHAPE = dict(model_type="llama", vocab_size=16, hidden_size=8, intermediate_size=16, num_hidden_layers=1)
-SHAPE |= dict(num_attention_heads=2, max_position_embeddings=32)
 ROLLOUT = Rollout(
     prompts=(np.array([1, 5]), np.array([1, 6, 7]), np.array([1, 8])),
     responses=(np.array([3, 4, 2]), np.array([9, 2]), np.array([2])),
@@ -25,9 +21,7 @@ ROLLOUT = Rollout(
 
 @pytest.fixture(scope="module")
 def model():
-    made = CausalLM(DecoderConfig.from_dict(SHAPE))
-    draw_weights(made, seed=0, std=0.5)
-    return made
+    return tiny_causal(std=0.5)
 
 
 def _by_hand(model, temperature):

@@ -8,18 +8,13 @@ import numpy as np
 import paddle
 import pytest
 
-from alignment.architecture.decoder_config import DecoderConfig
 from alignment.errors import NotFiniteError
-from alignment.models.decoder.decoder import CausalLM
-from alignment.models.decoder.initialise import draw_weights
-from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
 from alignment.parallel.dense import DenseRunner
 from alignment.records import Rollout
 from alignment.rollout.judge import Judge
 from alignment.rollout.rewards.scorers import ModelScorer
+from tests.tiny_models import tiny_causal, tiny_score
 
-SHAPE = dict(model_type="llama", vocab_size=16, hidden_size=8, intermediate_size=16, num_hidden_layers=1)
-SHAPE |= dict(num_attention_heads=2, max_position_embeddings=32)
 ROLLOUT = Rollout(
     prompts=(np.array([1, 5]), np.array([1, 6, 7])),
     responses=(np.array([3, 4, 2]), np.array([9, 2])),
@@ -34,11 +29,7 @@ def _sequences(rollout):
 
 
 def _model(name):
-    config = DecoderConfig.from_dict(SHAPE)
-    options = ScoreOptions(score_type="reward")
-    made = CausalLM(config) if HEAD[name] == "lm_head.weight" else ScoreModel(config, options, dtype="float32")
-    draw_weights(made, seed=0, std=0.5)
-    return made
+    return tiny_causal(std=0.5) if HEAD[name] == "lm_head.weight" else tiny_score(seed=0, std=0.5)
 
 
 def _judge(damaged=None, value=0.0):

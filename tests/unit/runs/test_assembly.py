@@ -4,16 +4,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from alignment.architecture.decoder_config import DecoderConfig
 from alignment.arguments.keys.training import TrainingArguments
 from alignment.data.loader import BatchLoader
 from alignment.errors import DataError
-from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
 from alignment.parallel.topology import Topology
 from alignment.runs import assembly
 from alignment.runs.assembly import Horizon, build_best, build_learner, stream_batches
 from alignment.training.optimizers import AdamSettings
 from alignment.training.schedules import Schedule
+from tests.tiny_models import tiny_score
 
 
 def _training(**keys):
@@ -52,13 +51,9 @@ def test_a_smaller_loss_is_better_and_the_user_has_the_last_word(keys, metric, g
     assert build_best(_training(**keys), default="reward", keep=lambda: None) is None
 
 
-SHAPE = dict(model_type="llama", vocab_size=16, hidden_size=8, intermediate_size=16, num_hidden_layers=1)
-SHAPE |= dict(num_attention_heads=2, max_position_embeddings=32)
-
-
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_state_of_a_half_precision_model_has_a_master_for_every_weight_and_its_part(dtype):
-    model = ScoreModel(DecoderConfig.from_dict(SHAPE), ScoreOptions(score_type="reward"), dtype=dtype)
+    model = tiny_score(dtype=dtype)
     start = SimpleNamespace(
         topology=Topology(device="cpu"), parsed=SimpleNamespace(parallel=SimpleNamespace(offloaded=()))
     )

@@ -6,20 +6,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from alignment.architecture.decoder_config import DecoderConfig
 from alignment.loops.rollout_engine import RolloutEngine
-from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
 from alignment.parallel.topology import Topology
 from alignment.runs import placed
 from alignment.runs.placed import place_frozen, shard_model
-
-SHAPE = dict(model_type="llama", vocab_size=16, hidden_size=8, intermediate_size=16, num_hidden_layers=1)
-SHAPE |= dict(num_attention_heads=2, max_position_embeddings=32)
+from tests.tiny_models import tiny_score
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_bfloat16_model_with_a_float32_head_has_masters_and_a_float32_one_none(dtype):
-    model = ScoreModel(DecoderConfig.from_dict(SHAPE), ScoreOptions(score_type="reward"), dtype=dtype)
+    model = tiny_score(dtype=dtype)
     shards = shard_model(model, Topology(device="cpu"))
     if dtype == "float32":
         assert shards is None

@@ -11,33 +11,20 @@ import sys
 import numpy as np
 import pytest
 
-from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.parts import Part, even_cut
 from alignment.errors import CheckpointError
-from alignment.models.decoder.decoder import CausalLM
-from alignment.models.decoder.initialise import draw_weights
 from alignment.models.folders.hub import load_causal_lm
 from alignment.models.folders.saving import WeightSource, save_model
 from alignment.training.checkpoint import Checkpoint, CheckpointStore
 from tests.forked_ranks import run_forked
+from tests.tiny_models import tiny_causal
 
-RAW = {
-    "model_type": "llama",
-    "vocab_size": 21,
-    "hidden_size": 8,
-    "intermediate_size": 12,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "max_position_embeddings": 16,
-}
 KILLS = int(os.environ.get("ALIGNMENT_TEST_KILLS", "6"))
 
 
 @pytest.fixture(scope="module")
 def model():
-    made = CausalLM(DecoderConfig.from_dict(RAW))
-    draw_weights(made, seed=0, std=0.3)
-    return made
+    return tiny_causal(vocab_size=21)
 
 
 def parts_of(model, rank):
