@@ -6,17 +6,16 @@ import numpy as np
 import paddle
 import pytest
 
-from alignment.architecture.decoder_config import DecoderConfig
 from alignment.errors import NotFiniteError, UserError
 from alignment.generation.eager.eager_engine import EagerEngine
 from alignment.generation.engine import GenerationOptions, missing_features
 from alignment.generation.fused.fused_engine import FusedEngine
 from alignment.generation.fused.fused_settings import FusedSettings
-from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.initialise import draw_weights
 from alignment.ops.native.library import find_core, load_core
 from alignment.records import TokenBatch
 from tests.emulated import emulated_kernels
+from tests.tiny_models import tiny_causal
 
 VOCABULARY = 40
 SHAPE = dict(
@@ -35,8 +34,7 @@ STOPS = (3, 11)
 
 @pytest.fixture
 def model():
-    model = CausalLM(DecoderConfig.from_dict(SHAPE, place="the model of this test"))
-    draw_weights(model, seed=1, std=0.2)
+    model = tiny_causal(seed=1, std=0.2, **SHAPE)
     model.eval()
     return model
 

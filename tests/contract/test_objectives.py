@@ -9,10 +9,6 @@ import numpy as np
 import pytest
 
 from alignment.metrics import reduce_metrics
-from alignment.models.config import DecoderConfig
-from alignment.models.decoder.decoder import CausalLM
-from alignment.models.decoder.initialise import draw_weights
-from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
 from alignment.parallel.build_runner import build_runner
 from alignment.parallel.topology import Topology
 from alignment.runs.offline.models import POLICY
@@ -20,15 +16,10 @@ from alignment.runs.offline.objective import EvaluationInputs
 from alignment.runs.offline.reference import FIELD
 from alignment.runs.offline.train import build_task
 from alignment.trainers.objectives import OBJECTIVES, SCORE_OBJECTIVES
+from tests.tiny_models import tiny_causal, tiny_score
 
 ROWS = {**OBJECTIVES, **SCORE_OBJECTIVES}
-CONFIG = DecoderConfig.from_dict(
-    {
-        "model_type": "llama", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "vocab_size": 32,
-        "num_attention_heads": 2, "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
-    },
-    place="the tiny model",
-)  # fmt: skip
+SHAPE = {"vocab_size": 32, "hidden_size": 16, "max_position_embeddings": 64}
 
 
 def _answers(rng, *, low, high):
@@ -63,10 +54,8 @@ def objective(request):
 
 @pytest.fixture
 def model(objective):
-    options = ScoreOptions(score_type="reward")
-    made = CausalLM(CONFIG) if objective.model is POLICY else ScoreModel(CONFIG, options)
-    draw_weights(made, seed=1, std=0.2)
-    return made
+    make = tiny_causal if objective.model is POLICY else tiny_score
+    return make(seed=1, std=0.2, **SHAPE)
 
 
 def learn(objective, model, cut, *, reference=None, widen=0):

@@ -11,20 +11,14 @@ import numpy as np
 import paddle
 import pytest
 
-from alignment.architecture.decoder_config import DecoderConfig
 from alignment.errors import NotFiniteError, RewardError
-from alignment.models.decoder.initialise import draw_weights
-from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
 from alignment.parallel.build_runner import build_runner
 from alignment.parallel.topology import Topology
 from alignment.records import Rollout
 from alignment.rollout.rewards.reward_service import HttpReward
 from alignment.rollout.rewards.scorers import FailurePolicy, ModelScorer, TextScorer
+from tests.tiny_models import tiny_score
 
-SHAPE = dict(
-    model_type="llama", vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=1,
-    num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=32,
-)  # fmt: skip
 POLICY = FailurePolicy(retries=0, backoff_seconds=0.0)
 
 
@@ -86,8 +80,7 @@ def service_scorer(damaged):
 
 
 def model_scorer(damaged):
-    model = ScoreModel(DecoderConfig.from_dict(SHAPE), ScoreOptions(score_type="reward"))
-    draw_weights(model, seed=1, std=0.4)
+    model = tiny_score(std=0.4)
     model.eval()
     if damaged:
         model.score.weight.set_value(paddle.full_like(model.score.weight, float("nan")))

@@ -7,33 +7,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from alignment.architecture.decoder_config import DecoderConfig
 from alignment.generation.eager.eager_engine import EagerEngine
 from alignment.generation.engine import GenerationOptions
-from alignment.models.decoder.decoder import CausalLM
-from alignment.models.decoder.initialise import draw_weights
+from tests.tiny_models import tiny_causal
 from tests.unit.generation import boundaries
 from tests.unit.generation.boundaries import Draws
 
 OPTIONS = GenerationOptions(max_new_tokens=6)
 PROMPTS = [[number, 3] for number in range(8)]
-SHAPE = dict(
-    model_type="llama",
-    vocab_size=40,
-    hidden_size=16,
-    intermediate_size=24,
-    num_hidden_layers=1,
-    num_attention_heads=2,
-    num_key_value_heads=1,
-    max_position_embeddings=64,
-)
 
 
 @pytest.fixture(scope="module")
 def asked():
     """The draws and what the eager engine answers."""
-    model = CausalLM(DecoderConfig.from_dict(SHAPE))
-    draw_weights(model, seed=0, std=0.4)
+    model = tiny_causal(std=0.4, vocab_size=40, hidden_size=16)
     engine = EagerEngine(model)
     engine.load_weights(None, 0)
     answers = engine.generate(PROMPTS, OPTIONS, seed=1, sequence_ids=range(len(PROMPTS)))

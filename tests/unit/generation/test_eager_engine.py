@@ -6,27 +6,18 @@ import numpy as np
 import paddle
 import pytest
 
-from alignment.architecture.decoder_config import DecoderConfig
 from alignment.errors import UserError
 from alignment.generation.eager import kv_cache
 from alignment.generation.eager.eager_engine import EagerEngine
 from alignment.generation.engine import GenerationOptions
 from alignment.generation.random_numbers import uniform
 from alignment.generation.sampling import Sampler
-from alignment.models.decoder.decoder import CausalLM
-from alignment.models.decoder.initialise import draw_weights
 from alignment.models.decoder.logprobs import policy_logprobs
 from alignment.records import TokenBatch
+from tests.tiny_models import tiny_causal
 
-SHAPE = dict(
-    vocab_size=40,
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=64,
-)
+SHAPE = dict(vocab_size=40, hidden_size=32, intermediate_size=48, max_position_embeddings=64)
+SHAPE |= dict(num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=2)
 FAMILIES = {
     "llama": dict(model_type="llama"),
     "window": dict(model_type="mistral", sliding_window=5),
@@ -38,9 +29,7 @@ SAMPLED = GenerationOptions(max_new_tokens=12, stop_token_ids=(3, 11), temperatu
 
 
 def build(family="llama", seed=0):
-    model = CausalLM(DecoderConfig.from_dict({**SHAPE, **FAMILIES[family]}))
-    draw_weights(model, seed=seed, std=0.4)
-    return model
+    return tiny_causal(seed=seed, std=0.4, **{**SHAPE, **FAMILIES[family]})
 
 
 def generate(model, prompts, options, *, seed=1, ids=None, **how):

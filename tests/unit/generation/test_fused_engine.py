@@ -8,7 +8,6 @@ import numpy as np
 import paddle
 import pytest
 
-from alignment.architecture.decoder_config import DecoderConfig
 from alignment.errors import NotFiniteError, UserError
 from alignment.generation.eager.eager_engine import EagerEngine
 from alignment.generation.engine import GenerationOptions
@@ -18,20 +17,12 @@ from alignment.generation.fused.fused_engine import FusedEngine
 from alignment.generation.fused.fused_settings import FusedSettings, read_bytes
 from alignment.generation.fused.kernels import CPU_KERNELS
 from alignment.generation.sampling import exponentiate, keep_likeliest
-from alignment.models.decoder.decoder import CausalLM
-from alignment.models.decoder.initialise import draw_weights
 from alignment.ops.native.library import find_core
+from tests.tiny_models import tiny_causal, tiny_config
 from tests.unit.generation.boundaries import Draws
 
-SHAPE = dict(
-    vocab_size=40,
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=64,
-)
+SHAPE = dict(vocab_size=40, hidden_size=32, intermediate_size=48, max_position_embeddings=64)
+SHAPE |= dict(num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=2)
 FAMILIES = {
     "llama": dict(model_type="llama"),
     "llama-biases": dict(model_type="llama", attention_bias=True, mlp_bias=True),
@@ -64,9 +55,7 @@ def kernels():
 
 
 def build(family="llama", seed=0):
-    model = CausalLM(DecoderConfig.from_dict({**SHAPE, **FAMILIES[family]}))
-    draw_weights(model, seed=seed, std=0.4)
-    return model
+    return tiny_causal(seed=seed, std=0.4, **{**SHAPE, **FAMILIES[family]})
 
 
 def fused(model, *, progress=None, usable=None, **settings):
@@ -327,7 +316,7 @@ def test_release_wants_new_weights():
 def test_what_is_in_the_way_is_said_in_one_line(monkeypatch):
     config, obstacle = build().config, CPU_KERNELS.obstacle
     assert obstacle(config) is None
-    odd = DecoderConfig.from_dict({**SHAPE, **FAMILIES["llama"], "intermediate_size": 49})
+    odd = tiny_config(**{**SHAPE, "intermediate_size": 49})
     assert obstacle(odd).endswith("even widths, a process has inner 49")
     stage = EnginePlacement(pipeline=SimpleNamespace(size=2))
     assert obstacle(config, stage).endswith("all layers in one process, pipeline_parallel_degree=2")

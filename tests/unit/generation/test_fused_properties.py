@@ -9,16 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignment.architecture.decoder_config import DecoderConfig
 from alignment.generation.engine import GenerationOptions
 from alignment.generation.fused.blocks import blocks_for
 from alignment.generation.fused.fused_engine import FusedEngine
 from alignment.generation.fused.fused_settings import FusedSettings
 from alignment.generation.fused.kernels import CPU_KERNELS
-from alignment.models.decoder.decoder import CausalLM
-from alignment.models.decoder.initialise import draw_weights
 from alignment.ops.native.library import find_core
 from tests.emulated import emulated_kernels
+from tests.tiny_models import tiny_causal
 from tests.unit.generation import fake_rows
 
 happened: Counter[str] = Counter()
@@ -76,10 +74,8 @@ def test_a_thousand_random_schedules_give_the_tokens_of_sequences_alone():
 
 def real_engine(kernels=CPU_KERNELS, head_dim=8, **settings):
     """Return a fused engine with random weights, and its prompts' vocabulary is that of the schedules."""
-    shape = dict(model_type="llama", vocab_size=23, hidden_size=16, intermediate_size=32, num_hidden_layers=1)
-    heads = dict(num_attention_heads=2, num_key_value_heads=1, head_dim=head_dim, max_position_embeddings=64)
-    model = CausalLM(DecoderConfig.from_dict({**shape, **heads}))
-    draw_weights(model, seed=0, std=0.5)
+    sizes = dict(vocab_size=23, hidden_size=16, intermediate_size=32, num_hidden_layers=1, max_position_embeddings=64)
+    model = tiny_causal(std=0.5, head_dim=head_dim, **sizes)
     engine = FusedEngine(model, FusedSettings(block_tokens=16, **settings), kernels=kernels)
     engine.load_weights(None, 0)
     return engine

@@ -6,9 +6,6 @@ import numpy as np
 import paddle
 import pytest
 
-from alignment.architecture.decoder_config import DecoderConfig
-from alignment.models.decoder.decoder import CausalLM
-from alignment.models.decoder.initialise import draw_weights
 from alignment.models.decoder.logprobs import policy_logprobs
 from alignment.models.decoder.split_vocabulary import VocabularyShare, split_logprobs
 from alignment.ops.selection import use_native_ops
@@ -16,9 +13,8 @@ from alignment.ops.softmax import masked_softmax
 from alignment.ops.token_logprobs import token_entropy, token_logprobs
 from alignment.parallel.comms.group import ALONE
 from alignment.records import TokenBatch
+from tests.tiny_models import tiny_causal
 
-SHAPE = dict(model_type="qwen2", vocab_size=16, hidden_size=8, intermediate_size=16, num_hidden_layers=2)
-SHAPE |= dict(num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=32)
 BATCH = TokenBatch.build([np.array([1, 5, 6, 3]), np.array([1, 7, 2])], [np.array([2, 3]), np.array([2])])
 VALUES = [float("nan"), float("inf"), float("-inf")]
 
@@ -31,9 +27,7 @@ def native(request):
 
 
 def _model():
-    made = CausalLM(DecoderConfig.from_dict(SHAPE))
-    draw_weights(made, seed=0, std=0.5)
-    return made
+    return tiny_causal(std=0.5, model_type="qwen2")
 
 
 NAMES = [name for name, _ in _model().named_parameters()]
