@@ -20,7 +20,7 @@ from alignment.arguments.sources import read_command_line
 from alignment.device.host import prepare_host
 from alignment.errors import ArgumentError
 from alignment.planner.counts.shapes import model_elements
-from alignment.planner.duration import rollout_engine
+from alignment.planner.engines import rollout_engine
 from alignment.planner.job import LANGUAGE_MODELS, Job, read_job
 from alignment.planner.machine import GIB, PROCESSORS, Machine
 from alignment.planner.memory import ALWAYS_SHOWN, CACHE, COMPONENTS, OFFLOADED, Moment
@@ -177,9 +177,11 @@ def _describe(candidate: Candidate, machine: Machine) -> str:
     where = f"on {machine.name.upper()}" if machine.device == "gpu" else "in processes of a CPU"
     if not candidate.job.generates:
         return f"{candidate.duration.total:.3g} s {where}"
-    engine = rollout_engine(candidate.job, rollout_layout(candidate.job, candidate.layout), machine.device)
+    engine = rollout_engine(candidate.job, rollout_layout(candidate.job, candidate.layout)) + " engine"
+    if engine.startswith("fused") and machine.device == "gpu":
+        engine += ", which needs the CUDA kernels: see alignment doctor"
     return (
-        f"{candidate.duration.total:.3g} s {where}: {rollout:.3g} s of rollout ({engine} engine), {score:.3g} s of "
+        f"{candidate.duration.total:.3g} s {where}: {rollout:.3g} s of rollout ({engine}), {score:.3g} s of "
         f"scoring, {update:.3g} s of updates"
     )
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from alignment.architecture.cuts import layer_sizes
 from alignment.architecture.layout import Layout
-from alignment.generation.fused.capabilities import model_obstacle
+from alignment.planner.engines import rollout_engine
 from alignment.planner.job import LANGUAGE_MODELS, Job
 from alignment.planner.machine import ENGINE_COSTS, Machine
 from alignment.planner.messages import idle_share, layer_elements, update_bytes
@@ -81,7 +81,7 @@ def rollout_seconds(job: Job, layout: Layout, machine: Machine) -> float:
 def step_seconds(rollout: PlannedRollout, machine: Machine) -> float:
     """Return the seconds of one decode step of all concurrent rows; pipeline stages work on groups of rows in turn."""
     job, tensor, stages = rollout.job, rollout.inner.tensor, rollout.inner.pipeline
-    engine = rollout_engine(job, rollout.inner, machine.device)
+    engine = rollout_engine(job, rollout.inner)
     weight, kv = (_engine_bytes(job, kind) if engine == "fused" else job.item for kind in ("weight", "kv"))
     group = ceil(rollout.rows / stages)
     weights = sum(part.size for part in rollout.wanted) - rollout.embedding
@@ -93,12 +93,6 @@ def step_seconds(rollout: PlannedRollout, machine: Machine) -> float:
     cost = ENGINE_COSTS[f"{engine}, {machine.device}"]
     messages = 2 * layers * _SUM_SECONDS if tensor > 1 else 0.0
     return stages * stage + stages * layers / stages * cost.layer + cost.step + messages
-
-
-def rollout_engine(job: Job, inner: Layout, device: str) -> str:
-    """Return ``fused`` or ``eager``: the engine used by a replica with the layout ``inner``."""
-    obstacle = model_obstacle(job.policy, tensor_degree=inner.tensor, num_stages=inner.pipeline)
-    return "fused" if job.fused and obstacle is None else "eager"
 
 
 def _engine_bytes(job: Job, kind: str) -> int:

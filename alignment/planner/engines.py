@@ -7,10 +7,12 @@ from functools import cached_property
 from math import ceil
 
 from alignment.architecture.cuts import layer_sizes
-from alignment.generation.fused.capabilities import model_obstacle
+from alignment.architecture.layout import Layout
+from alignment.generation.fused.capabilities import cuda_obstacle, model_obstacle
 from alignment.generation.fused.fused_settings import FusedSettings, read_bytes
 from alignment.planner.counts.activations import Pass
 from alignment.planner.counts.shapes import stage_layers
+from alignment.planner.job import Job
 from alignment.planner.rollout import FLOAT, MESSAGE_BYTES, PlannedRollout, RolloutMoment
 
 PROMPT_TOKENS, DEVICE_PROMPT_TOKENS = 512, 8192
@@ -25,6 +27,8 @@ _HOST_COPIES = 6
 """Host arrays of the size of a step's logits that ``generation.sampling`` uses."""
 _DEVICE_COPIES = 10
 """The same of ``generation.device_sampling`` on a GPU, in units of the float32 logits."""
+ROWS_ON_DEVICE = 2048
+"""The same as in ``runs.on_policy.engines``, which needs Paddle."""
 _NARROW_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 
 
@@ -115,7 +119,9 @@ class EagerMemory:
 
 
 class FusedMemory:
-    """The fused engine, which permanently holds its own weights, key-value blocks and scratch memory on the host."""
+    """The fused engine, which permanently holds its own weights, key-value blocks and scratch memory: on a GPU, or else
+    in host memory.
+    """
 
     def __init__(self, rollout: PlannedRollout) -> None:
         self._rollout, self._job = rollout, rollout.job
@@ -124,21 +130,26 @@ class FusedMemory:
     @property
     def standing(self) -> Mapping[str, int]:
         """See ``EagerMemory.standing``."""
-        return {}
+        return self._standing if self._job.on_gpu else {}
 
-    @cached_property
+    @property
     def standing_on_host(self) -> Mapping[str, int]:
         """See ``EagerMemory.standing_on_host``."""
+        return {} if self._job.on_gpu else self._standing
+
+    @cached_property
+    def _standing(self) -> Mapping[str, int]:
         return {"rollout weights": self._weights, "key-value cache": self._blocks, "scratch": self._scratch}
 
     def moments(self) -> list[RolloutMoment]:
         """See ``EagerMemory.moments``; weights arrive one by one, and a step needs its logits."""
         copies = 3 if self._rollout.inner.tensor > 1 else 1
-        message = {"rollout weights": min(self._rollout.copied, 2 * MESSAGE_BYTES)}
         logits = {"sampling": copies * self._rollout.rows * self._config.vocab_size * FLOAT}
+        own = self._weights if self._job.on_gpu else 0
+        message = {"rollout weights": own + min(self._rollout.copied, 2 * MESSAGE_BYTES)}
         return [
             RolloutMoment(name="weights arrive", device=message if self._rollout.copied else {}),
-            RolloutMoment(name="decode step", device={}, host=logits),
+            RolloutMoment(name="decode step", **({"device": logits} if own else {"device": {}, "host": logits})),
         ]
 
     @cached_property
@@ -164,14 +175,29 @@ class FusedMemory:
     def _scratch(self) -> int:
         """The rows of one pass: residuals, heads, normalised and attended rows, the gated feed-forward."""
         config, tensor = self._config, self._rollout.inner.tensor
-        heads = (2 * config.num_attention_heads + 2 * max(config.num_key_value_heads, tensor)) * config.head_dim
+        queries, keys = config.num_attention_heads, max(config.num_key_value_heads, tensor)
+        mixed, projected = (heads * config.head_dim // tensor for heads in (queries, queries + 2 * keys))
         inner = layer_sizes(config, tensor_degree=tensor, tensor_index=0).inner
-        width = (3 if tensor > 1 else 2) * config.hidden_size + heads // tensor + inner
+        if self._job.on_gpu:
+            rows = max(ROWS_ON_DEVICE, self._rollout.rows)
+            narrow = _NARROW_BYTES[self._job.rollout_weight_type] * (config.hidden_size + mixed + inner)
+            return rows * ((2 * config.hidden_size + projected + 2 * inner) * FLOAT + narrow)
+        width = (3 if tensor > 1 else 2) * config.hidden_size + mixed + projected + inner
         rows = min(self._rollout.rows * max(self._job.prompt, 1), FusedSettings().max_rows)
         return rows * width * FLOAT
 
 
+def rollout_engine(job: Job, inner: Layout) -> str:
+    """Return ``fused`` or ``eager``: what ``runs.on_policy.engines`` would choose for a replica in the layout
+    ``inner`` if the kernels can be loaded.
+    """
+    obstacle = model_obstacle(job.policy, tensor_degree=inner.tensor, num_stages=inner.pipeline)
+    if job.on_gpu:
+        obstacle = obstacle or cuda_obstacle(job.policy)
+    return "fused" if job.fused and obstacle is None else "eager"
+
+
 def engine_memory(rollout: PlannedRollout) -> EagerMemory | FusedMemory:
-    """Return the memory of the engine that ``runs.on_policy.engines`` would choose."""
-    obstacle = model_obstacle(rollout.job.policy, tensor_degree=rollout.inner.tensor, num_stages=rollout.inner.pipeline)
-    return FusedMemory(rollout) if rollout.job.fused and obstacle is None else EagerMemory(rollout)
+    """Return the memory of the rollout's engine."""
+    is_fused = rollout_engine(rollout.job, rollout.inner) == "fused"
+    return FusedMemory(rollout) if is_fused else EagerMemory(rollout)

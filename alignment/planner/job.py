@@ -74,7 +74,9 @@ class Job:
     native: bool = False
     """Whether training and scoring use compiled operators (CPU only)."""
     fused: bool = False
-    """Whether rollouts use the fused engine if possible (CPU only, without pipeline stages)."""
+    """Whether rollouts use the fused engine if possible (not over pipeline stages)."""
+    on_gpu: bool = False
+    """Whether the device is a GPU, where the fused engine holds its memory."""
     rollout_weight_type: str = "float32"
     rollout_kv_type: str = "float32"
     rollout_kv_memory: str | None = None
@@ -151,7 +153,8 @@ def read_job(parsed: Parsed, *, device: str) -> Job:
         eval_mode=parallel.eval_mode,
         rollout_tensor=parallel.rollout_tensor_parallel_degree,
         native=training.use_native_ops and device == "cpu",
-        fused=on_policy.use_fusemt and device == "cpu",
+        fused=on_policy.use_fusemt,
+        on_gpu=device == "gpu",
         rollout_weight_type=on_policy.rollout_weight_type or training.weight_dtype(device),
         rollout_kv_type=on_policy.rollout_kv_type or training.weight_dtype(device),
         rollout_kv_memory=on_policy.rollout_kv_memory,

@@ -9,13 +9,10 @@ from alignment.generation.cuda.cuda_model import CudaModel
 from alignment.generation.cuda.paddle_device import PaddleDevice, device_obstacle
 from alignment.generation.engine import GenerationOptions
 from alignment.generation.engine_placement import WHOLE_MODEL, EnginePlacement
+from alignment.generation.fused.capabilities import cuda_obstacle
 from alignment.generation.fused.fused_settings import FusedSettings
 from alignment.generation.fused.kernels import layout_obstacle
 from alignment.ops.native.cuda.library import CudaLibrary, CudaSearch, find_cuda
-
-HEAD_DIMS = (32, 64, 128)
-MOST_TOKENS = 1_280_000
-"""Largest vocabulary of the sampler."""
 
 
 class CudaKernels:
@@ -31,13 +28,9 @@ class CudaKernels:
 
     def obstacle(self, config: Any, placement: EnginePlacement = WHOLE_MODEL) -> str | None:
         """See ``Kernels.obstacle``."""
-        obstacle = layout_obstacle(config, placement)
+        obstacle = layout_obstacle(config, placement) or cuda_obstacle(config)
         if obstacle is not None:
             return obstacle
-        if config.head_dim not in HEAD_DIMS:
-            return f"the CUDA kernels need head_dim {', '.join(map(str, HEAD_DIMS))}, the model has {config.head_dim}"
-        if config.vocab_size > MOST_TOKENS:
-            return f"the CUDA kernels need a vocabulary up to {MOST_TOKENS}, the model has {config.vocab_size}"
         if self._search.library is None:
             return f"no CUDA kernels: {self._search.reason}"
         return device_obstacle(self._search.library)

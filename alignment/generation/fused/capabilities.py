@@ -26,6 +26,20 @@ FEATURES = frozenset(
 )
 
 
+CUDA_HEAD_DIMS = (32, 64, 128)
+CUDA_MOST_TOKENS = 1_280_000
+"""Largest vocabulary of the sampler on a GPU."""
+
+
+def cuda_obstacle(config: Any) -> str | None:
+    """Return in one line why the CUDA kernels cannot run ``config`` although a CPU's can, None when they can."""
+    if config.head_dim not in CUDA_HEAD_DIMS:
+        return f"the CUDA kernels need head_dim {', '.join(map(str, CUDA_HEAD_DIMS))}, the model has {config.head_dim}"
+    if config.vocab_size > CUDA_MOST_TOKENS:
+        return f"the CUDA kernels need a vocabulary up to {CUDA_MOST_TOKENS}, the model has {config.vocab_size}"
+    return None
+
+
 def model_obstacle(config: Any, *, tensor_degree: int = 1, tensor_index: int = 0, num_stages: int = 1) -> str | None:
     """Return in one line why the kernels cannot run ``config`` (a DecoderConfig) in a layout, None when they can."""
     missing = missing_features(config, FEATURES)

@@ -11,15 +11,15 @@ from alignment.planner.duration import (
     Duration,
     forward_seconds,
     iteration_seconds,
-    rollout_engine,
     rollout_seconds,
     step_seconds,
     update_seconds,
 )
+from alignment.planner.engines import rollout_engine
 from alignment.planner.machine import PROCESSORS, Machine
 from alignment.planner.messages import layer_elements, update_bytes
 from alignment.planner.rollout import PlannedRollout
-from tests.unit.planner.jobs import make_job
+from tests.unit.planner.jobs import make_config, make_job
 
 JOB = make_job()
 CONFIG = JOB.policy
@@ -127,5 +127,9 @@ def test_an_offline_iteration_is_an_update_after_the_reference():
 
 def test_the_engine_is_the_one_that_the_run_takes():
     fused = make_job(fused=True)
-    assert [rollout_engine(job, Layout(), "gpu") for job in (JOB, fused)] == ["eager", "fused"]
-    assert rollout_engine(fused, Layout(pipeline=2), "gpu") == "eager"
+    assert [rollout_engine(job, Layout()) for job in (JOB, fused)] == ["eager", "fused"]
+    assert rollout_engine(fused, Layout(pipeline=2)) == "eager"
+    # The CUDA kernels have no heads of 8 numbers.
+    assert rollout_engine(replace(fused, on_gpu=True), Layout()) == "eager"
+    wide = make_config(hidden_size=256, num_attention_heads=8)
+    assert rollout_engine(replace(fused, on_gpu=True, policy=wide), Layout()) == "fused"

@@ -68,7 +68,7 @@ def test_rows_of_forward_passes_default_to_those_of_training(parse):
 def test_half_precision_and_the_fused_engine_depend_on_the_device(parse):
     parsed = parse(bf16=True, fp16_opt_level="O2")
     on_gpu, on_cpu = (read_job(parsed, device=device) for device in ("gpu", "cpu"))
-    assert (on_gpu.half, on_gpu.fused, on_gpu.item) == (True, False, 2)
+    assert (on_gpu.half, on_gpu.fused, on_gpu.item) == (True, True, 2)
     assert (on_cpu.half, on_cpu.fused, on_cpu.item) == (False, True, 4)
 
 
