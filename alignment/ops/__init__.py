@@ -1,1 +1,1 @@
-"""Operators with a Paddle reference; compiled kernels slot in behind the same names."""
+"""Operators: Paddle references, with compiled kernels behind the same functions."""

@@ -14,9 +14,9 @@ from alignment.ops.selection import runs_natively
 from alignment.ops.softmax import masked_softmax
 
 _WIDE_KEY_BYTES = 512 << 20
-"""Keys in float32 that are held at once to decode."""
+"""Limit for float32 keys held at once when decoding."""
 _SCORE_BYTES = 64 << 20
-"""Scores held at once; beyond it heads go in pieces and the backward pass computes the probabilities again."""
+"""Limit for scores held at once; beyond it heads are processed in pieces and probabilities are recomputed backward."""
 
 
 def causal_attention(
@@ -24,9 +24,9 @@ def causal_attention(
 ) -> paddle.Tensor:
     """Return softmax(q k' / sqrt(D)) v under the causal mask of ``layout``.
 
-    q [M, heads*D], k and v [M, kv_heads*D] -> [M, heads*D], M real tokens. Half precision on a GPU goes to flash
-    attention unless a window cuts the rows. Without ``keep_weights`` the backward pass computes the attention weights
-    again, as compiled kernels always do.
+    q [M, heads*D], k and v [M, kv_heads*D] -> [M, heads*D], M real tokens. Half precision on a GPU uses flash
+    attention, unless a window is shorter than a row. Without ``keep_weights`` the backward pass recomputes the
+    attention weights, as compiled kernels always do.
     """
     if runs_natively(q, k, v):
         return ragged_attention(q, k, v, layout.ragged)
@@ -36,7 +36,7 @@ def causal_attention(
 
 
 def ragged_attention(q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor, heads: RaggedHeads) -> paddle.Tensor:
-    """Return what ``causal_attention`` does, by compiled kernels, which also turn q and k where ``heads`` says how."""
+    """Compute ``causal_attention`` by compiled kernels, which also rotate q and k if ``heads`` has a rotation."""
     return _NativeAttention.apply(q, k, v, heads)
 
 
@@ -49,9 +49,9 @@ def _flash_attention(q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor, layou
 
 
 def decode_scores(q: paddle.Tensor, keys: paddle.Tensor, scale: float) -> paddle.Tensor:
-    """Return q keys' times ``scale``, [N, group, C], in float32 at least; q [N, group, D], keys [N, C, D].
+    """Return scale * q keys' [N, group, C], in at least float32, for q [N, group, D] and keys [N, C, D].
 
-    Half precision is widened before the product: scores of bfloat16 would be off by 1 part in 256.
+    Half precision is widened before the product: bfloat16 scores would have a relative error of 1/256.
     """
     if not is_half(q):
         return paddle.matmul(scale_by(q, scale), keys, transpose_y=True)
@@ -68,7 +68,7 @@ def _probabilities(q: paddle.Tensor, k: paddle.Tensor, layout: HeadLayout) -> pa
 
 
 def _pieces(q: paddle.Tensor, layout: HeadLayout) -> list[slice]:
-    """Return slices of the leading axis of q [c, group*S, D] whose scores stay under ``_SCORE_BYTES``."""
+    """Return slices of the leading axis of q [c, group*S, D] with at most ``_SCORE_BYTES`` of scores each."""
     step = max(1, _SCORE_BYTES // (q.shape[1] * layout.length * q.element_size()))
     return [slice(i, min(i + step, q.shape[0])) for i in range(0, q.shape[0], step)]
 
@@ -118,7 +118,7 @@ def _join(parts: list[paddle.Tensor]) -> paddle.Tensor:
 
 
 class _NativeAttention(PyLayer):
-    """What ``_CausalAttention`` computes, by compiled kernels that hold the scores of a few queries at a time."""
+    """``_CausalAttention`` by compiled kernels, which hold the scores of only a few queries at a time."""
 
     @staticmethod
     def forward(ctx, q, k, v, heads):

@@ -30,7 +30,7 @@ def build_kernels(*, prebuilt: bool, cuda: bool = False) -> CoreLibrary | CudaLi
 
 
 def main() -> int:
-    """Build, and say in one line what came of it; exit status 1 without a library."""
+    """Build the library and print the result in one line; return exit status 1 on failure."""
     parser = argparse.ArgumentParser(prog="alignment.ops.build", description=__doc__)
     parser.add_argument("--prebuilt", action="store_true", help="put the library beside the package, for every user")
     parser.add_argument("--cuda", action="store_true", help="the kernels for GPUs, with nvcc and cuBLASLt")

@@ -1,6 +1,6 @@
-"""Operators that Paddle has for a GPU only, each behind one function; nothing else in ``ops`` calls them.
+"""Operators that Paddle has only on a GPU, one function each; other modules call them only through these.
 
-Tests on a CPU put operators of the same signature in their place (``tests/bf16/cpu_site/gpu_on_cpu.py``).
+CPU tests replace them by operators with the same signatures (``tests/bf16/cpu_site/gpu_on_cpu.py``).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _WIDEST_HEAD = 256
 
 
 def on_device(*tensors: paddle.Tensor) -> bool:
-    """True when all ``tensors`` are on a GPU."""
+    """Return whether all ``tensors`` are on a GPU."""
     return all(x.place.is_gpu_place() for x in tensors)
 
 
 def has_kernel(name: str, dtype: paddle.dtype) -> bool:
-    """True when this Paddle has a GPU kernel of the operator ``name`` for ``dtype``."""
+    """Return whether this Paddle has a GPU kernel of the operator ``name`` for ``dtype``."""
     wanted = str(dtype).removeprefix("paddle.")
     return any(key.startswith("(GPU") and key.endswith(f" {wanted})") for key in _kernels().get(name, ()))
 
@@ -38,12 +38,12 @@ def _kernels() -> dict[str, list[str]]:
 
 @cache
 def _generation() -> int:
-    """Return the major number of the GPU's compute capability."""
+    """Return the major version of the GPU's compute capability."""
     return paddle.device.cuda.get_device_capability()[0]
 
 
 def has_flash_attention(q: paddle.Tensor, head_dim: int) -> bool:
-    """True when flash attention takes queries like ``q`` with heads of ``head_dim`` numbers."""
+    """Return whether flash attention supports queries like ``q`` with heads of size ``head_dim``."""
     fits = is_half(q) and on_device(q) and head_dim <= _WIDEST_HEAD and head_dim % 8 == 0
     return fits and _generation() >= 8 and all(has_kernel(name, q.dtype) for name in _FLASH_KERNELS)
 
@@ -51,34 +51,34 @@ def has_flash_attention(q: paddle.Tensor, head_dim: int) -> bool:
 def flash_attention(
     q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor, starts: paddle.Tensor, longest: int
 ) -> paddle.Tensor:
-    """Return the causal attention [M, heads, D] of sequences that stand one after the other, without padding.
+    """Return the causal attention [M, heads, D] of sequences packed without padding.
 
-    q [M, heads, D], k and v [M, kv_heads, D] in half precision; ``starts`` [n + 1] int32 are the first token of each
-    sequence and at last M; no sequence has more than ``longest`` tokens.
+    q [M, heads, D], k and v [M, kv_heads, D] in half precision; ``starts`` [n + 1] int32 holds the first token of each
+    sequence, then M; no sequence is longer than ``longest``.
     """
     scale = q.shape[2] ** -0.5
     return flash_attn_unpadded(q, k, v, starts, starts, longest, longest, scale, causal=True)[0]
 
 
 def has_rms_norm(x: paddle.Tensor, weight: paddle.Tensor) -> bool:
-    """True when ``rms_norm`` here takes ``x`` and ``weight``."""
+    """Return whether this module's ``rms_norm`` supports ``x`` and ``weight``."""
     fits = on_device(x, weight) and x.dtype == weight.dtype
     return fits and all(has_kernel(name, x.dtype) for name in _NORM_KERNELS)
 
 
 def rms_norm(x: paddle.Tensor, weight: paddle.Tensor, eps: float) -> paddle.Tensor:
-    """Return ``ops.rms_norm`` of x [N, H] by one kernel, which computes in float32; carries gradients."""
+    """Return ``ops.rms_norm`` of x [N, H] by one kernel that computes in float32; differentiable."""
     return _C_ops.fused_rms_norm_ext(x, weight, eps)[0]
 
 
 def has_wide_product(x: paddle.Tensor) -> bool:
-    """True when ``add_wide_product`` takes matrices like ``x``."""
+    """Return whether ``add_wide_product`` supports matrices like ``x``."""
     return is_half(x) and on_device(x) and has_kernel("fused_linear_param_grad_add", x.dtype)
 
 
 def add_wide_product(total: paddle.Tensor | None, a: paddle.Tensor, b: paddle.Tensor) -> paddle.Tensor:
-    """Return ``total`` [M, N] float32 (None: zeros), written over, plus a' b of half precision matrices, unrounded.
+    """Return ``total`` [M, N] float32 (None: zeros) plus the unrounded a' b of half-precision matrices.
 
-    a [K, M], b [K, N]. No gradients.
+    a [K, M], b [K, N]. ``total`` is overwritten. Not differentiable.
     """
     return _C_ops.fused_linear_param_grad_add(a, b, total, None, True, False)[0]

@@ -1,4 +1,4 @@
-"""Row orders between projections (token by token) and attention (head by head)."""
+"""Reorder rows between projections (by token) and attention (by head)."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _MASKED = -1e30
 class HeadOrder:
     """Moves rows of one head's D numbers between the orders (token, head) and (sequence, head, position).
 
-    Taking rows by index costs a hundredth of Paddle's transpose on a CPU.
+    On a CPU, gathering rows by index takes a hundredth of the time of Paddle's transpose.
     """
 
     count: int
-    """Heads."""
+    """Number of heads."""
     to_heads: paddle.Tensor
-    """[n * count * S] int64; padding takes the row after the last, which is zero."""
+    """[n * count * S] int64; padding refers to a zero row after the last."""
     to_tokens: paddle.Tensor
-    """[M * count] int64, the way back."""
+    """[M * count] int64, the inverse."""
     padded: bool
-    """True: some of the n * S positions are padding, so M is smaller."""
+    """Whether some of the n * S positions are padding."""
 
     @classmethod
     def build(cls, real: np.ndarray, count: int) -> HeadOrder:
@@ -56,33 +56,33 @@ class HeadOrder:
 
 @dataclass(frozen=True, kw_only=True)
 class HeadLayout:
-    """One attention call over n sequences; what all layers of a forward pass share is made when it is needed."""
+    """What all attention calls of a forward pass over n sequences share, computed when needed."""
 
     lengths: np.ndarray
     """[n] real tokens of each sequence; rows are padded to the longest, S."""
     num_heads: int
     num_kv_heads: int
     window: int | None
-    """A query sees this many tokens, itself included; None: all before it."""
+    """How many tokens a query sees, itself included; None: all before it."""
     dtype: Any
-    """Of the mask."""
+    """The mask's dtype."""
 
     @classmethod
     def build(
         cls, lengths: np.ndarray, *, num_heads: int, num_kv_heads: int, dtype, window: int | None = None
     ) -> HeadLayout:
-        """Build for sequences of ``lengths`` [n]; a ``window`` that no sequence fills is none."""
+        """Build for sequences of ``lengths`` [n]; a ``window`` that no sequence exceeds is dropped."""
         window = None if window is None or window >= lengths.max() else window
         return cls(lengths=lengths, num_heads=num_heads, num_kv_heads=num_kv_heads, window=window, dtype=dtype)
 
     @property
     def length(self) -> int:
-        """The longest sequence, S."""
+        """S, the length of the longest sequence."""
         return int(self.lengths.max())
 
     @property
     def group(self) -> int:
-        """Query heads that share a key head."""
+        """Number of query heads per key head."""
         return self.num_heads // self.num_kv_heads
 
     def head_dim(self, q: paddle.Tensor) -> int:
@@ -91,17 +91,17 @@ class HeadLayout:
 
     @cached_property
     def queries(self) -> HeadOrder:
-        """The way from tokens to query heads and back."""
+        """The order of query heads."""
         return HeadOrder.build(self._real, self.num_heads)
 
     @cached_property
     def keys(self) -> HeadOrder:
-        """The same of key heads."""
+        """The order of key heads."""
         return self.queries if self.group == 1 else HeadOrder.build(self._real, self.num_kv_heads)
 
     @cached_property
     def mask(self) -> paddle.Tensor:
-        """[S * S], 0 where the key may be seen, very negative elsewhere."""
+        """[S * S], 0 for visible keys, very negative for others."""
         position = np.arange(self.length)
         distance = position[:, None] - position[None, :]
         hidden = (distance < 0) | (distance >= (self.window or self.length))
@@ -110,7 +110,7 @@ class HeadLayout:
 
     @cached_property
     def starts(self) -> paddle.Tensor:
-        """[n + 1] int32: the first token of each sequence, at last the number of tokens M."""
+        """[n + 1] int32: the first token of each sequence, then the number of tokens M."""
         return paddle.to_tensor(self.ragged.starts)
 
     @cached_property

@@ -1,6 +1,6 @@
-"""Products with the vocabulary head: logits in float32 at least, and the head's gradient summed in it.
+"""Products with the vocabulary head: logits in at least float32, and the head's gradient summed in that precision.
 
-T tokens, H hidden numbers, V vocabulary (or a process's part of it).
+T tokens, hidden size H, vocabulary size V (or a process's part of it).
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from alignment.ops import device_kernels
 from alignment.ops.precision import is_half, scale_by, widen
 
 LOGIT_BYTES = 64 << 20
-"""Logits held at once on a CPU; beyond it tokens go in pieces and the backward pass computes the logits again."""
+"""Limit for logits held at once on a CPU; beyond it tokens are processed in pieces and logits recomputed backward."""
 DEVICE_LOGIT_BYTES = 512 << 20
-"""The same in half precision on a GPU, where a small piece does not fill the processors."""
+"""The limit in half precision on a GPU, where small pieces would not use all processors."""
 
 
 def split_temperature(hidden: paddle.Tensor, temperature: float) -> tuple[paddle.Tensor, float]:
-    """Return (hidden states for the head, what their logits are still to be divided by).
+    """Return (hidden states for the head, the factor by which their logits must still be divided).
 
-    Half precision is divided after the product, in float32: dividing the states would round them a second time.
+    In half precision the float32 logits are divided: dividing the states would round them a second time.
     """
     return (hidden, temperature) if is_half(hidden) else (scale_by(hidden, 1.0 / temperature), 1.0)
 
 
 @dataclass(frozen=True)
 class HeadProduct:
-    """A head, and what its logits are divided by."""
+    """A vocabulary head and the temperature by which its logits are divided."""
 
     weight: paddle.Tensor
     """[H, V], or [V, H] when ``transposed``."""
@@ -38,11 +38,11 @@ class HeadProduct:
 
     @property
     def columns(self) -> int:
-        """The vocabulary, V."""
+        """V, the size of the vocabulary."""
         return self.weight.shape[0 if self.transposed else 1]
 
     def pieces(self, num_tokens: int) -> list[slice]:
-        """Return slices of ``num_tokens`` tokens, whose logits are made together."""
+        """Return slices of ``num_tokens`` tokens whose logits are computed at once."""
         is_large = is_half(self.weight) and device_kernels.on_device(self.weight)
         limit = DEVICE_LOGIT_BYTES if is_large else LOGIT_BYTES
         step = max(1, limit // (4 * self.columns))
@@ -51,7 +51,7 @@ class HeadProduct:
     def logits(self, hidden: paddle.Tensor) -> paddle.Tensor:
         """Return hidden @ weight / temperature, [T, V], for hidden [T, H].
 
-        Of half precision on a GPU the product is never rounded, and has no gradients.
+        For half precision on a GPU the product is not rounded, and not differentiable.
         """
         if device_kernels.has_wide_product(hidden):
             product = device_kernels.add_wide_product(None, hidden.t(), self._inputs_first)
@@ -64,19 +64,19 @@ class HeadProduct:
         return self.weight.t() if self.transposed else self.weight
 
     def slope(self, logit_grad: paddle.Tensor) -> paddle.Tensor:
-        """Return the gradient of the product from that of ``logits``, [T, V], in the type of the head."""
+        """Return the gradient [T, V] of the product from that of the logits, in the head's dtype."""
         return scale_by(logit_grad, 1.0 / self.temperature).astype(self.weight.dtype)
 
     def hidden_grad(self, slope: paddle.Tensor) -> paddle.Tensor:
-        """Return the gradient [T, H] of the states from ``slope`` [T, V]."""
+        """Return the gradient [T, H] of the hidden states from ``slope`` [T, V]."""
         return paddle.matmul(slope, self.weight, transpose_y=not self.transposed)
 
     def add_weight_grad(
         self, total: paddle.Tensor | None, hidden: paddle.Tensor, slope: paddle.Tensor
     ) -> paddle.Tensor:
-        """Return ``total`` (None: nothing yet) plus the head's gradient from hidden [T, H] and ``slope`` [T, V].
+        """Return ``total`` (None: zero) plus the head's gradient from hidden [T, H] and ``slope`` [T, V].
 
-        The total of half precision is float32, and is rounded when it is whole.
+        For half precision the total is float32; ``rounded`` converts the final one.
         """
         pair = (slope, hidden) if self.transposed else (hidden, slope)
         if device_kernels.has_wide_product(hidden):
@@ -85,5 +85,5 @@ class HeadProduct:
         return added if total is None else total.add_(added)
 
     def rounded(self, total: paddle.Tensor) -> paddle.Tensor:
-        """Return the head's gradient ``total`` in the head's type."""
+        """Return the head's gradient ``total`` in the head's dtype."""
         return total if total.dtype == self.weight.dtype else total.astype(self.weight.dtype)

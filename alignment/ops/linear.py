@@ -7,7 +7,7 @@ from paddle.autograd import PyLayer
 
 
 class _AddBias(PyLayer):
-    """The framework's own gradient of a broadcast bias costs more than the matrix product it follows."""
+    """x + bias; Paddle's own gradient of a broadcast bias takes longer than the matrix product before it."""
 
     @staticmethod
     def forward(ctx, x, bias):

@@ -11,13 +11,13 @@ from alignment.ops.precision import widen
 from alignment.ops.selection import runs_natively
 
 _FEW_NUMBERS = 1 << 14
-"""Up to here Paddle's calls cost more than its slow reductions and broadcasts."""
+"""Up to this size the overhead of Paddle's calls exceeds that of its slow reductions and broadcasts."""
 
 
 def rms_norm(x: paddle.Tensor, weight: paddle.Tensor, eps: float) -> paddle.Tensor:
     """Return ``x / sqrt(mean(x^2) + eps) * weight`` over the last axis; x [..., H], weight [H].
 
-    Half precision inputs are computed in float32 and returned in their own type.
+    Half precision is computed in float32 and returned in its own dtype.
     """
     rows = x.reshape([-1, x.shape[-1]])
     if device_kernels.has_rms_norm(rows, weight):
@@ -28,9 +28,10 @@ def rms_norm(x: paddle.Tensor, weight: paddle.Tensor, eps: float) -> paddle.Tens
 
 
 def normalise_rows(rows: paddle.Tensor, weight: paddle.Tensor, eps: float) -> tuple[paddle.Tensor, paddle.Tensor]:
-    """Return (normalised rows [N, H], reciprocal root mean squares [N, 1]); outside the gradient tape.
+    """Return (normalised rows [N, H], reciprocal root mean squares [N, 1]); not differentiable.
 
-    Sums and broadcasts are written as matrix products: Paddle's CPU reductions and broadcasts cost 4 to 10 times more.
+    Sums and broadcasts are matrix products, because Paddle's reductions and broadcasts on a CPU take 4 to 10 times
+    longer.
     """
     width = rows.shape[1]
     mean = paddle.matmul(rows * rows, paddle.full([width, 1], 1.0 / width, rows.dtype))
@@ -60,7 +61,7 @@ class _RmsNorm(PyLayer):
 
 
 class _NativeRmsNorm(PyLayer):
-    """What ``_RmsNorm`` computes, by compiled kernels."""
+    """``_RmsNorm`` by compiled kernels."""
 
     @staticmethod
     def forward(ctx, x, weight, eps):
@@ -74,9 +75,9 @@ class _NativeRmsNorm(PyLayer):
 
 
 def rms_norm_inference(x: paddle.Tensor, weight: paddle.Tensor, eps: float) -> paddle.Tensor:
-    """Return ``rms_norm`` of x [N, H] without a gradient.
+    """Return ``rms_norm`` of x [N, H], not differentiable.
 
-    No fused kernel of Paddle's on a CPU: that of its CPU build uses AVX-512 without asking whether it is there.
+    Paddle's fused CPU kernel is not used: it executes AVX-512 instructions without checking for them.
     """
     if device_kernels.has_rms_norm(x, weight):
         return device_kernels.rms_norm(x, weight, eps)
@@ -85,6 +86,6 @@ def rms_norm_inference(x: paddle.Tensor, weight: paddle.Tensor, eps: float) -> p
         return training_ops.rms_norm(rows, weight, eps)[0].astype(x.dtype)
     if rows.size > _FEW_NUMBERS:
         return normalise_rows(rows, weight, eps)[0].astype(x.dtype)
-    # Fewer calls: half the time where a call costs more than its arithmetic.
+    # Fewer calls take half the time when overhead dominates.
     scale = paddle.rsqrt((rows * rows).mean(-1, keepdim=True) + eps)
     return (rows * scale).multiply_(weight).astype(x.dtype)

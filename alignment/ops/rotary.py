@@ -1,4 +1,4 @@
-"""Rotary position embedding (Su et al. 2021, equation 34) with the two halves of a head rotated against each other."""
+"""Rotary position embedding (Su et al. 2021, equation 34), pairing the two halves of a head."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from paddle.autograd import PyLayer
 
 @dataclass(frozen=True, slots=True)
 class RotaryTables:
-    """Factors of one rotation, laid out like the tensor they multiply (Paddle broadcasts slowly on a CPU)."""
+    """Factors of one rotation in the shape of the tensor they multiply (Paddle's broadcasts are slow on a CPU)."""
 
     cos: paddle.Tensor
     """[rows, heads * D]"""
     sin: paddle.Tensor
     """[rows, heads * D], negated in the first half of each head."""
     swap: paddle.Tensor
-    """[rows * heads * 2] int64: takes half-heads in exchanged order."""
+    """[rows * heads * 2] int64: indices of half-heads in swapped order."""
 
 
 class PositionTables:
-    """Rotary factors of every position so far, made once on the device; rows are taken there by position."""
+    """Rotary factors of all positions so far, computed once on the device and gathered by position."""
 
     def __init__(self, frequencies: np.ndarray, scale: float) -> None:
-        """``frequencies`` [D/2] in radians a token; ``scale`` multiplies cosines and sines."""
+        """``frequencies`` [D/2] in radians per token; ``scale`` multiplies cosines and sines."""
         self.frequencies, self.scale = frequencies, scale
         self._length, self._sides = 0, ()
 
     def at(
         self, positions: paddle.Tensor, *, heads: int, longest: int, dtype: Any, factor: float = 1.0
     ) -> RotaryTables:
-        """Return the tables of ``heads`` heads at ``positions`` [M] below ``longest``, times ``factor``, in ``dtype``.
+        """Return the tables for ``heads`` heads at ``positions`` [M] below ``longest``, times ``factor``, in ``dtype``.
 
-        They are made in float32.
+        They are computed in float32.
         """
         if longest > self._length:
             self._grow(longest)
@@ -46,7 +46,7 @@ class PositionTables:
         return RotaryTables(cos, sin, halves.flip(1).flatten())
 
     def _grow(self, longest: int) -> None:
-        """Make the tables of ``longest`` positions and more: up to the next power of two."""
+        """Compute the tables up to the next power of two from ``longest`` positions on."""
         self._length = 1 << (longest - 1).bit_length()
         cos, sin = rotation_tables(np.arange(self._length), self.frequencies, scale=self.scale)
         self._sides = tuple(paddle.to_tensor(np.concatenate(pair, 1)) for pair in ((cos, cos), (-sin, sin)))
@@ -64,7 +64,7 @@ def apply_rotary(x: paddle.Tensor, tables: RotaryTables) -> paddle.Tensor:
 
 
 def swap_halves(x: paddle.Tensor, swap: paddle.Tensor) -> paddle.Tensor:
-    """Exchange the two halves of every head of x [rows, heads * D]."""
+    """Swap the two halves of every head of x [rows, heads * D]."""
     halves = x.reshape([swap.shape[0], -1])
     return paddle.gather(halves, swap).reshape(x.shape)
 

@@ -1,4 +1,4 @@
-"""Rotary position embedding and causal attention as one operator, planned once for all layers of a forward pass."""
+"""Rotary position embedding and causal attention as one operator, prepared once for all layers of a forward pass."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from alignment.ops.selection import runs_natively
 
 @dataclass(frozen=True, kw_only=True)
 class RotaryAttention:
-    """Attention over the M real tokens of n sequences; what the layers share is made when the first one needs it."""
+    """Attention over the M real tokens of n sequences; what layers share is computed at first use."""
 
     lengths: np.ndarray
     """[n] tokens of each sequence."""
@@ -29,9 +29,9 @@ class RotaryAttention:
     num_heads: int
     num_kv_heads: int
     window: int | None
-    """A query sees this many tokens, itself included; None: all before it."""
+    """How many tokens a query sees, itself included; None: all before it."""
     dtype: Any
-    """Of queries, keys and values."""
+    """The dtype of queries, keys and values."""
 
     def attend(
         self, q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor, *, keep_weights: bool = True
@@ -42,8 +42,8 @@ class RotaryAttention:
         """
         if runs_natively(q, k, v):
             return ragged_attention(q, k, v, self._ragged)
-        turned = apply_rotary(q, self._query_tables), apply_rotary(k, self._key_tables)
-        return causal_attention(*turned, v, self._layout, keep_weights=keep_weights)
+        rotated = apply_rotary(q, self._query_tables), apply_rotary(k, self._key_tables)
+        return causal_attention(*rotated, v, self._layout, keep_weights=keep_weights)
 
     @cached_property
     def _ragged(self) -> RaggedHeads:

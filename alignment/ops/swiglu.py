@@ -12,7 +12,7 @@ from alignment.ops.selection import runs_natively
 
 
 def swiglu(gate: paddle.Tensor, up: paddle.Tensor) -> paddle.Tensor:
-    """Return ``silu(gate) * up``, elementwise; one kernel on a GPU, which rounds half precision once."""
+    """Return ``silu(gate) * up`` elementwise; on a GPU by one kernel, which rounds half precision only once."""
     if device_kernels.on_device(gate):
         return F.swiglu(gate, up)
     return (_NativeSwiglu if runs_natively(gate, up) else _Swiglu).apply(gate, up)
@@ -36,7 +36,7 @@ class _Swiglu(PyLayer):
 
 
 class _NativeSwiglu(PyLayer):
-    """What ``_Swiglu`` computes, by compiled kernels; the sigmoid is computed again instead of kept."""
+    """``_Swiglu`` by compiled kernels, which recompute the sigmoid instead of keeping it."""
 
     @staticmethod
     def forward(ctx, gate, up):

@@ -1,8 +1,7 @@
-"""Log-probabilities of given tokens and entropies, from logits or straight from hidden states.
+"""Log-probs of given tokens, and entropies, from logits or from hidden states.
 
-Compiled kernels compute them in float32 on a CPU. Elsewhere everything goes through softmax and cross-entropy: Paddle's
-``log_softmax`` and ``logsumexp`` cost 10 to 1000 times more on a CPU. There Paddle gives no token a log-prob far below
--64.
+In float32 on a CPU they are computed by compiled kernels, otherwise by softmax and cross-entropy: on a CPU Paddle's
+``log_softmax`` and ``logsumexp`` take 10 to 1000 times longer. Paddle's CPU kernels give no log-prob far below -64.
 """
 
 from __future__ import annotations
@@ -46,9 +45,9 @@ def head_logprobs(
 ) -> tuple[paddle.Tensor, paddle.Tensor | None]:
     """Return (log-probs [T], entropies [T] or None) of ``targets`` under softmax(hidden @ weight / temperature).
 
-    hidden [T, H], weight [H, V] ([V, H] when ``transposed``), targets [T] int64. Both results carry gradients to
-    ``hidden`` and ``weight`` (an entropy that no loss uses costs nothing in the backward pass). Many logits, and those
-    of half precision, are made and remade in pieces.
+    hidden [T, H], weight [H, V] ([V, H] if ``transposed``), targets [T] int64. Both results are differentiable with
+    respect to ``hidden`` and ``weight`` (an unused entropy costs nothing in the backward pass). Many logits, and those
+    in half precision, are computed in pieces and recomputed in the backward pass.
     """
     if runs_natively(hidden, weight):
         logprobs, entropy = _NativeHeadLogprobs.apply(hidden, weight, targets, transposed, temperature)
@@ -70,13 +69,13 @@ def _entropy(logits: paddle.Tensor) -> paddle.Tensor:
 
 
 def _log_totals(logits: paddle.Tensor, softmax: paddle.Tensor) -> paddle.Tensor:
-    """Return log sum exp(l) [T] as l - log p of the likeliest token, whose p is never rounded to zero."""
+    """Return log sum exp(l) [T] as l - log p of the likeliest token, whose p never rounds to zero."""
     likeliest = paddle.stack([paddle.arange(logits.shape[0]), paddle.argmax(logits, axis=-1)], axis=-1)
     return paddle.gather_nd(logits, likeliest) - paddle.log(paddle.gather_nd(softmax, likeliest))
 
 
 class _HeadLogprobs(PyLayer):
-    """d log p_y / d logits = 1[y] - p;  d H / d logits = -p (log p + H). The backward pass rebuilds the logits."""
+    """d log p_y / d logits = 1[y] - p;  d H / d logits = -p (log p + H). The backward pass recomputes the logits."""
 
     @staticmethod
     def forward(ctx, hidden, weight, targets, options, with_entropy):
@@ -109,7 +108,7 @@ class _HeadLogprobs(PyLayer):
 
 
 def _logit_grad(logits: paddle.Tensor, targets: paddle.Tensor, grad: paddle.Tensor, entropy) -> paddle.Tensor:
-    """Return the gradient [T, V] of sum(grad log p_y) and, with ``entropy`` = (its gradient, H), of its sum."""
+    """Return the gradient [T, V] of sum(grad log p_y), plus that of the entropy if ``entropy`` = (its gradient, H)."""
     softmax = F.softmax(logits)
     if entropy is None:
         slope = softmax.multiply_(-grad.unsqueeze(-1))
@@ -121,7 +120,7 @@ def _logit_grad(logits: paddle.Tensor, targets: paddle.Tensor, grad: paddle.Tens
 
 
 class _NativeLogprobs(PyLayer):
-    """Log-probs of targets, or without targets the entropies, by compiled kernels."""
+    """Log-probs of targets, or entropies if there are no targets, by compiled kernels."""
 
     @staticmethod
     def forward(ctx, logits, targets, temperature):
@@ -138,7 +137,7 @@ class _NativeLogprobs(PyLayer):
 
 
 class _NativeHeadLogprobs(PyLayer):
-    """What ``_HeadLogprobs`` computes, by compiled kernels. Logits in one piece are kept and become their gradient."""
+    """``_HeadLogprobs`` by compiled kernels; logits in a single piece are kept and overwritten by their gradient."""
 
     @staticmethod
     def forward(ctx, hidden, weight, targets, transposed, temperature):

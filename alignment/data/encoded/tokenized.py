@@ -182,7 +182,8 @@ class TokenizedDataset(ABC):
                 f"no row of {', '.join(map(_describe, pending.specs))} can be used for a {self.KIND} dataset: "
                 f"{self._ledger.summary()} (max_length {self.options.max_length}, max_prompt_length "
                 f"{self.options.max_prompt_length}, on_overlong {self.options.on_overlong})"
-                + DIFFERENCE_SAYS * bool(self._ledger.total(UNKNOWN_DIFFERENCE))
+                + DIFFERENCE_SAYS
+                * bool(self._ledger.total(UNKNOWN_DIFFERENCE))
             )
 
 

@@ -1,1 +1,1 @@
-"""The compiled generation kernels of csrc/core: how they are built, found and called."""
+"""Build, find and call the compiled kernels of csrc."""

@@ -1,4 +1,4 @@
-"""csrc/core/alignment_core.h for ctypes: its structures, its functions and what its error codes become."""
+"""ctypes bindings of csrc/core/alignment_core.h: structures, functions and error codes."""
 
 from __future__ import annotations
 
@@ -72,14 +72,14 @@ _FUNCTIONS = {
 
 
 def declare(handle: ctypes.CDLL) -> None:
-    """Give every function of a loaded library its types; AttributeError names one it lacks."""
+    """Set the types of all functions of a loaded library; AttributeError names a missing one."""
     for name, (result, arguments) in _FUNCTIONS.items():
         function = getattr(handle, name)
         function.restype, function.argtypes = result, arguments
 
 
 def check(handle: ctypes.CDLL, status: int) -> int:
-    """Return ``status`` unless it is an error code: NotFiniteError, MemoryError or RuntimeError with its sentence."""
+    """Return ``status``; for an error code raise NotFiniteError, MemoryError or RuntimeError with its message."""
     if status >= 0:
         return status
     sentence = handle.ac_last_error().decode()

@@ -1,8 +1,8 @@
-"""A kernel library on disk: beside the package, in the user's cache, or compiled now.
+"""Find a kernel library in the package or the user's cache, or compile it.
 
-Entries of the cache are named by what made them, so an old one is never taken for a new one. They are compiled aside
-and renamed under a lock: processes that start together build once, and a killed build leaves nothing that is read.
-What is damaged, or could have been changed by another user, is never loaded (``trust.py``).
+Cache entries are named by a hash of everything that affects the build, so a stale one is never used. They are compiled
+in a temporary folder and renamed under a lock: processes that start together build once, and a killed build leaves
+nothing that is read. Libraries that are damaged, or that other users could have changed, are not loaded (``trust.py``).
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from alignment.ops.native.toolchain import Compiler
 from alignment.telemetry import log
 
 PACKAGE_FOLDER = Path(__file__).parent
-"""Where a prebuilt library lies."""
+"""The folder of prebuilt libraries."""
 
 _ASIDE = "building-"
 _LOCK = "build.lock"
 
 
 class KernelBuildError(UserError):
-    """There is no kernel library here; the message says why."""
+    """There is no usable kernel library; the message says why."""
 
 
 class Library(NamedTuple):
@@ -40,27 +40,27 @@ class Library(NamedTuple):
 
     path: Path
     origin: str
-    """Which one it is, in words."""
+    """A description for messages."""
 
 
 class Kind(NamedTuple):
-    """What is compiled, with what, and how; the functions may raise KernelBuildError."""
+    """A kind of library and how to compile it; the functions may raise KernelBuildError."""
 
     name: str
-    """How the names of its files begin."""
+    """The prefix of its file names."""
     title: str
-    """What messages call it."""
+    """Its name in messages."""
     digest: Callable[[], str]
     """Returns a hash of the sources and flags."""
     find_compiler: Callable[[], Compiler]
     key: Callable[[Compiler], str]
-    """Returns a hash of all else that makes another library."""
+    """Returns a hash of everything else that affects the library."""
     compile: Callable[[Path, Compiler, Path], None]
-    """Makes the library (in a folder of its own) with the compiler; commands and messages go to the log file."""
+    """Builds the library (in its own folder) with the compiler; commands and messages go to the log file."""
 
 
 def cache_folder() -> Path:
-    """Return where this user's builds are kept: ``$XDG_CACHE_HOME/alignment``, else ``~/.cache/alignment``."""
+    """Return the folder of this user's builds: ``$XDG_CACHE_HOME/alignment``, else ``~/.cache/alignment``."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     try:
         return base.expanduser() / "alignment"
@@ -69,7 +69,7 @@ def cache_folder() -> Path:
 
 
 def find_compiler() -> Compiler:
-    """Return the compiler ``$CXX`` names or the first one found; KernelBuildError when there is none."""
+    """Return the compiler ``$CXX`` or the first one found; KernelBuildError if there is none."""
     compiler = toolchain.find_compiler(os.environ.get("CXX", ""))
     if compiler is None:
         raise KernelBuildError(f"no C++ compiler: none of $CXX, {', '.join(toolchain.COMPILERS)} runs")
@@ -77,9 +77,9 @@ def find_compiler() -> Compiler:
 
 
 def find_prebuilt(folder: Path = PACKAGE_FOLDER, *, kind: Kind | None = None) -> Library:
-    """Return the library that was put into ``folder`` for the sources of this version (``kind``: default ``CORE``).
+    """Return the prebuilt library in ``folder`` for the sources of this version (``kind``: default ``CORE``).
 
-    Whoever owns the package, whose Python files are executed, may own it too.
+    The package's owner is trusted too, as the package's Python files are executed anyway.
     """
     path = prebuilt_path(folder, kind or CORE)
     if not path.is_file():
@@ -92,14 +92,14 @@ def find_prebuilt(folder: Path = PACKAGE_FOLDER, *, kind: Kind | None = None) ->
 
 
 def prebuilt_path(folder: Path, kind: Kind) -> Path:
-    """Return what the prebuilt library of these sources is called in ``folder``."""
+    """Return the path of the prebuilt library of these sources in ``folder``."""
     return folder / f"alignment_{kind.name}-{kind.digest()}.so"
 
 
 def find_or_build(*, kind: Kind | None = None, force: bool = False) -> Library:
-    """Return the cached library for these sources, this compiler and this machine, compiling it when it is not there.
+    """Return the cached library for these sources, this compiler and this machine, compiling it if necessary.
 
-    Where the compiler is gone any build of these sources will do. ``force`` compiles again. KernelBuildError says what
+    Without a compiler any earlier build of these sources is used. ``force`` compiles again. KernelBuildError says what
     is missing or where the compiler's messages are.
     """
     kind = kind or CORE
@@ -143,7 +143,7 @@ def _compile_core(target: Path, compiler: Compiler, log_file: Path) -> None:
 
 
 def place_prebuilt(library: Path, folder: Path = PACKAGE_FOLDER, *, kind: Kind | None = None) -> Path:
-    """Copy a build into ``folder`` as the prebuilt library of these sources; earlier ones are removed."""
+    """Copy a build into ``folder`` as the prebuilt library of these sources, and remove earlier ones."""
     kind = kind or CORE
     target = prebuilt_path(folder, kind)
     aside = target.with_name(f".{target.name}.{os.getpid()}.part")
@@ -186,7 +186,7 @@ def _find_problem(path: Path) -> str | None:
 
 
 def _find_earlier(libraries: list[Path], no_compiler: str) -> Library:
-    """Return the first of ``libraries`` that may be loaded; KernelBuildError with what is wrong with the others."""
+    """Return the first of ``libraries`` that may be loaded; KernelBuildError says what is wrong with them."""
     problems = [f"{path} {problem}" for path in libraries if (problem := _find_problem(path))]
     sound = next((path for path in libraries if _find_problem(path) is None), None)
     if sound is None:
@@ -200,7 +200,7 @@ def _key(compiler: Compiler) -> str:
 
 
 def _build_once(path: Path, kind: Kind, compiler: Compiler, *, force: bool) -> Library:
-    """Build under the lock, unless another process built it, or failed to, while this one waited."""
+    """Build under the lock, unless another process has built it, or failed to, in the meantime."""
     started = time.time()
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _locked(path.parent):
@@ -217,7 +217,7 @@ def _build_once(path: Path, kind: Kind, compiler: Compiler, *, force: bool) -> L
 
 
 def _build(path: Path, kind: Kind, compiler: Compiler) -> None:
-    """Compile in a folder of its own inside the cache, then rename; the lock is held."""
+    """Compile in a temporary folder inside the cache, then rename; the caller holds the lock."""
     for left_by_a_killed_build in path.parent.glob(f"{_ASIDE}*"):
         shutil.rmtree(left_by_a_killed_build, ignore_errors=True)
     log_file, failure = path.with_suffix(".log"), path.with_suffix(".failed")
@@ -237,7 +237,7 @@ def _build(path: Path, kind: Kind, compiler: Compiler) -> None:
 
 
 def _repeat_failure(path: Path, *, since: float) -> None:
-    """Raise what another process found out after ``since``, so that many waiting ranks do not fail one by one."""
+    """Raise another process's build failure after ``since``, so that waiting ranks do not fail one by one."""
     failure = path.with_suffix(".failed")
     if failure.is_file() and failure.stat().st_mtime >= since:
         raise KernelBuildError(failure.read_text(encoding="utf-8"))
@@ -245,7 +245,7 @@ def _repeat_failure(path: Path, *, since: float) -> None:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold the one build lock of ``folder``; it ends with the process that holds it, however that ends."""
+    """Hold the build lock of ``folder``; the system releases it when the process ends, however it ends."""
     with (folder / _LOCK).open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

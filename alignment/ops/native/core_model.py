@@ -1,4 +1,4 @@
-"""One packed model with its pool of key/value blocks, held by the kernel library."""
+"""A packed model with its pool of key-value blocks, held by the kernel library."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ ReduceInPlace = Callable[[np.ndarray], None]
 
 
 class CoreModel:
-    """Owns an ``AcModel``; sizes are those of this tensor-parallel rank."""
+    """Owns an ``AcModel``; all sizes are those of this tensor-parallel rank."""
 
     def __init__(self, handle: ctypes.CDLL, sizes: dict[str, int | float], *, weight_type: str, kv_type: str) -> None:
-        """``sizes`` are the fields of AcConfig but the types, which are float32, bfloat16 or (weights) int8."""
+        """``sizes`` are the fields of AcConfig without the types: float32, bfloat16 or (weights only) int8."""
         config = AcConfig(
             struct_bytes=ctypes.sizeof(AcConfig),
             weight_type=_WEIGHT_TYPES[weight_type],
@@ -39,13 +39,13 @@ class CoreModel:
             check(handle, -1)
 
     def close(self) -> None:
-        """Free weights and blocks; the model cannot be used after."""
+        """Free weights and blocks; the model cannot be used afterwards."""
         model, self._model = self._model, None
         if model:
             self._handle.ac_model_destroy(model)
 
     def __del__(self) -> None:
-        """Free what was not closed."""
+        """Close the model if that was forgotten."""
         if getattr(self, "_model", None):
             self.close()
 
@@ -75,7 +75,7 @@ class CoreModel:
         self._check(self._handle.ac_model_set_reduce(self._alive(), self._reduce, None))
 
     def set_vocab_range(self, first: int) -> None:
-        """Say that this rank's embedding rows begin at token id ``first``."""
+        """Set the token id of this rank's first embedding row."""
         self._check(self._handle.ac_model_set_vocab_range(self._alive(), first))
 
     def forward(
@@ -88,7 +88,7 @@ class CoreModel:
         logit_rows: np.ndarray,
         threads: int,
     ) -> np.ndarray:
-        """Return logits [len(logit_rows), V] float32 of flat rows; all arrays int32, block_tables [slots, blocks]."""
+        """Return float32 logits [len(logit_rows), V] of rows; all arrays are int32, block_tables [slots, blocks]."""
         assert len(tokens) == len(slots) == len(positions) and block_tables.ndim == 2
         rows = [_as_ints(array) for array in (tokens, slots, positions, block_tables)]
         wanted = _as_ints(logit_rows)
@@ -108,7 +108,7 @@ class CoreModel:
         self._check(self._handle.ac_copy_block(self._alive(), source, target))
 
     def _guard(self, reduce: ReduceInPlace) -> Callable[..., None]:
-        """Return the C callback; ctypes would only print an exception, so it is kept for ``forward`` to raise."""
+        """Return the C callback; it stores exceptions, which ctypes would only print, for ``forward`` to raise."""
 
         def call(context: int | None, data: ctypes._Pointer, count: int) -> None:
             if self._reduce_failure is not None:

@@ -1,4 +1,4 @@
-"""The kernel library: found or built at first use, then called from here."""
+"""Find or build the CPU kernel library at first use, and call it."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from alignment.ops.native.core_model import CoreModel
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How tokens are drawn; the values mean what they mean in ``GenerationOptions``."""
+    """How to draw tokens; the fields are as in ``GenerationOptions``."""
 
     usable_vocab: int
-    """Ids of this and above are never drawn."""
+    """Ids from this one on are never drawn."""
     do_sample: bool = True
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
     repetition_penalty: float = 1.0
     stop_token_ids: tuple[int, ...] = ()
-    """Tokens that rows with ``forbid_stops`` may not get."""
+    """Tokens that are forbidden in rows with ``forbid_stops``."""
 
     def pack(self) -> AcSampling:
         """Return the structure of the C interface."""
@@ -45,10 +45,10 @@ class Sampling:
 
 
 class CoreLibrary:
-    """A loaded kernel library; ``reason`` says in one line which one it is and why."""
+    """A loaded kernel library; ``reason`` describes in one line which one it is and why."""
 
     def __init__(self, path: Path, reason: str) -> None:
-        """Load ``path``; OSError or AttributeError when it is no kernel library of this version."""
+        """Load ``path``; OSError or AttributeError if it is not a kernel library of this version."""
         toolchain.preload_openmp()
         self._handle = ctypes.CDLL(str(path))
         declare(self._handle)
@@ -63,13 +63,13 @@ class CoreLibrary:
         return self._handle.ac_isa().decode()
 
     def set_isa(self, name: str) -> None:
-        """Use another instruction set from now on; RuntimeError when this machine or library lacks it."""
+        """Switch to another instruction set; RuntimeError if this machine or library does not have it."""
         check(self._handle, self._handle.ac_set_isa(name.encode()))
 
     def create_model(
         self, sizes: dict[str, int | float], *, weight_type: str = "float32", kv_type: str = "float32"
     ) -> CoreModel:
-        """Return a model with weights still to be set; ``sizes`` are the other fields of AcConfig."""
+        """Return a model without weights; ``sizes`` are the other fields of AcConfig."""
         return CoreModel(self._handle, sizes, weight_type=weight_type, kv_type=kv_type)
 
     def sample(
@@ -84,8 +84,8 @@ class CoreLibrary:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return (tokens [B] int64, log-probs [B] float32) for logits [B, V] float32 and uniforms [B] float64.
 
-        ``forbid_stops`` [B] (True: no stop token yet); ``seen``: for each row [V] bool or uint8 (True: the token
-        occurred), needed with a repetition penalty only and left unchanged. NotFiniteError names a damaged row.
+        ``forbid_stops`` [B]: True forbids stop tokens. ``seen``: per row [V] bool or uint8, True for tokens that
+        occurred; only needed with a repetition penalty, and not modified. NotFiniteError names a damaged row.
         """
         rows, vocab = logits.shape
         logits, uniforms = np.ascontiguousarray(logits, np.float32), np.ascontiguousarray(uniforms, np.float64)
@@ -102,7 +102,7 @@ class CoreLibrary:
         return tokens, logprobs
 
     def philox_uniform(self, seed: int, sequence_ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """Return float64 [B] in [0, 1): the bits of ``generation.random_numbers.uniform``; [B] and [B]."""
+        """Return float64 [B] in [0, 1), bit-identical to ``generation.random_numbers.uniform``, for inputs [B]."""
         assert sequence_ids.shape == positions.shape and sequence_ids.ndim == 1
         ids = np.ascontiguousarray(sequence_ids.astype(np.uint64))
         counters = np.ascontiguousarray((positions.astype(np.uint64) & np.uint64(0xFFFFFFFF)).astype(np.uint32))
@@ -114,7 +114,7 @@ class CoreLibrary:
 
 
 class Search(NamedTuple):
-    """Which kernel library this process uses, if any, and why."""
+    """The kernel library that this process uses, if any, and why."""
 
     core: CoreLibrary | None
     reason: str
@@ -122,9 +122,9 @@ class Search(NamedTuple):
 
 @functools.cache
 def find_core() -> Search:
-    """Return the library beside the package, a cached build or a new build, whichever comes first.
+    """Return the prebuilt library of the package, a cached build, or a new build, in this order.
 
-    Without one ``core`` is None and the eager engine generates.
+    ``core`` is None if there is none; then the eager engine generates.
     """
     refusals: list[str] = []
     for find in (build.find_prebuilt, build.find_or_build):
@@ -139,7 +139,7 @@ def find_core() -> Search:
 
 
 def load_core() -> CoreLibrary | None:
-    """Return the kernel library of this process; None where there is none (``find_core().reason`` says why)."""
+    """Return the kernel library of this process, None if there is none (``find_core().reason`` says why)."""
     return find_core().core
 
 
@@ -148,7 +148,7 @@ def _at(array: np.ndarray, kind: type) -> ctypes._Pointer:
 
 
 def _row_pointers(rows: Sequence[np.ndarray] | None, count: int, length: int) -> ctypes.Array | None:
-    """Return addresses of byte rows; the caller keeps the arrays alive."""
+    """Return the addresses of byte rows; the caller must keep the arrays alive."""
     if rows is None:
         return None
     assert len(rows) == count

@@ -1,4 +1,4 @@
-"""Which files of csrc/core make the kernel library, and with which flags; csrc/core/README.md has the same table."""
+"""The files of csrc/core that make up the kernel library, and their flags; csrc/core/README.md has the same table."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 COMMON_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fopenmp", "-ffp-contract=off", "-Wno-psabi")
-"""No -ffast-math and no fused operations behind our back: a row's results must not depend on its neighbours.
+"""No -ffast-math and no implicit fused operations: a row's results must not depend on its neighbours.
 
--Wno-psabi: vectors wider than the registers are passed to inlined functions only, however calls pass them.
+-Wno-psabi: vectors wider than registers are passed only to inlined functions, so the calling convention is irrelevant.
 """
 LINK_FLAGS = ("-shared", "-Wl,--no-undefined")
-"""Whatever the OpenMP runtime lacks is an error of the build, not of the first call."""
+"""A symbol that the OpenMP runtime lacks is an error at build time, not at the first call."""
 
 PER_ISA = ("kernels.cc", "sampler_kernels.cc", "training_kernels.cc")
 """Compiled once for each instruction set."""
 ONCE = ("dispatch.cc", "model.cc", "weights.cc", "request.cc", "forward.cc", "sampler.cc", "philox.cc", "training.cc")
 """Compiled once, for every processor of the architecture."""
 _SELFTEST = "selftest.cc"
-"""How the names of programs end that tests link with the library's objects."""
+"""The name ending of test programs, which are linked with the library's objects."""
 
 _AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma")
 _X86_FLAGS = {
@@ -35,7 +35,7 @@ ISA_FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
     "x86_64": _X86_FLAGS,
     "aarch64": {"scalar": (), "neon": ()},
 }
-"""Architecture -> instruction set -> flags."""
+"""Flags by architecture and instruction set."""
 _SAME_AS_WIDER = {
     (name, isa) for name in ("sampler_kernels.cc", "training_kernels.cc") for isa in ("avx512bf16", "avx512amx")
 }
@@ -52,7 +52,7 @@ class TranslationUnit(NamedTuple):
 
 
 def find_sources() -> Path | None:
-    """Return the folder of the sources: beside this file in an installed wheel, csrc/core in a checkout."""
+    """Return the folder of the sources: beside this file in an installed wheel, or csrc/core in a checkout."""
     folders = (Path(__file__).parent / "csrc" / "core", Path(__file__).parents[3] / "csrc" / "core")
     return next((folder for folder in folders if (folder / "alignment_core.h").is_file()), None)
 
@@ -60,9 +60,9 @@ def find_sources() -> Path | None:
 def list_units(
     folder: Path, machine: str | None = None, *, accepts: Callable[[tuple[str, ...]], bool] = lambda flags: True
 ) -> list[TranslationUnit]:
-    """Return what to compile for an architecture (default: this one); an unknown one gets the scalar kernels.
+    """Return what to compile for an architecture (default: this one); unknown ones get only the scalar kernels.
 
-    Instruction sets whose flags the compiler does not accept are left out.
+    Instruction sets whose flags the compiler rejects are left out.
     """
     known = ISA_FLAGS.get(machine or platform.machine(), {"scalar": ()})
     isas = {isa: flags for isa, flags in known.items() if not flags or accepts(flags)}
@@ -81,7 +81,7 @@ def list_selftests(folder: Path) -> list[Path]:
 
 
 def hash_sources(folder: Path) -> str:
-    """Return a hash of every source and header in ``folder``, of their names and of the flags."""
+    """Return a hash of all sources and headers in ``folder``, their names, and the flags."""
     digest = hashlib.sha256(repr((COMMON_FLAGS, LINK_FLAGS, ISA_FLAGS, ONCE, PER_ISA)).encode())
     files = {path for path in folder.iterdir() if path.suffix in (".cc", ".h")}
     for path in sorted(files.difference(list_selftests(folder))):

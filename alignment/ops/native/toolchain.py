@@ -1,4 +1,4 @@
-"""What this machine offers to a build: a C++ compiler, an OpenMP runtime, a kind of processor."""
+"""Find this machine's C++ compiler and OpenMP runtime, and identify its processor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from alignment.telemetry.exit_status import describe_exit
 
 COMPILERS = ("g++", "clang++", "c++")
-"""Programs that are looked for on PATH, in this order, after the one the user names."""
+"""Programs searched for on PATH, in this order, after the one that the user names."""
 
 _OPENMP_NAME = "libiomp5.so"
 _INFO_TIMEOUT = 60.0
@@ -23,7 +23,7 @@ _INFO_TIMEOUT = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Compiler:
-    """A C++ compiler that runs."""
+    """A working C++ compiler."""
 
     program: str
     version: str
@@ -31,7 +31,7 @@ class Compiler:
 
 
 def find_compiler(preferred: str = "") -> Compiler | None:
-    """Return the first compiler that answers ``--version``; ``preferred`` (a name or a path) is asked first."""
+    """Return the first compiler that answers ``--version``; ``preferred`` (a name or path) is tried first."""
     for name in filter(None, (preferred, *COMPILERS)):
         program = shutil.which(name)
         if program is None:
@@ -47,9 +47,9 @@ def find_compiler(preferred: str = "") -> Compiler | None:
 
 @functools.cache
 def find_openmp() -> Path | None:
-    """Return the OpenMP runtime that Paddle brings, without importing Paddle; None where there is none.
+    """Return Paddle's OpenMP runtime, without importing Paddle; None if there is none.
 
-    A second runtime in one process would start its own threads beside Paddle's.
+    A second runtime in the process would start its own threads in addition to Paddle's.
     """
     spec = importlib.util.find_spec("paddle")
     if spec is None or spec.origin is None:
@@ -67,13 +67,13 @@ def preload_openmp() -> None:
 
 
 def openmp_link_flags() -> list[str]:
-    """Return what links the kernels to Paddle's runtime, or to the compiler's own where Paddle is absent."""
+    """Return the flags that link the kernels to Paddle's runtime, or to the compiler's own without Paddle."""
     library = find_openmp()
     return ["-fopenmp"] if library is None else [f"-L{library.parent}", f"-l:{library.name}"]
 
 
 def processor() -> str:
-    """Return the machine's architecture and, where the system lists them, the flags of its first processor."""
+    """Return the machine's architecture and, if the system lists them, the flags of its first processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
@@ -84,7 +84,7 @@ def processor() -> str:
 
 
 def run_logged(command: Sequence[str], log: Path) -> str | None:
-    """Run ``command`` and append it with its output to ``log``; None when it succeeds, else the telling line."""
+    """Run ``command`` and append it with its output to ``log``; return None, or on failure the most relevant line."""
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
     with log.open("a", encoding="utf-8") as file:
         file.write(f"$ {' '.join(command)}\n{done.stdout}")

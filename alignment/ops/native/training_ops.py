@@ -1,4 +1,4 @@
-"""csrc/core/alignment_training.h on Paddle tensors: float32 on a CPU, read and written where they lie."""
+"""Call csrc/core/alignment_training.h on Paddle's float32 CPU tensors, in place."""
 
 from __future__ import annotations
 
@@ -49,16 +49,16 @@ _ARGUMENTS = {
 
 @dataclass(frozen=True, slots=True)
 class RaggedHeads:
-    """Sequences that stand one after the other without padding, and the heads that attend in them."""
+    """Sequences packed without padding, and the heads of their attention."""
 
     starts: np.ndarray
-    """[n + 1] int32: the first token of each sequence, at last the number of tokens M."""
+    """[n + 1] int32: the first token of each sequence, then the number of tokens M."""
     num_heads: int
     num_kv_heads: int
     window: int | None
-    """A query sees this many tokens, itself included; None: all before it."""
+    """How many tokens a query sees, itself included; None: all before it."""
     rotation: np.ndarray | None = None
-    """Cosines and sines [2, M, D / 2] float32 that turn queries and keys; None: they are turned already."""
+    """Cosines and sines [2, M, D / 2] float32 to rotate queries and keys; None: they are rotated already."""
 
     @classmethod
     def build(
@@ -75,7 +75,7 @@ class RaggedHeads:
         return cls(starts, num_heads, num_kv_heads, window, rotation)
 
     def pack(self, head_dim: int) -> _AcSequences:
-        """Return the structure of the C interface; it points into these arrays."""
+        """Return the structure of the C interface, which points into these arrays."""
         cosines = sines = None
         if self.rotation is not None:
             assert self.rotation.shape == (2, self.starts[-1], head_dim // 2)
@@ -95,18 +95,18 @@ class RaggedHeads:
 
 
 class Logprobs(NamedTuple):
-    """Per row of logits."""
+    """Results per row of logits."""
 
     logprobs: paddle.Tensor
-    """[T] of the targets."""
+    """[T], of the targets."""
     entropies: paddle.Tensor
-    """[T] in nats."""
+    """[T], in nats."""
     statistics: paddle.Tensor
     """[T, 2]: the largest logit, and log sum e^((logit - largest) / temperature)."""
 
     @property
     def for_backward(self) -> tuple[paddle.Tensor, paddle.Tensor]:
-        """What ``logprobs_grad`` needs, apart from the graph: an output kept with it would keep itself alive."""
+        """What ``logprobs_grad`` needs, detached: an output saved with its graph would keep itself alive."""
         return self.entropies.detach(), self.statistics
 
 
@@ -121,7 +121,7 @@ def rms_norm(x: paddle.Tensor, weight: paddle.Tensor, eps: float) -> tuple[paddl
 def rms_norm_grad(
     grad: paddle.Tensor, x: paddle.Tensor, weight: paddle.Tensor, scales: paddle.Tensor
 ) -> tuple[paddle.Tensor, paddle.Tensor]:
-    """Return the gradients (of x [N, H], of weight [H])."""
+    """Return the gradients of x [N, H] and of weight [H]."""
     grad, x, weight = _dense(grad), _dense(x), _dense(weight)
     x_grad, weight_grad = _empty(x.shape), _empty(weight.shape)
     _call("ac_rms_norm_backward", *x.shape, *_at(grad, x, weight, scales, x_grad, weight_grad))
@@ -129,7 +129,7 @@ def rms_norm_grad(
 
 
 def swiglu(gate: paddle.Tensor, up: paddle.Tensor) -> paddle.Tensor:
-    """Return silu(gate) * up of two tensors of one shape."""
+    """Return silu(gate) * up of two tensors of the same shape."""
     gate, up = _dense(gate), _dense(up)
     assert gate.shape == up.shape
     y = _empty(gate.shape)
@@ -138,7 +138,7 @@ def swiglu(gate: paddle.Tensor, up: paddle.Tensor) -> paddle.Tensor:
 
 
 def swiglu_grad(grad: paddle.Tensor, gate: paddle.Tensor, up: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
-    """Return the gradients (of gate, of up)."""
+    """Return the gradients of gate and up."""
     grad, gate, up = _dense(grad), _dense(gate), _dense(up)
     gate_grad, up_grad = _empty(gate.shape), _empty(up.shape)
     _call("ac_swiglu_backward", gate.size, *_at(grad, gate, up, gate_grad, up_grad))
@@ -172,7 +172,7 @@ def attention_grad(
 def logprobs(logits: paddle.Tensor, targets: paddle.Tensor | None, temperature: float) -> Logprobs:
     """Return log-probs of ``targets`` [T] int64 and entropies under softmax(logits / temperature), logits [T, V].
 
-    Without ``targets`` the log-probs are undefined. RuntimeError names a target outside of the vocabulary.
+    Without ``targets`` the log-probs are undefined. RuntimeError names a target outside the vocabulary.
     """
     logits, targets = _dense(logits), None if targets is None else _dense(targets)
     rows = logits.shape[0]
@@ -190,9 +190,9 @@ def logprobs_grad(
     grads: Sequence[paddle.Tensor | None],
     in_place: bool = False,
 ) -> paddle.Tensor:
-    """Return the gradient [T, V] of the logits for ``grads`` of (log-probs, entropies), each [T] or None.
+    """Return the gradient [T, V] of the logits, given ``grads`` of (log-probs, entropies), each [T] or None.
 
-    ``kept`` is ``Logprobs.for_backward``. ``in_place`` writes over the logits.
+    ``kept`` is ``Logprobs.for_backward``. ``in_place`` overwrites the logits.
     """
     assert not in_place or logits.is_contiguous()
     logits, targets = _dense(logits), None if targets is None else _dense(targets)
@@ -216,7 +216,7 @@ def _kernels() -> ctypes.CDLL:
 
 
 def _call(name: str, *arguments) -> None:
-    """Run a kernel on as many threads as OpenMP has in this process."""
+    """Run a kernel with OpenMP's number of threads."""
     handle = _kernels()
     check(handle, getattr(handle, name)(*arguments, 0))
 

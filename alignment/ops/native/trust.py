@@ -1,4 +1,4 @@
-"""Whether a library on disk may be executed: it is what was built, and nobody else could have changed it."""
+"""Decide whether a library on disk may be executed: it must be unchanged since the build and not writable by others."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def trusted_owners() -> frozenset[int]:
-    """Return the user ids whose files this process executes: its own, and root's, who can change anything anyway."""
+    """Return the user ids whose files this process executes: its own and root's."""
     return frozenset((os.geteuid(), 0))
 
 
 def seal(library: Path) -> None:
-    """Record size and checksum of a new ``library`` beside it and let nobody but its owner write either.
+    """Write a record with size and checksum beside a new ``library``, and make both writable only by their owner.
 
-    Both are moved into place by ``place``.
+    ``place`` then moves both to their final path.
     """
     record = record_path(library)
     record.write_text(_describe(library), encoding="ascii")
@@ -32,18 +32,18 @@ def seal(library: Path) -> None:
 
 
 def place(library: Path, target: Path) -> None:
-    """Rename a sealed ``library`` and its record to ``target``, over what is there; a kill between leaves no match."""
+    """Rename a sealed ``library`` and its record to ``target``; after a kill in between the two do not match."""
     record_path(library).replace(record_path(target))
     library.replace(target)
 
 
 def record_path(library: Path) -> Path:
-    """Return where size and checksum of ``library`` are recorded."""
+    """Return the path of the record of ``library``."""
     return library.with_name(f"{library.name}.sha256")
 
 
 def find_problem(library: Path, owners: Collection[int]) -> str | None:
-    """Return why ``library`` must not be loaded, in words that follow its name; None: it may."""
+    """Return why ``library`` must not be loaded, as a phrase that follows its name; None if it may."""
     record = record_path(library)
     try:
         for path, what in ((library, ""), (record, "its checksum ")):
@@ -60,7 +60,7 @@ def find_problem(library: Path, owners: Collection[int]) -> str | None:
 
 
 def find_folder_problem(folder: Path) -> str | None:
-    """Return why nothing in ``folder`` may be executed; None: something may, or there is no such folder."""
+    """Return why nothing in ``folder`` may be executed; None if files may be, or there is no such folder."""
     try:
         return _find_writer(folder.stat(), trusted_owners())
     except OSError:
@@ -68,11 +68,11 @@ def find_folder_problem(folder: Path) -> str | None:
 
 
 def _find_danger(status: os.stat_result, owners: Collection[int]) -> str | None:
-    return _find_writer(status, owners) if stat.S_ISREG(status.st_mode) else "is no regular file"
+    return _find_writer(status, owners) if stat.S_ISREG(status.st_mode) else "is not a regular file"
 
 
 def _find_writer(status: os.stat_result, owners: Collection[int]) -> str | None:
-    """Return who else can write, None where nobody can."""
+    """Return who else can write to it, None if nobody can."""
     if status.st_uid not in owners:
         return f"belongs to user {_user_name(status.st_uid)}"
     if status.st_mode & _OTHERS_WRITE:

@@ -67,7 +67,7 @@ DAMAGE = {
         lambda path: trust.record_path(path).chmod(0o666),
         r"its checksum can be written by others \(mode 666\)",
     ),
-    "a link": (lambda path: path.symlink_to(path.rename(path.with_suffix(".moved"))), "is no regular file"),
+    "a link": (lambda path: path.symlink_to(path.rename(path.with_suffix(".moved"))), "is not a regular file"),
 }
 
 

@@ -1,1 +1,1 @@
-"""The kernels of csrc/cuda: built or found, then called through their C interface."""
+"""Build, find and call the kernels of csrc/cuda through their C interface."""

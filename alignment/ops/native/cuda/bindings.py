@@ -1,4 +1,4 @@
-"""csrc/cuda/alignment_cuda.h for ctypes: its structures, its functions and what its error codes become."""
+"""ctypes bindings of csrc/cuda/alignment_cuda.h: structures, functions and error codes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ ABI_VERSION = 2
 _NO_MEMORY = -2
 
 Reduce = ctypes.CFUNCTYPE(None, c_void_p, c_void_p, c_int64, c_void_p)
-"""AcuReduce: (context, data, count, stream) puts the sum of data over the tensor-parallel ranks on the stream."""
+"""AcuReduce: (context, data, count, stream) enqueues the sum of data over the tensor-parallel ranks on the stream."""
 
 
 class AcuLimits(ctypes.Structure):
-    """What a model has room for; the header says what each field means."""
+    """The capacity of a model; the header explains the fields."""
 
     _fields_ = [
         (name, c_int32) for name in ("struct_bytes", "max_rows", "max_decode_rows", "max_logit_rows", "row_invariant")
@@ -56,14 +56,14 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
 
 
 def declare(handle: ctypes.CDLL) -> None:
-    """Give every function of a loaded library its types; AttributeError names one it lacks."""
+    """Set the types of all functions of a loaded library; AttributeError names a missing one."""
     for name, (result, arguments) in _FUNCTIONS.items():
         function = getattr(handle, name)
         function.restype, function.argtypes = result, arguments
 
 
 def check(handle: ctypes.CDLL, status: int) -> int:
-    """Return ``status`` unless it is an error code: MemoryError or RuntimeError with its sentence."""
+    """Return ``status``; for an error code raise MemoryError or RuntimeError with its message."""
     if status >= 0:
         return status
     sentence = handle.acu_last_error().decode()

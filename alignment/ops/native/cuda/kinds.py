@@ -1,4 +1,4 @@
-"""How csrc/cuda is compiled: with nvcc for devices, or with a C++ compiler for the host, as its tests do."""
+"""Compile csrc/cuda with nvcc for GPUs, or with a C++ compiler for the host (for its tests)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SECONDS = 60.0
 
 
 def find_nvcc() -> Compiler:
-    """Return the nvcc on PATH or in CUDA's usual folder; KernelBuildError where none runs."""
+    """Return the nvcc on PATH or in CUDA's usual folder; KernelBuildError if none works."""
     for place in _NVCC_PLACES:
         program = shutil.which(place)
         if program is None:
@@ -31,7 +31,7 @@ def find_nvcc() -> Compiler:
 
 
 def source_folder() -> Path:
-    """Return the folder of the sources: in an installed wheel beside ``native``, else that of the checkout."""
+    """Return the folder of the sources, in an installed wheel or in a checkout; KernelBuildError if there is none."""
     folders = (Path(__file__).parents[1] / "csrc" / "cuda", Path(__file__).parents[4] / "csrc" / "cuda")
     folder = next((folder for folder in folders if (folder / "build.sh").is_file()), None)
     if folder is None:
@@ -69,6 +69,6 @@ def _compile_emulated(target: Path, compiler: Compiler, log_file: Path) -> None:
 
 
 CUDA = Kind("cuda", "CUDA kernels", _digest, find_nvcc, _key, _compile)
-"""For devices of compute capability 8.0 and above."""
+"""For GPUs of compute capability 8.0 and above."""
 EMULATED = Kind("emulated", "emulated CUDA kernels", _digest, build.find_compiler, _key, _compile_emulated)
-"""For this processor, slowly: every CUDA thread is a fiber. What the tests run; a checkout only."""
+"""For this CPU: every CUDA thread is a fiber, which is slow. For tests, in a checkout only."""

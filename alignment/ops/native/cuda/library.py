@@ -1,4 +1,4 @@
-"""The library of the CUDA kernels: found or built at first use, then called from here."""
+"""Find or build the library of CUDA kernels at first use, and call it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from alignment.ops.native.cuda.bindings import ABI_VERSION, check, declare
 
 
 class CudaLibrary:
-    """A loaded library; ``reason`` says in one line which one it is and why."""
+    """A loaded library; ``reason`` describes in one line which one it is and why."""
 
     def __init__(self, path: Path, reason: str, *, is_emulated: bool = False) -> None:
-        """Load ``path``; OSError or AttributeError when it is no library of this version. ``is_emulated``: its device
-        is this processor, its device memory host memory.
+        """Load ``path``; OSError or AttributeError if it is not a library of this version.
+
+        With ``is_emulated`` the device is this CPU, and device memory is host memory.
         """
         self.handle = ctypes.CDLL(str(path))
         declare(self.handle)
@@ -27,16 +28,16 @@ class CudaLibrary:
         self.is_emulated = is_emulated
 
     def call(self, name: str, *arguments: Any) -> int:
-        """Call a function that can fail; MemoryError or RuntimeError with its sentence when it does."""
+        """Call a function and return its status; MemoryError or RuntimeError with its message on failure."""
         return self.check(getattr(self.handle, name)(*arguments))
 
     def check(self, status: int) -> int:
-        """Return ``status`` unless it is that of an error."""
+        """Return ``status``; MemoryError or RuntimeError if it is an error code."""
         return check(self.handle, status)
 
 
 class CudaSearch(NamedTuple):
-    """Which CUDA library this process uses, if any, and why."""
+    """The CUDA library that this process uses, if any, and why."""
 
     library: CudaLibrary | None
     reason: str
@@ -44,7 +45,7 @@ class CudaSearch(NamedTuple):
 
 @functools.cache
 def find_cuda() -> CudaSearch:
-    """Return the library beside the package, a cached build or a new build with nvcc, whichever comes first."""
+    """Return the prebuilt library of the package, a cached build, or a new build with nvcc, in this order."""
     refusals: list[str] = []
     for find in (build.find_prebuilt, build.find_or_build):
         try:
@@ -59,6 +60,6 @@ def find_cuda() -> CudaSearch:
 
 @functools.cache
 def emulated_library() -> CudaLibrary:
-    """Return the library that runs on this processor, for tests; KernelBuildError says why there is none."""
+    """Return the library that runs on this CPU, for tests; KernelBuildError says why there is none."""
     found = build.find_or_build(kind=kinds.EMULATED)
     return CudaLibrary(found.path, f"emulated, {found.origin}", is_emulated=True)
