@@ -1,1 +1,1 @@
-"""Engines that turn prompt ids into completions."""
+"""Engines that generate completions of prompts."""

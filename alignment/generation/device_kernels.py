@@ -1,4 +1,4 @@
-"""Which kernels a fused engine has on the device that Paddle computes on."""
+"""Choose the fused engine's kernels for Paddle's current device."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from alignment.generation.fused.kernels import CPU_KERNELS, Kernels
 
 
 def device_kernels() -> Kernels:
-    """Return the CPU's kernels on a CPU, the CUDA kernels elsewhere; the first call may build a library."""
+    """Return the CPU kernels on a CPU, else the CUDA kernels; the first call may build a library."""
     return CPU_KERNELS if paddle.device.get_device() == "cpu" else CudaKernels()

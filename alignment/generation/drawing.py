@@ -1,7 +1,7 @@
-"""One token for every row, the same on all processes that share the model.
+"""Draw a token for every row, the same on all processes that share the model.
 
-B rows, V vocabulary, v its local part. Greedy decoding compares the best of each part and never brings the logits
-together; sampling needs them whole, [B, V] of one step at a time.
+B rows, vocabulary size V, v its local part. Greedy decoding compares the best token of each part without gathering
+logits; sampling gathers them, [B, V] for one step at a time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from alignment.parallel.comms.group import Group
 
 
 class Drawer:
-    """Draws where the logits are, on the last stage, and lets all stages know."""
+    """Draws tokens on the last stage, which has the logits, and broadcasts them to all stages."""
 
     def __init__(
         self,
@@ -45,13 +45,13 @@ class Drawer:
             self._sampler = kind(options, prompts, uniforms, **limits)
 
     def keep(self, rows: np.ndarray) -> None:
-        """Go on with these rows only."""
+        """Drop all other rows."""
         self._sampler.keep(rows)
 
     def draw(self, logits: paddle.Tensor | None, step: int, *, num_rows: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return (tokens [B] int64, log-probs [B] float32) for the local logits [B, v], which the last stage has.
+        """Return (tokens [B] int64, log-probs [B] float32) for local logits [B, v], which only the last stage has.
 
-        Raises NotFiniteError, everywhere the same, when logits are damaged.
+        NotFiniteError on all processes if logits are NaN or infinite.
         """
         pipeline = self._placement.pipeline
         if pipeline.size == 1:
@@ -75,7 +75,7 @@ class Drawer:
 
 
 def gather_logits(logits: paddle.Tensor, group: Group, *, vocab_size: int) -> paddle.Tensor:
-    """Return logits [B, V] on all processes of ``group``, of which each has [B, v] (see ``even_cut``)."""
+    """Return logits [B, V] on all processes of ``group``, each of which has a part [B, v] (see ``even_cut``)."""
     if group.size == 1:
         return logits
     sizes = [stop - start for start, stop in (even_cut(vocab_size, group.size, index) for index in range(group.size))]
@@ -87,7 +87,7 @@ def gather_logits(logits: paddle.Tensor, group: Group, *, vocab_size: int) -> pa
 
 
 class GreedyInParts:
-    """The likeliest token of a vocabulary that is cut over ``group``; the lowest id of those that tie."""
+    """Picks the likeliest token of a vocabulary split over ``group``; ties give the lowest id."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class GreedyInParts:
         )
 
     def keep(self, rows: np.ndarray) -> None:
-        """Go on with these rows only."""
+        """Drop all other rows."""
         self._restrictions.keep(rows)
 
     def draw(self, logits: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -117,7 +117,7 @@ class GreedyInParts:
         restricted = self._restrictions.apply(logits, step)
         allowed = logits if restricted is None else restricted
         local = allowed.argmax(axis=-1)
-        # A maximum over processes may lose a NaN; infinity stays and is refused as well.
+        # A maximum over processes may lose NaN; infinity survives and is refused too.
         tops = np.stack([np.where(np.isnan(x), np.inf, x) for x in (scaled.max(axis=-1), allowed[rows, local])])
         largest, best = self._group.max_(paddle.to_tensor(tops), "likeliest tokens").numpy()
         check_largest(largest, step)

@@ -1,4 +1,4 @@
-"""What a generation engine is asked and what it promises."""
+"""The interface of generation engines, and their options."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from alignment.records import Completion
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationOptions:
-    """How to continue prompts; impossible values raise UserError."""
+    """How to complete prompts; UserError for invalid values."""
 
     max_new_tokens: int
     max_total_tokens: int | None = None
-    """A row ends when its prompt and answer together have so many tokens; None: only ``max_new_tokens`` counts."""
+    """The longest prompt and answer together; None: only ``max_new_tokens`` counts."""
     min_new_tokens: int = 0
-    """A stop token cannot be sampled before so many tokens are there."""
+    """Stop tokens are forbidden before the answer has this many tokens."""
     do_sample: bool = True
-    """False: the likeliest token each time (``top_k``, ``top_p`` and the seed have no effect)."""
+    """False: always take the likeliest token (``top_k``, ``top_p`` and the seed have no effect)."""
     temperature: float = 1.0
-    """Divides the logits; log-probs of completions are at this temperature too."""
+    """Divides the logits; the log-probs of completions are at this temperature too."""
     top_k: int = 0
     """Sample among the k likeliest tokens; 0: all."""
     top_p: float = 1.0
-    """Sample among the fewest likeliest tokens that together have this probability; 1: all."""
+    """Sample among the fewest likeliest tokens that together reach this probability; 1: all."""
     repetition_penalty: float = 1.0
-    """Divides the positive and multiplies the negative logits of tokens seen in prompt or answer; 1: off."""
+    """Divides positive and multiplies negative logits of tokens that occur in prompt or answer; 1: off."""
     stop_token_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -50,37 +50,37 @@ class GenerationOptions:
             raise UserError("generation options: " + "; ".join(problems))
 
     def answer_limits(self, prompt_lengths: np.ndarray) -> np.ndarray:
-        """Return how many tokens each row may get, [B], from the lengths of the prompts [B]."""
+        """Return the most tokens [B] that each answer may have, for prompts of ``prompt_lengths`` [B]."""
         limits = np.full(len(prompt_lengths), self.max_new_tokens)
         return limits if self.max_total_tokens is None else np.minimum(limits, self.max_total_tokens - prompt_lengths)
 
 
 class Engine(Protocol):
-    """Token ids and weights in, completions out; it knows neither tokenizers nor trainers."""
+    """Completes prompts of token ids; independent of tokenizers and trainers."""
 
     @property
     def features(self) -> frozenset[str]:
-        """What it can compute, in the words of ``DecoderConfig.features``; no other model is handed to it."""
+        """The model features it supports, as named in ``DecoderConfig.features``."""
         ...
 
     def load_weights(self, weights: Iterable[tuple[str, Any]] | None, version: int) -> None:
-        """Take weights by Hugging Face name (None: the model's own); call it after every update of the model."""
+        """Load weights by Hugging Face name (None: the model's own); call this after every update of the model."""
         ...
 
     def generate(
         self, prompts: Sequence[Sequence[int]], options: GenerationOptions, *, seed: int, sequence_ids: Sequence[int]
     ) -> list[Completion]:
-        """Continue every prompt.
+        """Return a completion of every prompt.
 
-        A completion depends on its prompt, the options, ``seed`` and its sequence id, not on the other prompts.
+        It depends on the prompt, the options, ``seed`` and the sequence id, but not on other prompts.
         """
         ...
 
     def release(self) -> None:
-        """Give back the memory that is only needed to generate."""
+        """Free the memory that is only needed to generate."""
         ...
 
 
 def missing_features(config: Any, features: frozenset[str]) -> list[str]:
-    """Return what ``config`` (a DecoderConfig) needs and an engine with ``features`` cannot compute."""
+    """Return the features of ``config`` (a DecoderConfig) that are not among ``features``, sorted."""
     return sorted(config.features - features)

@@ -1,4 +1,4 @@
-"""Which part of a model a process has when it generates together with others."""
+"""The part of a model that a process has when it generates together with others."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from alignment.parallel.comms.group import ALONE, Group
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnginePlacement:
-    """This process in the layout of the weights an engine is handed."""
+    """The placement of this process in the layout of an engine's weights."""
 
     tensor: Group = ALONE
-    """Those that share each layer: heads, inner width and vocabulary are cut."""
+    """Processes that split each layer by heads, inner width and vocabulary."""
     pipeline: Group = ALONE
-    """Those that each have some of the layers (stages), in the order in which tokens pass them."""
+    """The stages, in the order in which tokens pass through them."""
     layers: tuple[range, ...] | None = None
-    """Numbers of this stage's layers, a range for each time that tokens pass it; None: all layers."""
+    """This stage's layer numbers, one range for each pass of tokens; None: all layers."""
 
     def chunks(self, num_layers: int) -> tuple[range, ...]:
-        """Return ``layers``, for a model of ``num_layers``."""
+        """Return ``layers``, or all layers of a model with ``num_layers``."""
         assert self.layers is not None or self.pipeline.size == 1, "a stage needs to know its layers"
         return (range(num_layers),) if self.layers is None else self.layers
 
 
 WHOLE_MODEL = EnginePlacement()
-"""Everything in this process."""
+"""The whole model in this process."""

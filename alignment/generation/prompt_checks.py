@@ -1,4 +1,4 @@
-"""What every engine asks of prompts before it starts."""
+"""Checks that every engine makes on prompts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from alignment.generation.engine import GenerationOptions
 
 
 def check_prompts(prompts: Sequence[np.ndarray], options: GenerationOptions, config: Any) -> None:
-    """Raise UserError for a prompt that is empty, out of the vocabulary of ``config`` (a DecoderConfig) or too long."""
+    """Raise UserError for a prompt that is empty, too long, or outside the vocabulary of the model ``config``."""
     vocab, limit = config.vocab_size, config.longest_sequence
     for row, prompt in enumerate(prompts):
         if not len(prompt):

@@ -1,6 +1,6 @@
-"""Random numbers addressed by (seed, sequence, position): Philox4x32-10 of Salmon et al. 2011 ("as easy as 1, 2, 3").
+"""Random numbers addressed by (seed, sequence, position): Philox4x32-10 (Salmon et al. 2011, "as easy as 1, 2, 3").
 
-The number of a position does not depend on what was drawn before, so neither batching nor a restart changes a sample.
+A number does not depend on earlier draws, so neither batching nor a restart changes a sample.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _ROUNDS = 10
 
 
 def philox(counters: np.ndarray, key: tuple[int, int]) -> np.ndarray:
-    """Return four 32-bit words for each counter; counters [..., 4] and the result are uint64 below 2^32."""
+    """Return four 32-bit words for each of ``counters`` [..., 4]; both are uint64 below 2^32."""
     c0, c1, c2, c3 = (counters[..., i].astype(np.uint64) for i in range(4))
     k0, k1 = np.uint64(key[0]), np.uint64(key[1])
     for _ in range(_ROUNDS):
@@ -27,9 +27,9 @@ def philox(counters: np.ndarray, key: tuple[int, int]) -> np.ndarray:
 
 
 def uniform(seed: int, sequence_ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Return float64 numbers in [0, 1) with 53 random bits, by broadcasting ``sequence_ids`` against ``positions``.
+    """Return float64 numbers in [0, 1) with 53 random bits; ``sequence_ids`` and ``positions`` are broadcast.
 
-    ``seed`` and the sequence ids count modulo 2^64, positions modulo 2^32.
+    ``seed`` and sequence ids are taken modulo 2^64, positions modulo 2^32.
     """
     ids, places = np.broadcast_arrays(sequence_ids, positions)
     ids, places = ids.astype(np.uint64), places.astype(np.uint64)

@@ -1,7 +1,7 @@
-"""One token for every row from its logits, on the host.
+"""Draw a token for every row from its logits, on the host.
 
-Order of the steps, as in Hugging Face: repetition penalty, forbidden tokens, temperature, top-k, top-p, draw.
-B rows, V vocabulary.
+The steps are in the order of Hugging Face: repetition penalty, forbidden tokens, temperature, top-k, top-p, draw.
+B rows, vocabulary size V.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _BLOCK = 256
 
 
 class Restrictions:
-    """What the options forbid or discourage in the vocabulary's ids of ``vocabulary`` (all of them, or a cut)."""
+    """Applies penalties and masks to the logits of the token ids in ``vocabulary`` (all of them or a part)."""
 
     def __init__(
         self, options: GenerationOptions, prompts: list[np.ndarray], *, vocabulary: range, usable_vocab_size: int | None
@@ -32,11 +32,11 @@ class Restrictions:
             self.add(np.full(len(prompt), row), prompt)
 
     def keep(self, rows: np.ndarray) -> None:
-        """Go on with these rows only."""
+        """Drop all other rows."""
         self.seen = None if self.seen is None else self.seen[rows]
 
     def add(self, rows: np.ndarray, tokens: np.ndarray) -> None:
-        """Note that ``tokens`` occurred in ``rows``."""
+        """Record that ``tokens`` occurred in ``rows``."""
         if self.seen is not None:
             local = tokens - self._first
             known = (local >= 0) & (local < self.seen.shape[1])
@@ -50,7 +50,7 @@ class Restrictions:
         return mask if mask.any() else None
 
     def apply(self, logits: np.ndarray, step: int) -> np.ndarray | None:
-        """Return the logits [B, V] of new token ``step`` after penalty and masks, None when they stay as they are."""
+        """Return the logits [B, V] of new token ``step`` after penalty and masks, None if they do not change."""
         too_early = bool(self._stops) and step < self._options.min_new_tokens
         if self.seen is None and not too_early and self._usable >= logits.shape[1]:
             return None
@@ -63,7 +63,7 @@ class Restrictions:
 
 
 class Sampler:
-    """Draws tokens for B rows and keeps what the options need to know of each row's past."""
+    """Draws tokens for B rows, and tracks the history of rows for the repetition penalty."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class Sampler:
         vocab_size: int,
         usable_vocab_size: int | None = None,
     ) -> None:
-        """``uniforms`` [B, max_new_tokens] in [0, 1); ids of ``usable_vocab_size`` and above are never drawn."""
+        """``uniforms`` [B, max_new_tokens] are in [0, 1); ids from ``usable_vocab_size`` on are never drawn."""
         self._options = options
         self._uniforms = uniforms
         self._restrictions = Restrictions(
@@ -82,14 +82,14 @@ class Sampler:
         )
 
     def keep(self, rows: np.ndarray) -> None:
-        """Go on with these rows only."""
+        """Drop all other rows."""
         self._uniforms = self._uniforms[rows]
         self._restrictions.keep(rows)
 
     def draw(self, logits: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Return (tokens [B] int64, log-probs [B] float32) for logits [B, V] of new token number ``step``.
 
-        The log-prob is that of softmax(logits / temperature) before penalty, masks and filters.
+        Log-probs are those of softmax(logits / temperature) before penalty, masks and filters.
         """
         check_logits(logits, step)
         options = self._options
@@ -108,12 +108,12 @@ class Sampler:
 
 
 def check_logits(logits: np.ndarray, step: int) -> None:
-    """Raise NotFiniteError when a row of logits [B, V] holds NaN or has no finite maximum."""
+    """Raise NotFiniteError if a row of logits [B, V] has NaN or no finite maximum."""
     check_largest(logits.max(axis=-1), step)
 
 
 def check_largest(largest: np.ndarray, step: int) -> None:
-    """Raise NotFiniteError when the largest logit of a row [B] is not finite."""
+    """Raise NotFiniteError if the largest logit of a row [B] is not finite."""
     bad = np.flatnonzero(~np.isfinite(largest))
     if len(bad):
         raise NotFiniteError(
@@ -122,7 +122,7 @@ def check_largest(largest: np.ndarray, step: int) -> None:
 
 
 def penalise(logits: np.ndarray, seen: np.ndarray, penalty: float) -> np.ndarray:
-    """Return logits [B, V], less likely where ``seen`` (True: the token occurred; Keskar et al. 2019, section 4.1)."""
+    """Return logits [B, V] with the penalty of Keskar et al. (2019, section 4.1) for ``seen`` tokens [B, V] bool."""
     factor = np.float32(penalty)
     return np.where(seen, np.where(logits < 0, logits * factor, logits / factor), logits)
 
@@ -137,8 +137,8 @@ def exponentiate(scaled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def keep_likeliest(weights: np.ndarray, top_k: int, top_p: float) -> np.ndarray:
     """Return weights [B, V] with all but the top-k and then the top-p (Holtzman et al. 2020) tokens set to zero.
 
-    Top-p keeps the fewest likeliest tokens whose share reaches ``top_p``, at least one. Tokens that tie with the last
-    one kept are kept too.
+    Top-p keeps the fewest likeliest tokens that reach the share ``top_p``, at least one. Ties with the last kept token
+    are kept too.
     """
     if 0 < top_k < weights.shape[1]:
         bound = np.partition(weights, -top_k, axis=-1)[:, -top_k, None]
@@ -153,15 +153,15 @@ def keep_likeliest(weights: np.ndarray, top_k: int, top_p: float) -> np.ndarray:
 
 
 def pick(weights: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
-    """Return in each row the first token whose cumulative weight exceeds uniform * total; weights [B, V], uniforms [B].
+    """Return the first token [B] whose cumulative weight exceeds uniform * total; weights [B, V], uniforms [B].
 
-    Sums run over blocks first: one pass over the weights and a search inside one block.
+    Sums are over blocks first: one pass over the weights, then a search within one block.
     """
     rows, vocab = np.arange(weights.shape[0]), weights.shape[1]
     starts = np.arange(0, vocab, _BLOCK)
     totals = np.cumsum(np.add.reduceat(weights, starts, axis=1, dtype=np.float64), axis=1)
     goal = uniforms * totals[:, -1]
-    # Rounding can put the goal at the very total; the last block that has any weight is meant then.
+    # Rounding can make the goal equal the total; then take the last block with any weight.
     last = (totals < totals[:, -1:]).sum(axis=1)
     block = np.minimum((totals <= goal[:, None]).sum(axis=1), last)
     goal = goal - np.where(block > 0, totals[rows, block - 1], 0.0)

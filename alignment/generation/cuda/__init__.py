@@ -1,1 +1,1 @@
-"""The kernels of csrc/cuda for the fused engine: everything of a step stays on the device but ids and log-probs."""
+"""The fused engine's use of csrc/cuda: per step only token ids and log-probs leave the device."""

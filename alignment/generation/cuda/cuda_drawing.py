@@ -1,4 +1,4 @@
-"""Drawing tokens where the logits are, as ``sampling.py`` specifies; only ids and log-probs come to the host."""
+"""Draw tokens on the device as ``sampling.py`` specifies; only ids and log-probs are copied to the host."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from alignment.generation.sampling import check_largest
 
 _DAMAGED, _NOTHING_ALLOWED = 1, 2
 _ROW_BYTES = 64
-"""Room in a packet for the numbers of a row; as much again for the ends of arrays."""
+"""Bytes in a packet per row, alignment included."""
 
 
 class CudaDrawer:
-    """The ``SlotDrawer`` of one call of ``generate``: random numbers by (seed, sequence id, place in the answer)."""
+    """The ``SlotDrawer`` of one call of ``generate``; random numbers by (seed, sequence id, position in the answer)."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class CudaDrawer:
         self._inputs, self._results = (Packet(device, (num_slots + 8) * _ROW_BYTES) for _ in range(2))
         workspace = device.library.handle.acu_sample_bytes(num_slots, vocab_size)
         self._workspace = device.empty([workspace + 8 * num_slots], "uint8")
-        """What the sampler needs, then the uniform numbers."""
+        """The sampler's workspace, then the uniform numbers."""
         self._uniforms = self._workspace.data_ptr() + workspace
 
     def enter(self, sequences: Iterable[Sequence]) -> None:
@@ -91,14 +91,14 @@ class CudaDrawer:
             *(self._stops.data_ptr(), self._num_stops, forbidden, seen, *addresses, self._workspace.data_ptr()),
         )
         if penalises:
-            # It also prepares inputs of a next step, which come from the host here: they are written over.
+            # It also prepares inputs of the next step, which come from the host here, so they are discarded.
             unused = self._workspace.data_ptr()
             device.call("acu_advance", rows, addresses[0], unused, unused + 4 * rows, draws, seen)
         self._results.fetch()
         return tuple(array.copy() for array in arrays)
 
     def _give(self, values: np.ndarray | list[int], dtype: type) -> int:
-        """Return where ``values`` will be on the device once the inputs are sent."""
+        """Return the device address of ``values`` after the inputs are sent."""
         array, address = self._inputs.add((len(values),), dtype)
         array[:] = values
         return address

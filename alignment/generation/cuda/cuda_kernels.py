@@ -16,7 +16,7 @@ from alignment.ops.native.cuda.library import CudaLibrary, CudaSearch, find_cuda
 
 
 class CudaKernels:
-    """Computes on Paddle's current device with the library that ``search`` found; the default looks for it."""
+    """Computes on Paddle's current device with the library in ``search`` (default: search for it)."""
 
     def __init__(self, search: CudaSearch | None = None) -> None:
         self._search = search or find_cuda()
@@ -36,7 +36,7 @@ class CudaKernels:
         return device_obstacle(self._search.library)
 
     def pack(self, config: Any, settings: FusedSettings, placement: EnginePlacement) -> CudaModel:
-        """See ``Kernels.pack``; UserError for a type of weights that they lack."""
+        """See ``Kernels.pack``; UserError for an unsupported type of weights."""
         return CudaModel(PaddleDevice(self._library), config, settings, group=placement.tensor)
 
     def drawer(

@@ -1,4 +1,4 @@
-"""A decoder packed for the CUDA kernels, with its pool of key-value blocks on the device."""
+"""A decoder packed for the CUDA kernels, with its pool of key-value blocks, on the device."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from alignment.parallel.comms.group import ALONE, Group
 WEIGHT_TYPES = ("float32", "bfloat16")
 _DATA_TYPES = {"float32": 0, "bfloat16": 1}
 _ROW_BYTES = 64
-"""Room in a packet for a row's four numbers, and for the ends of arrays."""
+"""Bytes in a packet for a row's four numbers, alignment included."""
 
 
 class CudaModel:
-    """The ``PackedModel`` of a DecoderConfig on a device; see ``FusedModel``, whose steps it takes.
+    """The ``PackedModel`` of a DecoderConfig on a device; runs the same steps as ``FusedModel``.
 
-    Logits stay on the device: ``forward`` returns a tensor, of which the first rows count.
+    Logits stay on the device: ``forward`` returns a tensor of which only the first rows count.
     """
 
     def __init__(self, device: PaddleDevice, config: Any, settings: FusedSettings, *, group: Group = ALONE) -> None:
@@ -56,23 +56,23 @@ class CudaModel:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of weights, keys, values and scratch memory on the device."""
+        """Bytes of weights, key-value cache and scratch memory on the device."""
         return self._device.library.handle.acu_model_bytes(self._model)
 
     def close(self) -> None:
-        """Give back the memory."""
+        """Free the memory."""
         model, self._model = self._model, None
         if model:
             self._graphs = None
             self._device.library.handle.acu_model_destroy(model)
 
     def __del__(self) -> None:
-        """Free what was not closed."""
+        """Close the model if that was forgotten."""
         if getattr(self, "_model", None):
             self.close()
 
     def load(self, weights: Iterable[tuple[str, Any]]) -> None:
-        """Pack ``weights`` (Hugging Face name, Paddle tensor) over the old ones; UserError when names do not fit."""
+        """Pack ``weights`` (Hugging Face name, Paddle tensor) over the old ones; UserError if names do not fit."""
         pack_every(self._config, weights, self._pack)
 
     def copy_block(self, source: int, target: int) -> None:
@@ -80,7 +80,7 @@ class CudaModel:
         self._device.call("acu_copy_block", self._model, source, target)
 
     def forward(self, step: Step, block_tables: np.ndarray) -> paddle.Tensor:
-        """Put the rows of ``step`` on the stream; return the tensor [L or more, V] where their logits will be."""
+        """Enqueue the rows of ``step`` on the stream; return the tensor [L or more, V] that will hold their logits."""
         rows = self._send_rows(step, block_tables)
         if self._graphs is not None:
             self._graphs.run(rows)
@@ -94,8 +94,9 @@ class CudaModel:
         return gather_logits(self._logits[: rows.num_logits], self._group, vocab_size=self._config.vocab_size)
 
     def _send_rows(self, step: Step, block_tables: np.ndarray) -> RowArrays:
-        """Return where the arrays of ``step`` are on the device; a step of decoding rows alone is filled up with idle
-        rows, so that few sizes occur.
+        """Send the arrays of ``step`` to the device and return their addresses.
+
+        A step with only decoding rows is padded with idle rows, so that few sizes occur.
         """
         num_rows, num_logits = len(step.tokens), len(step.logit_rows)
         num_slots, width = block_tables.shape
@@ -169,8 +170,9 @@ class CudaModel:
         library.call("acu_model_set_reduce", self._model, ctypes.cast(self._reduce, ctypes.c_void_p), None)
 
     def _sum(self, context: int | None, data: int, count: int, stream: int | None) -> None:
-        """Replace ``count`` floats at ``data`` by their sum over the group; ctypes would only print an exception, so
-        it is kept for ``forward`` to raise.
+        """Replace ``count`` floats at ``data`` by their sum over the group.
+
+        Exceptions, which ctypes would only print, are stored for ``forward`` to raise.
         """
         if self._reduce_failure is not None:
             return
@@ -190,12 +192,12 @@ class CudaModel:
 
 
 def _leading_decode_rows(logit_rows: np.ndarray) -> int:
-    """Return how many of the first rows have logits each: those that decode, which the scheduler puts first."""
+    """Return how many leading rows have logits: the decoding rows, which the scheduler puts first."""
     different = np.flatnonzero(logit_rows != np.arange(len(logit_rows)))
     return int(different[0]) if len(different) else len(logit_rows)
 
 
 def _block_bytes(sizes: Mapping[str, int | float], settings: FusedSettings) -> int:
-    """Return the bytes of the keys and values of one block in all layers."""
+    """Return the bytes of the keys and values of one block, over all layers."""
     numbers = 2 * sizes["num_layers"] * sizes["kv_heads"] * sizes["head_dim"] * settings.block_tokens
     return numbers * (4 if settings.kv_type == "float32" else 2)

@@ -1,4 +1,4 @@
-"""Decode steps as CUDA graphs: captured at the second step of a size, then started by one call each."""
+"""Run decode steps as CUDA graphs, captured at the second step of each size."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from alignment.generation.cuda.paddle_device import PaddleDevice
 _FINE, _ROWS = 16, 16
 """Sizes are powers of two up to the first number, then multiples of the second."""
 _POSITIONS = 256
-"""Attention is launched for a power of two of so many positions: what one thread block of it covers."""
+"""Positions covered by one thread block of attention, which is launched for this times a power of two."""
 
 
 class RowArrays(NamedTuple):
@@ -19,19 +19,19 @@ class RowArrays(NamedTuple):
     num_rows: int
     num_logits: int
     num_decoding: int
-    """Rows, the first ones, whose attention is split over the device."""
+    """Number of leading rows whose attention is split over the device."""
     max_blocks: int
     addresses: tuple[int, ...]
-    """Of tokens, slots, positions, block tables and rows with logits."""
+    """The addresses of tokens, slots, positions, block tables and rows with logits."""
     logits: int
-    """Address of the logits."""
+    """The address of the logits."""
     longest: int
-    """All positions are below it."""
+    """All positions are below this."""
     repeats: bool
-    """Other steps will have the same sizes."""
+    """Whether other steps will have the same sizes."""
 
     def arguments(self, longest: int) -> tuple[int, ...]:
-        """Return what ``acu_forward`` takes between the model and the stream; all positions are below ``longest``."""
+        """Return the arguments of ``acu_forward`` between model and stream; all positions are below ``longest``."""
         *rows, logit_rows = self.addresses
         return (
             *(self.num_rows, *rows, self.max_blocks, self.num_logits, logit_rows, self.logits),
@@ -40,22 +40,22 @@ class RowArrays(NamedTuple):
 
 
 def padded_rows(count: int) -> int:
-    """Return the next size from ``count`` on: 1, 2, 4, 8, 16, 32, 48, ..."""
+    """Return the smallest size of at least ``count``: 1, 2, 4, 8, 16, 32, 48, ..."""
     return 1 << (count - 1).bit_length() if count <= _FINE else -(-count // _ROWS) * _ROWS
 
 
 def padded_positions(longest: int, most: int) -> int:
-    """Return a number of positions from ``longest`` on that few others share; ``most`` at most."""
+    """Return ``longest`` rounded up so that few sizes occur, at most ``most``."""
     return min(most, _POSITIONS << (-(-longest // _POSITIONS) - 1).bit_length())
 
 
 class ForwardGraphs:
-    """Runs the forward passes of one model, those that repeat as graphs."""
+    """Runs the forward passes of one model, using graphs for those that repeat."""
 
     def __init__(self, device: PaddleDevice, model: int, max_length: int) -> None:
         self._device, self._model, self._max_length = device, model, max_length
         self._graphs: dict[tuple[int, ...], int | None] = {}
-        """By the arguments that a graph was captured with; None: these have run once."""
+        """Graphs by the arguments they were captured with; None: run once, not captured."""
 
     def __del__(self) -> None:
         """Free the graphs."""
@@ -65,17 +65,17 @@ class ForwardGraphs:
 
     @property
     def num_captured(self) -> int:
-        """Graphs that were captured."""
+        """Number of captured graphs."""
         return sum(graph is not None for graph in self._graphs.values())
 
     def run(self, rows: RowArrays) -> None:
-        """Put one forward pass on the stream."""
+        """Enqueue one forward pass on the stream."""
         if not rows.repeats:
             self._device.call("acu_forward", self._model, *rows.arguments(rows.longest))
             return
         arguments = rows.arguments(padded_positions(rows.longest, self._max_length))
         if arguments not in self._graphs:
-            # What is loaded or chosen at a first call must not be captured.
+            # The first call may load modules or choose algorithms, which must not be captured.
             self._device.call("acu_forward", self._model, *arguments)
             self._graphs[arguments] = None
             return

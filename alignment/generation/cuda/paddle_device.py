@@ -1,8 +1,7 @@
-"""The device as Paddle has it: where tensors lie, which stream works on them. What only a GPU can try stands here.
+"""Paddle's memory and stream on the current device, for the CUDA library; what only a GPU can test is in this module.
 
-The library is handed addresses of Paddle's tensors and Paddle's current stream, so its work comes in order with
-Paddle's, and memory that Paddle frees and gives out again is used in that order. With the emulated library the tensors
-lie in host memory and the stream is 0.
+The library gets addresses of Paddle's tensors and Paddle's current stream, so its work is ordered with Paddle's, also
+on memory that Paddle frees and reuses. With the emulated library tensors are in host memory and the stream is 0.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ LEAST_CAPABILITY = (8, 0)
 
 
 def device_obstacle(library: CudaLibrary) -> str | None:
-    """Return in one line why ``library`` cannot work on Paddle's current device, None when it can."""
+    """Return in one line why ``library`` cannot run on Paddle's current device, None if it can."""
     device = paddle.device.get_device()
     if library.is_emulated:
         return None if device == "cpu" else f"the emulated CUDA kernels run on cpu, the device is {device}"
@@ -46,48 +45,48 @@ class PaddleDevice:
 
     @property
     def stream(self) -> int:
-        """The stream that Paddle's operators are put on now."""
+        """The stream that Paddle's operators use now."""
         return 0 if self._on_host else paddle.device.current_stream().stream_base.raw_stream
 
     def call(self, name: str, *arguments: object) -> None:
-        """Put the work of a function of the library on the stream."""
+        """Call a function of the library that enqueues work on the stream."""
         self.library.call(name, *arguments, self.stream)
 
     def empty(self, shape: list[int], dtype: str) -> paddle.Tensor:
-        """Return a tensor on the device whose values mean nothing yet."""
+        """Return an uninitialised tensor on the device."""
         return paddle.empty(shape, dtype, device=self._name)
 
     def bring(self, tensor: paddle.Tensor) -> paddle.Tensor:
-        """Return ``tensor`` where the library can read it: itself, or a copy on the device."""
+        """Return ``tensor`` on the device: itself if it is there, else a copy."""
         if self._on_host:
             return tensor.detach().cpu()
         there = tensor.place.is_gpu_place() and tensor.place.gpu_device_id() == self._index
         return tensor.detach() if there else tensor.detach().cuda(self._index)
 
     def put(self, array: np.ndarray) -> paddle.Tensor:
-        """Return the bytes of ``array`` on the device."""
+        """Return a copy of the bytes of ``array`` on the device."""
         made = self.empty([max(1, array.nbytes)], "uint8")
         self.write(made.data_ptr(), array)
         return made
 
     def write(self, address: int, array: np.ndarray) -> None:
-        """Copy the contiguous ``array`` to ``address`` on the device; it may change afterwards."""
+        """Copy the contiguous ``array`` to ``address`` on the device; ``array`` may be modified afterwards."""
         assert array.flags.c_contiguous
         self.call("acu_write", address, array.ctypes.data, array.nbytes)
 
     def read(self, address: int, array: np.ndarray) -> None:
-        """Fill the contiguous ``array`` from ``address`` on the device once the work before is done."""
+        """Fill the contiguous ``array`` from ``address`` on the device, after all earlier work."""
         assert array.flags.c_contiguous
         self.call("acu_read", array.ctypes.data, address, array.nbytes)
 
     def make_room(self) -> None:
-        """Give the memory that Paddle keeps for later back to the device, from which the library takes its own."""
+        """Return memory that Paddle caches to the device, so that the library can allocate it."""
         if not self._on_host:
             paddle.device.cuda.empty_cache()
 
 
 class Packet:
-    """Host arrays that travel to the device, or back, in one copy; ``capacity`` bytes are kept for it there."""
+    """Host arrays that are copied to the device, or back, in one transfer of at most ``capacity`` bytes."""
 
     def __init__(self, device: PaddleDevice, capacity: int) -> None:
         self._device = device
@@ -96,11 +95,11 @@ class Packet:
         self._end = 0
 
     def begin(self) -> None:
-        """Forget all arrays."""
+        """Remove all arrays."""
         self._end = 0
 
     def add(self, shape: tuple[int, ...], dtype: type) -> tuple[np.ndarray, int]:
-        """Return the next array, to be filled on the host, and where it is on the device."""
+        """Return a new array on the host and its address on the device."""
         start = -(-self._end // _ALIGNMENT) * _ALIGNMENT
         self._end = start + math.prod(shape) * np.dtype(dtype).itemsize
         assert self._end <= len(self._host), "the packet is full"

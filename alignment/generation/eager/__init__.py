@@ -1,1 +1,1 @@
-"""The plain engine, which every faster engine is tested against."""
+"""The eager engine, the reference for testing faster engines."""

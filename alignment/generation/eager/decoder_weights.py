@@ -1,4 +1,4 @@
-"""A decoder's tensors by the roles of its family's table; nothing is copied but a tied head."""
+"""Sort a decoder's tensors by the roles of its family's table; only a tied head is copied."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from alignment.generation.engine_placement import WHOLE_MODEL, EnginePlacement
 
 
 class Affine(NamedTuple):
-    """A matrix [in, out] and, in some families, a bias [out]."""
+    """A matrix [in, out] and optionally a bias [out]."""
 
     weight: paddle.Tensor
     bias: paddle.Tensor | None
@@ -26,7 +26,7 @@ class Affine(NamedTuple):
 
 
 class LayerWeights(NamedTuple):
-    """One layer, by the roles of the tables; the head norms are None in families without them."""
+    """One layer by role; the head norms are None in families without them."""
 
     input_norm: paddle.Tensor
     queries: Affine
@@ -42,22 +42,22 @@ class LayerWeights(NamedTuple):
 
 
 class DecoderWeights(NamedTuple):
-    """The decoder, or one stage of it; ``head`` is [H, V]. Tensors may be the cuts of a tensor-parallel process."""
+    """The decoder, or one stage of it; ``head`` is [H, V]. Tensors may be a tensor-parallel process's parts."""
 
     embedding: paddle.Tensor | None
-    """None where no tokens enter."""
+    """None except on the first stage."""
     layers: tuple[LayerWeights, ...]
     norm: paddle.Tensor | None
     head: paddle.Tensor | None
-    """Like ``norm`` None where no logits leave."""
+    """None, like ``norm``, except on the last stage."""
 
 
 def sort_weights(
     weights: Iterable[tuple[str, Any]], config: Any, placement: EnginePlacement = WHOLE_MODEL
 ) -> DecoderWeights:
-    """Return the tensors of ``weights`` (Hugging Face name, tensor) where they belong; an absent name is a KeyError.
+    """Return ``weights`` (Hugging Face name, tensor) by role; KeyError for a missing name.
 
-    ``placement`` says which of the layers of ``config`` (a DecoderConfig) there are; a last stage with a tied head has
+    ``placement`` says which layers of ``config`` (a DecoderConfig) they contain; a last stage with a tied head needs
     the embedding too.
     """
     by_name = {name: tensor.detach() for name, tensor in weights}
@@ -73,7 +73,7 @@ def sort_weights(
 
 def _head(by_name: Mapping[str, paddle.Tensor]) -> paddle.Tensor:
     head = by_name.get(LM_HEAD)
-    # A head used transposed is three times slower for a few rows, so a tied one is worth its copy.
+    # Using the head transposed is three times slower for a few rows, so a tied one is worth a copy.
     return by_name[EMBEDDING].t().contiguous() if head is None else head
 
 

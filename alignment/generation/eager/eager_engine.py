@@ -1,4 +1,4 @@
-"""The plain engine: prefill, then one token a step for all rows in flight. Faster engines are tested against it."""
+"""The eager engine: prefill, then one token per step for all rows. Faster engines are tested against it."""
 
 from __future__ import annotations
 
@@ -30,14 +30,13 @@ from alignment.records import Completion
 
 
 class EagerEngine:
-    """Generates with the weights of ``model`` (a CausalLM), or with weights of the same shape handed to it.
+    """Generates with the weights of ``model`` (a CausalLM), or with loaded weights of the same shapes.
 
-    The same seed and sequence id give the same tokens alone, in any batch and in any order, up to the last bits of
-    the matrix products (they differ between one row and several).
+    The same seed and sequence id give the same tokens in any batch and any order, up to the last bits of the matrix
+    products (which differ between one row and several).
 
-    In a layout ``placement`` says which part of the model the weights are; all processes it names are handed the same
-    prompts and return the same completions. With several stages the rows go in as many groups, so that each stage has
-    one to work on.
+    ``placement`` says which part of the model this process has; all processes in it get the same prompts and return
+    the same completions. With several stages rows are split into as many groups, so that each stage has one to work on.
     """
 
     features = frozenset(
@@ -54,7 +53,7 @@ class EagerEngine:
         max_batch_rows: int | None = None,
         usable_vocab_size: int | None = None,
     ) -> None:
-        """``max_batch_rows`` rows run at once (None: all); ids from ``usable_vocab_size`` on are never drawn."""
+        """``max_batch_rows`` limits the rows run at once; ids from ``usable_vocab_size`` on are never drawn."""
         missing = missing_features(model.config, self.features)
         if missing:
             raise UserError(f"no engine computes {', '.join(missing)} of this {model.config.model_type} model")
@@ -70,7 +69,7 @@ class EagerEngine:
 
     def load_weights(self, weights: Iterable[tuple[str, Any]] | None, version: int) -> None:
         """See ``Engine.load_weights``; tensors are shared, only a tied head is copied."""
-        # Before others come: weights that were brought from another layout need not be there twice.
+        # First, so that weights copied from another layout do not exist twice.
         self.release()
         with paddle.no_grad():
             source = self._model.named_parameters() if weights is None else weights
@@ -78,13 +77,13 @@ class EagerEngine:
         self.version = version
 
     def release(self) -> None:
-        """Let go of the weights; ``load_weights`` comes before the next ``generate``."""
+        """Release the weights; call ``load_weights`` before the next ``generate``."""
         self._weights = None
 
     def generate(
         self, prompts: Sequence[Sequence[int]], options: GenerationOptions, *, seed: int, sequence_ids: Sequence[int]
     ) -> list[Completion]:
-        """See ``Engine.generate``; raises UserError for a prompt that is empty, out of the vocabulary or too long."""
+        """See ``Engine.generate``; UserError for a prompt that is empty, outside the vocabulary or too long."""
         assert self._weights is not None, "load_weights comes before generate"
         assert len(prompts) == len(sequence_ids), "one sequence id for each prompt"
         rows = [np.asarray(prompt, np.int64) for prompt in prompts]
@@ -138,7 +137,7 @@ class EagerEngine:
 
 
 def _steps(groups: list[RowGroup], *, turns: int) -> Iterator[Piece | None]:
-    """Yield the next step of every group in turn until all are done; a turn without work stays empty."""
+    """Yield the next step of every group in turn until all are done; None for a turn without work."""
     while not all(group.answers.done for group in groups):
         for turn in range(turns):
             is_open = turn < len(groups) and not groups[turn].answers.done

@@ -1,7 +1,7 @@
-"""The decoder as generation needs it: whole prompts once, then one token of every row at a time.
+"""The decoder's forward pass for generation: prefill of whole prompts, then one token per row at a time.
 
-B rows, M tokens that go through the layers together (prompts one after the other, or one token of each row), D numbers
-a head, V vocabulary (its local part in a tensor-parallel layout).
+B rows; M tokens in one pass (concatenated prompts, or one token per row); head size D; vocabulary size V (its local
+part under tensor parallelism).
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from alignment.ops.swiglu import swiglu
 from alignment.parallel.tensor.regions import embed_rows
 
 _PROMPT_TOKENS, _DEVICE_PROMPT_TOKENS = 512, 8192
-"""Prompts are computed in groups of about so many tokens on a CPU, where that keeps a group in the cache, and on a GPU
-in half precision, where it fills the processors; it bounds memory.
+"""About how many prompt tokens are computed at once, to bound memory: on a CPU so few that a group fits in the cache,
+on a GPU in half precision enough to use all processors.
 """
 
 
@@ -39,28 +39,28 @@ _Tables = tuple[RotaryTables, RotaryTables]
 
 
 class Tokens(Protocol):
-    """M tokens on their way through the layers of this process."""
+    """M tokens passing through the layers of this process."""
 
     ids: np.ndarray
     """[M]"""
     tables: _Tables
-    """Of queries (times the folded scale of the cache's shape) and of keys."""
+    """The rotary tables of queries (times the folded scale of the cache's shape) and of keys."""
 
     def mix(self, layer: int, q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor) -> paddle.Tensor:
-        """Put keys and values into the cache of ``layer`` and return what attention makes of them, [M, heads * D]."""
+        """Append keys and values to the cache of ``layer`` and return attention's output [M, heads * D]."""
         ...
 
     def close(self) -> None:
-        """All layers of this process are done."""
+        """Finish the pass, after all layers of this process."""
         ...
 
     def pick(self, hidden: paddle.Tensor) -> paddle.Tensor:
-        """Return the rows of hidden [M, H] whose logits are wanted, [B, H]."""
+        """Return the rows [B, H] of hidden [M, H] whose logits are needed."""
         ...
 
 
 class DecoderForward:
-    """Runs ``weights`` under ``config`` (a DecoderConfig), with the tables ``rotary`` of its frequencies."""
+    """Runs ``weights`` with ``config`` (a DecoderConfig) and the tables ``rotary`` of its frequencies."""
 
     def __init__(
         self, config: Any, weights: DecoderWeights, rotary: PositionTables, placement: EnginePlacement = WHOLE_MODEL
@@ -80,24 +80,24 @@ class DecoderForward:
             self._prompt_tokens = _DEVICE_PROMPT_TOKENS
 
     def prompt_groups(self, lengths: Sequence[int]) -> list[range]:
-        """Return ranges of rows whose prompts, of ``lengths`` [B] tokens, go through the layers together."""
+        """Return ranges of rows whose prompts, with ``lengths`` [B], are computed together."""
         return group_rows(lengths, self._prompt_tokens)
 
     def prompt_tokens(self, prompts: list[np.ndarray], rows: range, cache: KVCache) -> Tokens:
-        """Return the tokens of ``prompts[rows]``, which will fill those rows of ``cache``."""
+        """Return the tokens of ``prompts[rows]``, which fill those rows of ``cache``."""
         lengths = cache.lengths[rows.start : rows.stop]
         positions = np.concatenate([np.arange(length) for length in lengths])
         tables = self._tables(paddle.to_tensor(positions), longest=int(lengths.max()))
         return _PromptTokens(prompts, rows, cache, self.cache_shape, tables)
 
     def next_tokens(self, tokens: np.ndarray, cache: KVCache) -> Tokens:
-        """Return the tokens [B] that are appended to the rows of ``cache``, which opens a step there."""
+        """Open a step of ``cache`` and return ``tokens`` [B], to be appended to its rows."""
         cache.open_step()
         tables = self._tables(cache.positions, longest=int(cache.lengths.max()) + 1)
         return _NextTokens(tokens, cache, self.cache_shape, tables)
 
     def _tables(self, positions: paddle.Tensor, *, longest: int) -> _Tables:
-        """Return the tables of queries (times the folded scale) and of keys at ``positions`` [M]."""
+        """Return the tables for queries (times the folded scale) and keys at ``positions`` [M]."""
         shape = self.cache_shape
         sides = (shape.num_heads, shape.folded_scale), (shape.num_kv_heads, 1.0)
         return tuple(
@@ -106,9 +106,9 @@ class DecoderForward:
         )
 
     def run(self, tokens: Tokens, turn: int, hidden: paddle.Tensor | None) -> paddle.Tensor:
-        """Take ``tokens`` through the layers of pass number ``turn`` over this stage; hidden [M, H], None: embed them.
+        """Run ``tokens`` through the layers of pass ``turn`` over this stage, from hidden [M, H] (None: embed them).
 
-        Returns [M, H], from the last layers of the model the float32 logits [B, V].
+        Return [M, H], or float32 logits [B, V] after the model's last layer.
         """
         hidden = self._embed(tokens.ids) if hidden is None else hidden
         for number in self._chunks[turn]:
@@ -121,7 +121,7 @@ class DecoderForward:
         return self._logits(tokens.pick(hidden)) if self._placement.pipeline.is_last else hidden
 
     def _embed(self, ids: np.ndarray) -> paddle.Tensor:
-        """Return the embeddings [M, H]; of a cut vocabulary each process looks up what it has, the rest is zero."""
+        """Return the embeddings [M, H], summed over the processes of a split vocabulary."""
         table, tensor = self._weights.embedding, self._placement.tensor
         if tensor.size == 1:
             return F.embedding(paddle.to_tensor(ids), table)
@@ -148,7 +148,7 @@ class DecoderForward:
         return hidden.add_(self._gather_sum(layer.down, inner))
 
     def _gather_sum(self, affine: Affine, x: paddle.Tensor) -> paddle.Tensor:
-        """Return ``affine`` of x [M, in], whose columns may be spread over the tensor group; the bias counts once."""
+        """Return ``affine`` of x [M, in], whose columns may be split over the tensor group; the bias is added once."""
         y = self._placement.tensor.sum_(paddle.matmul(x, affine.weight), "projections")
         return y if affine.bias is None else y.add_(affine.bias)
 
@@ -180,7 +180,7 @@ class _PromptTokens:
 
     def mix(self, layer: int, q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor) -> paddle.Tensor:
         self._cache.write_prompts(layer, k, v, self._slots)
-        # The tables may scale queries by D^-1/2 for the decode step; causal_attention does so itself.
+        # The tables may scale queries by D^-1/2 for decoding; causal_attention scales by itself.
         return causal_attention(q if self._unfolding == 1.0 else q.scale_(self._unfolding), k, v, self._layout)
 
     def close(self) -> None:
@@ -213,7 +213,7 @@ class _NextTokens:
 
 
 def group_rows(lengths: Sequence[int], limit: int = _PROMPT_TOKENS) -> list[range]:
-    """Return consecutive ranges of rows with about ``limit`` tokens, at least one row each."""
+    """Return consecutive ranges of rows with about ``limit`` tokens and at least one row each."""
     groups, first, tokens = [], 0, 0
     for row, length in enumerate(lengths):
         if row > first and tokens + length > limit:
@@ -224,6 +224,6 @@ def group_rows(lengths: Sequence[int], limit: int = _PROMPT_TOKENS) -> list[rang
 
 
 def _local_numbers(chunks: Sequence[range]) -> list[range]:
-    """Return ``chunks`` of layers counted among those of this process."""
+    """Return ``chunks`` with layers renumbered within this process."""
     starts = np.cumsum([0, *map(len, chunks)]).tolist()
     return [range(start, stop) for start, stop in itertools.pairwise(starts)]

@@ -1,7 +1,7 @@
-"""Keys and values of the tokens so far, in memory that is written in place.
+"""The key-value cache of the eager engine, written in place.
 
-B rows in flight, C positions a row (the capacity), D numbers a head. Token s of a row stands at position s whatever the
-lengths of its neighbours, so a row computes the same in every company.
+B rows, C positions per row (the capacity), head size D. Token s of a row is at position s whatever the lengths of other
+rows, so a row's results do not depend on them.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import paddle
 from alignment.ops.precision import HALF
 
 _PAGE = 128
-"""Places reserved beyond the longest row; more are added when they are full."""
+"""Positions reserved beyond the longest row; the cache grows when they are full."""
 _MULTIPLE = 16
 _MASKED = -1e30
 
 
 class CacheShape(NamedTuple):
-    """What the model fixes."""
+    """The properties of the cache that the model determines."""
 
     num_layers: int
     num_heads: int
@@ -31,25 +31,25 @@ class CacheShape(NamedTuple):
 
     @property
     def folded_scale(self) -> float:
-        """What the rotary tables of queries are multiplied by: D^-1/2, but not in half precision, to round once."""
+        """The factor of the queries' rotary tables: D^-1/2, or 1 in half precision, to round only once."""
         return 1.0 if self.dtype in HALF else float(self.head_dim) ** -0.5
 
     @property
     def unfolding(self) -> float:
-        """What takes the folded scale back."""
+        """The inverse of ``folded_scale``."""
         return 1.0 if self.dtype in HALF else float(self.head_dim) ** 0.5
 
     @property
     def step_scale(self) -> float:
-        """What is left of D^-1/2 to multiply the scores of a step by."""
+        """The remaining factor of D^-1/2 for the scores of a step."""
         return float(self.head_dim) ** -0.5 if self.dtype in HALF else 1.0
 
 
 class KVCache:
-    """Cache of B rows. A step is ``open_step``, then ``append`` and ``read`` in each layer, then ``close_step``."""
+    """A cache for B rows. A step is ``open_step``, ``append`` and ``read`` for each layer, then ``close_step``."""
 
     def __init__(self, shape: CacheShape, lengths: np.ndarray, *, max_length: int) -> None:
-        """Reserve for prompts of ``lengths`` [B] in rows that grow to ``max_length`` at most."""
+        """Reserve memory for prompts of ``lengths`` [B] in rows of at most ``max_length`` tokens."""
         self.lengths = lengths.copy()
         self._shape = shape
         self._max_length = max_length
@@ -60,7 +60,7 @@ class KVCache:
         self._index()
 
     def prompt_slots(self, rows: range) -> paddle.Tensor:
-        """Return where ``write_prompts`` puts the tokens of ``rows``, [M * kv_heads] int64, M tokens in order."""
+        """Return the indices [M * kv_heads] int64 at which ``write_prompts`` stores the M tokens of ``rows``."""
         lengths = self.lengths[rows.start : rows.stop]
         row = np.repeat(np.asarray(rows), lengths)
         position = np.concatenate([np.arange(length) for length in lengths])
@@ -74,7 +74,7 @@ class KVCache:
         paddle.scatter_(self._values[layer], slots, values.reshape([-1, self._shape.head_dim]))
 
     def open_step(self) -> None:
-        """Make room for one more token in every row and let it be seen."""
+        """Make room for one more token in every row and unmask it."""
         if int(self.lengths.max()) >= self._capacity:
             self._grow()
         if self._shape.window is not None:
@@ -82,7 +82,7 @@ class KVCache:
         paddle.scatter_(self._mask, self._mask_slots, self._zeros)
 
     def _leave_window(self, window: int) -> None:
-        """Hide the token in each row that is ``window`` before the new one."""
+        """Mask the token in each row that is ``window`` positions before the new one."""
         rows = np.flatnonzero(self.lengths >= window)
         if len(rows):
             heads = np.arange(self._shape.num_heads)
@@ -102,23 +102,23 @@ class KVCache:
 
     @property
     def mask(self) -> paddle.Tensor:
-        """[B * kv_heads, group, C] float32, 0 on places that may be seen, very negative elsewhere."""
+        """[B * kv_heads, group, C] float32, 0 at visible positions, very negative at others."""
         group = self._shape.num_heads // self._shape.num_kv_heads
         return self._mask.reshape([-1, group, self._capacity])
 
     @property
     def positions(self) -> paddle.Tensor:
-        """[B] int64, where each row's newest token stands."""
+        """[B] int64, the position of each row's newest token."""
         return self._positions
 
     def close_step(self) -> None:
-        """Go on to the next token of every row."""
+        """Advance every row to its next token."""
         self.lengths += 1
         for index in (self._slots, self._mask_slots, self._positions):
             index.add_(self._one)
 
     def keep(self, rows: np.ndarray) -> None:
-        """Go on with these rows only."""
+        """Drop all other rows."""
         wanted = paddle.to_tensor(rows)
         for store in (self._keys, self._values):
             for layer, old in enumerate(store):
@@ -141,7 +141,7 @@ class KVCache:
         self._index()
 
     def _index(self) -> None:
-        """Lay out the mask, of the window before the newest token, and where each row writes next."""
+        """Compute the mask and the indices of each row's next token."""
         shape, position, count = self._shape, np.arange(self._capacity), len(self.lengths)
         seen = position[None, :] < self.lengths[:, None]
         if shape.window is not None:

@@ -1,10 +1,9 @@
-"""Pieces of work on their way through the stages of a pipeline, forward only.
+"""Run pieces of work forward through the stages of a pipeline.
 
-Time goes in slots. In every slot each stage works on another piece; then each hands its result to the next stage, and
-the piece that left the last stage is finished by all. With P stages that are passed C times each (interleaved stages),
-piece k enters in slot ``(k // P) * C * P + k % P`` and moves one stage a slot, so no stage is wanted twice in a slot.
-Every process lives through the same slots in the same order, hence messages that block until they are taken cannot
-wait for each other in a circle.
+Time is divided into slots. In every slot each stage works on a different piece and passes its result to the next stage;
+a piece that leaves the last stage is finished by all processes. With P stages that are each passed C times (interleaved
+stages), piece k enters in slot ``(k // P) * C * P + k % P`` and advances one stage per slot, so no stage is needed
+twice in a slot. Every process goes through the same slots in the same order, so blocking messages cannot deadlock.
 """
 
 from __future__ import annotations
@@ -18,29 +17,29 @@ from alignment.parallel.comms.group import Group
 
 
 class Piece(NamedTuple):
-    """Some rows to be computed; every stage makes the same one."""
+    """Some rows to compute; every stage creates an equal one."""
 
     num_rows: int
-    """M rows of the hidden state [M, H] between stages."""
+    """M, the rows of the hidden state [M, H] between stages."""
     run: Callable[[int, paddle.Tensor | None], paddle.Tensor]
-    """(which pass over this stage, hidden or None at the entry) -> hidden, or what the last stage makes of it."""
+    """(number of the pass over this stage, hidden state or None at the entry) -> hidden state, or the final result."""
     finish: Callable[[paddle.Tensor | None], None]
-    """Called by all stages with the result, which only the last one has."""
+    """Called on all stages with the result, which only the last one has (others: None)."""
 
 
 class Relay:
-    """The stages of ``group``, each passed ``num_passes`` times; a single stage simply works piece by piece."""
+    """The stages of ``group``, each passed ``num_passes`` times; a single stage runs piece by piece."""
 
     def __init__(self, group: Group, *, num_passes: int, width: int, dtype: Any) -> None:
-        """``width`` and ``dtype`` are those of the hidden state."""
+        """``width`` and ``dtype`` describe the hidden state."""
         assert group.size > 1 or num_passes == 1, "one stage is passed once"
         self._group, self._num_passes = group, num_passes
         self._width, self._dtype = width, dtype
 
     def run(self, pieces: Iterator[Piece | None]) -> None:
-        """Run ``pieces`` to their end; None stays out for its turn.
+        """Run all ``pieces``; None leaves a turn empty.
 
-        Each is asked for when it enters, after the piece P places before it (P stages) was finished.
+        Each is requested when it enters, after the piece P before it was finished (P stages).
         """
         size, here = self._group.size, self._group.index
         active: dict[int, Piece] = {}
@@ -62,18 +61,18 @@ class Relay:
             slot += 1
 
     def _at(self, slot: int, stage: int) -> tuple[int, int]:
-        """Return (number of the piece that ``stage`` works on in ``slot``, which pass it is); numbers may not exist."""
+        """Return (piece that ``stage`` works on in ``slot``, number of the pass); the piece may not exist."""
         size = self._group.size
         rounds, index = divmod(slot - stage, size)
         return rounds // self._num_passes * size + index, rounds % self._num_passes
 
     def _pass_on(self, output: paddle.Tensor | None, slot: int, active: dict[int, Piece]) -> paddle.Tensor | None:
-        """Hand this stage's ``output`` to the next one and return what the one before hands over."""
+        """Send this stage's ``output`` to the next one and return what the previous one sends."""
         size, here = self._group.size, self._group.index
         if size == 1:
             return None
         arrived, before = None, (here - 1) % size
-        # Odd stages listen first, so that somebody always does.
+        # Odd stages receive first, so that every send has a receiver.
         for receives in (here % 2 == 1, here % 2 == 0):
             number, turn = self._at(slot, before if receives else here)
             if number not in active or self._leaves(before if receives else here, turn):

@@ -1,4 +1,4 @@
-"""Rows that go through the stages together: what is known of them and the work they need next."""
+"""The rows that pass through the stages together, and the work they need next."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from alignment.generation.eager.relay import Piece
 from alignment.generation.eager.stopping import Answers
 
 _COMPACT_BELOW = 0.75
-"""Share of unfinished rows under which the finished ones are dropped, which copies the cache once."""
+"""Finished rows are dropped, which copies the cache, if the share of unfinished rows falls below this."""
 
 
 class RowGroup:
-    """The prompts, caches and answers of B rows; on every stage the same but for the caches."""
+    """The prompts, caches and answers of B rows; all but the caches are the same on every stage."""
 
     def __init__(
         self,
@@ -36,14 +36,14 @@ class RowGroup:
         self._tokens: np.ndarray | None = None
 
     def read_prompts(self) -> Iterator[Piece]:
-        """Yield the work of filling the caches; the last piece to be finished draws the first tokens."""
+        """Yield the pieces of the prefill; the last one to finish draws the first tokens."""
         pieces = self._forward.prompt_groups([len(prompt) for prompt in self._prompts])
         for rows in pieces:
             tokens = self._forward.prompt_tokens(self._prompts, rows, self._cache)
             yield self._piece(tokens, partial(self._finish_prompts, num_pieces=len(pieces)))
 
     def next_step(self) -> Piece:
-        """Return the work of one more token."""
+        """Return the piece that computes one more token."""
         return self._piece(self._forward.next_tokens(self._tokens, self._cache), self._finish_step)
 
     def _piece(self, tokens: Tokens, finish) -> Piece:
@@ -57,7 +57,7 @@ class RowGroup:
             self._finish_step(whole)
 
     def _finish_step(self, logits: paddle.Tensor | None) -> None:
-        """Draw a token for every row and drop finished rows when they are many."""
+        """Draw a token for every row, and drop finished rows if there are many."""
         answers = self.answers
         self._tokens, logprobs = self._drawer.draw(logits, answers.step, num_rows=len(answers.open))
         answers.add(self._tokens, logprobs)

@@ -1,4 +1,4 @@
-"""The answers so far, and which of them are unfinished."""
+"""Collect answers, and decide which are finished."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from alignment.records import Completion
 
 
 class Answers:
-    """Collects the tokens of N rows, B of which are in flight."""
+    """The answers of N rows, B of which are in flight."""
 
     def __init__(self, limits: np.ndarray, options: GenerationOptions) -> None:
-        """``limits`` [N]: the largest number of tokens of each answer."""
+        """``limits`` [N] are the largest numbers of tokens of the answers."""
         num_rows, width = len(limits), int(limits.max())
         self.step = 0
-        """Tokens every unfinished answer has."""
+        """Number of tokens of every unfinished answer."""
         self.open = np.ones(num_rows, bool)
-        """[B], True: the row in flight is unfinished."""
+        """[B], True for rows in flight that are unfinished."""
         self._stops = np.array(options.stop_token_ids, np.int64)
         self._limits = limits
         self._rows = np.arange(num_rows)
@@ -28,11 +28,11 @@ class Answers:
 
     @property
     def done(self) -> bool:
-        """True when every row in flight has finished."""
+        """Whether every row in flight has finished."""
         return not self.open.any()
 
     def add(self, tokens: np.ndarray, logprobs: np.ndarray) -> None:
-        """Append ``tokens`` [B] with their log-probs to the open rows and close those that end here."""
+        """Append ``tokens`` [B] and their log-probs to the open rows, and close rows that end here."""
         rows = self._rows[self.open]
         self._tokens[rows, self.step] = tokens[self.open]
         self._logprobs[rows, self.step] = logprobs[self.open]
@@ -43,7 +43,7 @@ class Answers:
         self.open &= ~stopped & (self.step < self._limits[self._rows])
 
     def keep(self, rows: np.ndarray) -> None:
-        """Go on with these rows in flight only."""
+        """Drop all other rows in flight."""
         self._rows = self._rows[rows]
         self.open = self.open[rows]
 

@@ -1,1 +1,1 @@
-"""The compiled engine: continuous batching over a paged cache."""
+"""The fused engine: compiled kernels, continuous batching and a paged key-value cache."""

@@ -1,4 +1,4 @@
-"""Blocks of the paged key-value cache: a free list and a count of holders for each."""
+"""The blocks of the paged key-value cache: a free list and reference counts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def blocks_for(num_tokens: int, block_tokens: int) -> int:
 
 
 class BlockPool:
-    """Blocks 0 to num_blocks - 1; a block is free when nobody holds it."""
+    """Blocks 0 to num_blocks - 1; a block without holders is free."""
 
     def __init__(self, num_blocks: int) -> None:
         self._free = list(range(num_blocks - 1, -1, -1))
@@ -19,20 +19,20 @@ class BlockPool:
 
     @property
     def num_blocks(self) -> int:
-        """All blocks, free or not."""
+        """Number of all blocks."""
         return len(self._holders)
 
     @property
     def num_free(self) -> int:
-        """Blocks that can be taken."""
+        """Number of free blocks."""
         return len(self._free)
 
     def holders(self, block: int) -> int:
-        """Return how many hold ``block``."""
+        """Return the number of holders of ``block``."""
         return self._holders[block]
 
     def take(self, count: int) -> list[int]:
-        """Return ``count`` free blocks, each with one holder; the last ones freed come first."""
+        """Take ``count`` free blocks, most recently freed first, and return them with one holder each."""
         assert 0 <= count <= len(self._free), f"{count} blocks wanted, {len(self._free)} free"
         taken = [self._free.pop() for _ in range(count)]
         for block in taken:
@@ -40,13 +40,13 @@ class BlockPool:
         return taken
 
     def share(self, blocks: Iterable[int]) -> None:
-        """Add a holder to each of ``blocks``, which are held already."""
+        """Add a holder to each of ``blocks``, none of which may be free."""
         for block in blocks:
             assert self._holders[block] > 0, f"block {block} is free"
             self._holders[block] += 1
 
     def drop(self, blocks: Iterable[int]) -> None:
-        """Take a holder from each of ``blocks``; those without one are free again."""
+        """Remove a holder from each of ``blocks``; those without holders become free."""
         for block in blocks:
             assert self._holders[block] > 0, f"block {block} is free"
             self._holders[block] -= 1

@@ -1,4 +1,4 @@
-"""Which models the kernels can run, by the features that these need; no Paddle is loaded to ask."""
+"""Decide which models the kernels can run, without importing Paddle."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KERNEL_FLAGS: Mapping[str, str] = MappingProxyType(
         "tied": "tie_word_embeddings",
     }
 )
-"""The kernels' switches, and the feature (a flag of DecoderConfig) that each stands for."""
+"""The kernels' switches and the corresponding flags of DecoderConfig."""
 FEATURES = frozenset(
     {*KERNEL_FLAGS.values(), "sliding_window", "norm=rms", "activation=silu"}
     | {f"rope_type={kind}" for kind in SCALINGS}
@@ -41,7 +41,7 @@ def cuda_obstacle(config: Any) -> str | None:
 
 
 def model_obstacle(config: Any, *, tensor_degree: int = 1, tensor_index: int = 0, num_stages: int = 1) -> str | None:
-    """Return in one line why the kernels cannot run ``config`` (a DecoderConfig) in a layout, None when they can."""
+    """Return in one line why the kernels cannot run ``config`` (a DecoderConfig) in a layout, None if they can."""
     missing = missing_features(config, FEATURES)
     if missing:
         return f"the fused engine cannot compute {', '.join(missing)} of this {config.model_type} model"

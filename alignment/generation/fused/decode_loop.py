@@ -1,4 +1,4 @@
-"""Plan, compute, draw, until every sequence has ended."""
+"""The decode loop: plan, compute and draw until every sequence has finished."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from alignment.generation.fused.slots import Slots
 from alignment.records import Completion
 
 Progress = Callable[[int], None]
-"""Called after every pass with the number of tokens it has added to the answers."""
+"""Called after every pass with the number of tokens added to answers."""
 
 
 class RowModel(Protocol):
-    """Keys and values in blocks, and a forward pass over rows."""
+    """A model with a paged key-value cache and a forward pass over rows."""
 
     def copy_block(self, source: int, target: int) -> None:
         """Copy the keys and values of block ``source`` to ``target``."""
         ...
 
     def forward(self, step: Step, block_tables: np.ndarray) -> np.ndarray:
-        """Compute the rows of ``step`` and return the logits [L, V] float32, good until the next call.
+        """Compute the rows of ``step`` and return float32 logits [L, V], valid until the next call.
 
         Token s of a slot is in block ``block_tables[slot, s // block_tokens]``.
         """
@@ -32,10 +32,10 @@ class RowModel(Protocol):
 
 
 class SlotDrawer(Protocol):
-    """Draws tokens from logits and keeps what it needs to know of each slot's past."""
+    """Draws tokens from logits, and tracks what it needs of each slot's history."""
 
     def enter(self, sequences: Iterable[Sequence]) -> None:
-        """Take note of ``sequences``, which have got their slots and know the tokens ``sequence.tokens``."""
+        """Register ``sequences``, which have just got their slots, with their tokens ``sequence.tokens``."""
         ...
 
     def draw(self, logits: np.ndarray, step: Step, slots: Slots) -> tuple[np.ndarray, np.ndarray]:
@@ -46,7 +46,7 @@ class SlotDrawer(Protocol):
 def run(
     scheduler: Scheduler, model: RowModel, drawer: SlotDrawer, *, progress: Progress | None = None
 ) -> list[Completion]:
-    """Lead all sequences of ``scheduler`` to their ends and return their answers in order of arrival."""
+    """Decode until every sequence of ``scheduler`` has finished, and return the answers in order of arrival."""
     nothing = np.empty(0, np.int64), np.empty(0, np.float32)
     while not scheduler.done:
         step = scheduler.plan()

@@ -1,4 +1,4 @@
-"""Drawing tokens with the compiled sampler; ``sampling.py`` is its specification."""
+"""Draw tokens with the compiled sampler; ``sampling.py`` is its specification."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from alignment.ops.native.library import CoreLibrary, Sampling
 
 
 def sampling_of(options: GenerationOptions, vocab_size: int, usable_vocab_size: int | None) -> Sampling:
-    """Return ``options`` as the kernels take them; ids of ``usable_vocab_size`` and above are never drawn."""
+    """Return ``options`` for the kernels; ids from ``usable_vocab_size`` on are never drawn."""
     return Sampling(
         usable_vocab=vocab_size if usable_vocab_size is None else min(usable_vocab_size, vocab_size),
         do_sample=options.do_sample,
@@ -29,7 +29,7 @@ def sampling_of(options: GenerationOptions, vocab_size: int, usable_vocab_size: 
 
 
 class FusedDrawer:
-    """The ``SlotDrawer`` of one call of ``generate``: random numbers by (seed, sequence id, position in the answer)."""
+    """The ``SlotDrawer`` of one call of ``generate``; random numbers by (seed, sequence id, position in the answer)."""
 
     def __init__(
         self,

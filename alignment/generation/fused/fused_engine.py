@@ -1,4 +1,4 @@
-"""The fast engine: compiled kernels under continuous batching. Its tokens are those of ``EagerEngine``."""
+"""The fused engine: compiled kernels with continuous batching; it draws the same tokens as ``EagerEngine``."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from alignment.records import Completion
 
 
 class FusedEngine:
-    """Generates with the weights of ``model`` (a CausalLM), or with weights of the same shape handed to it.
+    """Generates with the weights of ``model`` (a CausalLM), or with loaded weights of the same shapes.
 
-    The same seed and sequence id give the same tokens whatever the slots, the memory and the order of the prompts,
-    bit for bit: every row is summed in the same order in every company.
+    The same seed and sequence id give the same bits whatever the slots, memory and order of the prompts: a row's sums
+    have the same order whatever the other rows are.
     """
 
     features = FEATURES
@@ -44,16 +44,16 @@ class FusedEngine:
         usable_vocab_size: int | None = None,
         progress: Progress | None = None,
     ) -> None:
-        """Ids from ``usable_vocab_size`` on are never drawn; UserError when the kernels have an ``obstacle``.
+        """Ids from ``usable_vocab_size`` on are never drawn; UserError if the kernels have an ``obstacle``.
 
-        Processes that share the layers (``placement.tensor``) are handed the same prompts, and return the same.
+        Processes that split the layers (``placement.tensor``) get the same prompts and return the same completions.
         """
         obstacle = kernels.obstacle(model.config, placement)
         if obstacle is not None:
             raise UserError(obstacle)
         self.version: int | None = None
         self.counts = Counts()
-        """What happened in the last call of ``generate``."""
+        """Counts of the last call of ``generate``."""
         self._model = model
         self._placement = placement
         self._settings = settings or FusedSettings()
@@ -65,11 +65,11 @@ class FusedEngine:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of packed weights, keys and values; 0 before they are loaded and after ``release``."""
+        """Bytes of packed weights and key-value cache; 0 before loading and after ``release``."""
         return 0 if self._packed is None else self._packed.num_bytes
 
     def load_weights(self, weights: Iterable[tuple[str, Any]] | None, version: int) -> None:
-        """See ``Engine.load_weights``; tensors are copied into the kernels' layout, in place of the old ones."""
+        """See ``Engine.load_weights``; tensors are copied into the kernels' layout, over the old ones."""
         self._loaded = False
         if self._packed is None:
             self._packed = self._kernels.pack(self._model.config, self._settings, self._placement)
@@ -79,7 +79,7 @@ class FusedEngine:
         self.version = version
 
     def release(self) -> None:
-        """Give back weights and blocks; ``load_weights`` comes before the next ``generate``."""
+        """Free weights and blocks; call ``load_weights`` before the next ``generate``."""
         if self._packed is not None:
             self._packed.close()
         self._packed, self._loaded = None, False
@@ -87,7 +87,7 @@ class FusedEngine:
     def generate(
         self, prompts: Sequence[Sequence[int]], options: GenerationOptions, *, seed: int, sequence_ids: Sequence[int]
     ) -> list[Completion]:
-        """See ``Engine.generate``; raises UserError for a prompt that is empty, out of the vocabulary or too long."""
+        """See ``Engine.generate``; UserError for a prompt that is empty, outside the vocabulary or too long."""
         assert len(prompts) == len(sequence_ids), "one sequence id for each prompt"
         rows = [np.asarray(prompt, np.int64) for prompt in prompts]
         check_prompts(rows, options, self._model.config)
@@ -97,7 +97,7 @@ class FusedEngine:
     def run_sequences(
         self, sequences: Sequence[SequenceInFlight], options: GenerationOptions, *, seed: int
     ) -> list[Completion]:
-        """Continue ``sequences``, each up to its own limit, in their order of arrival; their prompts are right."""
+        """Return completions of ``sequences``, which have checked prompts and their own limits, in order of arrival."""
         assert self._packed is not None and self._loaded, "load_weights comes before generate"
         if not sequences:
             return []
@@ -114,14 +114,14 @@ class FusedEngine:
         return completions
 
     def _check_room(self, sequences: Sequence[SequenceInFlight]) -> None:
-        """Raise UserError for a sequence that could outgrow the pool or ``max_length`` even when it is alone."""
+        """Raise UserError for a sequence that could exceed the pool or ``max_length`` even on its own."""
         pool, settings = self._packed.pool, self._settings
         for sequence in sequences:
             prompt, length = len(sequence.prompt), len(sequence.prompt) + sequence.limit
             what = f"prompt {sequence.index} has {prompt} tokens and its answer may have {sequence.limit}"
             if length > pool.max_length:
                 raise UserError(f"{what}; together at most max_length={pool.max_length}")
-            # The last token of an answer is never computed.
+            # An answer's last token is not fed through the model.
             needed = blocks_for(length - 1, settings.block_tokens)
             if needed > pool.num_blocks:
                 raise UserError(

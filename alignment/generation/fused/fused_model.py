@@ -1,4 +1,4 @@
-"""A decoder packed for the kernels of ``ops.native``, with its pool of key-value blocks."""
+"""A decoder packed for the CPU kernels of ``ops.native``, with its pool of key-value blocks."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _VALUE_MULTIPLE = 16
 
 
 class FusedModel:
-    """The ``RowModel`` of a DecoderConfig; its memory is taken when it is made and given back by ``close``.
+    """The ``RowModel`` of a DecoderConfig; memory is allocated on construction and freed by ``close``.
 
-    In a tensor-parallel group every process has its share of the heads, the inner width and the vocabulary, and all
-    take the same steps.
+    In a tensor-parallel group every process has its share of heads, inner width and vocabulary, and all run the same
+    steps.
     """
 
     def __init__(self, core: CoreLibrary, config: Any, settings: FusedSettings, *, group: Group = ALONE) -> None:
@@ -41,15 +41,15 @@ class FusedModel:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of weights, keys and values."""
+        """Bytes of weights and key-value cache."""
         return self._core.num_bytes
 
     def close(self) -> None:
-        """Give back the memory."""
+        """Free the memory."""
         self._core.close()
 
     def load(self, weights: Iterable[tuple[str, Any]]) -> None:
-        """Pack ``weights`` (Hugging Face name, Paddle tensor) over the old ones; UserError when names do not fit."""
+        """Pack ``weights`` (Hugging Face name, Paddle tensor) over the old ones; UserError if names do not fit."""
         pack_every(self._config, weights, self._pack)
 
     def copy_block(self, source: int, target: int) -> None:
@@ -80,7 +80,7 @@ class FusedModel:
 
 
 def _block_bytes(sizes: Mapping[str, int | float], settings: FusedSettings) -> int:
-    """Return the bytes of the keys and values of one block in all layers; the kernels pad values to whole vectors."""
+    """Return the bytes of the keys and values of one block, over all layers; kernels pad values to whole vectors."""
     width = sizes["head_dim"] + -(-sizes["head_dim"] // _VALUE_MULTIPLE) * _VALUE_MULTIPLE
     numbers = sizes["num_layers"] * sizes["kv_heads"] * width * settings.block_tokens
     return numbers * (4 if settings.kv_type == "float32" else 2)

@@ -1,4 +1,4 @@
-"""Numbers and types a fused engine is built with."""
+"""Settings of the fused engine."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ _UNITS = {"": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FusedSettings:
-    """How a fused engine divides time and memory; impossible values raise UserError."""
+    """Settings of a fused engine; UserError for invalid values."""
 
     num_slots: int = 32
-    """Sequences in flight."""
+    """The most sequences in flight."""
     kv_memory: int | str = "1GiB"
-    """Bytes for keys and values of all sequences in flight, or a number with KiB, MiB or GiB."""
+    """Size of the key-value cache in bytes, or as a number with KiB, MiB or GiB."""
     max_length: int | None = None
-    """Tokens of the longest prompt and answer together; None: what the model's positions allow."""
+    """The longest prompt and answer together in tokens; None: as many as the model has positions."""
     max_rows: int = 512
-    """Tokens computed in one pass while prompts are read; bounds scratch memory and how long others wait."""
+    """Tokens per pass during prefill; limits scratch memory and the wait of decoding sequences."""
     block_tokens: int = 64
-    """Tokens of a block of keys and values; long blocks are read faster and waste more at their ends."""
+    """Tokens per key-value block; long blocks are read faster but waste more memory at their ends."""
     weight_type: str = "float32"
     kv_type: str = "float32"
     threads: int = 1
@@ -55,7 +55,7 @@ class FusedSettings:
 
 
 def read_bytes(memory: int | str) -> int:
-    """Return the bytes of ``memory`` (4096, "4096", "1.5GiB", "300 MiB"); raises UserError for anything else."""
+    """Return the bytes of ``memory`` (such as 4096, "4096", "1.5GiB", "300 MiB"); UserError for anything else."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(|[kmg]ib)\s*", str(memory), re.IGNORECASE)
     size = int(float(found[1]) * _UNITS[found[2].upper()]) if found else 0
     if size < 1:

@@ -1,4 +1,4 @@
-"""What computes for a fused engine: a set of kernels, and those of this processor."""
+"""The interface of a fused engine's kernels, and the CPU kernels."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ from alignment.ops.native.library import find_core, load_core
 
 
 class PackedModel(RowModel, Protocol):
-    """A decoder in the layout of some kernels, with its pool; its memory is taken when it is made."""
+    """A decoder in the kernels' layout, with its block pool; memory is allocated on construction."""
 
     pool: BlockBudget
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of weights, keys and values."""
+        """Bytes of weights and key-value cache."""
         ...
 
     def load(self, weights: Iterable[tuple[str, Any]]) -> None:
-        """Pack ``weights`` (Hugging Face name, Paddle tensor) over the old ones; UserError when names do not fit."""
+        """Pack ``weights`` (Hugging Face name, Paddle tensor) over the old ones; UserError if names do not fit."""
         ...
 
     def close(self) -> None:
-        """Give back the memory."""
+        """Free the memory."""
         ...
 
 
 class Kernels(Protocol):
-    """Makes what a fused engine computes with."""
+    """Creates the packed models and drawers of a fused engine."""
 
     @property
     def description(self) -> str:
-        """Which kernels these are, and where from, in one line."""
+        """Which kernels these are, and their origin, in one line."""
         ...
 
     def obstacle(self, config: Any, placement: EnginePlacement = WHOLE_MODEL) -> str | None:
-        """Return in one line why a DecoderConfig cannot run in ``placement``, None when it can."""
+        """Return in one line why a DecoderConfig cannot run in ``placement``, None if it can."""
         ...
 
     def pack(self, config: Any, settings: FusedSettings, placement: EnginePlacement) -> PackedModel:
@@ -56,12 +56,12 @@ class Kernels(Protocol):
     def drawer(
         self, options: GenerationOptions, settings: FusedSettings, *, seed: int, vocab_size: int, usable: int | None
     ) -> SlotDrawer:
-        """Return what draws one call's tokens; ids of ``usable`` and above are never drawn."""
+        """Return the drawer for one call of ``generate``; ids from ``usable`` on are never drawn."""
         ...
 
 
 def layout_obstacle(config: Any, placement: EnginePlacement) -> str | None:
-    """Return in one line why no kernels can run ``config`` (a DecoderConfig) in ``placement``, None when some may."""
+    """Return in one line why no kernels can run ``config`` (a DecoderConfig) in ``placement``, None if some may."""
     tensor, stages = placement.tensor, placement.pipeline.size
     return model_obstacle(config, tensor_degree=tensor.size, tensor_index=tensor.index, num_stages=stages)
 

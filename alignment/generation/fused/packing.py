@@ -1,4 +1,4 @@
-"""What every set of kernels is told of a decoder: sizes, rotary tables, and weights by name."""
+"""Prepare a decoder for any kernels: sizes, rotary tables, and weights by name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SHOWN_NAMES = 5
 
 
 def share_sizes(config: Any, group: Group) -> dict[str, int | float]:
-    """Return what the kernels need to know of the model's shape; where the group cuts it, of this process's share."""
+    """Return the sizes that the kernels need; those that ``group`` splits are this process's share."""
     layer = layer_sizes(config, tensor_degree=group.size, tensor_index=group.index)
     vocab_start, vocab_stop = even_cut(config.vocab_size, group.size, group.index)
     return {
@@ -38,23 +38,23 @@ def share_sizes(config: Any, group: Group) -> dict[str, int | float]:
 
 
 class BlockBudget(NamedTuple):
-    """Blocks of keys and values, and the longest sequence that they serve."""
+    """The size of the pool of key-value blocks, and the longest sequence."""
 
     block_tokens: int
     num_blocks: int
     block_bytes: int
-    """Keys and values of one block in all layers."""
+    """Bytes of the keys and values of one block, over all layers."""
     max_length: int
 
     @classmethod
     def plan(cls, config: Any, settings: FusedSettings, *, block_bytes: int) -> BlockBudget:
-        """Return as many blocks as the memory holds, at most as many as all slots can use."""
+        """Return a budget with as many blocks as fit in memory, but no more than all slots can use."""
         longest = min(settings.max_length or config.longest_sequence, config.longest_sequence)
         enough = settings.num_slots * (blocks_for(longest, settings.block_tokens) + 1)
         return cls(settings.block_tokens, min(settings.kv_bytes // block_bytes, enough), block_bytes, longest)
 
     def sizes(self) -> dict[str, int]:
-        """Return the fields of AcConfig that say how large the pool is."""
+        """Return the fields of AcConfig that describe the pool."""
         return {
             "block_tokens": self.block_tokens,
             "num_blocks": max(1, self.num_blocks),
@@ -63,7 +63,7 @@ class BlockBudget(NamedTuple):
 
 
 def pack_every(config: Any, weights: Iterable[tuple[str, Any]], pack: Callable[[str, paddle.Tensor], None]) -> None:
-    """Call ``pack`` on each of ``weights`` (Hugging Face name, tensor); UserError when names do not fit."""
+    """Call ``pack`` on each of ``weights`` (Hugging Face name, tensor); UserError if names do not fit."""
     names, given = frozenset(whole_shapes(config, "causal")), set()
     for name, tensor in weights:
         if name not in names:
@@ -78,7 +78,7 @@ def pack_every(config: Any, weights: Iterable[tuple[str, Any]], pack: Callable[[
 
 
 def kernel_dtype(tensor: paddle.Tensor) -> tuple[paddle.Tensor, str]:
-    """Return ``tensor`` in a dtype that kernels read (float32 or bfloat16), contiguous, and the name of that."""
+    """Return ``tensor`` contiguous and in float32 or bfloat16, which kernels can read, and the name of that dtype."""
     if tensor.dtype not in (paddle.float32, paddle.bfloat16):
         tensor = tensor.astype("float32")
     return tensor.contiguous(), "bfloat16" if tensor.dtype == paddle.bfloat16 else "float32"

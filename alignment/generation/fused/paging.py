@@ -1,7 +1,7 @@
-"""Which blocks a sequence holds, and the prefixes kept for sequences that wait.
+"""Assign key-value blocks to sequences, and keep prefixes for waiting sequences.
 
-A block is written only by the sequence that took it. Others share the full blocks of a prefix, and copy the block in
-which it ends before they write there: they never read what the first sequence wrote behind the prefix.
+A block is written only by the sequence that took it. Others share the full blocks of a prefix, and copy its last,
+partial block before writing to it, so they never read what the first sequence wrote after the prefix.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from alignment.generation.fused.sequences import Prefix, Sequence
 
 @dataclass(slots=True)
 class Counts:
-    """What has happened so far."""
+    """Statistics of a run."""
 
     steps: int = 0
     """Forward passes."""
     rows: int = 0
-    """Rows of all passes together."""
+    """Rows of all passes."""
     preemptions: int = 0
-    """Times a sequence gave up its slot for want of blocks."""
+    """How often a sequence lost its slot because blocks ran out."""
     shared_tokens: int = 0
-    """Prompt tokens that were not computed again."""
+    """Prompt tokens not computed again."""
     copies: int = 0
     """Blocks copied on write."""
     forgotten: int = 0
-    """Prefixes given up for want of blocks."""
+    """Prefixes dropped because blocks ran out."""
 
 
 class Paging:
@@ -41,20 +41,20 @@ class Paging:
 
     @property
     def num_blocks(self) -> int:
-        """All blocks."""
+        """Number of all blocks."""
         return self._pool.num_blocks
 
     @property
     def num_free(self) -> int:
-        """Blocks that nobody holds."""
+        """Number of free blocks."""
         return self._pool.num_free
 
     def needed(self, sequence: Sequence) -> int:
-        """Return how many free blocks it takes to give ``sequence`` a slot."""
+        """Return the number of free blocks needed to give ``sequence`` a slot."""
         return self._count(sequence.num_known) - self._num_shared(sequence.prefix)
 
     def enter(self, sequence: Sequence) -> None:
-        """Give ``sequence`` the blocks of its known tokens, shared ones where its prefix is kept."""
+        """Give ``sequence`` blocks for its known tokens, sharing those of a kept prefix."""
         prefix = sequence.prefix
         prefix.waiting -= 1
         prefix.users += 1
@@ -75,14 +75,14 @@ class Paging:
         return sequence.blocks[-1]
 
     def advance(self, sequence: Sequence, count: int) -> None:
-        """Note that ``count`` more known tokens of ``sequence`` are computed."""
+        """Record that ``count`` more known tokens of ``sequence`` have been computed."""
         sequence.computed += count
         prefix = sequence.prefix
         if prefix.leader is sequence and sequence.computed >= prefix.num_tokens:
             prefix.leader = None
 
     def start_writing(self, sequence: Sequence) -> tuple[int, int] | None:
-        """Return the copy (source, target) that ``sequence`` needs before its first row, None when it needs none."""
+        """Return the block copy (source, target) that ``sequence`` needs before its first row, None if none."""
         source = sequence.source
         if source is None:
             return None
@@ -92,7 +92,7 @@ class Paging:
         return source, sequence.blocks[sequence.prefix.num_tokens // self.block_tokens]
 
     def leave(self, sequence: Sequence, *, to_wait: bool) -> None:
-        """Take all blocks of ``sequence``; ``to_wait``: it will come back and compute them again."""
+        """Free all blocks of ``sequence``; ``to_wait``: it will return later and compute its tokens again."""
         prefix = sequence.prefix
         prefix.users -= 1
         if prefix.leader is sequence:
@@ -106,7 +106,7 @@ class Paging:
             sequence.computed = 0
 
     def forget_idle(self, *, but: Prefix | None = None) -> bool:
-        """Give up the newest kept prefix that no sequence in a slot uses, ``but`` excepted; False: there is none."""
+        """Drop the newest kept prefix that no sequence in a slot uses, except ``but``; False if there is none."""
         for prefix in reversed(self._kept):
             if prefix.users == 0 and prefix is not but:
                 self.counts.forgotten += 1
@@ -115,7 +115,7 @@ class Paging:
         return False
 
     def forget_all(self) -> None:
-        """Give up every kept prefix; none may be in the course of being computed."""
+        """Drop every kept prefix; none of them may still be computed."""
         for prefix in list(self._kept):
             assert prefix.leader is None, "a sequence is computing this prefix"
             self.counts.forgotten += 1
@@ -136,7 +136,7 @@ class Paging:
             self._pool.share([sequence.source])
 
     def _lead(self, sequence: Sequence) -> None:
-        """Keep the blocks in which ``sequence`` is about to compute the prefix."""
+        """Keep the blocks into which ``sequence`` will compute the prefix."""
         prefix = sequence.prefix
         prefix.leader = sequence
         prefix.blocks = sequence.blocks[: self._count(prefix.num_tokens)]

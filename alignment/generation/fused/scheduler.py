@@ -1,8 +1,8 @@
-"""Which rows the next forward pass computes: continuous batching over a fixed number of slots.
+"""Continuous batching over a fixed number of slots: choose the rows of the next forward pass.
 
-Every sequence in a slot gives one row (its newest token) a pass; what is left of a pass's budget goes to the known
-tokens of sequences that have just got their slot, in order of age. A slot is refilled as soon as its sequence ends.
-When blocks run out the youngest sequence gives up its slot, and computes its tokens again when there is room.
+Every decoding sequence contributes one row (its newest token) to a pass; the rest of the pass's budget goes to the
+known tokens of sequences that have just got a slot, oldest first. A slot is reused as soon as its sequence ends. If
+blocks run out, the youngest sequence gives up its slot, and computes its tokens again later.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from alignment.records import Completion
 
 
 class Step(NamedTuple):
-    """One forward pass over R rows, and the L of them from whose logits a token is drawn.
+    """One forward pass over R rows, with L rows whose logits are needed to draw a token.
 
-    Rows of one slot stand together in ascending position.
+    Rows of one slot are adjacent and in order of position.
     """
 
     tokens: np.ndarray
@@ -32,22 +32,22 @@ class Step(NamedTuple):
     positions: np.ndarray
     """[R] int32"""
     logit_rows: np.ndarray
-    """[L] int32, indices into the R rows."""
+    """[L] int32, indices of rows."""
     drawn_slots: np.ndarray
     """[L] int32, the slots of ``logit_rows``; may be empty."""
     copies: tuple[tuple[int, int], ...]
-    """Blocks (source, target) to be copied in this order before the pass."""
+    """Blocks (source, target) to copy in this order before the pass."""
     entered: tuple[Sequence, ...]
-    """Sequences that have got their slot since the last step."""
+    """Sequences that got their slots since the last step."""
 
 
 class Scheduler:
-    """Leads sequences through slots: ``plan`` a step, compute it, ``add`` what was drawn, until ``done``."""
+    """Schedules sequences: ``plan`` a step, compute it, ``add`` the drawn tokens, until ``done``."""
 
     def __init__(
         self, sequences: Several[Sequence], paging: Paging, *, num_slots: int, max_rows: int, stops: np.ndarray
     ) -> None:
-        """``sequences`` in order of arrival; ``max_rows`` a pass when prompts are read; ``stops`` [V] True: ends.
+        """``sequences`` are in order of arrival; ``max_rows`` limits a pass with prefill; ``stops`` [V]: stop tokens.
 
         Each sequence alone must fit in the blocks of ``paging``.
         """
@@ -74,7 +74,7 @@ class Scheduler:
 
     @property
     def done(self) -> bool:
-        """True when every sequence has ended."""
+        """Whether every sequence has finished."""
         return not self._queue and len(self._free_slots) == len(self._in_slot)
 
     def completions(self) -> list[Completion]:
@@ -82,7 +82,7 @@ class Scheduler:
         return [completion for completion in self._completions if completion is not None]
 
     def plan(self) -> Step:
-        """Return the next pass; there is one until ``done``."""
+        """Return the next pass; call this only until ``done``."""
         self._grow()
         entered = tuple(self._admit())
         slots, arrays = self._decoding, self.slots
@@ -97,7 +97,7 @@ class Scheduler:
         return step
 
     def add(self, tokens: np.ndarray, logprobs: np.ndarray) -> None:
-        """Take the ``tokens`` [L] drawn in the last step and their log-probs; slots of ended answers are free again."""
+        """Add the ``tokens`` [L] drawn in the last step and their log-probs, and free the slots of finished answers."""
         assert self._step is not None, "plan comes before add"
         for sequence, count in self._advances:
             self._paging.advance(sequence, count)
@@ -123,7 +123,7 @@ class Scheduler:
         sequence.slot = -1
 
     def _grow(self) -> None:
-        """Give a block to every decoding slot that needs one; the oldest sequences come first."""
+        """Give a block to every decoding slot that needs one, oldest sequences first."""
         slots = self._decoding
         short = slots[self.slots.positions[slots] >= self.slots.room[slots]]
         for sequence in sorted((self._in_slot[slot] for slot in short), key=_age):
@@ -133,18 +133,18 @@ class Scheduler:
                 self.slots.grow(sequence.slot, self._paging.grow(sequence))
 
     def _make_room(self) -> None:
-        """Free at least one block: kept prefixes that nobody uses go first, then the youngest sequence."""
+        """Free at least one block by dropping an unused prefix, or else by preempting the youngest sequence."""
         if self._paging.forget_idle():
             return
         running = [sequence for sequence in self._in_slot if sequence is not None]
         if len(running) == 1:
             self._paging.forget_all()
-            assert self._paging.num_free, "a sequence that fits in no pool was let in"
+            assert self._paging.num_free, "a sequence that does not fit in the pool was admitted"
         else:
             self._preempt(max(running, key=_age))
 
     def _preempt(self, sequence: Sequence) -> None:
-        """Send ``sequence`` back to the head of the queue, where all are younger."""
+        """Return ``sequence`` to the head of the queue, as all others there are younger."""
         slot = sequence.slot
         sequence.answer, sequence.logprobs = self.slots.answer(slot)
         self._decoding = self._decoding[self._decoding != slot]
@@ -155,7 +155,7 @@ class Scheduler:
         self.counts.preemptions += 1
 
     def _admit(self) -> list[Sequence]:
-        """Give free slots to the oldest waiting sequences, as far as there are blocks for their known tokens."""
+        """Give free slots to the oldest waiting sequences, while there are blocks for their known tokens."""
         entered = []
         while self._queue and self._free_slots and self._fits(self._queue[0]):
             sequence = self._queue.popleft()
@@ -169,7 +169,7 @@ class Scheduler:
         return entered
 
     def _fits(self, sequence: Sequence) -> bool:
-        """Return whether ``sequence`` can be given blocks so that each running one can still grow by one."""
+        """Return whether there are enough blocks for ``sequence`` and one more for each running sequence."""
         num_running = len(self._in_slot) - len(self._free_slots)
         paging, own = self._paging, sequence.prefix
         while paging.needed(sequence) + num_running > paging.num_free and paging.forget_idle(but=own):
@@ -179,7 +179,7 @@ class Scheduler:
         return paging.needed(sequence) + num_running <= paging.num_free
 
     def _fill(self, step: Step) -> Step:
-        """Return ``step`` with rows of the sequences whose known tokens are not computed yet."""
+        """Return ``step`` extended by rows of sequences whose known tokens are not computed yet."""
         budget, copies = max(1, self._max_rows - len(step.tokens)), []
         pieces, logit_rows, drawn = [(step.tokens, step.slots, step.positions)], [], []
         num_rows = len(step.tokens)
@@ -212,12 +212,12 @@ class Scheduler:
 
 
 def _age(sequence: Sequence) -> int:
-    """Return a number that is larger the younger ``sequence`` is."""
+    """Return the order of arrival; the youngest sequence has the largest."""
     return sequence.index
 
 
 def _chunk(sequence: Sequence, budget: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return (tokens, slots, positions), int32 each, of the next known tokens of ``sequence``, ``budget`` at most."""
+    """Return int32 (tokens, slots, positions) of the next known tokens of ``sequence``, at most ``budget``."""
     first, end = sequence.computed, min(sequence.computed + budget, len(sequence.tokens))
     positions = np.arange(first, end, dtype=np.int32)
     return sequence.tokens[first:end], np.full(end - first, sequence.slot, np.int32), positions

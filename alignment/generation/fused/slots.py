@@ -1,4 +1,4 @@
-"""What a decode step needs of every slot, as arrays, so that a step costs no Python work per slot."""
+"""The state of all slots as arrays, so that a decode step needs no Python work per slot."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ class Slots:
 
     def __init__(self, num_slots: int, *, max_length: int, max_answer: int, block_tokens: int) -> None:
         self.tokens = np.zeros(num_slots, np.int32)
-        """[S], the token that is computed next."""
+        """[S], the token to compute next."""
         self.positions = np.zeros(num_slots, np.int32)
-        """[S], where it stands."""
+        """[S], the position of that token."""
         self.room = np.zeros(num_slots, np.int32)
-        """[S], positions for which there are blocks."""
+        """[S], the number of positions that have blocks."""
         self.answered = np.zeros(num_slots, np.int64)
-        """[S], tokens of the answer so far."""
+        """[S], the length of the answer so far."""
         self.limits = np.zeros(num_slots, np.int64)
-        """[S], tokens the answer may have."""
+        """[S], the most tokens that the answer may have."""
         self.sequence_ids = np.zeros(num_slots, np.uint64)
         self.block_tables = np.zeros((num_slots, blocks_for(max_length, block_tokens)), np.int32)
-        """[S, blocks of the longest sequence]; entries beyond ``room`` mean nothing."""
+        """[S, blocks of the longest sequence]; entries beyond ``room`` are undefined."""
         self._answers = np.zeros((num_slots, max_answer), np.int64)
         self._logprobs = np.zeros((num_slots, max_answer), np.float32)
         self._block_tokens = block_tokens
 
     def enter(self, sequence: Sequence) -> None:
-        """Set the slot of ``sequence``, which has its blocks and its known tokens."""
+        """Initialise the slot of ``sequence``, which must have its blocks and known tokens."""
         slot, done, known = sequence.slot, len(sequence.answer), len(sequence.tokens)
         self._answers[slot, :done] = sequence.answer
         self._logprobs[slot, :done] = sequence.logprobs
@@ -48,15 +48,15 @@ class Slots:
         self.room[slot] += self._block_tokens
 
     def append(self, slots: np.ndarray, tokens: np.ndarray, logprobs: np.ndarray) -> np.ndarray:
-        """Append ``tokens`` [L] to the answers of ``slots`` [L]; return which answers are full, [L] True: full."""
-        places = self.answered[slots]
-        self._answers[slots, places] = tokens
-        self._logprobs[slots, places] = logprobs
+        """Append ``tokens`` [L] to the answers of ``slots`` [L]; return [L] bool, True for answers that are full."""
+        lengths = self.answered[slots]
+        self._answers[slots, lengths] = tokens
+        self._logprobs[slots, lengths] = logprobs
         self.tokens[slots] = tokens
         self.positions[slots] += 1
-        places += 1
-        self.answered[slots] = places
-        return places >= self.limits[slots]
+        lengths += 1
+        self.answered[slots] = lengths
+        return lengths >= self.limits[slots]
 
     def answer(self, slot: int) -> tuple[np.ndarray, np.ndarray]:
         """Return copies of (tokens int64, log-probs float32) of the answer in ``slot``."""
@@ -64,5 +64,5 @@ class Slots:
         return self._answers[slot, :end].copy(), self._logprobs[slot, :end].copy()
 
     def completion(self, slot: int, *, stopped: bool) -> Completion:
-        """Return the answer in ``slot``; ``stopped``: its last token is a stop token."""
+        """Return the answer in ``slot``; ``stopped``: whether its last token is a stop token."""
         return Completion(*self.answer(slot), "stop" if stopped else "length")
