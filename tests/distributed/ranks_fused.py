@@ -9,18 +9,31 @@ import paddle
 from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.layout import Layout
 from alignment.errors import UserError
+from alignment.generation.engine import GenerationOptions
 from alignment.generation.engine_placement import EnginePlacement
 from alignment.generation.fused.fused_engine import FusedEngine
 from alignment.generation.fused.fused_settings import FusedSettings
+from alignment.generation.fused.kernels import CPU_KERNELS
 from alignment.models.decoder.placement import Placement
 from alignment.parallel.initialise import initialise
 from tests.distributed import ranks_generation
 from tests.distributed.ranks_generation import FAMILIES, IDS, OPTIONS, PROMPTS, SHAPE
+from tests.emulated import emulated_kernels
+
+CUDA = "cuda"
+"""A family of this test: few layers and wide heads, on the emulated CUDA kernels."""
+_CUDA_SHAPE = {"model_type": "llama", "num_hidden_layers": 2, "head_dim": 32}
 
 
 def config_of(family: str) -> DecoderConfig:
     """Return a shape whose shares the kernels can compute (they need even widths)."""
-    return DecoderConfig.from_dict({**SHAPE, "intermediate_size": 56, **FAMILIES[family]})
+    own = _CUDA_SHAPE if family == CUDA else FAMILIES[family]
+    return DecoderConfig.from_dict({**SHAPE, "intermediate_size": 56, **own})
+
+
+def options_of(family: str) -> dict[str, GenerationOptions]:
+    """Return the kinds of options to try; the emulated device is slow, most of all at finding the likeliest tokens."""
+    return {"penalty": OPTIONS["penalty"], "sampled": OPTIONS["sampled"]} if family == CUDA else OPTIONS
 
 
 def generate_whole(family: str) -> dict[str, list[tuple]]:
@@ -31,7 +44,7 @@ def generate_whole(family: str) -> dict[str, list[tuple]]:
     engine.load_weights(((name, paddle.to_tensor(weight)) for name, weight in weights), 0)
     return {
         kind: ranks_generation.plain(engine.generate(PROMPTS, options, seed=1, sequence_ids=IDS))
-        for kind, options in OPTIONS.items()
+        for kind, options in options_of(family).items()
     }
 
 
@@ -41,8 +54,13 @@ def load(topology, family: str, *, damaged: bool = False) -> FusedEngine:
     weights = ranks_generation.whole_weights(config)
     if damaged and topology.tensor.is_last:
         weights["model.layers.1.mlp.up_proj.weight"][:] = float("nan")
-    placement = EnginePlacement(tensor=topology.tensor)
-    engine = FusedEngine(SimpleNamespace(config=config), FusedSettings(num_slots=3, max_rows=7), placement=placement)
+    place = EnginePlacement(tensor=topology.tensor)
+    engine = FusedEngine(
+        SimpleNamespace(config=config),
+        FusedSettings(num_slots=3, max_rows=7),
+        placement=place,
+        kernels=emulated_kernels() if family == CUDA else CPU_KERNELS,
+    )
     engine.load_weights(ranks_generation.part_of_weights(config, placement, weights), 0)
     return engine
 
@@ -53,14 +71,14 @@ def generate(layout: Layout, families: list[str]) -> dict:
     found = {}
     for family in families:
         engine = load(topology, family)
-        for kind, options in OPTIONS.items():
+        for kind, options in options_of(family).items():
             found[family, kind] = ranks_generation.plain(engine.generate(PROMPTS, options, seed=1, sequence_ids=IDS))
     return found
 
 
-def fail(layout: Layout) -> str:
+def fail(layout: Layout, family: str) -> str:
     """Return the message of the error that this rank got."""
-    engine = load(initialise(device="cpu", seed=1, layout=layout), "llama", damaged=True)
+    engine = load(initialise(device="cpu", seed=1, layout=layout), family, damaged=True)
     try:
         engine.generate(PROMPTS, OPTIONS["sampled"], seed=1, sequence_ids=IDS)
     except UserError as error:

@@ -11,6 +11,7 @@ from alignment.architecture.layout import Layout
 from alignment.ops.native.library import find_core
 from alignment.parallel.local_ranks import run_ranks
 from tests.distributed import ranks_fused
+from tests.distributed.ranks_fused import CUDA
 from tests.distributed.ranks_generation import FAMILIES
 
 HERE = Path(__file__).parent
@@ -29,7 +30,9 @@ def run(function: str, *arguments, layout: Layout):
     return run_ranks(target, *arguments, world_size=layout.world_size, search_path=[HERE, HERE.parents[1]])
 
 
-@pytest.mark.parametrize(("degree", "families"), [(2, tuple(FAMILIES)), (4, ("llama", "one kv head"))])
+@pytest.mark.parametrize(
+    ("degree", "families"), [(2, tuple(FAMILIES)), (2, (CUDA,)), (4, ("llama", "one kv head"))], ids=["2", "cuda", "4"]
+)
 def test_every_rank_gets_the_tokens_of_one_process(degree, families):
     layout = Layout(tensor=degree)
     whole = {family: ranks_fused.generate_whole(family) for family in families}
@@ -42,7 +45,8 @@ def test_every_rank_gets_the_tokens_of_one_process(degree, families):
                     np.testing.assert_allclose(one[1], other[1], atol=1e-5)
 
 
-def test_damage_in_one_rank_is_reported_by_all():
+@pytest.mark.parametrize("family", ["llama", CUDA])
+def test_damage_in_one_rank_is_reported_by_all(family):
     layout = Layout(tensor=2)
-    messages = run("fail", layout, layout=layout)
+    messages = run("fail", layout, family, layout=layout)
     assert len(set(messages)) == 1 and "new token 0 are NaN or infinite in 2 of 2 sequences" in messages[0], messages
