@@ -89,7 +89,7 @@ class Encoder:
         self.end_id = self._id_of(self._template.end)
         """The token that ends every answer; a chat template may use another token than EOS."""
         self.unknown_id = unknown_id(tokenizer)
-        """The token of text that the vocabulary lacks, if there is one."""
+        """The unknown token, if there is one."""
         # Some tokenizers close every text with EOS when they add special tokens; a prompt must stay open.
         closing = list(tokenizer("a", add_special_tokens=True)["input_ids"])[-1:]
         self._closes_text = closing == [int(tokenizer.eos_token_id)]

@@ -61,7 +61,7 @@ class WorkingTokenizer(Protocol):
 
 
 def unknown_id(tokenizer: TokenizerLike) -> int | None:
-    """Return the id of text that the vocabulary lacks, or None; GPT-2 and others name EOS, which says nothing."""
+    """Return the id of the unknown token, or None, also if it is BOS or EOS (as in GPT-2), which would be ambiguous."""
     number = getattr(tokenizer, "unk_token_id", None)
     ends = (tokenizer.eos_token_id, getattr(tokenizer, "bos_token_id", None))
     return None if number in ends else number

@@ -1,4 +1,4 @@
-"""Notices rewards that tell no responses apart, from which an on-policy algorithm learns nothing."""
+"""Detect rewards that do not distinguish responses, from which an on-policy algorithm learns nothing."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from alignment.metrics import Metric
 from alignment.telemetry import log
 
 PATIENCE = 3
-"""Rollouts in a row without a difference after which the run warns, once."""
+"""Number of consecutive rollouts with equal rewards after which the run warns, once."""
 _CAUSE = (
-    "The reward does not tell responses apart, or all are already as good as it can say; the samples in the report "
-    "show what it was given"
+    "The reward does not tell responses apart, or all already get its best value; the samples in the report show what "
+    "it was given"
 )
 
 
 @dataclass(kw_only=True)
 class FlatRewards:
-    """Counts the rollouts in a row in which all rewards, or all rewards of each group, are the same."""
+    """Counts consecutive rollouts in which all rewards, or all rewards of each group, are equal."""
 
     in_a_row: int = 0
     what: str = ""
-    """What the last rollout had in common."""
+    """What the rewards of the last rollout had in common."""
     told: bool = False
 
     def observe(self, metrics: Mapping[str, Metric]) -> None:
-        """Take the metrics of one iteration; those without rewards (offline training) are passed over."""
+        """Count one iteration; metrics without rewards (offline training) are ignored."""
         if "reward/min" not in metrics:
             return
         self.what = what_is_flat(metrics)
@@ -35,7 +35,7 @@ class FlatRewards:
             self.warn()
 
     def warn(self) -> None:
-        """Warn of the last rollouts if they were flat and it was not said before; a short run does so at its end."""
+        """Warn, once, if the last rollouts were flat; also called at the end, for short runs."""
         if self.in_a_row and not self.told and log.is_main():
             self.told = True
             count = "the last rollout" if self.in_a_row == 1 else f"each of the last {self.in_a_row} rollouts"
@@ -43,7 +43,7 @@ class FlatRewards:
 
 
 def what_is_flat(metrics: Mapping[str, Metric]) -> str:
-    """Return what the rewards of a rollout have in common, or empty text where they differ."""
+    """Describe what the rewards of a rollout have in common; empty if they differ."""
     lowest, highest = (float(metrics[f"reward/{end}"].value) for end in ("min", "max"))
     if lowest == highest:
         return f"every response earned the same reward ({lowest:g})"

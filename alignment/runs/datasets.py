@@ -146,7 +146,7 @@ def report_ledgers(launch: Launch, datasets: Mapping[str, TokenizedDataset | Non
 
 
 def _warn_unknown(datasets: Mapping[str, TokenizedDataset]) -> None:
-    """Warn of text that the tokenizer does not know; the model is trained on its unknown token instead."""
+    """Warn of text that the tokenizer does not know, for which the model is trained on its unknown token."""
     for role, dataset in datasets.items():
         unknown = dataset.describe_unknown()
         if unknown is not None:

@@ -1,4 +1,4 @@
-"""What a run reads beside its trained models and never changes: a resumed run must find it as it was."""
+"""Check that what a run only reads (reference, reward model, tokenizer, reward function) is unchanged on resume."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from alignment.telemetry import log
 from alignment.training.checksums import hash_file, hash_files
 
 FROZEN = "frozen"
-"""The name of its part of a checkpoint's state."""
+"""Name of this part of a checkpoint's state."""
 _SUFFIXES = tuple(form.suffix for form in FORMATS)
 
 
 class FrozenInput(NamedTuple):
-    """One thing that must not change."""
+    """An input that must not change."""
 
     name: str
-    """What it is."""
+    """Its name in messages."""
     place: str
     content: str
     """A checksum."""
     may_change: bool = False
-    """Whether a resumed run only says that it changed: code is mended between a failure and the next start."""
+    """Whether a change is only a warning: code may be fixed between a failure and the next start."""
 
 
 def frozen_model(name: str, folder: str, world: Group) -> FrozenInput:
-    """Return the model in ``folder``: its configuration and weights, or a configuration alone where that is a file.
+    """Return the model in ``folder`` (configuration and weights), or only a configuration if ``folder`` is a file.
 
-    All of ``world`` call it, and each process reads a share.
+    All processes of ``world`` call it together, and each reads a share.
     """
     place = Path(folder)
     if place.is_file():
@@ -51,12 +51,12 @@ def frozen_model(name: str, folder: str, world: Group) -> FrozenInput:
 
 
 def frozen_tokenizer(place: str, tokenizer: Tokenizer) -> FrozenInput:
-    """Return what the ids of the ``tokenizer`` in ``place`` mean, and its chat template."""
+    """Return the vocabulary and chat template of the ``tokenizer`` in ``place``."""
     return FrozenInput("the tokenizer", place, _digest([tokenizer.fingerprint(), tokenizer.chat_template]))
 
 
 def frozen_function(function: Callable[..., Any]) -> list[FrozenInput]:
-    """Return the file of the reward ``function``; nothing where Python does not know it."""
+    """Return the file of the reward ``function``, if Python knows it."""
     try:
         place = inspect.getsourcefile(function)
         return [FrozenInput("the file of reward_function", place, hash_file(Path(place)), may_change=True)]
@@ -65,19 +65,19 @@ def frozen_function(function: Callable[..., Any]) -> list[FrozenInput]:
 
 
 def frozen_part(launch: Launch, inputs: Sequence[FrozenInput]) -> StatePart:
-    """Return the state that keeps ``inputs``; a resumed run whose checkpoint was written with others is refused.
+    """Return the state that records ``inputs``; refuse to resume from a checkpoint that was written with others.
 
-    It is decided here, before anything is loaded. Checkpoints of earlier versions know of none.
+    This happens before anything is loaded. Checkpoints of earlier versions have no record.
     """
     known = {} if launch.checkpoint is None else launch.checkpoint.state.get(FROZEN, {})
     for item in inputs:
         if known.get(item.name, item.content) == item.content:
             continue
-        what = f"{item.name} ({item.place}) is not what it was when {launch.checkpoint.folder} was written"
+        what = f"{item.name} ({item.place}) has changed since {launch.checkpoint.folder} was written"
         if not item.may_change:
             models = ", ".join(launch.checkpoint.models)
             raise CheckpointError(
-                f"cannot resume: {what}. Put back what was there, or start a new run from the checkpoint's {models}"
+                f"cannot resume: {what}. Restore it, or start a new run from the checkpoint's {models}"
             )
         log.warn(what)
     contents = {item.name: item.content for item in inputs}

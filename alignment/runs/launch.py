@@ -135,7 +135,7 @@ def open_launch(parsed: Parsed, *, host: str) -> Iterator[Launch]:
         store, checkpoint = _open_store(parsed, output_dir, topology)
         log.info(f"{layout} on {topology.device}; {host}")
         if topology.device == "gpu" and not training.deterministic:
-            log.info("GPU results, also of a resumed run, are not bitwise reproducible (deterministic=true makes them)")
+            log.info("GPU results are not bitwise reproducible, even on resume (deterministic=true makes them so)")
         choose_operators(topology.world, wanted=training.use_native_ops and topology.device == "cpu")
         for effect in effects:
             log.warn(str(effect))

@@ -32,7 +32,7 @@ class StatePart:
     read: Callable[[], Any]
     restore: Callable[[Any], None]
     is_optional: bool = False
-    """Whether a checkpoint may lack it: those of earlier versions have none."""
+    """Whether a checkpoint may lack it, as those of earlier versions do."""
 
 
 @dataclass(frozen=True, kw_only=True)

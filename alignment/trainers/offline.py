@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from alignment.arguments import validate
 from alignment.arguments.groups import Groups
-from alignment.arguments.keys.columns import ColumnArguments
-from alignment.arguments.keys.compatibility import CompatibilityArguments
-from alignment.arguments.keys.data import DataArguments
-from alignment.arguments.keys.model import ModelArguments
-from alignment.arguments.keys.parallel import ParallelArguments
 from alignment.arguments.keys.reference_model import ReferenceModelArguments
-from alignment.arguments.keys.training import TrainingArguments
+from alignment.arguments.keys.shared import SHARED
 from alignment.arguments.parsed import Parsed
 from alignment.arguments.parser import Check
 from alignment.runs.launch import open_launch
@@ -28,12 +23,7 @@ def objective_groups(objective: OfflineObjective) -> Groups:
         own["reference"] = ReferenceModelArguments
     return {
         **own,
-        "data": DataArguments,
-        "columns": ColumnArguments,
-        "model": ModelArguments,
-        "training": TrainingArguments,
-        "parallel": ParallelArguments,
-        "compatibility": CompatibilityArguments,
+        **SHARED,
     }
 
 

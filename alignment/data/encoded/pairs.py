@@ -96,7 +96,7 @@ def _fault(prompt_ids: list[int], answers: Sequence[Answer], encoder: Encoder, o
 
 
 def _check_known(texts: Sequence[str], answers: Sequence[Answer], unknown: int | None, place: object) -> None:
-    """Refuse answers that differ only in words for which the tokenizer has the same unknown token."""
+    """Refuse answers that differ only in words that both become the unknown token."""
     if answers[0].ids == answers[1].ids and unknown in answers[0].ids and texts[0].split() != texts[1].split():
         raise BadRow(
             UNKNOWN_DIFFERENCE,

@@ -151,7 +151,7 @@ class TokenizedDataset(ABC):
         return working
 
     def describe_unknown(self) -> str | None:
-        """Say how much text the tokenizer does not know, with an example; None if it knows everything."""
+        """Describe how much text the tokenizer does not know, with an example; None if it knows all of it."""
         if not self.ledger.total(UNKNOWN_TOKENS):
             return None
         counts = [count_unknown(sample, self._encoder.unknown_id) for sample in self]

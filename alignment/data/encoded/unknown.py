@@ -1,4 +1,4 @@
-"""Count and show tokens of text that the tokenizer does not know."""
+"""Count and show the unknown tokens in encoded samples."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Samples(Protocol):
 
 
 def count_unknown(sample: Mapping[str, Any], unknown: int | None) -> int:
-    """Return the number of tokens with the id ``unknown`` in all sequences of ``sample``."""
+    """Return the number of tokens with id ``unknown`` in all sequences of ``sample``."""
     return 0 if unknown is None else sum(int((ids == unknown).sum()) for ids in _sequences(sample))
 
 
 def describe_unknown(samples: Samples, counts: Sequence[int], unknown: int | None) -> str:
-    """Return the share of unknown tokens and an example; ``counts`` gives their number for each sample."""
+    """Describe the share of unknown tokens, with an example; ``counts`` is their number in each sample."""
     total = sum(len(ids) for number in range(len(counts)) for ids in _sequences(samples[number]))
     number = next(number for number, count in enumerate(counts) if count)
     ids = next(ids for ids in _sequences(samples[number]) if (ids == unknown).any())

@@ -41,10 +41,10 @@ Prepare = Callable[[Sequence[TokenBatch]], None]
 
 
 class ReferenceSource(NamedTuple):
-    """Where the reference comes from."""
+    """The source of the reference."""
 
     folder: str | None
-    """None where the run starts from random weights, which the reference then has too."""
+    """None if the run, and so the reference, starts from random weights."""
     frozen: FrozenInput
 
 
@@ -143,7 +143,7 @@ def _cut(samples: Iterable[Sample], size: int, make_batch: Any) -> Iterable[Toke
 
 
 def find_reference(launch: Launch, objective: OfflineObjective, tokenizer: Tokenizer) -> ReferenceSource:
-    """Return the model that the arguments name as the reference, or the one that training starts from."""
+    """Return the reference named by the arguments, or the model that training starts from."""
     named = launch.parsed.reference.ref_model_name_or_path
     name = named or launch.parsed.offline.model_name_or_path
     if name is None:

@@ -19,7 +19,7 @@ class ChosenAlgorithm(NamedTuple):
 
     @classmethod
     def of(cls, parsed: Parsed) -> ChosenAlgorithm:
-        """Return the algorithm of an on-policy run's arguments, with the length that its loss may divide by."""
+        """Return the algorithm of an on-policy run's arguments, with ``loss_length`` resolved."""
         length = parsed.algorithm.loss_length or parsed.generation.max_dec_len or parsed.data.max_length - 1
         numbers = dataclasses.replace(parsed.algorithm, loss_length=length)
         return cls(ALGORITHMS[parsed.on_policy.rl_algorithm], numbers)

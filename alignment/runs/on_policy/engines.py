@@ -24,7 +24,7 @@ from alignment.training.learner import Learner
 
 _BYTES = {"float32": 4, "bfloat16": 2}
 _ROWS_ON_DEVICE = 2048
-"""Tokens of prompts computed in one pass on a GPU, which a few hundred do not keep busy."""
+"""Prompt tokens per pass on a GPU, which a few hundred would not keep busy."""
 _OF_FUSED_ENGINE = ("rollout_weight_type", "rollout_kv_type", "rollout_kv_memory")
 
 
@@ -84,12 +84,12 @@ def _build_inner(launch: Launch, roles: Roles, placement: EnginePlacement, rows:
 
 
 def unused_keys(parsed: Parsed, obstacle: str | None) -> list[str]:
-    """Return a line for each given key of the fused engine where an ``obstacle`` leaves the work to the eager one."""
+    """Return a line for each given key of the fused engine if an ``obstacle`` requires the eager engine."""
     if obstacle is None:
         return []
     values = {key: getattr(parsed.on_policy, key) for key in _OF_FUSED_ENGINE if parsed.given(key)}
     return [
-        f"{key}={value} has no effect: the eager engine rolls out, with the policy's own weights ({obstacle})"
+        f"{key}={value} has no effect: rollouts use the eager engine with the policy's own weights ({obstacle})"
         for key, value in values.items()
         if value is not None
     ]

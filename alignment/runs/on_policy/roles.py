@@ -48,7 +48,7 @@ class Roles:
     sequences: Any
     """Converts a rollout to the reward model's token ids."""
     frozen: StatePart
-    """What a resumed run must find unchanged."""
+    """The inputs that a resumed run must find unchanged."""
 
 
 class RoleFolders(NamedTuple):
@@ -107,7 +107,7 @@ def load_roles(launch: Launch) -> Roles:
 
 
 def find_frozen(launch: Launch, folders: RoleFolders, tokenizer: Tokenizer) -> list[FrozenInput]:
-    """Return what this run reads and never changes: the tokenizer, the reference, the reward model with its own."""
+    """Return the inputs that must not change: the tokenizer, the reference, the reward model and its tokenizer."""
     world = launch.topology.world
     found = [frozen_tokenizer(launch.parsed.model.tokenizer_name_or_path or folders.actor, tokenizer)]
     if ChosenAlgorithm.of(launch.parsed).needs_reference:

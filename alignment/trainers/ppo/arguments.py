@@ -10,15 +10,11 @@ from typing import Literal
 from alignment.algorithms.on_policy.registered import ALGORITHMS
 from alignment.arguments import validate, validate_on_policy
 from alignment.arguments.groups import Choice, Groups
-from alignment.arguments.keys.columns import ColumnArguments
-from alignment.arguments.keys.compatibility import CompatibilityArguments
 from alignment.arguments.keys.critic import CriticArguments
-from alignment.arguments.keys.data import DataArguments
 from alignment.arguments.keys.generation import GenerationArguments
-from alignment.arguments.keys.model import ModelArguments
-from alignment.arguments.keys.parallel import ParallelArguments
 from alignment.arguments.keys.reward_source import RewardSourceArguments
-from alignment.arguments.keys.training import NO_EVALUATION, TrainingArguments
+from alignment.arguments.keys.shared import SHARED
+from alignment.arguments.keys.training import NO_EVALUATION
 from alignment.arguments.parsed import Parsed
 from alignment.arguments.parser import Check, Values, Written, parse_arguments
 from alignment.fields import Case, argument, unless, where, where_given
@@ -100,12 +96,7 @@ GROUPS: Groups = MappingProxyType(
         "reward_source": RewardSourceArguments,
         "critic": Choice("rl_algorithm", {name: _critic_group(name) for name in ALGORITHMS}),
         "generation": GenerationArguments,
-        "data": DataArguments,
-        "columns": ColumnArguments,
-        "model": ModelArguments,
-        "training": TrainingArguments,
-        "parallel": ParallelArguments,
-        "compatibility": CompatibilityArguments,
+        **SHARED,
     }
 )
 

@@ -10,13 +10,8 @@ from typing import Literal
 from alignment.algorithms.bradley_terry import BradleyTerryHyperparameters
 from alignment.arguments import validate
 from alignment.arguments.groups import Groups
-from alignment.arguments.keys.columns import ColumnArguments
-from alignment.arguments.keys.compatibility import CompatibilityArguments
-from alignment.arguments.keys.data import DataArguments
-from alignment.arguments.keys.model import ModelArguments
 from alignment.arguments.keys.offline import OfflineArguments
-from alignment.arguments.keys.parallel import ParallelArguments
-from alignment.arguments.keys.training import TrainingArguments
+from alignment.arguments.keys.shared import SHARED
 from alignment.arguments.parsed import Parsed
 from alignment.arguments.parser import Check, Values, Written, parse_arguments
 from alignment.fields import argument, unless
@@ -50,12 +45,7 @@ GROUPS: Groups = MappingProxyType(
     {
         "offline": RewardArguments,
         "loss": BradleyTerryHyperparameters,
-        "data": DataArguments,
-        "columns": ColumnArguments,
-        "model": ModelArguments,
-        "training": TrainingArguments,
-        "parallel": ParallelArguments,
-        "compatibility": CompatibilityArguments,
+        **SHARED,
     }
 )
 

@@ -67,8 +67,8 @@ def test_what_changed_is_refused_by_name_and_place():
     with pytest.raises(CheckpointError) as raised:
         frozen_part(launch({FROZEN: {"the reward model": "xyz", "the tokenizer": "1"}}), [REWARD])
     assert str(raised.value) == (
-        "cannot resume: the reward model (rm/reward) is not what it was when out/checkpoint-4 was written. Put back "
-        "what was there, or start a new run from the checkpoint's policy, value"
+        "cannot resume: the reward model (rm/reward) has changed since out/checkpoint-4 was written. Restore "
+        "it, or start a new run from the checkpoint's policy, value"
     )
 
 
@@ -80,7 +80,7 @@ def test_code_may_be_mended_which_is_said(tmp_path, caplog):
     [after] = frozen_function(function)
     frozen_part(launch({FROZEN: {before.name: before.content}}), [after])
     assert caplog.messages == [
-        f"the file of reward_function ({tmp_path}/mine.py) is not what it was when out/checkpoint-4 was written"
+        f"the file of reward_function ({tmp_path}/mine.py) has changed since out/checkpoint-4 was written"
     ]
     assert frozen_function(len) == []
 

@@ -126,8 +126,8 @@ def test_a_reference_that_changed_since_the_stop_is_refused_by_name(folder, tmp_
     with pytest.raises(CheckpointError) as raised:
         train(tmp_path, "out", **resume)
     assert str(raised.value) == (
-        f"cannot resume: the reference ({tmp_path}/reference) is not what it was when {tmp_path}/out/checkpoint-1 was "
-        "written. Put back what was there, or start a new run from the checkpoint's policy"
+        f"cannot resume: the reference ({tmp_path}/reference) has changed since {tmp_path}/out/checkpoint-1 was "
+        "written. Restore it, or start a new run from the checkpoint's policy"
     )
 
 

@@ -46,7 +46,7 @@ def recognise(row: Mapping[str, Any], place: object = "") -> list[RowLayout]:
 
 
 def larger_layouts(held: Sequence[str], columns: Iterable[str]) -> list[RowLayout]:
-    """Return the layouts of ``columns`` that read more than the layout of ``held``, those that are not null."""
+    """Return the layouts of ``columns`` that read more than that of ``held``, the columns that are not null."""
     read = {name for layout in _best(held) for name in layout.reads.intersection(held)}
     return [layout for layout in _best(columns) if read < layout.reads]
 

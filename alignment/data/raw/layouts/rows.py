@@ -59,7 +59,7 @@ class SampleRows:
         self._counts: Counter[str] = Counter()
         self._says: dict[str, str] = {}
         self._torn: Counter[tuple[str, tuple[str, ...]]] = Counter()
-        """Rows by (layout, null columns for lack of which other columns are not read)."""
+        """Number of rows by (layout, null columns that keep the row from a larger layout)."""
         kept = [self._without_ignored(row) for row in rows] if reading.ignored else rows
         self._items = self._mapped(kept) if reading.columns else self._recognised(kept)
 
@@ -98,7 +98,7 @@ class SampleRows:
         return lines
 
     def _lacking(self, name: str) -> str:
-        """Say which rows have the layout ``name`` only because of a null, which leaves other columns unread."""
+        """Describe the rows that have the layout ``name`` only because of nulls, which leave other columns unread."""
         return "".join(
             f", {count} of them only because of null in {', '.join(map(repr, lost))}"
             for (layout, lost), count in self._torn.items()
