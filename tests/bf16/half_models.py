@@ -10,6 +10,9 @@ import numpy as np
 import paddle
 
 from alignment.models.decoder.split_vocabulary import VocabularyShare, split_logprobs
+from alignment.generation.eager.eager_engine import EagerEngine
+from alignment.generation.engine import GenerationOptions
+from alignment.models.decoder.logprobs import policy_logprobs
 from alignment.models.folders.hub import load_causal_lm, load_score_model
 from alignment.ops import head_product
 from alignment.ops.token_logprobs import head_logprobs
@@ -72,3 +75,18 @@ def head(case: dict[str, np.ndarray], piece_rows: int, **options: Any) -> list[n
 def heads(asked: list[tuple]) -> list[list[np.ndarray]]:
     """Return ``head`` of every (case, rows of a piece, transposed, temperature)."""
     return [head(case, rows, transposed=swapped, temperature=divisor) for case, rows, swapped, divisor in asked]
+
+
+def logprob_gaps(folder: Path, prompts: list[np.ndarray], dtype: str, temperature: float) -> np.ndarray:
+    """Return the differences of engine and trainer in the log-probs of what the engine samples, token by token."""
+    model = load_causal_lm(folder, dtype=dtype)
+    model.eval()
+    engine = EagerEngine(model)
+    engine.load_weights(None, 0)
+    options = GenerationOptions(max_new_tokens=32, temperature=temperature)
+    answers = engine.generate(prompts, options, seed=1, sequence_ids=range(len(prompts)))
+    rows = [np.concatenate([prompt, answer.token_ids]) for prompt, answer in zip(prompts, answers, strict=True)]
+    batch = TokenBatch.build(rows, [np.arange(len(p), len(row)) for p, row in zip(prompts, rows, strict=True)])
+    with paddle.no_grad():
+        logprobs, _ = policy_logprobs(model, batch, temperature=temperature, with_entropy=False)
+    return np.abs(logprobs.numpy() - np.concatenate([answer.logprobs for answer in answers]))

@@ -14,10 +14,10 @@ pytestmark = pytest.mark.distributed
 TOKENS, WIDTH, VOCAB = 256, 64, 48
 
 
-def in_bfloat16(name, *arguments, **options):
+def in_bfloat16(name, *arguments):
     """Return what the function ``name`` of ``half_models`` gives in a process with bfloat16 on its CPU."""
     site = [runs.CPU_SITE, runs.ROOT]
-    return run_ranks(f"tests.bf16.half_models:{name}", *arguments, world_size=1, search_path=site, **options)[0]
+    return run_ranks(f"tests.bf16.half_models:{name}", *arguments, world_size=1, search_path=site)[0]
 
 
 def rounded(array):
