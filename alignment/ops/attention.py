@@ -14,7 +14,7 @@ from alignment.ops.selection import runs_natively
 from alignment.ops.softmax import masked_softmax
 
 _WIDE_KEY_BYTES = 512 << 20
-"""Limit for float32 keys held at once when decoding."""
+"""Limit for float32 keys, or values, held at once when decoding."""
 _SCORE_BYTES = 64 << 20
 """Limit for scores held at once; beyond it heads are processed in pieces and probabilities are recomputed backward."""
 
@@ -48,16 +48,24 @@ def _flash_attention(q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor, layou
     return out.reshape(q.shape)
 
 
-def decode_scores(q: paddle.Tensor, keys: paddle.Tensor, scale: float) -> paddle.Tensor:
-    """Return scale * q keys' [N, group, C], in at least float32, for q [N, group, D] and keys [N, C, D].
+def decode_attention(
+    q: paddle.Tensor, keys: paddle.Tensor, values: paddle.Tensor, mask: paddle.Tensor, scale: float
+) -> paddle.Tensor:
+    """Return softmax(q keys' scale + mask) values, [N, group, D], for the newest token of every row.
 
-    Half precision is widened before the product: bfloat16 scores would have a relative error of 1/256.
+    q [N, group, D]; keys and values [N, C, D], N key heads of all rows; mask [N, group, C] as ``HeadLayout.mask``. Half
+    precision is widened a piece at a time, and only the outcome is rounded.
     """
     if not is_half(q):
-        return paddle.matmul(scale_by(q, scale), keys, transpose_y=True)
+        scores = paddle.matmul(scale_by(q, scale), keys, transpose_y=True)
+        return paddle.matmul(masked_softmax(scores, mask), values)
     step = max(1, _WIDE_KEY_BYTES // (4 * keys.shape[1] * keys.shape[2]))
-    pieces = [slice(i, i + step) for i in range(0, q.shape[0], step)]
-    return _join([paddle.matmul(widen(q[i]).scale_(scale), widen(keys[i]), transpose_y=True) for i in pieces])
+    outputs = []
+    for piece in (slice(i, i + step) for i in range(0, q.shape[0], step)):
+        scores = paddle.matmul(widen(q[piece]).scale_(scale), widen(keys[piece]), transpose_y=True)
+        mixed = paddle.matmul(masked_softmax(scores, mask[piece]), widen(values[piece]))
+        outputs.append(mixed.astype(values.dtype))
+    return _join(outputs)
 
 
 def _probabilities(q: paddle.Tensor, k: paddle.Tensor, layout: HeadLayout) -> paddle.Tensor:

@@ -20,7 +20,7 @@ PROMPT_TOKENS, DEVICE_PROMPT_TOKENS = 512, 8192
 in half precision on a GPU.
 """
 WIDE_KEY_BYTES = 512 << 20
-"""As ``ops.attention``: half precision keys that are widened at once."""
+"""As ``ops.attention``: half precision keys, or values, that are widened at once."""
 PAGE, MULTIPLE = 128, 16
 """As ``generation.eager.kv_cache``: positions reserved beyond the longest row, and what capacities are multiples of."""
 _HOST_COPIES = 6
@@ -113,7 +113,7 @@ class EagerMemory:
         gathered = 2 * rows * whole * FLOAT if self._rollout.inner.tensor > 1 and self._rollout.makes_logits else 0
         mask = heads * self._rollout.inner.pipeline
         keys = rows * self._capacity * self._pass(1).kv_heads * self._job.policy.head_dim * FLOAT
-        widened = min(keys, WIDE_KEY_BYTES) if self._job.half else 0
+        widened = 2 * min(keys, WIDE_KEY_BYTES) if self._job.half else 0
         copies = _DEVICE_COPIES * rows * whole * FLOAT if self._job.half and self._rollout.makes_logits else 0
         return mask + max(2 * heads + widened, logits + gathered + copies)
 

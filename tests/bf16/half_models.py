@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import paddle
 
-from alignment.models.decoder.split_vocabulary import VocabularyShare, split_logprobs
 from alignment.generation.eager.eager_engine import EagerEngine
 from alignment.generation.engine import GenerationOptions
 from alignment.models.decoder.logprobs import policy_logprobs
+from alignment.models.decoder.split_vocabulary import VocabularyShare, split_logprobs
 from alignment.models.folders.hub import load_causal_lm, load_score_model
 from alignment.ops import head_product
+from alignment.ops.embedding import embedding
 from alignment.ops.token_logprobs import head_logprobs
 from alignment.parallel.comms.group import ALONE
 from alignment.records import TokenBatch
@@ -90,3 +91,16 @@ def logprob_gaps(folder: Path, prompts: list[np.ndarray], dtype: str, temperatur
     with paddle.no_grad():
         logprobs, _ = policy_logprobs(model, batch, temperature=temperature, with_entropy=False)
     return np.abs(logprobs.numpy() - np.concatenate([answer.logprobs for answer in answers]))
+
+
+def embedding_gradient(ids: np.ndarray, gradient: np.ndarray, num_rows: int) -> dict[str, np.ndarray]:
+    """Return the gradient of a bfloat16 matrix by ``embedding`` and by Paddle's operator, from ``gradient`` [M, H]."""
+    weight = paddle.zeros([num_rows, gradient.shape[1]], "bfloat16")
+    weight.stop_gradient = False
+    slopes = paddle.to_tensor(gradient).astype("bfloat16")
+    tokens = paddle.to_tensor(ids)
+    outs = {"ours": embedding(tokens, weight), "in bfloat16": paddle.nn.functional.embedding(tokens, weight)}
+    assert {str(out.dtype) for out in outs.values()} == {"paddle.bfloat16"}
+    return {
+        name: paddle.grad(out, weight, grad_outputs=slopes)[0].astype("float32").numpy() for name, out in outs.items()
+    }

@@ -19,13 +19,12 @@ from alignment.generation.eager.decoder_weights import Affine, DecoderWeights, L
 from alignment.generation.eager.kv_cache import CacheShape, KVCache
 from alignment.generation.engine_placement import WHOLE_MODEL, EnginePlacement
 from alignment.ops import device_kernels
-from alignment.ops.attention import causal_attention, decode_scores
+from alignment.ops.attention import causal_attention, decode_attention
 from alignment.ops.head_layout import HeadLayout
 from alignment.ops.head_product import HeadProduct
 from alignment.ops.precision import is_half
 from alignment.ops.rms_norm import rms_norm_inference
 from alignment.ops.rotary import PositionTables, RotaryTables, apply_rotary
-from alignment.ops.softmax import masked_softmax
 from alignment.ops.swiglu import swiglu
 from alignment.parallel.tensor.regions import embed_rows
 
@@ -202,8 +201,8 @@ class _NextTokens:
     def mix(self, layer: int, q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor) -> paddle.Tensor:
         self._cache.append(layer, k, v)
         keys, values = self._cache.read(layer)
-        scores = decode_scores(q.reshape(self._grouped), keys, self._scale)
-        return paddle.matmul(masked_softmax(scores, self._mask).astype(values.dtype), values).reshape(self._flat)
+        mixed = decode_attention(q.reshape(self._grouped), keys, values, self._mask, self._scale)
+        return mixed.reshape(self._flat)
 
     def close(self) -> None:
         self._cache.close_step()

@@ -11,6 +11,7 @@ import paddle
 from paddle import nn
 
 from alignment.architecture.family import Weight
+from alignment.ops.embedding import embedding
 from alignment.ops.linear import add_bias, linear
 from alignment.ops.rms_norm import rms_norm
 from alignment.parallel.tensor.regions import TensorRegion, embed_rows
@@ -62,8 +63,8 @@ class Embedding(nn.Layer):
     def forward(self, ids: paddle.Tensor, region: TensorRegion) -> paddle.Tensor:
         """Return [rows, width] for ids [M] int64."""
         if region.group.size == 1:
-            return nn.functional.embedding(ids, self.weight)
-        return region.leave(embed_rows(ids, self.weight, first_row=self.first_row))
+            return embedding(ids, self.weight)
+        return region.leave(embed_rows(ids, self.weight, first_row=self.first_row, look_up=embedding))
 
 
 class RoleLayers(nn.Layer):

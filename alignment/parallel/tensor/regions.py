@@ -6,6 +6,7 @@ same tokens; under sequence parallelism (Korthikanti et al. 2022) each holds ``r
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import paddle
@@ -56,11 +57,13 @@ def enter(x: paddle.Tensor, group: Group) -> paddle.Tensor:
     return x if group.size == 1 else _Enter.apply(x, group)
 
 
-def embed_rows(ids: paddle.Tensor, weight: paddle.Tensor, *, first_row: int) -> paddle.Tensor:
+def embed_rows(
+    ids: paddle.Tensor, weight: paddle.Tensor, *, first_row: int, look_up: Callable = paddle.nn.functional.embedding
+) -> paddle.Tensor:
     """Return the embeddings [M, H] of ``ids`` [M]; zeros for ids outside ``weight``, which begins at ``first_row``."""
     own_rows = ids - first_row
     held = paddle.logical_and(own_rows >= 0, own_rows < weight.shape[0])
-    rows = paddle.nn.functional.embedding(paddle.where(held, own_rows, paddle.zeros_like(own_rows)), weight)
+    rows = look_up(paddle.where(held, own_rows, paddle.zeros_like(own_rows)), weight)
     return rows * held.astype(rows.dtype).unsqueeze(-1)
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import paddle
 import pytest
 
-from alignment.ops import device_kernels
-from alignment.ops.attention import causal_attention
+from alignment.ops import attention, device_kernels
+from alignment.ops.attention import causal_attention, decode_attention
 from alignment.ops.head_layout import HeadLayout
 from alignment.ops.rms_norm import rms_norm, rms_norm_inference
 from alignment.ops.swiglu import swiglu
@@ -122,3 +122,14 @@ def test_the_activation_is_one_kernel(monkeypatch):
     wanted = gate.numpy() / (1 + np.exp(-gate.numpy())) * up.numpy()
     np.testing.assert_allclose(swiglu(gate, up).numpy(), wanted, rtol=1e-6)
     assert swiglu(gate, up).grad_fn.name() == "SwigluGradNode"
+
+
+@pytest.mark.parametrize("key_bytes", [512 << 20, 4 * 7 * 8 * 2, 1])
+def test_a_step_in_half_precision_rounds_only_what_attention_gives(monkeypatch, key_bytes):
+    monkeypatch.setattr(attention, "_WIDE_KEY_BYTES", key_bytes)
+    generator = np.random.default_rng(0)
+    q, keys, values = (draw(5, n, 8, seed=n).detach() for n in (3, 7, 7))
+    mask = paddle.to_tensor(np.where(generator.random((5, 3, 7)) < 0.3, np.float32(-1e30), np.float32(0)))
+    out = decode_attention(q, keys, values, mask, 0.35)
+    exact = decode_attention(*(x.astype("float32") for x in (q, keys, values)), mask, 0.35)
+    np.testing.assert_array_equal(out.astype("float32").numpy(), exact.astype("bfloat16").astype("float32").numpy())
