@@ -33,6 +33,10 @@ SHAPE = {
     "rms_norm_eps": 1e-5,
 }
 SETTINGS = {"use_native_ops": False, "save_strategy": "steps", "save_steps": 1, "max_steps": 5}
+CASES: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in TRAINERS} | {
+    "grpo": ("ppo", {"rl_algorithm": "grpo", "kl_coeff": 0.05, "kl_loss_coeff": 0.1})
+}
+"""What is run: (trainer, changes of its keys) by name."""
 HALF = {"bf16": True, "fp16_opt_level": "O2"}
 BATCH_RANKS = 2
 """Processes of the layouts that see rows of their own; the others do the work of both."""
@@ -61,7 +65,7 @@ class Run:
     output: Path
     resumed: Path
     seen: list[dict[str, Any]]
-    """By iteration, see ``parity.trajectory`` (PPO only)."""
+    """By iteration, see ``parity.trajectory`` (where tokens are sampled)."""
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -85,23 +89,33 @@ def make_start(folder: Path) -> None:
 
 
 def train(folder: Path, name: str, *, half: bool = True) -> dict[str, Run]:
-    """Run every trainer in the layout ``name``, whole and again from a checkpoint, in one start of its processes."""
+    """Run every case in the layout ``name``, whole and again from a checkpoint, in one start of its processes."""
     world_size, layout = (LAYOUTS | NIGHTLY)[name]
     own = BATCH_RANKS if "sharding" in layout else 1
     jobs, runs = [], {}
-    for trainer in TRAINERS:
-        changes = {**SETTINGS, **(HALF if half else {})}
+    for case, (trainer, chosen) in CASES.items():
+        changes = {**SETTINGS, **chosen, **(HALF if half else {})}
         changes = as_one_process(changes, batch_ranks=BATCH_RANKS // own, trainer=trainer)
-        output = f"{'half' if half else 'float'}-{name.replace(' ', '-')}-{trainer}"
+        output = f"{'half' if half else 'float'}-{name.replace(' ', '-')}-{case}"
         again = {"resume_from_checkpoint": str(folder / output / f"checkpoint-{RESUMED_AT}")}
         jobs.append((trainer, write_arguments(folder, trainer, output, {**changes, **layout})))
         jobs.append((trainer, write_arguments(folder, trainer, f"{output}-again", {**changes, **layout, **again})))
     target, site = "alignment.parity.trajectory:train_all", [CPU_SITE, ROOT] if half else [ROOT]
     arguments = [(trainer, str(path)) for trainer, path in jobs]
     seen = run_ranks(target, arguments, world_size=world_size, timeout=280, search_path=site)[0]
-    for (trainer, path), found in zip(jobs[::2], seen[::2], strict=True):
-        runs[trainer] = Run(path.with_suffix(""), path.with_name(f"{path.stem}-again"), found)
+    for case, (_, path), found in zip(CASES, jobs[::2], seen[::2], strict=True):
+        runs[case] = Run(path.with_suffix(""), path.with_name(f"{path.stem}-again"), found)
     return runs
+
+
+def is_sampled(case: str) -> bool:
+    """Return whether tokens are sampled, which decide about what follows."""
+    return TRAINERS[CASES[case][0]].is_on_policy
+
+
+def models_of(case: str) -> tuple[str, ...]:
+    """Return the models that a case writes."""
+    return ("policy",) if case == "grpo" else TRAINERS[CASES[case][0]].models
 
 
 def files_of(output: Path) -> dict[str, bytes]:

@@ -14,21 +14,22 @@ from tests.bf16 import bf16_runs as runs
 HEADER = """# bfloat16 beside float32
 
 Made by `make test-bf16` on a CPU, where a test fixture (`tests/bf16/cpu_site`) computes bfloat16 as tensor cores do:
-exact products, float32 sums, one rounding. Trainers, layouts, the attention path of a GPU, saving and resuming run
-unchanged. What only a GPU has does not: its kernels, NCCL, pinned memory.
+exact products, float32 sums, one rounding. Trainers, layouts, the path of a GPU through attention, norms, head and
+sampling, saving and resuming run unchanged. What only a GPU has does not: its kernels, NCCL, pinned memory.
 
 Five updates of each trainer on a small random model (2 layers, width 32), weights in bfloat16, masters and score head
 in float32, from weights that bfloat16 holds exactly. Every layout sees the same rows, and is compared with float32 in
 one process.
 
-- loss: the largest difference of a loss over the five updates, relative to it (PPO: of the PTX loss, because the
-  others belong to the tokens that were sampled).
+- loss: the largest difference of a loss over the five updates, relative to it (PPO and GRPO: of the PTX loss, because
+  the others belong to the tokens that were sampled).
 - gradient: the norm of the difference of the first update's gradient, relative to its norm; not given where another
   token was sampled.
 - tokens: the share of tokens in the first responses that float32 sampled too. A token that changes, changes what
   follows it.
 - log-prob gap: the 99th percentile, over the tokens of an iteration, of the difference between the rollout's and the
   trainer's log-probs; the largest of five iterations, in nats.
+  By this fixture both round at the same points, so little is left; a GPU's kernels sum in other orders.
 - resumed: whether a run continued from its second checkpoint ended with the files (weights, masters, moments) of the
   run that was not stopped, bit for bit.
 
@@ -38,17 +39,17 @@ COLUMNS = ("layout", "processes", "trainer", "loss", "gradient", "tokens", "log-
 
 def rows_of(folder: Path, name: str, exact: dict[str, runs.Run]) -> Iterator[tuple[str, ...]]:
     """Yield the rows of the layout ``name``; ``exact`` are the runs in float32."""
-    for trainer, run in runs.train(folder, name).items():
-        tokens = runs.same_tokens(run, exact[trainer]) if trainer == "ppo" else None
-        gaps = [record["rollout/logprob_gap_p99"] for record in run.metrics if trainer == "ppo"]
+    for case, run in runs.train(folder, name).items():
+        tokens = runs.same_tokens(run, exact[case]) if runs.is_sampled(case) else None
+        gaps = [record["rollout/logprob_gap_p99"] for record in run.metrics if runs.is_sampled(case)]
         yield (
             name,
             str((runs.LAYOUTS | runs.NIGHTLY)[name][0]),
-            TRAINERS[trainer].label,
-            f"{runs.loss_gap(run, exact[trainer]):.1e}",
-            f"{runs.gradient_gap(run, exact[trainer]):.1e}" if tokens in (None, 1.0) else "",
+            TRAINERS[case].label if case in TRAINERS else case.upper(),
+            f"{runs.loss_gap(run, exact[case]):.1e}",
+            f"{runs.gradient_gap(run, exact[case]):.1e}" if tokens in (None, 1.0) else "",
             "" if tokens is None else f"{tokens:.0%}",
-            f"{max(gaps):.3f}" if gaps else "",
+            f"{max(gaps):.4f}" if gaps else "",
             "same bits" if runs.same_bits(run) else "DIFFERENT",
         )
 

@@ -87,4 +87,4 @@ def test_engine_and_trainer_agree_in_bfloat16(tmp_path, temperature):
     runs.make_start(tmp_path)
     prompts = [np.random.default_rng(n).integers(3, 24, n) for n in range(5, 45)]
     gaps = in_bfloat16("logprob_gaps", tmp_path / "actor", prompts, "bfloat16", temperature)
-    assert len(gaps) == 32 * len(prompts) and 0 < np.quantile(gaps, 0.99) < 0.01
+    assert len(gaps) == 32 * len(prompts) and np.quantile(gaps, 0.99) < 0.01 and gaps.max() > 0

@@ -13,7 +13,6 @@ from alignment.models.folders.hub import load_causal_lm, load_score_model
 from alignment.models.safetensors_io import read_tensors
 from alignment.parallel.local_ranks import run_ranks
 from alignment.records import TokenBatch
-from alignment.trainers.registered import TRAINERS
 from alignment.training.parts_io import read_state
 from tests.bf16 import bf16_runs as runs
 
@@ -51,7 +50,7 @@ def half(request, folder):
 
 
 def models_of(half):
-    return [(trainer, half[trainer].output / model) for trainer in TRAINERS for model in TRAINERS[trainer].models]
+    return [(case, run.output / model) for case, run in half.items() for model in runs.models_of(case)]
 
 
 def test_the_fixture_multiplies_as_tensor_cores_do():
@@ -95,9 +94,11 @@ def test_a_continued_run_ends_with_the_same_bits(half):
 def test_losses_and_gradients_are_those_of_float32_but_for_rounding(half, exact):
     for trainer, run in half.items():
         assert 1e-5 < runs.loss_gap(run, exact[trainer]) < 0.01, trainer
-        if trainer != "ppo" or runs.same_tokens(run, exact[trainer]) == 1.0:
+        if not runs.is_sampled(trainer) or runs.same_tokens(run, exact[trainer]) == 1.0:
             assert 1e-3 < runs.gradient_gap(run, exact[trainer]) < 0.05, trainer
-    assert runs.same_tokens(half["ppo"], exact["ppo"]) > 0.5, "one other token changes all that follow"
+        if runs.is_sampled(trainer):
+            assert runs.same_tokens(run, exact[trainer]) > 0.5, "one other token changes all that follow"
+            assert max(record["rollout/logprob_gap_p99"] for record in run.metrics) < 0.02
 
 
 def test_an_export_holds_the_same_bits(half, tmp_path):
