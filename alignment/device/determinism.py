@@ -20,3 +20,16 @@ def make_deterministic() -> None:
     for name, value in VARIABLES.items():
         os.environ.setdefault(name, value)
     paddle.set_flags(FLAGS)
+
+
+def forbid_tf32() -> None:
+    """Compute products of float32 numbers on a GPU in float32: TF32 keeps 10 bits of each factor, and is off.
+
+    The norm's scale, score heads and sums of log-probs are such products. Older releases of Paddle use TF32 unless it
+    is forbidden.
+    """
+    from paddle.base import core
+
+    core.set_cublas_switch(False)
+    core.set_cudnn_switch(False)
+    assert not core.get_cublas_switch() and not core.get_cudnn_switch(), "Paddle keeps TF32"

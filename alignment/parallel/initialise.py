@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from alignment.architecture.layout import ONE_PROCESS, Layout
-from alignment.device.determinism import make_deterministic
+from alignment.device.determinism import forbid_tf32, make_deterministic
 from alignment.errors import UserError
 from alignment.parallel.comms.group import ALONE, Group, Link
 from alignment.parallel.comms.guard import DEFAULT_LIMIT, Guard
@@ -68,6 +68,8 @@ def select_device(device: str | None, *, share: bool = False, deterministic: boo
     if deterministic and kind == "gpu":
         make_deterministic()
     paddle.set_device(name)
+    if kind == "gpu":
+        forbid_tf32()
     return kind
 
 

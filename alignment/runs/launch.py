@@ -133,7 +133,8 @@ def open_launch(parsed: Parsed, *, host: str) -> Iterator[Launch]:
         if taken_over:
             log.info(taken_over)
         store, checkpoint = _open_store(parsed, output_dir, topology)
-        log.info(f"{layout} on {topology.device}; {host}")
+        precision = "; products of float32 are computed in float32 (TF32 is off)" if topology.device == "gpu" else ""
+        log.info(f"{layout} on {topology.device}; {host}{precision}")
         if topology.device == "gpu" and not training.deterministic:
             log.info("GPU results are not bitwise reproducible, even on resume (deterministic=true makes them so)")
         choose_operators(topology.world, wanted=training.use_native_ops and topology.device == "cpu")

@@ -6,6 +6,7 @@ import os
 
 import paddle
 import pytest
+from paddle.base import core
 
 from alignment.errors import UserError
 from alignment.parallel.initialise import select_device
@@ -69,3 +70,10 @@ def test_deterministic_sets_the_flags_of_a_gpu_before_it_is_selected(
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
     assert os.environ.get("NCCL_NVLS_ENABLE") == ("0" if flags else None)
     assert selected == [device]
+
+
+def test_tf32_is_off_on_a_gpu(selected):
+    core.set_cublas_switch(True)
+    core.set_cudnn_switch(True)
+    assert select_device("gpu") == "gpu"
+    assert not core.get_cublas_switch() and not core.get_cudnn_switch()
