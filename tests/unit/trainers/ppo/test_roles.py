@@ -24,7 +24,7 @@ from alignment.models.tokenizer.trained_template import describe_template
 from alignment.parallel.comms.group import ALONE
 from alignment.records import Rollout
 from alignment.runs import models as trainer_models
-from alignment.runs.on_policy.engines import describe_restrictions, fused_settings, generation_options
+from alignment.runs.on_policy.engines import describe_restrictions, fused_settings, generation_options, unused_keys
 from alignment.runs.on_policy.roles import RoleFolders, check_folders, choose_sequences, find_frozen
 from alignment.trainers.ppo.arguments import parse_ppo_arguments
 
@@ -328,3 +328,22 @@ def test_a_resumed_run_must_find_the_models_that_it_does_not_train(start, folder
     shutil.copyfile(folders / "sft/policy/model.safetensors", folders / "rm/reward/model.safetensors")
     changed = find_frozen(launch, RoleFolders.of(launch), tokenizer)
     assert [one.name for one, other in zip(found, changed, strict=True) if one != other] == ["the reward model"]
+
+
+def test_without_given_types_rollouts_have_those_of_training():
+    on_policy = SimpleNamespace(rollout_kv_type=None, rollout_kv_memory="1MiB", rollout_weight_type=None)
+    training = TrainingArguments(output_dir="out", bf16=True, fp16_opt_level="O2")
+    parsed = SimpleNamespace(on_policy=on_policy, data=SimpleNamespace(max_length=100), training=training)
+    config = SimpleNamespace(num_key_value_heads=2, num_hidden_layers=3, head_dim=8)
+    place = SimpleNamespace(tensor=SimpleNamespace(size=1))
+    for device, kind, rows in (("cpu", "float32", FusedSettings().max_rows), ("gpu", "bfloat16", 2048)):
+        made = fused_settings(parsed, config, place, rows=5, device=device)
+        assert (made.weight_type, made.kv_type, made.kv_bytes, made.max_rows) == (kind, kind, 2**20, rows)
+
+
+def test_keys_that_the_eager_engine_leaves_without_effect_are_told():
+    given = {"rollout_weight_type": "bfloat16", "rollout_kv_type": None, "rollout_kv_memory": "2GiB"}
+    parsed = SimpleNamespace(on_policy=SimpleNamespace(**given), given=given.get)
+    told = "has no effect: the eager engine rolls out, with the policy's own weights (no nvcc)"
+    assert unused_keys(parsed, "no nvcc") == [f"rollout_weight_type=bfloat16 {told}", f"rollout_kv_memory=2GiB {told}"]
+    assert unused_keys(parsed, None) == []
