@@ -1,7 +1,7 @@
-"""One token for every row from its logits, where they are: ``sampling`` by Paddle's operators.
+"""Draw a token for every row on the device of its logits: ``sampling`` with Paddle's operators.
 
-The steps, the random numbers and the sums in float64 are those of the host's sampler, so both draw the same tokens.
-Only tokens and log-probs go to the host. B rows, V vocabulary.
+Steps, random numbers and float64 sums are the same as in the host's sampler, so both draw the same tokens. Only tokens
+and log-probs are copied to the host. B rows, vocabulary size V.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from alignment.generation.sampling import Restrictions, check_largest
 
 
 class DeviceSampler:
-    """Draws as ``Sampler`` does; everything that grows with V is and stays on the device."""
+    """Draws the same tokens as ``Sampler``; everything of size V stays on the device."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class DeviceSampler:
         self._forbidden = {early: _to_device(host.forbidden(early)) for early in (True, False)}
 
     def keep(self, rows: np.ndarray) -> None:
-        """Keep these rows only."""
+        """Drop all other rows."""
         wanted = paddle.to_tensor(rows)
         self._uniforms = paddle.index_select(self._uniforms, wanted)
         self._seen = None if self._seen is None else paddle.index_select(self._seen, wanted)
@@ -66,7 +66,7 @@ class DeviceSampler:
         return logits if self._options.temperature == 1.0 else paddle.divide(logits, self._temperature)
 
     def _restrict(self, logits: paddle.Tensor, step: int) -> paddle.Tensor | None:
-        """Return the logits after penalty and masks, None when they stay as they are."""
+        """Return the logits after penalty and masks, None if they do not change."""
         forbidden = self._forbidden[step < self._options.min_new_tokens]
         if self._seen is None and forbidden is None:
             return None
@@ -81,9 +81,9 @@ class DeviceSampler:
         return self._lowest(largest, otherwise=paddle.zeros([], "int64"))
 
     def _pick(self, weights: paddle.Tensor, uniforms: paddle.Tensor) -> paddle.Tensor:
-        """Return in each row the first token whose cumulative weight exceeds uniform * total, see ``sampling.pick``.
+        """Return the first token [B] whose cumulative weight exceeds uniform * total; see ``sampling.pick``.
 
-        A token without weight is never meant, however a parallel sum is rounded.
+        A token without weight is never picked, however parallel sums are rounded.
         """
         shares = paddle.cumsum(weights, axis=-1, dtype="float64")
         goal = (uniforms * shares[:, -1]).unsqueeze(-1)
@@ -92,7 +92,7 @@ class DeviceSampler:
         return self._lowest(paddle.logical_and(shares > goal, has_weight), otherwise=last)
 
     def _lowest(self, where: paddle.Tensor, *, otherwise: paddle.Tensor) -> paddle.Tensor:
-        """Return the first id [B] at which ``where`` [B, V] is true, ``otherwise`` for rows without one."""
+        """Return the first id [B] at which ``where`` [B, V] is True, ``otherwise`` for rows without one."""
         size = paddle.full([], len(self._ids), "int64")
         lowest = paddle.where(where, self._ids, size).min(axis=-1)
         return paddle.where(lowest < size, lowest, otherwise)
@@ -105,13 +105,13 @@ def _to_device(mask: np.ndarray | None) -> paddle.Tensor | None:
 def exponentiate(scaled: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
     """Return (exp(scaled - max) [B, V] float32, log sum exp(scaled) [B] float64)."""
     top = scaled.max(axis=-1, keepdim=True)
-    # Kernels of a CPU give exp(-inf) a trace of weight.
+    # CPU kernels do not give exactly 0 for exp(-inf).
     weights = paddle.where(scaled == -np.inf, paddle.zeros([]), paddle.exp(scaled - top))
     return weights, top[:, 0].astype("float64") + paddle.log(weights.sum(axis=-1, dtype="float64"))
 
 
 def keep_likeliest(weights: paddle.Tensor, top_k: int, top_p: float) -> paddle.Tensor:
-    """Return weights [B, V] with all but the top-k and then the top-p tokens set to zero, see ``sampling``."""
+    """Return weights [B, V] with all but the top-k and then the top-p tokens set to zero; see ``sampling``."""
     if 0 < top_k < weights.shape[1]:
         weights = _drop_below(weights, paddle.topk(weights, top_k, axis=-1)[0][:, -1:])
     if top_p < 1.0:

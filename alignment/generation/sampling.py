@@ -27,7 +27,7 @@ class Restrictions:
         self._usable = size if usable_vocab_size is None else min(max(usable_vocab_size - self._first, 0), size)
         self._stops = [token - self._first for token in options.stop_token_ids if token in vocabulary]
         self.seen = np.zeros((len(prompts), size), bool) if options.repetition_penalty != 1.0 else None
-        """[B, V], True: the token occurred; None where that does not matter."""
+        """[B, V] bool, True for tokens that occurred; None if there is no penalty."""
         for row, prompt in enumerate(prompts):
             self.add(np.full(len(prompt), row), prompt)
 
@@ -43,7 +43,7 @@ class Restrictions:
             self.seen[rows[known], local[known]] = True
 
     def forbidden(self, too_early: bool) -> np.ndarray | None:
-        """Return [V], True: never drawn, or not yet when it is ``too_early`` to stop; None: there is no such token."""
+        """Return [V] bool, True for forbidden tokens (stop tokens only if ``too_early``); None if there are none."""
         mask = np.zeros(self._size, bool)
         mask[self._usable :] = True
         mask[self._stops if too_early else []] = True

@@ -1,6 +1,6 @@
 """Estimate the seconds of one iteration: the rollout, the forward passes that score it, and all updates.
 
-All sequences are counted at their full length. Attention scores and everything else that is no product with a weight
+All sequences are counted at their full length. Attention scores and everything else that is not a product with a weight
 are left out: use the numbers to compare layouts and engines, not to predict a run's duration.
 """
 
