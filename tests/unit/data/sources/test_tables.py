@@ -22,7 +22,7 @@ LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
         ("x.json", json.dumps(ROWS, indent=2).encode()),
         ("x.json", LINES.encode()),
         ("x.jsonl", ("\ufeff" + LINES).encode()),
-        ("x.jsonl.gz", gzip.compress(LINES.encode())),
+        ("x.jsonl.gz", gzip.compress(LINES.encode(), mtime=0)),
         ("x.json.xz", lzma.compress(LINES.encode())),
     ],
 )
