@@ -41,3 +41,13 @@ class Layout:
 
 
 ONE_PROCESS = Layout()
+
+
+def rollout_layout(layout: Layout, eval_mode: str | None, degree: int) -> Layout:
+    """Return the layout of one replica of the rollout; ``degree`` below 1: the tensor degree of training."""
+    if eval_mode == "single":
+        return ONE_PROCESS
+    if eval_mode == "tensor_parallel":
+        return Layout(tensor=degree if degree > 0 else layout.tensor)
+    assert not eval_mode, eval_mode
+    return layout

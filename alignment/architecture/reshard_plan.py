@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 from alignment.architecture.parts import Box, Part, overlap
 
+MESSAGE_BYTES = 64 << 20
+"""What a process sends or receives at a time."""
 LAYER = re.compile(r"\.(\d+)\.")
 
 

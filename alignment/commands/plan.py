@@ -24,7 +24,6 @@ from alignment.planner.engines import rollout_engine
 from alignment.planner.job import LANGUAGE_MODELS, Job, read_job
 from alignment.planner.machine import GIB, PROCESSORS, Machine
 from alignment.planner.memory import ALWAYS_SHOWN, CACHE, COMPONENTS, OFFLOADED, Moment
-from alignment.planner.rollout import rollout_layout
 from alignment.planner.search import Candidate, evaluate, layout_problems, search
 from alignment.runs.degrees import resolve_layout
 from alignment.telemetry.tables import print_table
@@ -177,7 +176,7 @@ def _describe(candidate: Candidate, machine: Machine) -> str:
     where = f"on {machine.name.upper()}" if machine.device == "gpu" else "in processes of a CPU"
     if not candidate.job.generates:
         return f"{candidate.duration.total:.3g} s {where}"
-    engine = rollout_engine(candidate.job, rollout_layout(candidate.job, candidate.layout)) + " engine"
+    engine = rollout_engine(candidate.job, candidate.job.rollout_layout(candidate.layout)) + " engine"
     if engine.startswith("fused") and machine.device == "gpu":
         engine += ", which needs the CUDA kernels: see alignment doctor"
     return (
@@ -255,7 +254,7 @@ def _print_layouts(found: Sequence[Candidate], machine: Machine, options: argpar
 def _rollout_name(candidate: Candidate) -> str:
     job = candidate.job
     if job.eval_mode == "tensor_parallel":
-        return f"TP{rollout_layout(job, candidate.layout).tensor}"
+        return f"TP{job.rollout_layout(candidate.layout).tensor}"
     return job.eval_mode or "as trained"
 
 

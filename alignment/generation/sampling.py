@@ -12,6 +12,10 @@ from alignment.errors import NotFiniteError
 from alignment.generation.engine import GenerationOptions
 
 _BLOCK = 256
+HOST_COPIES = 6
+"""Arrays of the size of the logits that a step works in, for the planner."""
+DEVICE_COPIES = 10
+"""The same of ``device_sampling`` on a GPU, in units of the float32 logits."""
 
 
 class Restrictions:

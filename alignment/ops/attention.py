@@ -9,14 +9,10 @@ from alignment.ops import device_kernels
 from alignment.ops.head_layout import HeadLayout
 from alignment.ops.native import training_ops
 from alignment.ops.native.training_ops import RaggedHeads
+from alignment.ops.pieces import heads_at_once, keys_at_once
 from alignment.ops.precision import is_half, scale_by, widen
 from alignment.ops.selection import runs_natively
 from alignment.ops.softmax import masked_softmax
-
-_WIDE_KEY_BYTES = 512 << 20
-"""Limit for float32 keys, or values, held at once when decoding."""
-_SCORE_BYTES = 64 << 20
-"""Limit for scores held at once; beyond it heads are processed in pieces and probabilities are recomputed backward."""
 
 
 def causal_attention(
@@ -59,7 +55,7 @@ def decode_attention(
     if not is_half(q):
         scores = paddle.matmul(scale_by(q, scale), keys, transpose_y=True)
         return paddle.matmul(masked_softmax(scores, mask), values)
-    step = max(1, _WIDE_KEY_BYTES // (4 * keys.shape[1] * keys.shape[2]))
+    step = keys_at_once(4 * keys.shape[1] * keys.shape[2])
     outputs = []
     for piece in (slice(i, i + step) for i in range(0, q.shape[0], step)):
         scores = paddle.matmul(widen(q[piece]).scale_(scale), widen(keys[piece]), transpose_y=True)
@@ -76,8 +72,8 @@ def _probabilities(q: paddle.Tensor, k: paddle.Tensor, layout: HeadLayout) -> pa
 
 
 def _pieces(q: paddle.Tensor, layout: HeadLayout) -> list[slice]:
-    """Return slices of the leading axis of q [c, group*S, D] with at most ``_SCORE_BYTES`` of scores each."""
-    step = max(1, _SCORE_BYTES // (q.shape[1] * layout.length * q.element_size()))
+    """Return slices of the leading axis of q [c, group*S, D] with at most ``SCORE_BYTES`` of scores each."""
+    step = heads_at_once(q.shape[1] * layout.length * q.element_size())
     return [slice(i, min(i + step, q.shape[0])) for i in range(0, q.shape[0], step)]
 
 

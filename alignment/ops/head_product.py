@@ -11,12 +11,8 @@ from functools import cached_property
 import paddle
 
 from alignment.ops import device_kernels
+from alignment.ops.pieces import tokens_at_once
 from alignment.ops.precision import is_half, scale_by, widen
-
-LOGIT_BYTES = 64 << 20
-"""Limit for logits held at once on a CPU; beyond it tokens are processed in pieces and logits recomputed backward."""
-DEVICE_LOGIT_BYTES = 512 << 20
-"""The limit in half precision on a GPU, where small pieces would not use all processors."""
 
 
 def split_temperature(hidden: paddle.Tensor, temperature: float) -> tuple[paddle.Tensor, float]:
@@ -44,8 +40,7 @@ class HeadProduct:
     def pieces(self, num_tokens: int) -> list[slice]:
         """Return slices of ``num_tokens`` tokens whose logits are computed at once."""
         is_large = is_half(self.weight) and device_kernels.on_device(self.weight)
-        limit = DEVICE_LOGIT_BYTES if is_large else LOGIT_BYTES
-        step = max(1, limit // (4 * self.columns))
+        step = tokens_at_once(self.columns, on_device=is_large)
         return [slice(i, min(i + step, num_tokens)) for i in range(0, num_tokens, step)]
 
     def logits(self, hidden: paddle.Tensor) -> paddle.Tensor:

@@ -7,11 +7,10 @@ from collections.abc import Iterator, Mapping
 
 import paddle
 
+from alignment.architecture import reshard_plan
 from alignment.architecture.parts import inside
 from alignment.architecture.reshard_plan import Message, ReshardPlan, Transfer
 from alignment.parallel.topology import Topology
-
-DEFAULT_BUCKET_BYTES = 64 * 2**20
 
 
 class Resharder:
@@ -23,11 +22,11 @@ class Resharder:
         topology: Topology,
         *,
         dtypes: Mapping[str, str],
-        bucket_bytes: int = DEFAULT_BUCKET_BYTES,
+        bucket_bytes: int | None = None,
     ) -> None:
         """``dtypes`` gives the dtype of every tensor by name, the same in all processes.
 
-        ``bucket_bytes`` limits the bytes in transit in this process at a time.
+        ``bucket_bytes`` limits the bytes in transit in this process at a time (None: ``reshard_plan.MESSAGE_BYTES``).
         """
         self.plan = plan
         self._world = topology.world
@@ -35,6 +34,7 @@ class Resharder:
         self._dtypes = dtypes
         self._held = plan.sources[self._rank]
         self._wanted = plan.targets[self._rank]
+        bucket_bytes = reshard_plan.MESSAGE_BYTES if bucket_bytes is None else bucket_bytes
         limit = max(1, bucket_bytes // max(map(bytes_per_element, set(dtypes.values())), default=1))
         # No deadlock: all processes go through the same list, each taking part in its own messages only, so both ends
         # of the first unfinished message are always waiting for it.

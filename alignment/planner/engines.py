@@ -6,30 +6,20 @@ from collections.abc import Mapping
 from functools import cached_property
 from math import ceil
 
+from alignment.architecture import reshard_plan
 from alignment.architecture.cuts import layer_sizes
 from alignment.architecture.layout import Layout
+from alignment.generation import sampling
+from alignment.generation.eager import room
+from alignment.generation.fused import fused_settings
 from alignment.generation.fused.capabilities import cuda_obstacle, model_obstacle
-from alignment.generation.fused.fused_settings import FusedSettings, read_bytes
+from alignment.generation.fused.fused_settings import TYPE_BYTES, FusedSettings, read_bytes
+from alignment.ops import pieces
 from alignment.planner.counts.activations import Pass
+from alignment.planner.counts.operators import FLOAT
 from alignment.planner.counts.shapes import stage_layers
 from alignment.planner.job import Job
-from alignment.planner.rollout import FLOAT, MESSAGE_BYTES, PlannedRollout, RolloutMoment
-
-PROMPT_TOKENS, DEVICE_PROMPT_TOKENS = 512, 8192
-"""As ``generation.eager.forward``, which needs Paddle: prompts are read in groups of about so many tokens, on a CPU and
-in half precision on a GPU.
-"""
-WIDE_KEY_BYTES = 512 << 20
-"""As ``ops.attention``: half precision keys, or values, that are widened at once."""
-PAGE, MULTIPLE = 128, 16
-"""As ``generation.eager.kv_cache``: positions reserved beyond the longest row, and what capacities are multiples of."""
-_HOST_COPIES = 6
-"""Host arrays of the size of a step's logits that ``generation.sampling`` uses."""
-_DEVICE_COPIES = 10
-"""The same of ``generation.device_sampling`` on a GPU, in units of the float32 logits."""
-ROWS_ON_DEVICE = 2048
-"""The same as in ``runs.on_policy.engines``, which needs Paddle."""
-_NARROW_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
+from alignment.planner.rollout import PlannedRollout, RolloutMoment
 
 
 class EagerMemory:
@@ -52,7 +42,7 @@ class EagerMemory:
     def moments(self) -> list[RolloutMoment]:
         """Return the moments of a rollout."""
         cache = {"key-value cache": self._cache}
-        arrays = _HOST_COPIES * self._rollout.rows * self._job.policy.vocab_size * FLOAT
+        arrays = sampling.HOST_COPIES * self._rollout.rows * self._job.policy.vocab_size * FLOAT
         host = {"sampling": arrays if self._rollout.makes_logits and not self._job.half else 0}
         return [
             RolloutMoment(name="weights arrive", device={"rollout weights": self._rollout.coming}),
@@ -69,17 +59,15 @@ class EagerMemory:
     @cached_property
     def _capacity(self) -> int:
         """Cache positions of a full row."""
-        return self._room(self._job.length)
+        return room.capacity(self._job.length, self._job.length)
 
     @cached_property
     def _cache(self) -> int:
         """Keys and values of full rows; while the cache grows for the last time, one layer's exist twice."""
         one = self._rollout.rows * self._capacity * self._pass(1).kv_heads * self._job.policy.head_dim * self._job.item
-        return 2 * self._layers * one + (one if self._room(self._job.prompt) < self._capacity else 0)
-
-    def _room(self, length: int) -> int:
-        wanted = min(length + PAGE, self._job.length)
-        return ceil(wanted / MULTIPLE) * MULTIPLE
+        return 2 * self._layers * one + (
+            one if room.capacity(self._job.prompt, self._job.length) < self._capacity else 0
+        )
 
     def _pass(self, rows: int) -> Pass:
         return Pass(
@@ -100,7 +88,7 @@ class EagerMemory:
     @cached_property
     def _prompts(self) -> int:
         """Activations of a prefill step in one layer, and the logits of all prompts."""
-        tokens = DEVICE_PROMPT_TOKENS if self._job.half else PROMPT_TOKENS
+        tokens = room.prompt_tokens(on_device=self._job.half)
         rows = min(self._group, max(1, tokens // self._job.prompt))
         return self._pass(rows).generating + 2 * self._group * self._rollout.columns * FLOAT
 
@@ -113,8 +101,8 @@ class EagerMemory:
         gathered = 2 * rows * whole * FLOAT if self._rollout.inner.tensor > 1 and self._rollout.makes_logits else 0
         mask = heads * self._rollout.inner.pipeline
         keys = rows * self._capacity * self._pass(1).kv_heads * self._job.policy.head_dim * FLOAT
-        widened = 2 * min(keys, WIDE_KEY_BYTES) if self._job.half else 0
-        copies = _DEVICE_COPIES * rows * whole * FLOAT if self._job.half and self._rollout.makes_logits else 0
+        widened = 2 * min(keys, pieces.WIDE_KEY_BYTES) if self._job.half else 0
+        copies = sampling.DEVICE_COPIES * rows * whole * FLOAT if self._job.half and self._rollout.makes_logits else 0
         return mask + max(2 * heads + widened, logits + gathered + copies)
 
 
@@ -146,7 +134,7 @@ class FusedMemory:
         copies = 3 if self._rollout.inner.tensor > 1 else 1
         logits = {"sampling": copies * self._rollout.rows * self._config.vocab_size * FLOAT}
         own = self._weights if self._job.on_gpu else 0
-        message = {"rollout weights": own + min(self._rollout.copied, 2 * MESSAGE_BYTES)}
+        message = {"rollout weights": own + min(self._rollout.copied, 2 * reshard_plan.MESSAGE_BYTES)}
         return [
             RolloutMoment(name="weights arrive", device=message if self._rollout.copied else {}),
             RolloutMoment(name="decode step", **({"device": logits} if own else {"device": {}, "host": logits})),
@@ -155,7 +143,7 @@ class FusedMemory:
     @cached_property
     def _weights(self) -> int:
         """Matrices in the engine's dtype, with separate head and embedding even if they are tied."""
-        narrow = _NARROW_BYTES[self._job.rollout_weight_type]
+        narrow = TYPE_BYTES[self._job.rollout_weight_type]
         everything = sum(part.size for part in self._rollout.wanted)
         head = self._rollout.embedding if self._config.tie_word_embeddings else 0
         embedding = self._rollout.embedding * (FLOAT if narrow == FLOAT else 2)
@@ -168,7 +156,7 @@ class FusedMemory:
         kv_heads = layer_sizes(self._config, tensor_degree=self._rollout.inner.tensor, tensor_index=0).kv_heads
         width = 2 * self._config.num_hidden_layers * kv_heads * self._config.head_dim
         filled = self._rollout.rows * ceil(self._job.length / tokens) * tokens
-        needed = filled * width * _NARROW_BYTES[self._job.rollout_kv_type]
+        needed = filled * width * TYPE_BYTES[self._job.rollout_kv_type]
         return min(needed, read_bytes(self._job.rollout_kv_memory)) if self._job.rollout_kv_memory else needed
 
     @cached_property
@@ -179,8 +167,8 @@ class FusedMemory:
         mixed, projected = (heads * config.head_dim // tensor for heads in (queries, queries + 2 * keys))
         inner = layer_sizes(config, tensor_degree=tensor, tensor_index=0).inner
         if self._job.on_gpu:
-            rows = max(ROWS_ON_DEVICE, self._rollout.rows)
-            narrow = _NARROW_BYTES[self._job.rollout_weight_type] * (config.hidden_size + mixed + inner)
+            rows = max(fused_settings.ROWS_ON_DEVICE, self._rollout.rows)
+            narrow = TYPE_BYTES[self._job.rollout_weight_type] * (config.hidden_size + mixed + inner)
             return rows * ((2 * config.hidden_size + projected + 2 * inner) * FLOAT + narrow)
         width = (3 if tensor > 1 else 2) * config.hidden_size + mixed + projected + inner
         rows = min(self._rollout.rows * max(self._job.prompt, 1), FusedSettings().max_rows)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alignment.architecture.decoder_config import DecoderConfig
+from alignment.architecture.layout import Layout, rollout_layout
 from alignment.arguments.keys.critic import CriticArguments
 from alignment.arguments.parsed import Parsed
 from alignment.errors import ArgumentError
@@ -98,6 +99,10 @@ class Job:
     def generates(self) -> bool:
         """Whether this is an on-policy run."""
         return "rollout" in self.phases
+
+    def rollout_layout(self, layout: Layout) -> Layout:
+        """Return the layout of one replica of the rollout."""
+        return rollout_layout(layout, self.eval_mode, self.rollout_tensor)
 
     @property
     def learner(self) -> str:

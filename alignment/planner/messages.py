@@ -8,9 +8,8 @@ from __future__ import annotations
 from alignment.architecture.cuts import parts_of_rank
 from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.layout import Layout
+from alignment.planner.counts.operators import FLOAT
 from alignment.planner.job import LANGUAGE_MODELS, Job
-
-_FLOAT = 4
 
 
 def update_bytes(job: Job, layout: Layout, *, role: str = "", rows: int | None = None) -> dict[str, int]:
@@ -48,12 +47,12 @@ def _gradient_bytes(job: Job, role: str, layout: Layout) -> int:
     held = sum(part.size for part in parts_of_rank(job.models[role], kind, layout, 0))
     s, d = layout.sharding, layout.data
     if layout.sharding_stage == 0:
-        return 2 * (layout.batch - 1) * held * _FLOAT // layout.batch
+        return 2 * (layout.batch - 1) * held * FLOAT // layout.batch
     scatters = job.micro_batches if layout.sharding_stage >= 2 else 1
     gathers = 2 * job.micro_batches if layout.sharding_stage == 3 else 1
-    scatter = scatters * (s - 1) * held * _FLOAT // s
+    scatter = scatters * (s - 1) * held * FLOAT // s
     gather = gathers * (s - 1) * held * job.item // s
-    replicas = 2 * (d - 1) * (held // s) * _FLOAT // d
+    replicas = 2 * (d - 1) * (held // s) * FLOAT // d
     return scatter + gather + replicas
 
 

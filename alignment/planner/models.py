@@ -86,10 +86,14 @@ class Placed:
     def _is_sliced(self) -> bool:
         return self.layout.sharding > 1 and self.layout.sharding_stage == 3
 
+    def whole(self, elements: int) -> int:
+        """Sharding stage 3: bytes of gathered weights of so many ``elements``; 0 in other stages."""
+        return elements * self.job.item * self._is_sliced
+
     @cached_property
     def whole_unit(self) -> int:
         """Sharding stage 3: bytes of the weights gathered while a layer (or a larger single matrix) runs."""
-        return max(sum(part.size for part in unit) for unit in self.held.units) * self.job.item * self._is_sliced
+        return self.whole(max(sum(part.size for part in unit) for unit in self.held.units))
 
     @cached_property
     def gathering(self) -> int:
@@ -99,7 +103,7 @@ class Placed:
     @cached_property
     def whole_head(self) -> int:
         """Sharding stage 3: bytes of the head, which stays gathered until the model runs again or is updated."""
-        return self.head_elements * self.job.item * self._is_sliced
+        return self.whole(self.head_elements)
 
     def one_pass(self, rows: int) -> Pass:
         """Return a pass of ``rows`` full rows."""

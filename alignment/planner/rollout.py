@@ -6,25 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from alignment.architecture import reshard_plan
 from alignment.architecture.cuts import parts_of_rank
 from alignment.architecture.families import EMBEDDING
-from alignment.architecture.layout import ONE_PROCESS, Layout
+from alignment.architecture.layout import Layout
 from alignment.architecture.parts import Part, even_cut
 from alignment.planner.counts.shapes import Held
 from alignment.planner.job import Job
-
-FLOAT = 4
-MESSAGE_BYTES = 64 << 20
-"""As ``parallel.reshard``: weights on their way at a time."""
-
-
-def rollout_layout(job: Job, layout: Layout) -> Layout:
-    """Return the layout of one rollout replica; the same as in ``rollout.rollout_weights``, which needs Paddle."""
-    if job.eval_mode == "single":
-        return ONE_PROCESS
-    if job.eval_mode == "tensor_parallel":
-        return Layout(tensor=job.rollout_tensor if job.rollout_tensor > 0 else layout.tensor)
-    return layout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +35,7 @@ class PlannedRollout:
     @cached_property
     def inner(self) -> Layout:
         """The layout of one replica."""
-        return rollout_layout(self.job, self.layout)
+        return self.job.rollout_layout(self.layout)
 
     @cached_property
     def rows(self) -> int:
@@ -101,8 +89,9 @@ class PlannedRollout:
         moved = self.copied + received
         if not moved:
             return 0
-        last = moved % MESSAGE_BYTES
-        before = self.copied * (moved - last) // moved + min(moved, MESSAGE_BYTES) * received // moved
+        message = reshard_plan.MESSAGE_BYTES
+        last = moved % message
+        before = self.copied * (moved - last) // moved + min(moved, message) * received // moved
         return max(before, self.copied + last * received // moved)
 
 

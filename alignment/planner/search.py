@@ -12,7 +12,6 @@ from alignment.planner.job import Job
 from alignment.planner.machine import Machine, process_bytes
 from alignment.planner.memory import Moment, phase_memory
 from alignment.planner.messages import idle_share, update_bytes
-from alignment.planner.rollout import rollout_layout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +101,7 @@ def _ways_to_roll_out(job: Job, layout: Layout) -> list[Job]:
     modes = [replace(job, eval_mode=mode, rollout_tensor=-1) for mode in (None, "single", "tensor_parallel")]
     shapes = {}
     for variant in [job, *modes]:
-        inner = rollout_layout(variant, layout)
+        inner = variant.rollout_layout(layout)
         shapes.setdefault((inner.tensor, inner.pipeline), variant)
     return list(shapes.values())
 
@@ -113,11 +112,11 @@ def layout_problems(job: Job, layout: Layout) -> list[str]:
     if (
         job.generates
         and job.eval_mode == "tensor_parallel"
-        and not _can_roll_out(job, layout, rollout_layout(job, layout).tensor)
+        and not _can_roll_out(job, layout, job.rollout_layout(layout).tensor)
     ):
         works = [t for t in _divisors(layout.world_size) if _can_roll_out(job, layout, t)]
         problems.append(
-            f"rollout_tensor_parallel_degree={rollout_layout(job, layout).tensor} does not divide the processes and "
+            f"rollout_tensor_parallel_degree={job.rollout_layout(layout).tensor} does not divide the processes and "
             f"the policy's heads (allowed: {', '.join(map(str, works))})"
         )
     return list(dict.fromkeys(problems))

@@ -97,7 +97,9 @@ def _section_moments(model: Placed, step: Pass, in_flight: int, before: int) -> 
     for section in model.gradients.sections:
         left = max(0, left - section.layers)
         kept = (in_flight - 1) * step.kept(max(model.layers)) + step.kept(left)
-        yield UpdateMoment("gradients of some layers", sums + section.pending, kept + step.boundary)
+        yield UpdateMoment(
+            "gradients of some layers", sums + section.pending, kept + step.boundary, model.whole(section.last)
+        )
 
 
 def _first_layer_moments(model: Placed, step: Pass, is_first: bool) -> Iterator[UpdateMoment]:

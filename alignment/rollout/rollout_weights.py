@@ -14,7 +14,7 @@ import paddle
 
 from alignment.architecture.cuts import check_degrees, parts_of_rank
 from alignment.architecture.decoder_config import DecoderConfig
-from alignment.architecture.layout import ONE_PROCESS, Layout
+from alignment.architecture.layout import Layout, rollout_layout
 from alignment.architecture.parts import Part
 from alignment.architecture.reshard_plan import ReshardPlan, plan_transfers
 from alignment.errors import ArgumentError
@@ -35,16 +35,6 @@ class RolloutPlacement(NamedTuple):
     engine: EnginePlacement
     replicas: Group
     """The processes with the same share of the model, one per replica."""
-
-
-def rollout_layout(layout: Layout, eval_mode: str | None, degree: int) -> Layout:
-    """Return the layout of one rollout replica; ``degree`` below 1: the tensor degree of training."""
-    if eval_mode == "single":
-        return ONE_PROCESS
-    if eval_mode == "tensor_parallel":
-        return Layout(tensor=degree if degree > 0 else layout.tensor)
-    assert not eval_mode, eval_mode
-    return layout
 
 
 def check_rollout(config: DecoderConfig, layout: Layout, *, eval_mode: str | None, degree: int) -> None:

@@ -14,7 +14,7 @@ from alignment.generation.engine import GenerationOptions
 from alignment.models.decoder.logprobs import policy_logprobs
 from alignment.models.decoder.split_vocabulary import VocabularyShare, split_logprobs
 from alignment.models.folders.hub import load_causal_lm, load_score_model
-from alignment.ops import head_product
+from alignment.ops import pieces
 from alignment.ops.embedding import embedding
 from alignment.ops.token_logprobs import head_logprobs
 from alignment.parallel.comms.group import ALONE
@@ -61,7 +61,7 @@ def head(case: dict[str, np.ndarray], piece_rows: int, **options: Any) -> list[n
         paddle.to_tensor(case[name], dtype="bfloat16", stop_gradient=False) for name in ("hidden", "head")
     )
     targets, slopes = paddle.to_tensor(case["targets"]), paddle.to_tensor(case["slopes"])
-    head_product.LOGIT_BYTES = head_product.DEVICE_LOGIT_BYTES = 4 * case["vocab"] * piece_rows
+    pieces.LOGIT_BYTES = pieces.DEVICE_LOGIT_BYTES = 4 * case["vocab"] * piece_rows
     found = []
     for compute in (head_logprobs, partial(split_logprobs, share=VocabularyShare(ALONE, 0))):
         logprobs, entropies = compute(hidden, weight, targets, with_entropy=True, **options)

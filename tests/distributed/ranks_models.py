@@ -19,7 +19,7 @@ from alignment.models.decoder.placement import WHOLE, Placement
 from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
 from alignment.models.decoder.split_vocabulary import VocabularyShare, split_argmax
 from alignment.models.folders import hub
-from alignment.ops import head_product
+from alignment.ops import pieces
 from alignment.parallel.comms.group import Group
 from alignment.parallel.initialise import initialise
 from alignment.parallel.tensor.regions import sum_over_copies
@@ -111,7 +111,7 @@ def load_and_choose(placement: Placement, folder: str) -> dict:
 
 def head_in_pieces(group: Group) -> dict:
     """Return log-probs, entropies and gradients of a split head whose logits are made in pieces."""
-    head_product.LOGIT_BYTES = 256
+    pieces.LOGIT_BYTES = 256
     case = head_case()
     first, last = ((group.index + i) * 30 // group.size for i in (0, 1))
     hidden, weight = (paddle.to_tensor(case[name], stop_gradient=False) for name in ("hidden", "weight"))

@@ -22,8 +22,7 @@ from alignment.models.decoder.placement import Placement
 from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
 from alignment.parallel.build_runner import build_runner
 from alignment.parallel.initialise import initialise
-from alignment.parallel.sharding import gradients as shard_gradients
-from alignment.parallel.sharding import partition as sharding
+from alignment.parallel.sharding import message_cuts
 from alignment.parallel.sharding.partition import ParameterShards
 from alignment.parallel.sharding.stage3 import SlicedWeights
 from alignment.parallel.topology import Topology
@@ -61,7 +60,7 @@ def train_cases(layout: Layout, cases: Sequence[dict]) -> list[dict]:
     """Return for every case the norms, the weights and the gradients of this rank with their parts."""
     topology = initialise(device="cpu", seed=1, layout=layout)
     # A fraction of a layer: several messages for each, and several runs of layers in the model.
-    shard_gradients.BUCKET_BYTES = sharding.BUCKET_BYTES = 8192
+    message_cuts.BUCKET_BYTES = 8192
     return [train(at_stage(topology, case), case) for case in cases]
 
 

@@ -17,6 +17,7 @@ import paddle.nn.functional as F
 from alignment.architecture.parts import even_cut
 from alignment.generation.eager.decoder_weights import Affine, DecoderWeights, LayerWeights
 from alignment.generation.eager.kv_cache import CacheShape, KVCache
+from alignment.generation.eager.room import prompt_tokens
 from alignment.generation.engine_placement import WHOLE_MODEL, EnginePlacement
 from alignment.ops import device_kernels
 from alignment.ops.attention import causal_attention, decode_attention
@@ -27,12 +28,6 @@ from alignment.ops.rms_norm import rms_norm_inference
 from alignment.ops.rotary import PositionTables, RotaryTables, apply_rotary
 from alignment.ops.swiglu import swiglu
 from alignment.parallel.tensor.regions import embed_rows
-
-_PROMPT_TOKENS, _DEVICE_PROMPT_TOKENS = 512, 8192
-"""About how many prompt tokens are computed at once, to bound memory: on a CPU so few that a group fits in the cache,
-on a GPU in half precision enough to use all processors.
-"""
-
 
 _Tables = tuple[RotaryTables, RotaryTables]
 
@@ -74,9 +69,8 @@ class DecoderForward:
         dtype = weights.layers[0].input_norm.dtype
         self.cache_shape = CacheShape(len(weights.layers), heads, kv_heads, dim, config.sliding_window, dtype)
         self._rotary = rotary
-        self._prompt_tokens = _PROMPT_TOKENS
-        if is_half(weights.layers[0].input_norm) and device_kernels.on_device(weights.layers[0].input_norm):
-            self._prompt_tokens = _DEVICE_PROMPT_TOKENS
+        norm = weights.layers[0].input_norm
+        self._prompt_tokens = prompt_tokens(on_device=is_half(norm) and device_kernels.on_device(norm))
 
     def prompt_groups(self, lengths: Sequence[int]) -> list[range]:
         """Return ranges of rows whose prompts, with ``lengths`` [B], are computed together."""
@@ -211,7 +205,7 @@ class _NextTokens:
         return hidden
 
 
-def group_rows(lengths: Sequence[int], limit: int = _PROMPT_TOKENS) -> list[range]:
+def group_rows(lengths: Sequence[int], limit: int) -> list[range]:
     """Return consecutive ranges of rows with about ``limit`` tokens and at least one row each."""
     groups, first, tokens = [], 0, 0
     for row, length in enumerate(lengths):

@@ -11,11 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import paddle
 
+from alignment.generation.eager.room import capacity
 from alignment.ops.precision import HALF
 
-_PAGE = 128
-"""Positions reserved beyond the longest row; the cache grows when they are full."""
-_MULTIPLE = 16
 _MASKED = -1e30
 
 
@@ -53,7 +51,7 @@ class KVCache:
         self.lengths = lengths.copy()
         self._shape = shape
         self._max_length = max_length
-        self._capacity = self._room_for(int(lengths.max()))
+        self._capacity = capacity(int(lengths.max()), max_length)
         size = [len(lengths) * shape.num_kv_heads * self._capacity, shape.head_dim]
         self._keys = [paddle.zeros(size, shape.dtype) for _ in range(shape.num_layers)]
         self._values = [paddle.zeros(size, shape.dtype) for _ in range(shape.num_layers)]
@@ -127,12 +125,8 @@ class KVCache:
         self.lengths = self.lengths[rows]
         self._index()
 
-    def _room_for(self, length: int) -> int:
-        wanted = min(length + _PAGE, self._max_length)
-        return -(-wanted // _MULTIPLE) * _MULTIPLE
-
     def _grow(self) -> None:
-        old, self._capacity = self._capacity, self._room_for(self._capacity)
+        old, self._capacity = self._capacity, capacity(self._capacity, self._max_length)
         for store in (self._keys, self._values):
             for layer, full in enumerate(store):
                 rows = full.reshape([-1, old, self._shape.head_dim])

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 from alignment.errors import UserError
 
-WEIGHT_TYPES = ("float32", "bfloat16", "int8")
+TYPE_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
+WEIGHT_TYPES = tuple(TYPE_BYTES)
+ROWS_ON_DEVICE = 2048
+"""``max_rows`` on a GPU, which a few hundred do not keep busy."""
 KV_TYPES = ("float32", "bfloat16")
 _UNITS = {"": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
 

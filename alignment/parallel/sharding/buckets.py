@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from math import prod
 
 import paddle
 
 from alignment.architecture.parts import even_cut
-
-BUCKET_BYTES = 25 << 20
-"""Large enough for the network's full speed, small enough for the buffer not to matter."""
+from alignment.parallel.sharding.message_cuts import cut_buckets
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,19 +77,15 @@ class RowBucket:
         return sum((stop - start) * prod(shape[1:]) for (start, stop), shape in spans)
 
 
-def make_buckets(parameters: Mapping[str, paddle.Tensor], *, pieces: int, limit: int = BUCKET_BYTES) -> list[RowBucket]:
-    """Group ``parameters``, in order, into buckets of one dtype and about ``limit`` bytes."""
-    buckets: list[dict[str, tuple[int, ...]]] = []
-    held, last = 0, None
+def make_buckets(parameters: Mapping[str, paddle.Tensor], *, pieces: int, limit: int | None = None) -> list[RowBucket]:
+    """Group ``parameters``, in order, into buckets of one dtype and about ``limit`` bytes (see ``cut_buckets``)."""
     for name, parameter in parameters.items():
         assert parameter.shape, f"{name} has no axis to split"
-        size = int(parameter.size) * parameter.element_size()
-        if parameter.dtype != last or held + size > limit:
-            buckets.append({})
-            held, last = 0, parameter.dtype
-        buckets[-1][name] = tuple(parameter.shape)
-        held += size
-    return [RowBucket(shapes, pieces) for shapes in buckets]
+    return [
+        RowBucket({name: tuple(parameter.shape) for name, parameter in bucket}, pieces)
+        for _, same in groupby(parameters.items(), key=lambda item: item[1].dtype)
+        for bucket in cut_buckets(same, lambda item: int(item[1].size) * item[1].element_size(), limit)
+    ]
 
 
 def _concat(parts: Iterable[paddle.Tensor], dtype: str) -> paddle.Tensor:

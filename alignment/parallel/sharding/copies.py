@@ -8,12 +8,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 import paddle
 
 from alignment.architecture.parts import Part
+from alignment.parallel.sharding import message_cuts
 from alignment.parallel.sharding.buckets import make_buckets
 from alignment.parallel.tensor.regions import sum_over_copies
 from alignment.parallel.topology import Topology
-
-_CHUNK = 1 << 22
-"""Elements squared at a time in float64."""
 
 
 class GradientCopies:
@@ -51,7 +49,8 @@ class GradientCopies:
                 groups[copies][name] = rows[name]
         for copies, found in sorted(groups.items()):
             for bucket in make_buckets(found, pieces=1):
-                flat = bucket.pack(found, rows[next(iter(bucket.shapes))].dtype)
+                own = {name: found[name] for name in bucket.shapes}
+                flat = bucket.pack(own, next(iter(own.values())).dtype)
                 rows |= bucket.split(sum_over_copies(flat, self._tensor, copies=copies)[0], 0)
         for name in self._tied:
             if name in parameters:
@@ -75,6 +74,8 @@ def sum_of_squares(tensors: Iterable[paddle.Tensor]) -> paddle.Tensor:
     sums = [paddle.zeros([1], "float64")]
     for tensor in tensors:
         flat = tensor.reshape([-1])
-        for start in range(0, flat.shape[0], _CHUNK):
-            sums.append(flat[start : start + _CHUNK].astype("float64").square().sum().reshape([1]))
+        for start in range(0, flat.shape[0], message_cuts.SQUARED_AT_ONCE):
+            sums.append(
+                flat[start : start + message_cuts.SQUARED_AT_ONCE].astype("float64").square().sum().reshape([1])
+            )
     return paddle.add_n(sums)

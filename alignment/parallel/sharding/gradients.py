@@ -13,7 +13,8 @@ from functools import partial
 import paddle
 
 from alignment.parallel.comms.group import ALONE, Group
-from alignment.parallel.sharding.buckets import BUCKET_BYTES, RowBucket, make_buckets
+from alignment.parallel.sharding.buckets import RowBucket, make_buckets
+from alignment.parallel.sharding.message_cuts import cut_sections
 from alignment.parallel.sharding.units import Unit
 from alignment.parallel.topology import Topology
 
@@ -149,18 +150,16 @@ class _Section:
 
     def __init__(self, parameters: Mapping[str, paddle.Tensor], *, pieces: int) -> None:
         self.names = tuple(parameters)
-        self.buckets = make_buckets(parameters, pieces=pieces, limit=BUCKET_BYTES)
+        self.buckets = make_buckets(parameters, pieces=pieces)
 
 
 def _make_sections(parameters: Mapping[str, paddle.Tensor], units: Sequence[Unit], *, pieces: int) -> list[_Section]:
     """Return sections of at least a bucket's size, starting from the model's last unit."""
-    sections, left, names, size = [], dict(parameters), {}, 0
-    for unit in reversed(units):
-        for name in unit.names:
-            if name in left:
-                names[name] = left.pop(name)
-                size += int(names[name].size) * names[name].element_size()
-        if size >= BUCKET_BYTES:
-            sections.append(_Section(names, pieces=pieces))
-            names, size = {}, 0
-    return [*sections, _Section(names, pieces=pieces)] if names else sections
+    left = dict(parameters)
+    own = [{name: left.pop(name) for name in unit.names if name in left} for unit in reversed(units)]
+    sections = cut_sections([unit for unit in own if unit], _num_bytes)
+    return [_Section({k: v for unit in section for k, v in unit.items()}, pieces=pieces) for section in sections]
+
+
+def _num_bytes(unit: Mapping[str, paddle.Tensor]) -> int:
+    return sum(int(parameter.size) * parameter.element_size() for parameter in unit.values())

@@ -16,7 +16,7 @@ from paddle import nn
 
 from alignment.architecture.parts import Part, even_cut
 from alignment.parallel.comms.group import ALONE
-from alignment.parallel.sharding.buckets import BUCKET_BYTES, make_buckets
+from alignment.parallel.sharding.buckets import make_buckets
 from alignment.parallel.sharding.copies import GradientCopies, sum_of_squares
 from alignment.parallel.sharding.gradients import GradientReducer, wide_dtype
 from alignment.parallel.sharding.stage3 import SlicedWeights, new_parameter
@@ -131,7 +131,7 @@ class ParameterShards:
                 paddle.assign(self.parameters[name].astype(self._trained[name].dtype), self._trained[name])
 
     def _gather_weights(self) -> None:
-        for bucket in make_buckets(self._trained, pieces=self._group.size, limit=BUCKET_BYTES):
+        for bucket in make_buckets(self._trained, pieces=self._group.size):
             dtype = self._trained[next(iter(bucket.shapes))].dtype
             pieces = self._group.gather(bucket.pack_rows(self.parameters, self._group.index, dtype), "weights")
             for name, whole in bucket.join(pieces).items():

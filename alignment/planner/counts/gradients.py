@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from alignment.architecture.layout import Layout
+from alignment.parallel.sharding import message_cuts
+from alignment.planner.counts.operators import FLOAT
 from alignment.planner.counts.shapes import Held, count_layers
 
-FLOAT = 4
-_SQUARED = (1 << 22) * 2 * 8
-"""Working memory of ``parallel.sharding.copies.sum_of_squares``: 2**22 numbers and their squares in float64."""
+_SQUARE_BYTES = 2 * 8
+"""A number and its square in float64, for the norm."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,8 @@ class Section:
     """Bytes when its last gradient has been computed: all gradients and the buffers of the first message."""
     layers: int
     """Number of layers."""
+    last: int
+    """Elements of its last unit, whose weights are whole until the last gradient has come."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +71,13 @@ class Gradients:
         for units in self.held.sections(self.item):
             gradients = sum(part.size for unit in units for part in unit) * FLOAT
             buffer = min(gradients, self._buffer)
-            found.append(Section(pending=gradients + buffer, layers=sum(map(count_layers, units))))
+            found.append(
+                Section(
+                    pending=gradients + buffer,
+                    layers=sum(map(count_layers, units)),
+                    last=sum(p.size for p in units[-1]),
+                )
+            )
         return found
 
     @cached_property
@@ -87,7 +96,7 @@ class Gradients:
         """The peak between the last micro-batch and the step: messages, or squares for the norm."""
         if not self.are_taken:
             return self.between_batches + self.held.largest * FLOAT
-        squares = min(self.held.largest * 16, _SQUARED)
+        squares = min(self.held.largest, message_cuts.SQUARED_AT_ONCE) * _SQUARE_BYTES
         return max(self.between_batches + self._buffer, self.for_update + squares, self._publishing)
 
     @cached_property

@@ -7,10 +7,8 @@ from functools import cached_property
 
 from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.parts import even_cut
+from alignment.ops.pieces import tokens_at_once
 from alignment.planner.counts.operators import FLOAT
-
-LOGIT_BYTES, DEVICE_LOGIT_BYTES = 64 << 20, 512 << 20
-"""The same as in ``ops.head_product``, which needs Paddle: limits for logits computed at once on a CPU and a GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +32,7 @@ class Head:
     def _logits(self) -> int:
         """Bytes of the float32 logits computed at once."""
         one = self._columns * FLOAT
-        limit = LOGIT_BYTES if self.item == FLOAT else DEVICE_LOGIT_BYTES
-        return min(self.targets, max(1, limit // one)) * one
+        return min(self.targets, tokens_at_once(self._columns, on_device=self.item < FLOAT)) * one
 
     @cached_property
     def in_pieces(self) -> bool:

@@ -10,11 +10,8 @@ from functools import cached_property
 
 from alignment.architecture.cuts import layer_sizes
 from alignment.architecture.decoder_config import DecoderConfig
+from alignment.ops import pieces
 
-SCORE_BYTES = 64 << 20
-"""The same as in ``ops.attention``, which needs Paddle: the limit for scores computed at once."""
-QUERY_TILE = 48
-"""The same as in ``csrc/core/training_kernels.h``: queries whose scores compiled attention holds at once."""
 FLOAT = 4
 _INDEX = 8
 
@@ -172,7 +169,7 @@ class PaddleOperators:
     def _piece(self) -> int:
         """W of the heads computed at once."""
         one = self._sizes.heads // self._sizes.kv_heads * self._sizes.length**2 * FLOAT
-        return min(self._weights, max(1, SCORE_BYTES // one) * one)
+        return min(self._weights, pieces.heads_at_once(one) * one)
 
     @cached_property
     def _in_pieces(self) -> bool:
@@ -223,7 +220,7 @@ class NativeOperators:
     def scratch(self, threads: int) -> int:
         """Return, per thread, keys, values and gradients of one head of a row, and scores and their gradients."""
         s = self._sizes
-        one = s.length * (5 * s.config.head_dim + 2 * QUERY_TILE) * FLOAT
+        one = s.length * (5 * s.config.head_dim + 2 * pieces.QUERY_TILE) * FLOAT
         return min(threads, s.rows * s.kv_heads) * one
 
 

@@ -13,9 +13,7 @@ from alignment.architecture.families import EMBEDDING
 from alignment.architecture.family import LAYERS
 from alignment.architecture.layout import Layout
 from alignment.architecture.parts import Part, even_cut
-
-BUCKET_BYTES = 25 << 20
-"""The same as in ``parallel.sharding.buckets``, which needs Paddle; a test compares the two."""
+from alignment.parallel.sharding.message_cuts import cut_buckets, cut_sections
 
 
 @dataclass(frozen=True)
@@ -61,28 +59,17 @@ class Held:
         return list(units.values())
 
     def sections(self, item: int) -> list[list[list[Part]]]:
-        """Return the runs of units, from the last unit, whose gradients are reduced together.
-
-        Each has at least ``BUCKET_BYTES`` at ``item`` bytes per element, except the last.
-        """
-        sections: list[list[list[Part]]] = []
-        current: list[list[Part]] = []
-        for unit in reversed(self.units):
-            current.append(unit)
-            if sum(map(_size, current)) * item >= BUCKET_BYTES:
-                sections.append(current)
-                current = []
-        return [*sections, current] if current else sections
+        """Return the runs of units, from the last unit, whose gradients of ``item`` bytes are reduced together."""
+        return cut_sections(reversed(self.units), lambda unit: _size(unit) * item)
 
     def largest_bucket(self, item: int) -> int:
         """Return the elements of the largest message buffer, which holds at least one tensor."""
-        largest = 0
-        for section in self.sections(item):
-            held = 0
-            for part in (part for unit in section for part in unit):
-                held = part.size if (held + part.size) * item > BUCKET_BYTES else held + part.size
-                largest = max(largest, held)
-        return largest
+        messages = [
+            message
+            for section in self.sections(item)
+            for message in cut_buckets((part for unit in section for part in unit), lambda part: part.size * item)
+        ]
+        return max(map(_size, messages), default=0)
 
 
 def count_layers(unit: Sequence[Part]) -> int:

@@ -12,7 +12,7 @@ from alignment.generation.eager.eager_engine import EagerEngine
 from alignment.generation.engine import Engine, GenerationOptions
 from alignment.generation.engine_placement import EnginePlacement
 from alignment.generation.fused.fused_engine import FusedEngine
-from alignment.generation.fused.fused_settings import FusedSettings
+from alignment.generation.fused.fused_settings import ROWS_ON_DEVICE, TYPE_BYTES, FusedSettings
 from alignment.models.folders.sequence_ends import sequence_ends
 from alignment.rollout.rollout_weights import RolloutWeights, rollout_parts, rollout_placement
 from alignment.rollout.team_engine import TeamEngine
@@ -22,9 +22,6 @@ from alignment.runs.on_policy.roles import Roles
 from alignment.telemetry import log
 from alignment.training.learner import Learner
 
-_BYTES = {"float32": 4, "bfloat16": 2}
-_ROWS_ON_DEVICE = 2048
-"""Prompt tokens per pass on a GPU, which a few hundred would not keep busy."""
 _OF_FUSED_ENGINE = ("rollout_weight_type", "rollout_kv_type", "rollout_kv_memory")
 
 
@@ -108,12 +105,12 @@ def fused_settings(
     kv_type = on_policy.rollout_kv_type or trained
     blocks = -(-length // FusedSettings().block_tokens) + 1
     kv_heads = max(1, config.num_key_value_heads // placement.tensor.size)
-    token = 2 * config.num_hidden_layers * kv_heads * config.head_dim * _BYTES[kv_type]
+    token = 2 * config.num_hidden_layers * kv_heads * config.head_dim * TYPE_BYTES[kv_type]
     return FusedSettings(
         num_slots=rows,
         kv_memory=on_policy.rollout_kv_memory or rows * blocks * FusedSettings().block_tokens * token,
         max_length=length,
-        max_rows=FusedSettings().max_rows if device == "cpu" else _ROWS_ON_DEVICE,
+        max_rows=FusedSettings().max_rows if device == "cpu" else ROWS_ON_DEVICE,
         weight_type=on_policy.rollout_weight_type or trained,
         kv_type=kv_type,
         threads=num_threads(),

@@ -7,7 +7,7 @@ import paddle
 import pytest
 
 from alignment.errors import UserError
-from alignment.generation.eager import kv_cache
+from alignment.generation.eager import room
 from alignment.generation.eager.eager_engine import EagerEngine
 from alignment.generation.engine import GenerationOptions
 from alignment.generation.random_numbers import uniform
@@ -102,7 +102,7 @@ def test_cache_growth_changes_nothing(monkeypatch):
     model = build()
     options = GenerationOptions(max_new_tokens=40)
     whole = generate(model, PROMPTS, options)
-    monkeypatch.setattr(kv_cache, "_PAGE", 1)
+    monkeypatch.setattr(room, "PAGE", 1)
     paged = generate(model, PROMPTS, options)
     assert [a.token_ids.tolist() for a in paged] == [a.token_ids.tolist() for a in whole]
 

@@ -7,7 +7,7 @@ import paddle
 import pytest
 
 from alignment.models.decoder.split_vocabulary import VocabularyShare, split_argmax, split_logprobs
-from alignment.ops import head_product
+from alignment.ops import pieces
 from alignment.ops.head_product import HeadProduct
 from alignment.ops.token_logprobs import head_logprobs
 from alignment.parallel.comms.group import ALONE
@@ -38,7 +38,7 @@ def gradients(compute, dtype="float64", transposed=False, **options):
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-5)])
 @pytest.mark.parametrize("options", [{"with_entropy": True}, {"temperature": 0.6, "with_entropy": True}, {}])
 def test_equal_to_the_whole_head(monkeypatch, logit_bytes, transposed, dtype, tolerance, options):
-    monkeypatch.setattr(head_product, "LOGIT_BYTES", logit_bytes)
+    monkeypatch.setattr(pieces, "LOGIT_BYTES", logit_bytes)
     found = gradients(
         lambda *given, **more: split_logprobs(*given, share=ALL, **more), dtype, transposed=transposed, **options
     )
@@ -50,7 +50,7 @@ def test_equal_to_the_whole_head(monkeypatch, logit_bytes, transposed, dtype, to
 
 
 def test_logits_in_several_pieces_are_not_kept(monkeypatch):
-    monkeypatch.setattr(head_product, "LOGIT_BYTES", 4 * 13 * 3)
+    monkeypatch.setattr(pieces, "LOGIT_BYTES", 4 * 13 * 3)
     made = []
     compute = HeadProduct.logits
     monkeypatch.setattr(

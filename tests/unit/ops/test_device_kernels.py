@@ -8,7 +8,7 @@ import numpy as np
 import paddle
 import pytest
 
-from alignment.ops import attention, device_kernels
+from alignment.ops import device_kernels, pieces
 from alignment.ops.attention import causal_attention, decode_attention
 from alignment.ops.head_layout import HeadLayout
 from alignment.ops.rms_norm import rms_norm, rms_norm_inference
@@ -126,7 +126,7 @@ def test_the_activation_is_one_kernel(monkeypatch):
 
 @pytest.mark.parametrize("key_bytes", [512 << 20, 4 * 7 * 8 * 2, 1])
 def test_a_step_in_half_precision_rounds_only_what_attention_gives(monkeypatch, key_bytes):
-    monkeypatch.setattr(attention, "_WIDE_KEY_BYTES", key_bytes)
+    monkeypatch.setattr(pieces, "WIDE_KEY_BYTES", key_bytes)
     generator = np.random.default_rng(0)
     q, keys, values = (draw(5, n, 8, seed=n).detach() for n in (3, 7, 7))
     mask = paddle.to_tensor(np.where(generator.random((5, 3, 7)) < 0.3, np.float32(-1e30), np.float32(0)))

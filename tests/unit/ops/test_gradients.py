@@ -7,7 +7,7 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 
-from alignment.ops import attention, head_product
+from alignment.ops import pieces
 from alignment.ops.attention import causal_attention
 from alignment.ops.head_layout import HeadLayout
 from alignment.ops.linear import linear
@@ -112,7 +112,7 @@ def plain_attention(q, k, v, *, lengths, group, window):
 @pytest.mark.parametrize("window", [None, 3])
 @pytest.mark.parametrize("score_bytes", [64 << 20, 1000])
 def test_causal_attention(monkeypatch, lengths, kv_heads, window, score_bytes):
-    monkeypatch.setattr(attention, "_SCORE_BYTES", score_bytes)
+    monkeypatch.setattr(pieces, "SCORE_BYTES", score_bytes)
     layout = HeadLayout.build(np.array(lengths), num_heads=4, num_kv_heads=kv_heads, dtype="float64", window=window)
     tokens = sum(lengths)
     q, k, v = draw(tokens, 16), draw(tokens, kv_heads * 4, seed=1), draw(tokens, kv_heads * 4, seed=2)
@@ -123,7 +123,7 @@ def test_causal_attention(monkeypatch, lengths, kv_heads, window, score_bytes):
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("logit_bytes", [64 << 20, 4 * 11 * 3])
 def test_head_logprobs_and_entropy(monkeypatch, transposed, logit_bytes):
-    monkeypatch.setattr(head_product, "LOGIT_BYTES", logit_bytes)
+    monkeypatch.setattr(pieces, "LOGIT_BYTES", logit_bytes)
     hidden, weight = draw(7, 6), draw(*((11, 6) if transposed else (6, 11)), seed=1)
     targets = paddle.to_tensor([0, 10, 3, 3, 7, 1, 5])
     ours = head_logprobs(hidden, weight, targets, transposed=transposed, temperature=0.7, with_entropy=True)
@@ -135,10 +135,10 @@ def test_head_logprobs_and_entropy(monkeypatch, transposed, logit_bytes):
 def test_head_without_entropy_returns_none(monkeypatch):
     hidden, weight, targets = draw(4, 6), draw(6, 11, seed=1), paddle.to_tensor([1, 2, 3, 4])
     whole = head_logprobs(hidden, weight, targets)
-    monkeypatch.setattr(head_product, "LOGIT_BYTES", 4 * 11 * 2)
-    pieces = head_logprobs(hidden, weight, targets)
-    assert whole[1] is None and pieces[1] is None
-    assert_same([pieces[0]], [whole[0]], [hidden, weight])
+    monkeypatch.setattr(pieces, "LOGIT_BYTES", 4 * 11 * 2)
+    cut = head_logprobs(hidden, weight, targets)
+    assert whole[1] is None and cut[1] is None
+    assert_same([cut[0]], [whole[0]], [hidden, weight])
 
 
 def test_entropy_of_extreme_logits_is_finite():

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignment.ops import head_product, selection, token_logprobs
+from alignment.ops import pieces, selection, token_logprobs
 from alignment.ops.attention import causal_attention
 from alignment.ops.head_layout import HeadLayout
 from alignment.ops.native import sources, training_ops
@@ -227,7 +227,7 @@ def test_results_do_not_depend_on_the_number_of_threads(monkeypatch):
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("logit_bytes", [64 << 20, 4 * 2100 * 3])
 def test_head_logprobs_and_entropy(monkeypatch, transposed, temperature, logit_bytes):
-    monkeypatch.setattr(head_product, "LOGIT_BYTES", logit_bytes)
+    monkeypatch.setattr(pieces, "LOGIT_BYTES", logit_bytes)
     targets = paddle.to_tensor([0, 2099, 3, 3, 7, 1000, 5])
 
     def operator(hidden, weight):
@@ -283,7 +283,7 @@ def test_a_target_outside_of_the_vocabulary_is_refused():
 
 @pytest.mark.parametrize("logit_bytes", [64 << 20, 4 * 11 * 3])
 def test_a_graph_can_be_used_twice(monkeypatch, logit_bytes):
-    monkeypatch.setattr(head_product, "LOGIT_BYTES", logit_bytes)
+    monkeypatch.setattr(pieces, "LOGIT_BYTES", logit_bytes)
     hidden, weight = (
         paddle.to_tensor(draw(*shape).astype("float32"), stop_gradient=False) for shape in ((7, 6), (6, 11))
     )

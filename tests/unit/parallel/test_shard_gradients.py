@@ -4,7 +4,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from alignment.parallel.sharding import gradients as shard_gradients
+from alignment.parallel.sharding import message_cuts
 from alignment.parallel.sharding.gradients import GradientReducer
 from alignment.parallel.sharding.units import find_units
 from alignment.parallel.topology import Topology
@@ -64,7 +64,7 @@ def test_reducing_section_by_section_gives_the_same(monkeypatch):
     for factor in (1.0, 0.5):
         _run(model, factor)
     want = {name: value.numpy() for name, value in reducer.finish().items()}
-    monkeypatch.setattr(shard_gradients, "BUCKET_BYTES", 40)
+    monkeypatch.setattr(message_cuts, "BUCKET_BYTES", 40)
     other = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
     other.set_state_dict(model.state_dict())
     arrived = []

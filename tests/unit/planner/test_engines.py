@@ -6,17 +6,13 @@ import numpy as np
 import pytest
 
 from alignment.architecture.layout import Layout
-from alignment.generation.eager import forward, kv_cache
 from alignment.generation.eager.kv_cache import CacheShape, KVCache
 from alignment.generation.engine_placement import WHOLE_MODEL
 from alignment.generation.fused.fused_model import FusedModel
-from alignment.generation.fused.fused_settings import FusedSettings
-from alignment.ops import attention
+from alignment.generation.fused.fused_settings import ROWS_ON_DEVICE, FusedSettings
 from alignment.ops.native.library import load_core
-from alignment.planner import engines
 from alignment.planner.engines import EagerMemory, FusedMemory, engine_memory
 from alignment.planner.rollout import PlannedRollout
-from alignment.runs.on_policy import engines as rollout_engines
 from tests.emulated import emulated_kernels
 from tests.unit.planner.jobs import make_config, make_job
 
@@ -141,7 +137,7 @@ def test_the_fused_engine_of_a_gpu_holds_what_is_counted_on_the_device(weight_ty
         kv_memory=memory.standing["key-value cache"],
         weight_type=weight_type,
         kv_type="bfloat16",
-        max_rows=engines.ROWS_ON_DEVICE,
+        max_rows=ROWS_ON_DEVICE,
     )
     real = emulated_kernels().pack(config, settings, WHOLE_MODEL)
     assert sum(memory.standing.values()) == pytest.approx(real.num_bytes, rel=0.1)
@@ -150,11 +146,3 @@ def test_the_fused_engine_of_a_gpu_holds_what_is_counted_on_the_device(weight_ty
 
 def test_a_limit_of_the_keys_and_values_holds():
     assert FusedMemory(place_of(make_job(rollout_kv_memory="4KiB"))).standing_on_host["key-value cache"] == 4096
-
-
-def test_constants_are_those_of_the_engines():
-    assert engines.PROMPT_TOKENS == forward._PROMPT_TOKENS
-    assert engines.ROWS_ON_DEVICE == rollout_engines._ROWS_ON_DEVICE
-    assert engines.DEVICE_PROMPT_TOKENS == forward._DEVICE_PROMPT_TOKENS
-    assert engines.WIDE_KEY_BYTES == attention._WIDE_KEY_BYTES
-    assert (engines.PAGE, engines.MULTIPLE) == (kv_cache._PAGE, kv_cache._MULTIPLE)

@@ -6,7 +6,7 @@ import pytest
 
 from alignment.architecture.layout import Layout
 from alignment.architecture.pipeline_schedule import Compute, build_schedule, events_of
-from alignment.planner.counts import shapes
+from alignment.parallel.sharding import message_cuts
 from alignment.planner.counts.head import Head, NativeHead
 from alignment.planner.models import place_models
 from alignment.planner.update import STEP, update_moments
@@ -70,7 +70,7 @@ def test_a_split_vocabulary_has_no_compiled_logits():
 
 
 def test_sections_give_up_their_layers_one_after_the_other(monkeypatch):
-    monkeypatch.setattr(shapes, "BUCKET_BYTES", 1)
+    monkeypatch.setattr(message_cuts, "BUCKET_BYTES", 1)
     job = make_job(policy=make_config(num_hidden_layers=6))
     placed = place_models(job, Layout(sharding=2, sharding_stage=2), 0)["policy"]
     found = [m for m in update_moments(placed) if m.name == "gradients of some layers"]
@@ -78,6 +78,15 @@ def test_sections_give_up_their_layers_one_after_the_other(monkeypatch):
     # Norm and head, six layers, the embedding.
     assert len(found) == 9 and kept == sorted(kept, reverse=True)
     assert all(moment.gradients >= placed.held.rows * 4 for moment in found)
+    assert {moment.gathered for moment in found} == {0}
+
+
+def test_stage_3_has_the_unit_whole_whose_last_gradient_completes_a_section(monkeypatch):
+    monkeypatch.setattr(message_cuts, "BUCKET_BYTES", 1)
+    placed = place_models(make_job(), Layout(sharding=2, sharding_stage=3), 0)["policy"]
+    found = [m.gathered for m in update_moments(placed) if m.name == "gradients of some layers"]
+    layer = 64 * (64 + 2 * 32 + 64) + 3 * 64 * 172 + 2 * 64
+    assert found == [size * placed.job.item for size in (1003 * 64, 64, *[layer] * 4, 1003 * 64)]
 
 
 def test_only_the_step_needs_no_activations():

@@ -14,12 +14,10 @@ from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.initialise import draw_weights
 from alignment.models.decoder.logprobs import policy_logprobs, token_values
 from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
-from alignment.ops import attention, head_product
+from alignment.ops import pieces
 from alignment.ops.native.library import find_core
 from alignment.ops.rotary import PositionTables
 from alignment.ops.selection import native_ops_enabled, use_native_ops
-from alignment.planner.counts import head as planner_head
-from alignment.planner.counts import operators
 from alignment.planner.counts.activations import Pass
 from alignment.planner.counts.head import Head, NativeHead
 from alignment.records import TokenBatch
@@ -120,8 +118,7 @@ def test_a_training_pass_needs_what_is_counted(shape, recompute, native):
 
 def test_attention_of_many_scores_needs_what_is_counted(native, monkeypatch):
     config = make_config(**WIDE)
-    for module, name in ((attention, "_SCORE_BYTES"), (operators, "SCORE_BYTES")):
-        monkeypatch.setattr(module, name, 1 << 20)
+    monkeypatch.setattr(pieces, "SCORE_BYTES", 1 << 20)
     step = one_pass(config, native=native, length=400)
     assert measure_critic(config, length=400) == pytest.approx(step.kept(4) + step.going_back, rel=0.03)
 
@@ -157,8 +154,7 @@ def test_reading_prompts_needs_what_is_counted(shape, native):
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("with_entropy", [False, True])
 def test_the_head_needs_what_is_counted(piece_bytes, with_entropy, temperature, native, monkeypatch):
-    for module, name in ((head_product, "LOGIT_BYTES"), (planner_head, "LOGIT_BYTES")):
-        monkeypatch.setattr(module, name, piece_bytes)
+    monkeypatch.setattr(pieces, "LOGIT_BYTES", piece_bytes)
     # Three pieces of the same size.
     config = make_config(vocab_size=43_690, num_hidden_layers=1)
     step = one_pass(config, native=native)
@@ -186,12 +182,8 @@ def test_threads_of_compiled_operators_have_their_own_working_memory():
     assert native.scratch(100) == 12 * one
 
 
-def test_pieces_are_as_large_as_those_of_the_operators(repo_root):
-    header = (repo_root / "csrc/core/training_kernels.h").read_text()
-    assert f"QUERY_TILE = {operators.QUERY_TILE};" in header
-    assert operators.SCORE_BYTES == attention._SCORE_BYTES
-    assert planner_head.LOGIT_BYTES == head_product.LOGIT_BYTES
-    assert planner_head.DEVICE_LOGIT_BYTES == head_product.DEVICE_LOGIT_BYTES
+def test_a_tile_of_queries_is_that_of_the_compiled_operators(repo_root):
+    assert f"QUERY_TILE = {pieces.QUERY_TILE};" in (repo_root / "csrc/core/training_kernels.h").read_text()
 
 
 def test_sequence_parallelism_keeps_less():

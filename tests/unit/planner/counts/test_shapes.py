@@ -10,10 +10,9 @@ from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.placement import Placement
 from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
 from alignment.parallel.comms.group import Group
-from alignment.parallel.sharding import buckets as shard_buckets
+from alignment.parallel.sharding import message_cuts
 from alignment.parallel.sharding.gradients import _make_sections
 from alignment.parallel.sharding.units import find_units
-from alignment.planner.counts import shapes
 from alignment.planner.counts.shapes import Held, count_layers, model_elements, stage_layers
 from tests.unit.planner.jobs import make_config
 
@@ -76,8 +75,7 @@ def test_rows_are_the_first_piece_of_every_tensor(pieces):
 @pytest.mark.parametrize("limit", [1, 100_000, 400_000, 10**9])
 @pytest.mark.parametrize("kind", ["causal", "score"])
 def test_sections_and_buckets_are_those_of_the_reducer(kind, limit, monkeypatch):
-    monkeypatch.setattr(shapes, "BUCKET_BYTES", limit)
-    monkeypatch.setattr("alignment.parallel.sharding.gradients.BUCKET_BYTES", limit)
+    monkeypatch.setattr(message_cuts, "BUCKET_BYTES", limit)
     model = build(CONFIGS["llama"], kind, Layout(), 0)
     held = Held.of(CONFIGS["llama"], kind, Layout(), 0)
     real = _make_sections(dict(model.named_parameters()), find_units(model), pieces=1)
@@ -92,7 +90,3 @@ def test_the_largest_bucket_is_as_long_as_the_reducers():
     real = _make_sections(dict(model.named_parameters()), find_units(model), pieces=1)
     longest = max(bucket.length for section in real for bucket in section.buckets)
     assert Held.of(config, "causal", Layout(), 0).largest_bucket(4) == longest
-
-
-def test_the_bound_of_a_message_is_that_of_sharding():
-    assert shapes.BUCKET_BYTES == shard_buckets.BUCKET_BYTES
