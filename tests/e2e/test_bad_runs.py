@@ -212,7 +212,7 @@ def test_a_disk_that_is_really_full(sft_arguments, tmp_path):
         assert left_behind(disk / "out") == ["checkpoint-2"]
         assert incompleteness(disk / "out" / "checkpoint-2") is None
         again = run_here("sft", {**made, "output_dir": disk / "other"}, tmp_path)
-        message_of(again, f"{disk}/other", "MiB free", "Free some space")
+        message_of(again, f"{disk}/other", "MiB are free", "Free some space")
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 
