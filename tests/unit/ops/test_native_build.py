@@ -272,6 +272,7 @@ def test_the_cuda_kernels_are_built_by_nvcc_or_the_reason_is_one_line(tmp_path, 
     says = "built but cannot be loaded" if has_cublas else "compiling the CUDA kernels failed: error: no cublasLt.h"
     assert line.startswith("error: ") and says in line
     assert [path.name.partition("-")[0] for path in cached(tmp_path)] == (["cuda"] if has_cublas else [])
-    monkeypatch.setattr(kinds, "_NVCC_PLACES", ("no-nvcc-here",))
+    nvcc.write_text("no program at all")
+    monkeypatch.setattr(kinds, "_NVCC_PLACES", ("no-nvcc-here", str(nvcc)))
     found = find_cuda.__wrapped__()
     assert found.library is None and found.reason.startswith("no prebuilt library beside the package; ")

@@ -23,7 +23,10 @@ def find_nvcc() -> Compiler:
         program = shutil.which(place)
         if program is None:
             continue
-        done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=_SECONDS)
+        try:
+            done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=_SECONDS)
+        except (OSError, subprocess.TimeoutExpired):
+            continue
         releases = [line for line in done.stdout.splitlines() if "release" in line]
         if done.returncode == 0 and releases:
             return Compiler(program, releases[0])
