@@ -117,7 +117,7 @@ def test_what_paddlenlp_computes_in_another_way_is_refused(kind):
     ("keys", "message"),
     [
         ({"rope_scaling_type": "yarn"}, "rope_scaling_type 'yarn' is not supported .kinds: linear, dynamic_ntk, ntk"),
-        ({"rope_scaling_type": "linear", "model_type": "qwen2"}, "of a 'qwen2' model: PaddleNLP ignores it"),
+        ({"rope_scaling_type": "linear", "model_type": "qwen2"}, "in a 'qwen2' model: PaddleNLP ignores it"),
         ({"rope_scaling_type": "linear", "rope_scaling_factor": "x"}, "a number of at least 1, found 'x'"),
         ({"rope_scaling_type": "ntk", "rope_scaling_factor": 2.0, "num_attention_heads": 4}, "needs the sizes"),
     ],
