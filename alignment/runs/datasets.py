@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from alignment.data.encode import EncodeOptions
 from alignment.data.encoded.build import Encoding
+from alignment.data.encoded.overlap import describe_overlap
 from alignment.data.encoded.tokenized import TokenizedDataset
 from alignment.data.ledger import Ledger
 from alignment.data.raw.dataset_spec import Datasets, parse_datasets
@@ -130,8 +131,6 @@ def report_ledgers(launch: Launch, datasets: Mapping[str, TokenizedDataset | Non
             log.info(f"{used}; left out or changed: {dataset.ledger.summary()}")
             for source, note in dataset.ledger.notes():
                 log.info(f"{name}, {source}: {note}")
-    if launch.topology.is_main:
-        _warn_unknown(present)
     _warn_unused_keys(launch, list(present.values()))
     rows = [
         (role, row.dataset, row.reason, row.effect, row.count, ", ".join(map(str, row.examples)))
@@ -142,15 +141,22 @@ def report_ledgers(launch: Launch, datasets: Mapping[str, TokenizedDataset | Non
         print_table("rows left out or changed", ["role", "dataset", "reason", "effect", "rows", "for example"], rows)
     accounts: dict[str, Any] = {role: ledger.as_dict() for role, ledger in ledgers.items()}
     if launch.topology.is_main:
+        for role, warning in _warnings(present):
+            log.warn(f"{role}: {warning}")
+            name = next(name for name in accounts if role in name.split(" and "))
+            accounts[name].setdefault("warnings", []).append(warning)
         replace_file(launch.output_dir / LEDGER_FILE, json.dumps(accounts, indent=1))
 
 
-def _warn_unknown(datasets: Mapping[str, TokenizedDataset]) -> None:
-    """Warn of text that the tokenizer does not know, for which the model is trained on its unknown token."""
+def _warnings(datasets: Mapping[str, TokenizedDataset]) -> Iterator[tuple[str, str]]:
+    """Yield (role, warning) for text that the tokenizer does not know, and for evaluation on what is trained on."""
     for role, dataset in datasets.items():
         unknown = dataset.describe_unknown()
         if unknown is not None:
-            log.warn(f"{role}: {unknown}")
+            yield role, unknown
+    overlap = describe_overlap(datasets["train"], datasets["eval"]) if "eval" in datasets else None
+    if overlap is not None:
+        yield "eval", f"{overlap}: the evaluation does not show how the model does on new prompts"
 
 
 def _warn_unused_keys(launch: Launch, datasets: Sequence[TokenizedDataset]) -> None:

@@ -89,7 +89,7 @@ def _account_rows(role: str, account: Mapping[str, Any]) -> list[LedgerSummary]:
     for dataset, lines in notes.items():
         sizes = account["datasets"].get(dataset, {})
         rows.append(LedgerSummary(role, dataset, *(_count(sizes.get(key)) for key in ("selected", "used")), lines))
-    return rows
+    return rows + [LedgerSummary(role, "all", "", "", [warning]) for warning in account.get("warnings", [])]
 
 
 def argument_rows(arguments: Any) -> list[tuple[str, str, str]]:

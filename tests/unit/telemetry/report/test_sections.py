@@ -52,6 +52,8 @@ def test_ledger_has_a_row_for_each_role_and_dataset():
         ("eval", "mine", "3", "3", []),
     ]
     assert ledger_rows(None) == []
+    warned = {"eval": {**LEDGER["eval"], "warnings": ["the same prompts"]}}
+    assert ledger_rows(warned)[1:] == [("eval", "all", "", "", ["the same prompts"])]
 
 
 def test_arguments_flat_or_grouped():

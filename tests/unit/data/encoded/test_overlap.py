@@ -1,0 +1,38 @@
+"""Evaluation rows that training holds too are counted by their prompts."""
+
+from __future__ import annotations
+
+import pytest
+
+from alignment.data import PreferenceDataset, PromptOnlyDataset, SupervisedDataset
+from alignment.data.encoded.overlap import describe_overlap
+
+ANSWERED = [{"input": "a", "answer": "b"}, {"input": "c", "answer": "d"}, {"input": "e", "answer": "f"}]
+PAIRS = [{**row, "other_answer": "g", "better": True} for row in ANSWERED]
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "expected"),
+    [
+        (SupervisedDataset, ANSWERED, " (1 with the same answer)"),
+        (PreferenceDataset, PAIRS, " (1 with the same answer)"),
+        (PromptOnlyDataset, ANSWERED, ""),
+    ],
+)
+def test_shared_prompts_are_counted_and_among_them_equal_rows(make_dataset, tokenizer, kind, rows, expected):
+    changed = {**rows[1], "answer": "x"}
+    training = kind(make_dataset(rows, "training"), tokenizer)
+    evaluation = kind(make_dataset([rows[0], changed, {**rows[0], "input": "h"}], "evaluation"), tokenizer)
+    said = describe_overlap(training, evaluation)
+    assert said == f"2 of 3 evaluation rows have a prompt that is trained on too{expected}"
+
+
+def test_nothing_is_said_of_rows_apart(make_dataset, tokenizer):
+    dataset = SupervisedDataset(make_dataset(ANSWERED), tokenizer)
+    assert describe_overlap(*dataset.split_train_test(1 / 3)) is None
+
+
+def test_a_split_of_pairs_with_one_prompt_is_told(make_dataset, tokenizer):
+    rows = [{**PAIRS[0], "other_answer": word} for word in "cdefgh"]
+    train, held_out = PreferenceDataset(make_dataset(rows), tokenizer).split_train_test(1 / 3)
+    assert describe_overlap(train, held_out) == "2 of 2 evaluation rows have a prompt that is trained on too"
