@@ -20,7 +20,9 @@ class DataArguments:
     on_overlong: Literal["drop", "left", "right", "error"] = "drop"
     """What to do with rows over the limit: drop, truncate left or right, or stop. The ledger counts them."""
     on_bad_row: Literal["drop", "error"] = "drop"
-    """What to do with empty texts and identical or tied pairs: drop and count, or stop. Wrong columns always stop."""
+    """What to do with empty or null texts, conversations without an answer, and identical or tied pairs: drop and
+    count, or stop. Wrong columns always stop.
+    """
     chat_template: Literal["none", "tokenizer"] = "none"
     """none: BEGINNING OF CONVERSATION: USER: ... ASSISTANT:; tokenizer: the tokenizer's own chat template."""
     input_template: str | None = None

@@ -19,6 +19,7 @@ from alignment.data.ledger import (
     NO_TARGET,
     SHORT_ANSWER,
     UNDESIRABLE,
+    BadRow,
 )
 from alignment.data.padding import mask_rows, pad_rows, row_lengths
 from alignment.data.raw.conversation import Conversation, conversation
@@ -106,6 +107,10 @@ def _conversation(row: Row) -> Conversation:
         )
     if forms in (["dialogue"], ["messages"]):
         return conversation(sample[forms[0]], tools)
+    if isinstance(sample.get("input"), list) and "answer" not in sample:
+        raise BadRow(
+            NO_TARGET, f"{row.place}: the conversation ends with the user's turn; it has no answer to train on"
+        )
     require_fields(sample, ("input", "answer"), kind="supervised", place=row.place)
     is_worse = sample.get("better") is False and sample.get("other_answer") is not None
     answer = sample["other_answer" if is_worse else "answer"]

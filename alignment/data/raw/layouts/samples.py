@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from alignment.data.ledger import BROKEN_DIALOGUE, DIFFERENT_PROMPTS, BadRow
-from alignment.data.raw.layouts.transcripts import check_prompt, is_transcript, read_transcript
+from alignment.data.ledger import BROKEN_DIALOGUE, DIFFERENT_PROMPTS, EMPTY_ANSWER, BadRow
+from alignment.data.raw.layouts.transcripts import check_prompt, is_transcript, lacks_answer, read_transcript
 from alignment.data.raw.layouts.turns import Message, dialogue_turns, is_turns, read_turns
 from alignment.errors import DataError
 from alignment.records import RawSample
@@ -58,7 +58,7 @@ def conversation_of(value: Any, place: object) -> RawSample:
 def sample_of(messages: Sequence[Message], place: object) -> RawSample:
     """Like ``conversation_of``, for messages."""
     if messages[-1]["role"] == "system":
-        raise DataError(f"{place}: the conversation ends with a system message")
+        raise BadRow(BROKEN_DIALOGUE, f"{place}: the conversation ends with a system message")
     if messages[-1]["role"] != "assistant":
         return RawSample(input=input_of(messages))
     if _is_plain(messages):
@@ -93,8 +93,7 @@ def pair_of(prompt: Any, chosen: Any, rejected: Any, place: object) -> RawSample
     """
     if chosen is None or rejected is None:
         return RawSample(input=prompt_of(prompt, place), answer=chosen, other_answer=rejected, better=True)
-    if _is_conversation(chosen) != _is_conversation(rejected):
-        raise DataError(f"{place}: the chosen and the rejected answer must both be strings or both message lists")
+    _check_kinds(prompt, {"chosen": chosen, "rejected": rejected}, place)
     if not _is_conversation(chosen):
         return _text_pair(prompt, chosen, rejected, place)
     before, first = _cut(chosen, f"{place}, chosen")
@@ -185,14 +184,32 @@ def _is_conversation(value: Any) -> bool:
     return is_turns(value) or isinstance(value, Mapping) or (isinstance(value, str) and is_transcript(value))
 
 
+def _check_kinds(prompt: Any, answers: Mapping[str, Any], place: object) -> None:
+    """Refuse answers of different kinds, empty ones, and transcripts in which the assistant says nothing."""
+    kinds = {_is_conversation(value) for value in answers.values()}
+    for name, value in answers.items():
+        if value in ([], ()):
+            raise BadRow(EMPTY_ANSWER, f"{place}: {name} is empty")
+        if isinstance(value, str) and lacks_answer(value) and (prompt is None or True in kinds):
+            raise BadRow(BROKEN_DIALOGUE, f"{place}: {name} holds no assistant turn, got {value!r:.60}")
+    if len(kinds) > 1:
+        said = " and ".join(
+            f"{name} is {'a conversation' if _is_conversation(value) else 'plain text'}"
+            for name, value in answers.items()
+        )
+        raise DataError(f"{place}: {said}; both must be of one kind")
+
+
 def _cut(value: Any, place: object) -> tuple[list[Message], str]:
     """Split off the last turn, which must be the assistant's; return the turns before it, and its text."""
     messages = read_transcript(value, place) if isinstance(value, str) else read_turns(value, place)
     last = messages[-1]
-    if isinstance(value, str) and last["role"] != "assistant":
-        raise BadRow(BROKEN_DIALOGUE, f"{place}: the last turn is not the assistant's")
-    if last["role"] != "assistant" or last.get("tool_calls"):
-        raise DataError(f"{place}: the last message must be the assistant's answer")
+    if last["role"] != "assistant":
+        raise BadRow(
+            BROKEN_DIALOGUE, f"{place} ends with a turn of the {last['role']}, not with the assistant's answer"
+        )
+    if last.get("tool_calls"):
+        raise DataError(f"{place}: the last message must be the assistant's answer, not a tool call")
     return messages[:-1], last["content"]
 
 

@@ -33,6 +33,11 @@ def is_transcript(text: str) -> bool:
     return head.startswith(("Human:", "### Human:")) and any(begin.match(text) for begin, _ in _FORMS)
 
 
+def lacks_answer(text: str) -> bool:
+    """Tell whether ``text`` begins as a transcript but holds no turn of the assistant."""
+    return text.lstrip().startswith(("Human:", "### Human:")) and not is_transcript(text)
+
+
 def read_transcript(text: str, place: object) -> list[Message]:
     """Return the messages of a transcript; the last one may be an empty answer.
 

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from alignment.data.ledger import BROKEN_DIALOGUE, NULL_FIELD, BadRow
 from alignment.errors import DataError
 
 Message = dict[str, Any]
@@ -38,8 +39,10 @@ def read_turns(value: Any, place: object) -> list[Message]:
     """Convert a list of turns to messages; ``place`` begins every error message."""
     if isinstance(value, Mapping):
         value = [value]
-    if not isinstance(value, (list, tuple)) or not value:
+    if not isinstance(value, (list, tuple)):
         raise DataError(f"{place} must be a list of messages, got {value!r:.60}")
+    if not value:
+        raise BadRow(BROKEN_DIALOGUE, f"{place} holds no messages")
     messages: list[Message] = []
     for number, turn in enumerate(value):
         messages += _read_turn(turn, number, f"{place}, message {number}")
@@ -68,10 +71,23 @@ def _read_turn(turn: Any, number: int, place: object) -> list[Message]:
         return [{"role": "user", "content": turn[0]}, {"role": "assistant", "content": turn[1]}]
     if not isinstance(turn, Mapping):
         raise DataError(f"{place}: expected {{'role', 'content'}} with text, got {turn!r:.80}")
+    _refuse_null_text(turn, place)
     turn = {key: held for key, held in turn.items() if held is not None}
     if "role" not in turn and "from" not in turn:
         return _read_pair(turn, place)
     return [_read_message(turn, place)]
+
+
+def _refuse_null_text(turn: Mapping[str, Any], place: object) -> None:
+    """Refuse a turn whose text is null, unless it calls a tool; tables fill other spellings with nulls."""
+    if turn.get("role") is None and turn.get("from") is None:
+        pairs = [pair for pair in _PAIR_KEYS if any(turn.get(key) is not None for key in pair)]
+        nulls = [key for pair in pairs for key in pair if key in turn and turn[key] is None]
+    else:
+        names = [key for key in ("content", "value") if key in turn]
+        nulls = [] if any(turn[key] is not None for key in names) else names[-1 if turn.get("role") is None else 0 :]
+    if nulls and not turn.get("tool_calls") and not turn.get("function_call"):
+        raise BadRow(NULL_FIELD, f"{place}: {nulls[0]!r} is null")
 
 
 def _read_pair(turn: Mapping[str, Any], place: object) -> list[Message]:

@@ -211,7 +211,7 @@ def test_transcripts_whose_turns_do_not_alternate_are_bad_rows(write_jsonl, toke
     rows = [PAIR, {"chosen": HH + rest, "rejected": HH + rest}]
     path = write_jsonl(rows)
     assert PreferenceDataset(f"jsonl::{path}", tokenizer).ledger.total("broken_dialogue") == 1
-    with pytest.raises(DataError, match="line 2.*(do not alternate|last turn is not the assistant's)"):
+    with pytest.raises(DataError, match="line 2.*(do not alternate|ends with a turn of the user)"):
         PreferenceDataset(f"jsonl::{path}", tokenizer, options=STOP)
 
 
@@ -288,7 +288,6 @@ def test_prompts_that_hold_none_are_kept(read, prompt):
         ([USER, {**SAYS_B, "train": True, "weight": 0}], "train, weight contradict"),
         ([USER, {**SAYS_B, "train_detail": [{"begin": 0}]}], "'train_detail' changes what is trained"),
         ([USER, {"role": "assistant", "tool_calls": [{"name": 3}]}], "a tool call must be"),
-        ([USER, SAYS_B, {"role": "system", "content": "s"}], "ends with a system message"),
     ],
 )
 def test_messages_that_are_not_understood_are_refused_by_name(read, messages, says):
@@ -355,3 +354,57 @@ def test_rows_of_several_layouts_stay_in_their_order_with_all_samples_of_a_tree(
         {"query": "q", "response": "r"},
     ]
     assert [sample["input"] for sample in read(*rows)] == ["x", ["a"], ["a", "b", "c"], "q"]
+
+
+TALK = "\n\nHuman: a\n\nAssistant: b"
+SYSTEM_LAST = [USER, SAYS_B, {"role": "system", "content": "c"}]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason", "says"),
+    [
+        ({"chosen": TALK, "rejected": "\n\nHuman: a"}, "broken_dialogue", "rejected holds no assistant turn"),
+        ({"chosen": "\n\nHuman: a", "rejected": "\n\nHuman: a"}, "broken_dialogue", "chosen holds no assistant turn"),
+        ({"chosen": [USER, SAYS_B], "rejected": []}, "empty_answer", "rejected is empty"),
+        ({"prompt": "a", "chosen": [], "rejected": []}, "empty_answer", "chosen is empty"),
+        ({"chosen": [USER, SAYS_B], "rejected": [USER]}, "broken_dialogue", "rejected ends with a turn of the user"),
+        (
+            {"chosen": TALK, "rejected": TALK + "\n\nHuman: c"},
+            "broken_dialogue",
+            "rejected ends with a turn of the user",
+        ),
+    ],
+)
+def test_a_pair_without_an_answer_is_a_bad_row_that_says_which(write_jsonl, tokenizer, row, reason, says):
+    path = write_jsonl([PAIR, row])
+    dataset = PreferenceDataset(f"jsonl::{path}", tokenizer)
+    assert len(dataset) == 1 and dataset.ledger.total(reason) == 1
+    with pytest.raises(DataError, match=f"line 2.*{says}.*set on_bad_row to drop"):
+        PreferenceDataset(f"jsonl::{path}", tokenizer, options=STOP)
+
+
+@pytest.mark.parametrize(
+    ("turns", "reason", "says"),
+    [
+        ([USER, SAYS_B, USER], "no_turn_to_train_on", "the conversation ends with the user's turn"),
+        ([USER], "no_turn_to_train_on", "the conversation ends with the user's turn"),
+        (SYSTEM_LAST, "broken_dialogue", "the conversation ends with a system message"),
+        ([], "broken_dialogue", "column 'conversations' holds no messages"),
+        ([{"from": "human", "value": "a"}, {"from": "gpt", "value": None}], "null_field", "message 1: 'value' is null"),
+        ([USER, {"role": "assistant", "content": None}], "null_field", "message 1: 'content' is null"),
+        ([{"human": "a", "assistant": None}], "null_field", "message 0: 'assistant' is null"),
+    ],
+)
+def test_a_conversation_without_an_answer_is_a_bad_row_that_says_why(write_jsonl, tokenizer, turns, reason, says):
+    path = write_jsonl([{"conversations": [USER, SAYS_B]}, {"conversations": turns}])
+    dataset = SupervisedDataset(f"jsonl::{path}", tokenizer)
+    assert len(dataset) == 1 and dataset.ledger.total(reason) == 1
+    with pytest.raises(DataError, match=f"line 2.*{says}.*set on_bad_row to drop"):
+        SupervisedDataset(f"jsonl::{path}", tokenizer, options=STOP)
+
+
+def test_nulls_that_a_table_fills_in_are_no_null_texts(read):
+    turns = [{"human": "a", "assistant": "b", "content": None, "question": None}]
+    call = {"role": "assistant", "content": None, "tool_calls": [{"name": "f"}]}
+    assert read({"messages": turns}) == [{"dialogue": ["a", "b"]}]
+    assert read({"messages": [USER, call, SAYS_B]})[0]["messages"][1]["content"] == ""
