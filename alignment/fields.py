@@ -125,6 +125,8 @@ def show_value(value: Any) -> str:
     """Return a value as a user writes it."""
     if isinstance(value, bool):
         return str(value).lower()
+    if value is None:
+        return "null"
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 

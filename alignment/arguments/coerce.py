@@ -75,6 +75,8 @@ def _respell(raw: Any, constraint: Constraint) -> Any:
 
 def _coerce_one(raw: Any, hint: Any) -> Any:
     if get_origin(hint) is Literal:
+        if raw is False and "no" in get_args(hint):
+            return "no"  # what YAML makes of a bare no
         if raw in get_args(hint) and not isinstance(raw, bool):
             return raw
         raise ValueError(f"expected one of {describe_type(hint)}, got {raw!r}")

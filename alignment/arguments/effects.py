@@ -34,6 +34,8 @@ def report_effects(parsed: Parsed, *, device: str, world_size: int) -> list[Effe
     situation = Situation(device, world_size, parsed.as_dict())
     effects = []
     for key, value, default, constraint in _given(parsed):
+        if value is None:
+            continue
         reasons = [case.why for case in constraint.inert_when if case.holds(value, situation)]
         if constraint.no_effect and value != default:
             reasons.append(constraint.no_effect)

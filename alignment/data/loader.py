@@ -61,6 +61,11 @@ class BatchLoader:
         """Rows dropped in every epoch because of ``drop_last``."""
         return len(self._dataset) - self._num_used
 
+    def describe_batches(self) -> str:
+        """Return how many rows a batch has, with "up to" where the last one of an epoch has fewer."""
+        largest = min(self.batch_size, self._num_used)
+        return f"{'up to ' if self._num_used % largest else ''}{largest}"
+
     @property
     def epoch(self) -> int:
         """The epoch of the next batch, from 0."""

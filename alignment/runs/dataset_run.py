@@ -81,7 +81,7 @@ class DatasetRun:
         with contextlib.closing(session.writers):
             if training.do_train and not session.is_finished:
                 state.check_space()
-                log.info(f"{self.title}: {horizon.total_updates} updates of {samples_per_update} rows")
+                log.info(f"{self.title}: {horizon.total_updates} updates of {loader.describe_batches()} rows")
                 loop = SupervisedLoop(
                     samples=stream_batches(loader),
                     samples_per_batch=training.per_device_train_batch_size,

@@ -40,7 +40,7 @@ SCORE_STATE = "score_normalizer"
 """The config.json key for the mean, variance and count of the scores."""
 
 
-def resolve_model_folder(name_or_path: str | Path, *, parts: Sequence[str] = RUN_MODELS) -> Path:
+def resolve_model_folder(name_or_path: str | Path, *, parts: Sequence[str] = RUN_MODELS, is_told: bool = True) -> Path:
     """Return a local model folder: the path itself, or the download of a hub name into the hub's cache.
 
     For the output folder of a run return the first of its subfolders ``parts`` that holds a model.
@@ -48,7 +48,7 @@ def resolve_model_folder(name_or_path: str | Path, *, parts: Sequence[str] = RUN
     name_or_path = str(name_or_path)
     folder = Path(name_or_path).expanduser()
     if folder.is_dir():
-        return find_in_run(folder, parts)
+        return find_in_run(folder, parts, is_told=is_told)
     if not HUB_NAME.fullmatch(name_or_path):
         raise ModelFolderError(f"model {name_or_path!r}: no such folder (looked for {folder.absolute()})")
     try:
@@ -78,13 +78,14 @@ def resolve_tokenizer_folder(name_or_path: str) -> Path:
     return resolve_model_folder(name_or_path)
 
 
-def find_in_run(folder: Path, parts: Sequence[str] = RUN_MODELS) -> Path:
+def find_in_run(folder: Path, parts: Sequence[str] = RUN_MODELS, *, is_told: bool = True) -> Path:
     """Return ``folder`` if it is a model folder, else the run's model in one of its ``parts``, which is logged."""
     if (folder / CONFIG_FILE).is_file():
         return folder
     for part in parts:
         if (folder / part / CONFIG_FILE).is_file():
-            log.info(f"{folder}: the output folder of a run; reading its {part}/")
+            if is_told:
+                log.info(f"{folder}: the output folder of a run; reading its {part}/")
             return folder / part
     refuse_adapter(folder)
     others = [f"{part}/" for part in RUN_MODELS if (folder / part / CONFIG_FILE).is_file()]

@@ -149,7 +149,7 @@ def find_reference(launch: Launch, objective: OfflineObjective, tokenizer: Token
     if name is None:
         config = launch.parsed.offline.model_config_name_or_path
         return ReferenceSource(None, frozen_model("the reference", config, launch.topology.world))
-    folder = str(resolve_model_folder(name, parts=objective.model.parts))
+    folder = str(resolve_model_folder(name, parts=objective.model.parts, is_told=bool(named)))
     if named:
         check_layout(launch, check_fit(folder, tokenizer, max_length=launch.parsed.data.max_length), folder)
         other = load_tokenizer(folder)

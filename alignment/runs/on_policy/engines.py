@@ -127,6 +127,8 @@ def describe_restrictions(generation: GenerationArguments) -> str | None:
     shaping = [f"{key}={value:g}" for key, value in given.items() if value != UNRESTRICTED[key]]
     if not shaping:
         return None
+    if shaping == ["min_dec_len=1"]:
+        return "min_dec_len=1: no response is empty; log-probs do not know that the first token cannot be an end token"
     neutral = ", ".join(f"{key} {value:g}" for key, value in UNRESTRICTED.items())
     return (
         f"rollouts are drawn with {', '.join(shaping)}, but log-probs, ratios and KL are those of the full policy: "

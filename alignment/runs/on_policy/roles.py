@@ -68,9 +68,10 @@ class RoleFolders(NamedTuple):
         critic = critic_name(launch.parsed)
         has_own = critic is not None and launch.parsed.critic.reward_critic_model_name_or_path
         parts = (CRITIC_FOLDER, "reward", "policy") if has_own else ("reward",)
+        is_reward = critic == reward and not has_own
         return cls(
             actor=str(resolve_model_folder(actor, parts=("policy",))),
-            critic=critic and str(resolve_model_folder(critic, parts=parts)),
+            critic=critic and str(resolve_model_folder(critic, parts=parts, is_told=not is_reward)),
             reward=reward and str(resolve_model_folder(reward, parts=("reward",))),
         )
 

@@ -37,6 +37,7 @@ SPELLED = Constraint(spellings={"old": "a"})
         ("folder", bool | str | None, "folder"),
         ("1", bool | str | None, "1"),
         ("a", Word, "a"),
+        (False, Literal["no", "steps"], "no"),
         ("", Word | None, None),
         ("a b, a", tuple[Word, ...], ("a", "b")),
         ("", tuple[Word, ...], ()),

@@ -108,6 +108,13 @@ def test_compiled_operators_are_told_on_a_gpu_where_they_are_asked_for():
     assert _told(declined, "gpu") == _told(asked, "cpu") == _told(declined, "cpu") == {}
 
 
+def test_null_asks_for_nothing_and_has_no_effect_to_lose():
+    given = [*PPO, "--evaluation_strategy", "no"]
+    assert _told([*given, "--eval_datasets", "null"]) == {}
+    told = _told([*given, "--eval_datasets", "e"])["eval_datasets"]
+    assert told.startswith("eval_datasets=e has no effect: nothing is evaluated")
+
+
 def test_a_cpu_is_deterministic_without_being_asked():
     asked = [*PPO, "--deterministic"]
     expected = "deterministic=true has no effect: CPU results are always reproducible"

@@ -35,6 +35,14 @@ def test_drop_last_leaves_the_remainder_out():
     assert [len(batch) for batch in loader.iterate(1)] == [3, 3, 3]
 
 
+@pytest.mark.parametrize(
+    ("size", "changes", "expected"),
+    [(9, {}, "3"), (10, {}, "up to 3"), (10, {"drop_last": True}, "3"), (2, {}, "2"), (3, {}, "3")],
+)
+def test_a_batch_is_said_to_hold_no_more_rows_than_there_are(size, changes, expected):
+    assert open_loader(size, **changes).describe_batches() == expected
+
+
 def test_drop_last_is_counted_in_the_ledger(make_dataset, tokenizer):
     rows = [{"input": word} for word in "abcde"]
     dataset = PromptOnlyDataset(make_dataset(rows, "loader"), tokenizer)

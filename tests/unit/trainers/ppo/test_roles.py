@@ -17,6 +17,7 @@ from alignment.errors import ArgumentError, UserError
 from alignment.generation.fused.fused_settings import FusedSettings
 from alignment.models.config import read_config
 from alignment.models.decoder.score_model import ScoreOptions
+from alignment.models.folders import hub
 from alignment.models.folders.hub import random_causal_lm, random_score_model
 from alignment.models.folders.saving import save_model
 from alignment.models.tokenizer.tokenizer import load_tokenizer
@@ -282,7 +283,7 @@ def test_a_critic_may_start_from_any_run_and_takes_the_model_that_is_nearest_to_
         ({"top_p": 0.8}, "drawn with top_p=0.8, but"),
         ({"top_k": 5}, "drawn with top_k=5, but"),
         ({"repetition_penalty": 1.2}, "drawn with repetition_penalty=1.2, but"),
-        ({"min_dec_len": 1}, "drawn with min_dec_len=1, but"),
+        ({"min_dec_len": 2}, "drawn with min_dec_len=2, but"),
         ({"top_p": 0.5, "min_dec_len": 3}, "drawn with top_p=0.5, min_dec_len=3, but"),
         ({}, None),
         ({"temperature": 0.7, "max_dec_len": 9}, None),
@@ -295,6 +296,21 @@ def test_keys_that_draw_from_another_distribution_than_is_scored_are_told(given,
         assert line is None
     else:
         assert said in line and "those of the full policy" in line
+
+
+def test_the_reward_model_that_is_the_critic_too_is_told_once(start, monkeypatch):
+    told = []
+    monkeypatch.setattr(hub.log, "info", told.append)
+    folders = RoleFolders.of(start())
+    assert folders.critic == folders.reward
+    assert [line.rsplit(" ", 1)[-1] for line in told] == ["policy/", "reward/"]
+
+
+def test_the_usual_minimum_of_one_token_is_told_briefly():
+    line = describe_restrictions(GenerationArguments(top_p=1.0, top_k=0, repetition_penalty=1.0))
+    assert line == (
+        "min_dec_len=1: no response is empty; log-probs do not know that the first token cannot be an end token"
+    )
 
 
 @pytest.mark.parametrize(("kind", "size"), [("float32", 4), ("bfloat16", 2)])
