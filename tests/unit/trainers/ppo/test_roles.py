@@ -360,6 +360,6 @@ def test_without_given_types_rollouts_have_those_of_training():
 def test_keys_that_the_eager_engine_leaves_without_effect_are_told():
     given = {"rollout_weight_type": "bfloat16", "rollout_kv_type": None, "rollout_kv_memory": "2GiB"}
     parsed = SimpleNamespace(on_policy=SimpleNamespace(**given), given=given.get)
-    told = "has no effect: the eager engine rolls out, with the policy's own weights (no nvcc)"
+    told = "has no effect: rollouts use the eager engine with the policy's own weights (no nvcc)"
     assert unused_keys(parsed, "no nvcc") == [f"rollout_weight_type=bfloat16 {told}", f"rollout_kv_memory=2GiB {told}"]
     assert unused_keys(parsed, None) == []
