@@ -200,3 +200,14 @@ def test_the_command_runs_where_there_is_no_compiler(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "the suite can run here" in done.stdout
     assert "generation" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("count", "says"), [(0, "none found (Paddle has CUDA 12.6)"), (8, "8 x NVIDIA H100 80GB HBM3, CUDA 12.6")]
+)
+def test_gpus_are_counted_and_named(count, says, monkeypatch):
+    monkeypatch.setattr(paddle.device, "is_compiled_with_cuda", lambda: True)
+    monkeypatch.setattr(paddle.device.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(paddle.device.cuda, "get_device_name", lambda index: "NVIDIA H100 80GB HBM3")
+    monkeypatch.setattr(paddle.version, "cuda", lambda: "12.6")
+    assert doctor._describe_gpus(paddle) == says

@@ -103,3 +103,11 @@ def test_weights_that_are_not_finite_fail(monkeypatch):
     monkeypatch.setattr(suite.NamedAdamW, "step", lambda self, rate: step(self, np.inf))
     with pytest.raises(AssertionError, match="not finite"):
         suite.update(native=False)
+
+
+def test_the_kernels_of_a_cpu_are_tried_on_a_cpu_only(monkeypatch):
+    on_cpu = [name for name, _ in suite.all_trials()]
+    monkeypatch.setattr(suite.paddle.device, "get_device", lambda: "gpu:0")
+    on_gpu = [name for name, _ in suite.all_trials()]
+    assert on_gpu[-1] == "the eager engine" and on_cpu[: len(on_gpu)] == on_gpu
+    assert suite.KERNELS in on_cpu and suite.KERNELS not in on_gpu

@@ -325,6 +325,8 @@ def test_keys_and_values_have_room_for_every_sequence_at_its_longest(kind, size)
     block = FusedSettings().block_tokens
     assert settings.kv_bytes == 5 * (-(-100 // block) + 1) * block * 2 * 3 * 1 * 8 * size
     assert (settings.num_slots, settings.max_length, settings.kv_type) == (5, 100, kind)
+    assert settings.max_rows == FusedSettings().max_rows
+    assert fused_settings(parsed, config, place, rows=5, device="gpu").max_rows == 2048
 
 
 @pytest.mark.parametrize(
