@@ -14,8 +14,9 @@ NOT_COMPUTED = {
     "CUDAPinnedPlace", "Tensor", "__file__", "autograd", "backward", "base", "default_main_program", "framework",
     "bfloat16", "device", "device_count", "cuda", "finfo", "get_device", "get_device_name", "is_compiled_with_cuda",
     "synchronize", "disable_signal_handler", "dtype", "empty", "empty_like", "float16", "float32", "float64",
-    "_current_expected_place_", "int64", "is_grad_enabled", "nn", "Layer", "functional", "no_grad", "optimizer", "AdamW", "seed",
+    "int64", "is_grad_enabled", "nn", "Layer", "functional", "no_grad", "optimizer", "AdamW", "seed",
     "set_device", "set_flags", "version", "current_stream", "empty_cache", "get_device_capability",
+    "_current_expected_place_",
 }  # fmt: skip
 """Names behind ``paddle.`` that are types, settings or memory without content; AdamW is part of an update."""
 
