@@ -67,6 +67,7 @@ OPERATORS: dict[str, tuple[Callable[[paddle.Tensor], object], object]] = {
     "tile": (lambda x: paddle.tile(x, [1, 2]), np.tile(X, (1, 2))),
     "topk": (lambda x: paddle.topk(x, 3)[0], -np.sort(-X, -1)[:, :3]),
     "to_tensor": (lambda x: _tensor(X), X),
+    "unique": (lambda x: paddle.unique(_tensor(IDS)), np.unique(IDS)),
     "unsqueeze": (lambda x: paddle.unsqueeze(x, 1), X[:, None]),
     "unstack": (lambda x: paddle.unstack(x)[1], X[1]),
     "where": (lambda x: paddle.where(x > 0, x, -x), np.abs(X)),
