@@ -13,7 +13,7 @@ from pathlib import Path
 from alignment.arguments.command_line import ToolParser
 from alignment.errors import ArgumentError
 from alignment.telemetry.report.metric_rows import evaluation_summary
-from alignment.telemetry.report.page import refuse_foreign_file, write_comparison, write_report
+from alignment.telemetry.report.page import refuse_foreign_file, title_of, write_comparison, write_report
 from alignment.telemetry.report.run_files import RunFiles, read_run_files
 
 
@@ -39,7 +39,7 @@ def _write(options: argparse.Namespace) -> Path:
     path = options.output or folder / "report.html"
     refuse_foreign_file(path)
     summary = {"updates": run.steps[1] if run.steps else 0} | evaluation_summary(run.series)
-    return write_report(folder, title=folder.resolve().name, summary=summary, path=path)
+    return write_report(folder, title=title_of(folder), summary=summary, path=path)
 
 
 def _read(folders: Sequence[Path]) -> dict[str, RunFiles]:

@@ -24,11 +24,9 @@ from alignment.runs.degrees import resolve_layout
 from alignment.runs.output_lock import hold_output
 from alignment.runs.resume import open_checkpoint
 from alignment.telemetry import log
+from alignment.telemetry.report.sections import OF_A_START
 from alignment.training.checkpoint import Checkpoint, CheckpointStore
 from alignment.training.durable import make_folder
-
-OF_A_START = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "run_name", "logging_dir")
-"""Keys that a resumed run may change without a warning."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -97,7 +97,8 @@ def split_constants(runs: Mapping[str, Series]) -> tuple[dict[tuple[str, str, st
     """Return the metrics of each chart by (group, title, head), and the metrics of charts with only flat lines.
 
     For one run a chart shows all metrics with its title, and the head is empty. For several runs each metric has its
-    own chart, except that an evaluation metric joins the chart of the first training metric.
+    own chart, except that an evaluation metric joins the chart of the first training metric, and that metrics which
+    belong ``together`` stay so.
     """
     charts: dict[tuple[str, str, str], list[str]] = {}
     first: dict[tuple[str, str], str] = {}
@@ -106,7 +107,8 @@ def split_constants(runs: Mapping[str, Series]) -> tuple[dict[tuple[str, str, st
         key = (explanation.group, explanation.title)
         head = first.setdefault(key, name) if name.startswith(EVALUATION) else name
         first.setdefault(key, name)
-        charts.setdefault((*key, head if len(runs) > 1 else ""), []).append(name)
+        is_split = len(runs) > 1 and not explanation.together
+        charts.setdefault((*key, head if is_split else ""), []).append(name)
     flat = [key for key, names in charts.items() if all(is_flat(s.get(n, ())) for s in runs.values() for n in names)]
     constants = [name for key in flat for name in charts.pop(key)]
     return charts, constants
@@ -198,10 +200,11 @@ def _frontiers(runs: Mapping[str, Series]) -> list[Chart]:
     """
     charts = []
     for number, (name, kl_names) in enumerate(FRONTIERS):
-        kl = next((n for n in kl_names if any(n in series for series in runs.values())), "")
+        known = [kl for series in runs.values() if name in series for kl in kl_names if kl in series]
+        kl = max(kl_names, key=known.count)
         paths = {run: _join(series.get(kl, ()), series.get(name, ())) for run, series in runs.items()}
-        drawn = {run: path for run, path in paths.items() if len(path) > 1}
-        if drawn:
+        drawn = {run: path for run, path in paths.items() if path}
+        if sum(map(len, drawn.values())) > 1:
             colours = {run: number % NUM_COLOURS for number, run in enumerate(runs)}
             lines = [Line(run, name, runs[run][name], colours[run], 0) for run in drawn]
             unit, kl_unit = explain(name).unit, explain(kl).unit

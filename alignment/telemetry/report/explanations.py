@@ -30,6 +30,8 @@ class Explanation(NamedTuple):
     """``higher``, ``lower``, or empty if neither is better in itself."""
     order: int
     """The position in the file."""
+    together: bool = False
+    """Whether a comparison of runs too draws all metrics with this title in one chart."""
 
 
 def explain(name: str) -> Explanation:
@@ -65,6 +67,7 @@ def _patterns() -> list[tuple[re.Pattern[str], Explanation]]:
             for name, entry in chart["metrics"].items():
                 better = entry.get("better", "")
                 known = Explanation(name, group, chart["title"], chart["unit"], entry["text"], better, len(found))
+                known = known._replace(together=chart.get("together", False))
                 found.append((_pattern(name), known))
     return sorted(found, key=lambda entry: "{" in entry[1].name)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from alignment.telemetry.report.charts import EVALUATION, Series, describe_damage, show, sort_names, split_constants
@@ -10,6 +10,9 @@ from alignment.telemetry.report.curves import finite_points, is_flat
 from alignment.telemetry.report.explanations import explain
 from alignment.telemetry.report.run_files import Point
 from alignment.telemetry.tables import format_number
+
+SCORES = ("score", "squared score")
+"""Units whose size depends on the reward source."""
 
 
 class Card(NamedTuple):
@@ -31,6 +34,8 @@ class MetricRow(NamedTuple):
     unit: str
     group: str
     cells: list[Cell]
+    is_comparable: bool = True
+    """False for scores of different reward sources: none of them is the best."""
 
 
 class Cell(NamedTuple):
@@ -84,26 +89,31 @@ def is_news(points: Sequence[Point]) -> bool:
     return len(points) == 1 or not is_flat(points)
 
 
-def metric_rows(runs: Mapping[str, Series]) -> MetricRows:
-    """Return a row for each metric of ``runs`` (series by label)."""
+def metric_rows(runs: Mapping[str, Series], sources: Sequence[Hashable] = ()) -> MetricRows:
+    """Return a row for each metric of ``runs`` (series by label).
+
+    ``sources`` says where the rewards of each run come from (empty: all from the same).
+    """
     _, constants = split_constants(runs)
     key, others, dull = [], [], []
     for name in sort_names(runs):
-        row = _row(name, [series.get(name, ()) for series in runs.values()])
+        lines = [series.get(name, ()) for series in runs.values()]
+        row = _row(name, lines, {source for source, points in zip(sources, lines, strict=False) if points})
         is_key = explain(name).better and any(is_news(series.get(name, ())) for series in runs.values())
         (key if is_key else dull if name in constants else others).append(row)
     return MetricRows(key, others, dull)
 
 
-def _row(name: str, lines: Sequence[Sequence[Point]]) -> MetricRow:
+def _row(name: str, lines: Sequence[Sequence[Point]], sources: Collection[Hashable]) -> MetricRow:
     explanation = explain(name)
     cells = [_cell(points, explanation.better) for points in lines]
     lasts = [points[-1][1] if points else None for points in lines]
     finite = [value for value in lasts if value is not None]
-    if explanation.better and len(set(finite)) > 1:
+    is_comparable = len(sources) < 2 or explanation.unit not in SCORES
+    if explanation.better and is_comparable and len(set(finite)) > 1:
         best = _choose(explanation.better)(finite)
         cells = [cell._replace(is_best=last == best) for cell, last in zip(cells, lasts, strict=True)]
-    return MetricRow(name, explanation.text, explanation.unit, explanation.group, cells)
+    return MetricRow(name, explanation.text, explanation.unit, explanation.group, cells, is_comparable)
 
 
 def _cell(points: Sequence[Point], better: str) -> Cell:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -23,7 +25,13 @@ from alignment.telemetry.report.charts import ChartGroup, build_groups
 from alignment.telemetry.report.explanations import HACKING, REWARD
 from alignment.telemetry.report.metric_rows import metric_rows, summary_cards
 from alignment.telemetry.report.run_files import RunFiles, read_run_files
-from alignment.telemetry.report.sections import argument_differences, argument_rows, comparison, ledger_rows
+from alignment.telemetry.report.sections import (
+    argument_differences,
+    argument_rows,
+    comparison,
+    ledger_rows,
+    reward_source,
+)
 
 GENERATOR = '<meta name="generator" content="alignment report">'
 SCRIPTS = ("uplot/uPlot.iife.min.js", "charts.js")
@@ -71,12 +79,20 @@ def write_comparison(runs: Mapping[str, RunFiles], path: Path) -> Path:
         title=f"Comparison of {len(runs)} runs",
         labels=list(runs),
         steps=[run.steps for run in runs.values()],
-        rows=metric_rows(series),
+        rows=metric_rows(series, [reward_source(run.arguments) for run in runs.values()]),
         groups=groups,
         differences=argument_differences([run.arguments for run in runs.values()]),
     )
     replace_file(path, page)
     return path
+
+
+def title_of(output_dir: Path) -> str:
+    """Return the title that the run gave the report in ``output_dir``; the folder's name if there is no report."""
+    path = output_dir / "report.html"
+    page = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    title = re.search(r"<title>(.*?)</title>", page, re.DOTALL) if GENERATOR in page else None
+    return html.unescape(title[1]) if title else output_dir.resolve().name
 
 
 def refuse_foreign_file(path: Path) -> None:

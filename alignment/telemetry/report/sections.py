@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,7 +11,17 @@ from alignment.telemetry.report.run_files import TRAINING
 from alignment.telemetry.tables import format_number
 
 SAMPLES_EACH_END = 3
-NOT_SET = "(not there)"
+NOT_SET = "(not given)"
+OF_A_START = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "run_name", "logging_dir")
+"""Keys of one start of a run: a resumed run may change them without a warning, a comparison leaves them out."""
+REWARD_SOURCE = (
+    "reward_model_name_or_path",
+    "score_before_padding",
+    "reward_function",
+    "use_rm_server",
+    "reward_server",
+)
+"""Keys that say where rewards come from."""
 
 
 class SampleRow(NamedTuple):
@@ -93,26 +104,46 @@ def _account_rows(role: str, account: Mapping[str, Any]) -> list[LedgerSummary]:
 
 
 def argument_rows(arguments: Any) -> list[tuple[str, str, str]]:
-    """Return (key, value, origin) for every argument, with groups flattened."""
+    """Return (key, value as in a JSON file, origin) for every argument, with groups flattened."""
     if not isinstance(arguments, Mapping):
         return []
     rows: list[tuple[str, str, str]] = []
     for key, entry in arguments.items():
         if isinstance(entry, Mapping) and "value" in entry:
-            rows.append((key, str(entry["value"]), str(entry.get("origin", ""))))
+            rows.append((key, _spell(entry["value"]), str(entry.get("origin", ""))))
         elif isinstance(entry, Mapping):
             rows.extend(argument_rows(entry))
         else:
-            rows.append((key, str(entry), ""))
+            rows.append((key, _spell(entry), ""))
     return rows
 
 
 def argument_differences(arguments: Sequence[Any]) -> list[tuple[str, list[str]]]:
-    """Return (key, value in each run) for every argument that differs between runs."""
+    """Return (key, value in each run) for every argument that differs between runs, but those of a start."""
     runs = [{key: value for key, value, _ in argument_rows(one)} for one in arguments]
-    keys = dict.fromkeys(key for run in runs for key in run)
+    keys = dict.fromkeys(key for run in runs for key in run if key not in OF_A_START)
     table = [(key, [run.get(key, NOT_SET) for run in runs]) for key in keys]
     return [(key, values) for key, values in table if len(set(values)) > 1]
+
+
+def reward_source(arguments: Any) -> tuple[tuple[str, str], ...]:
+    """Return the (key, value) pairs that say where the rewards of a run come from; with equal ones runs compare."""
+    rows = argument_rows(arguments)
+    return tuple((key, value) for key, value, _ in rows if key in REWARD_SOURCE and value not in ("null", "false"))
+
+
+def _spell(value: Any) -> str:
+    """Return ``value`` as in a JSON file, text without quotes where it cannot be taken for another value."""
+    text = json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) and not _is_json(value) else text
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _by_prompt(samples: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], Mapping[str, Any]]:

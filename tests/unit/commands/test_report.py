@@ -8,6 +8,7 @@ import pytest
 
 from alignment.commands import report
 from alignment.commands.main import main
+from alignment.telemetry.report.page import write_report
 from alignment.telemetry.writers import open_writers
 
 
@@ -71,3 +72,11 @@ def test_refusals_are_one_line_and_leave_everything_as_it_was(capsys, argv, mess
     told = capsys.readouterr()
     assert message in told.err and told.err.startswith("error: ") and told.err.count("\n") == 1 and told.out == ""
     assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
+
+
+def test_the_title_that_the_run_gave_its_report_stays():
+    write_report(Path("first/ppo"), title="PPO: <mine> & yours", summary={})
+    for argv in (["first/ppo"], ["first/ppo"], ["first/ppo", "--output", "copy.html"]):
+        assert status_of("report", argv) == 0
+    for page in ("first/ppo/report.html", "copy.html"):
+        assert "<h1>PPO: &lt;mine&gt; &amp; yours</h1>" in Path(page).read_text()

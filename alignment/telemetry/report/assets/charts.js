@@ -3,7 +3,6 @@
 (() => {
   const HEIGHT = 210, SHOW_DOTS_BELOW = 40;
   const DASHES = [[], [7, 4], [2, 3], [10, 3, 2, 3]];
-  const FIRST = [86, 143, 214], LAST = [224, 122, 46];  // a path of one run, from its first point to its last
   const root = document.documentElement;
   const drawn = [];
 
@@ -100,10 +99,11 @@
     return { series, owners, data: uPlot.join(tables), scales: { x: { time: false, range }, y },
       axes: axes(chart, chart.x_label),
       where: (x) => `KL ${format(x)}`,
-      draw: (u) => chart.lines.forEach((line) => drawPath(u, line, chart.lines.length)) };
+      draw: (u) => chart.lines.forEach((line) => drawPath(u, line)) };
   }
 
-  function drawPath(u, line, count) {
+  // The colour is the run's; early dots are faint, the last one is large.
+  function drawPath(u, line) {
     const at = line.x.map((x, k) => [u.valToPos(x, "x", true), u.valToPos(line.y[k], "y", true)]);
     const { ctx, bbox } = u;
     ctx.save();
@@ -112,14 +112,11 @@
     ctx.clip();
     ctx.beginPath();
     at.forEach(([x, y]) => ctx.lineTo(x, y));
-    ctx.strokeStyle = count > 1 ? colour(`c${line.colour}`) : colour("quiet");
+    ctx.strokeStyle = ctx.fillStyle = colour(`c${line.colour}`);
     ctx.globalAlpha = 0.35;
     ctx.stroke();
-    ctx.globalAlpha = 1;
     at.forEach(([x, y], k) => {
-      const age = at.length > 1 ? k / (at.length - 1) : 1;
-      const mixed = FIRST.map((first, part) => Math.round(first + (LAST[part] - first) * age));
-      ctx.fillStyle = count > 1 ? colour(`c${line.colour}`) : `rgb(${mixed})`;
+      ctx.globalAlpha = at.length > 1 ? 0.2 + 0.8 * (k / (at.length - 1)) : 1;
       ctx.beginPath();
       ctx.arc(x, y, (k === at.length - 1 ? 5 : 3) * devicePixelRatio, 0, 2 * Math.PI);
       ctx.fill();

@@ -73,11 +73,12 @@ const result = Object.entries(figures).map(([id, figure], k) => {
   const filters = plot.options.series.map(({ points }) => points?.filter?.(plot, 1, false) ?? null);
   const moves = ["Home", "ArrowRight", "End", "ArrowRight", "Escape"].map((key) => { press(key); return say(figure); });
   const dots = plot.options.series.map(({ points }) => points?.show ?? null);
-  const marks = [];
-  const ctx = new Proxy({}, { get: (of, name) => (name === "moveTo" ? (x) => marks.push(x) : () => {}), set: () => true });
+  const marks = [], discs = [];
+  const ctx = new Proxy({}, { get: (of, name) => (of[name] ?? (name === "moveTo" ? (x) => marks.push(x)
+    : name === "arc" ? (x, y, radius) => discs.push([x, of.fillStyle, Number(of.globalAlpha.toFixed(2)), radius]) : () => {})) });
   Object.assign(plot, { ctx, bbox: { left: 0, top: 0, width: 100, height: 100 } });
   plot.options.hooks.draw.forEach((act) => act(plot));
-  return { id, data: gaps, dots, marks, lonely: filters[1], moves,
+  return { id, data: gaps, dots, marks, discs, lonely: filters[1], moves,
     labels: plot.options.axes.map(({ label }) => label), noLog: figure.children["button.log"].hidden,
     noAll: figure.children["button.all"].hidden, views: views(plot), viewsOfAll: viewsOfAll(figure) };
 });

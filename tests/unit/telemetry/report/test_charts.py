@@ -135,3 +135,37 @@ def test_a_spike_of_the_kl_does_not_flatten_the_path():
               "train/reward": [(s, s / 10) for s in range(50)]}  # fmt: skip
     group = next(group for group in build_groups({"": series}) if group.title == HACKING)
     assert group.charts[0].data["x_range"][1] < 2 and "range" not in group.charts[0].data
+
+
+def frontiers(runs):
+    """Return the charts of reward against KL."""
+    return [chart for group in build_groups(runs) if group.title == HACKING for chart in group.charts]
+
+
+def test_a_run_with_a_single_point_is_drawn_beside_others_in_its_colour():
+    one = {"train/kl_divergence": [(1, 0.1)], "train/reward": [(1, 0.5)]}
+    two = {"train/kl_divergence": [(1, 0.2), (2, 0.3)], "train/reward": [(1, 0.6), (2, 0.7)]}
+    (chart,) = frontiers({"a": one, "b": two, "c": {}})
+    assert chart.data["lines"] == [
+        {"colour": 0, "step": (1,), "x": [0.1], "y": [0.5]},
+        {"colour": 1, "step": (1, 2), "x": [0.2, 0.3], "y": [0.6, 0.7]},
+    ]
+    assert [line.label for line in chart.lines] == ["a: train/reward", "b: train/reward"]
+    assert len(frontiers({"a": one, "b": one})[0].lines) == 2
+    assert frontiers({"": one}) == [] == frontiers({"a": one, "b": {}})
+
+
+def test_runs_are_compared_by_the_kl_that_most_of_them_have():
+    both = {"train/kl_divergence": RISING, "kl/k1": RISING, "train/reward": RISING}
+    (chart,) = frontiers({"a": both, "b": {"kl/k1": RISING, "train/reward": RISING}})
+    assert chart.data["x_label"] == "kl/k1 (nats per token)" and len(chart.lines) == 2
+    assert frontiers({"a": both, "b": both})[0].data["x_label"] == "train/kl_divergence (nats per response)"
+
+
+def test_lowest_and_highest_reward_share_a_chart_with_two_lines_a_run():
+    series = {"reward/min": RISING, "reward/max": RISING}
+    (chart,) = build_groups({"a": series, "b": series})[0].charts
+    assert chart.title == "Lowest and highest reward"
+    assert [(line.label, line.colour, line.dash) for line in chart.lines] == [
+        ("a: reward/min", 0, 0), ("a: reward/max", 0, 1), ("b: reward/min", 1, 0), ("b: reward/max", 1, 1),
+    ]  # fmt: skip

@@ -76,6 +76,10 @@ def test_a_path_is_read_by_its_kl_and_says_the_update(drawn):
     assert path["labels"] == ["train/kl_divergence (nats per response)", "score"]
 
 
+def test_time_on_a_path_is_opacity_and_its_colour_is_that_of_the_run(drawn):
+    assert drawn["path-0"]["discs"] == [[0.2, "(--c0)", 0.2, 3], [0.1, "(--c0)", 1, 5]]
+
+
 def test_the_button_changes_the_axis_and_back(drawn):
     assert (drawn["pressed"], drawn["released"], drawn["destroyed"]) == ({"distr": 3}, {}, True)
     assert drawn["chart-0"]["noLog"] is False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from alignment.telemetry.report.metric_rows import Cell, evaluation_summary, metric_rows, summary_cards
 
 
@@ -66,3 +68,27 @@ def test_the_run_that_is_ahead_at_its_end_is_marked():
     assert ahead("sft/loss", 3.0, "none") == [False, False]
     assert ahead("train/reward", 3.0, 3.0) == [False, False]
     assert ahead("kl/k1", 1.0, 3.0) == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("name", "sources", "bold"),
+    [
+        ("train/reward", ("rm-a", "rm-b"), False), ("eval/reward", ("rm-a", "rm-b"), False),
+        ("critic/loss", ("rm-a", "rm-b"), False), ("train/reward", ("rm-a", "rm-a"), True),
+        ("eval/accuracy", ("rm-a", "rm-b"), True), ("train/reward", (), True),
+    ],
+)  # fmt: skip
+def test_rewards_of_different_sources_have_no_best(name, sources, bold):
+    runs = {"a": {name: [(1, 0.0), (2, 1.0)]}, "b": {name: [(1, 0.0), (2, 3.0)]}}
+    (row,) = metric_rows(runs, sources).key
+    assert (row.is_comparable, any(cell.is_best for cell in row.cells)) == (bold, bold)
+    alone = {"a": runs["a"], "b": {}}
+    assert metric_rows(alone, sources).key[0].is_comparable
+
+
+@pytest.mark.parametrize("part", ["mean", "p99", "max"])
+def test_the_gap_of_engine_and_trainer_has_no_better_direction(part):
+    name = f"rollout/logprob_gap_{part}"
+    rows = metric_rows({"a": {name: [(1, 1e-6), (2, 2e-6)]}, "b": {name: [(1, 3e-6), (2, 1e-6)]}})
+    assert rows.key == []
+    assert [(row.name, [cell.best for cell in row.cells]) for row in rows.others] == [(name, ["", ""])]

@@ -216,3 +216,19 @@ def test_only_a_report_is_replaced(tmp_path):
             refuse_foreign_file(path)
     refuse_foreign_file(tmp_path / "new.html")
     refuse_foreign_file(write_report(tmp_path / "run", title="t", summary={}))
+
+
+def test_a_comparison_says_that_scores_of_different_reward_models_do_not_compare(tmp_path):
+    for name, reward in (("a", 3.0), ("b", 2.5)):
+        writers = open_writers(["none"], output_dir=tmp_path / name)
+        for step in (1, 2):
+            writers.write(step, {"train/reward": reward * step, "preference/accuracy": reward * step / 10})
+        writers.close()
+    note, best = "different reward sources: not comparable", re.compile(r"<b>(6|0\.6)</b>")
+    for models, notes, bold in ((("x", "y"), 1, ["0.6"]), (("x", "x"), 0, ["6", "0.6"])):
+        for name, model in zip("ab", models, strict=True):
+            arguments = {"reward_model_name_or_path": {"value": model, "origin": "file"}}
+            (tmp_path / name / "arguments.json").write_text(json.dumps(arguments))
+        runs = {name: read_run_files(tmp_path / name) for name in "ab"}
+        page = write_comparison(runs, tmp_path / "comparison.html").read_text()
+        assert (page.count(note), best.findall(page)) == (notes, bold)

@@ -10,6 +10,7 @@ from alignment.telemetry.report.sections import (
     argument_rows,
     comparison,
     ledger_rows,
+    reward_source,
 )
 
 LEDGER = {
@@ -70,7 +71,28 @@ def test_arguments_that_differ_between_runs():
         ("seed", ["1", "2"]), ("kl_coeff", ["0.1", NOT_SET]), ("new", [NOT_SET, "x"]),
     ]  # fmt: skip
     assert argument_differences([one, one]) == []
-    assert argument_differences([None, {"a": 1}]) == [("a", [NOT_SET, "1"])]
+    assert argument_differences([None, {"a": 1}]) == [("a", ["(not given)", "1"])]
+
+
+def test_arguments_are_spelled_as_in_a_json_file():
+    values = {"a": None, "b": True, "c": 1e-5, "d": "text", "e": "null", "f": ["x", 1], "g": "", "h": "10"}
+    spelled = ["null", "true", "1e-05", "text", '"null"', '["x", 1]', "", '"10"']
+    assert [value for _, value, _ in argument_rows(values)] == spelled
+    assert argument_differences([{"a": None}, {"a": "null"}]) == [("a", ["null", '"null"'])]
+
+
+@pytest.mark.parametrize("key", ["output_dir", "resume_from_checkpoint", "overwrite_output_dir", "logging_dir"])
+def test_keys_of_a_start_are_no_difference_between_runs(key):
+    assert argument_differences([{key: "a", "seed": 1}, {key: "b", "seed": 2}]) == [("seed", ["1", "2"])]
+
+
+def test_the_reward_source_is_what_is_given():
+    nothing = {"reward_model_name_or_path": None, "reward_function": None, "use_rm_server": False}
+    assert reward_source({**nothing, "seed": 1}) == reward_source({}) == reward_source(None) == ()
+    assert reward_source({**nothing, "reward_function": "f.py:f"}) == (("reward_function", "f.py:f"),)
+    assert reward_source({**nothing, "use_rm_server": True, "reward_server": "http://a/b"}) == (
+        ("use_rm_server", "true"), ("reward_server", "http://a/b"),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
