@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 def near_matches(name: str, known: Iterable[str]) -> str:
     """Return ``; did you mean 'a', 'b'?`` or the empty string."""
-    near = difflib.get_close_matches(name, list(known), n=3)
+    near = difflib.get_close_matches(name, list(dict.fromkeys(known)), n=3)
     return f"; did you mean {', '.join(map(repr, near))}?" if near else ""
 
 

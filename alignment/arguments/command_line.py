@@ -26,6 +26,7 @@ class ToolParser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"formatter_class": DefaultsShown, **options})
+        self.description = (self.description or "").replace("``", "")
 
     def error(self, message: str) -> NoReturn:
         """Raise ArgumentError with ``message`` and a pointer to the help."""

@@ -22,9 +22,15 @@ def show_help(groups: Groups, argv: Sequence[str]) -> NoReturn:
     """Print the requested help and exit with status 0; an unknown key is an ArgumentError."""
     flag = next(i for i, word in enumerate(argv) if word in HELP_FLAGS)
     wanted = [word.lstrip("-").replace("-", "_") for word in argv[flag + 1 :]]
-    parts = [explain_key(groups, key) for key in wanted] or [list_keys(groups, Path(sys.argv[0]).name)]
+    parts = [explain_key(groups, key) for key in wanted] or [list_keys(groups, _program())]
     sys.stdout.write("\n\n".join(parts) + "\n")
     raise SystemExit(0)
+
+
+def _program() -> str:
+    """Return how the trainer was started: its script, or ``alignment train TRAINER``."""
+    name = Path(sys.argv[0]).name
+    return " ".join(["alignment", *sys.argv[1:3]]) if name in ("alignment", "__main__.py") else name
 
 
 def list_keys(groups: Groups, program: str) -> str:

@@ -39,8 +39,14 @@ def is_remark(key: str) -> bool:
 def read_call(arguments: Mapping[str, Any]) -> Source:
     """Read the arguments of a Python call: the keys of an argument file; paths may be ``Path``, lists tuples."""
     items = [(str(key), value) for key, value in arguments.items() if not is_remark(str(key))]
-    plain = [(key, _plain(value)) for key, value in items]
-    return Source([Given(key, value, "Python call", "in the call from Python") for key, value in plain], [])
+    problems = [
+        f"{key}: a Python function cannot be given itself ({value!r}); give where it stands, as "
+        "'file.py:function' or 'package.module:function'"
+        for key, value in items
+        if callable(value)
+    ]
+    plain = [(key, _plain(value)) for key, value in items if not callable(value)]
+    return Source([Given(key, value, "Python call", "in the call from Python") for key, value in plain], problems)
 
 
 def _plain(value: Any) -> Any:

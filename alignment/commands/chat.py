@@ -280,10 +280,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> None:
     """Answer one prompt or hold a conversation."""
     from alignment.parallel.initialise import select_device
+    from alignment.telemetry import log
 
     arguments = parse(argv)
     if arguments.prompt is not None and not arguments.prompt.strip():
         raise UserError("--prompt is empty; it must hold the user's text")
+    log.configure(output_dir=None, is_main=True)
     select_device(arguments.device)
     chat = Chat(arguments)
     if arguments.prompt is not None:

@@ -1,8 +1,6 @@
-"""Report what this machine has and what the suite will use: ``alignment doctor``; exit status 1: unusable.
+"""Report what this machine has and what the suite will use: ``alignment doctor``; exit status 1: unusable."""
 
-Only the standard library is imported at the top, because missing packages must be reported too.
-"""
-
+# Only the standard library is imported at the top, because missing packages must be reported too.
 from __future__ import annotations
 
 import importlib

@@ -128,6 +128,7 @@ def _logits(model: Any) -> list[Any]:
 def main(argv: Sequence[str]) -> None:
     """Export from the command line."""
     from alignment.parallel.initialise import select_device
+    from alignment.telemetry import log
     from alignment.telemetry.tables import print_table
 
     parser = ToolParser(prog="alignment export", description=__doc__)
@@ -143,6 +144,7 @@ def main(argv: Sequence[str]) -> None:
         "--device", choices=("cpu", "gpu"), default="cpu", help="where logits are compared (default cpu)"
     )
     given = parser.parse_args(argv)
+    log.configure(output_dir=None, is_main=True)
     select_device(given.device)
     facts = export_model(
         given.source,

@@ -72,12 +72,13 @@ def _plan(options: argparse.Namespace, rest: Sequence[str]) -> int:
     parsed = share_global_batches(parsed, batch_ranks=layout.batch)
     job = _job_of(trainer, parsed, device=options.on)
     _print_models(job)
-    problem = problem or "; ".join(layout_problems(job, layout))
+    # Degrees that the model does not divide by are named first: no number of devices makes them work.
+    problem = "; ".join(layout_problems(job, layout if not problem else _undivided(parsed))) or problem
     machine, limit = _machine_of(options), int(options.memory_gib * GIB)
     always = (*(f"{name} weights" for name in job.models), *ALWAYS_SHOWN, *([CACHE] if job.generates else []))
     fits = not problem and _judge(evaluate(job, layout, machine), machine, options, always)
     if problem:
-        print(f"the layout of {options.arguments} does not work on {options.gpus} devices: {problem}\n")
+        print(f"the layout asked for does not work on {options.gpus} devices: {problem}\n")
     found = search(job, processes=options.gpus, limit=limit, machine=machine, like=layout, most=options.best)
     if found:
         _print_layouts(found, machine, options)
@@ -122,8 +123,13 @@ def _layout_of_file(parsed: Parsed, processes: int) -> tuple[Layout, str]:
     try:
         return resolve_layout(parsed.parallel, world_size=processes), ""
     except ArgumentError as error:
-        shared = max(1, parsed.parallel.tensor_parallel_degree) * parsed.parallel.pipeline_degree
-        return Layout(data=max(1, processes // shared)), str(error)
+        return Layout(data=max(1, processes // _undivided(parsed).world_size)), str(error)
+
+
+def _undivided(parsed: Parsed) -> Layout:
+    """Return the smallest layout with the tensor and pipeline degrees asked for."""
+    degrees = parsed.parallel
+    return Layout(tensor=max(1, degrees.tensor_parallel_degree), pipeline=max(1, degrees.pipeline_degree))
 
 
 def _print_models(job: Job) -> None:
@@ -213,11 +219,16 @@ def _total(what: str, moments: Mapping[str, Moment], base: int, measure) -> list
 
 
 def _print_what_helps(job: Job, options: argparse.Namespace) -> None:
-    cache = ", or per_device_rollout_batch_size if the cache of keys and values is large" if job.generates else ""
+    ways = {
+        'offload_level "freeze_model optimizer train_model"': not {"optimizer", "train_model"} <= job.offloaded,
+        "recompute": not job.recompute,
+        "a smaller per_device_train_batch_size": job.rows_per_batch > 1,
+        "a smaller max_length": True,
+        "a smaller per_device_rollout_batch_size (if the cache of keys and values is large)": job.generates,
+    }
     print(
-        f"no layout of {options.gpus} devices fits in {options.memory_gib:g} GiB. What helps: more devices, "
-        'offload_level "freeze_model optimizer train_model", recompute, a smaller per_device_train_batch_size or '
-        f"max_length{cache}"
+        f"no layout of {options.gpus} devices fits in {options.memory_gib:g} GiB. What helps: "
+        f"{', '.join(['more devices', *(way for way, is_open in ways.items() if is_open)])}"
     )
 
 

@@ -17,8 +17,12 @@ def _is_flat(value: Any, s: Situation) -> bool:
     return bool(value) and _schedule(s) in ("constant", "constant_with_warmup")
 
 
-def _has_no_warmup(value: Any, s: Situation) -> bool:
-    return bool(value) and (_schedule(s) == "constant" or s.values["warmup_steps"] > 0)
+def _is_constant(value: Any, s: Situation) -> bool:
+    return bool(value) and _schedule(s) == "constant"
+
+
+def _counts_steps(value: Any, s: Situation) -> bool:
+    return bool(value) and s.values["warmup_steps"] > 0
 
 
 def _keeps_activations(value: Any, s: Situation) -> bool:
@@ -27,7 +31,10 @@ def _keeps_activations(value: Any, s: Situation) -> bool:
 
 
 _NO_DECAY = Case(_is_flat, "the critic's learning rate does not decay")
-_NO_WARMUP = Case(_has_no_warmup, "the critic's schedule is constant, or warmup_steps wins")
+_NO_WARMUP = (
+    Case(_is_constant, "the critic's learning rate is constant"),
+    Case(_counts_steps, "warmup_steps is set and wins"),
+)
 _NO_RECOMPUTE = Case(_keeps_activations, "the critic does not recompute")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from alignment.architecture.families import FAMILIES, LM_HEAD, OUTSIDE, SCORE
+from alignment.architecture.families import FAMILIES, OUTSIDE, SCORE
 from alignment.errors import ModelFolderError
 
 MATRICES = tuple(
@@ -104,6 +104,6 @@ def _advice(match: Match, heads: Sequence[str]) -> str:
         return f". If its score head has another name, give it as value_head_prefix (candidates: {shown})"
     if SCORE in match.missing:
         return ". It has no score head: train a reward model from it with alignment/rm/run_reward.py"
-    if LM_HEAD in match.missing and SCORE in match.unknown:
+    if SCORE in match.unknown:
         return ". It is a score model (reward model or critic) where a language model is needed"
     return ""

@@ -168,3 +168,15 @@ def test_told(given, key):
 )
 def test_not_told(given):
     assert _told([*PPO, *given]) == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (["--critic_lr_scheduler_type", "constant"], "the critic's learning rate is constant"),
+        (["--critic_lr_scheduler_type", "linear", "--warmup_steps", "2"], "warmup_steps is set and wins"),
+    ],
+)
+def test_the_reason_told_is_the_one_that_applies(given, reason):
+    said = _told([*PPO, "--critic_warmup_ratio", "0.1", *given])["critic_warmup_ratio"]
+    assert said == f"critic_warmup_ratio=0.1 has no effect: {reason}"

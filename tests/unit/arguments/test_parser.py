@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from alignment.arguments.parser import parse_arguments
 from alignment.errors import ArgumentError
 from alignment.fields import argument, inert, refused, unless, where
+from alignment.registry import near_matches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,6 +236,18 @@ def test_help_of_a_group_explains_all_its_keys(capsys):
 def test_help_of_a_part_of_a_key_names_the_keys_that_hold_it():
     with pytest.raises(ArgumentError, match="keys that contain 'ount': count, old_count; --help alone"):
         parse_arguments(GROUPS, ["--help", "ount"])
+
+
+@pytest.mark.parametrize("program", ["/x/alignment/__main__.py", "/x/bin/alignment"])
+def test_help_shows_the_command_that_was_called(program, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", [program, "train", "ppo", "--help"])
+    assert _help(capsys, "--help").startswith("usage: alignment train ppo [arguments.json")
+    monkeypatch.setattr("sys.argv", ["alignment/ppo/run_ppo.py", "--help"])
+    assert _help(capsys, "--help").startswith("usage: run_ppo.py [arguments.json")
+
+
+def test_a_name_known_twice_is_suggested_once():
+    assert near_matches("kl_coef", ["kl_coeff", "rate", "kl_coeff"]) == "; did you mean 'kl_coeff'?"
 
 
 def test_help_of_an_unknown_key_names_near_ones():

@@ -28,3 +28,12 @@ def test_a_call_is_read_as_a_file_is():
     assert source.given == [Given("a", "x/y", *place), Given("b", [1, "z"], *place), Given("c", {"d": [None]}, *place),
                             Given("e", "--f", *place)]  # fmt: skip
     assert source.problems == []
+
+
+def test_a_function_in_a_call_is_refused_and_the_message_says_how_it_is_given():
+    source = read_call({"reward_function": len, "output_dir": "o"})
+    assert [given.key for given in source.given] == ["output_dir"]
+    assert source.problems == [
+        "reward_function: a Python function cannot be given itself (<built-in function len>); give where it stands, as "
+        "'file.py:function' or 'package.module:function'"
+    ]

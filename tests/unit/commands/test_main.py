@@ -45,6 +45,7 @@ def test_every_verb_has_help_of_its_own(verb):
     command = [sys.executable, "-m", "alignment", verb, "--help"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.startswith(f"usage: alignment {verb}") and done.stderr == ""
+    assert "``" not in done.stdout and "imported at the top" not in done.stdout
     assert callable(importlib.import_module(f"alignment.commands.{verb}").main)
 
 

@@ -117,6 +117,20 @@ def test_degrees_the_model_does_not_divide_by_are_named(path, capsys):
     assert "tensor_parallel_degree=3 does not divide the model's 8 attention heads" in out
 
 
+def test_degrees_that_no_number_of_devices_makes_work_suggest_no_number_of_devices(path, capsys):
+    _, out, _ = run(capsys, path, "--gpus", 8, "--memory_gib", 80, "--tensor_parallel_degree", 3)
+    wrong = "the layout asked for does not work on 8 devices: tensor_parallel_degree=3 does not divide the model's 8"
+    assert wrong in out and "nproc_per_node" not in out
+
+
+def test_what_helps_is_not_what_the_run_does_already(path, capsys):
+    _, out, _ = run(capsys, path, "--gpus", 8, "--memory_gib", 1)
+    assert 'What helps: more devices, offload_level "freeze_model optimizer train_model", recompute, ' in out
+    taken = ("--recompute", "true", "--offload_level", "freeze_model optimizer train_model")
+    _, out, _ = run(capsys, path, "--gpus", 8, "--memory_gib", 1, *taken, "--per_device_train_batch_size", 1)
+    assert "What helps: more devices, a smaller max_length, a smaller per_device_rollout_batch_size (if" in out
+
+
 def test_host_memory_counts_on_a_cpu_and_stands_beside_the_device_on_a_gpu(path, capsys):
     _, gpu, _ = run(capsys, path, "--gpus", 2, "--memory_gib", 80)
     _, cpu, _ = run(capsys, path, "--gpus", 2, "--memory_gib", 80, "--on", "cpu")

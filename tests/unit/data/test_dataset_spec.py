@@ -142,3 +142,13 @@ def test_specs_pass_unchanged_and_do_not_mix_with_other_forms():
     assert parse_datasets(specs) == specs and parse_datasets(tuple(specs)) == specs
     with pytest.raises(DataError, match="dataset entry DatasetSpec.*is neither a name"):
         parse_datasets([specs[1], "alpaca"])
+
+
+def test_rows_in_place_of_files_are_refused_with_what_to_do():
+    rows = [{"prompt": "a", "answer": "b"}, {"prompt": "c", "answer": "d"}]
+    with pytest.raises(DataError) as error:
+        parse_datasets(rows)
+    assert str(error.value) == (
+        "dataset entry {'prompt': 'a', 'answer': 'b'}: has neither name nor path. Rows are read from files: if this is "
+        "a row, write the rows to a .jsonl file, one object a line, and give its path"
+    )

@@ -13,6 +13,7 @@ from alignment.errors import ModelFolderError, NotFiniteError
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.score_model import ScoreOptions
 from alignment.models.folders import hub
+from alignment.models.folders.naming import Match, refuse_mismatch
 from alignment.models.folders.saving import save_model
 from alignment.models.safetensors_io import read_tensors
 from tests.tiny_models import TINY, tiny_causal, tiny_score
@@ -199,3 +200,9 @@ def test_a_weight_that_is_not_finite_is_not_saved(tmp_path, name, dtype, value):
     weight.set_value(paddle.to_tensor(numbers).astype(dtype))
     with pytest.raises(NotFiniteError, match=f"{name} holds NaN or infinite numbers"):
         save_model(tmp_path / "ruined", model, None)
+
+
+def test_a_score_model_in_place_of_a_language_model_is_named_also_with_tied_embeddings():
+    for missing in ([], ["lm_head.weight"]):
+        with pytest.raises(ModelFolderError, match=r"It is a score model \(reward model or critic\) where a language"):
+            refuse_mismatch(Match(missing, ["score.weight"]), folder="folder")
