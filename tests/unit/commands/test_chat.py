@@ -66,14 +66,17 @@ class Said(NamedTuple):
 
 @pytest.fixture
 def ask(folders, capsys):
-    """Call the program; returns what it wrote to stdout and, the line of the engine aside, to stderr."""
+    """Call the program; returns what it wrote to stdout and, the lines of engine and log aside, to stderr."""
 
     def run(*flags, folder="run"):
         chat.main([str(folders / folder), "--max_new_tokens", "6", *flags])
         out, err = capsys.readouterr()
         lines = err.splitlines(keepends=True)
         assert sum(line.startswith("engine: fused (") for line in lines) == 1
-        return Said(out, "".join(line for line in lines if not line.startswith("engine: ")))
+        logged = [line for line in lines if line.startswith("[")]
+        assert all(re.match(r"\[\d\d:\d\d:\d\d\] \S", line) for line in logged)
+        assert len(logged) == (folder == "run") and all("reading its policy/" in line for line in logged)
+        return Said(out, "".join(line for line in lines if not line.startswith(("engine: ", "["))))
 
     return run
 
@@ -201,7 +204,7 @@ def test_the_engine_is_the_fused_one_where_it_can_run(folders, capsys, monkeypat
     arguments = [str(folders / "run"), "--prompt", "pack apple", "--greedy", "--max_new_tokens", "8"]
     chat.main(arguments)
     fused, said = capsys.readouterr()
-    assert said.startswith("engine: fused (")
+    assert "\nengine: fused (" in said
     monkeypatch.setattr(CpuKernels, "obstacle", lambda self, config: "no kernels here")
     chat.main(arguments)
     eager, said = capsys.readouterr()
