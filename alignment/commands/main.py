@@ -59,9 +59,11 @@ def find_verb(name: str) -> Verb:
 
 def run(name: str, verb: Verb, argv: Sequence[str]) -> NoReturn:
     """Run one verb and exit with its status, or with 2 and one message on a UserError."""
-    if verb.uses_paddle:
-        from alignment.device.host import prepare_host
+    from alignment.device.host import prepare_host, require_packages
 
+    if name != "doctor":
+        require_packages()
+    if verb.uses_paddle:
         prepare_host()
         from alignment.runs.entry import run_entry
 

@@ -27,6 +27,7 @@ from alignment.planner.memory import ALWAYS_SHOWN, CACHE, COMPONENTS, OFFLOADED,
 from alignment.planner.search import Candidate, evaluate, layout_problems, search
 from alignment.runs.degrees import resolve_layout
 from alignment.telemetry.tables import print_table
+from alignment.telemetry.wording import counted
 from alignment.trainers.recognise import recognise_trainer
 from alignment.trainers.registered import TRAINERS
 from alignment.trainers.trainer import Trainer
@@ -145,7 +146,7 @@ def _print_models(job: Job) -> None:
     ]
     kind = "bfloat16, masters in float32" if job.half else "float32"
     print_table(f"models ({kind})", ["model", "billion parameters", "layers", "hidden", "state"], rows)
-    batches = f"{job.micro_batches} micro-batches of {job.rows_per_batch}"
+    batches = f"{counted(job.micro_batches, 'micro-batch')} of {job.rows_per_batch}"
     if job.generates:
         work = (
             f"{job.iteration_rows} responses per iteration, {batches} per update, at most {job.length} tokens "

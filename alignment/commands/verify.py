@@ -73,7 +73,8 @@ def main(argv: Sequence[str]) -> int:
     options = _parse(argv)
     with tempfile.TemporaryDirectory() as name:
         results = _check_table(Path(name), options) if options.table else _check_file(Path(name), options)
-    print_table(f"layouts against one process (tolerance {TOLERANCE:g})", COLUMNS, map(_row, results))
+    limits = f"pass: loss and weights within {TOLERANCE:g}, same tokens; other columns have no limit"
+    print_table(f"layouts against one process ({limits})", COLUMNS, map(_row, results))
     for result in results:
         if isinstance(result.found, UserError):
             print(f"{result.layout}, {result.label}: {result.found}")
@@ -101,7 +102,7 @@ class Result(NamedTuple):
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = ToolParser(prog="alignment verify", description=__doc__)
-    parser.add_argument("arguments", nargs="?", help="a ppo_argument.json, rm_argument.json or sft_argument.json")
+    parser.add_argument("arguments", nargs="?", help=f"argument file of a trainer ({', '.join(TRAINERS)})")
     parser.add_argument(
         "--trainer", choices=list(TRAINERS), help="the file's trainer (default: inferred from its keys)"
     )

@@ -11,6 +11,7 @@ import numpy as np
 from alignment.data.encoded.tokenized import Sample, TokenizedDataset
 from alignment.data.ledger import LAST_BATCH
 from alignment.errors import CheckpointError, DataError
+from alignment.telemetry.wording import counted
 
 
 def fingerprint(samples: Sequence[Sample]) -> int:
@@ -62,9 +63,9 @@ class BatchLoader:
         return len(self._dataset) - self._num_used
 
     def describe_batches(self) -> str:
-        """Return how many rows a batch has, with "up to" where the last one of an epoch has fewer."""
+        """Return how many rows a batch has (``3 rows``), with "up to" where the last one of an epoch has fewer."""
         largest = min(self.batch_size, self._num_used)
-        return f"{'up to ' if self._num_used % largest else ''}{largest}"
+        return f"{'up to ' if self._num_used % largest else ''}{counted(largest, 'row')}"
 
     @property
     def epoch(self) -> int:

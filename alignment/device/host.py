@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import importlib.util
 import os
 import platform
 import sys
@@ -17,6 +18,21 @@ from pathlib import Path
 
 _MALLOPT_SETTINGS = ((-4, 0), (-1, 2**31 - 1), (-2, 64 << 20))
 """(parameter, value): M_MMAP_MAX off, M_TRIM_THRESHOLD never, M_TOP_PAD 64 MiB."""
+
+_PACKAGES = ("paddle", "numpy", "rich")
+"""Packages without which no module of a run can be imported."""
+
+
+def require_packages() -> None:
+    """Exit with status 2 and one message if this Python lacks the packages of the suite."""
+    missing = [name for name in _PACKAGES if name not in sys.modules and importlib.util.find_spec(name) is None]
+    if missing:
+        print(
+            f"error: {sys.executable} has no {', '.join(missing)}: use the Python of the environment where the suite "
+            "is installed (README.md says how to install it; python -m alignment doctor lists what is missing)",
+            file=sys.stderr,
+        )
+        sys.exit(2)
 
 
 def prepare_host() -> str:

@@ -12,6 +12,7 @@ from alignment.architecture.parts import even_cut
 from alignment.errors import UserError
 from alignment.parallel.topology import Topology
 from alignment.records import TokenBatch
+from alignment.telemetry.wording import counted
 
 T = TypeVar("T")
 
@@ -89,4 +90,4 @@ def _digest(batches: Sequence[TokenBatch], operation: str) -> int:
 def _describe(batches: Sequence[TokenBatch]) -> str:
     shapes = [f"{list(b.input_ids.shape)} ({int(b.lengths.sum())} tokens)" for b in batches[:_MAX_NAMED]]
     more = ", ..." if len(batches) > _MAX_NAMED else ""
-    return f"{len(batches)} micro-batches {', '.join(shapes)}{more}"
+    return f"{counted(len(batches), 'micro-batch')} {', '.join(shapes)}{more}"

@@ -6,8 +6,9 @@ from pathlib import Path
 # Running a script puts its own folder first on the path; the repository root must stand there instead.
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from alignment.device.host import prepare_host  # noqa: E402
+from alignment.device.host import prepare_host, require_packages  # noqa: E402
 
+require_packages()
 HOST = prepare_host()  # before the first import of Paddle, which reads these settings once
 
 from alignment.runs.entry import run_entry  # noqa: E402

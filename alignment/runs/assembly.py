@@ -24,6 +24,7 @@ from alignment.runs.state import StatePart
 from alignment.telemetry import log
 from alignment.telemetry.progress import Progress
 from alignment.telemetry.timing import StageTimer
+from alignment.telemetry.wording import counted
 from alignment.telemetry.writers import SilentWriters, open_writers
 from alignment.training.learner import Learner
 from alignment.training.optimizers import AdamSettings, NamedAdamW
@@ -52,6 +53,12 @@ class Horizon:
 def build_learner(launch: Launch, name: str, model: Any, training: TrainingArguments, *, total_updates: int) -> Learner:
     """Return the learner of ``model``, with learning rate, decay and warm-up from ``training``."""
     warmup = warmup_updates(total_updates, warmup_steps=training.warmup_steps, warmup_ratio=training.warmup_ratio)
+    if total_updates <= warmup and training.lr_scheduler_type != "constant":
+        log.warn(
+            f"{name}: the learning rate rises from 0 over {counted(warmup, 'update')}, and the run has "
+            f"{counted(total_updates, 'update')}: it never reaches {training.learning_rate:g}. For a shorter warm-up "
+            "lower warmup_steps or warmup_ratio"
+        )
     schedule = Schedule(
         kind=training.lr_scheduler_type,
         peak=training.learning_rate,

@@ -20,6 +20,7 @@ from alignment.runs.launch import Launch
 from alignment.runs.placed import model_writer, scoring_runner
 from alignment.runs.state import RunState, StatePart
 from alignment.telemetry import log
+from alignment.telemetry.wording import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +82,7 @@ class DatasetRun:
         with contextlib.closing(session.writers):
             if training.do_train and not session.is_finished:
                 state.check_space()
-                log.info(f"{self.title}: {horizon.total_updates} updates of {loader.describe_batches()} rows")
+                log.info(f"{self.title}: {counted(horizon.total_updates, 'update')} of {loader.describe_batches()}")
                 loop = SupervisedLoop(
                     samples=stream_batches(loader),
                     samples_per_batch=training.per_device_train_batch_size,

@@ -24,6 +24,7 @@ from alignment.runs.launch import Launch
 from alignment.telemetry import log
 from alignment.telemetry.files import replace_file
 from alignment.telemetry.tables import print_table
+from alignment.telemetry.wording import counted
 
 LEDGER_FILE = "ledger.json"
 ENCODED_FOLDER = "encoded_rows"
@@ -125,7 +126,7 @@ def report_ledgers(launch: Launch, datasets: Mapping[str, TokenizedDataset | Non
     ledgers: dict[str, Ledger] = {}
     for dataset in present.values():
         roles = [role for role, other in present.items() if other.ledger is dataset.ledger]
-        used = ", ".join(f"{role}: {len(present[role])} rows used" for role in roles)
+        used = ", ".join(f"{role}: {counted(len(present[role]), 'row')} used" for role in roles)
         if (name := " and ".join(roles)) not in ledgers:
             ledgers[name] = dataset.ledger
             log.info(f"{used}; left out or changed: {dataset.ledger.summary()}")

@@ -90,9 +90,10 @@ def describe_offload(parts: Collection[str], device: str) -> str | None:
     """Return a warning that offloading ``parts`` saves nothing on the CPU; None elsewhere."""
     if not parts or device != "cpu":
         return None
+    verb = "is" if len(parts) == 1 else "are"
     return (
-        f"offload_level: {', '.join(sorted(parts))} are copied to host arrays while unused and back for each use; on a "
-        "CPU that is the same memory, so offloading saves nothing and costs the copies"
+        f"offload_level: {', '.join(sorted(parts))} {verb} copied to host arrays while unused and back for each use; "
+        "on a CPU that is the same memory, so offloading saves nothing and costs the copies"
     )
 
 

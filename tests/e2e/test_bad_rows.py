@@ -68,7 +68,7 @@ def test_a_bad_row_is_dropped_and_counted_or_refused(trainer, row, reason, argum
     refuse(trainer, arguments(trainer, row, on_bad_row="error"), tmp_path, place, words, "on_bad_row")
     output_dir = tmp_path / "dropped"
     done = train_here(trainer, arguments(trainer, row, output_dir=output_dir, max_steps=1), tmp_path)
-    assert f"1 rows used; left out or changed: {reason} 1" in done.stderr
+    assert f"1 row used; left out or changed: {reason} 1" in done.stderr
     account = json.loads((output_dir / "ledger.json").read_text())["train"]
     assert reason in json.dumps(account)
 
@@ -100,7 +100,7 @@ OVERLONG = [("drop", "dropped_overlong", 1), ("left", "truncated_left", 2)]
 def test_a_prompt_beyond_the_limit(trainer, choice, reason, used, arguments, tmp_path):
     made = arguments(trainer, GOOD[trainer] | LONG, on_overlong=choice, max_steps=1, output_dir=tmp_path / "out")
     done = train_here(trainer, made, tmp_path)
-    assert f"{used} rows used; left out or changed: {reason} 1" in done.stderr
+    assert f"{used} row{'s' * (used > 1)} used; left out or changed: {reason} 1" in done.stderr
     assert reason in (tmp_path / "out" / "ledger.json").read_text()
 
 

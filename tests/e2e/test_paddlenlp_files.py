@@ -34,7 +34,7 @@ def test_a_yaml_of_run_rl_trains_on_the_rule_of_gsm8k(ppo_arguments, tmp_path):
     }
     del made["num_return_sequences"], made["per_device_prompt_batch_size"]
     done = train_here("ppo", made, tmp_path)
-    assert "each rollout is 4 prompts x 2 = 8 responses, 4 an update" in done.stderr
+    assert "each rollout is 4 prompts x 2 = 8 responses, 4 per update" in done.stderr
     assert all(record["train/reward"] == 0.0 for record in runs.metrics(tmp_path / "out"))  # no answer has a ####
 
 

@@ -28,6 +28,7 @@ from alignment.runs.offline.objective import OfflineObjective
 from alignment.runs.placed import place_frozen
 from alignment.telemetry import log
 from alignment.telemetry.progress import Progress
+from alignment.telemetry.wording import counted
 from alignment.training.durable import write_folder
 
 FIELD = "reference"
@@ -110,7 +111,9 @@ class KeptRows:
         """Compute and save the missing numbers of ``batches`` with the runner that ``load`` returns."""
         missing = [batch for batch in batches if not self._known.keys() >= set(row_keys(batch))]
         rows = sum(batch.num_rows for batch in missing)
-        log.info(f"log-probs of the reference: {rows} rows to compute, {len(self._known)} kept in {self._folder}")
+        log.info(
+            f"log-probs of the reference: {counted(rows, 'row')} to compute, {len(self._known)} kept in {self._folder}"
+        )
         if not missing:
             return
         runner = load()

@@ -35,6 +35,7 @@ from alignment.runs.on_policy.roles import Roles
 from alignment.runs.placed import model_writer, place_frozen, scoring_runner
 from alignment.runs.state import RunState, StatePart
 from alignment.telemetry import log
+from alignment.telemetry.wording import counted
 from alignment.training.learner import Learner
 
 REPORT_CARDS = ("eval/reward", "eval/kl_divergence", "eval/mean_generated_length", "eval/eos_rate")
@@ -224,9 +225,10 @@ class OnPolicyRun:
         plan, horizon = self._plan, self._horizon
         rows = plan.prompts_per_iteration * plan.samples_per_prompt
         return (
-            f"{horizon.total_updates} updates ({horizon.updates_per_epoch} per epoch); each rollout is "
-            f"{plan.prompts_per_iteration} prompts x {plan.samples_per_prompt} = {rows} responses, "
-            f"{plan.rows_per_update} per update, {plan.rows_per_batch} per micro-batch, {plan.update_iters} passes"
+            f"{counted(horizon.total_updates, 'update')} ({horizon.updates_per_epoch} per epoch); each rollout is "
+            f"{counted(plan.prompts_per_iteration, 'prompt')} x {plan.samples_per_prompt} = "
+            f"{counted(rows, 'response')}, {plan.rows_per_update} per update, {plan.rows_per_batch} per micro-batch, "
+            f"{counted(plan.update_iters, 'pass')}"
         )
 
 

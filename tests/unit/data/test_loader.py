@@ -37,7 +37,13 @@ def test_drop_last_leaves_the_remainder_out():
 
 @pytest.mark.parametrize(
     ("size", "changes", "expected"),
-    [(9, {}, "3"), (10, {}, "up to 3"), (10, {"drop_last": True}, "3"), (2, {}, "2"), (3, {}, "3")],
+    [
+        (9, {}, "3 rows"),
+        (10, {}, "up to 3 rows"),
+        (10, {"drop_last": True}, "3 rows"),
+        (2, {}, "2 rows"),
+        (1, {}, "1 row"),
+    ],
 )
 def test_a_batch_is_said_to_hold_no_more_rows_than_there_are(size, changes, expected):
     assert open_loader(size, **changes).describe_batches() == expected

@@ -84,3 +84,12 @@ def test_what_the_user_set_stays():
 def test_an_early_import_of_paddle_is_reported():
     out = run("import sys; sys.modules['paddle'] = None; " + PRINT)
     assert "paddle was imported before" in out
+
+
+@pytest.mark.parametrize("words", [["alignment/sft/run_sft.py"], ["-m", "alignment", "train", "sft"]])
+def test_a_python_without_the_packages_is_told_in_one_line(words):
+    # -S leaves out site-packages, -E the variables of the environment.
+    done = subprocess.run([sys.executable, "-E", "-S", *words, "x.json"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith(f"error: {sys.executable} has no paddle, numpy, rich: use the Python of the environ")
+    assert done.stderr.count("\n") == 1

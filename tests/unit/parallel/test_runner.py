@@ -106,7 +106,7 @@ def test_another_list_elsewhere_is_an_error_that_shows_both(difference):
         UserError, match=r"(?s)rank 1 \(stage 0\): all processes.*2 different.*rank 0 other.*rank 1 mine"
     ):
         Shares(topology_of(world=mine)).take(own_batches, "forward")
-    assert mine.given[1].startswith("rank 1 (stage 0) forward of 1 micro-batches [2, 5] (8 tokens)")
+    assert mine.given[1].startswith("rank 1 (stage 0) forward of 1 micro-batch [2, 5] (8 tokens)")
 
 
 class Toy(paddle.nn.Layer):

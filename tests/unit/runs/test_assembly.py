@@ -96,3 +96,25 @@ def test_the_optimizer_of_a_cut_model_knows_its_parts_and_masters(monkeypatch):
     assert (made["shards"], made["max_grad_norm"]) == (shards, 0.5)
     assert made["offload"] == {"model": False, "optimizer": True}
     assert (model.model.recompute, model.model.recompute_granularity) == (True, "core_attn")
+
+
+@pytest.mark.parametrize(
+    ("keys", "updates", "said"),
+    [
+        ({"warmup_ratio": 0.03}, 1, ["policy: the learning rate rises from 0 over 1 update, and the run has 1 update"]),
+        ({"warmup_steps": 5}, 3, ["policy: the learning rate rises from 0 over 5 updates, and the run has 3 updates"]),
+        ({"warmup_steps": 2}, 3, []),
+        ({"warmup_ratio": 0.03, "lr_scheduler_type": "constant"}, 1, []),
+    ],
+)
+def test_a_run_no_longer_than_its_warm_up_is_told(keys, updates, said, monkeypatch, caplog):
+    for name in ("shard_model", "NamedAdamW", "build_runner"):
+        monkeypatch.setattr(
+            assembly, name, lambda *given, **named: SimpleNamespace(parameters=[], parts={}, masters={})
+        )
+    monkeypatch.setattr(assembly, "Learner", lambda *given, **named: SimpleNamespace(offload=lambda **kinds: None))
+    start = SimpleNamespace(topology="topology", parsed=SimpleNamespace(parallel=SimpleNamespace(offloaded=())))
+    model = SimpleNamespace(model=SimpleNamespace())
+    build_learner(start, "policy", model, _training(learning_rate=2e-3, **keys), total_updates=updates)
+    rest = ": it never reaches 0.002. For a shorter warm-up lower warmup_steps or warmup_ratio"
+    assert caplog.messages == [line + rest for line in said]

@@ -69,11 +69,16 @@ def test_one_process_without_a_library_is_enough_for_all_to_use_paddles(find):
 
 @pytest.mark.parametrize(
     ("parts", "device", "said"),
-    [((), "cpu", None), (("optimizer",), "gpu", None), (("optimizer",), "cpu", "optimizer")],
+    [
+        ((), "cpu", None),
+        (("optimizer",), "gpu", None),
+        (("optimizer",), "cpu", "optimizer is"),
+        (("train_model", "optimizer"), "cpu", "optimizer, train_model are"),
+    ],
 )
 def test_offloading_on_a_cpu_says_what_it_does_there(parts, device, said):
     line = describe_offload(parts, device)
-    assert line is None if said is None else line.startswith(f"offload_level: {said} are copied to host arrays")
+    assert line is None if said is None else line.startswith(f"offload_level: {said} copied to host arrays")
     assert said is None or "on a CPU that is the same memory" in line and "saves nothing" in line
 
 

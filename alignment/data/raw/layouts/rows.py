@@ -23,6 +23,7 @@ from alignment.data.raw.layouts.recognise import (
 from alignment.data.raw.raw_sample import FIELDS
 from alignment.errors import DataError
 from alignment.records import RawSample
+from alignment.telemetry.wording import counted
 
 _PADDED = ("input", "answer", "other_answer", "better")
 """Fields that count as null, not as missing, in a row that holds a null."""
@@ -90,7 +91,8 @@ class SampleRows:
     def notes(self) -> list[str]:
         """Return log lines: the layouts that were recognised, and the columns that were not read."""
         lines = [
-            f"{count} rows read as {name}{f' ({self._says[name]})' if self._says[name] else ''}{self._lacking(name)}"
+            f"{counted(count, 'row')} read as {name}"
+            f"{f' ({self._says[name]})' if self._says[name] else ''}{self._lacking(name)}"
             for name, count in self._counts.items()
         ]
         if self._unread:

@@ -111,7 +111,7 @@ def test_columns_that_nobody_reads_are_listed_once_in_the_ledger(write_jsonl, to
     assert ledger.as_dict()["notes"] == {
         "jsonl": [
             "3 rows read as PaddleNLP",
-            "1 rows read as prompt, chosen and rejected",
+            "1 row read as prompt, chosen and rejected",
             "columns not read: id, source",
         ]
     }
@@ -126,8 +126,8 @@ def test_rows_of_two_layouts_that_both_hold_an_unread_column_are_read(write_json
 def test_a_row_that_a_null_makes_smaller_says_so_and_its_other_columns_are_not_called_unread(write_jsonl, tokenizer):
     dataset = PreferenceDataset(f"jsonl::{write_jsonl([PAIR, {'id': 1, **PAIR, 'rejected': None}])}", tokenizer)
     assert dataset.ledger.as_dict()["notes"]["jsonl"] == [
-        "1 rows read as prompt, chosen and rejected",
-        "1 rows read as prompt, 1 of them only because of null in 'rejected'",
+        "1 row read as prompt, chosen and rejected",
+        "1 row read as prompt, 1 of them only because of null in 'rejected'",
         "columns not read: id",
     ]
 
