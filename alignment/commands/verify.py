@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from alignment.algorithms.on_policy.registered import ALGORITHMS
+from alignment.architecture.cuts import check_degrees
+from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.layout import Layout
 from alignment.arguments.coerce import coerce
 from alignment.arguments.command_line import ToolParser, number
@@ -160,7 +162,9 @@ def _check_file(folder: Path, options: argparse.Namespace) -> list[Result]:
     degrees = [_degree(given, key) for key in ("tensor_parallel_degree", "pipeline_parallel_degree")]
     sharding = _degree(given, "sharding_parallel_degree") if given.get("sharding") else 1
     processes = options.processes or math.prod(degrees) * sharding
-    make_models(folder, _shape(given, path.parent, layers=2 * degrees[1] * _degree(given, "virtual_pp_degree")))
+    shape = _shape(given, path.parent, layers=2 * degrees[1] * _degree(given, "virtual_pp_degree"))
+    _refuse_tensor_degree(shape, degrees[0])
+    make_models(folder, shape)
     changes = {key: given[key] for key in KEPT_KEYS if key in given} | {"max_steps": options.steps}
     found = check_layout(
         folder,
@@ -216,6 +220,15 @@ def _shape(given: Mapping[str, Any], folder: Path, *, layers: int) -> dict[str, 
                 "head_dim": 8,
             }
     return shape
+
+
+def _refuse_tensor_degree(shape: Mapping[str, Any], degree: int) -> None:
+    """Refuse, before any process starts, a degree that a model of ``shape`` cannot be split by."""
+    sizes = {"vocab_size": degree * 2**20, "max_position_embeddings": 128}  # a vocabulary that divides, with all ids
+    config = DecoderConfig.from_dict({**shape, **sizes}, place="the model")
+    problems = check_degrees(config, Layout(tensor=degree))
+    if problems:
+        raise ArgumentError("; ".join(problems))
 
 
 def _row(result: Result) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -178,11 +179,20 @@ def read_shape(name: str | None, key: str) -> DecoderConfig:
         )
     if (Path(name).expanduser() / CONFIG_FILE).is_file():
         return read_config(Path(name).expanduser())
-    with contextlib.suppress(Exception):
-        from huggingface_hub import hf_hub_download
-
-        return read_config(Path(hf_hub_download(name, CONFIG_FILE)).parent)
+    folder = _download(name)
+    if folder is not None:
+        return read_config(folder)
     raise ArgumentError(
         f"{key}={name}: no {CONFIG_FILE} in {Path(name).expanduser().absolute()}, and none was downloaded from the hub "
         f"under that name. A plan reads only {CONFIG_FILE}: put one with the model's shape into a folder and give that"
     )
+
+
+@functools.lru_cache
+def _download(name: str) -> Path | None:
+    """Return the folder of the config.json of the hub's model ``name``, None without one; the hub is asked once."""
+    with contextlib.suppress(Exception):
+        from huggingface_hub import hf_hub_download
+
+        return Path(hf_hub_download(name, CONFIG_FILE)).parent
+    return None

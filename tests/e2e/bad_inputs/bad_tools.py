@@ -105,7 +105,7 @@ TOOL_CASES = (
     Case("an unknown type", "export", ["{policy}", "{here}/out", "--dtype", "int4"], ("--dtype",)),
     Case("nothing", "verify", [], ("--table",)),
     Case("a file that is not there", "verify", ["nowhere.json"], ("nowhere.json",)),
-    Case("a key that does not matter", "verify", ["a.json", "--seed", "3"], ("--seed", "does not matter")),
+    Case("a key that does not matter", "verify", ["a.json", "--seed", "3"], ("--seed", "is not relevant to a layout")),
     Case("no processes", "verify", ["a.json", "--processes", "0"], ("--processes", ">= 1")),
     Case("no steps", "verify", ["--table", "--steps", "0"], ("--steps", ">= 1")),
     Case("no such layout", "verify", ["--table", "--only", "xyz"], ("--only xyz",)),

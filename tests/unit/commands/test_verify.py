@@ -51,7 +51,11 @@ def test_a_file_is_called_by_its_algorithm(keys, label, suffix, monkeypatch, cap
 
 @pytest.mark.parametrize(
     ("keys", "says"),
-    [({"rl_algorithm": "reinforce"}, "unknown algorithm 'reinforce'"), ({"tensor_parallel_degree": "two"}, "'two'")],
+    [
+        ({"rl_algorithm": "reinforce"}, "unknown algorithm 'reinforce'"),
+        ({"tensor_parallel_degree": "two"}, "'two'"),
+        ({"tensor_parallel_degree": 3}, "^tensor_parallel_degree=3 does not divide the model's 8 attention heads"),
+    ],
 )
 def test_a_file_of_wrong_values_is_refused(keys, says, tmp_path):
     path = tmp_path / "ppo.json"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 
+import huggingface_hub
 import pytest
 
 from alignment.errors import ArgumentError
-from alignment.planner.job import read_job
+from alignment.planner.job import read_job, read_shape
 from alignment.runs.on_policy.prompts import RowPlan
 from alignment.trainers.ppo.arguments import parse_ppo_arguments
 from tests.unit.planner.jobs import SHAPE, make_config
@@ -127,3 +128,17 @@ def test_ppo_has_its_reference_without_a_penalty_too(parse):
 def test_a_function_gives_the_rewards_and_no_critic_has_to_be_named(parse):
     function = {"reward_model_name_or_path": None, "reward_function": "module:function"}
     assert list(read_job(parse(**GRPO, **function), device="gpu").models) == ["policy", "reference"]
+
+
+def test_the_hub_is_asked_once_for_a_model_that_two_keys_name(monkeypatch):
+    asked = []
+
+    def fail(name, file):
+        asked.append((name, file))
+        raise OSError("no connection")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    for key in ("model_name_or_path", "ref_model_name_or_path"):
+        with pytest.raises(ArgumentError, match=f"{key}=nobody/asked-once: no config.json"):
+            read_shape("nobody/asked-once", key)
+    assert asked == [("nobody/asked-once", "config.json")]

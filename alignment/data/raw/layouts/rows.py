@@ -96,8 +96,14 @@ class SampleRows:
             for name, count in self._counts.items()
         ]
         if self._unread:
-            lines.append(f"columns not read: {', '.join(self._unread)}")
+            lines.append(f"columns not read: {', '.join(self._unread)}{self._scores_hint()}")
         return lines
+
+    def _scores_hint(self) -> str:
+        """Say how the scores of a pair are read, if columns that are not read are called after them."""
+        if not {"score_chosen", "score_rejected"} <= self._unread.keys():
+            return ""
+        return " (scores decide which answer is the better one if chosen_score_key and rejected_score_key name them)"
 
     def _lacking(self, name: str) -> str:
         """Describe the rows that have the layout ``name`` only because of nulls, which leave other columns unread."""

@@ -117,6 +117,16 @@ def test_columns_that_nobody_reads_are_listed_once_in_the_ledger(write_jsonl, to
     }
 
 
+def test_scores_of_a_pair_that_nobody_reads_are_told_with_the_keys_that_read_them(write_jsonl, tokenizer):
+    path = write_jsonl([{**PAIR, "score_chosen": 1.0, "score_rejected": 2.0}])
+    assert PreferenceDataset(f"jsonl::{path}", tokenizer).ledger.as_dict()["notes"]["jsonl"][-1] == (
+        "columns not read: score_chosen, score_rejected (scores decide which answer is the better one if "
+        "chosen_score_key and rejected_score_key name them)"
+    )
+    keys = {"chosen_score_key": "score_chosen", "rejected_score_key": "score_rejected"}
+    assert [row["better"] for row in RawDataset.load("jsonl", path=str(path), **keys)] == [False]
+
+
 def test_rows_of_two_layouts_that_both_hold_an_unread_column_are_read(write_jsonl, tokenizer):
     rows = [{"id": 1, "prompt": "a", "answer": "b"}, {"id": 2, "messages": [USER, SAYS_B]}]
     dataset = SupervisedDataset(f"jsonl::{write_jsonl(rows)}", tokenizer)
