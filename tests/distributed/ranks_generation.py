@@ -81,8 +81,9 @@ def generate_whole(family: str, kind: str, **how) -> list[tuple]:
 def load(topology, family: str, *, damaged: int | None = None, **how) -> EagerEngine:
     config, placement = config_of(family), Placement.of(topology)
     layers = tuple(placement.layers(config.num_hidden_layers))
-    placement = EnginePlacement(tensor=topology.tensor, pipeline=topology.pipeline, layers=layers)
-    engine = build_engine(config, placement, **how)
+    engine = build_engine(
+        config, EnginePlacement(tensor=topology.tensor, pipeline=topology.pipeline, layers=layers), **how
+    )
     weights = whole_weights(config)
     if damaged == topology.batch.index:
         weights["model.layers.1.mlp.up_proj.weight"][:] = np.nan

@@ -66,7 +66,7 @@ ROW_CASES = (
         "line 2",
         "image",
     ),
-    _row("no assistant turn", "sft", {"messages": MESSAGES[:1]}, "line 2"),
+    _file("no assistant turn", "rows.jsonl", json.dumps({"messages": MESSAGES[:1]}) + "\n", "no_turn_to_train_on 1"),
     _file("an empty file", "rows.jsonl", "", "holds no rows"),
     _file("only blank lines", "rows.jsonl", "\n\n", "holds no rows"),
     _file("bytes that are no text", "rows.jsonl", b"\xff\xfe\x00\x00"),
