@@ -86,7 +86,8 @@ def test_the_dataset_example_registers_and_mixes(tmp_path):
         "from alignment.data.raw.raw_dataset import RawDataset\n"
         f"load_dataset_modules([{settings['dataset_modules']!r}], Path('.'))\n"
         "dataset = RawDataset.load('my-dataset-name')\n"
-        "assert dataset[0] == {'input': '2 + 2?', 'answer': '4', 'other_answer': '5', 'better': True}\n"
+        "pair = {'answer': 'rope lamp done', 'other_answer': 'rope done', 'better': True}\n"
+        "assert dataset[0] == {'input': 'pack rope lamp', **pair}\n"
         "assert len(dataset) == 10\n"
     )
     # In a process of its own: a registered name stays for the life of one.
