@@ -1,7 +1,8 @@
 """Draw a token for every row on the device of its logits: ``sampling`` with Paddle's operators.
 
-Steps, random numbers and float64 sums are the same as in the host's sampler, so both draw the same tokens. Only tokens
-and log-probs are copied to the host. B rows, vocabulary size V.
+Steps, random numbers and the precision of sums (float64) are those of the host's sampler, so both draw the same tokens
+unless a random number is within rounding of a boundary. Only tokens and log-probs are copied to the host. B rows,
+vocabulary size V.
 """
 
 from __future__ import annotations

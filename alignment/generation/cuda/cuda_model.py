@@ -85,10 +85,12 @@ class CudaModel:
         if self._graphs is not None:
             self._graphs.run(rows)
             return self._logits
-        self._device.call("acu_forward", self._model, *rows.arguments(rows.longest))
-        failure, self._reduce_failure = self._reduce_failure, None
-        if failure is not None:
-            raise failure
+        self._reduce_failure = None
+        try:
+            self._device.call("acu_forward", self._model, *rows.arguments(rows.longest))
+        finally:
+            if self._reduce_failure is not None:
+                raise self._reduce_failure
         if rows.num_logits == 0:
             return self._logits
         return gather_logits(self._logits[: rows.num_logits], self._group, vocab_size=self._config.vocab_size)

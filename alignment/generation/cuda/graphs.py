@@ -87,7 +87,13 @@ class ForwardGraphs:
         graph = library.handle.acu_graph_begin(ctypes.byref(stream))
         if not graph:
             library.check(-1)
+        try:
+            library.call("acu_forward", self._model, *arguments, stream)
+            library.call("acu_graph_end", graph)
+        except BaseException:
+            # A capture that is not ended would take in all later work; without a graph the next step starts over.
+            library.handle.acu_graph_end(graph)
+            library.handle.acu_graph_destroy(graph)
+            raise
         self._graphs[arguments] = graph
-        library.call("acu_forward", self._model, *arguments, stream)
-        library.call("acu_graph_end", graph)
         return graph

@@ -46,6 +46,8 @@ class View:
     tensor: StoredTensor
 
     def __getattr__(self, name: str) -> Any:
+        if name == "tensor" or name.startswith("__"):  # asked for while a copy is made, before the fields exist
+            raise AttributeError(name)
         return getattr(self.tensor, name)
 
 

@@ -105,6 +105,14 @@ class Task(Protocol):
         ...
 
 
+def _has_ended(task: Task) -> bool:
+    """Return whether ``task`` has completed or failed; its failure is raised where the host waits for the result."""
+    try:
+        return task.is_completed()
+    except RuntimeError:
+        return True
+
+
 class Watch:
     """A thread that checks twice a second, and ends the process if an operation takes longer than ``limit``.
 
@@ -132,7 +140,7 @@ class Watch:
     def leave(self, operation: str, task: Task | None = None) -> None:
         """Stop timing now, or when ``task`` has completed."""
         _, since = self._current.pop(threading.get_ident())
-        if task is not None and not task.is_completed():
+        if task is not None and not _has_ended(task):
             self._queued.append((operation, since, task))
         elif not self._queued:
             self._show(operation, time.monotonic(), waiting=False)
@@ -140,7 +148,9 @@ class Watch:
     def overdue(self, now: float) -> str:
         """Return the message with which this process must end at the time ``now``, empty if it need not."""
         self._drop_completed()
-        going_on = [*self._current.values(), *((operation, since) for operation, since, _ in self._queued)]
+        # Copied in one call, because the main thread appends meanwhile.
+        queued = list(self._queued)
+        going_on = [*self._current.values(), *((operation, since) for operation, since, _ in queued)]
         if not going_on:
             return ""
         operation, since = min(going_on, key=lambda item: item[1])
@@ -163,7 +173,7 @@ class Watch:
         done = ""
         for _ in range(len(self._queued)):
             operation, since, task = self._queued.popleft()
-            if task.is_completed():
+            if _has_ended(task):
                 done = operation
             else:
                 self._queued.append((operation, since, task))

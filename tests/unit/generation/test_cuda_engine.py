@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import paddle
@@ -236,3 +237,20 @@ def test_nothing_may_wait_while_a_graph_is_captured():
     device.call("acu_graph_launch", graph)
     assert number[0] == 7, "the copy was captured, and is done by the graph"
     handle.acu_graph_destroy(graph)
+
+
+def test_a_failed_capture_leaves_no_graph():
+    device = mock.Mock()
+    device.library.handle.acu_graph_begin.return_value = 5
+    step = graphs.RowArrays(1, 1, 1, 1, addresses=(1, 2, 3, 4, 5), logits=6, longest=7, repeats=True)
+    used = graphs.ForwardGraphs(device, model=9, max_length=64)
+    used.run(step)
+    device.library.call.side_effect = RuntimeError("acu_forward: out of memory")
+    with pytest.raises(RuntimeError, match="out of memory"):
+        used.run(step)
+    device.library.handle.acu_graph_end.assert_called_once_with(5)
+    device.library.handle.acu_graph_destroy.assert_called_once_with(5)
+    assert used.num_captured == 0
+    device.library.call.side_effect = None
+    used.run(step)
+    assert used.num_captured == 1 and device.library.handle.acu_graph_begin.call_count == 2

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -189,6 +191,40 @@ def test_a_task_that_is_done_when_the_call_returns_is_not_kept():
         going_on.task = task
     task.done = False
     assert guard.watch.overdue(time.monotonic() + 100) == ""
+
+
+def test_a_task_that_fails_is_over():
+    guard, task = Guard("rank 0", limit=1.0), FakeTask()
+    task.is_completed = mock.Mock(side_effect=[False, RuntimeError("an illegal address")])
+    with guard.during("all_reduce") as going_on:
+        going_on.task = task
+    assert guard.watch.overdue(time.monotonic() + 100) == ""
+
+
+def test_operations_may_be_queued_while_the_watch_looks():
+    guard, stop, failures = Guard("rank 0", limit=100.0), threading.Event(), []
+
+    def look() -> None:
+        while not stop.is_set():
+            try:
+                guard.watch.overdue(time.monotonic())
+            except RuntimeError as error:
+                failures.append(error)
+                return
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    tasks = []
+    for number in range(2000):
+        tasks.append(queue(guard, "all_reduce"))
+        if number > 30:
+            tasks[number - 30].done = True
+    sys.setswitchinterval(before)
+    stop.set()
+    looking.join()
+    assert failures == []
 
 
 def test_the_board_shows_a_queued_operation_until_it_has_completed(tmp_path, monkeypatch):
