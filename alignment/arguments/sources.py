@@ -40,7 +40,7 @@ def read_call(arguments: Mapping[str, Any]) -> Source:
     """Read the arguments of a Python call: the keys of an argument file; paths may be ``Path``, lists tuples."""
     items = [(str(key), value) for key, value in arguments.items() if not is_remark(str(key))]
     problems = [
-        f"{key}: a Python function cannot be given itself ({value!r}); give where it stands, as "
+        f"{key}: a Python function cannot be given itself ({value!r}); pass the function by name, as "
         "'file.py:function' or 'package.module:function'"
         for key, value in items
         if callable(value)

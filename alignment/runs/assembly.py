@@ -53,11 +53,12 @@ class Horizon:
 def build_learner(launch: Launch, name: str, model: Any, training: TrainingArguments, *, total_updates: int) -> Learner:
     """Return the learner of ``model``, with learning rate, decay and warm-up from ``training``."""
     warmup = warmup_updates(total_updates, warmup_steps=training.warmup_steps, warmup_ratio=training.warmup_ratio)
-    if total_updates <= warmup and training.lr_scheduler_type != "constant":
+    if training.do_train and total_updates <= warmup and training.lr_scheduler_type != "constant":
+        ratio = "critic_warmup_ratio" if name == "critic" else "warmup_ratio"
         log.warn(
             f"{name}: the learning rate rises from 0 over {counted(warmup, 'update')}, and the run has "
             f"{counted(total_updates, 'update')}: it never reaches {training.learning_rate:g}. For a shorter warm-up "
-            "lower warmup_steps or warmup_ratio"
+            f"lower {'warmup_steps' if training.warmup_steps > 0 else ratio}"
         )
     schedule = Schedule(
         kind=training.lr_scheduler_type,

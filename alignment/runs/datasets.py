@@ -142,22 +142,22 @@ def report_ledgers(launch: Launch, datasets: Mapping[str, TokenizedDataset | Non
         print_table("rows left out or changed", ["role", "dataset", "reason", "effect", "rows", "for example"], rows)
     accounts: dict[str, Any] = {role: ledger.as_dict() for role, ledger in ledgers.items()}
     if launch.topology.is_main:
-        for role, warning in _warnings(present):
+        for role, warning in _warnings(present, trains=launch.parsed.training.do_train):
             log.warn(f"{role}: {warning}")
             name = next(name for name in accounts if role in name.split(" and "))
             accounts[name].setdefault("warnings", []).append(warning)
         replace_file(launch.output_dir / LEDGER_FILE, json.dumps(accounts, indent=1))
 
 
-def _warnings(datasets: Mapping[str, TokenizedDataset]) -> Iterator[tuple[str, str]]:
+def _warnings(datasets: Mapping[str, TokenizedDataset], *, trains: bool) -> Iterator[tuple[str, str]]:
     """Yield (role, warning) for text that the tokenizer does not know, and for evaluation on what is trained on."""
     for role, dataset in datasets.items():
         unknown = dataset.describe_unknown()
         if unknown is not None:
             yield role, unknown
-    overlap = describe_overlap(datasets["train"], datasets["eval"]) if "eval" in datasets else None
+    overlap = describe_overlap(datasets["train"], datasets["eval"]) if trains and "eval" in datasets else None
     if overlap is not None:
-        yield "eval", f"{overlap}: the evaluation does not show how the model does on new prompts"
+        yield "eval", overlap
 
 
 def _warn_unused_keys(launch: Launch, datasets: Sequence[TokenizedDataset]) -> None:

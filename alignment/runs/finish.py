@@ -25,7 +25,7 @@ def finish_run(launch: Launch, session: Session, state: RunState, *, title: str,
             session.evaluate()
         session.writers.close()
         if training.do_train:
-            session.flat_rewards.warn()
+            session.flat_rewards.finish()
             _check_models(session, state, best=training.load_best_model_at_end)
             for name, folder in state.export(best=training.load_best_model_at_end).items():
                 log.info(f"{name}: {folder}")

@@ -8,6 +8,7 @@ import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from alignment.arguments.effects import refuse_unbuilt, report_effects
 from alignment.arguments.global_batches import share_global_batches
@@ -97,16 +98,33 @@ def describe_offload(parts: Collection[str], device: str) -> str | None:
     )
 
 
-def describe_changes(parsed: Parsed, before: Path) -> str | None:
-    """Describe the keys whose values differ from the saved arguments ``before``; None if there is nothing to say."""
+def describe_changes(parsed: Parsed, before: Path, *, trained: str) -> str | None:
+    """Describe the keys whose values differ from the saved arguments ``before``; None if there is nothing to say.
+
+    ``trained`` is the dtype of the trained weights, which a null type of the rollout engine stands for.
+    """
     try:
         saved = json.loads(before.read_text(encoding="utf-8"))
         values = {key: row["value"] for key, row in saved.items()}
     except (OSError, ValueError, AttributeError, KeyError, TypeError):
         return None
     now = {key: value for key, value in json.loads(json.dumps(parsed.as_dict())).items() if key not in OF_A_START}
-    changed = [key for key in now if key in values and values[key] != now[key]]
-    return ", ".join(f"{key} was {values[key]} and is {now[key]}" for key in changed) or None
+    null = dict.fromkeys(("rollout_weight_type", "rollout_kv_type"), trained)
+
+    def resolved(key: str, value: Any) -> Any:
+        return null.get(key) if value is None else value
+
+    changed = [
+        (key, values[key], value)
+        for key, value in now.items()
+        if key in values and resolved(key, values[key]) != resolved(key, value)
+    ]
+    return ", ".join(f"{key} was {_spell(old)} and is {_spell(new)}" for key, old, new in changed) or None
+
+
+def _spell(value: Any) -> str:
+    """Return a value as an argument file spells it, text without quotes."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 @contextlib.contextmanager
@@ -142,8 +160,9 @@ def open_launch(parsed: Parsed, *, host: str) -> Iterator[Launch]:
         if offloads := describe_offload(parsed.parallel.offloaded, topology.device):
             log.warn(offloads)
         if topology.is_main:
+            trained = training.weight_dtype(topology.device)
             before = None if checkpoint is None else checkpoint.folder.parent / SAVED_NAME
-            if before is not None and (changes := describe_changes(parsed, before)):
+            if before is not None and (changes := describe_changes(parsed, before, trained=trained)):
                 log.warn(f"resumed with changed values: {changes}")
         yield Launch(
             parsed=parsed,

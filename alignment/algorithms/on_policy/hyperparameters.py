@@ -56,7 +56,7 @@ class OnPolicyHyperparameters:
     """Weight of the policy's entropy as a bonus."""
 
     def token_mean(self, mask: Tensor, denominator: float | Tensor) -> TokenMean:
-        """Return how a micro-batch with ``mask`` [n, R] has its share of the losses."""
+        """Return the weights with which a micro-batch with ``mask`` [n, R] adds to the losses."""
         assert self.loss_length or self.policy_loss_reduction != "constant", "ChosenAlgorithm fills it in"
         return TokenMean(mask, denominator, self.policy_loss_reduction, self.loss_length or 1.0)
 

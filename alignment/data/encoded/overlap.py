@@ -10,9 +10,14 @@ import numpy as np
 from alignment.data.encoded.store import Sample
 from alignment.data.encoded.supervised import IGNORE_INDEX
 
+TELLING_SHARE = 0.1
+"""Share of shared prompts from which the evaluation is said not to show what it should."""
+
 
 def describe_overlap(training: Iterable[Sample], evaluation: Iterable[Sample]) -> str | None:
-    """Say how many evaluation rows have a prompt, or are rows, that training holds too; None if none has."""
+    """Say how many evaluation rows have a prompt, or are rows, that training holds too, and what follows if many are;
+    None if none has.
+    """
     wanted = [_split(sample) for sample in evaluation]
     prompts, rows = {prompt for prompt, _ in wanted}, set(wanted)
     known_prompts, known_rows = set(), set()
@@ -26,7 +31,9 @@ def describe_overlap(training: Iterable[Sample], evaluation: Iterable[Sample]) -
     if not shared:
         return None
     answers = f" ({same} with the same answer)" if same else ""
-    return f"{shared} of {len(wanted)} evaluation rows have a prompt that is trained on too{answers}"
+    follows = ": the evaluation does not show how the model does on new prompts"
+    conclusion = follows if shared >= TELLING_SHARE * len(wanted) else ""
+    return f"{shared} of {len(wanted)} evaluation rows have a prompt that is trained on too{answers}{conclusion}"
 
 
 def _split(sample: Sample) -> tuple[bytes, bytes]:

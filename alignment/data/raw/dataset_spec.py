@@ -161,7 +161,7 @@ def _pair(item: Any) -> tuple[str, Any]:
         if not {"name", "path"} & set(item):
             raise DataError(
                 f"dataset entry {dict(item)!r:.200}: has neither name nor path. Rows are read from files: if this is a "
-                "row, write the rows to a .jsonl file, one object a line, and give its path"
+                "row, write the rows to a .jsonl file, one object per line, and give its path"
             )
         return name, {key: value for key, value in item.items() if key != "name"}
     if isinstance(item, (tuple, list)) and len(item) == 2 and isinstance(item[0], str):

@@ -107,12 +107,12 @@ class PairEvaluation:
     def _rows(self, first: np.ndarray, second: np.ndarray) -> list[dict[str, Any]]:
         rows = []
         for pair, *scores in zip(self.pairs[:NUM_SAMPLES], first, second, strict=False):
-            launch = pair["prompt_length"]
-            prompt = self.decode(pair[f"{self.kind.sides[0]}_input_ids"][:launch])
+            start = pair["prompt_length"]
+            prompt = self.decode(pair[f"{self.kind.sides[0]}_input_ids"][:start])
             rows += [
                 {
                     "prompt": prompt,
-                    "response": self.decode(pair[f"{s}_input_ids"][launch:]),
+                    "response": self.decode(pair[f"{s}_input_ids"][start:]),
                     "score": float(v),
                     "side": s,
                 }

@@ -61,7 +61,7 @@ def answer_batch(samples: Sequence[Mapping[str, Any]]) -> TokenBatch:
     """Return n pairs as one micro-batch of 2n rows, preferred answers first; the targets are the answer tokens."""
     sequences = [sample[f"{side}_input_ids"] for side in SIDES for sample in samples]
     starts = [sample["prompt_length"] for sample in samples] * 2
-    targets = [np.arange(launch, len(ids)) for launch, ids in zip(starts, sequences, strict=True)]
+    targets = [np.arange(start, len(ids)) for start, ids in zip(starts, sequences, strict=True)]
     return TokenBatch.build(sequences, targets)
 
 

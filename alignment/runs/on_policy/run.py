@@ -94,6 +94,7 @@ class OnPolicyRun:
             shown=("train/reward", "train/kl_divergence", "critic/explained_variance", "train/mean_generated_length"),
         )
         session.memory = memory or session.memory
+        session.flat_rewards.prompts = self._plan.prompts_per_iteration
         with contextlib.closing(session.writers):
             if training.do_train and not session.is_finished:
                 self._state.check_space()

@@ -63,8 +63,8 @@ class OnPolicyArguments:
     rollout_weight_type: Literal["float32", "bfloat16", "int8"] | None = argument(
         None, inert_when=_NO_ENGINE, refused_when=_NO_INT8
     )
-    """What the fused engine holds weights in; null: what the policy is trained in. Less than that is faster and needs
-    on_logprob_gap to be thought of."""
+    """What the fused engine holds weights in; null: the dtype of the trained weights. A smaller type is faster; set
+    on_logprob_gap accordingly."""
     rollout_kv_type: Literal["float32", "bfloat16"] | None = argument(None, inert_when=_NO_ENGINE)
     """What the fused engine holds keys and values in; null: what the policy is trained in."""
     rollout_kv_memory: str | None = argument(None, inert_when=_NO_ENGINE)

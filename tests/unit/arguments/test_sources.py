@@ -34,6 +34,6 @@ def test_a_function_in_a_call_is_refused_and_the_message_says_how_it_is_given():
     source = read_call({"reward_function": len, "output_dir": "o"})
     assert [given.key for given in source.given] == ["output_dir"]
     assert source.problems == [
-        "reward_function: a Python function cannot be given itself (<built-in function len>); give where it stands, as "
-        "'file.py:function' or 'package.module:function'"
+        "reward_function: a Python function cannot be given itself (<built-in function len>); pass the function by "
+        "name, as 'file.py:function' or 'package.module:function'"
     ]

@@ -150,5 +150,5 @@ def test_rows_in_place_of_files_are_refused_with_what_to_do():
         parse_datasets(rows)
     assert str(error.value) == (
         "dataset entry {'prompt': 'a', 'answer': 'b'}: has neither name nor path. Rows are read from files: if this is "
-        "a row, write the rows to a .jsonl file, one object a line, and give its path"
+        "a row, write the rows to a .jsonl file, one object per line, and give its path"
     )

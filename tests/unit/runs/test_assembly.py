@@ -101,20 +101,23 @@ def test_the_optimizer_of_a_cut_model_knows_its_parts_and_masters(monkeypatch):
 @pytest.mark.parametrize(
     ("keys", "updates", "said"),
     [
-        ({"warmup_ratio": 0.03}, 1, ["policy: the learning rate rises from 0 over 1 update, and the run has 1 update"]),
-        ({"warmup_steps": 5}, 3, ["policy: the learning rate rises from 0 over 5 updates, and the run has 3 updates"]),
+        ({"warmup_ratio": 0.03}, 1, ["the learning rate rises from 0 over 1 update, and the run has 1 update"]),
+        ({"warmup_steps": 5}, 3, ["the learning rate rises from 0 over 5 updates, and the run has 3 updates"]),
         ({"warmup_steps": 2}, 3, []),
         ({"warmup_ratio": 0.03, "lr_scheduler_type": "constant"}, 1, []),
+        ({"warmup_ratio": 0.03, "do_train": False}, 1, []),
     ],
 )
-def test_a_run_no_longer_than_its_warm_up_is_told(keys, updates, said, monkeypatch, caplog):
-    for name in ("shard_model", "NamedAdamW", "build_runner"):
+@pytest.mark.parametrize("name", ["policy", "critic"])
+def test_a_run_no_longer_than_its_warm_up_is_told(name, keys, updates, said, monkeypatch, caplog):
+    for part in ("shard_model", "NamedAdamW", "build_runner"):
         monkeypatch.setattr(
-            assembly, name, lambda *given, **named: SimpleNamespace(parameters=[], parts={}, masters={})
+            assembly, part, lambda *given, **named: SimpleNamespace(parameters=[], parts={}, masters={})
         )
     monkeypatch.setattr(assembly, "Learner", lambda *given, **named: SimpleNamespace(offload=lambda **kinds: None))
     start = SimpleNamespace(topology="topology", parsed=SimpleNamespace(parallel=SimpleNamespace(offloaded=())))
     model = SimpleNamespace(model=SimpleNamespace())
-    build_learner(start, "policy", model, _training(learning_rate=2e-3, **keys), total_updates=updates)
-    rest = ": it never reaches 0.002. For a shorter warm-up lower warmup_steps or warmup_ratio"
-    assert caplog.messages == [line + rest for line in said]
+    build_learner(start, name, model, _training(learning_rate=2e-3, **keys), total_updates=updates)
+    key = "warmup_steps" if "warmup_steps" in keys else {"policy": "", "critic": "critic_"}[name] + "warmup_ratio"
+    rest = f": it never reaches 0.002. For a shorter warm-up lower {key}"
+    assert caplog.messages == [f"{name}: {line}{rest}" for line in said]

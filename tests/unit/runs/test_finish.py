@@ -39,7 +39,7 @@ def end(tmp_path, monkeypatch):
                 evaluate=lambda: done.append("evaluated"),
                 writers=SimpleNamespace(close=lambda: done.append("closed")),
                 liveness=SimpleNamespace(describe=lambda: None),
-                flat_rewards=SimpleNamespace(warn=lambda: None),
+                flat_rewards=SimpleNamespace(finish=lambda: None),
             ),
             SimpleNamespace(
                 counters=counters,

@@ -90,13 +90,28 @@ def test_nothing_is_said_where_they_are_not_wanted(find):
     assert not native_ops_enabled() and lines == []
 
 
+def _changes(now, before, *, trained="float32"):
+    return describe_changes(SimpleNamespace(as_dict=lambda: now), before, trained=trained)
+
+
 def test_what_a_resumed_run_changes_is_named(tmp_path):
     before = tmp_path / "arguments.json"
     rows = {"loss_type": "sigmoid", "betas": [1, 2], "output_dir": "a", "gone": 1}
     before.write_text(json.dumps({key: {"value": value, "origin": "default"} for key, value in rows.items()}))
     now = {"loss_type": "ipo", "betas": (1, 2), "output_dir": "b", "new": 2}
-    assert describe_changes(SimpleNamespace(as_dict=lambda: now), before) == "loss_type was sigmoid and is ipo"
-    assert describe_changes(SimpleNamespace(as_dict=lambda: now | {"loss_type": "sigmoid"}), before) is None
+    assert _changes(now, before) == "loss_type was sigmoid and is ipo"
+    assert _changes(now | {"loss_type": "sigmoid"}, before) is None
+
+
+@pytest.mark.parametrize(
+    ("trained", "said"), [("float32", None), ("bfloat16", "rollout_weight_type was float32 and is null")]
+)
+def test_a_null_type_of_the_engine_is_the_one_of_the_trained_weights(trained, said, tmp_path):
+    before = tmp_path / "arguments.json"
+    before.write_text(json.dumps({"rollout_weight_type": {"value": "float32"}, "flag": {"value": False}}))
+    assert _changes({"rollout_weight_type": None, "flag": False}, before, trained=trained) == said
+    told = "flag was false and is true"
+    assert _changes({"rollout_weight_type": "float32", "flag": True}, before, trained=trained) == told
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", '{"loss_type": 1}'])
@@ -104,7 +119,7 @@ def test_arguments_that_cannot_be_read_are_not_compared(tmp_path, text):
     before = tmp_path / "arguments.json"
     if text is not None:
         before.write_text(text)
-    assert describe_changes(SimpleNamespace(as_dict=lambda: {"loss_type": "ipo"}), before) is None
+    assert _changes({"loss_type": "ipo"}, before) is None
 
 
 def test_an_output_folder_with_too_long_a_name_is_one_message(tmp_path):

@@ -28,7 +28,7 @@ SHARED = (
 def report(tmp_path, monkeypatch):
     """Report on rows of training and evaluation; return the warnings and ``ledger.json``."""
 
-    def run(training, evaluation):
+    def run(training, evaluation, *, do_train=True):
         said = []
         monkeypatch.setattr(datasets.log, "warn", said.append)
         opened = {}
@@ -37,7 +37,7 @@ def report(tmp_path, monkeypatch):
             path.write_text("".join(json.dumps(row) + "\n" for row in rows))
             options = EncodeOptions(template="tokenizer")
             opened[role] = SupervisedDataset(f"jsonl::{path}", load_tokenizer(TOKENIZER), options=options)
-        parsed = SimpleNamespace(columns=ColumnArguments())
+        parsed = SimpleNamespace(columns=ColumnArguments(), training=SimpleNamespace(do_train=do_train))
         launch = SimpleNamespace(parsed=parsed, topology=SimpleNamespace(is_main=True), output_dir=tmp_path)
         datasets.report_ledgers(launch, opened)
         return said, json.loads((tmp_path / "ledger.json").read_text())
@@ -50,6 +50,12 @@ def test_unknown_text_and_shared_prompts_are_warned_of_and_kept_for_the_report(r
     said, ledger = report(rows, [rows[0], {**rows[0], "answer": "tent"}])
     assert said == [f"train: {UNKNOWN}", f"eval: {SHARED}"]
     assert ledger["train"]["warnings"] == [UNKNOWN] and ledger["eval"]["warnings"] == [SHARED]
+
+
+def test_shared_prompts_are_of_no_interest_to_a_run_that_only_evaluates(report):
+    rows = [{"input": "pack rope", "answer": "rope"}]
+    said, ledger = report(rows, rows, do_train=False)
+    assert said == [] and "warnings" not in ledger["eval"]
 
 
 def test_rows_without_a_fault_give_no_warning(report):

@@ -71,11 +71,22 @@ def _read_turn(turn: Any, number: int, place: object) -> list[Message]:
         return [{"role": "user", "content": turn[0]}, {"role": "assistant", "content": turn[1]}]
     if not isinstance(turn, Mapping):
         raise DataError(f"{place}: expected {{'role', 'content'}} with text, got {turn!r:.80}")
+    turn = _with_empty_texts(turn)
     _refuse_null_text(turn, place)
     turn = {key: held for key, held in turn.items() if held is not None}
     if "role" not in turn and "from" not in turn:
         return _read_pair(turn, place)
     return [_read_message(turn, place)]
+
+
+def _with_empty_texts(turn: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the turn with an empty text for a null one if nobody wrote it: a system message, the result of a tool."""
+    spelling = turn.get("from") if turn.get("role") is None else turn["role"]
+    names = [key for key in ("content", "value") if key in turn]
+    is_empty = bool(names) and all(turn[key] is None for key in names)
+    if is_empty and ROLES.get(str(spelling).lower()) in ("system", "tool"):
+        return {**turn, names[0]: ""}
+    return turn
 
 
 def _refuse_null_text(turn: Mapping[str, Any], place: object) -> None:

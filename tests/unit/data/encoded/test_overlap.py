@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from alignment.data import PreferenceDataset, PromptOnlyDataset, SupervisedDataset
 from alignment.data.encoded.overlap import describe_overlap
 
+CONCLUSION = ": the evaluation does not show how the model does on new prompts"
 ANSWERED = [{"input": "a", "answer": "b"}, {"input": "c", "answer": "d"}, {"input": "e", "answer": "f"}]
 PAIRS = [{**row, "other_answer": "g", "better": True} for row in ANSWERED]
 
@@ -24,7 +26,7 @@ def test_shared_prompts_are_counted_and_among_them_equal_rows(make_dataset, toke
     training = kind(make_dataset(rows, "training"), tokenizer)
     evaluation = kind(make_dataset([rows[0], changed, {**rows[0], "input": "h"}], "evaluation"), tokenizer)
     said = describe_overlap(training, evaluation)
-    assert said == f"2 of 3 evaluation rows have a prompt that is trained on too{expected}"
+    assert said == f"2 of 3 evaluation rows have a prompt that is trained on too{expected}{CONCLUSION}"
 
 
 def test_nothing_is_said_of_rows_apart(make_dataset, tokenizer):
@@ -35,4 +37,12 @@ def test_nothing_is_said_of_rows_apart(make_dataset, tokenizer):
 def test_a_split_of_pairs_with_one_prompt_is_told(make_dataset, tokenizer):
     rows = [{**PAIRS[0], "other_answer": word} for word in "cdefgh"]
     train, held_out = PreferenceDataset(make_dataset(rows), tokenizer).split_train_test(1 / 3)
-    assert describe_overlap(train, held_out) == "2 of 2 evaluation rows have a prompt that is trained on too"
+    said = describe_overlap(train, held_out)
+    assert said == f"2 of 2 evaluation rows have a prompt that is trained on too{CONCLUSION}"
+
+
+@pytest.mark.parametrize(("others", "conclusion"), [(9, CONCLUSION), (10, "")])
+def test_a_few_shared_prompts_are_counted_without_a_conclusion(others, conclusion):
+    shared, *rest = [{"input_ids": np.array([number])} for number in range(1 + others)]
+    said = describe_overlap([shared], [shared, *rest])
+    assert said == f"1 of {1 + others} evaluation rows have a prompt that is trained on too{conclusion}"

@@ -47,6 +47,7 @@ def test_a_pair_without_an_answer_is_a_bad_row_that_says_which(write_jsonl, toke
         ([], "broken_dialogue", "column 'conversations' holds no messages"),
         ([{"from": "human", "value": "a"}, {"from": "gpt", "value": None}], "null_field", "message 1: 'value' is null"),
         ([USER, {"role": "assistant", "content": None}], "null_field", "message 1: 'content' is null"),
+        ([{"role": "user", "content": None}, SAYS_B], "null_field", "message 0: 'content' is null"),
         ([{"human": "a", "assistant": None}], "null_field", "message 0: 'assistant' is null"),
     ],
 )
@@ -64,3 +65,13 @@ def test_nulls_that_a_table_fills_in_are_no_null_texts(write_jsonl):
     rows = [{"messages": turns}, {"messages": [USER, call, SAYS_B]}]
     filled, called = RawDataset.load("jsonl", path=str(write_jsonl(rows)))
     assert filled == {"dialogue": ["a", "b"]} and called["messages"][1]["content"] == ""
+
+
+@pytest.mark.parametrize("spelling", ["role content", "from value"])
+def test_a_null_text_of_a_system_or_tool_turn_is_empty(write_jsonl, spelling):
+    role, text = spelling.split()
+    call = {role: "assistant", text: None, "tool_calls": [{"name": "f"}]}
+    turns = [{role: "system", text: None}, {role: "user", text: "a"}, call, {role: "tool", text: None}]
+    (row,) = RawDataset.load("jsonl", path=str(write_jsonl([{"messages": [*turns, {role: "assistant", text: "b"}]}])))
+    told = [(message["role"], message["content"]) for message in row["messages"]]
+    assert told == [("system", ""), ("user", "a"), ("assistant", ""), ("tool", ""), ("assistant", "b")]
