@@ -39,12 +39,15 @@ def test_shipped_files_of_the_reference_suite_are_exact():
         assert ours == theirs
 
 
-def test_the_grpo_file_differs_from_that_of_the_reference_suite_in_models_prompts_and_lengths():
+def test_the_grpo_file_differs_from_that_of_the_reference_suite_in_models_data_and_evaluation():
     ours, theirs = (json.loads((folder / "grpo_argument.json").read_text()) for folder in (CONFIG / "llama", FIXTURES))
     assert {key for key in ours if key in theirs and ours[key] != theirs[key]} == {
         *("actor_model_name_or_path", "reward_model_name_or_path", "train_datasets", "eval_datasets", "output_dir"),
         *("max_length", "max_dec_len"),
+        # Its test set is larger: an evaluation every 10 updates would be most of the run.
+        *("eval_steps", "per_device_eval_batch_size"),
     }
+    assert (ours["eval_steps"], ours["per_device_eval_batch_size"]) == (100, 16)
     assert ours.keys() <= theirs.keys()
     assert theirs.keys() - ours.keys() == {
         # Of the data and the reward server that it names.
