@@ -9,6 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from alignment.models.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from alignment.parallel.comms.together import on_main
 from alignment.parallel.runner import ModelRunner
 from alignment.records import TokenBatch
-from alignment.runs.frozen import FrozenInput, frozen_model
+from alignment.runs.frozen import FrozenInput, frozen_model, frozen_random_model
 from alignment.runs.launch import Launch
 from alignment.runs.models import check_layout, freeze
 from alignment.runs.offline.objective import OfflineObjective
@@ -46,7 +47,8 @@ class ReferenceSource(NamedTuple):
 
     folder: str | None
     """None if the run, and so the reference, starts from random weights."""
-    frozen: FrozenInput
+    frozen: Callable[[], FrozenInput]
+    """Reads it all at the first call, in all processes together."""
 
 
 def open_reference(
@@ -147,11 +149,11 @@ def _cut(samples: Iterable[Sample], size: int, make_batch: Any) -> Iterable[Toke
 
 def find_reference(launch: Launch, objective: OfflineObjective, tokenizer: Tokenizer) -> ReferenceSource:
     """Return the reference named by the arguments, or the model that training starts from."""
-    named = launch.parsed.reference.ref_model_name_or_path
+    named, world = launch.parsed.reference.ref_model_name_or_path, launch.topology.world
     name = named or launch.parsed.offline.model_name_or_path
     if name is None:
-        config = launch.parsed.offline.model_config_name_or_path
-        return ReferenceSource(None, frozen_model("the reference", config, launch.topology.world))
+        config, seed = launch.parsed.offline.model_config_name_or_path, launch.parsed.training.seed
+        return ReferenceSource(None, cache(partial(frozen_random_model, "the reference", config, seed, world)))
     folder = str(resolve_model_folder(name, parts=objective.model.parts, is_told=bool(named)))
     if named:
         check_layout(launch, check_fit(folder, tokenizer, max_length=launch.parsed.data.max_length), folder)
@@ -161,13 +163,12 @@ def find_reference(launch: Launch, objective: OfflineObjective, tokenizer: Token
                 f"ref_model_name_or_path={named} has another tokenizer ({len(other)} tokens) than the policy "
                 f"({len(tokenizer)}): it reads the policy's token ids, so both must be the same"
             )
-    return ReferenceSource(folder, frozen_model("the reference", folder, launch.topology.world))
+    return ReferenceSource(folder, cache(partial(frozen_model, "the reference", folder, world)))
 
 
 def _key(launch: Launch, objective: OfflineObjective, source: ReferenceSource) -> str:
     """Return a key of everything that the reference's numbers depend on: weights, dtype and objective."""
-    seed = None if source.folder else launch.parsed.training.seed
-    parts = json.dumps([source.frozen.content, seed, launch.dtype, objective.name])
+    parts = json.dumps([source.frozen().content, launch.dtype, objective.name])
     return hashlib.sha256(parts.encode()).hexdigest()[:32]
 
 

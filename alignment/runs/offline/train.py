@@ -18,11 +18,11 @@ from alignment.runs.datasets import (
     report_ledgers,
     split_for_evaluation,
 )
-from alignment.runs.frozen import FROZEN, frozen_part, frozen_tokenizer
+from alignment.runs.frozen import FROZEN, FrozenInput, frozen_part, frozen_tokenizer
 from alignment.runs.launch import Launch
 from alignment.runs.models import adopt, check_start, starting_folder, starting_tokenizer
 from alignment.runs.offline.objective import EvaluationInputs, OfflineObjective
-from alignment.runs.offline.reference import Prepare, find_reference, open_reference
+from alignment.runs.offline.reference import Prepare, ReferenceSource, find_reference, open_reference
 from alignment.training.objectives import fields_as_tensors
 
 
@@ -44,9 +44,7 @@ def build_run(
     hyperparameters = launch.parsed.groups.get("loss")
     compares = objective.needs_reference is not None and objective.needs_reference(hyperparameters)
     reference = find_reference(launch, objective, tokenizer) if compares else None
-    named = launch.parsed.model.tokenizer_name_or_path
-    inputs = [reference.frozen] if reference else []
-    frozen = frozen_part(launch, [*inputs, frozen_tokenizer(named, tokenizer)] if named else inputs)
+    frozen = frozen_part(launch, lambda: find_frozen(launch, reference, tokenizer))
     rows, held_out = open_samples(tokenizer)
     model = trained.load(launch, folder, tokenizer)
     adopt(launch, model, tokenizer)
@@ -80,6 +78,13 @@ def build_run(
         cards=objective.cards,
         parts={FROZEN: frozen},
     )
+
+
+def find_frozen(launch: Launch, reference: ReferenceSource | None, tokenizer: Tokenizer) -> list[FrozenInput]:
+    """Return the inputs that must not change: the reference, and the tokenizer if the arguments name one."""
+    named = launch.parsed.model.tokenizer_name_or_path
+    own = frozen_tokenizer(named, tokenizer, launch.parsed.data.template) if named else []
+    return [*([reference.frozen()] if reference else []), *own]
 
 
 def open_rows(

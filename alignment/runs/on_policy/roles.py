@@ -80,13 +80,13 @@ def load_roles(launch: Launch) -> Roles:
     """Load the models that the algorithm needs; trained ones come from the checkpoint when resuming."""
     function = launch.parsed.reward_source.reward_function
     # Fail early: reading models and data takes minutes. The scorer loads it again.
-    scores = frozen_function(load_function(function, launch.parsed.base_dir)) if function else []
+    scores = load_function(function, launch.parsed.base_dir) if function else None
     folders = RoleFolders.of(launch)
     tokenizer = starting_tokenizer(launch, folders.actor)
     check_folders(launch, folders, tokenizer)
     policy = resumed_folder(launch, "policy", folders.actor)
     critic = folders.critic and resumed_folder(launch, CRITIC_FOLDER, folders.critic)
-    frozen = frozen_part(launch, [*find_frozen(launch, folders, tokenizer), *scores])
+    frozen = frozen_part(launch, lambda: [*find_frozen(launch, folders, tokenizer), *frozen_function(scores)])
     options = {"dtype": launch.dtype, "placement": Placement.of(launch.topology)}
     head = launch.parsed.reward_source.value_head_prefix
     has_reference = ChosenAlgorithm.of(launch.parsed).needs_reference
@@ -109,16 +109,14 @@ def load_roles(launch: Launch) -> Roles:
 
 def find_frozen(launch: Launch, folders: RoleFolders, tokenizer: Tokenizer) -> list[FrozenInput]:
     """Return the inputs that must not change: the tokenizer, the reference, the reward model and its tokenizer."""
-    world = launch.topology.world
-    found = [frozen_tokenizer(launch.parsed.model.tokenizer_name_or_path or folders.actor, tokenizer)]
+    world, template = launch.topology.world, launch.parsed.data.template
+    found = frozen_tokenizer(launch.parsed.model.tokenizer_name_or_path or folders.actor, tokenizer, template)
     if ChosenAlgorithm.of(launch.parsed).needs_reference:
         found.append(frozen_model("the reference", folders.actor, world))
     if folders.reward:
-        own = frozen_tokenizer(folders.reward, load_tokenizer(folders.reward))
-        found += [
-            frozen_model("the reward model", folders.reward, world),
-            own._replace(name="the tokenizer of the reward model"),
-        ]
+        own = load_tokenizer(folders.reward)
+        found.append(frozen_model("the reward model", folders.reward, world))
+        found += frozen_tokenizer(folders.reward, own, template, owner=" of the reward model")
     return found
 
 

@@ -83,7 +83,8 @@ def test_a_fresh_run_begins_at_zero(trainer, folder):
     assert held["counters"]["updates"] == 0 and set(held["updates"].values()) == {0}
     if trainer == "ppo":
         assert set(held["parts"]) == {"frozen", "prompts", "num_sequences", "kl_coeff", "ptx", "reward_normalizer"}
-        assert set(held["parts"]["frozen"]) == {"the tokenizer", "the reference", "the file of reward_function"}
+        frozen = {"the tokenizer", "the chat template", "the reference", "the file of reward_function"}
+        assert set(held["parts"]["frozen"]) == frozen
         assert (held["parts"]["num_sequences"], held["parts"]["kl_coeff"]) == (0, 0.02)
 
 

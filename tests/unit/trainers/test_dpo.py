@@ -13,6 +13,7 @@ from alignment.errors import ArgumentError, CheckpointError
 from alignment.models.folders.hub import random_causal_lm
 from alignment.models.folders.saving import save_model
 from alignment.models.tokenizer.tokenizer import load_tokenizer
+from alignment.runs import frozen
 from alignment.runs.offline import models
 from alignment.telemetry.jsonl import read_json_lines
 from alignment.trainers.registered import TRAINERS
@@ -129,6 +130,17 @@ def test_a_reference_that_changed_since_the_stop_is_refused_by_name(folder, tmp_
         f"cannot resume: the reference ({tmp_path}/reference) has changed since {tmp_path}/out/checkpoint-1 was "
         "written. Restore it, or start a new run from the checkpoint's policy"
     )
+    with pytest.raises(CheckpointError, match=f"with the reference {tmp_path}/reference, this run names {folder}/pol"):
+        train(tmp_path, "out", **{**resume, "ref_model_name_or_path": str(folder / "policy")})
+
+
+def test_a_run_that_only_evaluates_may_name_another_reference(folder, monkeypatch):
+    keys = {"save_strategy": "steps", "save_steps": 1, "max_steps": 1, "learning_rate": 0.0}
+    train(folder, "judged", **keys, ref_model_name_or_path=str(folder / "reference"))
+    monkeypatch.setattr(frozen, "hash_files", None)
+    keys |= {"do_train": False, "resume_from_checkpoint": True, "ref_model_name_or_path": str(folder / "policy")}
+    last = train(folder, "judged", **keys)[-1]
+    assert last["eval/loss"] == pytest.approx(math.log(2), abs=1e-6), "the policy is its own reference"
 
 
 def test_another_reference_is_another_start(folder, loads):
