@@ -47,7 +47,7 @@ from alignment.runs.placed import place_frozen, scoring_runner  # noqa: E402
 from alignment.trainers.ppo.arguments import parse_ppo_arguments  # noqa: E402
 from alignment.training.checkpoint import CheckpointStore  # noqa: E402
 
-NATIVE_OPS = "alignment.ops.selection"
+NATIVE_OPS = "alignment.ops.native.selection"
 """The switch of the compiled training operators, in versions that have them."""
 GAP_LIMIT = 1e-3
 """Nats that 99 % of the sampled tokens' log-probs may differ between engine and trainer; above it the run stops."""

@@ -36,9 +36,9 @@ from alignment.models.decoder.decoder import CausalLM  # noqa: E402
 from alignment.models.decoder.initialise import draw_weights  # noqa: E402
 from alignment.models.decoder.logprobs import policy_logprobs  # noqa: E402
 from alignment.ops.native.library import find_core  # noqa: E402
+from alignment.ops.native.selection import use_native_ops  # noqa: E402
 from alignment.ops.rms_norm import rms_norm  # noqa: E402
 from alignment.ops.rotary_attention import RotaryAttention  # noqa: E402
-from alignment.ops.selection import use_native_ops  # noqa: E402
 from alignment.ops.swiglu import swiglu  # noqa: E402
 from alignment.ops.token_logprobs import head_logprobs, token_entropy, token_logprobs  # noqa: E402
 from alignment.records import TokenBatch  # noqa: E402

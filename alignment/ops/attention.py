@@ -8,10 +8,10 @@ from paddle.autograd import PyLayer
 from alignment.ops import device_kernels
 from alignment.ops.head_layout import HeadLayout
 from alignment.ops.native import training_ops
+from alignment.ops.native.selection import runs_natively
 from alignment.ops.native.training_ops import RaggedHeads
 from alignment.ops.pieces import heads_at_once, keys_at_once
 from alignment.ops.precision import is_half, scale_by, widen
-from alignment.ops.selection import runs_natively
 from alignment.ops.softmax import masked_softmax
 
 

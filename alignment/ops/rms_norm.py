@@ -7,8 +7,8 @@ from paddle.autograd import PyLayer
 
 from alignment.ops import device_kernels
 from alignment.ops.native import training_ops
+from alignment.ops.native.selection import runs_natively
 from alignment.ops.precision import widen
-from alignment.ops.selection import runs_natively
 
 _FEW_NUMBERS = 1 << 14
 """Up to this size the overhead of Paddle's calls exceeds that of its slow reductions and broadcasts."""

@@ -11,9 +11,9 @@ import paddle
 
 from alignment.ops.attention import causal_attention, ragged_attention
 from alignment.ops.head_layout import HeadLayout
+from alignment.ops.native.selection import runs_natively
 from alignment.ops.native.training_ops import RaggedHeads
 from alignment.ops.rotary import PositionTables, RotaryTables, apply_rotary, rotation_tables
-from alignment.ops.selection import runs_natively
 
 
 @dataclass(frozen=True, kw_only=True)

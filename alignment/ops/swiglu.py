@@ -8,7 +8,7 @@ from paddle.autograd import PyLayer
 
 from alignment.ops import device_kernels
 from alignment.ops.native import training_ops
-from alignment.ops.selection import runs_natively
+from alignment.ops.native.selection import runs_natively
 
 
 def swiglu(gate: paddle.Tensor, up: paddle.Tensor) -> paddle.Tensor:

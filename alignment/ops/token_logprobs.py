@@ -12,8 +12,8 @@ from paddle.autograd import PyLayer
 
 from alignment.ops.head_product import HeadProduct, split_temperature
 from alignment.ops.native import training_ops
+from alignment.ops.native.selection import runs_natively
 from alignment.ops.precision import is_half, scale_by, widen
-from alignment.ops.selection import runs_natively
 from alignment.ops.softmax import not_finite_mark
 
 

@@ -15,7 +15,7 @@ from alignment.arguments.global_batches import share_global_batches
 from alignment.arguments.parsed import SAVED_NAME, Parsed
 from alignment.errors import ArgumentError
 from alignment.ops.native.library import find_core
-from alignment.ops.selection import native_ops_enabled, use_native_ops
+from alignment.ops.native.selection import native_ops_enabled, use_native_ops
 from alignment.parallel.comms.group import Group
 from alignment.parallel.comms.meeting import read_world
 from alignment.parallel.comms.stop_signals import StopSignals

@@ -21,7 +21,7 @@ from alignment.models.decoder.initialise import draw_weights
 from alignment.models.decoder.logprobs import policy_logprobs
 from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
 from alignment.ops.native.library import load_core
-from alignment.ops.selection import use_native_ops
+from alignment.ops.native.selection import use_native_ops
 from alignment.records import TokenBatch
 from alignment.selfcheck.operators import operator_trials
 from alignment.training.optimizers import AdamSettings, NamedAdamW, clip_by_global_norm

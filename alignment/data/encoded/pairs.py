@@ -8,7 +8,6 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from alignment.data.encode import Answer, EncodeOptions, Encoder
-from alignment.data.encoded.lengths import fit_lengths
 from alignment.data.encoded.mixture import Row
 from alignment.data.encoded.tokenized import Collator, Sample, to_ids
 from alignment.data.ledger import (
@@ -21,6 +20,7 @@ from alignment.data.ledger import (
     UNKNOWN_DIFFERENCE,
     BadRow,
 )
+from alignment.data.lengths import fit_lengths
 from alignment.data.padding import mask_rows, pad_rows, row_lengths
 from alignment.data.raw.conversation import conversation
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from alignment.data.encode import Encoder
-from alignment.data.encoded.lengths import fit_lengths
 from alignment.data.encoded.mixture import Row
 from alignment.data.encoded.tokenized import Collator, Encoded, Sample, TokenizedDataset, to_ids
 from alignment.data.ledger import DROPPED_OVERLONG, DUPLICATE_PROMPT, EMPTY_PROMPT, BadRow
+from alignment.data.lengths import fit_lengths
 from alignment.data.padding import mask_rows, pad_rows, row_lengths
 from alignment.data.raw.conversation import Conversation, conversation, text_of
 from alignment.data.raw.raw_sample import require_fields

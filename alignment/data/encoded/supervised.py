@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from alignment.data.encode import Dialogue, Encoder
-from alignment.data.encoded.lengths import fit_lengths
 from alignment.data.encoded.mixture import Row
 from alignment.data.encoded.tokenized import Collator, Encoded, Sample, TokenizedDataset, to_ids
 from alignment.data.ledger import (
@@ -21,6 +20,7 @@ from alignment.data.ledger import (
     UNDESIRABLE,
     BadRow,
 )
+from alignment.data.lengths import fit_lengths
 from alignment.data.padding import mask_rows, pad_rows, row_lengths
 from alignment.data.raw.conversation import Conversation, conversation
 from alignment.data.raw.raw_sample import require_fields

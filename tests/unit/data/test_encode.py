@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from alignment.data.encode import EncodeOptions, Encoder
-from alignment.data.encoded.lengths import fit_lengths
+from alignment.data.lengths import fit_lengths
 from alignment.errors import ArgumentError, DataError
 
 EOS = 2

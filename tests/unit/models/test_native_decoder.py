@@ -12,7 +12,7 @@ from alignment.models.decoder.initialise import draw_weights
 from alignment.models.decoder.logprobs import policy_logprobs
 from alignment.ops.native import training_ops
 from alignment.ops.native.library import find_core
-from alignment.ops.selection import use_native_ops
+from alignment.ops.native.selection import use_native_ops
 from alignment.records import TokenBatch
 
 SHAPE = dict(

@@ -8,7 +8,7 @@ import pytest
 
 from alignment.models.decoder.logprobs import policy_logprobs
 from alignment.models.decoder.split_vocabulary import VocabularyShare, split_logprobs
-from alignment.ops.selection import use_native_ops
+from alignment.ops.native.selection import use_native_ops
 from alignment.ops.softmax import masked_softmax
 from alignment.ops.token_logprobs import token_entropy, token_logprobs
 from alignment.parallel.comms.group import ALONE

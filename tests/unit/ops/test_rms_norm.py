@@ -10,8 +10,8 @@ import pytest
 
 from alignment.ops import device_kernels
 from alignment.ops.native.library import find_core
+from alignment.ops.native.selection import use_native_ops
 from alignment.ops.rms_norm import rms_norm_inference
-from alignment.ops.selection import use_native_ops
 
 
 @pytest.fixture(params=["compiled", "composed"])

@@ -17,10 +17,10 @@ from alignment.ops.attention import causal_attention
 from alignment.ops.head_layout import HeadLayout
 from alignment.ops.native import sources, training_ops
 from alignment.ops.native.library import find_core
+from alignment.ops.native.selection import native_ops_enabled, runs_natively, use_native_ops
 from alignment.ops.rms_norm import rms_norm
 from alignment.ops.rotary import PositionTables
 from alignment.ops.rotary_attention import RotaryAttention
-from alignment.ops.selection import native_ops_enabled, runs_natively, use_native_ops
 from alignment.ops.swiglu import swiglu
 from alignment.ops.token_logprobs import head_logprobs, token_entropy
 

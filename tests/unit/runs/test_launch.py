@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 from alignment.errors import ArgumentError
-from alignment.ops import selection
+from alignment.ops.native import selection
 from alignment.ops.native.library import Search
-from alignment.ops.selection import native_ops_enabled
+from alignment.ops.native.selection import native_ops_enabled
 from alignment.parallel.comms.group import ALONE
 from alignment.runs import launch
 from alignment.runs.launch import Launch, choose_operators, describe_changes, describe_offload, open_output

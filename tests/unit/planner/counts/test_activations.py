@@ -16,8 +16,8 @@ from alignment.models.decoder.logprobs import policy_logprobs, token_values
 from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
 from alignment.ops import pieces
 from alignment.ops.native.library import find_core
+from alignment.ops.native.selection import native_ops_enabled, use_native_ops
 from alignment.ops.rotary import PositionTables
-from alignment.ops.selection import native_ops_enabled, use_native_ops
 from alignment.planner.counts.activations import Pass
 from alignment.planner.counts.head import Head, NativeHead
 from alignment.records import TokenBatch
