@@ -43,7 +43,7 @@ def read_call(arguments: Mapping[str, Any]) -> Source:
         f"{key}: a Python function cannot be given itself ({value!r}); pass the function by name, as "
         "'file.py:function' or 'package.module:function'"
         for key, value in items
-        if callable(value)
+        if callable(value) and not isinstance(value, type)
     ]
     plain = [(key, _plain(value)) for key, value in items if not callable(value)]
     return Source([Given(key, value, "Python call", "in the call from Python") for key, value in plain], problems)
