@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -43,9 +44,9 @@ def read_call(arguments: Mapping[str, Any]) -> Source:
         f"{key}: a Python function cannot be given itself ({value!r}); pass the function by name, as "
         "'file.py:function' or 'package.module:function'"
         for key, value in items
-        if callable(value) and not isinstance(value, type)
+        if inspect.isroutine(value)
     ]
-    plain = [(key, _plain(value)) for key, value in items if not callable(value)]
+    plain = [(key, _plain(value)) for key, value in items if not inspect.isroutine(value)]
     return Source([Given(key, value, "Python call", "in the call from Python") for key, value in plain], problems)
 
 
