@@ -12,7 +12,8 @@ from alignment.models.decoder.initialise import draw_weights
 from alignment.models.decoder.logprobs import policy_logprobs
 from alignment.models.decoder.placement import WHOLE, Placement
 from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
-from alignment.ops import attention, selection
+from alignment.ops import attention
+from alignment.ops.native import selection
 from alignment.parallel.comms.group import Group
 from alignment.records import TokenBatch
 

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignment.ops import pieces, selection, token_logprobs
+from alignment.ops import pieces, token_logprobs
 from alignment.ops.attention import causal_attention
 from alignment.ops.head_layout import HeadLayout
-from alignment.ops.native import sources, training_ops
+from alignment.ops.native import selection, sources, training_ops
 from alignment.ops.native.library import find_core
 from alignment.ops.native.selection import native_ops_enabled, runs_natively, use_native_ops
 from alignment.ops.rms_norm import rms_norm
