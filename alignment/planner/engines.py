@@ -12,6 +12,7 @@ from alignment.architecture.layout import Layout
 from alignment.generation import sampling
 from alignment.generation.eager import room
 from alignment.generation.fused import fused_settings
+from alignment.generation.fused.blocks import blocks_for, blocks_of_slot
 from alignment.generation.fused.capabilities import cuda_obstacle, model_obstacle
 from alignment.generation.fused.fused_settings import TYPE_BYTES, FusedSettings, read_bytes
 from alignment.ops import pieces
@@ -132,6 +133,8 @@ class FusedMemory:
     def moments(self) -> list[RolloutMoment]:
         """See ``EagerMemory.moments``; weights arrive one by one, and a step needs its logits."""
         copies = 3 if self._rollout.inner.tensor > 1 else 1
+        if self._job.on_gpu:
+            copies += 1  # the sampler's workspace
         logits = {"sampling": copies * self._rollout.rows * self._config.vocab_size * FLOAT}
         own = self._weights if self._job.on_gpu else 0
         message = {"rollout weights": own + min(self._rollout.copied, 2 * reshard_plan.MESSAGE_BYTES)}
@@ -142,20 +145,24 @@ class FusedMemory:
 
     @cached_property
     def _weights(self) -> int:
-        """Matrices in the engine's dtype, with separate head and embedding even if they are tied."""
+        """Matrices in the engine's dtype; on a CPU with separate head and embedding even if they are tied."""
         narrow = TYPE_BYTES[self._job.rollout_weight_type]
         everything = sum(part.size for part in self._rollout.wanted)
-        head = self._rollout.embedding if self._config.tie_word_embeddings else 0
+        head = self._rollout.embedding if self._config.tie_word_embeddings and not self._job.on_gpu else 0
         embedding = self._rollout.embedding * (FLOAT if narrow == FLOAT else 2)
         return (everything - self._rollout.embedding + head) * narrow + embedding
 
     @cached_property
     def _blocks(self) -> int:
-        """The key-value blocks that full rows need, at most ``rollout_kv_memory``."""
+        """The key-value blocks that full rows need, at most ``rollout_kv_memory``.
+
+        A CPU never touches the blocks that no row needs at the moment, so they take no memory.
+        """
         tokens = FusedSettings().block_tokens
         kv_heads = layer_sizes(self._config, tensor_degree=self._rollout.inner.tensor, tensor_index=0).kv_heads
         width = 2 * self._config.num_hidden_layers * kv_heads * self._config.head_dim
-        filled = self._rollout.rows * ceil(self._job.length / tokens) * tokens
+        count = blocks_of_slot if self._job.on_gpu else blocks_for
+        filled = self._rollout.rows * count(self._job.length, tokens) * tokens
         needed = filled * width * TYPE_BYTES[self._job.rollout_kv_type]
         return min(needed, read_bytes(self._job.rollout_kv_memory)) if self._job.rollout_kv_memory else needed
 
@@ -169,7 +176,10 @@ class FusedMemory:
         if self._job.on_gpu:
             rows = max(fused_settings.ROWS_ON_DEVICE, self._rollout.rows)
             narrow = TYPE_BYTES[self._job.rollout_weight_type] * (config.hidden_size + mixed + inner)
-            return rows * ((2 * config.hidden_size + projected + 2 * inner) * FLOAT + narrow)
+            chunks = blocks_for(self._job.length, fused_settings.POSITIONS_OF_SPLIT)
+            split = self._rollout.rows * (queries // tensor) * chunks * (config.head_dim + 2) * FLOAT
+            everything = rows * ((2 * config.hidden_size + projected + 2 * inner) * FLOAT + narrow) + split
+            return everything + fused_settings.PRODUCT_WORKSPACE_BYTES
         width = (3 if tensor > 1 else 2) * config.hidden_size + mixed + projected + inner
         rows = min(self._rollout.rows * max(self._job.prompt, 1), FusedSettings().max_rows)
         return rows * width * FLOAT

@@ -16,7 +16,14 @@ from alignment.generation.cuda.paddle_device import Packet, PaddleDevice
 from alignment.generation.drawing import gather_logits
 from alignment.generation.fused.blocks import blocks_for
 from alignment.generation.fused.fused_settings import FusedSettings
-from alignment.generation.fused.packing import BlockBudget, kernel_dtype, pack_every, rotary_tables, share_sizes
+from alignment.generation.fused.packing import (
+    BlockBudget,
+    block_bytes,
+    kernel_dtype,
+    pack_every,
+    rotary_tables,
+    share_sizes,
+)
 from alignment.generation.fused.scheduler import Step
 from alignment.ops.native.bindings import AcConfig
 from alignment.ops.native.cuda.bindings import AcuLimits, Reduce
@@ -41,7 +48,7 @@ class CudaModel:
                 f"{' or '.join(WEIGHT_TYPES)}"
             )
         sizes = share_sizes(config, group)
-        self.pool = BlockBudget.plan(config, settings, block_bytes=_block_bytes(sizes, settings))
+        self.pool = BlockBudget.plan(config, settings, block_bytes=block_bytes(sizes, settings))
         self._device, self._config, self._group = device, config, group
         self._most_decoding = padded_rows(settings.num_slots)
         self._model = self._create(sizes, settings)
@@ -197,9 +204,3 @@ def _leading_decode_rows(logit_rows: np.ndarray) -> int:
     """Return how many leading rows have logits: the decoding rows, which the scheduler puts first."""
     different = np.flatnonzero(logit_rows != np.arange(len(logit_rows)))
     return int(different[0]) if len(different) else len(logit_rows)
-
-
-def _block_bytes(sizes: Mapping[str, int | float], settings: FusedSettings) -> int:
-    """Return the bytes of the keys and values of one block, over all layers."""
-    numbers = 2 * sizes["num_layers"] * sizes["kv_heads"] * sizes["head_dim"] * settings.block_tokens
-    return numbers * (4 if settings.kv_type == "float32" else 2)

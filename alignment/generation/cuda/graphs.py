@@ -6,11 +6,10 @@ import ctypes
 from typing import NamedTuple
 
 from alignment.generation.cuda.paddle_device import PaddleDevice
+from alignment.generation.fused.fused_settings import POSITIONS_OF_SPLIT
 
 _FINE, _ROWS = 16, 16
 """Sizes are powers of two up to the first number, then multiples of the second."""
-_POSITIONS = 256
-"""Positions covered by one thread block of attention, which is launched for this times a power of two."""
 
 
 class RowArrays(NamedTuple):
@@ -46,7 +45,7 @@ def padded_rows(count: int) -> int:
 
 def padded_positions(longest: int, most: int) -> int:
     """Return ``longest`` rounded up so that few sizes occur, at most ``most``."""
-    return min(most, _POSITIONS << (-(-longest // _POSITIONS) - 1).bit_length())
+    return min(most, POSITIONS_OF_SPLIT << (-(-longest // POSITIONS_OF_SPLIT) - 1).bit_length())
 
 
 class ForwardGraphs:

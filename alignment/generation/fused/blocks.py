@@ -10,6 +10,11 @@ def blocks_for(num_tokens: int, block_tokens: int) -> int:
     return -(-num_tokens // block_tokens)
 
 
+def blocks_of_slot(longest: int, block_tokens: int) -> int:
+    """Return how many blocks a sequence of ``longest`` tokens may hold: one more while a shared block is copied."""
+    return blocks_for(longest, block_tokens) + 1
+
+
 class BlockPool:
     """Blocks 0 to num_blocks - 1; a block without holders is free."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,20 @@ import paddle
 from alignment.architecture.parts import even_cut
 from alignment.generation.drawing import gather_logits
 from alignment.generation.fused.fused_settings import FusedSettings
-from alignment.generation.fused.packing import BlockBudget, kernel_dtype, pack_every, rotary_tables, share_sizes
+from alignment.generation.fused.packing import (
+    BlockBudget,
+    block_bytes,
+    kernel_dtype,
+    pack_every,
+    rotary_tables,
+    share_sizes,
+)
 from alignment.generation.fused.scheduler import Step
 from alignment.ops.native.library import CoreLibrary
 from alignment.parallel.comms.group import ALONE, Group
 
 _VALUE_MULTIPLE = 16
+"""The kernels pad values to whole vectors."""
 
 
 class FusedModel:
@@ -28,7 +36,9 @@ class FusedModel:
 
     def __init__(self, core: CoreLibrary, config: Any, settings: FusedSettings, *, group: Group = ALONE) -> None:
         sizes = share_sizes(config, group)
-        self.pool = BlockBudget.plan(config, settings, block_bytes=_block_bytes(sizes, settings))
+        self.pool = BlockBudget.plan(
+            config, settings, block_bytes=block_bytes(sizes, settings, value_multiple=_VALUE_MULTIPLE)
+        )
         self._config = config
         self._threads = settings.threads
         self._group = group
@@ -77,10 +87,3 @@ class FusedModel:
     def _pack(self, name: str, tensor: paddle.Tensor) -> None:
         tensor, dtype = kernel_dtype(tensor.detach().cpu())
         self._core.set_weight(name, tensor.data_ptr(), dtype=dtype, shape=tuple(tensor.shape), threads=self._threads)
-
-
-def _block_bytes(sizes: Mapping[str, int | float], settings: FusedSettings) -> int:
-    """Return the bytes of the keys and values of one block, over all layers; kernels pad values to whole vectors."""
-    width = sizes["head_dim"] + -(-sizes["head_dim"] // _VALUE_MULTIPLE) * _VALUE_MULTIPLE
-    numbers = sizes["num_layers"] * sizes["kv_heads"] * width * settings.block_tokens
-    return numbers * (4 if settings.kv_type == "float32" else 2)

@@ -11,6 +11,10 @@ TYPE_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 WEIGHT_TYPES = tuple(TYPE_BYTES)
 ROWS_ON_DEVICE = 2048
 """``max_rows`` on a GPU, which a few hundred do not keep busy."""
+POSITIONS_OF_SPLIT = 256
+"""Positions of a row that one thread block of a GPU covers when attention is split (CHUNK of csrc/cuda)."""
+PRODUCT_WORKSPACE_BYTES = 32 << 20
+"""Memory of cuBLASLt on a GPU (WORKSPACE_BYTES of csrc/cuda/matmul.cu)."""
 KV_TYPES = ("float32", "bfloat16")
 _UNITS = {"": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
 

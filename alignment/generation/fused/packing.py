@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,9 +11,9 @@ import paddle
 from alignment.architecture.cuts import layer_sizes, whole_shapes
 from alignment.architecture.parts import even_cut
 from alignment.errors import UserError
-from alignment.generation.fused.blocks import blocks_for
+from alignment.generation.fused.blocks import blocks_of_slot
 from alignment.generation.fused.capabilities import KERNEL_FLAGS
-from alignment.generation.fused.fused_settings import FusedSettings
+from alignment.generation.fused.fused_settings import TYPE_BYTES, FusedSettings
 from alignment.parallel.comms.group import Group
 
 _SHOWN_NAMES = 5
@@ -37,6 +37,13 @@ def share_sizes(config: Any, group: Group) -> dict[str, int | float]:
     }
 
 
+def block_bytes(sizes: Mapping[str, int | float], settings: FusedSettings, *, value_multiple: int = 1) -> int:
+    """Return the bytes of the keys and values of one block in all layers; values are padded to ``value_multiple``."""
+    width = sizes["head_dim"] + -(-sizes["head_dim"] // value_multiple) * value_multiple
+    numbers = sizes["num_layers"] * sizes["kv_heads"] * width * settings.block_tokens
+    return int(numbers) * TYPE_BYTES[settings.kv_type]
+
+
 class BlockBudget(NamedTuple):
     """The size of the pool of key-value blocks, and the longest sequence."""
 
@@ -50,7 +57,7 @@ class BlockBudget(NamedTuple):
     def plan(cls, config: Any, settings: FusedSettings, *, block_bytes: int) -> BlockBudget:
         """Return a budget with as many blocks as fit in memory, but no more than all slots can use."""
         longest = min(settings.max_length or config.longest_sequence, config.longest_sequence)
-        enough = settings.num_slots * (blocks_for(longest, settings.block_tokens) + 1)
+        enough = settings.num_slots * blocks_of_slot(longest, settings.block_tokens)
         return cls(settings.block_tokens, min(settings.kv_bytes // block_bytes, enough), block_bytes, longest)
 
     def sizes(self) -> dict[str, int]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Mapping
 from ctypes import POINTER, c_char_p, c_double, c_float, c_int32, c_int64, c_uint8, c_uint32, c_uint64, c_void_p
+from typing import Any
 
 from alignment.errors import NotFiniteError
 
@@ -43,7 +45,7 @@ class AcSampling(ctypes.Structure):
 
 
 _INTS, _FLOATS, _MODEL = POINTER(c_int32), POINTER(c_float), c_void_p
-_FUNCTIONS = {
+FUNCTIONS = {
     "ac_abi_version": (c_int32, []),
     "ac_last_error": (c_char_p, []),
     "ac_isa": (c_char_p, []),
@@ -71,9 +73,9 @@ _FUNCTIONS = {
 }
 
 
-def declare(handle: ctypes.CDLL) -> None:
-    """Set the types of all functions of a loaded library; AttributeError names a missing one."""
-    for name, (result, arguments) in _FUNCTIONS.items():
+def declare(handle: ctypes.CDLL, functions: Mapping[str, tuple[Any, list[Any]]] = FUNCTIONS) -> None:
+    """Set the types of ``functions`` of a loaded library; AttributeError names a missing one."""
+    for name, (result, arguments) in functions.items():
         function = getattr(handle, name)
         function.restype, function.argtypes = result, arguments
 

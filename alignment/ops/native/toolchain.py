@@ -33,16 +33,23 @@ class Compiler:
 def find_compiler(preferred: str = "") -> Compiler | None:
     """Return the first compiler that answers ``--version``; ``preferred`` (a name or path) is tried first."""
     for name in filter(None, (preferred, *COMPILERS)):
-        program = shutil.which(name)
-        if program is None:
-            continue
-        try:
-            done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=_INFO_TIMEOUT)
-        except (OSError, subprocess.TimeoutExpired):
-            continue
-        if done.returncode == 0:
-            return Compiler(program, (done.stdout.splitlines() or ["unknown version"])[0])
+        found = ask_version(name)
+        if found is not None:
+            program, lines = found
+            return Compiler(program, (lines or ["unknown version"])[0])
     return None
+
+
+def ask_version(name: str) -> tuple[str, list[str]] | None:
+    """Return the path of the program ``name`` and the lines of its ``--version``; None if it does not work."""
+    program = shutil.which(name)
+    if program is None:
+        return None
+    try:
+        done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=_INFO_TIMEOUT)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return (program, done.stdout.splitlines()) if done.returncode == 0 else None
 
 
 @functools.cache

@@ -11,6 +11,7 @@ from alignment.generation.device_kernels import device_kernels
 from alignment.generation.eager.eager_engine import EagerEngine
 from alignment.generation.engine import Engine, GenerationOptions
 from alignment.generation.engine_placement import EnginePlacement
+from alignment.generation.fused.blocks import blocks_of_slot
 from alignment.generation.fused.fused_engine import FusedEngine
 from alignment.generation.fused.fused_settings import ROWS_ON_DEVICE, TYPE_BYTES, FusedSettings
 from alignment.models.folders.sequence_ends import sequence_ends
@@ -103,7 +104,7 @@ def fused_settings(
     on_policy, length = parsed.on_policy, parsed.data.max_length
     trained = parsed.training.weight_dtype(device)
     kv_type = on_policy.rollout_kv_type or trained
-    blocks = -(-length // FusedSettings().block_tokens) + 1
+    blocks = blocks_of_slot(length, FusedSettings().block_tokens)
     kv_heads = max(1, config.num_key_value_heads // placement.tensor.size)
     token = 2 * config.num_hidden_layers * kv_heads * config.head_dim * TYPE_BYTES[kv_type]
     return FusedSettings(

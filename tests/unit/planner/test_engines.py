@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,12 @@ from alignment.architecture.layout import Layout
 from alignment.generation.eager.kv_cache import CacheShape, KVCache
 from alignment.generation.engine_placement import WHOLE_MODEL
 from alignment.generation.fused.fused_model import FusedModel
-from alignment.generation.fused.fused_settings import ROWS_ON_DEVICE, FusedSettings
+from alignment.generation.fused.fused_settings import (
+    POSITIONS_OF_SPLIT,
+    PRODUCT_WORKSPACE_BYTES,
+    ROWS_ON_DEVICE,
+    FusedSettings,
+)
 from alignment.ops.native.library import load_core
 from alignment.planner.engines import EagerMemory, FusedMemory, engine_memory
 from alignment.planner.rollout import PlannedRollout
@@ -125,23 +132,44 @@ def test_the_fused_engine_holds_what_is_counted(weight_type, tied):
 
 
 @pytest.mark.parametrize("weight_type", ["float32", "bfloat16"])
-def test_the_fused_engine_of_a_gpu_holds_what_is_counted_on_the_device(weight_type):
-    config = make_config(hidden_size=256, intermediate_size=512)
-    given = {"rollout_weight_type": weight_type, "rollout_kv_type": "bfloat16", "iteration_rows": 4}
+@pytest.mark.parametrize(("tied", "length", "rows"), [(False, 96, 4), (True, 96, 4), (True, 1000, 64)])
+def test_the_fused_engine_of_a_gpu_holds_what_is_counted_on_the_device(weight_type, tied, length, rows):
+    """The blocks are as many as a run asks for, not as the plan says."""
+    config = make_config(hidden_size=256, intermediate_size=512, tie_word_embeddings=tied, max_position_embeddings=1024)
+    given = {
+        "rollout_weight_type": weight_type,
+        "rollout_kv_type": "bfloat16",
+        "iteration_rows": rows,
+        "length": length,
+    }
     memory = engine_memory(place_of(make_job(policy=config, fused=True, on_gpu=True, **given)))
     assert isinstance(memory, FusedMemory) and memory.standing_on_host == {}
     assert all(not moment.host for moment in memory.moments())
     settings = FusedSettings(
-        num_slots=4,
-        max_length=96,
-        kv_memory=memory.standing["key-value cache"],
+        num_slots=rows,
+        max_length=length,
+        kv_memory="8GiB",
         weight_type=weight_type,
         kv_type="bfloat16",
         max_rows=ROWS_ON_DEVICE,
     )
     real = emulated_kernels().pack(config, settings, WHOLE_MODEL)
-    assert sum(memory.standing.values()) == pytest.approx(real.num_bytes, rel=0.1)
+    # The emulated build multiplies without cuBLASLt, whose workspace is not part of the model's bytes.
+    assert sum(memory.standing.values()) - PRODUCT_WORKSPACE_BYTES == pytest.approx(real.num_bytes, rel=0.002)
+    assert memory.standing["key-value cache"] == real.pool.num_blocks * real.pool.block_bytes
+    sampling = next(moment for moment in memory.moments() if moment.name == "decode step").device["sampling"]
+    workspace = real._device.library.handle.acu_sample_bytes(rows, config.vocab_size)
+    assert sampling == pytest.approx(4 * real._logits.size + workspace, rel=0.02), "the kernels pad the vocabulary"
     real.close()
+
+
+def test_the_constants_of_the_cuda_kernels_are_those_of_their_sources(repo_root):
+    sources = repo_root / "csrc" / "cuda"
+    (workspace,) = re.findall(r"WORKSPACE_BYTES = (\d+) << (\d+);", (sources / "matmul.cu").read_text())
+    assert int(workspace[0]) << int(workspace[1]) == PRODUCT_WORKSPACE_BYTES
+    layout = (sources / "layout.h").read_text()
+    tile, tiles = (int(re.search(rf"constexpr int {name} = (\d+);", layout)[1]) for name in ("TILE", "TILES_PER_CHUNK"))
+    assert tile * tiles == POSITIONS_OF_SPLIT
 
 
 def test_a_limit_of_the_keys_and_values_holds():

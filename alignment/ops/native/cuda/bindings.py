@@ -26,7 +26,7 @@ class AcuLimits(ctypes.Structure):
 
 
 _P, _I = c_void_p, c_int32
-_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
+FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "acu_abi_version": (_I, []),
     "acu_last_error": (c_char_p, []),
     "acu_model_create": (_P, [POINTER(AcConfig), POINTER(AcuLimits)]),
@@ -53,13 +53,6 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "acu_graph_launch": (_I, [_P, _P]),
     "acu_graph_destroy": (None, [_P]),
 }
-
-
-def declare(handle: ctypes.CDLL) -> None:
-    """Set the types of all functions of a loaded library; AttributeError names a missing one."""
-    for name, (result, arguments) in _FUNCTIONS.items():
-        function = getattr(handle, name)
-        function.restype, function.argtypes = result, arguments
 
 
 def check(handle: ctypes.CDLL, status: int) -> int:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,21 +12,14 @@ from alignment.ops.native.toolchain import Compiler
 
 _NVCC_PLACES = ("nvcc", "/usr/local/cuda/bin/nvcc")
 _SOURCES = (".cu", ".cc", ".h", ".sh")
-_SECONDS = 60.0
 
 
 def find_nvcc() -> Compiler:
     """Return the nvcc on PATH or in CUDA's usual folder; KernelBuildError if none works."""
     for place in _NVCC_PLACES:
-        program = shutil.which(place)
-        if program is None:
-            continue
-        try:
-            done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=_SECONDS)
-        except (OSError, subprocess.TimeoutExpired):
-            continue
-        releases = [line for line in done.stdout.splitlines() if "release" in line]
-        if done.returncode == 0 and releases:
+        program, lines = toolchain.ask_version(place) or ("", [])
+        releases = [line for line in lines if "release" in line]
+        if releases:
             return Compiler(program, releases[0])
     raise KernelBuildError(f"no nvcc: none of {', '.join(_NVCC_PLACES)} runs")
 

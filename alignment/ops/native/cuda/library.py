@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from alignment.ops.native import build
+from alignment.ops.native.bindings import declare
 from alignment.ops.native.cuda import kinds
-from alignment.ops.native.cuda.bindings import ABI_VERSION, check, declare
+from alignment.ops.native.cuda.bindings import ABI_VERSION, FUNCTIONS, check
 
 
 class CudaLibrary:
@@ -21,7 +22,7 @@ class CudaLibrary:
         With ``is_emulated`` the device is this CPU, and device memory is host memory.
         """
         self.handle = ctypes.CDLL(str(path))
-        declare(self.handle)
+        declare(self.handle, FUNCTIONS)
         if self.handle.acu_abi_version() != ABI_VERSION:
             raise OSError(f"{path} has interface {self.handle.acu_abi_version()}, wanted {ABI_VERSION}")
         self.reason = reason
