@@ -62,16 +62,26 @@ class Drawer:
                 drawn[:] = self._draw_here(logits, step)
             except NotFiniteError as error:
                 drawn[:], failure = -1, str(error)
-        # Token ids and float32 numbers are exact in float64.
-        tokens, logprobs = pipeline.broadcast_(paddle.to_tensor(drawn), pipeline.size - 1, "sampled tokens").numpy()
+        tokens, logprobs = _broadcast(pipeline, drawn, pipeline.size - 1)
         if (tokens < 0).any():
             raise NotFiniteError(pipeline.share_object(failure, pipeline.size - 1, "why no token was sampled"))
-        return tokens.astype(np.int64), logprobs.astype(np.float32)
+        return tokens, logprobs
 
     def _draw_here(self, logits: paddle.Tensor, step: int) -> tuple[np.ndarray, np.ndarray]:
         if not self._in_parts:
             logits = gather_logits(logits, self._placement.tensor, vocab_size=self._vocab_size)
-        return self._sampler.draw(logits if self._on_device else logits.numpy(), step)
+        if not self._on_device:
+            return self._sampler.draw(logits.numpy(), step)
+        drawn = self._sampler.draw(logits, step)
+        tensor = self._placement.tensor
+        # A GPU's sums have no fixed order, so ranks with the same logits may draw different tokens.
+        return drawn if tensor.size == 1 else _broadcast(tensor, np.stack(drawn), 0)
+
+
+def _broadcast(group: Group, drawn: np.ndarray, source: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return what the member ``source`` drew (tokens, log-probs); both are exact in float64."""
+    tokens, logprobs = group.broadcast_(paddle.to_tensor(drawn), source, "sampled tokens").numpy()
+    return tokens.astype(np.int64), logprobs.astype(np.float32)
 
 
 def gather_logits(logits: paddle.Tensor, group: Group, *, vocab_size: int) -> paddle.Tensor:

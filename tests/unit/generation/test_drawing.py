@@ -140,6 +140,24 @@ def test_uneven_parts_are_gathered_whole():
         np.testing.assert_array_equal(whole, logits)
 
 
+def test_on_a_device_all_ranks_take_the_first_ones_draw():
+    """Other uniform numbers stand for what the order of a GPU's sums does to a draw near a boundary."""
+    options = GenerationOptions(max_new_tokens=5, temperature=0.7)
+    logits = np.random.default_rng(0).normal(size=(3, 7)).astype(np.float32)
+    uniforms = np.random.default_rng(1).random((3, 3, 5))
+    wanted = Sampler(options, PROMPTS, uniforms[0], vocab_size=7).draw(logits.copy(), 0)
+
+    def work(group):
+        placement = EnginePlacement(tensor=group, layers=(range(1),))
+        limits = {"vocab_size": 7, "usable_vocab_size": None}
+        drawer = Drawer(options, PROMPTS, uniforms[group.index], placement=placement, on_device=True, **limits)
+        return drawer.draw(paddle.to_tensor(logits[:, slice(*even_cut(7, 3, group.index))]), 0, num_rows=3)
+
+    for tokens, logprobs in _everywhere(3, work):
+        np.testing.assert_array_equal(tokens, wanted[0])
+        np.testing.assert_allclose(logprobs, wanted[1], atol=1e-6)
+
+
 @pytest.mark.parametrize("damaged", [False, True])
 def test_all_stages_learn_what_the_last_one_drew(damaged):
     options = GenerationOptions(max_new_tokens=5, temperature=0.7)
