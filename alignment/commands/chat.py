@@ -168,10 +168,10 @@ def open_engine(model: Any, vocabulary: int, *, kv_memory: str) -> Any:
     Ids from ``vocabulary`` on are never sampled.
     """
     from alignment.device.host import num_threads
-    from alignment.generation.device_kernels import device_kernels
     from alignment.generation.eager.eager_engine import EagerEngine
     from alignment.generation.fused.fused_engine import FusedEngine
     from alignment.generation.fused.fused_settings import FusedSettings
+    from alignment.generation.kernel_choice import device_kernels
 
     kernels = device_kernels()
     obstacle = kernels.obstacle(model.config)

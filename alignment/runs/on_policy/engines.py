@@ -7,13 +7,13 @@ from alignment.arguments.keys.generation import GenerationArguments
 from alignment.arguments.parsed import Parsed
 from alignment.device.host import num_threads
 from alignment.errors import ArgumentError
-from alignment.generation.device_kernels import device_kernels
 from alignment.generation.eager.eager_engine import EagerEngine
 from alignment.generation.engine import Engine, GenerationOptions
 from alignment.generation.engine_placement import EnginePlacement
 from alignment.generation.fused.blocks import blocks_of_slot
 from alignment.generation.fused.fused_engine import FusedEngine
 from alignment.generation.fused.fused_settings import ROWS_ON_DEVICE, TYPE_BYTES, FusedSettings
+from alignment.generation.kernel_choice import device_kernels
 from alignment.models.folders.sequence_ends import sequence_ends
 from alignment.rollout.rollout_weights import RolloutWeights, rollout_parts, rollout_placement
 from alignment.rollout.team_engine import TeamEngine

@@ -12,7 +12,7 @@ import pytest
 
 from alignment.architecture.decoder_config import DecoderConfig
 from alignment.errors import NotFiniteError, UserError
-from alignment.generation import device_kernels as chooser
+from alignment.generation import kernel_choice as chooser
 from alignment.generation.cuda import cuda_kernels, graphs, paddle_device
 from alignment.generation.cuda.cuda_kernels import CudaKernels
 from alignment.generation.eager.eager_engine import EagerEngine
