@@ -65,10 +65,10 @@ def _entropy(logits: paddle.Tensor) -> paddle.Tensor:
     """Return H = log sum exp(l) - sum p l, [T]."""
     softmax = F.softmax(logits)
     expected = paddle.matmul(softmax * logits, paddle.ones([logits.shape[1], 1], logits.dtype))
-    return _log_totals(logits, softmax) - expected.flatten()
+    return log_totals(logits, softmax) - expected.flatten()
 
 
-def _log_totals(logits: paddle.Tensor, softmax: paddle.Tensor) -> paddle.Tensor:
+def log_totals(logits: paddle.Tensor, softmax: paddle.Tensor) -> paddle.Tensor:
     """Return log sum exp(l) [T] as l - log p of the likeliest token, whose p never rounds to zero."""
     likeliest = paddle.stack([paddle.arange(logits.shape[0]), paddle.argmax(logits, axis=-1)], axis=-1)
     return paddle.gather_nd(logits, likeliest) - paddle.log(paddle.gather_nd(softmax, likeliest))
@@ -114,7 +114,7 @@ def _logit_grad(logits: paddle.Tensor, targets: paddle.Tensor, grad: paddle.Tens
         slope = softmax.multiply_(-grad.unsqueeze(-1))
     else:
         entropy_grad, value = entropy
-        shift = entropy_grad * (_log_totals(logits, softmax) - value) - grad
+        shift = entropy_grad * (log_totals(logits, softmax) - value) - grad
         slope = softmax.multiply_(shift.unsqueeze(-1) - logits * entropy_grad.unsqueeze(-1))
     return paddle.index_put_(slope, (paddle.arange(slope.shape[0]), targets), grad, accumulate=True)
 

@@ -13,6 +13,8 @@ import paddle
 
 from alignment.ops.native.cuda.library import CudaLibrary
 
+_ALIGNMENT = 16
+"""Bytes to which arrays of a packet are aligned."""
 LEAST_CAPABILITY = (8, 0)
 """bfloat16 in hardware; the library has code for this and above."""
 
@@ -112,6 +114,3 @@ class Packet:
     def fetch(self) -> None:
         """Copy all arrays from the device."""
         self._device.read(self._memory.data_ptr(), self._host[: self._end])
-
-
-_ALIGNMENT = 16

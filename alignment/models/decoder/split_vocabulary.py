@@ -13,6 +13,8 @@ import paddle.nn.functional as F
 from paddle.autograd import PyLayer
 
 from alignment.ops.head_product import HeadProduct, split_temperature
+from alignment.ops.softmax import not_finite_mark
+from alignment.ops.token_logprobs import log_totals
 from alignment.parallel.comms.group import Group
 
 
@@ -61,14 +63,6 @@ def split_argmax(logits: paddle.Tensor, share: VocabularyShare) -> paddle.Tensor
     return -share.group.max_(-paddle.where(highest == best, tokens, unlikely), "argmax")
 
 
-def _log_totals(logits: paddle.Tensor, softmax: paddle.Tensor) -> paddle.Tensor:
-    """Return log sum exp(l) [T] of l [T, v] as l - log p of the likeliest token, whose p never rounds to zero."""
-    likeliest = paddle.stack([paddle.arange(logits.shape[0]), paddle.argmax(logits, axis=-1)], axis=-1)
-    # Paddle's softmax on a CPU hides NaN and infinity; adding the row's sum times 0 keeps them.
-    damage = logits.sum(axis=-1) * 0
-    return paddle.gather_nd(logits, likeliest) - paddle.log(paddle.gather_nd(softmax, likeliest)) + damage
-
-
 class _SplitLogprobs(PyLayer):
     """With p = exp(l - L): d log p_y / dl = 1[y] - p;  dH / dl = -p (l - L + H); own columns only."""
 
@@ -80,7 +74,8 @@ class _SplitLogprobs(PyLayer):
         for piece in pieces:
             logits = head.logits(hidden[piece])
             softmax = F.softmax(logits)
-            own.append(_log_totals(logits, softmax))
+            totals, mark = log_totals(logits, softmax), not_finite_mark(logits)
+            own.append(totals if mark is None else totals + mark.flatten())
             columns, held = share.columns_of(targets[piece], logits.shape[1])
             index = paddle.stack([paddle.arange(logits.shape[0]), columns], axis=-1)
             picked.append(paddle.gather_nd(logits, index) * held.astype(logits.dtype))
