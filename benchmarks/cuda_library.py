@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from alignment.ops.native.bindings import AcConfig
-from alignment.ops.native.cuda.bindings import AcuLimits, check, declare
+from alignment.ops.native.bindings import AcConfig, declare
+from alignment.ops.native.cuda.bindings import FUNCTIONS, AcuLimits, check
 
 CUDA_SOURCES = Path(__file__).resolve().parents[1] / "csrc" / "cuda"
 FOR_ANY_ROWS = 2**31 - 1
@@ -86,7 +86,7 @@ class CudaLibrary:
     def __init__(self, path: Path, memory: Memory) -> None:
         self.handle = ctypes.CDLL(str(path))
         self.memory = memory
-        declare(self.handle)
+        declare(self.handle, FUNCTIONS)
 
     def call(self, name: str, *arguments: Any) -> int:
         """Call a function on the current stream; RuntimeError with its sentence when it fails."""
