@@ -12,8 +12,6 @@ DEFAULT_LIMIT = 600.0
 """Default limit in seconds for one operation between processes."""
 _DYING_SECONDS = 1.0
 """How long a process may take to end after closing its connections."""
-BOARDS: list[ActivityBoard] = []
-"""The boards this process writes on: one if it runs with others."""
 
 
 class CommunicationError(UserError):
@@ -35,7 +33,7 @@ class Guard:
     def use(self, board: ActivityBoard) -> None:
         """Show every operation on ``board``, where the other processes of this machine can read it."""
         self.watch.board = board
-        BOARDS.append(board)
+        GUARDS.append(self)
 
     def during(self, operation: str) -> _Operation:
         """Return a context for one operation such as ``all_reduce over ranks 0, 1 (gradients)``; do not nest them."""
@@ -73,6 +71,10 @@ class _Operation:
         return f"ended processes: rank {', rank '.join(map(str, gone))} ({reason}){''.join(causes)}"
 
 
+GUARDS: list[Guard] = []
+"""The guards whose boards this process shares: one if it runs with others."""
+
+
 def leave_cause(error: BaseException) -> None:
     """Record on the boards what ended this process, so that the others of this machine can report it.
 
@@ -80,5 +82,5 @@ def leave_cause(error: BaseException) -> None:
     """
     text = f"{type(error).__name__}: {error}" if not isinstance(error, UserError) else f"error: {error}"
     if not isinstance(error, CommunicationError):
-        for board in BOARDS:
-            board.fail(time.monotonic(), text.encode("utf-8", "replace"))
+        for guard in GUARDS:
+            guard.watch.board.fail(time.monotonic(), text.encode("utf-8", "replace"))

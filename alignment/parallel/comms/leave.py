@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import sys
 from typing import NoReturn
+
+from alignment.parallel.comms.guard import GUARDS, CommunicationError
 
 
 def end_quietly() -> None:
@@ -24,13 +27,16 @@ def end_quietly() -> None:
 def leave(status: int, *, together: bool) -> NoReturn:
     """End this process with ``status``; with ``together`` all processes call this and wait for each other.
 
-    Destructors of process groups are skipped: they have been seen to abort at exit.
+    Destructors of process groups are skipped: they have been seen to abort at exit. A failure of this last wait changes
+    nothing: all work is done, and a process that has left closes its connections, perhaps before another one wakes up.
     """
     dist = sys.modules.get("paddle.distributed")
     if dist is None or not dist.is_initialized() or dist.get_world_size() == 1:
         sys.exit(status)
     if together:
-        dist.barrier()
+        for guard in GUARDS:
+            with contextlib.suppress(CommunicationError), guard.during("the wait for all processes to end"):
+                dist.barrier()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

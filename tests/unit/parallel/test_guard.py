@@ -101,8 +101,9 @@ def test_what_ended_a_process_is_said_by_those_who_miss_it(error, cause, tmp_pat
         "from alignment.errors import UserError\n"
         "from alignment.parallel.comms import guard\n"
         "from alignment.parallel.comms.watch import ActivityBoard\n"
-        "guard.BOARDS.append(ActivityBoard('token', rank=1, world_size=2))\n"
-        "guard.BOARDS[0].write(True, 0.0, b'rank 1\\nall_reduce')\n"
+        "board = ActivityBoard('token', rank=1, world_size=2)\n"
+        "guard.Guard('rank 1').use(board)\n"
+        "board.write(True, 0.0, b'rank 1\\nall_reduce')\n"
         "from alignment.parallel.comms.guard import CommunicationError\n"
         f"guard.leave_cause({error})\n"
     )

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -56,7 +57,7 @@ class Notes(list):
 )
 def test_what_ends_a_process_is_left_to_the_others(error, status, kept, monkeypatch, capsys):
     notes = Notes()
-    monkeypatch.setattr(guard, "BOARDS", [notes])
+    monkeypatch.setattr(guard, "GUARDS", [SimpleNamespace(watch=SimpleNamespace(board=notes))])
     with pytest.raises(SystemExit) as left:
         run_entry(_raising(error))
     assert (left.value.code, notes) == (status, kept)
