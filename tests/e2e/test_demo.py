@@ -24,10 +24,10 @@ def test_demo_raises_the_true_score(tmp_path):
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     [outcome] = json.loads((tmp_path / "outcomes.json").read_text())
-    assert outcome["ppo_score"] > outcome["sft_score"] + 0.2, outcome
-    assert outcome["reward_accuracy"] > 0.8, outcome
-    assert 0 < outcome["kl"] < 20, outcome
+    assert outcome["scores"]["ppo"] > outcome["scores"]["sft"] + 0.2, outcome
+    assert outcome["figures"]["reward model accuracy on held-out pairs"] > 0.8, outcome
+    assert 0 < outcome["figures"]["KL to the SFT policy (nats per response)"] < 20, outcome
     assert (tmp_path / "exported-policy" / "model.safetensors").is_file()
     assert (tmp_path / "ppo" / "report.html").stat().st_size > 10_000
-    for line in ("true score on held-out prompts, after PPO", "report", "exported policy"):
+    for line in ("true score on held-out prompts, after ppo", "report", "exported policy"):
         assert line in done.stdout

@@ -18,15 +18,20 @@ DIES = ["-c", "import os, signal; os.kill(os.getpid(), signal.SIGILL)"]
 
 def make_outcome(seed, folder):
     return SeedOutcome(
-        seed=seed, sft_score=0.5, ppo_score=1.0, reward_accuracy=0.9, kl=3.0, seconds={"sft": 1.0}, folder=folder
+        objective="ppo",
+        seed=seed,
+        scores={"sft": 0.5, "ppo": 1.0},
+        figures={figure.title: 0.875 for figure in demo.RECIPES["ppo"].figures},
+        seconds={"sft": 1.0},
+        folder=folder,
     )
 
 
 def test_a_stage_that_a_signal_ends_is_named_with_the_signal_and_what_is_kept(monkeypatch, tmp_path):
     stages = {"sft": GOOD, "rm": GOOD, "ppo": DIES, "judge": GOOD}
-    monkeypatch.setattr(demo, "list_commands", lambda seed, folder: stages)
+    monkeypatch.setattr(demo, "list_commands", lambda objective, seed, folder: stages)
     with pytest.raises(UserError) as caught:
-        demo.run_seed(7, tmp_path)
+        demo.run_seed("ppo", 7, tmp_path)
     message = str(caught.value)
     assert message.startswith("seed 7: ppo was ended by SIGILL (Illegal instruction): the processor lacks")
     assert f"finished and kept: {tmp_path / 'sft'}, {tmp_path / 'rm'}; what failed: python -c import os" in message
@@ -38,7 +43,7 @@ def test_a_stage_that_fails_by_itself_has_said_why():
 
 
 def test_the_seeds_before_a_failure_are_kept_and_shown(monkeypatch, tmp_path, capsys):
-    def run_seed(seed, folder):
+    def run_seed(objective, seed, folder):
         if seed == 3:
             raise UserError("seed 3: rm was ended by SIGKILL")
         return make_outcome(seed, folder)
@@ -48,32 +53,46 @@ def test_the_seeds_before_a_failure_are_kept_and_shown(monkeypatch, tmp_path, ca
         demo.main(["--seeds", "1,2,3,4", "--output_dir", str(tmp_path)])
     assert [kept["seed"] for kept in json.loads((tmp_path / "outcomes.json").read_text())] == [1, 2]
     printed = capsys.readouterr().out
+    assert "reward model accuracy on held-out pairs" in printed and "87.5%" in printed
     assert "seed 1" in printed and "seed 2" in printed and "seed 3" not in printed
 
 
 def test_every_stage_is_a_process_and_the_judge_is_the_last(tmp_path):
-    commands = demo.list_commands(5, tmp_path)
+    commands = demo.list_commands("ppo", 5, tmp_path)
     assert list(commands) == ["sft", "rm", "ppo", "export", "judge"]
-    assert commands["judge"] == ["-m", "alignment", "demo", "--judge", str(tmp_path)]
+    assert commands["judge"] == ["-m", "alignment", "demo", "--objective", "ppo", "--judge", str(tmp_path)]
     assert commands["ppo"][-4:] == [
         "--actor_model_name_or_path", str(tmp_path / "sft/policy"),
         "--reward_model_name_or_path", str(tmp_path / "rm/reward"),
     ]  # fmt: skip
 
 
+def test_each_objective_has_its_files_and_stages_that_start_from_earlier_ones(tmp_path):
+    for objective, recipe in demo.RECIPES.items():
+        made = set()
+        for stage in recipe.stages:
+            assert (demo.CONFIGS / f"{stage.name}_argument.json").is_file()
+            assert {folder.partition("/")[0] for folder in stage.models.values()} <= made
+            made.add(stage.name)
+        assert {figure.stage for figure in recipe.figures} <= made
+        commands = demo.list_commands(objective, 1, tmp_path)
+        assert commands["export"][-2:] == [str(tmp_path / recipe.stages[-1].name), str(tmp_path / "exported-policy")]
+    assert list(demo.list_commands("dpo", 1, tmp_path)) == ["sft", "dpo", "export", "judge"]
+
+
 def test_one_seed_alone_goes_where_its_argument_files_and_the_readme_look(monkeypatch, tmp_path):
     """What the demo adds to a file of ``config/tiny`` is what stands in it, so that README's commands follow a demo."""
     seen = []
 
-    def run_seed(seed, folder):
-        seen.append((seed, folder))
+    def run_seed(objective, seed, folder):
+        seen.append((objective, seed, folder))
         return make_outcome(seed, folder)
 
     monkeypatch.setattr(demo, "run_seed", run_seed)
     monkeypatch.setattr(demo, "replace_file", lambda path, text: None)
     demo.main([])
     commands = demo.list_commands(*seen[0])
-    for stage in demo.STAGES:
+    for stage in ("sft", "rm", "ppo"):
         given = commands[stage]
         file = json.loads(Path(given[1]).read_text())
         added = dict(zip(given[2::2], given[3::2], strict=True))
@@ -82,10 +101,11 @@ def test_one_seed_alone_goes_where_its_argument_files_and_the_readme_look(monkey
     made = {"sft/policy", "rm/reward", "ppo", "exported-policy"}
     assert {path.removeprefix("output/demo/") for path in shown} - {"ppo-tp2-sh2"} <= made
     demo.main(["--seeds", "1,2", "--output_dir", str(tmp_path)])
-    assert seen[1:] == [(1, tmp_path / "seed-1"), (2, tmp_path / "seed-2")]
+    assert seen[1:] == [("ppo", 1, tmp_path / "seed-1"), ("ppo", 2, tmp_path / "seed-2")]
 
 
 def test_the_judge_writes_the_score_of_each_policy(monkeypatch, tmp_path):
-    monkeypatch.setattr(demo, "judge", lambda folder: {"sft": 0.25, "ppo": 1.0}[folder.parent.name])
-    demo.main(["--judge", str(tmp_path)])
-    assert json.loads((tmp_path / demo.SCORES).read_text()) == {"sft": 0.25, "ppo": 1.0}
+    monkeypatch.setattr(demo, "judge", lambda folder: {"sft": 0.25, "ppo": 1.0, "dpo": 0.75}[folder.parent.name])
+    for objective, score in (("ppo", 1.0), ("dpo", 0.75)):
+        demo.main(["--judge", str(tmp_path), "--objective", objective])
+        assert json.loads((tmp_path / demo.SCORES).read_text()) == {"sft": 0.25, objective: score}
