@@ -11,6 +11,7 @@ import pytest
 from alignment.commands import demo
 from alignment.commands.demo import SeedOutcome
 from alignment.errors import UserError
+from alignment.telemetry import tables
 
 GOOD = ["-c", "pass"]
 DIES = ["-c", "import os, signal; os.kill(os.getpid(), signal.SIGILL)"]
@@ -53,8 +54,17 @@ def test_the_seeds_before_a_failure_are_kept_and_shown(monkeypatch, tmp_path, ca
         demo.main(["--seeds", "1,2,3,4", "--output_dir", str(tmp_path)])
     assert [kept["seed"] for kept in json.loads((tmp_path / "outcomes.json").read_text())] == [1, 2]
     printed = capsys.readouterr().out
-    assert "reward model accuracy on held-out pairs" in printed and "87.5%" in printed
     assert "seed 1" in printed and "seed 2" in printed and "seed 3" not in printed
+
+
+def test_the_table_shows_scores_and_figures(monkeypatch, tmp_path):
+    shown = {}
+    monkeypatch.setattr(tables, "print_table", lambda title, heads, rows: shown.update({r[0]: r[1:] for r in rows}))
+    demo.print_outcomes([make_outcome(1, tmp_path), make_outcome(2, tmp_path)])
+    assert shown["true score on held-out prompts, after sft"] == ("0.500", "0.500")
+    assert shown["true score on held-out prompts, after ppo"] == ("1.000", "1.000")
+    assert shown["reward model accuracy on held-out pairs"] == ("87.5%", "87.5%")
+    assert shown["report"] == (str(tmp_path / "ppo" / "report.html"),) * 2
 
 
 def test_every_stage_is_a_process_and_the_judge_is_the_last(tmp_path):
