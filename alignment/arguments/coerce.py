@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, Union, get_args, get_origin
 
 from alignment.fields import NO_CONSTRAINT, Constraint
+from alignment.registry import near_matches
 
 _TRUE = ("true", "t", "yes", "y", "1")
 _FALSE = ("false", "f", "no", "n", "0")
@@ -79,7 +80,7 @@ def _coerce_one(raw: Any, hint: Any) -> Any:
             return "no"  # what YAML makes of a bare no
         if raw in get_args(hint) and not isinstance(raw, bool):
             return raw
-        raise ValueError(f"expected one of {describe_type(hint)}, got {raw!r}")
+        raise ValueError(f"expected one of {describe_type(hint)}, got {raw!r}{near_matches(str(raw), get_args(hint))}")
     return _SCALARS[hint](raw)
 
 

@@ -113,6 +113,7 @@ def _preference_objective(trainer: PreferenceTrainer) -> OfflineObjective:
         read=read_answer_logprobs,
         loss=algorithm.loss,
         count=count_answers,
+        checks=algorithm.checks,
         needs_reference=algorithm.needs_reference,
         make_evaluation=LossEvaluation.of,
         best_metric="loss",

@@ -1,7 +1,8 @@
-"""DPO, cDPO and IPO against TRL 1.16.0, OpenRLHF 0.11.2 and PaddleNLP's criterion."""
+"""The preference losses against TRL 1.16.0, OpenRLHF 0.11.2 and PaddleNLP's criterion, gradients too."""
 
 from __future__ import annotations
 
+import numpy as np
 import paddle
 import pytest
 
@@ -18,13 +19,24 @@ def loss_of(logps, reference, *, mask=None, tokens=1, **options):
 @pytest.mark.parametrize(
     ("key", "options"),
     [
-        ("dpo_sigmoid(beta=0.1, label_smoothing=0.0)", {}),
-        ("dpo_sigmoid_norm(beta=0.1, label_smoothing=0.0)", {"average_logps": True}),
-        ("dpo_ipo(beta=0.1, label_smoothing=0.0)", {"loss_type": "ipo", "average_logps": True}),
+        ("dpo_sigmoid(beta=0.1, label_smoothing=0.0)", {"loss_type": "sigmoid"}),
+        ("dpo_sigmoid_norm(beta=0.1, label_smoothing=0.0)", {"loss_type": "sigmoid_norm"}),
+        ("dpo_hinge(beta=0.1, label_smoothing=0.0)", {"loss_type": "hinge"}),
+        ("dpo_ipo(beta=0.1, label_smoothing=0.0)", {"loss_type": "ipo"}),
+        ("dpo_robust(beta=0.1, label_smoothing=0.0)", {"loss_type": "robust"}),
+        ("dpo_robust(beta=0.1, label_smoothing=0.1)", {"loss_type": "robust", "label_smoothing": 0.1}),
+        ("dpo_exo_pair(beta=0.1, label_smoothing=0.1)", {"loss_type": "exo_pair", "label_smoothing": 0.1}),
+        ("dpo_nca_pair(beta=0.1, label_smoothing=0.0)", {"loss_type": "nca_pair"}),
+        ("dpo_sppo_hard(beta=0.1, label_smoothing=0.0)", {"loss_type": "sppo_hard"}),
+        ("dpo_apo_zero(beta=0.1, label_smoothing=0.0)", {"loss_type": "apo_zero"}),
+        ("dpo_apo_down(beta=0.1, label_smoothing=0.0)", {"loss_type": "apo_down"}),
+        ("dpo_discopop(beta=0.1, label_smoothing=0.0)", {"loss_type": "discopop"}),
+        ("dpo_sft(beta=0.1, label_smoothing=0.0)", {"loss_type": "sft"}),
         ("dpo_sft(beta=0.1, label_smoothing=0.0)", {"pref_loss_ratio": 0.0, "sft_loss_ratio": 1.0}),
     ],
 )
 def test_trl(trl, precision, nearly, key, options):
+    """TRL's ipo and sigmoid_norm compare log-probs per token, its other losses those of whole answers."""
     record = trl[key]
     x = {name: precision.tensor(values, grad=name == "logp") for name, values in record["inputs"].items()}
     answers = [(x[name] * x["mask"]).sum(axis=-1) for name in ("logp", "ref_logp")]
@@ -41,14 +53,16 @@ def test_trl(trl, precision, nearly, key, options):
     [
         ("dpo(beta=0.1)", {}),
         ("dpo(beta=0.1, label_smoothing=0.1)", {"label_smoothing": 0.1}),
-        ("dpo(beta=0.1, ipo=True)", {"loss_type": "ipo"}),
+        ("dpo(beta=0.1, ipo=True)", {"loss_type": "ipo", "average_logps": False}),
     ],
 )
 def test_openrlhf(openrlhf, precision, nearly, key, options):
+    """OpenRLHF's ipo compares the log-probs of whole answers."""
     record = openrlhf[key]
     x = {name: precision.tensor(values, grad=True) for name, values in record["inputs"].items()}
     logps = paddle.concat([x["chosen"], x["rejected"]])
-    loss = loss_of(logps, paddle.concat([x["ref_chosen"], x["ref_rejected"]]).detach(), beta=0.1, **options)
+    reference = paddle.concat([x["ref_chosen"], x["ref_rejected"]]).detach()
+    loss = loss_of(logps, reference, mask=paddle.ones([8, 3]), beta=0.1, **options)
     loss.value.backward()
     expected = record["outputs"]
     nearly(loss.value, expected["loss"])
@@ -59,16 +73,80 @@ def test_openrlhf(openrlhf, precision, nearly, key, options):
 
 
 @pytest.mark.parametrize(
+    ("key", "options"),
+    [
+        ("simpo(beta=2.0, gamma=0.5, label_smoothing=0.0)", {"loss_type": "simpo"}),
+        ("simpo(beta=2.0, gamma=0.5, label_smoothing=0.1)", {"loss_type": "simpo", "label_smoothing": 0.1}),
+        ("cpo_sigmoid(beta=2.0, gamma=0.5, label_smoothing=0.0)", {"loss_type": "cpo", "cpo_alpha": 0.0}),
+        ("cpo_hinge(beta=2.0, gamma=0.5, label_smoothing=0.0)", {"loss_type": "hinge", "reference_free": True}),
+    ],
+)
+def test_trl_without_a_reference(trl, precision, nearly, key, options):
+    """The records are of log-probs that are averaged already; simpo averages itself, so it is given sums."""
+    record = trl[key]
+    loss, x = free_loss(record, precision, **options)
+    nearly(loss.value, np.mean(record["outputs"]["losses"]))
+    for side in ("chosen", "rejected"):
+        # The record differentiates the sum over pairs, the loss is their mean.
+        nearly(x[f"{side}_avg"].grad * 4, record["outputs"][f"grad_{side}"])
+
+
+@pytest.mark.parametrize(("loss_type", "scale", "ratio"), [("or", 1.0, 0.0), ("orpo", 0.1, 1.0)])
+def test_trl_odds_ratio(trl, precision, nearly, loss_type, scale, ratio):
+    """TRL's record is what its trainer subtracts: beta log sigmoid(log odds); orpo adds the cross-entropy to it."""
+    record = trl["orpo_odds_ratio(beta=0.1)"]
+    loss, x = free_loss(record, precision, loss_type=loss_type)
+    inputs, outputs = ({k: np.array(v) for k, v in record[part].items()} for part in ("inputs", "outputs"))
+    lengths = np.array([2, 3, 4, 5])
+    cross_entropy = -(inputs["chosen_avg"] * lengths).sum() / 14
+    nearly(loss.value, -scale * outputs["losses"].mean() / 0.1 + ratio * cross_entropy)
+    nearly(x["rejected_avg"].grad, -scale * outputs["grad_rejected"] / 0.4)
+    nearly(x["chosen_avg"].grad, -scale * outputs["grad_chosen"] / 0.4 - ratio * lengths / 14)
+
+
+def free_loss(record, precision, **options):
+    """Return the loss where the averages of the record are those of answers of 2 to 5 tokens (cpo, hinge: of one)."""
+    x = {name: precision.tensor(values, grad=True) for name, values in record["inputs"].items()}
+    is_averaged = options["loss_type"] in ("simpo", "or", "orpo")
+    lengths = paddle.to_tensor([2, 3, 4, 5] * 2 if is_averaged else [1] * 8)
+    mask = (paddle.arange(5).unsqueeze(0) < lengths.unsqueeze(1)).astype(precision.dtype)
+    logps = paddle.concat([x["chosen_avg"], x["rejected_avg"]]) * lengths.astype(precision.dtype)
+    loss = loss_of(logps, None, mask=mask, tokens=14, beta=record["params"]["beta"], **options)
+    loss.value.backward()
+    return loss, x
+
+
+@pytest.mark.parametrize(
     ("name", "options"),
     [
         ("sigmoid", {}),
         ("sigmoid_label_smoothing_0.1", {"label_smoothing": 0.1}),
+        ("hinge", {"loss_type": "hinge"}),
         ("ipo", {"loss_type": "ipo"}),
+        ("dpop", {"loss_type": "dpop"}),
+        ("sppo_hard", {"loss_type": "sppo_hard"}),
+        ("nca_pair", {"loss_type": "nca_pair"}),
     ],
 )
 def test_paddlenlp(safe_rlhf, precision, close, name, options):
+    """Its criterion is given log-probs that are averaged already for ipo, or and simpo."""
     case = safe_rlhf["paddlenlp.dpo_criterion"]
-    logps, reference = (
-        precision.tensor(case[f"{whose}_chosen"] + case[f"{whose}_rejected"]) for whose in ("policy", "reference")
-    )
-    close(loss_of(logps, reference, beta=case["beta"], **options).value, case["outputs"][name])
+    close(loss_of(*criterion(case, precision), beta=case["beta"], **options).value, case["outputs"][name])
+
+
+def test_simpo_of_paddlenlp_with_its_reference(safe_rlhf, precision, close):
+    """PaddleNLP's simpo subtracts the reference's log-probs too, unless reference_free; ours never reads them."""
+    case = safe_rlhf["paddlenlp.dpo_criterion"]
+    logps, reference = criterion(case, precision)
+    found = loss_of(logps - reference, None, beta=case["beta"], loss_type="simpo").value
+    close(found, case["outputs"]["simpo(as coded: logits still include reference terms)"])
+
+
+def test_or_of_paddlenlp(safe_rlhf, precision, close):
+    logps = precision.tensor([-0.7, -1.2, -1.1, -0.9])
+    expected = safe_rlhf["paddlenlp.dpo_criterion"]["outputs"]["or (avg logps pc=[-0.7,-1.2] pr=[-1.1,-0.9])"]
+    close(loss_of(logps, None, loss_type="or").value, expected)
+
+
+def criterion(case, precision):
+    return [precision.tensor(case[f"{whose}_chosen"] + case[f"{whose}_rejected"]) for whose in ("policy", "reference")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from paddle import Tensor
@@ -22,6 +23,24 @@ class Sides(NamedTuple):
 
     chosen: Tensor
     rejected: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pairs:
+    """The pairs of a micro-batch as a loss reads them: of whole answers, or means per token."""
+
+    logps: Sides
+    """The policy's log-probs, with gradients."""
+    gains: Sides
+    """What the policy's log-probs gained over the reference's; with no reference, the log-probs."""
+    chosen_sums: Tensor
+    """[n], the policy's log-probs of whole preferred answers in any case."""
+    counts: PairCounts
+
+    @property
+    def gap(self) -> Tensor:
+        """How much more the preferred answers gained, [n]."""
+        return self.gains.chosen - self.gains.rejected
 
 
 def by_side(rows: Tensor) -> Sides:

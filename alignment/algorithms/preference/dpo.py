@@ -1,20 +1,23 @@
-"""Direct preference optimization (Rafailov et al. 2023), with label smoothing (cDPO), and IPO (Azar et al. 2023)."""
+"""Direct preference optimization (Rafailov et al. 2023) and its relatives: the losses of ``losses.LOSSES``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
-import paddle
-import paddle.nn.functional as F
 from paddle import Tensor
 
-from alignment.algorithms.preference.answers import PairCounts, by_side, reward_metrics, side_metrics
+from alignment.algorithms.preference.answers import PairCounts, Pairs, by_side, reward_metrics, side_metrics
+from alignment.algorithms.preference.losses import LOSSES, LossType, readers
 from alignment.algorithms.preference.spec import PreferenceAlgorithm
-from alignment.fields import argument, inert, refused, unless
+from alignment.fields import Case, argument, refused, unless
 from alignment.metrics import Metric
 from alignment.records import Loss
+
+
+def _unless_read(hyperparameter: str) -> Case:
+    return unless("loss_type", *readers(hyperparameter))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,12 +26,21 @@ class DPOHyperparameters:
 
     beta: float = argument(0.1, above=0)
     """Scale of the implicit rewards; a larger value keeps the policy closer to the reference model."""
-    loss_type: Literal["sigmoid", "ipo"] = "sigmoid"
-    """sigmoid: the loss of DPO; ipo: the squared distance of the gap from 1 / (2 beta)."""
-    label_smoothing: float = argument(0.0, minimum=0, below=0.5, inert_when=unless("loss_type", "sigmoid"))
-    """Share of pairs whose labels are assumed to be wrong (cDPO)."""
-    average_logps: bool = False
-    """Compare log-probs per token instead of those of whole answers (as TRL's ipo and sigmoid_norm do)."""
+    loss_type: LossType = "sigmoid"
+    """The loss of a pair; sigmoid is that of DPO. docs/how-to/preferences.md lists all with their papers."""
+    label_smoothing: float = argument(0.0, minimum=0, below=0.5, inert_when=_unless_read("label_smoothing"))
+    """Share of pairs whose labels are assumed to be wrong (with sigmoid: cDPO)."""
+    simpo_gamma: float = argument(0.5, inert_when=_unless_read("simpo_gamma"))
+    """Margin by which simpo separates the scaled log-probs."""
+    cpo_alpha: float = argument(1.0, minimum=0, inert_when=_unless_read("cpo_alpha"))
+    """Weight of the cross-entropy of the preferred answers in cpo."""
+    dpop_lambda: float = argument(50.0, minimum=0, inert_when=_unless_read("dpop_lambda"))
+    """Weight of the penalty in dpop."""
+    discopop_tau: float = argument(0.05, above=0, inert_when=_unless_read("discopop_tau"))
+    """Temperature of the blend in discopop."""
+    average_logps: bool | None = None
+    """Compare log-probs per token (true) or of whole answers (false); null: as the loss is defined. ipo: per token
+    in TRL and PaddleNLP, false as in OpenRLHF."""
     reference_free: bool = False
     """Compare with a uniform reference; no reference model is loaded."""
     pref_loss_ratio: float = argument(1.0, minimum=0)
@@ -44,28 +56,26 @@ class DPOHyperparameters:
     """Updates between copies of the policy to the reference."""
     ignore_eos_token: bool = refused(False, "the end token is part of the answer")
     """Leave the end token out of the loss."""
-    simpo_gamma: float = inert(0.5, "loss_type simpo is not built")
-    """Margin of simpo."""
-    dpop_lambda: float = inert(50.0, "loss_type dpop is not built")
-    """Penalty of dpop."""
-
-
-def _sigmoid(gap: Tensor, hyperparameters: DPOHyperparameters) -> Tensor:
-    scaled, smoothing = hyperparameters.beta * gap, hyperparameters.label_smoothing
-    return -(1 - smoothing) * F.log_sigmoid(scaled) - smoothing * F.log_sigmoid(-scaled)
-
-
-def _ipo(gap: Tensor, hyperparameters: DPOHyperparameters) -> Tensor:
-    return (gap - 1 / (2 * hyperparameters.beta)) ** 2
-
-
-LOSSES: dict[str, Callable[[Tensor, DPOHyperparameters], Tensor]] = {"sigmoid": _sigmoid, "ipo": _ipo}
-"""``loss_type`` to the loss [n] of the gaps [n] (gain over the reference of the chosen minus the rejected answer)."""
 
 
 def needs_reference(hyperparameters: DPOHyperparameters) -> bool:
     """Tell whether the loss reads the reference's log-probs."""
-    return not hyperparameters.reference_free
+    return not hyperparameters.reference_free and LOSSES[hyperparameters.loss_type].needs_reference
+
+
+def check_losses(v: Any) -> Iterator[str]:
+    """Check (see ``arguments.parser.Check``) that the loss can use what is given."""
+    if v.loss_type == "exo_pair" and v.label_smoothing == 0:
+        yield "loss_type=exo_pair needs label_smoothing above 0 (for example 0.001): it takes its logarithm"
+
+
+def check_reference(v: Any) -> Iterator[str]:
+    """Check that nothing is said of a reference that no loss reads."""
+    if LOSSES[v.loss_type].needs_reference:
+        return
+    for key in ("ref_model_name_or_path", "precompute_ref_logprobs"):
+        if getattr(v, key):
+            yield f"{key}={getattr(v, key)} is refused: loss_type={v.loss_type} reads no reference; leave the key out"
 
 
 def dpo_loss(
@@ -73,16 +83,18 @@ def dpo_loss(
 ) -> Loss:
     """Return the loss on ``logps`` [2n], the log-probs of whole answers, preferred ones first.
 
-    ``fields``: ``reference`` [2n], those of the reference model (not read with ``reference_free``), and
-    ``response_mask`` [2n, R]. Metrics: ``dpo/loss``, ``dpo/sft_loss`` (if it has a weight), ``rewards/`` (beta times
-    the gain over the reference) and ``logps/``.
+    ``fields``: ``reference`` [2n], those of the reference model if it is needed, and ``response_mask`` [2n, R].
+    Metrics: ``dpo/loss``, ``dpo/sft_loss`` (if it has a weight), ``rewards/`` (beta times the gain over the reference)
+    and ``logps/``.
     """
-    reference = paddle.zeros_like(logps) if hyperparameters.reference_free else fields["reference"]
-    gains = logps - reference
-    if hyperparameters.average_logps:
-        gains = gains / fields["response_mask"].sum(axis=-1)
-    chosen, rejected = by_side(gains)
-    preference = LOSSES[hyperparameters.loss_type](chosen - rejected, hyperparameters).sum() / denominator.pairs
+    loss = LOSSES[hyperparameters.loss_type]
+    gains = logps - fields["reference"] if needs_reference(hyperparameters) else logps
+    read, is_per_token = logps, hyperparameters.average_logps
+    if loss.is_per_token if is_per_token is None else is_per_token:
+        lengths = fields["response_mask"].sum(axis=-1)
+        read, gains = logps / lengths, gains / lengths
+    pairs = Pairs(logps=by_side(read), gains=by_side(gains), chosen_sums=by_side(logps).chosen, counts=denominator)
+    preference = loss(pairs, hyperparameters).sum() / denominator.pairs
     value = hyperparameters.pref_loss_ratio * preference
     metrics = {
         "dpo/loss": Metric(preference.detach()),
@@ -96,4 +108,9 @@ def dpo_loss(
     return Loss(value, metrics)
 
 
-DPO = PreferenceAlgorithm(hyperparameters=DPOHyperparameters, loss=dpo_loss, needs_reference=needs_reference)
+DPO = PreferenceAlgorithm(
+    hyperparameters=DPOHyperparameters,
+    loss=dpo_loss,
+    needs_reference=needs_reference,
+    checks=(check_losses, check_reference),
+)

@@ -5,7 +5,7 @@ To add one, write a file like ``dpo.py``, an entry in ``trainers.registered`` an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -39,3 +39,5 @@ class PreferenceAlgorithm:
     """Its metrics are ``NAME/loss`` and those of ``answers``."""
     needs_reference: Callable[[Any], bool] | None = None
     """Whether these hyperparameters need the reference. None: never, and there are no arguments about it."""
+    checks: tuple[Callable[[Any], Iterable[str]], ...] = ()
+    """Checks of combinations of arguments (see ``arguments.parser.Check``), in addition to those of all trainers."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
 
-from alignment.arguments.groups import declare
+from alignment.arguments.groups import DeclaredArgument, declare
+from alignment.fields import Situation
 from alignment.trainers.registered import TRAINERS
 from alignment.trainers.trainer import PreferenceTrainer
 from tests.contract.keys.assembled import Run
@@ -85,11 +86,31 @@ COLUMNS = (
 def _loss_rows() -> Iterator[Row]:
     """Yield a row for each hyperparameter of the losses on preferred answers: the loss gets it."""
     for trainer in (name for name in ALL if isinstance(TRAINERS[name], PreferenceTrainer)):
-        for key in declare({"loss": TRAINERS[trainer].load_algorithm().hyperparameters}):
+        keys = declare({"loss": TRAINERS[trainer].load_algorithm().hyperparameters})
+        for key in keys:
             if not key.constraint.no_effect and not key.constraint.refusal and key.name != "reference_free":
-                other = [value for value in get_args(key.hint) or (not key.default,) if value != key.default]
-                value = 0.25 if key.hint is float else other[0]
-                yield Row(key.name, value, partial(_hyperparameter, key.name), only=(trainer,), alone=value != 0.25)
+                value, with_ = _other_value(key), _loss_that_reads(key, keys)
+                observe = partial(_hyperparameter, key.name)
+                yield Row(key.name, value, observe, with_=with_, only=(trainer,), alone=value != 0.25 or bool(with_))
+
+
+def _other_value(key: DeclaredArgument) -> Any:
+    """Return a value that is not the default."""
+    if key.hint is float:
+        return 0.25
+    words = get_args(key.hint) if get_origin(key.hint) is Literal else (True, False)
+    return next(word for word in words if word != key.default)
+
+
+def _loss_that_reads(key: DeclaredArgument, keys: Sequence[DeclaredArgument]) -> dict[str, Any]:
+    """Return the keys of a loss in which ``key`` has an effect; none if it has by default."""
+    defaults = {other.name: other.default for other in keys}
+    losses = get_args(next((other.hint for other in keys if other.name == "loss_type"), None))
+    for chosen in ({}, *({"loss_type": loss} for loss in losses)):
+        situation = Situation("cpu", 1, {**defaults, **chosen})
+        if not any(case.holds(_other_value(key), situation) for case in key.constraint.inert_when):
+            return chosen
+    raise AssertionError(f"{key.name} has an effect in no loss")
 
 
 def _hyperparameter(name: str, run: Run) -> Any:

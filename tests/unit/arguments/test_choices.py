@@ -110,7 +110,7 @@ def test_keys_of_another_choice_are_refused_by_name_even_with_their_default(valu
 
 def test_an_unknown_choice_is_the_only_problem_told_about_the_groups_it_would_add():
     assert _problems("--rl_algorithm", "grop", "--kl_loss", "0.5", "--critic_rate", "1", "--rows", "0") == [
-        "rl_algorithm: expected one of 'ppo', 'vapo', 'grpo', got 'grop' (command line)",
+        "rl_algorithm: expected one of 'ppo', 'vapo', 'grpo', got 'grop'; did you mean 'grpo'? (command line)",
         "rows: expected a value >= 1, got 0 (command line)",
     ]
 

@@ -170,7 +170,17 @@ def test_a_reference_with_other_tokens_is_refused(folder):
 @pytest.mark.parametrize(
     ("keys", "says"),
     [
-        ({"loss_type": "kto_pair"}, "loss_type: expected one of .sigmoid., .ipo., got .kto_pair."),
+        ({"loss_type": "sigmiod"}, "loss_type: expected one of 'sigmoid', .*, got 'sigmiod'; did you mean 'sigmoid'"),
+        ({"loss_type": "robust", "label_smoothing": 0.5}, "label_smoothing: expected a value >= 0 and < 0.5, got 0.5"),
+        ({"loss_type": "exo_pair"}, "loss_type=exo_pair needs label_smoothing above 0"),
+        (
+            {"loss_type": "simpo", "precompute_ref_logprobs": True},
+            "^1 invalid.*\n  precompute_ref_logprobs=True is ref",
+        ),
+        (
+            {"loss_type": "orpo", "ref_model_name_or_path": "{reference}"},
+            "ref_model_name_or_path=.* reads no reference",
+        ),
         ({"beta": 0}, "beta"),
         ({"label_smoothing": 0.5}, "label_smoothing"),
         ({"sft_loss_ratio": -1}, "sft_loss_ratio"),
@@ -180,6 +190,7 @@ def test_a_reference_with_other_tokens_is_refused(folder):
     ],
 )
 def test_what_is_not_built_is_refused_by_name(folder, keys, says):
+    keys = {key: str(folder / "reference") if value == "{reference}" else value for key, value in keys.items()}
     with pytest.raises(ArgumentError, match=says):
         train(folder, "declined", **keys)
     assert not (folder / "declined").exists()

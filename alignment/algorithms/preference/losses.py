@@ -1,0 +1,62 @@
+"""The table of preference losses: what each computes, which hyperparameters it reads, and on which log-probs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from paddle import Tensor
+
+from alignment.algorithms.preference import pairwise, reference_free
+from alignment.algorithms.preference.answers import Pairs
+
+
+@dataclass(frozen=True, slots=True)
+class PreferenceLoss:
+    """One value of ``loss_type``."""
+
+    formula: Callable[..., Tensor]
+    """Returns the loss [n] of ``Pairs``."""
+    reads: tuple[str, ...] = ()
+    """Hyperparameters that are passed to the formula by name."""
+    is_per_token: bool = False
+    """Whether it reads log-probs per token by default."""
+    needs_reference: bool = True
+
+    def __call__(self, pairs: Pairs, hyperparameters: Any) -> Tensor:
+        """Return the loss [n]."""
+        return self.formula(pairs, **{name: getattr(hyperparameters, name) for name in self.reads})
+
+
+_SMOOTHED = ("beta", "label_smoothing")
+
+LOSSES: dict[str, PreferenceLoss] = {
+    "sigmoid": PreferenceLoss(pairwise.sigmoid, _SMOOTHED),
+    "sigmoid_norm": PreferenceLoss(pairwise.sigmoid, _SMOOTHED, is_per_token=True),
+    "robust": PreferenceLoss(pairwise.robust, _SMOOTHED),
+    "ipo": PreferenceLoss(pairwise.ipo, ("beta",), is_per_token=True),
+    "hinge": PreferenceLoss(pairwise.hinge, ("beta",)),
+    "exo_pair": PreferenceLoss(pairwise.exo_pair, _SMOOTHED),
+    "nca_pair": PreferenceLoss(pairwise.nca_pair, ("beta",)),
+    "sppo_hard": PreferenceLoss(pairwise.sppo_hard, ("beta",)),
+    "apo_zero": PreferenceLoss(pairwise.apo_zero, ("beta",)),
+    "apo_down": PreferenceLoss(pairwise.apo_down, ("beta",)),
+    "discopop": PreferenceLoss(pairwise.discopop, ("beta", "discopop_tau")),
+    "dpop": PreferenceLoss(pairwise.dpop, ("beta", "dpop_lambda")),
+    "simpo": PreferenceLoss(
+        reference_free.simpo, ("beta", "simpo_gamma", "label_smoothing"), is_per_token=True, needs_reference=False
+    ),
+    "cpo": PreferenceLoss(reference_free.cpo, ("beta", "cpo_alpha", "label_smoothing"), needs_reference=False),
+    "orpo": PreferenceLoss(reference_free.orpo, ("beta",), is_per_token=True, needs_reference=False),
+    "or": PreferenceLoss(reference_free.odds_ratio, is_per_token=True, needs_reference=False),
+    "sft": PreferenceLoss(reference_free.sft, needs_reference=False),
+}
+"""``loss_type`` to loss; the names are those of TRL and PaddleNLP."""
+
+LossType = Literal[tuple(LOSSES)]
+
+
+def readers(hyperparameter: str) -> tuple[str, ...]:
+    """Return the losses that read ``hyperparameter``."""
+    return tuple(name for name, loss in LOSSES.items() if hyperparameter in loss.reads)
