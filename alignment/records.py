@@ -26,7 +26,7 @@ class RawSample(TypedDict, total=False):
     """One row of a raw dataset; every consumer names the fields it needs.
 
     Supervised: ``input`` and ``answer``, or ``dialogue``, or ``messages``. Preference: ``input, answer, other_answer,
-    better``. Safety preference: ``input, answer, other_answer, safer, is_safe, is_other_safe``. Prompt only: ``input``
+    better`` (and ``margin``). Safety preference: ``input, answer, other_answer, safer, is_safe, is_other_safe``. Prompt only: ``input``
     or ``messages``. ``tools`` may accompany any of them.
     """
 
@@ -46,6 +46,8 @@ class RawSample(TypedDict, total=False):
     """JSON schemas of the tools that the assistant may call, passed to the chat template."""
     better: bool
     """True: ``answer`` is better than ``other_answer``."""
+    margin: float
+    """By how much the better of the two is better."""
     safer: bool
     """True: ``answer`` is safer than ``other_answer``."""
     is_safe: bool

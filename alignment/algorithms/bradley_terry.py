@@ -16,20 +16,45 @@ from alignment.algorithms.preference_losses import (
     sequence_preference_loss,
     token_preference_loss,
 )
-from alignment.fields import argument, where
+from alignment.fields import Case, argument, where
 from alignment.records import Loss
+
+
+_NO_COST = where("objective", "cost", why="a cost model has safety labels instead")
 
 
 @dataclass(frozen=True, kw_only=True)
 class BradleyTerryHyperparameters:
     """Options of the loss of a reward or cost model."""
 
-    loss_type: Literal["sequence-wise", "token-wise"] = "sequence-wise"
-    """Compare the scores at the last token, or at every token from where the answers differ."""
+    loss_type: Literal["sequence-wise", "token-wise", "logexp"] = argument(
+        "sequence-wise",
+        aliases=("loss",),
+        spellings={"sigmoid": "sequence-wise", "last_token": "sequence-wise", "per_sample": "token-wise"},
+        refused_when=Case(
+            lambda value, s: value == "logexp" and s.values.get("objective") == "cost",
+            "a cost model compares sequence-wise or token-wise",
+            "objective is cost and it is logexp",
+        ),
+    )
+    """Compare the scores at the last token (sequence-wise, also written sigmoid or last_token), or at every token from
+    where the answers differ (token-wise, also written per_sample). logexp is sequence-wise without margins.
+    """
+    margin_loss: bool = argument(
+        False, inert_when=(where("loss_type", "logexp", why="logexp has no margins"), _NO_COST)
+    )
+    """The better answer must win by the pair's margin (margin_key): it is subtracted from the difference of scores."""
+    center_rewards_coefficient: float | None = argument(None, minimum=0, inert_when=_NO_COST)
+    """Weight of the squared sum of both scores, which keeps scores centred on 0 (TRL; about 0.01)."""
     regularization: float = argument(0.0, minimum=0)
     """Weight of the squared scores in the loss (documented in the reference suite: 0.001)."""
     regularization_convention: RegularizationConvention = argument("paddlenlp", inert_when=where("regularization", 0))
     """Add the squared scores of the two answers (paddlenlp) or average them (safe-rlhf, half as large)."""
+
+    @property
+    def uses_margin(self) -> bool:
+        """Whether the loss reads the margin of each pair."""
+        return self.margin_loss and self.loss_type != "logexp"
 
 
 def bradley_terry_loss(
@@ -42,24 +67,27 @@ def bradley_terry_loss(
 ) -> Loss:
     """Return the loss on the scores [n, S] of the better and the worse answer at every position.
 
-    ``fields``: ``better_ends`` and ``worse_ends`` [n] int64, the position of each answer's last token, and for the
-    token-wise loss ``first_difference`` [n] int64. ``denominator``: the number of pairs in the whole update.
+    ``fields``: ``better_ends`` and ``worse_ends`` [n] int64, the position of each answer's last token, for the
+    token-wise loss ``first_difference`` [n] int64, and for ``margin_loss`` ``margin`` [n]. ``denominator``: the number
+    of pairs in the whole update.
     """
-    squares = {
+    options = {
         "regularization": hyperparameters.regularization,
         "regularization_convention": hyperparameters.regularization_convention,
+        "centring": hyperparameters.center_rewards_coefficient or 0.0,
+        "margin": fields["margin"] if hyperparameters.uses_margin else None,
+        "denominator": denominator,
     }
     better_end = scores_at(better_scores, fields["better_ends"])
     worse_end = scores_at(worse_scores, fields["worse_ends"])
-    if hyperparameters.loss_type == "sequence-wise":
-        return sequence_preference_loss(better_end, worse_end, denominator=denominator, **squares)
+    if hyperparameters.loss_type in ("sequence-wise", "logexp"):
+        return sequence_preference_loss(better_end, worse_end, **options)
     assert hyperparameters.loss_type == "token-wise", hyperparameters.loss_type
     loss = token_preference_loss(
         better_scores,
         worse_scores,
         first_difference=fields["first_difference"],
         last_valid=paddle.maximum(fields["better_ends"], fields["worse_ends"]),
-        denominator=denominator,
-        **squares,
+        **options,
     )
     return Loss(loss.value, {**loss.metrics, **preference_metrics(better_end, worse_end, denominator=denominator)})

@@ -1,7 +1,8 @@
 """Losses on pairs of answers: Bradley-Terry reward models and cost models.
 
 Legend: n pairs of a micro-batch, S padded sequence length. ``denominator`` is the number of pairs in the whole update,
-so the losses of micro-batches add up. The "logexp" loss of some suites, log(1 + exp(worse - better)), is the same.
+so the losses of micro-batches add up. OpenRLHF's "logexp" loss, log(1 + exp(worse - better)), is the same without
+margins.
 """
 
 from __future__ import annotations
@@ -59,17 +60,17 @@ def sequence_preference_loss(
     *,
     regularization: float = 0.0,
     regularization_convention: RegularizationConvention = "safe-rlhf",
+    centring: float = 0.0,
     margin: Tensor | None = None,
     denominator: float | Tensor,
 ) -> Loss:
     """Return the mean of -log sigmoid(better - worse - margin) + regularization * squares (Ouyang et al. 2022, eq. 1).
 
-    ``better_end``, ``worse_end`` and ``margin`` are [n], the scores at the last real tokens. Metrics:
-    ``preference/loss`` and those of ``preference_metrics``.
+    ``better_end``, ``worse_end`` and ``margin`` are [n], the scores at the last real tokens. ``centring`` is the weight
+    of (better + worse)^2 (Eisenstein et al. 2023). Metrics: ``preference/loss`` and those of ``preference_metrics``.
     """
-    gap = better_end - worse_end if margin is None else better_end - worse_end - margin
     weight = regularization * SQUARES_WEIGHT[regularization_convention]
-    value = (-F.log_sigmoid(gap) + weight * (better_end**2 + worse_end**2)).sum() / denominator
+    value = _pair_losses(better_end, worse_end, weight, centring, margin).sum() / denominator
     metrics = preference_metrics(better_end, worse_end, denominator=denominator)
     return Loss(value, {"preference/loss": Metric(value.detach()), **metrics})
 
@@ -82,6 +83,8 @@ def token_preference_loss(
     last_valid: Tensor,
     regularization: float = 0.0,
     regularization_convention: RegularizationConvention = "safe-rlhf",
+    centring: float = 0.0,
+    margin: Tensor | None = None,
     denominator: float | Tensor,
 ) -> Loss:
     """Like ``sequence_preference_loss``, averaged in each pair over ``first_difference`` to ``last_valid`` inclusive.
@@ -91,9 +94,17 @@ def token_preference_loss(
     """
     span = _span(first_difference, last_valid, width=better_scores.shape[1])
     weight = regularization * SQUARES_WEIGHT[regularization_convention]
-    losses = -F.log_sigmoid(better_scores - worse_scores) + weight * (better_scores**2 + worse_scores**2)
+    by_token = None if margin is None else margin.unsqueeze(-1)
+    losses = _pair_losses(better_scores, worse_scores, weight, centring, by_token)
     value = masked_mean(losses, span, dim=-1).sum() / denominator
     return Loss(value, {"preference/loss": Metric(value.detach())})
+
+
+def _pair_losses(better: Tensor, worse: Tensor, weight: float, centring: float, margin: Tensor | None) -> Tensor:
+    """Return the loss of each pair of scores; ``weight`` is that of the squares."""
+    gap = better - worse if margin is None else better - worse - margin
+    losses = -F.log_sigmoid(gap) + weight * (better**2 + worse**2)
+    return losses + centring * (better + worse) ** 2 if centring else losses
 
 
 def preference_metrics(better_end: Tensor, worse_end: Tensor, *, denominator: float | Tensor) -> dict[str, Metric]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,7 @@ from alignment.algorithms.bradley_terry import BradleyTerryHyperparameters, brad
 from alignment.algorithms.cost_model import cost_model_loss
 from alignment.algorithms.supervised_losses import sft_loss
 from alignment.arguments.parsed import Parsed
-from alignment.data import PreferenceDataset, SafetyPreferenceDataset, SupervisedDataset
+from alignment.data import MarginPreferenceDataset, PreferenceDataset, SafetyPreferenceDataset, SupervisedDataset
 from alignment.parallel.runner import ModelRunner
 from alignment.records import Loss, TokenBatch
 from alignment.runs.offline.loss_evaluation import LossEvaluation
@@ -132,4 +133,8 @@ OBJECTIVES = {"sft": SFT} | {
 
 def objective_of(trainer: str, parsed: Parsed) -> OfflineObjective:
     """Return the objective of the offline ``trainer`` with the arguments ``parsed``."""
-    return OBJECTIVES[trainer] if trainer in OBJECTIVES else SCORE_OBJECTIVES[parsed.offline.objective]
+    if trainer in OBJECTIVES:
+        return OBJECTIVES[trainer]
+    chosen = SCORE_OBJECTIVES[parsed.offline.objective]
+    with_margins = chosen is REWARD and parsed.groups["loss"].uses_margin
+    return replace(chosen, dataset=MarginPreferenceDataset) if with_margins else chosen

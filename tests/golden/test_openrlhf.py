@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import paddle
 import pytest
 
 from alignment.algorithms.advantages import gae, reinforce_returns
+from alignment.algorithms.bradley_terry import BradleyTerryHyperparameters, bradley_terry_loss
 from alignment.algorithms.kl import kl_estimate, kl_with_unbiased_gradient
 from alignment.algorithms.masked import TokenMean, count_units, masked_mean, masked_normalize
 from alignment.algorithms.policy_losses import RatioClip, ppo_policy_loss
-from alignment.algorithms.preference_losses import sequence_preference_loss
 from alignment.algorithms.rewards import shape_rewards
 from alignment.algorithms.supervised_losses import cross_entropy
 from alignment.algorithms.value_losses import clipped_value_loss
@@ -149,12 +150,28 @@ def test_value_loss(openrlhf, precision, nearly, key):
     nearly(x["values"].grad, record["outputs"]["grad_values"])
 
 
-@pytest.mark.parametrize("key", ["pairwise_reward_loss()", "pairwise_reward_loss()#2", "logexp_reward_loss()"])
-def test_pairwise_reward_loss(openrlhf, precision, nearly, key):
+@pytest.mark.parametrize(
+    ("key", "loss_type"),
+    [
+        ("pairwise_reward_loss()", "sequence-wise"),
+        ("pairwise_reward_loss()#2", "sequence-wise"),
+        ("logexp_reward_loss()", "logexp"),
+    ],
+)
+def test_pairwise_reward_loss(openrlhf, precision, nearly, key, loss_type):
+    """The gradient is that of the formula: -sigmoid(margin - gap) / 4 by the chosen score."""
     record = openrlhf[key]
-    x = read(record, precision)
-    loss = sequence_preference_loss(x["chosen"], x["rejected"], margin=x.get("margin"), denominator=4)
+    x = read(record, precision, grad="chosen")
+    margin = x.get("margin")
+    zeros = paddle.zeros([4], "int64")
+    fields = {"better_ends": zeros, "worse_ends": zeros, **({} if margin is None else {"margin": margin})}
+    options = BradleyTerryHyperparameters(loss_type=loss_type, margin_loss=margin is not None)
+    scores = [x[side].unsqueeze(-1) for side in ("chosen", "rejected")]
+    loss = bradley_terry_loss(*scores, fields=fields, hyperparameters=options, denominator=4)
+    loss.value.backward()
     nearly(loss.value, record["outputs"]["loss"])
+    gap = (x["chosen"] - x["rejected"]).numpy() - (0.0 if margin is None else margin.numpy())
+    nearly(x["chosen"].grad, -1 / (1 + np.exp(gap)) / 4)
 
 
 def test_sft_loss(openrlhf, precision, nearly):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from alignment.arguments.keys.training import NO_EVALUATION
-from alignment.fields import argument
+from alignment.fields import argument, unless
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,8 @@ class ColumnArguments:
     """Column of the chosen answer's score: the higher score is better, equal scores are a tie."""
     rejected_score_key: str | None = None
     """Column of the rejected answer's score."""
+    margin_key: str | None = argument(None, inert_when=unless("margin_loss", True, why="margin_loss is not true"))
+    """Column of the margin by which the better answer must win (margin_loss); null: margin."""
     messages_key: str | None = None
     """Column of whole conversations."""
     system_key: str | None = None

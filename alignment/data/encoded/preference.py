@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from alignment.data.encode import Encoder
 from alignment.data.encoded.mixture import Row
 from alignment.data.encoded.pairs import EncodedPair, PairCollator, encode_pair
@@ -24,10 +26,12 @@ class PreferenceDataset(TokenizedDataset):
 
     KIND = "preference"
     COLLATOR = PreferenceCollator
+    FIELDS: ClassVar[tuple[str, ...]] = ("input", "answer", "other_answer", "better")
+    """The fields of a raw sample that every row needs."""
 
     def encode_row(self, row: Row, encoder: Encoder) -> Encoded:
         """Encode one pair, the better answer first."""
-        require_fields(row.sample, ("input", "answer", "other_answer", "better"), kind=self.KIND, place=row.place)
+        require_fields(row.sample, self.FIELDS, kind=self.KIND, place=row.place)
         if row.sample["better"] is None:
             return Encoded(None, (TIED_PAIR,))
         pair = encode_pair(row, encoder, self.options)
@@ -36,3 +40,17 @@ class PreferenceDataset(TokenizedDataset):
         better, worse = (pair.first, pair.second) if row.sample["better"] else (pair.second, pair.first)
         sample = {"better_input_ids": better, "worse_input_ids": worse, "prompt_length": pair.prompt_length}
         return Encoded(sample, pair.reasons)
+
+
+class MarginPreferenceDataset(PreferenceDataset):
+    """Like ``PreferenceDataset``, with ``margin`` (float): by how much the better answer is better."""
+
+    KIND = "preference with margins"
+    FIELDS = (*PreferenceDataset.FIELDS, "margin")
+
+    def encode_row(self, row: Row, encoder: Encoder) -> Encoded:
+        """Encode one pair with its margin."""
+        encoded = super().encode_row(row, encoder)
+        if encoded.sample is None:
+            return encoded
+        return encoded._replace(sample={**encoded.sample, "margin": row.sample["margin"]})

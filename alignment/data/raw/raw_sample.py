@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,7 +20,7 @@ _FLAGS = ("better", "safer", "is_safe", "is_other_safe", "desirable")
 _PLAIN = {"input": str, **dict.fromkeys(_TEXTS, str), **dict.fromkeys(_FLAGS, bool)}
 """Values of exactly these types, which are nearly all, need no further check."""
 _SURROGATES = re.compile("[\\ud800-\\udfff]")
-FIELDS = ("input", "answer", "other_answer", "dialogue", "messages", "tools", *_FLAGS)
+FIELDS = ("input", "answer", "other_answer", "dialogue", "messages", "tools", "margin", *_FLAGS)
 
 
 def check_sample(sample: Any, place: object) -> RawSample:
@@ -90,6 +91,12 @@ def _check_flag(value: Any, place: str) -> bool:
     return bool(value)
 
 
+def _check_number(value: Any, place: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not math.isfinite(value):
+        raise DataError(f"{place} must be a finite number, got {_shown(value)}")
+    return float(value)
+
+
 def _check_turns(value: Any, place: str) -> list[str]:
     if not isinstance(value, (list, tuple)):
         raise DataError(f"{place} must be a list of strings, got {_shown(value)}")
@@ -133,6 +140,7 @@ _CHECKS = {
     "dialogue": _check_dialogue,
     "messages": check_messages,
     "tools": check_tools,
+    "margin": _check_number,
     **dict.fromkeys(_TEXTS, _check_text),
     **dict.fromkeys(_FLAGS, _check_flag),
 }

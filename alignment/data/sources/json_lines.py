@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alignment.data.raw.layouts.mapping import KEYS, read_keys
+from alignment.data.raw.layouts.mapping import BESIDE, KEYS, read_keys
 from alignment.data.raw.layouts.rows import Reading, SampleRows
 from alignment.data.raw.raw_dataset import RawDataset
 from alignment.data.sources.hub import open_table
@@ -40,8 +40,10 @@ class JsonLinesDataset(RawDataset):
                 f"{place}: unknown argument {unknown[0]!r}{near_matches(unknown[0], self.OPTIONS)} "
                 f"(allowed: path, {', '.join(self.OPTIONS)})"
             )
+        columns = read_keys({name: value for name, value in options.items() if name in KEYS}, place)
         reading = Reading(
-            columns=read_keys({name: value for name, value in options.items() if name in KEYS}, place),
+            columns={what: name for what, name in columns.items() if what not in BESIDE},
+            beside={what: name for what, name in columns.items() if what in BESIDE},
             layout=options.get("layout"),
             ignored=frozenset(_names(options.get("ignored_columns"), "ignored_columns", place)),
         )

@@ -51,7 +51,11 @@ def pair_batch(samples: Sequence[Mapping[str, Any]], kind: PairKind) -> TokenBat
             better_lengths=batch.lengths[:num_pairs],
             worse_lengths=batch.lengths[num_pairs:],
         ),
-        **{name: np.array([sample[name] for sample in samples], np.float32) for name in kind.sign_fields},
+        **{
+            name: np.array([sample[name] for sample in samples], np.float32)
+            for name in (*kind.sign_fields, "margin")
+            if name in samples[0]
+        },
     }
     batch.fields.update(fields)
     return batch

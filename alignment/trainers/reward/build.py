@@ -5,7 +5,7 @@ from __future__ import annotations
 from alignment.arguments.parser import Written
 from alignment.runs.launch import Launch, open_launch
 from alignment.runs.offline.train import train_offline
-from alignment.trainers.objectives import SCORE_OBJECTIVES
+from alignment.trainers.objectives import objective_of
 from alignment.trainers.reward.arguments import parse_reward_arguments
 
 
@@ -17,4 +17,4 @@ def train(written: Written, *, host: str) -> None:
 
 def train_from(launch: Launch) -> None:
     """Train from an open launch to the exported folder."""
-    train_offline(launch, SCORE_OBJECTIVES[launch.parsed.offline.objective])
+    train_offline(launch, objective_of("rm", launch.parsed))

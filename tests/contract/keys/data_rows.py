@@ -195,6 +195,15 @@ ROWS = (
     Row("ref_model_name_or_path", "{other}", lambda r: _loaded(r, SFT_MODEL, 1), only=DPO),
     Row("precompute_ref_logprobs", True, _num_kept, 48, only=DPO, alone=True),
     Row("loss_type", "token-wise", lambda r: _loss(r).loss_type, only=RM),
+    Row(
+        "margin_loss", True, lambda r: (r.dataset.KIND, _loss(r).uses_margin), ("preference with margins", True),
+        with_={"train_datasets": "jsonl:1:{margins.jsonl}"}, only=RM, alone=True,
+    ),
+    Row(
+        "margin_key", "gap", lambda r: _columns(r)["margin_key"],
+        with_={"train_datasets": "jsonl:1:{margins.jsonl}", "margin_loss": True}, only=RM, alone=True,
+    ),
+    Row("center_rewards_coefficient", 0.25, lambda r: _loss(r).center_rewards_coefficient, only=RM),
     Row("regularization", 0.125, lambda r: _loss(r).regularization, only=RM),
     Row(
         "regularization_convention", "safe-rlhf", lambda r: _loss(r).regularization_convention,

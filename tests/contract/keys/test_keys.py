@@ -24,6 +24,7 @@ PARSE = {name: TRAINERS[name].parse for name in TRAINERS}
 ROWS: tuple[Row, ...] = (*training_rows.ROWS, *data_rows.ROWS, *ppo_rows.ROWS)
 CASES = [(trainer, settings, row) for trainer in ALL for settings, rows in group_rows(ROWS, trainer) for row in rows]
 SAFETY = {"input": "pack rope", "answer": "rope done", "other_answer": "knife done", "safer": True, "is_safe": True}
+MARGINS = {"input": "pack rope", "answer": "rope done", "other_answer": "knife", "better": True, "margin": 1, "gap": 2}
 MISSING = """{trainer} has the key {key!r}, and no row of tests/contract/keys follows it to where it is used. Add, in
 training_rows.py, data_rows.py or ppo_rows.py:
     Row({key!r}, VALUE_THAT_IS_NO_DEFAULT, lambda r: WHERE_THE_ASSEMBLED_RUN_USES_IT)
@@ -41,6 +42,7 @@ def folder(tmp_path_factory):
     (place / "own.jinja").write_text("{# mine #}" + chat_template)
     (place / "function.py").write_text("def score(*texts):\n    return 7.0, *texts\n")
     (place / "safety.jsonl").write_text(json.dumps({**SAFETY, "is_other_safe": False}) + "\n")
+    (place / "margins.jsonl").write_text(json.dumps(MARGINS) + "\n")
     return place
 
 

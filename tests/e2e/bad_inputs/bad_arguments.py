@@ -90,6 +90,7 @@ RM_VALUES = {
     "objective": [("joy", "'reward', 'cost'")],
     "loss_type": [("word-wise", "'sequence-wise'")],
     "regularization": [(-1, ">= 0")],
+    "center_rewards_coefficient": [(-1, ">= 0")],
     "regularization_convention": [("mine", "'paddlenlp'")],
     "normalizer_type": [("Mean", "'RunningMeanStd'")],
     "normalizer_momentum": [(1.5, "<= 1")],

@@ -128,3 +128,44 @@ def test_cost_gradients_push_towards_the_labels():
     options = {"hyperparameters": BradleyTerryHyperparameters(), "denominator": 1}
     cost_model_loss(*costs, fields=fields, **options).value.backward()
     assert [cost.grad.item() for cost in costs] == pytest.approx([1.0, 0.0])
+
+
+def one_pair(better, worse, **options):
+    """The loss of a pair with two scores a side, ending at the second, and its gradients."""
+    scores = [paddle.to_tensor([side], dtype="float64", stop_gradient=False) for side in (better, worse)]
+    fields = {name: paddle.to_tensor([1]) for name in ("better_ends", "worse_ends")}
+    fields |= {"first_difference": paddle.to_tensor([0]), "margin": paddle.to_tensor([0.75], dtype="float64")}
+    loss = bradley_terry_loss(
+        *scores, fields=fields, hyperparameters=BradleyTerryHyperparameters(**options), denominator=1
+    )
+    loss.value.backward()
+    return float(loss.value), [side.grad.numpy()[0] for side in scores]
+
+
+def softplus(x):
+    return np.log1p(np.exp(x))
+
+
+@pytest.mark.parametrize("loss_type", ["sequence-wise", "logexp"])
+def test_centring_is_trls_squared_sum_of_both_scores(loss_type):
+    """TRL 1.16: loss += coefficient * mean((chosen + rejected) ** 2)."""
+    value, (better, worse) = one_pair([9.0, 2.0], [9.0, -0.5], loss_type=loss_type, center_rewards_coefficient=0.01)
+    pushed = 1 / (1 + np.exp(2.5))
+    assert value == pytest.approx(softplus(-2.5) + 0.01 * 1.5**2)
+    np.testing.assert_allclose(better, [0, -pushed + 0.01 * 2 * 1.5])
+    np.testing.assert_allclose(worse, [0, pushed + 0.01 * 2 * 1.5])
+
+
+def test_token_wise_margins_and_centring_are_means_over_the_compared_tokens():
+    value, _ = one_pair(
+        [1.0, 2.0], [0.5, -0.5], loss_type="token-wise", margin_loss=True, center_rewards_coefficient=0.1
+    )
+    tokens = [softplus(-(0.5 - 0.75)) + 0.1 * 1.5**2, softplus(-(2.5 - 0.75)) + 0.1 * 1.5**2]
+    assert value == pytest.approx(np.mean(tokens))
+
+
+def test_a_margin_is_used_where_it_is_asked_for():
+    """OpenRLHF's logexp has none."""
+    assert one_pair([0, 2.0], [0, 1.0], margin_loss=True)[0] == pytest.approx(softplus(-0.25))
+    assert one_pair([0, 2.0], [0, 1.0])[0] == pytest.approx(softplus(-1.0))
+    assert one_pair([0, 2.0], [0, 1.0], margin_loss=True, loss_type="logexp")[0] == pytest.approx(softplus(-1.0))

@@ -30,9 +30,13 @@ KEYS: Mapping[str, str] = {
     "rejected_score_key": "rejected_score",
     "system_key": "system",
     "tools_key": "tools",
+    "margin_key": "margin",
 }
 """Argument to what the named column holds. ``label_key`` names the reference answer of a prompt, or, with a column of
 answers, whether the answer is desirable."""
+
+BESIDE = ("margin",)
+"""Fields read from their columns beside any layout: naming them does not name the others."""
 
 _USUAL = {"input": ("input", "src", "prompt", "question"), "answer": ("answer", "tgt")}
 ANSWERS = ("answer", "response", "output", "completion", "solution", "target", "label")

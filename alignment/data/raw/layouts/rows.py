@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from alignment.data.ledger import BadRow
@@ -39,6 +39,8 @@ class Reading:
     """Name of the layout; None: recognise it."""
     ignored: frozenset[str] = frozenset()
     """Columns to ignore."""
+    beside: Mapping[str, str] = field(default_factory=dict)
+    """Field to column for what is read beside any layout."""
 
 
 class _Item(NamedTuple):
@@ -61,7 +63,9 @@ class SampleRows:
         self._says: dict[str, str] = {}
         self._torn: Counter[tuple[str, tuple[str, ...]]] = Counter()
         """Number of rows by (layout, null columns that keep the row from a larger layout)."""
-        kept = [self._without_ignored(row) for row in rows] if reading.ignored else rows
+        self._rows = rows
+        self._apart = reading.ignored.union(reading.beside.values())
+        kept = [self._without_apart(row) for row in rows] if self._apart else rows
         self._items = self._mapped(kept) if reading.columns else self._recognised(kept)
 
     def __len__(self) -> int:
@@ -86,6 +90,8 @@ class SampleRows:
             sample = layout.samples(row, place)[item.part] if layout.samples else layout.convert(row, place)
         check_unread(row, read, place)
         sample = add_context(sample, renamed, place)
+        if self._reading.beside:
+            sample = self._add_beside(sample, item, place)
         return _padded(sample, item.row) if len(row) < len(item.row) else sample
 
     def notes(self) -> list[str]:
@@ -118,8 +124,21 @@ class SampleRows:
             if name not in row:
                 raise DataError(f"{place}: missing column {name!r}")
 
-    def _without_ignored(self, row: Row) -> Row:
-        return {name: value for name, value in row.items() if name not in self._reading.ignored}
+    def _without_apart(self, row: Row) -> Row:
+        return {name: value for name, value in row.items() if name not in self._apart}
+
+    def _add_beside(self, sample: RawSample, item: _Item, place: object) -> RawSample:
+        """Return the sample with the fields that are read beside its layout."""
+        row, beside = self._rows[item.index], self._reading.beside
+        for name in beside.values():
+            if name not in row:
+                raise DataError(f"{place}: missing column {name!r}")
+        if item.layout is not None and (item.layout.gather or item.layout.samples):
+            raise DataError(
+                f"{place}: a row of the layout {item.layout.name!r} is not one sample, so {', '.join(beside.values())} "
+                "cannot be read with it; name the columns (input_key, output_key, ...)"
+            )
+        return RawSample(**{**sample, **{what: row[name] for what, name in beside.items()}})
 
     def _mapped(self, rows: Sequence[Row]) -> list[_Item]:
         columns = self._reading.columns

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from alignment.data import PreferenceDataset, PromptOnlyDataset, RawDataset, SupervisedDataset
+from alignment.data import MarginPreferenceDataset, PreferenceDataset, PromptOnlyDataset, RawDataset, SupervisedDataset
 from alignment.errors import DataError
 
 USER_A, USER_C = {"role": "user", "content": "a"}, {"role": "user", "content": "c"}
@@ -125,3 +125,38 @@ def test_mapped_columns_must_be_there(write_jsonl, row, keys, message):
 def test_a_path_is_required(tokenizer):
     with pytest.raises(DataError, match="'jsonl' needs a path: 'jsonl:1.0:PATH'"):
         SupervisedDataset("jsonl", tokenizer)
+
+
+CHOSEN = {"prompt": "a", "chosen": "b", "rejected": "d"}
+
+
+@pytest.mark.parametrize(
+    ("row", "margin"), [({**CHOSEN, "gap": 2}, 2.0), ({**PAIR, "better": False, "gap": -0.5}, -0.5)]
+)
+def test_a_margin_is_read_beside_any_layout(write_jsonl, tokenizer, row, margin):
+    spec = {"jsonl": {"path": write_jsonl([row]), "margin_key": "gap"}}
+    (sample,) = MarginPreferenceDataset(spec, tokenizer)
+    assert sample["margin"] == margin and type(sample["margin"]) is float
+    assert "margin" not in PreferenceDataset(spec, tokenizer)[0]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (CHOSEN, r"line 2.*missing column 'gap'"),
+        ({**CHOSEN, "gap": "wide"}, r"line 2.*'margin' must be a finite number, got str 'wide'"),
+        ({**CHOSEN, "gap": float("nan")}, r"line 2.*'margin' must be a finite number, got float nan"),
+        ({"prompt": "a", "response": "b", "helpfulness": 3, "gap": 1}, "'HelpSteer' is not one sample, so gap cannot"),
+    ],
+)
+def test_a_margin_that_cannot_be_read_is_named(write_jsonl, tokenizer, row, message):
+    with pytest.raises(DataError, match=message):
+        MarginPreferenceDataset(
+            {"jsonl": {"path": write_jsonl([{**CHOSEN, "gap": 1}, row]), "margin_key": "gap"}}, tokenizer
+        )
+
+
+def test_a_pair_without_a_margin_is_left_out_and_counted(write_jsonl, tokenizer):
+    rows = [{**CHOSEN, "gap": 1}, {**CHOSEN, "gap": None}]
+    dataset = MarginPreferenceDataset({"jsonl": {"path": write_jsonl(rows), "margin_key": "gap"}}, tokenizer)
+    assert len(dataset) == 1 and dataset.ledger.total("null_field") == 1

@@ -36,6 +36,12 @@ def test_preferred_sides_come_first():
     assert batch.fields["first_difference"].tolist() == [2, 2]
 
 
+def test_margins_go_with_their_pairs():
+    pairs = [{**pair, "margin": margin} for pair, margin in zip(PAIRS, (1.5, -0.25), strict=True)]
+    assert pair_batch(pairs, REWARD_PAIRS).fields["margin"].tolist() == [1.5, -0.25]
+    assert "margin" not in pair_batch(PAIRS, REWARD_PAIRS).fields
+
+
 def test_cost_pairs_carry_their_signs():
     fields = pair_batch([_as_safety(pair) for pair in PAIRS], COST_PAIRS).fields
     assert fields["safer_safety_sign"].tolist() == [1, 1]
