@@ -10,6 +10,8 @@ import paddle
 from paddle import Tensor
 
 from alignment.algorithms.preference_losses import (
+    SQUARES_WEIGHT,
+    PairTerms,
     RegularizationConvention,
     preference_metrics,
     scores_at,
@@ -18,7 +20,6 @@ from alignment.algorithms.preference_losses import (
 )
 from alignment.fields import Case, argument, where
 from alignment.records import Loss
-
 
 _NO_COST = where("objective", "cost", why="a cost model has safety labels instead")
 
@@ -71,23 +72,22 @@ def bradley_terry_loss(
     token-wise loss ``first_difference`` [n] int64, and for ``margin_loss`` ``margin`` [n]. ``denominator``: the number
     of pairs in the whole update.
     """
-    options = {
-        "regularization": hyperparameters.regularization,
-        "regularization_convention": hyperparameters.regularization_convention,
-        "centring": hyperparameters.center_rewards_coefficient or 0.0,
-        "margin": fields["margin"] if hyperparameters.uses_margin else None,
-        "denominator": denominator,
-    }
+    terms = PairTerms(
+        squares=hyperparameters.regularization * SQUARES_WEIGHT[hyperparameters.regularization_convention],
+        centring=hyperparameters.center_rewards_coefficient or 0.0,
+        margin=fields["margin"] if hyperparameters.uses_margin else None,
+    )
     better_end = scores_at(better_scores, fields["better_ends"])
     worse_end = scores_at(worse_scores, fields["worse_ends"])
     if hyperparameters.loss_type in ("sequence-wise", "logexp"):
-        return sequence_preference_loss(better_end, worse_end, **options)
+        return sequence_preference_loss(better_end, worse_end, terms=terms, denominator=denominator)
     assert hyperparameters.loss_type == "token-wise", hyperparameters.loss_type
     loss = token_preference_loss(
         better_scores,
         worse_scores,
         first_difference=fields["first_difference"],
         last_valid=paddle.maximum(fields["better_ends"], fields["worse_ends"]),
-        **options,
+        terms=terms,
+        denominator=denominator,
     )
     return Loss(loss.value, {**loss.metrics, **preference_metrics(better_end, worse_end, denominator=denominator)})

@@ -32,6 +32,21 @@ class SafetySigns(NamedTuple):
     unsafer: Tensor
 
 
+class PairTerms(NamedTuple):
+    """What a pair's loss has beside its scores."""
+
+    squares: float = 0.0
+    """Weight of better^2 + worse^2."""
+    centring: float = 0.0
+    """Weight of (better + worse)^2 (Eisenstein et al. 2023)."""
+    margin: Tensor | None = None
+    """[n], by how much the better answer must win."""
+
+
+PLAIN = PairTerms()
+"""Nothing beside the scores."""
+
+
 def first_difference(
     better_ids: np.ndarray, worse_ids: np.ndarray, *, better_lengths: np.ndarray, worse_lengths: np.ndarray
 ) -> np.ndarray:
@@ -58,19 +73,15 @@ def sequence_preference_loss(
     better_end: Tensor,
     worse_end: Tensor,
     *,
-    regularization: float = 0.0,
-    regularization_convention: RegularizationConvention = "safe-rlhf",
-    centring: float = 0.0,
-    margin: Tensor | None = None,
+    terms: PairTerms = PLAIN,
     denominator: float | Tensor,
 ) -> Loss:
-    """Return the mean of -log sigmoid(better - worse - margin) + regularization * squares (Ouyang et al. 2022, eq. 1).
+    """Return the mean of -log sigmoid(better - worse - margin) and the other terms (Ouyang et al. 2022, eq. 1).
 
-    ``better_end``, ``worse_end`` and ``margin`` are [n], the scores at the last real tokens. ``centring`` is the weight
-    of (better + worse)^2 (Eisenstein et al. 2023). Metrics: ``preference/loss`` and those of ``preference_metrics``.
+    ``better_end`` and ``worse_end`` are [n], the scores at the last real tokens. Metrics: ``preference/loss`` and those
+    of ``preference_metrics``.
     """
-    weight = regularization * SQUARES_WEIGHT[regularization_convention]
-    value = _pair_losses(better_end, worse_end, weight, centring, margin).sum() / denominator
+    value = _pair_losses(better_end, worse_end, terms).sum() / denominator
     metrics = preference_metrics(better_end, worse_end, denominator=denominator)
     return Loss(value, {"preference/loss": Metric(value.detach()), **metrics})
 
@@ -81,10 +92,7 @@ def token_preference_loss(
     *,
     first_difference: Tensor,
     last_valid: Tensor,
-    regularization: float = 0.0,
-    regularization_convention: RegularizationConvention = "safe-rlhf",
-    centring: float = 0.0,
-    margin: Tensor | None = None,
+    terms: PairTerms = PLAIN,
     denominator: float | Tensor,
 ) -> Loss:
     """Like ``sequence_preference_loss``, averaged in each pair over ``first_difference`` to ``last_valid`` inclusive.
@@ -93,18 +101,17 @@ def token_preference_loss(
     accuracy needs each answer's own end, see ``preference_metrics``.
     """
     span = _span(first_difference, last_valid, width=better_scores.shape[1])
-    weight = regularization * SQUARES_WEIGHT[regularization_convention]
-    by_token = None if margin is None else margin.unsqueeze(-1)
-    losses = _pair_losses(better_scores, worse_scores, weight, centring, by_token)
+    margin = None if terms.margin is None else terms.margin.unsqueeze(-1)
+    losses = _pair_losses(better_scores, worse_scores, terms._replace(margin=margin))
     value = masked_mean(losses, span, dim=-1).sum() / denominator
     return Loss(value, {"preference/loss": Metric(value.detach())})
 
 
-def _pair_losses(better: Tensor, worse: Tensor, weight: float, centring: float, margin: Tensor | None) -> Tensor:
-    """Return the loss of each pair of scores; ``weight`` is that of the squares."""
-    gap = better - worse if margin is None else better - worse - margin
-    losses = -F.log_sigmoid(gap) + weight * (better**2 + worse**2)
-    return losses + centring * (better + worse) ** 2 if centring else losses
+def _pair_losses(better: Tensor, worse: Tensor, terms: PairTerms) -> Tensor:
+    """Return the loss of each pair of scores."""
+    gap = better - worse if terms.margin is None else better - worse - terms.margin
+    losses = -F.log_sigmoid(gap) + terms.squares * (better**2 + worse**2)
+    return losses + terms.centring * (better + worse) ** 2 if terms.centring else losses
 
 
 def preference_metrics(better_end: Tensor, worse_end: Tensor, *, denominator: float | Tensor) -> dict[str, Metric]:

@@ -73,13 +73,8 @@ def test_gradient_stays_inside_the_compared_span(loss_type):
 
 
 def test_conventions_differ_by_two():
-    better, worse = paddle.to_tensor([3.0]), paddle.to_tensor([1.0])
     plain, ours, theirs = (
-        float(
-            sequence_preference_loss(
-                better, worse, regularization=weight, regularization_convention=convention, denominator=1
-            ).value
-        )
+        one_pair([0, 3.0], [0, 1.0], regularization=weight, regularization_convention=convention)[0]
         for weight, convention in ((0.0, "safe-rlhf"), (0.1, "safe-rlhf"), (0.1, "paddlenlp"))
     )
     assert ours - plain == pytest.approx(0.1 * (9 + 1) / 2)
