@@ -8,7 +8,7 @@ from typing import Any
 
 from alignment.loops.session import Session
 from alignment.metrics import merge_metrics
-from alignment.parallel.runner import ModelRunner, Objective
+from alignment.parallel.runner import Objective
 from alignment.records import TokenBatch
 from alignment.training.learner import Learner
 
@@ -23,8 +23,8 @@ class SupervisedTask:
     """Makes the objective, with its global denominators, from all micro-batches of an update."""
     prepare: Callable[[Sequence[TokenBatch]], None] | None = None
     """Called with the micro-batches of an update before training on them, to add fields from other models."""
-    after_update: Callable[[ModelRunner], None] | None = None
-    """Called with the model's runner after each update."""
+    after_update: Callable[[Learner], None] | None = None
+    """Called with the model's learner after each update."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class SupervisedLoop:
                 metrics = self.learner.accumulate(batches, self.task.make_objective(batches))
                 metrics.append(self.learner.apply())
                 if self.task.after_update is not None:
-                    self.task.after_update(self.learner.runner)
+                    self.task.after_update(self.learner)
             self.session.timer.count("update", tokens=sum(int(batch.lengths.sum()) for batch in batches))
             self.session.advance(merge_metrics(metrics), updates=1, epoch_ended=epoch_ended)
             if self.session.is_finished:

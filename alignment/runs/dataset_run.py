@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from alignment.data.loader import BatchLoader
@@ -21,6 +21,7 @@ from alignment.runs.placed import model_writer, scoring_runner
 from alignment.runs.state import RunState, StatePart
 from alignment.telemetry import log
 from alignment.telemetry.wording import counted
+from alignment.training.checkpoint import ModelWriter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,8 @@ class DatasetRun:
     cards: tuple[str, ...]
     """Evaluation metrics at the top of the report."""
     parts: dict[str, StatePart]
+    kept: Mapping[str, ModelWriter] = field(default_factory=dict)
+    """Models besides the trained one that a checkpoint must hold, by folder."""
 
     def train(self, *, memory: MemoryWatch | None = None) -> None:
         """Train (or only evaluate), export and report; ``memory`` replaces the default memory watch."""
@@ -62,6 +65,7 @@ class DatasetRun:
             store=self.launch.store,
             models={self.name: model_writer(learner, self.tokenizer, self.launch.topology)},
             learners={self.name: learner},
+            kept=self.kept,
             counters=Counters(),
             parts={"samples": loader_part(loader), **self.parts},
         )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import paddle
 
 from alignment.architecture.cuts import gradient_is_partial
 from alignment.architecture.families import EMBEDDING, LM_HEAD
+from alignment.architecture.parts import Part
 from alignment.device.offload import Offloaded, resident
 from alignment.errors import NotFiniteError
 from alignment.metrics import Metric
@@ -49,14 +50,33 @@ class ResidentRunner:
         return self._runner.share(items)
 
 
+class Placed(NamedTuple):
+    """A model without an optimizer, in the layout of a run."""
+
+    runner: ModelRunner
+    kept: Callable[[], Iterable[tuple[str, paddle.Tensor]]]
+    """Yields the weights that stay in memory between uses, by canonical name: in stage 3 only rows."""
+    parts: Mapping[str, Part]
+    """The parts of the whole tensors that they are."""
+    offloaded: Offloaded | None = None
+
+
 def place_frozen(name: str, model: Any, topology: Topology, *, offload: bool) -> ModelRunner:
     """Return the runner of a frozen model; stage 3 shards its weights too."""
-    kept = model.named_parameters
+    return place(name, model, topology, offload=offload).runner
+
+
+def place(name: str, model: Any, topology: Topology, *, offload: bool) -> Placed:
+    """Return a model that no optimizer updates, with its weights; see ``place_frozen``."""
+    kept, parts = model.named_parameters, model.parts
     if _cuts_weights(topology):
         sliced = SlicedWeights(model, topology.sharding, part_of=model.parts.__getitem__, used_after=head_use(model))
-        kept = sliced.named_tensors
+        kept, parts = sliced.named_tensors, sliced.parts
     runner = build_runner(model, topology)
-    return ResidentRunner(runner, Offloaded(f"{name} model", kept)) if offload else runner
+    if not offload:
+        return Placed(runner, kept, parts)
+    offloaded = Offloaded(f"{name} model", kept)
+    return Placed(ResidentRunner(runner, offloaded), kept, parts, offloaded)
 
 
 def scoring_runner(learner: Learner) -> ModelRunner:

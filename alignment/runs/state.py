@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,13 +47,15 @@ class RunState:
     learners: Mapping[str, Learner]
     counters: Counters
     parts: Mapping[str, StatePart]
+    kept: Mapping[str, ModelWriter] = field(default_factory=dict)
+    """Models that checkpoints hold besides the trained ones; they are neither exported nor kept as the best."""
 
     def save(self, step: int) -> Path:
         """Write the checkpoint of ``step``."""
         state = {name: part.read() for name, part in self.parts.items()}
         return self.store.save(
             step,
-            models=self.models,
+            models={**self.models, **self.kept},
             tensors={f"{name}_optimizer": learner.state() for name, learner in self.learners.items()},
             parts={f"{name}_optimizer": learner.state_parts() for name, learner in self.learners.items()},
             state={
@@ -78,7 +80,7 @@ class RunState:
                 f"cannot resume from {checkpoint.folder}: it has no state for {', '.join(missing)} "
                 "(was it written by a run with different options?)"
             )
-        idle = [name for name in checkpoint.models if name not in self.models]
+        idle = [name for name in checkpoint.models if name not in {**self.models, **self.kept}]
         if idle:
             raise CheckpointError(
                 f"cannot resume from {checkpoint.folder}: this run trains {', '.join(self.models)} and would drop its "

@@ -13,7 +13,7 @@ from alignment.parallel.build_runner import build_runner
 from alignment.parallel.topology import Topology
 from alignment.runs.offline.models import POLICY
 from alignment.runs.offline.objective import EvaluationInputs
-from alignment.runs.offline.reference import FIELD
+from alignment.runs.offline.reference import FIELD, Reference
 from alignment.runs.offline.train import build_task
 from alignment.trainers.objectives import OBJECTIVES, SCORE_OBJECTIVES
 from tests.tiny_models import tiny_causal, tiny_score
@@ -183,7 +183,7 @@ def evaluated(tmp_path):
         inputs = EvaluationInputs(
             launch=launch,
             objective=objective,
-            task=build_task(objective, hyperparameters, model=model, prepare=prepare),
+            task=build_task(objective, hyperparameters, model=model, reference=Reference(prepare)),
             runner=build_runner(model, topology),
             tokenizer=SimpleNamespace(decode=lambda ids, **options: str(ids)),
             held_out=samples,

@@ -49,6 +49,25 @@ def test_resume_in_another_layout(name, layout, world_size, folder, unbroken):
             assert record[key] == pytest.approx(expected[record["step"]][key], abs=1e-5), (record["step"], key)
 
 
+def test_a_reference_that_moves_is_the_same_in_every_layout(folder):
+    moving = {"sync_ref_model": True, "ref_model_sync_steps": 1, "ref_model_mixup_alpha": 0.5}
+    keys = {**moving, **runs.CHECKPOINTS, "max_steps": 4, "logging_steps": 1, "learning_rate": 0.01}
+    cut = {"sharding": "stage3", "sharding_parallel_degree": 2, "offload_level": "freeze_model"}
+    alone = as_one_process(keys, batch_ranks=2, trainer="dpo")
+    one = runs.train(folder, "moving", alone, world_size=1, trainer="dpo")
+    two = runs.train(folder, "moving-Sh2", {**keys, **cut}, world_size=2, trainer="dpo")
+    resumed = {**alone, "tensor_parallel_degree": 2, "resume_from_checkpoint": str(two / "checkpoint-2")}
+    three = runs.train(folder, "moving-TP2", resumed, world_size=2, trainer="dpo")
+    expected = {record["step"]: record for record in read_json_lines(one / "metrics.jsonl")}
+    assert expected[4]["rewards/chosen"] != pytest.approx(0.0, abs=1e-3)
+    for folder_, steps in ((two, [1, 2, 3, 4]), (three, [3, 4])):
+        found = {record["step"]: record for record in read_json_lines(folder_ / "metrics.jsonl")}
+        assert sorted(found) == steps
+        for step, record in found.items():
+            for key in ("dpo/loss", "rewards/chosen", "rewards/rejected"):
+                assert record[key] == pytest.approx(expected[step][key], abs=2e-5), (folder_, step, key)
+
+
 def test_kills_of_random_ranks_lose_nothing(folder, unbroken):
     choose = random.Random(5)
     changes = {**runs.LAYOUT, **runs.CHECKPOINTS, "resume_from_checkpoint": True, "save_steps": 1}

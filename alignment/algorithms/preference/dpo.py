@@ -52,8 +52,6 @@ class DPOHyperparameters:
     """Scale log-probs by lengths as PaddleNLP does."""
     offset_alpha: float = refused(0.0, "scores of answers are not read")
     """Weight of score differences in the gap."""
-    ref_model_update_steps: int = refused(-1, "the reference stays fixed; ref_model_name_or_path names it")
-    """Updates between copies of the policy to the reference."""
     ignore_eos_token: bool = refused(False, "the end token is part of the answer")
     """Leave the end token out of the loss."""
 

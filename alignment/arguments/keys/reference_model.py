@@ -1,12 +1,24 @@
-"""Arguments of the frozen reference model."""
+"""Arguments of the reference model."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from alignment.fields import argument, where
+from alignment.fields import argument, unless, where, where_given
 
 _FREE = where("reference_free", True)
+_NO_SYNC = unless("sync_ref_model", True)
+_MOVES = "the log-probs of a reference that moves cannot be computed before training"
+
+
+class Movement(NamedTuple):
+    """How the reference follows the policy."""
+
+    steps: int
+    """Updates between moves."""
+    share: float
+    """Share of the policy in the new weights; 1: a copy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,5 +27,33 @@ class ReferenceModelArguments:
 
     ref_model_name_or_path: str | None = argument(None, path="model", inert_when=_FREE)
     """Folder or hub name of the reference model; null: the model that training starts from."""
-    precompute_ref_logprobs: bool = argument(False, inert_when=_FREE)
+    precompute_ref_logprobs: bool = argument(
+        False,
+        inert_when=_FREE,
+        refused_when=(
+            where_given("ref_model_update_steps", f"ref_model_update_steps is given, and {_MOVES}"),
+            where_given("sync_ref_model", f"sync_ref_model is given, and {_MOVES}"),
+        ),
+    )
     """Compute the reference's log-probs once, before training, and keep them in output_dir/reference_logprobs."""
+    ref_model_update_steps: int = argument(
+        -1,
+        minimum=-1,
+        excluded=(0,),
+        inert_when=_FREE,
+        refused_when=where_given("sync_ref_model", "sync_ref_model is given too; write one of them"),
+    )
+    """Updates between copies of the policy to the reference; -1: the reference stays as it is."""
+    sync_ref_model: bool = argument(False, inert_when=_FREE)
+    """Mix the policy into the reference every ref_model_sync_steps updates, by ref_model_mixup_alpha."""
+    ref_model_sync_steps: int = argument(512, minimum=1, inert_when=_NO_SYNC)
+    """Updates between two such mixtures."""
+    ref_model_mixup_alpha: float = argument(0.6, above=0, maximum=1, inert_when=_NO_SYNC)
+    """Share of the policy in the reference's new weights; the rest are its old ones."""
+
+    @property
+    def movement(self) -> Movement | None:
+        """How the reference follows the policy; None: it does not."""
+        if self.sync_ref_model:
+            return Movement(self.ref_model_sync_steps, self.ref_model_mixup_alpha)
+        return Movement(self.ref_model_update_steps, 1.0) if self.ref_model_update_steps > 0 else None

@@ -1,4 +1,4 @@
-"""The frozen reference of a policy: kept in memory, or run once for all rows with the log-probs cached."""
+"""The reference of a policy: kept in memory, or run once for all rows with the log-probs cached."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from alignment.data.encoded.tokenized import Sample
-from alignment.errors import ArgumentError
+from alignment.errors import ArgumentError, CheckpointError
 from alignment.models.folders.hub import check_fit, resolve_model_folder
 from alignment.models.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from alignment.parallel.comms.together import on_main
@@ -25,11 +25,13 @@ from alignment.records import TokenBatch
 from alignment.runs.frozen import FrozenInput, frozen_model, frozen_random_model
 from alignment.runs.launch import Launch
 from alignment.runs.models import check_layout, freeze
+from alignment.runs.offline.moving_reference import REFERENCE, MovingReference, check_same_shapes
 from alignment.runs.offline.objective import OfflineObjective
-from alignment.runs.placed import place_frozen
+from alignment.runs.placed import Placed, place
 from alignment.telemetry import log
 from alignment.telemetry.progress import Progress
 from alignment.telemetry.wording import counted
+from alignment.training.checkpoint import Checkpoint
 from alignment.training.durable import write_folder
 
 FIELD = "reference"
@@ -42,13 +44,22 @@ _BATCHES_AT_ONCE = 16
 Prepare = Callable[[Sequence[TokenBatch]], None]
 
 
+class Reference(NamedTuple):
+    """The reference of a run."""
+
+    prepare: Prepare
+    """Adds its numbers to micro-batches."""
+    moving: MovingReference | None = None
+    """None: it stays as it is."""
+
+
 class ReferenceSource(NamedTuple):
     """The source of the reference."""
 
     folder: str | None
     """None if the run, and so the reference, starts from random weights."""
-    frozen: Callable[[], FrozenInput]
-    """Reads it all at the first call, in all processes together."""
+    frozen: Callable[[], FrozenInput] | None
+    """Reads it all at the first call, in all processes together. None: it has moved, and comes from the checkpoint."""
 
 
 def open_reference(
@@ -57,28 +68,35 @@ def open_reference(
     tokenizer: Tokenizer,
     source: ReferenceSource,
     samples: Sequence[Iterable[Sample]],
-) -> Prepare:
-    """Return a function that adds the reference's numbers to micro-batches.
+    policy: Any,
+) -> Reference:
+    """Return the reference of ``policy``.
 
     With ``precompute_ref_logprobs`` the numbers of all rows of ``samples`` are computed here, unless an earlier run
     with the same reference cached them, and the reference is not kept in memory.
     """
     asked = launch.parsed.reference
 
-    def load() -> ModelRunner:
+    def load() -> Placed:
         model = freeze(objective.model.load(launch, source.folder, tokenizer))
-        offload = "freeze_model" in launch.parsed.parallel.offloaded
-        return place_frozen("reference", model, launch.topology, offload=offload)
+        if asked.movement:
+            check_same_shapes(model, policy, asked.ref_model_name_or_path)
+        return place("reference", model, launch.topology, offload="freeze_model" in launch.parsed.parallel.offloaded)
 
     if not asked.precompute_ref_logprobs:
-        runner = load()
-        return lambda batches: _attach(batches, runner.forward(batches, objective.read))
+        placed, moving = load(), None
+        if asked.movement:
+            moving = MovingReference(
+                placed=placed, movement=asked.movement, tokenizer=tokenizer, topology=launch.topology
+            )
+        return Reference(lambda batches: _attach(batches, placed.runner.forward(batches, objective.read)), moving)
     shows = launch.topology.is_main and not launch.parsed.training.disable_tqdm
     kept = KeptRows(launch, _key(launch, objective, source), shows_progress=shows)
     size = launch.parsed.training.per_device_eval_batch_size
-    kept.complete((batch for part in samples for batch in _cut(part, size, objective.make_batch)), load, objective.read)
+    batches = (batch for part in samples for batch in _cut(part, size, objective.make_batch))
+    kept.complete(batches, lambda: load().runner, objective.read)
     gc.collect()
-    return lambda batches: _attach(batches, map(kept.numbers, batches))
+    return Reference(lambda batches: _attach(batches, map(kept.numbers, batches)))
 
 
 def row_keys(batch: TokenBatch) -> list[bytes]:
@@ -148,7 +166,11 @@ def _cut(samples: Iterable[Sample], size: int, make_batch: Any) -> Iterable[Toke
 
 
 def find_reference(launch: Launch, objective: OfflineObjective, tokenizer: Tokenizer) -> ReferenceSource:
-    """Return the reference named by the arguments, or the model that training starts from."""
+    """Return the reference named by the arguments, or the model that training starts from; a moved one is the
+    checkpoint's.
+    """
+    if launch.parsed.reference.movement and launch.checkpoint is not None:
+        return ReferenceSource(_moved_folder(launch.checkpoint), None)
     named, world = launch.parsed.reference.ref_model_name_or_path, launch.topology.world
     name = named or launch.parsed.offline.model_name_or_path
     if name is None:
@@ -164,6 +186,15 @@ def find_reference(launch: Launch, objective: OfflineObjective, tokenizer: Token
                 f"({len(tokenizer)}): it reads the policy's token ids, so both must be the same"
             )
     return ReferenceSource(folder, cache(partial(frozen_model, "the reference", folder, world)))
+
+
+def _moved_folder(checkpoint: Checkpoint) -> str:
+    if REFERENCE not in checkpoint.models:
+        raise CheckpointError(
+            f"cannot resume from {checkpoint.folder}: it holds no reference, so the run that wrote it kept its "
+            "reference fixed; leave out ref_model_update_steps and sync_ref_model, or start a new run from its policy"
+        )
+    return str(checkpoint.model_folder(REFERENCE))
 
 
 def _key(launch: Launch, objective: OfflineObjective, source: ReferenceSource) -> str:

@@ -21,8 +21,10 @@ from alignment.runs.datasets import (
 from alignment.runs.frozen import FROZEN, FrozenInput, frozen_part, frozen_tokenizer
 from alignment.runs.launch import Launch
 from alignment.runs.models import adopt, check_start, starting_folder, starting_tokenizer
+from alignment.runs.offline.moving_reference import REFERENCE
 from alignment.runs.offline.objective import EvaluationInputs, OfflineObjective
-from alignment.runs.offline.reference import Prepare, ReferenceSource, find_reference, open_reference
+from alignment.runs.offline.reference import Reference, ReferenceSource, find_reference, open_reference
+from alignment.training.learner import Learner
 from alignment.training.objectives import fields_as_tensors
 
 
@@ -49,8 +51,8 @@ def build_run(
     model = trained.load(launch, folder, tokenizer)
     adopt(launch, model, tokenizer)
     samples = [rows, held_out or ()]
-    prepare = open_reference(launch, objective, tokenizer, reference, samples) if reference else None
-    task = build_task(objective, hyperparameters, model=model, prepare=prepare)
+    held = open_reference(launch, objective, tokenizer, reference, samples, model) if reference else None
+    task = build_task(objective, hyperparameters, model=model, reference=held)
 
     def make_evaluation(runner: ModelRunner) -> Any:
         inputs = EvaluationInputs(
@@ -77,6 +79,7 @@ def build_run(
         shown=(*objective.shown, f"{trained.name}/gradient_norm", f"{trained.name}/learning_rate"),
         cards=objective.cards,
         parts={FROZEN: frozen},
+        kept={REFERENCE: held.moving.write} if held and held.moving else {},
     )
 
 
@@ -84,7 +87,7 @@ def find_frozen(launch: Launch, reference: ReferenceSource | None, tokenizer: To
     """Return the inputs that must not change: the reference, and the tokenizer if the arguments name one."""
     named = launch.parsed.model.tokenizer_name_or_path
     own = frozen_tokenizer(named, tokenizer, launch.parsed.data.template) if named else []
-    return [*([reference.frozen()] if reference else []), *own]
+    return [*([reference.frozen()] if reference and reference.frozen else []), *own]
 
 
 def open_rows(
@@ -103,9 +106,9 @@ def open_rows(
 
 
 def build_task(
-    objective: OfflineObjective, hyperparameters: Any, *, model: Any, prepare: Prepare | None = None
+    objective: OfflineObjective, hyperparameters: Any, *, model: Any, reference: Reference | None = None
 ) -> SupervisedTask:
-    """Return the task that trains ``model`` on ``objective``; ``prepare`` adds the reference's numbers."""
+    """Return the task that trains ``model`` on ``objective``, compared with ``reference``."""
 
     def make_objective(batches: Sequence[TokenBatch]) -> Objective:
         denominator = objective.count(batches)
@@ -116,10 +119,17 @@ def build_task(
 
         return Objective(objective.read, loss)
 
-    after = objective.after_update
+    after, moving = objective.after_update, reference and reference.moving
+
+    def after_update(learner: Learner) -> None:
+        if after is not None:
+            after(model, learner.runner)
+        if moving is not None:
+            moving.follow(learner)
+
     return SupervisedTask(
         make_batch=objective.make_batch,
         make_objective=make_objective,
-        prepare=prepare,
-        after_update=None if after is None else lambda runner: after(model, runner),
+        prepare=reference and reference.prepare,
+        after_update=after_update,
     )

@@ -69,6 +69,11 @@ def _num_kept(run: Run) -> int:
     return sum(len(np.load(path)["numbers"]) for path in run.launch.output_dir.glob("reference_logprobs/*/rows.npz"))
 
 
+def _movement(run: Run) -> Any:
+    """(updates between moves of the reference, share of the policy)."""
+    return run.call(REWARD_TASK)["reference"].moving.movement
+
+
 def _score(run: Run) -> Any:
     return run.learner.runner.model
 
@@ -194,6 +199,10 @@ ROWS = (
     Row("reference_free", True, lambda r: (_loss(r).reference_free, _num_loaded(r)), (True, 1), only=DPO, alone=True),
     Row("ref_model_name_or_path", "{other}", lambda r: _loaded(r, SFT_MODEL, 1), only=DPO),
     Row("precompute_ref_logprobs", True, _num_kept, 48, only=DPO, alone=True),
+    Row("ref_model_update_steps", 3, _movement, (3, 1.0), only=DPO, alone=True),
+    Row("sync_ref_model", True, _movement, (512, 0.6), only=DPO, alone=True),
+    Row("ref_model_sync_steps", 7, _movement, (7, 0.6), with_={"sync_ref_model": True}, only=DPO, alone=True),
+    Row("ref_model_mixup_alpha", 0.25, _movement, (512, 0.25), with_={"sync_ref_model": True}, only=DPO, alone=True),
     Row("loss_type", "token-wise", lambda r: _loss(r).loss_type, only=RM),
     Row(
         "margin_loss", True, lambda r: (r.dataset.KIND, _loss(r).uses_margin), ("preference with margins", True),

@@ -22,9 +22,7 @@ def test_the_rows_of_an_update_are_cut_into_micro_batches_and_all_their_tokens_c
         session.is_finished = len(ends) == 2
 
     session.advance = advance
-    runner = object()
     learner = SimpleNamespace(
-        runner=runner,
         accumulate=lambda batches, objective: done.append([b.num_rows for b in batches]) or [{"loss": Metric(2.0)}],
         apply=lambda: done.append("applied") or {},
     )
@@ -35,7 +33,7 @@ def test_the_rows_of_an_update_are_cut_into_micro_batches_and_all_their_tokens_c
         task=SupervisedTask(
             make_batch=lambda part: TokenBatch.build(part, [np.array([1])] * len(part)),
             make_objective=lambda batches: done.append(f"{len(batches)} batches"),
-            after_update=lambda given: done.append("after" if given is runner else "other"),
+            after_update=lambda given: done.append("after" if given is learner else "other"),
         ),
         learner=learner,
         session=session,

@@ -68,7 +68,7 @@ def test_a_frozen_model_is_cut_over_its_sharding_group_in_stage_3_alone(stage, s
 
     def slice_weights(model, group, *, part_of, used_after):
         cut.append((model, group, part_of("w"), used_after))
-        return SimpleNamespace(named_tensors="the rows")
+        return SimpleNamespace(named_tensors="the rows", parts={})
 
     model = SimpleNamespace(
         named_parameters="the weights", parts={"w": "its part"}, kind="causal", lm_head=None,

@@ -112,6 +112,39 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(folder, keep):
     assert weights(folder, f"half-{keep}") == weights(folder, f"whole-{keep}")
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"ref_model_update_steps": 2},
+        {"sync_ref_model": True, "ref_model_sync_steps": 2, "offload_level": "freeze_model train_model"},
+    ],
+    ids=["copied", "mixed and offloaded"],
+)
+def test_a_run_whose_reference_moves_goes_on_to_the_same_bits(folder, plain, keys):
+    name, keys = "-".join(keys)[:12], {**keys, "save_strategy": "steps", "save_steps": 3}
+    whole = train(folder, f"moved-{name}", **keys)
+    assert whole[:2] == plain[:2] and whole[2] != plain[2], "it moves after the second update"
+    gained = [record["rewards/chosen"] for record in whole if "rewards/chosen" in record]
+    if "ref_model_update_steps" in keys:
+        assert gained[2] == gained[4] == 0.0 != gained[3], "the reference is the policy again"
+    shutil.copytree(folder / f"moved-{name}" / "checkpoint-3", folder / f"rest-{name}" / "checkpoint-3")
+    rest = train(folder, f"rest-{name}", **keys, resume_from_checkpoint=True)
+    assert rest == whole[-len(rest) :] and rest[0]["step"] == 4
+    assert weights(folder, f"rest-{name}") == weights(folder, f"moved-{name}")
+    assert not (folder / f"moved-{name}" / "reference").exists(), "it is not exported"
+
+
+def test_a_checkpoint_is_resumed_with_a_reference_that_moves_or_stays_as_it_did(folder):
+    keys = {"save_strategy": "steps", "save_steps": 1, "max_steps": 1}
+    train(folder, "fixed", **keys)
+    train(folder, "moving", **keys, ref_model_update_steps=1)
+    keys |= {"max_steps": 2, "resume_from_checkpoint": True}
+    with pytest.raises(CheckpointError, match="fixed.checkpoint-1: it holds no reference, so the run"):
+        train(folder, "fixed", **keys, ref_model_update_steps=1)
+    with pytest.raises(CheckpointError, match="this run trains policy and would drop its reference"):
+        train(folder, "moving", **keys)
+
+
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_reference_that_changed_since_the_stop_is_refused_by_name(folder, tmp_path, keep):
     """The rest of such a run would be measured against another model, and its numbers would look as ever."""
@@ -184,7 +217,16 @@ def test_a_reference_with_other_tokens_is_refused(folder):
         ({"beta": 0}, "beta"),
         ({"label_smoothing": 0.5}, "label_smoothing"),
         ({"sft_loss_ratio": -1}, "sft_loss_ratio"),
-        ({"ref_model_update_steps": 10}, "ref_model_update_steps.*ref_model_name_or_path"),
+        ({"ref_model_update_steps": 0}, "ref_model_update_steps"),
+        (
+            {"ref_model_update_steps": 10, "precompute_ref_logprobs": True},
+            "precompute_ref_logprobs=true is refused: ref_model_update_steps is given",
+        ),
+        (
+            {"sync_ref_model": True, "precompute_ref_logprobs": True},
+            "precompute_ref_logprobs=true is refused: sync_ref_model is given",
+        ),
+        ({"ref_model_update_steps": 10, "sync_ref_model": True}, "ref_model_update_steps=10 is refused: sync_ref"),
         ({"normalize_logps": True}, "normalize_logps.*average_logps=true"),
         ({"regularization": 0.1}, "unknown argument 'regularization'"),
     ],

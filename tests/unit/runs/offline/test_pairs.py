@@ -104,7 +104,7 @@ def test_equal_scores_cost_log_two_a_pair_however_the_pairs_are_cut(loss_type):
 def test_after_an_update_the_model_learns_its_statistics_over_all_processes():
     learned, share = [], object()
     task = build_task(REWARD, BradleyTerryHyperparameters(), model=SimpleNamespace(learn_statistics=learned.append))
-    task.after_update(SimpleNamespace(share=share))
+    task.after_update(SimpleNamespace(runner=SimpleNamespace(share=share)))
     assert learned == [share]
 
 
