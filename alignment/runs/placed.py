@@ -50,7 +50,7 @@ class ResidentRunner:
         return self._runner.share(items)
 
 
-class Placed(NamedTuple):
+class LaidOutModel(NamedTuple):
     """A model without an optimizer, in the layout of a run."""
 
     runner: ModelRunner
@@ -66,7 +66,7 @@ def place_frozen(name: str, model: Any, topology: Topology, *, offload: bool) ->
     return place(name, model, topology, offload=offload).runner
 
 
-def place(name: str, model: Any, topology: Topology, *, offload: bool) -> Placed:
+def place(name: str, model: Any, topology: Topology, *, offload: bool) -> LaidOutModel:
     """Return a model that no optimizer updates, with its weights; see ``place_frozen``."""
     kept, parts = model.named_parameters, model.parts
     if _cuts_weights(topology):
@@ -74,9 +74,9 @@ def place(name: str, model: Any, topology: Topology, *, offload: bool) -> Placed
         kept, parts = sliced.named_tensors, sliced.parts
     runner = build_runner(model, topology)
     if not offload:
-        return Placed(runner, kept, parts)
+        return LaidOutModel(runner, kept, parts)
     offloaded = Offloaded(f"{name} model", kept)
-    return Placed(ResidentRunner(runner, offloaded), kept, parts, offloaded)
+    return LaidOutModel(ResidentRunner(runner, offloaded), kept, parts, offloaded)
 
 
 def scoring_runner(learner: Learner) -> ModelRunner:

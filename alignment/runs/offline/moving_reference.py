@@ -14,7 +14,7 @@ from alignment.errors import ArgumentError
 from alignment.models.folders.saving import WeightSource, save_model
 from alignment.models.tokenizer.tokenizer import Tokenizer
 from alignment.parallel.topology import Topology
-from alignment.runs.placed import Placed
+from alignment.runs.placed import LaidOutModel
 from alignment.training.learner import Learner
 
 REFERENCE = "reference"
@@ -25,7 +25,7 @@ REFERENCE = "reference"
 class MovingReference:
     """The reference model of a run, and how it follows the policy. All processes call every method."""
 
-    placed: Placed
+    placed: LaidOutModel
     movement: Movement
     tokenizer: Tokenizer
     topology: Topology

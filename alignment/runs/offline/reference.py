@@ -27,7 +27,7 @@ from alignment.runs.launch import Launch
 from alignment.runs.models import check_layout, freeze
 from alignment.runs.offline.moving_reference import REFERENCE, MovingReference, check_same_shapes
 from alignment.runs.offline.objective import OfflineObjective
-from alignment.runs.placed import Placed, place
+from alignment.runs.placed import LaidOutModel, place
 from alignment.telemetry import log
 from alignment.telemetry.progress import Progress
 from alignment.telemetry.wording import counted
@@ -77,7 +77,7 @@ def open_reference(
     """
     asked = launch.parsed.reference
 
-    def load() -> Placed:
+    def load() -> LaidOutModel:
         model = freeze(objective.model.load(launch, source.folder, tokenizer))
         if asked.movement:
             check_same_shapes(model, policy, asked.ref_model_name_or_path)
