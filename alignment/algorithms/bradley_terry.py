@@ -13,6 +13,7 @@ from alignment.algorithms.preference_losses import (
     SQUARES_WEIGHT,
     PairTerms,
     RegularizationConvention,
+    mean_of_span,
     preference_metrics,
     scores_at,
     sequence_preference_loss,
@@ -28,18 +29,20 @@ _NO_COST = where("objective", "cost", why="a cost model has safety labels instea
 class BradleyTerryHyperparameters:
     """Options of the loss of a reward or cost model."""
 
-    loss_type: Literal["sequence-wise", "token-wise", "logexp"] = argument(
+    loss_type: Literal["sequence-wise", "token-wise", "logexp", "average"] = argument(
         "sequence-wise",
         aliases=("loss",),
         spellings={"sigmoid": "sequence-wise", "last_token": "sequence-wise", "per_sample": "token-wise"},
         refused_when=Case(
-            lambda value, s: value == "logexp" and s.values.get("objective") == "cost",
+            lambda value, s: value in ("logexp", "average") and s.values.get("objective") == "cost",
             "a cost model compares sequence-wise or token-wise",
-            "objective is cost and it is logexp",
+            "objective is cost and it is logexp or average",
         ),
     )
     """Compare the scores at the last token (sequence-wise, also written sigmoid or last_token), or at every token from
-    where the answers differ (token-wise, also written per_sample). logexp is sequence-wise without margins.
+    where the answers differ (token-wise, also written per_sample), or their means over the tokens of each answer
+    (average). logexp is sequence-wise without margins. A model is scored as it was trained: at the last token, or by
+    the mean for average; its config.json says so (score_form).
     """
     margin_loss: bool = argument(
         False, inert_when=(where("loss_type", "logexp", why="logexp has no margins"), _NO_COST)
@@ -69,14 +72,21 @@ def bradley_terry_loss(
     """Return the loss on the scores [n, S] of the better and the worse answer at every position.
 
     ``fields``: ``better_ends`` and ``worse_ends`` [n] int64, the position of each answer's last token, for the
-    token-wise loss ``first_difference`` [n] int64, and for ``margin_loss`` ``margin`` [n]. ``denominator``: the number
-    of pairs in the whole update.
+    token-wise loss ``first_difference`` [n] int64, for ``average`` ``answer_starts`` [2n] int64, and for
+    ``margin_loss`` ``margin`` [n]. ``denominator``: the number of pairs in the whole update.
     """
     terms = PairTerms(
         squares=hyperparameters.regularization * SQUARES_WEIGHT[hyperparameters.regularization_convention],
         centring=hyperparameters.center_rewards_coefficient or 0.0,
         margin=fields["margin"] if hyperparameters.uses_margin else None,
     )
+    if hyperparameters.loss_type == "average":
+        start = fields["answer_starts"][: better_scores.shape[0]]
+        better, worse = (
+            mean_of_span(scores, start, fields[f"{side}_ends"])
+            for side, scores in (("better", better_scores), ("worse", worse_scores))
+        )
+        return sequence_preference_loss(better, worse, terms=terms, denominator=denominator)
     better_end = scores_at(better_scores, fields["better_ends"])
     worse_end = scores_at(worse_scores, fields["worse_ends"])
     if hyperparameters.loss_type in ("sequence-wise", "logexp"):

@@ -69,6 +69,13 @@ def scores_at(scores: Tensor, positions: Tensor) -> Tensor:
     return paddle.take_along_axis(scores, positions.unsqueeze(-1), axis=1).squeeze(-1)
 
 
+def mean_of_span(x: Tensor, first: Tensor, last: Tensor) -> Tensor:
+    """Return the mean [n] of each row of ``x`` [n, S] over positions ``first`` [n] to ``last`` [n] inclusive."""
+    positions = paddle.arange(x.shape[1]).unsqueeze(0)
+    inside = paddle.logical_and(positions >= first.unsqueeze(-1), positions <= last.unsqueeze(-1))
+    return masked_mean(x, inside.astype("float32"), dim=-1)
+
+
 def sequence_preference_loss(
     better_end: Tensor,
     worse_end: Tensor,
@@ -100,10 +107,9 @@ def token_preference_loss(
     Scores are [n, S], positions [n]; ``last_valid`` is the later end of the two answers. Metric: ``preference/loss``;
     accuracy needs each answer's own end, see ``preference_metrics``.
     """
-    span = _span(first_difference, last_valid, width=better_scores.shape[1])
     margin = None if terms.margin is None else terms.margin.unsqueeze(-1)
     losses = _pair_losses(better_scores, worse_scores, terms._replace(margin=margin))
-    value = masked_mean(losses, span, dim=-1).sum() / denominator
+    value = mean_of_span(losses, first_difference, last_valid).sum() / denominator
     return Loss(value, {"preference/loss": Metric(value.detach())})
 
 
@@ -156,8 +162,7 @@ def token_cost_loss(
     """Like ``sequence_cost_loss``, on costs [n, S] averaged over the span as in ``token_preference_loss``."""
     by_token = SafetySigns(signs.safer.unsqueeze(-1), signs.unsafer.unsqueeze(-1))
     losses = _cost_losses(safer_costs, unsafer_costs, signs=by_token, regularization=regularization)
-    span = _span(first_difference, last_valid, width=safer_costs.shape[1])
-    value = masked_mean(losses, span, dim=-1).sum() / denominator
+    value = mean_of_span(losses, first_difference, last_valid).sum() / denominator
     return Loss(value, {"cost/loss": Metric(value.detach())})
 
 
@@ -177,9 +182,3 @@ def _cost_losses(safer: Tensor, unsafer: Tensor, *, signs: SafetySigns, regulari
     ranking = -F.log_sigmoid(unsafer - safer)
     labels = -F.log_sigmoid(-signs.safer * safer) - F.log_sigmoid(-signs.unsafer * unsafer)
     return ranking + labels + regularization * SQUARES_WEIGHT["safe-rlhf"] * (safer**2 + unsafer**2)
-
-
-def _span(first: Tensor, last: Tensor, *, width: int) -> Tensor:
-    positions = paddle.arange(width).unsqueeze(0)
-    inside = paddle.logical_and(positions >= first.unsqueeze(-1), positions <= last.unsqueeze(-1))
-    return inside.astype("float32")

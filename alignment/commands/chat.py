@@ -92,7 +92,7 @@ class ChatScorer:
         """Return the score of ``completion`` after ``turns``, normalised if the model's configuration says so."""
         import paddle
 
-        from alignment.records import TokenBatch
+        from alignment.rollout.forward import score_batch
 
         rollout = Rollout(
             prompts=(np.asarray(prompt_ids, np.int64),),
@@ -101,7 +101,7 @@ class ChatScorer:
             group_ids=np.zeros(1, np.int64),
             inputs=(list(turns),),
         )
-        batch = TokenBatch.build(self._sequences(rollout), [np.empty(0, np.int64)])
+        batch = score_batch(self._sequences(rollout), self._sequences.starts(rollout))
         with paddle.no_grad():
             return float(self._model.apply_normalization(self._model.read_end_scores(batch))[0])
 

@@ -43,7 +43,7 @@ def export_model(
     _refuse_loss(folder, target)
     tokenizer = load_tokenizer(folder)
     model = _load(folder, dtype, head_prefix)
-    _refuse_bias(model, folder)
+    _refuse_unlike(model, folder)
     with write_folder(target) as aside:
         _save(aside, model, tokenizer, layout)
         # Paddle cannot multiply in bfloat16 on CPUs: the rounded weights of both are compared in float32.
@@ -86,7 +86,14 @@ def _load(folder: Path, dtype: str, head_prefix: str | None = None) -> Any:
     return load_causal_lm(folder, dtype=dtype)
 
 
-def _refuse_bias(model: Any, folder: Path) -> None:
+def _refuse_unlike(model: Any, folder: Path) -> None:
+    """Refuse a score model whose scores other suites would read differently."""
+    if getattr(getattr(model, "options", None), "score_form", "end") == "average":
+        raise ModelFolderError(
+            f"{folder}: it was trained with loss_type=average, so its score is a mean over the answer's tokens, and a "
+            "sequence classification folder is read at the last token: the exported scores would be wrong. Train with "
+            "loss_type=sequence-wise"
+        )
     bias = getattr(getattr(model, "score", None), "bias", None)
     if bias is not None and float(bias.abs().max()) > 0:
         raise ModelFolderError(

@@ -31,15 +31,26 @@ def measure_values(runner: ModelRunner, rollout: Rollout, *, rows_per_batch: int
     return gather_grids(grids, rollout.response_width)
 
 
-def measure_scores(runner: ModelRunner, sequences: Sequence[np.ndarray], *, rows_per_batch: int) -> np.ndarray:
-    """Return the reward model's end score [N] of each token sequence."""
+def measure_scores(
+    runner: ModelRunner, sequences: Sequence[np.ndarray], starts: Sequence[int] | None = None, *, rows_per_batch: int
+) -> np.ndarray:
+    """Return the reward model's score [N] of each token sequence.
+
+    ``starts`` [N], the position of each answer's first token, is needed by a model that averages over the answer.
+    """
     pieces = split_rows(np.arange(len(sequences)), rows_per_batch)
-    batches = [TokenBatch.build([sequences[i] for i in rows], [np.empty(0, np.int64)] * len(rows)) for rows in pieces]
+    batches = [score_batch([sequences[i] for i in rows], starts and [starts[i] for i in rows]) for rows in pieces]
     return np.concatenate(runner.forward(batches, read_end_scores))
 
 
+def score_batch(sequences: Sequence[np.ndarray], starts: Sequence[int] | None) -> TokenBatch:
+    """Return rows for a score model; for ``starts`` see ``measure_scores``."""
+    fields = {} if starts is None else {"answer_starts": np.asarray(starts, np.int64)}
+    return TokenBatch.build(sequences, [np.empty(0, np.int64)] * len(sequences), fields)
+
+
 def read_end_scores(model: Any, batch: TokenBatch) -> Any:
-    """Return the raw score [n] at the last real token of each row."""
+    """Return the raw score [n] of each row."""
     return model.read_end_scores(batch)
 
 

@@ -12,6 +12,7 @@ from paddle import nn
 
 from alignment.architecture.cuts import whole_shapes
 from alignment.architecture.decoder_config import DecoderConfig
+from alignment.errors import ModelFolderError
 from alignment.models.decoder.decoder import Decoder
 from alignment.models.decoder.layers import Linear
 from alignment.models.decoder.normalizers import build_normalizer
@@ -20,6 +21,7 @@ from alignment.records import TokenBatch
 
 NORMALIZATION = {"reward": "affine", "cost": "scale", "critic": "identity"}
 """The kind of normalisation for each type of score."""
+SCORE_FORMS = ("end", "average")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +31,8 @@ class ScoreOptions:
     score_type: str = "reward"
     """``reward``, ``cost`` or ``critic``."""
     score_bias: bool = False
+    score_form: str = "end"
+    """A sequence's score: that of its last token (``end``), or the mean over the tokens of its answer (``average``)."""
     do_normalize: bool = False
     """Whether scores are normalised in training and evaluation."""
     normalizer_type: str | None = None
@@ -46,6 +50,7 @@ class ScoreOptions:
         return cls(
             score_type=raw.get("score_type", "reward"),
             score_bias=bool(raw.get("score_bias", "score_type" in raw and raw.get("bias", False))),
+            score_form=_known_form(raw.get("score_form", "end")),
             do_normalize=bool(raw.get("do_normalize", False)),
             normalizer_type=raw.get("normalizer_type"),
             normalizer_momentum=raw.get("momentum"),
@@ -53,7 +58,7 @@ class ScoreOptions:
 
 
 class ScoreModel(nn.Layer):
-    """Scores every token in float32; the score of a sequence is that of its last real token.
+    """Scores every token in float32; ``ScoreOptions.score_form`` says what the score of a sequence is.
 
     The score head is on the last pipeline stage, unsplit on each tensor process.
     """
@@ -97,22 +102,30 @@ class ScoreModel(nn.Layer):
         return self.token_scores(self.model(batch.input_ids, lengths=batch.lengths))
 
     def read_end_scores(self, batch: TokenBatch) -> paddle.Tensor:
-        """Return the raw score [n] at the last real token of each row."""
-        return end_scores(self(batch), batch.lengths)
+        """Return the raw score [n] of each row.
+
+        A model that averages needs the field ``answer_starts`` [n]: the position of each answer's first token.
+        """
+        return self._of_rows(self(batch), batch)
+
+    def _of_rows(self, scores: paddle.Tensor, batch: TokenBatch) -> paddle.Tensor:
+        if self.options.score_form == "end":
+            return end_scores(scores, batch.lengths)
+        return average_scores(scores, batch.fields["answer_starts"], batch.lengths)
 
     def training_scores(self, batch: TokenBatch) -> paddle.Tensor:
         """Return the scores [n, S] for a loss, normalised if the model is configured so.
 
-        In training mode the end scores are kept for ``learn_statistics`` either way, so that PPO can normalise the
-        scores of a reward model that was trained on raw ones.
+        In training mode the scores of the rows are kept for ``learn_statistics`` either way, so that PPO can normalise
+        the scores of a reward model that was trained on raw ones.
         """
         scores = self(batch)
         if self.training:
-            self._unlearned.append(end_scores(scores.detach(), batch.lengths).numpy())
+            self._unlearned.append(self._of_rows(scores.detach(), batch).numpy())
         return self.apply_normalization(scores)
 
     def learn_statistics(self, share: Callable[[list[np.ndarray]], list[np.ndarray]] = list) -> None:
-        """Update the normalizer with all end scores since the last call as one batch; called once per update.
+        """Update the normalizer with the scores of all rows since the last call as one batch; called once per update.
 
         ``share`` (``ModelRunner.share``) turns this process's arrays, one per micro-batch, into those of all processes
         in order, so all of them must call this; they learn the same statistics.
@@ -135,3 +148,19 @@ def end_scores(scores: paddle.Tensor, lengths: np.ndarray) -> paddle.Tensor:
     """Return the scores [n] at positions ``lengths`` - 1 of scores [n, S]."""
     last = paddle.to_tensor(np.asarray(lengths, np.int64) - 1).unsqueeze(-1)
     return paddle.take_along_axis(scores, last, axis=1).squeeze(-1)
+
+
+def average_scores(scores: paddle.Tensor, starts: np.ndarray, lengths: np.ndarray) -> paddle.Tensor:
+    """Return the mean [n] of scores [n, S] over positions ``starts`` to ``lengths`` - 1, at least the last one."""
+    positions = np.arange(scores.shape[1])[None, :]
+    first = np.minimum(starts, lengths - 1)[:, None]
+    inside = ((positions >= first) & (positions < lengths[:, None])).astype(np.float32)
+    weights = paddle.to_tensor(inside / inside.sum(axis=1, keepdims=True))
+    return (scores * weights.astype(scores.dtype)).sum(axis=1)
+
+
+def _known_form(name: Any) -> str:
+    """Return ``score_form``; another word than those known is a ``ModelFolderError``."""
+    if name not in SCORE_FORMS:
+        raise ModelFolderError(f"config.json has score_form={name!r} (allowed: {', '.join(SCORE_FORMS)})")
+    return name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,10 @@ class SameTokens:
         """Return prompt and response ids of each row."""
         return [self._join(*pair) for pair in zip(rollout.prompts, rollout.responses, strict=True)]
 
+    def starts(self, rollout: Rollout) -> list[int]:
+        """Return the position of the first token of each answer."""
+        return [len(prompt) for prompt in rollout.prompts]
+
     def _join(self, prompt: np.ndarray, response: np.ndarray) -> np.ndarray:
         joined = np.concatenate([prompt, response])
         if len(response) and int(response[-1]) in self._others:
@@ -40,13 +44,17 @@ class BeforePadding:
     A reward model trained elsewhere with its end token as padding gives its score before that token.
     """
 
-    def __init__(self, sequences: Callable[[Rollout], list[np.ndarray]], pad_token_id: int) -> None:
+    def __init__(self, sequences: SameTokens | Retokenized, pad_token_id: int) -> None:
         self._sequences = sequences
         self._padding = pad_token_id
 
     def __call__(self, rollout: Rollout) -> list[np.ndarray]:
         """Return the ids of each row up to its last token that is not padding; a row of only padding is unchanged."""
         return [self._cut(row) for row in self._sequences(rollout)]
+
+    def starts(self, rollout: Rollout) -> list[int]:
+        """Return the position of the first token of each answer (a row may end before it)."""
+        return self._sequences.starts(rollout)
 
     def _cut(self, row: np.ndarray) -> np.ndarray:
         real = np.flatnonzero(row != self._padding)
@@ -72,6 +80,10 @@ class Retokenized:
             self._encode(raw, response, stopped=reason == "stop")
             for raw, response, reason in zip(rollout.inputs, rollout.responses, rollout.finish_reasons, strict=True)
         ]
+
+    def starts(self, rollout: Rollout) -> list[int]:
+        """Return the position of the first token of each answer."""
+        return [len(self._encoder.encode_prompt(raw).ids) for raw in rollout.inputs]
 
     def _encode(self, raw: Any, response: np.ndarray, *, stopped: bool) -> np.ndarray:
         text = self._policy_tokenizer.decode(response.tolist(), skip_special_tokens=True)

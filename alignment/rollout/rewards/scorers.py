@@ -46,15 +46,23 @@ class ModelScorer:
     """Scores with a reward model; ``sequences`` converts rows to the model's token ids."""
 
     def __init__(
-        self, runner: ModelRunner, sequences: Callable[[Rollout], list[np.ndarray]], *, rows_per_batch: int
+        self,
+        runner: ModelRunner,
+        sequences: Callable[[Rollout], list[np.ndarray]],
+        *,
+        rows_per_batch: int,
+        starts: Callable[[Rollout], list[int]] | None = None,
     ) -> None:
+        """``starts`` returns where each answer begins, for a model that averages over it (None: it does not)."""
         self._runner = runner
         self._sequences = sequences
+        self._starts = starts
         self._rows_per_batch = rows_per_batch
 
     def score(self, rollout: Rollout) -> Scores:
         """See ``Scorer``; NotFiniteError names the first row whose score is not finite."""
-        values = measure_scores(self._runner, self._sequences(rollout), rows_per_batch=self._rows_per_batch)
+        starts = None if self._starts is None else self._starts(rollout)
+        values = measure_scores(self._runner, self._sequences(rollout), starts, rows_per_batch=self._rows_per_batch)
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
             counted = f"{len(bad)} of {len(values)} rows are NaN or infinite"

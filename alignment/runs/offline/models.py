@@ -33,6 +33,7 @@ def load_scorer(launch: Launch, folder: str | None, tokenizer: Tokenizer) -> Sco
     options = ScoreOptions(
         score_type=reward.objective,
         score_bias=reward.score_bias,
+        score_form="average" if launch.parsed.loss.loss_type == "average" else "end",
         do_normalize=reward.normalize_score_during_training,
         normalizer_type=reward.normalizer_type,
         normalizer_momentum=reward.normalizer_momentum,

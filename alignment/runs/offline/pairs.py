@@ -51,6 +51,7 @@ def pair_batch(samples: Sequence[Mapping[str, Any]], kind: PairKind) -> TokenBat
             better_lengths=batch.lengths[:num_pairs],
             worse_lengths=batch.lengths[num_pairs:],
         ),
+        "answer_starts": np.array([sample["prompt_length"] for sample in samples] * 2, np.int64),
         **{
             name: np.array([sample[name] for sample in samples], np.float32)
             for name in (*kind.sign_fields, "margin")
@@ -77,7 +78,7 @@ def read_pair_scores(model: Any, batch: TokenBatch) -> tuple[paddle.Tensor, padd
 
 
 def read_pair_ends(model: Any, batch: TokenBatch) -> paddle.Tensor:
-    """Return the end scores of all 2n rows, normalised as in use, [2n]."""
+    """Return the scores of all 2n rows, normalised as in use, [2n]."""
     return model.apply_normalization(model.read_end_scores(batch))
 
 

@@ -27,7 +27,9 @@ def build_scorer(launch: Launch, roles: Roles) -> Scorer:
         rows = rows if rows > 0 else launch.parsed.training.per_device_train_batch_size
         offload = "freeze_model" in launch.parsed.parallel.offloaded
         runner = place_frozen("reward", roles.reward, launch.topology, offload=offload)
-        return ModelScorer(runner, roles.sequences, rows_per_batch=rows)
+        averages = roles.reward.options.score_form == "average"
+        starts = roles.sequences.starts if averages else None
+        return ModelScorer(runner, roles.sequences, rows_per_batch=rows, starts=starts)
     world = launch.topology.world
     policy = FailurePolicy(retries=source.reward_retries, on_failure=source.on_reward_failure)
     if source.use_rm_server:

@@ -205,6 +205,10 @@ ROWS = (
     Row("ref_model_mixup_alpha", 0.25, _movement, (512, 0.25), with_={"sync_ref_model": True}, only=DPO, alone=True),
     Row("loss_type", "token-wise", lambda r: _loss(r).loss_type, only=RM),
     Row(
+        "loss_type", "average", lambda r: (_loss(r).loss_type, _score(r).options.score_form), ("average", "average"),
+        only=RM, alone=True,
+    ),
+    Row(
         "margin_loss", True, lambda r: (r.dataset.KIND, _loss(r).uses_margin), ("preference with margins", True),
         with_={"train_datasets": "jsonl:1:{margins.jsonl}"}, only=RM, alone=True,
     ),

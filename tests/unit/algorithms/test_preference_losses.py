@@ -40,6 +40,7 @@ def batch(seed=0):
     rng = np.random.default_rng(seed)
     better, worse = (paddle.to_tensor(rng.standard_normal((4, 6)), stop_gradient=False) for _ in range(2))
     ends = {"better_ends": [5, 2, 3, 4], "worse_ends": [3, 4, 3, 5], "first_difference": [1, 2, 3, 0]}
+    ends["answer_starts"] = [1, 2, 1, 0]
     return better, worse, {name: paddle.to_tensor(values) for name, values in ends.items()}
 
 
@@ -49,7 +50,7 @@ def run(better, worse, fields, part, loss_type):
     return bradley_terry_loss(better[part], worse[part], fields=fields, hyperparameters=options, denominator=4)
 
 
-@pytest.mark.parametrize("loss_type", ["sequence-wise", "token-wise"])
+@pytest.mark.parametrize("loss_type", ["sequence-wise", "token-wise", "logexp", "average"])
 def test_micro_batches_add_up(loss_type):
     better, worse, fields = batch()
     whole = run(better, worse, fields, slice(None), loss_type)
@@ -164,3 +165,18 @@ def test_a_margin_is_used_where_it_is_asked_for():
     assert one_pair([0, 2.0], [0, 1.0], margin_loss=True)[0] == pytest.approx(softplus(-0.25))
     assert one_pair([0, 2.0], [0, 1.0])[0] == pytest.approx(softplus(-1.0))
     assert one_pair([0, 2.0], [0, 1.0], margin_loss=True, loss_type="logexp")[0] == pytest.approx(softplus(-1.0))
+
+
+def test_averages_over_each_answer_are_compared():
+    """The answers are tokens 1 to 2 of the better row and 1 of the worse one."""
+    better, worse = (paddle.to_tensor([row], stop_gradient=False) for row in ([9.0, 1.0, 4.0], [9.0, 0.5, 7.0]))
+    fields = {"better_ends": paddle.to_tensor([2]), "worse_ends": paddle.to_tensor([1])}
+    fields["answer_starts"] = paddle.to_tensor([1, 1])
+    options = {"hyperparameters": BradleyTerryHyperparameters(loss_type="average"), "denominator": 1}
+    loss = bradley_terry_loss(better, worse, fields=fields, **options)
+    loss.value.backward()
+    pushed = 1 / (1 + np.exp(2.0))
+    assert float(loss.value) == pytest.approx(softplus(-2.0))
+    assert float(loss.metrics["preference/margin"].value) == 2.0
+    np.testing.assert_allclose(better.grad.numpy(), [[0, -pushed / 2, -pushed / 2]], rtol=1e-5)
+    np.testing.assert_allclose(worse.grad.numpy(), [[0, pushed, 0]], rtol=1e-5)

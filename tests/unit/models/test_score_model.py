@@ -8,6 +8,7 @@ import paddle
 import pytest
 
 from alignment.architecture.decoder_config import DecoderConfig
+from alignment.errors import ModelFolderError
 from alignment.models.decoder.normalizers import ExponentialMovingAverage, build_normalizer
 from alignment.models.decoder.score_model import ScoreModel, ScoreOptions, end_scores
 from alignment.records import TokenBatch
@@ -121,3 +122,39 @@ def test_statistics_of_all_processes_are_learned():
     assert model.normalizer.state() == alone.normalizer.state()
     model.learn_statistics(lambda own: own)
     assert model.normalizer.count == 4, "nothing is learned twice"
+
+
+def _averaging(**options):
+    model = ScoreModel(CONFIG, ScoreOptions(score_form="average", **options))
+    paddle.seed(3)
+    for parameter in model.parameters():
+        parameter.set_value(paddle.randn(parameter.shape))
+    return model
+
+
+def test_a_model_that_averages_scores_the_tokens_of_the_answer():
+    """A row that ends before its answer (its end was cut off) is scored at its last token."""
+    batch = TokenBatch.build(
+        [np.array([3, 4, 5]), np.array([6])], [np.empty(0, np.int64)] * 2, {"answer_starts": np.array([1, 4])}
+    )
+    model = _averaging()
+    tokens = model(batch).numpy()
+    np.testing.assert_allclose(
+        model.read_end_scores(batch).numpy(), [tokens[0, 1:3].mean(), tokens[1, 0]], rtol=1e-6
+    )
+
+
+def test_a_model_that_averages_learns_the_statistics_of_its_averages():
+    batch = TokenBatch.build([np.array([3, 4, 5])], [np.empty(0, np.int64)], {"answer_starts": np.array([1])})
+    model = _averaging(normalizer_type="RunningMeanStd")
+    model.train()
+    model.training_scores(batch)
+    model.learn_statistics()
+    assert model.normalizer.mean == pytest.approx(model.read_end_scores(batch).item(), rel=1e-6)
+
+
+def test_the_form_of_the_score_is_saved_and_an_unknown_one_refused():
+    assert ScoreOptions.from_dict(ScoreOptions(score_form="average").to_dict()).score_form == "average"
+    assert ScoreOptions.from_dict({}).score_form == "end"
+    with pytest.raises(ModelFolderError, match="score_form='median' \\(allowed: end, average\\)"):
+        ScoreOptions.from_dict({"score_form": "median"})

@@ -9,8 +9,14 @@ import numpy as np
 import pytest
 
 from alignment.errors import RewardError
+from alignment.models.decoder.score_model import ScoreOptions, end_scores
+from alignment.parallel.build_runner import build_runner
+from alignment.parallel.topology import Topology
 from alignment.records import Rollout
 from alignment.rollout.rewards.retokenize import BeforePadding, Retokenized, SameTokens
+from alignment.rollout.rewards.scorers import ModelScorer
+from alignment.runs.offline.pairs import REWARD_PAIRS, pair_batch, read_pair_ends
+from tests.tiny_models import tiny_score
 
 
 def rollout(*responses):
@@ -53,6 +59,21 @@ def test_a_finished_answer_ends_in_the_reward_models_way_and_a_cut_one_does_not(
     rows = retokenized()(given)
     assert [row.tolist() for row in rows] == [[1, 3, 30, 40, 50, 99], [1, 4, 30, 40, 50]]
     assert all(row.dtype == np.int64 for row in rows)
+    assert retokenized().starts(given) == [2, 2], "where the answers begin in the reward model's tokens"
+
+
+@pytest.mark.parametrize("sequences", [SameTokens(), BeforePadding(SameTokens(), 2)])
+def test_ppo_averages_over_what_a_reward_model_was_trained_to_average(sequences):
+    """A trained pair and a rollout with the same tokens have the same scores."""
+    model = tiny_score(ScoreOptions(score_form="average"), seed=1, std=0.5, vocab_size=16)
+    runner = build_runner(model, Topology(device="cpu"))
+    given = rollout([8, 9, 4], [7])
+    scorer = ModelScorer(runner, sequences, rows_per_batch=1, starts=sequences.starts)
+    pair = {"better_input_ids": np.array([5, 6, 8, 9, 4]), "worse_input_ids": np.array([5, 6, 7]), "prompt_length": 2}
+    (trained,) = runner.forward([pair_batch([pair], REWARD_PAIRS)], read_pair_ends)
+    np.testing.assert_allclose(scorer.score(given).values, trained, rtol=1e-5)
+    (ends,) = runner.forward([pair_batch([pair], REWARD_PAIRS)], lambda m, b: end_scores(m(b), b.lengths))
+    assert trained[0] != ends[0] and trained[1] == ends[1]
 
 
 def test_a_row_longer_than_the_reward_model_reads_is_refused():

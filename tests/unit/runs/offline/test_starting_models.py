@@ -23,7 +23,8 @@ def load(monkeypatch):
             objective="cost", score_bias=True, normalize_score_during_training=True, normalizer_momentum=0.5,
             normalizer_type="RunningMeanStd", model_config_name_or_path="config", value_head_prefix="v_head",
         )  # fmt: skip
-        parsed = SimpleNamespace(offline=group, training=SimpleNamespace(seed=7))
+        loss = SimpleNamespace(loss_type="average")
+        parsed = SimpleNamespace(offline=group, loss=loss, training=SimpleNamespace(seed=7))
         start = SimpleNamespace(parsed=parsed, topology=None, checkpoint=checkpoint, dtype="bfloat16")
         models.load_scorer(start, folder, "tokenizer")
         ((name, given, named),) = calls
@@ -36,6 +37,7 @@ def test_without_a_folder_the_weights_are_drawn_from_the_seed(load):
     name, (config, options), named = load(None)
     assert (name, config) == ("random_score_model", "config")
     assert (options.score_type, options.score_bias, options.do_normalize) == ("cost", True, True)
+    assert options.score_form == "average"
     assert (options.normalizer_type, options.normalizer_momentum) == ("RunningMeanStd", 0.5)
     assert named == {"seed": 7, "tokenizer": "tokenizer", "dtype": "bfloat16", "placement": "whole"}
 
