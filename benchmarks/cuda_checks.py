@@ -21,7 +21,7 @@ from cuda_cases import (
     rotary_tables,
 )
 from cuda_library import CudaLibrary, CudaModel
-from cuda_reference import as_bfloat16, logits_of, round_to_bfloat16
+from cuda_reference import as_bfloat16, logits_of, round_to_bfloat16, round_to_bytes
 from cuda_sampler import CudaSampler, philox, seen_rows
 
 from alignment.generation.random_numbers import uniform
@@ -128,6 +128,20 @@ def check_halves(library: CudaLibrary, family: str) -> None:
     model.close()
     assert np.array_equal(found, again), "weights given as bf16 are those rounded from f32"
     assert_close(found, expected(family, prompts, is_rounded=True), 4e-2)
+
+
+def check_bytes(library: CudaLibrary, family: str) -> None:
+    """int8 weights give the logits of the float64 decoder that has them: f32 inputs nearly, bf16 inputs roughly."""
+    drawn, prompts = draw_weights(FAMILIES[family]), draw_prompts(FAMILIES[family])
+    sizes, weights = round_to_bytes(drawn, FAMILIES[family])
+    tables = rotary_tables(sizes)
+    wanted = np.concatenate([logits_of(sizes, weights, tables, tokens) for tokens in prompts.tokens])
+    for kv, share in (("float32", 1e-4), ("bfloat16", 4e-2)):
+        model = load(library, family, weights="int8", kv=kv)
+        found = forward(model, prompts, whole(prompts), decode_rows=150)
+        assert np.array_equal(forward(model, prompts, [(0, 0, 1)]), found[:1]), "bits of a row alone"
+        model.close()
+        assert_close(found, wanted, share)
 
 
 def check_split_and_tiles(library: CudaLibrary, family: str, kv: str) -> None:
@@ -248,6 +262,7 @@ def every_check() -> dict[str, Callable[[CudaLibrary], None]]:
     for family in FAMILIES:
         checks[f"reference {family}"] = lambda library, f=family: check_reference(library, f)
         checks[f"halves {family}"] = lambda library, f=family: check_halves(library, f)
+        checks[f"bytes {family}"] = lambda library, f=family: check_bytes(library, f)
         for kv in ("float32", "bfloat16"):
             checks[f"split and tiles {family} {kv}"] = lambda library, f=family, k=kv: check_split_and_tiles(
                 library, f, k

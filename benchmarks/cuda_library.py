@@ -10,12 +10,11 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from alignment.ops.native.bindings import AcConfig, declare
+from alignment.ops.native.bindings import DATA_TYPES, WEIGHT_TYPES, AcConfig, declare
 from alignment.ops.native.cuda.bindings import FUNCTIONS, AcuLimits, check
 
 CUDA_SOURCES = Path(__file__).resolve().parents[1] / "csrc" / "cuda"
 FOR_ANY_ROWS = 2**31 - 1
-_TYPES = {"float32": 0, "bfloat16": 1}
 
 
 class Memory(Protocol):
@@ -120,7 +119,7 @@ class CudaModel:
         """``sizes``: the fields of AcConfig but the types; ``limits``: those of AcuLimits."""
         self.library, self._memory = library, library.memory
         self.config = AcConfig(
-            struct_bytes=ctypes.sizeof(AcConfig), weight_type=_TYPES[weights], kv_type=_TYPES[kv], **sizes
+            struct_bytes=ctypes.sizeof(AcConfig), weight_type=WEIGHT_TYPES[weights], kv_type=DATA_TYPES[kv], **sizes
         )
         room = AcuLimits(struct_bytes=ctypes.sizeof(AcuLimits), **limits)
         self._model = library.handle.acu_model_create(self.config, room)
@@ -142,7 +141,7 @@ class CudaModel:
         """Pack one parameter, an array in the library's memory."""
         rows, cols = values.shape if len(values.shape) == 2 else (1, values.shape[0])
         address = self._memory.address(values)
-        self.library.call("acu_model_set_weight", self._model, name.encode(), address, _TYPES[dtype], rows, cols)
+        self.library.call("acu_model_set_weight", self._model, name.encode(), address, DATA_TYPES[dtype], rows, cols)
 
     def set_rotary(self, cosines: np.ndarray, sines: np.ndarray) -> None:
         """Copy the tables [positions, head_dim / 2]."""

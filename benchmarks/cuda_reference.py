@@ -26,6 +26,22 @@ def round_to_bfloat16(values: np.ndarray) -> np.ndarray:
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
 
 
+def round_to_bytes(weights: Weights, sizes: dict) -> tuple[dict, Weights]:
+    """Return the model that int8 weights hold, whose head is its own: matrices as whole numbers up to 127 times a scale
+    for each output, the embedding in bfloat16.
+    """
+
+    def whole(matrix: np.ndarray) -> np.ndarray:
+        scales = np.abs(matrix).max(0) / np.float32(127)
+        return np.rint(matrix * (1 / scales)) * scales
+
+    embedding, held = "model.embed_tokens.weight", dict(weights)
+    if sizes["tied"]:
+        held["lm_head.weight"] = weights[embedding].T
+    held = {name: whole(x) if x.ndim > 1 and name != embedding else x for name, x in held.items()}
+    return sizes | {"tied": 0}, held | {embedding: round_to_bfloat16(weights[embedding])}
+
+
 def as_bfloat16(values: np.ndarray) -> np.ndarray:
     """Return the bits [uint16] of numbers that bfloat16 holds."""
     return (values.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)

@@ -8,6 +8,7 @@ from math import ceil
 
 from alignment.architecture import reshard_plan
 from alignment.architecture.cuts import layer_sizes
+from alignment.architecture.families import EMBEDDING
 from alignment.architecture.layout import Layout
 from alignment.generation import sampling
 from alignment.generation.eager import room
@@ -145,12 +146,23 @@ class FusedMemory:
 
     @cached_property
     def _weights(self) -> int:
-        """Matrices in the engine's dtype; on a CPU with separate head and embedding even if they are tied."""
+        """Matrices in the engine's dtype; int8 ones, and all on a CPU, have a head of their own even if it is tied."""
         narrow = TYPE_BYTES[self._job.rollout_weight_type]
         everything = sum(part.size for part in self._rollout.wanted)
-        head = self._rollout.embedding if self._config.tie_word_embeddings and not self._job.on_gpu else 0
+        is_separate = self._config.tie_word_embeddings and not (self._job.on_gpu and narrow > 1)
+        head = self._rollout.embedding if is_separate else 0
         embedding = self._rollout.embedding * (FLOAT if narrow == FLOAT else 2)
-        return (everything - self._rollout.embedding + head) * narrow + embedding
+        scales = self._scales if self._job.on_gpu and narrow == 1 else 0
+        return (everything - self._rollout.embedding + head) * narrow + embedding + scales
+
+    @property
+    def _scales(self) -> int:
+        """A float for each output of the int8 matrices, whose rows a GPU pads."""
+        unit, config = fused_settings.INT8_ROW_UNIT, self._config
+        matrices = [part.extent for part in self._rollout.wanted if len(part.extent) == 2 and part.name != EMBEDDING]
+        if config.tie_word_embeddings:
+            matrices.append((config.hidden_size, self._rollout.embedding // config.hidden_size))
+        return sum(outputs * (FLOAT + -inputs % unit) for inputs, outputs in matrices)
 
     @cached_property
     def _blocks(self) -> int:
@@ -175,11 +187,13 @@ class FusedMemory:
         inner = layer_sizes(config, tensor_degree=tensor, tensor_index=0).inner
         if self._job.on_gpu:
             rows = max(fused_settings.ROWS_ON_DEVICE, self._rollout.rows)
-            narrow = TYPE_BYTES[self._job.rollout_weight_type] * (config.hidden_size + mixed + inner)
+            is_int8 = self._job.rollout_weight_type == "int8"  # its inputs have the type of keys and values
+            inputs = self._job.rollout_kv_type if is_int8 else self._job.rollout_weight_type
+            narrow = TYPE_BYTES[inputs] * (config.hidden_size + mixed + inner)
             chunks = blocks_for(self._job.length, fused_settings.POSITIONS_OF_SPLIT)
             split = self._rollout.rows * (queries // tensor) * chunks * (config.head_dim + 2) * FLOAT
             everything = rows * ((2 * config.hidden_size + projected + 2 * inner) * FLOAT + narrow) + split
-            return everything + fused_settings.PRODUCT_WORKSPACE_BYTES
+            return everything + (0 if is_int8 else fused_settings.PRODUCT_WORKSPACE_BYTES)
         width = (3 if tensor > 1 else 2) * config.hidden_size + mixed + projected + inner
         rows = min(self._rollout.rows * max(self._job.prompt, 1), FusedSettings().max_rows)
         return rows * width * FLOAT

@@ -16,7 +16,7 @@
 extern "C" {
 #endif
 
-#define ACU_ABI_VERSION 2
+#define ACU_ABI_VERSION 3
 
 enum AcuStatus { ACU_DEVICE_FAILED = -5 };
 
@@ -34,8 +34,9 @@ typedef struct AcuModel AcuModel;
 AC_API int32_t acu_abi_version(void);
 AC_API const char* acu_last_error(void);  // of the calling thread; "" when nothing failed yet
 
-// Weights are f32 or bf16 (no int8), head_dim is 32, 64 or 128. With bf16 weights the inputs of the matrices are bf16
-// too; sums and the residual stream are f32. f32 matrices never use TF32. Allocates.
+// Weights are f32, bf16 or int8, head_dim is 32, 64 or 128. With bf16 weights the inputs of the matrices are bf16 too;
+// with int8 weights, whose embedding is bf16, they have the pool's type. Sums and the residual stream are f32. Products
+// of f32 inputs never use TF32. Allocates.
 AC_API AcuModel* acu_model_create(const AcConfig* config, const AcuLimits* limits);
 AC_API void acu_model_destroy(AcuModel* model);
 AC_API int64_t acu_model_bytes(const AcuModel* model);  // weights, pool and scratch

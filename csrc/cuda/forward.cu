@@ -45,7 +45,7 @@ class Forward {
   // 0 or an error code.
   int32_t run() {
     if (q_.rows == 0) return AC_OK;
-    const Embedding embedding{model_.embedding, model_.is_narrow(), config_.vocab, config_.hidden, model_.first_token};
+    const Embedding embedding{model_.embedding, model_.embeds_narrow(), config_.vocab, config_.hidden, model_.first_token};
     embed(embedding, q_.tokens, q_.rows, scratch_.residual, q_.stream);
     reduce(scratch_.residual);
     const float* bias = nullptr;  // of the partial result that the residual still lacks
@@ -62,9 +62,10 @@ class Forward {
   }
 
  private:
-  void multiply(const Activations& inputs, const char* weights, float* outputs, int in, int out, int rows) {
+  void multiply(const Activations& inputs, const Matrix& weights, float* outputs, int in, int out, int rows) {
+    if (model_.has_bytes()) return multiply_bytes({inputs, weights.bytes, outputs, rows, in, out}, q_.stream);
     const void* from = inputs.narrow ? static_cast<const void*>(inputs.narrow) : inputs.wide;
-    if (!code_) code_ = model_.multiplier->multiply({from, weights, outputs, rows, in, out}, q_.stream);
+    if (!code_) code_ = model_.multiplier->multiply({from, weights.numbers, outputs, rows, in, out}, q_.stream);
   }
 
   // Sum over the ranks.

@@ -26,7 +26,7 @@ std::string find_problem(const AcConfig& c, const AcuLimits& l) {
       {"kv_heads", c.kv_heads, 1, GRID},
       {"vocab", c.vocab, 1, ANY},
       {"window", c.window, 0, ANY},
-      {"weight_type", c.weight_type, 0, 1},
+      {"weight_type", c.weight_type, 0, 2},
       {"kv_type", c.kv_type, 0, 1},
       {"block_tokens", c.block_tokens, BLOCK_MULTIPLE, 1 << 16},
       {"num_blocks", c.num_blocks, 1, ANY},
@@ -93,6 +93,7 @@ AcuModel* acu_model_create(const AcConfig* config, const AcuLimits* limits) {
               "no device memory for " + std::to_string(made->bytes()) + " bytes of weights, blocks and scratch");
     return nullptr;
   }
+  if (made->has_bytes()) return made.release();
   made->multiplier = acu::Multiplier::create(made->is_narrow(), limits->row_invariant);
   return made->multiplier ? made.release() : nullptr;
 }
@@ -116,7 +117,13 @@ int32_t acu_model_set_weight(AcuModel* model, const char* name, const void* data
     return acu::fail(AC_BAD_ARGUMENT, std::string(name) + ": dtype must be 0 (f32) or 1 (bf16)");
   }
   const int64_t inputs = to.is_transposed ? rows : 1, outputs = to.is_transposed ? cols : rows * cols;
-  acu::pack_transposed(data, dtype == AC_BF16, to.to, to.to_narrow, inputs, outputs, static_cast<cudaStream_t>(stream));
+  const cudaStream_t on = static_cast<cudaStream_t>(stream);
+  const bool narrow = dtype == AC_BF16;
+  if (to.to) acu::pack_transposed(data, narrow, to.to, to.to_narrow, inputs, outputs, on);
+  if (to.bytes.numbers) {
+    const bool is_tied = !to.is_transposed;  // an embedding [out, in]
+    acu::pack_bytes(data, narrow, is_tied, to.bytes, is_tied ? cols : rows, is_tied ? rows : cols, on);
+  }
   to.is_set = true;
   return acu::check_device("acu_model_set_weight");
 }

@@ -32,11 +32,17 @@ bool AcuModel::take_memory() {
   return true;
 }
 
+acu::Matrix AcuModel::lay_out_matrix(acu::Carver& carver, int64_t inputs, int64_t outputs) {
+  if (!has_bytes()) return {carver.take<char>(inputs * outputs * (embeds_narrow() ? 2 : 4)), {}};
+  int8_t* numbers = carver.take<int8_t>(acu::byte_pitch(inputs) * outputs);
+  return {nullptr, {numbers, carver.take<float>(outputs)}};
+}
+
 void AcuModel::lay_out(acu::Carver& carver) {
-  const int64_t number = is_narrow() ? 2 : 4, vocab = config.vocab, hidden = config.hidden;
+  const int64_t number = embeds_narrow() ? 2 : 4, vocab = config.vocab, hidden = config.hidden;
   const int64_t angles = static_cast<int64_t>(config.max_positions) * (config.head_dim / 2);
   embedding = carver.take<char>(vocab * hidden * number);
-  head = config.tied ? embedding : carver.take<char>(vocab * hidden * number);
+  head = config.tied && !has_bytes() ? acu::Matrix{embedding, {}} : lay_out_matrix(carver, hidden, vocab);
   norm = carver.take<float>(hidden);
   cosines = carver.take<float>(angles);
   sines = carver.take<float>(angles);
@@ -45,7 +51,7 @@ void AcuModel::lay_out(acu::Carver& carver) {
 }
 
 void AcuModel::lay_out_layer(acu::Carver& carver, acu::Layer& layer) {
-  const int64_t number = is_narrow() ? 2 : 4, hidden = config.hidden, inner = config.inner;
+  const int64_t hidden = config.hidden, inner = config.inner;
   const auto vector_if = [&](bool exists, int64_t size) { return exists ? carver.take<float>(size) : nullptr; };
   layer.input_norm = carver.take<float>(hidden);
   layer.feed_norm = carver.take<float>(hidden);
@@ -55,10 +61,10 @@ void AcuModel::lay_out_layer(acu::Carver& carver, acu::Layer& layer) {
   layer.output_bias = vector_if(config.output_bias, hidden);
   layer.gate_up_bias = vector_if(config.mlp_bias, 2 * inner);
   layer.down_bias = vector_if(config.mlp_bias, hidden);
-  layer.qkv = carver.take<char>(hidden * qkv_width() * number);
-  layer.output = carver.take<char>(hidden * mixed_width() * number);
-  layer.gate_up = carver.take<char>(hidden * 2 * inner * number);
-  layer.down = carver.take<char>(hidden * inner * number);
+  layer.qkv = lay_out_matrix(carver, hidden, qkv_width());
+  layer.output = lay_out_matrix(carver, mixed_width(), hidden);
+  layer.gate_up = lay_out_matrix(carver, hidden, 2 * inner);
+  layer.down = lay_out_matrix(carver, inner, hidden);
 }
 
 void AcuModel::lay_out_scratch(acu::Carver& carver) {
@@ -81,26 +87,34 @@ void AcuModel::lay_out_scratch(acu::Carver& carver) {
 
 void AcuModel::name_parameters() {
   const int64_t hidden = config.hidden, vocab = config.vocab;
-  parameters["model.embed_tokens.weight"] = {vocab, hidden, embedding, is_narrow(), false};
+  const acu::ByteMatrix tied = config.tied ? head.bytes : acu::ByteMatrix{};
+  parameters["model.embed_tokens.weight"] = {vocab, hidden, embedding, tied, embeds_narrow(), false};
   name_vector("model.norm.weight", norm, hidden);
   if (!config.tied) name_matrix("lm_head.weight", head, hidden, vocab);
   for (int i = 0; i < config.num_layers; ++i) name_layer("model.layers." + std::to_string(i) + ".", layers[i]);
 }
 
 void AcuModel::name_vector(const std::string& name, float* to, int64_t size) {
-  if (to) parameters[name] = {1, size, to, false, false};
+  if (to) parameters[name] = {1, size, to, {}, false, false};
 }
 
 // Outputs first_output .. of a matrix whose outputs are those of several parameters.
-void AcuModel::name_matrix(const std::string& name, char* to, int64_t inputs, int64_t outputs, int64_t first_output) {
-  parameters[name] = {inputs, outputs, to + first_output * inputs * (is_narrow() ? 2 : 4), is_narrow(), true};
+void AcuModel::name_matrix(const std::string& name, const acu::Matrix& to, int64_t inputs, int64_t outputs,
+                           int64_t first_output) {
+  acu::Parameter& named = parameters[name] = {inputs, outputs, nullptr, {}, embeds_narrow(), true};
+  if (has_bytes()) {
+    const int64_t first = first_output * acu::byte_pitch(inputs);
+    named.bytes = {to.bytes.numbers + first, to.bytes.scales + first_output};
+  } else {
+    named.to = to.numbers + first_output * inputs * (embeds_narrow() ? 2 : 4);
+  }
 }
 
 void AcuModel::name_layer(const std::string& prefix, const acu::Layer& layer) {
   const int64_t hidden = config.hidden, inner = config.inner, dim = config.head_dim;
   const int64_t mixed = mixed_width(), keys = config.kv_heads * dim;
-  const auto matrix = [&](const std::string& name, char* to, float* bias, int64_t inputs, int64_t outputs,
-                          int64_t first) {
+  const auto matrix = [&](const std::string& name, const acu::Matrix& to, float* bias, int64_t inputs,
+                          int64_t outputs, int64_t first) {
     name_matrix(prefix + name + ".weight", to, inputs, outputs, first);
     name_vector(prefix + name + ".bias", bias ? bias + first : nullptr, outputs);
   };

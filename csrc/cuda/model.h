@@ -7,6 +7,7 @@
 
 #include "alignment_cuda.h"
 #include "attention.h"
+#include "byte_products.h"
 #include "matmul.h"
 
 namespace acu {
@@ -29,11 +30,17 @@ class Carver {
   int64_t used_ = 0;
 };
 
-// Matrices are [out, in], f32 or bf16; vectors are f32, biases null where the model has none.
+// [out, in]: f32 or bf16 at `numbers`, or else int8 at `bytes`.
+struct Matrix {
+  char* numbers;
+  ByteMatrix bytes;
+};
+
+// Vectors are f32, biases null where the model has none.
 struct Layer {
   float *input_norm, *feed_norm, *query_norm, *key_norm;
   float *qkv_bias, *output_bias, *gate_up_bias, *down_bias;
-  char *qkv, *output, *gate_up, *down;
+  Matrix qkv, output, gate_up, down;
 };
 
 struct Scratch {
@@ -41,10 +48,11 @@ struct Scratch {
   Activations normed, mixed, gated;
 };
 
-// Where a parameter of the caller goes.
+// Where a parameter of the caller goes: to `to`, as whole numbers to `bytes`, or (a tied embedding) to both.
 struct Parameter {
   int64_t rows, cols;  // as the caller has it
   void* to;
+  ByteMatrix bytes;
   bool to_narrow, is_transposed;
   bool is_set = false;
 };
@@ -57,7 +65,8 @@ struct AcuModel {
   acu::BlockShape shape;
   std::vector<acu::Layer> layers;
   acu::Scratch scratch;
-  char *embedding, *head;
+  char* embedding;
+  acu::Matrix head;
   float *norm, *cosines, *sines;
   char* pool = nullptr;
   std::map<std::string, acu::Parameter> parameters;
@@ -76,7 +85,10 @@ struct AcuModel {
   int64_t block_bytes() const { return shape.numbers() * (config.kv_type == AC_BF16 ? 2 : 4); }
   int64_t layer_bytes() const { return block_bytes() * config.num_blocks; }
   int64_t pool_bytes() const { return layer_bytes() * config.num_layers; }
-  bool is_narrow() const { return config.weight_type == AC_WEIGHT_BF16; }
+  bool has_bytes() const { return config.weight_type == AC_WEIGHT_INT8; }
+  bool embeds_narrow() const { return config.weight_type != AC_WEIGHT_F32; }
+  // Of the inputs of the matrices.
+  bool is_narrow() const { return has_bytes() ? config.kv_type == AC_BF16 : embeds_narrow(); }
   int qkv_width() const { return (config.heads + 2 * config.kv_heads) * config.head_dim; }
   int mixed_width() const { return config.heads * config.head_dim; }
 
@@ -84,10 +96,12 @@ struct AcuModel {
   void lay_out(acu::Carver& carver);
   void lay_out_layer(acu::Carver& carver, acu::Layer& layer);
   void lay_out_scratch(acu::Carver& carver);
+  acu::Matrix lay_out_matrix(acu::Carver& carver, int64_t inputs, int64_t outputs);
   void name_parameters();
   void name_layer(const std::string& prefix, const acu::Layer& layer);
   void name_vector(const std::string& name, float* to, int64_t size);
-  void name_matrix(const std::string& name, char* to, int64_t inputs, int64_t outputs, int64_t first_output = 0);
+  void name_matrix(const std::string& name, const acu::Matrix& to, int64_t inputs, int64_t outputs,
+                   int64_t first_output = 0);
 
   char* arena_ = nullptr;
   int64_t arena_bytes_ = 0;

@@ -36,7 +36,7 @@ class CudaKernels:
         return device_obstacle(self._search.library)
 
     def pack(self, config: Any, settings: FusedSettings, placement: EnginePlacement) -> CudaModel:
-        """See ``Kernels.pack``; UserError for an unsupported type of weights."""
+        """See ``Kernels.pack``."""
         return CudaModel(PaddleDevice(self._library), config, settings, group=placement.tensor)
 
     def drawer(

@@ -25,12 +25,10 @@ from alignment.generation.fused.packing import (
     share_sizes,
 )
 from alignment.generation.fused.scheduler import Step
-from alignment.ops.native.bindings import AcConfig
+from alignment.ops.native.bindings import DATA_TYPES, WEIGHT_TYPES, AcConfig
 from alignment.ops.native.cuda.bindings import AcuLimits, Reduce
 from alignment.parallel.comms.group import ALONE, Group
 
-WEIGHT_TYPES = ("float32", "bfloat16")
-_DATA_TYPES = {"float32": 0, "bfloat16": 1}
 _ROW_BYTES = 64
 """Bytes in a packet for a row's four numbers, alignment included."""
 
@@ -42,11 +40,6 @@ class CudaModel:
     """
 
     def __init__(self, device: PaddleDevice, config: Any, settings: FusedSettings, *, group: Group = ALONE) -> None:
-        if settings.weight_type not in WEIGHT_TYPES:
-            raise UserError(
-                f"rollout_weight_type={settings.weight_type} is refused: the CUDA kernels hold weights in "
-                f"{' or '.join(WEIGHT_TYPES)}"
-            )
         sizes = share_sizes(config, group)
         self.pool = BlockBudget.plan(config, settings, block_bytes=block_bytes(sizes, settings))
         self._device, self._config, self._group = device, config, group
@@ -144,8 +137,8 @@ class CudaModel:
     def _create(self, sizes: Mapping[str, int | float], settings: FusedSettings) -> int:
         config = AcConfig(
             struct_bytes=ctypes.sizeof(AcConfig),
-            weight_type=_DATA_TYPES[settings.weight_type],
-            kv_type=_DATA_TYPES[settings.kv_type],
+            weight_type=WEIGHT_TYPES[settings.weight_type],
+            kv_type=DATA_TYPES[settings.kv_type],
             **sizes,
             **self.pool.sizes(),
         )
@@ -196,7 +189,7 @@ class CudaModel:
     def _pack(self, name: str, tensor: paddle.Tensor) -> None:
         tensor, dtype = kernel_dtype(self._device.bring(tensor))
         rows, cols = tensor.shape if tensor.ndim == 2 else (1, tensor.shape[0])
-        arguments = (name.encode(), tensor.data_ptr(), _DATA_TYPES[dtype], rows, cols)
+        arguments = (name.encode(), tensor.data_ptr(), DATA_TYPES[dtype], rows, cols)
         self._device.call("acu_model_set_weight", self._model, *arguments)
 
 

@@ -15,6 +15,8 @@ POSITIONS_OF_SPLIT = 256
 """Positions of a row that one thread block of a GPU covers when attention is split (CHUNK of csrc/cuda)."""
 PRODUCT_WORKSPACE_BYTES = 32 << 20
 """Memory of cuBLASLt on a GPU (WORKSPACE_BYTES of csrc/cuda/matmul.cu)."""
+INT8_ROW_UNIT = 64
+"""Numbers to whose multiples a GPU pads a row of int8 weights (BYTE_SLICE of csrc/cuda)."""
 KV_TYPES = ("float32", "bfloat16")
 _UNITS = {"": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
 

@@ -12,6 +12,10 @@ from alignment.errors import NotFiniteError
 ABI_VERSION = 1
 """AC_ABI_VERSION of the header these bindings were written for."""
 
+DATA_TYPES = {"float32": 0, "bfloat16": 1}
+WEIGHT_TYPES = {**DATA_TYPES, "int8": 2}
+"""AcDataType and AcWeightType by name."""
+
 _NO_MEMORY, _NOT_FINITE = -2, -4
 
 Reduce = ctypes.CFUNCTYPE(None, c_void_p, POINTER(c_float), c_int64)

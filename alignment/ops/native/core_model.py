@@ -9,10 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from alignment.ops.native.bindings import AcConfig, Reduce, check
-
-_DATA_TYPES = {"float32": 0, "bfloat16": 1}
-_WEIGHT_TYPES = {"float32": 0, "bfloat16": 1, "int8": 2}
+from alignment.ops.native.bindings import DATA_TYPES, WEIGHT_TYPES, AcConfig, Reduce, check
 
 DataType = Literal["float32", "bfloat16"]
 ReduceInPlace = Callable[[np.ndarray], None]
@@ -25,8 +22,8 @@ class CoreModel:
         """``sizes`` are the fields of AcConfig without the types: float32, bfloat16 or (weights only) int8."""
         config = AcConfig(
             struct_bytes=ctypes.sizeof(AcConfig),
-            weight_type=_WEIGHT_TYPES[weight_type],
-            kv_type=_DATA_TYPES[kv_type],
+            weight_type=WEIGHT_TYPES[weight_type],
+            kv_type=DATA_TYPES[kv_type],
             **sizes,
         )
         self._handle = handle
@@ -61,7 +58,7 @@ class CoreModel:
         """
         rows, cols = shape if len(shape) == 2 else (1, shape[0])
         call = self._handle.ac_model_set_weight
-        self._check(call(self._alive(), name.encode(), address, _DATA_TYPES[dtype], rows, cols, threads))
+        self._check(call(self._alive(), name.encode(), address, DATA_TYPES[dtype], rows, cols, threads))
 
     def set_rotary(self, cosines: np.ndarray, sines: np.ndarray) -> None:
         """Copy the tables [max_positions, head_dim / 2]."""

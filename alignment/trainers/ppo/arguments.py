@@ -17,14 +17,9 @@ from alignment.arguments.keys.shared import SHARED
 from alignment.arguments.keys.training import NO_EVALUATION
 from alignment.arguments.parsed import Parsed
 from alignment.arguments.parser import Check, Values, Written, parse_arguments
-from alignment.fields import Case, argument, unless, where, where_given
+from alignment.fields import argument, unless, where, where_given
 
 _NO_ENGINE = where("use_fusemt", False)
-_NO_INT8 = Case(
-    lambda value, s: value == "int8" and s.device != "cpu" and bool(s.values.get("use_fusemt")),
-    "the CUDA kernels hold weights in float32 or bfloat16",
-    "it is int8 on a GPU",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +55,9 @@ class OnPolicyArguments:
     """Passes over each rollout."""
     use_fusemt: bool = True
     """Roll out with the fused engine where it can run; else with the eager one. The start of the run says which."""
-    rollout_weight_type: Literal["float32", "bfloat16", "int8"] | None = argument(
-        None, inert_when=_NO_ENGINE, refused_when=_NO_INT8
-    )
-    """What the fused engine holds weights in; null: the dtype of the trained weights. A smaller type is faster; set
-    on_logprob_gap accordingly."""
+    rollout_weight_type: Literal["float32", "bfloat16", "int8"] | None = argument(None, inert_when=_NO_ENGINE)
+    """What the fused engine holds weights in; null: the dtype of the trained weights. A smaller type takes less memory,
+    and less time where that limits the speed; set on_logprob_gap accordingly."""
     rollout_kv_type: Literal["float32", "bfloat16"] | None = argument(None, inert_when=_NO_ENGINE)
     """What the fused engine holds keys and values in; null: what the policy is trained in."""
     rollout_kv_memory: str | None = argument(None, inert_when=_NO_ENGINE)

@@ -62,6 +62,12 @@ inline int atomicMin(int* at, int x) {
   return before;
 }
 
+inline unsigned atomicMax(unsigned* at, unsigned x) {
+  const unsigned before = *at;
+  if (x > before) *at = x;
+  return before;
+}
+
 typedef void* cudaStream_t;
 enum cudaError_t { cudaSuccess = 0, cudaErrorMemoryAllocation = 2, cudaErrorStreamCaptureUnsupported = 900 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3 };

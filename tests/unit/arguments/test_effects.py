@@ -85,15 +85,10 @@ def test_bf16_without_o2_is_refused_on_a_gpu_only():
         refuse_unbuilt(parsed, device="gpu", world_size=1)
 
 
-def test_int8_rollouts_are_refused_on_a_gpu_by_name():
-    int8 = ppo.parse_ppo_arguments([*PPO, "--rollout_weight_type", "int8"])
-    refuse_unbuilt(int8, device="cpu", world_size=1)
-    with pytest.raises(ArgumentError, match="rollout_weight_type=int8 is refused: the CUDA kernels hold weights in"):
-        refuse_unbuilt(int8, device="gpu", world_size=1)
-    others = ["--rollout_weight_type", "bfloat16", "--rollout_kv_type", "bfloat16", "--rollout_kv_memory", "2GiB"]
-    refuse_unbuilt(ppo.parse_ppo_arguments([*PPO, *others]), device="gpu", world_size=1)
-    eager = ppo.parse_ppo_arguments([*PPO, "--rollout_weight_type", "int8", "--use_fusemt", "false"])
-    refuse_unbuilt(eager, device="gpu", world_size=1)
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_the_types_of_the_fused_engine_are_those_of_both_kernels(device):
+    types = ["--rollout_weight_type", "int8", "--rollout_kv_type", "bfloat16", "--rollout_kv_memory", "2GiB"]
+    refuse_unbuilt(ppo.parse_ppo_arguments([*PPO, *types]), device=device, world_size=1)
 
 
 @pytest.mark.parametrize("device", ["cpu", "gpu"])

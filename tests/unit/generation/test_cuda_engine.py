@@ -24,6 +24,7 @@ from alignment.generation.fused.kernels import CPU_KERNELS
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.initialise import draw_weights
 from alignment.ops.native.cuda.library import CudaSearch
+from alignment.ops.native.library import find_core
 from tests.emulated import emulated_kernels
 
 SHAPE = dict(
@@ -71,6 +72,10 @@ def eager(model, *, usable=None):
 
 def answer(engine, prompts, options, ids=None):
     return engine.generate(prompts, options, seed=1, sequence_ids=range(len(prompts)) if ids is None else ids)
+
+
+def tokens_of(completions):
+    return [completion.token_ids.tolist() for completion in completions]
 
 
 def assert_same(found, wanted, *, atol):
@@ -165,11 +170,43 @@ def test_damaged_weights_are_reported_as_by_the_eager_engine(options):
         answer(cuda(model), [[1], [2]], options)
 
 
-def test_what_the_kernels_lack_is_refused_by_name():
-    with pytest.raises(
-        UserError, match="rollout_weight_type=int8 is refused: the CUDA kernels hold weights in float32"
-    ):
-        cuda(build(), weight_type="int8")
+@pytest.mark.parametrize(("family", "options"), [("llama", SAMPLED), ("qwen3", RESTRICTED)])
+def test_whole_numbers_as_weights_give_the_tokens_of_the_cpu_kernels(family, options):
+    if find_core().core is None:
+        pytest.skip(find_core().reason)
+    model, settings = build(family), dict(weight_type="int8", block_tokens=16, num_slots=7)
+    engine = cuda(model, usable=38, **settings)
+    on_cpu = FusedEngine(model, FusedSettings(**settings), kernels=CPU_KERNELS, usable_vocab_size=38)
+    on_cpu.load_weights(None, 0)
+    found = answer(engine, PROMPTS, options)
+    assert_same(found, answer(on_cpu, PROMPTS, options), atol=2e-4)
+    assert tokens_of(found) != tokens_of(answer(eager(model, usable=38), PROMPTS, options)), "int8 differs from float32"
+    before, other = engine.num_bytes, build(family)
+    draw_weights(other, seed=5, std=0.4)
+    for each in (engine, on_cpu):
+        each.load_weights(other.named_parameters(), 3)
+    assert engine.num_bytes == before
+    assert_same(answer(engine, PROMPTS[:5], options), answer(on_cpu, PROMPTS[:5], options), atol=2e-4)
+
+
+def test_whole_numbers_with_half_inputs_stay_near_the_model():
+    """bfloat16 keys and values: the inputs of the matrices are bfloat16 too."""
+    model, options = build(), GenerationOptions(max_new_tokens=1, do_sample=False)
+    engines = [cuda(model, weight_type="int8", kv_type=kind) for kind in ("bfloat16", "float32")]
+    found, wanted = (answer(engine, PROMPTS[:16], options) for engine in engines)
+    differences = [abs(a.logprobs[0] - b.logprobs[0]) for a, b in zip(found, wanted, strict=True)]
+    assert 0 < np.median(differences) < 0.05
+    assert tokens_of(found) == tokens_of(wanted)
+
+
+def test_rows_of_whole_numbers_have_the_same_bits_in_any_company():
+    model, prompts = build("window", hidden_size=72, intermediate_size=150), [[5] * 9, [6, 7, 8], [9] * 12, [4] * 14]
+    options = GenerationOptions(max_new_tokens=8)
+    alone = [answer(cuda(model, weight_type="int8"), [p], options, ids=[i])[0] for i, p in enumerate(prompts)]
+    assert_same(answer(cuda(model, weight_type="int8"), prompts, options), alone, atol=0)
+
+
+def test_a_model_that_does_not_fit_is_refused_with_what_helps():
     huge = dict(num_slots=10**6, kv_memory=2**60, max_length=60)
     with pytest.raises(UserError, match="cannot hold the model: .*give a smaller rollout_kv_memory"):
         cuda(build(), **huge)

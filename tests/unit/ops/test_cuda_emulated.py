@@ -61,6 +61,11 @@ def test_half_weights_stay_near_the_rounded_decoder(library, checks, family):
     checks.check_halves(library, family)
 
 
+@pytest.mark.parametrize("family", ["biased", "qwen3"])
+def test_whole_numbers_as_weights_give_the_logits_of_the_decoder_that_has_them(library, checks, family):
+    checks.check_bytes(library, family)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kv", ["float32", "bfloat16"])
 @pytest.mark.parametrize("family", FAMILIES)

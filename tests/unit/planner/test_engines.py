@@ -12,6 +12,7 @@ from alignment.generation.eager.kv_cache import CacheShape, KVCache
 from alignment.generation.engine_placement import WHOLE_MODEL
 from alignment.generation.fused.fused_model import FusedModel
 from alignment.generation.fused.fused_settings import (
+    INT8_ROW_UNIT,
     POSITIONS_OF_SPLIT,
     PRODUCT_WORKSPACE_BYTES,
     ROWS_ON_DEVICE,
@@ -131,11 +132,11 @@ def test_the_fused_engine_holds_what_is_counted(weight_type, tied):
     real.close()
 
 
-@pytest.mark.parametrize("weight_type", ["float32", "bfloat16"])
+@pytest.mark.parametrize("weight_type", ["float32", "bfloat16", "int8"])
 @pytest.mark.parametrize(("tied", "length", "rows"), [(False, 96, 4), (True, 96, 4), (True, 1000, 64)])
 def test_the_fused_engine_of_a_gpu_holds_what_is_counted_on_the_device(weight_type, tied, length, rows):
     """The blocks are as many as a run asks for, not as the plan says."""
-    config = make_config(hidden_size=256, intermediate_size=512, tie_word_embeddings=tied, max_position_embeddings=1024)
+    config = make_config(hidden_size=256, intermediate_size=500, tie_word_embeddings=tied, max_position_embeddings=1024)
     given = {
         "rollout_weight_type": weight_type,
         "rollout_kv_type": "bfloat16",
@@ -155,7 +156,8 @@ def test_the_fused_engine_of_a_gpu_holds_what_is_counted_on_the_device(weight_ty
     )
     real = emulated_kernels().pack(config, settings, WHOLE_MODEL)
     # The emulated build multiplies without cuBLASLt, whose workspace is not part of the model's bytes.
-    assert sum(memory.standing.values()) - PRODUCT_WORKSPACE_BYTES == pytest.approx(real.num_bytes, rel=0.002)
+    workspace = 0 if weight_type == "int8" else PRODUCT_WORKSPACE_BYTES
+    assert sum(memory.standing.values()) - workspace == pytest.approx(real.num_bytes, rel=0.002)
     assert memory.standing["key-value cache"] == real.pool.num_blocks * real.pool.block_bytes
     sampling = next(moment for moment in memory.moments() if moment.name == "decode step").device["sampling"]
     workspace = real._device.library.handle.acu_sample_bytes(rows, config.vocab_size)
@@ -170,6 +172,8 @@ def test_the_constants_of_the_cuda_kernels_are_those_of_their_sources(repo_root)
     layout = (sources / "layout.h").read_text()
     tile, tiles = (int(re.search(rf"constexpr int {name} = (\d+);", layout)[1]) for name in ("TILE", "TILES_PER_CHUNK"))
     assert tile * tiles == POSITIONS_OF_SPLIT
+    products = (sources / "byte_products.h").read_text()
+    assert int(re.search(r"constexpr int BYTE_SLICE = (\d+);", products)[1]) == INT8_ROW_UNIT
 
 
 def test_a_limit_of_the_keys_and_values_holds():

@@ -8,7 +8,7 @@ from typing import Any
 
 from alignment.ops.native.bindings import AcConfig, AcSampling
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 """ACU_ABI_VERSION of the header these bindings were written for."""
 
 _NO_MEMORY = -2
