@@ -117,7 +117,7 @@ def test_a_bias_that_the_layout_cannot_hold_is_refused(run, tmp_path, tokenizer)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_model_that_averages_is_refused_as_others_would_read_its_last_token(tmp_path, tokenizer):
+def test_a_model_that_averages_is_refused_as_others_would_read_its_last_token(run, tmp_path, tokenizer):
     save_reward(tmp_path / "reward", tokenizer, score_form="average")
     with pytest.raises(UserError, match="trained with loss_type=average.*exported scores would be wrong"):
         export.export_model(tmp_path / "reward", tmp_path / "out", dtype="float32")
