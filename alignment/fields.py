@@ -49,6 +49,8 @@ class Constraint:
     """Other ways to write a value, mapped to that value."""
     separator: str = r"[,\s]+"
     """Regular expression between the items of a list written as text."""
+    keeps_repeats: bool = False
+    """Whether a list keeps equal items (False: only the first)."""
     path: str | None = None
     """The kind of path in the value, a key of ``paths.RESOLVERS`` (None: the value is not a path)."""
     advice: Mapping[str, str] | None = None

@@ -65,8 +65,8 @@ def _coerce_list(raw: Any, item_hint: Any, constraint: Constraint) -> tuple[Any,
     if isinstance(raw, str):
         raw = [part for part in re.split(constraint.separator, raw.strip()) if part]
     items = raw if isinstance(raw, list) else [raw]
-    values = (_check_range(_coerce_one(_respell(item, constraint), item_hint), constraint) for item in items)
-    return tuple(dict.fromkeys(values))
+    values = [_check_range(_coerce_one(_respell(item, constraint), item_hint), constraint) for item in items]
+    return tuple(values if constraint.keeps_repeats else dict.fromkeys(values))
 
 
 def _respell(raw: Any, constraint: Constraint) -> Any:

@@ -13,7 +13,9 @@ from alignment.algorithms.preference.dpo import DPOHyperparameters, dpo_loss
 def loss_of(logps, reference, *, mask=None, tokens=1, **options):
     fields = {"reference": reference, "response_mask": paddle.ones([logps.shape[0], 1]) if mask is None else mask}
     counts = PairCounts(pairs=logps.shape[0] // 2, chosen_tokens=tokens)
-    return dpo_loss(logps, fields=fields, hyperparameters=DPOHyperparameters(**options), denominator=counts)
+    names = options.pop("loss_type", "sigmoid").split()
+    hyperparameters = DPOHyperparameters(loss_type=tuple(names), **options)
+    return dpo_loss(logps, fields=fields, hyperparameters=hyperparameters, denominator=counts)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +48,23 @@ def test_trl(trl, precision, nearly, key, options):
     nearly(loss.value, record["outputs"]["loss"])
     # TRL was given zeros as padding and differentiated by them too.
     nearly(x["logp"].grad, x["mask"] * precision.tensor(record["outputs"]["grad_logp"]))
+
+
+def test_several_losses_of_trl_are_added_with_their_weights(trl, precision, nearly):
+    """TRL's loss_type=[sigmoid, ipo, sft] with loss_weights: whole answers, per token, and the tokens of a batch."""
+    parts = {"sigmoid": 0.8, "ipo": 0.2, "sft": 1.5}
+    records = [trl[f"dpo_{name}(beta=0.1, label_smoothing=0.0)"] for name in parts]
+    x = {name: precision.tensor(values, grad=name == "logp") for name, values in records[0]["inputs"].items()}
+    answers = [(x[name] * x["mask"]).sum(axis=-1) for name in ("logp", "ref_logp")]
+    options = {"loss_type": " ".join(parts), "loss_weights": tuple(parts.values())}
+    loss = loss_of(*answers, mask=x["mask"], tokens=float(x["mask"][:4].sum()), **options)
+    loss.value.backward()
+    outputs = [record["outputs"] for record in records]
+    nearly(loss.value, sum(w * out["loss"] for w, out in zip(parts.values(), outputs, strict=True)))
+    gradient = sum(w * np.array(out["grad_logp"]) for w, out in zip(parts.values(), outputs, strict=True))
+    nearly(x["logp"].grad, gradient * np.array(records[0]["inputs"]["mask"]))
+    for name, out in zip(parts, outputs, strict=True):
+        nearly(loss.metrics[f"dpo/loss/{name}"].value, out["loss"])
 
 
 @pytest.mark.parametrize(

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from paddle import Tensor
 
-from alignment.algorithms.preference.answers import PairCounts, Pairs, by_side, reward_metrics, side_metrics
-from alignment.algorithms.preference.losses import LOSSES, LossType, readers
+from alignment.algorithms.preference.answers import PairCounts, by_side, reward_metrics, side_metrics
+from alignment.algorithms.preference.combined import check_losses, check_reference, combined_loss, reads_reference
+from alignment.algorithms.preference.losses import LossType, readers
 from alignment.algorithms.preference.spec import PreferenceAlgorithm
-from alignment.fields import Case, argument, refused, unless
+from alignment.fields import Case, argument, refused
 from alignment.metrics import Metric
 from alignment.records import Loss
 
 
 def _unless_read(hyperparameter: str) -> Case:
-    return unless("loss_type", *readers(hyperparameter))
+    """Return the case that no loss of the run reads ``hyperparameter``."""
+    names = readers(hyperparameter)
+    when = f"loss_type has none of {', '.join(names)}" if len(names) > 1 else f"loss_type is not {names[0]}"
+    return Case(lambda value, s: value is not None and not set(names) & set(s.values["loss_type"]), when, when)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +29,10 @@ class DPOHyperparameters:
 
     beta: float = argument(0.1, above=0)
     """Scale of the implicit rewards; a larger value keeps the policy closer to the reference model."""
-    loss_type: LossType = "sigmoid"
-    """The loss of a pair; sigmoid is that of DPO. docs/how-to/preferences.md lists all with their papers."""
+    loss_type: tuple[LossType, ...] = argument(("sigmoid",), keeps_repeats=True)
+    """The loss of a pair, or several; sigmoid is that of DPO. docs/how-to/preferences.md lists all with their papers."""
+    loss_weights: tuple[float, ...] | None = argument(None, above=0, keeps_repeats=True)
+    """Weight of each loss of loss_type; needed if there are several."""
     label_smoothing: float = argument(0.0, minimum=0, below=0.5, inert_when=_unless_read("label_smoothing"))
     """Share of pairs whose labels are assumed to be wrong (with sigmoid: cDPO)."""
     simpo_gamma: float = argument(0.5, inert_when=_unless_read("simpo_gamma"))
@@ -56,47 +61,24 @@ class DPOHyperparameters:
     """Leave the end token out of the loss."""
 
 
-def needs_reference(hyperparameters: DPOHyperparameters) -> bool:
-    """Tell whether the loss reads the reference's log-probs."""
-    return not hyperparameters.reference_free and LOSSES[hyperparameters.loss_type].needs_reference
-
-
-def check_losses(v: Any) -> Iterator[str]:
-    """Check (see ``arguments.parser.Check``) that the loss can use what is given."""
-    if v.loss_type == "exo_pair" and v.label_smoothing == 0:
-        yield "loss_type=exo_pair needs label_smoothing above 0 (for example 0.001): it takes its logarithm"
-
-
-def check_reference(v: Any) -> Iterator[str]:
-    """Check that nothing is said of a reference that no loss reads."""
-    if LOSSES[v.loss_type].needs_reference:
-        return
-    for key in ("ref_model_name_or_path", "precompute_ref_logprobs"):
-        if getattr(v, key):
-            yield f"{key}={getattr(v, key)} is refused: loss_type={v.loss_type} reads no reference; leave the key out"
-
-
 def dpo_loss(
     logps: Tensor, *, fields: Mapping[str, Tensor], hyperparameters: DPOHyperparameters, denominator: PairCounts
 ) -> Loss:
     """Return the loss on ``logps`` [2n], the log-probs of whole answers, preferred ones first.
 
     ``fields``: ``reference`` [2n], those of the reference model if it is needed, and ``response_mask`` [2n, R].
-    Metrics: ``dpo/loss``, ``dpo/sft_loss`` (if it has a weight), ``rewards/`` (beta times the gain over the reference)
+    Metrics: ``dpo/loss`` (of several losses also ``dpo/loss/NAME``), ``dpo/sft_loss`` (if it has a weight), ``rewards/`` (beta times the gain over the reference)
     and ``logps/``.
     """
-    loss = LOSSES[hyperparameters.loss_type]
-    gains = logps - fields["reference"] if needs_reference(hyperparameters) else logps
-    read, is_per_token = logps, hyperparameters.average_logps
-    if loss.is_per_token if is_per_token is None else is_per_token:
-        lengths = fields["response_mask"].sum(axis=-1)
-        read, gains = logps / lengths, gains / lengths
-    pairs = Pairs(logps=by_side(read), gains=by_side(gains), chosen_sums=by_side(logps).chosen, counts=denominator)
-    preference = loss(pairs, hyperparameters).sum() / denominator.pairs
-    value = hyperparameters.pref_loss_ratio * preference
+    gains = logps - fields["reference"] if reads_reference(hyperparameters) else logps
+    lengths = fields["response_mask"].sum(axis=-1)
+    combined = combined_loss(logps, gains, lengths=lengths, hyperparameters=hyperparameters, counts=denominator)
+    value = hyperparameters.pref_loss_ratio * combined.value
+    parts = combined.parts if len(combined.parts) > 1 else {}
     metrics = {
-        "dpo/loss": Metric(preference.detach()),
-        **reward_metrics(hyperparameters.beta * gains, pairs=denominator.pairs),
+        "dpo/loss": Metric(combined.value.detach()),
+        **{f"dpo/loss/{name}": Metric(part.detach()) for name, part in parts.items()},
+        **reward_metrics(hyperparameters.beta * combined.gains, pairs=denominator.pairs),
         **side_metrics("logps", logps, pairs=denominator.pairs),
     }
     if hyperparameters.sft_loss_ratio:
@@ -109,6 +91,6 @@ def dpo_loss(
 DPO = PreferenceAlgorithm(
     hyperparameters=DPOHyperparameters,
     loss=dpo_loss,
-    needs_reference=needs_reference,
+    needs_reference=reads_reference,
     checks=(check_losses, check_reference),
 )

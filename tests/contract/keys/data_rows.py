@@ -103,15 +103,23 @@ def _other_value(key: DeclaredArgument) -> Any:
     """Return a value that is not the default."""
     if key.hint is float:
         return 0.25
-    words = get_args(key.hint) if get_origin(key.hint) is Literal else (True, False)
-    return next(word for word in words if word != key.default)
+    if key.hint == tuple[float, ...] | None:
+        return (0.25,)
+    if get_origin(key.hint) is tuple:
+        return (next(word for word in _words(key) if word not in key.default),)
+    return next(word for word in _words(key) or (True, False) if word != key.default)
+
+
+def _words(key: DeclaredArgument) -> tuple[Any, ...]:
+    hint = get_args(key.hint)[0] if get_origin(key.hint) is tuple else key.hint
+    return get_args(hint) if get_origin(hint) is Literal else ()
 
 
 def _loss_that_reads(key: DeclaredArgument, keys: Sequence[DeclaredArgument]) -> dict[str, Any]:
     """Return the keys of a loss in which ``key`` has an effect; none if it has by default."""
     defaults = {other.name: other.default for other in keys}
-    losses = get_args(next((other.hint for other in keys if other.name == "loss_type"), None))
-    for chosen in ({}, *({"loss_type": loss} for loss in losses)):
+    losses = next((_words(other) for other in keys if other.name == "loss_type"), ())
+    for chosen in ({}, *({"loss_type": (loss,)} for loss in losses)):
         situation = Situation("cpu", 1, {**defaults, **chosen})
         if not any(case.holds(_other_value(key), situation) for case in key.constraint.inert_when):
             return chosen

@@ -134,7 +134,8 @@ def test_the_run_of_an_algorithm_without_critic_has_none(parsed, monkeypatch):
     [
         ("sft", {}, ["policy"]),
         ("rm", {"objective": "cost"}, ["reward"]),
-        ("dpo", {"loss_type": "ipo"}, ["policy"]),
+        ("dpo", {"loss_type": ("exo_pair", "sft"), "loss_weights": (1.0, 0.5), "label_smoothing": 0.1}, ["policy"]),
+        ("dpo", {"loss_type": ("simpo",)}, ["policy"]),
         ("dpo", {"ref_model_name_or_path": "reward"}, ["policy", "reference"]),
         ("dpo", {"reference_free": True}, ["policy"]),
     ],

@@ -204,11 +204,22 @@ def test_a_reference_with_other_tokens_is_refused(folder):
     ("keys", "says"),
     [
         ({"loss_type": "sigmiod"}, "loss_type: expected one of 'sigmoid', .*, got 'sigmiod'; did you mean 'sigmoid'"),
+        (
+            {"loss_type": ["sigmoid", "sft"]},
+            "loss_type=sigmoid sft needs a weight for each loss, for example loss_weights=1.0 1.0",
+        ),
+        (
+            {"loss_type": ["sigmoid", "sft"], "loss_weights": [1, 1, 2]},
+            "loss_weights=1.0 1.0 2.0 must have one weight for each loss of loss_type=sigmoid sft",
+        ),
+        ({"loss_type": ["ipo", "ipo"], "loss_weights": [1, 1]}, "loss_type=ipo ipo must name one loss, or several dif"),
+        ({"loss_type": []}, "loss_type= must name one loss"),
+        ({"loss_weights": [0]}, "loss_weights: expected a value > 0, got 0"),
         ({"loss_type": "robust", "label_smoothing": 0.5}, "label_smoothing: expected a value >= 0 and < 0.5, got 0.5"),
         ({"loss_type": "exo_pair"}, "loss_type=exo_pair needs label_smoothing above 0"),
         (
             {"loss_type": "simpo", "precompute_ref_logprobs": True},
-            "^1 invalid.*\n  precompute_ref_logprobs=True is ref",
+            "^1 invalid.*\n  precompute_ref_logprobs=true is ref",
         ),
         (
             {"loss_type": "orpo", "ref_model_name_or_path": "{reference}"},
@@ -259,7 +270,7 @@ def test_the_dpo_file_of_paddlenlp_is_understood_up_to_packing(tmp_path):
         (tmp_path / "data" / name).write_text("{}")
     path.write_text(json.dumps(PADDLENLP_DPO))
     parsed = TRAINERS["dpo"].parse([str(path)])
-    assert (parsed.loss.beta, parsed.loss.loss_type, parsed.data.max_length) == (0.1, "sigmoid", 4096)
+    assert (parsed.loss.beta, parsed.loss.loss_type, parsed.data.max_length) == (0.1, ("sigmoid",), 4096)
     assert parsed.offline.train_datasets == f"jsonl:1.0:{tmp_path}/data/train.jsonl"
     path.write_text(json.dumps({**PADDLENLP_DPO, "flash_mask": True}))
     with pytest.raises(ArgumentError, match=r"^1 invalid argument\(s\):\n  flash_mask"):

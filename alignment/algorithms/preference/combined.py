@@ -1,0 +1,85 @@
+"""The weighted sum of the preference losses of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from paddle import Tensor
+
+from alignment.algorithms.preference.answers import PairCounts, Pairs, by_side
+from alignment.algorithms.preference.losses import LOSSES
+from alignment.fields import show_value
+
+
+class Combined(NamedTuple):
+    """The losses of a micro-batch, divided by the number of pairs of the update."""
+
+    value: Tensor
+    """Their weighted sum."""
+    parts: dict[str, Tensor]
+    """Each by its name, without its weight."""
+    gains: Tensor
+    """[2n], what the log-probs gained over the reference: of whole answers, or per token if the first loss reads that."""
+
+
+def combined_loss(
+    logps: Tensor, gains: Tensor, *, lengths: Tensor, hyperparameters: Any, counts: PairCounts
+) -> Combined:
+    """Return the losses named by ``hyperparameters`` on ``logps`` [2n] of whole answers, preferred ones first.
+
+    ``gains`` [2n] are what they gained over the reference, ``lengths`` [2n] the tokens of the answers.
+    """
+    weights, parts, read = weights_of(hyperparameters), {}, {}
+    for name in weights:
+        length = lengths if reads_tokens(name, hyperparameters) else 1
+        read[name] = gains / length
+        pairs = Pairs(
+            logps=by_side(logps / length), gains=by_side(read[name]), chosen_sums=by_side(logps).chosen, counts=counts
+        )
+        parts[name] = LOSSES[name](pairs, hyperparameters).sum() / counts.pairs
+    value = sum(weight * parts[name] for name, weight in weights.items())
+    return Combined(value, parts, read[next(iter(weights))])
+
+
+def weights_of(hyperparameters: Any) -> dict[str, float]:
+    """Return the weight of each loss, in order."""
+    weights = (1.0,) if hyperparameters.loss_weights is None else hyperparameters.loss_weights
+    return dict(zip(hyperparameters.loss_type, weights, strict=True))
+
+
+def reads_tokens(loss: str, hyperparameters: Any) -> bool:
+    """Tell whether ``loss`` compares log-probs per token."""
+    asked = hyperparameters.average_logps
+    return LOSSES[loss].is_per_token if asked is None else asked
+
+
+def reads_reference(hyperparameters: Any) -> bool:
+    """Tell whether a loss reads the reference's log-probs."""
+    return not hyperparameters.reference_free and any(
+        LOSSES[name].needs_reference for name in hyperparameters.loss_type
+    )
+
+
+def check_losses(v: Any) -> Iterator[str]:
+    """Check (see ``arguments.parser.Check``) that every loss is named once, and has what it needs."""
+    names, weights = v.loss_type, v.loss_weights
+    said = f"loss_type={show_value(names)}"
+    if len(set(names)) < max(1, len(names)):
+        yield f"{said} must name one loss, or several different ones"
+    elif weights is None and len(names) > 1:
+        yield f"{said} needs a weight for each loss, for example loss_weights={show_value((1.0,) * len(names))}"
+    elif weights is not None and len(weights) != len(names):
+        yield f"loss_weights={show_value(weights)} must have one weight for each loss of {said}"
+    if "exo_pair" in names and v.label_smoothing == 0:
+        yield "loss_type=exo_pair needs label_smoothing above 0 (for example 0.001): it takes its logarithm"
+
+
+def check_reference(v: Any) -> Iterator[str]:
+    """Check that nothing is said of a reference that no loss reads."""
+    if any(LOSSES[name].needs_reference for name in v.loss_type):
+        return
+    for key in ("ref_model_name_or_path", "precompute_ref_logprobs"):
+        if getattr(v, key):
+            given = f"{key}={show_value(getattr(v, key))}"
+            yield f"{given} is refused: loss_type={show_value(v.loss_type)} reads no reference; leave the key out"
