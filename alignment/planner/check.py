@@ -43,8 +43,8 @@ gradient_accumulation_steps recompute recompute_granularity critic_recompute cri
 top_p top_k repetition_penalty rl_algorithm kl_coeff kl_loss_coeff entropy_coeff use_native_ops use_fusemt
 rollout_weight_type rollout_kv_type rollout_kv_memory tensor_parallel_degree pipeline_parallel_degree
 virtual_pp_degree sharding sharding_parallel_degree sequence_parallel eval_mode rollout_tensor_parallel_degree
-offload_level seed objective loss_type loss_weights label_smoothing score_bias normalize_score_during_training normalizer_type reference_free
-precompute_ref_logprobs
+offload_level seed objective loss_type loss_weights label_smoothing score_bias
+normalize_score_during_training normalizer_type reference_free precompute_ref_logprobs
 """
 """Arguments that affect memory; the check sets all others itself."""
 

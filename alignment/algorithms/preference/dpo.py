@@ -30,7 +30,7 @@ class DPOHyperparameters:
     beta: float = argument(0.1, above=0)
     """Scale of the implicit rewards; a larger value keeps the policy closer to the reference model."""
     loss_type: tuple[LossType, ...] = argument(("sigmoid",), keeps_repeats=True)
-    """The loss of a pair, or several; sigmoid is that of DPO. docs/how-to/preferences.md lists all with their papers."""
+    """The loss of a pair, or several losses; sigmoid is that of DPO. docs/how-to/preferences.md lists all."""
     loss_weights: tuple[float, ...] | None = argument(None, above=0, keeps_repeats=True)
     """Weight of each loss of loss_type; needed if there are several."""
     label_smoothing: float = argument(0.0, minimum=0, below=0.5, inert_when=_unless_read("label_smoothing"))
@@ -67,8 +67,8 @@ def dpo_loss(
     """Return the loss on ``logps`` [2n], the log-probs of whole answers, preferred ones first.
 
     ``fields``: ``reference`` [2n], those of the reference model if it is needed, and ``response_mask`` [2n, R].
-    Metrics: ``dpo/loss`` (of several losses also ``dpo/loss/NAME``), ``dpo/sft_loss`` (if it has a weight), ``rewards/`` (beta times the gain over the reference)
-    and ``logps/``.
+    Metrics: ``dpo/loss`` (of several losses also ``dpo/loss/NAME``), ``dpo/sft_loss`` (if it has a weight),
+    ``rewards/`` (beta times the gain over the reference) and ``logps/``.
     """
     gains = logps - fields["reference"] if reads_reference(hyperparameters) else logps
     lengths = fields["response_mask"].sum(axis=-1)

@@ -15,6 +15,7 @@ WORDS = {
     "phase": "update",
     "group": "tensor",
     "objective": "kto",
+    "loss": "sppo_hard",
 }
 
 
