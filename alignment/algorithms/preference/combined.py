@@ -20,7 +20,7 @@ class Combined(NamedTuple):
     parts: dict[str, Tensor]
     """Each by its name, without its weight."""
     gains: Tensor
-    """[2n], what the log-probs gained over the reference, as the first loss reads them: of whole answers or per token."""
+    """[2n], what the log-probs gained over the reference, in whole or per token as the first loss reads it."""
 
 
 def combined_loss(
