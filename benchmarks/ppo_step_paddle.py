@@ -31,6 +31,7 @@ from alignment.loops.updates import OnPolicyUpdater, UpdatePlan  # noqa: E402
 from alignment.models.folders.hub import load_causal_lm, load_score_model  # noqa: E402
 from alignment.ops.native.library import load_core  # noqa: E402
 from alignment.parallel.initialise import initialise  # noqa: E402
+from alignment.parallel.micro_batches import MicroBatches  # noqa: E402
 from alignment.records import Experience, Rollout  # noqa: E402
 from alignment.rollout.collector import Collector  # noqa: E402
 from alignment.rollout.experience import estimate_experience  # noqa: E402
@@ -200,7 +201,7 @@ class PaddleSide:
     def _updater(self) -> OnPolicyUpdater:
         plan = UpdatePlan(
             rows_per_update=self.work.num_prompts,
-            rows_per_batch=self.work.rows_per_batch,
+            micro_batches=MicroBatches(rows=self.work.rows_per_batch),
             num_epochs=self.parsed.on_policy.update_iters,
             seed=self.work.seed,
             temperature=self.parsed.generation.temperature,

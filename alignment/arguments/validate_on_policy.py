@@ -42,6 +42,15 @@ def _near(value: int) -> list[int]:
     return sorted(range(low, min(2 * value, value + 256) + 1), key=lambda other: (abs(other - value), other))
 
 
+def check_token_budget(v: Values) -> Iterator[str]:
+    """Check that the longest row fits a micro-batch; responses are not known beforehand."""
+    if v.packing_samples and v.max_tokens_per_batch is not None and v.max_tokens_per_batch < v.max_length:
+        yield (
+            f"max_tokens_per_batch={v.max_tokens_per_batch} is below max_length={v.max_length}: a prompt with its "
+            "response may have as many tokens, and a row is never split. Give max_length or more, or lower max_length"
+        )
+
+
 def check_response_lengths(v: Values) -> Iterator[str]:
     """Check that prompt and response together fit the limit."""
     if v.max_dec_len is None:
@@ -115,6 +124,7 @@ def check_sampling(v: Values) -> Iterator[str]:
 
 CHECKS: tuple[Check, ...] = (
     check_batches,
+    check_token_budget,
     check_response_lengths,
     check_minimum_response,
     check_reward_source,

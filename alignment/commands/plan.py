@@ -223,7 +223,7 @@ def _print_what_helps(job: Job, options: argparse.Namespace) -> None:
     ways = {
         'offload_level "freeze_model optimizer train_model"': not {"optimizer", "train_model"} <= job.offloaded,
         "recompute": not job.recompute,
-        "a smaller per_device_train_batch_size": job.rows_per_batch > 1,
+        f"a smaller {_batch_key(job)}": job.rows_per_batch > 1,
         "a smaller max_length": True,
         "a smaller per_device_rollout_batch_size (if the cache of keys and values is large)": job.generates,
     }
@@ -231,6 +231,11 @@ def _print_what_helps(job: Job, options: argparse.Namespace) -> None:
         f"no layout of {options.gpus} devices fits in {options.memory_gib:g} GiB. What helps: "
         f"{', '.join(['more devices', *(way for way, is_open in ways.items() if is_open)])}"
     )
+
+
+def _batch_key(job: Job) -> str:
+    """Return the key that bounds a micro-batch."""
+    return "per_device_train_batch_size" if job.max_tokens is None else "max_tokens_per_batch"
 
 
 def _print_layouts(found: Sequence[Candidate], machine: Machine, options: argparse.Namespace) -> None:

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from alignment.data.encoded.store import count_tokens
 from alignment.loops.session import Session
 from alignment.metrics import merge_metrics
+from alignment.parallel.micro_batches import MicroBatches
 from alignment.parallel.runner import Objective
 from alignment.records import TokenBatch
 from alignment.training.learner import Learner
@@ -33,7 +35,7 @@ class SupervisedLoop:
 
     samples: Iterator[tuple[list[dict[str, Any]], bool]]
     """(samples of one update, whether they end an epoch)."""
-    samples_per_batch: int
+    micro_batches: MicroBatches
     task: SupervisedTask
     learner: Learner
     session: Session
@@ -41,8 +43,8 @@ class SupervisedLoop:
     def run(self) -> None:
         """Train until the session's last update."""
         for samples, epoch_ended in self.samples:
-            size = self.samples_per_batch
-            batches = [self.task.make_batch(samples[i : i + size]) for i in range(0, len(samples), size)]
+            groups = self.micro_batches.divide([*map(count_tokens, samples)])
+            batches = [self.task.make_batch([samples[i] for i in group]) for group in groups]
             if self.task.prepare is not None:
                 with self.session.stage("reference"):
                     self.task.prepare(batches)

@@ -11,6 +11,7 @@ import numpy as np
 
 from alignment.algorithms.on_policy.spec import OnPolicyAlgorithm
 from alignment.metrics import Metric, average_metrics, merge_metrics
+from alignment.parallel.micro_batches import MicroBatches
 from alignment.parallel.runner import Objective
 from alignment.records import Experience, TokenBatch
 from alignment.rollout.experience import learning_fields
@@ -24,7 +25,7 @@ class UpdatePlan:
     """How a rollout's rows (responses) are divided into updates."""
 
     rows_per_update: int
-    rows_per_batch: int
+    micro_batches: MicroBatches
     num_epochs: int
     """Passes over one rollout (``update_iters``)."""
     seed: int
@@ -48,14 +49,14 @@ class OnPolicyUpdater:
 
     def update(self, experience: Experience, *, limit: int) -> tuple[dict[str, Metric], int]:
         """Make at most ``limit`` updates; return (metrics averaged over them, their number)."""
-        fields = learning_fields(experience)
+        fields, rollout = learning_fields(experience), experience.rollout
+        sizes = rollout.prompt_lengths + rollout.response_lengths
         reports: list[dict[str, Metric]] = []
-        for rows in self._minibatches(experience.rollout.num_rows):
+        for rows in self._minibatches(rollout.num_rows):
             if len(reports) == limit:
                 break
-            batches = [
-                token_batch(experience.rollout, piece, fields) for piece in split_rows(rows, self.plan.rows_per_batch)
-            ]
+            groups = self.plan.micro_batches.divide(sizes[rows])
+            batches = [token_batch(rollout, rows[group], fields) for group in groups]
             report = self._apply(batches, fields["response_mask"][rows])
             if report:
                 reports.append(report)

@@ -53,6 +53,8 @@ LAYOUT_KEYS = (
     "rollout_tensor_parallel_degree",
     "offload_level",
 )
+PACKING_KEYS = ("packing_samples", "max_tokens_per_batch")
+"""Keys that, like those of a layout, must not change the numbers."""
 
 
 def make_models(folder: Path, shape: Mapping[str, Any] = SMALL_MODEL) -> None:
@@ -79,7 +81,7 @@ def write_arguments(folder: Path, trainer: str, output: str, changes: Mapping[st
 
 def as_one_process(changes: Mapping[str, Any], *, batch_ranks: int, trainer: str) -> dict[str, Any]:
     """Return the changes that make one process do the work of ``batch_ranks`` processes with different rows."""
-    kept = {key: value for key, value in changes.items() if key not in LAYOUT_KEYS}
+    kept = {key: value for key, value in changes.items() if key not in (*LAYOUT_KEYS, *PACKING_KEYS)}
     merged = {**COMMON, **TRAINERS[trainer].small_run, **kept}
     kept["gradient_accumulation_steps"] = merged["gradient_accumulation_steps"] * batch_ranks
     if "per_device_prompt_batch_size" in merged:

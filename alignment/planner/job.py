@@ -10,6 +10,7 @@ from pathlib import Path
 from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.layout import Layout, rollout_layout
 from alignment.arguments.keys.critic import CriticArguments
+from alignment.arguments.keys.training import TrainingArguments
 from alignment.arguments.parsed import Parsed
 from alignment.errors import ArgumentError
 from alignment.models.config import CONFIG_FILE, read_config
@@ -48,6 +49,8 @@ class Job:
     """Rows per forward pass of the reward model."""
     micro_batches: int
     """Micro-batches per update."""
+    max_tokens: int | None = None
+    """The most tokens of a training micro-batch, if rows are packed."""
     iteration_rows: int
     """Responses per iteration."""
     update_iters: int = 1
@@ -125,6 +128,7 @@ def read_job(parsed: Parsed, *, device: str) -> Job:
     """Return the job of an on-policy run; only config.json of each model is read. ArgumentError if one is missing."""
     on_policy, training, data, parallel = parsed.on_policy, parsed.training, parsed.data, parsed.parallel
     source, micro = parsed.reward_source, training.per_device_train_batch_size
+    rows, micro_batches = planned_batches(training, data.max_length)
     reward = source.reward_model_name_or_path
     response = min(parsed.generation.max_dec_len or data.max_length - 1, data.max_length - 1)
     # The same as in alignment.runs.on_policy.prompts.RowPlan, which needs Paddle.
@@ -142,11 +146,12 @@ def read_job(parsed: Parsed, *, device: str) -> Job:
         half=training.weight_dtype(device) == "bfloat16",
         length=data.max_length,
         response=response,
-        rows_per_batch=micro,
+        rows_per_batch=rows,
         logprob_rows=_positive_or(on_policy.per_device_logprob_batch_size, micro),
         value_rows=_positive_or(keys.per_device_value_batch_size, micro),
         reward_rows=_positive_or(source.per_device_reward_batch_size, micro),
-        micro_batches=training.gradient_accumulation_steps,
+        micro_batches=micro_batches,
+        max_tokens=training.token_budget(data.max_length),
         iteration_rows=iteration,
         update_iters=on_policy.update_iters,
         side_by_side=on_policy.per_device_rollout_batch_size,
@@ -165,6 +170,19 @@ def read_job(parsed: Parsed, *, device: str) -> Job:
         rollout_kv_type=on_policy.rollout_kv_type or training.weight_dtype(device),
         rollout_kv_memory=on_policy.rollout_kv_memory,
     )
+
+
+def planned_batches(training: TrainingArguments, length: int) -> tuple[int, int]:
+    """Return (rows per micro-batch, micro-batches per update) of one process for rows of ``length`` tokens.
+
+    A token budget is rounded up to whole rows.
+    """
+    rows, steps = training.per_device_train_batch_size, training.gradient_accumulation_steps
+    budget = training.token_budget(length)
+    if budget is None:
+        return rows, steps
+    fitting = min(-(-budget // length), rows * steps)
+    return fitting, -(-rows * steps // fitting)
 
 
 def _positive_or(value: int, default: int) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 from alignment.architecture.decoder_config import DecoderConfig
 from alignment.arguments.parsed import Parsed
 from alignment.models.config import CONFIG_FILE
-from alignment.planner.job import LANGUAGE_MODELS, Job, read_shape
+from alignment.planner.job import LANGUAGE_MODELS, Job, planned_batches, read_shape
 from alignment.runs.offline.objective import OfflineObjective
 from alignment.trainers.objectives import objective_of
 
@@ -22,7 +22,8 @@ def read_offline_job(trainer: str, parsed: Parsed, *, device: str) -> Job:
     before training of ``precompute_ref_logprobs`` are not included.
     """
     objective, training, length = objective_of(trainer, parsed), parsed.training, parsed.data.max_length
-    rows = training.per_device_train_batch_size * objective.rows_per_sample
+    samples, micro_batches = planned_batches(training, length * objective.rows_per_sample)
+    rows = samples * objective.rows_per_sample
     shape = _starting_shape(parsed, objective)
     is_language_model = objective.model.name in LANGUAGE_MODELS
     compares = _keeps_reference(parsed, objective)
@@ -41,8 +42,9 @@ def read_offline_job(trainer: str, parsed: Parsed, *, device: str) -> Job:
         logprob_rows=rows,
         value_rows=rows,
         reward_rows=rows,
-        micro_batches=training.gradient_accumulation_steps,
-        iteration_rows=rows * training.gradient_accumulation_steps,
+        micro_batches=micro_batches,
+        max_tokens=training.token_budget(length * objective.rows_per_sample),
+        iteration_rows=rows * micro_batches,
         recompute=training.recompute_granularity if training.recompute else "",
         offloaded=parsed.parallel.offloaded,
         native=training.use_native_ops and device == "cpu",

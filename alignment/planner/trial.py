@@ -18,6 +18,7 @@ from paddle.base import core
 from alignment.arguments.parsed import Parsed
 from alignment.data.loader import BatchLoader
 from alignment.device.memory import HostGauge, MemoryWatch
+from alignment.planner.job import planned_batches
 from alignment.runs.launch import open_launch
 from alignment.runs.offline.pairs import COST_PAIRS, SIDES
 from alignment.runs.offline.train import build_run
@@ -93,10 +94,15 @@ def run_offline_trial(path: str, trainer: str) -> dict[str, Peak]:
     """Do the same as ``run_trial`` with the offline ``trainer``; an iteration is an update."""
     _return_freed_memory()
     parsed = TRAINERS[trainer].parse([path])
+    objective = objective_of(trainer, parsed)
+    # The rows below have the fields of every objective, which a token budget would count.
+    rows, steps = planned_batches(parsed.training, parsed.data.max_length * objective.rows_per_sample)
+    batches = {"per_device_train_batch_size": rows, "gradient_accumulation_steps": steps, "packing_samples": False}
+    parsed = parsed.replace("training", **batches)
     recorder = PhaseRecorder()
     with open_launch(parsed, host="a check of the plan") as launch:
         samples = _full_samples(parsed, batch_ranks=launch.topology.layout.batch)
-        build_run(launch, objective_of(trainer, parsed), lambda tokenizer: (samples, None)).train(memory=recorder)
+        build_run(launch, objective, lambda tokenizer: (samples, None)).train(memory=recorder)
     return recorder.last
 
 

@@ -17,6 +17,7 @@ from alignment.errors import DataError
 from alignment.loops.cadence import Cadence, Cadences
 from alignment.loops.session import BestModel, Counters, Hooks, Session
 from alignment.parallel.build_runner import build_runner
+from alignment.parallel.micro_batches import MicroBatches
 from alignment.runs.launch import Launch
 from alignment.runs.placed import shard_model
 from alignment.runs.resume import remove_replaced
@@ -91,6 +92,11 @@ def build_learner(launch: Launch, name: str, model: Any, training: TrainingArgum
     offloaded = launch.parsed.parallel.offloaded
     learner.offload(model="train_model" in offloaded, optimizer="optimizer" in offloaded)
     return learner
+
+
+def divide_updates(training: TrainingArguments, max_tokens: int | None, *, ranks: int) -> MicroBatches:
+    """Return how updates are divided into micro-batches over ``ranks`` processes with different rows."""
+    return MicroBatches(rows=training.per_device_train_batch_size, max_tokens=max_tokens, ranks=ranks)
 
 
 def build_cadences(training: TrainingArguments) -> Cadences:

@@ -7,14 +7,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from alignment.data.encoded.store import count_tokens
 from alignment.data.loader import BatchLoader
 from alignment.device.memory import MemoryWatch
 from alignment.loops.evaluation import Evaluation
 from alignment.loops.session import Counters, Hooks
 from alignment.loops.supervised import SupervisedLoop, SupervisedTask
 from alignment.models.tokenizer.tokenizer import Tokenizer
+from alignment.parallel.micro_batches import MicroBatches
 from alignment.parallel.runner import ModelRunner
-from alignment.runs.assembly import Horizon, build_best, build_learner, build_session, loader_part, stream_batches
+from alignment.runs.assembly import (
+    Horizon,
+    build_best,
+    build_learner,
+    build_session,
+    divide_updates,
+    loader_part,
+    stream_batches,
+)
 from alignment.runs.finish import finish_run
 from alignment.runs.launch import Launch
 from alignment.runs.placed import model_writer, scoring_runner
@@ -35,6 +45,8 @@ class DatasetRun:
     tokenizer: Tokenizer
     dataset: Sequence[Any]
     """Encoded samples; a ``TokenizedDataset`` if they come from files."""
+    rows_per_sample: int = 1
+    """Rows of the model's input per sample: 2 for a pair."""
     task: SupervisedTask
     make_evaluation: Callable[[ModelRunner], Callable[[], Evaluation]] | None
     """Makes the evaluation from the trained model's runner; None without evaluation data."""
@@ -50,15 +62,15 @@ class DatasetRun:
     def train(self, *, memory: MemoryWatch | None = None) -> None:
         """Train (or only evaluate), export and report; ``memory`` replaces the default memory watch."""
         training = self.launch.parsed.training
-        batch_ranks = self.launch.topology.layout.batch
-        samples_per_update = training.per_device_train_batch_size * training.gradient_accumulation_steps * batch_ranks
+        samples_per_rank = training.per_device_train_batch_size * training.gradient_accumulation_steps
         loader = BatchLoader(
             self.dataset,
-            batch_size=samples_per_update,
+            batch_size=samples_per_rank * self.launch.topology.layout.batch,
             seed=training.seed if training.data_seed is None else training.data_seed,
             shuffle=self.launch.parsed.data.dataloader_shuffle,
             drop_last=self.launch.parsed.data.dataloader_drop_last,
         )
+        micro_batches = self._micro_batches()
         horizon = Horizon.of(training, loader.batches_per_epoch, "train_datasets")
         learner = build_learner(self.launch, self.name, self.model, training, total_updates=horizon.total_updates)
         state = RunState(
@@ -86,10 +98,12 @@ class DatasetRun:
         with contextlib.closing(session.writers):
             if training.do_train and not session.is_finished:
                 state.check_space()
-                log.info(f"{self.title}: {counted(horizon.total_updates, 'update')} of {loader.describe_batches()}")
+                packed = "" if micro_batches.max_tokens is None else f", {micro_batches.describe()}"
+                updates = counted(horizon.total_updates, "update")
+                log.info(f"{self.title}: {updates} of {loader.describe_batches()}{packed}")
                 loop = SupervisedLoop(
                     samples=stream_batches(loader),
-                    samples_per_batch=training.per_device_train_batch_size,
+                    micro_batches=micro_batches,
                     task=self.task,
                     learner=learner,
                     session=session,
@@ -97,3 +111,12 @@ class DatasetRun:
                 with self.launch.signals.deferred("the current update"), session.progress:
                     loop.run()
             finish_run(self.launch, session, state, title=self.title, cards=self.cards)
+
+    def _micro_batches(self) -> MicroBatches:
+        """Return how updates are divided; DataError if a sample is over the token budget."""
+        training, ranks = self.launch.parsed.training, self.launch.topology.layout.batch
+        budget = training.token_budget(self.rows_per_sample * self.launch.parsed.data.max_length)
+        divided = divide_updates(training, budget, ranks=ranks)
+        if budget is not None:
+            divided.check([*map(count_tokens, self.dataset)], "training row")
+        return divided

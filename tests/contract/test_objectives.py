@@ -8,8 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from alignment.data.encoded.store import count_tokens
 from alignment.metrics import reduce_metrics
 from alignment.parallel.build_runner import build_runner
+from alignment.parallel.micro_batches import MicroBatches
 from alignment.parallel.topology import Topology
 from alignment.runs.offline.models import POLICY
 from alignment.runs.offline.objective import EvaluationInputs
@@ -113,6 +115,20 @@ def test_micro_batches_of_any_size_add_up_to_the_whole(objective, model, cut):
     samples, parts = samples_of(objective), []
     for size in cut:
         parts.append(samples[sum(map(len, parts)) :][:size])
+    whole = learn(objective, model, [samples], reference=by_content)
+    assert_same(learn(objective, model, parts, reference=by_content), whole)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_micro_batches_by_tokens_add_up_to_the_whole_within_the_budget(objective, model, ranks):
+    samples = samples_of(objective)
+    sizes = [*map(count_tokens, samples)]
+    budget = 2 * max(sizes)
+    groups = MicroBatches(rows=1, max_tokens=budget, ranks=ranks).divide(sizes)
+    parts = [[samples[i] for i in group] for group in groups]
+    tokens = [int(objective.make_batch(part).lengths.sum()) for part in parts]
+    assert 1 < len(parts) < len(samples) and len(parts) % ranks == 0 and max(tokens) <= budget
+    assert tokens == [sum(sizes[i] for i in group) for group in groups]
     whole = learn(objective, model, [samples], reference=by_content)
     assert_same(learn(objective, model, parts, reference=by_content), whole)
 

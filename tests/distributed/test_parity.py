@@ -40,6 +40,17 @@ def test_layout_gives_the_numbers_of_one_process(name, references):
         assert difference.passes(), f"{trainer}: {difference}"
 
 
+def test_micro_batches_by_tokens_give_the_numbers_of_one_process_without_packing(references):
+    """In two pipelines of two stages; sums are in another order, so the numbers agree to rounding."""
+    folder, known = references
+    packed = {"packing_samples": True, "max_tokens_per_batch": 96, "max_steps": 3}
+    found = check_layout(folder, known, {**LAYOUTS["PP2"], **packed}, world_size=4, batch_ranks=2, timeout=300)
+    assert list(found) == list(TRAINERS)
+    for trainer, difference in found.items():
+        assert not isinstance(difference, UserError), difference
+        assert difference.passes(), f"{trainer}: {difference}"
+
+
 def test_an_algorithm_without_critic_gives_the_numbers_of_one_process(references):
     """Groups of responses, the KL in the loss and in the reward; no process has a critic."""
     folder, known = references

@@ -53,9 +53,10 @@ CASES = {
 def test_micro_batches_change_nothing(case, request, tmp_path):
     trainer, changes = CASES[case]
     results, statistics = [], []
-    for micro, steps in ((8, 1), (4, 2), (1, 8)):
+    packed = {"packing_samples": True, "max_tokens_per_batch": 64}
+    for micro, steps, more in ((8, 1, {}), (4, 2, packed), (1, 8, {})):
         made = {**request.getfixturevalue(f"{trainer}_arguments"), **changes, "output_dir": tmp_path / f"out-{micro}"}
-        made |= {"per_device_train_batch_size": micro, "gradient_accumulation_steps": steps}
+        made |= {"per_device_train_batch_size": micro, "gradient_accumulation_steps": steps, **more}
         train_here(trainer, made, tmp_path)
         results.append((_weights(made["output_dir"]), runs.computed(made["output_dir"])))
         if trainer == "rm":

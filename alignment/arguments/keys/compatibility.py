@@ -11,7 +11,7 @@ _KERNEL = "there is one implementation of this operation, the fastest that is bu
 _ONE_WAY = "there is one implementation of this, which the option does not change"
 _SAVING = "checkpoints have one format: written aside, synced, renamed"
 _NO_AMP = "mixed precision by operator is not built; weights are bfloat16 (bf16 with O2) or float32"
-_NO_PACKING = "packing is not built; every row is a sequence of its own, and padding is never computed"
+_PACKED = "rows never see each other, and padding is never computed; packing_samples composes micro-batches by tokens"
 _NO_ADAPTERS = "adapters are not built; merge them into the model first"
 _NO_DYNAMIC_SAMPLING = "dynamic sampling is not built"
 _NO_EMA = "averaged weights are not built"
@@ -48,9 +48,6 @@ _REFUSED = (
     ("to_static", bool, False, "Compile the model.", "training runs eagerly"),
     ("enable_auto_parallel", bool, False, "Automatic parallelism.", "automatic parallelism is not built"),
     ("logging_strategy", str, "steps", "When to record metrics.", "give logging_steps"),
-    ("zero_padding", bool, False, "Pack several rows into one sequence.", _NO_PACKING),
-    ("greedy_zero_padding", bool, False, "Pack rows as tightly as they fit.", _NO_PACKING),
-    ("flash_mask", bool, False, "Attention masks of packed rows.", _NO_PACKING),
     ("lora", bool, False, "Train low-rank adapters.", _NO_ADAPTERS),
     ("lora_path", str | None, None, "Folder of an adapter to continue from.", _NO_ADAPTERS),
     ("prefix_tuning", bool, False, "Train a prefix.", _NO_ADAPTERS),
@@ -75,8 +72,10 @@ _INERT = (
     ("max_gen_batches", int, 2, "Rollouts that dynamic sampling may take.", _NO_DYNAMIC_SAMPLING),
     ("global_gen_batch_size", int, -1, "Prompts of one rollout of dynamic sampling, over all processes.",
      _NO_DYNAMIC_SAMPLING),
+    ("greedy_zero_padding", bool, False, "Pack rows as tightly as they fit.", _PACKED),
+    ("flash_mask", bool, False, "Attention masks of packed rows.", _PACKED),
     ("balance_batch", bool, False, "Distribute long rows evenly over the processes.",
-     "losses are divided by counts over all processes, so results do not depend on it"),
+     "packing_samples does, and results do not depend on it"),
     ("use_remove_padding", bool, True, "Compute real tokens only.", "padding is never computed"),
     ("use_fused_rope", bool, False, "Fuse rotary positions.", _KERNEL),
     ("use_fused_linear", bool, False, "Fuse matrix product and bias.", _KERNEL),

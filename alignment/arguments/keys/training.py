@@ -76,6 +76,20 @@ class TrainingArguments:
         1, minimum=1, inert_when=where_given("global_mini_batch_size", "global_mini_batch_size wins")
     )
     """Micro-batches per optimizer update."""
+    packing_samples: bool = argument(False, aliases=("zero_padding", "use_dynamic_batch", "use_dynamic_bsz"))
+    """Divide the rows of an update into micro-batches by their tokens instead of their number: as few as
+    max_tokens_per_batch allows, balanced over the processes. The rows of an update stay those of
+    per_device_train_batch_size * gradient_accumulation_steps in every process, so results do not depend on it.
+    """
+    max_tokens_per_batch: int | None = argument(
+        None,
+        minimum=1,
+        aliases=("train_max_tokens_per_gpu", "max_tokens_per_gpu", "ppo_max_token_len_per_gpu"),
+        inert_when=unless("packing_samples", True),
+    )
+    """The most tokens of a micro-batch (forward and backward) in one process, padding not counted; a pair counts both
+    answers. null: those of per_device_train_batch_size rows (or pairs) of max_length.
+    """
 
     learning_rate: float = argument(5e-5, minimum=0)
     """Peak learning rate of AdamW."""
@@ -162,6 +176,15 @@ class TrainingArguments:
     def eval_interval(self) -> int:
         """Updates between evaluations if evaluation_strategy is ``steps``."""
         return self.eval_steps or self.logging_steps
+
+    def token_budget(self, longest: int) -> int | None:
+        """Return the most tokens of a micro-batch; None: micro-batches have ``per_device_train_batch_size`` rows.
+
+        ``longest``: the most tokens that a row (or pair) may have.
+        """
+        if not self.packing_samples:
+            return None
+        return self.max_tokens_per_batch or self.per_device_train_batch_size * longest
 
     def weight_dtype(self, device: str) -> str:
         """Return the data type of weights on ``device`` (``cpu`` or ``gpu``): ``bfloat16`` or ``float32``."""

@@ -12,6 +12,11 @@ import numpy as np
 Sample = Mapping[str, Any]
 
 
+def count_tokens(sample: Sample) -> int:
+    """Return the tokens of all sequences of ``sample`` that a model reads: of both answers of a pair."""
+    return sum(len(value) for field, value in sample.items() if field.endswith("input_ids"))
+
+
 class NotPlainError(ValueError):
     """A value that does not survive a JSON round trip."""
 

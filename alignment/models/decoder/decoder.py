@@ -145,6 +145,14 @@ class Decoder(nn.Layer):
         in each row. For the last of several pipeline stages see ``starting_from``.
         """
         tokens = _Tokens.read(np.asarray(input_ids), lengths)
+        return _unpack(self._final(tokens, position_ids), tokens.real)
+
+    def packed(self, batch: TokenBatch) -> paddle.Tensor:
+        """Return the hidden states [M, H] of the real tokens of ``batch``, row after row; otherwise see ``forward``."""
+        return self._final(_Tokens.read(batch.input_ids, batch.lengths), None)
+
+    def _final(self, tokens: _Tokens, position_ids: np.ndarray | paddle.Tensor | None) -> paddle.Tensor:
+        """Return the final hidden states [M, H] of the real ones of ``tokens``."""
         positions = tokens.positions if position_ids is None else np.asarray(position_ids)
         plan = self._plan(tokens, positions[tokens.real])
         if not self._starts:
@@ -154,7 +162,7 @@ class Decoder(nn.Layer):
         else:
             hidden, numbers = self._starts[-1], self.chunks[-1]
         hidden = self._run(numbers, hidden, plan)
-        return _unpack(plan.region.collect(self.norm(hidden)), tokens.real)
+        return plan.region.collect(self.norm(hidden))
 
     @property
     def dtype(self) -> paddle.dtype:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import paddle
 
 from alignment.models.decoder.split_vocabulary import VocabularyShare, split_argmax, split_logprobs
@@ -18,11 +19,12 @@ _ROWS_AT_ONCE = 256
 """Tokens per block when searching for the likeliest token, to bound the memory for logits."""
 
 
-def gather_hidden(hidden: paddle.Tensor, batch: TokenBatch) -> paddle.Tensor:
-    """Return the hidden states [T, H] that predict the targets of ``batch``, from hidden [n, S, H]."""
+def predicting_hidden(model: Any, batch: TokenBatch) -> paddle.Tensor:
+    """Return the final hidden states [T, H] that predict the targets of ``batch``."""
     assert batch.num_targets > 0 and int(batch.target_positions.min()) > 0, "a target needs a token before it"
-    rows = batch.target_rows * hidden.shape[1] + batch.target_positions - 1
-    return paddle.gather(hidden.reshape([-1, hidden.shape[2]]), paddle.to_tensor(rows))
+    starts = np.cumsum(batch.lengths) - batch.lengths
+    rows = starts[batch.target_rows] + batch.target_positions - 1
+    return paddle.gather(model.model.packed(batch), paddle.to_tensor(rows))
 
 
 def policy_logprobs(
@@ -33,13 +35,13 @@ def policy_logprobs(
     ``model`` is a CausalLM. Both results carry gradients; the head runs on the T target tokens only. All tensor
     processes get the same numbers.
     """
-    hidden = gather_hidden(model.model(batch.input_ids, lengths=batch.lengths), batch)
+    hidden = predicting_hidden(model, batch)
     return _logprobs_of(model, hidden, batch, temperature=temperature, with_entropy=with_entropy)
 
 
 def graded_logprobs(model: Any, batch: TokenBatch) -> tuple[paddle.Tensor, paddle.Tensor]:
     """Return float32 (log-probs [T], 1 where the target is the likeliest token, else 0 [T]) for evaluation."""
-    hidden = gather_hidden(model.model(batch.input_ids, lengths=batch.lengths), batch)
+    hidden = predicting_hidden(model, batch)
     logprobs, _ = _logprobs_of(model, hidden, batch, temperature=1.0, with_entropy=False)
     head = HeadProduct(*model.head())
     share = VocabularyShare(model.placement.tensor, model.first_token)
@@ -64,7 +66,7 @@ def _logprobs_of(
 
 def token_values(model: Any, batch: TokenBatch) -> paddle.Tensor:
     """Return the values [n, R] (float32) of a ScoreModel in the state before each target token; zero elsewhere."""
-    hidden = gather_hidden(model.model(batch.input_ids, lengths=batch.lengths), batch)
+    hidden = predicting_hidden(model, batch)
     return to_grid(model.token_scores(hidden), batch)
 
 

@@ -73,6 +73,7 @@ def build_run(
         model=model,
         tokenizer=tokenizer,
         dataset=rows,
+        rows_per_sample=objective.rows_per_sample,
         task=task,
         make_evaluation=make_evaluation if held_out is not None else None,
         best_metric=objective.best_metric,

@@ -9,10 +9,13 @@ from typing import Any
 
 from alignment.arguments.parsed import Parsed
 from alignment.data import PromptOnlyDataset, SupervisedDataset
+from alignment.data.encoded.store import count_tokens
 from alignment.data.encoded.tokenized import TokenizedDataset
 from alignment.data.loader import BatchLoader
 from alignment.models.tokenizer.tokenizer import Tokenizer
+from alignment.parallel.micro_batches import MicroBatches
 from alignment.records import TokenBatch
+from alignment.runs.assembly import divide_updates
 from alignment.runs.datasets import (
     encode_options,
     open_dataset,
@@ -31,7 +34,7 @@ class RowPlan:
     prompts_per_iteration: int
     samples_per_prompt: int
     rows_per_update: int
-    rows_per_batch: int
+    micro_batches: MicroBatches
     update_iters: int
 
     @classmethod
@@ -40,15 +43,15 @@ class RowPlan:
 
         ``batch_ranks`` is the number of processes with different rows; batch sizes in the arguments are per process.
         """
-        on_policy, micro = parsed.on_policy, parsed.training.per_device_train_batch_size
-        rows_per_update = micro * parsed.training.gradient_accumulation_steps * batch_ranks
+        on_policy, training = parsed.on_policy, parsed.training
+        rows_per_update = training.per_device_train_batch_size * training.gradient_accumulation_steps * batch_ranks
         prompts_per_rollout = on_policy.per_device_prompt_batch_size * batch_ranks
         rollouts = max(1, rows_per_update // (prompts_per_rollout * on_policy.num_return_sequences))
         return cls(
             prompts_per_iteration=prompts_per_rollout * rollouts,
             samples_per_prompt=on_policy.num_return_sequences,
             rows_per_update=rows_per_update,
-            rows_per_batch=micro,
+            micro_batches=divide_updates(training, training.token_budget(parsed.data.max_length), ranks=batch_ranks),
             update_iters=on_policy.update_iters,
         )
 
@@ -102,7 +105,7 @@ def longest_prompt(parsed: Parsed) -> int:
     return parsed.data.max_prompt_len or parsed.data.max_length - (parsed.generation.max_dec_len or 1)
 
 
-def ptx_batches(loader: BatchLoader, *, rows_per_batch: int) -> Callable[[int], Sequence[TokenBatch]]:
+def ptx_batches(loader: BatchLoader, micro_batches: MicroBatches) -> Callable[[int], Sequence[TokenBatch]]:
     """Return a function that returns the requested number of supervised rows, in micro-batches.
 
     ``loader`` yields one row at a time, so the rows of an update do not depend on the micro-batch size.
@@ -111,6 +114,7 @@ def ptx_batches(loader: BatchLoader, *, rows_per_batch: int) -> Callable[[int], 
 
     def next_batches(num_rows: int) -> list[TokenBatch]:
         samples = [sample for rows in islice(stream, num_rows) for sample in rows]
-        return [supervised_batch(samples[i : i + rows_per_batch]) for i in range(0, num_rows, rows_per_batch)]
+        groups = micro_batches.divide([*map(count_tokens, samples)])
+        return [supervised_batch([samples[i] for i in group]) for group in groups]
 
     return next_batches

@@ -115,14 +115,14 @@ class OnPolicyRun:
             hyperparameters=hyperparameters,
             plan=UpdatePlan(
                 rows_per_update=self._plan.rows_per_update,
-                rows_per_batch=self._plan.rows_per_batch,
+                micro_batches=self._plan.micro_batches,
                 num_epochs=self._plan.update_iters,
                 seed=self._launch.parsed.training.seed,
                 temperature=self._launch.parsed.generation.temperature,
                 ptx_coeff=on_policy.ptx_coeff,
                 with_entropy=hyperparameters.entropy_coeff > 0,
             ),
-            next_ptx=data.ptx_loader and ptx_batches(data.ptx_loader, rows_per_batch=self._plan.rows_per_batch),
+            next_ptx=data.ptx_loader and ptx_batches(data.ptx_loader, self._plan.micro_batches),
         )
         return OnPolicyLoop(
             prompts=stream_batches(data.prompt_loader),
@@ -228,7 +228,7 @@ class OnPolicyRun:
         return (
             f"{counted(horizon.total_updates, 'update')} ({horizon.updates_per_epoch} per epoch); each rollout is "
             f"{counted(plan.prompts_per_iteration, 'prompt')} x {plan.samples_per_prompt} = "
-            f"{counted(rows, 'response')}, {plan.rows_per_update} per update, {plan.rows_per_batch} per micro-batch, "
+            f"{counted(rows, 'response')}, {plan.rows_per_update} per update, {plan.micro_batches.describe()}, "
             f"{counted(plan.update_iters, 'pass')}"
         )
 

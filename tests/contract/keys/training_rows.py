@@ -7,12 +7,14 @@ from typing import Any
 
 from alignment.parallel.topology import Topology
 from alignment.runs.degrees import resolve_layout
+from alignment.trainers.objectives import OBJECTIVES, REWARD
 from tests.contract.keys.assembled import Run
 from tests.contract.keys.rows import EIGHT_ROWS, EVALUATED, SUPERVISED, Row, is_ppo, plan
 
 BEST = {**EVALUATED, "load_best_model_at_end": True, "save_strategy": "steps", "save_steps": 3}
 SEEDS = {**dict.fromkeys(SUPERVISED, [7] * 3), "rm": [7] * 4, "ppo": [7, 7, 7, 7, 7 + 1_000_003, 7]}
 PPO = ("ppo",)
+BUDGETS = {name: 4 * 96 * OBJECTIVES.get(name, REWARD).rows_per_sample for name in SUPERVISED} | {"ppo": 4 * 96}
 
 
 def _schedule(run: Run) -> Any:
@@ -21,6 +23,10 @@ def _schedule(run: Run) -> Any:
 
 def _adam(run: Run) -> Any:
     return run.learner._optimizer._optimizer
+
+
+def _micro_batches(run: Run) -> Any:
+    return plan(run).micro_batches if is_ppo(run) else run.loop.micro_batches
 
 
 def _layout(run: Run) -> Any:
@@ -64,7 +70,11 @@ TRAINING = (
     Row("do_eval", True, lambda r: r.evaluation is not None, with_={"eval_datasets": EIGHT_ROWS}),
     Row("num_train_epochs", 1.5, lambda r: r.session.total_updates, 9, alone=True),
     Row("max_steps", 12, lambda r: r.session.total_updates),
-    Row("per_device_train_batch_size", 2, lambda r: plan(r).rows_per_batch if is_ppo(r) else r.loop.samples_per_batch),
+    Row("per_device_train_batch_size", 2, lambda r: _micro_batches(r).rows),
+    Row("packing_samples", True, lambda r: _micro_batches(r).max_tokens, BUDGETS, alone=True),
+    Row(
+        "max_tokens_per_batch", 900, lambda r: _micro_batches(r).max_tokens, with_={"packing_samples": True},
+    ),
     Row(
         "per_device_eval_batch_size", 3, _rows_of_evaluation, {**dict.fromkeys(SUPERVISED, 3), "ppo": (3, 3)},
         with_=EVALUATED,

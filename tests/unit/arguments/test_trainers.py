@@ -101,7 +101,7 @@ def _data_folder(folder):
 OTHER_FILES = {
     "sft_argument.json": ("sft", {
         "train_datasets": "jsonl:1.0:{here}/data", "eval_datasets": "jsonl:1.0:{here}/data", "max_prompt_len": 1024,
-        "max_length": 2048, "metric_for_best_model": "accuracy", "zero_padding": False, "sharding": ("stage2",),
+        "max_length": 2048, "metric_for_best_model": "accuracy", "packing_samples": False, "sharding": ("stage2",),
     }),
     "rm_flashmask_argument.json": ("rm", {
         "train_datasets": "jsonl:1.0:{here}/data/train.jsonl", "eval_datasets": "jsonl:1.0:{here}/data/dev.jsonl",
@@ -153,7 +153,7 @@ def test_other_files_of_the_reference_suite_run_unchanged(name, tmp_path, monkey
     [
         (["--lora"], "lora: True is refused: adapters are not built"),
         (["--dynamic_sampling", "1"], "dynamic sampling is not built"),
-        (["--zero_padding"], "packing is not built"),
+        (["--packing_samples", "--max_tokens_per_gpu", "64"], "max_tokens_per_batch=64 is below max_length=2048"),
         (["--rollout_quant_type", "weight_only_int8"], "rollout_weight_type=int8"),
         (["--use_rule_reward", "maybe"], "use_rule_reward: expected true or false, got 'maybe' (command line)"),
         (["--use_rule_reward"], "got reward_model_name_or_path, reward_function"),

@@ -14,6 +14,7 @@ from alignment.errors import NumericalError
 from alignment.generation.engine import GenerationOptions
 from alignment.loops.on_policy import KLController, OnPolicyLoop
 from alignment.loops.updates import OnPolicyUpdater, UpdatePlan
+from alignment.parallel.micro_batches import MicroBatches
 from alignment.records import Completion
 from alignment.rollout.collector import Collector
 from alignment.rollout.gate import LogprobGate
@@ -103,7 +104,7 @@ def _run(error, action, *, iterations=1, rows_per_update=4, kl=FIXED, divergence
     prompts = [{"input_ids": [1, number], "raw_input": "q"} for number in range(4)]
     collector = Collector(engine, GenerationOptions(max_new_tokens=3), num_return_sequences=1, seed=0)
     hyperparameters = PPOHyperparameters()
-    sizes = {"rows_per_update": rows_per_update, "rows_per_batch": rows_per_update}
+    sizes = {"rows_per_update": rows_per_update, "micro_batches": MicroBatches(rows=rows_per_update)}
     plan = UpdatePlan(**sizes, num_epochs=1, seed=0, temperature=1.0, ptx_coeff=0.0, with_entropy=False)
     OnPolicyLoop(
         prompts=iter([(prompts, False)] * iterations),

@@ -9,6 +9,7 @@ import numpy as np
 
 from alignment.loops.supervised import SupervisedLoop, SupervisedTask
 from alignment.metrics import Metric
+from alignment.parallel.micro_batches import MicroBatches
 from alignment.records import TokenBatch
 
 
@@ -26,12 +27,12 @@ def test_the_rows_of_an_update_are_cut_into_micro_batches_and_all_their_tokens_c
         accumulate=lambda batches, objective: done.append([b.num_rows for b in batches]) or [{"loss": Metric(2.0)}],
         apply=lambda: done.append("applied") or {},
     )
-    rows = [np.arange(length) for length in (2, 3, 4, 5, 6)]
+    rows = [{"input_ids": np.arange(length)} for length in (2, 3, 4, 5, 6)]
     SupervisedLoop(
         samples=iter([(rows, False), (rows[:2], True), (rows, False)]),
-        samples_per_batch=2,
+        micro_batches=MicroBatches(rows=2),
         task=SupervisedTask(
-            make_batch=lambda part: TokenBatch.build(part, [np.array([1])] * len(part)),
+            make_batch=lambda part: TokenBatch.build([row["input_ids"] for row in part], [np.array([1])] * len(part)),
             make_objective=lambda batches: done.append(f"{len(batches)} batches"),
             after_update=lambda given: done.append("after" if given is learner else "other"),
         ),

@@ -9,10 +9,17 @@ import pytest
 from alignment.algorithms.on_policy.ppo import PPO, PPOHyperparameters
 from alignment.loops.updates import OnPolicyUpdater, UpdatePlan
 from alignment.metrics import Metric
+from alignment.parallel.micro_batches import MicroBatches
 from alignment.records import Experience, Rollout, TokenBatch
 
 PLAN = UpdatePlan(
-    rows_per_update=2, rows_per_batch=1, num_epochs=1, seed=0, temperature=1.0, ptx_coeff=0.0, with_entropy=False
+    rows_per_update=2,
+    micro_batches=MicroBatches(rows=1),
+    num_epochs=1,
+    seed=0,
+    temperature=1.0,
+    ptx_coeff=0.0,
+    with_entropy=False,
 )
 
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
 
-from alignment.models.decoder.logprobs import gather_hidden, graded_logprobs, policy_logprobs, to_grid, token_values
+from alignment.models.decoder.logprobs import (
+    graded_logprobs,
+    policy_logprobs,
+    predicting_hidden,
+    to_grid,
+    token_values,
+)
 from alignment.models.decoder.score_model import ScoreOptions
 from alignment.records import TokenBatch
 from tests.tiny_models import tiny_causal, tiny_score
@@ -29,8 +37,9 @@ def full_logprobs(model, temperature):
 
 
 def test_states_are_read_one_position_before_the_token():
-    hidden = paddle.arange(3 * 6, dtype="float32").reshape([3, 6, 1])
-    assert gather_hidden(hidden, BATCH).flatten().tolist() == [1, 2, 8, 9, 10, 12]
+    packed = paddle.arange(4 + 6 + 2, dtype="float32").reshape([12, 1])
+    model = SimpleNamespace(model=SimpleNamespace(packed=lambda batch: packed))
+    assert predicting_hidden(model, BATCH).flatten().tolist() == [1, 2, 6, 7, 8, 10]
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])

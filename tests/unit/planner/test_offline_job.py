@@ -74,6 +74,13 @@ def test_a_trainer_has_its_models_phases_and_rows(job_of, trainer, given, models
     assert (job.rows_per_batch, job.micro_batches, job.length, job.response) == (rows, 3, 64, 63)
 
 
+@pytest.mark.parametrize(("budget", "rows", "micro_batches"), [(None, 8, 3), (128, 2, 12), (300, 6, 4), (9999, 24, 1)])
+def test_a_token_budget_is_planned_as_whole_pairs_of_full_length(job_of, budget, rows, micro_batches):
+    """12 pairs an update, of 128 tokens each; the default budget is that of 4 pairs."""
+    job = job_of("dpo", packing_samples=True, **({} if budget is None else {"max_tokens_per_batch": budget}))
+    assert (job.rows_per_batch, job.micro_batches, job.max_tokens) == (rows, micro_batches, budget or 512)
+
+
 @pytest.mark.parametrize("trainer", OFFLINE)
 def test_every_offline_trainer_is_planned(job_of, trainer):
     assert phase_memory(job_of(trainer), Layout(), on_device).keys() == set(job_of(trainer).phases)

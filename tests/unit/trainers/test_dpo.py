@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 
-from alignment.errors import ArgumentError, CheckpointError
+from alignment.errors import ArgumentError, CheckpointError, DataError
 from alignment.models.folders.hub import random_causal_lm
 from alignment.models.folders.saving import save_model
 from alignment.models.tokenizer.tokenizer import load_tokenizer
@@ -17,6 +17,7 @@ from alignment.runs import frozen
 from alignment.runs.offline import models
 from alignment.telemetry.jsonl import read_json_lines
 from alignment.trainers.registered import TRAINERS
+from alignment.training.learner import Learner
 from tests.contract.keys.assembled import BASE, TOKENIZER, make_models
 
 CHANGED = ("time/", "memory/")
@@ -102,14 +103,37 @@ def test_numbers_of_the_reference_are_computed_once_and_the_run_is_the_same(fold
     assert len(loads) == 5, "the same rows with another limit"
 
 
-@pytest.mark.parametrize("keep", [False, True])
-def test_a_run_that_was_stopped_goes_on_to_the_same_bits(folder, keep):
-    keys = {"precompute_ref_logprobs": keep, "save_strategy": "steps", "save_steps": 3}
-    whole = train(folder, f"whole-{keep}", **keys)
-    shutil.copytree(folder / f"whole-{keep}" / "checkpoint-3", folder / f"half-{keep}" / "checkpoint-3")
-    rest = train(folder, f"half-{keep}", **keys, resume_from_checkpoint=True)
+PACKED = {"packing_samples": True, "max_tokens_per_batch": 100}
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"), [("plain", {}), ("kept", {"precompute_ref_logprobs": True}), ("packed", PACKED)]
+)
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits(folder, name, keys):
+    keys = {**keys, "save_strategy": "steps", "save_steps": 3}
+    whole = train(folder, f"whole-{name}", **keys)
+    shutil.copytree(folder / f"whole-{name}" / "checkpoint-3", folder / f"half-{name}" / "checkpoint-3")
+    rest = train(folder, f"half-{name}", **keys, resume_from_checkpoint=True)
     assert rest == whole[-len(rest) :] and rest[0]["step"] == 4
-    assert weights(folder, f"half-{keep}") == weights(folder, f"whole-{keep}")
+    assert weights(folder, f"half-{name}") == weights(folder, f"whole-{name}")
+
+
+def test_micro_batches_by_tokens_train_the_same(folder, plain, monkeypatch):
+    sizes, original = [], Learner.accumulate
+
+    def noted(learner, batches, objective):
+        sizes.append([int(batch.lengths.sum()) for batch in batches])
+        return original(learner, batches, objective)
+
+    monkeypatch.setattr(Learner, "accumulate", noted)
+    nearly(train(folder, "packed", **PACKED), plain)
+    assert len(sizes) == 6 and all(1 < len(update) < 4 for update in sizes), sizes
+    assert 60 < max(map(max, sizes)) <= 100, sizes
+
+
+def test_a_pair_over_the_budget_is_refused_before_training(folder):
+    with pytest.raises(DataError, match=r"^max_tokens_per_batch=30: training row \d+ .* has \d+ tokens"):
+        train(folder, "too-long", packing_samples=True, max_tokens_per_batch=30)
 
 
 @pytest.mark.parametrize(
@@ -263,7 +287,7 @@ PADDLENLP_DPO = {
 """The keys and values of llm/config/llama/dpo_argument.json, but for flash_mask."""
 
 
-def test_the_dpo_file_of_paddlenlp_is_understood_up_to_packing(tmp_path):
+def test_the_dpo_file_of_paddlenlp_is_understood(tmp_path):
     path = tmp_path / "dpo_argument.json"
     (tmp_path / "data").mkdir()
     for name in ("train.jsonl", "dev.jsonl"):
@@ -272,6 +296,6 @@ def test_the_dpo_file_of_paddlenlp_is_understood_up_to_packing(tmp_path):
     parsed = TRAINERS["dpo"].parse([str(path)])
     assert (parsed.loss.beta, parsed.loss.loss_type, parsed.data.max_length) == (0.1, ("sigmoid",), 4096)
     assert parsed.offline.train_datasets == f"jsonl:1.0:{tmp_path}/data/train.jsonl"
-    path.write_text(json.dumps({**PADDLENLP_DPO, "flash_mask": True}))
-    with pytest.raises(ArgumentError, match=r"^1 invalid argument\(s\):\n  flash_mask"):
-        TRAINERS["dpo"].parse([str(path)])
+    path.write_text(json.dumps({**PADDLENLP_DPO, "flash_mask": True, "zero_padding": True}))
+    parsed = TRAINERS["dpo"].parse([str(path)])
+    assert parsed.training.packing_samples

@@ -7,6 +7,7 @@ import pytest
 from alignment.data.loader import BatchLoader
 from alignment.errors import UserError
 from alignment.models.decoder.score_model import ScoreOptions
+from alignment.parallel.micro_batches import MicroBatches
 from alignment.rollout.rewards.user_code import load_function
 from alignment.runs.assembly import Horizon
 from alignment.runs.on_policy.prompts import RowPlan
@@ -117,8 +118,12 @@ def test_a_reward_model_that_normalises_its_scores_does_so_in_ppo(tmp_path, asks
 
 def test_the_first_line_of_a_run_says_how_rows_are_grouped():
     plan = RowPlan(
-        prompts_per_iteration=6, samples_per_prompt=4, rows_per_update=8, rows_per_batch=2, update_iters=3
-    )  # fmt: skip
+        prompts_per_iteration=6,
+        samples_per_prompt=4,
+        rows_per_update=8,
+        micro_batches=MicroBatches(rows=2),
+        update_iters=3,
+    )
     run = SimpleNamespace(_plan=plan, _horizon=Horizon(total_updates=18, updates_per_epoch=9))
     assert OnPolicyRun._describe(run) == (
         "18 updates (9 per epoch); each rollout is 6 prompts x 4 = 24 responses, 8 per update, 2 per micro-batch, "
