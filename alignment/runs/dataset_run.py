@@ -98,9 +98,7 @@ class DatasetRun:
         with contextlib.closing(session.writers):
             if training.do_train and not session.is_finished:
                 state.check_space()
-                packed = "" if micro_batches.max_tokens is None else f", {micro_batches.describe()}"
-                updates = counted(horizon.total_updates, "update")
-                log.info(f"{self.title}: {updates} of {loader.describe_batches()}{packed}")
+                log.info(self._describe(horizon, loader, micro_batches))
                 loop = SupervisedLoop(
                     samples=stream_batches(loader),
                     micro_batches=micro_batches,
@@ -111,6 +109,10 @@ class DatasetRun:
                 with self.launch.signals.deferred("the current update"), session.progress:
                     loop.run()
             finish_run(self.launch, session, state, title=self.title, cards=self.cards)
+
+    def _describe(self, horizon: Horizon, loader: BatchLoader, micro_batches: MicroBatches) -> str:
+        packed = "" if micro_batches.max_tokens is None else f", {micro_batches.describe()}"
+        return f"{self.title}: {counted(horizon.total_updates, 'update')} of {loader.describe_batches()}{packed}"
 
     def _micro_batches(self) -> MicroBatches:
         """Return how updates are divided; DataError if a sample is over the token budget."""
