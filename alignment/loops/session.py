@@ -15,6 +15,7 @@ import paddle
 from alignment.device.memory import MemoryWatch
 from alignment.errors import ArgumentError, NotFiniteError, diverged
 from alignment.loops.cadence import Cadences
+from alignment.loops.falling_answers import FallingAnswers
 from alignment.loops.flat_rewards import FlatRewards
 from alignment.loops.liveness import Liveness
 from alignment.metrics import Metric, average_metrics
@@ -91,6 +92,7 @@ class Session:
     signals: StopSignals = field(default_factory=StopSignals)
     liveness: Liveness = field(default_factory=Liveness)
     flat_rewards: FlatRewards = field(default_factory=FlatRewards)
+    falling_answers: FallingAnswers = field(default_factory=FallingAnswers)
     world: Group = ALONE
     """The processes that stop together when one receives a signal."""
     model: str = "policy"
@@ -149,6 +151,7 @@ class Session:
             self.writers.write_samples(self.counters.updates, samples())
         self.liveness.observe(metrics, update=self.counters.updates)
         self.flat_rewards.observe(metrics)
+        self.falling_answers.observe(metrics)
         if self.cadences.evaluate.is_due(*span, epoch_ended=ending):
             self.evaluate()
         stop = self._agree_on_signal()
