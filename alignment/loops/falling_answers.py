@@ -65,7 +65,7 @@ class FallingAnswers:
         self.told = True
         log.warn(
             f"the preferred answers have become less likely for {PATIENCE * WINDOW} updates: their mean log-prob "
-            f"({METRIC}) is {latest:.4g}, and was {self.first.value:.4g} in the first {WINDOW}. The loss only needs the "
-            "rejected answers to fall faster; raise sft_loss_ratio or beta, or lower the learning rate, if the policy "
+            f"({METRIC}) is {latest:.4g}, and was {self.first.value:.4g} in the first {WINDOW}. The loss only needs "
+            "the rejected answers to fall faster; raise sft_loss_ratio or beta, or lower the learning rate, if the policy "
             "becomes worse"
         )
