@@ -1,6 +1,11 @@
 """Raw datasets by name, and the four tokenised datasets made from them (numpy only)."""
 
-from alignment.data.encoded.preference import MarginPreferenceDataset, PreferenceCollator, PreferenceDataset
+from alignment.data.encoded.preference import (
+    LogMarginPreferenceDataset,
+    MarginPreferenceDataset,
+    PreferenceCollator,
+    PreferenceDataset,
+)
 from alignment.data.encoded.prompt_only import PromptOnlyCollator, PromptOnlyDataset
 from alignment.data.encoded.safety_preference import SafetyPreferenceCollator, SafetyPreferenceDataset
 from alignment.data.encoded.supervised import SupervisedCollator, SupervisedDataset
@@ -10,6 +15,7 @@ from alignment.data.raw.raw_dataset import RawDataset
 from alignment.records import RawSample
 
 __all__ = [
+    "LogMarginPreferenceDataset",
     "MarginPreferenceDataset",
     "PreferenceCollator",
     "PreferenceDataset",

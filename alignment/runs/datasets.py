@@ -84,7 +84,8 @@ def column_defaults(launch: Launch, role: str) -> dict[str, Any]:
     split = {"train": columns.train_split or "train", "eval": columns.eval_split or ("validation", "test")}
     given = {name: value for name, value in _column_keys(launch).items() if value}
     if getattr(launch.parsed.groups.get("loss"), "uses_margin", False):
-        given.setdefault("margin_key", "margin")
+        if "chosen_score_key" not in given:
+            given.setdefault("margin_key", "margin")
     else:
         given.pop("margin_key", None)
     return {**given, "split": split[role]}

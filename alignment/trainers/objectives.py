@@ -11,7 +11,13 @@ from alignment.algorithms.bradley_terry import BradleyTerryHyperparameters, brad
 from alignment.algorithms.cost_model import cost_model_loss
 from alignment.algorithms.supervised_losses import sft_loss
 from alignment.arguments.parsed import Parsed
-from alignment.data import MarginPreferenceDataset, PreferenceDataset, SafetyPreferenceDataset, SupervisedDataset
+from alignment.data import (
+    LogMarginPreferenceDataset,
+    MarginPreferenceDataset,
+    PreferenceDataset,
+    SafetyPreferenceDataset,
+    SupervisedDataset,
+)
 from alignment.parallel.runner import ModelRunner
 from alignment.records import Loss, TokenBatch
 from alignment.runs.offline.loss_evaluation import LossEvaluation
@@ -133,8 +139,9 @@ OBJECTIVES = {"sft": SFT} | {
 
 def objective_of(trainer: str, parsed: Parsed) -> OfflineObjective:
     """Return the objective of the offline ``trainer`` with the arguments ``parsed``."""
-    if trainer in OBJECTIVES:
-        return OBJECTIVES[trainer]
-    chosen = SCORE_OBJECTIVES[parsed.offline.objective]
-    with_margins = chosen is REWARD and parsed.groups["loss"].uses_margin
-    return replace(chosen, dataset=MarginPreferenceDataset) if with_margins else chosen
+    chosen = OBJECTIVES[trainer] if trainer in OBJECTIVES else SCORE_OBJECTIVES[parsed.offline.objective]
+    loss = parsed.groups.get("loss")
+    if chosen is COST or not getattr(loss, "uses_margin", False):
+        return chosen
+    takes_logarithm = getattr(loss, "offset_alpha", 0) > 0
+    return replace(chosen, dataset=LogMarginPreferenceDataset if takes_logarithm else MarginPreferenceDataset)

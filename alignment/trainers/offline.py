@@ -11,7 +11,7 @@ from alignment.arguments.parser import Check
 from alignment.runs.launch import open_launch
 from alignment.runs.offline.objective import OfflineObjective
 from alignment.runs.offline.train import train_offline
-from alignment.trainers.objectives import OBJECTIVES
+from alignment.trainers.objectives import objective_of
 
 
 def objective_groups(objective: OfflineObjective) -> Groups:
@@ -35,4 +35,4 @@ def objective_checks(objective: OfflineObjective) -> tuple[Check, ...]:
 def train_objective(name: str, parsed: Parsed, *, host: str) -> None:
     """Train the objective of the trainer ``name``, from parsed arguments to the exported model."""
     with open_launch(parsed, host=host) as launch:
-        train_offline(launch, OBJECTIVES[name])
+        train_offline(launch, objective_of(name, parsed))

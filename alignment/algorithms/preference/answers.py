@@ -36,6 +36,8 @@ class Pairs:
     chosen_sums: Tensor
     """[n], the policy's log-probs of whole preferred answers in any case."""
     counts: PairCounts
+    margin: Tensor | float = 0.0
+    """By how much beta times the gap must exceed 0, [n]."""
 
     @property
     def gap(self) -> Tensor:

@@ -9,6 +9,7 @@ from paddle import Tensor
 
 from alignment.algorithms.preference.answers import PairCounts, Pairs, by_side
 from alignment.algorithms.preference.losses import LOSSES
+from alignment.algorithms.preference.terms import mean_lengths
 from alignment.fields import show_value
 
 
@@ -24,22 +25,40 @@ class Combined(NamedTuple):
 
 
 def combined_loss(
-    logps: Tensor, gains: Tensor, *, lengths: Tensor, hyperparameters: Any, counts: PairCounts
+    logps: Tensor,
+    gains: Tensor,
+    *,
+    lengths: Tensor,
+    margin: Tensor | None = None,
+    hyperparameters: Any,
+    counts: PairCounts,
 ) -> Combined:
     """Return the losses named by ``hyperparameters`` on ``logps`` [2n] of whole answers, preferred ones first.
 
-    ``gains`` [2n] are what they gained over the reference, ``lengths`` [2n] the tokens of the answers.
+    ``gains`` [2n] are what they gained over the reference, ``lengths`` [2n] the tokens of the answers. ``margin``: see
+    ``Pairs``.
     """
     weights, parts, read = weights_of(hyperparameters), {}, {}
     for name in weights:
-        length = lengths if reads_tokens(name, hyperparameters) else 1
+        length = _divisor(name, lengths, hyperparameters)
         read[name] = gains / length
         pairs = Pairs(
-            logps=by_side(logps / length), gains=by_side(read[name]), chosen_sums=by_side(logps).chosen, counts=counts
+            logps=by_side(logps / length),
+            gains=by_side(read[name]),
+            chosen_sums=by_side(logps).chosen,
+            counts=counts,
+            margin=0.0 if margin is None else margin,
         )
         parts[name] = LOSSES[name](pairs, hyperparameters).sum() / counts.pairs
     value = sum(weight * parts[name] for name, weight in weights.items())
     return Combined(value, parts, read[next(iter(weights))])
+
+
+def _divisor(loss: str, lengths: Tensor, hyperparameters: Any) -> Tensor | int:
+    """Return what the log-probs of whole answers are divided by for ``loss``, [2n] or 1."""
+    if reads_tokens(loss, hyperparameters):
+        return lengths
+    return lengths / mean_lengths(lengths) if hyperparameters.normalize_logps else 1
 
 
 def weights_of(hyperparameters: Any) -> dict[str, float]:
@@ -79,7 +98,22 @@ def check_reference(v: Any) -> Iterator[str]:
     """Check that nothing is said of a reference that no loss reads."""
     if any(LOSSES[name].needs_reference for name in v.loss_type):
         return
-    for key in ("ref_model_name_or_path", "precompute_ref_logprobs"):
-        if getattr(v, key):
+    for key in ("ref_model_name_or_path", "precompute_ref_logprobs", "ref_model_update_steps", "sync_ref_model"):
+        if getattr(v, key) not in (None, False, -1):
             given = f"{key}={show_value(getattr(v, key))}"
             yield f"{given} is refused: loss_type={show_value(v.loss_type)} reads no reference; leave the key out"
+
+
+def check_terms(v: Any) -> Iterator[str]:
+    """Check that every loss can honour the margins and lengths that are asked for."""
+    said, without = show_value(v.loss_type), [name for name in v.loss_type if not LOSSES[name].has_margin]
+    for key in ("margin_scale", "offset_alpha"):
+        if getattr(v, key) and without:
+            allowed = ", ".join(name for name, loss in LOSSES.items() if loss.has_margin)
+            yield f"{key}={show_value(getattr(v, key))} is refused: loss_type={said} has no margin (allowed: {allowed})"
+    if v.normalize_logps and any(reads_tokens(name, v) for name in v.loss_type):
+        yield f"normalize_logps=true is refused: loss_type={said} compares log-probs per token (average_logps)"
+
+
+CHECKS = (check_losses, check_reference, check_terms)
+"""The checks of a run's losses."""

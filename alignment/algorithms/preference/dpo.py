@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from paddle import Tensor
 
-from alignment.algorithms.preference.answers import PairCounts, by_side, reward_metrics, side_metrics
-from alignment.algorithms.preference.combined import check_losses, check_reference, combined_loss, reads_reference
+from alignment.algorithms.preference.answers import PairCounts, reward_metrics, side_metrics
+from alignment.algorithms.preference.combined import CHECKS, combined_loss, reads_reference
 from alignment.algorithms.preference.losses import LossType, readers
 from alignment.algorithms.preference.spec import PreferenceAlgorithm
+from alignment.algorithms.preference.terms import TermHyperparameters, answer_cross_entropy, margin_of
 from alignment.fields import Case, argument, refused
 from alignment.metrics import Metric
 from alignment.records import Loss
@@ -24,7 +25,7 @@ def _unless_read(hyperparameter: str) -> Case:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPOHyperparameters:
+class DPOHyperparameters(TermHyperparameters):
     """Hyperparameters of DPO."""
 
     beta: float = argument(0.1, above=0)
@@ -48,15 +49,9 @@ class DPOHyperparameters:
     in TRL and PaddleNLP, false as in OpenRLHF."""
     reference_free: bool = False
     """Compare with a uniform reference; no reference model is loaded."""
-    pref_loss_ratio: float = argument(1.0, minimum=0)
-    """Weight of the preference loss."""
-    sft_loss_ratio: float = argument(0.0, minimum=0)
-    """Weight of the cross-entropy of the preferred answers (a mean over tokens), which keeps them likely."""
+    normalize_logps: bool = False
+    """Compare both answers of a pair as if they had its mean length (PaddleNLP)."""
 
-    normalize_logps: bool = refused(False, "average_logps=true divides by the length of each answer")
-    """Scale log-probs by lengths as PaddleNLP does."""
-    offset_alpha: float = refused(0.0, "scores of answers are not read")
-    """Weight of score differences in the gap."""
     ignore_eos_token: bool = refused(False, "the end token is part of the answer")
     """Leave the end token out of the loss."""
 
@@ -66,13 +61,21 @@ def dpo_loss(
 ) -> Loss:
     """Return the loss on ``logps`` [2n], the log-probs of whole answers, preferred ones first.
 
-    ``fields``: ``reference`` [2n], those of the reference model if it is needed, and ``response_mask`` [2n, R].
-    Metrics: ``dpo/loss`` (of several losses also ``dpo/loss/NAME``), ``dpo/sft_loss`` (if it has a weight),
-    ``rewards/`` (beta times the gain over the reference) and ``logps/``.
+    ``fields``: ``reference`` [2n], those of the reference model if it is needed, ``response_mask`` [2n, R], and
+    ``margin`` [n] if it is used. Metrics: ``dpo/loss`` (of several losses also ``dpo/loss/NAME``), ``dpo/sft_loss`` (if
+    it has a weight), ``rewards/`` (beta times the gain over the reference), ``logps/``, and with a reference ``kl/``.
     """
-    gains = logps - fields["reference"] if reads_reference(hyperparameters) else logps
+    compares = reads_reference(hyperparameters)
+    gains = logps - fields["reference"] if compares else logps
     lengths = fields["response_mask"].sum(axis=-1)
-    combined = combined_loss(logps, gains, lengths=lengths, hyperparameters=hyperparameters, counts=denominator)
+    combined = combined_loss(
+        logps,
+        gains,
+        lengths=lengths,
+        margin=margin_of(fields, hyperparameters),
+        hyperparameters=hyperparameters,
+        counts=denominator,
+    )
     value = hyperparameters.pref_loss_ratio * combined.value
     parts = combined.parts if len(combined.parts) > 1 else {}
     metrics = {
@@ -80,10 +83,11 @@ def dpo_loss(
         **{f"dpo/loss/{name}": Metric(part.detach()) for name, part in parts.items()},
         **reward_metrics(hyperparameters.beta * combined.gains, pairs=denominator.pairs),
         **side_metrics("logps", logps, pairs=denominator.pairs),
+        **(side_metrics("kl", gains, pairs=denominator.pairs) if compares else {}),
     }
-    if hyperparameters.sft_loss_ratio:
-        sft = -by_side(logps).chosen.sum() / denominator.chosen_tokens
-        value = value + hyperparameters.sft_loss_ratio * sft
+    weight, sft = answer_cross_entropy(logps, lengths, hyperparameters=hyperparameters, counts=denominator)
+    if weight:
+        value = value + weight * sft
         metrics["dpo/sft_loss"] = Metric(sft.detach())
     return Loss(value, metrics)
 
@@ -92,5 +96,5 @@ DPO = PreferenceAlgorithm(
     hyperparameters=DPOHyperparameters,
     loss=dpo_loss,
     needs_reference=reads_reference,
-    checks=(check_losses, check_reference),
+    checks=CHECKS,
 )

@@ -23,6 +23,8 @@ class PreferenceLoss:
     is_per_token: bool = False
     """Whether it reads log-probs per token by default."""
     needs_reference: bool = True
+    has_margin: bool = False
+    """Whether it reads the margin of each pair."""
 
     def __call__(self, pairs: Pairs, hyperparameters: Any) -> Tensor:
         """Return the loss [n]."""
@@ -32,11 +34,11 @@ class PreferenceLoss:
 _SMOOTHED = ("beta", "label_smoothing")
 
 LOSSES: dict[str, PreferenceLoss] = {
-    "sigmoid": PreferenceLoss(pairwise.sigmoid, _SMOOTHED),
-    "sigmoid_norm": PreferenceLoss(pairwise.sigmoid, _SMOOTHED, is_per_token=True),
-    "robust": PreferenceLoss(pairwise.robust, _SMOOTHED),
+    "sigmoid": PreferenceLoss(pairwise.sigmoid, _SMOOTHED, has_margin=True),
+    "sigmoid_norm": PreferenceLoss(pairwise.sigmoid, _SMOOTHED, is_per_token=True, has_margin=True),
+    "robust": PreferenceLoss(pairwise.robust, _SMOOTHED, has_margin=True),
     "ipo": PreferenceLoss(pairwise.ipo, ("beta",), is_per_token=True),
-    "hinge": PreferenceLoss(pairwise.hinge, ("beta",)),
+    "hinge": PreferenceLoss(pairwise.hinge, ("beta",), has_margin=True),
     "exo_pair": PreferenceLoss(pairwise.exo_pair, _SMOOTHED),
     "nca_pair": PreferenceLoss(pairwise.nca_pair, ("beta",)),
     "sppo_hard": PreferenceLoss(pairwise.sppo_hard, ("beta",)),

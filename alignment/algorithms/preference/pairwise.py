@@ -18,12 +18,12 @@ def smoothed(scaled: Tensor, label_smoothing: float) -> Tensor:
 
 def sigmoid(pairs: Pairs, *, beta: float, label_smoothing: float) -> Tensor:
     """Return the loss of DPO (Rafailov et al. 2023), with label smoothing that of cDPO (Mitchell 2023)."""
-    return smoothed(beta * pairs.gap, label_smoothing)
+    return smoothed(beta * pairs.gap - pairs.margin, label_smoothing)
 
 
 def robust(pairs: Pairs, *, beta: float, label_smoothing: float) -> Tensor:
     """Return the loss of robust DPO (Chowdhury et al. 2024), unbiased if that share of the labels is flipped."""
-    scaled = beta * pairs.gap
+    scaled = beta * pairs.gap - pairs.margin
     clean, flipped = -F.log_sigmoid(scaled), -F.log_sigmoid(-scaled)
     return ((1 - label_smoothing) * clean - label_smoothing * flipped) / (1 - 2 * label_smoothing)
 
@@ -35,7 +35,7 @@ def ipo(pairs: Pairs, *, beta: float) -> Tensor:
 
 def hinge(pairs: Pairs, *, beta: float) -> Tensor:
     """Return what the scaled gap lacks to 1 (SLiC, Zhao et al. 2023)."""
-    return F.relu(1 - beta * pairs.gap)
+    return F.relu(1 + pairs.margin - beta * pairs.gap)
 
 
 def exo_pair(pairs: Pairs, *, beta: float, label_smoothing: float) -> Tensor:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from alignment.arguments.keys.training import NO_EVALUATION
-from alignment.fields import argument, unless
+from alignment.fields import Case, argument
+
+_NO_MARGIN = Case(
+    lambda value, s: value is not None and not any(map(s.values.get, ("margin_loss", "margin_scale", "offset_alpha"))),
+    "no margin is asked for",
+    "none of margin_loss, margin_scale and offset_alpha is given",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +32,9 @@ class ColumnArguments:
     """Column of the chosen answer's score: the higher score is better, equal scores are a tie."""
     rejected_score_key: str | None = None
     """Column of the rejected answer's score."""
-    margin_key: str | None = argument(None, inert_when=unless("margin_loss", True, why="margin_loss is not true"))
-    """Column of the margin by which the better answer must win (margin_loss); null: margin."""
+    margin_key: str | None = argument(None, inert_when=_NO_MARGIN)
+    """Column of the margin by which the better answer must win (margin_loss, margin_scale, offset_alpha); null: the
+    difference of the scores if their columns are named, else the column margin."""
     messages_key: str | None = None
     """Column of whole conversations."""
     system_key: str | None = None

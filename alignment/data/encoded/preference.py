@@ -10,6 +10,7 @@ from alignment.data.encoded.pairs import EncodedPair, PairCollator, encode_pair
 from alignment.data.encoded.tokenized import Encoded, TokenizedDataset
 from alignment.data.ledger import TIED_PAIR
 from alignment.data.raw.raw_sample import require_fields
+from alignment.errors import DataError
 
 
 class PreferenceCollator(PairCollator):
@@ -54,3 +55,16 @@ class MarginPreferenceDataset(PreferenceDataset):
         if encoded.sample is None:
             return encoded
         return encoded._replace(sample={**encoded.sample, "margin": row.sample["margin"]})
+
+
+class LogMarginPreferenceDataset(MarginPreferenceDataset):
+    """Like ``MarginPreferenceDataset`` for losses that take the logarithm: no ``margin`` is negative."""
+
+    KIND = "preference with margins of 0 or more"
+
+    def encode_row(self, row: Row, encoder: Encoder) -> Encoded:
+        """Encode one pair with its margin; a negative one is a DataError."""
+        encoded = super().encode_row(row, encoder)
+        if encoded.sample is not None and encoded.sample["margin"] < 0:
+            raise DataError(f"{row.place}: margin is {encoded.sample['margin']:g}, but offset_alpha needs 0 or more")
+        return encoded

@@ -52,14 +52,18 @@ def pair_batch(samples: Sequence[Mapping[str, Any]], kind: PairKind) -> TokenBat
             worse_lengths=batch.lengths[num_pairs:],
         ),
         "answer_starts": np.array([sample["prompt_length"] for sample in samples] * 2, np.int64),
-        **{
-            name: np.array([sample[name] for sample in samples], np.float32)
-            for name in (*kind.sign_fields, "margin")
-            if name in samples[0]
-        },
+        **{name: np.array([sample[name] for sample in samples], np.float32) for name in kind.sign_fields},
+        **_margins(samples),
     }
     batch.fields.update(fields)
     return batch
+
+
+def _margins(samples: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """Return ``margin`` [n], if the samples have it."""
+    return {
+        name: np.array([sample[name] for sample in samples], np.float32) for name in ("margin",) if name in samples[0]
+    }
 
 
 def answer_batch(samples: Sequence[Mapping[str, Any]]) -> TokenBatch:
@@ -67,7 +71,9 @@ def answer_batch(samples: Sequence[Mapping[str, Any]]) -> TokenBatch:
     sequences = [sample[f"{side}_input_ids"] for side in SIDES for sample in samples]
     starts = [sample["prompt_length"] for sample in samples] * 2
     targets = [np.arange(start, len(ids)) for start, ids in zip(starts, sequences, strict=True)]
-    return TokenBatch.build(sequences, targets)
+    batch = TokenBatch.build(sequences, targets)
+    batch.fields.update(_margins(samples))
+    return batch
 
 
 def read_pair_scores(model: Any, batch: TokenBatch) -> tuple[paddle.Tensor, paddle.Tensor]:

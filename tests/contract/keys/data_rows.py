@@ -95,8 +95,12 @@ def _loss_rows() -> Iterator[Row]:
         for key in keys:
             if not key.constraint.no_effect and not key.constraint.refusal and key.name != "reference_free":
                 value, with_ = _other_value(key), _loss_that_reads(key, keys)
-                observe = partial(_hyperparameter, key.name)
-                yield Row(key.name, value, observe, with_=with_, only=(trainer,), alone=value != 0.25 or bool(with_))
+                if key.name in ("margin_scale", "offset_alpha"):
+                    with_ = {"train_datasets": "jsonl:1:{margins.jsonl}"}
+                alone, observe = value != 0.25 or bool(with_ or key.constraint.refused_when), partial(_hyperparameter, key.name)
+                yield Row(
+                    key.name, value, partial(_hyperparameter, key.name), with_=with_, only=(trainer,), alone=alone
+                )
 
 
 def _other_value(key: DeclaredArgument) -> Any:
@@ -223,6 +227,10 @@ ROWS = (
     Row(
         "margin_key", "gap", lambda r: _columns(r)["margin_key"],
         with_={"train_datasets": "jsonl:1:{margins.jsonl}", "margin_loss": True}, only=RM, alone=True,
+    ),
+    Row(
+        "margin_key", "gap", lambda r: _columns(r)["margin_key"],
+        with_={"train_datasets": "jsonl:1:{margins.jsonl}", "margin_scale": 1}, only=DPO, alone=True,
     ),
     Row("center_rewards_coefficient", 0.25, lambda r: _loss(r).center_rewards_coefficient, only=RM),
     Row("regularization", 0.125, lambda r: _loss(r).regularization, only=RM),

@@ -139,9 +139,7 @@ def test_a_model_that_averages_scores_the_tokens_of_the_answer():
     )
     model = _averaging()
     tokens = model(batch).numpy()
-    np.testing.assert_allclose(
-        model.read_end_scores(batch).numpy(), [tokens[0, 1:3].mean(), tokens[1, 0]], rtol=1e-6
-    )
+    np.testing.assert_allclose(model.read_end_scores(batch).numpy(), [tokens[0, 1:3].mean(), tokens[1, 0]], rtol=1e-6)
 
 
 def test_a_model_that_averages_learns_the_statistics_of_its_averages():

@@ -169,6 +169,59 @@ def test_a_checkpoint_is_resumed_with_a_reference_that_moves_or_stays_as_it_did(
         train(folder, "moving", **keys)
 
 
+def scored(folder, **changes):
+    """Write 24 pairs with scores 2 and 0.5 (and what ``changes`` says of the last one); return their dataset."""
+    rows = [
+        {"prompt": f"pack rope {n}", "chosen": "rope done", "rejected": "rope", "up": 2, "down": 0.5, "gap": 1.5}
+        for n in range(24)
+    ]
+    rows[-1] = {key: value for key, value in {**rows[-1], **changes}.items() if value != "absent"}
+    path = folder / f"scored-{'-'.join(map(str, changes.values())) or 'whole'}.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return f"jsonl:1.0:{path}"
+
+
+SCORES = {"chosen_score_key": "up", "rejected_score_key": "down"}
+
+
+@pytest.mark.parametrize("columns", [SCORES, {"margin_key": "gap"}], ids=["scores", "margin"])
+def test_the_first_loss_with_margins_is_that_of_the_margin(folder, columns):
+    keys = {"train_datasets": scored(folder), "eval_datasets": None, "evaluation_strategy": "no", "max_steps": 1}
+    first = train(folder, "margins", **keys, **columns, margin_scale=0.4, overwrite_output_dir=True)[0]
+    assert first["dpo/loss"] == pytest.approx(math.log1p(math.exp(0.6)), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "keys", "says"),
+    [
+        ({"up": "absent"}, SCORES, "line 24.*missing column 'up'"),
+        ({"up": "high"}, SCORES, "line 24.*score 'high' must be a number"),
+        ({"gap": "absent"}, {"margin_key": "gap"}, "line 24.*missing column 'gap'"),
+        ({"gap": float("nan")}, {"margin_key": "gap"}, "line 24.*'margin' must be a finite number, got float nan"),
+        (
+            {"gap": -1},
+            {"margin_key": "gap", "margin_scale": 0, "offset_alpha": 1},
+            "line 24.*margin is -1, but",
+        ),
+        ({}, {"ignored_columns": "up,down,gap"}, "missing column 'margin'"),
+    ],
+)
+def test_rows_without_their_margin_end_the_run_before_it_trains(folder, changes, keys, says):
+    given = {"train_datasets": scored(folder, **changes), "eval_datasets": None, "evaluation_strategy": "no"}
+    with pytest.raises(DataError, match=says):
+        train(folder, "no-margin", **{**given, "margin_scale": 0.4, "overwrite_output_dir": True, **keys})
+    assert not (folder / "no-margin" / "metrics.jsonl").exists()
+
+
+def test_a_pair_whose_score_is_null_or_nan_is_left_out_and_counted(folder):
+    keys = {"eval_datasets": None, "evaluation_strategy": "no", "max_steps": 1, "margin_scale": 0.4}
+    for value in (None, float("nan")):
+        name = f"unscored-{value}"
+        train(folder, name, **keys, **SCORES, train_datasets=scored(folder, up=value))
+        account = json.loads((folder / name / "ledger.json").read_text())["train"]
+        assert {row["reason"]: row["count"] for row in account["rows"]}["null_field"] == 1
+
+
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_reference_that_changed_since_the_stop_is_refused_by_name(folder, tmp_path, keep):
     """The rest of such a run would be measured against another model, and its numbers would look as ever."""
@@ -262,7 +315,18 @@ def test_a_reference_with_other_tokens_is_refused(folder):
             "precompute_ref_logprobs=true is refused: sync_ref_model is given",
         ),
         ({"ref_model_update_steps": 10, "sync_ref_model": True}, "ref_model_update_steps=10 is refused: sync_ref"),
-        ({"normalize_logps": True}, "normalize_logps.*average_logps=true"),
+        (
+            {"normalize_logps": True, "average_logps": True},
+            "normalize_logps=true is refused: loss_type=sigmoid",
+        ),
+        ({"sft_loss_ratio": 1, "nll_loss_coef": 1}, "nll_loss_coef=1.0 is refused: sft_loss_ratio is given too"),
+        ({"sft_loss_ratio": 1, "rpo_alpha": 2}, "sft_loss_ratio.*rpo_alpha"),
+        ({"margin_scale": 1, "offset_alpha": 1}, "offset_alpha=1.0 is refused: margin_scale is given too"),
+        (
+            {"margin_scale": 1, "loss_type": "ipo"},
+            "margin_scale=1.0 is refused: loss_type=ipo has no margin .allowed: sigmoid, sigmoid_norm, robust, hinge",
+        ),
+        ({"ref_model_update_steps": 5, "loss_type": "simpo"}, "loss_type=simpo reads no reference; leave the key out"),
         ({"regularization": 0.1}, "unknown argument 'regularization'"),
     ],
 )

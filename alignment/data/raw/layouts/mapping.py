@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from alignment.data.raw.layouts.conversions import OWN_FIELDS
-from alignment.data.raw.layouts.samples import answered, compare, conversation_of, flag_of, pair_of, prompt_of
+from alignment.data.raw.layouts.samples import (
+    answered,
+    compare,
+    conversation_of,
+    flag_of,
+    number_of,
+    pair_of,
+    prompt_of,
+)
 from alignment.errors import DataError
 from alignment.records import RawSample
 from alignment.registry import near_matches
@@ -106,7 +115,10 @@ def _is_pair(row: Mapping[str, Any], columns: Mapping[str, str]) -> bool:
 def _pair(named: Mapping[str, Any], place: object) -> RawSample:
     sample = pair_of(named.get("input"), named.get("chosen"), named.get("rejected"), place)
     if "chosen_score" in named or "rejected_score" in named:
-        sample["better"] = compare(named.get("chosen_score"), named.get("rejected_score"), place)
+        scores = named.get("chosen_score"), named.get("rejected_score")
+        sample["better"] = compare(*scores, place)
+        gap = abs(number_of(scores[0], place) - number_of(scores[1], place))
+        sample["margin"] = gap if math.isfinite(gap) else None
     return sample
 
 
