@@ -97,10 +97,9 @@ def _loss_rows() -> Iterator[Row]:
                 value, with_ = _other_value(key), _loss_that_reads(key, keys)
                 if key.name in ("margin_scale", "offset_alpha"):
                     with_ = {"train_datasets": "jsonl:1:{margins.jsonl}"}
-                alone, observe = value != 0.25 or bool(with_ or key.constraint.refused_when), partial(_hyperparameter, key.name)
-                yield Row(
-                    key.name, value, partial(_hyperparameter, key.name), with_=with_, only=(trainer,), alone=alone
-                )
+                alone = bool(value != 0.25 or with_ or key.constraint.refused_when)
+                observe = partial(_hyperparameter, key.name)
+                yield Row(key.name, value, observe, with_=with_, only=(trainer,), alone=alone)
 
 
 def _other_value(key: DeclaredArgument) -> Any:
