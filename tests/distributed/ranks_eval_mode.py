@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import paddle
+from ranks_fused import CUDA, fused_engine
+from ranks_fused import config_of as fused_config
 from ranks_generation import IDS, OPTIONS, PROMPTS, build_engine, config_of, plain, whole_weights
 
 from alignment.architecture.layout import Layout
@@ -14,7 +16,11 @@ from alignment.parallel.initialise import initialise
 from alignment.rollout.rollout_weights import RolloutWeights, rollout_parts, rollout_placement
 from alignment.rollout.team_engine import TeamEngine
 
-KINDS = ("greedy", "sampled")
+
+
+def kinds_of(family: str) -> tuple[str, ...]:
+    """Return the kinds of options to try; the emulated device is slow."""
+    return ("sampled",) if family == CUDA else ("greedy", "sampled")
 
 
 def held_parts(topology, config) -> dict[str, Part]:
@@ -34,12 +40,13 @@ def generate(layout: Layout, modes: list[tuple[str | None, int]], families: list
     for mode in modes:
         how = {"eval_mode": mode[0], "degree": mode[1]}
         for family in families:
-            config = config_of(family)
+            config = fused_config(family) if family == CUDA else config_of(family)
             placement = rollout_placement(topology, config, **how)
             held = held_parts(topology, config)
             wanted = rollout_parts(config, layout, **how)
             weights = RolloutWeights(topology, list(held.values()), wanted)
-            engine = build_engine(config, placement.engine)
+            build = fused_engine if family == CUDA else build_engine
+            engine = build(config, placement.engine)
             team = TeamEngine(engine, placement.replicas, config=config, weights=weights)
             trained = {name: paddle.empty(list(part.extent)) for name, part in held.items()}
             for seed in (0, 7):
@@ -52,7 +59,7 @@ def generate(layout: Layout, modes: list[tuple[str | None, int]], families: list
                     any(t is own for own in trained.values()) for t in streamed.values()
                 )
                 team.load_weights(trained.items(), seed)
-                for kind in KINDS:
+                for kind in kinds_of(family):
                     completions = team.generate(PROMPTS, OPTIONS[kind], seed=1, sequence_ids=IDS)
                     found[mode, family, seed, kind] = plain(completions)
             team.release()

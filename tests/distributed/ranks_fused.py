@@ -13,7 +13,7 @@ from alignment.generation.engine import GenerationOptions
 from alignment.generation.engine_placement import EnginePlacement
 from alignment.generation.fused.fused_engine import FusedEngine
 from alignment.generation.fused.fused_settings import FusedSettings
-from alignment.generation.fused.kernels import CPU_KERNELS
+from alignment.generation.fused.kernels import CPU_KERNELS, Kernels
 from alignment.models.decoder.placement import Placement
 from alignment.parallel.initialise import initialise
 from tests.distributed import ranks_generation
@@ -48,19 +48,23 @@ def generate_whole(family: str) -> dict[str, list[tuple]]:
     }
 
 
+def fused_engine(
+    config: DecoderConfig, placement: EnginePlacement, kernels: Kernels | None = None, *, weight_type: str = "float32"
+) -> FusedEngine:
+    """Return an engine without weights, by default on the emulated CUDA kernels."""
+    settings = FusedSettings(num_slots=3, max_rows=7, weight_type=weight_type)
+    kernels = kernels or emulated_kernels()
+    return FusedEngine(SimpleNamespace(config=config), settings, placement=placement, kernels=kernels)
+
+
 def load(topology, family: str, *, damaged: bool = False) -> FusedEngine:
     """Return an engine with this rank's part of the weights; ``damaged``: NaN in the last rank's part."""
     config, placement = config_of(family), Placement.of(topology)
     weights = ranks_generation.whole_weights(config)
     if damaged and topology.tensor.is_last:
         weights["model.layers.1.mlp.up_proj.weight"][:] = float("nan")
-    place = EnginePlacement(tensor=topology.tensor)
-    engine = FusedEngine(
-        SimpleNamespace(config=config),
-        FusedSettings(num_slots=3, max_rows=7),
-        placement=place,
-        kernels=emulated_kernels() if family == CUDA else CPU_KERNELS,
-    )
+    kernels = emulated_kernels() if family == CUDA else CPU_KERNELS
+    engine = fused_engine(config, EnginePlacement(tensor=topology.tensor), kernels)
     engine.load_weights(ranks_generation.part_of_weights(config, placement, weights), 0)
     return engine
 
@@ -73,6 +77,20 @@ def generate(layout: Layout, families: list[str]) -> dict:
         engine = load(topology, family)
         for kind, options in options_of(family).items():
             found[family, kind] = ranks_generation.plain(engine.generate(PROMPTS, options, seed=1, sequence_ids=IDS))
+    return found
+
+
+def generate_in_bytes(layout: Layout) -> list[list[tuple]]:
+    """Return completions with int8 weights, whose scales are those of each rank's part, by the CPU's kernels and by
+    CUDA's.
+    """
+    topology, config = initialise(device="cpu", seed=1, layout=layout), config_of(CUDA)
+    found = []
+    for kernels in (CPU_KERNELS, emulated_kernels()):
+        engine = fused_engine(config, EnginePlacement(tensor=topology.tensor), kernels, weight_type="int8")
+        weights = ranks_generation.whole_weights(config)
+        engine.load_weights(ranks_generation.part_of_weights(config, Placement.of(topology), weights), 0)
+        found.append(ranks_generation.plain(engine.generate(PROMPTS, OPTIONS["sampled"], seed=1, sequence_ids=IDS)))
     return found
 
 

@@ -45,6 +45,14 @@ def test_every_rank_gets_the_tokens_of_one_process(degree, families):
                     np.testing.assert_allclose(one[1], other[1], atol=1e-5)
 
 
+def test_whole_numbers_as_weights_give_every_rank_the_tokens_of_the_cpu_kernels():
+    layout = Layout(tensor=2)
+    for wanted, found in run("generate_in_bytes", layout, layout=layout):
+        assert [(f[0], f[2]) for f in found] == [(w[0], w[2]) for w in wanted]
+        for one, other in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(one[1], other[1], atol=1e-4)
+
+
 @pytest.mark.parametrize("family", ["llama", CUDA])
 def test_damage_in_one_rank_is_reported_by_all(family):
     layout = Layout(tensor=2)
