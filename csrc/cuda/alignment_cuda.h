@@ -85,7 +85,7 @@ AC_API int32_t acu_advance(int32_t rows, const int64_t* sampled, int32_t* tokens
 
 // The device that the calling thread works on from now on.
 AC_API int32_t acu_use_device(int32_t index);
-// Copies of `bytes` bytes: host to device (`from` may change afterwards), device to device, and device to host, which
+// Copies of `bytes` bytes: host to device (`from` may change afterwards; more than 4 MiB are waited for), device to device, and device to host, which
 // waits until the work put on the stream before is done.
 AC_API int32_t acu_write(void* to, const void* from, int64_t bytes, void* stream);
 AC_API int32_t acu_move(void* to, const void* from, int64_t bytes, void* stream);

@@ -1,8 +1,7 @@
-// Copies between host and device, and graphs of captured work.
+// Graphs of captured work.
 #include <cuda_runtime.h>
 
 #include <memory>
-#include <string>
 
 #include "alignment_cuda.h"
 #include "errors.h"
@@ -17,39 +16,7 @@ struct AcuGraph {
   }
 };
 
-namespace acu {
-namespace {
-
-int32_t copy(void* to, const void* from, int64_t bytes, cudaMemcpyKind kind, void* stream) {
-  if (bytes > 0) cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), kind, static_cast<cudaStream_t>(stream));
-  return check_device("copy");
-}
-
-int32_t check(cudaError_t error, const char* what) {
-  if (error == cudaSuccess) return AC_OK;
-  cudaGetLastError();  // forget it
-  return fail(ACU_DEVICE_FAILED, std::string(what) + ": " + cudaGetErrorString(error));
-}
-
-}  // namespace
-}  // namespace acu
-
 extern "C" {
-
-int32_t acu_use_device(int32_t index) { return acu::check(cudaSetDevice(index), "acu_use_device"); }
-
-int32_t acu_write(void* to, const void* from, int64_t bytes, void* stream) {
-  return acu::copy(to, from, bytes, cudaMemcpyHostToDevice, stream);
-}
-
-int32_t acu_move(void* to, const void* from, int64_t bytes, void* stream) {
-  return acu::copy(to, from, bytes, cudaMemcpyDeviceToDevice, stream);
-}
-
-int32_t acu_read(void* to, const void* from, int64_t bytes, void* stream) {
-  if (const int32_t code = acu::copy(to, from, bytes, cudaMemcpyDeviceToHost, stream)) return code;
-  return acu::check(cudaStreamSynchronize(static_cast<cudaStream_t>(stream)), "acu_read");
-}
 
 AcuGraph* acu_graph_begin(void** stream) {
   auto made = std::make_unique<AcuGraph>();

@@ -64,11 +64,13 @@ int32_t fail(int32_t code, const std::string& sentence) {
   return code;
 }
 
-int32_t check_device(const char* where) {
-  const cudaError_t error = cudaGetLastError();
+int32_t check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return AC_OK;
-  return fail(ACU_DEVICE_FAILED, std::string(where) + ": " + cudaGetErrorString(error));
+  cudaGetLastError();  // forget it
+  return fail(ACU_DEVICE_FAILED, std::string(what) + ": " + cudaGetErrorString(error));
 }
+
+int32_t check_device(const char* where) { return check(cudaGetLastError(), where); }
 
 }  // namespace acu
 

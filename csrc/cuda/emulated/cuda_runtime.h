@@ -28,6 +28,10 @@ extern Place place;  // of the fiber that runs
 
 void run(dim3 grid, int threads, size_t shared, const std::function<void()>& kernel);
 void submit(std::function<void()> work);  // do it, or keep it while a graph is captured
+// Copies from pageable memory: at once, or, as on a machine with ATS, when the next work is done.
+void submit_copy(std::function<void()> work);
+size_t copies_done();
+size_t copies_submitted();
 double* dynamic_shared();
 void wait_for_block();
 void wait_for_warp();
@@ -69,7 +73,7 @@ inline unsigned atomicMax(unsigned* at, unsigned x) {
 }
 
 typedef void* cudaStream_t;
-enum cudaError_t { cudaSuccess = 0, cudaErrorMemoryAllocation = 2, cudaErrorStreamCaptureUnsupported = 900 };
+enum cudaError_t { cudaSuccess = 0, cudaErrorMemoryAllocation = 2, cudaErrorNotReady = 600, cudaErrorStreamCaptureUnsupported = 900 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3 };
 
 inline const char* cudaGetErrorString(cudaError_t) { return "emulated"; }
@@ -88,9 +92,34 @@ inline cudaError_t cudaFree(void* memory) {
   return cudaSuccess;
 }
 
-inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
-  emulated::submit([=] { std::memcpy(to, from, bytes); });
+inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t) {
+  const auto start = kind == cudaMemcpyHostToDevice ? emulated::submit_copy : emulated::submit;
+  start([=] { std::memcpy(to, from, bytes); });
   return cudaSuccess;
+}
+
+typedef size_t* cudaEvent_t;  // how many copies had been submitted when it was recorded
+enum { cudaEventDisableTiming = 2 };
+
+inline cudaError_t cudaGetDevice(int* index) {
+  *index = 0;
+  return cudaSuccess;
+}
+inline cudaError_t cudaMallocHost(void** memory, size_t bytes) { return cudaMalloc(memory, bytes); }
+inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+  *event = new size_t(0);
+  return cudaSuccess;
+}
+inline cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  delete event;
+  return cudaSuccess;
+}
+inline cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
+  *event = emulated::copies_submitted();
+  return cudaSuccess;
+}
+inline cudaError_t cudaEventQuery(cudaEvent_t event) {
+  return emulated::copies_done() >= *event ? cudaSuccess : cudaErrorNotReady;
 }
 
 inline cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width,

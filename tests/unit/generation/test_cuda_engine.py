@@ -276,6 +276,28 @@ def test_nothing_may_wait_while_a_graph_is_captured():
     handle.acu_graph_destroy(graph)
 
 
+def test_what_is_copied_to_the_device_may_change_at_once():
+    """Copies are made late, as where the device reads the host's page tables; pinned memory is not used twice."""
+    kernels, options = emulated_kernels(), GenerationOptions(max_new_tokens=9)
+    model, device = build(), paddle_device.PaddleDevice(kernels._library)
+    wanted = answer(cuda(model, max_rows=4), PROMPTS[:9], options)
+    late = device.library.handle.acu_emulated_late_copies
+    late(1)
+    try:
+        source, found = np.arange(2**21, dtype=np.int32), np.zeros(2**21, np.int32)
+        for size in (5, 2**20, 2**21):
+            places = [device.empty([4 * size], "uint8") for _ in range(3)]
+            for place in places:
+                device.write(place.data_ptr(), source[:size])
+                source += 1
+            for back, place in zip((3, 2, 1), places, strict=True):
+                device.read(place.data_ptr(), found[:size])
+                assert np.array_equal(found[:size], source[:size] - back), size
+        assert_same(answer(cuda(model, max_rows=4), PROMPTS[:9], options), wanted, atol=0)
+    finally:
+        late(0)
+
+
 def test_a_failed_capture_leaves_no_graph():
     device = mock.Mock()
     device.library.handle.acu_graph_begin.return_value = 5
