@@ -17,7 +17,6 @@ from alignment.rollout.rollout_weights import RolloutWeights, rollout_parts, rol
 from alignment.rollout.team_engine import TeamEngine
 
 
-
 def kinds_of(family: str) -> tuple[str, ...]:
     """Return the kinds of options to try; the emulated device is slow."""
     return ("sampled",) if family == CUDA else ("greedy", "sampled")
