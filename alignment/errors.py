@@ -28,6 +28,10 @@ class ModelFolderError(UserError):
     """A model or tokenizer folder is missing, damaged or does not fit."""
 
 
+class AdapterError(UserError):
+    """An adapter cannot be made for a model, is damaged, or belongs to another model."""
+
+
 class CheckpointError(UserError):
     """A checkpoint cannot be written or read back."""
 

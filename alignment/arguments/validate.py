@@ -91,6 +91,8 @@ def check_model_source(v: Values) -> Iterator[str]:
     yield from find_replaced(v, *sources)
     if v.model_config_name_or_path and not v.tokenizer_name_or_path:
         yield "model_config_name_or_path needs tokenizer_name_or_path: random weights come without a tokenizer"
+    if v.model_config_name_or_path and v.lora:
+        yield "lora=true needs model_name_or_path: an adapter of random weights is worth nothing without them"
 
 
 CHECKS: tuple[Check, ...] = (

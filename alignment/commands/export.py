@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "bfloat16")
 FORMATS = ("huggingface", "paddlenlp")
-PROBE_ROWS, PROBE_LENGTH = 4, 32
 TOLERANCE = 0.0
 """Largest allowed difference between the logits of the written model and of the one read back."""
 
@@ -27,22 +26,27 @@ def export_model(
     layout: str = "huggingface",
     overwrite: bool = False,
     head_prefix: str | None = None,
+    base: str | None = None,
 ) -> dict[str, Any]:
     """Write ``target``, reload it and compare; ``target`` appears only if the logits are equal.
 
-    ``layout`` is one of ``FORMATS``; ``head_prefix`` names an unusual score head. bfloat16 rounds the weights first, so
+    ``layout`` is one of ``FORMATS``; ``head_prefix`` names an unusual score head. An adapter is merged into its base
+    first; ``base`` replaces the base that it names. bfloat16 rounds the weights first, so
     the comparison stays exact. Returns the rows of the printed table.
     """
+    from alignment.models.adapters.folder import adapter_in
     from alignment.models.folders.hub import find_in_run
-    from alignment.models.tokenizer.tokenizer import load_tokenizer
     from alignment.training.durable import write_folder
 
-    folder = find_in_run(source)
+    adapter = adapter_in(source)
+    folder = adapter or find_in_run(source)
     if target.exists() and not overwrite:
         raise ModelFolderError(f"{target} exists already; name a new folder, or replace it with --overwrite")
     _refuse_loss(folder, target)
-    tokenizer = load_tokenizer(folder)
-    model = _load(folder, dtype, head_prefix)
+    if adapter is None:
+        model, tokenizer, merged = _load(folder, dtype, head_prefix), _tokenizer(folder), {}
+    else:
+        model, tokenizer, merged = _load_merged(folder, base, dtype)
     _refuse_unlike(model, folder)
     with write_folder(target) as aside:
         _save(aside, model, tokenizer, layout)
@@ -55,8 +59,28 @@ def export_model(
         "format": layout,
         "dtype": dtype,
         "MiB": size / 2**20,
+        **merged,
         "largest logit difference": difference,
     }
+
+
+def _load_merged(folder: Path, base: str | None, dtype: str) -> tuple[Any, Tokenizer, dict[str, Any]]:
+    """Return (model, tokenizer, rows of the table) of the adapter in ``folder`` merged into its base."""
+    from alignment.models.adapters.merged import find_base, load_merged
+    from alignment.parallel.comms.group import ALONE
+    from alignment.runs.frozen import frozen_model
+
+    place = find_base(folder, base)
+    found = load_merged(folder, place, content=frozen_model("the base", str(place), ALONE).content)
+    has_own = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
+    facts = {"base": str(place), "largest difference to base and adapter": found.difference}
+    return found.model.to(dtype=dtype), _tokenizer(folder if has_own else place), facts
+
+
+def _tokenizer(folder: Path) -> Tokenizer:
+    from alignment.models.tokenizer.tokenizer import load_tokenizer
+
+    return load_tokenizer(folder)
 
 
 def _refuse_loss(folder: Path, target: Path) -> None:
@@ -103,33 +127,14 @@ def _refuse_unlike(model: Any, folder: Path) -> None:
 
 
 def _compare(written: Any, read: Any, tokenizer: Tokenizer, folder: Path) -> float:
-    from alignment.models.tokenizer.tokenizer import load_tokenizer
+    from alignment.models.folders.probe import largest_difference, probe
 
-    if load_tokenizer(folder).fingerprint() != tokenizer.fingerprint():
+    if _tokenizer(folder).fingerprint() != tokenizer.fingerprint():
         raise ModelFolderError(f"{folder}: the tokenizer read back differs; nothing was exported")
-    difference = max(float((a - b).abs().max()) for a, b in zip(_logits(written), _logits(read), strict=True))
+    difference = largest_difference(probe(written), probe(read))
     if not difference <= TOLERANCE:
         raise ModelFolderError(f"{folder}: logits read back differ by {difference:g}; nothing was exported")
     return difference
-
-
-def _logits(model: Any) -> list[Any]:
-    """Return float32 outputs on fixed token ids of several lengths."""
-    import numpy as np
-    import paddle
-
-    from alignment.records import TokenBatch
-
-    generator = np.random.default_rng(0)
-    width = min(PROBE_LENGTH, model.config.max_position_embeddings)
-    lengths = generator.integers(1, width + 1, PROBE_ROWS)
-    rows = [generator.integers(0, model.config.vocab_size, n) for n in lengths]
-    batch = TokenBatch.build(rows, [np.empty(0, np.int64)] * PROBE_ROWS)
-    model.eval()
-    with paddle.no_grad():
-        is_score = hasattr(model, "score")
-        outputs = model(batch) if is_score else model(batch.input_ids, lengths=batch.lengths)
-    return [outputs[i, :n].astype("float32") for i, n in enumerate(lengths.tolist())]
 
 
 def main(argv: Sequence[str]) -> None:

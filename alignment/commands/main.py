@@ -24,6 +24,7 @@ VERBS = {
     "train": Verb("train a model: alignment train TRAINER FILE.json [--key value ...]"),
     "chat": Verb("talk to a model, or answer one prompt", uses_paddle=True),
     "export": Verb("write a trained model as a Hugging Face or PaddleNLP folder", uses_paddle=True),
+    "merge": Verb("merge an adapter into its base and write the whole model", uses_paddle=True),
     "plan": Verb("predict the memory of a run and list the layouts that fit"),
     "verify": Verb("compare a parallel layout with one process, number by number", uses_paddle=True),
     "doctor": Verb("check whether the suite can run on this machine"),

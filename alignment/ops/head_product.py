@@ -68,17 +68,19 @@ class HeadProduct:
 
     def add_weight_grad(
         self, total: paddle.Tensor | None, hidden: paddle.Tensor, slope: paddle.Tensor
-    ) -> paddle.Tensor:
+    ) -> paddle.Tensor | None:
         """Return ``total`` (None: zero) plus the head's gradient from hidden [T, H] and ``slope`` [T, V].
 
-        For half precision the total is float32; ``rounded`` converts the final one.
+        For half precision the total is float32; ``rounded`` converts the final one. A frozen head has none (None).
         """
+        if self.weight.stop_gradient:
+            return None
         pair = (slope, hidden) if self.transposed else (hidden, slope)
         if device_kernels.has_wide_product(hidden):
             return device_kernels.add_wide_product(total, *pair)
         added = widen(paddle.matmul(*pair, transpose_x=True))
         return added if total is None else total.add_(added)
 
-    def rounded(self, total: paddle.Tensor) -> paddle.Tensor:
+    def rounded(self, total: paddle.Tensor | None) -> paddle.Tensor | None:
         """Return the head's gradient ``total`` in the head's dtype."""
-        return total if total.dtype == self.weight.dtype else total.astype(self.weight.dtype)
+        return total if total is None or total.dtype == self.weight.dtype else total.astype(self.weight.dtype)

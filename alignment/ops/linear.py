@@ -11,10 +11,13 @@ class _AddBias(PyLayer):
 
     @staticmethod
     def forward(ctx, x, bias):
+        ctx.is_frozen = bias.stop_gradient
         return x + bias
 
     @staticmethod
     def backward(ctx, grad):
+        if ctx.is_frozen:
+            return grad, None
         rows = grad.reshape([-1, grad.shape[-1]])
         return grad, paddle.matmul(paddle.ones([1, rows.shape[0]], rows.dtype), rows).flatten()
 

@@ -45,6 +45,7 @@ class _RmsNorm(PyLayer):
     @staticmethod
     def forward(ctx, x, weight, eps):
         y, scale = normalise_rows(x, weight, eps)
+        ctx.is_frozen = weight.stop_gradient
         ctx.save_for_backward(x, weight, scale)
         return y
 
@@ -54,7 +55,7 @@ class _RmsNorm(PyLayer):
         width = x.shape[1]
         product = grad * x
         dot = paddle.matmul(product, weight.reshape([width, 1]))
-        weight_grad = paddle.matmul(scale, product, transpose_x=True).flatten()
+        weight_grad = None if ctx.is_frozen else paddle.matmul(scale, product, transpose_x=True).flatten()
         shrink = paddle.matmul(scale * scale * scale * dot, paddle.full([1, width], 1.0 / width, x.dtype))
         direct = paddle.matmul(scale, weight.reshape([1, width])).multiply_(grad)
         return direct.subtract_(shrink.multiply_(x)), weight_grad
@@ -66,12 +67,14 @@ class _NativeRmsNorm(PyLayer):
     @staticmethod
     def forward(ctx, x, weight, eps):
         y, scales = training_ops.rms_norm(x, weight, eps)
+        ctx.is_frozen = weight.stop_gradient
         ctx.save_for_backward(x, weight, scales)
         return y
 
     @staticmethod
     def backward(ctx, grad):
-        return training_ops.rms_norm_grad(grad, *ctx.saved_tensor())
+        x_grad, weight_grad = training_ops.rms_norm_grad(grad, *ctx.saved_tensor())
+        return x_grad, None if ctx.is_frozen else weight_grad
 
 
 def rms_norm_inference(x: paddle.Tensor, weight: paddle.Tensor, eps: float) -> paddle.Tensor:

@@ -89,6 +89,7 @@ def build_learner(launch: Launch, name: str, model: Any, training: TrainingArgum
         max_grad_norm=training.max_grad_norm,
         shards=shards,
     )
+    learner.adapter = model.model.adapter
     offloaded = launch.parsed.parallel.offloaded
     learner.offload(model="train_model" in offloaded, optimizer="optimizer" in offloaded)
     return learner

@@ -34,9 +34,11 @@ _ARCHITECTURE = (
 def starting_folder(launch: Launch, group, name: str, *, parts: Sequence[str] = RUN_MODELS) -> str | None:
     """Return the folder to load ``name`` from (the checkpoint's when resuming); None for random weights.
 
+    With an adapter it is the base in either case.
+
     ``parts`` are the models that may be taken if the folder is the output of another run.
     """
-    if launch.checkpoint is not None:
+    if launch.checkpoint is not None and not launch.parsed.adapter.lora:
         return resumed_folder(launch, name, group.model_name_or_path or group.model_config_name_or_path)
     return str(resolve_model_folder(group.model_name_or_path, parts=parts)) if group.model_name_or_path else None
 
@@ -44,10 +46,10 @@ def starting_folder(launch: Launch, group, name: str, *, parts: Sequence[str] = 
 def resumed_folder(launch: Launch, name: str, initial: str) -> str:
     """Return the folder of the trained model ``name``: the checkpoint's when resuming, else ``initial``.
 
-    ``initial`` is named by the arguments. A checkpoint of another architecture is refused, because it would silently
+    ``initial`` is named by the arguments; with an adapter it is the base in either case. A checkpoint of another architecture is refused, because it would silently
     replace that model.
     """
-    if launch.checkpoint is None:
+    if launch.checkpoint is None or launch.parsed.adapter.lora:
         return initial
     folder = launch.checkpoint.model_folder(name)
     try:

@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 
 import paddle
 
+from alignment.architecture.adapter import is_factor
 from alignment.architecture.cuts import gradient_is_partial
 from alignment.architecture.families import EMBEDDING, LM_HEAD
 from alignment.architecture.parts import Part
 from alignment.device.offload import Offloaded, resident
 from alignment.errors import NotFiniteError
 from alignment.metrics import Metric
+from alignment.models.adapters.folder import save_adapter, trained_weights
 from alignment.models.folders.saving import WeightSource, save_model
 from alignment.models.tokenizer.tokenizer import Tokenizer
 from alignment.ops.precision import is_half
@@ -96,7 +98,8 @@ def shard_model(model: Any, topology: Topology) -> ParameterShards | None:
         topology,
         stage=layout.sharding_stage,
         part_of=model.parts.__getitem__,
-        is_partial=lambda name: gradient_is_partial(
+        is_partial=lambda name: is_factor(name)
+        or gradient_is_partial(
             name, config, tensor_degree=layout.tensor, sequence_parallel=layout.sequence_parallel
         ),
         tied={EMBEDDING} if is_tied else (),
@@ -120,7 +123,10 @@ def model_writer(learner: Learner, tokenizer: Tokenizer, topology: Topology) -> 
     def write(folder: Path) -> None:
         with resident(learner.offloaded_model):
             try:
-                save_model(folder, model, tokenizer, weights=source)
+                if model.adapter is None:
+                    save_model(folder, model, tokenizer, weights=source)
+                else:
+                    save_adapter(folder, model, tokenizer, trained_weights(source))
             except NotFiniteError as error:
                 raise learner.diverged(str(error), "and was not written") from error
 

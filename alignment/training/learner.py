@@ -12,9 +12,10 @@ from alignment.architecture.parts import Part
 from alignment.device.offload import Offloaded, resident
 from alignment.errors import NumericalError, diverged
 from alignment.metrics import Metric
+from alignment.models.decoder.adapter_use import AdapterState
 from alignment.parallel.comms.group import ALONE
 from alignment.parallel.runner import ModelRunner, Objective
-from alignment.parallel.sharding.partition import MAX_STAGE, ParameterShards
+from alignment.parallel.sharding.partition import ParameterShards
 from alignment.records import TokenBatch
 from alignment.training.optimizers import NamedAdamW, clip_by_global_norm, scale_gradients
 from alignment.training.schedules import Schedule
@@ -53,6 +54,8 @@ class Learner:
         self._latest: tuple[TokenBatch, Objective] | None = None
         self._shards = shards
         self._world = ALONE if shards is None else shards.topology.world
+        self.adapter: AdapterState | None = None
+        """The state of the model's adapter, if it has one; it is told the number of updates."""
 
     def offload(self, *, model: bool, optimizer: bool) -> None:
         """Keep the model's weights or the optimizer's state in host memory between uses from now on.
@@ -68,6 +71,8 @@ class Learner:
     def accumulate(self, batches: Sequence[TokenBatch], objective: Objective) -> list[dict[str, Metric]]:
         """Accumulate the gradients of ``objective`` over ``batches``; return the metrics of each batch."""
         self._latest = (batches[0], objective) if batches else self._latest
+        if self.adapter is not None:
+            self.adapter.update = self.num_updates
         with resident(self.offloaded_model):
             metrics = self.runner.forward_backward(batches, objective)
         self._check_finite([(key, float(m.value)) for part in metrics for key, m in part.items()])
@@ -141,7 +146,7 @@ class Learner:
 
     def kept_parts(self) -> dict[str, Part] | None:
         """Return the parts of the whole tensors that ``kept_weights`` are, None if they are not sharded."""
-        return None if self._shards is None or self._shards.stage < MAX_STAGE else self._shards.parts
+        return None if self._shards is None else self._shards.kept_parts
 
     def state(self) -> dict[str, np.ndarray]:
         """Return the optimizer's state by canonical name, and the number of updates."""

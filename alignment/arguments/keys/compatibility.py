@@ -12,7 +12,7 @@ _ONE_WAY = "there is one implementation of this, which the option does not chang
 _SAVING = "checkpoints have one format: written aside, synced, renamed"
 _NO_AMP = "mixed precision by operator is not built; weights are bfloat16 (bf16 with O2) or float32"
 _PACKED = "rows never see each other, and padding is never computed; packing_samples composes micro-batches by tokens"
-_NO_ADAPTERS = "adapters are not built; merge them into the model first"
+_NO_LORA_PLUS = "one learning rate serves both factors; give rslora"
 _NO_DYNAMIC_SAMPLING = "dynamic sampling is not built"
 _NO_EMA = "averaged weights are not built"
 _NO_STOPPING = "early_stopping is not built"
@@ -48,9 +48,11 @@ _REFUSED = (
     ("to_static", bool, False, "Compile the model.", "training runs eagerly"),
     ("enable_auto_parallel", bool, False, "Automatic parallelism.", "automatic parallelism is not built"),
     ("logging_strategy", str, "steps", "When to record metrics.", "give logging_steps"),
-    ("lora", bool, False, "Train low-rank adapters.", _NO_ADAPTERS),
-    ("lora_path", str | None, None, "Folder of an adapter to continue from.", _NO_ADAPTERS),
-    ("prefix_tuning", bool, False, "Train a prefix.", _NO_ADAPTERS),
+    ("prefix_tuning", bool, False, "Train a prefix.", "prefixes are not built; give lora=true"),
+    ("lora_plus_scale", float, 1.0, "Factor of the learning rate of B in an adapter.", _NO_LORA_PLUS),
+    ("rslora_plus", bool, False, "rslora with a higher learning rate of B.", _NO_LORA_PLUS),
+    ("use_dora", bool, False, "Train the norms of the adapted weights too.", "DoRA is not built; give rslora"),
+    ("pissa", bool, False, "Start adapters from singular vectors.", "it would change the base; adapters start at zero"),
     ("dynamic_sampling", bool, False, "Resample prompts whose rewards are all equal.", _NO_DYNAMIC_SAMPLING),
     ("enable_overlong_reward_buffer", bool, False, "Reduce the reward of responses that are almost too long.",
      "shape the reward in a reward_function"),
@@ -65,8 +67,7 @@ _INERT = (
     ("shard_ema", bool, False, "Share averaged weights.", _NO_EMA),
     ("offload_ema", bool, True, "Averaged weights in host memory.", _NO_EMA),
     ("ema_beta", float, 0.992, "Decay of averaged weights.", _NO_EMA),
-    ("lora_rank", int, 8, "Rank of adapters.", _NO_ADAPTERS),
-    ("lora_alpha", int, -1, "Scale of adapters.", _NO_ADAPTERS),
+    ("use_quick_lora", bool, True, "Fuse the operators of adapters.", _KERNEL),
     ("overlong_reward_buffer", int, 256, "Tokens over which the reward falls.", _NO_BUFFER),
     ("overlong_penalty_factor", float, 1.0, "Largest penalty of an overlong response.", _NO_BUFFER),
     ("max_gen_batches", int, 2, "Rollouts that dynamic sampling may take.", _NO_DYNAMIC_SAMPLING),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from alignment.arguments.groups import Groups
+from alignment.arguments.keys.adapter import AdapterArguments
 from alignment.arguments.keys.columns import ColumnArguments
 from alignment.arguments.keys.compatibility import CompatibilityArguments
 from alignment.arguments.keys.data import DataArguments
@@ -17,6 +18,7 @@ SHARED: Groups = MappingProxyType(
         "data": DataArguments,
         "columns": ColumnArguments,
         "model": ModelArguments,
+        "adapter": AdapterArguments,
         "training": TrainingArguments,
         "parallel": ParallelArguments,
         "compatibility": CompatibilityArguments,

@@ -16,11 +16,13 @@ import paddle
 from paddle import nn
 from paddle.distributed.fleet.utils import recompute
 
+from alignment.architecture.adapter import Adapter
 from alignment.architecture.cuts import layer_sizes, local_layer_shapes, whole_shapes
 from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.families import LM_HEAD
 from alignment.architecture.parts import even_cut
 from alignment.errors import DataError
+from alignment.models.decoder.adapter_use import ADAPTED, AdapterState, AdapterUse
 from alignment.models.decoder.layers import Embedding, Linear, NumberedLayers, RmsNorm, RoleLayers, build_layer
 from alignment.models.decoder.placement import WHOLE, Placement
 from alignment.ops.rotary import PositionTables
@@ -38,6 +40,7 @@ class SequencePlan:
     region: TensorRegion
     recomputed: str = ""
     """What the backward pass recomputes: ``full``, ``full_attn``, ``core_attn``, or nothing (empty)."""
+    adapter: AdapterUse = ADAPTED
 
 
 class Attention(RoleLayers):
@@ -46,10 +49,12 @@ class Attention(RoleLayers):
     def forward(self, x: paddle.Tensor, plan: SequencePlan) -> paddle.Tensor:
         """Return [rows, H] for x [rows, H]."""
         x = plan.region.enter(x)
-        q = _norm_heads(self.get("query_norm"), self["queries"](x))
-        k = _norm_heads(self.get("key_norm"), self["keys"](x))
-        keep = plan.recomputed != "core_attn"
-        return self["output"](plan.attention.attend(q, k, self["values"](x), keep_weights=keep), plan.region)
+        q = _norm_heads(self.get("query_norm"), self["queries"](x, plan.adapter))
+        k = _norm_heads(self.get("key_norm"), self["keys"](x, plan.adapter))
+        mixed = plan.attention.attend(
+            q, k, self["values"](x, plan.adapter), keep_weights=plan.recomputed != "core_attn"
+        )
+        return self["output"](mixed, plan.region, plan.adapter)
 
 
 def _norm_heads(norm: RmsNorm | None, x: paddle.Tensor) -> paddle.Tensor:
@@ -60,10 +65,11 @@ def _norm_heads(norm: RmsNorm | None, x: paddle.Tensor) -> paddle.Tensor:
 class FeedForward(RoleLayers):
     """This process's columns of the gated feed-forward block."""
 
-    def forward(self, x: paddle.Tensor, region: TensorRegion) -> paddle.Tensor:
+    def forward(self, x: paddle.Tensor, plan: SequencePlan) -> paddle.Tensor:
         """Return [rows, H] for x [rows, H]."""
-        x = region.enter(x)
-        return self["down"](swiglu(self["gate"](x), self["up"](x)), region)
+        x = plan.region.enter(x)
+        inner = swiglu(self["gate"](x, plan.adapter), self["up"](x, plan.adapter))
+        return self["down"](inner, plan.region, plan.adapter)
 
 
 class DecoderLayer(RoleLayers):
@@ -92,7 +98,7 @@ class DecoderLayer(RoleLayers):
         else:
             attended = self._attend(hidden, plan)
         hidden = hidden + attended
-        return hidden + self["feed_forward"](self["feed_norm"](hidden), plan.region)
+        return hidden + self["feed_forward"](self["feed_norm"](hidden), plan)
 
     def _attend(self, hidden: paddle.Tensor, plan: SequencePlan) -> paddle.Tensor:
         return self["attention"](self["input_norm"](hidden), plan)
@@ -117,6 +123,8 @@ class Decoder(nn.Layer):
         """Whether training recomputes the activations named by ``recompute_granularity`` instead of keeping them."""
         self.recompute_granularity = "full"
         """``full`` (whole layers), ``full_attn`` (attention blocks) or ``core_attn`` (attention weights)."""
+        self.adapter: AdapterState | None = None
+        """The adapter of the model; None: it has none (``models.adapters.attach``)."""
         self.chunks = placement.layers(config.num_hidden_layers)
         """The layer numbers of each chunk of this stage."""
         self._starts: list[paddle.Tensor] = []
@@ -194,7 +202,12 @@ class Decoder(nn.Layer):
         return split_rows(num_tokens, self.placement.tensor.size) if self.placement.sequence_parallel else num_tokens
 
     def _embed(self, tokens: _Tokens, plan: SequencePlan) -> paddle.Tensor:
-        return self.embed_tokens(paddle.to_tensor(tokens.ids[tokens.real], "int64"), plan.region)
+        hidden = self.embed_tokens(paddle.to_tensor(tokens.ids[tokens.real], "int64"), plan.region)
+        if self.adapter is not None and hidden.stop_gradient and paddle.is_grad_enabled():
+            # The embedding is frozen: recomputed layers and later stages get gradients only through their input.
+            hidden = hidden.detach()
+            hidden.stop_gradient = False
+        return hidden
 
     def _run(self, numbers: range | list[int], hidden: paddle.Tensor, plan: SequencePlan) -> paddle.Tensor:
         for number in numbers:
@@ -225,7 +238,10 @@ class Decoder(nn.Layer):
         )
         region = TensorRegion(placement.tensor, len(positions), placement.sequence_parallel)
         active = self.recompute and self.training and paddle.is_grad_enabled()
-        return SequencePlan(attention, region, self.recompute_granularity if active else "")
+        use = ADAPTED
+        if self.adapter is not None:
+            use = self.adapter.use(tokens.ids, tokens.lengths, training=self.training)
+        return SequencePlan(attention, region, self.recompute_granularity if active else "", use)
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +283,8 @@ class CausalLM(nn.Layer):
         super().__init__(dtype=dtype)
         self.config = config
         self.placement = placement
+        self.adapter: Adapter | None = None
+        """What ``models.adapters.attach`` attached."""
         self.whole_shapes = whole_shapes(config, self.kind)
         """The shape of every parameter of the unsplit model, by name."""
         self.parts = placement.parts(config, self.kind)

@@ -5,12 +5,13 @@ Sizes are those that this process holds; communication is in ``parallel.tensor.r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import paddle
 from paddle import nn
 
 from alignment.architecture.family import Weight
+from alignment.models.decoder.adapter_use import ADAPTED, AdapterUse
 from alignment.ops.embedding import embedding
 from alignment.ops.linear import add_bias, linear
 from alignment.ops.rms_norm import rms_norm
@@ -18,24 +19,32 @@ from alignment.parallel.tensor.regions import TensorRegion, embed_rows
 
 
 class Linear(nn.Layer):
-    """``x @ weight + bias`` with weight [in, out]."""
+    """``x @ weight + bias`` with weight [in, out], plus what an adapter adds to the product."""
 
     def __init__(self, num_inputs: int, num_outputs: int, *, bias: bool, dtype: str) -> None:
         super().__init__(dtype=dtype)
         self.weight = constant_parameter(self, [num_inputs, num_outputs], 0.0, dtype=dtype)
         self.bias = constant_parameter(self, [num_outputs], 0.0, dtype=dtype) if bias else None
+        self.branch: Callable[[paddle.Tensor, AdapterUse], paddle.Tensor] | None = None
+        """The adapter's part of the product; None: there is no adapter (``models.adapters.attach``)."""
 
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+    def forward(self, x: paddle.Tensor, use: AdapterUse = ADAPTED) -> paddle.Tensor:
         """Return [..., out] for x [..., in]."""
-        return linear(x, self.weight, self.bias)
+        y = self.product(x, use)
+        return y if self.bias is None else add_bias(y, self.bias)
+
+    def product(self, x: paddle.Tensor, use: AdapterUse) -> paddle.Tensor:
+        """Return [..., out] without the bias: the product of the base, and the adapter's part where it is on."""
+        y = linear(x, self.weight)
+        return y if self.branch is None or not use.is_on else y + self.branch(x, use)
 
 
 class RowParallelLinear(Linear):
     """A row-parallel Linear: the partial products of all processes are summed, then the bias is added."""
 
-    def forward(self, x: paddle.Tensor, region: TensorRegion) -> paddle.Tensor:
+    def forward(self, x: paddle.Tensor, region: TensorRegion, use: AdapterUse = ADAPTED) -> paddle.Tensor:
         """Return [rows, out] for x [M, in]."""
-        y = region.leave(paddle.matmul(x, self.weight))
+        y = region.leave(self.product(x, use))
         return y if self.bias is None else add_bias(y, self.bias)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from alignment.architecture.adapter import Adapter
 from alignment.architecture.cuts import whole_shapes
 from alignment.architecture.decoder_config import DecoderConfig
 from alignment.errors import ModelFolderError
@@ -77,6 +78,8 @@ class ScoreModel(nn.Layer):
         self.config = config
         self.options = options
         self.placement = placement
+        self.adapter: Adapter | None = None
+        """What ``models.adapters.attach`` attached."""
         self.whole_shapes = whole_shapes(config, self.kind, score_bias=options.score_bias)
         """The shape of every parameter of the unsplit model, by name."""
         self.parts = placement.parts(config, self.kind, score_bias=options.score_bias)

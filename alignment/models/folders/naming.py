@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from alignment.architecture.adapter import FACTORS
 from alignment.architecture.families import FAMILIES, OUTSIDE, SCORE
 from alignment.errors import ModelFolderError
 
@@ -18,7 +19,7 @@ MATRICES = tuple(
         for weight in (*OUTSIDE, *(weight for name in FAMILIES for weight in FAMILIES[name].layer))
         if weight.kind == "matrix"
     )
-)
+) + tuple(f".{factor}.weight" for factor in FACTORS)
 """Name endings of tensors that files store transposed; embeddings are not."""
 
 SCORE_ALIASES = (

@@ -181,12 +181,12 @@ def stored_array(name: str, parameter: paddle.Tensor) -> np.ndarray:
 def _all_finite(tensors: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, np.ndarray]]:
     """Yield ``tensors`` unchanged; raise NotFiniteError at the first one with NaN or infinite numbers."""
     for name, array in tensors:
-        if not _is_finite(array):
+        if not is_finite(array):
             raise NotFiniteError(f"{name} holds NaN or infinite numbers")
         yield name, array
 
 
-def _is_finite(array: np.ndarray) -> bool:
+def is_finite(array: np.ndarray) -> bool:
     """Return whether a ``stored_array`` is finite; a bfloat16 is not if its exponent bits are all ones."""
     if array.dtype == np.uint16:
         return bool(((array & 0x7F80) != 0x7F80).all())

@@ -158,6 +158,11 @@ class ParameterShards:
         """Yield the weights, in the model's dtype, that stay in memory between uses: in stage 3 only rows."""
         yield from self._model.named_parameters() if self._sliced is None else self._sliced.named_tensors()
 
+    @property
+    def kept_parts(self) -> dict[str, Part] | None:
+        """The parts of the whole tensors that ``kept_weights`` are; None below stage 3."""
+        return None if self._sliced is None else self._sliced.parts
+
     def held_gradients(self) -> Iterator[tuple[str, paddle.Tensor]]:
         """Yield the gradients currently in memory."""
         yield from self._reducer.held()

@@ -10,6 +10,7 @@ from alignment.loops.supervised import SupervisedTask
 from alignment.models.tokenizer.tokenizer import Tokenizer
 from alignment.parallel.runner import ModelRunner, Objective
 from alignment.records import Loss, TokenBatch
+from alignment.runs.adapters import adapt, frozen_base
 from alignment.runs.dataset_run import DatasetRun
 from alignment.runs.datasets import (
     encode_options,
@@ -46,10 +47,14 @@ def build_run(
     hyperparameters = launch.parsed.groups.get("loss")
     compares = objective.needs_reference is not None and objective.needs_reference(hyperparameters)
     reference = find_reference(launch, objective, tokenizer) if compares else None
-    frozen = frozen_part(launch, lambda: find_frozen(launch, reference, tokenizer))
+    base = frozen_base(launch, trained.name, folder)
+    frozen = frozen_part(launch, lambda: [*base, *find_frozen(launch, reference, tokenizer)])
     rows, held_out = open_samples(tokenizer)
     model = trained.load(launch, folder, tokenizer)
     adopt(launch, model, tokenizer)
+    if base:
+        resumed = trained.name if launch.checkpoint is not None else None
+        adapt(launch, trained.name, model, base[0], folder=resumed, continues=True)
     samples = [rows, held_out or ()]
     held = open_reference(launch, objective, tokenizer, reference, samples, model) if reference else None
     task = build_task(objective, hyperparameters, model=model, reference=held)

@@ -1,0 +1,30 @@
+"""Arguments of low-rank adapters (LoRA)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from alignment.fields import argument, unless
+
+_NO_LORA = unless("lora", True, why="lora is false")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterArguments:
+    """Whether small factors beside the frozen weights are trained, and of which size."""
+
+    lora: bool = argument(False, aliases=("use_peft",))
+    """Train a low-rank adapter of each trained model and freeze its other weights, except for a score head."""
+    lora_rank: int = argument(8, minimum=1, aliases=("lora_r",), inert_when=_NO_LORA)
+    """Rank of the adapter."""
+    lora_alpha: float = argument(-1, minimum=-1, excluded=(0,), inert_when=_NO_LORA)
+    """Scale: the adapter's part is multiplied by lora_alpha / lora_rank; -1: twice the rank (with rslora: 4)."""
+    lora_dropout: float = argument(0.0, minimum=0, below=1, inert_when=_NO_LORA)
+    """Probability with which inputs of the adapter are dropped in training."""
+    lora_target_modules: tuple[str, ...] = argument(("all-linear",), aliases=("target_modules",), inert_when=_NO_LORA)
+    """Modules to adapt: ends of names (q_proj), regular expressions for whole names, or all-linear."""
+    rslora: bool = argument(False, aliases=("use_rslora",), inert_when=_NO_LORA)
+    """Divide lora_alpha by the square root of the rank."""
+    lora_path: str | None = argument(None, path="model", inert_when=_NO_LORA)
+    """Folder of an adapter in PEFT's format to continue from; it has its own rank, scale and modules. In PPO: the
+    policy's."""
