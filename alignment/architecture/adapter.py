@@ -67,6 +67,10 @@ class Adapter:
                 found[second] = Part(second, (self.rank, outputs), ((0, self.rank), columns))
         return found
 
+    def with_factors(self, base: Sequence[Part]) -> list[Part]:
+        """Return the parts ``base`` of a process and those of the factors that go with them."""
+        return [*base, *self.parts({part.name: part for part in base}).values()]
+
 
 def is_factor(name: str) -> bool:
     """Return whether the parameter ``name`` is a factor of an adapter."""

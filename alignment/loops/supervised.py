@@ -10,7 +10,7 @@ from alignment.data.encoded.store import count_tokens
 from alignment.loops.session import Session
 from alignment.metrics import merge_metrics
 from alignment.parallel.micro_batches import MicroBatches
-from alignment.parallel.runner import Objective
+from alignment.parallel.runner import ModelRunner, Objective
 from alignment.records import TokenBatch
 from alignment.training.learner import Learner
 
@@ -23,8 +23,10 @@ class SupervisedTask:
     """Makes model input from the samples of a micro-batch."""
     make_objective: Callable[[Sequence[TokenBatch]], Objective]
     """Makes the objective, with its global denominators, from all micro-batches of an update."""
-    prepare: Callable[[Sequence[TokenBatch]], None] | None = None
-    """Called with the micro-batches of an update before training on them, to add fields from other models."""
+    prepare: Callable[[Sequence[TokenBatch], ModelRunner], None] | None = None
+    """Called with the micro-batches of an update and the model's runner before training on them, to add fields from
+    other models.
+    """
     after_update: Callable[[Learner], None] | None = None
     """Called with the model's learner after each update."""
 
@@ -38,6 +40,8 @@ class SupervisedLoop:
     micro_batches: MicroBatches
     task: SupervisedTask
     learner: Learner
+    runner: ModelRunner
+    """Runs the learner's model without gradients."""
     session: Session
 
     def run(self) -> None:
@@ -47,7 +51,7 @@ class SupervisedLoop:
             batches = [self.task.make_batch([samples[i] for i in group]) for group in groups]
             if self.task.prepare is not None:
                 with self.session.stage("reference"):
-                    self.task.prepare(batches)
+                    self.task.prepare(batches, self.runner)
             with self.session.stage("update"):
                 metrics = self.learner.accumulate(batches, self.task.make_objective(batches))
                 metrics.append(self.learner.apply())

@@ -34,8 +34,8 @@ def refuse_adapter(folder: Path) -> None:
         if (folder / name).is_file():
             base = read_object(folder, name).get("base_model_name_or_path") or "another model"
             raise ModelFolderError(
-                f"{folder}: this is an adapter of {base}, not a whole model; merge it (alignment merge {folder} OUT) and "
-                "give the merged folder"
+                f"{folder}: this is an adapter of {base}, not a whole model; merge it and give the merged folder: "
+                f"alignment merge {folder} MERGED"
             )
 
 

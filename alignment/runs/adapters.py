@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ _OF_ADAPTER = {
 
 def frozen_base(launch: Launch, name: str, folder: str) -> list[FrozenInput]:
     """Return the base of the trained model ``name`` as an input that must not change; nothing without an adapter."""
-    return [frozen_model(f"the base of the {name}", folder, launch.topology.world)] if launch.parsed.adapter.lora else []
+    if not launch.parsed.adapter.lora:
+        return []
+    return [frozen_model(f"the base of the {name}", folder, launch.topology.world)]
 
 
 def adapt(launch: Launch, name: str, model: Any, base: FrozenInput, *, folder: str | None, continues: bool) -> None:
@@ -50,13 +53,23 @@ def adapt(launch: Launch, name: str, model: Any, base: FrozenInput, *, folder: s
     wanted = dataclasses.replace(wanted, base=base.place, base_content=base.content)
     attach_adapter(model, wanted, seed=launch.parsed.training.seed)
     if place is not None:
-        everywhere(launch.topology.world, load_adapter, place, model)
+        load = partial(load_adapter, place, model, may_lack_head=folder is None)
+        everywhere(launch.topology.world, load)
     trained = sum(int(p.size) for p in model.parameters() if not p.stop_gradient)
     held = sum(int(p.size) for p in model.parameters())
     log.info(
         f"{name}: an adapter of rank {wanted.rank}, scaling {wanted.scaling:g}, in {len(wanted.modules)} modules: "
         f"{trained:,} of {held:,} parameters here are trained ({100 * trained / held:.2f} %)"
     )
+
+
+def warn_of_start(launch: Launch) -> None:
+    """Warn if the reference, the base without adapter, is not the model that training starts from."""
+    if launch.parsed.adapter.lora_path is not None:
+        log.warn(
+            f"lora_path={launch.parsed.adapter.lora_path}: training starts from that adapter, and the reference is the "
+            "base without it. For a reference that is the start, merge the adapter first (alignment merge)"
+        )
 
 
 def _find_adapter(path: str) -> Path:

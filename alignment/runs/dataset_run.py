@@ -104,6 +104,7 @@ class DatasetRun:
                     micro_batches=micro_batches,
                     task=self.task,
                     learner=learner,
+                    runner=scoring_runner(learner),
                     session=session,
                 )
                 with self.launch.signals.deferred("the current update"), session.progress:

@@ -46,8 +46,8 @@ def starting_folder(launch: Launch, group, name: str, *, parts: Sequence[str] = 
 def resumed_folder(launch: Launch, name: str, initial: str) -> str:
     """Return the folder of the trained model ``name``: the checkpoint's when resuming, else ``initial``.
 
-    ``initial`` is named by the arguments; with an adapter it is the base in either case. A checkpoint of another architecture is refused, because it would silently
-    replace that model.
+    ``initial`` is named by the arguments; with an adapter it is the base in either case. A checkpoint of another
+    architecture is refused, because it would silently replace that model.
     """
     if launch.checkpoint is None or launch.parsed.adapter.lora:
         return initial

@@ -98,9 +98,11 @@ def shard_model(model: Any, topology: Topology) -> ParameterShards | None:
         topology,
         stage=layout.sharding_stage,
         part_of=model.parts.__getitem__,
-        is_partial=lambda name: is_factor(name)
-        or gradient_is_partial(
-            name, config, tensor_degree=layout.tensor, sequence_parallel=layout.sequence_parallel
+        is_partial=lambda name: (
+            is_factor(name)
+            or gradient_is_partial(
+                name, config, tensor_degree=layout.tensor, sequence_parallel=layout.sequence_parallel
+            )
         ),
         tied={EMBEDDING} if is_tied else (),
         used_after=head_use(model),

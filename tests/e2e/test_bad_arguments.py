@@ -14,9 +14,9 @@ pytestmark = pytest.mark.e2e
 
 
 def test_all_wrong_keys_are_named_at_once_with_suggestions(sft_arguments, tmp_path):
-    wrong = {"learning_rat": 1, "per_device_train_batch": 2, "max_length": "abc", "seed": -1, "lora": True}
+    wrong = {"learning_rat": 1, "per_device_train_batch": 2, "max_length": "abc", "seed": -1, "use_dora": True}
     says = ["5 invalid argument(s)", "'learning_rate'", "'per_device_train_batch_size'", "'abc'", ">= 0", "got -1"]
-    message = refuse("sft", {**sft_arguments, **wrong}, tmp_path, "'learning_rat'", "lora: True", *says)
+    message = refuse("sft", {**sft_arguments, **wrong}, tmp_path, "'learning_rat'", "use_dora: True", *says)
     assert message.count("sft_argument.json, line 1") == 5
 
 

@@ -5,10 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from alignment.fields import argument, unless, where, where_given
+from alignment.fields import Case, argument, unless, where, where_given
 
 _FREE = where("reference_free", True)
 _NO_SYNC = unless("sync_ref_model", True)
+_IS_BASE = Case(
+    lambda value, s: value not in (False, -1) and bool(s.values.get("lora")),
+    "the reference of a policy with an adapter is its base, which does not move",
+    "lora is true",
+)
 _MOVES = "the log-probs of a reference that moves cannot be computed before training"
 
 
@@ -41,10 +46,10 @@ class ReferenceModelArguments:
         minimum=-1,
         excluded=(0,),
         inert_when=_FREE,
-        refused_when=where_given("sync_ref_model", "sync_ref_model is given too; write one of them"),
+        refused_when=(where_given("sync_ref_model", "sync_ref_model is given too; write one of them"), _IS_BASE),
     )
     """Updates between copies of the policy to the reference; -1: the reference stays as it is."""
-    sync_ref_model: bool = argument(False, inert_when=_FREE)
+    sync_ref_model: bool = argument(False, inert_when=_FREE, refused_when=_IS_BASE)
     """Mix the policy into the reference every ref_model_sync_steps updates, by ref_model_mixup_alpha."""
     ref_model_sync_steps: int = argument(512, minimum=1, inert_when=_NO_SYNC)
     """Updates between two such mixtures."""

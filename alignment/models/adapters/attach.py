@@ -1,4 +1,4 @@
-"""Attach a low-rank adapter to a model: freeze the base, add the factors, and switch the adapter off for a reference."""
+"""Attach a low-rank adapter to a model: freeze the base, add the factors, and switch them off for a reference."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ import paddle
 from alignment.architecture.parts import Part
 from alignment.architecture.reshard_plan import model_order, plan_transfers
 from alignment.errors import AdapterError, NotFiniteError
-from alignment.models.adapters.attach import is_trained_with_adapter
+from alignment.models.adapters.attach import HEAD, is_trained_with_adapter
 from alignment.models.adapters.peft_config import CONFIG_FILE, WEIGHTS_FILE, describe_adapter
 from alignment.models.config import CONFIG_FILE as MODEL_CONFIG
 from alignment.models.decoder.decoder import CausalLM
@@ -74,7 +74,8 @@ def save_adapter(
                 raise NotFiniteError(f"{name} holds NaN or infinite numbers")
         description = describe_adapter(model.adapter, model.config, kind=model.kind)
         _write_json(folder / CONFIG_FILE, description)
-        _write_json(folder / MODEL_FILE, {"base": model.adapter.base_content, "config": describe_model(model, tokenizer)})
+        trained = {"base": model.adapter.base_content, "config": describe_model(model, tokenizer)}
+        _write_json(folder / MODEL_FILE, trained)
         entries = [TensorEntry(name, array.dtype, array.shape) for name, array in arrays.items()]
         write_files(folder, {WEIGHTS_FILE: entries}, arrays.items())
         if tokenizer is not None:
@@ -95,15 +96,18 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def load_adapter(folder: Path, model: CausalLM | ScoreModel) -> None:
+def load_adapter(folder: Path, model: CausalLM | ScoreModel, *, may_lack_head: bool = False) -> None:
     """Fill the factors (and the score head) of an adapted ``model`` from ``folder``, with its score statistics.
 
-    AdapterError if the adapter belongs to another base, by the names and shapes of its tensors.
+    With ``may_lack_head`` the adapter of a language model leaves the score head as it is. AdapterError if the
+    adapter belongs to another base, by the names and shapes of its tensors.
     """
     found = _list_tensors(folder)
+    if may_lack_head and not any(name.startswith(HEAD) for name in found):
+        found |= {name: None for name in model.whole_shapes if name.startswith(HEAD)}
     _check(found, model, folder)
     for name, parameter in model.named_parameters():
-        if is_trained_with_adapter(name):
+        if is_trained_with_adapter(name) and found[name] is not None:
             _assign(parameter, found[name], model.parts[name])
     trained = read_trained(folder)
     if trained.get("base", "") not in ("", model.adapter.base_content):
@@ -133,14 +137,14 @@ def adopt_trained_config(folder: Path, model: CausalLM | ScoreModel) -> None:
         )
 
 
-def _list_tensors(folder: Path) -> dict[str, Location]:
+def _list_tensors(folder: Path) -> dict[str, Location | None]:
     path = file_inside(folder, WEIGHTS_FILE)
     if not path.is_file():
         raise AdapterError(f"{path}: no such file; an adapter's weights are read from it")
     return {location.name.removeprefix(_PREFIX): location for location in list_file(path)}
 
 
-def _check(found: Mapping[str, Location], model: CausalLM | ScoreModel, folder: Path) -> None:
+def _check(found: Mapping[str, Location | None], model: CausalLM | ScoreModel, folder: Path) -> None:
     """Raise AdapterError unless ``found`` are the trained tensors of the whole adapted model."""
     wanted = {name: shape for name, shape in model.whole_shapes.items() if is_trained_with_adapter(name)}
     problems = []
@@ -148,7 +152,7 @@ def _check(found: Mapping[str, Location], model: CausalLM | ScoreModel, folder: 
         if names:
             more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
             problems.append(f"{len(names)} {word} tensor(s): {', '.join(sorted(names)[:_SHOWN])}{more}")
-    for name in sorted(wanted.keys() & found.keys()):
+    for name in sorted(name for name in wanted if found.get(name) is not None):
         shape = wanted[name][::-1] if is_transposed(name) else wanted[name]
         if found[name].shape != shape:
             problems.append(f"{name} has shape {list(found[name].shape)}, this base needs {list(shape)}")

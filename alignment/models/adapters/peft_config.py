@@ -88,7 +88,7 @@ def _refuse_others(raw: Mapping[str, Any], place: Path) -> None:
             continue
         allowed = _NEUTRAL.get(key)
         if value not in allowed if allowed else bool(value):
-            raise AdapterError(f"{place}: {key}={value!r} is not supported, so the adapter would compute something else")
+            raise AdapterError(f"{place}: {key}={value!r} is not supported: the adapter would compute other numbers")
     saved = raw.get("modules_to_save") or []
     others = [name for name in saved if name != "score"]
     if others:
@@ -100,5 +100,3 @@ def _number(raw: Mapping[str, Any], key: str, place: Path, *, above: float, kind
     if isinstance(value, bool) or not isinstance(value, (int, kind)) or not value > above:
         raise AdapterError(f"{place}: {key}={value!r} is not a number above {max(above, 0):g}")
     return value
-
-

@@ -43,7 +43,7 @@ class LossEvaluation:
         size = self.rows_per_batch
         batches = [self.task.make_batch(self.samples[i : i + size]) for i in range(0, len(self.samples), size)]
         if self.task.prepare is not None:
-            self.task.prepare(batches)
+            self.task.prepare(batches, self.runner)
         objective = self.task.make_objective(batches)
         outputs = self.runner.forward(batches, objective.read)
         pairs = zip(outputs, batches, strict=True)

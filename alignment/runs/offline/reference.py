@@ -17,11 +17,14 @@ import numpy as np
 
 from alignment.data.encoded.tokenized import Sample
 from alignment.errors import ArgumentError, CheckpointError
+from alignment.models.adapters.attach import BaseRunner
 from alignment.models.folders.hub import check_fit, resolve_model_folder
 from alignment.models.tokenizer.tokenizer import Tokenizer, load_tokenizer
+from alignment.parallel.build_runner import build_runner
 from alignment.parallel.comms.together import on_main
 from alignment.parallel.runner import ModelRunner
 from alignment.records import TokenBatch
+from alignment.runs.adapters import warn_of_start
 from alignment.runs.frozen import FrozenInput, frozen_model, frozen_random_model
 from alignment.runs.launch import Launch
 from alignment.runs.models import check_layout, freeze
@@ -41,14 +44,14 @@ FOLDER = "reference_logprobs"
 _FILE = "rows.npz"
 _BATCHES_AT_ONCE = 16
 
-Prepare = Callable[[Sequence[TokenBatch]], None]
+Prepare = Callable[[Sequence[TokenBatch], ModelRunner], None]
 
 
 class Reference(NamedTuple):
     """The reference of a run."""
 
     prepare: Prepare
-    """Adds its numbers to micro-batches."""
+    """Adds its numbers to micro-batches, given the policy's runner."""
     moving: MovingReference | None = None
     """None: it stays as it is."""
 
@@ -72,7 +75,8 @@ def open_reference(
 ) -> Reference:
     """Return the reference of ``policy``.
 
-    With ``precompute_ref_logprobs`` the numbers of all rows of ``samples`` are computed here, unless an earlier run
+    That of a policy with an adapter is its base, unless the arguments name another. With
+    ``precompute_ref_logprobs`` the numbers of all rows of ``samples`` are computed here, unless an earlier run
     with the same reference cached them, and the reference is not kept in memory.
     """
     asked = launch.parsed.reference
@@ -83,20 +87,26 @@ def open_reference(
             check_same_shapes(model, policy, asked.ref_model_name_or_path)
         return place("reference", model, launch.topology, offload="freeze_model" in launch.parsed.parallel.offloaded)
 
+    is_base = policy.adapter is not None and asked.ref_model_name_or_path is None
+    if is_base:
+        warn_of_start(launch)
+    if is_base and not asked.precompute_ref_logprobs:
+        return Reference(lambda batches, runner: _attach(batches, BaseRunner(runner).forward(batches, objective.read)))
     if not asked.precompute_ref_logprobs:
         placed, moving = load(), None
         if asked.movement:
             moving = MovingReference(
                 placed=placed, movement=asked.movement, tokenizer=tokenizer, topology=launch.topology
             )
-        return Reference(lambda batches: _attach(batches, placed.runner.forward(batches, objective.read)), moving)
+        return Reference(lambda batches, _: _attach(batches, placed.runner.forward(batches, objective.read)), moving)
     shows = launch.topology.is_main and not launch.parsed.training.disable_tqdm
     kept = KeptRows(launch, _key(launch, objective, source), shows_progress=shows)
     size = launch.parsed.training.per_device_eval_batch_size
     batches = (batch for part in samples for batch in _cut(part, size, objective.make_batch))
-    kept.complete(batches, lambda: load().runner, objective.read)
+    own = BaseRunner(build_runner(policy, launch.topology)) if is_base else None
+    kept.complete(batches, lambda: own or load().runner, objective.read)
     gc.collect()
-    return Reference(lambda batches: _attach(batches, map(kept.numbers, batches)))
+    return Reference(lambda batches, _: _attach(batches, map(kept.numbers, batches)))
 
 
 def row_keys(batch: TokenBatch) -> list[bytes]:

@@ -15,6 +15,7 @@ from alignment.generation.fused.fused_engine import FusedEngine
 from alignment.generation.fused.fused_settings import ROWS_ON_DEVICE, TYPE_BYTES, FusedSettings
 from alignment.generation.kernel_choice import device_kernels
 from alignment.models.folders.sequence_ends import sequence_ends
+from alignment.rollout.merging_engine import MergingEngine
 from alignment.rollout.rollout_weights import RolloutWeights, rollout_parts, rollout_placement
 from alignment.rollout.team_engine import TeamEngine
 from alignment.runs.launch import Launch
@@ -33,12 +34,17 @@ def build_engine(launch: Launch, roles: Roles, policy: Learner, plan: RowPlan) -
     placement = rollout_placement(topology, config, **mode)
     rows = -(-plan.prompts_per_iteration * plan.samples_per_prompt // placement.replicas.size)
     inner = _build_inner(launch, roles, placement.engine, rows)
+    adapter = roles.policy.adapter
+    if adapter is not None:
+        inner = MergingEngine(inner, adapter)
     if topology.world_size == 1:
         return inner
     held, weights = policy.kept_parts(), None
     if mode["eval_mode"] or held is not None:
         parts = list((held or roles.policy.parts).values())
         wanted = rollout_parts(config, topology.layout, **mode)
+        if adapter is not None:
+            wanted = [adapter.with_factors(parts) for parts in wanted]
         weights = RolloutWeights(topology, parts, wanted, dtype=launch.dtype)
         if parsed.parallel.distributed_dry_run:
             weights.show()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from alignment.models.tokenizer.trained_template import describe_template, templ
 from alignment.rollout.rewards.retokenize import BeforePadding, Retokenized, SameTokens
 from alignment.rollout.rewards.user_code import load_function
 from alignment.rollout.rollout_weights import check_rollout
+from alignment.runs.adapters import adapt, frozen_base
 from alignment.runs.datasets import encode_options
 from alignment.runs.frozen import FrozenInput, frozen_function, frozen_model, frozen_part, frozen_tokenizer
 from alignment.runs.launch import Launch
@@ -37,7 +39,7 @@ from alignment.telemetry import log
 @dataclass(frozen=True, kw_only=True)
 class Roles:
     """Loaded models; ``reward`` is None if a function or service gives the rewards, ``reference`` and ``critic`` if the
-    algorithm does not need them.
+    algorithm does not need them. With adapters the policy's base is the reference, and there is no other.
     """
 
     tokenizer: Tokenizer
@@ -86,10 +88,12 @@ def load_roles(launch: Launch) -> Roles:
     check_folders(launch, folders, tokenizer)
     policy = resumed_folder(launch, "policy", folders.actor)
     critic = folders.critic and resumed_folder(launch, CRITIC_FOLDER, folders.critic)
-    frozen = frozen_part(launch, lambda: [*find_frozen(launch, folders, tokenizer), *frozen_function(scores)])
+    bases = find_bases(launch, folders)
+    inputs = [*bases, *frozen_function(scores)]
+    frozen = frozen_part(launch, lambda: [*find_frozen(launch, folders, tokenizer), *inputs])
     options = {"dtype": launch.dtype, "placement": Placement.of(launch.topology)}
     head = launch.parsed.reward_source.value_head_prefix
-    has_reference = ChosenAlgorithm.of(launch.parsed).needs_reference
+    has_reference = ChosenAlgorithm.of(launch.parsed).needs_reference and not bases
     roles = Roles(
         tokenizer=tokenizer,
         sequences=choose_sequences(launch, tokenizer, folders) if folders.reward else None,
@@ -104,7 +108,23 @@ def load_roles(launch: Launch) -> Roles:
     )
     for trained in filter(None, (roles.policy, roles.critic)):
         adopt(launch, trained, tokenizer)
+    if bases:
+        _adapt_trained(launch, roles, bases)
     return roles
+
+
+def _adapt_trained(launch: Launch, roles: Roles, bases: Sequence[FrozenInput]) -> None:
+    """Attach an adapter of its own to each trained model; ``bases`` are those of the policy and of the critic."""
+    resumes = launch.checkpoint is not None
+    adapt(launch, "policy", roles.policy, bases[0], folder="policy" if resumes else None, continues=True)
+    if roles.critic is not None:
+        adapt(launch, "critic", roles.critic, bases[1], folder=CRITIC_FOLDER if resumes else None, continues=False)
+
+
+def find_bases(launch: Launch, folders: RoleFolders) -> list[FrozenInput]:
+    """Return the bases of the policy and, if there is one, the critic; nothing without adapters."""
+    critic = frozen_base(launch, "critic", folders.critic) if folders.critic else []
+    return [*frozen_base(launch, "policy", folders.actor), *critic]
 
 
 def find_frozen(launch: Launch, folders: RoleFolders, tokenizer: Tokenizer) -> list[FrozenInput]:

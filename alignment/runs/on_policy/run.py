@@ -16,6 +16,7 @@ from alignment.loops.on_policy import KLController, OnPolicyLoop
 from alignment.loops.rollout_engine import RolloutEngine
 from alignment.loops.session import Counters, Hooks, Session
 from alignment.loops.updates import OnPolicyUpdater, UpdatePlan
+from alignment.models.adapters.attach import BaseRunner
 from alignment.models.folders.hub import CRITIC_FOLDER
 from alignment.parallel.runner import ModelRunner
 from alignment.records import Experience
@@ -23,6 +24,7 @@ from alignment.rollout.collector import Collector
 from alignment.rollout.gate import LogprobGate
 from alignment.rollout.judge import Judge
 from alignment.rollout.team_engine import TeamEngine
+from alignment.runs.adapters import warn_of_start
 from alignment.runs.assembly import Horizon, build_best, build_learner, build_session, loader_part, stream_batches
 from alignment.runs.finish import finish_run
 from alignment.runs.frozen import FROZEN
@@ -184,6 +186,9 @@ class OnPolicyRun:
 
     def _place_reference(self) -> ModelRunner | None:
         reference, offload = self._roles.reference, "freeze_model" in self._launch.parsed.parallel.offloaded
+        if self._roles.policy.adapter is not None and ChosenAlgorithm.of(self._launch.parsed).needs_reference:
+            warn_of_start(self._launch)
+            return BaseRunner(scoring_runner(self._learners["policy"]))
         if reference is None:
             return None
         return place_frozen("reference", reference, self._launch.topology, offload=offload)

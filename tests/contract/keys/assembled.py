@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from alignment.architecture.adapter import Adapter, choose_modules
 from alignment.loops.on_policy import OnPolicyLoop
 from alignment.loops.session import Session
 from alignment.loops.supervised import SupervisedLoop
+from alignment.models.adapters.attach import attach_adapter
+from alignment.models.adapters.folder import save_adapter, trained_weights
 from alignment.models.decoder.score_model import ScoreOptions
-from alignment.models.folders.hub import random_causal_lm, random_score_model
-from alignment.models.folders.saving import save_model
+from alignment.models.folders.hub import load_causal_lm, random_causal_lm, random_score_model
+from alignment.models.folders.saving import WeightSource, save_model
 from alignment.models.tokenizer.tokenizer import load_tokenizer
 from alignment.runs import assembly, dataset_run, launch
 from alignment.runs import datasets as data_start
@@ -121,8 +124,16 @@ def make_models(folder: Path) -> None:
     save_model(folder / "policy", random_causal_lm(config, seed=1, tokenizer=tokenizer), tokenizer)
     options = ScoreOptions(score_type="reward")
     save_model(folder / "reward", random_score_model(config, options, seed=2, tokenizer=tokenizer), tokenizer)
+    write_adapter(folder / "adapter", load_causal_lm(folder / "policy"), rank=5)
     for source, copy in (("policy", "other"), ("reward", "other reward"), ("policy", "tokenizer")):
         shutil.copytree(folder / source, folder / copy)
+
+
+def write_adapter(folder: Path, model: Any, *, rank: int) -> None:
+    """Write a new adapter of all matrices of ``model`` to ``folder``."""
+    modules = choose_modules(model.config, ["all-linear"])
+    attach_adapter(model, Adapter(rank=rank, alpha=2 * rank, modules=modules), seed=1)
+    save_adapter(folder, model, None, trained_weights(WeightSource.of(model)))
 
 
 def assemble(trainer: str, keys: Mapping[str, Any], folder: Path) -> Run:

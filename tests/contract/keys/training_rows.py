@@ -9,7 +9,7 @@ from alignment.parallel.topology import Topology
 from alignment.runs.degrees import resolve_layout
 from alignment.trainers.objectives import OBJECTIVES, REWARD
 from tests.contract.keys.assembled import Run
-from tests.contract.keys.rows import EIGHT_ROWS, EVALUATED, SUPERVISED, Row, is_ppo, plan
+from tests.contract.keys.rows import ALL, EIGHT_ROWS, EVALUATED, SUPERVISED, Row, is_ppo, plan
 
 BEST = {**EVALUATED, "load_best_model_at_end": True, "save_strategy": "steps", "save_steps": 3}
 SEEDS = {**dict.fromkeys(SUPERVISED, [7] * 3), "rm": [7] * 4, "ppo": [7, 7, 7, 7, 7 + 1_000_003, 7]}
@@ -27,6 +27,10 @@ def _adam(run: Run) -> Any:
 
 def _micro_batches(run: Run) -> Any:
     return plan(run).micro_batches if is_ppo(run) else run.loop.micro_batches
+
+
+def _adapter(run: Run) -> Any:
+    return run.learner.runner.model.adapter
 
 
 def _layout(run: Run) -> Any:
@@ -148,4 +152,18 @@ LAYOUT = (
     ),
     Row("distributed_dry_run", True, lambda r: r.loop is None, only=PPO, alone=True),
 )  # fmt: skip
-ROWS = (*TRAINING, *LAYOUT)
+LORA = {"lora": True}
+ADAPTER = (
+    Row("lora", True, lambda r: all(x.runner.model.adapter is not None for x in r.state.learners.values()), alone=True),
+    Row("lora_rank", 3, lambda r: [x.runner.model.adapter.rank for x in r.state.learners.values()],
+        {**dict.fromkeys(ALL, [3]), "ppo": [3, 3]}, with_=LORA),
+    Row("lora_alpha", 5.0, lambda r: _adapter(r).alpha, with_=LORA),
+    Row("lora_dropout", 0.25, lambda r: r.learner.adapter.dropout, with_=LORA),
+    Row(
+        "lora_target_modules", "v_proj", lambda r: _adapter(r).modules, ("model.layers.0.self_attn.v_proj",),
+        with_=LORA,
+    ),
+    Row("rslora", True, lambda r: _adapter(r).rank_stabilized, with_=LORA),
+    Row("lora_path", "{adapter}", lambda r: _adapter(r).rank, 5, with_=LORA, alone=True),
+)  # fmt: skip
+ROWS = (*TRAINING, *LAYOUT, *ADAPTER)

@@ -47,7 +47,7 @@ WRONG_VALUES = {
     "early_stopping": [(True, "load_best_model_at_end")],
     "packing_samples": [("often", "true or false")],
     "max_tokens_per_batch": [(0, ">= 1"), ("many", "a whole number")],
-    "lora": [(True, "adapters are not built")],
+    "use_dora": [(True, "DoRA is not built")],
     "output_dir": [(None, "missing required argument 'output_dir'"), ("", "output_dir")],
     "train_datasets": [(None, "missing required argument 'train_datasets'"), ("", "train_datasets")],
 }

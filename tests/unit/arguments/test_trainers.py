@@ -151,7 +151,7 @@ def test_other_files_of_the_reference_suite_run_unchanged(name, tmp_path, monkey
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        (["--lora"], "lora: True is refused: adapters are not built"),
+        (["--use_dora"], "use_dora: True is refused: DoRA is not built"),
         (["--dynamic_sampling", "1"], "dynamic sampling is not built"),
         (["--packing_samples", "--max_tokens_per_gpu", "64"], "max_tokens_per_batch=64 is below max_length=2048"),
         (["--rollout_quant_type", "weight_only_int8"], "rollout_weight_type=int8"),

@@ -37,6 +37,7 @@ def test_the_rows_of_an_update_are_cut_into_micro_batches_and_all_their_tokens_c
             after_update=lambda given: done.append("after" if given is learner else "other"),
         ),
         learner=learner,
+        runner=None,
         session=session,
     ).run()
     assert done == ["3 batches", [2, 2, 1], "applied", "after", "1 batches", [2], "applied", "after"]
