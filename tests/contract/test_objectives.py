@@ -185,7 +185,7 @@ def evaluated(tmp_path):
     """Return a function: the evaluation of an objective on six samples, in micro-batches of four."""
 
     def evaluate(objective, model):
-        def prepare(batches):
+        def prepare(batches, runner):
             for batch in batches:
                 batch.fields[FIELD] = by_content(batch).astype(np.float32)
 

@@ -126,14 +126,14 @@ def test_a_model_that_averages_is_refused_as_others_would_read_its_last_token(ru
 
 def test_a_difference_leaves_nothing_behind(run, tmp_path, monkeypatch):
     answers = iter([0.0, 1.0])
-    monkeypatch.setattr(export, "_logits", lambda model: [paddle.to_tensor([next(answers)])])
+    monkeypatch.setattr("alignment.models.folders.probe.probe", lambda model: [paddle.to_tensor([next(answers)])])
     with pytest.raises(UserError, match="logits read back differ by 1; nothing was exported"):
         export.export_model(run, tmp_path / "out", dtype="float32")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "run"]
 
 
 def test_logits_that_are_no_numbers_are_refused(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "_logits", lambda model: [paddle.to_tensor([float("nan")])])
+    monkeypatch.setattr("alignment.models.folders.probe.probe", lambda model: [paddle.to_tensor([float("nan")])])
     with pytest.raises(UserError, match="differ by nan"):
         export.export_model(run, tmp_path / "out", dtype="float32")
     assert not (tmp_path / "out").exists()

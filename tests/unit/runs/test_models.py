@@ -31,7 +31,8 @@ def start(tmp_path):
     """A run that resumes from a checkpoint whose policy was written as ``models.folders.saving`` writes it."""
     folder = tmp_path / "checkpoint-3"
     _write(folder / "policy", **DecoderConfig.from_dict(CONFIG).to_dict())
-    return SimpleNamespace(checkpoint=SimpleNamespace(folder=folder, model_folder=lambda name: folder / name))
+    checkpoint = SimpleNamespace(folder=folder, model_folder=lambda name: folder / name)
+    return SimpleNamespace(checkpoint=checkpoint, parsed=SimpleNamespace(adapter=SimpleNamespace(lora=False)))
 
 
 def test_the_checkpoint_of_the_same_architecture_is_used(start, tmp_path):
