@@ -26,9 +26,13 @@ def _json_lines(*keys: str) -> Translation:
     return translate
 
 
-def _rule_reward(value: Any) -> Mapping[str, Any]:
-    asked = value is BARE or coerce(value, bool, NO_CONSTRAINT)
-    return {"reward_function": GSM8K_REWARD} if asked else {}
+def _if_true(**keys: Any) -> Translation:
+    """Translate true to ``keys``, and false to nothing."""
+
+    def translate(value: Any) -> Mapping[str, Any]:
+        return keys if value is BARE or coerce(value, bool, NO_CONSTRAINT) else {}
+
+    return translate
 
 
 TRANSLATIONS: Mapping[str, Translation] = MappingProxyType(
@@ -36,7 +40,11 @@ TRANSLATIONS: Mapping[str, Translation] = MappingProxyType(
         "train_dataset_path": _json_lines("train_datasets"),
         "dev_dataset_path": _json_lines("eval_datasets"),
         "dataset_name_or_path": _json_lines("train_datasets", "eval_datasets"),
-        "use_rule_reward": _rule_reward,
+        "use_rule_reward": _if_true(reward_function=GSM8K_REWARD),
+        "mask_history": _if_true(loss_on="last"),
+        "train_on_prompt": _if_true(loss_on="all"),
+        "multiturn": _if_true(loss_on="assistant"),
+        "assistant_only_loss": _if_true(loss_on="assistant"),
     }
 )
 

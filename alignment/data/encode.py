@@ -20,6 +20,7 @@ from alignment.errors import ArgumentError
 
 ON_OVERLONG = ("drop", "left", "right", "error")
 ON_BAD_ROW = ("drop", "error")
+TARGETS = ("assistant", "last", "all", "text")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +40,12 @@ class EncodeOptions:
     min_answer_tokens: int = 1
     """Rows with shorter answers (EOS not counted) are bad rows."""
 
+    targets: str = "assistant"
+    """What a supervised row trains on: every ``assistant`` turn, the ``last`` one, ``all`` tokens, or all tokens of
+    its plain ``text`` without a template."""
+
     def __post_init__(self) -> None:
-        for name, allowed in (("on_overlong", ON_OVERLONG), ("on_bad_row", ON_BAD_ROW)):
+        for name, allowed in (("on_overlong", ON_OVERLONG), ("on_bad_row", ON_BAD_ROW), ("targets", TARGETS)):
             if getattr(self, name) not in allowed:
                 raise ArgumentError(f"{name} is {getattr(self, name)!r} (allowed: {', '.join(allowed)})")
         if not is_template(self.template):
@@ -128,6 +133,12 @@ class Encoder:
             body_ids += ids
             body_targets += [segment.is_answer] * len(ids)
         return Dialogue(pieces[0], body_ids, body_targets, retokenized)
+
+    def encode_text(self, text: str) -> list[int]:
+        """Tokenise ``text`` without a template, with the tokenizer's special tokens and its EOS at the end."""
+        eos = int(self._tokenizer.eos_token_id)
+        ids = self._tokenize(text, special=True)
+        return ids if ids[-1:] == [eos] else [*ids, eos]
 
     def count_content(self, answer_ids: Sequence[int]) -> int:
         """Return the number of answer tokens, not counting a final end token."""

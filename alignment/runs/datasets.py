@@ -33,8 +33,10 @@ ENCODED_FOLDER = "encoded_rows"
 Dataset = TypeVar("Dataset", bound=TokenizedDataset)
 
 
-def encode_options(launch: Launch, *, max_prompt_length: int | None = None) -> EncodeOptions:
-    """Return length limits, template, and what to do with rows that do not fit."""
+def encode_options(
+    launch: Launch, *, max_prompt_length: int | None = None, targets: str = "assistant"
+) -> EncodeOptions:
+    """Return length limits, template, what to do with rows that do not fit, and what is trained on."""
     data = launch.parsed.data
     return EncodeOptions(
         max_length=data.max_length,
@@ -42,6 +44,7 @@ def encode_options(launch: Launch, *, max_prompt_length: int | None = None) -> E
         on_overlong=data.on_overlong,
         on_bad_row=data.on_bad_row,
         template=template_name(data.template),
+        targets=targets,
     )
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from alignment.algorithms.bradley_terry import BradleyTerryHyperparameters, bradley_terry_loss
 from alignment.algorithms.cost_model import cost_model_loss
-from alignment.algorithms.supervised_losses import sft_loss
+from alignment.algorithms.supervised_losses import SupervisedHyperparameters, sft_loss
+from alignment.arguments.keys.offline import SupervisedArguments
 from alignment.arguments.parsed import Parsed
 from alignment.data import (
     LogMarginPreferenceDataset,
@@ -38,7 +39,13 @@ from alignment.runs.offline.pairs import (
 from alignment.runs.offline.supervised_evaluation import SupervisedEvaluation
 from alignment.trainers.registered import TRAINERS
 from alignment.trainers.trainer import PreferenceTrainer
-from alignment.training.objectives import count_targets, read_answer_logprobs, read_logprobs, supervised_batch
+from alignment.training.objectives import (
+    count_targets,
+    read_answer_logprobs,
+    read_logprobs,
+    supervised_batch,
+    supervised_reader,
+)
 
 SFT = OfflineObjective(
     name="sft",
@@ -47,7 +54,10 @@ SFT = OfflineObjective(
     dataset=SupervisedDataset,
     make_batch=supervised_batch,
     read=read_logprobs,
+    reader=supervised_reader,
     loss=sft_loss,
+    hyperparameters=SupervisedHyperparameters,
+    arguments=SupervisedArguments,
     count=count_targets,
     make_evaluation=SupervisedEvaluation.of,
     best_metric="loss",

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import paddle
 
-from alignment.algorithms.supervised_losses import cross_entropy
+from alignment.algorithms.supervised_losses import SupervisedHyperparameters, cross_entropy
 from alignment.metrics import Metric
-from alignment.models.decoder.logprobs import policy_logprobs, to_grid, token_values
+from alignment.models.decoder.logprobs import policy_logprobs, smoothed_logprobs, to_grid, token_values
 from alignment.parallel.runner import Objective
 from alignment.records import Loss, TokenBatch
 
@@ -46,6 +46,13 @@ def count_targets(batches: Sequence[TokenBatch]) -> int:
 def read_logprobs(model: Any, batch: TokenBatch) -> paddle.Tensor:
     """Return the log-probs [T] of the target tokens with gradients."""
     return policy_logprobs(model, batch, temperature=1.0, with_entropy=False)[0]
+
+
+def supervised_reader(hyperparameters: SupervisedHyperparameters) -> Callable[[Any, TokenBatch], Any]:
+    """Return what reads the input of ``sft_loss``."""
+    if hyperparameters.label_smoothing > 0:
+        return smoothed_logprobs
+    return lambda model, batch: (read_logprobs(model, batch), None)
 
 
 def read_answer_logprobs(model: Any, batch: TokenBatch) -> paddle.Tensor:

@@ -51,6 +51,16 @@ def test_micro_batches_by_tokens_give_the_numbers_of_one_process_without_packing
         assert difference.passes(), f"{trainer}: {difference}"
 
 
+def test_label_smoothing_over_a_split_vocabulary_gives_the_numbers_of_one_process(references):
+    folder, known = references
+    smoothed = {"label_smoothing": 0.2, "max_steps": 3}
+    found = check_layout(
+        folder, known, {**LAYOUTS["TP2xPP2"], **smoothed}, world_size=4, batch_ranks=1, timeout=300, trainers=["sft"]
+    )["sft"]
+    assert not isinstance(found, UserError), found
+    assert found.passes(), found
+
+
 def test_an_algorithm_without_critic_gives_the_numbers_of_one_process(references):
     """Groups of responses, the KL in the loss and in the reward; no process has a critic."""
     folder, known = references

@@ -44,5 +44,6 @@ def _split(sample: Sample) -> tuple[bytes, bytes]:
         length = sample["prompt_length"]
     elif "labels" in sample:
         length = int(np.argmax(sample["labels"] != IGNORE_INDEX))
+    length = length or len(sequences[0])  # a row that is trained on from its start has no prompt
     answers = [ids[length:].tobytes() for ids in sequences]
     return sequences[0][:length].tobytes(), b"" if not any(answers) else b"|".join(answers)

@@ -48,7 +48,8 @@ class SupervisedDataset(TokenizedDataset):
 
     Reads ``input`` and ``answer`` (only the answer is a target; ``input`` may be several turns), or ``dialogue``
     (every assistant turn is a target), or ``messages`` (every assistant turn is one unless its ``train`` is False).
-    Of a pair only the better answer is trained on; a row with ``desirable`` False is dropped.
+    Of a pair only the better answer is trained on; a row with ``desirable`` False is dropped. ``options.targets``
+    changes what is a target.
     """
 
     KIND = "supervised"
@@ -58,7 +59,11 @@ class SupervisedDataset(TokenizedDataset):
         """Encode one row, which must have exactly one of ``input``, ``dialogue`` and ``messages``."""
         if row.sample.get("desirable") is False:
             return Encoded(None, (UNDESIRABLE,))
+        if self.options.targets == "text":
+            return self._encode_text(row, encoder)
         whole = _conversation(row)
+        if self.options.targets == "last":
+            whole = whole.trained_on_last()
         if not whole.targets:
             return Encoded(None, (NO_TARGET,))
         if whole.has_blank_question:
@@ -68,6 +73,19 @@ class SupervisedDataset(TokenizedDataset):
         dialogue = encoder.encode_dialogue(whole)
         reason = self._fault(dialogue, encoder)
         return Encoded(None, (reason,)) if reason else self._fit(dialogue, row.place)
+
+    def _encode_text(self, row: Row, encoder: Encoder) -> Encoded:
+        """Encode ``input``, followed by the ``answer`` if there is one, as one text."""
+        given, answer = row.sample.get("input"), row.sample.get("answer") or ""
+        if not isinstance(given, str) or not isinstance(answer, str):
+            raise DataError(
+                f"{row.place}: pretrain_mode trains on plain text, and this row holds a conversation; name the column "
+                "of the text with input_key, or train on all tokens of conversations with loss_on=all"
+            )
+        if not (given + answer).strip():
+            return Encoded(None, (EMPTY_PROMPT,))
+        ids = encoder.encode_text(given + answer)
+        return self._fit(Dialogue([], ids, [True] * len(ids), False), row.place)
 
     def _fault(self, dialogue: Dialogue, encoder: Encoder) -> str | None:
         if not dialogue.prompt_ids:
@@ -87,12 +105,14 @@ class SupervisedDataset(TokenizedDataset):
             return Encoded(None, (DROPPED_OVERLONG,))
         ids = to_ids(fitted.prompt + body)
         labels = ids.copy()
+        reasons = [BOUNDARY_RETOKENIZED] * dialogue.retokenized + [fitted.reason] * (fitted.reason is not None)
+        if self.options.targets in ("all", "text"):
+            return Encoded({"input_ids": ids, "labels": labels}, tuple(reasons))
         labels[:num_prompt] = IGNORE_INDEX
         end = len(targets) - targets[::-1].index(True)
         labels[num_prompt + end :] = IGNORE_INDEX
         if False in targets[:end]:
             labels[num_prompt:][~np.array(targets)] = IGNORE_INDEX
-        reasons = [BOUNDARY_RETOKENIZED] * dialogue.retokenized + [fitted.reason] * (fitted.reason is not None)
         return Encoded({"input_ids": ids, "labels": labels}, tuple(reasons))
 
 

@@ -59,6 +59,14 @@ class Conversation:
         )
         return Conversation((*silent, {"role": "assistant", "content": answer}), self.tools)
 
+    def trained_on_last(self) -> Conversation:
+        """Return the conversation with only the last of its trained turns trained on."""
+        silent = set(self.targets[:-1])
+        messages = (
+            {**message, TRAIN: False} if number in silent else message for number, message in enumerate(self.messages)
+        )
+        return Conversation(tuple(messages), self.tools) if silent else self
+
     def key(self) -> str:
         """Return a string that is equal only for equal conversations."""
         return json.dumps([self.messages, self.tools], sort_keys=True, default=repr)

@@ -10,7 +10,12 @@ from typing import Any
 import numpy as np
 import paddle
 
-from alignment.models.decoder.split_vocabulary import VocabularyShare, split_argmax, split_logprobs
+from alignment.models.decoder.split_vocabulary import (
+    VocabularyShare,
+    logits_above_target,
+    split_argmax,
+    split_logprobs,
+)
 from alignment.ops.head_product import HeadProduct
 from alignment.ops.token_logprobs import head_logprobs
 from alignment.records import TokenBatch
@@ -37,6 +42,19 @@ def policy_logprobs(
     """
     hidden = predicting_hidden(model, batch)
     return _logprobs_of(model, hidden, batch, temperature=temperature, with_entropy=with_entropy)
+
+
+def smoothed_logprobs(model: Any, batch: TokenBatch) -> tuple[paddle.Tensor, paddle.Tensor]:
+    """Return float32 (log-probs [T] of the targets, log-probs averaged over the vocabulary [T]), with gradients.
+
+    Logits are linear in the head's columns W_v, so the average is log p_y + h (mean of W_v - W_y): no logits are kept.
+    """
+    hidden = predicting_hidden(model, batch)
+    logprobs, _ = _logprobs_of(model, hidden, batch, temperature=1.0, with_entropy=False)
+    share = VocabularyShare(model.placement.tensor, model.first_token)
+    targets = paddle.to_tensor(batch.target_ids)
+    head, size = HeadProduct(*model.head()), model.config.vocab_size
+    return logprobs, logprobs + logits_above_target(hidden, head, targets, share=share, vocab_size=size)
 
 
 def graded_logprobs(model: Any, batch: TokenBatch) -> tuple[paddle.Tensor, paddle.Tensor]:

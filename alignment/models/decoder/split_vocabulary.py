@@ -13,9 +13,11 @@ import paddle.nn.functional as F
 from paddle.autograd import PyLayer
 
 from alignment.ops.head_product import HeadProduct, split_temperature
+from alignment.ops.precision import widen
 from alignment.ops.softmax import not_finite_mark
 from alignment.ops.token_logprobs import log_totals
 from alignment.parallel.comms.group import Group
+from alignment.parallel.tensor.regions import TensorRegion, enter
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,22 @@ def split_logprobs(
     options = transposed, temperature
     logprobs, entropies = _SplitLogprobs.apply(hidden, weight, targets, share, options, with_entropy)
     return logprobs, entropies if with_entropy else None
+
+
+def logits_above_target(
+    hidden: paddle.Tensor, head: HeadProduct, targets: paddle.Tensor, *, share: VocabularyShare, vocab_size: int
+) -> paddle.Tensor:
+    """Return the mean of a token's logits over the vocabulary minus the logit of its target, [T] float32.
+
+    For arguments and gradients see ``split_logprobs``; ``vocab_size`` counts the tokens of all processes.
+    """
+    columns, held = share.columns_of(targets, head.columns)
+    vocabulary = 0 if head.transposed else 1
+    own = paddle.index_select(head.weight, columns, axis=vocabulary)
+    own = widen(own if head.transposed else own.t()) * held.astype("float32").unsqueeze(-1)
+    means = head.weight.sum(axis=vocabulary, dtype="float32") / vocab_size
+    partial = ((means - own) * widen(enter(hidden, share.group))).sum(axis=-1)
+    return TensorRegion(share.group).leave(partial)
 
 
 def split_argmax(logits: paddle.Tensor, share: VocabularyShare) -> paddle.Tensor:

@@ -72,6 +72,8 @@ class OfflineObjective:
     read: Callable[[Any, TokenBatch], Any]
     """Computes what the loss needs from the model, with gradients."""
     loss: LossFunction
+    reader: Callable[[Any], Callable[[Any, TokenBatch], Any]] | None = None
+    """Given the hyperparameters, returns what is read for the loss in training. None: ``read`` is."""
     rows_per_sample: int = 1
     """Rows that ``make_batch`` makes per sample."""
     count: Callable[[Sequence[TokenBatch]], Any]

@@ -102,7 +102,7 @@ def open_rows(
     """Return the encoded training and held-out rows (None: no evaluation), and report their ledgers."""
     source, parsed = launch.parsed.offline, launch.parsed
     register_user_datasets(launch)
-    options = encode_options(launch, max_prompt_length=parsed.data.max_prompt_len)
+    options = encode_options(launch, max_prompt_length=parsed.data.max_prompt_len, targets=source.targets)
     rows = open_dataset(launch, kind, source.train_datasets, tokenizer, options)
     wanted = source.eval_datasets if parsed.training.evaluates else None
     held_out = open_dataset(launch, kind, wanted, tokenizer, options, role="eval") if wanted else None
@@ -116,6 +116,8 @@ def build_task(
 ) -> SupervisedTask:
     """Return the task that trains ``model`` on ``objective``, compared with ``reference``."""
 
+    read = objective.read if objective.reader is None else objective.reader(hyperparameters)
+
     def make_objective(batches: Sequence[TokenBatch]) -> Objective:
         denominator = objective.count(batches)
 
@@ -123,7 +125,7 @@ def build_task(
             fields = fields_as_tensors(batch)
             return objective.loss(output, fields=fields, hyperparameters=hyperparameters, denominator=denominator)
 
-        return Objective(objective.read, loss)
+        return Objective(read, loss)
 
     after, moving = objective.after_update, reference and reference.moving
 

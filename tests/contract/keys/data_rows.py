@@ -15,7 +15,7 @@ from alignment.trainers.trainer import PreferenceTrainer
 from tests.contract.keys.assembled import Run
 from tests.contract.keys.rows import ALL, EIGHT_ROWS, EVALUATED, SUPERVISED, Row, held_out, is_ppo
 
-RM, DPO, PPO = ("rm",), ("dpo",), ("ppo",)
+SFT, RM, DPO, PPO = ("sft",), ("rm",), ("dpo",), ("ppo",)
 POLICIES = tuple(name for name in SUPERVISED if TRAINERS[name].models == ("policy",))
 RANDOM_REWARD = "runs.offline.models.random_score_model"
 SFT_MODEL = "runs.offline.models.load_causal_lm"
@@ -214,6 +214,9 @@ ROWS = (
     Row("sync_ref_model", True, _movement, (512, 0.6), only=DPO, alone=True),
     Row("ref_model_sync_steps", 7, _movement, (7, 0.6), with_={"sync_ref_model": True}, only=DPO, alone=True),
     Row("ref_model_mixup_alpha", 0.25, _movement, (512, 0.25), with_={"sync_ref_model": True}, only=DPO, alone=True),
+    Row("label_smoothing", 0.25, lambda r: _loss(r).label_smoothing, only=SFT),
+    Row("loss_on", "last", lambda r: r.dataset.options.targets, only=SFT, alone=True),
+    Row("pretrain_mode", True, lambda r: r.dataset.options.targets, "text", only=SFT, alone=True),
     Row("loss_type", "token-wise", lambda r: _loss(r).loss_type, only=RM),
     Row(
         "loss_type", "average", lambda r: (_loss(r).loss_type, _score(r).options.score_form), ("average", "average"),

@@ -23,11 +23,15 @@ SHARED = {
     "max_length": 2048, "max_prompt_len": None, "on_overlong": "drop", "on_bad_row": "drop", "chat_template": "none",
     "eval_split_ratio": None, "num_train_epochs": 1.0, "max_steps": -1, "per_device_train_batch_size": 8,
     "per_device_eval_batch_size": 8, "gradient_accumulation_steps": 1, "learning_rate": 5e-5, "warmup_ratio": 0.0,
+    "packing_samples": False, "max_tokens_per_batch": None,
     "warmup_steps": 0, "weight_decay": 0.0, "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8,
     "max_grad_norm": 1.0, "seed": 42, "save_steps": 500, "logging_steps": 500,
 }  # fmt: skip
 DEFAULTS = {
-    "sft": {**SHARED, "eval_datasets": None, "model_config_name_or_path": None},
+    "sft": {
+        **SHARED, "eval_datasets": None, "model_config_name_or_path": None, "label_smoothing": 0.0,
+        "loss_on": "assistant", "pretrain_mode": False,
+    },
     "dpo": {
         **SHARED, "eval_datasets": None, "model_config_name_or_path": None, "beta": 0.1, "loss_type": ("sigmoid",),
         "loss_weights": None, "label_smoothing": 0.0, "average_logps": None, "simpo_gamma": 0.5,

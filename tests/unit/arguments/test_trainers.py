@@ -89,6 +89,34 @@ def test_the_2025_keys_are_accepted(tmp_path):
     assert not {"release_grads", "early_stopping", "fp16", "recompute_granularity"} & told
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["--mask_history", "true"], "last"),
+        (["--train_on_prompt", "true"], "all"),
+        (["--multiturn"], "assistant"),
+        (["--assistant_only_loss", "true"], "assistant"),
+        (["--mask_history", "false", "--train_on_prompt", "false"], "assistant"),
+    ],
+)
+def test_names_of_other_suites_for_what_a_conversation_is_trained_on(given, expected):
+    """Those of LLaMA-Factory, OpenRLHF and TRL; false asks for nothing."""
+    base = ["--train_datasets", "d", "--model_name_or_path", "m", "--output_dir", "o"]
+    assert PARSERS["sft"](base + given).offline.loss_on == expected
+    both = _problems(PARSERS["sft"], [*base, "--mask_history", "true", "--train_on_prompt", "true"])
+    assert "loss_on" in both and "'last'" in both and "'all'" in both
+
+
+def test_names_of_other_suites_for_micro_batches_by_tokens():
+    """OpenRLHF's two flags say one thing."""
+    base = ["--train_datasets", "d", "--model_name_or_path", "m", "--output_dir", "o"]
+    given = ["--packing_samples", "--use_dynamic_batch", "--train_max_tokens_per_gpu", "4096"]
+    training = PARSERS["sft"](base + given).training
+    assert (training.packing_samples, training.max_tokens_per_batch, training.token_budget(9)) == (True, 4096, 4096)
+    assert PARSERS["sft"]([*base, "--zero_padding", "true"]).training.token_budget(2048) == 8 * 2048
+    assert PARSERS["sft"](base).training.token_budget(2048) is None
+
+
 def _data_folder(folder):
     """Make what the files name: a model folder, data/train.jsonl and data/dev.jsonl."""
     files = ("data/train.jsonl", "data/dev.jsonl", "gsm8k/train.jsonl", "gsm8k/test.jsonl", "alpaca/config.json")

@@ -112,3 +112,49 @@ def test_missing_and_contradictory_fields_are_refused(make_dataset, tokenizer):
 def test_no_row_left_is_an_error_with_the_account(make_dataset, tokenizer):
     with pytest.raises(DataError, match="no row of test-rows can be used.*empty_answer 2"):
         SupervisedDataset(make_dataset([{"input": "a", "answer": ""}] * 2), tokenizer)
+
+
+TURNS = (("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))
+TALK = {"messages": [{"role": role, "content": text} for role, text in TURNS]}
+
+
+@pytest.mark.parametrize(
+    ("targets_", "expected"),
+    [
+        ("assistant", "b </s> d </s>"),
+        ("last", "d </s>"),
+        ("all", "BEGINNING OF CONVERSATION : USER : a ASSISTANT : b </s> USER : c ASSISTANT : d </s>"),
+    ],
+)
+def test_what_of_a_conversation_is_trained_on(make_dataset, tokenizer, targets_, expected):
+    dataset = SupervisedDataset(make_dataset([TALK]), tokenizer, options=EncodeOptions(targets=targets_))
+    assert targets(dataset[0], tokenizer).removeprefix("<s> ") == expected
+
+
+def test_the_last_turn_that_is_trained_on_is_not_one_that_the_row_excludes(make_dataset, tokenizer):
+    messages = [*TALK["messages"][:3], {**TALK["messages"][3], "train": False}]
+    dataset = SupervisedDataset(
+        make_dataset([{"messages": messages}]), tokenizer, options=EncodeOptions(targets="last")
+    )
+    assert targets(dataset[0], tokenizer) == "b </s>"
+
+
+def test_plain_text_is_trained_on_from_its_first_token_without_a_template(make_dataset, tokenizer):
+    name = make_dataset([{"input": "a b c"}, {"input": "a b ", "answer": "c"}, {"input": " "}])
+    dataset = SupervisedDataset(name, tokenizer, options=EncodeOptions(targets="text", template="tokenizer"))
+    assert [targets(sample, tokenizer).removeprefix("<s> ") for sample in dataset] == ["a b c </s>"] * 2
+    assert all((sample["labels"] == sample["input_ids"]).all() for sample in dataset)
+    assert dataset.ledger.total("empty_prompt") == 1
+
+
+def test_plain_text_is_cut_right_and_never_left(make_dataset, tokenizer):
+    name, limits = make_dataset([{"input": "a b c d"}, {"input": "a"}]), {"targets": "text", "max_length": 3}
+    cut = SupervisedDataset(name, tokenizer, options=EncodeOptions(on_overlong="right", **limits))
+    assert [len(sample["input_ids"]) for sample in cut] == [3, len(cut[1]["input_ids"])]
+    left = SupervisedDataset(name, tokenizer, options=EncodeOptions(on_overlong="left", **limits))
+    assert len(left) == 1 and left.ledger.total("dropped_overlong") == 1
+
+
+def test_a_conversation_is_no_plain_text(make_dataset, tokenizer):
+    with pytest.raises(DataError, match="row 0: pretrain_mode trains on plain text.*input_key.*loss_on=all"):
+        SupervisedDataset(make_dataset([TALK]), tokenizer, options=EncodeOptions(targets="text"))

@@ -13,6 +13,7 @@ from alignment.models.decoder.logprobs import (
     graded_logprobs,
     policy_logprobs,
     predicting_hidden,
+    smoothed_logprobs,
     to_grid,
     token_values,
 )
@@ -65,6 +66,26 @@ def test_targets_that_are_the_likeliest_token_are_marked(model):
         full = F.log_softmax(model(first[None])[0]).numpy()
     assert marks.tolist() == [1.0, float(full[2].argmax() == 3)] == [1.0, 0.0]
     np.testing.assert_allclose(logprobs.numpy(), [full[1].max(), full[2][3]], atol=1e-5)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_log_probs_averaged_over_the_vocabulary(tied):
+    """Label smoothing as torch and Hugging Face have it, against Paddle's cross-entropy with soft labels."""
+    model = tiny_causal(std=0.5, tie_word_embeddings=tied)
+    logprobs, averages = smoothed_logprobs(model, BATCH)
+    smoothed = -(0.9 * logprobs + 0.1 * averages).sum()
+    smoothed.backward()
+    found = {name: p.grad.numpy().copy() for name, p in model.named_parameters()}
+    model.clear_gradients()
+    logits = model(BATCH.input_ids, lengths=BATCH.lengths)
+    rows = paddle.gather_nd(logits, paddle.to_tensor(np.stack([BATCH.target_rows, BATCH.target_positions - 1], 1)))
+    labels = F.label_smooth(F.one_hot(paddle.to_tensor(BATCH.target_ids), rows.shape[1]), epsilon=0.1)
+    expected = F.cross_entropy(rows, labels, soft_label=True, reduction="sum")
+    expected.backward()
+    assert float(smoothed) == pytest.approx(float(expected), rel=1e-6)
+    np.testing.assert_allclose(averages.numpy(), F.log_softmax(rows).mean(axis=-1).numpy(), atol=1e-5)
+    for name, parameter in model.named_parameters():
+        np.testing.assert_allclose(found[name], parameter.grad.numpy(), rtol=1e-4, atol=3e-5, err_msg=name)
 
 
 def test_logprobs_carry_gradients(model):

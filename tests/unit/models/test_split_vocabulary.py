@@ -6,7 +6,12 @@ import numpy as np
 import paddle
 import pytest
 
-from alignment.models.decoder.split_vocabulary import VocabularyShare, split_argmax, split_logprobs
+from alignment.models.decoder.split_vocabulary import (
+    VocabularyShare,
+    logits_above_target,
+    split_argmax,
+    split_logprobs,
+)
 from alignment.ops import pieces
 from alignment.ops.head_product import HeadProduct
 from alignment.ops.token_logprobs import head_logprobs
@@ -75,6 +80,16 @@ def test_extreme_logits_stay_finite():
     assert logprobs.tolist() == [-2e4, 0.0] and entropies.tolist() == [0.0, 0.0]
     (logprobs + entropies).sum().backward()
     assert np.isfinite(hidden.grad.numpy()).all()
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_the_mean_logit_above_the_target_by_hand(transposed):
+    """Logits 1, 4, 1 of target 1 and -1, -2, 0 of target 2: means 2 and -1."""
+    weight = np.array([[1.0, 2.0, 0.0], [0.0, 1.0, 0.5]], np.float32)
+    hidden = paddle.to_tensor([[1.0, 2.0], [-1.0, 0.0]])
+    head = HeadProduct(paddle.to_tensor(weight.T if transposed else weight), transposed)
+    found = logits_above_target(hidden, head, paddle.to_tensor([1, 2]), share=ALL, vocab_size=3)
+    assert found.tolist() == pytest.approx([2 - 4, -1 - 0])
 
 
 def test_tokens_outside_the_share_have_no_column():

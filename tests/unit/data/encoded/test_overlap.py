@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from alignment.data import PreferenceDataset, PromptOnlyDataset, SupervisedDataset
+from alignment.data.encode import EncodeOptions
 from alignment.data.encoded.overlap import describe_overlap
 
 CONCLUSION = ": the evaluation does not show how the model does on new prompts"
@@ -46,3 +47,12 @@ def test_a_few_shared_prompts_are_counted_without_a_conclusion(others, conclusio
     shared, *rest = [{"input_ids": np.array([number])} for number in range(1 + others)]
     said = describe_overlap([shared], [shared, *rest])
     assert said == f"1 of {1 + others} evaluation rows have a prompt that is trained on too{conclusion}"
+
+
+def test_texts_without_a_prompt_are_compared_whole(make_dataset, tokenizer):
+    texts = {"options": EncodeOptions(targets="text")}
+    training = SupervisedDataset(make_dataset([{"input": "a b"}, {"input": "c"}], "training"), tokenizer, **texts)
+    other = SupervisedDataset(make_dataset([{"input": "a c"}], "other"), tokenizer, **texts)
+    same = SupervisedDataset(make_dataset([{"input": "c"}], "same"), tokenizer, **texts)
+    assert describe_overlap(training, other) is None
+    assert describe_overlap(training, same).startswith("1 of 1 evaluation rows have a prompt that is trained on too")
