@@ -26,8 +26,9 @@ class RawSample(TypedDict, total=False):
     """One row of a raw dataset; every consumer names the fields it needs.
 
     Supervised: ``input`` and ``answer``, or ``dialogue``, or ``messages``. Preference: ``input, answer, other_answer,
-    better`` (and ``margin``). Safety preference: ``input, answer, other_answer, safer, is_safe, is_other_safe``. Prompt
-    only: ``input`` or ``messages``. ``tools`` may accompany any of them.
+    better`` (and ``margin``). Unpaired preference: ``input, answer, desirable``, or a pair. Safety preference: ``input,
+    answer, other_answer, safer, is_safe, is_other_safe``. Prompt only: ``input`` or ``messages``. ``tools`` may
+    accompany any of them.
     """
 
     input: str | list[str] | list[dict[str, Any]]

@@ -1,10 +1,12 @@
-"""Raw datasets by name, and the four tokenised datasets made from them (numpy only)."""
+"""Raw datasets by name, and the tokenised datasets made from them (numpy only)."""
 
 from alignment.data.encoded.preference import (
     LogMarginPreferenceDataset,
     MarginPreferenceDataset,
     PreferenceCollator,
     PreferenceDataset,
+    UnpairedPreferenceCollator,
+    UnpairedPreferenceDataset,
 )
 from alignment.data.encoded.prompt_only import PromptOnlyCollator, PromptOnlyDataset
 from alignment.data.encoded.safety_preference import SafetyPreferenceCollator, SafetyPreferenceDataset
@@ -28,5 +30,7 @@ __all__ = [
     "SupervisedCollator",
     "SupervisedDataset",
     "TokenizedDataset",
+    "UnpairedPreferenceCollator",
+    "UnpairedPreferenceDataset",
     "parse_dataset",
 ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 from zlib import crc32
 
@@ -42,7 +44,7 @@ class BatchLoader:
                 "partial batch"
             )
         self.batch_size = batch_size
-        self._dataset = dataset
+        self.samples = dataset
         self._seed = seed
         self._shuffle = shuffle
         self._num_used = len(dataset) - (len(dataset) % batch_size if drop_last else 0)
@@ -58,9 +60,14 @@ class BatchLoader:
         return -(-self._num_used // self.batch_size)
 
     @property
+    def smallest_batch(self) -> int:
+        """Rows of the smallest batch of an epoch."""
+        return self._num_used % self.batch_size or min(self.batch_size, self._num_used)
+
+    @property
     def dropped_per_epoch(self) -> int:
         """Rows dropped in every epoch because of ``drop_last``."""
-        return len(self._dataset) - self._num_used
+        return len(self.samples) - self._num_used
 
     def describe_batches(self) -> str:
         """Return how many rows a batch has (``3 rows``), with "up to" where the last one of an epoch has fewer."""
@@ -80,11 +87,17 @@ class BatchLoader:
                 order, order_epoch = self._order(self._epoch), self._epoch
             start = self._position * self.batch_size
             self._advance()
-            yield [self._dataset[index] for index in order[start : start + self.batch_size].tolist()]
+            yield [self.samples[index] for index in order[start : start + self.batch_size].tolist()]
 
     def cycle(self) -> Iterator[list[Sample]]:
         """Yield batches forever, epoch after epoch."""
         return self.iterate(None)
+
+    def preview(self, count: int) -> Iterator[list[Sample]]:
+        """Yield the first ``count`` batches from the start of the first epoch; the position stays where it is."""
+        ahead = copy.copy(self)
+        ahead._epoch = ahead._position = 0
+        return islice(ahead.iterate(), count)
 
     def state_dict(self) -> dict[str, int]:
         """Return the position of the next batch and everything that the order depends on."""
@@ -103,7 +116,7 @@ class BatchLoader:
 
     def _identity(self) -> dict[str, int]:
         return {
-            "num_rows": len(self._dataset),
+            "num_rows": len(self.samples),
             "num_used": self._num_used,
             "batch_size": self.batch_size,
             "seed": self._seed,
@@ -119,4 +132,4 @@ class BatchLoader:
     def _order(self, epoch: int) -> np.ndarray:
         if not self._shuffle:
             return np.arange(self._num_used)
-        return np.random.default_rng([self._seed, epoch]).permutation(len(self._dataset))[: self._num_used]
+        return np.random.default_rng([self._seed, epoch]).permutation(len(self.samples))[: self._num_used]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from alignment.data.encoded.store import count_tokens
@@ -27,6 +28,9 @@ class SupervisedTask:
     """Called with the micro-batches of an update and the model's runner before training on them, to add fields from
     other models.
     """
+    measure: Callable[[Sequence[TokenBatch], ModelRunner, Sequence[int]], None] | None = None
+    """Called after ``prepare``, to add fields from passes of the trained model without gradients, with its runner and
+    the place of each sample in the update, which does not depend on how micro-batches are cut."""
     after_update: Callable[[Learner], None] | None = None
     """Called with the model's learner after each update."""
 
@@ -52,6 +56,8 @@ class SupervisedLoop:
             if self.task.prepare is not None:
                 with self.session.stage("reference"):
                     self.task.prepare(batches, self.runner)
+                    if self.task.measure is not None:
+                        self.task.measure(batches, self.runner, list(chain.from_iterable(groups)))
             with self.session.stage("update"):
                 metrics = self.learner.accumulate(batches, self.task.make_objective(batches))
                 metrics.append(self.learner.apply())

@@ -126,10 +126,11 @@ def _full_samples(parsed: Parsed, *, batch_ranks: int) -> list[dict[str, Any]]:
     sides = (*SIDES, *COST_PAIRS.sides)
     signs = dict(zip(COST_PAIRS.sign_fields, (1, -1), strict=True))
     samples = []
-    for _ in range(count):
+    for number in range(count):
         row, *answers = generator.integers(3, 8, [1 + len(sides), length])
         of_sides = {f"{side}_input_ids": answer for side, answer in zip(sides, answers, strict=True)}
-        samples.append({"input_ids": row, "labels": row, "prompt_length": 1, **of_sides, **signs})
+        label = {"desirable": number % 2}
+        samples.append({"input_ids": row, "labels": row, "prompt_length": 1, **of_sides, **signs, **label})
     return samples
 
 

@@ -43,8 +43,8 @@ class DatasetRun:
     name: str
     model: Any
     tokenizer: Tokenizer
-    dataset: Sequence[Any]
-    """Encoded samples; a ``TokenizedDataset`` if they come from files."""
+    loader: BatchLoader
+    """Yields the samples of one update after the other; see ``build_loader``."""
     rows_per_sample: int = 1
     """Rows of the model's input per sample: 2 for a pair."""
     task: SupervisedTask
@@ -62,16 +62,8 @@ class DatasetRun:
     def train(self, *, memory: MemoryWatch | None = None) -> None:
         """Train (or only evaluate), export and report; ``memory`` replaces the default memory watch."""
         training = self.launch.parsed.training
-        samples_per_rank = training.per_device_train_batch_size * training.gradient_accumulation_steps
-        loader = BatchLoader(
-            self.dataset,
-            batch_size=samples_per_rank * self.launch.topology.layout.batch,
-            seed=training.seed if training.data_seed is None else training.data_seed,
-            shuffle=self.launch.parsed.data.dataloader_shuffle,
-            drop_last=self.launch.parsed.data.dataloader_drop_last,
-        )
-        micro_batches = self._micro_batches()
-        horizon = Horizon.of(training, loader.batches_per_epoch, "train_datasets")
+        loader, micro_batches = self.loader, self._micro_batches()
+        horizon = horizon_of(self.launch, loader)
         learner = build_learner(self.launch, self.name, self.model, training, total_updates=horizon.total_updates)
         state = RunState(
             store=self.launch.store,
@@ -121,5 +113,23 @@ class DatasetRun:
         budget = training.token_budget(self.rows_per_sample * self.launch.parsed.data.max_length)
         divided = divide_updates(training, budget, ranks=ranks)
         if budget is not None:
-            divided.check([*map(count_tokens, self.dataset)], "training row")
+            divided.check([*map(count_tokens, self.loader.samples)], "training row")
         return divided
+
+
+def build_loader(launch: Launch, samples: Sequence[Any]) -> BatchLoader:
+    """Return the loader of encoded samples; a ``TokenizedDataset`` counts the rows that are left out of every epoch."""
+    training = launch.parsed.training
+    own = training.per_device_train_batch_size * training.gradient_accumulation_steps
+    return BatchLoader(
+        samples,
+        batch_size=own * launch.topology.layout.batch,
+        seed=training.seed if training.data_seed is None else training.data_seed,
+        shuffle=launch.parsed.data.dataloader_shuffle,
+        drop_last=launch.parsed.data.dataloader_drop_last,
+    )
+
+
+def horizon_of(launch: Launch, loader: BatchLoader) -> Horizon:
+    """Return the length of a run on the training rows of ``loader``."""
+    return Horizon.of(launch.parsed.training, loader.batches_per_epoch, "train_datasets")

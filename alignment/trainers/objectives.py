@@ -18,9 +18,11 @@ from alignment.data import (
     PreferenceDataset,
     SafetyPreferenceDataset,
     SupervisedDataset,
+    UnpairedPreferenceDataset,
 )
 from alignment.parallel.runner import ModelRunner
 from alignment.records import Loss, TokenBatch
+from alignment.runs.offline.labelled import labelled_batch
 from alignment.runs.offline.loss_evaluation import LossEvaluation
 from alignment.runs.offline.models import POLICY, SCORER
 from alignment.runs.offline.objective import OfflineObjective
@@ -119,23 +121,26 @@ SCORE_OBJECTIVES = {"reward": REWARD, "cost": COST}
 def _preference_objective(trainer: PreferenceTrainer) -> OfflineObjective:
     """Return the row of a policy that learns from the log-probs of whole answers."""
     algorithm = trainer.load_algorithm()
+    labels, paired = algorithm.labels, algorithm.labels is None
+    shown = "rewards/accuracies" if paired else "rewards/margins"
     return OfflineObjective(
         name=trainer.name,
         title=trainer.label,
         model=POLICY,
-        dataset=PreferenceDataset,
+        dataset=PreferenceDataset if paired else UnpairedPreferenceDataset,
         hyperparameters=algorithm.hyperparameters,
-        make_batch=answer_batch,
-        rows_per_sample=len(SIDES),
+        make_batch=answer_batch if paired else labelled_batch,
+        rows_per_sample=len(SIDES) if paired else 1,
         read=read_answer_logprobs,
         loss=algorithm.loss,
-        count=count_answers,
+        count=count_answers if paired else labels.count,
+        labels=labels,
         checks=algorithm.checks,
         needs_reference=algorithm.needs_reference,
         make_evaluation=LossEvaluation.of,
         best_metric="loss",
-        shown=(f"{trainer.name}/loss", "rewards/accuracies"),
-        cards=("eval/rewards/accuracies", "eval/rewards/margins", "eval/loss"),
+        shown=(f"{trainer.name}/loss", shown),
+        cards=tuple(dict.fromkeys((f"eval/{shown}", "eval/rewards/margins", "eval/loss"))),
     )
 
 

@@ -36,6 +36,14 @@ for _trainer in (
         algorithm="alignment.algorithms.preference.dpo:DPO",
         door="alignment/dpo/run_dpo.py",
     ),
+    PreferenceTrainer(
+        name="kto",
+        label="KTO",
+        title="Kahneman-Tversky optimization",
+        algorithm="alignment.algorithms.preference.kto:KTO",
+        door="alignment/kto/run_kto.py",
+        small_run={"train_datasets": "packing-kto/train:200/-1", "model_name_or_path": "actor"},
+    ),
     Trainer(
         name="ppo",
         label="PPO",

@@ -18,6 +18,7 @@ from alignment.data import (
     RawDataset,
     SafetyPreferenceDataset,
     SupervisedDataset,
+    UnpairedPreferenceDataset,
 )
 from alignment.data.encode import EncodeOptions
 from alignment.data.loader import BatchLoader
@@ -28,6 +29,10 @@ from alignment.errors import DataError
 
 KINDS = {
     SupervisedDataset: [{"input", "answer"}, {"dialogue"}],
+    UnpairedPreferenceDataset: [
+        {"input", "answer", "desirable"},
+        {"input", "answer", "other_answer", "better"},
+    ],
     PreferenceDataset: [{"input", "answer", "other_answer", "better"}],
     SafetyPreferenceDataset: [{"input", "answer", "other_answer", "safer", "is_safe", "is_other_safe"}],
     PromptOnlyDataset: [{"input"}],
@@ -100,7 +105,7 @@ BUILT_IN = [name for name in _REGISTRY if not name.startswith("test-")]
 
 
 def test_the_documented_datasets_are_registered():
-    families = ("PKU-SafeRLHF", "PKU-SafeRLHF-30K", "packing-sft", "packing-preference", "packing-prompts")
+    families = ("PKU-SafeRLHF", "PKU-SafeRLHF-30K", *map("packing-{}".format, ("sft", "preference", "prompts", "kto")))
     documented = {f"{family}/{split}" for family in families for split in ("train", "test")}
     assert set(BUILT_IN) >= documented | {"PKU-SafeRLHF-10K/train", "alpaca", "jsonl"}
 
@@ -133,7 +138,8 @@ def test_tokenized_dataset(name, kind, template, local_path, tokenizer):
     dataset = kind({name: {"proportion": f"{size}/-1", **arguments}}, tokenizer, options=options)
     sizes = dict(dataset.ledger.sizes())[name]
     dropped = sum(row.count for row in dataset.ledger.rows() if row.effect == "dropped")
-    assert sizes["selected"] == size == len(dataset) + dropped and sizes["used"] == len(dataset)
+    parts = 2 if kind is UnpairedPreferenceDataset and "other_answer" in fields else 1
+    assert sizes["selected"] == parts * size == len(dataset) + dropped and sizes["used"] == len(dataset)
     for sample in dataset:
         check_ids(sample, tokenizer)
     batches = list(BatchLoader(dataset, batch_size=4, seed=0).iterate(1))

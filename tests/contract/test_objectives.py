@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +14,7 @@ from alignment.metrics import reduce_metrics
 from alignment.parallel.build_runner import build_runner
 from alignment.parallel.micro_batches import MicroBatches
 from alignment.parallel.topology import Topology
+from alignment.runs.offline.labelled import baseline_of, open_baseline
 from alignment.runs.offline.models import POLICY
 from alignment.runs.offline.objective import EvaluationInputs
 from alignment.runs.offline.reference import FIELD, Reference
@@ -39,6 +41,9 @@ def samples_of(objective, count=6, seed=3):
         found.append(
             {
                 "supervised": {"input_ids": first, "labels": labels},
+                "unpaired preference": {
+                    "input_ids": first, "prompt_length": start, "desirable": int(index in (0, 3, 4)),
+                },
                 "preference": {"better_input_ids": first, "worse_input_ids": second, "prompt_length": start},
                 "safety preference": {
                     "safer_input_ids": first, "unsafer_input_ids": second, "prompt_length": start,
@@ -63,12 +68,20 @@ def model(objective):
 def learn(objective, model, cut, *, reference=None, widen=0):
     """Return (loss, metrics, gradients) of one update whose micro-batches are ``cut``; ``widen`` adds padding."""
     hyperparameters = objective.hyperparameters and objective.hyperparameters()
-    task = build_task(objective, hyperparameters, model=model)
+    prepare = partial(compared, reference or (lambda batch: np.linspace(-3, -1, batch.num_rows)))
+    task = build_task(
+        objective,
+        hyperparameters,
+        model=model,
+        reference=Reference(prepare),
+        measure=measured(objective, hyperparameters, prepare),
+    )
     batches = [widened(task.make_batch(part), widen) for part in cut]
-    for batch in batches:
-        if objective.needs_reference:
-            numbers = np.linspace(-3, -1, batch.num_rows) if reference is None else reference(batch)
-            batch.fields[FIELD] = numbers.astype(np.float32)
+    runner = build_runner(model, Topology(device="cpu"))
+    if objective.needs_reference:
+        task.prepare(batches, runner)
+    if task.measure:
+        task.measure(batches, runner, range(sum(map(len, cut))))
     made = task.make_objective(batches)
     losses = [made.loss(made.read(model, batch), batch) for batch in batches]
     for loss in losses:
@@ -76,6 +89,17 @@ def learn(objective, model, cut, *, reference=None, widen=0):
     gradients = {name: p.grad.numpy().copy() for name, p in model.named_parameters() if p.grad is not None}
     model.clear_gradients()
     return sum(float(loss.value) for loss in losses), reduce_metrics([loss.metrics for loss in losses]), gradients
+
+
+def compared(reference, batches, runner):
+    for batch in batches:
+        batch.fields[FIELD] = reference(batch).astype(np.float32)
+
+
+def measured(objective, hyperparameters, prepare):
+    """What measures the baseline of an objective that has one."""
+    baseline = objective.labels and baseline_of(objective.labels, hyperparameters)
+    return open_baseline(objective, baseline, prepare, 64) if baseline else None
 
 
 def widened(batch, columns):
@@ -166,8 +190,11 @@ def test_a_policy_that_is_its_reference_has_gained_nothing(objective, model):
         objective, model, [samples_of(objective)], reference=lambda batch: runner.forward([batch], objective.read)[0]
     )
     assert metrics["rewards/margins"] == metrics["rewards/chosen"] == metrics["rewards/rejected"] == 0.0
-    assert value == np.float32(np.log(2)), objective.name
-    assert metrics["rewards/accuracies"] == 0.0, "a tie is wrong"
+    if objective.labels:
+        assert value == 0.5 and metrics["kto/kl"] == 0.0
+    else:
+        assert value == np.float32(np.log(2)), objective.name
+        assert metrics["rewards/accuracies"] == 0.0, "a tie is wrong"
 
 
 def test_evaluation_leaves_the_weights_as_they_are(objective, model, evaluated):
@@ -185,10 +212,7 @@ def evaluated(tmp_path):
     """Return a function: the evaluation of an objective on six samples, in micro-batches of four."""
 
     def evaluate(objective, model):
-        def prepare(batches, runner):
-            for batch in batches:
-                batch.fields[FIELD] = by_content(batch).astype(np.float32)
-
+        prepare = partial(compared, by_content)
         samples = samples_of(objective)
         training = SimpleNamespace(per_device_eval_batch_size=4)
         topology = Topology(device="cpu")
@@ -199,7 +223,13 @@ def evaluated(tmp_path):
         inputs = EvaluationInputs(
             launch=launch,
             objective=objective,
-            task=build_task(objective, hyperparameters, model=model, reference=Reference(prepare)),
+            task=build_task(
+                objective,
+                hyperparameters,
+                model=model,
+                reference=Reference(prepare),
+                measure=measured(objective, hyperparameters, prepare),
+            ),
             runner=build_runner(model, topology),
             tokenizer=SimpleNamespace(decode=lambda ids, **options: str(ids)),
             held_out=samples,

@@ -82,4 +82,4 @@ def test_predictions_for_offline_trainers_are_within_ten_percent(trainer, tmp_pa
     status = plan.main([str(path), "--gpus", "1", "--memory_gib", "4", "--on", "cpu", "--check"])
     captured = capsys.readouterr()
     assert status == 0, captured.out + captured.err
-    assert captured.out.count(" ok ") == (4 if trainer == "dpo" else 2)
+    assert captured.out.count(" ok ") == (4 if trainer in ("dpo", "kto") else 2)

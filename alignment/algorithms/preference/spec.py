@@ -5,33 +5,51 @@ To add one, write a file like ``dpo.py``, an entry in ``trainers.registered`` an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from alignment.algorithms.preference.answers import PairCounts
-from alignment.records import Loss
+import numpy as np
+
+from alignment.records import Loss, TokenBatch
 
 if TYPE_CHECKING:
     from paddle import Tensor
 
+BaselineRows = Literal["mismatched", "own"]
+"""mismatched: each prompt of an update with the answer to another one; own: the update's rows."""
+
 
 class PreferenceLossFunction(Protocol):
-    """The loss on a micro-batch of n pairs."""
+    """The loss on a micro-batch of n pairs, or of n labelled answers."""
 
-    def __call__(
-        self, logps: Tensor, *, fields: Mapping[str, Tensor], hyperparameters: Any, denominator: PairCounts
-    ) -> Loss:
-        """``logps`` [2n], with gradients, are the log-probs of whole answers, preferred ones first.
+    def __call__(self, logps: Tensor, *, fields: Mapping[str, Tensor], hyperparameters: Any, denominator: Any) -> Loss:
+        """``logps``, with gradients, are the log-probs of whole answers: [2n] with preferred ones first, or [n].
 
-        ``fields``: ``response_mask`` [2n, R], and ``reference`` [2n], the reference's log-probs, if it is needed.
+        ``fields``, by row of ``logps``: ``response_mask`` [rows, R], ``reference`` [rows], the reference's log-probs,
+        if it is needed, and for labelled answers those of ``LabelledAnswers``. ``denominator``: ``PairCounts``, or what
+        ``LabelledAnswers.count`` returns.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledAnswers:
+    """What an algorithm says that trains on single answers with the field ``desirable`` [n] (1 or 0)."""
+
+    count: Callable[[Sequence[TokenBatch]], Any]
+    """Computes the loss's denominator from all micro-batches of an update."""
+    baseline_rows: Callable[[Any], BaselineRows | None]
+    """Given the hyperparameters, the rows whose gains over the reference make the field ``baseline``. None: no field.
+    """
+    baseline: Callable[[np.ndarray, np.ndarray, Any], np.ndarray]
+    """``baseline(gains, desirable, hyperparameters)``: from the gains [N] of those rows and the labels [N] of all rows
+    of an update to the field ``baseline`` [N], which has no gradient."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PreferenceAlgorithm:
-    """An algorithm that trains on pairs of answers."""
+    """An algorithm that trains on pairs of answers, or on answers with a label."""
 
     hyperparameters: type
     """A frozen dataclass whose fields are the arguments; the loss gets an instance."""
@@ -41,3 +59,5 @@ class PreferenceAlgorithm:
     """Whether these hyperparameters need the reference. None: never, and there are no arguments about it."""
     checks: tuple[Callable[[Any], Iterable[str]], ...] = ()
     """Checks of combinations of arguments (see ``arguments.parser.Check``), in addition to those of all trainers."""
+    labels: LabelledAnswers | None = None
+    """None: it trains on pairs."""

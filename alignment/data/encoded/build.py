@@ -65,6 +65,9 @@ class EncodingJob(Protocol):
     def encode(self, row: Row) -> Encoded:
         """Encode one row; errors name the row."""
 
+    def split_row(self, row: Row) -> Sequence[Row]:
+        """Return the parts of a row that become samples of their own."""
+
     def choose_rows(self, rows: Iterable[Row]) -> Iterable[Row]:
         """Return the rows to encode."""
 
@@ -129,10 +132,11 @@ class _Outcome(NamedTuple):
 
 
 def _encode(job: EncodingJob, rows: Iterable[Row], run: Run, show: Callable[[int], None]) -> CacheEntry:
-    known: dict[tuple[str, int], _Outcome] = {}
+    known: dict[tuple[str, int, int], _Outcome] = {}
     used: Counter[str] = Counter()
     stores, order, num_stored = [], [], 0
-    chosen = job.choose_rows(_count_selected(rows, job.ledger))
+    parts = (part for row in rows for part in job.split_row(row))
+    chosen = job.choose_rows(_count_selected(parts, job.ledger))
     for batch, chunk in run(_batches(chosen)):
         stores.append(chunk.store)
         for number, row in enumerate(batch.fresh):
@@ -140,31 +144,35 @@ def _encode(job: EncodingJob, rows: Iterable[Row], run: Run, show: Callable[[int
                 job.encode(row)
                 raise DataError(f"{row.place}: encoding failed in a worker process but works in this one")
             is_used = bool(chunk.used[number])
-            known[row.dataset, row.index] = _Outcome(num_stored if is_used else -1, chunk.reasons.get(number, ()))
+            known[_key(row)] = _Outcome(num_stored if is_used else -1, chunk.reasons.get(number, ()))
             num_stored += is_used
         for row in batch.rows:
-            outcome = known[row.dataset, row.index]
+            outcome = known[_key(row)]
             if outcome.reasons:
                 _account(job, row, outcome.reasons)
             if outcome.stored >= 0:
                 used[row.dataset] += 1
                 order.append(outcome.stored)
-        show(len(batch.rows))
+        show(sum(not row.part for row in batch.rows))
     for dataset, count in used.items():
         job.ledger.add_size(dataset, selected=0, used=count)
     return CacheEntry(Store.join(stores), np.array(order, np.int64), job.ledger.as_dict())
 
 
 def _batches(rows: Iterable[Row]) -> Iterator[Batch]:
-    seen: set[tuple[str, int]] = set()
+    seen: set[tuple[str, int, int]] = set()
     stream = iter(rows)
     while batch := list(islice(stream, ROWS_PER_BATCH)):
         fresh = []
         for row in batch:
-            if (row.dataset, row.index) not in seen:
-                seen.add((row.dataset, row.index))
+            if _key(row) not in seen:
+                seen.add(_key(row))
                 fresh.append(row)
         yield Batch(batch, fresh)
+
+
+def _key(row: Row) -> tuple[str, int, int]:
+    return row.dataset, row.index, row.part
 
 
 def _count_selected(rows: Iterable[Row], ledger: Ledger) -> Iterator[Row]:

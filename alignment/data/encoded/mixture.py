@@ -33,6 +33,8 @@ class Row(NamedTuple):
     sample: RawSample
     fault: BadRow | None = None
     """Why no dataset kind can use the row; ``sample`` is empty then."""
+    part: int = 0
+    """Which part it is, if a dataset kind splits rows."""
 
 
 class Mixture:

@@ -1,8 +1,8 @@
-"""Encode and pad two answers to one prompt, as preference and safety preference data need them."""
+"""Encode answers to one prompt, one or two, and pad pairs of them, as all kinds of preference data need them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ from alignment.data.ledger import (
     UNKNOWN_DIFFERENCE,
     BadRow,
 )
-from alignment.data.lengths import fit_lengths
+from alignment.data.lengths import Fitted, fit_lengths
 from alignment.data.padding import mask_rows, pad_rows, row_lengths
 from alignment.data.raw.conversation import conversation
 
@@ -37,31 +37,62 @@ class EncodedPair(NamedTuple):
     """Ledger reasons: what was changed."""
 
 
-def encode_pair(row: Row, encoder: Encoder, options: EncodeOptions) -> EncodedPair | tuple[str, ...]:
-    """Encode ``input`` with ``answer`` and ``other_answer``; return ledger reasons instead if the row is dropped."""
+class EncodedAnswers(NamedTuple):
+    """Answers to one prompt, within the limits."""
+
+    fitted: Fitted
+    reasons: tuple[str, ...]
+    """Ledger reasons: what was changed."""
+
+    def sequences(self) -> list[np.ndarray]:
+        """Return prompt + answer + EOS of each answer, [S] int64."""
+        return [to_ids(self.fitted.prompt + answer) for answer in self.fitted.answers]
+
+
+def encode_answers(
+    row: Row,
+    texts: Sequence[str],
+    encoder: Encoder,
+    options: EncodeOptions,
+    *,
+    fault_of: Callable[[Sequence[Answer]], str | None] = lambda answers: None,
+) -> EncodedAnswers | tuple[str, ...]:
+    """Encode ``input`` with each of ``texts``; return ledger reasons instead if the row is dropped.
+
+    ``fault_of`` returns a reason to drop answers that are good each by itself.
+    """
     asked = conversation(row.sample["input"], row.sample.get("tools"))
-    texts = (row.sample["answer"], row.sample["other_answer"])
     if asked.has_blank_question:
         return (EMPTY_PROMPT,)
     if not all(text.strip() for text in texts):
         return (EMPTY_ANSWER,)
     prompt, answers = encoder.encode_answers(asked, texts)
-    _check_known(texts, answers, encoder.unknown_id, row.place)
-    fault = _fault(prompt.ids, answers, encoder, options)
+    fault = _fault(prompt.ids, answers, encoder, options) or fault_of(answers)
     if fault:
         return (fault,)
     fitted = fit_lengths(prompt.ids, [answer.ids for answer in answers], options, place=row.place)
     if fitted is None:
         return (DROPPED_OVERLONG,)
-    first, second = fitted.answers
-    if first == second:
-        # They differ only beyond the length limit.
-        return (DROPPED_OVERLONG,)
     reasons = [BOUNDARY_RETOKENIZED] * any(answer.retokenized for answer in answers)
     reasons += [fitted.reason] * (fitted.reason is not None)
-    return EncodedPair(
-        to_ids(fitted.prompt + first), to_ids(fitted.prompt + second), len(fitted.prompt), tuple(reasons)
-    )
+    return EncodedAnswers(fitted, tuple(reasons))
+
+
+def encode_pair(row: Row, encoder: Encoder, options: EncodeOptions) -> EncodedPair | tuple[str, ...]:
+    """Encode ``input`` with ``answer`` and ``other_answer``; return ledger reasons instead if the row is dropped."""
+    texts = (row.sample["answer"], row.sample["other_answer"])
+
+    def fault_of(answers: Sequence[Answer]) -> str | None:
+        _check_known(texts, answers, encoder.unknown_id, row.place)
+        return IDENTICAL_PAIR if answers[0].ids == answers[1].ids else None
+
+    encoded = encode_answers(row, texts, encoder, options, fault_of=fault_of)
+    if not isinstance(encoded, EncodedAnswers):
+        return encoded
+    if encoded.fitted.answers[0] == encoded.fitted.answers[1]:
+        # They differ only beyond the length limit.
+        return (DROPPED_OVERLONG,)
+    return EncodedPair(*encoded.sequences(), len(encoded.fitted.prompt), encoded.reasons)
 
 
 class PairCollator(Collator):
@@ -90,9 +121,7 @@ def _fault(prompt_ids: list[int], answers: Sequence[Answer], encoder: Encoder, o
     shortest = min(encoder.count_content(answer.ids) for answer in answers)
     if shortest == 0:
         return EMPTY_ANSWER
-    if shortest < options.min_answer_tokens:
-        return SHORT_ANSWER
-    return IDENTICAL_PAIR if answers[0].ids == answers[1].ids else None
+    return SHORT_ANSWER if shortest < options.min_answer_tokens else None
 
 
 def _check_known(texts: Sequence[str], answers: Sequence[Answer], unknown: int | None, place: object) -> None:

@@ -1,16 +1,21 @@
-"""Pairs of a better and a worse answer, for reward models and offline preference objectives."""
+"""Pairs of a better and a worse answer, and single answers labelled good or bad, for reward models and policies."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
 
 from alignment.data.encode import Encoder
 from alignment.data.encoded.mixture import Row
-from alignment.data.encoded.pairs import EncodedPair, PairCollator, encode_pair
-from alignment.data.encoded.tokenized import Encoded, TokenizedDataset
-from alignment.data.ledger import TIED_PAIR
+from alignment.data.encoded.pairs import EncodedAnswers, EncodedPair, PairCollator, encode_answers, encode_pair
+from alignment.data.encoded.tokenized import Collator, Encoded, Sample, TokenizedDataset, to_ids
+from alignment.data.ledger import IDENTICAL_PAIR, TIED_PAIR
+from alignment.data.padding import mask_rows, pad_rows, row_lengths
 from alignment.data.raw.raw_sample import require_fields
 from alignment.errors import DataError
+from alignment.records import RawSample
 
 
 class PreferenceCollator(PairCollator):
@@ -68,3 +73,81 @@ class LogMarginPreferenceDataset(MarginPreferenceDataset):
         if encoded.sample is not None and encoded.sample["margin"] < 0:
             raise DataError(f"{row.place}: margin is {encoded.sample['margin']:g}, but offset_alpha needs 0 or more")
         return encoded
+
+
+class UnpairedPreferenceCollator(Collator):
+    """Pads on the right.
+
+    Gives ``input_ids`` and ``attention_mask`` [B, S] (True: real token), ``lengths`` and ``prompt_lengths`` [B], and
+    ``desirable`` [B] (True: a good answer).
+    """
+
+    def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        rows = [sample["input_ids"] for sample in samples]
+        return {
+            "input_ids": pad_rows(rows, value=self._pad_token_id),
+            "attention_mask": mask_rows(rows),
+            "lengths": row_lengths(rows),
+            "prompt_lengths": to_ids([sample["prompt_length"] for sample in samples]),
+            "desirable": np.array([sample["desirable"] for sample in samples], bool),
+        }
+
+
+class UnpairedPreferenceDataset(TokenizedDataset):
+    """Samples ``{"input_ids" [S], "prompt_length" int, "desirable" 1 (a good answer) or 0}``.
+
+    Reads ``input, answer, desirable``. A pair (``input, answer, other_answer, better``) becomes two samples, its better
+    answer with label 1 and the other with label 0; ties and equal answers are dropped.
+    """
+
+    KIND = "unpaired preference"
+    COLLATOR = UnpairedPreferenceCollator
+
+    def split_row(self, row: Row) -> Sequence[Row]:
+        """Return a row for each answer of a pair, the better one first."""
+        pair = row.sample
+        if not _is_pair(pair) or _fault_of(pair):
+            return (row,)
+        answers = (pair["answer"], pair["other_answer"])
+        better, worse = answers if pair["better"] else answers[::-1]
+        shared = {name: pair[name] for name in ("input", "tools") if name in pair}
+        return [
+            row._replace(sample=RawSample(**shared, answer=answer, desirable=liked), part=part)
+            for part, (answer, liked) in enumerate(((better, True), (worse, False)))
+        ]
+
+    def encode_row(self, row: Row, encoder: Encoder) -> Encoded:
+        """Encode one answer; a pair that could not be split is dropped."""
+        if _is_pair(row.sample):
+            return Encoded(None, (_why_whole(row),))
+        require_fields(row.sample, ("input", "answer", "desirable"), kind=self.KIND, place=row.place)
+        encoded = encode_answers(row, (row.sample["answer"],), encoder, self.options)
+        if not isinstance(encoded, EncodedAnswers):
+            return Encoded(None, encoded)
+        (ids,) = encoded.sequences()
+        liked = int(row.sample["desirable"])
+        sample = {"input_ids": ids, "prompt_length": len(encoded.fitted.prompt), "desirable": liked}
+        return Encoded(sample, encoded.reasons)
+
+
+def _is_pair(sample: RawSample) -> bool:
+    return sample.get("answer") is not None and sample.get("other_answer") is not None
+
+
+def _fault_of(pair: RawSample) -> str | None:
+    """Return why a pair is not split into two answers; None if it is."""
+    if pair.get("desirable") is not None or not {"input", "better"} <= pair.keys():
+        return "unclear"
+    if pair["better"] is None:
+        return TIED_PAIR
+    return IDENTICAL_PAIR if pair["answer"].split() == pair["other_answer"].split() else None
+
+
+def _why_whole(row: Row) -> str:
+    """Return the ledger's reason why a pair was not split; a pair that says too much or too little is a DataError."""
+    if row.sample.get("desirable") is not None:
+        raise DataError(f"{row.place}: 'desirable' labels one answer, but there are 'answer' and 'other_answer'")
+    require_fields(row.sample, ("input", "better"), kind=UnpairedPreferenceDataset.KIND, place=row.place)
+    reason = _fault_of(row.sample)
+    assert reason is not None
+    return reason

@@ -1,4 +1,4 @@
-"""The base of the four tokenised datasets: mix, check, encode and filter rows, and account for each one."""
+"""The base of all tokenised datasets: mix, check, encode and filter rows, and account for each one."""
 
 from __future__ import annotations
 
@@ -81,6 +81,10 @@ class TokenizedDataset(ABC):
     @abstractmethod
     def encode_row(self, row: Row, encoder: Encoder) -> Encoded:
         """Turn one checked row into a sample; a missing field is a ``DataError``."""
+
+    def split_row(self, row: Row) -> Sequence[Row]:
+        """Return the parts of a row that become samples of their own; a subclass may split it."""
+        return (row,)
 
     def choose_rows(self, rows: Iterable[Row]) -> Iterable[Row]:
         """Return the rows to encode; a subclass may drop some (and count them)."""

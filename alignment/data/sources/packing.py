@@ -16,6 +16,7 @@ from typing import ClassVar
 
 from alignment.data.sources.json_lines import JsonLinesDataset
 from alignment.errors import DataError
+from alignment.records import RawSample
 
 ITEMS = (
     *("apple", "boots", "bread", "candle", "coat", "compass"),
@@ -64,6 +65,17 @@ class PackingDataset(JsonLinesDataset):
         super().__init__(SHIPPED / self.FILE)
 
 
+class PackingLabelsDataset(PackingDataset):
+    """One answer of each pair with a label: in turn the better answer, which is desirable, and the worse one."""
+
+    def __getitem__(self, index: int) -> RawSample:
+        """Return row ``index``."""
+        pair = super().__getitem__(index)
+        liked = index % 2 == 0
+        answer = pair["answer" if pair["better"] == liked else "other_answer"]
+        return RawSample(input=pair["input"], answer=answer, desirable=liked)
+
+
 FILES = {
     "packing-sft/train": "sft_train.jsonl",  # prompts with a sloppy answer: 8000 rows
     "packing-sft/test": "sft_test.jsonl",  # 300 rows, unseen wanted sets
@@ -75,3 +87,6 @@ FILES = {
 """NAME to file of every dataset of the task."""
 for _name, _file in FILES.items():
     type(f"PackingDataset_{_file.partition('.')[0]}", (PackingDataset,), {"NAME": _name, "FILE": _file})
+for _split in ("train", "test"):
+    _row = {"NAME": f"packing-kto/{_split}", "FILE": FILES[f"packing-preference/{_split}"]}
+    type(f"PackingLabelsDataset_{_split}", (PackingLabelsDataset,), _row)

@@ -44,6 +44,8 @@ class LossEvaluation:
         batches = [self.task.make_batch(self.samples[i : i + size]) for i in range(0, len(self.samples), size)]
         if self.task.prepare is not None:
             self.task.prepare(batches, self.runner)
+        if self.task.measure is not None:
+            self.task.measure(batches, self.runner, range(len(self.samples)))
         objective = self.task.make_objective(batches)
         outputs = self.runner.forward(batches, objective.read)
         pairs = zip(outputs, batches, strict=True)

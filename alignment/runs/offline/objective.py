@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from alignment.algorithms.preference.spec import LabelledAnswers
 from alignment.arguments.keys.offline import OfflineArguments
 from alignment.arguments.parser import Check
 from alignment.data.encoded.tokenized import Sample, TokenizedDataset
@@ -93,6 +94,8 @@ class OfflineObjective:
     """The argument group ``loss``, passed to the loss."""
     checks: tuple[Check, ...] = ()
     """Checks of combinations of arguments, in addition to those of all trainers."""
+    labels: LabelledAnswers | None = None
+    """What a loss on labelled answers adds (the fields ``desirable`` and ``baseline``); None: it has other rows."""
     needs_reference: Callable[[Any], bool] | None = None
     """Given the hyperparameters, whether the loss uses the field ``reference``: the result of ``read`` for the frozen
     starting model, one number per row. None: never, and there are no arguments about a reference.

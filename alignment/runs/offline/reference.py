@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,12 +73,14 @@ def open_reference(
     source: ReferenceSource,
     samples: Sequence[Iterable[Sample]],
     policy: Any,
+    ahead: Iterable[TokenBatch] = (),
 ) -> Reference:
     """Return the reference of ``policy``.
 
     That of a policy with an adapter is its base, unless the arguments name another. With
-    ``precompute_ref_logprobs`` the numbers of all rows of ``samples`` are computed here, unless an earlier run
-    with the same reference cached them, and the reference is not kept in memory.
+    ``precompute_ref_logprobs`` the numbers of all rows of ``samples``, and of the rows ``ahead`` that are not samples,
+    are computed here, unless an earlier run with the same reference cached them, and the reference is not kept in
+    memory.
     """
     asked = launch.parsed.reference
 
@@ -104,7 +107,7 @@ def open_reference(
     size = launch.parsed.training.per_device_eval_batch_size
     batches = (batch for part in samples for batch in _cut(part, size, objective.make_batch))
     own = BaseRunner(build_runner(policy, launch.topology)) if is_base else None
-    kept.complete(batches, lambda: own or load().runner, objective.read)
+    kept.complete(chain(batches, ahead), lambda: own or load().runner, objective.read)
     gc.collect()
     return Reference(lambda batches, _: _attach(batches, map(kept.numbers, batches)))
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
-from alignment.data.encoded.tokenized import TokenizedDataset
+from alignment.data.encoded.tokenized import Sample, TokenizedDataset
+from alignment.data.loader import BatchLoader
 from alignment.loops.supervised import SupervisedTask
 from alignment.models.tokenizer.tokenizer import Tokenizer
 from alignment.parallel.runner import ModelRunner, Objective
 from alignment.records import Loss, TokenBatch
 from alignment.runs.adapters import adapt, frozen_base
-from alignment.runs.dataset_run import DatasetRun
+from alignment.runs.dataset_run import DatasetRun, build_loader, horizon_of
 from alignment.runs.datasets import (
     encode_options,
     open_dataset,
@@ -22,6 +24,15 @@ from alignment.runs.datasets import (
 from alignment.runs.frozen import FROZEN, FrozenInput, frozen_part, frozen_tokenizer
 from alignment.runs.launch import Launch
 from alignment.runs.models import adopt, check_start, starting_folder, starting_tokenizer
+from alignment.runs.offline.labelled import (
+    Baseline,
+    Measure,
+    baseline_of,
+    check_labels,
+    labelled_batch,
+    mismatched,
+    open_baseline,
+)
 from alignment.runs.offline.moving_reference import REFERENCE
 from alignment.runs.offline.objective import EvaluationInputs, OfflineObjective
 from alignment.runs.offline.reference import Reference, ReferenceSource, find_reference, open_reference
@@ -50,14 +61,19 @@ def build_run(
     base = frozen_base(launch, trained.name, folder)
     frozen = frozen_part(launch, lambda: [*base, *find_frozen(launch, reference, tokenizer)])
     rows, held_out = open_samples(tokenizer)
+    loader = build_loader(launch, rows)
+    baseline = find_baseline(launch, objective, loader, rows, held_out)
     model = trained.load(launch, folder, tokenizer)
     adopt(launch, model, tokenizer)
     if base:
         resumed = trained.name if launch.checkpoint is not None else None
         adapt(launch, trained.name, model, base[0], folder=resumed, continues=True)
     samples = [rows, held_out or ()]
-    held = open_reference(launch, objective, tokenizer, reference, samples, model) if reference else None
-    task = build_task(objective, hyperparameters, model=model, reference=held)
+    ahead = rows_ahead(launch, baseline, loader, held_out) if baseline else ()
+    held = open_reference(launch, objective, tokenizer, reference, samples, model, ahead) if reference else None
+    limit = launch.parsed.data.max_length
+    measure = open_baseline(objective, baseline, held.prepare, limit) if baseline and held else None
+    task = build_task(objective, hyperparameters, model=model, reference=held, measure=measure)
 
     def make_evaluation(runner: ModelRunner) -> Any:
         inputs = EvaluationInputs(
@@ -77,7 +93,7 @@ def build_run(
         name=trained.name,
         model=model,
         tokenizer=tokenizer,
-        dataset=rows,
+        loader=loader,
         rows_per_sample=objective.rows_per_sample,
         task=task,
         make_evaluation=make_evaluation if held_out is not None else None,
@@ -87,6 +103,38 @@ def build_run(
         parts={FROZEN: frozen},
         kept={REFERENCE: held.moving.write} if held and held.moving else {},
     )
+
+
+def find_baseline(
+    launch: Launch,
+    objective: OfflineObjective,
+    loader: BatchLoader,
+    rows: Sequence[Sample],
+    held_out: Sequence[Sample] | None,
+) -> Baseline | None:
+    """Return the baseline of a loss on labelled answers, if it has one, after checking the labels of the rows."""
+    if objective.labels is None:
+        return None
+    baseline = baseline_of(objective.labels, launch.parsed.groups["loss"])
+    trained = rows if launch.parsed.training.do_train else ()
+    check_labels(trained, held_out, baseline=baseline, loader=loader)
+    return baseline
+
+
+def rows_ahead(
+    launch: Launch, baseline: Baseline, loader: BatchLoader, held_out: Sequence[Sample] | None
+) -> Iterator[TokenBatch]:
+    """Yield the mismatched rows of the whole run, of its updates and of its evaluations."""
+    if baseline.rows != "mismatched":
+        return
+    training = launch.parsed.training
+    updates: Iterable[list[Sample]] = ()
+    if training.do_train:
+        updates = loader.preview(horizon_of(launch, loader).total_updates)
+    size = training.per_device_eval_batch_size
+    for samples in chain(updates, [list(held_out)] if held_out else []):
+        batches = [labelled_batch(samples[i : i + size]) for i in range(0, len(samples), size)]
+        yield from mismatched(batches, range(len(samples)), launch.parsed.data.max_length)
 
 
 def find_frozen(launch: Launch, reference: ReferenceSource | None, tokenizer: Tokenizer) -> list[FrozenInput]:
@@ -112,9 +160,16 @@ def open_rows(
 
 
 def build_task(
-    objective: OfflineObjective, hyperparameters: Any, *, model: Any, reference: Reference | None = None
+    objective: OfflineObjective,
+    hyperparameters: Any,
+    *,
+    model: Any,
+    reference: Reference | None = None,
+    measure: Measure | None = None,
 ) -> SupervisedTask:
-    """Return the task that trains ``model`` on ``objective``, compared with ``reference``."""
+    """Return the task that trains ``model`` on ``objective``, compared with ``reference``; ``measure`` adds the
+    baseline's numbers.
+    """
 
     read = objective.read if objective.reader is None else objective.reader(hyperparameters)
 
@@ -139,5 +194,6 @@ def build_task(
         make_batch=objective.make_batch,
         make_objective=make_objective,
         prepare=reference and reference.prepare,
+        measure=measure,
         after_update=after_update,
     )

@@ -108,7 +108,7 @@ class Run:
     @property
     def dataset(self) -> Any:
         """What the loader reads."""
-        return self.loader._dataset
+        return self.loader.samples
 
     def call(self, name: str, which: int = 0) -> dict[str, Any]:
         """Return the keywords of a watched call; positional arguments stand under 0, 1, ..."""

@@ -16,6 +16,8 @@ from tests.contract.keys.assembled import Run
 from tests.contract.keys.rows import ALL, EIGHT_ROWS, EVALUATED, SUPERVISED, Row, held_out, is_ppo
 
 SFT, RM, DPO, PPO = ("sft",), ("rm",), ("dpo",), ("ppo",)
+REFERRING = ("dpo", "kto")
+"""Trainers that compare with a reference."""
 POLICIES = tuple(name for name in SUPERVISED if TRAINERS[name].models == ("policy",))
 RANDOM_REWARD = "runs.offline.models.random_score_model"
 SFT_MODEL = "runs.offline.models.load_causal_lm"
@@ -137,8 +139,8 @@ ROWS = (
     *_loss_rows(),
     *COLUMNS,
     Row(
-        "train_datasets", {t: text.replace(":8/", ":9/") for t, text in EIGHT_ROWS.items()},
-        lambda r: len(r.dataset), 9, alone=True,
+        "train_datasets", {t: text.replace(":8/", ":10/") for t, text in EIGHT_ROWS.items()},
+        lambda r: len(r.dataset), 10, alone=True,
     ),
     Row("eval_datasets", EIGHT_ROWS, lambda r: _splits(r)[1], 8, with_={"do_eval": True}),
     Row("eval_split_ratio", 0.25, _splits, (18, 6), with_={"do_eval": True}, alone=True),
@@ -208,12 +210,15 @@ ROWS = (
         ("cost model", "cost"), with_={"train_datasets": "jsonl:1:{safety.jsonl}"}, only=RM, alone=True,
     ),
     Row("reference_free", True, lambda r: (_loss(r).reference_free, _num_loaded(r)), (True, 1), only=DPO, alone=True),
-    Row("ref_model_name_or_path", "{other}", lambda r: _loaded(r, SFT_MODEL, 1), only=DPO),
-    Row("precompute_ref_logprobs", True, _num_kept, 48, only=DPO, alone=True),
-    Row("ref_model_update_steps", 3, _movement, (3, 1.0), only=DPO, alone=True),
-    Row("sync_ref_model", True, _movement, (512, 0.6), only=DPO, alone=True),
-    Row("ref_model_sync_steps", 7, _movement, (7, 0.6), with_={"sync_ref_model": True}, only=DPO, alone=True),
-    Row("ref_model_mixup_alpha", 0.25, _movement, (512, 0.25), with_={"sync_ref_model": True}, only=DPO, alone=True),
+    Row("ref_model_name_or_path", "{other}", lambda r: _loaded(r, SFT_MODEL, 1), only=REFERRING),
+    Row("precompute_ref_logprobs", True, _num_kept, 48, only=REFERRING, alone=True),
+    Row("ref_model_update_steps", 3, _movement, (3, 1.0), only=REFERRING, alone=True),
+    Row("sync_ref_model", True, _movement, (512, 0.6), only=REFERRING, alone=True),
+    Row("ref_model_sync_steps", 7, _movement, (7, 0.6), with_={"sync_ref_model": True}, only=REFERRING, alone=True),
+    Row(
+        "ref_model_mixup_alpha", 0.25, _movement, (512, 0.25), with_={"sync_ref_model": True}, only=REFERRING,
+        alone=True,
+    ),
     Row("label_smoothing", 0.25, lambda r: _loss(r).label_smoothing, only=SFT),
     Row("loss_on", "last", lambda r: r.dataset.options.targets, only=SFT, alone=True),
     Row("pretrain_mode", True, lambda r: r.dataset.options.targets, "text", only=SFT, alone=True),

@@ -142,7 +142,7 @@ ALGORITHM = (
     _row("entropy_coeff", 0.01, lambda r: (_numbers(r).entropy_coeff, plan(r).with_entropy), (0.01, True)),
     _row("ptx_coeff", 0.5, lambda r: plan(r).ptx_coeff, with_={"ptx_datasets": "packing-sft/test:8/-1"}),
     _row(
-        "ptx_datasets", "packing-sft/test:8/-1", lambda r: len(r.state.parts["ptx"].read.__self__._dataset), 8,
+        "ptx_datasets", "packing-sft/test:8/-1", lambda r: len(r.state.parts["ptx"].read.__self__.samples), 8,
         with_={"ptx_coeff": 0.5},
     ),
 )  # fmt: skip

@@ -38,6 +38,11 @@ DEFAULTS = {
         "cpo_alpha": 1.0, "dpop_lambda": 50.0, "discopop_tau": 0.05, "reference_free": False, "pref_loss_ratio": 1.0,
         "sft_loss_ratio": 0.0, "ref_model_name_or_path": None, "precompute_ref_logprobs": False,
     },
+    "kto": {
+        **SHARED, "eval_datasets": None, "model_config_name_or_path": None, "beta": 0.1, "loss_type": "kto",
+        "desirable_weight": 1.0, "undesirable_weight": 1.0, "ref_model_name_or_path": None,
+        "precompute_ref_logprobs": False,
+    },
     "rm": {
         **SHARED, "eval_datasets": None, "value_head_prefix": None, "model_config_name_or_path": None,
         "objective": "reward", "loss_type": "sequence-wise", "regularization": 0.0,

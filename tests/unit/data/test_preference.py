@@ -1,10 +1,12 @@
-"""Preference and safety preference pairs."""
+"""Preference and safety preference pairs, and answers with a label."""
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from alignment.data import PreferenceDataset, SafetyPreferenceDataset
+from alignment.data import PreferenceDataset, SafetyPreferenceDataset, UnpairedPreferenceDataset
 from alignment.data.encode import EncodeOptions
 from alignment.errors import DataError
 
@@ -119,3 +121,90 @@ def test_bad_safety_rows(make_dataset, tokenizer, row, reason):
 def test_preference_data_is_no_safety_data(make_dataset, tokenizer):
     with pytest.raises(DataError, match="missing 'safer', 'is_safe', 'is_other_safe'.*safety preference"):
         SafetyPreferenceDataset(make_dataset([PAIR]), tokenizer)
+
+
+LIKED = {"input": "hi", "answer": "a b", "desirable": True}
+
+
+def shown(dataset, tokenizer):
+    return [(answer(sample["input_ids"], sample, tokenizer), sample["desirable"]) for sample in dataset]
+
+
+def test_an_answer_and_its_label(make_dataset, tokenizer):
+    dataset = UnpairedPreferenceDataset(make_dataset([LIKED, {**LIKED, "answer": "c", "desirable": False}]), tokenizer)
+    assert shown(dataset, tokenizer) == [("a b </s>", 1), ("c </s>", 0)]
+    batch = dataset.collate(list(dataset))
+    assert batch["desirable"].tolist() == [True, False]
+    assert batch["input_ids"].shape == batch["attention_mask"].shape
+    assert batch["lengths"].tolist() == batch["attention_mask"].sum(axis=1).tolist()
+    assert batch["prompt_lengths"].tolist() == [sample["prompt_length"] for sample in dataset]
+
+
+def test_a_pair_is_two_labelled_answers(make_dataset, tokenizer):
+    """As in TRL's unpair_preference_dataset: the better answer is desirable, the other one is not."""
+    rows = [PAIR, LIKED, {**PAIR, "better": False}, {**PAIR, "better": None}, {**PAIR, "other_answer": "a  b"}]
+    dataset = UnpairedPreferenceDataset(make_dataset(rows), tokenizer)
+    pair = [("a b </s>", 1), ("c </s>", 0)]
+    assert shown(dataset, tokenizer) == [*pair, ("a b </s>", 1), pair[1][:1] + (1,), pair[0][:1] + (0,)]
+    assert dataset.ledger.total("tied_pair") == dataset.ledger.total("identical_pair") == 1
+    assert dict(dataset.ledger.sizes()) == {"test-rows": {"selected": 7, "used": 5}}
+
+
+def test_one_overlong_answer_leaves_the_other_of_its_pair(make_dataset, tokenizer):
+    name = make_dataset([PAIR, {**PAIR, "other_answer": "c " * 30}])
+    dataset = UnpairedPreferenceDataset(name, tokenizer, options=EncodeOptions(max_length=20))
+    assert [label for _, label in shown(dataset, tokenizer)] == [1, 0, 1]
+    assert dataset.ledger.total("dropped_overlong") == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({**LIKED, "input": ""}, "empty_prompt"),
+        ({**LIKED, "answer": " "}, "empty_answer"),
+        ({**LIKED, "desirable": None}, "null_field"),
+    ],
+)
+def test_bad_labelled_rows_are_dropped_and_counted(make_dataset, tokenizer, row, reason):
+    dataset = UnpairedPreferenceDataset(make_dataset([LIKED, row]), tokenizer)
+    assert len(dataset) == 1 and dataset.ledger.total(reason) == dataset.ledger.total() == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"input": "hi", "answer": "a"}, "row 1: missing 'desirable'.*unpaired preference.*present: input, answer"),
+        ({**LIKED, "desirable": 0.5}, "row 1: field 'desirable' must be true or false, got float 0.5"),
+        ({**PAIR, "desirable": True}, "row 1: 'desirable' labels one answer, but there are 'answer' and 'other_ans"),
+    ],
+)
+def test_an_unclear_label_is_refused_with_its_row(make_dataset, tokenizer, row, says):
+    with pytest.raises(DataError, match=says):
+        UnpairedPreferenceDataset(make_dataset([LIKED, row]), tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("row", "label"),
+    [
+        ({"prompt": "hi", "completion": "a b", "label": True}, 1),
+        ({"instruction": "hi", "output": "a b", "label": 0}, 0),
+        ({"src": ["hi"], "tgt": [], "response": ["a b"], "sort": [0]}, 0),
+        ({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "a b"}], "label": 1}, 1),
+    ],
+)
+def test_labels_of_files_are_recognised(tmp_path, tokenizer, row, label):
+    """TRL, OpenRLHF and LLaMA-Factory, PaddleNLP, conversations."""
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    dataset = UnpairedPreferenceDataset(f"jsonl:1:{tmp_path / 'rows.jsonl'}", tokenizer)
+    assert shown(dataset, tokenizer) == [("a b </s>", label)]
+
+
+@pytest.mark.parametrize("label", [2, 0.7, "yes", -1])
+def test_a_label_of_another_kind_is_refused_with_value_column_and_line(tmp_path, tokenizer, label):
+    rows = [{"prompt": "hi", "completion": "a", "label": True}, {"prompt": "hi", "completion": "b", "label": label}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(DataError) as raised:
+        UnpairedPreferenceDataset(f"jsonl:1:{path}", tokenizer)
+    assert f"column 'label' is {label!r} (allowed: true, false, 1, 0)" in str(raised.value)
+    assert "rows.jsonl" in str(raised.value) and "line 2" in str(raised.value)

@@ -30,11 +30,13 @@ def test_every_shipped_file_is_its_trainers(path):
         (COMMON, "sft.json", "sft"),
         (COMMON, "my_rm-run.json", "rm"),
         (COMMON, "dpo_argument.yaml", "dpo"),
-        ((*COMMON, "beta"), "a.json", "dpo"),
-        ((*COMMON, "beta"), "sft.json", "dpo"),
+        ((*COMMON, "beta", "sft_loss_ratio"), "a.json", "dpo"),
+        ((*COMMON, "beta", "sft_loss_ratio"), "sft.json", "dpo"),
+        ((*COMMON, "beta"), "kto_argument.json", "kto"),
+        ((*COMMON, "beta", "desirable_weight"), "dpo.json", "kto"),
         ((*COMMON, "score_bias"), "a.json", "rm"),
         (("actor_model_name_or_path",), "sft.json", "ppo"),
-        (("model_config_name_or_path", "beta"), "a.json", "dpo"),
+        (("model_config_name_or_path", "sft_loss_ratio"), "a.json", "dpo"),
     ],
 )
 def test_keys_decide_before_the_name(keys, name, trainer):
@@ -43,7 +45,7 @@ def test_keys_decide_before_the_name(keys, name, trainer):
 
 @pytest.mark.parametrize("name", ["a.json", "sft_or_dpo.json"])
 def test_what_neither_keys_nor_name_tell_is_refused_with_the_choices(name):
-    with pytest.raises(ArgumentError, match=rf"{name}: .*add --trainer NAME \(allowed: sft, rm, dpo\)"):
+    with pytest.raises(ArgumentError, match=rf"{name}: .*add --trainer NAME \(allowed: sft, rm, dpo, kto\)"):
         recognise_trainer(COMMON, Path(name))
 
 

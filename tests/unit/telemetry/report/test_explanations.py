@@ -14,7 +14,7 @@ WORDS = {
     "stage": "rollout",
     "phase": "update",
     "group": "tensor",
-    "objective": "kto",
+    "objective": "other",
     "loss": "sppo_hard",
 }
 

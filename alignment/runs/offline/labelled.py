@@ -1,0 +1,142 @@
+"""Make micro-batches of labelled answers, and measure the gain from which their rewards count.
+
+Legend: n rows of a micro-batch, N rows of an update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from alignment.algorithms.preference.spec import BaselineRows, LabelledAnswers
+from alignment.data.encoded.tokenized import Sample
+from alignment.data.loader import BatchLoader
+from alignment.errors import DataError
+from alignment.parallel.runner import ModelRunner
+from alignment.records import TokenBatch
+from alignment.runs.offline.objective import OfflineObjective
+from alignment.runs.offline.reference import FIELD, Prepare
+from alignment.telemetry import log
+from alignment.telemetry.wording import counted
+
+LABEL, BASELINE = "desirable", "baseline"
+"""Batch fields, [n] float32 each."""
+
+Measure = Callable[[Sequence[TokenBatch], ModelRunner, Sequence[int]], None]
+
+
+class Baseline(NamedTuple):
+    """A number per row that the loss holds fixed, measured on a whole update before it."""
+
+    rows: BaselineRows
+    values: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    """From gains [N] and labels [N] to the field ``baseline`` [N]."""
+
+
+def baseline_of(labels: LabelledAnswers, hyperparameters: Any) -> Baseline | None:
+    """Return the baseline of an algorithm with these hyperparameters, if it has one."""
+    rows = labels.baseline_rows(hyperparameters)
+    if rows is None:
+        return None
+    return Baseline(rows, lambda gains, desirable: labels.baseline(gains, desirable, hyperparameters))
+
+
+def labelled_batch(samples: Sequence[Mapping[str, Any]]) -> TokenBatch:
+    """Return n samples of an UnpairedPreferenceDataset as a micro-batch; the targets are the answer tokens."""
+    sequences = [sample["input_ids"] for sample in samples]
+    targets = [np.arange(sample["prompt_length"], len(sample["input_ids"])) for sample in samples]
+    labels = np.array([sample[LABEL] for sample in samples], np.float32)
+    return TokenBatch.build(sequences, targets, {LABEL: labels})
+
+
+def check_labels(
+    rows: Sequence[Sample], held_out: Sequence[Sample] | None, *, baseline: Baseline | None, loader: BatchLoader
+) -> None:
+    """Refuse training rows of one label, and updates or evaluations without mismatched rows if ``baseline`` needs them.
+
+    ``rows`` may be empty: nothing is trained.
+    """
+    desirable = sum(int(row[LABEL]) for row in rows)
+    if rows and desirable in (0, len(rows)):
+        has, lacks = ("desirable", "undesirable") if desirable else ("undesirable", "desirable")
+        raise DataError(
+            f"train_datasets: {counted(len(rows), 'row')}, all of them {has}; KTO also needs {lacks} answers "
+            f"(label {str(not desirable).lower()})"
+        )
+    if rows:
+        log.info(f"{counted(desirable, 'desirable answer')} and {len(rows) - desirable} undesirable")
+    if baseline is None or baseline.rows != "mismatched":
+        return
+    cause = "loss_type=kto takes the answer of another row of the same update for each prompt"
+    if rows and loader.smallest_batch == 1:
+        raise DataError(
+            f"{cause}, but of {len(rows)} rows in updates of {loader.batch_size} one update has a single row: change "
+            "per_device_train_batch_size or gradient_accumulation_steps, or set dataloader_drop_last"
+        )
+    if held_out is not None and len(held_out) == 1:
+        raise DataError(f"eval_datasets: {cause}, but there is only one row to evaluate on (allowed: 2 or more)")
+
+
+def mismatched(batches: Sequence[TokenBatch], order: Sequence[int], max_length: int) -> list[TokenBatch]:
+    """Return the prompts of all ``batches``, in the same micro-batches, each with the answer of another row.
+
+    ``order`` [N]: the place of each row in the update. A prompt gets the answer of the row before it in the update (the
+    first one that of the last) whose prompt is another; where all prompts are equal, of the row just before it. An
+    answer that does not fit into ``max_length`` loses its end.
+    """
+    rows = [row for batch in batches for row in _rows(batch)]
+    update = [rows[at] for at in np.argsort(order)]
+    others = [_other(update, at) for at in order]
+    made = [np.concatenate([row.prompt, other.answer])[:max_length] for row, other in zip(rows, others, strict=True)]
+    found, first = [], 0
+    for batch in batches:
+        part = slice(first, first + batch.num_rows)
+        first = part.stop
+        targets = [np.arange(len(row.prompt), len(ids)) for row, ids in zip(rows[part], made[part], strict=True)]
+        found.append(TokenBatch.build(made[part], targets))
+    return found
+
+
+def open_baseline(
+    objective: OfflineObjective, baseline: Baseline, reference: Prepare, max_length: int
+) -> Measure:
+    """Return a function that adds the field ``baseline`` to all micro-batches of an update.
+
+    ``reference`` adds the reference's numbers to micro-batches; those of the update have them already.
+    """
+
+    def measure(batches: Sequence[TokenBatch], policy: ModelRunner, order: Sequence[int]) -> None:
+        rows = batches
+        if baseline.rows == "mismatched":
+            rows = mismatched(batches, order, max_length)
+            reference(rows, policy)
+        logps = policy.forward(rows, objective.read)
+        gains = [logp - row.fields[FIELD] for logp, row in zip(logps, rows, strict=True)]
+        labels = [batch.fields[LABEL] for batch in batches]
+        values = baseline.values(np.concatenate(gains), np.concatenate(labels))
+        for batch, part in zip(batches, np.split(values, np.cumsum([*map(len, labels)])[:-1]), strict=True):
+            batch.fields[BASELINE] = part
+
+    return measure
+
+
+class _Row(NamedTuple):
+    prompt: np.ndarray
+    answer: np.ndarray
+
+
+def _rows(batch: TokenBatch) -> list[_Row]:
+    counts = np.bincount(batch.target_rows, minlength=batch.num_rows)
+    cut = zip(batch.input_ids, batch.lengths, counts, strict=True)
+    return [_Row(ids[: length - count], ids[length - count : length]) for ids, length, count in cut]
+
+
+def _other(rows: Sequence[_Row], at: int) -> _Row:
+    """Return the row whose answer goes with the prompt of row ``at``."""
+    for back in range(1, len(rows)):
+        row = rows[at - back]
+        if not np.array_equal(row.prompt, rows[at].prompt):
+            return row
+    return rows[at - 1]

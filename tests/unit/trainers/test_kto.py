@@ -1,0 +1,148 @@
+"""Short runs of KTO on the tiny model: first loss, micro-batches, what is kept of the reference, going on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from alignment.errors import ArgumentError, DataError
+from alignment.runs.offline import models
+from alignment.telemetry.jsonl import read_json_lines
+from alignment.trainers.registered import TRAINERS
+from tests.contract.keys.assembled import BASE, make_models
+
+CHANGED = ("time/", "memory/")
+"""Metrics that differ between equal runs."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Holds the tiny model ``policy``."""
+    place = tmp_path_factory.mktemp("kto")
+    make_models(place)
+    return place
+
+
+def train(folder, name, **keys):
+    """Run KTO on 24 rows, 12 updates and two evaluations on the same rows; return the metrics of both."""
+    arguments = {
+        **BASE["kto"],
+        **{"model_name_or_path": str(folder / "policy"), "output_dir": str(folder / name), "logging_steps": 1},
+        **{"eval_datasets": "packing-kto/train:24/-1", "evaluation_strategy": "epoch", "learning_rate": 1e-2},
+        **{"disable_tqdm": True, "device": "cpu", "num_train_epochs": 2, "overwrite_output_dir": True},
+        **keys,
+    }
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(arguments))
+    TRAINERS["kto"].train([str(path)], host="test")
+    return [
+        {key: value for key, value in record.items() if not key.startswith(CHANGED)}
+        for record in read_json_lines(folder / name / "metrics.jsonl")
+    ]
+
+
+@pytest.fixture(scope="module")
+def plain(folder):
+    return train(folder, "plain")
+
+
+def nearly(found, expected):
+    assert [record.keys() for record in found] == [record.keys() for record in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert one == pytest.approx(other, rel=1e-4, abs=2e-5)
+
+
+def test_the_first_loss_is_one_half_and_it_falls(plain):
+    first, *_, last = plain
+    assert first["kto/loss"] == 0.5, "the policy is its reference: sigmoid(0)"
+    assert first["kto/kl"] == first["rewards/chosen"] == first["rewards/rejected"] == first["rewards/margins"] == 0.0
+    assert last["eval/loss"] < 0.5 < last["eval/rewards/margins"] + 0.5
+    assert last["eval/kl"] > 0
+    assert last["eval/rewards/margins"] == pytest.approx(last["eval/rewards/chosen"] - last["eval/rewards/rejected"])
+
+
+def test_micro_batches_change_nothing(folder, plain):
+    nearly(train(folder, "micro", per_device_train_batch_size=1, gradient_accumulation_steps=4), plain)
+
+
+def test_the_reference_of_all_updates_is_computed_ahead(folder, plain, monkeypatch):
+    seen, original = [], models.load_causal_lm
+    monkeypatch.setattr(models, "load_causal_lm", lambda *given, **named: seen.append(0) or original(*given, **named))
+    kept = train(folder, "kept", precompute_ref_logprobs=True)
+    nearly(kept, plain)
+    assert len(seen) == 2, "policy and reference"
+    assert train(folder, "kept", precompute_ref_logprobs=True) == kept and len(seen) == 3, "not loaded again"
+    train(folder, "kept", precompute_ref_logprobs=True, data_seed=7)
+    assert len(seen) == 5, "another order gives other answers to each prompt"
+
+
+@pytest.mark.parametrize("loss_type", ["kto", "vanilla"])
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits(folder, loss_type):
+    keys = {"loss_type": loss_type, "save_strategy": "steps", "save_steps": 4}
+    whole = train(folder, f"whole-{loss_type}", **keys)
+    shutil.copytree(folder / f"whole-{loss_type}" / "checkpoint-4", folder / f"half-{loss_type}" / "checkpoint-4")
+    rest = train(folder, f"half-{loss_type}", **keys, overwrite_output_dir=False, resume_from_checkpoint=True)
+    assert rest == whole[-len(rest) :] and rest[0]["step"] == 5
+    half, all_at_once = (folder / f"{name}-{loss_type}" / "policy" / "model.safetensors" for name in ("half", "whole"))
+    assert half.read_bytes() == all_at_once.read_bytes()
+
+
+def test_weights_move_what_is_learned(folder, plain):
+    liked = train(folder, "liked", undesirable_weight=0.0)
+    assert liked[0]["kto/loss"] < plain[0]["kto/loss"]
+    assert liked[-1]["eval/logps/rejected"] > plain[-1]["eval/logps/rejected"]
+
+
+def test_an_update_without_a_label_reports_what_it_has(folder):
+    records = train(folder, "single", per_device_train_batch_size=2, num_train_epochs=1)
+    sides = [{key for key in record if key.startswith("rewards/")} for record in records]
+    assert {"rewards/chosen"} in sides and {"rewards/chosen", "rewards/rejected", "rewards/margins"} in sides
+
+
+@pytest.mark.parametrize(
+    ("keys", "error", "says"),
+    [
+        ({"loss_type": "sigmoid"}, ArgumentError, "loss_type: expected one of .kto., .apo_zero_unpaired., .vanilla."),
+        ({"beta": 0}, ArgumentError, "beta"),
+        ({"desirable_weight": -1}, ArgumentError, "desirable_weight"),
+        (
+            {"desirable_weight": 0, "undesirable_weight": 0}, ArgumentError,
+            "desirable_weight=0 and undesirable_weight=0 train nothing; one of them must be above 0",
+        ),
+        ({"label_smoothing": 0.1}, ArgumentError, "unknown argument 'label_smoothing'"),
+        ({"per_device_train_batch_size": 1}, DataError, "24 rows in updates of 1 one update has a single row"),
+        ({"train_datasets": "packing-kto/train:1/-1"}, DataError, "train_datasets: 1 row, all of them"),
+        ({"train_datasets": "packing-sft/train:8/-1"}, DataError, "missing 'desirable'"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_trained_is_refused_before_training(folder, keys, error, says):
+    with pytest.raises(error, match=says):
+        train(folder, "declined", **keys)
+    assert not (folder / "declined" / "policy").exists() and not (folder / "declined" / "metrics.jsonl").exists()
+
+
+PADDLENLP_KTO = {
+    "model_name_or_path": "meta-llama/Meta-Llama-3-8B", "train_dataset_path": "./data/train.jsonl",
+    "dev_dataset_path": "./data/dev.jsonl", "output_dir": "./checkpoints/kto_ckpts", "per_device_train_batch_size": 1,
+    "gradient_accumulation_steps": 8, "per_device_eval_batch_size": 1, "num_train_epochs": 1, "max_steps": 100,
+    "learning_rate": 2e-06, "warmup_steps": 10, "logging_steps": 1, "evaluation_strategy": "steps",
+    "save_strategy": "steps", "eval_steps": 100, "save_steps": 500, "max_seq_len": 4096, "max_prompt_len": 2048,
+    "bf16": True, "fp16_opt_level": "O2", "do_train": True, "do_eval": True, "disable_tqdm": True,
+    "load_best_model_at_end": True, "tensor_parallel_degree": 8, "sharding": "stage1", "use_flash_attention": True,
+    "recompute": False, "recompute_granularity": "full", "beta": 0.1, "benchmark": False,
+    "unified_checkpoint": True, "autotuner_benchmark": False, "lazy": False, "seed": 42,
+}  # fmt: skip
+"""The keys and values of llm/config/llama/kto_argument.json, but for flash_mask."""
+
+
+def test_the_kto_file_of_paddlenlp_is_understood(tmp_path):
+    (tmp_path / "data").mkdir()
+    for name in ("train.jsonl", "dev.jsonl"):
+        (tmp_path / "data" / name).write_text("{}")
+    path = tmp_path / "kto_argument.json"
+    path.write_text(json.dumps(PADDLENLP_KTO))
+    parsed = TRAINERS["kto"].parse([str(path)])
+    assert (parsed.loss.beta, parsed.loss.loss_type, parsed.training.learning_rate) == (0.1, "kto", 2e-6)
+    assert parsed.offline.train_datasets == f"jsonl:1.0:{tmp_path}/data/train.jsonl"
