@@ -48,6 +48,7 @@ OFFLINE: dict[str, dict[str, Any]] = {
     "sft": {"recompute": True},
     "rm": {},
     "dpo": {"offload_level": "freeze_model"},
+    "kto": {},
 }
 
 
