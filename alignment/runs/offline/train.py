@@ -34,7 +34,7 @@ from alignment.runs.offline.labelled import (
     open_baseline,
 )
 from alignment.runs.offline.moving_reference import REFERENCE
-from alignment.runs.offline.objective import EvaluationInputs, OfflineObjective
+from alignment.runs.offline.objective import EvaluationInputs, OfflineObjective, TrainedModel
 from alignment.runs.offline.reference import Reference, ReferenceSource, find_reference, open_reference
 from alignment.training.learner import Learner
 from alignment.training.objectives import fields_as_tensors
@@ -63,16 +63,11 @@ def build_run(
     rows, held_out = open_samples(tokenizer)
     loader = build_loader(launch, rows)
     baseline = find_baseline(launch, objective, loader, rows, held_out)
-    model = trained.load(launch, folder, tokenizer)
-    adopt(launch, model, tokenizer)
-    if base:
-        resumed = trained.name if launch.checkpoint is not None else None
-        adapt(launch, trained.name, model, base[0], folder=resumed, continues=True)
+    model = load_trained(launch, trained, folder, tokenizer, base)
     samples = [rows, held_out or ()]
     ahead = rows_ahead(launch, baseline, loader, held_out) if baseline else ()
     held = open_reference(launch, objective, tokenizer, reference, samples, model, ahead) if reference else None
-    limit = launch.parsed.data.max_length
-    measure = open_baseline(objective, baseline, held.prepare, limit) if baseline and held else None
+    measure = open_baseline(objective, baseline, held.prepare, launch.parsed.data.max_length) if baseline else None
     task = build_task(objective, hyperparameters, model=model, reference=held, measure=measure)
 
     def make_evaluation(runner: ModelRunner) -> Any:
@@ -103,6 +98,18 @@ def build_run(
         parts={FROZEN: frozen},
         kept={REFERENCE: held.moving.write} if held and held.moving else {},
     )
+
+
+def load_trained(
+    launch: Launch, trained: TrainedModel, folder: str | None, tokenizer: Tokenizer, base: Sequence[FrozenInput]
+) -> Any:
+    """Return the model to train from ``folder``, with an adapter if it has a frozen ``base``."""
+    model = trained.load(launch, folder, tokenizer)
+    adopt(launch, model, tokenizer)
+    if base:
+        resumed = trained.name if launch.checkpoint is not None else None
+        adapt(launch, trained.name, model, base[0], folder=resumed, continues=True)
+    return model
 
 
 def find_baseline(
