@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from alignment.arguments.coerce import coerce
 from alignment.arguments.sources import BARE, Given
@@ -35,6 +35,16 @@ def _if_true(**keys: Any) -> Translation:
     return translate
 
 
+def _never_below_zero(key: str, strategy: str) -> Translation:
+    """Translate -1, which is OpenRLHF's word for never, to the strategy ``no``."""
+    return lambda value: {strategy: "no"} if str(value) == "-1" else {key: value}
+
+
+def _stage(value: Any) -> Mapping[str, Any]:
+    stage = coerce(value, Literal["0", "1", "2", "3"], NO_CONSTRAINT)
+    return {} if stage == "0" else {"sharding": f"stage{stage}"}
+
+
 TRANSLATIONS: Mapping[str, Translation] = MappingProxyType(
     {
         "train_dataset_path": _json_lines("train_datasets"),
@@ -45,6 +55,15 @@ TRANSLATIONS: Mapping[str, Translation] = MappingProxyType(
         "train_on_prompt": _if_true(loss_on="all"),
         "multiturn": _if_true(loss_on="assistant"),
         "assistant_only_loss": _if_true(loss_on="assistant"),
+        "ipo": _if_true(loss_type="ipo", average_logps=False),
+        "apply_chat_template": _if_true(chat_template="tokenizer"),
+        "zero_stage": _stage,
+        "save_steps": _never_below_zero("save_steps", "save_strategy"),
+        "eval_steps": _never_below_zero("eval_steps", "evaluation_strategy"),
+        "dataset": _json_lines("train_datasets"),
+        "dataset_name": _json_lines("train_datasets"),
+        "train_dir": _json_lines("train_datasets"),
+        "eval_dir": _json_lines("eval_datasets"),
     }
 )
 

@@ -46,7 +46,8 @@ def read_offline_job(trainer: str, parsed: Parsed, *, device: str) -> Job:
         max_tokens=training.token_budget(length * objective.rows_per_sample),
         iteration_rows=rows * micro_batches,
         recompute=training.recompute_granularity if training.recompute else "",
-        offloaded=parsed.parallel.offloaded,
+        offloaded=parsed.parallel.offloaded
+        | ({"freeze_model"} if compares and parsed.reference.ref_offload else set()),
         native=training.use_native_ops and device == "cpu",
     )
 

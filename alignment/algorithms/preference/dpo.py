@@ -52,6 +52,8 @@ class DPOHyperparameters(TermHyperparameters):
     normalize_logps: bool = False
     """Compare both answers of a pair as if they had its mean length (PaddleNLP)."""
 
+    choose_type: str = refused("max_min", "of a row with several scored answers the best and the worst are the pair")
+    """Which answers of a row make its pair (RLHFlow's max_min: the best and the worst)."""
     ignore_eos_token: bool = refused(False, "the end token is part of the answer")
     """Leave the end token out of the loss."""
 

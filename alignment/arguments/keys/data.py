@@ -13,9 +13,9 @@ from alignment.fields import argument, where_given
 class DataArguments:
     """How rows become token ids."""
 
-    max_length: int = argument(2048, minimum=2, aliases=("max_seq_len", "max_seq_length"))
+    max_length: int = argument(2048, minimum=2, aliases=("max_seq_len", "max_seq_length", "max_len"))
     """Maximum tokens of prompt and response together."""
-    max_prompt_len: int | None = argument(None, minimum=1, aliases=("max_src_len", "src_length"))
+    max_prompt_len: int | None = argument(None, minimum=1, aliases=("max_src_len", "src_length", "max_prompt_length"))
     """Maximum tokens of a prompt; null: max_length minus max_dec_len (or minus 1)."""
     on_overlong: Literal["drop", "left", "right", "error"] = "drop"
     """What to do with rows over the limit: drop, truncate left or right, or stop. The ledger counts them."""

@@ -13,11 +13,18 @@ from alignment.fields import argument, where
 class OfflineArguments:
     """What to train on and from which model."""
 
-    train_datasets: str = argument(path="datasets")
+    train_datasets: str = argument(
+        path="datasets",
+        advice=dict.fromkeys(
+            ("max_samples", "max_training_samples"),
+            "give name:proportion:path in train_datasets, as in jsonl:1000/-1:rows.jsonl",
+        )
+        | {"dataset_probs": "give name:proportion:path for each dataset of train_datasets"},
+    )
     """Rows to train on: name[:proportion[:path]], several separated by commas."""
     eval_datasets: str | None = argument(None, path="datasets", inert_when=NO_EVALUATION)
     """Rows to evaluate on."""
-    model_name_or_path: str | None = argument(None, path="model")
+    model_name_or_path: str | None = argument(None, path="model", aliases=("pretrain",))
     """Folder or hub name of the model to start from (except for SFT itself, usually the SFT model)."""
     model_config_name_or_path: str | None = argument(None, path="model")
     """config.json, or its folder, of a model to start from random weights (tests, demo)."""

@@ -62,7 +62,11 @@ class ParallelArguments:
     """Processes that share the experts of a mixture."""
     eval_mode: Literal["single", "tensor_parallel"] | None = argument(None, inert_when=(_NO_ROLLOUTS, _ONE))
     """Layout of rollouts: null as in training, single in one process each, tensor_parallel without pipeline stages."""
-    offload_level: tuple[OffloadPart, ...] = argument((), spellings={"eval": "freeze_model", "reward": "freeze_model"})
+    offload_level: tuple[OffloadPart, ...] = argument(
+        (),
+        spellings={"eval": "freeze_model", "reward": "freeze_model"},
+        advice={"adam_offload": "give offload_level=optimizer"},
+    )
     """What to keep in host memory while unused: freeze_model, optimizer, train_model, or several (no gain on a CPU)."""
     rollout_tensor_parallel_degree: int = argument(
         -1, minimum=-1, inert_when=(unless("eval_mode", "tensor_parallel"), _NO_ROLLOUTS, _ONE)

@@ -30,10 +30,15 @@ class Movement(NamedTuple):
 class ReferenceModelArguments:
     """The reference model, and when its log-probs are computed."""
 
-    ref_model_name_or_path: str | None = argument(None, path="model", inert_when=_FREE)
+    ref_model_name_or_path: str | None = argument(
+        None, path="model", inert_when=_FREE, aliases=("ref_model", "ref_pretrain")
+    )
     """Folder or hub name of the reference model; null: the model that training starts from."""
+    ref_offload: bool = argument(False, inert_when=_FREE)
+    """Keep the reference in host memory between uses, like offload_level freeze_model."""
     precompute_ref_logprobs: bool = argument(
         False,
+        aliases=("precompute_ref_log_probs",),
         inert_when=_FREE,
         refused_when=(
             where_given("ref_model_update_steps", f"ref_model_update_steps is given, and {_MOVES}"),

@@ -55,7 +55,7 @@ _KEEPS_LAST = unless("load_best_model_at_end", True, why="load_best_model_at_end
 class TrainingArguments:
     """Length of training, optimizer, precision, and when to evaluate, save and log."""
 
-    output_dir: str = argument(path="output")
+    output_dir: str = argument(path="output", aliases=("save_path",))
     """Folder for weights, checkpoints, metrics and the report; relative to the current folder."""
     overwrite_output_dir: bool = False
     """Start again in a folder that already has a run, and replace it."""
@@ -64,16 +64,29 @@ class TrainingArguments:
     do_eval: bool = False
     """Evaluate at the end even if evaluation_strategy is no; any other strategy evaluates anyway."""
 
-    num_train_epochs: float = argument(1.0, above=0, inert_when=where_given("max_steps"))
+    num_train_epochs: float = argument(
+        1.0,
+        above=0,
+        inert_when=where_given("max_steps"),
+        advice=dict.fromkeys(
+            ("max_epochs", "max_epoch"), "give num_train_epochs (passes over a rollout in PPO: update_iters)"
+        ),
+    )
     """Passes over the training data; may be a fraction."""
     max_steps: int = argument(-1, minimum=-1, excluded=(0,))
     """Total number of optimizer updates; -1: given by num_train_epochs."""
-    per_device_train_batch_size: int = argument(8, minimum=1)
+    per_device_train_batch_size: int = argument(8, minimum=1, aliases=("micro_train_batch_size",))
     """Rows per micro-batch (forward and backward) in one process."""
     per_device_eval_batch_size: int = argument(8, minimum=1, inert_when=NO_EVALUATION)
     """Rows per forward pass in evaluation, in one process."""
     gradient_accumulation_steps: int = argument(
-        1, minimum=1, inert_when=where_given("global_mini_batch_size", "global_mini_batch_size wins")
+        1,
+        minimum=1,
+        inert_when=where_given("global_mini_batch_size", "global_mini_batch_size wins"),
+        advice={
+            "train_batch_size": "the rows of an update over all processes are per_device_train_batch_size * "
+            "gradient_accumulation_steps * processes with rows of their own: give gradient_accumulation_steps"
+        },
     )
     """Micro-batches per optimizer update."""
     packing_samples: bool = argument(False, aliases=("zero_padding", "use_dynamic_batch", "use_dynamic_bsz"))
@@ -103,7 +116,7 @@ class TrainingArguments:
     """Updates in which the learning rate rises from 0."""
     decay_steps: int | None = argument(None, minimum=1, inert_when=_FLAT)
     """Update at which min_learning_rate is reached; null: the last one."""
-    weight_decay: float = argument(0.0, minimum=0)
+    weight_decay: float = argument(0.0, minimum=0, aliases=("l2",))
     """Decoupled weight decay, not applied to biases and norms."""
     adam_beta1: float = argument(0.9, minimum=0, below=1)
     """Decay of AdamW's first moment."""
@@ -111,14 +124,14 @@ class TrainingArguments:
     """Decay of AdamW's second moment."""
     adam_epsilon: float = argument(1e-8, above=0)
     """Added to AdamW's denominator."""
-    max_grad_norm: float = argument(1.0, minimum=0)
+    max_grad_norm: float = argument(1.0, minimum=0, aliases=("max_norm",))
     """Maximum global norm of the gradient; 0: no clipping."""
 
     bf16: bool = argument(False, inert_when=_NO_BF16, refused_when=_NO_MIXED)
     """Compute in bfloat16."""
     fp16_opt_level: Literal["O0", "O1", "O2"] = argument("O1", inert_when=_NO_LEVEL)
     """O2: weights in bfloat16 with float32 masters; O0: float32."""
-    recompute: bool = False
+    recompute: bool = argument(False, aliases=("gradient_checkpointing",))
     """Recompute layer activations in the backward pass, to save memory at the cost of time."""
     recompute_granularity: Literal["full", "full_attn", "core_attn"] = argument(
         "full", inert_when=where("recompute", False)
@@ -159,7 +172,11 @@ class TrainingArguments:
     logging_first_step: bool = False
     """Also record the first update."""
     report_to: tuple[Literal["visualdl", "tensorboard", "wandb", "all", "none"], ...] = argument(
-        ("visualdl",), advice={"wandb_api_key": "a secret does not belong in a file; run `wandb login`"}
+        ("visualdl",),
+        advice={
+            "wandb_api_key": "a secret does not belong in a file; run `wandb login`",
+            "use_wandb": "give report_to=wandb, and run `wandb login`: a secret does not belong in a file",
+        },
     )
     """Where to write metrics in addition to metrics.jsonl (PaddleNLP: to all that are installed)."""
     run_name: str | None = None

@@ -88,7 +88,8 @@ def open_reference(
         model = freeze(objective.model.load(launch, source.folder, tokenizer))
         if asked.movement:
             check_same_shapes(model, policy, asked.ref_model_name_or_path)
-        return place("reference", model, launch.topology, offload="freeze_model" in launch.parsed.parallel.offloaded)
+        offload = asked.ref_offload or "freeze_model" in launch.parsed.parallel.offloaded
+        return place("reference", model, launch.topology, offload=offload)
 
     is_base = policy.adapter is not None and asked.ref_model_name_or_path is None
     if is_base:

@@ -24,6 +24,7 @@ SFT_MODEL = "runs.offline.models.load_causal_lm"
 SFT_RANDOM = "runs.offline.models.random_causal_lm"
 REWARD_MODEL = "runs.offline.models.load_score_model"
 REWARD_TASK = "runs.offline.train.build_task"
+REFERENCE = "runs.offline.reference.place"
 ROLE_LM = "runs.on_policy.roles.load_causal_lm"
 ROLE_SCORE = "runs.on_policy.roles.load_score_model"
 NORMALIZED = {"normalize_score_during_training": True}
@@ -212,6 +213,7 @@ ROWS = (
     Row("reference_free", True, lambda r: (_loss(r).reference_free, _num_loaded(r)), (True, 1), only=DPO, alone=True),
     Row("ref_model_name_or_path", "{other}", lambda r: _loaded(r, SFT_MODEL, 1), only=REFERRING),
     Row("precompute_ref_logprobs", True, _num_kept, 48, only=REFERRING, alone=True),
+    Row("ref_offload", True, lambda r: r.call(REFERENCE)["offload"], only=REFERRING),
     Row("ref_model_update_steps", 3, _movement, (3, 1.0), only=REFERRING, alone=True),
     Row("sync_ref_model", True, _movement, (512, 0.6), only=REFERRING, alone=True),
     Row("ref_model_sync_steps", 7, _movement, (7, 0.6), with_={"sync_ref_model": True}, only=REFERRING, alone=True),

@@ -12,7 +12,7 @@ from alignment.trainers.reward.arguments import GROUPS as RM
 REQUIRED = ["--train_datasets", "p", "--output_dir", "o"]
 COUNTS = """
 per_device_prompt_batch_size num_return_sequences update_iters per_device_train_batch_size per_device_eval_batch_size
-gradient_accumulation_steps decay_steps eval_steps save_steps save_total_limit logging_steps max_prompt_len max_dec_len
+gradient_accumulation_steps decay_steps save_total_limit logging_steps max_prompt_len max_dec_len
 critic_decay_steps virtual_pp_degree distributed_timeout
 """
 OR_MINUS_ONE = """
@@ -30,6 +30,7 @@ clip_range_score clip_range_value temperature repetition_penalty reward_timeout
 LIMITS = {
     **{key: (["1"], ["0", "-1"]) for key in COUNTS.split()},
     **{key: (["1", "-1"], ["0", "-2"]) for key in OR_MINUS_ONE.split()},
+    **{key: (["1"], ["0", "-2"]) for key in ("eval_steps", "save_steps")},
     **{key: (["0", "1"], ["-1"]) for key in NOT_NEGATIVE.split()},
     **{key: (["0.001", "1000"], ["0", "-1"]) for key in POSITIVE.split()},
     **{key: (["0", "1"], ["-0.1", "1.1"]) for key in ("gamma", "gae_lambda", "warmup_ratio", "critic_warmup_ratio")},
