@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+from alignment.algorithms.preference.spec import Survey
 from alignment.data.encoded.store import count_tokens
 from alignment.loops.session import Session
 from alignment.metrics import merge_metrics
@@ -31,6 +32,9 @@ class SupervisedTask:
     measure: Callable[[Sequence[TokenBatch], ModelRunner, Sequence[int]], None] | None = None
     """Called after ``prepare``, to add fields from passes of the trained model without gradients, with its runner and
     the place of each sample in the update, which does not depend on how micro-batches are cut."""
+    survey: Survey | None = None
+    """Called with the micro-batches of an update and what the objective reads from the model for each, after
+    ``prepare``, to add fields that compare all of them. None: the objective needs none."""
     after_update: Callable[[Learner], None] | None = None
     """Called with the model's learner after each update."""
 
@@ -59,7 +63,10 @@ class SupervisedLoop:
                     if self.task.measure is not None:
                         self.task.measure(batches, self.runner, list(chain.from_iterable(groups)))
             with self.session.stage("update"):
-                metrics = self.learner.accumulate(batches, self.task.make_objective(batches))
+                objective = self.task.make_objective(batches)
+                if self.task.survey is not None:
+                    self.task.survey(batches, self.runner.forward(batches, objective.read), learns=True)
+                metrics = self.learner.accumulate(batches, objective)
                 metrics.append(self.learner.apply())
                 if self.task.after_update is not None:
                     self.task.after_update(self.learner)

@@ -136,6 +136,7 @@ def _preference_objective(trainer: PreferenceTrainer) -> OfflineObjective:
         count=count_answers if paired else labels.count,
         labels=labels,
         checks=algorithm.checks,
+        make_survey=algorithm.make_survey,
         needs_reference=algorithm.needs_reference,
         make_evaluation=LossEvaluation.of,
         best_metric="loss",

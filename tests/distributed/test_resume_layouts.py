@@ -49,8 +49,9 @@ def test_resume_in_another_layout(name, layout, world_size, folder, unbroken):
             assert record[key] == pytest.approx(expected[record["step"]][key], abs=1e-5), (record["step"], key)
 
 
-def test_a_reference_that_moves_is_the_same_in_every_layout(folder):
+def test_a_reference_that_moves_and_losses_of_whole_updates_are_the_same_in_every_layout(folder):
     moving = {"sync_ref_model": True, "ref_model_sync_steps": 1, "ref_model_mixup_alpha": 0.5}
+    moving |= {"loss_type": ["bco_pair", "aot", "aot_unpaired", "kto_pair"], "loss_weights": [1, 1, 1, 1]}
     keys = {**moving, **runs.CHECKPOINTS, "max_steps": 4, "logging_steps": 1, "learning_rate": 0.01}
     cut = {"sharding": "stage3", "sharding_parallel_degree": 2, "offload_level": "freeze_model"}
     alone = as_one_process(keys, batch_ranks=2, trainer="dpo")
@@ -64,7 +65,7 @@ def test_a_reference_that_moves_is_the_same_in_every_layout(folder):
         found = {record["step"]: record for record in read_json_lines(folder_ / "metrics.jsonl")}
         assert sorted(found) == steps
         for step, record in found.items():
-            for key in ("dpo/loss", "rewards/chosen", "rewards/rejected"):
+            for key in ("dpo/loss", "dpo/loss/bco_pair", "dpo/loss/aot", "rewards/chosen", "rewards/rejected"):
                 assert record[key] == pytest.approx(expected[step][key], abs=2e-5), (folder_, step, key)
 
 

@@ -47,8 +47,6 @@ LATER = {
     "openrlhf": {"policy_loss(policy_loss_type=gspo": "GSPO (ratio of whole sequences)"},
     "trl": {
         "kd_generalized_jsd(": "distillation",
-        "dpo_bco": "DPO family",
-        "dpo_aot": "DPO family",
         "grpo_loss_grpo(beta=0.04, epsilon_high=0.28, epsilon_low=0.2, level=sequence": "GSPO (ratio of sequences)",
         "grpo_loss_cispo(": "CISPO",
         "grpo_loss_sapo(": "SAPO",

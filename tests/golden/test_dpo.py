@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import paddle
 import pytest
 
 from alignment.algorithms.preference.answers import PairCounts
 from alignment.algorithms.preference.dpo import DPOHyperparameters, dpo_loss
+from alignment.algorithms.preference.survey import make_survey
 
 
 def loss_of(logps, reference, *, mask=None, tokens=1, **options):
@@ -15,6 +18,11 @@ def loss_of(logps, reference, *, mask=None, tokens=1, **options):
     counts = PairCounts(pairs=logps.shape[0] // 2, chosen_tokens=tokens)
     names = options.pop("loss_type", "sigmoid").split()
     hyperparameters = DPOHyperparameters(loss_type=tuple(names), **options)
+    if survey := make_survey(hyperparameters):
+        mask = fields["response_mask"].numpy()
+        batch = SimpleNamespace(fields={"reference": reference.numpy()}, response_mask=mask, num_rows=len(mask))
+        survey([batch], [logps.numpy()], learns=True)
+        fields |= {name: paddle.to_tensor(batch.fields[name]) for name in names}
     return dpo_loss(logps, fields=fields, hyperparameters=hyperparameters, denominator=counts)
 
 
@@ -33,12 +41,20 @@ def loss_of(logps, reference, *, mask=None, tokens=1, **options):
         ("dpo_apo_zero(beta=0.1, label_smoothing=0.0)", {"loss_type": "apo_zero"}),
         ("dpo_apo_down(beta=0.1, label_smoothing=0.0)", {"loss_type": "apo_down"}),
         ("dpo_discopop(beta=0.1, label_smoothing=0.0)", {"loss_type": "discopop"}),
+        ("dpo_bco_pair(beta=0.1, label_smoothing=0.0)", {"loss_type": "bco_pair", "bco_threshold": "zero"}),
+        ("dpo_aot(beta=0.1, label_smoothing=0.0)", {"loss_type": "aot"}),
+        ("dpo_aot(beta=0.1, label_smoothing=0.1)", {"loss_type": "aot", "label_smoothing": 0.1}),
+        ("dpo_aot_unpaired(beta=0.1, label_smoothing=0.0)", {"loss_type": "aot_unpaired"}),
+        ("dpo_aot_unpaired(beta=0.1, label_smoothing=0.1)", {"loss_type": "aot_unpaired", "label_smoothing": 0.1}),
         ("dpo_sft(beta=0.1, label_smoothing=0.0)", {"loss_type": "sft"}),
         ("dpo_sft(beta=0.1, label_smoothing=0.0)", {"pref_loss_ratio": 0.0, "sft_loss_ratio": 1.0}),
     ],
 )
 def test_trl(trl, precision, nearly, key, options):
-    """TRL's ipo and sigmoid_norm compare log-probs per token, its other losses those of whole answers."""
+    """TRL's ipo and sigmoid_norm compare log-probs per token, its other losses those of whole answers.
+
+    Its bco_pair has no threshold; aot and aot_unpaired sort a batch, ours a whole update.
+    """
     record = trl[key]
     x = {name: precision.tensor(values, grad=name == "logp") for name, values in record["inputs"].items()}
     answers = [(x[name] * x["mask"]).sum(axis=-1) for name in ("logp", "ref_logp")]
@@ -145,6 +161,7 @@ def free_loss(record, precision, **options):
         ("dpop", {"loss_type": "dpop"}),
         ("sppo_hard", {"loss_type": "sppo_hard"}),
         ("nca_pair", {"loss_type": "nca_pair"}),
+        ("kto_pair", {"loss_type": "kto_pair"}),
     ],
 )
 def test_paddlenlp(safe_rlhf, precision, close, name, options):

@@ -38,6 +38,8 @@ class Pairs:
     counts: PairCounts
     margin: Tensor | float = 0.0
     """By how much beta times the gap must exceed 0, [n]."""
+    measured: Sides | None = None
+    """What the survey of the update measured for the loss; None: it needs none."""
 
     @property
     def gap(self) -> Tensor:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from paddle import Tensor
 
 from alignment.algorithms.preference.answers import PairCounts, Pairs, by_side
 from alignment.algorithms.preference.losses import LOSSES
-from alignment.algorithms.preference.terms import mean_lengths
+from alignment.algorithms.preference.terms import margin_of, mean_lengths
 from alignment.fields import show_value
 
 
@@ -25,22 +25,17 @@ class Combined(NamedTuple):
 
 
 def combined_loss(
-    logps: Tensor,
-    gains: Tensor,
-    *,
-    lengths: Tensor,
-    margin: Tensor | None = None,
-    hyperparameters: Any,
-    counts: PairCounts,
+    logps: Tensor, gains: Tensor, *, fields: Mapping[str, Tensor], hyperparameters: Any, counts: PairCounts
 ) -> Combined:
     """Return the losses named by ``hyperparameters`` on ``logps`` [2n] of whole answers, preferred ones first.
 
-    ``gains`` [2n] are what they gained over the reference, ``lengths`` [2n] the tokens of the answers. ``margin``: see
-    ``Pairs``.
+    ``gains`` [2n] are what they gained over the reference; ``fields`` has ``response_mask`` [2n, R], ``margin`` [n] if
+    it is used, and [2n] of each loss that needs a survey.
     """
     weights, parts, read = weights_of(hyperparameters), {}, {}
+    lengths, margin = fields["response_mask"].sum(axis=-1), margin_of(fields, hyperparameters)
     for name in weights:
-        length = _divisor(name, lengths, hyperparameters)
+        length = divisor(name, lengths, hyperparameters)
         read[name] = gains / length
         pairs = Pairs(
             logps=by_side(logps / length),
@@ -48,17 +43,21 @@ def combined_loss(
             chosen_sums=by_side(logps).chosen,
             counts=counts,
             margin=0.0 if margin is None else margin,
+            measured=by_side(fields[name]) if name in fields else None,
         )
         parts[name] = LOSSES[name](pairs, hyperparameters).sum() / counts.pairs
     value = sum(weight * parts[name] for name, weight in weights.items())
     return Combined(value, parts, read[next(iter(weights))])
 
 
-def _divisor(loss: str, lengths: Tensor, hyperparameters: Any) -> Tensor | int:
-    """Return what the log-probs of whole answers are divided by for ``loss``, [2n] or 1."""
+def divisor(loss: str, lengths: Any, hyperparameters: Any, *, mean: Callable[[Any], Any] = mean_lengths) -> Any:
+    """Return what the log-probs of whole answers are divided by for ``loss``: in the shape of ``lengths``, or 1.
+
+    ``mean`` returns the mean length of each pair.
+    """
     if reads_tokens(loss, hyperparameters):
         return lengths
-    return lengths / mean_lengths(lengths) if hyperparameters.normalize_logps else 1
+    return lengths / mean(lengths) if hyperparameters.normalize_logps else 1
 
 
 def weights_of(hyperparameters: Any) -> dict[str, float]:

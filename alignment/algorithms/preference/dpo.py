@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from paddle import Tensor
 
@@ -11,7 +12,8 @@ from alignment.algorithms.preference.answers import PairCounts, reward_metrics, 
 from alignment.algorithms.preference.combined import CHECKS, combined_loss, reads_reference
 from alignment.algorithms.preference.losses import LossType, readers
 from alignment.algorithms.preference.spec import PreferenceAlgorithm
-from alignment.algorithms.preference.terms import TermHyperparameters, answer_cross_entropy, margin_of
+from alignment.algorithms.preference.survey import make_survey
+from alignment.algorithms.preference.terms import TermHyperparameters, answer_cross_entropy
 from alignment.fields import Case, argument, refused
 from alignment.metrics import Metric
 from alignment.records import Loss
@@ -19,7 +21,11 @@ from alignment.records import Loss
 
 def _unless_read(hyperparameter: str) -> Case:
     """Return the case that no loss of the run reads ``hyperparameter``."""
-    names = readers(hyperparameter)
+    return _unless(*readers(hyperparameter))
+
+
+def _unless(*names: str) -> Case:
+    """Return the case that the run has none of the losses ``names``."""
     when = f"loss_type has none of {', '.join(names)}" if len(names) > 1 else f"loss_type is not {names[0]}"
     return Case(lambda value, s: value is not None and not set(names) & set(s.values["loss_type"]), when, when)
 
@@ -44,6 +50,8 @@ class DPOHyperparameters(TermHyperparameters):
     """Weight of the penalty in dpop."""
     discopop_tau: float = argument(0.05, above=0, inert_when=_unless_read("discopop_tau"))
     """Temperature of the blend in discopop."""
+    bco_threshold: Literal["running", "zero"] = argument("running", inert_when=_unless("bco_pair"))
+    """Gain from which bco_pair calls an answer good: the mean of all answers so far, or 0 (as in TRL 1.16)."""
     average_logps: bool | None = None
     """Compare log-probs per token (true) or of whole answers (false); null: as the loss is defined. ipo: per token
     in TRL and PaddleNLP, false as in OpenRLHF."""
@@ -63,21 +71,15 @@ def dpo_loss(
 ) -> Loss:
     """Return the loss on ``logps`` [2n], the log-probs of whole answers, preferred ones first.
 
-    ``fields``: ``reference`` [2n], those of the reference model if it is needed, ``response_mask`` [2n, R], and
-    ``margin`` [n] if it is used. Metrics: ``dpo/loss`` (of several losses also ``dpo/loss/NAME``), ``dpo/sft_loss`` (if
-    it has a weight), ``rewards/`` (beta times the gain over the reference), ``logps/``, and with a reference ``kl/``.
+    ``fields``: ``reference`` [2n], those of the reference model if it is needed, ``response_mask`` [2n, R], ``margin``
+    [n] if it is used, and what a survey added. Metrics: ``dpo/loss`` (of several losses also ``dpo/loss/NAME``),
+    ``dpo/sft_loss`` (if it has a weight), ``rewards/`` (beta times the gain over the reference), ``logps/``, and with a
+    reference ``kl/``.
     """
     compares = reads_reference(hyperparameters)
     gains = logps - fields["reference"] if compares else logps
     lengths = fields["response_mask"].sum(axis=-1)
-    combined = combined_loss(
-        logps,
-        gains,
-        lengths=lengths,
-        margin=margin_of(fields, hyperparameters),
-        hyperparameters=hyperparameters,
-        counts=denominator,
-    )
+    combined = combined_loss(logps, gains, fields=fields, hyperparameters=hyperparameters, counts=denominator)
     value = hyperparameters.pref_loss_ratio * combined.value
     parts = combined.parts if len(combined.parts) > 1 else {}
     metrics = {
@@ -98,5 +100,6 @@ DPO = PreferenceAlgorithm(
     hyperparameters=DPOHyperparameters,
     loss=dpo_loss,
     needs_reference=reads_reference,
+    make_survey=make_survey,
     checks=CHECKS,
 )

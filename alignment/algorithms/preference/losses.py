@@ -6,10 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 from paddle import Tensor
 
-from alignment.algorithms.preference import pairwise, reference_free
+from alignment.algorithms.preference import pairwise, reference_free, update_losses
 from alignment.algorithms.preference.answers import Pairs
+from alignment.algorithms.preference.update_losses import SurveyedAnswers
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,10 @@ class PreferenceLoss:
     needs_reference: bool = True
     has_margin: bool = False
     """Whether it reads the margin of each pair."""
+    measure: Callable[[SurveyedAnswers], np.ndarray] | None = None
+    """What it compares each answer of the whole update with, [2, N] (None: its own pair is enough)."""
+    keeps_mean: bool = False
+    """Whether it may compare each answer with the mean of all answers so far."""
 
     def __call__(self, pairs: Pairs, hyperparameters: Any) -> Tensor:
         """Return the loss [n]."""
@@ -46,6 +52,10 @@ LOSSES: dict[str, PreferenceLoss] = {
     "apo_down": PreferenceLoss(pairwise.apo_down, ("beta",)),
     "discopop": PreferenceLoss(pairwise.discopop, ("beta", "discopop_tau")),
     "dpop": PreferenceLoss(pairwise.dpop, ("beta", "dpop_lambda")),
+    "aot": PreferenceLoss(update_losses.aot, _SMOOTHED, measure=update_losses.measure_aot),
+    "aot_unpaired": PreferenceLoss(update_losses.aot_unpaired, _SMOOTHED, measure=update_losses.measure_aot_unpaired),
+    "kto_pair": PreferenceLoss(update_losses.kto_pair, ("beta",), measure=update_losses.measure_kto_pair),
+    "bco_pair": PreferenceLoss(update_losses.bco_pair, ("beta",), keeps_mean=True),
     "simpo": PreferenceLoss(
         reference_free.simpo, ("beta", "simpo_gamma", "label_smoothing"), is_per_token=True, needs_reference=False
     ),

@@ -33,6 +33,22 @@ class PreferenceLossFunction(Protocol):
         ...
 
 
+class Survey(Protocol):
+    """Measures all answers of an update before it, for a loss that compares each of them with the others."""
+
+    def __call__(self, batches: Sequence[TokenBatch], logps: Sequence[np.ndarray], *, learns: bool) -> None:
+        """Add fields to ``batches`` from the ``logps`` [2n] of each; ``learns`` (training) lets its state change."""
+        ...
+
+    def state(self) -> Any:
+        """Return what it has learned as JSON values."""
+        ...
+
+    def load_state(self, state: Any) -> None:
+        """Restore what ``state`` returned; CheckpointError if that is damaged."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledAnswers:
     """What an algorithm says that trains on single answers with the field ``desirable`` [n] (1 or 0)."""
@@ -57,6 +73,8 @@ class PreferenceAlgorithm:
     """Its metrics are ``NAME/loss`` and those of ``answers``."""
     needs_reference: Callable[[Any], bool] | None = None
     """Whether these hyperparameters need the reference. None: never, and there are no arguments about it."""
+    make_survey: Callable[[Any], Survey | None] | None = None
+    """Given the hyperparameters, returns what measures a whole update before it. None: never."""
     checks: tuple[Callable[[Any], Iterable[str]], ...] = ()
     """Checks of combinations of arguments (see ``arguments.parser.Check``), in addition to those of all trainers."""
     labels: LabelledAnswers | None = None

@@ -99,9 +99,7 @@ def mismatched(batches: Sequence[TokenBatch], order: Sequence[int], max_length: 
     return found
 
 
-def open_baseline(
-    objective: OfflineObjective, baseline: Baseline, reference: Prepare, max_length: int
-) -> Measure:
+def open_baseline(objective: OfflineObjective, baseline: Baseline, reference: Prepare, max_length: int) -> Measure:
     """Return a function that adds the field ``baseline`` to all micro-batches of an update.
 
     ``reference`` adds the reference's numbers to micro-batches; those of the update have them already.

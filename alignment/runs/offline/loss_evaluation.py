@@ -48,6 +48,8 @@ class LossEvaluation:
             self.task.measure(batches, self.runner, range(len(self.samples)))
         objective = self.task.make_objective(batches)
         outputs = self.runner.forward(batches, objective.read)
+        if self.task.survey is not None:
+            self.task.survey(batches, outputs, learns=False)
         pairs = zip(outputs, batches, strict=True)
         metrics = reduce_metrics([objective.loss(_tensors(output), batch).metrics for output, batch in pairs])
         return {f"eval/{key.removeprefix(f'{self.name}/')}": number for key, number in metrics.items()}, []

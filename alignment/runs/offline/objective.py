@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from alignment.algorithms.preference.spec import LabelledAnswers
+from alignment.algorithms.preference.spec import LabelledAnswers, Survey
 from alignment.arguments.keys.offline import OfflineArguments
 from alignment.arguments.parser import Check
 from alignment.data.encoded.tokenized import Sample, TokenizedDataset
@@ -96,6 +96,8 @@ class OfflineObjective:
     """Checks of combinations of arguments, in addition to those of all trainers."""
     labels: LabelledAnswers | None = None
     """What a loss on labelled answers adds (the fields ``desirable`` and ``baseline``); None: it has other rows."""
+    make_survey: Callable[[Any], Survey | None] | None = None
+    """Given the hyperparameters, returns what measures the results of ``read`` of a whole update. None: never."""
     needs_reference: Callable[[Any], bool] | None = None
     """Given the hyperparameters, whether the loss uses the field ``reference``: the result of ``read`` for the frozen
     starting model, one number per row. None: never, and there are no arguments about a reference.

@@ -36,8 +36,12 @@ from alignment.runs.offline.labelled import (
 from alignment.runs.offline.moving_reference import REFERENCE
 from alignment.runs.offline.objective import EvaluationInputs, OfflineObjective, TrainedModel
 from alignment.runs.offline.reference import Reference, ReferenceSource, find_reference, open_reference
+from alignment.runs.state import StatePart
 from alignment.training.learner import Learner
 from alignment.training.objectives import fields_as_tensors
+
+SURVEY = "survey"
+"""Part of the checkpoint with what the survey of updates has learned."""
 
 
 def train_offline(launch: Launch, objective: OfflineObjective) -> None:
@@ -95,7 +99,7 @@ def build_run(
         best_metric=objective.best_metric,
         shown=(*objective.shown, f"{trained.name}/gradient_norm", f"{trained.name}/learning_rate"),
         cards=objective.cards,
-        parts={FROZEN: frozen},
+        parts={FROZEN: frozen, **survey_part(task)},
         kept={REFERENCE: held.moving.write} if held and held.moving else {},
     )
 
@@ -151,6 +155,11 @@ def find_frozen(launch: Launch, reference: ReferenceSource | None, tokenizer: To
     return [*([reference.frozen()] if reference and reference.frozen else []), *own]
 
 
+def survey_part(task: SupervisedTask) -> dict[str, StatePart]:
+    """Return what the survey of ``task`` has learned, as a part of the checkpoint; empty without a survey."""
+    return {} if task.survey is None else {SURVEY: StatePart(task.survey.state, task.survey.load_state)}
+
+
 def open_rows(
     launch: Launch, kind: type[TokenizedDataset], tokenizer: Tokenizer
 ) -> tuple[TokenizedDataset, TokenizedDataset | None]:
@@ -202,5 +211,6 @@ def build_task(
         make_objective=make_objective,
         prepare=reference and reference.prepare,
         measure=measure,
+        survey=objective.make_survey and objective.make_survey(hyperparameters),
         after_update=after_update,
     )

@@ -107,7 +107,13 @@ PACKED = {"packing_samples": True, "max_tokens_per_batch": 100}
 
 
 @pytest.mark.parametrize(
-    ("name", "keys"), [("plain", {}), ("kept", {"precompute_ref_logprobs": True}), ("packed", PACKED)]
+    ("name", "keys"),
+    [
+        ("plain", {}),
+        ("kept", {"precompute_ref_logprobs": True}),
+        ("packed", PACKED),
+        ("mean-of-all-updates", {"loss_type": "bco_pair"}),
+    ],
 )
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(folder, name, keys):
     keys = {**keys, "save_strategy": "steps", "save_steps": 3}
