@@ -49,6 +49,8 @@ class RawSample(TypedDict, total=False):
     """True: ``answer`` is better than ``other_answer``."""
     margin: float
     """By how much the better of the two is better."""
+    attributes: list[float | None]
+    """Values of the attributes of ``answer`` (or of the last turn), for regression; None: missing."""
     safer: bool
     """True: ``answer`` is safer than ``other_answer``."""
     is_safe: bool

@@ -23,6 +23,7 @@ from alignment.fields import Case, argument, where
 from alignment.records import Loss
 
 _NO_COST = where("objective", "cost", why="a cost model has safety labels instead")
+_NO_PAIRS = where("objective", "regression", why="a regression has no pairs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,7 @@ class BradleyTerryHyperparameters:
         "sequence-wise",
         aliases=("loss",),
         spellings={"sigmoid": "sequence-wise", "last_token": "sequence-wise", "per_sample": "token-wise"},
+        inert_when=_NO_PAIRS,
         refused_when=Case(
             lambda value, s: value in ("logexp", "average") and s.values.get("objective") == "cost",
             "a cost model compares sequence-wise or token-wise",
@@ -45,12 +47,12 @@ class BradleyTerryHyperparameters:
     the mean for average; its config.json says so (score_form).
     """
     margin_loss: bool = argument(
-        False, inert_when=(where("loss_type", "logexp", why="logexp has no margins"), _NO_COST)
+        False, inert_when=(where("loss_type", "logexp", why="logexp has no margins"), _NO_COST, _NO_PAIRS)
     )
     """The better answer must win by the pair's margin (margin_key): it is subtracted from the difference of scores."""
-    center_rewards_coefficient: float | None = argument(None, minimum=0, inert_when=_NO_COST)
+    center_rewards_coefficient: float | None = argument(None, minimum=0, inert_when=(_NO_COST, _NO_PAIRS))
     """Weight of the squared sum of both scores, which keeps scores centred on 0 (TRL; about 0.01)."""
-    regularization: float = argument(0.0, minimum=0)
+    regularization: float = argument(0.0, minimum=0, inert_when=_NO_PAIRS)
     """Weight of the squared scores in the loss (documented in the reference suite: 0.001)."""
     regularization_convention: RegularizationConvention = argument("paddlenlp", inert_when=where("regularization", 0))
     """Add the squared scores of the two answers (paddlenlp) or average them (safe-rlhf, half as large)."""

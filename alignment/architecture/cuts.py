@@ -41,8 +41,13 @@ class _Tensor(NamedTuple):
         return None if self.axis is None else self.weight.cut_dimension
 
 
-def whole_shapes(config: DecoderConfig, kind: str, *, score_bias: bool = False) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every parameter of the whole model, in model order; ``kind`` is one of ``KINDS``."""
+def whole_shapes(
+    config: DecoderConfig, kind: str, *, score_bias: bool = False, num_labels: int = 1
+) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every parameter of the whole model, in model order; ``kind`` is one of ``KINDS``.
+
+    ``num_labels`` is the number of scores of a score model.
+    """
     assert kind in KINDS, kind
     sizes = config.dimensions
     before, final, score, head = OUTSIDE
@@ -52,7 +57,7 @@ def whole_shapes(config: DecoderConfig, kind: str, *, score_bias: bool = False) 
         shapes.update({f"{LAYERS}{index}.{name}": shape for name, shape in layer.items()})
     shapes |= _shapes_of(final, sizes)
     if kind == "score":
-        shapes |= _shapes_of(score, sizes, has_bias=score_bias)
+        shapes |= _shapes_of(score, {**sizes, "one": num_labels}, has_bias=score_bias)
     elif not config.tie_word_embeddings:
         shapes |= _shapes_of(head, sizes)
     return shapes

@@ -21,6 +21,7 @@ from alignment.records import Completion, Rollout
 
 if TYPE_CHECKING:
     from alignment.architecture.decoder_config import DecoderConfig
+    from alignment.models.folders.attribute_heads import StoredHead
     from alignment.models.tokenizer.tokenizer import Tokenizer
 
 TEMPLATES = ("none", "tokenizer")
@@ -65,10 +66,11 @@ class ChatScorer:
         policy: Voice,
         *,
         template: str | None = None,
-        head_prefix: str | None = None,
+        head: StoredHead | None = None,
         before_padding: bool = False,
     ) -> None:
         """``template`` None: the one it was trained with; the other options are keys of PPO."""
+        from alignment.models.folders.attribute_heads import PLAIN_HEAD
         from alignment.models.folders.hub import load_score_model
         from alignment.models.folders.sequence_ends import padding_warning
         from alignment.rollout.rewards.retokenize import BeforePadding, Retokenized, SameTokens
@@ -85,7 +87,7 @@ class ChatScorer:
             raise UserError(f"--score_before_padding: config.json in {folder} names no pad_token_id")
         if before_padding:
             self._sequences = BeforePadding(self._sequences, own.config.pad_token_id)
-        self._model = load_score_model(folder, dtype="float32", head_prefix=head_prefix)
+        self._model = load_score_model(folder, dtype="float32", stored_head=head or PLAIN_HEAD)
         self._model.eval()
 
     def score(self, turns: Sequence[str], prompt_ids: Sequence[int], completion: Completion) -> float:
@@ -111,6 +113,7 @@ class Chat:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         from alignment.generation.engine import GenerationOptions
+        from alignment.models.folders.attribute_heads import StoredHead
         from alignment.models.folders.hub import load_causal_lm, resolve_model_folder
 
         folder = resolve_model_folder(arguments.folder, parts=("policy",))
@@ -135,7 +138,7 @@ class Chat:
                 resolve_model_folder(arguments.reward_model, parts=("reward",)),
                 voice,
                 template=wanted,
-                head_prefix=arguments.value_head_prefix,
+                head=StoredHead(arguments.value_head_prefix, arguments.reward_attribute_weights),
                 before_padding=arguments.score_before_padding,
             )
 
@@ -272,6 +275,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--input_template", type=input_template, help='text around yours, such as "User: {}\\nAssistant: "')
     add("--kv_memory", default="1GiB", help="memory for keys and values of the fused engine")
     add("--value_head_prefix", help="name of the reward model's score head, if it is not a usual one")
+    add(
+        "--reward_attribute_weights",
+        type=number(float),
+        nargs="+",
+        help="weight of each score of a reward model with several (attributes)",
+    )
     add("--score_before_padding", action="store_true", help="read scores where transformers does if pad = eos")
     add("--device", choices=("cpu", "gpu"), help="where to compute (default: gpu if Paddle finds one)")
     return parser.parse_args(argv)

@@ -103,10 +103,11 @@ def _save(folder: Path, model: Any, tokenizer: Tokenizer, layout: str) -> None:
 
 
 def _load(folder: Path, dtype: str, head_prefix: str | None = None) -> Any:
+    from alignment.models.folders.attribute_heads import StoredHead
     from alignment.models.folders.hub import holds_score_model, load_causal_lm, load_score_model
 
     if holds_score_model(folder, head_prefix=head_prefix):
-        return load_score_model(folder, dtype=dtype, head_prefix=head_prefix)
+        return load_score_model(folder, dtype=dtype, stored_head=StoredHead(head_prefix, keeps_attributes=True))
     return load_causal_lm(folder, dtype=dtype)
 
 

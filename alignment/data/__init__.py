@@ -1,5 +1,6 @@
 """Raw datasets by name, and the tokenised datasets made from them (numpy only)."""
 
+from alignment.data.encoded.attributes import AttributeDataset
 from alignment.data.encoded.preference import (
     LogMarginPreferenceDataset,
     MarginPreferenceDataset,
@@ -17,6 +18,7 @@ from alignment.data.raw.raw_dataset import RawDataset
 from alignment.records import RawSample
 
 __all__ = [
+    "AttributeDataset",
     "LogMarginPreferenceDataset",
     "MarginPreferenceDataset",
     "PreferenceCollator",

@@ -125,11 +125,12 @@ def _full_samples(parsed: Parsed, *, batch_ranks: int) -> list[dict[str, Any]]:
     count = training.per_device_train_batch_size * training.gradient_accumulation_steps * batch_ranks
     sides = (*SIDES, *COST_PAIRS.sides)
     signs = dict(zip(COST_PAIRS.sign_fields, (1, -1), strict=True))
+    names = getattr(getattr(parsed, "offline", None), "attributes", ()) or ("score",)
     samples = []
     for number in range(count):
         row, *answers = generator.integers(3, 8, [1 + len(sides), length])
         of_sides = {f"{side}_input_ids": answer for side, answer in zip(sides, answers, strict=True)}
-        label = {"desirable": number % 2}
+        label = {"desirable": number % 2, "attributes": [float(number % 2)] * len(names)}
         samples.append({"input_ids": row, "labels": row, "prompt_length": 1, **of_sides, **signs, **label})
     return samples
 

@@ -91,7 +91,10 @@ def column_defaults(launch: Launch, role: str) -> dict[str, Any]:
             given.setdefault("margin_key", "margin")
     else:
         given.pop("margin_key", None)
-    return {**given, "split": split[role]}
+    attributes = getattr(launch.parsed.groups.get("offline"), "attributes", ())
+    if not attributes:
+        given.pop("attributes_key", None)
+    return {**given, "split": split[role], **({"attributes": attributes} if attributes else {})}
 
 
 def register_user_datasets(launch: Launch) -> None:

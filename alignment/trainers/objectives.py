@@ -9,10 +9,12 @@ from typing import Any
 
 from alignment.algorithms.bradley_terry import BradleyTerryHyperparameters, bradley_terry_loss
 from alignment.algorithms.cost_model import cost_model_loss
+from alignment.algorithms.regression import regression_loss
 from alignment.algorithms.supervised_losses import SupervisedHyperparameters, sft_loss
 from alignment.arguments.keys.offline import SupervisedArguments
 from alignment.arguments.parsed import Parsed
 from alignment.data import (
+    AttributeDataset,
     LogMarginPreferenceDataset,
     MarginPreferenceDataset,
     PreferenceDataset,
@@ -22,6 +24,13 @@ from alignment.data import (
 )
 from alignment.parallel.runner import ModelRunner
 from alignment.records import Loss, TokenBatch
+from alignment.runs.offline.attributes import (
+    AttributeEvaluation,
+    attribute_batch,
+    check_values,
+    count_known,
+    read_attributes,
+)
 from alignment.runs.offline.labelled import labelled_batch
 from alignment.runs.offline.loss_evaluation import LossEvaluation
 from alignment.runs.offline.models import POLICY, SCORER
@@ -114,7 +123,23 @@ COST = _score_objective(
     loss=_of_sides(cost_model_loss),
     shown=("cost/loss", "cost/accuracy"),
 )
-SCORE_OBJECTIVES = {"reward": REWARD, "cost": COST}
+REGRESSION = OfflineObjective(
+    name="regression",
+    title="regression reward model",
+    model=SCORER,
+    dataset=AttributeDataset,
+    hyperparameters=BradleyTerryHyperparameters,
+    make_batch=attribute_batch,
+    read=read_attributes,
+    loss=regression_loss,
+    count=count_known,
+    check_rows=check_values,
+    make_evaluation=AttributeEvaluation.of,
+    best_metric="loss",
+    shown=("regression/loss",),
+    cards=("eval/loss", "eval/pearson"),
+)
+SCORE_OBJECTIVES = {"reward": REWARD, "cost": COST, "regression": REGRESSION}
 """Value of the key ``objective`` to objective."""
 
 

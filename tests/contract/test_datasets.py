@@ -13,6 +13,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from alignment.data import (
+    AttributeDataset,
     PreferenceDataset,
     PromptOnlyDataset,
     RawDataset,
@@ -33,6 +34,7 @@ KINDS = {
         {"input", "answer", "desirable"},
         {"input", "answer", "other_answer", "better"},
     ],
+    AttributeDataset: [{"input", "answer", "attributes"}],
     PreferenceDataset: [{"input", "answer", "other_answer", "better"}],
     SafetyPreferenceDataset: [{"input", "answer", "other_answer", "safer", "is_safe", "is_other_safe"}],
     PromptOnlyDataset: [{"input"}],
@@ -105,7 +107,7 @@ BUILT_IN = [name for name in _REGISTRY if not name.startswith("test-")]
 
 
 def test_the_documented_datasets_are_registered():
-    families = ("PKU-SafeRLHF", "PKU-SafeRLHF-30K", *map("packing-{}".format, ("sft", "preference", "prompts", "kto")))
+    families = ("PKU-SafeRLHF", "PKU-SafeRLHF-30K", *map("packing-{}".format, ("sft", "preference", "prompts", "kto", "attributes")))
     documented = {f"{family}/{split}" for family in families for split in ("train", "test")}
     assert set(BUILT_IN) >= documented | {"PKU-SafeRLHF-10K/train", "alpaca", "jsonl"}
 

@@ -53,6 +53,7 @@ def samples_of(objective, count=6, seed=3):
                 "unpaired preference": {
                     "input_ids": first, "prompt_length": start, "desirable": int(index in (0, 3, 4)),
                 },
+                "regression": {"input_ids": first, "labels": labels, "attributes": [index % 4 / 2 - 0.5]},
                 "preference": {"better_input_ids": first, "worse_input_ids": second, "prompt_length": start},
                 "safety preference": {
                     "safer_input_ids": first, "unsafer_input_ids": second, "prompt_length": start,
@@ -236,7 +237,8 @@ def evaluated(tmp_path):
         training = SimpleNamespace(per_device_eval_batch_size=4)
         topology = Topology(device="cpu")
         launch = SimpleNamespace(
-            parsed=SimpleNamespace(training=training), output_dir=tmp_path, topology=SimpleNamespace(is_main=False)
+            parsed=SimpleNamespace(training=training, offline=SimpleNamespace(attributes=("quality",))),
+            output_dir=tmp_path, topology=SimpleNamespace(is_main=False)
         )
         hyperparameters = objective.hyperparameters and objective.hyperparameters()
         inputs = EvaluationInputs(

@@ -35,6 +35,10 @@ class ColumnArguments:
     margin_key: str | None = argument(None, inert_when=_NO_MARGIN)
     """Column of the margin by which the better answer must win (margin_loss, margin_scale, offset_alpha); null: the
     difference of the scores if their columns are named, else the column margin."""
+    attributes_key: str | None = argument(
+        None, inert_when=unless("objective", "regression", why="objective is not regression")
+    )
+    """Column of a list with the values of all attributes; null: a column for each, under its name."""
     messages_key: str | None = None
     """Column of whole conversations."""
     system_key: str | None = None

@@ -20,7 +20,7 @@ _FLAGS = ("better", "safer", "is_safe", "is_other_safe", "desirable")
 _PLAIN = {"input": str, **dict.fromkeys(_TEXTS, str), **dict.fromkeys(_FLAGS, bool)}
 """Values of exactly these types, which are nearly all, need no further check."""
 _SURROGATES = re.compile("[\\ud800-\\udfff]")
-FIELDS = ("input", "answer", "other_answer", "dialogue", "messages", "tools", "margin", *_FLAGS)
+FIELDS = ("input", "answer", "other_answer", "dialogue", "messages", "tools", "margin", "attributes", *_FLAGS)
 
 
 def check_sample(sample: Any, place: object) -> RawSample:
@@ -97,6 +97,14 @@ def _check_number(value: Any, place: str) -> float:
     return float(value)
 
 
+def _check_attributes(value: Any, place: str) -> list[float | None]:
+    """Return a list of numbers; a missing one may be None or NaN."""
+    if not isinstance(value, (list, tuple, np.ndarray)) or not len(value):
+        raise DataError(f"{place} must be a list of numbers, got {_shown(value)}")
+    known = (None if item is None or item != item else item for item in value)
+    return [None if item is None else _check_number(item, f"{place}, number {i}") for i, item in enumerate(known)]
+
+
 def _check_turns(value: Any, place: str) -> list[str]:
     if not isinstance(value, (list, tuple)):
         raise DataError(f"{place} must be a list of strings, got {_shown(value)}")
@@ -141,6 +149,7 @@ _CHECKS = {
     "messages": check_messages,
     "tools": check_tools,
     "margin": _check_number,
+    "attributes": _check_attributes,
     **dict.fromkeys(_TEXTS, _check_text),
     **dict.fromkeys(_FLAGS, _check_flag),
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from alignment.errors import DataError
 from alignment.records import RawSample
 from alignment.registry import near_matches
 
-_OTHER = ("layout", "ignored_columns", "split")
+_OTHER = ("layout", "ignored_columns", "split", "attributes")
 
 
 class JsonLinesDataset(RawDataset):
@@ -29,7 +28,7 @@ class JsonLinesDataset(RawDataset):
 
         Options: columns (``input_key="question", label_key="solution"``; all names in ``layouts/mapping.py``),
         ``layout`` (a name of ``layouts/table.py``), ``ignored_columns``, ``split`` (names; the first that exists is
-        read).
+        read), ``attributes`` (columns with a number each; with ``attributes_key`` one column with a list of them).
         """
         if path is None:
             raise DataError(f"dataset {self.NAME!r} needs a path: '{self.NAME}:1.0:PATH'")
@@ -44,6 +43,7 @@ class JsonLinesDataset(RawDataset):
         reading = Reading(
             columns={what: name for what, name in columns.items() if what not in BESIDE},
             beside={what: name for what, name in columns.items() if what in BESIDE},
+            attributes=() if "attributes" in columns else _names(options.get("attributes"), "attributes", place),
             layout=options.get("layout"),
             ignored=frozenset(_names(options.get("ignored_columns"), "ignored_columns", place)),
         )
@@ -69,9 +69,9 @@ class JsonLinesDataset(RawDataset):
         return f"dataset {self.NAME!r}, row {row}: {self._table.describe(row)}"
 
 
-def _names(value: Any, key: str, place: str) -> Sequence[str]:
+def _names(value: Any, key: str, place: str) -> tuple[str, ...]:
     """Return names given as a list or as comma-separated text; null: none."""
     names = [part.strip() for part in value.split(",")] if isinstance(value, str) else list(value or ())
     if not all(isinstance(name, str) and name for name in names):
         raise DataError(f"{place}: {key} must be names, got {value!r}")
-    return names
+    return tuple(names)

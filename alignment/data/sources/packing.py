@@ -14,6 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
+from alignment.data.raw.raw_dataset import RawDataset
 from alignment.data.sources.json_lines import JsonLinesDataset
 from alignment.errors import DataError
 from alignment.records import RawSample
@@ -23,6 +24,8 @@ ITEMS = (
     *("kettle", "knife", "lamp", "map", "rope", "tent"),
 )
 FILLERS = ("also", "and", "maybe", "um")
+ATTRIBUTES = {"coverage": 1.0, "excess": -0.5, "closed": 0.2, "chatter": -0.05}
+"""Attributes of an answer, each with its weight in the true score."""
 OPENING, CLOSING = "pack", "done"
 SHIPPED = Path(__file__).resolve().parents[1] / "shipped" / "packing"
 TOKENIZER = SHIPPED / "tokenizer"
@@ -36,14 +39,29 @@ def true_score(prompt: str, answer: str) -> float:
     mentions of any item, ``closed`` is 1 if the last word is the only ``done``, and ``superfluous`` counts every other
     word (fillers, unknown words, a ``done`` that does not end the answer). ``prompt`` may be plain or rendered.
     """
+    n, present, unwanted, repeats, closed, superfluous = _counts(prompt, answer)
+    return (present - 0.5 * unwanted - 0.25 * repeats) / n + 0.2 * closed - 0.05 * superfluous
+
+
+def true_attributes(prompt: str, answer: str) -> list[float]:
+    """Return the numbers of ``ATTRIBUTES``; their sum with the weights given there is ``true_score``.
+
+    ``coverage`` is the share of the wanted items that are named, ``excess`` counts other items, and repeats half, per
+    wanted item, ``closed`` is 1 if the answer ends well, and ``chatter`` counts superfluous words.
+    """
+    n, present, unwanted, repeats, closed, superfluous = _counts(prompt, answer)
+    return [present / n, (unwanted + 0.5 * repeats) / n, float(closed), float(superfluous)]
+
+
+def _counts(prompt: str, answer: str) -> tuple[int, int, int, int, bool, int]:
+    """Return wanted items, and present, unwanted, repeats, closed and superfluous of ``true_score``."""
     wanted = wanted_items(prompt)
     words = answer.split()
     items = [word for word in words if word in ITEMS]
     named = set(items)
     closed = bool(words) and words[-1] == CLOSING and words.count(CLOSING) == 1
     superfluous = len(words) - len(items) - int(closed)
-    present, unwanted, repeats = len(named & wanted), len(named - wanted), len(items) - len(named)
-    return (present - 0.5 * unwanted - 0.25 * repeats) / len(wanted) + 0.2 * closed - 0.05 * superfluous
+    return len(wanted), len(named & wanted), len(named - wanted), len(items) - len(named), closed, superfluous
 
 
 def wanted_items(prompt: str) -> set[str]:
@@ -90,3 +108,25 @@ for _name, _file in FILES.items():
 for _split in ("train", "test"):
     _row = {"NAME": f"packing-kto/{_split}", "FILE": FILES[f"packing-preference/{_split}"]}
     type(f"PackingLabelsDataset_{_split}", (PackingLabelsDataset,), _row)
+
+
+class PackingAttributes(RawDataset):
+    """Both answers of every shipped pair, each with its ``ATTRIBUTES``."""
+
+    PAIRS: ClassVar[str]
+
+    def __init__(self) -> None:
+        self._pairs = RawDataset.load(self.PAIRS)
+
+    def __len__(self) -> int:
+        return 2 * len(self._pairs)
+
+    def __getitem__(self, index: int) -> RawSample:
+        pair = self._pairs[index // 2]
+        answer = pair["other_answer" if index % 2 else "answer"]
+        return RawSample(input=pair["input"], answer=answer, attributes=true_attributes(pair["input"], answer))
+
+
+for _split in ("train", "test"):
+    _names = {"NAME": f"packing-attributes/{_split}", "PAIRS": f"packing-preference/{_split}"}
+    type(f"PackingAttributes_{_split}", (PackingAttributes,), _names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from alignment.architecture.cuts import held_names, layer_ranges, local_part, whole_shapes
 from alignment.architecture.decoder_config import DecoderConfig
@@ -51,9 +52,9 @@ class Placement:
             num_layers, stage=self.stage, num_stages=self.num_stages, chunks_per_stage=self.chunks_per_stage
         )
 
-    def parts(self, config: DecoderConfig, kind: str, *, score_bias: bool = False) -> dict[str, Part]:
-        """Return the part of each parameter that this process holds, by name; ``kind`` is ``causal`` or ``score``."""
-        shapes = whole_shapes(config, kind, score_bias=score_bias)
+    def parts(self, config: DecoderConfig, kind: str, **head: Any) -> dict[str, Part]:
+        """Return the part of each parameter that this process holds, by name; arguments as of ``whole_shapes``."""
+        shapes = whole_shapes(config, kind, **head)
         stages = {"stage": self.stage, "num_stages": self.num_stages, "chunks_per_stage": self.chunks_per_stage}
         names = held_names(list(shapes), config, **stages)
         group = self.tensor

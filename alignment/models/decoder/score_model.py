@@ -38,12 +38,26 @@ class ScoreOptions:
     """Whether scores are normalised in training and evaluation."""
     normalizer_type: str | None = None
     normalizer_momentum: float | None = None
+    labels: tuple[str, ...] = ()
+    """Names of the scores of a model with several (attributes); empty: one score."""
+
+    @property
+    def num_labels(self) -> int:
+        """The number of scores of each token."""
+        return max(1, len(self.labels))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the keys for config.json."""
+        """Return the keys for config.json; labels are written as in Hugging Face's format."""
         keys = asdict(self)
         keys["momentum"] = keys.pop("normalizer_momentum")
-        return keys
+        names = keys.pop("labels") or ("LABEL_0",)
+        by_number = {str(number): name for number, name in enumerate(names)}
+        return {
+            "num_labels": len(names),
+            "id2label": by_number,
+            "label2id": {name: int(number) for number, name in by_number.items()},
+            **keys,
+        }
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> ScoreOptions:
@@ -55,6 +69,7 @@ class ScoreOptions:
             do_normalize=bool(raw.get("do_normalize", False)),
             normalizer_type=raw.get("normalizer_type"),
             normalizer_momentum=raw.get("momentum"),
+            labels=_labels(raw),
         )
 
 
@@ -80,14 +95,15 @@ class ScoreModel(nn.Layer):
         self.placement = placement
         self.adapter: Adapter | None = None
         """What ``models.adapters.attach`` attached."""
-        self.whole_shapes = whole_shapes(config, self.kind, score_bias=options.score_bias)
+        head = {"score_bias": options.score_bias, "num_labels": options.num_labels}
+        self.whole_shapes = whole_shapes(config, self.kind, **head)
         """The shape of every parameter of the unsplit model, by name."""
-        self.parts = placement.parts(config, self.kind, score_bias=options.score_bias)
+        self.parts = placement.parts(config, self.kind, **head)
         """The part of each parameter that this process holds, by name."""
         self.model = Decoder(config, dtype=dtype, placement=placement)
         self.score = None
         if placement.is_last:
-            self.score = Linear(config.hidden_size, 1, bias=options.score_bias, dtype="float32")
+            self.score = Linear(config.hidden_size, options.num_labels, bias=options.score_bias, dtype="float32")
         self.normalizer = build_normalizer(options.normalizer_type, options.normalizer_momentum)
         self._unlearned: list[np.ndarray] = []
 
@@ -97,15 +113,16 @@ class ScoreModel(nn.Layer):
         return self.options.normalizer_type is not None and self.normalizer.count > 0
 
     def token_scores(self, hidden: paddle.Tensor) -> paddle.Tensor:
-        """Return float32 scores [...] of hidden states [..., H]."""
-        return self.score(hidden.astype(self.score.weight.dtype)).squeeze(-1)
+        """Return float32 scores [...] of hidden states [..., H]; [..., k] of a model with k > 1 labels."""
+        scores = self.score(hidden.astype(self.score.weight.dtype))
+        return scores if self.options.num_labels > 1 else scores.squeeze(-1)
 
     def forward(self, batch: TokenBatch) -> paddle.Tensor:
-        """Return the raw score [n, S] at every token of ``batch``."""
+        """Return the raw score [n, S] (or scores [n, S, k]) at every token of ``batch``."""
         return self.token_scores(self.model(batch.input_ids, lengths=batch.lengths))
 
     def read_end_scores(self, batch: TokenBatch) -> paddle.Tensor:
-        """Return the raw score [n] of each row.
+        """Return the raw score [n] (or scores [n, k]) of each row.
 
         A model that averages needs the field ``answer_starts`` [n]: the position of each answer's first token.
         """
@@ -148,9 +165,10 @@ class ScoreModel(nn.Layer):
 
 
 def end_scores(scores: paddle.Tensor, lengths: np.ndarray) -> paddle.Tensor:
-    """Return the scores [n] at positions ``lengths`` - 1 of scores [n, S]."""
-    last = paddle.to_tensor(np.asarray(lengths, np.int64) - 1).unsqueeze(-1)
-    return paddle.take_along_axis(scores, last, axis=1).squeeze(-1)
+    """Return the scores [n] (or [n, k]) at positions ``lengths`` - 1 of scores [n, S] (or [n, S, k])."""
+    last = paddle.to_tensor(np.asarray(lengths, np.int64) - 1).reshape([-1, *[1] * (scores.ndim - 1)])
+    last = last.expand([-1, 1, *scores.shape[2:]])
+    return paddle.take_along_axis(scores, last, axis=1).squeeze(1)
 
 
 def average_scores(scores: paddle.Tensor, starts: np.ndarray, lengths: np.ndarray) -> paddle.Tensor:
@@ -160,6 +178,15 @@ def average_scores(scores: paddle.Tensor, starts: np.ndarray, lengths: np.ndarra
     inside = ((positions >= first) & (positions < lengths[:, None])).astype(np.float32)
     weights = paddle.to_tensor(inside / inside.sum(axis=1, keepdims=True))
     return (scores * weights.astype(scores.dtype)).sum(axis=1)
+
+
+def _labels(raw: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of several scores, from ``id2label`` or ``num_labels``; empty for one."""
+    by_number = raw.get("id2label") or {}
+    count = raw.get("num_labels") or len(by_number)
+    if not isinstance(count, int) or count < 2:
+        return ()
+    return tuple(str(by_number.get(str(number), f"LABEL_{number}")) for number in range(count))
 
 
 def _known_form(name: Any) -> str:

@@ -22,6 +22,7 @@ from alignment.models.decoder.initialise import draw_weights
 from alignment.models.decoder.placement import WHOLE, Placement
 from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
 from alignment.models.folder_files import refuse_adapter
+from alignment.models.folders.attribute_heads import PLAIN_HEAD, StoredHead, check_labels, combine_scores, settle_labels
 from alignment.models.folders.folder_weights import are_equal, check_tensors, fill, take_statistics
 from alignment.models.folders.views import StoredTensor
 from alignment.models.folders.weights import find_weights
@@ -129,29 +130,34 @@ def load_score_model(
     dtype: str = "float32",
     options: ScoreOptions | None = None,
     new_score_head: bool = False,
-    head_prefix: str | None = None,
+    stored_head: StoredHead = PLAIN_HEAD,
     seed: int | None = 0,
     placement: Placement = WHOLE,
 ) -> ScoreModel:
     """Return the score model in ``path``.
 
     ``options`` replace the saved ones. With ``new_score_head`` the folder may be a language model, whose new head is
-    drawn from ``seed`` (None: zeros); otherwise a folder without a score head is refused. ``head_prefix`` is the head's
-    name in the files, if ``naming`` does not know it.
+    drawn from ``seed`` (None: zeros); otherwise a folder without a score head is refused.
     """
     folder, raw = Path(path), read_config_dict(path)
     config = read_config(path)
-    found = find_weights(folder, config, head_prefix=head_prefix)
+    found = find_weights(folder, config, head_prefix=stored_head.prefix)
     statistics = take_statistics(found)
     as_saved = options is None
-    options = _settle_bias(options or ScoreOptions.from_dict(raw), found, folder)
+    saved = settle_labels(ScoreOptions.from_dict(raw), raw, found, folder)
+    if stored_head.weights is not None:
+        saved = combine_scores(saved, stored_head.weights, found, folder)
+    options = _settle_bias(options or saved, found, folder)
+    if "score.weight" in found:
+        one_score = dataclasses.replace(options, labels=())
+        check_labels(options if stored_head.keeps_attributes or not as_saved else one_score, saved, folder)
     if as_saved and SCORE_STATE not in raw and {"mean", "var"} <= statistics.keys():
         # safe-rlhf saves statistics as tensors and may omit the type of the normalizer.
         options = dataclasses.replace(options, normalizer_type=options.normalizer_type or "RunningMeanStd")
         raw[SCORE_STATE] = {**statistics, "count": max(1.0, statistics.get("count", 1.0))}
     check_tensors(
         found,
-        whole_shapes(config, "score", score_bias=options.score_bias),
+        whole_shapes(config, "score", score_bias=options.score_bias, num_labels=options.num_labels),
         folder,
         allowed_missing=SCORE_HEAD if new_score_head else ("score.bias",),
         allowed_unknown=(LM_HEAD,),

@@ -166,7 +166,6 @@ def describe_model(model: CausalLM | ScoreModel, tokenizer: Tokenizer | None) ->
     config["architectures"] = [model.config.family.class_prefix + kind]
     config["dtype"] = dtype_name(next(iter(model.parameters())))
     if isinstance(model, ScoreModel):
-        config |= {"num_labels": 1, "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
         config |= model.options.to_dict() | {SCORE_STATE: model.normalizer.state()}
         config["pad_token_id"] = padding_id(model.config, tokenizer)
     return config

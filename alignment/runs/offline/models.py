@@ -5,6 +5,7 @@ from __future__ import annotations
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.placement import Placement
 from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
+from alignment.models.folders.attribute_heads import StoredHead
 from alignment.models.folders.hub import (
     RUN_MODELS,
     load_causal_lm,
@@ -31,11 +32,12 @@ def load_scorer(launch: Launch, folder: str | None, tokenizer: Tokenizer) -> Sco
     reward, seed = launch.parsed.offline, launch.parsed.training.seed
     placement = Placement.of(launch.topology)
     options = ScoreOptions(
-        score_type=reward.objective,
+        score_type="cost" if reward.objective == "cost" else "reward",
+        labels=reward.attributes if len(reward.attributes) > 1 else (),
         score_bias=reward.score_bias,
         score_form="average" if launch.parsed.loss.loss_type == "average" else "end",
         do_normalize=reward.normalize_score_during_training,
-        normalizer_type=reward.normalizer_type,
+        normalizer_type=None if reward.objective == "regression" else reward.normalizer_type,
         normalizer_momentum=reward.normalizer_momentum,
     )
     if folder is None:
@@ -49,7 +51,9 @@ def load_scorer(launch: Launch, folder: str | None, tokenizer: Tokenizer) -> Sco
         dtype=launch.dtype,
         options=options if fresh else None,
         new_score_head=fresh,
-        head_prefix=reward.value_head_prefix if fresh else None,
+        stored_head=StoredHead(
+            reward.value_head_prefix if fresh else None, keeps_attributes=reward.objective == "regression"
+        ),
         seed=seed,
         placement=placement,
     )

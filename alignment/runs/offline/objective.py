@@ -86,6 +86,8 @@ class OfflineObjective:
     """Metrics in the progress display."""
     cards: tuple[str, ...]
     """Evaluation metrics at the top of the report."""
+    check_rows: Callable[[Launch, Sequence[Sample]], None] | None = None
+    """Refuses training rows from which nothing can be learned."""
     after_update: Callable[[Any, ModelRunner], None] | None = None
     """Called with the model and its runner after each update."""
     arguments: type = OfflineArguments

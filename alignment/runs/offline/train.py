@@ -65,6 +65,8 @@ def build_run(
     base = frozen_base(launch, trained.name, folder)
     frozen = frozen_part(launch, lambda: [*base, *find_frozen(launch, reference, tokenizer)])
     rows, held_out = open_samples(tokenizer)
+    if objective.check_rows is not None:
+        objective.check_rows(launch, rows)
     loader = build_loader(launch, rows)
     baseline = find_baseline(launch, objective, loader, rows, held_out)
     model = load_trained(launch, trained, folder, tokenizer, base)

@@ -13,6 +13,7 @@ from alignment.models.config import read_config, read_config_dict
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.placement import WHOLE, Placement
 from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
+from alignment.models.folders.attribute_heads import PLAIN_HEAD, StoredHead
 from alignment.models.folders.hub import (
     CRITIC_FOLDER,
     check_fit,
@@ -92,16 +93,21 @@ def load_roles(launch: Launch) -> Roles:
     inputs = [*bases, *frozen_function(scores)]
     frozen = frozen_part(launch, lambda: [*find_frozen(launch, folders, tokenizer), *inputs])
     options = {"dtype": launch.dtype, "placement": Placement.of(launch.topology)}
-    head = launch.parsed.reward_source.value_head_prefix
+    source = launch.parsed.reward_source
+    head = StoredHead(source.value_head_prefix, source.reward_attribute_weights)
     has_reference = ChosenAlgorithm.of(launch.parsed).needs_reference and not bases
     roles = Roles(
         tokenizer=tokenizer,
         sequences=choose_sequences(launch, tokenizer, folders) if folders.reward else None,
         # Before the critic, which may share the folder and accepts a missing score head.
-        reward=freeze(load_score_model(folders.reward, head_prefix=head, **options)) if folders.reward else None,
+        reward=freeze(load_score_model(folders.reward, stored_head=head, **options))
+        if folders.reward
+        else None,
         policy=load_causal_lm(policy, tokenizer=tokenizer, **options),
         reference=freeze(load_causal_lm(folders.actor, tokenizer=tokenizer, **options)) if has_reference else None,
-        critic=load_critic(critic, head_prefix=head if launch.checkpoint is None else None, **options)
+        critic=load_critic(
+            critic, stored_head=head if launch.checkpoint is None else PLAIN_HEAD, **options
+        )
         if critic
         else None,
         frozen=frozen,
@@ -161,11 +167,13 @@ def check_folders(launch: Launch, folders: RoleFolders, tokenizer: Tokenizer) ->
 def load_critic(
     folder: str,
     *,
-    head_prefix: str | None = None,
+    stored_head: StoredHead = PLAIN_HEAD,
     dtype: str = "float32",
     placement: Placement = WHOLE,
 ) -> ScoreModel:
     """Return the model in ``folder`` as a critic: its score head without normalisation, or a head of zeros.
+
+    Several scores are combined as those of the reward model are.
 
     With a random head the first values would be noise, worse than the constant 0 that a head of zeros predicts.
     """
@@ -176,7 +184,7 @@ def load_critic(
         dtype=dtype,
         options=options,
         new_score_head=True,
-        head_prefix=head_prefix,
+        stored_head=stored_head if saved.num_labels > 1 else stored_head._replace(weights=None),
         seed=None,
         placement=placement,
     )

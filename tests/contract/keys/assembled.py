@@ -126,6 +126,8 @@ def make_models(folder: Path) -> None:
     options = ScoreOptions(score_type="reward")
     save_model(folder / "reward", random_score_model(config, options, seed=2, tokenizer=tokenizer), tokenizer)
     write_adapter(folder / "adapter", load_causal_lm(folder / "policy"), rank=5)
+    several = ScoreOptions(labels=("one", "two"))
+    save_model(folder / "two scores", random_score_model(config, several, seed=2, tokenizer=tokenizer), tokenizer)
     for source, copy in (("policy", "other"), ("reward", "other reward"), ("policy", "tokenizer")):
         shutil.copytree(folder / source, folder / copy)
 

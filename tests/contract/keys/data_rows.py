@@ -27,6 +27,8 @@ REWARD_TASK = "runs.offline.train.build_task"
 REFERENCE = "runs.offline.reference.place"
 ROLE_LM = "runs.on_policy.roles.load_causal_lm"
 ROLE_SCORE = "runs.on_policy.roles.load_score_model"
+PACKING = ["coverage", "excess", "closed", "chatter"]
+PACKED = {"train_datasets": "packing-attributes/test:8/-1"}
 NORMALIZED = {"normalize_score_during_training": True}
 
 
@@ -200,10 +202,10 @@ ROWS = (
         lambda r: [_loaded(r, ROLE_SCORE, n) for n in (0, 1)], ["{other reward}"] * 2,
         only=PPO, alone=True,
     ),
-    Row("value_head_prefix", "score", lambda r: r.call(REWARD_MODEL)["head_prefix"], only=RM),
+    Row("value_head_prefix", "score", lambda r: r.call(REWARD_MODEL)["stored_head"].prefix, only=RM),
     Row(
         "value_head_prefix", "score",
-        lambda r: [r.call(ROLE_SCORE, n)["head_prefix"] for n in (0, 1)], ["score"] * 2,
+        lambda r: [r.call(ROLE_SCORE, n)["stored_head"].prefix for n in (0, 1)], ["score"] * 2,
         with_={"reward_model_name_or_path": "{reward}"}, only=PPO,
     ),
     Row(
@@ -246,6 +248,23 @@ ROWS = (
     Row(
         "regularization_convention", "safe-rlhf", lambda r: _loss(r).regularization_convention,
         with_={"regularization": 0.125}, only=RM,
+    ),
+    Row(
+        "objective", "regression", lambda r: (r.call(REWARD_TASK)[0].title, len(r.dataset)),
+        ("regression reward model", 8), with_={**PACKED, "attributes": PACKING}, only=RM, alone=True,
+    ),
+    Row(
+        "attributes", PACKING, lambda r: _score(r).options.labels, tuple(PACKING),
+        with_={**PACKED, "objective": "regression"}, only=RM, alone=True,
+    ),
+    Row(
+        "attributes_key", "values", lambda r: _columns(r)["attributes_key"],
+        with_={"train_datasets": "jsonl:1:{attributes.jsonl}", "objective": "regression", "attributes": ["a", "b"]},
+        only=RM, alone=True,
+    ),
+    Row(
+        "num_labels", 4, lambda r: r.launch.parsed.offline.num_labels,
+        with_={**PACKED, "objective": "regression", "attributes": PACKING}, only=RM, alone=True,
     ),
     Row("score_bias", True, lambda r: _score(r).score.bias is not None, only=RM),
     Row("normalize_score_during_training", True, lambda r: _score(r).options.do_normalize, only=RM),

@@ -105,6 +105,11 @@ REWARDS = (
     _row("reward_retries", 5, lambda r: _scorer(r)._policy.retries, with_=SERVER),
     _row("on_reward_failure", "mask_group", lambda r: _scorer(r)._policy.on_failure, with_=SERVER),
     _row("score_before_padding", True, lambda r: type(_scorer(r)._sequences).__name__, "BeforePadding", with_=MODEL),
+    _row(
+        "reward_attribute_weights", [1.0, -2.0],
+        lambda r: [r.call("runs.on_policy.roles.load_score_model", n)["stored_head"].weights for n in (0, 1)],
+        [(1.0, -2.0)] * 2, with_={"reward_model_name_or_path": "{two scores}"}, alone=True,
+    ),
     _row("normalize_reward", True, _normalized, (True, False), with_=EVALUATED),
 )  # fmt: skip
 

@@ -42,6 +42,8 @@ def folder(tmp_path_factory):
     (place / "own.jinja").write_text("{# mine #}" + chat_template)
     (place / "function.py").write_text("def score(*texts):\n    return 7.0, *texts\n")
     (place / "safety.jsonl").write_text(json.dumps({**SAFETY, "is_other_safe": False}) + "\n")
+    rated = [{"prompt": "pack rope", "response": "rope done", "values": [n, -n]} for n in (1, 2)]
+    (place / "attributes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rated))
     (place / "margins.jsonl").write_text(json.dumps(MARGINS) + "\n")
     return place
 

@@ -74,7 +74,8 @@ def test_a_key_that_comes_twice_in_an_inner_object_is_refused(folder):
 
 
 def test_every_key_about_columns_reaches_the_datasets_that_take_it(folder):
-    given = {f.name: f"c-{f.name}" for f in dataclasses.fields(ColumnArguments) if not f.name.endswith("_split")}
+    names = {f.name for f in dataclasses.fields(ColumnArguments) if not f.name.endswith("_split")}
+    given = {name: f"c-{name}" for name in sorted(names - {"margin_key", "attributes_key"})}
     given["ignored_columns"] = "x, y"
     argv = [word for name, value in given.items() for word in (f"--{name}", value)]
     parsed = _parse(folder, {"train_datasets": "a.jsonl", "eval_split": "dev"}, *argv)

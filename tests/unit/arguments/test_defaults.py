@@ -45,7 +45,8 @@ DEFAULTS = {
     },
     "rm": {
         **SHARED, "eval_datasets": None, "value_head_prefix": None, "model_config_name_or_path": None,
-        "objective": "reward", "loss_type": "sequence-wise", "regularization": 0.0,
+        "objective": "reward", "attributes": (), "num_labels": None, "loss_type": "sequence-wise",
+        "regularization": 0.0,
         "margin_loss": False, "center_rewards_coefficient": None,
         "regularization_convention": "paddlenlp", "score_bias": False, "normalize_score_during_training": False,
         "normalizer_type": "ExponentialMovingAverage", "normalizer_momentum": None,

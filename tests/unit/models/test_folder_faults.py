@@ -16,6 +16,7 @@ from alignment.data.sources.packing import TOKENIZER
 from alignment.errors import DataError, ModelFolderError
 from alignment.models.decoder.score_model import ScoreOptions
 from alignment.models.folders import hub
+from alignment.models.folders.attribute_heads import StoredHead
 from alignment.models.folders.saving import save_model
 from alignment.models.tokenizer.tokenizer import load_tokenizer
 from alignment.records import TokenBatch
@@ -160,7 +161,7 @@ def test_a_head_of_another_name_is_listed_and_read_by_its_key(tmp_path):
     rewrite(tmp_path, lambda tensors: tensors.update({"my.judge.weight": tensors.pop("score.weight")}))
     with pytest.raises(ModelFolderError, match=r"value_head_prefix \(candidates: my\.judge\)"):
         hub.load_score_model(tmp_path)
-    again = hub.load_score_model(tmp_path, head_prefix="my.judge")
+    again = hub.load_score_model(tmp_path, stored_head=StoredHead("my.judge"))
     np.testing.assert_array_equal(again.score.weight.numpy(), model.score.weight.numpy())
 
 

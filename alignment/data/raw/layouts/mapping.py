@@ -40,11 +40,12 @@ KEYS: Mapping[str, str] = {
     "system_key": "system",
     "tools_key": "tools",
     "margin_key": "margin",
+    "attributes_key": "attributes",
 }
 """Argument to what the named column holds. ``label_key`` names the reference answer of a prompt, or, with a column of
 answers, whether the answer is desirable."""
 
-BESIDE = ("margin",)
+BESIDE = ("margin", "attributes")
 """Fields read from their columns beside any layout: naming them does not name the others."""
 
 _USUAL = {"input": ("input", "src", "prompt", "question"), "answer": ("answer", "tgt")}

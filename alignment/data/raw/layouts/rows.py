@@ -41,6 +41,13 @@ class Reading:
     """Columns to ignore."""
     beside: Mapping[str, str] = field(default_factory=dict)
     """Field to column for what is read beside any layout."""
+    attributes: tuple[str, ...] = ()
+    """Columns of the attributes, a number each; a row may lack some. Read beside any layout too."""
+
+    @property
+    def apart(self) -> frozenset[str]:
+        """The columns that do not count for the layout."""
+        return self.ignored.union(self.beside.values(), self.attributes)
 
 
 class _Item(NamedTuple):
@@ -64,7 +71,7 @@ class SampleRows:
         self._torn: Counter[tuple[str, tuple[str, ...]]] = Counter()
         """Number of rows by (layout, null columns that keep the row from a larger layout)."""
         self._rows = rows
-        self._apart = reading.ignored.union(reading.beside.values())
+        self._apart = reading.apart
         kept = [self._without_apart(row) for row in rows] if self._apart else rows
         self._items = self._mapped(kept) if reading.columns else self._recognised(kept)
 
@@ -90,7 +97,7 @@ class SampleRows:
             sample = layout.samples(row, place)[item.part] if layout.samples else layout.convert(row, place)
         check_unread(row, read, place)
         sample = add_context(sample, renamed, place)
-        if self._reading.beside:
+        if self._reading.beside or self._reading.attributes:
             sample = self._add_beside(sample, item, place)
         return _padded(sample, item.row) if len(row) < len(item.row) else sample
 
@@ -135,10 +142,14 @@ class SampleRows:
                 raise DataError(f"{place}: missing column {name!r}")
         if item.layout is not None and (item.layout.gather or item.layout.samples):
             raise DataError(
-                f"{place}: a row of the layout {item.layout.name!r} is not one sample, so {', '.join(beside.values())} "
-                "cannot be read with it; name the columns (input_key, output_key, ...)"
+                f"{place}: a row of the layout {item.layout.name!r} is not one sample, so "
+                f"{', '.join((*beside.values(), *self._reading.attributes))} cannot be read with it; name the columns "
+                "(input_key, output_key, ...)"
             )
-        return RawSample(**{**sample, **{what: row[name] for what, name in beside.items()}})
+        found = {what: row[name] for what, name in beside.items()}
+        if self._reading.attributes:
+            found["attributes"] = [row.get(name) for name in self._reading.attributes]
+        return RawSample(**{**sample, **found})
 
     def _mapped(self, rows: Sequence[Row]) -> list[_Item]:
         columns = self._reading.columns

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from alignment.data import MarginPreferenceDataset, PreferenceDataset, PromptOnlyDataset, RawDataset, SupervisedDataset
+from alignment.data import (
+    AttributeDataset,
+    MarginPreferenceDataset,
+    PreferenceDataset,
+    PromptOnlyDataset,
+    RawDataset,
+    SupervisedDataset,
+)
 from alignment.errors import DataError
 
 USER_A, USER_C = {"role": "user", "content": "a"}, {"role": "user", "content": "c"}
@@ -160,3 +167,42 @@ def test_a_pair_without_a_margin_is_left_out_and_counted(write_jsonl, tokenizer)
     rows = [{**CHOSEN, "gap": 1}, {**CHOSEN, "gap": None}]
     dataset = MarginPreferenceDataset({"jsonl": {"path": write_jsonl(rows), "margin_key": "gap"}}, tokenizer)
     assert len(dataset) == 1 and dataset.ledger.total("null_field") == 1
+
+
+HELPFUL = {"prompt": "a", "response": "b", "helpfulness": 3, "verbosity": 1.5}
+
+
+@pytest.mark.parametrize(
+    ("row", "options", "values"),
+    [
+        (HELPFUL, {"attributes": "verbosity, helpfulness"}, [1.5, 3.0]),
+        ({**HELPFUL, "verbosity": None}, {"attributes": ["verbosity", "helpfulness"]}, [None, 3.0]),
+        ({"prompt": "a", "response": "b", "s": [1, None]}, {"attributes": "x,y", "attributes_key": "s"}, [1.0, None]),
+        ({"messages": [USER_A, SAYS_B], "helpfulness": 3}, {"attributes": "helpfulness"}, [3.0]),
+        ({"q": "a", "z": "b", "c": 2}, {"attributes": "c", "input_key": "q", "output_key": "z"}, [2.0]),
+    ],
+)
+def test_attributes_are_read_beside_any_layout(write_jsonl, tokenizer, row, options, values):
+    """Even beside HelpSteer's columns, which would otherwise make pairs."""
+    dataset = AttributeDataset({"jsonl": {"path": write_jsonl([row]), **options}}, tokenizer)
+    assert [sample["attributes"] for sample in dataset] == [values]
+
+
+def test_an_answer_without_a_value_is_left_out_and_counted(write_jsonl, tokenizer):
+    rows = [HELPFUL, {"prompt": "a", "response": "b", "verbosity": None}]
+    spec = {"jsonl": {"path": write_jsonl(rows), "attributes": ["verbosity", "helpfulness"]}}
+    dataset = AttributeDataset(spec, tokenizer)
+    assert len(dataset) == 1 and dataset.ledger.total("null_field") == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({**HELPFUL, "verbosity": "much"}, r"line 1.*'attributes', number 1 must be a finite number, got str 'much'"),
+        ({**PAIR, "helpfulness": 1, "verbosity": 2}, "a pair of answers, and attributes belong to one answer"),
+        ({"prompt": "a", "response": "b"}, "no row .* can be used for a regression dataset: null_field 1"),
+    ],
+)
+def test_attributes_that_cannot_be_read_are_named(write_jsonl, tokenizer, row, message):
+    with pytest.raises(DataError, match=message):
+        AttributeDataset({"jsonl": {"path": write_jsonl([row]), "attributes": "helpfulness,verbosity"}}, tokenizer)

@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from alignment.data import RawDataset
-from alignment.data.sources.packing import ITEMS, SHIPPED, TOKENIZER, true_score, wanted_items
+from alignment.data.sources.packing import ATTRIBUTES, ITEMS, SHIPPED, TOKENIZER, true_score, wanted_items
 from alignment.data.sources.packing_generate import LABEL_NOISE, NUM_ROWS, write_files
 from alignment.errors import DataError
 
@@ -138,3 +138,14 @@ def test_transformers_reads_the_tokenizer():
 
 def _words(row) -> list[str]:
     return " ".join(row.get(name, "") for name in ("input", "answer", "other_answer")).split()
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_the_weighted_attributes_are_the_true_score(split):
+    rated, pairs = load("attributes", split), load("preference", split)
+    assert len(rated) == 2 * len(pairs)
+    for index in range(0, 200):
+        row = rated[index]
+        assert row["answer"] == pairs[index // 2]["other_answer" if index % 2 else "answer"]
+        weighted = sum(value * weight for value, weight in zip(row["attributes"], ATTRIBUTES.values(), strict=True))
+        assert weighted == pytest.approx(true_score(row["input"], row["answer"]), abs=1e-12)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from alignment.models.folders.attribute_heads import StoredHead
 from alignment.runs.offline import models
 
 
@@ -21,6 +22,7 @@ def load(monkeypatch):
         calls.clear()
         group = SimpleNamespace(
             objective="cost", score_bias=True, normalize_score_during_training=True, normalizer_momentum=0.5,
+            attributes=(),
             normalizer_type="RunningMeanStd", model_config_name_or_path="config", value_head_prefix="v_head",
         )  # fmt: skip
         loss = SimpleNamespace(loss_type="average")
@@ -46,13 +48,14 @@ def test_a_fresh_run_gives_the_model_a_head_and_options_of_its_own(load):
     name, given, named = load("folder")
     assert (name, given, named.pop("options").score_type) == ("load_score_model", ("folder",), "cost")
     assert named == {
-        "dtype": "bfloat16", "new_score_head": True, "head_prefix": "v_head", "seed": 7, "placement": "whole"
+        "dtype": "bfloat16", "new_score_head": True, "stored_head": StoredHead("v_head"), "seed": 7,
+        "placement": "whole",
     }  # fmt: skip
 
 
 def test_a_resumed_run_takes_everything_from_its_checkpoint(load):
     _, _, named = load("checkpoint", checkpoint=object())
     assert named == {
-        "dtype": "bfloat16", "options": None, "new_score_head": False, "head_prefix": None, "seed": 7,
+        "dtype": "bfloat16", "options": None, "new_score_head": False, "stored_head": StoredHead(), "seed": 7,
         "placement": "whole",
     }  # fmt: skip

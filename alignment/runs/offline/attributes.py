@@ -1,0 +1,136 @@
+"""Answers with attributes: micro-batches, what is read from the model, checks and evaluation.
+
+Legend: n answers, k attributes, S padded sequence length. A missing value is None in a sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import paddle
+
+from alignment.errors import DataError
+from alignment.loops.evaluation import Evaluation
+from alignment.parallel.runner import ModelRunner
+from alignment.records import TokenBatch
+from alignment.runs.launch import Launch
+from alignment.runs.offline.objective import EvaluationInputs
+from alignment.runs.offline.pairs import NO_TARGETS
+from alignment.telemetry.wording import counted
+
+NUM_SAMPLES = 50
+_SMALLEST = 1e-12
+"""Variances below this are rounding errors."""
+
+
+def attribute_batch(samples: Sequence[Mapping[str, Any]]) -> TokenBatch:
+    """Return n answers as a micro-batch with the fields ``attributes`` and ``known`` [n, k]."""
+    values = _values(samples)
+    fields = {"attributes": np.nan_to_num(values), "known": (~np.isnan(values)).astype(np.float32)}
+    return TokenBatch.build([sample["input_ids"] for sample in samples], [NO_TARGETS] * len(samples), fields)
+
+
+def read_attributes(model: Any, batch: TokenBatch) -> paddle.Tensor:
+    """Return the predicted attributes [n, k] with gradients."""
+    return model.read_end_scores(batch).reshape([batch.num_rows, -1])
+
+
+def count_known(batches: Sequence[TokenBatch]) -> int:
+    """Return the number of known values in all micro-batches of an update."""
+    return sum(int(batch.fields["known"].sum()) for batch in batches)
+
+
+def check_values(launch: Launch, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse rows with another number of values than attributes, and attributes that are missing or constant in all."""
+    source = launch.parsed.offline
+    names, datasets = source.attributes, source.train_datasets
+    for number, row in enumerate(rows):
+        if len(row["attributes"]) != len(names):
+            raise DataError(
+                f"row {number} of {datasets} (rows left out are not counted) has {len(row['attributes'])} values, and "
+                f"attributes names {len(names)}: {', '.join(names)}"
+            )
+    for name, values in zip(names, _values(list(rows)).T, strict=True):
+        known = values[~np.isnan(values)]
+        if not known.size or known.min() == known.max():
+            said = f"is {known[0]:g}" if known.size else "has no value"
+            raise DataError(
+                f"attribute {name!r} {said} in all {counted(known.size or len(rows), 'row')} of {datasets}"
+                f"{' that have a value' if 0 < known.size < len(rows) else ''}: nothing can be learned from it; leave "
+                "it out of attributes"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributeEvaluation:
+    """How well the attributes of held-out answers are predicted."""
+
+    runner: ModelRunner
+    samples: Sequence[Mapping[str, Any]]
+    names: tuple[str, ...]
+    rows_per_batch: int
+    decode: Callable[[np.ndarray], str]
+
+    @classmethod
+    def of(cls, inputs: EvaluationInputs) -> AttributeEvaluation:
+        """Return the evaluation of a run."""
+        tokenizer = inputs.tokenizer
+        return cls(
+            runner=inputs.runner,
+            samples=inputs.held_out,
+            names=inputs.launch.parsed.offline.attributes,
+            rows_per_batch=inputs.rows_per_batch,
+            decode=lambda ids: tokenizer.decode(np.asarray(ids).tolist(), skip_special_tokens=True),
+        )
+
+    @np.errstate(all="ignore")
+    def __call__(self) -> Evaluation:
+        """Return ``eval/loss`` (mean squared error), ``eval/pearson`` (mean over the attributes) and those of each
+        attribute, with sample rows. An attribute that is constant in the held-out rows has no correlation.
+        """
+        size = self.rows_per_batch
+        batches = [attribute_batch(self.samples[i : i + size]) for i in range(0, len(self.samples), size)]
+        found = np.concatenate(self.runner.forward(batches, read_attributes)).astype(np.float64)
+        true = _values(self.samples).astype(np.float64)
+        metrics = {"eval/loss": float(np.nanmean((found - true) ** 2))}
+        correlations = {}
+        for name, predicted, given in zip(self.names, found.T, true.T, strict=True):
+            known = ~np.isnan(given)
+            if known.any():
+                metrics[f"eval/mse/{name}"] = float(((predicted - given)[known] ** 2).mean())
+            correlation = pearson(predicted[known], given[known])
+            if correlation is not None:
+                correlations[f"eval/pearson/{name}"] = correlation
+        metrics["eval/pearson"] = float(np.mean(list(correlations.values()))) if correlations else 0.0
+        return metrics | correlations, self._rows(found)
+
+    def _rows(self, found: np.ndarray) -> list[dict[str, Any]]:
+        rows = []
+        for sample, predicted in zip(self.samples[:NUM_SAMPLES], found, strict=False):
+            start = int((sample["labels"] == -100).argmin())
+            rows.append(
+                {
+                    "prompt": self.decode(sample["input_ids"][:start]),
+                    "response": self.decode(sample["input_ids"][start:]),
+                    "score": float(predicted.mean()),
+                    **{name: float(value) for name, value in zip(self.names, predicted, strict=True)},
+                    **{f"true {name}": value for name, value in zip(self.names, sample["attributes"], strict=True)},
+                }
+            )
+        return rows
+
+
+def pearson(first: np.ndarray, second: np.ndarray) -> float | None:
+    """Return the correlation of two [n] arrays; None if one of them is constant or has fewer than 2 numbers."""
+    if len(first) < 2 or min(first.var(), second.var()) < _SMALLEST:
+        return None
+    return float(np.corrcoef(first, second)[0, 1])
+
+
+def _values(samples: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """Return the values [n, k] float32, NaN where one is missing."""
+    rows = [[np.nan if value is None else value for value in sample["attributes"]] for sample in samples]
+    return np.array(rows, np.float32)
