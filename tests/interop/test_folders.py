@@ -15,6 +15,7 @@ from alignment.generation.engine import GenerationOptions
 from alignment.generation.fused.fused_engine import FusedEngine
 from alignment.models.decoder.initialise import draw_weights
 from alignment.models.decoder.score_model import ScoreOptions
+from alignment.models.folders.attribute_heads import StoredHead
 from alignment.models.folders.hub import load_causal_lm, load_score_model, random_causal_lm, random_score_model
 from alignment.models.folders.saving import save_model
 from alignment.models.folders.sequence_ends import sequence_ends
@@ -200,6 +201,26 @@ def test_a_reward_model_whose_tokenizer_pads_with_eos(tmp_path, torch, transform
     assert np.ptp(ours) > 0.1
     np.testing.assert_allclose(together, alone, atol=1e-5)
     np.testing.assert_allclose(ours, alone, atol=1e-4)
+
+
+def test_transformers_reads_every_score_of_a_model_with_attributes(tmp_path, torch, transformers):
+    tokenizer = load_tokenizer(TOKENIZER)
+    (tmp_path / "config.json").write_text(json.dumps({**SHAPE, "model_type": "llama", "pad_token_id": 2}))
+    labels = ("helpfulness", "correctness", "verbosity")
+    model = random_score_model(tmp_path, ScoreOptions(labels=labels), seed=3, tokenizer=tokenizer)
+    draw_weights(model, seed=3, std=1.0)
+    save_model(tmp_path / "out", model, tokenizer)
+    peer = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    assert peer.config.num_labels == 3 and tuple(peer.config.id2label.values()) == labels
+    rows = [[3, 4, 5], [6, 7]]
+    with torch.no_grad():
+        theirs = np.array([peer(torch.tensor([row])).logits[0].numpy() for row in rows])
+    batch = TokenBatch.build([np.array(row) for row in rows], [np.empty(0, np.int64)] * 2)
+    np.testing.assert_allclose(model.read_end_scores(batch).numpy(), theirs, atol=1e-4)
+    peer.save_pretrained(tmp_path / "theirs")
+    again = load_score_model(tmp_path / "theirs", stored_head=StoredHead(keeps_attributes=True))
+    assert again.options.labels == labels
+    np.testing.assert_allclose(again.read_end_scores(batch).numpy(), theirs, atol=1e-4)
 
 
 def test_scores_before_padding_are_those_of_transformers(tmp_path, torch, transformers):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from alignment.arguments.keys.training import NO_EVALUATION
-from alignment.fields import Case, argument
+from alignment.fields import Case, argument, unless
 
 _NO_MARGIN = Case(
     lambda value, s: value is not None and not any(map(s.values.get, ("margin_loss", "margin_scale", "offset_alpha"))),

@@ -5,6 +5,7 @@ Legend: n answers, k attributes, S padded sequence length. A missing value is No
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -97,7 +98,8 @@ class AttributeEvaluation:
         true = _values(self.samples).astype(np.float64)
         metrics = {"eval/loss": float(np.nanmean((found - true) ** 2))}
         correlations = {}
-        for name, predicted, given in zip(self.names, found.T, true.T, strict=True):
+        words = [re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_") for name in self.names]
+        for name, predicted, given in zip(words, found.T, true.T, strict=True):
             known = ~np.isnan(given)
             if known.any():
                 metrics[f"eval/mse/{name}"] = float(((predicted - given)[known] ** 2).mean())
