@@ -80,7 +80,6 @@ def test_every_key_about_columns_reaches_the_datasets_that_take_it(folder):
     argv = [word for name, value in given.items() for word in (f"--{name}", value)]
     parsed = _parse(folder, {"train_datasets": "a.jsonl", "eval_split": "dev"}, *argv)
     expected = {**given, "ignored_columns": ("x", "y")}
-    del expected["margin_key"]  # no loss of this trainer has margins
     for role, split in (("train", "train"), ("eval", "dev")):
         defaults = column_defaults(SimpleNamespace(parsed=parsed), role)
         (spec,) = parse_datasets(parsed.offline.train_datasets, base_dir=folder, defaults=defaults)
