@@ -107,7 +107,8 @@ BUILT_IN = [name for name in _REGISTRY if not name.startswith("test-")]
 
 
 def test_the_documented_datasets_are_registered():
-    families = ("PKU-SafeRLHF", "PKU-SafeRLHF-30K", *map("packing-{}".format, ("sft", "preference", "prompts", "kto", "attributes")))
+    packing = ("sft", "preference", "prompts", "kto", "attributes")
+    families = ("PKU-SafeRLHF", "PKU-SafeRLHF-30K", *map("packing-{}".format, packing))
     documented = {f"{family}/{split}" for family in families for split in ("train", "test")}
     assert set(BUILT_IN) >= documented | {"PKU-SafeRLHF-10K/train", "alpaca", "jsonl"}
 
