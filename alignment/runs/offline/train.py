@@ -46,7 +46,14 @@ SURVEY = "survey"
 
 def train_offline(launch: Launch, objective: OfflineObjective) -> None:
     """Train ``objective`` as the arguments say: load data and model, update, evaluate, export."""
-    build_run(launch, objective, lambda tokenizer: open_rows(launch, objective.dataset, tokenizer)).train()
+
+    def open_samples(tokenizer: Tokenizer) -> tuple[TokenizedDataset, TokenizedDataset | None]:
+        rows, held_out = open_rows(launch, objective.dataset, tokenizer)
+        if objective.check_rows is not None:
+            objective.check_rows(launch, rows)
+        return rows, held_out
+
+    build_run(launch, objective, open_samples).train()
 
 
 def build_run(
@@ -65,8 +72,6 @@ def build_run(
     base = frozen_base(launch, trained.name, folder)
     frozen = frozen_part(launch, lambda: [*base, *find_frozen(launch, reference, tokenizer)])
     rows, held_out = open_samples(tokenizer)
-    if objective.check_rows is not None:
-        objective.check_rows(launch, rows)
     loader = build_loader(launch, rows)
     baseline = find_baseline(launch, objective, loader, rows, held_out)
     model = load_trained(launch, trained, folder, tokenizer, base)
