@@ -68,10 +68,11 @@ class ChatScorer:
         template: str | None = None,
         head: StoredHead | None = None,
         before_padding: bool = False,
+        device: str = "cpu",
     ) -> None:
         """``template`` None: the one it was trained with; the other options are keys of PPO."""
         from alignment.models.folders.attribute_heads import PLAIN_HEAD
-        from alignment.models.folders.hub import load_score_model
+        from alignment.models.folders.hub import load_score_model, working_dtype
         from alignment.models.folders.sequence_ends import padding_warning
         from alignment.rollout.rewards.retokenize import BeforePadding, Retokenized, SameTokens
 
@@ -87,7 +88,7 @@ class ChatScorer:
             raise UserError(f"--score_before_padding: config.json in {folder} names no pad_token_id")
         if before_padding:
             self._sequences = BeforePadding(self._sequences, own.config.pad_token_id)
-        self._model = load_score_model(folder, dtype="float32", stored_head=head or PLAIN_HEAD)
+        self._model = load_score_model(folder, dtype=working_dtype(folder, device), stored_head=head or PLAIN_HEAD)
         self._model.eval()
 
     def score(self, turns: Sequence[str], prompt_ids: Sequence[int], completion: Completion) -> float:
@@ -111,16 +112,18 @@ class ChatScorer:
 class Chat:
     """A policy, its sampling options, and the reward model that scores it, if any."""
 
-    def __init__(self, arguments: argparse.Namespace) -> None:
+    def __init__(self, arguments: argparse.Namespace, device: str) -> None:
+        """``device``: ``cpu`` or ``gpu``."""
         from alignment.generation.engine import GenerationOptions
         from alignment.models.folders.attribute_heads import StoredHead
-        from alignment.models.folders.hub import load_causal_lm, resolve_model_folder
+        from alignment.models.folders.hub import load_causal_lm, resolve_model_folder, working_dtype
 
         folder = resolve_model_folder(arguments.folder, parts=("policy",))
         wanted = arguments.input_template or arguments.chat_template
         voice = Voice(folder, wanted)
         self._tokenizer, self._encoder = voice.tokenizer, voice.encoder
-        model = load_causal_lm(folder, dtype="float32", tokenizer=self._tokenizer)
+        dtype = working_dtype(folder, device)
+        model = load_causal_lm(folder, dtype=dtype, tokenizer=self._tokenizer)
         self._options = GenerationOptions(
             max_new_tokens=arguments.max_new_tokens,
             max_total_tokens=model.config.longest_sequence,
@@ -131,7 +134,7 @@ class Chat:
             stop_token_ids=voice.ends,
         )
         self._seed = arguments.seed
-        self._engine = open_engine(model, len(self._tokenizer), kv_memory=arguments.kv_memory)
+        self._engine = open_engine(model, len(self._tokenizer), kv_memory=arguments.kv_memory, dtype=dtype)
         self._judge = None
         if arguments.reward_model:
             self._judge = ChatScorer(
@@ -140,6 +143,7 @@ class Chat:
                 template=wanted,
                 head=StoredHead(arguments.value_head_prefix, arguments.reward_attribute_weights),
                 before_padding=arguments.score_before_padding,
+                device=device,
             )
 
     def reply(self, turns: Sequence[str]) -> Reply:
@@ -165,10 +169,10 @@ def choose_template(config: DecoderConfig, tokenizer: Tokenizer) -> str:
     return recorded if recorded in TEMPLATES and (recorded == "none" or tokenizer.chat_template) else own
 
 
-def open_engine(model: Any, vocabulary: int, *, kv_memory: str) -> Any:
+def open_engine(model: Any, vocabulary: int, *, kv_memory: str, dtype: str) -> Any:
     """Return the fused engine if it can run, else the eager one, with the weights of ``model``, and print which it is.
 
-    Ids from ``vocabulary`` on are never sampled.
+    Weights, keys and values are in ``dtype``. Ids from ``vocabulary`` on are never sampled.
     """
     from alignment.device.host import num_threads
     from alignment.generation.eager.eager_engine import EagerEngine
@@ -179,7 +183,9 @@ def open_engine(model: Any, vocabulary: int, *, kv_memory: str) -> Any:
     kernels = device_kernels()
     obstacle = kernels.obstacle(model.config)
     if obstacle is None:
-        settings = FusedSettings(num_slots=1, kv_memory=kv_memory, threads=num_threads())
+        settings = FusedSettings(
+            num_slots=1, kv_memory=kv_memory, weight_type=dtype, kv_type=dtype, threads=num_threads()
+        )
         # The engine packs its own copy of the weights, so those of ``model`` can be freed.
         own = SimpleNamespace(config=model.config)
         engine: Any = FusedEngine(own, settings, kernels=kernels, usable_vocab_size=vocabulary)
@@ -295,8 +301,7 @@ def main(argv: Sequence[str]) -> None:
     if arguments.prompt is not None and not arguments.prompt.strip():
         raise UserError("--prompt is empty; it must hold the user's text")
     log.configure(output_dir=None, is_main=True)
-    select_device(arguments.device)
-    chat = Chat(arguments)
+    chat = Chat(arguments, select_device(arguments.device))
     if arguments.prompt is not None:
         show(chat.reply([arguments.prompt]))
         return

@@ -21,12 +21,12 @@ def causal_attention(
     """Return softmax(q k' / sqrt(D)) v under the causal mask of ``layout``.
 
     q [M, heads*D], k and v [M, kv_heads*D] -> [M, heads*D], M real tokens. Half precision on a GPU uses flash
-    attention, unless a window is shorter than a row. Without ``keep_weights`` the backward pass recomputes the
-    attention weights, as compiled kernels always do.
+    attention. Without ``keep_weights`` the backward pass recomputes the attention weights, as compiled kernels always
+    do.
     """
     if runs_natively(q, k, v):
         return ragged_attention(q, k, v, layout.ragged)
-    if layout.window is None and device_kernels.has_flash_attention(q, layout.head_dim(q)):
+    if device_kernels.has_flash_attention(q, layout.head_dim(q), has_window=layout.window is not None):
         return _flash_attention(q, k, v, layout)
     return _CausalAttention.apply(widen(q), widen(k), widen(v), layout, keep_weights).astype(q.dtype)
 
@@ -38,9 +38,11 @@ def ragged_attention(q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor, heads
 
 def _flash_attention(q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor, layout: HeadLayout) -> paddle.Tensor:
     heads, kv_heads = [-1, layout.num_heads, layout.head_dim(q)], [-1, layout.num_kv_heads, layout.head_dim(q)]
-    out = device_kernels.flash_attention(
-        q.reshape(heads), k.reshape(kv_heads), v.reshape(kv_heads), layout.starts, layout.length
-    )
+    rows = q.reshape(heads), k.reshape(kv_heads), v.reshape(kv_heads)
+    if layout.window is None:
+        out = device_kernels.flash_attention(*rows, layout.starts, layout.length)
+    else:
+        out = device_kernels.window_attention(*rows, layout.unseen_from)
     return out.reshape(q.shape)
 
 

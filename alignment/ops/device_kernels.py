@@ -10,12 +10,16 @@ from functools import cache
 import paddle
 from paddle import _C_ops
 from paddle.base import core
-from paddle.nn.functional.flash_attention import flash_attn_unpadded
+from paddle.nn.functional.flash_attention import flash_attn_unpadded, flashmask_attention
 
 from alignment.ops.precision import is_half
 
 _NORM_KERNELS = "fused_rms_norm_ext", "fused_rms_norm_ext_grad"
-_FLASH_KERNELS = "flash_attn_unpadded", "flash_attn_unpadded_grad"
+_FLASH_KERNELS = {
+    False: ("flash_attn_unpadded", "flash_attn_unpadded_grad"),
+    True: ("flashmask_attention", "flashmask_attention_grad"),
+}
+"""Kernels by whether queries see a window only."""
 _WIDEST_HEAD = 256
 
 
@@ -42,10 +46,10 @@ def _generation() -> int:
     return paddle.device.cuda.get_device_capability()[0]
 
 
-def has_flash_attention(q: paddle.Tensor, head_dim: int) -> bool:
-    """Return whether flash attention supports queries like ``q`` with heads of size ``head_dim``."""
+def has_flash_attention(q: paddle.Tensor, head_dim: int, *, has_window: bool) -> bool:
+    """Return whether flash attention, perhaps with a window, supports queries ``q`` with heads of size ``head_dim``."""
     fits = is_half(q) and on_device(q) and head_dim <= _WIDEST_HEAD and head_dim % 8 == 0
-    return fits and _generation() >= 8 and all(has_kernel(name, q.dtype) for name in _FLASH_KERNELS)
+    return fits and _generation() >= 8 and all(has_kernel(name, q.dtype) for name in _FLASH_KERNELS[has_window])
 
 
 def flash_attention(
@@ -56,14 +60,20 @@ def flash_attention(
     q [M, heads, D], k and v [M, kv_heads, D] in half precision; ``starts`` [n + 1] int32 holds the first token of each
     sequence, then M; no sequence is longer than ``longest``.
     """
-    scale = q.shape[2] ** -0.5
-    return flash_attn_unpadded(q, k, v, starts, starts, longest, longest, scale, causal=True)[0]
+    return flash_attn_unpadded(q, k, v, starts, starts, longest, longest, q.shape[2] ** -0.5, causal=True)[0]
+
+
+def window_attention(q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor, unseen_from: paddle.Tensor) -> paddle.Tensor:
+    """Return ``flash_attention`` where token i of ``unseen_from`` [M] int32 is seen by itself and those after it, up to
+    but without token ``unseen_from[i]``.
+    """
+    rows = [x.unsqueeze(0) for x in (q, k, v)]
+    return flashmask_attention(*rows, unseen_from.reshape([1, 1, -1, 1]), causal=True).squeeze(0)
 
 
 def has_rms_norm(x: paddle.Tensor, weight: paddle.Tensor) -> bool:
     """Return whether this module's ``rms_norm`` supports ``x`` and ``weight``."""
-    fits = on_device(x, weight) and x.dtype == weight.dtype
-    return fits and all(has_kernel(name, x.dtype) for name in _NORM_KERNELS)
+    return on_device(x, weight) and x.dtype == weight.dtype and all(has_kernel(n, x.dtype) for n in _NORM_KERNELS)
 
 
 def rms_norm(x: paddle.Tensor, weight: paddle.Tensor, eps: float) -> paddle.Tensor:

@@ -114,6 +114,14 @@ class HeadLayout:
         return paddle.to_tensor(self.ragged.starts)
 
     @cached_property
+    def unseen_from(self) -> paddle.Tensor:
+        """[M] int32: the first token, counted over all sequences, that no longer sees each token."""
+        ends = np.cumsum(self.lengths)
+        end = np.repeat(ends, self.lengths)
+        last = end if self.window is None else np.minimum(np.arange(ends[-1]) + self.window, end)
+        return paddle.to_tensor(last.astype(np.int32))
+
+    @cached_property
     def ragged(self) -> RaggedHeads:
         """The same for compiled kernels."""
         return RaggedHeads.build(

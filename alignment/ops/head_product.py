@@ -56,7 +56,8 @@ class HeadProduct:
 
     @cached_property
     def _inputs_first(self) -> paddle.Tensor:
-        return self.weight.t() if self.transposed else self.weight
+        """[H, V], in memory as the kernel reads it: it would copy a transposed view for every piece."""
+        return self.weight.t().contiguous() if self.transposed else self.weight
 
     def slope(self, logit_grad: paddle.Tensor) -> paddle.Tensor:
         """Return the gradient [T, V] of the product from that of the logits, in the head's dtype."""

@@ -15,7 +15,7 @@ from alignment.generation.eager.eager_engine import EagerEngine
 from alignment.generation.engine import Engine, GenerationOptions
 from alignment.generation.fused.fused_engine import FusedEngine
 from alignment.generation.fused.fused_settings import WEIGHT_TYPES, FusedSettings
-from alignment.generation.fused.kernels import CPU_KERNELS
+from alignment.generation.kernel_choice import device_kernels
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.initialise import draw_weights
 from alignment.models.decoder.logprobs import policy_logprobs
@@ -34,7 +34,7 @@ _SIZES = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 64,
-    "head_dim": 16,
+    "head_dim": 32,
     "sliding_window": 7,
 }
 _TOKENS = np.random.default_rng(0).integers(0, 90, (3, 24))
@@ -48,10 +48,9 @@ def all_trials() -> Iterator[tuple[str, Callable[[], None]]]:
     yield "an update with Paddle's operators", partial(update, native=False)
     yield "a reward model", score
     yield "the eager engine", partial(generate, "eager")
-    if paddle.device.get_device() != "cpu":
-        return
-    yield KERNELS, load_core
-    yield "an update with compiled operators", partial(update, native=True)
+    if paddle.device.get_device() == "cpu":
+        yield KERNELS, load_core
+        yield "an update with compiled operators", partial(update, native=True)
     for weight_type in WEIGHT_TYPES:
         yield f"the fused engine with {weight_type} weights", partial(generate, weight_type)
 
@@ -101,7 +100,7 @@ def generate(kind: str) -> None:
     options = GenerationOptions(max_new_tokens=6, do_sample=False)
     for family in FAMILIES:
         model = _build(family)
-        if kind != "eager" and CPU_KERNELS.obstacle(model.config):
+        if kind != "eager" and device_kernels().obstacle(model.config):
             return
         found = _answer(_engine(model, kind), options)
         assert all(len(tokens) == 6 for tokens in found), f"{family}: {found}"
@@ -113,7 +112,8 @@ def generate(kind: str) -> None:
 def _engine(model: CausalLM, kind: str) -> Engine:
     if kind == "eager":
         return EagerEngine(model)
-    return FusedEngine(model, FusedSettings(weight_type=kind, kv_memory="1MiB", block_tokens=16))
+    settings = FusedSettings(weight_type=kind, kv_memory="1MiB", block_tokens=16)
+    return FusedEngine(model, settings, kernels=device_kernels())
 
 
 def _answer(engine: Engine, options: GenerationOptions) -> list[list[int]]:

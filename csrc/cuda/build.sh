@@ -2,6 +2,7 @@
 # Compile the kernels: build.sh OUT.so            for sm_80 and sm_90a (and later), with nvcc and cuBLASLt
 #                      build.sh --objects DIR     objects only, without linking
 #                      build.sh --emulated OUT.so for the host, with g++: what the tests run
+#                      build.sh --cublas          print version and folder of the cuBLASLt that would be used, if any
 # CUDA_EMULATED_FLAGS: more flags for the last, such as -fsanitize=address,undefined.
 # NVCC, CXX, PYTHON: other programs than nvcc, g++ and python3, whose packages may hold cuBLASLt.
 # CUBLAS_ROOT: folder with include/cublasLt.h and lib/libcublasLt.so*, when neither nvcc nor python3's packages have it.
@@ -43,6 +44,12 @@ for folder in sys.path:
 }
 
 root=$(find_cublas)
+if [ "$1" = --cublas ]; then
+    printf '#include <cublasLt.h>\nCUBLAS_VER_MAJOR CUBLAS_VER_MINOR CUBLAS_VER_PATCH CUBLAS_VER_BUILD\n' |
+        "${NVCC:-nvcc}" ${root:+-I"$root/include"} -E -P -x cu - 2>/dev/null | tail -n 1
+    echo "$root"
+    exit
+fi
 if [ "$1" != --objects ] && ! has_cublas "$root"; then
     echo "error: no cublasLt.h: install nvidia-cublas, or set CUBLAS_ROOT" >&2
     exit 1

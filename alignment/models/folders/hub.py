@@ -37,6 +37,8 @@ CRITIC_FOLDER = "value"
 """The name of a critic's folder in runs and checkpoints."""
 RUN_MODELS = ("policy", "reward", CRITIC_FOLDER)
 """Subfolders of a run's output (and of its checkpoints) that hold a model, in search order."""
+_BFLOAT16_CODES = ("BF16", "uint16", "BFloat16Storage")
+"""How safetensors, .pdparams and torch's files call bfloat16."""
 SCORE_STATE = "score_normalizer"
 """The config.json key for the mean, variance and count of the scores."""
 
@@ -202,6 +204,13 @@ def random_score_model(
     model = ScoreModel(config, options, dtype=dtype, placement=placement)
     draw_weights(model, seed=seed, std=model.config.initializer_range)
     return model
+
+
+def working_dtype(folder: Path, device: str) -> str:
+    """Return what to hold the model of ``folder`` in: bfloat16 on a GPU (``gpu``) if it is stored so, else float32."""
+    embedding = find_weights(folder, read_config(folder)).get(EMBEDDING)
+    is_narrow = embedding is not None and embedding.code in _BFLOAT16_CODES
+    return "bfloat16" if is_narrow and device == "gpu" else "float32"
 
 
 def check_vocabulary(config: DecoderConfig, tokenizer: Tokenizer | None, *, place: str) -> None:

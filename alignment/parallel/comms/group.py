@@ -12,6 +12,7 @@ from typing import Any
 
 import paddle
 import paddle.distributed as dist
+from paddle.base import core
 
 from alignment.parallel.comms.gloo import PairGroups
 from alignment.parallel.comms.guard import Guard
@@ -73,10 +74,7 @@ class Group:
         # gloo has no reduce_scatter; all_reduce sends twice the bytes.
         if self._link.is_gloo:
             return self.sum_(tensor.clone(), what)[self.index].clone()
-        part = paddle.empty(tensor.shape[1:], tensor.dtype)
-        size = _bytes(tensor) * (self.size - 1) // self.size
-        self._run("reduce_scatter", what, size, dist.reduce_scatter, part, list(tensor.detach().contiguous()))
-        return part
+        return self.start_reduce_scatter(tensor, what)()
 
     def start_reduce_scatter(self, tensor: paddle.Tensor, what: str = "") -> Callable[[], paddle.Tensor]:
         """Start ``reduce_scatter`` and return a function that waits for the part; on a CPU this completes at once."""
@@ -165,8 +163,26 @@ class Link:
         return tensor
 
     def queued(self, task: Any) -> Any:
-        """Return ``task`` if the call only queued the operation (on a GPU), None if it is done (on a CPU)."""
-        return None if self.is_gloo else task
+        """Return a task if the call only queued the operation (on a GPU), None if it is done (on a CPU)."""
+        return None if self.is_gloo or task is None else _QueuedTask(task, paddle.device.get_device())
+
+
+class _QueuedTask:
+    """A task of the transport that any thread may ask about.
+
+    A new thread uses the first GPU of the machine, where even a question would open a context.
+    """
+
+    def __init__(self, task: Any, device: str) -> None:
+        self.wait = task.wait
+        self._task, self._device = task, device
+
+    def is_completed(self) -> bool:
+        """See ``Task.is_completed``."""
+        kind, _, index = self._device.partition(":")
+        if kind == "gpu":
+            core.set_cuda_current_device_id(int(index))
+        return self._task.is_completed()
 
 
 ALONE = Group("alone")

@@ -60,10 +60,14 @@ def enter(x: paddle.Tensor, group: Group) -> paddle.Tensor:
 def embed_rows(
     ids: paddle.Tensor, weight: paddle.Tensor, *, first_row: int, look_up: Callable = paddle.nn.functional.embedding
 ) -> paddle.Tensor:
-    """Return the embeddings [M, H] of ``ids`` [M]; zeros for ids outside ``weight``, which begins at ``first_row``."""
-    own_rows = ids - first_row
-    held = paddle.logical_and(own_rows >= 0, own_rows < weight.shape[0])
-    rows = look_up(paddle.where(held, own_rows, paddle.zeros_like(own_rows)), weight)
+    """Return the embeddings [M, H] of ``ids`` [M]; zeros for ids outside ``weight``, which begins at ``first_row``.
+
+    The others' ids read rows all over ``weight``: their gradients are zero, but a GPU adds them one after another where
+    they meet in a row.
+    """
+    own_rows, size = ids - first_row, weight.shape[0]
+    held = paddle.logical_and(own_rows >= 0, own_rows < size)
+    rows = look_up(own_rows % size, weight)
     return rows * held.astype(rows.dtype).unsqueeze(-1)
 
 

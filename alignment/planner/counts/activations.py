@@ -24,7 +24,7 @@ class Pass(Sizes):
     def _operators(self) -> PaddleOperators | FlashOperators | NativeOperators:
         if self.native:
             return NativeOperators(self)
-        if self.item < FLOAT and (self.config.sliding_window or self.length) >= self.length:
+        if self.item < FLOAT:
             return FlashOperators(self)
         return PaddleOperators(self, keep_weights=self.recompute != "core_attn")
 

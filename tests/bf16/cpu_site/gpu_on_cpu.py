@@ -14,6 +14,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle.nn.functional import flash_attention
 
+MASK_SIGNATURE = inspect.signature(flash_attention.flashmask_attention)
 SIGNATURE = inspect.signature(flash_attention.flash_attn_unpadded)
 HALF = (paddle.bfloat16, paddle.float16)
 
@@ -33,6 +34,28 @@ def flash_attn_unpadded(*arguments: Any, **named: Any) -> tuple[Any, None]:
         scores = paddle.where(seen, scores, paddle.full_like(scores, -1e30))
         rows.append(paddle.matmul(F.softmax(scores), v).transpose([1, 0, 2]))
     return paddle.concat(rows).astype(query.dtype), None
+
+
+def flashmask_attention(*arguments: Any, **named: Any) -> Any:
+    """As ``paddle.nn.functional.flashmask_attention``, causal: key j of [1, S, heads, D] is seen by the queries from j
+    on, up to but without row j of [1, 1, S, 1] int32.
+    """
+    bound = MASK_SIGNATURE.bind(*arguments, **named)
+    bound.apply_defaults()
+    query, key, value, below, *others = bound.arguments.values()
+    assert others == [0.0, True, None, False, False, None, "", True, None, None, None], "causal, without dropout"
+    tokens, heads = query.shape[1], query.shape[2]
+    assert query.dtype == key.dtype == value.dtype and query.dtype in HALF and key.shape == value.shape
+    assert query.shape[0] == 1 and key.shape[:2] == [1, tokens] and heads % key.shape[2] == 0
+    assert query.shape[3] == key.shape[3] <= 256 and query.shape[3] % 8 == 0
+    assert below.dtype == paddle.int32 and below.shape == [1, 1, tokens, 1]
+    q, k, v = (x[0].astype("float32").transpose([1, 0, 2]) for x in (query, key, value))
+    k, v = (x.repeat_interleave(heads // key.shape[2], axis=0) for x in (k, v))
+    row = paddle.arange(tokens, dtype="int32").unsqueeze(-1)
+    seen = paddle.logical_and(row >= row.t(), row < below.reshape([1, tokens]))
+    scores = paddle.matmul(q, k, transpose_y=True) * query.shape[3] ** -0.5
+    scores = paddle.where(seen.unsqueeze(0).expand(scores.shape), scores, paddle.full_like(scores, -1e30))
+    return paddle.matmul(F.softmax(scores), v).transpose([1, 0, 2]).unsqueeze(0).astype(query.dtype)
 
 
 def _check_flash(query: Any, key: Any, value: Any, starts: tuple, longest: tuple) -> list[tuple[int, int]]:
@@ -89,5 +112,6 @@ def stand_in() -> dict[str, Any]:
         "has_kernel": lambda name, dtype: True,
         "_generation": lambda: 9,
         "flash_attn_unpadded": flash_attn_unpadded,
+        "flashmask_attention": flashmask_attention,
         "_C_ops": Operators,
     }

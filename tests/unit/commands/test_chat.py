@@ -8,15 +8,23 @@ import re
 import shutil
 import sys
 from typing import NamedTuple
+from unittest import mock
 
 import numpy as np
 import pytest
 
-from alignment.commands import chat
+from alignment.commands import chat, export
 from alignment.errors import UserError
+from alignment.generation.fused import fused_engine
 from alignment.generation.fused.kernels import CpuKernels
 from alignment.models.decoder.score_model import ScoreOptions
-from alignment.models.folders.hub import load_score_model, random_causal_lm, random_score_model
+from alignment.models.folders.hub import (
+    load_causal_lm,
+    load_score_model,
+    random_causal_lm,
+    random_score_model,
+    working_dtype,
+)
 from alignment.models.folders.saving import save_model
 from alignment.models.tokenizer.tokenizer import load_tokenizer
 from alignment.records import Completion, TokenBatch
@@ -210,6 +218,18 @@ def test_the_engine_is_the_fused_one_where_it_can_run(folders, capsys, monkeypat
     eager, said = capsys.readouterr()
     assert said.endswith("\nengine: eager (no kernels here)\n")
     assert eager == fused
+
+
+def test_on_a_gpu_a_model_is_held_in_the_type_that_it_is_stored_in(folders, tmp_path, monkeypatch):
+    narrow, wide = tmp_path / "narrow", folders / "run" / "policy"
+    export.main([str(wide), str(narrow), "--dtype", "bfloat16"])
+    cases = (narrow, "gpu"), (narrow, "cpu"), (wide, "gpu"), (wide, "cpu")
+    assert [working_dtype(*case) for case in cases] == ["bfloat16", "float32", "float32", "float32"]
+    opened = mock.Mock()
+    monkeypatch.setattr(fused_engine, "FusedEngine", opened)
+    chat.open_engine(load_causal_lm(wide), 30, kv_memory="1MiB", dtype="bfloat16")
+    settings = opened.call_args[0][1]
+    assert (settings.weight_type, settings.kv_type) == ("bfloat16", "bfloat16")
 
 
 def test_the_recorded_template_is_used_and_another_one_is_told(folders, capsys, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from alignment.ops import device_kernels, pieces
 from alignment.ops.attention import causal_attention, decode_attention
 from alignment.ops.head_layout import HeadLayout
+from alignment.ops.head_product import HeadProduct
 from alignment.ops.rms_norm import rms_norm, rms_norm_inference
 from alignment.ops.swiglu import swiglu
 from tests.bf16.cpu_site import gpu_on_cpu
@@ -26,7 +27,8 @@ def gpu(monkeypatch):
 
     for name, replacement in gpu_on_cpu.stand_in().items():
         monkeypatch.setattr(device_kernels, name, replacement)
-    monkeypatch.setattr(device_kernels, "flash_attn_unpadded", counted(gpu_on_cpu.flash_attn_unpadded))
+    for name in ("flash_attn_unpadded", "flashmask_attention"):
+        monkeypatch.setattr(device_kernels, name, counted(getattr(gpu_on_cpu, name)))
     norm = counted(gpu_on_cpu.fused_rms_norm_ext)
     monkeypatch.setattr(device_kernels, "_C_ops", SimpleNamespace(fused_rms_norm_ext=norm))
     return found
@@ -72,13 +74,14 @@ def test_kernels_are_known_by_name_device_and_dtype(monkeypatch):
 
 @pytest.mark.parametrize("lengths", [[5, 5], [2, 7, 1]])
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
-@pytest.mark.parametrize("window", [None, 7, 100])
+@pytest.mark.parametrize("window", [None, 1, 3, 7, 100])
 def test_ragged_rows_go_to_flash_attention_as_they_are(gpu, monkeypatch, lengths, kv_heads, window):
     tokens = sum(lengths)
     q, k, v = draw(tokens, 32), draw(tokens, kv_heads * 8, seed=1), draw(tokens, kv_heads * 8, seed=2)
     layout = HeadLayout.build(np.array(lengths), num_heads=4, num_kv_heads=kv_heads, dtype="float32", window=window)
     found = with_gradients(lambda *x: causal_attention(*x, layout), q, k, v)
-    assert gpu.calls == ["flash_attn_unpadded"]
+    is_windowed = window is not None and window < max(lengths)
+    assert gpu.calls == ["flashmask_attention" if is_windowed else "flash_attn_unpadded"]
     assert not {"mask", "queries", "keys"} & layout.__dict__.keys(), "made, though flash attention takes none"
     monkeypatch.setattr(device_kernels, "on_device", lambda *_: False)
     for one, other in zip(found, with_gradients(lambda *x: causal_attention(*x, layout), q, k, v), strict=True):
@@ -92,9 +95,10 @@ def assert_rounded_once(found, wanted):
     assert (found != wanted).mean() < 0.03
 
 
-@pytest.mark.parametrize("obstacle", ["window", "head of 12", "old device", "no kernel", "float32"])
-def test_what_flash_attention_cannot_do_is_computed_in_float32(gpu, monkeypatch, obstacle):
-    dim, window = 12 if obstacle == "head of 12" else 8, 3 if obstacle == "window" else None
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("obstacle", ["head of 12", "old device", "no kernel", "float32"])
+def test_what_flash_attention_cannot_do_is_computed_in_float32(gpu, monkeypatch, obstacle, window):
+    dim = 12 if obstacle == "head of 12" else 8
     if obstacle == "old device":
         monkeypatch.setattr(device_kernels, "_generation", lambda: 7)
     if obstacle == "no kernel":
@@ -105,6 +109,23 @@ def test_what_flash_attention_cannot_do_is_computed_in_float32(gpu, monkeypatch,
     assert gpu.calls == [] and out.dtype == q.dtype
     exact = causal_attention(*(x.astype("float32") for x in (q, k, v)), layout).astype(q.dtype)
     assert_rounded_once(out, exact)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_tied_head_is_copied_once_for_all_pieces(gpu, monkeypatch, transposed):
+    heads = []
+
+    def product(a, b, *others):
+        heads.append(b)
+        return gpu_on_cpu.fused_linear_param_grad_add(a, b, *others)
+
+    monkeypatch.setattr(device_kernels, "_C_ops", SimpleNamespace(fused_linear_param_grad_add=product))
+    hidden, weight = draw(6, 8).detach(), draw(5, 8, seed=1).detach() if transposed else draw(8, 5, seed=1).detach()
+    head = HeadProduct(weight, transposed)
+    found = paddle.concat([head.logits(hidden[:3]), head.logits(hidden[3:])])
+    wide = [x.astype("float32").numpy() for x in (hidden, weight)]
+    np.testing.assert_allclose(found.numpy(), wide[0] @ (wide[1].T if transposed else wide[1]), rtol=1e-5, atol=1e-5)
+    assert heads[0] is heads[1] and heads[0].is_contiguous()
 
 
 def test_a_norm_is_one_kernel_and_rounded_once(gpu, monkeypatch):

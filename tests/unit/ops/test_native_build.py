@@ -21,6 +21,7 @@ from alignment.ops.native import build, sources, toolchain
 from alignment.ops.native.build import KernelBuildError
 from alignment.ops.native.cuda import kinds
 from alignment.ops.native.cuda.library import find_cuda
+from alignment.ops.native.toolchain import Compiler
 
 REAL = toolchain.find_compiler()
 pytestmark = pytest.mark.skipif(REAL is None, reason="no C++ compiler here: nothing can be built")
@@ -253,6 +254,21 @@ def wait_for(condition, seconds: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < end, "it never happened"
         time.sleep(0.02)
+
+
+def test_a_build_for_another_cublas_has_another_name(tmp_path, monkeypatch):
+    """Nvcc is a script that prints a header as it stands."""
+    nvcc = tmp_path / "nvcc"
+    nvcc.write_text('#!/bin/sh\nfor i; do case $i in -I*) cat "${i#-I}/cublasLt.h";; esac; done\n')
+    nvcc.chmod(0o755)
+    keys = []
+    for folder, version in (("one", "13 0 2"), ("one", "13 1 0"), ("two", "13 1 0"), ("two", "13 1 0")):
+        header = tmp_path / folder / "include" / "cublasLt.h"
+        header.parent.mkdir(parents=True, exist_ok=True)
+        header.write_text(f"typedef int any;\n{version}\n")
+        monkeypatch.setenv("CUBLAS_ROOT", str(tmp_path / folder))
+        keys.append(kinds.CUDA.key(Compiler(str(nvcc), "release 13.0")))
+    assert len(set(keys)) == 3 and keys[2] == keys[3]
 
 
 @pytest.mark.parametrize("has_cublas", [True, False])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from types import SimpleNamespace
 
 import paddle
 import paddle.distributed as dist
 import pytest
+from paddle.base import core
 
 from alignment.parallel.comms.group import Group, Link
 from alignment.parallel.comms.guard import Guard
@@ -33,11 +34,33 @@ def two_ranks(*, is_gloo: bool) -> tuple[Group, Guard]:
     return Group("world", (0, 1), link=link), guard
 
 
+class FakeTask:
+    def __init__(self, is_completed) -> None:
+        self.is_completed = is_completed
+
+    def wait(self) -> None:
+        pass
+
+
+def test_a_task_is_asked_on_the_gpu_of_its_process(monkeypatch):
+    """By the watch's thread, which would else open a context on the first one."""
+    asked = []
+    monkeypatch.setattr(paddle.device, "get_device", lambda: "gpu:3")
+    monkeypatch.setattr(core, "set_cuda_current_device_id", asked.append, raising=False)
+    monkeypatch.setattr(dist, "all_reduce", lambda *a, **k: FakeTask(lambda: asked.append("done?") or len(asked) > 2))
+    group, guard = two_ranks(is_gloo=False)
+    group._reduce(paddle.to_tensor([1.0, 2.0], place="cpu"), dist.ReduceOp.SUM, "x")
+    thread = threading.Thread(target=guard.watch.overdue, args=(time.monotonic(),))
+    thread.start()
+    thread.join()
+    assert asked == [3, "done?"] * 2
+
+
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_queued_operation_is_watched_until_its_task_has_completed(operation, monkeypatch):
     function, call = OPERATIONS[operation]
     state = {"done": False}
-    monkeypatch.setattr(dist, function, lambda *a, **k: SimpleNamespace(is_completed=lambda: state["done"]))
+    monkeypatch.setattr(dist, function, lambda *a, **k: FakeTask(lambda: state["done"]))
     group, guard = two_ranks(is_gloo=False)
     call(group)
     assert guard.watch.overdue(time.monotonic() + 11).startswith(f"rank 0: {operation} has not ended after 11.0 s")
@@ -46,7 +69,7 @@ def test_a_queued_operation_is_watched_until_its_task_has_completed(operation, m
 
 
 def test_an_operation_of_gloo_is_done_when_the_call_returns(monkeypatch):
-    monkeypatch.setattr(dist, "all_reduce", lambda *a, **k: SimpleNamespace(is_completed=lambda: False))
+    monkeypatch.setattr(dist, "all_reduce", lambda *a, **k: FakeTask(lambda: False))
     group, guard = two_ranks(is_gloo=True)
     group.sum_(paddle.ones([2]))
     assert guard.watch.overdue(time.monotonic() + 11) == ""

@@ -86,6 +86,20 @@ def test_rows_of_all_processes_add_up_to_the_embedding():
     assert counts.tolist() == [1, 0, 0, 2, 1, 0, 0, 0, 0, 1]
 
 
+def test_ids_of_other_processes_do_not_meet_in_one_row():
+    read = []
+    weight = paddle.to_tensor(np.arange(12.0, dtype=np.float32).reshape(4, 3))
+
+    def look_up(rows, table):
+        read.append(rows.tolist())
+        return paddle.nn.functional.embedding(rows, table)
+
+    ids = paddle.to_tensor([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11])
+    found = embed_rows(ids, weight, first_row=4, look_up=look_up)
+    assert read == [[0, 1, 2, 3] * 3]
+    assert found.tolist() == [[0.0] * 3] * 4 + weight.tolist() + [[0.0] * 3] * 4
+
+
 @pytest.mark.parametrize(("copies", "wanted"), [(1, 1.0), (2, 4.0), (4, 4.0)])
 def test_copies_are_summed_in_one_message(copies, wanted):
     gradient = paddle.ones([2, 3])

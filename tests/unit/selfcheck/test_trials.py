@@ -9,6 +9,7 @@ import pytest
 
 from alignment.ops.native.library import find_core
 from alignment.selfcheck import operators, suite
+from tests.emulated import emulated_kernels
 
 NOT_COMPUTED = {
     "CUDAPinnedPlace", "Tensor", "__file__", "autograd", "backward", "base", "default_main_program", "framework",
@@ -90,6 +91,15 @@ def test_compiled_operators_that_differ_from_paddles_fail(monkeypatch):
         suite.update(native=True)
 
 
+def test_on_a_gpu_the_fused_engine_is_tried_with_its_kernels(monkeypatch):
+    kernels, asked = emulated_kernels(), []
+    monkeypatch.setattr(suite, "device_kernels", lambda: asked.append("kernels") or kernels)
+    monkeypatch.setattr(suite, "FAMILIES", ("llama",))
+    suite.generate("float32")
+    suite.generate("int8")
+    assert len(asked) == 4
+
+
 def test_a_fused_engine_that_differs_from_the_eager_one_fails(monkeypatch):
     if find_core().core is None:
         pytest.skip(find_core().reason)
@@ -110,5 +120,7 @@ def test_the_kernels_of_a_cpu_are_tried_on_a_cpu_only(monkeypatch):
     on_cpu = [name for name, _ in suite.all_trials()]
     monkeypatch.setattr(suite.paddle.device, "get_device", lambda: "gpu:0")
     on_gpu = [name for name, _ in suite.all_trials()]
-    assert on_gpu[-1] == "the eager engine" and on_cpu[: len(on_gpu)] == on_gpu
+    of_cpu = [name for name in on_cpu if name not in on_gpu]
+    assert of_cpu == ["compiled kernels", "an update with compiled operators"]
+    assert on_gpu[-3:] == [f"the fused engine with {kind} weights" for kind in ("float32", "bfloat16", "int8")]
     assert suite.KERNELS in on_cpu and suite.KERNELS not in on_gpu

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
 import sys
 from pathlib import Path
 
@@ -42,14 +43,23 @@ def _digest() -> str:
     return digest.hexdigest()[:16]
 
 
-def _key(compiler: Compiler) -> str:
-    return hashlib.sha256(repr((compiler, sys.prefix)).encode()).hexdigest()[:16]
+def _key(compiler: Compiler, *others: str) -> str:
+    return hashlib.sha256(repr((compiler, sys.prefix, *others)).encode()).hexdigest()[:16]
+
+
+def _key_with_cublas(compiler: Compiler) -> str:
+    """Return the key of a library that is linked to cuBLASLt: a build for another version of it must not be used."""
+    done = subprocess.run(_command("--cublas", NVCC=compiler.program), capture_output=True, text=True)
+    return _key(compiler, done.stdout)
+
+
+def _command(*mode: str, **programs: str) -> list[str]:
+    variables = [f"{name}={program}" for name, program in (*programs.items(), ("PYTHON", sys.executable))]
+    return ["env", *variables, "sh", str(source_folder() / "build.sh"), *mode]
 
 
 def _build(target: Path, log_file: Path, *mode: str, **programs: str) -> None:
-    variables = [f"{name}={program}" for name, program in (*programs.items(), ("PYTHON", sys.executable))]
-    command = ["env", *variables, "sh", str(source_folder() / "build.sh"), *mode, str(target)]
-    problem = toolchain.run_logged(command, log_file)
+    problem = toolchain.run_logged(_command(*mode, str(target), **programs), log_file)
     if problem:
         raise KernelBuildError(f"compiling the CUDA kernels failed: {problem} (all messages: {log_file})")
 
@@ -62,7 +72,7 @@ def _compile_emulated(target: Path, compiler: Compiler, log_file: Path) -> None:
     _build(target, log_file, "--emulated", CXX=compiler.program)
 
 
-CUDA = Kind("cuda", "CUDA kernels", _digest, find_nvcc, _key, _compile)
+CUDA = Kind("cuda", "CUDA kernels", _digest, find_nvcc, _key_with_cublas, _compile)
 """For GPUs of compute capability 8.0 and above."""
 EMULATED = Kind("emulated", "emulated CUDA kernels", _digest, build.find_compiler, _key, _compile_emulated)
 """For this CPU: every CUDA thread is a fiber, which is slow. For tests, in a checkout only."""
