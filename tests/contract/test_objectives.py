@@ -238,7 +238,8 @@ def evaluated(tmp_path):
         topology = Topology(device="cpu")
         launch = SimpleNamespace(
             parsed=SimpleNamespace(training=training, offline=SimpleNamespace(attributes=("quality",))),
-            output_dir=tmp_path, topology=SimpleNamespace(is_main=False)
+            output_dir=tmp_path,
+            topology=SimpleNamespace(is_main=False),
         )
         hyperparameters = objective.hyperparameters and objective.hyperparameters()
         inputs = EvaluationInputs(

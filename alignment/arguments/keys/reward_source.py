@@ -22,9 +22,7 @@ class RewardSourceArguments:
     """Folder or hub name of the reward model."""
     value_head_prefix: str | None = None
     """Name of the score head in the files of the reward model and the critic, if it is not a usual one."""
-    reward_attribute_weights: tuple[float, ...] | None = argument(
-        None, keeps_repeats=True, inert_when=_NO_MODEL
-    )
+    reward_attribute_weights: tuple[float, ...] | None = argument(None, keeps_repeats=True, inert_when=_NO_MODEL)
     """For a reward model with several scores (attributes): the weight of each; their weighted sum is the reward."""
     score_before_padding: bool = argument(False, inert_when=_NO_MODEL)
     """Read scores before the reward model's pad_token_id, as transformers does (models trained with pad = eos)."""

@@ -100,14 +100,10 @@ def load_roles(launch: Launch) -> Roles:
         tokenizer=tokenizer,
         sequences=choose_sequences(launch, tokenizer, folders) if folders.reward else None,
         # Before the critic, which may share the folder and accepts a missing score head.
-        reward=freeze(load_score_model(folders.reward, stored_head=head, **options))
-        if folders.reward
-        else None,
+        reward=freeze(load_score_model(folders.reward, stored_head=head, **options)) if folders.reward else None,
         policy=load_causal_lm(policy, tokenizer=tokenizer, **options),
         reference=freeze(load_causal_lm(folders.actor, tokenizer=tokenizer, **options)) if has_reference else None,
-        critic=load_critic(
-            critic, stored_head=head if launch.checkpoint is None else PLAIN_HEAD, **options
-        )
+        critic=load_critic(critic, stored_head=head if launch.checkpoint is None else PLAIN_HEAD, **options)
         if critic
         else None,
         frozen=frozen,
