@@ -45,12 +45,21 @@ def _stage(value: Any) -> Mapping[str, Any]:
     return {} if stage == "0" else {"sharding": f"stage{stage}"}
 
 
+def _quantized_base(value: Any) -> Mapping[str, Any]:
+    """Translate PaddleNLP's name of a quantisation."""
+    algorithm = coerce(value, str | None, NO_CONSTRAINT)
+    if algorithm not in (None, "nf4"):
+        raise ValueError("is not built; nf4 is (load_in_4bit=true)")
+    return {} if algorithm is None else {"load_in_4bit": True}
+
+
 TRANSLATIONS: Mapping[str, Translation] = MappingProxyType(
     {
         "train_dataset_path": _json_lines("train_datasets"),
         "dev_dataset_path": _json_lines("eval_datasets"),
         "dataset_name_or_path": _json_lines("train_datasets", "eval_datasets"),
         "use_rule_reward": _if_true(reward_function=GSM8K_REWARD),
+        "weight_quantize_algo": _quantized_base,
         "mask_history": _if_true(loss_on="last"),
         "train_on_prompt": _if_true(loss_on="all"),
         "multiturn": _if_true(loss_on="assistant"),

@@ -95,7 +95,14 @@ def check_model_source(v: Values) -> Iterator[str]:
         yield "lora=true needs model_name_or_path: an adapter of random weights is worth nothing without them"
 
 
+def check_four_bits(v: Values) -> Iterator[str]:
+    """Check that a base in 4 bits is not to be sharded."""
+    if v.lora and v.load_in_4bit and "stage3" in v.sharding:
+        yield "load_in_4bit=true with sharding=stage3: a base in 4 bits is not sharded; give stage1 or stage2"
+
+
 CHECKS: tuple[Check, ...] = (
+    check_four_bits,
     check_lengths,
     check_templates,
     check_evaluation,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 
 from alignment.device.offload import resident
 from alignment.generation.engine import Engine
+from alignment.models.decoder.layers import unpacked_weights
 from alignment.training.learner import Learner
 
 
@@ -25,7 +27,9 @@ class RolloutEngine:
         """Provide the engine with the weights of ``version`` (updates made so far)."""
         with resident(self.policy.offloaded_model):
             if self._loaded != version:
-                self.engine.load_weights(self.policy.kept_weights(), version)
+                model = self.policy.runner.model
+                base = unpacked_weights(model, dtype=model.model.dtype)
+                self.engine.load_weights(chain(self.policy.kept_weights(), base), version)
                 self._loaded = version
             try:
                 yield

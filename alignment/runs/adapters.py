@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from alignment.errors import ArgumentError, CheckpointError
 from alignment.models.adapters.attach import attach_adapter
 from alignment.models.adapters.folder import adapter_in, load_adapter
 from alignment.models.adapters.peft_config import CONFIG_FILE, read_adapter
+from alignment.models.decoder.placement import Placement
 from alignment.parallel.comms.together import everywhere
 from alignment.runs.frozen import FrozenInput, frozen_model
 from alignment.runs.launch import Launch
@@ -27,6 +29,12 @@ _OF_ADAPTER = {
     "lora_target_modules": "modules",
 }
 """Key to the field of Adapter that it decides."""
+
+
+def trained_placement(launch: Launch) -> Placement:
+    """Return the placement of the models that the run trains; with ``load_in_4bit`` their base is held in 4 bits."""
+    asked = launch.parsed.adapter
+    return Placement.of(launch.topology, four_bit=asked.lora and asked.load_in_4bit)
 
 
 def frozen_base(launch: Launch, name: str, folder: str) -> list[FrozenInput]:
@@ -56,7 +64,7 @@ def adapt(launch: Launch, name: str, model: Any, base: FrozenInput, *, folder: s
         load = partial(load_adapter, place, model, may_lack_head=folder is None)
         everywhere(launch.topology.world, load)
     trained = sum(int(p.size) for p in model.parameters() if not p.stop_gradient)
-    held = sum(int(p.size) for p in model.parameters())
+    held = sum(math.prod(part.extent) for part in model.parts.values())
     log.info(
         f"{name}: an adapter of rank {wanted.rank}, scaling {wanted.scaling:g}, in {len(wanted.modules)} modules: "
         f"{trained:,} of {held:,} parameters here are trained ({100 * trained / held:.2f} %)"

@@ -31,6 +31,8 @@ class AdapterArguments:
     """Modules to adapt: ends of names (q_proj), regular expressions for whole names, or all-linear."""
     rslora: bool = argument(False, aliases=("use_rslora",), inert_when=_unused(False))
     """Divide lora_alpha by the square root of the rank."""
+    load_in_4bit: bool = argument(False, inert_when=_unused(False))
+    """Hold the frozen matrices of the layers in 4 bits (NF4, QLoRA); products unpack them."""
     lora_path: str | None = argument(None, path="model", inert_when=_unused(None))
     """Folder of an adapter in PEFT's format to continue from; it has its own rank, scale and modules. In PPO: the
     policy's."""

@@ -13,6 +13,7 @@ _SAVING = "checkpoints have one format: written aside, synced, renamed"
 _NO_AMP = "mixed precision by operator is not built; weights are bfloat16 (bf16 with O2) or float32"
 _PACKED = "rows never see each other, and padding is never computed; packing_samples composes micro-batches by tokens"
 _NO_LORA_PLUS = "one learning rate serves both factors; give rslora"
+_NO_OTHER_BITS = "load_in_4bit=true holds the base in NF4, with a float32 scale for 64 numbers"
 _NO_DYNAMIC_SAMPLING = "dynamic sampling is not built"
 _NO_EMA = "averaged weights are not built"
 _NO_STOPPING = "early_stopping is not built"
@@ -52,6 +53,11 @@ _REFUSED = (
     ("lora_plus_scale", float, 1.0, "Factor of the learning rate of B in an adapter.", _NO_LORA_PLUS),
     ("rslora_plus", bool, False, "rslora with a higher learning rate of B.", _NO_LORA_PLUS),
     ("use_dora", bool, False, "Train the norms of the adapted weights too.", "DoRA is not built; give rslora"),
+    ("load_in_8bit", bool, False, "Hold the base of an adapter in 8 bits.", _NO_OTHER_BITS),
+    ("bnb_4bit_quant_type", str, "nf4", "Form of a base in 4 bits.", _NO_OTHER_BITS),
+    ("use_bnb_nested_quant", bool, False, "Hold the scales of a base in 4 bits in 8 bits.", _NO_OTHER_BITS),
+    ("qlora_weight_double_quant", bool, False, "Hold the scales of a base in 4 bits in 8 bits.", _NO_OTHER_BITS),
+    ("qlora_weight_blocksize", int, 64, "Numbers of a base in 4 bits that share a scale.", _NO_OTHER_BITS),
     ("pissa", bool, False, "Start adapters from singular vectors.", "it would change the base; adapters start at zero"),
     ("dynamic_sampling", bool, False, "Resample prompts whose rewards are all equal.", _NO_DYNAMIC_SAMPLING),
     ("enable_overlong_reward_buffer", bool, False, "Reduce the reward of responses that are almost too long.",

@@ -75,13 +75,15 @@ class FeedForward(RoleLayers):
 class DecoderLayer(RoleLayers):
     """Pre-norm attention and feed-forward with residual connections."""
 
-    def __init__(self, config: DecoderConfig, shapes: Mapping[str, tuple[int, ...]], *, dtype: str) -> None:
+    def __init__(
+        self, config: DecoderConfig, shapes: Mapping[str, tuple[int, ...]], *, dtype: str, four_bit: bool = False
+    ) -> None:
         """``shapes`` holds the shapes of this process's tensors by their name within the layer."""
         blocks: dict[str, dict[str, tuple[str, nn.Layer]]] = {}
         for weight in config.family.layer:
             if f"{weight.name}.weight" in shapes:
                 block, _, name = weight.name.rpartition(".")
-                layer = build_layer(weight, shapes, eps=config.rms_norm_eps, dtype=dtype)
+                layer = build_layer(weight, shapes, eps=config.rms_norm_eps, dtype=dtype, four_bit=four_bit)
                 blocks.setdefault(block, {})[weight.role] = (name, layer)
         norms = blocks.pop("")
         attention, feed_forward = (config.family.weight(role).name.rpartition(".")[0] for role in ("queries", "down"))
@@ -137,7 +139,8 @@ class Decoder(nn.Layer):
             self.embed_tokens = Embedding(last - first, width, first_row=first, dtype=dtype)
         numbers = [number for chunk in self.chunks for number in chunk]
         shapes = local_layer_shapes(config, tensor_degree=size, tensor_index=index)
-        self.layers = NumberedLayers({n: DecoderLayer(config, shapes, dtype=dtype) for n in numbers})
+        form = {"dtype": dtype, "four_bit": placement.four_bit}
+        self.layers = NumberedLayers({n: DecoderLayer(config, shapes, **form) for n in numbers})
         self.norm = RmsNorm(width, eps=config.rms_norm_eps, dtype=dtype) if placement.is_last else None
 
     def forward(

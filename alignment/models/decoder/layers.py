@@ -5,15 +5,17 @@ Sizes are those that this process holds; communication is in ``parallel.tensor.r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import paddle
 from paddle import nn
 
 from alignment.architecture.family import Weight
+from alignment.errors import AdapterError
 from alignment.models.decoder.adapter_use import ADAPTED, AdapterUse
 from alignment.ops.embedding import embedding
 from alignment.ops.linear import add_bias, linear
+from alignment.ops.nf4 import BLOCK, Nf4Weight, nf4_product
 from alignment.ops.rms_norm import rms_norm
 from alignment.parallel.tensor.regions import TensorRegion, embed_rows
 
@@ -21,9 +23,15 @@ from alignment.parallel.tensor.regions import TensorRegion, embed_rows
 class Linear(nn.Layer):
     """``x @ weight + bias`` with weight [in, out], plus what an adapter adds to the product."""
 
-    def __init__(self, num_inputs: int, num_outputs: int, *, bias: bool, dtype: str) -> None:
+    def __init__(self, num_inputs: int, num_outputs: int, *, bias: bool, dtype: str, four_bit: bool = False) -> None:
+        """AdapterError if the weight is to be held in 4 bits and ``num_inputs`` are not whole blocks."""
         super().__init__(dtype=dtype)
-        self.weight = constant_parameter(self, [num_inputs, num_outputs], 0.0, dtype=dtype)
+        self.packed: Nf4Weight | None = None
+        """The frozen weight in 4 bits; ``weight`` is None then."""
+        if four_bit:
+            self.packed, self.weight = _zeros_in_4_bits(num_inputs, num_outputs), None
+        else:
+            self.weight = constant_parameter(self, [num_inputs, num_outputs], 0.0, dtype=dtype)
         self.bias = constant_parameter(self, [num_outputs], 0.0, dtype=dtype) if bias else None
         self.branch: Callable[[paddle.Tensor, AdapterUse], paddle.Tensor] | None = None
         """The adapter's part of the product; None: there is no adapter (``models.adapters.attach``)."""
@@ -35,7 +43,7 @@ class Linear(nn.Layer):
 
     def product(self, x: paddle.Tensor, use: AdapterUse) -> paddle.Tensor:
         """Return [..., out] without the bias: the product of the base, and the adapter's part where it is on."""
-        y = linear(x, self.weight)
+        y = linear(x, self.weight) if self.packed is None else nf4_product(x, self.packed)
         return y if self.branch is None or not use.is_on else y + self.branch(x, use)
 
 
@@ -94,13 +102,38 @@ class RoleLayers(nn.Layer):
         return self[role] if role in self._names else None
 
 
-def build_layer(weight: Weight, shapes: Mapping[str, tuple[int, ...]], *, eps: float, dtype: str) -> Linear | RmsNorm:
+def build_layer(
+    weight: Weight, shapes: Mapping[str, tuple[int, ...]], *, eps: float, dtype: str, four_bit: bool
+) -> Linear | RmsNorm:
     """Return the layer for one ``weight`` of a table; ``shapes`` (by name) give its size and whether it has a bias."""
     shape = shapes[f"{weight.name}.weight"]
     if weight.kind == "norm":
         return RmsNorm(shape[0], eps=eps, dtype=dtype)
     kind = RowParallelLinear if weight.cut == "rows" else Linear
-    return kind(*shape, bias=f"{weight.name}.bias" in shapes, dtype=dtype)
+    return kind(*shape, bias=f"{weight.name}.bias" in shapes, dtype=dtype, four_bit=four_bit)
+
+
+def packed_layers(model: nn.Layer) -> Iterator[tuple[str, Linear]]:
+    """Yield (name of the weight, layer) of the layers of ``model`` whose weight is held in 4 bits."""
+    for name, layer in model.named_sublayers():
+        if isinstance(layer, Linear) and layer.packed is not None:
+            yield f"{name}.weight", layer
+
+
+def unpacked_weights(model: nn.Layer, *, dtype: paddle.dtype) -> Iterator[tuple[str, paddle.Tensor]]:
+    """Yield (name, weight [in, out] as ``dtype``) of these layers, one unpacked at a time."""
+    for name, layer in packed_layers(model):
+        yield name, layer.packed.unpack(dtype=dtype).t()
+
+
+def _zeros_in_4_bits(num_inputs: int, num_outputs: int) -> Nf4Weight:
+    if num_inputs % BLOCK:
+        raise AdapterError(
+            f"load_in_4bit: a matrix of the layers has {num_inputs} inputs on each process, which must be a multiple "
+            f"of {BLOCK}, the numbers that share a scale; tensor_parallel_degree divides some inputs"
+        )
+    codes = paddle.zeros([num_outputs, num_inputs // 2], "uint8")
+    return Nf4Weight(codes, paddle.zeros([num_outputs, num_inputs // BLOCK], "float32"))
 
 
 class NumberedLayers(nn.Layer):

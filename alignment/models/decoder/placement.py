@@ -24,9 +24,11 @@ class Placement:
     """Runs of consecutive layers per stage (more than 1: interleaved pipeline)."""
     sequence_parallel: bool = False
     """Whether tokens outside attention and feed-forward are split over ``tensor``."""
+    four_bit: bool = False
+    """Whether the matrices of the layers are held in 4 bits; they cannot be trained then."""
 
     @classmethod
-    def of(cls, topology: Topology) -> Placement:
+    def of(cls, topology: Topology, *, four_bit: bool = False) -> Placement:
         """Return the placement of this process in the training layout ``topology``."""
         return cls(
             tensor=topology.tensor,
@@ -34,6 +36,7 @@ class Placement:
             num_stages=topology.pipeline.size,
             chunks_per_stage=topology.layout.virtual_stages,
             sequence_parallel=topology.layout.sequence_parallel,
+            four_bit=four_bit,
         )
 
     @property

@@ -11,9 +11,11 @@ import paddle
 from alignment.architecture.parts import Part
 from alignment.errors import ModelFolderError
 from alignment.models.decoder.decoder import CausalLM
+from alignment.models.decoder.layers import Linear, packed_layers
 from alignment.models.decoder.score_model import ScoreModel
 from alignment.models.folders.naming import NORMALIZER_PREFIX, is_transposed, match_names, refuse_mismatch
 from alignment.models.folders.views import StoredTensor
+from alignment.ops.nf4 import quantise
 from alignment.telemetry import log
 
 _ROWS_COMPARED = 4096
@@ -63,6 +65,8 @@ def fill(model: CausalLM | ScoreModel, found: Mapping[str, StoredTensor], folder
     for name, parameter in model.named_parameters():
         if name in found:
             _assign(parameter, found[name], model.parts[name], folder)
+    for name, layer in packed_layers(model):
+        _assign_in_4_bits(layer, found[name], model.parts[name], folder)
 
 
 def _is_head(stored: StoredTensor, shapes: Mapping[str, tuple[int, ...]]) -> bool:
@@ -84,11 +88,22 @@ def _check_shape(stored: StoredTensor, name: str, shape: tuple[int, ...] | None,
         raise ModelFolderError(f"{folder}: {stored.name} has dtype {stored.code}; weights must be floating point")
 
 
-def _assign(parameter: paddle.Tensor, stored: StoredTensor, part: Part, folder: Path) -> None:
-    transposed = is_transposed(part.name)
-    values = stored.read(part.slices[::-1] if transposed else part.slices).as_float32()
+def _read(stored: StoredTensor, part: Part, folder: Path) -> np.ndarray:
+    """Return the numbers of ``part`` as float32, in the file's orientation."""
+    values = stored.read(part.slices[::-1] if is_transposed(part.name) else part.slices).as_float32()
     if not np.isfinite(values).all():
         raise ModelFolderError(f"{folder}: {stored.name} holds NaN or infinite numbers; its weights are damaged")
-    values = np.ascontiguousarray(values.T) if transposed else values
+    return values
+
+
+def _assign_in_4_bits(layer: Linear, stored: StoredTensor, part: Part, folder: Path) -> None:
+    codes, scales = quantise(_read(stored, part, folder))
+    layer.packed.codes.set_value(paddle.to_tensor(codes))
+    layer.packed.scales.set_value(paddle.to_tensor(scales))
+
+
+def _assign(parameter: paddle.Tensor, stored: StoredTensor, part: Part, folder: Path) -> None:
+    values = _read(stored, part, folder)
+    values = np.ascontiguousarray(values.T) if is_transposed(part.name) else values
     with paddle.no_grad():
         parameter.set_value(paddle.to_tensor(values).astype(parameter.dtype))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from alignment.models.decoder.decoder import CausalLM
-from alignment.models.decoder.placement import Placement
 from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
 from alignment.models.folders.attribute_heads import StoredHead
 from alignment.models.folders.hub import (
@@ -14,13 +13,15 @@ from alignment.models.folders.hub import (
     random_score_model,
 )
 from alignment.models.tokenizer.tokenizer import Tokenizer
+from alignment.runs.adapters import trained_placement
 from alignment.runs.launch import Launch
 from alignment.runs.offline.objective import TrainedModel
 
 
 def load_policy(launch: Launch, folder: str | None, tokenizer: Tokenizer) -> CausalLM:
     """Return the language model in ``folder``; None: random weights with the run's configuration."""
-    options = {"tokenizer": tokenizer, "dtype": launch.dtype, "placement": Placement.of(launch.topology)}
+    placement = trained_placement(launch)
+    options = {"tokenizer": tokenizer, "dtype": launch.dtype, "placement": placement}
     if folder is None:
         config, seed = launch.parsed.offline.model_config_name_or_path, launch.parsed.training.seed
         return random_causal_lm(config, seed=seed, **options)
@@ -30,7 +31,7 @@ def load_policy(launch: Launch, folder: str | None, tokenizer: Tokenizer) -> Cau
 def load_scorer(launch: Launch, folder: str | None, tokenizer: Tokenizer) -> ScoreModel:
     """Return the score model to train: a checkpoint, a reward model, or a language model with a new score head."""
     reward, seed = launch.parsed.offline, launch.parsed.training.seed
-    placement = Placement.of(launch.topology)
+    placement = trained_placement(launch)
     options = ScoreOptions(
         score_type="cost" if reward.objective == "cost" else "reward",
         labels=reward.attributes if len(reward.attributes) > 1 else (),

@@ -27,7 +27,7 @@ from alignment.models.tokenizer.trained_template import describe_template, templ
 from alignment.rollout.rewards.retokenize import BeforePadding, Retokenized, SameTokens
 from alignment.rollout.rewards.user_code import load_function
 from alignment.rollout.rollout_weights import check_rollout
-from alignment.runs.adapters import adapt, frozen_base
+from alignment.runs.adapters import adapt, frozen_base, trained_placement
 from alignment.runs.datasets import encode_options
 from alignment.runs.frozen import FrozenInput, frozen_function, frozen_model, frozen_part, frozen_tokenizer
 from alignment.runs.launch import Launch
@@ -95,15 +95,16 @@ def load_roles(launch: Launch) -> Roles:
     options = {"dtype": launch.dtype, "placement": Placement.of(launch.topology)}
     source = launch.parsed.reward_source
     head = StoredHead(source.value_head_prefix, source.reward_attribute_weights)
+    trained = options | {"placement": trained_placement(launch)}
     has_reference = ChosenAlgorithm.of(launch.parsed).needs_reference and not bases
     roles = Roles(
         tokenizer=tokenizer,
         sequences=choose_sequences(launch, tokenizer, folders) if folders.reward else None,
         # Before the critic, which may share the folder and accepts a missing score head.
         reward=freeze(load_score_model(folders.reward, stored_head=head, **options)) if folders.reward else None,
-        policy=load_causal_lm(policy, tokenizer=tokenizer, **options),
+        policy=load_causal_lm(policy, tokenizer=tokenizer, **trained),
         reference=freeze(load_causal_lm(folders.actor, tokenizer=tokenizer, **options)) if has_reference else None,
-        critic=load_critic(critic, stored_head=head if launch.checkpoint is None else PLAIN_HEAD, **options)
+        critic=load_critic(critic, stored_head=head if launch.checkpoint is None else PLAIN_HEAD, **trained)
         if critic
         else None,
         frozen=frozen,

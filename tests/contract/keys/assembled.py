@@ -38,8 +38,8 @@ TOKENIZER = ROOT / "alignment" / "data" / "shipped" / "packing" / "tokenizer"
 TINY = {
     "model_type": "llama",
     "vocab_size": 64,
-    "hidden_size": 8,
-    "intermediate_size": 16,
+    "hidden_size": 64,
+    "intermediate_size": 64,
     "num_hidden_layers": 1,
     "num_attention_heads": 2,
     "max_position_embeddings": 4096,

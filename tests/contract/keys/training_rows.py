@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from alignment.models.decoder.layers import packed_layers
 from alignment.parallel.topology import Topology
 from alignment.runs.degrees import resolve_layout
 from alignment.trainers.objectives import OBJECTIVES, REWARD
@@ -164,6 +165,10 @@ ADAPTER = (
         with_=LORA,
     ),
     Row("rslora", True, lambda r: _adapter(r).rank_stabilized, with_=LORA),
+    Row(
+        "load_in_4bit", True, lambda r: [len([*packed_layers(x.runner.model)]) for x in r.state.learners.values()],
+        {**dict.fromkeys(ALL, [7]), "ppo": [7, 7]}, with_=LORA, alone=True,
+    ),
     Row("lora_path", "{adapter}", lambda r: _adapter(r).rank, 5, with_=LORA, alone=True),
 )  # fmt: skip
 ROWS = (*TRAINING, *LAYOUT, *ADAPTER)

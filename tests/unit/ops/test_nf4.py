@@ -69,4 +69,3 @@ def test_parts_cut_at_blocks_are_those_of_the_whole():
     whole = _pack(weight).unpack().numpy()
     np.testing.assert_array_equal(_pack(weight[:, 128:]).unpack().numpy(), whole[:, 128:])
     np.testing.assert_array_equal(_pack(weight[3:5]).unpack().numpy(), whole[3:5])
-
