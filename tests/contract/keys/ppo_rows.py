@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from alignment.rollout.merging_engine import MergingEngine
 from alignment.rollout.rewards.text_batch import TextBatch
 from tests.contract.keys.assembled import Run
 from tests.contract.keys.rows import EVALUATED, Row, plan
@@ -36,7 +37,9 @@ def _both(name: str) -> Any:
 
 
 def _engine(run: Run) -> Any:
-    return run.loop.engine.engine
+    """The engine itself, where the policy has an adapter too."""
+    engine = run.loop.engine.engine
+    return engine._inner if isinstance(engine, MergingEngine) else engine
 
 
 def _scorer(run: Run) -> Any:

@@ -153,7 +153,8 @@ LAYOUT = (
     ),
     Row("distributed_dry_run", True, lambda r: r.loop is None, only=PPO, alone=True),
 )  # fmt: skip
-LORA = {"lora": True}
+LORA = {"lora": True, "offload_level": "", "max_length": 96}
+"""With an adapter there is no reference model, which the rows of the other two keys look at."""
 ADAPTER = (
     Row("lora", True, lambda r: all(x.runner.model.adapter is not None for x in r.state.learners.values()), alone=True),
     Row("lora_rank", 3, lambda r: [x.runner.model.adapter.rank for x in r.state.learners.values()],

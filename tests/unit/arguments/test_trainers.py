@@ -107,6 +107,15 @@ def test_names_of_other_suites_for_what_a_conversation_is_trained_on(given, expe
     assert "loss_on" in both and "'last'" in both and "'all'" in both
 
 
+def test_a_base_in_4_bits_by_paddlenlps_name():
+    base = ["--train_datasets", "d", "--model_name_or_path", "m", "--output_dir", "o", "--lora", "true"]
+    assert PARSERS["sft"]([*base, "--weight_quantize_algo", "nf4"]).adapter.load_in_4bit
+    assert "nf4 is (load_in_4bit=true)" in _problems(PARSERS["sft"], [*base, "--weight_quantize_algo", "fp4"])
+    sharded = ["--load_in_4bit", "true", "--sharding", "stage3"]
+    assert "a base in 4 bits is not sharded; give stage1 or stage2" in _problems(PARSERS["sft"], [*base, *sharded])
+    assert not PARSERS["sft"](["--lora", "false", *base[:6], "--load_in_4bit", "true"]).adapter.lora
+
+
 def test_names_of_other_suites_for_micro_batches_by_tokens():
     """OpenRLHF's two flags say one thing."""
     base = ["--train_datasets", "d", "--model_name_or_path", "m", "--output_dir", "o"]
