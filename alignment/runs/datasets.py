@@ -86,12 +86,12 @@ def column_defaults(launch: Launch, role: str) -> dict[str, Any]:
     columns = launch.parsed.columns
     split = {"train": columns.train_split or "train", "eval": columns.eval_split or ("validation", "test")}
     given = {name: value for name, value in _column_keys(launch).items() if value}
-    if getattr(launch.parsed.groups.get("loss"), "uses_margin", False):
+    if getattr(getattr(launch.parsed, "loss", None), "uses_margin", False):
         if "chosen_score_key" not in given:
             given.setdefault("margin_key", "margin")
     else:
         given.pop("margin_key", None)
-    attributes = getattr(launch.parsed.groups.get("offline"), "attributes", ())
+    attributes = getattr(getattr(launch.parsed, "offline", None), "attributes", ())
     if not attributes:
         given.pop("attributes_key", None)
     return {**given, "split": split[role], **({"attributes": attributes} if attributes else {})}
@@ -109,6 +109,13 @@ def _column_keys(launch: Launch) -> dict[str, Any]:
         for item in dataclasses.fields(launch.parsed.columns)
         if not item.name.endswith("_split")
     }
+
+
+def dataset_labels(rows: Sequence[Any]) -> list[str]:
+    """Return the dataset of each encoded row; empty if the rows were split or reordered after encoding."""
+    sizes = rows.ledger.sizes() if isinstance(rows, TokenizedDataset) else ()
+    labels = [name for name, counts in sizes for _ in range(counts["used"])]
+    return labels if len(labels) == len(rows) else []
 
 
 def split_for_evaluation(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from alignment.runs.state import RunState
 from alignment.telemetry import log
 from alignment.telemetry.jsonl import read_json_lines
 from alignment.telemetry.report.page import write_report
+from alignment.telemetry.report.readiness import FILE as READINESS_FILE
 
 
 def finish_run(launch: Launch, session: Session, state: RunState, *, title: str, cards: Sequence[str]) -> None:
@@ -30,9 +32,18 @@ def finish_run(launch: Launch, session: Session, state: RunState, *, title: str,
             for name, folder in state.export(best=training.load_best_model_at_end).items():
                 log.info(f"{name}: {folder}")
         if launch.topology.is_main:
+            if training.evaluates:
+                _tell_readiness(launch)
             summary = _summary(launch, session, cards)
             report = write_report(launch.output_dir, title=f"{title}: {launch.run_name}", summary=summary)
             log.info(f"report: {report}")
+
+
+def _tell_readiness(launch: Launch) -> None:
+    """Log whether the last evaluation found a reward model ready for PPO."""
+    path = launch.output_dir / READINESS_FILE
+    if path.is_file():
+        log.info(json.loads(path.read_text(encoding="utf-8"))["line"])
 
 
 def _check_models(session: Session, state: RunState, *, best: bool) -> None:

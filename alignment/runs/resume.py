@@ -9,6 +9,7 @@ from alignment.models.folders.hub import RUN_MODELS
 from alignment.parallel.comms.together import everywhere, on_main
 from alignment.parallel.topology import Topology
 from alignment.telemetry import log
+from alignment.telemetry.report.readiness import FILE as READINESS_FILE
 from alignment.training.checkpoint import (
     MANIFEST,
     Checkpoint,
@@ -70,6 +71,8 @@ def _remove(store: CheckpointStore, checkpoint: Checkpoint | None) -> None:
     replaced = replaced_folders(store, checkpoint)
     for path in replaced:
         remove_folder(path)
+    if checkpoint is None:
+        (store.output_dir / READINESS_FILE).unlink(missing_ok=True)
     if replaced:
         log.info(f"overwrite_output_dir: removed {_names(replaced)}")
 

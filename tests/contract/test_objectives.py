@@ -236,8 +236,9 @@ def evaluated(tmp_path):
         samples = samples_of(objective)
         training = SimpleNamespace(per_device_eval_batch_size=4)
         topology = Topology(device="cpu")
+        offline = SimpleNamespace(attributes=("quality",), eval_datasets=None)
         launch = SimpleNamespace(
-            parsed=SimpleNamespace(training=training, offline=SimpleNamespace(attributes=("quality",))),
+            parsed=SimpleNamespace(training=training, offline=offline),
             output_dir=tmp_path,
             topology=SimpleNamespace(is_main=False),
         )

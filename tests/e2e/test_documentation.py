@@ -72,6 +72,8 @@ def test_every_command_of_the_documentation_runs(tmp_path):
     for name in ("policy", "value", "metrics.jsonl", "samples.jsonl", "ledger.json", "arguments.json", "report.html"):
         assert (ppo / name).exists(), name
     assert (tmp_path / "output/demo/rm/plots/calibration.png").stat().st_size > 1000
+    readiness = json.loads((tmp_path / "output/demo/rm/readiness.json").read_text())
+    assert readiness["tables"][0]["rows"][-1][0] == "all, rendered with the template none"
     assert [r["step"] for r in runs.metrics(ppo)][-1] == SHORTENED["ppo"] + 4
     resumed = next(command for command in COMMANDS if "--resume_from_checkpoint" in command)
     assert "resuming from" in outputs[resumed]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from alignment.records import TokenBatch
 from alignment.runs.launch import Launch
 from alignment.runs.offline.objective import EvaluationInputs
 from alignment.runs.offline.pairs import NO_TARGETS
+from alignment.telemetry.report.readiness import judge_attributes
 from alignment.telemetry.wording import counted
 
 NUM_SAMPLES = 50
@@ -74,6 +76,8 @@ class AttributeEvaluation:
     names: tuple[str, ...]
     rows_per_batch: int
     decode: Callable[[np.ndarray], str]
+    output_dir: Path | None = None
+    """Where the readiness is written; None: by another process."""
 
     @classmethod
     def of(cls, inputs: EvaluationInputs) -> AttributeEvaluation:
@@ -84,6 +88,7 @@ class AttributeEvaluation:
             samples=inputs.held_out,
             names=inputs.launch.parsed.offline.attributes,
             rows_per_batch=inputs.rows_per_batch,
+            output_dir=inputs.launch.output_dir if inputs.launch.topology.is_main else None,
             decode=lambda ids: tokenizer.decode(np.asarray(ids).tolist(), skip_special_tokens=True),
         )
 
@@ -106,8 +111,19 @@ class AttributeEvaluation:
             correlation = pearson(predicted[known], given[known])
             if correlation is not None:
                 correlations[f"eval/pearson/{name}"] = correlation
+        if self.output_dir is not None:
+            self._judge(found, true, [correlations.get(f"eval/pearson/{name}") for name in words])
         metrics["eval/pearson"] = float(np.mean(list(correlations.values()))) if correlations else 0.0
         return metrics | correlations, self._rows(found)
+
+    def _judge(self, found: np.ndarray, true: np.ndarray, correlations: list[float | None]) -> None:
+        lengths = np.array([(sample["labels"] != -100).sum() for sample in self.samples], np.float64)
+        of_length = []
+        for predicted, given in zip(found.T, true.T, strict=True):
+            known = ~np.isnan(given)
+            both = pearson(predicted, lengths), pearson(given[known], lengths[known])
+            of_length.append([np.nan if one is None else one for one in both])
+        judge_attributes(self.names, correlations, np.array(of_length)).save(self.output_dir)
 
     def _rows(self, found: np.ndarray) -> list[dict[str, Any]]:
         rows = []

@@ -41,6 +41,8 @@ class EvaluationInputs:
     held_out: Sequence[Sample]
     training: Sequence[Sample]
     """The first training samples, as many as are held out (or all)."""
+    datasets: Sequence[str] = ()
+    """The dataset of each held-out sample; empty if unknown."""
 
     @property
     def rows_per_batch(self) -> int:

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from alignment.errors import DataError
 from alignment.loops.evaluation import Evaluation
 from alignment.parallel.runner import ModelRunner
+from alignment.runs.datasets import encode_options, open_dataset
 from alignment.runs.offline.objective import EvaluationInputs
 from alignment.runs.offline.pairs import PairKind, pair_batch, read_pair_ends
+from alignment.telemetry import log
 from alignment.telemetry.plots import plot_calibration, plot_score_by_length
+from alignment.telemetry.report.readiness import JudgedPairs, Readiness, judge_pairs
 
 NUM_SAMPLES = 50
+NUM_IN_OTHER_TEMPLATE = 500
+OTHER_PLAIN = "User: {}\nAssistant: "
+"""For a plain template, if the tokenizer has none of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +37,11 @@ class PairEvaluation:
     rows_per_batch: int
     decode: Callable[[np.ndarray], str]
     plot_dir: Path | None
-    """Folder of the plots; None: another process draws them."""
+    """Folder of the plots; None: another process draws them, and writes the readiness beside it."""
+    datasets: Sequence[str] = ()
+    """The dataset of each pair; empty if unknown."""
+    other_template: tuple[str, Sequence[dict[str, Any]]] | None = None
+    """Another template and some of the pairs rendered with it; None: there are none."""
 
     @classmethod
     def of(cls, inputs: EvaluationInputs, *, kind: PairKind) -> PairEvaluation:
@@ -44,6 +55,8 @@ class PairEvaluation:
             rows_per_batch=inputs.rows_per_batch,
             decode=lambda ids: tokenizer.decode(np.asarray(ids).tolist(), skip_special_tokens=True),
             plot_dir=launch.output_dir / "plots" if launch.topology.is_main else None,
+            datasets=inputs.datasets,
+            other_template=in_other_template(inputs),
         )
 
     @np.errstate(all="ignore")
@@ -62,9 +75,31 @@ class PairEvaluation:
             **self._signs(first, second),
             **self._summary("train_", *self._scores(self.training_pairs[: len(self.pairs)])),
         }
+        readiness = self._judge(margins, metrics["eval/train_accuracy"])
         if self.plot_dir is not None:
             self._plot(margins, everything, self.plot_dir)
+            readiness.save(self.plot_dir.parent)
         return metrics, self._rows(first, second)
+
+    def _judge(self, margins: np.ndarray, train_accuracy: float) -> Readiness:
+        """Return whether the model should be trusted; scores the pairs of the other template, in all processes."""
+        other = None
+        if self.other_template is not None:
+            name, pairs = self.other_template
+            first, second = self._scores(pairs)
+            other = name, float((self.kind.margin_sign * (first - second) > 0).mean())
+        lengths = [np.array([len(pair[f"{side}_input_ids"]) for pair in self.pairs]) for side in self.kind.sides]
+        given = [pair["margin"] for pair in self.pairs if "margin" in pair]
+        return judge_pairs(
+            JudgedPairs(
+                margins=margins,
+                extra_length=lengths[0] - lengths[1],
+                subsets=self.datasets,
+                given_margins=np.array(given) if given else None,
+                train_accuracy=train_accuracy,
+                other_template=other,
+            )
+        )
 
     def _scores(self, pairs: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
         size = max(1, self.rows_per_batch // 2)
@@ -119,3 +154,23 @@ class PairEvaluation:
                 for s, v in zip(self.kind.sides, scores, strict=True)
             ]
         return rows
+
+
+def in_other_template(inputs: EvaluationInputs) -> tuple[str, list[dict[str, Any]]] | None:
+    """Return another template and the first held-out pairs rendered with it; None if the rows cannot be rendered so, or
+    are not of ``eval_datasets``. All processes call it.
+    """
+    launch, tokenizer = inputs.launch, inputs.tokenizer
+    source = launch.parsed.offline.eval_datasets
+    if not source:
+        return None
+    options = encode_options(launch, max_prompt_length=launch.parsed.data.max_prompt_len)
+    other = "pku" if options.template == "tokenizer" or not tokenizer.chat_template else "tokenizer"
+    other = OTHER_PLAIN if other == options.template else other
+    options = replace(options, template=other, on_overlong="drop", on_bad_row="drop")
+    try:
+        rows = open_dataset(launch, inputs.objective.dataset, source, tokenizer, options, role="eval")
+    except DataError as error:
+        log.info(f"template sensitivity is not measured: {error}")
+        return None
+    return ("none" if other == "pku" else other), [rows[i] for i in range(min(len(rows), NUM_IN_OTHER_TEMPLATE))]

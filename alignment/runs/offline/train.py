@@ -15,6 +15,7 @@ from alignment.records import Loss, TokenBatch
 from alignment.runs.adapters import adapt, frozen_base
 from alignment.runs.dataset_run import DatasetRun, build_loader, horizon_of
 from alignment.runs.datasets import (
+    dataset_labels,
     encode_options,
     open_dataset,
     register_user_datasets,
@@ -89,6 +90,7 @@ def build_run(
             runner=runner,
             tokenizer=tokenizer,
             held_out=list(held_out),
+            datasets=dataset_labels(held_out),
             training=[rows[i] for i in range(min(len(rows), len(held_out)))],
         )
         return objective.make_evaluation(inputs)

@@ -44,7 +44,8 @@ def write_report(output_dir: Path, *, title: str, summary: Mapping[str, Any], pa
     """Write the page of the run in ``output_dir`` to ``path`` (None: its ``report.html``) and return the path.
 
     ``summary`` maps a label to a number or text, or to a pair (before, after), which is shown with its change. The page
-    is built from metrics.jsonl, samples.jsonl, ledger.json, arguments.json and plots/*.png; each may be missing.
+    is built from metrics.jsonl, samples.jsonl, ledger.json, arguments.json, readiness.json and plots/*.png; each may be
+    missing.
     """
     output_dir = Path(output_dir)
     run = read_run_files(output_dir)
@@ -61,6 +62,7 @@ def write_report(output_dir: Path, *, title: str, summary: Mapping[str, Any], pa
         groups=[group for group in groups if group.title not in LEADING],
         comparison=comparison(run.samples),
         plots=run.plots,
+        readiness=run.readiness,
         ledger=ledger_rows(run.ledger),
         arguments=argument_rows(run.arguments),
     )

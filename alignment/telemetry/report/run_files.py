@@ -33,6 +33,8 @@ class RunFiles:
     """``ledger.json`` (None if missing)."""
     arguments: Any
     """``arguments.json`` (None if missing)."""
+    readiness: Any
+    """``readiness.json`` of a reward model (None if missing)."""
     plots: dict[str, str]
     """The content of each PNG in ``plots/`` in base64, by name."""
 
@@ -59,6 +61,7 @@ def read_run_files(output_dir: Path) -> RunFiles:
         samples=dict(sorted(samples.items())),
         ledger=_read_json(output_dir / "ledger.json"),
         arguments=_read_json(output_dir / "arguments.json"),
+        readiness=_read_json(output_dir / "readiness.json"),
         plots={
             path.stem: base64.b64encode(path.read_bytes()).decode("ascii")
             for path in sorted((output_dir / "plots").glob("*.png"))

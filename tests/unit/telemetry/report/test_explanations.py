@@ -9,6 +9,7 @@ import pytest
 from alignment.telemetry.report.explanations import OTHER, explain, explanations, groups
 
 WORDS = {
+    "attribute": "helpfulness",
     "side": "better",
     "model": "policy",
     "stage": "rollout",

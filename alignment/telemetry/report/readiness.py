@@ -1,0 +1,177 @@
+"""Judge from held-out rows whether a reward model should be trusted for PPO: accuracy, calibration, biases."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from alignment.telemetry.files import replace_file
+from alignment.telemetry.plots import bin_calibration
+
+FILE = "readiness.json"
+FEWEST = 30
+"""Groups of fewer pairs are shown, and decide nothing."""
+LOW_ACCURACY, LARGE_GAP, LARGE_ERROR, LARGE_CORRELATION = 0.6, 0.1, 0.1, 0.5
+
+
+class JudgedPairs(NamedTuple):
+    """The scores of B held-out pairs, and what else is known of them."""
+
+    margins: np.ndarray
+    """[B] score of the better minus that of the worse answer (of costs the other way round)."""
+    extra_length: np.ndarray
+    """[B] tokens of the better answer minus those of the worse one."""
+    subsets: Sequence[str] = ()
+    """[B] or empty: the dataset of each pair."""
+    given_margins: np.ndarray | None = None
+    """[B] or None: by how much the better answer is better, as the rows say."""
+    train_accuracy: float | None = None
+    other_template: tuple[str, float] | None = None
+    """The name of another template, and the accuracy on the same rows rendered with it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Readiness:
+    """A verdict with its reasons and the numbers behind it."""
+
+    trust: str
+    """``yes``, ``with care`` or ``no``."""
+    reasons: tuple[str, ...]
+    tables: tuple[dict[str, Any], ...]
+    """Each has ``title``, ``columns`` and ``rows``."""
+
+    @property
+    def line(self) -> str:
+        """The verdict in one line."""
+        said = {"yes": "can be trusted", "with care": "can be trusted with care", "no": "should not be trusted"}
+        because = f": {'; '.join(self.reasons)}" if self.reasons else ""
+        return f"the reward model {said[self.trust]} for PPO{because}"
+
+    def save(self, folder: Path) -> None:
+        """Write ``readiness.json`` into ``folder``."""
+        replace_file(folder / FILE, json.dumps({"line": self.line, **asdict(self)}, indent=1))
+
+
+def judge_pairs(pairs: JudgedPairs) -> Readiness:
+    """Return the readiness of a model that ranks pairs."""
+    right = np.asarray(pairs.margins) > 0
+    calibration = bin_calibration(pairs.margins)
+    groups = _groups(pairs)
+    doubts = [*_length_doubts(right, pairs), *_other_doubts(right, pairs, calibration.expected_error)]
+    refusals = _refusals(right, groups)
+    trust = "no" if refusals else "with care" if doubts else "yes"
+    shares = [[name, int(members.sum()), _share(right[members]), _interval(right[members])] for name, members in groups]
+    if pairs.other_template is not None:
+        name, accuracy = pairs.other_template
+        shares.append([f"all, rendered with the template {name}", None, round(accuracy, 4), None])
+    tables = (
+        {"title": "Accuracy", "columns": ["pairs of", "pairs", "accuracy", "95 % interval"], "rows": shares},
+        {"title": f"Calibration (error {calibration.expected_error:.3f})",
+         "columns": ["confidence", "pairs", "mean confidence", "accuracy"], "rows": [
+            [f"{calibration.edges[i]:.2f} to {calibration.edges[i + 1]:.2f}", int(count),
+             round(float(calibration.confidence[i]), 3), round(float(calibration.accuracy[i]), 3)]
+            for i, count in enumerate(calibration.counts) if count
+        ]},
+    )  # fmt: skip
+    return Readiness(trust=trust, reasons=(*refusals, *doubts), tables=tables)
+
+
+def judge_attributes(names: Sequence[str], correlations: Sequence[float | None], of_length: np.ndarray) -> Readiness:
+    """Return the readiness of a model that predicts attributes.
+
+    ``correlations`` are those of predicted with given values (None: no correlation can be computed); ``of_length``
+    [k, 2] those of the predicted and of the given values with the answer's length.
+    """
+    weak = [name for name, found in zip(names, correlations, strict=True) if (found or 0.0) < LARGE_CORRELATION]
+    long = [
+        f"{name} follows the length of answers ({predicted:+.2f}, the given values {given:+.2f})"
+        for name, (predicted, given) in zip(names, of_length, strict=True)
+        if abs(predicted) > LARGE_CORRELATION and abs(predicted) - abs(np.nan_to_num(given)) > LARGE_GAP
+    ]
+    reasons = [f"predicted badly (correlation below {LARGE_CORRELATION:g}): {', '.join(weak)}"] if weak else []
+    trust = "no" if len(weak) == len(names) else "with care" if weak or long else "yes"
+    rows = [
+        [name, *(None if found is None or math.isnan(found) else round(float(found), 3) for found in numbers)]
+        for name, *numbers in zip(names, correlations, *np.asarray(of_length).T, strict=True)
+    ]
+    columns = ["attribute", "correlation with the given values", "with the length", "given values with the length"]
+    table = {"title": "Attributes on held-out answers", "columns": columns, "rows": rows}
+    return Readiness(trust=trust, reasons=(*reasons, *long), tables=(table,))
+
+
+def _groups(pairs: JudgedPairs) -> list[tuple[str, np.ndarray]]:
+    """Return (name, [B] bool) of the groups whose accuracy is shown."""
+    extra = np.asarray(pairs.extra_length)
+    groups = [("all", np.ones(len(extra), bool))]
+    labels = np.asarray(pairs.subsets)
+    names = list(dict.fromkeys(pairs.subsets))
+    groups += [(f"dataset {name}", labels == name) for name in names if len(names) > 1]
+    if pairs.given_margins is not None:
+        given = np.asarray(pairs.given_margins)
+        edges = np.quantile(given, [0, 1 / 3, 2 / 3, 1])
+        for i, name in enumerate(("small", "middle", "large")):
+            above = given >= edges[i] if i == 0 else given > edges[i]
+            groups.append((f"{name} given margin (to {edges[i + 1]:g})", above & (given <= edges[i + 1])))
+    groups += [("better answer longer", extra > 0), ("equally long", extra == 0), ("better answer shorter", extra < 0)]
+    return [(name, members) for name, members in groups if members.any()]
+
+
+def _refusals(right: np.ndarray, groups: Sequence[tuple[str, np.ndarray]]) -> list[str]:
+    low, _ = _wilson(right)
+    if low <= 0.5:
+        return [f"its accuracy {right.mean():.3f} on {len(right)} pairs is not surely better than guessing"]
+    reasons = [f"its accuracy is only {right.mean():.3f}"] if right.mean() < LOW_ACCURACY else []
+    for name, members in groups:
+        if members.sum() >= FEWEST and _wilson(right[members])[1] < 0.5:
+            reasons.append(f"it ranks pairs of {name} the wrong way round (accuracy {right[members].mean():.3f})")
+    return reasons
+
+
+def _length_doubts(right: np.ndarray, pairs: JudgedPairs) -> list[str]:
+    extra = np.asarray(pairs.extra_length)
+    longer, shorter = right[extra > 0], right[extra < 0]
+    if min(len(longer), len(shorter)) < FEWEST:
+        return []
+    first, last = (longer, shorter) if longer.mean() > shorter.mean() else (shorter, longer)
+    if first.mean() - last.mean() <= LARGE_GAP or _wilson(last)[1] >= _wilson(first)[0]:
+        return []
+    what = "longer" if first is longer else "shorter"
+    return [
+        f"it prefers {what} answers (accuracy {longer.mean():.3f} where the better answer is longer, "
+        f"{shorter.mean():.3f} where it is shorter)"
+    ]
+
+
+def _other_doubts(right: np.ndarray, pairs: JudgedPairs, error: float) -> list[str]:
+    accuracy, doubts = right.mean(), []
+    if error > LARGE_ERROR:
+        doubts.append(f"its margins are no probabilities (calibration error {error:.3f})")
+    if pairs.train_accuracy is not None and pairs.train_accuracy - accuracy > LARGE_GAP:
+        known = f"{pairs.train_accuracy:.3f} in training"
+        doubts.append(f"it memorises (accuracy {known}, {accuracy:.3f} on held-out pairs)")
+    if pairs.other_template is not None and accuracy - pairs.other_template[1] > LARGE_GAP:
+        name, other = pairs.other_template
+        doubts.append(f"it depends on its template (accuracy {other:.3f} with {name}): score with the same one")
+    return doubts
+
+
+def _share(right: np.ndarray) -> float:
+    return round(float(right.mean()), 4)
+
+
+def _interval(right: np.ndarray) -> str:
+    return "{:.3f} to {:.3f}".format(*_wilson(right))
+
+
+def _wilson(right: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % interval of a share (Wilson 1927)."""
+    z, n = 1.959964, len(right)
+    centre = (right.mean() + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(right.mean() * (1 - right.mean()) / n + z * z / (4 * n * n))
+    return centre - half, centre + half
