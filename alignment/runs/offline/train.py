@@ -83,17 +83,8 @@ def build_run(
     task = build_task(objective, hyperparameters, model=model, reference=held, measure=measure)
 
     def make_evaluation(runner: ModelRunner) -> Any:
-        inputs = EvaluationInputs(
-            launch=launch,
-            objective=objective,
-            task=task,
-            runner=runner,
-            tokenizer=tokenizer,
-            held_out=list(held_out),
-            datasets=dataset_labels(held_out),
-            training=[rows[i] for i in range(min(len(rows), len(held_out)))],
-        )
-        return objective.make_evaluation(inputs)
+        fixed = {"launch": launch, "objective": objective, "task": task, "tokenizer": tokenizer}
+        return objective.make_evaluation(EvaluationInputs(**fixed, runner=runner, **evaluation_rows(rows, held_out)))
 
     return DatasetRun(
         launch=launch,
@@ -111,6 +102,15 @@ def build_run(
         parts={FROZEN: frozen, **survey_part(task)},
         kept={REFERENCE: held.moving.write} if held and held.moving else {},
     )
+
+
+def evaluation_rows(rows: Sequence[Sample], held_out: Sequence[Sample]) -> dict[str, Any]:
+    """Return the samples of an evaluation, as ``EvaluationInputs`` has them."""
+    return {
+        "held_out": list(held_out),
+        "datasets": dataset_labels(held_out),
+        "training": [rows[i] for i in range(min(len(rows), len(held_out)))],
+    }
 
 
 def load_trained(
