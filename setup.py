@@ -46,7 +46,8 @@ EXTRAS = {
         # Which tests run a line (tools/mutants.py).
         "coverage>=7.6",
     ],
-    "interop": ["torch==2.13.0", "transformers>=5"],
+    # peft: adapters are saved and read in its format.
+    "interop": ["torch==2.13.0", "transformers>=5", "peft>=0.17"],
     # `make real`: the weights come from a GGUF file, the reward of its PPO from VADER's rules.
     "real": ["gguf>=0.18", "vaderSentiment>=3.3"],
     # Peers of the benchmarks, in a virtual environment of their own: these pins contradict newer packages.

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from alignment.models.safetensors_io import read_tensors
+from alignment.models.adapters.peft_config import WEIGHTS_FILE
+from alignment.models.safetensors_io import Stored, list_file, read_tensors
 from alignment.parallel.local_ranks import run_ranks
 from alignment.records import Experience
 from alignment.telemetry.jsonl import read_json_lines
@@ -58,11 +59,21 @@ def _train(name: str, path: str) -> list[dict[str, Any]]:
     return seen
 
 
+def _read_model(folder: Path) -> Iterator[Stored]:
+    """Yield the tensors of a model, or of an adapter, in ``folder``."""
+    adapter = folder / WEIGHTS_FILE
+    if not adapter.is_file():
+        yield from read_tensors(folder)
+        return
+    for location in list_file(adapter):
+        yield location.read()
+
+
 def _trajectory(output: Path, seen: Sequence[dict[str, Any]]) -> Trajectory:
     weights = {}
     for model in {model: None for name in TRAINERS for model in TRAINERS[name].models}:
         if (output / model).is_dir():
-            weights |= {f"{model}/{stored.name}": stored.as_float32() for stored in read_tensors(output / model)}
+            weights |= {f"{model}/{stored.name}": stored.as_float32() for stored in _read_model(output / model)}
     return Trajectory(
         metrics=list(read_json_lines(output / "metrics.jsonl")),
         responses=[part["responses"] for part in seen],

@@ -105,8 +105,8 @@ def _refuse_contradictions(parsed: Parsed, saved: Adapter, asked: Adapter, place
     for key, name in _OF_ADAPTER.items():
         if parsed.given(key) and getattr(saved, name) != getattr(asked, name):
             raise ArgumentError(
-                f"{key}: the adapter of lora_path={place} has {name} {_show(getattr(saved, name))}, and "
-                f"{_show(getattr(asked, name))} is asked for. Leave the key out to continue with that adapter"
+                f"{key}: the adapter of lora_path={place} has {_show(saved, name)}, but {_show(asked, name)} is asked "
+                "for. Leave the key out to continue with that adapter"
             )
 
 
@@ -115,10 +115,11 @@ def _refuse_change(saved: Adapter, wanted: Adapter, place: Path) -> None:
     for key, name in _OF_ADAPTER.items():
         if getattr(saved, name) != getattr(wanted, name):
             raise CheckpointError(
-                f"cannot resume: the adapter in {place} has {name} {_show(getattr(saved, name))}, and {key} asks for "
-                f"{_show(getattr(wanted, name))}. Give the former value, or start a new run"
+                f"cannot resume: the adapter in {place} has {_show(saved, name)}, but {key} asks for "
+                f"{_show(wanted, name)}. Give the former value, or start a new run"
             )
 
 
-def _show(value: Any) -> str:
-    return f"{len(value)} modules" if isinstance(value, tuple) else str(value)
+def _show(adapter: Adapter, name: str) -> str:
+    value = getattr(adapter, name)
+    return f"{len(value)} modules" if isinstance(value, tuple) else f"{name} {value}"

@@ -21,6 +21,8 @@ _WITHOUT_EFFECT = (
     *("megatron_core", "qalora_group_size", "runtime_config", "eva_config", "loftq_config", "corda_config"),
 )
 """Keys that do not change what the saved adapter computes."""
+_HEADS = ("score", "classifier")
+"""What PEFT writes as ``modules_to_save`` of a sequence classifier, whichever of them the model has."""
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "bias": ("none",),
     "init_lora_weights": (True, False, "gaussian", "orthogonal", "eva"),
@@ -90,7 +92,7 @@ def _refuse_others(raw: Mapping[str, Any], place: Path) -> None:
         if value not in allowed if allowed else bool(value):
             raise AdapterError(f"{place}: {key}={value!r} is not supported: the adapter would compute other numbers")
     saved = raw.get("modules_to_save") or []
-    others = [name for name in saved if name != "score"]
+    others = [name for name in saved if name not in _HEADS]
     if others:
         raise AdapterError(f"{place}: modules_to_save holds {others[0]!r} (supported: 'score', a score head)")
 

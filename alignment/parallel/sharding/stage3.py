@@ -45,6 +45,7 @@ class SlicedWeights:
         self.slices: dict[str, paddle.Tensor] = {}
         self.parts: dict[str, Part] = {}
         self._holders = 0
+        self._in_backward: list[_Gathered] = []
         self._gathers = {}
         for unit in find_units(model):
             fresh = [name for name in unit.names if name not in self._gathers]
@@ -101,9 +102,16 @@ class SlicedWeights:
             gathered.promised += keeps
 
     def _expect(self, needed: Sequence[_Gathered], _: object) -> None:
-        """Gather for a backward pass; runs when the gradient of a layer's output has been computed."""
+        """Gather for a backward pass; runs when the gradient of a layer's output has been computed.
+
+        Then the backward pass of the layer behind it has ended.
+        """
+        for ended in self._in_backward:
+            ended.in_backward = False
+        self._in_backward = [gathered for gathered in needed if gathered.has_frozen]
         for gathered in needed:
             self._gather(gathered)
+            gathered.in_backward = gathered.has_frozen
             gathered.awaited = set(gathered.trainable)
 
     @paddle.no_grad()
@@ -131,6 +139,7 @@ class SlicedWeights:
         assert not self._holders, "weights are held by gathered()"
         for gathered in self._gathers_of(list(self._gathers)):
             gathered.users = gathered.promised = 0
+            gathered.in_backward = False
             gathered.awaited = set()
             if gathered.is_whole:
                 gathered.empty()
@@ -167,6 +176,9 @@ class _Gathered:
         """Future backward passes announced by the forward pass."""
         self.awaited: set[str] = set()
         """Gradients outstanding in a backward pass in progress."""
+        self.has_frozen = len(self.trainable) < len(parameters)
+        self.in_backward = False
+        """Whether a backward pass may still need frozen parameters, for which no gradient is awaited."""
         self.is_whole = True
         self._parameters = dict(parameters)
         self._group = group
@@ -175,7 +187,7 @@ class _Gathered:
 
     @property
     def is_idle(self) -> bool:
-        return not (self.users or self.promised or self.awaited)
+        return not (self.users or self.promised or self.awaited or self.in_backward)
 
     def rows(self, name: str, index: int) -> tuple[int, int]:
         """Return (start, stop): the rows of ``name`` that process ``index`` holds."""
