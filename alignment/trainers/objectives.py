@@ -9,6 +9,7 @@ from typing import Any
 
 from alignment.algorithms.bradley_terry import BradleyTerryHyperparameters, bradley_terry_loss
 from alignment.algorithms.cost_model import cost_model_loss
+from alignment.algorithms.preference.spec import PreferenceAlgorithm
 from alignment.algorithms.regression import regression_loss
 from alignment.algorithms.supervised_losses import SupervisedHyperparameters, sft_loss
 from alignment.arguments.keys.offline import SupervisedArguments
@@ -54,6 +55,7 @@ from alignment.training.objectives import (
     count_targets,
     read_answer_logprobs,
     read_logprobs,
+    read_split_answers,
     supervised_batch,
     supervised_reader,
 )
@@ -157,6 +159,7 @@ def _preference_objective(trainer: PreferenceTrainer) -> OfflineObjective:
         make_batch=answer_batch if paired else labelled_batch,
         rows_per_sample=len(SIDES) if paired else 1,
         read=read_answer_logprobs,
+        reader=partial(_answer_reader, algorithm),
         loss=algorithm.loss,
         count=count_answers if paired else labels.count,
         labels=labels,
@@ -168,6 +171,12 @@ def _preference_objective(trainer: PreferenceTrainer) -> OfflineObjective:
         shown=(f"{trainer.name}/loss", shown),
         cards=tuple(dict.fromkeys((f"eval/{shown}", "eval/rewards/margins", "eval/loss"))),
     )
+
+
+def _answer_reader(algorithm: PreferenceAlgorithm, hyperparameters: Any) -> Callable[..., Any]:
+    """Return what reads the log-probs of answers as the loss of ``algorithm`` needs them."""
+    splits = algorithm.splits_answers is not None and algorithm.splits_answers(hyperparameters)
+    return read_split_answers if splits else read_answer_logprobs
 
 
 OBJECTIVES = {"sft": SFT} | {

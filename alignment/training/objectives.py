@@ -60,6 +60,18 @@ def read_answer_logprobs(model: Any, batch: TokenBatch) -> paddle.Tensor:
     return to_grid(read_logprobs(model, batch), batch).sum(axis=-1)
 
 
+def read_split_answers(model: Any, batch: TokenBatch) -> paddle.Tensor:
+    """Return two sums of each row's target log-probs [2n, 2]: up to the length of its pair's shorter answer, beyond it.
+
+    ``batch`` has n pairs, all first answers before all others.
+    """
+    lengths = batch.response_mask.sum(axis=-1).reshape(2, -1)
+    shared = np.concatenate([lengths.min(axis=0)] * 2)
+    is_shared = paddle.to_tensor((np.arange(batch.response_width) < shared[:, None]).astype(np.float32))
+    grid = to_grid(read_logprobs(model, batch), batch)
+    return paddle.stack([(grid * is_shared).sum(axis=-1), (grid * (1 - is_shared)).sum(axis=-1)], axis=-1)
+
+
 def fields_as_tensors(batch: TokenBatch) -> dict[str, paddle.Tensor]:
     """Return the batch's fields and its response mask as device tensors."""
     fields = {name: paddle.to_tensor(value) for name, value in batch.fields.items()}

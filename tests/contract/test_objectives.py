@@ -21,6 +21,7 @@ from alignment.runs.offline.objective import EvaluationInputs
 from alignment.runs.offline.reference import FIELD, Reference
 from alignment.runs.offline.train import build_task
 from alignment.trainers.objectives import OBJECTIVES, SCORE_OBJECTIVES
+from alignment.training.objectives import read_split_answers
 from tests.tiny_models import tiny_causal, tiny_score
 
 
@@ -32,6 +33,12 @@ def of_loss(name):
 
 
 ROWS = {**OBJECTIVES, **SCORE_OBJECTIVES, **{f"dpo-{name}": of_loss(name) for name in LOSSES}}
+ROWS["dpo-ld_alpha"] = dataclasses.replace(
+    OBJECTIVES["dpo"],
+    hyperparameters=partial(
+        OBJECTIVES["dpo"].hyperparameters, loss_type=("sigmoid", "aot"), loss_weights=(1.0, 1.0), ld_alpha=0.25
+    ),
+)
 SHAPE = {"vocab_size": 32, "hidden_size": 16, "max_position_embeddings": 64}
 
 
@@ -78,7 +85,7 @@ def model(objective):
 def learn(objective, model, cut, *, reference=None, widen=0):
     """Return (loss, metrics, gradients) of one update whose micro-batches are ``cut``; ``widen`` adds padding."""
     hyperparameters = objective.hyperparameters and objective.hyperparameters()
-    prepare = partial(compared, reference or (lambda batch: np.linspace(-3, -1, batch.num_rows)))
+    prepare = partial(compared, reference or (lambda batch: np.linspace(-3, -1, batch.num_rows)), objective)
     task = build_task(
         objective,
         hyperparameters,
@@ -103,9 +110,13 @@ def learn(objective, model, cut, *, reference=None, widen=0):
     return sum(float(loss.value) for loss in losses), reduce_metrics([loss.metrics for loss in losses]), gradients
 
 
-def compared(reference, batches, runner):
+def compared(reference, objective, batches, runner):
+    """Add the reference's numbers; an objective that reads answers in two parts gets a quarter and the rest of them."""
+    splits = objective.hyperparameters and objective.read_for(objective.hyperparameters()) is read_split_answers
     for batch in batches:
-        batch.fields[FIELD] = reference(batch).astype(np.float32)
+        numbers = reference(batch)
+        parts = np.stack([0.25 * numbers, 0.75 * numbers], -1) if splits and numbers.ndim == 1 else numbers
+        batch.fields[FIELD] = parts.astype(np.float32)
 
 
 def measured(objective, hyperparameters, prepare):
@@ -205,8 +216,9 @@ def test_a_policy_that_is_its_reference_has_gained_nothing(objective, model):
         assert FIELD not in objective.make_batch(samples_of(objective)).fields
         return
     runner = build_runner(model, Topology(device="cpu"))
+    read = objective.read_for(objective.hyperparameters())
     value, metrics, _ = learn(
-        objective, model, [samples_of(objective)], reference=lambda batch: runner.forward([batch], objective.read)[0]
+        objective, model, [samples_of(objective)], reference=lambda batch: runner.forward([batch], read)[0]
     )
     assert metrics["rewards/margins"] == metrics["rewards/chosen"] == metrics["rewards/rejected"] == 0.0
     if objective.labels:
@@ -232,7 +244,7 @@ def evaluated(tmp_path):
     """Return a function: the evaluation of an objective on six samples, in micro-batches of four."""
 
     def evaluate(objective, model):
-        prepare = partial(compared, by_content)
+        prepare = partial(compared, by_content, objective)
         samples = samples_of(objective)
         training = SimpleNamespace(per_device_eval_batch_size=4)
         topology = Topology(device="cpu")

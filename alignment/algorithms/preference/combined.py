@@ -25,14 +25,17 @@ class Combined(NamedTuple):
 
 
 def combined_loss(
-    logps: Tensor, gains: Tensor, *, fields: Mapping[str, Tensor], hyperparameters: Any, counts: PairCounts
+    logps: Tensor, whole: Tensor, *, fields: Mapping[str, Tensor], hyperparameters: Any, counts: PairCounts
 ) -> Combined:
-    """Return the losses named by ``hyperparameters`` on ``logps`` [2n] of whole answers, preferred ones first.
+    """Return the losses named by ``hyperparameters`` on ``logps``, [2n] or in two parts, preferred answers first.
 
-    ``gains`` [2n] are what they gained over the reference; ``fields`` has ``response_mask`` [2n, R], ``margin`` [n] if
-    it is used, and [2n] of each loss that needs a survey.
+    ``whole`` [2n] are the log-probs of whole answers. ``fields`` has ``reference``, in the shape of ``logps``, if it is
+    needed, ``response_mask`` [2n, R], ``margin`` [n] if it is used, and [2n] of each loss that needs a survey.
     """
     weights, parts, read = weights_of(hyperparameters), {}, {}
+    logps = gains = weigh_lengths(logps, hyperparameters)
+    if reads_reference(hyperparameters):
+        gains = logps - weigh_lengths(fields["reference"], hyperparameters)
     lengths, margin = fields["response_mask"].sum(axis=-1), margin_of(fields, hyperparameters)
     for name in weights:
         length = divisor(name, lengths, hyperparameters)
@@ -40,7 +43,7 @@ def combined_loss(
         pairs = Pairs(
             logps=by_side(logps / length),
             gains=by_side(read[name]),
-            chosen_sums=by_side(logps).chosen,
+            chosen_sums=by_side(whole).chosen,
             counts=counts,
             margin=0.0 if margin is None else margin,
             measured=by_side(fields[name]) if name in fields else None,
@@ -58,6 +61,24 @@ def divisor(loss: str, lengths: Any, hyperparameters: Any, *, mean: Callable[[An
     if reads_tokens(loss, hyperparameters):
         return lengths
     return lengths / mean(lengths) if hyperparameters.normalize_logps else 1
+
+
+def weigh_lengths(logps: Any, hyperparameters: Any) -> Any:
+    """Return log-probs [2n] in which what exceeds the shorter answer of a pair counts ``ld_alpha`` times (LD-DPO).
+
+    ``logps``: tensor or array [2n] of whole answers; with ``ld_alpha`` [2n, 2], see ``splits_answers``.
+    """
+    return logps[:, 0] + hyperparameters.ld_alpha * logps[:, 1] if splits_answers(hyperparameters) else logps
+
+
+def whole_answers(logps: Any, hyperparameters: Any) -> Any:
+    """Return log-probs [2n] of whole answers; ``logps``: see ``weigh_lengths``."""
+    return logps[:, 0] + logps[:, 1] if splits_answers(hyperparameters) else logps
+
+
+def splits_answers(hyperparameters: Any) -> bool:
+    """Tell whether log-probs are read in two parts (see ``PreferenceAlgorithm``)."""
+    return hyperparameters.ld_alpha is not None
 
 
 def weights_of(hyperparameters: Any) -> dict[str, float]:
@@ -103,6 +124,15 @@ def check_reference(v: Any) -> Iterator[str]:
             yield f"{given} is refused: loss_type={show_value(v.loss_type)} reads no reference; leave the key out"
 
 
+def check_lengths(v: Any) -> Iterator[str]:
+    """Check that the reference's log-probs are those of the parts that are compared."""
+    if v.ld_alpha is not None and v.precompute_ref_logprobs:
+        yield (
+            f"precompute_ref_logprobs=true is refused: ld_alpha={v.ld_alpha:g} cuts an answer at the length of the "
+            "other one, and kept log-probs are of whole answers; leave one of them out"
+        )
+
+
 def check_terms(v: Any) -> Iterator[str]:
     """Check that every loss can honour the margins and lengths that are asked for."""
     said, without = show_value(v.loss_type), [name for name in v.loss_type if not LOSSES[name].has_margin]
@@ -114,5 +144,5 @@ def check_terms(v: Any) -> Iterator[str]:
         yield f"normalize_logps=true is refused: loss_type={said} compares log-probs per token (average_logps)"
 
 
-CHECKS = (check_losses, check_reference, check_terms)
+CHECKS = (check_losses, check_reference, check_lengths, check_terms)
 """The checks of a run's losses."""

@@ -9,7 +9,13 @@ from typing import Literal
 from paddle import Tensor
 
 from alignment.algorithms.preference.answers import PairCounts, reward_metrics, side_metrics
-from alignment.algorithms.preference.combined import CHECKS, combined_loss, reads_reference
+from alignment.algorithms.preference.combined import (
+    CHECKS,
+    combined_loss,
+    reads_reference,
+    splits_answers,
+    whole_answers,
+)
 from alignment.algorithms.preference.losses import LossType, readers
 from alignment.algorithms.preference.spec import PreferenceAlgorithm
 from alignment.algorithms.preference.survey import make_survey
@@ -55,6 +61,8 @@ class DPOHyperparameters(TermHyperparameters):
     average_logps: bool | None = None
     """Compare log-probs per token (true) or of whole answers (false); null: as the loss is defined. ipo: per token
     in TRL and PaddleNLP, false as in OpenRLHF."""
+    ld_alpha: float | None = argument(None, minimum=0, maximum=1)
+    """Weight of the log-probs beyond the length of the shorter answer of a pair (LD-DPO); null: 1, in one sum."""
     reference_free: bool = False
     """Compare with a uniform reference; no reference model is loaded."""
     normalize_logps: bool = False
@@ -69,7 +77,8 @@ class DPOHyperparameters(TermHyperparameters):
 def dpo_loss(
     logps: Tensor, *, fields: Mapping[str, Tensor], hyperparameters: DPOHyperparameters, denominator: PairCounts
 ) -> Loss:
-    """Return the loss on ``logps`` [2n], the log-probs of whole answers, preferred ones first.
+    """Return the loss on ``logps`` [2n], the log-probs of whole answers, preferred ones first; with ``ld_alpha`` in two
+    parts (see ``PreferenceAlgorithm``).
 
     ``fields``: ``reference`` [2n], those of the reference model if it is needed, ``response_mask`` [2n, R], ``margin``
     [n] if it is used, and what a survey added. Metrics: ``dpo/loss`` (of several losses also ``dpo/loss/NAME``),
@@ -77,19 +86,20 @@ def dpo_loss(
     reference ``kl/``.
     """
     compares = reads_reference(hyperparameters)
-    gains = logps - fields["reference"] if compares else logps
+    whole = whole_answers(logps, hyperparameters)
+    reference = whole_answers(fields["reference"], hyperparameters) if compares else 0
     lengths = fields["response_mask"].sum(axis=-1)
-    combined = combined_loss(logps, gains, fields=fields, hyperparameters=hyperparameters, counts=denominator)
+    combined = combined_loss(logps, whole, fields=fields, hyperparameters=hyperparameters, counts=denominator)
     value = hyperparameters.pref_loss_ratio * combined.value
     parts = combined.parts if len(combined.parts) > 1 else {}
     metrics = {
         "dpo/loss": Metric(combined.value.detach()),
         **{f"dpo/loss/{name}": Metric(part.detach()) for name, part in parts.items()},
         **reward_metrics(hyperparameters.beta * combined.gains, pairs=denominator.pairs),
-        **side_metrics("logps", logps, pairs=denominator.pairs),
-        **(side_metrics("kl", gains, pairs=denominator.pairs) if compares else {}),
+        **side_metrics("logps", whole, pairs=denominator.pairs),
+        **(side_metrics("kl", whole - reference, pairs=denominator.pairs) if compares else {}),
     }
-    weight, sft = answer_cross_entropy(logps, lengths, hyperparameters=hyperparameters, counts=denominator)
+    weight, sft = answer_cross_entropy(whole, lengths, hyperparameters=hyperparameters, counts=denominator)
     if weight:
         value = value + weight * sft
         metrics["dpo/sft_loss"] = Metric(sft.detach())
@@ -100,6 +110,7 @@ DPO = PreferenceAlgorithm(
     hyperparameters=DPOHyperparameters,
     loss=dpo_loss,
     needs_reference=reads_reference,
+    splits_answers=splits_answers,
     make_survey=make_survey,
     checks=CHECKS,
 )

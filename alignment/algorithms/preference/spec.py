@@ -73,6 +73,10 @@ class PreferenceAlgorithm:
     """Its metrics are ``NAME/loss`` and those of ``answers``."""
     needs_reference: Callable[[Any], bool] | None = None
     """Whether these hyperparameters need the reference. None: never, and there are no arguments about it."""
+    splits_answers: Callable[[Any], bool] | None = None
+    """Given the hyperparameters, whether ``logps`` and ``reference`` are [2n, 2]: up to the length of the shorter
+    answer of each pair, and beyond it. None: never.
+    """
     make_survey: Callable[[Any], Survey | None] | None = None
     """Given the hyperparameters, returns what measures a whole update before it. None: never."""
     checks: tuple[Callable[[Any], Iterable[str]], ...] = ()

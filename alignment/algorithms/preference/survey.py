@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from alignment.algorithms.preference.combined import divisor, reads_reference
+from alignment.algorithms.preference.combined import divisor, reads_reference, weigh_lengths
 from alignment.algorithms.preference.losses import LOSSES
 from alignment.algorithms.preference.update_losses import SurveyedAnswers
 from alignment.errors import CheckpointError
@@ -52,16 +52,16 @@ class UpdateSurvey:
         self._mean = RunningMean()
 
     def __call__(self, batches: Sequence[TokenBatch], logps: Sequence[np.ndarray], *, learns: bool) -> None:
-        """Measure ``logps``, [2n] of each micro-batch, preferred answers first; ``learns`` counts them in means."""
-        references = (
-            [batch.fields["reference"] for batch in batches] if reads_reference(self._hyperparameters) else None
-        )
+        """Measure ``logps``, of each micro-batch as the loss gets them; ``learns`` counts them in running means."""
+        asked = self._hyperparameters
+        sides = _sides(weigh_lengths(part, asked) for part in logps)
+        reference = np.zeros_like(sides)
+        if reads_reference(asked):
+            reference = _sides(weigh_lengths(batch.fields["reference"], asked) for batch in batches)
         lengths = _sides(batch.response_mask.sum(axis=-1) for batch in batches)
-        sides = _sides(logps)
-        whole = SurveyedAnswers(sides, np.zeros_like(sides) if references is None else _sides(references))
-        for name in surveyed(self._hyperparameters):
-            length = divisor(name, lengths, self._hyperparameters, mean=lambda both: both.mean(axis=0))
-            answers, measure = SurveyedAnswers(whole.logps / length, whole.reference / length), LOSSES[name].measure
+        for name in surveyed(asked):
+            length = divisor(name, lengths, asked, mean=lambda both: both.mean(axis=0))
+            answers, measure = SurveyedAnswers(sides / length, reference / length), LOSSES[name].measure
             measured = self._mean.measure(answers, learns=learns) if measure is None else measure(answers)
             for batch, rows in zip(batches, _rows(measured, batches), strict=True):
                 batch.fields[name] = rows

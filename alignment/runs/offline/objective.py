@@ -76,7 +76,7 @@ class OfflineObjective:
     """Computes what the loss needs from the model, with gradients."""
     loss: LossFunction
     reader: Callable[[Any], Callable[[Any, TokenBatch], Any]] | None = None
-    """Given the hyperparameters, returns what is read for the loss in training. None: ``read`` is."""
+    """Given the hyperparameters, returns what is read for the loss instead of ``read``. None: nothing else."""
     rows_per_sample: int = 1
     """Rows that ``make_batch`` makes per sample."""
     count: Callable[[Sequence[TokenBatch]], Any]
@@ -106,3 +106,7 @@ class OfflineObjective:
     """Given the hyperparameters, whether the loss uses the field ``reference``: the result of ``read`` for the frozen
     starting model, one number per row. None: never, and there are no arguments about a reference.
     """
+
+    def read_for(self, hyperparameters: Any) -> Callable[[Any, TokenBatch], Any]:
+        """Return what is read for the loss with these ``hyperparameters``."""
+        return self.read if self.reader is None else self.reader(hyperparameters)

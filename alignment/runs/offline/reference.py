@@ -82,7 +82,7 @@ def open_reference(
     are computed here, unless an earlier run with the same reference cached them, and the reference is not kept in
     memory.
     """
-    asked = launch.parsed.reference
+    asked, read = launch.parsed.reference, objective.read_for(launch.parsed.groups.get("loss"))
 
     def load() -> LaidOutModel:
         model = freeze(objective.model.load(launch, source.folder, tokenizer))
@@ -95,20 +95,20 @@ def open_reference(
     if is_base:
         warn_of_start(launch)
     if is_base and not asked.precompute_ref_logprobs:
-        return Reference(lambda batches, runner: _attach(batches, BaseRunner(runner).forward(batches, objective.read)))
+        return Reference(lambda batches, runner: _attach(batches, BaseRunner(runner).forward(batches, read)))
     if not asked.precompute_ref_logprobs:
         placed, moving = load(), None
         if asked.movement:
             moving = MovingReference(
                 placed=placed, movement=asked.movement, tokenizer=tokenizer, topology=launch.topology
             )
-        return Reference(lambda batches, _: _attach(batches, placed.runner.forward(batches, objective.read)), moving)
+        return Reference(lambda batches, _: _attach(batches, placed.runner.forward(batches, read)), moving)
     shows = launch.topology.is_main and not launch.parsed.training.disable_tqdm
     kept = KeptRows(launch, _key(launch, objective, source), shows_progress=shows)
     size = launch.parsed.training.per_device_eval_batch_size
     batches = (batch for part in samples for batch in _cut(part, size, objective.make_batch))
     own = BaseRunner(build_runner(policy, launch.topology)) if is_base else None
-    kept.complete(chain(batches, ahead), lambda: own or load().runner, objective.read)
+    kept.complete(chain(batches, ahead), lambda: own or load().runner, read)
     gc.collect()
     return Reference(lambda batches, _: _attach(batches, map(kept.numbers, batches)))
 

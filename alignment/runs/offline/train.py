@@ -196,7 +196,7 @@ def build_task(
     baseline's numbers.
     """
 
-    read = objective.read if objective.reader is None else objective.reader(hyperparameters)
+    read = objective.read_for(hyperparameters)
 
     def make_objective(batches: Sequence[TokenBatch]) -> Objective:
         denominator = objective.count(batches)

@@ -109,7 +109,7 @@ def _loss_rows() -> Iterator[Row]:
 
 def _other_value(key: DeclaredArgument) -> Any:
     """Return a value that is not the default."""
-    if key.hint is float:
+    if key.hint in (float, float | None):
         return 0.25
     if key.hint == tuple[float, ...] | None:
         return (0.25,)

@@ -9,12 +9,13 @@ import paddle
 import pytest
 
 from alignment.algorithms.preference.answers import PairCounts, Pairs, Sides
-from alignment.algorithms.preference.dpo import DPOHyperparameters
+from alignment.algorithms.preference.dpo import DPOHyperparameters, dpo_loss
 from alignment.algorithms.preference.losses import LOSSES, LossType
 from alignment.algorithms.preference.survey import RunningMean, make_survey
 from alignment.algorithms.preference.update_losses import SurveyedAnswers
 from alignment.errors import CheckpointError
 from alignment.records import TokenBatch
+from alignment.training import objectives
 
 
 def batch_of(reference):
@@ -119,6 +120,40 @@ def test_a_quantile_of_aot_unpaired_counts_once_and_moves_both_of_its_answers():
     assert float(found) == pytest.approx(float(ordered.sum()))
     for tensor, one in zip(paddle.grad(found, [chosen, rejected]), expected, strict=True):
         np.testing.assert_allclose(tensor.numpy(), one, rtol=1e-6)
+
+
+def loss_of(logps, reference, **options):
+    lengths = np.array([2, 1, 1, 3])
+    fields = {
+        "reference": paddle.to_tensor(reference),
+        "response_mask": paddle.to_tensor((np.arange(3) < lengths[:, None]).astype(np.float32)),
+    }
+    hyperparameters = DPOHyperparameters(**options)
+    return dpo_loss(
+        paddle.to_tensor(logps), fields=fields, hyperparameters=hyperparameters, denominator=PairCounts(2, 3)
+    )
+
+
+def test_what_exceeds_the_shorter_answer_counts_ld_alpha_times_in_all_but_cross_entropy_and_metrics():
+    """LD-DPO (Liu et al. 2024): s = shared + ld_alpha tail, for policy and reference alike."""
+    logps = np.array([[-1.0, -2.0], [-3.0, 0.0], [-2.0, 0.0], [-4.0, -6.0]], np.float32)
+    reference = np.array([[-1.5, -1.0], [-2.0, 0.0], [-2.5, 0.0], [-3.0, -8.0]], np.float32)
+    found = loss_of(logps, reference, ld_alpha=0.25, sft_loss_ratio=1.0)
+    gaps = 0.1 * np.array([(0.5 - 0.25) - 0.5, -1.0 - (-1.0 + 0.25 * 2.0)])
+    assert float(found.metrics["dpo/loss"].value) == pytest.approx(np.logaddexp(0, -gaps).mean())
+    assert float(found.metrics["dpo/sft_loss"].value) == pytest.approx((3.0 + 3.0) / 3)
+    assert float(found.metrics["logps/rejected"].value) == pytest.approx(-6.0)
+    assert float(found.metrics["kl/rejected"].value) == pytest.approx((0.5 + 1.0) / 2)
+    whole = loss_of(logps.sum(-1), reference.sum(-1), loss_type=("ipo",))
+    assert float(loss_of(logps, reference, loss_type=("ipo",), ld_alpha=1.0).value) == pytest.approx(float(whole.value))
+
+
+def test_answers_are_split_where_the_shorter_one_of_a_pair_ends(monkeypatch):
+    """Pairs of 2 and 1, and of 1 and 3 tokens; the log-probs of a row are 1, 2, 4 times its number."""
+    batch = TokenBatch.build([np.arange(4)] * 4, [np.arange(1, 1 + length) for length in (2, 1, 1, 3)])
+    values = [row * column for row, length in ((1, 2), (2, 1), (3, 1), (4, 3)) for column in (1, 2, 4)[:length]]
+    monkeypatch.setattr(objectives, "read_logprobs", lambda model, batch: paddle.to_tensor(values, "float32"))
+    assert objectives.read_split_answers(None, batch).tolist() == [[1, 2], [2, 0], [3, 0], [4, 24]]
 
 
 def test_every_loss_is_a_value_of_loss_type():

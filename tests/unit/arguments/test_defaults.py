@@ -35,7 +35,8 @@ DEFAULTS = {
     "dpo": {
         **SHARED, "eval_datasets": None, "model_config_name_or_path": None, "beta": 0.1, "loss_type": ("sigmoid",),
         "loss_weights": None, "label_smoothing": 0.0, "average_logps": None, "simpo_gamma": 0.5,
-        "cpo_alpha": 1.0, "dpop_lambda": 50.0, "discopop_tau": 0.05, "reference_free": False, "pref_loss_ratio": 1.0,
+        "cpo_alpha": 1.0, "dpop_lambda": 50.0, "discopop_tau": 0.05, "bco_threshold": "running",
+        "ld_alpha": None, "reference_free": False, "pref_loss_ratio": 1.0,
         "sft_loss_ratio": 0.0, "ref_model_name_or_path": None, "precompute_ref_logprobs": False,
     },
     "kto": {

@@ -297,6 +297,11 @@ def test_a_reference_with_other_tokens_is_refused(folder):
         ),
         ({"loss_type": ["ipo", "ipo"], "loss_weights": [1, 1]}, "loss_type=ipo ipo must name one loss, or several dif"),
         ({"loss_type": []}, "loss_type= must name one loss"),
+        (
+            {"ld_alpha": 0.5, "precompute_ref_logprobs": True},
+            "precompute_ref_logprobs=true is refused: ld_alpha=0.5",
+        ),
+        ({"ld_alpha": 1.5}, "ld_alpha: expected a value >= 0 and <= 1, got 1.5"),
         ({"loss_weights": [0]}, "loss_weights: expected a value > 0, got 0"),
         ({"loss_type": "robust", "label_smoothing": 0.5}, "label_smoothing: expected a value >= 0 and < 0.5, got 0.5"),
         ({"loss_type": "exo_pair"}, "loss_type=exo_pair needs label_smoothing above 0"),
