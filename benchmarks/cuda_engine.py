@@ -1,10 +1,11 @@
 """Build csrc/cuda on a machine with a GPU, check it, time it, and perhaps write a dated result.
 
     python benchmarks/cuda_engine.py [--write] [--models 110m 1b 8b] [--skip-times]
+    python benchmarks/cuda_engine.py --engine [--write]  the fused engine first, and its times instead of the kernels'
     python benchmarks/cuda_engine.py --emulated          the checks only, on the host, without a GPU
 
-Needs nvcc, cuBLASLt, torch and numpy; no Paddle. Exits with 1 when a check fails; row invariance is reported, but is
-a property of the algorithms that cuBLASLt picks and fails nothing.
+Needs nvcc, cuBLASLt, torch and numpy; no Paddle. With --engine also g++, for the CPU's kernels. Exits with 1 when a check
+fails; row invariance is reported, but is a property of the algorithms that cuBLASLt picks and fails nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import json
 import sys
 import tempfile
 import traceback
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +59,18 @@ def check_graph(library: CudaLibrary) -> None:
     assert np.array_equal(decode_tokens(library, graph=True), decode_tokens(library, graph=False))
 
 
-def run_checks(library: CudaLibrary, *, on_device: bool) -> dict[str, str]:
+def all_checks(library: CudaLibrary, *, on_device: bool) -> dict[str, Callable[[], None]]:
+    """Return the checks of the kernels by name, each a function of nothing."""
+    checks = every_check() | ({"graph": check_graph} if on_device else {})
+    return {name: partial(check, library) for name, check in checks.items()}
+
+
+def run_checks(checks: dict[str, Callable[[], None]]) -> dict[str, str]:
     """Return ``ok`` or what went wrong for every check."""
     results = {}
-    checks = every_check() | ({"graph": check_graph} if on_device else {})
     for name, check in checks.items():
         try:
-            check(library)
+            check()
             results[name] = "ok"
         except Exception as error:  # noqa: BLE001
             results[name] = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -94,6 +102,22 @@ def run_times(library: CudaLibrary, args: argparse.Namespace) -> tuple[float, li
     return limit, rows
 
 
+def run_engine_times(engines: Any, batches: list[int]) -> tuple[float, list[Any]]:
+    """Return the measured bandwidth and the times of the fused engine."""
+    import cuda_fused
+    import cuda_timing
+    from cuda_shapes import SIZES
+
+    limit, rows = cuda_timing.bandwidth(), []
+    for name in SIZES:
+        for kind in ("bfloat16", "int8"):
+            for batch in batches:
+                for work, milliseconds, gigabytes in cuda_fused.time_engine(engines, name, batch, kind):
+                    rows.append(cuda_timing.Row(work, milliseconds, gigabytes, gigabytes / milliseconds * 1e3 / limit))
+                    print(f"{work}: {milliseconds:.3f} ms", flush=True)
+    return limit, rows
+
+
 def report(title: str, checks: dict[str, str], limit: float, rows: list[Any]) -> str:
     """Return the result in Markdown."""
     lines = [title, "", "| check | result |", "|---|---|", *(f"| {name} | {text} |" for name, text in checks.items())]
@@ -108,6 +132,8 @@ def parse() -> argparse.Namespace:
     """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--emulated", action="store_true", help="check the kernels on an emulated device")
+    parser.add_argument("--engine", action="store_true", help="check and time the fused engine, with torch for Paddle")
+    parser.add_argument("--skip-kernels", action="store_true", help="no checks of the kernels alone")
     parser.add_argument("--skip-times", action="store_true")
     parser.add_argument("--models", nargs="+", default=["110m", "1b", "8b"], choices=["110m", "1b", "8b"])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32])
@@ -122,16 +148,26 @@ def main() -> int:
     args = parse()
     with tempfile.TemporaryDirectory() as folder:
         if args.emulated:
-            library, name = CudaLibrary(build(Path(folder) / "libemulated.so", "--emulated"), Host()), "emulated"
+            path, name = build(Path(folder) / "libemulated.so", "--emulated"), "emulated"
+            library = CudaLibrary(path, Host())
         else:
             import torch  # before the library: it brings cuBLASLt
 
             name = torch.cuda.get_device_name()
-            library = CudaLibrary(build(Path(folder) / "libalignment_cuda.so"), Device())
-        checks = run_checks(library, on_device=not args.emulated)
+            path = build(Path(folder) / "libalignment_cuda.so")
+            library = CudaLibrary(path, Device())
+        checks, engines = {}, None
+        if args.engine:
+            import cuda_fused
+
+            engines = cuda_fused.Engines(path, on_device=not args.emulated)
+            checks |= cuda_fused.engine_checks(engines)
+        if not args.skip_kernels:
+            checks |= all_checks(library, on_device=not args.emulated)
+        checks = run_checks(checks)
         limit, rows = 0.0, []
         if not args.emulated and not args.skip_times:
-            limit, rows = run_times(library, args)
+            limit, rows = run_engine_times(engines, args.batches) if args.engine else run_times(library, args)
     day = datetime.date.today().isoformat()
     text = report(f"# CUDA kernels on {name}, {day}", checks, limit, rows)
     print(text)
