@@ -4,8 +4,8 @@
     python benchmarks/cuda_engine.py --engine [--write]  the fused engine first, and its times instead of the kernels'
     python benchmarks/cuda_engine.py --emulated          the checks only, on the host, without a GPU
 
-Needs nvcc, cuBLASLt, torch and numpy; no Paddle. With --engine also g++, for the CPU's kernels. Exits with 1 when a check
-fails; row invariance is reported, but is a property of the algorithms that cuBLASLt picks and fails nothing.
+Needs nvcc, cuBLASLt, torch and numpy; no Paddle. With --engine also g++, for the CPU's kernels. Exits with 1 when a
+check fails; row invariance is reported, but is a property of the algorithms that cuBLASLt picks and fails nothing.
 """
 
 from __future__ import annotations
