@@ -61,6 +61,26 @@ def test_label_smoothing_over_a_split_vocabulary_gives_the_numbers_of_one_proces
     assert found.passes(), found
 
 
+REWARD_KINDS = {
+    "regression": {
+        "train_datasets": "packing-attributes/train:200/-1",
+        "objective": "regression",
+        "attributes": ["coverage", "excess", "closed", "chatter"],
+        "regularization": 0.0,
+    },
+    "average": {"loss_type": "average", "center_rewards_coefficient": 0.01},
+}
+
+
+@pytest.mark.parametrize("kind", REWARD_KINDS)
+def test_a_kind_of_reward_model_gives_the_numbers_of_one_process(kind, references):
+    folder, known = references
+    changes = {**LAYOUTS["TP2xPP2"], **REWARD_KINDS[kind], "max_steps": 3}
+    found = check_layout(folder, known, changes, world_size=4, batch_ranks=1, timeout=300, trainers=["rm"])["rm"]
+    assert not isinstance(found, UserError), found
+    assert found.passes(), found
+
+
 def test_an_algorithm_without_critic_gives_the_numbers_of_one_process(references):
     """Groups of responses, the KL in the loss and in the reward; no process has a critic."""
     folder, known = references
