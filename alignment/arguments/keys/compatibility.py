@@ -138,6 +138,8 @@ _INERT = (
     ("minimum_eval_times", int | None, None, "Smallest number of evaluations.", "give eval_steps"),
     ("skip_profile_timer", bool, False, "Do not time stages.", _TIMED),
     ("benchmark", bool, False, "Benchmark mode.", _TIMED),
+    ("dpo_benchmark", bool, False, "Benchmark mode.", _TIMED),
+    ("num_of_gpus", int, -1, "Processes of an estimate.", "the launcher says how many processes there are"),
     ("skip_memory_metrics", bool, True, "Do not measure memory.", "memory is not measured"),
     ("log_on_each_node", bool, False, "Log on every machine.", "the first process logs"),
     ("remove_unused_columns", bool, True, "Drop unused columns.", "rows hold the fields that are used"),

@@ -346,3 +346,20 @@ def test_the_dpo_file_of_paddlenlp_is_understood(tmp_path):
     path.write_text(json.dumps({**PADDLENLP_DPO, "flash_mask": True, "zero_padding": True}))
     parsed = TRAINERS["dpo"].parse([str(path)])
     assert parsed.training.packing_samples
+
+
+def test_the_dpo_file_of_paddlenlp_trains_on_its_rows(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    answers = {"tgt": [], "response": [["rope"], ["rope done"]], "sort": [0, 1]}
+    rows = [{"src": [f"pack rope {number}"], **answers} for number in range(4)]
+    for name in ("train.jsonl", "dev.jsonl"):
+        (tmp_path / "data" / name).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    asked = {**PADDLENLP_DPO, "flash_mask": True, "model_name_or_path": str(folder / "policy")}
+    asked |= {"max_steps": 2, "warmup_steps": 0}
+    path = tmp_path / "dpo_argument.json"
+    path.write_text(json.dumps(asked))
+    TRAINERS["dpo"].train([str(path)], host="test")
+    *updates, last = read_json_lines(tmp_path / "checkpoints" / "dpo_ckpts" / "metrics.jsonl")
+    assert [record["step"] for record in updates] == [1, 2] and "eval/loss" in last
+    assert updates[0]["dpo/loss"] == pytest.approx(math.log(2), abs=1e-6)
