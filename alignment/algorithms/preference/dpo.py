@@ -42,7 +42,7 @@ class DPOHyperparameters(TermHyperparameters):
 
     beta: float = argument(0.1, above=0)
     """Scale of the implicit rewards; a larger value keeps the policy closer to the reference model."""
-    loss_type: tuple[LossType, ...] = argument(("sigmoid",), keeps_repeats=True)
+    loss_type: tuple[LossType, ...] = argument(("sigmoid",), keeps_repeats=True, spellings={"aot_pair": "aot"})
     """The loss of a pair, or several losses; sigmoid is that of DPO. docs/how-to/preferences.md lists all."""
     loss_weights: tuple[float, ...] | None = argument(None, above=0, keeps_repeats=True)
     """Weight of each loss of loss_type; needed if there are several."""

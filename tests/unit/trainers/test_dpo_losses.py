@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from alignment.arguments.effects import report_effects
 from alignment.errors import ArgumentError
 from alignment.trainers.registered import TRAINERS
 
@@ -47,3 +48,27 @@ def test_a_loss_that_cannot_be_computed_is_refused_by_name(tmp_path, monkeypatch
     with pytest.raises(ArgumentError, match=rf"^1 invalid argument\(s\):\n  {says}"):
         TRAINERS["dpo"].parse(given)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["sigmoid", "hinge", "simpo", "ipo", "dpop", "kto_pair", "sppo_hard", "nca_pair", "or"],
+)
+def test_every_loss_type_of_paddlenlp_is_read_with_its_keys(tmp_path, monkeypatch, written):
+    """Its keys beside loss_type, with its defaults; those that another loss reads have no effect."""
+    monkeypatch.chdir(tmp_path)
+    own = {"beta": 0.1, "simpo_gamma": 0.5, "dpop_lambda": 50.0, "label_smoothing": 0.0, "offset_alpha": 0.0}
+    own |= {"pref_loss_ratio": 1.0, "sft_loss_ratio": 0.0, "normalize_logps": False, "reference_free": False}
+    own |= {"ref_model_update_steps": -1, "ignore_eos_token": False, "loss_type": written}
+    given = {"train_datasets": "packing-preference/train", "model_name_or_path": "policy", "output_dir": "out", **own}
+    parsed = TRAINERS["dpo"].parse(given)
+    assert parsed.loss.loss_type == (written,) and parsed.loss.sft_loss_ratio == 0.0
+    report_effects(parsed, device="cpu", world_size=1)
+
+
+def test_loss_types_are_a_list_with_weights_in_a_file_and_on_the_command_line(tmp_path, monkeypatch):
+    """TRL's form; Online-RLHF's aot_pair is TRL's aot."""
+    monkeypatch.chdir(tmp_path)
+    argv = ["--train_datasets", "packing-preference/train", "--model_name_or_path", "policy", "--output_dir", "out"]
+    loss = TRAINERS["dpo"].parse([*argv, "--loss_type", "aot_pair,sft", "--loss_weights", "0.5,0.5"]).loss
+    assert (loss.loss_type, loss.loss_weights) == (("aot", "sft"), (0.5, 0.5))
