@@ -45,20 +45,39 @@ class HostGauge:
             self._floor = _read_status()[1]
 
 
+class BesidePaddle:
+    """Memory of the device that a library of this process has taken from it directly."""
+
+    def __init__(self) -> None:
+        self.now = self.most = 0
+
+    def change(self, num_bytes: int) -> None:
+        """Count ``num_bytes`` more, or less."""
+        self.now += num_bytes
+        self.most = max(self.most, self.now)
+
+
+BESIDE_PADDLE = BesidePaddle()
+
+
 class DeviceGauge:
-    """Memory allocated by Paddle on this process's GPU."""
+    """Memory of this process on its GPU: what Paddle has allocated and what is beside it.
+
+    Where the latter changes within a phase, the sum of both peaks is more than was ever in use.
+    """
 
     def read(self) -> tuple[int, int]:
         """See ``Gauge``."""
         from paddle.device import cuda
 
-        return cuda.memory_allocated(), cuda.max_memory_allocated()
+        return cuda.memory_allocated() + BESIDE_PADDLE.now, cuda.max_memory_allocated() + BESIDE_PADDLE.most
 
     def reset(self) -> None:
         """See ``Gauge``."""
         from paddle.device import cuda
 
         cuda.reset_max_memory_allocated()
+        BESIDE_PADDLE.most = BESIDE_PADDLE.now
 
 
 class MemoryWatch:

@@ -10,6 +10,7 @@ import numpy as np
 import paddle
 
 from alignment.architecture.parts import even_cut
+from alignment.device.memory import BESIDE_PADDLE
 from alignment.errors import UserError
 from alignment.generation.cuda.graphs import ForwardGraphs, RowArrays, padded_rows
 from alignment.generation.cuda.paddle_device import Packet, PaddleDevice
@@ -45,6 +46,7 @@ class CudaModel:
         self._device, self._config, self._group = device, config, group
         self._most_decoding = padded_rows(settings.num_slots)
         self._model = self._create(sizes, settings)
+        BESIDE_PADDLE.change(self.num_bytes)
         self._reduce, self._reduce_failure = Reduce(), None
         self._set_tables()
         if group.size > 1:
@@ -61,9 +63,9 @@ class CudaModel:
 
     def close(self) -> None:
         """Free the memory."""
-        model, self._model = self._model, None
-        if model:
-            self._graphs = None
+        if self._model:
+            BESIDE_PADDLE.change(-self.num_bytes)
+            model, self._model, self._graphs = self._model, None, None
             self._device.library.handle.acu_model_destroy(model)
 
     def __del__(self) -> None:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from alignment.device.memory import DeviceGauge, HostGauge, MemoryWatch
+from alignment.device.memory import BesidePaddle, DeviceGauge, HostGauge, MemoryWatch
 
 GIB = 2**30
 
@@ -27,6 +27,19 @@ def test_a_gpu_is_asked_what_it_has_given_out_and_its_peak_starts_anew(memory):
     assert gauge.read() == (2 * GIB, 5 * GIB)
     gauge.reset()
     assert gauge.read() == (2 * GIB, 2 * GIB)
+
+
+def test_what_a_library_takes_beside_paddle_counts(memory, monkeypatch):
+    monkeypatch.setattr("alignment.device.memory.BESIDE_PADDLE", beside := BesidePaddle())
+    watch = MemoryWatch.of("gpu")
+    with watch.phase("rollout"):
+        beside.change(4 * GIB)
+        memory.most = 2 * GIB
+        beside.change(-1 * GIB)
+    assert watch.pop() == {"memory/rollout_gib": 6.0, "memory/rollout_after_gib": 4.0}
+    with watch.phase("update"):
+        pass
+    assert watch.pop() == {"memory/update_gib": 4.0, "memory/update_after_gib": 4.0}
 
 
 def test_a_phase_on_a_gpu_has_the_devices_peak(memory):

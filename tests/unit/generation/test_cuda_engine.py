@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 from types import SimpleNamespace
 from unittest import mock
 
@@ -11,6 +12,7 @@ import paddle
 import pytest
 
 from alignment.architecture.decoder_config import DecoderConfig
+from alignment.device.memory import BESIDE_PADDLE
 from alignment.errors import NotFiniteError, UserError
 from alignment.generation import kernel_choice as chooser
 from alignment.generation.cuda import cuda_kernels, graphs, paddle_device
@@ -140,14 +142,20 @@ def test_sizes_that_are_captured_are_few():
 def test_an_update_is_packed_over_the_old_weights_and_memory_is_what_was_asked_for():
     model, other = build(), build()
     draw_weights(other, seed=5, std=0.4)
+    gc.collect()
+    beside = BESIDE_PADDLE.now
     engine = cuda(model, kv_memory=5 * BLOCK)
     before = engine.num_bytes
+    assert BESIDE_PADDLE.now - beside == before
     engine.load_weights(other.named_parameters(), 3)
     assert engine.version == 3 and engine.num_bytes == before
     assert_same(answer(engine, PROMPTS[:3], SAMPLED), answer(eager(other), PROMPTS[:3], SAMPLED), atol=1e-4)
     assert cuda(model, kv_memory=9 * BLOCK).num_bytes - before == 4 * BLOCK
     with pytest.raises(UserError, match=f"need {3 * BLOCK} bytes, rollout_kv_memory={2 * BLOCK} holds {2 * BLOCK}"):
         answer(cuda(model, kv_memory=2 * BLOCK), [[1] * 40], SAMPLED)
+    engine.release()
+    gc.collect()
+    assert BESIDE_PADDLE.now == beside
 
 
 def test_half_types_stay_near_the_model():
