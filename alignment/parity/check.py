@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def check_layout(
 
     ``folder`` holds the models of ``make_models``.
     """
-    output = "layout-" + "-".join(str(value).replace(" ", "") for value in changes.values())
+    output = "layout-" + "-".join(re.sub(r"[ /]", "", str(value)) for value in changes.values())
     jobs = [
         (
             name,

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from alignment.data.ledger import BadRow
 from alignment.data.raw.layouts.layout import Row, RowLayout, RowPlace
 from alignment.data.raw.layouts.mapping import map_row
+from alignment.data.raw.layouts.rated import rated_layout
 from alignment.data.raw.layouts.recognise import (
     SYSTEM,
     TOOLS,
@@ -136,6 +137,8 @@ class SampleRows:
 
     def _add_beside(self, sample: RawSample, item: _Item, place: object) -> RawSample:
         """Return the sample with the fields that are read beside its layout."""
+        if "attributes" in sample:
+            return sample
         row, beside = self._rows[item.index], self._reading.beside
         for name in beside.values():
             if name not in row:
@@ -176,12 +179,17 @@ class SampleRows:
 
     def _layout_of(self, row: Row) -> RowLayout | None:
         if self._reading.layout:
-            return layout_named(self._reading.layout, "layout")
+            return self._rated(layout_named(self._reading.layout, "layout"))
         try:
             found = recognise(row)
         except BadRow:
             return None
-        return found[0] if len(found) == 1 else None
+        return self._rated(found[0]) if len(found) == 1 else None
+
+    def _rated(self, layout: RowLayout) -> RowLayout:
+        """Return the layout, or what it is where attributes are read and a row has several answers with ratings."""
+        asked = self._reading.attributes
+        return (rated_layout(layout.name, asked) if asked else None) or layout
 
     def _items_of(self, rows: Sequence[Row], indices: Sequence[int], layout: RowLayout | None) -> list[_Item]:
         if layout is None:

@@ -206,3 +206,23 @@ def test_an_answer_without_a_value_is_left_out_and_counted(write_jsonl, tokenize
 def test_attributes_that_cannot_be_read_are_named(write_jsonl, tokenizer, row, message):
     with pytest.raises(DataError, match=message):
         AttributeDataset({"jsonl": {"path": write_jsonl([row]), "attributes": "helpfulness,verbosity"}}, tokenizer)
+
+
+def completion(text, helpfulness, honesty=None, **more):
+    ratings = {"helpfulness": {"Rating": helpfulness, "Rationale": "so"}, "honesty": {"Rating": honesty}}
+    return {"response": text, "annotations": ratings, "overall_score": 7.5, **more}
+
+
+def test_every_completion_of_ultrafeedback_has_its_ratings(write_jsonl, tokenizer):
+    """Ratings are texts, and may be missing; a number of the completion itself can be an attribute too."""
+    row = {"instruction": "a", "completions": [completion("b", "4", "N/A"), completion("d", "1", "2")], "source": "x"}
+    names = {"attributes": "helpfulness,honesty,overall_score"}
+    dataset = AttributeDataset({"jsonl": {"path": write_jsonl([row]), **names}}, tokenizer)
+    found = {tokenizer.decode(sample["input_ids"].tolist())[-1]: sample["attributes"] for sample in dataset}
+    assert found == {"b": [4.0, None, 7.5], "d": [1.0, 2.0, 7.5]}
+
+
+def test_a_rating_that_is_no_number_is_named(write_jsonl, tokenizer):
+    row = {"instruction": "a", "completions": [completion("b", "very")]}
+    with pytest.raises(DataError, match=r"line 1.*rating 'very' must be a number or N/A"):
+        AttributeDataset({"jsonl": {"path": write_jsonl([row]), "attributes": "helpfulness"}}, tokenizer)
