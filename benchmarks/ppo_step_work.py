@@ -23,6 +23,13 @@ MODELS: dict[str, dict[str, int]] = {
         "num_hidden_layers": 4,
         "num_attention_heads": 4,
     },
+    "8m": {
+        "vocab_size": 4000,
+        "hidden_size": 256,
+        "intermediate_size": 688,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 4,
+    },
     "110m": {
         "vocab_size": 32000,
         "hidden_size": 768,

@@ -9,6 +9,7 @@ import sys
 from statistics import mean
 
 import pytest
+import runs
 
 
 def run_benchmark(repo_root, tmp_path, script: str, *options: str) -> subprocess.CompletedProcess[str]:
@@ -110,3 +111,49 @@ def test_an_environment_of_a_peer_is_preferred(repo_root, monkeypatch, tmp_path)
     python.symlink_to(sys.executable)
     assert team.find_python("torch", tmp_path) == str(python)
     assert team.find_python("llama", tmp_path) == team.find_python("llama", None) == sys.executable
+
+
+def _offline_outcome(repo_root, monkeypatch, **losses):
+    monkeypatch.syspath_prepend(str(repo_root / "benchmarks"))
+    import offline_report as report
+    import offline_work
+
+    work = offline_work.Work(model="tiny", objective="sft", shape="ragged", threads=1, steps=4)
+    seconds = {"trl": [[9, 9], [9, 9], [4, 8], [2, 6]], "fixed": [[1, 4]] * 4, "packed": [[1, 2]] * 4}
+    sides = {
+        name: {"losses": losses.get(name, [1.0] * 4), "seconds": seconds[name], "versions": {name: "1"}}
+        for name in seconds
+    }
+    return report, report.Outcome(work=work, sides=sides, load_before=0.5)
+
+
+def test_offline_numbers_and_losses_that_differ(repo_root, monkeypatch):
+    report, same = _offline_outcome(repo_root, monkeypatch)
+    assert same.agrees and same.row("wall")[3:8] == ("3.000 s", "1.000 s", "1.000 s", "0.33", "0.33")
+    assert same.row("CPU")[6:] == ("0.57", "0.29", "by tokens <= 0.35", "0.0e+00")
+    _, other = _offline_outcome(repo_root, monkeypatch, packed=[1.0, 1.0, 1.0002, 1.0])
+    assert not other.agrees
+    page = report.render_markdown({"date": "2026-11-29"}, [same])
+    assert "| tiny | sft | ragged | 3.000 s | 1.000 s | 1.000 s | 0.33 | 0.33 |" in page
+
+
+def test_a_token_budget_balances_the_benchmark_rows(repo_root, monkeypatch):
+    report, outcome = _offline_outcome(repo_root, monkeypatch)
+    shares = [(int(ranks), float(fixed), float(packed)) for ranks, fixed, packed in report.balance(outcome.work)]
+    assert [ranks for ranks, _, _ in shares] == [2, 8]
+    assert all(packed < 1.01 < 1.05 < fixed for _, fixed, packed in shares), shares
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_our_side_of_the_offline_benchmark(repo_root, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(repo_root / "benchmarks"))
+    import offline
+    import offline_work
+
+    offline.make_models(tmp_path, "tiny")
+    offline_work.Work(model="tiny", objective="dpo", shape="ragged", threads=1, steps=2).write(tmp_path)
+    script = str(repo_root / "benchmarks" / "offline_ours.py")
+    found = offline._run([sys.executable, script, str(tmp_path), "packed"], runs.environment())
+    assert found["losses"][0] == pytest.approx(0.6931472, abs=1e-6) and len(found["losses"]) == 2
+    assert len(found["seconds"]) == 1 and min(found["seconds"][0]) > 0
