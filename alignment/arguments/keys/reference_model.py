@@ -14,6 +14,11 @@ _IS_BASE = Case(
     "the reference of a policy with an adapter is its base, which does not move",
     "lora is true",
 )
+_WITHIN = Case(
+    lambda value, s: bool(value and s.values.get("lora")) and s.values.get("ref_model_name_or_path") is None,
+    "the reference is the policy without its adapter, so there is none to move",
+    "lora is true and ref_model_name_or_path is not given",
+)
 _MOVES = "the log-probs of a reference that moves cannot be computed before training"
 
 
@@ -34,7 +39,7 @@ class ReferenceModelArguments:
         None, path="model", inert_when=_FREE, aliases=("ref_model", "ref_pretrain")
     )
     """Folder or hub name of the reference model; null: the model that training starts from."""
-    ref_offload: bool = argument(False, inert_when=_FREE)
+    ref_offload: bool = argument(False, inert_when=(_FREE, _WITHIN))
     """Keep the reference in host memory between uses, like offload_level freeze_model."""
     precompute_ref_logprobs: bool = argument(
         False,

@@ -310,6 +310,10 @@ def test_a_reference_with_other_tokens_is_refused(folder):
             {"margin_scale": 1, "loss_type": "ipo"},
             "margin_scale=1.0 is refused: loss_type=ipo has no margin .allowed: sigmoid, sigmoid_norm, robust, hinge",
         ),
+        (
+            {"ref_model_update_steps": 5, "lora": True},
+            "ref_model_update_steps=5 is refused: the reference of a policy wi",
+        ),
         ({"ref_model_update_steps": 5, "loss_type": "simpo"}, "loss_type=simpo reads no reference; leave the key out"),
         ({"regularization": 0.1}, "unknown argument 'regularization'"),
     ],

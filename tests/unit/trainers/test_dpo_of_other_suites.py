@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from alignment.arguments.effects import report_effects
 from alignment.errors import ArgumentError
 from alignment.trainers.registered import TRAINERS
 
@@ -57,6 +58,15 @@ def test_options_of_openrlhf(parse, tmp_path):
     assert (reference.ref_model_name_or_path, reference.ref_offload) == (f"{tmp_path}/start", True)
     assert parsed.training.packing_samples and parsed.columns.input_key == "question"
     assert (parsed.training.weight_decay, parsed.training.max_grad_norm) == (0.1, 0.5)
+
+
+def test_a_reference_within_the_policy_is_not_offloaded(parse):
+    """With an adapter it is the policy's base; a reference that is named is another model."""
+    told = [
+        {effect.key for effect in report_effects(parse(f"{OPENRLHF} --ref_offload {more}"), device="gpu", world_size=8)}
+        for more in ("", "--lora", "--lora --ref_pretrain ./start")
+    ]
+    assert ["ref_offload" in keys for keys in told] == [False, True, False]
 
 
 def test_rlhflow(parse, tmp_path):
