@@ -29,6 +29,8 @@ class SupervisedTask:
     """Called with the micro-batches of an update and the model's runner before training on them, to add fields from
     other models.
     """
+    preparing: str = "reference"
+    """The stage that the time of ``prepare`` is attributed to."""
     measure: Callable[[Sequence[TokenBatch], ModelRunner, Sequence[int]], None] | None = None
     """Called after ``prepare``, to add fields from passes of the trained model without gradients, with its runner and
     the place of each sample in the update, which does not depend on how micro-batches are cut."""
@@ -58,7 +60,7 @@ class SupervisedLoop:
             groups = self.micro_batches.divide([*map(count_tokens, samples)])
             batches = [self.task.make_batch([samples[i] for i in group]) for group in groups]
             if self.task.prepare is not None:
-                with self.session.stage("reference"):
+                with self.session.stage(self.task.preparing):
                     self.task.prepare(batches, self.runner)
                     if self.task.measure is not None:
                         self.task.measure(batches, self.runner, list(chain.from_iterable(groups)))

@@ -19,6 +19,8 @@ class Objective(NamedTuple):
 
     read: Callable[[Any, TokenBatch], Any]
     loss: Callable[[Any, TokenBatch], Loss]
+    probe: Callable[[Any, TokenBatch], Any] | None = None
+    """Shows whether the weights give finite numbers, where ``read`` needs what only an update has; None: ``read``."""
 
 
 class ModelRunner(Protocol):

@@ -58,14 +58,19 @@ PACKING_KEYS = ("packing_samples", "max_tokens_per_batch")
 
 
 def make_models(folder: Path, shape: Mapping[str, Any] = SMALL_MODEL) -> None:
-    """Write ``actor`` and ``reward`` with random weights of ``shape`` (keys of a config.json) to ``folder``."""
+    """Write ``actor``, ``reward`` and a wider ``teacher`` with random weights to ``folder``.
+
+    ``shape`` has keys of a config.json.
+    """
     tokenizer = load_tokenizer(TOKENIZER)
     raw = {**shape, "vocab_size": len(tokenizer), "max_position_embeddings": 128}
     raw |= {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
     config = DecoderConfig.from_dict(raw, place="the small model")
+    wider = DecoderConfig.from_dict({**raw, "hidden_size": 2 * raw["hidden_size"]}, place="the small teacher")
     for seed, name, model in (
         (1, "actor", CausalLM(config)),
         (2, "reward", ScoreModel(config, ScoreOptions(score_type="reward"))),
+        (3, "teacher", CausalLM(wider)),
     ):
         draw_weights(model, seed=seed, std=LARGE_STD)
         save_model(folder / name, model, tokenizer)

@@ -46,6 +46,7 @@ rollout_weight_type rollout_kv_type rollout_kv_memory tensor_parallel_degree pip
 virtual_pp_degree sharding sharding_parallel_degree sequence_parallel eval_mode rollout_tensor_parallel_degree
 offload_level seed objective loss_type loss_weights label_smoothing score_bias
 normalize_score_during_training normalizer_type reference_free precompute_ref_logprobs attributes
+teacher_offload beta
 """
 """Arguments that affect memory; the check sets all others itself."""
 
@@ -148,6 +149,7 @@ def _on_policy_arguments(folder: Path, job: Job) -> dict[str, Any]:
 def _offline_arguments(folder: Path, job: Job) -> dict[str, Any]:
     """Return the arguments for two updates; the trial makes its own rows."""
     own = {"ref_model_name_or_path": str(folder / "reference")} if job.own_reference is not None else {}
+    own |= {"teacher_model_name_or_path": str(folder / "teacher")} if job.teacher is not None else {}
     start = {"model_name_or_path": str(folder / job.learner), "max_steps": 2}
     return {"train_datasets": "packing-sft/train", **start, **own}
 

@@ -16,7 +16,7 @@ from alignment.errors import ArgumentError
 from alignment.models.config import CONFIG_FILE, read_config
 from alignment.runs.on_policy.algorithm import ChosenAlgorithm, critic_name
 
-LANGUAGE_MODELS = ("policy", "reference")
+LANGUAGE_MODELS = ("policy", "reference", "teacher")
 """Roles with language models; the others have score models."""
 ON_POLICY_PHASES = ("rollout", "score", "update")
 
@@ -61,6 +61,10 @@ class Job:
     """Whether a frozen reference model is loaded."""
     own_reference: DecoderConfig | None = None
     """The reference's shape; None: the policy's."""
+    teacher: DecoderConfig | None = None
+    """The frozen teacher of a distillation; None: there is none."""
+    divergence_tensors: int = 0
+    """Tensors of the logits' size that the divergence from the teacher holds."""
     side_by_side: int = -1
     """The most sequences generated at once; -1: all of an iteration."""
     recompute: str = ""
@@ -96,7 +100,8 @@ class Job:
     def models(self) -> dict[str, DecoderConfig]:
         """The models of the run by role, in display order."""
         reference = (self.own_reference or self.policy) if self.has_reference else None
-        roles = {"policy": self.policy, "critic": self.critic, "reference": reference, "reward": self.reward}
+        trained = {"policy": self.policy, "critic": self.critic}
+        roles = {**trained, "reference": reference, "teacher": self.teacher, "reward": self.reward}
         return {role: config for role, config in roles.items() if config is not None}
 
     @property

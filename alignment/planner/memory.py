@@ -21,7 +21,8 @@ from alignment.planner.update import STEP, update_moments
 
 CACHE, SCRATCH, OFFLOADED = "key-value cache", "scratch", "offloaded"
 COMPONENTS = (
-    *("policy weights", "critic weights", "reference weights", "reward weights", "gathered weights", "rollout weights"),
+    *("policy weights", "critic weights", "reference weights", "teacher weights", "reward weights"),
+    *("gathered weights", "rollout weights", "teacher states"),
     *("optimizer", "gradients", "activations", CACHE, SCRATCH, "sampling", OFFLOADED),
 )
 """What memory is used for, in display order."""
@@ -90,6 +91,7 @@ class StageMemory:
             "rollout": self._generate,
             "score": self._score,
             "reference": lambda: self._forward("reference", left=()),
+            "teacher": lambda: self._forward("teacher", left=()),
             "update": self._update,
         }
         yield from phases[phase]()
@@ -112,7 +114,7 @@ class StageMemory:
         step = model.one_pass(count)
         needed = step.forward_only
         head = model.head(count * job.response, is_scaled=job.is_scaled)
-        if head is not None:
+        if head is not None and name != "teacher":
             needed = max(needed, head.forward_only(with_entropy=name == "policy"))
         whole = sum(map(self._whole_head, left))
         yield self._moment(f"{name} forward", [name], {"activations": needed}, whole=whole + model.whole_unit)
@@ -124,7 +126,7 @@ class StageMemory:
     def _update(self) -> Iterator[Moment]:
         for model in (model for model in self._models.values() if model.is_trained):
             # The reference last ran in the score phase; the critic is updated before the policy runs again.
-            left = self._whole_head("reference")
+            left = self._frozen_heads
             left += self._whole_head("policy") if model.name == "critic" else 0
             for name, gradients, activations, gathered in update_moments(model):
                 needed = {"gradients": gradients, "activations": activations}
@@ -146,8 +148,8 @@ class StageMemory:
     ) -> Moment:
         """Return the moment at which the models ``used`` and also ``needed`` are on the device.
 
-        ``steps``: with their optimizer state; ``whole``: bytes gathered by sharding stage 3 (None: the reference's
-        head).
+        ``steps``: with their optimizer state; ``whole``: bytes gathered by sharding stage 3 (None: the heads of
+        reference and teacher).
         """
         models = self._models.values()
         here = [model for model in models if self._is_here(model, used)]
@@ -157,7 +159,8 @@ class StageMemory:
         device = {
             **{f"{model.name} weights": model.weights for model in here},
             "optimizer": sum(model.optimizer for model in stepping),
-            "gathered weights": self._whole_head("reference") if whole is None else whole,
+            "gathered weights": self._frozen_heads if whole is None else whole,
+            **self._taught,
             **(self._engine_device if stays else {}),
             **needed,
         }
@@ -166,6 +169,20 @@ class StageMemory:
         in_host = {OFFLOADED: away, **(self._engine_host if stays else {}), **(host or {})}
         in_host[SCRATCH] = in_host.get(SCRATCH, 0) + self._scratch
         return Moment(name, _present(device), _present(in_host))
+
+    @cached_property
+    def _frozen_heads(self) -> int:
+        return self._whole_head("reference") + self._whole_head("teacher")
+
+    @cached_property
+    def _taught(self) -> Mapping[str, int]:
+        """What stays of a teacher on the device: the hidden states of all targets, and an offloaded one's head."""
+        teacher = self._models.get("teacher")
+        if teacher is None or not teacher.is_last:
+            return {}
+        states = self._job.micro_batches * self._job.rows_per_batch * self._job.response * teacher.config.hidden_size
+        head = teacher.head_elements if "freeze_model" in self._job.offloaded else 0
+        return {"teacher states": (states + head) * self._job.item}
 
     def _whole_head(self, name: str) -> int:
         """Return the bytes of the gathered head of ``name``; 0 if the run has no such model."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.families import EMBEDDING, LM_HEAD
 from alignment.architecture.layout import Layout
 from alignment.planner.counts.activations import Pass
 from alignment.planner.counts.gradients import Gradients
-from alignment.planner.counts.head import Head, NativeHead
+from alignment.planner.counts.head import DistilledHead, Head, NativeHead
 from alignment.planner.counts.operators import FLOAT
 from alignment.planner.counts.shapes import Held, stage_layers
 from alignment.planner.job import LANGUAGE_MODELS, Job
@@ -24,7 +24,7 @@ class Placed:
     """One model in the first tensor-parallel and sharding process of ``stage``."""
 
     name: str
-    """``policy``, ``critic``, ``reference`` or ``reward``."""
+    """``policy``, ``critic``, ``reference``, ``teacher`` or ``reward``."""
     config: DecoderConfig
     job: Job
     layout: Layout
@@ -127,6 +127,8 @@ class Placed:
         if not self.head_elements:
             return None
         kind = NativeHead if self.job.native and self.layout.tensor == 1 else Head
+        if self.job.teacher is not None:
+            kind = partial(DistilledHead, tensors=self.job.divergence_tensors)
         return kind(
             config=self.config, targets=targets, tensor=self.layout.tensor, item=self.job.item, is_scaled=is_scaled
         )

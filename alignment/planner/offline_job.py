@@ -1,4 +1,4 @@
-"""Describe a run that learns from a dataset as a ``Job``: one trained model, and a reference if the loss needs it."""
+"""Describe a run that learns from a dataset as a ``Job``: one trained model, and the frozen one that the loss needs."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from pathlib import Path
 from alignment.architecture.decoder_config import DecoderConfig
 from alignment.arguments.parsed import Parsed
 from alignment.models.config import CONFIG_FILE
+from alignment.ops.pieces import divergence_tensors
 from alignment.planner.job import LANGUAGE_MODELS, Job, planned_batches, read_shape
 from alignment.runs.offline.objective import OfflineObjective
 from alignment.trainers.objectives import objective_of
 
-UPDATE, REFERENCE = "update", "reference"
+UPDATE, REFERENCE, TEACHER = "update", "reference", "teacher"
 """Phases, as the supervised loop names them."""
 
 
@@ -26,7 +27,8 @@ def read_offline_job(trainer: str, parsed: Parsed, *, device: str) -> Job:
     rows = samples * objective.rows_per_sample
     shape = _starting_shape(parsed, objective)
     is_language_model = objective.model.name in LANGUAGE_MODELS
-    compares = _keeps_reference(parsed, objective)
+    compares, taught = _keeps_reference(parsed, objective), objective.needs_teacher
+    is_away = (compares and parsed.reference.ref_offload) or (taught and parsed.teacher.teacher_offload)
     return Job(
         trainer=trainer,
         policy=shape if is_language_model else None,
@@ -34,7 +36,9 @@ def read_offline_job(trainer: str, parsed: Parsed, *, device: str) -> Job:
         reward=None if is_language_model else shape,
         has_reference=compares,
         own_reference=_reference_shape(parsed, objective) if compares else None,
-        phases=(REFERENCE, UPDATE) if compares else (UPDATE,),
+        teacher=_teacher_shape(parsed, objective) if taught else None,
+        divergence_tensors=divergence_tensors(parsed.loss.beta, parsed.loss.temperature) if taught else 0,
+        phases=(*([REFERENCE] if compares else []), *([TEACHER] if taught else []), UPDATE),
         half=training.weight_dtype(device) == "bfloat16",
         length=length,
         response=length - 1,
@@ -46,8 +50,7 @@ def read_offline_job(trainer: str, parsed: Parsed, *, device: str) -> Job:
         max_tokens=training.token_budget(length * objective.rows_per_sample),
         iteration_rows=rows * micro_batches,
         recompute=training.recompute_granularity if training.recompute else "",
-        offloaded=parsed.parallel.offloaded
-        | ({"freeze_model"} if compares and parsed.reference.ref_offload else set()),
+        offloaded=parsed.parallel.offloaded | ({"freeze_model"} if is_away else set()),
         native=training.use_native_ops and device == "cpu",
     )
 
@@ -72,6 +75,10 @@ def _reference_shape(parsed: Parsed, objective: OfflineObjective) -> DecoderConf
     """Return the shape of a separate reference; None: it is the model that training starts from."""
     named = parsed.reference.ref_model_name_or_path
     return _read(named, "ref_model_name_or_path", objective) if named else None
+
+
+def _teacher_shape(parsed: Parsed, objective: OfflineObjective) -> DecoderConfig:
+    return _read(parsed.teacher.teacher_model_name_or_path, "teacher_model_name_or_path", objective)
 
 
 def _read(name: str, key: str, objective: OfflineObjective) -> DecoderConfig:

@@ -123,6 +123,34 @@ def _template(launch: Launch, tokenizer: Tokenizer) -> dict[str, Any]:
     return describe_template(launch.parsed.data.template, tokenizer)
 
 
+def check_same_tokens(given: str, folder: str, tokenizer: Tokenizer, *, reader: str) -> None:
+    """Refuse the model in ``folder``, which the arguments name as ``given``, if its ids are not those of ``tokenizer``.
+
+    ``reader`` is whose tokenizer that is (the policy, the student).
+    """
+    other = load_tokenizer(folder)
+    if other.fingerprint() == tokenizer.fingerprint():
+        return
+    raise ArgumentError(
+        f"{given} has another tokenizer ({len(other)} tokens) than {reader} ({len(tokenizer)}): it reads "
+        f"{reader}'s token ids, so both must be the same, but {_first_difference(other, tokenizer)}"
+    )
+
+
+def _first_difference(other: Tokenizer, tokenizer: Tokenizer) -> str:
+    """Return how ids of both tokenizers differ."""
+    for token_id in range(max(len(other), len(tokenizer))):
+        there, here = other.id_to_token(token_id), tokenizer.id_to_token(token_id)
+        if there != here:
+            return f"id {token_id} is {_show_token(there)} there and {_show_token(here)} here"
+    ends = [(t.bos_token, t.eos_token) for t in (other, tokenizer)]
+    return f"BOS and EOS are {ends[0]} there and {ends[1]} here"
+
+
+def _show_token(token: str | None) -> str:
+    return "no token" if token is None else repr(token)
+
+
 def check_layout(launch: Launch, config: DecoderConfig, place: str) -> None:
     """Refuse parallel degrees that do not divide the model in ``place``."""
     problems = check_degrees(config, launch.topology.layout)

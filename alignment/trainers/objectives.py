@@ -9,6 +9,7 @@ from typing import Any
 
 from alignment.algorithms.bradley_terry import BradleyTerryHyperparameters, bradley_terry_loss
 from alignment.algorithms.cost_model import cost_model_loss
+from alignment.algorithms.distillation import DistillationHyperparameters, distillation_loss
 from alignment.algorithms.preference.spec import PreferenceAlgorithm
 from alignment.algorithms.regression import regression_loss
 from alignment.algorithms.supervised_losses import SupervisedHyperparameters, sft_loss
@@ -76,6 +77,23 @@ SFT = OfflineObjective(
     best_metric="loss",
     shown=("sft/loss",),
     cards=("eval/loss", "eval/perplexity", "eval/accuracy"),
+)
+
+KD = OfflineObjective(
+    name="kd",
+    title="distillation",
+    model=POLICY,
+    dataset=SupervisedDataset,
+    hyperparameters=DistillationHyperparameters,
+    make_batch=supervised_batch,
+    read=read_logprobs,
+    needs_teacher=True,
+    loss=distillation_loss,
+    count=count_targets,
+    make_evaluation=LossEvaluation.of,
+    best_metric="loss",
+    shown=("kd/loss", "kd/divergence"),
+    cards=("eval/loss", "eval/divergence", "eval/ce", "eval/teacher_ce"),
 )
 
 
@@ -179,7 +197,7 @@ def _answer_reader(algorithm: PreferenceAlgorithm, hyperparameters: Any) -> Call
     return read_split_answers if splits else read_answer_logprobs
 
 
-OBJECTIVES = {"sft": SFT} | {
+OBJECTIVES = {"sft": SFT, "kd": KD} | {
     trainer.name: _preference_objective(trainer)
     for trainer in map(TRAINERS.__getitem__, TRAINERS)
     if isinstance(trainer, PreferenceTrainer)

@@ -6,6 +6,7 @@ from alignment.arguments import validate
 from alignment.arguments.groups import Groups
 from alignment.arguments.keys.reference_model import ReferenceModelArguments
 from alignment.arguments.keys.shared import SHARED
+from alignment.arguments.keys.teacher import TeacherArguments
 from alignment.arguments.parsed import Parsed
 from alignment.arguments.parser import Check
 from alignment.runs.launch import open_launch
@@ -21,6 +22,8 @@ def objective_groups(objective: OfflineObjective) -> Groups:
         own["loss"] = objective.hyperparameters
     if objective.needs_reference is not None:
         own["reference"] = ReferenceModelArguments
+    if objective.needs_teacher:
+        own["teacher"] = TeacherArguments
     return {
         **own,
         **SHARED,

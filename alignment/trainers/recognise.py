@@ -14,15 +14,15 @@ from alignment.trainers.registered import TRAINERS
 def recognise_trainer(given: Iterable[str], path: Path) -> str:
     """Return the name of the trainer that the file ``path`` with the keys ``given`` is for.
 
-    It is the trainer that knows most of the keys; the file's name decides between equals, else ArgumentError. Only
-    possible trainers are imported: a PPO file needs no Paddle.
+    It is the trainer that knows most of the keys and has the models it cannot do without; the file's name decides
+    between equals, else ArgumentError. Only possible trainers are imported: a PPO file needs no Paddle.
     """
     keys = set(given)
     candidates = [name for name in TRAINERS if keys & TRAINERS[name].model_keys] or list(TRAINERS)
     if len(candidates) == 1:
         return candidates[0]
-    strange = {name: len(keys - _known(name)) for name in candidates}
-    fitting = [name for name in candidates if strange[name] == min(strange.values())]
+    misfits = {name: _misfits(name, keys) for name in candidates}
+    fitting = [name for name in candidates if misfits[name] == min(misfits.values())]
     words = set(re.split(r"[^a-z]+", path.stem.lower()))
     named = [name for name in fitting if name in words]
     if len(fitting) > 1 and len(named) != 1:
@@ -33,5 +33,9 @@ def recognise_trainer(given: Iterable[str], path: Path) -> str:
     return named[0] if named else fitting[0]
 
 
-def _known(name: str) -> set[str]:
-    return {key for slot in declare(TRAINERS[name].groups) for key in slot.names}
+def _misfits(name: str, keys: set[str]) -> int:
+    """Return the number of ``keys`` that the trainer does not know, and of models that it needs and are not given."""
+    slots = declare(TRAINERS[name].groups)
+    known = {key for slot in slots for key in slot.names}
+    models = [slot for slot in slots if slot.is_required and slot.constraint.path == "model"]
+    return len(keys - known) + sum(keys.isdisjoint(slot.names) for slot in models)

@@ -44,6 +44,19 @@ for _trainer in (
         door="alignment/kto/run_kto.py",
         small_run={"train_datasets": "packing-kto/train:200/-1", "model_name_or_path": "actor"},
     ),
+    OfflineTrainer(
+        name="kd",
+        label="KD",
+        title="Distillation",
+        door="alignment/kd/run_kd.py",
+        small_run={
+            "train_datasets": "packing-sft/train:200/-1",
+            "model_name_or_path": "actor",
+            "teacher_model_name_or_path": "teacher",
+            "beta": 0.5,
+            "temperature": 1.5,
+        },
+    ),
     Trainer(
         name="ppo",
         label="PPO",

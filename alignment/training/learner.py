@@ -99,7 +99,7 @@ class Learner:
             return
         batch, objective = self._latest
         with resident(self.offloaded_model):
-            outputs = self.runner.forward([batch], objective.read)[0]
+            outputs = self.runner.forward([batch], objective.probe or objective.read)[0]
         for array in outputs if isinstance(outputs, tuple) else (outputs,):
             if array is not None and not np.isfinite(array).all():
                 raise self.diverged("its outputs are NaN or infinite", "the last one: it was not exported")

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from alignment.algorithms.preference.losses import LOSSES, readers
+from alignment.architecture.layout import Layout
 from alignment.data.encoded.store import count_tokens
 from alignment.metrics import reduce_metrics
+from alignment.models.decoder.split_divergence import DivergenceKind
 from alignment.parallel.build_runner import build_runner
 from alignment.parallel.micro_batches import MicroBatches
 from alignment.parallel.topology import Topology
@@ -19,6 +21,7 @@ from alignment.runs.offline.labelled import baseline_of, open_baseline
 from alignment.runs.offline.models import POLICY
 from alignment.runs.offline.objective import EvaluationInputs
 from alignment.runs.offline.reference import FIELD, Reference
+from alignment.runs.offline.teacher import Teacher
 from alignment.runs.offline.train import build_task
 from alignment.trainers.objectives import OBJECTIVES, SCORE_OBJECTIVES
 from alignment.training.objectives import read_split_answers
@@ -90,12 +93,12 @@ def learn(objective, model, cut, *, reference=None, widen=0):
         objective,
         hyperparameters,
         model=model,
-        reference=Reference(prepare),
+        reference=teacher_of(objective) or Reference(prepare),
         measure=measured(objective, hyperparameters, prepare),
     )
     batches = [widened(task.make_batch(part), widen) for part in cut]
     runner = build_runner(model, Topology(device="cpu"))
-    if objective.needs_reference:
+    if objective.needs_reference or objective.needs_teacher:
         task.prepare(batches, runner)
     if task.measure:
         task.measure(batches, runner, range(sum(map(len, cut))))
@@ -123,6 +126,14 @@ def measured(objective, hyperparameters, prepare):
     """What measures the baseline of an objective that has one."""
     baseline = objective.labels and baseline_of(objective.labels, hyperparameters)
     return open_baseline(objective, baseline, prepare, 64) if baseline else None
+
+
+def teacher_of(objective):
+    """A wider model with fixed weights, if the objective learns from one."""
+    if not objective.needs_teacher:
+        return None
+    wider = tiny_causal(seed=2, std=0.2, **{**SHAPE, "hidden_size": 24})
+    return Teacher(build_runner(wider, Topology(device="cpu")), DivergenceKind(0.5, 1.5)).as_reference()
 
 
 def widened(batch, columns):
@@ -252,9 +263,10 @@ def evaluated(tmp_path):
         launch = SimpleNamespace(
             parsed=SimpleNamespace(training=training, offline=offline),
             output_dir=tmp_path,
-            topology=SimpleNamespace(is_main=False),
+            topology=SimpleNamespace(is_main=False, layout=Layout()),
         )
         hyperparameters = objective.hyperparameters and objective.hyperparameters()
+        reference = teacher_of(objective) or Reference(prepare)
         inputs = EvaluationInputs(
             launch=launch,
             objective=objective,
@@ -262,7 +274,7 @@ def evaluated(tmp_path):
                 objective,
                 hyperparameters,
                 model=model,
-                reference=Reference(prepare),
+                reference=reference,
                 measure=measured(objective, hyperparameters, prepare),
             ),
             runner=build_runner(model, topology),

@@ -11,7 +11,7 @@ HERE = Path(__file__).parent
 TEST_FILES = {
     "safe_rlhf": ("test_safe_rlhf_ppo.py", "test_safe_rlhf_preference.py", "test_dpo.py", "test_kto.py"),
     "openrlhf": ("test_openrlhf.py", "test_dpo.py"),
-    "trl": ("test_trl.py", "test_dpo.py", "test_kto.py"),
+    "trl": ("test_trl.py", "test_dpo.py", "test_kto.py", "test_distillation.py"),
 }
 
 ELSEWHERE = {
@@ -46,7 +46,6 @@ LATER = {
     },
     "openrlhf": {"policy_loss(policy_loss_type=gspo": "GSPO (ratio of whole sequences)"},
     "trl": {
-        "kd_generalized_jsd(": "distillation",
         "grpo_loss_grpo(beta=0.04, epsilon_high=0.28, epsilon_low=0.2, level=sequence": "GSPO (ratio of sequences)",
         "grpo_loss_cispo(": "CISPO",
         "grpo_loss_sapo(": "SAPO",

@@ -7,7 +7,7 @@ from functools import cached_property
 
 from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.parts import even_cut
-from alignment.ops.pieces import tokens_at_once
+from alignment.ops.pieces import divergence_tokens, tokens_at_once
 from alignment.planner.counts.operators import FLOAT
 
 
@@ -31,8 +31,11 @@ class Head:
     @cached_property
     def _logits(self) -> int:
         """Bytes of the float32 logits computed at once."""
-        one = self._columns * FLOAT
-        return min(self.targets, tokens_at_once(self._columns, on_device=self.item < FLOAT)) * one
+        return min(self.targets, self._at_once) * self._columns * FLOAT
+
+    @property
+    def _at_once(self) -> int:
+        return tokens_at_once(self._columns, on_device=self.item < FLOAT)
 
     @cached_property
     def in_pieces(self) -> bool:
@@ -96,3 +99,36 @@ class NativeHead(Head):
         """See ``Head``: the gradient is in the logits' memory."""
         made = self.weight * self.item * (2 if self.in_pieces else 1)
         return self._logits + made + self.hidden + self._states
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistilledHead(Head):
+    """Log-probs and the divergence from a teacher, whose logits have about as many columns.
+
+    Logits are always computed again in the backward pass, and the gradients of the pieces added.
+    """
+
+    tensors: int
+    """The tensors of the logits' size that a divergence holds."""
+
+    @cached_property
+    def hidden(self) -> int:
+        """Bytes of the targets' hidden states; the logits are divided by the temperature."""
+        return self._states
+
+    @property
+    def _at_once(self) -> int:
+        return divergence_tokens(self._columns)
+
+    @cached_property
+    def in_pieces(self) -> bool:
+        """See ``Head``."""
+        return True
+
+    def forward_only(self, *, with_entropy: bool) -> int:
+        """See ``Head``."""
+        return self.tensors * self._logits + self.hidden
+
+    def logits_back(self, *, with_entropy: bool) -> int:
+        """See ``Head``: one more for the gradient."""
+        return (self.tensors + 1) * self._logits + self.hidden + self._earlier

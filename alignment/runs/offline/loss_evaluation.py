@@ -15,6 +15,9 @@ from alignment.metrics import reduce_metrics
 from alignment.parallel.runner import ModelRunner
 from alignment.runs.offline.objective import EvaluationInputs
 
+_BATCHES_AT_ONCE = 16
+"""Micro-batches of a process whose numbers of other models are in memory together."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LossEvaluation:
@@ -24,6 +27,7 @@ class LossEvaluation:
     runner: ModelRunner
     samples: Sequence[Sample]
     rows_per_batch: int
+    batches_at_once: int
     name: str
     """The objective's name, which is removed from metric names."""
 
@@ -35,6 +39,7 @@ class LossEvaluation:
             runner=inputs.runner,
             samples=inputs.held_out,
             rows_per_batch=inputs.rows_per_batch,
+            batches_at_once=_BATCHES_AT_ONCE * inputs.launch.topology.layout.batch,
             name=inputs.objective.name,
         )
 
@@ -42,16 +47,20 @@ class LossEvaluation:
         """Return ``eval/loss`` and the other metrics of the loss; no sample rows."""
         size = self.rows_per_batch
         batches = [self.task.make_batch(self.samples[i : i + size]) for i in range(0, len(self.samples), size)]
-        if self.task.prepare is not None:
-            self.task.prepare(batches, self.runner)
-        if self.task.measure is not None:
-            self.task.measure(batches, self.runner, range(len(self.samples)))
         objective = self.task.make_objective(batches)
-        outputs = self.runner.forward(batches, objective.read)
-        if self.task.survey is not None:
-            self.task.survey(batches, outputs, learns=False)
-        pairs = zip(outputs, batches, strict=True)
-        metrics = reduce_metrics([objective.loss(_tensors(output), batch).metrics for output, batch in pairs])
+        found, at_once = [], len(batches) if self.task.measure or self.task.survey else self.batches_at_once
+        for first in range(0, len(batches), at_once):
+            part = batches[first : first + at_once]
+            if self.task.prepare is not None:
+                self.task.prepare(part, self.runner)
+            if self.task.measure is not None:
+                self.task.measure(part, self.runner, range(len(self.samples)))
+            outputs = self.runner.forward(part, objective.read)
+            if self.task.survey is not None:
+                self.task.survey(part, outputs, learns=False)
+            pairs = zip(map(_tensors, outputs), part, strict=True)
+            found += [objective.loss(*pair).metrics for pair in pairs]
+        metrics = reduce_metrics(found)
         return {f"eval/{key.removeprefix(f'{self.name}/')}": number for key, number in metrics.items()}, []
 
 

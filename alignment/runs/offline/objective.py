@@ -106,6 +106,8 @@ class OfflineObjective:
     """Given the hyperparameters, whether the loss uses the field ``reference``: the result of ``read`` for the frozen
     starting model, one number per row. None: never, and there are no arguments about a reference.
     """
+    needs_teacher: bool = False
+    """Whether the loss gets the result of ``Teacher.read``; ``read`` then only shows that the weights are finite."""
 
     def read_for(self, hyperparameters: Any) -> Callable[[Any, TokenBatch], Any]:
         """Return what is read for the loss with these ``hyperparameters``."""

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from alignment.data.encoded.tokenized import Sample
-from alignment.errors import ArgumentError, CheckpointError
+from alignment.errors import CheckpointError
 from alignment.models.adapters.attach import BaseRunner
 from alignment.models.folders.hub import check_fit, resolve_model_folder
-from alignment.models.tokenizer.tokenizer import Tokenizer, load_tokenizer
+from alignment.models.tokenizer.tokenizer import Tokenizer
 from alignment.parallel.build_runner import build_runner
 from alignment.parallel.comms.together import on_main
 from alignment.parallel.runner import ModelRunner
@@ -28,7 +28,7 @@ from alignment.records import TokenBatch
 from alignment.runs.adapters import warn_of_start
 from alignment.runs.frozen import FrozenInput, frozen_model, frozen_random_model
 from alignment.runs.launch import Launch
-from alignment.runs.models import check_layout, freeze
+from alignment.runs.models import check_layout, check_same_tokens, freeze
 from alignment.runs.offline.moving_reference import REFERENCE, MovingReference, check_same_shapes
 from alignment.runs.offline.objective import OfflineObjective
 from alignment.runs.placed import LaidOutModel, place
@@ -49,12 +49,16 @@ Prepare = Callable[[Sequence[TokenBatch], ModelRunner], None]
 
 
 class Reference(NamedTuple):
-    """The reference of a run."""
+    """The reference of a run, or its teacher."""
 
     prepare: Prepare
     """Adds its numbers to micro-batches, given the policy's runner."""
     moving: MovingReference | None = None
     """None: it stays as it is."""
+    read: Callable[[Any, TokenBatch], Any] | None = None
+    """Computes from the trained model and what was prepared what the loss needs; None: that of the objective."""
+    stage: str = "reference"
+    """The stage that its time is attributed to."""
 
 
 class ReferenceSource(NamedTuple):
@@ -193,12 +197,7 @@ def find_reference(launch: Launch, objective: OfflineObjective, tokenizer: Token
     folder = str(resolve_model_folder(name, parts=objective.model.parts, is_told=bool(named)))
     if named:
         check_layout(launch, check_fit(folder, tokenizer, max_length=launch.parsed.data.max_length), folder)
-        other = load_tokenizer(folder)
-        if other.fingerprint() != tokenizer.fingerprint():
-            raise ArgumentError(
-                f"ref_model_name_or_path={named} has another tokenizer ({len(other)} tokens) than the policy "
-                f"({len(tokenizer)}): it reads the policy's token ids, so both must be the same"
-            )
+        check_same_tokens(f"ref_model_name_or_path={named}", folder, tokenizer, reader="the policy")
     return ReferenceSource(folder, cache(partial(frozen_model, "the reference", folder, world)))
 
 

@@ -37,6 +37,7 @@ from alignment.runs.offline.labelled import (
 from alignment.runs.offline.moving_reference import REFERENCE
 from alignment.runs.offline.objective import EvaluationInputs, OfflineObjective, TrainedModel
 from alignment.runs.offline.reference import Reference, ReferenceSource, find_reference, open_reference
+from alignment.runs.offline.teacher import find_teacher, open_teacher
 from alignment.runs.state import StatePart
 from alignment.training.learner import Learner
 from alignment.training.objectives import fields_as_tensors
@@ -68,10 +69,9 @@ def build_run(
     tokenizer = starting_tokenizer(launch, folder)
     check_start(launch, source, folder, tokenizer)
     hyperparameters = launch.parsed.groups.get("loss")
-    compares = objective.needs_reference is not None and objective.needs_reference(hyperparameters)
-    reference = find_reference(launch, objective, tokenizer) if compares else None
+    reference, taught = find_compared(launch, objective, folder, tokenizer)
     base = frozen_base(launch, trained.name, folder)
-    frozen = frozen_part(launch, lambda: [*base, *find_frozen(launch, reference, tokenizer)])
+    frozen = frozen_part(launch, lambda: [*base, *find_frozen(launch, [reference, taught], tokenizer)])
     rows, held_out = open_samples(tokenizer)
     loader = build_loader(launch, rows)
     baseline = find_baseline(launch, objective, loader, rows, held_out)
@@ -79,6 +79,7 @@ def build_run(
     samples = [rows, held_out or ()]
     ahead = rows_ahead(launch, baseline, loader, held_out) if baseline else ()
     held = open_reference(launch, objective, tokenizer, reference, samples, model, ahead) if reference else None
+    held = open_teacher(launch, taught, tokenizer).as_reference() if taught else held
     measure = open_baseline(objective, baseline, held.prepare, launch.parsed.data.max_length) if baseline else None
     task = build_task(objective, hyperparameters, model=model, reference=held, measure=measure)
 
@@ -111,6 +112,18 @@ def evaluation_rows(rows: Sequence[Sample], held_out: Sequence[Sample]) -> dict[
         "datasets": dataset_labels(held_out),
         "training": [rows[i] for i in range(min(len(rows), len(held_out)))],
     }
+
+
+def find_compared(
+    launch: Launch, objective: OfflineObjective, folder: str | None, tokenizer: Tokenizer
+) -> tuple[ReferenceSource | None, ReferenceSource | None]:
+    """Return the reference and the teacher of the model in ``folder``, as far as the loss needs them."""
+    needs = objective.needs_reference
+    compares = needs is not None and needs(launch.parsed.groups.get("loss"))
+    return (
+        find_reference(launch, objective, tokenizer) if compares else None,
+        find_teacher(launch, folder, tokenizer) if objective.needs_teacher else None,
+    )
 
 
 def load_trained(
@@ -157,11 +170,11 @@ def rows_ahead(
         yield from mismatched(batches, range(len(samples)), launch.parsed.data.max_length)
 
 
-def find_frozen(launch: Launch, reference: ReferenceSource | None, tokenizer: Tokenizer) -> list[FrozenInput]:
-    """Return the inputs that must not change: the reference, and the tokenizer if the arguments name one."""
+def find_frozen(launch: Launch, models: Sequence[ReferenceSource | None], tokenizer: Tokenizer) -> list[FrozenInput]:
+    """Return the inputs that must not change: the frozen ``models``, and the tokenizer if the arguments name one."""
     named = launch.parsed.model.tokenizer_name_or_path
     own = frozen_tokenizer(named, tokenizer, launch.parsed.data.template) if named else []
-    return [*([reference.frozen()] if reference and reference.frozen else []), *own]
+    return [*(model.frozen() for model in models if model and model.frozen), *own]
 
 
 def survey_part(task: SupervisedTask) -> dict[str, StatePart]:
@@ -205,7 +218,7 @@ def build_task(
             fields = fields_as_tensors(batch)
             return objective.loss(output, fields=fields, hyperparameters=hyperparameters, denominator=denominator)
 
-        return Objective(read, loss)
+        return Objective(reference and reference.read or read, loss, probe=read)
 
     after, moving = objective.after_update, reference and reference.moving
 
@@ -219,6 +232,7 @@ def build_task(
         make_batch=objective.make_batch,
         make_objective=make_objective,
         prepare=reference and reference.prepare,
+        preparing=reference.stage if reference else "",
         measure=measure,
         survey=objective.make_survey and objective.make_survey(hyperparameters),
         after_update=after_update,

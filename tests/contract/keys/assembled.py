@@ -47,7 +47,10 @@ TINY = {
 SHARED = {"chat_template": "tokenizer", "report_to": "none", "save_strategy": "no", "max_length": 96}
 SIZES = {"per_device_train_batch_size": 4, "num_train_epochs": 1.0}
 BASE = {
-    name: {**SHARED, **SIZES, "train_datasets": f"{kind}/train:24/-1", "model_name_or_path": "{policy}"}
+    name: {
+        **{**SHARED, **SIZES, "train_datasets": f"{kind}/train:24/-1"},
+        **{key: {"teacher_model_name_or_path": "{teacher}"}.get(key, "{policy}") for key in TRAINERS[name].model_keys},
+    }
     for name in TRAINERS
     for kind in [TRAINERS[name].small_run["train_datasets"].partition("/")[0]]
 } | {
@@ -128,6 +131,10 @@ def make_models(folder: Path) -> None:
     write_adapter(folder / "adapter", load_causal_lm(folder / "policy"), rank=5)
     several = ScoreOptions(labels=("one", "two"))
     save_model(folder / "two scores", random_score_model(config, several, seed=2, tokenizer=tokenizer), tokenizer)
+    wider = folder / "wider" / "config.json"
+    wider.parent.mkdir()
+    wider.write_text(json.dumps({**TINY, "hidden_size": 16}))
+    save_model(folder / "teacher", random_causal_lm(wider, seed=3, tokenizer=tokenizer), tokenizer)
     for source, copy in (("policy", "other"), ("reward", "other reward"), ("policy", "tokenizer")):
         shutil.copytree(folder / source, folder / copy)
 

@@ -10,12 +10,12 @@ import numpy as np
 
 from alignment.arguments.groups import DeclaredArgument, declare
 from alignment.fields import Situation
+from alignment.trainers.objectives import OBJECTIVES
 from alignment.trainers.registered import TRAINERS
-from alignment.trainers.trainer import PreferenceTrainer
 from tests.contract.keys.assembled import Run
-from tests.contract.keys.rows import ALL, EIGHT_ROWS, EVALUATED, SUPERVISED, Row, held_out, is_ppo
+from tests.contract.keys.rows import EIGHT_ROWS, EVALUATED, SUPERVISED, Row, held_out, is_ppo
 
-SFT, RM, DPO, PPO = ("sft",), ("rm",), ("dpo",), ("ppo",)
+SFT, RM, DPO, KD, PPO = ("sft",), ("rm",), ("dpo",), ("kd",), ("ppo",)
 REFERRING = ("dpo", "kto")
 """Trainers that compare with a reference."""
 POLICIES = tuple(name for name in SUPERVISED if TRAINERS[name].models == ("policy",))
@@ -79,6 +79,14 @@ def _movement(run: Run) -> Any:
     return run.call(REWARD_TASK)["reference"].moving.movement
 
 
+def _teacher(run: Run) -> Any:
+    return run.loop.task.prepare.__self__
+
+
+def _is_here(run: Run) -> bool:
+    return any(parameter._is_initialized() for parameter in _teacher(run)._runner.model.parameters())
+
+
 def _score(run: Run) -> Any:
     return run.learner.runner.model
 
@@ -94,9 +102,9 @@ COLUMNS = (
 
 
 def _loss_rows() -> Iterator[Row]:
-    """Yield a row for each hyperparameter of the losses on preferred answers: the loss gets it."""
-    for trainer in (name for name in ALL if isinstance(TRAINERS[name], PreferenceTrainer)):
-        keys = declare({"loss": TRAINERS[trainer].load_algorithm().hyperparameters})
+    """Yield a row for each hyperparameter of the losses of policies: the loss gets it."""
+    for trainer in (name for name in OBJECTIVES if OBJECTIVES[name].hyperparameters):
+        keys = declare({"loss": OBJECTIVES[trainer].hyperparameters})
         for key in keys:
             if not key.constraint.no_effect and not key.constraint.refusal and key.name != "reference_free":
                 value, with_ = _other_value(key), _loss_that_reads(key, keys)
@@ -223,6 +231,10 @@ ROWS = (
         "ref_model_mixup_alpha", 0.25, _movement, (512, 0.25), with_={"sync_ref_model": True}, only=REFERRING,
         alone=True,
     ),
+    Row("teacher_model_name_or_path", "{other}", lambda r: _loaded(r, SFT_MODEL, 1), only=KD),
+    Row("teacher_offload", True, lambda r: (_teacher(r)._is_offloaded, _is_here(r)), (True, False), only=KD),
+    Row("beta", 0.75, lambda r: _teacher(r)._kind.beta, only=KD),
+    Row("temperature", 1.5, lambda r: _teacher(r)._kind.temperature, only=KD),
     Row("label_smoothing", 0.25, lambda r: _loss(r).label_smoothing, only=SFT),
     Row("loss_on", "last", lambda r: r.dataset.options.targets, only=SFT, alone=True),
     Row("pretrain_mode", True, lambda r: r.dataset.options.targets, "text", only=SFT, alone=True),

@@ -12,6 +12,7 @@ from alignment.trainers.registered import TRAINERS
 
 PARSERS = {name: TRAINERS[name].parse for name in TRAINERS}
 GIVEN = dict.fromkeys(PARSERS, {"train_datasets": "d", "model_name_or_path": "m", "output_dir": "o"}) | {
+    "kd": {"train_datasets": "d", "model_name_or_path": "m", "teacher_model_name_or_path": "t", "output_dir": "o"},
     "ppo": {
         "train_datasets": "d",
         "actor_model_name_or_path": "m",
@@ -43,6 +44,10 @@ DEFAULTS = {
         **SHARED, "eval_datasets": None, "model_config_name_or_path": None, "beta": 0.1, "loss_type": "kto",
         "desirable_weight": 1.0, "undesirable_weight": 1.0, "ref_model_name_or_path": None,
         "precompute_ref_logprobs": False,
+    },
+    "kd": {
+        **SHARED, "eval_datasets": None, "model_config_name_or_path": None, "kd_coef": 0.4, "beta": 0.0,
+        "temperature": 1.0, "lmbda": 0.0, "teacher_offload": False,
     },
     "rm": {
         **SHARED, "eval_datasets": None, "value_head_prefix": None, "model_config_name_or_path": None,
@@ -79,6 +84,7 @@ MODELS = [
     ("rm", "model_config_name_or_path"),
     ("dpo", "model_name_or_path"),
     ("dpo", "ref_model_name_or_path"),
+    ("kd", "teacher_model_name_or_path"),
     ("ppo", "actor_model_name_or_path"),
     ("ppo", "reward_critic_model_name_or_path"),
     ("ppo", "reward_model_name_or_path"),
@@ -108,6 +114,8 @@ def test_every_key_of_a_trainers_own_group_is_in_the_table(tmp_path):
         ("sft", "offline"),
         ("rm", "offline"),
         ("dpo", "offline"),
+        ("kd", "loss"),
+        ("kd", "teacher"),
         ("ppo", "on_policy"),
         ("ppo", "algorithm"),
     ):

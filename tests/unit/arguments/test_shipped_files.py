@@ -20,7 +20,8 @@ OF_FILE = {**dict.fromkeys(ALGORITHMS, parse_ppo_arguments), **{name: TRAINERS[n
 
 @pytest.mark.parametrize("path", sorted(CONFIG.glob("*/*_argument.json")), ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_every_shipped_file_parses(path, tmp_path, monkeypatch):
-    for made in ("demo/sft/policy", "demo/rm/reward", "real/smollm2", "real/sft", "real/rm", "real/data"):
+    demo, real = ("sft/policy", "ppo/policy", "rm/reward"), ("smollm2", "sft", "rm", "data")
+    for made in (*(f"demo/{name}" for name in demo), *(f"real/{name}" for name in real)):
         (tmp_path / "output" / made).mkdir(parents=True, exist_ok=True)
     for kind in ("sft", "pairs", "prompts"):
         for split in ("train", "test"):

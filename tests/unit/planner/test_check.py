@@ -138,6 +138,7 @@ def test_the_run_of_an_algorithm_without_critic_has_none(parsed, monkeypatch):
         ("dpo", {"loss_type": ("simpo",)}, ["policy"]),
         ("dpo", {"ref_model_name_or_path": "reward"}, ["policy", "reference"]),
         ("dpo", {"reference_free": True}, ["policy"]),
+        ("kd", {"teacher_model_name_or_path": "reward", "teacher_offload": True}, ["policy", "teacher"]),
     ],
 )
 def test_the_run_of_an_offline_trainer_makes_two_updates(parsed, tmp_path, monkeypatch, trainer, changes, folders):
@@ -160,7 +161,7 @@ def test_the_run_of_an_offline_trainer_makes_two_updates(parsed, tmp_path, monke
     run, written = seen[0]
     assert written == folders and Path(run.offline.model_name_or_path).name == folders[0]
     assert (run.training.max_steps, run.data.max_length) == (2, 48)
-    kept = {key: value for key, value in changes.items() if key != "ref_model_name_or_path"}
+    kept = {key: value for key, value in changes.items() if not key.endswith("model_name_or_path")}
     assert kept.items() <= run.as_dict().items()
 
 

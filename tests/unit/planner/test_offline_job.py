@@ -31,7 +31,8 @@ FLOAT = 4
 @pytest.fixture
 def job_of(tmp_path):
     """Return a function from a trainer and keys to its job, with a model of the small shape and one of two layers."""
-    for name, changes in (("model", {}), ("other", {"num_hidden_layers": 2}), ("run/policy", {})):
+    layers = {"model": 4, "other": 2, "tall": 6, "run/policy": 4}
+    for name, changes in ((name, {"num_hidden_layers": count}) for name, count in layers.items()):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "config.json").write_text(json.dumps({**SHAPE, **changes}))
     given = {
@@ -44,7 +45,8 @@ def job_of(tmp_path):
     }
 
     def job_of(trainer, *, device="gpu", **changes):
-        kept = {key: value for key, value in {**given, **changes}.items() if value is not None}
+        taught = {"teacher_model_name_or_path": tmp_path / "tall"} if trainer == "kd" else {}
+        kept = {key: value for key, value in {**given, **taught, **changes}.items() if value is not None}
         argv = [part for key, value in kept.items() for part in (f"--{key}", str(value))]
         return read_offline_job(trainer, TRAINERS[trainer].parse(argv), device=device)
 
@@ -65,6 +67,7 @@ def on_device(moment):
         ("dpo", {}, ["policy", "reference"], ("reference", "update"), 8),
         ("dpo", {"reference_free": True}, ["policy"], ("update",), 8),
         ("dpo", {"precompute_ref_logprobs": True}, ["policy"], ("update",), 8),
+        ("kd", {}, ["policy", "teacher"], ("teacher", "update"), 4),
     ],
 )
 def test_a_trainer_has_its_models_phases_and_rows(job_of, trainer, given, models, phases, rows):
@@ -114,6 +117,19 @@ def test_an_offloaded_reference_is_on_the_host_while_the_policy_learns(job_of):
     moments = phase_memory(job_of("dpo", offload_level="freeze_model"), Layout(), on_device)
     assert moments["update"].host["offloaded"] == POLICY * FLOAT and "reference weights" not in moments["update"].device
     assert moments["reference"].device["reference weights"] == POLICY * FLOAT
+
+
+@pytest.mark.parametrize("key", [{"teacher_offload": True}, {"offload_level": "freeze_model"}])
+def test_a_teacher_counts_with_its_own_shape_and_the_states_that_it_leaves(job_of, key):
+    tall, states = model_elements(make_config(num_hidden_layers=6), "causal"), 3 * 4 * 63 * 64
+    here, away = (phase_memory(job_of("kd", **keys), Layout(), on_device) for keys in ({}, key))
+    for moment in here.values():
+        assert moment.device["policy weights"] == POLICY * FLOAT
+        assert moment.device["teacher weights"] == tall * FLOAT
+        assert moment.device["teacher states"] == states * FLOAT
+    assert away["update"].host["offloaded"] == tall * FLOAT and "teacher weights" not in away["update"].device
+    assert away["teacher"].device["teacher weights"] == tall * FLOAT
+    assert away["update"].device["teacher states"] == (states + 1003 * 64) * FLOAT, "and its head"
 
 
 def test_half_precision_has_masters(job_of):

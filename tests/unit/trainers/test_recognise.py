@@ -35,6 +35,8 @@ def test_every_shipped_file_is_its_trainers(path):
         ((*COMMON, "beta"), "kto_argument.json", "kto"),
         ((*COMMON, "beta", "desirable_weight"), "dpo.json", "kto"),
         ((*COMMON, "score_bias"), "a.json", "rm"),
+        ((*COMMON, "teacher_model"), "sft.json", "kd"),
+        ((*COMMON, "teacher_model_name_or_path", "beta"), "a.json", "kd"),
         (("actor_model_name_or_path",), "sft.json", "ppo"),
         (("model_config_name_or_path", "sft_loss_ratio"), "a.json", "dpo"),
     ],

@@ -1,0 +1,49 @@
+"""Learn from a teacher's distribution besides the data: Hinton et al. 2015, and GKD, Agarwal et al. 2024."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from paddle import Tensor
+
+from alignment.fields import argument, refused, where
+from alignment.metrics import Metric
+from alignment.records import Loss
+
+_ONLY_DATA = where("kd_coef", 0, why="kd_coef is 0: the loss is the cross-entropy alone")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationHyperparameters:
+    """Hyperparameters of distillation."""
+
+    kd_coef: float = argument(0.4, minimum=0, maximum=1)
+    """Weight of the divergence from the teacher; the cross-entropy of the data has the rest."""
+    beta: float = argument(0.0, minimum=0, maximum=1, inert_when=_ONLY_DATA)
+    """Divergence: 0 forward KL(teacher, student), 1 reverse KL(student, teacher), between them the generalised
+    Jensen-Shannon divergence with this share of the teacher in the mixture."""
+    temperature: float = argument(1.0, above=0, inert_when=_ONLY_DATA)
+    """Divides the logits of both models in the divergence (not in the cross-entropy). The divergence is not multiplied
+    by its square."""
+    lmbda: float = refused(0.0, "all answers come from the data; the student's own are not sampled")
+    """Share of batches whose answers are sampled from the student."""
+
+
+def distillation_loss(
+    output: tuple[Tensor, Tensor, Tensor],
+    *,
+    fields: Mapping[str, Tensor],
+    hyperparameters: DistillationHyperparameters,
+    denominator: float | Tensor,
+) -> Loss:
+    """Return (1 - kd_coef) cross-entropy + kd_coef divergence, both per target token.
+
+    ``output`` [T] each: the student's log-probs of the targets, the divergences at them, and the teacher's log-probs.
+    Metrics: ``kd/loss``, its two parts ``kd/ce`` and ``kd/divergence``, and ``kd/teacher_ce``.
+    """
+    logprobs, divergences, teachers = output
+    ce, divergence = -logprobs.sum() / denominator, divergences.sum() / denominator
+    value = (1 - hyperparameters.kd_coef) * ce + hyperparameters.kd_coef * divergence
+    parts = {"loss": value, "ce": ce, "divergence": divergence, "teacher_ce": -teachers.sum() / denominator}
+    return Loss(value, {f"kd/{name}": Metric(number.detach()) for name, number in parts.items()})

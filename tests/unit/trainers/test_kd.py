@@ -1,0 +1,164 @@
+"""Short runs of distillation on the tiny model: what the teacher changes, and going on after a stop."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from alignment.errors import ArgumentError, CheckpointError
+from alignment.models.folders.hub import load_causal_lm
+from alignment.models.folders.saving import save_model
+from alignment.models.tokenizer.tokenizer import load_tokenizer
+from alignment.telemetry.jsonl import read_json_lines
+from alignment.trainers.registered import TRAINERS
+from tests.contract.keys.assembled import BASE, TOKENIZER, make_models
+
+CHANGED = ("time/", "memory/")
+"""Metrics that differ between equal runs."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Holds ``policy`` and ``teacher``, two tiny models of different width."""
+    place = tmp_path_factory.mktemp("kd")
+    make_models(place)
+    return place
+
+
+def train(folder, name, **keys):
+    """Run 6 updates on 24 rows and an evaluation on the same rows; return the metrics of both."""
+    arguments = {
+        **BASE["kd"],
+        **{"model_name_or_path": str(folder / "policy"), "teacher_model_name_or_path": str(folder / "teacher")},
+        **{"output_dir": str(folder / name), "logging_steps": 1, "evaluation_strategy": "epoch"},
+        **{"eval_datasets": "packing-sft/train:24/-1", "learning_rate": 1e-2, "disable_tqdm": True, "device": "cpu"},
+        **keys,
+    }
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(arguments))
+    TRAINERS["kd"].train([str(path)], host="test")
+    return [
+        {key: value for key, value in record.items() if not key.startswith(CHANGED)}
+        for record in read_json_lines(folder / name / "metrics.jsonl")
+    ]
+
+
+@pytest.fixture(scope="module")
+def plain(folder):
+    return train(folder, "plain")
+
+
+def weights(folder, name):
+    return (folder / name / "policy" / "model.safetensors").read_bytes()
+
+
+def test_the_loss_is_the_weighted_sum_of_its_parts_and_falls(plain):
+    first, *_, last = plain
+    for record, prefix in ((first, "kd"), (last, "eval")):
+        parts = 0.6 * record[f"{prefix}/ce"] + 0.4 * record[f"{prefix}/divergence"]
+        assert record[f"{prefix}/loss"] == pytest.approx(parts, rel=1e-5)
+    assert last["eval/loss"] < first["kd/loss"] and last["eval/ce"] < first["kd/ce"]
+
+
+def test_without_weight_of_the_teacher_it_is_supervised_training(folder):
+    found = train(folder, "alone", kd_coef=0.0)
+    keys = {"output_dir": str(folder / "sft"), "save_strategy": "no"}
+    arguments = json.loads((folder / "alone.json").read_text()) | keys
+    del arguments["teacher_model_name_or_path"], arguments["kd_coef"]
+    (folder / "sft.json").write_text(json.dumps(arguments))
+    TRAINERS["sft"].train([str(folder / "sft.json")], host="test")
+    supervised = list(read_json_lines(folder / "sft" / "metrics.jsonl"))
+    for one, other in zip(found[:-1], supervised, strict=False):
+        assert one["kd/loss"] == one["kd/ce"] == pytest.approx(other["sft/loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
+def test_the_student_comes_nearer_to_its_teacher(folder, beta):
+    first, *_, last = train(folder, f"near-{beta}", kd_coef=1.0, beta=beta, num_train_epochs=4, learning_rate=3e-2)
+    assert last["eval/divergence"] < 0.5 * first["kd/divergence"]
+
+
+def test_a_model_that_is_its_own_teacher_diverges_by_nothing(folder):
+    first = train(folder, "self", teacher_model_name_or_path=str(folder / "policy"), max_steps=1, beta=0.5)[0]
+    assert first["kd/divergence"] == pytest.approx(0, abs=1e-6)
+    assert first["kd/ce"] == pytest.approx(first["kd/teacher_ce"], rel=1e-6)
+
+
+@pytest.mark.parametrize("keys", [{"teacher_offload": True}, {"offload_level": "freeze_model"}])
+def test_a_teacher_in_host_memory_gives_the_same_bits(folder, plain, keys):
+    name = next(iter(keys))
+    assert train(folder, name, **keys) == plain
+    assert weights(folder, name) == weights(folder, "plain")
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits(folder):
+    keys = {"save_strategy": "steps", "save_steps": 3}
+    whole = train(folder, "whole", **keys)
+    shutil.copytree(folder / "whole" / "checkpoint-3", folder / "half" / "checkpoint-3")
+    rest = train(folder, "half", **keys, resume_from_checkpoint=True)
+    assert rest == whole[-len(rest) :] and rest[0]["step"] == 4
+    assert weights(folder, "half") == weights(folder, "whole")
+
+
+def test_a_teacher_that_changed_since_the_stop_is_refused_by_name(folder, tmp_path):
+    shutil.copytree(folder / "teacher", tmp_path / "teacher")
+    keys = {"save_strategy": "steps", "save_steps": 1, "max_steps": 1}
+    keys |= {"model_name_or_path": str(folder / "policy"), "teacher_model_name_or_path": str(tmp_path / "teacher")}
+    train(tmp_path, "out", **keys)
+    model = load_causal_lm(tmp_path / "teacher")
+    model.lm_head.weight.set_value(model.lm_head.weight * 2)
+    save_model(tmp_path / "teacher", model, load_tokenizer(TOKENIZER))
+    with pytest.raises(CheckpointError, match=rf"the teacher \({tmp_path}/teacher\) has changed since"):
+        train(tmp_path, "out", **keys | {"resume_from_checkpoint": True, "max_steps": 2})
+
+
+def test_a_teacher_with_other_tokens_is_refused_with_the_first_difference(folder):
+    strange = folder / "strange"
+    shutil.copytree(folder / "teacher", strange)
+    made = json.loads((strange / "tokenizer.json").read_text())
+    words = made["model"]["vocab"]
+    first, second = sorted(words, key=words.get)[-2:]
+    number = words[first]
+    words[first], words[second] = words[second], words[first]
+    (strange / "tokenizer.json").write_text(json.dumps(made))
+    with pytest.raises(ArgumentError) as raised:
+        train(folder, "refused", teacher_model_name_or_path=str(strange))
+    size = len(load_tokenizer(TOKENIZER))
+    assert str(raised.value) == (
+        f"teacher_model_name_or_path={strange} has another tokenizer ({size} tokens) than the student ({size}): "
+        f"it reads the student's token ids, so both must be the same, but id {number} is {second!r} there and "
+        f"{first!r} here"
+    )
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"kd_coef": 1.5}, "kd_coef"),
+        ({"beta": -0.1}, "beta"),
+        ({"temperature": 0}, "temperature"),
+        ({"lmbda": 0.5}, "lmbda: .*the student's own are not sampled"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_by_name(folder, keys, says):
+    with pytest.raises(ArgumentError, match=says):
+        train(folder, "declined", **keys)
+    assert not (folder / "declined").exists()
+
+
+def test_a_run_without_a_teacher_is_refused():
+    given = {"train_datasets": "d", "model_name_or_path": "m", "output_dir": "o"}
+    with pytest.raises(ArgumentError, match="missing required argument 'teacher_model_name_or_path'"):
+        TRAINERS["kd"].parse(given)
+
+
+def test_the_keys_of_openrlhf_are_understood(tmp_path):
+    """Of ``openrlhf.cli.train_kd``."""
+    (tmp_path / "teacher").mkdir()
+    given = ["--train_datasets", "d", "--model_name_or_path", "m", "--output_dir", "o"]
+    own = ["--teacher_model", str(tmp_path / "teacher"), "--teacher_offload", "--kd_coef", "0.4"]
+    parsed = TRAINERS["kd"].parse([*given, *own])
+    assert parsed.teacher.teacher_model_name_or_path == str(tmp_path / "teacher")
+    assert parsed.teacher.teacher_offload and parsed.loss.kd_coef == 0.4
