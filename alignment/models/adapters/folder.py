@@ -34,6 +34,8 @@ from alignment.parallel.reshard import Resharder
 from alignment.telemetry import log
 
 MODEL_FILE = "alignment.json"
+FOUR_BITS = "base_in_4_bits"
+"""Its key that says that the base was held in 4 bits in training."""
 _PREFIX = "base_model.model."
 """What PEFT puts before every name."""
 _SHOWN = 5
@@ -75,6 +77,8 @@ def save_adapter(
         description = describe_adapter(model.adapter, model.config, kind=model.kind)
         _write_json(folder / CONFIG_FILE, description)
         trained = {"base": model.adapter.base_content, "config": describe_model(model, tokenizer)}
+        if model.placement.four_bit:
+            trained[FOUR_BITS] = True
         _write_json(folder / MODEL_FILE, trained)
         entries = [TensorEntry(name, array.dtype, array.shape) for name, array in arrays.items()]
         write_files(folder, {WEIGHTS_FILE: entries}, arrays.items())

@@ -8,13 +8,14 @@ from typing import NamedTuple
 
 from alignment.errors import AdapterError
 from alignment.models.adapters.attach import attach_adapter
-from alignment.models.adapters.folder import adopt_trained_config, load_adapter, read_trained
+from alignment.models.adapters.folder import FOUR_BITS, adopt_trained_config, load_adapter, read_trained
 from alignment.models.adapters.merge import merge_into_base
 from alignment.models.adapters.peft_config import TASKS, read_adapter, read_description
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
 from alignment.models.folders.hub import load_causal_lm, load_score_model, resolve_model_folder
 from alignment.models.folders.probe import largest_difference, probe
+from alignment.telemetry import log
 
 TOLERANCE = 1e-4
 """Largest allowed difference that merging makes to an output, relative to the largest output: the same sums in another
@@ -48,6 +49,11 @@ def load_merged(folder: Path, base: Path, *, content: str) -> Merged:
     attach_adapter(model, dataclasses.replace(adapter, base=str(base), base_content=content), seed=0)
     load_adapter(folder, model)
     adopt_trained_config(folder, model)
+    if read_trained(folder).get(FOUR_BITS):
+        log.warn(
+            f"{folder}: this adapter was trained with its base in 4 bits. It is merged into the base as stored, whose "
+            "outputs differ somewhat from those that training saw"
+        )
     adapted = probe(model)
     merge_into_base(model)
     difference = largest_difference(adapted, probe(model))

@@ -12,14 +12,16 @@ import pytest
 from alignment.architecture.adapter import Adapter, choose_modules, is_factor
 from alignment.errors import AdapterError
 from alignment.models.adapters.attach import attach_adapter
+from alignment.models.adapters.folder import save_adapter, trained_weights
 from alignment.models.adapters.merge import merge_stream
+from alignment.models.adapters.merged import load_merged
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.layers import packed_layers, unpacked_weights
 from alignment.models.decoder.placement import WHOLE
 from alignment.models.decoder.score_model import ScoreOptions
 from alignment.models.folders.hub import load_causal_lm, load_score_model
 from alignment.models.folders.probe import largest_difference, probe
-from alignment.models.folders.saving import save_model
+from alignment.models.folders.saving import WeightSource, save_model
 from alignment.parallel.dense import DenseRunner
 from alignment.records import TokenBatch
 from alignment.training.objectives import supervised_objective
@@ -106,3 +108,13 @@ def test_a_score_model_has_a_whole_head_on_a_base_in_4_bits(tmp_path):
 def test_matrices_without_whole_blocks_are_refused_by_their_inputs():
     with pytest.raises(AdapterError, match="load_in_4bit: a matrix of the layers has 8 inputs on each process"):
         CausalLM(tiny_config(), placement=FOUR_BIT)
+
+
+def test_a_folder_tells_that_its_base_was_in_4_bits_and_merging_says_so(folder, packed, tmp_path, monkeypatch):
+    _adapt(packed)
+    save_adapter(tmp_path / "adapter", packed, None, trained_weights(WeightSource.of(packed)))
+    said = []
+    monkeypatch.setattr("alignment.models.adapters.merged.log.warn", said.append)
+    merged = load_merged(tmp_path / "adapter", folder, content="").model
+    assert len(said) == 1 and "was trained with its base in 4 bits" in said[0]
+    assert largest_difference(probe(merged), probe(_adapt(load_causal_lm(folder)))) < 1e-5
