@@ -118,7 +118,13 @@ def check_reference(v: Any) -> Iterator[str]:
     """Check that nothing is said of a reference that no loss reads."""
     if any(LOSSES[name].needs_reference for name in v.loss_type):
         return
-    for key in ("ref_model_name_or_path", "precompute_ref_logprobs", "ref_model_update_steps", "sync_ref_model"):
+    for key in (
+        "ref_model_name_or_path",
+        "precompute_ref_logprobs",
+        "ref_model_update_steps",
+        "sync_ref_model",
+        "ref_offload",
+    ):
         if getattr(v, key) not in (None, False, -1):
             given = f"{key}={show_value(getattr(v, key))}"
             yield f"{given} is refused: loss_type={show_value(v.loss_type)} reads no reference; leave the key out"
@@ -133,6 +139,17 @@ def check_lengths(v: Any) -> Iterator[str]:
         )
 
 
+def check_cross_entropy(v: Any) -> Iterator[str]:
+    """Check that the cross-entropy of the preferred answers is not added twice."""
+    contained = [name for name in v.loss_type if LOSSES[name].has_cross_entropy]
+    for key in ("sft_loss_ratio", "nll_loss_coef"):
+        if getattr(v, key) and contained:
+            yield (
+                f"{key}={show_value(getattr(v, key))} is refused: loss_type={contained[0]} contains the cross-entropy "
+                "of the preferred answers already; leave the key out"
+            )
+
+
 def check_terms(v: Any) -> Iterator[str]:
     """Check that every loss can honour the margins and lengths that are asked for."""
     said, without = show_value(v.loss_type), [name for name in v.loss_type if not LOSSES[name].has_margin]
@@ -144,5 +161,5 @@ def check_terms(v: Any) -> Iterator[str]:
         yield f"normalize_logps=true is refused: loss_type={said} compares log-probs per token (average_logps)"
 
 
-CHECKS = (check_losses, check_reference, check_lengths, check_terms)
+CHECKS = (check_losses, check_reference, check_lengths, check_cross_entropy, check_terms)
 """The checks of a run's losses."""

@@ -25,6 +25,8 @@ class PreferenceLoss:
     is_per_token: bool = False
     """Whether it reads log-probs per token by default."""
     needs_reference: bool = True
+    has_cross_entropy: bool = False
+    """Whether it contains the cross-entropy of the preferred answers."""
     has_margin: bool = False
     """Whether it reads the margin of each pair."""
     measure: Callable[[SurveyedAnswers], np.ndarray] | None = None
@@ -59,10 +61,14 @@ LOSSES: dict[str, PreferenceLoss] = {
     "simpo": PreferenceLoss(
         reference_free.simpo, ("beta", "simpo_gamma", "label_smoothing"), is_per_token=True, needs_reference=False
     ),
-    "cpo": PreferenceLoss(reference_free.cpo, ("beta", "cpo_alpha", "label_smoothing"), needs_reference=False),
-    "orpo": PreferenceLoss(reference_free.orpo, ("beta",), is_per_token=True, needs_reference=False),
+    "cpo": PreferenceLoss(
+        reference_free.cpo, ("beta", "cpo_alpha", "label_smoothing"), needs_reference=False, has_cross_entropy=True
+    ),
+    "orpo": PreferenceLoss(
+        reference_free.orpo, ("beta",), is_per_token=True, needs_reference=False, has_cross_entropy=True
+    ),
     "or": PreferenceLoss(reference_free.odds_ratio, is_per_token=True, needs_reference=False),
-    "sft": PreferenceLoss(reference_free.sft, needs_reference=False),
+    "sft": PreferenceLoss(reference_free.sft, needs_reference=False, has_cross_entropy=True),
 }
 """``loss_type`` to loss; the names are those of TRL and PaddleNLP."""
 

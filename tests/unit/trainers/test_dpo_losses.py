@@ -27,6 +27,18 @@ from alignment.trainers.registered import TRAINERS
             {"ld_alpha": 0.5, "precompute_ref_logprobs": True},
             "precompute_ref_logprobs=true is refused: ld_alpha=0.5",
         ),
+        (
+            {"loss_type": "orpo", "sft_loss_ratio": 1},
+            "sft_loss_ratio=1.0 is refused: loss_type=orpo contains the cross-entropy of the preferred answers already",
+        ),
+        (
+            {"loss_type": "cpo", "nll_loss_coef": 1},
+            "nll_loss_coef=1.0 is refused: loss_type=cpo contains the cross-ent",
+        ),
+        (
+            {"loss_type": "simpo", "ref_offload": True},
+            "ref_offload=true is refused: loss_type=simpo reads no reference",
+        ),
         ({"ld_alpha": 1.5}, "ld_alpha: expected a value >= 0 and <= 1, got 1.5"),
         ({"loss_weights": [0]}, "loss_weights: expected a value > 0, got 0"),
         ({"loss_type": "robust", "label_smoothing": 0.5}, "label_smoothing: expected a value >= 0 and < 0.5, got 0.5"),
