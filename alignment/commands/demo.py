@@ -69,6 +69,10 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType({
         (_SFT, Stage("dpo", _FROM_SFT)),
         (Figure("held-out pairs ranked correctly", "dpo", "eval/rewards/accuracies", ".1%"),),
     ),
+    "kto": Recipe(
+        (_SFT, Stage("kto", _FROM_SFT)),
+        (Figure("reward of good minus that of bad held-out answers", "kto", "eval/rewards/margins", ".2f"),),
+    ),
 })  # fmt: skip
 """Value of ``--objective`` to recipe."""
 

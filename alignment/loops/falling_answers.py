@@ -66,6 +66,6 @@ class FallingAnswers:
         log.warn(
             f"the preferred answers have become less likely for {PATIENCE * WINDOW} updates: their mean log-prob "
             f"({METRIC}) is {latest:.4g}, and was {self.first.value:.4g} in the first {WINDOW}. The loss only needs "
-            "the rejected answers to fall faster; if the policy becomes worse, raise sft_loss_ratio or beta, or lower "
-            "the learning rate"
+            "the rejected answers to fall faster; if the policy becomes worse, raise beta, or sft_loss_ratio (KTO: "
+            "desirable_weight), or lower the learning rate"
         )

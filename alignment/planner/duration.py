@@ -39,8 +39,8 @@ class Duration(NamedTuple):
 def iteration_seconds(job: Job, layout: Layout, machine: Machine) -> Duration:
     """Return the duration of an iteration of ``job``."""
     if not job.generates:
-        frozen = sum(forward_seconds(job, layout, machine, role) for role in job.phases if role in job.models)
-        return Duration(0.0, frozen, update_seconds(job, layout, machine, job.learner))
+        before = sum(forward_seconds(job, layout, machine, role) for role in job.passes)
+        return Duration(0.0, before, update_seconds(job, layout, machine, job.learner))
     updates = job.update_iters * job.iteration_rows / (job.rows_per_batch * job.micro_batches)
     one = sum(update_seconds(job, layout, machine, role) for role in job.trained)
     scored = sum(forward_seconds(job, layout, machine, role) for role in job.models)

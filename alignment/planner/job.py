@@ -57,6 +57,8 @@ class Job:
     """Passes over an iteration's responses."""
     phases: tuple[str, ...] = ON_POLICY_PHASES
     """The phases of the run, as its loop names them."""
+    passes: tuple[str, ...] = ()
+    """Offline: the roles whose models run over an update's rows without gradients before it, one entry per pass."""
     has_reference: bool = True
     """Whether a frozen reference model is loaded."""
     own_reference: DecoderConfig | None = None

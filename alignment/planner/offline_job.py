@@ -39,6 +39,7 @@ def read_offline_job(trainer: str, parsed: Parsed, *, device: str) -> Job:
         teacher=_teacher_shape(parsed, objective) if taught else None,
         divergence_tensors=divergence_tensors(parsed.loss.beta, parsed.loss.temperature) if taught else 0,
         phases=(*([REFERENCE] if compares else []), *([TEACHER] if taught else []), UPDATE),
+        passes=_passes(parsed, objective, compares=compares, taught=taught),
         half=training.weight_dtype(device) == "bfloat16",
         length=length,
         response=length - 1,
@@ -53,6 +54,13 @@ def read_offline_job(trainer: str, parsed: Parsed, *, device: str) -> Job:
         offloaded=parsed.parallel.offloaded | ({"freeze_model"} if is_away else set()),
         native=training.use_native_ops and device == "cpu",
     )
+
+
+def _passes(parsed: Parsed, objective: OfflineObjective, *, compares: bool, taught: bool) -> tuple[str, ...]:
+    """Return the roles that run before each update: for its rows, and to measure the baseline of labelled answers."""
+    baseline = objective.labels and objective.labels.baseline_rows(parsed.groups["loss"])
+    rows = 2 if baseline == "mismatched" else 1
+    return ("reference",) * (rows * compares) + ("teacher",) * taught + ("policy",) * bool(baseline)
 
 
 def _keeps_reference(parsed: Parsed, objective: OfflineObjective) -> bool:

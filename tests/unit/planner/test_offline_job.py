@@ -68,6 +68,7 @@ def on_device(moment):
         ("dpo", {"reference_free": True}, ["policy"], ("update",), 8),
         ("dpo", {"precompute_ref_logprobs": True}, ["policy"], ("update",), 8),
         ("kd", {}, ["policy", "teacher"], ("teacher", "update"), 4),
+        ("kto", {}, ["policy", "reference"], ("reference", "update"), 4),
     ],
 )
 def test_a_trainer_has_its_models_phases_and_rows(job_of, trainer, given, models, phases, rows):
@@ -75,6 +76,22 @@ def test_a_trainer_has_its_models_phases_and_rows(job_of, trainer, given, models
     assert (list(job.models), job.phases) == (models, phases)
     assert (job.trained, job.models[job.learner]) == ((models[0],), make_config())
     assert (job.rows_per_batch, job.micro_batches, job.length, job.response) == (rows, 3, 64, 63)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "given", "passes"),
+    [
+        ("sft", {}, ()),
+        ("dpo", {}, ("reference",)),
+        ("dpo", {"precompute_ref_logprobs": True}, ()),
+        ("kto", {}, ("reference", "reference", "policy")),
+        ("kto", {"precompute_ref_logprobs": True}, ("policy",)),
+        ("kto", {"loss_type": "vanilla"}, ("reference", "policy")),
+        ("kto", {"loss_type": "apo_zero_unpaired"}, ("reference",)),
+    ],
+)
+def test_passes_before_an_update_are_counted_for_its_duration(job_of, trainer, given, passes):
+    assert job_of(trainer, **given).passes == passes
 
 
 @pytest.mark.parametrize(("budget", "rows", "micro_batches"), [(None, 8, 3), (128, 2, 12), (300, 6, 4), (9999, 24, 1)])
