@@ -57,10 +57,13 @@ def read_offline_job(trainer: str, parsed: Parsed, *, device: str) -> Job:
 
 
 def _passes(parsed: Parsed, objective: OfflineObjective, *, compares: bool, taught: bool) -> tuple[str, ...]:
-    """Return the roles that run before each update: for its rows, and to measure the baseline of labelled answers."""
-    baseline = objective.labels and objective.labels.baseline_rows(parsed.groups["loss"])
+    """Return the roles that run before each update: frozen models, and the policy where a whole update is measured."""
+    loss = parsed.groups.get("loss")
+    baseline = objective.labels and objective.labels.baseline_rows(loss)
+    surveys = objective.make_survey is not None and objective.make_survey(loss) is not None
     rows = 2 if baseline == "mismatched" else 1
-    return ("reference",) * (rows * compares) + ("teacher",) * taught + ("policy",) * bool(baseline)
+    before = ("reference",) * (rows * compares) + ("teacher",) * taught
+    return before + ("policy",) * (bool(baseline) + surveys)
 
 
 def _keeps_reference(parsed: Parsed, objective: OfflineObjective) -> bool:

@@ -84,6 +84,8 @@ def test_a_trainer_has_its_models_phases_and_rows(job_of, trainer, given, models
         ("sft", {}, ()),
         ("dpo", {}, ("reference",)),
         ("dpo", {"precompute_ref_logprobs": True}, ()),
+        ("dpo", {"loss_type": "bco_pair"}, ("reference", "policy")),
+        ("kd", {}, ("teacher",)),
         ("kto", {}, ("reference", "reference", "policy")),
         ("kto", {"precompute_ref_logprobs": True}, ("policy",)),
         ("kto", {"loss_type": "vanilla"}, ("reference", "policy")),
