@@ -58,8 +58,9 @@ def test_the_first_loss_is_one_half_and_it_falls(plain):
     first, *_, last = plain
     assert first["kto/loss"] == 0.5, "the policy is its reference: sigmoid(0)"
     assert first["kto/kl"] == first["rewards/chosen"] == first["rewards/rejected"] == first["rewards/margins"] == 0.0
-    assert last["eval/loss"] < 0.5 < last["eval/rewards/margins"] + 0.5
-    assert last["eval/kl"] > 0
+    assert last["eval/loss"] < 0.5 and last["eval/rewards/margins"] > 0
+    kept = [record[key] for record in plain for key in ("kto/kl", "eval/kl") if key in record]
+    assert min(kept) == 0.0 < max(kept), "never negative"
     assert last["eval/rewards/margins"] == pytest.approx(last["eval/rewards/chosen"] - last["eval/rewards/rejected"])
 
 
