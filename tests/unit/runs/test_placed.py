@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from alignment.loops import rollout_engine
 from alignment.loops.rollout_engine import RolloutEngine
 from alignment.parallel.topology import Topology
 from alignment.runs import placed
@@ -31,7 +32,7 @@ class _Engine:
         self.calls = []
 
     def load_weights(self, weights, version):
-        self.calls.append(("load", weights, version))
+        self.calls.append(("load", list(weights), version))
 
     def release(self):
         self.calls.append("release")
@@ -48,14 +49,21 @@ class _Away:
 
 
 @pytest.mark.parametrize("is_away", [False, True])
-def test_weights_are_loaded_when_they_changed_and_let_go_when_the_policy_leaves(is_away):
-    policy = SimpleNamespace(offloaded_model=_Away() if is_away else None, kept_weights=lambda: "weights")
+def test_weights_are_loaded_when_they_changed_and_let_go_when_the_policy_leaves(is_away, monkeypatch):
+    model = SimpleNamespace(model=SimpleNamespace(dtype="float32"), parts={})
+    policy = SimpleNamespace(
+        offloaded_model=_Away() if is_away else None,
+        kept_weights=lambda: ["weights"],
+        runner=SimpleNamespace(model=model),
+    )
+    monkeypatch.setattr(rollout_engine, "unpacked_weights", lambda given, dtype: [(given is model, dtype)])
     engine = _Engine()
     rollouts = RolloutEngine(engine=engine, policy=policy)
     for version in (0, 0, 1):
         with rollouts.ready(version):
             assert engine.calls[-1][0] == "load"
-    loads = [("load", "weights", version) for version in ((0, 0, 1) if is_away else (0, 1))]
+    weights = ["weights", (True, "float32")]
+    loads = [("load", weights, version) for version in ((0, 0, 1) if is_away else (0, 1))]
     assert [call for call in engine.calls if call != "release"] == loads
     assert engine.calls.count("release") == (3 if is_away else 0)
 

@@ -16,7 +16,7 @@ def load(monkeypatch):
     calls = []
     for name in ("load_score_model", "random_score_model"):
         monkeypatch.setattr(models, name, lambda *given, name=name, **named: calls.append((name, given, named)))
-    monkeypatch.setattr(models.Placement, "of", lambda topology: "whole")
+    monkeypatch.setattr(models, "trained_placement", lambda launch: "whole")
 
     def run(folder, checkpoint=None):
         calls.clear()
