@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import paddle
+
+from alignment.architecture.adapter import Adapter, choose_modules
 from alignment.architecture.decoder_config import DecoderConfig
+from alignment.models.adapters.attach import attach_adapter
+from alignment.models.adapters.folder import save_adapter, trained_weights
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.initialise import draw_weights
 from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
+from alignment.models.folders.saving import WeightSource
 
 TINY = {
     "model_type": "llama",
@@ -41,3 +49,15 @@ def tiny_score(
     model = ScoreModel(tiny_config(**changes), options or ScoreOptions(), dtype=dtype)
     draw_weights(model, seed=seed, std=std)
     return model
+
+
+def write_adapter(folder: Path, model: CausalLM, *, rank: int, dropout: float = 0.0, std: float = 0.0) -> None:
+    """Write an adapter of all matrices of ``model`` to ``folder``; its B are drawn with ``std``."""
+    modules = choose_modules(model.config, ["all-linear"])
+    attach_adapter(model, Adapter(rank=rank, alpha=2 * rank, dropout=dropout, modules=modules), seed=1)
+    generator = np.random.default_rng(0)
+    for name, parameter in model.named_parameters():
+        if name.endswith("lora_B.weight"):
+            values = generator.standard_normal(parameter.shape).astype("float32") * std
+            parameter.set_value(paddle.to_tensor(values))
+    save_adapter(folder, model, None, trained_weights(WeightSource.of(model)))

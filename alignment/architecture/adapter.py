@@ -72,6 +72,15 @@ class Adapter:
         return [*base, *self.parts({part.name: part for part in base}).values()]
 
 
+HEAD = "score."
+"""Prefix of a score head, which is trained and saved whole beside an adapter."""
+
+
+def is_trained_with_adapter(name: str) -> bool:
+    """Return whether the parameter ``name`` of an adapted model is trained and saved: a factor, or a score head."""
+    return is_factor(name) or name.startswith(HEAD)
+
+
 def is_factor(name: str) -> bool:
     """Return whether the parameter ``name`` is a factor of an adapter."""
     return name.endswith(tuple(f".{factor}.weight" for factor in FACTORS))

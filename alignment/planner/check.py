@@ -45,7 +45,8 @@ top_p top_k repetition_penalty rl_algorithm kl_coeff kl_loss_coeff entropy_coeff
 rollout_weight_type rollout_kv_type rollout_kv_memory tensor_parallel_degree pipeline_parallel_degree
 virtual_pp_degree sharding sharding_parallel_degree sequence_parallel eval_mode rollout_tensor_parallel_degree
 offload_level seed objective loss_type loss_weights label_smoothing score_bias
-normalize_score_during_training normalizer_type reference_free precompute_ref_logprobs attributes
+normalize_score_during_training normalizer_type lora lora_rank lora_dropout
+lora_target_modules load_in_4bit reference_free precompute_ref_logprobs attributes
 teacher_offload beta
 """
 """Arguments that affect memory; the check sets all others itself."""

@@ -39,7 +39,9 @@ class Duration(NamedTuple):
 def iteration_seconds(job: Job, layout: Layout, machine: Machine) -> Duration:
     """Return the duration of an iteration of ``job``."""
     if not job.generates:
-        before = sum(forward_seconds(job, layout, machine, role) for role in job.passes)
+        # A policy with an adapter is its own reference.
+        roles = (role if role in job.models else "policy" for role in job.passes)
+        before = sum(forward_seconds(job, layout, machine, role) for role in roles)
         return Duration(0.0, before, update_seconds(job, layout, machine, job.learner))
     updates = job.update_iters * job.iteration_rows / (job.rows_per_batch * job.micro_batches)
     one = sum(update_seconds(job, layout, machine, role) for role in job.trained)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from alignment.architecture.adapter import Adapter
 from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.layout import Layout, rollout_layout
 from alignment.arguments.keys.critic import CriticArguments
 from alignment.arguments.keys.training import TrainingArguments
 from alignment.arguments.parsed import Parsed
 from alignment.errors import ArgumentError
+from alignment.models.adapters.peft_config import CONFIG_FILE as ADAPTER_FILE
+from alignment.models.adapters.peft_config import read_adapter
 from alignment.models.config import CONFIG_FILE, read_config
 from alignment.runs.on_policy.algorithm import ChosenAlgorithm, critic_name
 
@@ -67,6 +71,10 @@ class Job:
     """The frozen teacher of a distillation; None: there is none."""
     divergence_tensors: int = 0
     """Tensors of the logits' size that the divergence from the teacher holds."""
+    adapters: Mapping[str, Adapter] = field(default_factory=dict)
+    """The adapters of trained models, by role; their bases are frozen, and the policy's is its reference."""
+    four_bit: bool = False
+    """Whether the matrices of those bases' layers are in 4 bits."""
     side_by_side: int = -1
     """The most sequences generated at once; -1: all of an iteration."""
     recompute: str = ""
@@ -145,10 +153,14 @@ def read_job(parsed: Parsed, *, device: str) -> Job:
     keys = parsed.critic if algorithm.needs_critic else CriticArguments()
     again = training.recompute if keys.critic_recompute is None else keys.critic_recompute
     granularity = keys.critic_recompute_granularity or training.recompute_granularity
+    policy = read_shape(on_policy.actor_model_name_or_path, "actor_model_name_or_path")
+    critic = read_shape(critic_name(parsed), "reward_critic_model_name_or_path") if algorithm.needs_critic else None
     return Job(
-        policy=read_shape(on_policy.actor_model_name_or_path, "actor_model_name_or_path"),
-        critic=read_shape(critic_name(parsed), "reward_critic_model_name_or_path") if algorithm.needs_critic else None,
-        has_reference=algorithm.needs_reference,
+        policy=policy,
+        critic=critic,
+        has_reference=algorithm.needs_reference and not parsed.adapter.lora,
+        adapters=plan_adapters(parsed, {"policy": policy, "critic": critic}),
+        four_bit=parsed.adapter.load_in_4bit,
         reward=read_shape(reward, "reward_model_name_or_path") if reward else None,
         half=training.weight_dtype(device) == "bfloat16",
         length=data.max_length,
@@ -190,6 +202,24 @@ def planned_batches(training: TrainingArguments, length: int) -> tuple[int, int]
         return rows, steps
     fitting = min(-(-budget // length), rows * steps)
     return fitting, -(-rows * steps // fitting)
+
+
+def plan_adapters(parsed: Parsed, models: Mapping[str, DecoderConfig | None]) -> dict[str, Adapter]:
+    """Return the adapter of each of the trained ``models``, if the run trains adapters.
+
+    The first model continues ``lora_path``, if it is given.
+    """
+    asked = parsed.adapter
+    if not asked.lora:
+        return {}
+    found = {role: asked.describe(config) for role, config in models.items() if config is not None}
+    if asked.lora_path is not None:
+        role, start = next(iter(found)), Path(asked.lora_path).expanduser()
+        places = [place for place in (start, start / role) if (place / ADAPTER_FILE).is_file()]
+        if not places:
+            raise ArgumentError(f"lora_path={start}: no {ADAPTER_FILE} there")
+        found[role] = read_adapter(places[0], models[role])
+    return found
 
 
 def _positive_or(value: int, default: int) -> int:

@@ -90,7 +90,7 @@ class StageMemory:
         phases = {
             "rollout": self._generate,
             "score": self._score,
-            "reference": lambda: self._forward("reference", left=()),
+            "reference": lambda: self._forward("reference" if "reference" in self._models else "policy", left=()),
             "teacher": lambda: self._forward("teacher", left=()),
             "update": self._update,
         }

@@ -5,10 +5,10 @@ With p processes in a ring each sends 2 (p - 1) / p of the tensor for a sum, (p 
 
 from __future__ import annotations
 
-from alignment.architecture.cuts import parts_of_rank
 from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.layout import Layout
 from alignment.planner.counts.operators import FLOAT
+from alignment.planner.counts.shapes import Held
 from alignment.planner.job import LANGUAGE_MODELS, Job
 
 
@@ -44,7 +44,8 @@ def _pipeline_bytes(job: Job, config: DecoderConfig, layout: Layout, tokens: int
 def _gradient_bytes(job: Job, role: str, layout: Layout) -> int:
     """Gradients summed over sharding and data; weights gathered after the step (stage 3: at every use)."""
     kind = "causal" if role in LANGUAGE_MODELS else "score"
-    held = sum(part.size for part in parts_of_rank(job.models[role], kind, layout, 0))
+    parts = Held.of(job.models[role], kind, layout, 0, job.adapters.get(role))
+    held = (parts.with_adapter if role in job.adapters else parts).elements
     s, d = layout.sharding, layout.data
     if layout.sharding_stage == 0:
         return 2 * (layout.batch - 1) * held * FLOAT // layout.batch

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property, partial
 
+from alignment.architecture.adapter import FACTORS, Adapter, is_factor
+from alignment.architecture.cuts import layer_number
 from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.families import EMBEDDING, LM_HEAD
+from alignment.architecture.family import LAYERS
 from alignment.architecture.layout import Layout
 from alignment.planner.counts.activations import Pass
 from alignment.planner.counts.gradients import Gradients
@@ -17,6 +21,8 @@ from alignment.planner.job import LANGUAGE_MODELS, Job
 
 _MOMENT_BYTES = 8
 """AdamW's two moments in float32."""
+_BLOCK = 64
+"""Numbers in 4 bits that share a float32 scale (``ops.nf4``, which needs Paddle)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +54,18 @@ class Placed:
     @cached_property
     def held(self) -> Held:
         """Its parts in this process, before sharding."""
-        return Held.of(self.config, "causal" if self.is_causal else "score", self.layout, self.stage)
+        kind = "causal" if self.is_causal else "score"
+        return Held.of(self.config, kind, self.layout, self.stage, self.adapter)
+
+    @property
+    def adapter(self) -> Adapter | None:
+        """Its adapter, if only that is trained."""
+        return self.job.adapters.get(self.name)
+
+    @cached_property
+    def trained(self) -> Held:
+        """The parts that are trained, before sharding."""
+        return self.held if self.adapter is None else self.held.with_adapter
 
     @cached_property
     def layers(self) -> list[int]:
@@ -58,7 +75,16 @@ class Placed:
     @cached_property
     def weights(self) -> int:
         """Bytes of weights kept between uses; in sharding stage 3 only this process's rows."""
-        return (self.held.rows if self._is_sliced else self.held.elements) * self.job.item
+        return (self.held.rows if self._is_sliced else self.held.elements) * self.job.item - self._saved_by_packing
+
+    @cached_property
+    def _saved_by_packing(self) -> int:
+        """Bytes by which matrices in 4 bits are smaller."""
+        if self.adapter is None or not self.job.four_bit:
+            return 0
+        base = (part for part in self.held.parts if part.name.startswith(LAYERS) and not is_factor(part.name))
+        packed = sum(part.size for part in base if len(part.shape) == 2)
+        return packed * self.job.item - packed // 2 - packed // _BLOCK * FLOAT
 
     @cached_property
     def optimizer(self) -> int:
@@ -66,14 +92,14 @@ class Placed:
 
         These exist for half-precision weights and in sharding stages 1 and 2.
         """
-        updated = self.held.rows if self.layout.sharding_stage else self.held.elements
+        updated = self.trained.rows if self.layout.sharding_stage else self.trained.elements
         has_copies = self.job.half or self.layout.sharding_stage in (1, 2)
         return updated * (_MOMENT_BYTES + (FLOAT if has_copies else 0))
 
     @cached_property
     def gradients(self) -> Gradients:
         """The gradients of the model."""
-        return Gradients(held=self.held, layout=self.layout, item=self.job.item)
+        return Gradients(held=self.trained, layout=self.layout, item=self.job.item)
 
     @cached_property
     def head_elements(self) -> int:
@@ -117,7 +143,17 @@ class Placed:
             item=self.job.item,
             native=self.job.native,
             recompute=again if self.is_trained else "",
+            adapter=self._kept_by_adapter(rows * self.job.length),
         )
+
+    def _kept_by_adapter(self, tokens: int) -> int:
+        """Bytes that the adapter of the layer with most modules keeps: x @ A, twice, and what dropout makes of x."""
+        layers: Counter[int] = Counter()
+        for part in self.held.parts:
+            if self.adapter is not None and part.name.endswith(f".{FACTORS[0]}.weight"):
+                inputs = 2 * part.extent[0] if self.adapter.dropout else 0
+                layers[layer_number(part.name)] += tokens * (inputs + 2 * self.adapter.rank) * self.job.item
+        return max(layers.values(), default=0)
 
     def head(self, targets: int, *, is_scaled: bool) -> Head | None:
         """Return the head computing log-probs of ``targets`` tokens; None if this process has none.

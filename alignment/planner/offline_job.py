@@ -8,7 +8,7 @@ from alignment.architecture.decoder_config import DecoderConfig
 from alignment.arguments.parsed import Parsed
 from alignment.models.config import CONFIG_FILE
 from alignment.ops.pieces import divergence_tensors
-from alignment.planner.job import LANGUAGE_MODELS, Job, planned_batches, read_shape
+from alignment.planner.job import LANGUAGE_MODELS, Job, plan_adapters, planned_batches, read_shape
 from alignment.runs.offline.objective import OfflineObjective
 from alignment.trainers.objectives import objective_of
 
@@ -29,12 +29,15 @@ def read_offline_job(trainer: str, parsed: Parsed, *, device: str) -> Job:
     is_language_model = objective.model.name in LANGUAGE_MODELS
     compares, taught = _keeps_reference(parsed, objective), objective.needs_teacher
     is_away = (compares and parsed.reference.ref_offload) or (taught and parsed.teacher.teacher_offload)
+    is_own_base = compares and parsed.adapter.lora and parsed.reference.ref_model_name_or_path is None
     return Job(
         trainer=trainer,
         policy=shape if is_language_model else None,
         critic=None,
         reward=None if is_language_model else shape,
-        has_reference=compares,
+        has_reference=compares and not is_own_base,
+        adapters=plan_adapters(parsed, {"policy" if is_language_model else "reward": shape}),
+        four_bit=parsed.adapter.load_in_4bit,
         own_reference=_reference_shape(parsed, objective) if compares else None,
         teacher=_teacher_shape(parsed, objective) if taught else None,
         divergence_tensors=divergence_tensors(parsed.loss.beta, parsed.loss.temperature) if taught else 0,

@@ -75,6 +75,9 @@ class PlannedRollout:
         held = Held.of(self.job.policy, "causal", self.layout, self.stage).parts
         wanted = {part.name: part.box for part in self.wanted}
         pieces = self.layout.sharding if self.layout.sharding_stage == 3 else 1
+        adapter = self.job.adapters.get("policy")
+        merged = {f"{module}.weight" for module in adapter.modules} if adapter else set()
+        held = [part for part in held if part.name not in merged]
         return {part.name for part in held if wanted.get(part.name) == part.box and _is_uncut(part, pieces)}
 
     @cached_property

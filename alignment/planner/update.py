@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from alignment.architecture.adapter import FACTORS
 from alignment.architecture.families import EMBEDDING
 from alignment.architecture.pipeline_schedule import Compute, build_schedule, events_of
 from alignment.planner.counts.activations import Pass
@@ -70,13 +71,16 @@ def _pass_moments(
     kept = in_flight * step.kept(max(model.layers))
     if head is not None:
         states = kept + step.norm_input
-        making = max(head.weight_back, head.hidden + gradients.arriving(head.weight, is_first=is_first))
+        making = head.hidden
+        if model.adapter is None:
+            making = max(head.weight_back, head.hidden + gradients.arriving(head.weight, is_first=is_first))
         logits = states + head.logits_back(with_entropy=with_entropy)
         yield UpdateMoment("logits", before, logits, model.whole_head)
         yield UpdateMoment("gradient of the head", before, states + making, model.whole_head)
     last = _last_weight(model)
     layer = step.making_gradient(last * item, gradients.arriving(last, is_first=is_first))
-    come = model.head_elements * FLOAT if is_first and not gradients.sections else before
+    trained_head = model.head_elements if model.adapter is None else 0
+    come = trained_head * FLOAT if is_first and not gradients.sections else before
     yield UpdateMoment("last layer", come, kept + max(step.going_back, layer), model.whole_unit)
     yield UpdateMoment("layer gathered", come, kept + 2 * step.boundary, model.gathering)
     if gradients.sections:
@@ -86,14 +90,15 @@ def _pass_moments(
 
 
 def _last_weight(model: Placed) -> int:
-    """Return the elements of a layer's last matrix."""
-    return model.held.size_of(f"{model.config.family.weight('down').name}.weight")
+    """Return the elements of a layer's last matrix, or of A there if an adapter is trained."""
+    name = model.config.family.weight("down").name
+    return model.trained.size_of(f"{name}.weight") or model.trained.size_of(f"{name}.{FACTORS[0]}.weight")
 
 
 def _section_moments(model: Placed, step: Pass, in_flight: int, before: int) -> Iterator[UpdateMoment]:
     """Yield the moments at which a section's gradients are complete, so its layers and later ones keep nothing."""
     left = max(model.layers)
-    sums = max(before, model.held.rows * FLOAT)
+    sums = max(before, model.trained.rows * FLOAT)
     for section in model.gradients.sections:
         left = max(0, left - section.layers)
         kept = (in_flight - 1) * step.kept(max(model.layers)) + step.kept(left)
@@ -105,7 +110,7 @@ def _section_moments(model: Placed, step: Pass, in_flight: int, before: int) -> 
 def _first_layer_moments(model: Placed, step: Pass, is_first: bool) -> Iterator[UpdateMoment]:
     """Yield the moments of the backward pass of the first layer and of the embedding."""
     gradients = model.gradients
-    embedding = model.held.size_of(EMBEDDING) if model.stage == 0 else 0
+    embedding = model.trained.size_of(EMBEDDING) if model.stage == 0 else 0
     last = _last_weight(model)
     layer = step.making_gradient(last * model.job.item, gradients.arriving(last, is_first=is_first))
     come = gradients.between_batches - (embedding * FLOAT if is_first else 0)

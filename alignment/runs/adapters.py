@@ -8,8 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from alignment.architecture.adapter import Adapter, choose_modules
-from alignment.architecture.decoder_config import DecoderConfig
+from alignment.architecture.adapter import Adapter
 from alignment.arguments.parsed import Parsed
 from alignment.errors import ArgumentError, CheckpointError
 from alignment.models.adapters.attach import attach_adapter
@@ -52,9 +51,9 @@ def adapt(launch: Launch, name: str, model: Any, base: FrozenInput, *, folder: s
     """
     path = launch.parsed.adapter.lora_path if continues else None
     place = None if path is None else _find_adapter(path)
-    wanted = _new_adapter(launch.parsed, model.config) if place is None else read_adapter(place, model.config)
+    wanted = launch.parsed.adapter.describe(model.config) if place is None else read_adapter(place, model.config)
     if place is not None:
-        _refuse_contradictions(launch.parsed, wanted, _new_adapter(launch.parsed, model.config), place)
+        _refuse_contradictions(launch.parsed, wanted, launch.parsed.adapter.describe(model.config), place)
     if folder is not None:
         place = launch.checkpoint.model_folder(folder)
         _refuse_change(read_adapter(place, model.config), wanted, place)
@@ -86,18 +85,6 @@ def _find_adapter(path: str) -> Path:
     if folder is None:
         raise ArgumentError(f"lora_path={path}: no adapter there; the folder of one holds {CONFIG_FILE}")
     return folder
-
-
-def _new_adapter(parsed: Parsed, config: DecoderConfig) -> Adapter:
-    asked = parsed.adapter
-    usual = 4.0 if asked.rslora else 2.0 * asked.lora_rank
-    return Adapter(
-        rank=asked.lora_rank,
-        alpha=usual if asked.lora_alpha == -1 else asked.lora_alpha,
-        dropout=asked.lora_dropout,
-        rank_stabilized=asked.rslora,
-        modules=choose_modules(config, asked.lora_target_modules),
-    )
 
 
 def _refuse_contradictions(parsed: Parsed, saved: Adapter, asked: Adapter, place: Path) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 
 from alignment.errors import UserError
+from alignment.models.folders.hub import load_causal_lm
 from alignment.parity.check import References, check_layout
 from alignment.parity.layouts import LAYOUTS, num_batch_ranks, num_processes
 from alignment.parity.subjects import make_models
 from alignment.trainers.registered import TRAINERS
+from tests.tiny_models import write_adapter
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
@@ -79,6 +81,31 @@ def test_a_kind_of_reward_model_gives_the_numbers_of_one_process(kind, reference
     found = check_layout(folder, known, changes, world_size=4, batch_ranks=1, timeout=300, trainers=["rm"])["rm"]
     assert not isinstance(found, UserError), found
     assert found.passes(), found
+
+
+@pytest.mark.parametrize("name", ["TP2xSh2 stage3", "PP2 virtual2"])
+def test_adapters_give_the_numbers_of_one_process(name, references):
+    """From an adapter whose factors are not zero, with dropout; the policy's base is its reference.
+
+    The critic's B starts at zero, where Adam would turn gradients as small as their rounding into whole steps: hence
+    its large epsilon.
+    """
+    folder, known = references
+    if not (folder / "adapter").exists():
+        write_adapter(folder / "adapter", load_causal_lm(folder / "actor"), rank=3, dropout=0.1, std=0.1)
+    keys = {"lora": True, "lora_path": "adapter", "recompute": True, "adam_epsilon": 1e-3, "max_steps": 2}
+    found = check_layout(
+        folder,
+        known,
+        {**LAYOUTS[name], **keys},
+        world_size=num_processes(name),
+        batch_ranks=num_batch_ranks(name),
+        timeout=300,
+        trainers=["sft", "ppo"],
+    )
+    for trainer, difference in found.items():
+        assert not isinstance(difference, UserError), difference
+        assert difference.passes(), f"{trainer}: {difference}"
 
 
 def test_an_algorithm_without_critic_gives_the_numbers_of_one_process(references):

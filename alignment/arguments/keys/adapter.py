@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from alignment.architecture.adapter import Adapter, choose_modules
+from alignment.architecture.decoder_config import DecoderConfig
 from alignment.fields import Case, argument
 
 
@@ -36,3 +38,14 @@ class AdapterArguments:
     lora_path: str | None = argument(None, path="model", inert_when=_unused(None))
     """Folder of an adapter in PEFT's format to continue from; it has its own rank, scale and modules. In PPO: the
     policy's."""
+
+    def describe(self, config: DecoderConfig) -> Adapter:
+        """Return the adapter that the keys ask for in a model of ``config``; AdapterError if a target fits nothing."""
+        usual = 4.0 if self.rslora else 2.0 * self.lora_rank
+        return Adapter(
+            rank=self.lora_rank,
+            alpha=usual if self.lora_alpha == -1 else self.lora_alpha,
+            dropout=self.lora_dropout,
+            rank_stabilized=self.rslora,
+            modules=choose_modules(config, self.lora_target_modules),
+        )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import paddle
 
-from alignment.architecture.adapter import FACTORS, Adapter, is_factor
+from alignment.architecture.adapter import FACTORS, HEAD, Adapter
 from alignment.architecture.parts import Part
 from alignment.metrics import Metric
 from alignment.models.decoder.adapter_use import AdapterState, AdapterUse
@@ -20,9 +20,6 @@ from alignment.models.decoder.score_model import ScoreModel
 from alignment.ops.addressed_dropout import dropout
 from alignment.parallel.runner import ModelRunner, Objective
 from alignment.records import TokenBatch
-
-HEAD = "score."
-"""Prefix of a score head, which is trained and saved whole beside an adapter."""
 
 
 class LowRankBranch:
@@ -39,7 +36,7 @@ class LowRankBranch:
         if use.dropout_keys is not None:
             where = {"stream": self._stream, "first_column": self._first_column}
             x = dropout(x, use.dropout_keys, rate=self._rate, **where)
-        return self._second(self._first(x)) * self._scaling
+        return self._second(self._first(x) * self._scaling)
 
 
 def attach_adapter(model: CausalLM | ScoreModel, adapter: Adapter, *, seed: int) -> None:
@@ -81,11 +78,6 @@ def _draw_factors(model: CausalLM | ScoreModel, seed: int) -> None:
             generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
             values = generator.uniform(-1, 1, part.shape).astype(np.float32) / np.sqrt(np.float32(part.shape[0]))
             parameter.set_value(paddle.to_tensor(values[part.slices]).astype(parameter.dtype))
-
-
-def is_trained_with_adapter(name: str) -> bool:
-    """Return whether the parameter ``name`` of an adapted model is trained and saved."""
-    return is_factor(name) or name.startswith(HEAD)
 
 
 @contextlib.contextmanager

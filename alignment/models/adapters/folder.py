@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import paddle
 
+from alignment.architecture.adapter import HEAD, is_trained_with_adapter
 from alignment.architecture.parts import Part
 from alignment.architecture.reshard_plan import model_order, plan_transfers
 from alignment.errors import AdapterError, NotFiniteError
-from alignment.models.adapters.attach import HEAD, is_trained_with_adapter
 from alignment.models.adapters.peft_config import CONFIG_FILE, WEIGHTS_FILE, describe_adapter
 from alignment.models.config import CONFIG_FILE as MODEL_CONFIG
 from alignment.models.decoder.decoder import CausalLM

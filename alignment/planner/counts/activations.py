@@ -19,6 +19,8 @@ class Pass(Sizes):
     """Whether compiled operators run (float32 on a CPU)."""
     recompute: str = ""
     """What the backward pass recomputes: ``full``, ``full_attn``, ``core_attn``, or nothing (empty)."""
+    adapter: int = 0
+    """Bytes that the adapter of one layer keeps for its backward pass."""
 
     @cached_property
     def _operators(self) -> PaddleOperators | FlashOperators | NativeOperators:
@@ -46,7 +48,7 @@ class Pass(Sizes):
             return self.boundary
         if self.recompute == "full_attn":
             return self.boundary + self._kept_feed_forward
-        return self.norm_input + self._kept_attention + self._kept_feed_forward
+        return self.norm_input + self._kept_attention + self._kept_feed_forward + self.adapter
 
     @property
     def shared(self) -> int:
@@ -66,7 +68,7 @@ class Pass(Sizes):
         """What recomputing a whole layer keeps again, with its output and that output's gradient."""
         if self.recompute != "full":
             return 0
-        return self._kept_attention + self._kept_feed_forward + 2 * self.boundary
+        return self._kept_attention + self._kept_feed_forward + self.adapter + 2 * self.boundary
 
     @cached_property
     def going_back(self) -> int:

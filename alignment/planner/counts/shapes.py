@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
+from alignment.architecture.adapter import Adapter, is_trained_with_adapter
 from alignment.architecture.cuts import layer_number, layer_ranges, parts_of_rank, whole_shapes
 from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.families import EMBEDDING
@@ -25,10 +26,16 @@ class Held:
     """Number of processes that shard the parts by rows."""
 
     @classmethod
-    def of(cls, config: DecoderConfig, kind: str, layout: Layout, stage: int) -> Held:
-        """Return what ``stage`` holds of a model of ``kind`` ``causal`` or ``score``."""
+    def of(cls, config: DecoderConfig, kind: str, layout: Layout, stage: int, adapter: Adapter | None = None) -> Held:
+        """Return what ``stage`` holds of a model of ``kind`` ``causal`` or ``score``, with its ``adapter``."""
         rank = stage * layout.tensor * layout.sharding
-        return cls(tuple(parts_of_rank(config, kind, layout, rank)), layout.sharding)
+        parts = parts_of_rank(config, kind, layout, rank)
+        return cls(tuple(parts if adapter is None else adapter.with_factors(parts)), layout.sharding)
+
+    @property
+    def with_adapter(self) -> Held:
+        """The parts that are trained if the model has an adapter."""
+        return replace(self, parts=tuple(part for part in self.parts if is_trained_with_adapter(part.name)))
 
     @cached_property
     def elements(self) -> int:

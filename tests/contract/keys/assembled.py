@@ -13,15 +13,12 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from alignment.architecture.adapter import Adapter, choose_modules
 from alignment.loops.on_policy import OnPolicyLoop
 from alignment.loops.session import Session
 from alignment.loops.supervised import SupervisedLoop
-from alignment.models.adapters.attach import attach_adapter
-from alignment.models.adapters.folder import save_adapter, trained_weights
 from alignment.models.decoder.score_model import ScoreOptions
 from alignment.models.folders.hub import load_causal_lm, random_causal_lm, random_score_model
-from alignment.models.folders.saving import WeightSource, save_model
+from alignment.models.folders.saving import save_model
 from alignment.models.tokenizer.tokenizer import load_tokenizer
 from alignment.runs import assembly, dataset_run, launch
 from alignment.runs import datasets as data_start
@@ -32,6 +29,7 @@ from alignment.runs.offline import train as offline_train
 from alignment.runs.on_policy import engines, roles
 from alignment.runs.on_policy import run as on_policy_run
 from alignment.trainers.registered import TRAINERS
+from tests.tiny_models import write_adapter
 
 ROOT = Path(__file__).resolve().parents[3]
 TOKENIZER = ROOT / "alignment" / "data" / "shipped" / "packing" / "tokenizer"
@@ -137,13 +135,6 @@ def make_models(folder: Path) -> None:
     save_model(folder / "teacher", random_causal_lm(wider, seed=3, tokenizer=tokenizer), tokenizer)
     for source, copy in (("policy", "other"), ("reward", "other reward"), ("policy", "tokenizer")):
         shutil.copytree(folder / source, folder / copy)
-
-
-def write_adapter(folder: Path, model: Any, *, rank: int) -> None:
-    """Write a new adapter of all matrices of ``model`` to ``folder``."""
-    modules = choose_modules(model.config, ["all-linear"])
-    attach_adapter(model, Adapter(rank=rank, alpha=2 * rank, modules=modules), seed=1)
-    save_adapter(folder, model, None, trained_weights(WeightSource.of(model)))
 
 
 def assemble(trainer: str, keys: Mapping[str, Any], folder: Path) -> Run:
