@@ -46,7 +46,8 @@ def load_scorer(launch: Launch, folder: str | None, tokenizer: Tokenizer) -> Sco
         return random_score_model(
             config, options, seed=seed, tokenizer=tokenizer, dtype=launch.dtype, placement=placement
         )
-    fresh = launch.checkpoint is None
+    # With an adapter the folder is the base also when resuming: the adapter brings the head.
+    fresh = launch.checkpoint is None or launch.parsed.adapter.lora
     return load_score_model(
         folder,
         dtype=launch.dtype,

@@ -18,7 +18,7 @@ def load(monkeypatch):
         monkeypatch.setattr(models, name, lambda *given, name=name, **named: calls.append((name, given, named)))
     monkeypatch.setattr(models, "trained_placement", lambda launch: "whole")
 
-    def run(folder, checkpoint=None):
+    def run(folder, checkpoint=None, lora=False):
         calls.clear()
         group = SimpleNamespace(
             objective="cost", score_bias=True, normalize_score_during_training=True, normalizer_momentum=0.5,
@@ -26,7 +26,8 @@ def load(monkeypatch):
             normalizer_type="RunningMeanStd", model_config_name_or_path="config", value_head_prefix="v_head",
         )  # fmt: skip
         loss = SimpleNamespace(loss_type="average")
-        parsed = SimpleNamespace(offline=group, loss=loss, training=SimpleNamespace(seed=7))
+        adapter = SimpleNamespace(lora=lora)
+        parsed = SimpleNamespace(offline=group, loss=loss, adapter=adapter, training=SimpleNamespace(seed=7))
         start = SimpleNamespace(parsed=parsed, topology=None, checkpoint=checkpoint, dtype="bfloat16")
         models.load_scorer(start, folder, "tokenizer")
         ((name, given, named),) = calls
@@ -59,3 +60,8 @@ def test_a_resumed_run_takes_everything_from_its_checkpoint(load):
         "dtype": "bfloat16", "options": None, "new_score_head": False, "stored_head": StoredHead(), "seed": 7,
         "placement": "whole",
     }  # fmt: skip
+
+
+def test_a_resumed_adapter_starts_from_its_base_which_has_no_head(load):
+    _, _, named = load("base", checkpoint=object(), lora=True)
+    assert named["new_score_head"] and named["options"].score_type == "cost"
