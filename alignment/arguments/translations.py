@@ -64,6 +64,7 @@ TRANSLATIONS: Mapping[str, Translation] = MappingProxyType(
         "train_on_prompt": _if_true(loss_on="all"),
         "multiturn": _if_true(loss_on="assistant"),
         "assistant_only_loss": _if_true(loss_on="assistant"),
+        "vanilla_loss": _if_true(loss_type="vanilla"),
         "ipo": _if_true(loss_type="ipo", average_logps=False),
         "apply_chat_template": _if_true(chat_template="tokenizer"),
         "zero_stage": _stage,

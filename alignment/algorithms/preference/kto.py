@@ -46,9 +46,9 @@ class KTOHyperparameters:
     """kto: rewards count from the KL to the reference, measured on answers to other prompts; apo_zero_unpaired: they
     count from 0; vanilla: from the mean gain of the answers with the other label (OpenRLHF's form for equal halves).
     """
-    desirable_weight: float = argument(1.0, minimum=0)
+    desirable_weight: float = argument(1.0, minimum=0, aliases=("desirable_loss_weight",))
     """Weight of the loss of desirable answers."""
-    undesirable_weight: float = argument(1.0, minimum=0)
+    undesirable_weight: float = argument(1.0, minimum=0, aliases=("undesirable_loss_weight",))
     """Weight of the loss of undesirable answers."""
 
 

@@ -124,6 +124,26 @@ def test_what_cannot_be_trained_is_refused_before_training(folder, keys, error, 
     assert not (folder / "declined" / "policy").exists() and not (folder / "declined" / "metrics.jsonl").exists()
 
 
+OPENRLHF = """--save_path ./kto --save_steps -1 --logging_steps 1 --eval_steps -1 --micro_train_batch_size 2
+ --pretrain ./policy --bf16 --max_len 8192 --zero_stage 3 --learning_rate 5e-7 --dataset ./rows.jsonl
+ --input_key instruction --output_key response --label_key score --flash_attn --beta 0.1 --gradient_checkpointing
+ --ref_offload"""
+"""The page's command but for --train_batch_size 256, --max_epochs 1, --use_wandb and --input_template."""
+
+
+def test_the_kto_command_of_openrlhf_is_understood(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / "rows.jsonl").write_text("{}")
+    parsed = TRAINERS["kto"].parse(OPENRLHF.split())
+    assert (parsed.columns.input_key, parsed.columns.output_key, parsed.columns.label_key) == (
+        "instruction", "response", "score",
+    )  # fmt: skip
+    assert (parsed.loss.loss_type, parsed.loss.beta, parsed.reference.ref_offload) == ("kto", 0.1, True)
+    older = f"{OPENRLHF} --vanilla_loss --desirable_loss_weight 2 --undesirable_loss_weight 0.5"
+    loss = TRAINERS["kto"].parse(older.split()).loss
+    assert (loss.loss_type, loss.desirable_weight, loss.undesirable_weight) == ("vanilla", 2.0, 0.5)
+
+
 PADDLENLP_KTO = {
     "model_name_or_path": "meta-llama/Meta-Llama-3-8B", "train_dataset_path": "./data/train.jsonl",
     "dev_dataset_path": "./data/dev.jsonl", "output_dir": "./checkpoints/kto_ckpts", "per_device_train_batch_size": 1,
