@@ -73,6 +73,10 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType({
         (_SFT, Stage("kto", _FROM_SFT)),
         (Figure("reward of good minus that of bad held-out answers", "kto", "eval/rewards/margins", ".2f"),),
     ),
+    "kd": Recipe(
+        (_SFT, Stage("dpo", _FROM_SFT), Stage("kd", {"teacher_model_name_or_path": "dpo/policy"})),
+        (Figure("divergence from the teacher, held out (nats per token)", "kd", "eval/divergence", ".3f"),),
+    ),
 })  # fmt: skip
 """Value of ``--objective`` to recipe."""
 

@@ -82,9 +82,9 @@ class Run:
 
 
 def make_start(folder: Path) -> None:
-    """Write ``actor`` and ``reward`` below ``folder``, float32 files of weights that bfloat16 holds exactly."""
+    """Write ``actor``, ``reward`` and ``teacher`` below ``folder``, float32 files of weights that bfloat16 holds exactly."""
     make_models(folder / "drawn", SHAPE)
-    for name in ("actor", "reward"):
+    for name in ("actor", "reward", "teacher"):
         export_model(folder / "drawn" / name, folder / name, dtype="bfloat16")
 
 
