@@ -84,7 +84,7 @@ def test_an_offline_trainer_has_its_models_and_phases_alone(tmp_path, path, caps
 def test_whose_file_it_is_has_to_be_clear(tmp_path, path, capsys):
     (tmp_path / "a.json").write_text(json.dumps({"model_name_or_path": "policy"}))
     status, out, error = run(capsys, tmp_path / "a.json", "--gpus", 2, "--memory_gib", 8)
-    offline = [name for name in TRAINERS if not TRAINERS[name].is_on_policy]
+    offline = [name for name in TRAINERS if TRAINERS[name].model_keys == {"model_name_or_path"}]
     assert (status, out) == (2, "") and f"add --trainer NAME (allowed: {', '.join(offline)})" in error
 
 
