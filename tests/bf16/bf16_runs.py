@@ -82,7 +82,7 @@ class Run:
 
 
 def make_start(folder: Path) -> None:
-    """Write ``actor``, ``reward`` and ``teacher`` below ``folder``, float32 files of weights that bfloat16 holds exactly."""
+    """Write ``actor``, ``reward`` and ``teacher`` below ``folder``, in float32 but exact in bfloat16."""
     make_models(folder / "drawn", SHAPE)
     for name in ("actor", "reward", "teacher"):
         export_model(folder / "drawn" / name, folder / name, dtype="bfloat16")
