@@ -125,11 +125,12 @@ def test_uniform_numbers_have_the_bits_of_the_specification(library, checks):
 
 
 @pytest.mark.slow
-def test_the_order_of_threads_does_not_matter(library, checks):
+@pytest.mark.parametrize("weights", ["float32", "int8"])
+def test_the_order_of_threads_does_not_matter(library, checks, weights):
     # A missing barrier shows as other bits, or as a thread that reads what is not there yet.
     sizes = checks.FAMILIES["wide"]
     prompts = checks.draw_prompts(sizes, (34, 3))
-    model = checks.load(library, "wide")
+    model = checks.load(library, "wide", weights=weights)
     wanted = checks.forward(model, prompts, checks.whole(prompts), decode_rows=11)
     try:
         for seed in (1, 2):

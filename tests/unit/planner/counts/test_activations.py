@@ -186,6 +186,14 @@ def test_a_tile_of_queries_is_that_of_the_compiled_operators(repo_root):
     assert f"QUERY_TILE = {pieces.QUERY_TILE};" in (repo_root / "csrc/core/training_kernels.h").read_text()
 
 
+def test_half_precision_uses_flash_attention_whatever_the_window():
+    sizes = dict(rows=2, length=64, item=2, tensor=1, sequence_parallel=False)
+    configs = [make_config(model_type="mistral", sliding_window=window) for window in (8, None)]
+    assert [config.sliding_window for config in configs] == [8, None]
+    windowed, whole = (Pass(config=config, **sizes) for config in configs)
+    assert (windowed.kept(4), windowed.scratch(1)) == (whole.kept(4), whole.scratch(1))
+
+
 def test_sequence_parallelism_keeps_less():
     config = make_config()
     plain = Pass(config=config, rows=2, length=64, tensor=4, sequence_parallel=False, item=2)
