@@ -33,9 +33,9 @@ def refuse_adapter(folder: Path) -> None:
     for name in ADAPTER_FILES:
         if (folder / name).is_file():
             base = read_object(folder, name).get("base_model_name_or_path") or "another model"
+            how = f"alignment merge {folder} MERGED" if name == ADAPTER_FILES[0] else "PaddleNLP's merge_lora_params.py"
             raise ModelFolderError(
-                f"{folder}: this is an adapter of {base}, not a whole model; merge it and give the merged folder: "
-                f"alignment merge {folder} MERGED"
+                f"{folder}: this is an adapter of {base}, not a whole model; merge it and give the merged folder: {how}"
             )
 
 

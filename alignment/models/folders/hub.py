@@ -90,7 +90,8 @@ def find_in_run(folder: Path, parts: Sequence[str] = RUN_MODELS, *, is_told: boo
             if is_told:
                 log.info(f"{folder}: the output folder of a run; reading its {part}/")
             return folder / part
-    refuse_adapter(folder)
+    for place in (folder, *(folder / part for part in parts)):
+        refuse_adapter(place)
     others = [f"{part}/" for part in RUN_MODELS if (folder / part / CONFIG_FILE).is_file()]
     hint = f"; this run has only {' and '.join(others)}" if others else ""
     raise ModelFolderError(

@@ -56,13 +56,15 @@ def _held(run):
     )
 
 
+@pytest.mark.parametrize("keys", [{}, {"lora": True, "lora_rank": 2}], ids=["whole", "adapter"])
 @pytest.mark.parametrize("trainer", KEYS)
-def test_everything_a_checkpoint_keeps_is_there_again(trainer, folder):
-    first = assemble(trainer, KEYS[trainer], folder)
+def test_everything_a_checkpoint_keeps_is_there_again(trainer, keys, folder):
+    keys = KEYS[trainer] | keys
+    first = assemble(trainer, keys, folder)
     fresh = _held(first)
     _train_a_bit(first)
     path = first.state.save(3)
-    again = assemble(trainer, {**KEYS[trainer], "resume_from_checkpoint": str(path)}, folder)
+    again = assemble(trainer, {**keys, "resume_from_checkpoint": str(path)}, folder)
     expected, found = _held(first), _held(again)
     assert found == expected
     still = [name for name, part in fresh["parts"].items() if found["parts"][name] == part]

@@ -46,6 +46,15 @@ def test_a_run_without_such_a_model_is_refused(run, tmp_path):
         resolve_model_folder(tmp_path)
 
 
+def test_a_run_that_trained_an_adapter_says_how_to_merge_it(tmp_path):
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "policy" / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}')
+    with pytest.raises(ModelFolderError) as error:
+        resolve_model_folder(tmp_path)
+    assert "this is an adapter of org/base, not a whole model" in str(error.value)
+    assert f"alignment merge {tmp_path / 'policy'} MERGED" in str(error.value)
+
+
 def test_a_tokenizer_needs_no_model(run, tmp_path):
     alone = tmp_path / "tokenizer"
     alone.mkdir()
