@@ -60,7 +60,7 @@ def samples_of(objective, count=6, seed=3):
         found.append(
             {
                 "supervised": {"input_ids": first, "labels": labels},
-                "unpaired preference": {
+                "binary preference": {
                     "input_ids": first, "prompt_length": start, "desirable": int(index in (0, 3, 4)),
                 },
                 "regression": {"input_ids": first, "labels": labels, "attributes": [index % 4 / 2 - 0.5]},

@@ -100,7 +100,7 @@ class UnpairedPreferenceDataset(TokenizedDataset):
     answer with label 1 and the other with label 0; ties and equal answers are dropped.
     """
 
-    KIND = "unpaired preference"
+    KIND = "binary preference"
     COLLATOR = UnpairedPreferenceCollator
 
     def split_row(self, row: Row) -> Sequence[Row]:

@@ -64,8 +64,21 @@ def test_the_first_loss_is_one_half_and_it_falls(plain):
     assert last["eval/rewards/margins"] == pytest.approx(last["eval/rewards/chosen"] - last["eval/rewards/rejected"])
 
 
-def test_micro_batches_change_nothing(folder, plain):
-    nearly(train(folder, "micro", per_device_train_batch_size=1, gradient_accumulation_steps=4), plain)
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4},
+        {"packing_samples": True, "max_tokens_per_batch": 40, "max_length": 40},
+    ],
+)
+def test_micro_batches_change_nothing(folder, plain, keys):
+    """Also those of a token budget, which take the rows of an update in another order."""
+    nearly(train(folder, "micro", **keys), plain)
+
+
+def test_the_reference_of_an_adapter_is_its_base(folder):
+    first, *_, last = train(folder, "adapter", lora=True, lora_rank=2)
+    assert (first["kto/loss"], first["kto/kl"]) == (0.5, 0.0) and last["eval/loss"] < 0.5
 
 
 def test_the_reference_of_all_updates_is_computed_ahead(folder, plain, monkeypatch):
@@ -152,10 +165,10 @@ PADDLENLP_KTO = {
     "save_strategy": "steps", "eval_steps": 100, "save_steps": 500, "max_seq_len": 4096, "max_prompt_len": 2048,
     "bf16": True, "fp16_opt_level": "O2", "do_train": True, "do_eval": True, "disable_tqdm": True,
     "load_best_model_at_end": True, "tensor_parallel_degree": 8, "sharding": "stage1", "use_flash_attention": True,
-    "recompute": False, "recompute_granularity": "full", "beta": 0.1, "benchmark": False,
+    "flash_mask": True, "recompute": False, "recompute_granularity": "full", "beta": 0.1, "benchmark": False,
     "unified_checkpoint": True, "autotuner_benchmark": False, "lazy": False, "seed": 42,
 }  # fmt: skip
-"""The keys and values of llm/config/llama/kto_argument.json, but for flash_mask."""
+"""The keys and values of llm/config/llama/kto_argument.json, in full."""
 
 
 def test_the_kto_file_of_paddlenlp_is_understood(tmp_path):
