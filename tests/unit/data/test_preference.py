@@ -173,7 +173,7 @@ def test_bad_labelled_rows_are_dropped_and_counted(make_dataset, tokenizer, row,
 @pytest.mark.parametrize(
     ("row", "says"),
     [
-        ({"input": "hi", "answer": "a"}, "row 1: missing 'desirable', which a binary preference.*present: input, answer"),
+        ({"input": "hi", "answer": "a"}, "row 1: missing 'desirable', which a binary preference.*: input, answer"),
         ({**LIKED, "desirable": 0.5}, "row 1: field 'desirable' must be true or false, got float 0.5"),
         ({**PAIR, "desirable": True}, "row 1: 'desirable' labels one answer, but there are 'answer' and 'other_ans"),
     ],
