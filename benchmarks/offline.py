@@ -1,4 +1,4 @@
-"""Time SFT, reward and DPO training against TRL on the same weights, rows and order, as ratios.
+"""Time SFT, reward, DPO and KTO training against TRL on the same weights, rows and order, as ratios.
 
     python benchmarks/offline.py --peer PEER/bin/python [--models tiny] [--objectives sft rm dpo] [--write]
 
@@ -22,7 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(1, str(ROOT))
 
-from offline_report import Outcome, print_outcomes, write_results  # noqa: E402
+from offline_report import LEAST_STEPS, Outcome, print_outcomes, write_results  # noqa: E402
 from offline_work import OBJECTIVES, SHAPES, WEIGHTS, Work  # noqa: E402
 from ppo_step_work import MODELS, write_weights  # noqa: E402
 
@@ -62,7 +62,10 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--write", action="store_true", help="write a dated markdown and JSON file")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="folder for --write")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.steps < LEAST_STEPS:
+        parser.error(f"--steps {options.steps}: medians need {LEAST_STEPS} or more")
+    return options
 
 
 def make_models(folder: Path, model: str) -> None:

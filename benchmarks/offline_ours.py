@@ -26,14 +26,14 @@ from alignment.telemetry.jsonl import read_json_lines  # noqa: E402
 from alignment.trainers.objectives import objective_of  # noqa: E402
 from alignment.trainers.registered import TRAINERS  # noqa: E402
 
-LOSSES = {"sft": "sft/loss", "rm": "preference/loss", "dpo": "dpo/loss"}
+LOSSES = {"sft": "sft/loss", "rm": "preference/loss", "dpo": "dpo/loss", "kto": "kto/loss"}
 
 
 class Rows(Sequence):
     """Samples as this package's datasets encode them; an update begins where its first one is read."""
 
     def __init__(self, work: Work, clock: StepClock) -> None:
-        self._rows = [_sample(work, prompt, answers) for prompt, answers in work.samples()]
+        self._rows = [_sample(work, number, *sample) for number, sample in enumerate(work.samples())]
         self._per_step = work.batches_per_step * work.samples_per_batch
         self._clock = clock
 
@@ -49,16 +49,18 @@ class Rows(Sequence):
         return iter(self._rows)
 
 
-def _sample(work: Work, prompt: list[int], answers: list[list[int]]) -> dict[str, Any]:
+def _sample(work: Work, number: int, prompt: list[int], answers: list[list[int]]) -> dict[str, Any]:
     first, *others = (np.array(prompt + answer, np.int64) for answer in answers)
     if work.objective == "sft":
         return {"input_ids": first, "labels": np.where(np.arange(len(first)) < len(prompt), IGNORED, first)}
+    if work.objective == "kto":
+        return {"input_ids": first, "prompt_length": len(prompt), "desirable": int(number % 2 == 0)}
     return {"better_input_ids": first, "worse_input_ids": others[0], "prompt_length": len(prompt)}
 
 
 def arguments(folder: Path, work: Work, output: str, *, packs: bool) -> dict[str, Any]:
     """Return the trainer's arguments."""
-    own = {"beta": work.beta} if work.objective == "dpo" else {}
+    own = {"beta": work.beta} if work.objective in ("dpo", "kto") else {}
     packing = {"packing_samples": True, "max_tokens_per_batch": work.max_tokens} if packs else {}
     return {
         "train_datasets": "jsonl",  # not read: the rows are given

@@ -25,6 +25,8 @@ TARGETS = {("equal", "fixed"): 0.6, ("ragged", "packed"): 0.35}
 """Largest ratios to TRL that issue 12 asks for."""
 WARM = 2
 """Steps before the first measured one."""
+LEAST_STEPS = WARM + 2
+"""The last step is not timed: exporting follows it."""
 CLOCKS = ("wall", "CPU")
 HEADER = ("model", "objective", "rows", "TRL", "fixed", "by tokens", "fixed / TRL", "by tokens / TRL", "target", "loss")
 RANKS = (2, 8)
@@ -122,7 +124,7 @@ def render_markdown(about: dict[str, str], outcomes: Sequence[Outcome]) -> str:
     said = ", ".join(f"{key} {value}" for key, value in {**about, **versions}.items())
     loads = ", ".join(str(outcome.load_before) for outcome in outcomes)
     lines = [
-        "# SFT, reward model and DPO against TRL",
+        f"# {', '.join(dict.fromkeys(outcome.work.objective for outcome in outcomes))} against TRL",
         "",
         f"{said}; {work.threads} thread, load before each: {loads}.",
         "",

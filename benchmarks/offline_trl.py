@@ -17,19 +17,26 @@ import transformers
 import trl
 from offline_work import IGNORED, WEIGHTS, StepClock, Work
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from trl.trainer.kto_config import KTOConfig
+from trl.trainer.kto_trainer import KTOTrainer
 
 TRAINERS = {
     "sft": (trl.SFTTrainer, trl.SFTConfig),
     "rm": (trl.RewardTrainer, trl.RewardConfig),
     "dpo": (trl.DPOTrainer, trl.DPOConfig),
+    "kto": (KTOTrainer, KTOConfig),
 }
 
 
 def rows_of(work: Work) -> datasets.Dataset:
     """Return the samples with the columns that TRL's collators read."""
-    rows = []
-    for prompt, answers in work.samples():
-        if work.objective == "sft":
+    rows, samples, size = [], work.samples(), work.peer_batches[0]
+    for number, (prompt, answers) in enumerate(samples):
+        if work.objective == "kto":
+            before = samples[number - 1 if number % size else number + size - 1][1][0]
+            row = {"prompt_ids": prompt, "completion_ids": answers[0], "KL_completion_ids": before}
+            rows.append({**row, "label": number % 2 == 0})
+        elif work.objective == "sft":
             rows.append({"input_ids": prompt + answers[0], "labels": [IGNORED] * len(prompt) + answers[0]})
         elif work.objective == "rm":
             rows.append({"chosen_ids": prompt + answers[0], "rejected_ids": prompt + answers[1]})
@@ -60,11 +67,11 @@ def build(folder: Path, work: Work, output: str) -> Any:
             self.losses[-1] += float(loss)
             return loss
 
-    own = {"beta": work.beta} if work.objective == "dpo" else {}
+    own = {"beta": work.beta} if work.objective in ("dpo", "kto") else {}
     arguments = config(
         output_dir=output,
-        per_device_train_batch_size=work.samples_per_batch,
-        gradient_accumulation_steps=work.batches_per_step,
+        per_device_train_batch_size=work.peer_batches[0],
+        gradient_accumulation_steps=work.peer_batches[1],
         max_steps=work.steps,
         learning_rate=work.learning_rate,
         lr_scheduler_type="constant",

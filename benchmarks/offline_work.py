@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 WORK_FILE = "work.json"
-OBJECTIVES = ("sft", "rm", "dpo")
+OBJECTIVES = ("sft", "rm", "dpo", "kto")
 SHAPES = ("equal", "ragged")
-WEIGHTS = {"sft": "policy", "dpo": "policy", "rm": "reward"}
+WEIGHTS = {"sft": "policy", "dpo": "policy", "kto": "policy", "rm": "reward"}
 """Objective to the folder of the model it starts from."""
 IGNORED = -100
 
@@ -53,12 +53,22 @@ class Work:
     @property
     def is_paired(self) -> bool:
         """Whether a sample is a prompt with two answers."""
-        return self.objective != "sft"
+        return self.objective in ("rm", "dpo")
 
     @property
     def samples_per_batch(self) -> int:
         """Samples of a micro-batch of fixed size."""
         return self.rows_per_batch // (1 + self.is_paired)
+
+    @property
+    def peer_batches(self) -> tuple[int, int]:
+        """Samples of a peer's micro-batch, and micro-batches of a step.
+
+        TRL takes the mismatched answers of KTO from the micro-batch, this package from the whole update: a peer's
+        update is one micro-batch, so that both are the same.
+        """
+        samples, batches = self.samples_per_batch, self.batches_per_step
+        return (samples * batches, 1) if self.objective == "kto" else (samples, batches)
 
     def samples(self) -> list[tuple[list[int], list[list[int]]]]:
         """Return (prompt, one or two answers) of every sample, in the order of training."""
