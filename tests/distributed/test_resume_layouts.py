@@ -51,8 +51,8 @@ def test_resume_in_another_layout(name, layout, world_size, folder, unbroken):
 
 def test_a_reference_that_moves_and_losses_of_whole_updates_are_the_same_in_every_layout(folder):
     moving = {"sync_ref_model": True, "ref_model_sync_steps": 1, "ref_model_mixup_alpha": 0.5, "nll_loss_coef": 0.5}
-    moving |= {"loss_type": ["sigmoid", "aot_unpaired", "simpo"], "loss_weights": [1.0, 0.5, 0.5]}
-    moving |= {"loss_type": ["bco_pair", "aot", "aot_unpaired", "kto_pair"], "loss_weights": [1, 1, 1, 1]}
+    names = ["sigmoid", "simpo", "bco_pair", "aot", "aot_unpaired", "kto_pair"]
+    moving |= {"loss_type": names, "loss_weights": [1.0] * len(names)}
     keys = {**moving, **runs.CHECKPOINTS, "max_steps": 4, "logging_steps": 1, "learning_rate": 0.01}
     cut = {"sharding": "stage3", "sharding_parallel_degree": 2, "offload_level": "freeze_model"}
     alone = as_one_process(keys, batch_ranks=2, trainer="dpo")
