@@ -69,6 +69,10 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType({
         (_SFT, Stage("dpo", _FROM_SFT)),
         (Figure("held-out pairs ranked correctly", "dpo", "eval/rewards/accuracies", ".1%"),),
     ),
+    "lora": Recipe(
+        (_SFT, Stage("dpo_lora", _FROM_SFT, "dpo")),
+        (Figure("held-out pairs ranked correctly", "dpo_lora", "eval/rewards/accuracies", ".1%"),),
+    ),
     "kto": Recipe(
         (_SFT, Stage("kto", _FROM_SFT)),
         (Figure("reward of good minus that of bad held-out answers", "kto", "eval/rewards/margins", ".2f"),),
@@ -186,11 +190,13 @@ def write_scores(folder: Path, objective: str) -> None:
 
 def judge(folder: Path) -> float:
     """Return the mean true score of the policy in ``folder`` on the held-out prompts, sampled at temperature 1."""
+    from alignment.commands.export import load_merged
     from alignment.data import PromptOnlyDataset
     from alignment.data.encode import EncodeOptions
     from alignment.data.sources.packing import true_score
     from alignment.generation.eager.eager_engine import EagerEngine
     from alignment.generation.engine import GenerationOptions
+    from alignment.models.adapters.folder import adapter_in
     from alignment.models.folders.hub import load_causal_lm
     from alignment.models.folders.sequence_ends import sequence_ends
     from alignment.models.tokenizer.tokenizer import load_tokenizer
@@ -198,7 +204,7 @@ def judge(folder: Path) -> float:
 
     tokenizer = load_tokenizer(folder)
     prompts = PromptOnlyDataset(TEST_PROMPTS, tokenizer, options=EncodeOptions(template="tokenizer"))
-    model = load_causal_lm(folder)
+    model = load_merged(folder)[0] if adapter_in(folder) else load_causal_lm(folder)
     options = GenerationOptions(max_new_tokens=24, stop_token_ids=sequence_ends(model.config, tokenizer))
     engine = EagerEngine(model, usable_vocab_size=len(tokenizer))
     engine.load_weights(None, version=0)

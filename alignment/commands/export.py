@@ -46,7 +46,7 @@ def export_model(
     if adapter is None:
         model, tokenizer, merged = _load(folder, dtype, head_prefix), _tokenizer(folder), {}
     else:
-        model, tokenizer, merged = _load_merged(folder, base, dtype)
+        model, tokenizer, merged = load_merged(folder, base, dtype)
     _refuse_unlike(model, folder)
     with write_folder(target) as aside:
         _save(aside, model, tokenizer, layout)
@@ -64,14 +64,14 @@ def export_model(
     }
 
 
-def _load_merged(folder: Path, base: str | None, dtype: str) -> tuple[Any, Tokenizer, dict[str, Any]]:
+def load_merged(folder: Path, base: str | None = None, dtype: str = "float32") -> tuple[Any, Tokenizer, dict[str, Any]]:
     """Return (model, tokenizer, rows of the table) of the adapter in ``folder`` merged into its base."""
-    from alignment.models.adapters.merged import find_base, load_merged
+    from alignment.models.adapters import merged
     from alignment.parallel.comms.group import ALONE
     from alignment.runs.frozen import frozen_model
 
-    place = find_base(folder, base)
-    found = load_merged(folder, place, content=frozen_model("the base", str(place), ALONE).content)
+    place = merged.find_base(folder, base)
+    found = merged.load_merged(folder, place, content=frozen_model("the base", str(place), ALONE).content)
     has_own = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
     facts = {"base": str(place), "largest difference to base and adapter": found.difference}
     return found.model.to(dtype=dtype), _tokenizer(folder if has_own else place), facts
