@@ -77,7 +77,7 @@ def rollout_seconds(job: Job, layout: Layout, machine: Machine) -> float:
     shared = rollout.inner.tensor * rollout.inner.pipeline
     prompts = 2 * rows * job.prompt * _elements(job, "policy") / (shared * machine.flops)
     steps = ceil(rows / rollout.rows) * job.response
-    return rollout.copied / machine.link(layout.world_size) + prompts + steps * step_seconds(rollout, machine)
+    return rollout.moved / machine.link(layout.world_size) + prompts + steps * step_seconds(rollout, machine)
 
 
 def step_seconds(rollout: PlannedRollout, machine: Machine) -> float:

@@ -138,9 +138,9 @@ class FusedMemory:
             copies += 1  # the sampler's workspace
         logits = {"sampling": copies * self._rollout.rows * self._config.vocab_size * FLOAT}
         own = self._weights if self._job.on_gpu else 0
-        message = {"rollout weights": own + min(self._rollout.copied, 2 * reshard_plan.MESSAGE_BYTES)}
+        message = {"rollout weights": own + min(self._rollout.moved, 2 * reshard_plan.MESSAGE_BYTES)}
         return [
-            RolloutMoment(name="weights arrive", device=message if self._rollout.copied else {}),
+            RolloutMoment(name="weights arrive", device=message if self._rollout.moved else {}),
             RolloutMoment(name="decode step", **({"device": logits} if own else {"device": {}, "host": logits})),
         ]
 

@@ -71,13 +71,22 @@ class PlannedRollout:
         return sum(part.size for part in self.wanted if part.name not in self._in_place) * self.job.item
 
     @cached_property
+    def moved(self) -> int:
+        """Bytes of the parts that training holds in another layout; matrices that are only merged are not moved."""
+        return sum(part.size for part in self.wanted if part.name not in self._alike) * self.job.item
+
+    @cached_property
     def _in_place(self) -> set[str]:
+        adapter = self.job.adapters.get("policy")
+        merged = {f"{module}.weight" for module in adapter.modules} if adapter else set()
+        return self._alike - merged
+
+    @cached_property
+    def _alike(self) -> set[str]:
+        """The names of the parts that training holds as the rollout needs them."""
         held = Held.of(self.job.policy, "causal", self.layout, self.stage).parts
         wanted = {part.name: part.box for part in self.wanted}
         pieces = self.layout.sharding if self.layout.sharding_stage == 3 else 1
-        adapter = self.job.adapters.get("policy")
-        merged = {f"{module}.weight" for module in adapter.modules} if adapter else set()
-        held = [part for part in held if part.name not in merged]
         return {part.name for part in held if wanted.get(part.name) == part.box and _is_uncut(part, pieces)}
 
     @cached_property

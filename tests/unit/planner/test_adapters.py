@@ -101,3 +101,10 @@ def test_the_adapters_of_a_run_are_those_of_its_keys_and_of_lora_path(tmp_path):
     assert {role: (a.rank, len(a.modules)) for role, a in continued.items()} == {"policy": (5, 4), "critic": (8, 28)}
     with pytest.raises(ArgumentError, match=r"no adapter_config.json there"):
         plan(lora=True, lora_path=str(tmp_path / "policy" / "policy"))
+
+
+def test_the_fused_engine_is_given_merged_matrices_one_by_one():
+    """They are no message from another layout, of which several would exist at once."""
+    moments = StageMemory(_job(fused=True), Layout(), 0).moments("rollout")
+    arriving = next(moment for moment in moments if moment.name == "weights arrive")
+    assert "rollout weights" not in arriving.device
