@@ -63,9 +63,10 @@ def pair_batches(count: int) -> list[TokenBatch]:
     generator = np.random.default_rng(6)
 
     def sample() -> dict[str, Any]:
-        return {
+        sides = {
             f"{s}_input_ids": generator.integers(0, VOCABULARY, generator.integers(4, 12)) for s in ("better", "worse")
         }
+        return {**sides, "prompt_length": 2}
 
     return [pair_batch([sample() for _ in range(1 + index % 2)], REWARD_PAIRS) for index in range(count)]
 

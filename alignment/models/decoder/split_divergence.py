@@ -197,5 +197,5 @@ def _gain(logp: Tensor, logq: Tensor, beta: float) -> Tensor | None:
         return logp - logq
     # log m by its larger part, so that neither exponential overflows and m is never zero.
     mine, theirs = logp + math.log1p(-beta), logq + math.log(beta)
-    logm = paddle.maximum(mine, theirs) + paddle.log1p(paddle.exp(-paddle.abs(mine - theirs)))
+    logm = paddle.maximum(mine, theirs) + paddle.log1p(paddle.exp(-(mine - theirs).abs()))
     return (1 - beta) * (logp - logm)

@@ -74,7 +74,8 @@ def check_labels(
         raise DataError(
             f"{cause}, but of {len(rows)} rows in updates of {loader.batch_size} one update has a single row: change "
             "per_device_train_batch_size or gradient_accumulation_steps"
-            + ", or set dataloader_drop_last" * (loader.batch_size > 1)
+            + ", or set dataloader_drop_last"
+            * (loader.batch_size > 1)
         )
     if held_out is not None and len(held_out) == 1:
         raise DataError(f"eval_datasets: {cause}, but there is only one row to evaluate on (allowed: 2 or more)")

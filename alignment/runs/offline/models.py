@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from alignment.models.decoder.decoder import CausalLM
+from alignment.models.decoder.placement import Placement
 from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
 from alignment.models.folders.attribute_heads import StoredHead
 from alignment.models.folders.hub import (
@@ -18,9 +19,9 @@ from alignment.runs.launch import Launch
 from alignment.runs.offline.objective import TrainedModel
 
 
-def load_policy(launch: Launch, folder: str | None, tokenizer: Tokenizer) -> CausalLM:
+def load_policy(launch: Launch, folder: str | None, tokenizer: Tokenizer, *, is_trained: bool = True) -> CausalLM:
     """Return the language model in ``folder``; None: random weights with the run's configuration."""
-    placement = trained_placement(launch)
+    placement = trained_placement(launch) if is_trained else Placement.of(launch.topology)
     options = {"tokenizer": tokenizer, "dtype": launch.dtype, "placement": placement}
     if folder is None:
         config, seed = launch.parsed.offline.model_config_name_or_path, launch.parsed.training.seed
@@ -28,10 +29,10 @@ def load_policy(launch: Launch, folder: str | None, tokenizer: Tokenizer) -> Cau
     return load_causal_lm(folder, **options)
 
 
-def load_scorer(launch: Launch, folder: str | None, tokenizer: Tokenizer) -> ScoreModel:
+def load_scorer(launch: Launch, folder: str | None, tokenizer: Tokenizer, *, is_trained: bool = True) -> ScoreModel:
     """Return the score model to train: a checkpoint, a reward model, or a language model with a new score head."""
     reward, seed = launch.parsed.offline, launch.parsed.training.seed
-    placement = trained_placement(launch)
+    placement = trained_placement(launch) if is_trained else Placement.of(launch.topology)
     options = ScoreOptions(
         score_type="cost" if reward.objective == "cost" else "reward",
         labels=reward.attributes if len(reward.attributes) > 1 else (),

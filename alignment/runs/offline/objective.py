@@ -25,8 +25,9 @@ class TrainedModel(NamedTuple):
     """Its folder under ``output_dir``, and the prefix of its metrics."""
     parts: tuple[str, ...]
     """Models that may be taken if the starting folder is the output of another run."""
-    load: Callable[[Launch, str | None, Tokenizer], Any]
-    """Loads the model from a folder; None: random weights."""
+    load: Callable[..., Any]
+    """Called with launch, folder (None: random weights), tokenizer, and ``is_trained=False`` for a frozen model of the
+    same kind, which is never held in 4 bits."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -89,7 +89,7 @@ def open_reference(
     asked, read = launch.parsed.reference, objective.read_for(launch.parsed.groups.get("loss"))
 
     def load() -> LaidOutModel:
-        model = freeze(objective.model.load(launch, source.folder, tokenizer))
+        model = freeze(objective.model.load(launch, source.folder, tokenizer, is_trained=False))
         if asked.movement:
             check_same_shapes(model, policy, asked.ref_model_name_or_path)
         offload = asked.ref_offload or "freeze_model" in launch.parsed.parallel.offloaded

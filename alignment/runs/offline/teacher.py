@@ -106,7 +106,7 @@ def find_teacher(launch: Launch, student: str | None, tokenizer: Tokenizer) -> R
 def open_teacher(launch: Launch, source: ReferenceSource, tokenizer: Tokenizer) -> Teacher:
     """Return the teacher, placed in the run's layout."""
     offload = launch.parsed.teacher.teacher_offload or "freeze_model" in launch.parsed.parallel.offloaded
-    model = freeze(POLICY.load(launch, source.folder, tokenizer))
+    model = freeze(POLICY.load(launch, source.folder, tokenizer, is_trained=False))
     runner = place_frozen("teacher", model, launch.topology, offload=offload)
     loss = launch.parsed.loss
     return Teacher(runner, DivergenceKind(loss.beta, loss.temperature), is_offloaded=offload)

@@ -53,11 +53,14 @@ def clean_modules(monkeypatch, tmp_path):
     folder.mkdir()
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(str(folder))
+    kept = sys.modules.pop(ALIAS, None)
     before, path = dict(sys.modules), list(sys.path)
     yield
     for name in sys.modules.keys() - before.keys():
         if name == ALIAS or name.startswith(("data.", "own_")):
             del sys.modules[name]
+    if kept is not None:
+        sys.modules[ALIAS] = kept
     assert sys.path == path
 
 

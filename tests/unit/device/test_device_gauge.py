@@ -15,6 +15,8 @@ GIB = 2**30
 def memory(monkeypatch):
     """A GPU's allocator; a test moves its numbers."""
     state = SimpleNamespace(now=1 * GIB, most=1 * GIB)
+    # Engines of other tests of this process may still be alive.
+    monkeypatch.setattr("alignment.device.memory.BESIDE_PADDLE", BesidePaddle())
     monkeypatch.setattr("paddle.device.cuda.memory_allocated", lambda: state.now)
     monkeypatch.setattr("paddle.device.cuda.max_memory_allocated", lambda: state.most)
     monkeypatch.setattr("paddle.device.cuda.reset_max_memory_allocated", lambda: setattr(state, "most", state.now))
