@@ -95,8 +95,15 @@ def check_models(v: Values) -> Iterator[str]:
 def check_critic_model(v: Values) -> Iterator[str]:
     """Check that the critic has a score model to start from, which the run does not delete."""
     yield from find_replaced(v, "reward_critic_model_name_or_path")
-    if not v.reward_critic_model_name_or_path and not v.reward_model_name_or_path:
-        yield "without reward_model_name_or_path the critic needs reward_critic_model_name_or_path to start from"
+    if v.reward_critic_model_name_or_path:
+        return
+    if v.critic_init == "reward_model" and not v.reward_model_name_or_path:
+        yield (
+            "without reward_model_name_or_path the critic needs reward_critic_model_name_or_path to start from, or "
+            "critic_init=policy (or scratch)"
+        )
+    if v.critic_init == "scratch" and v.lora:
+        yield "critic_init=scratch with lora=true would freeze random weights: give critic_init=policy, or lora=false"
 
 
 def check_lower_clip(v: Values) -> Iterator[str]:

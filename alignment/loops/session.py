@@ -13,8 +13,9 @@ from typing import Any
 import paddle
 
 from alignment.device.memory import MemoryWatch
-from alignment.errors import ArgumentError, NotFiniteError, diverged
+from alignment.errors import NotFiniteError, diverged
 from alignment.loops.cadence import Cadences
+from alignment.loops.early_stopping import EarlyStopping, read_metric
 from alignment.loops.falling_answers import FallingAnswers
 from alignment.loops.flat_rewards import FlatRewards
 from alignment.loops.liveness import Liveness
@@ -46,6 +47,12 @@ class Counters:
     """The update count of the latest evaluation."""
     best_value: float | None = None
     best_step: int | None = None
+    peak_value: float | None = None
+    """The best value that early stopping has seen."""
+    stalled: int = 0
+    """Evaluations in a row without improvement."""
+    is_stopped: bool = False
+    """Whether the run was stopped early."""
     window: list[dict[str, Metric]] = field(default_factory=list)
     """The metrics of each iteration since the last record."""
 
@@ -56,7 +63,8 @@ class Counters:
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Restore the result of ``state``."""
-        vars(self).update({name: state[name] for name in vars(self)})
+        # Checkpoints of earlier versions lack some.
+        vars(self).update({name: state[name] for name in vars(self) if name in state})
         self.window = [{name: Metric(*m) for name, m in part.items()} for part in state["window"]]
 
 
@@ -69,6 +77,7 @@ class Hooks:
     save: Callable[[int], Path]
     """Writes the checkpoint of an update count."""
     best: BestModel | None = None
+    stop: EarlyStopping | None = None
 
 
 @dataclass(kw_only=True)
@@ -102,8 +111,9 @@ class Session:
 
     @property
     def is_finished(self) -> bool:
-        """True after the last update."""
-        return self.counters.updates >= self.total_updates
+        """True after the last update, or where the run was stopped early."""
+        is_stopped = self.hooks.stop is not None and self.counters.is_stopped
+        return is_stopped or self.counters.updates >= self.total_updates
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -194,6 +204,7 @@ class Session:
         if bad:
             raise NotFiniteError(", ".join(bad))
         self._keep_best(metrics)
+        self._stop_early(metrics)
         return metrics
 
     def _flush(self) -> dict[str, float]:
@@ -209,12 +220,25 @@ class Session:
         best = self.hooks.best
         if best is None:
             return
-        if best.metric not in metrics:
-            raise ArgumentError(
-                f"metric_for_best_model={best.metric!r} is not a metric of this evaluation (allowed: "
-                f"{', '.join(sorted(metrics))})"
-            )
-        value, so_far = metrics[best.metric], self.counters.best_value
+        value, so_far = read_metric(metrics, best.metric), self.counters.best_value
         if so_far is None or (value > so_far if best.greater_is_better else value < so_far):
             self.counters.best_value, self.counters.best_step = value, self.counters.updates
             best.keep()
+
+    def _stop_early(self, metrics: Mapping[str, float]) -> None:
+        """Count an evaluation without improvement; after too many in a row the run is finished."""
+        stop, counters = self.hooks.stop, self.counters
+        if stop is None or counters.is_stopped:
+            return
+        value = read_metric(metrics, stop.metric)
+        if stop.is_better(value, counters.peak_value):
+            counters.peak_value, counters.stalled = value, 0
+            return
+        counters.stalled += 1
+        if counters.stalled >= stop.patience and counters.updates < self.total_updates:
+            counters.is_stopped = True
+            log.info(
+                f"early_stopping: {stop.metric} has not improved on {counters.peak_value:.4g} by more than "
+                f"{stop.threshold:g} in the last {counters.stalled} evaluations: the run ends after update "
+                f"{counters.updates} of {self.total_updates}"
+            )

@@ -18,6 +18,10 @@ from alignment.rollout.experience import learning_fields
 from alignment.rollout.minibatches import epoch_orders, split_rows, token_batch
 from alignment.training.learner import Learner
 from alignment.training.objectives import critic_objective, policy_objective, supervised_objective
+from alignment.training.weight_average import WeightAverage
+
+KL_MARGIN = 1.5
+"""As in Spinning Up, Stable-Baselines3 and TRL's first PPO."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +37,11 @@ class UpdatePlan:
     ptx_coeff: float
     with_entropy: bool
     """Whether the policy loss needs the entropy with its gradient."""
+    frozen_updates: int = 0
+    """Updates at the start of the run from which only the critic learns."""
+    target_kl: float | None = None
+    """KL (k3, nats per token) to the policy that sampled a rollout; above ``KL_MARGIN`` times this its other updates
+    are skipped. None: no limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,42 +55,73 @@ class OnPolicyUpdater:
     plan: UpdatePlan
     next_ptx: Callable[[int], Sequence[TokenBatch]] | None
     """Returns supervised micro-batches with the given number of rows for the PTX loss; None: no such loss."""
+    average: WeightAverage | None = None
+    """Follows the policy's weights; None: they are not averaged."""
 
     def update(self, experience: Experience, *, limit: int) -> tuple[dict[str, Metric], int]:
         """Make at most ``limit`` updates; return (metrics averaged over them, their number)."""
         fields, rollout = learning_fields(experience), experience.rollout
         sizes = rollout.prompt_lengths + rollout.response_lengths
         reports: list[dict[str, Metric]] = []
+        is_stopped = False
         for rows in self._minibatches(rollout.num_rows):
             if len(reports) == limit:
                 break
             groups = self.plan.micro_batches.divide(sizes[rows])
             batches = [token_batch(rollout, rows[group], fields) for group in groups]
-            report = self._apply(batches, fields["response_mask"][rows])
+            report = self._apply(batches, fields["response_mask"][rows], is_first=not reports)
+            is_stopped = report is None
+            if is_stopped:
+                break
             if report:
                 reports.append(report)
-        return average_metrics(reports), len(reports)
+        stopped = {} if self.plan.target_kl is None else {"policy/stopped_by_kl": Metric(float(is_stopped))}
+        return average_metrics(reports) | stopped, len(reports)
+
+    @property
+    def num_updates(self) -> int:
+        """Updates made so far: the critic's, which also learns while the policy is frozen."""
+        return (self.policy if self.critic is None else self.critic).num_updates
 
     def _minibatches(self, num_rows: int) -> Iterator[np.ndarray]:
-        seed = (self.plan.seed, self.policy.num_updates)
+        seed = (self.plan.seed, self.num_updates)
         for order in epoch_orders(num_rows, num_epochs=self.plan.num_epochs, seed=seed):
             yield from split_rows(order, self.plan.rows_per_update)
 
-    def _apply(self, batches: Sequence[TokenBatch], mask: np.ndarray) -> dict[str, Metric]:
+    def _apply(self, batches: Sequence[TokenBatch], mask: np.ndarray, *, is_first: bool) -> dict[str, Metric] | None:
+        """Make one update and return its metrics (none: it has no token); None: the policy has moved too far."""
         denominator = self.algorithm.count_units(mask, hyperparameters=self.hyperparameters)
         if denominator == 0:
             return {}
         metrics = []
+        if self.num_updates >= self.plan.frozen_updates:
+            metrics += self.policy.accumulate(batches, self._policy_objective(denominator))
+            if not is_first and self._is_far(metrics):
+                self.policy.discard()
+                return None
+            metrics += self._finish_policy(sum(batch.num_rows for batch in batches))
         if self.critic is not None:
             metrics += self.critic.accumulate(batches, self._critic_objective(denominator))
             metrics.append(self.critic.apply())
-        metrics += self.policy.accumulate(batches, self._policy_objective(denominator))
+        return merge_metrics(metrics)
+
+    def _finish_policy(self, num_rows: int) -> list[dict[str, Metric]]:
+        """Add the supervised loss on ``num_rows`` rows, if there is one, and apply the policy's gradients."""
+        metrics = []
         if self.next_ptx is not None:
-            ptx = self.next_ptx(sum(batch.num_rows for batch in batches))
+            ptx = self.next_ptx(num_rows)
             objective = supervised_objective(ptx, coefficient=self.plan.ptx_coeff, name="ptx")
             metrics += self.policy.accumulate(ptx, objective)
         metrics.append(self.policy.apply())
-        return merge_metrics(metrics)
+        if self.average is not None:
+            self.average.follow()
+        return metrics
+
+    def _is_far(self, metrics: Sequence[dict[str, Metric]]) -> bool:
+        """Tell whether the KL of an update's micro-batches exceeds the target by more than the margin."""
+        if self.plan.target_kl is None:
+            return False
+        return merge_metrics(metrics)["policy/approx_kl_k3"].value > KL_MARGIN * self.plan.target_kl
 
     def _policy_objective(self, denominator: float) -> Objective:
         options = {"hyperparameters": self.hyperparameters, "denominator": denominator}

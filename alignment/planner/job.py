@@ -75,6 +75,8 @@ class Job:
     """The adapters of trained models, by role; their bases are frozen, and the policy's is its reference."""
     four_bit: bool = False
     """Whether the matrices of those bases' layers are in 4 bits."""
+    keeps_average: bool = False
+    """Whether an average of the policy's trained weights is kept."""
     side_by_side: int = -1
     """The most sequences generated at once; -1: all of an iteration."""
     recompute: str = ""
@@ -173,6 +175,7 @@ def read_job(parsed: Parsed, *, device: str) -> Job:
         max_tokens=training.token_budget(data.max_length),
         iteration_rows=iteration,
         update_iters=on_policy.update_iters,
+        keeps_average=on_policy.use_ema,
         side_by_side=on_policy.per_device_rollout_batch_size,
         recompute=training.recompute_granularity if training.recompute else "",
         critic_recompute=granularity if again else "",

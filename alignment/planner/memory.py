@@ -19,11 +19,11 @@ from alignment.planner.models import Placed, place_models
 from alignment.planner.rollout import PlannedRollout
 from alignment.planner.update import STEP, update_moments
 
-CACHE, SCRATCH, OFFLOADED = "key-value cache", "scratch", "offloaded"
+CACHE, SCRATCH, OFFLOADED, AVERAGED = "key-value cache", "scratch", "offloaded", "averaged weights"
 COMPONENTS = (
     *("policy weights", "critic weights", "reference weights", "teacher weights", "reward weights"),
     *("gathered weights", "rollout weights", "teacher states"),
-    *("optimizer", "gradients", "activations", CACHE, SCRATCH, "sampling", OFFLOADED),
+    *("optimizer", "gradients", "activations", CACHE, SCRATCH, "sampling", OFFLOADED, AVERAGED),
 )
 """What memory is used for, in display order."""
 ALWAYS_SHOWN = ("optimizer", "gradients", "activations")
@@ -166,7 +166,12 @@ class StageMemory:
         }
         away = sum(model.weights for model in models if model not in here)
         away += sum(model.optimizer for model in trained if model not in stepping)
-        in_host = {OFFLOADED: away, **(self._engine_host if stays else {}), **(host or {})}
+        in_host = {
+            OFFLOADED: away,
+            AVERAGED: sum(model.average for model in models),
+            **(self._engine_host if stays else {}),
+            **(host or {}),
+        }
         in_host[SCRATCH] = in_host.get(SCRATCH, 0) + self._scratch
         return Moment(name, _present(device), _present(in_host))
 

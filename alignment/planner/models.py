@@ -96,6 +96,13 @@ class Placed:
         has_copies = self.job.half or self.layout.sharding_stage in (1, 2)
         return updated * (_MOMENT_BYTES + (FLOAT if has_copies else 0))
 
+    @property
+    def average(self) -> int:
+        """Bytes of the average of its trained weights, which is float32 and in host memory."""
+        if not (self.job.keeps_average and self.name == "policy"):
+            return 0
+        return (self.trained.rows if self._is_sliced else self.trained.elements) * FLOAT
+
     @cached_property
     def gradients(self) -> Gradients:
         """The gradients of the model."""

@@ -15,6 +15,7 @@ from alignment.data.loader import BatchLoader
 from alignment.device.memory import MemoryWatch
 from alignment.errors import DataError
 from alignment.loops.cadence import Cadence, Cadences
+from alignment.loops.early_stopping import EarlyStopping
 from alignment.loops.session import BestModel, Counters, Hooks, Session
 from alignment.parallel.build_runner import build_runner
 from alignment.parallel.micro_batches import MicroBatches
@@ -113,11 +114,28 @@ def build_best(training: TrainingArguments, *, default: str, keep: Callable[[], 
     """Return how the best weights are chosen and kept, or None without ``load_best_model_at_end``."""
     if not training.load_best_model_at_end:
         return None
+    metric, is_greater = _deciding_metric(training, default)
+    return BestModel(metric=metric, greater_is_better=is_greater, keep=keep)
+
+
+def build_stop(training: TrainingArguments, *, default: str) -> EarlyStopping | None:
+    """Return when the run stops before its last update, or None without ``early_stopping``."""
+    if not training.early_stopping:
+        return None
+    metric, is_greater = _deciding_metric(training, default)
+    return EarlyStopping(
+        metric=metric,
+        greater_is_better=is_greater,
+        patience=training.early_stopping_patience,
+        threshold=training.early_stopping_threshold,
+    )
+
+
+def _deciding_metric(training: TrainingArguments, default: str) -> tuple[str, bool]:
+    """Return the name of the metric that tells which weights are best, and whether more of it is better."""
     metric = "eval/" + (training.metric_for_best_model or default).removeprefix("eval/").removeprefix("eval_")
     greater = training.greater_is_better
-    return BestModel(
-        metric=metric, greater_is_better=not metric.endswith("loss") if greater is None else greater, keep=keep
-    )
+    return metric, not metric.endswith("loss") if greater is None else greater
 
 
 def build_session(
@@ -156,6 +174,8 @@ def build_session(
     )
     if training.do_train and counters.updates >= horizon.total_updates:
         log.warn(f"nothing left to train: the checkpoint has {counters.updates} of {horizon.total_updates} updates")
+    if training.do_train and training.early_stopping and counters.is_stopped:
+        log.warn(f"nothing left to train: early_stopping ended the run after update {counters.updates}")
     return Session(
         total_updates=horizon.total_updates,
         cadences=build_cadences(training),

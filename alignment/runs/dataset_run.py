@@ -21,6 +21,7 @@ from alignment.runs.assembly import (
     build_best,
     build_learner,
     build_session,
+    build_stop,
     divide_updates,
     loader_part,
     stream_batches,
@@ -82,7 +83,12 @@ class DatasetRun:
             title=self.title,
             model=self.name,
             horizon=horizon,
-            hooks=Hooks(evaluate=evaluate, save=state.save, best=best),
+            hooks=Hooks(
+                evaluate=evaluate,
+                save=state.save,
+                best=best,
+                stop=build_stop(training, default=self.best_metric),
+            ),
             counters=state.counters,
             shown=self.shown,
         )

@@ -27,6 +27,7 @@ from alignment.parallel.topology import Topology
 from alignment.records import TokenBatch
 from alignment.training.checkpoint import ModelWriter
 from alignment.training.learner import Learner
+from alignment.training.weight_average import WeightAverage
 
 
 class ResidentRunner:
@@ -131,6 +132,23 @@ def model_writer(learner: Learner, tokenizer: Tokenizer, topology: Topology) -> 
                     save_adapter(folder, model, tokenizer, trained_weights(source))
             except NotFiniteError as error:
                 raise learner.diverged(str(error), "and was not written") from error
+
+    return write
+
+
+def average_writer(average: WeightAverage, tokenizer: Tokenizer, topology: Topology) -> ModelWriter:
+    """Return a function that writes the average of a learner's weights to a folder, in the dtype of its model."""
+    learner, model = average.learner, average.learner.runner.model
+    dtypes = {name: weight.dtype for name, weight in learner.kept_weights()}
+
+    def write(folder: Path) -> None:
+        tensors = {name: paddle.to_tensor(array).astype(dtypes[name]) for name, array in average.arrays.items()}
+        parts = learner.kept_parts() or model.parts
+        source = WeightSource(tensors=tensors, parts=parts, topology=topology)
+        if model.adapter is None:
+            save_model(folder, model, tokenizer, weights=source)
+        else:
+            save_adapter(folder, model, tokenizer, source)
 
     return write
 

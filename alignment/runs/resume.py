@@ -19,8 +19,9 @@ from alignment.training.checkpoint import (
     step_of,
 )
 from alignment.training.durable import remove_folder
+from alignment.training.weight_average import AVERAGE_FOLDER
 
-RESULT_FOLDERS = (*RUN_MODELS, "best")
+RESULT_FOLDERS = (*RUN_MODELS, AVERAGE_FOLDER, "best")
 """Folders that finished runs leave in their output folder besides checkpoints."""
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from alignment.device.random_state import random_state, restore_random_state
 from alignment.errors import CheckpointError
@@ -20,6 +20,7 @@ from alignment.training.checkpoint import Checkpoint, CheckpointStore, ModelWrit
 from alignment.training.durable import write_folder
 from alignment.training.learner import Learner
 from alignment.training.schedules import Schedule
+from alignment.training.weight_average import WeightAverage
 
 BEST_STEP = "step.txt"
 """File in ``best/`` with the update its weights are from."""
@@ -33,6 +34,13 @@ class StatePart:
     restore: Callable[[Any], None]
     is_optional: bool = False
     """Whether a checkpoint may lack it, as those of earlier versions do."""
+
+
+class WrittenAverage(NamedTuple):
+    """An average of trained weights, and how to write it as a model."""
+
+    average: WeightAverage
+    write: ModelWriter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +57,8 @@ class RunState:
     parts: Mapping[str, StatePart]
     kept: Mapping[str, ModelWriter] = field(default_factory=dict)
     """Models that checkpoints hold besides the trained ones; they are neither exported nor kept as the best."""
+    averages: Mapping[str, WrittenAverage] = field(default_factory=dict)
+    """Averages of trained weights, by folder: checkpoints hold their state, and the run exports them as models."""
 
     def save(self, step: int) -> Path:
         """Write the checkpoint of ``step``."""
@@ -56,20 +66,29 @@ class RunState:
         return self.store.save(
             step,
             models={**self.models, **self.kept},
-            tensors={f"{name}_optimizer": learner.state() for name, learner in self.learners.items()},
-            parts={f"{name}_optimizer": learner.state_parts() for name, learner in self.learners.items()},
+            tensors={name: holder.state() for name, holder in self._holders.items()},
+            parts={name: holder.state_parts() for name, holder in self._holders.items()},
             state={
                 **state,
+                "averages": list(self.averages),
                 "counters": self.counters.state(),
                 "schedules": {name: asdict(learner.schedule) for name, learner in self.learners.items()},
                 "random": random_state(),
             },
         )
 
+    @property
+    def _holders(self) -> dict[str, Learner | WeightAverage]:
+        """What holds tensors of a checkpoint besides the models, by the name of its file."""
+        averages = {name: written.average for name, written in self.averages.items()}
+        return {**{f"{name}_optimizer": learner for name, learner in self.learners.items()}, **averages}
+
     def restore(self, checkpoint: Checkpoint) -> None:
         """Restore everything but the weights, which were loaded from the checkpoint's model folders."""
+        self._check_averages(checkpoint)
+        for name, holder in self._holders.items():
+            self._restore_tensors(name, holder, checkpoint)
         for name, learner in self.learners.items():
-            self._restore_learner(f"{name}_optimizer", learner, checkpoint)
             # Checkpoints of earlier versions have no schedules.
             saved = checkpoint.state.get("schedules", {}).get(name)
             if saved is not None:
@@ -102,10 +121,21 @@ class RunState:
         if lost := restore_random_state(checkpoint.state["random"]):
             log.info(lost)
 
-    def _restore_learner(self, name: str, learner: Learner, checkpoint: Checkpoint) -> None:
-        parts = learner.state_parts()
+    def _check_averages(self, checkpoint: Checkpoint) -> None:
+        """Refuse a checkpoint without the averages of this run; say if it has one that this run drops."""
+        saved = checkpoint.state.get("averages", [])
+        if missing := [name for name in self.averages if name not in saved]:
+            raise CheckpointError(
+                f"cannot resume from {checkpoint.folder} with use_ema=true: its run kept no average of the weights "
+                f"({', '.join(missing)}). Resume without use_ema, or start a new run from its models"
+            )
+        if dropped := [name for name in saved if name not in self.averages]:
+            log.warn(f"{checkpoint.folder} holds {', '.join(dropped)}, which this run drops (use_ema is false)")
+
+    def _restore_tensors(self, name: str, holder: Learner | WeightAverage, checkpoint: Checkpoint) -> None:
+        parts = holder.state_parts()
         known = {parameter for held in self._world.gather_objects(list(parts)) for parameter in held}
-        learner.load_state(everywhere(self._world, lambda: checkpoint.tensors(name, parts=parts, known=known)))
+        holder.load_state(everywhere(self._world, lambda: checkpoint.tensors(name, parts=parts, known=known)))
 
     def keep_best(self) -> None:
         """Keep the current weights as the best so far, with their update count."""
@@ -116,7 +146,10 @@ class RunState:
             on_main(self._world, lambda: (aside / BEST_STEP).write_text(step, encoding="utf-8"))
 
     def export(self, *, best: bool) -> dict[str, Path]:
-        """Write each model to ``output_dir/NAME``: the best weights if asked for and kept, else the current ones."""
+        """Write each model to ``output_dir/NAME``: the best weights if asked for and kept, else the current ones.
+
+        Averages are always the current ones.
+        """
         is_kept = best and self.counters.best_step is not None
         targets = {name: self.store.output_dir / name for name in self.models}
         for name, write in self.models.items():
@@ -125,6 +158,10 @@ class RunState:
                     on_main(self._world, partial(shutil.copytree, self._best / name, aside, dirs_exist_ok=True))
                 else:
                     write(aside)
+        for name, written in self.averages.items():
+            targets[name] = self.store.output_dir / name
+            with write_folder(targets[name], self._world) as aside:
+                written.write(aside)
         return targets
 
     @property
@@ -154,15 +191,14 @@ class RunState:
         return marker.is_file() and marker.read_text(encoding="utf-8") == str(step)
 
     def check_space(self) -> None:
-        """Refuse to start if the disk cannot hold one checkpoint (weights and two moments, float32)."""
+        """Refuse to start if the disk cannot hold one checkpoint (weights, two moments and averages, float32)."""
         held = [
-            (name, part.name, math.prod(part.shape))
-            for name, learner in self.learners.items()
-            for part in learner.state_parts().values()
+            (name, part.name, (4 if name in self.averages else 12) * math.prod(part.shape))
+            for name, holder in self._holders.items()
+            for part in holder.state_parts().values()
         ]
         everyone = {entry for entries in self._world.gather_objects(held) for entry in entries}
-        parameters = sum(size for *_, size in everyone)
-        on_main(self._world, self._refuse_small_disk, 12 * parameters)
+        on_main(self._world, self._refuse_small_disk, sum(size for *_, size in everyone))
 
     def _refuse_small_disk(self, needed: int) -> None:
         free = shutil.disk_usage(self.store.output_dir).free

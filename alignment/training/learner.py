@@ -90,6 +90,13 @@ class Learner:
         self.num_updates += 1
         return {f"{self.name}/gradient_norm": Metric(norm), f"{self.name}/learning_rate": Metric(learning_rate)}
 
+    def discard(self) -> None:
+        """Clear the accumulated gradients without applying them."""
+        with resident(self.offloaded_model):
+            if self._shards is not None:
+                self._shards.finish_gradients()
+            self._optimizer.clear()
+
     def check_outputs(self) -> None:
         """Raise NumericalError if the weights give non-finite outputs for a micro-batch of the last update.
 

@@ -73,6 +73,10 @@ class NamedAdamW:
         """Apply one update from the accumulated gradients and clear them."""
         self._optimizer.set_lr(learning_rate)
         self._optimizer.step()
+        self.clear()
+
+    def clear(self) -> None:
+        """Clear the accumulated gradients."""
         self._optimizer.clear_grad(set_to_zero=False)
 
     def state(self) -> dict[str, np.ndarray]:

@@ -38,6 +38,11 @@ class OnPolicyHyperparameters:
         10000.0, above=0, inert_when=where("kl_target", None, why="kl_target is not given: kl_coeff stays")
     )
     """Number of responses over which kl_coeff adapts."""
+    target_kl: float | None = argument(None, above=0)
+    """Skip the other updates from a rollout once the KL between the policy that sampled it and the present one, in nats
+    per token (k3), exceeds 1.5 times this. The KL is that of the next update's rows; the first update is always made.
+    null: no limit. The target_kl of verl and SheepRLHF is kl_target.
+    """
     clip_range_ratio: float = argument(0.2, above=0, inert_when=_BOTH_CLIPS)
     """The ratio of new to old probability is clipped to 1 - this and 1 + this."""
     clip_range_ratio_low: float | None = argument(None, above=0, below=1)
@@ -73,5 +78,7 @@ class WithoutCritic(OnPolicyHyperparameters):
 
     per_device_value_batch_size: int = inert(-1, "this algorithm has no critic", minimum=-1, excluded=(0,))
     """Rows per forward pass of the critic."""
-    clip_range_value: float = inert(5.0, "this algorithm has no critic", above=0)
+    clip_range_value: float | None = inert(5.0, "this algorithm has no critic", above=0)
     """New values are clipped to within this distance of the old ones."""
+    freezing_actor_steps: int = inert(-1, "this algorithm has no critic", minimum=-1)
+    """Rollouts at the start from which only the critic learns."""

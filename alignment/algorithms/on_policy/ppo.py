@@ -35,8 +35,8 @@ class PPOHyperparameters(OnPolicyHyperparameters):
     """Rewards are clipped to plus or minus this (2025 versions: 10)."""
     clip_placement: ClipPlacement = "score"
     """What is clipped: the score alone, or each token's reward including its KL."""
-    clip_range_value: float = argument(5.0, above=0)
-    """New values are clipped to within this distance of the old ones."""
+    clip_range_value: float | None = argument(5.0, above=0)
+    """New values are clipped to within this distance of the old ones; null: no limit."""
     kl_loss_coeff: float = inert(0.0, "ppo puts the KL into the reward: give kl_coeff")
     """Weight of a KL loss (grpo)."""
     pg_loss_coeff: float = inert(1.0, "ppo has one policy loss, of weight 1: scale learning_rate")

@@ -15,8 +15,6 @@ _PACKED = "rows never see each other, and padding is never computed; packing_sam
 _NO_LORA_PLUS = "one learning rate serves both factors; give rslora"
 _NO_OTHER_BITS = "load_in_4bit=true holds the base in NF4, with a float32 scale for 64 numbers"
 _NO_DYNAMIC_SAMPLING = "dynamic sampling is not built"
-_NO_EMA = "averaged weights are not built"
-_NO_STOPPING = "early_stopping is not built"
 _NO_BUFFER = "enable_overlong_reward_buffer is not built"
 _NO_RANDOM_TOKENS = "random tokenization is not built"
 _NO_QUANT = "give rollout_weight_type=int8 for the fused engine"
@@ -40,9 +38,6 @@ _REFUSED = (
     ("skip_data_intervals", str | None, None, "Updates to skip.", "leave the rows out of the dataset"),
     ("ignore_load_lr_and_optim", bool, False, "Resume without optimizer.",
      "resuming restores everything; to start again give the model path"),
-    ("early_stopping", bool, False, "Stop when the metric no longer improves.",
-     "it is not built; load_best_model_at_end keeps the best weights"),
-    ("use_ema", bool, False, "Roll out with averaged weights.", _NO_EMA),
     ("eos_token", str | None, None, "Text of another end token.", "give its id in stop_token_ids"),
     ("do_predict", bool, False, "Predict on a test set.", "there is no prediction stage"),
     ("do_export", bool, False, "Export for inference.", "run `python -m alignment export`"),
@@ -68,11 +63,8 @@ _REFUSED = (
 _INERT = (
     ("ignore_save_lr_and_optim", bool, False, "Save without optimizer.",
      "checkpoints hold the optimizer, so that they can be resumed"),
-    ("early_stopping_patience", int, 4, "Evaluations without improvement before the stop.", _NO_STOPPING),
-    ("early_stopping_threshold", float, 0.0, "Smallest improvement that counts.", _NO_STOPPING),
-    ("shard_ema", bool, False, "Share averaged weights.", _NO_EMA),
-    ("offload_ema", bool, True, "Averaged weights in host memory.", _NO_EMA),
-    ("ema_beta", float, 0.992, "Decay of averaged weights.", _NO_EMA),
+    ("shard_ema", bool, False, "Share averaged weights.", "each process averages the weights that it holds"),
+    ("offload_ema", bool, True, "Averaged weights in host memory.", "they always are"),
     ("use_quick_lora", bool, True, "Fuse the operators of adapters.", _KERNEL),
     ("overlong_reward_buffer", int, 256, "Tokens over which the reward falls.", _NO_BUFFER),
     ("overlong_penalty_factor", float, 1.0, "Largest penalty of an overlong response.", _NO_BUFFER),

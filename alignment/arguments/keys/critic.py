@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from alignment.arguments.keys.training import SchedulerType
-from alignment.fields import Case, Situation, argument
+from alignment.fields import Case, Situation, argument, where_given
 
 
 def _schedule(s: Situation) -> str:
@@ -43,7 +43,17 @@ class CriticArguments:
     """The critic's starting model and how it is updated."""
 
     reward_critic_model_name_or_path: str | None = argument(None, path="model", aliases=("critic_model_name_or_path",))
-    """Folder or hub name of the model the critic starts from; null: the reward model."""
+    """Folder or hub name of the model the critic starts from; null: critic_init decides."""
+    critic_init: Literal["reward_model", "policy", "scratch"] = argument(
+        "reward_model", inert_when=where_given("reward_critic_model_name_or_path")
+    )
+    """What the critic starts from: the reward model; the policy's model with a score head drawn from seed; or random
+    weights of the policy's shape.
+    """
+    freezing_actor_steps: int = argument(-1, minimum=-1, aliases=("critic_warmup",))
+    """Rollouts at the start from which only the critic learns: the policy keeps its weights, and its learning rate
+    schedule begins afterwards. -1: none.
+    """
     per_device_value_batch_size: int = argument(-1, minimum=-1, excluded=(0,))
     """Rows per forward pass of the critic; -1: per_device_train_batch_size."""
     critic_learning_rate: float | None = argument(None, minimum=0)

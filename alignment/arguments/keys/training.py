@@ -48,7 +48,14 @@ _NO_NATIVE = Case(_off_cpu, "the compiled operators are for the CPU", "the devic
 _NO_WARMUP = where("lr_scheduler_type", "constant", why="a constant learning rate has no warm-up")
 _FLAT = where("lr_scheduler_type", "constant", "constant_with_warmup", why="the learning rate does not decay")
 _NO_CHOICE = where("evaluation_strategy", "no", why="nothing is evaluated and no checkpoint is written")
-_KEEPS_LAST = unless("load_best_model_at_end", True, why="load_best_model_at_end is false")
+_NEVER_STOPS = where("early_stopping", False)
+
+
+def _no_best(value: Any, s: Situation) -> bool:
+    return value is not None and not s.values["load_best_model_at_end"] and not s.values["early_stopping"]
+
+
+_KEEPS_LAST = Case(_no_best, "load_best_model_at_end and early_stopping are false")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +171,12 @@ class TrainingArguments:
     """Metric that decides what is best, with or without eval/; null: loss (SFT), accuracy (RM), reward (PPO)."""
     greater_is_better: bool | None = argument(None, inert_when=_KEEPS_LAST)
     """Whether a larger metric is better; null: unless its name ends in loss."""
+    early_stopping: bool = argument(False, inert_when=NO_EVALUATION)
+    """Stop when metric_for_best_model has not improved in early_stopping_patience evaluations in a row."""
+    early_stopping_patience: int = argument(4, minimum=1, inert_when=_NEVER_STOPS)
+    """Evaluations in a row without improvement before the stop."""
+    early_stopping_threshold: float = argument(0.0, minimum=0, inert_when=_NEVER_STOPS)
+    """A metric has improved if it exceeds its best value by more than this."""
     resume_from_checkpoint: bool | str | None = argument(None, path="checkpoint")
     """true: the newest complete checkpoint in output_dir; a path: that checkpoint; null or false: start afresh."""
 

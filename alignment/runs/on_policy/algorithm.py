@@ -36,7 +36,10 @@ class ChosenAlgorithm(NamedTuple):
 
 
 def critic_name(parsed: Parsed) -> str | None:
-    """Return the folder or name that the critic starts from (default: the reward model's); None without a critic."""
+    """Return the folder or name that the critic starts from, or whose shape it has; None without a critic."""
     if "critic" not in parsed.groups:
         return None
-    return parsed.critic.reward_critic_model_name_or_path or parsed.reward_source.reward_model_name_or_path
+    start = parsed.reward_source.reward_model_name_or_path
+    if parsed.critic.critic_init != "reward_model":
+        start = parsed.on_policy.actor_model_name_or_path
+    return parsed.critic.reward_critic_model_name_or_path or start

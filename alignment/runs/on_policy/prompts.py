@@ -36,6 +36,8 @@ class RowPlan:
     rows_per_update: int
     micro_batches: MicroBatches
     update_iters: int
+    frozen_rollouts: int = 0
+    """Rollouts at the start from which only the critic learns."""
 
     @classmethod
     def of(cls, parsed: Parsed, *, batch_ranks: int = 1) -> RowPlan:
@@ -53,7 +55,13 @@ class RowPlan:
             rows_per_update=rows_per_update,
             micro_batches=divide_updates(training, training.token_budget(parsed.data.max_length), ranks=batch_ranks),
             update_iters=on_policy.update_iters,
+            frozen_rollouts=max(0, parsed.critic.freezing_actor_steps) if "critic" in parsed.groups else 0,
         )
+
+    @property
+    def frozen_updates(self) -> int:
+        """Updates at the start from which only the critic learns."""
+        return self.frozen_rollouts * self.updates(self.prompts_per_iteration)
 
     def updates(self, num_prompts: int) -> int:
         """Return the number of updates in an iteration over ``num_prompts`` prompts."""

@@ -19,6 +19,7 @@ from alignment.models.folders.hub import (
     check_fit,
     load_causal_lm,
     load_score_model,
+    random_score_model,
     resolve_model_folder,
 )
 from alignment.models.folders.sequence_ends import padding_warning, sequence_ends
@@ -35,6 +36,8 @@ from alignment.runs.models import adopt, check_layout, freeze, resumed_folder, s
 from alignment.runs.on_policy.algorithm import ChosenAlgorithm, critic_name
 from alignment.runs.state import StatePart
 from alignment.telemetry import log
+
+_NEW_CRITIC = ScoreOptions(score_type="critic")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,15 +66,15 @@ class RoleFolders(NamedTuple):
 
     @classmethod
     def of(cls, launch: Launch) -> RoleFolders:
-        """Return the folders that the arguments name; the critic's default is the reward model's."""
+        """Return the folders that the arguments name; that of the critic gives only its shape if it is random."""
         actor, reward = (
             launch.parsed.on_policy.actor_model_name_or_path,
             launch.parsed.reward_source.reward_model_name_or_path,
         )
         critic = critic_name(launch.parsed)
         has_own = critic is not None and launch.parsed.critic.reward_critic_model_name_or_path
-        parts = (CRITIC_FOLDER, "reward", "policy") if has_own else ("reward",)
-        is_reward = critic == reward and not has_own
+        parts = (CRITIC_FOLDER, "reward", "policy") if has_own else ("policy",) if critic == actor else ("reward",)
+        is_reward = critic in (actor, reward) and not has_own
         return cls(
             actor=str(resolve_model_folder(actor, parts=("policy",))),
             critic=critic and str(resolve_model_folder(critic, parts=parts, is_told=not is_reward)),
@@ -104,9 +107,7 @@ def load_roles(launch: Launch) -> Roles:
         reward=freeze(load_score_model(folders.reward, stored_head=head, **options)) if folders.reward else None,
         policy=load_causal_lm(policy, tokenizer=tokenizer, **trained),
         reference=freeze(load_causal_lm(folders.actor, tokenizer=tokenizer, **options)) if has_reference else None,
-        critic=load_critic(critic, stored_head=head if launch.checkpoint is None else PLAIN_HEAD, **trained)
-        if critic
-        else None,
+        critic=start_critic(launch, critic, tokenizer, head, **trained) if critic else None,
         frozen=frozen,
     )
     for trained in filter(None, (roles.policy, roles.critic)):
@@ -161,18 +162,36 @@ def check_folders(launch: Launch, folders: RoleFolders, tokenizer: Tokenizer) ->
     )
 
 
+def start_critic(
+    launch: Launch, folder: str, tokenizer: Tokenizer, stored_head: StoredHead, **options: Any
+) -> ScoreModel:
+    """Return the critic: the checkpoint's when resuming, else what ``critic_init`` and its ``folder`` say.
+
+    ``stored_head`` says how to read the scores of a reward model; ``options`` are dtype and placement.
+    """
+    critic, seed = launch.parsed.critic, launch.parsed.training.seed
+    is_own = critic.reward_critic_model_name_or_path is not None or critic.critic_init == "reward_model"
+    if launch.checkpoint is not None and not launch.parsed.adapter.lora:
+        return load_critic(folder, **options)
+    if not is_own and critic.critic_init == "scratch":
+        return random_score_model(folder, _NEW_CRITIC, seed=seed, tokenizer=tokenizer, **options)
+    if not is_own:
+        return load_critic(folder, seed=seed, **options)
+    return load_critic(folder, stored_head=stored_head if launch.checkpoint is None else PLAIN_HEAD, **options)
+
+
 def load_critic(
     folder: str,
     *,
     stored_head: StoredHead = PLAIN_HEAD,
+    seed: int | None = None,
     dtype: str = "float32",
     placement: Placement = WHOLE,
 ) -> ScoreModel:
-    """Return the model in ``folder`` as a critic: its score head without normalisation, or a head of zeros.
+    """Return the model in ``folder`` as a critic: its score head without normalisation, or a new one.
 
-    Several scores are combined as those of the reward model are.
-
-    With a random head the first values would be noise, worse than the constant 0 that a head of zeros predicts.
+    Several scores are combined as those of the reward model are. A new head is drawn from ``seed`` or (None) zeros,
+    which predict the constant 0.
     """
     saved = ScoreOptions.from_dict(read_config_dict(folder))
     options = ScoreOptions(score_type="critic", score_bias=saved.score_bias)
@@ -182,7 +201,7 @@ def load_critic(
         options=options,
         new_score_head=True,
         stored_head=stored_head if saved.num_labels > 1 else stored_head._replace(weights=None),
-        seed=None,
+        seed=seed,
         placement=placement,
     )
 

@@ -25,7 +25,15 @@ from alignment.rollout.gate import LogprobGate
 from alignment.rollout.judge import Judge
 from alignment.rollout.team_engine import TeamEngine
 from alignment.runs.adapters import warn_of_start
-from alignment.runs.assembly import Horizon, build_best, build_learner, build_session, loader_part, stream_batches
+from alignment.runs.assembly import (
+    Horizon,
+    build_best,
+    build_learner,
+    build_session,
+    build_stop,
+    loader_part,
+    stream_batches,
+)
 from alignment.runs.finish import finish_run
 from alignment.runs.frozen import FROZEN
 from alignment.runs.launch import Launch
@@ -34,11 +42,12 @@ from alignment.runs.on_policy.engines import build_engine, describe_restrictions
 from alignment.runs.on_policy.prompts import OnPolicyData, RowPlan, ptx_batches
 from alignment.runs.on_policy.rewards import build_normalizer, build_scorer
 from alignment.runs.on_policy.roles import Roles
-from alignment.runs.placed import model_writer, place_frozen, scoring_runner
-from alignment.runs.state import RunState, StatePart
+from alignment.runs.placed import average_writer, model_writer, place_frozen, scoring_runner
+from alignment.runs.state import RunState, StatePart, WrittenAverage
 from alignment.telemetry import log
 from alignment.telemetry.wording import counted
 from alignment.training.learner import Learner
+from alignment.training.weight_average import AVERAGE_FOLDER, WeightAverage
 
 REPORT_CARDS = ("eval/reward", "eval/kl_divergence", "eval/mean_generated_length", "eval/eos_rate")
 EVALUATION_SEED_OFFSET = 1_000_003
@@ -57,6 +66,8 @@ class OnPolicyRun:
             f"train_datasets={launch.parsed.on_policy.train_datasets}",
         )
         self._learners = self._build_learners()
+        beta = launch.parsed.on_policy.ema_beta
+        self._average = WeightAverage(self._learners["policy"], beta=beta) if launch.parsed.on_policy.use_ema else None
         self._engine = RolloutEngine(
             engine=build_engine(launch, roles, self._learners["policy"], plan), policy=self._learners["policy"]
         )
@@ -91,7 +102,9 @@ class OnPolicyRun:
             title=self._algorithm.title,
             model="policy",
             horizon=self._horizon,
-            hooks=Hooks(evaluate=evaluate, save=self._state.save, best=best),
+            hooks=Hooks(
+                evaluate=evaluate, save=self._state.save, best=best, stop=build_stop(training, default="reward")
+            ),
             counters=self._state.counters,
             shown=("train/reward", "train/kl_divergence", "critic/explained_variance", "train/mean_generated_length"),
         )
@@ -123,8 +136,11 @@ class OnPolicyRun:
                 temperature=self._launch.parsed.generation.temperature,
                 ptx_coeff=on_policy.ptx_coeff,
                 with_entropy=hyperparameters.entropy_coeff > 0,
+                frozen_updates=self._plan.frozen_updates,
+                target_kl=hyperparameters.target_kl,
             ),
             next_ptx=data.ptx_loader and ptx_batches(data.ptx_loader, self._plan.micro_batches),
+            average=self._average,
         )
         return OnPolicyLoop(
             prompts=stream_batches(data.prompt_loader),
@@ -196,7 +212,8 @@ class OnPolicyRun:
     def _build_learners(self) -> dict[str, Learner]:
         """Return the learners of the policy and of the critic, if there is one."""
         parsed, total = self._launch.parsed, self._horizon.total_updates
-        policy = build_learner(self._launch, "policy", self._roles.policy, parsed.training, total_updates=total)
+        makes = max(1, total - self._plan.frozen_updates)
+        policy = build_learner(self._launch, "policy", self._roles.policy, parsed.training, total_updates=makes)
         if self._roles.critic is None:
             return {"policy": policy}
         critic = build_learner(self._launch, "critic", self._roles.critic, critic_training(parsed), total_updates=total)
@@ -225,7 +242,15 @@ class OnPolicyRun:
             learners=learners,
             counters=Counters(),
             parts=parts,
+            averages=self._written_averages(),
         )
+
+    def _written_averages(self) -> dict[str, WrittenAverage]:
+        average = self._average
+        if average is None:
+            return {}
+        write = average_writer(average, self._roles.tokenizer, self._launch.topology)
+        return {AVERAGE_FOLDER: WrittenAverage(average, write)}
 
     def _describe(self) -> str:
         plan, horizon = self._plan, self._horizon
@@ -235,6 +260,7 @@ class OnPolicyRun:
             f"{counted(plan.prompts_per_iteration, 'prompt')} x {plan.samples_per_prompt} = "
             f"{counted(rows, 'response')}, {plan.rows_per_update} per update, {plan.micro_batches.describe()}, "
             f"{counted(plan.update_iters, 'pass')}"
+            + (f"; the policy is frozen in the first {plan.frozen_updates} updates" if plan.frozen_updates else "")
         )
 
 
@@ -243,7 +269,7 @@ def critic_training(parsed: Parsed) -> TrainingArguments:
     given = {
         field.name.removeprefix("critic_"): getattr(parsed.critic, field.name)
         for field in dataclasses.fields(parsed.critic)
-        if field.name.startswith("critic_")
+        if field.name.startswith("critic_") and field.name != "critic_init"
     }
     return dataclasses.replace(parsed.training, **{name: value for name, value in given.items() if value is not None})
 

@@ -72,6 +72,13 @@ class OnPolicyArguments:
     importance_weight_cap: float = argument(2.0, minimum=1, inert_when=unless("on_logprob_gap", "correct"))
     """Upper limit of these weights."""
 
+    use_ema: bool = argument(False, aliases=("enable_ema",))
+    """Also keep an exponential moving average of the policy's weights, in float32, and export it to policy_ema.
+    Rollouts use the trained weights (PaddleNLP rolls out with the average).
+    """
+    ema_beta: float = argument(0.992, minimum=0, below=1, inert_when=where("use_ema", False))
+    """Weight of the old average at each update of the policy."""
+
     rl_algorithm: str = "ppo"
     """Algorithm; each adds keys of its own."""
     ptx_coeff: float = argument(0.0, minimum=0, inert_when=where("ptx_datasets", None))

@@ -50,6 +50,12 @@ def _critic(run: Run) -> Any:
     return run.critic.schedule
 
 
+def _start_of_critic(run: Run) -> tuple[str, int | None]:
+    """The folder it was read from, and the seed of its score head."""
+    call = run.call("runs.on_policy.roles.load_score_model", 1)
+    return str(call[0]), call["seed"]
+
+
 def _temperatures(run: Run) -> list[float]:
     judges = run.loop.judge.temperature, run.evaluation.judge.temperature
     return [*_both("temperature")(run), plan(run).temperature, *judges]
@@ -145,6 +151,10 @@ ALGORITHM = (
     _row("kl_coeff", 0.06, lambda r: [r.loop.kl.coefficient, _numbers(r).kl_coeff], [0.06] * 2, with_=GRPO, alone=True),
     _row("clip_placement", "token", lambda r: _numbers(r).clip_placement),
     _row("clip_range_value", 0.7, lambda r: _numbers(r).clip_range_value),
+    _row("clip_range_value", "null", lambda r: _numbers(r).clip_range_value, None, alone=True),
+    _row("target_kl", 0.03, lambda r: (_numbers(r).target_kl, plan(r).target_kl), (0.03, 0.03)),
+    _row("use_ema", True, lambda r: (*r.state.averages, r.loop.updater.average is not None), ("policy_ema", True)),
+    _row("ema_beta", 0.5, lambda r: float(r.loop.updater.average._beta), with_={"use_ema": True}),
     _row("policy_loss_reduction", "sequence", lambda r: _numbers(r).policy_loss_reduction),
     _row("loss_length", 40, lambda r: _numbers(r).loss_length, with_={"policy_loss_reduction": "constant"}),
     _row("entropy_coeff", 0.01, lambda r: (_numbers(r).entropy_coeff, plan(r).with_entropy), (0.01, True)),
@@ -156,6 +166,8 @@ ALGORITHM = (
 )  # fmt: skip
 
 CRITIC = (
+    _row("critic_init", "policy", _start_of_critic, ("{policy}", 42), alone=True),
+    _row("freezing_actor_steps", 2, lambda r: plan(r).frozen_updates, alone=True),
     _row("critic_learning_rate", 7e-4, lambda r: _critic(r).peak),
     _row("critic_min_learning_rate", 7e-6, lambda r: _critic(r).floor),
     _row("critic_lr_scheduler_type", "polynomial", lambda r: _critic(r).kind),

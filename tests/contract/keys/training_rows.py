@@ -12,6 +12,7 @@ from alignment.trainers.objectives import OBJECTIVES, REWARD
 from tests.contract.keys.assembled import Run
 from tests.contract.keys.rows import ALL, EIGHT_ROWS, EVALUATED, SUPERVISED, Row, is_ppo, plan
 
+STOPS = {**EVALUATED, "early_stopping": True}
 BEST = {**EVALUATED, "load_best_model_at_end": True, "save_strategy": "steps", "save_steps": 3}
 SEEDS = {**dict.fromkeys(SUPERVISED, [7] * 3), "rm": [7] * 4, "ppo": [7, 7, 7, 7, 7 + 1_000_003, 7]}
 PPO = ("ppo",)
@@ -125,6 +126,9 @@ TRAINING = (
         "greater_is_better", {**dict.fromkeys(SUPERVISED, True), "rm": False, "ppo": False},
         lambda r: r.session.hooks.best.greater_is_better, with_=BEST,
     ),
+    Row("early_stopping", True, lambda r: r.session.hooks.stop is not None, with_=EVALUATED),
+    Row("early_stopping_patience", 3, lambda r: r.session.hooks.stop.patience, with_=STOPS),
+    Row("early_stopping_threshold", 0.25, lambda r: r.session.hooks.stop.threshold, with_=STOPS),
     Row("resume_from_checkpoint", True, lambda r: _open_checkpoint(r)["resume_from"], alone=True),
     Row("logging_steps", 5, lambda r: r.session.cadences.log.every),
     Row("logging_first_step", True, lambda r: r.session.log_first),

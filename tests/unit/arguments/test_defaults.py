@@ -68,12 +68,15 @@ DEFAULTS = {
         "clip_range_ratio": 0.2, "clip_range_ratio_low": None, "clip_range_ratio_high": None, "dual_clip": None,
         "clip_range_score": 50.0, "clip_placement": "score", "clip_range_value": 5.0,
         "policy_loss_reduction": "token", "loss_length": None, "entropy_coeff": 0.0, "ptx_coeff": 0.0,
-        "kl_loss_coeff": 0.0, "pg_loss_coeff": 1.0,
+        "kl_loss_coeff": 0.0, "pg_loss_coeff": 1.0, "use_ema": False, "ema_beta": 0.992, "target_kl": None,
+        "critic_init": "reward_model", "freezing_actor_steps": -1,
     },
 }  # fmt: skip
 ALIASES = {
     "critic_model_name_or_path": ("reward_critic_model_name_or_path", "c"),
     "rollout_n": ("num_return_sequences", 2),
+    "enable_ema": ("use_ema", True),
+    "critic_warmup": ("freezing_actor_steps", 2),
     "rollout_max_num_seqs": ("per_device_rollout_batch_size", 3),
     "rollout_logprob_batch_size": ("per_device_logprob_batch_size", 3),
 }

@@ -25,7 +25,7 @@ kl_coeff entropy_coeff ptx_coeff critic_learning_rate critic_min_learning_rate c
 """
 POSITIVE = """
 num_train_epochs adam_epsilon logprob_gap_limit kl_target kl_horizon clip_range_ratio clip_range_ratio_high
-clip_range_score clip_range_value temperature repetition_penalty reward_timeout
+clip_range_score clip_range_value target_kl temperature repetition_penalty reward_timeout
 """
 LIMITS = {
     **{key: (["1"], ["0", "-1"]) for key in COUNTS.split()},
@@ -34,7 +34,10 @@ LIMITS = {
     **{key: (["0", "1"], ["-1"]) for key in NOT_NEGATIVE.split()},
     **{key: (["0.001", "1000"], ["0", "-1"]) for key in POSITIVE.split()},
     **{key: (["0", "1"], ["-0.1", "1.1"]) for key in ("gamma", "gae_lambda", "warmup_ratio", "critic_warmup_ratio")},
-    **{key: (["0", "0.999"], ["-0.1", "1"]) for key in ("adam_beta1", "adam_beta2")},
+    **{key: (["0", "0.999"], ["-0.1", "1"]) for key in ("adam_beta1", "adam_beta2", "ema_beta")},
+    "freezing_actor_steps": (["-1", "0", "3"], ["-2"]),
+    "early_stopping_patience": (["1"], ["0"]),
+    "early_stopping_threshold": (["0", "1"], ["-0.1"]),
     "top_p": (["0.001", "1"], ["0", "1.1"]),
     "max_length": (["2"], ["1"]),
     "clip_range_ratio_low": (["0.001", "0.999"], ["0", "1"]),

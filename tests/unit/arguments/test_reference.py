@@ -31,7 +31,7 @@ def test_every_field_has_a_meaning_below_it(cls):
 
 OF_SEVERAL_ALGORITHMS = {
     "kl_coeff", "kl_loss_coeff", "pg_loss_coeff", "clip_range_score", "normalize_advantage", "clip_range_value",
-    "per_device_value_batch_size",
+    "per_device_value_batch_size", "freezing_actor_steps",
 }  # fmt: skip
 """Keys that algorithms declare differently."""
 

@@ -10,6 +10,7 @@ import pytest
 
 from alignment.errors import ArgumentError, CheckpointError, NotFiniteError, NumericalError
 from alignment.loops.cadence import Cadence, Cadences
+from alignment.loops.early_stopping import EarlyStopping
 from alignment.loops.session import BestModel, Counters, Hooks, Session
 from alignment.metrics import Metric
 from alignment.parallel.comms.stop_signals import Interrupted
@@ -260,6 +261,9 @@ def test_counters_start_empty():
         "evaluated_at": None,
         "best_value": None,
         "best_step": None,
+        "peak_value": None,
+        "stalled": 0,
+        "is_stopped": False,
         "window": [],
     }
 
@@ -290,3 +294,42 @@ def test_the_progress_shows_the_last_part_of_the_names_it_was_asked_for():
         metrics = {"train/reward": Metric(value), "bare": Metric(5.0), "other": Metric(9.0)}
         session.advance(metrics, updates=1, epoch_ended=False)
     assert shown == [(1, {}), (1, {"reward": 2.0, "bare": 5.0})]
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "ended"),
+    [
+        ([1, 2, 3, 4], {}, 4),
+        ([3, 2, 3, 3.5], {}, 3),
+        ([3, 2, 3.1, 3, 3.1], {}, 5),
+        ([3, 3.2, 3.1, 9], {"threshold": 0.25}, 3),
+        ([3, 2, 1, 1, 1, 9], {"greater_is_better": False}, 5),
+    ],
+)
+def test_a_run_stops_after_evaluations_without_improvement(values, options, ended):
+    stop = EarlyStopping(**{"metric": "eval/x", "greater_is_better": True, "patience": 2, "threshold": 0.0, **options})
+    saved, left = [], iter(values)
+    cadences = Cadences(log=NEVER, evaluate=Cadence(strategy="steps", every=1), save=Cadence(strategy="steps", every=1))
+    session = _session(cadences, total=99, evaluate=lambda: ({"eval/x": next(left)}, []))
+    hooks = Hooks(evaluate=session.hooks.evaluate, save=lambda step: saved.append(session.counters.state()), stop=stop)
+    session.hooks = hooks
+    for _ in values:
+        session.advance({}, updates=1, epoch_ended=False)
+        if session.is_finished:
+            break
+    assert session.counters.updates == ended
+    assert session.is_finished == (ended < len(values) or session.counters.stalled == 2)
+    # The checkpoint of the last update knows that the run is over; a run without the key goes on from it.
+    again = _session(cadences, total=99)
+    again.counters.load_state(saved[-1])
+    assert not again.is_finished
+    again.hooks = hooks
+    assert again.is_finished == session.is_finished
+
+
+def test_a_metric_that_an_evaluation_lacks_is_refused_by_early_stopping_too():
+    stop = EarlyStopping(metric="eval/joy", greater_is_better=True, patience=1, threshold=0.0)
+    session = _session(Cadences(log=NEVER, evaluate=NEVER, save=NEVER))
+    session.hooks = Hooks(evaluate=lambda: ({"eval/x": 1.0}, []), save=lambda step: Path(), stop=stop)
+    with pytest.raises(ArgumentError, match=r"metric_for_best_model='eval/joy' is not .* \(allowed: eval/x\)"):
+        session.evaluate()

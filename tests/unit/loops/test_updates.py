@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import paddle
 import pytest
@@ -140,3 +142,81 @@ def test_the_temperature_and_the_entropy_reach_the_log_probs_of_the_update():
     policy = _Learner()
     _updater(policy, temperature=0.7, with_entropy=True).update(_experience(), limit=1)
     assert [read.keywords for read in policy.reads] == [{"temperature": 0.7, "with_entropy": True}] * 2
+
+
+class _Moving(_Learner):
+    """A policy whose log-probs rise by ``step`` nats at each update."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.step, self.discarded = step, 0
+
+    def accumulate(self, batches, objective):
+        moved = []
+        for batch in batches:
+            fields = {**batch.fields, "old_logprobs": batch.fields["old_logprobs"]}
+            output = paddle.to_tensor(fields["old_logprobs"] + self.step * self.num_updates, stop_gradient=False)
+            moved.append(objective.loss((output, None), batch).metrics)
+        return moved
+
+    def discard(self):
+        self.discarded += 1
+
+
+@pytest.mark.parametrize(
+    ("target", "updates", "stopped"),
+    [
+        (None, 8, None),
+        # k3 after n updates of 0.1 nats: e^0.1n - 1 - 0.1n = 0.0052, 0.0214, 0.0499; the limit is 1.5 times the target.
+        (0.0499 / 1.5, 4, 1.0),
+        (0.0498 / 1.5, 3, 1.0),
+        (0.0052 / 1.5, 2, 1.0),
+        (0.0051 / 1.5, 1, 1.0),
+        (10.0, 8, 0.0),
+    ],
+)
+def test_the_other_updates_of_a_rollout_are_skipped_once_the_policy_is_too_far(target, updates, stopped):
+    policy, critic = _Moving(0.1), _Learner("critic")
+    updater = _updater(policy, critic=critic, num_epochs=2, target_kl=target)
+    metrics, made = updater.update(_experience(), limit=99)
+    assert made == policy.num_updates == critic.num_updates == updates
+    assert policy.discarded == bool(stopped)
+    found = metrics.get("policy/stopped_by_kl")
+    assert (found and found.value) == stopped
+
+
+def test_the_first_update_from_a_rollout_is_always_made():
+    policy = _Moving(0.5)
+    policy.num_updates = 4
+    _, made = _updater(policy, target_kl=1e-3).update(_experience(), limit=99)
+    assert made == 1 and policy.discarded == 1
+
+
+def test_only_the_critic_learns_while_the_policy_is_frozen():
+    policy, critic, asked = _Learner(), _Learner("critic"), []
+
+    def next_ptx(count):
+        asked.append(count)
+        return [TokenBatch.build([np.array([1, 2, 3])] * count, [np.array([1, 2])] * count)]
+
+    updater = _updater(policy, critic=critic, frozen_updates=6, next_ptx=next_ptx, ptx_coeff=1.0)
+    metrics, made = updater.update(_experience(), limit=99)
+    assert (made, policy.num_updates, critic.num_updates) == (4, 0, 4)
+    assert policy.rows == [] and asked == []
+    assert "critic/applied" in metrics and not any(name.startswith(("policy/", "ptx/")) for name in metrics)
+    first = list(critic.rows)
+    updater.update(_experience(), limit=99)
+    assert (policy.num_updates, critic.num_updates) == (2, 8)
+    assert critic.rows[8:] != first, "the order of rows goes on changing while the policy is frozen"
+
+
+def test_the_average_follows_the_policy_after_each_of_its_updates():
+    policy, critic, followed = _Learner(), _Learner("critic"), []
+
+    class _Average:
+        def follow(self):
+            followed.append(policy.num_updates)
+
+    updater = dataclasses.replace(_updater(policy, critic=critic, frozen_updates=1), average=_Average())
+    updater.update(_experience(), limit=99)
+    assert followed == [1, 2, 3]

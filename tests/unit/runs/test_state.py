@@ -162,7 +162,7 @@ def test_each_process_reads_its_own_part_of_the_optimizer(make_state, tmp_path):
         store=CheckpointStore(tmp_path), models={}, learners={"policy": learner}, counters=Counters(), parts={}
     )
     checkpoint = SimpleNamespace(tensors=lambda name, *, parts, known: (name, parts, known))
-    state._restore_learner("policy_optimizer", learner, checkpoint)
+    state._restore_tensors("policy_optimizer", learner, checkpoint)
     assert asked == [("policy_optimizer", parts, {"weight"})]
 
 
