@@ -166,12 +166,8 @@ class StageMemory:
         }
         away = sum(model.weights for model in models if model not in here)
         away += sum(model.optimizer for model in trained if model not in stepping)
-        in_host = {
-            OFFLOADED: away,
-            AVERAGED: sum(model.average for model in models),
-            **(self._engine_host if stays else {}),
-            **(host or {}),
-        }
+        averaged = sum(model.average for model in models)
+        in_host = {OFFLOADED: away, AVERAGED: averaged, **(self._engine_host if stays else {}), **(host or {})}
         in_host[SCRATCH] = in_host.get(SCRATCH, 0) + self._scratch
         return Moment(name, _present(device), _present(in_host))
 

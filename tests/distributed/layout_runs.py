@@ -18,6 +18,8 @@ from alignment.parity.subjects import write_arguments
 
 LAYOUT = {"tensor_parallel_degree": 2, "sharding": "stage1", "sharding_parallel_degree": 2}
 """Four processes, two of which see rows of their own."""
+STABLE = {"use_ema": True, "ema_beta": 0.5, "freezing_actor_steps": 1}
+"""PPO with an average of the policy, after a rollout that only the critic learns from."""
 CHECKPOINTS = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6}
 
 
@@ -33,7 +35,8 @@ def weights(output: Path) -> dict[str, np.ndarray]:
     """Return the exported tensors by model and name."""
     return {
         f"{model}/{stored.name}": stored.as_float32()
-        for model in ("policy", "value")
+        for model in ("policy", "policy_ema", "value")
+        if (output / model).is_dir()
         for stored in read_tensors(output / model)
     }
 

@@ -24,7 +24,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def unbroken(folder):
-    return runs.train(folder, "unbroken", {**runs.LAYOUT, **runs.CHECKPOINTS}, world_size=4)
+    return runs.train(folder, "unbroken", {**runs.LAYOUT, **runs.CHECKPOINTS, **runs.STABLE}, world_size=4)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,8 @@ def unbroken(folder):
 )
 def test_resume_in_another_layout(name, layout, world_size, folder, unbroken):
     batch_ranks = world_size // (layout.get("tensor_parallel_degree", 1) * layout.get("pipeline_parallel_degree", 1))
-    alone = as_one_process(runs.CHECKPOINTS, batch_ranks=2 // batch_ranks, trainer="ppo")
+    keys = {**runs.CHECKPOINTS, **runs.STABLE}
+    alone = as_one_process(keys, batch_ranks=2 // batch_ranks, trainer="ppo")
     changes = {**alone, **layout, "resume_from_checkpoint": str(unbroken / "checkpoint-2")}
     resumed = runs.train(folder, f"resumed-{name.replace(' ', '-')}", changes, world_size=world_size)
     assert runs.largest_difference(runs.weights(unbroken), runs.weights(resumed)) < 1e-5
@@ -72,7 +73,7 @@ def test_a_reference_that_moves_and_losses_of_whole_updates_are_the_same_in_ever
 
 def test_kills_of_random_ranks_lose_nothing(folder, unbroken):
     choose = random.Random(5)
-    changes = {**runs.LAYOUT, **runs.CHECKPOINTS, "resume_from_checkpoint": True, "save_steps": 1}
+    changes = {**runs.LAYOUT, **runs.CHECKPOINTS, **runs.STABLE, "resume_from_checkpoint": True, "save_steps": 1}
     kills = 0
     while kills < KILLS:
         rank, after = choose.randrange(4), choose.uniform(1.0, 9.0)

@@ -171,3 +171,12 @@ def test_a_run_without_critic_and_reference_needs_less_in_every_phase(stage, off
     lean = peaks(make_job(**models, has_reference=False), layout, everywhere)
     full = peaks(big_job(offloaded=frozenset(offloaded)), layout, everywhere)
     assert all(0 < lean[phase] < full[phase] for phase in PHASES)
+
+
+def test_an_average_of_the_policy_takes_four_bytes_a_number_of_the_host():
+    for half in (False, True):
+        for moment in phase_memory(make_job(keeps_average=True, half=half), Layout(), on_device).values():
+            assert moment.host["averaged weights"] == POLICY * 4
+    sharded = Layout(sharding=4, sharding_stage=3)
+    moment = phase_memory(big_job(keeps_average=True), sharded, everywhere)["update"]
+    assert moment.host["averaged weights"] == moment.device["policy weights"], "in stage 3 the rows of this process"
