@@ -172,10 +172,7 @@ def build_session(
         if launch.topology.is_main
         else SilentWriters()
     )
-    if training.do_train and counters.updates >= horizon.total_updates:
-        log.warn(f"nothing left to train: the checkpoint has {counters.updates} of {horizon.total_updates} updates")
-    if training.do_train and training.early_stopping and counters.is_stopped:
-        log.warn(f"nothing left to train: early_stopping ended the run after update {counters.updates}")
+    _warn_if_done(training, counters, horizon)
     return Session(
         total_updates=horizon.total_updates,
         cadences=build_cadences(training),
@@ -194,6 +191,14 @@ def build_session(
         go_on="--resume_from_checkpoint true"
         + (" --overwrite_output_dir false" if training.overwrite_output_dir else ""),
     )
+
+
+def _warn_if_done(training: TrainingArguments, counters: Counters, horizon: Horizon) -> None:
+    """Warn if a run that was asked to train has nothing left to do."""
+    if training.do_train and counters.updates >= horizon.total_updates:
+        log.warn(f"nothing left to train: the checkpoint has {counters.updates} of {horizon.total_updates} updates")
+    elif training.do_train and training.early_stopping and counters.is_stopped:
+        log.warn(f"nothing left to train: early_stopping ended the run after update {counters.updates}")
 
 
 def stream_batches(loader: BatchLoader) -> Iterator[tuple[list[Any], bool]]:
