@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-REDUCTIONS = ("sum", "max", "min")
+REDUCTIONS = ("sum", "max", "min", "last")
 
 
 class Metric(NamedTuple):
@@ -20,7 +20,7 @@ class Metric(NamedTuple):
     value: Any
     """A Python float, or anything ``float()`` reads (numpy scalar, paddle scalar)."""
     reduction: str = "sum"
-    """``sum``, ``max`` or ``min``."""
+    """``sum``, ``max``, ``min``, or ``last``: the value of the latest update, such as a learning rate."""
 
 
 def reduce_metrics(parts: Sequence[Mapping[str, Metric]]) -> dict[str, float]:
@@ -43,7 +43,9 @@ def merge_metrics(parts: Sequence[Mapping[str, Metric]]) -> dict[str, Metric]:
 
 
 def average_metrics(parts: Sequence[Mapping[str, Metric]]) -> dict[str, Metric]:
-    """Combine updates or iterations: means of ``sum`` metrics over the parts that have them, extremes of the others."""
+    """Combine updates or iterations: means of ``sum`` metrics over the parts that have them, extremes or the latest of
+    the others.
+    """
     counts = Counter(name for part in parts for name in part)
     shares = [
         {n: m._replace(value=float(m.value) / counts[n]) if m.reduction == "sum" else m for n, m in part.items()}
@@ -56,4 +58,4 @@ def _reduce(reduction: str, values: list[float]) -> float:
     assert reduction in REDUCTIONS, f"unknown reduction {reduction!r} (allowed: {', '.join(REDUCTIONS)})"
     if any(math.isnan(value) for value in values):
         return math.nan
-    return {"sum": sum, "max": max, "min": min}[reduction](values)
+    return {"sum": sum, "max": max, "min": min, "last": lambda parts: parts[-1]}[reduction](values)

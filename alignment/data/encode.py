@@ -44,6 +44,9 @@ class EncodeOptions:
     """What a supervised row trains on: every ``assistant`` turn, the ``last`` one, ``all`` tokens, or all tokens of
     its plain ``text`` without a template."""
 
+    keeps_duplicates: bool = False
+    """Whether all of several equal prompts are used (prompt-only data)."""
+
     def __post_init__(self) -> None:
         for name, allowed in (("on_overlong", ON_OVERLONG), ("on_bad_row", ON_BAD_ROW), ("targets", TARGETS)):
             if getattr(self, name) not in allowed:

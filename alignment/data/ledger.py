@@ -12,6 +12,7 @@ DROPPED_OVERLONG = "dropped_overlong"
 TRUNCATED_LEFT = "truncated_left"
 TRUNCATED_RIGHT = "truncated_right"
 DUPLICATE_PROMPT = "duplicate_prompt"
+REPEATED_PROMPT = "repeated_prompt"
 TIED_PAIR = "tied_pair"
 IDENTICAL_PAIR = "identical_pair"
 CONTRADICTORY_SAFETY = "contradictory_safety"
@@ -34,7 +35,7 @@ BAD_ROWS = frozenset({
     BROKEN_TEXT, DIFFERENT_PROMPTS, BROKEN_DIALOGUE, UNKNOWN_DIFFERENCE,
 })  # fmt: skip
 """Reasons to which ``on_bad_row`` applies."""
-KEPT_REASONS = frozenset({TRUNCATED_LEFT, TRUNCATED_RIGHT, BOUNDARY_RETOKENIZED, UNKNOWN_TOKENS})
+KEPT_REASONS = frozenset({TRUNCATED_LEFT, TRUNCATED_RIGHT, BOUNDARY_RETOKENIZED, UNKNOWN_TOKENS, REPEATED_PROMPT})
 """Reasons under which a row is changed and used; under every other reason it is dropped."""
 REASONS = BAD_ROWS | KEPT_REASONS | {DROPPED_OVERLONG, DUPLICATE_PROMPT, LAST_BATCH, UNDESIRABLE}
 

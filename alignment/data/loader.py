@@ -50,6 +50,8 @@ class BatchLoader:
         self._num_used = len(dataset) - (len(dataset) % batch_size if drop_last else 0)
         self._epoch = 0
         self._position = 0
+        self.epoch_ended = False
+        """Whether the latest batch holds the last row of an epoch."""
         self._rows = fingerprint(dataset)
         if drop_last and self.dropped_per_epoch and isinstance(dataset, TokenizedDataset):
             dataset.ledger.add("(every epoch)", LAST_BATCH, count=self.dropped_per_epoch)
@@ -126,10 +128,43 @@ class BatchLoader:
 
     def _advance(self) -> None:
         self._position += 1
-        if self._position == self.batches_per_epoch:
+        self.epoch_ended = self._position == self.batches_per_epoch
+        if self.epoch_ended:
             self._epoch, self._position = self._epoch + 1, 0
 
     def _order(self, epoch: int) -> np.ndarray:
         if not self._shuffle:
             return np.arange(self._num_used)
         return np.random.default_rng([self._seed, epoch]).permutation(len(self.samples))[: self._num_used]
+
+
+class ContinuousLoader(BatchLoader):
+    """A loader whose batches all have the same size: the last rows of an epoch share one with the first of the next.
+
+    Its position is a row, not a batch.
+    """
+
+    def iterate(self, epochs: int | None = None) -> Iterator[list[Sample]]:
+        """See ``BatchLoader.iterate``; the last batch may hold rows of the epoch after ``epochs``."""
+        order, order_epoch = np.empty(0, np.int64), -1
+        while epochs is None or self._epoch < epochs:
+            batch: list[int] = []
+            self.epoch_ended = False
+            while len(batch) < self.batch_size:
+                if order_epoch != self._epoch:
+                    order, order_epoch = self._order(self._epoch), self._epoch
+                taken = order[self._position : self._position + self.batch_size - len(batch)].tolist()
+                batch += taken
+                self._position += len(taken)
+                if self._position == self._num_used:
+                    self._epoch, self._position, self.epoch_ended = self._epoch + 1, 0, True
+            yield [self.samples[index] for index in batch]
+
+    def state_dict(self) -> dict[str, int]:
+        """See ``BatchLoader.state_dict``."""
+        return {"epoch": self._epoch, "row": self._position, **self._identity()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See ``BatchLoader.load_state_dict``; also continues from the state of a ``BatchLoader``."""
+        super().load_state_dict({"position": 0, **state})
+        self._position = int(state["row"]) if "row" in state else int(state["position"]) * self.batch_size

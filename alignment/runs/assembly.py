@@ -38,14 +38,21 @@ class Horizon:
     """The length of a run in updates."""
 
     total_updates: int
-    updates_per_epoch: int
+    updates_per_epoch: float
 
     @classmethod
-    def of(cls, training: TrainingArguments, updates_per_epoch: int, what: str) -> Horizon:
-        """Return the horizon given by ``max_steps`` or ``num_train_epochs``; an epoch without updates is refused."""
-        if updates_per_epoch < 1:
+    def of(
+        cls, training: TrainingArguments, updates_per_epoch: float, what: str, *, updates_at_once: int = 1
+    ) -> Horizon:
+        """Return the horizon given by ``max_steps`` or ``num_train_epochs``; an epoch without updates is refused.
+
+        ``updates_at_once`` updates share their rows (those of a rollout); epochs are rounded up to a multiple of them.
+        """
+        if updates_per_epoch <= 0:
             raise DataError(f"{what}: an epoch has no update: too few usable rows for one batch (see the ledger)")
-        by_epochs = math.ceil(training.num_train_epochs * updates_per_epoch)
+        # Rounded, because 0.1 * 30 is 3.0000000000000004.
+        rounds = math.ceil(round(training.num_train_epochs * updates_per_epoch / updates_at_once, 9))
+        by_epochs = rounds * updates_at_once
         return cls(
             total_updates=training.max_steps if training.max_steps > 0 else by_epochs,
             updates_per_epoch=updates_per_epoch,
@@ -204,7 +211,7 @@ def _warn_if_done(training: TrainingArguments, counters: Counters, horizon: Hori
 def stream_batches(loader: BatchLoader) -> Iterator[tuple[list[Any], bool]]:
     """Yield (samples, whether they end an epoch), epoch after epoch."""
     for samples in loader.iterate():
-        yield samples, loader.state_dict()["position"] == 0
+        yield samples, loader.epoch_ended
 
 
 def loader_part(loader: BatchLoader) -> StatePart:

@@ -34,7 +34,11 @@ Dataset = TypeVar("Dataset", bound=TokenizedDataset)
 
 
 def encode_options(
-    launch: Launch, *, max_prompt_length: int | None = None, targets: str = "assistant"
+    launch: Launch,
+    *,
+    max_prompt_length: int | None = None,
+    targets: str = "assistant",
+    keeps_duplicates: bool = False,
 ) -> EncodeOptions:
     """Return length limits, template, what to do with rows that do not fit, and what is trained on."""
     data = launch.parsed.data
@@ -45,6 +49,7 @@ def encode_options(
         on_bad_row=data.on_bad_row,
         template=template_name(data.template),
         targets=targets,
+        keeps_duplicates=keeps_duplicates,
     )
 
 

@@ -88,7 +88,10 @@ class Learner:
             if self._shards is not None:
                 self._shards.publish()
         self.num_updates += 1
-        return {f"{self.name}/gradient_norm": Metric(norm), f"{self.name}/learning_rate": Metric(learning_rate)}
+        return {
+            f"{self.name}/gradient_norm": Metric(norm),
+            f"{self.name}/learning_rate": Metric(learning_rate, "last"),
+        }
 
     def discard(self) -> None:
         """Clear the accumulated gradients without applying them."""

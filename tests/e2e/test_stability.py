@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import math
+
 import numpy as np
 import pytest
 import runs
 from refusals import refuse, stop, train_here
 
 from alignment.models.safetensors_io import read_tensors
+from alignment.training.optimizers import NamedAdamW
 
 pytestmark = pytest.mark.e2e
 
@@ -117,3 +121,68 @@ def test_a_critic_that_cannot_start_is_refused(made, tmp_path):
     ran = {**keys, "critic_init": "policy", "max_steps": 1, "output_dir": tmp_path / "out", "clip_range_value": None}
     train_here("ppo", ran, tmp_path, "--clip_range_value", "null")
     assert runs.metrics(tmp_path / "out")[-1]["critic/clip_fraction"] == 0
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
+def test_a_plain_run_leaves_samples_of_its_last_rollout(algorithm, ppo_arguments, tmp_path):
+    made = {key: value for key, value in ppo_arguments.items() if key != "logging_steps"}
+    train_here("ppo", {**made, "rl_algorithm": algorithm, "output_dir": tmp_path / "out"}, tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]
+    assert len(rows) == 8 and {row["step"] for row in rows} == {24}
+    assert all(row["prompt"] and isinstance(row["score"], float) and "response" in row for row in rows)
+
+
+RATES = {
+    "policy": [0.0, 0.005, 0.01, 0.009, 0.008, 0.007, 0.006, 0.005, 0.004, 0.003, 0.002, 0.001],
+    "critic": [0.02 * 0.5 * (1 + math.cos(math.pi * k / 12)) for k in range(12)],
+}
+"""Of each update: warm-up over two of twelve, then linear; the critic's cosine has none."""
+
+
+def test_the_learning_rate_in_the_log_is_that_of_the_latest_update(ppo_arguments, tmp_path, monkeypatch):
+    applied = {"policy": [], "critic": []}
+    step = NamedAdamW.step
+
+    def watched(self, rate):
+        applied["critic" if "score.weight" in self.parameters else "policy"].append(rate)
+        step(self, rate)
+
+    monkeypatch.setattr(NamedAdamW, "step", watched)
+    made = {**ppo_arguments, "learning_rate": 0.01, "warmup_steps": 2, "max_steps": 12, "logging_steps": 3}
+    made |= {"critic_learning_rate": 0.02, "critic_lr_scheduler_type": "cosine", "save_strategy": "steps"}
+    made |= {"save_steps": 4, "logging_first_step": True}
+    critic = {"critic_warmup_ratio": 0.0, "warmup_ratio": 2 / 12}
+    made = {**{key: value for key, value in made.items() if key != "warmup_steps"}, **critic}
+    train_here("ppo", {**made, "output_dir": tmp_path / "whole"}, tmp_path)
+    assert applied == {name: pytest.approx(rates) for name, rates in RATES.items()}
+    resumed = {**made, "output_dir": tmp_path / "rest", "resume_from_checkpoint": tmp_path / "whole" / "checkpoint-4"}
+    train_here("ppo", resumed, tmp_path)
+    # Four updates a rollout, which are recorded after 4, 8 and 12.
+    for folder, steps in (("whole", [4, 8, 12]), ("rest", [8, 12])):
+        records = [record for record in runs.metrics(tmp_path / folder) if "policy/loss" in record]
+        assert [record["step"] for record in records] == steps
+        for record in records:
+            for name, rates in RATES.items():
+                assert record[f"{name}/learning_rate"] == pytest.approx(rates[record["step"] - 1])
+
+
+def test_every_rollout_is_full_and_the_run_says_how_many_updates_an_epoch_has(ppo_arguments, tmp_path):
+    made = {**ppo_arguments, "train_datasets": "packing-prompts/train:10/-1", "update_iters": 1}
+    done = train_here("ppo", {**made, "num_train_epochs": 2, "output_dir": tmp_path / "out"}, tmp_path)
+    # 20 prompts are five rollouts of four prompts, each of two updates of four of its eight responses.
+    assert "10 updates (5 per epoch); each rollout is 4 prompts x 2 = 8 responses, 4 per update" in done.stderr
+    one = train_here("ppo", {**made, "output_dir": tmp_path / "one", "save_strategy": "epoch"}, tmp_path)
+    assert "6 updates (5 per epoch)" in one.stderr, "the third rollout is full too"
+    assert [path.name for path in sorted((tmp_path / "one").glob("checkpoint-*"))] == ["checkpoint-6"]
+    position = json.loads((tmp_path / "one" / "checkpoint-6" / "state.json").read_text())["prompts"]
+    assert (position["epoch"], position["row"]) == (1, 2)
+
+
+def test_equal_prompts_are_used_once_or_all_and_counted(ppo_arguments, tmp_path):
+    rows = ["pack rope", "pack knife", "pack rope", "pack rope"]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"input": row}) + "\n" for row in rows))
+    made = {**ppo_arguments, "train_datasets": "jsonl:1.0:rows.jsonl", "max_steps": 1}
+    for keeps, number, reason in ((False, 2, "duplicate_prompt 2"), (True, 4, "repeated_prompt 2")):
+        keys = {**made, "remove_same_inputs": not keeps, "output_dir": tmp_path / reason.split()[0]}
+        done = train_here("ppo", keys, tmp_path)
+        assert f"train: {number} rows used; left out or changed: {reason}" in done.stderr

@@ -8,7 +8,7 @@ from typing import Any
 from alignment.data.encode import Encoder
 from alignment.data.encoded.mixture import Row
 from alignment.data.encoded.tokenized import Collator, Encoded, Sample, TokenizedDataset, to_ids
-from alignment.data.ledger import DROPPED_OVERLONG, DUPLICATE_PROMPT, EMPTY_PROMPT, BadRow
+from alignment.data.ledger import DROPPED_OVERLONG, DUPLICATE_PROMPT, EMPTY_PROMPT, REPEATED_PROMPT, BadRow
 from alignment.data.lengths import fit_lengths
 from alignment.data.padding import mask_rows, pad_rows, row_lengths
 from alignment.data.raw.conversation import Conversation, conversation, text_of
@@ -40,21 +40,21 @@ class PromptOnlyDataset(TokenizedDataset):
     Reads ``input``, with ``answer`` as the label if present; or ``messages`` or ``dialogue``, whose final answer is the
     label. ``sample_id`` is the row's position in the mixed order, ``prompt_text`` the rendered prompt, ``raw_input``
     the turns before rendering (with tools: ``{"messages", "tools"}``). Of equal prompts only the last is kept, as in
-    safe-rlhf, so a proportion above 1 adds nothing; the others are counted.
+    safe-rlhf, so a proportion above 1 adds nothing, unless the options keep duplicates; the others are counted.
     """
 
     KIND = "prompt-only"
     COLLATOR = PromptOnlyCollator
 
     def choose_rows(self, rows: Iterable[Row]) -> list[Row]:
-        """Keep the last row of each prompt, in mixed order."""
-        rows = list(rows)
+        """Keep the last row of each prompt, or all of them, in mixed order."""
+        rows, keeps_all = list(rows), self.options.keeps_duplicates
         last = {_key(row): number for number, row in enumerate(rows)}
         keep = set(last.values())
         for number, row in enumerate(rows):
             if number not in keep:
-                self.ledger.add(row.dataset, DUPLICATE_PROMPT, row.index)
-        return [row for number, row in enumerate(rows) if number in keep]
+                self.ledger.add(row.dataset, REPEATED_PROMPT if keeps_all else DUPLICATE_PROMPT, row.index)
+        return rows if keeps_all else [row for number, row in enumerate(rows) if number in keep]
 
     def encode_row(self, row: Row, encoder: Encoder) -> Encoded:
         """Encode one prompt."""

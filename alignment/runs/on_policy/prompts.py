@@ -11,7 +11,7 @@ from alignment.arguments.parsed import Parsed
 from alignment.data import PromptOnlyDataset, SupervisedDataset
 from alignment.data.encoded.store import count_tokens
 from alignment.data.encoded.tokenized import TokenizedDataset
-from alignment.data.loader import BatchLoader
+from alignment.data.loader import BatchLoader, ContinuousLoader
 from alignment.models.tokenizer.tokenizer import Tokenizer
 from alignment.parallel.micro_batches import MicroBatches
 from alignment.records import TokenBatch
@@ -61,16 +61,17 @@ class RowPlan:
     @property
     def frozen_updates(self) -> int:
         """Updates at the start from which only the critic learns."""
-        return self.frozen_rollouts * self.updates(self.prompts_per_iteration)
+        return self.frozen_rollouts * self.updates_per_rollout
 
-    def updates(self, num_prompts: int) -> int:
-        """Return the number of updates in an iteration over ``num_prompts`` prompts."""
-        return -(-num_prompts * self.samples_per_prompt // self.rows_per_update) * self.update_iters
+    @property
+    def updates_per_rollout(self) -> int:
+        """Updates from one rollout."""
+        return -(-self.prompts_per_iteration * self.samples_per_prompt // self.rows_per_update) * self.update_iters
 
-    def updates_per_epoch(self, loader: BatchLoader, num_prompts: int) -> int:
-        """Return the number of updates in one pass over the prompts, including a last smaller iteration."""
-        full, rest = divmod(num_prompts - loader.dropped_per_epoch, self.prompts_per_iteration)
-        return full * self.updates(self.prompts_per_iteration) + (self.updates(rest) if rest else 0)
+    def updates_per_epoch(self, loader: BatchLoader) -> float:
+        """Return the updates in one pass over the prompts of ``loader``, a fraction where it ends within a rollout."""
+        used = len(loader.samples) - loader.dropped_per_epoch
+        return used / self.prompts_per_iteration * self.updates_per_rollout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +88,9 @@ def load_data(launch: Launch, tokenizer: Tokenizer, plan: RowPlan) -> OnPolicyDa
     """Read all datasets, report their ledgers and return the loaders."""
     parsed, given = launch.parsed, launch.parsed.on_policy
     register_user_datasets(launch)
-    options = encode_options(launch, max_prompt_length=longest_prompt(parsed))
+    options = encode_options(
+        launch, max_prompt_length=longest_prompt(parsed), keeps_duplicates=not given.remove_same_inputs
+    )
     prompts: TokenizedDataset = open_dataset(launch, PromptOnlyDataset, given.train_datasets, tokenizer, options)
     evaluation = ptx = None
     if given.eval_datasets and parsed.training.evaluates:
@@ -97,7 +100,7 @@ def load_data(launch: Launch, tokenizer: Tokenizer, plan: RowPlan) -> OnPolicyDa
     prompts, evaluation = split_for_evaluation(launch, prompts, evaluation)
     report_ledgers(launch, {"train": prompts, "eval": evaluation, "ptx": ptx})
     seed = parsed.training.seed if parsed.training.data_seed is None else parsed.training.data_seed
-    loader = BatchLoader(
+    loader = ContinuousLoader(
         prompts,
         batch_size=plan.prompts_per_iteration,
         seed=seed,

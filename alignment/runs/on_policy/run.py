@@ -62,8 +62,9 @@ class OnPolicyRun:
         self._algorithm, self._hyperparameters = ChosenAlgorithm.of(launch.parsed)
         self._horizon = Horizon.of(
             launch.parsed.training,
-            plan.updates_per_epoch(data.prompt_loader, len(data.prompts)),
+            plan.updates_per_epoch(data.prompt_loader),
             f"train_datasets={launch.parsed.on_policy.train_datasets}",
+            updates_at_once=plan.updates_per_rollout,
         )
         self._learners = self._build_learners()
         beta = launch.parsed.on_policy.ema_beta
@@ -256,7 +257,7 @@ class OnPolicyRun:
         plan, horizon = self._plan, self._horizon
         rows = plan.prompts_per_iteration * plan.samples_per_prompt
         return (
-            f"{counted(horizon.total_updates, 'update')} ({horizon.updates_per_epoch} per epoch); each rollout is "
+            f"{counted(horizon.total_updates, 'update')} ({horizon.updates_per_epoch:.4g} per epoch); each rollout is "
             f"{counted(plan.prompts_per_iteration, 'prompt')} x {plan.samples_per_prompt} = "
             f"{counted(rows, 'response')}, {plan.rows_per_update} per update, {plan.micro_batches.describe()}, "
             f"{counted(plan.update_iters, 'pass')}"

@@ -32,6 +32,10 @@ class OnPolicyArguments:
     """Prompts to evaluate on."""
     ptx_datasets: str | None = argument(None, path="datasets", inert_when=where("ptx_coeff", 0))
     """Supervised data for the language-model loss; null: no such loss."""
+    remove_same_inputs: bool = True
+    """Of equal prompts use only the last, as PaddleNLP and safe-rlhf do (the ledger counts duplicate_prompt); false:
+    use all of them, each as a group of its own (counted as repeated_prompt).
+    """
     actor_model_name_or_path: str = argument(path="model")
     """Folder or hub name of the model that the policy and the reference start from."""
 

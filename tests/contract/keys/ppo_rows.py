@@ -67,6 +67,7 @@ def _normalized(run: Run) -> tuple[bool, bool]:
 
 
 ROLLOUT = (
+    _row("remove_same_inputs", False, lambda r: r.dataset.options.keeps_duplicates, True),
     _row("per_device_prompt_batch_size", 8, lambda r: r.loader.batch_size, alone=True),
     _row("global_batch_size", 8, lambda r: r.loader.batch_size, alone=True),
     _row(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignment.data import PromptOnlyDataset
-from alignment.data.loader import BatchLoader
+from alignment.data.loader import BatchLoader, ContinuousLoader
 from alignment.errors import CheckpointError, DataError
 
 
@@ -87,3 +87,47 @@ def test_impossible_batches_are_refused():
         open_loader(2, drop_last=True)
     with pytest.raises(DataError, match="0 rows give no batch"):
         open_loader(0)
+
+
+def _continuous(size=10, **changes):
+    return ContinuousLoader(range(size), **{"batch_size": 4, "seed": 7, **changes})
+
+
+@pytest.mark.parametrize("size", [3, 8, 10])
+def test_the_last_batch_of_an_epoch_is_completed_with_rows_of_the_next(size):
+    loader = _continuous(size)
+    stream, batches, ends = loader.iterate(), [], []
+    for _ in range(9):
+        batches.append(next(stream))
+        ends.append(loader.epoch_ended)
+    assert all(len(batch) == 4 for batch in batches)
+    rows = [row for epoch in range(14) for row in np.random.default_rng([7, epoch]).permutation(size).tolist()]
+    assert sum(batches, []) == rows[:36]
+    assert ends == [(4 * n) // size < (4 * (n + 1)) // size for n in range(9)]
+
+
+@given(size=st.integers(1, 12), batch=st.integers(1, 5), taken=st.integers(0, 20))
+def test_a_restored_continuous_loader_goes_on_exactly(size, batch, taken):
+    loader = _continuous(size, batch_size=batch)
+    stream = loader.iterate()
+    for _ in range(taken):
+        next(stream)
+    again = _continuous(size, batch_size=batch)
+    again.load_state_dict(loader.state_dict())
+    rest = again.iterate()
+    assert [next(rest) for _ in range(4)] == [next(stream) for _ in range(4)]
+
+
+def test_a_position_that_an_earlier_version_saved_in_batches_is_the_same_row():
+    before = BatchLoader(range(10), batch_size=4, seed=7)
+    next(before.iterate())
+    loader = _continuous()
+    loader.load_state_dict(before.state_dict())
+    order = np.random.default_rng([7, 0]).permutation(10).tolist()
+    assert next(loader.iterate()) == order[4:8]
+
+
+def test_drop_last_leaves_whole_batches_of_each_epoch():
+    loader = _continuous(drop_last=True)
+    orders = [np.random.default_rng([7, epoch]).permutation(10)[:8].tolist() for epoch in (0, 1)]
+    assert sum(islice(loader.iterate(), 4), []) == orders[0] + orders[1]

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from alignment.data.loader import BatchLoader
+from alignment.data.loader import ContinuousLoader
 from alignment.errors import UserError
 from alignment.models.decoder.score_model import ScoreOptions
 from alignment.parallel.micro_batches import MicroBatches
@@ -75,7 +75,13 @@ def test_the_critic_has_its_own_settings_where_given(tmp_path):
 
 @pytest.mark.parametrize(
     ("sizes", "num_prompts", "expected"),
-    [((4, 2, 4, 1, 2), 12, 12), ((4, 2, 4, 2, 1), 10, 3), ((2, 1, 2, 4, 1), 16, 2), ((2, 1, 2, 4, 1), 17, 3)],
+    [
+        ((4, 2, 4, 1, 2), 12, 12.0),
+        ((4, 2, 4, 2, 1), 10, 2.5),
+        ((2, 1, 2, 4, 1), 16, 2.0),
+        ((2, 1, 2, 4, 1), 17, 2.125),
+        ((4, 2, 4, 1, 1), 3, 1.5),
+    ],
 )
 def test_updates_of_an_epoch(tmp_path, sizes, num_prompts, expected):
     prompts, samples, micro, steps, iters = sizes
@@ -88,13 +94,16 @@ def test_updates_of_an_epoch(tmp_path, sizes, num_prompts, expected):
         update_iters=iters,
     )
     plan = RowPlan.of(parsed)
-    loader = BatchLoader(list(range(num_prompts)), batch_size=plan.prompts_per_iteration, seed=0)
-    assert plan.updates_per_epoch(loader, num_prompts) == expected
+    loader = ContinuousLoader(list(range(num_prompts)), batch_size=plan.prompts_per_iteration, seed=0)
+    assert plan.updates_per_epoch(loader) == expected
+    horizon = Horizon.of(
+        parsed.training, plan.updates_per_epoch(loader), "data", updates_at_once=plan.updates_per_rollout
+    )
     by_hand = 0
     for batch in loader.iterate(1):
-        rows = len(batch) * samples
-        by_hand += iters * len(range(0, rows, plan.rows_per_update))
-    assert by_hand == expected
+        assert len(batch) == plan.prompts_per_iteration, "every rollout is full"
+        by_hand += iters * len(range(0, len(batch) * samples, plan.rows_per_update))
+    assert by_hand == horizon.total_updates
 
 
 class _RewardModel:
