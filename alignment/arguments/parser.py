@@ -14,6 +14,7 @@ from alignment.arguments.groups import DeclaredArgument, Groups, choosing_keys, 
 from alignment.arguments.help import HELP_FLAGS, show_help
 from alignment.arguments.parsed import Parsed
 from alignment.arguments.paths import RESOLVERS
+from alignment.arguments.peers.advice import advise
 from alignment.arguments.sources import BARE, Given, Source, read_call, read_command_line
 from alignment.arguments.translations import TRANSLATIONS, translate
 from alignment.errors import ArgumentError
@@ -113,7 +114,8 @@ class _Table:
         """Return the message for a key that this run does not have; None if an invalid choice is reported instead."""
         slots = self.others.get(given.key)
         if slots is None:
-            advice = self._advice.get(given.key)
+            known = {*self.names, *self.others}
+            advice = self._advice.get(given.key) or advise(given.key, given.value, known)
             hint = f": {advice}" if advice else near_matches(given.key, self.names)
             return f"unknown argument {given.key!r} ({given.place}){hint}"
         owners = [owner for slot in slots for owner in slot.owners]
