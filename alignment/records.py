@@ -188,6 +188,10 @@ class Rollout:
     """[N, R] float32, critic values before the update."""
     raw_scores: np.ndarray | None = None
     """[N] float32, rewards as returned by the scorer."""
+    source_scores: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Raw scores of each of several reward sources, [N] float32, NaN where it failed."""
+    score_notes: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Numbers about the rewards of rows that are only logged, [N] float32 each."""
     scores: np.ndarray | None = None
     """[N] float32, rewards after normalisation, if any."""
     valid: np.ndarray | None = None

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from alignment.arguments.rewards.entries import resolve_entries
 from alignment.errors import ArgumentError
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9][\w.\-]*)?")
@@ -133,6 +134,17 @@ def _resolve_function(value: str, folders: Sequence[Path]) -> str:
     return f"{_resolve_module(module, folders)}:{name}"
 
 
+def _resolve_rewards(spec: str, folders: Sequence[Path]) -> str:
+    """Return the reward sources as JSON of complete entries, with the paths of models and functions resolved."""
+    return resolve_entries(
+        spec,
+        {
+            "model": lambda name: _resolve_model(name, folders, "reward model folder"),
+            "function": lambda name: _resolve_function(name, folders),
+        },
+    )
+
+
 def _resolve_output(value: str, folders: Sequence[Path]) -> str:
     variable = re.search(r"\$\{?[A-Za-z_]\w*\}?", value)
     if variable:
@@ -151,6 +163,7 @@ RESOLVERS: Mapping[str, Callable[[str, Sequence[Path]], str]] = MappingProxyType
         "datasets": _resolve_datasets,
         "module": _resolve_module,
         "function": _resolve_function,
+        "rewards": _resolve_rewards,
         "output": _resolve_output,
     }
 )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from alignment.arguments.parser import Check, Values
+from alignment.arguments.rewards.entries import find_faults, read_entries
 from alignment.arguments.validate import find_replaced
 
 
@@ -73,10 +75,25 @@ def check_minimum_response(v: Values) -> Iterator[str]:
 
 def check_reward_source(v: Values) -> Iterator[str]:
     """Check that there is exactly one source of rewards."""
-    sources = ("reward_model_name_or_path", "reward_function", "use_rm_server")
+    sources = ("reward_model_name_or_path", "reward_function", "use_rm_server", "reward_sources")
     named = [key for key in sources if getattr(v, key)]
     if len(named) != 1:
-        yield f"give exactly one of {', '.join(sources)}; got {', '.join(named) or 'none'}"
+        yield (
+            f"give exactly one of {', '.join(sources)}; got {', '.join(named) or 'none'}. Several sources stand "
+            "together in reward_sources"
+        )
+
+
+def check_reward_sources(v: Values) -> Iterator[str]:
+    """Check that several sources add up to a reward, and that the run deletes no model among them."""
+    entries = read_entries(v.reward_sources)
+    if not entries:
+        return
+    yield from find_faults(entries, v.reward_weights)
+    models = [entry.name for entry in entries if entry.is_model]
+    for model in models if v.overwrite_output_dir else ():
+        if Path(model).is_relative_to(v.output_dir):
+            yield f"overwrite_output_dir=true would delete {model} of reward_sources; name another folder"
 
 
 def check_reward_server(v: Values) -> Iterator[str]:
@@ -97,7 +114,8 @@ def check_critic_model(v: Values) -> Iterator[str]:
     yield from find_replaced(v, "reward_critic_model_name_or_path")
     if v.reward_critic_model_name_or_path:
         return
-    if v.critic_init == "reward_model" and not v.reward_model_name_or_path:
+    has_model = any(entry.kind == "model" for entry in read_entries(v.reward_sources)) or v.reward_model_name_or_path
+    if v.critic_init == "reward_model" and not has_model:
         yield (
             "without reward_model_name_or_path the critic needs reward_critic_model_name_or_path to start from, or "
             "critic_init=policy (or scratch)"
@@ -135,6 +153,7 @@ CHECKS: tuple[Check, ...] = (
     check_response_lengths,
     check_minimum_response,
     check_reward_source,
+    check_reward_sources,
     check_reward_server,
     check_critic_model,
     check_models,

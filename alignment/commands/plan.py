@@ -76,7 +76,7 @@ def _plan(options: argparse.Namespace, rest: Sequence[str]) -> int:
     # Degrees that the model does not divide by are named first: no number of devices makes them work.
     problem = "; ".join(layout_problems(job, layout if not problem else _undivided(parsed))) or problem
     machine, limit = _machine_of(options), int(options.memory_gib * GIB)
-    always = (*(f"{name} weights" for name in job.models), *ALWAYS_SHOWN, *([CACHE] if job.generates else []))
+    always = (*map(job.weights_of, job.models), *ALWAYS_SHOWN, *([CACHE] if job.generates else []))
     fits = not problem and _judge(evaluate(job, layout, machine), machine, options, always)
     if problem:
         print(f"the layout asked for does not work on {options.gpus} devices: {problem}\n")

@@ -15,7 +15,7 @@ from alignment.loops.rollout_engine import RolloutEngine
 from alignment.records import Rollout
 from alignment.rollout.collector import Collector
 from alignment.rollout.judge import Judge
-from alignment.rollout.metrics import kl_by_row
+from alignment.rollout.metrics import describe_sources, kl_by_row
 from alignment.telemetry.tables import print_table
 
 Evaluation = tuple[dict[str, float], list[dict[str, Any]]]
@@ -63,6 +63,7 @@ class PromptEvaluation:
             "eval/mean_generated_length": float(rollout.response_lengths.mean()),
             "eval/eos_rate": float(np.mean(stopped)),
         }
+        metrics |= {f"eval/{name}": value for name, value in describe_sources(rollout).items()}
         if rollout.ref_logprobs is not None:
             metrics["eval/kl_divergence"] = float(kl_by_row(rollout).mean())
         return metrics

@@ -131,7 +131,9 @@ def _write_run(folder: Path, parsed: Parsed, job: Job) -> Path:
 def _on_policy_arguments(folder: Path, job: Job) -> dict[str, Any]:
     """Return the arguments for an iteration with full-length responses and one more update."""
     critic = {"reward_critic_model_name_or_path": str(folder / "critic")} if job.critic is not None else {}
-    if job.reward is None:
+    if job.other_rewards:
+        rewards = {"reward_sources": json.dumps([_written_source(folder, job, role) for role in job.other_rewards])}
+    elif job.reward is None:
         rewards = {"reward_function": "alignment.planner.trial:constant_reward"}
     else:
         rewards = {"reward_model_name_or_path": str(folder / "reward")}
@@ -145,6 +147,11 @@ def _on_policy_arguments(folder: Path, job: Job) -> dict[str, Any]:
         "max_steps": job.iteration_rows // (job.rows_per_batch * job.micro_batches) + 1,
         "ptx_coeff": 1.0 if job.with_ptx else 0.0,
     }
+
+
+def _written_source(folder: Path, job: Job, role: str) -> dict[str, Any]:
+    own = {"batch_size": job.source_rows[role]} if role in job.source_rows else {}
+    return {"name": str(folder / role), **own}
 
 
 def _offline_arguments(folder: Path, job: Job) -> dict[str, Any]:

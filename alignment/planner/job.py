@@ -7,11 +7,13 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from alignment.architecture.adapter import Adapter
 from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.layout import Layout, rollout_layout
 from alignment.arguments.keys.critic import CriticArguments
+from alignment.arguments.keys.reward_source import RewardSourceArguments
 from alignment.arguments.keys.training import TrainingArguments
 from alignment.arguments.parsed import Parsed
 from alignment.errors import ArgumentError
@@ -37,6 +39,10 @@ class Job:
     """None: the run has no critic."""
     reward: DecoderConfig | None
     """None: rewards come from a function or service, or nothing is scored."""
+    other_rewards: Mapping[str, DecoderConfig] = field(default_factory=dict)
+    """Score models among several reward sources, by role."""
+    source_rows: Mapping[str, int] = field(default_factory=dict)
+    """Rows per forward pass of those with a batch size of their own, by role."""
     half: bool
     """Whether weights are bfloat16 with float32 masters."""
     length: int
@@ -113,8 +119,12 @@ class Job:
         """The models of the run by role, in display order."""
         reference = (self.own_reference or self.policy) if self.has_reference else None
         trained = {"policy": self.policy, "critic": self.critic}
-        roles = {**trained, "reference": reference, "teacher": self.teacher, "reward": self.reward}
-        return {role: config for role, config in roles.items() if config is not None}
+        frozen = {"reference": reference, "teacher": self.teacher, "reward": self.reward, **self.other_rewards}
+        return {role: config for role, config in {**trained, **frozen}.items() if config is not None}
+
+    def weights_of(self, role: str) -> str:
+        """Return under what the weights of ``role`` are counted: several reward models are one component."""
+        return f"{'reward' if role in self.other_rewards else role} weights"
 
     @property
     def generates(self) -> bool:
@@ -164,6 +174,7 @@ def read_job(parsed: Parsed, *, device: str) -> Job:
         adapters=plan_adapters(parsed, {"policy": policy, "critic": critic}),
         four_bit=parsed.adapter.load_in_4bit,
         reward=read_shape(reward, "reward_model_name_or_path") if reward else None,
+        **_read_sources(source),
         half=training.weight_dtype(device) == "bfloat16",
         length=data.max_length,
         response=response,
@@ -192,6 +203,15 @@ def read_job(parsed: Parsed, *, device: str) -> Job:
         rollout_kv_type=on_policy.rollout_kv_type or training.weight_dtype(device),
         rollout_kv_memory=on_policy.rollout_kv_memory,
     )
+
+
+def _read_sources(source: RewardSourceArguments) -> dict[str, Any]:
+    """Return ``other_rewards`` and ``source_rows`` of a job."""
+    models = {f"reward-{entry.log_as}": entry for entry in source.entries if entry.is_model}
+    return {
+        "other_rewards": {role: read_shape(entry.name, "reward_sources") for role, entry in models.items()},
+        "source_rows": {role: entry.batch_size for role, entry in models.items() if entry.batch_size > 0},
+    }
 
 
 def planned_batches(training: TrainingArguments, length: int) -> tuple[int, int]:

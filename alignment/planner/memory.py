@@ -7,6 +7,7 @@ counts host memory: what ``offload_level`` moved there, the fused engine, and th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -110,7 +111,8 @@ class StageMemory:
     def _forward(self, name: str, *, left: Sequence[str]) -> Iterator[Moment]:
         """Yield the moments of a pass of model ``name`` without gradients; the heads of ``left`` are gathered."""
         job, model = self._job, self._models[name]
-        count = {"reward": job.reward_rows, "critic": job.value_rows}.get(name, job.logprob_rows)
+        scores = dict.fromkeys(("reward", *job.other_rewards), job.reward_rows) | job.source_rows
+        count = {**scores, "critic": job.value_rows}.get(name, job.logprob_rows)
         step = model.one_pass(count)
         needed = step.forward_only
         head = model.head(count * job.response, is_scaled=job.is_scaled)
@@ -156,8 +158,11 @@ class StageMemory:
         trained = [model for model in models if model.is_trained]
         stepping = [m for m in trained if "optimizer" not in self._job.offloaded or (steps and m.name in used)]
         stays = "train_model" not in self._job.offloaded
+        weights: Counter[str] = Counter()
+        for model in here:
+            weights[self._job.weights_of(model.name)] += model.weights
         device = {
-            **{f"{model.name} weights": model.weights for model in here},
+            **weights,
             "optimizer": sum(model.optimizer for model in stepping),
             "gathered weights": self._frozen_heads if whole is None else whole,
             **self._taught,

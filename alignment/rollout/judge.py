@@ -26,7 +26,7 @@ class Judge:
     critic: ModelRunner | None
     scorer: Scorer
     normalize: Callable[[np.ndarray], np.ndarray] | None
-    """Normalises raw rewards [N], and may update its statistics with them; None: rewards stay raw."""
+    """Normalises raw rewards (``Scores.columns``), and may update its statistics with them; None: they stay raw."""
     logprob_rows: int
     """Rows per forward pass of policy and reference."""
     value_rows: int
@@ -55,6 +55,8 @@ class Judge:
             raw_scores=scores.values,
             scores=self._normalized(scores),
             valid=scores.valid,
+            source_scores=scores.by_source,
+            score_notes=scores.notes,
             old_logprobs=old,
             entropy=entropy,
             ref_logprobs=reference,
@@ -66,9 +68,9 @@ class Judge:
         if self.normalize is None:
             return scores.values
         if scores.valid is None:
-            return self.normalize(scores.values)
+            return self.normalize(scores.columns)
         values = np.zeros_like(scores.values)
-        values[scores.valid] = self.normalize(scores.values[scores.valid])
+        values[scores.valid] = self.normalize(scores.columns[scores.valid])
         return values
 
 

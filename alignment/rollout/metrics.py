@@ -22,6 +22,7 @@ def describe_experience(experience: Experience) -> dict[str, Metric]:
     """Return the metrics of one judged rollout; names under ``train/`` are the reference suite's."""
     rollout = experience.rollout
     metrics = _rewards(experience) | _lengths(rollout) | _advantages(experience) | dict(experience.metrics)
+    metrics |= describe_sources(rollout)
     metrics["policy/entropy"] = _token_mean(rollout.entropy, rollout)
     if rollout.ref_logprobs is not None:
         metrics |= _kl(rollout)
@@ -53,6 +54,18 @@ def _rewards(experience: Experience) -> dict[str, Any]:
         "reward/length_correlation": pearson(paddle.to_tensor(raw), paddle.to_tensor(lengths)),
         "reward/masked_rows": (~rows).sum(),
     }
+
+
+def describe_sources(rollout: Rollout) -> dict[str, float]:
+    """Return mean, spread and failures of each of several reward sources, over the rows that it scored, and notes."""
+    metrics = {}
+    for source, scores in rollout.source_scores.items():
+        scored = scores[np.isfinite(scores)]
+        metrics[f"reward/{source}_mean"] = float(scored.mean())
+        metrics[f"reward/{source}_std"] = float(scored.std())
+        metrics[f"reward/{source}_failed_share"] = 1 - len(scored) / len(scores)
+    valid = rollout.valid_rows
+    return metrics | {f"reward/{note}_share": float(rows[valid].mean()) for note, rows in rollout.score_notes.items()}
 
 
 def _kl(rollout: Rollout) -> dict[str, Any]:

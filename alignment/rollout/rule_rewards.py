@@ -1,4 +1,4 @@
-"""Rule-based rewards: 1 for a correct answer, else 0."""
+"""Rule-based rewards: functions to name in ``reward_function`` or ``reward_sources``."""
 
 from __future__ import annotations
 
@@ -21,6 +21,13 @@ def gsm8k(inputs: Sequence[Any], responses: Sequence[str], labels: Sequence[str 
         float(_solution(response) == _expected(label, row))
         for row, (response, label) in enumerate(zip(responses, labels, strict=True))
     ]
+
+
+def excess_words(
+    inputs: Sequence[Any], responses: Sequence[str], labels: Sequence[str | None], *, limit: int
+) -> list[float]:
+    """Return minus the number of words that each response has beyond ``limit``."""
+    return [-float(max(0, len(response.split()) - limit)) for response in responses]
 
 
 def _solution(text: str) -> str | None:

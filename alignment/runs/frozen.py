@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 import json
@@ -67,13 +68,16 @@ def frozen_tokenizer(place: str, tokenizer: Tokenizer, template: str, *, owner: 
     return found
 
 
-def frozen_function(function: Callable[..., Any] | None) -> list[FrozenInput]:
-    """Return the file of the reward ``function``, if there is one and Python knows its file."""
-    try:
-        place = inspect.getsourcefile(function)
-        return [FrozenInput("the file of reward_function", place, hash_file(Path(place)), may_change=True)]
-    except (TypeError, OSError):
-        return []
+def frozen_functions(functions: Sequence[Callable[..., Any]]) -> list[FrozenInput]:
+    """Return the file of each reward function whose file Python knows, once."""
+    found: dict[str, FrozenInput] = {}
+    for function in functions:
+        with contextlib.suppress(TypeError, OSError):
+            place = inspect.getsourcefile(function)
+            name = "the file of reward_function" if not found else f"file {len(found) + 1} of reward functions"
+            if place not in found:
+                found[place] = FrozenInput(name, place, hash_file(Path(place)), may_change=True)
+    return list(found.values())
 
 
 def frozen_part(launch: Launch, find: Callable[[], Sequence[FrozenInput]]) -> StatePart:

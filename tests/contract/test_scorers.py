@@ -15,6 +15,7 @@ from alignment.errors import NotFiniteError, RewardError
 from alignment.parallel.build_runner import build_runner
 from alignment.parallel.topology import Topology
 from alignment.records import Rollout
+from alignment.rollout.rewards.combined import CombinedScorer, RewardSource
 from alignment.rollout.rewards.reward_service import HttpReward
 from alignment.rollout.rewards.scorers import FailurePolicy, ModelScorer, TextScorer
 from tests.tiny_models import tiny_score
@@ -92,7 +93,16 @@ def model_scorer(damaged):
     yield ModelScorer(runner, sequences, rows_per_batch=3)
 
 
-SCORERS = {"function": function_scorer, "service": service_scorer, "model": model_scorer}
+def combined_scorer(damaged):
+    """A model and a function, one of which is damaged."""
+    (model,), (function,) = model_scorer(False), function_scorer(damaged)
+    sources = [("model", model, 2.0), ("function", function, -0.5)]
+    yield CombinedScorer([RewardSource(log_as=name, scorer=one, factor=factor) for name, one, factor in sources])
+
+
+SCORERS = {
+    "function": function_scorer, "service": service_scorer, "model": model_scorer, "combined": combined_scorer
+}  # fmt: skip
 
 
 @pytest.fixture(params=SCORERS)

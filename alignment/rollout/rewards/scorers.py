@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -32,6 +33,15 @@ class Scores(NamedTuple):
     """[N] float32."""
     valid: np.ndarray | None
     """[N] bool, False in groups masked because their reward failed; None: all valid."""
+    by_source: Mapping[str, np.ndarray] = MappingProxyType({})
+    """Of several sources: the raw scores of each, [N] float32, NaN where it failed."""
+    notes: Mapping[str, np.ndarray] = MappingProxyType({})
+    """What a source says of rows besides their scores, [N] float32 each, to be logged (timeouts, for example)."""
+
+    @property
+    def columns(self) -> np.ndarray:
+        """What is normalised: values [N], or the scores of several sources [N, sources]."""
+        return np.stack(list(self.by_source.values()), axis=1) if self.by_source else self.values
 
 
 class Scorer(Protocol):

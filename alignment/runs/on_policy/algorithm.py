@@ -39,7 +39,7 @@ def critic_name(parsed: Parsed) -> str | None:
     """Return the folder or name that the critic starts from, or whose shape it has; None without a critic."""
     if "critic" not in parsed.groups:
         return None
-    start = parsed.reward_source.reward_model_name_or_path
+    start = parsed.reward_source.first_model
     if parsed.critic.critic_init != "reward_model":
         start = parsed.on_policy.actor_model_name_or_path
     return parsed.critic.reward_critic_model_name_or_path or start

@@ -1,12 +1,17 @@
-"""The source of rewards and their normalisation."""
+"""The sources of rewards and their normalisation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from alignment.arguments.rewards.entries import RewardEntry
+from alignment.models.decoder.score_model import ScoreModel
+from alignment.rollout.rewards.combined import CombinedScorer, RewardSource
 from alignment.rollout.rewards.reward_normalization import RunningRewardNormalizer
 from alignment.rollout.rewards.reward_service import HttpReward
 from alignment.rollout.rewards.scorers import FailurePolicy, ModelScorer, Scorer, TextScorer
@@ -18,49 +23,102 @@ from alignment.runs.placed import place_frozen
 from alignment.runs.state import StatePart
 from alignment.telemetry import log
 
+Normalize = Callable[[np.ndarray], np.ndarray]
+
 
 def build_scorer(launch: Launch, roles: Roles) -> Scorer:
-    """Return the reward model, function or service that the arguments name."""
+    """Return the reward model, function or service that the arguments name, or the sum of several."""
     source = launch.parsed.reward_source
+    if source.entries:
+        return CombinedScorer([_build_source(launch, roles, entry) for entry in source.entries])
     if roles.reward is not None:
-        rows = source.per_device_reward_batch_size
-        rows = rows if rows > 0 else launch.parsed.training.per_device_train_batch_size
-        offload = "freeze_model" in launch.parsed.parallel.offloaded
-        runner = place_frozen("reward", roles.reward, launch.topology, offload=offload)
-        averages = roles.reward.options.score_form == "average"
-        starts = roles.sequences.starts if averages else None
-        return ModelScorer(runner, roles.sequences, rows_per_batch=rows, starts=starts)
-    world = launch.topology.world
-    policy = FailurePolicy(retries=source.reward_retries, on_failure=source.on_reward_failure)
+        return _score_with_model(launch, "reward", roles.reward, roles.sequences)
     if source.use_rm_server:
-        call: Any = HttpReward(source.reward_server, timeout_seconds=source.reward_timeout)
-        return TextScorer(
-            call, roles.tokenizer, name=f"reward service {source.reward_server}", policy=policy, world=world
-        )
-    function = load_function(source.reward_function, launch.parsed.base_dir)
+        return _score_with_service(launch, roles, source.reward_server)
+    return _score_with_function(launch, roles, source.reward_function)
+
+
+def build_normalizer(launch: Launch, roles: Roles, scorer: Scorer) -> tuple[Normalize | None, StatePart | None]:
+    """Return the normaliser of raw rewards and its state to save.
+
+    A reward model with saved statistics is normalised by them, other sources by running statistics of this run. A
+    reward model whose config.json says ``do_normalize`` is always normalised. Of several sources each is normalised
+    alone, before its weight.
+    """
+    if isinstance(scorer, CombinedScorer):
+        return scorer.normalize, StatePart(scorer.state, scorer.load_state)
+    normalize = _choose_normalizer("the reward model", roles.reward, asked=launch.parsed.reward_source.normalize_reward)
+    if isinstance(normalize, RunningRewardNormalizer):
+        return normalize, StatePart(normalize.state, normalize.load_state)
+    return normalize, None
+
+
+def _choose_normalizer(name: str, model: ScoreModel | None, *, asked: bool) -> Normalize | None:
+    if not asked:
+        if model is None or not (model.options.do_normalize and model.has_statistics):
+            return None
+        log.info(f"the config.json of {name} sets do_normalize: rewards are normalised by its statistics")
+    if model is not None and model.has_statistics:
+        return model.normalize_scores
+    log.info("normalize_reward: the reward source has no statistics; running statistics of this run are used")
+    return RunningRewardNormalizer()
+
+
+def _build_source(launch: Launch, roles: Roles, entry: RewardEntry) -> RewardSource:
+    asked = launch.parsed.reward_source.normalize_reward if entry.normalize is None else entry.normalize
+    loaded = roles.rewards.get(entry.log_as)
+    return RewardSource(
+        log_as=entry.log_as,
+        scorer=BUILDERS[entry.kind](launch, roles, entry),
+        factor=entry.factor,
+        normalize=_choose_normalizer(entry.log_as, loaded and loaded.model, asked=asked),
+    )
+
+
+def _build_model(launch: Launch, roles: Roles, entry: RewardEntry) -> Scorer:
+    model, sequences = roles.rewards[entry.log_as]
+    return _score_with_model(launch, entry.log_as, model, sequences, rows=entry.batch_size)
+
+
+def _build_function(launch: Launch, roles: Roles, entry: RewardEntry) -> Scorer:
+    return _score_with_function(launch, roles, entry.name, entry.options)
+
+
+def _build_service(launch: Launch, roles: Roles, entry: RewardEntry) -> Scorer:
+    return _score_with_service(launch, roles, entry.name)
+
+
+BUILDERS: Mapping[str, Callable[[Launch, Roles, RewardEntry], Scorer]] = MappingProxyType(
+    {"model": _build_model, "cost": _build_model, "function": _build_function, "service": _build_service}
+)
+"""Builds the scorer of a source of ``reward_sources``, by kind (``arguments.rewards.entries.KINDS``)."""
+
+
+def _score_with_model(launch: Launch, name: str, model: ScoreModel, sequences: Any, *, rows: int = -1) -> ModelScorer:
+    sizes = (rows, launch.parsed.reward_source.per_device_reward_batch_size)
+    rows = next((size for size in sizes if size > 0), launch.parsed.training.per_device_train_batch_size)
+    runner = place_frozen(name, model, launch.topology, offload="freeze_model" in launch.parsed.parallel.offloaded)
+    starts = sequences.starts if model.options.score_form == "average" else None
+    return ModelScorer(runner, sequences, rows_per_batch=rows, starts=starts)
+
+
+def _score_with_service(launch: Launch, roles: Roles, address: str) -> TextScorer:
+    call = HttpReward(address, timeout_seconds=launch.parsed.reward_source.reward_timeout)
+    return _score_text(launch, roles, call, f"reward service {address}")
+
+
+def _score_with_function(
+    launch: Launch, roles: Roles, path: str, options: Mapping[str, Any] = MappingProxyType({})
+) -> TextScorer:
+    function = partial(load_function(path, launch.parsed.base_dir), **options)
 
     def score(batch: TextBatch) -> Any:
         return function(batch.inputs, batch.responses, batch.labels)
 
-    return TextScorer(
-        score, roles.tokenizer, name=f"reward function {source.reward_function}", policy=policy, world=world
-    )
+    return _score_text(launch, roles, score, f"reward function {path}")
 
 
-def build_normalizer(
-    launch: Launch, roles: Roles
-) -> tuple[Callable[[np.ndarray], np.ndarray] | None, StatePart | None]:
-    """Return the normaliser of raw rewards and its state to save.
-
-    A reward model with saved statistics is normalised by them, other sources by running statistics of this run. A
-    reward model whose config.json says ``do_normalize`` is always normalised.
-    """
-    if not launch.parsed.reward_source.normalize_reward:
-        if roles.reward is None or not (roles.reward.options.do_normalize and roles.reward.has_statistics):
-            return None, None
-        log.info("the reward model's config.json sets do_normalize: rewards are normalised by its statistics")
-    if roles.reward is not None and roles.reward.has_statistics:
-        return roles.reward.normalize_scores, None
-    log.info("normalize_reward: the reward source has no statistics; running statistics of this run are used")
-    running = RunningRewardNormalizer()
-    return running, StatePart(running.state, running.load_state)
+def _score_text(launch: Launch, roles: Roles, call: Callable[[TextBatch], Any], name: str) -> TextScorer:
+    source = launch.parsed.reward_source
+    policy = FailurePolicy(retries=source.reward_retries, on_failure=source.on_reward_failure)
+    return TextScorer(call, roles.tokenizer, name=name, policy=policy, world=launch.topology.world)

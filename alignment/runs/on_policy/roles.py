@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from alignment.data.encode import Encoder
-from alignment.data.templates import template_name
 from alignment.errors import ArgumentError
 from alignment.models.config import read_config, read_config_dict
 from alignment.models.decoder.decoder import CausalLM
@@ -22,20 +20,23 @@ from alignment.models.folders.hub import (
     random_score_model,
     resolve_model_folder,
 )
-from alignment.models.folders.sequence_ends import padding_warning, sequence_ends
 from alignment.models.tokenizer.tokenizer import Tokenizer, load_tokenizer
-from alignment.models.tokenizer.trained_template import describe_template, template_warning
-from alignment.rollout.rewards.retokenize import BeforePadding, Retokenized, SameTokens
 from alignment.rollout.rewards.user_code import load_function
 from alignment.rollout.rollout_weights import check_rollout
 from alignment.runs.adapters import adapt, frozen_base, trained_placement
-from alignment.runs.datasets import encode_options
-from alignment.runs.frozen import FrozenInput, frozen_function, frozen_model, frozen_part, frozen_tokenizer
+from alignment.runs.frozen import FrozenInput, frozen_functions, frozen_model, frozen_part, frozen_tokenizer
 from alignment.runs.launch import Launch
 from alignment.runs.models import adopt, check_layout, freeze, resumed_folder, starting_tokenizer, warn_of_template
 from alignment.runs.on_policy.algorithm import ChosenAlgorithm, critic_name
+from alignment.runs.on_policy.reward_models import (
+    LoadedReward,
+    check_rewards,
+    choose_sequences,
+    frozen_rewards,
+    load_rewards,
+    reward_folders,
+)
 from alignment.runs.state import StatePart
-from alignment.telemetry import log
 
 _NEW_CRITIC = ScoreOptions(score_type="critic")
 
@@ -53,6 +54,8 @@ class Roles:
     reward: ScoreModel | None
     sequences: Any
     """Converts a rollout to the reward model's token ids."""
+    rewards: Mapping[str, LoadedReward]
+    """The score models among several reward sources, by the word under which they are logged."""
     frozen: StatePart
     """The inputs that a resumed run must find unchanged."""
 
@@ -84,27 +87,33 @@ class RoleFolders(NamedTuple):
 
 def load_roles(launch: Launch) -> Roles:
     """Load the models that the algorithm needs; trained ones come from the checkpoint when resuming."""
-    function = launch.parsed.reward_source.reward_function
-    # Fail early: reading models and data takes minutes. The scorer loads it again.
-    scores = load_function(function, launch.parsed.base_dir) if function else None
-    folders = RoleFolders.of(launch)
+    source = launch.parsed.reward_source
+    # Fail early: reading models and data takes minutes. The scorers load them again.
+    named = [source.reward_function, *(entry.name for entry in source.entries if entry.kind == "function")]
+    functions = [load_function(name, launch.parsed.base_dir) for name in filter(None, named)]
+    folders, sources = RoleFolders.of(launch), reward_folders(launch)
     tokenizer = starting_tokenizer(launch, folders.actor)
     check_folders(launch, folders, tokenizer)
+    check_rewards(launch, sources)
     policy = resumed_folder(launch, "policy", folders.actor)
     critic = folders.critic and resumed_folder(launch, CRITIC_FOLDER, folders.critic)
     bases = find_bases(launch, folders)
-    inputs = [*bases, *frozen_function(scores)]
-    frozen = frozen_part(launch, lambda: [*find_frozen(launch, folders, tokenizer), *inputs])
+    inputs = [*bases, *frozen_functions(functions)]
+    frozen = frozen_part(
+        launch, lambda: [*find_frozen(launch, folders, tokenizer), *frozen_rewards(launch, sources), *inputs]
+    )
     options = {"dtype": launch.dtype, "placement": Placement.of(launch.topology)}
-    source = launch.parsed.reward_source
     head = StoredHead(source.value_head_prefix, source.reward_attribute_weights)
     trained = options | {"placement": trained_placement(launch)}
     has_reference = ChosenAlgorithm.of(launch.parsed).needs_reference and not bases
     roles = Roles(
         tokenizer=tokenizer,
-        sequences=choose_sequences(launch, tokenizer, folders) if folders.reward else None,
+        sequences=choose_sequences(launch, tokenizer, reward=folders.reward, actor=folders.actor)
+        if folders.reward
+        else None,
         # Before the critic, which may share the folder and accepts a missing score head.
         reward=freeze(load_score_model(folders.reward, stored_head=head, **options)) if folders.reward else None,
+        rewards=load_rewards(launch, tokenizer, sources, actor=folders.actor),
         policy=load_causal_lm(policy, tokenizer=tokenizer, **trained),
         reference=freeze(load_causal_lm(folders.actor, tokenizer=tokenizer, **options)) if has_reference else None,
         critic=start_critic(launch, critic, tokenizer, head, **trained) if critic else None,
@@ -215,41 +224,3 @@ def require_same_tokenizer(tokenizer: Tokenizer, critic: str) -> None:
             "it reads the policy's token ids, so both must be the same. Name a critic of the policy's family in "
             "reward_critic_model_name_or_path (the reward model itself may differ)"
         )
-
-
-def choose_sequences(launch: Launch, tokenizer: Tokenizer, folders: RoleFolders) -> Any:
-    """Return how rollouts are passed to the reward model: unchanged, or in its own tokens."""
-    reward, source = folders.reward, launch.parsed.reward_source
-    own, config = load_tokenizer(reward), read_config(reward)
-    line = padding_warning(reward, config, own)
-    if line is not None and not source.score_before_padding:
-        log.warn(line)
-    sequences = _in_its_tokens(launch, tokenizer, own, folders)
-    if not source.score_before_padding:
-        return sequences
-    if config.pad_token_id is None:
-        raise ArgumentError(f"score_before_padding=true, but config.json in {reward} names no pad_token_id")
-    return BeforePadding(sequences, config.pad_token_id)
-
-
-def _in_its_tokens(launch: Launch, tokenizer: Tokenizer, own: Tokenizer, folders: RoleFolders) -> Any:
-    """Return the conversion of rollouts to ids of the reward model, whose tokenizer is ``own``."""
-    reward, data = folders.reward, launch.parsed.data
-    same_template = data.template != "tokenizer" or own.chat_template in (None, tokenizer.chat_template)
-    # Rollouts may contain ids beyond the tokenizer; a smaller embedding than the policy's lacks them.
-    is_wide = read_config(reward).vocab_size >= read_config(folders.actor).vocab_size
-    if own.fingerprint() == tokenizer.fingerprint() and same_template and is_wide:
-        config = check_fit(reward, own, max_length=data.max_length)
-        warn_of_template(launch, reward, config, tokenizer)
-        end = Encoder(tokenizer, encode_options(launch).template).end_id
-        return SameTokens(sequence_ends(read_config(folders.actor), tokenizer, end), end)
-    config = check_fit(reward, own, max_length=1)
-    template = data.template if data.template != "tokenizer" or own.chat_template else "none"
-    log.info(
-        "the reward model has another tokenizer, another chat template or a smaller vocabulary: responses are "
-        f"re-encoded with its template ({template})"
-    )
-    line = template_warning(reward, config, own, describe_template(template, own))
-    if line is not None:
-        log.warn(line)
-    return Retokenized(tokenizer, Encoder(own, template_name(template)), max_tokens=config.longest_sequence)

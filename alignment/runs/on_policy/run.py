@@ -74,7 +74,7 @@ class OnPolicyRun:
         )
         self._reference = self._place_reference()
         self._scorer = build_scorer(launch, roles)
-        self._normalize, normalizer_part = build_normalizer(launch, roles)
+        self._normalize, normalizer_part = build_normalizer(launch, roles, self._scorer)
         restrictions = describe_restrictions(launch.parsed.generation)
         if restrictions is not None:
             log.info(restrictions)

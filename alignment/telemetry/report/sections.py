@@ -20,6 +20,8 @@ REWARD_SOURCE = (
     "reward_function",
     "use_rm_server",
     "reward_server",
+    "reward_sources",
+    "reward_weights",
 )
 """Keys that say where rewards come from."""
 

@@ -14,6 +14,7 @@ MODEL = {"reward_model_name_or_path": "{reward}"}
 FUNCTION = {"reward_model_name_or_path": None, "reward_function": "{function.py}:score"}
 FUNCTION |= {"reward_critic_model_name_or_path": "{reward}"}
 SERVER = {"reward_model_name_or_path": None, "reward_critic_model_name_or_path": "{reward}", "use_rm_server": True}
+SEVERAL = {"reward_model_name_or_path": None, "reward_sources": "{reward},{function.py}:score,http://localhost:9/score"}
 SERVER |= {"reward_server": "http://localhost:9/score"}
 
 
@@ -119,6 +120,17 @@ REWARDS = (
         "reward_attribute_weights", [1.0, -2.0],
         lambda r: [r.call("runs.on_policy.roles.load_score_model", n)["stored_head"].weights for n in (0, 1)],
         [(1.0, -2.0)] * 2, with_={"reward_model_name_or_path": "{two scores}"}, alone=True,
+    ),
+    _row(
+        "reward_sources", SEVERAL["reward_sources"],
+        lambda r: [(type(s.scorer).__name__, s.log_as, s.factor) for s in _scorer(r).sources][1:]
+        + [_scorer(r).sources[0].scorer._runner.model.kind],
+        [("TextScorer", "score", 1.0), ("TextScorer", "localhost", 1.0), "score"],
+        with_={"reward_model_name_or_path": None}, alone=True,
+    ),
+    _row(
+        "reward_weights", [2.0, -0.5, 0.0], lambda r: [s.factor for s in _scorer(r).sources], [2.0, -0.5, 0.0],
+        with_=SEVERAL, alone=True,
     ),
     _row("normalize_reward", True, _normalized, (True, False), with_=EVALUATED),
 )  # fmt: skip

@@ -29,6 +29,10 @@ def _service(name: str, address: object, *says: str) -> Case:
     return Case(f"service: {name}", "ppo", given, says)
 
 
+def _sources(name: str, written: object, *says: str, **given: object) -> Case:
+    return Case(f"sources: {name}", "ppo", {**NO_MODEL, "reward_sources": written, **given}, says)
+
+
 REWARD_CASES = (
     _function("raises", "rewards.py:raises", "KeyError: 'boom'", "rewards.py, line 2"),
     _function("leaves", "rewards.py:leaves", "rewards.py, line 3"),
@@ -50,4 +54,13 @@ REWARD_CASES = (
     _service("has no host", "http:///score", "http:///score"),
     _service("has a port that is none", "http://127.0.0.1:port/", "reward_server"),
     Case("two sources", "ppo", {"reward_function": "m:f"}, ("got reward_model_name_or_path, reward_function",)),
+    _sources("beside one source", ["json:loads"], "got reward_function, reward_sources", reward_function="json:loads"),
+    _sources("none", [], "reward_sources names no source"),
+    _sources("an unknown field", [{"name": "json:loads", "wieght": 1}], "'wieght'", "did you mean 'weight'"),
+    _sources("weights that cancel", [{"name": "json:loads"}, {"name": "json:loads", "weight": -1}], "1 and -1 cancel"),
+    _sources("no weight", ["json:loads"], "all weights of reward_sources are 0", reward_weights=[0]),
+    _sources("a weight too many", ["json:loads"], "2 numbers", "1 sources", reward_weights=[1, 2]),
+    _sources("a cost added", [{"name": "{reward}", "kind": "cost", "weight": -1}], "a cost is subtracted"),
+    _sources("a model that is not there", ["./absent"], "source 1 of 1", "'./absent' does not exist"),
+    _sources("options it does not take", [{"name": "json:loads", "options": {"b": 1}}], "TypeError", max_steps=1),
 )

@@ -180,3 +180,14 @@ def test_an_average_of_the_policy_takes_four_bytes_a_number_of_the_host():
     sharded = Layout(sharding=4, sharding_stage=3)
     moment = phase_memory(big_job(keeps_average=True), sharded, everywhere)["update"]
     assert moment.host["averaged weights"] == moment.device["policy weights"], "in stage 3 the rows of this process"
+
+
+def test_several_reward_models_are_counted_together_each_with_its_own_rows():
+    one, other = make_config(), make_config(hidden_size=128, num_attention_heads=8)
+    alone = [phase_memory(make_job(reward=config), Layout(), on_device)["score"] for config in (one, other)]
+    job = make_job(reward=None, other_rewards={"reward-a": one, "reward-b": other}, source_rows={"reward-b": 64})
+    together = phase_memory(job, Layout(), on_device)["score"]
+    assert together.device["reward weights"] == sum(moment.device["reward weights"] for moment in alone)
+    assert together.name == "reward-b forward", "it has the largest batch"
+    offloaded = make_job(reward=None, other_rewards=dict(job.other_rewards), offloaded=frozenset({"freeze_model"}))
+    assert phase_memory(offloaded, Layout(), on_device)["update"].device.get("reward weights", 0) == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from alignment.errors import RewardError
-from alignment.rollout.rule_rewards import gsm8k
+from alignment.rollout.rule_rewards import excess_words, gsm8k
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,7 @@ def test_rewards(response, label, reward):
 def test_a_row_without_an_answer_is_an_error_and_no_zero(label):
     with pytest.raises(RewardError, match="row 1 has no answer"):
         gsm8k(["q", "q"], ["#### 1", "#### 1"], ["1", label])
+
+
+def test_words_beyond_the_limit_are_counted():
+    assert excess_words(["p"] * 3, ["a b", "a b c d", ""], [None] * 3, limit=2) == [0.0, -2.0, 0.0]

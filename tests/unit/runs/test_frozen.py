@@ -16,7 +16,7 @@ from alignment.rollout.rewards.user_code import load_function
 from alignment.runs.frozen import (
     FROZEN,
     FrozenInput,
-    frozen_function,
+    frozen_functions,
     frozen_model,
     frozen_part,
     frozen_random_model,
@@ -182,14 +182,14 @@ def test_a_run_that_only_evaluates_neither_reads_nor_refuses():
 def test_code_may_be_mended_which_is_said(tmp_path, caplog):
     (tmp_path / "mine.py").write_text("def score(prompts, responses, labels):\n    return [0.0]\n")
     function = load_function("mine.py:score", tmp_path)
-    [before] = frozen_function(function)
+    [before] = frozen_functions([function])
     (tmp_path / "mine.py").write_text("def score(prompts, responses, labels):\n    return [1.0]\n")
-    [after] = frozen_function(function)
+    [after] = frozen_functions([function])
     frozen_part(launch(written(before)), lambda: [after])
     assert caplog.messages == [
         f"the file of reward_function ({tmp_path}/mine.py) has changed since out/checkpoint-4 was written"
     ]
-    assert frozen_function(len) == frozen_function(None) == []
+    assert frozen_functions([len]) == frozen_functions([]) == []
 
 
 def test_a_checkpoint_keeps_it():

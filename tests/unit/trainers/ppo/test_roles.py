@@ -26,7 +26,8 @@ from alignment.parallel.comms.group import ALONE
 from alignment.records import Rollout
 from alignment.runs import models as trainer_models
 from alignment.runs.on_policy.engines import describe_restrictions, fused_settings, generation_options, unused_keys
-from alignment.runs.on_policy.roles import RoleFolders, check_folders, choose_sequences, find_frozen
+from alignment.runs.on_policy.reward_models import choose_sequences
+from alignment.runs.on_policy.roles import RoleFolders, check_folders, find_frozen
 from alignment.trainers.ppo.arguments import parse_ppo_arguments
 
 SHAPE = dict(
@@ -114,8 +115,13 @@ def test_a_model_takes_over_the_template_and_the_end_of_its_run(start, folders, 
     assert json.loads((folders / "saved" / "generation_config.json").read_text())["eos_token_id"] == [2, 6]
 
 
+def chosen_sequences(start, tokenizer):
+    folders = RoleFolders.of(start)
+    return choose_sequences(start, tokenizer, reward=folders.reward, actor=folders.actor)
+
+
 def sequences(start, tokenizer):
-    chosen = choose_sequences(start, tokenizer, RoleFolders.of(start))
+    chosen = chosen_sequences(start, tokenizer)
     rollout = Rollout(
         prompts=(np.array([5, 6]),),
         responses=(np.array([8, 2]),),
@@ -259,7 +265,7 @@ def test_ids_go_to_the_reward_model_as_they_are_where_it_reads_them_alike_in_eve
     alter(folders / "rm" / "reward")
     caplog.set_level("INFO")
     made = start(chat_template=template)
-    assert type(choose_sequences(made, tokenizer, RoleFolders.of(made))).__name__ == kind
+    assert type(chosen_sequences(made, tokenizer)).__name__ == kind
     assert ("responses are re-encoded with its template" in caplog.text) is (kind == "Retokenized")
 
 
