@@ -35,10 +35,17 @@ class BradleyTerryHyperparameters:
         aliases=("loss",),
         spellings={"sigmoid": "sequence-wise", "last_token": "sequence-wise", "per_sample": "token-wise"},
         inert_when=_NO_PAIRS,
-        refused_when=Case(
-            lambda value, s: value in ("logexp", "average") and s.values.get("objective") == "cost",
-            "a cost model compares sequence-wise or token-wise",
-            "objective is cost and it is logexp or average",
+        refused_when=(
+            Case(
+                lambda value, s: value in ("logexp", "average") and s.values.get("objective") == "cost",
+                "a cost model compares sequence-wise or token-wise",
+                "objective is cost and it is logexp or average",
+            ),
+            Case(
+                lambda value, s: value in ("token-wise", "average") and s.values.get("objective") == "gating",
+                "a gating network weighs the scores at the last token; compare sequence-wise",
+                "objective is gating and it is token-wise or average",
+            ),
         ),
     )
     """Compare the scores at the last token (sequence-wise, also written sigmoid or last_token), or at every token from
@@ -77,11 +84,7 @@ def bradley_terry_loss(
     token-wise loss ``first_difference`` [n] int64, for ``average`` ``answer_starts`` [2n] int64, and for
     ``margin_loss`` ``margin`` [n]. ``denominator``: the number of pairs in the whole update.
     """
-    terms = PairTerms(
-        squares=hyperparameters.regularization * SQUARES_WEIGHT[hyperparameters.regularization_convention],
-        centring=hyperparameters.center_rewards_coefficient or 0.0,
-        margin=fields["margin"] if hyperparameters.uses_margin else None,
-    )
+    terms = _terms(fields, hyperparameters)
     if hyperparameters.loss_type == "average":
         start = fields["answer_starts"][: better_scores.shape[0]]
         better, worse = (
@@ -103,3 +106,26 @@ def bradley_terry_loss(
         denominator=denominator,
     )
     return Loss(loss.value, {**loss.metrics, **preference_metrics(better_end, worse_end, denominator=denominator)})
+
+
+def gated_loss(
+    scores: Tensor,
+    *,
+    fields: Mapping[str, Tensor],
+    hyperparameters: BradleyTerryHyperparameters,
+    denominator: float | Tensor,
+) -> Loss:
+    """Return the sequence-wise loss on the end scores [2n] of n pairs, all better answers first.
+
+    ``fields`` has ``margin`` [n] for ``margin_loss``; ``denominator`` is the number of pairs in the whole update.
+    """
+    better, worse = scores.split(2)
+    return sequence_preference_loss(better, worse, terms=_terms(fields, hyperparameters), denominator=denominator)
+
+
+def _terms(fields: Mapping[str, Tensor], hyperparameters: BradleyTerryHyperparameters) -> PairTerms:
+    return PairTerms(
+        squares=hyperparameters.regularization * SQUARES_WEIGHT[hyperparameters.regularization_convention],
+        centring=hyperparameters.center_rewards_coefficient or 0.0,
+        margin=fields["margin"] if hyperparameters.uses_margin else None,
+    )

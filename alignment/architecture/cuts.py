@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from alignment.architecture.decoder_config import DecoderConfig
-from alignment.architecture.families import EMBEDDING, OUTSIDE, SCORE
+from alignment.architecture.families import EMBEDDING, GATING, OUTSIDE, SCORE
 from alignment.architecture.family import LAYERS, Dimension, Weight
 from alignment.architecture.layout import Layout
 from alignment.architecture.parts import Part, even_cut
@@ -42,11 +42,17 @@ class _Tensor(NamedTuple):
 
 
 def whole_shapes(
-    config: DecoderConfig, kind: str, *, score_bias: bool = False, num_labels: int = 1
+    config: DecoderConfig,
+    kind: str,
+    *,
+    score_bias: bool = False,
+    num_labels: int = 1,
+    gating_sizes: Sequence[int] = (),
 ) -> dict[str, tuple[int, ...]]:
     """Return the shape of every parameter of the whole model, in model order; ``kind`` is one of ``KINDS``.
 
-    ``num_labels`` is the number of scores of a score model.
+    ``num_labels`` is the number of scores of a score model, ``gating_sizes`` are the widths of the layers of its gating
+    network (empty: it has none).
     """
     assert kind in KINDS, kind
     sizes = config.dimensions
@@ -58,6 +64,8 @@ def whole_shapes(
     shapes |= _shapes_of(final, sizes)
     if kind == "score":
         shapes |= _shapes_of(score, {**sizes, "one": num_labels}, has_bias=score_bias)
+        for number, pair in enumerate(zip(gating_sizes, gating_sizes[1:], strict=False)):
+            shapes |= {f"{GATING}{number}.weight": pair, f"{GATING}{number}.bias": pair[1:]}
     elif not config.tie_word_embeddings:
         shapes |= _shapes_of(head, sizes)
     return shapes
@@ -137,6 +145,8 @@ def _find(name: str, config: DecoderConfig) -> _Tensor:
     """Return the entry of the tensor ``name`` in the tables."""
     stem, _, ending = name.rpartition(".")
     weights = OUTSIDE
+    if name.startswith(GATING):  # held whole wherever the score head is
+        stem = SCORE.rpartition(".")[0]
     if name.startswith(LAYERS):
         stem, weights = stem.removeprefix(LAYERS).partition(".")[2], config.family.layer
     return _Tensor(next(weight for weight in weights if weight.name == stem), ending == "bias")

@@ -14,6 +14,8 @@ OUTSIDE = (
 )
 """The weights outside the layers, in every family: score models have ``score``, language models ``head``."""
 EMBEDDING, FINAL_NORM, SCORE, LM_HEAD = (f"{weight.name}.weight" for weight in OUTSIDE)
+GATING = "gating."
+"""Prefix of the numbered layers of a score model's gating network."""
 
 _ATTENTION = (
     Weight("queries", "self_attn.q_proj", ("hidden", "queries"), cut="columns", bias="attention_bias"),

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from alignment.architecture.decoder_config import DecoderConfig
 from alignment.arguments.parsed import Parsed
+from alignment.errors import ArgumentError
+from alignment.fields import show_value
 from alignment.models.config import CONFIG_FILE
 from alignment.ops.pieces import divergence_tensors
 from alignment.planner.job import LANGUAGE_MODELS, Job, plan_adapters, planned_batches, read_shape
@@ -23,6 +25,7 @@ def read_offline_job(trainer: str, parsed: Parsed, *, device: str) -> Job:
     before training of ``precompute_ref_logprobs`` are not included.
     """
     objective, training, length = objective_of(trainer, parsed), parsed.training, parsed.data.max_length
+    _refuse_frozen(parsed)
     samples, micro_batches = planned_batches(training, length * objective.rows_per_sample)
     rows = samples * objective.rows_per_sample
     shape = _starting_shape(parsed, objective)
@@ -57,6 +60,16 @@ def read_offline_job(trainer: str, parsed: Parsed, *, device: str) -> Job:
         offloaded=parsed.parallel.offloaded | ({"freeze_model"} if is_away else set()),
         native=training.use_native_ops and device == "cpu",
     )
+
+
+def _refuse_frozen(parsed: Parsed) -> None:
+    """Refuse a run that trains only what is above a frozen decoder, which needs far less than would be counted."""
+    for key, value in (("objective", "gating"), ("train_head_only", True)):
+        if getattr(parsed.offline, key, None) == value:
+            raise ArgumentError(
+                f"{key}={show_value(value)}: plan counts no runs whose model is frozen below what they train; they "
+                "need the weights once, and little more than a forward pass"
+            )
 
 
 def _passes(parsed: Parsed, objective: OfflineObjective, *, compares: bool, taught: bool) -> tuple[str, ...]:

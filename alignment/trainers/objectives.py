@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from alignment.algorithms.bradley_terry import BradleyTerryHyperparameters, bradley_terry_loss
+from alignment.algorithms.bradley_terry import BradleyTerryHyperparameters, bradley_terry_loss, gated_loss
 from alignment.algorithms.cost_model import cost_model_loss
 from alignment.algorithms.distillation import DistillationHyperparameters, distillation_loss
 from alignment.algorithms.preference.spec import PreferenceAlgorithm
@@ -33,6 +33,7 @@ from alignment.runs.offline.attributes import (
     count_known,
     read_attributes,
 )
+from alignment.runs.offline.gating import GATED, read_gated_scores, settle_lengths
 from alignment.runs.offline.labelled import labelled_batch
 from alignment.runs.offline.loss_evaluation import LossEvaluation
 from alignment.runs.offline.models import POLICY, SCORER
@@ -159,7 +160,16 @@ REGRESSION = OfflineObjective(
     shown=("regression/loss",),
     cards=("eval/loss", "eval/pearson"),
 )
-SCORE_OBJECTIVES = {"reward": REWARD, "cost": COST, "regression": REGRESSION}
+GATING = replace(
+    REWARD,
+    title="gating network of a reward model",
+    model=GATED,
+    read=read_gated_scores,
+    loss=gated_loss,
+    settle_model=settle_lengths,
+    after_update=None,
+)
+SCORE_OBJECTIVES = {"reward": REWARD, "cost": COST, "regression": REGRESSION, "gating": GATING}
 """Value of the key ``objective`` to objective."""
 
 

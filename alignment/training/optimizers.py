@@ -59,9 +59,11 @@ class NamedAdamW:
         self._parts = dict(parts or {})
         self._masters = frozenset(masters)
         decayed = {p.name for name, p in self.parameters.items() if decays(name)}
+        # Paddle refuses an optimizer of nothing, which a pipeline stage has that holds only frozen weights.
+        nothing = [paddle.create_parameter([1], "float32")] if not self.parameters else []
         self._optimizer = paddle.optimizer.AdamW(
             learning_rate=0.0,
-            parameters=list(self.parameters.values()),
+            parameters=[*self.parameters.values(), *nothing],
             beta1=settings.beta1,
             beta2=settings.beta2,
             epsilon=settings.epsilon,

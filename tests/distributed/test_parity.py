@@ -5,10 +5,15 @@ from __future__ import annotations
 import pytest
 
 from alignment.errors import UserError
+from alignment.models.config import read_config
+from alignment.models.decoder.initialise import draw_weights
+from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
 from alignment.models.folders.hub import load_causal_lm
+from alignment.models.folders.saving import save_model
+from alignment.models.tokenizer.tokenizer import load_tokenizer
 from alignment.parity.check import References, check_layout
 from alignment.parity.layouts import LAYOUTS, num_batch_ranks, num_processes
-from alignment.parity.subjects import make_models
+from alignment.parity.subjects import LARGE_STD, make_models
 from alignment.trainers.registered import TRAINERS
 from tests.tiny_models import write_adapter
 
@@ -71,14 +76,40 @@ REWARD_KINDS = {
         "regularization": 0.0,
     },
     "average": {"loss_type": "average", "center_rewards_coefficient": 0.01},
+    "head": {"train_head_only": True, "recompute": True},
+    "gating": {"objective": "gating", "model_name_or_path": "attributes", "gating_hidden_size": 6},
 }
 
 
 @pytest.mark.parametrize("kind", REWARD_KINDS)
 def test_a_kind_of_reward_model_gives_the_numbers_of_one_process(kind, references):
     folder, known = references
-    changes = {**LAYOUTS["TP2xPP2"], **REWARD_KINDS[kind], "max_steps": 3}
-    found = check_layout(folder, known, changes, world_size=4, batch_ranks=1, timeout=300, trainers=["rm"])["rm"]
+    assert_reward_model_agrees(folder, known, kind, "TP2xPP2")
+
+
+@pytest.mark.parametrize("layout", ["PP2 virtual2", "Sh2 stage3 offload"])
+def test_a_gating_network_gives_the_numbers_of_one_process(layout, references):
+    """Whatever the layout, most processes or rows have little or nothing to train: the rest is frozen."""
+    folder, known = references
+    assert_reward_model_agrees(folder, known, "gating", layout)
+
+
+def assert_reward_model_agrees(folder, known, kind, name):
+    """Compare a kind of reward model in a layout; a gating network is put on a model with two attributes."""
+    if not (folder / "attributes").exists():
+        raw = read_config(folder / "reward")
+        model = ScoreModel(raw, ScoreOptions(labels=("a", "b")))
+        draw_weights(model, seed=4, std=LARGE_STD)
+        save_model(folder / "attributes", model, load_tokenizer(folder / "reward"))
+    found = check_layout(
+        folder,
+        known,
+        {**LAYOUTS[name], **REWARD_KINDS[kind], "max_steps": 3},
+        world_size=num_processes(name),
+        batch_ranks=num_batch_ranks(name),
+        timeout=300,
+        trainers=["rm"],
+    )["rm"]
     assert not isinstance(found, UserError), found
     assert found.passes(), found
 

@@ -127,6 +127,8 @@ class Decoder(nn.Layer):
         """``full`` (whole layers), ``full_attn`` (attention blocks) or ``core_attn`` (attention weights)."""
         self.adapter: AdapterState | None = None
         """The adapter of the model; None: it has none (``models.adapters.attach``)."""
+        self.is_frozen = False
+        """Whether only what is above the decoder is trained."""
         self.chunks = placement.layers(config.num_hidden_layers)
         """The layer numbers of each chunk of this stage."""
         self._starts: list[paddle.Tensor] = []
@@ -206,7 +208,8 @@ class Decoder(nn.Layer):
 
     def _embed(self, tokens: _Tokens, plan: SequencePlan) -> paddle.Tensor:
         hidden = self.embed_tokens(paddle.to_tensor(tokens.ids[tokens.real], "int64"), plan.region)
-        if self.adapter is not None and hidden.stop_gradient and paddle.is_grad_enabled():
+        passes_on = self.adapter is not None or (self.is_frozen and self.placement.num_stages > 1)
+        if passes_on and hidden.stop_gradient and paddle.is_grad_enabled():
             # The embedding is frozen: recomputed layers and later stages get gradients only through their input.
             hidden = hidden.detach()
             hidden.stop_gradient = False

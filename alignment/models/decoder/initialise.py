@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Mapping
 
@@ -28,3 +29,9 @@ def draw_weights(model: nn.Layer, *, seed: int, std: float) -> None:
             values = np.full(part.extent, float(name.endswith(".weight")), np.float32)
         with paddle.no_grad():
             parameter.set_value(paddle.to_tensor(values).astype(parameter.dtype))
+
+
+def draw_gating(network: nn.Layer, *, seed: int) -> None:
+    """Draw the layers of a gating network for ReLU (He et al. 2015), so that all of them learn; biases become 0."""
+    for number, layer in enumerate(network.children()):
+        draw_weights(layer, seed=seed + number, std=math.sqrt(2 / layer.weight.shape[0]))

@@ -15,6 +15,7 @@ from alignment.architecture.cuts import whole_shapes
 from alignment.architecture.decoder_config import DecoderConfig
 from alignment.errors import ModelFolderError
 from alignment.models.decoder.decoder import Decoder
+from alignment.models.decoder.gating import GATING, GatingNetwork, GatingOptions
 from alignment.models.decoder.layers import Linear
 from alignment.models.decoder.normalizers import build_normalizer
 from alignment.models.decoder.placement import WHOLE, Placement
@@ -40,15 +41,27 @@ class ScoreOptions:
     normalizer_momentum: float | None = None
     labels: tuple[str, ...] = ()
     """Names of the scores of a model with several (attributes); empty: one score."""
+    gating: GatingOptions | None = None
+    """The network that makes one score of several; None: there is none."""
 
     @property
     def num_labels(self) -> int:
         """The number of scores of each token."""
         return max(1, len(self.labels))
 
+    @property
+    def needs_starts(self) -> bool:
+        """Whether the score of a sequence depends on where its answer starts."""
+        return self.score_form == "average" or self.gating is not None
+
+    def head(self, width: int) -> dict[str, Any]:
+        """Return the sizes of what is above a decoder of ``width``, as ``whole_shapes`` takes them."""
+        sizes = self.gating.sizes(width, self.num_labels) if self.gating else ()
+        return {"score_bias": self.score_bias, "num_labels": self.num_labels, "gating_sizes": sizes}
+
     def to_dict(self) -> dict[str, Any]:
         """Return the keys for config.json; labels are written as in Hugging Face's format."""
-        keys = asdict(self)
+        keys = {name: value for name, value in asdict(self).items() if name != GATING}
         keys["momentum"] = keys.pop("normalizer_momentum")
         names = keys.pop("labels") or ("LABEL_0",)
         by_number = {str(number): name for number, name in enumerate(names)}
@@ -57,6 +70,7 @@ class ScoreOptions:
             "id2label": by_number,
             "label2id": {name: int(number) for number, name in by_number.items()},
             **keys,
+            **({GATING: self.gating.to_dict()} if self.gating else {}),
         }
 
     @classmethod
@@ -70,6 +84,7 @@ class ScoreOptions:
             normalizer_type=raw.get("normalizer_type"),
             normalizer_momentum=raw.get("momentum"),
             labels=_labels(raw),
+            gating=GatingOptions.from_dict(raw.get(GATING)),
         )
 
 
@@ -95,15 +110,17 @@ class ScoreModel(nn.Layer):
         self.placement = placement
         self.adapter: Adapter | None = None
         """What ``models.adapters.attach`` attached."""
-        head = {"score_bias": options.score_bias, "num_labels": options.num_labels}
+        head = options.head(config.hidden_size)
         self.whole_shapes = whole_shapes(config, self.kind, **head)
         """The shape of every parameter of the unsplit model, by name."""
         self.parts = placement.parts(config, self.kind, **head)
         """The part of each parameter that this process holds, by name."""
         self.model = Decoder(config, dtype=dtype, placement=placement)
-        self.score = None
+        self.score = self.gating = None
         if placement.is_last:
             self.score = Linear(config.hidden_size, options.num_labels, bias=options.score_bias, dtype="float32")
+            if options.gating:
+                self.gating = GatingNetwork(options.gating, config.hidden_size, options.num_labels)
         self.normalizer = build_normalizer(options.normalizer_type, options.normalizer_momentum)
         self._unlearned: list[np.ndarray] = []
 
@@ -124,9 +141,21 @@ class ScoreModel(nn.Layer):
     def read_end_scores(self, batch: TokenBatch) -> paddle.Tensor:
         """Return the raw score [n] (or scores [n, k]) of each row.
 
-        A model that averages needs the field ``answer_starts`` [n]: the position of each answer's first token.
+        A model that averages or has a gating network needs the field ``answer_starts`` [n]: the position of each
+        answer's first token.
         """
-        return self._of_rows(self(batch), batch)
+        if self.options.gating is None:
+            return self._of_rows(self(batch), batch)
+        hidden = self.model(batch.input_ids, lengths=batch.lengths)
+        starts = np.clip(batch.fields["answer_starts"], 1, batch.lengths)
+        weights = self.gating(end_scores(hidden, starts))
+        scores = self.token_scores(end_scores(hidden, batch.lengths))
+        penalties = self.options.gating.length_penalties
+        return (weights * self.gating.corrected(scores, batch.lengths - starts, penalties)).sum(axis=-1)
+
+    def read_attributes(self, batch: TokenBatch) -> paddle.Tensor:
+        """Return the scores [n, k] at the last token of each row, whatever makes one score of them."""
+        return end_scores(self(batch), batch.lengths).reshape([batch.num_rows, -1])
 
     def _of_rows(self, scores: paddle.Tensor, batch: TokenBatch) -> paddle.Tensor:
         if self.options.score_form == "end":

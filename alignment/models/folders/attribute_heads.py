@@ -10,10 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from alignment.architecture.families import GATING
 from alignment.errors import ModelFolderError
+from alignment.models.decoder.gating import GatingOptions
 from alignment.models.decoder.score_model import ScoreOptions
 from alignment.models.folders.views import StoredTensor, View
 from alignment.models.safetensors_io import Stored
+from alignment.telemetry import log
 
 
 class StoredHead(NamedTuple):
@@ -25,6 +28,8 @@ class StoredHead(NamedTuple):
     """Make one score of several: their weighted sum."""
     keeps_attributes: bool = False
     """Whether several scores are kept; a folder with several is refused if not, and without ``weights``."""
+    gating: GatingOptions | None = None
+    """The gating network that a folder without one gets."""
 
 
 PLAIN_HEAD = StoredHead()
@@ -75,6 +80,11 @@ def combine_scores(
 
     ``weights`` are as many as the scores.
     """
+    if saved.gating is not None:
+        raise ModelFolderError(
+            f"{folder}: reward_attribute_weights={_shown(weights)}, but its gating network weighs its scores; leave "
+            "the key out"
+        )
     if saved.num_labels == 1:
         raise ModelFolderError(
             f"{folder}: reward_attribute_weights={_shown(weights)}, but it has a single score; leave the key out"
@@ -88,6 +98,28 @@ def combine_scores(
         if name in found:
             found[name] = Weighted(found[name], tuple(map(float, weights)))
     return dataclasses.replace(saved, labels=())
+
+
+def add_gating(saved: ScoreOptions, gating: GatingOptions, folder: Path) -> ScoreOptions:
+    """Return the options with the gating network of the folder, else with ``gating``; refuse a model with one score."""
+    if saved.num_labels == 1:
+        raise ModelFolderError(
+            f"{folder}: objective=gating weighs the scores of a model with several, and this one has "
+            "one score or none; train its attributes first (objective=regression)"
+        )
+    if saved.gating is not None:
+        log.info(f"{folder}: has a gating network, which is trained further with its own sizes and length penalties")
+        return saved
+    return dataclasses.replace(saved, gating=gating)
+
+
+def drop_gating(found: dict[str, StoredTensor], folder: Path, *, with_head: bool) -> None:
+    """Remove a gating network from ``found``, and with it the head whose scores mean nothing to a critic."""
+    lost = [name for name in found if name.startswith(GATING) or (with_head and name in (WEIGHT, BIAS))]
+    for name in lost:
+        del found[name]
+    kept = "its scores are not used either, the head starts at zero" if with_head else "its scores are trained further"
+    log.info(f"{folder}: its gating network is not used here; {kept}")
 
 
 def check_labels(wanted: ScoreOptions, saved: ScoreOptions, folder: Path) -> None:

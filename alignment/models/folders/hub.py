@@ -18,11 +18,19 @@ from alignment.architecture.parts import Part
 from alignment.errors import ModelFolderError
 from alignment.models.config import CONFIG_FILE, read_config, read_config_dict
 from alignment.models.decoder.decoder import CausalLM
-from alignment.models.decoder.initialise import draw_weights
+from alignment.models.decoder.initialise import draw_gating, draw_weights
 from alignment.models.decoder.placement import WHOLE, Placement
 from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
 from alignment.models.folder_files import refuse_adapter
-from alignment.models.folders.attribute_heads import PLAIN_HEAD, StoredHead, check_labels, combine_scores, settle_labels
+from alignment.models.folders.attribute_heads import (
+    PLAIN_HEAD,
+    StoredHead,
+    add_gating,
+    check_labels,
+    combine_scores,
+    drop_gating,
+    settle_labels,
+)
 from alignment.models.folders.folder_weights import are_equal, check_tensors, fill, take_statistics
 from alignment.models.folders.views import StoredTensor
 from alignment.models.folders.weights import find_weights
@@ -150,17 +158,23 @@ def load_score_model(
     saved = settle_labels(ScoreOptions.from_dict(raw), raw, found, folder)
     if stored_head.weights is not None:
         saved = combine_scores(saved, stored_head.weights, found, folder)
+    is_gated = saved.gating is not None
+    if stored_head.gating is not None:
+        saved = add_gating(saved, stored_head.gating, folder)
+    if options is not None and saved.gating is not None:
+        drop_gating(found, folder, with_head=options.score_type == "critic")
     options = _settle_bias(options or saved, found, folder)
-    if "score.weight" in found:
+    if "score.weight" in found and options.gating is None:
         one_score = dataclasses.replace(options, labels=())
         check_labels(options if stored_head.keeps_attributes or not as_saved else one_score, saved, folder)
     if as_saved and SCORE_STATE not in raw and {"mean", "var"} <= statistics.keys():
         # safe-rlhf saves statistics as tensors and may omit the type of the normalizer.
         options = dataclasses.replace(options, normalizer_type=options.normalizer_type or "RunningMeanStd")
         raw[SCORE_STATE] = {**statistics, "count": max(1.0, statistics.get("count", 1.0))}
+    stored = options if is_gated else dataclasses.replace(options, gating=None)
     check_tensors(
         found,
-        whole_shapes(config, "score", score_bias=options.score_bias, num_labels=options.num_labels),
+        whole_shapes(config, "score", **stored.head(config.hidden_size)),
         folder,
         allowed_missing=SCORE_HEAD if new_score_head else ("score.bias",),
         allowed_unknown=(LM_HEAD,),
@@ -168,6 +182,8 @@ def load_score_model(
     model = ScoreModel(config, options, dtype=dtype, placement=placement)
     if model.score is not None:
         draw_weights(model.score, seed=seed or 0, std=0.0 if seed is None else config.initializer_range)
+    if model.gating is not None:
+        draw_gating(model.gating, seed=seed or 0)
     fill(model, found, folder)
     if as_saved and SCORE_STATE in raw:
         model.normalizer.load_state(raw[SCORE_STATE])

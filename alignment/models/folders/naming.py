@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from alignment.architecture.adapter import FACTORS
-from alignment.architecture.families import FAMILIES, OUTSIDE, SCORE
+from alignment.architecture.families import FAMILIES, GATING, OUTSIDE, SCORE
 from alignment.errors import ModelFolderError
 
 MATRICES = tuple(
@@ -43,7 +43,7 @@ NORMALIZER_PREFIX = "normalizer."
 
 def is_transposed(name: str) -> bool:
     """Return whether files hold the tensor ``name`` transposed."""
-    return name.endswith(MATRICES)
+    return name.endswith(MATRICES) or (name.startswith(GATING) and name.endswith(".weight"))
 
 
 def canonical_name(stored: str, head_prefix: str | None = None) -> str | None:

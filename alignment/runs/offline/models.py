@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from alignment.architecture.adapter import HEAD
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.placement import Placement
 from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
@@ -16,6 +17,7 @@ from alignment.models.folders.hub import (
 from alignment.models.tokenizer.tokenizer import Tokenizer
 from alignment.runs.adapters import trained_placement
 from alignment.runs.launch import Launch
+from alignment.runs.offline.gating import freeze_below
 from alignment.runs.offline.objective import TrainedModel
 
 
@@ -49,7 +51,7 @@ def load_scorer(launch: Launch, folder: str | None, tokenizer: Tokenizer, *, is_
         )
     # With an adapter the folder is the base also when resuming: the adapter brings the head.
     fresh = launch.checkpoint is None or launch.parsed.adapter.lora
-    return load_score_model(
+    model = load_score_model(
         folder,
         dtype=launch.dtype,
         options=options if fresh else None,
@@ -60,6 +62,9 @@ def load_scorer(launch: Launch, folder: str | None, tokenizer: Tokenizer, *, is_
         seed=seed,
         placement=placement,
     )
+    if reward.train_head_only:
+        freeze_below(model, HEAD)
+    return model
 
 
 POLICY = TrainedModel("policy", parts=("policy",), load=load_policy)

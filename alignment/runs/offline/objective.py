@@ -91,6 +91,9 @@ class OfflineObjective:
     """Evaluation metrics at the top of the report."""
     check_rows: Callable[[Launch, Sequence[Sample]], None] | None = None
     """Refuses training rows from which nothing can be learned."""
+    settle_model: Callable[[Launch, Any, Sequence[Sample]], None] | None = None
+    """Called with the loaded model and the training rows, to compute what is not learned by updates. All processes
+    call it."""
     after_update: Callable[[Any, ModelRunner], None] | None = None
     """Called with the model and its runner after each update."""
     arguments: type = OfflineArguments

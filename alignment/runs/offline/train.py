@@ -76,6 +76,8 @@ def build_run(
     loader = build_loader(launch, rows)
     baseline = find_baseline(launch, objective, loader, rows, held_out)
     model = load_trained(launch, trained, folder, tokenizer, base)
+    if objective.settle_model is not None:
+        objective.settle_model(launch, model, rows)
     samples = [rows, held_out or ()]
     ahead = rows_ahead(launch, baseline, loader, held_out) if baseline else ()
     held = open_reference(launch, objective, tokenizer, reference, samples, model, ahead) if reference else None

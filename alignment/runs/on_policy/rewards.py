@@ -98,7 +98,7 @@ def _score_with_model(launch: Launch, name: str, model: ScoreModel, sequences: A
     sizes = (rows, launch.parsed.reward_source.per_device_reward_batch_size)
     rows = next((size for size in sizes if size > 0), launch.parsed.training.per_device_train_batch_size)
     runner = place_frozen(name, model, launch.topology, offload="freeze_model" in launch.parsed.parallel.offloaded)
-    starts = sequences.starts if model.options.score_form == "average" else None
+    starts = sequences.starts if model.options.needs_starts else None
     return ModelScorer(runner, sequences, rows_per_batch=rows, starts=starts)
 
 

@@ -17,7 +17,8 @@ from alignment.arguments.parsed import Parsed
 from alignment.arguments.parser import Check, Values, Written, parse_arguments
 from alignment.fields import argument, unless, where
 
-_REGRESSION = where("objective", "regression", why="attributes are predicted as they are")
+_ATTRIBUTES = where("objective", "regression", "gating", why="attributes are predicted as they are")
+_NO_GATING = unless("objective", "gating", why="objective is not gating")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +27,28 @@ class RewardArguments(OfflineArguments):
 
     value_head_prefix: str | None = None
     """Name of the score head in the files of the score model to start from, if it is not a usual one."""
-    objective: Literal["reward", "cost", "regression"] = "reward"
+    objective: Literal["reward", "cost", "regression", "gating"] = "reward"
     """reward: the better answer scores higher; cost: the less safe answer scores higher, with the sign of is_safe;
-    regression: predict the attributes of each answer, a score for each.
+    regression: predict the attributes of each answer, a score for each; gating: make one score of the attributes of a
+    trained regression, weighed by the prompt, so that the better answer scores higher (ArmoRM's second stage).
+    """
+    train_head_only: bool = argument(
+        False,
+        inert_when=where("objective", "gating", why="a gating network is trained on a frozen model anyway"),
+        refused_when=where("lora", True, why="an adapter is what changes the model; train one of the two"),
+    )
+    """Train the score head and leave the model below it as it is (ArmoRM's first stage)."""
+    gating_hidden_size: int = argument(1024, minimum=1, inert_when=_NO_GATING)
+    """Width of the hidden layers of the gating network."""
+    gating_num_layers: int = argument(3, minimum=0, inert_when=_NO_GATING)
+    """Hidden layers of the gating network."""
+    gating_temperature: float = argument(10.0, above=0, inert_when=_NO_GATING)
+    """Divides what the softmax over the attributes gets: a higher one weighs them more evenly."""
+    gating_scale: float = argument(1.0, above=0, inert_when=_NO_GATING)
+    """The sum of the attributes' weights, by which the score is multiplied."""
+    debias_length: Literal["spearman", "pearson"] | None = argument("spearman", inert_when=_NO_GATING)
+    """Subtract from each attribute what its score gains with each token of the answer, so that this correlation with
+    the length becomes zero on the first 2000 training pairs; null: subtract nothing.
     """
     attributes: tuple[str, ...] = argument(
         (), keeps_repeats=True, inert_when=unless("objective", "regression", why="objective is not regression")
@@ -41,10 +61,10 @@ class RewardArguments(OfflineArguments):
     score_bias: bool = False
     """Whether the score head has a bias."""
 
-    normalize_score_during_training: bool = argument(False, inert_when=_REGRESSION)
+    normalize_score_during_training: bool = argument(False, inert_when=_ATTRIBUTES)
     """Train on normalised scores and save their statistics."""
     normalizer_type: Literal["RunningMeanStd", "ExponentialMovingAverage"] | None = argument(
-        "ExponentialMovingAverage", inert_when=_REGRESSION
+        "ExponentialMovingAverage", inert_when=_ATTRIBUTES
     )
     """How the mean and variance of scores are tracked; null: not at all."""
     normalizer_momentum: float | None = argument(
@@ -53,7 +73,7 @@ class RewardArguments(OfflineArguments):
         maximum=1,
         inert_when=(
             unless("normalizer_type", "ExponentialMovingAverage", why="normalizer_type does not use it"),
-            _REGRESSION,
+            _ATTRIBUTES,
         ),
     )
     """Weight of the old statistics in ExponentialMovingAverage at each batch; null: 0.9."""
@@ -87,12 +107,28 @@ def check_attributes(v: Values) -> Iterator[str]:
     if twice:
         yield f"attributes names {twice[0]!r} more than once"
     needed = len(v.attributes) if is_regression else 1
-    if v.num_labels not in (None, needed):
+    if v.objective != "gating" and v.num_labels not in (None, needed):
         what = f"{needed} attributes are named" if is_regression else f"objective={v.objective} has one score"
         yield f"num_labels={v.num_labels}, but {what} (allowed: {needed})"
 
 
-CHECKS: tuple[Check, ...] = (*validate.CHECKS, validate.check_model_source, check_normalizer, check_attributes)
+def check_gating(v: Values) -> Iterator[str]:
+    """Check that a gating network has a trained model below it, and no adapter."""
+    if v.objective != "gating":
+        return
+    if v.model_name_or_path is None:
+        yield "objective=gating needs model_name_or_path, the folder of a trained regression (objective=regression)"
+    if v.lora:
+        yield "objective=gating trains a gating network on a frozen model: lora=true has nothing to adapt; leave it out"
+
+
+CHECKS: tuple[Check, ...] = (
+    *validate.CHECKS,
+    validate.check_model_source,
+    check_normalizer,
+    check_attributes,
+    check_gating,
+)
 
 
 def parse_reward_arguments(written: Written) -> Parsed:

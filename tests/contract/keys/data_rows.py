@@ -10,6 +10,7 @@ import numpy as np
 
 from alignment.arguments.groups import DeclaredArgument, declare
 from alignment.fields import Situation
+from alignment.runs.offline.pairs import REWARD_PAIRS, pair_batch
 from alignment.trainers.objectives import OBJECTIVES
 from alignment.trainers.registered import TRAINERS
 from tests.contract.keys.assembled import Run
@@ -30,6 +31,25 @@ ROLE_SCORE = "runs.on_policy.roles.load_score_model"
 PACKING = ["coverage", "excess", "closed", "chatter"]
 PACKED = {"train_datasets": "packing-attributes/test:8/-1"}
 NORMALIZED = {"normalize_score_during_training": True}
+GATED = {"model_name_or_path": "{two scores}"}
+GATED_RUN = {**GATED, "objective": "gating"}
+
+
+def _trained(run: Run) -> set[str]:
+    """The first part of the names of what is trained."""
+    return {name.partition(".")[0] for name, p in _score(run).named_parameters() if not p.stop_gradient}
+
+
+def _gating(run: Run) -> Any:
+    return _score(run).options.gating
+
+
+def _pearson_of_length(run: Run) -> float:
+    """The correlation that the first attribute keeps with the length of the training answers."""
+    batch = pair_batch([run.dataset[i] for i in range(len(run.dataset))], REWARD_PAIRS)
+    lengths = batch.lengths - batch.fields["answer_starts"]
+    scores = _score(run).read_attributes(batch).numpy()[:, 0]
+    return abs(np.corrcoef(scores - _gating(run).length_penalties[0] * lengths, lengths)[0, 1])
 
 
 def _lengths(run: Run) -> list[int]:
@@ -264,6 +284,29 @@ ROWS = (
     Row(
         "objective", "regression", lambda r: (r.call(REWARD_TASK)[0].title, len(r.dataset)),
         ("regression reward model", 8), with_={**PACKED, "attributes": PACKING}, only=RM, alone=True,
+    ),
+    Row(
+        "objective", "gating", lambda r: (r.call(REWARD_TASK)[0].title, _trained(r)),
+        ("gating network of a reward model", {"gating"}), with_=GATED, only=RM, alone=True,
+    ),
+    Row("train_head_only", True, _trained, {"score"}, only=RM, alone=True),
+    Row(
+        "gating_hidden_size", 6, lambda r: list(_score(r).gating.parameters()[0].shape), [64, 6],
+        with_=GATED_RUN, only=RM, alone=True,
+    ),
+    Row(
+        "gating_num_layers", 1, lambda r: len(_score(r).gating.parameters()) // 2, 2,
+        with_=GATED_RUN, only=RM, alone=True,
+    ),
+    Row(
+        "gating_temperature", 4.0, lambda r: _gating(r).temperature, with_=GATED_RUN, only=RM, alone=True,
+    ),
+    Row(
+        "gating_scale", 0.5, lambda r: _gating(r).scale, with_=GATED_RUN, only=RM, alone=True,
+    ),
+    Row(
+        "debias_length", "pearson", lambda r: _pearson_of_length(r) < 1e-4, True,
+        with_=GATED_RUN, only=RM, alone=True,
     ),
     Row(
         "attributes", PACKING, lambda r: _score(r).options.labels, tuple(PACKING),

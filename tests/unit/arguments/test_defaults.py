@@ -51,7 +51,9 @@ DEFAULTS = {
     },
     "rm": {
         **SHARED, "eval_datasets": None, "value_head_prefix": None, "model_config_name_or_path": None,
-        "objective": "reward", "attributes": (), "num_labels": None, "loss_type": "sequence-wise",
+        "objective": "reward", "train_head_only": False, "gating_hidden_size": 1024, "gating_num_layers": 3,
+        "gating_temperature": 10.0, "gating_scale": 1.0, "debias_length": "spearman",
+        "attributes": (), "num_labels": None, "loss_type": "sequence-wise",
         "regularization": 0.0,
         "margin_loss": False, "center_rewards_coefficient": None,
         "regularization_convention": "paddlenlp", "score_bias": False, "normalize_score_during_training": False,

@@ -22,7 +22,7 @@ def load(monkeypatch):
         calls.clear()
         group = SimpleNamespace(
             objective="cost", score_bias=True, normalize_score_during_training=True, normalizer_momentum=0.5,
-            attributes=(),
+            attributes=(), train_head_only=False,
             normalizer_type="RunningMeanStd", model_config_name_or_path="config", value_head_prefix="v_head",
         )  # fmt: skip
         loss = SimpleNamespace(loss_type="average")
