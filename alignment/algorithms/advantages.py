@@ -85,16 +85,28 @@ def group_normalized(
     return (centred / (paddle.where(groups.counts > 1, spread, paddle.ones_like(spread)) + eps)).astype(dtype)
 
 
-def leave_one_out(scores: Tensor, group_ids: Tensor) -> Tensor:
+def leave_one_out(scores: Tensor, group_ids: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """Return score minus the mean of the others in its group, [N] (RLOO: Ahmadian et al. 2024, equation 5).
 
-    A group of one keeps its raw score.
+    A group of one keeps its raw score. ``mask`` [N] as in ``group_normalized``.
     """
     dtype, scores = scores.dtype, scores.astype("float64")
-    groups = _groups(scores, group_ids, None)
+    groups = _groups(scores, group_ids, mask)
     others = paddle.clip(groups.counts - 1, min=1.0)
     compared = (scores - _group_mean(scores, groups)) * groups.counts / others
     return paddle.where(groups.counts > 1, compared, scores).astype(dtype)
+
+
+def minus_weighted_mean(scores: Tensor, weights: Tensor, group_ids: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    """Return score minus the mean of its group weighted by ``weights``, all [N]; ``mask`` as in ``group_normalized``.
+
+    With the lengths of responses as weights this is the optimal baseline of OPO (Hao et al. 2025, equation 7).
+    """
+    dtype, scores, weights = scores.dtype, scores.astype("float64"), weights.astype("float64")
+    same = _groups(scores, group_ids, mask).same
+    totals = same @ weights
+    baseline = same @ (scores * weights) / paddle.where(totals > 0, totals, paddle.ones_like(totals))
+    return (scores - baseline).astype(dtype)
 
 
 def has_peers(group_ids: Tensor, *, mask: Tensor | None = None) -> Tensor:

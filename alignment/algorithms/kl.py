@@ -1,7 +1,8 @@
 """Estimators of KL(policy || reference) from the log-probs of sampled tokens, and the adaptive coefficient.
 
 Schulman, "Approximating KL divergence" (2020): with d = log(policy / reference) on tokens sampled from the policy,
-k1 = d (unbiased, may be negative), k2 = d^2 / 2 (biased, low variance), k3 = exp(-d) - 1 + d (unbiased, >= 0).
+k1 = d (unbiased, may be negative), k2 = d^2 / 2 (biased, low variance), k3 = exp(-d) - 1 + d (unbiased, >= 0);
+abs = |d| (verl).
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from alignment.metrics import Metric
 if TYPE_CHECKING:
     from paddle import Tensor
 
-KLKind = Literal["k1", "k2", "k3"]
+KLKind = Literal["k1", "k2", "k3", "abs"]
+KLLossKind = Literal["k1", "k2", "k3", "abs", "k1+", "k3+", "abs+"]
+"""In a loss; with a ``+``, the value of that estimate has the gradient of k2."""
 
 LOG_RATIO_LIMIT = 20.0
 """exp(89) overflows float32, and inf times a zero advantage is NaN. e^20 is beyond every clip range, so clamping the
@@ -32,11 +35,27 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, *, kind: KLKind = "k1", 
         estimate = log_ratio
     elif kind == "k2":
         estimate = 0.5 * log_ratio**2
+    elif kind == "abs":
+        estimate = paddle.abs(log_ratio)
     else:
         assert kind == "k3", kind
         limited = paddle.clip(log_ratio, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
         estimate = paddle.expm1(-limited) + limited
     return estimate if clamp is None else paddle.clip(estimate, -clamp, clamp)
+
+
+def kl_loss(logprobs: Tensor, ref_logprobs: Tensor, *, kind: KLLossKind, clamp: float | None = None) -> Tensor:
+    """Return each token's KL for use as a loss term; as ``kl_estimate``, or with a ``+`` with the gradient of k2.
+
+    In expectation over tokens of the policy, the gradient of k2 is that of the KL itself, that of k1 is 0, and that of
+    k3 is the gradient of the reverse KL. A clamped estimate has no gradient, except with a ``+``.
+    """
+    plain = kind.removesuffix("+")
+    estimate = kl_estimate(logprobs, ref_logprobs, kind=plain, clamp=clamp)  # type: ignore[arg-type]
+    if plain == kind:
+        return estimate
+    carrier = kl_estimate(logprobs, ref_logprobs, kind="k2")
+    return estimate.detach() + carrier - carrier.detach()
 
 
 def kl_with_unbiased_gradient(

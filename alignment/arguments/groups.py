@@ -64,6 +64,13 @@ class Option(NamedTuple):
     cls: type
 
 
+def name_owners(owners: Collection[str]) -> str:
+    """Return owners as text: ``rl_algorithm=grpo, dr_grpo or sapo``."""
+    *others, last = dict.fromkeys(owners)
+    values = [owner.partition("=")[2] for owner in others[1:]]
+    return f"{', '.join([others[0], *values])} or {last.partition('=')[2]}" if others else last
+
+
 def choosing_keys(groups: Groups) -> dict[str, list[str]]:
     """Return every key that chooses groups, with its values."""
     found: dict[str, list[str]] = {}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from alignment.arguments.coerce import describe_type
-from alignment.arguments.groups import Choice, DeclaredArgument, Groups, declare, options
+from alignment.arguments.groups import Choice, DeclaredArgument, Groups, declare, name_owners, options
 from alignment.arguments.reference import describe_fields, describe_meaning, show_default
 from alignment.errors import ArgumentError
 from alignment.registry import near_matches
@@ -87,7 +87,7 @@ def _told_once(groups: Groups) -> list[tuple[DeclaredArgument, str]]:
 
 
 def _explain(slot: DeclaredArgument, meaning: str) -> str:
-    where = f" ({' or '.join(slot.owners)})" if slot.owners else ""
+    where = f" ({name_owners(slot.owners)})" if slot.owners else ""
     head = f"{slot.name}{where}: {describe_type(slot.hint, slot.constraint)}; default {show_default(slot.default)}"
     text = describe_meaning(meaning, slot.constraint).replace("`", "")
     body = textwrap.fill(text, _WIDTH, initial_indent="    ", subsequent_indent="    ")

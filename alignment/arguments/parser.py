@@ -10,7 +10,7 @@ from typing import Any
 
 from alignment.arguments.coerce import coerce
 from alignment.arguments.files import read_file
-from alignment.arguments.groups import DeclaredArgument, Groups, choosing_keys, declare, resolve
+from alignment.arguments.groups import DeclaredArgument, Groups, choosing_keys, declare, name_owners, resolve
 from alignment.arguments.help import HELP_FLAGS, show_help
 from alignment.arguments.parsed import Parsed
 from alignment.arguments.paths import RESOLVERS
@@ -122,7 +122,7 @@ class _Table:
         key = owners[0].partition("=")[0]
         if self.choices[key] is None:
             return None
-        return f"{given.key} belongs to {' or '.join(owners)}; this run has {key}={self.choices[key]} ({given.place})"
+        return f"{given.key} belongs to {name_owners(owners)}; this run has {key}={self.choices[key]} ({given.place})"
 
 
 def _read_choice(slot: DeclaredArgument, sources: Sequence[Source]) -> str | None:

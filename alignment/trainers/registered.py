@@ -60,7 +60,7 @@ for _trainer in (
     Trainer(
         name="ppo",
         label="PPO",
-        title="PPO, GRPO (rl_algorithm)",
+        title="PPO, GRPO, RLOO, REINFORCE++ and others (rl_algorithm)",
         package="alignment.trainers.ppo",
         door="alignment/ppo/run_ppo.py",
         models=("policy", "value"),

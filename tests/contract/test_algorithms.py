@@ -31,7 +31,7 @@ def algorithm(request) -> OnPolicyAlgorithm:
 def options(algorithm):
     """Its numbers, with every kind of KL and the whitening that it has."""
     names = {field.name for field in dataclasses.fields(algorithm.hyperparameters)}
-    chosen = {"kl_coeff": 0.1, "kl_loss_coeff": 0.2, "normalize_advantage": True}
+    chosen = {"kl_coeff": 0.1, "kl_loss_coeff": 0.2, "normalize_advantage": True, "loss_length": 9}
     return {"hyperparameters": algorithm.hyperparameters(**{k: v for k, v in chosen.items() if k in names})}
 
 
@@ -165,14 +165,30 @@ def test_names_of_groups_mean_nothing(algorithm, options):
     close(estimate(algorithm, options, renamed).advantages, estimate(algorithm, options, arrays).advantages)
 
 
-def test_before_the_first_step_the_loss_is_minus_the_mean_advantage(algorithm):
-    """The ratio is 1 and the KL to the reference 0."""
+def first_gradient(algorithm, weights):
+    """Return (gradient of the loss before the first step, advantages / units), if each row's tokens weigh the same.
+
+    The ratio is 1 and the KL to the reference 0.
+    """
     arrays = draw()
     arrays |= {"logprobs": arrays["old_logprobs"], "ref_logprobs": arrays["old_logprobs"]}
-    options = {"hyperparameters": algorithm.hyperparameters()}
+    options = {"hyperparameters": algorithm.hyperparameters(loss_length=9, kl_coeff=0.0)}
     advantages = estimate(algorithm, options, arrays).advantages
-    expected = -(advantages * MASK).sum() / algorithm.count_units(MASK, **options)
-    assert losses(algorithm, options, arrays)[0][0] == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    grids = {"old_logprobs": arrays["logprobs"], "ref_logprobs": arrays["logprobs"], "advantages": advantages}
+    grids |= {"response_mask": MASK, "importance_weights": weights}
+    fields = {name: paddle.to_tensor(grid) for name, grid in grids.items()}
+    units = algorithm.count_units(MASK, **options)
+    logprobs = paddle.to_tensor(arrays["logprobs"], stop_gradient=False)
+    algorithm.policy_loss(logprobs, fields, denominator=units, **options).value.backward()
+    reduction = options["hyperparameters"].policy_loss_reduction
+    lengths = {"token": 1.0, "sequence": LENGTHS[:, None], "constant": 9}[reduction]
+    return logprobs.grad.numpy(), advantages / (units * lengths)
+
+
+def test_before_the_first_step_a_token_gains_by_its_advantage(algorithm):
+    """Whatever the ratio, its clip or gate: the gradient is that of minus the mean of advantage times log-prob."""
+    gradient, advantages = first_gradient(algorithm, np.ones(MASK.shape))
+    close(gradient, -advantages)
 
 
 @pytest.mark.parametrize("reduction", ["token", "sequence", "constant"])
@@ -193,16 +209,9 @@ def test_shares_of_micro_batches_add_up(algorithm, reduction):
 
 
 def test_engines_weights_multiply_the_loss_of_each_token(algorithm):
-    arrays = draw() | {"logprobs": draw()["old_logprobs"], "ref_logprobs": draw()["old_logprobs"]}
-    options = {"hyperparameters": algorithm.hyperparameters()}
-    advantages = estimate(algorithm, options, arrays).advantages
-    weights = np.random.default_rng(6).uniform(0.5, 2, MASK.shape)
-    grids = {"old_logprobs": arrays["logprobs"], "ref_logprobs": arrays["logprobs"], "advantages": advantages}
-    grids |= {"response_mask": MASK, "importance_weights": weights}
-    fields = {name: paddle.to_tensor(grid) for name, grid in grids.items()}
-    units = algorithm.count_units(MASK, **options)
-    loss = algorithm.policy_loss(paddle.to_tensor(arrays["logprobs"]), fields, denominator=units, **options)
-    assert float(loss.value) == pytest.approx(-(advantages * weights * MASK).sum() / units, rel=1e-9, abs=1e-12)
+    weights = np.repeat(np.random.default_rng(6).uniform(0.5, 2, (ROWS, 1)), WIDTH, axis=1)
+    gradient, advantages = first_gradient(algorithm, weights)
+    close(gradient, -advantages * weights)
 
 
 def test_a_given_coefficient_takes_the_place_of_the_argument(algorithm):

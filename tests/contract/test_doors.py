@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = [p for p in sorted((ROOT / "alignment").glob("*/run_*.py")) if "__main__" in p.read_text(encoding="utf-8")]
 OWN_KEYS = {
     **dict.fromkeys(("run_dpo.py", "run_kto.py", "run_reward.py"), {"loss_type"}),
-    "run_ppo.py": {"rl_algorithm"},
+    **dict.fromkeys(("run_ppo.py", "run_rl.py"), {"rl_algorithm"}),
 }
 """Of some keys that not every trainer has, those that the trainer behind the door does."""
 IDS = [script.name for script in SCRIPTS]

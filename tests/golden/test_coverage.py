@@ -44,12 +44,8 @@ LATER = {
         "lagrange_update": "PPO-Lagrangian",
         "paddlenlp.reward_running_norm": "running reward statistics kept by the trainer (the model normalises here)",
     },
-    "openrlhf": {"policy_loss(policy_loss_type=gspo": "GSPO (ratio of whole sequences)"},
-    "trl": {
-        "grpo_loss_grpo(beta=0.04, epsilon_high=0.28, epsilon_low=0.2, level=sequence": "GSPO (ratio of sequences)",
-        "grpo_loss_cispo(": "CISPO",
-        "grpo_loss_sapo(": "SAPO",
-    },
+    "openrlhf": {},
+    "trl": {},
 }
 """By the beginning of the key."""
 

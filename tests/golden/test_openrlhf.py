@@ -110,6 +110,8 @@ def test_reward_shaping(openrlhf, precision, nearly, key):
         "policy_loss(token_level=False)",
         "policy_loss(clip_eps_high=0.28, clip_eps_low=0.2, token_level=False)",
         "policy_loss(dual_clip=3.0, token_level=False)",
+        "policy_loss(policy_loss_type=gspo, token_level=True)",
+        "policy_loss(policy_loss_type=gspo, token_level=False)",
     ],
 )
 def test_policy_loss(openrlhf, precision, nearly, key):
@@ -117,11 +119,15 @@ def test_policy_loss(openrlhf, precision, nearly, key):
     x, params = read(record, precision, grad="logp"), record["params"]
     clip = RatioClip(params.get("clip_eps_low", 0.2), params.get("clip_eps_high", 0.2), params.get("dual_clip"))
     mean = token_mean(record, x["mask"])
+    if params.get("policy_loss_type") == "gspo":
+        clip = clip._replace(level="sequence")
+        # OpenRLHF's mean is over responses then, whatever token_level says.
+        mean = TokenMean(x["mask"], 4.0, "sequence")
     loss = ppo_policy_loss(x["logp"], x["old"], advantages=x["advantages"], clip=clip, mean=mean)
     loss.value.backward()
     nearly(loss.value, record["outputs"]["loss"])
     nearly(x["logp"].grad, record["outputs"]["grad_logp"])
-    if reduction_of(record) == "token":
+    if mean.reduction == "token":
         nearly(loss.metrics["policy/clip_fraction"].value, record["outputs"]["clip_ratio"])
         nearly(loss.metrics["policy/approx_kl"].value, record["outputs"]["ppo_kl"])
 

@@ -151,8 +151,6 @@ PEER_KEYS: Mapping[str, PeerKey] = MappingProxyType(
         "ptx_coef": PeerKey(_OPENRLHF, ("ptx_coeff",)),
         "normalize_rewards": PeerKey("SheepRLHF", ("normalize_reward",)),
         "normalize_advantages": PeerKey("SheepRLHF", ("normalize_advantage",)),
-        "adv_estimator": PeerKey(_VERL, ("rl_algorithm",), "give rl_algorithm (gae: ppo)"),
-        "advantage_estimator": PeerKey(_OPENRLHF, ("rl_algorithm",), "give rl_algorithm (gae: ppo; group_norm: grpo)"),
         "norm_adv_by_std_in_grpo": PeerKey(_VERL, ("scale_rewards",), "give scale_rewards=group (true) or none"),
         "loss_agg_mode": PeerKey(
             _VERL,

@@ -19,6 +19,16 @@ from alignment.arguments.parsed import Parsed
 from alignment.arguments.parser import Check, Values, Written, parse_arguments
 from alignment.fields import argument, unless, where, where_given
 
+_PEERS_NAMES = MappingProxyType(
+    {
+        "gae": "ppo",
+        "reinforce": "reinforce_plus_plus",
+        "reinforce++": "reinforce_plus_plus",
+        "reinforce_baseline": "reinforce_plus_plus_baseline",
+        "group_norm": "grpo",
+        "drgrpo": "dr_grpo",
+    }
+)
 _NO_ENGINE = where("use_fusemt", False)
 
 
@@ -83,8 +93,8 @@ class OnPolicyArguments:
     ema_beta: float = argument(0.992, minimum=0, below=1, inert_when=where("use_ema", False))
     """Weight of the old average at each update of the policy."""
 
-    rl_algorithm: str = "ppo"
-    """Algorithm; each adds keys of its own."""
+    rl_algorithm: str = argument("ppo", aliases=("advantage_estimator", "adv_estimator"), spellings=_PEERS_NAMES)
+    """Algorithm; each adds keys of its own. OpenRLHF's and verl's names are understood."""
     ptx_coeff: float = argument(0.0, minimum=0, inert_when=where("ptx_datasets", None))
     """Weight of the language-model loss on ptx_datasets."""
 

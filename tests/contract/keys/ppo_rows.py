@@ -136,6 +136,7 @@ REWARDS = (
 )  # fmt: skip
 
 GRPO = {"rl_algorithm": "grpo", "num_return_sequences": 2}
+SAPO = {**GRPO, "rl_algorithm": "sapo"}
 ALGORITHM = (
     _row(
         "rl_algorithm", "grpo", lambda r: (r.loop.algorithm.name, r.loop.updater.algorithm.name), ("grpo",) * 2,
@@ -143,6 +144,14 @@ ALGORITHM = (
     ),
     _row("kl_loss_coeff", 0.25, lambda r: _numbers(r).kl_loss_coeff, with_=GRPO, alone=True),
     _row("pg_loss_coeff", 0.5, lambda r: _numbers(r).pg_loss_coeff, with_=GRPO, alone=True),
+    _row("kl_loss_estimator", "k3+", lambda r: _numbers(r).kl_loss_estimator, with_=GRPO, alone=True),
+    _row(
+        "importance_sampling_level", "sequence", lambda r: _numbers(r).importance_sampling_level, with_=GRPO,
+        alone=True,
+    ),
+    _row("ratio_cap", 2.5, lambda r: _numbers(r).ratio_cap, with_={**GRPO, "rl_algorithm": "cispo"}, alone=True),
+    _row("sapo_temperature_pos", 2.0, lambda r: _numbers(r).sapo_temperature_pos, with_=SAPO, alone=True),
+    _row("sapo_temperature_neg", 3.0, lambda r: _numbers(r).sapo_temperature_neg, with_=SAPO, alone=True),
     _row("scale_rewards", "none", lambda r: _numbers(r).scale_rewards, with_=GRPO, alone=True),
     _row("kl_coeff", 0.07, lambda r: (r.loop.kl.coefficient, _numbers(r).kl_coeff), (0.07, 0.07)),
     _row("kl_estimator", "k3", lambda r: _numbers(r).kl_estimator),

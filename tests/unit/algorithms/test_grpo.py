@@ -7,7 +7,7 @@ import paddle
 import pytest
 
 from alignment.algorithms.advantages import degenerate_groups
-from alignment.algorithms.on_policy.grpo import GRPO, GRPOHyperparameters
+from alignment.algorithms.on_policy.critic_free.grpo import GRPO, GRPOHyperparameters
 from alignment.algorithms.on_policy.spec import Judged
 
 PROMPTS, SAMPLES, WIDTH = 5, 4, 6

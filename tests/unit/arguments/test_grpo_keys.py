@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from alignment.arguments.effects import report_effects
+from alignment.arguments.effects import refuse_unbuilt, report_effects
 from alignment.errors import ArgumentError
 from alignment.trainers.ppo.arguments import parse_ppo_arguments
 
@@ -28,7 +28,7 @@ def test_a_group_of_one_is_refused_given_or_not():
     assert parse_ppo_arguments(PAIRS).on_policy.num_return_sequences == 2
 
 
-@pytest.mark.parametrize("key", ["gamma", "gae_lambda", "critic_learning_rate", "critic_recompute", "clip_placement"])
+@pytest.mark.parametrize("key", ["gae_lambda", "critic_learning_rate", "critic_recompute", "clip_placement"])
 def test_keys_of_ppo_alone_are_refused_by_name(key):
     value = {"critic_recompute": "true", "clip_placement": "token"}.get(key, "0.5")
     assert _problems([*PAIRS, f"--{key}", value]) == [
@@ -43,8 +43,58 @@ def test_the_model_of_a_critic_is_refused_under_both_its_names(key):
 
 
 def test_keys_of_grpo_alone_are_refused_for_ppo():
-    said = "scale_rewards belongs to rl_algorithm=grpo; this run has rl_algorithm=ppo (command line)"
-    assert _problems([*GRPO[:-2], "--scale_rewards", "none"]) == [said]
+    said = "scale_rewards belongs to rl_algorithm=grpo, dr_grpo, gspo, cispo or sapo; this run has rl_algorithm=ppo"
+    assert _problems([*GRPO[:-2], "--scale_rewards", "none"]) == [f"{said} (command line)"]
+
+
+def _of(name, *given):
+    return parse_ppo_arguments([*PAIRS[:-4], "--rl_algorithm", name, "--num_return_sequences", "2", *given])
+
+
+@pytest.mark.parametrize(
+    ("name", "defaults"),
+    [
+        ("rloo", {"kl_coeff": 0.05, "kl_loss_coeff": 0.0, "normalize_advantage": False}),
+        ("reinforce_plus_plus", {"kl_coeff": 0.02, "kl_loss_coeff": 0.001, "gamma": 1.0}),
+        ("opo", {"kl_coeff": 0.0, "kl_loss_coeff": 0.0}),
+        ("dr_grpo", {"scale_rewards": "none", "policy_loss_reduction": "constant", "kl_loss_coeff": 0.0}),
+        ("gspo", {"clip_range_ratio_low": 3e-4, "clip_range_ratio_high": 4e-4, "policy_loss_reduction": "sequence"}),
+        ("gspo", {"importance_sampling_level": "sequence", "scale_rewards": "group"}),
+        ("cispo", {"ratio_cap": 5.0, "policy_loss_reduction": "token"}),
+        ("sapo", {"sapo_temperature_pos": 1.0, "sapo_temperature_neg": 1.05, "policy_loss_reduction": "sequence"}),
+    ],
+)
+def test_an_algorithm_is_a_name_for_its_defaults(name, defaults):
+    algorithm = _of(name).algorithm
+    assert {key: getattr(algorithm, key) for key in defaults} == defaults
+
+
+@pytest.mark.parametrize(
+    ("key", "peers_word", "name"),
+    [
+        ("advantage_estimator", "gae", "ppo"),
+        ("advantage_estimator", "reinforce", "reinforce_plus_plus"),
+        ("advantage_estimator", "reinforce_baseline", "reinforce_plus_plus_baseline"),
+        ("advantage_estimator", "group_norm", "grpo"),
+        ("adv_estimator", "rloo", "rloo"),
+        ("rl_algorithm", "reinforce++", "reinforce_plus_plus"),
+    ],
+)
+def test_peers_names_of_algorithms_are_understood(key, peers_word, name):
+    argv = [*PAIRS[:-4], f"--{key}", peers_word, "--num_return_sequences", "2"]
+    assert parse_ppo_arguments(argv).on_policy.rl_algorithm == name
+
+
+def test_an_unknown_algorithm_is_told_the_nearest():
+    (said,) = _problems([*PAIRS[:-4], "--rl_algorithm", "reinforce_pp"])
+    assert "did you mean 'reinforce_plus_plus'" in said
+
+
+@pytest.mark.parametrize("name", ["cispo", "sapo"])
+@pytest.mark.parametrize("key", ["clip_range_ratio", "clip_range_ratio_low", "clip_range_ratio_high", "dual_clip"])
+def test_a_clip_is_refused_where_nothing_is_clipped(name, key):
+    with pytest.raises(ArgumentError, match=f"{key}: .* is refused: {name} does not clip"):
+        _of(name, f"--{key}", "3" if key == "dual_clip" else "0.1")
 
 
 def test_defaults_are_those_of_the_reference_suite():
@@ -81,6 +131,8 @@ def test_the_models_of_the_run_are_not_deleted_by_it(tmp_path):
         (["--kl_estimator", "k3"], {"kl_estimator": "kl_coeff is 0"}),
         (["--kl_estimator", "k3", "--kl_coeff", "0.1"], {}),
         (["--clip_range_score", "3", "--kl_loss_coeff", "0"], {"clip_range_score": "kl_loss_coeff is 0"}),
+        (["--kl_loss_estimator", "k2", "--kl_loss_coeff", "0"], {"kl_loss_estimator": "kl_loss_coeff is 0"}),
+        (["--kl_loss_estimator", "k3+"], {}),
         (["--loss_length", "64"], {"loss_length": "policy_loss_reduction is not constant"}),
         (["--loss_length", "64", "--policy_loss_reduction", "constant"], {}),
         (["--clip_range_value", "0.2"], {"clip_range_value": "this algorithm has no critic"}),
@@ -90,3 +142,26 @@ def test_the_models_of_the_run_are_not_deleted_by_it(tmp_path):
 def test_a_key_without_effect_is_told(given, told):
     effects = report_effects(parse_ppo_arguments([*PAIRS, *given]), device="cpu", world_size=1)
     assert {effect.key: effect.message for effect in effects} == told
+
+
+def test_reinforce_plus_plus_normalises_whatever_its_file_says():
+    """PaddleNLP's files say normalize_advantage=false and are normalised there all the same."""
+    parsed = _of("reinforce_plus_plus", "--normalize_advantage", "false")
+    (effect,) = report_effects(parsed, device="cpu", world_size=1)
+    assert effect.key == "normalize_advantage" and "always normalised" in effect.message
+
+
+@pytest.mark.parametrize(("form", "kl_coeff"), [("yaml", 0.0), ("json", 0.02)])
+def test_a_file_of_the_reference_suite_for_reinforce_runs_unchanged(form, kl_coeff, tmp_path, monkeypatch):
+    """Its keys are those of the grpo file."""
+    for name in ("34567ppl/train.jsonl", "5ppl/test.jsonl"):
+        (tmp_path / "ppo-kk" / name).parent.mkdir(parents=True)
+        (tmp_path / "ppo-kk" / name).write_text("{}\n", encoding="utf-8")
+    text = (FIXTURES / f"grpo_argument.{form}").read_text().replace('"grpo"', '"reinforce_plus_plus"')
+    (tmp_path / f"a.{form}").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    parsed = parse_ppo_arguments([f"a.{form}"])
+    for world_size in (1, 8):
+        refuse_unbuilt(parsed, device="gpu", world_size=world_size)
+    assert parsed.on_policy.rl_algorithm == "reinforce_plus_plus"
+    assert (parsed.algorithm.kl_coeff, parsed.algorithm.kl_loss_coeff) == (kl_coeff, 0.001)

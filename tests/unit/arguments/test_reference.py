@@ -9,9 +9,11 @@ from collections import Counter
 
 import pytest
 
+from alignment.algorithms.on_policy.registered import ALGORITHMS
 from alignment.arguments.groups import options
 from alignment.arguments.reference import describe_fields
 from alignment.commands.keys import key_reference
+from alignment.fields import constraint_of
 from alignment.trainers.objectives import OBJECTIVES, REWARD
 from alignment.trainers.registered import TRAINERS
 
@@ -29,11 +31,13 @@ def test_every_field_has_a_meaning_below_it(cls):
         assert docs[item.name].isascii()
 
 
-OF_SEVERAL_ALGORITHMS = {
-    "kl_coeff", "kl_loss_coeff", "pg_loss_coeff", "clip_range_score", "normalize_advantage", "clip_range_value",
-    "per_device_value_batch_size", "freezing_actor_steps",
-}  # fmt: skip
-"""Keys that algorithms declare differently."""
+def _of_several_algorithms():
+    """Keys that on-policy algorithms declare differently, or that those with a critic have among its keys."""
+    classes = dict.fromkeys(ALGORITHMS[name].hyperparameters for name in ALGORITHMS)
+    told = [(item, describe_fields(cls)[item.name]) for cls in classes for item in dataclasses.fields(cls)]
+    kinds = {(item.name, item.default, repr(constraint_of(item)), text) for item, text in told}
+    counts = Counter(kind[0] for kind in kinds)
+    return {name for name, count in counts.items() if count > 1} | {"per_device_value_batch_size"}
 
 
 def _loss_keys():
@@ -49,7 +53,7 @@ def test_every_key_has_one_row_and_all_cells():
     shared.add("temperature")  # of sampling, and of distillation
     shared |= {key for key, count in Counter(_loss_keys()).items() if count > 1}
     repeated = {key for key in keys if keys.count(key) > 1}
-    assert repeated == shared | OF_SEVERAL_ALGORITHMS
+    assert repeated == shared | _of_several_algorithms()
     assert {item.name for cls in CLASSES for item in dataclasses.fields(cls)} == set(keys)
     assert all(line.replace("\\|", "").count("|") == 5 for line in lines)
 

@@ -15,7 +15,7 @@ from alignment.trainers.registered import TRAINERS
 FIXTURES = Path(__file__).parent / "fixtures"
 CONFIG = Path(__file__).resolve().parents[3] / "config"
 OF_FILE = {**dict.fromkeys(ALGORITHMS, parse_ppo_arguments), **{name: TRAINERS[name].parse for name in TRAINERS}}
-"""Parsers by the first word of a shipped file's name: a trainer, or an on-policy algorithm."""
+"""Parsers by the first words of a shipped file's name: a trainer, or an on-policy algorithm."""
 
 
 @pytest.mark.parametrize("path", sorted(CONFIG.glob("*/*_argument.json")), ids=lambda p: f"{p.parent.name}-{p.stem}")
@@ -27,7 +27,10 @@ def test_every_shipped_file_parses(path, tmp_path, monkeypatch):
         for split in ("train", "test"):
             (tmp_path / f"output/real/data/{kind}_{split}.jsonl").write_text("{}\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    parsed = OF_FILE[path.name.split("_")[0]]([str(path)])
+    named = path.name.removesuffix("_argument.json")
+    parse = OF_FILE.get(named) or OF_FILE[named.split("_")[0]]
+    parsed = parse([str(path)])
+    assert named not in ALGORITHMS or parsed.on_policy.rl_algorithm == named
     assert parsed.training.output_dir.startswith(str(tmp_path))
     if path.parent.name in ("tiny", "smollm2"):
         refuse_unbuilt(parsed, device="cpu", world_size=1)
@@ -38,6 +41,17 @@ def test_shipped_files_of_the_reference_suite_are_exact():
     for name in ("ppo", "rm"):
         ours, theirs = (json.loads((f / f"{name}_argument.json").read_text()) for f in (CONFIG / "llama", FIXTURES))
         assert ours == theirs
+
+
+def test_every_algorithm_has_a_small_file():
+    assert set(ALGORITHMS) <= {path.name.removesuffix("_argument.json") for path in (CONFIG / "tiny").glob("*.json")}
+
+
+def test_the_reinforce_file_has_the_keys_and_values_of_the_grpo_file():
+    one, other = (
+        json.loads((CONFIG / f"llama/{n}_argument.json").read_text()) for n in ("grpo", "reinforce_plus_plus")
+    )
+    assert {key for key in one | other if one.get(key) != other.get(key)} == {"rl_algorithm", "output_dir"}
 
 
 def test_the_grpo_file_differs_from_that_of_the_reference_suite_in_models_data_and_evaluation():

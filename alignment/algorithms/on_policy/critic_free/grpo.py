@@ -1,0 +1,54 @@
+"""GRPO: compare the responses to a prompt with each other, without a critic (Shao et al. 2024, section 4.1).
+
+The defaults are those of PaddleNLP. Extensions of the paper: the KL may also be part of the reward (``kl_coeff``);
+advantages may be scaled by the batch or not at all; losses are means over the tokens, or over the responses, of the
+whole update.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from alignment.algorithms.advantages import GroupScale, group_normalized
+from alignment.algorithms.on_policy.critic_free.responses import (
+    CriticFreeHyperparameters,
+    PolicyLoss,
+    ResponseEstimate,
+    needs_reference,
+)
+from alignment.algorithms.on_policy.spec import Judged, OnPolicyAlgorithm
+
+if TYPE_CHECKING:
+    from paddle import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class GRPOHyperparameters(CriticFreeHyperparameters):
+    """Hyperparameters of GRPO and of the algorithms that change its loss."""
+
+    kl_loss_coeff: float = 0.001
+    scale_rewards: GroupScale = "group"
+    """Divide the distance to the group's mean by the standard deviation of the group or of the batch, or do not divide
+    it (none).
+    """
+
+
+def compare(totals: Tensor, judged: Judged, valid: Tensor, hyperparameters: GRPOHyperparameters) -> Tensor:
+    """Return the distance [N] of each response to the mean of its group, in standard deviations."""
+    return group_normalized(totals, judged.group_ids, mask=valid, scale=hyperparameters.scale_rewards)
+
+
+estimate = ResponseEstimate(compare)
+policy_loss = PolicyLoss()
+
+GRPO = OnPolicyAlgorithm(
+    name="grpo",
+    title="GRPO",
+    hyperparameters=GRPOHyperparameters,
+    needs_critic=False,
+    needs_reference=needs_reference,
+    min_group_size=2,
+    estimate=estimate,
+    policy_loss=policy_loss,
+)

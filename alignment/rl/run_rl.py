@@ -1,0 +1,18 @@
+"""Any rl_algorithm: python run_rl.py x_argument.json [--key value ...], alone or under the launcher."""
+
+import sys
+from pathlib import Path
+
+# Running a script puts its own folder first on the path; the repository root must stand there instead.
+sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from alignment.device.host import prepare_host, require_packages  # noqa: E402
+
+require_packages()
+HOST = prepare_host()  # before the first import of Paddle, which reads these settings once
+
+from alignment.runs.entry import run_entry  # noqa: E402
+from alignment.trainers.ppo.build import train  # noqa: E402
+
+if __name__ == "__main__":
+    run_entry(lambda argv: train(argv, host=HOST))
