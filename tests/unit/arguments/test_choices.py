@@ -164,7 +164,7 @@ def test_help_of_a_key_tells_it_for_each_choice(capsys):
         "clip (rl_algorithm=ppo or vapo): number > 0; default 0.2\n    Clip.\n\n"
         "clip (rl_algorithm=grpo): number > 0; default 0.3\n    Clip of a group.\n"
     )
-    every = "rl_algorithm=ppo or vapo or rl_algorithm=grpo"
+    every = "rl_algorithm=ppo, vapo or grpo"
     assert _help(capsys, "--help", "kind").startswith(f"kind ({every}): 'token', 'sequence'; default")
     expected = "rl_algorithm: 'ppo', 'vapo', 'grpo'; default \"ppo\"\n    What learns. Also written algorithm_name.\n"
     assert _help(capsys, "--help", "rl_algorithm") == expected

@@ -37,7 +37,10 @@ def _of_several_algorithms():
     told = [(item, describe_fields(cls)[item.name]) for cls in classes for item in dataclasses.fields(cls)]
     kinds = {(item.name, item.default, repr(constraint_of(item)), text) for item, text in told}
     counts = Counter(kind[0] for kind in kinds)
-    return {name for name, count in counts.items() if count > 1} | {"per_device_value_batch_size"}
+    return {name for name, count in counts.items() if count > 1} | {
+        "per_device_value_batch_size",
+        "freezing_actor_steps",
+    }
 
 
 def _loss_keys():
