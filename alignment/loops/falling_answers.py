@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from alignment.metrics import Metric
 from alignment.telemetry import log
@@ -41,6 +41,16 @@ class FallingAnswers:
     first: _Mean | None = None
     in_a_row: int = 0
     told: bool = False
+
+    def state(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        return {**vars(self), "first": None if self.first is None else list(self.first)}
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> FallingAnswers:
+        """Return what ``state`` was of."""
+        first = state["first"]
+        return cls(**{**state, "window": list(state["window"]), "first": None if first is None else _Mean(*first)})
 
     def observe(self, metrics: Mapping[str, Metric]) -> None:
         """Count one update; metrics without log-probs of answers are ignored."""

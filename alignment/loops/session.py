@@ -55,16 +55,20 @@ class Counters:
     """Whether the run was stopped early."""
     window: list[dict[str, Metric]] = field(default_factory=list)
     """The metrics of each iteration since the last record."""
+    falling_answers: FallingAnswers = field(default_factory=FallingAnswers)
 
     def state(self) -> dict[str, Any]:
         """Return everything as JSON values."""
         window = [{name: [float(m.value), m.reduction] for name, m in part.items()} for part in self.window]
-        return {**vars(self), "window": window}
+        return {**vars(self), "window": window, "falling_answers": self.falling_answers.state()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Restore the result of ``state``."""
         # Checkpoints of earlier versions lack some.
-        vars(self).update({name: state[name] for name in vars(self) if name in state})
+        saved = {name: state[name] for name in vars(self) if name in state}
+        if "falling_answers" in saved:
+            saved["falling_answers"] = FallingAnswers.of(saved["falling_answers"])
+        vars(self).update(saved)
         self.window = [{name: Metric(*m) for name, m in part.items()} for part in state["window"]]
 
 
@@ -101,7 +105,6 @@ class Session:
     signals: StopSignals = field(default_factory=StopSignals)
     liveness: Liveness = field(default_factory=Liveness)
     flat_rewards: FlatRewards = field(default_factory=FlatRewards)
-    falling_answers: FallingAnswers = field(default_factory=FallingAnswers)
     world: Group = ALONE
     """The processes that stop together when one receives a signal."""
     model: str = "policy"
@@ -161,7 +164,7 @@ class Session:
             self.writers.write_samples(self.counters.updates, samples())
         self.liveness.observe(metrics, update=self.counters.updates)
         self.flat_rewards.observe(metrics)
-        self.falling_answers.observe(metrics)
+        self.counters.falling_answers.observe(metrics)
         if self.cadences.evaluate.is_due(*span, epoch_ended=ending):
             self.evaluate()
         stop = self._agree_on_signal()

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
-from alignment.algorithms.preference.spec import Survey
 from alignment.data.encoded.store import count_tokens
 from alignment.loops.session import Session
 from alignment.metrics import merge_metrics
@@ -15,6 +14,19 @@ from alignment.parallel.micro_batches import MicroBatches
 from alignment.parallel.runner import ModelRunner, Objective
 from alignment.records import TokenBatch
 from alignment.training.learner import Learner
+
+
+class Measure(Protocol):
+    """Adds fields to all micro-batches of an update from passes of the trained model, without gradients, before it."""
+
+    def __call__(
+        self, batches: Sequence[TokenBatch], policy: ModelRunner, order: Sequence[int], *, learns: bool
+    ) -> None:
+        """``order``: the place of each row's sample in the update, which does not depend on how micro-batches are cut.
+
+        ``learns`` (training): what it keeps from update to update may change.
+        """
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +43,8 @@ class SupervisedTask:
     """
     preparing: str = "reference"
     """The stage that the time of ``prepare`` is attributed to."""
-    measure: Callable[[Sequence[TokenBatch], ModelRunner, Sequence[int]], None] | None = None
-    """Called after ``prepare``, to add fields from passes of the trained model without gradients, with its runner and
-    the place of each sample in the update, which does not depend on how micro-batches are cut."""
-    survey: Survey | None = None
-    """Called with the micro-batches of an update and what the objective reads from the model for each, after
-    ``prepare``, to add fields that compare all of them. None: the objective needs none."""
+    measure: Measure | None = None
+    """Called after ``prepare``, to add fields that compare all rows of an update. None: the objective needs none."""
     after_update: Callable[[Learner], None] | None = None
     """Called with the model's learner after each update."""
 
@@ -59,15 +67,13 @@ class SupervisedLoop:
         for samples, epoch_ended in self.samples:
             groups = self.micro_batches.divide([*map(count_tokens, samples)])
             batches = [self.task.make_batch([samples[i] for i in group]) for group in groups]
-            if self.task.prepare is not None:
-                with self.session.stage(self.task.preparing):
+            with self.session.stage("update" if self.task.prepare is None else self.task.preparing):
+                if self.task.prepare is not None:
                     self.task.prepare(batches, self.runner)
-                    if self.task.measure is not None:
-                        self.task.measure(batches, self.runner, list(chain.from_iterable(groups)))
+                if self.task.measure is not None:
+                    self.task.measure(batches, self.runner, list(chain.from_iterable(groups)), learns=True)
             with self.session.stage("update"):
                 objective = self.task.make_objective(batches)
-                if self.task.survey is not None:
-                    self.task.survey(batches, self.runner.forward(batches, objective.read), learns=True)
                 metrics = self.learner.accumulate(batches, objective)
                 metrics.append(self.learner.apply())
                 if self.task.after_update is not None:

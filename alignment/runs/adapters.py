@@ -40,7 +40,7 @@ def frozen_base(launch: Launch, name: str, folder: str) -> list[FrozenInput]:
     """Return the base of the trained model ``name`` as an input that must not change; nothing without an adapter."""
     if not launch.parsed.adapter.lora:
         return []
-    return [frozen_model(f"the base of the {name}", folder, launch.topology.world)]
+    return [frozen_model(f"the base of the {name}", folder, launch.topology.world, launch.hashed)]
 
 
 def adapt(launch: Launch, name: str, model: Any, base: FrozenInput, *, folder: str | None, continues: bool) -> None:

@@ -63,7 +63,9 @@ class DatasetRun:
     def train(self, *, memory: MemoryWatch | None = None) -> None:
         """Train (or only evaluate), export and report; ``memory`` replaces the default memory watch."""
         training = self.launch.parsed.training
-        loader, micro_batches = self.loader, self._micro_batches()
+        loader, micro_batches = self.loader, micro_batches_of(self.launch, self.rows_per_sample)
+        if micro_batches.max_tokens is not None:
+            micro_batches.check([*map(count_tokens, loader.samples)], "training row")
         horizon = horizon_of(self.launch, loader)
         learner = build_learner(self.launch, self.name, self.model, training, total_updates=horizon.total_updates)
         state = RunState(
@@ -113,14 +115,12 @@ class DatasetRun:
         packed = "" if micro_batches.max_tokens is None else f", {micro_batches.describe()}"
         return f"{self.title}: {counted(horizon.total_updates, 'update')} of {loader.describe_batches()}{packed}"
 
-    def _micro_batches(self) -> MicroBatches:
-        """Return how updates are divided; DataError if a sample is over the token budget."""
-        training, ranks = self.launch.parsed.training, self.launch.topology.layout.batch
-        budget = training.token_budget(self.rows_per_sample * self.launch.parsed.data.max_length)
-        divided = divide_updates(training, budget, ranks=ranks)
-        if budget is not None:
-            divided.check([*map(count_tokens, self.loader.samples)], "training row")
-        return divided
+
+def micro_batches_of(launch: Launch, rows_per_sample: int) -> MicroBatches:
+    """Return how the updates of a run are divided, whose samples have ``rows_per_sample`` rows each."""
+    training = launch.parsed.training
+    budget = training.token_budget(rows_per_sample * launch.parsed.data.max_length)
+    return divide_updates(training, budget, ranks=launch.topology.layout.batch)
 
 
 def build_loader(launch: Launch, samples: Sequence[Any]) -> BatchLoader:

@@ -134,7 +134,7 @@ def split_for_evaluation(
             kept, held_out = map(len, parts)
             raise ArgumentError(
                 f"eval_split_ratio={ratio:g} of {len(train)} rows leaves {kept} to train and {held_out} to evaluate; "
-                "both need at least 1"
+                "both need at least 1" + "; rows with the same prompt stay together" * train.COMPARES_ANSWERS
             )
         return parts
     return train, evaluation

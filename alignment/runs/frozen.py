@@ -42,14 +42,17 @@ class FrozenInput(NamedTuple):
     """Whether a change is only a warning: code may be fixed between a failure and the next start."""
 
 
-def frozen_model(name: str, folder: str, world: Group) -> FrozenInput:
+def frozen_model(name: str, folder: str, world: Group, known: dict[str, str] | None = None) -> FrozenInput:
     """Return the model in ``folder``: its configuration and the weight files that are read.
 
-    All processes of ``world`` call it together, and each reads a share.
+    All processes of ``world`` call it together, and each reads a share. ``known``: contents by folder; one that is
+    there is not read again, and a new one is added.
     """
-    place = Path(folder)
-    config, sizes = on_main(world, lambda: (_read_meaning(place), _weight_sizes(place)))
-    return FrozenInput(name, folder, _digest([config, hash_files(place, sizes, world)]))
+    known, place = {} if known is None else known, Path(folder)
+    if folder not in known:
+        config, sizes = on_main(world, lambda: (_read_meaning(place), _weight_sizes(place)))
+        known[folder] = _digest([config, hash_files(place, sizes, world)])
+    return FrozenInput(name, folder, known[folder])
 
 
 def frozen_random_model(name: str, config: str, seed: int, world: Group) -> FrozenInput:

@@ -42,6 +42,8 @@ class Launch:
     """The checkpoint to resume from, or None."""
     signals: StopSignals = field(default_factory=StopSignals)
     """The signals that this process has received."""
+    hashed: dict[str, str] = field(default_factory=dict)
+    """Checksums of the frozen models that the run has read so far, by folder."""
 
     @property
     def dtype(self) -> str:

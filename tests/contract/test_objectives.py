@@ -25,7 +25,7 @@ from alignment.runs.offline.models import POLICY
 from alignment.runs.offline.objective import EvaluationInputs
 from alignment.runs.offline.reference import FIELD, Reference
 from alignment.runs.offline.teacher import Teacher
-from alignment.runs.offline.train import build_task
+from alignment.runs.offline.train import build_task, surveying
 from alignment.trainers.objectives import OBJECTIVES, SCORE_OBJECTIVES
 from alignment.training.objectives import read_split_answers
 from tests.tiny_models import tiny_causal, tiny_score
@@ -109,10 +109,8 @@ def learn(objective, model, cut, *, reference=None, widen=0):
     if objective.needs_reference or objective.needs_teacher:
         task.prepare(batches, runner)
     if task.measure:
-        task.measure(batches, runner, range(sum(map(len, cut))))
+        task.measure(batches, runner, range(sum(map(len, cut))), learns=True)
     made = task.make_objective(batches)
-    if task.survey is not None:
-        task.survey(batches, runner.forward(batches, made.read), learns=True)
     losses = [made.loss(made.read(model, batch), batch) for batch in batches]
     for loss in losses:
         loss.value.backward()
@@ -131,9 +129,11 @@ def compared(reference, objective, batches, runner):
 
 
 def measured(objective, hyperparameters, prepare):
-    """What measures the baseline of an objective that has one."""
+    """What measures a whole update for an objective that needs it."""
+    if survey := objective.make_survey and objective.make_survey(hyperparameters):
+        return surveying(survey, objective.read_for(hyperparameters))
     baseline = objective.labels and baseline_of(objective.labels, hyperparameters)
-    return open_baseline(objective, baseline, prepare, 64) if baseline else None
+    return open_baseline(objective, baseline, prepare, max_length=64, cut=MicroBatches(rows=2)) if baseline else None
 
 
 def teacher_of(objective):

@@ -34,7 +34,8 @@ class DataArguments:
     eval_split_ratio: float | None = argument(
         None, above=0, below=1, inert_when=(where_given("eval_datasets"), NO_EVALUATION)
     )
-    """Share of the training rows held out for evaluation."""
+    """Share of the training rows held out for evaluation; of prompts, where answers are compared or rated (reward
+    models, DPO, KTO), so that no prompt is on both sides."""
     dataloader_shuffle: bool = True
     """Shuffle the training rows for every epoch, by data_seed; false: keep the order of the datasets."""
     dataloader_drop_last: bool = False

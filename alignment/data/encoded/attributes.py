@@ -18,6 +18,7 @@ class AttributeDataset(SupervisedDataset):
     """
 
     KIND = "regression"
+    COMPARES_ANSWERS = True
 
     def encode_row(self, row: Row, encoder: Encoder) -> Encoded:
         """Encode the answer with its attributes."""

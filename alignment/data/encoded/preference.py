@@ -31,6 +31,7 @@ class PreferenceDataset(TokenizedDataset):
     """
 
     KIND = "preference"
+    COMPARES_ANSWERS = True
     COLLATOR = PreferenceCollator
     FIELDS: ClassVar[tuple[str, ...]] = ("input", "answer", "other_answer", "better")
     """The fields of a raw sample that every row needs."""
@@ -101,6 +102,7 @@ class UnpairedPreferenceDataset(TokenizedDataset):
     """
 
     KIND = "binary preference"
+    COMPARES_ANSWERS = True
     COLLATOR = UnpairedPreferenceCollator
 
     def split_row(self, row: Row) -> Sequence[Row]:

@@ -33,6 +33,7 @@ class SafetyPreferenceDataset(TokenizedDataset):
     """
 
     KIND = "safety preference"
+    COMPARES_ANSWERS = True
     COLLATOR = SafetyPreferenceCollator
 
     def encode_row(self, row: Row, encoder: Encoder) -> Encoded:

@@ -40,6 +40,8 @@ class TokenizedDataset(ABC):
 
     KIND: ClassVar[str]
     COLLATOR: ClassVar[type[Collator]]
+    COMPARES_ANSWERS: ClassVar[bool] = False
+    """Whether samples with the same prompt hold answers to compare; a split never separates them."""
 
     def __init__(
         self,
@@ -115,9 +117,13 @@ class TokenizedDataset(ABC):
     def split_train_test(
         self, split_ratio: float = 0.2, shuffle: bool = True, seed: int | None = None
     ) -> tuple[TokenizedDataset, TokenizedDataset]:
-        """Return (train, test) datasets that share this one's ledger; the seed defaults to the dataset's own."""
-        parts = split_rows(len(self), split_ratio, shuffle=shuffle, seed=self.seed if seed is None else seed)
-        train, test = (self._take(part) for part in parts)
+        """Return (train, test) datasets that share this one's ledger; the seed defaults to the dataset's own.
+
+        The ratio is one of rows, or of prompts if the dataset ``COMPARES_ANSWERS``.
+        """
+        units = self._prompts() if self.COMPARES_ANSWERS else np.arange(len(self))[:, None]
+        parts = split_rows(len(units), split_ratio, shuffle=shuffle, seed=self.seed if seed is None else seed)
+        train, test = (self._take(np.array([row for unit in part for row in units[unit]], np.int64)) for part in parts)
         return train, test
 
     def encode(self, row: Row) -> Encoded:
@@ -161,6 +167,13 @@ class TokenizedDataset(ABC):
         counts = [count_unknown(sample, self._encoder.unknown_id) for sample in self]
         return describe_unknown(self, counts, self._encoder.unknown_id) if any(counts) else None
 
+    def _prompts(self) -> list[list[int]]:
+        """Return the rows of each prompt, in the order of the first ones."""
+        found: dict[bytes, list[int]] = {}
+        for number, sample in enumerate(self):
+            found.setdefault(prompt_of(sample), []).append(number)
+        return list(found.values())
+
     def _take(self, indices: np.ndarray) -> TokenizedDataset:
         part = copy.copy(self)
         part._order = self._order[indices]
@@ -201,6 +214,13 @@ class _Pending(NamedTuple):
 def _describe(spec: DatasetSpec) -> str:
     path = spec.arguments.get("path")
     return spec.label if path is None or str(path) in spec.label else f"{spec.label} ({path})"
+
+
+def prompt_of(sample: Sample) -> bytes:
+    """Return the tokens before the answer, or before the first of several answers, in a form that can be compared."""
+    ids = next(value for name, value in sample.items() if name.endswith("input_ids"))
+    length = sample["prompt_length"] if "prompt_length" in sample else int(np.argmax(sample["labels"] == ids))
+    return ids[:length].tobytes()
 
 
 def to_ids(ids: Sequence[int]) -> np.ndarray:

@@ -5,7 +5,8 @@ Legend: n rows of a micro-batch, N rows of an update.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,8 @@ from alignment.algorithms.preference.spec import BaselineRows, LabelledAnswers
 from alignment.data.encoded.tokenized import Sample
 from alignment.data.loader import BatchLoader
 from alignment.errors import DataError
+from alignment.loops.supervised import Measure
+from alignment.parallel.micro_batches import MicroBatches
 from alignment.parallel.runner import ModelRunner
 from alignment.records import TokenBatch
 from alignment.runs.offline.objective import OfflineObjective
@@ -23,8 +26,6 @@ from alignment.telemetry.wording import counted
 
 LABEL, BASELINE = "desirable", "baseline"
 """Batch fields, [n] float32 each."""
-
-Measure = Callable[[Sequence[TokenBatch], ModelRunner, Sequence[int]], None]
 
 
 class Baseline(NamedTuple):
@@ -88,34 +89,46 @@ def mismatched(batches: Sequence[TokenBatch], order: Sequence[int], max_length: 
     first one that of the last) whose prompt is another; where all prompts are equal, of the row just before it. An
     answer that does not fit into ``max_length`` loses its end.
     """
-    rows = [row for batch in batches for row in _rows(batch)]
+    rows = _rows(batches)
     update = [rows[at] for at in np.argsort(order)]
     others = [_other(update, at) for at in order]
-    made = [np.concatenate([row.prompt, other.answer])[:max_length] for row, other in zip(rows, others, strict=True)]
-    found, first = [], 0
-    for batch in batches:
-        part = slice(first, first + batch.num_rows)
-        first = part.stop
-        targets = [np.arange(len(row.prompt), len(ids)) for row, ids in zip(rows[part], made[part], strict=True)]
-        found.append(TokenBatch.build(made[part], targets))
-    return found
+    pairs = zip(rows, others, strict=True)
+    made = [_Row(row.prompt, other.answer[: max_length - len(row.prompt)]) for row, other in pairs]
+    edges = np.cumsum([0, *(batch.num_rows for batch in batches)])
+    return [_batch_of(made[start:stop]) for start, stop in pairwise(edges)]
 
 
-def open_baseline(objective: OfflineObjective, baseline: Baseline, reference: Prepare, max_length: int) -> Measure:
+def within_budget(batches: Sequence[TokenBatch], cut: MicroBatches) -> tuple[Sequence[TokenBatch], np.ndarray]:
+    """Return the rows of ``batches`` cut to the token budget, and the place [N] of each of them in the new order.
+
+    A row that is over the budget has a micro-batch to itself. Without a budget nothing changes.
+    """
+    if cut.max_tokens is None:
+        return batches, np.arange(sum(batch.num_rows for batch in batches))
+    rows = _rows(batches)
+    sizes = [min(len(row.prompt) + len(row.answer), cut.max_tokens) for row in rows]
+    groups = cut.divide(sizes)
+    return [_batch_of([rows[at] for at in group]) for group in groups], np.argsort(np.concatenate(groups))
+
+
+def open_baseline(
+    objective: OfflineObjective, baseline: Baseline, reference: Prepare, *, max_length: int, cut: MicroBatches
+) -> Measure:
     """Return a function that adds the field ``baseline`` to all micro-batches of an update.
 
-    ``reference`` adds the reference's numbers to micro-batches; those of the update have them already.
+    ``reference`` adds the reference's numbers to micro-batches; those of the update have them already. ``cut``: how
+    updates are divided, whose token budget mismatched rows keep too.
     """
 
-    def measure(batches: Sequence[TokenBatch], policy: ModelRunner, order: Sequence[int]) -> None:
-        rows = batches
+    def measure(batches: Sequence[TokenBatch], policy: ModelRunner, order: Sequence[int], *, learns: bool) -> None:
+        rows, places = batches, np.arange(len(order))
         if baseline.rows == "mismatched":
-            rows = mismatched(batches, order, max_length)
+            rows, places = within_budget(mismatched(batches, order, max_length), cut)
             reference(rows, policy)
         logps = policy.forward(rows, objective.read)
         gains = [logp - row.fields[FIELD] for logp, row in zip(logps, rows, strict=True)]
         labels = [batch.fields[LABEL] for batch in batches]
-        values = baseline.values(np.concatenate(gains), np.concatenate(labels))
+        values = baseline.values(np.concatenate(gains)[places], np.concatenate(labels))
         for batch, part in zip(batches, np.split(values, np.cumsum([*map(len, labels)])[:-1]), strict=True):
             batch.fields[BASELINE] = part
 
@@ -127,10 +140,18 @@ class _Row(NamedTuple):
     answer: np.ndarray
 
 
-def _rows(batch: TokenBatch) -> list[_Row]:
-    counts = np.bincount(batch.target_rows, minlength=batch.num_rows)
-    cut = zip(batch.input_ids, batch.lengths, counts, strict=True)
-    return [_Row(ids[: length - count], ids[length - count : length]) for ids, length, count in cut]
+def _rows(batches: Iterable[TokenBatch]) -> list[_Row]:
+    found = []
+    for batch in batches:
+        counts = np.bincount(batch.target_rows, minlength=batch.num_rows)
+        for ids, length, count in zip(batch.input_ids, batch.lengths, counts, strict=True):
+            found.append(_Row(ids[: length - count], ids[length - count : length]))
+    return found
+
+
+def _batch_of(rows: Sequence[_Row]) -> TokenBatch:
+    targets = [np.arange(len(row.prompt), len(row.prompt) + len(row.answer)) for row in rows]
+    return TokenBatch.build([np.concatenate(row) for row in rows], targets)
 
 
 def _other(rows: Sequence[_Row], at: int) -> _Row:

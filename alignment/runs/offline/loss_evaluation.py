@@ -48,16 +48,14 @@ class LossEvaluation:
         size = self.rows_per_batch
         batches = [self.task.make_batch(self.samples[i : i + size]) for i in range(0, len(self.samples), size)]
         objective = self.task.make_objective(batches)
-        found, at_once = [], len(batches) if self.task.measure or self.task.survey else self.batches_at_once
+        found, at_once = [], len(batches) if self.task.measure else self.batches_at_once
         for first in range(0, len(batches), at_once):
             part = batches[first : first + at_once]
             if self.task.prepare is not None:
                 self.task.prepare(part, self.runner)
             if self.task.measure is not None:
-                self.task.measure(part, self.runner, range(len(self.samples)))
+                self.task.measure(part, self.runner, range(len(self.samples)), learns=False)
             outputs = self.runner.forward(part, objective.read)
-            if self.task.survey is not None:
-                self.task.survey(part, outputs, learns=False)
             pairs = zip(map(_tensors, outputs), part, strict=True)
             found += [objective.loss(*pair).metrics for pair in pairs]
         metrics = reduce_metrics(found)

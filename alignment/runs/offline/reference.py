@@ -198,7 +198,7 @@ def find_reference(launch: Launch, objective: OfflineObjective, tokenizer: Token
     if named:
         check_layout(launch, check_fit(folder, tokenizer, max_length=launch.parsed.data.max_length), folder)
         check_same_tokens(f"ref_model_name_or_path={named}", folder, tokenizer, reader="the policy")
-    return ReferenceSource(folder, cache(partial(frozen_model, "the reference", folder, world)))
+    return ReferenceSource(folder, cache(partial(frozen_model, "the reference", folder, world, launch.hashed)))
 
 
 def _moved_folder(checkpoint: Checkpoint) -> str:

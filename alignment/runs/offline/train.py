@@ -6,14 +6,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
+from alignment.algorithms.preference.spec import Survey
 from alignment.data.encoded.tokenized import Sample, TokenizedDataset
 from alignment.data.loader import BatchLoader
-from alignment.loops.supervised import SupervisedTask
+from alignment.loops.supervised import Measure, SupervisedTask
 from alignment.models.tokenizer.tokenizer import Tokenizer
 from alignment.parallel.runner import ModelRunner, Objective
 from alignment.records import Loss, TokenBatch
 from alignment.runs.adapters import adapt, frozen_base
-from alignment.runs.dataset_run import DatasetRun, build_loader, horizon_of
+from alignment.runs.dataset_run import DatasetRun, build_loader, horizon_of, micro_batches_of
 from alignment.runs.datasets import (
     dataset_labels,
     encode_options,
@@ -27,7 +28,6 @@ from alignment.runs.launch import Launch
 from alignment.runs.models import adopt, check_start, starting_folder, starting_tokenizer
 from alignment.runs.offline.labelled import (
     Baseline,
-    Measure,
     baseline_of,
     check_labels,
     labelled_batch,
@@ -82,7 +82,11 @@ def build_run(
     ahead = rows_ahead(launch, baseline, loader, held_out) if baseline else ()
     held = open_reference(launch, objective, tokenizer, reference, samples, model, ahead) if reference else None
     held = open_teacher(launch, taught, tokenizer).as_reference() if taught else held
-    measure = open_baseline(objective, baseline, held.prepare, launch.parsed.data.max_length) if baseline else None
+    survey = objective.make_survey and objective.make_survey(hyperparameters)
+    measure = None if survey is None else surveying(survey, objective.read_for(hyperparameters))
+    if baseline:
+        cut, longest = micro_batches_of(launch, objective.rows_per_sample), launch.parsed.data.max_length
+        measure = open_baseline(objective, baseline, held.prepare, max_length=longest, cut=cut)
     task = build_task(objective, hyperparameters, model=model, reference=held, measure=measure)
 
     def make_evaluation(runner: ModelRunner) -> Any:
@@ -102,7 +106,7 @@ def build_run(
         best_metric=objective.best_metric,
         shown=(*objective.shown, f"{trained.name}/gradient_norm", f"{trained.name}/learning_rate"),
         cards=objective.cards,
-        parts={FROZEN: frozen, **survey_part(task)},
+        parts={FROZEN: frozen, **survey_part(survey)},
         kept={REFERENCE: held.moving.write} if held and held.moving else {},
     )
 
@@ -179,9 +183,18 @@ def find_frozen(launch: Launch, models: Sequence[ReferenceSource | None], tokeni
     return [*(model.frozen() for model in models if model and model.frozen), *own]
 
 
-def survey_part(task: SupervisedTask) -> dict[str, StatePart]:
-    """Return what the survey of ``task`` has learned, as a part of the checkpoint; empty without a survey."""
-    return {} if task.survey is None else {SURVEY: StatePart(task.survey.state, task.survey.load_state)}
+def surveying(survey: Survey, read: Callable[[Any, TokenBatch], Any]) -> Measure:
+    """Return ``survey`` as what measures an update: it gets what ``read`` returns for the trained model."""
+
+    def measure(batches: Sequence[TokenBatch], policy: ModelRunner, _: Sequence[int], *, learns: bool) -> None:
+        survey(batches, policy.forward(batches, read), learns=learns)
+
+    return measure
+
+
+def survey_part(survey: Survey | None) -> dict[str, StatePart]:
+    """Return what ``survey`` has learned, as a part of the checkpoint; empty without a survey."""
+    return {} if survey is None else {SURVEY: StatePart(survey.state, survey.load_state)}
 
 
 def open_rows(
@@ -207,8 +220,8 @@ def build_task(
     reference: Reference | None = None,
     measure: Measure | None = None,
 ) -> SupervisedTask:
-    """Return the task that trains ``model`` on ``objective``, compared with ``reference``; ``measure`` adds the
-    baseline's numbers.
+    """Return the task that trains ``model`` on ``objective``, compared with ``reference``; ``measure`` adds what its
+    loss needs to know of a whole update.
     """
 
     read = objective.read_for(hyperparameters)
@@ -236,6 +249,5 @@ def build_task(
         prepare=reference and reference.prepare,
         preparing=reference.stage if reference else "",
         measure=measure,
-        survey=objective.make_survey and objective.make_survey(hyperparameters),
         after_update=after_update,
     )

@@ -145,10 +145,10 @@ def find_frozen(launch: Launch, folders: RoleFolders, tokenizer: Tokenizer) -> l
     world, template = launch.topology.world, launch.parsed.data.template
     found = frozen_tokenizer(launch.parsed.model.tokenizer_name_or_path or folders.actor, tokenizer, template)
     if ChosenAlgorithm.of(launch.parsed).needs_reference:
-        found.append(frozen_model("the reference", folders.actor, world))
+        found.append(frozen_model("the reference", folders.actor, world, launch.hashed))
     if folders.reward:
         own = load_tokenizer(folders.reward)
-        found.append(frozen_model("the reward model", folders.reward, world))
+        found.append(frozen_model("the reward model", folders.reward, world, launch.hashed))
         found += frozen_tokenizer(folders.reward, own, template, owner=" of the reward model")
     return found
 

@@ -8,6 +8,7 @@ import pytest
 
 from alignment.data import PreferenceDataset, SafetyPreferenceDataset, UnpairedPreferenceDataset
 from alignment.data.encode import EncodeOptions
+from alignment.data.encoded.tokenized import prompt_of
 from alignment.errors import DataError
 
 PAIR = {"input": "hi", "answer": "a b", "other_answer": "c", "better": True}
@@ -208,3 +209,25 @@ def test_a_label_of_another_kind_is_refused_with_value_column_and_line(tmp_path,
         UnpairedPreferenceDataset(f"jsonl:1:{path}", tokenizer)
     assert f"column 'label' is {label!r} (allowed: true, false, 1, 0)" in str(raised.value)
     assert "rows.jsonl" in str(raised.value) and "line 2" in str(raised.value)
+
+
+LABELS = [{"input": "a " * (1 + n // 3), "answer": "b " * (1 + n), "desirable": n % 2 == 0} for n in range(12)]
+PAIRS = [{"input": "a " * (1 + n), "answer": "a b", "other_answer": "c", "better": True} for n in range(8)]
+REPEATED = [{"input": "a " * (1 + n // 2), "answer": "b " * (1 + n), "other_answer": "c", "better": True} for n in range(8)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    ("kind", "rows", "held_out"),
+    [
+        (UnpairedPreferenceDataset, PAIRS, 4),
+        (UnpairedPreferenceDataset, LABELS, 3),
+        (PreferenceDataset, REPEATED, 2),
+    ],
+    ids=["the halves of pairs", "labelled answers", "several pairs"],
+)
+def test_a_split_never_separates_answers_to_one_prompt(make_dataset, tokenizer, kind, rows, held_out, seed):
+    dataset = kind(make_dataset(rows), tokenizer)
+    parts = dataset.split_train_test(0.25, seed=seed)
+    train, test = ({prompt_of(sample) for sample in part} for part in parts)
+    assert len(parts[1]) == held_out and len(parts[0]) == len(dataset) - held_out and not train & test

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import pytest
 
 from alignment.loops import falling_answers
 from alignment.loops.falling_answers import FallingAnswers
+from alignment.loops.session import Counters
 from alignment.metrics import Metric
 
 
@@ -60,6 +62,28 @@ def test_a_fall_is_found_in_noise_that_it_exceeds(said):
     rng = random.Random(5)
     observe([rng.gauss(-200 - update / 10, 20) for update in range(1000)])
     assert len(said) == 1
+
+
+@pytest.mark.parametrize("stop", [7, 20, 25, 119])
+def test_a_resumed_run_warns_when_the_unbroken_one_would(said, stop):
+    """A checkpoint after any update carries the log-prob of the first window."""
+    numbers = steps(-20.0, *[-22.0] * 6)
+    first, second = Counters(), Counters()
+    for number in numbers[:stop]:
+        first.falling_answers.observe({"logps/chosen": Metric(number)})
+    second.load_state(json.loads(json.dumps(first.state())))
+    for number in numbers[stop:119]:
+        second.falling_answers.observe({"logps/chosen": Metric(number)})
+    assert said == []
+    second.falling_answers.observe({"logps/chosen": Metric(numbers[119])})
+    assert len(said) == 1 and "is -22, and was -20 in the first 20" in said[0]
+
+
+def test_a_checkpoint_of_an_earlier_version_starts_the_comparison_anew():
+    counters, state = Counters(), Counters(updates=3).state()
+    del state["falling_answers"]
+    counters.load_state(state)
+    assert counters == Counters(updates=3)
 
 
 def test_other_metrics_are_ignored(said):

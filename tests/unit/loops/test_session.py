@@ -265,6 +265,7 @@ def test_counters_start_empty():
         "stalled": 0,
         "is_stopped": False,
         "window": [],
+        "falling_answers": {"window": [], "first": None, "in_a_row": 0, "told": False},
     }
 
 

@@ -36,7 +36,7 @@ def test_the_rows_of_an_update_are_cut_into_micro_batches_and_all_their_tokens_c
             make_batch=lambda part: TokenBatch.build([row["input_ids"] for row in part], [np.array([1])] * len(part)),
             make_objective=lambda batches: done.append(f"{len(batches)} batches"),
             prepare=lambda batches, given: done.append("prepared" if given is runner else "other"),
-            measure=lambda batches, given, order: done.append(order if given is runner else "other"),
+            measure=lambda batches, given, order, learns: done.append(order if learns and given is runner else "other"),
             after_update=lambda given: done.append("after" if given is learner else "other"),
         ),
         learner=learner,

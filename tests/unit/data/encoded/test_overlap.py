@@ -35,9 +35,9 @@ def test_nothing_is_said_of_rows_apart(make_dataset, tokenizer):
     assert describe_overlap(*dataset.split_train_test(1 / 3)) is None
 
 
-def test_a_split_of_pairs_with_one_prompt_is_told(make_dataset, tokenizer):
-    rows = [{**PAIRS[0], "other_answer": word} for word in "cdefgh"]
-    train, held_out = PreferenceDataset(make_dataset(rows), tokenizer).split_train_test(1 / 3)
+def test_a_split_of_rows_with_one_prompt_is_told(make_dataset, tokenizer):
+    rows = [{**ANSWERED[0], "answer": word} for word in "cdefgh"]
+    train, held_out = SupervisedDataset(make_dataset(rows), tokenizer).split_train_test(1 / 3)
     said = describe_overlap(train, held_out)
     assert said == f"2 of 2 evaluation rows have a prompt that is trained on too{CONCLUSION}"
 

@@ -10,7 +10,15 @@ import pytest
 from alignment.algorithms.preference.kto import KTO, KTOHyperparameters
 from alignment.data.loader import BatchLoader
 from alignment.errors import DataError
-from alignment.runs.offline.labelled import baseline_of, check_labels, labelled_batch, mismatched, open_baseline
+from alignment.parallel.micro_batches import MicroBatches
+from alignment.runs.offline.labelled import (
+    baseline_of,
+    check_labels,
+    labelled_batch,
+    mismatched,
+    open_baseline,
+    within_budget,
+)
 from alignment.telemetry import log
 
 
@@ -68,6 +76,16 @@ def test_an_answer_that_does_not_fit_loses_its_end():
     assert made == [([1, 2, 3], [5]), ([4], [9])]
 
 
+@pytest.mark.parametrize(("budget", "sizes"), [(8, [7, 8]), (11, [7, 8]), (7, [4, 4, 7]), (3, [3, 4, 4, 4]), (None, [3, 12])])
+def test_mismatched_rows_keep_the_token_budget(budget, sizes):
+    """Rows of 3, 4, 4 and 4 tokens, cut as 3 and 12; one over the budget stands alone."""
+    made = mismatched([labelled_batch(SAMPLES[:1]), labelled_batch(SAMPLES[1:])], range(4), 64)
+    batches, places = within_budget(made, MicroBatches(rows=2, max_tokens=budget))
+    assert sorted(int(batch.lengths.sum()) for batch in batches) == sizes
+    rows = rows_of(batches)
+    assert [rows[place] for place in places] == rows_of(made)
+
+
 class _Policy:
     """Gives each row the sum of its answer tokens."""
 
@@ -86,8 +104,11 @@ def test_the_baseline_is_a_mean_over_the_whole_update(loss_type, expected):
     batches = [labelled_batch(SAMPLES[:1]), labelled_batch(SAMPLES[1:])]
     reference(batches, None)
     baseline = baseline_of(KTO.labels, KTOHyperparameters(loss_type=loss_type))
-    open_baseline(SimpleNamespace(read=None), baseline, reference, 64)(batches, _Policy(), range(4))
-    assert np.concatenate([batch.fields["baseline"] for batch in batches]).tolist() == expected
+    for budget in (None, 5):
+        cut = MicroBatches(rows=2, max_tokens=budget)
+        measure = open_baseline(SimpleNamespace(read=None), baseline, reference, max_length=64, cut=cut)
+        measure(batches, _Policy(), range(4), learns=True)
+        assert np.concatenate([batch.fields["baseline"] for batch in batches]).tolist() == expected
 
 
 def test_a_negative_mean_is_zero():

@@ -75,7 +75,7 @@ def start(folders):
             **keys,
         }
         parsed = parse_ppo_arguments([part for key, value in keys.items() for part in (f"--{key}", str(value))])
-        return SimpleNamespace(parsed=parsed, checkpoint=None, topology=SimpleNamespace(world=ALONE))
+        return SimpleNamespace(parsed=parsed, checkpoint=None, topology=SimpleNamespace(world=ALONE), hashed={})
 
     return make
 
