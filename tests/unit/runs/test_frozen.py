@@ -213,3 +213,12 @@ def test_a_record_of_another_form_is_accepted_and_said(record, caplog):
 def test_a_checkpoint_without_a_record_is_accepted(caplog):
     assert frozen_part(launch({}), lambda: [REWARD]).read() == written(REWARD)[FROZEN]
     assert not caplog.messages
+
+
+def test_a_folder_with_two_roles_is_read_once(folder, monkeypatch):
+    """A LoRA run's base is its reference too."""
+    known = {}
+    first = frozen_model("the base of the policy", str(folder), ALONE, known)
+    monkeypatch.setattr("alignment.runs.frozen.hash_files", None)
+    again = frozen_model("the reference", str(folder), ALONE, known)
+    assert again == first._replace(name="the reference") and first.content == known[str(folder)]

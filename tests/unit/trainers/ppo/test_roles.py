@@ -355,7 +355,7 @@ def test_a_resumed_run_must_find_the_models_that_it_does_not_train(start, folder
     found = find_frozen(launch, RoleFolders.of(launch), tokenizer)
     assert len(found) == len(frozen) and {item.name for item in found} == frozen
     shutil.copyfile(folders / "sft/policy/model.safetensors", folders / "rm/reward/model.safetensors")
-    changed = find_frozen(launch, RoleFolders.of(launch), tokenizer)
+    changed = find_frozen(start(**keys), RoleFolders.of(launch), tokenizer)
     assert [one.name for one, other in zip(found, changed, strict=True) if one != other] == ["the reward model"]
 
 
