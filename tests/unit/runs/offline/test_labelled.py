@@ -76,7 +76,9 @@ def test_an_answer_that_does_not_fit_loses_its_end():
     assert made == [([1, 2, 3], [5]), ([4], [9])]
 
 
-@pytest.mark.parametrize(("budget", "sizes"), [(8, [7, 8]), (11, [7, 8]), (7, [4, 4, 7]), (3, [3, 4, 4, 4]), (None, [3, 12])])
+@pytest.mark.parametrize(
+    ("budget", "sizes"), [(8, [7, 8]), (11, [7, 8]), (7, [4, 4, 7]), (3, [3, 4, 4, 4]), (None, [3, 12])]
+)
 def test_mismatched_rows_keep_the_token_budget(budget, sizes):
     """Rows of 3, 4, 4 and 4 tokens, cut as 3 and 12; one over the budget stands alone."""
     made = mismatched([labelled_batch(SAMPLES[:1]), labelled_batch(SAMPLES[1:])], range(4), 64)
