@@ -213,7 +213,7 @@ def test_a_label_of_another_kind_is_refused_with_value_column_and_line(tmp_path,
 
 LABELS = [{"input": "a " * (1 + n // 3), "answer": "b " * (1 + n), "desirable": n % 2 == 0} for n in range(12)]
 PAIRS = [{"input": "a " * (1 + n), "answer": "a b", "other_answer": "c", "better": True} for n in range(8)]
-REPEATED = [{"input": "a " * (1 + n // 2), "answer": "b " * (1 + n), "other_answer": "c", "better": True} for n in range(8)]
+REPEATED = [{**PAIRS[n // 2], "answer": "b " * (1 + n)} for n in range(8)]
 
 
 @pytest.mark.parametrize("seed", range(5))
