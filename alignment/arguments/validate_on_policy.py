@@ -147,6 +147,17 @@ def check_sampling(v: Values) -> Iterator[str]:
         yield f"num_return_sequences={v.num_return_sequences} with top_k=1 would give equal responses"
 
 
+def check_hacking_action(v: Values) -> Iterator[str]:
+    """Check that what is to be done about a hacked reward can be done."""
+    action, weights = v.on_reward_hacking, ("kl_coeff", "kl_loss_coeff")
+    if action == "raise_kl" and not any(getattr(v, key, 0) for key in weights):
+        yield "on_reward_hacking=raise_kl doubles the KL coefficients, and all are 0: give kl_coeff (or kl_loss_coeff)"
+    if action == "raise_kl" and v.kl_target is not None:
+        yield "on_reward_hacking=raise_kl with kl_target, which sets the coefficient: give a lower kl_target instead"
+    if action == "stop_at_best" and v.evaluation_strategy == "no":
+        yield "on_reward_hacking=stop_at_best needs evaluations to choose from: give evaluation_strategy=steps or epoch"
+
+
 CHECKS: tuple[Check, ...] = (
     check_batches,
     check_token_budget,
@@ -160,4 +171,5 @@ CHECKS: tuple[Check, ...] = (
     check_lower_clip,
     check_critic_schedule,
     check_sampling,
+    check_hacking_action,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -35,6 +35,8 @@ class KLController:
     coefficient: float
     target: float | None
     horizon: float
+    loss_scale: float = 1.0
+    """Factor of the KL coefficient of the loss."""
 
     def observe(self, kl: float, *, num_rows: int) -> None:
         """Adapt to the mean KL of a rollout of ``num_rows`` responses, if there is a target."""
@@ -62,7 +64,9 @@ class OnPolicyLoop:
     observe: Callable[[Experience], None] | None = None
     """Called with every experience before its updates."""
     decode: Callable[[np.ndarray], str] | None = None
-    """Token ids to text; if given, samples of training are recorded, for runs without evaluation."""
+    """Token ids to text, for samples."""
+    records_samples: bool = True
+    """Whether samples of training are recorded, for runs without evaluation (if there is ``decode``)."""
 
     def run(self) -> None:
         """Train until the session's last update."""
@@ -78,21 +82,39 @@ class OnPolicyLoop:
             if self.observe is not None:
                 self.observe(experience)
             with session.stage("update"):
-                metrics, updates = self.updater.update(experience, limit=session.total_updates - version)
+                metrics, updates = self._updater.update(experience, limit=session.total_updates - version)
             self._count_tokens(experience, updates)
             described = describe_experience(experience) | {"train/kl_coeff": Metric(self.kl.coefficient)}
             self._adapt(described, experience)
+            described |= self._watch(described, rollout, step=version + updates)
             kept = partial(self._training_samples, rollout)
             session.advance(described | gap_metrics | metrics, updates=updates, epoch_ended=epoch_ended, samples=kept)
             if session.is_finished:
                 break
+
+    @property
+    def _updater(self) -> OnPolicyUpdater:
+        """The updater with the KL coefficient of the loss as it is now."""
+        if self.kl.loss_scale == 1:
+            return self.updater
+        numbers = self.hyperparameters
+        scaled = replace(numbers, kl_loss_coeff=self.kl.loss_scale * numbers.kl_loss_coeff)
+        return replace(self.updater, hyperparameters=scaled)
+
+    def _watch(self, metrics: dict[str, Metric], rollout: Rollout, *, step: int) -> dict[str, Metric]:
+        """Look for reward hacking; return the metrics of that."""
+        alarm = self.session.alarm
+        if alarm is None:
+            return {}
+        alarm.observe(metrics, step=step, samples=lambda: sample_rows(rollout, self.decode))
+        return alarm.metrics()
 
     def _estimate(self, rollout: Any) -> Experience:
         return estimate_experience(rollout, self.algorithm, self.hyperparameters, kl_coeff=self.kl.coefficient)
 
     def _training_samples(self, rollout: Rollout) -> list[dict[str, Any]]:
         """Return the first rows of ``rollout`` to record."""
-        if self.decode is None:
+        if self.decode is None or not self.records_samples:
             return []
         rows = sample_rows(rollout, self.decode, limit=TRAINING_SAMPLES)
         return [row | {"source": TRAINING} for row in rows]

@@ -18,6 +18,7 @@ from alignment.loops.cadence import Cadences
 from alignment.loops.early_stopping import EarlyStopping, read_metric
 from alignment.loops.falling_answers import FallingAnswers
 from alignment.loops.flat_rewards import FlatRewards
+from alignment.loops.hacking.alarm import HackingAlarm
 from alignment.loops.liveness import Liveness
 from alignment.metrics import Metric, average_metrics
 from alignment.parallel.comms.group import ALONE, Group
@@ -36,6 +37,8 @@ class BestModel:
     metric: str
     greater_is_better: bool
     keep: Callable[[], None]
+    allows: Callable[[], bool] = lambda: True
+    """Tells whether the weights of the evaluation just made may be the best."""
 
 
 @dataclass(kw_only=True)
@@ -105,6 +108,8 @@ class Session:
     signals: StopSignals = field(default_factory=StopSignals)
     liveness: Liveness = field(default_factory=Liveness)
     flat_rewards: FlatRewards = field(default_factory=FlatRewards)
+    alarm: HackingAlarm | None = None
+    """Watches for reward hacking; None where nothing is sampled and rewarded."""
     world: Group = ALONE
     """The processes that stop together when one receives a signal."""
     model: str = "policy"
@@ -116,7 +121,12 @@ class Session:
     def is_finished(self) -> bool:
         """True after the last update, or where the run was stopped early."""
         is_stopped = self.hooks.stop is not None and self.counters.is_stopped
-        return is_stopped or self.counters.updates >= self.total_updates
+        return is_stopped or self.is_stopped_at_best or self.counters.updates >= self.total_updates
+
+    @property
+    def is_stopped_at_best(self) -> bool:
+        """True where a hacked reward has ended the run."""
+        return self.alarm is not None and self.alarm.has_stopped
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -206,6 +216,8 @@ class Session:
         bad = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
         if bad:
             raise NotFiniteError(", ".join(bad))
+        if self.alarm is not None:
+            self.alarm.observe_evaluation(metrics, samples, step=self.counters.updates)
         self._keep_best(metrics)
         self._stop_early(metrics)
         return metrics
@@ -224,6 +236,8 @@ class Session:
         if best is None:
             return
         value, so_far = read_metric(metrics, best.metric), self.counters.best_value
+        if not best.allows():
+            return
         if so_far is None or (value > so_far if best.greater_is_better else value < so_far):
             self.counters.best_value, self.counters.best_step = value, self.counters.updates
             best.keep()

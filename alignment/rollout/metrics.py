@@ -15,6 +15,7 @@ from alignment.algorithms.masked import TokenMean
 from alignment.algorithms.value_losses import explained_variance, pearson
 from alignment.metrics import Metric
 from alignment.records import Experience, Rollout
+from alignment.rollout.variety import overlap, repeated_share
 
 
 @np.errstate(all="ignore")
@@ -22,7 +23,7 @@ def describe_experience(experience: Experience) -> dict[str, Metric]:
     """Return the metrics of one judged rollout; names under ``train/`` are the reference suite's."""
     rollout = experience.rollout
     metrics = _rewards(experience) | _lengths(rollout) | _advantages(experience) | dict(experience.metrics)
-    metrics |= describe_sources(rollout)
+    metrics |= describe_sources(rollout) | _variety(rollout)
     metrics["policy/entropy"] = _token_mean(rollout.entropy, rollout)
     if rollout.ref_logprobs is not None:
         metrics |= _kl(rollout)
@@ -84,6 +85,12 @@ def _lengths(rollout: Rollout) -> dict[str, Any]:
         "rollout/eos_rate": np.mean([reason == "stop" for reason in rollout.finish_reasons]),
         "rollout/prompt_length": rollout.prompt_lengths.mean(),
     }
+
+
+def _variety(rollout: Rollout) -> dict[str, Any]:
+    shared = overlap(rollout.responses, rollout.group_ids)
+    repeated = {"rollout/repetition": np.mean([repeated_share(response) for response in rollout.responses])}
+    return repeated if shared is None else repeated | {"rollout/overlap": shared}
 
 
 def _advantages(experience: Experience) -> dict[str, float]:

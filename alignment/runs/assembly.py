@@ -121,7 +121,7 @@ def build_best(training: TrainingArguments, *, default: str, keep: Callable[[], 
     """Return how the best weights are chosen and kept, or None without ``load_best_model_at_end``."""
     if not training.load_best_model_at_end:
         return None
-    metric, is_greater = _deciding_metric(training, default)
+    metric, is_greater = deciding_metric(training, default)
     return BestModel(metric=metric, greater_is_better=is_greater, keep=keep)
 
 
@@ -129,7 +129,7 @@ def build_stop(training: TrainingArguments, *, default: str) -> EarlyStopping | 
     """Return when the run stops before its last update, or None without ``early_stopping``."""
     if not training.early_stopping:
         return None
-    metric, is_greater = _deciding_metric(training, default)
+    metric, is_greater = deciding_metric(training, default)
     return EarlyStopping(
         metric=metric,
         greater_is_better=is_greater,
@@ -138,7 +138,7 @@ def build_stop(training: TrainingArguments, *, default: str) -> EarlyStopping | 
     )
 
 
-def _deciding_metric(training: TrainingArguments, default: str) -> tuple[str, bool]:
+def deciding_metric(training: TrainingArguments, default: str) -> tuple[str, bool]:
     """Return the name of the metric that tells which weights are best, and whether more of it is better."""
     metric = "eval/" + (training.metric_for_best_model or default).removeprefix("eval/").removeprefix("eval_")
     greater = training.greater_is_better

@@ -28,15 +28,35 @@ def finish_run(launch: Launch, session: Session, state: RunState, *, title: str,
         session.writers.close()
         if training.do_train:
             session.flat_rewards.finish()
-            _check_models(session, state, best=training.load_best_model_at_end)
-            for name, folder in state.export(best=training.load_best_model_at_end).items():
+            best = training.load_best_model_at_end or session.is_stopped_at_best
+            _check_models(session, state, best=best)
+            for name, folder in state.export(best=best).items():
                 log.info(f"{name}: {folder}")
+            if session.is_stopped_at_best:
+                _tell_stop(session)
         if launch.topology.is_main:
             if training.evaluates:
                 _tell_readiness(launch)
             summary = _summary(launch, session, cards)
             report = write_report(launch.output_dir, title=f"{title}: {launch.run_name}", summary=summary)
             log.info(f"report: {report}")
+
+
+def _tell_stop(session: Session) -> None:
+    """Say why the run ended early and which weights it exported."""
+    counters, finding = session.counters, session.alarm.findings[0]
+    if counters.best_step is None:
+        what = "no evaluation came before, so the exported weights are the last ones"
+    else:
+        metric = session.hooks.best.metric
+        what = (
+            f"the exported weights are those of update {counters.best_step}, the best by {metric} "
+            f"({counters.best_value:.4g})"
+        )
+    log.info(
+        f"on_reward_hacking=stop_at_best: the run ended after update {counters.updates} of {session.total_updates} "
+        f"({finding.kind}: {finding.text}); {what}"
+    )
 
 
 def _tell_readiness(launch: Launch) -> None:

@@ -54,6 +54,8 @@ class Learner:
         self._latest: tuple[TokenBatch, Objective] | None = None
         self._shards = shards
         self._world = ALONE if shards is None else shards.topology.world
+        self.rate_factor = 1.0
+        """Factor of the schedule's learning rates."""
         self.adapter: AdapterState | None = None
         """The state of the model's adapter, if it has one; it is told the number of updates."""
 
@@ -83,7 +85,7 @@ class Learner:
         with resident(self.offloaded_model, self.offloaded_optimizer):
             norm = self._clip()
             self._check_finite([("gradient norm", norm)])
-            learning_rate = self.schedule.learning_rate(self.num_updates)
+            learning_rate = self.rate_factor * self.schedule.learning_rate(self.num_updates)
             self._optimizer.step(learning_rate)
             if self._shards is not None:
                 self._shards.publish()
@@ -116,7 +118,7 @@ class Learner:
 
     def diverged(self, found: str, consequence: str) -> NumericalError:
         """Return the error for weights ruined by the last update; ``found`` says what is wrong with them."""
-        rate = self.schedule.learning_rate(max(0, self.num_updates - 1))
+        rate = self.rate_factor * self.schedule.learning_rate(max(0, self.num_updates - 1))
         when = f"after update {self.num_updates} (learning rate {rate:g}), {consequence}"
         return diverged(self.name, found, when, num_updates=self.num_updates)
 
@@ -137,7 +139,7 @@ class Learner:
             return
         everyones = self._world.gather_objects(mine, "what is not finite")
         what, value = next(one for one in everyones if one is not None)
-        rate = self.schedule.learning_rate(self.num_updates)
+        rate = self.rate_factor * self.schedule.learning_rate(self.num_updates)
         when = f"at update {self.num_updates + 1}, which was not applied (learning rate {rate:g})"
         raise diverged(self.name, f"{what} is {value}", when, num_updates=self.num_updates)
 

@@ -27,7 +27,6 @@ from alignment.rollout.team_engine import TeamEngine
 from alignment.runs.adapters import warn_of_start
 from alignment.runs.assembly import (
     Horizon,
-    build_best,
     build_learner,
     build_session,
     build_stop,
@@ -39,6 +38,7 @@ from alignment.runs.frozen import FROZEN
 from alignment.runs.launch import Launch
 from alignment.runs.on_policy.algorithm import ChosenAlgorithm
 from alignment.runs.on_policy.engines import build_engine, describe_restrictions, generation_options
+from alignment.runs.on_policy.hacking import build_alarm, build_best_kept
 from alignment.runs.on_policy.prompts import OnPolicyData, RowPlan, ptx_batches
 from alignment.runs.on_policy.rewards import build_normalizer, build_scorer
 from alignment.runs.on_policy.roles import Roles
@@ -89,6 +89,7 @@ class OnPolicyRun:
             target=self._hyperparameters.kl_target,
             horizon=self._hyperparameters.kl_horizon,
         )
+        self._alarm = build_alarm(launch, self._learners["policy"], self._kl, judges=())
         self._state = self._build_state(normalizer_part)
 
     def train(self, observe: Callable[[Experience], None] | None = None, *, memory: MemoryWatch | None = None) -> None:
@@ -97,7 +98,7 @@ class OnPolicyRun:
         if self._launch.checkpoint is not None:
             self._state.restore(self._launch.checkpoint)
         evaluate = self._evaluation() if self._data.evaluation is not None else None
-        best = build_best(training, default="reward", keep=self._state.keep_best)
+        best = build_best_kept(self._launch, self._alarm, keep=self._state.keep_best)
         session = build_session(
             self._launch,
             title=self._algorithm.title,
@@ -110,8 +111,11 @@ class OnPolicyRun:
             shown=("train/reward", "train/kl_divergence", "critic/explained_variance", "train/mean_generated_length"),
         )
         session.memory = memory or session.memory
+        session.alarm = self._alarm
         session.flat_rewards.prompts = self._plan.prompts_per_iteration
         with contextlib.closing(session.writers):
+            if training.do_train:
+                self._alarm.write()
             if training.do_train and not session.is_finished:
                 self._state.check_space()
                 log.info(self._describe())
@@ -158,7 +162,8 @@ class OnPolicyRun:
             updater=updater,
             engine=self._engine,
             session=session,
-            decode=self._decode if data.evaluation is None else None,
+            decode=self._decode,
+            records_samples=data.evaluation is None,
         )
 
     def _decode(self, ids: np.ndarray) -> str:
@@ -227,6 +232,7 @@ class OnPolicyRun:
             "num_sequences": StatePart(
                 lambda: self._collector.num_sequences, lambda value: setattr(self._collector, "num_sequences", value)
             ),
+            "hacking": StatePart(self._alarm.state, self._alarm.load_state, is_optional=True),
             "kl_coeff": StatePart(lambda: self._kl.coefficient, lambda value: setattr(self._kl, "coefficient", value)),
         }
         if self._data.ptx_loader is not None:

@@ -32,6 +32,7 @@ from alignment.telemetry.report.sections import (
     ledger_rows,
     reward_source,
 )
+from alignment.telemetry.report.verdict import readable_findings, verdict_cards
 
 GENERATOR = '<meta name="generator" content="alignment report">'
 SCRIPTS = ("uplot/uPlot.iife.min.js", "charts.js")
@@ -44,8 +45,8 @@ def write_report(output_dir: Path, *, title: str, summary: Mapping[str, Any], pa
     """Write the page of the run in ``output_dir`` to ``path`` (None: its ``report.html``) and return the path.
 
     ``summary`` maps a label to a number or text, or to a pair (before, after), which is shown with its change. The page
-    is built from metrics.jsonl, samples.jsonl, ledger.json, arguments.json, readiness.json and plots/*.png; each may be
-    missing.
+    is built from metrics.jsonl, samples.jsonl, hacking.json, ledger.json, arguments.json, readiness.json and
+    plots/*.png; each may be missing.
     """
     output_dir = Path(output_dir)
     run = read_run_files(output_dir)
@@ -56,7 +57,8 @@ def write_report(output_dir: Path, *, title: str, summary: Mapping[str, Any], pa
         title=title,
         folder=output_dir.resolve().name,
         steps=run.steps,
-        cards=summary_cards(summary),
+        cards=[*verdict_cards(run.series, run.findings), *summary_cards(summary)],
+        findings=readable_findings(run.findings),
         rows=metric_rows({"": run.series}),
         leading=[group for group in groups if group.title in LEADING],
         groups=[group for group in groups if group.title not in LEADING],

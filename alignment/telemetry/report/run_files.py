@@ -17,6 +17,9 @@ from alignment.telemetry.log import warn
 TRAINING = "training"
 """The ``source`` of samples from training rollouts; those of evaluations have none."""
 
+HACKING_FILE = "hacking.json"
+"""What the alarm found, with answers to read."""
+
 Point = tuple[int, float | None]
 """A step and a value; None stands for NaN or infinity."""
 
@@ -35,6 +38,8 @@ class RunFiles:
     """``arguments.json`` (None if missing)."""
     readiness: Any
     """``readiness.json`` of a reward model (None if missing)."""
+    findings: Any
+    """``hacking.json``: what the alarm found (None if missing)."""
     plots: dict[str, str]
     """The content of each PNG in ``plots/`` in base64, by name."""
 
@@ -62,6 +67,7 @@ def read_run_files(output_dir: Path) -> RunFiles:
         ledger=_read_json(output_dir / "ledger.json"),
         arguments=_read_json(output_dir / "arguments.json"),
         readiness=_read_json(output_dir / "readiness.json"),
+        findings=_read_json(output_dir / HACKING_FILE),
         plots={
             path.stem: base64.b64encode(path.read_bytes()).decode("ascii")
             for path in sorted((output_dir / "plots").glob("*.png"))

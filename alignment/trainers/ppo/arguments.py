@@ -86,6 +86,13 @@ class OnPolicyArguments:
     importance_weight_cap: float = argument(2.0, minimum=1, inert_when=unless("on_logprob_gap", "correct"))
     """Upper limit of these weights."""
 
+    on_reward_hacking: Literal["warn", "lower_lr", "raise_kl", "stop_at_best"] = "warn"
+    """What to do when the reward rises for the wrong reasons (docs/how-to/reward_hacking.md), each time another kind of
+    sign is seen. warn: log it with answers to read; lower_lr: also halve the policy's learning rates; raise_kl: double
+    kl_coeff and kl_loss_coeff; stop_at_best: end the run and export the weights of the best evaluation, by
+    metric_for_best_model, else the first of eval_reward, else the reward before any sign.
+    """
+
     use_ema: bool = argument(False, aliases=("enable_ema",))
     """Also keep an exponential moving average of the policy's weights, in float32, and export it to policy_ema.
     Rollouts use the trained weights (PaddleNLP rolls out with the average).

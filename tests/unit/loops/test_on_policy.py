@@ -77,6 +77,7 @@ class _Session:
     def __init__(self, total_updates):
         self.total_updates, self.counters, self.timer = total_updates, SimpleNamespace(updates=0), StageTimer()
         self.records, self.samples, self.explained = [], [], []
+        self.alarm = None
 
     def stage(self, name):
         return nullcontext()

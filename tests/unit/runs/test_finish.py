@@ -40,6 +40,7 @@ def end(tmp_path, monkeypatch):
                 writers=SimpleNamespace(close=lambda: done.append("closed")),
                 liveness=SimpleNamespace(describe=lambda: None),
                 flat_rewards=SimpleNamespace(finish=lambda: None),
+                is_stopped_at_best=False,
             ),
             SimpleNamespace(
                 counters=counters,
