@@ -52,7 +52,8 @@ _NEVER_STOPS = where("early_stopping", False)
 
 
 def _no_best(value: Any, s: Situation) -> bool:
-    return value is not None and not s.values["load_best_model_at_end"] and not s.values["early_stopping"]
+    stops = s.values["early_stopping"] or s.values.get("on_reward_hacking") == "stop_at_best"
+    return value is not None and not s.values["load_best_model_at_end"] and not stops
 
 
 _KEEPS_LAST = Case(_no_best, "load_best_model_at_end and early_stopping are false")

@@ -90,6 +90,7 @@ ROLLOUT = (
     _row("rollout_kv_memory", "3MiB", lambda r: _engine(r)._settings.kv_bytes, 3 * 2**20),
     _row("logprob_gap_limit", 0.125, lambda r: r.loop.gate.limit),
     _row("on_logprob_gap", "correct", lambda r: r.loop.gate.action),
+    _row("on_reward_hacking", "stop_at_best", lambda r: r.session.alarm.stops, True, with_=EVALUATED, alone=True),
     _row("importance_weight_cap", 1.5, lambda r: r.loop.gate.weight_cap, with_={"on_logprob_gap": "correct"}),
     _row("temperature", 0.7, _temperatures, [0.7] * 5, with_=EVALUATED),
     _row("top_p", 0.9, _both("top_p"), [0.9] * 2, with_=EVALUATED),

@@ -65,6 +65,7 @@ DEFAULTS = {
         "num_return_sequences": 1, "per_device_rollout_batch_size": -1, "per_device_logprob_batch_size": -1,
         "per_device_value_batch_size": -1, "update_iters": 1, "use_fusemt": True, "rollout_weight_type": None,
         "rollout_kv_type": None, "rollout_kv_memory": None, "logprob_gap_limit": 0.05, "on_logprob_gap": "warn",
+        "on_reward_hacking": "warn",
         "importance_weight_cap": 2.0, "rl_algorithm": "ppo", "kl_coeff": 0.02, "kl_estimator": "k1",
         "kl_target": None, "kl_horizon": 10000.0, "gamma": 1.0, "gae_lambda": 0.95, "normalize_advantage": False,
         "clip_range_ratio": 0.2, "clip_range_ratio_low": None, "clip_range_ratio_high": None, "dual_clip": None,
