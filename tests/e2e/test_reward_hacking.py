@@ -114,6 +114,6 @@ def test_stop_at_best_ends_with_status_0_and_the_best_weights_before_any_sign(ma
 def test_actions_that_cannot_act_are_refused(made, tmp_path):
     keys = {**made, "output_dir": tmp_path / "out"}
     none = {"evaluation_strategy": "no", "eval_datasets": None, "on_reward_hacking": "stop_at_best"}
-    message_of(run_here("ppo", {**keys, **none}, tmp_path), "stop_at_best needs evaluations", "evaluation_strategy=steps")
+    message_of(run_here("ppo", {**keys, **none}, tmp_path), "needs evaluations", "evaluation_strategy=steps")
     free = {"kl_loss_coeff": 0, "on_reward_hacking": "raise_kl"}
     message_of(run_here("ppo", {**keys, **free}, tmp_path), "raise_kl", "all are 0: give kl_coeff")

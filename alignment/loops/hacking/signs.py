@@ -16,7 +16,7 @@ from alignment.loops.hacking.windows import Mean, Window, change
 ERRORS = 3.0
 """Standard errors that a change must exceed."""
 MIN_GAIN = 0.25
-"""Rise of the reward, in standard deviations of the first window's rewards, below which nothing is hacked."""
+"""Rise of the reward, in deviations of the first window's rewards, below which nothing is hacked."""
 KL_RATIO = 8.0
 """A KL above this many times the smallest one that such a gain can cost (see ``least_kl``) has bought something else."""
 LENGTH_RATIO = 1.5

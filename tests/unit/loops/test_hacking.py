@@ -155,7 +155,7 @@ def test_one_kind_is_told_once_with_the_answers(caplog):
     _run(lambda i: {"reward": 1.5, "repetition": 0.5}, num=60, alarm=alarm)
     lines = [record.getMessage() for record in caplog.records]
     assert lines == [
-        "the reward may be hacked (repetition, update 20): 50% of a response's token pairs are repetitions, and were 5% "
-        "at the start. acted 1. Answers to read:\n  'p' -> 'r' (score 2)"
+        "the reward may be hacked (repetition, update 20): 50% of a response's token pairs are repetitions, and were "
+        "5% at the start. acted 1. Answers to read:\n  'p' -> 'r' (score 2)"
     ]
     assert alarm.metrics()["hacking/kinds"].value == 1
