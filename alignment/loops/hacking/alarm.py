@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.loops.hacking.signs import (
-    Judged,
+    JudgedEvaluation,
     Sign,
     confirms,
     find_contradiction,
@@ -31,7 +31,7 @@ Samples = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class HackingFinding:
     """What the alarm told: the update, what was seen, what was done about it, and answers to read."""
 
     step: int
@@ -63,9 +63,9 @@ class HackingAlarm:
     latest: Window | None = None
     in_a_row: dict[str, int] = field(default_factory=dict)
     """Windows in a row with a sign, by kind."""
-    judged: dict[str, list[Judged]] = field(default_factory=dict)
+    judged: dict[str, list[JudgedEvaluation]] = field(default_factory=dict)
     """Evaluations by judge."""
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[HackingFinding] = field(default_factory=list)
 
     def observe(self, metrics: Mapping[str, Metric], *, step: int, samples: Callable[[], Samples]) -> None:
         """Count the rollout before update ``step``; ``samples`` returns rows of it with prompt, response and score."""
@@ -91,7 +91,7 @@ class HackingAlarm:
         for name in self.judges:
             history = self.judged.setdefault(name, [])
             history.append(
-                Judged(
+                JudgedEvaluation(
                     step=step,
                     count=len(samples),
                     reward=metrics["eval/reward"],
@@ -144,8 +144,8 @@ class HackingAlarm:
         self.window = [dict(row) for row in state["window"]]
         self.start, self.latest = (_read_window(state[name]) for name in ("start", "latest"))
         self.in_a_row = dict(state["in_a_row"])
-        self.judged = {name: [Judged(*one) for one in history] for name, history in state["judged"].items()}
-        self.findings = [Finding(**{**one, "samples": tuple(one["samples"])}) for one in state["findings"]]
+        self.judged = {name: [JudgedEvaluation(*one) for one in history] for name, history in state["judged"].items()}
+        self.findings = [HackingFinding(**{**one, "samples": tuple(one["samples"])}) for one in state["findings"]]
         if self.findings:
             self.act(len(self.findings))
 
@@ -168,7 +168,7 @@ class HackingAlarm:
             return
         said = self.act(len(self.findings) + 1)
         rows = tuple(map(dict, samples))
-        self.findings.append(Finding(step=step, kind=sign.kind, text=sign.text, action=said, samples=rows))
+        self.findings.append(HackingFinding(step=step, kind=sign.kind, text=sign.text, action=said, samples=rows))
         if log.is_main():
             quoted = "".join(f"\n  {_quote(row)}" for row in samples)
             log.warn(

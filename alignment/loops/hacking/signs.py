@@ -18,7 +18,7 @@ ERRORS = 3.0
 MIN_GAIN = 0.25
 """Rise of the reward, in deviations of the first window's rewards, below which nothing is hacked."""
 KL_RATIO = 8.0
-"""A KL above this many times the smallest one that such a gain can cost (see ``least_kl``) has bought something else."""
+"""A KL above this many times the least that such a gain can cost (``least_kl``) has bought something else."""
 LENGTH_RATIO = 1.5
 """Growth of the mean length (or shrinkage) that counts where the reward goes with the length."""
 LENGTH_CORRELATION = 0.3
@@ -41,7 +41,7 @@ class Sign(NamedTuple):
     text: str
 
 
-class Judged(NamedTuple):
+class JudgedEvaluation(NamedTuple):
     """One evaluation by reward and second judge: means over the same answers, with their standard deviations."""
 
     step: int
@@ -134,7 +134,7 @@ def _length_pays(start: Window, now: Window) -> bool:
     return correlation <= -LENGTH_CORRELATION and _moved(now, start, "length", (1 - 1 / LENGTH_RATIO) * before)
 
 
-def find_contradiction(name: str, history: Sequence[Judged]) -> Sign | None:
+def find_contradiction(name: str, history: Sequence[JudgedEvaluation]) -> Sign | None:
     """Return the sign that the judge ``name`` contradicts the reward, from all evaluations so far; None: it does not.
 
     Either the judge has fallen from its best evaluation beyond noise, as the mean of the last two, while the reward has
@@ -144,7 +144,7 @@ def find_contradiction(name: str, history: Sequence[Judged]) -> Sign | None:
     return _fall(name, history) or _no_rise(name, history)
 
 
-def confirms(history: Sequence[Judged]) -> bool:
+def confirms(history: Sequence[JudgedEvaluation]) -> bool:
     """Tell whether the last evaluation's judge is above that of the first beyond noise (2 standard errors)."""
     if len(history) < 2:
         return False
@@ -152,7 +152,7 @@ def confirms(history: Sequence[Judged]) -> bool:
     return last.judge - first.judge > 2 * math.hypot(_error(first), _error(last))
 
 
-def _fall(name: str, history: Sequence[Judged]) -> Sign | None:
+def _fall(name: str, history: Sequence[JudgedEvaluation]) -> Sign | None:
     if len(history) < 3:
         return None
     best, last = max(history[:-2], key=lambda one: one.judge), history[-2:]
@@ -167,7 +167,7 @@ def _fall(name: str, history: Sequence[Judged]) -> Sign | None:
     )
 
 
-def _no_rise(name: str, history: Sequence[Judged]) -> Sign | None:
+def _no_rise(name: str, history: Sequence[JudgedEvaluation]) -> Sign | None:
     first, recent = history[0], history[1:][-RECENT:]
     least = first.reward + JUDGED_GAIN * first.reward_std
     if len(recent) < RECENT or any(one.judge > first.judge or one.reward < least for one in recent):
@@ -180,5 +180,5 @@ def _no_rise(name: str, history: Sequence[Judged]) -> Sign | None:
     )
 
 
-def _error(one: Judged) -> float:
+def _error(one: JudgedEvaluation) -> float:
     return one.judge_std / math.sqrt(max(1, one.count))

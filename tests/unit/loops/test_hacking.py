@@ -8,7 +8,7 @@ import random
 import pytest
 
 from alignment.loops.hacking.alarm import HackingAlarm, best_paid, least_liked
-from alignment.loops.hacking.signs import Judged, confirms, find_contradiction, least_kl
+from alignment.loops.hacking.signs import JudgedEvaluation, confirms, find_contradiction, least_kl
 from alignment.loops.hacking.windows import SERIES
 from alignment.metrics import Metric
 
@@ -109,7 +109,7 @@ def test_the_state_resumes_to_the_same_findings_at_every_rollout(caplog):
 
 def _history(*pairs, std=1.0, count=100):
     return [
-        Judged(step=10 * n, count=count, reward=reward, reward_std=std, judge=judge, judge_std=std)
+        JudgedEvaluation(step=10 * n, count=count, reward=reward, reward_std=std, judge=judge, judge_std=std)
         for n, (reward, judge) in enumerate(pairs)
     ]
 
