@@ -73,7 +73,8 @@ def _remove(store: CheckpointStore, checkpoint: Checkpoint | None) -> None:
     for path in replaced:
         remove_folder(path)
     if checkpoint is None:
-        (store.output_dir / READINESS_FILE).unlink(missing_ok=True)
+        for path in (store.output_dir / READINESS_FILE, *(store.output_dir / "plots").glob("*.png")):
+            path.unlink(missing_ok=True)
     if replaced:
         log.info(f"overwrite_output_dir: removed {_names(replaced)}")
 

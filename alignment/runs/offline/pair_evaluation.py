@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,12 +18,21 @@ from alignment.runs.offline.objective import EvaluationInputs
 from alignment.runs.offline.pairs import PairKind, pair_batch, read_pair_ends
 from alignment.telemetry import log
 from alignment.telemetry.plots import plot_calibration, plot_score_by_length
-from alignment.telemetry.report.readiness import JudgedPairs, Readiness, judge_pairs
+from alignment.telemetry.report.readiness import JudgedPairs, OtherTemplate, Readiness, judge_pairs
 
 NUM_SAMPLES = 50
 NUM_IN_OTHER_TEMPLATE = 500
 OTHER_PLAIN = "User: {}\nAssistant: "
 """For a plain template, if the tokenizer has none of its own."""
+
+
+class Rerendered(NamedTuple):
+    """Pairs rendered with another template."""
+
+    name: str
+    pairs: list[dict[str, Any]]
+    which: list[int]
+    """The places of the same pairs among the held-out ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +50,8 @@ class PairEvaluation:
     """Folder of the plots; None: another process draws them, and writes the readiness beside it."""
     datasets: Sequence[str] = ()
     """The dataset of each pair; empty if unknown."""
-    other_template: tuple[str, Sequence[dict[str, Any]]] | None = None
-    """Another template and some of the pairs rendered with it; None: there are none."""
+    other_template: Rerendered | None = None
+    """Some of the pairs rendered with another template; None: there are none."""
 
     @classmethod
     def of(cls, inputs: EvaluationInputs, *, kind: PairKind) -> PairEvaluation:
@@ -56,7 +66,7 @@ class PairEvaluation:
             decode=lambda ids: tokenizer.decode(np.asarray(ids).tolist(), skip_special_tokens=True),
             plot_dir=launch.output_dir / "plots" if launch.topology.is_main else None,
             datasets=inputs.datasets,
-            other_template=in_other_template(inputs),
+            other_template=in_other_template(inputs, kind),
         )
 
     @np.errstate(all="ignore")
@@ -85,9 +95,10 @@ class PairEvaluation:
         """Return whether the model should be trusted; scores the pairs of the other template, in all processes."""
         other = None
         if self.other_template is not None:
-            name, pairs = self.other_template
+            name, pairs, which = self.other_template
             first, second = self._scores(pairs)
-            other = name, float((self.kind.margin_sign * (first - second) > 0).mean())
+            rendered = self.kind.margin_sign * (first - second) > 0
+            other = OtherTemplate(name, as_they_are=margins[which] > 0, rendered=rendered)
         lengths = [np.array([len(pair[f"{side}_input_ids"]) for pair in self.pairs]) for side in self.kind.sides]
         given = [pair["margin"] for pair in self.pairs if "margin" in pair]
         return judge_pairs(
@@ -156,13 +167,14 @@ class PairEvaluation:
         return rows
 
 
-def in_other_template(inputs: EvaluationInputs) -> tuple[str, list[dict[str, Any]]] | None:
-    """Return another template and the first held-out pairs rendered with it; None if the rows cannot be rendered so, or
-    are not of ``eval_datasets``. All processes call it.
+def in_other_template(inputs: EvaluationInputs, kind: PairKind) -> Rerendered | None:
+    """Return the first held-out pairs as another template renders them; None, with a line in the log, if that cannot be
+    done or they are no rows of ``eval_datasets``. All processes call it.
     """
     launch, tokenizer = inputs.launch, inputs.tokenizer
     source = launch.parsed.offline.eval_datasets
     if not source:
+        log.info("template sensitivity is not measured: the held-out rows are not those of eval_datasets")
         return None
     options = encode_options(launch, max_prompt_length=launch.parsed.data.max_prompt_len)
     other = "pku" if options.template == "tokenizer" or not tokenizer.chat_template else "tokenizer"
@@ -173,4 +185,25 @@ def in_other_template(inputs: EvaluationInputs) -> tuple[str, list[dict[str, Any
     except DataError as error:
         log.info(f"template sensitivity is not measured: {error}")
         return None
-    return ("none" if other == "pku" else other), [rows[i] for i in range(min(len(rows), NUM_IN_OTHER_TEMPLATE))]
+    found = [rows[i] for i in range(min(len(rows), NUM_IN_OTHER_TEMPLATE))]
+    same = same_pairs(inputs.held_out[:NUM_IN_OTHER_TEMPLATE], found, kind, inputs.tokenizer)
+    if not same:
+        log.info("template sensitivity is not measured: another template leaves no pair that can be compared")
+        return None
+    return Rerendered("none" if other == "pku" else other, [found[j] for _, j in same], [i for i, _ in same])
+
+
+def same_pairs(
+    first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]], kind: PairKind, tokenizer: Any
+) -> list[tuple[int, int]]:
+    """Return the places in both lists of the pairs with the same answers, which are in the same order in both.
+
+    A template makes rows longer or shorter, so each list may lack rows of the other.
+    """
+
+    def answers(pair: dict[str, Any]) -> tuple[str, ...]:
+        ids = (pair[f"{side}_input_ids"][pair["prompt_length"] :] for side in kind.sides)
+        return tuple(tokenizer.decode(np.asarray(i).tolist(), skip_special_tokens=True).strip() for i in ids)
+
+    blocks = SequenceMatcher(None, [*map(answers, first)], [*map(answers, second)], autojunk=False)
+    return [(block.a + n, block.b + n) for block in blocks.get_matching_blocks() for n in range(block.size)]

@@ -20,6 +20,16 @@ FEWEST = 30
 LOW_ACCURACY, LARGE_GAP, LARGE_ERROR, LARGE_CORRELATION = 0.6, 0.1, 0.1, 0.5
 
 
+class OtherTemplate(NamedTuple):
+    """Some of the pairs, as they are and rendered with another template."""
+
+    name: str
+    as_they_are: np.ndarray
+    """[n] bool, True: ranked right."""
+    rendered: np.ndarray
+    """[n] bool, True: ranked right when rendered with the other template."""
+
+
 class JudgedPairs(NamedTuple):
     """The scores of B held-out pairs, and what else is known of them."""
 
@@ -32,8 +42,8 @@ class JudgedPairs(NamedTuple):
     given_margins: np.ndarray | None = None
     """[B] or None: by how much the better answer is better, as the rows say."""
     train_accuracy: float | None = None
-    other_template: tuple[str, float] | None = None
-    """The name of another template, and the accuracy on the same rows rendered with it."""
+    other_template: OtherTemplate | None = None
+    """None: it was not measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +77,7 @@ def judge_pairs(pairs: JudgedPairs) -> Readiness:
     refusals = _refusals(right, groups)
     trust = "no" if refusals else "with care" if doubts else "yes"
     shares = [[name, int(members.sum()), _share(right[members]), _interval(right[members])] for name, members in groups]
-    if pairs.other_template is not None:
-        name, accuracy = pairs.other_template
-        shares.append([f"all, rendered with the template {name}", None, round(accuracy, 4), None])
+    shares += _template_shares(pairs.other_template, len(right))
     tables = (
         {"title": "Accuracy", "columns": ["pairs of", "pairs", "accuracy", "95 % interval"], "rows": shares},
         {"title": f"Calibration (error {calibration.expected_error:.3f})",
@@ -155,10 +163,22 @@ def _other_doubts(right: np.ndarray, pairs: JudgedPairs, error: float) -> list[s
     if pairs.train_accuracy is not None and pairs.train_accuracy - accuracy > LARGE_GAP:
         known = f"{pairs.train_accuracy:.3f} in training"
         doubts.append(f"it memorises (accuracy {known}, {accuracy:.3f} on held-out pairs)")
-    if pairs.other_template is not None and accuracy - pairs.other_template[1] > LARGE_GAP:
-        name, other = pairs.other_template
-        doubts.append(f"it depends on its template (accuracy {other:.3f} with {name}): score with the same one")
+    other = pairs.other_template
+    if other is not None and other.as_they_are.mean() - other.rendered.mean() > LARGE_GAP:
+        lower = f"accuracy {other.rendered.mean():.3f} with {other.name}"
+        doubts.append(f"it depends on its template ({lower}): score with the same one")
     return doubts
+
+
+def _template_shares(other: OtherTemplate | None, count: int) -> list[list[Any]]:
+    """Return the rows about another template; some of ``count`` pairs are also shown as they are."""
+    if other is None:
+        return [["rendered with another template: not measured (see the log)", None, None, None]]
+    measured = len(other.rendered)
+    which = "all" if measured == count else f"{measured} of them"
+    found = [] if measured == count else [(f"{which}, as they are", other.as_they_are)]
+    found.append((f"{which}, rendered with the template {other.name}", other.rendered))
+    return [[name, measured, _share(right), _interval(right)] for name, right in found]
 
 
 def _share(right: np.ndarray) -> float:

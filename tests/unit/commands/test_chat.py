@@ -141,6 +141,20 @@ def test_the_score_goes_to_stderr(ask, folders):
     assert out == ask("--prompt", "pack apple").out
 
 
+def test_several_scores_are_weighed_as_the_user_says(ask, folders, tmp_path):
+    """Transformers' scores of a model with two attributes, 2 * first - second."""
+    tokenizer = load_tokenizer(folders / "reward")
+    options = ScoreOptions(labels=("good", "long"))
+    save_model(tmp_path, random_score_model(folders / "config.json", options, seed=5, tokenizer=tokenizer), tokenizer)
+    asked = ("--prompt", "pack apple", "--reward_model", str(tmp_path), "--reward_attribute_weights")
+    one, other, both = (ask(*asked, *weights) for weights in (("1", "0"), ("0", "1"), ("2000", "-1000")))
+    assert one.out == both.out
+    scores = [float(said.err.removeprefix("score: ")) for said in (one, other, both)]
+    assert scores[2] == pytest.approx(2000 * scores[0] - 1000 * scores[1], abs=0.2) and abs(scores[2]) > 1
+    with pytest.raises(UserError, match=r"has 1 number\(s\), and the reward model has 2 scores: good, long"):
+        ask(*asked, "1")
+
+
 def test_a_conversation_line_by_line(ask, monkeypatch):
     type_in(monkeypatch, "pack apple\n\n  also map  \n/reset\npack apple\n/quit\nnever read\n")
     out, err = ask("--max_new_tokens", "4")

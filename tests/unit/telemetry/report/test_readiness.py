@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from alignment.telemetry.report.page import write_report
-from alignment.telemetry.report.readiness import JudgedPairs, judge_attributes, judge_pairs
+from alignment.telemetry.report.readiness import JudgedPairs, OtherTemplate, judge_attributes, judge_pairs
 
 
 def pairs(*, accuracy=0.8, count=1000, confidence=0.78, extra=None, **known):
@@ -20,19 +20,35 @@ def pairs(*, accuracy=0.8, count=1000, confidence=0.78, extra=None, **known):
     return JudgedPairs(margins=signs * margin, extra_length=extra, **known)
 
 
+def rendered(before, after, count=1000):
+    """Pairs as they are and in another template, of which the first are ranked right."""
+    places = np.arange(count)
+    return OtherTemplate("none", places < round(before * count), places < round(after * count))
+
+
 def table(readiness, title):
     (found,) = (one for one in readiness.tables if one["title"].startswith(title))
     return {row[0]: row[1:] for row in found["rows"]}
 
 
 def test_a_calibrated_model_without_biases_can_be_trusted():
-    found = judge_pairs(pairs(train_accuracy=0.82, other_template=("none", 0.75)))
+    found = judge_pairs(pairs(train_accuracy=0.82, other_template=rendered(0.8, 0.75)))
     assert (found.trust, found.reasons) == ("yes", ())
     assert found.line == "the reward model can be trusted for PPO"
     shares = table(found, "Accuracy")
     assert shares["all"] == [1000, 0.8, "0.774 to 0.824"]
-    assert shares["all, rendered with the template none"] == [None, 0.75, None]
+    assert shares["all, rendered with the template none"] == [1000, 0.75, "0.722 to 0.776"]
     assert table(found, "Calibration (error 0.020)") == {"0.75 to 0.80": [1000, 0.78, 0.8]}
+
+
+def test_another_template_is_compared_on_the_pairs_that_were_rendered():
+    """0.6 of the first 100, which are ranked right as often as they are: the model does not depend on its template."""
+    found = judge_pairs(pairs(other_template=rendered(0.65, 0.6, count=100)))
+    assert found.trust == "yes"
+    shares = table(found, "Accuracy")
+    assert shares["100 of them, as they are"][:2] == [100, 0.65]
+    assert shares["100 of them, rendered with the template none"][:2] == [100, 0.6]
+    assert "rendered with another template: not measured (see the log)" in table(judge_pairs(pairs()), "Accuracy")
 
 
 LONG = np.where(np.arange(1000) < 800, 1, -1)
@@ -49,7 +65,7 @@ LONG = np.where(np.arange(1000) < 800, 1, -1)
         ({"extra": LONG}, "no", "pairs of better answer shorter the wrong way round"),
         ({"confidence": 0.99}, "with care", r"margins are no probabilities \(calibration error 0\.190"),
         ({"train_accuracy": 0.95}, "with care", r"memorises \(accuracy 0\.950 in training, 0\.800 on held-out"),
-        ({"other_template": ("none", 0.6)}, "with care", r"depends on its template \(accuracy 0\.600 with none\)"),
+        ({"other_template": rendered(0.8, 0.6)}, "with care", r"its template \(accuracy 0\.600 with none\)"),
     ],
 )  # fmt: skip
 def test_what_speaks_against_a_model_is_said(changes, trust, reason):
