@@ -190,10 +190,12 @@ class Rollout:
     """[N] float32, rewards as returned by the scorer."""
     source_scores: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Raw scores of each of several reward sources, [N] float32, NaN where it failed."""
+    score_terms: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """What each term adds to the normalised scores, [N] float32, by name."""
     score_notes: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Numbers about the rewards of rows that are only logged, [N] float32 each."""
     scores: np.ndarray | None = None
-    """[N] float32, rewards after normalisation, if any."""
+    """[N] float32, rewards after normalisation and with the terms added, if any."""
     valid: np.ndarray | None = None
     """[N] bool, False if the reward failed and the group is masked (None: all valid)."""
     policy_version: int = 0

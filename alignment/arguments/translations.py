@@ -40,6 +40,12 @@ def _never_below_zero(key: str, strategy: str) -> Translation:
     return lambda value: {strategy: "no"} if str(value) == "-1" else {key: value}
 
 
+def _overlong_buffer(value: Any) -> Mapping[str, Any]:
+    """Translate the length of DAPO's buffer, which OpenRLHF enables by giving it."""
+    length = coerce(value, int | None, NO_CONSTRAINT)
+    return {} if not length else {"enable_overlong_reward_buffer": True, "overlong_reward_buffer": length}
+
+
 def _stage(value: Any) -> Mapping[str, Any]:
     stage = coerce(value, Literal["0", "1", "2", "3"], NO_CONSTRAINT)
     return {} if stage == "0" else {"sharding": f"stage{stage}"}
@@ -59,6 +65,7 @@ TRANSLATIONS: Mapping[str, Translation] = MappingProxyType(
         "dev_dataset_path": _json_lines("eval_datasets"),
         "dataset_name_or_path": _json_lines("train_datasets", "eval_datasets"),
         "use_rule_reward": _if_true(reward_function=GSM8K_REWARD),
+        "overlong_buffer_len": _overlong_buffer,
         "weight_quantize_algo": _quantized_base,
         "mask_history": _if_true(loss_on="last"),
         "train_on_prompt": _if_true(loss_on="all"),

@@ -12,6 +12,7 @@ from alignment.parallel.runner import ModelRunner
 from alignment.records import Rollout
 from alignment.rollout.forward import measure_logprobs, measure_values
 from alignment.rollout.rewards.scorers import Scorer, Scores
+from alignment.rollout.rewards.terms import ScoreTerms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,8 @@ class Judge:
     value_rows: int
     """Rows per forward pass of the critic."""
     temperature: float
+    terms: ScoreTerms | None = None
+    """Terms added to the normalised rewards (None: there are none)."""
     with_entropy: bool = True
     """Whether to compute the policy's entropy."""
 
@@ -41,6 +44,7 @@ class Judge:
         NotFiniteError names the model whose number for a response token is NaN or infinite.
         """
         scores = self.scorer.score(rollout)
+        total, terms = self._add_terms(rollout, self._normalized(scores))
         options = {"rows_per_batch": self.logprob_rows, "temperature": self.temperature}
         old, entropy = measure_logprobs(self.policy, rollout, with_entropy=self.with_entropy, **options)
         _require_finite("policy", "log-probs", old, rollout)
@@ -53,7 +57,8 @@ class Judge:
             _require_finite("critic", "values", values, rollout)
         return rollout.with_fields(
             raw_scores=scores.values,
-            scores=self._normalized(scores),
+            scores=total,
+            score_terms=terms,
             valid=scores.valid,
             source_scores=scores.by_source,
             score_notes=scores.notes,
@@ -62,6 +67,11 @@ class Judge:
             ref_logprobs=reference,
             values=values,
         )
+
+    def _add_terms(self, rollout: Rollout, scores: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Return ``scores`` [N] with all terms added, and the terms."""
+        terms = {} if self.terms is None else self.terms.measure(rollout, scores)
+        return sum(terms.values(), start=scores), terms
 
     def _normalized(self, scores: Scores) -> np.ndarray:
         """Return normalised rewards [N]; rows whose reward failed do not affect the statistics."""

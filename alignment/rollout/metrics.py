@@ -58,7 +58,7 @@ def _rewards(experience: Experience) -> dict[str, Any]:
 
 
 def describe_sources(rollout: Rollout) -> dict[str, float]:
-    """Return mean, spread and failures of each of several reward sources, over the rows that it scored, and notes."""
+    """Return mean, spread and failures of each of several reward sources (over the rows it scored), terms and notes."""
     metrics = {}
     for source, scores in rollout.source_scores.items():
         scored = scores[np.isfinite(scores)]
@@ -66,6 +66,7 @@ def describe_sources(rollout: Rollout) -> dict[str, float]:
         metrics[f"reward/{source}_std"] = float(scored.std())
         metrics[f"reward/{source}_failed_share"] = 1 - len(scored) / len(scores)
     valid = rollout.valid_rows
+    metrics |= {f"reward/{term}_term": float(rows[valid].mean()) for term, rows in rollout.score_terms.items()}
     return metrics | {f"reward/{note}_share": float(rows[valid].mean()) for note, rows in rollout.score_notes.items()}
 
 

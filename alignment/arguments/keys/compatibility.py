@@ -15,7 +15,6 @@ _PACKED = "rows never see each other, and padding is never computed; packing_sam
 _NO_LORA_PLUS = "one learning rate serves both factors; give rslora"
 _NO_OTHER_BITS = "load_in_4bit=true holds the base in NF4, with a float32 scale for 64 numbers"
 _NO_DYNAMIC_SAMPLING = "dynamic sampling is not built"
-_NO_BUFFER = "enable_overlong_reward_buffer is not built"
 _NO_RANDOM_TOKENS = "random tokenization is not built"
 _NO_QUANT = "give rollout_weight_type=int8 for the fused engine"
 _NO_DROPOUT = "the supported models have no dropout"
@@ -55,8 +54,6 @@ _REFUSED = (
     ("qlora_weight_blocksize", int, 64, "Numbers of a base in 4 bits that share a scale.", _NO_OTHER_BITS),
     ("pissa", bool, False, "Start adapters from singular vectors.", "it would change the base; adapters start at zero"),
     ("dynamic_sampling", bool, False, "Resample prompts whose rewards are all equal.", _NO_DYNAMIC_SAMPLING),
-    ("enable_overlong_reward_buffer", bool, False, "Reduce the reward of responses that are almost too long.",
-     "shape the reward in a reward_function"),
     ("quant_type", str | None, None, "Quantisation of the rollout's weights.", _NO_QUANT),
     ("rollout_quant_type", str | None, None, "Quantisation of the rollout's weights.", _NO_QUANT),
 )
@@ -66,8 +63,6 @@ _INERT = (
     ("shard_ema", bool, False, "Share averaged weights.", "each process averages the weights that it holds"),
     ("offload_ema", bool, True, "Averaged weights in host memory.", "they always are"),
     ("use_quick_lora", bool, True, "Fuse the operators of adapters.", _KERNEL),
-    ("overlong_reward_buffer", int, 256, "Tokens over which the reward falls.", _NO_BUFFER),
-    ("overlong_penalty_factor", float, 1.0, "Largest penalty of an overlong response.", _NO_BUFFER),
     ("max_gen_batches", int, 2, "Rollouts that dynamic sampling may take.", _NO_DYNAMIC_SAMPLING),
     ("global_gen_batch_size", int, -1, "Prompts of one rollout of dynamic sampling, over all processes.",
      _NO_DYNAMIC_SAMPLING),

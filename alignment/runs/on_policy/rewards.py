@@ -11,10 +11,12 @@ import numpy as np
 
 from alignment.arguments.rewards.entries import RewardEntry
 from alignment.models.decoder.score_model import ScoreModel
+from alignment.models.tokenizer.tokenizer import Tokenizer
 from alignment.rollout.rewards.combined import CombinedScorer, RewardSource
 from alignment.rollout.rewards.reward_normalization import RunningRewardNormalizer
 from alignment.rollout.rewards.reward_service import HttpReward
 from alignment.rollout.rewards.scorers import FailurePolicy, ModelScorer, Scorer, TextScorer
+from alignment.rollout.rewards.terms import ScoreTerms
 from alignment.rollout.rewards.text_batch import TextBatch
 from alignment.rollout.rewards.user_code import load_function
 from alignment.runs.launch import Launch
@@ -51,6 +53,19 @@ def build_normalizer(launch: Launch, roles: Roles, scorer: Scorer) -> tuple[Norm
     if isinstance(normalize, RunningRewardNormalizer):
         return normalize, StatePart(normalize.state, normalize.load_state)
     return normalize, None
+
+
+def build_terms(launch: Launch, tokenizer: Tokenizer) -> ScoreTerms | None:
+    """Return the terms that the arguments ask for; None if there are none."""
+    parsed = launch.parsed
+    if not parsed.reward_terms.numbers:
+        return None
+    longest = parsed.generation.max_dec_len or parsed.data.max_length
+    return ScoreTerms(
+        numbers=parsed.reward_terms.numbers,
+        limits=lambda rollout: np.minimum(longest, parsed.data.max_length - rollout.prompt_lengths),
+        decode=lambda response: tokenizer.decode(response.tolist(), skip_special_tokens=True),
+    )
 
 
 def _choose_normalizer(name: str, model: ScoreModel | None, *, asked: bool) -> Normalize | None:

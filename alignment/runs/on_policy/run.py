@@ -40,7 +40,7 @@ from alignment.runs.on_policy.algorithm import ChosenAlgorithm
 from alignment.runs.on_policy.engines import build_engine, describe_restrictions, generation_options
 from alignment.runs.on_policy.hacking import build_alarm, build_best_kept
 from alignment.runs.on_policy.prompts import OnPolicyData, RowPlan, ptx_batches
-from alignment.runs.on_policy.rewards import build_normalizer, build_scorer
+from alignment.runs.on_policy.rewards import build_normalizer, build_scorer, build_terms
 from alignment.runs.on_policy.roles import Roles
 from alignment.runs.placed import average_writer, model_writer, place_frozen, scoring_runner
 from alignment.runs.state import RunState, StatePart, WrittenAverage
@@ -183,6 +183,7 @@ class OnPolicyRun:
             logprob_rows=positive_or(on_policy.per_device_logprob_batch_size, micro) if training else rows,
             value_rows=positive_or(self._launch.parsed.critic.per_device_value_batch_size, micro) if critic else micro,
             temperature=self._launch.parsed.generation.temperature,
+            terms=build_terms(self._launch, self._roles.tokenizer),
             with_entropy=training,
         )
 

@@ -17,6 +17,7 @@ from alignment.arguments.keys.shared import SHARED
 from alignment.arguments.keys.training import NO_EVALUATION
 from alignment.arguments.parsed import Parsed
 from alignment.arguments.parser import Check, Values, Written, parse_arguments
+from alignment.arguments.rewards.terms import RewardTermArguments, check_terms
 from alignment.fields import argument, unless, where, where_given
 
 _PEERS_NAMES = MappingProxyType(
@@ -115,6 +116,7 @@ GROUPS: Groups = MappingProxyType(
         "on_policy": OnPolicyArguments,
         "algorithm": Choice("rl_algorithm", {name: ALGORITHMS[name].hyperparameters for name in ALGORITHMS}),
         "reward_source": RewardSourceArguments,
+        "reward_terms": RewardTermArguments,
         "critic": Choice("rl_algorithm", {name: _critic_group(name) for name in ALGORITHMS}),
         "generation": GenerationArguments,
         **SHARED,
@@ -132,7 +134,7 @@ def check_group_size(v: Values) -> Iterator[str]:
         )
 
 
-CHECKS: tuple[Check, ...] = (*validate.CHECKS, *validate_on_policy.CHECKS, check_group_size)
+CHECKS: tuple[Check, ...] = (*validate.CHECKS, *validate_on_policy.CHECKS, check_group_size, check_terms)
 
 
 def parse_ppo_arguments(written: Written) -> Parsed:

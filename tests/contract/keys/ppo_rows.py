@@ -136,6 +136,30 @@ REWARDS = (
     _row("normalize_reward", True, _normalized, (True, False), with_=EVALUATED),
 )  # fmt: skip
 
+BUFFER = {"enable_overlong_reward_buffer": True, "overlong_reward_buffer": 5}
+
+
+def _terms(run: Run) -> Any:
+    """The numbers of all terms; training and evaluation add the same ones."""
+    assert run.evaluation is None or run.evaluation.judge.terms.numbers == run.loop.judge.terms.numbers
+    return run.loop.judge.terms.numbers
+
+
+TERMS = (
+    _row("missing_eos_penalty", 1.5, lambda r: _terms(r)["missing_eos"]["penalty"]),
+    _row("stop_properly_penalty_coef", 0.25, lambda r: _terms(r)["stop_properly"]["coef"]),
+    _row("enable_overlong_reward_buffer", True, lambda r: "overlong" in _terms(r), with_=BUFFER),
+    _row("overlong_reward_buffer", 5, lambda r: _terms(r)["overlong"]["buffer"], with_=BUFFER),
+    _row("overlong_penalty_factor", 0.75, lambda r: _terms(r)["overlong"]["factor"], with_=BUFFER),
+    _row("length_penalty_coeff", 0.125, lambda r: _terms(r)["length"]["coeff"]),
+    _row("reward_format_pattern", "a+", lambda r: _terms(r)["format"]["pattern"]),
+    _row("reward_format_tags", ["think", "answer"], lambda r: list(_terms(r)["tags"]["tags"])),
+    _row(
+        "reward_format_weight", 0.5, lambda r: [_terms(r)[name]["weight"] for name in ("format", "tags")], [0.5, 0.5],
+        with_={"reward_format_pattern": "a+", "reward_format_tags": ["think", "answer"]},
+    ),
+)  # fmt: skip
+
 GRPO = {"rl_algorithm": "grpo", "num_return_sequences": 2}
 SAPO = {**GRPO, "rl_algorithm": "sapo"}
 ALGORITHM = (
@@ -203,4 +227,4 @@ CRITIC = (
         with_={"critic_recompute": True},
     ),
 )  # fmt: skip
-ROWS = (*ROLLOUT, *REWARDS, *ALGORITHM, *CRITIC)
+ROWS = (*ROLLOUT, *REWARDS, *TERMS, *ALGORITHM, *CRITIC)

@@ -33,6 +33,10 @@ def _sources(name: str, written: object, *says: str, **given: object) -> Case:
     return Case(f"sources: {name}", "ppo", {**NO_MODEL, "reward_sources": written, **given}, says)
 
 
+def _term(name: str, *says: str, **given: object) -> Case:
+    return Case(f"terms: {name}", "ppo", given, says)
+
+
 REWARD_CASES = (
     _function("raises", "rewards.py:raises", "KeyError: 'boom'", "rewards.py, line 2"),
     _function("leaves", "rewards.py:leaves", "rewards.py, line 3"),
@@ -63,4 +67,9 @@ REWARD_CASES = (
     _sources("a cost added", [{"name": "{reward}", "kind": "cost", "weight": -1}], "a cost is subtracted"),
     _sources("a model that is not there", ["./absent"], "source 1 of 1", "'./absent' does not exist"),
     _sources("options it does not take", [{"name": "json:loads", "options": {"b": 1}}], "TypeError", max_steps=1),
+    _term("a buffer as long as the response", "below max_dec_len", overlong_buffer_len=10000),
+    _term("a pattern that is none", "'(a' is not a regular expression", reward_format_pattern="(a"),
+    _term("a tag with its brackets", "'<think>' is not the name of a tag", reward_format_tags=["<think>"]),
+    _term("a coefficient above 1", "stop_properly_penalty_coef", "<= 1", stop_properly_penalty_coef=2),
+    _term("a penalty that rewards", "missing_eos_penalty", ">= 0", missing_eos_penalty=-1),
 )

@@ -213,6 +213,12 @@ def test_a_key_that_asks_for_nothing_is_never_refused(given):
     assert report_effects(parse_ppo_arguments(PPO + given), device="cpu", world_size=1) == []
 
 
+def test_the_length_of_an_overlong_buffer_enables_it():
+    terms = parse_ppo_arguments([*PPO, "--overlong_buffer_len", "7", "--overlong_penalty_factor", "2"]).reward_terms
+    assert terms.numbers == {"overlong": {"buffer": 7, "factor": 2.0}}
+    assert parse_ppo_arguments([*PPO, "--overlong_buffer_len", "null"]).reward_terms.numbers == {}
+
+
 def test_one_dataset_named_twice_with_different_paths_is_a_contradiction(tmp_path, monkeypatch):
     _data_folder(tmp_path)
     monkeypatch.chdir(tmp_path)
