@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -158,6 +159,25 @@ def check_hacking_action(v: Values) -> Iterator[str]:
         yield "on_reward_hacking=stop_at_best needs evaluations to choose from: give evaluation_strategy=steps or epoch"
 
 
+def check_terms(v: Values) -> Iterator[str]:
+    """Check that the buffer fits a response, and that patterns and tags can be looked for."""
+    room = v.max_dec_len or v.max_length - 1
+    if v.enable_overlong_reward_buffer and v.overlong_reward_buffer >= room:
+        limit = "max_dec_len" if v.max_dec_len else "max_length - 1"
+        yield (
+            f"overlong_reward_buffer={v.overlong_reward_buffer} must be below {limit}={room}: every response would be "
+            "punished"
+        )
+    if v.reward_format_pattern:
+        try:
+            re.compile(v.reward_format_pattern)
+        except re.error as error:
+            yield f"reward_format_pattern={v.reward_format_pattern!r} is not a regular expression: {error}"
+    wrong = [tag for tag in v.reward_format_tags or () if not re.fullmatch(r"[A-Za-z][\w\-]*", tag)]
+    if wrong:
+        yield f"reward_format_tags: {wrong[0]!r} is not the name of a tag; write think,answer for <think> and <answer>"
+
+
 CHECKS: tuple[Check, ...] = (
     check_batches,
     check_token_budget,
@@ -172,4 +192,5 @@ CHECKS: tuple[Check, ...] = (
     check_critic_schedule,
     check_sampling,
     check_hacking_action,
+    check_terms,
 )

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from alignment.arguments.parser import Values
 from alignment.fields import Case, Situation, argument, where
 
 _NO_BUFFER = where("enable_overlong_reward_buffer", False)
@@ -58,22 +55,3 @@ class RewardTermArguments:
             "tags": self.reward_format_tags and {"tags": self.reward_format_tags, "weight": weight},
         }
         return {name: found for name, found in asked.items() if found}
-
-
-def check_terms(v: Values) -> Iterator[str]:
-    """Check that the buffer fits a response, and that patterns and tags can be looked for."""
-    room = v.max_dec_len or v.max_length - 1
-    if v.enable_overlong_reward_buffer and v.overlong_reward_buffer >= room:
-        limit = "max_dec_len" if v.max_dec_len else "max_length - 1"
-        yield (
-            f"overlong_reward_buffer={v.overlong_reward_buffer} must be below {limit}={room}: every response would be "
-            "punished"
-        )
-    if v.reward_format_pattern:
-        try:
-            re.compile(v.reward_format_pattern)
-        except re.error as error:
-            yield f"reward_format_pattern={v.reward_format_pattern!r} is not a regular expression: {error}"
-    wrong = [tag for tag in v.reward_format_tags or () if not re.fullmatch(r"[A-Za-z][\w\-]*", tag)]
-    if wrong:
-        yield f"reward_format_tags: {wrong[0]!r} is not the name of a tag; write think,answer for <think> and <answer>"

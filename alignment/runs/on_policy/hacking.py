@@ -21,9 +21,7 @@ Act = Callable[[int], str]
 def build_alarm(launch: Launch, policy: Learner, kl: KLController, *, judges: Sequence[str]) -> HackingAlarm:
     """Return the alarm of a run with the second ``judges`` (names), and with the action that the arguments ask for."""
     action = launch.parsed.on_policy.on_reward_hacking
-    return HackingAlarm(
-        act=ACTIONS[action](policy, kl), stops=action == STOP, judges=judges, folder=launch.output_dir
-    )
+    return HackingAlarm(act=ACTIONS[action](policy, kl), stops=action == STOP, judges=judges, folder=launch.output_dir)
 
 
 def build_best_kept(launch: Launch, alarm: HackingAlarm, *, keep: Callable[[], None]) -> BestModel | None:

@@ -57,9 +57,7 @@ def _judgement(name: str, judge: tuple[float, float], reward: tuple[float, float
 
 def _judges(series: Series) -> list[str]:
     """Return the metrics of second judges: each has a mean and a spread, as the reward has."""
-    return [
-        name for name in series if name.startswith(EVALUATION) and f"{name}{_SPREAD}" in series and name != REWARD
-    ]
+    return [name for name in series if name.startswith(EVALUATION) and f"{name}{_SPREAD}" in series and name != REWARD]
 
 
 def _ends(series: Series, name: str) -> tuple[float, float] | None:

@@ -17,7 +17,7 @@ from alignment.arguments.keys.shared import SHARED
 from alignment.arguments.keys.training import NO_EVALUATION
 from alignment.arguments.parsed import Parsed
 from alignment.arguments.parser import Check, Values, Written, parse_arguments
-from alignment.arguments.rewards.terms import RewardTermArguments, check_terms
+from alignment.arguments.rewards.terms import RewardTermArguments
 from alignment.fields import argument, unless, where, where_given
 
 _PEERS_NAMES = MappingProxyType(
@@ -134,7 +134,7 @@ def check_group_size(v: Values) -> Iterator[str]:
         )
 
 
-CHECKS: tuple[Check, ...] = (*validate.CHECKS, *validate_on_policy.CHECKS, check_group_size, check_terms)
+CHECKS: tuple[Check, ...] = (*validate.CHECKS, *validate_on_policy.CHECKS, check_group_size)
 
 
 def parse_ppo_arguments(written: Written) -> Parsed:
