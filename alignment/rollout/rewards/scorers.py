@@ -122,14 +122,14 @@ class TextScorer:
         responses = [self._tokenizer.decode(r.tolist(), skip_special_tokens=True) for r in rollout.responses]
         batch = TextBatch(list(rollout.inputs), responses, list(rollout.labels))
         try:
-            return Scores(self._with_retries(batch), None)
+            return self._with_retries(batch)
         except RewardError as error:
             if self._policy.on_failure == "stop":
                 raise
             log.warn(f"{error}; scoring group by group to mask only those that fail")
             return self._by_group(batch, rollout.group_ids, error)
 
-    def _with_retries(self, batch: TextBatch) -> np.ndarray:
+    def _with_retries(self, batch: TextBatch) -> Scores:
         tries = self._policy.retries + 1
         for attempt in range(1, tries + 1):
             try:
@@ -147,12 +147,15 @@ class TextScorer:
         raise RewardError(f"{self._name} {how_often}: {describe_failure(failure)}{hint}") from failure
 
     def _by_group(self, batch: TextBatch, group_ids: np.ndarray, error: RewardError) -> Scores:
-        values = np.zeros(len(group_ids), np.float32)
+        values, notes = np.zeros(len(group_ids), np.float32), {}
         valid = np.zeros(len(group_ids), bool)
         for group in np.unique(group_ids):
             rows = np.flatnonzero(group_ids == group)
             try:
-                values[rows] = self._checked(self._call(batch.select(rows)), len(rows))
+                found = self._checked(self._call(batch.select(rows)), len(rows))
+                values[rows] = found.values
+                for name, numbers in found.notes.items():
+                    notes.setdefault(name, np.zeros_like(values))[rows] = numbers
                 valid[rows] = True
             except Interrupted:
                 raise
@@ -161,9 +164,18 @@ class TextScorer:
                 log.warn(f"masked the responses to {prompt}: {self._name} failed ({describe_failure(failure)})")
         if not valid.any():
             raise RewardError(f"{self._name} failed for every group of the rollout; nothing to learn from") from error
-        return Scores(values, None if valid.all() else valid)
+        return Scores(values, None if valid.all() else valid, notes=notes)
 
-    def _checked(self, scores: Any, expected: int) -> np.ndarray:
+    def _checked(self, found: Any, expected: int) -> Scores:
+        """Return the scores in a list, or in a mapping with ``score`` and notes, which are lists of numbers too."""
+        if not isinstance(found, Mapping):
+            return Scores(self._read_numbers(found, expected), None)
+        if "score" not in found or not all(isinstance(name, str) and name.isidentifier() for name in found):
+            raise RewardError(f"it returned {list(found)}; expected 'score' and names of notes, each with a list")
+        numbers = {name: self._read_numbers(value, expected) for name, value in found.items()}
+        return Scores(numbers.pop("score"), None, notes=numbers)
+
+    def _read_numbers(self, scores: Any, expected: int) -> np.ndarray:
         try:
             values = np.asarray(scores, np.float64)
         except (TypeError, ValueError, OverflowError) as error:

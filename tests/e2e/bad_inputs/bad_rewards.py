@@ -52,6 +52,8 @@ REWARD_CASES = (
     _function("has no file", "nowhere.py:f", "'nowhere.py' does not exist"),
     _function("has no name", "rewards.py", "'package.module:function' or 'file.py:function'"),
     _function("has no module", "no_such_package.module:f", "no_such_package"),
+    _function("compares numbers without labels", "alignment.rollout.rule_rewards:numbers", "row 0", "label_key"),
+    _function("runs code without tests", "alignment.rollout.rule_rewards:code", "row 0 has no tests", "label_key"),
     _service("is down", "http://127.0.0.1:9/score", "127.0.0.1:9"),
     _service("has no address", None, "needs reward_server="),
     _service("has no scheme", "127.0.0.1:9", "must begin with http://"),

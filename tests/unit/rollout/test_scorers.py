@@ -173,3 +173,26 @@ def test_a_reward_model_that_gives_nan_is_named_with_its_row():
     scorer = ModelScorer(Runner(), lambda rollout: list(rollout.responses), rows_per_batch=2)
     with pytest.raises(NotFiniteError, match=r"row 1 is nan \(2 of 4 rows"):
         scorer.score(_rollout())
+
+
+def test_a_function_may_add_notes_which_masking_keeps_by_row():
+    def call(batch):
+        if len(batch.responses) == 4 or "w3" in batch.responses:
+            raise ValueError("no")
+        return {"score": [1.0] * len(batch.responses), "timeout": [0.0, 1.0]}
+
+    scores = _scorer(call, on_failure="mask_group", retries=0).score(_rollout())
+    np.testing.assert_array_equal(scores.valid, [False, False, True, True])
+    np.testing.assert_array_equal(scores.notes["timeout"], [0, 0, 0, 1])
+    plain = _scorer(lambda batch: {"score": [1, 2, 3, 4], "late": [1, 0, 0, 0]}).score(_rollout())
+    np.testing.assert_array_equal(plain.values, [1, 2, 3, 4])
+    np.testing.assert_array_equal(plain.notes["late"], [1, 0, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [({"scores": [1] * 4}, "expected 'score'"), ({"score": [1] * 4, "late": [1]}, r"shape \(1,\) for 4 responses")],
+)
+def test_notes_that_cannot_be_read_are_errors(answer, says):
+    with pytest.raises(RewardError, match=says):
+        _scorer(lambda batch: answer).score(_rollout())
