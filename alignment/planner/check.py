@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -57,6 +57,36 @@ def check_memory(parsed: Parsed, job: Job, layout: Layout) -> int:
 
     Return 0 if every phase agrees within ``TOLERANCE``, else 1. UserError if this machine has too little memory.
     """
+    rows = measure_memory(parsed, job, layout)
+    print_table(f"GiB in the fullest of {layout.world_size} process(es)", COLUMNS, [_shown(row) for row in rows])
+    return 0 if all(row.fits for row in rows) else 1
+
+
+class Measured(NamedTuple):
+    """What a phase needs, in bytes."""
+
+    phase: str
+    what: str
+    """``tensors`` or ``resident memory``."""
+    predicted: int
+    measured: int
+
+    @property
+    def difference(self) -> float:
+        """The relative error of the prediction."""
+        return self.predicted / self.measured - 1
+
+    @property
+    def fits(self) -> bool:
+        """Whether it is within ``TOLERANCE``."""
+        return abs(self.difference) <= TOLERANCE
+
+
+def measure_memory(parsed: Parsed, job: Job, layout: Layout) -> list[Measured]:
+    """Run ``job`` (of ``parsed``, on a CPU) in processes of this machine; return its needs by phase.
+
+    UserError if this machine has too little memory.
+    """
     has_kernels = load_core() is not None
     job = dataclasses.replace(job, native=job.native and has_kernels, fused=job.fused and has_kernels)
     tensors = {phase: m.on_device for phase, m in phase_memory(job, layout, lambda m: m.on_device).items()}
@@ -72,24 +102,19 @@ def check_memory(parsed: Parsed, job: Job, layout: Layout) -> int:
             call = ("alignment.planner.trial:run_offline_trial", str(path), job.trainer)
         ranks = run_ranks(*call, world_size=layout.world_size, timeout=_TIMEOUT)
     measured = {phase: [max(peaks[phase][i] for peaks in ranks) for i in range(2)] for phase in job.phases}
-    rows = [
-        row
+    return [
+        Measured(phase, what, predicted[phase], measured[phase][index])
         for index, (what, predicted) in enumerate((("tensors", tensors), ("resident memory", resident)))
-        for row in _compare(what, predicted, {phase: measured[phase][index] for phase in job.phases})
+        for phase in predicted
     ]
-    print_table(f"GiB in the fullest of {layout.world_size} process(es)", COLUMNS, [row[:-1] for row in rows])
-    return 0 if all(row[-1] for row in rows) else 1
 
 
 COLUMNS = ("phase", "what", "predicted", "measured", "difference", "")
 
 
-def _compare(what: str, predicted: dict[str, int], measured: dict[str, int]) -> Iterator[list[Any]]:
-    for phase in predicted:
-        difference = predicted[phase] / measured[phase] - 1
-        fits = abs(difference) <= TOLERANCE
-        sizes = [f"{sizes[phase] / _GIB:.3f}" for sizes in (predicted, measured)]
-        yield [phase, what, *sizes, f"{100 * difference:+.1f} %", "ok" if fits else "OFF", fits]
+def _shown(row: Measured) -> list[str]:
+    sizes = [f"{size / _GIB:.3f}" for size in (row.predicted, row.measured)]
+    return [row.phase, row.what, *sizes, f"{100 * row.difference:+.1f} %", "ok" if row.fits else "OFF"]
 
 
 def _refuse_small_machine(needed: int) -> None:

@@ -1,0 +1,118 @@
+"""SIGKILL runs of the offline trainers at random moments, saving included: the weights equal the unbroken run's."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+import traceback
+
+import pytest
+
+from alignment.telemetry.jsonl import read_json_lines
+from alignment.trainers.registered import TRAINERS
+from tests.contract.keys.assembled import BASE, make_models
+
+KILLS = int(os.environ.get("ALIGNMENT_TEST_KILLS", "1"))
+"""Kills of each run; of all runs, every second one hits in the middle of writing a checkpoint."""
+SECONDS = 60
+CHANGED = ("time/", "memory/")
+"""Metrics that differ between equal runs."""
+LORA = {"lora": True, "lora_rank": 2, "lora_dropout": 0.1}
+ATTRIBUTES = ["coverage", "excess", "closed", "chatter"]
+ROWS = {
+    "sft LoRA": ("sft", LORA),
+    "sft QLoRA": ("sft", {**LORA, "load_in_4bit": True}),
+    "dpo": ("dpo", {"loss_type": "bco_pair", "ref_model_update_steps": 2}),
+    "dpo LoRA": ("dpo", LORA),
+    "kto": ("kto", {"packing_samples": True, "max_tokens_per_batch": 200}),
+    "kd": ("kd", {"beta": 0.5}),
+    "rm": ("rm", {}),
+    "rm regression": (
+        "rm",
+        {"objective": "regression", "attributes": ATTRIBUTES, "train_datasets": "packing-attributes/train:24/-1"},
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Holds ``policy`` and ``teacher``."""
+    place = tmp_path_factory.mktemp("killed")
+    make_models(place)
+    return place
+
+
+def start(folder, trainer, output, keys):
+    """Start the run in another process; return its id."""
+    models = {key: str(folder / value.strip("{}")) for key, value in BASE[trainer].items() if str(value)[0] == "{"}
+    arguments = {
+        **{**BASE[trainer], **models, "output_dir": str(output), "logging_steps": 1, "learning_rate": 1e-2},
+        **{"save_strategy": "steps", "save_steps": 1, "save_total_limit": 2, "resume_from_checkpoint": True},
+        **{"disable_tqdm": True, "device": "cpu"},
+        **keys,
+    }
+    path = output.with_suffix(".json")
+    path.write_text(json.dumps(arguments))
+    child = os.fork()
+    if child:
+        return child
+    try:
+        TRAINERS[trainer].train([str(path)], host="test")
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(1)
+
+
+def kill(child, output, *, delay, in_save):
+    """Kill ``child`` after ``delay`` seconds, or while it writes a checkpoint; return whether it was still at work."""
+    began = time.monotonic()
+    while os.waitpid(child, os.WNOHANG) == (0, 0):
+        now = time.monotonic() - began
+        assert now < SECONDS, "no end"
+        if any(output.glob(".writing-checkpoint-*")) if in_save else now > delay:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return True
+        time.sleep(0.0005)
+    return False
+
+
+def finish(child):
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def results(output):
+    """The exported files, and the metrics that equal runs share."""
+    [model] = [output / name for name in ("policy", "reward") if (output / name).is_dir()]
+    files = {path.name: path.read_bytes() for path in model.iterdir() if path.suffix == ".safetensors"}
+    records = read_json_lines(output / "metrics.jsonl")
+    return files, [{k: v for k, v in record.items() if not k.startswith(CHANGED)} for record in records]
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_killed_and_resumed_equals_uninterrupted(name, folder):
+    trainer, keys = ROWS[name]
+    whole, broken = (folder / f"{name.replace(' ', '-')}-{part}" for part in ("whole", "broken"))
+    began = time.monotonic()
+    finish(start(folder, trainer, whole, keys))
+    duration = time.monotonic() - began
+    draw, kills = random.Random(name), 0
+    while kills < KILLS:
+        in_save = (kills + list(ROWS).index(name)) % 2 == 0
+        child = start(folder, trainer, broken, keys)
+        if kill(child, broken, delay=draw.uniform(0.3, 0.9) * duration, in_save=in_save):
+            kills += 1
+        else:
+            # It had got through: start anew, so that every kill hits a working process.
+            shutil.rmtree(broken)
+    finish(start(folder, trainer, broken, keys))
+    expected, found = results(whole), results(broken)
+    assert expected[0] and expected[0] == found[0], "the weights of the resumed run differ"
+    assert expected[1] == found[1]
+    assert not list(broken.glob(".*-checkpoint-*"))
