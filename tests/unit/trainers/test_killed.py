@@ -69,13 +69,17 @@ def start(folder, trainer, output, keys):
         os._exit(1)
 
 
-def kill(child, output, *, delay, in_save):
-    """Kill ``child`` after ``delay`` seconds, or while it writes a checkpoint; return whether it was still at work."""
-    began = time.monotonic()
+def kill(child, output, *, step, delay, in_save):
+    """Kill ``child`` once a checkpoint of ``step`` or later is there: after ``delay`` seconds, or while it writes the
+    next one. Return whether it was still at work.
+    """
+    began, seen = time.monotonic(), None
     while os.waitpid(child, os.WNOHANG) == (0, 0):
-        now = time.monotonic() - began
-        assert now < SECONDS, "no end"
-        if any(output.glob(".writing-checkpoint-*")) if in_save else now > delay:
+        now = time.monotonic()
+        assert now - began < SECONDS, "no end"
+        if seen is None and any(int(path.name.split("-")[1]) >= step for path in output.glob("checkpoint-*")):
+            seen = now
+        if seen is not None and (any(output.glob(".writing-checkpoint-*")) if in_save else now - seen > delay):
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             return True
@@ -99,14 +103,12 @@ def results(output):
 def test_killed_and_resumed_equals_uninterrupted(name, folder):
     trainer, keys = ROWS[name]
     whole, broken = (folder / f"{name.replace(' ', '-')}-{part}" for part in ("whole", "broken"))
-    began = time.monotonic()
     finish(start(folder, trainer, whole, keys))
-    duration = time.monotonic() - began
     draw, kills = random.Random(name), 0
     while kills < KILLS:
         in_save = (kills + list(ROWS).index(name)) % 2 == 0
         child = start(folder, trainer, broken, keys)
-        if kill(child, broken, delay=draw.uniform(0.3, 0.9) * duration, in_save=in_save):
+        if kill(child, broken, step=draw.randint(1, 4), delay=draw.uniform(0, 0.1), in_save=in_save):
             kills += 1
         else:
             # It had got through: start anew, so that every kill hits a working process.
