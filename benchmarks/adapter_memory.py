@@ -94,7 +94,7 @@ def main() -> None:
                 (Path(name) / "model" / "config.json").write_text(json.dumps(SHAPE))
                 found[trainer, way] = measure(trainer, way, Path(name))
     worst = max((row for rows in found.values() for row in rows), key=lambda row: abs(row.difference))
-    shape = f"{SHAPE['num_hidden_layers']} layers of {SHAPE['hidden_size']}, {SHAPE['vocab_size']} ids, float32 on a CPU"
+    shape = f"{SHAPE['num_hidden_layers']} layers of {SHAPE['hidden_size']}, {SHAPE['vocab_size']} ids, float32"
     lines = [
         f"# Memory of adapters, {datetime.date.today().isoformat()}",
         "",
