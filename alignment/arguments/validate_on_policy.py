@@ -97,6 +97,25 @@ def check_reward_sources(v: Values) -> Iterator[str]:
             yield f"overwrite_output_dir=true would delete {model} of reward_sources; name another folder"
 
 
+_EVALUATED = ("reward", "masked_rows", "mean_generated_length", "eos_rate", "kl_divergence", "cost", "unsafe_rate")
+
+
+def check_judges(v: Values) -> Iterator[str]:
+    """Check that second judges have names of their own and nothing that only a source of the reward has."""
+    for entry in read_entries(v.eval_reward):
+        if entry.log_as in _EVALUATED or entry.log_as.endswith("_std"):
+            yield (
+                f"eval_reward: {entry.name} would be reported as eval/{entry.log_as}, the name of another metric: give "
+                f'{{"name": "{entry.name}", "log_as": "second_{entry.log_as}"}}'
+            )
+        if entry.weight != 1 or entry.normalize is not None:
+            yield f"eval_reward: {entry.name} has weight or normalize, and each judge is reported alone: leave them out"
+        if entry.kind == "cost":
+            yield f"eval_reward: {entry.name} is of kind cost: a second judge gives more to better answers"
+        if entry.is_model and v.overwrite_output_dir and Path(entry.name).is_relative_to(v.output_dir):
+            yield f"overwrite_output_dir=true would delete {entry.name} of eval_reward; name another folder"
+
+
 def check_reward_server(v: Values) -> Iterator[str]:
     """Check that a reward service has an address."""
     if v.use_rm_server and not v.reward_server:
@@ -185,6 +204,7 @@ CHECKS: tuple[Check, ...] = (
     check_minimum_response,
     check_reward_source,
     check_reward_sources,
+    check_judges,
     check_reward_server,
     check_critic_model,
     check_models,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from alignment.records import Rollout
 from alignment.rollout.collector import Collector
 from alignment.rollout.judge import Judge
 from alignment.rollout.metrics import describe_sources, kl_by_row
+from alignment.rollout.rewards.scorers import Scorer, Scores
 from alignment.telemetry.tables import print_table
 
 Evaluation = tuple[dict[str, float], list[dict[str, Any]]]
@@ -38,6 +39,8 @@ class PromptEvaluation:
     judge: Judge
     decode: Callable[[np.ndarray], str]
     seed: int
+    judges: Mapping[str, Scorer] = field(default_factory=dict)
+    """Second judges by name, which score the same responses."""
 
     def __call__(self) -> Evaluation:
         """Return ``eval/`` metrics and one row per prompt; print the first rows."""
@@ -48,9 +51,14 @@ class PromptEvaluation:
         with self.engine.ready(version):
             rollout = collector.collect(self.prompts, policy_version=version)
         rollout = self.judge.measure(rollout)
+        judged = {name: judge.score(rollout) for name, judge in self.judges.items()}
         rows = sample_rows(rollout, self.decode)
+        for name, scores in judged.items():
+            valid = np.ones(rollout.num_rows, bool) if scores.valid is None else scores.valid
+            for row, score, is_valid in zip(rows, scores.values, valid, strict=True):
+                row[name] = float(score) if is_valid else None
         print_table("evaluation", ["prompt", "response", "score"], [list(r.values())[:3] for r in rows[:NUM_SHOWN]])
-        return self._metrics(rollout), rows
+        return self._metrics(rollout) | _judge_metrics(judged), rows
 
     @np.errstate(all="ignore")  # the loop refuses metrics that are not finite
     def _metrics(self, rollout: Rollout) -> dict[str, float]:
@@ -67,6 +75,15 @@ class PromptEvaluation:
         if rollout.ref_logprobs is not None:
             metrics["eval/kl_divergence"] = float(kl_by_row(rollout).mean())
         return metrics
+
+
+def _judge_metrics(judged: Mapping[str, Scores]) -> dict[str, float]:
+    """Return the mean and the spread of each second judge over the rows that it could score."""
+    metrics = {}
+    for name, scores in judged.items():
+        values = scores.values if scores.valid is None else scores.values[scores.valid]
+        metrics |= {f"eval/{name}": float(values.mean()), f"eval/{name}_std": float(values.std())}
+    return metrics
 
 
 def sample_rows(

@@ -22,7 +22,7 @@ from alignment.models.folders.naming import is_transposed
 from alignment.models.safetensors_io import TensorEntry, cut_files, file_names, write_files, write_index
 from alignment.ops.native.library import load_core
 from alignment.parallel.local_ranks import run_ranks
-from alignment.planner.job import LANGUAGE_MODELS, Job
+from alignment.planner.job import JUDGE, LANGUAGE_MODELS, Job
 from alignment.planner.memory import phase_memory
 from alignment.telemetry import log
 from alignment.telemetry.tables import print_table
@@ -88,7 +88,10 @@ def measure_memory(parsed: Parsed, job: Job, layout: Layout) -> list[Measured]:
     UserError if this machine has too little memory.
     """
     has_kernels = load_core() is not None
-    job = dataclasses.replace(job, native=job.native and has_kernels, fused=job.fused and has_kernels)
+    # Nothing is evaluated in the trial.
+    rewards = {role: config for role, config in job.other_rewards.items() if not role.startswith(JUDGE)}
+    built = {"native": job.native and has_kernels, "fused": job.fused and has_kernels}
+    job = dataclasses.replace(job, other_rewards=rewards, **built)
     tensors = {phase: m.on_device for phase, m in phase_memory(job, layout, lambda m: m.on_device).items()}
     everything = {phase: m.everywhere for phase, m in phase_memory(job, layout, lambda m: m.everywhere).items()}
     resident = {phase: size + PROCESS_BYTES for phase, size in everything.items()}

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from alignment.architecture.cuts import layer_sizes
 from alignment.architecture.layout import Layout
 from alignment.planner.engines import rollout_engine
-from alignment.planner.job import LANGUAGE_MODELS, Job
+from alignment.planner.job import JUDGE, LANGUAGE_MODELS, Job
 from alignment.planner.machine import ENGINE_COSTS, Machine
 from alignment.planner.messages import idle_share, layer_elements, update_bytes
 from alignment.planner.rollout import PlannedRollout
@@ -45,7 +45,7 @@ def iteration_seconds(job: Job, layout: Layout, machine: Machine) -> Duration:
         return Duration(0.0, before, update_seconds(job, layout, machine, job.learner))
     updates = job.update_iters * job.iteration_rows / (job.rows_per_batch * job.micro_batches)
     one = sum(update_seconds(job, layout, machine, role) for role in job.trained)
-    scored = sum(forward_seconds(job, layout, machine, role) for role in job.models)
+    scored = sum(forward_seconds(job, layout, machine, role) for role in job.models if not role.startswith(JUDGE))
     return Duration(rollout_seconds(job, layout, machine), scored, updates * one)
 
 

@@ -24,6 +24,8 @@ from alignment.runs.on_policy.algorithm import ChosenAlgorithm, critic_name
 
 LANGUAGE_MODELS = ("policy", "reference", "teacher")
 """Roles with language models; the others have score models."""
+JUDGE = "judge-"
+"""Begins the roles of second judges, which run in evaluations only."""
 ON_POLICY_PHASES = ("rollout", "score", "update")
 
 
@@ -40,7 +42,7 @@ class Job:
     reward: DecoderConfig | None
     """None: rewards come from a function or service, or nothing is scored."""
     other_rewards: Mapping[str, DecoderConfig] = field(default_factory=dict)
-    """Score models among several reward sources, by role."""
+    """Score models among several reward sources and second judges, by role."""
     source_rows: Mapping[str, int] = field(default_factory=dict)
     """Rows per forward pass of those with a batch size of their own, by role."""
     half: bool
@@ -174,7 +176,7 @@ def read_job(parsed: Parsed, *, device: str) -> Job:
         adapters=plan_adapters(parsed, {"policy": policy, "critic": critic}),
         four_bit=parsed.adapter.load_in_4bit,
         reward=read_shape(reward, "reward_model_name_or_path") if reward else None,
-        **_read_sources(source),
+        **_read_sources(source, evaluates=training.evaluates),
         half=training.weight_dtype(device) == "bfloat16",
         length=data.max_length,
         response=response,
@@ -205,9 +207,10 @@ def read_job(parsed: Parsed, *, device: str) -> Job:
     )
 
 
-def _read_sources(source: RewardSourceArguments) -> dict[str, Any]:
+def _read_sources(source: RewardSourceArguments, *, evaluates: bool) -> dict[str, Any]:
     """Return ``other_rewards`` and ``source_rows`` of a job."""
     models = {f"reward-{entry.log_as}": entry for entry in source.entries if entry.is_model}
+    models |= {f"{JUDGE}{entry.log_as}": entry for entry in source.judges if entry.is_model and evaluates}
     return {
         "other_rewards": {role: read_shape(entry.name, "reward_sources") for role, entry in models.items()},
         "source_rows": {role: entry.batch_size for role, entry in models.items() if entry.batch_size > 0},

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import runs
 from refusals import message_of, run_here, train_here
 
+from alignment.data.sources.packing import true_score
 from alignment.models.safetensors_io import read_tensors
 
 pytestmark = pytest.mark.e2e
@@ -117,3 +119,59 @@ def test_actions_that_cannot_act_are_refused(made, tmp_path):
     message_of(run_here("ppo", {**keys, **none}, tmp_path), "needs evaluations", "evaluation_strategy=steps")
     free = {"kl_loss_coeff": 0, "on_reward_hacking": "raise_kl"}
     message_of(run_here("ppo", {**keys, **free}, tmp_path), "raise_kl", "all are 0: give kl_coeff")
+
+
+JUDGES = """
+from alignment.data.sources.packing import true_score
+
+
+def truth(inputs, responses, labels):
+    return [true_score(text, response) for text, response in zip(inputs, responses)]
+"""
+
+
+@pytest.fixture(scope="module")
+def judged(made, rm_folder, other_tokenizer, tmp_path_factory):
+    """The same run with two second judges: the true score, and a reward model with another tokenizer."""
+    folder = tmp_path_factory.mktemp("judges")
+    (folder / "judges.py").write_text(JUDGES)
+    shutil.copytree(rm_folder / "reward", folder / "held-out")
+    for path in other_tokenizer.iterdir():
+        shutil.copy(path, folder / "held-out")
+    keys = {"eval_reward": f"{folder / 'judges.py'}:truth,{folder / 'held-out'}", "metric_for_best_model": "truth"}
+    return {**made, **keys, "max_steps": 15, "on_reward_hacking": "stop_at_best"}
+
+
+def test_second_judges_score_the_answers_of_each_evaluation_and_choose_the_best_weights(judged, tmp_path):
+    done = train_here("ppo", {**judged, "output_dir": tmp_path / "out"}, tmp_path)
+    evaluations = {record["step"]: record for record in runs.metrics(tmp_path / "out") if "eval/truth" in record}
+    samples = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").open()]
+    for step, record in evaluations.items():
+        rows = [row for row in samples if row["step"] == step]
+        scores = [true_score(row["prompt"], row["response"]) for row in rows]
+        assert [row["truth"] for row in rows] == pytest.approx(scores, abs=1e-6) and len(rows) == 16
+        assert record["eval/truth"] == pytest.approx(np.mean(scores), abs=1e-6)
+        assert record["eval/truth_std"] == pytest.approx(np.std(scores), abs=1e-6)
+        assert record["eval/held_out"] == pytest.approx(np.mean([row["held_out"] for row in rows]), abs=1e-6)
+    assert "re-encoded with its template" in done.stderr
+    best = max(evaluations, key=lambda step: evaluations[step]["eval/truth"])
+    assert (tmp_path / "out" / "best" / "step.txt").read_text() == str(best)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "No: " in page and "Second judge: truth" in page and "truth did not rise" in page
+    (found,) = [one for one in _findings(tmp_path / "out") if one["kind"] == "judge"]
+    assert found["text"].startswith("the second judge truth fell from ") and found["step"] == max(evaluations)
+    assert "status" not in done.stderr and f"update {best}, the best by eval/truth" in done.stderr
+
+
+def test_judges_that_cannot_judge_are_refused_by_name(judged, made, tmp_path):
+    keys = {**judged, "output_dir": tmp_path / "out"}
+    folder = tmp_path / "broken"
+    shutil.copytree(keys["actor_model_name_or_path"], folder)
+    (folder / "tokenizer.json").write_text("{}")
+    message_of(
+        run_here("ppo", {**keys, "eval_reward": str(folder)}, tmp_path), "the second judge broken has a tokenizer that"
+    )
+    named = {"name": made["reward_function"], "log_as": "reward"}
+    message_of(run_here("ppo", {**keys, "eval_reward": [named]}, tmp_path), "the name of another metric", '"log_as"')
+    weighted = {"name": made["reward_function"], "weight": 2}
+    message_of(run_here("ppo", {**keys, "eval_reward": [weighted]}, tmp_path), "each judge is reported alone")

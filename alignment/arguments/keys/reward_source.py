@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from alignment.arguments.keys.training import NO_EVALUATION
 from alignment.arguments.rewards.entries import RewardEntry, read_entries, with_weights
 from alignment.fields import Case, Situation, argument, where, where_given
 
@@ -14,8 +15,8 @@ _NOT_CALLED = where_given(
 
 
 def _sources(situation: Situation) -> tuple[RewardEntry, ...]:
-    written = situation.values.get("reward_sources") or ""
-    return read_entries(written) if written.startswith("[") else ()
+    written = [situation.values.get(key) or "" for key in ("reward_sources", "eval_reward")]
+    return tuple(entry for text in written if text.startswith("[") for entry in read_entries(text))
 
 
 def _lacks_model(value: Any, s: Situation) -> bool:
@@ -48,6 +49,10 @@ class RewardSourceArguments:
         None, keeps_repeats=True, inert_when=where("reward_sources", None, why="there is one source of rewards")
     )
     """The weight of each of reward_sources, in their order; null: those of the objects, 1 by default."""
+    eval_reward: str | None = argument(None, path="rewards", inert_when=NO_EVALUATION)
+    """Second judges, written as reward_sources are: they score the answers of each evaluation, reported as eval/NAME,
+    and are never trained on (docs/how-to/reward_hacking.md). metric_for_best_model may name one.
+    """
     value_head_prefix: str | None = None
     """Name of the score head in the files of the reward model and the critic, if it is not a usual one."""
     reward_attribute_weights: tuple[float, ...] | None = argument(None, keeps_repeats=True, inert_when=_NO_MODEL)
@@ -75,6 +80,11 @@ class RewardSourceArguments:
     def entries(self) -> tuple[RewardEntry, ...]:
         """The sources of ``reward_sources`` with their weights; empty if there is one source, named by another key."""
         return with_weights(read_entries(self.reward_sources), self.reward_weights)
+
+    @property
+    def judges(self) -> tuple[RewardEntry, ...]:
+        """The second judges of evaluations."""
+        return read_entries(self.eval_reward)
 
     @property
     def first_model(self) -> str | None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from alignment.arguments.rewards.entries import RewardEntry
 from alignment.data.encode import Encoder
 from alignment.data.templates import template_name
-from alignment.errors import ArgumentError
+from alignment.errors import ArgumentError, ModelFolderError, UserError
 from alignment.models.config import read_config, read_config_dict
 from alignment.models.decoder.placement import Placement
 from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
@@ -33,26 +33,44 @@ class LoadedReward(NamedTuple):
     """Converts a rollout to the model's token ids."""
 
 
-def reward_folders(launch: Launch) -> dict[str, str]:
-    """Return the folder of each score model of ``reward_sources``, by the word under which it is logged."""
-    models = [entry for entry in launch.parsed.reward_source.entries if entry.is_model]
+class Sources(NamedTuple):
+    """The sources of one key."""
+
+    entries: Sequence[RewardEntry]
+    title: str = "the reward source"
+    """What messages call one of them."""
+
+    @classmethod
+    def judges(cls, launch: Launch) -> Sources:
+        """Return the second judges; none in a run that does not evaluate."""
+        found = launch.parsed.reward_source.judges if launch.parsed.training.evaluates else ()
+        return cls(found, "the second judge")
+
+
+def reward_folders(sources: Sources) -> dict[str, str]:
+    """Return the folder of each score model of ``sources``, by the word under which it is logged."""
+    models = [entry for entry in sources.entries if entry.is_model]
     return {entry.log_as: str(resolve_model_folder(entry.name, parts=("reward",))) for entry in models}
 
 
-def check_rewards(launch: Launch, folders: Mapping[str, str]) -> None:
+def check_rewards(launch: Launch, sources: Sources, folders: Mapping[str, str]) -> None:
     """Refuse score models that do not fit the layout, or whose config.json contradicts the kind of the source."""
-    entries = {entry.log_as: entry for entry in launch.parsed.reward_source.entries}
+    entries = {entry.log_as: entry for entry in sources.entries}
     for name, folder in folders.items():
         check_layout(launch, read_config(folder), folder)
         _check_kind(entries[name], folder)
+        try:
+            load_tokenizer(folder)
+        except UserError as error:
+            raise ModelFolderError(f"{sources.title} {name} has a tokenizer that cannot be used: {error}") from error
 
 
 def load_rewards(
-    launch: Launch, tokenizer: Tokenizer, folders: Mapping[str, str], *, actor: str
+    launch: Launch, tokenizer: Tokenizer, sources: Sources, folders: Mapping[str, str], *, actor: str
 ) -> dict[str, LoadedReward]:
     """Return the frozen score models in ``folders`` by name; ``actor`` is the policy's folder."""
     source = launch.parsed.reward_source
-    entries = {entry.log_as: entry for entry in source.entries}
+    entries = {entry.log_as: entry for entry in sources.entries}
     head = StoredHead(source.value_head_prefix, source.reward_attribute_weights)
     options = {"dtype": launch.dtype, "placement": Placement.of(launch.topology), "stored_head": head}
     return {
@@ -64,12 +82,12 @@ def load_rewards(
     }
 
 
-def frozen_rewards(launch: Launch, folders: Mapping[str, str]) -> list[FrozenInput]:
+def frozen_rewards(launch: Launch, sources: Sources, folders: Mapping[str, str]) -> list[FrozenInput]:
     """Return the models and tokenizers of the sources, which a resumed run must find unchanged."""
     found = []
     for name, folder in folders.items():
-        found.append(frozen_model(f"the reward source {name}", folder, launch.topology.world))
-        owner = f" of the reward source {name}"
+        found.append(frozen_model(f"{sources.title} {name}", folder, launch.topology.world))
+        owner = f" of {sources.title} {name}"
         found += frozen_tokenizer(folder, load_tokenizer(folder), launch.parsed.data.template, owner=owner)
     return found
 

@@ -20,6 +20,7 @@ from alignment.rollout.rewards.terms import ScoreTerms
 from alignment.rollout.rewards.text_batch import TextBatch
 from alignment.rollout.rewards.user_code import load_function
 from alignment.runs.launch import Launch
+from alignment.runs.on_policy.reward_models import LoadedReward, Sources
 from alignment.runs.on_policy.roles import Roles
 from alignment.runs.placed import place_frozen
 from alignment.runs.state import StatePart
@@ -38,6 +39,12 @@ def build_scorer(launch: Launch, roles: Roles) -> Scorer:
     if source.use_rm_server:
         return _score_with_service(launch, roles, source.reward_server)
     return _score_with_function(launch, roles, source.reward_function)
+
+
+def build_judges(launch: Launch, roles: Roles) -> dict[str, Scorer]:
+    """Return the second judges of evaluations, by the word under which they are logged."""
+    entries = Sources.judges(launch).entries
+    return {entry.log_as: BUILDERS[entry.kind](launch, roles, entry, roles.judges) for entry in entries}
 
 
 def build_normalizer(launch: Launch, roles: Roles, scorer: Scorer) -> tuple[Normalize | None, StatePart | None]:
@@ -84,29 +91,32 @@ def _build_source(launch: Launch, roles: Roles, entry: RewardEntry) -> RewardSou
     loaded = roles.rewards.get(entry.log_as)
     return RewardSource(
         log_as=entry.log_as,
-        scorer=BUILDERS[entry.kind](launch, roles, entry),
+        scorer=BUILDERS[entry.kind](launch, roles, entry, roles.rewards),
         factor=entry.factor,
         normalize=_choose_normalizer(entry.log_as, loaded and loaded.model, asked=asked),
     )
 
 
-def _build_model(launch: Launch, roles: Roles, entry: RewardEntry) -> Scorer:
-    model, sequences = roles.rewards[entry.log_as]
+Models = Mapping[str, LoadedReward]
+
+
+def _build_model(launch: Launch, roles: Roles, entry: RewardEntry, models: Models) -> Scorer:
+    model, sequences = models[entry.log_as]
     return _score_with_model(launch, entry.log_as, model, sequences, rows=entry.batch_size)
 
 
-def _build_function(launch: Launch, roles: Roles, entry: RewardEntry) -> Scorer:
+def _build_function(launch: Launch, roles: Roles, entry: RewardEntry, models: Models) -> Scorer:
     return _score_with_function(launch, roles, entry.name, entry.options)
 
 
-def _build_service(launch: Launch, roles: Roles, entry: RewardEntry) -> Scorer:
+def _build_service(launch: Launch, roles: Roles, entry: RewardEntry, models: Models) -> Scorer:
     return _score_with_service(launch, roles, entry.name)
 
 
-BUILDERS: Mapping[str, Callable[[Launch, Roles, RewardEntry], Scorer]] = MappingProxyType(
+BUILDERS: Mapping[str, Callable[[Launch, Roles, RewardEntry, Models], Scorer]] = MappingProxyType(
     {"model": _build_model, "cost": _build_model, "function": _build_function, "service": _build_service}
 )
-"""Builds the scorer of a source of ``reward_sources``, by kind (``arguments.rewards.entries.KINDS``)."""
+"""Builds the scorer of a source of ``reward_sources`` or of a judge, by kind (``arguments.rewards.entries.KINDS``)."""
 
 
 def _score_with_model(launch: Launch, name: str, model: ScoreModel, sequences: Any, *, rows: int = -1) -> ModelScorer:

@@ -30,6 +30,7 @@ from alignment.runs.models import adopt, check_layout, freeze, resumed_folder, s
 from alignment.runs.on_policy.algorithm import ChosenAlgorithm, critic_name
 from alignment.runs.on_policy.reward_models import (
     LoadedReward,
+    Sources,
     check_rewards,
     choose_sequences,
     frozen_rewards,
@@ -56,6 +57,8 @@ class Roles:
     """Converts a rollout to the reward model's token ids."""
     rewards: Mapping[str, LoadedReward]
     """The score models among several reward sources, by the word under which they are logged."""
+    judges: Mapping[str, LoadedReward]
+    """The score models among the second judges, likewise."""
     frozen: StatePart
     """The inputs that a resumed run must find unchanged."""
 
@@ -89,18 +92,27 @@ def load_roles(launch: Launch) -> Roles:
     """Load the models that the algorithm needs; trained ones come from the checkpoint when resuming."""
     source = launch.parsed.reward_source
     # Fail early: reading models and data takes minutes. The scorers load them again.
-    named = [source.reward_function, *(entry.name for entry in source.entries if entry.kind == "function")]
+    sources, judges = Sources(source.entries), Sources.judges(launch)
+    scoring = [*sources.entries, *judges.entries]
+    named = [source.reward_function, *(entry.name for entry in scoring if entry.kind == "function")]
     functions = [load_function(name, launch.parsed.base_dir) for name in filter(None, named)]
-    folders, sources = RoleFolders.of(launch), reward_folders(launch)
+    folders, models, judging = RoleFolders.of(launch), reward_folders(sources), reward_folders(judges)
     tokenizer = starting_tokenizer(launch, folders.actor)
     check_folders(launch, folders, tokenizer)
-    check_rewards(launch, sources)
+    check_rewards(launch, sources, models)
+    check_rewards(launch, judges, judging)
     policy = resumed_folder(launch, "policy", folders.actor)
     critic = folders.critic and resumed_folder(launch, CRITIC_FOLDER, folders.critic)
     bases = find_bases(launch, folders)
     inputs = [*bases, *frozen_functions(functions)]
     frozen = frozen_part(
-        launch, lambda: [*find_frozen(launch, folders, tokenizer), *frozen_rewards(launch, sources), *inputs]
+        launch,
+        lambda: [
+            *find_frozen(launch, folders, tokenizer),
+            *frozen_rewards(launch, sources, models),
+            *frozen_rewards(launch, judges, judging),
+            *inputs,
+        ],
     )
     options = {"dtype": launch.dtype, "placement": Placement.of(launch.topology)}
     head = StoredHead(source.value_head_prefix, source.reward_attribute_weights)
@@ -113,7 +125,8 @@ def load_roles(launch: Launch) -> Roles:
         else None,
         # Before the critic, which may share the folder and accepts a missing score head.
         reward=freeze(load_score_model(folders.reward, stored_head=head, **options)) if folders.reward else None,
-        rewards=load_rewards(launch, tokenizer, sources, actor=folders.actor),
+        rewards=load_rewards(launch, tokenizer, sources, models, actor=folders.actor),
+        judges=load_rewards(launch, tokenizer, judges, judging, actor=folders.actor),
         policy=load_causal_lm(policy, tokenizer=tokenizer, **trained),
         reference=freeze(load_causal_lm(folders.actor, tokenizer=tokenizer, **options)) if has_reference else None,
         critic=start_critic(launch, critic, tokenizer, head, **trained) if critic else None,

@@ -40,7 +40,7 @@ from alignment.runs.on_policy.algorithm import ChosenAlgorithm
 from alignment.runs.on_policy.engines import build_engine, describe_restrictions, generation_options
 from alignment.runs.on_policy.hacking import build_alarm, build_best_kept
 from alignment.runs.on_policy.prompts import OnPolicyData, RowPlan, ptx_batches
-from alignment.runs.on_policy.rewards import build_normalizer, build_scorer, build_terms
+from alignment.runs.on_policy.rewards import build_judges, build_normalizer, build_scorer, build_terms
 from alignment.runs.on_policy.roles import Roles
 from alignment.runs.placed import average_writer, model_writer, place_frozen, scoring_runner
 from alignment.runs.state import RunState, StatePart, WrittenAverage
@@ -74,6 +74,7 @@ class OnPolicyRun:
         )
         self._reference = self._place_reference()
         self._scorer = build_scorer(launch, roles)
+        self._judges = build_judges(launch, roles)
         self._normalize, normalizer_part = build_normalizer(launch, roles, self._scorer)
         restrictions = describe_restrictions(launch.parsed.generation)
         if restrictions is not None:
@@ -89,7 +90,7 @@ class OnPolicyRun:
             target=self._hyperparameters.kl_target,
             horizon=self._hyperparameters.kl_horizon,
         )
-        self._alarm = build_alarm(launch, self._learners["policy"], self._kl, judges=())
+        self._alarm = build_alarm(launch, self._learners["policy"], self._kl, judges=tuple(self._judges))
         self._state = self._build_state(normalizer_part)
 
     def train(self, observe: Callable[[Experience], None] | None = None, *, memory: MemoryWatch | None = None) -> None:
@@ -123,7 +124,11 @@ class OnPolicyRun:
                     session.evaluate()
                 with self._launch.signals.deferred("the current rollout and its updates"), session.progress:
                     dataclasses.replace(self._loop(session), observe=observe).run()
-            finish_run(self._launch, session, self._state, title=self._algorithm.title, cards=REPORT_CARDS)
+            finish_run(self._launch, session, self._state, title=self._algorithm.title, cards=self._cards)
+
+    @property
+    def _cards(self) -> tuple[str, ...]:
+        return (REPORT_CARDS[0], *(f"eval/{name}" for name in self._judges), *REPORT_CARDS[1:])
 
     def _loop(self, session: Session) -> OnPolicyLoop:
         on_policy, data = self._launch.parsed.on_policy, self._data
@@ -205,6 +210,7 @@ class OnPolicyRun:
             judge=self._judge(training=False),
             decode=self._decode,
             seed=parsed.training.seed + EVALUATION_SEED_OFFSET,
+            judges=self._judges,
         )
 
     def _place_reference(self) -> ModelRunner | None:
