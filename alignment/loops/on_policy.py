@@ -18,6 +18,7 @@ from alignment.loops.updates import OnPolicyUpdater
 from alignment.metrics import Metric
 from alignment.records import Experience, Rollout
 from alignment.rollout.collector import Collector
+from alignment.rollout.dynamic_sampling import DynamicSampling
 from alignment.rollout.experience import estimate_experience
 from alignment.rollout.gate import LogprobGate
 from alignment.rollout.judge import Judge
@@ -61,6 +62,8 @@ class OnPolicyLoop:
     updater: OnPolicyUpdater
     engine: RolloutEngine
     session: Session
+    dynamic: DynamicSampling | None = None
+    """Replaces prompts from which nothing is learned; None: every rollout is learned from as it is."""
     observe: Callable[[Experience], None] | None = None
     """Called with every experience before its updates."""
     decode: Callable[[np.ndarray], str] | None = None
@@ -74,10 +77,9 @@ class OnPolicyLoop:
         for prompts, epoch_ended in self.prompts:
             version = session.counters.updates
             with session.explaining(f"in the rollout for update {version + 1}"):
-                with session.stage("rollout"), self.engine.ready(version):
-                    rollout = self.collector.collect(prompts, policy_version=version)
+                rollout, sampling, epoch_ended = self._sample(prompts, epoch_ended)
                 with session.stage("score"):
-                    rollout, gap_metrics = self.gate.check(self.judge.measure(rollout))
+                    rollout, gap_metrics = self.gate.check(rollout)
                     experience = self._estimate(rollout)
             if self.observe is not None:
                 self.observe(experience)
@@ -88,7 +90,8 @@ class OnPolicyLoop:
             self._adapt(described, experience)
             described |= self._watch(described, rollout, step=version + updates)
             kept = partial(self._training_samples, rollout)
-            session.advance(described | gap_metrics | metrics, updates=updates, epoch_ended=epoch_ended, samples=kept)
+            metrics = described | sampling | gap_metrics | metrics
+            session.advance(metrics, updates=updates, epoch_ended=epoch_ended, samples=kept)
             if session.is_finished:
                 break
 
@@ -109,6 +112,27 @@ class OnPolicyLoop:
         alarm.observe(metrics, step=step, samples=lambda: sample_rows(rollout, self.decode))
         return alarm.metrics()
 
+    def _sample(self, prompts: list[dict[str, Any]], epoch_ended: bool) -> tuple[Rollout, dict[str, Metric], bool]:
+        """Return a judged rollout, metrics of how it was sampled, and whether its prompts end an epoch."""
+        rollout = self._measure(prompts)
+        if self.dynamic is None:
+            return rollout, {}, epoch_ended
+        self.dynamic.start(len(prompts))
+        while not self.dynamic.add(rollout):
+            more, ended = next(self.prompts)
+            rollout, epoch_ended = self._measure(more), epoch_ended or ended
+        return *self.dynamic.finish(), epoch_ended
+
+    def _measure(self, prompts: list[dict[str, Any]]) -> Rollout:
+        version = self.session.counters.updates
+        with self.session.stage("rollout"), self.engine.ready(version):
+            rollout = self.collector.collect(prompts, policy_version=version)
+        responses = int(rollout.response_lengths.sum())
+        self.session.timer.count("rollout", tokens=responses)
+        self.session.timer.count("score", tokens=responses + int(rollout.prompt_lengths.sum()))
+        with self.session.stage("score"):
+            return self.judge.measure(rollout)
+
     def _estimate(self, rollout: Any) -> Experience:
         return estimate_experience(rollout, self.algorithm, self.hyperparameters, kl_coeff=self.kl.coefficient)
 
@@ -126,8 +150,6 @@ class OnPolicyLoop:
 
     def _count_tokens(self, experience: Experience, updates: int) -> None:
         rollout, plan = experience.rollout, self.updater.plan
-        responses = int(rollout.response_lengths.sum())
-        everything = responses + int(rollout.prompt_lengths.sum())
+        everything = int(rollout.response_lengths.sum()) + int(rollout.prompt_lengths.sum())
         learned = everything * min(float(plan.num_epochs), updates * plan.rows_per_update / rollout.num_rows)
-        for stage, tokens in (("rollout", responses), ("score", everything), ("update", round(learned))):
-            self.session.timer.count(stage, tokens=tokens)
+        self.session.timer.count("update", tokens=round(learned))

@@ -60,7 +60,7 @@ class OnPolicyUpdater:
 
     def update(self, experience: Experience, *, limit: int) -> tuple[dict[str, Metric], int]:
         """Make at most ``limit`` updates; return (metrics averaged over them, their number)."""
-        fields, rollout = learning_fields(experience), experience.rollout
+        fields, rollout = self._fields(experience), experience.rollout
         sizes = rollout.prompt_lengths + rollout.response_lengths
         reports: list[dict[str, Metric]] = []
         is_stopped = False
@@ -77,6 +77,9 @@ class OnPolicyUpdater:
                 reports.append(report)
         stopped = {} if self.plan.target_kl is None else {"policy/stopped_by_kl": Metric(float(is_stopped))}
         return average_metrics(reports) | stopped, len(reports)
+
+    def _fields(self, experience: Experience) -> dict[str, np.ndarray]:
+        return learning_fields(experience, mask_truncated=self.hyperparameters.mask_truncated_completions)
 
     @property
     def num_updates(self) -> int:

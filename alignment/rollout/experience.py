@@ -8,6 +8,7 @@ import numpy as np
 import paddle
 
 from alignment.algorithms.on_policy.spec import Judged, OnPolicyAlgorithm
+from alignment.errors import UserError
 from alignment.records import Experience, Rollout
 
 
@@ -35,11 +36,24 @@ def estimate_experience(
     )
 
 
-def learning_fields(experience: Experience) -> dict[str, np.ndarray]:
-    """Return the [N, R] arrays that the losses read, by field name."""
+def learning_fields(experience: Experience, *, mask_truncated: bool = False) -> dict[str, np.ndarray]:
+    """Return the [N, R] arrays that the losses read, by field name.
+
+    ``mask_truncated`` takes responses that reached the length limit out of ``response_mask``; UserError if none is
+    left.
+    """
     rollout = experience.rollout
+    mask = rollout.response_mask
+    if mask_truncated:
+        ended = np.array([reason != "length" for reason in rollout.finish_reasons])
+        mask = mask * ended[:, None].astype(mask.dtype)
+        if not mask.any():
+            raise UserError(
+                f"mask_truncated_completions: all {rollout.num_rows} responses of a rollout reached the length limit, "
+                "so there is nothing to learn from. Raise max_dec_len, or give mask_truncated_completions=false"
+            )
     fields = {
-        "response_mask": rollout.response_mask,
+        "response_mask": mask,
         "old_logprobs": rollout.old_logprobs,
         "importance_weights": rollout.importance_weights,
         "ref_logprobs": rollout.ref_logprobs,

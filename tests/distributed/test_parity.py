@@ -139,10 +139,11 @@ def test_adapters_give_the_numbers_of_one_process(name, references):
         assert difference.passes(), f"{trainer}: {difference}"
 
 
-def test_an_algorithm_without_critic_gives_the_numbers_of_one_process(references):
+@pytest.mark.parametrize("name", ["grpo", "rloo", "reinforce_plus_plus"])
+def test_an_algorithm_without_critic_gives_the_numbers_of_one_process(name, references):
     """Groups of responses, the KL in the loss and in the reward; no process has a critic."""
     folder, known = references
-    chosen = {"rl_algorithm": "grpo", "kl_coeff": 0.05, "kl_loss_coeff": 0.1, "max_steps": 3}
+    chosen = {"rl_algorithm": name, "kl_coeff": 0.05, "kl_loss_coeff": 0.1, "max_steps": 3}
     found = check_layout(
         folder,
         known,
@@ -154,4 +155,4 @@ def test_an_algorithm_without_critic_gives_the_numbers_of_one_process(references
     )["ppo"]
     assert not isinstance(found, UserError), found
     assert found.passes() and found.logprob < 1e-5, found
-    assert sorted(path.name for path in folder.glob("layout-*grpo*-ppo/[pv]*") if path.is_dir()) == ["policy"]
+    assert sorted(path.name for path in folder.glob(f"layout-*{name}*-ppo/[pv]*") if path.is_dir()) == ["policy"]

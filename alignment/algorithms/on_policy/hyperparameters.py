@@ -57,6 +57,16 @@ class OnPolicyHyperparameters:
     """
     loss_length: int | None = argument(None, minimum=1, inert_when=unless("policy_loss_reduction", "constant"))
     """Number of tokens that policy_loss_reduction=constant divides by; null: the maximum response length."""
+    mask_truncated_completions: bool = argument(False, aliases=("overlong_filtering",))
+    """Leave responses that reached the length limit out of the losses. Their rewards still count for their groups."""
+    dynamic_sampling: bool = argument(False, aliases=("dynamic_filtering",))
+    """Learn only from prompts whose responses have different rewards; further rollouts replace the others."""
+    max_gen_batches: int = argument(
+        2, minimum=1, aliases=("max_num_gen_batches",), inert_when=where("dynamic_sampling", False)
+    )
+    """Rollouts sampled for one by dynamic sampling, at most. If fewer prompts than wanted can be learned from by then,
+    the updates are made from those; if none can, the run ends with an error.
+    """
     entropy_coeff: float = argument(0.0, minimum=0)
     """Weight of the policy's entropy as a bonus."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from alignment.algorithms.on_policy.critic_free.cispo import CISPO
+from alignment.algorithms.on_policy.critic_free.dapo import DAPO
 from alignment.algorithms.on_policy.critic_free.dr_grpo import DR_GRPO
 from alignment.algorithms.on_policy.critic_free.grpo import GRPO
 from alignment.algorithms.on_policy.critic_free.gspo import GSPO
@@ -28,6 +29,7 @@ for _algorithm in (
     REINFORCE_PLUS_PLUS_BASELINE,
     OPO,
     DR_GRPO,
+    DAPO,
     GSPO,
     CISPO,
     SAPO,

@@ -14,7 +14,7 @@ _NO_AMP = "mixed precision by operator is not built; weights are bfloat16 (bf16 
 _PACKED = "rows never see each other, and padding is never computed; packing_samples composes micro-batches by tokens"
 _NO_LORA_PLUS = "one learning rate serves both factors; give rslora"
 _NO_OTHER_BITS = "load_in_4bit=true holds the base in NF4, with a float32 scale for 64 numbers"
-_NO_DYNAMIC_SAMPLING = "dynamic sampling is not built"
+_FURTHER = "the further rollouts of dynamic sampling have the size of the first"
 _NO_RANDOM_TOKENS = "random tokenization is not built"
 _NO_QUANT = "give rollout_weight_type=int8 for the fused engine"
 _NO_DROPOUT = "the supported models have no dropout"
@@ -53,7 +53,6 @@ _REFUSED = (
     ("qlora_weight_double_quant", bool, False, "Hold the scales of a base in 4 bits in 8 bits.", _NO_OTHER_BITS),
     ("qlora_weight_blocksize", int, 64, "Numbers of a base in 4 bits that share a scale.", _NO_OTHER_BITS),
     ("pissa", bool, False, "Start adapters from singular vectors.", "it would change the base; adapters start at zero"),
-    ("dynamic_sampling", bool, False, "Resample prompts whose rewards are all equal.", _NO_DYNAMIC_SAMPLING),
     ("quant_type", str | None, None, "Quantisation of the rollout's weights.", _NO_QUANT),
     ("rollout_quant_type", str | None, None, "Quantisation of the rollout's weights.", _NO_QUANT),
 )
@@ -63,9 +62,8 @@ _INERT = (
     ("shard_ema", bool, False, "Share averaged weights.", "each process averages the weights that it holds"),
     ("offload_ema", bool, True, "Averaged weights in host memory.", "they always are"),
     ("use_quick_lora", bool, True, "Fuse the operators of adapters.", _KERNEL),
-    ("max_gen_batches", int, 2, "Rollouts that dynamic sampling may take.", _NO_DYNAMIC_SAMPLING),
     ("global_gen_batch_size", int, -1, "Prompts of one rollout of dynamic sampling, over all processes.",
-     _NO_DYNAMIC_SAMPLING),
+     _FURTHER),
     ("greedy_zero_padding", bool, False, "Pack rows as tightly as they fit.", _PACKED),
     ("flash_mask", bool, False, "Attention masks of packed rows.", _PACKED),
     ("balance_batch", bool, False, "Distribute long rows evenly over the processes.",

@@ -21,6 +21,7 @@ from alignment.models.folders.hub import CRITIC_FOLDER
 from alignment.parallel.runner import ModelRunner
 from alignment.records import Experience
 from alignment.rollout.collector import Collector
+from alignment.rollout.dynamic_sampling import DynamicSampling
 from alignment.rollout.gate import LogprobGate
 from alignment.rollout.judge import Judge
 from alignment.rollout.team_engine import TeamEngine
@@ -154,6 +155,11 @@ class OnPolicyRun:
         )
         return OnPolicyLoop(
             prompts=stream_batches(data.prompt_loader),
+            dynamic=(
+                DynamicSampling(max_batches=hyperparameters.max_gen_batches)
+                if hyperparameters.dynamic_sampling
+                else None
+            ),
             collector=self._collector,
             judge=self._judge(training=True),
             gate=LogprobGate(

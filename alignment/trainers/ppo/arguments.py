@@ -132,6 +132,11 @@ def check_group_size(v: Values) -> Iterator[str]:
             f"num_return_sequences={samples} with rl_algorithm={v.rl_algorithm}, which compares the responses to one "
             f"prompt: give at least {least}"
         )
+    elif v.dynamic_sampling and samples < 2:
+        yield (
+            f"num_return_sequences={samples} with dynamic_sampling=true, which compares the rewards of the responses "
+            "to one prompt: give at least 2"
+        )
 
 
 CHECKS: tuple[Check, ...] = (*validate.CHECKS, *validate_on_policy.CHECKS, check_group_size)

@@ -179,6 +179,14 @@ ALGORITHM = (
     _row("ratio_cap", 2.5, lambda r: _numbers(r).ratio_cap, with_={**GRPO, "rl_algorithm": "cispo"}, alone=True),
     _row("sapo_temperature_pos", 2.0, lambda r: _numbers(r).sapo_temperature_pos, with_=SAPO, alone=True),
     _row("sapo_temperature_neg", 3.0, lambda r: _numbers(r).sapo_temperature_neg, with_=SAPO, alone=True),
+    _row("mask_truncated_completions", True, lambda r: _numbers(r).mask_truncated_completions),
+    _row(
+        "dynamic_sampling", True, lambda r: r.loop.dynamic is not None, with_={"num_return_sequences": 2}, alone=True
+    ),
+    _row(
+        "max_gen_batches", 5, lambda r: r.loop.dynamic.max_batches,
+        with_={"num_return_sequences": 2, "dynamic_sampling": True}, alone=True,
+    ),
     _row("scale_rewards", "none", lambda r: _numbers(r).scale_rewards, with_=GRPO, alone=True),
     _row("kl_coeff", 0.07, lambda r: (r.loop.kl.coefficient, _numbers(r).kl_coeff), (0.07, 0.07)),
     _row("kl_estimator", "k3", lambda r: _numbers(r).kl_estimator),

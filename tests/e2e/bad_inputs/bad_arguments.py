@@ -90,7 +90,7 @@ PPO_VALUES = {
     "reward_timeout": [(0, "> 0")],
     "reward_retries": [(-1, ">= 0")],
     "on_reward_failure": [("zero", "'stop'")],
-    "dynamic_sampling": [(True, "is not built")],
+    "max_gen_batches": [(0, ">= 1")],
 }
 RM_VALUES = {
     "objective": [("joy", "'reward', 'cost'")],

@@ -73,7 +73,8 @@ DEFAULTS = {
         "policy_loss_reduction": "token", "loss_length": None, "entropy_coeff": 0.0, "ptx_coeff": 0.0,
         "kl_loss_coeff": 0.0, "pg_loss_coeff": 1.0, "use_ema": False, "ema_beta": 0.992, "target_kl": None,
         "remove_same_inputs": True,
-        "critic_init": "reward_model", "freezing_actor_steps": -1,
+        "critic_init": "reward_model", "freezing_actor_steps": -1, "dynamic_sampling": False, "max_gen_batches": 2,
+        "mask_truncated_completions": False,
     },
 }  # fmt: skip
 ALIASES = {

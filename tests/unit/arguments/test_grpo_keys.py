@@ -43,8 +43,8 @@ def test_the_model_of_a_critic_is_refused_under_both_its_names(key):
 
 
 def test_keys_of_grpo_alone_are_refused_for_ppo():
-    said = "scale_rewards belongs to rl_algorithm=grpo, dr_grpo, gspo, cispo or sapo; this run has rl_algorithm=ppo"
-    assert _problems([*GRPO[:-2], "--scale_rewards", "none"]) == [f"{said} (command line)"]
+    said = "scale_rewards belongs to rl_algorithm=grpo, dr_grpo, dapo, gspo, cispo or sapo; this run has"
+    assert _problems([*GRPO[:-2], "--scale_rewards", "none"]) == [f"{said} rl_algorithm=ppo (command line)"]
 
 
 def _of(name, *given):
@@ -60,6 +60,8 @@ def _of(name, *given):
         ("dr_grpo", {"scale_rewards": "none", "policy_loss_reduction": "constant", "kl_loss_coeff": 0.0}),
         ("gspo", {"clip_range_ratio_low": 3e-4, "clip_range_ratio_high": 4e-4, "policy_loss_reduction": "sequence"}),
         ("gspo", {"importance_sampling_level": "sequence", "scale_rewards": "group"}),
+        ("dapo", {"clip_range_ratio_low": 0.2, "clip_range_ratio_high": 0.28, "dynamic_sampling": True}),
+        ("dapo", {"kl_loss_coeff": 0.0, "policy_loss_reduction": "token", "max_gen_batches": 2}),
         ("cispo", {"ratio_cap": 5.0, "policy_loss_reduction": "token"}),
         ("sapo", {"sapo_temperature_pos": 1.0, "sapo_temperature_neg": 1.05, "policy_loss_reduction": "sequence"}),
     ],
@@ -83,6 +85,13 @@ def test_an_algorithm_is_a_name_for_its_defaults(name, defaults):
 def test_peers_names_of_algorithms_are_understood(key, peers_word, name):
     argv = [*PAIRS[:-4], f"--{key}", peers_word, "--num_return_sequences", "2"]
     assert parse_ppo_arguments(argv).on_policy.rl_algorithm == name
+
+
+@pytest.mark.parametrize("name", ["ppo", "reinforce_plus_plus"])
+def test_dynamic_sampling_without_groups_is_refused(name):
+    said = "num_return_sequences=1 with dynamic_sampling=true, which compares the rewards of the responses to one"
+    argv = [*PAIRS[:-4], "--rl_algorithm", name, "--dynamic_sampling"]
+    assert _problems(argv) == [f"{said} prompt: give at least 2"]
 
 
 def test_an_unknown_algorithm_is_told_the_nearest():
@@ -133,6 +142,7 @@ def test_the_models_of_the_run_are_not_deleted_by_it(tmp_path):
         (["--clip_range_score", "3", "--kl_loss_coeff", "0"], {"clip_range_score": "kl_loss_coeff is 0"}),
         (["--kl_loss_estimator", "k2", "--kl_loss_coeff", "0"], {"kl_loss_estimator": "kl_loss_coeff is 0"}),
         (["--kl_loss_estimator", "k3+"], {}),
+        (["--max_gen_batches", "3"], {"max_gen_batches": "dynamic_sampling is false"}),
         (["--loss_length", "64"], {"loss_length": "policy_loss_reduction is not constant"}),
         (["--loss_length", "64", "--policy_loss_reduction", "constant"], {}),
         (["--clip_range_value", "0.2"], {"clip_range_value": "this algorithm has no critic"}),

@@ -189,7 +189,6 @@ def test_other_files_of_the_reference_suite_run_unchanged(name, tmp_path, monkey
     ("given", "says"),
     [
         (["--use_dora"], "use_dora: True is refused: DoRA is not built"),
-        (["--dynamic_sampling", "1"], "dynamic sampling is not built"),
         (["--packing_samples", "--max_tokens_per_gpu", "64"], "max_tokens_per_batch=64 is below max_length=2048"),
         (["--rollout_quant_type", "weight_only_int8"], "rollout_weight_type=int8"),
         (["--use_rule_reward", "maybe"], "use_rule_reward: expected true or false, got 'maybe' (command line)"),
@@ -204,7 +203,7 @@ def test_a_key_of_another_suite_that_asks_for_something_unbuilt_is_refused(given
 @pytest.mark.parametrize(
     "given",
     [
-        ["--lora", "false", "--lora_rank", "8"], ["--dynamic_sampling", "0", "--max_gen_batches", "2"],
+        ["--lora", "false", "--lora_rank", "8"], ["--dynamic_sampling", "0"],
         ["--flash_mask", "false"],
         ["--rollout_quant_type", ""], ["--use_rule_reward", "false"], ["--enable_overlong_reward_buffer", "0"],
     ],

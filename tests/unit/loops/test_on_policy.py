@@ -9,14 +9,16 @@ import numpy as np
 import paddle
 import pytest
 
+from alignment.algorithms.on_policy.critic_free.dapo import DAPO
 from alignment.algorithms.on_policy.ppo import PPO, PPOHyperparameters
-from alignment.errors import NumericalError
+from alignment.errors import NumericalError, UserError
 from alignment.generation.engine import GenerationOptions
 from alignment.loops.on_policy import KLController, OnPolicyLoop
 from alignment.loops.updates import OnPolicyUpdater, UpdatePlan
 from alignment.parallel.micro_batches import MicroBatches
 from alignment.records import Completion
 from alignment.rollout.collector import Collector
+from alignment.rollout.dynamic_sampling import DynamicSampling
 from alignment.rollout.gate import LogprobGate
 from alignment.telemetry.timing import StageTimer
 
@@ -123,6 +125,80 @@ def _run(error, action, *, iterations=1, rows_per_update=4, kl=FIXED, divergence
         decode=decode,
     ).run()
     return policy, session.records if decode is None else session.samples
+
+
+class _GroupJudge(_Judge):
+    """Gives the responses of each rollout the next scores."""
+
+    def __init__(self, *scores):
+        super().__init__(0.0)
+        self._scores = iter(scores)
+
+    def measure(self, rollout):
+        scores = np.array(next(self._scores), np.float32)
+        return super().measure(rollout).with_fields(raw_scores=scores, scores=scores, values=None)
+
+
+def _run_dynamic(judge, batches, **chosen):
+    """Two prompts with two responses each; return (fields of the updates, records, ends of epochs, the collector)."""
+    policy, session, engine = _Policy(), _Session(1), _Engine([0.0] * 3)
+    ends = []
+    advance = session.advance
+    session.advance = lambda metrics, epoch_ended, **rest: (
+        ends.append(epoch_ended), advance(metrics, epoch_ended=epoch_ended, **rest)
+    )  # fmt: skip
+    collector = Collector(engine, GenerationOptions(max_new_tokens=3), num_return_sequences=2, seed=0)
+    prompts = [{"input_ids": [1, number], "raw_input": "q"} for number in range(2)]
+    numbers = DAPO.hyperparameters(**chosen)
+    plan = UpdatePlan(
+        rows_per_update=4, micro_batches=MicroBatches(rows=4), num_epochs=1, seed=0, temperature=1.0, ptx_coeff=0.0,
+        with_entropy=False,
+    )  # fmt: skip
+    updater = OnPolicyUpdater(
+        policy=policy, critic=None, algorithm=DAPO, hyperparameters=numbers, plan=plan, next_ptx=None
+    )
+    OnPolicyLoop(
+        prompts=iter([(prompts, ended) for ended in batches]),
+        collector=collector,
+        judge=judge,
+        gate=LogprobGate(limit=0.05, action="warn", weight_cap=2.0),
+        algorithm=DAPO,
+        hyperparameters=numbers,
+        kl=FIXED,
+        updater=updater,
+        engine=SimpleNamespace(ready=lambda version: nullcontext()),
+        session=session,
+        dynamic=DynamicSampling(max_batches=numbers.max_gen_batches) if numbers.dynamic_sampling else None,
+    ).run()
+    return policy.fields, session.records, ends, collector
+
+
+def test_dynamic_sampling_learns_from_full_rollouts_of_informative_prompts():
+    """The second rollout ends an epoch; it gives one prompt, the third is not sampled. Sequences are counted on."""
+    judge = _GroupJudge([1, 1, 0, 2], [0, 4, 0, 0], [9, 8, 7, 6])
+    fields, [record], ends, collector = _run_dynamic(judge, [False, True, False], max_gen_batches=5)
+    assert ends == [True] and collector.num_sequences == 8
+    assert record["rollout/kept_groups"] == 2 and record["rollout/gen_batches"] == 2
+    assert record["train/reward"] == 1.5 and record["rollout/sampled_reward"] == 1.0
+    assert sorted(fields[0]["advantages"][:, 0]) == pytest.approx([-(0.5**0.5)] * 2 + [0.5**0.5] * 2, rel=1e-5)
+
+
+def test_truncated_responses_are_left_out_of_the_losses_but_not_of_their_groups():
+    class _Ends(_GroupJudge):
+        def measure(self, rollout):
+            return super().measure(rollout).with_fields(finish_reasons=("stop", "length", "stop", "stop"))
+
+    options = {"dynamic_sampling": False, "mask_truncated_completions": True}
+    fields, _, _, _ = _run_dynamic(_Ends([0, 2, 0, 2]), [False], **options)
+    order = np.argsort(fields[0]["response_mask"][:, 0], kind="stable")
+    assert fields[0]["response_mask"][order][:, 0].tolist() == [0, 1, 1, 1]
+    assert fields[0]["advantages"][order][0, 0] == pytest.approx(0.5**0.5, rel=1e-5)
+
+
+def test_a_rollout_of_truncated_responses_alone_ends_the_run():
+    options = {"dynamic_sampling": False, "mask_truncated_completions": True}
+    with pytest.raises(UserError, match="all 4 responses of a rollout reached the length limit.*Raise max_dec_len"):
+        _run_dynamic(_GroupJudge([0, 2, 0, 2]), [False], **options)
 
 
 FAR, NEAR = [0.0, -1.0, 0.25], [0.0, -0.01, 0.02]
