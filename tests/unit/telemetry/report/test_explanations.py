@@ -9,6 +9,9 @@ import pytest
 from alignment.telemetry.report.explanations import OTHER, explain, explanations, groups
 
 WORDS = {
+    "source": "reward",
+    "term": "length",
+    "note": "ended",
     "attribute": "helpfulness",
     "side": "better",
     "model": "policy",
