@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from alignment.arguments.coerce import describe_type
 from alignment.arguments.groups import Choice, DeclaredArgument, Groups, declare, name_owners, options
+from alignment.arguments.peers import presets
 from alignment.arguments.reference import describe_fields, describe_meaning, show_default
 from alignment.errors import ArgumentError
 from alignment.registry import near_matches
@@ -67,7 +68,13 @@ def explain_key(groups: Groups, key: str) -> str:
         holding = ", ".join(dict.fromkeys(name for name in names if len(key) > 1 and key in name))
         near = f"; keys that contain {key!r}: {holding}" if holding else near_matches(key, names)
         raise ArgumentError(f"--help {key}: no such key{near}; --help alone lists them all")
-    return "\n\n".join(_explain(slot, meaning) for slot, meaning in wanted)
+    told = [_explain(slot, meaning) for slot, meaning in wanted]
+    return "\n\n".join([*told, *(map(_fill, presets.show_all()) if key == "preset" else ())])
+
+
+def _fill(text: str) -> str:
+    """Return a line of keys, broken between them."""
+    return textwrap.fill(text, _WIDTH, subsequent_indent="    ", break_on_hyphens=False)
 
 
 def _told_once(groups: Groups) -> list[tuple[DeclaredArgument, str]]:

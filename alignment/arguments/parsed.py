@@ -14,6 +14,11 @@ from alignment.telemetry.files import replace_file
 SAVED_NAME = "arguments.json"
 
 
+def is_given(origin: str) -> bool:
+    """Tell whether a value of this origin is the user's: not a default, of this suite or of a preset."""
+    return origin != "default" and not origin.startswith("preset ")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Parsed:
     """Frozen dataclass instances by group name, also as attributes: ``parsed.training.learning_rate``."""
@@ -21,7 +26,8 @@ class Parsed:
     groups: Mapping[str, Any]
     """Group name to instance; no key occurs in two groups."""
     origins: Mapping[str, str]
-    """Key to ``default``, ``file``, ``command line``, ``Python call`` or ``derived`` (from another key)."""
+    """Key to ``default``, ``file``, ``command line``, ``Python call``, ``preset NAME`` or ``derived`` (from
+    another key)."""
     base_dir: Path
     """Absolute folder of the JSON file; the current folder without one."""
 
@@ -33,7 +39,7 @@ class Parsed:
 
     def given(self, key: str) -> bool:
         """Tell whether the user gave the key (or an alias)."""
-        return self.origins[key] != "default"
+        return is_given(self.origins[key])
 
     def as_dict(self) -> dict[str, Any]:
         """Return every key with its value; lists are tuples."""

@@ -12,8 +12,9 @@ from alignment.arguments.coerce import coerce
 from alignment.arguments.files import read_file
 from alignment.arguments.groups import DeclaredArgument, Groups, choosing_keys, declare, name_owners, resolve
 from alignment.arguments.help import HELP_FLAGS, show_help
-from alignment.arguments.parsed import Parsed
+from alignment.arguments.parsed import Parsed, is_given
 from alignment.arguments.paths import RESOLVERS
+from alignment.arguments.peers import presets
 from alignment.arguments.peers.advice import advise
 from alignment.arguments.sources import BARE, Given, Source, read_call, read_command_line
 from alignment.arguments.translations import TRANSLATIONS, translate
@@ -43,7 +44,7 @@ class Values:
 
     def given(self, key: str) -> bool:
         """Tell whether the user gave the key."""
-        return self._origins.get(key, "default") != "default"
+        return is_given(self._origins.get(key, "default"))
 
 
 Check = Callable[[Values], Iterable[str]]
@@ -69,13 +70,26 @@ def parse_arguments(groups: Groups, written: Written, *, checks: Sequence[Check]
     values = {slot.name: slot.default for slot in slots.values() if not slot.is_required}
     for name, given in chosen.items():
         _read_value(given, slots[name], values, base_dir=base_dir, problems=problems)
+    by_preset = _apply_preset(values, chosen, problems)
     missing = [s.name for s in slots.values() if s.is_required and s.name not in chosen]
     problems += [f"missing required argument {name!r}" for name in missing]
-    origins = {s.name: chosen[s.name].origin if s.name in chosen else "default" for s in slots.values()}
+    origins = {s.name: chosen[s.name].origin if s.name in chosen else "default" for s in slots.values()} | by_preset
     problems += _run_checks(checks, Values(values, origins, table.others))
     if problems:
         raise ArgumentError("\n  ".join([f"{len(problems)} invalid argument(s):", *problems]))
     return _build(resolve(groups, table.choices), values, origins=origins, base_dir=base_dir)
+
+
+def _apply_preset(values: dict[str, Any], chosen: Mapping[str, Given], problems: list[str]) -> dict[str, str]:
+    """Put the values of ``preset`` into ``values`` where the user gave none; return their origins by key."""
+    preset, algorithm = values.get("preset"), values.get("rl_algorithm")
+    if preset is None or algorithm is None:
+        return {}
+    given = {key: values[key] for key in chosen if key in values}
+    problems += presets.find_problems(preset, algorithm, given)
+    found = presets.choose(preset, algorithm, chosen)
+    values.update(found)
+    return dict.fromkeys(found, f"preset {preset}")
 
 
 def _read_sources(written: Written) -> tuple[list[Source], Path]:

@@ -16,6 +16,7 @@ from alignment.arguments.command_line import ToolParser, number
 from alignment.arguments.files import read_file
 from alignment.arguments.global_batches import share_global_batches
 from alignment.arguments.parsed import Parsed
+from alignment.arguments.peers.presets import describe as describe_preset
 from alignment.arguments.sources import read_command_line
 from alignment.device.host import prepare_host
 from alignment.errors import ArgumentError
@@ -69,6 +70,8 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 def _plan(options: argparse.Namespace, rest: Sequence[str]) -> int:
     trainer = TRAINERS[options.trainer or _recognise(options.arguments, rest)]
     parsed = trainer.parse([options.arguments, *rest])
+    if told := describe_preset(parsed):
+        print(f"{told}\n")
     layout, problem = _layout_of_file(parsed, options.gpus)
     parsed = share_global_batches(parsed, batch_ranks=layout.batch)
     job = _job_of(trainer, parsed, device=options.on)

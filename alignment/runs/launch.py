@@ -13,6 +13,7 @@ from typing import Any
 from alignment.arguments.effects import refuse_unbuilt, report_effects
 from alignment.arguments.global_batches import share_global_batches
 from alignment.arguments.parsed import SAVED_NAME, Parsed
+from alignment.arguments.peers.presets import describe as describe_preset
 from alignment.errors import ArgumentError
 from alignment.ops.native.library import find_core
 from alignment.ops.native.selection import native_ops_enabled, use_native_ops
@@ -145,7 +146,7 @@ def open_launch(parsed: Parsed, *, host: str) -> Iterator[Launch]:
     )
     refuse_unbuilt(parsed, device=topology.device, world_size=topology.world_size)
     effects = report_effects(parsed, device=topology.device, world_size=topology.world_size)
-    parsed = share_global_batches(parsed, batch_ranks=layout.batch)
+    told, parsed = describe_preset(parsed), share_global_batches(parsed, batch_ranks=layout.batch)
     output_dir, signals = open_output(Path(training.output_dir)), StopSignals()
     with signals.caught(), hold_output(output_dir, topology.world) as taken_over:
         log.configure(output_dir=output_dir, is_main=topology.is_main)
@@ -159,6 +160,8 @@ def open_launch(parsed: Parsed, *, host: str) -> Iterator[Launch]:
         choose_operators(topology.world, wanted=training.use_native_ops and topology.device == "cpu")
         for effect in effects:
             log.warn(str(effect))
+        if told is not None:
+            log.info(told)
         if offloads := describe_offload(parsed.parallel.offloaded, topology.device):
             log.warn(offloads)
         if topology.is_main:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from alignment.algorithms.advantages import gae
 from alignment.algorithms.kl import kl_estimate
@@ -14,7 +14,7 @@ from alignment.algorithms.on_policy.spec import Estimate, Judged, OnPolicyAlgori
 from alignment.algorithms.policy_losses import entropy_bonus, ppo_policy_loss
 from alignment.algorithms.rewards import ClipPlacement, kl_rewards, shape_rewards
 from alignment.algorithms.value_losses import clipped_value_loss
-from alignment.fields import argument, inert
+from alignment.fields import argument, inert, where
 from alignment.records import Loss
 
 if TYPE_CHECKING:
@@ -31,8 +31,14 @@ class PPOHyperparameters(OnPolicyHyperparameters):
     """Weight of later steps in the advantage (0: one step, 1: all)."""
     normalize_advantage: bool = False
     """Normalise the advantages of a rollout to mean 0 and variance 1 (2025 versions: often true)."""
-    clip_range_score: float = argument(50.0, above=0)
-    """Rewards are clipped to plus or minus this (2025 versions: 10)."""
+    advantage_variance: Literal["unbiased", "biased"] = argument(
+        "unbiased", inert_when=where("normalize_advantage", False)
+    )
+    """Whether that variance is divided by the number of tokens minus 1 or by the number (biased: OpenRLHF)."""
+    kl_limit: float | None = argument(None, above=0, inert_when=where("kl_coeff", 0))
+    """A token's KL in the reward is limited to plus or minus this (OpenRLHF: 10); null: no limit."""
+    clip_range_score: float | None = argument(50.0, above=0)
+    """Rewards are clipped to plus or minus this (2025 versions: 10); null: not clipped."""
     clip_placement: ClipPlacement = "score"
     """What is clipped: the score alone, or each token's reward including its KL."""
     clip_range_value: float | None = argument(5.0, above=0)
@@ -46,7 +52,12 @@ class PPOHyperparameters(OnPolicyHyperparameters):
 def estimate(judged: Judged, *, hyperparameters: PPOHyperparameters, kl_coeff: float | None = None) -> Estimate:
     """Shape rewards, then apply GAE; returns are computed before the advantages are whitened."""
     assert judged.ref_logprobs is not None and judged.values is not None
-    kl = kl_estimate(judged.old_logprobs, judged.ref_logprobs, kind=hyperparameters.kl_estimator)
+    kl = kl_estimate(
+        judged.old_logprobs,
+        judged.ref_logprobs,
+        kind=hyperparameters.kl_estimator,
+        clamp=hyperparameters.kl_limit,
+    )
     kl_coeff = hyperparameters.kl_coeff if kl_coeff is None else kl_coeff
     rewards = shape_rewards(
         judged.scores,
@@ -64,7 +75,8 @@ def estimate(judged: Judged, *, hyperparameters: PPOHyperparameters, kl_coeff: f
         gae_lambda=hyperparameters.gae_lambda,
     )
     if hyperparameters.normalize_advantage:
-        advantages = masked_whiten(advantages, judged.mask, unbiased=True)
+        unbiased = hyperparameters.advantage_variance == "unbiased"
+        advantages = masked_whiten(advantages, judged.mask, unbiased=unbiased)
     return Estimate(advantages, returns, rewards, kl_rewards(kl, mask=judged.mask, kl_coeff=kl_coeff))
 
 

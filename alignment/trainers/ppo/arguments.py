@@ -17,6 +17,7 @@ from alignment.arguments.keys.shared import SHARED
 from alignment.arguments.keys.training import NO_EVALUATION
 from alignment.arguments.parsed import Parsed
 from alignment.arguments.parser import Check, Values, Written, parse_arguments
+from alignment.arguments.peers.presets import PresetName
 from alignment.arguments.rewards.terms import RewardTermArguments
 from alignment.fields import argument, unless, where, where_given
 
@@ -101,6 +102,10 @@ class OnPolicyArguments:
     ema_beta: float = argument(0.992, minimum=0, below=1, inert_when=where("use_ema", False))
     """Weight of the old average at each update of the policy."""
 
+    preset: PresetName | None = None
+    """Take defaults and conventions from another suite: --help preset lists them. Keys that are given win over defaults
+    and are refused against conventions; null: those of this suite, which are PaddleNLP's.
+    """
     rl_algorithm: str = argument("ppo", aliases=("advantage_estimator", "adv_estimator"), spellings=_PEERS_NAMES)
     """Algorithm; each adds keys of its own. OpenRLHF's and verl's names are understood."""
     ptx_coeff: float = argument(0.0, minimum=0, inert_when=where("ptx_datasets", None))

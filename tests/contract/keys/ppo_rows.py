@@ -162,6 +162,7 @@ TERMS = (
     ),
 )  # fmt: skip
 
+FEW = {"num_return_sequences": 1}
 GRPO = {"rl_algorithm": "grpo", "num_return_sequences": 2}
 SAPO = {**GRPO, "rl_algorithm": "sapo"}
 ALGORITHM = (
@@ -169,6 +170,10 @@ ALGORITHM = (
         "rl_algorithm", "grpo", lambda r: (r.loop.algorithm.name, r.loop.updater.algorithm.name), ("grpo",) * 2,
         with_={"num_return_sequences": 2}, alone=True,
     ),
+    _row("preset", "verl", lambda r: (_numbers(r).dual_clip, _critic(r).peak), (3.0, 1e-5), with_=FEW, alone=True),
+    _row("advantage_variance", "biased", lambda r: _numbers(r).advantage_variance, with_={"normalize_advantage": True}),
+    _row("kl_limit", 9.0, lambda r: _numbers(r).kl_limit),
+    _row("group_epsilon", 1e-4, lambda r: _numbers(r).group_epsilon, with_=GRPO, alone=True),
     _row("kl_loss_coeff", 0.25, lambda r: _numbers(r).kl_loss_coeff, with_=GRPO, alone=True),
     _row("pg_loss_coeff", 0.5, lambda r: _numbers(r).pg_loss_coeff, with_=GRPO, alone=True),
     _row("kl_loss_estimator", "k3+", lambda r: _numbers(r).kl_loss_estimator, with_=GRPO, alone=True),

@@ -72,7 +72,7 @@ DEFAULTS = {
         "clip_range_score": 50.0, "clip_placement": "score", "clip_range_value": 5.0,
         "policy_loss_reduction": "token", "loss_length": None, "entropy_coeff": 0.0, "ptx_coeff": 0.0,
         "kl_loss_coeff": 0.0, "pg_loss_coeff": 1.0, "use_ema": False, "ema_beta": 0.992, "target_kl": None,
-        "remove_same_inputs": True,
+        "remove_same_inputs": True, "preset": None, "advantage_variance": "unbiased", "kl_limit": None,
         "critic_init": "reward_model", "freezing_actor_steps": -1, "dynamic_sampling": False, "max_gen_batches": 2,
         "mask_truncated_completions": False,
     },

@@ -25,7 +25,7 @@ kl_coeff entropy_coeff ptx_coeff critic_learning_rate critic_min_learning_rate c
 """
 POSITIVE = """
 num_train_epochs adam_epsilon logprob_gap_limit kl_target kl_horizon clip_range_ratio clip_range_ratio_high
-clip_range_score clip_range_value target_kl temperature repetition_penalty reward_timeout
+clip_range_score clip_range_value target_kl kl_limit temperature repetition_penalty reward_timeout
 """
 LIMITS = {
     **{key: (["1"], ["0", "-1"]) for key in COUNTS.split()},

@@ -18,6 +18,7 @@ from alignment.algorithms.on_policy.critic_free.responses import (
     needs_reference,
 )
 from alignment.algorithms.on_policy.spec import Judged, OnPolicyAlgorithm
+from alignment.fields import argument, where
 
 if TYPE_CHECKING:
     from paddle import Tensor
@@ -32,11 +33,14 @@ class GRPOHyperparameters(CriticFreeHyperparameters):
     """Divide the distance to the group's mean by the standard deviation of the group or of the batch, or do not divide
     it (none).
     """
+    group_epsilon: float = argument(1e-6, minimum=0, inert_when=where("scale_rewards", "none"))
+    """Added to that standard deviation (TRL: 1e-4, OpenRLHF: 1e-9)."""
 
 
 def compare(totals: Tensor, judged: Judged, valid: Tensor, hyperparameters: GRPOHyperparameters) -> Tensor:
     """Return the distance [N] of each response to the mean of its group, in standard deviations."""
-    return group_normalized(totals, judged.group_ids, mask=valid, scale=hyperparameters.scale_rewards)
+    how = {"scale": hyperparameters.scale_rewards, "eps": hyperparameters.group_epsilon}
+    return group_normalized(totals, judged.group_ids, mask=valid, **how)
 
 
 estimate = ResponseEstimate(compare)

@@ -1,0 +1,123 @@
+"""What a preset sets, what wins over it, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from alignment.arguments.effects import report_effects
+from alignment.arguments.groups import declare
+from alignment.arguments.peers.presets import PRESETS, describe
+from alignment.errors import ArgumentError
+from alignment.trainers.ppo.arguments import GROUPS, parse_ppo_arguments
+
+FILE = {"train_datasets": "p", "actor_model_name_or_path": "a", "reward_model_name_or_path": "r", "output_dir": "o"}
+CASES = [(preset, algorithm) for preset in PRESETS for algorithm in PRESETS[preset]]
+
+
+def _parse(preset, **given):
+    return parse_ppo_arguments({**FILE, "preset": preset, **given})
+
+
+def _problems(preset, **given):
+    with pytest.raises(ArgumentError) as error:
+        _parse(preset, **given)
+    return str(error.value).split("\n  ")[1:]
+
+
+@pytest.mark.parametrize(("preset", "algorithm"), CASES)
+def test_every_value_of_a_preset_arrives_and_is_of_its_keys_type(preset, algorithm):
+    settings = PRESETS[preset][algorithm]
+    samples = {} if "num_return_sequences" in settings or algorithm == "ppo" else {"num_return_sequences": 2}
+    parsed = _parse(preset, rl_algorithm=algorithm, **samples)
+    values = parsed.as_dict()
+    assert {key: values[key] for key in settings} == {key: setting.value for key, setting in settings.items()}
+    assert {parsed.origins[key] for key in settings} == {f"preset {preset}"}
+    assert not any(parsed.given(key) for key in settings)
+    # Written into a file, the same values are read, so they are of the type and in the range of their keys.
+    written = {key: setting.value for key, setting in settings.items()}
+    again = parse_ppo_arguments({**FILE, "rl_algorithm": algorithm, **samples, **written}).as_dict()
+    assert {**again, "preset": preset} == values
+
+
+def test_a_key_that_is_given_wins_over_a_default_and_is_said():
+    parsed = _parse("trl", kl_coeff=0.1, learning_rate=1e-5)
+    assert (parsed.algorithm.kl_coeff, parsed.on_policy.update_iters, parsed.generation.temperature) == (0.1, 4, 0.7)
+    assert parsed.critic.critic_learning_rate is None, "TRL has one learning rate for both models"
+    said = describe(parsed)
+    assert said.startswith("preset=trl sets clip_range_ratio=0.2, dual_clip=null, update_iters=4, ")
+    assert "; given instead: kl_coeff=0.1 (trl: 0.05), learning_rate=1e-05 (trl: 3e-06). TRL's PPO whitens" in said
+    assert describe(_parse(None)) is None
+
+
+def test_a_value_of_a_preset_without_effect_is_no_warning():
+    parsed = _parse("verl", num_return_sequences=1)
+    assert [effect.key for effect in report_effects(parsed, device="cpu", world_size=1)] == []
+
+
+@pytest.mark.parametrize(
+    ("preset", "key", "value", "right", "why"),
+    [
+        ("safe-rlhf", "clip_placement", "score", "token", "the sum of score and KL of each token is clipped"),
+        (
+            "safe-rlhf",
+            "policy_loss_reduction",
+            "token",
+            "sequence",
+            "losses are means over responses of means",
+        ),
+        ("openrlhf", "advantage_variance", "unbiased", "biased", "advantages are whitened with the biased variance"),
+        ("openrlhf", "kl_limit", "null", "10.0", "a token's KL is limited to +-10"),
+        ("trl", "clip_range_score", 5, "null", "scores are not clipped"),
+        ("verl", "normalize_advantage", False, "true", "advantages are whitened with the unbiased variance"),
+    ],
+)
+def test_a_key_against_a_convention_is_refused_with_the_values_that_work(preset, key, value, right, why):
+    (said,) = _problems(preset, **{key: value})
+    assert f" contradicts preset={preset}, in which {why}" in said and said.startswith(f"{key}=")
+    assert f": give {key}={right} or leave it out, or leave out preset" in said
+    assert _parse(preset, **{key: right}).on_policy.preset == preset
+
+
+def test_a_preset_without_the_algorithm_is_refused():
+    (said,) = _problems("safe-rlhf", rl_algorithm="grpo", num_return_sequences=2)
+    assert said == (
+        "preset=safe-rlhf has no values for rl_algorithm=grpo, only for ppo (presets with grpo: paddlenlp, trl, verl)"
+    )
+    assert "expected one of 'paddlenlp', 'trl', 'openrlhf', 'verl', 'safe-rlhf'" in _problems("trlx")[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, (1024, 128)),
+        ({"per_device_prompt_batch_size": 8}, (-1, -1)),
+        ({"gradient_accumulation_steps": 2}, (-1, -1)),
+        ({"global_batch_size": 64}, (64, -1)),
+        ({"num_return_sequences": 2}, (-1, -1)),
+    ],
+)
+def test_batch_sizes_of_a_preset_yield_to_any_that_is_given(given, expected):
+    on_policy = _parse("openrlhf", **given).on_policy
+    assert (on_policy.global_batch_size, on_policy.global_mini_batch_size) == expected
+
+
+def test_help_shows_every_key_of_every_preset(capsys):
+    with pytest.raises(SystemExit):
+        parse_ppo_arguments(["--help", "preset"])
+    text = " ".join(capsys.readouterr().out.split())
+    for preset, algorithm in CASES:
+        assert f"preset={preset}, rl_algorithm={algorithm}: " in text
+    assert "kl_limit=10.0*" in text and "clip_range_score=null*" in text and "dual_clip=3.0 " in text
+
+
+def test_a_file_says_its_preset_as_any_other_key(tmp_path):
+    (tmp_path / "ppo.json").write_text(json.dumps({**FILE, "preset": "openrlhf"}))
+    parsed = parse_ppo_arguments([str(tmp_path / "ppo.json"), "--gae_lambda", "0.95"])
+    assert (parsed.algorithm.gae_lambda, parsed.algorithm.clip_range_value) == (0.95, 0.5)
+
+
+def test_the_keys_of_presets_are_keys():
+    names = {slot.name for slot in declare(GROUPS)}
+    assert {key for preset, algorithm in CASES for key in PRESETS[preset][algorithm]} <= names
