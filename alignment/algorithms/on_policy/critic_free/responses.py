@@ -36,7 +36,7 @@ class CriticFreeHyperparameters(WithoutCritic):
     pg_loss_coeff: float = argument(1.0, minimum=0)
     """Weight of the policy loss."""
     clip_range_score: float | None = argument(10.0, above=0, inert_when=where("kl_loss_coeff", 0))
-    """Limit of a token's KL in the loss; null: none (the key has this meaning in PaddleNLP; rewards are not clipped)."""
+    """Limit of a token's KL in the loss, as in PaddleNLP (rewards are not clipped); null: no limit."""
     normalize_advantage: bool = False
     """Then normalise the advantages of a rollout to mean 0 and variance 1 over all tokens."""
     importance_sampling_level: RatioLevel = "token"
