@@ -212,9 +212,16 @@ def _read_sources(source: RewardSourceArguments, *, evaluates: bool) -> dict[str
     models = {f"reward-{entry.log_as}": entry for entry in source.entries if entry.is_model}
     models |= {f"{JUDGE}{entry.log_as}": entry for entry in source.judges if entry.is_model and evaluates}
     return {
-        "other_rewards": {role: read_shape(entry.name, "reward_sources") for role, entry in models.items()},
+        "other_rewards": {role: read_shape(_in_run(entry.name), "reward_sources") for role, entry in models.items()},
         "source_rows": {role: entry.batch_size for role, entry in models.items() if entry.batch_size > 0},
     }
+
+
+def _in_run(name: str) -> str:
+    """Return the reward model's folder for the output folder of the run that trained it; other names unchanged."""
+    folder = Path(name).expanduser()
+    is_run = not (folder / CONFIG_FILE).is_file() and (folder / "reward" / CONFIG_FILE).is_file()
+    return str(folder / "reward") if is_run else name
 
 
 def planned_batches(training: TrainingArguments, length: int) -> tuple[int, int]:
