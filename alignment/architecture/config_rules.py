@@ -11,6 +11,7 @@ from alignment.architecture.rope_settings import is_number
 from alignment.errors import ModelFolderError
 
 TEMPLATE_KEY = "trained_template"
+COMPARISON_KEY = "pairwise_comparison"
 LARGEST_SIZE, MOST_LAYERS, WIDEST_HEAD = 2**31 - 1, 10_000, 2**16
 WIDTHS = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads")
 SIZES = (*WIDTHS, "num_hidden_layers")

@@ -10,6 +10,7 @@ import numpy as np
 
 from alignment.architecture.config_rules import (
     COMMON_DEFAULTS,
+    COMPARISON_KEY,
     SIZES,
     TEMPLATE_KEY,
     check,
@@ -67,6 +68,8 @@ class DecoderConfig:
     """The generation_config.json, kept for export; its EOS ids are used in addition to those of config.json."""
     trained_template: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
     """Record of the template used in training (``models.tokenizer.trained_template``); None: not recorded."""
+    comparison: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
+    """Of a pairwise preference model: how it compares (``data.comparison``); None: it is no such model."""
 
     @property
     def family(self) -> Family:
@@ -128,6 +131,7 @@ class DecoderConfig:
             eos_token_id=tuple(eos) if isinstance(eos, (list, tuple)) else eos,
             raw=raw,
             trained_template=given.get(TEMPLATE_KEY),
+            comparison=given.get(COMPARISON_KEY),
         )
         try:
             config.rotary_frequencies()
@@ -157,13 +161,14 @@ class DecoderConfig:
         """
         names = (*SIZES, "num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps", "rope_theta")
         names += ("model_type", "tie_word_embeddings", "initializer_range", "bos_token_id", "pad_token_id")
-        kept = {key: value for key, value in self.raw.items() if key != "rope_parameters"}
+        kept = {key: value for key, value in self.raw.items() if key not in ("rope_parameters", COMPARISON_KEY)}
         kept.update({name: getattr(self, name) for name in names})
         kept.update({key: getattr(self, flag) for flag, key in self.family.flags.items() if isinstance(key, str)})
         kept["rope_scaling"] = None if self.rope_scaling is None else dict(self.rope_scaling)
         kept["eos_token_id"] = as_json_ids(self.eos_token_id)
         kept["hidden_act"] = self.family.activations[0]
         kept |= {} if self.trained_template is None else {TEMPLATE_KEY: dict(self.trained_template)}
+        kept |= {} if self.comparison is None else {COMPARISON_KEY: dict(self.comparison)}
         kept["sliding_window"] = self.sliding_window
         if self.family.window == "asked":
             kept["use_sliding_window"] = self.sliding_window is not None

@@ -1,6 +1,7 @@
 """Raw datasets by name, and the tokenised datasets made from them (numpy only)."""
 
 from alignment.data.encoded.attributes import AttributeDataset
+from alignment.data.encoded.comparisons import ComparisonDataset
 from alignment.data.encoded.preference import (
     LogMarginPreferenceDataset,
     MarginPreferenceDataset,
@@ -19,6 +20,7 @@ from alignment.records import RawSample
 
 __all__ = [
     "AttributeDataset",
+    "ComparisonDataset",
     "LogMarginPreferenceDataset",
     "MarginPreferenceDataset",
     "PreferenceCollator",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import NamedTuple
 
+from alignment.data.comparison import PairQuestion
 from alignment.data.raw.conversation import Conversation, Given, conversation
 from alignment.data.segments import Segment
 from alignment.data.templates import TEMPLATES, is_template, open_template
@@ -43,6 +44,8 @@ class EncodeOptions:
     targets: str = "assistant"
     """What a supervised row trains on: every ``assistant`` turn, the ``last`` one, ``all`` tokens, or all tokens of
     its plain ``text`` without a template."""
+    comparison: PairQuestion | None = None
+    """How a pair of answers is put to a pairwise model; None: there is none."""
 
     keeps_duplicates: bool = False
     """Whether all of several equal prompts are used (prompt-only data)."""

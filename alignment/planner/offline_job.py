@@ -10,7 +10,8 @@ from alignment.errors import ArgumentError
 from alignment.fields import show_value
 from alignment.models.config import CONFIG_FILE
 from alignment.ops.pieces import divergence_tensors
-from alignment.planner.job import LANGUAGE_MODELS, Job, plan_adapters, planned_batches, read_shape
+from alignment.planner.job import Job, plan_adapters, planned_batches, read_shape
+from alignment.runs.offline.models import SCORER
 from alignment.runs.offline.objective import OfflineObjective
 from alignment.trainers.objectives import objective_of
 
@@ -29,7 +30,7 @@ def read_offline_job(trainer: str, parsed: Parsed, *, device: str) -> Job:
     samples, micro_batches = planned_batches(training, length * objective.rows_per_sample)
     rows = samples * objective.rows_per_sample
     shape = _starting_shape(parsed, objective)
-    is_language_model = objective.model.name in LANGUAGE_MODELS
+    is_language_model = objective.model is not SCORER
     compares, taught = _keeps_reference(parsed, objective), objective.needs_teacher
     is_away = (compares and parsed.reference.ref_offload) or (taught and parsed.teacher.teacher_offload)
     is_own_base = compares and parsed.adapter.lora and parsed.reference.ref_model_name_or_path is None

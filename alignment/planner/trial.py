@@ -16,6 +16,7 @@ import numpy as np
 from paddle.base import core
 
 from alignment.arguments.parsed import Parsed
+from alignment.data.encoded.comparisons import ORDERS
 from alignment.data.loader import BatchLoader
 from alignment.device.memory import HostGauge, MemoryWatch
 from alignment.planner.job import planned_batches
@@ -123,7 +124,7 @@ def _full_samples(parsed: Parsed, *, batch_ranks: int) -> list[dict[str, Any]]:
     training, length = parsed.training, parsed.data.max_length
     generator = np.random.default_rng(training.seed)
     count = training.per_device_train_batch_size * training.gradient_accumulation_steps * batch_ranks
-    sides = (*SIDES, *COST_PAIRS.sides)
+    sides = (*SIDES, *COST_PAIRS.sides, *ORDERS)
     signs = dict(zip(COST_PAIRS.sign_fields, (1, -1), strict=True))
     names = getattr(getattr(parsed, "offline", None), "attributes", ()) or ("score",)
     samples = []
@@ -131,6 +132,7 @@ def _full_samples(parsed: Parsed, *, batch_ranks: int) -> list[dict[str, Any]]:
         row, *answers = generator.integers(3, 8, [1 + len(sides), length])
         of_sides = {f"{side}_input_ids": answer for side, answer in zip(sides, answers, strict=True)}
         label = {"desirable": number % 2, "attributes": [float(number % 2)] * len(names)}
+        label |= {"extra_length": 0, "margin": None}
         samples.append({"input_ids": row, "labels": row, "prompt_length": 1, **of_sides, **signs, **label})
     return samples
 

@@ -9,6 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from alignment.arguments.keys.pairwise import PairwiseArguments
+from alignment.arguments.parsed import Parsed
+from alignment.data.comparison import PairQuestion
 from alignment.data.encode import EncodeOptions
 from alignment.data.encoded.build import Encoding
 from alignment.data.encoded.overlap import describe_overlap
@@ -40,7 +43,7 @@ def encode_options(
     targets: str = "assistant",
     keeps_duplicates: bool = False,
 ) -> EncodeOptions:
-    """Return length limits, template, what to do with rows that do not fit, and what is trained on."""
+    """Return length limits, templates, what to do with rows that do not fit, and what is trained on."""
     data = launch.parsed.data
     return EncodeOptions(
         max_length=data.max_length,
@@ -50,7 +53,14 @@ def encode_options(
         template=template_name(data.template),
         targets=targets,
         keeps_duplicates=keeps_duplicates,
+        comparison=trained_comparison(launch.parsed),
     )
+
+
+def trained_comparison(parsed: Parsed) -> PairQuestion | None:
+    """Return how pairs are put to the model that the run trains; None unless that is a pairwise one."""
+    source = parsed.groups.get("offline")
+    return PairQuestion.of(source) if isinstance(source, PairwiseArguments) else None
 
 
 def open_dataset(
@@ -94,7 +104,7 @@ def column_defaults(launch: Launch, role: str) -> dict[str, Any]:
     if getattr(getattr(launch.parsed, "loss", None), "uses_margin", False):
         if "chosen_score_key" not in given:
             given.setdefault("margin_key", "margin")
-    else:
+    elif not isinstance(launch.parsed.groups.get("offline"), PairwiseArguments):
         given.pop("margin_key", None)
     attributes = getattr(getattr(launch.parsed, "offline", None), "attributes", ())
     if not attributes:

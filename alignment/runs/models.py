@@ -19,7 +19,7 @@ from alignment.models.folders.hub import RUN_MODELS, check_fit, resolve_model_fo
 from alignment.models.folders.sequence_ends import sequence_ends
 from alignment.models.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from alignment.models.tokenizer.trained_template import describe_template, template_warning
-from alignment.runs.datasets import encode_options
+from alignment.runs.datasets import encode_options, trained_comparison
 from alignment.runs.launch import Launch
 from alignment.telemetry import log
 
@@ -102,12 +102,16 @@ def warn_of_template(launch: Launch, folder: str, config: DecoderConfig, tokeniz
 
 
 def adopt(launch: Launch, model: CausalLM | ScoreModel, tokenizer: Tokenizer) -> None:
-    """Store the run's template in the configuration of ``model``, and its end token as one of the EOS ids."""
+    """Store the run's template in the configuration of ``model``, its end token as one of the EOS ids, and how a
+    pairwise model compares.
+    """
+    comparison = trained_comparison(launch.parsed)
     end = Encoder(tokenizer, encode_options(launch).template).end_id
     model.config = dataclasses.replace(
         model.config,
         eos_token_id=sequence_ends(model.config, tokenizer, end),
         trained_template=_template(launch, tokenizer),
+        comparison=comparison and comparison.to_record(),
     )
 
 

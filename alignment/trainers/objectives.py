@@ -10,13 +10,16 @@ from typing import Any
 from alignment.algorithms.bradley_terry import BradleyTerryHyperparameters, bradley_terry_loss, gated_loss
 from alignment.algorithms.cost_model import cost_model_loss
 from alignment.algorithms.distillation import DistillationHyperparameters, distillation_loss
+from alignment.algorithms.letter_preference import letter_loss
 from alignment.algorithms.preference.spec import PreferenceAlgorithm
 from alignment.algorithms.regression import regression_loss
 from alignment.algorithms.supervised_losses import SupervisedHyperparameters, sft_loss
 from alignment.arguments.keys.offline import SupervisedArguments
+from alignment.arguments.keys.pairwise import PairwiseArguments
 from alignment.arguments.parsed import Parsed
 from alignment.data import (
     AttributeDataset,
+    ComparisonDataset,
     LogMarginPreferenceDataset,
     MarginPreferenceDataset,
     PreferenceDataset,
@@ -24,6 +27,7 @@ from alignment.data import (
     SupervisedDataset,
     UnpairedPreferenceDataset,
 )
+from alignment.data.comparison import check_comparison, check_overlong
 from alignment.parallel.runner import ModelRunner
 from alignment.records import Loss, TokenBatch
 from alignment.runs.offline.attributes import (
@@ -33,10 +37,11 @@ from alignment.runs.offline.attributes import (
     count_known,
     read_attributes,
 )
+from alignment.runs.offline.comparisons import ComparisonEvaluation, comparison_batch, read_letters
 from alignment.runs.offline.gating import GATED, read_gated_scores, settle_lengths
 from alignment.runs.offline.labelled import labelled_batch
 from alignment.runs.offline.loss_evaluation import LossEvaluation
-from alignment.runs.offline.models import POLICY, SCORER
+from alignment.runs.offline.models import JUDGE, POLICY, SCORER
 from alignment.runs.offline.objective import OfflineObjective
 from alignment.runs.offline.pair_evaluation import PairEvaluation
 from alignment.runs.offline.pairs import (
@@ -95,6 +100,24 @@ KD = OfflineObjective(
     best_metric="loss",
     shown=("kd/loss", "kd/divergence"),
     cards=("eval/loss", "eval/divergence", "eval/ce", "eval/teacher_ce"),
+)
+
+PAIRWISE = OfflineObjective(
+    name="pairwise",
+    title="pairwise preference model",
+    model=JUDGE,
+    dataset=ComparisonDataset,
+    arguments=PairwiseArguments,
+    checks=(check_comparison, check_overlong),
+    make_batch=comparison_batch,
+    rows_per_sample=2,
+    read=read_letters,
+    loss=letter_loss,
+    count=count_targets,
+    make_evaluation=ComparisonEvaluation.of,
+    best_metric="accuracy",
+    shown=("pairwise/loss", "pairwise/accuracy"),
+    cards=("eval/accuracy", "eval/train_accuracy", "eval/first_share", "eval/consistency"),
 )
 
 
@@ -207,7 +230,7 @@ def _answer_reader(algorithm: PreferenceAlgorithm, hyperparameters: Any) -> Call
     return read_split_answers if splits else read_answer_logprobs
 
 
-OBJECTIVES = {"sft": SFT, "kd": KD} | {
+OBJECTIVES = {"sft": SFT, "kd": KD, "pairwise": PAIRWISE} | {
     trainer.name: _preference_objective(trainer)
     for trainer in map(TRAINERS.__getitem__, TRAINERS)
     if isinstance(trainer, PreferenceTrainer)

@@ -29,6 +29,19 @@ for _trainer in (
             "regularization": 0.01,
         },
     ),
+    OfflineTrainer(
+        name="pairwise",
+        label="Pairwise",
+        title="Pairwise preference model",
+        models=("reward",),
+        small_run={
+            "train_datasets": "packing-preference/train:200/-1",
+            "model_name_or_path": "actor",
+            "pairwise_template": "{context} <eos> {response_A} <eos> {response_B}",
+            "pairwise_turn": "{content}",
+            "pairwise_letters": ["apple", "boots"],
+        },
+    ),
     PreferenceTrainer(
         name="dpo",
         label="DPO",

@@ -21,12 +21,12 @@ from alignment.parallel.micro_batches import MicroBatches
 from alignment.parallel.topology import Topology
 from alignment.runs.offline.gating import freeze_below
 from alignment.runs.offline.labelled import baseline_of, open_baseline
-from alignment.runs.offline.models import POLICY
+from alignment.runs.offline.models import JUDGE, POLICY
 from alignment.runs.offline.objective import EvaluationInputs
 from alignment.runs.offline.reference import FIELD, Reference
 from alignment.runs.offline.teacher import Teacher
 from alignment.runs.offline.train import build_task, surveying
-from alignment.trainers.objectives import OBJECTIVES, SCORE_OBJECTIVES
+from alignment.trainers.objectives import OBJECTIVES, PAIRWISE, SCORE_OBJECTIVES
 from alignment.training.objectives import read_split_answers
 from tests.tiny_models import tiny_causal, tiny_score
 
@@ -67,6 +67,11 @@ def samples_of(objective, count=6, seed=3):
                     "input_ids": first, "prompt_length": start, "desirable": int(index in (0, 3, 4)),
                 },
                 "regression": {"input_ids": first, "labels": labels, "attributes": [index % 4 / 2 - 0.5]},
+                "pairwise": {
+                    "better_first_input_ids": np.concatenate([first, second[start:], [4]]),
+                    "worse_first_input_ids": np.concatenate([second, first[start:], [5]]),
+                    "extra_length": len(first) - len(second), "margin": None,
+                },
                 "preference": {"better_input_ids": first, "worse_input_ids": second, "prompt_length": start},
                 "safety preference": {
                     "safer_input_ids": first, "unsafer_input_ids": second, "prompt_length": start,
@@ -85,7 +90,7 @@ def objective(request):
 @pytest.fixture
 def model(objective):
     if objective is not SCORE_OBJECTIVES["gating"]:
-        make = tiny_causal if objective.model is POLICY else tiny_score
+        make = tiny_causal if objective.model in (POLICY, JUDGE) else tiny_score
         return make(seed=1, std=0.2, **SHAPE)
     gating = GatingOptions(hidden_size=4, num_layers=1, length_penalties=(0.1, -0.2))
     made = tiny_score(ScoreOptions(labels=("a", "b"), gating=gating), seed=1, std=0.2, **SHAPE)
@@ -216,6 +221,9 @@ def test_padding_changes_nothing(objective, model):
 def test_only_responses_are_learned_from(objective, model):
     """What is read at other tokens has no gradient: every target lies behind its prompt."""
     batch = objective.make_batch(samples_of(objective))
+    if objective is PAIRWISE:
+        assert (batch.target_positions == batch.lengths - 1).all() and batch.num_targets == batch.num_rows
+        return
     starts = [s.get("prompt_length") or int((s["labels"] == -100).sum()) for s in samples_of(objective)]
     rows = (starts * (batch.num_rows // len(starts)))[: batch.num_rows]
     assert (batch.target_positions >= np.array(rows)[batch.target_rows]).all()

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from alignment.arguments.keys.training import NO_EVALUATION
-from alignment.fields import Case, argument, unless
+from alignment.fields import Case, Situation, argument, unless
+
+
+def _lacks_margin(value: Any, s: Situation) -> bool:
+    """Tell whether no loss has a margin and no pairwise model is judged by margins."""
+    is_judged = "pairwise_letters" in s.values and "rl_algorithm" not in s.values
+    asks = any(map(s.values.get, ("margin_loss", "margin_scale", "offset_alpha")))
+    return value is not None and not (asks or is_judged)
+
 
 _NO_MARGIN = Case(
-    lambda value, s: value is not None and not any(map(s.values.get, ("margin_loss", "margin_scale", "offset_alpha"))),
+    _lacks_margin,
     "no margin is asked for",
-    "none of margin_loss, margin_scale and offset_alpha is given",
+    "none of margin_loss, margin_scale and offset_alpha is given, except for pairwise models",
 )
 
 
@@ -34,7 +43,8 @@ class ColumnArguments:
     """Column of the rejected answer's score."""
     margin_key: str | None = argument(None, inert_when=_NO_MARGIN)
     """Column of the margin by which the better answer must win (margin_loss, margin_scale, offset_alpha); null: the
-    difference of the scores if their columns are named, else the column margin."""
+    difference of the scores if their columns are named, else the column margin. A pairwise model has no such loss: its
+    readiness shows the accuracy by the margin, if this is given."""
     attributes_key: str | None = argument(
         None, inert_when=unless("objective", "regression", why="objective is not regression")
     )

@@ -83,7 +83,7 @@ def encode_pair(row: Row, encoder: Encoder, options: EncodeOptions) -> EncodedPa
     texts = (row.sample["answer"], row.sample["other_answer"])
 
     def fault_of(answers: Sequence[Answer]) -> str | None:
-        _check_known(texts, answers, encoder.unknown_id, row.place)
+        check_known(texts, [answer.ids for answer in answers], encoder.unknown_id, row.place)
         return IDENTICAL_PAIR if answers[0].ids == answers[1].ids else None
 
     encoded = encode_answers(row, texts, encoder, options, fault_of=fault_of)
@@ -124,9 +124,9 @@ def _fault(prompt_ids: list[int], answers: Sequence[Answer], encoder: Encoder, o
     return SHORT_ANSWER if shortest < options.min_answer_tokens else None
 
 
-def _check_known(texts: Sequence[str], answers: Sequence[Answer], unknown: int | None, place: object) -> None:
-    """Refuse answers that differ only in words that both become the unknown token."""
-    if answers[0].ids == answers[1].ids and unknown in answers[0].ids and texts[0].split() != texts[1].split():
+def check_known(texts: Sequence[str], ids: Sequence[Sequence[int]], unknown: int | None, place: object) -> None:
+    """Refuse two answers, with ``ids``, that differ only in words that both become the unknown token."""
+    if ids[0] == ids[1] and unknown in ids[0] and texts[0].split() != texts[1].split():
         raise BadRow(
             UNKNOWN_DIFFERENCE,
             f"{place}: the tokenizer does not know the text in which the answers {texts[0]!r:.40} and {texts[1]!r:.40} "

@@ -132,12 +132,15 @@ def read_trained(folder: Path) -> dict[str, Any]:
 
 
 def adopt_trained_config(folder: Path, model: CausalLM | ScoreModel) -> None:
-    """Give ``model`` the end tokens and the chat template that the adapter in ``folder`` was trained with."""
+    """Give ``model`` the end tokens, templates and comparison that the adapter in ``folder`` was trained with."""
     config = read_trained(folder).get("config")
     if config is not None:
         trained = type(model.config).from_dict(config, place=str(folder / MODEL_FILE))
         model.config = dataclasses.replace(
-            model.config, eos_token_id=trained.eos_token_id, trained_template=trained.trained_template
+            model.config,
+            eos_token_id=trained.eos_token_id,
+            trained_template=trained.trained_template,
+            comparison=trained.comparison,
         )
 
 

@@ -40,8 +40,16 @@ def policy_logprobs(
     ``model`` is a CausalLM. Both results carry gradients; the head runs on the T target tokens only. All tensor
     processes get the same numbers.
     """
+    hidden, targets = predicting_hidden(model, batch), paddle.to_tensor(batch.target_ids)
+    return _logprobs_of(model, hidden, targets, temperature=temperature, with_entropy=with_entropy)
+
+
+def alternative_logprobs(model: Any, batch: TokenBatch, others: np.ndarray) -> paddle.Tensor:
+    """Return float32 log-probs [T, 2] of each target of ``batch``, and of the token in ``others`` [T] in its place."""
     hidden = predicting_hidden(model, batch)
-    return _logprobs_of(model, hidden, batch, temperature=temperature, with_entropy=with_entropy)
+    tokens = paddle.to_tensor(np.concatenate([batch.target_ids, others]))
+    both, _ = _logprobs_of(model, paddle.concat([hidden, hidden]), tokens, temperature=1.0, with_entropy=False)
+    return both.reshape([2, -1]).T
 
 
 def smoothed_logprobs(model: Any, batch: TokenBatch) -> tuple[paddle.Tensor, paddle.Tensor]:
@@ -50,9 +58,9 @@ def smoothed_logprobs(model: Any, batch: TokenBatch) -> tuple[paddle.Tensor, pad
     Logits are linear in the head's columns W_v, so the average is log p_y + h (mean of W_v - W_y): no logits are kept.
     """
     hidden = predicting_hidden(model, batch)
-    logprobs, _ = _logprobs_of(model, hidden, batch, temperature=1.0, with_entropy=False)
-    share = VocabularyShare(model.placement.tensor, model.first_token)
     targets = paddle.to_tensor(batch.target_ids)
+    logprobs, _ = _logprobs_of(model, hidden, targets, temperature=1.0, with_entropy=False)
+    share = VocabularyShare(model.placement.tensor, model.first_token)
     head, size = HeadProduct(*model.head()), model.config.vocab_size
     return logprobs, logprobs + logits_above_target(hidden, head, targets, share=share, vocab_size=size)
 
@@ -60,21 +68,21 @@ def smoothed_logprobs(model: Any, batch: TokenBatch) -> tuple[paddle.Tensor, pad
 def graded_logprobs(model: Any, batch: TokenBatch) -> tuple[paddle.Tensor, paddle.Tensor]:
     """Return float32 (log-probs [T], 1 where the target is the likeliest token, else 0 [T]) for evaluation."""
     hidden = predicting_hidden(model, batch)
-    logprobs, _ = _logprobs_of(model, hidden, batch, temperature=1.0, with_entropy=False)
+    targets = paddle.to_tensor(batch.target_ids)
+    logprobs, _ = _logprobs_of(model, hidden, targets, temperature=1.0, with_entropy=False)
     head = HeadProduct(*model.head())
     share = VocabularyShare(model.placement.tensor, model.first_token)
     found = [
         split_argmax(head.logits(hidden[i : i + _ROWS_AT_ONCE]), share)
         for i in range(0, hidden.shape[0], _ROWS_AT_ONCE)
     ]
-    return logprobs, (paddle.concat(found) == paddle.to_tensor(batch.target_ids)).astype("float32")
+    return logprobs, (paddle.concat(found) == targets).astype("float32")
 
 
 def _logprobs_of(
-    model: Any, hidden: paddle.Tensor, batch: TokenBatch, *, temperature: float, with_entropy: bool
+    model: Any, hidden: paddle.Tensor, targets: paddle.Tensor, *, temperature: float, with_entropy: bool
 ) -> tuple[paddle.Tensor, paddle.Tensor | None]:
     weight, transposed = model.head()
-    targets = paddle.to_tensor(batch.target_ids)
     options = {"transposed": transposed, "temperature": temperature, "with_entropy": with_entropy}
     group = model.placement.tensor
     if group.size == 1:

@@ -68,4 +68,6 @@ def load_scorer(launch: Launch, folder: str | None, tokenizer: Tokenizer, *, is_
 
 
 POLICY = TrainedModel("policy", parts=("policy",), load=load_policy)
+JUDGE = TrainedModel("reward", parts=("policy", "reward"), load=load_policy)
+"""A language model that compares answers."""
 SCORER = TrainedModel("reward", parts=RUN_MODELS, load=load_scorer)

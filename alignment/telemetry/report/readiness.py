@@ -44,6 +44,8 @@ class JudgedPairs(NamedTuple):
     train_accuracy: float | None = None
     other_template: OtherTemplate | None = None
     """None: it was not measured."""
+    first_share: float | None = None
+    """Mean probability of the answer shown first, over both orders; None: answers are not shown together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +80,8 @@ def judge_pairs(pairs: JudgedPairs) -> Readiness:
     trust = "no" if refusals else "with care" if doubts else "yes"
     shares = [[name, int(members.sum()), _share(right[members]), _interval(right[members])] for name, members in groups]
     shares += _template_shares(pairs.other_template, len(right))
+    if pairs.first_share is not None:
+        shares.append([f"(the answer shown first gets {pairs.first_share:.3f} of the probability)", None, None, None])
     tables = (
         {"title": "Accuracy", "columns": ["pairs of", "pairs", "accuracy", "95 % interval"], "rows": shares},
         {"title": f"Calibration (error {calibration.expected_error:.3f})",
@@ -167,6 +171,11 @@ def _other_doubts(right: np.ndarray, pairs: JudgedPairs, error: float) -> list[s
     if other is not None and other.as_they_are.mean() - other.rendered.mean() > LARGE_GAP:
         lower = f"accuracy {other.rendered.mean():.3f} with {other.name}"
         doubts.append(f"it depends on its template ({lower}): score with the same one")
+    if pairs.first_share is not None and abs(pairs.first_share - 0.5) > LARGE_GAP:
+        doubts.append(
+            f"it likes one place: the answer shown first gets {pairs.first_share:.3f} of the probability, whichever it "
+            "is (both orders are averaged, but less is left to tell answers apart)"
+        )
     return doubts
 
 

@@ -48,6 +48,7 @@ BASE = {
     name: {
         **{**SHARED, **SIZES, "train_datasets": f"{kind}/train:24/-1"},
         **{key: {"teacher_model_name_or_path": "{teacher}"}.get(key, "{policy}") for key in TRAINERS[name].model_keys},
+        **{key: value for key, value in TRAINERS[name].small_run.items() if key.startswith("pairwise_")},
     }
     for name in TRAINERS
     for kind in [TRAINERS[name].small_run["train_datasets"].partition("/")[0]]
@@ -147,7 +148,11 @@ def assemble(trainer: str, keys: Mapping[str, Any], folder: Path) -> Run:
     place = folder / f"run-{number}"
     place.mkdir()
     made = {"output_dir": str(place / "out"), **BASE[trainer], **keys}
-    made = {key: filled(value, folder) for key, value in made.items() if value is not None}
+    made = {
+        key: value if key.startswith("pairwise_") else filled(value, folder)
+        for key, value in made.items()
+        if value is not None
+    }
     path = place / f"{trainer}_argument.json"
     path.write_text(json.dumps(made))
     with _stopped_before_the_loop(run):

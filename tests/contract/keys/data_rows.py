@@ -14,9 +14,9 @@ from alignment.runs.offline.pairs import REWARD_PAIRS, pair_batch
 from alignment.trainers.objectives import OBJECTIVES
 from alignment.trainers.registered import TRAINERS
 from tests.contract.keys.assembled import Run
-from tests.contract.keys.rows import EIGHT_ROWS, EVALUATED, SUPERVISED, Row, held_out, is_ppo
+from tests.contract.keys.rows import ALL, EIGHT_ROWS, EVALUATED, SUPERVISED, Row, held_out, is_ppo
 
-SFT, RM, DPO, KD, PPO = ("sft",), ("rm",), ("dpo",), ("kd",), ("ppo",)
+SFT, RM, DPO, KD, PPO, PAIRWISE = ("sft",), ("rm",), ("dpo",), ("kd",), ("ppo",), ("pairwise",)
 REFERRING = ("dpo", "kto")
 """Trainers that compare with a reference."""
 POLICIES = tuple(name for name in SUPERVISED if TRAINERS[name].models == ("policy",))
@@ -87,6 +87,12 @@ def _loss(run: Run) -> Any:
 
 def _num_loaded(run: Run) -> int:
     return len(run.given[SFT_MODEL])
+
+
+def _ends(run: Run) -> set[str]:
+    """The last words of the comparisons of a pairwise model."""
+    ends = [sample[f"{order}_first_input_ids"][-1:] for sample in run.dataset for order in ("better", "worse")]
+    return {run.dataset.tokenizer.decode(ids.tolist(), skip_special_tokens=True) for ids in ends}
 
 
 def _num_kept(run: Run) -> int:
@@ -177,7 +183,7 @@ ROWS = (
     Row("eval_split_ratio", 0.25, _splits, (18, 6), with_={"do_eval": True}, alone=True),
     Row("max_length", 77, _lengths, {**dict.fromkeys(SUPERVISED, [77]), "ppo": [77] * 3}),
     Row("max_prompt_len", 33, lambda r: r.dataset.options.max_prompt_length),
-    Row("on_overlong", "left", lambda r: r.dataset.options.on_overlong),
+    Row("on_overlong", {**dict.fromkeys(ALL, "left"), "pairwise": "error"}, lambda r: r.dataset.options.on_overlong),
     Row("on_bad_row", "error", lambda r: r.dataset.options.on_bad_row),
     Row("chat_template", "none", lambda r: r.dataset.options.template, "pku"),
     Row(
@@ -209,7 +215,7 @@ ROWS = (
     Row("dataloader_num_workers", 3, lambda r: r.call("runs.datasets.Encoding")["num_workers"]),
     Row("encoded_cache_dir", "{named}", lambda r: str(r.call("runs.datasets.Encoding")["cache_dir"])),
     Row("tokenizer_name_or_path", "{tokenizer}", _tokenizer_folder, alone=True),
-    Row("model_name_or_path", "{other}", lambda r: _loaded(r, SFT_MODEL), only=POLICIES, alone=True),
+    Row("model_name_or_path", "{other}", lambda r: _loaded(r, SFT_MODEL), only=(*POLICIES, "pairwise"), alone=True),
     Row("model_name_or_path", "{other}", lambda r: _loaded(r, REWARD_MODEL), only=RM, alone=True),
     Row(
         "model_config_name_or_path", "{config}",
@@ -274,6 +280,21 @@ ROWS = (
     Row(
         "margin_key", "gap", lambda r: _columns(r)["margin_key"],
         with_={"train_datasets": "jsonl:1:{margins.jsonl}", "margin_scale": 1}, only=DPO, alone=True,
+    ),
+    Row(
+        "margin_key", "gap", lambda r: _columns(r)["margin_key"],
+        with_={"train_datasets": "jsonl:1:{margins.jsonl}"}, only=PAIRWISE, alone=True,
+    ),
+    Row(
+        "pairwise_template", "{context} one {response_A} two {response_B}",
+        lambda r: r.dataset.options.comparison.template.split()[1::2], ["one", "two"], only=PAIRWISE, alone=True,
+    ),
+    Row(
+        "pairwise_turn", "{content} <user>", lambda r: r.dataset.options.comparison.turn[9:], " <user>",
+        only=PAIRWISE, alone=True,
+    ),
+    Row(
+        "pairwise_letters", ["tent", "lamp"], lambda r: _ends(r), {"tent", "lamp"}, only=PAIRWISE, alone=True,
     ),
     Row("center_rewards_coefficient", 0.25, lambda r: _loss(r).center_rewards_coefficient, only=RM),
     Row("regularization", 0.125, lambda r: _loss(r).regularization, only=RM),

@@ -49,6 +49,10 @@ DEFAULTS = {
         **SHARED, "eval_datasets": None, "model_config_name_or_path": None, "kd_coef": 0.4, "beta": 0.0,
         "temperature": 1.0, "lmbda": 0.0, "teacher_offload": False,
     },
+    "pairwise": {
+        **SHARED, "eval_datasets": None, "model_config_name_or_path": None, "pairwise_template": None,
+        "pairwise_turn": None, "pairwise_letters": None,
+    },
     "rm": {
         **SHARED, "eval_datasets": None, "value_head_prefix": None, "model_config_name_or_path": None,
         "objective": "reward", "train_head_only": False, "gating_hidden_size": 1024, "gating_num_layers": 3,
@@ -121,6 +125,7 @@ def test_every_key_of_a_trainers_own_group_is_in_the_table(tmp_path):
     for trainer, group in (
         ("sft", "offline"),
         ("rm", "offline"),
+        ("pairwise", "offline"),
         ("dpo", "offline"),
         ("kd", "loss"),
         ("kd", "teacher"),

@@ -47,7 +47,7 @@ def test_keys_decide_before_the_name(keys, name, trainer):
 
 @pytest.mark.parametrize("name", ["a.json", "sft_or_dpo.json"])
 def test_what_neither_keys_nor_name_tell_is_refused_with_the_choices(name):
-    with pytest.raises(ArgumentError, match=rf"{name}: .*add --trainer NAME \(allowed: sft, rm, dpo, kto\)"):
+    with pytest.raises(ArgumentError, match=rf"{name}: .*add --trainer NAME \(allowed: sft, rm, pairwise, dpo, kto\)"):
         recognise_trainer(COMMON, Path(name))
 
 
