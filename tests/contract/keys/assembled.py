@@ -44,11 +44,19 @@ TINY = {
 }
 SHARED = {"chat_template": "tokenizer", "report_to": "none", "save_strategy": "no", "max_length": 96}
 SIZES = {"per_device_train_batch_size": 4, "num_train_epochs": 1.0}
+PLACES = r"\{((?!context|content|role|response_)[^{}]+)\}"
+"""``{name}`` where it is a file; the other words stand in ``pairwise_`` keys."""
+
+
+def _written(value: Any) -> str:
+    return value if isinstance(value, str) else " ".join(value)
+
+
 BASE = {
     name: {
         **{**SHARED, **SIZES, "train_datasets": f"{kind}/train:24/-1"},
         **{key: {"teacher_model_name_or_path": "{teacher}"}.get(key, "{policy}") for key in TRAINERS[name].model_keys},
-        **{key: value for key, value in TRAINERS[name].small_run.items() if key.startswith("pairwise_")},
+        **{key: _written(value) for key, value in TRAINERS[name].small_run.items() if key.startswith("pairwise_")},
     }
     for name in TRAINERS
     for kind in [TRAINERS[name].small_run["train_datasets"].partition("/")[0]]
@@ -148,11 +156,7 @@ def assemble(trainer: str, keys: Mapping[str, Any], folder: Path) -> Run:
     place = folder / f"run-{number}"
     place.mkdir()
     made = {"output_dir": str(place / "out"), **BASE[trainer], **keys}
-    made = {
-        key: value if key.startswith("pairwise_") else filled(value, folder)
-        for key, value in made.items()
-        if value is not None
-    }
+    made = {key: filled(value, folder) for key, value in made.items() if value is not None}
     path = place / f"{trainer}_argument.json"
     path.write_text(json.dumps(made))
     with _stopped_before_the_loop(run):
@@ -165,7 +169,7 @@ def filled(value: Any, folder: Path) -> Any:
     """Return ``value`` with ``{name}`` in it replaced by the path of ``name`` in ``folder``."""
     if not isinstance(value, str):
         return value
-    return re.sub(r"\{([^{}]+)\}", lambda found: str(folder / found[1]), value)
+    return re.sub(PLACES, lambda found: str(folder / found[1]), value)
 
 
 @contextlib.contextmanager

@@ -123,7 +123,7 @@ TRAINING = (
     Row("load_best_model_at_end", True, lambda r: r.session.hooks.best is not None, with_=BEST),
     Row("metric_for_best_model", "mine", lambda r: r.session.hooks.best.metric, "eval/mine", with_=BEST),
     Row(
-        "greater_is_better", {**dict.fromkeys(SUPERVISED, True), "rm": False, "ppo": False},
+        "greater_is_better", {**dict.fromkeys(SUPERVISED, True), "rm": False, "pairwise": False, "ppo": False},
         lambda r: r.session.hooks.best.greater_is_better, with_=BEST,
     ),
     Row("early_stopping", True, lambda r: r.session.hooks.stop is not None, with_=EVALUATED),
