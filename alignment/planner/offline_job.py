@@ -22,7 +22,7 @@ UPDATE, REFERENCE, TEACHER = "update", "reference", "teacher"
 def read_offline_job(trainer: str, parsed: Parsed, *, device: str) -> Job:
     """Return the job of a run of the offline ``trainer``; only config.json of each model is read (see ``read_job``).
 
-    All rows are assumed to have ``max_length`` tokens, all of them targets but the first. Evaluation and the pass
+    All rows are assumed to have ``max_length`` tokens, all of them targets but the first (one in a comparison). Evaluation and the pass
     before training of ``precompute_ref_logprobs`` are not included.
     """
     objective, training, length = objective_of(trainer, parsed), parsed.training, parsed.data.max_length
@@ -49,7 +49,7 @@ def read_offline_job(trainer: str, parsed: Parsed, *, device: str) -> Job:
         passes=_passes(parsed, objective, compares=compares, taught=taught),
         half=training.weight_dtype(device) == "bfloat16",
         length=length,
-        response=length - 1,
+        response=objective.targets_per_row or length - 1,
         rows_per_batch=rows,
         logprob_rows=rows,
         value_rows=rows,

@@ -111,6 +111,7 @@ PAIRWISE = OfflineObjective(
     checks=(check_comparison, check_overlong),
     make_batch=comparison_batch,
     rows_per_sample=2,
+    targets_per_row=1,
     read=read_letters,
     loss=letter_loss,
     count=count_targets,

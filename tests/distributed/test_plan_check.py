@@ -47,6 +47,7 @@ CASES: dict[str, tuple[int, dict[str, Any]]] = {
 OFFLINE: dict[str, dict[str, Any]] = {
     "sft": {"recompute": True},
     "rm": {},
+    "pairwise": {},
     "dpo": {"offload_level": "freeze_model"},
     "kto": {},
     "kd": {"teacher_model_name_or_path": "teacher", "teacher_offload": True, "beta": 0.5},
@@ -86,4 +87,4 @@ def test_predictions_for_offline_trainers_are_within_ten_percent(trainer, tmp_pa
     status = plan.main([str(path), "--gpus", "1", "--memory_gib", "4", "--on", "cpu", "--check"])
     captured = capsys.readouterr()
     assert status == 0, captured.out + captured.err
-    assert captured.out.count(" ok ") == (2 if trainer in ("sft", "rm") else 4)
+    assert captured.out.count(" ok ") == (2 if trainer in ("sft", "rm", "pairwise") else 4)

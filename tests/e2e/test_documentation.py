@@ -19,7 +19,7 @@ README = (runs.ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [README, *(page.read_text(encoding="utf-8") for page in sorted((runs.ROOT / "docs" / "how-to").glob("*.md")))]
 SHELL_BLOCKS = [block for page in PAGES for block in re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)]
 COMMANDS = [line for block in SHELL_BLOCKS for line in block.replace("\\\n", " ").splitlines() if line.strip()]
-SHORTENED = {"sft": 30, "rm": 20, "dpo": 8, "kd": 8, "kto": 8, "ppo": 8}
+SHORTENED = {"sft": 30, "rm": 20, "pairwise": 20, "dpo": 8, "kd": 8, "kto": 8, "ppo": 8}
 """Updates that the trainers make here instead of those in their files; everything else is run as it is written."""
 
 pytestmark = pytest.mark.e2e

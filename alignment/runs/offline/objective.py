@@ -80,6 +80,8 @@ class OfflineObjective:
     """Given the hyperparameters, returns what is read for the loss instead of ``read``. None: nothing else."""
     rows_per_sample: int = 1
     """Rows that ``make_batch`` makes per sample."""
+    targets_per_row: int | None = None
+    """Number of target tokens of each row; None: about all of them."""
     count: Callable[[Sequence[TokenBatch]], Any]
     """Computes the denominator of the loss from all micro-batches of an update."""
     make_evaluation: Callable[[EvaluationInputs], Callable[[], Evaluation]]
