@@ -11,7 +11,7 @@ from alignment.fields import show_value
 from alignment.models.config import CONFIG_FILE
 from alignment.ops.pieces import divergence_tensors
 from alignment.planner.job import Job, plan_adapters, planned_batches, read_shape
-from alignment.runs.offline.models import SCORER
+from alignment.runs.offline.models import JUDGE, POLICY
 from alignment.runs.offline.objective import OfflineObjective
 from alignment.trainers.objectives import objective_of
 
@@ -22,15 +22,15 @@ UPDATE, REFERENCE, TEACHER = "update", "reference", "teacher"
 def read_offline_job(trainer: str, parsed: Parsed, *, device: str) -> Job:
     """Return the job of a run of the offline ``trainer``; only config.json of each model is read (see ``read_job``).
 
-    All rows are assumed to have ``max_length`` tokens, all of them targets but the first (one in a comparison). Evaluation and the pass
-    before training of ``precompute_ref_logprobs`` are not included.
+    All rows are assumed to have ``max_length`` tokens, all of them targets but the first; of a comparison only the last
+    one is. Evaluation and the pass before training of ``precompute_ref_logprobs`` are not included.
     """
     objective, training, length = objective_of(trainer, parsed), parsed.training, parsed.data.max_length
     _refuse_frozen(parsed)
     samples, micro_batches = planned_batches(training, length * objective.rows_per_sample)
     rows = samples * objective.rows_per_sample
     shape = _starting_shape(parsed, objective)
-    is_language_model = objective.model is not SCORER
+    is_language_model = objective.model in (POLICY, JUDGE)
     compares, taught = _keeps_reference(parsed, objective), objective.needs_teacher
     is_away = (compares and parsed.reference.ref_offload) or (taught and parsed.teacher.teacher_offload)
     is_own_base = compares and parsed.adapter.lora and parsed.reference.ref_model_name_or_path is None

@@ -70,7 +70,7 @@ def samples_of(objective, count=6, seed=3):
                 "pairwise": {
                     "better_first_input_ids": np.concatenate([first, second[start:], [4]]),
                     "worse_first_input_ids": np.concatenate([second, first[start:], [5]]),
-                    "extra_length": len(first) - len(second), "margin": None,
+                    "extra_length": len(first) - len(second), "margin": None, "digest": 1,
                 },
                 "preference": {"better_input_ids": first, "worse_input_ids": second, "prompt_length": start},
                 "safety preference": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -39,16 +40,17 @@ class ComparisonCollator(Collator):
 
 
 class ComparisonDataset(TokenizedDataset):
-    """Samples ``{"better_first_input_ids" [S1], "worse_first_input_ids" [S2], "extra_length" int, "margin"}``.
+    """Samples with ``better_first_input_ids`` [S1], ``worse_first_input_ids`` [S2] and what an evaluation needs.
 
     Each sequence is the question of ``options.comparison`` with the letter that is right behind it; ``extra_length`` is
-    the number of tokens of the better answer minus those of the worse one, and ``margin`` a float or None. Reads what a
-    ``PreferenceDataset`` does. A row that does not fit is dropped, never truncated: it would lose its context, an
-    answer, or the place of the letter.
+    the number of tokens of the better answer minus those of the worse one, ``margin`` a float or None, ``digest`` and
+    ``prompt_digest`` stand for all texts and for the prompt. Reads what a ``PreferenceDataset`` does. A row that does
+    not fit is dropped, never truncated: it would lose its context, an answer, or the place of the letter.
     """
 
     KIND = "pairwise"
     COLLATOR = ComparisonCollator
+    COMPARES_ANSWERS = True
 
     @cached_property
     def _letters(self) -> tuple[int, int]:
@@ -77,7 +79,8 @@ class ComparisonDataset(TokenizedDataset):
         rows = [to_ids([*ids, letter]) for ids, letter in zip(questions, self._letters, strict=True)]
         sample = {f"{order}_input_ids": ids for order, ids in zip(ORDERS, rows, strict=True)}
         extra = self._count(better) - self._count(worse)
-        return Encoded({**sample, "extra_length": extra, "margin": pair.get("margin")}, ())
+        digests = {"digest": _digest(asked.key(), better, worse), "prompt_digest": _digest(asked.key())}
+        return Encoded({**sample, "extra_length": extra, "margin": pair.get("margin"), **digests}, ())
 
     def _count(self, text: str) -> int:
         return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -96,3 +99,8 @@ def _fault(row: Row) -> str | None:
     if not (pair["answer"].strip() and pair["other_answer"].strip()):
         return EMPTY_ANSWER
     return IDENTICAL_PAIR if pair["answer"].split() == pair["other_answer"].split() else None
+
+
+def _digest(*texts: str) -> int:
+    """Return a 52-bit number that tells texts apart."""
+    return int(hashlib.sha256(repr(texts).encode("utf-8", "replace")).hexdigest()[:13], 16)

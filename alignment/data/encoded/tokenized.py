@@ -217,7 +217,12 @@ def _describe(spec: DatasetSpec) -> str:
 
 
 def prompt_of(sample: Sample) -> bytes:
-    """Return the tokens before the answer, or before the first of several answers, in a form that can be compared."""
+    """Return the tokens before the answer, or before the first of several answers, in a form that can be compared.
+
+    A sample whose answers stand inside the prompt has a digest of what they answer instead.
+    """
+    if "prompt_digest" in sample:
+        return str(sample["prompt_digest"]).encode()
     ids = next(value for name, value in sample.items() if name.endswith("input_ids"))
     length = sample["prompt_length"] if "prompt_length" in sample else int(np.argmax(sample["labels"] == ids))
     return ids[:length].tobytes()

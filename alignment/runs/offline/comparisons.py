@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,9 +21,9 @@ from alignment.models.decoder.logprobs import alternative_logprobs
 from alignment.parallel.runner import ModelRunner
 from alignment.records import TokenBatch
 from alignment.runs.offline.objective import EvaluationInputs
-from alignment.runs.offline.pair_evaluation import NUM_SAMPLES, in_other_template
+from alignment.runs.offline.pair_evaluation import NUM_SAMPLES, Rerendered, in_other_template
 from alignment.telemetry.plots import plot_calibration
-from alignment.telemetry.report.readiness import JudgedPairs, Readiness, judge_pairs
+from alignment.telemetry.report.readiness import JudgedPairs, OtherTemplate, Readiness, judge_pairs
 
 Samples = Sequence[Mapping[str, Any]]
 
@@ -72,8 +73,8 @@ class ComparisonEvaluation:
     """Where the readiness and its plot are written; None: by another process."""
     datasets: Sequence[str] = ()
     """The dataset of each pair; empty if unknown."""
-    other_template: tuple[str, Samples] | None = None
-    """Another template and some of the pairs rendered with it; None: there are none."""
+    other_template: Rerendered | None = None
+    """Some of the pairs rendered with another template; None: there are none."""
 
     @classmethod
     def of(cls, inputs: EvaluationInputs) -> ComparisonEvaluation:
@@ -87,7 +88,7 @@ class ComparisonEvaluation:
             decode=lambda ids: tokenizer.decode(np.asarray(ids).tolist(), skip_special_tokens=True),
             output_dir=launch.output_dir if launch.topology.is_main else None,
             datasets=inputs.datasets,
-            other_template=in_other_template(inputs),
+            other_template=in_other_template(inputs, itemgetter("digest")),
         )
 
     @np.errstate(all="ignore")
@@ -131,8 +132,9 @@ class ComparisonEvaluation:
     def _readiness(self, held: Verdicts, train_accuracy: float) -> Readiness:
         other = None
         if self.other_template is not None:
-            name, pairs = self.other_template
-            other = name, _accuracy(self._judge(pairs))
+            name, pairs, which = self.other_template
+            rendered = self._judge(pairs).logits > 0
+            other = OtherTemplate(name, as_they_are=held.logits[which] > 0, rendered=rendered)
         given = [pair["margin"] for pair in self.pairs]
         return judge_pairs(
             JudgedPairs(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,7 +67,7 @@ class PairEvaluation:
             decode=lambda ids: tokenizer.decode(np.asarray(ids).tolist(), skip_special_tokens=True),
             plot_dir=launch.output_dir / "plots" if launch.topology.is_main else None,
             datasets=inputs.datasets,
-            other_template=in_other_template(inputs, kind),
+            other_template=in_other_template(inputs, partial(answers_of, kind=kind, tokenizer=tokenizer)),
         )
 
     @np.errstate(all="ignore")
@@ -167,9 +168,9 @@ class PairEvaluation:
         return rows
 
 
-def in_other_template(inputs: EvaluationInputs, kind: PairKind) -> Rerendered | None:
+def in_other_template(inputs: EvaluationInputs, content: Callable[[dict[str, Any]], Any]) -> Rerendered | None:
     """Return the first held-out pairs as another template renders them; None, with a line in the log, if that cannot be
-    done or they are no rows of ``eval_datasets``. All processes call it.
+    done or they are no rows of ``eval_datasets``. All processes call it. ``content`` of a pair is the same in both.
     """
     launch, tokenizer = inputs.launch, inputs.tokenizer
     source = launch.parsed.offline.eval_datasets
@@ -186,7 +187,7 @@ def in_other_template(inputs: EvaluationInputs, kind: PairKind) -> Rerendered | 
         log.info(f"template sensitivity is not measured: {error}")
         return None
     found = [rows[i] for i in range(min(len(rows), NUM_IN_OTHER_TEMPLATE))]
-    same = same_pairs(inputs.held_out[:NUM_IN_OTHER_TEMPLATE], found, kind, inputs.tokenizer)
+    same = same_pairs(inputs.held_out[:NUM_IN_OTHER_TEMPLATE], found, content)
     if not same:
         log.info("template sensitivity is not measured: another template leaves no pair that can be compared")
         return None
@@ -194,16 +195,17 @@ def in_other_template(inputs: EvaluationInputs, kind: PairKind) -> Rerendered | 
 
 
 def same_pairs(
-    first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]], kind: PairKind, tokenizer: Any
+    first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]], content: Callable[[dict[str, Any]], Any]
 ) -> list[tuple[int, int]]:
-    """Return the places in both lists of the pairs with the same answers, which are in the same order in both.
+    """Return the places in both lists of the pairs of the same ``content``, which are in the same order in both.
 
     A template makes rows longer or shorter, so each list may lack rows of the other.
     """
-
-    def answers(pair: dict[str, Any]) -> tuple[str, ...]:
-        ids = (pair[f"{side}_input_ids"][pair["prompt_length"] :] for side in kind.sides)
-        return tuple(tokenizer.decode(np.asarray(i).tolist(), skip_special_tokens=True).strip() for i in ids)
-
-    blocks = SequenceMatcher(None, [*map(answers, first)], [*map(answers, second)], autojunk=False)
+    blocks = SequenceMatcher(None, [*map(content, first)], [*map(content, second)], autojunk=False)
     return [(block.a + n, block.b + n) for block in blocks.get_matching_blocks() for n in range(block.size)]
+
+
+def answers_of(pair: dict[str, Any], *, kind: PairKind, tokenizer: Any) -> tuple[str, ...]:
+    """Return the text of both answers."""
+    ids = (pair[f"{side}_input_ids"][pair["prompt_length"] :] for side in kind.sides)
+    return tuple(tokenizer.decode(np.asarray(i).tolist(), skip_special_tokens=True).strip() for i in ids)

@@ -139,3 +139,12 @@ def test_the_encoder_renders_the_question_as_a_users_turn(tokenizer):
     assert (
         tokenizer.decode(ids, skip_special_tokens=False) == "<bos> <user> pack tent <eos> tent <eos> done <assistant>"
     )
+
+
+def test_a_split_keeps_the_comparisons_of_a_prompt_together(make_dataset, tokenizer):
+    words, more = ("rope", "tent", "map", "lamp"), ("map", "coat", "rope")
+    rows = [{**PAIR, "input": f"pack {word}", "answer": f"{word} done {end}"} for word in words for end in more]
+    train, test = encoded(make_dataset, tokenizer, rows).split_train_test(0.25, seed=1)
+    prompts = [{sample["prompt_digest"] for sample in part} for part in (train, test)]
+    assert (len(train), len(test)) == (9, 3) and not prompts[0] & prompts[1]
+    assert len({sample["digest"] for sample in train}) == 9

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 
-from alignment.runs.offline.pair_evaluation import PairEvaluation, Rerendered, same_pairs
+from alignment.runs.offline.pair_evaluation import PairEvaluation, Rerendered, answers_of, same_pairs
 from alignment.runs.offline.pairs import REWARD_PAIRS
 
 TOKENIZER = SimpleNamespace(decode=lambda ids, skip_special_tokens: " " + "-".join(map(str, ids)))
+CONTENT = partial(answers_of, kind=REWARD_PAIRS, tokenizer=TOKENIZER)
 
 
 def pair(better, worse, prompt=(1,)):
@@ -21,8 +23,8 @@ def test_pairs_are_matched_by_their_answers_in_order():
     """The first list lacks the pair 3, the second the pairs 1 and 4; the prompts are rendered in another way."""
     first = [pair([n], [n + 10]) for n in (1, 2, 4, 2, 5)]
     second = [pair([n], [n + 10], prompt=(7, 7)) for n in (2, 3, 2, 5)]
-    assert same_pairs(first, second, REWARD_PAIRS, TOKENIZER) == [(1, 0), (3, 2), (4, 3)]
-    assert same_pairs(first, [pair([8], [9])], REWARD_PAIRS, TOKENIZER) == []
+    assert same_pairs(first, second, CONTENT) == [(1, 0), (3, 2), (4, 3)]
+    assert same_pairs(first, [pair([8], [9])], CONTENT) == []
 
 
 class _ByAnswer:
