@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -33,9 +32,9 @@ class Scores(NamedTuple):
     """[N] float32."""
     valid: np.ndarray | None
     """[N] bool, False in groups masked because their reward failed; None: all valid."""
-    by_source: Mapping[str, np.ndarray] = MappingProxyType({})
+    by_source: Mapping[str, np.ndarray] = {}
     """Of several sources: the raw scores of each, [N] float32, NaN where it failed."""
-    notes: Mapping[str, np.ndarray] = MappingProxyType({})
+    notes: Mapping[str, np.ndarray] = {}
     """What a source says of rows besides their scores, [N] float32 each, to be logged (timeouts, for example)."""
 
     @property

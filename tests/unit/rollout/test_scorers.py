@@ -1,12 +1,14 @@
 """Rewards never become a silent zero: failures are retried, then stop the run or mask the group."""
 
+import pickle
+
 import numpy as np
 import pytest
 
 from alignment.errors import NotFiniteError, RewardError
 from alignment.parallel.comms.stop_signals import Interrupted
 from alignment.records import Rollout
-from alignment.rollout.rewards.scorers import FailurePolicy, ModelScorer, TextScorer
+from alignment.rollout.rewards.scorers import FailurePolicy, ModelScorer, Scores, TextScorer
 from alignment.rollout.rewards.text_batch import TextBatch
 
 
@@ -196,3 +198,9 @@ def test_a_function_may_add_notes_which_masking_keeps_by_row():
 def test_notes_that_cannot_be_read_are_errors(answer, says):
     with pytest.raises(RewardError, match=says):
         _scorer(lambda batch: answer).score(_rollout())
+
+
+def test_scores_travel_between_processes():
+    """The main process shares what a function or service said: everything in it must be picklable."""
+    sent = pickle.loads(pickle.dumps(Scores(np.ones(2, np.float32), None)))
+    assert sent.values.tolist() == [1, 1] and sent.valid is None and not sent.by_source and not sent.notes
