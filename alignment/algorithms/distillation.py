@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from paddle import Tensor
 
-from alignment.fields import argument, refused, where
+from alignment.fields import argument, where
 from alignment.metrics import Metric
 from alignment.records import Loss
 
@@ -26,8 +27,25 @@ class DistillationHyperparameters:
     temperature: float = argument(1.0, above=0, inert_when=_ONLY_DATA)
     """Divides the logits of both models in the divergence (not in the cross-entropy). The divergence is not multiplied
     by its square."""
-    lmbda: float = refused(0.0, "all answers come from the data; the student's own are not sampled")
-    """Share of batches whose answers are sampled from the student."""
+    lmbda: float = argument(0.0, minimum=0, maximum=1)
+    """Share of updates whose answers the student samples itself, at ``temperature``, in place of those of the data
+    (GKD, on-policy); needs kd_coef 1."""
+
+
+def check_own_answers(v: Any) -> Iterator[str]:
+    """Check (see ``arguments.parser.Check``) that the student does not learn its own answers by heart, and that they
+    fit into the token budget.
+    """
+    if v.lmbda and v.kd_coef < 1:
+        yield (
+            f"lmbda={v.lmbda:g} with kd_coef={v.kd_coef:g}: the cross-entropy would train the student on its own "
+            "answers. Give kd_coef=1, or lmbda=0 to train on the answers of the data"
+        )
+    if v.lmbda and v.packing_samples and v.max_tokens_per_batch is not None and v.max_tokens_per_batch < v.max_length:
+        yield (
+            f"max_tokens_per_batch={v.max_tokens_per_batch} is below max_length={v.max_length}: an answer that the "
+            f"student samples may need all of it. Give {v.max_length} or more"
+        )
 
 
 def distillation_loss(

@@ -37,6 +37,8 @@ class SupervisedTask:
     """Makes model input from the samples of a micro-batch."""
     make_objective: Callable[[Sequence[TokenBatch]], Objective]
     """Makes the objective, with its global denominators, from all micro-batches of an update."""
+    renew: Callable[[list[dict[str, Any]], Learner], list[dict[str, Any]]] | None = None
+    """Called with the samples of an update, to return those that are trained on instead. None: those of the data."""
     prepare: Callable[[Sequence[TokenBatch], ModelRunner], None] | None = None
     """Called with the micro-batches of an update and the model's runner before training on them, to add fields from
     other models.
@@ -64,7 +66,8 @@ class SupervisedLoop:
 
     def run(self) -> None:
         """Train until the session's last update."""
-        for samples, epoch_ended in self.samples:
+        for given, epoch_ended in self.samples:
+            samples = self._renew(given)
             groups = self.micro_batches.divide([*map(count_tokens, samples)])
             batches = [self.task.make_batch([samples[i] for i in group]) for group in groups]
             with self.session.stage("update" if self.task.prepare is None else self.task.preparing):
@@ -82,3 +85,9 @@ class SupervisedLoop:
             self.session.advance(merge_metrics(metrics), updates=1, epoch_ended=epoch_ended)
             if self.session.is_finished:
                 break
+
+    def _renew(self, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if self.task.renew is None:
+            return samples
+        with self.session.stage("rollout"):
+            return self.task.renew(samples, self.learner)

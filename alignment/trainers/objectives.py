@@ -9,7 +9,7 @@ from typing import Any
 
 from alignment.algorithms.bradley_terry import BradleyTerryHyperparameters, bradley_terry_loss, gated_loss
 from alignment.algorithms.cost_model import cost_model_loss
-from alignment.algorithms.distillation import DistillationHyperparameters, distillation_loss
+from alignment.algorithms.distillation import DistillationHyperparameters, check_own_answers, distillation_loss
 from alignment.algorithms.letter_preference import letter_loss
 from alignment.algorithms.preference.spec import PreferenceAlgorithm
 from alignment.algorithms.regression import regression_loss
@@ -94,6 +94,7 @@ KD = OfflineObjective(
     make_batch=supervised_batch,
     read=read_logprobs,
     needs_teacher=True,
+    checks=(check_own_answers,),
     loss=distillation_loss,
     count=count_targets,
     make_evaluation=LossEvaluation.of,

@@ -68,6 +68,9 @@ for _trainer in (
             "teacher_model_name_or_path": "teacher",
             "beta": 0.5,
             "temperature": 1.5,
+            "kd_coef": 1.0,
+            "lmbda": 0.5,
+            "max_dec_len": 8,
         },
     ),
     Trainer(

@@ -68,6 +68,8 @@ class ReferenceSource(NamedTuple):
     """None if the run, and so the reference, starts from random weights."""
     frozen: Callable[[], FrozenInput] | None
     """Reads it all at the first call, in all processes together. None: it has moved, and comes from the checkpoint."""
+    num_ids: int = 0
+    """Size of a teacher's vocabulary."""
 
 
 def open_reference(

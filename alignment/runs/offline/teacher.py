@@ -100,7 +100,8 @@ def find_teacher(launch: Launch, student: str | None, tokenizer: Tokenizer) -> R
             "with tensor_parallel_degree above 1 both must be cut alike. Use a degree of 1 (sharding and pipeline "
             "stages are possible), or pad the smaller one's embeddings"
         )
-    return ReferenceSource(folder, cache(partial(frozen_model, "the teacher", folder, world, launch.hashed)))
+    frozen = cache(partial(frozen_model, "the teacher", folder, world, launch.hashed))
+    return ReferenceSource(folder, frozen, config.vocab_size)
 
 
 def open_teacher(launch: Launch, source: ReferenceSource, tokenizer: Tokenizer) -> Teacher:

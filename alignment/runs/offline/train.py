@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -36,6 +37,7 @@ from alignment.runs.offline.labelled import (
 )
 from alignment.runs.offline.moving_reference import REFERENCE
 from alignment.runs.offline.objective import EvaluationInputs, OfflineObjective, TrainedModel
+from alignment.runs.offline.own_answers import open_own_answers
 from alignment.runs.offline.reference import Reference, ReferenceSource, find_reference, open_reference
 from alignment.runs.offline.teacher import find_teacher, open_teacher
 from alignment.runs.state import StatePart
@@ -88,6 +90,9 @@ def build_run(
         cut, longest = micro_batches_of(launch, objective.rows_per_sample), launch.parsed.data.max_length
         measure = open_baseline(objective, baseline, held.prepare, max_length=longest, cut=cut)
     task = build_task(objective, hyperparameters, model=model, reference=held, measure=measure)
+    if taught:
+        own = open_own_answers(launch, model, tokenizer, rows=loader.batch_size, readable=taught.num_ids)
+        task = replace(task, renew=own)
 
     def make_evaluation(runner: ModelRunner) -> Any:
         fixed = {"launch": launch, "objective": objective, "task": task, "tokenizer": tokenizer}

@@ -261,6 +261,11 @@ ROWS = (
     Row("teacher_offload", True, lambda r: (_teacher(r)._is_offloaded, _is_here(r)), (True, False), only=KD),
     Row("beta", 0.75, lambda r: _teacher(r)._kind.beta, only=KD),
     Row("temperature", 1.5, lambda r: _teacher(r)._kind.temperature, only=KD),
+    Row("lmbda", 0.5, lambda r: r.loop.task.renew.share, with_={"kd_coef": 1.0}, only=KD, alone=True),
+    Row(
+        "max_dec_len", 9, lambda r: r.loop.task.renew.options.max_new_tokens, with_={"lmbda": 1.0, "kd_coef": 1.0},
+        only=KD, alone=True,
+    ),
     Row("label_smoothing", 0.25, lambda r: _loss(r).label_smoothing, only=SFT),
     Row("loss_on", "last", lambda r: r.dataset.options.targets, only=SFT, alone=True),
     Row("pretrain_mode", True, lambda r: r.dataset.options.targets, "text", only=SFT, alone=True),

@@ -47,7 +47,7 @@ DEFAULTS = {
     },
     "kd": {
         **SHARED, "eval_datasets": None, "model_config_name_or_path": None, "kd_coef": 0.4, "beta": 0.0,
-        "temperature": 1.0, "lmbda": 0.0, "teacher_offload": False,
+        "temperature": 1.0, "lmbda": 0.0, "max_dec_len": None, "teacher_offload": False,
     },
     "pairwise": {
         **SHARED, "eval_datasets": None, "model_config_name_or_path": None, "pairwise_template": None,

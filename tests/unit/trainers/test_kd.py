@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
+from types import SimpleNamespace
+from unittest import mock
 
+import numpy as np
 import pytest
 
 from alignment.errors import ArgumentError, CheckpointError
+from alignment.generation.engine import GenerationOptions
 from alignment.models.folders.hub import load_causal_lm
 from alignment.models.folders.saving import save_model
 from alignment.models.tokenizer.tokenizer import load_tokenizer
+from alignment.records import Completion
+from alignment.runs.offline.own_answers import OwnAnswers
 from alignment.telemetry.jsonl import read_json_lines
 from alignment.trainers.registered import TRAINERS
 from tests.contract.keys.assembled import BASE, TOKENIZER, make_models
@@ -133,13 +140,71 @@ def test_a_teacher_with_other_tokens_is_refused_with_the_first_difference(folder
     )
 
 
+OWN = {"lmbda": 1.0, "kd_coef": 1.0, "max_dec_len": 6}
+
+
+def test_the_students_own_answers_do_not_depend_on_micro_batches(folder):
+    """Two updates: after the first rounding may draw another token."""
+    whole = train(folder, "own", **OWN, max_steps=2)
+    cut = train(folder, "own-cut", **OWN, max_steps=2, per_device_train_batch_size=1, gradient_accumulation_steps=4)
+    for one, other in zip(whole, cut, strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+
+
+def test_the_data_gives_the_prompts_alone(folder, plain):
+    """With answers of its own the student's entropy is what a token costs it, not the surprise of the data."""
+    own = train(folder, "own-only", **OWN)
+    data = train(folder, "own-never", **{**OWN, "lmbda": 0.0})
+    assert own[0]["kd/divergence"] != data[0]["kd/divergence"] and own[-1]["eval/loss"] < data[0]["kd/loss"]
+
+
+def test_updates_are_drawn_by_seed_and_number_whatever_came_before():
+    """A share of 0.5 with seed 3; prompts end at the first target, and no sequence has the number of another."""
+    asked = []
+
+    class Engine:
+        def load_weights(self, weights, version):
+            asked.append(("weights", version))
+
+        def generate(self, prompts, options, *, seed, sequence_ids):
+            asked.append(([prompt.tolist() for prompt in prompts], seed, list(sequence_ids)))
+            answers = [np.array([9, 2])] * len(prompts)
+            return [Completion(answer, np.zeros(2, np.float32), "stop") for answer in answers]
+
+    def update(own, number):
+        model = SimpleNamespace(model=SimpleNamespace(dtype="float32"), named_sublayers=list, sublayers=list)
+        learner = SimpleNamespace(
+            num_updates=number, offloaded_model=None, kept_weights=list, runner=SimpleNamespace(model=model)
+        )
+        return own(rows, learner)
+
+    rows = [{"input_ids": np.array([1, 5, 6, 7]), "labels": np.array([-100, -100, 6, 7])}] * 3
+    options = GenerationOptions(max_new_tokens=2)
+    make = partial(OwnAnswers, share=0.5, seed=3, rows=4, options=options, make_engine=lambda learner: Engine())
+    with mock.patch("alignment.loops.rollout_engine.unpacked_weights", lambda model, dtype: []):
+        once, again = make(), make()
+        drawn = [number for number in range(200) if update(once, number) is not rows]
+        assert 80 < len(drawn) < 120
+        assert [number for number in reversed(range(200)) if update(again, number) is not rows] == drawn[::-1]
+        asked.clear()
+        [first, *_] = update(again, drawn[1])
+    assert first["input_ids"].tolist() == [1, 5, 9, 2] and first["labels"].tolist() == [-100, -100, 9, 2]
+    start = 4 * drawn[1]
+    assert asked == [("weights", drawn[1]), ([[1, 5]] * 3, 3, [start, start + 1, start + 2])]
+
+
 @pytest.mark.parametrize(
     ("keys", "says"),
     [
         ({"kd_coef": 1.5}, "kd_coef"),
         ({"beta": -0.1}, "beta"),
         ({"temperature": 0}, "temperature"),
-        ({"lmbda": 0.5}, "lmbda: .*the student's own are not sampled"),
+        ({"lmbda": 1.5}, "lmbda"),
+        ({"lmbda": 0.5}, "lmbda=0.5 with kd_coef=0.4: .*Give kd_coef=1, or lmbda=0"),
+        (
+            {"lmbda": 0.5, "kd_coef": 1.0, "packing_samples": True, "max_tokens_per_batch": 95},
+            "max_tokens_per_batch=95 is below max_length=96: .*Give 96 or more",
+        ),
     ],
 )
 def test_what_cannot_be_honoured_is_refused_by_name(folder, keys, says):

@@ -29,7 +29,7 @@ ROWS = {
     "dpo": ("dpo", {"loss_type": "bco_pair", "ref_model_update_steps": 2}),
     "dpo LoRA": ("dpo", LORA),
     "kto": ("kto", {"packing_samples": True, "max_tokens_per_batch": 200}),
-    "kd": ("kd", {"beta": 0.5}),
+    "kd": ("kd", {"beta": 0.5, "kd_coef": 1.0, "lmbda": 0.5, "max_dec_len": 8}),
     "rm": ("rm", {}),
     "rm regression": (
         "rm",
