@@ -68,12 +68,10 @@ def answered(prompt: np.ndarray, answer: np.ndarray) -> Sample:
     return {"input_ids": ids, "labels": labels}
 
 
-def open_own_answers(
-    launch: Launch, model: Any, tokenizer: Tokenizer, *, rows: int, readable: int
-) -> OwnAnswers | None:
+def open_own_answers(launch: Launch, model: Any, tokenizer: Tokenizer, rows: int, num_ids: int) -> OwnAnswers | None:
     """Return what samples from ``model``, the student; None if nothing is sampled.
 
-    ``rows``: those of an update. ``readable``: ids of the teacher, which reads the answers too.
+    ``rows``: those of an update. ``num_ids``: ids of the teacher, which reads the answers too.
     """
     parsed = launch.parsed
     if not parsed.loss.lmbda:
@@ -88,7 +86,7 @@ def open_own_answers(
     )
 
     def make_engine(learner: Learner) -> Engine:
-        return _build_engine(launch, model, learner, usable=min(readable, model.config.vocab_size))
+        return _build_engine(launch, model, learner, usable=min(num_ids, model.config.vocab_size))
 
     return OwnAnswers(
         share=parsed.loss.lmbda, seed=parsed.training.seed, rows=rows, options=options, make_engine=make_engine

@@ -91,8 +91,7 @@ def build_run(
         measure = open_baseline(objective, baseline, held.prepare, max_length=longest, cut=cut)
     task = build_task(objective, hyperparameters, model=model, reference=held, measure=measure)
     if taught:
-        own = open_own_answers(launch, model, tokenizer, rows=loader.batch_size, readable=taught.num_ids)
-        task = replace(task, renew=own)
+        task = replace(task, renew=open_own_answers(launch, model, tokenizer, loader.batch_size, taught.num_ids))
 
     def make_evaluation(runner: ModelRunner) -> Any:
         fixed = {"launch": launch, "objective": objective, "task": task, "tokenizer": tokenizer}

@@ -127,12 +127,15 @@ COLUMNS = (
 )
 
 
+_OWN_ROWS = ("reference_free", "lmbda")
+
+
 def _loss_rows() -> Iterator[Row]:
     """Yield a row for each hyperparameter of the losses of policies: the loss gets it."""
     for trainer in (name for name in OBJECTIVES if OBJECTIVES[name].hyperparameters):
         keys = declare({"loss": OBJECTIVES[trainer].hyperparameters})
         for key in keys:
-            if not key.constraint.no_effect and not key.constraint.refusal and key.name != "reference_free":
+            if not key.constraint.no_effect and not key.constraint.refusal and key.name not in _OWN_ROWS:
                 value, with_ = _other_value(key), _loss_that_reads(key, keys)
                 if key.name in ("margin_scale", "offset_alpha"):
                     with_ = {"train_datasets": "jsonl:1:{margins.jsonl}"}
