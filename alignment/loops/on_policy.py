@@ -98,10 +98,10 @@ class OnPolicyLoop:
     @property
     def _updater(self) -> OnPolicyUpdater:
         """The updater with the KL coefficient of the loss as it is now."""
-        if self.kl.loss_scale == 1:
+        numbers, coefficient = self.hyperparameters, getattr(self.hyperparameters, "kl_loss_coeff", 0.0)
+        if self.kl.loss_scale == 1 or not coefficient:
             return self.updater
-        numbers = self.hyperparameters
-        scaled = replace(numbers, kl_loss_coeff=self.kl.loss_scale * numbers.kl_loss_coeff)
+        scaled = replace(numbers, kl_loss_coeff=self.kl.loss_scale * coefficient)
         return replace(self.updater, hyperparameters=scaled)
 
     def _watch(self, metrics: dict[str, Metric], rollout: Rollout, *, step: int) -> dict[str, Metric]:

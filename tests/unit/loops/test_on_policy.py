@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import pytest
 
 from alignment.algorithms.on_policy.critic_free.dapo import DAPO
 from alignment.algorithms.on_policy.ppo import PPO, PPOHyperparameters
+from alignment.algorithms.on_policy.registered import ALGORITHMS
 from alignment.errors import NumericalError, UserError
 from alignment.generation.engine import GenerationOptions
 from alignment.loops.on_policy import KLController, OnPolicyLoop
@@ -274,3 +276,17 @@ def test_tokens_are_counted_by_stage_as_often_as_they_are_worked_on(iterations, 
     monkeypatch.setattr(StageTimer, "count", lambda self, stage, tokens: counted.update({stage: tokens}))
     _run([0.0] * 3, "warn", iterations=iterations, rows_per_update=2)
     assert counted == {"rollout": 12, "score": 20, "update": learned}
+
+
+@pytest.mark.parametrize(("name", "has_it"), [("grpo", True), ("ppo", False)])
+def test_a_raised_kl_scales_the_coefficient_of_the_loss_where_the_algorithm_has_one(name, has_it):
+    numbers = ALGORITHMS[name].hyperparameters()
+    given = {item.name: None for item in dataclasses.fields(OnPolicyLoop)}
+    updater = OnPolicyUpdater(**{item.name: None for item in dataclasses.fields(OnPolicyUpdater)})
+    updater = dataclasses.replace(updater, hyperparameters=numbers)
+    kl = KLController(coefficient=0.1, target=None, horizon=1.0, loss_scale=4.0)
+    loop = OnPolicyLoop(**{**given, "hyperparameters": numbers, "updater": updater, "kl": kl})
+    if has_it:
+        assert loop._updater.hyperparameters.kl_loss_coeff == 4 * numbers.kl_loss_coeff > 0
+    else:
+        assert loop._updater is updater
