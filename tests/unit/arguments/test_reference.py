@@ -53,7 +53,7 @@ def test_every_key_has_one_row_and_all_cells():
     lines = [line for line in key_reference().splitlines() if line.startswith("| `")]
     keys = [line.split("`")[1] for line in lines]
     shared = {"train_datasets", "eval_datasets", "model_name_or_path", "model_config_name_or_path", "value_head_prefix"}
-    shared.add("temperature")  # of sampling, and of distillation
+    shared |= {"temperature", "max_dec_len"}  # of sampling, and of distillation
     shared |= {key for key, count in Counter(_loss_keys()).items() if count > 1}
     repeated = {key for key in keys if keys.count(key) > 1}
     assert repeated == shared | _of_several_algorithms()
