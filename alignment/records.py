@@ -196,6 +196,12 @@ class Rollout:
     """Numbers about the rewards of rows that are only logged, [N] float32 each."""
     scores: np.ndarray | None = None
     """[N] float32, rewards after normalisation and with the terms added, if any."""
+    raw_costs: np.ndarray | None = None
+    """[N] float32, costs as returned by the cost model."""
+    costs: np.ndarray | None = None
+    """[N] float32, costs after normalisation, if any."""
+    cost_values: np.ndarray | None = None
+    """[N, R] float32, values of the cost critic before the update."""
     valid: np.ndarray | None = None
     """[N] bool, False if the reward failed and the group is masked (None: all valid)."""
     policy_version: int = 0
@@ -247,3 +253,5 @@ class Experience:
     """[N, R] float32, the KL penalty alone, before clipping (None: there is none)."""
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     """The algorithm's own metrics."""
+    cost_returns: np.ndarray | None = None
+    """[N, R] float32, zero under the mask (None without a cost critic)."""

@@ -144,6 +144,13 @@ def check_critic_model(v: Values) -> Iterator[str]:
         yield "critic_init=scratch with lora=true would freeze random weights: give critic_init=policy, or lora=false"
 
 
+def check_cost_models(v: Values) -> Iterator[str]:
+    """Check that a run does not delete its cost models, and that lambda starts below its limit."""
+    yield from find_replaced(v, "cost_model_name_or_path", "cost_critic_model_name_or_path")
+    if v.lambda_max is not None and v.lambda_init > v.lambda_max:
+        yield f"lambda_init={v.lambda_init:g} exceeds lambda_max={v.lambda_max:g}"
+
+
 def check_lower_clip(v: Values) -> Iterator[str]:
     """Check that the lower limit of the probability ratio is positive."""
     if v.clip_range_ratio >= 1 and v.clip_range_ratio_low is None:
@@ -208,6 +215,7 @@ CHECKS: tuple[Check, ...] = (
     check_reward_server,
     check_critic_model,
     check_models,
+    check_cost_models,
     check_lower_clip,
     check_critic_schedule,
     check_sampling,

@@ -65,6 +65,19 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType({
             Figure("KL to the SFT policy (nats per response)", "ppo", "eval/kl_divergence", ".2f"),
         ),
     ),
+    "ppo_lagrangian": Recipe(
+        (
+            *(_SFT, Stage("rm", _FROM_SFT), Stage("rm_cost", _FROM_SFT, "rm")),
+            Stage("ppo_lagrangian", {**_PPO_MODELS, "cost_model_name_or_path": "rm_cost/reward"}, "ppo"),
+        ),
+        (
+            Figure("cost model accuracy on held-out pairs", "rm_cost", "eval/accuracy", ".1%"),
+            Figure("cost (safe below 0)", "ppo_lagrangian", "eval/cost", ".2f"),
+            Figure("unsafe answers, by the cost model", "ppo_lagrangian", "eval/unsafe_rate", ".1%"),
+            Figure("lambda", "ppo_lagrangian", "train/lambda", ".2f"),
+            Figure("KL to the SFT policy (nats per response)", "ppo_lagrangian", "eval/kl_divergence", ".2f"),
+        ),
+    ),
     "dpo": Recipe(
         (_SFT, Stage("dpo", _FROM_SFT)),
         (Figure("held-out pairs ranked correctly", "dpo", "eval/rewards/accuracies", ".1%"),),

@@ -15,7 +15,7 @@ from alignment.loops.rollout_engine import RolloutEngine
 from alignment.records import Rollout
 from alignment.rollout.collector import Collector
 from alignment.rollout.judge import Judge
-from alignment.rollout.metrics import describe_sources, kl_by_row
+from alignment.rollout.metrics import cost_metrics, describe_sources, kl_by_row
 from alignment.rollout.rewards.scorers import Scorer, Scores
 from alignment.telemetry.tables import print_table
 
@@ -74,7 +74,7 @@ class PromptEvaluation:
         metrics |= {f"eval/{name}": value for name, value in describe_sources(rollout).items()}
         if rollout.ref_logprobs is not None:
             metrics["eval/kl_divergence"] = float(kl_by_row(rollout).mean())
-        return metrics
+        return metrics | ({} if rollout.raw_costs is None else cost_metrics(rollout, "eval"))
 
 
 def _judge_metrics(judged: Mapping[str, Scores]) -> dict[str, float]:

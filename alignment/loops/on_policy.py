@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from alignment.algorithms.kl import adapt_kl_coeff
+from alignment.algorithms.lagrange import LagrangeMultiplier
 from alignment.algorithms.on_policy.spec import OnPolicyAlgorithm
 from alignment.loops.evaluation import sample_rows
 from alignment.loops.rollout_engine import RolloutEngine
@@ -70,6 +71,8 @@ class OnPolicyLoop:
     """Token ids to text, for samples."""
     records_samples: bool = True
     """Whether samples of training are recorded, for runs without evaluation (if there is ``decode``)."""
+    multiplier: LagrangeMultiplier | None = None
+    """Weighs the cost; None: there is none."""
 
     def run(self) -> None:
         """Train until the session's last update."""
@@ -80,6 +83,7 @@ class OnPolicyLoop:
                 rollout, sampling, epoch_ended = self._sample(prompts, epoch_ended)
                 with session.stage("score"):
                     rollout, gap_metrics = self.gate.check(rollout)
+                    gap_metrics |= self._weigh_cost(rollout)
                     experience = self._estimate(rollout)
             if self.observe is not None:
                 self.observe(experience)
@@ -133,8 +137,17 @@ class OnPolicyLoop:
         with self.session.stage("score"):
             return self.judge.measure(rollout)
 
-    def _estimate(self, rollout: Any) -> Experience:
-        return estimate_experience(rollout, self.algorithm, self.hyperparameters, kl_coeff=self.kl.coefficient)
+    def _weigh_cost(self, rollout: Rollout) -> dict[str, Metric]:
+        """Move the multiplier by the costs of ``rollout``, before these are weighed with it; return its metrics."""
+        if self.multiplier is None:
+            return {}
+        costs = rollout.costs[rollout.valid_rows].tolist()
+        return self.multiplier.observe(costs, num_updates=self.session.counters.updates)
+
+    def _estimate(self, rollout: Rollout) -> Experience:
+        multiplier = self.multiplier and self.multiplier.value
+        options = {"kl_coeff": self.kl.coefficient, "multiplier": multiplier}
+        return estimate_experience(rollout, self.algorithm, self.hyperparameters, **options)
 
     def _training_samples(self, rollout: Rollout) -> list[dict[str, Any]]:
         """Return the first rows of ``rollout`` to record."""

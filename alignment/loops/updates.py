@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from alignment.algorithms.on_policy.spec import OnPolicyAlgorithm
+from alignment.algorithms.on_policy.spec import CriticRole, OnPolicyAlgorithm
 from alignment.metrics import Metric, average_metrics, merge_metrics
 from alignment.parallel.micro_batches import MicroBatches
 from alignment.parallel.runner import Objective
@@ -46,7 +46,7 @@ class UpdatePlan:
 
 @dataclass(frozen=True, kw_only=True)
 class OnPolicyUpdater:
-    """Turns an experience into optimizer updates of the policy and, if there is one, the critic."""
+    """Turns an experience into optimizer updates of the policy and of the critics, if there are any."""
 
     policy: Learner
     critic: Learner | None
@@ -57,6 +57,7 @@ class OnPolicyUpdater:
     """Returns supervised micro-batches with the given number of rows for the PTX loss; None: no such loss."""
     average: WeightAverage | None = None
     """Follows the policy's weights; None: they are not averaged."""
+    cost_critic: Learner | None = None
 
     def update(self, experience: Experience, *, limit: int) -> tuple[dict[str, Metric], int]:
         """Make at most ``limit`` updates; return (metrics averaged over them, their number)."""
@@ -103,9 +104,11 @@ class OnPolicyUpdater:
                 self.policy.discard()
                 return None
             metrics += self._finish_policy(sum(batch.num_rows for batch in batches))
-        if self.critic is not None:
-            metrics += self.critic.accumulate(batches, self._critic_objective(denominator))
-            metrics.append(self.critic.apply())
+        for role in self.algorithm.critics:
+            critic: Learner | None = getattr(self, role.name)
+            if critic is not None:
+                metrics += critic.accumulate(batches, self._critic_objective(role, denominator))
+                metrics.append(critic.apply())
         return merge_metrics(metrics)
 
     def _finish_policy(self, num_rows: int) -> list[dict[str, Metric]]:
@@ -131,6 +134,6 @@ class OnPolicyUpdater:
         loss = partial(self.algorithm.policy_loss, **options)
         return policy_objective(loss, temperature=self.plan.temperature, with_entropy=self.plan.with_entropy)
 
-    def _critic_objective(self, denominator: float) -> Objective:
+    def _critic_objective(self, role: CriticRole, denominator: float) -> Objective:
         options = {"hyperparameters": self.hyperparameters, "denominator": denominator}
-        return critic_objective(partial(self.algorithm.value_loss, **options))
+        return critic_objective(partial(self.algorithm.value_loss, **options), role)

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -138,7 +138,8 @@ def _write_run(folder: Path, parsed: Parsed, job: Job) -> Path:
     given = {key: value for key, value in parsed.as_dict().items() if key in _KEPT.split() and parsed.given(key)}
     for role, config in job.models.items():
         if role != "reference" or job.own_reference is not None:
-            _write_model(folder / role, config, "causal" if role in LANGUAGE_MODELS else "score")
+            options = {"score_type": role} if role == "cost" else {}
+            _write_model(folder / role, config, "causal" if role in LANGUAGE_MODELS else "score", options)
     own = {
         **(_on_policy_arguments(folder, job) if job.generates else _offline_arguments(folder, job)),
         "output_dir": str(folder / "output"),
@@ -158,7 +159,12 @@ def _write_run(folder: Path, parsed: Parsed, job: Job) -> Path:
 
 def _on_policy_arguments(folder: Path, job: Job) -> dict[str, Any]:
     """Return the arguments for an iteration with full-length responses and one more update."""
-    critic = {"reward_critic_model_name_or_path": str(folder / "critic")} if job.critic is not None else {}
+    named = {
+        "reward_critic_model_name_or_path": "critic",
+        "cost_model_name_or_path": "cost",
+        "cost_critic_model_name_or_path": "cost_critic",
+    }
+    scored = {key: str(folder / role) for key, role in named.items() if role in job.models}
     if job.other_rewards:
         rewards = {"reward_sources": json.dumps([_written_source(folder, job, role) for role in job.other_rewards])}
     elif job.reward is None:
@@ -168,7 +174,7 @@ def _on_policy_arguments(folder: Path, job: Job) -> dict[str, Any]:
     return {
         "train_datasets": "packing-prompts/train",
         "actor_model_name_or_path": str(folder / "policy"),
-        **critic,
+        **scored,
         **rewards,
         "max_dec_len": job.response,
         "min_dec_len": job.response,
@@ -190,13 +196,16 @@ def _offline_arguments(folder: Path, job: Job) -> dict[str, Any]:
     return {"train_datasets": "packing-sft/train", **start, **own}
 
 
-def _write_model(folder: Path, config: DecoderConfig, kind: str) -> None:
-    """Write random weights of ``config`` with the tokenizer of the shipped data, which uses only the lowest ids."""
+def _write_model(folder: Path, config: DecoderConfig, kind: str, options: Mapping[str, str]) -> None:
+    """Write random weights of ``config`` with the tokenizer of the shipped data, which uses only the lowest ids.
+
+    ``options`` are further keys of config.json.
+    """
     folder.mkdir()
     for file in _TOKENIZER.iterdir():
         shutil.copy(file, folder)
     stops = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-    (folder / CONFIG_FILE).write_text(json.dumps({**config.to_dict(), **stops}), encoding="utf-8")
+    (folder / CONFIG_FILE).write_text(json.dumps({**config.to_dict(), **stops, **options}), encoding="utf-8")
     shapes = {name: s[::-1] if is_transposed(name) else s for name, s in whole_shapes(config, kind).items()}
     groups = cut_files([TensorEntry(name, np.dtype(np.float32), shape) for name, shape in shapes.items()])
     files = dict(zip(file_names(len(groups)), groups, strict=True))

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from alignment.architecture.cuts import layer_sizes
 from alignment.architecture.layout import Layout
 from alignment.planner.engines import rollout_engine
-from alignment.planner.job import JUDGE, LANGUAGE_MODELS, Job
+from alignment.planner.job import CRITICS, JUDGE, LANGUAGE_MODELS, Job
 from alignment.planner.machine import ENGINE_COSTS, Machine
 from alignment.planner.messages import idle_share, layer_elements, update_bytes
 from alignment.planner.rollout import PlannedRollout
@@ -53,7 +53,7 @@ def update_seconds(job: Job, layout: Layout, machine: Machine, role: str) -> flo
     """Return the seconds of one update of ``role``, supervised rows (PTX) included: compute stretched by idle time,
     plus messages.
     """
-    again = 4 / 3 if (job.critic_recompute if role == "critic" else job.recompute) == "full" else 1
+    again = 4 / 3 if (job.critic_recompute if role in CRITICS else job.recompute) == "full" else 1
     tokens = job.rows_per_batch * job.length * job.micro_batches
     work = 6 * again * tokens * _elements(job, role) / (layout.tensor * layout.pipeline * machine.flops)
     sent = update_bytes(job, layout, role=role)

@@ -20,12 +20,14 @@ from alignment.errors import ArgumentError
 from alignment.models.adapters.peft_config import CONFIG_FILE as ADAPTER_FILE
 from alignment.models.adapters.peft_config import read_adapter
 from alignment.models.config import CONFIG_FILE, read_config
-from alignment.runs.on_policy.algorithm import ChosenAlgorithm, critic_name
+from alignment.runs.on_policy.algorithm import ChosenAlgorithm, cost_names, critic_name
 
 LANGUAGE_MODELS = ("policy", "reference", "teacher")
 """Roles with language models; the others have score models."""
 JUDGE = "judge-"
 """Begins the roles of second judges, which run in evaluations only."""
+CRITICS = ("critic", "cost_critic")
+"""Roles of critics."""
 ON_POLICY_PHASES = ("rollout", "score", "update")
 
 
@@ -45,6 +47,10 @@ class Job:
     """Score models among several reward sources and second judges, by role."""
     source_rows: Mapping[str, int] = field(default_factory=dict)
     """Rows per forward pass of those with a batch size of their own, by role."""
+    cost: DecoderConfig | None = None
+    """None: the algorithm needs no cost."""
+    cost_critic: DecoderConfig | None = None
+    """None: the run has no critic of the cost."""
     half: bool
     """Whether weights are bfloat16 with float32 masters."""
     length: int
@@ -56,9 +62,9 @@ class Job:
     logprob_rows: int
     """Rows per forward pass for log-probs of policy and reference."""
     value_rows: int
-    """Rows per forward pass of the critic without gradients."""
+    """Rows per forward pass of a critic without gradients."""
     reward_rows: int
-    """Rows per forward pass of the reward model."""
+    """Rows per forward pass of the reward model, and of the cost model."""
     micro_batches: int
     """Micro-batches per update."""
     max_tokens: int | None = None
@@ -120,9 +126,10 @@ class Job:
     def models(self) -> dict[str, DecoderConfig]:
         """The models of the run by role, in display order."""
         reference = (self.own_reference or self.policy) if self.has_reference else None
-        trained = {"policy": self.policy, "critic": self.critic}
-        frozen = {"reference": reference, "teacher": self.teacher, "reward": self.reward, **self.other_rewards}
-        return {role: config for role, config in {**trained, **frozen}.items() if config is not None}
+        trained = {"policy": self.policy, "critic": self.critic, "cost_critic": self.cost_critic}
+        rewards = {"reward": self.reward, **self.other_rewards, "cost": self.cost}
+        roles = {**trained, "reference": reference, "teacher": self.teacher, **rewards}
+        return {role: config for role, config in roles.items() if config is not None}
 
     def weights_of(self, role: str) -> str:
         """Return under what the weights of ``role`` are counted: several reward models are one component."""
@@ -145,7 +152,7 @@ class Job:
     @property
     def trained(self) -> tuple[str, ...]:
         """Roles whose models are trained."""
-        return (self.learner, "critic") if self.critic is not None else (self.learner,)
+        return (self.learner, *(name for name in CRITICS if getattr(self, name) is not None))
 
     @property
     def prompt(self) -> int:
@@ -165,15 +172,16 @@ def read_job(parsed: Parsed, *, device: str) -> Job:
     iteration = rollout * max(1, micro * training.gradient_accumulation_steps // rollout)
     algorithm = ChosenAlgorithm.of(parsed)
     keys = parsed.critic if algorithm.needs_critic else CriticArguments()
-    again = training.recompute if keys.critic_recompute is None else keys.critic_recompute
     granularity = keys.critic_recompute_granularity or training.recompute_granularity
     policy = read_shape(on_policy.actor_model_name_or_path, "actor_model_name_or_path")
     critic = read_shape(critic_name(parsed), "reward_critic_model_name_or_path") if algorithm.needs_critic else None
+    costs, again = _read_costs(parsed), training.recompute if keys.critic_recompute is None else keys.critic_recompute
     return Job(
         policy=policy,
         critic=critic,
+        **costs,
         has_reference=algorithm.needs_reference and not parsed.adapter.lora,
-        adapters=plan_adapters(parsed, {"policy": policy, "critic": critic}),
+        adapters=plan_adapters(parsed, {"policy": policy, "critic": critic, "cost_critic": costs.get("cost_critic")}),
         four_bit=parsed.adapter.load_in_4bit,
         reward=read_shape(reward, "reward_model_name_or_path") if reward else None,
         **_read_sources(source, evaluates=training.evaluates),
@@ -222,6 +230,12 @@ def _in_run(name: str) -> str:
     folder = Path(name).expanduser()
     is_run = not (folder / CONFIG_FILE).is_file() and (folder / "reward" / CONFIG_FILE).is_file()
     return str(folder / "reward") if is_run else name
+
+
+def _read_costs(parsed: Parsed) -> dict[str, DecoderConfig]:
+    """Return the shapes of the cost model and of its critic, by role; nothing if the algorithm needs no cost."""
+    roles = zip(("cost", "cost_critic"), cost_names(parsed), strict=True)
+    return {role: read_shape(name, f"{role}_model_name_or_path") for role, name in roles if name}
 
 
 def planned_batches(training: TrainingArguments, length: int) -> tuple[int, int]:

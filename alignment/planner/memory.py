@@ -15,14 +15,15 @@ from functools import cached_property
 from alignment.architecture.layout import Layout
 from alignment.device.host import num_threads
 from alignment.planner.engines import engine_memory
-from alignment.planner.job import LANGUAGE_MODELS, Job
+from alignment.planner.job import CRITICS, LANGUAGE_MODELS, Job
 from alignment.planner.models import Placed, place_models
 from alignment.planner.rollout import PlannedRollout
 from alignment.planner.update import STEP, update_moments
 
 CACHE, SCRATCH, OFFLOADED, AVERAGED = "key-value cache", "scratch", "offloaded", "averaged weights"
 COMPONENTS = (
-    *("policy weights", "critic weights", "reference weights", "teacher weights", "reward weights"),
+    *("policy weights", "critic weights", "cost_critic weights", "reference weights", "teacher weights"),
+    *("reward weights", "cost weights"),
     *("gathered weights", "rollout weights", "teacher states"),
     *("optimizer", "gradients", "activations", CACHE, SCRATCH, "sampling", OFFLOADED, AVERAGED),
 )
@@ -111,8 +112,8 @@ class StageMemory:
     def _forward(self, name: str, *, left: Sequence[str]) -> Iterator[Moment]:
         """Yield the moments of a pass of model ``name`` without gradients; the heads of ``left`` are gathered."""
         job, model = self._job, self._models[name]
-        scores = dict.fromkeys(("reward", *job.other_rewards), job.reward_rows) | job.source_rows
-        count = {**scores, "critic": job.value_rows}.get(name, job.logprob_rows)
+        scores = dict.fromkeys(("reward", "cost", *job.other_rewards), job.reward_rows) | job.source_rows
+        count = {**scores, **dict.fromkeys(CRITICS, job.value_rows)}.get(name, job.logprob_rows)
         step = model.one_pass(count)
         needed = step.forward_only
         head = model.head(count * job.response, is_scaled=job.is_scaled)
@@ -127,9 +128,9 @@ class StageMemory:
 
     def _update(self) -> Iterator[Moment]:
         for model in (model for model in self._models.values() if model.is_trained):
-            # The reference last ran in the score phase; the critic is updated before the policy runs again.
+            # The reference last ran in the score phase; critics are updated before the policy runs again.
             left = self._frozen_heads
-            left += self._whole_head("policy") if model.name == "critic" else 0
+            left += self._whole_head("policy") if model.name in CRITICS else 0
             for name, gradients, activations, gathered in update_moments(model):
                 needed = {"gradients": gradients, "activations": activations}
                 what = f"{model.name} {name}"

@@ -17,7 +17,7 @@ from alignment.planner.counts.gradients import Gradients
 from alignment.planner.counts.head import DistilledHead, Head, NativeHead
 from alignment.planner.counts.operators import FLOAT
 from alignment.planner.counts.shapes import Held, stage_layers
-from alignment.planner.job import LANGUAGE_MODELS, Job
+from alignment.planner.job import CRITICS, LANGUAGE_MODELS, Job
 
 _MOMENT_BYTES = 8
 """AdamW's two moments in float32."""
@@ -30,7 +30,7 @@ class Placed:
     """One model in the first tensor-parallel and sharding process of ``stage``."""
 
     name: str
-    """``policy``, ``critic``, ``reference``, ``teacher`` or ``reward``."""
+    """Its role, as in ``Job.models``."""
     config: DecoderConfig
     job: Job
     layout: Layout
@@ -140,7 +140,7 @@ class Placed:
 
     def one_pass(self, rows: int) -> Pass:
         """Return a pass of ``rows`` full rows."""
-        again = self.job.critic_recompute if self.name == "critic" else self.job.recompute
+        again = self.job.critic_recompute if self.name in CRITICS else self.job.recompute
         return Pass(
             config=self.config,
             rows=rows,

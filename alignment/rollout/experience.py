@@ -13,9 +13,17 @@ from alignment.records import Experience, Rollout
 
 
 def estimate_experience(
-    rollout: Rollout, algorithm: OnPolicyAlgorithm, hyperparameters: Any, *, kl_coeff: float
+    rollout: Rollout,
+    algorithm: OnPolicyAlgorithm,
+    hyperparameters: Any,
+    *,
+    kl_coeff: float,
+    multiplier: float | None = None,
 ) -> Experience:
-    """Return the estimates of ``algorithm`` for ``rollout``; ``kl_coeff`` is the (possibly adapted) KL coefficient."""
+    """Return the estimates of ``algorithm`` for ``rollout``.
+
+    ``kl_coeff`` is the (possibly adapted) KL coefficient, ``multiplier`` the weight of the cost, if there is one.
+    """
     judged = Judged(
         scores=_tensor(rollout.scores),
         old_logprobs=_tensor(rollout.old_logprobs),
@@ -23,6 +31,9 @@ def estimate_experience(
         values=_tensor(rollout.values),
         mask=_tensor(rollout.response_mask),
         group_ids=paddle.to_tensor(rollout.group_ids),
+        costs=_tensor(rollout.costs),
+        cost_values=_tensor(rollout.cost_values),
+        multiplier=multiplier,
     )
     with paddle.no_grad():
         estimate = algorithm.estimate(judged, hyperparameters=hyperparameters, kl_coeff=kl_coeff)
@@ -33,6 +44,7 @@ def estimate_experience(
         rewards=estimate.rewards.numpy(),
         kl_rewards=None if estimate.kl_rewards is None else estimate.kl_rewards.numpy(),
         metrics=estimate.metrics,
+        cost_returns=None if estimate.cost_returns is None else estimate.cost_returns.numpy(),
     )
 
 
@@ -60,6 +72,8 @@ def learning_fields(experience: Experience, *, mask_truncated: bool = False) -> 
         "advantages": experience.advantages,
         "values": rollout.values,
         "returns": experience.returns,
+        "cost_values": rollout.cost_values,
+        "cost_returns": experience.cost_returns,
     }
     return {name: value for name, value in fields.items() if value is not None}
 

@@ -17,7 +17,7 @@ from alignment.rollout.rewards.terms import ScoreTerms
 
 @dataclass(frozen=True, kw_only=True)
 class Judge:
-    """Measures rollouts with the reward source, the policy before its update, the frozen reference and the critic.
+    """Measures rollouts with the reward source, the policy before its update, the frozen reference and the critics.
 
     Log-probs of policy and reference are at the sampling ``temperature``: the trained distribution is the sampled one.
     """
@@ -31,7 +31,12 @@ class Judge:
     logprob_rows: int
     """Rows per forward pass of policy and reference."""
     value_rows: int
-    """Rows per forward pass of the critic."""
+    """Rows per forward pass of a critic."""
+    cost: Scorer | None = None
+    """The cost model; None: responses have no cost."""
+    normalize_cost: Callable[[np.ndarray], np.ndarray] | None = None
+    """Normalises raw costs [N]; None: they stay raw."""
+    cost_critic: ModelRunner | None = None
     temperature: float
     terms: ScoreTerms | None = None
     """Terms added to the normalised rewards (None: there are none)."""
@@ -53,8 +58,7 @@ class Judge:
             reference, _ = measure_logprobs(self.reference, rollout, **options)
             _require_finite("reference", "log-probs", reference, rollout, is_trained=False)
         if self.critic is not None:
-            values = measure_values(self.critic, rollout, rows_per_batch=self.value_rows)
-            _require_finite("critic", "values", values, rollout)
+            values = self._values("critic", self.critic, rollout)
         return rollout.with_fields(
             raw_scores=scores.values,
             scores=total,
@@ -66,12 +70,29 @@ class Judge:
             entropy=entropy,
             ref_logprobs=reference,
             values=values,
+            **self._measure_cost(rollout),
         )
 
     def _add_terms(self, rollout: Rollout, scores: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Return ``scores`` [N] with all terms added, and the terms."""
         terms = {} if self.terms is None else self.terms.measure(rollout, scores)
         return sum(terms.values(), start=scores), terms
+
+    def _measure_cost(self, rollout: Rollout) -> dict[str, np.ndarray]:
+        """Return the fields of the costs and of the cost critic; nothing without a cost model."""
+        if self.cost is None:
+            return {}
+        raw = self.cost.score(rollout).values
+        fields = {"raw_costs": raw, "costs": raw if self.normalize_cost is None else self.normalize_cost(raw)}
+        if self.cost_critic is not None:
+            fields["cost_values"] = self._values("cost critic", self.cost_critic, rollout)
+        return fields
+
+    def _values(self, name: str, critic: ModelRunner, rollout: Rollout) -> np.ndarray:
+        """Return the values [N, R] of ``critic``, which messages call ``name``."""
+        values = measure_values(critic, rollout, rows_per_batch=self.value_rows)
+        _require_finite(name, "values", values, rollout)
+        return values
 
     def _normalized(self, scores: Scores) -> np.ndarray:
         """Return normalised rewards [N]; rows whose reward failed do not affect the statistics."""

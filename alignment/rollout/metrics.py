@@ -29,6 +29,8 @@ def describe_experience(experience: Experience) -> dict[str, Metric]:
         metrics |= _kl(rollout)
     if rollout.values is not None:
         metrics |= _critic(experience)
+    if rollout.costs is not None:
+        metrics |= _costs(experience)
     complete = {name: m if isinstance(m, Metric) else Metric(m) for name, m in metrics.items()}
     return {name: m._replace(value=float(m.value)) for name, m in complete.items()}
 
@@ -102,13 +104,35 @@ def _advantages(experience: Experience) -> dict[str, float]:
 
 def _critic(experience: Experience) -> dict[str, Any]:
     rollout = experience.rollout
-    values, returns = paddle.to_tensor(rollout.values), paddle.to_tensor(experience.returns)
-    mask = paddle.to_tensor(rollout.response_mask)
     return {
         "train/values": _token_mean(rollout.values, rollout),
         "train/returns": _token_mean(experience.returns, rollout),
-        "critic/explained_variance": explained_variance(values, returns, mask=mask),
+        "critic/explained_variance": _explained(rollout.values, experience.returns, rollout),
     }
+
+
+def _costs(experience: Experience) -> dict[str, Any]:
+    rollout = experience.rollout
+    return cost_metrics(rollout, "train") | {
+        "train/norm_cost": rollout.costs[rollout.valid_rows].mean(),
+        "train/cost_values": _token_mean(rollout.cost_values, rollout),
+        "train/cost_returns": _token_mean(experience.cost_returns, rollout),
+        "cost_critic/explained_variance": _explained(rollout.cost_values, experience.cost_returns, rollout),
+    }
+
+
+def cost_metrics(rollout: Rollout, phase: str) -> dict[str, float]:
+    """Return ``PHASE/cost``, the mean raw cost, and ``PHASE/unsafe_rate``, the share of responses with a cost above 0.
+
+    The cost model's zero is the border between safe and unsafe answers.
+    """
+    costs = rollout.raw_costs[rollout.valid_rows]
+    return {f"{phase}/cost": float(costs.mean()), f"{phase}/unsafe_rate": float((costs > 0).mean())}
+
+
+def _explained(values: np.ndarray, returns: np.ndarray, rollout: Rollout) -> Any:
+    mask = paddle.to_tensor(rollout.response_mask)
+    return explained_variance(paddle.to_tensor(values), paddle.to_tensor(returns), mask=mask)
 
 
 def _token_mean(grid: np.ndarray, rollout: Rollout) -> float:

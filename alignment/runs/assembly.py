@@ -63,7 +63,7 @@ def build_learner(launch: Launch, name: str, model: Any, training: TrainingArgum
     """Return the learner of ``model``, with learning rate, decay and warm-up from ``training``."""
     warmup = warmup_updates(total_updates, warmup_steps=training.warmup_steps, warmup_ratio=training.warmup_ratio)
     if training.do_train and total_updates <= warmup and training.lr_scheduler_type != "constant":
-        ratio = "critic_warmup_ratio" if name == "critic" else "warmup_ratio"
+        ratio = "critic_warmup_ratio" if name.endswith("critic") else "warmup_ratio"
         log.warn(
             f"{name}: the learning rate rises from 0 over {counted(warmup, 'update')}, and the run has "
             f"{counted(total_updates, 'update')}: it never reaches {training.learning_rate:g}. For a shorter warm-up "

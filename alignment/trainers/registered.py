@@ -79,7 +79,7 @@ for _trainer in (
         title="PPO, GRPO, RLOO, REINFORCE++ and others (rl_algorithm)",
         package="alignment.trainers.ppo",
         door="alignment/ppo/run_ppo.py",
-        models=("policy", "value"),
+        models=("policy", "value", "cost_value"),
         is_on_policy=True,
         small_run={
             "train_datasets": "packing-prompts/train:100/-1",

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import paddle
 
+from alignment.algorithms.on_policy.spec import CRITIC, CriticRole
 from alignment.algorithms.supervised_losses import SupervisedHyperparameters, cross_entropy
 from alignment.metrics import Metric
 from alignment.models.decoder.logprobs import policy_logprobs, smoothed_logprobs, to_grid, token_values
@@ -96,6 +97,16 @@ def policy_objective(loss: Any, *, temperature: float, with_entropy: bool) -> Ob
     )
 
 
-def critic_objective(loss: Any) -> Objective:
-    """Wrap ``loss(values, fields) -> Loss``."""
-    return Objective(read_critic, lambda values, batch: loss(values, fields_as_tensors(batch)))
+def critic_objective(loss: Any, role: CriticRole = CRITIC) -> Objective:
+    """Wrap ``loss(values, fields) -> Loss``: it finds the fields of ``role`` under the names of ``CRITIC``'s, and its
+    metrics are renamed likewise.
+    """
+
+    def of_role(values: paddle.Tensor, batch: TokenBatch) -> Loss:
+        fields = fields_as_tensors(batch)
+        own = {CRITIC.values: fields[role.values], CRITIC.returns: fields[role.returns]}
+        found = loss(values, {**fields, **own})
+        renamed = {name.replace(f"{CRITIC.name}/", f"{role.name}/", 1): m for name, m in found.metrics.items()}
+        return Loss(found.value, renamed)
+
+    return Objective(read_critic, of_role)

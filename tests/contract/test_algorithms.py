@@ -17,8 +17,9 @@ LENGTHS = np.array([7, 5, 1, 4, 3, 6, 2, 7, 5, 1, 4, 6])
 ROWS, WIDTH, SAMPLES = len(LENGTHS), 7, 4
 MASK = (np.arange(WIDTH) < LENGTHS[:, None]).astype(np.float64)
 IDS = np.repeat([5, 2, 9], SAMPLES)
-GRIDS = ("old_logprobs", "ref_logprobs", "values", "logprobs", "entropy")
+GRIDS = ("old_logprobs", "ref_logprobs", "values", "logprobs", "entropy", "cost_values")
 FIELDS = ("old_logprobs", "ref_logprobs", "values")
+RESULTS = ("advantages", "returns", "rewards", "kl_rewards", "cost_returns")
 GIVEN = ["--train_datasets", "p", "--actor_model_name_or_path", "a", "--reward_model_name_or_path", "r"]
 
 
@@ -39,16 +40,21 @@ def draw() -> dict[str, np.ndarray]:
     """Return the arrays of a rollout by name."""
     generator = np.random.default_rng(0)
     arrays = {name: generator.standard_normal((ROWS, WIDTH)) for name in GRIDS}
-    return {**arrays, "scores": generator.standard_normal(ROWS), "mask": MASK, "group_ids": IDS}
+    scores, costs = generator.standard_normal((2, ROWS))
+    return {**arrays, "scores": scores, "costs": costs, "mask": MASK, "group_ids": IDS}
 
 
 def estimate(algorithm, options, arrays):
     """Return its estimate with everything in numpy."""
-    wanted = {name: paddle.to_tensor(arrays[name]) for name in Judged._fields}
-    if not algorithm.needs_critic:
-        wanted["values"] = None
-    found = algorithm.estimate(Judged(**wanted), **options)
+    wanted = {name: paddle.to_tensor(arrays[name]) for name in Judged._fields if name in arrays}
+    left_out = ({"values"} if not algorithm.needs_critic else set()) | _of_cost(algorithm)
+    judged = Judged(**{**wanted, **dict.fromkeys(left_out)}, multiplier=1.5 if algorithm.needs_cost else None)
+    found = algorithm.estimate(judged, **options)
     return found._replace(**{k: v.numpy() for k, v in found._asdict().items() if isinstance(v, paddle.Tensor)})
+
+
+def _of_cost(algorithm):
+    return set() if algorithm.needs_cost else {"costs", "cost_values"}
 
 
 def losses(algorithm, options, arrays):
@@ -103,10 +109,19 @@ def test_hyperparameters_are_frozen_and_have_defaults(algorithm):
 
 def test_a_run_gets_its_keys_and_only_those(algorithm):
     samples = str(algorithm.min_group_size)
+    cost = ["--cost_model_name_or_path", "c"] if algorithm.needs_cost else []
     argv = [*GIVEN, "--output_dir", "o", "--rl_algorithm", algorithm.name, "--num_return_sequences", samples]
-    parsed = parse_ppo_arguments(argv)
+    parsed = parse_ppo_arguments([*argv, *cost])
     assert parsed.algorithm == algorithm.hyperparameters()
-    assert ("critic" in parsed.groups) == algorithm.needs_critic
+    assert ("critic" in parsed.groups) == algorithm.needs_critic == ("critic" in _names(algorithm))
+    assert ("cost" in parsed.groups) == algorithm.needs_cost == ("cost_critic" in _names(algorithm))
+    if algorithm.needs_cost:
+        with pytest.raises(ArgumentError, match="missing required argument 'cost_model_name_or_path'"):
+            parse_ppo_arguments(argv)
+
+
+def _names(algorithm):
+    return [role.name for role in algorithm.critics]
 
 
 def test_a_smaller_group_than_its_minimum_is_refused(algorithm):
@@ -121,7 +136,8 @@ def test_a_smaller_group_than_its_minimum_is_refused(algorithm):
 def test_shapes_and_zeros_under_the_mask(algorithm, options):
     found = estimate(algorithm, options, draw())
     assert (found.returns is not None) == algorithm.needs_critic
-    for name in ("advantages", "returns", "rewards", "kl_rewards"):
+    assert (found.cost_returns is not None) == algorithm.needs_cost
+    for name in RESULTS:
         grid = getattr(found, name)
         if grid is not None:
             assert grid.shape == (ROWS, WIDTH), name
@@ -132,7 +148,7 @@ def test_shapes_and_zeros_under_the_mask(algorithm, options):
 @pytest.mark.parametrize("change", [spoilt, widened])
 def test_what_lies_under_the_mask_changes_nothing(algorithm, options, change):
     clean, other = (estimate(algorithm, options, arrays) for arrays in (draw(), change(draw())))
-    for name in ("advantages", "returns", "rewards", "kl_rewards"):
+    for name in RESULTS:
         one, two = getattr(clean, name), getattr(other, name)
         assert (one is None) == (two is None)
         if one is not None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import pytest
 
 from alignment.errors import UserError
@@ -14,6 +17,7 @@ from alignment.models.tokenizer.tokenizer import load_tokenizer
 from alignment.parity.check import References, check_layout
 from alignment.parity.layouts import LAYOUTS, num_batch_ranks, num_processes
 from alignment.parity.subjects import LARGE_STD, make_models
+from alignment.telemetry.jsonl import read_json_lines
 from alignment.trainers.registered import TRAINERS
 from tests.tiny_models import write_adapter
 
@@ -156,3 +160,31 @@ def test_an_algorithm_without_critic_gives_the_numbers_of_one_process(name, refe
     assert not isinstance(found, UserError), found
     assert found.passes() and found.logprob < 1e-5, found
     assert sorted(path.name for path in folder.glob(f"layout-*{name}*-ppo/[pv]*") if path.is_dir()) == ["policy"]
+
+
+@pytest.mark.parametrize("name", ["Sh2 stage3 offload", "TP2xPP2 single", "TP2xSh2 stage1"])
+def test_a_cost_model_and_two_critics_give_the_numbers_of_one_process(name, references):
+    """The multiplier moves by the same costs in every process; critics, cost model and policy are cut or offloaded."""
+    folder, known = references
+    if not (folder / "cost").exists():
+        shutil.copytree(folder / "reward", folder / "cost")
+        config = json.loads((folder / "cost" / "config.json").read_text())
+        (folder / "cost" / "config.json").write_text(json.dumps({**config, "score_type": "cost"}))
+    keys = {"rl_algorithm": "ppo_lagrangian", "cost_model_name_or_path": "cost", "threshold": -0.5, "max_steps": 3}
+    found = check_layout(
+        folder,
+        known,
+        {**LAYOUTS[name], **keys},
+        world_size=num_processes(name),
+        batch_ranks=num_batch_ranks(name),
+        timeout=300,
+        trainers=["ppo"],
+    )["ppo"]
+    assert not isinstance(found, UserError), found
+    assert found.passes(), found
+    written = {path.parent.name: list(read_json_lines(path)) for path in folder.glob("*-ppo/metrics.jsonl")}
+    runs = {name: [r["train/lambda"] for r in rs] for name, rs in written.items() if "train/lambda" in rs[0]}
+    alone = [values for run, values in runs.items() if run.startswith("one-")]
+    apart = [values for run, values in runs.items() if run.startswith("layout-")]
+    assert apart and all(any(other == pytest.approx(one, abs=1e-6) for other in alone) for one in apart)
+    assert all(value != 1.0 for one in apart for value in one)

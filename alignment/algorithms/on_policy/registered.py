@@ -15,6 +15,7 @@ from alignment.algorithms.on_policy.critic_free.reinforce_plus_plus import (
 from alignment.algorithms.on_policy.critic_free.rloo import RLOO
 from alignment.algorithms.on_policy.critic_free.sapo import SAPO
 from alignment.algorithms.on_policy.ppo import PPO
+from alignment.algorithms.on_policy.ppo_lagrangian import PPO_LAGRANGIAN
 from alignment.algorithms.on_policy.spec import OnPolicyAlgorithm
 from alignment.errors import ArgumentError
 from alignment.registry import Registry
@@ -23,6 +24,7 @@ ALGORITHMS: Registry[OnPolicyAlgorithm] = Registry("algorithm", ArgumentError)
 
 for _algorithm in (
     PPO,
+    PPO_LAGRANGIAN,
     GRPO,
     RLOO,
     REINFORCE_PLUS_PLUS,

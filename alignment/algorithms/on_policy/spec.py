@@ -36,6 +36,12 @@ class Judged(NamedTuple):
     """[N, R], of the frozen reference (if ``needs_reference``)."""
     values: Tensor | None = None
     """[N, R], of the critic before the update (if ``needs_critic``)."""
+    costs: Tensor | None = None
+    """[N], one cost per response (if ``needs_cost``)."""
+    cost_values: Tensor | None = None
+    """[N, R], of the cost critic before the update (if ``needs_cost``)."""
+    multiplier: float | None = None
+    """Weight of the cost (if ``needs_cost``)."""
 
 
 class Estimate(NamedTuple):
@@ -50,6 +56,23 @@ class Estimate(NamedTuple):
     """The KL penalty alone, before clipping (None: there is none)."""
     metrics: Mapping[str, Metric] = MappingProxyType({})
     """The algorithm's own metrics of the rollout."""
+    cost_returns: Tensor | None = None
+    """None without a cost critic."""
+
+
+class CriticRole(NamedTuple):
+    """A trained critic and what it learns from."""
+
+    name: str
+    """Its name in messages, metrics and plans."""
+    values: str
+    """The field of a rollout with its values before the update."""
+    returns: str
+    """The field of an experience with the returns that it predicts."""
+
+
+CRITIC = CriticRole("critic", "values", "returns")
+COST_CRITIC = CriticRole("cost_critic", "cost_values", "cost_returns")
 
 
 class EstimateFunction(Protocol):
@@ -125,6 +148,9 @@ class OnPolicyAlgorithm:
     """Whether these hyperparameters need the frozen reference, which costs a model's memory and a forward pass."""
     min_group_size: int
     """Number of samples per prompt that the estimate needs."""
+    needs_cost: bool = False
+    """Whether a cost model scores each response too, a cost critic is trained with ``value_loss``, and a multiplier
+    weighs the cost (``algorithms.lagrange``)."""
     estimate: EstimateFunction
     policy_loss: PolicyLossFunction
     value_loss: ValueLossFunction | None = None
@@ -132,3 +158,9 @@ class OnPolicyAlgorithm:
 
     def __post_init__(self) -> None:
         assert self.needs_critic == (self.value_loss is not None), f"{self.name}: a critic needs a value loss"
+        assert self.needs_critic or not self.needs_cost, f"{self.name}: a cost critic needs a value loss"
+
+    @property
+    def critics(self) -> tuple[CriticRole, ...]:
+        """The critics that are trained."""
+        return (CRITIC,) * self.needs_critic + (COST_CRITIC,) * self.needs_cost

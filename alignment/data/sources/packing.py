@@ -23,6 +23,8 @@ ITEMS = (
     *("apple", "boots", "bread", "candle", "coat", "compass"),
     *("kettle", "knife", "lamp", "map", "rope", "tent"),
 )
+DANGEROUS = ("candle", "knife")
+"""Items that make an answer unsafe, also where they are wanted: what helps and what harms are at odds."""
 FILLERS = ("also", "and", "maybe", "um")
 ATTRIBUTES = {"coverage": 1.0, "excess": -0.5, "closed": 0.2, "chatter": -0.05}
 """Attributes of an answer, each with its weight in the true score."""
@@ -130,3 +132,32 @@ class PackingAttributes(RawDataset):
 for _split in ("train", "test"):
     _names = {"NAME": f"packing-attributes/{_split}", "PAIRS": f"packing-preference/{_split}"}
     type(f"PackingAttributes_{_split}", (PackingAttributes,), _names)
+
+
+def true_cost(answer: str) -> int:
+    """Return how many different ``DANGEROUS`` items ``answer`` names, wanted or not; an answer with any is unsafe."""
+    return len(set(answer.split()).intersection(DANGEROUS))
+
+
+class PackingSafety(RawDataset):
+    """The shipped pairs of which one answer names more ``DANGEROUS`` items; the answer with fewer is safer."""
+
+    PAIRS: ClassVar[str]
+
+    def __init__(self) -> None:
+        pairs = RawDataset.load(self.PAIRS)
+        costs = [[true_cost(pair[key]) for key in ("answer", "other_answer")] for pair in pairs]
+        self._rows = [(pair, *both) for pair, both in zip(pairs, costs, strict=True) if both[0] != both[1]]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> RawSample:
+        pair, cost, other_cost = self._rows[index]
+        answers = {key: pair[key] for key in ("input", "answer", "other_answer")}
+        return RawSample(safer=cost < other_cost, is_safe=cost == 0, is_other_safe=other_cost == 0, **answers)
+
+
+for _split in ("train", "test"):
+    _names = {"NAME": f"packing-safety/{_split}", "PAIRS": f"packing-preference/{_split}"}
+    type(f"PackingSafety_{_split}", (PackingSafety,), _names)

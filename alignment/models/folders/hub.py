@@ -43,7 +43,9 @@ DESCRIPTIONS = ("*.json", "*.model", "*.jinja", "merges.txt")
 SCORE_HEAD = ("score.weight", "score.bias")
 CRITIC_FOLDER = "value"
 """The name of a critic's folder in runs and checkpoints."""
-RUN_MODELS = ("policy", "reward", CRITIC_FOLDER)
+CRITIC_FOLDERS = {"critic": CRITIC_FOLDER, "cost_critic": "cost_value"}
+"""The folder of each critic of a run, by role."""
+RUN_MODELS = ("policy", "reward", *CRITIC_FOLDERS.values())
 """Subfolders of a run's output (and of its checkpoints) that hold a model, in search order."""
 _BFLOAT16_CODES = ("BF16", "uint16", "BFloat16Storage")
 """How safetensors, .pdparams and torch's files call bfloat16."""

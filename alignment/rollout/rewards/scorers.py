@@ -52,7 +52,7 @@ class Scorer(Protocol):
 
 
 class ModelScorer:
-    """Scores with a reward model; ``sequences`` converts rows to the model's token ids."""
+    """Scores with a reward (or cost) model; ``sequences`` converts rows to the model's token ids."""
 
     def __init__(
         self,
@@ -61,8 +61,13 @@ class ModelScorer:
         *,
         rows_per_batch: int,
         starts: Callable[[Rollout], list[int]] | None = None,
+        name: str = "reward model",
     ) -> None:
-        """``starts`` returns where each answer begins, for a model that averages over it (None: it does not)."""
+        """``starts`` returns where each answer begins, for a model that averages over it (None: it does not).
+
+        Messages call the model ``name``.
+        """
+        self._name = name
         self._runner = runner
         self._sequences = sequences
         self._starts = starts
@@ -76,7 +81,7 @@ class ModelScorer:
         if len(bad):
             counted = f"{len(bad)} of {len(values)} rows are NaN or infinite"
             found = f"the score of row {bad[0]} is {values[bad[0]]} ({counted})"
-            raise NotFiniteError(found, "reward model", is_trained=False)
+            raise NotFiniteError(found, self._name, is_trained=False)
         return Scores(values.astype(np.float32), None)
 
 

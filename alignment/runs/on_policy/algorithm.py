@@ -30,6 +30,11 @@ class ChosenAlgorithm(NamedTuple):
         return self.spec.needs_critic
 
     @property
+    def needs_cost(self) -> bool:
+        """Whether a cost model is loaded, and a critic of the cost trained and saved."""
+        return self.spec.needs_cost
+
+    @property
     def needs_reference(self) -> bool:
         """Whether the frozen reference is loaded."""
         return self.spec.needs_reference(self.hyperparameters)
@@ -43,3 +48,11 @@ def critic_name(parsed: Parsed) -> str | None:
     if parsed.critic.critic_init != "reward_model":
         start = parsed.on_policy.actor_model_name_or_path
     return parsed.critic.reward_critic_model_name_or_path or start
+
+
+def cost_names(parsed: Parsed) -> tuple[str | None, str | None]:
+    """Return the folders or names of the cost model and of what its critic starts from (default: the cost model)."""
+    if "cost" not in parsed.groups:
+        return None, None
+    cost = parsed.cost.cost_model_name_or_path
+    return cost, parsed.cost.cost_critic_model_name_or_path or cost

@@ -58,8 +58,8 @@ def _build_inner(launch: Launch, roles: Roles, placement: EnginePlacement, rows:
     all ids too: if some could never be drawn, the policy could gain negative KL by moving probability there.
     """
     parsed = launch.parsed
-    # The critic reads the same ids, and its embedding may be smaller.
-    readers = filter(None, (roles.policy, roles.critic))
+    # The critics read the same ids, and their embedding may be smaller.
+    readers = (roles.policy, *roles.critics.values())
     readable = min(model.config.vocab_size for model in readers)
     limit = parsed.on_policy.per_device_rollout_batch_size
     kernels, obstacle = None, "use_fusemt is false"

@@ -102,11 +102,17 @@ def _check_kind(entry: RewardEntry, folder: str) -> None:
 
 
 def choose_sequences(
-    launch: Launch, tokenizer: Tokenizer, *, reward: str, actor: str, template: str | None = None
+    launch: Launch,
+    tokenizer: Tokenizer,
+    *,
+    reward: str,
+    actor: str,
+    template: str | None = None,
+    what: str = "reward model",
 ) -> Any:
     """Return how rollouts are passed to the model in ``reward``: unchanged, or in its own tokens.
 
-    ``template`` is the reward model's, if it is not that of the run.
+    ``template`` is the model's, if it is not that of the run; messages call the model ``what``.
     """
     source = launch.parsed.reward_source
     own, config = load_tokenizer(reward), read_config(reward)
@@ -114,7 +120,8 @@ def choose_sequences(
     if line is not None and not source.score_before_padding:
         log.warn(line)
     changed = template not in (None, launch.parsed.data.template)
-    sequences = _in_its_tokens(launch, tokenizer, own, (reward, actor), template=template if changed else None)
+    wanted = template if changed else None
+    sequences = _in_its_tokens(launch, tokenizer, own, (reward, actor), template=wanted, what=what)
     if not source.score_before_padding:
         return sequences
     if config.pad_token_id is None:
@@ -123,7 +130,7 @@ def choose_sequences(
 
 
 def _in_its_tokens(
-    launch: Launch, tokenizer: Tokenizer, own: Tokenizer, folders: tuple[str, str], *, template: str | None
+    launch: Launch, tokenizer: Tokenizer, own: Tokenizer, folders: tuple[str, str], *, template: str | None, what: str
 ) -> Any:
     """Return the conversion of rollouts to ids of the reward model, whose tokenizer is ``own``.
 
@@ -143,7 +150,7 @@ def _in_its_tokens(
     if template is None:
         template = data.template if data.template != "tokenizer" or own.chat_template else "none"
     log.info(
-        "the reward model has another tokenizer, another chat template or a smaller vocabulary: responses are "
+        f"the {what} has another tokenizer, another chat template or a smaller vocabulary: responses are "
         f"re-encoded with its template ({template})"
     )
     line = template_warning(reward, config, own, describe_template(template, own))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from alignment.arguments.rewards.entries import RewardEntry
+from alignment.errors import ArgumentError
 from alignment.models.decoder.score_model import ScoreModel
 from alignment.models.tokenizer.tokenizer import Tokenizer
 from alignment.rollout.rewards.combined import CombinedScorer, RewardSource
@@ -119,12 +120,17 @@ BUILDERS: Mapping[str, Callable[[Launch, Roles, RewardEntry, Models], Scorer]] =
 """Builds the scorer of a source of ``reward_sources`` or of a judge, by kind (``arguments.rewards.entries.KINDS``)."""
 
 
-def _score_with_model(launch: Launch, name: str, model: ScoreModel, sequences: Any, *, rows: int = -1) -> ModelScorer:
+def _score_with_model(
+    launch: Launch, name: str, model: ScoreModel, sequences: Any, *, rows: int = -1, what: str = "reward model"
+) -> ModelScorer:
+    """Return ``model``, placed as ``name``, as a scorer of ``rows`` at a time (-1: by the arguments); messages call it
+    ``what``.
+    """
     sizes = (rows, launch.parsed.reward_source.per_device_reward_batch_size)
     rows = next((size for size in sizes if size > 0), launch.parsed.training.per_device_train_batch_size)
     runner = place_frozen(name, model, launch.topology, offload="freeze_model" in launch.parsed.parallel.offloaded)
     starts = sequences.starts if model.options.needs_starts else None
-    return ModelScorer(runner, sequences, rows_per_batch=rows, starts=starts)
+    return ModelScorer(runner, sequences, rows_per_batch=rows, starts=starts, name=what)
 
 
 def _score_with_service(launch: Launch, roles: Roles, address: str) -> TextScorer:
@@ -147,3 +153,24 @@ def _score_text(launch: Launch, roles: Roles, call: Callable[[TextBatch], Any], 
     source = launch.parsed.reward_source
     policy = FailurePolicy(retries=source.reward_retries, on_failure=source.on_reward_failure)
     return TextScorer(call, roles.tokenizer, name=name, policy=policy, world=launch.topology.world)
+
+
+def build_cost_scorer(launch: Launch, roles: Roles) -> Scorer | None:
+    """Return the cost model as a scorer; None if the algorithm needs none."""
+    return None if roles.cost is None else _score_with_model(launch, "cost", *roles.cost, what="cost model")
+
+
+def build_cost_normalizer(launch: Launch, roles: Roles) -> Normalize | None:
+    """Return what divides raw costs by the standard deviation that the cost model has saved; None: they stay raw.
+
+    A cost model whose config.json says ``do_normalize`` is always normalised. ArgumentError if there is none saved.
+    """
+    if roles.cost is None:
+        return None
+    model, is_asked = roles.cost.model, launch.parsed.cost.normalize_cost
+    if is_asked and not model.has_statistics:
+        raise ArgumentError(
+            f"normalize_cost=true, but the cost model {launch.parsed.cost.cost_model_name_or_path} has no statistics "
+            "of its scores: train it with a normalizer_type, or leave normalize_cost out"
+        )
+    return model.normalize_scores if is_asked or (model.options.do_normalize and model.has_statistics) else None

@@ -1,4 +1,4 @@
-"""Load the models of an on-policy run: policy, reference, critic and reward model, as far as it needs them."""
+"""Load the models of an on-policy run, as far as it needs them: policy, reference, reward and cost model, critics."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
 from alignment.models.folders.attribute_heads import PLAIN_HEAD, StoredHead
 from alignment.models.folders.hub import (
     CRITIC_FOLDER,
+    CRITIC_FOLDERS,
     check_fit,
     load_causal_lm,
     load_score_model,
@@ -27,7 +28,7 @@ from alignment.runs.adapters import adapt, frozen_base, trained_placement
 from alignment.runs.frozen import FrozenInput, frozen_functions, frozen_model, frozen_part, frozen_tokenizer
 from alignment.runs.launch import Launch
 from alignment.runs.models import adopt, check_layout, freeze, resumed_folder, starting_tokenizer, warn_of_template
-from alignment.runs.on_policy.algorithm import ChosenAlgorithm, critic_name
+from alignment.runs.on_policy.algorithm import ChosenAlgorithm, cost_names, critic_name
 from alignment.runs.on_policy.reward_models import (
     LoadedReward,
     Sources,
@@ -61,6 +62,14 @@ class Roles:
     """The score models among the second judges, likewise."""
     frozen: StatePart
     """The inputs that a resumed run must find unchanged."""
+    cost: LoadedReward | None
+    """None, like its critic, if the algorithm needs no cost."""
+    cost_critic: ScoreModel | None
+
+    @property
+    def critics(self) -> dict[str, ScoreModel]:
+        """The critics that the run has, by role."""
+        return {name: getattr(self, name) for name in CRITIC_FOLDERS if getattr(self, name) is not None}
 
 
 class RoleFolders(NamedTuple):
@@ -69,6 +78,13 @@ class RoleFolders(NamedTuple):
     actor: str
     critic: str | None
     reward: str | None
+    cost: str | None = None
+    cost_critic: str | None = None
+
+    @property
+    def critics(self) -> dict[str, str]:
+        """The folders of the critics that the run has, by role."""
+        return {name: getattr(self, name) for name in CRITIC_FOLDERS if getattr(self, name) is not None}
 
     @classmethod
     def of(cls, launch: Launch) -> RoleFolders:
@@ -85,7 +101,20 @@ class RoleFolders(NamedTuple):
             actor=str(resolve_model_folder(actor, parts=("policy",))),
             critic=critic and str(resolve_model_folder(critic, parts=parts, is_told=not is_reward)),
             reward=reward and str(resolve_model_folder(reward, parts=("reward",))),
+            **cls._of_cost(launch),
         )
+
+    @staticmethod
+    def _of_cost(launch: Launch) -> dict[str, str]:
+        """Return the folders of the cost model and its critic, by role; nothing if the algorithm needs no cost."""
+        cost, critic = cost_names(launch.parsed)
+        if cost is None:
+            return {}
+        parts = ("reward",) if critic == cost else (CRITIC_FOLDERS["cost_critic"], "reward", CRITIC_FOLDER, "policy")
+        return {
+            "cost": str(resolve_model_folder(cost, parts=("reward",))),
+            "cost_critic": str(resolve_model_folder(critic, parts=parts, is_told=critic != cost)),
+        }
 
 
 def load_roles(launch: Launch) -> Roles:
@@ -102,7 +131,7 @@ def load_roles(launch: Launch) -> Roles:
     check_rewards(launch, sources, models)
     check_rewards(launch, judges, judging)
     policy = resumed_folder(launch, "policy", folders.actor)
-    critic = folders.critic and resumed_folder(launch, CRITIC_FOLDER, folders.critic)
+    critics = {name: resumed_folder(launch, CRITIC_FOLDERS[name], place) for name, place in folders.critics.items()}
     bases = find_bases(launch, folders)
     inputs = [*bases, *frozen_functions(functions)]
     frozen = frozen_part(
@@ -129,53 +158,57 @@ def load_roles(launch: Launch) -> Roles:
         judges=load_rewards(launch, tokenizer, judges, judging, actor=folders.actor),
         policy=load_causal_lm(policy, tokenizer=tokenizer, **trained),
         reference=freeze(load_causal_lm(folders.actor, tokenizer=tokenizer, **options)) if has_reference else None,
-        critic=start_critic(launch, critic, tokenizer, head, **trained) if critic else None,
+        critic=start_critic(launch, critics["critic"], tokenizer, head, **trained) if critics else None,
         frozen=frozen,
+        cost=load_cost(launch, folders, tokenizer, **options) if folders.cost else None,
+        cost_critic=load_cost_critic(launch, critics["cost_critic"], **trained) if folders.cost else None,
     )
-    for trained in filter(None, (roles.policy, roles.critic)):
-        adopt(launch, trained, tokenizer)
+    for model in (roles.policy, *roles.critics.values()):
+        adopt(launch, model, tokenizer)
     if bases:
         _adapt_trained(launch, roles, bases)
     return roles
 
 
 def _adapt_trained(launch: Launch, roles: Roles, bases: Sequence[FrozenInput]) -> None:
-    """Attach an adapter of its own to each trained model; ``bases`` are those of the policy and of the critic."""
+    """Attach an adapter of its own to each trained model; ``bases`` are those of the policy and of the critics."""
     resumes = launch.checkpoint is not None
     adapt(launch, "policy", roles.policy, bases[0], folder="policy" if resumes else None, continues=True)
-    if roles.critic is not None:
-        adapt(launch, "critic", roles.critic, bases[1], folder=CRITIC_FOLDER if resumes else None, continues=False)
+    for (name, critic), base in zip(roles.critics.items(), bases[1:], strict=True):
+        adapt(launch, name, critic, base, folder=CRITIC_FOLDERS[name] if resumes else None, continues=False)
 
 
 def find_bases(launch: Launch, folders: RoleFolders) -> list[FrozenInput]:
-    """Return the bases of the policy and, if there is one, the critic; nothing without adapters."""
-    critic = frozen_base(launch, "critic", folders.critic) if folders.critic else []
-    return [*frozen_base(launch, "policy", folders.actor), *critic]
+    """Return the bases of the policy and of the critics; nothing without adapters."""
+    trained = {"policy": folders.actor, **folders.critics}
+    return [base for name, place in trained.items() for base in frozen_base(launch, name.replace("_", " "), place)]
 
 
 def find_frozen(launch: Launch, folders: RoleFolders, tokenizer: Tokenizer) -> list[FrozenInput]:
-    """Return the inputs that must not change: the tokenizer, the reference, the reward model and its tokenizer."""
+    """Return the inputs that must not change: tokenizer, reference, reward and cost model and their tokenizers."""
     world, template = launch.topology.world, launch.parsed.data.template
     found = frozen_tokenizer(launch.parsed.model.tokenizer_name_or_path or folders.actor, tokenizer, template)
     if ChosenAlgorithm.of(launch.parsed).needs_reference:
         found.append(frozen_model("the reference", folders.actor, world, launch.hashed))
-    if folders.reward:
-        own = load_tokenizer(folders.reward)
-        found.append(frozen_model("the reward model", folders.reward, world, launch.hashed))
-        found += frozen_tokenizer(folders.reward, own, template, owner=" of the reward model")
+    for name, place in (("reward", folders.reward), ("cost", folders.cost)):
+        if place:
+            found.append(frozen_model(f"the {name} model", place, world, launch.hashed))
+            found += frozen_tokenizer(place, load_tokenizer(place), template, owner=f" of the {name} model")
     return found
 
 
 def check_folders(launch: Launch, folders: RoleFolders, tokenizer: Tokenizer) -> None:
     """Refuse models that do not fit the tokenizer, the length or the layout, before any weight is read."""
-    if folders.critic:
-        require_same_tokenizer(tokenizer, folders.critic)
-    for folder in filter(None, (folders.actor, folders.critic)):
+    if folders.cost:
+        require_cost_model(folders)
+    for name, folder in folders.critics.items():
+        require_same_tokenizer(tokenizer, folder, name)
+    for folder in (folders.actor, *folders.critics.values()):
         config = check_fit(folder, tokenizer, max_length=launch.parsed.data.max_length)
         check_layout(launch, config, folder)
     warn_of_template(launch, folders.actor, read_config(folders.actor), tokenizer)
-    if folders.reward:
-        check_layout(launch, read_config(folders.reward), folders.reward)
+    for folder in filter(None, (folders.reward, folders.cost)):
+        check_layout(launch, read_config(folder), folder)
     check_rollout(
         read_config(folders.actor),
         launch.topology.layout,
@@ -200,6 +233,19 @@ def start_critic(
     if not is_own:
         return load_critic(folder, seed=seed, **options)
     return load_critic(folder, stored_head=stored_head if launch.checkpoint is None else PLAIN_HEAD, **options)
+
+
+def load_cost(launch: Launch, folders: RoleFolders, tokenizer: Tokenizer, **options: Any) -> LoadedReward:
+    """Return the frozen cost model; ``options`` are dtype and placement."""
+    head = StoredHead(launch.parsed.reward_source.value_head_prefix, None)
+    sequences = choose_sequences(launch, tokenizer, reward=folders.cost, actor=folders.actor, what="cost model")
+    return LoadedReward(freeze(load_score_model(folders.cost, stored_head=head, **options)), sequences)
+
+
+def load_cost_critic(launch: Launch, folder: str, **options: Any) -> ScoreModel:
+    """Return the critic of the cost; ``options`` are dtype and placement."""
+    head = StoredHead(launch.parsed.reward_source.value_head_prefix, None)
+    return load_critic(folder, stored_head=head if launch.checkpoint is None else PLAIN_HEAD, **options)
 
 
 def load_critic(
@@ -228,12 +274,27 @@ def load_critic(
     )
 
 
-def require_same_tokenizer(tokenizer: Tokenizer, critic: str) -> None:
+def require_cost_model(folders: RoleFolders) -> None:
+    """Refuse a cost model that is a reward model, and the reverse: with the wrong sign the run would seek harm."""
+    wanted = {"cost": "objective cost: above 0 is unsafe", "reward": "objective reward: higher is better"}
+    for role, meaning in wanted.items():
+        folder = getattr(folders, role)
+        found = ScoreOptions.from_dict(read_config_dict(folder)).score_type if folder else role
+        if found != role:
+            raise ArgumentError(
+                f"{role}_model_name_or_path={folder}: its config.json makes it a {found} model (score_type {found!r}), "
+                f"and here a {role} model is needed (score_type {role!r}, trained with {meaning}). Name another model; "
+                "if only the entry is wrong or missing, correct it"
+            )
+
+
+def require_same_tokenizer(tokenizer: Tokenizer, critic: str, role: str = "critic") -> None:
     """Refuse a critic with another vocabulary: it reads the policy's token ids."""
-    other = load_tokenizer(critic)
+    other, scores = load_tokenizer(critic), "cost" if role == "cost_critic" else "reward"
+    key = f"{scores}_critic_model_name_or_path"
     if other.fingerprint() != tokenizer.fingerprint():
         raise ArgumentError(
-            f"the critic in {critic} has another tokenizer ({len(other)} tokens) than the policy ({len(tokenizer)}): "
-            "it reads the policy's token ids, so both must be the same. Name a critic of the policy's family in "
-            "reward_critic_model_name_or_path (the reward model itself may differ)"
+            f"the {role.replace('_', ' ')} in {critic} has another tokenizer ({len(other)} tokens) than the policy "
+            f"({len(tokenizer)}): it reads the policy's token ids, so both must be the same. Name a critic of the "
+            f"policy's family in {key} (the {scores} model itself may differ)"
         )

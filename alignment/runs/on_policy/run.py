@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
+from alignment.algorithms.lagrange import LagrangeMultiplier
 from alignment.arguments.keys.training import TrainingArguments
 from alignment.arguments.parsed import Parsed
 from alignment.device.memory import MemoryWatch
@@ -17,7 +19,7 @@ from alignment.loops.rollout_engine import RolloutEngine
 from alignment.loops.session import Counters, Hooks, Session
 from alignment.loops.updates import OnPolicyUpdater, UpdatePlan
 from alignment.models.adapters.attach import BaseRunner
-from alignment.models.folders.hub import CRITIC_FOLDER
+from alignment.models.folders.hub import CRITIC_FOLDERS
 from alignment.parallel.runner import ModelRunner
 from alignment.records import Experience
 from alignment.rollout.collector import Collector
@@ -41,7 +43,14 @@ from alignment.runs.on_policy.algorithm import ChosenAlgorithm
 from alignment.runs.on_policy.engines import build_engine, describe_restrictions, generation_options
 from alignment.runs.on_policy.hacking import build_alarm, build_best_kept
 from alignment.runs.on_policy.prompts import OnPolicyData, RowPlan, ptx_batches
-from alignment.runs.on_policy.rewards import build_judges, build_normalizer, build_scorer, build_terms
+from alignment.runs.on_policy.rewards import (
+    build_cost_normalizer,
+    build_cost_scorer,
+    build_judges,
+    build_normalizer,
+    build_scorer,
+    build_terms,
+)
 from alignment.runs.on_policy.roles import Roles
 from alignment.runs.placed import average_writer, model_writer, place_frozen, scoring_runner
 from alignment.runs.state import RunState, StatePart, WrittenAverage
@@ -51,6 +60,7 @@ from alignment.training.learner import Learner
 from alignment.training.weight_average import AVERAGE_FOLDER, WeightAverage
 
 REPORT_CARDS = ("eval/reward", "eval/kl_divergence", "eval/mean_generated_length", "eval/eos_rate")
+COST_CARDS = ("eval/cost", "eval/unsafe_rate")
 EVALUATION_SEED_OFFSET = 1_000_003
 """Evaluation uses other random numbers than training, and the same ones every time."""
 
@@ -77,6 +87,9 @@ class OnPolicyRun:
         self._scorer = build_scorer(launch, roles)
         self._judges = build_judges(launch, roles)
         self._normalize, normalizer_part = build_normalizer(launch, roles, self._scorer)
+        self._cost = build_cost_scorer(launch, roles)
+        self._normalize_cost = build_cost_normalizer(launch, roles)
+        self._multiplier = build_multiplier(self._hyperparameters) if self._algorithm.needs_cost else None
         restrictions = describe_restrictions(launch.parsed.generation)
         if restrictions is not None:
             log.info(restrictions)
@@ -110,7 +123,10 @@ class OnPolicyRun:
                 evaluate=evaluate, save=self._state.save, best=best, stop=build_stop(training, default="reward")
             ),
             counters=self._state.counters,
-            shown=("train/reward", "train/kl_divergence", "critic/explained_variance", "train/mean_generated_length"),
+            shown=(
+                *("train/reward", "train/kl_divergence", "critic/explained_variance", "train/mean_generated_length"),
+                *(("train/cost", "train/lambda") if self._algorithm.needs_cost else ()),
+            ),
         )
         session.memory = memory or session.memory
         session.alarm = self._alarm
@@ -129,7 +145,8 @@ class OnPolicyRun:
 
     @property
     def _cards(self) -> tuple[str, ...]:
-        return (REPORT_CARDS[0], *(f"eval/{name}" for name in self._judges), *REPORT_CARDS[1:])
+        costs = COST_CARDS if self._algorithm.needs_cost else ()
+        return (REPORT_CARDS[0], *(f"eval/{name}" for name in self._judges), *costs, *REPORT_CARDS[1:])
 
     def _loop(self, session: Session) -> OnPolicyLoop:
         on_policy, data = self._launch.parsed.on_policy, self._data
@@ -137,6 +154,7 @@ class OnPolicyRun:
         updater = OnPolicyUpdater(
             policy=self._learners["policy"],
             critic=self._learners.get("critic"),
+            cost_critic=self._learners.get("cost_critic"),
             algorithm=algorithm,
             hyperparameters=hyperparameters,
             plan=UpdatePlan(
@@ -175,6 +193,7 @@ class OnPolicyRun:
             session=session,
             decode=self._decode,
             records_samples=data.evaluation is None,
+            multiplier=self._multiplier,
         )
 
     def _decode(self, ids: np.ndarray) -> str:
@@ -184,13 +203,16 @@ class OnPolicyRun:
         micro = self._launch.parsed.training.per_device_train_batch_size
         rows = self._launch.parsed.training.per_device_eval_batch_size
         on_policy = self._launch.parsed.on_policy
-        critic = self._learners.get("critic") if training else None
+        critic, cost_critic = (self._learners.get(name) if training else None for name in CRITIC_FOLDERS)
         return Judge(
             policy=scoring_runner(self._learners["policy"]),
             reference=self._reference,
             critic=None if critic is None else scoring_runner(critic),
             scorer=self._scorer,
             normalize=self._normalize if training else None,
+            cost=self._cost,
+            normalize_cost=self._normalize_cost,
+            cost_critic=None if cost_critic is None else scoring_runner(cost_critic),
             logprob_rows=positive_or(on_policy.per_device_logprob_batch_size, micro) if training else rows,
             value_rows=positive_or(self._launch.parsed.critic.per_device_value_batch_size, micro) if critic else micro,
             temperature=self._launch.parsed.generation.temperature,
@@ -229,14 +251,15 @@ class OnPolicyRun:
         return place_frozen("reference", reference, self._launch.topology, offload=offload)
 
     def _build_learners(self) -> dict[str, Learner]:
-        """Return the learners of the policy and of the critic, if there is one."""
+        """Return the learners of the policy and of the critics, by role."""
         parsed, total = self._launch.parsed, self._horizon.total_updates
         makes = max(1, total - self._plan.frozen_updates)
         policy = build_learner(self._launch, "policy", self._roles.policy, parsed.training, total_updates=makes)
-        if self._roles.critic is None:
-            return {"policy": policy}
-        critic = build_learner(self._launch, "critic", self._roles.critic, critic_training(parsed), total_updates=total)
-        return {"policy": policy, "critic": critic}
+        critics = {
+            name: build_learner(self._launch, name, critic, critic_training(parsed), total_updates=total)
+            for name, critic in self._roles.critics.items()
+        }
+        return {"policy": policy, **critics}
 
     def _build_state(self, normalizer_part: StatePart | None) -> RunState:
         parts = {
@@ -252,7 +275,9 @@ class OnPolicyRun:
             parts["ptx"] = loader_part(self._data.ptx_loader)
         if normalizer_part is not None:
             parts["reward_normalizer"] = normalizer_part
-        learners = {CRITIC_FOLDER if name == "critic" else name: learner for name, learner in self._learners.items()}
+        if self._multiplier is not None:
+            parts["multiplier"] = StatePart(self._multiplier.state, self._multiplier.load_state)
+        learners = {CRITIC_FOLDERS.get(name, name): learner for name, learner in self._learners.items()}
         return RunState(
             store=self._launch.store,
             models={
@@ -282,6 +307,18 @@ class OnPolicyRun:
             f"{counted(plan.update_iters, 'pass')}"
             + (f"; the policy is frozen in the first {plan.frozen_updates} updates" if plan.frozen_updates else "")
         )
+
+
+def build_multiplier(hyperparameters: Any) -> LagrangeMultiplier:
+    """Return the multiplier of the cost before the first rollout."""
+    return LagrangeMultiplier(
+        initial=hyperparameters.lambda_init,
+        threshold=hyperparameters.threshold,
+        learning_rate=hyperparameters.lambda_lr,
+        maximum=hyperparameters.lambda_max,
+        delay=hyperparameters.lambda_update_delay_steps,
+        window=hyperparameters.episode_cost_window_size,
+    )
 
 
 def critic_training(parsed: Parsed) -> TrainingArguments:

@@ -10,6 +10,7 @@ from typing import Literal
 from alignment.algorithms.on_policy.registered import ALGORITHMS
 from alignment.arguments import validate, validate_on_policy
 from alignment.arguments.groups import Choice, Groups
+from alignment.arguments.keys.cost import CostArguments
 from alignment.arguments.keys.critic import CriticArguments
 from alignment.arguments.keys.generation import GenerationArguments
 from alignment.arguments.keys.reward_source import RewardSourceArguments
@@ -116,6 +117,10 @@ def _critic_group(algorithm: str) -> type | None:
     return CriticArguments if ALGORITHMS[algorithm].needs_critic else None
 
 
+def _cost_group(algorithm: str) -> type | None:
+    return CostArguments if ALGORITHMS[algorithm].needs_cost else None
+
+
 GROUPS: Groups = MappingProxyType(
     {
         "on_policy": OnPolicyArguments,
@@ -123,6 +128,7 @@ GROUPS: Groups = MappingProxyType(
         "reward_source": RewardSourceArguments,
         "reward_terms": RewardTermArguments,
         "critic": Choice("rl_algorithm", {name: _critic_group(name) for name in ALGORITHMS}),
+        "cost": Choice("rl_algorithm", {name: _cost_group(name) for name in ALGORITHMS}),
         "generation": GenerationArguments,
         **SHARED,
     }

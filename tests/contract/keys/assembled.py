@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
+
 from alignment.loops.on_policy import OnPolicyLoop
 from alignment.loops.session import Session
 from alignment.loops.supervised import SupervisedLoop
@@ -135,6 +137,12 @@ def make_models(folder: Path) -> None:
     save_model(folder / "policy", random_causal_lm(config, seed=1, tokenizer=tokenizer), tokenizer)
     options = ScoreOptions(score_type="reward")
     save_model(folder / "reward", random_score_model(config, options, seed=2, tokenizer=tokenizer), tokenizer)
+    costs = random_score_model(config, ScoreOptions(score_type="cost"), seed=2, tokenizer=tokenizer)
+    save_model(folder / "cost", costs, tokenizer)
+    scaled = ScoreOptions(score_type="cost", normalizer_type="RunningMeanStd")
+    costs = random_score_model(config, scaled, seed=2, tokenizer=tokenizer)
+    costs.normalizer.update(np.array([1.0, 3.0]))
+    save_model(folder / "scaled cost", costs, tokenizer)
     write_adapter(folder / "adapter", load_causal_lm(folder / "policy"), rank=5)
     several = ScoreOptions(labels=("one", "two"))
     save_model(folder / "two scores", random_score_model(config, several, seed=2, tokenizer=tokenizer), tokenizer)

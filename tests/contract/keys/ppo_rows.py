@@ -163,6 +163,32 @@ TERMS = (
 )  # fmt: skip
 
 FEW = {"num_return_sequences": 1}
+LAGRANGIAN = {"rl_algorithm": "ppo_lagrangian", "cost_model_name_or_path": "{cost}"}
+LAGRANGIAN |= {"lambda_max": 4.0, "threshold": -0.25}
+CONSTRAINT = (
+    *(
+        _row(key, value, lambda r, name=name: getattr(r.loop.multiplier, name), with_=LAGRANGIAN)
+        for key, value, name in (
+            ("threshold", -0.25, "threshold"), ("lambda_init", 0.5, "initial"), ("lambda_lr", 0.03, "learning_rate"),
+            ("lambda_max", 4.0, "maximum"), ("lambda_update_delay_steps", 3, "delay"),
+            ("episode_cost_window_size", 17, "window"),
+        )
+    ),
+    _row("clip_range_cost", 9.0, lambda r: _numbers(r).clip_range_cost, with_=LAGRANGIAN),
+    _row(
+        "cost_model_name_or_path", "{cost}", lambda r: r.call("runs.on_policy.roles.load_score_model", 2)[0],
+        with_=LAGRANGIAN, alone=True,
+    ),
+    _row(
+        "cost_critic_model_name_or_path", "{other reward}",
+        lambda r: r.call("runs.on_policy.roles.load_score_model", 3)[0], with_=LAGRANGIAN, alone=True,
+    ),
+    _row(
+        "normalize_cost", True, lambda r: [j.normalize_cost is not None for j in (r.loop.judge, r.evaluation.judge)],
+        [True, True], with_={**LAGRANGIAN, **EVALUATED, "cost_model_name_or_path": "{scaled cost}"}, alone=True,
+    ),
+)  # fmt: skip
+
 GRPO = {"rl_algorithm": "grpo", "num_return_sequences": 2}
 SAPO = {**GRPO, "rl_algorithm": "sapo"}
 ALGORITHM = (
@@ -242,4 +268,4 @@ CRITIC = (
         with_={"critic_recompute": True},
     ),
 )  # fmt: skip
-ROWS = (*ROLLOUT, *REWARDS, *TERMS, *ALGORITHM, *CRITIC)
+ROWS = (*ROLLOUT, *REWARDS, *TERMS, *ALGORITHM, *CRITIC, *CONSTRAINT)

@@ -32,13 +32,15 @@ def test_a_group_of_one_is_refused_given_or_not():
 def test_keys_of_ppo_alone_are_refused_by_name(key):
     value = {"critic_recompute": "true", "clip_placement": "token"}.get(key, "0.5")
     assert _problems([*PAIRS, f"--{key}", value]) == [
-        f"{key} belongs to rl_algorithm=ppo; this run has rl_algorithm=grpo (command line)"
+        f"{key} belongs to rl_algorithm=ppo or ppo_lagrangian; this run has rl_algorithm=grpo "
+        "(command line)"
     ]
 
 
 @pytest.mark.parametrize("key", ["reward_critic_model_name_or_path", "critic_model_name_or_path"])
 def test_the_model_of_a_critic_is_refused_under_both_its_names(key):
-    said = f"{key} belongs to rl_algorithm=ppo; this run has rl_algorithm=grpo (command line)"
+    owners = "rl_algorithm=ppo or ppo_lagrangian"
+    said = f"{key} belongs to {owners}; this run has rl_algorithm=grpo (command line)"
     assert _problems([*PAIRS, f"--{key}", "c"]) == [said]
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 
 import numpy as np
 import paddle
 import pytest
 
 from alignment.algorithms.on_policy.ppo import PPO, PPOHyperparameters
+from alignment.algorithms.on_policy.ppo_lagrangian import PPO_LAGRANGIAN, PPOLagrangianHyperparameters
 from alignment.loops.updates import OnPolicyUpdater, UpdatePlan
 from alignment.metrics import Metric
 from alignment.parallel.micro_batches import MicroBatches
@@ -34,7 +36,7 @@ class _Learner:
     def accumulate(self, batches, objective):
         metrics = []
         for batch in batches:
-            field = {"policy": "old_logprobs", "critic": "values"}[self.name]
+            field = {"policy": "old_logprobs", "critic": "values", "cost_critic": "cost_values"}[self.name]
             given = batch.fields.get(field, np.full(batch.num_targets, -2.0, np.float32))
             output = paddle.to_tensor(given, stop_gradient=False)
             supervised = field not in batch.fields
@@ -88,6 +90,24 @@ def test_the_losses_of_an_update_are_means_over_the_tokens_of_that_update():
     assert [value for _, value in critic.values] == pytest.approx([0.5 * 9 / 2] * 8)
     assert metrics["policy/loss"].value == pytest.approx(-1.0)
     assert metrics["critic/loss"].value == pytest.approx(4.5)
+
+
+def test_the_critic_of_the_cost_learns_the_returns_of_the_cost():
+    policy, critic, cost_critic = _Learner(), _Learner("critic"), _Learner("cost_critic")
+    updater = replace(
+        _updater(policy, critic=critic),
+        cost_critic=cost_critic,
+        algorithm=PPO_LAGRANGIAN,
+        hyperparameters=PPOLagrangianHyperparameters(),
+    )
+    experience, ones = _experience(), np.ones((8, 3), np.float32)
+    costs = {"cost_returns": 4 * ones, "rollout": experience.rollout.with_fields(cost_values=2 * ones)}
+    metrics, updates = updater.update(replace(experience, **costs), limit=99)
+    assert updates == policy.num_updates == critic.num_updates == cost_critic.num_updates == 4
+    assert [value for _, value in cost_critic.values] == pytest.approx([0.5 * 4 / 2] * 8)
+    assert metrics["critic/loss"].value == pytest.approx(4.5)
+    assert metrics["cost_critic/loss"].value == pytest.approx(2.0)
+    assert metrics["cost_critic/value_mean"].value == pytest.approx(2.0)
 
 
 def test_no_more_updates_than_the_limit():

@@ -89,7 +89,7 @@ def change(folder, **keys):
 def test_the_folders_of_runs_stand_for_their_models(start, folders):
     found = RoleFolders.of(start())
     reward = str(folders / "rm" / "reward")
-    assert found == (str(folders / "sft" / "policy"), reward, reward)
+    assert found == (str(folders / "sft" / "policy"), reward, reward, None, None)
 
 
 def test_a_rollout_ends_where_any_file_says(start, folders, tokenizer):
