@@ -172,7 +172,6 @@ def read_job(parsed: Parsed, *, device: str) -> Job:
     iteration = rollout * max(1, micro * training.gradient_accumulation_steps // rollout)
     algorithm = ChosenAlgorithm.of(parsed)
     keys = parsed.critic if algorithm.needs_critic else CriticArguments()
-    granularity = keys.critic_recompute_granularity or training.recompute_granularity
     policy = read_shape(on_policy.actor_model_name_or_path, "actor_model_name_or_path")
     critic = read_shape(critic_name(parsed), "reward_critic_model_name_or_path") if algorithm.needs_critic else None
     costs, again = _read_costs(parsed), training.recompute if keys.critic_recompute is None else keys.critic_recompute
@@ -199,7 +198,7 @@ def read_job(parsed: Parsed, *, device: str) -> Job:
         keeps_average=on_policy.use_ema,
         side_by_side=on_policy.per_device_rollout_batch_size,
         recompute=training.recompute_granularity if training.recompute else "",
-        critic_recompute=granularity if again else "",
+        critic_recompute=(keys.critic_recompute_granularity or training.recompute_granularity) if again else "",
         with_ptx=bool(on_policy.ptx_datasets and on_policy.ptx_coeff),
         is_scaled=parsed.generation.temperature != 1.0,
         entropy_gradient=algorithm.hyperparameters.entropy_coeff > 0,
