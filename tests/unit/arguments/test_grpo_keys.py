@@ -32,8 +32,7 @@ def test_a_group_of_one_is_refused_given_or_not():
 def test_keys_of_ppo_alone_are_refused_by_name(key):
     value = {"critic_recompute": "true", "clip_placement": "token"}.get(key, "0.5")
     assert _problems([*PAIRS, f"--{key}", value]) == [
-        f"{key} belongs to rl_algorithm=ppo or ppo_lagrangian; this run has rl_algorithm=grpo "
-        "(command line)"
+        f"{key} belongs to rl_algorithm=ppo or ppo_lagrangian; this run has rl_algorithm=grpo (command line)"
     ]
 
 
