@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from alignment.algorithms.lagrange import LagrangeMultiplier
 from alignment.arguments.rewards.entries import RewardEntry
 from alignment.errors import ArgumentError
 from alignment.models.decoder.score_model import ScoreModel
@@ -174,3 +175,15 @@ def build_cost_normalizer(launch: Launch, roles: Roles) -> Normalize | None:
             "of its scores: train it with a normalizer_type, or leave normalize_cost out"
         )
     return model.normalize_scores if is_asked or (model.options.do_normalize and model.has_statistics) else None
+
+
+def build_multiplier(hyperparameters: Any) -> LagrangeMultiplier:
+    """Return the multiplier of the cost before the first rollout."""
+    return LagrangeMultiplier(
+        initial=hyperparameters.lambda_init,
+        threshold=hyperparameters.threshold,
+        learning_rate=hyperparameters.lambda_lr,
+        maximum=hyperparameters.lambda_max,
+        delay=hyperparameters.lambda_update_delay_steps,
+        window=hyperparameters.episode_cost_window_size,
+    )

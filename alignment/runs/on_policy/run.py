@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
-from alignment.algorithms.lagrange import LagrangeMultiplier
 from alignment.arguments.keys.training import TrainingArguments
 from alignment.arguments.parsed import Parsed
 from alignment.device.memory import MemoryWatch
@@ -47,6 +45,7 @@ from alignment.runs.on_policy.rewards import (
     build_cost_normalizer,
     build_cost_scorer,
     build_judges,
+    build_multiplier,
     build_normalizer,
     build_scorer,
     build_terms,
@@ -307,18 +306,6 @@ class OnPolicyRun:
             f"{counted(plan.update_iters, 'pass')}"
             + (f"; the policy is frozen in the first {plan.frozen_updates} updates" if plan.frozen_updates else "")
         )
-
-
-def build_multiplier(hyperparameters: Any) -> LagrangeMultiplier:
-    """Return the multiplier of the cost before the first rollout."""
-    return LagrangeMultiplier(
-        initial=hyperparameters.lambda_init,
-        threshold=hyperparameters.threshold,
-        learning_rate=hyperparameters.lambda_lr,
-        maximum=hyperparameters.lambda_max,
-        delay=hyperparameters.lambda_update_delay_steps,
-        window=hyperparameters.episode_cost_window_size,
-    )
 
 
 def critic_training(parsed: Parsed) -> TrainingArguments:
