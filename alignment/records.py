@@ -51,6 +51,10 @@ class RawSample(TypedDict, total=False):
     """By how much the better of the two is better."""
     attributes: list[float | None]
     """Values of the attributes of ``answer`` (or of the last turn), for regression; None: missing."""
+    steps: list[str]
+    """The answer in steps (process rewards only, instead of answer)."""
+    step_labels: list[Any]
+    """Whether each step is good: True or False, a number from 0 to 1, or one of the reward tokens."""
     safer: bool
     """True: ``answer`` is safer than ``other_answer``."""
     is_safe: bool

@@ -23,7 +23,7 @@ from alignment.fields import Case, argument, where
 from alignment.records import Loss
 
 _NO_COST = where("objective", "cost", why="a cost model has safety labels instead")
-_NO_PAIRS = where("objective", "regression", why="a regression has no pairs")
+_NO_PAIRS = where("objective", "regression", "process", why="it has no pairs")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -119,6 +119,11 @@ def _refuse_unlike(model: Any, folder: Path) -> None:
             "sequence classification folder is read at the last token: the exported scores would be wrong. Train with "
             "loss_type=sequence-wise"
         )
+    if getattr(getattr(model, "options", None), "score_form", "end") == "steps":
+        raise ModelFolderError(
+            f"{folder}: it scores the steps of an answer, and a sequence classification folder is read at the last "
+            "token: the exported scores would be wrong. Use its own folder"
+        )
     bias = getattr(getattr(model, "score", None), "bias", None)
     if bias is not None and float(bias.abs().max()) > 0:
         raise ModelFolderError(

@@ -12,6 +12,7 @@ from alignment.data.encoded.preference import (
 )
 from alignment.data.encoded.prompt_only import PromptOnlyCollator, PromptOnlyDataset
 from alignment.data.encoded.safety_preference import SafetyPreferenceCollator, SafetyPreferenceDataset
+from alignment.data.encoded.steps import ProcessDataset
 from alignment.data.encoded.supervised import SupervisedCollator, SupervisedDataset
 from alignment.data.encoded.tokenized import TokenizedDataset
 from alignment.data.raw.dataset_spec import parse_dataset
@@ -25,6 +26,7 @@ __all__ = [
     "MarginPreferenceDataset",
     "PreferenceCollator",
     "PreferenceDataset",
+    "ProcessDataset",
     "PromptOnlyCollator",
     "PromptOnlyDataset",
     "RawDataset",

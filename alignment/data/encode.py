@@ -50,6 +50,11 @@ class EncodeOptions:
     keeps_duplicates: bool = False
     """Whether all of several equal prompts are used (prompt-only data)."""
 
+    step_token: str = ""
+    """The text of the token that ends every step of an answer (process rewards)."""
+    reward_tokens: tuple[str, ...] = ("+", "-")
+    """The texts of the labels of a good and a bad step."""
+
     def __post_init__(self) -> None:
         for name, allowed in (("on_overlong", ON_OVERLONG), ("on_bad_row", ON_BAD_ROW), ("targets", TARGETS)):
             if getattr(self, name) not in allowed:

@@ -133,6 +133,7 @@ def _full_samples(parsed: Parsed, *, batch_ranks: int) -> list[dict[str, Any]]:
         of_sides = {f"{side}_input_ids": answer for side, answer in zip(sides, answers, strict=True)}
         label = {"desirable": number % 2, "attributes": [float(number % 2)] * len(names)}
         label |= {"extra_length": 0, "margin": None}
+        label |= {"step_positions": np.array([length - 1]), "step_labels": [float(number % 2)]}
         samples.append({"input_ids": row, "labels": row, "prompt_length": 1, **of_sides, **signs, **label})
     return samples
 

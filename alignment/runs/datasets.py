@@ -44,8 +44,12 @@ def encode_options(
     keeps_duplicates: bool = False,
 ) -> EncodeOptions:
     """Return length limits, templates, what to do with rows that do not fit, and what is trained on."""
-    data = launch.parsed.data
+    data, source = launch.parsed.data, getattr(launch.parsed, "offline", None)
+    steps = {}
+    if getattr(source, "objective", "") == "process":
+        steps = {"step_token": source.placeholder_token, "reward_tokens": source.reward_tokens}
     return EncodeOptions(
+        **steps,
         max_length=data.max_length,
         max_prompt_length=max_prompt_length,
         on_overlong=data.on_overlong,

@@ -12,6 +12,7 @@ from alignment.algorithms.cost_model import cost_model_loss
 from alignment.algorithms.distillation import DistillationHyperparameters, check_own_answers, distillation_loss
 from alignment.algorithms.letter_preference import letter_loss
 from alignment.algorithms.preference.spec import PreferenceAlgorithm
+from alignment.algorithms.process_rewards import process_loss
 from alignment.algorithms.regression import regression_loss
 from alignment.algorithms.supervised_losses import SupervisedHyperparameters, sft_loss
 from alignment.arguments.keys.offline import SupervisedArguments
@@ -23,6 +24,7 @@ from alignment.data import (
     LogMarginPreferenceDataset,
     MarginPreferenceDataset,
     PreferenceDataset,
+    ProcessDataset,
     SafetyPreferenceDataset,
     SupervisedDataset,
     UnpairedPreferenceDataset,
@@ -55,6 +57,7 @@ from alignment.runs.offline.pairs import (
     pair_batch,
     read_pair_scores,
 )
+from alignment.runs.offline.steps import count_steps, read_step_scores, step_batch
 from alignment.runs.offline.supervised_evaluation import SupervisedEvaluation
 from alignment.trainers.registered import TRAINERS
 from alignment.trainers.trainer import PreferenceTrainer
@@ -185,6 +188,21 @@ REGRESSION = OfflineObjective(
     shown=("regression/loss",),
     cards=("eval/loss", "eval/pearson"),
 )
+PROCESS = OfflineObjective(
+    name="process",
+    title="process reward model",
+    model=SCORER,
+    dataset=ProcessDataset,
+    hyperparameters=BradleyTerryHyperparameters,
+    make_batch=step_batch,
+    read=read_step_scores,
+    loss=process_loss,
+    count=count_steps,
+    make_evaluation=LossEvaluation.of,
+    best_metric="loss",
+    shown=("process/loss", "process/accuracy"),
+    cards=("eval/loss", "eval/accuracy"),
+)
 GATING = replace(
     REWARD,
     title="gating network of a reward model",
@@ -194,7 +212,7 @@ GATING = replace(
     settle_model=settle_lengths,
     after_update=None,
 )
-SCORE_OBJECTIVES = {"reward": REWARD, "cost": COST, "regression": REGRESSION, "gating": GATING}
+SCORE_OBJECTIVES = {"reward": REWARD, "cost": COST, "regression": REGRESSION, "gating": GATING, "process": PROCESS}
 """Value of the key ``objective`` to objective."""
 
 

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from alignment.data import (
     AttributeDataset,
     PreferenceDataset,
+    ProcessDataset,
     PromptOnlyDataset,
     RawDataset,
     SafetyPreferenceDataset,
@@ -35,6 +36,7 @@ KINDS = {
         {"input", "answer", "other_answer", "better"},
     ],
     AttributeDataset: [{"input", "answer", "attributes"}],
+    ProcessDataset: [{"input", "steps", "step_labels"}],
     PreferenceDataset: [{"input", "answer", "other_answer", "better"}],
     SafetyPreferenceDataset: [{"input", "answer", "other_answer", "safer", "is_safe", "is_other_safe"}],
     PromptOnlyDataset: [{"input"}],
@@ -107,7 +109,7 @@ BUILT_IN = [name for name in _REGISTRY if not name.startswith("test-")]
 
 
 def test_the_documented_datasets_are_registered():
-    packing = ("sft", "preference", "prompts", "kto", "attributes")
+    packing = ("sft", "preference", "prompts", "kto", "attributes", "steps")
     families = ("PKU-SafeRLHF", "PKU-SafeRLHF-30K", *map("packing-{}".format, packing))
     documented = {f"{family}/{split}" for family in families for split in ("train", "test")}
     assert set(BUILT_IN) >= documented | {"PKU-SafeRLHF-10K/train", "alpaca", "jsonl"}
@@ -132,7 +134,7 @@ def test_raw_dataset(name, local_path):
 def test_tokenized_dataset(name, kind, template, local_path, tokenizer):
     arguments = local_path(name)
     fields = set(RawDataset.load(name, **arguments)[0])
-    options = EncodeOptions(template=template)
+    options = EncodeOptions(template=template, step_token="and")
     if not any(needed <= fields for needed in KINDS[kind]):
         with pytest.raises(DataError, match=f"'{name}', row .*missing .*fields present: input"):
             kind({name: arguments}, tokenizer, options=options)

@@ -72,6 +72,10 @@ def samples_of(objective, count=6, seed=3):
                     "worse_first_input_ids": np.concatenate([second, first[start:], [5]]),
                     "extra_length": len(first) - len(second), "margin": None, "digest": 1,
                 },
+                "process reward": {
+                    "input_ids": first, "prompt_length": start, "step_positions": np.array([start, len(first) - 1]),
+                    "step_labels": [index % 2, 0.25],
+                },
                 "preference": {"better_input_ids": first, "worse_input_ids": second, "prompt_length": start},
                 "safety preference": {
                     "safer_input_ids": first, "unsafer_input_ids": second, "prompt_length": start,

@@ -81,6 +81,12 @@ REWARD_KINDS = {
     },
     "average": {"loss_type": "average", "center_rewards_coefficient": 0.01},
     "head": {"train_head_only": True, "recompute": True},
+    "process": {
+        "train_datasets": "packing-steps/train:200/-1",
+        "objective": "process",
+        "placeholder_token": "and",
+        "regularization": 0.0,
+    },
     "gating": {"objective": "gating", "model_name_or_path": "attributes", "gating_hidden_size": 6},
 }
 

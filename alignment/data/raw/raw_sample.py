@@ -20,7 +20,19 @@ _FLAGS = ("better", "safer", "is_safe", "is_other_safe", "desirable")
 _PLAIN = {"input": str, **dict.fromkeys(_TEXTS, str), **dict.fromkeys(_FLAGS, bool)}
 """Values of exactly these types, which are nearly all, need no further check."""
 _SURROGATES = re.compile("[\\ud800-\\udfff]")
-FIELDS = ("input", "answer", "other_answer", "dialogue", "messages", "tools", "margin", "attributes", *_FLAGS)
+FIELDS = (
+    "input",
+    "answer",
+    "other_answer",
+    "dialogue",
+    "messages",
+    "tools",
+    "margin",
+    "attributes",
+    "steps",
+    "step_labels",
+    *_FLAGS,
+)
 
 
 def check_sample(sample: Any, place: object) -> RawSample:
@@ -105,6 +117,12 @@ def _check_attributes(value: Any, place: str) -> list[float | None]:
     return [None if item is None else _check_number(item, f"{place}, number {i}") for i, item in enumerate(known)]
 
 
+def _check_labels(value: Any, place: str) -> list[Any]:
+    if not isinstance(value, (list, tuple, np.ndarray)):
+        raise DataError(f"{place} must be a list with a label for each step, got {_shown(value)}")
+    return [item.item() if isinstance(item, np.generic) else item for item in value]
+
+
 def _check_turns(value: Any, place: str) -> list[str]:
     if not isinstance(value, (list, tuple)):
         raise DataError(f"{place} must be a list of strings, got {_shown(value)}")
@@ -150,6 +168,8 @@ _CHECKS = {
     "tools": check_tools,
     "margin": _check_number,
     "attributes": _check_attributes,
+    "steps": _check_turns,
+    "step_labels": _check_labels,
     **dict.fromkeys(_TEXTS, _check_text),
     **dict.fromkeys(_FLAGS, _check_flag),
 }

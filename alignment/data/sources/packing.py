@@ -161,3 +161,35 @@ class PackingSafety(RawDataset):
 for _split in ("train", "test"):
     _names = {"NAME": f"packing-safety/{_split}", "PAIRS": f"packing-preference/{_split}"}
     type(f"PackingSafety_{_split}", (PackingSafety,), _names)
+
+
+class PackingSteps(RawDataset):
+    """The items of the answers of every shipped pair as steps; one is good if it is wanted and not named before."""
+
+    PAIRS: ClassVar[str]
+
+    def __init__(self) -> None:
+        pairs = RawDataset.load(self.PAIRS)
+        answers = ((pair["input"], pair[side]) for pair in map(pairs.__getitem__, range(len(pairs))) for side in _SIDES)
+        self._answers = [(prompt, items) for prompt, answer in answers if (items := _items(answer))]
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    def __getitem__(self, index: int) -> RawSample:
+        prompt, items = self._answers[index]
+        wanted = wanted_items(prompt)
+        good = [item in wanted and item not in items[:place] for place, item in enumerate(items)]
+        return RawSample(input=prompt, steps=items, step_labels=good)
+
+
+_SIDES = ("answer", "other_answer")
+
+
+def _items(answer: str) -> list[str]:
+    return [word for word in answer.split() if word in ITEMS]
+
+
+for _split in ("train", "test"):
+    _names = {"NAME": f"packing-steps/{_split}", "PAIRS": f"packing-preference/{_split}"}
+    type(f"PackingSteps_{_split}", (PackingSteps,), _names)

@@ -19,11 +19,12 @@ from alignment.models.decoder.gating import GATING, GatingNetwork, GatingOptions
 from alignment.models.decoder.layers import Linear
 from alignment.models.decoder.normalizers import build_normalizer
 from alignment.models.decoder.placement import WHOLE, Placement
+from alignment.models.decoder.step_scores import aggregate_steps, read_step_options, step_ends
 from alignment.records import TokenBatch
 
 NORMALIZATION = {"reward": "affine", "cost": "scale", "critic": "identity"}
 """The kind of normalisation for each type of score."""
-SCORE_FORMS = ("end", "average")
+SCORE_FORMS = ("end", "average", "steps")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +35,12 @@ class ScoreOptions:
     """``reward``, ``cost`` or ``critic``."""
     score_bias: bool = False
     score_form: str = "end"
-    """A sequence's score: that of its last token (``end``), or the mean over the tokens of its answer (``average``)."""
+    """A sequence's score: that of its last token (``end``), the mean over the tokens of its answer (``average``), or
+    ``step_aggregation`` over its probabilities at the tokens that end a step of the answer (``steps``)."""
+    step_token_id: int | None = None
+    """The token that ends a step; an answer without it is one step."""
+    step_aggregation: str | None = None
+    """``min``, ``product``, ``mean`` or ``last``."""
     do_normalize: bool = False
     """Whether scores are normalised in training and evaluation."""
     normalizer_type: str | None = None
@@ -52,7 +58,7 @@ class ScoreOptions:
     @property
     def needs_starts(self) -> bool:
         """Whether the score of a sequence depends on where its answer starts."""
-        return self.score_form == "average" or self.gating is not None
+        return self.score_form in ("average", "steps") or self.gating is not None
 
     def head(self, width: int) -> dict[str, Any]:
         """Return the sizes of what is above a decoder of ``width``, as ``whole_shapes`` takes them."""
@@ -80,6 +86,7 @@ class ScoreOptions:
             score_type=raw.get("score_type", "reward"),
             score_bias=bool(raw.get("score_bias", "score_type" in raw and raw.get("bias", False))),
             score_form=_known_form(raw.get("score_form", "end")),
+            **read_step_options(raw),
             do_normalize=bool(raw.get("do_normalize", False)),
             normalizer_type=raw.get("normalizer_type"),
             normalizer_momentum=raw.get("momentum"),
@@ -160,6 +167,9 @@ class ScoreModel(nn.Layer):
     def _of_rows(self, scores: paddle.Tensor, batch: TokenBatch) -> paddle.Tensor:
         if self.options.score_form == "end":
             return end_scores(scores, batch.lengths)
+        if self.options.score_form == "steps":
+            is_step = step_ends(batch, self.options.step_token_id)
+            return aggregate_steps(scores, paddle.to_tensor(is_step), self.options.step_aggregation)
         return average_scores(scores, batch.fields["answer_starts"], batch.lengths)
 
     def training_scores(self, batch: TokenBatch) -> paddle.Tensor:

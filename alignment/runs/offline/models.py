@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from alignment.architecture.adapter import HEAD
+from alignment.data.encoded.steps import step_token_id
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.placement import Placement
 from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
@@ -39,9 +42,9 @@ def load_scorer(launch: Launch, folder: str | None, tokenizer: Tokenizer, *, is_
         score_type="cost" if reward.objective == "cost" else "reward",
         labels=reward.attributes if len(reward.attributes) > 1 else (),
         score_bias=reward.score_bias,
-        score_form="average" if launch.parsed.loss.loss_type == "average" else "end",
+        **_score_form(launch, tokenizer),
         do_normalize=reward.normalize_score_during_training,
-        normalizer_type=None if reward.objective == "regression" else reward.normalizer_type,
+        normalizer_type=None if reward.objective in ("regression", "process") else reward.normalizer_type,
         normalizer_momentum=reward.normalizer_momentum,
     )
     if folder is None:
@@ -65,6 +68,15 @@ def load_scorer(launch: Launch, folder: str | None, tokenizer: Tokenizer, *, is_
     if reward.train_head_only:
         freeze_below(model, HEAD)
     return model
+
+
+def _score_form(launch: Launch, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return the options that say what the score of a sequence is."""
+    reward = launch.parsed.offline
+    if reward.objective == "process":
+        token = step_token_id(tokenizer, reward.placeholder_token)
+        return {"score_form": "steps", "step_token_id": token, "step_aggregation": reward.step_aggregation}
+    return {"score_form": "average" if launch.parsed.loss.loss_type == "average" else "end"}
 
 
 POLICY = TrainedModel("policy", parts=("policy",), load=load_policy)

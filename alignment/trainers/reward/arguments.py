@@ -17,7 +17,8 @@ from alignment.arguments.parsed import Parsed
 from alignment.arguments.parser import Check, Values, Written, parse_arguments
 from alignment.fields import argument, unless, where
 
-_ATTRIBUTES = where("objective", "regression", "gating", why="attributes are predicted as they are")
+_ATTRIBUTES = where("objective", "regression", "gating", "process", why="only scores of pairs are normalised")
+_NO_STEPS = unless("objective", "process", why="objective is not process")
 _NO_GATING = unless("objective", "gating", why="objective is not gating")
 
 
@@ -27,10 +28,11 @@ class RewardArguments(OfflineArguments):
 
     value_head_prefix: str | None = None
     """Name of the score head in the files of the score model to start from, if it is not a usual one."""
-    objective: Literal["reward", "cost", "regression", "gating"] = "reward"
+    objective: Literal["reward", "cost", "regression", "gating", "process"] = "reward"
     """reward: the better answer scores higher; cost: the less safe answer scores higher, with the sign of is_safe;
     regression: predict the attributes of each answer, a score for each; gating: make one score of the attributes of a
-    trained regression, weighed by the prompt, so that the better answer scores higher (ArmoRM's second stage).
+    trained regression, weighed by the prompt, so that the better answer scores higher (ArmoRM's second stage);
+    process: predict whether each step of an answer is good, at the token that ends it.
     """
     train_head_only: bool = argument(
         False,
@@ -38,6 +40,12 @@ class RewardArguments(OfflineArguments):
         refused_when=where("lora", True, why="an adapter is what changes the model; train one of the two"),
     )
     """Train the score head and leave the model below it as it is (ArmoRM's first stage)."""
+    placeholder_token: str | None = argument(None, inert_when=_NO_STEPS)
+    """Text of the token that ends every step; it must be a single token."""
+    reward_tokens: tuple[str, ...] = argument(("+", "-"), inert_when=_NO_STEPS)
+    """Texts of the labels of a good and of a bad step; labels may also be true and false, or numbers from 0 to 1."""
+    step_aggregation: Literal["min", "product", "mean", "last"] = argument("min", inert_when=_NO_STEPS)
+    """How the probabilities of the steps become the score of an answer in PPO and chat."""
     gating_hidden_size: int = argument(1024, minimum=1, inert_when=_NO_GATING)
     """Width of the hidden layers of the gating network."""
     gating_num_layers: int = argument(3, minimum=0, inert_when=_NO_GATING)
@@ -122,12 +130,23 @@ def check_gating(v: Values) -> Iterator[str]:
         yield "objective=gating trains a gating network on a frozen model: lora=true has nothing to adapt; leave it out"
 
 
+def check_steps(v: Values) -> Iterator[str]:
+    """Check that steps have an end and two labels."""
+    if v.objective != "process":
+        return
+    if not v.placeholder_token:
+        yield "objective=process needs placeholder_token, the text of the token that ends every step"
+    if len(v.reward_tokens) != 2:
+        yield f"reward_tokens={','.join(v.reward_tokens)} (allowed: two texts, of a good and of a bad step)"
+
+
 CHECKS: tuple[Check, ...] = (
     *validate.CHECKS,
     validate.check_model_source,
     check_normalizer,
     check_attributes,
     check_gating,
+    check_steps,
 )
 
 

@@ -31,6 +31,7 @@ ROLE_SCORE = "runs.on_policy.roles.load_score_model"
 PACKING = ["coverage", "excess", "closed", "chatter"]
 PACKED = {"train_datasets": "packing-attributes/test:8/-1"}
 NORMALIZED = {"normalize_score_during_training": True}
+STEPS = {"train_datasets": "packing-steps/test:8/-1"}
 GATED = {"model_name_or_path": "{two scores}"}
 GATED_RUN = {**GATED, "objective": "gating"}
 
@@ -317,6 +318,22 @@ ROWS = (
     Row(
         "objective", "gating", lambda r: (r.call(REWARD_TASK)[0].title, _trained(r)),
         ("gating network of a reward model", {"gating"}), with_=GATED, only=RM, alone=True,
+    ),
+    Row(
+        "objective", "process", lambda r: (r.call(REWARD_TASK)[0].title, _score(r).options.score_form),
+        ("process reward model", "steps"), with_={**STEPS, "placeholder_token": "and"}, only=RM, alone=True,
+    ),
+    Row(
+        "placeholder_token", "and", lambda r: (_score(r).options.step_token_id, r.dataset.options.step_token),
+        (18, "and"), with_={**STEPS, "objective": "process"}, only=RM, alone=True,
+    ),
+    Row(
+        "reward_tokens", ["yes", "no"], lambda r: list(r.dataset.options.reward_tokens),
+        with_={**STEPS, "objective": "process", "placeholder_token": "and"}, only=RM, alone=True,
+    ),
+    Row(
+        "step_aggregation", "product", lambda r: _score(r).options.step_aggregation,
+        with_={**STEPS, "objective": "process", "placeholder_token": "and"}, only=RM, alone=True,
     ),
     Row("train_head_only", True, _trained, {"score"}, only=RM, alone=True),
     Row(

@@ -55,6 +55,7 @@ DEFAULTS = {
     },
     "rm": {
         **SHARED, "eval_datasets": None, "value_head_prefix": None, "model_config_name_or_path": None,
+        "placeholder_token": None, "reward_tokens": ("+", "-"), "step_aggregation": "min",
         "objective": "reward", "train_head_only": False, "gating_hidden_size": 1024, "gating_num_layers": 3,
         "gating_temperature": 10.0, "gating_scale": 1.0, "debias_length": "spearman",
         "attributes": (), "num_labels": None, "loss_type": "sequence-wise",

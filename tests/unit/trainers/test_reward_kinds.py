@@ -29,7 +29,15 @@ REGRESSION = {
     "attributes": ["coverage", "excess", "closed", "chatter"],
 }  # fmt: skip
 GATING = {"objective": "gating", "gating_hidden_size": 8, "gating_temperature": 1.0, "per_device_eval_batch_size": 4}
-KINDS = {"regression": REGRESSION, "head": {**REGRESSION, "train_head_only": True}, "gating": GATING}
+PROCESS = {
+    "objective": "process", "placeholder_token": "and", "train_datasets": "packing-steps/train:24/-1",
+}  # fmt: skip
+KINDS = {
+    "regression": REGRESSION,
+    "head": {**REGRESSION, "train_head_only": True},
+    "gating": GATING,
+    "process": PROCESS,
+}
 
 
 @pytest.fixture(scope="module")
@@ -169,3 +177,16 @@ def test_what_does_not_fit_is_refused_before_training(folder, keys, error, messa
 def test_an_adapter_and_a_trained_head_alone_are_one_too_many(folder):
     with pytest.raises(ArgumentError, match="train_head_only=true is refused: an adapter is what changes the model"):
         train(folder, "both", **KINDS["head"], lora=True)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"placeholder_token": None}, "objective=process needs placeholder_token"),
+        ({"reward_tokens": ["+"]}, "reward_tokens=.* .allowed: two texts"),
+        ({"placeholder_token": "and also"}, "placeholder_token='and also' is 2 token.s. of the tokenizer"),
+    ],
+)
+def test_steps_without_one_end_or_two_labels_are_refused(folder, keys, message):
+    with pytest.raises(ArgumentError, match=message):
+        train(folder, "no-steps", **{**PROCESS, "overwrite_output_dir": True, **keys})

@@ -27,13 +27,21 @@ SAFE_RLHF = (
     *("prompt", "response_0", "response_1", "better_response_id", "safer_response_id"),
     *("is_response_0_safe", "is_response_1_safe"),
 )
-OWN_FIELDS = ("answer", "other_answer", "better", "safer", "is_safe", "is_other_safe", "desirable")
+OWN_FIELDS = (
+    *("answer", "other_answer", "better", "safer", "is_safe", "is_other_safe", "desirable"),
+    *("steps", "step_labels"),
+)
 
 
 def own(row: Row, place: object) -> RawSample:
     """Fields of ``RawSample`` under their own names; ``input`` may have any form of a prompt."""
     sample = {name: row[name] for name in OWN_FIELDS if name in row}
     return RawSample(input=prompt_of(row["input"], place), **sample)
+
+
+def labelled_steps(row: Row, place: object) -> RawSample:
+    """Steps of an answer, with a label for each (TRL's stepwise supervision)."""
+    return RawSample(input=prompt_of(row["prompt"], place), steps=row["completions"], step_labels=row["labels"])
 
 
 def own_with(prompt: str) -> Convert:

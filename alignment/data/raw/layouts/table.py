@@ -87,6 +87,7 @@ LAYOUTS: tuple[RowLayout, ...] = (
     RowLayout("prompt, response, chosen and rejected", ("prompt", "response", "chosen", "rejected"),
               c.pair_in("prompt")),
     RowLayout("KTO", ("prompt", "completion", "label"), c.desirable(c.answer_in("prompt", "completion"), "label")),
+    RowLayout("steps and labels", ("prompt", "completions", "labels"), c.labelled_steps),
     RowLayout("safe-rlhf", c.SAFE_RLHF, c.safe_rlhf),
     RowLayout("Nectar", ("prompt", "answers"), c.ranked_objects("answers", "answer", "rank", prompt="prompt", sign=-1),
            says=_BEST_WORST),

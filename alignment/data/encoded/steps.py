@@ -1,0 +1,103 @@
+"""Answers in steps, each with a label, for process reward models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from alignment.data.encode import Encoder
+from alignment.data.encoded.mixture import Row
+from alignment.data.encoded.pairs import EncodedAnswers, encode_answers
+from alignment.data.encoded.supervised import SupervisedCollator
+from alignment.data.encoded.tokenized import Encoded, TokenizedDataset
+from alignment.data.ledger import DROPPED_OVERLONG
+from alignment.data.raw.raw_sample import require_fields
+from alignment.data.tokenizer import TokenizerLike
+from alignment.errors import ArgumentError, DataError
+
+FIRST_STEP = "Step 1:"
+"""Where the answer begins in rows that hold question and answer in one text (Math-Shepherd, OpenRLHF)."""
+
+
+def step_token_id(tokenizer: TokenizerLike, token: str) -> int:
+    """Return the id of the token that ends every step; ArgumentError if the text is not exactly one known token."""
+    ids = [int(i) for i in tokenizer(token, add_special_tokens=False)["input_ids"]]
+    if len(ids) != 1 or tokenizer.decode(ids, skip_special_tokens=False).strip() != token.strip():
+        raise ArgumentError(
+            f"placeholder_token={token!r} is {len(ids)} token(s) of the tokenizer, {ids[:8]}: a step ends with exactly "
+            "one token that it knows; name another, or add it to the tokenizer"
+        )
+    return ids[0]
+
+
+class ProcessDataset(TokenizedDataset):
+    """Samples ``{"input_ids" [S], "prompt_length" int, "step_positions" [m], "step_labels" [m]}``, labels from 0 to 1.
+
+    Reads ``input, steps, step_labels``: every step is followed by the step token of ``options``. An ``input`` that
+    holds the step token itself, with the same text as ``answer`` in which labels replace it, is read as OpenRLHF does.
+    """
+
+    KIND = "process reward"
+    COLLATOR = SupervisedCollator
+
+    def encode_row(self, row: Row, encoder: Encoder) -> Encoded:
+        """Encode the steps of one answer with their labels."""
+        token = self.options.step_token
+        sample = _split_text(row, token, self.options.reward_tokens)
+        require_fields(sample, ("input", "steps", "step_labels"), kind=self.KIND, place=row.place)
+        steps, labels = sample["steps"], [_label(v, self.options.reward_tokens, row) for v in sample["step_labels"]]
+        if len(steps) != len(labels):
+            raise DataError(f"{row.place}: {len(steps)} step(s) and {len(labels)} label(s); each step needs one")
+        if not steps:
+            raise DataError(f"{row.place}: no step to learn from")
+        text = "\n".join(f"{step.strip()} {token.strip()}" for step in steps)
+        encoded = encode_answers(row._replace(sample=sample), (text,), encoder, self.options)
+        if not isinstance(encoded, EncodedAnswers):
+            return Encoded(None, encoded)
+        (ids,) = encoded.sequences()
+        start = len(encoded.fitted.prompt)
+        ends = start + np.flatnonzero(ids[start:] == step_token_id(self.tokenizer, token))
+        if len(ends) > len(labels) or (len(ends) < len(labels) and not encoded.fitted.reason):
+            raise DataError(
+                f"{row.place}: {len(labels)} label(s), and {len(ends)} of the answer's tokens are the step token "
+                f"{token!r}: a step contains it, or the tokenizer joins it with other text"
+            )
+        if not len(ends):
+            return Encoded(None, (DROPPED_OVERLONG,))
+        made: dict[str, Any] = {"input_ids": ids, "prompt_length": start, "step_positions": ends}
+        return Encoded({**made, "step_labels": labels[: len(ends)]}, encoded.reasons)
+
+
+def _split_text(row: Row, token: str, reward_tokens: Sequence[str]) -> Any:
+    """Return the sample with ``steps`` and ``step_labels``, read from two texts where they differ at the step token."""
+    given, answer = row.sample.get("input"), row.sample.get("answer")
+    if "steps" in row.sample or not (token and isinstance(given, str) and isinstance(answer, str) and token in given):
+        return row.sample
+    question, found, _ = given.partition(FIRST_STEP)
+    if not found:
+        raise DataError(f"{row.place}: no {FIRST_STEP!r} shows where the steps of the answer begin")
+    labels, rest = [], answer
+    for piece in given.split(token)[:-1]:
+        rest = rest[len(piece) :] if rest.startswith(piece) else ""
+        label = next((name for name in reward_tokens if rest.startswith(name)), None)
+        if label is None:
+            raise DataError(
+                f"{row.place}: after step {len(labels) + 1} the label is {rest[:20]!r}, or its text is not that of the "
+                f"input (allowed: {', '.join(map(repr, reward_tokens))} in place of each {token!r})"
+            )
+        labels.append(label)
+        rest = rest[len(label) :]
+    steps = given[len(question) :].split(token)[:-1]
+    return {"input": question.strip(), "steps": [step.strip() for step in steps], "step_labels": labels}
+
+
+def _label(value: Any, reward_tokens: Sequence[str], row: Row) -> float:
+    """Return a label as a number from 0 (bad) to 1 (good)."""
+    if isinstance(value, str) and value.strip() in reward_tokens:
+        return float(value.strip() == reward_tokens[0])
+    if isinstance(value, (bool, int, float)) and 0 <= value <= 1:
+        return float(value)
+    allowed = ", ".join(map(repr, reward_tokens))
+    raise DataError(f"{row.place}: step label {value!r:.40} (allowed: true, false, {allowed}, a number from 0 to 1)")
