@@ -10,9 +10,9 @@ import numpy as np
 from alignment.data.encode import Encoder
 from alignment.data.encoded.mixture import Row
 from alignment.data.encoded.pairs import EncodedAnswers, encode_answers
-from alignment.data.encoded.supervised import SupervisedCollator
-from alignment.data.encoded.tokenized import Encoded, TokenizedDataset
+from alignment.data.encoded.tokenized import Collator, Encoded, Sample, TokenizedDataset, to_ids
 from alignment.data.ledger import DROPPED_OVERLONG
+from alignment.data.padding import mask_rows, pad_rows, row_lengths
 from alignment.data.raw.raw_sample import require_fields
 from alignment.data.tokenizer import TokenizerLike
 from alignment.errors import ArgumentError, DataError
@@ -32,6 +32,28 @@ def step_token_id(tokenizer: TokenizerLike, token: str) -> int:
     return ids[0]
 
 
+class StepCollator(Collator):
+    """Pads on the right.
+
+    Gives ``input_ids`` and ``attention_mask`` [B, S] (True: real token), ``lengths`` and ``prompt_lengths`` [B], and
+    ``step_labels`` [B, S]: NaN where no step ends.
+    """
+
+    def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        rows = [sample["input_ids"] for sample in samples]
+        padded = pad_rows(rows, value=self._pad_token_id)
+        labels = np.full(padded.shape, np.nan, np.float32)
+        for row, sample in enumerate(samples):
+            labels[row, sample["step_positions"]] = sample["step_labels"]
+        return {
+            "input_ids": padded,
+            "attention_mask": mask_rows(rows),
+            "lengths": row_lengths(rows),
+            "prompt_lengths": to_ids([sample["prompt_length"] for sample in samples]),
+            "step_labels": labels,
+        }
+
+
 class ProcessDataset(TokenizedDataset):
     """Samples ``{"input_ids" [S], "prompt_length" int, "step_positions" [m], "step_labels" [m]}``, labels from 0 to 1.
 
@@ -40,7 +62,7 @@ class ProcessDataset(TokenizedDataset):
     """
 
     KIND = "process reward"
-    COLLATOR = SupervisedCollator
+    COLLATOR = StepCollator
 
     def encode_row(self, row: Row, encoder: Encoder) -> Encoded:
         """Encode the steps of one answer with their labels."""
@@ -77,7 +99,7 @@ def _split_text(row: Row, token: str, reward_tokens: Sequence[str]) -> Any:
         return row.sample
     question, found, _ = given.partition(FIRST_STEP)
     if not found:
-        raise DataError(f"{row.place}: no {FIRST_STEP!r} shows where the steps of the answer begin")
+        return row.sample
     labels, rest = [], answer
     for piece in given.split(token)[:-1]:
         rest = rest[len(piece) :] if rest.startswith(piece) else ""

@@ -325,7 +325,7 @@ ROWS = (
     ),
     Row(
         "placeholder_token", "and", lambda r: (_score(r).options.step_token_id, r.dataset.options.step_token),
-        (18, "and"), with_={**STEPS, "objective": "process"}, only=RM, alone=True,
+        (9, "and"), with_={**STEPS, "objective": "process"}, only=RM, alone=True,
     ),
     Row(
         "reward_tokens", ["yes", "no"], lambda r: list(r.dataset.options.reward_tokens),

@@ -69,7 +69,7 @@ def test_a_cut_answer_keeps_the_labels_of_the_steps_that_are_left(read):
         ({**TRL, "labels": [True, "good", False]}, r"step label 'good' \(allowed: true, false, '\+', '-'"),
         ({**TRL, "labels": [True, -1, False]}, "step label -1"),
         ({**TRL, "completions": ["rope and map", "tent", "map"]}, r"3 label\(s\), and 4 of the answer's tokens"),
-        ({"input": "pack rope and", "label": "pack rope +"}, "no 'Step 1:' shows where"),
+        ({"input": "pack rope and", "label": "pack rope +"}, "missing 'steps', 'step_labels'"),
         (
             {"input": "pack Step 1: rope and", "label": "pack Step 1: tent +"},
             "after step 1 the label is .*or its text is not that of the input",
