@@ -10,7 +10,6 @@ import numpy as np
 
 from alignment.arguments.groups import DeclaredArgument, declare
 from alignment.fields import Situation
-from alignment.runs.offline.pairs import REWARD_PAIRS, pair_batch
 from alignment.trainers.objectives import OBJECTIVES
 from alignment.trainers.registered import TRAINERS
 from tests.contract.keys.assembled import Run
@@ -28,29 +27,6 @@ REWARD_TASK = "runs.offline.train.build_task"
 REFERENCE = "runs.offline.reference.place"
 ROLE_LM = "runs.on_policy.roles.load_causal_lm"
 ROLE_SCORE = "runs.on_policy.roles.load_score_model"
-PACKING = ["coverage", "excess", "closed", "chatter"]
-PACKED = {"train_datasets": "packing-attributes/test:8/-1"}
-NORMALIZED = {"normalize_score_during_training": True}
-STEPS = {"train_datasets": "packing-steps/test:8/-1"}
-GATED = {"model_name_or_path": "{two scores}"}
-GATED_RUN = {**GATED, "objective": "gating"}
-
-
-def _trained(run: Run) -> set[str]:
-    """The first part of the names of what is trained."""
-    return {name.partition(".")[0] for name, p in _score(run).named_parameters() if not p.stop_gradient}
-
-
-def _gating(run: Run) -> Any:
-    return _score(run).options.gating
-
-
-def _pearson_of_length(run: Run) -> float:
-    """The correlation that the first attribute keeps with the length of the training answers."""
-    batch = pair_batch([run.dataset[i] for i in range(len(run.dataset))], REWARD_PAIRS)
-    lengths = batch.lengths - batch.fields["answer_starts"]
-    scores = _score(run).read_attributes(batch).numpy()[:, 0]
-    return abs(np.corrcoef(scores - _gating(run).length_penalties[0] * lengths, lengths)[0, 1])
 
 
 def _lengths(run: Run) -> list[int]:
@@ -73,13 +49,13 @@ def _splits(run: Run) -> tuple[int, int]:
     return len(run.dataset), 0 if run.evaluation is None else len(held_out(run))
 
 
-def _columns(run: Run, number: int = 0) -> Any:
+def columns_of(run: Run, number: int = 0) -> Any:
     """What the reading of training data (0) or of evaluation data (1) is told."""
     return run.call("runs.datasets.parse_datasets", number)["defaults"]
 
 
 def _column_row(key: str) -> Row:
-    return Row(key, f"my_{key}", lambda r: _columns(r)[key])
+    return Row(key, f"my_{key}", lambda r: columns_of(r)[key])
 
 
 def _loss(run: Run) -> Any:
@@ -114,17 +90,17 @@ def _is_here(run: Run) -> bool:
     return any(parameter._is_initialized() for parameter in _teacher(run)._runner.model.parameters())
 
 
-def _score(run: Run) -> Any:
+def score_model(run: Run) -> Any:
     return run.learner.runner.model
 
 
 COLUMNS = (
     *map(_column_row, ("input_key", "output_key", "label_key", "chosen_key", "rejected_key", "messages_key")),
     *map(_column_row, ("chosen_score_key", "rejected_score_key", "system_key", "tools_key")),
-    Row("layout", "alpaca", lambda r: _columns(r)["layout"]),
-    Row("ignored_columns", "one, two", lambda r: _columns(r)["ignored_columns"], ("one", "two")),
-    Row("train_split", "mine", lambda r: _columns(r)["split"]),
-    Row("eval_split", "mine", lambda r: _columns(r, 1)["split"], with_=EVALUATED),
+    Row("layout", "alpaca", lambda r: columns_of(r)["layout"]),
+    Row("ignored_columns", "one, two", lambda r: columns_of(r)["ignored_columns"], ("one", "two")),
+    Row("train_split", "mine", lambda r: columns_of(r)["split"]),
+    Row("eval_split", "mine", lambda r: columns_of(r, 1)["split"], with_=EVALUATED),
 )
 
 
@@ -247,7 +223,7 @@ ROWS = (
         with_={"reward_model_name_or_path": "{reward}"}, only=PPO,
     ),
     Row(
-        "objective", "cost", lambda r: (r.call(REWARD_TASK)[0].title, _score(r).options.score_type),
+        "objective", "cost", lambda r: (r.call(REWARD_TASK)[0].title, score_model(r).options.score_type),
         ("cost model", "cost"), with_={"train_datasets": "jsonl:1:{safety.jsonl}"}, only=RM, alone=True,
     ),
     Row("reference_free", True, lambda r: (_loss(r).reference_free, _num_loaded(r)), (True, 1), only=DPO, alone=True),
@@ -275,7 +251,8 @@ ROWS = (
     Row("pretrain_mode", True, lambda r: r.dataset.options.targets, "text", only=SFT, alone=True),
     Row("loss_type", "token-wise", lambda r: _loss(r).loss_type, only=RM),
     Row(
-        "loss_type", "average", lambda r: (_loss(r).loss_type, _score(r).options.score_form), ("average", "average"),
+        "loss_type", "average", lambda r: (_loss(r).loss_type, score_model(r).options.score_form), ("average",
+        "average"),
         only=RM, alone=True,
     ),
     Row(
@@ -283,15 +260,15 @@ ROWS = (
         with_={"train_datasets": "jsonl:1:{margins.jsonl}"}, only=RM, alone=True,
     ),
     Row(
-        "margin_key", "gap", lambda r: _columns(r)["margin_key"],
+        "margin_key", "gap", lambda r: columns_of(r)["margin_key"],
         with_={"train_datasets": "jsonl:1:{margins.jsonl}", "margin_loss": True}, only=RM, alone=True,
     ),
     Row(
-        "margin_key", "gap", lambda r: _columns(r)["margin_key"],
+        "margin_key", "gap", lambda r: columns_of(r)["margin_key"],
         with_={"train_datasets": "jsonl:1:{margins.jsonl}", "margin_scale": 1}, only=DPO, alone=True,
     ),
     Row(
-        "margin_key", "gap", lambda r: _columns(r)["margin_key"],
+        "margin_key", "gap", lambda r: columns_of(r)["margin_key"],
         with_={"train_datasets": "jsonl:1:{margins.jsonl}"}, only=PAIRWISE, alone=True,
     ),
     Row(
@@ -311,67 +288,4 @@ ROWS = (
         "regularization_convention", "safe-rlhf", lambda r: _loss(r).regularization_convention,
         with_={"regularization": 0.125}, only=RM,
     ),
-    Row(
-        "objective", "regression", lambda r: (r.call(REWARD_TASK)[0].title, len(r.dataset)),
-        ("regression reward model", 8), with_={**PACKED, "attributes": PACKING}, only=RM, alone=True,
-    ),
-    Row(
-        "objective", "gating", lambda r: (r.call(REWARD_TASK)[0].title, _trained(r)),
-        ("gating network of a reward model", {"gating"}), with_=GATED, only=RM, alone=True,
-    ),
-    Row(
-        "objective", "process", lambda r: (r.call(REWARD_TASK)[0].title, _score(r).options.score_form),
-        ("process reward model", "steps"), with_={**STEPS, "placeholder_token": "and"}, only=RM, alone=True,
-    ),
-    Row(
-        "placeholder_token", "and", lambda r: (_score(r).options.step_token_id, r.dataset.options.step_token),
-        (9, "and"), with_={**STEPS, "objective": "process"}, only=RM, alone=True,
-    ),
-    Row(
-        "reward_tokens", ["yes", "no"], lambda r: list(r.dataset.options.reward_tokens),
-        with_={**STEPS, "objective": "process", "placeholder_token": "and"}, only=RM, alone=True,
-    ),
-    Row(
-        "step_aggregation", "product", lambda r: _score(r).options.step_aggregation,
-        with_={**STEPS, "objective": "process", "placeholder_token": "and"}, only=RM, alone=True,
-    ),
-    Row("train_head_only", True, _trained, {"score"}, only=RM, alone=True),
-    Row(
-        "gating_hidden_size", 6, lambda r: list(_score(r).gating.parameters()[0].shape), [64, 6],
-        with_=GATED_RUN, only=RM, alone=True,
-    ),
-    Row(
-        "gating_num_layers", 1, lambda r: len(_score(r).gating.parameters()) // 2, 2,
-        with_=GATED_RUN, only=RM, alone=True,
-    ),
-    Row(
-        "gating_temperature", 4.0, lambda r: _gating(r).temperature, with_=GATED_RUN, only=RM, alone=True,
-    ),
-    Row(
-        "gating_scale", 0.5, lambda r: _gating(r).scale, with_=GATED_RUN, only=RM, alone=True,
-    ),
-    Row(
-        "debias_length", "pearson", lambda r: _pearson_of_length(r) < 1e-4, True,
-        with_=GATED_RUN, only=RM, alone=True,
-    ),
-    Row(
-        "attributes", PACKING, lambda r: _score(r).options.labels, tuple(PACKING),
-        with_={**PACKED, "objective": "regression"}, only=RM, alone=True,
-    ),
-    Row(
-        "attributes_key", "values", lambda r: _columns(r)["attributes_key"],
-        with_={"train_datasets": "jsonl:1:{attributes.jsonl}", "objective": "regression", "attributes": ["a", "b"]},
-        only=RM, alone=True,
-    ),
-    Row(
-        "num_labels", 4, lambda r: r.launch.parsed.offline.num_labels,
-        with_={**PACKED, "objective": "regression", "attributes": PACKING}, only=RM, alone=True,
-    ),
-    Row("score_bias", True, lambda r: _score(r).score.bias is not None, only=RM),
-    Row("normalize_score_during_training", True, lambda r: _score(r).options.do_normalize, only=RM),
-    Row(
-        "normalizer_type", "RunningMeanStd", lambda r: type(_score(r).normalizer).__name__, with_=NORMALIZED, only=RM,
-        alone=True,
-    ),
-    Row("normalizer_momentum", 0.75, lambda r: _score(r).normalizer.momentum, with_=NORMALIZED, only=RM),
 )  # fmt: skip

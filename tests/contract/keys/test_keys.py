@@ -1,6 +1,6 @@
 """Every key of the argument files is followed from the JSON to the number that is used.
 
-A new key needs one row in ``training_rows.py``, ``data_rows.py`` or ``ppo_rows.py``; see ``rows.Row``.
+A new key needs one row in a ``*_rows.py`` here; see ``rows.Row``.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from alignment.arguments.effects import refuse_unbuilt, report_effects
 from alignment.arguments.groups import declare
 from alignment.errors import ArgumentError, UserError
 from alignment.trainers.registered import TRAINERS
-from tests.contract.keys import data_rows, ppo_rows, training_rows
+from tests.contract.keys import data_rows, ppo_rows, reward_rows, training_rows
 from tests.contract.keys.assembled import BASE, Run, assemble, filled, make_models
 from tests.contract.keys.rows import ALL, Row, group_rows, of_trainer
 
 GROUPS = {name: TRAINERS[name].groups for name in TRAINERS}
 PARSE = {name: TRAINERS[name].parse for name in TRAINERS}
-ROWS: tuple[Row, ...] = (*training_rows.ROWS, *data_rows.ROWS, *ppo_rows.ROWS)
+ROWS: tuple[Row, ...] = (*training_rows.ROWS, *data_rows.ROWS, *reward_rows.ROWS, *ppo_rows.ROWS)
 CASES = [(trainer, settings, row) for trainer in ALL for settings, rows in group_rows(ROWS, trainer) for row in rows]
 SAFETY = {"input": "pack rope", "answer": "rope done", "other_answer": "knife done", "safer": True, "is_safe": True}
 MARGINS = {"input": "pack rope", "answer": "rope done", "other_answer": "knife", "better": True, "margin": 1, "gap": 2}
 MISSING = """{trainer} has the key {key!r}, and no row of tests/contract/keys follows it to where it is used. Add, in
-training_rows.py, data_rows.py or ppo_rows.py:
+training_rows.py, data_rows.py, reward_rows.py or ppo_rows.py:
     Row({key!r}, VALUE_THAT_IS_NO_DEFAULT, lambda r: WHERE_THE_ASSEMBLED_RUN_USES_IT)
 or, where it does nothing for this trainer, declare it beside the field (inert_when, see alignment/fields.py)."""
 
