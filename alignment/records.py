@@ -206,6 +206,8 @@ class Rollout:
     """[N] float32, costs after normalisation, if any."""
     cost_values: np.ndarray | None = None
     """[N, R] float32, values of the cost critic before the update."""
+    baseline_scores: np.ndarray | None = None
+    """[N] float32, the reward of the greedy response to the row's prompt, for algorithms that compare with it."""
     valid: np.ndarray | None = None
     """[N] bool, False if the reward failed and the group is masked (None: all valid)."""
     policy_version: int = 0

@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 GroupScale = Literal["group", "batch", "none"]
 
 
-def gae(rewards: Tensor, values: Tensor, *, mask: Tensor, gamma: float, gae_lambda: float) -> tuple[Tensor, Tensor]:
+def gae(
+    rewards: Tensor, values: Tensor, *, mask: Tensor, gamma: float, gae_lambda: float | Tensor
+) -> tuple[Tensor, Tensor]:
     """Return (advantages, returns), both [N, R] and zero under the mask (Schulman et al. 2016, equation 16).
 
     delta_t = r_t + gamma V_{t+1} - V_t and A_t = delta_t + gamma lambda A_{t+1}, with V = 0 after the last real token;
-    the return is A_t + V_t. ``rewards`` and ``values`` are [N, R].
+    the return is A_t + V_t. ``rewards`` and ``values`` are [N, R]; ``gae_lambda`` may be one for each row, [N, 1].
     """
     values = zero_outside(values, mask)
     next_values = paddle.concat([values[:, 1:], paddle.zeros_like(values[:, :1])], axis=1)
@@ -35,8 +37,8 @@ def reinforce_returns(rewards: Tensor, mask: Tensor, *, gamma: float) -> Tensor:
     return zero_outside(discounted_sums(zero_outside(rewards, mask), gamma), mask)
 
 
-def discounted_sums(x: Tensor, discount: float) -> Tensor:
-    """Return y_t = x_t + discount * y_{t+1} along the last axis of ``x`` [N, R].
+def discounted_sums(x: Tensor, discount: float | Tensor) -> Tensor:
+    """Return y_t = x_t + discount * y_{t+1} along the last axis of ``x`` [N, R]; ``discount`` may be [N, 1].
 
     Doubling scan: after step k each entry holds 2^k discounted terms, so log2(R) whole-array steps replace a loop over
     tokens; pairwise addition also rounds less than a running sum in float32.

@@ -131,11 +131,17 @@ class OnPolicyLoop:
         version = self.session.counters.updates
         with self.session.stage("rollout"), self.engine.ready(version):
             rollout = self.collector.collect(prompts, policy_version=version)
-        responses = int(rollout.response_lengths.sum())
+            greedy = None
+            if self.algorithm.needs_greedy:
+                greedy = self.collector.collect_greedy(prompts, policy_version=version)
+        sampled = [rollout] if greedy is None else [rollout, greedy]
+        responses = sum(int(part.response_lengths.sum()) for part in sampled)
         self.session.timer.count("rollout", tokens=responses)
-        self.session.timer.count("score", tokens=responses + int(rollout.prompt_lengths.sum()))
+        everything = responses + sum(int(part.prompt_lengths.sum()) for part in sampled)
+        self.session.timer.count("score", tokens=everything)
         with self.session.stage("score"):
-            return self.judge.measure(rollout)
+            judged = self.judge.measure(rollout)
+            return judged if greedy is None else self.judge.compare_with(judged, greedy)
 
     def _weigh_cost(self, rollout: Rollout) -> dict[str, Metric]:
         """Move the multiplier by the costs of ``rollout``, before these are weighed with it; return its metrics."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -37,11 +38,29 @@ class Collector:
 
     def collect(self, prompts: Sequence[Mapping[str, Any]], *, policy_version: int) -> Rollout:
         """Return the rollout of ``prompts`` (samples of a PromptOnlyDataset) with the engine's current weights."""
-        rows = [sample for sample in prompts for _ in range(self._samples)]
+        first = self.num_sequences
+        self.num_sequences += len(prompts) * self._samples
+        sequence_ids = range(first, self.num_sequences)
+        return self._rollout(prompts, self.options, sequence_ids, policy_version=policy_version)
+
+    def collect_greedy(self, prompts: Sequence[Mapping[str, Any]], *, policy_version: int) -> Rollout:
+        """Return one response to each prompt of the likeliest tokens, without a random number of the run."""
+        greedy = replace(self.options, do_sample=False)
+        return self._rollout(prompts, greedy, range(len(prompts)), policy_version=policy_version)
+
+    def _rollout(
+        self,
+        prompts: Sequence[Mapping[str, Any]],
+        options: GenerationOptions,
+        sequence_ids: range,
+        *,
+        policy_version: int,
+    ) -> Rollout:
+        """Return the rollout of as many adjacent rows per prompt as there are ``sequence_ids``."""
+        samples = len(sequence_ids) // len(prompts)
+        rows = [sample for sample in prompts for _ in range(samples)]
         ids = [np.asarray(sample["input_ids"], np.int64) for sample in rows]
-        sequence_ids = range(self.num_sequences, self.num_sequences + len(rows))
-        completions = self._generate(ids, sequence_ids)
-        self.num_sequences += len(rows)
+        completions = self._generate(ids, options, sequence_ids)
         width = max(len(c.token_ids) for c in completions)
         logprobs = np.zeros((len(rows), width), np.float32)
         for row, completion in zip(logprobs, completions, strict=True):
@@ -50,19 +69,21 @@ class Collector:
             prompts=tuple(ids),
             responses=tuple(c.token_ids for c in completions),
             finish_reasons=tuple(c.finish_reason for c in completions),
-            group_ids=np.repeat(np.arange(len(prompts)), self._samples),
+            group_ids=np.repeat(np.arange(len(prompts)), samples),
             inputs=tuple(sample["raw_input"] for sample in rows),
             labels=tuple(sample.get("label") for sample in rows),
             rollout_logprobs=logprobs,
             policy_version=policy_version,
         )
 
-    def _generate(self, prompts: Sequence[np.ndarray], sequence_ids: range) -> list[Completion]:
+    def _generate(
+        self, prompts: Sequence[np.ndarray], options: GenerationOptions, sequence_ids: range
+    ) -> list[Completion]:
         size = self._rows_per_call or len(prompts)
         completions = []
         for first in range(0, len(prompts), size):
             part = slice(first, first + size)
             completions += self._engine.generate(
-                prompts[part], self.options, seed=self._seed, sequence_ids=sequence_ids[part]
+                prompts[part], options, seed=self._seed, sequence_ids=sequence_ids[part]
             )
         return completions

@@ -29,6 +29,7 @@ def estimate_experience(
         old_logprobs=_tensor(rollout.old_logprobs),
         ref_logprobs=_tensor(rollout.ref_logprobs),
         values=_tensor(rollout.values),
+        baseline_scores=_tensor(rollout.baseline_scores),
         mask=_tensor(rollout.response_mask),
         group_ids=paddle.to_tensor(rollout.group_ids),
         costs=_tensor(rollout.costs),

@@ -94,6 +94,18 @@ class Judge:
         _require_finite(name, "values", values, rollout)
         return values
 
+    def compare_with(self, rollout: Rollout, greedy: Rollout) -> Rollout:
+        """Return ``rollout`` with the rewards of ``greedy``, one response to each of its prompts in order, as baseline.
+
+        Rows whose baseline has no reward are not valid.
+        """
+        scores = self.scorer.score(greedy)
+        baseline = self._normalized(scores)[rollout.group_ids]
+        if scores.valid is None:
+            return rollout.with_fields(baseline_scores=baseline)
+        valid = rollout.valid_rows & scores.valid[rollout.group_ids]
+        return rollout.with_fields(baseline_scores=baseline, valid=valid)
+
     def _normalized(self, scores: Scores) -> np.ndarray:
         """Return normalised rewards [N]; rows whose reward failed do not affect the statistics."""
         if self.normalize is None:

@@ -41,7 +41,8 @@ def draw() -> dict[str, np.ndarray]:
     generator = np.random.default_rng(0)
     arrays = {name: generator.standard_normal((ROWS, WIDTH)) for name in GRIDS}
     scores, costs = generator.standard_normal((2, ROWS))
-    return {**arrays, "scores": scores, "costs": costs, "mask": MASK, "group_ids": IDS}
+    baseline = np.linspace(-1, 1, ROWS)
+    return {**arrays, "scores": scores, "costs": costs, "baseline_scores": baseline, "mask": MASK, "group_ids": IDS}
 
 
 def estimate(algorithm, options, arrays):

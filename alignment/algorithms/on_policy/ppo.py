@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from alignment.algorithms.advantages import gae
 from alignment.algorithms.kl import kl_estimate
@@ -14,11 +14,18 @@ from alignment.algorithms.on_policy.spec import Estimate, Judged, OnPolicyAlgori
 from alignment.algorithms.policy_losses import entropy_bonus, ppo_policy_loss
 from alignment.algorithms.rewards import ClipPlacement, kl_rewards, shape_rewards
 from alignment.algorithms.value_losses import clipped_value_loss
-from alignment.fields import argument, inert, where
+from alignment.fields import Case, Situation, argument, inert, where
 from alignment.records import Loss
 
 if TYPE_CHECKING:
     from paddle import Tensor
+
+
+def _has_both_lambdas(value: Any, s: Situation) -> bool:
+    return s.values["gae_lambda_value"] is not None and s.values["gae_lambda_alpha"] is not None
+
+
+_BOTH_LAMBDAS = Case(_has_both_lambdas, "gae_lambda_value and gae_lambda_alpha win")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +34,14 @@ class PPOHyperparameters(OnPolicyHyperparameters):
 
     gamma: float = argument(1.0, minimum=0, maximum=1)
     """Discount of later rewards, per token."""
-    gae_lambda: float = argument(0.95, minimum=0, maximum=1)
+    gae_lambda: float = argument(0.95, minimum=0, maximum=1, inert_when=_BOTH_LAMBDAS)
     """Weight of later steps in the advantage (0: one step, 1: all)."""
+    gae_lambda_value: float | None = argument(None, minimum=0, maximum=1)
+    """The same for the returns that the critic learns; null: gae_lambda."""
+    gae_lambda_alpha: float | None = argument(None, above=0)
+    """If given, the advantages of a response of L tokens have the lambda 1 - 1 / (this * L), at least 0, instead of
+    gae_lambda (VAPO: 0.05, with gae_lambda_value 1); null: the same lambda for all lengths.
+    """
     normalize_advantage: bool = False
     """Normalise the advantages of a rollout to mean 0 and variance 1 (2025 versions: often true)."""
     advantage_variance: Literal["unbiased", "biased"] = argument(
@@ -67,17 +80,31 @@ def estimate(judged: Judged, *, hyperparameters: PPOHyperparameters, kl_coeff: f
         clip_range_score=hyperparameters.clip_range_score,
         clip_placement=hyperparameters.clip_placement,
     )
-    advantages, returns = gae(
-        rewards,
-        judged.values,
-        mask=judged.mask,
-        gamma=hyperparameters.gamma,
-        gae_lambda=hyperparameters.gae_lambda,
-    )
+    advantages, returns = advantages_and_returns(rewards, judged.values, mask=judged.mask, numbers=hyperparameters)
     if hyperparameters.normalize_advantage:
         unbiased = hyperparameters.advantage_variance == "unbiased"
         advantages = masked_whiten(advantages, judged.mask, unbiased=unbiased)
     return Estimate(advantages, returns, rewards, kl_rewards(kl, mask=judged.mask, kl_coeff=kl_coeff))
+
+
+def advantages_and_returns(
+    rewards: Tensor, values: Tensor, *, mask: Tensor, numbers: PPOHyperparameters
+) -> tuple[Tensor, Tensor]:
+    """Return GAE's advantages and returns [N, R], each with its own lambda."""
+    of_values, of_policy = _lambdas(mask, numbers)
+    advantages, returns = gae(rewards, values, mask=mask, gamma=numbers.gamma, gae_lambda=of_values)
+    if of_policy is not of_values:
+        advantages, _ = gae(rewards, values, mask=mask, gamma=numbers.gamma, gae_lambda=of_policy)
+    return advantages, returns
+
+
+def _lambdas(mask: Tensor, numbers: PPOHyperparameters) -> tuple[float, float | Tensor]:
+    """Return lambda for the returns and for the advantages; the latter [N, 1] if it depends on the length."""
+    of_values = numbers.gae_lambda if numbers.gae_lambda_value is None else numbers.gae_lambda_value
+    if numbers.gae_lambda_alpha is None:
+        return of_values, numbers.gae_lambda if numbers.gae_lambda_value is not None else of_values
+    lengths = mask.sum(axis=-1, keepdim=True).clip(min=1.0)
+    return of_values, (1.0 - 1.0 / (numbers.gae_lambda_alpha * lengths)).clip(min=0.0)
 
 
 def policy_loss(

@@ -9,10 +9,9 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from alignment.algorithms.advantages import gae
 from alignment.algorithms.kl import kl_estimate
 from alignment.algorithms.masked import masked_whiten
-from alignment.algorithms.on_policy.ppo import PPOHyperparameters, policy_loss, value_loss
+from alignment.algorithms.on_policy.ppo import PPOHyperparameters, advantages_and_returns, policy_loss, value_loss
 from alignment.algorithms.on_policy.ppo import estimate as estimate_reward
 from alignment.algorithms.on_policy.spec import Estimate, Judged, OnPolicyAlgorithm, always
 from alignment.algorithms.rewards import shape_rewards
@@ -56,8 +55,8 @@ def estimate(
         clip_range_score=hyperparameters.clip_range_cost,
         clip_placement=hyperparameters.clip_placement,
     )
-    discounts = {"gamma": hyperparameters.gamma, "gae_lambda": hyperparameters.gae_lambda}
-    cost_advantages, cost_returns = gae(costs, judged.cost_values, mask=judged.mask, **discounts)
+    options = {"mask": judged.mask, "numbers": hyperparameters}
+    cost_advantages, cost_returns = advantages_and_returns(costs, judged.cost_values, **options)
     advantages = (reward.advantages - judged.multiplier * cost_advantages) / (1.0 + judged.multiplier)
     if hyperparameters.normalize_advantage:
         advantages = masked_whiten(advantages, judged.mask, unbiased=True)

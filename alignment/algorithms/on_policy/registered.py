@@ -12,6 +12,7 @@ from alignment.algorithms.on_policy.critic_free.reinforce_plus_plus import (
     REINFORCE_PLUS_PLUS,
     REINFORCE_PLUS_PLUS_BASELINE,
 )
+from alignment.algorithms.on_policy.critic_free.remax import REMAX
 from alignment.algorithms.on_policy.critic_free.rloo import RLOO
 from alignment.algorithms.on_policy.critic_free.sapo import SAPO
 from alignment.algorithms.on_policy.ppo import PPO
@@ -29,6 +30,7 @@ for _algorithm in (
     RLOO,
     REINFORCE_PLUS_PLUS,
     REINFORCE_PLUS_PLUS_BASELINE,
+    REMAX,
     OPO,
     DR_GRPO,
     DAPO,

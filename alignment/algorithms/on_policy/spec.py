@@ -42,6 +42,8 @@ class Judged(NamedTuple):
     """[N, R], of the cost critic before the update (if ``needs_cost``)."""
     multiplier: float | None = None
     """Weight of the cost (if ``needs_cost``)."""
+    baseline_scores: Tensor | None = None
+    """[N], the reward of the greedy response to the row's prompt (if ``needs_greedy``)."""
 
 
 class Estimate(NamedTuple):
@@ -154,6 +156,8 @@ class OnPolicyAlgorithm:
     estimate: EstimateFunction
     policy_loss: PolicyLossFunction
     value_loss: ValueLossFunction | None = None
+    needs_greedy: bool = False
+    """Whether every prompt also gets a greedy response, whose reward is a baseline."""
     count_units: CountFunction = count_by_reduction
 
     def __post_init__(self) -> None:

@@ -150,7 +150,16 @@ def check_group_size(v: Values) -> Iterator[str]:
         )
 
 
-CHECKS: tuple[Check, ...] = (*validate.CHECKS, *validate_on_policy.CHECKS, check_group_size)
+def check_greedy_baseline(v: Values) -> Iterator[str]:
+    """Check that a response and its greedy baseline are scored on one scale."""
+    if ALGORITHMS[v.rl_algorithm].needs_greedy and v.normalize_reward:
+        yield (
+            f"normalize_reward=true with rl_algorithm={v.rl_algorithm} would scale a response and its greedy baseline "
+            "by different statistics: give normalize_reward=false (normalize_advantage=true scales the advantages)"
+        )
+
+
+CHECKS: tuple[Check, ...] = (*validate.CHECKS, *validate_on_policy.CHECKS, check_group_size, check_greedy_baseline)
 
 
 def parse_ppo_arguments(written: Written) -> Parsed:

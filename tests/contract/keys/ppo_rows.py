@@ -225,6 +225,8 @@ ALGORITHM = (
     _row("kl_horizon", 77.0, lambda r: r.loop.kl.horizon, with_={"kl_target": 3.0}),
     _row("gamma", 0.9, lambda r: _numbers(r).gamma),
     _row("gae_lambda", 0.8, lambda r: _numbers(r).gae_lambda),
+    _row("gae_lambda_value", 0.9, lambda r: _numbers(r).gae_lambda_value),
+    _row("gae_lambda_alpha", 0.05, lambda r: _numbers(r).gae_lambda_alpha, with_={"gae_lambda_value": 0.9}, alone=True),
     _row("normalize_advantage", True, lambda r: _numbers(r).normalize_advantage),
     _row(
         "clip_range_ratio", 0.25, lambda r: (_numbers(r).ratio_clip.low, _numbers(r).ratio_clip.high),

@@ -51,6 +51,12 @@ def test_opo_compares_with_the_mean_weighted_by_length():
     np.testing.assert_allclose(found, [1 - 23 / 6, 2 - 23 / 6, 6 - 23 / 6, 0, 0], atol=1e-12)
 
 
+def test_remax_compares_with_the_greedy_response():
+    """Token rewards (-0.1, 2.9) and (-0.1 + 1): returns 2.8, 2.9 and 0.9, minus 2 and 0.5."""
+    judged = _judge([3, 1], [2, 1], [0, 1], kl=0.5)._replace(baseline_scores=paddle.to_tensor([2.0, 0.5], "float64"))
+    np.testing.assert_allclose(_advantages("remax", judged, kl_coeff=0.2), [[0.8, 0.9], [0.4, 0]])
+
+
 def test_dr_grpo_does_not_divide():
     np.testing.assert_allclose(_advantages("dr_grpo", _judge([1, 2, 6], [1, 1, 1], [0, 0, 0]))[:, 0], [-2, -1, 3])
 

@@ -48,6 +48,22 @@ def test_whitening_leaves_the_returns_alone(grid, mask, same):
     assert float(whitened.advantages.sum()) == pytest.approx(0.0, abs=1e-9)
 
 
+def test_lambda_of_returns_and_advantages_may_differ_and_follow_the_length():
+    """Rewards at the end: 1 after 2 tokens and after 4. Values are 0, so the return is lambda^steps; with alpha 0.5 the
+    lambda of advantages is 1 - 1 / (0.5 * 2) = 0 and 1 - 1 / (0.5 * 4) = 0.5.
+    """
+    rows = paddle.to_tensor([[1.0, 1, 0, 0], [1, 1, 1, 1]], "float64")
+    zeros = paddle.zeros_like(rows)
+    judged = Judged(paddle.ones([2], "float64"), zeros, rows, paddle.to_tensor([0, 1]), zeros, zeros)
+    chosen = {"kl_coeff": 0.0, "gae_lambda": 0.9, "gae_lambda_value": 1.0}
+    found = PPO.estimate(judged, hyperparameters=PPOHyperparameters(**chosen))
+    np.testing.assert_allclose(found.advantages, [[0.9, 1, 0, 0], [0.729, 0.81, 0.9, 1]], rtol=1e-9)
+    np.testing.assert_array_equal(found.returns, rows)
+    found = PPO.estimate(judged, hyperparameters=PPOHyperparameters(**chosen, gae_lambda_alpha=0.5))
+    np.testing.assert_allclose(found.advantages, [[0, 1, 0, 0], [0.125, 0.25, 0.5, 1]], rtol=1e-9)
+    np.testing.assert_array_equal(found.returns, rows)
+
+
 def test_units_follow_the_reduction(mask):
     for reduction, count in (("token", 23), ("sequence", 5)):
         hyperparameters = PPOHyperparameters(policy_loss_reduction=reduction)

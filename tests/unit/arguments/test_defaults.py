@@ -79,6 +79,7 @@ DEFAULTS = {
         "kl_loss_coeff": 0.0, "pg_loss_coeff": 1.0, "use_ema": False, "ema_beta": 0.992, "target_kl": None,
         "remove_same_inputs": True, "preset": None, "advantage_variance": "unbiased", "kl_limit": None,
         "critic_init": "reward_model", "freezing_actor_steps": -1, "dynamic_sampling": False, "max_gen_batches": 2,
+        "gae_lambda_value": None, "gae_lambda_alpha": None,
         "mask_truncated_completions": False,
     },
 }  # fmt: skip

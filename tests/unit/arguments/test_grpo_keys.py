@@ -57,6 +57,7 @@ def _of(name, *given):
     [
         ("rloo", {"kl_coeff": 0.05, "kl_loss_coeff": 0.0, "normalize_advantage": False}),
         ("reinforce_plus_plus", {"kl_coeff": 0.02, "kl_loss_coeff": 0.001, "gamma": 1.0}),
+        ("remax", {"kl_coeff": 0.05, "kl_loss_coeff": 0.0, "normalize_advantage": False}),
         ("opo", {"kl_coeff": 0.0, "kl_loss_coeff": 0.0}),
         ("dr_grpo", {"scale_rewards": "none", "policy_loss_reduction": "constant", "kl_loss_coeff": 0.0}),
         ("gspo", {"clip_range_ratio_low": 3e-4, "clip_range_ratio_high": 4e-4, "policy_loss_reduction": "sequence"}),
@@ -93,6 +94,11 @@ def test_dynamic_sampling_without_groups_is_refused(name):
     said = "num_return_sequences=1 with dynamic_sampling=true, which compares the rewards of the responses to one"
     argv = [*PAIRS[:-4], "--rl_algorithm", name, "--dynamic_sampling"]
     assert _problems(argv) == [f"{said} prompt: give at least 2"]
+
+
+def test_a_greedy_baseline_on_another_scale_is_refused():
+    with pytest.raises(ArgumentError, match="normalize_reward=true with rl_algorithm=remax .*: give"):
+        _of("remax", "--normalize_reward")
 
 
 def test_an_unknown_algorithm_is_told_the_nearest():

@@ -18,10 +18,11 @@ from alignment.generation.engine import GenerationOptions
 from alignment.loops.on_policy import KLController, OnPolicyLoop
 from alignment.loops.updates import OnPolicyUpdater, UpdatePlan
 from alignment.parallel.micro_batches import MicroBatches
-from alignment.records import Completion
+from alignment.records import Completion, Rollout
 from alignment.rollout.collector import Collector
 from alignment.rollout.dynamic_sampling import DynamicSampling
 from alignment.rollout.gate import LogprobGate
+from alignment.rollout.judge import Judge
 from alignment.telemetry.timing import StageTimer
 
 TRUE = np.log(np.array([0.5, 0.25, 0.5], np.float32))
@@ -290,3 +291,19 @@ def test_a_raised_kl_scales_the_coefficient_of_the_loss_where_the_algorithm_has_
         assert loop._updater.hyperparameters.kl_loss_coeff == 4 * numbers.kl_loss_coeff > 0
     else:
         assert loop._updater is updater
+
+
+def test_a_greedy_baseline_reaches_every_row_of_its_prompt():
+    class _Scorer:
+        def score(self, rollout):
+            return SimpleNamespace(values=np.array([5, 7], np.float32), valid=np.array([True, False]))
+
+    judge = object.__new__(Judge)
+    vars(judge).update(scorer=_Scorer(), normalize=None)
+    grid = np.zeros((4, 1), np.float32)
+    rollout = Rollout(
+        prompts=(np.array([1]),) * 4, responses=(np.array([2]),) * 4, finish_reasons=("stop",) * 4,
+        group_ids=np.array([0, 0, 1, 1]), rollout_logprobs=grid,
+    )  # fmt: skip
+    compared = judge.compare_with(rollout, rollout)
+    assert compared.baseline_scores.tolist() == [5, 5, 7, 7] and compared.valid.tolist() == [True, True, False, False]

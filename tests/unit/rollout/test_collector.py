@@ -53,3 +53,17 @@ def test_the_seed_and_the_labels_arrive():
     assert rollout.labels == ("x", "x", None, None)
     assert rollout.inputs == ("a", "a", "b", "b")
     assert (engine.seeds, rollout.policy_version, collector.num_sequences) == ([77], 5, 4)
+
+
+def test_greedy_responses_are_one_a_prompt_and_take_no_random_number():
+    class _Greedy(_Echo):
+        def generate(self, prompts, options, **rest):
+            assert options.do_sample == (len(prompts) != 3)
+            return super().generate(prompts, options, **rest)
+
+    collector = Collector(_Greedy(), GenerationOptions(max_new_tokens=2), num_return_sequences=2, seed=1)
+    prompts = [{"input_ids": [i], "raw_input": str(i)} for i in range(3)]
+    collector.collect(prompts, policy_version=0)
+    greedy = collector.collect_greedy(prompts, policy_version=0)
+    assert greedy.group_ids.tolist() == [0, 1, 2] and greedy.inputs == ("0", "1", "2")
+    assert collector.num_sequences == 6
