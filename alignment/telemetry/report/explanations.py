@@ -37,7 +37,7 @@ class Explanation(NamedTuple):
 def explain(name: str) -> Explanation:
     """Return the explanation of the metric ``name``; one that is not in the file gets its own chart in ``OTHER``.
 
-    An exact entry takes precedence over one with placeholders.
+    An exact entry takes precedence over one with placeholders; of those, the one with most text of its own.
     """
     for pattern, known in _patterns():
         match = pattern.fullmatch(name)
@@ -60,7 +60,7 @@ def groups() -> dict[str, str]:
 
 @functools.cache
 def _patterns() -> list[tuple[re.Pattern[str], Explanation]]:
-    """Return all entries, those without placeholders first."""
+    """Return all entries, those without placeholders first, then those with most text besides placeholders."""
     found = []
     for group, content in _content().items():
         for chart in content["charts"]:
@@ -69,7 +69,7 @@ def _patterns() -> list[tuple[re.Pattern[str], Explanation]]:
                 known = Explanation(name, group, chart["title"], chart["unit"], entry["text"], better, len(found))
                 known = known._replace(together=chart.get("together", False))
                 found.append((_pattern(name), known))
-    return sorted(found, key=lambda entry: "{" in entry[1].name)
+    return sorted(found, key=lambda entry: ("{" in entry[1].name, -len(re.sub(r"\{\w+\}", "", entry[1].name))))
 
 
 @functools.cache

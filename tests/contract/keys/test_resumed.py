@@ -41,6 +41,8 @@ def _train_a_bit(run):
         run.loop.kl.coefficient, run.loop.collector.num_sequences = 0.75, 11
         run.loop.updater.next_ptx(5)
         run.loop.judge.normalize(np.array([1.0, 3.0, 8.0]))
+        run.session.alarm.window.append({"reward": 1.5})
+        run.session.alarm.in_a_row["length"] = 1
 
 
 def _held(run):
@@ -84,7 +86,8 @@ def test_a_fresh_run_begins_at_zero(trainer, folder):
     held = _held(assemble(trainer, KEYS[trainer], folder))
     assert held["counters"]["updates"] == 0 and set(held["updates"].values()) == {0}
     if trainer == "ppo":
-        assert set(held["parts"]) == {"frozen", "prompts", "num_sequences", "kl_coeff", "ptx", "reward_normalizer"}
+        parts = {"frozen", "prompts", "num_sequences", "kl_coeff", "ptx", "reward_normalizer", "hacking"}
+        assert set(held["parts"]) == parts
         frozen = {"the tokenizer", "the chat template", "the reference", "the file of reward_function"}
         assert set(held["parts"]["frozen"]) == frozen
         assert (held["parts"]["num_sequences"], held["parts"]["kl_coeff"]) == (0, 0.02)

@@ -10,6 +10,7 @@ from alignment.telemetry.report.explanations import OTHER, explain, explanations
 
 WORDS = {
     "source": "reward",
+    "judge": "truth",
     "term": "length",
     "note": "ended",
     "attribute": "helpfulness",
@@ -37,6 +38,7 @@ def test_what_is_known_of_a_metric():
         ("memory/update_gib", "Peak memory", "Most memory in use at any time in the phase update."),
         ("eval/train_rewards_mean", "Mean score", "Mean score of as many answers of the training split as"),
         ("eval/worse_rewards_mean", "Mean score by side", "Mean score of the worse answers"),
+        ("eval/truth", "Second judge: truth", "Mean score of the second judge truth for the same held-out responses."),
         ("policy/loss", "Policy loss", "The clipped objective."),
         ("orpo/loss", "Loss", "Loss of the orpo objective"),
         ("critic/gradient_norm", "Gradient norm", "Norm of the gradient of the critic before clipping."),
