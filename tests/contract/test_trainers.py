@@ -68,7 +68,7 @@ def test_its_keys_stand_in_the_reference(trainer):
 
 
 def test_it_writes_a_policy_or_a_score_model(trainer):
-    assert trainer.models and set(trainer.models) <= {"policy", "reward", "value"}
+    assert trainer.models and set(trainer.models) <= {"policy", "reward", "value", "cost_value"}
 
 
 def test_listing_trainers_needs_no_paddle():
