@@ -92,7 +92,7 @@ class OnPolicyLoop:
             self._count_tokens(experience, updates)
             described = describe_experience(experience) | {"train/kl_coeff": Metric(self.kl.coefficient)}
             self._adapt(described, experience)
-            described |= self._watch(described, rollout, step=version + updates)
+            described |= self._watch(described | sampling, rollout, step=version + updates)
             kept = partial(self._training_samples, rollout)
             metrics = described | sampling | gap_metrics | metrics
             session.advance(metrics, updates=updates, epoch_ended=epoch_ended, samples=kept)

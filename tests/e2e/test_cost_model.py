@@ -61,7 +61,7 @@ def test_arguments_that_contradict_each_other(changes, says, arguments, tmp_path
     stop("ppo", {**made, "output_dir": tmp_path / "out"}, tmp_path, says)
 
 
-def test_a_reward_model_is_no_cost_model_and_the_reverse(arguments, rm_folder, tmp_path):
+def test_a_reward_model_is_no_cost_model_and_the_reverse(arguments, ppo_arguments, rm_folder, tmp_path):
     reward, cost = rm_folder / "reward", arguments["cost_model_name_or_path"]
     for changes, found, wanted in (
         ({"cost_model_name_or_path": reward}, "reward", "cost"),
@@ -69,6 +69,8 @@ def test_a_reward_model_is_no_cost_model_and_the_reverse(arguments, rm_folder, t
     ):
         made = {**arguments, **changes, "output_dir": tmp_path / "out"}
         stop("ppo", made, tmp_path, f"makes it a {found} model", f"here a {wanted} model is needed")
+    made = {**ppo_arguments, "reward_model_name_or_path": cost, "output_dir": tmp_path / "out"}
+    stop("ppo", made, tmp_path, "makes it a cost model", "here a reward model is needed")
 
 
 def test_a_cost_critic_with_other_tokens_is_refused_before_anything_is_loaded(arguments, tmp_path):

@@ -21,7 +21,7 @@ KINDS = (*MODEL_KINDS, "function", "service")
 Resolve = Callable[[str], str]
 _ADDRESS = re.compile(r"https?://")
 _FUNCTION = re.compile(r".+:[A-Za-z_]\w*")
-_ROLE_FOLDERS = ("reward", "policy", "value")
+_ROLE_FOLDERS = ("reward", "policy", "value", "cost_value")
 
 
 @dataclass(frozen=True, kw_only=True)

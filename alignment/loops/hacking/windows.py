@@ -25,6 +25,7 @@ SERIES: Mapping[str, str] = MappingProxyType(
     }
 )
 """What the detector looks at, and the metric that holds it."""
+SAMPLED = "rollout/sampled_reward"
 
 
 class Mean(NamedTuple):
@@ -40,8 +41,13 @@ Window = Mapping[str, Mean]
 
 
 def read_row(metrics: Mapping[str, Metric]) -> dict[str, float] | None:
-    """Return the metrics of one rollout that the detector looks at; None for metrics without a reward."""
+    """Return the metrics of one rollout that the detector looks at; None for metrics without a reward.
+
+    Dynamic sampling trains on some prompts only: the reward is that of all that were sampled.
+    """
     row = {name: float(metrics[metric].value) for name, metric in SERIES.items() if metric in metrics}
+    if SAMPLED in metrics:
+        row["reward"] = float(metrics[SAMPLED].value)
     return row if "reward" in row else None
 
 

@@ -199,8 +199,7 @@ def find_frozen(launch: Launch, folders: RoleFolders, tokenizer: Tokenizer) -> l
 
 def check_folders(launch: Launch, folders: RoleFolders, tokenizer: Tokenizer) -> None:
     """Refuse models that do not fit the tokenizer, the length or the layout, before any weight is read."""
-    if folders.cost:
-        require_cost_model(folders)
+    require_signs(folders)
     for name, folder in folders.critics.items():
         require_same_tokenizer(tokenizer, folder, name)
     for folder in (folders.actor, *folders.critics.values()):
@@ -274,13 +273,13 @@ def load_critic(
     )
 
 
-def require_cost_model(folders: RoleFolders) -> None:
+def require_signs(folders: RoleFolders) -> None:
     """Refuse a cost model that is a reward model, and the reverse: with the wrong sign the run would seek harm."""
     wanted = {"cost": "objective cost: above 0 is unsafe", "reward": "objective reward: higher is better"}
     for role, meaning in wanted.items():
         folder = getattr(folders, role)
         found = ScoreOptions.from_dict(read_config_dict(folder)).score_type if folder else role
-        if found != role:
+        if found != role and "cost" in (found, role):
             raise ArgumentError(
                 f"{role}_model_name_or_path={folder}: its config.json makes it a {found} model (score_type {found!r}), "
                 f"and here a {role} model is needed (score_type {role!r}, trained with {meaning}). Name another model; "

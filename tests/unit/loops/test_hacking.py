@@ -9,7 +9,7 @@ import pytest
 
 from alignment.loops.hacking.alarm import HackingAlarm, best_paid, least_liked
 from alignment.loops.hacking.signs import JudgedEvaluation, confirms, find_contradiction, least_kl
-from alignment.loops.hacking.windows import SERIES
+from alignment.loops.hacking.windows import SAMPLED, SERIES, read_row
 from alignment.metrics import Metric
 
 STEADY = {
@@ -159,3 +159,8 @@ def test_one_kind_is_told_once_with_the_answers(caplog):
         "5% at the start. acted 1. Answers to read:\n  'p' -> 'r' (score 2)"
     ]
     assert alarm.metrics()["hacking/kinds"].value == 1
+
+
+def test_the_reward_is_that_of_all_prompts_where_some_are_left_out():
+    assert read_row(_metrics(reward=3.0))["reward"] == 3.0
+    assert read_row({**_metrics(reward=3.0), SAMPLED: Metric(1.25)})["reward"] == 1.25
