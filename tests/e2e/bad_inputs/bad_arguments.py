@@ -84,7 +84,7 @@ PPO_VALUES = {
     "logprob_gap_limit": [(0, "> 0")],
     "on_logprob_gap": [("ignore", "'warn'")],
     "importance_weight_cap": [(0.5, ">= 1")],
-    "rl_algorithm": [("gppo", "'grpo'"), ("reinforce", "'reinforce_plus_plus'")],
+    "rl_algorithm": [("gppo", "'grpo'"), ("reinforce_plus", "'reinforce_plus_plus'")],
     "eval_mode": [("double", "'single'")],
     "critic_learning_rate": [(-1, ">= 0")],
     "reward_timeout": [(0, "> 0")],
