@@ -132,11 +132,16 @@ def _weighted(losses: Tensor, mean: TokenMean, weights: Tensor | None) -> Loss:
 
 
 def _ratio_metrics(log_ratio: Tensor, ratio: Tensor, is_clipped: Tensor, mean: TokenMean) -> dict[str, Metric]:
-    """Return clip fraction, mean and maximum of the ratio, and the k1 and k3 estimates of KL(old policy || policy)."""
+    """Return clip fraction, mean and maximum of the ratio, and the k1 and k3 estimates of KL(old policy || policy).
+
+    The estimates are those of tokens, with ``log_ratio``, whatever ``ratio`` is of.
+    """
+    log_ratio = log_ratio.detach()
+    own_ratio = paddle.exp(paddle.clip(log_ratio, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT))
     return {
         "policy/clip_fraction": Metric(mean.average(is_clipped).detach()),
         "policy/ratio_mean": Metric(mean.average(ratio).detach()),
         "policy/ratio_max": Metric(zero_outside(ratio, mean.mask).max().detach(), "max"),
-        "policy/approx_kl": Metric(mean.average(-log_ratio).detach()),
-        "policy/approx_kl_k3": Metric(mean.average(ratio - 1.0 - log_ratio).detach()),
+        "policy/approx_kl": Metric(mean.average(-log_ratio)),
+        "policy/approx_kl_k3": Metric(mean.average(own_ratio - 1.0 - log_ratio)),
     }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from alignment.errors import NotFiniteError
+from alignment.errors import NotFiniteError, RewardError
 from alignment.parallel.runner import ModelRunner
 from alignment.records import Rollout
 from alignment.rollout.forward import measure_logprobs, measure_values
@@ -97,13 +97,20 @@ class Judge:
     def compare_with(self, rollout: Rollout, greedy: Rollout) -> Rollout:
         """Return ``rollout`` with the rewards of ``greedy``, one response to each of its prompts in order, as baseline.
 
-        Rows whose baseline has no reward are not valid.
+        Terms are added to them as to the rewards of ``rollout``. Rows whose baseline has no reward are not valid;
+        RewardError if none is left.
         """
         scores = self.scorer.score(greedy)
-        baseline = self._normalized(scores)[rollout.group_ids]
+        total, _ = self._add_terms(greedy, self._normalized(scores))
+        baseline = total[rollout.group_ids]
         if scores.valid is None:
             return rollout.with_fields(baseline_scores=baseline)
         valid = rollout.valid_rows & scores.valid[rollout.group_ids]
+        if not valid.any():
+            raise RewardError(
+                "for every prompt of the rollout the rewards of its responses or that of its greedy response failed; "
+                "nothing to learn from"
+            )
         return rollout.with_fields(baseline_scores=baseline, valid=valid)
 
     def _normalized(self, scores: Scores) -> np.ndarray:

@@ -33,7 +33,9 @@ class OnPolicyHyperparameters:
     kl_estimator: KLKind = argument("k1", inert_when=where("kl_coeff", 0))
     """Estimate of the KL in the reward: k1 log ratio, k2 half its square, k3 ratio - 1 - log ratio."""
     kl_target: float | None = argument(None, above=0, inert_when=where("kl_coeff", 0, why="kl_coeff is 0 and stays 0"))
-    """KL per response, in nats, to which kl_coeff adapts; null: kl_coeff stays fixed."""
+    """KL per response, in nats, to which kl_coeff adapts, of the responses that are learned from (dynamic_sampling
+    drops others); null: kl_coeff stays fixed.
+    """
     kl_horizon: float = argument(
         10000.0, above=0, inert_when=where("kl_target", None, why="kl_target is not given: kl_coeff stays")
     )

@@ -46,7 +46,12 @@ def estimate(
     assert judged.multiplier is not None
     raw = dataclasses.replace(hyperparameters, normalize_advantage=False)
     reward = estimate_reward(judged, hyperparameters=raw, kl_coeff=kl_coeff)
-    kl = kl_estimate(judged.old_logprobs, judged.ref_logprobs, kind=hyperparameters.kl_estimator)
+    kl = kl_estimate(
+        judged.old_logprobs,
+        judged.ref_logprobs,
+        kind=hyperparameters.kl_estimator,
+        clamp=hyperparameters.kl_limit,
+    )
     costs = shape_rewards(
         judged.costs,
         -kl,
@@ -59,7 +64,7 @@ def estimate(
     cost_advantages, cost_returns = advantages_and_returns(costs, judged.cost_values, **options)
     advantages = (reward.advantages - judged.multiplier * cost_advantages) / (1.0 + judged.multiplier)
     if hyperparameters.normalize_advantage:
-        advantages = masked_whiten(advantages, judged.mask, unbiased=True)
+        advantages = masked_whiten(advantages, judged.mask, unbiased=hyperparameters.advantage_variance == "unbiased")
     return reward._replace(advantages=advantages, cost_returns=cost_returns)
 
 

@@ -31,7 +31,7 @@ class RewardSource:
 class CombinedScorer:
     """Scores with every source in order, on the same rollout; the reward is the sum of the weighted scores.
 
-    A row that one source could not score has no reward. Errors name the source.
+    A row that one source could not score has no reward; RewardError if all are such. Errors name the source.
     """
 
     def __init__(self, sources: Sequence[RewardSource]) -> None:
@@ -43,6 +43,9 @@ class CombinedScorer:
         valid = np.ones(rollout.num_rows, bool)
         for scores in found.values():
             valid &= True if scores.valid is None else scores.valid
+        if not valid.any():
+            failed = ", ".join(name for name, scores in found.items() if scores.valid is not None)
+            raise RewardError(f"every row of the rollout has a source that failed ({failed}); nothing to learn from")
         by_source = {name: _with_gaps(scores) for name, scores in found.items()}
         raw = np.stack([scores.values for scores in found.values()], axis=1)
         notes = {f"{name}_{note}": rows for name, scores in found.items() for note, rows in scores.notes.items()}

@@ -15,8 +15,13 @@ class RunningRewardNormalizer:
         self.mean, self.squares, self.count = 0.0, 0.0, 0
 
     def __call__(self, rewards: np.ndarray) -> np.ndarray:
-        """Update the statistics with ``rewards`` [N] and return float32 (rewards - mean) / (std + 1e-8)."""
+        """Update the statistics with ``rewards`` [N] and return float32 (rewards - mean) / (std + 1e-8).
+
+        Without rewards the statistics stay.
+        """
         batch = rewards.astype(np.float64)
+        if not batch.size:
+            return batch.astype(np.float32)
         total = self.count + batch.size
         delta = batch.mean() - self.mean
         self.squares += batch.var() * batch.size + delta**2 * self.count * batch.size / total

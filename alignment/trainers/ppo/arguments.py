@@ -19,6 +19,7 @@ from alignment.arguments.keys.training import NO_EVALUATION
 from alignment.arguments.parsed import Parsed
 from alignment.arguments.parser import Check, Values, Written, parse_arguments
 from alignment.arguments.peers.presets import PresetName
+from alignment.arguments.rewards.entries import read_entries
 from alignment.arguments.rewards.terms import RewardTermArguments
 from alignment.fields import argument, unless, where, where_given
 
@@ -152,14 +153,33 @@ def check_group_size(v: Values) -> Iterator[str]:
 
 def check_greedy_baseline(v: Values) -> Iterator[str]:
     """Check that a response and its greedy baseline are scored on one scale."""
-    if ALGORITHMS[v.rl_algorithm].needs_greedy and v.normalize_reward:
+    if not ALGORITHMS[v.rl_algorithm].needs_greedy:
+        return
+    would = f"with rl_algorithm={v.rl_algorithm} would scale a response and its greedy baseline by different statistics"
+    instead = "(normalize_advantage=true scales the advantages)"
+    if v.normalize_reward:
+        yield f"normalize_reward=true {would}: give normalize_reward=false {instead}"
+    named = ", ".join(entry.log_as for entry in read_entries(v.reward_sources) if entry.normalize)
+    if named:
+        yield f'reward_sources: "normalize": true of {named} {would}: leave it out {instead}'
+
+
+def check_all_costs(v: Values) -> Iterator[str]:
+    """Check that the mean cost, which moves lambda, is that of all responses."""
+    if ALGORITHMS[v.rl_algorithm].needs_cost and v.dynamic_sampling:
         yield (
-            f"normalize_reward=true with rl_algorithm={v.rl_algorithm} would scale a response and its greedy baseline "
-            "by different statistics: give normalize_reward=false (normalize_advantage=true scales the advantages)"
+            f"dynamic_sampling=true with rl_algorithm={v.rl_algorithm} would compare with threshold the costs of only "
+            "those prompts whose rewards differ: give dynamic_sampling=false"
         )
 
 
-CHECKS: tuple[Check, ...] = (*validate.CHECKS, *validate_on_policy.CHECKS, check_group_size, check_greedy_baseline)
+CHECKS: tuple[Check, ...] = (
+    *validate.CHECKS,
+    *validate_on_policy.CHECKS,
+    check_group_size,
+    check_greedy_baseline,
+    check_all_costs,
+)
 
 
 def parse_ppo_arguments(written: Written) -> Parsed:

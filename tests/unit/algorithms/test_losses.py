@@ -127,6 +127,19 @@ def test_clip_by_hand(advantage, log_ratio, dual, expected):
     assert float(loss.value) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("level", ["token", "sequence", "sequence_token"])
+def test_kl_to_the_sampling_policy_is_that_of_tokens_whatever_has_one_ratio(level):
+    """Log-ratios +-0.5 of mean 0, whose sequence ratio is 1: k3 is cosh(0.5) - 1 on average, k1 is 0."""
+    ones = paddle.ones([1, 4], dtype="float64")
+    x = paddle.to_tensor([[0.5, -0.5, 0.5, -0.5]], "float64")
+    mean = TokenMean(ones, 4.0)
+    loss = ppo_policy_loss(x, 0 * ones, advantages=ones, clip=RatioClip(level=level), mean=mean)
+    metrics = reduce_metrics([loss.metrics])
+    assert metrics["policy/approx_kl_k3"] == pytest.approx(np.cosh(0.5) - 1)
+    assert metrics["policy/approx_kl"] == pytest.approx(0.0)
+    assert metrics["policy/ratio_mean"] == pytest.approx(np.cosh(0.5) if level == "token" else 1.0)
+
+
 def test_extreme_ratio_stays_finite_in_float32():
     one = paddle.ones([1, 2])
     x = (200.0 * one).detach()

@@ -101,6 +101,26 @@ def test_a_greedy_baseline_on_another_scale_is_refused():
         _of("remax", "--normalize_reward")
 
 
+def test_a_normalised_source_is_refused_with_a_greedy_baseline(tmp_path):
+    file = tmp_path / "f.py"
+    file.write_text("")
+    sources = f'[{{"name": "{file}:good", "normalize": true}}, "{file}:other"]'
+    argv = [*GRPO[:4], *GRPO[6:-1], "remax", "--reward_sources", sources]
+    (said,) = _problems(argv)
+    assert said == (
+        'reward_sources: "normalize": true of good with rl_algorithm=remax would scale a response and its greedy '
+        "baseline by different statistics: leave it out (normalize_advantage=true scales the advantages)"
+    )
+
+
+def test_dynamic_sampling_is_refused_where_the_mean_cost_counts():
+    given = ["--cost_model_name_or_path", "c", "--dynamic_sampling", "--num_return_sequences", "2"]
+    assert _problems([*PAIRS[:-4], "--rl_algorithm", "ppo_lagrangian", *given]) == [
+        "dynamic_sampling=true with rl_algorithm=ppo_lagrangian would compare with threshold the costs of only those "
+        "prompts whose rewards differ: give dynamic_sampling=false"
+    ]
+
+
 def test_an_unknown_algorithm_is_told_the_nearest():
     (said,) = _problems([*PAIRS[:-4], "--rl_algorithm", "reinforce_pp"])
     assert "did you mean 'reinforce_plus_plus'" in said

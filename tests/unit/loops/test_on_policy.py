@@ -299,7 +299,7 @@ def test_a_greedy_baseline_reaches_every_row_of_its_prompt():
             return SimpleNamespace(values=np.array([5, 7], np.float32), valid=np.array([True, False]))
 
     judge = object.__new__(Judge)
-    vars(judge).update(scorer=_Scorer(), normalize=None)
+    vars(judge).update(scorer=_Scorer(), normalize=None, terms=None)
     grid = np.zeros((4, 1), np.float32)
     rollout = Rollout(
         prompts=(np.array([1]),) * 4, responses=(np.array([2]),) * 4, finish_reasons=("stop",) * 4,

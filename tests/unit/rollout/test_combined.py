@@ -117,3 +117,11 @@ def test_a_source_of_weight_zero_is_only_logged():
     scores = combine(("good", Fixed(1, 2, 3, 4), 1.0), ("watched", Fixed(9, 9, 9, 9), 0.0)).score(ROLLOUT)
     np.testing.assert_array_equal(scores.values, [1, 2, 3, 4])
     np.testing.assert_array_equal(scores.by_source["watched"], [9, 9, 9, 9])
+
+
+def test_sources_that_fail_in_different_groups_leave_no_reward_and_are_named():
+    first, second = np.array([True, True, False, False]), np.array([False, False, True, True])
+    sources = [("good", Fixed(1, 2, 0, 0, valid=first), 1.0), ("rule", Fixed(0, 0, 3, 4, valid=second), 1.0)]
+    said = r"every row of the rollout has a source that failed \(good, rule\); nothing to learn from"
+    with pytest.raises(RewardError, match=said):
+        combine(*sources, ("fine", Fixed(1, 1, 1, 1), 1.0)).score(ROLLOUT)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import paddle
 import pytest
 
-from alignment.errors import NotFiniteError
+from alignment.errors import NotFiniteError, RewardError
 from alignment.parallel.dense import DenseRunner
 from alignment.records import Rollout
 from alignment.rollout.judge import Judge
-from alignment.rollout.rewards.scorers import ModelScorer
+from alignment.rollout.rewards.scorers import ModelScorer, Scores
+from alignment.rollout.rewards.terms import ScoreTerms
 from tests.tiny_models import tiny_causal, tiny_score
 
 ROLLOUT = Rollout(
@@ -72,3 +74,30 @@ def test_the_error_reaches_other_processes_whole():
     error = NotFiniteError("its values are NaN", "critic", is_trained=False)
     copy = pickle.loads(pickle.dumps(error))
     assert (str(copy), copy.model, copy.is_trained) == ("its values are NaN", "critic", False)
+
+
+def _compare(values, valid, *, sampled_valid=None):
+    """Compare two responses to each of two prompts with greedy ones of ``values``, at 0.5 less per token."""
+    terms = ScoreTerms(numbers={"length": {"coeff": 0.5}}, limits=lambda rollout: np.array([9, 9]), decode=str)
+    scorer = SimpleNamespace(score=lambda rollout: Scores(np.float32(values), valid))
+    judge = Judge(
+        policy=None, reference=None, critic=None, scorer=scorer, normalize=None, logprob_rows=1, value_rows=1,
+        temperature=1.0, terms=terms,
+    )  # fmt: skip
+    sampled = Rollout(
+        prompts=(np.array([1]),) * 4, responses=(np.array([2]),) * 4, finish_reasons=("stop",) * 4,
+        group_ids=np.array([0, 0, 1, 1]), valid=sampled_valid,
+    )  # fmt: skip
+    return judge.compare_with(sampled, ROLLOUT)
+
+
+def test_a_greedy_baseline_has_the_terms_of_the_rewards():
+    """Greedy responses of 3 and 2 tokens: 5 - 1.5 and 7 - 1."""
+    assert _compare([5, 7], None).baseline_scores.tolist() == [3.5, 3.5, 6, 6]
+
+
+def test_baselines_that_failed_where_the_responses_did_not_are_an_error():
+    first, second = np.array([True, True, False, False]), np.array([False, True])
+    assert _compare([5, 7], second, sampled_valid=~first).valid.tolist() == [False, False, True, True]
+    with pytest.raises(RewardError, match="its greedy response failed; nothing to learn from"):
+        _compare([5, 7], second, sampled_valid=first)

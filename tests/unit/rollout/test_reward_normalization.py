@@ -19,3 +19,12 @@ def test_state_round_trip():
     first(np.array([1.0, 5.0]))
     second.load_state(first.state())
     np.testing.assert_array_equal(first(np.array([2.0, 3.0])), second(np.array([2.0, 3.0])))
+
+
+def test_no_rewards_leave_the_statistics_as_they_are():
+    normalizer = RunningRewardNormalizer()
+    assert normalizer(np.zeros(0, np.float32)).shape == (0,)
+    assert normalizer.state() == [0.0, 0.0, 0]
+    normalizer(np.array([1.0, 5.0]))
+    normalizer(np.zeros(0, np.float32))
+    assert normalizer.state() == [3.0, 8.0, 2]
