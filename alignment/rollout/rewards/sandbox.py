@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from alignment.errors import RewardError
 
@@ -46,11 +46,12 @@ for what, limit in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_FSIZE, output
 resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 1))
 os.write(started, b"1")
 os.set_inheritable(started, False)
-os.execv(sys.executable, [sys.executable, "-I", "-B", "program.py"])
+os.execv(sys.executable, [sys.executable, "-s", "-B", "program.py"])
 """
 """Enters namespaces of its own (user, network, processes) if it may, sets the limits, then becomes the program.
 
 The first process of a process namespace survives signals, such as that of the time limit: it waits for the second.
+The program runs without -I, which would ignore PYTHONHASHSEED.
 """
 _OUT_OF_TIME = (-signal.SIGXCPU, 128 + signal.SIGXCPU)
 
@@ -92,28 +93,38 @@ def run_program(source: str, given: str, limits: Limits) -> Ran:
         folder = Path(name)
         (folder / "program.py").write_text(source, encoding="utf-8", errors="replace")
         (folder / "input").write_text(given, encoding="utf-8", errors="replace")
-        status, has_started = _run_in(folder, limits)
-        output = (folder / "out").read_bytes()[: limits.output_bytes].decode("utf-8", "replace")
-        errors = (folder / "err").read_bytes()[-limits.output_bytes :]
+        # The program can replace files of its folder, so its output goes to files without a name.
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            status, has_started = _run_in(folder, out, err, limits)
+            output, errors = _read(out, limits.output_bytes).decode("utf-8", "replace"), _read(err, limits.output_bytes)
     if not has_started and status is not None:
         raise RewardError(f"no program could be started under its limits: {errors.decode('utf-8', 'replace')[-500:]}")
     timed_out = status is None or status in _OUT_OF_TIME
     return Ran(status == 0, output, timed_out, b"MemoryError" in errors and status != 0)
 
 
-def _run_in(folder: Path, limits: Limits) -> tuple[int | None, bool]:
-    """Run program.py in ``folder``; return its exit status (see ``_wait``) and whether it was started at all."""
+def _read(file: BinaryIO, limit: int) -> bytes:
+    """Return at most ``limit`` bytes from the start of ``file``, which no write can take beyond it (RLIMIT_FSIZE)."""
+    file.seek(0)
+    return file.read(limit)
+
+
+def _run_in(folder: Path, out: BinaryIO, err: BinaryIO, limits: Limits) -> tuple[int | None, bool]:
+    """Run program.py in ``folder`` with its output to ``out`` and ``err``.
+
+    Return its exit status (see ``_wait``) and whether it was started at all.
+    """
     reader, writer = os.pipe()
     numbers = [limits.cpu_seconds, limits.memory_bytes, limits.output_bytes, writer]
-    with open(reader, "rb") as started, contextlib.ExitStack() as files:
-        with open(writer, "wb"):
+    with open(reader, "rb") as started:
+        with open(writer, "wb"), open(folder / "input", "rb") as given:
             child = subprocess.Popen(
                 [sys.executable, "-I", "-c", _BOOT, *map(str, numbers)],
                 cwd=folder,
-                env={"PYTHONHASHSEED": "0", "HOME": str(folder), "OMP_NUM_THREADS": "1"},
-                stdin=files.enter_context(open(folder / "input", "rb")),
-                stdout=files.enter_context(open(folder / "out", "wb")),
-                stderr=files.enter_context(open(folder / "err", "wb")),
+                env={"PYTHONHASHSEED": "0", "PYTHONSAFEPATH": "1", "HOME": str(folder), "OMP_NUM_THREADS": "1"},
+                stdin=given,
+                stdout=out,
+                stderr=err,
                 pass_fds=(writer,),
                 start_new_session=True,
             )

@@ -76,6 +76,31 @@ def _with_argument(mark):
     return found
 
 
+@pytest.mark.parametrize(
+    "replace",
+    [
+        "os.path.lexists(name) and os.unlink(name)",
+        "shutil.rmtree('.', ignore_errors=True)",
+        "os.path.lexists(name) and os.unlink(name); os.mkfifo(name)",
+        "os.path.lexists(name) and os.unlink(name); os.symlink('/proc/self/cmdline', name)",
+    ],
+)
+def test_a_program_that_replaces_files_of_its_folder_loses_no_output_and_passes_off_no_other(replace):
+    source = f"import os, shutil, sys\nprint('mine')\nfor name in ('out', 'err'):\n    {replace}\nraise SystemExit(3)"
+    assert run_program(source, "", LIMITS) == (False, "mine\n", False, False)
+
+
+def test_output_is_read_from_its_start_wherever_the_program_leaves_its_place():
+    source = "import os\nos.write(1, b'abcdef')\nos.lseek(1, 2, os.SEEK_SET)\nos.write(1, b'X')"
+    assert run_program(source, "", LIMITS) == (True, "abXdef", False, False)
+
+
+def test_the_same_program_prints_a_set_in_the_same_order():
+    source = "print({f'name{n}' for n in range(40)})"
+    runs = run_all([(source, "")] * 3, LIMITS, processes=2)
+    assert len({ran.output for ran in runs}) == 1 and runs[0].is_ok
+
+
 def test_results_are_in_the_order_of_the_programs():
     programs = [(f"import time; time.sleep({0.2 if n == 0 else 0}); print({n})", "") for n in range(4)]
     assert [ran.output for ran in run_all(programs, LIMITS, processes=2)] == ["0\n", "1\n", "2\n", "3\n"]
