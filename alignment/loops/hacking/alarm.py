@@ -61,6 +61,7 @@ class HackingAlarm:
     window: list[dict[str, float]] = field(default_factory=list)
     start: Window | None = None
     latest: Window | None = None
+    """The latest window after the first one."""
     in_a_row: dict[str, int] = field(default_factory=dict)
     """Windows in a row with a sign, by kind."""
     judged: dict[str, list[JudgedEvaluation]] = field(default_factory=dict)
@@ -76,10 +77,10 @@ class HackingAlarm:
         if len(self.window) < WINDOW:
             return
         now, self.window = summarise(self.window), []
-        self.latest = now
         if self.start is None:
             self.start = now
             return
+        self.latest = now
         signs = {} if self._is_confirmed else {sign.kind: sign for sign in find_signs(self.start, now)}
         self.in_a_row = {kind: self.in_a_row.get(kind, 0) + 1 for kind in signs}
         for kind, sign in signs.items():
@@ -106,7 +107,7 @@ class HackingAlarm:
 
     def metrics(self) -> dict[str, Metric]:
         """Return what the latest window shows; nothing before the second one."""
-        if self.start is None or self.latest is None or self.latest is self.start:
+        if self.start is None or self.latest is None:
             return {}
         gain = gain_of(self.start, self.latest)
         found = {"hacking/gain": Metric(gain), "hacking/kinds": Metric(float(len(self.told)), "max")}

@@ -107,6 +107,16 @@ def test_the_state_resumes_to_the_same_findings_at_every_rollout(caplog):
         assert alarm.state() == whole.state()
 
 
+@pytest.mark.parametrize(("num", "logged"), [(3, False), (5, False), (9, False), (10, True), (13, True)])
+def test_a_resumed_run_logs_the_metrics_of_the_unbroken_one(num, logged):
+    """Nothing before the second window, even if that is equal to the first."""
+    whole, resumed = HackingAlarm(), HackingAlarm()
+    _run(lambda i: {}, num=num, alarm=whole)
+    resumed.load_state(json.loads(json.dumps(whole.state())))
+    assert resumed.metrics() == whole.metrics()
+    assert bool(resumed.metrics()) is logged
+
+
 def _history(*pairs, std=1.0, count=100):
     return [
         JudgedEvaluation(step=10 * n, count=count, reward=reward, reward_std=std, judge=judge, judge_std=std)
