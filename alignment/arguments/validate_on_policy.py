@@ -98,15 +98,17 @@ def check_reward_sources(v: Values) -> Iterator[str]:
 
 
 _EVALUATED = ("reward", "masked_rows", "mean_generated_length", "eos_rate", "kl_divergence", "cost", "unsafe_rate")
+_COLUMNS = ("prompt", "response", "score", "finish_reason")
+"""Of the rows of samples (``loops.evaluation.sample_rows``), to which each judge adds one."""
 
 
 def check_judges(v: Values) -> Iterator[str]:
     """Check that second judges have names of their own and nothing that only a source of the reward has."""
     for entry in read_entries(v.eval_reward):
-        if entry.log_as in _EVALUATED or entry.log_as.endswith("_std"):
+        if entry.log_as in (*_EVALUATED, *_COLUMNS) or entry.log_as.endswith("_std"):
             yield (
-                f"eval_reward: {entry.name} would be reported as eval/{entry.log_as}, the name of another metric: give "
-                f'{{"name": "{entry.name}", "log_as": "second_{entry.log_as}"}}'
+                f"eval_reward: {entry.name} would be reported as eval/{entry.log_as}, the name of another metric or "
+                f'column of the samples: give {{"name": "{entry.name}", "log_as": "second_{entry.log_as}"}}'
             )
         if entry.weight != 1 or entry.normalize is not None:
             yield f"eval_reward: {entry.name} has weight or normalize, and each judge is reported alone: leave them out"

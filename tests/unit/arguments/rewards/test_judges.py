@@ -1,0 +1,40 @@
+"""Names of second judges: none may replace a metric of an evaluation or a column of its samples."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from alignment.errors import ArgumentError
+from alignment.loops.evaluation import sample_rows
+from alignment.trainers.ppo.arguments import parse_ppo_arguments
+
+FILE = {"train_datasets": "p", "actor_model_name_or_path": "a", "reward_model_name_or_path": "r", "output_dir": "o"}
+ROLLOUT = SimpleNamespace(
+    inputs=["q"],
+    responses=[np.array([1])],
+    raw_scores=np.array([0.5]),
+    valid_rows=np.array([True]),
+    finish_reasons=["stop"],
+)
+COLUMNS = sample_rows(ROLLOUT, lambda tokens: "a")[0]
+
+
+def test_the_columns_of_samples():
+    assert COLUMNS == {"prompt": "q", "response": "a", "score": 0.5, "finish_reason": "stop"}
+
+
+@pytest.mark.parametrize("name", [*COLUMNS, "reward", "kl_divergence", "truth_std"])
+def test_a_judge_named_as_a_metric_or_column_is_refused_with_a_name_that_works(name, tmp_path):
+    (tmp_path / "checks.py").write_text(f"def {name}(prompts, responses, labels):\n    return [0.0] * len(prompts)\n")
+    source = f"{tmp_path / 'checks.py'}:{name}"
+    keys = {**FILE, "evaluation_strategy": "steps", "eval_datasets": "e"}
+    with pytest.raises(ArgumentError) as error:
+        parse_ppo_arguments({**keys, "eval_reward": [source]})
+    (said,) = str(error.value).split("\n  ")[1:]
+    assert f"would be reported as eval/{name}, the name of another metric or column of the samples: give " in said
+    assert f'"log_as": "second_{name}"}}' in said
+    other = {"name": source, "log_as": f"second_{name.removesuffix('_std')}"}
+    assert parse_ppo_arguments({**keys, "eval_reward": [other]}).on_policy
