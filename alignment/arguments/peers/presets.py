@@ -28,7 +28,7 @@ class Setting(NamedTuple):
 
 Settings = Mapping[str, Setting]
 
-_BATCHES = ("per_device_prompt_batch_size", "gradient_accumulation_steps", "num_return_sequences")
+_BATCHES = ("per_device_prompt_batch_size", "gradient_accumulation_steps")
 _WHOLE_DISTRIBUTION = {
     "temperature": Setting(1.0),
     "top_p": Setting(1.0),
@@ -39,11 +39,11 @@ _CLIPPED = {"clip_range_ratio": Setting(0.2), "dual_clip": Setting(None), "updat
 _TOKENS = Setting("token", "losses are means over tokens")
 
 
-def _batches(prompts: int, mini: int) -> dict[str, Setting]:
-    """Return the prompts of a rollout and of an update over all processes."""
+def _batches(prompts: int, mini: int, *also: str) -> dict[str, Setting]:
+    """Return the prompts of a rollout and of an update over all processes; they yield to the keys ``also`` too."""
     return {
-        "global_batch_size": Setting(prompts, unless=(*_BATCHES, "global_mini_batch_size")),
-        "global_mini_batch_size": Setting(mini, unless=(*_BATCHES, "global_batch_size")),
+        "global_batch_size": Setting(prompts, unless=(*_BATCHES, *also, "global_mini_batch_size")),
+        "global_mini_batch_size": Setting(mini, unless=(*_BATCHES, *also, "global_batch_size")),
     }
 
 
@@ -119,7 +119,8 @@ _OPENRLHF = {
         **_kl(0.01),
         **_advantages(1.0, is_white=True, variance="biased"),
         **_WHOLE_DISTRIBUTION,
-        **_batches(1024, 128),
+        **_batches(1024, 128, "num_return_sequences"),
+        "max_length": Setting(2048),
         "kl_limit": Setting(10.0, "a token's KL is limited to +-10"),
         "learning_rate": Setting(1e-6),
         "critic_learning_rate": Setting(9e-6),
@@ -149,6 +150,7 @@ _VERL = {
     "grpo": {
         **_CLIPPED,
         **_WHOLE_DISTRIBUTION,
+        **_batches(1024, 256),
         "dual_clip": Setting(3.0),
         "max_dec_len": Setting(512),
         "learning_rate": Setting(1e-6),
@@ -187,7 +189,8 @@ assert tuple(PRESETS) == get_args(PresetName)
 
 DIFFERENCES: Mapping[str, str] = MappingProxyType(
     {
-        "paddlenlp": "PaddleNLP divides losses by the tokens of a micro-batch; here by those of the update",
+        "paddlenlp": "PaddleNLP divides losses by the tokens of a micro-batch; here by those of the update. PPO's "
+        "clip_range_score of 50 is that of its ppo_argument.json; its own default became 10 in 2025",
         "trl": "TRL's PPO whitens per process, divides losses by the tokens of a micro-batch, has one optimizer for "
         "both models, and puts the score one position after the last token; here whitening and means are global, "
         "each model has its optimizer, and the score is on the last token. TRL's GRPO (1.16) weighs the KL in the loss "

@@ -162,7 +162,7 @@ TERMS = (
     ),
 )  # fmt: skip
 
-FEW = {"num_return_sequences": 1}
+FEW = {"gradient_accumulation_steps": 1}
 LAGRANGIAN = {"rl_algorithm": "ppo_lagrangian", "cost_model_name_or_path": "{cost}"}
 LAGRANGIAN |= {"lambda_max": 4.0, "threshold": -0.25}
 CONSTRAINT = (

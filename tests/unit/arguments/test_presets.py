@@ -103,6 +103,33 @@ def test_batch_sizes_of_a_preset_yield_to_any_that_is_given(given, expected):
     assert (on_policy.global_batch_size, on_policy.global_mini_batch_size) == expected
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"num_return_sequences": 1}, (1024, 256)),
+        ({"num_return_sequences": 8}, (1024, 256)),
+        ({"rl_algorithm": "grpo", "num_return_sequences": 8}, (1024, 256)),
+        ({"rl_algorithm": "grpo", "num_return_sequences": 8, "per_device_prompt_batch_size": 4}, (-1, -1)),
+    ],
+)
+def test_verls_batch_sizes_count_prompts_whatever_the_number_of_responses(given, expected):
+    on_policy = _parse("verl", **given).on_policy
+    assert (on_policy.global_batch_size, on_policy.global_mini_batch_size) == expected
+
+
+@pytest.mark.parametrize(("algorithm", "limit"), [("ppo", 50.0), ("grpo", 10.0)])
+def test_the_range_of_scores_of_paddlenlp_names_its_source(algorithm, limit):
+    parsed = _parse("paddlenlp", rl_algorithm=algorithm, num_return_sequences=2)
+    assert parsed.algorithm.clip_range_score == limit
+    assert "clip_range_score of 50 is that of its ppo_argument.json; its own default became 10" in describe(parsed)
+
+
+def test_openrlhfs_length_counts_prompt_and_response():
+    data = _parse("openrlhf").data
+    assert (data.max_length, data.max_prompt_len) == (2048, None)
+    assert "max_length=2048" in describe(_parse("openrlhf"))
+
+
 def test_help_shows_every_key_of_every_preset(capsys):
     with pytest.raises(SystemExit):
         parse_ppo_arguments(["--help", "preset"])
