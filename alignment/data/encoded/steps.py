@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from alignment.data.encode import Encoder
+from alignment.data.encode import Answer, Encoder
 from alignment.data.encoded.mixture import Row
 from alignment.data.encoded.pairs import EncodedAnswers, encode_answers
 from alignment.data.encoded.tokenized import Collator, Encoded, Sample, TokenizedDataset, to_ids
@@ -63,10 +63,11 @@ class ProcessDataset(TokenizedDataset):
 
     KIND = "process reward"
     COLLATOR = StepCollator
+    COMPARES_ANSWERS = True
 
     def encode_row(self, row: Row, encoder: Encoder) -> Encoded:
         """Encode the steps of one answer with their labels."""
-        token = self.options.step_token
+        token, end = self.options.step_token, step_token_id(self.tokenizer, self.options.step_token)
         sample = _split_text(row, token, self.options.reward_tokens)
         require_fields(sample, ("input", "steps", "step_labels"), kind=self.KIND, place=row.place)
         steps, labels = sample["steps"], [_label(v, self.options.reward_tokens, row) for v in sample["step_labels"]]
@@ -75,17 +76,16 @@ class ProcessDataset(TokenizedDataset):
         if not steps:
             raise DataError(f"{row.place}: no step to learn from")
         text = "\n".join(f"{step.strip()} {token.strip()}" for step in steps)
-        encoded = encode_answers(row._replace(sample=sample), (text,), encoder, self.options)
+
+        def check_ends(answers: Sequence[Answer]) -> None:
+            _check_ends(answers[0].ids.count(end), len(labels), token, row)
+
+        encoded = encode_answers(row._replace(sample=sample), (text,), encoder, self.options, fault_of=check_ends)
         if not isinstance(encoded, EncodedAnswers):
             return Encoded(None, encoded)
         (ids,) = encoded.sequences()
         start = len(encoded.fitted.prompt)
-        ends = start + np.flatnonzero(ids[start:] == step_token_id(self.tokenizer, token))
-        if len(ends) > len(labels) or (len(ends) < len(labels) and not encoded.fitted.reason):
-            raise DataError(
-                f"{row.place}: {len(labels)} label(s), and {len(ends)} of the answer's tokens are the step token "
-                f"{token!r}: a step contains it, or the tokenizer joins it with other text"
-            )
+        ends = start + np.flatnonzero(ids[start:] == end)
         if not len(ends):
             return Encoded(None, (DROPPED_OVERLONG,))
         made: dict[str, Any] = {"input_ids": ids, "prompt_length": start, "step_positions": ends}
@@ -113,6 +113,15 @@ def _split_text(row: Row, token: str, reward_tokens: Sequence[str]) -> Any:
         rest = rest[len(label) :]
     steps = given[len(question) :].split(token)[:-1]
     return {"input": question.strip(), "steps": [step.strip() for step in steps], "step_labels": labels}
+
+
+def _check_ends(found: int, labels: int, token: str, row: Row) -> None:
+    """Refuse a whole answer whose labels would become those of other steps."""
+    if found != labels:
+        raise DataError(
+            f"{row.place}: {labels} label(s), and {found} of the answer's tokens are the step token "
+            f"{token!r}: a step contains it, or the tokenizer joins it with other text"
+        )
 
 
 def _label(value: Any, reward_tokens: Sequence[str], row: Row) -> float:

@@ -41,7 +41,7 @@ class TokenizedDataset(ABC):
     KIND: ClassVar[str]
     COLLATOR: ClassVar[type[Collator]]
     COMPARES_ANSWERS: ClassVar[bool] = False
-    """Whether samples with the same prompt hold answers to compare; a split never separates them."""
+    """Whether samples with the same prompt hold answers that are judged; a split never separates them."""
 
     def __init__(
         self,

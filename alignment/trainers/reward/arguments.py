@@ -15,7 +15,7 @@ from alignment.arguments.keys.offline import OfflineArguments
 from alignment.arguments.keys.shared import SHARED
 from alignment.arguments.parsed import Parsed
 from alignment.arguments.parser import Check, Values, Written, parse_arguments
-from alignment.fields import argument, unless, where
+from alignment.fields import argument, unless, where, where_given
 
 _ATTRIBUTES = where("objective", "regression", "gating", "process", why="only scores of pairs are normalised")
 _NO_STEPS = unless("objective", "process", why="objective is not process")
@@ -37,7 +37,12 @@ class RewardArguments(OfflineArguments):
     train_head_only: bool = argument(
         False,
         inert_when=where("objective", "gating", why="a gating network is trained on a frozen model anyway"),
-        refused_when=where("lora", True, why="an adapter is what changes the model; train one of the two"),
+        refused_when=(
+            where("lora", True, why="an adapter is what changes the model; train one of the two"),
+            where_given(
+                "model_config_name_or_path", "weights below a head must be trained ones; give model_name_or_path"
+            ),
+        ),
     )
     """Train the score head and leave the model below it as it is (ArmoRM's first stage)."""
     placeholder_token: str | None = argument(None, inert_when=_NO_STEPS)

@@ -179,6 +179,14 @@ def test_an_adapter_and_a_trained_head_alone_are_one_too_many(folder):
         train(folder, "both", **KINDS["head"], lora=True)
 
 
+def test_a_head_alone_is_not_trained_on_random_weights(folder):
+    random = {"model_name_or_path": None, "model_config_name_or_path": str(folder / "policy")}
+    message = "train_head_only=true is refused: weights below a head must be trained ones; give model"
+    with pytest.raises(ArgumentError, match=message):
+        train(folder, "random", **KINDS["head"], **random, tokenizer_name_or_path=str(TOKENIZER))
+    assert not (folder / "random").exists()
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [

@@ -61,6 +61,35 @@ def test_a_cut_answer_keeps_the_labels_of_the_steps_that_are_left(read):
     assert list(cut["step_labels"]) == [1.0, 0.0]
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("length", [7, 8, 9, 10, 11])
+def test_a_step_that_contains_the_step_token_is_refused_where_the_answer_is_cut_too(read, length, side):
+    """What is cut off must not make the numbers of labels and step tokens agree: labels would move to other steps."""
+    row = {**TRL, "completions": ["rope and tent", "tent", "map"]}
+    with pytest.raises(DataError, match=r"3 label\(s\), and 4 of the answer's tokens are the step token 'and'"):
+        read(row, max_length=length, on_overlong=side)
+
+
+def test_a_cut_prompt_keeps_every_label(read):
+    whole = read(TRL)
+    cut = read(TRL, max_length=len(whole["input_ids"]) - 1, on_overlong="left")
+    np.testing.assert_array_equal(cut["step_positions"], whole["step_positions"] - 1)
+    assert list(cut["step_labels"]) == [1.0, 0.0, 0.25]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_split_keeps_solutions_of_one_question_together(tmp_path, tokenizer, seed):
+    questions = ["pack rope", "pack tent", "pack map", "pack rope map"]
+    rows = [{**TRL, "prompt": q, "labels": [True, False, n / 4]} for n in range(3) for q in questions]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = EncodeOptions(template="tokenizer", step_token="and")
+    dataset = ProcessDataset(f"jsonl:1.0:{tmp_path}/rows.jsonl", tokenizer, options=options)
+    parts = dataset.split_train_test(0.25, seed=seed)
+    asked = [[bytes(row["input_ids"][: row["prompt_length"]]) for row in part] for part in parts]
+    assert [(len(part), len(set(part))) for part in asked] == [(9, 3), (3, 1)]
+    assert not set(asked[0]) & set(asked[1])
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
