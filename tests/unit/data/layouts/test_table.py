@@ -61,7 +61,10 @@ ALSO = {
     "verl": {"data_source", "ability"},
 }
 """What a layout reads beside the columns that it needs."""
-OWN = {"answer", "other_answer", "better", "safer", "is_safe", "is_other_safe", "desirable"}
+OWN = {
+    *("answer", "other_answer", "better", "safer", "is_safe", "is_other_safe", "desirable"),
+    *("steps", "step_labels"),
+}
 BEST_WORST = "one pair a row, the best answer against the worst"
 TREES = "a sample for every question, its best ranked answer against the worst"
 SAYS = {
