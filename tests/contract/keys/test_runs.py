@@ -120,6 +120,7 @@ def test_batch_sizes_of_ppo_that_are_not_given_are_the_micro_batch(folder):
 LOADERS = {
     "policy": ["runs.offline.models.load_causal_lm"],
     "reward": ["runs.offline.models.load_score_model"],
+    "pairwise": ["runs.offline.models.load_causal_lm"],
     "ppo": ["runs.on_policy.roles.load_causal_lm", "runs.on_policy.roles.load_score_model"],
 }
 """By the trainer, or by the one model that it trains."""
