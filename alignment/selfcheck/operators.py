@@ -27,6 +27,7 @@ def _tensor(values: np.ndarray) -> paddle.Tensor:
 
 OPERATORS: dict[str, tuple[Callable[[paddle.Tensor], object], object]] = {
     "matmul": (lambda x: paddle.matmul(x, x, transpose_y=True), X @ X.T),
+    "abs": (lambda x: paddle.abs(x), np.abs(X)),
     "add_n": (lambda x: paddle.add_n([x, x, x]), 3 * X),
     "arange": (lambda x: paddle.arange(7), np.arange(7)),
     "argmax": (lambda x: paddle.argmax(x, axis=-1), X.argmax(-1)),

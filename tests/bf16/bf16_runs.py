@@ -34,9 +34,10 @@ SHAPE = {
 }
 SETTINGS = {"use_native_ops": False, "save_strategy": "steps", "save_steps": 1, "max_steps": 5}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in TRAINERS} | {
-    "grpo": ("ppo", {"rl_algorithm": "grpo", "kl_coeff": 0.05, "kl_loss_coeff": 0.1})
+    "kd": ("kd", {"lmbda": 0.0}),
+    "grpo": ("ppo", {"rl_algorithm": "grpo", "kl_coeff": 0.05, "kl_loss_coeff": 0.1}),
 }
-"""What is run: (trainer, changes of its keys) by name."""
+"""What is run: (trainer, changes of its keys) by name; a student's own answers would depend on the rounding."""
 HALF = {"bf16": True, "fp16_opt_level": "O2"}
 BATCH_RANKS = 2
 """Processes of the layouts that see rows of their own; the others do the work of both."""
@@ -115,7 +116,13 @@ def is_sampled(case: str) -> bool:
 
 def models_of(case: str) -> tuple[str, ...]:
     """Return the models that a case writes."""
-    return ("policy",) if case == "grpo" else TRAINERS[CASES[case][0]].models
+    models = TRAINERS[CASES[case][0]].models
+    return models[:1] if case == "grpo" else tuple(model for model in models if model != "cost_value")
+
+
+def is_causal(folder: Path) -> bool:
+    """Return whether the model in ``folder`` is a language model; a pairwise one is, and has no score head."""
+    return "score.weight" not in stored_codes(folder)
 
 
 def files_of(output: Path) -> dict[str, bytes]:

@@ -19,11 +19,12 @@ from alignment.ops.embedding import embedding
 from alignment.ops.token_logprobs import head_logprobs
 from alignment.parallel.comms.group import ALONE
 from alignment.records import TokenBatch
+from tests.bf16.bf16_runs import is_causal
 
 
 def outputs(folders: list[Path], rows: list[np.ndarray]) -> list[np.ndarray]:
     """Return by folder the logits (a score model: the end scores) of ``rows``, computed in bfloat16."""
-    return [(_logits if folder.name == "policy" else _scores)(folder, rows) for folder in folders]
+    return [(_logits if is_causal(folder) else _scores)(folder, rows) for folder in folders]
 
 
 def _logits(folder: Path, rows: list[np.ndarray]) -> np.ndarray:

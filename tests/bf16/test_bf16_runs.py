@@ -71,10 +71,11 @@ def test_five_updates_leave_a_body_in_bfloat16_and_float32_masters_and_heads(hal
         run = half[trainer]
         assert [record["step"] for record in run.metrics] == [1, 2, 3, 4, 5]
         codes = runs.stored_codes(model)
-        assert codes.pop("score.weight", None) == (None if model.name == "policy" else "F32")
+        is_causal = model.name == "policy" or trainer == "pairwise"
+        assert codes.pop("score.weight", None) == (None if is_causal else "F32")
         assert set(codes.values()) == {"BF16"}
         assert json.loads((model / "config.json").read_text())["dtype"] == "bfloat16"
-        load = load_causal_lm if model.name == "policy" else load_score_model
+        load = load_causal_lm if is_causal else load_score_model
         weights = dict(load(model).named_parameters())
         state = read_state(run.output / runs.LAST, f"{model.name}_optimizer")
         masters = {key.removesuffix("/master"): value for key, value in state.items() if key.endswith("/master")}
@@ -93,7 +94,8 @@ def test_a_continued_run_ends_with_the_same_bits(half):
 
 def test_losses_and_gradients_are_those_of_float32_but_for_rounding(half, exact):
     for trainer, run in half.items():
-        assert 1e-5 < runs.loss_gap(run, exact[trainer]) < 0.01, trainer
+        most = 0.03 if trainer == "pairwise" else 0.01  # a mean over one letter a row
+        assert 1e-5 < runs.loss_gap(run, exact[trainer]) < most, trainer
         if not runs.is_sampled(trainer) or runs.same_tokens(run, exact[trainer]) == 1.0:
             assert 1e-3 < runs.gradient_gap(run, exact[trainer]) < 0.05, trainer
         if runs.is_sampled(trainer):
@@ -126,14 +128,15 @@ def test_transformers_opens_what_was_trained_with_the_same_outputs(half, tmp_pat
     for folder, ours_half in zip(folders, halves, strict=True):
         theirs, theirs_half = (ask_peer(torch, transformers, folder, dtype) for dtype in ("float32", "bfloat16"))
         ours = ask_ours(folder)
-        assert abs(theirs).max() > (0.05 if folder.name == "reward" else 0.5), "a new head gives small scores"
+        is_new = folder.name == "reward" and not runs.is_causal(folder)
+        assert abs(theirs).max() > (0.05 if is_new else 0.5), "a new head gives small scores"
         assert abs(ours - theirs).max() < 1e-4, folder
         ours_error, theirs_error = (np.linalg.norm(half - theirs) for half in (ours_half, theirs_half))
         assert 0 < ours_error < 1.5 * theirs_error, (folder, ours_error, theirs_error)
 
 
 def ask_ours(folder):
-    if folder.name != "policy":
+    if not runs.is_causal(folder):
         batch = TokenBatch.build(ROWS, [np.empty(0, np.int64)] * len(ROWS))
         return load_score_model(folder).read_end_scores(batch).numpy()
     model = load_causal_lm(folder)
@@ -141,7 +144,7 @@ def ask_ours(folder):
 
 
 def ask_peer(torch, transformers, folder, dtype):
-    kind = "AutoModelForCausalLM" if folder.name == "policy" else "AutoModelForSequenceClassification"
+    kind = "AutoModelForCausalLM" if runs.is_causal(folder) else "AutoModelForSequenceClassification"
     load = getattr(transformers, kind).from_pretrained
     model = load(folder, dtype=getattr(torch, dtype), attn_implementation="eager")
     with torch.no_grad():

@@ -53,7 +53,8 @@ def ragged_batches(count: int) -> list[TokenBatch]:
         rows = [generator.integers(0, VOCABULARY, generator.integers(4, 12)) for _ in range(generator.integers(1, 4))]
         targets = [np.arange(generator.integers(1, 3), len(row)) for row in rows]
         shape = (len(rows), max(map(len, targets)))
-        fields = {"advantages": generator.normal(size=shape).astype(np.float32)}
+        advantages = generator.normal(size=shape).astype(np.float32)
+        fields = dict.fromkeys(("advantages", "values", "returns"), advantages)
         batches.append(TokenBatch.build(rows, targets, fields))
     return batches
 

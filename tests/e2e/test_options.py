@@ -81,10 +81,10 @@ def test_a_critic_without_a_head_starts_at_zero_and_training_samples_are_kept(pp
 @pytest.mark.parametrize(
     ("changes", "steps", "rows"),
     [
-        # 10 prompts, 4 a rollout: the last rollout has 2 prompts, 4 rows, one update.
-        ({"per_device_prompt_batch_size": 4}, [2, 4, 5], [8, 8, 4]),
-        # 8 rows an update and 4 a rollout of 2 prompts: two rollouts' prompts are pooled; the last pool is half full.
-        ({"per_device_prompt_batch_size": 2, "gradient_accumulation_steps": 2}, [1, 2, 3], [8, 8, 4]),
+        # 10 prompts, 4 a rollout: the third rollout has 2 of the next epoch, and is learned from whole.
+        ({"per_device_prompt_batch_size": 4}, [2, 4, 6], [8, 8, 8]),
+        # 8 rows an update and 4 a rollout of 2 prompts: two rollouts' prompts are pooled; the last pool is filled up.
+        ({"per_device_prompt_batch_size": 2, "gradient_accumulation_steps": 2}, [1, 2, 3], [8, 8, 8]),
         # Dropping the last partial rollout.
         ({"per_device_prompt_batch_size": 4, "dataloader_drop_last": True}, [2, 4], [8, 8]),
     ],
@@ -101,7 +101,8 @@ def test_rollouts_and_updates(changes, steps, rows, ppo_arguments, tmp_path):
     made |= {"reward_critic_model_name_or_path": ppo_arguments["reward_model_name_or_path"]}
     train_here("ppo", {**made, **changes, "output_dir": tmp_path / "out"}, tmp_path)
     counts = [tuple(map(int, line.split())) for line in (tmp_path / "counts.txt").read_text().splitlines()]
-    assert counts == [(n, n // 2) for n in rows]
+    assert [count for count, _ in counts] == rows
+    assert all(distinct == count // 2 for count, distinct in counts[:2]), "each prompt once in an epoch"
     assert [record["step"] for record in runs.metrics(tmp_path / "out")] == steps
 
 

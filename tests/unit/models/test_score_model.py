@@ -154,5 +154,5 @@ def test_a_model_that_averages_learns_the_statistics_of_its_averages():
 def test_the_form_of_the_score_is_saved_and_an_unknown_one_refused():
     assert ScoreOptions.from_dict(ScoreOptions(score_form="average").to_dict()).score_form == "average"
     assert ScoreOptions.from_dict({}).score_form == "end"
-    with pytest.raises(ModelFolderError, match="score_form='median' \\(allowed: end, average\\)"):
+    with pytest.raises(ModelFolderError, match="score_form='median' \\(allowed: end, average, steps\\)"):
         ScoreOptions.from_dict({"score_form": "median"})

@@ -31,7 +31,7 @@ def open_rows(topology, folder, hosts):
     training = SimpleNamespace(seed=1, disable_tqdm=True)
     # Each host has a disk of its own.
     output = folder / hosts[topology.world.index]
-    parsed = SimpleNamespace(data=data, training=training, base_dir=folder, columns=ColumnArguments())
+    parsed = SimpleNamespace(data=data, training=training, base_dir=folder, columns=ColumnArguments(), groups={})
     start = SimpleNamespace(parsed=parsed, topology=topology, output_dir=output)
     rows = f"jsonl:1:{folder / 'rows.jsonl'}"
     dataset = data_start.open_dataset(start, SupervisedDataset, rows, load_tokenizer(TOKENIZER), OPTIONS)
