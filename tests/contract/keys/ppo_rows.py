@@ -133,8 +133,8 @@ REWARDS = (
         "reward_weights", [2.0, -0.5, 0.0], lambda r: [s.factor for s in _scorer(r).sources], [2.0, -0.5, 0.0],
         with_=SEVERAL, alone=True,
     ),
-    _row("eval_reward", "{function.py}:score", lambda r: [*r.evaluation.judges, *r.session.alarm.judges],
-         ["score"] * 2, with_=EVALUATED, alone=True),
+    _row("eval_reward", "{function.py}:truth", lambda r: [*r.evaluation.judges, *r.session.alarm.judges],
+         ["truth"] * 2, with_=EVALUATED, alone=True),
     _row("normalize_reward", True, _normalized, (True, False), with_=EVALUATED),
 )  # fmt: skip
 

@@ -40,7 +40,7 @@ def folder(tmp_path_factory):
     (place / "own.jinja").write_text("{% for m in messages %}{{ m.content }} {% endfor %}")
     chat_template = json.loads((place / "policy" / "tokenizer_config.json").read_text())["chat_template"]
     (place / "own.jinja").write_text("{# mine #}" + chat_template)
-    (place / "function.py").write_text("def score(*texts):\n    return 7.0, *texts\n")
+    (place / "function.py").write_text("def score(*texts):\n    return 7.0, *texts\n\n\ntruth = score\n")
     (place / "safety.jsonl").write_text(json.dumps({**SAFETY, "is_other_safe": False}) + "\n")
     rated = [{"prompt": "pack rope", "response": "rope done", "values": [n, -n]} for n in (1, 2)]
     (place / "attributes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rated))
