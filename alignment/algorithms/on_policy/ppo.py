@@ -64,13 +64,8 @@ class PPOHyperparameters(OnPolicyHyperparameters):
 
 def estimate(judged: Judged, *, hyperparameters: PPOHyperparameters, kl_coeff: float | None = None) -> Estimate:
     """Shape rewards, then apply GAE; returns are computed before the advantages are whitened."""
-    assert judged.ref_logprobs is not None and judged.values is not None
-    kl = kl_estimate(
-        judged.old_logprobs,
-        judged.ref_logprobs,
-        kind=hyperparameters.kl_estimator,
-        clamp=hyperparameters.kl_limit,
-    )
+    assert judged.values is not None
+    kl = limited_kl(judged, hyperparameters)
     kl_coeff = hyperparameters.kl_coeff if kl_coeff is None else kl_coeff
     rewards = shape_rewards(
         judged.scores,
@@ -81,10 +76,21 @@ def estimate(judged: Judged, *, hyperparameters: PPOHyperparameters, kl_coeff: f
         clip_placement=hyperparameters.clip_placement,
     )
     advantages, returns = advantages_and_returns(rewards, judged.values, mask=judged.mask, numbers=hyperparameters)
-    if hyperparameters.normalize_advantage:
-        unbiased = hyperparameters.advantage_variance == "unbiased"
-        advantages = masked_whiten(advantages, judged.mask, unbiased=unbiased)
+    advantages = normalized(advantages, judged.mask, hyperparameters)
     return Estimate(advantages, returns, rewards, kl_rewards(kl, mask=judged.mask, kl_coeff=kl_coeff))
+
+
+def limited_kl(judged: Judged, numbers: PPOHyperparameters) -> Tensor:
+    """Return each token's KL [N, R] to the reference as it enters the reward."""
+    assert judged.ref_logprobs is not None
+    return kl_estimate(judged.old_logprobs, judged.ref_logprobs, kind=numbers.kl_estimator, clamp=numbers.kl_limit)
+
+
+def normalized(advantages: Tensor, mask: Tensor, numbers: PPOHyperparameters) -> Tensor:
+    """Return ``advantages`` [N, R], with mean 0 and variance 1 over all tokens if that is asked for."""
+    if not numbers.normalize_advantage:
+        return advantages
+    return masked_whiten(advantages, mask, unbiased=numbers.advantage_variance == "unbiased")
 
 
 def advantages_and_returns(

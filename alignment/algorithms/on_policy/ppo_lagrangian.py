@@ -9,9 +9,14 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from alignment.algorithms.kl import kl_estimate
-from alignment.algorithms.masked import masked_whiten
-from alignment.algorithms.on_policy.ppo import PPOHyperparameters, advantages_and_returns, policy_loss, value_loss
+from alignment.algorithms.on_policy.ppo import (
+    PPOHyperparameters,
+    advantages_and_returns,
+    limited_kl,
+    normalized,
+    policy_loss,
+    value_loss,
+)
 from alignment.algorithms.on_policy.ppo import estimate as estimate_reward
 from alignment.algorithms.on_policy.spec import Estimate, Judged, OnPolicyAlgorithm, always
 from alignment.algorithms.rewards import shape_rewards
@@ -42,19 +47,12 @@ def estimate(
     judged: Judged, *, hyperparameters: PPOLagrangianHyperparameters, kl_coeff: float | None = None
 ) -> Estimate:
     """Apply GAE to rewards and to costs; the advantages are (A_reward - lambda * A_cost) / (1 + lambda)."""
-    assert judged.ref_logprobs is not None and judged.costs is not None and judged.cost_values is not None
-    assert judged.multiplier is not None
+    assert judged.costs is not None and judged.cost_values is not None and judged.multiplier is not None
     raw = dataclasses.replace(hyperparameters, normalize_advantage=False)
     reward = estimate_reward(judged, hyperparameters=raw, kl_coeff=kl_coeff)
-    kl = kl_estimate(
-        judged.old_logprobs,
-        judged.ref_logprobs,
-        kind=hyperparameters.kl_estimator,
-        clamp=hyperparameters.kl_limit,
-    )
     costs = shape_rewards(
         judged.costs,
-        -kl,
+        -limited_kl(judged, hyperparameters),
         mask=judged.mask,
         kl_coeff=hyperparameters.kl_coeff if kl_coeff is None else kl_coeff,
         clip_range_score=hyperparameters.clip_range_cost,
@@ -63,8 +61,7 @@ def estimate(
     options = {"mask": judged.mask, "numbers": hyperparameters}
     cost_advantages, cost_returns = advantages_and_returns(costs, judged.cost_values, **options)
     advantages = (reward.advantages - judged.multiplier * cost_advantages) / (1.0 + judged.multiplier)
-    if hyperparameters.normalize_advantage:
-        advantages = masked_whiten(advantages, judged.mask, unbiased=hyperparameters.advantage_variance == "unbiased")
+    advantages = normalized(advantages, judged.mask, hyperparameters)
     return reward._replace(advantages=advantages, cost_returns=cost_returns)
 
 
