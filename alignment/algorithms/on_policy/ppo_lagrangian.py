@@ -9,16 +9,9 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from alignment.algorithms.on_policy.ppo import (
-    PPOHyperparameters,
-    advantages_and_returns,
-    limited_kl,
-    normalized,
-    policy_loss,
-    value_loss,
-)
+from alignment.algorithms.on_policy.ppo import PPO, PPOHyperparameters, advantages_and_returns, limited_kl, normalized
 from alignment.algorithms.on_policy.ppo import estimate as estimate_reward
-from alignment.algorithms.on_policy.spec import Estimate, Judged, OnPolicyAlgorithm, always
+from alignment.algorithms.on_policy.spec import Estimate, Judged
 from alignment.algorithms.rewards import shape_rewards
 from alignment.fields import argument, where
 
@@ -65,15 +58,11 @@ def estimate(
     return reward._replace(advantages=advantages, cost_returns=cost_returns)
 
 
-PPO_LAGRANGIAN = OnPolicyAlgorithm(
+PPO_LAGRANGIAN = dataclasses.replace(
+    PPO,
     name="ppo_lagrangian",
     title="PPO-Lagrangian",
     hyperparameters=PPOLagrangianHyperparameters,
-    needs_critic=True,
-    needs_reference=always,
     needs_cost=True,
-    min_group_size=1,
     estimate=estimate,
-    policy_loss=policy_loss,
-    value_loss=value_loss,
 )

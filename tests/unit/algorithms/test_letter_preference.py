@@ -6,7 +6,7 @@ import numpy as np
 import paddle
 import pytest
 
-from alignment.algorithms.letter_preference import letter_loss, preference_logits, win_rates
+from alignment.algorithms.letter_preference import letter_loss, preference_logits
 
 
 def sigmoid(x):
@@ -32,15 +32,3 @@ def test_a_liking_for_the_first_place_cancels():
 
 def test_logits_do_not_overflow():
     assert preference_logits([800.0, -800.0], [-800.0, 800.0]).tolist() == [800.0, -800.0]
-
-
-def test_a_score_is_the_mean_probability_of_winning_against_the_others():
-    ahead = np.array([[9.0, 1.0, 2.0], [0.5, 9.0, -1.0], [0.0, 3.0, 9.0]])
-    chance = sigmoid(ahead)
-    expected = [np.mean([(chance[i, j] + 1 - chance[j, i]) / 2 for j in range(3) if j != i]) for i in range(3)]
-    np.testing.assert_allclose(win_rates(ahead), expected, rtol=1e-12)
-    assert win_rates(ahead).sum() == pytest.approx(1.5)
-
-
-def test_equal_answers_win_half_the_time():
-    np.testing.assert_array_equal(win_rates(np.full((2, 2), 3.0)), [0.5, 0.5])

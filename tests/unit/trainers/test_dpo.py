@@ -18,10 +18,8 @@ from alignment.runs.offline import models
 from alignment.telemetry.jsonl import read_json_lines
 from alignment.trainers.registered import TRAINERS
 from alignment.training.learner import Learner
-from tests.contract.keys.assembled import BASE, TOKENIZER, make_models
-
-CHANGED = ("time/", "memory/")
-"""Metrics that differ between equal runs."""
+from tests.contract.keys.assembled import TOKENIZER, make_models
+from tests.tiny_runs import train_tiny
 
 
 @pytest.fixture(scope="module")
@@ -37,20 +35,11 @@ def folder(tmp_path_factory):
 
 def train(folder, name, **keys):
     """Run DPO on 24 pairs, 6 updates and an evaluation on the same pairs; return the metrics of both."""
-    arguments = {
-        **BASE["dpo"],
-        **{"model_name_or_path": str(folder / "policy"), "output_dir": str(folder / name), "logging_steps": 1},
-        **{"eval_datasets": "packing-preference/train:24/-1", "evaluation_strategy": "epoch", "learning_rate": 1e-2},
-        **{"disable_tqdm": True, "device": "cpu"},
-        **keys,
+    own = {
+        **{"model_name_or_path": str(folder / "policy"), "eval_datasets": "packing-preference/train:24/-1"},
+        "evaluation_strategy": "epoch",
     }
-    path = folder / f"{name}.json"
-    path.write_text(json.dumps(arguments))
-    TRAINERS["dpo"].train([str(path)], host="test")
-    return [
-        {key: value for key, value in record.items() if not key.startswith(CHANGED)}
-        for record in read_json_lines(folder / name / "metrics.jsonl")
-    ]
+    return train_tiny("dpo", folder, name, **{**own, **keys})
 
 
 @pytest.fixture(scope="module")

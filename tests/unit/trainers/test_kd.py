@@ -20,10 +20,8 @@ from alignment.records import Completion
 from alignment.runs.offline.own_answers import OwnAnswers
 from alignment.telemetry.jsonl import read_json_lines
 from alignment.trainers.registered import TRAINERS
-from tests.contract.keys.assembled import BASE, TOKENIZER, make_models
-
-CHANGED = ("time/", "memory/")
-"""Metrics that differ between equal runs."""
+from tests.contract.keys.assembled import TOKENIZER, make_models
+from tests.tiny_runs import train_tiny
 
 
 @pytest.fixture(scope="module")
@@ -36,20 +34,11 @@ def folder(tmp_path_factory):
 
 def train(folder, name, **keys):
     """Run 6 updates on 24 rows and an evaluation on the same rows; return the metrics of both."""
-    arguments = {
-        **BASE["kd"],
+    own = {
         **{"model_name_or_path": str(folder / "policy"), "teacher_model_name_or_path": str(folder / "teacher")},
-        **{"output_dir": str(folder / name), "logging_steps": 1, "evaluation_strategy": "epoch"},
-        **{"eval_datasets": "packing-sft/train:24/-1", "learning_rate": 1e-2, "disable_tqdm": True, "device": "cpu"},
-        **keys,
+        **{"eval_datasets": "packing-sft/train:24/-1", "evaluation_strategy": "epoch"},
     }
-    path = folder / f"{name}.json"
-    path.write_text(json.dumps(arguments))
-    TRAINERS["kd"].train([str(path)], host="test")
-    return [
-        {key: value for key, value in record.items() if not key.startswith(CHANGED)}
-        for record in read_json_lines(folder / name / "metrics.jsonl")
-    ]
+    return train_tiny("kd", folder, name, **{**own, **keys})
 
 
 @pytest.fixture(scope="module")

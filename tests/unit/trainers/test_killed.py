@@ -12,15 +12,13 @@ import traceback
 
 import pytest
 
-from alignment.telemetry.jsonl import read_json_lines
 from alignment.trainers.registered import TRAINERS
 from tests.contract.keys.assembled import BASE, make_models
+from tests.tiny_runs import read_shared_metrics
 
 KILLS = int(os.environ.get("ALIGNMENT_TEST_KILLS", "1"))
 """Kills of each run; of all runs, every second one hits in the middle of writing a checkpoint."""
 SECONDS = 60
-CHANGED = ("time/", "memory/")
-"""Metrics that differ between equal runs."""
 LORA = {"lora": True, "lora_rank": 2, "lora_dropout": 0.1}
 ATTRIBUTES = ["coverage", "excess", "closed", "chatter"]
 ROWS = {
@@ -95,8 +93,7 @@ def results(output):
     """The exported files, and the metrics that equal runs share."""
     [model] = [output / name for name in ("policy", "reward") if (output / name).is_dir()]
     files = {path.name: path.read_bytes() for path in model.iterdir() if path.suffix == ".safetensors"}
-    records = read_json_lines(output / "metrics.jsonl")
-    return files, [{k: v for k, v in record.items() if not k.startswith(CHANGED)} for record in records]
+    return files, read_shared_metrics(output)
 
 
 @pytest.mark.parametrize("name", ROWS)

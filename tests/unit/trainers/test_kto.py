@@ -9,12 +9,9 @@ import pytest
 
 from alignment.errors import ArgumentError, DataError
 from alignment.runs.offline import models
-from alignment.telemetry.jsonl import read_json_lines
 from alignment.trainers.registered import TRAINERS
-from tests.contract.keys.assembled import BASE, make_models
-
-CHANGED = ("time/", "memory/")
-"""Metrics that differ between equal runs."""
+from tests.contract.keys.assembled import make_models
+from tests.tiny_runs import train_tiny
 
 
 @pytest.fixture(scope="module")
@@ -27,20 +24,11 @@ def folder(tmp_path_factory):
 
 def train(folder, name, **keys):
     """Run KTO on 24 rows, 12 updates and two evaluations on the same rows; return the metrics of both."""
-    arguments = {
-        **BASE["kto"],
-        **{"model_name_or_path": str(folder / "policy"), "output_dir": str(folder / name), "logging_steps": 1},
-        **{"eval_datasets": "packing-kto/train:24/-1", "evaluation_strategy": "epoch", "learning_rate": 1e-2},
-        **{"disable_tqdm": True, "device": "cpu", "num_train_epochs": 2, "overwrite_output_dir": True},
-        **keys,
+    own = {
+        **{"model_name_or_path": str(folder / "policy"), "eval_datasets": "packing-kto/train:24/-1"},
+        **{"evaluation_strategy": "epoch", "num_train_epochs": 2, "overwrite_output_dir": True},
     }
-    path = folder / f"{name}.json"
-    path.write_text(json.dumps(arguments))
-    TRAINERS["kto"].train([str(path)], host="test")
-    return [
-        {key: value for key, value in record.items() if not key.startswith(CHANGED)}
-        for record in read_json_lines(folder / name / "metrics.jsonl")
-    ]
+    return train_tiny("kto", folder, name, **{**own, **keys})
 
 
 @pytest.fixture(scope="module")

@@ -18,12 +18,9 @@ from alignment.models.folders.saving import save_model
 from alignment.models.tokenizer.tokenizer import load_tokenizer
 from alignment.records import Rollout, TokenBatch
 from alignment.runs.offline.pairs import REWARD_PAIRS, pair_batch
-from alignment.telemetry.jsonl import read_json_lines
-from alignment.trainers.registered import TRAINERS
 from tests.contract.keys.assembled import BASE, TOKENIZER, assemble, filled, make_models
+from tests.tiny_runs import train_tiny
 
-CHANGED = ("time/", "memory/")
-"""Metrics that differ between equal runs."""
 REGRESSION = {
     "objective": "regression", "train_datasets": "packing-attributes/train:24/-1",
     "attributes": ["coverage", "excess", "closed", "chatter"],
@@ -51,20 +48,7 @@ def folder(tmp_path_factory):
 def train(folder, name, **keys):
     """Make 6 updates; return their metrics."""
     start = "two scores" if keys.get("objective") == "gating" else "policy"
-    arguments = {
-        **BASE["rm"],
-        **{"model_name_or_path": str(folder / start), "output_dir": str(folder / name), "logging_steps": 1},
-        "learning_rate": 1e-2,
-        **{"disable_tqdm": True, "device": "cpu"},
-        **keys,
-    }
-    path = folder / f"{name}.json"
-    path.write_text(json.dumps(arguments))
-    TRAINERS["rm"].train([str(path)], host="test")
-    return [
-        {key: value for key, value in record.items() if not key.startswith(CHANGED)}
-        for record in read_json_lines(folder / name / "metrics.jsonl")
-    ]
+    return train_tiny("rm", folder, name, **{"model_name_or_path": str(folder / start), **keys})
 
 
 def tensors(folder, name):
