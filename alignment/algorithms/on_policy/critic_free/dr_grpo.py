@@ -1,4 +1,4 @@
-"""Dr. GRPO: GRPO whose advantages are not divided and whose sums over responses are divided by one constant length
+"""GRPO whose advantages are not divided and whose sums over responses are divided by one constant length: Dr. GRPO
 (Liu et al. 2025, "Understanding R1-Zero-like training").
 """
 
