@@ -31,7 +31,8 @@ def show_help(groups: Groups, argv: Sequence[str]) -> NoReturn:
 def _program() -> str:
     """Return how the trainer was started: its script, or ``alignment train TRAINER``."""
     name = Path(sys.argv[0]).name
-    return " ".join(["alignment", *sys.argv[1:3]]) if name in ("alignment", "__main__.py") else name
+    words = [word for word in sys.argv[1:3] if not word.startswith("-")]
+    return " ".join(["alignment", *words]) if name in ("alignment", "__main__.py") else name
 
 
 def list_keys(groups: Groups, program: str) -> str:
@@ -53,7 +54,8 @@ def list_keys(groups: Groups, program: str) -> str:
         is_for_all = not isinstance(choice, Choice) or len(owners) == len(choice.options)
         parts.append(_paragraph(group if is_for_all else ", ".join([group, *owners]), names))
     silent = len({slot.name for slot in slots if _does_nothing(slot)})
-    parts.append(f"{silent} more keys of PaddleNLP's files are accepted; --help KEY says why they have no effect.")
+    if silent:
+        parts.append(f"{silent} more keys of PaddleNLP's files are accepted; --help KEY says why they have no effect.")
     return "\n\n".join(parts)
 
 

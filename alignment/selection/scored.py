@@ -1,0 +1,90 @@
+"""Prompts with scored answers, read from rows of the usual layouts."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from alignment.errors import DataError
+
+Row: TypeAlias = dict[str, Any]
+Prompt: TypeAlias = str | list[Any]
+"""A text, or messages."""
+
+_LISTS = (("prompt", "responses", "rewards"), ("prompt", "responses", "scores"))
+_SINGLES = (("prompt", "response", "reward"), ("input", "output", "reward"))
+_LAYOUTS = (*_LISTS, *_SINGLES)
+
+
+class Scored(NamedTuple):
+    """A prompt with its answers."""
+
+    prompt: Prompt
+    responses: tuple[str, ...]
+    rewards: tuple[float, ...]
+    """The reward of each response."""
+    place: str
+    """Where it was read, for messages."""
+
+    @property
+    def best(self) -> int:
+        """Index of the first response with the highest reward."""
+        return max(range(len(self.rewards)), key=self.rewards.__getitem__)
+
+    @property
+    def worst(self) -> int:
+        """Index of the first response with the lowest reward."""
+        return min(range(len(self.rewards)), key=self.rewards.__getitem__)
+
+
+def read_scored(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Scored]:
+    """Return the prompts of (place, row) in order of first appearance.
+
+    A row has all answers of its prompt (``prompt``, ``responses``, ``rewards`` or ``scores``), or one answer
+    (``prompt``, ``response``, ``reward``, or OpenRLHF's ``input``, ``output``, ``reward``); the latter are gathered by
+    prompt. DataError for rows of another layout, of different lengths or with rewards that are no finite numbers.
+    """
+    found: list[Scored] = []
+    gathered: dict[str, list[tuple[str, float]]] = {}
+    first: dict[str, tuple[int, Prompt, str]] = {}
+    for place, row in rows:
+        names = next((names for names in _LAYOUTS if all(name in row for name in names)), None)
+        if names is None:
+            layouts = "; ".join(", ".join(names) for names in _LAYOUTS)
+            raise DataError(f"{place}: no scored answers: it has the columns {', '.join(row)} (read: {layouts})")
+        prompt, answers, rewards = (row[name] for name in names)
+        _check_prompt(prompt, f"{place}: {names[0]}")
+        if names in _LISTS:
+            found.append(_scored(prompt, answers, rewards, place))
+            continue
+        key = json.dumps(prompt, ensure_ascii=False, sort_keys=True)
+        if key not in first:
+            first[key] = (len(found), prompt, place)
+            found.append(Scored(prompt, (), (), place))
+        one = _scored(prompt, [answers], [rewards], place)
+        gathered.setdefault(key, []).append((one.responses[0], one.rewards[0]))
+    for key, (position, prompt, place) in first.items():
+        responses, rewards = zip(*gathered[key], strict=True)
+        found[position] = Scored(prompt, responses, rewards, place)
+    return found
+
+
+def _check_prompt(prompt: Any, place: str) -> None:
+    if not isinstance(prompt, (str, list)) or not prompt:
+        raise DataError(f"{place} must be a text or messages, got {prompt!r:.80}")
+
+
+def _scored(prompt: Prompt, responses: Any, rewards: Any, place: str) -> Scored:
+    if not isinstance(responses, Sequence) or not all(isinstance(text, str) for text in responses):
+        raise DataError(f"{place}: responses must be texts, got {responses!r:.80}")
+    if not isinstance(rewards, Sequence) or len(rewards) != len(responses) or not responses:
+        raise DataError(f"{place}: expected a reward for each of {len(responses)} responses, got {rewards!r:.80}")
+    return Scored(prompt, tuple(responses), tuple(_number(value, place) for value in rewards), place)
+
+
+def _number(value: Any, place: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise DataError(f"{place}: a reward must be a finite number, got {value!r:.40}")
+    return float(value)
