@@ -231,6 +231,23 @@ def check_degrees(config: DecoderConfig, layout: Layout) -> list[str]:
     return problems
 
 
+def team_problem(config: DecoderConfig, degree: int, *, processes: int) -> str:
+    """Return why each ``degree`` neighbouring processes cannot hold the model together, with those that work;
+    empty if they can.
+    """
+
+    def works(tensor: int) -> bool:
+        return processes % tensor == 0 and not check_degrees(config, Layout(tensor=tensor))
+
+    if works(degree):
+        return ""
+    allowed = ", ".join(str(tensor) for tensor in range(1, processes + 1) if works(tensor))
+    return (
+        f"does not divide the {processes} processes and the model's {config.num_attention_heads} attention heads "
+        f"({config.num_key_value_heads} of keys and values); allowed: {allowed}"
+    )
+
+
 def _tensor_problem(config: DecoderConfig, degree: int) -> str:
     """Return why ``degree`` processes cannot share a layer; empty if they can."""
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads

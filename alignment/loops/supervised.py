@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from alignment.data.encoded.store import count_tokens
 from alignment.loops.session import Session
-from alignment.metrics import merge_metrics
+from alignment.metrics import Metric, merge_metrics
 from alignment.parallel.micro_batches import MicroBatches
 from alignment.parallel.runner import ModelRunner, Objective
 from alignment.records import TokenBatch
@@ -29,6 +29,11 @@ class Measure(Protocol):
         ...
 
 
+Renew = Callable[[list[dict[str, Any]], Learner, ModelRunner], tuple[list[dict[str, Any]], dict[str, Metric]]]
+"""Called with the samples of an update, the model's learner, and its runner without gradients; returns the samples that
+are trained on instead, and metrics."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SupervisedTask:
     """What distinguishes one trainer from another."""
@@ -37,8 +42,8 @@ class SupervisedTask:
     """Makes model input from the samples of a micro-batch."""
     make_objective: Callable[[Sequence[TokenBatch]], Objective]
     """Makes the objective, with its global denominators, from all micro-batches of an update."""
-    renew: Callable[[list[dict[str, Any]], Learner], list[dict[str, Any]]] | None = None
-    """Called with the samples of an update, to return those that are trained on instead. None: those of the data."""
+    renew: Renew | None = None
+    """None: updates train on the samples of the data."""
     prepare: Callable[[Sequence[TokenBatch], ModelRunner], None] | None = None
     """Called with the micro-batches of an update and the model's runner before training on them, to add fields from
     other models.
@@ -67,7 +72,7 @@ class SupervisedLoop:
     def run(self) -> None:
         """Train until the session's last update."""
         for given, epoch_ended in self.samples:
-            samples = self._renew(given)
+            samples, sampling = self._renew(given)
             groups = self.micro_batches.divide([*map(count_tokens, samples)])
             batches = [self.task.make_batch([samples[i] for i in group]) for group in groups]
             with self.session.stage("update" if self.task.prepare is None else self.task.preparing):
@@ -82,12 +87,12 @@ class SupervisedLoop:
                 if self.task.after_update is not None:
                     self.task.after_update(self.learner)
             self.session.timer.count("update", tokens=sum(int(batch.lengths.sum()) for batch in batches))
-            self.session.advance(merge_metrics(metrics), updates=1, epoch_ended=epoch_ended)
+            self.session.advance(merge_metrics(metrics) | sampling, updates=1, epoch_ended=epoch_ended)
             if self.session.is_finished:
                 break
 
-    def _renew(self, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _renew(self, samples: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Metric]]:
         if self.task.renew is None:
-            return samples
+            return samples, {}
         with self.session.stage("rollout"):
-            return self.task.renew(samples, self.learner)
+            return self.task.renew(samples, self.learner, self.runner)

@@ -9,7 +9,7 @@ import os
 import random
 import uuid
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -22,7 +22,7 @@ from alignment.parallel.comms.group import ALONE, Group, Link
 from alignment.parallel.comms.guard import DEFAULT_LIMIT, Guard
 from alignment.parallel.comms.meeting import meeting, read_world
 from alignment.parallel.comms.watch import ActivityBoard
-from alignment.parallel.topology import Topology, describe_rank
+from alignment.parallel.topology import Topology, batch_index, describe_rank
 
 
 def initialise(
@@ -146,7 +146,7 @@ def _make_groups(layout: Layout, rank: int) -> dict[str, tuple]:
     inner = layout.tensor * layout.sharding
     keys = {
         "batch": lambda r: (r % layout.tensor, r // inner % layout.pipeline),
-        "replica": lambda r: (r // layout.tensor % layout.sharding, r // (inner * layout.pipeline)),
+        "replica": lambda r: batch_index(r, layout),
     }
     return {name: _split_world(key, layout.world_size, rank) for name, key in keys.items()}
 
@@ -170,12 +170,42 @@ def rollout_groups(topology: Topology, degree: int) -> tuple[Group, Group]:
     if topology.world_size == 1:
         return ALONE, ALONE
     keys = {"rollout tensor": lambda r: r // degree, "rollout replicas": lambda r: r % degree}
-    tensor, replicas = (
-        Group(name, ranks, rank=topology.rank, handle=handle, link=topology.link)
-        for name, key in keys.items()
-        for ranks, handle in [_split_world(key, topology.world_size, topology.rank)]
-    )
+    tensor, replicas = _open_groups(topology, keys)
     return tensor, replicas
+
+
+def teacher_groups(topology: Topology, degree: int) -> tuple[Group, Group]:
+    """Return the groups of a model that teams of ``degree`` neighbouring ranks hold beside the training layout: (the
+    team; all ranks whose teams have micro-batches in common in training, directly or through others).
+
+    All processes must call this, once; ``degree`` must divide their number.
+    """
+    if topology.world_size == 1:
+        return ALONE, ALONE
+    layout = topology.layout
+    first = _joined(layout.world_size, lambda r: r // degree, lambda r: batch_index(r, layout))
+    team, peers = _open_groups(topology, {"teacher": lambda r: r // degree, "teacher peers": first.__getitem__})
+    return team, peers
+
+
+def _joined(size: int, *keys: Callable[[int], Any]) -> list[int]:
+    """Return for each rank the first of those that it is joined with by equal ``keys``, also through others."""
+    first, before = list(range(size)), None
+    while first != before:
+        before = first
+        for key in keys:
+            least: dict[Any, int] = {}
+            for rank in range(size):
+                least[key(rank)] = min(first[rank], least.get(key(rank), size))
+            first = [least[key(rank)] for rank in range(size)]
+    return first
+
+
+def _open_groups(topology: Topology, keys: Mapping[str, Callable[[int], Any]]) -> Iterator[Group]:
+    """Yield this rank's group for each of ``keys``, by name; every rank creates all groups."""
+    for name, key in keys.items():
+        ranks, handle = _split_world(key, topology.world_size, topology.rank)
+        yield Group(name, ranks, rank=topology.rank, handle=handle, link=topology.link)
 
 
 def _own_host() -> str:

@@ -38,11 +38,9 @@ class Shares:
         self._check_agreement(batches, operation)
         group = self._topology.batch
         start, stop = even_cut(len(batches), group.size, group.index)
-        self._num_own, self._num_run = stop - start, -(-len(batches) // group.size)
-        own, num_fillers = list(batches[start:stop]), self._num_run - self._num_own
-        if num_fillers:
-            own += [min(batches, key=lambda batch: int(batch.lengths.sum()))] * num_fillers
-        return own
+        positions = positions_of(batches, group.size, group.index)
+        self._num_own, self._num_run = stop - start, len(positions)
+        return [batches[position] for position in positions]
 
     def is_filler(self, index: int) -> bool:
         """Return whether micro-batch ``index`` of those taken last is a filler, whose loss does not count."""
@@ -74,6 +72,14 @@ class Shares:
             f"{self._topology.place}: all processes must run the same micro-batches, but there are {len(kinds)} "
             f"different lists among {world.size} processes; one of each:\n  " + "\n  ".join(kinds[:_MAX_NAMED])
         )
+
+
+def positions_of(batches: Sequence[TokenBatch], pieces: int, index: int) -> list[int]:
+    """Return the positions of the micro-batches of share ``index`` of ``pieces``, fillers last (``Shares.take``)."""
+    start, stop = even_cut(len(batches), pieces, index)
+    num_fillers = -(-len(batches) // pieces) - (stop - start)
+    shortest = min(range(len(batches)), key=lambda i: int(batches[i].lengths.sum())) if num_fillers else 0
+    return [*range(start, stop), *[shortest] * num_fillers]
 
 
 def _digest(batches: Sequence[TokenBatch], operation: str) -> int:

@@ -52,7 +52,11 @@ class Topology:
 
 def describe_rank(rank: int, layout: Layout) -> str:
     """Return a name such as ``rank 3 (stage 1, tensor 1, batch 0)``; ``initialise`` has the order of the axes."""
-    rest, tensor = divmod(rank, layout.tensor)
-    rest, sharding = divmod(rest, layout.sharding)
-    data, stage = divmod(rest, layout.pipeline)
-    return f"rank {rank} (stage {stage}, tensor {tensor}, batch {data * layout.sharding + sharding})"
+    stage = rank // (layout.tensor * layout.sharding) % layout.pipeline
+    return f"rank {rank} (stage {stage}, tensor {rank % layout.tensor}, batch {batch_index(rank, layout)})"
+
+
+def batch_index(rank: int, layout: Layout) -> int:
+    """Return the index of ``rank`` in its ``Topology.batch``; processes with the same one have the same rows."""
+    rest, sharding = divmod(rank // layout.tensor, layout.sharding)
+    return rest // layout.pipeline * layout.sharding + sharding

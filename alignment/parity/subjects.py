@@ -51,6 +51,7 @@ LAYOUT_KEYS = (
     "sequence_parallel",
     "eval_mode",
     "rollout_tensor_parallel_degree",
+    "teacher_tensor_parallel_degree",
     "offload_level",
 )
 PACKING_KEYS = ("packing_samples", "max_tokens_per_batch")

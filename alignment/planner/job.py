@@ -206,11 +206,11 @@ def read_job(parsed: Parsed, *, device: str) -> Job:
         eval_mode=parallel.eval_mode,
         rollout_tensor=parallel.rollout_tensor_parallel_degree,
         native=training.use_native_ops and device == "cpu",
-        fused=on_policy.use_fusemt,
+        fused=parsed.engine.use_fusemt,
         on_gpu=device == "gpu",
-        rollout_weight_type=on_policy.rollout_weight_type or training.weight_dtype(device),
-        rollout_kv_type=on_policy.rollout_kv_type or training.weight_dtype(device),
-        rollout_kv_memory=on_policy.rollout_kv_memory,
+        rollout_weight_type=parsed.engine.rollout_weight_type or training.weight_dtype(device),
+        rollout_kv_type=parsed.engine.rollout_kv_type or training.weight_dtype(device),
+        rollout_kv_memory=parsed.engine.rollout_kv_memory,
     )
 
 

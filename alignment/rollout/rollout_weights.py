@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import paddle
 
-from alignment.architecture.cuts import check_degrees, parts_of_rank
+from alignment.architecture.cuts import parts_of_rank, team_problem
 from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.layout import Layout, rollout_layout
 from alignment.architecture.parts import Part
@@ -40,17 +40,9 @@ class RolloutPlacement(NamedTuple):
 def check_rollout(config: DecoderConfig, layout: Layout, *, eval_mode: str | None, degree: int) -> None:
     """Raise ArgumentError if the tensor degree of the rollout does not fit the model and the processes."""
     wanted = rollout_layout(layout, eval_mode, degree).tensor
-
-    def works(tensor: int) -> bool:
-        return layout.world_size % tensor == 0 and not check_degrees(config, Layout(tensor=tensor))
-
-    if eval_mode == "tensor_parallel" and not works(wanted):
-        allowed = ", ".join(str(tensor) for tensor in range(1, layout.world_size + 1) if works(tensor))
-        raise ArgumentError(
-            f"rollout_tensor_parallel_degree={wanted} does not divide the {layout.world_size} processes and the "
-            f"model's {config.num_attention_heads} attention heads ({config.num_key_value_heads} of keys and values); "
-            f"allowed: {allowed}"
-        )
+    problem = team_problem(config, wanted, processes=layout.world_size)
+    if eval_mode == "tensor_parallel" and problem:
+        raise ArgumentError(f"rollout_tensor_parallel_degree={wanted} {problem}")
 
 
 def rollout_placement(

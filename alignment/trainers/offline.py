@@ -5,6 +5,7 @@ from __future__ import annotations
 from alignment.arguments import validate
 from alignment.arguments.groups import Groups
 from alignment.arguments.keys.reference_model import ReferenceModelArguments
+from alignment.arguments.keys.rollout_engine import RolloutEngineArguments
 from alignment.arguments.keys.shared import SHARED
 from alignment.arguments.keys.teacher import TeacherArguments
 from alignment.arguments.parsed import Parsed
@@ -23,7 +24,7 @@ def objective_groups(objective: OfflineObjective) -> Groups:
     if objective.needs_reference is not None:
         own["reference"] = ReferenceModelArguments
     if objective.needs_teacher:
-        own["teacher"] = TeacherArguments
+        own |= {"teacher": TeacherArguments, "engine": RolloutEngineArguments}
     return {
         **own,
         **SHARED,

@@ -71,6 +71,7 @@ for _trainer in (
             "kd_coef": 1.0,
             "lmbda": 0.5,
             "max_dec_len": 8,
+            "use_fusemt": False,
         },
     ),
     Trainer(

@@ -72,6 +72,24 @@ def test_label_smoothing_over_a_split_vocabulary_gives_the_numbers_of_one_proces
     assert found.passes(), found
 
 
+TEACHERS = {
+    "whole beside TP2": ("TP2", 2, 1, {"teacher_tensor_parallel_degree": 1}),
+    "TP2 beside DP2": ("DP2", 2, 2, {"teacher_tensor_parallel_degree": 2}),
+    "TP4 beside PP2xSh2": ("PP2xSh2 stage2", 4, 2, {"teacher_tensor_parallel_degree": 4, "teacher_offload": True}),
+}
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_a_teacher_in_a_layout_of_its_own_gives_the_numbers_of_one_process(name, references):
+    folder, known = references
+    layout, world_size, batch_ranks, keys = TEACHERS[name]
+    changes = {**LAYOUTS[layout], **keys, "max_steps": 3}
+    options = {"world_size": world_size, "batch_ranks": batch_ranks, "timeout": 300}
+    found = check_layout(folder, known, changes, **options, trainers=["kd"])["kd"]
+    assert not isinstance(found, UserError), found
+    assert found.passes(), found
+
+
 REWARD_KINDS = {
     "regression": {
         "train_datasets": "packing-attributes/train:200/-1",

@@ -15,7 +15,11 @@ def _is_layout_of_one(value: Any, s: Situation) -> bool:
 
 
 def _never_generates(value: Any, s: Situation) -> bool:
-    return bool(value) and value != -1 and "num_return_sequences" not in s.values
+    return bool(value) and value != -1 and "num_return_sequences" not in s.values and not s.values.get("lmbda")
+
+
+def _never_plans_rollouts(value: Any, s: Situation) -> bool:
+    return bool(value) and "num_return_sequences" not in s.values
 
 
 def _has_no_tensor_parallelism(value: Any, s: Situation) -> bool:
@@ -32,6 +36,7 @@ def _is_more_than_one(value: Any, s: Situation) -> bool:
 
 _ONE = Case(_is_layout_of_one, "this run has one process")
 _NO_ROLLOUTS = Case(_never_generates, "this trainer has no rollouts")
+_NO_PLAN = Case(_never_plans_rollouts, "only on-policy runs say it before they start")
 _NO_SEQUENCE_AXIS = Case(
     _is_more_than_one,
     "sequences are not split over processes; rows are, by tensor, pipeline and data parallelism",
@@ -78,7 +83,7 @@ class ParallelArguments:
     """Chunks of layers per pipeline process: more chunks mean smaller bubbles and more messages."""
     distributed_timeout: int = argument(600, minimum=1)
     """Seconds that processes wait for each other before the run ends and says who waited for what."""
-    distributed_dry_run: bool = argument(False, inert_when=_NO_ROLLOUTS)
+    distributed_dry_run: bool = argument(False, inert_when=_NO_PLAN)
     """Print which process sends which weights for rollouts to which, and stop."""
 
     @property

@@ -10,15 +10,17 @@ import numpy as np
 
 from alignment.data.encoded.store import Sample
 from alignment.data.encoded.supervised import IGNORE_INDEX
-from alignment.generation.eager.eager_engine import EagerEngine
 from alignment.generation.engine import Engine, GenerationOptions
 from alignment.loops.rollout_engine import RolloutEngine
+from alignment.metrics import Metric
 from alignment.models.folders.sequence_ends import sequence_ends
 from alignment.models.tokenizer.tokenizer import Tokenizer
-from alignment.rollout.merging_engine import MergingEngine
-from alignment.rollout.rollout_weights import RolloutWeights, rollout_parts, rollout_placement
-from alignment.rollout.team_engine import TeamEngine
+from alignment.parallel.runner import ModelRunner
+from alignment.records import Completion, Rollout, pad_right
+from alignment.rollout.forward import measure_logprobs
+from alignment.rollout.gate import LogprobGate
 from alignment.runs.launch import Launch
+from alignment.runs.on_policy.engines import EngineRows, open_engine
 from alignment.training.learner import Learner
 
 _DRAW = 0x6B64
@@ -39,20 +41,47 @@ class OwnAnswers:
     """Rows of an update, at most."""
     options: GenerationOptions
     make_engine: Callable[[Learner], Engine]
+    gate: LogprobGate
+    rows_at_once: int
+    """Rows per forward pass of the trainer's log-probs, which the gate compares with the engine's."""
     _engine: RolloutEngine | None = field(default=None, init=False)
 
-    def __call__(self, samples: list[Sample], learner: Learner) -> list[Sample]:
-        """Return the samples to train on; all processes call it together, with the same ones."""
+    def __call__(
+        self, samples: list[Sample], learner: Learner, runner: ModelRunner
+    ) -> tuple[list[Sample], dict[str, Metric]]:
+        """Return the samples to train on, and the gate's metrics; all processes call it together, with the same ones.
+
+        ``runner`` runs the learner's model without gradients.
+        """
         update = learner.num_updates
         if np.random.default_rng([self.seed, update, _DRAW]).random() >= self.share:
-            return samples
+            return samples, {}
         if self._engine is None:
             self._engine = RolloutEngine(engine=self.make_engine(learner), policy=learner)
         prompts = [prompt_of(sample) for sample in samples]
         numbers = range(update * self.rows, update * self.rows + len(prompts))
         with self._engine.ready(update):
             found = self._engine.engine.generate(prompts, self.options, seed=self.seed, sequence_ids=numbers)
-        return [answered(prompt, answer.token_ids) for prompt, answer in zip(prompts, found, strict=True)]
+        metrics = self._check(prompts, found, update, runner)
+        return [answered(prompt, answer.token_ids) for prompt, answer in zip(prompts, found, strict=True)], metrics
+
+    def _check(
+        self, prompts: list[np.ndarray], found: list[Completion], update: int, runner: ModelRunner
+    ) -> dict[str, Metric]:
+        """Return the gap between the log-probs of engine and trainer; see ``LogprobGate.check``."""
+        width = max(len(answer.token_ids) for answer in found)
+        rollout = Rollout(
+            prompts=tuple(prompts),
+            responses=tuple(answer.token_ids for answer in found),
+            finish_reasons=tuple(answer.finish_reason for answer in found),
+            group_ids=np.arange(len(prompts)),
+            rollout_logprobs=pad_right([answer.logprobs for answer in found], width, 0.0),
+            policy_version=update,
+        )
+        logprobs, _ = measure_logprobs(
+            runner, rollout, rows_per_batch=self.rows_at_once, temperature=self.options.temperature
+        )
+        return self.gate.check(rollout.with_fields(old_logprobs=logprobs))[1]
 
 
 def prompt_of(sample: Sample) -> np.ndarray:
@@ -85,29 +114,14 @@ def open_own_answers(launch: Launch, model: Any, tokenizer: Tokenizer, rows: int
         stop_token_ids=sequence_ends(model.config, tokenizer),
     )
 
-    def make_engine(learner: Learner) -> Engine:
-        return _build_engine(launch, model, learner, usable=min(num_ids, model.config.vocab_size))
-
+    at_once = parsed.training.per_device_eval_batch_size
+    engine_rows = EngineRows(total=rows, at_once=at_once, usable=min(num_ids, model.config.vocab_size))
     return OwnAnswers(
-        share=parsed.loss.lmbda, seed=parsed.training.seed, rows=rows, options=options, make_engine=make_engine
+        share=parsed.loss.lmbda,
+        seed=parsed.training.seed,
+        rows=rows,
+        options=options,
+        make_engine=lambda learner: open_engine(launch, learner, engine_rows),
+        gate=LogprobGate(limit=parsed.engine.logprob_gap_limit, action=parsed.engine.on_logprob_gap, weight_cap=1.0),
+        rows_at_once=parsed.training.per_device_train_batch_size,
     )
-
-
-def _build_engine(launch: Launch, model: Any, learner: Learner, *, usable: int) -> Engine:
-    """Return the eager engine in the layout of training; it runs as many rows at once as an evaluation."""
-    topology, config = launch.topology, model.config
-    placement = rollout_placement(topology, config, eval_mode=None, degree=-1)
-    at_once = launch.parsed.training.per_device_eval_batch_size
-    options = {"placement": placement.engine, "max_batch_rows": at_once, "usable_vocab_size": usable}
-    inner: Engine = EagerEngine(model, **options)
-    if model.adapter is not None:
-        inner = MergingEngine(inner, model.adapter)
-    if topology.world_size == 1:
-        return inner
-    held, weights = learner.kept_parts(), None
-    if held is not None:
-        wanted = rollout_parts(config, topology.layout, eval_mode=None, degree=-1)
-        if model.adapter is not None:
-            wanted = [model.adapter.with_factors(parts) for parts in wanted]
-        weights = RolloutWeights(topology, list(held.values()), wanted, dtype=launch.dtype)
-    return TeamEngine(inner, placement.replicas, config=config, weights=weights)

@@ -83,7 +83,7 @@ def build_run(
     samples = [rows, held_out or ()]
     ahead = rows_ahead(launch, baseline, loader, held_out) if baseline else ()
     held = open_reference(launch, objective, tokenizer, reference, samples, model, ahead) if reference else None
-    held = open_teacher(launch, taught, tokenizer).as_reference() if taught else held
+    held = open_teacher(launch, taught, tokenizer, model).as_reference() if taught else held
     survey = objective.make_survey and objective.make_survey(hyperparameters)
     measure = None if survey is None else surveying(survey, objective.read_for(hyperparameters))
     if baseline:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from alignment.architecture.decoder_config import DecoderConfig
 from alignment.arguments.keys.generation import GenerationArguments
 from alignment.arguments.parsed import Parsed
@@ -14,6 +16,7 @@ from alignment.generation.fused.blocks import blocks_of_slot
 from alignment.generation.fused.fused_engine import FusedEngine
 from alignment.generation.fused.fused_settings import ROWS_ON_DEVICE, TYPE_BYTES, FusedSettings
 from alignment.generation.kernel_choice import device_kernels
+from alignment.models.decoder.decoder import CausalLM
 from alignment.models.folders.sequence_ends import sequence_ends
 from alignment.rollout.merging_engine import MergingEngine
 from alignment.rollout.rollout_weights import RolloutWeights, rollout_parts, rollout_placement
@@ -27,71 +30,95 @@ from alignment.training.learner import Learner
 _OF_FUSED_ENGINE = ("rollout_weight_type", "rollout_kv_type", "rollout_kv_memory")
 
 
+class EngineRows(NamedTuple):
+    """What an engine samples at a time, and with which ids."""
+
+    total: int
+    """Sequences of one call, over all replicas."""
+    at_once: int
+    """The most that a replica generates at once; -1: all of its share."""
+    usable: int
+    """The size of the smallest vocabulary of those who read the ids."""
+
+
 def build_engine(launch: Launch, roles: Roles, policy: Learner, plan: RowPlan) -> Engine:
-    """Return the rollout engine in the layout that ``eval_mode`` names, and log which it is."""
-    parsed, topology, config = launch.parsed, launch.topology, roles.policy.config
+    """Return the rollout engine of an on-policy run; see ``open_engine``."""
+    # The critics read the same ids, and their embedding may be smaller.
+    readers = (roles.policy, *roles.critics.values())
+    rows = EngineRows(
+        total=plan.prompts_per_iteration * plan.samples_per_prompt,
+        at_once=launch.parsed.on_policy.per_device_rollout_batch_size,
+        usable=min(model.config.vocab_size for model in readers),
+    )
+    return open_engine(launch, policy, rows, shows_plan=launch.parsed.parallel.distributed_dry_run)
+
+
+def open_engine(launch: Launch, policy: Learner, rows: EngineRows, *, shows_plan: bool = False) -> Engine:
+    """Return the engine that samples from ``policy`` in the layout that ``eval_mode`` names, and log which it is.
+
+    ``shows_plan``: print which process sends which weights to which.
+    """
+    parsed, topology, model = launch.parsed, launch.topology, policy.runner.model
+    config = model.config
     mode = {"eval_mode": parsed.parallel.eval_mode, "degree": parsed.parallel.rollout_tensor_parallel_degree}
     placement = rollout_placement(topology, config, **mode)
-    rows = -(-plan.prompts_per_iteration * plan.samples_per_prompt // placement.replicas.size)
-    inner = _build_inner(launch, roles, placement.engine, rows)
-    adapter = roles.policy.adapter
+    inner = _build_inner(
+        launch, model, placement.engine, rows._replace(total=-(-rows.total // placement.replicas.size))
+    )
+    adapter = model.adapter
     if adapter is not None:
         inner = MergingEngine(inner, adapter)
     if topology.world_size == 1:
         return inner
     held, weights = policy.kept_parts(), None
     if mode["eval_mode"] or held is not None:
-        parts = list((held or roles.policy.parts).values())
+        parts = list((held or model.parts).values())
         wanted = rollout_parts(config, topology.layout, **mode)
         if adapter is not None:
             wanted = [adapter.with_factors(parts) for parts in wanted]
         weights = RolloutWeights(topology, parts, wanted, dtype=launch.dtype)
-        if parsed.parallel.distributed_dry_run:
+        if shows_plan:
             weights.show()
     return TeamEngine(inner, placement.replicas, config=config, weights=weights)
 
 
-def _build_inner(launch: Launch, roles: Roles, placement: EnginePlacement, rows: int) -> Engine:
-    """Return the engine of one replica, which generates ``rows`` responses per iteration.
+def _build_inner(launch: Launch, model: CausalLM, placement: EnginePlacement, rows: EngineRows) -> Engine:
+    """Return the engine of one replica, which generates ``rows.total`` responses at a time.
 
     It samples from the whole vocabulary, including ids without a token (padding of the embedding). Log-probs are over
     all ids too: if some could never be drawn, the policy could gain negative KL by moving probability there.
     """
-    parsed = launch.parsed
-    # The critics read the same ids, and their embedding may be smaller.
-    readers = (roles.policy, *roles.critics.values())
-    readable = min(model.config.vocab_size for model in readers)
-    limit = parsed.on_policy.per_device_rollout_batch_size
+    parsed, limit = launch.parsed, rows.at_once
     kernels, obstacle = None, "use_fusemt is false"
-    if parsed.on_policy.use_fusemt:
+    if parsed.engine.use_fusemt:
         kernels = device_kernels()
-        own = kernels.obstacle(roles.policy.config, placement)
+        own = kernels.obstacle(model.config, placement)
         obstacle = next((o for o in launch.topology.world.gather_objects(own, "engine") if o is not None), None)
         for line in unused_keys(parsed, obstacle):
             log.warn(line)
     if obstacle is not None:
         log.info(f"rollouts: eager engine ({obstacle})")
         return EagerEngine(
-            roles.policy,
+            model,
             placement=placement,
             max_batch_rows=limit if limit > 0 else None,
-            usable_vocab_size=readable,
+            usable_vocab_size=rows.usable,
         )
-    rows = min(rows, limit) if limit > 0 else rows
-    settings = fused_settings(parsed, roles.policy.config, placement, rows=rows, device=launch.topology.device)
+    slots = min(rows.total, limit) if limit > 0 else rows.total
+    settings = fused_settings(parsed, model.config, placement, rows=slots, device=launch.topology.device)
     log.info(
         f"rollouts: fused engine ({kernels.description}), {settings.num_slots} sequences side by side, "
         f"{settings.kv_bytes / 2**20:.0f} MiB of keys and values in {settings.kv_type}, weights in "
         f"{settings.weight_type}"
     )
-    return FusedEngine(roles.policy, settings, placement=placement, kernels=kernels, usable_vocab_size=readable)
+    return FusedEngine(model, settings, placement=placement, kernels=kernels, usable_vocab_size=rows.usable)
 
 
 def unused_keys(parsed: Parsed, obstacle: str | None) -> list[str]:
     """Return a line for each given key of the fused engine if an ``obstacle`` requires the eager engine."""
     if obstacle is None:
         return []
-    values = {key: getattr(parsed.on_policy, key) for key in _OF_FUSED_ENGINE if parsed.given(key)}
+    values = {key: getattr(parsed.engine, key) for key in _OF_FUSED_ENGINE if parsed.given(key)}
     return [
         f"{key}={value} has no effect: rollouts use the eager engine with the policy's own weights ({obstacle})"
         for key, value in values.items()
@@ -107,18 +134,18 @@ def fused_settings(
     Types that are not given are those of the trained weights. Without ``rollout_kv_memory`` there is room for the keys
     and values of all sequences at full length.
     """
-    on_policy, length = parsed.on_policy, parsed.data.max_length
+    engine, length = parsed.engine, parsed.data.max_length
     trained = parsed.training.weight_dtype(device)
-    kv_type = on_policy.rollout_kv_type or trained
+    kv_type = engine.rollout_kv_type or trained
     blocks = blocks_of_slot(length, FusedSettings().block_tokens)
     kv_heads = max(1, config.num_key_value_heads // placement.tensor.size)
     token = 2 * config.num_hidden_layers * kv_heads * config.head_dim * TYPE_BYTES[kv_type]
     return FusedSettings(
         num_slots=rows,
-        kv_memory=on_policy.rollout_kv_memory or rows * blocks * FusedSettings().block_tokens * token,
+        kv_memory=engine.rollout_kv_memory or rows * blocks * FusedSettings().block_tokens * token,
         max_length=length,
         max_rows=FusedSettings().max_rows if device == "cpu" else ROWS_ON_DEVICE,
-        weight_type=on_policy.rollout_weight_type or trained,
+        weight_type=engine.rollout_weight_type or trained,
         kv_type=kv_type,
         threads=num_threads(),
     )

@@ -148,7 +148,7 @@ class OnPolicyRun:
         return (REPORT_CARDS[0], *(f"eval/{name}" for name in self._judges), *costs, *REPORT_CARDS[1:])
 
     def _loop(self, session: Session) -> OnPolicyLoop:
-        on_policy, data = self._launch.parsed.on_policy, self._data
+        on_policy, engine, data = self._launch.parsed.on_policy, self._launch.parsed.engine, self._data
         hyperparameters, algorithm = self._hyperparameters, self._algorithm
         updater = OnPolicyUpdater(
             policy=self._learners["policy"],
@@ -180,8 +180,8 @@ class OnPolicyRun:
             collector=self._collector,
             judge=self._judge(training=True),
             gate=LogprobGate(
-                limit=on_policy.logprob_gap_limit,
-                action=on_policy.on_logprob_gap,
+                limit=engine.logprob_gap_limit,
+                action=engine.on_logprob_gap,
                 weight_cap=on_policy.importance_weight_cap,
             ),
             algorithm=algorithm,

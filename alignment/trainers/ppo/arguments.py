@@ -14,6 +14,7 @@ from alignment.arguments.keys.cost import CostArguments
 from alignment.arguments.keys.critic import CriticArguments
 from alignment.arguments.keys.generation import GenerationArguments
 from alignment.arguments.keys.reward_source import RewardSourceArguments
+from alignment.arguments.keys.rollout_engine import RolloutEngineArguments
 from alignment.arguments.keys.shared import SHARED
 from alignment.arguments.keys.training import NO_EVALUATION
 from alignment.arguments.parsed import Parsed
@@ -33,7 +34,6 @@ _PEERS_NAMES = MappingProxyType(
         "drgrpo": "dr_grpo",
     }
 )
-_NO_ENGINE = where("use_fusemt", False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,24 +71,8 @@ class OnPolicyArguments:
     """Rows per forward pass for log-probs of policy and reference; -1: per_device_train_batch_size."""
     update_iters: int = argument(1, minimum=1)
     """Passes over each rollout."""
-    use_fusemt: bool = True
-    """Roll out with the fused engine where it can run; else with the eager one. The start of the run says which."""
-    rollout_weight_type: Literal["float32", "bfloat16", "int8"] | None = argument(None, inert_when=_NO_ENGINE)
-    """What the fused engine holds weights in; null: the dtype of the trained weights. A smaller type takes less memory,
-    and less time where that limits the speed; set on_logprob_gap accordingly."""
-    rollout_kv_type: Literal["float32", "bfloat16"] | None = argument(None, inert_when=_NO_ENGINE)
-    """What the fused engine holds keys and values in; null: what the policy is trained in."""
-    rollout_kv_memory: str | None = argument(None, inert_when=_NO_ENGINE)
-    """Memory for keys and values in one process, for example 2GiB; null: enough for all sequences at full length."""
-    logprob_gap_limit: float = argument(0.05, above=0)
-    """Limit, in nats, on the gap between the engine's and the trainer's log-probs of 99 % of a rollout's tokens."""
-    on_logprob_gap: Literal["warn", "correct", "recompute", "stop"] = "warn"
-    """What to do above that limit. warn: log a warning; stop: end the run; recompute: use the trainer's log-probs as
-    the old log-probs of that rollout, and the engine's within the limit (the other values always use the trainer's);
-    correct: log a warning, and weight the policy loss of every rollout, above the limit or not, per token by the
-    trainer's / the engine's probability, at most importance_weight_cap."""
     importance_weight_cap: float = argument(2.0, minimum=1, inert_when=unless("on_logprob_gap", "correct"))
-    """Upper limit of these weights."""
+    """Upper limit of the weights of on_logprob_gap correct."""
 
     on_reward_hacking: Literal["warn", "lower_lr", "raise_kl", "stop_at_best"] = "warn"
     """What to do when the reward rises for the wrong reasons (docs/how-to/reward_hacking.md), each time another kind of
@@ -125,6 +109,7 @@ def _cost_group(algorithm: str) -> type | None:
 GROUPS: Groups = MappingProxyType(
     {
         "on_policy": OnPolicyArguments,
+        "engine": RolloutEngineArguments,
         "algorithm": Choice("rl_algorithm", {name: ALGORITHMS[name].hyperparameters for name in ALGORITHMS}),
         "reward_source": RewardSourceArguments,
         "reward_terms": RewardTermArguments,

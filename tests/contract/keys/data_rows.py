@@ -10,6 +10,7 @@ import numpy as np
 
 from alignment.arguments.groups import DeclaredArgument, declare
 from alignment.fields import Situation
+from alignment.rollout.merging_engine import MergingEngine
 from alignment.trainers.objectives import OBJECTIVES
 from alignment.trainers.registered import TRAINERS
 from tests.contract.keys.assembled import Run
@@ -90,9 +91,17 @@ def _is_here(run: Run) -> bool:
     return any(parameter._is_initialized() for parameter in _teacher(run)._runner.model.parameters())
 
 
+def _sampler(run: Run) -> Any:
+    """The engine that samples the student's own answers, which is built for the first of them."""
+    engine = run.loop.task.renew.make_engine(run.learner)
+    return engine._inner if isinstance(engine, MergingEngine) else engine
+
+
 def score_model(run: Run) -> Any:
     return run.learner.runner.model
 
+
+SAMPLES = {"lmbda": 1.0, "kd_coef": 1.0}
 
 COLUMNS = (
     *map(_column_row, ("input_key", "output_key", "label_key", "chosen_key", "rejected_key", "messages_key")),
@@ -246,6 +255,13 @@ ROWS = (
         "max_dec_len", 9, lambda r: r.loop.task.renew.options.max_new_tokens, with_={"lmbda": 1.0, "kd_coef": 1.0},
         only=KD, alone=True,
     ),
+    Row("teacher_tensor_parallel_degree", 2, lambda r: r.launch.parsed.teacher.own_degree(8), only=KD),
+    Row("use_fusemt", False, lambda r: type(_sampler(r)).__name__, "EagerEngine", with_=SAMPLES, only=KD, alone=True),
+    Row("rollout_weight_type", "bfloat16", lambda r: _sampler(r)._settings.weight_type, with_=SAMPLES, only=KD),
+    Row("rollout_kv_type", "bfloat16", lambda r: _sampler(r)._settings.kv_type, with_=SAMPLES, only=KD),
+    Row("rollout_kv_memory", "3MiB", lambda r: _sampler(r)._settings.kv_bytes, 3 * 2**20, with_=SAMPLES, only=KD),
+    Row("logprob_gap_limit", 0.125, lambda r: r.loop.task.renew.gate.limit, with_=SAMPLES, only=KD),
+    Row("on_logprob_gap", "stop", lambda r: r.loop.task.renew.gate.action, with_=SAMPLES, only=KD),
     Row("label_smoothing", 0.25, lambda r: _loss(r).label_smoothing, only=SFT),
     Row("loss_on", "last", lambda r: r.dataset.options.targets, only=SFT, alone=True),
     Row("pretrain_mode", True, lambda r: r.dataset.options.targets, "text", only=SFT, alone=True),

@@ -28,6 +28,10 @@ SHARED = {
     "warmup_steps": 0, "weight_decay": 0.0, "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8,
     "max_grad_norm": 1.0, "seed": 42, "save_steps": 500, "logging_steps": 500,
 }  # fmt: skip
+ENGINE = {
+    "use_fusemt": True, "rollout_weight_type": None, "rollout_kv_type": None, "rollout_kv_memory": None,
+    "logprob_gap_limit": 0.05, "on_logprob_gap": "warn",
+}  # fmt: skip
 DEFAULTS = {
     "sft": {
         **SHARED, "eval_datasets": None, "model_config_name_or_path": None, "label_smoothing": 0.0,
@@ -48,6 +52,7 @@ DEFAULTS = {
     "kd": {
         **SHARED, "eval_datasets": None, "model_config_name_or_path": None, "kd_coef": 0.4, "beta": 0.0,
         "temperature": 1.0, "lmbda": 0.0, "max_dec_len": None, "teacher_offload": False,
+        "teacher_tensor_parallel_degree": -1, **ENGINE,
     },
     "pairwise": {
         **SHARED, "eval_datasets": None, "model_config_name_or_path": None, "pairwise_template": None,
@@ -68,8 +73,7 @@ DEFAULTS = {
         **SHARED, "eval_datasets": None, "ptx_datasets": None, "reward_critic_model_name_or_path": None,
         "per_device_prompt_batch_size": 16, "global_batch_size": -1, "global_mini_batch_size": -1,
         "num_return_sequences": 1, "per_device_rollout_batch_size": -1, "per_device_logprob_batch_size": -1,
-        "per_device_value_batch_size": -1, "update_iters": 1, "use_fusemt": True, "rollout_weight_type": None,
-        "rollout_kv_type": None, "rollout_kv_memory": None, "logprob_gap_limit": 0.05, "on_logprob_gap": "warn",
+        "per_device_value_batch_size": -1, "update_iters": 1, **ENGINE,
         "on_reward_hacking": "warn",
         "importance_weight_cap": 2.0, "rl_algorithm": "ppo", "kl_coeff": 0.02, "kl_estimator": "k1",
         "kl_target": None, "kl_horizon": 10000.0, "gamma": 1.0, "gae_lambda": 0.95, "normalize_advantage": False,
@@ -131,6 +135,8 @@ def test_every_key_of_a_trainers_own_group_is_in_the_table(tmp_path):
         ("dpo", "offline"),
         ("kd", "loss"),
         ("kd", "teacher"),
+        ("kd", "engine"),
+        ("ppo", "engine"),
         ("ppo", "on_policy"),
         ("ppo", "algorithm"),
     ):

@@ -108,7 +108,7 @@ def test_the_run_has_the_models_and_batches_of_the_file(parsed, monkeypatch):
     # The 8 rows of the first iteration make two updates; the third is the one of the second iteration.
     assert run.training.max_steps == 3
     assert (run.parallel.sharding, run.parallel.offload_level) == (("stage1",), ("optimizer",))
-    assert not run.training.bf16 and not run.on_policy.use_fusemt
+    assert not run.training.bf16 and not run.engine.use_fusemt
 
 
 def test_the_run_of_an_algorithm_without_critic_has_none(parsed, monkeypatch):

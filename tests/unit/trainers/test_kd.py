@@ -11,12 +11,13 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from alignment.errors import ArgumentError, CheckpointError
+from alignment.errors import ArgumentError, CheckpointError, NumericalError
 from alignment.generation.engine import GenerationOptions
 from alignment.models.folders.hub import load_causal_lm
 from alignment.models.folders.saving import save_model
 from alignment.models.tokenizer.tokenizer import load_tokenizer
 from alignment.records import Completion
+from alignment.rollout.gate import LogprobGate
 from alignment.runs.offline.own_answers import OwnAnswers
 from alignment.telemetry.jsonl import read_json_lines
 from alignment.trainers.registered import TRAINERS
@@ -137,7 +138,59 @@ def test_the_students_own_answers_do_not_depend_on_micro_batches(folder):
     whole = train(folder, "own", **OWN, max_steps=2)
     cut = train(folder, "own-cut", **OWN, max_steps=2, per_device_train_batch_size=1, gradient_accumulation_steps=4)
     for one, other in zip(whole, cut, strict=True):
-        assert one == pytest.approx(other, rel=1e-4)
+        assert one == pytest.approx(other, rel=1e-4, abs=1e-6)
+
+
+def sample(folder, name, **keys):
+    """Run two updates; return the rows that they are trained on, and the metrics."""
+    renew, rows = OwnAnswers.__call__, []
+
+    def noting(own, *given):
+        found = renew(own, *given)
+        rows.append([part["input_ids"].tolist() for part in found[0]])
+        return found
+
+    with mock.patch.object(OwnAnswers, "__call__", noting):
+        metrics = train(folder, name, **OWN, max_steps=2, **keys)
+    return rows, metrics
+
+
+def test_both_engines_sample_the_same_tokens_and_the_log_names_the_engine(folder, capfd):
+    fused, metrics = sample(folder, "fused", temperature=2.0)
+    assert "rollouts: fused engine (" in capfd.readouterr().err
+    eager, plain = sample(folder, "eager", temperature=2.0, use_fusemt=False)
+    assert "rollouts: eager engine (use_fusemt is false)" in capfd.readouterr().err
+    assert fused == eager and len({tuple(row) for rows in fused for row in rows}) > 4
+    for one, other in zip(metrics, plain, strict=True):
+        assert one == pytest.approx(other, rel=1e-4, abs=1e-5)
+    assert 0 < metrics[0]["rollout/logprob_gap_max"] < 1e-4
+
+
+def test_an_engine_that_is_too_far_from_the_student_ends_the_run(folder):
+    """Weights in int8 move log-probs by about a hundredth."""
+    keys = {"rollout_weight_type": "int8", "logprob_gap_limit": 1e-6, "on_logprob_gap": "stop"}
+    with pytest.raises(NumericalError, match="differ at update 0 by p99 .*logprob_gap_limit=1e-06 is for p99"):
+        train(folder, "far", **OWN, **keys)
+
+
+def test_a_gap_that_distillation_cannot_correct_is_refused(folder):
+    with pytest.raises(ArgumentError, match=r"on_logprob_gap=correct is refused: .*\(allowed: warn, stop\)"):
+        train(folder, "correct", **OWN, on_logprob_gap="correct")
+
+
+def test_a_run_that_samples_resumes_to_the_same_bits(folder):
+    keys = {"save_strategy": "steps", "save_steps": 3, **OWN, "lmbda": 0.5}
+    whole = train(folder, "own-whole", **keys)
+    shutil.copytree(folder / "own-whole" / "checkpoint-3", folder / "own-half" / "checkpoint-3")
+    rest = train(folder, "own-half", **keys, resume_from_checkpoint=True)
+    assert rest == whole[-len(rest) :] and rest[0]["step"] == 4
+    assert weights(folder, "own-half") == weights(folder, "own-whole")
+
+
+def test_stages_or_sharding_of_a_teacher_alone_are_refused_with_what_works(folder):
+    for key in ("teacher_pipeline_parallel_degree", "teacher_sharding_parallel_degree"):
+        with pytest.raises(ArgumentError, match=f"{key}.*without stages and sharding: give teacher_tensor_parallel_"):
+            train(folder, "declined", **{key: 2})
 
 
 def test_the_data_gives_the_prompts_alone(folder, plain):
@@ -165,11 +218,14 @@ def test_updates_are_drawn_by_seed_and_number_whatever_came_before():
         learner = SimpleNamespace(
             num_updates=number, offloaded_model=None, kept_weights=list, runner=SimpleNamespace(model=model)
         )
-        return own(rows, learner)
+        with mock.patch("alignment.runs.offline.own_answers.measure_logprobs", lambda *_, **__: (zeros, None)):
+            return own(rows, learner, None)[0]
 
     rows = [{"input_ids": np.array([1, 5, 6, 7]), "labels": np.array([-100, -100, 6, 7])}] * 3
-    options = GenerationOptions(max_new_tokens=2)
-    make = partial(OwnAnswers, share=0.5, seed=3, rows=4, options=options, make_engine=lambda learner: Engine())
+    zeros = np.zeros((3, 2), np.float32)
+    own = {"options": GenerationOptions(max_new_tokens=2), "make_engine": lambda learner: Engine()}
+    gate = LogprobGate(limit=1.0, action="warn", weight_cap=1.0)
+    make = partial(OwnAnswers, share=0.5, seed=3, rows=4, rows_at_once=2, gate=gate, **own)
     with mock.patch("alignment.loops.rollout_engine.unpacked_weights", lambda model, dtype: []):
         once, again = make(), make()
         drawn = [number for number in range(200) if update(once, number) is not rows]
