@@ -50,6 +50,19 @@ def preference_logits(ahead: np.ndarray, behind: np.ndarray) -> np.ndarray:
     return better - np.logaddexp(log_sigmoid(-ahead), log_sigmoid(behind))
 
 
+def win_rates(ahead: np.ndarray) -> np.ndarray:
+    """Return the mean probability [k] float64 of each of k >= 2 answers to be better than one of the others.
+
+    ``ahead`` [k, k]: at [i, j] the log-prob of the first letter minus that of the second with answer i first and j
+    second; the diagonal is not used. The rates of a group sum to k / 2.
+    """
+    size = len(ahead)
+    chances = np.exp(log_sigmoid(np.asarray(ahead, np.float64)))
+    wins = (chances + 1 - chances.T) / 2
+    np.fill_diagonal(wins, 0)
+    return wins.sum(axis=1) / (size - 1)
+
+
 def log_sigmoid(x: np.ndarray) -> np.ndarray:
     """Return log(1 / (1 + exp(-x)))."""
     return -np.logaddexp(0, -x)

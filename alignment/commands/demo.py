@@ -78,6 +78,17 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType({
             Figure("KL to the SFT policy (nats per response)", "ppo_lagrangian", "eval/kl_divergence", ".2f"),
         ),
     ),
+    "pairwise": Recipe(
+        (
+            *(_SFT, Stage("pairwise", _FROM_SFT)),
+            Stage("grpo_pairwise", {**_PPO_MODELS, "reward_model_name_or_path": "pairwise/reward"}, "ppo"),
+        ),
+        (
+            Figure("pairwise model accuracy on held-out pairs", "pairwise", "eval/accuracy", ".1%"),
+            Figure("win rate against the SFT policy's answers", "grpo_pairwise", "eval/reward", ".1%"),
+            Figure("KL to the SFT policy (nats per response)", "grpo_pairwise", "eval/kl_divergence", ".2f"),
+        ),
+    ),
     "dpo": Recipe(
         (_SFT, Stage("dpo", _FROM_SFT)),
         (Figure("held-out pairs ranked correctly", "dpo", "eval/rewards/accuracies", ".1%"),),

@@ -22,7 +22,7 @@ from alignment.device.host import prepare_host
 from alignment.errors import ArgumentError
 from alignment.planner.counts.shapes import model_elements
 from alignment.planner.engines import rollout_engine
-from alignment.planner.job import LANGUAGE_MODELS, Job, read_job
+from alignment.planner.job import Job, read_job
 from alignment.planner.machine import GIB, PROCESSORS, Machine
 from alignment.planner.memory import ALWAYS_SHOWN, CACHE, COMPONENTS, OFFLOADED, Moment
 from alignment.planner.search import Candidate, evaluate, layout_problems, search
@@ -140,7 +140,7 @@ def _print_models(job: Job) -> None:
     rows = [
         [
             name,
-            f"{model_elements(config, 'causal' if name in LANGUAGE_MODELS else 'score') / 1e9:.3f}",
+            f"{model_elements(config, 'causal' if job.is_language_model(name) else 'score') / 1e9:.3f}",
             config.num_hidden_layers,
             config.hidden_size,
             "trained" if name in job.trained else "frozen",

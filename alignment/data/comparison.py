@@ -48,6 +48,10 @@ class PairQuestion:
         unknown = record.keys() - cls.__dataclass_fields__.keys()
         if unknown:
             raise ArgumentError(f"the record of a pairwise model has unknown fields: {', '.join(sorted(unknown))}")
+        for name, value in record.items():
+            expected, texts = ("two texts", value) if name == "letters" else ("a text", [value])
+            if not (isinstance(texts, (list, tuple)) and all(isinstance(text, str) for text in texts)):
+                raise ArgumentError(f"the {name} of a pairwise model must be {expected}, got {value!r:.80}")
         made = cls(**{name: tuple(value) if name == "letters" else value for name, value in record.items()})
         problem = next(problems(made.template, made.turn, made.letters), None)
         if problem is not None:

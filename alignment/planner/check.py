@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from alignment.architecture.config_rules import COMPARISON_KEY
 from alignment.architecture.cuts import whole_shapes
 from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.layout import Layout
@@ -22,7 +23,7 @@ from alignment.models.folders.naming import is_transposed
 from alignment.models.safetensors_io import TensorEntry, cut_files, file_names, write_files, write_index
 from alignment.ops.native.library import load_core
 from alignment.parallel.local_ranks import run_ranks
-from alignment.planner.job import JUDGE, LANGUAGE_MODELS, Job
+from alignment.planner.job import JUDGE, Job
 from alignment.planner.memory import phase_memory
 from alignment.telemetry import log
 from alignment.telemetry.tables import print_table
@@ -36,6 +37,14 @@ _GIB = 2**30
 _TIMEOUT = 3600.0
 _MEMORY = Path("/proc/meminfo")
 _SPREAD = 0.02
+_QUESTION = {
+    COMPARISON_KEY: {
+        "template": "{context} <eos> {response_A} <eos> {response_B}",
+        "turn": "{content}",
+        "letters": ["apple", "boots"],
+    }
+}
+"""Makes a language model a pairwise one, in words of the shipped tokenizer."""
 _KEPT = """
 max_length per_device_prompt_batch_size num_return_sequences per_device_rollout_batch_size
 per_device_logprob_batch_size per_device_value_batch_size per_device_reward_batch_size per_device_train_batch_size
@@ -138,8 +147,8 @@ def _write_run(folder: Path, parsed: Parsed, job: Job) -> Path:
     given = {key: value for key, value in parsed.as_dict().items() if key in _KEPT.split() and parsed.given(key)}
     for role, config in job.models.items():
         if role != "reference" or job.own_reference is not None:
-            options = {"score_type": role} if role == "cost" else {}
-            _write_model(folder / role, config, "causal" if role in LANGUAGE_MODELS else "score", options)
+            options = {"score_type": role} if role == "cost" else _QUESTION if role in job.pairwise else {}
+            _write_model(folder / role, config, "causal" if job.is_language_model(role) else "score", options)
     own = {
         **(_on_policy_arguments(folder, job) if job.generates else _offline_arguments(folder, job)),
         "output_dir": str(folder / "output"),
@@ -196,7 +205,7 @@ def _offline_arguments(folder: Path, job: Job) -> dict[str, Any]:
     return {"train_datasets": "packing-sft/train", **start, **own}
 
 
-def _write_model(folder: Path, config: DecoderConfig, kind: str, options: Mapping[str, str]) -> None:
+def _write_model(folder: Path, config: DecoderConfig, kind: str, options: Mapping[str, Any]) -> None:
     """Write random weights of ``config`` with the tokenizer of the shipped data, which uses only the lowest ids.
 
     ``options`` are further keys of config.json.

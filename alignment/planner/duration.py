@@ -12,7 +12,7 @@ from typing import NamedTuple
 from alignment.architecture.cuts import layer_sizes
 from alignment.architecture.layout import Layout
 from alignment.planner.engines import rollout_engine
-from alignment.planner.job import CRITICS, JUDGE, LANGUAGE_MODELS, Job
+from alignment.planner.job import CRITICS, JUDGE, Job
 from alignment.planner.machine import ENGINE_COSTS, Machine
 from alignment.planner.messages import idle_share, layer_elements, update_bytes
 from alignment.planner.rollout import PlannedRollout
@@ -65,7 +65,8 @@ def update_seconds(job: Job, layout: Layout, machine: Machine, role: str) -> flo
 
 def forward_seconds(job: Job, layout: Layout, machine: Machine, role: str) -> float:
     """Return the seconds of a forward pass of ``role`` over an iteration's responses."""
-    work = 2 * job.iteration_rows * job.length * _elements(job, role)
+    rows = job.iteration_rows * (job.group_size - 1 if role in job.pairwise else 1)
+    work = 2 * rows * job.length_of(role) * _elements(job, role)
     return work / (layout.tensor * layout.pipeline * machine.flops)
 
 
@@ -105,5 +106,5 @@ def _engine_bytes(job: Job, kind: str) -> int:
 def _elements(job: Job, role: str) -> int:
     """Return the number of weights that every token of ``role`` is multiplied with."""
     config = job.models[role]
-    head = config.vocab_size * config.hidden_size if role in LANGUAGE_MODELS else 0
+    head = config.vocab_size * config.hidden_size if job.is_language_model(role) else 0
     return layer_elements(config) * config.num_hidden_layers + head

@@ -23,7 +23,7 @@ from alignment.models.config import CONFIG_FILE, read_config
 from alignment.runs.on_policy.algorithm import ChosenAlgorithm, cost_names, critic_name
 
 LANGUAGE_MODELS = ("policy", "reference", "teacher")
-"""Roles with language models; the others have score models."""
+"""Roles with language models; the others have score models, but for those in ``Job.pairwise``."""
 JUDGE = "judge-"
 """Begins the roles of second judges, which run in evaluations only."""
 CRITICS = ("critic", "cost_critic")
@@ -44,7 +44,9 @@ class Job:
     reward: DecoderConfig | None
     """None: rewards come from a function or service, or nothing is scored."""
     other_rewards: Mapping[str, DecoderConfig] = field(default_factory=dict)
-    """Score models among several reward sources and second judges, by role."""
+    """Models among several reward sources and second judges, by role."""
+    pairwise: frozenset[str] = frozenset()
+    """Roles of those, or of the reward model, that are language models which compare two responses."""
     source_rows: Mapping[str, int] = field(default_factory=dict)
     """Rows per forward pass of those with a batch size of their own, by role."""
     cost: DecoderConfig | None = None
@@ -71,6 +73,8 @@ class Job:
     """The most tokens of a training micro-batch, if rows are packed."""
     iteration_rows: int
     """Responses per iteration."""
+    group_size: int = 1
+    """Responses per prompt."""
     update_iters: int = 1
     """Passes over an iteration's responses."""
     phases: tuple[str, ...] = ON_POLICY_PHASES
@@ -135,6 +139,14 @@ class Job:
         """Return under what the weights of ``role`` are counted: several reward models are one component."""
         return f"{'reward' if role in self.other_rewards else role} weights"
 
+    def is_language_model(self, role: str) -> bool:
+        """Return whether the model of ``role`` has a vocabulary head."""
+        return role in LANGUAGE_MODELS or role in self.pairwise
+
+    def length_of(self, role: str) -> int:
+        """Return the tokens of the longest row that ``role`` reads: a comparison has two responses."""
+        return self.length + (self.response if role in self.pairwise else 0)
+
     @property
     def generates(self) -> bool:
         """Whether this is an on-policy run."""
@@ -184,6 +196,7 @@ def read_job(parsed: Parsed, *, device: str) -> Job:
         four_bit=parsed.adapter.load_in_4bit,
         reward=read_shape(reward, "reward_model_name_or_path") if reward else None,
         **_read_sources(source, evaluates=training.evaluates),
+        group_size=on_policy.num_return_sequences,
         half=training.weight_dtype(device) == "bfloat16",
         length=data.max_length,
         response=response,
@@ -215,11 +228,16 @@ def read_job(parsed: Parsed, *, device: str) -> Job:
 
 
 def _read_sources(source: RewardSourceArguments, *, evaluates: bool) -> dict[str, Any]:
-    """Return ``other_rewards`` and ``source_rows`` of a job."""
+    """Return ``other_rewards``, ``pairwise`` and ``source_rows`` of a job."""
     models = {f"reward-{entry.log_as}": entry for entry in source.entries if entry.is_model}
     models |= {f"{JUDGE}{entry.log_as}": entry for entry in source.judges if entry.is_model and evaluates}
     return {
         "other_rewards": {role: read_shape(_in_run(entry.name), "reward_sources") for role, entry in models.items()},
+        "pairwise": frozenset(
+            role
+            for role, entry in {**models, "reward": source.model_entry}.items()
+            if entry is not None and entry.kind == "pairwise"
+        ),
         "source_rows": {role: entry.batch_size for role, entry in models.items() if entry.batch_size > 0},
     }
 

@@ -15,7 +15,7 @@ from functools import cached_property
 from alignment.architecture.layout import Layout
 from alignment.device.host import num_threads
 from alignment.planner.engines import engine_memory
-from alignment.planner.job import CRITICS, LANGUAGE_MODELS, Job
+from alignment.planner.job import CRITICS, Job
 from alignment.planner.models import Placed, place_models
 from alignment.planner.rollout import PlannedRollout
 from alignment.planner.update import STEP, update_moments
@@ -107,7 +107,7 @@ class StageMemory:
     def _score(self) -> Iterator[Moment]:
         for name in self._models:
             # Models run one after the other; the head of an earlier one may still be gathered.
-            yield from self._forward(name, left=[other for other in LANGUAGE_MODELS if other != name])
+            yield from self._forward(name, left=[other for other in self._models if other != name])
 
     def _forward(self, name: str, *, left: Sequence[str]) -> Iterator[Moment]:
         """Yield the moments of a pass of model ``name`` without gradients; the heads of ``left`` are gathered."""
@@ -116,7 +116,8 @@ class StageMemory:
         count = {**scores, **dict.fromkeys(CRITICS, job.value_rows)}.get(name, job.logprob_rows)
         step = model.one_pass(count)
         needed = step.forward_only
-        head = model.head(count * job.response, is_scaled=job.is_scaled)
+        compares = name in job.pairwise
+        head = model.head(2 * count if compares else count * job.response, is_scaled=job.is_scaled and not compares)
         if head is not None and name != "teacher":
             needed = max(needed, head.forward_only(with_entropy=name == "policy"))
         whole = sum(map(self._whole_head, left))
@@ -152,7 +153,7 @@ class StageMemory:
         """Return the moment at which the models ``used`` and also ``needed`` are on the device.
 
         ``steps``: with their optimizer state; ``whole``: bytes gathered by sharding stage 3 (None: the heads of
-        reference and teacher).
+        frozen models).
         """
         models = self._models.values()
         here = [model for model in models if self._is_here(model, used)]
@@ -179,7 +180,7 @@ class StageMemory:
 
     @cached_property
     def _frozen_heads(self) -> int:
-        return self._whole_head("reference") + self._whole_head("teacher")
+        return sum(model.whole_head for model in self._models.values() if not model.is_trained)
 
     @cached_property
     def _taught(self) -> Mapping[str, int]:

@@ -17,7 +17,7 @@ from alignment.planner.counts.gradients import Gradients
 from alignment.planner.counts.head import DistilledHead, Head, NativeHead
 from alignment.planner.counts.operators import FLOAT
 from alignment.planner.counts.shapes import Held, stage_layers
-from alignment.planner.job import CRITICS, LANGUAGE_MODELS, Job
+from alignment.planner.job import CRITICS, Job
 
 _MOMENT_BYTES = 8
 """AdamW's two moments in float32."""
@@ -39,7 +39,7 @@ class Placed:
     @property
     def is_causal(self) -> bool:
         """Whether it is a language model, not a score model."""
-        return self.name in LANGUAGE_MODELS
+        return self.job.is_language_model(self.name)
 
     @property
     def is_trained(self) -> bool:
@@ -144,7 +144,7 @@ class Placed:
         return Pass(
             config=self.config,
             rows=rows,
-            length=self.job.length,
+            length=self.job.length_of(self.name),
             tensor=self.layout.tensor,
             sequence_parallel=self.layout.sequence_parallel,
             item=self.job.item,

@@ -146,7 +146,9 @@ def _full_data(parsed: Parsed, plan: RowPlan) -> OnPolicyData:
     def ids(count: int) -> np.ndarray:
         return generator.integers(3, 8, count)
 
-    prompts = [{"input_ids": ids(length - response), "raw_input": str(i)} for i in range(plan.prompts_per_iteration)]
+    # A model that reads texts reads as many tokens: each word of the shipped tokenizer is one.
+    text = " ".join(["map"] * (length - response))
+    prompts = [{"input_ids": ids(length - response), "raw_input": text} for _ in range(plan.prompts_per_iteration)]
     loader = BatchLoader(prompts, batch_size=plan.prompts_per_iteration, seed=0)
     rows = [ids(length) for _ in range(plan.rows_per_update)]
     supervised = [{"input_ids": row, "labels": row} for row in rows]

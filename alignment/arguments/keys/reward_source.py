@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from alignment.arguments.keys.training import NO_EVALUATION
-from alignment.arguments.rewards.entries import RewardEntry, read_entries, with_weights
+from alignment.arguments.rewards.entries import RewardEntry, model_kind, read_entries, with_weights
 from alignment.fields import Case, Situation, argument, where, where_given
 
 _NOT_CALLED = where_given(
@@ -24,12 +24,19 @@ def _lacks_model(value: Any, s: Situation) -> bool:
     return value not in (None, 0) and not named
 
 
+def _lacks_head(value: Any, s: Situation) -> bool:
+    model = s.values.get("reward_model_name_or_path")
+    kinds = {entry.kind for entry in _sources(s) if entry.is_model} | ({model_kind(model)} if model else set())
+    return value not in (None, 0) and not kinds - {"pairwise"}
+
+
 def _asks_nobody(value: Any, s: Situation) -> bool:
     is_asked = s.values.get("use_rm_server") or any(entry.kind == "service" for entry in _sources(s))
     return value not in (None, 0) and not is_asked
 
 
 _NO_MODEL = Case(_lacks_model, "there is no reward model")
+_NO_HEAD = Case(_lacks_head, "there is no reward model with a score head")
 _NO_SERVICE = Case(_asks_nobody, "no reward source is a service")
 
 
@@ -38,12 +45,12 @@ class RewardSourceArguments:
     """Exactly one of reward_model_name_or_path, reward_function, use_rm_server and reward_sources."""
 
     reward_model_name_or_path: str | None = argument(None, path="model")
-    """Folder or hub name of the reward model."""
+    """Folder or hub name of the reward model: one that scores a response, or one that compares two (a pairwise model)."""
     reward_sources: str | None = argument(None, path="rewards", aliases=("reward_pretrain", "reward_funcs"))
     """Several sources, whose weighted sum is the reward: names separated by commas, or a list of names and of objects
     {"name", "weight", "kind", "normalize", "template", "batch_size", "options", "log_as"}. A name is a model, a
-    function or the address of a service; kind "cost" is a model whose score is subtracted. See
-    docs/how-to/own_reward.md.
+    function or the address of a service; kind "cost" is a model whose score is subtracted, kind "pairwise" one that
+    compares the responses to a prompt. See docs/how-to/own_reward.md.
     """
     reward_weights: tuple[float, ...] | None = argument(
         None, keeps_repeats=True, inert_when=where("reward_sources", None, why="there is one source of rewards")
@@ -55,9 +62,9 @@ class RewardSourceArguments:
     """
     value_head_prefix: str | None = None
     """Name of the score head in the files of the reward model and the critic, if it is not a usual one."""
-    reward_attribute_weights: tuple[float, ...] | None = argument(None, keeps_repeats=True, inert_when=_NO_MODEL)
+    reward_attribute_weights: tuple[float, ...] | None = argument(None, keeps_repeats=True, inert_when=_NO_HEAD)
     """For a reward model with several scores (attributes): the weight of each; their weighted sum is the reward."""
-    score_before_padding: bool = argument(False, inert_when=_NO_MODEL)
+    score_before_padding: bool = argument(False, inert_when=_NO_HEAD)
     """Read scores before the reward model's pad_token_id, as transformers does (models trained with pad = eos)."""
     reward_function: str | None = argument(None, path="function")
     """A Python function as package.module:function or file.py:function."""
@@ -80,6 +87,17 @@ class RewardSourceArguments:
     def entries(self) -> tuple[RewardEntry, ...]:
         """The sources of ``reward_sources`` with their weights; empty if there is one source, named by another key."""
         return with_weights(read_entries(self.reward_sources), self.reward_weights)
+
+    @property
+    def model_entry(self) -> RewardEntry | None:
+        """The reward model as an entry, if there is one source and it is a model."""
+        name = self.reward_model_name_or_path
+        return RewardEntry(name=name, kind=model_kind(name), log_as="reward") if name else None
+
+    @property
+    def pairwise(self) -> tuple[RewardEntry, ...]:
+        """The sources that compare the responses to a prompt."""
+        return tuple(entry for entry in (*self.entries, self.model_entry) if entry and entry.kind == "pairwise")
 
     @property
     def judges(self) -> tuple[RewardEntry, ...]:

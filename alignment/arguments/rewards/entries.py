@@ -11,11 +11,12 @@ from pathlib import Path, PurePath
 from types import MappingProxyType
 from typing import Any
 
+from alignment.architecture.config_rules import COMPARISON_KEY
 from alignment.errors import ArgumentError
 from alignment.registry import near_matches
 
-MODEL_KINDS = ("model", "cost")
-"""Sources that are score models in folders; a ``cost`` is subtracted."""
+MODEL_KINDS = ("model", "cost", "pairwise")
+"""Sources that are models in folders; a ``cost`` is subtracted, and a ``pairwise`` one compares two responses."""
 KINDS = (*MODEL_KINDS, "function", "service")
 """What a source may be. A kind is built by ``runs.on_policy.rewards.BUILDERS``."""
 Resolve = Callable[[str], str]
@@ -42,11 +43,11 @@ class RewardEntry:
     batch_size: int = -1
     """Rows per forward pass of the model; -1: per_device_reward_batch_size."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the function."""
+    """Keyword arguments of the function; of a pairwise model how a pair is written, instead of what its folder says."""
 
     @property
     def is_model(self) -> bool:
-        """Whether it is a score model in a folder."""
+        """Whether it is a model in a folder."""
         return self.kind in MODEL_KINDS
 
     @property
@@ -76,6 +77,17 @@ def resolve_entries(text: str, resolvers: Mapping[str, Resolve]) -> str:
         except ValueError as error:
             raise ArgumentError(f"source {number} of {len(written)}: {error}") from None
     return json.dumps([asdict(entry) for entry in entries], ensure_ascii=False)
+
+
+def model_kind(folder: str) -> str:
+    """Return ``pairwise`` if a config.json in ``folder`` (of a run: in its ``reward``) says so, else ``model``."""
+    for place in (Path(folder), Path(folder) / "reward"):
+        try:
+            recorded = json.loads((place / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            continue  # a folder that cannot be used is refused when its model is loaded
+        return "pairwise" if isinstance(recorded, dict) and recorded.get(COMPARISON_KEY) else "model"
+    return "model"
 
 
 def find_faults(entries: Sequence[RewardEntry], weights: Sequence[float] | None) -> Iterator[str]:
@@ -135,10 +147,12 @@ def _read_entry(item: Any, resolvers: Mapping[str, Resolve], taken: set[str]) ->
         raise ValueError(f"expected a name or an object with name, weight, ..., got {item!r:.80}")
     _check_fields(item)
     name, kind = item["name"], item.get("kind") or _kind_of(item["name"])
-    _check_use(item, kind)
     resolve = resolvers.get("model" if kind in MODEL_KINDS else kind)
+    place = resolve(name) if resolve else name
+    kind = model_kind(place) if kind == "model" else kind
+    _check_use(item, kind)
     log_as = _log_name(item.get("log_as") or _short_name(name, kind), taken, is_given="log_as" in item)
-    return RewardEntry(**{**item, "name": resolve(name) if resolve else name, "kind": kind, "log_as": log_as})
+    return RewardEntry(**{**item, "name": place, "kind": kind, "log_as": log_as})
 
 
 def _check_fields(item: Mapping[str, Any]) -> None:
@@ -158,10 +172,11 @@ def _check_use(item: Mapping[str, Any], kind: str) -> None:
     name = item["name"]
     if kind == "service" and not _ADDRESS.match(name):
         raise ValueError(f"the service {name!r} must begin with http:// or https://")
-    alien = {"template": kind in MODEL_KINDS, "batch_size": kind in MODEL_KINDS, "options": kind == "function"}
+    has_options = kind in ("function", "pairwise")
+    alien = {"template": kind in MODEL_KINDS, "batch_size": kind in MODEL_KINDS, "options": has_options}
     for key, is_meant in alien.items():
         if key in item and not is_meant:
-            whose = "a function" if key == "options" else "a model"
+            whose = "a function or a pairwise model" if key == "options" else "a model"
             raise ValueError(f"{key} is for {whose}, and {name!r} is a {kind}")
 
 
@@ -217,7 +232,7 @@ _FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = MappingProxyType(
         "normalize": (lambda value: value in (None, True, False), "true or false"),
         "template": (_is_template, "none, tokenizer, or a text with one {}"),
         "batch_size": (_is_rows, "a whole number >= 1"),
-        "options": (lambda value: isinstance(value, dict), "an object of keyword arguments"),
+        "options": (lambda value: isinstance(value, dict), "an object"),
     }
 )
 """The fields of an entry: whether a value fits, and what is expected."""

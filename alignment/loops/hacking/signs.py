@@ -169,7 +169,8 @@ def _fall(name: str, history: Sequence[JudgedEvaluation]) -> Sign | None:
 
 def _no_rise(name: str, history: Sequence[JudgedEvaluation]) -> Sign | None:
     first, recent = history[0], history[1:][-RECENT:]
-    least = first.reward + JUDGED_GAIN * first.reward_std
+    # The first answers may all have one reward, as where they are compared with themselves.
+    least = first.reward + JUDGED_GAIN * (first.reward_std or history[-1].reward_std)
     if len(recent) < RECENT or any(one.judge > first.judge or one.reward < least for one in recent):
         return None
     last = recent[-1]

@@ -2,35 +2,48 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from alignment.arguments.rewards.entries import RewardEntry
+from alignment.architecture.config_rules import COMPARISON_KEY
+from alignment.architecture.decoder_config import DecoderConfig
+from alignment.data.comparison import PairQuestion
 from alignment.data.encode import Encoder
 from alignment.data.templates import template_name
 from alignment.errors import ArgumentError, ModelFolderError, UserError
 from alignment.models.config import read_config, read_config_dict
+from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.placement import Placement
 from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
 from alignment.models.folders.attribute_heads import StoredHead
-from alignment.models.folders.hub import check_fit, load_score_model, resolve_model_folder
+from alignment.models.folders.hub import check_fit, load_causal_lm, load_score_model, resolve_model_folder
 from alignment.models.folders.sequence_ends import padding_warning, sequence_ends
 from alignment.models.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from alignment.models.tokenizer.trained_template import describe_template, template_warning
+from alignment.rollout.rewards.pairwise_scores import PairwiseReader
 from alignment.rollout.rewards.retokenize import BeforePadding, Retokenized, SameTokens
 from alignment.runs.datasets import encode_options
 from alignment.runs.frozen import FrozenInput, frozen_model, frozen_tokenizer
 from alignment.runs.launch import Launch
 from alignment.runs.models import check_layout, freeze, warn_of_template
 from alignment.telemetry import log
+from alignment.telemetry.report.readiness import FILE as READINESS_FILE
 
 
 class LoadedReward(NamedTuple):
-    """A score model with its way to read rollouts."""
+    """A score model, or a language model that compares, with its way to read rollouts."""
 
-    model: ScoreModel
+    model: ScoreModel | CausalLM
     sequences: Any
-    """Converts a rollout to the model's token ids."""
+    """Converts a rollout to the model's token ids; a ``PairwiseReader`` if it compares."""
+
+    @property
+    def scoring(self) -> ScoreModel | None:
+        """The model, if it has statistics and options of its scores."""
+        return self.model if isinstance(self.model, ScoreModel) else None
 
 
 class Sources(NamedTuple):
@@ -48,17 +61,20 @@ class Sources(NamedTuple):
 
 
 def reward_folders(sources: Sources) -> dict[str, str]:
-    """Return the folder of each score model of ``sources``, by the word under which it is logged."""
+    """Return the folder of each model of ``sources``, by the word under which it is logged."""
     models = [entry for entry in sources.entries if entry.is_model]
     return {entry.log_as: str(resolve_model_folder(entry.name, parts=("reward",))) for entry in models}
 
 
 def check_rewards(launch: Launch, sources: Sources, folders: Mapping[str, str]) -> None:
-    """Refuse score models that do not fit the layout, or whose config.json contradicts the kind of the source."""
+    """Refuse models that do not fit the layout, or whose config.json contradicts the kind of the source; say whether
+    they should be trusted.
+    """
     entries = {entry.log_as: entry for entry in sources.entries}
     for name, folder in folders.items():
         check_layout(launch, read_config(folder), folder)
-        _check_kind(entries[name], folder)
+        check_kind(entries[name], folder)
+        tell_readiness(folder)
         try:
             load_tokenizer(folder)
         except UserError as error:
@@ -68,18 +84,35 @@ def check_rewards(launch: Launch, sources: Sources, folders: Mapping[str, str]) 
 def load_rewards(
     launch: Launch, tokenizer: Tokenizer, sources: Sources, folders: Mapping[str, str], *, actor: str
 ) -> dict[str, LoadedReward]:
-    """Return the frozen score models in ``folders`` by name; ``actor`` is the policy's folder."""
-    source = launch.parsed.reward_source
+    """Return the frozen models in ``folders`` by name; ``actor`` is the policy's folder."""
     entries = {entry.log_as: entry for entry in sources.entries}
-    head = StoredHead(source.value_head_prefix, source.reward_attribute_weights)
-    options = {"dtype": launch.dtype, "placement": Placement.of(launch.topology), "stored_head": head}
     return {
-        name: LoadedReward(
-            model=freeze(load_score_model(folder, **options)),
-            sequences=choose_sequences(launch, tokenizer, reward=folder, actor=actor, template=entries[name].template),
-        )
+        name: load_reward(launch, tokenizer, entries[name], folder=folder, actor=actor)
         for name, folder in folders.items()
     }
+
+
+def load_reward(launch: Launch, tokenizer: Tokenizer, entry: RewardEntry, *, folder: str, actor: str) -> LoadedReward:
+    """Return the frozen model of ``entry`` in ``folder``; ``actor`` is the policy's folder."""
+    options: dict[str, Any] = {"dtype": launch.dtype, "placement": Placement.of(launch.topology)}
+    if entry.kind == "pairwise":
+        reader = _read_comparisons(launch, tokenizer, entry, folder)
+        return LoadedReward(freeze(load_causal_lm(folder, **options)), reader)
+    source = launch.parsed.reward_source
+    head = StoredHead(source.value_head_prefix, source.reward_attribute_weights)
+    sequences = choose_sequences(launch, tokenizer, reward=folder, actor=actor, template=entry.template)
+    return LoadedReward(freeze(load_score_model(folder, stored_head=head, **options)), sequences)
+
+
+def _read_comparisons(launch: Launch, tokenizer: Tokenizer, entry: RewardEntry, folder: str) -> PairwiseReader:
+    """Return how responses are written as comparisons for the model in ``folder``."""
+    own = load_tokenizer(folder)
+    config = check_fit(folder, own, max_length=1)
+    question = PairQuestion.from_record({**(config.comparison or {}), **entry.options})
+    template = _choose_template(launch, own, config, folder, asked=entry.template)
+    return PairwiseReader(
+        question, tokenizer, own, Encoder(own, template_name(template)), max_tokens=config.longest_sequence
+    )
 
 
 def frozen_rewards(launch: Launch, sources: Sources, folders: Mapping[str, str]) -> list[FrozenInput]:
@@ -92,7 +125,27 @@ def frozen_rewards(launch: Launch, sources: Sources, folders: Mapping[str, str])
     return found
 
 
-def _check_kind(entry: RewardEntry, folder: str) -> None:
+def tell_readiness(folder: str) -> None:
+    """Say whether the evaluation of the run that trained the model in ``folder`` found it ready."""
+    path = Path(folder).parent / READINESS_FILE
+    if Path(folder).name != "reward" or not path.is_file():
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        trust, line = found["trust"], found["line"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # written by something else: the model is judged by its weights alone
+    say = log.info if trust == "yes" else log.warn
+    say(f"{folder}, by its own evaluation ({path}): {line}")
+
+
+def check_kind(entry: RewardEntry, folder: str) -> None:
+    """Refuse a model whose config.json contradicts the kind of ``entry``."""
+    if entry.kind == "model" and read_config(folder).comparison is not None:
+        raise ArgumentError(
+            f"{folder} is a pairwise model ({COMPARISON_KEY} in its config.json), which compares two responses. Write "
+            '{"name": "' + entry.name + '", "kind": "pairwise"} in reward_sources'
+        )
     score_type = ScoreOptions.from_dict(read_config_dict(folder)).score_type
     if score_type == "cost" and entry.kind == "model":
         raise ArgumentError(
@@ -147,13 +200,21 @@ def _in_its_tokens(
         end = Encoder(tokenizer, encode_options(launch).template).end_id
         return SameTokens(sequence_ends(read_config(actor), tokenizer, end), end)
     config = check_fit(reward, own, max_length=1)
-    if template is None:
-        template = data.template if data.template != "tokenizer" or own.chat_template else "none"
+    template = _choose_template(launch, own, config, reward, asked=template)
     log.info(
         f"the {what} has another tokenizer, another chat template or a smaller vocabulary: responses are "
         f"re-encoded with its template ({template})"
     )
-    line = template_warning(reward, config, own, describe_template(template, own))
+    return Retokenized(tokenizer, Encoder(own, template_name(template)), max_tokens=config.longest_sequence)
+
+
+def _choose_template(launch: Launch, own: Tokenizer, config: DecoderConfig, folder: str, *, asked: str | None) -> str:
+    """Return the template of a model with the tokenizer ``own``: the one ``asked`` for, else that of the run, if the
+    tokenizer has it; warn if the model was trained with another one.
+    """
+    wanted = launch.parsed.data.template
+    template = asked or (wanted if wanted != "tokenizer" or own.chat_template else "none")
+    line = template_warning(folder, config, own, describe_template(template, own))
     if line is not None:
         log.warn(line)
-    return Retokenized(tokenizer, Encoder(own, template_name(template)), max_tokens=config.longest_sequence)
+    return template

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -12,9 +13,12 @@ import numpy as np
 from alignment.algorithms.lagrange import LagrangeMultiplier
 from alignment.arguments.rewards.entries import RewardEntry
 from alignment.errors import ArgumentError
+from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.score_model import ScoreModel
 from alignment.models.tokenizer.tokenizer import Tokenizer
+from alignment.parallel.runner import ModelRunner
 from alignment.rollout.rewards.combined import CombinedScorer, RewardSource
+from alignment.rollout.rewards.pairwise_scores import PairwiseScorer, StartScorer
 from alignment.rollout.rewards.reward_normalization import RunningRewardNormalizer
 from alignment.rollout.rewards.reward_service import HttpReward
 from alignment.rollout.rewards.scorers import FailurePolicy, ModelScorer, Scorer, TextScorer
@@ -34,19 +38,61 @@ Normalize = Callable[[np.ndarray], np.ndarray]
 def build_scorer(launch: Launch, roles: Roles) -> Scorer:
     """Return the reward model, function or service that the arguments name, or the sum of several."""
     source = launch.parsed.reward_source
+    if source.pairwise:
+        _tell_comparisons(source.pairwise, launch.parsed.on_policy.num_return_sequences)
     if source.entries:
         return CombinedScorer([_build_source(launch, roles, entry) for entry in source.entries])
-    if roles.reward is not None:
-        return _score_with_model(launch, "reward", roles.reward, roles.sequences)
+    if source.model_entry is not None:
+        return BUILDERS[source.model_entry.kind](launch, roles, source.model_entry, {"reward": roles.reward})
     if source.use_rm_server:
         return _score_with_service(launch, roles, source.reward_server)
     return _score_with_function(launch, roles, source.reward_function)
 
 
+def _tell_comparisons(entries: Sequence[RewardEntry], samples: int) -> None:
+    count = samples * (samples - 1) * len(entries)
+    log.info(
+        f"{' and '.join(entry.name for entry in entries)}: the {samples} responses to a prompt are compared in pairs, "
+        f"in both orders, which costs {count} comparisons a prompt; a response's score is its mean probability of "
+        "being the better one, so the mean score in training is always 0.5. Evaluation compares each answer with the "
+        "run's first one to the same prompt"
+    )
+
+
 def build_judges(launch: Launch, roles: Roles) -> dict[str, Scorer]:
     """Return the second judges of evaluations, by the word under which they are logged."""
     entries = Sources.judges(launch).entries
-    return {entry.log_as: BUILDERS[entry.kind](launch, roles, entry, roles.judges) for entry in entries}
+    return {
+        entry.log_as: against_start(BUILDERS[entry.kind](launch, roles, entry, roles.judges)) for entry in entries
+    }
+
+
+def against_start(scorer: Scorer) -> Scorer:
+    """Return what scores answers to held-out prompts: ``scorer``, but a model that compares the answers to a prompt
+    compares each with the run's first one.
+    """
+    if isinstance(scorer, CombinedScorer):
+        return CombinedScorer([replace(source, scorer=against_start(source.scorer)) for source in scorer.sources])
+    return StartScorer(scorer) if isinstance(scorer, PairwiseScorer) else scorer
+
+
+def first_answers(scorer: Scorer, judges: Mapping[str, Scorer]) -> StatePart | None:
+    """Return the state of what ``scorer`` (of evaluations) and the second ``judges`` compare with the start; None if
+    nothing does.
+    """
+    sources = scorer.sources if isinstance(scorer, CombinedScorer) else ()
+    found = {"reward": scorer, **{f"reward/{one.log_as}": one.scorer for one in sources}}
+    found |= {f"judge/{name}": judge for name, judge in judges.items()}
+    starts = {name: one for name, one in found.items() if isinstance(one, StartScorer)}
+
+    def load(state: Mapping[str, Any]) -> None:
+        for name in starts.keys() & state.keys():
+            starts[name].load_state(state[name])
+
+    def read() -> dict[str, Any]:
+        return {name: one.state() for name, one in starts.items()}
+
+    return StatePart(read, load, is_optional=True) if starts else None
 
 
 def build_normalizer(launch: Launch, roles: Roles, scorer: Scorer) -> tuple[Normalize | None, StatePart | None]:
@@ -58,7 +104,8 @@ def build_normalizer(launch: Launch, roles: Roles, scorer: Scorer) -> tuple[Norm
     """
     if isinstance(scorer, CombinedScorer):
         return scorer.normalize, StatePart(scorer.state, scorer.load_state)
-    normalize = _choose_normalizer("the reward model", roles.reward, asked=launch.parsed.reward_source.normalize_reward)
+    model = roles.reward and roles.reward.scoring
+    normalize = _choose_normalizer("the reward model", model, asked=launch.parsed.reward_source.normalize_reward)
     if isinstance(normalize, RunningRewardNormalizer):
         return normalize, StatePart(normalize.state, normalize.load_state)
     return normalize, None
@@ -95,7 +142,7 @@ def _build_source(launch: Launch, roles: Roles, entry: RewardEntry) -> RewardSou
         log_as=entry.log_as,
         scorer=BUILDERS[entry.kind](launch, roles, entry, roles.rewards),
         factor=entry.factor,
-        normalize=_choose_normalizer(entry.log_as, loaded and loaded.model, asked=asked),
+        normalize=_choose_normalizer(entry.log_as, loaded and loaded.scoring, asked=asked),
     )
 
 
@@ -107,6 +154,12 @@ def _build_model(launch: Launch, roles: Roles, entry: RewardEntry, models: Model
     return _score_with_model(launch, entry.log_as, model, sequences, rows=entry.batch_size)
 
 
+def _build_pairwise(launch: Launch, roles: Roles, entry: RewardEntry, models: Models) -> Scorer:
+    model, reader = models[entry.log_as]
+    runner, rows = _place(launch, entry.log_as, model, rows=entry.batch_size)
+    return PairwiseScorer(runner, reader, rows_per_batch=rows)
+
+
 def _build_function(launch: Launch, roles: Roles, entry: RewardEntry, models: Models) -> Scorer:
     return _score_with_function(launch, roles, entry.name, entry.options)
 
@@ -116,7 +169,13 @@ def _build_service(launch: Launch, roles: Roles, entry: RewardEntry, models: Mod
 
 
 BUILDERS: Mapping[str, Callable[[Launch, Roles, RewardEntry, Models], Scorer]] = MappingProxyType(
-    {"model": _build_model, "cost": _build_model, "function": _build_function, "service": _build_service}
+    {
+        "model": _build_model,
+        "cost": _build_model,
+        "pairwise": _build_pairwise,
+        "function": _build_function,
+        "service": _build_service,
+    }
 )
 """Builds the scorer of a source of ``reward_sources`` or of a judge, by kind (``arguments.rewards.entries.KINDS``)."""
 
@@ -127,11 +186,17 @@ def _score_with_model(
     """Return ``model``, placed as ``name``, as a scorer of ``rows`` at a time (-1: by the arguments); messages call it
     ``what``.
     """
-    sizes = (rows, launch.parsed.reward_source.per_device_reward_batch_size)
-    rows = next((size for size in sizes if size > 0), launch.parsed.training.per_device_train_batch_size)
-    runner = place_frozen(name, model, launch.topology, offload="freeze_model" in launch.parsed.parallel.offloaded)
+    runner, rows = _place(launch, name, model, rows=rows)
     starts = sequences.starts if model.options.needs_starts else None
     return ModelScorer(runner, sequences, rows_per_batch=rows, starts=starts, name=what)
+
+
+def _place(launch: Launch, name: str, model: ScoreModel | CausalLM, *, rows: int) -> tuple[ModelRunner, int]:
+    """Return the runner of ``model``, placed as ``name``, and its rows per pass: ``rows`` (-1: by the arguments)."""
+    sizes = (rows, launch.parsed.reward_source.per_device_reward_batch_size)
+    rows = next((size for size in sizes if size > 0), launch.parsed.training.per_device_train_batch_size)
+    offload = "freeze_model" in launch.parsed.parallel.offloaded
+    return place_frozen(name, model, launch.topology, offload=offload), rows
 
 
 def _score_with_service(launch: Launch, roles: Roles, address: str) -> TextScorer:

@@ -32,11 +32,14 @@ from alignment.runs.on_policy.algorithm import ChosenAlgorithm, cost_names, crit
 from alignment.runs.on_policy.reward_models import (
     LoadedReward,
     Sources,
+    check_kind,
     check_rewards,
     choose_sequences,
     frozen_rewards,
+    load_reward,
     load_rewards,
     reward_folders,
+    tell_readiness,
 )
 from alignment.runs.state import StatePart
 
@@ -53,13 +56,11 @@ class Roles:
     policy: CausalLM
     reference: CausalLM | None
     critic: ScoreModel | None
-    reward: ScoreModel | None
-    sequences: Any
-    """Converts a rollout to the reward model's token ids."""
+    reward: LoadedReward | None
     rewards: Mapping[str, LoadedReward]
-    """The score models among several reward sources, by the word under which they are logged."""
+    """The models among several reward sources, by the word under which they are logged."""
     judges: Mapping[str, LoadedReward]
-    """The score models among the second judges, likewise."""
+    """The models among the second judges, likewise."""
     frozen: StatePart
     """The inputs that a resumed run must find unchanged."""
     cost: LoadedReward | None
@@ -128,6 +129,9 @@ def load_roles(launch: Launch) -> Roles:
     folders, models, judging = RoleFolders.of(launch), reward_folders(sources), reward_folders(judges)
     tokenizer = starting_tokenizer(launch, folders.actor)
     check_folders(launch, folders, tokenizer)
+    if folders.reward:
+        check_kind(source.model_entry, folders.reward)
+        tell_readiness(folders.reward)
     check_rewards(launch, sources, models)
     check_rewards(launch, judges, judging)
     policy = resumed_folder(launch, "policy", folders.actor)
@@ -149,11 +153,10 @@ def load_roles(launch: Launch) -> Roles:
     has_reference = ChosenAlgorithm.of(launch.parsed).needs_reference and not bases
     roles = Roles(
         tokenizer=tokenizer,
-        sequences=choose_sequences(launch, tokenizer, reward=folders.reward, actor=folders.actor)
+        # Before the critic, which may share the folder and accepts a missing score head.
+        reward=load_reward(launch, tokenizer, source.model_entry, folder=folders.reward, actor=folders.actor)
         if folders.reward
         else None,
-        # Before the critic, which may share the folder and accepts a missing score head.
-        reward=freeze(load_score_model(folders.reward, stored_head=head, **options)) if folders.reward else None,
         rewards=load_rewards(launch, tokenizer, sources, models, actor=folders.actor),
         judges=load_rewards(launch, tokenizer, judges, judging, actor=folders.actor),
         policy=load_causal_lm(policy, tokenizer=tokenizer, **trained),

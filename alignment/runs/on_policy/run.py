@@ -42,6 +42,7 @@ from alignment.runs.on_policy.engines import build_engine, describe_restrictions
 from alignment.runs.on_policy.hacking import build_alarm, build_best_kept
 from alignment.runs.on_policy.prompts import OnPolicyData, RowPlan, ptx_batches
 from alignment.runs.on_policy.rewards import (
+    against_start,
     build_cost_normalizer,
     build_cost_scorer,
     build_judges,
@@ -49,6 +50,7 @@ from alignment.runs.on_policy.rewards import (
     build_normalizer,
     build_scorer,
     build_terms,
+    first_answers,
 )
 from alignment.runs.on_policy.roles import Roles
 from alignment.runs.placed import average_writer, model_writer, place_frozen, scoring_runner
@@ -84,7 +86,7 @@ class OnPolicyRun:
         )
         self._reference = self._place_reference()
         self._scorer = build_scorer(launch, roles)
-        self._judges = build_judges(launch, roles)
+        self._held_out_scorer, self._judges = against_start(self._scorer), build_judges(launch, roles)
         self._normalize, normalizer_part = build_normalizer(launch, roles, self._scorer)
         self._cost = build_cost_scorer(launch, roles)
         self._normalize_cost = build_cost_normalizer(launch, roles)
@@ -207,7 +209,7 @@ class OnPolicyRun:
             policy=scoring_runner(self._learners["policy"]),
             reference=self._reference,
             critic=None if critic is None else scoring_runner(critic),
-            scorer=self._scorer,
+            scorer=self._scorer if training else self._held_out_scorer,
             normalize=self._normalize if training else None,
             cost=self._cost,
             normalize_cost=self._normalize_cost,
@@ -272,6 +274,9 @@ class OnPolicyRun:
         }
         if self._data.ptx_loader is not None:
             parts["ptx"] = loader_part(self._data.ptx_loader)
+        answers = first_answers(self._held_out_scorer, self._judges)
+        if answers is not None:
+            parts["first_answers"] = answers
         if normalizer_part is not None:
             parts["reward_normalizer"] = normalizer_part
         if self._multiplier is not None:

@@ -20,8 +20,10 @@ from alignment.arguments.keys.training import NO_EVALUATION
 from alignment.arguments.parsed import Parsed
 from alignment.arguments.parser import Check, Values, Written, parse_arguments
 from alignment.arguments.peers.presets import PresetName
-from alignment.arguments.rewards.entries import read_entries
+from alignment.arguments.rewards.entries import model_kind, read_entries
 from alignment.arguments.rewards.terms import RewardTermArguments
+from alignment.data.comparison import PairQuestion
+from alignment.errors import ArgumentError
 from alignment.fields import argument, unless, where, where_given
 
 _PEERS_NAMES = MappingProxyType(
@@ -149,6 +151,31 @@ def check_greedy_baseline(v: Values) -> Iterator[str]:
         yield f'reward_sources: "normalize": true of {named} {would}: leave it out {instead}'
 
 
+def check_pairwise(v: Values) -> Iterator[str]:
+    """Check that models that compare responses have several to a prompt, and that their questions can be asked."""
+    entries = read_entries(v.reward_sources)
+    named = [entry.name for entry in entries if entry.kind == "pairwise"]
+    if v.reward_model_name_or_path and model_kind(v.reward_model_name_or_path) == "pairwise":
+        named.append(v.reward_model_name_or_path)
+    compares = f"{', '.join(named)}, which compares the responses to a prompt with each other"
+    if named and v.num_return_sequences < 2:
+        yield (
+            f"num_return_sequences={v.num_return_sequences} with the pairwise reward model {compares}: give 2 or more "
+            "(K responses to a prompt cost K * (K - 1) comparisons)"
+        )
+    if named and ALGORITHMS[v.rl_algorithm].needs_greedy:
+        yield (
+            f"rl_algorithm={v.rl_algorithm}, which scores a greedy response of its own, with the pairwise reward model "
+            f"{compares}: give grpo or rloo"
+        )
+    for entry in (*entries, *read_entries(v.eval_reward)):
+        if entry.kind == "pairwise":
+            try:
+                PairQuestion.from_record(entry.options)
+            except ArgumentError as error:
+                yield f"options of {entry.name}: {error}"
+
+
 def check_all_costs(v: Values) -> Iterator[str]:
     """Check that the mean cost, which moves lambda, is that of all responses."""
     if ALGORITHMS[v.rl_algorithm].needs_cost and v.dynamic_sampling:
@@ -163,6 +190,7 @@ CHECKS: tuple[Check, ...] = (
     *validate_on_policy.CHECKS,
     check_group_size,
     check_greedy_baseline,
+    check_pairwise,
     check_all_costs,
 )
 

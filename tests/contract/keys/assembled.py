@@ -28,7 +28,7 @@ from alignment.runs import models as trainer_models
 from alignment.runs.offline import models as offline_models
 from alignment.runs.offline import reference as offline_reference
 from alignment.runs.offline import train as offline_train
-from alignment.runs.on_policy import engines, roles
+from alignment.runs.on_policy import engines, reward_models, roles
 from alignment.runs.on_policy import run as on_policy_run
 from alignment.trainers.registered import TRAINERS
 from tests.tiny_models import write_adapter
@@ -81,6 +81,7 @@ WATCHED = (
     (trainer_models, "load_tokenizer"), (roles, "load_tokenizer"), (offline_models, "load_causal_lm"),
     (offline_models, "random_causal_lm"), (offline_models, "load_score_model"), (offline_models, "random_score_model"),
     (offline_train, "build_task"), (offline_reference, "place"), (roles, "load_causal_lm"), (roles, "load_score_model"),
+    (reward_models, "load_score_model"),
     (engines, "rollout_placement"),
 )  # fmt: skip
 """Functions whose arguments a row may look at, as ``run.given["module.function"]``."""

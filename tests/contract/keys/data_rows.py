@@ -27,7 +27,8 @@ REWARD_MODEL = "runs.offline.models.load_score_model"
 REWARD_TASK = "runs.offline.train.build_task"
 REFERENCE = "runs.offline.reference.place"
 ROLE_LM = "runs.on_policy.roles.load_causal_lm"
-ROLE_SCORE = "runs.on_policy.roles.load_score_model"
+ROLE_SCORES = ("runs.on_policy.reward_models.load_score_model", "runs.on_policy.roles.load_score_model")
+"""Of the reward model, and of the critic."""
 
 
 def _lengths(run: Run) -> list[int]:
@@ -217,18 +218,18 @@ ROWS = (
     ),
     Row(
         "reward_critic_model_name_or_path", "{other reward}",
-        lambda r: [_loaded(r, ROLE_SCORE, n) for n in (0, 1)], ["{reward}", "{other reward}"],
+        lambda r: [_loaded(r, name, 0) for name in ROLE_SCORES], ["{reward}", "{other reward}"],
         only=PPO, alone=True,
     ),
     Row(
         "reward_model_name_or_path", "{other reward}",
-        lambda r: [_loaded(r, ROLE_SCORE, n) for n in (0, 1)], ["{other reward}"] * 2,
+        lambda r: [_loaded(r, name, 0) for name in ROLE_SCORES], ["{other reward}"] * 2,
         only=PPO, alone=True,
     ),
     Row("value_head_prefix", "score", lambda r: r.call(REWARD_MODEL)["stored_head"].prefix, only=RM),
     Row(
         "value_head_prefix", "score",
-        lambda r: [r.call(ROLE_SCORE, n)["stored_head"].prefix for n in (0, 1)], ["score"] * 2,
+        lambda r: [r.call(name)["stored_head"].prefix for name in ROLE_SCORES], ["score"] * 2,
         with_={"reward_model_name_or_path": "{reward}"}, only=PPO,
     ),
     Row(

@@ -7,6 +7,7 @@ from typing import Any
 from alignment.rollout.merging_engine import MergingEngine
 from alignment.rollout.rewards.text_batch import TextBatch
 from tests.contract.keys.assembled import Run
+from tests.contract.keys.data_rows import ROLE_SCORES
 from tests.contract.keys.rows import EVALUATED, Row, plan
 
 PPO = ("ppo",)
@@ -53,7 +54,7 @@ def _critic(run: Run) -> Any:
 
 def _start_of_critic(run: Run) -> tuple[str, int | None]:
     """The folder it was read from, and the seed of its score head."""
-    call = run.call("runs.on_policy.roles.load_score_model", 1)
+    call = run.call("runs.on_policy.roles.load_score_model")
     return str(call[0]), call["seed"]
 
 
@@ -119,7 +120,7 @@ REWARDS = (
     _row("score_before_padding", True, lambda r: type(_scorer(r)._sequences).__name__, "BeforePadding", with_=MODEL),
     _row(
         "reward_attribute_weights", [1.0, -2.0],
-        lambda r: [r.call("runs.on_policy.roles.load_score_model", n)["stored_head"].weights for n in (0, 1)],
+        lambda r: [r.call(name)["stored_head"].weights for name in ROLE_SCORES],
         [(1.0, -2.0)] * 2, with_={"reward_model_name_or_path": "{two scores}"}, alone=True,
     ),
     _row(
@@ -176,12 +177,12 @@ CONSTRAINT = (
     ),
     _row("clip_range_cost", 9.0, lambda r: _numbers(r).clip_range_cost, with_=LAGRANGIAN),
     _row(
-        "cost_model_name_or_path", "{cost}", lambda r: r.call("runs.on_policy.roles.load_score_model", 2)[0],
+        "cost_model_name_or_path", "{cost}", lambda r: r.call("runs.on_policy.roles.load_score_model", 1)[0],
         with_=LAGRANGIAN, alone=True,
     ),
     _row(
         "cost_critic_model_name_or_path", "{other reward}",
-        lambda r: r.call("runs.on_policy.roles.load_score_model", 3)[0], with_=LAGRANGIAN, alone=True,
+        lambda r: r.call("runs.on_policy.roles.load_score_model", 2)[0], with_=LAGRANGIAN, alone=True,
     ),
     _row(
         "normalize_cost", True, lambda r: [j.normalize_cost is not None for j in (r.loop.judge, r.evaluation.judge)],

@@ -14,6 +14,7 @@ from alignment.runs.on_policy import roles
 from alignment.trainers.objectives import OBJECTIVES
 from alignment.trainers.registered import TRAINERS
 from tests.contract.keys.assembled import assemble, make_models
+from tests.contract.keys.data_rows import ROLE_SCORES
 from tests.contract.keys.rows import ALL, EIGHT_ROWS, EVALUATED, held_out
 
 NAMES = {
@@ -121,7 +122,7 @@ LOADERS = {
     "policy": ["runs.offline.models.load_causal_lm"],
     "reward": ["runs.offline.models.load_score_model"],
     "pairwise": ["runs.offline.models.load_causal_lm"],
-    "ppo": ["runs.on_policy.roles.load_causal_lm", "runs.on_policy.roles.load_score_model"],
+    "ppo": ["runs.on_policy.roles.load_causal_lm", *ROLE_SCORES],
 }
 """By the trainer, or by the one model that it trains."""
 

@@ -6,7 +6,7 @@ import numpy as np
 import paddle
 import pytest
 
-from alignment.algorithms.letter_preference import letter_loss, preference_logits
+from alignment.algorithms.letter_preference import letter_loss, preference_logits, win_rates
 
 
 def sigmoid(x):
@@ -32,3 +32,14 @@ def test_a_liking_for_the_first_place_cancels():
 
 def test_logits_do_not_overflow():
     assert preference_logits([800.0, -800.0], [-800.0, 800.0]).tolist() == [800.0, -800.0]
+
+
+def test_win_rates_are_means_over_the_others_and_over_both_orders():
+    ahead = np.array([[9.0, 1.0, 2.0], [0.5, 9.0, -1.0], [0.0, 3.0, 9.0]])
+    chances = sigmoid(ahead)
+    wins = {(i, j): (chances[i, j] + 1 - chances[j, i]) / 2 for i in range(3) for j in range(3)}
+    expected = [np.mean([wins[i, j] for j in range(3) if j != i]) for i in range(3)]
+    np.testing.assert_allclose(win_rates(ahead), expected, rtol=1e-12)
+    assert win_rates(ahead).sum() == pytest.approx(1.5)
+    # A model that always names the first answer cannot tell any apart.
+    assert win_rates(np.full((2, 2), 5.0)) == pytest.approx([0.5, 0.5])
