@@ -194,7 +194,7 @@ def read_job(parsed: Parsed, *, device: str) -> Job:
         has_reference=algorithm.needs_reference and not parsed.adapter.lora,
         adapters=plan_adapters(parsed, {"policy": policy, "critic": critic, "cost_critic": costs.get("cost_critic")}),
         four_bit=parsed.adapter.load_in_4bit,
-        reward=read_shape(reward, "reward_model_name_or_path") if reward else None,
+        reward=read_shape(_in_run(reward), "reward_model_name_or_path") if reward else None,
         **_read_sources(source, evaluates=training.evaluates),
         group_size=on_policy.num_return_sequences,
         half=training.weight_dtype(device) == "bfloat16",

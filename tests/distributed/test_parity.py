@@ -19,6 +19,7 @@ from alignment.parity.layouts import LAYOUTS, num_batch_ranks, num_processes
 from alignment.parity.subjects import LARGE_STD, make_models
 from alignment.telemetry.jsonl import read_json_lines
 from alignment.trainers.registered import TRAINERS
+from tests.contract.keys.assembled import make_pairwise
 from tests.tiny_models import write_adapter
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
@@ -212,3 +213,24 @@ def test_a_cost_model_and_two_critics_give_the_numbers_of_one_process(name, refe
     apart = [values for run, values in runs.items() if run.startswith("layout-")]
     assert apart and all(any(other == pytest.approx(one, abs=1e-6) for other in alone) for one in apart)
     assert all(value != 1.0 for one in apart for value in one)
+
+
+@pytest.mark.parametrize("name", ["Sh2 stage3 offload", "TP2xPP2 single", "PP2 virtual2"])
+def test_a_reward_model_that_compares_gives_the_numbers_of_one_process(name, references):
+    """Alone, and as a source beside another model; its head is cut, on the last stage, or gathered."""
+    folder, known = references
+    if not (folder / "compares").exists():
+        make_pairwise(folder / "teacher", folder / "compares")
+    both = {"reward_model_name_or_path": None, "reward_sources": "compares,reward"}
+    for chosen in ({"reward_model_name_or_path": "compares"}, both):
+        found = check_layout(
+            folder,
+            known,
+            {**LAYOUTS[name], **chosen, "rl_algorithm": "grpo", "max_steps": 3},
+            world_size=num_processes(name),
+            batch_ranks=num_batch_ranks(name),
+            timeout=300,
+            trainers=["ppo"],
+        )["ppo"]
+        assert not isinstance(found, UserError), found
+        assert found.passes(), found

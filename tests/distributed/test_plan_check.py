@@ -34,12 +34,15 @@ GIVEN = {
     "gradient_accumulation_steps": 2,
     "use_fusemt": False,
 }
+COMPARED = {"rl_algorithm": "grpo", "num_return_sequences": 4, "per_device_reward_batch_size": 24}
 CASES: dict[str, tuple[int, dict[str, Any]]] = {
     "one process": (1, {"recompute": True, "critic_recompute": False}),
     "Paddle's operators": (1, {"use_native_ops": False}),
     "TP2 sequence": (2, {"tensor_parallel_degree": 2, "sequence_parallel": True}),
     "PP2 single": (2, {"pipeline_parallel_degree": 2, "eval_mode": "single"}),
     "Sh2 stage3": (2, {"sharding": "stage3"}),
+    "a reward model that compares": (1, {"reward_model_name_or_path": "judge", **COMPARED}),
+    "Sh2 stage3 and one that compares": (2, {"sharding": "stage3", "reward_model_name_or_path": "judge", **COMPARED}),
     "Sh2 stage2 offload": (2, {"sharding": "stage2", "offload_level": "freeze_model optimizer train_model"}),
 }
 
@@ -56,9 +59,13 @@ OFFLINE: dict[str, dict[str, Any]] = {
 
 def write(folder: Path, changes: dict[str, Any]) -> str:
     """Write arguments and the models' shapes; return the path of the arguments."""
-    for name, layers in (("policy", 4), ("reward", 3)):
+    for name, own in (
+        ("policy", {}),
+        ("reward", {"num_hidden_layers": 3}),
+        ("judge", {"pairwise_comparison": {"turn": "{content}"}}),
+    ):
         (folder / name).mkdir()
-        (folder / name / "config.json").write_text(json.dumps({**SHAPE, "num_hidden_layers": layers}))
+        (folder / name / "config.json").write_text(json.dumps({**SHAPE, **own}))
     path = folder / "ppo.json"
     path.write_text(json.dumps({**GIVEN, **changes}))
     return str(path)

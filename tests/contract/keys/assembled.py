@@ -153,6 +153,15 @@ def make_models(folder: Path) -> None:
     save_model(folder / "teacher", random_causal_lm(wider, seed=3, tokenizer=tokenizer), tokenizer)
     for source, copy in (("policy", "other"), ("reward", "other reward"), ("policy", "tokenizer")):
         shutil.copytree(folder / source, folder / copy)
+    make_pairwise(folder / "policy", folder / "compares")
+
+
+def make_pairwise(source: Path, folder: Path) -> None:
+    """Write the language model in ``source`` to ``folder`` as one that compares two responses, in shipped words."""
+    shutil.copytree(source, folder)
+    path, small = folder / "config.json", TRAINERS["pairwise"].small_run
+    record = {key.removeprefix("pairwise_"): value for key, value in small.items() if key.startswith("pairwise_")}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "pairwise_comparison": record}))
 
 
 def assemble(trainer: str, keys: Mapping[str, Any], folder: Path) -> Run:

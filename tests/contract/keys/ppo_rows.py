@@ -131,6 +131,12 @@ REWARDS = (
         with_={"reward_model_name_or_path": None}, alone=True,
     ),
     _row(
+        "reward_sources", "{compares},{reward}",
+        lambda r: [type(judge.scorer.sources[0].scorer).__name__ for judge in (r.loop.judge, r.evaluation.judge)],
+        ["PairwiseScorer", "StartScorer"],
+        with_={**EVALUATED, "reward_model_name_or_path": None, "num_return_sequences": 2}, alone=True,
+    ),
+    _row(
         "reward_weights", [2.0, -0.5, 0.0], lambda r: [s.factor for s in _scorer(r).sources], [2.0, -0.5, 0.0],
         with_=SEVERAL, alone=True,
     ),

@@ -42,6 +42,20 @@ def test_an_object_says_more_and_a_cost_is_subtracted():
     assert entries(written[0]) == (model,), "one object is a list of one"
 
 
+def test_a_folder_says_that_its_model_compares(tmp_path):
+    for name, record in (("run/reward", {"pairwise_comparison": {"turn": "{content}"}}), ("scores", {}), ("odd", [])):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.json").write_text(json.dumps(record))
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("{")
+    places = {"model": lambda name: str(tmp_path / name)}
+    names = ["run", "run/reward", "scores", "odd", "broken", "hub/name"]
+    written = [{"name": name} for name in names] + [{"name": "scores", "kind": "pairwise", "options": {"turn": "x"}}]
+    found = read_entries(resolve_entries(json.dumps(written), places))
+    assert [entry.kind for entry in found] == ["pairwise"] * 2 + ["model"] * 4 + ["pairwise"]
+    assert found[-1].options == {"turn": "x"} and all(entry.is_model and entry.factor == 1 for entry in found)
+
+
 def test_sources_of_one_name_are_told_apart():
     assert [entry.log_as for entry in entries(["a/reward", "x/a", "a.py:a"])] == ["a", "a_2", "a_3"]
 

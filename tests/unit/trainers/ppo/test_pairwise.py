@@ -14,7 +14,7 @@ from alignment.models.folders.saving import save_model
 from alignment.models.tokenizer.tokenizer import load_tokenizer
 from alignment.runs.on_policy import reward_models
 from alignment.telemetry.report.readiness import FILE
-from tests.contract.keys.assembled import TOKENIZER, make_models
+from tests.contract.keys.assembled import TOKENIZER, make_models, make_pairwise
 from tests.tiny_runs import train_tiny
 
 RECORD = {"template": "{context} <eos> {response_A} <eos> {response_B}", "turn": "{content}"}
@@ -29,12 +29,11 @@ def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("pairwise")
     make_models(place)
     tokenizer = load_tokenizer(TOKENIZER)
-    for seed, name in ((5, "run/reward"), (6, "plain")):
+    for seed, name in ((5, "other"), (6, "plain")):
         model = random_causal_lm(place / "config", seed=seed, tokenizer=tokenizer)
         draw_weights(model, seed=seed, std=0.3)
-        save_model(place / name, model, tokenizer)
-    path = place / "run" / "reward" / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "pairwise_comparison": RECORD}))
+        save_model(place / "models" / name, model, tokenizer)
+    make_pairwise(place / "models" / "other", place / "run" / "reward")
     return place
 
 
@@ -58,7 +57,7 @@ def test_a_run_begins_with_even_chances_and_trains_on_rewards_of_one_half(folder
 
 
 def test_a_resumed_run_compares_with_the_first_answers_and_goes_on_to_the_same_bits(folder):
-    sources = [str(folder / "run"), {"name": str(folder / "plain"), "kind": "pairwise", "options": RECORD, "weight": 2}]
+    sources = [str(folder / "run"), {"name": str(folder / "models" / "plain"), "kind": "pairwise", "options": RECORD, "weight": 2}]
     judges = [{"name": str(folder / "run"), "log_as": "judge"}]
     keys = {
         **HELD_OUT, "reward_model_name_or_path": None, "reward_sources": sources, "eval_reward": judges,
@@ -99,7 +98,7 @@ def test_a_resumed_run_compares_with_the_first_answers_and_goes_on_to_the_same_b
 )  # fmt: skip
 def test_what_cannot_be_compared_is_refused_before_anything_is_loaded(keys, said, folder, monkeypatch):
     monkeypatch.setattr(reward_models, "load_causal_lm", None)
-    text = json.dumps(keys).replace("{run}", str(folder / "run")).replace("{plain}", str(folder / "plain"))
+    text = json.dumps(keys).replace("{run}", str(folder / "run")).replace("{plain}", str(folder / "models" / "plain"))
     with pytest.raises(ArgumentError, match=said):
         train(folder, "refused", **json.loads(text))
     assert not (folder / "refused").exists()
