@@ -177,7 +177,6 @@ def read_job(parsed: Parsed, *, device: str) -> Job:
     on_policy, training, data, parallel = parsed.on_policy, parsed.training, parsed.data, parsed.parallel
     source, micro = parsed.reward_source, training.per_device_train_batch_size
     rows, micro_batches = planned_batches(training, data.max_length)
-    reward = source.reward_model_name_or_path
     response = min(parsed.generation.max_dec_len or data.max_length - 1, data.max_length - 1)
     # The same as in alignment.runs.on_policy.prompts.RowPlan, which needs Paddle.
     rollout = on_policy.per_device_prompt_batch_size * on_policy.num_return_sequences
@@ -194,7 +193,6 @@ def read_job(parsed: Parsed, *, device: str) -> Job:
         has_reference=algorithm.needs_reference and not parsed.adapter.lora,
         adapters=plan_adapters(parsed, {"policy": policy, "critic": critic, "cost_critic": costs.get("cost_critic")}),
         four_bit=parsed.adapter.load_in_4bit,
-        reward=read_shape(_in_run(reward), "reward_model_name_or_path") if reward else None,
         **_read_sources(source, evaluates=training.evaluates),
         group_size=on_policy.num_return_sequences,
         half=training.weight_dtype(device) == "bfloat16",
@@ -228,10 +226,12 @@ def read_job(parsed: Parsed, *, device: str) -> Job:
 
 
 def _read_sources(source: RewardSourceArguments, *, evaluates: bool) -> dict[str, Any]:
-    """Return ``other_rewards``, ``pairwise`` and ``source_rows`` of a job."""
+    """Return ``reward``, ``other_rewards``, ``pairwise`` and ``source_rows`` of a job."""
+    reward = source.reward_model_name_or_path
     models = {f"reward-{entry.log_as}": entry for entry in source.entries if entry.is_model}
     models |= {f"{JUDGE}{entry.log_as}": entry for entry in source.judges if entry.is_model and evaluates}
     return {
+        "reward": read_shape(_in_run(reward), "reward_model_name_or_path") if reward else None,
         "other_rewards": {role: read_shape(_in_run(entry.name), "reward_sources") for role, entry in models.items()},
         "pairwise": frozenset(
             role

@@ -45,7 +45,7 @@ class RewardSourceArguments:
     """Exactly one of reward_model_name_or_path, reward_function, use_rm_server and reward_sources."""
 
     reward_model_name_or_path: str | None = argument(None, path="model")
-    """Folder or hub name of the reward model: one that scores a response, or one that compares two (a pairwise model)."""
+    """Folder or hub name of the reward model, which scores a response or (a pairwise model) compares two."""
     reward_sources: str | None = argument(None, path="rewards", aliases=("reward_pretrain", "reward_funcs"))
     """Several sources, whose weighted sum is the reward: names separated by commas, or a list of names and of objects
     {"name", "weight", "kind", "normalize", "template", "batch_size", "options", "log_as"}. A name is a model, a

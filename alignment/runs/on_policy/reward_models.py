@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from alignment.arguments.rewards.entries import RewardEntry
 from alignment.architecture.config_rules import COMPARISON_KEY
 from alignment.architecture.decoder_config import DecoderConfig
+from alignment.arguments.rewards.entries import RewardEntry
 from alignment.data.comparison import PairQuestion
 from alignment.data.encode import Encoder
 from alignment.data.templates import template_name

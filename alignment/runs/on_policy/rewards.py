@@ -81,8 +81,8 @@ def first_answers(scorer: Scorer, judges: Mapping[str, Scorer]) -> StatePart | N
     nothing does.
     """
     sources = scorer.sources if isinstance(scorer, CombinedScorer) else ()
-    found = {"reward": scorer, **{f"reward/{one.log_as}": one.scorer for one in sources}}
-    found |= {f"judge/{name}": judge for name, judge in judges.items()}
+    found = {"reward": scorer, **{f"source {one.log_as}": one.scorer for one in sources}}
+    found |= {f"judge {name}": judge for name, judge in judges.items()}
     starts = {name: one for name, one in found.items() if isinstance(one, StartScorer)}
 
     def load(state: Mapping[str, Any]) -> None:

@@ -21,7 +21,7 @@ OF_FILE = {**dict.fromkeys(ALGORITHMS, parse_ppo_arguments), **{name: TRAINERS[n
 @pytest.mark.parametrize("path", sorted(CONFIG.glob("*/*_argument.json")), ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_every_shipped_file_parses(path, tmp_path, monkeypatch):
     demo, real = (
-        ("sft/policy", "ppo/policy", "rm/reward", "rm_cost/reward", "rm-regression/reward"),
+        ("sft/policy", "ppo/policy", "rm/reward", "rm_cost/reward", "rm-regression/reward", "pairwise/reward"),
         ("smollm2", "sft", "rm", "data"),
     )
     for made in (*(f"demo/{name}" for name in demo), *(f"real/{name}" for name in real)):

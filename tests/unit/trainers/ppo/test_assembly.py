@@ -120,7 +120,8 @@ class _RewardModel:
 @pytest.mark.parametrize(("asks", "wanted", "expected"), [(True, False, 2.0), (False, False, None), (False, True, 2.0)])
 def test_a_reward_model_that_normalises_its_scores_does_so_in_ppo(tmp_path, asks, wanted, expected):
     start = SimpleNamespace(parsed=_parse(tmp_path, normalize_reward=wanted))
-    normalize, part = build_normalizer(start, SimpleNamespace(reward=SimpleNamespace(scoring=_RewardModel(asks=asks))), None)
+    roles = SimpleNamespace(reward=SimpleNamespace(scoring=_RewardModel(asks=asks)))
+    normalize, part = build_normalizer(start, roles, None)
     assert (None if normalize is None else normalize(7.0)) == expected
     assert part is None
 

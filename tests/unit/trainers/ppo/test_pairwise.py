@@ -57,7 +57,8 @@ def test_a_run_begins_with_even_chances_and_trains_on_rewards_of_one_half(folder
 
 
 def test_a_resumed_run_compares_with_the_first_answers_and_goes_on_to_the_same_bits(folder):
-    sources = [str(folder / "run"), {"name": str(folder / "models" / "plain"), "kind": "pairwise", "options": RECORD, "weight": 2}]
+    other = {"name": str(folder / "models" / "plain"), "kind": "pairwise", "options": RECORD, "weight": 2}
+    sources = [str(folder / "run"), other]
     judges = [{"name": str(folder / "run"), "log_as": "judge"}]
     keys = {
         **HELD_OUT, "reward_model_name_or_path": None, "reward_sources": sources, "eval_reward": judges,
@@ -71,7 +72,7 @@ def test_a_resumed_run_compares_with_the_first_answers_and_goes_on_to_the_same_b
     assert last["eval/judge"] == pytest.approx(last["eval/reward/run_mean"], abs=1e-6), "the same model and opponents"
     assert last["eval/reward"] == pytest.approx(last["eval/judge"] + 2 * last["eval/reward/plain_mean"], abs=1e-5)
     state = json.loads((folder / "whole" / "checkpoint-4" / "state.json").read_text())["first_answers"]
-    assert sorted(state) == ["judge/judge", "reward/plain", "reward/run"]
+    assert sorted(state) == ["judge judge", "source plain", "source run"]
     files = [folder / name / "policy" / "model.safetensors" for name in ("half", "whole")]
     assert files[0].read_bytes() == files[1].read_bytes()
 
