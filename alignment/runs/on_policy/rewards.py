@@ -62,9 +62,7 @@ def _tell_comparisons(entries: Sequence[RewardEntry], samples: int) -> None:
 def build_judges(launch: Launch, roles: Roles) -> dict[str, Scorer]:
     """Return the second judges of evaluations, by the word under which they are logged."""
     entries = Sources.judges(launch).entries
-    return {
-        entry.log_as: against_start(BUILDERS[entry.kind](launch, roles, entry, roles.judges)) for entry in entries
-    }
+    return {entry.log_as: against_start(BUILDERS[entry.kind](launch, roles, entry, roles.judges)) for entry in entries}
 
 
 def against_start(scorer: Scorer) -> Scorer:
