@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ from alignment.algorithms.kl import adapt_kl_coeff
 from alignment.algorithms.lagrange import LagrangeMultiplier
 from alignment.algorithms.on_policy.spec import OnPolicyAlgorithm
 from alignment.loops.evaluation import sample_rows
+from alignment.loops.rollout_ahead import RolloutAhead, Sampled
 from alignment.loops.rollout_engine import RolloutEngine
 from alignment.loops.session import Session
 from alignment.loops.updates import OnPolicyUpdater
@@ -28,6 +30,7 @@ from alignment.telemetry.report.run_files import TRAINING
 
 TRAINING_SAMPLES = 8
 """Rows of an iteration that are recorded if there is no evaluation."""
+_AHEAD = "in the rollout ahead of the next updates"
 
 
 @dataclass(kw_only=True)
@@ -71,23 +74,27 @@ class OnPolicyLoop:
     """Token ids to text, for samples."""
     records_samples: bool = True
     """Whether samples of training are recorded, for runs without evaluation (if there is ``decode``)."""
+    ahead: RolloutAhead = field(default_factory=RolloutAhead)
     multiplier: LagrangeMultiplier | None = None
     """Weighs the cost; None: there is none."""
 
     def run(self) -> None:
         """Train until the session's last update."""
         session = self.session
-        for prompts, epoch_ended in self.prompts:
+        while not session.is_finished:
             version = session.counters.updates
             with session.explaining(f"in the rollout for update {version + 1}"):
-                rollout, sampling, epoch_ended = self._sample(prompts, epoch_ended)
+                sampled = self.ahead.take() or self._sample_next()
+                if sampled is None:
+                    break
+                rollout, sampling, epoch_ended = self._judge(sampled)
                 with session.stage("score"):
-                    rollout, gap_metrics = self.gate.check(rollout)
+                    rollout, gap_metrics = self.gate.check(rollout, staleness=self._staleness(rollout))
                     gap_metrics |= self._weigh_cost(rollout)
                     experience = self._estimate(rollout)
             if self.observe is not None:
                 self.observe(experience)
-            with session.stage("update"):
+            with self._sampling_ahead(rollout), session.stage("update"):
                 metrics, updates = self._updater.update(experience, limit=session.total_updates - version)
             self._count_tokens(experience, updates)
             described = describe_experience(experience) | {"train/kl_coeff": Metric(self.kl.coefficient)}
@@ -96,8 +103,6 @@ class OnPolicyLoop:
             kept = partial(self._training_samples, rollout)
             metrics = described | sampling | gap_metrics | metrics
             session.advance(metrics, updates=updates, epoch_ended=epoch_ended, samples=kept)
-            if session.is_finished:
-                break
 
     @property
     def _updater(self) -> OnPolicyUpdater:
@@ -116,32 +121,66 @@ class OnPolicyLoop:
         alarm.observe(metrics, step=step, samples=lambda: sample_rows(rollout, self.decode))
         return alarm.metrics()
 
-    def _sample(self, prompts: list[dict[str, Any]], epoch_ended: bool) -> tuple[Rollout, dict[str, Metric], bool]:
-        """Return a judged rollout, metrics of how it was sampled, and whether its prompts end an epoch."""
-        rollout = self._measure(prompts)
-        if self.dynamic is None:
-            return rollout, {}, epoch_ended
-        self.dynamic.start(len(prompts))
-        while not self.dynamic.add(rollout):
-            more, ended = next(self.prompts)
-            rollout, epoch_ended = self._measure(more), epoch_ended or ended
-        return *self.dynamic.finish(), epoch_ended
-
-    def _measure(self, prompts: list[dict[str, Any]]) -> Rollout:
+    def _sample_next(self) -> Sampled | None:
+        """Return responses of the policy as it is now to the next prompts; None if there are no more."""
+        prompts, epoch_ended = next(self.prompts, (None, False))
+        if prompts is None:
+            return None
         version = self.session.counters.updates
         with self.session.stage("rollout"), self.engine.ready(version):
-            rollout = self.collector.collect(prompts, policy_version=version)
-            greedy = None
-            if self.algorithm.needs_greedy:
-                greedy = self.collector.collect_greedy(prompts, policy_version=version)
-        sampled = [rollout] if greedy is None else [rollout, greedy]
-        responses = sum(int(part.response_lengths.sum()) for part in sampled)
-        self.session.timer.count("rollout", tokens=responses)
-        everything = responses + sum(int(part.prompt_lengths.sum()) for part in sampled)
-        self.session.timer.count("score", tokens=everything)
+            sampled = self._collect(prompts, epoch_ended, version)
+        sizes = [int(part.response_lengths.sum()) for part in sampled.rollouts]
+        self.session.timer.count("rollout", tokens=sum(sizes))
+        return sampled
+
+    def _collect(self, prompts: list[dict[str, Any]], epoch_ended: bool, version: int) -> Sampled:
+        rollout, greedy = self.collector.collect(prompts, policy_version=version), None
+        if self.algorithm.needs_greedy:
+            greedy = self.collector.collect_greedy(prompts, policy_version=version)
+        return Sampled(rollout, greedy, epoch_ended)
+
+    @contextmanager
+    def _sampling_ahead(self, rollout: Rollout) -> Iterator[None]:
+        """Sample the rollout after ``rollout``, if there is one, with the weights before the updates in the body."""
+        session, made = self.session, self.session.counters.updates
+        is_last = made + self.updater.count_updates(rollout.num_rows) >= session.total_updates
+        if is_last or not self.ahead.is_on:
+            yield
+        elif self.ahead.overlaps:
+            with session.stage("rollout"), self.engine.ready(made):
+                prompts, epoch_ended = next(self.prompts)
+            with self.ahead.beside(partial(self._collect, prompts, epoch_ended, made), wait=self._wait):
+                yield
+        else:
+            with session.explaining(_AHEAD):
+                self.ahead.in_hand = self._sample_next()
+            yield
+
+    def _wait(self, result: Callable[[], Sampled]) -> Sampled:
+        with self.session.explaining(_AHEAD), self.session.stage("rollout"):
+            return result()
+
+    def _staleness(self, rollout: Rollout) -> int:
+        """Return the number of updates of the policy since the weights that sampled ``rollout``."""
+        frozen = self.updater.plan.frozen_updates
+        return max(self.session.counters.updates, frozen) - max(rollout.policy_version, frozen)
+
+    def _judge(self, sampled: Sampled) -> tuple[Rollout, dict[str, Metric], bool]:
+        """Return a judged rollout, metrics of how it was sampled, and whether its prompts end an epoch."""
+        rollout, epoch_ended = self._measure(sampled), sampled.epoch_ended
+        if self.dynamic is None:
+            return rollout, {}, epoch_ended
+        self.dynamic.start(len(np.unique(rollout.group_ids)))
+        while not self.dynamic.add(rollout):
+            sampled = self._sample_next()
+            rollout, epoch_ended = self._measure(sampled), epoch_ended or sampled.epoch_ended
+        return *self.dynamic.finish(), epoch_ended
+
+    def _measure(self, sampled: Sampled) -> Rollout:
+        self.session.timer.count("score", tokens=sum(map(count_tokens, sampled.rollouts)))
         with self.session.stage("score"):
-            judged = self.judge.measure(rollout)
-            return judged if greedy is None else self.judge.compare_with(judged, greedy)
+            judged = self.judge.measure(sampled.rollout)
+            return judged if sampled.greedy is None else self.judge.compare_with(judged, sampled.greedy)
 
     def _weigh_cost(self, rollout: Rollout) -> dict[str, Metric]:
         """Move the multiplier by the costs of ``rollout``, before these are weighed with it; return its metrics."""
@@ -169,6 +208,10 @@ class OnPolicyLoop:
 
     def _count_tokens(self, experience: Experience, updates: int) -> None:
         rollout, plan = experience.rollout, self.updater.plan
-        everything = int(rollout.response_lengths.sum()) + int(rollout.prompt_lengths.sum())
-        learned = everything * min(float(plan.num_epochs), updates * plan.rows_per_update / rollout.num_rows)
+        learned = count_tokens(rollout) * min(float(plan.num_epochs), updates * plan.rows_per_update / rollout.num_rows)
         self.session.timer.count("update", tokens=round(learned))
+
+
+def count_tokens(rollout: Rollout) -> int:
+    """Return the tokens of all prompts and responses."""
+    return int(rollout.response_lengths.sum()) + int(rollout.prompt_lengths.sum())

@@ -79,6 +79,10 @@ class OnPolicyUpdater:
         stopped = {} if self.plan.target_kl is None else {"policy/stopped_by_kl": Metric(float(is_stopped))}
         return average_metrics(reports) | stopped, len(reports)
 
+    def count_updates(self, num_rows: int) -> int:
+        """Return the updates from a rollout of ``num_rows`` rows if none is skipped."""
+        return -(-num_rows // self.plan.rows_per_update) * self.plan.num_epochs
+
     def _fields(self, experience: Experience) -> dict[str, np.ndarray]:
         return learning_fields(experience, mask_truncated=self.hyperparameters.mask_truncated_completions)
 

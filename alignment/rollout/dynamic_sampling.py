@@ -110,7 +110,8 @@ def take_rows(rollout: Rollout, rows: np.ndarray) -> Rollout:
 
 
 def join_rollouts(rollouts: Sequence[Rollout]) -> Rollout:
-    """Return the rows of ``rollouts`` of one policy, one after the other; groups are numbered anew."""
+    """Return the rows of ``rollouts``, one after the other; groups are numbered anew, the version is that of the first.
+    """
     width = max(part.response_width for part in rollouts)
 
     def join(values: list[Any]) -> Any:

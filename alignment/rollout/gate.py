@@ -95,33 +95,42 @@ class LogprobGate:
     uses the engine's log-probs as the old ones while the gap is within the limit, so that the ratio and the KL in the
     reward refer to the distribution that was sampled; above the limit it uses the trainer's. The trainer's are always
     computed, because the gap needs them.
+
+    The trainer's log-probs of a rollout of earlier weights are those of the policy before the update, to which the
+    ratio and the KL refer, and not of the one that sampled it: the weights correct for the distance between the two,
+    and there is no gap to measure.
     """
 
     limit: float
     """In nats, above 0."""
     action: Action
     weight_cap: float
-    """Largest importance weight (``correct``), at least 1."""
+    """Largest importance weight, at least 1."""
+    weighs_all: bool = False
+    """Whether rollouts may come from earlier weights: all of them get importance weights, whatever the action."""
     _num_above: int = field(default=0, init=False)
     """Rollouts above the limit since the start of this process, for spacing the log lines."""
 
-    def check(self, rollout: Rollout) -> tuple[Rollout, dict[str, Metric]]:
-        """Return the rollout to learn from, and metrics.
+    def check(self, rollout: Rollout, *, staleness: int = 0) -> tuple[Rollout, dict[str, Metric]]:
+        """Return the rollout to learn from, and metrics; ``staleness`` counts the updates since its weights.
 
         NumericalError above the limit if the action is ``stop``; NotFiniteError if the gap is not finite.
         """
         gap = measure_gap(rollout)
         if not math.isfinite(gap.max):
             raise NotFiniteError(f"log-probs by the {_damaged(rollout)} are NaN or infinite ({gap})", "policy")
-        is_above = gap.p99 > self.limit
+        is_above = not staleness and gap.p99 > self.limit
         if is_above:
             self._tell(gap, rollout.policy_version)
-        if self.action == "correct":
-            weights = self._weights(rollout)
-            return rollout.with_fields(importance_weights=weights), gap.metrics() | _describe(weights, rollout)
-        if self.action == "recompute" and not is_above:
+        metrics = {} if staleness else gap.metrics()
+        if self.weighs_all:
+            metrics["rollout/staleness"] = Metric(float(staleness))
+        if self.action == "correct" or self.weighs_all:
+            rollout = rollout.with_fields(importance_weights=self._weights(rollout))
+            metrics |= self._describe(rollout)
+        elif self.action == "recompute" and not is_above:
             rollout = rollout.with_fields(old_logprobs=rollout.rollout_logprobs)
-        return rollout, gap.metrics()
+        return rollout, metrics
 
     def _tell(self, gap: LogprobGap, update: int) -> None:
         self._num_above += 1
@@ -140,10 +149,12 @@ class LogprobGate:
         )
         return truncated_importance_weights(trainer, engine, mask=mask, cap=self.weight_cap).numpy()
 
-
-def _describe(weights: np.ndarray, rollout: Rollout) -> dict[str, Metric]:
-    on_tokens = weights[rollout.response_mask > 0]
-    return {
-        "rollout/importance_weight_mean": Metric(float(on_tokens.mean())),
-        "rollout/importance_weight_max": Metric(float(on_tokens.max()), "max"),
-    }
+    def _describe(self, rollout: Rollout) -> dict[str, Metric]:
+        is_token = rollout.response_mask > 0
+        on_tokens = rollout.importance_weights[is_token]
+        log_ratio = (rollout.old_logprobs - rollout.rollout_logprobs)[is_token]
+        return {
+            "rollout/importance_weight_mean": Metric(float(on_tokens.mean())),
+            "rollout/importance_weight_max": Metric(float(on_tokens.max()), "max"),
+            "rollout/importance_weight_truncated": Metric(float((log_ratio > math.log(self.weight_cap)).mean())),
+        }

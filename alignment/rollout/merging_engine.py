@@ -19,25 +19,25 @@ class MergingEngine:
     """
 
     def __init__(self, inner: Engine, adapter: Adapter) -> None:
-        self._inner = inner
+        self.inner = inner
         self._adapter = adapter
 
     @property
     def features(self) -> frozenset[str]:
         """See ``Engine.features``."""
-        return self._inner.features
+        return self.inner.features
 
     def load_weights(self, weights: Iterable[tuple[str, Any]] | None, version: int) -> None:
         """See ``Engine.load_weights``; the weights must be given."""
         assert weights is not None, "weights must be given to be merged"
-        self._inner.load_weights(merge_stream(weights, self._adapter), version)
+        self.inner.load_weights(merge_stream(weights, self._adapter), version)
 
     def generate(
         self, prompts: Sequence[Sequence[int]], options: GenerationOptions, *, seed: int, sequence_ids: Sequence[int]
     ) -> list[Completion]:
         """See ``Engine.generate``."""
-        return self._inner.generate(prompts, options, seed=seed, sequence_ids=sequence_ids)
+        return self.inner.generate(prompts, options, seed=seed, sequence_ids=sequence_ids)
 
     def release(self) -> None:
         """See ``Engine.release``."""
-        self._inner.release()
+        self.inner.release()

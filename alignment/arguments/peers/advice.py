@@ -21,6 +21,7 @@ class PeerKey(NamedTuple):
 
 
 _ROWS_OF_UPDATE = "per_device_train_batch_size * gradient_accumulation_steps * processes"
+_WHOLE_RESPONSES = "give importance_weight_cap, which cuts the weights of tokens, not those of whole responses"
 _TRL, _OPENRLHF, _VERL, _SAFE = "TRL", "OpenRLHF", "verl", "safe-rlhf"
 
 PEER_KEYS: Mapping[str, PeerKey] = MappingProxyType(
@@ -147,6 +148,17 @@ PEER_KEYS: Mapping[str, PeerKey] = MappingProxyType(
         "save_interval": PeerKey(_SAFE, ("save_steps",)),
         "eval_interval": PeerKey(_SAFE, ("eval_steps",), "give eval_steps, and evaluation_strategy=steps"),
         "need_eval": PeerKey(_SAFE, ("evaluation_strategy",), "give evaluation_strategy=steps or epoch"),
+        "vllm_is_truncated_threshold": PeerKey(
+            _OPENRLHF, ("importance_weight_cap",), "give importance_weight_cap, its upper number (there is no lower one)"
+        ),
+        "vllm_importance_sampling_clip_max": PeerKey(_TRL, ("importance_weight_cap",), _WHOLE_RESPONSES),
+        "vllm_importance_sampling_cap": PeerKey(_TRL, ("importance_weight_cap",), _WHOLE_RESPONSES),
+        "rollout_is_threshold": PeerKey(_VERL, ("importance_weight_cap",)),
+        "rollout_is": PeerKey(
+            _VERL, ("on_logprob_gap",), "give on_logprob_gap=correct, which weighs tokens (token) and not responses"
+        ),
+        "tis_imp_ratio_cap": PeerKey(_VERL, ("importance_weight_cap",)),
+        "max_head_offpolicyness": PeerKey("AReaL", ("rollout_ahead",), "give rollout_ahead=1, at most one rollout"),
         "entropy_coef": PeerKey("SheepRLHF and others", ("entropy_coeff",)),
         "ptx_coef": PeerKey(_OPENRLHF, ("ptx_coeff",)),
         "normalize_rewards": PeerKey("SheepRLHF", ("normalize_reward",)),

@@ -82,6 +82,25 @@ def open_engine(launch: Launch, policy: Learner, rows: EngineRows, *, shows_plan
     return TeamEngine(inner, placement.replicas, config=config, weights=weights)
 
 
+def runs_beside_updates(launch: Launch, engine: Engine, policy: Learner) -> bool:
+    """Tell whether ``engine`` can generate in a thread while ``policy`` is updated, and with ``rollout_ahead`` log it.
+
+    It then has weights of its own, calls no collective operation, and its kernels leave Python's lock to others.
+    """
+    inner = engine.inner if isinstance(engine, MergingEngine) else engine
+    obstacles = {
+        "the engine reads the policy's own weights": not isinstance(inner, FusedEngine),
+        "rollouts and updates share the processes": launch.topology.world_size > 1,
+        "both use the GPU": launch.topology.device != "cpu",
+        "the policy is offloaded": policy.offloaded_model is not None,
+    }
+    found = [why for why, holds in obstacles.items() if holds]
+    if launch.parsed.on_policy.rollout_ahead:
+        order = f"before the updates, which saves no time ({found[0]})" if found else "beside the updates, in a thread"
+        log.info(f"rollout_ahead=1: the next rollout is sampled {order}")
+    return not found
+
+
 def _build_inner(launch: Launch, model: CausalLM, placement: EnginePlacement, rows: EngineRows) -> Engine:
     """Return the engine of one replica, which generates ``rows.total`` responses at a time.
 

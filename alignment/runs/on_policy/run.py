@@ -13,6 +13,7 @@ from alignment.arguments.parsed import Parsed
 from alignment.device.memory import MemoryWatch
 from alignment.loops.evaluation import PromptEvaluation
 from alignment.loops.on_policy import KLController, OnPolicyLoop
+from alignment.loops.rollout_ahead import RolloutAhead
 from alignment.loops.rollout_engine import RolloutEngine
 from alignment.loops.session import Counters, Hooks, Session
 from alignment.loops.updates import OnPolicyUpdater, UpdatePlan
@@ -38,7 +39,7 @@ from alignment.runs.finish import finish_run
 from alignment.runs.frozen import FROZEN
 from alignment.runs.launch import Launch
 from alignment.runs.on_policy.algorithm import ChosenAlgorithm
-from alignment.runs.on_policy.engines import build_engine, describe_restrictions, generation_options
+from alignment.runs.on_policy.engines import build_engine, describe_restrictions, generation_options, runs_beside_updates
 from alignment.runs.on_policy.hacking import build_alarm, build_best_kept
 from alignment.runs.on_policy.prompts import OnPolicyData, RowPlan, ptx_batches
 from alignment.runs.on_policy.rewards import (
@@ -104,6 +105,10 @@ class OnPolicyRun:
             coefficient=self._hyperparameters.kl_coeff,
             target=self._hyperparameters.kl_target,
             horizon=self._hyperparameters.kl_horizon,
+        )
+        self._ahead = RolloutAhead(
+            is_on=launch.parsed.on_policy.rollout_ahead > 0,
+            overlaps=runs_beside_updates(launch, self._engine.engine, self._learners["policy"]),
         )
         self._alarm = build_alarm(launch, self._learners["policy"], self._kl, judges=tuple(self._judges))
         self._state = self._build_state(normalizer_part)
@@ -185,6 +190,7 @@ class OnPolicyRun:
                 limit=engine.logprob_gap_limit,
                 action=engine.on_logprob_gap,
                 weight_cap=on_policy.importance_weight_cap,
+                weighs_all=self._ahead.is_on,
             ),
             algorithm=algorithm,
             hyperparameters=hyperparameters,
@@ -194,6 +200,7 @@ class OnPolicyRun:
             session=session,
             decode=self._decode,
             records_samples=data.evaluation is None,
+            ahead=self._ahead,
             multiplier=self._multiplier,
         )
 
@@ -269,6 +276,7 @@ class OnPolicyRun:
             "num_sequences": StatePart(
                 lambda: self._collector.num_sequences, lambda value: setattr(self._collector, "num_sequences", value)
             ),
+            "rollout_ahead": StatePart(self._ahead.state, self._ahead.load_state, is_optional=True),
             "hacking": StatePart(self._alarm.state, self._alarm.load_state, is_optional=True),
             "kl_coeff": StatePart(lambda: self._kl.coefficient, lambda value: setattr(self._kl, "coefficient", value)),
         }

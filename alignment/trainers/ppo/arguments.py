@@ -24,7 +24,7 @@ from alignment.arguments.rewards.entries import model_kind, read_entries
 from alignment.arguments.rewards.terms import RewardTermArguments
 from alignment.data.comparison import PairQuestion
 from alignment.errors import ArgumentError
-from alignment.fields import argument, unless, where, where_given
+from alignment.fields import Case, argument, where, where_given
 
 _PEERS_NAMES = MappingProxyType(
     {
@@ -35,6 +35,10 @@ _PEERS_NAMES = MappingProxyType(
         "group_norm": "grpo",
         "drgrpo": "dr_grpo",
     }
+)
+_UNWEIGHTED = Case(
+    lambda value, s: s.values["on_logprob_gap"] != "correct" and not s.values["rollout_ahead"],
+    "on_logprob_gap is not correct and rollout_ahead is 0",
 )
 
 
@@ -73,8 +77,15 @@ class OnPolicyArguments:
     """Rows per forward pass for log-probs of policy and reference; -1: per_device_train_batch_size."""
     update_iters: int = argument(1, minimum=1)
     """Passes over each rollout."""
-    importance_weight_cap: float = argument(2.0, minimum=1, inert_when=unless("on_logprob_gap", "correct"))
-    """Upper limit of the weights of on_logprob_gap correct."""
+    importance_weight_cap: float = argument(2.0, minimum=1, inert_when=_UNWEIGHTED)
+    """Upper limit of the weights of on_logprob_gap=correct and of rollout_ahead."""
+    rollout_ahead: int = argument(0, minimum=0, maximum=1)
+    """1: sample the next rollout with the weights from before the updates of the present one, beside them where the
+    engine has weights of its own (fused engine, one process, CPU, no offload of the policy), else before them. Its
+    policy loss is weighted per token by the probability before its updates / that of the weights that sampled it, at
+    most importance_weight_cap; logprob_gap_limit then only concerns rollouts of the present weights, such as the first.
+    0: sample each rollout with the present weights.
+    """
 
     on_reward_hacking: Literal["warn", "lower_lr", "raise_kl", "stop_at_best"] = "warn"
     """What to do when the reward rises for the wrong reasons (docs/how-to/reward_hacking.md), each time another kind of
@@ -176,6 +187,15 @@ def check_pairwise(v: Values) -> Iterator[str]:
                 yield f"options of {entry.name}: {error}"
 
 
+def check_rollout_ahead(v: Values) -> Iterator[str]:
+    """Check that rollouts of earlier weights are corrected for."""
+    if v.rollout_ahead and v.on_logprob_gap == "recompute":
+        yield (
+            "on_logprob_gap=recompute with rollout_ahead=1 would take the log-probs of the weights that sampled a "
+            "rollout as those of the policy before its updates: give correct, warn or stop"
+        )
+
+
 def check_all_costs(v: Values) -> Iterator[str]:
     """Check that the mean cost, which moves lambda, is that of all responses."""
     if ALGORITHMS[v.rl_algorithm].needs_cost and v.dynamic_sampling:
@@ -191,6 +211,7 @@ CHECKS: tuple[Check, ...] = (
     check_group_size,
     check_greedy_baseline,
     check_pairwise,
+    check_rollout_ahead,
     check_all_costs,
 )
 

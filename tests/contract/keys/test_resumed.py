@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import paddle
@@ -13,7 +14,7 @@ from tests.contract.keys.assembled import assemble, make_models
 KEYS = {
     "sft": {},
     "rm": {},
-    "ppo": {"ptx_datasets": "packing-sft/test:8/-1", "ptx_coeff": 1.0, "normalize_reward": True,
+    "ppo": {"rollout_ahead": 1, "ptx_datasets": "packing-sft/test:8/-1", "ptx_coeff": 1.0, "normalize_reward": True,
             "reward_model_name_or_path": None, "reward_critic_model_name_or_path": "{reward}",
             "reward_function": "{function.py}:score"},
 }  # fmt: skip
@@ -40,6 +41,8 @@ def _train_a_bit(run):
     if "kl_coeff" in run.state.parts:
         run.loop.kl.coefficient, run.loop.collector.num_sequences = 0.75, 11
         run.loop.updater.next_ptx(5)
+        with run.loop._sampling_ahead(SimpleNamespace(num_rows=1)):
+            pass
         run.loop.judge.normalize(np.array([1.0, 3.0, 8.0]))
         run.session.alarm.window.append({"reward": 1.5})
         run.session.alarm.in_a_row["length"] = 1
@@ -86,7 +89,7 @@ def test_a_fresh_run_begins_at_zero(trainer, folder):
     held = _held(assemble(trainer, KEYS[trainer], folder))
     assert held["counters"]["updates"] == 0 and set(held["updates"].values()) == {0}
     if trainer == "ppo":
-        parts = {"frozen", "prompts", "num_sequences", "kl_coeff", "ptx", "reward_normalizer", "hacking"}
+        parts = {"frozen", "prompts", "num_sequences", "kl_coeff", "ptx", "reward_normalizer", "hacking", "rollout_ahead"}
         assert set(held["parts"]) == parts
         frozen = {"the tokenizer", "the chat template", "the reference", "the file of reward_function"}
         assert set(held["parts"]["frozen"]) == frozen

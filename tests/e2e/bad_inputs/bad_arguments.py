@@ -84,6 +84,7 @@ PPO_VALUES = {
     "logprob_gap_limit": [(0, "> 0")],
     "on_logprob_gap": [("ignore", "'warn'")],
     "importance_weight_cap": [(0.5, ">= 1")],
+    "rollout_ahead": [(2, "<= 1"), ("yes", "rollout_ahead")],
     "rl_algorithm": [("gppo", "'grpo'"), ("reinforce_plus", "'reinforce_plus_plus'")],
     "eval_mode": [("double", "'single'")],
     "critic_learning_rate": [(-1, ">= 0")],

@@ -75,7 +75,7 @@ DEFAULTS = {
         "num_return_sequences": 1, "per_device_rollout_batch_size": -1, "per_device_logprob_batch_size": -1,
         "per_device_value_batch_size": -1, "update_iters": 1, **ENGINE,
         "on_reward_hacking": "warn",
-        "importance_weight_cap": 2.0, "rl_algorithm": "ppo", "kl_coeff": 0.02, "kl_estimator": "k1",
+        "importance_weight_cap": 2.0, "rollout_ahead": 0, "rl_algorithm": "ppo", "kl_coeff": 0.02, "kl_estimator": "k1",
         "kl_target": None, "kl_horizon": 10000.0, "gamma": 1.0, "gae_lambda": 0.95, "normalize_advantage": False,
         "clip_range_ratio": 0.2, "clip_range_ratio_low": None, "clip_range_ratio_high": None, "dual_clip": None,
         "clip_range_score": 50.0, "clip_placement": "score", "clip_range_value": 5.0,

@@ -152,6 +152,7 @@ def test_told(given, key):
         ["--ptx_datasets", "alpaca", "--ptx_coeff", "16"],
         ["--kl_horizon", "5", "--kl_target", "6"],
         ["--importance_weight_cap", "3", "--on_logprob_gap", "correct", "--logprob_gap_limit", "0.01"],
+        ["--importance_weight_cap", "3", "--rollout_ahead", "1"],
         ["--num_train_epochs", "2"],
         ["--warmup_ratio", "0.1"],
         ["--tensor_parallel_degree", "1"],

@@ -43,6 +43,7 @@ LIMITS = {
     "clip_range_ratio_low": (["0.001", "0.999"], ["0", "1"]),
     "dual_clip": (["1.001"], ["1", "0"]),
     "importance_weight_cap": (["1"], ["0.999"]),
+    "rollout_ahead": (["0", "1"], ["-1", "2"]),
     "eval_split_ratio": (["0.001", "0.999"], ["0", "1"]),
     "dataloader_num_workers": (["0", "256"], ["-1", "257"]),
 }

@@ -1,8 +1,10 @@
-"""An engine that misstates its log-probs: what reaches the updates with each action of the gate."""
+"""The loop with parts that state their numbers: what of engine, gate, dynamic sampling and rollouts ahead reaches updates.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -13,9 +15,10 @@ import pytest
 from alignment.algorithms.on_policy.critic_free.dapo import DAPO
 from alignment.algorithms.on_policy.ppo import PPO, PPOHyperparameters
 from alignment.algorithms.on_policy.registered import ALGORITHMS
-from alignment.errors import NumericalError, UserError
+from alignment.errors import CheckpointError, NumericalError, UserError
 from alignment.generation.engine import GenerationOptions
 from alignment.loops.on_policy import KLController, OnPolicyLoop
+from alignment.loops.rollout_ahead import RolloutAhead, Sampled
 from alignment.loops.updates import OnPolicyUpdater, UpdatePlan
 from alignment.parallel.micro_batches import MicroBatches
 from alignment.records import Completion, Rollout
@@ -104,9 +107,10 @@ class _Session:
 FIXED = KLController(coefficient=0.1, target=None, horizon=1.0)
 
 
-def _run(error, action, *, iterations=1, rows_per_update=4, kl=FIXED, divergence=0.0, decode=None):
+def _run(error, action, *, iterations=1, rows_per_update=4, kl=FIXED, divergence=0.0, decode=None, ahead=None):
     policy, session = _Policy(), _Session(iterations)
-    engine = _Engine(error)
+    ahead = ahead or RolloutAhead()
+    engine = error if isinstance(error, _Engine) else _Engine(error)
     prompts = [{"input_ids": [1, number], "raw_input": "q"} for number in range(4)]
     collector = Collector(engine, GenerationOptions(max_new_tokens=3), num_return_sequences=1, seed=0)
     hyperparameters = PPOHyperparameters()
@@ -116,7 +120,7 @@ def _run(error, action, *, iterations=1, rows_per_update=4, kl=FIXED, divergence
         prompts=iter([(prompts, False)] * iterations),
         collector=collector,
         judge=_Judge(divergence),
-        gate=LogprobGate(limit=0.05, action=action, weight_cap=2.0),
+        gate=LogprobGate(limit=0.05, action=action, weight_cap=2.0, weighs_all=ahead.is_on),
         algorithm=PPO,
         hyperparameters=hyperparameters,
         kl=kl,
@@ -126,6 +130,7 @@ def _run(error, action, *, iterations=1, rows_per_update=4, kl=FIXED, divergence
         engine=SimpleNamespace(ready=lambda version: nullcontext()),
         session=session,
         decode=decode,
+        ahead=ahead,
     ).run()
     return policy, session.records if decode is None else session.samples
 
@@ -277,6 +282,67 @@ def test_tokens_are_counted_by_stage_as_often_as_they_are_worked_on(iterations, 
     monkeypatch.setattr(StageTimer, "count", lambda self, stage, tokens: counted.update({stage: tokens}))
     _run([0.0] * 3, "warn", iterations=iterations, rows_per_update=2)
     assert counted == {"rollout": 12, "score": 20, "update": learned}
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+@pytest.mark.parametrize("action", ["warn", "stop"])
+def test_a_rollout_of_earlier_weights_is_weighed_and_its_distance_is_no_gap(action, overlaps):
+    """The engine's log-probs of the first rollout are the trainer's; those of the others are of other weights."""
+    ahead = RolloutAhead(is_on=True, overlaps=overlaps)
+    policy, records = _run([0.0] * 3, action, iterations=1, ahead=ahead)
+    assert ahead.in_hand is None, "nothing is sampled that the run would not learn from"
+    assert records[0]["rollout/staleness"] == 0 and records[0]["rollout/importance_weight_mean"] == 1
+
+    class _Drifting(_Engine):
+        def generate(self, prompts, options, **rest):
+            completions = super().generate(prompts, options, **rest)
+            self._error = np.array(FAR, np.float32)
+            return completions
+
+    policy, records = _run(_Drifting([0.0] * 3), action, iterations=3, ahead=ahead)
+    weights = np.minimum(np.exp(-np.array(FAR, np.float32)), 2.0)
+    for record, fields, staleness in zip(records, policy.fields, [0, 1, 1], strict=True):
+        expected = np.tile(weights if staleness else np.ones(3), (4, 1))
+        np.testing.assert_allclose(fields["importance_weights"], expected, rtol=1e-5)
+        np.testing.assert_array_equal(fields["old_logprobs"], np.tile(TRUE, (4, 1)), "the policy before the update")
+        assert record["rollout/staleness"] == staleness
+        assert ("rollout/logprob_gap_max" in record) == (not staleness)
+        # exp(1) exceeds the cap of 2, exp(-0.25) and 1 do not.
+        assert record["rollout/importance_weight_truncated"] == pytest.approx(staleness / 3)
+        assert record["policy/ratio_mean"] == 1.0
+
+
+def test_an_error_in_a_rollout_ahead_ends_the_run():
+    class _Failing(_Engine):
+        def generate(self, prompts, options, *, seed, sequence_ids):
+            if sequence_ids[0]:
+                raise UserError("no room")
+            return super().generate(prompts, options, seed=seed, sequence_ids=sequence_ids)
+
+    with pytest.raises(UserError, match="no room"):
+        _run(_Failing([0.0] * 3), "warn", iterations=2, ahead=RolloutAhead(is_on=True, overlaps=True))
+
+
+def test_a_rollout_in_hand_keeps_its_bits_as_json():
+    rollout = Rollout(
+        prompts=(np.array([1, 2]),) * 2, responses=(np.array([3]), np.array([4, 5])), finish_reasons=("stop", "length"),
+        group_ids=np.array([0, 0]), inputs=("q", [{"role": "user", "content": "q"}]), labels=(None, "a"),
+        rollout_logprobs=np.array([[-0.1, 0], [-1 / 3, -1e-30]], np.float32), policy_version=7,
+    )  # fmt: skip
+    ahead, other = RolloutAhead(is_on=True), RolloutAhead(is_on=True)
+    for greedy in (None, rollout):
+        ahead.in_hand = Sampled(rollout, greedy, True)
+        other.load_state(json.loads(json.dumps(ahead.state())))
+        assert other.in_hand.epoch_ended and (other.in_hand.greedy is None) == (greedy is None)
+        for read in other.in_hand.rollouts:
+            for item in dataclasses.fields(Rollout):
+                np.testing.assert_equal(getattr(read, item.name), getattr(rollout, item.name), item.name)
+            assert read.rollout_logprobs.dtype == np.float32
+    other.take()
+    other.load_state(RolloutAhead().state())
+    assert other.take() is None
+    with pytest.raises(CheckpointError, match="give rollout_ahead=1"):
+        RolloutAhead().load_state(ahead.state())
 
 
 @pytest.mark.parametrize(("name", "has_it"), [("grpo", True), ("ppo", False)])
