@@ -14,7 +14,7 @@ from alignment.algorithms.kl import adapt_kl_coeff
 from alignment.algorithms.lagrange import LagrangeMultiplier
 from alignment.algorithms.on_policy.spec import OnPolicyAlgorithm
 from alignment.loops.evaluation import sample_rows
-from alignment.loops.rollout_ahead import RolloutAhead, Sampled
+from alignment.loops.rollout_ahead import RolloutAhead, Sample, Sampled
 from alignment.loops.rollout_engine import RolloutEngine
 from alignment.loops.session import Session
 from alignment.loops.updates import OnPolicyUpdater
@@ -156,7 +156,7 @@ class OnPolicyLoop:
                 self.ahead.in_hand = self._sample_next()
             yield
 
-    def _wait(self, result: Callable[[], Sampled]) -> Sampled:
+    def _wait(self, result: Sample) -> Sampled:
         with self.session.explaining(_AHEAD), self.session.stage("rollout"):
             return result()
 

@@ -34,6 +34,9 @@ class Sampled(NamedTuple):
         return [self.rollout] if self.greedy is None else [self.rollout, self.greedy]
 
 
+Sample = Callable[[], Sampled]
+
+
 @dataclass(kw_only=True)
 class RolloutAhead:
     """Holds at most one rollout that has been sampled ahead, which is part of a checkpoint."""
@@ -49,7 +52,7 @@ class RolloutAhead:
         return sampled
 
     @contextmanager
-    def beside(self, sample: Callable[[], Sampled], *, wait: Callable[[Callable[[], Sampled]], Sampled]) -> Iterator[None]:
+    def beside(self, sample: Sample, *, wait: Callable[[Sample], Sampled]) -> Iterator[None]:
         """Call ``sample`` in a thread beside the body; its result is the rollout in hand.
 
         ``wait`` is called after the body with a function that returns the result, or raises what ``sample`` raised.

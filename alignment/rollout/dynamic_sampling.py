@@ -110,8 +110,7 @@ def take_rows(rollout: Rollout, rows: np.ndarray) -> Rollout:
 
 
 def join_rollouts(rollouts: Sequence[Rollout]) -> Rollout:
-    """Return the rows of ``rollouts``, one after the other; groups are numbered anew, the version is that of the first.
-    """
+    """Return the rows of all ``rollouts`` in order; groups are numbered anew, the version is that of the first."""
     width = max(part.response_width for part in rollouts)
 
     def join(values: list[Any]) -> Any:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import threading
-
-import numpy as np
 import pytest
 import runs
 from refusals import refuse, stop, train_here
 
-from alignment.generation.fused.fused_engine import FusedEngine
 from alignment.runs.on_policy import run as assembly
 
 pytestmark = pytest.mark.e2e
@@ -43,11 +38,11 @@ def whole(made, tmp_path_factory):
 
 
 def test_staleness_counts_the_updates_of_the_policy_since_the_weights_that_sampled(whole):
-    """Sampled before updates 1, 1, 3, 5, ... and learned from before 1, 3, 5, ...: the policy is frozen in the first."""
+    """Sampled before updates 1, 1, 3, 5, ... and learned from before 1, 3, 5, ...; the first two leave the policy."""
     records = [record for record in runs.metrics(whole[0]) if "train/reward" in record]
     assert [record["rollout/staleness"] for record in records] == [0, 0, 2, 2, 2, 2]
     assert ["rollout/logprob_gap_max" in record for record in records] == [True, True, False, False, False, False]
-    for record in records:
+    for record in records[1:]:
         # The ratio refers to the policy before the update, whoever sampled.
         assert record["policy/ratio_mean"] == pytest.approx(1.0, abs=0.05)
         assert 0 <= record["rollout/importance_weight_truncated"] < 1
@@ -70,3 +65,15 @@ def test_a_resumed_run_learns_from_the_rollout_in_hand_and_ends_bit_for_bit(step
     train_here("ppo", resumed, tmp_path)
     assert _files(tmp_path / "out") == _files(folder)
     assert runs.computed(tmp_path / "out") == [record for record in runs.computed(folder) if record["step"] > step]
+
+
+def test_what_would_lose_the_rollout_in_hand_or_its_correction_is_refused(whole, made, tmp_path):
+    folder, keys = whole
+    behind = {**keys, "rollout_ahead": 0, "resume_from_checkpoint": folder / "checkpoint-2"}
+    stop(
+        "ppo",
+        behind,
+        tmp_path,
+        "a rollout that was sampled ahead, whose prompts would be skipped: give rollout_ahead=1",
+    )
+    refuse("ppo", {**made, "on_logprob_gap": "recompute"}, tmp_path, "recompute with rollout_ahead=1", "give correct")

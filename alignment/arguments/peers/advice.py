@@ -149,7 +149,7 @@ PEER_KEYS: Mapping[str, PeerKey] = MappingProxyType(
         "eval_interval": PeerKey(_SAFE, ("eval_steps",), "give eval_steps, and evaluation_strategy=steps"),
         "need_eval": PeerKey(_SAFE, ("evaluation_strategy",), "give evaluation_strategy=steps or epoch"),
         "vllm_is_truncated_threshold": PeerKey(
-            _OPENRLHF, ("importance_weight_cap",), "give importance_weight_cap, its upper number (there is no lower one)"
+            _OPENRLHF, ("importance_weight_cap",), "give importance_weight_cap, the larger of the two"
         ),
         "vllm_importance_sampling_clip_max": PeerKey(_TRL, ("importance_weight_cap",), _WHOLE_RESPONSES),
         "vllm_importance_sampling_cap": PeerKey(_TRL, ("importance_weight_cap",), _WHOLE_RESPONSES),

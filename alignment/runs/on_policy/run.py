@@ -39,7 +39,12 @@ from alignment.runs.finish import finish_run
 from alignment.runs.frozen import FROZEN
 from alignment.runs.launch import Launch
 from alignment.runs.on_policy.algorithm import ChosenAlgorithm
-from alignment.runs.on_policy.engines import build_engine, describe_restrictions, generation_options, runs_beside_updates
+from alignment.runs.on_policy.engines import (
+    build_engine,
+    describe_restrictions,
+    generation_options,
+    runs_beside_updates,
+)
 from alignment.runs.on_policy.hacking import build_alarm, build_best_kept
 from alignment.runs.on_policy.prompts import OnPolicyData, RowPlan, ptx_batches
 from alignment.runs.on_policy.rewards import (

@@ -92,7 +92,7 @@ ROLLOUT = (
     _row("logprob_gap_limit", 0.125, lambda r: r.loop.gate.limit),
     _row("on_logprob_gap", "correct", lambda r: r.loop.gate.action),
     _row("on_reward_hacking", "stop_at_best", lambda r: r.session.alarm.stops, True, with_=EVALUATED, alone=True),
-    _row("rollout_ahead", 1, lambda r: (r.loop.ahead.is_on, r.loop.gate.weighs_all, r.loop.ahead.overlaps), (True,) * 3),
+    _row("rollout_ahead", 1, lambda r: (r.loop.ahead.is_on, r.loop.gate.weighs_all), (True, True)),
     _row("importance_weight_cap", 1.5, lambda r: r.loop.gate.weight_cap, with_={"on_logprob_gap": "correct"}),
     _row("temperature", 0.7, _temperatures, [0.7] * 5, with_=EVALUATED),
     _row("top_p", 0.9, _both("top_p"), [0.9] * 2, with_=EVALUATED),

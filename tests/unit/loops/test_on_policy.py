@@ -1,5 +1,4 @@
-"""The loop with parts that state their numbers: what of engine, gate, dynamic sampling and rollouts ahead reaches updates.
-"""
+"""The loop with parts that state their numbers: what reaches the updates from engine, gate and rollouts ahead."""
 
 from __future__ import annotations
 
@@ -107,9 +106,9 @@ class _Session:
 FIXED = KLController(coefficient=0.1, target=None, horizon=1.0)
 
 
-def _run(error, action, *, iterations=1, rows_per_update=4, kl=FIXED, divergence=0.0, decode=None, ahead=None):
+def _run(error, action, *, iterations=1, rows_per_update=4, kl=FIXED, divergence=0.0, **parts):
     policy, session = _Policy(), _Session(iterations)
-    ahead = ahead or RolloutAhead()
+    ahead = parts.setdefault("ahead", RolloutAhead())
     engine = error if isinstance(error, _Engine) else _Engine(error)
     prompts = [{"input_ids": [1, number], "raw_input": "q"} for number in range(4)]
     collector = Collector(engine, GenerationOptions(max_new_tokens=3), num_return_sequences=1, seed=0)
@@ -129,10 +128,9 @@ def _run(error, action, *, iterations=1, rows_per_update=4, kl=FIXED, divergence
         ),
         engine=SimpleNamespace(ready=lambda version: nullcontext()),
         session=session,
-        decode=decode,
-        ahead=ahead,
+        **parts,
     ).run()
-    return policy, session.records if decode is None else session.samples
+    return policy, session.samples if "decode" in parts else session.records
 
 
 class _GroupJudge(_Judge):
