@@ -95,7 +95,7 @@ def _is_here(run: Run) -> bool:
 def _sampler(run: Run) -> Any:
     """The engine that samples the student's own answers, which is built for the first of them."""
     engine = run.loop.task.renew.make_engine(run.learner)
-    return engine._inner if isinstance(engine, MergingEngine) else engine
+    return engine.inner if isinstance(engine, MergingEngine) else engine
 
 
 def score_model(run: Run) -> Any:
