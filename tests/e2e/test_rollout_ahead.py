@@ -6,7 +6,7 @@ import pytest
 import runs
 from refusals import refuse, stop, train_here
 
-from alignment.runs.on_policy import run as assembly
+from alignment.runs.on_policy import engines
 
 pytestmark = pytest.mark.e2e
 
@@ -52,8 +52,9 @@ def test_staleness_counts_the_updates_of_the_policy_since_the_weights_that_sampl
 
 def test_before_and_beside_the_updates_are_the_same_run_to_the_bit(whole, tmp_path, monkeypatch):
     folder, keys = whole
-    monkeypatch.setattr(assembly, "runs_beside_updates", lambda *parts: False)
-    train_here("ppo", {**keys, "output_dir": tmp_path / "out"}, tmp_path)
+    monkeypatch.setattr(engines, "_obstacle_beside_updates", lambda *parts: "for the test")
+    done = train_here("ppo", {**keys, "output_dir": tmp_path / "out"}, tmp_path)
+    assert "sampled before the updates, which saves no time (for the test)" in done.stderr
     assert _files(tmp_path / "out") == _files(folder) and len(_files(folder)) == 3
     assert runs.computed(tmp_path / "out") == runs.computed(folder)
 

@@ -16,6 +16,7 @@ from alignment.generation.fused.blocks import blocks_of_slot
 from alignment.generation.fused.fused_engine import FusedEngine
 from alignment.generation.fused.fused_settings import ROWS_ON_DEVICE, TYPE_BYTES, FusedSettings
 from alignment.generation.kernel_choice import device_kernels
+from alignment.loops.rollout_ahead import RolloutAhead
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.folders.sequence_ends import sequence_ends
 from alignment.rollout.merging_engine import MergingEngine
@@ -82,10 +83,22 @@ def open_engine(launch: Launch, policy: Learner, rows: EngineRows, *, shows_plan
     return TeamEngine(inner, placement.replicas, config=config, weights=weights)
 
 
-def runs_beside_updates(launch: Launch, engine: Engine, policy: Learner) -> bool:
-    """Tell whether ``engine`` can generate in a thread while ``policy`` is updated, and with ``rollout_ahead`` log it.
+def build_ahead(launch: Launch, engine: Engine, policy: Learner) -> RolloutAhead:
+    """Return what holds the rollout sampled ahead; log whether it is sampled beside the updates."""
+    is_on = launch.parsed.on_policy.rollout_ahead > 0
+    obstacle = _obstacle_beside_updates(launch, engine, policy) if is_on else None
+    if is_on:
+        order = "beside the updates, in a thread"
+        if obstacle is not None:
+            order = f"before the updates, which saves no time ({obstacle})"
+        log.info(f"rollout_ahead=1: the next rollout is sampled {order}")
+    return RolloutAhead(is_on=is_on, overlaps=is_on and obstacle is None)
 
-    It then has weights of its own, calls no collective operation, and its kernels leave Python's lock to others.
+
+def _obstacle_beside_updates(launch: Launch, engine: Engine, policy: Learner) -> str | None:
+    """Return why ``engine`` cannot generate in a thread while ``policy`` is updated, None if it can.
+
+    It needs weights of its own and kernels that leave Python's lock to others, and must not call collective operations.
     """
     inner = engine.inner if isinstance(engine, MergingEngine) else engine
     obstacles = {
@@ -94,11 +107,7 @@ def runs_beside_updates(launch: Launch, engine: Engine, policy: Learner) -> bool
         "both use the GPU": launch.topology.device != "cpu",
         "the policy is offloaded": policy.offloaded_model is not None,
     }
-    found = [why for why, holds in obstacles.items() if holds]
-    if launch.parsed.on_policy.rollout_ahead:
-        order = f"before the updates, which saves no time ({found[0]})" if found else "beside the updates, in a thread"
-        log.info(f"rollout_ahead=1: the next rollout is sampled {order}")
-    return not found
+    return next((why for why, holds in obstacles.items() if holds), None)
 
 
 def _build_inner(launch: Launch, model: CausalLM, placement: EnginePlacement, rows: EngineRows) -> Engine:

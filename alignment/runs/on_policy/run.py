@@ -13,7 +13,6 @@ from alignment.arguments.parsed import Parsed
 from alignment.device.memory import MemoryWatch
 from alignment.loops.evaluation import PromptEvaluation
 from alignment.loops.on_policy import KLController, OnPolicyLoop
-from alignment.loops.rollout_ahead import RolloutAhead
 from alignment.loops.rollout_engine import RolloutEngine
 from alignment.loops.session import Counters, Hooks, Session
 from alignment.loops.updates import OnPolicyUpdater, UpdatePlan
@@ -39,12 +38,7 @@ from alignment.runs.finish import finish_run
 from alignment.runs.frozen import FROZEN
 from alignment.runs.launch import Launch
 from alignment.runs.on_policy.algorithm import ChosenAlgorithm
-from alignment.runs.on_policy.engines import (
-    build_engine,
-    describe_restrictions,
-    generation_options,
-    runs_beside_updates,
-)
+from alignment.runs.on_policy.engines import build_ahead, build_engine, describe_restrictions, generation_options
 from alignment.runs.on_policy.hacking import build_alarm, build_best_kept
 from alignment.runs.on_policy.prompts import OnPolicyData, RowPlan, ptx_batches
 from alignment.runs.on_policy.rewards import (
@@ -111,10 +105,7 @@ class OnPolicyRun:
             target=self._hyperparameters.kl_target,
             horizon=self._hyperparameters.kl_horizon,
         )
-        self._ahead = RolloutAhead(
-            is_on=launch.parsed.on_policy.rollout_ahead > 0,
-            overlaps=runs_beside_updates(launch, self._engine.engine, self._learners["policy"]),
-        )
+        self._ahead = build_ahead(launch, self._engine.engine, self._learners["policy"])
         self._alarm = build_alarm(launch, self._learners["policy"], self._kl, judges=tuple(self._judges))
         self._state = self._build_state(normalizer_part)
 
