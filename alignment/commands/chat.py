@@ -10,7 +10,6 @@ import io
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -18,13 +17,10 @@ import numpy as np
 from alignment.arguments.command_line import ToolParser, number
 from alignment.errors import UserError
 from alignment.records import Completion, Rollout
+from alignment.runs.stages.policy import TEMPLATES, Voice, open_engine
 
 if TYPE_CHECKING:
-    from alignment.architecture.decoder_config import DecoderConfig
     from alignment.models.folders.attribute_heads import StoredHead
-    from alignment.models.tokenizer.tokenizer import Tokenizer
-
-TEMPLATES = ("none", "tokenizer")
 
 
 class Reply(NamedTuple):
@@ -33,28 +29,6 @@ class Reply(NamedTuple):
     text: str
     score: float | None
     """Score of the reward model; None without one."""
-
-
-class Voice:
-    """The tokenizer of a model folder, with the wanted template or the one the model was trained with."""
-
-    def __init__(self, folder: Path, wanted: str | None) -> None:
-        from alignment.data.encode import Encoder
-        from alignment.data.templates import template_name
-        from alignment.models.config import read_config
-        from alignment.models.folders.sequence_ends import sequence_ends
-        from alignment.models.tokenizer.tokenizer import load_tokenizer
-        from alignment.models.tokenizer.trained_template import describe_template, template_warning
-
-        self.config = read_config(folder)
-        self.tokenizer = load_tokenizer(folder)
-        name = wanted or choose_template(self.config, self.tokenizer)
-        self.template = describe_template(name, self.tokenizer)
-        line = template_warning(str(folder), self.config, self.tokenizer, self.template)
-        if line is not None:
-            print(f"warning: {line}", file=sys.stderr)
-        self.encoder = Encoder(self.tokenizer, template_name(name))
-        self.ends = sequence_ends(self.config, self.tokenizer, self.encoder.end_id)
 
 
 class ChatScorer:
@@ -157,43 +131,6 @@ class Chat:
         [completion] = self._engine.generate([ids], self._options, seed=self._seed, sequence_ids=[len(turns) // 2])
         text = self._tokenizer.decode(completion.token_ids.tolist(), skip_special_tokens=True)
         return Reply(text, self._judge and self._judge.score(turns, ids, completion))
-
-
-def choose_template(config: DecoderConfig, tokenizer: Tokenizer) -> str:
-    """Return the template recorded in the model's folder, else the tokenizer's own, if any."""
-    record = config.trained_template or {}
-    if isinstance(record.get("input_template"), str):
-        return record["input_template"]
-    recorded = record.get("chat_template")
-    own = "tokenizer" if tokenizer.chat_template else "none"
-    return recorded if recorded in TEMPLATES and (recorded == "none" or tokenizer.chat_template) else own
-
-
-def open_engine(model: Any, vocabulary: int, *, kv_memory: str, dtype: str) -> Any:
-    """Return the fused engine if it can run, else the eager one, with the weights of ``model``, and print which it is.
-
-    Weights, keys and values are in ``dtype``. Ids from ``vocabulary`` on are never sampled.
-    """
-    from alignment.device.host import num_threads
-    from alignment.generation.eager.eager_engine import EagerEngine
-    from alignment.generation.fused.fused_engine import FusedEngine
-    from alignment.generation.fused.fused_settings import FusedSettings
-    from alignment.generation.kernel_choice import device_kernels
-
-    kernels = device_kernels()
-    obstacle = kernels.obstacle(model.config)
-    if obstacle is None:
-        settings = FusedSettings(
-            num_slots=1, kv_memory=kv_memory, weight_type=dtype, kv_type=dtype, threads=num_threads()
-        )
-        # The engine packs its own copy of the weights, so those of ``model`` can be freed.
-        own = SimpleNamespace(config=model.config)
-        engine: Any = FusedEngine(own, settings, kernels=kernels, usable_vocab_size=vocabulary)
-    else:
-        engine = EagerEngine(model, usable_vocab_size=vocabulary)
-    engine.load_weights(model.named_parameters(), version=0)
-    print(f"engine: {f'fused ({kernels.description})' if obstacle is None else f'eager ({obstacle})'}", file=sys.stderr)
-    return engine
 
 
 def refuse_broken_text(text: str) -> None:

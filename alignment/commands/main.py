@@ -27,6 +27,7 @@ VERBS = {
     "merge": Verb("merge an adapter into its base and write the whole model", uses_paddle=True),
     "plan": Verb("predict the memory of a run and list the layouts that fit"),
     "verify": Verb("compare a parallel layout with one process, number by number", uses_paddle=True),
+    "generate": Verb("answer prompts with K answers each, in one process or several", uses_paddle=True),
     "select": Verb("choose training rows among scored answers: the best, pairs, or all with their rewards"),
     "doctor": Verb("check whether the suite can run on this machine"),
     "demo": Verb("SFT, reward model and PPO on shipped data, judged by a true score", uses_paddle=True),

@@ -70,7 +70,8 @@ def _above(prompts: Sequence[Scored], chosen: Iterable[Sequence[int]], least: fl
     for number, (item, indices) in enumerate(zip(prompts, chosen, strict=True)):
         good = [index for index in indices if least is None or item.rewards[index] >= least]
         rows += [
-            {"prompt": item.prompt, "response": item.responses[index], "reward": item.rewards[index]} for index in good
+            {"prompt": item.prompt, **item.beside, "response": item.responses[index], "reward": item.rewards[index]}
+            for index in good
         ]
         if not good:
             empty.append(number)

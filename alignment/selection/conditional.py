@@ -38,7 +38,8 @@ class Conditional:
         for item in prompts:
             for text, reward in zip(item.responses, item.rewards, strict=True):
                 shown = (reward - mean) / deviation
-                rows.append({"prompt": self._condition(item.prompt, shown), "response": text, "reward": shown})
+                asked = {"prompt": self._condition(item.prompt, shown), **item.beside}
+                rows.append({**asked, "response": text, "reward": shown})
         return Selected(rows, {})
 
     def _scale(self, rewards: Sequence[float]) -> tuple[float, float]:

@@ -107,8 +107,7 @@ class MaxMinPenalized(_PairChoice):
     def _two(self, item: Scored) -> Two:
         penalized = item._replace(
             rewards=tuple(
-                reward - self.len_penalty * len(text)
-                for reward, text in zip(item.rewards, item.responses, strict=True)
+                reward - self.len_penalty * len(text) for reward, text in zip(item.rewards, item.responses, strict=True)
             )
         )
         return penalized.best, penalized.worst
@@ -117,6 +116,7 @@ class MaxMinPenalized(_PairChoice):
 def _row(item: Scored, chosen: int, rejected: int) -> Row:
     return {
         "prompt": item.prompt,
+        **item.beside,
         "chosen": item.responses[chosen],
         "rejected": item.responses[rejected],
         "margin": item.rewards[chosen] - item.rewards[rejected],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 from alignment.errors import DataError
@@ -16,6 +17,7 @@ Prompt: TypeAlias = str | list[Any]
 _LISTS = (("prompt", "responses", "rewards"), ("prompt", "responses", "scores"))
 _SINGLES = (("prompt", "response", "reward"), ("input", "output", "reward"))
 _LAYOUTS = (*_LISTS, *_SINGLES)
+_BESIDE = ("system", "tools")
 
 
 class Scored(NamedTuple):
@@ -27,6 +29,8 @@ class Scored(NamedTuple):
     """The reward of each response."""
     place: str
     """Where it was read, for messages."""
+    beside: Mapping[str, Any] = MappingProxyType({})
+    """Its system message and tools, which every chosen row keeps."""
 
     @property
     def best(self) -> int:
@@ -48,7 +52,7 @@ def read_scored(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Scored]:
     """
     found: list[Scored] = []
     gathered: dict[str, list[tuple[str, float]]] = {}
-    first: dict[str, tuple[int, Prompt, str]] = {}
+    first: dict[str, int] = {}
     for place, row in rows:
         names = next((names for names in _LAYOUTS if all(name in row for name in names)), None)
         if names is None:
@@ -56,18 +60,19 @@ def read_scored(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Scored]:
             raise DataError(f"{place}: no scored answers: it has the columns {', '.join(row)} (read: {layouts})")
         prompt, answers, rewards = (row[name] for name in names)
         _check_prompt(prompt, f"{place}: {names[0]}")
+        beside = {name: row[name] for name in _BESIDE if row.get(name) is not None}
         if names in _LISTS:
-            found.append(_scored(prompt, answers, rewards, place))
+            found.append(_scored(prompt, answers, rewards, place)._replace(beside=beside))
             continue
-        key = json.dumps(prompt, ensure_ascii=False, sort_keys=True)
+        key = json.dumps([prompt, beside], ensure_ascii=False, sort_keys=True)
         if key not in first:
-            first[key] = (len(found), prompt, place)
-            found.append(Scored(prompt, (), (), place))
+            first[key] = len(found)
+            found.append(Scored(prompt, (), (), place, beside))
         one = _scored(prompt, [answers], [rewards], place)
         gathered.setdefault(key, []).append((one.responses[0], one.rewards[0]))
-    for key, (position, prompt, place) in first.items():
+    for key, position in first.items():
         responses, rewards = zip(*gathered[key], strict=True)
-        found[position] = Scored(prompt, responses, rewards, place)
+        found[position] = found[position]._replace(responses=responses, rewards=rewards)
     return found
 
 

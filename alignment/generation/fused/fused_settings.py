@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from alignment.architecture.decoder_config import DecoderConfig
 from alignment.errors import UserError
+from alignment.generation.fused.blocks import blocks_of_slot
 
 TYPE_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 WEIGHT_TYPES = tuple(TYPE_BYTES)
@@ -61,6 +63,16 @@ class FusedSettings:
     def kv_bytes(self) -> int:
         """``kv_memory`` in bytes."""
         return read_bytes(self.kv_memory)
+
+
+def full_length_bytes(config: DecoderConfig, *, num_slots: int, max_length: int, kv_type: str, shards: int = 1) -> int:
+    """Return the bytes of keys and values of ``num_slots`` sequences of ``max_length`` tokens; heads are divided among
+    ``shards`` processes.
+    """
+    block_tokens = FusedSettings().block_tokens
+    kv_heads = max(1, config.num_key_value_heads // shards)
+    token = 2 * config.num_hidden_layers * kv_heads * config.head_dim * TYPE_BYTES[kv_type]
+    return num_slots * blocks_of_slot(max_length, block_tokens) * block_tokens * token
 
 
 def read_bytes(memory: int | str) -> int:

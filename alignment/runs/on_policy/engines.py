@@ -12,9 +12,8 @@ from alignment.errors import ArgumentError
 from alignment.generation.eager.eager_engine import EagerEngine
 from alignment.generation.engine import Engine, GenerationOptions
 from alignment.generation.engine_placement import EnginePlacement
-from alignment.generation.fused.blocks import blocks_of_slot
 from alignment.generation.fused.fused_engine import FusedEngine
-from alignment.generation.fused.fused_settings import ROWS_ON_DEVICE, TYPE_BYTES, FusedSettings
+from alignment.generation.fused.fused_settings import ROWS_ON_DEVICE, FusedSettings, full_length_bytes
 from alignment.generation.kernel_choice import device_kernels
 from alignment.loops.rollout_ahead import RolloutAhead
 from alignment.models.decoder.decoder import CausalLM
@@ -165,12 +164,10 @@ def fused_settings(
     engine, length = parsed.engine, parsed.data.max_length
     trained = parsed.training.weight_dtype(device)
     kv_type = engine.rollout_kv_type or trained
-    blocks = blocks_of_slot(length, FusedSettings().block_tokens)
-    kv_heads = max(1, config.num_key_value_heads // placement.tensor.size)
-    token = 2 * config.num_hidden_layers * kv_heads * config.head_dim * TYPE_BYTES[kv_type]
+    room = full_length_bytes(config, num_slots=rows, max_length=length, kv_type=kv_type, shards=placement.tensor.size)
     return FusedSettings(
         num_slots=rows,
-        kv_memory=engine.rollout_kv_memory or rows * blocks * FusedSettings().block_tokens * token,
+        kv_memory=engine.rollout_kv_memory or room,
         max_length=length,
         max_rows=FusedSettings().max_rows if device == "cpu" else ROWS_ON_DEVICE,
         weight_type=engine.rollout_weight_type or trained,

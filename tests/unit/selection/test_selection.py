@@ -138,6 +138,19 @@ def test_unreadable_rows_are_refused_by_place(row, message):
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize("method", [BestOfN(), MaxMin(), Conditional()])
+def test_tools_and_system_stay_with_the_prompt(method):
+    beside = {"system": "be brief", "tools": [{"name": "look"}]}
+    listed = {"prompt": "a", "responses": ["y", "z"], "rewards": [1, 2], "label": "z", **beside}
+    single = [{"prompt": "a", "response": r, "reward": n, **beside} for n, r in enumerate("yz")]
+    other = {"prompt": "a", "response": "w", "reward": 3}
+    for rows in ([listed], single):
+        for row in method.select(read_scored(("line", row) for row in rows)).rows:
+            assert beside.items() <= row.items()
+            assert "label" not in row
+    assert [len(item.responses) for item in read_scored(("line", row) for row in [*single, other])] == [2, 1]
+
+
 def run(*words):
     with pytest.raises(SystemExit) as stop:
         main(["select", *map(str, words)])

@@ -1,0 +1,19 @@
+"""Answer prompts with K answers each: ``alignment generate FILE.json [--key value ...]``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from alignment.arguments.parser import parse_arguments
+from alignment.runs.stages.generate_arguments import GROUPS
+
+
+def main(argv: Sequence[str]) -> None:
+    """Generate from the command line."""
+    parsed = parse_arguments(GROUPS, argv)
+
+    from alignment.runs.stages.generate import generate
+    from alignment.telemetry import log
+
+    log.configure(output_dir=None, is_main=True)
+    generate(parsed)

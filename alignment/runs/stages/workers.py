@@ -1,0 +1,93 @@
+"""Answer in several processes, each with its own model and its own share of the prompts.
+
+They share nothing but the folder of the parts. If one fails, the others are stopped, and the next start continues.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from alignment.arguments.parsed import Parsed
+from alignment.errors import ProcessError, UserError
+from alignment.runs.stages.parts import Parts
+from alignment.telemetry.exit_status import describe_exit
+
+_POLL_SECONDS = 0.2
+_USER_ERROR = 2
+_TAIL_LINES = 20
+
+
+class _Worker(NamedTuple):
+    number: int
+    process: subprocess.Popen[bytes]
+    part: Path
+    log: Path
+
+
+def run_workers(parsed: Parsed, parts: Parts, todo: Sequence[int], advance: Callable[[int], None]) -> None:
+    """Answer ``todo`` in ``num_workers`` processes and wait for them, calling ``advance`` with what is newly done.
+
+    UserError with the end of its output if a process refuses its work; ProcessError if one fails or dies.
+    """
+    count = min(parsed.generate.num_workers, len(todo))
+    first = int(parts.new_file().stem.partition("-")[2])
+    workers = []
+    try:
+        for number in range(count):
+            part = parts.folder / f"part-{first + number:05}.jsonl"
+            workers.append(_start(parsed, number, part, todo[number::count]))
+        _watch(workers, advance)
+    finally:
+        for worker in workers:
+            worker.process.terminate()
+            worker.process.wait()
+
+
+def _start(parsed: Parsed, number: int, part: Path, share: Sequence[int]) -> _Worker:
+    call, output = part.with_suffix(".call.json"), part.with_suffix(".log")
+    arguments = parsed.as_dict()
+    call.write_text(json.dumps({"arguments": arguments, "share": share, "part": str(part)}), encoding="utf-8")
+    with output.open("wb") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "alignment.runs.stages.worker", str(call), str(os.getpid())],
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+        )
+    return _Worker(number, process, part, output)
+
+
+def _watch(workers: Sequence[_Worker], advance: Callable[[int], None]) -> None:
+    told = 0
+    while True:
+        statuses = [worker.process.poll() for worker in workers]
+        done = sum(_count_lines(worker.part) for worker in workers)
+        if done > told:
+            advance(done - told)
+            told = done
+        for worker, status in zip(workers, statuses, strict=True):
+            if status:
+                raise (UserError if status == _USER_ERROR else ProcessError)(_describe(worker, status))
+        if None not in statuses:
+            return
+        time.sleep(_POLL_SECONDS)
+
+
+def _describe(worker: _Worker, status: int) -> str:
+    lines = worker.log.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL_LINES:]
+    said = "\n".join(lines)
+    return (
+        f"worker {worker.number} {describe_exit(status)}; what was answered is kept, the same command continues. The "
+        f"end of its output:\n{said}"
+    )
+
+
+def _count_lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
