@@ -144,6 +144,14 @@ def test_a_judge_that_never_rises_contradicts_a_reward_that_gained_a_deviation()
     assert find_contradiction("truth", _history(*pairs[:3], (1.9, 0.6))) is None
 
 
+def test_answers_that_are_first_compared_with_themselves_have_the_spread_of_later_ones():
+    """A win rate against the start begins at 0.5 without any spread: 0.6 is no gain of a deviation, 0.8 is."""
+    for rate, is_told in ((0.6, False), (0.8, True)):
+        first, *later = _history((0.5, 0.3), *[(rate, 0.3)] * 3, std=0.25)
+        found = find_contradiction("truth", [first._replace(reward_std=0.0), *later])
+        assert (found is not None) == is_told
+
+
 def test_a_judge_that_confirms_the_gain_silences_the_signs_of_training():
     assert confirms(_history((0, 0), (1, 0.3))) and not confirms(_history((0, 0), (1, 0.2)))
     for judge, told in ((1.0, {}), (0.0, {"repetition": 20})):

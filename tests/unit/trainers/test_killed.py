@@ -13,7 +13,7 @@ import traceback
 import pytest
 
 from alignment.trainers.registered import TRAINERS
-from tests.contract.keys.assembled import BASE, make_models
+from tests.contract.keys.assembled import BASE, filled, make_models
 from tests.tiny_runs import read_shared_metrics
 
 KILLS = int(os.environ.get("ALIGNMENT_TEST_KILLS", "1"))
@@ -33,12 +33,19 @@ ROWS = {
         "rm",
         {"objective": "regression", "attributes": ATTRIBUTES, "train_datasets": "packing-attributes/train:24/-1"},
     ),
+    "rm gating": ("rm", {"objective": "gating", "model_name_or_path": "{two scores}", "gating_hidden_size": 8}),
+    "rm process": (
+        "rm",
+        {"objective": "process", "placeholder_token": "and", "train_datasets": "packing-steps/train:24/-1"},
+    ),
+    "pairwise": ("pairwise", {}),
+    "pairwise LoRA": ("pairwise", LORA),
 }
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Holds ``policy`` and ``teacher``."""
+    """Holds ``policy``, ``teacher`` and ``two scores``."""
     place = tmp_path_factory.mktemp("killed")
     make_models(place)
     return place
@@ -46,15 +53,14 @@ def folder(tmp_path_factory):
 
 def start(folder, trainer, output, keys):
     """Start the run in another process; return its id."""
-    models = {key: str(folder / value.strip("{}")) for key, value in BASE[trainer].items() if str(value)[0] == "{"}
     arguments = {
-        **{**BASE[trainer], **models, "output_dir": str(output), "logging_steps": 1, "learning_rate": 1e-2},
+        **{**BASE[trainer], "output_dir": str(output), "logging_steps": 1, "learning_rate": 1e-2},
         **{"save_strategy": "steps", "save_steps": 1, "save_total_limit": 2, "resume_from_checkpoint": True},
         **{"disable_tqdm": True, "device": "cpu"},
         **keys,
     }
     path = output.with_suffix(".json")
-    path.write_text(json.dumps(arguments))
+    path.write_text(json.dumps({key: filled(value, folder) for key, value in arguments.items()}))
     child = os.fork()
     if child:
         return child
