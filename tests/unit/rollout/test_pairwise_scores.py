@@ -150,3 +150,17 @@ def test_held_out_responses_are_compared_with_the_first_ones(tokenizer):
     np.testing.assert_array_equal(resumed.score(later).values, judge.score(later).values)
     others = rollout_of(tokenizer, ["map"], [2])
     assert resumed.score(others).values.tolist() == [0.5], "other prompts: a new start"
+
+
+def test_a_policy_with_another_tokenizer_is_read_as_text(tokenizer):
+    class Shifted:
+        def decode(self, ids, *, skip_special_tokens):
+            return tokenizer.decode([i - 100 for i in ids], skip_special_tokens=skip_special_tokens)
+
+    rollout = rollout_of(tokenizer, WORDS[:4], [0, 0, 1, 1])
+    own = scorer(tokenizer)
+    of_others = dataclasses.replace(rollout, responses=tuple(ids + 100 for ids in rollout.responses))
+    encoder = Encoder(tokenizer, "tokenizer")
+    other = PairwiseReader(QUESTION, Shifted(), tokenizer, encoder, max_tokens=64)
+    judge = PairwiseScorer(own._runner, other, rows_per_batch=3)
+    np.testing.assert_array_equal(judge.score(of_others).values, own.score(rollout).values)
