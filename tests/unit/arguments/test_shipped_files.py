@@ -22,11 +22,11 @@ OF_FILE = {**dict.fromkeys(ALGORITHMS, parse_ppo_arguments), **{name: TRAINERS[n
 def test_every_shipped_file_parses(path, tmp_path, monkeypatch):
     demo, real = (
         ("sft/policy", "ppo/policy", "rm/reward", "rm_cost/reward", "rm-regression/reward", "pairwise/reward"),
-        ("smollm2", "sft", "rm", "data"),
+        ("smollm2", "sft", "rm", "data", "critic"),
     )
     for made in (*(f"demo/{name}" for name in demo), *(f"real/{name}" for name in real)):
         (tmp_path / "output" / made).mkdir(parents=True, exist_ok=True)
-    for kind in ("sft", "pairs", "prompts"):
+    for kind in ("sft", "pairs", "prompts", "questions"):
         for split in ("train", "test"):
             (tmp_path / f"output/real/data/{kind}_{split}.jsonl").write_text("{}\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
