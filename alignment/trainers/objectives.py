@@ -57,7 +57,7 @@ from alignment.runs.offline.pairs import (
     pair_batch,
     read_pair_scores,
 )
-from alignment.runs.offline.steps import count_steps, read_step_scores, step_batch
+from alignment.runs.offline.steps import StepEvaluation, count_steps, read_step_scores, step_batch
 from alignment.runs.offline.supervised_evaluation import SupervisedEvaluation
 from alignment.trainers.registered import TRAINERS
 from alignment.trainers.trainer import PreferenceTrainer
@@ -198,10 +198,10 @@ PROCESS = OfflineObjective(
     read=read_step_scores,
     loss=process_loss,
     count=count_steps,
-    make_evaluation=LossEvaluation.of,
+    make_evaluation=StepEvaluation.of,
     best_metric="loss",
     shown=("process/loss", "process/accuracy"),
-    cards=("eval/loss", "eval/accuracy"),
+    cards=("eval/loss", "eval/accuracy", "eval/train_accuracy"),
 )
 GATING = replace(
     REWARD,

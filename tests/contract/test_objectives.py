@@ -279,7 +279,7 @@ def evaluated(tmp_path):
         samples = samples_of(objective)
         training = SimpleNamespace(per_device_eval_batch_size=4)
         topology = Topology(device="cpu")
-        offline = SimpleNamespace(attributes=("quality",), eval_datasets=None)
+        offline = SimpleNamespace(attributes=("quality",), eval_datasets=None, step_aggregation="min")
         launch = SimpleNamespace(
             parsed=SimpleNamespace(training=training, offline=offline),
             output_dir=tmp_path,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,18 @@ from alignment.parallel.runner import ModelRunner
 from alignment.records import TokenBatch
 from alignment.runs.launch import Launch
 from alignment.runs.offline.objective import EvaluationInputs
+from alignment.runs.offline.pair_evaluation import Rerendered, in_other_template
 from alignment.runs.offline.pairs import NO_TARGETS
-from alignment.telemetry.report.readiness import judge_attributes
+from alignment.telemetry.report.readiness import Readiness
+from alignment.telemetry.report.readiness_attributes import (
+    JudgedAttribute,
+    OtherCorrelation,
+    judge_attributes,
+    pearson_of_known,
+)
 from alignment.telemetry.wording import counted
 
 NUM_SAMPLES = 50
-_SMALLEST = 1e-12
-"""Variances below this are rounding errors."""
 
 
 def attribute_batch(samples: Sequence[Mapping[str, Any]]) -> TokenBatch:
@@ -78,6 +84,12 @@ class AttributeEvaluation:
     decode: Callable[[np.ndarray], str]
     output_dir: Path | None = None
     """Where the readiness is written; None: by another process."""
+    training: Sequence[Mapping[str, Any]] = ()
+    """The first training answers, at most as many as held-out ones, to show overfitting."""
+    datasets: Sequence[str] = ()
+    """The dataset of each answer; empty if unknown."""
+    other_template: Rerendered | None = None
+    """Some of the answers rendered with another template; None: there are none."""
 
     @classmethod
     def of(cls, inputs: EvaluationInputs) -> AttributeEvaluation:
@@ -90,6 +102,9 @@ class AttributeEvaluation:
             rows_per_batch=inputs.rows_per_batch,
             output_dir=inputs.launch.output_dir if inputs.launch.topology.is_main else None,
             decode=lambda ids: tokenizer.decode(np.asarray(ids).tolist(), skip_special_tokens=True),
+            training=inputs.training,
+            datasets=inputs.datasets,
+            other_template=in_other_template(inputs, partial(_content, tokenizer=tokenizer)),
         )
 
     @np.errstate(all="ignore")
@@ -97,9 +112,7 @@ class AttributeEvaluation:
         """Return ``eval/loss`` (mean squared error), ``eval/pearson`` (mean over the attributes) and those of each
         attribute, with sample rows. An attribute that is constant in the held-out rows has no correlation.
         """
-        size = self.rows_per_batch
-        batches = [attribute_batch(self.samples[i : i + size]) for i in range(0, len(self.samples), size)]
-        found = np.concatenate(self.runner.forward(batches, read_attributes)).astype(np.float64)
+        found = self._predict(self.samples)
         true = _values(self.samples).astype(np.float64)
         metrics = {"eval/loss": float(np.nanmean((found - true) ** 2))}
         correlations = {}
@@ -108,22 +121,53 @@ class AttributeEvaluation:
             known = ~np.isnan(given)
             if known.any():
                 metrics[f"eval/mse/{name}"] = float(((predicted - given)[known] ** 2).mean())
-            correlation = pearson(predicted[known], given[known])
+            correlation = pearson_of_known(predicted, given)
             if correlation is not None:
                 correlations[f"eval/pearson/{name}"] = correlation
+        readiness = self._judge(found, true)
         if self.output_dir is not None:
-            self._judge(found, true, [correlations.get(f"eval/pearson/{name}") for name in words])
+            readiness.save(self.output_dir)
         metrics["eval/pearson"] = float(np.mean(list(correlations.values()))) if correlations else 0.0
         return metrics | correlations, self._rows(found)
 
-    def _judge(self, found: np.ndarray, true: np.ndarray, correlations: list[float | None]) -> None:
+    def _predict(self, samples: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """Return the predicted attributes [n, k] float64."""
+        size = self.rows_per_batch
+        batches = [attribute_batch(samples[i : i + size]) for i in range(0, len(samples), size)]
+        found = self.runner.forward(batches, read_attributes) if batches else [np.empty((0, len(self.names)))]
+        return np.concatenate(found).astype(np.float64)
+
+    def _judge(self, found: np.ndarray, true: np.ndarray) -> Readiness:
+        """Return whether the model should be trusted; predicts training answers and those of the other template, in all
+        processes.
+        """
         lengths = np.array([(sample["labels"] != -100).sum() for sample in self.samples], np.float64)
-        of_length = []
-        for predicted, given in zip(found.T, true.T, strict=True):
-            known = ~np.isnan(given)
-            both = pearson(predicted, lengths), pearson(given[known], lengths[known])
-            of_length.append([np.nan if one is None else one for one in both])
-        judge_attributes(self.names, correlations, np.array(of_length)).save(self.output_dir)
+        training = _values(self.training).astype(np.float64) if self.training else np.empty((0, len(self.names)))
+        trained = self._predict(self.training)
+        other = self.other_template
+        rendered = None if other is None else self._predict(other.pairs)
+
+        def in_other(index: int) -> OtherCorrelation | None:
+            if other is None or rendered is None:
+                return None
+            given = true[other.which, index]
+            both = (pearson_of_known(part[:, index], given) for part in (found[other.which], rendered))
+            return OtherCorrelation(other.name, *both)
+
+        return judge_attributes(
+            [
+                JudgedAttribute(
+                    name=name,
+                    predicted=found[:, index],
+                    given=true[:, index],
+                    lengths=lengths,
+                    subsets=self.datasets,
+                    train_correlation=pearson_of_known(trained[:, index], training[:, index]),
+                    other_template=in_other(index),
+                )
+                for index, name in enumerate(self.names)
+            ]
+        )
 
     def _rows(self, found: np.ndarray) -> list[dict[str, Any]]:
         rows = []
@@ -141,11 +185,10 @@ class AttributeEvaluation:
         return rows
 
 
-def pearson(first: np.ndarray, second: np.ndarray) -> float | None:
-    """Return the correlation of two [n] arrays; None if one of them is constant or has fewer than 2 numbers."""
-    if len(first) < 2 or min(first.var(), second.var()) < _SMALLEST:
-        return None
-    return float(np.corrcoef(first, second)[0, 1])
+def _content(sample: Mapping[str, Any], *, tokenizer: Any) -> tuple[str, tuple[Any, ...]]:
+    """Return the text of an answer and its attributes, which are the same in every template."""
+    ids = sample["input_ids"][sample["labels"] != -100]
+    return tokenizer.decode(ids.tolist(), skip_special_tokens=True).strip(), tuple(sample["attributes"])
 
 
 def _values(samples: Sequence[Mapping[str, Any]]) -> np.ndarray:

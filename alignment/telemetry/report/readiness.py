@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from alignment.telemetry.files import replace_file
-from alignment.telemetry.plots import bin_calibration
+from alignment.telemetry.plots import CalibrationBins, bin_calibration
 
 FILE = "readiness.json"
 FEWEST = 30
 """Groups of fewer pairs are shown, and decide nothing."""
+_SMALLEST = 1e-12
+"""Variances below this are rounding errors."""
 LOW_ACCURACY, LARGE_GAP, LARGE_ERROR, LARGE_CORRELATION = 0.6, 0.1, 0.1, 0.5
 
 
@@ -74,50 +76,80 @@ def judge_pairs(pairs: JudgedPairs) -> Readiness:
     """Return the readiness of a model that ranks pairs."""
     right = np.asarray(pairs.margins) > 0
     calibration = bin_calibration(pairs.margins)
-    groups = _groups(pairs)
+    groups = pair_groups(pairs)
     doubts = [*_length_doubts(right, pairs), *_other_doubts(right, pairs, calibration.expected_error)]
     refusals = _refusals(right, groups)
     trust = "no" if refusals else "with care" if doubts else "yes"
-    shares = [[name, int(members.sum()), _share(right[members]), _interval(right[members])] for name, members in groups]
-    shares += _template_shares(pairs.other_template, len(right))
+    shares = [*share_rows(right, groups), *template_rows(pairs.other_template, len(right))]
     if pairs.first_share is not None:
         shares.append([f"(the answer shown first gets {pairs.first_share:.3f} of the probability)", None, None, None])
     tables = (
         {"title": "Accuracy", "columns": ["pairs of", "pairs", "accuracy", "95 % interval"], "rows": shares},
-        {"title": f"Calibration (error {calibration.expected_error:.3f})",
-         "columns": ["confidence", "pairs", "mean confidence", "accuracy"], "rows": [
-            [f"{calibration.edges[i]:.2f} to {calibration.edges[i + 1]:.2f}", int(count),
-             round(float(calibration.confidence[i]), 3), round(float(calibration.accuracy[i]), 3)]
-            for i, count in enumerate(calibration.counts) if count
-        ]},
-    )  # fmt: skip
+        calibration_table(calibration, "pairs"),
+    )
     return Readiness(trust=trust, reasons=(*refusals, *doubts), tables=tables)
 
 
-def judge_attributes(names: Sequence[str], correlations: Sequence[float | None], of_length: np.ndarray) -> Readiness:
-    """Return the readiness of a model that predicts attributes.
+def share_rows(right: np.ndarray, groups: Sequence[tuple[str, np.ndarray]]) -> list[list[Any]]:
+    """Return [name, count, share, interval] of what is ``right`` [B] bool in each of ``groups`` (name, [B] bool)."""
+    return [[name, int(members.sum()), _share(right[members]), _interval(right[members])] for name, members in groups]
 
-    ``correlations`` are those of predicted with given values (None: no correlation can be computed); ``of_length``
-    [k, 2] those of the predicted and of the given values with the answer's length.
-    """
-    weak = [name for name, found in zip(names, correlations, strict=True) if (found or 0.0) < LARGE_CORRELATION]
-    long = [
-        f"{name} follows the length of answers ({predicted:+.2f}, the given values {given:+.2f})"
-        for name, (predicted, given) in zip(names, of_length, strict=True)
-        if abs(predicted) > LARGE_CORRELATION and abs(predicted) - abs(np.nan_to_num(given)) > LARGE_GAP
-    ]
-    reasons = [f"predicted badly (correlation below {LARGE_CORRELATION:g}): {', '.join(weak)}"] if weak else []
-    trust = "no" if len(weak) == len(names) else "with care" if weak or long else "yes"
+
+def calibration_table(bins: CalibrationBins, what: str) -> dict[str, Any]:
+    """Return the table of ``bins`` of ``what`` (pairs, steps)."""
     rows = [
-        [name, *(None if found is None or math.isnan(found) else round(float(found), 3) for found in numbers)]
-        for name, *numbers in zip(names, correlations, *np.asarray(of_length).T, strict=True)
+        [
+            f"{bins.edges[i]:.2f} to {bins.edges[i + 1]:.2f}",
+            int(count),
+            round(float(bins.confidence[i]), 3),
+            round(float(bins.accuracy[i]), 3),
+        ]
+        for i, count in enumerate(bins.counts)
+        if count
     ]
-    columns = ["attribute", "correlation with the given values", "with the length", "given values with the length"]
-    table = {"title": "Attributes on held-out answers", "columns": columns, "rows": rows}
-    return Readiness(trust=trust, reasons=(*reasons, *long), tables=(table,))
+    columns = ["confidence", what, "mean confidence", "accuracy"]
+    return {"title": f"Calibration (error {bins.expected_error:.3f})", "columns": columns, "rows": rows}
 
 
-def _groups(pairs: JudgedPairs) -> list[tuple[str, np.ndarray]]:
+def wrong_groups(right: np.ndarray, groups: Sequence[tuple[str, np.ndarray]]) -> list[tuple[str, float]]:
+    """Return (name, accuracy) of the groups of at least ``FEWEST`` in which surely less than half is ``right``."""
+    large = [(name, right[members]) for name, members in groups if members.sum() >= FEWEST]
+    return [(name, float(part.mean())) for name, part in large if wilson(part)[1] < 0.5]
+
+
+def memorised(known: float | None, held_out: float, what: str = "accuracy") -> list[str]:
+    """Return the doubt about a figure that is much better on trained rows (``known``) than on ``held_out`` ones."""
+    if known is None or known - held_out <= LARGE_GAP:
+        return []
+    return [f"it memorises ({what} {known:.3f} in training, {held_out:.3f} on held-out rows)"]
+
+
+def template_doubts(other: OtherTemplate | None) -> list[str]:
+    """Return the doubt about a model that another template makes much worse."""
+    if other is None or other.as_they_are.mean() - other.rendered.mean() <= LARGE_GAP:
+        return []
+    lower = f"accuracy {other.rendered.mean():.3f} with {other.name}"
+    return [f"it depends on its template ({lower}): score with the same one"]
+
+
+def pearson(first: np.ndarray, second: np.ndarray) -> float | None:
+    """Return the correlation of two [n] arrays; None if one of them is constant or has fewer than 2 numbers."""
+    if len(first) < 2 or min(first.var(), second.var()) < _SMALLEST:
+        return None
+    return float(np.corrcoef(first, second)[0, 1])
+
+
+def length_doubts(name: str, predicted: float | None, given: float | None) -> list[str]:
+    """Return the doubt about scores that follow the length of answers (correlation ``predicted``) more than what they
+    stand for does (``given``).
+    """
+    shown = [np.nan if found is None else found for found in (predicted, given)]
+    if not (abs(shown[0]) > LARGE_CORRELATION and abs(shown[0]) - abs(np.nan_to_num(shown[1])) > LARGE_GAP):
+        return []
+    return [f"{name} follows the length of answers ({shown[0]:+.2f}, the given values {shown[1]:+.2f})"]
+
+
+def pair_groups(pairs: JudgedPairs) -> list[tuple[str, np.ndarray]]:
     """Return (name, [B] bool) of the groups whose accuracy is shown."""
     extra = np.asarray(pairs.extra_length)
     groups = [("all", np.ones(len(extra), bool))]
@@ -135,14 +167,12 @@ def _groups(pairs: JudgedPairs) -> list[tuple[str, np.ndarray]]:
 
 
 def _refusals(right: np.ndarray, groups: Sequence[tuple[str, np.ndarray]]) -> list[str]:
-    low, _ = _wilson(right)
+    low, _ = wilson(right)
     if low <= 0.5:
         return [f"its accuracy {right.mean():.3f} on {len(right)} pairs is not surely better than guessing"]
     reasons = [f"its accuracy is only {right.mean():.3f}"] if right.mean() < LOW_ACCURACY else []
-    for name, members in groups:
-        if members.sum() >= FEWEST and _wilson(right[members])[1] < 0.5:
-            reasons.append(f"it ranks pairs of {name} the wrong way round (accuracy {right[members].mean():.3f})")
-    return reasons
+    wrong = wrong_groups(right, groups)
+    return [*reasons, *(f"it ranks pairs of {name} the wrong way round (accuracy {part:.3f})" for name, part in wrong)]
 
 
 def _length_doubts(right: np.ndarray, pairs: JudgedPairs) -> list[str]:
@@ -151,7 +181,7 @@ def _length_doubts(right: np.ndarray, pairs: JudgedPairs) -> list[str]:
     if min(len(longer), len(shorter)) < FEWEST:
         return []
     first, last = (longer, shorter) if longer.mean() > shorter.mean() else (shorter, longer)
-    if first.mean() - last.mean() <= LARGE_GAP or _wilson(last)[1] >= _wilson(first)[0]:
+    if first.mean() - last.mean() <= LARGE_GAP or wilson(last)[1] >= wilson(first)[0]:
         return []
     what = "longer" if first is longer else "shorter"
     return [
@@ -161,16 +191,10 @@ def _length_doubts(right: np.ndarray, pairs: JudgedPairs) -> list[str]:
 
 
 def _other_doubts(right: np.ndarray, pairs: JudgedPairs, error: float) -> list[str]:
-    accuracy, doubts = right.mean(), []
+    doubts = []
     if error > LARGE_ERROR:
         doubts.append(f"its margins are no probabilities (calibration error {error:.3f})")
-    if pairs.train_accuracy is not None and pairs.train_accuracy - accuracy > LARGE_GAP:
-        known = f"{pairs.train_accuracy:.3f} in training"
-        doubts.append(f"it memorises (accuracy {known}, {accuracy:.3f} on held-out pairs)")
-    other = pairs.other_template
-    if other is not None and other.as_they_are.mean() - other.rendered.mean() > LARGE_GAP:
-        lower = f"accuracy {other.rendered.mean():.3f} with {other.name}"
-        doubts.append(f"it depends on its template ({lower}): score with the same one")
+    doubts += [*memorised(pairs.train_accuracy, right.mean()), *template_doubts(pairs.other_template)]
     if pairs.first_share is not None and abs(pairs.first_share - 0.5) > LARGE_GAP:
         doubts.append(
             f"it likes one place: the answer shown first gets {pairs.first_share:.3f} of the probability, whichever it "
@@ -179,8 +203,8 @@ def _other_doubts(right: np.ndarray, pairs: JudgedPairs, error: float) -> list[s
     return doubts
 
 
-def _template_shares(other: OtherTemplate | None, count: int) -> list[list[Any]]:
-    """Return the rows about another template; some of ``count`` pairs are also shown as they are."""
+def template_rows(other: OtherTemplate | None, count: int) -> list[list[Any]]:
+    """Return the rows about another template; some of ``count`` pairs (or steps) are also shown as they are."""
     if other is None:
         return [["rendered with another template: not measured (see the log)", None, None, None]]
     measured = len(other.rendered)
@@ -195,10 +219,10 @@ def _share(right: np.ndarray) -> float:
 
 
 def _interval(right: np.ndarray) -> str:
-    return "{:.3f} to {:.3f}".format(*_wilson(right))
+    return "{:.3f} to {:.3f}".format(*wilson(right))
 
 
-def _wilson(right: np.ndarray) -> tuple[float, float]:
+def wilson(right: np.ndarray) -> tuple[float, float]:
     """Return the 95 % interval of a share (Wilson 1927)."""
     z, n = 1.959964, len(right)
     centre = (right.mean() + z * z / (2 * n)) / (1 + z * z / n)

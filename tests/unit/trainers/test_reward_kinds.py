@@ -18,6 +18,7 @@ from alignment.models.folders.saving import save_model
 from alignment.models.tokenizer.tokenizer import load_tokenizer
 from alignment.records import Rollout, TokenBatch
 from alignment.runs.offline.pairs import REWARD_PAIRS, pair_batch
+from alignment.trainers.registered import TRAINERS
 from tests.contract.keys.assembled import BASE, TOKENIZER, assemble, filled, make_models
 from tests.tiny_runs import train_tiny
 
@@ -124,6 +125,58 @@ def test_ppo_is_rewarded_by_the_gated_score(folder):
     expected = model.read_end_scores(batch).numpy()
     np.testing.assert_allclose(run.loop.judge.scorer.score(rollout).values, expected, rtol=1e-5)
     assert run.critic.runner.model.gating is None
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
+def test_on_policy_runs_are_rewarded_by_the_least_probable_step(folder, algorithm):
+    """From the sampled answers of two updates to what the algorithm gets; an answer without the token is one step."""
+    train(folder, "steps", **PROCESS, overwrite_output_dir=True)
+    keys = {"actor_model_name_or_path": "{policy}", "reward_model_name_or_path": str(folder / "steps")}
+    keys |= {"rl_algorithm": algorithm, "num_return_sequences": 2, "per_device_prompt_batch_size": 8}
+    sizes = {"max_steps": 2, "temperature": 2.0, "max_dec_len": 24, "output_dir": str(folder / algorithm)}
+    given = {key: filled(value, folder) for key, value in {**BASE["ppo"], **keys, **sizes}.items()}
+    (folder / f"{algorithm}.json").write_text(json.dumps(given))
+    seen = []
+    TRAINERS["ppo"].train([str(folder / f"{algorithm}.json")], host="test", observe=seen.append)
+    model, tokenizer = load_score_model(folder / "steps" / "reward"), load_tokenizer(TOKENIZER)
+    (end,) = tokenizer("and", add_special_tokens=False)["input_ids"]
+    num_inner = 0
+    for rollout in [experience.rollout for experience in seen]:
+        for prompt, response, score in zip(rollout.prompts, rollout.responses, rollout.raw_scores, strict=True):
+            ids = np.concatenate([prompt, response])
+            scores = model(TokenBatch.build([ids], [np.empty(0, np.int64)])).numpy()[0]
+            places = [place for place in np.flatnonzero(ids == end) if place >= len(prompt)]
+            num_inner += any(place < len(ids) - 1 for place in places)
+            assert score == pytest.approx(min(1 / (1 + np.exp(-scores[places or [-1]]))), rel=1e-4)
+    assert num_inner > 0, "some answer has a step before its end"
+
+
+def test_an_evaluation_of_steps_writes_what_it_knows(folder):
+    rows = "packing-steps/test:40/-1"
+    keys = {"eval_datasets": rows, "evaluation_strategy": "epoch", "learning_rate": 1e-3}
+    *_, last = train(folder, "judged", **PROCESS, **keys)
+    found = json.loads((folder / "judged" / "readiness.json").read_text())
+    titles = [table["title"].partition(" (")[0] for table in found["tables"]]
+    assert titles == ["Accuracy", "Calibration", "Whole answers"]
+    shares = {row[0]: row[1:] for row in found["tables"][0]["rows"]}
+    assert shares["all"][1] == pytest.approx(last["eval/accuracy"], abs=1e-4)
+    assert (
+        shares["good"][0] + shares["bad"][0]
+        == shares["all"][0]
+        == sum(shares[name][0] for name in shares if name.startswith("step "))
+    )
+    assert any("rendered with the template" in name for name in shares)
+    assert {"eval/train_accuracy", "eval/answers_ranked"} <= set(last)
+
+
+def test_an_evaluation_of_attributes_has_each_ones_accuracy_and_template(folder):
+    keys = {"eval_datasets": "packing-attributes/test:40/-1", "evaluation_strategy": "epoch"}
+    train(folder, "rated", **REGRESSION, **keys)
+    found = json.loads((folder / "rated" / "readiness.json").read_text())
+    assert [row[0] for row in found["tables"][0]["rows"]] == REGRESSION["attributes"]
+    assert all(len(row) == 7 for row in found["tables"][0]["rows"])
+    assert {row[0].partition(":")[0] for row in found["tables"][1]["rows"]} <= set(REGRESSION["attributes"])
+    assert sum(row[1] for row in found["tables"][2]["rows"] if row[0] == "coverage") == 40
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from alignment.telemetry.report.page import write_report
-from alignment.telemetry.report.readiness import JudgedPairs, OtherTemplate, judge_attributes, judge_pairs
+from alignment.telemetry.report.readiness import JudgedPairs, OtherTemplate, judge_pairs
 
 
 def pairs(*, accuracy=0.8, count=1000, confidence=0.78, extra=None, **known):
@@ -92,21 +92,6 @@ def test_accuracy_by_the_given_margin():
 def test_small_groups_decide_nothing():
     found = judge_pairs(pairs(subsets=["a"] * 980 + ["b"] * 20))
     assert found.trust == "yes" and table(found, "Accuracy")["dataset b"][1] == 0.0
-
-
-@pytest.mark.parametrize(
-    ("correlations", "of_length", "trust", "reason"),
-    [
-        ([0.9, 0.8], [[0.2, 0.2], [0.7, 0.7]], "yes", ()),
-        ([0.9, 0.3], [[0.2, 0.2], [0.2, 0.2]], "with care", "correlation below 0.5): b"),
-        ([0.2, None], [[0.2, 0.2], [np.nan, 0.2]], "no", "correlation below 0.5): a, b"),
-        ([0.9, 0.8], [[0.8, 0.1], [0.2, np.nan]], "with care", "a follows the length of answers (+0.80, the given"),
-    ],
-)
-def test_attributes(correlations, of_length, trust, reason):
-    found = judge_attributes(("a", "b"), correlations, np.array(of_length))
-    assert found.trust == trust
-    assert (reason in found.line) if reason else found.reasons == ()
 
 
 def test_the_report_shows_it(tmp_path):
