@@ -104,7 +104,10 @@ def _advice(match: Match, heads: Sequence[str]) -> str:
         shown = ", ".join(name.removesuffix(".weight") for name in heads[:5])
         return f". If its score head has another name, give it as value_head_prefix (candidates: {shown})"
     if SCORE in match.missing:
-        return ". It has no score head: train a reward model from it with alignment/rm/run_reward.py"
+        return (
+            ". It has no score head: train a reward model from it with alignment/rm/run_reward.py. A language model "
+            'that compares two answers has none, and on-policy runs use it with "kind": "pairwise" in reward_sources'
+        )
     if SCORE in match.unknown:
         return ". It is a score model (reward model or critic) where a language model is needed"
     return ""

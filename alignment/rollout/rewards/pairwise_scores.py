@@ -1,6 +1,6 @@
 """Score responses with a language model that compares two of them, in both orders.
 
-Legend: K responses to a prompt: K (K - 1) comparisons, each a row of the model.
+Legend: K responses to a prompt: K (K - 1) comparisons, each a row of the model, fewer where responses are equal.
 """
 
 from __future__ import annotations
@@ -95,7 +95,16 @@ class PairwiseScorer:
         return Scores(values, None)
 
     def compare(self, comparisons: Sequence[Asked]) -> np.ndarray:
-        """Return the log-prob of the first letter minus that of the second, [n]; NotFiniteError if one is NaN."""
+        """Return the log-prob of the first letter minus that of the second, [n]: 0 where both texts are equal.
+
+        The model reads equal comparisons once, and no ties. NotFiniteError if a number is NaN or infinite.
+        """
+        keys = [(conversation(asked.given).key(), asked.first, asked.second) for asked in comparisons]
+        rows = {key: asked for key, asked in zip(keys, comparisons, strict=True) if asked.first != asked.second}
+        found = dict(zip(rows, self._read_odds([*rows.values()]), strict=True)) if rows else {}
+        return np.array([found.get(key, 0.0) for key in keys])
+
+    def _read_odds(self, comparisons: Sequence[Asked]) -> np.ndarray:
         parts = split_rows(np.arange(len(comparisons)), self._rows_per_batch)
         batches = [self.reader.batch([comparisons[i] for i in rows]) for rows in parts]
         logprobs = np.concatenate(self._runner.forward(batches, _read)).astype(np.float64)
@@ -104,8 +113,7 @@ class PairwiseScorer:
             found = f"{bad} of {len(logprobs)} comparisons are NaN or infinite"
             raise NotFiniteError(found, "pairwise reward model", is_trained=False)
         self._warn_of_silence(float(np.exp(logprobs).sum(-1).mean()))
-        is_tie = np.array([asked.first == asked.second for asked in comparisons])
-        return np.where(is_tie, 0.0, logprobs[:, 0] - logprobs[:, 1])
+        return logprobs[:, 0] - logprobs[:, 1]
 
     def _warn_of_silence(self, mass: float) -> None:
         if mass < LEAST_MASS and not self._warned:

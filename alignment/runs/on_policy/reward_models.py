@@ -110,9 +110,14 @@ def _read_comparisons(launch: Launch, tokenizer: Tokenizer, entry: RewardEntry, 
     config = check_fit(folder, own, max_length=1)
     question = PairQuestion.from_record({**(config.comparison or {}), **entry.options})
     template = _choose_template(launch, own, config, folder, asked=entry.template)
-    return PairwiseReader(
-        question, tokenizer, own, Encoder(own, template_name(template)), max_tokens=config.longest_sequence
-    )
+    encoder = Encoder(own, template_name(template))
+    try:
+        return PairwiseReader(question, tokenizer, own, encoder, max_tokens=config.longest_sequence)
+    except ArgumentError as error:
+        raise ArgumentError(
+            f"{entry.log_as}, {folder}: {error}. How its pairs are written stands in the options of its entry in "
+            'reward_sources or eval_reward: {"options": {"template": ..., "turn": ..., "letters": [...]}}'
+        ) from error
 
 
 def frozen_rewards(launch: Launch, sources: Sources, folders: Mapping[str, str]) -> list[FrozenInput]:

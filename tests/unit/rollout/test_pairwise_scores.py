@@ -97,6 +97,22 @@ def test_the_model_reads_each_ordered_pair_of_a_group_once(tokenizer):
     assert rows == [5, 5, 5, 5, 4], "2 prompts, 4 * 3 comparisons each"
 
 
+def test_equal_responses_are_not_compared_and_equal_comparisons_are_read_once(tokenizer):
+    rows = []
+
+    class Counting(Longest):
+        def forward(self, batches, read):
+            rows.extend(batch.num_rows for batch in batches)
+            return super().forward(batches, read)
+
+    judge = PairwiseScorer(Counting(), reader(tokenizer), rows_per_batch=5)
+    found = judge.score(rollout_of(tokenizer, ["map", "map", "rope tent"], [0, 0, 0])).values
+    against = (sigmoid(1 - 2 + 2) + 1 - sigmoid(2 - 1 + 2)) / 2
+    np.testing.assert_allclose(found, [(0.5 + against) / 2] * 2 + [1 - against], rtol=1e-6)
+    assert rows == [2], "map before rope tent, and the reverse"
+    assert judge.score(rollout_of(tokenizer, ["map", "map"], [0, 0])).values.tolist() == [0.5, 0.5] and rows == [2]
+
+
 def test_the_question_is_written_as_in_training(tokenizer):
     batch = reader(tokenizer).batch([Asked("pack rope", "rope done", "tent")])
     text = tokenizer.decode(batch.input_ids[0].tolist(), skip_special_tokens=False)

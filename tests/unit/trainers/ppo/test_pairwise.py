@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from alignment.errors import ArgumentError
+from alignment.errors import ArgumentError, ModelFolderError
 from alignment.models.decoder.initialise import draw_weights
 from alignment.models.folders.hub import random_causal_lm
 from alignment.models.folders.saving import save_model
@@ -139,3 +139,12 @@ def test_what_the_models_own_evaluation_found_is_told(trust, level, tmp_path, mo
     reward_models.tell_readiness(str(tmp_path / "reward"))
     reward_models.tell_readiness(str(tmp_path / "elsewhere"))
     assert len(told) == 1
+
+
+def test_letters_that_the_model_cannot_write_are_told_with_their_place(folder):
+    plain = [{"name": str(folder / "models" / "plain"), "kind": "pairwise"}]
+    with pytest.raises(ArgumentError, match=r"^plain, .*'A' is unknown to the tokenizer.*\"letters\": \[") as caught:
+        train(folder, "letters", reward_model_name_or_path=None, reward_sources=plain)
+    assert "apple, boots" in str(caught.value)
+    with pytest.raises(ModelFolderError, match=r'no score head.*"kind": "pairwise" in reward_sources'):
+        train(folder, "unsaid", reward_model_name_or_path=str(folder / "models" / "plain"))
