@@ -215,22 +215,30 @@ def test_a_cost_model_and_two_critics_give_the_numbers_of_one_process(name, refe
     assert all(value != 1.0 for one in apart for value in one)
 
 
-@pytest.mark.parametrize("name", ["Sh2 stage3 offload", "TP2xPP2 single", "PP2 virtual2"])
-def test_a_reward_model_that_compares_gives_the_numbers_of_one_process(name, references):
-    """Alone, and as a source beside another model; its head is cut, on the last stage, or gathered."""
+BESIDE_ANOTHER = {"reward_model_name_or_path": None, "reward_sources": "compares,reward"}
+
+
+@pytest.mark.parametrize(
+    ("name", "chosen"),
+    [
+        ("Sh2 stage3 offload", BESIDE_ANOTHER),
+        ("TP2xPP2 single", {"reward_model_name_or_path": "compares"}),
+        ("PP2 virtual2", BESIDE_ANOTHER),
+    ],
+)
+def test_a_reward_model_that_compares_gives_the_numbers_of_one_process(name, chosen, references):
+    """Its head is gathered, cut, or on the last stage only."""
     folder, known = references
     if not (folder / "compares").exists():
         make_pairwise(folder / "teacher", folder / "compares")
-    both = {"reward_model_name_or_path": None, "reward_sources": "compares,reward"}
-    for chosen in ({"reward_model_name_or_path": "compares"}, both):
-        found = check_layout(
-            folder,
-            known,
-            {**LAYOUTS[name], **chosen, "rl_algorithm": "grpo", "max_steps": 3},
-            world_size=num_processes(name),
-            batch_ranks=num_batch_ranks(name),
-            timeout=300,
-            trainers=["ppo"],
-        )["ppo"]
-        assert not isinstance(found, UserError), found
-        assert found.passes(), found
+    found = check_layout(
+        folder,
+        known,
+        {**LAYOUTS[name], **chosen, "rl_algorithm": "grpo", "max_steps": 3},
+        world_size=num_processes(name),
+        batch_ranks=num_batch_ranks(name),
+        timeout=300,
+        trainers=["ppo"],
+    )["ppo"]
+    assert not isinstance(found, UserError), found
+    assert found.passes(), found

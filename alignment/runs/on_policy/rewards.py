@@ -54,8 +54,8 @@ def _tell_comparisons(entries: Sequence[RewardEntry], samples: int) -> None:
     log.info(
         f"{' and '.join(entry.name for entry in entries)}: the {samples} responses to a prompt are compared in pairs, "
         f"in both orders, which costs {count} comparisons a prompt (fewer where responses are equal); a response's "
-        "score is its mean probability of being the better one, so the mean score in training is always 0.5. Evaluation "
-        "compares each answer with the run's first one to the same prompt"
+        "score is its mean probability of being the better one, so the mean score in training is always 0.5. "
+        "Evaluation compares each answer with the run's first one to the same prompt"
     )
 
 
