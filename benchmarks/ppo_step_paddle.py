@@ -41,9 +41,9 @@ from alignment.rollout.rewards.retokenize import SameTokens  # noqa: E402
 from alignment.rollout.rewards.scorers import ModelScorer  # noqa: E402
 from alignment.runs.assembly import build_learner  # noqa: E402
 from alignment.runs.launch import Launch  # noqa: E402
+from alignment.runs.on_policy.algorithm import critic_training  # noqa: E402
 from alignment.runs.on_policy.engines import fused_settings  # noqa: E402
 from alignment.runs.on_policy.roles import freeze, load_critic  # noqa: E402
-from alignment.runs.on_policy.run import critic_training  # noqa: E402
 from alignment.runs.placed import place_frozen, scoring_runner  # noqa: E402
 from alignment.trainers.ppo.arguments import parse_ppo_arguments  # noqa: E402
 from alignment.training.checkpoint import CheckpointStore  # noqa: E402

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from alignment.algorithms import late_paddle as paddle
 from alignment.algorithms.kl import LOG_RATIO_LIMIT
-from alignment.algorithms.masked import TokenMean, masked_mean, zero_outside
+from alignment.algorithms.masked import TokenMean, masked_mean, masked_sum, zero_outside
 from alignment.metrics import Metric
 from alignment.records import Loss
 
@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from paddle import Tensor
 
 
-RatioLevel = Literal["token", "sequence", "sequence_token"]
+RatioLevel = Literal["token", "sequence", "sequence_token", "sequence_product"]
 """What has one ratio of new to old probability. ``token``: each token. ``sequence``: each row, the geometric mean of
 its tokens' ratios (Zheng et al. 2025, "Group Sequence Policy Optimization", equation 7). ``sequence_token``: the same
-value, with the gradient of each token's own log-prob (equation 14).
+value, with the gradient of each token's own log-prob (equation 14). ``sequence_product``: each row, the product of its
+tokens' ratios, which is the ratio of the whole response (Ahmadian et al. 2024, "Back to Basics").
 """
 
 
@@ -120,7 +121,8 @@ def _ratios(logprobs: Tensor, old_logprobs: Tensor, *, mask: Tensor, level: Rati
     log_ratio = logprobs - old_logprobs
     used = log_ratio
     if level != "token":
-        used = masked_mean(log_ratio, mask, dim=-1).unsqueeze(-1).expand_as(log_ratio)
+        over_row = masked_sum if level == "sequence_product" else masked_mean
+        used = over_row(log_ratio, mask, dim=-1).unsqueeze(-1).expand_as(log_ratio)
     if level == "sequence_token":
         used = used.detach() + logprobs - logprobs.detach()
     return log_ratio, paddle.exp(paddle.clip(used, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT))

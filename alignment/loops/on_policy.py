@@ -107,10 +107,10 @@ class OnPolicyLoop:
     @property
     def _updater(self) -> OnPolicyUpdater:
         """The updater with the KL coefficient of the loss as it is now."""
-        numbers, coefficient = self.hyperparameters, getattr(self.hyperparameters, "kl_loss_coeff", 0.0)
-        if self.kl.loss_scale == 1 or not coefficient:
+        numbers = self.hyperparameters
+        if self.kl.loss_scale == 1 or not numbers.kl_loss_weight:
             return self.updater
-        scaled = replace(numbers, kl_loss_coeff=self.kl.loss_scale * coefficient)
+        scaled = replace(numbers, kl_loss_coeff=self.kl.loss_scale * numbers.kl_loss_coeff)
         return replace(self.updater, hyperparameters=scaled)
 
     def _watch(self, metrics: dict[str, Metric], rollout: Rollout, *, step: int) -> dict[str, Metric]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from alignment.algorithms.adaptive_entropy import AdaptiveEntropy
 from alignment.algorithms.on_policy.spec import CriticRole, OnPolicyAlgorithm
 from alignment.metrics import Metric, average_metrics, merge_metrics
 from alignment.parallel.micro_batches import MicroBatches
@@ -58,6 +59,8 @@ class OnPolicyUpdater:
     average: WeightAverage | None = None
     """Follows the policy's weights; None: they are not averaged."""
     cost_critic: Learner | None = None
+    entropy: AdaptiveEntropy | None = None
+    """Sets the coefficient of the entropy bonus; None: it stays."""
 
     def update(self, experience: Experience, *, limit: int) -> tuple[dict[str, Metric], int]:
         """Make at most ``limit`` updates; return (metrics averaged over them, their number)."""
@@ -107,6 +110,7 @@ class OnPolicyUpdater:
             if not is_first and self._is_far(metrics):
                 self.policy.discard()
                 return None
+            metrics += self._adapt_entropy(metrics)
             metrics += self._finish_policy(sum(batch.num_rows for batch in batches))
         for role in self.algorithm.critics:
             critic: Learner | None = getattr(self, role.name)
@@ -127,6 +131,14 @@ class OnPolicyUpdater:
             self.average.follow()
         return metrics
 
+    def _adapt_entropy(self, metrics: Sequence[dict[str, Metric]]) -> list[dict[str, Metric]]:
+        """Adapt the coefficient of the entropy bonus to an update's micro-batches; return the one that they had."""
+        if self.entropy is None:
+            return []
+        applied = self.entropy.applied
+        self.entropy.observe(float(merge_metrics(metrics)["policy/entropy"].value))
+        return [{"policy/entropy_coeff": Metric(applied)}]
+
     def _is_far(self, metrics: Sequence[dict[str, Metric]]) -> bool:
         """Tell whether the KL of an update's micro-batches exceeds the target by more than the margin."""
         if self.plan.target_kl is None:
@@ -134,7 +146,10 @@ class OnPolicyUpdater:
         return merge_metrics(metrics)["policy/approx_kl_k3"].value > KL_MARGIN * self.plan.target_kl
 
     def _policy_objective(self, denominator: float) -> Objective:
-        options = {"hyperparameters": self.hyperparameters, "denominator": denominator}
+        numbers = self.hyperparameters
+        if self.entropy is not None:
+            numbers = replace(numbers, entropy_coeff=self.entropy.applied)
+        options = {"hyperparameters": numbers, "denominator": denominator}
         loss = partial(self.algorithm.policy_loss, **options)
         return policy_objective(loss, temperature=self.plan.temperature, with_entropy=self.plan.with_entropy)
 

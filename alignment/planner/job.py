@@ -212,7 +212,7 @@ def read_job(parsed: Parsed, *, device: str) -> Job:
         critic_recompute=(keys.critic_recompute_granularity or training.recompute_granularity) if again else "",
         with_ptx=bool(on_policy.ptx_datasets and on_policy.ptx_coeff),
         is_scaled=parsed.generation.temperature != 1.0,
-        entropy_gradient=algorithm.hyperparameters.entropy_coeff > 0,
+        entropy_gradient=algorithm.hyperparameters.has_entropy_bonus,
         offloaded=parallel.offloaded,
         eval_mode=parallel.eval_mode,
         rollout_tensor=parallel.rollout_tensor_parallel_degree,

@@ -32,7 +32,7 @@ def algorithm(request) -> OnPolicyAlgorithm:
 def options(algorithm):
     """Its numbers, with every kind of KL and the whitening that it has."""
     names = {field.name for field in dataclasses.fields(algorithm.hyperparameters)}
-    chosen = {"kl_coeff": 0.1, "kl_loss_coeff": 0.2, "normalize_advantage": True, "loss_length": 9}
+    chosen = {"kl_coeff": 0.1, "kl_loss_coeff": 0.2, "use_kl_loss": True, "normalize_advantage": True, "loss_length": 9}
     return {"hyperparameters": algorithm.hyperparameters(**{k: v for k, v in chosen.items() if k in names})}
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignment.algorithms.kl import KLKind
 from alignment.algorithms.masked import Reduction, TokenMean
-from alignment.algorithms.policy_losses import RatioClip
+from alignment.algorithms.policy_losses import RatioClip, RatioLevel
 from alignment.fields import Case, Situation, argument, inert, unless, where
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ def _has_both_clips(value: Any, s: Situation) -> bool:
 
 
 _BOTH_CLIPS = Case(_has_both_clips, "clip_range_ratio_low and clip_range_ratio_high win")
+_FIXED_ENTROPY = where("use_adaptive_entropy", False, why="use_adaptive_entropy is false: entropy_coeff stays")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +70,25 @@ class OnPolicyHyperparameters:
     """Rollouts sampled for one by dynamic sampling, at most. If fewer prompts than wanted can be learned from by then,
     the updates are made from those; if none can, the run ends with an error.
     """
+    importance_sampling_level: RatioLevel = "token"
+    """What has one ratio of new to old probability: token: each token; sequence: each response, the geometric mean of
+    its tokens' ratios (GSPO); sequence_token: the same value, with the gradient of each token's own log-prob;
+    sequence_product: each response, the product of its tokens' ratios (TRL's RLOO).
+    """
     entropy_coeff: float = argument(0.0, minimum=0)
-    """Weight of the policy's entropy as a bonus."""
+    """Weight of the policy's entropy as a bonus; the initial value with use_adaptive_entropy."""
+    use_adaptive_entropy: bool = False
+    """After each update raise entropy_coeff if the entropy was at most entropy_target, else lower it; the bonus counts
+    in updates after one with an entropy at most that.
+    """
+    entropy_target: float = argument(0.2, above=0, inert_when=_FIXED_ENTROPY)
+    """Entropy of a token, in nats, that use_adaptive_entropy keeps the policy from falling below."""
+    entropy_coeff_delta: float = argument(0.005, above=0, aliases=("entropy_coef_delta",), inert_when=_FIXED_ENTROPY)
+    """By how much entropy_coeff rises or falls."""
+    entropy_coeff_min: float = argument(0.0, minimum=0, aliases=("entropy_coef_min",), inert_when=_FIXED_ENTROPY)
+    """Lower limit of entropy_coeff."""
+    entropy_coeff_max: float = argument(1.0, above=0, aliases=("entropy_coef_max",), inert_when=_FIXED_ENTROPY)
+    """Upper limit of entropy_coeff."""
 
     def token_mean(self, mask: Tensor, denominator: float | Tensor) -> TokenMean:
         """Return the weights with which a micro-batch with ``mask`` [n, R] adds to the losses."""
@@ -81,7 +99,23 @@ class OnPolicyHyperparameters:
     def ratio_clip(self) -> RatioClip:
         """The clip range of the ratio."""
         low, high, either = self.clip_range_ratio_low, self.clip_range_ratio_high, self.clip_range_ratio
-        return RatioClip(either if low is None else low, either if high is None else high, self.dual_clip)
+        limits = (either if low is None else low, either if high is None else high)
+        return RatioClip(*limits, self.dual_clip, self.importance_sampling_level)
+
+    @property
+    def has_entropy_bonus(self) -> bool:
+        """Whether the loss needs the entropy with its gradient."""
+        return self.entropy_coeff > 0 or self.use_adaptive_entropy
+
+    @property
+    def kl_loss_weight(self) -> float:
+        """Weight of the KL to the reference in the policy loss."""
+        raise NotImplementedError
+
+    @property
+    def kl_loss_limit(self) -> float | None:
+        """Limit of a token's KL in the policy loss; None: no limit."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from alignment.algorithms.advantages import gae
-from alignment.algorithms.kl import kl_estimate
+from alignment.algorithms.kl import KLLossKind, kl_estimate
 from alignment.algorithms.masked import masked_whiten
 from alignment.algorithms.on_policy.hyperparameters import OnPolicyHyperparameters
+from alignment.algorithms.on_policy.policy_loss import PolicyLoss
 from alignment.algorithms.on_policy.spec import Estimate, Judged, OnPolicyAlgorithm, always
-from alignment.algorithms.policy_losses import entropy_bonus, ppo_policy_loss
 from alignment.algorithms.rewards import ClipPlacement, kl_rewards, shape_rewards
 from alignment.algorithms.value_losses import clipped_value_loss
 from alignment.fields import Case, Situation, argument, inert, where
@@ -25,6 +25,11 @@ def _has_both_lambdas(value: Any, s: Situation) -> bool:
     return s.values["gae_lambda_value"] is not None and s.values["gae_lambda_alpha"] is not None
 
 
+_NO_KL_LOSS = where("use_kl_loss", False, why="use_kl_loss is false: the KL is in the reward (kl_coeff)")
+_NO_KL = Case(
+    lambda value, s: value is not None and not s.values["kl_coeff"] and not s.values["use_kl_loss"],
+    "kl_coeff is 0 and use_kl_loss is false",
+)
 _BOTH_LAMBDAS = Case(_has_both_lambdas, "gae_lambda_value and gae_lambda_alpha win")
 
 
@@ -48,18 +53,34 @@ class PPOHyperparameters(OnPolicyHyperparameters):
         "unbiased", inert_when=where("normalize_advantage", False)
     )
     """Whether that variance is divided by the number of tokens minus 1 or by the number (biased: OpenRLHF)."""
-    kl_limit: float | None = argument(None, above=0, inert_when=where("kl_coeff", 0))
-    """A token's KL in the reward is limited to plus or minus this (OpenRLHF: 10); null: no limit."""
+    kl_limit: float | None = argument(None, above=0, inert_when=_NO_KL)
+    """A token's KL in the reward and in the loss is limited to plus or minus this (OpenRLHF: 10); null: no limit."""
     clip_range_score: float | None = argument(50.0, above=0)
     """Rewards are clipped to plus or minus this (2025 versions: 10); null: not clipped."""
     clip_placement: ClipPlacement = "score"
     """What is clipped: the score alone, or each token's reward including its KL."""
     clip_range_value: float | None = argument(5.0, above=0)
     """New values are clipped to within this distance of the old ones; null: no limit."""
-    kl_loss_coeff: float = inert(0.0, "ppo puts the KL into the reward: give kl_coeff")
-    """Weight of a KL loss (grpo)."""
+    use_kl_loss: bool = False
+    """Whether the KL to the reference is also a loss (give kl_coeff=0 for one of the two alone)."""
+    kl_loss_coeff: float = argument(0.001, minimum=0, inert_when=_NO_KL_LOSS)
+    """Weight of that loss; PaddleNLP's files give it for PPO too, where it has no effect there either."""
+    kl_loss_estimator: KLLossKind = argument("k3", inert_when=_NO_KL_LOSS)
+    """Estimate of the KL in the loss; k1+, k3+ and abs+ have the value of k1, k3 or abs and the gradient of k2, which
+    is that of the KL. The expected gradient of k1 alone is 0.
+    """
     pg_loss_coeff: float = inert(1.0, "ppo has one policy loss, of weight 1: scale learning_rate")
     """Weight of the policy loss (grpo)."""
+
+    @property
+    def kl_loss_weight(self) -> float:
+        """See ``OnPolicyHyperparameters``."""
+        return self.kl_loss_coeff if self.use_kl_loss else 0.0
+
+    @property
+    def kl_loss_limit(self) -> float | None:
+        """See ``OnPolicyHyperparameters``."""
+        return self.kl_limit
 
 
 def estimate(judged: Judged, *, hyperparameters: PPOHyperparameters, kl_coeff: float | None = None) -> Estimate:
@@ -113,34 +134,6 @@ def _lambdas(mask: Tensor, numbers: PPOHyperparameters) -> tuple[float, float | 
     return of_values, (1.0 - 1.0 / (numbers.gae_lambda_alpha * lengths)).clip(min=0.0)
 
 
-def policy_loss(
-    logprobs: Tensor,
-    fields: Mapping[str, Tensor],
-    *,
-    hyperparameters: PPOHyperparameters,
-    denominator: float | Tensor,
-    entropy: Tensor | None = None,
-) -> Loss:
-    """Return the clipped policy loss, minus the entropy bonus if ``entropy`` [n, R] is given.
-
-    ``importance_weights`` in ``fields``, if any, multiply the clipped loss but not the bonus.
-    """
-    mean = hyperparameters.token_mean(fields["response_mask"], denominator)
-    loss = ppo_policy_loss(
-        logprobs,
-        fields["old_logprobs"],
-        advantages=fields["advantages"],
-        clip=hyperparameters.ratio_clip,
-        mean=mean,
-        weights=fields.get("importance_weights"),
-    )
-    if entropy is None:
-        assert hyperparameters.entropy_coeff == 0, "an entropy bonus needs the entropy"
-        return loss
-    bonus = entropy_bonus(entropy, coeff=hyperparameters.entropy_coeff, mean=mean)
-    return Loss(loss.value + bonus.value, {**loss.metrics, **bonus.metrics})
-
-
 def value_loss(
     values: Tensor, fields: Mapping[str, Tensor], *, hyperparameters: PPOHyperparameters, denominator: float | Tensor
 ) -> Loss:
@@ -163,6 +156,6 @@ PPO = OnPolicyAlgorithm(
     needs_reference=always,
     min_group_size=1,
     estimate=estimate,
-    policy_loss=policy_loss,
+    policy_loss=PolicyLoss(),
     value_loss=value_loss,
 )

@@ -59,6 +59,7 @@ PEER_KEYS: Mapping[str, PeerKey] = MappingProxyType(
             _VERL, ("kl_estimator",), "give kl_estimator: kl is k1, mse is k2, low_var_kl is k3, as k1, k2 and k3 are"
         ),
         "use_kl_estimator_k3": PeerKey(_OPENRLHF, ("kl_estimator",), "give kl_estimator=k3"),
+        "entropy_loss_coef": PeerKey(_OPENRLHF, ("entropy_coeff",)),
         "use_kl_loss": PeerKey(
             f"{_OPENRLHF} and {_VERL}", ("kl_loss_coeff",), "give kl_loss_coeff (0: no KL in the loss)"
         ),

@@ -112,6 +112,19 @@ _TRL = {
         "normalize_advantage": Setting(False, "advantages are not whitened"),
         "policy_loss_reduction": Setting("token"),
     },
+    "rloo": {
+        **_CLIPPED,
+        **_WHOLE_DISTRIBUTION,
+        **_kl(0.05),
+        "num_return_sequences": Setting(2),
+        "max_dec_len": Setting(512),
+        "learning_rate": Setting(1e-6),
+        "lr_scheduler_type": Setting("linear"),
+        "kl_loss_coeff": Setting(0.0, "the KL is in the reward"),
+        "normalize_advantage": Setting(False),
+        "importance_sampling_level": Setting("sequence_product", "a response has one ratio, that of its probabilities"),
+        "policy_loss_reduction": Setting("sequence", "responses weigh the same"),
+    },
 }
 _OPENRLHF = {
     "ppo": {

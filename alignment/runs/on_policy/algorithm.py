@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple
 
+from alignment.algorithms.adaptive_entropy import AdaptiveEntropy
 from alignment.algorithms.on_policy.hyperparameters import OnPolicyHyperparameters
 from alignment.algorithms.on_policy.registered import ALGORITHMS
 from alignment.algorithms.on_policy.spec import OnPolicyAlgorithm
+from alignment.arguments.keys.training import TrainingArguments
 from alignment.arguments.parsed import Parsed
 
 
@@ -40,6 +42,19 @@ class ChosenAlgorithm(NamedTuple):
         return self.spec.needs_reference(self.hyperparameters)
 
 
+def build_entropy(hyperparameters: OnPolicyHyperparameters) -> AdaptiveEntropy | None:
+    """Return what adapts the coefficient of the entropy bonus; None if it stays."""
+    if not hyperparameters.use_adaptive_entropy:
+        return None
+    return AdaptiveEntropy(
+        coefficient=hyperparameters.entropy_coeff,
+        target=hyperparameters.entropy_target,
+        step=hyperparameters.entropy_coeff_delta,
+        minimum=hyperparameters.entropy_coeff_min,
+        maximum=hyperparameters.entropy_coeff_max,
+    )
+
+
 def critic_name(parsed: Parsed) -> str | None:
     """Return the folder or name that the critic starts from, or whose shape it has; None without a critic."""
     if "critic" not in parsed.groups:
@@ -56,3 +71,13 @@ def cost_names(parsed: Parsed) -> tuple[str | None, str | None]:
         return None, None
     cost = parsed.cost.cost_model_name_or_path
     return cost, parsed.cost.cost_critic_model_name_or_path or cost
+
+
+def critic_training(parsed: Parsed) -> TrainingArguments:
+    """Return the training arguments of the critic: those of the policy, overridden by the given ``critic_`` keys."""
+    given = {
+        field.name.removeprefix("critic_"): getattr(parsed.critic, field.name)
+        for field in dataclasses.fields(parsed.critic)
+        if field.name.startswith("critic_") and field.name != "critic_init"
+    }
+    return dataclasses.replace(parsed.training, **{name: value for name, value in given.items() if value is not None})

@@ -8,8 +8,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from alignment.arguments.keys.training import TrainingArguments
-from alignment.arguments.parsed import Parsed
 from alignment.device.memory import MemoryWatch
 from alignment.loops.evaluation import PromptEvaluation
 from alignment.loops.on_policy import KLController, OnPolicyLoop
@@ -37,7 +35,7 @@ from alignment.runs.assembly import (
 from alignment.runs.finish import finish_run
 from alignment.runs.frozen import FROZEN
 from alignment.runs.launch import Launch
-from alignment.runs.on_policy.algorithm import ChosenAlgorithm
+from alignment.runs.on_policy.algorithm import ChosenAlgorithm, build_entropy, critic_training
 from alignment.runs.on_policy.engines import build_ahead, build_engine, describe_restrictions, generation_options
 from alignment.runs.on_policy.hacking import build_alarm, build_best_kept
 from alignment.runs.on_policy.prompts import OnPolicyData, RowPlan, ptx_batches
@@ -105,6 +103,7 @@ class OnPolicyRun:
             target=self._hyperparameters.kl_target,
             horizon=self._hyperparameters.kl_horizon,
         )
+        self._entropy = build_entropy(self._hyperparameters)
         self._ahead = build_ahead(launch, self._engine.engine, self._learners["policy"])
         self._alarm = build_alarm(launch, self._learners["policy"], self._kl, judges=tuple(self._judges))
         self._state = self._build_state(normalizer_part)
@@ -166,12 +165,13 @@ class OnPolicyRun:
                 seed=self._launch.parsed.training.seed,
                 temperature=self._launch.parsed.generation.temperature,
                 ptx_coeff=on_policy.ptx_coeff,
-                with_entropy=hyperparameters.entropy_coeff > 0,
+                with_entropy=hyperparameters.has_entropy_bonus,
                 frozen_updates=self._plan.frozen_updates,
                 target_kl=hyperparameters.target_kl,
             ),
             next_ptx=data.ptx_loader and ptx_batches(data.ptx_loader, self._plan.micro_batches),
             average=self._average,
+            entropy=self._entropy,
         )
         return OnPolicyLoop(
             prompts=stream_batches(data.prompt_loader),
@@ -283,6 +283,8 @@ class OnPolicyRun:
             parts["first_answers"] = answers
         if normalizer_part is not None:
             parts["reward_normalizer"] = normalizer_part
+        if self._entropy is not None:
+            parts["entropy"] = StatePart(self._entropy.state, self._entropy.load_state)
         if self._multiplier is not None:
             parts["multiplier"] = StatePart(self._multiplier.state, self._multiplier.load_state)
         learners = {CRITIC_FOLDERS.get(name, name): learner for name, learner in self._learners.items()}
@@ -315,16 +317,6 @@ class OnPolicyRun:
             f"{counted(plan.update_iters, 'pass')}"
             + (f"; the policy is frozen in the first {plan.frozen_updates} updates" if plan.frozen_updates else "")
         )
-
-
-def critic_training(parsed: Parsed) -> TrainingArguments:
-    """Return the training arguments of the critic: those of the policy, overridden by the given ``critic_`` keys."""
-    given = {
-        field.name.removeprefix("critic_"): getattr(parsed.critic, field.name)
-        for field in dataclasses.fields(parsed.critic)
-        if field.name.startswith("critic_") and field.name != "critic_init"
-    }
-    return dataclasses.replace(parsed.training, **{name: value for name, value in given.items() if value is not None})
 
 
 def positive_or(value: int, default: int) -> int:

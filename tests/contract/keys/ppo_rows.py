@@ -18,6 +18,8 @@ SERVER = {"reward_model_name_or_path": None, "reward_critic_model_name_or_path":
 SEVERAL = {"reward_model_name_or_path": None, "reward_sources": "{reward},{function.py}:score,http://localhost:9/score"}
 SERVER |= {"reward_server": "http://localhost:9/score"}
 
+ADAPTIVE = {"use_adaptive_entropy": True}
+
 
 def _row(key: str, value: Any, observe: Any, *expected: Any, **options: Any) -> Row:
     return Row(key, value, observe, *expected, only=PPO, **options)
@@ -208,6 +210,15 @@ ALGORITHM = (
     _row("advantage_variance", "biased", lambda r: _numbers(r).advantage_variance, with_={"normalize_advantage": True}),
     _row("kl_limit", 9.0, lambda r: _numbers(r).kl_limit),
     _row("group_epsilon", 1e-4, lambda r: _numbers(r).group_epsilon, with_=GRPO, alone=True),
+    _row("use_kl_loss", True, lambda r: _numbers(r).kl_loss_weight, 0.001, alone=True),
+    _row("kl_loss_coeff", 0.5, lambda r: _numbers(r).kl_loss_weight, with_={"use_kl_loss": True}, alone=True),
+    _row("kl_loss_estimator", "k2", lambda r: _numbers(r).kl_loss_estimator, with_={"use_kl_loss": True}),
+    _row("importance_sampling_level", "sequence_product", lambda r: _numbers(r).ratio_clip.level, alone=True),
+    _row("use_adaptive_entropy", True, lambda r: plan(r).with_entropy and r.loop.updater.entropy.target, 0.2),
+    _row("entropy_target", 0.7, lambda r: r.loop.updater.entropy.target, with_=ADAPTIVE),
+    _row("entropy_coeff_delta", 0.25, lambda r: r.loop.updater.entropy.step, with_=ADAPTIVE),
+    _row("entropy_coeff_min", 0.125, lambda r: r.loop.updater.entropy.minimum, with_=ADAPTIVE),
+    _row("entropy_coeff_max", 0.75, lambda r: r.loop.updater.entropy.maximum, with_=ADAPTIVE),
     _row("kl_loss_coeff", 0.25, lambda r: _numbers(r).kl_loss_coeff, with_=GRPO, alone=True),
     _row("pg_loss_coeff", 0.5, lambda r: _numbers(r).pg_loss_coeff, with_=GRPO, alone=True),
     _row("kl_loss_estimator", "k3+", lambda r: _numbers(r).kl_loss_estimator, with_=GRPO, alone=True),

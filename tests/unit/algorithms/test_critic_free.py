@@ -168,3 +168,19 @@ def test_a_clamped_kl_loss_keeps_its_gradient_with_a_plus(kind, slope):
     found = kl_loss(logprobs, paddle.zeros([1], "float64"), kind=kind, clamp=1.0)
     found.backward()
     assert found.item() == 1.0 and logprobs.grad.item() == pytest.approx(slope)
+
+
+def test_a_response_has_one_ratio_as_in_trls_rloo(grid, mask, same):
+    """By hand: the loss of a row is max(-A r, -A clip(r)) with the ratio r of its whole probability."""
+    x, old, advantages = grid(0, scale=0.1, grad=True), grid(1, scale=0.1), grid(2)[:, :1].expand_as(mask)
+    clip = RatioClip(0.2, 0.2, level="sequence_product")
+    loss = ppo_policy_loss(x, old, advantages=advantages, clip=clip, mean=TokenMean(mask, 5.0, "sequence"))
+    loss.value.backward()
+    m, a = mask.numpy(), advantages.numpy()[:, 0]
+    ratio = np.exp(((x.numpy() - old.numpy()) * m).sum(-1))
+    rows = np.maximum(-a * ratio, -a * ratio.clip(0.8, 1.2))
+    is_free = -a * ratio >= -a * ratio.clip(0.8, 1.2)
+    assert 0 < is_free.sum() < len(rows), "some are clipped and some are not"
+    same(loss.value, rows[m[:, 0] > 0].sum() / 5)
+    # The loss of each of n equal tokens is 1 / n of the row's, and each has the gradient by every token's log-prob.
+    same(x.grad, (-a * ratio * is_free / 5)[:, None] * m)

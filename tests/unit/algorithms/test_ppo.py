@@ -9,6 +9,8 @@ import paddle
 import pytest
 
 from alignment.algorithms.advantages import gae
+from alignment.algorithms.kl import kl_loss
+from alignment.algorithms.on_policy.critic_free.grpo import GRPO
 from alignment.algorithms.on_policy.ppo import PPO, PPOHyperparameters
 from alignment.algorithms.on_policy.registered import ALGORITHMS
 from alignment.algorithms.on_policy.spec import Judged
@@ -115,3 +117,21 @@ def test_entropy_bonus_lowers_the_loss(grid, mask):
     assert float(without.value - with_bonus.value) == pytest.approx(0.1)
     with pytest.raises(AssertionError, match="entropy"):
         PPO.policy_loss(grid(2), fields, **options)
+
+
+@pytest.mark.parametrize("kind", ["k2", "k3", "k1+"])
+def test_the_kl_in_ppos_loss_is_that_of_grpo(kind, grid, mask, same):
+    fields = {"old_logprobs": grid(1), "advantages": grid(2), "response_mask": mask, "ref_logprobs": grid(3)}
+    shared = {"kl_loss_coeff": 0.25, "kl_loss_estimator": kind}
+    results = []
+    for algorithm, limit in ((PPO, {"use_kl_loss": True, "kl_limit": 0.3}), (GRPO, {"clip_range_score": 0.3})):
+        x, numbers = grid(0, grad=True), algorithm.hyperparameters(**shared, **limit)
+        loss = algorithm.policy_loss(x, fields, hyperparameters=numbers, denominator=23.0)
+        loss.value.backward()
+        results.append((loss.value, x.grad, loss.metrics["policy/kl_loss"].value))
+    for ours, theirs in zip(*results, strict=True):
+        same(ours, theirs)
+    without = PPO.policy_loss(grid(0), fields, hyperparameters=PPOHyperparameters(**shared), denominator=23.0)
+    kl = kl_loss(grid(0), grid(3), kind=kind, clamp=0.3)
+    same(results[0][0] - without.value, 0.25 * (kl * mask).sum() / 23)
+    assert "policy/kl_loss" not in without.metrics, "use_kl_loss is false"

@@ -21,10 +21,12 @@ max_steps global_batch_size global_mini_batch_size
 """
 NOT_NEGATIVE = """
 warmup_steps seed data_seed top_k min_dec_len reward_retries learning_rate min_learning_rate weight_decay max_grad_norm
-kl_coeff entropy_coeff ptx_coeff critic_learning_rate critic_min_learning_rate critic_weight_decay
+kl_coeff kl_loss_coeff entropy_coeff entropy_coeff_min ptx_coeff critic_learning_rate critic_min_learning_rate
+critic_weight_decay
 """
 POSITIVE = """
 num_train_epochs adam_epsilon logprob_gap_limit kl_target kl_horizon clip_range_ratio clip_range_ratio_high
+entropy_target entropy_coeff_delta entropy_coeff_max
 clip_range_score clip_range_value target_kl kl_limit temperature repetition_penalty reward_timeout
 """
 LIMITS = {

@@ -9,6 +9,7 @@ import numpy as np
 import paddle
 import pytest
 
+from alignment.algorithms.adaptive_entropy import AdaptiveEntropy
 from alignment.algorithms.on_policy.ppo import PPO, PPOHyperparameters
 from alignment.algorithms.on_policy.ppo_lagrangian import PPO_LAGRANGIAN, PPOLagrangianHyperparameters
 from alignment.loops.updates import OnPolicyUpdater, UpdatePlan
@@ -240,3 +241,30 @@ def test_the_average_follows_the_policy_after_each_of_its_updates():
     updater = dataclasses.replace(_updater(policy, critic=critic, frozen_updates=1), average=_Average())
     updater.update(_experience(), limit=99)
     assert followed == [1, 2, 3]
+
+
+def test_the_bonus_has_the_coefficient_from_before_the_update_and_only_while_the_entropy_is_low():
+    """Entropies 0.5, 0.1, 0.1, 0.1 with the target 0.2; the loss of an update without a bonus is -1."""
+
+    class _Drifting(_Learner):
+        def accumulate(self, batches, objective):
+            entropy = 0.1 if self.num_updates else 0.5
+            metrics, self.losses = [], getattr(self, "losses", [])
+            for batch in batches:
+                logprobs = paddle.to_tensor(batch.fields["old_logprobs"])
+                loss = objective.loss((logprobs, paddle.full_like(logprobs, entropy)), batch)
+                self.losses.append(float(loss.value))
+                metrics.append(loss.metrics)
+            return metrics
+
+    policy = _Drifting()
+    numbers = PPOHyperparameters(use_adaptive_entropy=True, entropy_coeff=0.25)
+    entropy = AdaptiveEntropy(coefficient=0.25, target=0.2, step=0.5, minimum=0.0, maximum=1.0)
+    updater = replace(_updater(policy, with_entropy=True), hyperparameters=numbers, entropy=entropy)
+    metrics, updates = updater.update(_experience(), limit=9)
+    assert updates == 4 and entropy.coefficient == 1.0
+    # After the first: 0.25 - 0.5, at least 0; then 0.5, 1 and 1.
+    applied = [0.0, 0.0, 0.5, 1.0]
+    assert metrics["policy/entropy_coeff"].value == pytest.approx(np.mean(applied))
+    by_update = np.array(policy.losses).reshape(4, 2).sum(1)
+    assert by_update == pytest.approx([-1 - 0.1 * coefficient for coefficient in applied])

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from alignment.algorithms.advantages import GroupScale, group_normalized
 from alignment.algorithms.on_policy.critic_free.responses import (
     CriticFreeHyperparameters,
-    PolicyLoss,
     ResponseEstimate,
     needs_reference,
 )
+from alignment.algorithms.on_policy.policy_loss import PolicyLoss
 from alignment.algorithms.on_policy.spec import Judged, OnPolicyAlgorithm
 from alignment.fields import argument, where
 

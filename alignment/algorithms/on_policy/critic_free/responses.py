@@ -1,21 +1,17 @@
-"""What algorithms without a critic share: their hyperparameters, one advantage per response, and the policy loss."""
+"""What algorithms without a critic share: their hyperparameters, and one advantage per response."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from alignment.algorithms.advantages import degenerate_groups, has_peers
-from alignment.algorithms.kl import KLLossKind, kl_estimate, kl_loss
-from alignment.algorithms.masked import TokenMean, masked_sum, masked_whiten, zero_outside
+from alignment.algorithms.kl import KLLossKind, kl_estimate
+from alignment.algorithms.masked import masked_sum, masked_whiten, zero_outside
 from alignment.algorithms.on_policy.hyperparameters import WithoutCritic
 from alignment.algorithms.on_policy.spec import Estimate, Judged
-from alignment.algorithms.policy_losses import RatioLevel, entropy_bonus, ppo_policy_loss
 from alignment.algorithms.rewards import kl_rewards, shape_rewards
 from alignment.fields import argument, where
-from alignment.metrics import Metric
-from alignment.records import Loss
 
 if TYPE_CHECKING:
     from paddle import Tensor
@@ -39,10 +35,16 @@ class CriticFreeHyperparameters(WithoutCritic):
     """Limit of a token's KL in the loss, as in PaddleNLP (rewards are not clipped); null: no limit."""
     normalize_advantage: bool = False
     """Then normalise the advantages of a rollout to mean 0 and variance 1 over all tokens."""
-    importance_sampling_level: RatioLevel = "token"
-    """What has one ratio of new to old probability: token: each token; sequence: each response, the geometric mean of
-    its tokens' ratios (GSPO); sequence_token: the same value, with the gradient of each token's own log-prob.
-    """
+
+    @property
+    def kl_loss_weight(self) -> float:
+        """See ``OnPolicyHyperparameters``."""
+        return self.kl_loss_coeff
+
+    @property
+    def kl_loss_limit(self) -> float | None:
+        """See ``OnPolicyHyperparameters``."""
+        return self.clip_range_score
 
 
 class Compare(Protocol):
@@ -50,16 +52,6 @@ class Compare(Protocol):
 
     def __call__(self, totals: Tensor, judged: Judged, valid: Tensor, hyperparameters: Any) -> Tensor:
         """``totals`` [N] are rewards including the KL penalty, ``valid`` [N] is False for rows that have none."""
-        ...
-
-
-class Surrogate(Protocol):
-    """The policy loss proper."""
-
-    def __call__(
-        self, logprobs: Tensor, fields: Mapping[str, Tensor], *, hyperparameters: Any, mean: TokenMean
-    ) -> Loss:
-        """As ``PolicyLossFunction``, without KL and entropy."""
         ...
 
 
@@ -98,48 +90,6 @@ def with_peers(judged: Judged) -> Tensor:
     """Return the mask [N, R] without rows that are the only valid ones of their group."""
     valid = judged.mask.sum(axis=-1) > 0
     return judged.mask * has_peers(judged.group_ids, mask=valid).astype(judged.mask.dtype).unsqueeze(-1)
-
-
-def clipped(logprobs: Tensor, fields: Mapping[str, Tensor], *, hyperparameters: Any, mean: TokenMean) -> Loss:
-    """Return the clipped policy loss: the ``Surrogate`` of most algorithms."""
-    return ppo_policy_loss(
-        logprobs,
-        fields["old_logprobs"],
-        advantages=fields["advantages"],
-        clip=hyperparameters.ratio_clip._replace(level=hyperparameters.importance_sampling_level),
-        mean=mean,
-        weights=fields.get("importance_weights"),
-    )
-
-
-class PolicyLoss:
-    """A surrogate plus the KL to the reference, minus the entropy bonus."""
-
-    def __init__(self, surrogate: Surrogate = clipped) -> None:
-        self._surrogate = surrogate
-
-    def __call__(
-        self,
-        logprobs: Tensor,
-        fields: Mapping[str, Tensor],
-        *,
-        hyperparameters: Any,
-        denominator: float | Tensor,
-        entropy: Tensor | None = None,
-    ) -> Loss:
-        """Return a micro-batch's share of the loss; see ``PolicyLossFunction``."""
-        mean = hyperparameters.token_mean(fields["response_mask"], denominator)
-        surrogate = self._surrogate(logprobs, fields, hyperparameters=hyperparameters, mean=mean)
-        value, metrics = hyperparameters.pg_loss_coeff * surrogate.value, dict(surrogate.metrics)
-        if hyperparameters.kl_loss_coeff:
-            kind, clamp = hyperparameters.kl_loss_estimator, hyperparameters.clip_range_score
-            kl = kl_loss(logprobs, fields["ref_logprobs"], kind=kind, clamp=clamp)
-            value = value + hyperparameters.kl_loss_coeff * mean.of(kl)
-            metrics["policy/kl_loss"] = Metric(mean.average(kl).detach())
-        if entropy is not None:
-            bonus = entropy_bonus(entropy, coeff=hyperparameters.entropy_coeff, mean=mean)
-            value, metrics = value + bonus.value, {**metrics, **bonus.metrics}
-        return Loss(value, metrics)
 
 
 def needs_reference(hyperparameters: Any) -> bool:

@@ -1,7 +1,8 @@
 """RLOO: compare each response with the mean of the others to its prompt (Ahmadian et al. 2024, "Back to Basics").
 
-The KL is part of the reward, with TRL's weight. TRL and the paper weigh whole responses: that is
-``policy_loss_reduction: constant``, up to a factor of the learning rate; the ratio here is each token's.
+The KL is part of the reward, with TRL's weight. TRL and the paper have one ratio for a whole response, and weigh
+responses equally: that is ``importance_sampling_level: sequence_product`` with ``policy_loss_reduction: sequence``, or
+``preset: trl``. By default the ratio is each token's, as in verl.
 """
 
 from __future__ import annotations

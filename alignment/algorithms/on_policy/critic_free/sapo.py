@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from alignment.algorithms.masked import Reduction, TokenMean
 from alignment.algorithms.on_policy.critic_free.grpo import GRPO, GRPOHyperparameters
-from alignment.algorithms.on_policy.critic_free.responses import PolicyLoss
+from alignment.algorithms.on_policy.policy_loss import PolicyLoss
 from alignment.algorithms.policy_losses import sapo_loss
 from alignment.fields import argument, refused
 from alignment.records import Loss

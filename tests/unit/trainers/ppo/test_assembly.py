@@ -10,9 +10,10 @@ from alignment.models.decoder.score_model import ScoreOptions
 from alignment.parallel.micro_batches import MicroBatches
 from alignment.rollout.rewards.user_code import load_function
 from alignment.runs.assembly import Horizon
+from alignment.runs.on_policy.algorithm import critic_training
 from alignment.runs.on_policy.prompts import RowPlan
 from alignment.runs.on_policy.rewards import build_normalizer
-from alignment.runs.on_policy.run import OnPolicyRun, critic_training, positive_or
+from alignment.runs.on_policy.run import OnPolicyRun, positive_or
 from alignment.trainers.ppo.arguments import parse_ppo_arguments
 
 REWARD = """
