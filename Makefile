@@ -38,7 +38,7 @@ test: $(VENV)/.installed-$(TEST_EXTRAS)
 	@$(call timed,$(BIN)/python -m pytest $(ARGS))
 
 test-distributed: $(VENV)/.installed-test
-	@$(call timed,$(BIN)/python -m alignment verify --table $(ARGS) && $(BIN)/python -m pytest tests/distributed)
+	@$(call timed,$(BIN)/python -m alignment verify --table $(ARGS) && $(BIN)/python -m pytest tests/distributed -m "")
 
 test-bf16: $(VENV)/.installed-test
 	@$(call timed,$(BIN)/python -m tests.bf16.table --write docs/bf16.md $(ARGS))

@@ -2,7 +2,7 @@
 
 Runs a few updates of the trainer on a small random model, in one process and in the file's layout (other ``--key
 value`` pairs override its keys), on this machine's CPU, and prints the largest differences. ``--table`` checks every
-layout of docs/parity.md.
+trainer in every layout of docs/parity.md, and in the basic ones also its variants, adapters and algorithms.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from alignment.fields import Constraint
 from alignment.models.config import read_config
 from alignment.parity.check import References, check_layout
 from alignment.parity.comparison import TOLERANCE, Difference
-from alignment.parity.layouts import LAYOUTS, num_batch_ranks, num_processes
-from alignment.parity.subjects import LAYOUT_KEYS, SMALL_MODEL, make_models
+from alignment.parity.layouts import BASIC, LAYOUTS, num_batch_ranks, num_processes
+from alignment.parity.subjects import LAYOUT_KEYS, SMALL_MODEL, SUBJECTS, Subject, make_models
 from alignment.telemetry import log
 from alignment.telemetry.files import replace_file
 from alignment.telemetry.tables import print_table
@@ -79,7 +79,7 @@ def main(argv: Sequence[str]) -> int:
     print_table(f"layouts against one process ({limits})", COLUMNS, map(_row, results))
     for result in results:
         if isinstance(result.found, UserError):
-            print(f"{result.layout}, {result.label}: {result.found}")
+            print(f"{result.layout}, {result.subject.label}: {result.found}")
     if options.write:
         _write_markdown(Path(options.write), results)
     return 0 if all(isinstance(r.found, Difference) and r.found.passes() for r in results) else 1
@@ -90,16 +90,9 @@ class Result(NamedTuple):
 
     layout: str
     processes: int
-    trainer: str
+    subject: Subject
     found: Difference | UserError
     """The difference, or the error that prevented the comparison."""
-    algorithm: str | None = None
-    """The algorithm, if an on-policy file names one."""
-
-    @property
-    def label(self) -> str:
-        """The trainer that ran, or the algorithm of an on-policy file."""
-        return ALGORITHMS[self.algorithm].title if self.algorithm else TRAINERS[self.trainer].label
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -138,6 +131,7 @@ def _check_table(folder: Path, options: argparse.Namespace) -> list[Result]:
         if options.only not in name:
             continue
         start, processes = time.monotonic(), num_processes(name)
+        subjects = [s for s in SUBJECTS.values() if name in BASIC or s.label == TRAINERS[s.trainer].label]
         found = check_layout(
             folder,
             references,
@@ -145,10 +139,11 @@ def _check_table(folder: Path, options: argparse.Namespace) -> list[Result]:
             world_size=processes,
             batch_ranks=num_batch_ranks(name),
             timeout=TIMEOUT,
+            subjects=subjects,
         )
-        results += [Result(name, processes, trainer, result) for trainer, result in found.items()]
+        results += [Result(name, processes, SUBJECTS[label], result) for label, result in found.items()]
         good = sum(isinstance(r, Difference) and r.passes() for r in found.values())
-        log.info(f"{name}: {good} of {len(found)} trainers agree ({time.monotonic() - start:.0f} s)")
+        log.info(f"{name}: {good} of {len(found)} runs agree ({time.monotonic() - start:.0f} s)")
     return results
 
 
@@ -157,8 +152,7 @@ def _check_file(folder: Path, options: argparse.Namespace) -> list[Result]:
     given = {**_read(path), **options.changes}
     trainer = options.trainer or recognise_trainer(given, path)
     algorithm = given.get("rl_algorithm") if TRAINERS[trainer].is_on_policy else None
-    if algorithm is not None:
-        ALGORITHMS[algorithm]  # refuses an unknown name
+    label = TRAINERS[trainer].label if algorithm is None else ALGORITHMS[algorithm].title
     degrees = [_degree(given, key) for key in ("tensor_parallel_degree", "pipeline_parallel_degree")]
     sharding = _degree(given, "sharding_parallel_degree") if given.get("sharding") else 1
     processes = options.processes or math.prod(degrees) * sharding
@@ -173,7 +167,7 @@ def _check_file(folder: Path, options: argparse.Namespace) -> list[Result]:
         world_size=processes,
         batch_ranks=processes // math.prod(degrees),
         timeout=TIMEOUT,
-        trainers=[trainer],
+        subjects=[Subject(label, trainer)],
     )
     layout = Layout(
         tensor=degrees[0],
@@ -182,7 +176,7 @@ def _check_file(folder: Path, options: argparse.Namespace) -> list[Result]:
         data=max(1, processes // (math.prod(degrees) * sharding)),
         sharding_stage=int((re.findall("[123]", str(given["sharding"])) or [1])[0]) if sharding > 1 else 0,
     )
-    return [Result(str(layout), processes, name, result, algorithm) for name, result in found.items()]
+    return [Result(str(layout), processes, Subject(label, trainer), found[label])]
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -232,11 +226,11 @@ def _refuse_tensor_degree(shape: Mapping[str, Any], degree: int) -> None:
 
 
 def _row(result: Result) -> list[Any]:
-    found, first = result.found, [result.layout, result.processes, result.label]
+    found, first = result.found, [result.layout, result.processes, result.subject.label]
     if isinstance(found, UserError):
         return [*first, *[""] * 7, "FAILED" if isinstance(found, ProcessError) else "refused"]
     numbers = [None if math.isnan(x) else f"{x:.1e}" for x in found[:6]]
-    tokens = "" if not TRAINERS[result.trainer].is_on_policy else "same" if found.tokens_equal else "DIFFER"
+    tokens = "" if not TRAINERS[result.subject.trainer].is_on_policy else "same" if found.tokens_equal else "DIFFER"
     return [*first, *numbers, tokens, "pass" if found.passes() else "FAIL"]
 
 

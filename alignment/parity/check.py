@@ -1,4 +1,4 @@
-"""Compare a layout with one process for all trainers, starting the processes once."""
+"""Compare a layout with one process for several runs, starting the processes once."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import Any
 
 from alignment.errors import UserError
 from alignment.parity.comparison import Difference, compare
-from alignment.parity.subjects import as_one_process, write_arguments
+from alignment.parity.subjects import Subject, as_one_process, write_arguments
 from alignment.parity.trajectory import Trajectory, run_trainers
-from alignment.trainers.registered import TRAINERS
 
 
 class References:
@@ -20,19 +19,24 @@ class References:
     def __init__(self, folder: Path, *, timeout: float) -> None:
         self._folder = folder
         self._timeout = timeout
-        self._known: dict[tuple[int, str], list[Trajectory]] = {}
+        self._known: dict[str, Trajectory] = {}
 
-    def get(self, batch_ranks: int, changes: Mapping[str, Any], trainers: Sequence[str]) -> list[Trajectory]:
+    def get(self, batch_ranks: int, changes: Mapping[str, Any], subjects: Sequence[Subject]) -> list[Trajectory]:
         """Return the trajectories of one process that does the work of ``batch_ranks``."""
-        alone = {name: as_one_process(changes, batch_ranks=batch_ranks, trainer=name) for name in trainers}
-        key = (batch_ranks, repr(alone))
-        if key not in self._known:
-            jobs = [
-                (name, write_arguments(self._folder, name, f"one-{len(self._known)}-{name}", alone[name]))
-                for name in trainers
-            ]
-            self._known[key] = run_trainers(jobs, world_size=1, timeout=self._timeout)
-        return self._known[key]
+        alone = [
+            as_one_process({**subject.changes, **changes}, batch_ranks=batch_ranks, trainer=subject.trainer)
+            for subject in subjects
+        ]
+        keys = [f"{subject.trainer} {changed}" for subject, changed in zip(subjects, alone, strict=True)]
+        jobs = {}
+        for key, subject, changed in zip(keys, subjects, alone, strict=True):
+            if key not in self._known:
+                output = f"one-{len(self._known) + len(jobs)}"
+                jobs[key] = subject.trainer, write_arguments(self._folder, subject.trainer, output, changed)
+        if jobs:
+            found = run_trainers(list(jobs.values()), world_size=1, timeout=self._timeout)
+            self._known |= dict(zip(jobs, found, strict=True))
+        return [self._known[key] for key in keys]
 
 
 def check_layout(
@@ -43,23 +47,28 @@ def check_layout(
     world_size: int,
     batch_ranks: int,
     timeout: float,
-    trainers: Sequence[str] = tuple(TRAINERS),
+    subjects: Sequence[Subject],
 ) -> dict[str, Difference | UserError]:
-    """Return, for each trainer, the difference from one process, or the error: a refusal or a ProcessError.
+    """Return, by the label of each subject, the difference from one process, or the error: a refusal or a ProcessError.
 
     ``folder`` holds the models of ``make_models``.
     """
     output = "layout-" + "-".join(re.sub(r"[ /]", "", str(value)) for value in changes.values())
     jobs = [
         (
-            name,
-            write_arguments(folder, name, f"{output}-x{world_size}-{name}", {**changes, "overwrite_output_dir": True}),
+            subject.trainer,
+            write_arguments(
+                folder,
+                subject.trainer,
+                f"{output}-x{world_size}-{subject.label.replace(' ', '-')}",
+                {**subject.changes, **changes, "overwrite_output_dir": True},
+            ),
         )
-        for name in trainers
+        for subject in subjects
     ]
     try:
-        expected = references.get(batch_ranks, changes, trainers)
+        expected = references.get(batch_ranks, changes, subjects)
         found = run_trainers(jobs, world_size=world_size, timeout=timeout)
     except UserError as error:
-        return dict.fromkeys(trainers, error)
-    return {name: compare(one, other) for name, one, other in zip(trainers, expected, found, strict=True)}
+        return {subject.label: error for subject in subjects}
+    return {subject.label: compare(*pair) for subject, *pair in zip(subjects, expected, found, strict=True)}

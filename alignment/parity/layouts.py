@@ -47,6 +47,9 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 }
 """Name in the table to changed arguments."""
 
+BASIC = ("DP2", "TP2", "PP2", "Sh2 stage1", "Sh2 stage2", "Sh2 stage3", "TP2xPP2")
+"""Those in which the table shows every subject; the others show every trainer."""
+
 PROCESSES = {"DP2": 2, "TP2xPP2xDP2": 8}
 """Number of processes of layouts with data parallelism, which exceeds the product of the degrees."""
 

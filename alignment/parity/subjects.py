@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
+from alignment.algorithms.on_policy.registered import ALGORITHMS
 from alignment.architecture.decoder_config import DecoderConfig
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.initialise import draw_weights
@@ -58,8 +60,43 @@ PACKING_KEYS = ("packing_samples", "max_tokens_per_batch")
 """Keys that, like those of a layout, must not change the numbers."""
 
 
+ADAPTER = {"lora": True, "lora_dropout": 0.1, "recompute": True, "learning_rate": 3e-3, "adam_epsilon": 1e-2}
+"""An adapter's B starts at zero, where Adam would turn gradients as small as their rounding into whole steps: hence
+the large epsilon."""
+KL = {"kl_coeff": 0.05, "kl_loss_coeff": 0.1}
+
+
+class Subject(NamedTuple):
+    """A run to compare."""
+
+    label: str
+    """Its name in the table."""
+    trainer: str
+    changes: Mapping[str, Any] = MappingProxyType({})
+    """Changes of the trainer's ``small_run``."""
+
+
+def _subjects() -> Iterator[Subject]:
+    """Yield every registered trainer as it is, with its variants, and with an adapter; then every algorithm."""
+    for name in TRAINERS:
+        trainer = TRAINERS[name]
+        yield Subject(trainer.label, name)
+        yield from (Subject(label, name, changes) for label, changes in trainer.variants.items())
+        yield Subject(f"LoRA {trainer.label}", name, ADAPTER)
+        for chosen in ALGORITHMS if trainer.is_on_policy else ():
+            algorithm = ALGORITHMS[chosen]
+            judged = {"cost_model_name_or_path": "cost", "threshold": -0.5} if algorithm.needs_cost else {}
+            free = {} if algorithm.needs_critic else KL
+            if algorithm.title != trainer.label:
+                yield Subject(algorithm.title, name, {"rl_algorithm": chosen, **judged, **free})
+
+
+SUBJECTS = {subject.label: subject for subject in _subjects()}
+"""Label to run."""
+
+
 def make_models(folder: Path, shape: Mapping[str, Any] = SMALL_MODEL) -> None:
-    """Write ``actor``, ``reward`` and a wider ``teacher`` with random weights to ``folder``.
+    """Write ``actor``, a wider ``teacher`` and three score models with random weights to ``folder``.
 
     ``shape`` has keys of a config.json.
     """
@@ -72,6 +109,8 @@ def make_models(folder: Path, shape: Mapping[str, Any] = SMALL_MODEL) -> None:
         (1, "actor", CausalLM(config)),
         (2, "reward", ScoreModel(config, ScoreOptions(score_type="reward"))),
         (3, "teacher", CausalLM(wider)),
+        (4, "attributes", ScoreModel(config, ScoreOptions(labels=("a", "b")))),
+        (5, "cost", ScoreModel(config, ScoreOptions(score_type="cost"))),
     ):
         draw_weights(model, seed=seed, std=LARGE_STD)
         save_model(folder / name, model, tokenizer)

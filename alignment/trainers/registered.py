@@ -15,6 +15,7 @@ for _trainer in (
         title="Supervised fine-tuning",
         door="alignment/sft/run_sft.py",
         small_run={"train_datasets": "packing-sft/train:200/-1", "model_name_or_path": "actor"},
+        variants={"SFT smoothed": {"label_smoothing": 0.2}},
     ),
     Trainer(
         name="rm",
@@ -27,6 +28,24 @@ for _trainer in (
             "train_datasets": "packing-preference/train:200/-1",
             "model_name_or_path": "actor",
             "regularization": 0.01,
+        },
+        variants={
+            "RM average": {"loss_type": "average", "center_rewards_coefficient": 0.01},
+            "RM head": {"train_head_only": True, "recompute": True},
+            "Cost": {"objective": "cost", "train_datasets": "packing-safety/train:200/-1"},
+            "Regression": {
+                "objective": "regression",
+                "train_datasets": "packing-attributes/train:200/-1",
+                "attributes": ["coverage", "excess", "closed", "chatter"],
+                "regularization": 0.0,
+            },
+            "Gating": {"objective": "gating", "model_name_or_path": "attributes", "gating_hidden_size": 6},
+            "Process": {
+                "objective": "process",
+                "train_datasets": "packing-steps/train:200/-1",
+                "placeholder_token": "and",
+                "regularization": 0.0,
+            },
         },
     ),
     OfflineTrainer(
@@ -48,6 +67,15 @@ for _trainer in (
         title="Direct preference optimization",
         algorithm="alignment.algorithms.preference.dpo:DPO",
         door="alignment/dpo/run_dpo.py",
+        variants={
+            "SimPO": {"loss_type": "simpo", "beta": 2.0},
+            "ORPO": {"loss_type": "orpo"},
+            "LD-DPO": {"ld_alpha": 0.5},
+            "DPO losses": {
+                "loss_type": ["sigmoid", "aot_unpaired", "bco_pair", "sft"],
+                "loss_weights": [1, 1, 0.5, 0.1],
+            },
+        },
     ),
     PreferenceTrainer(
         name="kto",

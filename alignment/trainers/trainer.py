@@ -34,6 +34,8 @@ class Trainer:
     """Whether it generates the responses that it trains on."""
     small_run: Mapping[str, Any]
     """Arguments of a small run on shipped data, from the models ``actor`` and ``reward`` in the current folder."""
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Label to changes of ``small_run``: what it can train besides, for the comparison of layouts."""
 
     @property
     def model_keys(self) -> frozenset[str]:

@@ -133,7 +133,7 @@ def fail(layout: Layout) -> list[str]:
     return messages
 
 
-def ask_main(calls_fail: bool, layout: Layout) -> dict:
+def ask_main(layout: Layout, calls_fail: bool) -> dict:
     """Score with a function that only the first rank may call."""
     from alignment.rollout.rewards.scorers import FailurePolicy, TextScorer
 

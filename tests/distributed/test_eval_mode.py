@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import paddle
 import pytest
 
 from alignment.architecture.layout import Layout
-from alignment.parallel.local_ranks import run_ranks
 from tests.distributed import ranks_fused
 from tests.distributed.ranks_fused import CUDA
 from tests.distributed.ranks_generation import IDS, OPTIONS, PROMPTS, build_engine, config_of, plain, whole_weights
+from tests.distributed.ranks_together import run_together
 
-HERE = Path(__file__).parent
 pytestmark = pytest.mark.distributed
 
 MODES = [(None, -1), ("single", -1), ("tensor_parallel", 2)]
@@ -31,6 +29,14 @@ CASES = {
 
 
 @cache
+def ranks_of(layout: Layout) -> dict[str, tuple]:
+    """Return what every rank of a layout did in its cases, and ("refuse") how it met a degree that does not fit."""
+    cases = {name: case for name, case in CASES.items() if case[0] == layout}
+    calls = [("ranks_eval_mode:generate", *case) for case in cases.values()] + [("ranks_eval_mode:refuse", layout)]
+    return dict(zip([*cases, "refuse"], run_together(layout, calls), strict=True))
+
+
+@cache
 def one_process(family: str, seed: int, kind: str) -> list[tuple]:
     config = ranks_fused.config_of(family) if family == CUDA else config_of(family)
     engine = build_engine(config)
@@ -41,8 +47,7 @@ def one_process(family: str, seed: int, kind: str) -> list[tuple]:
 @pytest.mark.parametrize("name", CASES)
 def test_the_rollout_has_the_weights_of_training_and_the_tokens_of_one_process(name):
     layout, modes, families = CASES[name]
-    target, path = "ranks_eval_mode:generate", [HERE, HERE.parents[1]]
-    for found in run_ranks(target, layout, modes, families, world_size=layout.world_size, search_path=path):
+    for found in ranks_of(layout)[name]:
         assert found["bitwise"]
         for mode in modes:
             for family in families:
@@ -67,6 +72,5 @@ def _check_moves(layout, mode, totals, in_place):
 
 
 def test_a_degree_that_does_not_fit_is_refused_with_those_that_do():
-    layout = Layout(pipeline=2)
-    for message in run_ranks("ranks_eval_mode:refuse", layout, world_size=2, search_path=[HERE, HERE.parents[1]]):
+    for message in ranks_of(Layout(pipeline=2))["refuse"]:
         assert "rollout_tensor_parallel_degree=3" in message and "allowed: 1, 2" in message

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import cache
 
 import numpy as np
 import pytest
 
 from alignment.architecture.layout import Layout
 from alignment.ops.native.library import find_core
-from alignment.parallel.local_ranks import run_ranks
 from tests.distributed import ranks_fused
 from tests.distributed.ranks_fused import CUDA
 from tests.distributed.ranks_generation import FAMILIES
+from tests.distributed.ranks_together import run_together
 
-HERE = Path(__file__).parent
 pytestmark = pytest.mark.distributed
 
 
@@ -25,19 +24,31 @@ def kernels():
         pytest.skip(find_core().reason)
 
 
-def run(function: str, *arguments, layout: Layout):
-    target = f"ranks_fused:{function}"
-    return run_ranks(target, *arguments, world_size=layout.world_size, search_path=[HERE, HERE.parents[1]])
+TWO, FOUR = Layout(tensor=2), Layout(tensor=4)
+FAMILIES_OF = {"2": tuple(FAMILIES), "cuda": (CUDA,), "4": ("one kv head",)}
 
 
-@pytest.mark.parametrize(
-    ("degree", "families"), [(2, tuple(FAMILIES)), (2, (CUDA,)), (4, ("llama", "one kv head"))], ids=["2", "cuda", "4"]
-)
-def test_every_rank_gets_the_tokens_of_one_process(degree, families):
-    layout = Layout(tensor=degree)
-    whole = {family: ranks_fused.generate_whole(family) for family in families}
-    for by_case in run("generate", layout, families, layout=layout):
-        for family in families:
+@cache
+def ranks_of(layout: Layout) -> dict[str, tuple]:
+    """Return what every rank of a layout did, by name."""
+    calls = {
+        "2": ("generate", FAMILIES_OF["2"]),
+        "cuda": ("generate", FAMILIES_OF["cuda"]),
+        "bytes": ("generate_in_bytes",),
+        "fail": ("fail", "llama"),
+        "fail cuda": ("fail", CUDA),
+    }
+    if layout == FOUR:
+        calls = {"4": ("generate", FAMILIES_OF["4"])}
+    written = [(f"ranks_fused:{function}", layout, *arguments) for function, *arguments in calls.values()]
+    return dict(zip(calls, run_together(layout, written), strict=True))
+
+
+@pytest.mark.parametrize(("layout", "name"), [(TWO, "2"), (TWO, "cuda"), (FOUR, "4")], ids=["2", "cuda", "4"])
+def test_every_rank_gets_the_tokens_of_one_process(layout, name):
+    whole = {family: ranks_fused.generate_whole(family) for family in FAMILIES_OF[name]}
+    for by_case in ranks_of(layout)[name]:
+        for family in FAMILIES_OF[name]:
             for kind, wanted in whole[family].items():
                 found = by_case[family, kind]
                 assert [(f[0], f[2]) for f in found] == [(w[0], w[2]) for w in wanted], (family, kind)
@@ -46,15 +57,13 @@ def test_every_rank_gets_the_tokens_of_one_process(degree, families):
 
 
 def test_whole_numbers_as_weights_give_every_rank_the_tokens_of_the_cpu_kernels():
-    layout = Layout(tensor=2)
-    for wanted, found in run("generate_in_bytes", layout, layout=layout):
+    for wanted, found in ranks_of(TWO)["bytes"]:
         assert [(f[0], f[2]) for f in found] == [(w[0], w[2]) for w in wanted]
         for one, other in zip(found, wanted, strict=True):
             np.testing.assert_allclose(one[1], other[1], atol=1e-4)
 
 
-@pytest.mark.parametrize("family", ["llama", CUDA])
-def test_damage_in_one_rank_is_reported_by_all(family):
-    layout = Layout(tensor=2)
-    messages = run("fail", layout, family, layout=layout)
+@pytest.mark.parametrize("name", ["fail", "fail cuda"])
+def test_damage_in_one_rank_is_reported_by_all(name):
+    messages = ranks_of(TWO)[name]
     assert len(set(messages)) == 1 and "new token 0 are NaN or infinite in 2 of 2 sequences" in messages[0], messages

@@ -56,12 +56,8 @@ def check_group(got: dict, expected: list[int], rank: int) -> None:
     assert got["objects"] == [{"rank": other} for other in expected]
 
 
-def test_two_tensor_ranks():
-    check(Layout(tensor=2))
-
-
-def test_two_tensor_ranks_in_two_stages():
-    check(Layout(tensor=2, pipeline=2))
+def test_two_stages_twice():
+    check(Layout(pipeline=2, data=2))
 
 
 @pytest.mark.slow
@@ -69,6 +65,7 @@ def test_two_tensor_ranks_in_two_stages_sharded_in_two():
     check(Layout(tensor=2, pipeline=2, sharding=2))
 
 
+@pytest.mark.rare
 @pytest.mark.slow
 def test_two_stages_sharded_in_two_and_twice():
     check(Layout(pipeline=2, sharding=2, data=2))
@@ -79,6 +76,7 @@ def test_gloo_can_be_told_to_wait():
     assert ranks == [[True, True, True, False, False]] * 2
 
 
+@pytest.mark.rare
 @pytest.mark.slow
 def test_a_rank_may_come_later_than_gloo_waits_by_itself():
     assert run_ranks("ranks_patience:come_late", 33.0, world_size=2, search_path=[HERE]) == [2.0, 2.0]

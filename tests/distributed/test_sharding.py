@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from alignment.architecture.layout import Layout
-from alignment.parallel.local_ranks import run_ranks
+from tests.distributed.ranks_together import run_together
 
 pytestmark = pytest.mark.distributed
 KINDS = (
@@ -26,20 +25,33 @@ TOLERANCES = {
 """Of the largest value of each tensor. Moments are squares of gradients that five updates have drawn apart."""
 
 
-def run(function: str, layout: Layout, *arguments) -> list:
-    return run_ranks(
-        f"ranks_sharding:{function}",
-        layout,
-        *arguments,
-        world_size=layout.world_size,
-        search_path=[Path(__file__).parent],
-    )
+FROZEN = [{}, {"tied": True, "dtype": "float64"}]
+TWO = Layout(sharding=2)
+
+
+def run(layout: Layout, **calls: tuple) -> dict[str, tuple]:
+    """Return the results by rank of each call (function and arguments but for the layout), in one start."""
+    written = [(f"ranks_sharding:{function}", layout, *arguments) for function, *arguments in calls.values()]
+    return dict(zip(calls, run_together(layout, written), strict=True))
 
 
 @functools.cache
-def alone() -> list[dict]:
-    """Return what one process makes of each of ``KINDS``."""
-    return run("train_cases", Layout(), [{"stage": 0, **kind} for kind in KINDS])[0]
+def alone() -> dict[str, tuple]:
+    """Return what one process makes of each of ``KINDS``, of frozen models, and of gradients in half precision."""
+    kinds = [{"stage": 0, **kind} for kind in KINDS]
+    return run(Layout(), kinds=("train_cases", kinds), frozen=("score_frozen", FROZEN), half=("train_half", [0]))
+
+
+@functools.cache
+def two() -> dict[str, tuple]:
+    """Return what two sharding ranks do besides training; the last of it sets Paddle's own sharding up."""
+    return run(
+        TWO,
+        frozen=("score_frozen", FROZEN),
+        broken=("break_one_rank",),
+        half=("train_half", [1, 2, 3]),
+        paddle=("compare_with_paddle", [2, 3]),
+    )
 
 
 def assemble(pieces: list) -> dict[str, np.ndarray]:
@@ -60,9 +72,10 @@ def compare(layout: Layout, *cases: tuple[int, int]) -> list[list[dict]]:
     """Compare every rank's results in ``layout`` with one process for ``cases`` of (stage, index of the kind); return
     them by case.
     """
-    ranks = run("train_cases", layout, [{"stage": stage, **KINDS[kind]} for stage, kind in cases])
+    written = [{"stage": stage, **KINDS[kind]} for stage, kind in cases]
+    ranks = run(layout, cases=("train_cases", written))["cases"]
     for index, (stage, kind) in enumerate(cases):
-        want, found = alone()[kind], [rank[index] for rank in ranks]
+        want, found = alone()["kinds"][0][kind], [rank[index] for rank in ranks]
         tolerances = TOLERANCES[KINDS[kind].get("dtype", "float32")]
         assert all(one["norms"] == found[0]["norms"] for one in found), "norms differ between ranks"
         np.testing.assert_allclose(found[0]["norms"], want["norms"], rtol=tolerances["norms"])
@@ -77,7 +90,7 @@ def compare(layout: Layout, *cases: tuple[int, int]) -> list[list[dict]]:
 
 def test_two_sharding_ranks():
     cases = [(1, 0), (2, 2), (3, 0), (3, 1), (3, 2)]
-    for (stage, _), ranks in zip(cases, compare(Layout(sharding=2), *cases), strict=True):
+    for (stage, _), ranks in zip(cases, compare(TWO, *cases), strict=True):
         for rank in ranks:
             check_memory(stage, rank["live"])
             # A layer is an eighth of the model.
@@ -131,16 +144,9 @@ def test_data_stages_and_sharding_ranks():
     compare(Layout(data=2, pipeline=2, sharding=2, virtual_stages=2), (2, 1), (3, 1))
 
 
-@functools.cache
-def frozen() -> list[list[list[dict]]]:
-    """Return for one process and for two, by rank, the results of an untied and a tied model."""
-    cases = [{}, {"tied": True, "dtype": "float64"}]
-    return [run("score_frozen", layout, cases) for layout in (Layout(), Layout(sharding=2))]
-
-
 @pytest.mark.parametrize("case", [0, 1])
 def test_a_frozen_model_is_whole_nowhere_and_gives_the_same_numbers(case):
-    want, ranks = frozen()[0][0][case], frozen()[1]
+    want, ranks = alone()["frozen"][0][case], two()["frozen"]
     for found in (rank[case] for rank in ranks):
         for name, outputs in (("outputs", want["outputs"]), ("again", want["outputs"])):
             for got, expected in zip(found[name], outputs, strict=True):
@@ -153,7 +159,7 @@ def test_a_frozen_model_is_whole_nowhere_and_gives_the_same_numbers(case):
 
 
 def test_a_number_that_is_not_finite_on_one_rank_stops_all_with_the_same_message():
-    first, second = run("break_one_rank", Layout(sharding=2))
+    first, second = two()["broken"]
     assert first == second
     assert "policy: loss is nan at update 1, which was not applied" in first["metric"]
     assert "policy: gradient norm is nan at update 1" in first["gradient"]
@@ -161,10 +167,10 @@ def test_a_number_that_is_not_finite_on_one_rank_stops_all_with_the_same_message
 
 
 def test_half_precision_gradients_add_up_in_float32_and_weights_are_published():
-    [[want]] = run("train_half", Layout(), [0])
+    [[want]] = alone()["half"]
     # In bfloat16 the small gradients behind a large one would all be lost.
     np.testing.assert_allclose(want["gradient"], 1.0 + 8 * 2.0**-9, rtol=0)
-    for ranks in zip(*run("train_half", Layout(sharding=2), [1, 2, 3]), strict=True):
+    for ranks in zip(*two()["half"], strict=True):
         for name in ("gradient", "master"):
             np.testing.assert_array_equal(np.concatenate([rank[name] for rank in ranks]), want[name])
         for rank in ranks:
@@ -173,7 +179,7 @@ def test_half_precision_gradients_add_up_in_float32_and_weights_are_published():
 
 
 def test_stages_two_and_three_equal_those_of_paddle():
-    for rank in itertools.chain(*run("compare_with_paddle", Layout(sharding=2), [2, 3])):
+    for rank in itertools.chain(*two()["paddle"]):
         for name, value in rank["theirs"].items():
             gap = np.abs(rank["ours"][name] - value).max() / np.abs(value).max()
             assert gap < 1e-6, f"{name}: {gap:.2g}"

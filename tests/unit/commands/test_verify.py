@@ -9,7 +9,7 @@ import pytest
 from alignment.commands import verify as verify_layout
 from alignment.errors import ProcessError, UserError
 from alignment.parity import check
-from alignment.trainers.registered import TRAINERS
+from alignment.parity.subjects import SUBJECTS, Subject
 
 DEATH = ProcessError("train_all in 2 processes failed with exit status 1:\n[rank 1] was ended by SIGILL (...)")
 
@@ -29,7 +29,7 @@ def test_what_dies_and_what_is_refused_are_told_apart(error, word, monkeypatch, 
     monkeypatch.setattr(check, "write_arguments", lambda *_: tmp_path)
     assert verify_layout.main(["--table"]) == 1
     printed = capsys.readouterr().out
-    assert printed.count(word) == 2 * len(list(TRAINERS)) and str(error) in printed
+    assert printed.count(word) == 2 * len(SUBJECTS) and str(error) in printed
     assert len(asked) == 2, "the second layout is tried after the first has failed"
 
 
@@ -69,7 +69,7 @@ def test_the_table_goes_between_the_marks_or_is_refused_before_any_work(tmp_path
     page.write_text("no marks")
     with pytest.raises(UserError, match="needs lines"):
         verify_layout.main(["--table", "--write", str(page)])
-    result = verify_layout.Result("tp2", 2, "ppo", UserError("x"), "grpo")
+    result = verify_layout.Result("tp2", 2, Subject("GRPO", "ppo"), UserError("x"))
     for between in ("", "old\ntable\n"):
         page.write_text(f"above\n<!-- parity -->\n{between}<!-- /parity -->\nbelow\n")
         verify_layout._write_markdown(page, [result])
