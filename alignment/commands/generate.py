@@ -12,8 +12,9 @@ def main(argv: Sequence[str]) -> None:
     """Generate from the command line."""
     parsed = parse_arguments(GROUPS, argv)
 
-    from alignment.runs.stages.generate import generate
+    from alignment.runs.stages.generate import Generation
+    from alignment.runs.stages.stage import run_stage
     from alignment.telemetry import log
 
     log.configure(output_dir=None, is_main=True)
-    generate(parsed)
+    run_stage(Generation(parsed))

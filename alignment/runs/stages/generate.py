@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -21,76 +20,35 @@ from alignment.data.templates import template_name
 from alignment.errors import ArgumentError, DataError
 from alignment.generation.engine import Engine, GenerationOptions
 from alignment.models.folders.hub import load_causal_lm, resolve_model_folder, working_dtype
-from alignment.parallel.comms.group import Group
 from alignment.parallel.initialise import select_device
 from alignment.records import Completion
 from alignment.runs.frozen import frozen_model
-from alignment.runs.output_lock import hold_output
-from alignment.runs.stages.generate_arguments import FREE
-from alignment.runs.stages.parts import Parts, PartWriter
+from alignment.runs.stages.generate_arguments import GenerateArguments
 from alignment.runs.stages.policy import Voice, open_engine
-from alignment.runs.stages.workers import run_workers
+from alignment.runs.stages.stage import ALONE, cut
 from alignment.telemetry import log
-from alignment.telemetry.progress import Progress
 from alignment.telemetry.wording import counted
 
 _ROWS_AHEAD = 4
 """Answers of a call of the engine, in units of those generated side by side: the longest are waited for less often."""
 
 
-def generate(parsed: Parsed) -> None:
-    """Answer the prompts of ``parsed`` and write ``output_file``; a run that was interrupted is continued.
-
-    The file does not depend on the number of processes, on how many answers are generated side by side, or on
-    interruptions.
-    """
-    given = parsed.generate
-    if given.iter is not None and given.rollout_batch_size is None:
-        raise ArgumentError(f"iter={given.iter} needs rollout_batch_size, the number of prompts of a slice")
-    work = Generation(parsed)
-    parts = Parts(Path(given.output_file))
-    parts.folder.parent.mkdir(parents=True, exist_ok=True)
-    numbers = work.numbers
-    with _held(parts.folder):
-        parts.open(work.made_from(), overwrite=given.overwrite)
-        todo = sorted({*numbers} - {*parts.done()})
-        if len(todo) < len(numbers):
-            log.info(f"{counted(len(numbers) - len(todo), 'prompt')} were answered before: continued")
-        enabled = not given.disable_tqdm
-        with Progress(len(numbers), "prompts", enabled=enabled, start=len(numbers) - len(todo)) as progress:
-            if given.num_workers == 1 or len(todo) == 1:
-                work.answer(todo, parts.new_file(), progress.advance)
-            elif todo:
-                run_workers(parsed, parts, todo, progress.advance)
-    parts.join(numbers)
-    log.info(f"{parts.target}: {counted(given_answers(parsed) * len(numbers), 'answer')} to {len(numbers)} prompts")
-
-
-def given_answers(parsed: Parsed) -> int:
-    """Return the number of answers to each prompt."""
-    return parsed.answers.num_return_sequences
-
-
-@contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Hold the lock of ``folder``."""
-    folder.mkdir(exist_ok=True)
-    with hold_output(folder, Group("world")) as note:
-        if note is not None:
-            log.warn(note)
-        yield
-
-
 @dataclass
 class Generation:
-    """The prompts and the model of ``alignment generate``, read when needed."""
+    """The work of ``alignment generate``; see ``stage.Work``."""
 
+    STAGE: ClassVar[str] = "generate"
     parsed: Parsed
+
+    @property
+    def given(self) -> GenerateArguments:
+        """See ``stage.Work``."""
+        return self.parsed.generate
 
     @cached_property
     def folder(self) -> Path:
         """The folder of the model."""
-        return resolve_model_folder(self.parsed.generate.model_name_or_path, parts=("policy",))
+        return resolve_model_folder(self.given.model_name_or_path, parts=("policy",))
 
     @cached_property
     def voice(self) -> Voice:
@@ -113,8 +71,8 @@ class Generation:
             template=template_name(self.voice.template_name),
             keeps_duplicates=True,
         )
-        specs = parse_datasets(self.parsed.generate.prompts, base_dir=base, defaults=defaults)
-        found = PromptOnlyDataset(specs, self.voice.tokenizer, options=options, seed=self.parsed.generate.seed)
+        specs = parse_datasets(self.given.prompts, base_dir=base, defaults=defaults)
+        found = PromptOnlyDataset(specs, self.voice.tokenizer, options=options, seed=self.given.seed)
         log.info(f"{counted(len(found), 'prompt')}; left out or changed: {found.ledger.summary()}")
         return found
 
@@ -134,12 +92,25 @@ class Generation:
             )
         return wanted or room
 
-    @cached_property
+    @property
+    def units(self) -> list[range]:
+        """See ``stage.Work``."""
+        size = _ROWS_AHEAD * self.given.per_device_rollout_batch_size // self.count
+        return cut(self.numbers, max(1, size))
+
+    @property
+    def count(self) -> int:
+        """Answers to each prompt."""
+        return self.parsed.answers.num_return_sequences
+
+    @property
     def numbers(self) -> range:
         """Numbers of the prompts that are answered."""
-        given, total = self.parsed.generate, len(self.samples)
+        given, total = self.given, len(self.samples)
         if given.iter is None:
             return range(total)
+        if given.rollout_batch_size is None:
+            raise ArgumentError(f"iter={given.iter} needs rollout_batch_size, the number of prompts of a slice")
         first = given.iter * given.rollout_batch_size
         if first >= total:
             last = (total - 1) // given.rollout_batch_size
@@ -149,38 +120,30 @@ class Generation:
             )
         return range(first, min(first + given.rollout_batch_size, total))
 
-    def made_from(self) -> dict[str, Any]:
-        """Return what the answers depend on: arguments, the model, and the tokens of the prompts."""
+    def inputs(self) -> dict[str, Any]:
+        """Return the content of the model and the tokens of the prompts."""
         digest = hashlib.sha256()
         for number in self.numbers:
             digest.update(np.asarray(self.samples[number]["input_ids"], np.int64).tobytes() + b"|")
-        kept = {key: value for key, value in self.parsed.as_dict().items() if key not in FREE}
-        model = frozen_model("the model", str(self.folder), Group("world")).content
-        return {**kept, "model": model, "tokens": digest.hexdigest()}
+        model = frozen_model("the model", str(self.folder), ALONE).content
+        return {"model": model, "tokens": digest.hexdigest()}
 
-    def answer(self, numbers: Sequence[int], path: Path, advance: Callable[[int], None]) -> None:
-        """Answer the prompts of ``numbers`` and write them to ``path``; call ``advance`` with how many are done."""
-        given, answers = self.parsed.generate, self.parsed.answers
-        size = max(1, _ROWS_AHEAD * given.per_device_rollout_batch_size // answers.num_return_sequences)
-        engine, options = self._open_engine(), self._options()
-        with PartWriter(path) as part:
-            for first in range(0, len(numbers), size):
-                chosen = numbers[first : first + size]
-                part.append(self._rows(engine, options, chosen))
-                advance(len(chosen))
-
-    def _rows(self, engine: Engine, options: GenerationOptions, numbers: Sequence[int]) -> Iterator[dict[str, Any]]:
-        """Yield the rows of ``numbers``; random numbers are addressed by the place of an answer among all."""
-        samples, count = [self.samples[number] for number in numbers], given_answers(self.parsed)
-        completions = engine.generate(
-            [sample["input_ids"] for sample in samples for _ in range(count)],
-            options,
-            seed=self.parsed.generate.seed,
-            sequence_ids=[number * count + k for number in numbers for k in range(count)],
-        )
-        for position, (number, sample) in enumerate(zip(numbers, samples, strict=True)):
-            own = completions[position * count : (position + 1) * count]
-            yield {"index": number, **_asked(sample), **self._answers(own)}
+    def rows(self, units: Iterable[range]) -> Iterator[list[dict[str, Any]]]:
+        """Yield the answered prompts of each unit; random numbers are addressed by the place of an answer among all."""
+        engine, options, count = self._open_engine(), self._options(), self.count
+        for unit in units:
+            samples = [self.samples[number] for number in unit]
+            completions = engine.generate(
+                [sample["input_ids"] for sample in samples for _ in range(count)],
+                options,
+                seed=self.given.seed,
+                sequence_ids=[number * count + k for number in unit for k in range(count)],
+            )
+            groups = [completions[first : first + count] for first in range(0, len(completions), count)]
+            yield [
+                {"index": number, **_asked(sample), **self._answers(group)}
+                for number, sample, group in zip(unit, samples, groups, strict=True)
+            ]
 
     def _answers(self, completions: Sequence[Completion]) -> dict[str, Any]:
         decode = self.voice.tokenizer.decode
@@ -192,7 +155,7 @@ class Generation:
         }
 
     def _open_engine(self) -> Engine:
-        given = self.parsed.generate
+        given = self.given
         dtype = working_dtype(self.folder, select_device(given.device))
         model = load_causal_lm(self.folder, dtype=dtype, tokenizer=self.voice.tokenizer)
         return open_engine(

@@ -7,16 +7,11 @@ from typing import Literal
 
 from alignment.arguments.groups import Groups
 from alignment.fields import argument
-
-FREE = frozenset({
-    "output_file", "num_workers", "per_device_rollout_batch_size", "rollout_kv_memory", "overwrite", "device",
-    "disable_tqdm",
-})  # fmt: skip
-"""Keys on which the answers do not depend, so that a continued run may change them."""
+from alignment.runs.stages.stage_arguments import StageArguments
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateArguments:
+class GenerateArguments(StageArguments):
     """Who answers which prompts, and where the answers go."""
 
     model_name_or_path: str = argument(path="model", aliases=("pretrain", "policy"))
@@ -25,27 +20,17 @@ class GenerateArguments:
         path="datasets", aliases=("dataset", "dataset_name_or_path", "prompt_data", "train_datasets")
     )
     """The prompts: datasets as in train_datasets. Each row is answered, equal ones too, in their order."""
-    output_file: str = argument(aliases=("output_path",))
-    """The JSON lines to write: a line a prompt, with its answers."""
-    overwrite: bool = False
-    """Whether an existing output_file, or a part of one made with other arguments, is replaced."""
     iter: int | None = argument(None, minimum=0)
     """Number of the slice of rollout_batch_size prompts that is answered, from 0; null: all prompts are."""
     rollout_batch_size: int | None = argument(None, minimum=1)
     """Prompts of a slice; see iter."""
-    num_workers: int = argument(1, minimum=1, aliases=("my_world_size",))
-    """Processes that answer, each with a copy of the model; the answers do not depend on it."""
     per_device_rollout_batch_size: int = argument(32, minimum=1, aliases=("micro_batch_size", "max_num_seqs"))
-    """Answers that a process generates side by side; they do not depend on it."""
+    """Answers that a process generates side by side."""
     rollout_kv_memory: str | None = None
     """Memory of a process for keys and values in the fused engine (such as 2GiB), in which fewer answers may be
     generated side by side; null: room for all at full length."""
     seed: int = argument(42, minimum=0)
     """Seed of the random numbers: an answer depends on it, its prompt and its place, not on the other prompts."""
-    device: str | None = None
-    """cpu or gpu; null: gpu if Paddle finds one."""
-    disable_tqdm: bool = False
-    """Show no progress bar."""
 
 
 @dataclass(frozen=True, kw_only=True)

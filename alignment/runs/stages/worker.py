@@ -1,30 +1,38 @@
-"""One process of several that answer prompts: the program that ``workers.run_workers`` starts."""
+"""One process of several that run a stage: the program that ``workers.run_workers`` starts."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 from pathlib import Path
 
 from alignment.errors import UserError
 
+STAGES = {
+    "generate": ("alignment.runs.stages.generate_arguments", "alignment.runs.stages.generate:Generation"),
+    "score": ("alignment.runs.stages.score_arguments", "alignment.runs.stages.score:Scoring"),
+}
+"""Stage to the module with its ``GROUPS``, and ``module:class`` of its work."""
+
 
 def main(call: Path, parent: int) -> None:
-    """Answer the share that ``call`` describes; stop if ``parent`` ends."""
+    """Compute the units that ``call`` describes; stop if ``parent`` ends."""
     from alignment.arguments.parser import parse_arguments
-    from alignment.runs.stages.generate import Generation
-    from alignment.runs.stages.generate_arguments import GROUPS
+    from alignment.runs.stages.stage import write_units
     from alignment.telemetry import log
 
     log.configure(output_dir=None, is_main=True)
     content = json.loads(call.read_text(encoding="utf-8"))
-    work = Generation(parse_arguments(GROUPS, content["arguments"]))
+    arguments, (module, _, name) = STAGES[content["stage"]][0], STAGES[content["stage"]][1].partition(":")
+    parsed = parse_arguments(importlib.import_module(arguments).GROUPS, content["arguments"])
+    work = getattr(importlib.import_module(module), name)(parsed)
 
     def advance(_: int) -> None:
         if os.getppid() != parent:
             raise UserError("the process that started this one has ended")
 
-    work.answer(content["share"], Path(content["part"]), advance)
+    write_units(work, [range(*bounds) for bounds in content["units"]], Path(content["part"]), advance)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Answer in several processes, each with its own model and its own share of the prompts.
+"""Run a stage in several processes, each with its own model and its own share of the rows.
 
 They share nothing but the folder of the parts. If one fails, the others are stopped, and the next start continues.
 """
@@ -31,18 +31,20 @@ class _Worker(NamedTuple):
     log: Path
 
 
-def run_workers(parsed: Parsed, parts: Parts, todo: Sequence[int], advance: Callable[[int], None]) -> None:
-    """Answer ``todo`` in ``num_workers`` processes and wait for them, calling ``advance`` with what is newly done.
+def run_workers(
+    stage: str, parsed: Parsed, count: int, parts: Parts, todo: Sequence[range], advance: Callable[[int], None]
+) -> None:
+    """Compute the units ``todo`` of ``stage`` in ``count`` processes and wait for them, calling ``advance`` with the
+    number of new rows.
 
     UserError with the end of its output if a process refuses its work; ProcessError if one fails or dies.
     """
-    count = min(parsed.generate.num_workers, len(todo))
     first = int(parts.new_file().stem.partition("-")[2])
     workers = []
     try:
         for number in range(count):
             part = parts.folder / f"part-{first + number:05}.jsonl"
-            workers.append(_start(parsed, number, part, todo[number::count]))
+            workers.append(_start(stage, parsed, number, part, todo[number::count]))
         _watch(workers, advance)
     finally:
         for worker in workers:
@@ -50,10 +52,11 @@ def run_workers(parsed: Parsed, parts: Parts, todo: Sequence[int], advance: Call
             worker.process.wait()
 
 
-def _start(parsed: Parsed, number: int, part: Path, share: Sequence[int]) -> _Worker:
+def _start(stage: str, parsed: Parsed, number: int, part: Path, share: Sequence[range]) -> _Worker:
     call, output = part.with_suffix(".call.json"), part.with_suffix(".log")
-    arguments = parsed.as_dict()
-    call.write_text(json.dumps({"arguments": arguments, "share": share, "part": str(part)}), encoding="utf-8")
+    units = [[unit.start, unit.stop] for unit in share]
+    content = {"stage": stage, "arguments": parsed.as_dict(), "units": units, "part": str(part)}
+    call.write_text(json.dumps(content), encoding="utf-8")
     with output.open("wb") as stream:
         process = subprocess.Popen(
             [sys.executable, "-m", "alignment.runs.stages.worker", str(call), str(os.getpid())],
@@ -84,7 +87,7 @@ def _describe(worker: _Worker, status: int) -> str:
     lines = worker.log.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL_LINES:]
     said = "\n".join(lines)
     return (
-        f"worker {worker.number} {describe_exit(status)}; what was answered is kept, the same command continues. The "
+        f"worker {worker.number} {describe_exit(status)}; what was done is kept, the same command continues. The "
         f"end of its output:\n{said}"
     )
 

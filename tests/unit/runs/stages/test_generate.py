@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -19,9 +20,10 @@ from alignment.models.folders.hub import load_causal_lm
 from alignment.models.tokenizer.tokenizer import load_tokenizer
 from alignment.parity.subjects import make_models
 from alignment.runs.stages import workers
-from alignment.runs.stages.generate import Generation, generate
+from alignment.runs.stages.generate import Generation
 from alignment.runs.stages.generate_arguments import GROUPS
 from alignment.runs.stages.policy import open_engine
+from alignment.runs.stages.stage import run_stage
 
 PROMPTS = [f"pack {thing}" for thing in ("lamp", "tent", "boots", "lamp", "rope knife", "coat", "apple bread")]
 
@@ -52,7 +54,7 @@ def written(models, tmp_path):
 def run(written, **changes):
     """Return the bytes of the answers."""
     parsed = parse_arguments(GROUPS, written | changes)
-    generate(parsed)
+    run_stage(Generation(parsed))
     with open(parsed.generate.output_file, "rb") as file:
         return file.read()
 
@@ -106,21 +108,18 @@ def test_slices_are_the_whole_cut_in_pieces(written, tmp_path):
 
 
 def interrupt(written, monkeypatch, after):
-    """Stop a run after ``after`` calls of the engine, the last of which left half a line."""
+    """Stop a run after ``after`` units."""
     parsed = parse_arguments(GROUPS, written)
-    answers = Generation._rows
-    calls = []
+    made = Generation.rows
 
-    def stopping(self, engine, options, numbers):
-        calls.append(numbers)
-        if len(calls) > after:
-            raise KeyboardInterrupt
-        return answers(self, engine, options, numbers)
+    def stopping(self, units):
+        yield from itertools.islice(made(self, units), after)
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Generation, "_rows", stopping)
+        patch.setattr(Generation, "rows", stopping)
         with pytest.raises(KeyboardInterrupt):
-            generate(parsed)
+            run_stage(Generation(parsed))
 
 
 def test_an_interrupted_run_continues_to_the_same_file(written, tmp_path, monkeypatch, caplog):
@@ -132,7 +131,7 @@ def test_an_interrupted_run_continues_to_the_same_file(written, tmp_path, monkey
         file.write(b'{"index": 4, "prompt"')
     assert not (tmp_path / "answers.jsonl").exists()
     assert run(written) == whole
-    assert "4 prompts were answered before: continued" in caplog.messages
+    assert "4 rows of 7 were there from before: continued" in caplog.messages
 
 
 def test_parts_made_with_other_arguments_are_not_mixed(written, tmp_path, monkeypatch):
@@ -154,15 +153,15 @@ def test_a_worker_that_dies_is_named_and_the_next_start_continues(written, tmp_p
     whole = run(written, output_file=str(tmp_path / "whole.jsonl"))
     start = workers._start
 
-    def start_and_kill(parsed, number, part, share):
-        worker = start(parsed, number, part, share)
+    def start_and_kill(stage, parsed, number, part, share):
+        worker = start(stage, parsed, number, part, share)
         if number == 1:
             worker.process.send_signal(signal.SIGKILL)
         return worker
 
     with monkeypatch.context() as patch:
         patch.setattr(workers, "_start", start_and_kill)
-        with pytest.raises(ProcessError, match=r"worker 1 was ended by SIGKILL .*; what was answered is kept"):
+        with pytest.raises(ProcessError, match=r"worker 1 was ended by SIGKILL .*; what was done is kept"):
             run(written, num_workers=2)
     assert run(written, num_workers=3) == whole
 
