@@ -28,6 +28,7 @@ VERBS = {
     "plan": Verb("predict the memory of a run and list the layouts that fit"),
     "verify": Verb("compare a parallel layout with one process, number by number", uses_paddle=True),
     "generate": Verb("answer prompts with K answers each, in one process or several", uses_paddle=True),
+    "score": Verb("score answers with a reward model, a function, a service, or several", uses_paddle=True),
     "select": Verb("choose training rows among scored answers: the best, pairs, or all with their rewards"),
     "doctor": Verb("check whether the suite can run on this machine"),
     "demo": Verb("SFT, reward model and PPO on shipped data, judged by a true score", uses_paddle=True),

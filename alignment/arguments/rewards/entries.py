@@ -175,7 +175,7 @@ def _check_use(item: Mapping[str, Any], kind: str) -> None:
     has_options = kind in ("function", "pairwise")
     alien = {"template": kind in MODEL_KINDS, "batch_size": kind in MODEL_KINDS, "options": has_options}
     for key, is_meant in alien.items():
-        if key in item and not is_meant:
+        if item.get(key) not in (None, {}, -1) and not is_meant:
             whose = "a function or a pairwise model" if key == "options" else "a model"
             raise ValueError(f"{key} is for {whose}, and {name!r} is a {kind}")
 

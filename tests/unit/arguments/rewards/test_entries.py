@@ -42,6 +42,11 @@ def test_an_object_says_more_and_a_cost_is_subtracted():
     assert entries(written[0]) == (model,), "one object is a list of one"
 
 
+def test_resolved_entries_resolve_to_themselves():
+    text = resolve_entries("org/helpful, mine.py:short, http://localhost:9000/score", AS_WRITTEN)
+    assert resolve_entries(text, {}) == text
+
+
 def test_a_folder_says_that_its_model_compares(tmp_path):
     for name, record in (("run/reward", {"pairwise_comparison": {"turn": "{content}"}}), ("scores", {}), ("odd", [])):
         (tmp_path / name).mkdir(parents=True)
@@ -73,7 +78,7 @@ def test_sources_of_one_name_are_told_apart():
         ([{"name": "a", "kind": "judge"}], "kind must be one of model, cost, pairwise, function, service, got 'judge'"),
         ([{"name": "a", "kind": "service"}], "must begin with http"),
         ([{"name": "m:f", "template": "none"}], "template is for a model, and 'm:f' is a function"),
-        ([{"name": "a", "options": {}}], "options is for a function or a pairwise model, and 'a' is a model"),
+        ([{"name": "a", "options": {"k": 1}}], "options is for a function or a pairwise model, and 'a' is a model"),
         ([{"name": "a", "template": "User: "}], "a text with one {}"),
         ([{"name": "a", "batch_size": 0}], "batch_size must be a whole number >= 1"),
         ([{"name": "a", "log_as": "a b"}], "letters, digits and underscores"),
