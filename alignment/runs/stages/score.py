@@ -17,7 +17,7 @@ from alignment.errors import ArgumentError, DataError
 from alignment.parallel.initialise import select_device
 from alignment.runs.frozen import frozen_model
 from alignment.runs.stages.score_arguments import ScoreArguments
-from alignment.runs.stages.scoring_sources import Sources, Texts, model_folder
+from alignment.runs.stages.scoring_sources import SourceBuilder, Texts, model_folder
 from alignment.runs.stages.stage import ALONE
 
 _LISTS = (("prompt", "responses"),)
@@ -102,7 +102,7 @@ class Scoring:
         """Yield the rows of each unit with the rewards of their answers."""
         texts = Texts()
         device = select_device(self.given.device)
-        scorer = Sources(self.parsed.sources, texts, device=device, base_dir=self.parsed.base_dir).build()
+        scorer = SourceBuilder(self.parsed.sources, texts, device=device, base_dir=self.parsed.base_dir).build()
         for unit in units:
             answered = [self.answered[number] for number in unit]
             counts = [len(row.responses) for row in answered]

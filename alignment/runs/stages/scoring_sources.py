@@ -95,7 +95,7 @@ class Reformatted:
         return np.asarray(ids, np.int64), start
 
 
-class Sources:
+class SourceBuilder:
     """Builds the scorers of ``entries``."""
 
     def __init__(self, given: SourceArguments, texts: Texts, *, device: str, base_dir: Path) -> None:
@@ -173,13 +173,13 @@ class Sources:
         return entry.batch_size if entry.batch_size > 0 else self._given.per_device_reward_batch_size
 
 
-_BUILDERS: Mapping[str, Callable[[Sources, RewardEntry], tuple[Scorer, ScoreModel | None]]] = MappingProxyType(
+_BUILDERS: Mapping[str, Callable[[SourceBuilder, RewardEntry], tuple[Scorer, ScoreModel | None]]] = MappingProxyType(
     {
-        "model": Sources._model,
-        "cost": Sources._model,
-        "pairwise": Sources._pairwise,
-        "function": Sources._function,
-        "service": Sources._service,
+        "model": SourceBuilder._model,
+        "cost": SourceBuilder._model,
+        "pairwise": SourceBuilder._pairwise,
+        "function": SourceBuilder._function,
+        "service": SourceBuilder._service,
     }
 )
 """Builds the scorer of a source, with its score model if it is one, by kind (``arguments.rewards.entries.KINDS``)."""
