@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.families import EMBEDDING, GATING, OUTSIDE, SCORE
@@ -162,21 +162,22 @@ def local_layer_shapes(config: DecoderConfig, *, tensor_degree: int, tensor_inde
     }
 
 
-def parts_of_rank(
-    config: DecoderConfig, kind: str, layout: Layout, rank: int, *, score_bias: bool = False
-) -> list[Part]:
-    """Return the parts that world rank ``rank`` of ``layout`` holds, before sharding; see ``parallel.initialise``."""
+def parts_of_rank(config: DecoderConfig, kind: str, layout: Layout, rank: int, **head: Any) -> list[Part]:
+    """Return the parts that world rank ``rank`` of ``layout`` holds, before sharding; see ``parallel.initialise``.
+
+    ``head``: what is above a score model's decoder, as ``whole_shapes`` takes it.
+    """
     stage = rank // (layout.tensor * layout.sharding) % layout.pipeline
     inner = Layout(tensor=layout.tensor, pipeline=layout.pipeline, virtual_stages=layout.virtual_stages)
-    return list(_parts_of_stage(config, kind, score_bias, inner, stage, rank % layout.tensor))
+    return list(_parts_of_stage(config, kind, inner, stage, rank % layout.tensor, **head))
 
 
 @lru_cache(maxsize=256)
 def _parts_of_stage(
-    config: DecoderConfig, kind: str, score_bias: bool, inner: Layout, stage: int, index: int
+    config: DecoderConfig, kind: str, inner: Layout, stage: int, index: int, **head: Any
 ) -> tuple[Part, ...]:
     """Return what the tensor process ``index`` of ``stage`` holds; a plan asks for the same parts again and again."""
-    shapes = whole_shapes(config, kind, score_bias=score_bias)
+    shapes = whole_shapes(config, kind, **head)
     names = held_names(
         list(shapes), config, stage=stage, num_stages=inner.pipeline, chunks_per_stage=inner.virtual_stages
     )

@@ -150,7 +150,7 @@ def _print_models(job: Job) -> None:
     kind = "bfloat16, masters in float32" if job.half else "float32"
     print_table(f"models ({kind})", ["model", "billion parameters", "layers", "hidden", "state"], rows)
     batches = f"{counted(job.micro_batches, 'micro-batch')} of {job.rows_per_batch}"
-    if job.generates:
+    if job.is_on_policy:
         work = (
             f"{job.iteration_rows} responses per iteration, {batches} per update, at most {job.length} tokens "
             f"({job.response} of them response)"
@@ -184,7 +184,7 @@ def _judge(chosen: Candidate, machine: Machine, options: argparse.Namespace, alw
 def _describe(candidate: Candidate, machine: Machine) -> str:
     rollout, score, update = candidate.duration
     where = f"on {machine.name.upper()}" if machine.device == "gpu" else "in processes of a CPU"
-    if not candidate.job.generates:
+    if not candidate.job.is_on_policy:
         return f"{candidate.duration.total:.3g} s {where}"
     engine = rollout_engine(candidate.job, candidate.job.rollout_layout(candidate.layout)) + " engine"
     if engine.startswith("fused") and machine.device == "gpu":
@@ -228,7 +228,7 @@ def _print_what_helps(job: Job, options: argparse.Namespace) -> None:
         "recompute": not job.recompute,
         f"a smaller {_batch_key(job)}": job.rows_per_batch > 1,
         "a smaller max_length": True,
-        "a smaller per_device_rollout_batch_size (if the cache of keys and values is large)": job.generates,
+        "a smaller per_device_rollout_batch_size (if the cache of keys and values is large)": job.is_on_policy,
     }
     print(
         f"no layout of {options.gpus} devices fits in {options.memory_gib:g} GiB. What helps: "

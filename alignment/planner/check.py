@@ -15,6 +15,7 @@ import numpy as np
 from alignment.architecture.config_rules import COMPARISON_KEY
 from alignment.architecture.cuts import whole_shapes
 from alignment.architecture.decoder_config import DecoderConfig
+from alignment.architecture.families import GATING
 from alignment.architecture.layout import Layout
 from alignment.arguments.parsed import Parsed
 from alignment.errors import UserError
@@ -56,7 +57,8 @@ virtual_pp_degree sharding sharding_parallel_degree sequence_parallel eval_mode 
 offload_level seed objective loss_type loss_weights label_smoothing score_bias
 normalize_score_during_training normalizer_type lora lora_rank lora_dropout
 lora_target_modules load_in_4bit reference_free precompute_ref_logprobs attributes
-teacher_offload beta
+teacher_offload beta teacher_tensor_parallel_degree max_dec_len per_device_eval_batch_size
+train_head_only gating_hidden_size gating_num_layers
 """
 """Arguments that affect memory; the check sets all others itself."""
 
@@ -100,6 +102,8 @@ def measure_memory(parsed: Parsed, job: Job, layout: Layout) -> list[Measured]:
     # Nothing is evaluated in the trial.
     rewards = {role: config for role, config in job.other_rewards.items() if not role.startswith(JUDGE)}
     built = {"native": job.native and has_kernels, "fused": job.fused and has_kernels}
+    if job.generates and not job.is_on_policy:
+        built["response"] = job.answer  # the trial samples the answers of every update
     job = dataclasses.replace(job, other_rewards=rewards, **built)
     tensors = {phase: m.on_device for phase, m in phase_memory(job, layout, lambda m: m.on_device).items()}
     everything = {phase: m.everywhere for phase, m in phase_memory(job, layout, lambda m: m.everywhere).items()}
@@ -108,7 +112,7 @@ def measure_memory(parsed: Parsed, job: Job, layout: Layout) -> list[Measured]:
     log.info(f"two iterations of {layout} on this machine's CPU, in float32 with random weights")
     with tempfile.TemporaryDirectory() as name:
         path = _write_run(Path(name), parsed, job)
-        if job.generates:
+        if job.is_on_policy:
             call = ("alignment.planner.trial:run_trial", str(path))
         else:
             call = ("alignment.planner.trial:run_offline_trial", str(path), job.trainer)
@@ -147,10 +151,11 @@ def _write_run(folder: Path, parsed: Parsed, job: Job) -> Path:
     given = {key: value for key, value in parsed.as_dict().items() if key in _KEPT.split() and parsed.given(key)}
     for role, config in job.models.items():
         if role != "reference" or job.own_reference is not None:
-            options = {"score_type": role} if role == "cost" else _QUESTION if role in job.pairwise else {}
+            own = _QUESTION if role in job.pairwise else _labels(job)
+            options = {"score_type": role} if role == "cost" else own
             _write_model(folder / role, config, "causal" if job.is_language_model(role) else "score", options)
     own = {
-        **(_on_policy_arguments(folder, job) if job.generates else _offline_arguments(folder, job)),
+        **(_on_policy_arguments(folder, job) if job.is_on_policy else _offline_arguments(folder, job)),
         "output_dir": str(folder / "output"),
         "chat_template": "tokenizer",
         "learning_rate": 1e-6,
@@ -201,8 +206,16 @@ def _offline_arguments(folder: Path, job: Job) -> dict[str, Any]:
     """Return the arguments for two updates; the trial makes its own rows."""
     own = {"ref_model_name_or_path": str(folder / "reference")} if job.own_reference is not None else {}
     own |= {"teacher_model_name_or_path": str(folder / "teacher")} if job.teacher is not None else {}
+    own |= {"lmbda": 1.0, "kd_coef": 1.0} if job.generates else {}
+    own |= {"debias_length": None} if job.trained_part == GATING else {}  # all answers have one length
     start = {"model_name_or_path": str(folder / job.learner), "max_steps": 2}
     return {"train_datasets": "packing-sft/train", **start, **own}
+
+
+def _labels(job: Job) -> dict[str, Any]:
+    """Return the keys of config.json for the scores of a model with several."""
+    count = job.score_head.get("num_labels", 1)
+    return {"num_labels": count, "id2label": {str(i): f"score {i}" for i in range(count)}} if count > 1 else {}
 
 
 def _write_model(folder: Path, config: DecoderConfig, kind: str, options: Mapping[str, Any]) -> None:
@@ -215,7 +228,8 @@ def _write_model(folder: Path, config: DecoderConfig, kind: str, options: Mappin
         shutil.copy(file, folder)
     stops = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     (folder / CONFIG_FILE).write_text(json.dumps({**config.to_dict(), **stops, **options}), encoding="utf-8")
-    shapes = {name: s[::-1] if is_transposed(name) else s for name, s in whole_shapes(config, kind).items()}
+    head = {"num_labels": options.get("num_labels", 1)}
+    shapes = {name: s[::-1] if is_transposed(name) else s for name, s in whole_shapes(config, kind, **head).items()}
     groups = cut_files([TensorEntry(name, np.dtype(np.float32), shape) for name, shape in shapes.items()])
     files = dict(zip(file_names(len(groups)), groups, strict=True))
     write_files(folder, files, _draw(groups))

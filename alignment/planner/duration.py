@@ -38,11 +38,12 @@ class Duration(NamedTuple):
 
 def iteration_seconds(job: Job, layout: Layout, machine: Machine) -> Duration:
     """Return the duration of an iteration of ``job``."""
-    if not job.generates:
+    if not job.is_on_policy:
         # A policy with an adapter is its own reference.
         roles = (role if role in job.models else "policy" for role in job.passes)
         before = sum(forward_seconds(job, layout, machine, role) for role in roles)
-        return Duration(0.0, before, update_seconds(job, layout, machine, job.learner))
+        sampled = job.sampled_share * rollout_seconds(job, layout, machine) if job.generates else 0.0
+        return Duration(sampled, before, update_seconds(job, layout, machine, job.learner))
     updates = job.update_iters * job.iteration_rows / (job.rows_per_batch * job.micro_batches)
     one = sum(update_seconds(job, layout, machine, role) for role in job.trained)
     scored = sum(forward_seconds(job, layout, machine, role) for role in job.models if not role.startswith(JUDGE))

@@ -87,6 +87,18 @@ class Job:
     """The reference's shape; None: the policy's."""
     teacher: DecoderConfig | None = None
     """The frozen teacher of a distillation; None: there is none."""
+    teacher_tensor: int | None = None
+    """The processes that hold a whole teacher together; None: it has the student's layout."""
+    sampled_share: float = 0.0
+    """Distillation: the share of updates whose answers the student samples."""
+    answer: int | None = None
+    """Tokens of the longest of those; None: ``response``."""
+    smooths_labels: bool = False
+    """Whether the loss needs the logits' mean over the vocabulary."""
+    trained_part: str = ""
+    """What the names of the trained parameters begin with; the decoder below them is frozen. Empty: all are trained."""
+    score_head: Mapping[str, Any] = field(default_factory=dict)
+    """The sizes of what is above the decoder of a score model, as ``whole_shapes`` takes them."""
     divergence_tensors: int = 0
     """Tensors of the logits' size that the divergence from the teacher holds."""
     adapters: Mapping[str, Adapter] = field(default_factory=dict)
@@ -149,12 +161,23 @@ class Job:
 
     @property
     def generates(self) -> bool:
-        """Whether this is an on-policy run."""
+        """Whether the run samples what it trains on, always or now and then."""
         return "rollout" in self.phases
+
+    @property
+    def is_on_policy(self) -> bool:
+        """Whether this is an on-policy run."""
+        return "score" in self.phases
 
     def rollout_layout(self, layout: Layout) -> Layout:
         """Return the layout of one replica of the rollout."""
         return rollout_layout(layout, self.eval_mode, self.rollout_tensor)
+
+    def own_layout(self, layout: Layout) -> Layout | None:
+        """Return the layout of a teacher that has one of its own beside the student's ``layout``."""
+        if self.teacher_tensor is None or layout.world_size == 1:
+            return None
+        return Layout(tensor=self.teacher_tensor, data=max(1, layout.world_size // self.teacher_tensor))
 
     @property
     def learner(self) -> str:
@@ -169,7 +192,7 @@ class Job:
     @property
     def prompt(self) -> int:
         """Tokens of the longest prompt that leaves room for the longest response."""
-        return self.length - self.response
+        return self.length - (self.answer or self.response)
 
 
 def read_job(parsed: Parsed, *, device: str) -> Job:

@@ -79,7 +79,7 @@ class StageMemory:
     """The first process of one stage."""
 
     def __init__(self, job: Job, layout: Layout, stage: int) -> None:
-        self._job = job
+        self._job, self._layout = job, layout
         self._models = place_models(job, layout, stage)
         self._engine = engine_memory(PlannedRollout(job=job, layout=layout, stage=stage)) if job.generates else None
         self._engine_device = self._engine.standing if self._engine else {}
@@ -102,6 +102,8 @@ class StageMemory:
         for moment in self._engine.moments():
             device, host = {**self._engine_device, **moment.device}, {**self._engine_host, **moment.host}
             yield self._moment(moment.name, ["policy"], device, host=host)
+        if not self._job.is_on_policy:
+            yield from self._forward("policy", left=())  # for the gate
         yield from self._moves(["policy"])
 
     def _score(self) -> Iterator[Moment]:
@@ -117,11 +119,13 @@ class StageMemory:
         step = model.one_pass(count)
         needed = step.forward_only
         compares = name in job.pairwise
-        head = model.head(2 * count if compares else count * job.response, is_scaled=job.is_scaled and not compares)
+        targets = 2 * count if compares else count * job.response
+        head = model.head(targets, is_scaled=job.is_scaled and not compares, learns=False)
         if head is not None and name != "teacher":
-            needed = max(needed, head.forward_only(with_entropy=name == "policy"))
+            needed = max(needed, head.forward_only(with_entropy=name == "policy" and job.teacher is None))
         whole = sum(map(self._whole_head, left))
-        yield self._moment(f"{name} forward", [name], {"activations": needed}, whole=whole + model.whole_unit)
+        states = self._exchanged if name == "teacher" else {}
+        yield self._moment(f"{name} forward", [name], {"activations": needed, **states}, whole=whole + model.whole_unit)
         if model.gathering:
             coming = {"activations": step.shared + 3 * step.boundary}
             yield self._moment(f"{name} gathered", [name], coming, whole=whole + model.gathering)
@@ -184,13 +188,34 @@ class StageMemory:
 
     @cached_property
     def _taught(self) -> Mapping[str, int]:
-        """What stays of a teacher on the device: the hidden states of all targets, and an offloaded one's head."""
-        teacher = self._models.get("teacher")
-        if teacher is None or not teacher.is_last:
+        """What stays of a teacher on the device: the hidden states of all targets, and its head if it is offloaded or
+        cut as the student's.
+        """
+        teacher, own = self._models.get("teacher"), self._job.own_layout(self._layout)
+        if teacher is None or not self._models["policy"].is_last:
             return {}
-        states = self._job.micro_batches * self._job.rows_per_batch * self._job.response * teacher.config.hidden_size
         head = teacher.head_elements if "freeze_model" in self._job.offloaded else 0
-        return {"teacher states": (states + head) * self._job.item}
+        if own:
+            head = -(-teacher.config.vocab_size // self._layout.tensor) * teacher.config.hidden_size
+        return {"teacher states": self._states + head * self._job.item}
+
+    @cached_property
+    def _exchanged(self) -> Mapping[str, int]:
+        """What ``_taught`` is while a teacher with a layout of its own runs: also the states of other processes' rows
+        that this team computes.
+        """
+        own, layout = self._job.own_layout(self._layout), self._layout
+        if own is None:
+            return {}
+        kept = self._taught.get("teacher states", 0)
+        computed = self._states * own.tensor // (layout.tensor * layout.pipeline)
+        return {"teacher states": kept + max(0, computed - (self._states if kept else 0))}
+
+    @property
+    def _states(self) -> int:
+        """Bytes of the teacher's hidden states of one process's targets."""
+        rows = self._job.micro_batches * self._job.rows_per_batch
+        return rows * self._job.response * self._models["teacher"].config.hidden_size * self._job.item
 
     def _whole_head(self, name: str) -> int:
         """Return the bytes of the gathered head of ``name``; 0 if the run has no such model."""

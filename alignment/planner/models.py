@@ -55,7 +55,8 @@ class Placed:
     def held(self) -> Held:
         """Its parts in this process, before sharding."""
         kind = "causal" if self.is_causal else "score"
-        return Held.of(self.config, kind, self.layout, self.stage, self.adapter)
+        head = self.job.score_head if self.is_trained and not self.is_causal else {}
+        return Held.of(self.config, kind, self.layout, self.stage, self.adapter, head)
 
     @property
     def adapter(self) -> Adapter | None:
@@ -65,7 +66,14 @@ class Placed:
     @cached_property
     def trained(self) -> Held:
         """The parts that are trained, before sharding."""
+        if self.job.trained_part:
+            return self.held.beginning(self.job.trained_part)
         return self.held if self.adapter is None else self.held.with_adapter
+
+    @property
+    def is_frozen_below(self) -> bool:
+        """Whether nothing goes back through its decoder: only what is above it is trained, in the same process."""
+        return bool(self.job.trained_part) and self.layout.pipeline == 1
 
     @cached_property
     def layers(self) -> list[int]:
@@ -162,15 +170,16 @@ class Placed:
                 layers[layer_number(part.name)] += tokens * (inputs + 2 * self.adapter.rank) * self.job.item
         return max(layers.values(), default=0)
 
-    def head(self, targets: int, *, is_scaled: bool) -> Head | None:
-        """Return the head computing log-probs of ``targets`` tokens; None if this process has none.
+    def head(self, targets: int, *, is_scaled: bool, learns: bool = True) -> Head | None:
+        """Return the head computing log-probs of ``targets`` tokens, and what the loss of a pass that ``learns`` needs
+        besides; None if this process has none.
 
         Compiled operators need the whole vocabulary.
         """
         if not self.head_elements:
             return None
         kind = NativeHead if self.job.native and self.layout.tensor == 1 else Head
-        if self.job.teacher is not None:
+        if self.job.teacher is not None and learns:
             kind = partial(DistilledHead, tensors=self.job.divergence_tensors)
         return kind(
             config=self.config, targets=targets, tensor=self.layout.tensor, item=self.job.item, is_scaled=is_scaled
@@ -178,8 +187,13 @@ class Placed:
 
 
 def place_models(job: Job, layout: Layout, stage: int) -> dict[str, Placed]:
-    """Return the models of ``job`` by name."""
+    """Return the models of ``job`` by name; a teacher may have a layout of its own, without stages."""
+    own = job.own_layout(layout)
     return {
-        name: Placed(name=name, config=config, job=job, layout=layout, stage=stage)
+        name: (
+            Placed(name=name, config=config, job=job, layout=own, stage=0)
+            if own and name == "teacher"
+            else Placed(name=name, config=config, job=job, layout=layout, stage=stage)
+        )
         for name, config in job.models.items()
     }

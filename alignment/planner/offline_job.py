@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+from alignment.architecture.adapter import HEAD
 from alignment.architecture.decoder_config import DecoderConfig
+from alignment.architecture.families import GATING
 from alignment.arguments.parsed import Parsed
-from alignment.errors import ArgumentError
-from alignment.fields import show_value
 from alignment.models.config import CONFIG_FILE
+from alignment.models.decoder.score_model import ScoreOptions
 from alignment.ops.pieces import divergence_tensors
 from alignment.planner.job import Job, plan_adapters, planned_batches, read_shape
 from alignment.runs.offline.models import JUDGE, POLICY
 from alignment.runs.offline.objective import OfflineObjective
 from alignment.trainers.objectives import objective_of
 
-UPDATE, REFERENCE, TEACHER = "update", "reference", "teacher"
+ROLLOUT, UPDATE, REFERENCE, TEACHER = "rollout", "update", "reference", "teacher"
 """Phases, as the supervised loop names them."""
 
 
@@ -26,7 +28,6 @@ def read_offline_job(trainer: str, parsed: Parsed, *, device: str) -> Job:
     one is. Evaluation and the pass before training of ``precompute_ref_logprobs`` are not included.
     """
     objective, training, length = objective_of(trainer, parsed), parsed.training, parsed.data.max_length
-    _refuse_frozen(parsed)
     samples, micro_batches = planned_batches(training, length * objective.rows_per_sample)
     rows = samples * objective.rows_per_sample
     shape = _starting_shape(parsed, objective)
@@ -34,6 +35,7 @@ def read_offline_job(trainer: str, parsed: Parsed, *, device: str) -> Job:
     compares, taught = _keeps_reference(parsed, objective), objective.needs_teacher
     is_away = (compares and parsed.reference.ref_offload) or (taught and parsed.teacher.teacher_offload)
     is_own_base = compares and parsed.adapter.lora and parsed.reference.ref_model_name_or_path is None
+    own = {"response": objective.targets_per_row or length - 1} | (_distillation(parsed, device) if taught else {})
     return Job(
         trainer=trainer,
         policy=shape if is_language_model else None,
@@ -44,12 +46,13 @@ def read_offline_job(trainer: str, parsed: Parsed, *, device: str) -> Job:
         four_bit=parsed.adapter.load_in_4bit,
         own_reference=_reference_shape(parsed, objective) if compares else None,
         teacher=_teacher_shape(parsed, objective) if taught else None,
-        divergence_tensors=divergence_tensors(parsed.loss.beta, parsed.loss.temperature) if taught else 0,
-        phases=(*([REFERENCE] if compares else []), *([TEACHER] if taught else []), UPDATE),
+        **own,
+        **_trained_part(parsed, shape),
+        smooths_labels=trainer == "sft" and parsed.loss.label_smoothing > 0,
+        phases=_phases(parsed, compares=compares, taught=taught),
         passes=_passes(parsed, objective, compares=compares, taught=taught),
         half=training.weight_dtype(device) == "bfloat16",
         length=length,
-        response=objective.targets_per_row or length - 1,
         rows_per_batch=rows,
         logprob_rows=rows,
         value_rows=rows,
@@ -63,14 +66,46 @@ def read_offline_job(trainer: str, parsed: Parsed, *, device: str) -> Job:
     )
 
 
-def _refuse_frozen(parsed: Parsed) -> None:
-    """Refuse a run that trains only what is above a frozen decoder, which needs far less than would be counted."""
-    for key, value in (("objective", "gating"), ("train_head_only", True)):
-        if getattr(parsed.offline, key, None) == value:
-            raise ArgumentError(
-                f"{key}={show_value(value)}: plan counts no runs whose model is frozen below what they train; they "
-                "need the weights once, and little more than a forward pass"
-            )
+def _phases(parsed: Parsed, *, compares: bool, taught: bool) -> tuple[str, ...]:
+    """Return the phases of an update."""
+    samples = taught and parsed.loss.lmbda > 0
+    return (*[ROLLOUT] * samples, *[REFERENCE] * compares, *[TEACHER] * taught, UPDATE)
+
+
+def _distillation(parsed: Parsed, device: str) -> dict[str, Any]:
+    """Return what a distillation adds to a job: the layout of the teacher, and the engine that samples answers."""
+    loss, engine, longest = parsed.loss, parsed.engine, parsed.data.max_length - 1
+    trained, degree = parsed.training.weight_dtype(device), parsed.teacher.teacher_tensor_parallel_degree
+    answer = min(parsed.teacher.max_dec_len or longest, longest)
+    return {
+        "teacher_tensor": degree if degree > 0 else None,
+        "divergence_tensors": divergence_tensors(loss.beta, loss.temperature),
+        "is_scaled": loss.temperature != 1.0,
+        "sampled_share": loss.lmbda,
+        "answer": answer if loss.lmbda else None,
+        # The rows of the data have longer answers, if any update is made on them.
+        **({"response": answer} if loss.lmbda == 1 else {}),
+        "side_by_side": parsed.training.per_device_eval_batch_size,
+        "eval_mode": parsed.parallel.eval_mode,
+        "rollout_tensor": parsed.parallel.rollout_tensor_parallel_degree,
+        "fused": engine.use_fusemt,
+        "on_gpu": device == "gpu",
+        "rollout_weight_type": engine.rollout_weight_type or trained,
+        "rollout_kv_type": engine.rollout_kv_type or trained,
+        "rollout_kv_memory": engine.rollout_kv_memory,
+    }
+
+
+def _trained_part(parsed: Parsed, shape: DecoderConfig) -> dict[str, Any]:
+    """Return what is trained above a frozen decoder, and the sizes of what is there."""
+    source = parsed.offline
+    if getattr(source, "objective", None) == "gating":
+        labels = ScoreOptions.from_dict(shape.raw).num_labels
+        sizes = (shape.hidden_size, *[source.gating_hidden_size] * source.gating_num_layers, labels)
+        return {"trained_part": GATING, "score_head": {"num_labels": labels, "gating_sizes": sizes}}
+    if getattr(source, "train_head_only", False):
+        return {"trained_part": HEAD, "score_head": {"num_labels": max(1, len(source.attributes))}}
+    return {}
 
 
 def _passes(parsed: Parsed, objective: OfflineObjective, *, compares: bool, taught: bool) -> tuple[str, ...]:

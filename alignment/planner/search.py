@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from alignment.architecture.cuts import check_degrees
+from alignment.architecture.cuts import check_degrees, team_problem
 from alignment.architecture.layout import Layout
 from alignment.planner.duration import Duration, iteration_seconds
 from alignment.planner.job import Job
@@ -108,7 +108,11 @@ def _ways_to_roll_out(job: Job, layout: Layout) -> list[Job]:
 
 def layout_problems(job: Job, layout: Layout) -> list[str]:
     """Return why ``layout`` cannot run ``job``, a message for each number with those that work; empty when it can."""
-    problems = [problem for config in job.models.values() for problem in check_degrees(config, layout)]
+    own = job.own_layout(layout)
+    models = [config for role, config in job.models.items() if not own or role != "teacher"]
+    problems = [problem for config in models for problem in check_degrees(config, layout)]
+    if own and (problem := team_problem(job.teacher, own.tensor, processes=layout.world_size)):
+        problems.append(f"teacher_tensor_parallel_degree={own.tensor} {problem}")
     if (
         job.generates
         and job.eval_mode == "tensor_parallel"

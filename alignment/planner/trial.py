@@ -17,6 +17,7 @@ from paddle.base import core
 
 from alignment.arguments.parsed import Parsed
 from alignment.data.encoded.comparisons import ORDERS
+from alignment.data.encoded.supervised import IGNORE_INDEX
 from alignment.data.loader import BatchLoader
 from alignment.device.memory import HostGauge, MemoryWatch
 from alignment.planner.job import planned_batches
@@ -120,13 +121,17 @@ def _return_freed_memory() -> None:
 
 
 def _full_samples(parsed: Parsed, *, batch_ranks: int) -> list[dict[str, Any]]:
-    """Return full-length samples for one update of any objective, with prompts of one token."""
+    """Return full-length samples for one update of any objective, with prompts of one token, or of as many as answers
+    that are sampled leave.
+    """
     training, length = parsed.training, parsed.data.max_length
     generator = np.random.default_rng(training.seed)
     count = training.per_device_train_batch_size * training.gradient_accumulation_steps * batch_ranks
     sides = (*SIDES, *COST_PAIRS.sides, *ORDERS)
     signs = dict(zip(COST_PAIRS.sign_fields, (1, -1), strict=True))
     names = getattr(getattr(parsed, "offline", None), "attributes", ()) or ("score",)
+    teacher = getattr(parsed, "teacher", None)
+    prompt = length - (teacher.max_dec_len or length) if teacher else 0
     samples = []
     for number in range(count):
         row, *answers = generator.integers(3, 8, [1 + len(sides), length])
@@ -134,7 +139,8 @@ def _full_samples(parsed: Parsed, *, batch_ranks: int) -> list[dict[str, Any]]:
         label = {"desirable": number % 2, "attributes": [float(number % 2)] * len(names)}
         label |= {"extra_length": 0, "margin": None}
         label |= {"step_positions": np.array([length - 1]), "step_labels": [float(number % 2)]}
-        samples.append({"input_ids": row, "labels": row, "prompt_length": 1, **of_sides, **signs, **label})
+        labels = np.where(np.arange(length) < prompt, IGNORE_INDEX, row)
+        samples.append({"input_ids": row, "labels": labels, "prompt_length": 1, **of_sides, **signs, **label})
     return samples
 
 

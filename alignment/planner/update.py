@@ -32,6 +32,11 @@ def update_moments(model: Placed) -> list[UpdateMoment]:
     job, batches = model.job, model.job.micro_batches
     step = model.one_pass(job.rows_per_batch)
     moments = []
+    if model.is_frozen_below:
+        kept = model.gradients.between_batches
+        forward = UpdateMoment("forward", kept, step.forward_only, model.whole_unit)
+        gathered = UpdateMoment("layer gathered", kept, step.shared + 3 * step.boundary, model.gathering)
+        return [forward, gathered, UpdateMoment(STEP, model.gradients.finishing, 0)]
     for in_flight, is_first in _loads(batches, _in_flight(model, batches)):
         head = model.head(job.rows_per_batch * job.response, is_scaled=job.is_scaled)
         moments += _pass_moments(model, step, in_flight, is_first, head, with_entropy=job.entropy_gradient)
@@ -73,7 +78,8 @@ def _pass_moments(
         states = kept + step.norm_input
         making = head.hidden
         if model.adapter is None:
-            making = max(head.weight_back, head.hidden + gradients.arriving(head.weight, is_first=is_first))
+            arriving = gradients.arriving(head.weight, is_first=is_first)
+            making = max(head.weight_back, head.hidden + arriving, _averaging_back(model, head))
         logits = states + head.logits_back(with_entropy=with_entropy)
         yield UpdateMoment("logits", before, logits, model.whole_head)
         yield UpdateMoment("gradient of the head", before, states + making, model.whole_head)
@@ -87,6 +93,13 @@ def _pass_moments(
         yield from _section_moments(model, step, in_flight, before)
     else:
         yield from _first_layer_moments(model, step, is_first)
+
+
+def _averaging_back(model: Placed, head: Head) -> int:
+    """Return the bytes alive where the gradient of the mean logits is added to that of the head: two tensors
+    of the size of the head, and what was gathered of it for the targets; 0 without label smoothing.
+    """
+    return model.job.smooths_labels * (2 * head.weight * model.job.item + 3 * head.hidden)
 
 
 def _last_weight(model: Placed) -> int:

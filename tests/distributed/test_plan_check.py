@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from alignment.commands import plan
+from alignment.trainers.registered import TRAINERS
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
@@ -47,14 +48,16 @@ CASES: dict[str, tuple[int, dict[str, Any]]] = {
 }
 
 
-OFFLINE: dict[str, dict[str, Any]] = {
-    "sft": {"recompute": True},
-    "rm": {},
-    "pairwise": {},
-    "dpo": {"offload_level": "freeze_model"},
-    "kto": {},
-    "kd": {"teacher_model_name_or_path": "teacher", "teacher_offload": True, "beta": 0.5},
+OFFLINE: dict[str, tuple[str, int, dict[str, Any]]] = {
+    "sft": ("sft", 1, {"recompute": True, "label_smoothing": 0.1}),
+    "rm": ("rm", 1, {}),
+    "gating": ("rm", 1, {"objective": "gating"}),
+    "pairwise": ("pairwise", 1, {}),
+    "dpo": ("dpo", 2, {"offload_level": "freeze_model"}),
+    "kto": ("kto", 2, {}),
+    "kd": ("kd", 3, {"teacher_offload": True, "beta": 0.5, "lmbda": 1.0, "kd_coef": 1.0, "max_dec_len": 24}),
 }
+"""Name to (trainer, phases, keys)."""
 
 
 def write(folder: Path, changes: dict[str, Any]) -> str:
@@ -81,17 +84,32 @@ def test_predictions_are_within_ten_percent_of_what_is_used(name, tmp_path, caps
     assert captured.out.count(" ok ") == 6
 
 
-@pytest.mark.parametrize("trainer", OFFLINE)
-def test_predictions_for_offline_trainers_are_within_ten_percent(trainer, tmp_path, capsys):
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text(json.dumps(SHAPE))
-    (tmp_path / "teacher").mkdir()
-    (tmp_path / "teacher" / "config.json").write_text(json.dumps({**SHAPE, "hidden_size": 192}))
+@pytest.mark.parametrize("name", OFFLINE)
+def test_predictions_for_offline_trainers_are_within_ten_percent(name, tmp_path, capsys):
+    trainer, phases, keys = OFFLINE[name]
+    labels = {"num_labels": 2, "id2label": {"0": "a", "1": "b"}} if name == "gating" else {}
+    for folder, changes in (("model", labels), ("teacher", {"hidden_size": 192})):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "config.json").write_text(json.dumps({**SHAPE, **changes}))
     batches = {key: GIVEN[key] for key in ("max_length", "per_device_train_batch_size", "gradient_accumulation_steps")}
-    models = {"train_datasets": "d", "model_name_or_path": "model", "output_dir": "output"}
+    models = {key: "teacher" if "teacher" in key else "model" for key in TRAINERS[trainer].model_keys}
     path = tmp_path / f"{trainer}.json"
-    path.write_text(json.dumps({**batches, **models, **OFFLINE[trainer]}))
+    path.write_text(json.dumps({**batches, **models, "train_datasets": "d", "output_dir": "output", **keys}))
     status = plan.main([str(path), "--gpus", "1", "--memory_gib", "4", "--on", "cpu", "--check"])
     captured = capsys.readouterr()
     assert status == 0, captured.out + captured.err
-    assert captured.out.count(" ok ") == (2 if trainer in ("sft", "rm", "pairwise") else 4)
+    assert captured.out.count(" ok ") == 2 * phases
+
+
+def test_a_teacher_in_a_layout_of_its_own_is_counted_in_it(tmp_path, capsys):
+    for folder, changes in (("model", {}), ("teacher", {"hidden_size": 192})):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "config.json").write_text(json.dumps({**SHAPE, **changes}))
+    batches = {key: GIVEN[key] for key in ("max_length", "per_device_train_batch_size", "gradient_accumulation_steps")}
+    models = {"model_name_or_path": "model", "teacher_model_name_or_path": "teacher"}
+    layout = {"tensor_parallel_degree": 2, "teacher_tensor_parallel_degree": 1}
+    path = tmp_path / "kd.json"
+    path.write_text(json.dumps({**batches, **models, **layout, "train_datasets": "d", "output_dir": "output"}))
+    status = plan.main([str(path), "--gpus", "2", "--memory_gib", "4", "--on", "cpu", "--check"])
+    captured = capsys.readouterr()
+    assert status == 0 and captured.out.count(" ok ") == 4, captured.out + captured.err

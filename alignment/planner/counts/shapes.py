@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from types import MappingProxyType
+from typing import Any
 
 from alignment.architecture.adapter import Adapter, is_trained_with_adapter
 from alignment.architecture.cuts import layer_number, layer_ranges, parts_of_rank, whole_shapes
@@ -26,16 +28,30 @@ class Held:
     """Number of processes that shard the parts by rows."""
 
     @classmethod
-    def of(cls, config: DecoderConfig, kind: str, layout: Layout, stage: int, adapter: Adapter | None = None) -> Held:
-        """Return what ``stage`` holds of a model of ``kind`` ``causal`` or ``score``, with its ``adapter``."""
+    def of(
+        cls,
+        config: DecoderConfig,
+        kind: str,
+        layout: Layout,
+        stage: int,
+        adapter: Adapter | None = None,
+        head: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Held:
+        """Return what ``stage`` holds of a model of ``kind`` ``causal`` or ``score``, with its ``adapter``; ``head`` as
+        for ``parts_of_rank``.
+        """
         rank = stage * layout.tensor * layout.sharding
-        parts = parts_of_rank(config, kind, layout, rank)
+        parts = parts_of_rank(config, kind, layout, rank, **head)
         return cls(tuple(parts if adapter is None else adapter.with_factors(parts)), layout.sharding)
 
     @property
     def with_adapter(self) -> Held:
         """The parts that are trained if the model has an adapter."""
         return replace(self, parts=tuple(part for part in self.parts if is_trained_with_adapter(part.name)))
+
+    def beginning(self, name: str) -> Held:
+        """Return the parts whose names begin with ``name``."""
+        return replace(self, parts=tuple(part for part in self.parts if part.name.startswith(name)))
 
     @cached_property
     def elements(self) -> int:

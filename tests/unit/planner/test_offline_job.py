@@ -8,13 +8,15 @@ import pytest
 
 from alignment.architecture.layout import Layout
 from alignment.errors import ArgumentError
+from alignment.generation.fused.blocks import blocks_for
+from alignment.generation.fused.fused_settings import FusedSettings
 from alignment.planner.counts.shapes import model_elements
 from alignment.planner.machine import Machine
 from alignment.planner.memory import phase_memory
 from alignment.planner.messages import update_bytes
 from alignment.planner.models import place_models
 from alignment.planner.offline_job import read_offline_job
-from alignment.planner.search import search
+from alignment.planner.search import layout_problems, search
 from alignment.planner.update import update_moments
 from alignment.trainers.registered import TRAINERS
 from tests.unit.planner.jobs import SHAPE, make_config
@@ -68,6 +70,7 @@ def on_device(moment):
         ("dpo", {"reference_free": True}, ["policy"], ("update",), 8),
         ("dpo", {"precompute_ref_logprobs": True}, ["policy"], ("update",), 8),
         ("kd", {}, ["policy", "teacher"], ("teacher", "update"), 4),
+        ("kd", {"lmbda": 0.5, "kd_coef": 1}, ["policy", "teacher"], ("rollout", "teacher", "update"), 4),
         ("kto", {}, ["policy", "reference"], ("reference", "update"), 4),
     ],
 )
@@ -212,3 +215,84 @@ def test_a_model_that_is_nowhere_is_named_with_its_key(job_of, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
     with pytest.raises(ArgumentError, match=r"ref_model_name_or_path=org/absent: no config.json in"):
         job_of("dpo", ref_model_name_or_path="org/absent")
+
+
+@pytest.mark.parametrize(("share", "response"), [(0.5, 63), (1.0, 16)])
+def test_sampled_answers_leave_room_for_their_prompts(job_of, share, response):
+    """An update on the data has more targets, unless there is none."""
+    job = job_of("kd", lmbda=share, kd_coef=1, max_dec_len=16)
+    assert (job.answer, job.prompt, job.response, job.sampled_share) == (16, 48, response, share)
+    assert not job.is_on_policy and job.generates
+
+
+def test_sampling_has_a_cache_and_an_engine_as_rollouts_have(job_of):
+    """8 of the 12 rows of an update at once, 64 tokens each; the fused engine's matrices and its own copy of them."""
+    job = job_of("kd", device="cpu", lmbda=1, kd_coef=1, max_dec_len=16, per_device_eval_batch_size=8)
+    moments = phase_memory(job, Layout(), lambda moment: moment.everywhere)
+    tokens = blocks_for(64, FusedSettings().block_tokens) * FusedSettings().block_tokens
+    for moment in moments.values():
+        assert moment.host["key-value cache"] == 8 * tokens * 2 * 4 * 4 * 8 * FLOAT
+        assert moment.host["rollout weights"] == POLICY * FLOAT
+    eager = job_of("kd", device="cpu", lmbda=1, kd_coef=1, use_fusemt="false")
+    moments = phase_memory(eager, Layout(), lambda moment: moment.everywhere)
+    assert "rollout weights" not in {**moments["update"].device, **moments["update"].host}
+
+
+def test_a_whole_teacher_beside_a_student_in_two_processes(job_of):
+    tall, states = model_elements(make_config(num_hidden_layers=6), "causal"), 3 * 4 * 63 * 64
+    moments = phase_memory(job_of("kd", teacher_tensor_parallel_degree=1), Layout(tensor=2), on_device)
+    for moment in moments.values():
+        assert moment.device["teacher weights"] == tall * FLOAT
+        assert moment.device["teacher states"] == (states + 502 * 64) * FLOAT
+
+
+def test_a_teacher_in_two_processes_holds_the_states_of_both_while_it_runs(job_of):
+    states, head = 3 * 4 * 63 * 64, 1003 * 64
+    moments = phase_memory(job_of("kd", teacher_tensor_parallel_degree=2), Layout(data=2), on_device)
+    found = [moments[phase].device["teacher states"] for phase in ("teacher", "update")]
+    assert found == [(2 * states + head) * FLOAT, (states + head) * FLOAT]
+    whole = model_elements(make_config(num_hidden_layers=6), "causal") * FLOAT
+    assert 0.5 * whole < moments["update"].device["teacher weights"] < 0.6 * whole
+
+
+def test_a_degree_of_the_teacher_that_does_not_fit_is_told_with_those_that_do(job_of):
+    [problem] = layout_problems(job_of("kd", teacher_tensor_parallel_degree=3), Layout(data=4))
+    assert problem.startswith("teacher_tensor_parallel_degree=3 does not divide the 4 processes")
+    assert problem.endswith("allowed: 1, 2, 4")
+
+
+@pytest.mark.parametrize(
+    ("given", "above", "trained"),
+    [
+        (
+            {"objective": "gating", "gating_hidden_size": 8, "gating_num_layers": 1},
+            2 * 64 + 64 * 8 + 8 + 8 * 2 + 2,
+            538,
+        ),
+        ({"train_head_only": "true"}, 64, 64),
+    ],
+)
+def test_above_a_frozen_decoder_only_the_rest_has_gradients_and_moments(job_of, given, above, trained):
+    """And the decoder keeps nothing for a backward pass."""
+    labels = {"num_labels": 2, "id2label": {"0": "a", "1": "b"}} if "objective" in given else {}
+    (job_of.folder / "rated").mkdir()
+    (job_of.folder / "rated" / "config.json").write_text(json.dumps({**SHAPE, **labels}))
+    job = job_of("rm", device="cpu", model_name_or_path=job_of.folder / "rated", **given)
+    update = phase_memory(job, Layout(), on_device)["update"]
+    assert update.device["reward weights"] == (SCORER - 64 + above) * FLOAT
+    assert update.device["optimizer"] == trained * 2 * FLOAT
+    model = place_models(job, Layout(), 0)["reward"]
+    assert update.name == "reward forward" and update.device["activations"] == model.one_pass(8).forward_only
+    # Over pipeline stages the gradient passes through the decoder.
+    assert "last layer" in [
+        moment.name for moment in update_moments(place_models(job, Layout(pipeline=2), 1)["reward"])
+    ]
+
+
+def test_label_smoothing_adds_a_gradient_of_the_heads_size(job_of):
+    job = job_of("sft", device="cpu", label_smoothing=0.1)
+    model, step = place_models(job, Layout(), 0)["policy"], place_models(job, Layout(), 0)["policy"].one_pass(4)
+    [found] = {m.activations for m in update_moments(model) if m.name == "gradient of the head"}
+    assert found == step.kept(4) + step.norm_input + max(
+        2 * 1003 * 64 * FLOAT + 3 * 4 * 63 * 64 * FLOAT, model.head(4 * 63, is_scaled=False).weight_back
+    )
