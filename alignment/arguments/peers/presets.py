@@ -1,4 +1,4 @@
-"""The defaults and conventions of other suites, set with ``preset``: one table per suite and algorithm.
+"""The defaults and conventions of other suites, and those recommended here, set with ``preset``: a table an algorithm.
 
 A key that the user gives wins over a default of the peer; one that contradicts a convention, without which the run
 would not compute what the peer computes, is refused.
@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from alignment.arguments.parsed import Parsed
 from alignment.fields import show_value
 
-PresetName = Literal["paddlenlp", "trl", "openrlhf", "verl", "safe-rlhf"]
+PresetName = Literal["paddlenlp", "trl", "openrlhf", "verl", "safe-rlhf", "recommended"]
 
 
 class Setting(NamedTuple):
@@ -177,6 +177,25 @@ _VERL = {
         "policy_loss_reduction": Setting("token"),
     },
 }
+_VERL_SHARED = {
+    *(*_CLIPPED, *_WHOLE_DISTRIBUTION, "global_batch_size", "global_mini_batch_size"),
+    *("max_dec_len", "learning_rate", "lr_scheduler_type", "policy_loss_reduction"),
+}
+_VERL |= {
+    name: {
+        **{key: setting for key, setting in _VERL["grpo"].items() if key in _VERL_SHARED},
+        **_kl(0.0),
+        "kl_loss_coeff": Setting(0.0),
+        "normalize_advantage": Setting(is_white, f"advantages are {'' if is_white else 'not '}whitened"),
+    }
+    for name, is_white in {
+        "rloo": False,
+        "remax": False,
+        "opo": False,
+        "reinforce_plus_plus": True,
+        "reinforce_plus_plus_baseline": True,
+    }.items()
+}
 _SAFE_RLHF = {
     "ppo": {
         **_CLIPPED,
@@ -195,8 +214,43 @@ _SAFE_RLHF = {
         "policy_loss_reduction": Setting("sequence", "losses are means over responses of means over tokens"),
     },
 }
+_BATCH_OF_128 = ("global_batch_size", "global_mini_batch_size", *_BATCHES)
+_FAST = {
+    **_CLIPPED,
+    **_WHOLE_DISTRIBUTION,
+    "per_device_train_batch_size": Setting(128, unless=_BATCH_OF_128),
+    "lr_scheduler_type": Setting("cosine"),
+    "policy_loss_reduction": Setting("token"),
+}
+_FAST_GROUPS = {
+    **_FAST,
+    "per_device_prompt_batch_size": Setting(32, unless=_BATCH_OF_128),
+    "num_return_sequences": Setting(4),
+    "learning_rate": Setting(1.5e-3),
+    "warmup_ratio": Setting(0.3),
+}
+_RECOMMENDED = {
+    "ppo": {
+        **_FAST,
+        "per_device_prompt_batch_size": Setting(128, unless=(*_BATCH_OF_128, "num_return_sequences")),
+        "learning_rate": Setting(2e-3),
+        "critic_learning_rate": Setting(3e-3, unless=("learning_rate",)),
+        **_kl(0.2),
+        "gae_lambda": Setting(0.95),
+        "normalize_advantage": Setting(True),
+    },
+    "grpo": {**_FAST_GROUPS, "kl_coeff": Setting(0.0), "kl_loss_coeff": Setting(0.1)},
+    "rloo": {**_FAST_GROUPS, **_kl(0.1), "normalize_advantage": Setting(True)},
+}
 PRESETS: Mapping[str, Mapping[str, Settings]] = MappingProxyType(
-    {"paddlenlp": _PADDLENLP, "trl": _TRL, "openrlhf": _OPENRLHF, "verl": _VERL, "safe-rlhf": _SAFE_RLHF}
+    {
+        "paddlenlp": _PADDLENLP,
+        "trl": _TRL,
+        "openrlhf": _OPENRLHF,
+        "verl": _VERL,
+        "safe-rlhf": _SAFE_RLHF,
+        "recommended": _RECOMMENDED,
+    }
 )
 assert tuple(PRESETS) == get_args(PresetName)
 
@@ -211,6 +265,8 @@ DIFFERENCES: Mapping[str, str] = MappingProxyType(
         "openrlhf": "OpenRLHF's mini-batch counts responses, which are as many as prompts with one response each",
         "verl": "verl divides the value loss by the tokens of a micro-batch; here by those of the update",
         "safe-rlhf": "safe-rlhf does not divide logits by the temperature in training, which matters only beside 1",
+        "recommended": "Found with models of 100,000 parameters (docs/how-to/presets.md): larger models need smaller "
+        "learning rates",
     }
 )
 """What a preset does not change, because it would make results depend on how rows are split."""

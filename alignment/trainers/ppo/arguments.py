@@ -102,8 +102,8 @@ class OnPolicyArguments:
     """Weight of the old average at each update of the policy."""
 
     preset: PresetName | None = None
-    """Take defaults and conventions from another suite: --help preset lists them. Keys that are given win over defaults
-    and are refused against conventions; null: those of this suite, which are PaddleNLP's.
+    """Take defaults and conventions from another suite, or (recommended) what learned fastest here: --help preset lists
+    them. Keys that are given win over defaults and are refused against conventions; null: PaddleNLP's.
     """
     rl_algorithm: str = argument("ppo", aliases=("advantage_estimator", "adv_estimator"), spellings=_PEERS_NAMES)
     """Algorithm; each adds keys of its own. OpenRLHF's and verl's names are understood."""

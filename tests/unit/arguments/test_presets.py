@@ -83,9 +83,10 @@ def test_a_key_against_a_convention_is_refused_with_the_values_that_work(preset,
 def test_a_preset_without_the_algorithm_is_refused():
     (said,) = _problems("safe-rlhf", rl_algorithm="grpo", num_return_sequences=2)
     assert said == (
-        "preset=safe-rlhf has no values for rl_algorithm=grpo, only for ppo (presets with grpo: paddlenlp, trl, verl)"
+        "preset=safe-rlhf has no values for rl_algorithm=grpo, only for ppo (presets with grpo: paddlenlp, trl, verl, "
+        "recommended)"
     )
-    assert "expected one of 'paddlenlp', 'trl', 'openrlhf', 'verl', 'safe-rlhf'" in _problems("trlx")[0]
+    assert "expected one of 'paddlenlp', 'trl', 'openrlhf', 'verl', 'safe-rlhf', 'recommended'" in _problems("trlx")[0]
 
 
 @pytest.mark.parametrize(
@@ -115,6 +116,44 @@ def test_batch_sizes_of_a_preset_yield_to_any_that_is_given(given, expected):
 def test_verls_batch_sizes_count_prompts_whatever_the_number_of_responses(given, expected):
     on_policy = _parse("verl", **given).on_policy
     assert (on_policy.global_batch_size, on_policy.global_mini_batch_size) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "prompts", "rows", "critic"),
+    [
+        ({}, 128, 128, 3e-3),
+        ({"learning_rate": 1e-5}, 128, 128, None),
+        ({"per_device_prompt_batch_size": 4}, 4, 8, 3e-3),
+        ({"rl_algorithm": "rloo"}, 32, 128, None),
+        ({"rl_algorithm": "grpo", "gradient_accumulation_steps": 2}, 16, 8, None),
+    ],
+)
+def test_what_is_recommended_yields_to_batch_sizes_and_to_one_learning_rate_for_both_models(
+    given, prompts, rows, critic
+):
+    parsed = _parse("recommended", **given)
+    on_policy, training = parsed.on_policy, parsed.training
+    assert (on_policy.per_device_prompt_batch_size, training.per_device_train_batch_size) == (prompts, rows)
+    assert parsed.as_dict().get("critic_learning_rate") == critic
+    assert parsed.training.learning_rate == given.get("learning_rate", 2e-3 if "rl_algorithm" not in given else 1.5e-3)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "is_white"),
+    [
+        *(("rloo", False), ("remax", False), ("opo", False)),
+        *(("reinforce_plus_plus", True), ("reinforce_plus_plus_baseline", True)),
+    ],
+)
+def test_verls_algorithms_without_a_critic_whiten_as_verl_does(algorithm, is_white):
+    samples = {"num_return_sequences": 1 if algorithm in ("remax", "reinforce_plus_plus") else 4}
+    parsed = _parse("verl", rl_algorithm=algorithm, **samples)
+    numbers = parsed.algorithm
+    assert (numbers.normalize_advantage, numbers.dual_clip) == (is_white, 3.0)
+    assert (numbers.kl_coeff, numbers.kl_loss_coeff) == (0.0, 0.0)
+    assert (parsed.on_policy.global_batch_size, parsed.training.learning_rate) == (1024, 1e-6)
+    (said,) = _problems("verl", rl_algorithm=algorithm, normalize_advantage=not is_white, **samples)
+    assert f"contradicts preset=verl, in which advantages are {'' if is_white else 'not '}whitened" in said
 
 
 @pytest.mark.parametrize(("algorithm", "limit"), [("ppo", 50.0), ("grpo", 10.0)])
