@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import platform
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -21,16 +22,21 @@ from alignment.data.encoded.supervised import IGNORE_INDEX
 from alignment.data.loader import BatchLoader
 from alignment.device.memory import HostGauge, MemoryWatch
 from alignment.planner.job import planned_batches
+from alignment.records import Rollout
+from alignment.rollout.rewards.pairwise_scores import PairwiseReader
 from alignment.runs.launch import open_launch
 from alignment.runs.offline.pairs import COST_PAIRS, SIDES
 from alignment.runs.offline.train import build_run
 from alignment.runs.on_policy.prompts import OnPolicyData, RowPlan
-from alignment.runs.on_policy.roles import load_roles
+from alignment.runs.on_policy.reward_models import LoadedReward
+from alignment.runs.on_policy.roles import Roles, load_roles
 from alignment.runs.on_policy.run import OnPolicyRun
 from alignment.trainers.objectives import objective_of
 from alignment.trainers.ppo.arguments import parse_ppo_arguments
 from alignment.trainers.registered import TRAINERS
 
+_WORDS = ("map", "rope", "lamp", "tent", "coat")
+"""Tokens of the shipped tokenizer."""
 _MALLOPT_SETTINGS = ((-4, 1 << 16), (-3, 1 << 16), (-1, 1 << 17), (-2, 0))
 """(parameter, value): M_MMAP_MAX on, M_MMAP_THRESHOLD 64 KiB, M_TRIM_THRESHOLD 128 KiB, M_TOP_PAD none."""
 
@@ -86,10 +92,34 @@ def run_trial(path: str) -> dict[str, Peak]:
     parsed = parse_ppo_arguments([path])
     recorder = PhaseRecorder()
     with open_launch(parsed, host="a check of the plan") as launch:
-        roles = load_roles(launch)
+        roles = _with_full_texts(load_roles(launch), parsed.generation.max_dec_len)
         plan = RowPlan.of(parsed, batch_ranks=launch.topology.layout.batch)
         OnPolicyRun(launch, roles, _full_data(parsed, plan), plan).train(memory=recorder)
     return recorder.last
+
+
+class FullTexts:
+    """Reads any responses as random words of the shipped tokenizer, for a model that compares: what a random policy
+    writes is short as text.
+    """
+
+    def __init__(self, reader: PairwiseReader, tokens: int) -> None:
+        self.batch = reader.batch
+        self._tokens = tokens
+
+    def texts(self, rollout: Rollout) -> list[str]:
+        """Return a text of full length for each response, all different."""
+        generator = np.random.default_rng(0)
+        return [" ".join(generator.choice(_WORDS, self._tokens)) for _ in rollout.responses]
+
+
+def _with_full_texts(roles: Roles, tokens: int) -> Roles:
+    def full(loaded: LoadedReward) -> LoadedReward:
+        compares = isinstance(loaded.sequences, PairwiseReader)
+        return loaded._replace(sequences=FullTexts(loaded.sequences, tokens)) if compares else loaded
+
+    rewards = {name: full(loaded) for name, loaded in roles.rewards.items()}
+    return dataclasses.replace(roles, reward=roles.reward and full(roles.reward), rewards=rewards)
 
 
 def run_offline_trial(path: str, trainer: str) -> dict[str, Peak]:
@@ -153,7 +183,7 @@ def _full_data(parsed: Parsed, plan: RowPlan) -> OnPolicyData:
         return generator.integers(3, 8, count)
 
     # A model that reads texts reads as many tokens: each word of the shipped tokenizer is one.
-    text = " ".join(["map"] * (length - response))
+    text = " ".join([_WORDS[0]] * (length - response))
     prompts = [{"input_ids": ids(length - response), "raw_input": text} for _ in range(plan.prompts_per_iteration)]
     loader = BatchLoader(prompts, batch_size=plan.prompts_per_iteration, seed=0)
     rows = [ids(length) for _ in range(plan.rows_per_update)]
