@@ -7,7 +7,9 @@ from types import SimpleNamespace
 import paddle
 import pytest
 
-from alignment.planner.trial import PhaseRecorder, TensorGauge, _full_samples, constant_reward
+from alignment.data.sources.packing import TOKENIZER
+from alignment.models.tokenizer.tokenizer import load_tokenizer
+from alignment.planner.trial import FullTexts, PhaseRecorder, TensorGauge, _full_samples, constant_reward
 from alignment.runs.offline.models import POLICY
 from alignment.trainers.objectives import OBJECTIVES, SCORE_OBJECTIVES
 
@@ -53,3 +55,11 @@ def test_the_samples_of_an_update_are_full_rows_of_any_objective():
 
 def test_rewards_differ():
     assert constant_reward(["", ""], ["", ""], [None, None]) == [0.0, 1.0]
+
+
+def test_a_model_that_compares_reads_responses_of_full_length():
+    rollout = SimpleNamespace(responses=[[0]] * 6)
+    texts = FullTexts(SimpleNamespace(batch=len), 16).texts(rollout)
+    tokenizer = load_tokenizer(TOKENIZER)
+    assert [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts] == [16] * 6
+    assert len(set(texts)) == 6, "equal responses are not compared"
