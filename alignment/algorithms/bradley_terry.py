@@ -65,6 +65,11 @@ class BradleyTerryHyperparameters:
     """Add the squared scores of the two answers (paddlenlp) or average them (safe-rlhf, half as large)."""
 
     @property
+    def compares_ends(self) -> bool:
+        """Whether the loss reads only the scores at the last tokens."""
+        return self.loss_type in ("sequence-wise", "logexp")
+
+    @property
     def uses_margin(self) -> bool:
         """Whether the loss reads the margin of each pair."""
         return self.margin_loss and self.loss_type != "logexp"
@@ -94,7 +99,7 @@ def bradley_terry_loss(
         return sequence_preference_loss(better, worse, terms=terms, denominator=denominator)
     better_end = scores_at(better_scores, fields["better_ends"])
     worse_end = scores_at(worse_scores, fields["worse_ends"])
-    if hyperparameters.loss_type in ("sequence-wise", "logexp"):
+    if hyperparameters.compares_ends:
         return sequence_preference_loss(better_end, worse_end, terms=terms, denominator=denominator)
     assert hyperparameters.loss_type == "token-wise", hyperparameters.loss_type
     loss = token_preference_loss(

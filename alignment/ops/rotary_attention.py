@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +12,7 @@ import paddle
 from alignment.ops.attention import causal_attention, ragged_attention
 from alignment.ops.head_layout import HeadLayout
 from alignment.ops.native.selection import runs_natively
-from alignment.ops.native.training_ops import RaggedHeads
+from alignment.ops.native.training_ops import QueryRanges, RaggedHeads
 from alignment.ops.rotary import PositionTables, RotaryTables, apply_rotary, rotation_tables
 
 
@@ -34,16 +34,29 @@ class RotaryAttention:
     """The dtype of queries, keys and values."""
 
     def attend(
-        self, q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor, *, keep_weights: bool = True
+        self,
+        q: paddle.Tensor,
+        k: paddle.Tensor,
+        v: paddle.Tensor,
+        *,
+        queries: QueryRanges | None = None,
+        keep_weights: bool = True,
     ) -> paddle.Tensor:
-        """Rotate q [M, heads*D] and k [M, kv_heads*D] and return their causal attention to v, [M, heads*D].
+        """Rotate q [Q, heads*D] and k [M, kv_heads*D] and return their causal attention to v, [Q, heads*D].
 
-        ``keep_weights`` as in ``causal_attention``.
+        ``queries``: the tokens of q; None: all, Q = M. ``keep_weights`` as in ``causal_attention``.
         """
         if runs_natively(q, k, v):
-            return ragged_attention(q, k, v, self._ragged)
+            heads = self._ragged if queries is None else replace(self._ragged, queries=queries)
+            return ragged_attention(q, k, v, heads)
+        rows = None
+        if queries is not None:
+            # Queries of zeros for the other tokens; nobody reads what they find.
+            rows = paddle.to_tensor(queries.rows(self._layout.ragged.starts))
+            q = paddle.scatter_nd(rows.unsqueeze(-1), q, [k.shape[0], q.shape[1]])
         rotated = apply_rotary(q, self._query_tables), apply_rotary(k, self._key_tables)
-        return causal_attention(*rotated, v, self._layout, keep_weights=keep_weights)
+        out = causal_attention(*rotated, v, self._layout, keep_weights=keep_weights)
+        return out if rows is None else paddle.gather(out, rows)
 
     @cached_property
     def _ragged(self) -> RaggedHeads:

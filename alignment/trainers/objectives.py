@@ -55,6 +55,7 @@ from alignment.runs.offline.pairs import (
     count_answers,
     count_pairs,
     pair_batch,
+    pair_reader,
     read_pair_scores,
 )
 from alignment.runs.offline.steps import StepEvaluation, count_steps, read_step_scores, step_batch
@@ -147,6 +148,7 @@ def _score_objective(kind: PairKind, **row: Any) -> OfflineObjective:
         make_batch=make_batch,
         rows_per_sample=len(kind.sides),
         read=read_pair_scores,
+        reader=pair_reader,
         count=count_pairs,
         make_evaluation=partial(PairEvaluation.of, kind=kind),
         best_metric="accuracy",
@@ -208,6 +210,7 @@ GATING = replace(
     title="gating network of a reward model",
     model=GATED,
     read=read_gated_scores,
+    reader=None,
     loss=gated_loss,
     settle_model=settle_lengths,
     after_update=None,

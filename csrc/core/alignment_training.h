@@ -31,10 +31,13 @@ typedef struct AcSequences {
   int32_t window;         // a token sees this many tokens, itself included; 0: all before it
   const int32_t* starts;  // [num_sequences + 1]: the first token of each, at last the number of tokens M
   const float *cosines, *sines;  // [M, head_dim / 2], rotating queries and keys; NULL: they are rotated already
+  // Where only some tokens are queries: the position of each sequence's first one [num_sequences], and the place of that
+  // one among all Q queries, at last Q [num_sequences + 1]. NULL: every token is a query, Q = M.
+  const int32_t *first_queries, *query_starts;
 } AcSequences;
 
-// out = softmax(q k' / sqrt(head_dim)) v. q, out [M, heads * head_dim]; k, v [M, kv_heads * head_dim]. statistics
-// [M, heads, 2]: the largest score of each query and 1 / sum e^(score - largest). Gradients have the shapes of what
+// out = softmax(q k' / sqrt(head_dim)) v. q, out [Q, heads * head_dim]; k, v [M, kv_heads * head_dim]. statistics
+// [Q, heads, 2]: the largest score of each query and 1 / sum e^(score - largest). Gradients have the shapes of what
 // they belong to.
 AC_API int32_t ac_attention_forward(const AcSequences* sequences, const float* q, const float* k, const float* v,
                                     float* out, float* statistics, int32_t threads);

@@ -67,7 +67,13 @@ std::string find_problem(const AcSequences& s) {
   if (s.cosines && s.head_dim % 2 != 0) return "a rotated head has an even number of elements";
   for (int i = 0; i < s.num_sequences; ++i) {
     if (s.starts[i + 1] < s.starts[i]) return "starts must ascend";
+    if (!s.first_queries) continue;
+    const int count = s.query_starts[i + 1] - s.query_starts[i];
+    if (count < 0 || s.first_queries[i] < 0 || s.first_queries[i] + count > s.starts[i + 1] - s.starts[i]) {
+      return "the queries of sequence " + std::to_string(i) + " are not among its tokens";
+    }
   }
+  if (s.first_queries && s.num_sequences > 0 && s.query_starts[0] != 0) return "the first query starts at 0";
   return s.num_sequences > 0 && s.starts[0] != 0 ? "the first sequence starts at 0" : "";
 }
 
@@ -80,12 +86,16 @@ struct AttentionArrays {
 };
 
 SharedHead shared_head(const AcSequences& s, const AttentionArrays& at, int sequence, int kv_head) {
-  const int64_t first = s.starts[sequence], group = s.heads / s.kv_heads, dim = s.head_dim;
+  const int32_t* query_starts = s.first_queries ? s.query_starts : s.starts;
+  const int64_t first = s.starts[sequence], first_query = query_starts[sequence];
+  const int64_t group = s.heads / s.kv_heads, dim = s.head_dim;
   const int64_t query_stride = s.heads * dim, key_stride = s.kv_heads * dim;
-  const int64_t query = first * query_stride + kv_head * group * dim, key = first * key_stride + kv_head * dim;
+  const int64_t query = first_query * query_stride + kv_head * group * dim, key = first * key_stride + kv_head * dim;
   SharedHead job = {};
   job.length = s.starts[sequence + 1] - s.starts[sequence];
   job.head_dim = s.head_dim;
+  job.first_query = s.first_queries ? s.first_queries[sequence] : 0;
+  job.end_query = job.first_query + query_starts[sequence + 1] - query_starts[sequence];
   job.group = static_cast<int>(group);
   job.window = s.window;
   job.query_stride = query_stride;
@@ -99,7 +109,7 @@ SharedHead shared_head(const AcSequences& s, const AttentionArrays& at, int sequ
   job.k = at.k + key;
   job.v = at.v + key;
   job.out = at.out + query;
-  job.statistics = at.statistics + first * job.statistics_stride + kv_head * group * 2;
+  job.statistics = at.statistics + first_query * job.statistics_stride + kv_head * group * 2;
   if (at.grad) {
     job.grad = at.grad + query;
     job.q_grad = at.q_grad + query;

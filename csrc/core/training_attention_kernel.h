@@ -1,6 +1,6 @@
 // Causal attention of one key head over one sequence, and its gradient. Scores exist for QUERY_TILE queries at a time;
 // the gradient computes them again from each query's largest score and sum (Dao et al. 2022, algorithms 1 and 4).
-// Tiles begin at the sequence's first token, so nothing depends on its neighbours in the call.
+// Tiles begin at the sequence's first query, so nothing depends on its neighbours in the call.
 #pragma once
 #include "training_attention_tile.h"
 
@@ -62,10 +62,10 @@ struct BackwardSpace {
 };
 
 AC_INLINE int64_t query_offset(const ac::SharedHead& job, int query, int head) {
-  return query * job.query_stride + static_cast<int64_t>(head) * job.head_dim;
+  return (query - job.first_query) * job.query_stride + static_cast<int64_t>(head) * job.head_dim;
 }
 AC_INLINE float* statistics_of(const ac::SharedHead& job, int query, int head) {
-  return job.statistics + query * job.statistics_stride + head * 2;
+  return job.statistics + (query - job.first_query) * job.statistics_stride + head * 2;
 }
 AC_INLINE float score_scale(const ac::SharedHead& job) { return 1.0f / sqrtf(static_cast<float>(job.head_dim)); }
 
@@ -111,7 +111,7 @@ void attend(const ac::SharedHead& job, float* scratch) {
   transpose_rows(job, space.values, space.key_panels);
   copy_rows(job, job.v, job.key_stride, job.length, space.values);
   for (int head = 0; head < job.group; ++head) {
-    for (int query = 0; query < job.length; query += ac::QUERY_TILE) {
+    for (int query = job.first_query; query < job.end_query; query += ac::QUERY_TILE) {
       attend_tile(job, tile_at(job, query), head, space);
     }
   }
@@ -175,7 +175,7 @@ void attend_backward(const ac::SharedHead& job, float* scratch) {
   std::memset(space.key_grads, 0, bytes);
   std::memset(space.value_grads, 0, bytes);
   for (int head = 0; head < job.group; ++head) {
-    for (int query = 0; query < job.length; query += ac::QUERY_TILE) {
+    for (int query = job.first_query; query < job.end_query; query += ac::QUERY_TILE) {
       attend_tile_backward(job, tile_at(job, query), head, space);
     }
   }

@@ -30,7 +30,7 @@ AC_INLINE int first_seen(const ac::SharedHead& job, int position) {
 }
 
 AC_INLINE TileRange tile_at(const ac::SharedHead& job, int query) {
-  const int count = job.length - query < ac::QUERY_TILE ? job.length - query : ac::QUERY_TILE;
+  const int left = job.end_query - query, count = left < ac::QUERY_TILE ? left : ac::QUERY_TILE;
   return {query, count, first_seen(job, query) / PANEL * PANEL, (query + count + PANEL - 1) / PANEL * PANEL};
 }
 

@@ -4,10 +4,11 @@
 
 namespace ac {
 
-// One key head of one sequence and the query heads that share it. Pointers are at the sequence's first token and the
-// first of these heads. A token's heads stand head_dim apart, its neighbour's query_stride or key_stride.
+// One key head of one sequence and the query heads that share it. Pointers are at the sequence's first token (those of
+// queries at its first query) and the first of these heads. A token's heads stand head_dim apart, its neighbour's query_stride or key_stride.
 struct SharedHead {
   int length, head_dim, group;  // tokens; numbers of a head; query heads
+  int first_query, end_query;   // the positions of the queries
   int window;                   // 0: none
   int64_t query_stride, key_stride, statistics_stride;
   const float *cosines, *sines;  // [length, head_dim / 2], or NULL

@@ -104,6 +104,20 @@ void test_attention(int head_dim, int window, bool rotated) {
                           q_grad.data(), k_grad.data(), v_grad.data(), threads);
     return std::vector<Floats>{out, q_grad, k_grad, v_grad};
   });
+  // The queries of each sequence are its last three tokens, or all that it has.
+  const std::vector<int32_t> firsts = {0, 0, 46, 94}, query_starts = {0, 1, 1, 4, 7};
+  const size_t few = static_cast<size_t>(query_starts.back()) * heads * head_dim;
+  sequences.first_queries = firsts.data();
+  sequences.query_starts = query_starts.data();
+  const Floats few_q = draw(few, 7), few_grad = draw(few, 8);
+  compare("attention of ranges", head_dim, [&](int threads) {
+    Floats out(few), statistics(static_cast<size_t>(query_starts.back()) * heads * 2);
+    Floats q_grad(few), k_grad(keys), v_grad(keys);
+    ac_attention_forward(&sequences, few_q.data(), k.data(), v.data(), out.data(), statistics.data(), threads);
+    ac_attention_backward(&sequences, few_grad.data(), few_q.data(), k.data(), v.data(), out.data(),
+                          statistics.data(), q_grad.data(), k_grad.data(), v_grad.data(), threads);
+    return std::vector<Floats>{out, q_grad, k_grad, v_grad};
+  });
   sequences.kv_heads = 3;
   expect(ac_attention_forward(&sequences, q.data(), k.data(), v.data(), nullptr, nullptr, 1) == AC_BAD_ARGUMENT,
          "refuses heads that cannot share", head_dim);

@@ -19,6 +19,10 @@ class AdapterUse(NamedTuple):
     dropout_keys: paddle.Tensor | None = None
     """Keys [M] of the tokens for the adapter's dropout (``ops.addressed_dropout``); None: nothing is dropped."""
 
+    def at(self, rows: paddle.Tensor) -> AdapterUse:
+        """Return the use for the tokens ``rows`` [T] int64 of the M."""
+        return self if self.dropout_keys is None else self._replace(dropout_keys=paddle.gather(self.dropout_keys, rows))
+
 
 ADAPTED = AdapterUse()
 

@@ -25,6 +25,7 @@ from alignment.errors import DataError
 from alignment.models.decoder.adapter_use import ADAPTED, AdapterState, AdapterUse
 from alignment.models.decoder.layers import Embedding, Linear, NumberedLayers, RmsNorm, RoleLayers, build_layer
 from alignment.models.decoder.placement import WHOLE, Placement
+from alignment.models.decoder.wanted_tokens import WantedTokens
 from alignment.ops.rotary import PositionTables
 from alignment.ops.rotary_attention import RotaryAttention
 from alignment.ops.swiglu import swiglu
@@ -46,15 +47,19 @@ class SequencePlan:
 class Attention(RoleLayers):
     """Causal self-attention over this process's heads."""
 
-    def forward(self, x: paddle.Tensor, plan: SequencePlan) -> paddle.Tensor:
-        """Return [rows, H] for x [rows, H]."""
+    def forward(self, x: paddle.Tensor, plan: SequencePlan, wanted: WantedTokens | None = None) -> paddle.Tensor:
+        """Return [rows, H] for x [rows, H], or [T, H] of the ``wanted`` tokens."""
         x = plan.region.enter(x)
-        q = _norm_heads(self.get("query_norm"), self["queries"](x, plan.adapter))
+        asking, use, ranges = x, plan.adapter, None
+        if wanted is not None:
+            asking, use, ranges = paddle.gather(x, wanted.queries), plan.adapter.at(wanted.queries), wanted.ranges
+        q = _norm_heads(self.get("query_norm"), self["queries"](asking, use))
         k = _norm_heads(self.get("key_norm"), self["keys"](x, plan.adapter))
-        mixed = plan.attention.attend(
-            q, k, self["values"](x, plan.adapter), keep_weights=plan.recomputed != "core_attn"
-        )
-        return self["output"](mixed, plan.region, plan.adapter)
+        keep_weights = plan.recomputed != "core_attn"
+        mixed = plan.attention.attend(q, k, self["values"](x, plan.adapter), queries=ranges, keep_weights=keep_weights)
+        if wanted is not None:
+            mixed, use = wanted.of_queries(mixed), plan.adapter.at(wanted.rows)
+        return self["output"](mixed, plan.region, use)
 
 
 def _norm_heads(norm: RmsNorm | None, x: paddle.Tensor) -> paddle.Tensor:
@@ -65,11 +70,11 @@ def _norm_heads(norm: RmsNorm | None, x: paddle.Tensor) -> paddle.Tensor:
 class FeedForward(RoleLayers):
     """This process's columns of the gated feed-forward block."""
 
-    def forward(self, x: paddle.Tensor, plan: SequencePlan) -> paddle.Tensor:
+    def forward(self, x: paddle.Tensor, region: TensorRegion, use: AdapterUse) -> paddle.Tensor:
         """Return [rows, H] for x [rows, H]."""
-        x = plan.region.enter(x)
-        inner = swiglu(self["gate"](x, plan.adapter), self["up"](x, plan.adapter))
-        return self["down"](inner, plan.region, plan.adapter)
+        x = region.enter(x)
+        inner = swiglu(self["gate"](x, use), self["up"](x, use))
+        return self["down"](inner, region, use)
 
 
 class DecoderLayer(RoleLayers):
@@ -93,17 +98,20 @@ class DecoderLayer(RoleLayers):
         }
         super().__init__(parts | norms)
 
-    def forward(self, hidden: paddle.Tensor, plan: SequencePlan) -> paddle.Tensor:
-        """Return [rows, H] for hidden [rows, H]."""
+    def forward(self, hidden: paddle.Tensor, plan: SequencePlan, wanted: WantedTokens | None = None) -> paddle.Tensor:
+        """Return [rows, H] for hidden [rows, H], or [T, H] of the ``wanted`` tokens."""
         if plan.recomputed == "full_attn":
-            attended = recompute(self._attend, hidden, plan, preserve_rng_state=False)
+            attended = recompute(self._attend, hidden, plan, wanted, preserve_rng_state=False)
         else:
-            attended = self._attend(hidden, plan)
+            attended = self._attend(hidden, plan, wanted)
+        use = plan.adapter
+        if wanted is not None:
+            hidden, use = paddle.gather(hidden, wanted.rows), use.at(wanted.rows)
         hidden = hidden + attended
-        return hidden + self["feed_forward"](self["feed_norm"](hidden), plan)
+        return hidden + self["feed_forward"](self["feed_norm"](hidden), plan.region, use)
 
-    def _attend(self, hidden: paddle.Tensor, plan: SequencePlan) -> paddle.Tensor:
-        return self["attention"](self["input_norm"](hidden), plan)
+    def _attend(self, hidden: paddle.Tensor, plan: SequencePlan, wanted: WantedTokens | None) -> paddle.Tensor:
+        return self["attention"](self["input_norm"](hidden), plan, wanted)
 
 
 class Decoder(nn.Layer):
@@ -158,23 +166,33 @@ class Decoder(nn.Layer):
         in each row. For the last of several pipeline stages see ``starting_from``.
         """
         tokens = _Tokens.read(np.asarray(input_ids), lengths)
-        return _unpack(self._final(tokens, position_ids), tokens.real)
-
-    def packed(self, batch: TokenBatch) -> paddle.Tensor:
-        """Return the hidden states [M, H] of the real tokens of ``batch``, row after row; otherwise see ``forward``."""
-        return self._final(_Tokens.read(batch.input_ids, batch.lengths), None)
-
-    def _final(self, tokens: _Tokens, position_ids: np.ndarray | paddle.Tensor | None) -> paddle.Tensor:
-        """Return the final hidden states [M, H] of the real ones of ``tokens``."""
         positions = tokens.positions if position_ids is None else np.asarray(position_ids)
-        plan = self._plan(tokens, positions[tokens.real])
+        hidden = self._final(tokens, self._plan(tokens, positions[tokens.real]))
+        return _unpack(hidden, tokens.real)
+
+    def at(self, batch: TokenBatch, rows: np.ndarray, positions: np.ndarray) -> paddle.Tensor:
+        """Return the hidden states [T, H] of the tokens at ``positions`` [T] of ``rows`` [T] of ``batch``.
+
+        The last layer computes only these. Otherwise see ``forward``.
+        """
+        tokens = _Tokens.read(batch.input_ids, batch.lengths)
+        plan = self._plan(tokens, tokens.positions[tokens.real])
+        wanted = WantedTokens.build(batch.lengths, rows, positions)
+        if plan.region.rows == plan.region.num_tokens:
+            return self._final(tokens, plan, wanted)
+        # Sequence parallelism: each process holds only its share of the tokens between layers.
+        return paddle.gather(self._final(tokens, plan), wanted.rows)
+
+    def _final(self, tokens: _Tokens, plan: SequencePlan, wanted: WantedTokens | None = None) -> paddle.Tensor:
+        """Return the final hidden states of the real ones of ``tokens``, [M, H], or of the ``wanted`` ones, [T, H]."""
         if not self._starts:
             assert self.placement.num_stages == 1, "call run_chunk, or call this inside starting_from"
             hidden = self._embed(tokens, plan)
             numbers = [number for chunk in self.chunks for number in chunk]
         else:
             hidden, numbers = self._starts[-1], self.chunks[-1]
-        hidden = self._run(numbers, hidden, plan)
+        *before, last = numbers
+        hidden = self._run_layer(last, self._run(before, hidden, plan), plan, wanted)
         return plan.region.collect(self.norm(hidden))
 
     @property
@@ -217,12 +235,16 @@ class Decoder(nn.Layer):
 
     def _run(self, numbers: range | list[int], hidden: paddle.Tensor, plan: SequencePlan) -> paddle.Tensor:
         for number in numbers:
-            layer = self.layers[number]
-            if plan.recomputed == "full":
-                hidden = recompute(layer, hidden, plan, preserve_rng_state=False)
-            else:
-                hidden = layer(hidden, plan)
+            hidden = self._run_layer(number, hidden, plan)
         return hidden
+
+    def _run_layer(
+        self, number: int, hidden: paddle.Tensor, plan: SequencePlan, wanted: WantedTokens | None = None
+    ) -> paddle.Tensor:
+        layer = self.layers[number]
+        if plan.recomputed == "full":
+            return recompute(layer, hidden, plan, wanted, preserve_rng_state=False)
+        return layer(hidden, plan, wanted)
 
     def _plan(self, tokens: _Tokens, positions: np.ndarray) -> SequencePlan:
         """Return the plan for ``tokens``, whose M real ones have the rotary ``positions`` [M]."""

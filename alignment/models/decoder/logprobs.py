@@ -27,9 +27,7 @@ _ROWS_AT_ONCE = 256
 def predicting_hidden(model: Any, batch: TokenBatch) -> paddle.Tensor:
     """Return the final hidden states [T, H] that predict the targets of ``batch``."""
     assert batch.num_targets > 0 and int(batch.target_positions.min()) > 0, "a target needs a token before it"
-    starts = np.cumsum(batch.lengths) - batch.lengths
-    rows = starts[batch.target_rows] + batch.target_positions - 1
-    return paddle.gather(model.model.packed(batch), paddle.to_tensor(rows))
+    return model.model.at(batch, batch.target_rows, batch.target_positions - 1)
 
 
 def policy_logprobs(

@@ -152,17 +152,23 @@ class ScoreModel(nn.Layer):
         answer's first token.
         """
         if self.options.gating is None:
-            return self._of_rows(self(batch), batch)
-        hidden = self.model(batch.input_ids, lengths=batch.lengths)
+            return (
+                self._scores_at_ends(batch) if self.options.score_form == "end" else self._of_rows(self(batch), batch)
+            )
         starts = np.clip(batch.fields["answer_starts"], 1, batch.lengths)
-        weights = self.gating(end_scores(hidden, starts))
-        scores = self.token_scores(end_scores(hidden, batch.lengths))
+        rows = np.tile(np.arange(batch.num_rows), 2)
+        before, last = self.model.at(batch, rows, np.concatenate([starts, batch.lengths]) - 1).split(2)
+        weights, scores = self.gating(before), self.token_scores(last)
         penalties = self.options.gating.length_penalties
         return (weights * self.gating.corrected(scores, batch.lengths - starts, penalties)).sum(axis=-1)
 
     def read_attributes(self, batch: TokenBatch) -> paddle.Tensor:
         """Return the scores [n, k] at the last token of each row, whatever makes one score of them."""
-        return end_scores(self(batch), batch.lengths).reshape([batch.num_rows, -1])
+        return self._scores_at_ends(batch).reshape([batch.num_rows, -1])
+
+    def _scores_at_ends(self, batch: TokenBatch) -> paddle.Tensor:
+        """Return the raw score [n] (or scores [n, k]) at the last token of each row."""
+        return self.token_scores(self.model.at(batch, np.arange(batch.num_rows), batch.lengths - 1))
 
     def _of_rows(self, scores: paddle.Tensor, batch: TokenBatch) -> paddle.Tensor:
         if self.options.score_form == "end":
@@ -172,13 +178,15 @@ class ScoreModel(nn.Layer):
             return aggregate_steps(scores, paddle.to_tensor(is_step), self.options.step_aggregation)
         return average_scores(scores, batch.fields["answer_starts"], batch.lengths)
 
-    def training_scores(self, batch: TokenBatch) -> paddle.Tensor:
+    def training_scores(self, batch: TokenBatch, *, only_ends: bool = False) -> paddle.Tensor:
         """Return the scores [n, S] for a loss, normalised if the model is configured so.
 
-        In training mode the scores of the rows are kept for ``learn_statistics`` either way, so that PPO can normalise
-        the scores of a reward model that was trained on raw ones.
+        ``only_ends``: only those at last tokens are needed, the others may be zeros. In training mode the scores of
+        the rows are kept for ``learn_statistics`` either way, so that PPO can normalise the scores of a reward model
+        that was trained on raw ones.
         """
-        scores = self(batch)
+        is_sparse = only_ends and self.options.score_form == "end"
+        scores = _at_ends(self._scores_at_ends(batch), batch) if is_sparse else self(batch)
         if self.training:
             self._unlearned.append(self._of_rows(scores.detach(), batch).numpy())
         return self.apply_normalization(scores)
@@ -208,6 +216,13 @@ def end_scores(scores: paddle.Tensor, lengths: np.ndarray) -> paddle.Tensor:
     last = paddle.to_tensor(np.asarray(lengths, np.int64) - 1).reshape([-1, *[1] * (scores.ndim - 1)])
     last = last.expand([-1, 1, *scores.shape[2:]])
     return paddle.take_along_axis(scores, last, axis=1).squeeze(1)
+
+
+def _at_ends(scores: paddle.Tensor, batch: TokenBatch) -> paddle.Tensor:
+    """Return [n, S] with ``scores`` [n] at the last token of each row of ``batch``, zero elsewhere."""
+    rows, width = batch.input_ids.shape
+    cells = paddle.to_tensor(np.arange(rows) * width + batch.lengths - 1)
+    return paddle.scatter_nd(cells.unsqueeze(-1), scores, [rows * width]).reshape([rows, width])
 
 
 def average_scores(scores: paddle.Tensor, starts: np.ndarray, lengths: np.ndarray) -> paddle.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 from collections.abc import Sequence
 from ctypes import c_float, c_int32, c_int64, c_void_p
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import paddle
+from paddle import _C_ops
 
 from alignment.ops.native.bindings import check, declare
 from alignment.ops.native.library import load_core
@@ -19,7 +21,7 @@ from alignment.ops.native.library import load_core
 class _AcSequences(ctypes.Structure):
     _fields_ = [
         *((name, c_int32) for name in ("struct_bytes", "num_sequences", "heads", "kv_heads", "head_dim", "window")),
-        *((name, c_void_p) for name in ("starts", "cosines", "sines")),
+        *((name, c_void_p) for name in ("starts", "cosines", "sines", "first_queries", "query_starts")),
     ]
 
 
@@ -47,7 +49,22 @@ _ARGUMENTS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+class QueryRanges(NamedTuple):
+    """The tokens of n packed sequences whose attention is wanted: a range of each. Q tokens in all."""
+
+    firsts: np.ndarray
+    """[n] int32: the position of the first one in its sequence."""
+    starts: np.ndarray
+    """[n + 1] int32: its place among the Q, then Q."""
+
+    def rows(self, token_starts: np.ndarray) -> np.ndarray:
+        """Return the place [Q] int64 of each among all tokens; ``token_starts`` [n + 1] as in ``RaggedHeads``."""
+        counts = np.diff(self.starts)
+        shifts = token_starts[:-1].astype(np.int64) + self.firsts - self.starts[:-1]
+        return np.arange(self.starts[-1], dtype=np.int64) + np.repeat(shifts, counts)
+
+
+@dataclass(frozen=True)
 class RaggedHeads:
     """Sequences packed without padding, and the heads of their attention."""
 
@@ -59,6 +76,13 @@ class RaggedHeads:
     """How many tokens a query sees, itself included; None: all before it."""
     rotation: np.ndarray | None = None
     """Cosines and sines [2, M, D / 2] float32 to rotate queries and keys; None: they are rotated already."""
+    queries: QueryRanges | None = None
+    """Which tokens are queries; None: all, Q = M."""
+
+    @property
+    def num_queries(self) -> int:
+        """The number of tokens that are queries, Q."""
+        return int((self.queries or self).starts[-1])
 
     @classmethod
     def build(
@@ -76,11 +100,9 @@ class RaggedHeads:
 
     def pack(self, head_dim: int) -> _AcSequences:
         """Return the structure of the C interface, which points into these arrays."""
-        cosines = sines = None
         if self.rotation is not None:
             assert self.rotation.shape == (2, self.starts[-1], head_dim // 2)
             assert self.rotation.dtype == np.float32 and self.rotation.flags.c_contiguous
-            cosines, sines = (table.ctypes.data for table in self.rotation)
         return _AcSequences(
             struct_bytes=ctypes.sizeof(_AcSequences),
             num_sequences=len(self.starts) - 1,
@@ -88,10 +110,18 @@ class RaggedHeads:
             kv_heads=self.num_kv_heads,
             head_dim=head_dim,
             window=self.window or 0,
-            starts=self.starts.ctypes.data,
-            cosines=cosines,
-            sines=sines,
+            **self._addresses,
         )
+
+    @functools.cached_property
+    def _addresses(self) -> dict[str, int]:
+        """The addresses of the arrays by field of the structure; looking them up takes longer than filling it."""
+        arrays = {"starts": self.starts}
+        if self.rotation is not None:
+            arrays |= {"cosines": self.rotation[0], "sines": self.rotation[1]}
+        if self.queries is not None:
+            arrays |= {"first_queries": self.queries.firsts, "query_starts": self.queries.starts}
+        return {name: array.ctypes.data for name, array in arrays.items()}
 
 
 class Logprobs(NamedTuple):
@@ -133,7 +163,7 @@ def swiglu(gate: paddle.Tensor, up: paddle.Tensor) -> paddle.Tensor:
     gate, up = _dense(gate), _dense(up)
     assert gate.shape == up.shape
     y = _empty(gate.shape)
-    _call("ac_swiglu_forward", gate.size, *_at(gate, up, y))
+    _call("ac_swiglu_forward", math.prod(gate.shape), *_at(gate, up, y))
     return y
 
 
@@ -141,18 +171,18 @@ def swiglu_grad(grad: paddle.Tensor, gate: paddle.Tensor, up: paddle.Tensor) -> 
     """Return the gradients of gate and up."""
     grad, gate, up = _dense(grad), _dense(gate), _dense(up)
     gate_grad, up_grad = _empty(gate.shape), _empty(up.shape)
-    _call("ac_swiglu_backward", gate.size, *_at(grad, gate, up, gate_grad, up_grad))
+    _call("ac_swiglu_backward", math.prod(gate.shape), *_at(grad, gate, up, gate_grad, up_grad))
     return gate_grad, up_grad
 
 
 def attention(
     q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor, heads: RaggedHeads
 ) -> tuple[paddle.Tensor, paddle.Tensor]:
-    """Return (out [M, heads * D], statistics [M, heads, 2]) of q [M, heads * D], k and v [M, kv_heads * D]."""
+    """Return (out [Q, heads * D], statistics [Q, heads, 2]) of q [Q, heads * D], k and v [M, kv_heads * D]."""
     q, k, v = _dense(q), _dense(k), _dense(v)
     dim = q.shape[1] // heads.num_heads
-    assert q.shape == [heads.starts[-1], heads.num_heads * dim]
-    assert k.shape == v.shape == [q.shape[0], heads.num_kv_heads * dim]
+    assert q.shape == [heads.num_queries, heads.num_heads * dim]
+    assert k.shape == v.shape == [heads.starts[-1], heads.num_kv_heads * dim]
     out, statistics = _empty(q.shape), _empty([q.shape[0], heads.num_heads, 2])
     _call("ac_attention_forward", heads.pack(dim), *_at(q, k, v, out, statistics))
     return out, statistics
@@ -226,7 +256,8 @@ def _dense(x: paddle.Tensor) -> paddle.Tensor:
 
 
 def _empty(shape: list[int]) -> paddle.Tensor:
-    return paddle.empty(shape, "float32", device="cpu")
+    # paddle.empty takes four times as long to check its arguments: 3 % of a small model's training step.
+    return _C_ops.empty(shape, paddle.float32, paddle.CPUPlace())
 
 
 def _at(*tensors: paddle.Tensor | None) -> list[int | None]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import paddle
 
+from alignment.algorithms.bradley_terry import BradleyTerryHyperparameters
 from alignment.algorithms.preference.answers import PairCounts
 from alignment.algorithms.preference_losses import first_difference
 from alignment.records import TokenBatch
@@ -78,9 +79,19 @@ def answer_batch(samples: Sequence[Mapping[str, Any]]) -> TokenBatch:
 
 def read_pair_scores(model: Any, batch: TokenBatch) -> tuple[paddle.Tensor, paddle.Tensor]:
     """Return scores (preferred [n, S], other [n, S]); see ``training_scores``."""
-    scores = model.training_scores(batch)
-    num_pairs = batch.num_rows // 2
-    return scores[:num_pairs], scores[num_pairs:]
+    better, worse = model.training_scores(batch).split(2)
+    return better, worse
+
+
+def read_pair_end_scores(model: Any, batch: TokenBatch) -> tuple[paddle.Tensor, paddle.Tensor]:
+    """Return ``read_pair_scores`` for a loss that needs only the scores at last tokens."""
+    better, worse = model.training_scores(batch, only_ends=True).split(2)
+    return better, worse
+
+
+def pair_reader(hyperparameters: BradleyTerryHyperparameters) -> Callable[..., tuple[paddle.Tensor, paddle.Tensor]]:
+    """Return what reads the scores that the loss with these ``hyperparameters`` needs."""
+    return read_pair_end_scores if hyperparameters.compares_ends else read_pair_scores
 
 
 def read_pair_ends(model: Any, batch: TokenBatch) -> paddle.Tensor:

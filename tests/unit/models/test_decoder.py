@@ -89,6 +89,36 @@ def test_gradients_do_not_depend_on_padding(family):
         assert abs(value).max() > 0 or name.endswith("k_proj.bias"), name
 
 
+@pytest.mark.parametrize("granularity", [None, "full", "full_attn", "core_attn"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_states_that_are_read_are_those_of_the_whole_pass(family, granularity):
+    """Also with gaps between them, a row of which none is read, and one that is read twice."""
+    model = build(family)
+    model.train()
+    model.model.recompute, model.model.recompute_granularity = granularity is not None, granularity or "full"
+    rows, positions = np.array([0, 0, 0, 2, 2]), np.array([3, 4, 7, 5, 5])
+    slope = paddle.to_tensor(np.random.default_rng(2).standard_normal((5, 32)).astype("float32"))
+    found = []
+    for read in (lambda d: d(IDS, lengths=LENGTHS)[rows, positions], lambda d: d.at(BATCH, rows, positions)):
+        states = read(model.model)
+        (states * slope).sum().backward()
+        gradients = {name: p.grad.numpy().copy() for name, p in model.named_parameters() if p.grad is not None}
+        found.append({"states": states.numpy(), **gradients})
+        model.clear_gradients()
+    whole, few = found
+    assert whole.keys() == few.keys()
+    for name, value in whole.items():
+        np.testing.assert_allclose(few[name], value, atol=2e-6 * max(1.0, abs(value).max()), err_msg=name)
+
+
+def test_the_last_layer_computes_nothing_for_tokens_that_are_not_read():
+    model, seen = build(), []
+    for number, part in ((1, "feed_forward"), (2, "feed_forward"), (2, "attention")):
+        model.model.layers[number][part].register_forward_post_hook(lambda _, __, out: seen.append(out.shape[0]))
+    model.model.at(BATCH, np.array([0, 2]), np.array([8, 5]))
+    assert seen == [17, 2, 2]
+
+
 def test_only_relative_positions_matter():
     model = build()
     shifted = np.broadcast_to(np.arange(9) + 20, IDS.shape)

@@ -75,6 +75,34 @@ def test_a_row_of_one_token_has_its_score_at_that_token():
     np.testing.assert_array_equal(model.read_end_scores(BATCH).numpy()[1], model(BATCH).numpy()[1, 0])
 
 
+def _drawn(**options):
+    model = ScoreModel(CONFIG, ScoreOptions(**options))
+    paddle.seed(3)
+    for parameter in model.parameters():
+        parameter.set_value(paddle.randn(parameter.shape))
+    return model
+
+
+def test_a_loss_on_ends_has_the_scores_and_gradients_of_all_tokens():
+    found = []
+    for only_ends in (False, True):
+        model = _drawn(normalizer_type="RunningMeanStd")
+        model.train()
+        scores = model.training_scores(BATCH, only_ends=only_ends)
+        model.learn_statistics()
+        end_scores(scores, BATCH.lengths).square().sum().backward()
+        gradients = [parameter.grad.numpy() for parameter in model.parameters()]
+        found.append((end_scores(scores, BATCH.lengths).numpy(), model.normalizer.state()["mean"], *gradients))
+        assert scores.shape == [2, 3] and (np.count_nonzero(scores.numpy()) == 2) == only_ends
+    for whole, ends in zip(*found, strict=True):
+        np.testing.assert_allclose(ends, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_that_averages_needs_all_tokens_for_a_loss_on_ends_too():
+    batch = TokenBatch.build([np.array([3, 4, 5])], [np.empty(0, np.int64)], {"answer_starts": np.array([1])})
+    assert np.count_nonzero(_drawn(score_form="average").training_scores(batch, only_ends=True).numpy()) == 3
+
+
 def test_statistics_learn_in_training_only_and_apply_when_asked():
     model = ScoreModel(CONFIG, ScoreOptions(do_normalize=True, normalizer_type="RunningMeanStd"))
     for parameter in model.parameters():
@@ -125,11 +153,7 @@ def test_statistics_of_all_processes_are_learned():
 
 
 def _averaging(**options):
-    model = ScoreModel(CONFIG, ScoreOptions(score_form="average", **options))
-    paddle.seed(3)
-    for parameter in model.parameters():
-        parameter.set_value(paddle.randn(parameter.shape))
-    return model
+    return _drawn(score_form="average", **options)
 
 
 def test_a_model_that_averages_scores_the_tokens_of_the_answer():

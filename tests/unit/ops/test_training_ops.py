@@ -18,6 +18,7 @@ from alignment.ops.head_layout import HeadLayout
 from alignment.ops.native import selection, sources, training_ops
 from alignment.ops.native.library import find_core
 from alignment.ops.native.selection import native_ops_enabled, runs_natively, use_native_ops
+from alignment.ops.native.training_ops import QueryRanges
 from alignment.ops.rms_norm import rms_norm
 from alignment.ops.rotary import PositionTables
 from alignment.ops.rotary_attention import RotaryAttention
@@ -99,7 +100,7 @@ def test_swiglu_far_out():
     assert_as_in_float64(swiglu, gate, np.ones_like(gate))
 
 
-def attention(lengths, heads, kv_heads, dim, window=None):
+def attention(lengths, heads, kv_heads, dim, window=None, *, queries=None):
     """Return (operator of q, k, v; the drawn q, k, v)."""
     tokens = sum(lengths)
     positions = np.concatenate([np.arange(n) for n in lengths]) if tokens else np.arange(0)
@@ -115,10 +116,10 @@ def attention(lengths, heads, kv_heads, dim, window=None):
             window=window,
             dtype=q.dtype,
         )
-        return plan.attend(q, k, v)
+        return plan.attend(q, k, v, queries=queries)
 
     return operator, (
-        draw(tokens, heads * dim),
+        draw(tokens if queries is None else queries.starts[-1], heads * dim),
         draw(tokens, kv_heads * dim, seed=1),
         draw(tokens, kv_heads * dim, seed=2),
     )
@@ -138,6 +139,46 @@ def test_rotary_attention(lengths, kv_heads, window):
 def test_rotary_attention_of_other_head_widths(dim):
     operator, arrays = attention([70, 9], 2, 1, dim)
     assert_as_in_float64(operator, *arrays)
+
+
+RANGES = QueryRanges(np.array([69, 0, 0, 50], np.int32), np.array([0, 61, 61, 70, 71], np.int32))
+"""Of sequences of 130, 20, 9 and 60 tokens: up to the end, none, all, a single one."""
+
+
+@pytest.mark.parametrize("kv_heads", [1, 4])
+@pytest.mark.parametrize("window", [None, 3, 60])
+@pytest.mark.usefixtures("isa")
+def test_rotary_attention_of_ranges_of_queries(kv_heads, window):
+    operator, arrays = attention([130, 20, 9, 60], 4, kv_heads, 12, window, queries=RANGES)
+    assert_as_in_float64(operator, *arrays)
+
+
+@pytest.mark.parametrize("window", [None, 60])
+def test_ranges_of_queries_are_those_rows_of_the_attention_of_all(window):
+    whole, (q, k, v) = attention([130, 20, 9, 60], 4, 2, 12, window)
+    rows = RANGES.rows(np.array([0, 130, 150, 159, 219]))
+    assert rows.tolist() == [*range(69, 130), *range(150, 159), 209]
+    upstream = draw(71, 48, seed=9)
+    every, few = np.zeros((219, 48)), attention([130, 20, 9, 60], 4, 2, 12, window, queries=RANGES)[0]
+    every[rows] = upstream
+    found = []
+    for operator, query, grad in ((whole, q, every), (few, q[rows], upstream)):
+        inputs = [paddle.to_tensor(x.astype("float32"), stop_gradient=False) for x in (query, k, v)]
+        out = operator(*inputs)
+        out.backward(paddle.to_tensor(grad.astype("float32")))
+        found.append([out.numpy(), *(x.grad.numpy() for x in inputs)])
+    for place, (one, other) in enumerate(zip(*found, strict=True)):
+        one = one[rows] if place < 2 else one
+        np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-5 * abs(one).max())
+
+
+@pytest.mark.parametrize(("firsts", "starts"), [([3], [0, 3]), ([-1], [0, 1]), ([0], [1, 2])])
+def test_queries_outside_of_their_sequence_are_refused(firsts, starts):
+    ranges = QueryRanges(np.array(firsts, np.int32), np.array(starts, np.int32))
+    operator, _ = attention([5], 1, 1, 4, queries=ranges)
+    q, k = paddle.zeros([starts[-1], 4]), paddle.zeros([5, 4])
+    with pytest.raises(RuntimeError, match="attention: the (queries of sequence 0 are not|first query starts at 0)"):
+        operator(q, k, k)
 
 
 def test_attention_with_large_scores():

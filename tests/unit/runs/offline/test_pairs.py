@@ -48,6 +48,22 @@ def test_cost_pairs_carry_their_signs():
     assert fields["unsafer_safety_sign"].tolist() == [-1, -1]
 
 
+@pytest.mark.parametrize(
+    ("loss_type", "only_ends"), [("sequence-wise", True), ("logexp", True), ("token-wise", False), ("average", False)]
+)
+def test_a_loss_on_ends_reads_no_other_scores(loss_type, only_ends):
+    asked = []
+
+    def training_scores(batch, only_ends=False):
+        asked.append(only_ends)
+        return paddle.arange(4.0)
+
+    read = REWARD.read_for(BradleyTerryHyperparameters(loss_type=loss_type))
+    better, worse = read(SimpleNamespace(training_scores=training_scores), None)
+    assert asked == [only_ends]
+    assert better.tolist() == [0, 1] and worse.tolist() == [2, 3]
+
+
 class _Ends:
     """A model whose score of a row is its number of tokens, less ``offset``."""
 

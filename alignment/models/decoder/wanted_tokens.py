@@ -1,0 +1,50 @@
+"""The tokens whose final hidden states are read: the last layer computes nothing for the others.
+
+Keys and values of the last layer are still those of all tokens. A token that is not read has no gradient there, so
+leaving it out changes no sum.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import paddle
+
+from alignment.ops.native.training_ops import QueryRanges
+
+
+@dataclass(frozen=True, slots=True)
+class WantedTokens:
+    """T tokens that are read, of M packed ones; Q tokens are in the ranges that hold them."""
+
+    ranges: QueryRanges
+    """The range of each sequence from its first read token to its last."""
+    queries: paddle.Tensor
+    """[Q] int64, the rows of these ranges among the M."""
+    rows: paddle.Tensor
+    """[T] int64, the rows of the tokens that are read."""
+    inner: paddle.Tensor | None
+    """[T] int64, their places among the Q; None: all Q are read, in this order."""
+
+    @classmethod
+    def build(cls, lengths: np.ndarray, sequences: np.ndarray, positions: np.ndarray) -> WantedTokens:
+        """Build for the tokens at ``positions`` [T] of ``sequences`` [T]; these have ``lengths`` [n]."""
+        first, end = lengths.copy(), np.zeros_like(lengths)
+        np.minimum.at(first, sequences, positions)
+        np.maximum.at(end, sequences, positions + 1)
+        first = np.minimum(first, end)
+        query_starts, starts = (np.concatenate([[0], np.cumsum(counts)]) for counts in (end - first, lengths))
+        ranges = QueryRanges(first.astype(np.int32), query_starts.astype(np.int32))
+        places = query_starts[sequences] + positions - first[sequences]
+        is_all = np.array_equal(places, np.arange(query_starts[-1]))
+        return cls(
+            ranges,
+            paddle.to_tensor(ranges.rows(starts)),
+            paddle.to_tensor(starts[sequences] + positions),
+            None if is_all else paddle.to_tensor(places),
+        )
+
+    def of_queries(self, x: paddle.Tensor) -> paddle.Tensor:
+        """Return [T, H], those of x [Q, H] that are read."""
+        return x if self.inner is None else paddle.gather(x, self.inner)
