@@ -60,6 +60,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--batches", type=int, default=4, help="micro-batches of a step")
     parser.add_argument("--write", action="store_true", help="write a dated markdown and JSON file")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="folder for --write")
     options = parser.parse_args()
@@ -79,7 +80,8 @@ def make_models(folder: Path, model: str) -> None:
 def measure(folder: Path, options: argparse.Namespace, **chosen: str) -> Outcome:
     """Train on all sides as ``chosen`` says."""
     vocab_size = MODELS[chosen["model"]]["vocab_size"]
-    work = Work(**chosen, threads=options.threads, steps=options.steps, vocab_size=vocab_size)
+    sizes = {"steps": options.steps, "batches_per_step": options.batches, "vocab_size": vocab_size}
+    work = Work(**chosen, threads=options.threads, **sizes)
     work.write(folder)
     load = os.getloadavg()[0]
     environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(work.threads))}

@@ -30,6 +30,13 @@ MODELS: dict[str, dict[str, int]] = {
         "num_hidden_layers": 6,
         "num_attention_heads": 4,
     },
+    "25m": {
+        "vocab_size": 8000,
+        "hidden_size": 512,
+        "intermediate_size": 1376,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 8,
+    },
     "110m": {
         "vocab_size": 32000,
         "hidden_size": 768,
