@@ -51,6 +51,8 @@ class Constraint:
     """Regular expression between the items of a list written as text."""
     keeps_repeats: bool = False
     """Whether a list keeps equal items (False: only the first)."""
+    is_object: bool = False
+    """Whether the value may be written as an object, which becomes JSON text."""
     path: str | None = None
     """The kind of path in the value, a key of ``paths.RESOLVERS`` (None: the value is not a path)."""
     advice: Mapping[str, str] | None = None

@@ -20,9 +20,10 @@ _NULL = ("", "none", "null")
 def coerce(raw: Any, hint: Any, constraint: Constraint) -> Any:
     """Convert ``raw`` to type ``hint`` within ``constraint``; ValueError says what was expected.
 
-    Datasets and reward sources given as a list or an object become JSON text, which means the same on the command line.
+    Datasets, reward sources and placements given as a list or an object become JSON text, which means the same on the command line.
     """
-    if constraint.path in ("datasets", "rewards") and isinstance(raw, (list, Mapping)):
+    is_structured = constraint.is_object or constraint.path in ("datasets", "rewards")
+    if is_structured and isinstance(raw, (list, Mapping)):
         raw = json.dumps(raw, ensure_ascii=False)
     is_union = get_origin(hint) in (Union, types.UnionType)
     if raw is None or (is_union and type(None) in get_args(hint) and _is_null(raw)):

@@ -16,6 +16,7 @@ from alignment.arguments.parsed import Parsed, is_given
 from alignment.arguments.paths import RESOLVERS
 from alignment.arguments.peers import presets
 from alignment.arguments.peers.advice import advise
+from alignment.arguments.roles import openrlhf
 from alignment.arguments.sources import BARE, Given, Source, read_call, read_command_line
 from alignment.arguments.translations import TRANSLATIONS, translate
 from alignment.errors import ArgumentError
@@ -172,7 +173,16 @@ def _choose(sources: Sequence[Source], table: _Table, problems: list[str]) -> di
 
 def _translated(given: Iterable[Given], problems: list[str]) -> Iterator[Given]:
     """Yield the given keys, translating those of other suites."""
+    given = list(given)
+    of_openrlhf = [item for item in given if item.key in openrlhf.KEYS]
+    if of_openrlhf:
+        try:
+            yield from openrlhf.join(of_openrlhf)
+        except ValueError as error:
+            problems.append(f"{error} ({of_openrlhf[0].place})")
     for item in given:
+        if item in of_openrlhf:
+            continue
         try:
             yield from translate(item) if item.key in TRANSLATIONS else (item,)
         except ValueError as error:

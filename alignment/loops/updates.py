@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from alignment.algorithms.adaptive_entropy import AdaptiveEntropy
 from alignment.algorithms.on_policy.spec import CriticRole, OnPolicyAlgorithm
 from alignment.metrics import Metric, average_metrics, merge_metrics
 from alignment.parallel.micro_batches import MicroBatches
+from alignment.parallel.roles import EVERYONE, RoleRanks, Work, share_work
 from alignment.parallel.runner import Objective
 from alignment.records import Experience, TokenBatch
 from alignment.rollout.experience import learning_fields
@@ -61,6 +62,8 @@ class OnPolicyUpdater:
     cost_critic: Learner | None = None
     entropy: AdaptiveEntropy | None = None
     """Sets the coefficient of the entropy bonus; None: it stays."""
+    ranks: Mapping[str, RoleRanks] = field(default_factory=dict)
+    """The ranks of each role that has its own."""
 
     def update(self, experience: Experience, *, limit: int) -> tuple[dict[str, Metric], int]:
         """Make at most ``limit`` updates; return (metrics averaged over them, their number)."""
@@ -104,20 +107,55 @@ class OnPolicyUpdater:
         denominator = self.algorithm.count_units(mask, hyperparameters=self.hyperparameters)
         if denominator == 0:
             return {}
-        metrics = []
-        if self.num_updates >= self.plan.frozen_updates:
-            metrics += self.policy.accumulate(batches, self._policy_objective(denominator))
-            if not is_first and self._is_far(metrics):
-                self.policy.discard()
-                return None
-            metrics += self._adapt_entropy(metrics)
-            metrics += self._finish_policy(sum(batch.num_rows for batch in batches))
+        is_frozen = self.num_updates < self.plan.frozen_updates
+        policy = Work(self._who("policy"), partial(self._update_policy, batches, denominator, is_first=is_first))
+        critics = [self._critic_work(role, batches, denominator) for role in self.algorithm.critics]
+        works = [work for work in critics if work is not None]
+        if is_frozen:
+            found = share_work(works)
+        elif self.plan.target_kl is None:
+            found = share_work([policy, *works])
+        else:  # whether the critics learn depends on what the policy finds
+            found = share_work([policy])
+            found += [] if found[0] is None else share_work(works)
+        if not is_frozen and found[0] is None:
+            return None
+        self._follow(batches, is_frozen=is_frozen)
+        if not is_frozen:
+            found.append(self._adapt_entropy(found[0]))
+        return merge_metrics([part for metrics in found for part in metrics])
+
+    def _follow(self, batches: Sequence[TokenBatch], *, is_frozen: bool) -> None:
+        """Keep count of the updates that other ranks have made."""
+        if not is_frozen and not self._who("policy").is_here:
+            self.policy.follow()
+            if self.next_ptx is not None:
+                self.next_ptx(_count_rows(batches))
         for role in self.algorithm.critics:
             critic: Learner | None = getattr(self, role.name)
-            if critic is not None:
-                metrics += critic.accumulate(batches, self._critic_objective(role, denominator))
-                metrics.append(critic.apply())
-        return merge_metrics(metrics)
+            if critic is not None and not self._who(role.name).is_here:
+                critic.follow()
+
+    def _who(self, role: str) -> RoleRanks:
+        return self.ranks.get(role, EVERYONE)
+
+    def _critic_work(self, role: CriticRole, batches: Sequence[TokenBatch], denominator: float) -> Work | None:
+        """Return the update of a critic, which returns its metrics; None if the run has no such critic."""
+        critic: Learner | None = getattr(self, role.name)
+        if critic is None:
+            return None
+        objective = self._critic_objective(role, denominator)
+        return Work(self._who(role.name), lambda: [*critic.accumulate(batches, objective), critic.apply()])
+
+    def _update_policy(
+        self, batches: Sequence[TokenBatch], denominator: float, *, is_first: bool
+    ) -> list[dict[str, Metric]] | None:
+        """Make one update of the policy and return its metrics; None: it has moved too far."""
+        metrics = self.policy.accumulate(batches, self._policy_objective(denominator))
+        if not is_first and self._is_far(metrics):
+            self.policy.discard()
+            return None
+        return metrics + self._finish_policy(_count_rows(batches))
 
     def _finish_policy(self, num_rows: int) -> list[dict[str, Metric]]:
         """Add the supervised loss on ``num_rows`` rows, if there is one, and apply the policy's gradients."""
@@ -156,3 +194,7 @@ class OnPolicyUpdater:
     def _critic_objective(self, role: CriticRole, denominator: float) -> Objective:
         options = {"hyperparameters": self.hyperparameters, "denominator": denominator}
         return critic_objective(partial(self.algorithm.value_loss, **options), role)
+
+
+def _count_rows(batches: Sequence[TokenBatch]) -> int:
+    return sum(batch.num_rows for batch in batches)

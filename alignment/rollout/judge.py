@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from typing import Any
 
 import numpy as np
 
 from alignment.errors import NotFiniteError, RewardError
+from alignment.parallel.roles import EVERYONE, RoleRanks, Work, share_work
 from alignment.parallel.runner import ModelRunner
 from alignment.records import Rollout
 from alignment.rollout.forward import measure_logprobs, measure_values
@@ -42,23 +46,30 @@ class Judge:
     """Terms added to the normalised rewards (None: there are none)."""
     with_entropy: bool = True
     """Whether to compute the policy's entropy."""
+    ranks: Mapping[str, RoleRanks] = field(default_factory=dict)
+    """The ranks of each role that has its own."""
 
     def measure(self, rollout: Rollout) -> Rollout:
         """Return ``rollout`` with scores, old and reference log-probs, values and, if requested, entropy.
 
         NotFiniteError names the model whose number for a response token is NaN or infinite.
         """
-        scores = self.scorer.score(rollout)
+        works = {"scores": self.scorer.works(rollout), **{name: [work] for name, work in self._passes(rollout).items()}}
+        if self.cost is not None:
+            works["costs"] = self.cost.works(rollout)
+        results = iter(share_work([work for some in works.values() for work in some]))
+        found = {name: list(islice(results, len(some))) for name, some in works.items()}
+        scores = self.scorer.read(found["scores"])
         total, terms = self._add_terms(rollout, self._normalized(scores))
-        options = {"rows_per_batch": self.logprob_rows, "temperature": self.temperature}
-        old, entropy = measure_logprobs(self.policy, rollout, with_entropy=self.with_entropy, **options)
+        old, entropy = found["policy"][0]
         _require_finite("policy", "log-probs", old, rollout)
         reference = values = None
         if self.reference is not None:
-            reference, _ = measure_logprobs(self.reference, rollout, **options)
+            reference = found["reference"][0]
             _require_finite("reference", "log-probs", reference, rollout, is_trained=False)
         if self.critic is not None:
-            values = self._values("critic", self.critic, rollout)
+            values = found["critic"][0]
+            _require_finite("critic", "values", values, rollout)
         return rollout.with_fields(
             raw_scores=scores.values,
             scores=total,
@@ -70,29 +81,36 @@ class Judge:
             entropy=entropy,
             ref_logprobs=reference,
             values=values,
-            **self._measure_cost(rollout),
+            **self._cost_fields(rollout, found),
         )
+
+    def _passes(self, rollout: Rollout) -> dict[str, Work]:
+        """Return the forward passes of the policy, the reference and the critics, by role."""
+        options = {"rows_per_batch": self.logprob_rows, "temperature": self.temperature}
+        with_entropy = self.with_entropy
+        actions = {"policy": lambda: measure_logprobs(self.policy, rollout, with_entropy=with_entropy, **options)}
+        if self.reference is not None:
+            actions["reference"] = lambda: measure_logprobs(self.reference, rollout, **options)[0]
+        for role, critic in (("critic", self.critic), ("cost_critic", self.cost_critic)):
+            if critic is not None:
+                actions[role] = partial(measure_values, critic, rollout, rows_per_batch=self.value_rows)
+        return {role: Work(self.ranks.get(role, EVERYONE), action) for role, action in actions.items()}
 
     def _add_terms(self, rollout: Rollout, scores: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Return ``scores`` [N] with all terms added, and the terms."""
         terms = {} if self.terms is None else self.terms.measure(rollout, scores)
         return sum(terms.values(), start=scores), terms
 
-    def _measure_cost(self, rollout: Rollout) -> dict[str, np.ndarray]:
+    def _cost_fields(self, rollout: Rollout, found: Mapping[str, list[Any]]) -> dict[str, np.ndarray]:
         """Return the fields of the costs and of the cost critic; nothing without a cost model."""
         if self.cost is None:
             return {}
-        raw = self.cost.score(rollout).values
+        raw = self.cost.read(found["costs"]).values
         fields = {"raw_costs": raw, "costs": raw if self.normalize_cost is None else self.normalize_cost(raw)}
         if self.cost_critic is not None:
-            fields["cost_values"] = self._values("cost critic", self.cost_critic, rollout)
+            fields["cost_values"] = found["cost_critic"][0]
+            _require_finite("cost critic", "values", fields["cost_values"], rollout)
         return fields
-
-    def _values(self, name: str, critic: ModelRunner, rollout: Rollout) -> np.ndarray:
-        """Return the values [N, R] of ``critic``, which messages call ``name``."""
-        values = measure_values(critic, rollout, rows_per_batch=self.value_rows)
-        _require_finite(name, "values", values, rollout)
-        return values
 
     def compare_with(self, rollout: Rollout, greedy: Rollout) -> Rollout:
         """Return ``rollout`` with the rewards of ``greedy``, one response to each of its prompts in order, as baseline.

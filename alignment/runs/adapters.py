@@ -30,10 +30,10 @@ _OF_ADAPTER = {
 """Key to the field of Adapter that it decides."""
 
 
-def trained_placement(launch: Launch) -> Placement:
-    """Return the placement of the models that the run trains; with ``load_in_4bit`` their base is held in 4 bits."""
+def trained_placement(launch: Launch, role: str = "policy") -> Placement:
+    """Return the placement of a model that the run trains; with ``load_in_4bit`` its base is held in 4 bits."""
     asked = launch.parsed.adapter
-    return Placement.of(launch.topology, four_bit=asked.lora and asked.load_in_4bit)
+    return Placement.of(launch.ranks_of(role).topology, four_bit=asked.lora and asked.load_in_4bit)
 
 
 def frozen_base(launch: Launch, name: str, folder: str) -> list[FrozenInput]:
@@ -62,6 +62,8 @@ def adapt(launch: Launch, name: str, model: Any, base: FrozenInput, *, folder: s
     if place is not None:
         load = partial(load_adapter, place, model, may_lack_head=folder is None)
         everywhere(launch.topology.world, load)
+    if not model.parts:
+        return
     trained = sum(int(p.size) for p in model.parameters() if not p.stop_gradient)
     held = sum(math.prod(part.extent) for part in model.parts.values())
     log.info(

@@ -20,7 +20,7 @@ from alignment.loops.session import BestModel, Counters, Hooks, Session
 from alignment.parallel.build_runner import build_runner
 from alignment.parallel.micro_batches import MicroBatches
 from alignment.runs.launch import Launch
-from alignment.runs.placed import shard_model
+from alignment.runs.placed import AbsentRunner, shard_model
 from alignment.runs.resume import remove_replaced
 from alignment.runs.state import StatePart
 from alignment.telemetry import log
@@ -84,14 +84,15 @@ def build_learner(launch: Launch, name: str, model: Any, training: TrainingArgum
     )
     model.model.recompute = training.recompute
     model.model.recompute_granularity = training.recompute_granularity
-    shards = shard_model(model, launch.topology)
+    topology = launch.ranks_of(name).topology
+    shards = None if topology is None else shard_model(model, topology)
     if shards is None:
         optimizer = NamedAdamW(dict(model.named_parameters()), adam)
     else:
         optimizer = NamedAdamW(shards.parameters, adam, parts=shards.parts, masters=shards.masters)
     learner = Learner(
         name,
-        build_runner(model, launch.topology),
+        AbsentRunner(model) if topology is None else build_runner(model, topology),
         optimizer=optimizer,
         schedule=schedule,
         max_grad_norm=training.max_grad_norm,

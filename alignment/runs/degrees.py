@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
+
 from alignment.architecture.layout import ONE_PROCESS, Layout
 from alignment.arguments.keys.parallel import ParallelArguments
+from alignment.arguments.parsed import Parsed
+from alignment.arguments.roles.placement import ROLLOUT, check_ranks, describe_ranks, read_placement
 from alignment.errors import ArgumentError
 
 
@@ -47,6 +52,41 @@ def resolve_layout(arguments: ParallelArguments, *, world_size: int) -> Layout:
         sharding_stage=stage if sharding > 1 else 0,
         sequence_parallel=arguments.sequence_parallel and tensor > 1,
         virtual_stages=arguments.virtual_pp_degree,
+    )
+
+
+def resolve_roles(parsed: Parsed, *, world_size: int) -> dict[str, tuple[tuple[int, ...], Layout]]:
+    """Return the ranks of each role and their layout by ``placement``; empty if every rank has a share of every model.
+
+    A role on one rank is whole there; on several it is divided by its own degrees, else by those of the run. ArgumentError
+    if the ranks are not those of ``world_size`` processes, or if degrees do not fit a role's ranks.
+    """
+    if "placement" not in parsed.groups or parsed.placement.placement is None:
+        return {}
+    shares = read_placement(parsed.placement.placement)
+    check_ranks(shares, world_size)
+    if world_size == 1:
+        return {}
+    for role in (ROLLOUT, "reference") if parsed.adapter.lora else (ROLLOUT,):
+        shares.setdefault(role, shares["policy"])
+    roles = {}
+    for role, share in shares.items():
+        degrees = dataclasses.replace(parsed.parallel, **share.degrees)
+        try:
+            roles[role] = share.ranks, resolve_layout(degrees, world_size=len(share.ranks))
+        except ArgumentError as error:
+            raise ArgumentError(f"placement: {role} on {describe_ranks(share.ranks)}: {error}") from None
+    return roles
+
+
+def describe_roles(roles: Mapping[str, tuple[tuple[int, ...], Layout]]) -> str:
+    """Return which rank holds what, such as ``policy, rollout on rank 0; critic on ranks 1, 2 (TP2)``."""
+    groups: dict[tuple[tuple[int, ...], Layout], list[str]] = {}
+    for role, seat in roles.items():
+        groups.setdefault(seat, []).append(role)
+    return "; ".join(
+        f"{', '.join(names)} on {describe_ranks(ranks)}" + (f" ({layout})" if len(ranks) > 1 else "")
+        for (ranks, layout), names in groups.items()
     )
 
 

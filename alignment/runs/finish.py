@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from alignment.loops.session import Session
+from alignment.parallel.roles import Work, share_work
 from alignment.runs.launch import Launch
 from alignment.runs.state import RunState
 from alignment.telemetry import log
@@ -29,7 +30,7 @@ def finish_run(launch: Launch, session: Session, state: RunState, *, title: str,
         if training.do_train:
             session.flat_rewards.finish()
             best = training.load_best_model_at_end or session.is_stopped_at_best
-            _check_models(session, state, best=best)
+            _check_models(launch, session, state, best=best)
             for name, folder in state.export(best=best).items():
                 log.info(f"{name}: {folder}")
             if session.is_stopped_at_best:
@@ -66,14 +67,14 @@ def _tell_readiness(launch: Launch) -> None:
         log.info(json.loads(path.read_text(encoding="utf-8"))["line"])
 
 
-def _check_models(session: Session, state: RunState, *, best: bool) -> None:
+def _check_models(launch: Launch, session: Session, state: RunState, *, best: bool) -> None:
     """Warn of models that stopped learning; refuse to export one that the last update made unusable."""
     warning = session.liveness.describe()
     if warning is not None:
         log.warn(warning)
     if not (best and state.counters.best_step is not None):
-        for learner in state.learners.values():
-            learner.check_outputs()
+        learners = state.learners.values()
+        share_work([Work(launch.ranks_of(learner.name), learner.check_outputs) for learner in learners])
 
 
 def _summary(launch: Launch, session: Session, cards: Sequence[str]) -> dict[str, Any]:

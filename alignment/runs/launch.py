@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from alignment.architecture.layout import Layout
 from alignment.arguments.effects import refuse_unbuilt, report_effects
 from alignment.arguments.global_batches import share_global_batches
 from alignment.arguments.parsed import SAVED_NAME, Parsed
@@ -21,8 +22,9 @@ from alignment.parallel.comms.group import Group
 from alignment.parallel.comms.meeting import read_world
 from alignment.parallel.comms.stop_signals import StopSignals
 from alignment.parallel.initialise import initialise
+from alignment.parallel.roles import RoleRanks, place_roles
 from alignment.parallel.topology import Topology
-from alignment.runs.degrees import resolve_layout
+from alignment.runs.degrees import describe_roles, resolve_layout, resolve_roles
 from alignment.runs.output_lock import hold_output
 from alignment.runs.resume import open_checkpoint
 from alignment.telemetry import log
@@ -45,6 +47,14 @@ class Launch:
     """The signals that this process has received."""
     hashed: dict[str, str] = field(default_factory=dict)
     """Checksums of the frozen models that the run has read so far, by folder."""
+    roles: Mapping[str, RoleRanks] = field(default_factory=dict)
+    """The ranks of each role with ``placement``; empty: every rank has its share of every model."""
+
+    def ranks_of(self, role: str) -> RoleRanks:
+        """Return the ranks of the model ``role``, and how they divide it."""
+        topology, everyone = self.topology, tuple(range(self.topology.world_size))
+        plain = RoleRanks(world=topology.world, ranks=everyone, layout=topology.layout, topology=topology)
+        return self.roles.get(role, plain)
 
     @property
     def dtype(self) -> str:
@@ -136,7 +146,9 @@ def open_launch(parsed: Parsed, *, host: str) -> Iterator[Launch]:
     fresh start and resume. Signals are caught and the folder is locked until the context exits.
     """
     training = parsed.training
-    layout = resolve_layout(parsed.parallel, world_size=read_world()[0])
+    world_size = read_world()[0]
+    wanted = resolve_roles(parsed, world_size=world_size)
+    layout = Layout(data=world_size) if wanted else resolve_layout(parsed.parallel, world_size=world_size)
     topology = initialise(
         device=training.device,
         seed=training.seed,
@@ -146,7 +158,8 @@ def open_launch(parsed: Parsed, *, host: str) -> Iterator[Launch]:
     )
     refuse_unbuilt(parsed, device=topology.device, world_size=topology.world_size)
     effects = report_effects(parsed, device=topology.device, world_size=topology.world_size)
-    told, parsed = describe_preset(parsed), share_global_batches(parsed, batch_ranks=layout.batch)
+    roles, trained = place_roles(topology, wanted), wanted["policy"][1] if wanted else layout
+    told, parsed = describe_preset(parsed), share_global_batches(parsed, batch_ranks=trained.batch)
     output_dir, signals = open_output(Path(training.output_dir)), StopSignals()
     with signals.caught(), hold_output(output_dir, topology.world) as taken_over:
         log.configure(output_dir=output_dir, is_main=topology.is_main)
@@ -154,7 +167,8 @@ def open_launch(parsed: Parsed, *, host: str) -> Iterator[Launch]:
             log.info(taken_over)
         store, checkpoint = _open_store(parsed, output_dir, topology)
         precision = "; products of float32 are computed in float32 (TF32 is off)" if topology.device == "gpu" else ""
-        log.info(f"{layout} on {topology.device}; {host}{precision}")
+        where = describe_roles(wanted) if wanted else layout
+        log.info(f"{where} on {topology.device}; {host}{precision}")
         if topology.device == "gpu" and not training.deterministic:
             log.info("GPU results are not bitwise reproducible, even on resume (deterministic=true makes them so)")
         choose_operators(topology.world, wanted=training.use_native_ops and topology.device == "cpu")
@@ -176,6 +190,7 @@ def open_launch(parsed: Parsed, *, host: str) -> Iterator[Launch]:
             store=store,
             checkpoint=checkpoint,
             signals=signals,
+            roles=roles,
         )
 
 

@@ -155,8 +155,8 @@ def _show_token(token: str | None) -> str:
     return "no token" if token is None else repr(token)
 
 
-def check_layout(launch: Launch, config: DecoderConfig, place: str) -> None:
-    """Refuse parallel degrees that do not divide the model in ``place``."""
-    problems = check_degrees(config, launch.topology.layout)
+def check_layout(launch: Launch, config: DecoderConfig, place: str, role: str = "") -> None:
+    """Refuse parallel degrees that do not divide the model in ``place``, which is that of ``role``."""
+    problems = check_degrees(config, launch.ranks_of(role).layout)
     if problems:
         raise ArgumentError(f"{place}: {'; '.join(problems)}")

@@ -53,6 +53,25 @@ class ResidentRunner:
         return self._runner.share(items)
 
 
+class AbsentRunner:
+    """Stands for the runner of a model that other ranks have (see ``ModelRunner``)."""
+
+    def __init__(self, model: paddle.nn.Layer) -> None:
+        self.model = model
+
+    def forward(self, batches: Sequence[TokenBatch], read: Callable[[Any, TokenBatch], Any]) -> list[Any]:
+        """See ``ModelRunner.forward``; never called: ``share_work`` brings the results of other ranks."""
+        raise AssertionError("this process has no part of the model")
+
+    def forward_backward(self, batches: Sequence[TokenBatch], objective: Objective) -> list[dict[str, Metric]]:
+        """See ``forward``."""
+        raise AssertionError("this process has no part of the model")
+
+    def share(self, items: Sequence[Any]) -> list[Any]:
+        """See ``forward``."""
+        raise AssertionError("this process has no part of the model")
+
+
 class LaidOutModel(NamedTuple):
     """A model without an optimizer, in the layout of a run."""
 
@@ -64,8 +83,10 @@ class LaidOutModel(NamedTuple):
     offloaded: Offloaded | None = None
 
 
-def place_frozen(name: str, model: Any, topology: Topology, *, offload: bool) -> ModelRunner:
-    """Return the runner of a frozen model; stage 3 shards its weights too."""
+def place_frozen(name: str, model: Any, topology: Topology | None, *, offload: bool) -> ModelRunner:
+    """Return the runner of a frozen model; stage 3 shards its weights too. Without ``topology`` other ranks have it."""
+    if topology is None:
+        return AbsentRunner(model)
     return place(name, model, topology, offload=offload).runner
 
 

@@ -95,6 +95,10 @@ class Learner:
             f"{self.name}/learning_rate": Metric(learning_rate, "last"),
         }
 
+    def follow(self) -> None:
+        """Count an update of other ranks, where this process holds nothing of the model."""
+        self.num_updates += 1
+
     def discard(self) -> None:
         """Clear the accumulated gradients without applying them."""
         with resident(self.offloaded_model):

@@ -129,6 +129,7 @@ class Decoder(nn.Layer):
         super().__init__(dtype=dtype)
         self.config = config
         self.placement = placement
+        self._dtype_name = dtype
         self.recompute = False
         """Whether training recomputes the activations named by ``recompute_granularity`` instead of keeping them."""
         self.recompute_granularity = "full"
@@ -198,7 +199,7 @@ class Decoder(nn.Layer):
     @property
     def dtype(self) -> paddle.dtype:
         """The dtype of weights and hidden states."""
-        return self.layers[self.chunks[0][0]]["input_norm"].weight.dtype
+        return getattr(paddle, self._dtype_name)
 
     def run_chunk(self, index: int, batch: TokenBatch, hidden: paddle.Tensor | None) -> paddle.Tensor:
         """Return the output [m, H] of chunk ``index`` of this stage, before the final norm; m is ``boundary_rows``.

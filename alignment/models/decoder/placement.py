@@ -26,10 +26,14 @@ class Placement:
     """Whether tokens outside attention and feed-forward are split over ``tensor``."""
     four_bit: bool = False
     """Whether the matrices of the layers are held in 4 bits; they cannot be trained then."""
+    is_nowhere: bool = False
+    """Whether this process holds nothing of the model, which other ranks run; it knows the model's configuration."""
 
     @classmethod
-    def of(cls, topology: Topology, *, four_bit: bool = False) -> Placement:
-        """Return the placement of this process in the training layout ``topology``."""
+    def of(cls, topology: Topology | None, *, four_bit: bool = False) -> Placement:
+        """Return the placement of this process in the training layout ``topology`` (None: it is not in it)."""
+        if topology is None:
+            return cls(is_nowhere=True)
         return cls(
             tensor=topology.tensor,
             stage=topology.pipeline.index,
@@ -42,21 +46,25 @@ class Placement:
     @property
     def is_first(self) -> bool:
         """True on the stage with the embedding."""
-        return self.stage == 0
+        return self.stage == 0 and not self.is_nowhere
 
     @property
     def is_last(self) -> bool:
         """True on the stage with the final norm and the head."""
-        return self.stage == self.num_stages - 1
+        return self.stage == self.num_stages - 1 and not self.is_nowhere
 
     def layers(self, num_layers: int) -> list[range]:
         """Return the layer numbers of each chunk of this process."""
+        if self.is_nowhere:
+            return [range(0)]
         return layer_ranges(
             num_layers, stage=self.stage, num_stages=self.num_stages, chunks_per_stage=self.chunks_per_stage
         )
 
     def parts(self, config: DecoderConfig, kind: str, **head: Any) -> dict[str, Part]:
         """Return the part of each parameter that this process holds, by name; arguments as of ``whole_shapes``."""
+        if self.is_nowhere:
+            return {}
         shapes = whole_shapes(config, kind, **head)
         stages = {"stage": self.stage, "num_stages": self.num_stages, "chunks_per_stage": self.chunks_per_stage}
         names = held_names(list(shapes), config, **stages)

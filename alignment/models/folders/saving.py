@@ -164,7 +164,7 @@ def describe_model(model: CausalLM | ScoreModel, tokenizer: Tokenizer | None) ->
     config["eos_token_id"] = as_json_ids(sequence_ends(model.config, tokenizer))
     kind = "ForSequenceClassification" if isinstance(model, ScoreModel) else "ForCausalLM"
     config["architectures"] = [model.config.family.class_prefix + kind]
-    config["dtype"] = dtype_name(next(iter(model.parameters())))
+    config["dtype"] = str(model.model.dtype).rpartition(".")[2]
     if isinstance(model, ScoreModel):
         config |= model.options.to_dict() | {SCORE_STATE: model.normalizer.state()}
         config["pad_token_id"] = padding_id(model.config, tokenizer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from alignment.errors import UserError
@@ -42,14 +42,18 @@ class Attempt:
 
     def settle(self) -> None:
         """Raise the first failed process's error in every process, in others as RankFault if it is a bug."""
-        failures = self._world.gather_objects(self._message(), "did all succeed")
+        self.raise_first(self._world.gather_objects(self.failure, "did all succeed"))
+
+    def raise_first(self, failures: Sequence[Exception | None]) -> None:
+        """Raise the first of ``failures``, those of all processes in order; see ``settle``."""
         for index, failure in enumerate(failures):
             if failure is not None:
                 # This process's own error still has its traceback.
                 raise self._failure if index == self._world.index else failure
 
-    def _message(self) -> Exception | None:
-        """Return what the other processes raise; not every exception can be pickled."""
+    @property
+    def failure(self) -> Exception | None:
+        """What the other processes raise, None after a success; not every exception can be pickled."""
         if self._failure is None or isinstance(self._failure, (OSError, UserError)):
             return self._failure
         trace = "".join(traceback.format_exception(self._failure))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from alignment.errors import NotFiniteError, RewardError
+from alignment.parallel.roles import Work
 from alignment.records import Rollout
 from alignment.rollout.rewards.reward_normalization import RunningRewardNormalizer
 from alignment.rollout.rewards.scorers import Scorer, Scores
@@ -28,7 +31,7 @@ class RewardSource:
     """Normalises its raw scores [n], and may update its statistics with them; None: they stay raw."""
 
 
-class CombinedScorer:
+class CombinedScorer(Scorer):
     """Scores with every source in order, on the same rollout; the reward is the sum of the weighted scores.
 
     A row that one source could not score has no reward; RewardError if all are such. Errors name the source.
@@ -37,10 +40,21 @@ class CombinedScorer:
     def __init__(self, sources: Sequence[RewardSource]) -> None:
         self.sources = tuple(sources)
 
-    def score(self, rollout: Rollout) -> Scores:
+    def works(self, rollout: Rollout) -> list[Work]:
+        """See ``Scorer``; those of all sources, in order."""
+        return [
+            work._replace(action=partial(_naming, source, work.action))
+            for source in self.sources
+            for work in source.scorer.works(rollout)
+        ]
+
+    def read(self, results: Sequence[Any]) -> Scores:
         """See ``Scorer``; ``by_source`` of the result has the raw scores of each source."""
-        found = {source.log_as: self._score_with(source, rollout) for source in self.sources}
-        valid = np.ones(rollout.num_rows, bool)
+        found = {
+            source.log_as: source.scorer.read([result])
+            for source, result in zip(self.sources, results, strict=True)
+        }
+        valid = np.ones(len(next(iter(found.values())).values), bool)
         for scores in found.values():
             valid &= True if scores.valid is None else scores.valid
         if not valid.any():
@@ -85,11 +99,13 @@ class CombinedScorer:
         kept = {source.log_as: source.normalize for source in self.sources}
         return {name: one for name, one in kept.items() if isinstance(one, RunningRewardNormalizer)}
 
-    def _score_with(self, source: RewardSource, rollout: Rollout) -> Scores:
-        try:
-            return source.scorer.score(rollout)
-        except NotFiniteError as error:
-            raise NotFiniteError(f"source {source.log_as}: {error}", error.model, is_trained=False) from error
+
+def _naming(source: RewardSource, action: Callable[[], Any]) -> Any:
+    """Return the result of ``action``, which ``source`` asks for; an error names the source."""
+    try:
+        return action()
+    except NotFiniteError as error:
+        raise NotFiniteError(f"source {source.log_as}: {error}", error.model, is_trained=False) from error
 
 
 def _with_gaps(scores: Scores) -> np.ndarray:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from itertools import permutations
 from typing import Any, NamedTuple
 
@@ -19,10 +20,11 @@ from alignment.data.encode import Encoder
 from alignment.data.raw.conversation import conversation
 from alignment.errors import NotFiniteError, RewardError
 from alignment.models.decoder.logprobs import alternative_logprobs
+from alignment.parallel.roles import EVERYONE, RoleRanks, Work
 from alignment.parallel.runner import ModelRunner
 from alignment.records import Rollout, TokenBatch
 from alignment.rollout.minibatches import split_rows
-from alignment.rollout.rewards.scorers import Scores
+from alignment.rollout.rewards.scorers import Scorer, Scores
 from alignment.telemetry import log
 
 LEAST_MASS = 0.5
@@ -71,17 +73,24 @@ class PairwiseReader:
         return ids
 
 
-class PairwiseScorer:
+class PairwiseScorer(Scorer):
     """Gives each response its mean probability of being better than another response to its prompt."""
 
-    def __init__(self, runner: ModelRunner, reader: PairwiseReader, *, rows_per_batch: int) -> None:
+    def __init__(
+        self, runner: ModelRunner, reader: PairwiseReader, *, rows_per_batch: int, who: RoleRanks = EVERYONE
+    ) -> None:
+        """``who`` are the ranks that have the model."""
         self.reader = reader
+        self.who = who
         self._runner = runner
         self._rows_per_batch = rows_per_batch
         self._warned = False
 
-    def score(self, rollout: Rollout) -> Scores:
+    def works(self, rollout: Rollout) -> list[Work]:
         """See ``Scorer``; the rewards of each prompt are 0.5 on average. Equal responses win half the time."""
+        return [Work(self.who, partial(self._score, rollout))]
+
+    def _score(self, rollout: Rollout) -> Scores:
         texts = self.reader.texts(rollout)
         groups = [np.flatnonzero(rollout.group_ids == group) for group in dict.fromkeys(rollout.group_ids.tolist())]
         pairs = [pair for group in groups for pair in permutations(group.tolist(), 2)]
@@ -124,7 +133,7 @@ class PairwiseScorer:
             )
 
 
-class StartScorer:
+class StartScorer(Scorer):
     """Gives each response its probability of being better than the response that the run began with.
 
     The mean win rate within a group is always 0.5, so held-out prompts, with one response each, need another opponent.
@@ -134,7 +143,7 @@ class StartScorer:
         self._scorer = scorer
         self._prompts, self._start = "", []
 
-    def score(self, rollout: Rollout) -> Scores:
+    def works(self, rollout: Rollout) -> list[Work]:
         """See ``Scorer``; the first call, and one with other prompts, sets the opponents: all get 0.5."""
         texts = self._scorer.reader.texts(rollout)
         prompts = hashlib.sha256("\n".join(conversation(raw).key() for raw in rollout.inputs).encode()).hexdigest()
@@ -143,6 +152,9 @@ class StartScorer:
             log.info("answers to held-out prompts are compared with those of this evaluation from now on")
         rows = [*zip(rollout.inputs, texts, self._start, strict=True)]
         both = [Asked(raw, new, old) for raw, new, old in rows] + [Asked(raw, old, new) for raw, new, old in rows]
+        return [Work(self._scorer.who, partial(self._score, both))]
+
+    def _score(self, both: Sequence[Asked]) -> Scores:
         ahead, behind = self._scorer.compare(both).reshape(2, -1)
         return Scores(np.exp(log_sigmoid(preference_logits(ahead, behind))).astype(np.float32), None)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from alignment.errors import NotFiniteError, RewardError
 from alignment.parallel.comms.group import ALONE, Group
 from alignment.parallel.comms.stop_signals import Interrupted
-from alignment.parallel.comms.together import on_main
+from alignment.parallel.roles import EVERYONE, RoleRanks, Work, share_work
 from alignment.parallel.runner import ModelRunner
 from alignment.records import Rollout
 from alignment.rollout.forward import measure_scores
@@ -48,10 +49,18 @@ class Scorer(Protocol):
 
     def score(self, rollout: Rollout) -> Scores:
         """Return one reward per row; RewardError on failure."""
-        ...
+        return self.read(share_work(self.works(rollout)))
+
+    def works(self, rollout: Rollout) -> list[Work]:
+        """Return what is to be computed, to be done together with the work of other roles; see ``read``."""
+        return [Work(EVERYONE, partial(self.score, rollout))]
+
+    def read(self, results: Sequence[Any]) -> Scores:
+        """Return the rewards, given the results of ``works``."""
+        return results[0]
 
 
-class ModelScorer:
+class ModelScorer(Scorer):
     """Scores with a reward (or cost) model; ``sequences`` converts rows to the model's token ids."""
 
     def __init__(
@@ -62,19 +71,25 @@ class ModelScorer:
         rows_per_batch: int,
         starts: Callable[[Rollout], list[int]] | None = None,
         name: str = "reward model",
+        who: RoleRanks = EVERYONE,
     ) -> None:
         """``starts`` returns where each answer begins, for a model that averages over it (None: it does not).
 
-        Messages call the model ``name``.
+        Messages call the model ``name``; ``who`` are the ranks that have it.
         """
+        self._who = who
         self._name = name
         self._runner = runner
         self._sequences = sequences
         self._starts = starts
         self._rows_per_batch = rows_per_batch
 
-    def score(self, rollout: Rollout) -> Scores:
-        """See ``Scorer``; NotFiniteError names the first row whose score is not finite."""
+    def works(self, rollout: Rollout) -> list[Work]:
+        """See ``Scorer``."""
+        return [Work(self._who, partial(self._score, rollout))]
+
+    def _score(self, rollout: Rollout) -> Scores:
+        """Return the scores; NotFiniteError names the first row whose score is not finite."""
         starts = None if self._starts is None else self._starts(rollout)
         values = measure_scores(self._runner, self._sequences(rollout), starts, rows_per_batch=self._rows_per_batch)
         bad = np.flatnonzero(~np.isfinite(values))
@@ -96,7 +111,7 @@ class FailurePolicy:
     """``stop`` ends the run; ``mask_group`` excludes all samples of the prompt from the losses."""
 
 
-class TextScorer:
+class TextScorer(Scorer):
     """Scores decoded text with ``call``; for failures see ``FailurePolicy``.
 
     Only the first process calls it, with all rows, and shares the result, so a function or service sees the same
@@ -116,11 +131,11 @@ class TextScorer:
         self._tokenizer = tokenizer
         self._name = name
         self._policy = policy
-        self._world = world
+        self._who = RoleRanks(world=world)
 
-    def score(self, rollout: Rollout) -> Scores:
+    def works(self, rollout: Rollout) -> list[Work]:
         """See ``Scorer``; a failure is raised in every process."""
-        return on_main(self._world, self._score, rollout)
+        return [Work(self._who, partial(self._score, rollout))]
 
     def _score(self, rollout: Rollout) -> Scores:
         responses = [self._tokenizer.decode(r.tolist(), skip_special_tokens=True) for r in rollout.responses]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from alignment.architecture.cuts import parts_of_rank
 from alignment.architecture.decoder_config import DecoderConfig
 from alignment.arguments.keys.generation import GenerationArguments
 from alignment.arguments.parsed import Parsed
@@ -17,8 +18,12 @@ from alignment.generation.fused.fused_settings import ROWS_ON_DEVICE, FusedSetti
 from alignment.generation.kernel_choice import device_kernels
 from alignment.loops.rollout_ahead import RolloutAhead
 from alignment.models.decoder.decoder import CausalLM
+from alignment.models.decoder.placement import Placement
 from alignment.models.folders.sequence_ends import sequence_ends
+from alignment.parallel.comms.group import Group
+from alignment.parallel.sharding.partition import MAX_STAGE
 from alignment.rollout.merging_engine import MergingEngine
+from alignment.rollout.placed_engine import PlacedEngine
 from alignment.rollout.rollout_weights import RolloutWeights, rollout_parts, rollout_placement
 from alignment.rollout.team_engine import TeamEngine
 from alignment.runs.launch import Launch
@@ -58,13 +63,14 @@ def open_engine(launch: Launch, policy: Learner, rows: EngineRows, *, shows_plan
 
     ``shows_plan``: print which process sends which weights to which.
     """
+    if launch.roles:
+        return _open_placed(launch, policy, rows, shows_plan=shows_plan)
     parsed, topology, model = launch.parsed, launch.topology, policy.runner.model
     config = model.config
     mode = {"eval_mode": parsed.parallel.eval_mode, "degree": parsed.parallel.rollout_tensor_parallel_degree}
     placement = rollout_placement(topology, config, **mode)
-    inner = _build_inner(
-        launch, model, placement.engine, rows._replace(total=-(-rows.total // placement.replicas.size))
-    )
+    rows = rows._replace(total=-(-rows.total // placement.replicas.size))
+    inner = _build_inner(launch, model, placement.engine, rows, world=topology.world)
     adapter = model.adapter
     if adapter is not None:
         inner = MergingEngine(inner, adapter)
@@ -109,8 +115,35 @@ def _obstacle_beside_updates(launch: Launch, engine: Engine, policy: Learner) ->
     return next((why for why, holds in obstacles.items() if holds), None)
 
 
-def _build_inner(launch: Launch, model: CausalLM, placement: EnginePlacement, rows: EngineRows) -> Engine:
-    """Return the engine of one replica, which generates ``rows.total`` responses at a time.
+def _open_placed(launch: Launch, policy: Learner, rows: EngineRows, *, shows_plan: bool) -> PlacedEngine:
+    """Return the engine of a run with ``placement``, which generates on the rollout ranks in their layout."""
+    who, trained, model = launch.ranks_of("rollout"), launch.ranks_of("policy"), policy.runner.model
+    config, adapter, inner, weights = model.config, model.adapter, None, None
+    if who.topology is not None:
+        groups = {"tensor": who.topology.tensor, "pipeline": who.topology.pipeline}
+        layers = tuple(Placement.of(who.topology).layers(config.num_hidden_layers))
+        rows = rows._replace(total=-(-rows.total // who.layout.batch))
+        inner = _build_inner(launch, model, EnginePlacement(layers=layers, **groups), rows, world=who.topology.world)
+        if adapter is not None:
+            inner = MergingEngine(inner, adapter)
+        if who.topology.world_size > 1:
+            inner = TeamEngine(inner, who.topology.batch, config=config)
+    if who is not trained or trained.layout.sharding_stage == MAX_STAGE:
+        held = (policy.kept_parts() or model.parts).values()
+        seats = {rank: parts_of_rank(config, "causal", who.layout, index) for index, rank in enumerate(who.ranks)}
+        wanted = [seats.get(rank, []) for rank in range(launch.topology.world_size)]
+        if adapter is not None:
+            wanted = [adapter.with_factors(parts) for parts in wanted]
+        weights = RolloutWeights(launch.topology, list(held), wanted, dtype=launch.dtype)
+        if shows_plan:
+            weights.show()
+    return PlacedEngine(inner, who, weights=weights)
+
+
+def _build_inner(
+    launch: Launch, model: CausalLM, placement: EnginePlacement, rows: EngineRows, *, world: Group
+) -> Engine:
+    """Return the engine of one replica among ``world``, which generates ``rows.total`` responses at a time.
 
     It samples from the whole vocabulary, including ids without a token (padding of the embedding). Log-probs are over
     all ids too: if some could never be drawn, the policy could gain negative KL by moving probability there.
@@ -120,7 +153,7 @@ def _build_inner(launch: Launch, model: CausalLM, placement: EnginePlacement, ro
     if parsed.engine.use_fusemt:
         kernels = device_kernels()
         own = kernels.obstacle(model.config, placement)
-        obstacle = next((o for o in launch.topology.world.gather_objects(own, "engine") if o is not None), None)
+        obstacle = next((o for o in world.gather_objects(own, "engine") if o is not None), None)
         for line in unused_keys(parsed, obstacle):
             log.warn(line)
     if obstacle is not None:

@@ -72,7 +72,7 @@ def check_rewards(launch: Launch, sources: Sources, folders: Mapping[str, str]) 
     """
     entries = {entry.log_as: entry for entry in sources.entries}
     for name, folder in folders.items():
-        check_layout(launch, read_config(folder), folder)
+        check_layout(launch, read_config(folder), folder, reward_role(launch, name))
         check_kind(entries[name], folder)
         tell_readiness(folder)
         try:
@@ -92,9 +92,15 @@ def load_rewards(
     }
 
 
+def reward_role(launch: Launch, name: str) -> str:
+    """Return the role of the score model that is logged as ``name``: its own if ``placement`` has it, else reward."""
+    return name if name in launch.roles else "reward"
+
+
 def load_reward(launch: Launch, tokenizer: Tokenizer, entry: RewardEntry, *, folder: str, actor: str) -> LoadedReward:
     """Return the frozen model of ``entry`` in ``folder``; ``actor`` is the policy's folder."""
-    options: dict[str, Any] = {"dtype": launch.dtype, "placement": Placement.of(launch.topology)}
+    who = launch.ranks_of(reward_role(launch, entry.log_as))
+    options: dict[str, Any] = {"dtype": launch.dtype, "placement": Placement.of(who.topology)}
     if entry.kind == "pairwise":
         reader = _read_comparisons(launch, tokenizer, entry, folder)
         return LoadedReward(freeze(load_causal_lm(folder, **options)), reader)

@@ -26,7 +26,7 @@ from alignment.rollout.rewards.terms import ScoreTerms
 from alignment.rollout.rewards.text_batch import TextBatch
 from alignment.rollout.rewards.user_code import load_function
 from alignment.runs.launch import Launch
-from alignment.runs.on_policy.reward_models import LoadedReward, Sources
+from alignment.runs.on_policy.reward_models import LoadedReward, Sources, reward_role
 from alignment.runs.on_policy.roles import Roles
 from alignment.runs.placed import place_frozen
 from alignment.runs.state import StatePart
@@ -155,7 +155,8 @@ def _build_model(launch: Launch, roles: Roles, entry: RewardEntry, models: Model
 def _build_pairwise(launch: Launch, roles: Roles, entry: RewardEntry, models: Models) -> Scorer:
     model, reader = models[entry.log_as]
     runner, rows = _place(launch, entry.log_as, model, rows=entry.batch_size)
-    return PairwiseScorer(runner, reader, rows_per_batch=rows)
+    who = launch.ranks_of(reward_role(launch, entry.log_as))
+    return PairwiseScorer(runner, reader, rows_per_batch=rows, who=who)
 
 
 def _build_function(launch: Launch, roles: Roles, entry: RewardEntry, models: Models) -> Scorer:
@@ -186,7 +187,8 @@ def _score_with_model(
     """
     runner, rows = _place(launch, name, model, rows=rows)
     starts = sequences.starts if model.options.needs_starts else None
-    return ModelScorer(runner, sequences, rows_per_batch=rows, starts=starts, name=what)
+    who = launch.ranks_of(reward_role(launch, name))
+    return ModelScorer(runner, sequences, rows_per_batch=rows, starts=starts, name=what, who=who)
 
 
 def _place(launch: Launch, name: str, model: ScoreModel | CausalLM, *, rows: int) -> tuple[ModelRunner, int]:
@@ -194,7 +196,8 @@ def _place(launch: Launch, name: str, model: ScoreModel | CausalLM, *, rows: int
     sizes = (rows, launch.parsed.reward_source.per_device_reward_batch_size)
     rows = next((size for size in sizes if size > 0), launch.parsed.training.per_device_train_batch_size)
     offload = "freeze_model" in launch.parsed.parallel.offloaded
-    return place_frozen(name, model, launch.topology, offload=offload), rows
+    who = launch.ranks_of(reward_role(launch, name))
+    return place_frozen(name, model, who.topology, offload=offload), rows
 
 
 def _score_with_service(launch: Launch, roles: Roles, address: str) -> TextScorer:

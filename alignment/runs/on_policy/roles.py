@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from alignment.errors import ArgumentError
@@ -147,9 +148,8 @@ def load_roles(launch: Launch) -> Roles:
             *inputs,
         ],
     )
-    options = {"dtype": launch.dtype, "placement": Placement.of(launch.topology)}
     head = StoredHead(source.value_head_prefix, source.reward_attribute_weights)
-    trained = options | {"placement": trained_placement(launch)}
+    frozen_form, trained_form = partial(form, launch), partial(form, launch, is_trained=True)
     has_reference = ChosenAlgorithm.of(launch.parsed).needs_reference and not bases
     roles = Roles(
         tokenizer=tokenizer,
@@ -159,18 +159,28 @@ def load_roles(launch: Launch) -> Roles:
         else None,
         rewards=load_rewards(launch, tokenizer, sources, models, actor=folders.actor),
         judges=load_rewards(launch, tokenizer, judges, judging, actor=folders.actor),
-        policy=load_causal_lm(policy, tokenizer=tokenizer, **trained),
-        reference=freeze(load_causal_lm(folders.actor, tokenizer=tokenizer, **options)) if has_reference else None,
-        critic=start_critic(launch, critics["critic"], tokenizer, head, **trained) if critics else None,
+        policy=load_causal_lm(policy, tokenizer=tokenizer, **trained_form("policy")),
+        reference=freeze(load_causal_lm(folders.actor, tokenizer=tokenizer, **frozen_form("reference")))
+        if has_reference
+        else None,
+        critic=start_critic(launch, critics["critic"], tokenizer, head, **trained_form("critic")) if critics else None,
         frozen=frozen,
-        cost=load_cost(launch, folders, tokenizer, **options) if folders.cost else None,
-        cost_critic=load_cost_critic(launch, critics["cost_critic"], **trained) if folders.cost else None,
+        cost=load_cost(launch, folders, tokenizer, **frozen_form("cost")) if folders.cost else None,
+        cost_critic=load_cost_critic(launch, critics["cost_critic"], **trained_form("cost_critic"))
+        if folders.cost
+        else None,
     )
     for model in (roles.policy, *roles.critics.values()):
         adopt(launch, model, tokenizer)
     if bases:
         _adapt_trained(launch, roles, bases)
     return roles
+
+
+def form(launch: Launch, role: str, *, is_trained: bool = False) -> dict[str, Any]:
+    """Return the dtype of the model of ``role``, and what this process holds of it."""
+    placement = trained_placement(launch, role) if is_trained else Placement.of(launch.ranks_of(role).topology)
+    return {"dtype": launch.dtype, "placement": placement}
 
 
 def _adapt_trained(launch: Launch, roles: Roles, bases: Sequence[FrozenInput]) -> None:
@@ -205,15 +215,17 @@ def check_folders(launch: Launch, folders: RoleFolders, tokenizer: Tokenizer) ->
     require_signs(folders)
     for name, folder in folders.critics.items():
         require_same_tokenizer(tokenizer, folder, name)
-    for folder in (folders.actor, *folders.critics.values()):
+    for role, folder in {"policy": folders.actor, **folders.critics}.items():
         config = check_fit(folder, tokenizer, max_length=launch.parsed.data.max_length)
-        check_layout(launch, config, folder)
+        check_layout(launch, config, folder, role)
+    check_layout(launch, read_config(folders.actor), folders.actor, "reference")
     warn_of_template(launch, folders.actor, read_config(folders.actor), tokenizer)
-    for folder in filter(None, (folders.reward, folders.cost)):
-        check_layout(launch, read_config(folder), folder)
+    for role, folder in (("reward", folders.reward), ("cost", folders.cost)):
+        if folder:
+            check_layout(launch, read_config(folder), folder, role)
     check_rollout(
         read_config(folders.actor),
-        launch.topology.layout,
+        launch.ranks_of("policy").layout,
         eval_mode=launch.parsed.parallel.eval_mode,
         degree=launch.parsed.parallel.rollout_tensor_parallel_degree,
     )

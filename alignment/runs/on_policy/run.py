@@ -22,6 +22,7 @@ from alignment.rollout.collector import Collector
 from alignment.rollout.dynamic_sampling import DynamicSampling
 from alignment.rollout.gate import LogprobGate
 from alignment.rollout.judge import Judge
+from alignment.rollout.placed_engine import PlacedEngine
 from alignment.rollout.team_engine import TeamEngine
 from alignment.runs.adapters import warn_of_start
 from alignment.runs.assembly import (
@@ -172,6 +173,7 @@ class OnPolicyRun:
             next_ptx=data.ptx_loader and ptx_batches(data.ptx_loader, self._plan.micro_batches),
             average=self._average,
             entropy=self._entropy,
+            ranks=self._launch.roles,
         )
         return OnPolicyLoop(
             prompts=stream_batches(data.prompt_loader),
@@ -222,13 +224,14 @@ class OnPolicyRun:
             temperature=self._launch.parsed.generation.temperature,
             terms=build_terms(self._launch, self._roles.tokenizer),
             with_entropy=training,
+            ranks=self._launch.roles,
         )
 
     @property
     def _num_replicas(self) -> int:
         """Number of processes, or groups of them, that generate different rows concurrently."""
         engine = self._engine.engine
-        return engine.num_replicas if isinstance(engine, TeamEngine) else 1
+        return engine.num_replicas if isinstance(engine, (TeamEngine, PlacedEngine)) else 1
 
     def _evaluation(self) -> PromptEvaluation:
         parsed = self._launch.parsed
@@ -252,7 +255,7 @@ class OnPolicyRun:
             return BaseRunner(scoring_runner(self._learners["policy"]))
         if reference is None:
             return None
-        return place_frozen("reference", reference, self._launch.topology, offload=offload)
+        return place_frozen("reference", reference, self._launch.ranks_of("reference").topology, offload=offload)
 
     def _build_learners(self) -> dict[str, Learner]:
         """Return the learners of the policy and of the critics, by role."""

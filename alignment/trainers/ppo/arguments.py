@@ -22,9 +22,11 @@ from alignment.arguments.parser import Check, Values, Written, parse_arguments
 from alignment.arguments.peers.presets import PresetName
 from alignment.arguments.rewards.entries import model_kind, read_entries
 from alignment.arguments.rewards.terms import RewardTermArguments
+from alignment.arguments.roles.placement import PlacementArguments
 from alignment.data.comparison import PairQuestion
 from alignment.errors import ArgumentError
 from alignment.fields import Case, argument, where, where_given
+from alignment.trainers.ppo.placement_check import check_placement
 
 _PEERS_NAMES = MappingProxyType(
     {
@@ -129,6 +131,7 @@ GROUPS: Groups = MappingProxyType(
         "critic": Choice("rl_algorithm", {name: _critic_group(name) for name in ALGORITHMS}),
         "cost": Choice("rl_algorithm", {name: _cost_group(name) for name in ALGORITHMS}),
         "generation": GenerationArguments,
+        "placement": PlacementArguments,
         **SHARED,
     }
 )
@@ -213,6 +216,7 @@ CHECKS: tuple[Check, ...] = (
     check_pairwise,
     check_rollout_ahead,
     check_all_costs,
+    check_placement,
 )
 
 

@@ -22,7 +22,7 @@ def train(written: Written, *, host: str, observe: Callable[[Experience], None] 
 def train_from(launch: Launch, observe: Callable[[Experience], None] | None = None) -> None:
     """Train from an open launch to the exported models."""
     roles = load_roles(launch)
-    plan = RowPlan.of(launch.parsed, batch_ranks=launch.topology.layout.batch)
+    plan = RowPlan.of(launch.parsed, batch_ranks=launch.ranks_of("policy").layout.batch)
     run = OnPolicyRun(launch, roles, load_data(launch, roles.tokenizer, plan), plan)
     if not launch.parsed.parallel.distributed_dry_run:
         run.train(observe)

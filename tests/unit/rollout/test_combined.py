@@ -9,7 +9,7 @@ from alignment.rollout.judge import Judge
 from alignment.rollout.metrics import describe_sources
 from alignment.rollout.rewards.combined import CombinedScorer, RewardSource
 from alignment.rollout.rewards.reward_normalization import RunningRewardNormalizer
-from alignment.rollout.rewards.scorers import Scores
+from alignment.rollout.rewards.scorers import Scorer, Scores
 
 ROLLOUT = Rollout(
     prompts=(np.array([1]),) * 4,
@@ -21,7 +21,7 @@ ROLLOUT = Rollout(
 )
 
 
-class Fixed:
+class Fixed(Scorer):
     """Gives the same scores at every call."""
 
     def __init__(self, *values, valid=None, notes=None):
@@ -103,7 +103,7 @@ def test_running_statistics_of_each_source_are_restored():
 
 
 def test_errors_name_the_source_and_a_sum_beyond_float32_is_one():
-    class Broken:
+    class Broken(Scorer):
         def score(self, rollout):
             raise NotFiniteError("the score of row 1 is nan", "reward model")
 

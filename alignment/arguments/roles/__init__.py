@@ -1,0 +1,1 @@
+"""Which ranks of a run hold the model of which role."""
