@@ -20,7 +20,8 @@ _NULL = ("", "none", "null")
 def coerce(raw: Any, hint: Any, constraint: Constraint) -> Any:
     """Convert ``raw`` to type ``hint`` within ``constraint``; ValueError says what was expected.
 
-    Datasets, reward sources and placements given as a list or an object become JSON text, which means the same on the command line.
+    Datasets, reward sources and placements given as a list or an object become JSON text, which means the same on the
+    command line.
     """
     is_structured = constraint.is_object or constraint.path in ("datasets", "rewards")
     if is_structured and isinstance(raw, (list, Mapping)):

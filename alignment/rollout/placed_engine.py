@@ -36,7 +36,7 @@ class PlacedEngine:
         return self._who.layout.batch
 
     def load_weights(self, weights: Iterable[tuple[str, Any]] | None, version: int) -> None:
-        """See ``Engine.load_weights``; ``weights`` are those this process trains, and all processes call it together."""
+        """See ``Engine.load_weights``; ``weights`` are those this process trains. All processes call it together."""
         assert weights is not None, "weights must be given to be moved"
         if self._weights is not None:
             weights = self._weights.stream(dict(weights))

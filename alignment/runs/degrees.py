@@ -58,15 +58,13 @@ def resolve_layout(arguments: ParallelArguments, *, world_size: int) -> Layout:
 def resolve_roles(parsed: Parsed, *, world_size: int) -> dict[str, tuple[tuple[int, ...], Layout]]:
     """Return the ranks of each role and their layout by ``placement``; empty if every rank has a share of every model.
 
-    A role on one rank is whole there; on several it is divided by its own degrees, else by those of the run. ArgumentError
-    if the ranks are not those of ``world_size`` processes, or if degrees do not fit a role's ranks.
+    A role on one rank is whole there; on several it is divided by its own degrees, else by those of the run.
+    ArgumentError if the ranks are not those of ``world_size`` processes, or if degrees do not fit a role's ranks.
     """
     if "placement" not in parsed.groups or parsed.placement.placement is None:
         return {}
     shares = read_placement(parsed.placement.placement)
     check_ranks(shares, world_size)
-    if world_size == 1:
-        return {}
     for role in (ROLLOUT, "reference") if parsed.adapter.lora else (ROLLOUT,):
         shares.setdefault(role, shares["policy"])
     roles = {}

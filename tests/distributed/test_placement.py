@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 
 from alignment.errors import UserError
@@ -35,6 +34,13 @@ def metrics(folder) -> list[dict[str, float]]:
     return [{key: value for key, value in row.items() if not key.startswith(WITHOUT_TIMES)} for row in records]
 
 
+def assert_same_bits(folder, name: str, other: str) -> None:
+    """Compare the exported tensors; the ranks share the work of writing them, so files may be cut elsewhere."""
+    one, two = (runs.weights(folder / output) for output in (name, other))
+    assert one.keys() == two.keys()
+    assert [key for key, value in one.items() if value.tobytes() != two[key].tobytes()] == []
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("placement")
@@ -48,7 +54,7 @@ def test_all_roles_apart_on_four_ranks_give_the_bits_of_one_process(folder):
     engine_apart = {**GRPO, "placement": {"policy": [3], "reference": [2], "reward": [0], "rollout": [1]}}
     train(folder, 4, ppo_apart={"placement": APART}, grpo_apart=engine_apart)
     for name in ("ppo", "grpo"):
-        assert runs.files(folder / f"{name}_apart") == runs.files(folder / name)
+        assert_same_bits(folder, name, f"{name}_apart")
         alone, apart = metrics(folder / name), metrics(folder / f"{name}_apart")
         assert len(alone) == UPDATES and alone == apart
 
@@ -61,11 +67,12 @@ def test_policy_and_critic_apart_share_the_frozen_models_and_go_on_alone_and_in_
         folder, 2, shared={"placement": frozen_shared}, moved={**resumed, "placement": other},
         placed={**KEPT, "placement": other},
     )  # fmt: skip
-    assert runs.files(folder / "shared") == runs.files(folder / "ppo")
-    assert runs.files(folder / "moved") == runs.files(folder / "placed") == runs.files(folder / "kept")
+    assert_same_bits(folder, "ppo", "shared")
+    assert_same_bits(folder, "kept", "placed")
+    assert_same_bits(folder, "kept", "moved")
     assert (folder / "moved" / "policy_ema").is_dir()
     train(folder, 1, back={**KEPT, "resume_from_checkpoint": str(folder / "placed" / "checkpoint-2")})
-    assert runs.files(folder / "back") == runs.files(folder / "kept")
+    assert_same_bits(folder, "kept", "back")
     assert metrics(folder / "back") == metrics(folder / "kept")[2:]
 
 
@@ -73,7 +80,8 @@ def test_roles_have_layouts_of_their_own(folder):
     """Two ranks with rows of their own for the policy, a critic split over two others."""
     critic = {"ranks": [0, 3], "tensor_parallel_degree": 2}
     roles = {"policy": [1, 2], "critic": critic, "reference": [0], "reward": "critic"}
-    train(folder, 4, wide_apart={"gradient_accumulation_steps": 2, "per_device_prompt_batch_size": 2, "placement": roles})
+    half = {"gradient_accumulation_steps": 2, "per_device_prompt_batch_size": 2}
+    train(folder, 4, wide_apart={**half, "placement": roles})
     assert runs.largest_difference(runs.weights(folder / "wide"), runs.weights(folder / "wide_apart")) < 1e-5
     for expected, found in zip(metrics(folder / "wide"), metrics(folder / "wide_apart"), strict=True):
         for key in ("policy/loss", "critic/loss", "ptx/loss", "train/reward"):
@@ -96,4 +104,4 @@ def test_a_failure_in_the_ranks_of_a_role_is_raised_in_all():
         assert part["failure"] == ("its values are NaN", "critic", False)
     assert found[0]["groups"] is None
     assert found[2]["groups"] == {"world": (1, 2), "tensor": (1, 2), "batch": (2,)}
-    assert np.array_equal(found[1]["groups"]["batch"], (1,))
+    assert found[1]["groups"]["batch"] == (1,)

@@ -25,10 +25,10 @@ class PlacementArguments:
     """Ranks of their own for the roles of a run."""
 
     placement: str | None = argument(None, is_object=True)
-    """The ranks of each role: {"policy": [0], "critic": [1], "reference": [2], "reward": [2]} (docs/how-to/placement.md).
-    A role has a list of ranks, or a number of them (the next free ones), or the name of the role whose ranks it shares.
-    null: every rank has its share of every model. OpenRLHF's keys (actor_num_nodes, colocate_actor_ref, ...) are
-    understood.
+    """The ranks of each role: {"policy": [0], "critic": [1], "reference": [2], "reward": [2]}. A role has a list of
+    ranks, or a number of them (the next free ones), or the name of the role whose ranks it shares; see
+    docs/how-to/placement.md. null: every rank has its share of every model. OpenRLHF's keys (actor_num_nodes,
+    colocate_actor_ref, ...) are understood.
     """
 
 

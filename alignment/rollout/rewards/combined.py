@@ -51,8 +51,7 @@ class CombinedScorer(Scorer):
     def read(self, results: Sequence[Any]) -> Scores:
         """See ``Scorer``; ``by_source`` of the result has the raw scores of each source."""
         found = {
-            source.log_as: source.scorer.read([result])
-            for source, result in zip(self.sources, results, strict=True)
+            source.log_as: source.scorer.read([result]) for source, result in zip(self.sources, results, strict=True)
         }
         valid = np.ones(len(next(iter(found.values())).values), bool)
         for scores in found.values():

@@ -272,6 +272,11 @@ ALGORITHM = (
         "ptx_datasets", "packing-sft/test:8/-1", lambda r: len(r.state.parts["ptx"].read.__self__.samples), 8,
         with_={"ptx_coeff": 0.5},
     ),
+    _row(
+        "placement", '{"policy": [0], "critic": [0], "reference": "policy", "reward": "critic"}',
+        lambda r: (sorted(r.loop.judge.ranks), r.loop.updater.ranks["critic"].ranks),
+        (["critic", "policy", "reference", "reward", "rollout"], (0,)), alone=True,
+    ),
 )  # fmt: skip
 
 CRITIC = (

@@ -7,6 +7,7 @@ import pytest
 from alignment.arguments.keys.training import TrainingArguments
 from alignment.data.loader import BatchLoader
 from alignment.errors import DataError
+from alignment.parallel.roles import RoleRanks
 from alignment.parallel.topology import Topology
 from alignment.runs import assembly
 from alignment.runs.assembly import Horizon, build_best, build_learner, stream_batches
@@ -55,7 +56,8 @@ def test_a_smaller_loss_is_better_and_the_user_has_the_last_word(keys, metric, g
 def test_the_state_of_a_half_precision_model_has_a_master_for_every_weight_and_its_part(dtype):
     model = tiny_score(dtype=dtype)
     start = SimpleNamespace(
-        topology=Topology(device="cpu"), parsed=SimpleNamespace(parallel=SimpleNamespace(offloaded=()))
+        ranks_of=lambda role: RoleRanks(topology=Topology(device="cpu")),
+        parsed=SimpleNamespace(parallel=SimpleNamespace(offloaded=())),
     )
     optimizer = build_learner(start, "reward", model, _training(), total_updates=4)._optimizer
     names = {name for name, _ in model.named_parameters()}
@@ -80,7 +82,8 @@ def test_the_optimizer_of_a_cut_model_knows_its_parts_and_masters(monkeypatch):
 
     monkeypatch.setattr(assembly, "Learner", learner)
     start = SimpleNamespace(
-        topology="topology", parsed=SimpleNamespace(parallel=SimpleNamespace(offloaded=("optimizer",)))
+        ranks_of=lambda role: RoleRanks(topology="topology"),
+        parsed=SimpleNamespace(parallel=SimpleNamespace(offloaded=("optimizer",))),
     )
     model = SimpleNamespace(model=SimpleNamespace(adapter=None))
     training = _training(
@@ -115,7 +118,10 @@ def test_a_run_no_longer_than_its_warm_up_is_told(name, keys, updates, said, mon
             assembly, part, lambda *given, **named: SimpleNamespace(parameters=[], parts={}, masters={})
         )
     monkeypatch.setattr(assembly, "Learner", lambda *given, **named: SimpleNamespace(offload=lambda **kinds: None))
-    start = SimpleNamespace(topology="topology", parsed=SimpleNamespace(parallel=SimpleNamespace(offloaded=())))
+    start = SimpleNamespace(
+        ranks_of=lambda role: RoleRanks(topology="topology"),
+        parsed=SimpleNamespace(parallel=SimpleNamespace(offloaded=())),
+    )
     model = SimpleNamespace(model=SimpleNamespace(adapter=None))
     build_learner(start, name, model, _training(learning_rate=2e-3, **keys), total_updates=updates)
     key = "warmup_steps" if "warmup_steps" in keys else {"policy": "", "critic": "critic_"}[name] + "warmup_ratio"

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from alignment.parallel.roles import EVERYONE
 from alignment.runs import finish
 
 CARDS = ("eval/loss", "eval/accuracy", "eval/never")
@@ -25,11 +26,12 @@ def end(tmp_path, monkeypatch):
         monkeypatch.setattr(finish, "write_report", lambda folder, **options: reports.append(options))
         arguments = {"do_train": True, "evaluates": True, "load_best_model_at_end": True, **training}
         counters = SimpleNamespace(updates=4, evaluated_at=evaluated_at, best_step=best_step)
-        learner = SimpleNamespace(check_outputs=lambda: done.append("checked"))
+        learner = SimpleNamespace(name="policy", check_outputs=lambda: done.append("checked"))
         finish.finish_run(
             SimpleNamespace(
                 parsed=SimpleNamespace(training=SimpleNamespace(**arguments)),
                 topology=SimpleNamespace(is_main=is_main),
+                ranks_of=lambda role: EVERYONE,
                 output_dir=tmp_path,
                 run_name="mine",
                 signals=SimpleNamespace(deferred=lambda what: contextlib.nullcontext()),

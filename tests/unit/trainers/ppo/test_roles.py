@@ -23,6 +23,7 @@ from alignment.models.folders.saving import save_model
 from alignment.models.tokenizer.tokenizer import load_tokenizer
 from alignment.models.tokenizer.trained_template import describe_template
 from alignment.parallel.comms.group import ALONE
+from alignment.parallel.roles import RoleRanks
 from alignment.records import Rollout
 from alignment.runs import models as trainer_models
 from alignment.runs.on_policy.engines import describe_restrictions, fused_settings, generation_options, unused_keys
@@ -164,7 +165,7 @@ def test_a_reward_model_of_another_template_is_told(start, folders, tokenizer, c
 def test_a_trainer_says_once_that_the_models_own_template_is_not_used(
     template, lines, start, folders, tokenizer, caplog
 ):
-    made = SimpleNamespace(parsed=start(chat_template=template).parsed, topology=SimpleNamespace(layout=Layout()))
+    made = SimpleNamespace(parsed=start(chat_template=template).parsed, ranks_of=lambda role: RoleRanks())
     trainer_models.check_start(made, None, str(folders / "sft" / "policy"), tokenizer)
     assert caplog.text.count("has a chat template of its own") == lines
     assert caplog.text.count("\n") == lines
@@ -175,7 +176,7 @@ def check(start, folders, tokenizer):
     """Return a function: check the three folders of a run with a layout and further keys."""
 
     def run(layout, **keys):
-        made = SimpleNamespace(parsed=start(**keys).parsed, topology=SimpleNamespace(layout=layout))
+        made = SimpleNamespace(parsed=start(**keys).parsed, ranks_of=lambda role: RoleRanks(layout=layout))
         found = RoleFolders.of(made)
         check_folders(made, found, load_tokenizer(found.actor))
 

@@ -1,0 +1,153 @@
+"""Which ranks ``placement`` gives to which roles, and the message for every one that does not work."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from alignment.architecture.layout import Layout
+from alignment.arguments.roles.openrlhf import translate_placement
+from alignment.arguments.roles.placement import read_placement
+from alignment.errors import ArgumentError
+from alignment.runs.degrees import describe_roles, resolve_roles
+from alignment.trainers.ppo.arguments import parse_ppo_arguments
+
+APART = {"policy": [0], "critic": [1], "reference": [2], "reward": [3]}
+
+
+@pytest.fixture
+def models(tmp_path, monkeypatch):
+    for name in ("actor", "reward", "helpful", "polite"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    return {
+        "train_datasets": "packing-prompts/train",
+        "actor_model_name_or_path": "actor",
+        "reward_model_name_or_path": "reward",
+        "output_dir": "output",
+    }
+
+
+@pytest.mark.parametrize(
+    ("written", "ranks"),
+    [
+        ({"policy": [1, 0], "critic": [2]}, {"policy": (0, 1), "critic": (2,)}),
+        ({"policy": 2, "critic": 1, "reference": 1}, {"policy": (0, 1), "critic": (2,), "reference": (3,)}),
+        ({"policy": [1], "critic": 2}, {"policy": (1,), "critic": (0, 2)}),
+        ({"reference": "policy", "policy": [3]}, {"reference": (3,), "policy": (3,)}),
+    ],
+)
+def test_ranks_are_listed_counted_or_shared(written, ranks):
+    assert {role: share.ranks for role, share in read_placement(json.dumps(written)).items()} == ranks
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("[0, 1]", "is not an object of roles and ranks"),
+        ({}, "is not an object of roles and ranks"),
+        ({"policy": []}, r"policy has \[\]; expected ranks from 0"),
+        ({"policy": [-1]}, r"policy has \[-1\]; expected ranks from 0"),
+        ({"policy": 0}, "policy: the number of ranks is 0; give 1 or more"),
+        ({"policy": [0, 0]}, r"policy names a rank twice: \[0, 0\]"),
+        ({"policy": [0], "critic": "reward"}, "critic shares the ranks of 'reward', which has no ranks of its own"),
+        ({"policy": "policy"}, "policy shares the ranks of 'policy', which has no ranks of its own"),
+        ({"policy": {"ranks": [0, 1], "data_parallel_degree": 2}}, "policy is an object with ranks, data_parallel"),
+        ({"policy": {"ranks": [0, 1], "tensor_parallel_degree": 0}}, "policy: tensor_parallel_degree is 0; give 1"),
+    ],
+)
+def test_what_cannot_be_read_is_named(written, said):
+    with pytest.raises(ArgumentError, match=said):
+        read_placement(written if isinstance(written, str) else json.dumps(written))
+
+
+@pytest.mark.parametrize(
+    ("placement", "keys", "said"),
+    [
+        (APART, {"rl_algorithm": "grpo", "kl_loss_coeff": 0.1}, "critic has ranks, but rl_algorithm=grpo has none"),
+        (APART, {"lora": True}, "reference has ranks, but with lora=true it is the policy without its adapter"),
+        ({**APART, "cost": [0]}, {}, "cost has ranks, but rl_algorithm=ppo has none: leave cost out"),
+        ({**APART, "critics": [0]}, {}, "no role 'critics' .allowed: policy, critic, reference, reward, rollout."),
+        ({"policy": [0], "critic": [1]}, {}, "reference, reward have no ranks; give a list of ranks or the name"),
+        (APART, {"eval_mode": "single"}, "eval_mode=single with placement"),
+    ],
+)
+def test_roles_are_those_of_the_algorithm(models, placement, keys, said):
+    with pytest.raises(ArgumentError, match=f"placement: {said}" if "eval_mode" not in keys else said):
+        parse_ppo_arguments({**models, **keys, "placement": placement})
+
+
+def test_each_of_several_reward_models_may_have_ranks(models):
+    sources = {"reward_model_name_or_path": None, "reward_sources": "helpful,polite", "critic_init": "policy"}
+    del models["reward_model_name_or_path"]
+    del sources["reward_model_name_or_path"]
+    parsed = parse_ppo_arguments({**models, **sources, "placement": {**APART, "polite": [2]}})
+    assert resolve_roles(parsed, world_size=4)["polite"] == ((2,), Layout())
+
+
+@pytest.mark.parametrize(
+    ("world_size", "said"),
+    [
+        (3, r"placement: reward on rank 3, but the run has 3 process\(es\), ranks 0 to 2: launch 4 "),
+        (6, "placement leaves rank 4, 5 of 6 without a role: give it one, or launch 4 process"),
+    ],
+)
+def test_ranks_are_those_of_the_processes(models, world_size, said):
+    parsed = parse_ppo_arguments({**models, "placement": APART})
+    with pytest.raises(ArgumentError, match=said):
+        resolve_roles(parsed, world_size=world_size)
+
+
+def test_a_role_on_one_rank_is_whole_and_others_have_their_own_degrees_or_those_of_the_run(models):
+    roles = {"policy": 2, "critic": {"ranks": 4, "tensor_parallel_degree": 4}, "reference": 1, "reward": "reference"}
+    parsed = parse_ppo_arguments({**models, "tensor_parallel_degree": 2, "placement": roles})
+    found = resolve_roles(parsed, world_size=7)
+    assert found == {
+        "policy": ((0, 1), Layout(tensor=2)), "critic": ((2, 3, 4, 5), Layout(tensor=4)),
+        "reference": ((6,), Layout()), "reward": ((6,), Layout()), "rollout": ((0, 1), Layout(tensor=2)),
+    }  # fmt: skip
+    assert describe_roles(found) == (
+        "policy, rollout on ranks 0, 1 (TP2); critic on ranks 2, 3, 4, 5 (TP4); reference, reward on rank 6"
+    )
+    three = parse_ppo_arguments({**models, "tensor_parallel_degree": 2, "placement": {**roles, "policy": 3}})
+    with pytest.raises(ArgumentError, match=r"placement: policy on ranks 0, 1, 2: 3 process\(es\) cannot be arranged"):
+        resolve_roles(three, world_size=8)
+
+
+NODES = {f"{role}_num_nodes": 1 for role in ("actor", "ref", "critic", "reward")}
+DEVICES = {f"{role}_num_gpus_per_node": 2 for role in ("actor", "ref", "critic", "reward")}
+
+
+@pytest.mark.parametrize(
+    ("given", "placement"),
+    [
+        ({**NODES, **DEVICES}, {"policy": 2, "reference": 2, "critic": 2, "reward": 2}),
+        ({"actor_num_nodes": 2, "ref_num_gpus_per_node": 1}, {"policy": 16, "reference": 1}),
+        ({**DEVICES, "colocate_actor_ref": True}, {"policy": 2, "reference": "policy", "critic": 2, "reward": 2}),
+        ({**DEVICES, "colocate_critic_reward": "true"}, {"policy": 2, "reference": 2, "critic": 2, "reward": "critic"}),
+        (
+            {**DEVICES, "colocate_all_models": True, "vllm_num_engines": 1},
+            {"policy": 2, "reference": "policy", "critic": "policy", "reward": "policy", "rollout": "policy"},
+        ),
+        (
+            {**DEVICES, "vllm_num_engines": 2, "vllm_tensor_parallel_size": 2},
+            {
+                "policy": 2, "reference": 2, "critic": 2, "reward": 2,
+                "rollout": {"ranks": 4, "tensor_parallel_degree": 2},
+            },
+        ),
+        ({"vllm_num_engines": 0, "colocate_all_models": False}, {}),
+    ],
+)  # fmt: skip
+def test_openrlhf_keys_are_one_placement(given, placement):
+    assert translate_placement(given) == placement
+
+
+def test_openrlhf_keys_of_a_file_reach_the_run_and_a_bad_one_is_named(models):
+    parsed = parse_ppo_arguments({**models, **NODES, **DEVICES, "colocate_actor_ref": True})
+    assert resolve_roles(parsed, world_size=6)["reward"][0] == (4, 5)
+    with pytest.raises(ArgumentError, match=r"ref_num_nodes: expected a value >= 1, got 0 \(in the call from Python\)"):
+        parse_ppo_arguments({**models, **NODES, **DEVICES, "ref_num_nodes": 0})
+    with pytest.raises(ArgumentError, match="ref_num_nodes: give actor_num_nodes and actor_num_gpus_per_node too"):
+        parse_ppo_arguments({**models, "ref_num_nodes": 1})
