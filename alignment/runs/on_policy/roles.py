@@ -149,7 +149,7 @@ def load_roles(launch: Launch) -> Roles:
         ],
     )
     head = StoredHead(source.value_head_prefix, source.reward_attribute_weights)
-    frozen_form, trained_form = partial(form, launch), partial(form, launch, is_trained=True)
+    trained_form = partial(form, launch, is_trained=True)
     has_reference = ChosenAlgorithm.of(launch.parsed).needs_reference and not bases
     roles = Roles(
         tokenizer=tokenizer,
@@ -160,15 +160,11 @@ def load_roles(launch: Launch) -> Roles:
         rewards=load_rewards(launch, tokenizer, sources, models, actor=folders.actor),
         judges=load_rewards(launch, tokenizer, judges, judging, actor=folders.actor),
         policy=load_causal_lm(policy, tokenizer=tokenizer, **trained_form("policy")),
-        reference=freeze(load_causal_lm(folders.actor, tokenizer=tokenizer, **frozen_form("reference")))
-        if has_reference
-        else None,
+        reference=load_reference(launch, folders.actor, tokenizer) if has_reference else None,
         critic=start_critic(launch, critics["critic"], tokenizer, head, **trained_form("critic")) if critics else None,
         frozen=frozen,
-        cost=load_cost(launch, folders, tokenizer, **frozen_form("cost")) if folders.cost else None,
-        cost_critic=load_cost_critic(launch, critics["cost_critic"], **trained_form("cost_critic"))
-        if folders.cost
-        else None,
+        cost=load_cost(launch, folders, tokenizer, **form(launch, "cost")) if folders.cost else None,
+        cost_critic=load_cost_critic(launch, critics, **trained_form("cost_critic")) if folders.cost else None,
     )
     for model in (roles.policy, *roles.critics.values()):
         adopt(launch, model, tokenizer)
@@ -249,6 +245,11 @@ def start_critic(
     return load_critic(folder, stored_head=stored_head if launch.checkpoint is None else PLAIN_HEAD, **options)
 
 
+def load_reference(launch: Launch, folder: str, tokenizer: Tokenizer) -> CausalLM:
+    """Return the frozen reference in ``folder``."""
+    return freeze(load_causal_lm(folder, tokenizer=tokenizer, **form(launch, "reference")))
+
+
 def load_cost(launch: Launch, folders: RoleFolders, tokenizer: Tokenizer, **options: Any) -> LoadedReward:
     """Return the frozen cost model; ``options`` are dtype and placement."""
     head = StoredHead(launch.parsed.reward_source.value_head_prefix, None)
@@ -256,10 +257,11 @@ def load_cost(launch: Launch, folders: RoleFolders, tokenizer: Tokenizer, **opti
     return LoadedReward(freeze(load_score_model(folders.cost, stored_head=head, **options)), sequences)
 
 
-def load_cost_critic(launch: Launch, folder: str, **options: Any) -> ScoreModel:
-    """Return the critic of the cost; ``options`` are dtype and placement."""
+def load_cost_critic(launch: Launch, critics: Mapping[str, str], **options: Any) -> ScoreModel:
+    """Return the critic of the cost, given the folders of the critics by role; ``options`` are dtype and placement."""
     head = StoredHead(launch.parsed.reward_source.value_head_prefix, None)
-    return load_critic(folder, stored_head=head if launch.checkpoint is None else PLAIN_HEAD, **options)
+    stored = head if launch.checkpoint is None else PLAIN_HEAD
+    return load_critic(critics["cost_critic"], stored_head=stored, **options)
 
 
 def load_critic(

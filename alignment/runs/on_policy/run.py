@@ -153,28 +153,6 @@ class OnPolicyRun:
     def _loop(self, session: Session) -> OnPolicyLoop:
         on_policy, engine, data = self._launch.parsed.on_policy, self._launch.parsed.engine, self._data
         hyperparameters, algorithm = self._hyperparameters, self._algorithm
-        updater = OnPolicyUpdater(
-            policy=self._learners["policy"],
-            critic=self._learners.get("critic"),
-            cost_critic=self._learners.get("cost_critic"),
-            algorithm=algorithm,
-            hyperparameters=hyperparameters,
-            plan=UpdatePlan(
-                rows_per_update=self._plan.rows_per_update,
-                micro_batches=self._plan.micro_batches,
-                num_epochs=self._plan.update_iters,
-                seed=self._launch.parsed.training.seed,
-                temperature=self._launch.parsed.generation.temperature,
-                ptx_coeff=on_policy.ptx_coeff,
-                with_entropy=hyperparameters.has_entropy_bonus,
-                frozen_updates=self._plan.frozen_updates,
-                target_kl=hyperparameters.target_kl,
-            ),
-            next_ptx=data.ptx_loader and ptx_batches(data.ptx_loader, self._plan.micro_batches),
-            average=self._average,
-            entropy=self._entropy,
-            ranks=self._launch.roles,
-        )
         return OnPolicyLoop(
             prompts=stream_batches(data.prompt_loader),
             dynamic=(
@@ -193,13 +171,38 @@ class OnPolicyRun:
             algorithm=algorithm,
             hyperparameters=hyperparameters,
             kl=self._kl,
-            updater=updater,
+            updater=self._updater(),
             engine=self._engine,
             session=session,
             decode=self._decode,
             records_samples=data.evaluation is None,
             ahead=self._ahead,
             multiplier=self._multiplier,
+        )
+
+    def _updater(self) -> OnPolicyUpdater:
+        on_policy, hyperparameters, data = self._launch.parsed.on_policy, self._hyperparameters, self._data
+        return OnPolicyUpdater(
+            policy=self._learners["policy"],
+            critic=self._learners.get("critic"),
+            cost_critic=self._learners.get("cost_critic"),
+            algorithm=self._algorithm,
+            hyperparameters=hyperparameters,
+            plan=UpdatePlan(
+                rows_per_update=self._plan.rows_per_update,
+                micro_batches=self._plan.micro_batches,
+                num_epochs=self._plan.update_iters,
+                seed=self._launch.parsed.training.seed,
+                temperature=self._launch.parsed.generation.temperature,
+                ptx_coeff=on_policy.ptx_coeff,
+                with_entropy=hyperparameters.has_entropy_bonus,
+                frozen_updates=self._plan.frozen_updates,
+                target_kl=hyperparameters.target_kl,
+            ),
+            next_ptx=data.ptx_loader and ptx_batches(data.ptx_loader, self._plan.micro_batches),
+            average=self._average,
+            entropy=self._entropy,
+            ranks=self._launch.roles,
         )
 
     def _decode(self, ids: np.ndarray) -> str:
