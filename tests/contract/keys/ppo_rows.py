@@ -273,7 +273,7 @@ ALGORITHM = (
         with_={"ptx_coeff": 0.5},
     ),
     _row(
-        "placement", '{"policy": [0], "critic": [0], "reference": "policy", "reward": "critic"}',
+        "placement", {"policy": [0], "critic": [0], "reference": "policy", "reward": "critic"},
         lambda r: (sorted(r.loop.judge.ranks), r.loop.updater.ranks["critic"].ranks),
         (["critic", "policy", "reference", "reward", "rollout"], (0,)), alone=True,
     ),
