@@ -13,7 +13,7 @@ from alignment.algorithms.adaptive_entropy import AdaptiveEntropy
 from alignment.algorithms.on_policy.spec import CriticRole, OnPolicyAlgorithm
 from alignment.metrics import Metric, average_metrics, merge_metrics
 from alignment.parallel.micro_batches import MicroBatches
-from alignment.parallel.roles import EVERYONE, RoleRanks, Work, share_work
+from alignment.parallel.roles import EVERYONE, RoleRanks, RoleWork, share_work
 from alignment.parallel.runner import Objective
 from alignment.records import Experience, TokenBatch
 from alignment.rollout.experience import learning_fields
@@ -108,7 +108,7 @@ class OnPolicyUpdater:
         if denominator == 0:
             return {}
         is_frozen = self.num_updates < self.plan.frozen_updates
-        policy = Work(self._who("policy"), partial(self._update_policy, batches, denominator, is_first=is_first))
+        policy = RoleWork(self._who("policy"), partial(self._update_policy, batches, denominator, is_first=is_first))
         critics = [self._critic_work(role, batches, denominator) for role in self.algorithm.critics]
         works = [work for work in critics if work is not None]
         if is_frozen:
@@ -139,13 +139,13 @@ class OnPolicyUpdater:
     def _who(self, role: str) -> RoleRanks:
         return self.ranks.get(role, EVERYONE)
 
-    def _critic_work(self, role: CriticRole, batches: Sequence[TokenBatch], denominator: float) -> Work | None:
+    def _critic_work(self, role: CriticRole, batches: Sequence[TokenBatch], denominator: float) -> RoleWork | None:
         """Return the update of a critic, which returns its metrics; None if the run has no such critic."""
         critic: Learner | None = getattr(self, role.name)
         if critic is None:
             return None
         objective = self._critic_objective(role, denominator)
-        return Work(self._who(role.name), lambda: [*critic.accumulate(batches, objective), critic.apply()])
+        return RoleWork(self._who(role.name), lambda: [*critic.accumulate(batches, objective), critic.apply()])
 
     def _update_policy(
         self, batches: Sequence[TokenBatch], denominator: float, *, is_first: bool

@@ -46,14 +46,14 @@ EVERYONE = RoleRanks()
 """The only process of a run."""
 
 
-class Work(NamedTuple):
+class RoleWork(NamedTuple):
     """What the ranks of a role do, and all ranks get the result of; ``action`` is called on those ranks only."""
 
     who: RoleRanks
     action: Callable[[], Any]
 
 
-def share_work(works: Sequence[Work]) -> list[Any]:
+def share_work(works: Sequence[RoleWork]) -> list[Any]:
     """Return the results of ``works``, which ranks apart do at the same time, in every process of the run.
 
     All processes call this with works of the same roles in the same order; each does its own in that order, then there

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from alignment.errors import NotFiniteError, RewardError
-from alignment.parallel.roles import EVERYONE, RoleRanks, Work, share_work
+from alignment.parallel.roles import EVERYONE, RoleRanks, RoleWork, share_work
 from alignment.parallel.runner import ModelRunner
 from alignment.records import Rollout
 from alignment.rollout.forward import measure_logprobs, measure_values
@@ -84,7 +84,7 @@ class Judge:
             **self._cost_fields(rollout, found),
         )
 
-    def _passes(self, rollout: Rollout) -> dict[str, Work]:
+    def _passes(self, rollout: Rollout) -> dict[str, RoleWork]:
         """Return the forward passes of the policy, the reference and the critics, by role."""
         options = {"rows_per_batch": self.logprob_rows, "temperature": self.temperature}
         with_entropy = self.with_entropy
@@ -94,7 +94,7 @@ class Judge:
         for role, critic in (("critic", self.critic), ("cost_critic", self.cost_critic)):
             if critic is not None:
                 actions[role] = partial(measure_values, critic, rollout, rows_per_batch=self.value_rows)
-        return {role: Work(self.ranks.get(role, EVERYONE), action) for role, action in actions.items()}
+        return {role: RoleWork(self.ranks.get(role, EVERYONE), action) for role, action in actions.items()}
 
     def _add_terms(self, rollout: Rollout, scores: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Return ``scores`` [N] with all terms added, and the terms."""

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from alignment.generation.engine import Engine, GenerationOptions
-from alignment.parallel.roles import RoleRanks, Work, share_work
+from alignment.parallel.roles import RoleRanks, RoleWork, share_work
 from alignment.records import Completion
 from alignment.rollout.rollout_weights import RolloutWeights
 
@@ -50,7 +50,7 @@ class PlacedEngine:
     ) -> list[Completion]:
         """See ``Engine.generate``; the completions are the same in every process."""
         address = {"seed": seed, "sequence_ids": sequence_ids}
-        return share_work([Work(self._who, partial(self._generate, prompts, options, **address))])[0]
+        return share_work([RoleWork(self._who, partial(self._generate, prompts, options, **address))])[0]
 
     def _generate(self, *arguments: Any, **address: Any) -> list[Completion]:
         return self._inner.generate(*arguments, **address)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from alignment.loops.session import Session
-from alignment.parallel.roles import Work, share_work
+from alignment.parallel.roles import RoleWork, share_work
 from alignment.runs.launch import Launch
 from alignment.runs.state import RunState
 from alignment.telemetry import log
@@ -74,7 +74,7 @@ def _check_models(launch: Launch, session: Session, state: RunState, *, best: bo
         log.warn(warning)
     if not (best and state.counters.best_step is not None):
         learners = state.learners.values()
-        share_work([Work(launch.ranks_of(learner.name), learner.check_outputs) for learner in learners])
+        share_work([RoleWork(launch.ranks_of(learner.name), learner.check_outputs) for learner in learners])
 
 
 def _summary(launch: Launch, session: Session, cards: Sequence[str]) -> dict[str, Any]:

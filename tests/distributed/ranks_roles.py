@@ -1,4 +1,4 @@
-"""Work that only the ranks of a role do, called in every rank."""
+"""RoleWork that only the ranks of a role do, called in every rank."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from alignment.architecture.layout import Layout
 from alignment.errors import NotFiniteError
 from alignment.parallel.initialise import initialise
-from alignment.parallel.roles import Work, place_roles, share_work
+from alignment.parallel.roles import RoleWork, place_roles, share_work
 
 
 def share() -> dict[str, Any]:
@@ -17,8 +17,8 @@ def share() -> dict[str, Any]:
     roles = place_roles(topology, {"policy": ((0,), Layout()), "critic": ((2, 1), both), "reward": ((1, 2), both)})
     asked: list[str] = []
 
-    def work(role: str, action=lambda: None) -> Work:
-        return Work(roles[role], lambda: (asked.append(role), action(), f"{role} of rank {topology.rank}")[-1])
+    def work(role: str, action=lambda: None) -> RoleWork:
+        return RoleWork(roles[role], lambda: (asked.append(role), action(), f"{role} of rank {topology.rank}")[-1])
 
     def fail() -> None:
         raise NotFiniteError("its values are NaN", "critic", is_trained=False)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from alignment.errors import NotFiniteError, RewardError
-from alignment.parallel.roles import Work
+from alignment.parallel.roles import RoleWork
 from alignment.records import Rollout
 from alignment.rollout.rewards.reward_normalization import RunningRewardNormalizer
 from alignment.rollout.rewards.scorers import Scorer, Scores
@@ -40,7 +40,7 @@ class CombinedScorer(Scorer):
     def __init__(self, sources: Sequence[RewardSource]) -> None:
         self.sources = tuple(sources)
 
-    def works(self, rollout: Rollout) -> list[Work]:
+    def works(self, rollout: Rollout) -> list[RoleWork]:
         """See ``Scorer``; those of all sources, in order."""
         return [
             work._replace(action=partial(_naming, source, work.action))

@@ -20,7 +20,7 @@ from alignment.data.encode import Encoder
 from alignment.data.raw.conversation import conversation
 from alignment.errors import NotFiniteError, RewardError
 from alignment.models.decoder.logprobs import alternative_logprobs
-from alignment.parallel.roles import EVERYONE, RoleRanks, Work
+from alignment.parallel.roles import EVERYONE, RoleRanks, RoleWork
 from alignment.parallel.runner import ModelRunner
 from alignment.records import Rollout, TokenBatch
 from alignment.rollout.minibatches import split_rows
@@ -86,9 +86,9 @@ class PairwiseScorer(Scorer):
         self._rows_per_batch = rows_per_batch
         self._warned = False
 
-    def works(self, rollout: Rollout) -> list[Work]:
+    def works(self, rollout: Rollout) -> list[RoleWork]:
         """See ``Scorer``; the rewards of each prompt are 0.5 on average. Equal responses win half the time."""
-        return [Work(self.who, partial(self._score, rollout))]
+        return [RoleWork(self.who, partial(self._score, rollout))]
 
     def _score(self, rollout: Rollout) -> Scores:
         texts = self.reader.texts(rollout)
@@ -143,7 +143,7 @@ class StartScorer(Scorer):
         self._scorer = scorer
         self._prompts, self._start = "", []
 
-    def works(self, rollout: Rollout) -> list[Work]:
+    def works(self, rollout: Rollout) -> list[RoleWork]:
         """See ``Scorer``; the first call, and one with other prompts, sets the opponents: all get 0.5."""
         texts = self._scorer.reader.texts(rollout)
         prompts = hashlib.sha256("\n".join(conversation(raw).key() for raw in rollout.inputs).encode()).hexdigest()
@@ -152,7 +152,7 @@ class StartScorer(Scorer):
             log.info("answers to held-out prompts are compared with those of this evaluation from now on")
         rows = [*zip(rollout.inputs, texts, self._start, strict=True)]
         both = [Asked(raw, new, old) for raw, new, old in rows] + [Asked(raw, old, new) for raw, new, old in rows]
-        return [Work(self._scorer.who, partial(self._score, both))]
+        return [RoleWork(self._scorer.who, partial(self._score, both))]
 
     def _score(self, both: Sequence[Asked]) -> Scores:
         ahead, behind = self._scorer.compare(both).reshape(2, -1)

@@ -13,7 +13,7 @@ import numpy as np
 from alignment.errors import NotFiniteError, RewardError
 from alignment.parallel.comms.group import ALONE, Group
 from alignment.parallel.comms.stop_signals import Interrupted
-from alignment.parallel.roles import EVERYONE, RoleRanks, Work, share_work
+from alignment.parallel.roles import EVERYONE, RoleRanks, RoleWork, share_work
 from alignment.parallel.runner import ModelRunner
 from alignment.records import Rollout
 from alignment.rollout.forward import measure_scores
@@ -51,9 +51,9 @@ class Scorer(Protocol):
         """Return one reward per row; RewardError on failure."""
         return self.read(share_work(self.works(rollout)))
 
-    def works(self, rollout: Rollout) -> list[Work]:
+    def works(self, rollout: Rollout) -> list[RoleWork]:
         """Return what is to be computed, to be done together with the work of other roles; see ``read``."""
-        return [Work(EVERYONE, partial(self.score, rollout))]
+        return [RoleWork(EVERYONE, partial(self.score, rollout))]
 
     def read(self, results: Sequence[Any]) -> Scores:
         """Return the rewards, given the results of ``works``."""
@@ -84,9 +84,9 @@ class ModelScorer(Scorer):
         self._starts = starts
         self._rows_per_batch = rows_per_batch
 
-    def works(self, rollout: Rollout) -> list[Work]:
+    def works(self, rollout: Rollout) -> list[RoleWork]:
         """See ``Scorer``."""
-        return [Work(self._who, partial(self._score, rollout))]
+        return [RoleWork(self._who, partial(self._score, rollout))]
 
     def _score(self, rollout: Rollout) -> Scores:
         """Return the scores; NotFiniteError names the first row whose score is not finite."""
@@ -133,9 +133,9 @@ class TextScorer(Scorer):
         self._policy = policy
         self._who = RoleRanks(world=world)
 
-    def works(self, rollout: Rollout) -> list[Work]:
+    def works(self, rollout: Rollout) -> list[RoleWork]:
         """See ``Scorer``; a failure is raised in every process."""
-        return [Work(self._who, partial(self._score, rollout))]
+        return [RoleWork(self._who, partial(self._score, rollout))]
 
     def _score(self, rollout: Rollout) -> Scores:
         responses = [self._tokenizer.decode(r.tolist(), skip_special_tokens=True) for r in rollout.responses]
