@@ -60,9 +60,6 @@ PEER_KEYS: Mapping[str, PeerKey] = MappingProxyType(
         ),
         "use_kl_estimator_k3": PeerKey(_OPENRLHF, ("kl_estimator",), "give kl_estimator=k3"),
         "entropy_loss_coef": PeerKey(_OPENRLHF, ("entropy_coeff",)),
-        "use_kl_loss": PeerKey(
-            f"{_OPENRLHF} and {_VERL}", ("kl_loss_coeff",), "give kl_loss_coeff (0: no KL in the loss)"
-        ),
         "use_kl_in_reward": PeerKey(_VERL, ("kl_coeff",), "give kl_coeff (0: no KL in the reward)"),
         "vf_coef": PeerKey(
             f"{_TRL} and SheepRLHF",
