@@ -1,4 +1,4 @@
-"""SIGKILL runs of the offline trainers at random moments, saving included: the weights equal the unbroken run's."""
+"""SIGKILL runs of the trainers at random moments, saving included: the weights equal the unbroken run's."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ KILLS = int(os.environ.get("ALIGNMENT_TEST_KILLS", "1"))
 SECONDS = 60
 LORA = {"lora": True, "lora_rank": 2, "lora_dropout": 0.1}
 ATTRIBUTES = ["coverage", "excess", "closed", "chatter"]
+AHEAD = {"rollout_ahead": 1, "use_adaptive_entropy": True, "entropy_target": 5.0, "entropy_coeff": 0.1}
+COARSE = {"reward_model_name_or_path": None, "reward_function": "{function.py}:parity", "max_gen_batches": 16}
+"""Half of all pairs of responses have equal rewards, and are replaced by dynamic sampling."""
 ROWS = {
     "sft LoRA": ("sft", LORA),
     "sft QLoRA": ("sft", {**LORA, "load_in_4bit": True}),
@@ -38,16 +41,33 @@ ROWS = {
         "rm",
         {"objective": "process", "placeholder_token": "and", "train_datasets": "packing-steps/train:24/-1"},
     ),
+    "lagrangian ahead": (
+        "ppo",
+        {"rl_algorithm": "ppo_lagrangian", "cost_model_name_or_path": "{cost}", "use_ema": True, **AHEAD},
+    ),
+    "dapo ahead": (
+        "ppo",
+        {"rl_algorithm": "dapo", "num_return_sequences": 2, "per_device_prompt_batch_size": 2, **COARSE, **AHEAD},
+    ),
+    "remax ahead": ("ppo", {"rl_algorithm": "remax", "gradient_accumulation_steps": 1, **AHEAD}),
     "pairwise": ("pairwise", {}),
     "pairwise LoRA": ("pairwise", LORA),
 }
+EXCEEDED = {
+    "lagrangian ahead": ("rollout/staleness", 0),
+    "dapo ahead": ("rollout/gen_batches", 1),
+    "remax ahead": ("policy/entropy_coeff", 0.1),
+}
+"""A metric and a number that it exceeds somewhere, which tells that what a row is for took place."""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Holds ``policy``, ``teacher`` and ``two scores``."""
+    """Holds the models and the reward function that the rows name."""
     place = tmp_path_factory.mktemp("killed")
     make_models(place)
+    parity = "def parity(prompts, responses, labels):\n    return [float(len(text) % 2) for text in responses]\n"
+    (place / "function.py").write_text(parity)
     return place
 
 
@@ -97,8 +117,8 @@ def finish(child):
 
 def results(output):
     """The exported files, and the metrics that equal runs share."""
-    [model] = [output / name for name in ("policy", "reward") if (output / name).is_dir()]
-    files = {path.name: path.read_bytes() for path in model.iterdir() if path.suffix == ".safetensors"}
+    exported = [path for path in output.glob("*/*.safetensors") if "checkpoint" not in path.parent.name]
+    files = {str(path.relative_to(output)): path.read_bytes() for path in exported}
     return files, read_shared_metrics(output)
 
 
@@ -118,6 +138,8 @@ def test_killed_and_resumed_equals_uninterrupted(name, folder):
             shutil.rmtree(broken)
     finish(start(folder, trainer, broken, keys))
     expected, found = results(whole), results(broken)
+    metric, least = EXCEEDED.get(name, ("step", 0))
+    assert max(record.get(metric, least) for record in expected[1]) > least
     assert expected[0] and expected[0] == found[0], "the weights of the resumed run differ"
     assert expected[1] == found[1]
     assert not list(broken.glob(".*-checkpoint-*"))
