@@ -33,6 +33,10 @@ COMPARED = [
 ]
 """A reward model that compares, alone and beside another; its head is cut, on the last stage, or gathered."""
 
+_KEYS_AHEAD = {"rollout_ahead": 1, "use_kl_loss": True, "use_adaptive_entropy": True, "entropy_target": 9.0}
+AHEAD = Subject("ahead", "ppo", _KEYS_AHEAD)
+"""Rollouts one step ahead, in one process in a thread; the coefficient of the entropy bonus moves alike."""
+
 
 def taught(degree: int, **keys: Any) -> Subject:
     """Return a student whose teacher has a layout of its own."""
@@ -41,13 +45,14 @@ def taught(degree: int, **keys: Any) -> Subject:
 
 MOST = [subject for subject in SUBJECTS.values() if "rl_algorithm" not in subject.changes or subject.label == "GRPO"]
 QUICK = {
-    "Sh2 stage3 offload": [*SUBJECTS.values(), *CONTINUED, *COMPARED, taught(2)],
-    "TP2xPP2 single": [*MOST, *COMPARED, taught(1)],
+    "Sh2 stage3 offload": [*SUBJECTS.values(), *CONTINUED, *COMPARED, AHEAD, taught(2)],
+    "TP2xPP2 single": [*MOST, *COMPARED, AHEAD, taught(1)],
     "TP2xSh2 stage1": [
         *PLAIN,
         *CONTINUED,
         SUBJECTS["GRPO"],
         SUBJECTS["PPO-Lagrangian"],
+        AHEAD,
         taught(4, teacher_offload=True),
     ],
     "PP2 virtual2": [*PLAIN, *CONTINUED, *COMPARED, SUBJECTS["Gating"], taught(2)],
