@@ -70,6 +70,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 def _plan(options: argparse.Namespace, rest: Sequence[str]) -> int:
     trainer = TRAINERS[options.trainer or _recognise(options.arguments, rest)]
     parsed = trainer.parse([options.arguments, *rest])
+    _refuse_placement(parsed)
     if told := describe_preset(parsed):
         print(f"{told}\n")
     layout, problem = _layout_of_file(parsed, options.gpus)
@@ -93,6 +94,15 @@ def _plan(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
         return check_memory(parsed, _job_of(trainer, parsed, device="cpu"), layout)
     return 0 if fits else 1
+
+
+def _refuse_placement(parsed: Parsed) -> None:
+    """Refuse a run with ``placement``: what is counted here is a rank that holds its share of every model."""
+    if "placement" in parsed.groups and parsed.placement.placement is not None:
+        raise ArgumentError(
+            "placement is not planned for: plan counts ranks that each hold a share of every model. Give "
+            "--placement null to plan such a run on these devices"
+        )
 
 
 def _machine_of(options: argparse.Namespace) -> Machine:

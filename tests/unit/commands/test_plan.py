@@ -189,3 +189,12 @@ def test_ways_to_roll_out_and_batches_stand_beside_the_layouts(path, capsys):
         assert word in out
     # Eight rows for each of four processes, which is 32 an update.
     assert re.search(r"Sh8 stage2 .{1,40} 4 x 1", out) and re.search(r"TP8 .{1,40} 8 x 4", out)
+
+
+def test_a_placement_is_refused_and_the_same_run_without_it_is_planned(path, capsys):
+    roles = '{"policy": 2, "critic": 2, "reference": 2, "reward": 2}'
+    where = ("--gpus", 8, "--memory_gib", 80)
+    status, out, said = run(capsys, path, *where, "--placement", roles)
+    assert (status, out) == (2, "") and "placement is not planned for" in said and "--placement null" in said
+    status, out, _ = run(capsys, path, *where, "--placement", "null")
+    assert status == 0 and "TP2xSh4 stage2 on 8 devices of 80 GiB fits" in out
