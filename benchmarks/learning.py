@@ -64,7 +64,7 @@ def parse_options() -> argparse.Namespace:
 def make_run(arm: str, task: str, seed: int, work: Path) -> Path:
     """Return the folder of a run, with its settings."""
     data = work / f"{task}-{seed}"
-    folder = data / "runs" / arm.replace(" ", "-")
+    folder = data / "runs" / arm.replace(",", "").replace(" ", "-")
     folder.mkdir(parents=True, exist_ok=True)
     settings = {"arm": arm, **settings_of(arm, task=task, seed=seed, data=data, run=folder)}
     (folder / SETTINGS).write_text(json.dumps(settings), encoding="utf-8")

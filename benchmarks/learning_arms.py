@@ -31,6 +31,7 @@ OURS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "max_steps": 160,
         },
         "ppo recommended": {**_RECOMMENDED, "rl_algorithm": "ppo", "max_steps": 16},
+        "ppo recommended, twice as long": {**_RECOMMENDED, "rl_algorithm": "ppo", "max_steps": 32},
         "grpo": {**_GRPO, "learning_rate": TRL_RATES["grpo"], "max_steps": 60},
         "grpo preset trl": {**_GRPO, "preset": "trl", "learning_rate": TRL_RATES["grpo"], "max_steps": 60},
         "grpo recommended": {**_RECOMMENDED, "rl_algorithm": "grpo", "max_steps": 20},

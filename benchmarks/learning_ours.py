@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from alignment.loops.evaluation import Evaluation  # noqa: E402
 from alignment.models.folders.hub import load_causal_lm  # noqa: E402
 from alignment.models.folders.saving import save_model  # noqa: E402
 from alignment.models.folders.sequence_ends import sequence_ends  # noqa: E402
-from alignment.models.tokenizer.tokenizer import load_tokenizer  # noqa: E402
+from alignment.models.tokenizer.tokenizer import Tokenizer, load_tokenizer  # noqa: E402
 from alignment.records import Experience  # noqa: E402
 from alignment.rollout.collector import Collector  # noqa: E402
 from alignment.runs.launch import Launch, open_launch  # noqa: E402
@@ -100,11 +101,18 @@ def train_offline(launch: Launch, curve: Curve, name: str) -> None:
     replace(run, make_evaluation=make_evaluation).train()
 
 
-def judge(task: str, data: Path, policy: Path) -> dict[str, float]:
-    """Return the mean true score of ``policy`` on the held-out prompts, sampled at temperature 1 and greedy."""
+@cache
+def read_prompts(data: Path) -> tuple[Tokenizer, list[dict[str, Any]]]:
+    """Return the tokenizer and the held-out prompts of a task."""
     tokenizer = load_tokenizer(data / "model")
     options = EncodeOptions(template="tokenizer")
     prompts = PromptOnlyDataset(f"jsonl:1:{data / 'prompts_test.jsonl'}", tokenizer, options=options)
+    return tokenizer, [prompts[i] for i in range(len(prompts))]
+
+
+def judge(task: str, data: Path, policy: Path) -> dict[str, float]:
+    """Return the mean true score of ``policy`` on the held-out prompts, sampled at temperature 1 and greedy."""
+    tokenizer, prompts = read_prompts(data)
     model = load_causal_lm(policy)
     engine = EagerEngine(model, usable_vocab_size=len(tokenizer))
     engine.load_weights(None, version=0)
@@ -112,7 +120,7 @@ def judge(task: str, data: Path, policy: Path) -> dict[str, float]:
     for name, samples in (("score", SAMPLES), ("greedy", 1)):
         how = GenerationOptions(max_new_tokens=16, stop_token_ids=ends, do_sample=name == "score")
         collector = Collector(engine, how, num_return_sequences=samples, seed=JUDGE_SEED, rows_per_call=1024)
-        rollout = collector.collect([prompts[i] for i in range(len(prompts))], policy_version=0)
+        rollout = collector.collect(prompts, policy_version=0)
         answers = [tokenizer.decode(r.tolist(), skip_special_tokens=True) for r in rollout.responses]
         scores = [TASKS[task].score(p, a) for p, a in zip(rollout.inputs, answers, strict=True)]
         found[name] = sum(scores) / len(scores)
@@ -122,7 +130,7 @@ def judge(task: str, data: Path, policy: Path) -> dict[str, float]:
 def judge_run(folder: Path) -> None:
     """Add the true scores to the points of a run."""
     settings, points = read_settings(folder), read_points(folder)
-    for point in points:
+    for point in (point for point in points if "greedy" not in point):
         point |= judge(settings["task"], Path(settings["data"]), Path(point["policy"]))
     write_points(folder, points)
 

@@ -6,7 +6,7 @@ import datetime
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from ppo_step_report import commit, cpu_name
 
 START = "start"
 """The arm without training."""
+PEERS = ("trl ppo", "trl grpo")
 TARGET = 1 / 8
 """Share of TRL's CPU seconds in which ``recommended`` should reach TRL's final score."""
 FALL = 0.1
@@ -73,7 +74,7 @@ def read_runs(work: Path) -> list[Run]:
 def read_alarm(folder: Path) -> dict[str, int]:
     """Return what the alarm of a run told."""
     file = folder / "hacking.json"
-    findings = json.loads(file.read_text(encoding="utf-8"))["findings"] if file.is_file() else []
+    findings = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
     return {finding["kind"]: finding["step"] for finding in findings}
 
 
@@ -81,7 +82,8 @@ def write_results(runs: Sequence[Run], folder: Path) -> Path:
     """Write Markdown, JSON and curves into ``folder``; return the path of the first."""
     path = folder / f"{datetime.date.today()}-learning.md"
     lines = [f"# Learning against TRL, {datetime.date.today()}", "", f"{cpu_name()}, one thread, {commit()}.", ""]
-    lines += [*finals(runs), "", *costs(runs), "", *alarms(runs), "", f"![curves]({path.stem}.svg)", ""]
+    lines += [*finals(runs), "", *costs(runs), "", *summary(runs), "", *alarms(runs), ""]
+    lines += [f"![curves]({path.stem}.svg)", ""]
     path.write_text("\n".join(lines), encoding="utf-8")
     kept = [run._replace(points=[{k: v for k, v in p.items() if k != "policy"} for p in run.points]) for run in runs]
     rows = [run._asdict() for run in kept]
@@ -124,10 +126,24 @@ def costs(runs: Sequence[Run]) -> Iterator[str]:
         if not arm.startswith("trl"):
             cells = [
                 " ".join(share(run, peer_of(runs, run, peer), what) for run in same)
-                for peer in ("trl ppo", "trl grpo")
+                for peer in PEERS
                 for what in ("cpu", "tokens")
             ]
             yield f"| {task} | {arm} | {' | '.join(cells)} |"
+
+
+def summary(runs: Sequence[Run]) -> Iterator[str]:
+    """Yield, for each arm, how often it reached TRL's final score, and in what share of the CPU seconds."""
+    yield "| run | reached TRL PPO's final score | median share of its CPU | reached TRL GRPO's | median share |"
+    yield "|---|---|---|---|---|"
+    for arm in sorted({run.arm for run in runs if not run.arm.startswith("trl")}):
+        cells = []
+        for peer in PEERS:
+            pairs = [(run, peer_of(runs, run, peer)) for run in runs if run.arm == arm]
+            shares = [share(run, other, "cpu") for run, other in pairs if other is not None]
+            found = [float(one) for one in shares if one != "-"]
+            cells += [f"{len(found)} of {len(shares)}", f"{median(found):.2f}" if found else "-"]
+        yield f"| {arm} | {' | '.join(cells)} |"
 
 
 def peer_of(runs: Sequence[Run], run: Run, arm: str) -> Run | None:
