@@ -46,7 +46,9 @@ class Owner(NamedTuple):
 class OutputLock:
     """The lock of one folder; the system releases it when the process ends, however it ends."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, key: str = "output_dir") -> None:
+        """Messages name the argument ``key``."""
+        self._key = key
         self._folder = folder
         self._path = folder / LOCK_FILE
         self._file: int | None = None
@@ -61,7 +63,7 @@ class OutputLock:
             note = self._claim(file)
         except OSError as error:
             raise ArgumentError(
-                f"output_dir={self._folder} cannot be written ({self._path.name}: {error.strerror}); name a folder "
+                f"{self._key}={self._folder} cannot be written ({self._path.name}: {error.strerror}); name a folder "
                 "that can be written"
             ) from error
         self._file = file
@@ -112,7 +114,7 @@ class OutputLock:
         try:
             if owner is not None and own.boot != owner.boot and own.host != owner.host:
                 raise ArgumentError(
-                    f"output_dir={self._folder} was in use by {owner.describe()}, and from {own.host} there is no "
+                    f"{self._key}={self._folder} was in use by {owner.describe()}, and from {own.host} there is no "
                     f"telling whether that process still runs. If it has ended, delete {self._path} and start again; "
                     "otherwise name another folder"
                 )
@@ -127,15 +129,17 @@ class OutputLock:
     def _refuse(self, owner: Owner | None) -> None:
         who = owner.describe() if owner is not None else "another process that is starting"
         raise ArgumentError(
-            f"output_dir={self._folder} is in use by {who}: two runs would mix their files. Wait until it ends, or "
+            f"{self._key}={self._folder} is in use by {who}: two runs would mix their files. Wait until it ends, or "
             "name another folder"
         )
 
 
 @contextlib.contextmanager
-def hold_output(folder: Path, world: Group) -> Iterator[str | None]:
-    """Hold the lock of ``folder`` for all processes of the run; yield the result of ``OutputLock.acquire``."""
-    lock = OutputLock(folder)
+def hold_output(folder: Path, world: Group, *, key: str = "output_dir") -> Iterator[str | None]:
+    """Hold the lock of ``folder``, which the argument ``key`` names, for all processes of the run; yield the result of
+    ``OutputLock.acquire``.
+    """
+    lock = OutputLock(folder, key=key)
     note = on_main(world, lock.acquire)
     try:
         yield note

@@ -53,6 +53,8 @@ class Conditional:
         if isinstance(prompt, str):
             return self.reward_template.replace("{reward}", f"{reward:.2f}").replace("{input}", prompt)
         last = prompt[-1]
+        if isinstance(last, str):
+            return [*prompt[:-1], self._condition(last, reward)]
         key = next((key for key in ("content", "value") if isinstance(last, dict) and key in last), None)
         if key is None:
             raise DataError(f"reward_template: the last message of a prompt must have text, got {last!r:.80}")

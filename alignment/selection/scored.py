@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
@@ -58,6 +58,7 @@ def read_scored(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Scored]:
         if names is None:
             layouts = "; ".join(", ".join(names) for names in _LAYOUTS)
             raise DataError(f"{place}: no scored answers: it has the columns {', '.join(row)} (read: {layouts})")
+        _refuse_broken_text(row, place)
         prompt, answers, rewards = (row[name] for name in names)
         _check_prompt(prompt, f"{place}: {names[0]}")
         beside = {name: row[name] for name in _BESIDE if row.get(name) is not None}
@@ -76,20 +77,32 @@ def read_scored(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Scored]:
     return found
 
 
+def _refuse_broken_text(row: Mapping[str, Any], place: str) -> None:
+    try:
+        json.dumps(row, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])[1:-1]
+        raise DataError(f"{place} holds half a character ({half}, a lone surrogate)") from None
+
+
 def _check_prompt(prompt: Any, place: str) -> None:
     if not isinstance(prompt, (str, list)) or not prompt:
         raise DataError(f"{place} must be a text or messages, got {prompt!r:.80}")
 
 
 def _scored(prompt: Prompt, responses: Any, rewards: Any, place: str) -> Scored:
-    if not isinstance(responses, Sequence) or not all(isinstance(text, str) for text in responses):
+    if not isinstance(responses, list) or not all(isinstance(text, str) for text in responses):
         raise DataError(f"{place}: responses must be texts, got {responses!r:.80}")
-    if not isinstance(rewards, Sequence) or len(rewards) != len(responses) or not responses:
+    if not isinstance(rewards, list) or len(rewards) != len(responses) or not responses:
         raise DataError(f"{place}: expected a reward for each of {len(responses)} responses, got {rewards!r:.80}")
     return Scored(prompt, tuple(responses), tuple(_number(value, place) for value in rewards), place)
 
 
 def _number(value: Any, place: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    try:
+        number = math.nan if isinstance(value, bool) or not isinstance(value, (int, float)) else float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
         raise DataError(f"{place}: a reward must be a finite number, got {value!r:.40}")
-    return float(value)
+    return number

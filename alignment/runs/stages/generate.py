@@ -17,7 +17,7 @@ from alignment.data.encode import EncodeOptions
 from alignment.data.raw.dataset_spec import parse_datasets
 from alignment.data.raw.modules import load_dataset_modules
 from alignment.data.templates import template_name
-from alignment.errors import ArgumentError, DataError
+from alignment.errors import ArgumentError, DataError, UserError
 from alignment.generation.engine import Engine, GenerationOptions
 from alignment.models.folders.hub import load_causal_lm, resolve_model_folder, working_dtype
 from alignment.parallel.initialise import select_device
@@ -53,7 +53,8 @@ class Generation:
     @cached_property
     def voice(self) -> Voice:
         """Its tokenizer and template."""
-        return Voice(self.folder, self.parsed.rows.wanted_template)
+        rows = self.parsed.rows
+        return Voice(self.folder, rows.wanted_template, rows.tokenizer_chat_template)
 
     @cached_property
     def samples(self) -> PromptOnlyDataset:
@@ -121,16 +122,17 @@ class Generation:
         return range(first, min(first + given.rollout_batch_size, total))
 
     def inputs(self) -> dict[str, Any]:
-        """Return the content of the model and the tokens of the prompts."""
+        """Return the content of the model, and the prompts with their tokens and labels."""
         digest = hashlib.sha256()
         for number in self.numbers:
-            digest.update(np.asarray(self.samples[number]["input_ids"], np.int64).tobytes() + b"|")
+            sample = self.samples[number]
+            digest.update(repr((sample["input_ids"].tolist(), sample["raw_input"], sample["label"])).encode())
         model = frozen_model("the model", str(self.folder), ALONE).content
-        return {"model": model, "tokens": digest.hexdigest()}
+        return {"model": model, "prompts": digest.hexdigest()}
 
     def rows(self, units: Iterable[range]) -> Iterator[list[dict[str, Any]]]:
         """Yield the answered prompts of each unit; random numbers are addressed by the place of an answer among all."""
-        engine, options, count = self._open_engine(), self._options(), self.count
+        options, engine, count = self._options(), self._open_engine(), self.count
         for unit in units:
             samples = [self.samples[number] for number in unit]
             completions = engine.generate(
@@ -158,17 +160,26 @@ class Generation:
         given = self.given
         dtype = working_dtype(self.folder, select_device(given.device))
         model = load_causal_lm(self.folder, dtype=dtype, tokenizer=self.voice.tokenizer)
-        return open_engine(
-            model,
-            len(self.voice.tokenizer),
-            dtype=dtype,
-            kv_memory=given.rollout_kv_memory,
-            num_slots=given.per_device_rollout_batch_size,
-            max_length=self.longest_prompt + self.parsed.answers.max_dec_len,
-        )
+        longest = max(len(self.samples[number]["input_ids"]) for number in self.numbers)
+        try:
+            return open_engine(
+                model,
+                len(self.voice.tokenizer),
+                dtype=dtype,
+                kv_memory=given.rollout_kv_memory,
+                num_slots=given.per_device_rollout_batch_size,
+                max_length=longest + self.parsed.answers.max_dec_len,
+            )
+        except RuntimeError as error:
+            raise UserError(
+                f"{error}. Give a lower per_device_rollout_batch_size (now {given.per_device_rollout_batch_size}) or "
+                "max_dec_len, or rollout_kv_memory"
+            ) from error
 
     def _options(self) -> GenerationOptions:
         answers, known = self.parsed.answers, self.voice.config.vocab_size
+        if answers.min_dec_len > answers.max_dec_len:
+            raise ArgumentError(f"min_dec_len={answers.min_dec_len} is more than max_dec_len={answers.max_dec_len}")
         if unknown := [token for token in answers.stop_token_ids if token >= known]:
             raise ArgumentError(f"stop_token_ids={unknown[0]} is not a token of the model (allowed: 0 to {known - 1})")
         return GenerationOptions(

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from alignment.arguments.groups import Groups
-from alignment.fields import argument
+from alignment.fields import Case, argument, where
 from alignment.runs.stages.stage_arguments import StageArguments
+
+_ALL_ROWS = Case(lambda value, s: s.values.get("iter") is None, "iter is null: all prompts are answered")
+_GREEDY = where("do_sample", False, why="do_sample is false: the likeliest token is always taken")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +25,7 @@ class GenerateArguments(StageArguments):
     """The prompts: datasets as in train_datasets. Each row is answered, equal ones too, in their order."""
     iter: int | None = argument(None, minimum=0)
     """Number of the slice of rollout_batch_size prompts that is answered, from 0; null: all prompts are."""
-    rollout_batch_size: int | None = argument(None, minimum=1)
+    rollout_batch_size: int | None = argument(None, minimum=1, inert_when=_ALL_ROWS)
     """Prompts of a slice; see iter."""
     per_device_rollout_batch_size: int = argument(32, minimum=1, aliases=("micro_batch_size", "max_num_seqs"))
     """Answers that a process generates side by side."""
@@ -43,9 +46,9 @@ class AnswerArguments:
     """Sample; false: always take the likeliest token."""
     temperature: float = argument(1.0, above=0)
     """Divides the logits, also in the log-probs that are written."""
-    top_p: float = argument(1.0, above=0, maximum=1)
+    top_p: float = argument(1.0, above=0, maximum=1, inert_when=_GREEDY)
     """Sample from the most likely tokens up to this total probability; 1: all. Does not affect log-probs."""
-    top_k: int = argument(0, minimum=0)
+    top_k: int = argument(0, minimum=0, inert_when=_GREEDY)
     """Sample from this many most likely tokens; 0: all. Does not affect log-probs."""
     repetition_penalty: float = argument(1.0, above=0)
     """Divides positive and multiplies negative logits of tokens that occurred before; 1: off."""
@@ -73,6 +76,8 @@ class PromptArguments:
     """As in training; null: the one the model was trained with, else the tokenizer's own."""
     input_template: str | None = None
     """Text around each user text, such as "User: {}\\nAssistant: ", instead of chat_template."""
+    tokenizer_chat_template: str | None = argument(None, path="template")
+    """A Jinja file, or Jinja text, that replaces the tokenizer's chat template."""
     input_key: str | None = argument(None, aliases=("prompt_key", "dataset_key"))
     """Column of the prompt: text, or messages; null: the layout of each row is recognised."""
     label_key: str | None = None
@@ -85,6 +90,8 @@ class PromptArguments:
     @property
     def wanted_template(self) -> str | None:
         """``none``, ``tokenizer``, the text of ``input_template``, or None."""
+        if self.tokenizer_chat_template is not None:
+            return "tokenizer"
         return self.chat_template if self.input_template is None else self.input_template.replace("\\n", "\n")
 
 

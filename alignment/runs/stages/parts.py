@@ -1,19 +1,20 @@
 """A file of JSON lines that is made in parts, by several processes and over several starts.
 
-The parts lie in ``NAME.parts`` beside it. A line is complete or is not read; the whole file appears at once, in order.
+The parts lie in ``NAME.parts`` beside it: a line a row, its number before it. A line is complete or is not read; the
+whole file appears at once, in order.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from alignment.errors import ArgumentError
+from alignment.errors import ArgumentError, DataError
+from alignment.runs.output_lock import LOCK_FILE
 from alignment.telemetry.files import readable_disk_errors, replace_file
 
 _MADE_FROM = "made_from.json"
@@ -38,19 +39,18 @@ class Parts:
         ArgumentError if ``target`` is there, or parts made from other things, unless they are to be overwritten.
         """
         record = self.folder / _MADE_FROM
-        before = json.loads(record.read_text(encoding="utf-8")) if record.exists() else None
+        before = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
         now = json.loads(json.dumps(made_from))
         if self.target.exists() and not overwrite:
             raise ArgumentError(f"output_file: {self.target} exists: name another, or give --overwrite true")
-        if before is not None and before != now:
+        if before != now:
             changed = ", ".join(sorted(key for key in {*before, *now} if before.get(key) != now.get(key)))
-            if not overwrite:
+            if self.done() and not overwrite:
                 raise ArgumentError(
                     f"output_file: {self.folder} holds a part of it that was made with another {changed}: give the "
                     "same again to continue it, or --overwrite true to begin anew"
                 )
-            shutil.rmtree(self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
+            self._clear()
         replace_file(record, json.dumps(now))
 
     def done(self) -> dict[int, _Line]:
@@ -61,13 +61,16 @@ class Parts:
             with path.open("rb") as file:
                 for line in file:
                     if line.endswith(b"\n"):  # the last line of a killed process has no end
-                        found.setdefault(json.loads(line)["index"], _Line(path, offset, len(line)))
+                        number, _, row = line.partition(b"\t")
+                        found.setdefault(int(number), _Line(path, offset + len(line) - len(row), len(row)))
                     offset += len(line)
         return found
 
-    def new_file(self) -> Path:
-        """Return the path of a part that does not exist yet."""
-        return self.folder / f"part-{len(list(self.folder.glob('part-*.jsonl'))):05}.jsonl"
+    def new_files(self, count: int) -> list[Path]:
+        """Return paths of ``count`` parts that do not exist yet, and never did."""
+        used = [int(path.name.split("-")[1].split(".")[0]) for path in self.folder.glob("part-*")]
+        first = max(used, default=-1) + 1
+        return [self.folder / f"part-{first + number:05}.jsonl" for number in range(count)]
 
     def join(self, numbers: Iterable[int]) -> None:
         """Write the lines of ``numbers`` to ``target``, which appears at once, and delete the parts."""
@@ -82,7 +85,13 @@ class Parts:
                 whole.flush()
                 os.fsync(whole.fileno())
             aside.replace(self.target)
-        shutil.rmtree(self.folder)
+        self._clear()
+
+    def _clear(self) -> None:
+        """Delete the parts; the lock of whoever works here stays."""
+        for path in self.folder.iterdir():
+            if path.name != LOCK_FILE:
+                path.unlink()
 
 
 class PartWriter:
@@ -101,9 +110,17 @@ class PartWriter:
     ) -> None:
         self._file.close()
 
-    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write ``rows``, each with its ``index``."""
+    def append(self, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
+        """Write ``rows``, each with its number."""
+        text = "".join(f"{number}\t{json.dumps(row, ensure_ascii=False, default=_plain)}\n" for number, row in rows)
         with readable_disk_errors(self._path):
-            self._file.write(b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows))
+            self._file.write(text.encode())
             self._file.flush()
             os.fsync(self._file.fileno())
+
+
+def _plain(value: Any) -> str:
+    """Return a date or time of a table as text."""
+    if hasattr(value, "isoformat"):
+        return str(value.isoformat())
+    raise DataError(f"a {type(value).__name__} cannot be written as JSON: {value!r:.80}")

@@ -17,16 +17,20 @@ TEMPLATES = ("none", "tokenizer")
 class Voice:
     """The tokenizer of a model folder, with the wanted template or the one the model was trained with."""
 
-    def __init__(self, folder: Path, wanted: str | None) -> None:
+    def __init__(self, folder: Path, wanted: str | None, chat_template: str | None = None) -> None:
+        """``chat_template`` is a Jinja file or text that replaces the tokenizer's own."""
         from alignment.data.encode import Encoder
         from alignment.data.templates import template_name
         from alignment.models.config import read_config
         from alignment.models.folders.sequence_ends import sequence_ends
         from alignment.models.tokenizer.tokenizer import load_tokenizer
         from alignment.models.tokenizer.trained_template import describe_template, template_warning
+        from alignment.runs.models import read_template
 
         self.config = read_config(folder)
         self.tokenizer = load_tokenizer(folder)
+        if chat_template is not None:
+            self.tokenizer = self.tokenizer.with_chat_template(read_template(chat_template))
         name = wanted or choose_template(self.config, self.tokenizer)
         self.template_name = name
         self.template = describe_template(name, self.tokenizer)

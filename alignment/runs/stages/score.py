@@ -12,16 +12,23 @@ import numpy as np
 
 from alignment.arguments.parsed import Parsed
 from alignment.arguments.rewards.entries import find_faults, read_entries
+from alignment.data.raw.conversation import conversation
+from alignment.data.raw.layouts.recognise import add_context
+from alignment.data.raw.layouts.samples import prompt_of
+from alignment.data.raw.raw_sample import check_sample
 from alignment.data.sources.tables import Table, read_table
 from alignment.errors import ArgumentError, DataError
 from alignment.parallel.initialise import select_device
-from alignment.runs.frozen import frozen_model
+from alignment.records import RawSample
+from alignment.rollout.rewards.user_code import load_function
+from alignment.runs.frozen import frozen_functions, frozen_model
 from alignment.runs.stages.score_arguments import ScoreArguments
 from alignment.runs.stages.scoring_sources import SourceBuilder, Texts, model_folder
 from alignment.runs.stages.stage import ALONE
 
 _LISTS = (("prompt", "responses"),)
 _SINGLES = (("prompt", "response"), ("input", "output"))
+_REASONS = ("stop", "length")
 
 
 class _Answered(NamedTuple):
@@ -46,6 +53,9 @@ class Scoring:
     def __post_init__(self) -> None:
         sources = self.parsed.sources
         faults = [*find_faults(read_entries(sources.reward_sources), sources.reward_weights)]
+        compares = [entry.log_as for entry in sources.entries if entry.kind == "pairwise"]
+        if compares and sources.change_of_format is not None:
+            faults.append(f"change_of_format: {compares[0]} compares two answers and reads no other form: leave it out")
         if faults:
             raise ArgumentError("\n  ".join(faults))
 
@@ -70,8 +80,8 @@ class Scoring:
                 raise DataError(f"{self.table.describe(number)}: K={wanted}, but there are {has} responses")
             if compares and has < 2:
                 raise DataError(
-                    f"{self.table.describe(number)}: {compares[0].log_as} compares the responses to a prompt, and "
-                    f"there is only {has}: generate more (K)"
+                    f"{self.table.describe(number)}: {compares[0].log_as} compares the responses to a prompt, which "
+                    f"must stand in one row (prompt and responses), and this row has {has}"
                 )
         return rows
 
@@ -95,8 +105,11 @@ class Scoring:
         }
         digest = hashlib.sha256()
         for row in self.answered:
-            digest.update(repr((row.prompt, row.responses, row.label, row.reasons)).encode("utf-8", "replace"))
-        return {"models": models, "answers": digest.hexdigest()}
+            digest.update(repr((row.prompt, row.responses, row.label, row.reasons)).encode())
+        named = [entry.name for entry in self.parsed.sources.entries if entry.kind == "function"]
+        functions = [*named, *filter(None, [self.parsed.sources.change_of_format])]
+        code = frozen_functions([load_function(name, self.parsed.base_dir) for name in functions])
+        return {"models": models, "answers": digest.hexdigest(), "functions": [item.content for item in code]}
 
     def rows(self, units: Iterable[range]) -> Iterator[list[dict[str, Any]]]:
         """Yield the rows of each unit with the rewards of their answers."""
@@ -126,10 +139,13 @@ class Scoring:
 
     def _row(self, number: int, rewards: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """Return the row as it was, with a reward or a list of them."""
-        numbers = {name: values.tolist() for name, values in rewards.items()}
-        is_list = self.answered[number].is_list
-        own = {f"{k.replace('reward', 'rewards', 1)}": v for k, v in numbers.items()} if is_list else None
-        return {**self.table.rows[number], "index": number, **(own or {k: v[0] for k, v in numbers.items()})}
+        row = {**self.table.rows[number]}
+        for name, values in rewards.items():
+            if self.answered[number].is_list:
+                row[name.replace("reward", "rewards", 1)] = values.tolist()
+            else:
+                row[name] = float(values[0])
+        return row
 
 
 def _read(row: Mapping[str, Any], place: str) -> _Answered:
@@ -137,14 +153,25 @@ def _read(row: Mapping[str, Any], place: str) -> _Answered:
     if names is None:
         layouts = "; ".join(" and ".join(names) for names in (*_LISTS, *_SINGLES))
         raise DataError(f"{place}: no answers to score (read: {layouts})")
-    prompt, given, is_list = row[names[0]], row[names[1]], names in _LISTS
+    given, is_list = row[names[1]], names in _LISTS
     responses = given if is_list else [given]
     if not isinstance(responses, list) or not responses or not all(isinstance(text, str) for text in responses):
         raise DataError(f"{place}: {names[1]} must be {'texts' if is_list else 'a text'}, got {given!r:.80}")
-    tools = row.get("tools")
-    if tools is not None:
-        prompt = {"messages": prompt, "tools": tools}
+    for text in responses:
+        check_sample({"answer": text}, place)
     reasons = row.get("finish_reasons") if is_list else None
-    if reasons is not None and (not isinstance(reasons, list) or len(reasons) != len(responses)):
-        raise DataError(f"{place}: finish_reasons must name one for each response, got {reasons!r:.80}")
-    return _Answered(prompt, responses, row.get("label"), reasons or ["stop"] * len(responses), is_list)
+    reasons = ["stop"] * len(responses) if reasons is None else reasons
+    if not isinstance(reasons, list) or len(reasons) != len(responses) or not set(reasons) <= set(_REASONS):
+        allowed = " or ".join(_REASONS)
+        raise DataError(f"{place}: finish_reasons must say {allowed} for each response, got {reasons!r:.80}")
+    return _Answered(_asked(row, names[0], place), responses, row.get("label"), reasons, is_list)
+
+
+def _asked(row: Mapping[str, Any], name: str, place: str) -> Any:
+    """Return the prompt with its system message and tools, read as the datasets read it."""
+    prompt = RawSample(input=prompt_of(row[name], f"{place}: {name}"))
+    sample = check_sample(add_context(prompt, row, place), place)
+    if not conversation(sample["input"]).messages[-1].get("content"):
+        raise DataError(f"{place}: {name} is empty")
+    tools = sample.get("tools")
+    return sample["input"] if not tools else {"messages": [*conversation(sample["input"]).messages], "tools": tools}

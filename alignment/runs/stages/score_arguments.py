@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from alignment.arguments.groups import Groups
-from alignment.arguments.rewards.entries import RewardEntry, read_entries, with_weights
-from alignment.fields import argument
+from alignment.arguments.rewards.entries import MODEL_KINDS, RewardEntry, read_entries, with_weights
+from alignment.fields import Case, Situation, argument
 from alignment.runs.stages.stage_arguments import StageArguments
 
 
@@ -23,6 +23,25 @@ class ScoreArguments(StageArguments):
     """Answers that are scored and written together, about."""
 
 
+def _entries(situation: Situation) -> tuple[RewardEntry, ...]:
+    return read_entries(situation.values.get("reward_sources"))
+
+
+def _no_source(*kinds: str) -> Case:
+    """Return the case that no source is of one of ``kinds``."""
+    names = " or ".join(kinds)
+    return Case(
+        lambda value, s: value not in (None, 0) and not any(entry.kind in kinds for entry in _entries(s)),
+        f"no source is a {names}",
+    )
+
+
+_NO_SCORE_MODEL = _no_source("model", "cost")
+_NO_MODEL = _no_source(*MODEL_KINDS)
+_NO_SERVICE = _no_source("service")
+_NOT_CALLED = _no_source("function", "service")
+
+
 @dataclass(frozen=True, kw_only=True)
 class SourceArguments:
     """Who scores: the keys of PPO."""
@@ -35,20 +54,20 @@ class SourceArguments:
     reward, as in PPO. See docs/how-to/own_reward.md."""
     reward_weights: tuple[float, ...] | None = argument(None, keeps_repeats=True)
     """The weight of each of reward_sources, in their order; null: those of the objects, 1 by default."""
-    change_of_format: str | None = argument(None, path="function")
+    change_of_format: str | None = argument(None, path="function", inert_when=_NO_SCORE_MODEL)
     """A function (prompt, response) -> (prompt, response), or one text, for reward models that read another form:
-    models score what it returns, a text as it is, without a template."""
-    value_head_prefix: str | None = None
+    models score what it returns, a text as it is, without a template. Pairwise models are not asked so."""
+    value_head_prefix: str | None = argument(None, inert_when=_NO_SCORE_MODEL)
     """Name of the score head in the files of the reward models, if it is not a usual one."""
-    reward_attribute_weights: tuple[float, ...] | None = argument(None, keeps_repeats=True)
+    reward_attribute_weights: tuple[float, ...] | None = argument(None, keeps_repeats=True, inert_when=_NO_SCORE_MODEL)
     """For reward models with several scores (attributes): the weight of each; their weighted sum is the reward."""
-    score_before_padding: bool = False
+    score_before_padding: bool = argument(False, inert_when=_NO_SCORE_MODEL)
     """Read scores before the reward model's pad_token_id, as transformers does (models trained with pad = eos)."""
-    per_device_reward_batch_size: int = argument(8, minimum=1, aliases=("micro_batch_size",))
+    per_device_reward_batch_size: int = argument(8, minimum=1, aliases=("micro_batch_size",), inert_when=_NO_MODEL)
     """Rows per forward pass of a reward model."""
-    reward_timeout: float = argument(60.0, above=0)
+    reward_timeout: float = argument(60.0, above=0, inert_when=_NO_SERVICE)
     """Seconds allowed for a request to a service."""
-    reward_retries: int = argument(3, minimum=0)
+    reward_retries: int = argument(3, minimum=0, inert_when=_NOT_CALLED)
     """Retries after a failure that may be temporary."""
 
     @property

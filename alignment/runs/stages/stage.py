@@ -7,10 +7,11 @@ processes nor on interruptions.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from alignment.arguments.effects import report_effects
 from alignment.arguments.parsed import Parsed
 from alignment.parallel.comms.group import Group
 from alignment.runs.output_lock import hold_output
@@ -18,6 +19,7 @@ from alignment.runs.stages.parts import Parts, PartWriter
 from alignment.runs.stages.stage_arguments import FREE, StageArguments
 from alignment.runs.stages.workers import run_workers
 from alignment.telemetry import log
+from alignment.telemetry.files import readable_disk_errors
 from alignment.telemetry.progress import Progress
 from alignment.telemetry.wording import counted
 
@@ -46,7 +48,7 @@ class Work(Protocol):
         ...
 
     def rows(self, units: Iterable[range]) -> Iterator[list[dict[str, Any]]]:
-        """Yield the rows of each unit, each with its number as ``index``."""
+        """Yield the rows of each unit, in its order."""
         ...
 
 
@@ -56,6 +58,9 @@ def run_stage(work: Work) -> None:
     ArgumentError if the file exists, if another run writes it, or if a part was made from other arguments or inputs.
     """
     given, units = work.given, work.units
+    device = "cpu" if given.device is None else given.device
+    for effect in report_effects(work.parsed, device=device, world_size=1):
+        log.warn(str(effect))
     parts = Parts(Path(given.output_file))
     with _held(parts.folder):
         kept = {key: value for key, value in work.parsed.as_dict().items() if key not in FREE}
@@ -70,16 +75,16 @@ def run_stage(work: Work) -> None:
             if given.num_workers > 1 and len(todo) > 1:
                 run_workers(work.STAGE, work.parsed, min(given.num_workers, len(todo)), parts, todo, progress.advance)
             elif todo:
-                write_units(work, todo, parts.new_file(), progress.advance)
-    parts.join(number for unit in units for number in unit)
+                write_units(work, todo, parts.new_files(1)[0], progress.advance)
+        parts.join(number for unit in units for number in unit)
     log.info(f"{parts.target}: {counted(total, 'row')}")
 
 
 def write_units(work: Work, units: Sequence[range], path: Path, advance: Callable[[int], None]) -> None:
     """Write the rows of ``units`` to the part ``path``; call ``advance`` with the number of new rows."""
     with PartWriter(path) as part:
-        for rows in work.rows(units):
-            part.append(rows)
+        for unit, rows in zip(units, work.rows(units), strict=True):
+            part.append(zip(unit, rows, strict=True))
             advance(len(rows))
 
 
@@ -90,9 +95,12 @@ def cut(numbers: range, size: int) -> list[range]:
 
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:
-    """Create and hold the lock of ``folder``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with hold_output(folder, ALONE) as note:
+    """Create and hold the lock of ``folder``; if it is empty at the end, remove it."""
+    with readable_disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with hold_output(folder, ALONE, key="output_file") as note:
         if note is not None:
             log.warn(note)
         yield
+    with suppress(OSError):
+        folder.rmdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Literal
 
 from alignment.fields import argument
 
@@ -17,11 +18,11 @@ class StageArguments:
     """Whether an existing output_file, or a part of one made with other arguments, is replaced."""
     num_workers: int = argument(1, minimum=1, aliases=("my_world_size",))
     """Processes, each with a copy of the model and a share of the rows; what is written does not depend on it."""
-    device: str | None = None
+    device: Literal["cpu", "gpu"] | None = None
     """cpu or gpu; null: gpu if Paddle finds one."""
     disable_tqdm: bool = False
     """Show no progress bar."""
 
 
-FREE = frozenset(item.name for item in fields(StageArguments)) | {"rollout_kv_memory"}
+FREE = frozenset(item.name for item in fields(StageArguments)) - {"device"} | {"rollout_kv_memory"}
 """Keys on which what is written does not depend, so that a continued run may change them."""

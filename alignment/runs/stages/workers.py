@@ -39,11 +39,9 @@ def run_workers(
 
     UserError with the end of its output if a process refuses its work; ProcessError if one fails or dies.
     """
-    first = int(parts.new_file().stem.partition("-")[2])
     workers = []
     try:
-        for number in range(count):
-            part = parts.folder / f"part-{first + number:05}.jsonl"
+        for number, part in enumerate(parts.new_files(count)):
             workers.append(_start(stage, parsed, number, part, todo[number::count]))
         _watch(workers, advance)
     finally:
@@ -68,13 +66,14 @@ def _start(stage: str, parsed: Parsed, number: int, part: Path, share: Sequence[
 
 
 def _watch(workers: Sequence[_Worker], advance: Callable[[int], None]) -> None:
-    told = 0
+    read = dict.fromkeys(workers, 0)
     while True:
         statuses = [worker.process.poll() for worker in workers]
-        done = sum(_count_lines(worker.part) for worker in workers)
-        if done > told:
-            advance(done - told)
-            told = done
+        for worker in workers:
+            new = _new_bytes(worker.part, read[worker])
+            read[worker] += len(new)
+            if lines := new.count(b"\n"):
+                advance(lines)
         for worker, status in zip(workers, statuses, strict=True):
             if status:
                 raise (UserError if status == _USER_ERROR else ProcessError)(_describe(worker, status))
@@ -92,5 +91,10 @@ def _describe(worker: _Worker, status: int) -> str:
     )
 
 
-def _count_lines(path: Path) -> int:
-    return path.read_bytes().count(b"\n") if path.exists() else 0
+def _new_bytes(path: Path, offset: int) -> bytes:
+    """Return what ``path`` holds from ``offset`` on; nothing if it does not exist yet."""
+    if not path.exists():
+        return b""
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read()

@@ -93,6 +93,11 @@ def test_the_reward_stands_in_the_last_message():
     assert [turn["content"] for turn in first["prompt"]] == ["one", "1.00|two"]
 
 
+def test_the_reward_stands_in_the_last_of_several_texts():
+    (first, _) = Conditional(reward_template="{reward}|{input}").select([scored([1, 2], prompt=["a", "b", "c"])]).rows
+    assert first["prompt"] == ["a", "b", "1.00|c"]
+
+
 def test_rewards_are_standardised_over_all_answers():
     rewards = [1.0, 2.0, 4.0, 9.0]
     rows = Conditional(normalize_reward=True).select([scored(rewards[:2]), scored(rewards[2:])]).rows
@@ -130,6 +135,9 @@ def test_rows_with_one_answer_are_gathered_by_prompt_in_order():
         ({"prompt": "a", "response": "b", "reward": math.nan}, "line 7: a reward must be a finite number, got nan"),
         ({"prompt": "", "response": "b", "reward": 1}, "line 7: prompt must be a text or messages"),
         ({"prompt": "a", "response": 5, "reward": 1}, "line 7: responses must be texts"),
+        ({"prompt": "a", "responses": "ab", "rewards": [1, 2]}, "line 7: responses must be texts"),
+        ({"prompt": "a", "response": "b", "reward": 10**330}, "line 7: a reward must be a finite number"),
+        ({"prompt": "a \ud83d", "response": "b", "reward": 1}, "line 7 holds half a character"),
     ],
 )
 def test_unreadable_rows_are_refused_by_place(row, message):

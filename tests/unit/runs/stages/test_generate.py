@@ -14,11 +14,12 @@ import pytest
 from alignment.arguments.parser import parse_arguments
 from alignment.data import PromptOnlyDataset
 from alignment.data.encode import EncodeOptions
-from alignment.errors import ArgumentError, DataError, ProcessError
+from alignment.errors import ArgumentError, DataError, ProcessError, UserError
 from alignment.generation.engine import GenerationOptions
 from alignment.models.folders.hub import load_causal_lm
 from alignment.models.tokenizer.tokenizer import load_tokenizer
 from alignment.parity.subjects import make_models
+from alignment.runs.stages import generate as stages_generate
 from alignment.runs.stages import workers
 from alignment.runs.stages.generate import Generation
 from alignment.runs.stages.generate_arguments import GROUPS
@@ -126,9 +127,10 @@ def test_an_interrupted_run_continues_to_the_same_file(written, tmp_path, monkey
     whole = run(written, output_file=str(tmp_path / "whole.jsonl"))
     interrupt(written, monkeypatch, after=2)
     (part,) = (tmp_path / "answers.jsonl.parts").glob("part-*.jsonl")
-    assert part.read_bytes() == b"".join(whole.splitlines(keepends=True)[:4])
+    done = [line.partition(b"\t") for line in part.read_bytes().splitlines(keepends=True)]
+    assert [(int(number), line) for number, _, line in done] == [*enumerate(whole.splitlines(keepends=True)[:4])]
     with part.open("ab") as file:
-        file.write(b'{"index": 4, "prompt"')
+        file.write(b'4\t{"index": 4, "prompt"')
     assert not (tmp_path / "answers.jsonl").exists()
     assert run(written) == whole
     assert "4 rows of 7 were there from before: continued" in caplog.messages
@@ -142,6 +144,54 @@ def test_parts_made_with_other_arguments_are_not_mixed(written, tmp_path, monkey
     assert run(written, temperature=0.5, overwrite=True) == fresh
 
 
+def test_a_refused_start_does_not_stand_in_the_way_of_the_right_one(written, tmp_path):
+    with pytest.raises(ArgumentError, match="stop_token_ids=9999"):
+        run(written, eos_ids=[9999])
+    run(written)
+
+
+def test_changed_labels_are_not_mixed(written, tmp_path, monkeypatch):
+    interrupt(written, monkeypatch, after=1)
+    text = (tmp_path / "prompts.jsonl").read_text()
+    (tmp_path / "prompts.jsonl").write_text(text.replace('"answer": "lamp"', '"answer": "oil lamp"'))
+    with pytest.raises(ArgumentError, match="made with another prompts: "):
+        run(written)
+
+
+def test_room_is_made_for_the_prompts_that_are_there(written, monkeypatch):
+    found = {}
+
+    def opened(model, vocabulary, **options):
+        found.update(options)
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(stages_generate, "open_engine", opened)
+    with pytest.raises(UserError, match=r"no memory. Give a lower per_device_rollout_batch_size \(now 2\)"):
+        run(written)
+    assert found["max_length"] < 30
+
+
+def test_keys_without_effect_are_named(written, caplog):
+    run(written, do_sample=False, top_p=0.5, rollout_batch_size=2)
+    assert [message for message in caplog.messages if "has no effect" in message] == [
+        "rollout_batch_size=2 has no effect: iter is null: all prompts are answered",
+        "top_p=0.5 has no effect: do_sample is false: the likeliest token is always taken",
+    ]
+
+
+def test_what_overwrites_keeps_its_own_lock(written, tmp_path, monkeypatch):
+    interrupt(written, monkeypatch, after=1)
+    made, seen = Generation.rows, []
+
+    def watching(self, units):
+        seen.append((tmp_path / "answers.jsonl.parts" / ".lock").exists())
+        return made(self, units)
+
+    monkeypatch.setattr(Generation, "rows", watching)
+    run(written, temperature=0.5, overwrite=True)
+    assert seen == [True]
+
+
 def test_an_existing_file_is_kept_unless_told(written):
     whole = run(written)
     with pytest.raises(ArgumentError, match="exists: name another, or give --overwrite true"):
@@ -149,21 +199,25 @@ def test_an_existing_file_is_kept_unless_told(written):
     assert run(written, overwrite=True) == whole
 
 
-def test_a_worker_that_dies_is_named_and_the_next_start_continues(written, tmp_path, monkeypatch):
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_worker_that_dies_is_named_and_the_next_start_continues(written, tmp_path, monkeypatch, victim):
     whole = run(written, output_file=str(tmp_path / "whole.jsonl"))
     start = workers._start
 
     def start_and_kill(stage, parsed, number, part, share):
         worker = start(stage, parsed, number, part, share)
-        if number == 1:
+        if number == victim:
             worker.process.send_signal(signal.SIGKILL)
         return worker
 
     with monkeypatch.context() as patch:
         patch.setattr(workers, "_start", start_and_kill)
-        with pytest.raises(ProcessError, match=r"worker 1 was ended by SIGKILL .*; what was done is kept"):
+        with pytest.raises(ProcessError, match=rf"worker {victim} was ended by SIGKILL .*; what was done is kept"):
             run(written, num_workers=2)
+    parts = tmp_path / "answers.jsonl.parts"
+    (parts / f"part-{1 - victim:05}.jsonl").touch()
     assert run(written, num_workers=3) == whole
+    assert not parts.exists()
 
 
 def test_two_runs_do_not_write_one_file(written, tmp_path):
@@ -189,6 +243,8 @@ def test_two_runs_do_not_write_one_file(written, tmp_path):
     [
         ({"max_new_tokens": 200}, "max_dec_len=200 leaves no room for a prompt: the model has 128 positions"),
         ({"max_src_len": 125}, "max_prompt_len=125 and max_dec_len=8 are more than the model's 128 positions"),
+        ({"min_dec_len": 9}, "min_dec_len=9 is more than max_dec_len=8"),
+        ({"device": "tpu"}, "device: expected one of 'cpu', 'gpu'"),
         ({"eos_ids": [9999]}, "stop_token_ids=9999 is not a token of the model"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -29,6 +30,9 @@ def length(prompts, responses, labels):
 
 def labelled(prompts, responses, labels):
     return [float(label is not None) for label in labels]
+
+def seen(prompts, responses, labels):
+    return [float(sum(map(ord, repr(prompt)))) for prompt in prompts]
 
 def shout(prompt, response):
     return "pack tent", response + " done"
@@ -85,8 +89,8 @@ def expected(folder, prompt, response, *, ends=True):
 
 def test_a_reward_model_scores_each_answer_as_its_template_writes_it(written, models):
     found = run(written)
-    for number, (row, before) in enumerate(zip(found, ROWS, strict=True)):
-        assert row == {**before, "index": number, "rewards": row["rewards"]}
+    for row, before in zip(found, ROWS, strict=True):
+        assert row == {**before, "rewards": row["rewards"]}
         ends = [reason == "stop" for reason in before.get("finish_reasons", ["stop", "stop"])]
         wanted = [
             expected(models / "reward", before["prompt"], text, ends=end)
@@ -97,9 +101,10 @@ def test_a_reward_model_scores_each_answer_as_its_template_writes_it(written, mo
 
 def test_rows_with_one_answer_keep_their_columns(written, tmp_path, models):
     path = tmp_path / "single.jsonl"
-    path.write_text(json.dumps({"input": "pack rope", "output": "rope done", "note": 1}) + "\n")
+    before = {"input": "pack rope", "output": "rope done", "note": 1, "index": 57}
+    path.write_text(json.dumps(before) + "\n")
     (row,) = run(written, answers_file=str(path))
-    assert row == {"input": "pack rope", "output": "rope done", "note": 1, "index": 0, "reward": row["reward"]}
+    assert row == {**before, "reward": row["reward"]}
     assert row["reward"] == pytest.approx(expected(models / "reward", "pack rope", "rope done"), abs=2e-5)
 
 
@@ -122,6 +127,65 @@ def test_another_form_is_scored_as_the_function_writes_it(written, tmp_path, mod
         run(written, change_of_format=f"{tmp_path}/mine.py:wrong", overwrite=True)
 
 
+def test_system_messages_and_tools_are_read_as_the_datasets_read_them(written, tmp_path):
+    system, asked = {"role": "system", "content": "boots"}, {"role": "user", "content": "pack lamp"}
+    parts = {"role": "user", "content": [{"type": "text", "text": "pack lamp"}]}
+    tools = [{"name": "look", "parameters": {}}]
+    rows = [
+        {"system": "boots", "prompt": "pack lamp", "response": "lamp"},
+        {"prompt": [system, asked], "response": "lamp"},
+        {"prompt": [system, parts], "response": "lamp"},
+        {"prompt": "pack lamp", "response": "lamp"},
+        {"prompt": "pack lamp", "tools": tools, "response": "lamp"},
+        {"prompt": "pack lamp", "tools": json.dumps(tools), "response": "lamp"},
+    ]
+    path = tmp_path / "beside.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    function = f"{tmp_path}/mine.py:seen"
+    found = [row["reward"] for row in run(written, answers_file=str(path), reward_sources=function)]
+    assert found[0] == found[1] == found[2] != found[3]
+    assert found[3] != found[4] == found[5]
+
+
+def test_a_changed_function_is_not_mixed_with_what_was_scored_before(written, tmp_path, monkeypatch):
+    words = {"reward_sources": f"{tmp_path}/mine.py:length", "answers_per_unit": 2}
+    made = Scoring.rows
+
+    def stopping(self, units):
+        yield from itertools.islice(made(self, units), 1)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Scoring, "rows", stopping)
+        run(written, **words)
+    (tmp_path / "mine.py").write_text(FUNCTIONS.replace("len(text) for", "2 * len(text) for"))
+    with pytest.raises(ArgumentError, match="made with another functions: give the same again"):
+        run(written, **words)
+
+
+def test_keys_without_effect_are_named(written, tmp_path, caplog):
+    run(written, reward_sources=f"{tmp_path}/mine.py:length", value_head_prefix="head", score_before_padding=True)
+    said = "has no effect: no source is a model or cost"
+    assert [m for m in caplog.messages if said in m] == [
+        f"value_head_prefix=head {said}",
+        f"score_before_padding=true {said}",
+    ]
+
+
+def test_dates_of_a_table_are_written_as_text(written, tmp_path):
+    pandas = pytest.importorskip("pyarrow")
+    import datetime
+
+    import pyarrow.parquet
+
+    path = tmp_path / "dated.parquet"
+    when = datetime.datetime(2026, 1, 2, 3, 4, 5)
+    table = pandas.table({"prompt": ["pack lamp"], "response": ["lamp"], "when": [when]})
+    pyarrow.parquet.write_table(table, path)
+    (row,) = run(written, answers_file=str(path), reward_sources=f"{tmp_path}/mine.py:length")
+    assert row == {"prompt": "pack lamp", "response": "lamp", "when": "2026-01-02T03:04:05", "reward": 4.0}
+
+
 def test_units_and_processes_change_nothing(written, tmp_path):
     whole = run(written)
     cut = run(written, answers_per_unit=2, output_file=str(tmp_path / "cut.jsonl"))
@@ -141,7 +205,14 @@ def test_units_and_processes_change_nothing(written, tmp_path):
         ({"prompt": "a", "responses": []}, {}, "responses must be texts, got []"),
         ({"prompt": "a", "response": 5}, {}, "response must be a text, got 5"),
         ({"prompt": "a", "responses": ["b"]}, {"K": 2}, "K=2, but there are 1 responses"),
-        ({"prompt": "a", "responses": ["b"], "finish_reasons": []}, {}, "finish_reasons must name one for each"),
+        ({"prompt": "a", "responses": ["b"], "finish_reasons": []}, {}, "finish_reasons must say stop or length for"),
+        ({"prompt": "a", "responses": ["b"], "finish_reasons": ["eos"]}, {}, "stop or length for each response"),
+        ({"prompt": 5, "response": "b"}, {}, "field 'input' must be"),
+        ({"prompt": {"a": 1}, "response": "b"}, {}, "prompt"),
+        ({"prompt": "", "response": "b"}, {}, "prompt is empty"),
+        ({"prompt": [], "response": "b"}, {}, "prompt holds no messages"),
+        ({"prompt": [{"role": "alien", "content": "x"}], "response": "b"}, {}, "alien"),
+        ({"prompt": "a", "response": "half \ud83d"}, {}, "half a character"),
     ],
 )
 def test_unreadable_rows_are_refused_by_place(written, tmp_path, row, changes, message):
