@@ -1,14 +1,16 @@
 """Predict the memory of a run: ``alignment plan ppo_argument.json --gpus 64 --memory_gib 80``.
 
 Prints what each phase needs in the fullest process for the file's layout, and the layouts and rollout modes that fit,
-those with the shortest iteration first. Only the models' config.json is read, no weights. ``--check`` runs two
-iterations on random weights of the same shapes in processes on this machine and compares.
+those with the shortest iteration first; with ``placement`` what every rank needs, and which ranks wait for which. Only
+the models' config.json is read, no weights. ``--check`` runs two iterations on random weights of the same shapes in
+processes on this machine and compares.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 
 from alignment.architecture.layout import Layout
@@ -24,9 +26,14 @@ from alignment.planner.counts.shapes import model_elements
 from alignment.planner.engines import rollout_engine
 from alignment.planner.job import Job, read_job
 from alignment.planner.machine import GIB, PROCESSORS, Machine
-from alignment.planner.memory import ALWAYS_SHOWN, CACHE, COMPONENTS, OFFLOADED, Moment
+from alignment.planner.memory import ALWAYS_SHOWN, CACHE, OFFLOADED
+from alignment.planner.placed.phases import plan_turns
+from alignment.planner.placed.ranks import Seats, placement_problems, plan_ranks
+from alignment.planner.placed.tables import describe_way, fullest, judge, print_ranks, print_turns
+from alignment.planner.placed.ways import find_way
 from alignment.planner.search import Candidate, evaluate, layout_problems, search
-from alignment.runs.degrees import resolve_layout
+from alignment.planner.tables import EXPLANATION, gib, print_phases
+from alignment.runs.degrees import describe_roles, resolve_layout, resolve_roles
 from alignment.telemetry.tables import print_table
 from alignment.telemetry.wording import counted
 from alignment.trainers.recognise import recognise_trainer
@@ -70,9 +77,10 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 def _plan(options: argparse.Namespace, rest: Sequence[str]) -> int:
     trainer = TRAINERS[options.trainer or _recognise(options.arguments, rest)]
     parsed = trainer.parse([options.arguments, *rest])
-    _refuse_placement(parsed)
     if told := describe_preset(parsed):
         print(f"{told}\n")
+    if seats := resolve_roles(parsed, world_size=options.gpus):
+        return _plan_placement(trainer, parsed, seats, options)
     layout, problem = _layout_of_file(parsed, options.gpus)
     parsed = share_global_batches(parsed, batch_ranks=layout.batch)
     job = _job_of(trainer, parsed, device=options.on)
@@ -96,13 +104,29 @@ def _plan(options: argparse.Namespace, rest: Sequence[str]) -> int:
     return 0 if fits else 1
 
 
-def _refuse_placement(parsed: Parsed) -> None:
-    """Refuse a run with ``placement``: what is counted here is a rank that holds its share of every model."""
-    if "placement" in parsed.groups and parsed.placement.placement is not None:
-        raise ArgumentError(
-            "placement is not planned for: plan counts ranks that each hold a share of every model. Give "
-            "--placement null to plan such a run on these devices"
-        )
+def _plan_placement(trainer: Trainer, parsed: Parsed, seats: Seats, options: argparse.Namespace) -> int:
+    """Do the same for a run whose roles have ranks of their own."""
+    parsed = share_global_batches(parsed, batch_ranks=seats["policy"][1].batch)
+    job = _job_of(trainer, parsed, device=options.on)
+    _print_models(job)
+    print(f"{describe_roles(seats)}\n")
+    if problems := placement_problems(job, seats):
+        print(f"the placement does not work: {'; '.join(problems)}")
+        return 1
+    machine, limit = _machine_of(options), int(options.memory_gib * GIB)
+    ranks = plan_ranks(job, seats, machine)
+    print_ranks(job, ranks, machine)
+    print_turns(plan_turns(job, seats, ranks, machine, target_kl=parsed.algorithm.target_kl))
+    print(judge(ranks, machine, limit=limit))
+    full = fullest(ranks, machine)
+    fits = full.peak(machine.measure) <= limit
+    if not fits:
+        print(describe_way(find_way(job, parsed, full, machine, limit=limit)))
+    if options.check:
+        from alignment.planner.check import check_memory
+
+        return check_memory(parsed, _job_of(trainer, parsed, device="cpu"), seats)
+    return 0 if fits else 1
 
 
 def _machine_of(options: argparse.Namespace) -> Machine:
@@ -112,7 +136,7 @@ def _machine_of(options: argparse.Namespace) -> Machine:
         flops=options.tflops * 1e12 if options.tflops else PROCESSORS[name].flops,
         network_bytes=options.network_gib * GIB,
         processes_per_node=options.per_node,
-        measure=_everywhere if options.on == "cpu" else _on_device,
+        measure=attrgetter("everywhere" if options.on == "cpu" else "on_device"),
     )
 
 
@@ -172,19 +196,20 @@ def _print_models(job: Job) -> None:
 
 def _judge(chosen: Candidate, machine: Machine, options: argparse.Namespace, always: Sequence[str]) -> bool:
     """Print what the layout of the file needs; return whether it fits."""
-    _print_phases(chosen, options.on, always)
+    print_phases(f"GiB in the fullest process of {chosen.layout}", chosen.memory, chosen.base, options.on, always)
+    print(EXPLANATION)
     needed, limit = chosen.peak, int(options.memory_gib * GIB)
     worst = max(chosen.memory, key=lambda phase: machine.measure(chosen.memory[phase]))
     verdict = "fits" if needed <= limit else "DOES NOT FIT"
     print(
         f"{chosen.layout} on {options.gpus} devices of {options.memory_gib:g} GiB {verdict}: the {worst} phase needs "
-        f"{_gib(needed)} GiB, {_gib(abs(limit - needed))} GiB {'are left' if needed <= limit else 'too many'}"
+        f"{gib(needed)} GiB, {gib(abs(limit - needed))} GiB {'are left' if needed <= limit else 'too many'}"
     )
     pinned = max(moment.host.get(OFFLOADED, 0) for moment in chosen.memory.values())
     if pinned and options.on == "gpu":
         node = min(options.gpus, options.per_node)
         print(
-            f"offload_level: {_gib(pinned)} GiB of pinned host memory a process, {_gib(node * pinned)} GiB for the "
+            f"offload_level: {gib(pinned)} GiB of pinned host memory a process, {gib(node * pinned)} GiB for the "
             f"{node} of a node; limits on locked memory (ulimit -l, of a container) have to allow it"
         )
     print(f"an iteration takes about {_describe(chosen, machine)}\n")
@@ -203,33 +228,6 @@ def _describe(candidate: Candidate, machine: Machine) -> str:
         f"{candidate.duration.total:.3g} s {where}: {rollout:.3g} s of rollout ({engine}), {score:.3g} s of "
         f"scoring, {update:.3g} s of updates"
     )
-
-
-def _print_phases(candidate: Candidate, device: str, always: Sequence[str]) -> None:
-    moments, base = candidate.memory, candidate.base
-    process = ["process itself, about", *[_gib(base)] * len(moments)]
-    if device == "cpu":
-        rows = _component_rows({phase: moment.by_name for phase, moment in moments.items()}, always)
-        rows += [process, _total("total", moments, base, _everywhere)]
-    else:
-        rows = _component_rows({phase: moment.device for phase, moment in moments.items()}, always)
-        rows += [process, _total("total on the device", moments, base, _on_device)]
-        on_host = _component_rows({phase: moment.host for phase, moment in moments.items()}, [OFFLOADED])
-        rows += [[f"host memory: {row[0]}", *row[1:]] for row in on_host]
-    rows.append(["fullest at", *(moment.name for moment in moments.values())])
-    print_table(f"GiB in the fullest process of {candidate.layout}", ["what", *moments], rows)
-    print("each column is the moment of its phase with the largest sum; single rows may be larger at other moments\n")
-
-
-def _component_rows(sizes: Mapping[str, Mapping[str, int]], always: Sequence[str]) -> list[list[str]]:
-    names = {*always, *(name for size in sizes.values() for name in size)}
-    return [
-        [name, *(_gib(size.get(name, 0)) for size in sizes.values())] for name in sorted(names, key=COMPONENTS.index)
-    ]
-
-
-def _total(what: str, moments: Mapping[str, Moment], base: int, measure) -> list[str]:
-    return [what, *(_gib(measure(moment) + base) for moment in moments.values())]
 
 
 def _print_what_helps(job: Job, options: argparse.Namespace) -> None:
@@ -260,9 +258,9 @@ def _print_layouts(found: Sequence[Candidate], machine: Machine, options: argpar
             f"{c.job.rows_per_batch} x {c.job.micro_batches}",
             f"{c.duration.total:.3g}",
             *(f"{getattr(c.duration, phase):.3g}" for phase in phases),
-            _gib(c.peak),
+            gib(c.peak),
             f"{100 * c.idle:.0f} %",
-            "/".join(_gib(c.sent[axis]) for axis in ("tensor", "pipeline", "batch")),
+            "/".join(gib(c.sent[axis]) for axis in ("tensor", "pipeline", "batch")),
         ]
         for c in found
     ]
@@ -286,17 +284,3 @@ def _rollout_name(candidate: Candidate) -> str:
     if job.eval_mode == "tensor_parallel":
         return f"TP{job.rollout_layout(candidate.layout).tensor}"
     return job.eval_mode or "as trained"
-
-
-def _on_device(moment: Moment) -> int:
-    return moment.on_device
-
-
-def _everywhere(moment: Moment) -> int:
-    return moment.everywhere
-
-
-def _gib(size: float) -> str:
-    if not size:
-        return "-"
-    return f"{size / GIB:.2f}" if size < 100 * GIB else f"{size / GIB:.0f}"

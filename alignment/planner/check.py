@@ -7,6 +7,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,10 @@ from alignment.models.safetensors_io import TensorEntry, cut_files, file_names, 
 from alignment.ops.native.library import load_core
 from alignment.parallel.local_ranks import run_ranks
 from alignment.planner.job import JUDGE, Job
+from alignment.planner.machine import Machine
 from alignment.planner.memory import phase_memory
+from alignment.planner.placed.ranks import Seats, plan_ranks
+from alignment.runs.degrees import describe_roles
 from alignment.telemetry import log
 from alignment.telemetry.tables import print_table
 
@@ -58,18 +62,20 @@ offload_level seed objective loss_type loss_weights label_smoothing score_bias
 normalize_score_during_training normalizer_type lora lora_rank lora_dropout
 lora_target_modules load_in_4bit reference_free precompute_ref_logprobs attributes
 teacher_offload beta teacher_tensor_parallel_degree max_dec_len per_device_eval_batch_size
-train_head_only gating_hidden_size gating_num_layers
+train_head_only gating_hidden_size gating_num_layers placement
 """
 """Arguments that affect memory; the check sets all others itself."""
 
 
-def check_memory(parsed: Parsed, job: Job, layout: Layout) -> int:
+def check_memory(parsed: Parsed, job: Job, layout: Layout | Seats) -> int:
     """Run ``job`` (of ``parsed``, on a CPU) in processes of this machine; print prediction and measurement.
 
-    Return 0 if every phase agrees within ``TOLERANCE``, else 1. UserError if this machine has too little memory.
+    ``layout`` may be a placement, whose ranks are compared one by one. Return 0 if every phase agrees within
+    ``TOLERANCE``, else 1. UserError if this machine has too little memory.
     """
     rows = measure_memory(parsed, job, layout)
-    print_table(f"GiB in the fullest of {layout.world_size} process(es)", COLUMNS, [_shown(row) for row in rows])
+    where = f"the fullest of {layout.world_size} process(es)" if isinstance(layout, Layout) else "the ranks"
+    print_table(f"GiB in {where}", COLUMNS, [_shown(row) for row in rows])
     return 0 if all(row.fits for row in rows) else 1
 
 
@@ -93,35 +99,76 @@ class Measured(NamedTuple):
         return abs(self.difference) <= TOLERANCE
 
 
-def measure_memory(parsed: Parsed, job: Job, layout: Layout) -> list[Measured]:
-    """Run ``job`` (of ``parsed``, on a CPU) in processes of this machine; return its needs by phase.
+def measure_memory(parsed: Parsed, job: Job, layout: Layout | Seats) -> list[Measured]:
+    """Run ``job`` (of ``parsed``, on a CPU) in processes of this machine; return its needs by phase, for a placement
+    also by rank.
 
     UserError if this machine has too little memory.
     """
     has_kernels = load_core() is not None
     # Nothing is evaluated in the trial.
+    judges = [role.removeprefix(JUDGE) for role in job.other_rewards if role.startswith(JUDGE)]
+    if not isinstance(layout, Layout) and (apart := [name for name in judges if name in layout]):
+        raise UserError(
+            f"--check runs without second judges, and placement gives ranks to {', '.join(apart)}: leave "
+            f"{'it' if len(apart) == 1 else 'them'} out, with ranks under the name reward"
+        )
     rewards = {role: config for role, config in job.other_rewards.items() if not role.startswith(JUDGE)}
     built = {"native": job.native and has_kernels, "fused": job.fused and has_kernels}
     if job.generates and not job.is_on_policy:
         built["response"] = job.answer  # the trial samples the answers of every update
     job = dataclasses.replace(job, other_rewards=rewards, **built)
-    tensors = {phase: m.on_device for phase, m in phase_memory(job, layout, lambda m: m.on_device).items()}
-    everything = {phase: m.everywhere for phase, m in phase_memory(job, layout, lambda m: m.everywhere).items()}
-    resident = {phase: size + PROCESS_BYTES for phase, size in everything.items()}
-    _refuse_small_machine(max(resident.values()) * layout.world_size)
-    log.info(f"two iterations of {layout} on this machine's CPU, in float32 with random weights")
+    predictions = _predict(job, layout)
+    processes = sum(len(each.ranks) for each in predictions)
+    _refuse_small_machine(sum(len(each.ranks) * max(each.resident.values()) for each in predictions))
+    where = layout if isinstance(layout, Layout) else describe_roles(layout)
+    log.info(f"two iterations of {where} on this machine's CPU, in float32 with random weights")
     with tempfile.TemporaryDirectory() as name:
         path = _write_run(Path(name), parsed, job)
         if job.is_on_policy:
             call = ("alignment.planner.trial:run_trial", str(path))
         else:
             call = ("alignment.planner.trial:run_offline_trial", str(path), job.trainer)
-        ranks = run_ranks(*call, world_size=layout.world_size, timeout=_TIMEOUT)
-    measured = {phase: [max(peaks[phase][i] for peaks in ranks) for i in range(2)] for phase in job.phases}
+        peaks = run_ranks(*call, world_size=processes, timeout=_TIMEOUT)
     return [
-        Measured(phase, what, predicted[phase], measured[phase][index])
-        for index, (what, predicted) in enumerate((("tensors", tensors), ("resident memory", resident)))
-        for phase in predicted
+        Measured(f"{each.who}{phase}", what, size, max(peaks[rank][phase][index] for rank in each.ranks))
+        for each in predictions
+        for index, (what, predicted) in enumerate((("tensors", each.tensors), ("resident memory", each.resident)))
+        for phase, size in predicted.items()
+    ]
+
+
+class _Prediction(NamedTuple):
+    """The bytes of each phase in the fullest of some ranks."""
+
+    who: str
+    """What precedes the names of its phases."""
+    ranks: Sequence[int]
+    tensors: Mapping[str, int]
+    resident: Mapping[str, int]
+
+
+def _predict(job: Job, layout: Layout | Seats) -> list[_Prediction]:
+    """Return the prediction for the fullest process of a layout, or for the ranks of a placement."""
+    on_device, everywhere = attrgetter("on_device"), attrgetter("everywhere")
+    if isinstance(layout, Layout):
+        groups = {
+            ("", tuple(range(layout.world_size))): [phase_memory(job, layout, m) for m in (on_device, everywhere)]
+        }
+    else:
+        groups = {}
+        for measure in (on_device, everywhere):
+            for some in plan_ranks(job, layout, Machine(name="cpu", measure=measure)):
+                for rank in some.ranks:
+                    groups.setdefault((f"rank {rank} ", (rank,)), []).append(some.memory)
+    return [
+        _Prediction(
+            who,
+            ranks,
+            {phase: moment.on_device for phase, moment in tensors.items()},
+            {phase: moment.everywhere + PROCESS_BYTES for phase, moment in everything.items()},
+        )
+        for (who, ranks), (tensors, everything) in groups.items()
     ]
 
 
@@ -199,7 +246,7 @@ def _on_policy_arguments(folder: Path, job: Job) -> dict[str, Any]:
 
 def _written_source(folder: Path, job: Job, role: str) -> dict[str, Any]:
     own = {"batch_size": job.source_rows[role]} if role in job.source_rows else {}
-    return {"name": str(folder / role), **own}
+    return {"name": str(folder / role), "log_as": role.removeprefix("reward-"), **own}
 
 
 def _offline_arguments(folder: Path, job: Job) -> dict[str, Any]:

@@ -71,9 +71,12 @@ def forward_seconds(job: Job, layout: Layout, machine: Machine, role: str) -> fl
     return work / (layout.tensor * layout.pipeline * machine.flops)
 
 
-def rollout_seconds(job: Job, layout: Layout, machine: Machine) -> float:
-    """Return the seconds of an iteration's rollout: resharding the weights, prefill, and all decode steps."""
-    rollout = PlannedRollout(job=job, layout=layout, stage=0)
+def rollout_seconds(job: Job, layout: Layout, machine: Machine, rollout: PlannedRollout | None = None) -> float:
+    """Return the seconds of an iteration's rollout: resharding the weights, prefill, and all decode steps.
+
+    ``rollout``: the first process of a rollout with ranks of its own.
+    """
+    rollout = rollout or PlannedRollout(job=job, layout=layout, stage=0)
     replicas = layout.world_size // rollout.inner.world_size if job.eval_mode else layout.batch
     rows = ceil(job.iteration_rows * layout.batch / replicas)
     shared = rollout.inner.tensor * rollout.inner.pipeline

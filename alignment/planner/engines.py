@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from functools import cached_property
 from math import ceil
 
-from alignment.architecture import reshard_plan
 from alignment.architecture.cuts import layer_sizes
 from alignment.architecture.families import EMBEDDING
 from alignment.architecture.layout import Layout
@@ -138,7 +137,7 @@ class FusedMemory:
             copies += 1  # the sampler's workspace
         logits = {"sampling": copies * self._rollout.rows * self._config.vocab_size * FLOAT}
         own = self._weights if self._job.on_gpu else 0
-        message = {"rollout weights": own + min(self._rollout.moved, 2 * reshard_plan.MESSAGE_BYTES)}
+        message = {"rollout weights": own + self._rollout.arriving}
         return [
             RolloutMoment(name="weights arrive", device=message if self._rollout.moved else {}),
             RolloutMoment(name="decode step", **({"device": logits} if own else {"device": {}, "host": logits})),

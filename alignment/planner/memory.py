@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from alignment.architecture import reshard_plan
 from alignment.architecture.layout import Layout
 from alignment.device.host import num_threads
 from alignment.planner.engines import engine_memory
@@ -20,6 +21,8 @@ from alignment.planner.models import Placed, place_models
 from alignment.planner.rollout import PlannedRollout
 from alignment.planner.update import STEP, update_moments
 
+WAITING = "waits"
+"""The moment of a process without a part in a phase."""
 CACHE, SCRATCH, OFFLOADED, AVERAGED = "key-value cache", "scratch", "offloaded", "averaged weights"
 COMPONENTS = (
     *("policy weights", "critic weights", "cost_critic weights", "reference weights", "teacher weights"),
@@ -75,17 +78,23 @@ def phase_memory(job: Job, layout: Layout, measure: Measure) -> dict[str, Moment
     return {phase: max((m for stage in stages for m in stage.moments(phase)), key=measure) for phase in job.phases}
 
 
-class StageMemory:
-    """The first process of one stage."""
+class ProcessMemory:
+    """One process, with what it holds of each model and of the rollout engine."""
 
-    def __init__(self, job: Job, layout: Layout, stage: int) -> None:
-        self._job, self._layout = job, layout
-        self._models = place_models(job, layout, stage)
-        self._engine = engine_memory(PlannedRollout(job=job, layout=layout, stage=stage)) if job.generates else None
+    def __init__(
+        self, job: Job, models: Mapping[str, Placed], rollout: PlannedRollout | None, *, sent: int = 0
+    ) -> None:
+        """``models`` are those that the process has, by role; ``rollout``: its part in sampling (None: it has none);
+        ``sent``: bytes of the policy that it sends to the rollout ranks.
+        """
+        self._job, self._models, self._sent = job, models, sent
+        self._engine = engine_memory(rollout) if rollout is not None else None
         self._engine_device = self._engine.standing if self._engine else {}
         self._engine_host = self._engine.standing_on_host if self._engine else {}
-        passes = [model.one_pass(job.rows_per_batch) for model in self._models.values() if model.is_trained]
-        self._scratch = max(step.scratch(num_threads()) for step in passes)
+        rows = {name: job.rows_per_batch if model.is_trained else self._rows(name) for name, model in models.items()}
+        passes = [model.one_pass(rows[name]) for name, model in models.items()]
+        trained = [step for step, model in zip(passes, models.values(), strict=True) if model.is_trained]
+        self._scratch = max((step.scratch(num_threads()) for step in trained or passes), default=0)
 
     def moments(self, phase: str) -> Iterator[Moment]:
         """Yield the moments of ``phase``, which must be one of the job's."""
@@ -99,14 +108,28 @@ class StageMemory:
         yield from phases[phase]()
 
     def _generate(self) -> Iterator[Moment]:
+        if self._sent:
+            message = min(self._sent, reshard_plan.MESSAGE_BYTES)
+            yield self._moment("weights leave", ["policy"], {"rollout weights": message})
+        if self._engine is None:
+            yield self._waits
+            return
         for moment in self._engine.moments():
             device, host = {**self._engine_device, **moment.device}, {**self._engine_host, **moment.host}
             yield self._moment(moment.name, ["policy"], device, host=host)
         if not self._job.is_on_policy:
             yield from self._forward("policy", left=())  # for the gate
-        yield from self._moves(["policy"])
+        if "policy" in self._models:
+            yield from self._moves(["policy"])
+
+    @property
+    def _waits(self) -> Moment:
+        """The moment of a phase in which the process does nothing."""
+        return self._moment(WAITING, [], {})
 
     def _score(self) -> Iterator[Moment]:
+        if not self._models:
+            yield self._waits
         for name in self._models:
             # Models run one after the other; the head of an earlier one may still be gathered.
             yield from self._forward(name, left=[other for other in self._models if other != name])
@@ -114,8 +137,7 @@ class StageMemory:
     def _forward(self, name: str, *, left: Sequence[str]) -> Iterator[Moment]:
         """Yield the moments of a pass of model ``name`` without gradients; the heads of ``left`` are gathered."""
         job, model = self._job, self._models[name]
-        scores = dict.fromkeys(("reward", "cost", *job.other_rewards), job.reward_rows) | job.source_rows
-        count = {**scores, **dict.fromkeys(CRITICS, job.value_rows)}.get(name, job.logprob_rows)
+        count = self._rows(name)
         step = model.one_pass(count)
         needed = step.forward_only
         compares = name in job.pairwise
@@ -131,7 +153,15 @@ class StageMemory:
             yield self._moment(f"{name} gathered", [name], coming, whole=whole + model.gathering)
         yield from self._moves([name])
 
+    def _rows(self, name: str) -> int:
+        """Return the rows of a pass of model ``name`` without gradients."""
+        job = self._job
+        scores = dict.fromkeys(("reward", "cost", *job.other_rewards), job.reward_rows) | job.source_rows
+        return {**scores, **dict.fromkeys(CRITICS, job.value_rows)}.get(name, job.logprob_rows)
+
     def _update(self) -> Iterator[Moment]:
+        if not any(model.is_trained for model in self._models.values()):
+            yield self._waits
         for model in (model for model in self._models.values() if model.is_trained):
             # The reference last ran in the score phase; critics are updated before the policy runs again.
             left = self._frozen_heads
@@ -191,9 +221,10 @@ class StageMemory:
         """What stays of a teacher on the device: the hidden states of all targets, and its head if it is offloaded or
         cut as the student's.
         """
-        teacher, own = self._models.get("teacher"), self._job.own_layout(self._layout)
+        teacher = self._models.get("teacher")
         if teacher is None or not self._models["policy"].is_last:
             return {}
+        own = self._job.own_layout(self._layout)
         head = teacher.head_elements if "freeze_model" in self._job.offloaded else 0
         if own:
             head = -(-teacher.config.vocab_size // self._layout.tensor) * teacher.config.hidden_size
@@ -221,6 +252,11 @@ class StageMemory:
         """Return the bytes of the gathered head of ``name``; 0 if the run has no such model."""
         return self._models[name].whole_head if name in self._models else 0
 
+    @property
+    def _layout(self) -> Layout:
+        """The layout of the student."""
+        return self._models["policy"].layout
+
     def _is_here(self, model: Placed, used: list[str]) -> bool:
         part = "train_model" if model.is_trained else "freeze_model"
         return part not in self._job.offloaded or model.name in used
@@ -241,6 +277,14 @@ class StageMemory:
             there = self._moment("", used, needed or {}, steps=with_optimizer)
             what = f"{used[0]} {'optimizer' if with_optimizer else 'weights'} reloaded"
             yield Moment(what, there.device, {**there.host, OFFLOADED: there.host.get(OFFLOADED, 0) + moved})
+
+
+class StageMemory(ProcessMemory):
+    """The first process of one stage, where every process has its share of every model."""
+
+    def __init__(self, job: Job, layout: Layout, stage: int) -> None:
+        rollout = PlannedRollout(job=job, layout=layout, stage=stage) if job.generates else None
+        super().__init__(job, place_models(job, layout, stage), rollout)
 
 
 def _present(sizes: Mapping[str, int]) -> dict[str, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 from alignment.architecture import reshard_plan
 from alignment.architecture.cuts import parts_of_rank
@@ -24,6 +25,15 @@ class RolloutMoment:
     host: Mapping[str, int] = field(default_factory=dict)
 
 
+class Apart(NamedTuple):
+    """The places of a process in the rollout's layout and among the policy's ranks."""
+
+    index: int
+    """Its number among the processes of the rollout."""
+    trained: tuple[Layout, int] | None
+    """The policy's layout and its number there; None: it trains nothing of the policy."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlannedRollout:
     """The first tensor-parallel process of ``stage`` during generation."""
@@ -31,6 +41,8 @@ class PlannedRollout:
     job: Job
     layout: Layout
     stage: int
+    apart: Apart | None = None
+    """Where this process is if the rollout has ranks or degrees of its own; None: it has those of the policy."""
 
     @cached_property
     def inner(self) -> Layout:
@@ -57,7 +69,8 @@ class PlannedRollout:
     @cached_property
     def wanted(self) -> list[Part]:
         """The parts of the policy that the rollout needs here."""
-        rank = self.stage * self.layout.tensor * self.layout.sharding
+        first = self.stage * self.layout.tensor * self.layout.sharding
+        rank = first if self.apart is None else self.apart.index
         return parts_of_rank(self.job.policy, "causal", self.inner, rank % self.inner.world_size)
 
     @cached_property
@@ -75,6 +88,13 @@ class PlannedRollout:
         """Bytes of the parts that training holds in another layout; matrices that are only merged are not moved."""
         return sum(part.size for part in self.wanted if part.name not in self._alike) * self.job.item
 
+    @property
+    def arriving(self) -> int:
+        """Bytes of the messages at one time of what is moved, with the tensors that are cut from them."""
+        if self.apart is not None and self.apart.trained is None:
+            return 2 * min(self.moved, reshard_plan.MESSAGE_BYTES)
+        return min(self.moved, 2 * reshard_plan.MESSAGE_BYTES)
+
     @cached_property
     def _in_place(self) -> set[str]:
         adapter = self.job.adapters.get("policy")
@@ -84,21 +104,36 @@ class PlannedRollout:
     @cached_property
     def _alike(self) -> set[str]:
         """The names of the parts that training holds as the rollout needs them."""
-        held = Held.of(self.job.policy, "causal", self.layout, self.stage).parts
         wanted = {part.name: part.box for part in self.wanted}
-        pieces = self.layout.sharding if self.layout.sharding_stage == 3 else 1
-        return {part.name for part in held if wanted.get(part.name) == part.box and _is_uncut(part, pieces)}
+        pieces = self._held.sharding if self._is_sliced else 1
+        return {part.name for part in self._held.parts if wanted.get(part.name) == part.box and _is_uncut(part, pieces)}
+
+    @cached_property
+    def _held(self) -> Held:
+        """What this process trains of the policy."""
+        if self.apart is None:
+            return Held.of(self.job.policy, "causal", self.layout, self.stage)
+        if self.apart.trained is None:
+            return Held((), 1)
+        layout, index = self.apart.trained
+        return Held(tuple(parts_of_rank(self.job.policy, "causal", layout, index)), layout.sharding)
+
+    @property
+    def _is_sliced(self) -> bool:
+        """Whether the policy's weights are sharded."""
+        trained = self.layout if self.apart is None else (self.apart.trained or (Layout(), 0))[0]
+        return trained.sharding_stage == 3
 
     @cached_property
     def coming(self) -> int:
         """The peak of ``copied`` while it arrives: what has arrived, and a message.
 
-        A process sends, receives and copies in groups of ``MESSAGE_BYTES``, and sends as much as it receives.
+        A process sends, receives and copies in groups of ``MESSAGE_BYTES``, and sends as much as it receives if it
+        has something to send.
         """
-        held = Held.of(self.job.policy, "causal", self.layout, self.stage)
-        own = (held.rows if self.layout.sharding_stage == 3 else held.elements) * self.job.item
+        own = (self._held.rows if self._is_sliced else self._held.elements) * self.job.item
         received = max(0, self.copied - own)
-        moved = self.copied + received
+        moved = self.copied + (received if own else 0)
         if not moved:
             return 0
         message = reshard_plan.MESSAGE_BYTES

@@ -93,7 +93,7 @@ def run_trial(path: str) -> dict[str, Peak]:
     recorder = PhaseRecorder()
     with open_launch(parsed, host="a check of the plan") as launch:
         roles = _with_full_texts(load_roles(launch), parsed.generation.max_dec_len)
-        plan = RowPlan.of(parsed, batch_ranks=launch.topology.layout.batch)
+        plan = RowPlan.of(parsed, batch_ranks=launch.ranks_of("policy").layout.batch)
         OnPolicyRun(launch, roles, _full_data(parsed, plan), plan).train(memory=recorder)
     return recorder.last
 

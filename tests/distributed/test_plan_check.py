@@ -35,6 +35,7 @@ GIVEN = {
     "gradient_accumulation_steps": 2,
     "use_fusemt": False,
 }
+OTHERS = ("reference", "reward", "rollout")
 COMPARED = {"rl_algorithm": "grpo", "num_return_sequences": 4, "per_device_reward_batch_size": 24}
 CASES: dict[str, tuple[int, dict[str, Any]]] = {
     "one process": (1, {"recompute": True, "critic_recompute": False}),
@@ -44,6 +45,7 @@ CASES: dict[str, tuple[int, dict[str, Any]]] = {
     "Sh2 stage3": (2, {"sharding": "stage3"}),
     "a reward model that compares": (1, {"reward_model_name_or_path": "judge", **COMPARED}),
     "Sh2 stage3 and one that compares": (2, {"sharding": "stage3", "reward_model_name_or_path": "judge", **COMPARED}),
+    "critic and engine apart": (2, {"placement": {"policy": [0], **dict.fromkeys(OTHERS, "critic"), "critic": [1]}}),
     "Sh2 stage2 offload": (2, {"sharding": "stage2", "offload_level": "freeze_model optimizer train_model"}),
 }
 
@@ -81,7 +83,7 @@ def test_predictions_are_within_ten_percent_of_what_is_used(name, tmp_path, caps
     status = plan.main([path, "--gpus", str(processes), "--memory_gib", "4", "--on", "cpu", "--check"])
     captured = capsys.readouterr()
     assert status == 0, captured.out + captured.err
-    assert captured.out.count(" ok ") == 6
+    assert captured.out.count(" ok ") == (6 * processes if "placement" in changes else 6)
 
 
 @pytest.mark.parametrize("name", OFFLINE)

@@ -191,10 +191,52 @@ def test_ways_to_roll_out_and_batches_stand_beside_the_layouts(path, capsys):
     assert re.search(r"Sh8 stage2 .{1,40} 4 x 1", out) and re.search(r"TP8 .{1,40} 8 x 4", out)
 
 
-def test_a_placement_is_refused_and_the_same_run_without_it_is_planned(path, capsys):
-    roles = '{"policy": 2, "critic": 2, "reference": 2, "reward": 2}'
-    where = ("--gpus", 8, "--memory_gib", 80)
-    status, out, said = run(capsys, path, *where, "--placement", roles)
-    assert (status, out) == (2, "") and "placement is not planned for" in said and "--placement null" in said
-    status, out, _ = run(capsys, path, *where, "--placement", "null")
-    assert status == 0 and "TP2xSh4 stage2 on 8 devices of 80 GiB fits" in out
+ROLES = '{"policy": [0, 1], "critic": [2], "reference": [2], "reward": [2]}'
+
+
+def test_a_placement_is_planned_by_rank_and_says_who_waits(path, capsys):
+    status, out, said = run(capsys, path, "--gpus", 3, "--memory_gib", 80, "--placement", ROLES)
+    assert status == 0, said
+    assert "policy, rollout on ranks 0, 1 (TP2); critic, reference, reward on rank 2" in out
+    assert "GiB in each of ranks 0, 1 (policy, rollout)" in out and "GiB in rank 2 (critic, reference, reward)" in out
+    cells = ("(rollout|score|update)", "(ranks? [0-9, ]+)", "([a-z, -]+)", r"(\S+)", r"(\S+)")
+    works = re.findall(" \u2502 ".join(cells), out)
+    assert [work[:3] for work in works] == [
+        ("rollout", "ranks 0, 1", "rollout"),
+        ("rollout", "rank 2", "-"),
+        ("score", "ranks 0, 1", "policy"),
+        ("score", "rank 2", "reward, then reference, then critic"),
+        ("update", "ranks 0, 1", "policy"),
+        ("update", "rank 2", "critic"),
+    ]
+    assert works[1][4] == works[0][3] and works[0][4] == works[3][4] == "-"
+    assert "the placement fits on devices of 80 GiB: rank" in out and "quickest" not in out
+    status, out, _ = run(capsys, path, "--gpus", 2, "--memory_gib", 80, "--placement", "null")
+    assert status == 0 and "quickest ways that fit" in out
+
+
+def test_a_placement_with_a_rank_that_is_too_full_gets_one_message_with_one_that_fits(path, tmp_path, capsys):
+    (tmp_path / "reward" / "config.json").write_text(json.dumps({**SHAPE, "hidden_size": 1024}))
+    plain = ("--on", "cpu", "--tensor_parallel_degree", 1, "--sharding", "", "--offload_level", "")
+    given = (path, *plain, "--gpus", 2, "--placement")
+    together = '{"policy": [0], "critic": [1], "reference": [1], "reward": [1]}'
+    # Rank 1 needs 0.510 GiB, without the reference 0.509, without the reward model 0.452.
+    status, out, _ = run(capsys, *given, together, "--memory_gib", 0.48)
+    full = re.search(r"DOES NOT FIT on devices of 0.48 GiB: rank 1 \(critic, reference, reward\) needs (\S+) GiB", out)
+    assert status == 1 and full and out.count("DOES NOT FIT") == 1 and "rank 0 (policy, rollout) needs" not in out
+    moved = '{"policy": [0], "critic": [1], "reference": [1], "reward": [0]}'
+    assert out.endswith(f"this one fits, with --gpus 2: --placement '{moved}'"), out[-300:]
+    status, out, _ = run(capsys, *given, moved, "--memory_gib", 0.48)
+    assert status == 0 and "the placement fits" in out
+    status, out, _ = run(capsys, *given, together, "--memory_gib", 0.1)
+    assert status == 1 and "what helps: more devices" in out and "rank 0 (policy, rollout) needs" in out
+
+
+def test_a_placement_for_other_processes_or_degrees_is_refused(path, capsys):
+    status, out, said = run(capsys, path, "--gpus", 8, "--memory_gib", 80, "--placement", ROLES)
+    assert status == 2 and "placement leaves rank 3, 4, 5, 6, 7 of 8 without a role" in said
+    roles = (
+        '{"policy": [0], "critic": {"ranks": [1, 2, 3], "tensor_parallel_degree": 3}, "reference": [0], "reward": [0]}'
+    )
+    status, out, _ = run(capsys, path, "--gpus", 4, "--memory_gib", 80, "--placement", roles)
+    assert status == 1 and "the placement does not work: critic on ranks 1, 2, 3: tensor_parallel_degree=3" in out
