@@ -86,6 +86,7 @@ def _on_policy(data: Path, task: str) -> dict[str, Any]:
     return {
         "train_datasets": f"jsonl:1:{data / 'prompts_train.jsonl'}",
         "eval_datasets": f"jsonl:1:{data / 'prompts_test.jsonl'}",
+        "remove_same_inputs": False,  # as TRL: unique prompts would be longer ones, a harder task
         "actor_model_name_or_path": str(data / "sft" / "policy"),
         "reward_model_name_or_path": str(data / "rm" / "reward"),
         "max_dec_len": 16,

@@ -35,6 +35,8 @@ _WHOLE_DISTRIBUTION = {
     "top_k": Setting(0),
     "min_dec_len": Setting(0),
 }
+_EVERY_PROMPT = {"remove_same_inputs": Setting(False)}
+"""What suites do that leave equal prompts in: a prompt is as frequent in training as in its file."""
 _CLIPPED = {"clip_range_ratio": Setting(0.2), "dual_clip": Setting(None), "update_iters": Setting(1)}
 _TOKENS = Setting("token", "losses are means over tokens")
 
@@ -87,6 +89,7 @@ _TRL = {
         **_kl(0.05),
         **_advantages(0.95, is_white=True),
         **_WHOLE_DISTRIBUTION,
+        **_EVERY_PROMPT,
         "update_iters": Setting(4),
         "temperature": Setting(0.7),
         "max_dec_len": Setting(53),
@@ -100,6 +103,7 @@ _TRL = {
     "grpo": {
         **_CLIPPED,
         **_WHOLE_DISTRIBUTION,
+        **_EVERY_PROMPT,
         "num_return_sequences": Setting(8),
         "max_dec_len": Setting(512),
         "learning_rate": Setting(1e-6),
@@ -115,6 +119,7 @@ _TRL = {
     "rloo": {
         **_CLIPPED,
         **_WHOLE_DISTRIBUTION,
+        **_EVERY_PROMPT,
         **_kl(0.05),
         "num_return_sequences": Setting(2),
         "max_dec_len": Setting(512),
@@ -132,6 +137,7 @@ _OPENRLHF = {
         **_kl(0.01),
         **_advantages(1.0, is_white=True, variance="biased"),
         **_WHOLE_DISTRIBUTION,
+        **_EVERY_PROMPT,
         **_batches(1024, 128, "num_return_sequences"),
         "max_length": Setting(2048),
         "kl_limit": Setting(10.0, "a token's KL is limited to +-10"),
@@ -150,6 +156,7 @@ _VERL = {
         **_kl(0.0),
         **_advantages(1.0, is_white=True),
         **_WHOLE_DISTRIBUTION,
+        **_EVERY_PROMPT,
         **_batches(1024, 256),
         "dual_clip": Setting(3.0),
         "max_dec_len": Setting(512),
@@ -163,6 +170,7 @@ _VERL = {
     "grpo": {
         **_CLIPPED,
         **_WHOLE_DISTRIBUTION,
+        **_EVERY_PROMPT,
         **_batches(1024, 256),
         "dual_clip": Setting(3.0),
         "max_dec_len": Setting(512),
@@ -178,7 +186,7 @@ _VERL = {
     },
 }
 _VERL_SHARED = {
-    *(*_CLIPPED, *_WHOLE_DISTRIBUTION, "global_batch_size", "global_mini_batch_size"),
+    *(*_CLIPPED, *_WHOLE_DISTRIBUTION, *_EVERY_PROMPT, "global_batch_size", "global_mini_batch_size"),
     *("max_dec_len", "learning_rate", "lr_scheduler_type", "policy_loss_reduction"),
 }
 _VERL |= {

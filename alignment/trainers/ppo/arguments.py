@@ -56,7 +56,7 @@ class OnPolicyArguments:
     """Supervised data for the language-model loss; null: no such loss."""
     remove_same_inputs: bool = True
     """Of equal prompts use only the last, as PaddleNLP and safe-rlhf do (the ledger counts duplicate_prompt); false:
-    use all of them, each as a group of its own (counted as repeated_prompt).
+    use all of them, as TRL, OpenRLHF and verl do, each as a group of its own (counted as repeated_prompt).
     """
     actor_model_name_or_path: str = argument(path="model")
     """Folder or hub name of the model that the policy and the reference start from."""

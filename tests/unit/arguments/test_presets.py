@@ -41,6 +41,14 @@ def test_every_value_of_a_preset_arrives_and_is_of_its_keys_type(preset, algorit
     assert {**again, "preset": preset} == values
 
 
+@pytest.mark.parametrize(("preset", "algorithm"), CASES)
+def test_equal_prompts_are_left_in_where_the_suite_leaves_them_in(preset, algorithm):
+    parsed = _parse(preset, rl_algorithm=algorithm, num_return_sequences=2)
+    removes = {"paddlenlp": True, "safe-rlhf": True, "trl": False, "openrlhf": False, "verl": False}
+    assert parsed.on_policy.remove_same_inputs == removes.get(preset, True)
+    assert _parse(preset, rl_algorithm=algorithm, num_return_sequences=2, remove_same_inputs=True)
+
+
 def test_a_key_that_is_given_wins_over_a_default_and_is_said():
     parsed = _parse("trl", kl_coeff=0.1, learning_rate=1e-5)
     assert (parsed.algorithm.kl_coeff, parsed.on_policy.update_iters, parsed.generation.temperature) == (0.1, 4, 0.7)
