@@ -48,10 +48,10 @@ class Allocated:
         return core.host_memory_stat_peak_value("Allocated", 0) - self._before
 
 
-def full_batch(length=LENGTH):
+def full_batch(length=LENGTH, response=RESPONSE):
     generator = np.random.default_rng(0)
     rows = [generator.integers(3, 500, length) for _ in range(ROWS)]
-    return TokenBatch.build(rows, [np.arange(length - RESPONSE, length)] * ROWS)
+    return TokenBatch.build(rows, [np.arange(length - response, length)] * ROWS)
 
 
 def build(config, kind):
@@ -89,8 +89,9 @@ def measure_training(model, compute_loss):
     return allocated.peak()
 
 
-def measure_critic(config, *, length=LENGTH, recompute=""):
-    model, batch = build(config, "critic"), full_batch(length)
+def measure_critic(config, *, length=LENGTH, recompute="", response=None):
+    """Return the peak where the values of ``response`` tokens are read (None: of all)."""
+    model, batch = build(config, "critic"), full_batch(length, response=response or length - 1)
     model.model.recompute, model.model.recompute_granularity = bool(recompute), recompute or "full"
     return measure_training(model, lambda: token_values(model, batch).sum())
 
@@ -113,7 +114,14 @@ def test_a_training_pass_needs_what_is_counted(shape, recompute, native):
     step = one_pass(config, native=native, recompute=recompute)
     matrix = config.hidden_size * config.intermediate_size * 4
     expected = step.kept(4) + max(step.going_back, step.making_gradient(matrix, matrix))
-    assert measure_critic(config, recompute=recompute) == pytest.approx(expected, rel=0.02)
+    # What is left out: the rows that the last layer gathers for the tokens that are read (at most 3.5 % here).
+    assert measure_critic(config, recompute=recompute) == pytest.approx(expected, rel=0.036)
+
+
+def test_a_last_layer_that_computes_few_tokens_needs_less_than_is_counted(native):
+    config = make_config(**WIDE)
+    some, everything = (measure_critic(config, response=count) for count in (RESPONSE, None))
+    assert some < everything
 
 
 def test_attention_of_many_scores_needs_what_is_counted(native, monkeypatch):
@@ -132,8 +140,9 @@ def test_a_pass_without_gradients_needs_what_is_counted(shape, native):
         token_values(model, batch)  # makes the rotary tables, which stay
         allocated = Allocated()
         token_values(model, batch)
-    # What is left out: the output of head norms (7.9 % here), and the mark of scores that are not finite (0.2 %).
-    assert allocated.peak() == pytest.approx(one_pass(config, native=native).forward_only, rel=0.085)
+    # What is left out: the output of head norms (7.9 % here), the queries that the last layer gathers (2.6 %), and the
+    # mark of scores that are not finite (0.2 %).
+    assert allocated.peak() == pytest.approx(one_pass(config, native=native).forward_only, rel=0.11)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
