@@ -153,7 +153,7 @@ class TextScorer(Scorer):
         for attempt in range(1, tries + 1):
             try:
                 return self._checked(self._call(batch), len(batch.responses))
-            except Interrupted:
+            except (Interrupted, KeyboardInterrupt):
                 raise
             except BaseException as error:  # noqa: BLE001 - user code may raise anything, even SystemExit
                 failure = error
@@ -176,7 +176,7 @@ class TextScorer(Scorer):
                 for name, numbers in found.notes.items():
                     notes.setdefault(name, np.zeros_like(values))[rows] = numbers
                 valid[rows] = True
-            except Interrupted:
+            except (Interrupted, KeyboardInterrupt):
                 raise
             except BaseException as failure:  # noqa: BLE001 - as above
                 prompt = f"{batch.inputs[rows[0]]!r:.80}"

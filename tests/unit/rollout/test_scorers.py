@@ -67,7 +67,6 @@ def test_a_passing_failure_is_retried():
         (None, r"shape \(\) for 4 responses"),
         (ValueError("broken"), "ValueError: broken"),
         (SystemExit(0), "SystemExit: 0"),
-        (KeyboardInterrupt(), "KeyboardInterrupt"),
         (FileNotFoundError(2, "no such file", "x.json"), "x.json"),
     ],
 )
@@ -140,10 +139,18 @@ def test_exit_is_masked_like_any_other_failure():
     assert scores.valid.tolist() == [True, True, False, False]
 
 
+@pytest.mark.parametrize("signal", [Interrupted(2), KeyboardInterrupt()], ids=["Interrupted", "KeyboardInterrupt"])
 @pytest.mark.parametrize("on_failure", ["stop", "mask_group"])
-def test_a_signal_that_ends_the_run_is_no_failure_of_the_function(on_failure):
-    with pytest.raises(Interrupted):
-        _scorer(_answering(Interrupted(2), []), on_failure=on_failure).score(_rollout())
+@pytest.mark.parametrize("fails_whole", [True, False])
+def test_a_signal_that_ends_the_run_is_no_failure_of_the_function(signal, on_failure, fails_whole):
+    """It may come while all rows are scored, or while mask_group looks for the groups that fail."""
+
+    def call(batch):
+        raise signal if fails_whole or len(batch.responses) == 2 else ValueError("no")
+
+    expected = RewardError if on_failure == "stop" and not fails_whole else type(signal)
+    with pytest.raises(expected):
+        _scorer(call, on_failure=on_failure).score(_rollout())
 
 
 def test_mask_group_masks_only_the_groups_that_fail():
