@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -23,6 +24,8 @@ from alignment.telemetry.report.readiness import (
 LARGE_MISFIT = 0.25
 """In standard deviations of the given values."""
 NUM_BINS = 5
+_ALMOST_ONE = 1 - 1e-12
+"""A correlation whose Fisher transform is finite."""
 
 
 class OtherCorrelation(NamedTuple):
@@ -54,6 +57,16 @@ class JudgedAttribute(NamedTuple):
         """That of predicted with given values; None: it cannot be computed."""
         return pearson_of_known(self.predicted, self.given)
 
+    @property
+    def count(self) -> int:
+        """The answers whose given value is known."""
+        return int((~np.isnan(self.given)).sum())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of ``correlation``."""
+        return fisher(self.correlation or 0.0, self.count)
+
     def of_length(self) -> tuple[float | None, float | None]:
         """Return the correlations of the predicted and of the given values with the length."""
         return pearson(self.predicted, self.lengths), pearson_of_known(self.lengths, self.given)
@@ -61,7 +74,9 @@ class JudgedAttribute(NamedTuple):
 
 def judge_attributes(attributes: Sequence[JudgedAttribute]) -> Readiness:
     """Return the readiness of a model that predicts ``attributes``."""
-    weak = [one.name for one in attributes if (one.correlation or 0.0) < LARGE_CORRELATION]
+    low = [one.name for one in attributes if (one.correlation or 0.0) < LARGE_CORRELATION]
+    unsure = [one for one in attributes if one.name not in low and one.interval[0] <= 0]
+    weak = [*low, *(one.name for one in unsure)]
     doubts, shares, bins = [], [], []
     for one in attributes:
         misfit, rows = fit(one.predicted, one.given)
@@ -69,7 +84,11 @@ def judge_attributes(attributes: Sequence[JudgedAttribute]) -> Readiness:
         right, groups = _ranked(one)
         shares += [[f"{one.name}: {name}", *row] for name, *row in share_rows(right, groups)]
         doubts += _doubts(one, misfit, wrong_groups(right, groups))
-    reasons = [f"predicted badly (correlation below {LARGE_CORRELATION:g}): {', '.join(weak)}"] if weak else []
+    reasons = [f"predicted badly (correlation below {LARGE_CORRELATION:g}): {', '.join(low)}"] if low else []
+    reasons += [
+        f"{one.name}: its correlation {one.correlation:.3f} on {one.count} answers is not surely better than guessing"
+        for one in unsure
+    ]
     trust = "no" if len(weak) == len(attributes) else "with care" if weak or doubts else "yes"
     tables = (
         {"title": "Attributes on held-out answers", "columns": _COLUMNS, "rows": [_row(one) for one in attributes]},
@@ -85,6 +104,15 @@ def pearson_of_known(numbers: np.ndarray, given: np.ndarray) -> float | None:
     """
     known = ~np.isnan(given)
     return pearson(numbers[known], given[known])
+
+
+def fisher(correlation: float, count: int) -> tuple[float, float]:
+    """Return the 95 % interval of a correlation of ``count`` pairs of numbers (Fisher 1921); of 3 it can be any."""
+    if count <= 3:
+        return -1.0, 1.0
+    centre = math.atanh(max(-_ALMOST_ONE, min(_ALMOST_ONE, correlation)))
+    half = 1.959964 / math.sqrt(count - 3)
+    return math.tanh(centre - half), math.tanh(centre + half)
 
 
 def fit(predicted: np.ndarray, given: np.ndarray) -> tuple[float, list[list[Any]]]:
@@ -137,7 +165,8 @@ def _doubts(one: JudgedAttribute, misfit: float, wrong: Sequence[tuple[str, floa
 
 
 _COLUMNS = [
-    *("attribute", "correlation with the given values", "with the length", "given values with the length"),
+    *("attribute", "correlation with the given values", "95 % interval", "answers"),
+    *("with the length", "given values with the length"),
     *("correlation in training", "some as they are", "the same in another template"),
 ]
 
@@ -146,4 +175,6 @@ def _row(one: JudgedAttribute) -> list[Any]:
     other = one.other_template
     rendered = (None, None) if other is None else (other.as_they_are, other.rendered)
     numbers = (one.correlation, *one.of_length(), one.train_correlation, *rendered)
-    return [one.name, *(None if number is None else round(number, 3) for number in numbers)]
+    first, *others = (None if number is None else round(number, 3) for number in numbers)
+    interval = None if first is None else "{:.3f} to {:.3f}".format(*one.interval)
+    return [one.name, first, interval, one.count, *others]

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from alignment.telemetry.report.readiness import OtherTemplate
-from alignment.telemetry.report.readiness_attributes import JudgedAttribute, OtherCorrelation, fit, judge_attributes
+from alignment.telemetry.report.readiness_attributes import (
+    JudgedAttribute,
+    OtherCorrelation,
+    fisher,
+    fit,
+    judge_attributes,
+)
 from alignment.telemetry.report.readiness_steps import JudgedSteps, judge_steps, ranked_share
 
 
@@ -153,6 +159,36 @@ def test_attributes_that_are_predicted_badly_are_named(strengths, trust, reason)
     found = judge_attributes([JudgedAttribute(name, **noisy(s)) for name, s in zip("ab", strengths, strict=True)])
     assert [round(row[1], 2) for row in found.tables[0]["rows"]] == strengths
     assert found.trust == trust and reason in found.line
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 8, 30])
+def test_an_attribute_that_is_guessed_is_hardly_ever_trusted(count):
+    """2.5 % of draws may exceed the upper end of a 95 % interval."""
+    draws = np.random.default_rng(0)
+
+    def guess():
+        predicted, given, lengths = draws.standard_normal((3, count))
+        return JudgedAttribute("a", predicted, given, lengths)
+
+    trusted = sum(judge_attributes([guess()]).trust != "no" for _ in range(400))
+    assert trusted <= (0 if count <= 3 else 400 * 0.05)
+
+
+def test_a_correlation_of_few_answers_is_told_with_its_interval():
+    """Of 4 answers, one without a value: Fisher's interval of three is all there is."""
+    given = np.array([1.0, 2, 3, np.nan])
+    found = judge_attributes([attribute(given=given, predicted=np.array([1.0, 2, 3.5, 9]), lengths=np.arange(4.0))])
+    assert found.tables[0]["rows"][0][1:4] == [0.993, "-1.000 to 1.000", 3]
+    assert found.reasons[0] == "a: its correlation 0.993 on 3 answers is not surely better than guessing"
+    assert found.trust == "no"
+    constant = judge_attributes([attribute(predicted=np.ones(200))])
+    assert constant.tables[0]["rows"][0][1:4] == [None, None, 200]
+
+
+def test_the_interval_of_a_correlation():
+    """atanh(0.5) = 0.5493, and 1.96 / sqrt(100) = 0.196 to both sides."""
+    assert fisher(0.5, 103) == pytest.approx((0.3393, 0.6323), abs=1e-4)
+    assert fisher(1.0, 4)[0] > 0.99 and fisher(-1.0, 4)[1] < -0.99
 
 
 def test_an_attribute_that_follows_the_length_is_told():
