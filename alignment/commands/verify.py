@@ -1,8 +1,9 @@
 """Check that a parallel layout gives the numbers of one process: ``alignment verify ppo_argument.json``.
 
 Runs a few updates of the trainer on a small random model, in one process and in the file's layout (other ``--key
-value`` pairs override its keys), on this machine's CPU, and prints the largest differences. ``--table`` checks every
-trainer in every layout of docs/parity.md, and in the basic ones also its variants, adapters and algorithms.
+value`` pairs override its keys), on this machine's CPU, and prints the largest differences, after the keys of the file
+that were not used. ``--table`` checks every trainer in every layout of docs/parity.md, and in the basic ones also its
+variants, adapters and algorithms.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from alignment.arguments.coerce import coerce
 from alignment.arguments.command_line import ToolParser, number
 from alignment.arguments.files import read_file
 from alignment.errors import ArgumentError, ProcessError, UserError, why_unreadable
-from alignment.fields import Constraint
+from alignment.fields import NO_CONSTRAINT, Constraint
 from alignment.models.config import read_config
 from alignment.parity.check import References, check_layout
 from alignment.parity.comparison import TOLERANCE, Difference
 from alignment.parity.layouts import BASIC, LAYOUTS, num_batch_ranks, num_processes
-from alignment.parity.subjects import LAYOUT_KEYS, SMALL_MODEL, SUBJECTS, Subject, make_models
+from alignment.parity.subjects import ADAPTER, COMMON, LAYOUT_KEYS, SMALL_MODEL, SUBJECTS, Subject, make_models
 from alignment.telemetry import log
 from alignment.telemetry.files import replace_file
 from alignment.telemetry.tables import print_table
@@ -54,14 +55,22 @@ TIMEOUT = 900.0
 ALGORITHM_KEYS = dict.fromkeys(
     item.name for name in ALGORITHMS for item in dataclasses.fields(ALGORITHMS[name].hyperparameters)
 )
+LOSS_KEYS = dict.fromkeys(
+    key
+    for name in TRAINERS
+    for changes in TRAINERS[name].variants.values()
+    if not changes.keys() & TRAINERS[name].small_run.keys() & {*TRAINERS[name].model_keys, "train_datasets"}
+    for key in changes
+)
+"""What the variants of trainers change, if they need no other data or models."""
 KEPT_KEYS = (
     *LAYOUT_KEYS,
     "update_iters",
     "rl_algorithm",
     *ALGORITHM_KEYS,
+    *LOSS_KEYS,
     "weight_decay",
     "max_grad_norm",
-    "recompute",
     "recompute_granularity",
     "critic_recompute",
     "use_native_ops",
@@ -151,13 +160,13 @@ def _check_file(folder: Path, options: argparse.Namespace) -> list[Result]:
     path = Path(options.arguments)
     given = {**_read(path), **options.changes}
     trainer = options.trainer or recognise_trainer(given, path)
-    algorithm = given.get("rl_algorithm") if TRAINERS[trainer].is_on_policy else None
-    label = TRAINERS[trainer].label if algorithm is None else ALGORITHMS[algorithm].title
+    subject = _subject(given, trainer)
     degrees = [_degree(given, key) for key in ("tensor_parallel_degree", "pipeline_parallel_degree")]
     sharding = _degree(given, "sharding_parallel_degree") if given.get("sharding") else 1
     processes = options.processes or math.prod(degrees) * sharding
     shape = _shape(given, path.parent, layers=2 * degrees[1] * _degree(given, "virtual_pp_degree"))
     _refuse_tensor_degree(shape, degrees[0])
+    _tell_unused(given, subject)
     make_models(folder, shape)
     changes = {key: given[key] for key in KEPT_KEYS if key in given} | {"max_steps": options.steps}
     found = check_layout(
@@ -167,7 +176,7 @@ def _check_file(folder: Path, options: argparse.Namespace) -> list[Result]:
         world_size=processes,
         batch_ranks=processes // math.prod(degrees),
         timeout=TIMEOUT,
-        subjects=[Subject(label, trainer)],
+        subjects=[subject],
     )
     layout = Layout(
         tensor=degrees[0],
@@ -176,7 +185,24 @@ def _check_file(folder: Path, options: argparse.Namespace) -> list[Result]:
         data=max(1, processes // (math.prod(degrees) * sharding)),
         sharding_stage=int((re.findall("[123]", str(given["sharding"])) or [1])[0]) if sharding > 1 else 0,
     )
-    return [Result(str(layout), processes, Subject(label, trainer), found[label])]
+    return [Result(str(layout), processes, subject, found[subject.label])]
+
+
+def _subject(given: Mapping[str, Any], trainer: str) -> Subject:
+    """Return the run to compare: with the algorithm that is ``given``, and with an adapter if the file has LoRA."""
+    algorithm = given.get("rl_algorithm") if TRAINERS[trainer].is_on_policy else None
+    label = TRAINERS[trainer].label if algorithm is None else ALGORITHMS[algorithm].title
+    if _read_value(given, "lora", False, bool):
+        return Subject(f"LoRA {label}", trainer, {**SUBJECTS[label].changes, **ADAPTER})
+    return SUBJECTS[label]
+
+
+def _tell_unused(given: Mapping[str, Any], subject: Subject) -> None:
+    """Print which of the ``given`` keys have another value in the runs that are compared."""
+    used = {**COMMON, **TRAINERS[subject.trainer].small_run, **subject.changes}
+    unused = [key for key, value in given.items() if key not in KEPT_KEYS and (key not in used or used[key] != value)]
+    if unused:
+        print(f"compared is a small run of {subject.label}, without these keys of the file: {', '.join(unused)}")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -187,8 +213,14 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _degree(given: Mapping[str, Any], key: str) -> int:
+    return max(1, _read_value(given, key, 1, int, Constraint(maximum=1024)))
+
+
+def _read_value(
+    given: Mapping[str, Any], key: str, default: Any, kind: type, constraint: Constraint = NO_CONSTRAINT
+) -> Any:
     try:
-        return max(1, coerce(given.get(key, 1), int, Constraint(maximum=1024)))
+        return coerce(given.get(key, default), kind, constraint)
     except ValueError as error:
         raise ArgumentError(f"{key}: {error}") from None
 

@@ -50,8 +50,45 @@ def test_a_file_is_called_by_its_algorithm(keys, label, suffix, monkeypatch, cap
 
 
 @pytest.mark.parametrize(
+    ("keys", "label", "changes", "unused"),
+    [
+        ({"loss_type": "average"}, "RM", {"loss_type": "average"}, ""),
+        ({"regularization": 0.01}, "RM", {}, ""),
+        ({"regularization": 0.5, "objective": "cost"}, "RM", {}, ", regularization, objective"),
+        ({"lora": True, "lora_rank": 4}, "LoRA RM", {"lora": True, "lora_dropout": 0.1}, ", lora_rank"),
+        ({"lora": "false"}, "RM", {}, ", lora"),
+    ],
+)
+def test_a_key_of_the_file_is_used_or_named(keys, label, changes, unused, monkeypatch, capsys, tmp_path):
+    """A comparison that left a loss or an adapter out in silence would pass without having looked at it."""
+    written = []
+    monkeypatch.setattr(verify_layout, "make_models", lambda *_: None)
+    monkeypatch.setattr(check, "write_arguments", lambda *given: written.append(given[-1]) or tmp_path)
+    monkeypatch.setattr(check, "run_trainers", lambda *_, **__: (_ for _ in ()).throw(UserError("too small")))
+    path = tmp_path / "rm.json"
+    path.write_text(json.dumps({"model_name_or_path": "mine", "tensor_parallel_degree": 2, **keys}))
+    assert verify_layout.main([str(path), "--trainer", "rm"]) == 1
+    told = f"compared is a small run of {label}, without these keys of the file: model_name_or_path{unused}"
+    assert capsys.readouterr().out.splitlines()[0] == told
+    assert len(written) == 2 and all(changes.items() <= one.items() for one in written)
+    assert all("objective" not in one and "regularization" not in one for one in written)
+
+
+def test_an_algorithm_with_costs_gets_a_cost_model(monkeypatch, tmp_path):
+    written = []
+    monkeypatch.setattr(verify_layout, "make_models", lambda *_: None)
+    monkeypatch.setattr(check, "write_arguments", lambda *given: written.append(given[-1]) or tmp_path)
+    monkeypatch.setattr(check, "run_trainers", lambda *_, **__: (_ for _ in ()).throw(UserError("too small")))
+    path = tmp_path / "ppo.json"
+    path.write_text(json.dumps({"actor_model_name_or_path": "a", "rl_algorithm": "ppo_lagrangian"}))
+    verify_layout.main([str(path)])
+    assert [one["cost_model_name_or_path"] for one in written] == ["cost", "cost"]
+
+
+@pytest.mark.parametrize(
     ("keys", "says"),
     [
+        ({"lora": "perhaps"}, "^lora: "),
         ({"rl_algorithm": "reinforce"}, "unknown algorithm 'reinforce'"),
         ({"tensor_parallel_degree": "two"}, "'two'"),
         ({"tensor_parallel_degree": 3}, "^tensor_parallel_degree=3 does not divide the model's 8 attention heads"),
