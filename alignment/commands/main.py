@@ -18,8 +18,11 @@ class Verb(NamedTuple):
     summary: str
     uses_paddle: bool = False
     """Whether it uses Paddle in this process, so that the host must be prepared before Paddle is imported."""
+    go_on: str = ""
+    """What an interruption tells: how to continue."""
 
 
+_AGAIN = "the same command continues"
 VERBS = {
     "train": Verb("train a model: alignment train TRAINER FILE.json [--key value ...]"),
     "chat": Verb("talk to a model, or answer one prompt", uses_paddle=True),
@@ -27,8 +30,8 @@ VERBS = {
     "merge": Verb("merge an adapter into its base and write the whole model", uses_paddle=True),
     "plan": Verb("predict the memory of a run and list the layouts that fit"),
     "verify": Verb("compare a parallel layout with one process, number by number", uses_paddle=True),
-    "generate": Verb("answer prompts with K answers each, in one process or several", uses_paddle=True),
-    "score": Verb("score answers with a reward model, a function, a service, or several", uses_paddle=True),
+    "generate": Verb("answer prompts with K answers each, in one process or several", True, _AGAIN),
+    "score": Verb("score answers with a reward model, a function, a service, or several", True, _AGAIN),
     "select": Verb("choose training rows among scored answers: the best, pairs, or all with their rewards"),
     "doctor": Verb("check whether the suite can run on this machine"),
     "demo": Verb("SFT, reward model and PPO on shipped data, judged by a true score", uses_paddle=True),
@@ -62,7 +65,7 @@ def find_verb(name: str) -> Verb:
 
 
 def run(name: str, verb: Verb, argv: Sequence[str]) -> NoReturn:
-    """Run one verb and exit with its status, or with 2 and one message on a UserError."""
+    """Run one verb and exit with its status, or with 2 and one message on a UserError, 130 on Ctrl-C."""
     from alignment.device.host import prepare_host, require_packages
 
     if name != "doctor":
@@ -71,12 +74,15 @@ def run(name: str, verb: Verb, argv: Sequence[str]) -> NoReturn:
         prepare_host()
         from alignment.runs.entry import run_entry
 
-        run_entry(lambda _: importlib.import_module(f"alignment.commands.{name}").main(argv))
+        run_entry(lambda _: importlib.import_module(f"alignment.commands.{name}").main(argv), go_on=verb.go_on)
     try:
         status = importlib.import_module(f"alignment.commands.{name}").main(argv)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = 130
     sys.exit(status)
 
 

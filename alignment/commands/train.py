@@ -35,9 +35,9 @@ def main(argv: Sequence[str]) -> int | None:
 
     host = prepare_host()  # before the first import of Paddle, which reads these settings once
 
-    from alignment.runs.entry import run_entry
+    from alignment.runs.entry import GO_ON, run_entry
 
-    run_entry(lambda _: trainer.train(argv[1:], host=host))
+    run_entry(lambda _: trainer.train(argv[1:], host=host), go_on=GO_ON)
 
 
 def train_here(name: str, arguments: Mapping[str, Any]) -> Finished:

@@ -11,8 +11,8 @@ from alignment.device.host import prepare_host, require_packages  # noqa: E402
 require_packages()
 HOST = prepare_host()  # before the first import of Paddle, which reads these settings once
 
-from alignment.runs.entry import run_entry  # noqa: E402
+from alignment.runs.entry import GO_ON, run_entry  # noqa: E402
 from alignment.trainers.registered import TRAINERS  # noqa: E402
 
 if __name__ == "__main__":
-    run_entry(lambda argv: TRAINERS["kd"].train(argv, host=HOST))
+    run_entry(lambda argv: TRAINERS["kd"].train(argv, host=HOST), go_on=GO_ON)

@@ -1,4 +1,4 @@
-"""Run a trainer from the command line and turn errors into messages and exit statuses."""
+"""Run a trainer or a command from the command line and turn errors into messages and exit statuses."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from alignment.rollout.rewards.user_code import describe_failure
 EXIT_FAULT = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
-GO_ON = "--resume_from_checkpoint true --overwrite_output_dir false"
+GO_ON = "continue with --resume_from_checkpoint true --overwrite_output_dir false"
+"""How an interrupted run of a trainer is continued."""
 
 
-def run_entry(train: Callable[[Sequence[str]], int | None]) -> NoReturn:
-    """Call ``train(arguments)`` and exit with the status it returns (None: 0).
+def run_entry(compute: Callable[[Sequence[str]], int | None], *, go_on: str = "") -> NoReturn:
+    """Call ``compute(arguments)`` and exit with the status it returns (None: 0); ``go_on`` is told on Ctrl-C.
 
     Exit with 2 and one message on a UserError, 1 and a traceback on a bug, 130 on Ctrl-C, 143 on SIGTERM.
     """
     end_quietly()
     status, together = 0, True
     try:
-        status = train(sys.argv[1:]) or 0
+        status = compute(sys.argv[1:]) or 0
     except UserError as error:
         leave_cause(error)
         print(f"error: {error}", file=sys.stderr, flush=True)
@@ -40,7 +41,7 @@ def run_entry(train: Callable[[Sequence[str]], int | None]) -> NoReturn:
         print(stop, file=sys.stderr, flush=True)
         status, together = stop.status, stop.agreed
     except KeyboardInterrupt:
-        print(f"interrupted; continue with {GO_ON}", file=sys.stderr, flush=True)
+        print("interrupted" + (go_on and f"; {go_on}"), file=sys.stderr, flush=True)
         status, together = EXIT_INTERRUPTED, False
     except SystemExit as leaving:
         if "--help" in sys.argv or "-h" in sys.argv:

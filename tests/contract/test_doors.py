@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from alignment.errors import ArgumentError
+from alignment.runs.entry import GO_ON
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = [p for p in sorted((ROOT / "alignment").glob("*/run_*.py")) if "__main__" in p.read_text(encoding="utf-8")]
@@ -22,9 +23,9 @@ IDS = [script.name for script in SCRIPTS]
 
 @pytest.fixture
 def entered(monkeypatch):
-    """What a script hands to ``run_entry``, which would end this process."""
+    """What a script hands to ``run_entry``, which would end this process: its trainer, how to continue."""
     handed = []
-    monkeypatch.setattr("alignment.runs.entry.run_entry", handed.append)
+    monkeypatch.setattr("alignment.runs.entry.run_entry", lambda train, *, go_on: handed.append((train, go_on)))
     return handed
 
 
@@ -42,7 +43,8 @@ def test_the_scripts_are_found():
 @pytest.mark.parametrize("script", SCRIPTS, ids=IDS)
 def test_a_script_starts_its_own_trainer_once(script, entered, monkeypatch):
     _execute(script, monkeypatch, name="__main__")
-    (train,) = entered
+    ((train, go_on),) = entered
+    assert go_on == GO_ON
     keys = {key for own in OWN_KEYS.values() for key in own}
     with pytest.raises(ArgumentError, match="missing required argument 'train_datasets'") as error:
         train([word for key in sorted(keys) for word in (f"--{key}", "x")])

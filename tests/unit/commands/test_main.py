@@ -93,6 +93,17 @@ def test_a_trainer_explains_its_keys():
     assert done.stdout.startswith("learning_rate")
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_ctrl_c_ends_every_verb_with_one_line(verb, monkeypatch, capsys):
+    """Only a stage is continued by the same command, and only a trainer has checkpoints."""
+    module = importlib.import_module(f"alignment.commands.{verb}")
+    monkeypatch.setattr(module, "main", lambda argv: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("alignment.device.host.prepare_host", lambda: "here")
+    status, out, err = call(capsys, verb)
+    hint = "; the same command continues" if verb in ("generate", "score") else ""
+    assert (status, out, err) == (130, "", f"interrupted{hint}\n")
+
+
 def test_version(capsys):
     assert call(capsys, "--version") == (0, f"{__version__}\n", "")
 

@@ -31,13 +31,29 @@ def _raising(error):
         (Interrupted(signal.SIGTERM, "saved at 27", agreed=True), 143, "saved at 27\n"),
         (Interrupted(signal.SIGTERM), 143, "ended by SIGTERM\n"),
         (Interrupted(signal.SIGINT), 130, "ended by SIGINT\n"),
-        (KeyboardInterrupt(), 130, f"interrupted; continue with {GO_ON}\n"),
     ],
 )
 def test_the_status_says_how_a_run_ended(error, status, said, capsys):
     with pytest.raises(SystemExit) as left:
         run_entry(_raising(error))
     assert (left.value.code, capsys.readouterr().err) == (status, said)
+
+
+@pytest.mark.parametrize(
+    ("go_on", "said"),
+    [
+        ({}, "interrupted\n"),
+        ({"go_on": "the same command continues"}, "interrupted; the same command continues\n"),
+        (
+            {"go_on": GO_ON},
+            "interrupted; continue with --resume_from_checkpoint true --overwrite_output_dir false\n",
+        ),
+    ],
+)
+def test_ctrl_c_tells_how_to_continue_only_where_that_is_known(go_on, said, capsys):
+    with pytest.raises(SystemExit) as left:
+        run_entry(_raising(KeyboardInterrupt()), **go_on)
+    assert (left.value.code, capsys.readouterr().err) == (130, said)
 
 
 class Notes(list):
