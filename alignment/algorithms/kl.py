@@ -78,10 +78,18 @@ def kl_with_unbiased_gradient(
     return value + slope * (logprobs - logprobs.detach())
 
 
-def kl_metrics(logprobs: Tensor, ref_logprobs: Tensor, *, mean: TokenMean) -> dict[str, Metric]:
-    """Return ``kl/k1``, ``kl/k2`` and ``kl/k3`` to the reference; inputs [n, R]."""
+def kl_metrics(
+    logprobs: Tensor, ref_logprobs: Tensor, *, mean: TokenMean, weights: Tensor | None = None
+) -> dict[str, Metric]:
+    """Return ``kl/k1``, ``kl/k2`` and ``kl/k3`` to the reference; inputs [n, R].
+
+    ``weights`` [n, R] are policy / sampler of tokens that another policy drew. They are not divided by their mean: each
+    estimate stays one of the policy's KL after the sampled beginnings, and truncated weights make it smaller.
+    """
     kinds: tuple[KLKind, ...] = ("k1", "k2", "k3")
     estimates = {kind: kl_estimate(logprobs, ref_logprobs, kind=kind) for kind in kinds}
+    if weights is not None:
+        estimates = {kind: value * weights for kind, value in estimates.items()}
     return {f"kl/{kind}": Metric(mean.of(value).detach()) for kind, value in estimates.items()}
 
 

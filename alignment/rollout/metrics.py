@@ -36,8 +36,12 @@ def describe_experience(experience: Experience) -> dict[str, Metric]:
 
 
 def kl_by_row(rollout: Rollout) -> np.ndarray:
-    """Return the KL (k1, nats) to the reference of each valid response, [valid rows]."""
-    difference = (rollout.old_logprobs - rollout.ref_logprobs) * rollout.response_mask
+    """Return the KL (k1, nats) to the reference of each valid response, [valid rows].
+
+    Tokens that another policy drew count by their importance weights.
+    """
+    weights = rollout.response_mask if rollout.importance_weights is None else rollout.importance_weights
+    difference = (rollout.old_logprobs - rollout.ref_logprobs) * weights
     return difference.sum(-1)[rollout.valid_rows]
 
 
@@ -75,7 +79,9 @@ def describe_sources(rollout: Rollout) -> dict[str, float]:
 def _kl(rollout: Rollout) -> dict[str, Any]:
     mask = rollout.response_mask
     mean = TokenMean(paddle.to_tensor(mask), float(mask.sum()))
-    estimates = kl_metrics(paddle.to_tensor(rollout.old_logprobs), paddle.to_tensor(rollout.ref_logprobs), mean=mean)
+    weights = None if rollout.importance_weights is None else paddle.to_tensor(rollout.importance_weights)
+    logprobs = paddle.to_tensor(rollout.old_logprobs), paddle.to_tensor(rollout.ref_logprobs)
+    estimates = kl_metrics(*logprobs, mean=mean, weights=weights)
     return {"train/kl_divergence": kl_by_row(rollout).mean(), **estimates}
 
 

@@ -159,4 +159,5 @@ def check_layout(launch: Launch, config: DecoderConfig, place: str, role: str = 
     """Refuse parallel degrees that do not divide the model in ``place``, which is that of ``role``."""
     problems = check_degrees(config, launch.ranks_of(role).layout)
     if problems:
-        raise ArgumentError(f"{place}: {'; '.join(problems)}")
+        whose = f" ({role} in placement)" if role and launch.roles else ""
+        raise ArgumentError(f"{place}{whose}: {'; '.join(problems)}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
+from alignment.arguments.roles.placement import ROLLOUT
 from alignment.errors import ArgumentError
 from alignment.models.config import read_config, read_config_dict
 from alignment.models.decoder.decoder import CausalLM
@@ -214,7 +215,8 @@ def check_folders(launch: Launch, folders: RoleFolders, tokenizer: Tokenizer) ->
     for role, folder in {"policy": folders.actor, **folders.critics}.items():
         config = check_fit(folder, tokenizer, max_length=launch.parsed.data.max_length)
         check_layout(launch, config, folder, role)
-    check_layout(launch, read_config(folders.actor), folders.actor, "reference")
+    for role in ("reference", ROLLOUT):
+        check_layout(launch, read_config(folders.actor), folders.actor, role)
     warn_of_template(launch, folders.actor, read_config(folders.actor), tokenizer)
     for role, folder in (("reward", folders.reward), ("cost", folders.cost)):
         if folder:

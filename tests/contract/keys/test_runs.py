@@ -142,7 +142,7 @@ def test_sequences_generated_one_at_a_time(folder):
 
 def test_every_model_of_ppo_is_compared_with_the_layout(folder, monkeypatch):
     compared = []
-    monkeypatch.setattr(roles, "check_layout", lambda launch, config, place: compared.append(place))
+    monkeypatch.setattr(roles, "check_layout", lambda launch, config, place, role: compared.append(place))
     names = {"actor_model_name_or_path": "{other}", "reward_critic_model_name_or_path": "{other reward}"}
     _assemble("ppo", folder, **names)
     assert {str(place) for place in compared} == {str(folder / name) for name in ("other", "other reward", "reward")}

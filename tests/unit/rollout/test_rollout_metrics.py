@@ -121,3 +121,38 @@ def test_rewards_too_large_for_their_deviation_are_infinite_without_a_word_of_nu
     raw = _grid(-3e38, 3e38)
     metrics = describe_experience(replace(experience, rollout=experience.rollout.with_fields(raw_scores=raw)))
     assert metrics["reward/std"].value == np.inf and metrics["reward/max"].value == pytest.approx(3e38)
+
+
+def test_the_kl_on_tokens_that_an_older_policy_drew_is_that_of_the_policy():
+    """Two tokens, each drawn once by an older policy that was the reference (1/2, 1/2); the policy is at (4/5, 1/5).
+
+    Unweighted, the KL would be -0.22: minus the one of the older policy to the policy.
+    """
+    policy, reference = np.log(_grid([0.8], [0.2])), np.log(_grid([0.5], [0.5]))
+    rollout = Rollout(
+        prompts=(np.array([1]),) * 2,
+        responses=(np.array([0]), np.array([1])),
+        finish_reasons=("length",) * 2,
+        group_ids=np.arange(2),
+        old_logprobs=policy,
+        ref_logprobs=reference,
+        entropy=_grid([0.5], [0.5]),
+        raw_scores=_grid(1.0, 1.0),
+        scores=_grid(1.0, 1.0),
+        importance_weights=np.exp(policy - reference),
+    )
+    one = _grid([1.0], [1.0])
+    metrics = describe_experience(Experience(rollout=rollout, advantages=one, returns=one, rewards=one))
+    kl = 0.8 * np.log(1.6) + 0.2 * np.log(0.4)
+    for name in ("train/kl_divergence", "kl/k1", "kl/k3"):
+        assert metrics[name].value == pytest.approx(kl, rel=1e-5), name
+    assert metrics["kl/k2"].value == pytest.approx((0.8 * np.log(1.6) ** 2 + 0.2 * np.log(0.4) ** 2) / 2, rel=1e-5)
+    np.testing.assert_allclose(kl_by_row(rollout), [1.6 * np.log(1.6), 0.4 * np.log(0.4)], rtol=1e-5)
+
+
+def test_the_weights_of_a_masked_group_and_of_padding_add_nothing_to_the_kl():
+    experience = _experience([0, 1, 2])
+    weights = _grid([2.0, 1.0], [0.0, 0.0], [0.5, 0.0])
+    weighted = replace(experience, rollout=experience.rollout.with_fields(importance_weights=weights))
+    assert describe_experience(weighted)["train/kl_divergence"].value == pytest.approx((2 * 0.5 - 0.5 * 0.5) / 2)
+    assert describe_experience(weighted)["kl/k1"].value == pytest.approx((2 * 0.5 - 0.5 * 0.5) / 3)

@@ -175,8 +175,10 @@ def test_a_trainer_says_once_that_the_models_own_template_is_not_used(
 def check(start, folders, tokenizer):
     """Return a function: check the three folders of a run with a layout and further keys."""
 
-    def run(layout, **keys):
-        made = SimpleNamespace(parsed=start(**keys).parsed, ranks_of=lambda role: RoleRanks(layout=layout))
+    def run(layout, *, roles=None, **keys):
+        seats = {role: RoleRanks(layout=own) for role, own in (roles or {}).items()}
+        plain = RoleRanks(layout=layout)
+        made = SimpleNamespace(parsed=start(**keys).parsed, roles=seats, ranks_of=lambda role: seats.get(role, plain))
         found = RoleFolders.of(made)
         check_folders(made, found, load_tokenizer(found.actor))
 
@@ -189,6 +191,16 @@ def test_a_model_that_cannot_be_cut_by_the_degrees_is_refused_by_its_folder(chec
     change(folders / part, num_attention_heads=1, num_key_value_heads=1)
     with pytest.raises(ArgumentError, match=f"{part}: .*head"):
         check(Layout(tensor=2))
+
+
+@pytest.mark.parametrize(("layout", "said"), [
+    (Layout(tensor=3), "tensor_parallel_degree=3 does not divide the model's 2 attention heads .allowed: 1, 2."),
+    (Layout(pipeline=2), "pipeline_parallel_degree=2 is more than the model's 1 layers .allowed: 1 to 1."),
+])  # fmt: skip
+@pytest.mark.parametrize("role", ["policy", "critic", "reference", "rollout", "reward"])
+def test_the_degrees_of_each_role_are_compared_with_its_model(check, role, layout, said):
+    with pytest.raises(ArgumentError, match=rf"{role} in placement.: {said}"):
+        check(Layout(), roles={role: layout})
 
 
 def test_a_reward_model_beside_another_critic_is_checked_for_the_degrees_too(check, folders):
