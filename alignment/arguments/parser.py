@@ -67,6 +67,8 @@ def parse_arguments(groups: Groups, written: Written, *, checks: Sequence[Check]
     problems = [problem for source in sources for problem in source.problems]
     table = _Table(groups, sources)
     slots = table.slots
+    if "placement" in table.names:
+        sources = openrlhf.join(sources, problems)
     chosen = _choose(sources, table, problems)
     values = {slot.name: slot.default for slot in slots.values() if not slot.is_required}
     for name, given in chosen.items():
@@ -173,16 +175,7 @@ def _choose(sources: Sequence[Source], table: _Table, problems: list[str]) -> di
 
 def _translated(given: Iterable[Given], problems: list[str]) -> Iterator[Given]:
     """Yield the given keys, translating those of other suites."""
-    given = list(given)
-    of_openrlhf = [item for item in given if item.key in openrlhf.KEYS]
-    if of_openrlhf:
-        try:
-            yield from openrlhf.join(of_openrlhf)
-        except ValueError as error:
-            problems.append(f"{error} ({of_openrlhf[0].place})")
     for item in given:
-        if item in of_openrlhf:
-            continue
         try:
             yield from translate(item) if item.key in TRANSLATIONS else (item,)
         except ValueError as error:

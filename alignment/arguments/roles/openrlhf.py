@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from alignment.arguments.coerce import coerce
-from alignment.arguments.sources import BARE, Given
+from alignment.arguments.sources import BARE, Given, Source
 from alignment.fields import Constraint
 
 _ROLES = MappingProxyType({"actor": "policy", "ref": "reference", "critic": "critic", "reward": "reward"})
@@ -26,7 +26,8 @@ def translate_placement(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the placement that OpenRLHF's keys ``given`` describe; empty if they ask for nothing.
 
     A role has nodes * devices ranks (OpenRLHF's defaults: 1 and 8), in the order policy, reference, critic, reward,
-    engines. ValueError names a value that has no meaning.
+    engines. With colocate_all_models only the actor's count, and the engines are on its ranks. ValueError names a value
+    that has no meaning.
     """
     placement: dict[str, Any] = {}
     for word, role in _ROLES.items():
@@ -35,22 +36,49 @@ def translate_placement(given: Mapping[str, Any]) -> dict[str, Any]:
     for key, (role, host) in _COLOCATED.items():
         if _flag(given, key):
             placement[role] = host
-    if engines := _number(given, _ENGINES, 0, least=0):
-        size = _number(given, _ENGINE_RANKS, 1)
-        ranks = engines * size
-        placement["rollout"] = ranks if size == 1 else {"ranks": ranks, "tensor_parallel_degree": size}
-    if _flag(given, _ALL):
-        placement = {role: value if role == "policy" else "policy" for role, value in placement.items()}
+    engines, size = _number(given, _ENGINES, 0, least=0), _number(given, _ENGINE_RANKS, 1)
+    if engines:
+        placement["rollout"] = _divided(engines * size, size)
     if placement and "policy" not in placement:
         raise ValueError(f"{', '.join(sorted(given))}: give actor_num_nodes and actor_num_gpus_per_node too")
-    return placement
+    return _colocated(placement["policy"], engines, size) if placement and _flag(given, _ALL) else placement
 
 
-def join(given: Sequence[Given]) -> list[Given]:
-    """Return ``placement`` as OpenRLHF's keys of one source give it; see ``translate_placement``."""
-    found = translate_placement({item.key: item.value for item in given})
-    names = ", ".join(item.key for item in given)
-    return [Given("placement", found, given[0].origin, f"{given[0].place}, {names}")] if found else []
+def _colocated(ranks: int, engines: int, size: int) -> dict[str, Any]:
+    """Return the placement of all models, and of ``engines`` of ``size`` ranks each, on the first ``ranks`` ranks."""
+    if engines and engines * size != ranks:
+        raise ValueError(
+            f"{_ENGINES} * {_ENGINE_RANKS} = {engines} * {size} with {_ALL}: the engines have the {ranks} rank(s) of "
+            f"the actor, so give numbers whose product is {ranks}"
+        )
+    rollout = {"rollout": _divided(list(range(ranks)), size)} if engines and size > 1 else {}
+    return {"policy": ranks, **rollout}
+
+
+def _divided(ranks: Any, size: int) -> Any:
+    return ranks if size == 1 else {"ranks": ranks, "tensor_parallel_degree": size}
+
+
+def join(sources: Sequence[Source], problems: list[str]) -> list[Source]:
+    """Return ``sources`` with one ``placement`` instead of OpenRLHF's keys in any of them; see ``translate_placement``.
+
+    It stands where the last of the keys was given, and later sources win; what has no meaning is added to ``problems``.
+    """
+    given = {item.key: item for source in sources for item in source.given if item.key in KEYS}
+    if not given:
+        return list(sources)
+    rest = [Source([item for item in source.given if item.key not in KEYS], source.problems) for source in sources]
+    last = max(n for n, source in enumerate(sources) if any(item.key in KEYS for item in source.given))
+    places = "; ".join(dict.fromkeys(item.place for item in given.values()))
+    try:
+        found = translate_placement({key: item.value for key, item in given.items()})
+    except ValueError as error:
+        problems.append(f"{error} ({places})")
+        return rest
+    if found:
+        origin = next(item.origin for item in sources[last].given if item.key in KEYS)
+        rest[last].given.append(Given("placement", found, origin, f"{places}, {', '.join(given)}"))
+    return rest
 
 
 def _number(given: Mapping[str, Any], key: str, default: int, *, least: int = 1) -> int:

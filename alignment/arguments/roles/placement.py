@@ -26,9 +26,9 @@ class PlacementArguments:
 
     placement: str | None = argument(None, is_object=True)
     """The ranks of each role: {"policy": [0], "critic": [1], "reference": [2], "reward": [2]}. A role has a list of
-    ranks, or a number of them (the next free ones), or the name of the role whose ranks it shares; see
-    docs/how-to/placement.md. null: every rank has its share of every model. OpenRLHF's keys (actor_num_nodes,
-    colocate_actor_ref, ...) are understood.
+    ranks, or a number of them (the next free ones), or the name of the role whose ranks it shares; if only policy (and
+    rollout) is named, it is that of all models; see docs/how-to/placement.md. null: every rank has its share of every
+    model. OpenRLHF's keys (actor_num_nodes, colocate_actor_ref, ...) are understood.
     """
 
 
@@ -125,7 +125,7 @@ def _read_share(role: str, value: Any, used: set[int]) -> Share:
     if _is_whole(value):
         count = _whole(role, "the number of ranks", value)
         free = (rank for rank in range(len(used) + count) if rank not in used)
-        return Share(tuple(rank for rank, _ in zip(free, range(count), strict=False)), degrees)
+        return _divided(role, tuple(rank for rank, _ in zip(free, range(count), strict=False)), degrees)
     if not isinstance(value, list) or not value or not all(_is_whole(rank) and rank >= 0 for rank in value):
         raise ArgumentError(
             f"placement: {role} has {json.dumps(value)}; expected ranks from 0, such as [0, 1], a number of ranks, or "
@@ -133,7 +133,17 @@ def _read_share(role: str, value: Any, used: set[int]) -> Share:
         )
     if len(set(value)) < len(value):
         raise ArgumentError(f"placement: {role} names a rank twice: {json.dumps(value)}")
-    return Share(tuple(sorted(value)), degrees)
+    return _divided(role, tuple(sorted(value)), degrees)
+
+
+def _divided(role: str, ranks: tuple[int, ...], degrees: Mapping[str, int]) -> Share:
+    for key, degree in degrees.items() if len(ranks) == 1 else ():
+        if degree > 1:
+            raise ArgumentError(
+                f"placement: {role}: {key} is {degree} on one rank, where the model is whole: give {degree} ranks or a "
+                "multiple of them, or leave the degree out"
+            )
+    return Share(ranks, degrees)
 
 
 def _is_whole(value: Any) -> bool:

@@ -26,7 +26,7 @@ from alignment.arguments.roles.placement import PlacementArguments
 from alignment.data.comparison import PairQuestion
 from alignment.errors import ArgumentError
 from alignment.fields import Case, argument, where, where_given
-from alignment.trainers.ppo.placement_check import check_placement
+from alignment.trainers.ppo.placement_check import check_placement, complete_placement
 
 _PEERS_NAMES = MappingProxyType(
     {
@@ -222,4 +222,4 @@ CHECKS: tuple[Check, ...] = (
 
 def parse_ppo_arguments(written: Written) -> Parsed:
     """Return the arguments of an on-policy run; see ``parse_arguments``."""
-    return parse_arguments(GROUPS, written, checks=CHECKS)
+    return complete_placement(parse_arguments(GROUPS, written, checks=CHECKS))

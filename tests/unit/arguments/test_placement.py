@@ -7,11 +7,13 @@ import json
 import pytest
 
 from alignment.architecture.layout import Layout
+from alignment.arguments.parser import parse_arguments
 from alignment.arguments.roles.openrlhf import translate_placement
 from alignment.arguments.roles.placement import read_placement
 from alignment.errors import ArgumentError
 from alignment.runs.degrees import describe_roles, resolve_roles
 from alignment.trainers.ppo.arguments import parse_ppo_arguments
+from alignment.trainers.registered import TRAINERS
 
 APART = {"policy": [0], "critic": [1], "reference": [2], "reward": [3]}
 
@@ -55,6 +57,11 @@ def test_ranks_are_listed_counted_or_shared(written, ranks):
         ({"policy": "policy"}, "policy shares the ranks of 'policy', which has no ranks of its own"),
         ({"policy": {"ranks": [0, 1], "data_parallel_degree": 2}}, "policy is an object with ranks, data_parallel"),
         ({"policy": {"ranks": [0, 1], "tensor_parallel_degree": 0}}, "policy: tensor_parallel_degree is 0; give 1"),
+        (
+            {"policy": {"ranks": [0], "tensor_parallel_degree": 4}},
+            "policy: tensor_parallel_degree is 4 on one rank, where",
+        ),
+        ({"policy": {"ranks": 1, "pipeline_parallel_degree": 2}}, "policy: pipeline_parallel_degree is 2 on one rank"),
     ],
 )
 def test_what_cannot_be_read_is_named(written, said):
@@ -126,9 +133,12 @@ DEVICES = {f"{role}_num_gpus_per_node": 2 for role in ("actor", "ref", "critic",
         ({"actor_num_nodes": 2, "ref_num_gpus_per_node": 1}, {"policy": 16, "reference": 1}),
         ({**DEVICES, "colocate_actor_ref": True}, {"policy": 2, "reference": "policy", "critic": 2, "reward": 2}),
         ({**DEVICES, "colocate_critic_reward": "true"}, {"policy": 2, "reference": 2, "critic": 2, "reward": "critic"}),
+        ({**DEVICES, "colocate_all_models": True, "vllm_num_engines": 2}, {"policy": 2}),
+        ({"actor_num_gpus_per_node": 2, "colocate_all_models": True}, {"policy": 2}),
         (
-            {**DEVICES, "colocate_all_models": True, "vllm_num_engines": 1},
-            {"policy": 2, "reference": "policy", "critic": "policy", "reward": "policy", "rollout": "policy"},
+            {"actor_num_gpus_per_node": 4, "colocate_all_models": True, "vllm_num_engines": 2,
+             "vllm_tensor_parallel_size": 2},
+            {"policy": 4, "rollout": {"ranks": [0, 1, 2, 3], "tensor_parallel_degree": 2}},
         ),
         (
             {**DEVICES, "vllm_num_engines": 2, "vllm_tensor_parallel_size": 2},
@@ -151,3 +161,72 @@ def test_openrlhf_keys_of_a_file_reach_the_run_and_a_bad_one_is_named(models):
         parse_ppo_arguments({**models, **NODES, **DEVICES, "ref_num_nodes": 0})
     with pytest.raises(ArgumentError, match="ref_num_nodes: give actor_num_nodes and actor_num_gpus_per_node too"):
         parse_ppo_arguments({**models, "ref_num_nodes": 1})
+    with pytest.raises(ArgumentError, match=r"= 1 \* 2 with colocate_all_models: the engines have the 4 rank.s. of"):
+        parse_ppo_arguments(
+            {**models, "actor_num_gpus_per_node": 4, "colocate_all_models": True, "vllm_num_engines": 1,
+             "vllm_tensor_parallel_size": 2}
+        )  # fmt: skip
+
+
+def test_openrlhf_keys_of_the_file_and_of_the_command_line_are_one_placement(models, tmp_path):
+    file = tmp_path / "arguments.json"
+    file.write_text(json.dumps({**models, **NODES, **DEVICES}))
+    parsed = parse_ppo_arguments([str(file), "--colocate_actor_ref", "--critic_num_gpus_per_node", "1"])
+    found = {role: seat[0] for role, seat in resolve_roles(parsed, world_size=5).items()}
+    assert found == {"policy": (0, 1), "reference": (0, 1), "critic": (2,), "reward": (3, 4), "rollout": (0, 1)}
+    assert parsed.origins["placement"] == "command line"
+    given = parse_ppo_arguments([str(file), "--placement", json.dumps(APART)])
+    assert json.loads(given.placement.placement) == APART, "a later source wins"
+    with pytest.raises(ArgumentError, match=r"ref_num_nodes: expected .* \(.*arguments.json, line 1; command line\)"):
+        parse_ppo_arguments([str(file), "--ref_num_nodes", "0"])
+
+
+@pytest.mark.parametrize(("keys", "others"), [
+    ({}, ["critic", "reference", "reward"]),
+    ({"rl_algorithm": "grpo", "kl_loss_coeff": 0.1, "num_return_sequences": 2}, ["reference", "reward"]),
+    ({"lora": True}, ["critic", "reference", "reward"]),
+])  # fmt: skip
+def test_models_that_are_all_on_the_actors_ranks_need_no_numbers_of_their_own(models, keys, others):
+    together = {"actor_num_gpus_per_node": 2, "colocate_all_models": True}
+    for written in (together, {"placement": {"policy": 2}}):
+        parsed = parse_ppo_arguments({**models, **keys, **written})
+        assert resolve_roles(parsed, world_size=2) == dict.fromkeys(
+            ["policy", *others, "rollout"], ((0, 1), Layout(data=2))
+        )
+    with pytest.raises(ArgumentError, match=r"but the run has 1 process"):
+        resolve_roles(parsed, world_size=1)
+
+
+def test_a_trainer_without_placement_names_the_keys_that_the_user_wrote(models):
+    sft = {"train_datasets": "packing-sft/train", "model_name_or_path": "actor", "output_dir": "output"}
+    with pytest.raises(ArgumentError) as caught:
+        parse_arguments(TRAINERS["sft"].groups, {**sft, "actor_num_nodes": 1})
+    assert "unknown argument 'actor_num_nodes' (in the call from Python)" in str(caught.value)
+    assert "placement" not in str(caught.value)
+
+
+SOURCES = {"reward_sources": "helpful,polite", "critic_init": "policy", "reward_model_name_or_path": None}
+JUDGED = {"eval_reward": json.dumps({"name": "polite", "log_as": "judge"})}
+
+
+def test_reward_is_a_role_while_a_model_is_on_its_ranks(models):
+    apart = {"policy": [0], "critic": [1], "reference": [1], "helpful": [0], "polite": [1]}
+    found = resolve_roles(parse_ppo_arguments({**models, **SOURCES, "placement": apart}), world_size=2)
+    assert "reward" not in found and found["helpful"] == ((0,), Layout())
+    with pytest.raises(
+        ArgumentError, match="reward has ranks, but each reward model has ranks of its own .helpful, pol"
+    ):
+        parse_ppo_arguments({**models, **SOURCES, "placement": {**apart, "reward": [2]}})
+    del apart["polite"]
+    with pytest.raises(ArgumentError, match="placement: reward has no ranks"):
+        parse_ppo_arguments({**models, **SOURCES, "placement": apart})
+
+
+def test_a_second_judge_has_ranks_where_the_run_evaluates(models):
+    keys = {**models, **JUDGED, "placement": {**APART, "judge": [4]}}
+    with pytest.raises(
+        ArgumentError, match="judge has ranks, but evaluation_strategy=no, so the second judge is not load"
+    ):
+        parse_ppo_arguments(keys)
+    evaluated = {"evaluation_strategy": "steps", "eval_steps": 1, "eval_datasets": "packing-prompts/test"}
+    assert resolve_roles(parse_ppo_arguments({**keys, **evaluated}), world_size=5)["judge"] == ((4,), Layout())

@@ -11,6 +11,7 @@ from alignment.architecture.layout import Layout
 from alignment.errors import ArgumentError
 from alignment.parallel.comms.group import Group
 from alignment.parallel.initialise import _joined
+from alignment.parallel.roles import RoleRanks
 from alignment.parallel.topology import Topology, batch_index
 from alignment.records import TokenBatch
 from alignment.runs.offline import teacher, teacher_teams
@@ -66,7 +67,8 @@ def launch_with(degree, *, tensor, taught):
     asked = SimpleNamespace(teacher_model_name_or_path=taught, own_degree=lambda size: degree)
     topology = SimpleNamespace(layout=Layout(tensor=tensor), world_size=tensor, world=SimpleNamespace(size=tensor))
     parsed = SimpleNamespace(teacher=asked, data=SimpleNamespace(max_length=8), offline=None)
-    return SimpleNamespace(parsed=parsed, topology=topology, hashed={})
+    ranks = RoleRanks(layout=topology.layout)
+    return SimpleNamespace(parsed=parsed, topology=topology, hashed={}, ranks_of=lambda role: ranks)
 
 
 @pytest.mark.parametrize(
