@@ -90,7 +90,7 @@ def _apply_preset(values: dict[str, Any], chosen: Mapping[str, Given], problems:
         return {}
     given = {key: values[key] for key in chosen if key in values}
     problems += presets.find_problems(preset, algorithm, given)
-    found = presets.choose(preset, algorithm, chosen)
+    found = presets.choose(preset, algorithm, {**dict.fromkeys(chosen), **given})
     values.update(found)
     return dict.fromkeys(found, f"preset {preset}")
 
@@ -139,7 +139,10 @@ class _Table:
         key = owners[0].partition("=")[0]
         if self.choices[key] is None:
             return None
-        return f"{given.key} belongs to {name_owners(owners)}; this run has {key}={self.choices[key]} ({given.place})"
+        advice = self._advice.get(given.key)
+        hint = f": {advice}" if advice else ""
+        belongs = f"{given.key} belongs to {name_owners(owners)}; this run has {key}={self.choices[key]}"
+        return f"{belongs} ({given.place}){hint}"
 
 
 def _read_choice(slot: DeclaredArgument, sources: Sequence[Source]) -> str | None:

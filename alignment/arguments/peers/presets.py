@@ -6,7 +6,7 @@ would not compute what the peer computes, is refused.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -270,7 +270,8 @@ DIFFERENCES: Mapping[str, str] = MappingProxyType(
         "both models, and puts the score one position after the last token; here whitening and means are global, "
         "each model has its optimizer, and the score is on the last token. TRL's GRPO (1.16) weighs the KL in the loss "
         "by the probability ratio, if there is one",
-        "openrlhf": "OpenRLHF's mini-batch counts responses, which are as many as prompts with one response each",
+        "openrlhf": "OpenRLHF's mini-batch counts responses, which are as many as prompts with one response each. With "
+        "use_kl_loss=true the KL is in the loss instead of the reward, with the same weight and estimate",
         "verl": "verl divides the value loss by the tokens of a micro-batch; here by those of the update",
         "safe-rlhf": "safe-rlhf does not divide logits by the temperature in training, which matters only beside 1",
         "recommended": "Found with models of 100,000 parameters (docs/how-to/presets.md): larger models need smaller "
@@ -280,14 +281,27 @@ DIFFERENCES: Mapping[str, str] = MappingProxyType(
 """What a preset does not change, because it would make results depend on how rows are split."""
 
 
-def settings_of(preset: str | None, algorithm: str | None) -> Settings:
-    """Return the settings of ``preset`` for ``algorithm``, empty if there are none."""
-    return PRESETS[preset].get(algorithm, {}) if preset in PRESETS else {}
+def settings_of(preset: str | None, algorithm: str | None, given: Mapping[str, Any] = MappingProxyType({})) -> Settings:
+    """Return the settings of ``preset`` for ``algorithm`` beside ``given`` values, empty if there are none."""
+    settings = PRESETS[preset].get(algorithm, {}) if preset in PRESETS else {}
+    return _with_kl_loss(settings, given) if preset == "openrlhf" and given.get("use_kl_loss") is True else settings
 
 
-def choose(preset: str | None, algorithm: str | None, given: Collection[str]) -> dict[str, Any]:
+def _with_kl_loss(settings: Settings, given: Mapping[str, Any]) -> Settings:
+    """Return OpenRLHF's settings with its switch, which moves the KL, its weight and its estimate into the loss."""
+    estimator = given.get("kl_estimator", settings["kl_estimator"].value)
+    moved = "use_kl_loss moves the KL from the reward into the loss (kl_loss_coeff)"
+    return {
+        **settings,
+        "kl_coeff": Setting(0.0, moved),
+        "kl_loss_coeff": settings["kl_coeff"],
+        "kl_loss_estimator": Setting(estimator),
+    }
+
+
+def choose(preset: str | None, algorithm: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values that ``preset`` sets: those of keys that are neither ``given`` nor replaced by given ones."""
-    settings = settings_of(preset, algorithm)
+    settings = settings_of(preset, algorithm, given)
     return {
         key: setting.value
         for key, setting in settings.items()
@@ -303,7 +317,7 @@ def find_problems(preset: str, algorithm: str, given: Mapping[str, Any]) -> Iter
             f"preset={preset} has no values for rl_algorithm={algorithm}, only for {', '.join(PRESETS[preset])} "
             f"(presets with {algorithm}: {others})"
         )
-    for key, setting in settings_of(preset, algorithm).items():
+    for key, setting in settings_of(preset, algorithm, given).items():
         if setting.convention and key in given and given[key] != setting.value:
             yield (
                 f"{key}={show_value(given[key])} contradicts preset={preset}, in which {setting.convention}: give "
@@ -318,9 +332,8 @@ def describe(parsed: Parsed) -> str | None:
     preset, algorithm = values.get("preset"), values.get("rl_algorithm")
     if preset is None:
         return None
-    settings = settings_of(preset, algorithm)
-    named = {*settings, *(key for setting in settings.values() for key in setting.unless)}
-    given = {key for key in named if parsed.given(key)}
+    given = {key: value for key, value in values.items() if parsed.given(key)}
+    settings = settings_of(preset, algorithm, given)
     kept = ", ".join(f"{key}={show_value(value)}" for key, value in choose(preset, algorithm, given).items())
     other = ", ".join(
         f"{key}={show_value(values[key])} ({preset}: {show_value(setting.value)})"

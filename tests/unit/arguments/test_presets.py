@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from alignment.algorithms.on_policy.registered import ALGORITHMS
 from alignment.arguments.effects import report_effects
 from alignment.arguments.groups import declare
 from alignment.arguments.peers.presets import PRESETS, describe
@@ -195,3 +196,38 @@ def test_a_file_says_its_preset_as_any_other_key(tmp_path):
 def test_the_keys_of_presets_are_keys():
     names = {slot.name for slot in declare(GROUPS)}
     assert {key for preset, algorithm in CASES for key in PRESETS[preset][algorithm]} <= names
+
+
+@pytest.mark.parametrize(
+    ("given", "weight", "estimator"),
+    [({}, 0.01, "k1"), ({"kl_loss_coeff": 0.2}, 0.2, "k1"), ({"kl_estimator": "k3"}, 0.01, "k3"),
+     ({"kl_loss_estimator": "k2"}, 0.01, "k2"), ({"kl_coeff": 0}, 0.01, "k1")],
+)  # fmt: skip
+def test_use_kl_loss_moves_openrlhfs_kl_from_the_reward_into_the_loss(given, weight, estimator):
+    parsed = _parse("openrlhf", use_kl_loss=True, **given)
+    numbers = parsed.algorithm
+    assert (numbers.kl_coeff, numbers.kl_loss_weight, numbers.kl_loss_estimator) == (0.0, weight, estimator)
+    assert "kl_coeff=0.01" not in describe(parsed)
+    plain = _parse("openrlhf", use_kl_loss=False).algorithm
+    assert (plain.kl_coeff, plain.kl_loss_weight) == (0.01, 0.0)
+    assert _parse("paddlenlp", use_kl_loss=True).algorithm.kl_coeff == 0.02, "only OpenRLHF's switch moves it"
+
+
+def test_a_kl_in_the_reward_beside_openrlhfs_kl_loss_is_refused():
+    (said,) = _problems("openrlhf", use_kl_loss=True, kl_coeff=0.05)
+    assert said.startswith(
+        "kl_coeff=0.05 contradicts preset=openrlhf, in which use_kl_loss moves the KL from the reward into the loss "
+        "(kl_loss_coeff): give kl_coeff=0.0 or leave it out"
+    )
+
+
+@pytest.mark.parametrize("algorithm", [name for name in ALGORITHMS if not ALGORITHMS[name].needs_critic])
+def test_without_a_critic_the_weight_is_the_switch_of_the_kl_in_the_loss(algorithm):
+    samples = {"rl_algorithm": algorithm, "num_return_sequences": 2}
+    (said,) = _problems(None, use_kl_loss=True, **samples)
+    assert (
+        said.startswith("use_kl_loss belongs to rl_algorithm=ppo") and f"this run has rl_algorithm={algorithm}" in said
+    )
+    assert said.endswith(": give kl_loss_coeff, the weight of the KL in the loss (0: none)")
+    (said,) = _problems(None, kl_loss_coeff=-1, **samples)
+    assert said.startswith("kl_loss_coeff: expected a value >= 0, got -1")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class GRPOHyperparameters(CriticFreeHyperparameters):
     """Hyperparameters of GRPO and of the algorithms that change its loss."""
 
-    kl_loss_coeff: float = 0.001
+    kl_loss_coeff: float = argument(0.001, minimum=0)
     scale_rewards: GroupScale = "group"
     """Divide the distance to the group's mean by the standard deviation of the group or of the batch, or do not divide
     it (none).

@@ -25,7 +25,11 @@ class CriticFreeHyperparameters(WithoutCritic):
     """Weight of the KL to the reference in the reward, per nat, before responses are compared."""
     kl_loss_coeff: float = argument(0.0, minimum=0)
     """Weight of the KL to the reference in the loss. If this and kl_coeff are 0, no reference is loaded."""
-    kl_loss_estimator: KLLossKind = argument("k3", inert_when=where("kl_loss_coeff", 0))
+    kl_loss_estimator: KLLossKind = argument(
+        "k3",
+        inert_when=where("kl_loss_coeff", 0),
+        advice={"use_kl_loss": "give kl_loss_coeff, the weight of the KL in the loss (0: none)"},
+    )
     """Estimate of the KL in the loss; k1+, k3+ and abs+ have the value of k1, k3 or abs and the gradient of k2, which
     is that of the KL. The expected gradient of k1 alone is 0.
     """

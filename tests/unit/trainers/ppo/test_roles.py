@@ -176,8 +176,7 @@ def check(start, folders, tokenizer):
     """Return a function: check the three folders of a run with a layout and further keys."""
 
     def run(layout, *, roles=None, **keys):
-        seats = {role: RoleRanks(layout=own) for role, own in (roles or {}).items()}
-        plain = RoleRanks(layout=layout)
+        seats, plain = {role: RoleRanks(layout=own) for role, own in (roles or {}).items()}, RoleRanks(layout=layout)
         made = SimpleNamespace(parsed=start(**keys).parsed, roles=seats, ranks_of=lambda role: seats.get(role, plain))
         found = RoleFolders.of(made)
         check_folders(made, found, load_tokenizer(found.actor))
