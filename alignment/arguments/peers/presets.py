@@ -290,21 +290,16 @@ def settings_of(preset: str | None, algorithm: str | None, given: Mapping[str, A
 def _with_kl_loss(settings: Settings, given: Mapping[str, Any]) -> Settings:
     """Return OpenRLHF's settings with its switch, which moves the KL, its weight and its estimate into the loss."""
     estimator = given.get("kl_estimator", settings["kl_estimator"].value)
-    moved = "use_kl_loss moves the KL from the reward into the loss (kl_loss_coeff)"
-    return {
-        **settings,
-        "kl_coeff": Setting(0.0, moved),
-        "kl_loss_coeff": settings["kl_coeff"],
-        "kl_loss_estimator": Setting(estimator),
-    }
+    none = Setting(0.0, "use_kl_loss moves the KL from the reward into the loss (kl_loss_coeff)")
+    in_loss = {"kl_loss_coeff": settings["kl_coeff"], "kl_loss_estimator": Setting(estimator)}
+    return {**settings, "kl_coeff": none, **in_loss}
 
 
 def choose(preset: str | None, algorithm: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values that ``preset`` sets: those of keys that are neither ``given`` nor replaced by given ones."""
-    settings = settings_of(preset, algorithm, given)
     return {
         key: setting.value
-        for key, setting in settings.items()
+        for key, setting in settings_of(preset, algorithm, given).items()
         if key not in given and set(setting.unless).isdisjoint(given)
     }
 
@@ -329,15 +324,14 @@ def find_problems(preset: str, algorithm: str, given: Mapping[str, Any]) -> Iter
 def describe(parsed: Parsed) -> str | None:
     """Return which keys the preset of a run sets, and which of its keys were given otherwise; None without one."""
     values = parsed.as_dict()
-    preset, algorithm = values.get("preset"), values.get("rl_algorithm")
-    if preset is None:
+    if (preset := values.get("preset")) is None:
         return None
+    algorithm = values.get("rl_algorithm")
     given = {key: value for key, value in values.items() if parsed.given(key)}
-    settings = settings_of(preset, algorithm, given)
     kept = ", ".join(f"{key}={show_value(value)}" for key, value in choose(preset, algorithm, given).items())
     other = ", ".join(
         f"{key}={show_value(values[key])} ({preset}: {show_value(setting.value)})"
-        for key, setting in settings.items()
+        for key, setting in settings_of(preset, algorithm, given).items()
         if key in given and values[key] != setting.value
     )
     return f"preset={preset} sets {kept}{f'; given instead: {other}' if other else ''}. {DIFFERENCES[preset]}"
