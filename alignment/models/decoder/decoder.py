@@ -199,7 +199,8 @@ class Decoder(nn.Layer):
     @property
     def dtype(self) -> paddle.dtype:
         """The dtype of weights and hidden states."""
-        return getattr(paddle, self._dtype_name)
+        held = [number for chunk in self.chunks for number in chunk]
+        return self.layers[held[0]]["input_norm"].weight.dtype if held else getattr(paddle, self._dtype_name)
 
     def run_chunk(self, index: int, batch: TokenBatch, hidden: paddle.Tensor | None) -> paddle.Tensor:
         """Return the output [m, H] of chunk ``index`` of this stage, before the final norm; m is ``boundary_rows``.

@@ -328,3 +328,12 @@ def test_a_model_computes_in_the_type_its_weights_are_turned_to():
     for parameter in exact.parameters():
         parameter.set_value(parameter.astype("bfloat16").astype("float32"))
     assert np.array_equal(logits(rounded, IDS), logits(exact, IDS))
+
+
+def test_the_dtype_of_a_model_is_that_of_its_weights():
+    """Converting a model converts its hidden states too; ranks without any of it have the type that it was made in."""
+    config = DecoderConfig.from_dict({**SHAPE, **FAMILIES["llama"]}, place="the test")
+    model = CausalLM(config, dtype="bfloat16")
+    assert model.model.dtype == paddle.bfloat16
+    assert model.to(dtype="float32").model.dtype == paddle.float32
+    assert CausalLM(config, dtype="bfloat16", placement=Placement(is_nowhere=True)).model.dtype == paddle.bfloat16
