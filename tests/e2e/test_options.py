@@ -170,8 +170,8 @@ def test_a_share_of_the_training_rows_is_held_out(sft_arguments, tmp_path):
 
 
 def _copies(roles):
-    names = ("policy", "reference", "critic", "reward")
-    return {name: {n: p.numpy() for n, p in getattr(roles, name).named_parameters()} for name in names}
+    models = {name: getattr(roles, name) for name in ("policy", "reference", "critic")} | {"reward": roles.reward.model}
+    return {name: {n: p.numpy() for n, p in model.named_parameters()} for name, model in models.items()}
 
 
 def test_the_reference_never_moves_and_the_critic_and_policy_do(ppo_arguments, tmp_path, monkeypatch):
