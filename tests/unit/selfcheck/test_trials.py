@@ -13,7 +13,8 @@ from tests.emulated import emulated_kernels
 
 NOT_COMPUTED = {
     "CPUPlace", "CUDAPinnedPlace", "Tensor", "__file__", "autograd", "backward", "base", "default_main_program",
-    "framework", "bfloat16", "device", "device_count", "cuda", "finfo", "get_device", "get_device_name", "is_compiled_with_cuda",
+    "framework", "bfloat16", "device", "device_count", "cuda", "finfo", "get_device", "get_device_name",
+    "is_compiled_with_cuda",
     "synchronize", "disable_signal_handler", "dtype", "empty", "empty_like", "float16", "float32", "float64",
     "int64", "is_grad_enabled", "nn", "Layer", "functional", "no_grad", "optimizer", "AdamW", "seed",
     "set_device", "set_flags", "version", "current_stream", "empty_cache", "get_device_capability",
