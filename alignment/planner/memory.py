@@ -139,7 +139,7 @@ class ProcessMemory:
         job, model = self._job, self._models[name]
         count = self._rows(name)
         step = model.one_pass(count)
-        needed = step.forward_only
+        needed = (model.last_layer(step) or step).forward_only
         compares = name in job.pairwise
         targets = 2 * count if compares else count * job.response
         head = model.head(targets, is_scaled=job.is_scaled and not compares, learns=False)

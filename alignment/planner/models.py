@@ -12,7 +12,7 @@ from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.families import EMBEDDING, LM_HEAD
 from alignment.architecture.family import LAYERS
 from alignment.architecture.layout import Layout
-from alignment.planner.counts.activations import Pass
+from alignment.planner.counts.activations import LastLayer, Pass
 from alignment.planner.counts.gradients import Gradients
 from alignment.planner.counts.head import DistilledHead, Head, NativeHead
 from alignment.planner.counts.operators import FLOAT
@@ -160,6 +160,27 @@ class Placed:
             recompute=again if self.is_trained else "",
             adapter=self._kept_by_adapter(rows * self.job.length),
         )
+
+    def last_layer(self, step: Pass, read: int | None = None) -> LastLayer | None:
+        """Return the last layer of ``step`` with the tokens of a row that are read, or ``read`` if more are.
+
+        None: this process has no such layer, or it is counted as computing all tokens. So it does under sequence
+        parallelism and for most score models; it is counted so in half precision, for interleaved chunks, and where
+        gradients are reduced early.
+        """
+        layout = self.layout
+        computes_all = layout.sequence_parallel or not (self.is_causal or self.name in CRITICS)
+        if not self.is_last or computes_all:
+            return None
+        if self.job.half or layout.virtual_stages > 1 or self.gradients.sections:
+            return None
+        return step.last(read or self.job.response)
+
+    @cached_property
+    def last_gradients(self) -> int:
+        """Bytes of the gradients of the last layer."""
+        last = f"{LAYERS}{self.config.num_hidden_layers - 1}."
+        return sum(part.size for part in self.trained.parts if part.name.startswith(last)) * FLOAT
 
     def _kept_by_adapter(self, tokens: int) -> int:
         """Bytes that the adapter of the layer with most modules keeps: x @ A, twice, and what dropout makes of x."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from alignment.architecture.adapter import FACTORS
 from alignment.architecture.families import EMBEDDING
 from alignment.architecture.pipeline_schedule import Compute, build_schedule, events_of
-from alignment.planner.counts.activations import Pass
+from alignment.planner.counts.activations import LastLayer, Pass
 from alignment.planner.counts.head import Head
 from alignment.planner.counts.operators import FLOAT
 from alignment.planner.models import Placed
@@ -27,6 +27,23 @@ class UpdateMoment(NamedTuple):
     """Weights gathered by sharding stage 3."""
 
 
+class _Load(NamedTuple):
+    """What a stage holds at the start of a backward pass."""
+
+    step: Pass
+    last: LastLayer | None
+    """The last layer, where it computes fewer tokens."""
+    in_flight: int
+    """Micro-batches whose activations are held."""
+    is_first: bool
+    """Whether no gradient exists yet."""
+
+    def kept(self, num_layers: int) -> int:
+        """Return the bytes that ``num_layers`` layers keep for these micro-batches."""
+        whole = self.in_flight * self.step.kept(num_layers)
+        return whole if self.last is None else whole - self.in_flight * (self.step.kept_by_layer - self.last.kept)
+
+
 def update_moments(model: Placed) -> list[UpdateMoment]:
     """Return the moments of the passes and of the optimizer's step."""
     job, batches = model.job, model.job.micro_batches
@@ -39,10 +56,14 @@ def update_moments(model: Placed) -> list[UpdateMoment]:
         return [forward, gathered, UpdateMoment(STEP, model.gradients.finishing, 0)]
     for in_flight, is_first in _loads(batches, _in_flight(model, batches)):
         head = model.head(job.rows_per_batch * job.response, is_scaled=job.is_scaled)
-        moments += _pass_moments(model, step, in_flight, is_first, head, with_entropy=job.entropy_gradient)
+        # Rows that are packed may be shorter, with answers as long.
+        last = model.last_layer(step, job.length if job.max_tokens else None)
+        load = _Load(step, last, in_flight, is_first)
+        moments += _pass_moments(model, load, head, with_entropy=job.entropy_gradient)
     if job.with_ptx and model.name == "policy":
         head = model.head(job.rows_per_batch * (job.length - 1), is_scaled=False)
-        moments += _pass_moments(model, step, _in_flight(model, batches), False, head)
+        load = _Load(step, model.last_layer(step, job.length - 1), _in_flight(model, batches), False)
+        moments += _pass_moments(model, load, head)
     return [*moments, UpdateMoment(STEP, model.gradients.finishing, 0)]
 
 
@@ -68,14 +89,14 @@ def _loads(batches: int, in_flight: int) -> list[tuple[int, bool]]:
 
 
 def _pass_moments(
-    model: Placed, step: Pass, in_flight: int, is_first: bool, head: Head | None, *, with_entropy: bool = False
+    model: Placed, load: _Load, head: Head | None, *, with_entropy: bool = False
 ) -> Iterator[UpdateMoment]:
     """Yield the moments of a backward pass, from the end of the model to its beginning."""
-    gradients, item = model.gradients, model.job.item
+    gradients, (step, last, in_flight, is_first) = model.gradients, load
     before = 0 if is_first else gradients.between_batches
-    kept = in_flight * step.kept(max(model.layers))
+    kept = load.kept(max(model.layers))
     if head is not None:
-        states = kept + step.norm_input
+        states = kept + (last.read if last else step).norm_input
         making = head.hidden
         if model.adapter is None:
             arriving = gradients.arriving(head.weight, is_first=is_first)
@@ -83,16 +104,26 @@ def _pass_moments(
         logits = states + head.logits_back(with_entropy=with_entropy)
         yield UpdateMoment("logits", before, logits, model.whole_head)
         yield UpdateMoment("gradient of the head", before, states + making, model.whole_head)
-    last = _last_weight(model)
-    layer = step.making_gradient(last * item, gradients.arriving(last, is_first=is_first))
     trained_head = model.head_elements if model.adapter is None else 0
     come = trained_head * FLOAT if is_first and not gradients.sections else before
-    yield UpdateMoment("last layer", come, kept + max(step.going_back, layer), model.whole_unit)
+    needed = kept + _layer_back(model, last or step, is_first)
+    yield UpdateMoment("last layer", come, needed, model.whole_unit)
+    if last is not None and max(model.layers) > 1:
+        arrived = come + model.last_gradients * is_first
+        needed = kept - last.kept + _layer_back(model, step, is_first)
+        yield UpdateMoment("layer before the last", arrived, needed, model.whole_unit)
     yield UpdateMoment("layer gathered", come, kept + 2 * step.boundary, model.gathering)
     if gradients.sections:
         yield from _section_moments(model, step, in_flight, before)
     else:
         yield from _first_layer_moments(model, step, is_first)
+
+
+def _layer_back(model: Placed, layer: Pass | LastLayer, is_first: bool) -> int:
+    """Return the peak of the backward pass of ``layer`` on top of everything kept."""
+    elements = _last_weight(model)
+    arriving = model.gradients.arriving(elements, is_first=is_first)
+    return max(layer.going_back, layer.making_gradient(elements * model.job.item, arriving))
 
 
 def _averaging_back(model: Placed, head: Head) -> int:
@@ -124,8 +155,6 @@ def _first_layer_moments(model: Placed, step: Pass, is_first: bool) -> Iterator[
     """Yield the moments of the backward pass of the first layer and of the embedding."""
     gradients = model.gradients
     embedding = model.trained.size_of(EMBEDDING) if model.stage == 0 else 0
-    last = _last_weight(model)
-    layer = step.making_gradient(last * model.job.item, gradients.arriving(last, is_first=is_first))
     come = gradients.between_batches - (embedding * FLOAT if is_first else 0)
-    yield UpdateMoment("first layer", come, step.kept(1) + max(step.going_back, layer))
+    yield UpdateMoment("first layer", come, step.kept(1) + _layer_back(model, step, is_first))
     yield UpdateMoment("embedding", come, step.hidden + gradients.arriving(embedding, is_first=is_first))

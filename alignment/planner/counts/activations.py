@@ -5,7 +5,7 @@ What each operator keeps and allocates is in ``operators``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from alignment.planner.counts.operators import FLOAT, FlashOperators, NativeOperators, PaddleOperators, Sizes
@@ -106,3 +106,63 @@ class Pass(Sizes):
         attention = 2 * self.boundary + self.hidden + self._operators.attention
         feed_forward = 4 * self.boundary + self.hidden + self._operators.activation
         return self.shared + max(attention, feed_forward)
+
+    def last(self, read: int) -> LastLayer:
+        """Return the last layer where ``read`` tokens of each row are read."""
+        return LastLayer(self, replace(self, length=read))
+
+
+@dataclass(frozen=True)
+class LastLayer:
+    """The last layer of a pass, which computes only the tokens that are read, but keys and values of all.
+
+    The tokens that are read in a row have no gaps: the attention of tokens in gaps is neglected.
+    """
+
+    whole: Pass
+    read: Pass
+    """A pass of these tokens alone."""
+
+    @cached_property
+    def _kept_attention(self) -> int:
+        whole, read = self.whole, self.read
+        normed_heads = read.queries + whole.keys if whole.config.qk_norm else 0
+        return whole.hidden + read.hidden + whole._operators.kept_for(read) + normed_heads
+
+    @cached_property
+    def kept(self) -> int:
+        """Bytes that it keeps for its backward pass."""
+        if self.whole.recompute == "full":
+            return self.whole.boundary
+        if self.whole.recompute == "full_attn":
+            return self.whole.boundary + self.read._kept_feed_forward
+        return self.whole.norm_input + self._kept_attention + self.read._kept_feed_forward + self.whole.adapter
+
+    @cached_property
+    def _computed_again(self) -> int:
+        if self.whole.recompute != "full":
+            return 0
+        return self._kept_attention + self.read._kept_feed_forward + self.whole.adapter + 2 * self.read.boundary
+
+    @cached_property
+    def going_back(self) -> int:
+        """The peak of its backward pass on top of everything kept."""
+        whole, read = self.whole, self.read
+        feed_forward = read.boundary + 2 * read.inner
+        attention = whole._operators.back_for(read) - read._kept_feed_forward + whole.boundary
+        if whole.recompute == "full_attn":
+            attention += self._kept_attention + 2 * read.boundary
+        return self._computed_again + max(feed_forward, attention)
+
+    def making_gradient(self, raw: int, arriving: int) -> int:
+        """See ``Pass``."""
+        read = self.read
+        copy = read.hidden if read.tensor > 1 else 0
+        return self._computed_again + copy + max(2 * read.boundary + read.inner + raw, read.boundary + arriving)
+
+    @cached_property
+    def forward_only(self) -> int:
+        """The peak of a pass without gradients: in a layer before, or in this one, which gathers what is read."""
+        whole, read = self.whole, self.read
+        inputs = 2 * whole.boundary + whole.hidden + read.hidden
+        return max(whole.forward_only, whole.shared + inputs + whole._operators.attention_for(read))

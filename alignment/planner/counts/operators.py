@@ -119,6 +119,21 @@ class PaddleOperators:
         """
         return 2 * self._queries + 2 * self._keys + self._kept_weights + self._sizes.queries
 
+    def kept_for(self, read: Sizes) -> int:
+        """Return ``kept_attention`` where only the tokens of ``read`` are read: the output by token is theirs."""
+        return self.kept_attention - self._sizes.queries + read.queries
+
+    def back_for(self, read: Sizes) -> int:
+        """Return ``attention_back`` where only the tokens of ``read`` are read.
+
+        The output by token is theirs, but its gradient, which takes its place, is that of all.
+        """
+        return self.attention_back + self._sizes.queries - read.queries
+
+    def attention_for(self, read: Sizes) -> int:
+        """Return ``attention`` where only the tokens of ``read`` are read: their queries, before the others' zeros."""
+        return self.attention + read.queries
+
     @cached_property
     def kept_activation(self) -> int:
         """Bytes the gated activation keeps for its backward pass: gate, up, the sigmoid and their product."""
@@ -196,6 +211,18 @@ class NativeOperators:
         """Queries, keys, values, the output, and two numbers per query and head."""
         s = self._sizes
         return 2 * s.queries + 2 * s.keys + 2 * s.tokens * s.heads * FLOAT
+
+    def kept_for(self, read: Sizes) -> int:
+        """See ``PaddleOperators``: only keys and values are those of all tokens."""
+        return 2 * read.queries + 2 * self._sizes.keys + 2 * read.tokens * read.heads * FLOAT
+
+    def back_for(self, read: Sizes) -> int:
+        """See ``PaddleOperators``."""
+        return 2 * read.queries + 2 * self._sizes.keys
+
+    def attention_for(self, read: Sizes) -> int:
+        """See ``PaddleOperators``."""
+        return self.kept_for(read)
 
     @cached_property
     def kept_activation(self) -> int:

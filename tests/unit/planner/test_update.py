@@ -49,6 +49,36 @@ def test_before_the_first_backward_pass_there_are_no_gradients():
     assert moments["logits"].gradients == moments["embedding"].gradients == placed.held.elements * 4
 
 
+def test_before_the_layer_before_the_last_only_gradients_of_the_last_have_come():
+    placed, moments = moments_of(make_job(micro_batches=1))
+    layer = placed.held.elements - 2 * placed.head_elements - 64
+    assert moments["layer before the last"].gradients == (placed.head_elements + layer // 4) * 4
+    placed, moments = moments_of(make_job(micro_batches=2))
+    assert moments["layer before the last"].gradients == placed.held.elements * 4
+
+
+def test_fewer_read_tokens_need_less_in_the_last_layer_unless_rows_are_packed():
+    jobs = (make_job(response=32), make_job(response=95), make_job(response=32, max_tokens=192))
+    few, most, packed = (moments_of(job, model="critic")[1]["last layer"].activations for job in jobs)
+    assert few < most < packed
+
+
+@pytest.mark.parametrize(
+    ("changes", "layout", "stage", "role"),
+    [
+        ({"half": True}, Layout(), 0, "critic"),
+        ({}, Layout(), 0, "reward"),
+        ({}, Layout(pipeline=2), 0, "policy"),
+        ({}, Layout(pipeline=2, virtual_stages=2), 1, "policy"),
+        ({}, Layout(tensor=2, sequence_parallel=True), 0, "policy"),
+    ],
+)
+def test_a_last_layer_counts_whole_where_it_may_compute_all_tokens(changes, layout, stage, role):
+    model = place_models(make_job(**changes), layout, stage)[role]
+    assert model.last_layer(model.one_pass(2)) is None
+    assert "layer before the last" not in {moment.name for moment in update_moments(model)}
+
+
 def test_a_critic_has_no_logits_and_only_the_last_stage_of_a_policy_has():
     layout = Layout(pipeline=2)
     assert "logits" not in moments_of(make_job(), model="critic")[1]
