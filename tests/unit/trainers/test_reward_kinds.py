@@ -174,7 +174,7 @@ def test_an_evaluation_of_attributes_has_each_ones_accuracy_and_template(folder)
     train(folder, "rated", **REGRESSION, **keys)
     found = json.loads((folder / "rated" / "readiness.json").read_text())
     assert [row[0] for row in found["tables"][0]["rows"]] == REGRESSION["attributes"]
-    assert all(len(row) == 7 for row in found["tables"][0]["rows"])
+    assert all(len(row) == 9 and row[3] == 40 for row in found["tables"][0]["rows"])
     assert {row[0].partition(":")[0] for row in found["tables"][1]["rows"]} <= set(REGRESSION["attributes"])
     assert sum(row[1] for row in found["tables"][2]["rows"] if row[0] == "coverage") == 40
 
