@@ -159,6 +159,16 @@ def check_lower_clip(v: Values) -> Iterator[str]:
         yield f"clip_range_ratio={v.clip_range_ratio:g} must be below 1, or give clip_range_ratio_low below 1"
 
 
+def check_entropy_limits(v: Values) -> Iterator[str]:
+    """Check that the adaptive weight of the entropy starts within its limits."""
+    low, start, high = v.entropy_coeff_min, v.entropy_coeff, v.entropy_coeff_max
+    if v.use_adaptive_entropy and not low <= start <= high:
+        yield (
+            f"use_adaptive_entropy=true needs entropy_coeff_min <= entropy_coeff <= entropy_coeff_max, got {low:g}, "
+            f"{start:g}, {high:g}"
+        )
+
+
 def check_critic_schedule(v: Values) -> Iterator[str]:
     """Check the critic's learning rates and decay."""
     rate = v.learning_rate if v.critic_learning_rate is None else v.critic_learning_rate
@@ -219,6 +229,7 @@ CHECKS: tuple[Check, ...] = (
     check_models,
     check_cost_models,
     check_lower_clip,
+    check_entropy_limits,
     check_critic_schedule,
     check_sampling,
     check_hacking_action,

@@ -128,16 +128,20 @@ class OnPolicyLoop:
             return None
         version = self.session.counters.updates
         with self.session.stage("rollout"), self.engine.ready(version):
-            sampled = self._collect(prompts, epoch_ended, version)
-        sizes = [int(part.response_lengths.sum()) for part in sampled.rollouts]
-        self.session.timer.count("rollout", tokens=sum(sizes))
-        return sampled
+            return self._collect(prompts, epoch_ended, version)
 
     def _collect(self, prompts: list[dict[str, Any]], epoch_ended: bool, version: int) -> Sampled:
         rollout, greedy = self.collector.collect(prompts, policy_version=version), None
         if self.algorithm.needs_greedy:
             greedy = self.collector.collect_greedy(prompts, policy_version=version)
-        return Sampled(rollout, greedy, epoch_ended)
+        sampled = Sampled(rollout, greedy, epoch_ended)
+        self.session.timer.count("rollout", tokens=sum(int(part.response_lengths.sum()) for part in sampled.rollouts))
+        return sampled
+
+    def _collect_beside(self, *arguments: Any) -> Sampled:
+        """Collect in a thread: its time is that of the stage, and waiting for it is no stage."""
+        with self.session.timer.stage("rollout"):
+            return self._collect(*arguments)
 
     @contextmanager
     def _sampling_ahead(self, rollout: Rollout) -> Iterator[None]:
@@ -149,7 +153,7 @@ class OnPolicyLoop:
         elif self.ahead.overlaps:
             with session.stage("rollout"), self.engine.ready(made):
                 prompts, epoch_ended = next(self.prompts)
-            with self.ahead.beside(partial(self._collect, prompts, epoch_ended, made), wait=self._wait):
+            with self.ahead.beside(partial(self._collect_beside, prompts, epoch_ended, made), wait=self._wait):
                 yield
         else:
             with session.explaining(_AHEAD):
@@ -157,7 +161,7 @@ class OnPolicyLoop:
             yield
 
     def _wait(self, result: Sample) -> Sampled:
-        with self.session.explaining(_AHEAD), self.session.stage("rollout"):
+        with self.session.explaining(_AHEAD):
             return result()
 
     def _staleness(self, rollout: Rollout) -> int:

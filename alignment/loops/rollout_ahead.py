@@ -44,6 +44,8 @@ class RolloutAhead:
     is_on: bool = False
     overlaps: bool = False
     """Whether the engine can generate in a thread, with weights of its own, while the policy is updated."""
+    needs_greedy: bool = False
+    """Whether the algorithm compares with the greedy responses."""
     in_hand: Sampled | None = None
 
     def take(self) -> Sampled | None:
@@ -74,14 +76,19 @@ class RolloutAhead:
         }
 
     def load_state(self, state: dict[str, Any] | None) -> None:
-        """Restore the result of ``state``; CheckpointError if rollouts are not sampled ahead here."""
+        """Restore the result of ``state``; CheckpointError if it cannot be learned from here."""
         if state is None:
             return
         if not self.is_on:
             raise CheckpointError(
                 "it holds a rollout that was sampled ahead, whose prompts would be skipped: give rollout_ahead=1"
             )
-        greedy = state["greedy"]
+        greedy = state["greedy"] if self.needs_greedy else None
+        if self.needs_greedy and greedy is None:
+            raise CheckpointError(
+                "it holds a rollout that was sampled ahead without the greedy responses that this algorithm compares "
+                "with: resume with the rl_algorithm that wrote it"
+            )
         rollouts = _from_json(state["rollout"]), None if greedy is None else _from_json(greedy)
         self.in_hand = Sampled(*rollouts, state["epoch_ended"])
 

@@ -21,12 +21,14 @@ from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.placement import Placement
 from alignment.models.folders.sequence_ends import sequence_ends
 from alignment.parallel.comms.group import Group
+from alignment.parallel.roles import RoleWork, share_work
 from alignment.parallel.sharding.partition import MAX_STAGE
 from alignment.rollout.merging_engine import MergingEngine
 from alignment.rollout.placed_engine import PlacedEngine
 from alignment.rollout.rollout_weights import RolloutWeights, rollout_parts, rollout_placement
 from alignment.rollout.team_engine import TeamEngine
 from alignment.runs.launch import Launch
+from alignment.runs.on_policy.algorithm import ChosenAlgorithm
 from alignment.runs.on_policy.prompts import RowPlan
 from alignment.runs.on_policy.roles import Roles
 from alignment.telemetry import log
@@ -46,6 +48,19 @@ class EngineRows(NamedTuple):
     """The size of the smallest vocabulary of those who read the ids."""
 
 
+class EngineLines(NamedTuple):
+    """What the log says of an engine."""
+
+    description: str
+    warnings: tuple[str, ...] = ()
+
+    def log(self) -> None:
+        """Log the lines in the main process."""
+        for line in self.warnings if log.is_main() else ():
+            log.warn(line)
+        log.info(self.description)
+
+
 def build_engine(launch: Launch, roles: Roles, policy: Learner, plan: RowPlan) -> Engine:
     """Return the rollout engine of an on-policy run; see ``open_engine``."""
     # The critics read the same ids, and their embedding may be smaller.
@@ -63,14 +78,15 @@ def open_engine(launch: Launch, policy: Learner, rows: EngineRows, *, shows_plan
 
     ``shows_plan``: print which process sends which weights to which.
     """
-    if launch.roles:
+    if launch.roles and launch.topology.world_size > 1:
         return _open_placed(launch, policy, rows, shows_plan=shows_plan)
     parsed, topology, model = launch.parsed, launch.topology, policy.runner.model
     config = model.config
     mode = {"eval_mode": parsed.parallel.eval_mode, "degree": parsed.parallel.rollout_tensor_parallel_degree}
     placement = rollout_placement(topology, config, **mode)
     rows = rows._replace(total=-(-rows.total // placement.replicas.size))
-    inner = _build_inner(launch, model, placement.engine, rows, world=topology.world)
+    inner, told = _build_inner(launch, model, placement.engine, rows, world=topology.world)
+    told.log()
     adapter = model.adapter
     if adapter is not None:
         inner = MergingEngine(inner, adapter)
@@ -90,6 +106,7 @@ def open_engine(launch: Launch, policy: Learner, rows: EngineRows, *, shows_plan
 
 def build_ahead(launch: Launch, engine: Engine, policy: Learner) -> RolloutAhead:
     """Return what holds the rollout sampled ahead; log whether it is sampled beside the updates."""
+    needs_greedy = ChosenAlgorithm.of(launch.parsed).spec.needs_greedy
     is_on = launch.parsed.on_policy.rollout_ahead > 0
     obstacle = _obstacle_beside_updates(launch, engine, policy) if is_on else None
     if is_on:
@@ -97,7 +114,7 @@ def build_ahead(launch: Launch, engine: Engine, policy: Learner) -> RolloutAhead
         if obstacle is not None:
             order = f"before the updates, which saves no time ({obstacle})"
         log.info(f"rollout_ahead=1: the next rollout is sampled {order}")
-    return RolloutAhead(is_on=is_on, overlaps=is_on and obstacle is None)
+    return RolloutAhead(is_on=is_on, overlaps=is_on and obstacle is None, needs_greedy=needs_greedy)
 
 
 def _obstacle_beside_updates(launch: Launch, engine: Engine, policy: Learner) -> str | None:
@@ -107,10 +124,10 @@ def _obstacle_beside_updates(launch: Launch, engine: Engine, policy: Learner) ->
     """
     inner = engine.inner if isinstance(engine, MergingEngine) else engine
     obstacles = {
-        "the engine reads the policy's own weights": not isinstance(inner, FusedEngine),
-        "rollouts and updates share the processes": launch.topology.world_size > 1,
+        "several processes roll out and update in one fixed order": launch.topology.world_size > 1,
         "both use the GPU": launch.topology.device != "cpu",
         "the policy is offloaded": policy.offloaded_model is not None,
+        "the engine reads the policy's own weights": not isinstance(inner, FusedEngine),
     }
     return next((why for why, holds in obstacles.items() if holds), None)
 
@@ -118,16 +135,19 @@ def _obstacle_beside_updates(launch: Launch, engine: Engine, policy: Learner) ->
 def _open_placed(launch: Launch, policy: Learner, rows: EngineRows, *, shows_plan: bool) -> PlacedEngine:
     """Return the engine of a run with ``placement``, which generates on the rollout ranks in their layout."""
     who, trained, model = launch.ranks_of("rollout"), launch.ranks_of("policy"), policy.runner.model
-    config, adapter, inner, weights = model.config, model.adapter, None, None
+    config, adapter, inner, weights, told = model.config, model.adapter, None, None, None
     if who.topology is not None:
         groups = {"tensor": who.topology.tensor, "pipeline": who.topology.pipeline}
         layers = tuple(Placement.of(who.topology).layers(config.num_hidden_layers))
         rows = rows._replace(total=-(-rows.total // who.layout.batch))
-        inner = _build_inner(launch, model, EnginePlacement(layers=layers, **groups), rows, world=who.topology.world)
+        seat = EnginePlacement(layers=layers, **groups)
+        inner, told = _build_inner(launch, model, seat, rows, world=who.topology.world)
         if adapter is not None:
             inner = MergingEngine(inner, adapter)
         if who.topology.world_size > 1:
             inner = TeamEngine(inner, who.topology.batch, config=config)
+    # The main process, which writes the log, may have no engine.
+    share_work([RoleWork(who, lambda: told)])[0].log()
     if who is not trained or trained.layout.sharding_stage == MAX_STAGE:
         held = (policy.kept_parts() or model.parts).values()
         seats = {rank: parts_of_rank(config, "causal", who.layout, index) for index, rank in enumerate(who.ranks)}
@@ -142,8 +162,9 @@ def _open_placed(launch: Launch, policy: Learner, rows: EngineRows, *, shows_pla
 
 def _build_inner(
     launch: Launch, model: CausalLM, placement: EnginePlacement, rows: EngineRows, *, world: Group
-) -> Engine:
-    """Return the engine of one replica among ``world``, which generates ``rows.total`` responses at a time.
+) -> tuple[Engine, EngineLines]:
+    """Return the engine of one replica among ``world``, which generates ``rows.total`` responses at a time, and what
+    to say of it.
 
     It samples from the whole vocabulary, including ids without a token (padding of the embedding). Log-probs are over
     all ids too: if some could never be drawn, the policy could gain negative KL by moving probability there.
@@ -154,24 +175,19 @@ def _build_inner(
         kernels = device_kernels()
         own = kernels.obstacle(model.config, placement)
         obstacle = next((o for o in world.gather_objects(own, "engine") if o is not None), None)
-        for line in unused_keys(parsed, obstacle):
-            log.warn(line)
     if obstacle is not None:
-        log.info(f"rollouts: eager engine ({obstacle})")
-        return EagerEngine(
-            model,
-            placement=placement,
-            max_batch_rows=limit if limit > 0 else None,
-            usable_vocab_size=rows.usable,
-        )
+        warnings = unused_keys(parsed, obstacle) if parsed.engine.use_fusemt else []
+        told = EngineLines(f"rollouts: eager engine ({obstacle})", tuple(warnings))
+        most = limit if limit > 0 else None
+        return EagerEngine(model, placement=placement, max_batch_rows=most, usable_vocab_size=rows.usable), told
     slots = min(rows.total, limit) if limit > 0 else rows.total
     settings = fused_settings(parsed, model.config, placement, rows=slots, device=launch.topology.device)
-    log.info(
+    told = EngineLines(
         f"rollouts: fused engine ({kernels.description}), {settings.num_slots} sequences side by side, "
         f"{settings.kv_bytes / 2**20:.0f} MiB of keys and values in {settings.kv_type}, weights in "
         f"{settings.weight_type}"
     )
-    return FusedEngine(model, settings, placement=placement, kernels=kernels, usable_vocab_size=rows.usable)
+    return FusedEngine(model, settings, placement=placement, kernels=kernels, usable_vocab_size=rows.usable), told
 
 
 def unused_keys(parsed: Parsed, obstacle: str | None) -> list[str]:

@@ -19,6 +19,7 @@ SEVERAL = {"reward_model_name_or_path": None, "reward_sources": "{reward},{funct
 SERVER |= {"reward_server": "http://localhost:9/score"}
 
 ADAPTIVE = {"use_adaptive_entropy": True}
+STARTED = {**ADAPTIVE, "entropy_coeff": 0.25}
 
 
 def _row(key: str, value: Any, observe: Any, *expected: Any, **options: Any) -> Row:
@@ -217,7 +218,7 @@ ALGORITHM = (
     _row("use_adaptive_entropy", True, lambda r: plan(r).with_entropy and r.loop.updater.entropy.target, 0.2),
     _row("entropy_target", 0.7, lambda r: r.loop.updater.entropy.target, with_=ADAPTIVE),
     _row("entropy_coeff_delta", 0.25, lambda r: r.loop.updater.entropy.step, with_=ADAPTIVE),
-    _row("entropy_coeff_min", 0.125, lambda r: r.loop.updater.entropy.minimum, with_=ADAPTIVE),
+    _row("entropy_coeff_min", 0.005, lambda r: r.loop.updater.entropy.minimum, with_=STARTED),
     _row("entropy_coeff_max", 0.75, lambda r: r.loop.updater.entropy.maximum, with_=ADAPTIVE),
     _row("kl_loss_coeff", 0.25, lambda r: _numbers(r).kl_loss_coeff, with_=GRPO, alone=True),
     _row("pg_loss_coeff", 0.5, lambda r: _numbers(r).pg_loss_coeff, with_=GRPO, alone=True),

@@ -202,3 +202,18 @@ def test_a_file_of_the_reference_suite_for_reinforce_runs_unchanged(form, kl_coe
         refuse_unbuilt(parsed, device="gpu", world_size=world_size)
     assert parsed.on_policy.rl_algorithm == "reinforce_plus_plus"
     assert (parsed.algorithm.kl_coeff, parsed.algorithm.kl_loss_coeff) == (kl_coeff, 0.001)
+
+
+@pytest.mark.parametrize(("limits", "given"), [
+    ({"entropy_coeff": 0.1, "entropy_coeff_max": 0.05}, "0, 0.1, 0.05"),
+    ({"entropy_coeff_min": 0.01}, "0.01, 0, 1"),
+    ({"entropy_coeff": 0.3, "entropy_coeff_min": 0.5, "entropy_coeff_max": 0.2}, "0.5, 0.3, 0.2"),
+])  # fmt: skip
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
+def test_an_adaptive_entropy_bonus_starts_within_its_limits(algorithm, limits, given):
+    changed = {"rl_algorithm": algorithm, "num_return_sequences": 2, **limits}
+    keys = {key.removeprefix("--"): value for key, value in zip(GRPO[::2], GRPO[1::2], strict=True)} | changed
+    said = f"needs entropy_coeff_min <= entropy_coeff <= entropy_coeff_max, got {given}$"
+    with pytest.raises(ArgumentError, match=f"use_adaptive_entropy=true {said}"):
+        parse_ppo_arguments({**keys, "use_adaptive_entropy": True})
+    parse_ppo_arguments(keys)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from contextlib import nullcontext
+from threading import current_thread, main_thread
 from types import SimpleNamespace
 
 import numpy as np
@@ -282,6 +283,19 @@ def test_tokens_are_counted_by_stage_as_often_as_they_are_worked_on(iterations, 
     assert counted == {"rollout": 12, "score": 20, "update": learned}
 
 
+@pytest.mark.parametrize("ahead", [{}, {"is_on": True}, {"is_on": True, "overlaps": True}])
+def test_every_rollout_is_timed_where_it_is_sampled(ahead, monkeypatch):
+    """A rollout beside the updates takes the time of its thread, and not that of waiting for it."""
+    counted, threads = [], []
+    monkeypatch.setattr(StageTimer, "count", lambda self, stage, tokens: counted.append((stage, tokens)))
+    monkeypatch.setattr(
+        StageTimer, "stage", lambda self, name: nullcontext(threads.append((name, current_thread() is main_thread())))
+    )
+    _run([0.0] * 3, "warn", iterations=3, ahead=RolloutAhead(**ahead))
+    assert [row for row in counted if row[0] == "rollout"] == [("rollout", 12)] * 3
+    assert threads == [("rollout", False)] * (2 if ahead.get("overlaps") else 0), "the session times the others"
+
+
 @pytest.mark.parametrize("overlaps", [False, True])
 @pytest.mark.parametrize("action", ["warn", "stop"])
 def test_a_rollout_of_earlier_weights_is_weighed_and_its_distance_is_no_gap(action, overlaps):
@@ -329,6 +343,7 @@ def test_a_rollout_in_hand_keeps_its_bits_as_json():
     )  # fmt: skip
     ahead, other = RolloutAhead(is_on=True), RolloutAhead(is_on=True)
     for greedy in (None, rollout):
+        other.needs_greedy = greedy is not None
         ahead.in_hand = Sampled(rollout, greedy, True)
         other.load_state(json.loads(json.dumps(ahead.state())))
         assert other.in_hand.epoch_ended and (other.in_hand.greedy is None) == (greedy is None)
@@ -341,6 +356,14 @@ def test_a_rollout_in_hand_keeps_its_bits_as_json():
     assert other.take() is None
     with pytest.raises(CheckpointError, match="give rollout_ahead=1"):
         RolloutAhead().load_state(ahead.state())
+    other.needs_greedy = False
+    other.load_state(ahead.state())
+    assert other.take().greedy is None, "an algorithm that compares with none"
+    other.needs_greedy, ahead.in_hand = True, Sampled(rollout, None, True)
+    with pytest.raises(
+        CheckpointError, match="without the greedy responses .* resume with the rl_algorithm that wrote it"
+    ):
+        other.load_state(ahead.state())
 
 
 @pytest.mark.parametrize(("name", "has_it"), [("grpo", True), ("ppo", False)])
