@@ -215,7 +215,7 @@ ALGORITHM = (
     _row("kl_loss_coeff", 0.5, lambda r: _numbers(r).kl_loss_weight, with_={"use_kl_loss": True}, alone=True),
     _row("kl_loss_estimator", "k2", lambda r: _numbers(r).kl_loss_estimator, with_={"use_kl_loss": True}),
     _row("importance_sampling_level", "sequence_product", lambda r: _numbers(r).ratio_clip.level, alone=True),
-    _row("use_adaptive_entropy", True, lambda r: plan(r).with_entropy and r.loop.updater.entropy.target, 0.2),
+    _row("use_adaptive_entropy", True, lambda r: plan(r).with_entropy and r.loop.updater.entropy is not None),
     _row("entropy_target", 0.7, lambda r: r.loop.updater.entropy.target, with_=ADAPTIVE),
     _row("entropy_coeff_delta", 0.25, lambda r: r.loop.updater.entropy.step, with_=ADAPTIVE),
     _row("entropy_coeff_min", 0.005, lambda r: r.loop.updater.entropy.minimum, with_=STARTED),
