@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from contextlib import nullcontext
 from threading import current_thread, main_thread
 from types import SimpleNamespace
@@ -15,10 +14,10 @@ import pytest
 from alignment.algorithms.on_policy.critic_free.dapo import DAPO
 from alignment.algorithms.on_policy.ppo import PPO, PPOHyperparameters
 from alignment.algorithms.on_policy.registered import ALGORITHMS
-from alignment.errors import CheckpointError, NumericalError, UserError
+from alignment.errors import NumericalError, UserError
 from alignment.generation.engine import GenerationOptions
 from alignment.loops.on_policy import KLController, OnPolicyLoop
-from alignment.loops.rollout_ahead import RolloutAhead, Sampled
+from alignment.loops.rollout_ahead import RolloutAhead
 from alignment.loops.updates import OnPolicyUpdater, UpdatePlan
 from alignment.parallel.micro_batches import MicroBatches
 from alignment.records import Completion, Rollout
@@ -333,37 +332,6 @@ def test_an_error_in_a_rollout_ahead_ends_the_run():
 
     with pytest.raises(UserError, match="no room"):
         _run(_Failing([0.0] * 3), "warn", iterations=2, ahead=RolloutAhead(is_on=True, overlaps=True))
-
-
-def test_a_rollout_in_hand_keeps_its_bits_as_json():
-    rollout = Rollout(
-        prompts=(np.array([1, 2]),) * 2, responses=(np.array([3]), np.array([4, 5])), finish_reasons=("stop", "length"),
-        group_ids=np.array([0, 0]), inputs=("q", [{"role": "user", "content": "q"}]), labels=(None, "a"),
-        rollout_logprobs=np.array([[-0.1, 0], [-1 / 3, -1e-30]], np.float32), policy_version=7,
-    )  # fmt: skip
-    ahead, other = RolloutAhead(is_on=True), RolloutAhead(is_on=True)
-    for greedy in (None, rollout):
-        other.needs_greedy = greedy is not None
-        ahead.in_hand = Sampled(rollout, greedy, True)
-        other.load_state(json.loads(json.dumps(ahead.state())))
-        assert other.in_hand.epoch_ended and (other.in_hand.greedy is None) == (greedy is None)
-        for read in other.in_hand.rollouts:
-            for item in dataclasses.fields(Rollout):
-                np.testing.assert_equal(getattr(read, item.name), getattr(rollout, item.name), item.name)
-            assert read.rollout_logprobs.dtype == np.float32
-    other.take()
-    other.load_state(RolloutAhead().state())
-    assert other.take() is None
-    with pytest.raises(CheckpointError, match="give rollout_ahead=1"):
-        RolloutAhead().load_state(ahead.state())
-    other.needs_greedy = False
-    other.load_state(ahead.state())
-    assert other.take().greedy is None, "an algorithm that compares with none"
-    other.needs_greedy, ahead.in_hand = True, Sampled(rollout, None, True)
-    with pytest.raises(
-        CheckpointError, match="without the greedy responses .* resume with the rl_algorithm that wrote it"
-    ):
-        other.load_state(ahead.state())
 
 
 @pytest.mark.parametrize(("name", "has_it"), [("grpo", True), ("ppo", False)])
