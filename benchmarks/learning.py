@@ -79,7 +79,7 @@ def make_start(task: str, seed: int, work: Path) -> Path:
     settings = {"arm": START, "task": task, "seed": seed, "data": str(data)}
     (folder / SETTINGS).write_text(json.dumps(settings), encoding="utf-8")
     if not (folder / POINTS).is_file():
-        write_points(folder, [{"update": 0, "cpu": 0.0, "tokens": 0, "policy": str(data / "sft" / "policy")}])
+        write_points(folder, [{"update": 0, "cpu": 0.0, "tokens": 0, "policy": str(data / "start" / "policy")}])
     return folder
 
 

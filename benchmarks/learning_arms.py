@@ -7,10 +7,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from learning_prepare import REWARD_SEED
+
 HERE = Path(__file__).resolve().parent
 ROWS = 64
 """Responses of a rollout, on both sides."""
-TRL_RATES = {"ppo": 3e-4, "grpo": 1e-3}
+TRL_RATES = {"ppo": 1e-3, "grpo": 1e-3}
 """The better ones of 3e-4 and 1e-3, by the final true score on the sorting task with seed 102."""
 TRL_ROLLOUTS = {"ppo": 40, "grpo": 60}
 _GROUPS = {"per_device_prompt_batch_size": ROWS // 8, "num_return_sequences": 8}
@@ -54,8 +56,8 @@ def settings_of(arm: str, *, task: str, seed: int, data: Path, run: Path) -> dic
         rollouts = TRL_ROLLOUTS[algorithm]
         return common | {
             "algorithm": algorithm,
-            "policy": str(data / "sft" / "policy"),
-            "reward": str(data / "rm" / "reward"),
+            "policy": str(data / "start" / "policy"),
+            "reward": str(reward_of(task, data)),
             "rows": ROWS,
             "rollouts": rollouts,
             "every": rollouts // POINTS,
@@ -64,6 +66,11 @@ def settings_of(arm: str, *, task: str, seed: int, data: Path, run: Path) -> dic
     arguments = _shared(run, seed) | (_offline(data) if arm == "dpo" else _on_policy(data, task)) | OURS[arm]
     arguments["eval_steps"] = arguments["max_steps"] // POINTS
     return common | {"trainer": "dpo" if arm == "dpo" else "ppo", "arguments": arguments}
+
+
+def reward_of(task: str, data: Path) -> Path:
+    """Return the folder of the reward model of a task."""
+    return data.parent / f"{task}-{REWARD_SEED}" / "rm" / "reward"
 
 
 def _shared(run: Path, seed: int) -> dict[str, Any]:
@@ -86,9 +93,9 @@ def _on_policy(data: Path, task: str) -> dict[str, Any]:
     return {
         "train_datasets": f"jsonl:1:{data / 'prompts_train.jsonl'}",
         "eval_datasets": f"jsonl:1:{data / 'prompts_test.jsonl'}",
+        "actor_model_name_or_path": str(data / "start" / "policy"),
+        "reward_model_name_or_path": str(reward_of(task, data)),
         "remove_same_inputs": False,  # as TRL: unique prompts would be longer ones, a harder task
-        "actor_model_name_or_path": str(data / "sft" / "policy"),
-        "reward_model_name_or_path": str(data / "rm" / "reward"),
         "max_dec_len": 16,
         "per_device_eval_batch_size": 200,
         "temperature": 1.0,
@@ -101,7 +108,7 @@ def _offline(data: Path) -> dict[str, Any]:
     return {
         "train_datasets": f"jsonl:1:{data / 'pairs_train.jsonl'}",
         "eval_datasets": f"jsonl:1:{data / 'pairs_test.jsonl'}",
-        "model_name_or_path": str(data / "sft" / "policy"),
+        "model_name_or_path": str(data / "start" / "policy"),
         "per_device_eval_batch_size": 64,
         "max_steps": 120,
     }

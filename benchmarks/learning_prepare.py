@@ -1,4 +1,8 @@
-"""The models that every run of ``learning.py`` starts from: a supervised policy and a reward model of a task."""
+"""The models that every run of ``learning.py`` starts from: a supervised policy and a reward model of a task.
+
+The policy has seen few demonstrations, so that its greedy answers can improve as well. The reward model starts from one
+that has seen many: what it knows of a task should not end where the policy starts.
+"""
 
 from __future__ import annotations
 
@@ -28,33 +32,45 @@ COMMON = {
 
 
 def prepare(task: str, seed: int, folder: Path) -> None:
-    """Write the task's files into ``folder`` and train ``sft/policy`` and ``rm/reward``; what is there is kept."""
-    if (folder / "rm" / "reward" / "config.json").is_file():
-        return
+    """Write the task's files into ``folder`` and train ``start/policy`` (and ``rm/reward`` in one of a task's folders).
+
+    What is there is kept.
+    """
     write_task(task, seed, folder)
-    stages = {
-        "sft": {
-            "model_config_name_or_path": folder / "model",
-            "tokenizer_name_or_path": folder / "model",
-            "num_train_epochs": 4,
-            "learning_rate": 0.003,
-        },
+    new = {
+        "model_config_name_or_path": folder / "model",
+        "tokenizer_name_or_path": folder / "model",
+        "learning_rate": 0.003,
+    }
+    stages: dict[str, dict[str, Any]] = {
+        "start": {**new, "max_steps": START_STEPS[task]},
+        "sft": {**new, "num_train_epochs": 4},
         "rm": {
             "model_name_or_path": folder / "sft" / "policy",
-            "num_train_epochs": 3,
-            "learning_rate": 0.0015,
+            "num_train_epochs": 4,
+            "per_device_train_batch_size": 64,
+            "learning_rate": 0.003,
             "loss_type": "sequence-wise",
             "regularization": 0.001,
         },
     }
     for stage, own in stages.items():
-        rows = {"sft": "sft", "rm": "pairs"}[stage]
+        if stage != "start" and seed != REWARD_SEED:
+            continue
+        if any((folder / stage).glob("*/config.json")):
+            continue
+        rows = {"rm": "pairs"}.get(stage, "sft")
         arguments = {**COMMON, **own, "output_dir": folder / stage, "seed": seed}
         arguments |= {f"{k}_datasets": f"jsonl:1:{folder}/{rows}_{s}.jsonl" for k, s in SPLITS.items()}
         train(stage, arguments, folder)
 
 
+REWARD_SEED = 1
+"""Seed of the reward model, which all seeds of a task share."""
+START_STEPS = {"packing": 300, "sorting": 300, "closing": 150}
+"""Steps of 32 demonstrations for the policy."""
 SPLITS = {"train": "train", "eval": "test"}
+TRAINER = {"start": "sft"}
 
 
 def train(stage: str, arguments: dict[str, Any], folder: Path) -> None:
@@ -62,5 +78,5 @@ def train(stage: str, arguments: dict[str, Any], folder: Path) -> None:
     file = folder / f"{stage}.json"
     file.write_text(json.dumps(arguments, default=str), encoding="utf-8")
     with (folder / f"{stage}.log").open("w", encoding="utf-8") as log:
-        command = [sys.executable, "-m", "alignment", "train", stage, str(file)]
+        command = [sys.executable, "-m", "alignment", "train", TRAINER.get(stage, stage), str(file)]
         subprocess.run(command, check=True, stdout=log, stderr=log, cwd=ROOT)

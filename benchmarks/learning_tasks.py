@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 from alignment.data.sources import packing
 from alignment.data.sources.packing_generate import (
     DEMONSTRATOR_CARE,
-    LABEL_NOISE,
     SPECIAL_TOKENS,
     build_tokenizer,
     build_tokenizer_config,
@@ -28,7 +27,7 @@ from alignment.data.sources.packing_generate import (
 
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
 BRACKETS = MappingProxyType({"(": ")", "[": "]", "{": "}", "<": ">", "/": "\\", "begin": "end"})
-NUM_ROWS = {"sft": (6000, 100), "pairs": (8000, 300), "prompts": (3000, 200)}
+NUM_ROWS = {"sft": (6000, 100), "pairs": (24000, 300), "prompts": (3000, 200)}
 """Kind of file to rows for training and held out."""
 
 
@@ -150,14 +149,21 @@ def generate_rows(task: Task, kind: str, *, seed: int, test: bool) -> Iterator[d
         if kind == "sft":
             row["answer"] = task.write(wanted, DEMONSTRATOR_CARE, rng)
         elif kind == "pairs":
-            answers = [task.write(wanted, rng.random(), rng) for _ in range(2)]
+            answers = [task.write(misread(wanted, task, rng), rng.random(), rng) for _ in range(2)]
             scores = [task.score(prompt, answer) for answer in answers]
             if abs(scores[0] - scores[1]) < 1e-9:
                 continue
-            is_turned = rng.random() < LABEL_NOISE and not test
-            row |= {"answer": answers[0], "other_answer": answers[1], "better": (scores[0] > scores[1]) != is_turned}
+            row |= {"answer": answers[0], "other_answer": answers[1], "better": scores[0] > scores[1]}
         count += 1
         yield row
+
+
+def misread(wanted: Sequence[str], task: Task, rng: Random) -> list[str]:
+    """Return, half the time, ``wanted`` with half of its words replaced: a reward model learns to look at the prompt."""
+    pool = task.wanted(task.asked)
+    if rng.random() < 0.5:
+        return list(wanted)
+    return [pool[int(len(pool) * rng.random())] if rng.random() < 0.5 else word for word in wanted]
 
 
 def write_task(name: str, seed: int, folder: Path) -> None:
