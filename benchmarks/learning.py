@@ -2,10 +2,10 @@
 
     python benchmarks/learning.py --peer PEER/bin/python --ppo_peer FOLDER [--seeds 1 2 3] [--write]
 
-Three generated tasks (``learning_tasks.py``). For each task and seed one supervised policy and one reward model are
-trained, from which every run of both sides starts. PEER is an environment with trl 1.16; FOLDER holds trl 1.12
-(``pip install --no-deps --target FOLDER trl==1.12.0``), the last release with PPO. Every policy is judged by the same
-engine on held-out prompts. Finished runs in ``--work`` are kept, so a run that was stopped goes on.
+Three generated tasks (``learning_tasks.py``). For each task one reward model is trained, and for each seed one
+supervised policy, from which every run of both sides starts. PEER is an environment with trl 1.16; FOLDER holds trl
+1.12 (``pip install --no-deps --target FOLDER trl==1.12.0``), the last release with PPO. Every policy is judged by the
+same engine on held-out prompts. Finished runs in ``--work`` are kept, so a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(1, str(ROOT))
 
 from learning_arms import OURS, PEER, settings_of  # noqa: E402
-from learning_prepare import prepare  # noqa: E402
+from learning_prepare import REWARD_SEED, prepare  # noqa: E402
 from learning_report import START, read_runs, write_results  # noqa: E402
 from learning_tasks import TASKS  # noqa: E402
 from learning_work import POINTS, SETTINGS, read_points, write_points  # noqa: E402
@@ -36,7 +36,7 @@ def main() -> None:
     """Run what the command line asks for."""
     options = parse_options()
     cases = [(task, seed) for seed in options.seeds for task in options.tasks]
-    for task, seed in cases:
+    for task, seed in [*((task, REWARD_SEED) for task in options.tasks), *cases]:
         prepare(task, seed, options.work / f"{task}-{seed}")
     runs = {arm: [make_run(arm, *case, options.work) for case in cases] for arm in options.arms}
     with ThreadPoolExecutor(options.jobs) as pool:

@@ -133,16 +133,21 @@ def costs(runs: Sequence[Run]) -> Iterator[str]:
 
 
 def summary(runs: Sequence[Run]) -> Iterator[str]:
-    """Yield, for each arm, how often it reached TRL's final score, and in what share of the CPU seconds."""
-    yield "| run | reached TRL PPO's final score | median share of its CPU | reached TRL GRPO's | median share |"
-    yield "|---|---|---|---|---|"
-    for arm in sorted({run.arm for run in runs if not run.arm.startswith("trl")}):
+    """Yield, for each arm, how often and at what share of CPU seconds it reached TRL's final score; its greedy score."""
+    yield (
+        "| run | reached TRL PPO's final score | median share of its CPU | reached TRL GRPO's | median share | "
+        "greedy: mean change, runs below the start |"
+    )
+    yield "|---|---|---|---|---|---|"
+    for arm in sorted({run.arm for run in runs}):
         cells = []
         for peer in PEERS:
             pairs = [(run, peer_of(runs, run, peer)) for run in runs if run.arm == arm]
             shares = [share(run, other, "cpu") for run, other in pairs if other is not None]
             found = [float(one) for one in shares if one != "-"]
             cells += [f"{len(found)} of {len(shares)}", f"{median(found):.2f}" if found else "-"]
+        greedy = [run.points[-1]["greedy"] - run.points[0]["greedy"] for run in runs if run.arm == arm]
+        cells.append(f"{mean(greedy):+.3f}, {sum(change < 0 for change in greedy)} of {len(greedy)}")
         yield f"| {arm} | {' | '.join(cells)} |"
 
 

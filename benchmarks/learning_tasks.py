@@ -159,7 +159,7 @@ def generate_rows(task: Task, kind: str, *, seed: int, test: bool) -> Iterator[d
 
 
 def misread(wanted: Sequence[str], task: Task, rng: Random) -> list[str]:
-    """Return, half the time, ``wanted`` with half of its words replaced: a reward model learns to look at the prompt."""
+    """Return, half the time, ``wanted`` with about half of its words replaced: such answers do not fit their prompt."""
     pool = task.wanted(task.asked)
     if rng.random() < 0.5:
         return list(wanted)

@@ -234,15 +234,15 @@ _FAST_GROUPS = {
     **_FAST,
     "per_device_prompt_batch_size": Setting(32, unless=_BATCH_OF_128),
     "num_return_sequences": Setting(4),
-    "learning_rate": Setting(1.5e-3),
+    "learning_rate": Setting(2e-3),
     "warmup_ratio": Setting(0.3),
 }
 _RECOMMENDED = {
     "ppo": {
         **_FAST,
         "per_device_prompt_batch_size": Setting(128, unless=(*_BATCH_OF_128, "num_return_sequences")),
-        "learning_rate": Setting(2e-3),
-        "critic_learning_rate": Setting(3e-3, unless=("learning_rate",)),
+        "learning_rate": Setting(4e-3),
+        "critic_learning_rate": Setting(4e-3, unless=("learning_rate",)),
         **_kl(0.2),
         "gae_lambda": Setting(0.95),
         "normalize_advantage": Setting(True),
