@@ -133,7 +133,7 @@ def costs(runs: Sequence[Run]) -> Iterator[str]:
 
 
 def summary(runs: Sequence[Run]) -> Iterator[str]:
-    """Yield, for each arm, how often and at what share of CPU seconds it reached TRL's final score; its greedy score."""
+    """Yield, for each arm, how often and at what share of CPU time it reached TRL's final score; its greedy score."""
     yield (
         "| run | reached TRL PPO's final score | median share of its CPU | reached TRL GRPO's | median share | "
         "greedy: mean change, runs below the start |"
