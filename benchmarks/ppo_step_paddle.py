@@ -102,11 +102,11 @@ class PaddleSide:
         self.variants["library"] = self.variants["plain"] if self.obstacle else self._rollouts(self._fused(policy))
         self.engine, self.collector = self.variants["library"]
         self.judge = self._judge(launch)
-        on_policy = self.parsed.on_policy
+        engine = self.parsed.engine
         self.gate = LogprobGate(
-            limit=on_policy.logprob_gap_limit,
-            action=on_policy.on_logprob_gap,
-            weight_cap=on_policy.importance_weight_cap,
+            limit=engine.logprob_gap_limit,
+            action=engine.on_logprob_gap,
+            weight_cap=self.parsed.on_policy.importance_weight_cap,
         )
         self.hyperparameters = self.parsed.algorithm
         self.updater = self._updater()

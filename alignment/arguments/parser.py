@@ -43,6 +43,10 @@ class Values:
             raise Unusable(key)
         return self._values[key]
 
+    def get(self, key: str, default: Any) -> Any:
+        """Return the value of ``key``, or ``default`` if this run has no such key."""
+        return getattr(self, key) if key in self._origins else default
+
     def given(self, key: str) -> bool:
         """Tell whether the user gave the key."""
         return is_given(self._origins.get(key, "default"))

@@ -188,7 +188,7 @@ def check_sampling(v: Values) -> Iterator[str]:
 
 def check_hacking_action(v: Values) -> Iterator[str]:
     """Check that what is to be done about a hacked reward can be done."""
-    action, in_loss = v.on_reward_hacking, getattr(v, "use_kl_loss", True) and getattr(v, "kl_loss_coeff", 0)
+    action, in_loss = v.on_reward_hacking, v.get("use_kl_loss", True) and v.get("kl_loss_coeff", 0)
     if action == "raise_kl" and not v.kl_coeff and not in_loss:
         yield "on_reward_hacking=raise_kl doubles the KL coefficients, and all are 0: give kl_coeff (or kl_loss_coeff)"
     if action == "raise_kl" and v.kl_target is not None:

@@ -30,7 +30,7 @@ class References:
         keys = [f"{subject.trainer} {changed}" for subject, changed in zip(subjects, alone, strict=True)]
         jobs = {}
         for key, subject, changed in zip(keys, subjects, alone, strict=True):
-            if key not in self._known:
+            if key not in self._known and key not in jobs:
                 output = f"one-{len(self._known) + len(jobs)}"
                 jobs[key] = subject.trainer, write_arguments(self._folder, subject.trainer, output, changed)
         if jobs:

@@ -22,6 +22,7 @@ from alignment.parallel.initialise import select_device
 from alignment.records import RawSample
 from alignment.rollout.rewards.user_code import load_function
 from alignment.runs.frozen import frozen_functions, frozen_model
+from alignment.runs.on_policy.reward_models import tell_readiness
 from alignment.runs.stages.score_arguments import ScoreArguments
 from alignment.runs.stages.scoring_sources import SourceBuilder, Texts, model_folder
 from alignment.runs.stages.stage import ALONE
@@ -98,11 +99,10 @@ class Scoring:
 
     def inputs(self) -> dict[str, Any]:
         """Return the contents of the models and of the file."""
-        models = {
-            entry.log_as: frozen_model(f"the model {entry.log_as}", str(model_folder(entry)), ALONE).content
-            for entry in self.parsed.sources.entries
-            if entry.is_model
-        }
+        folders = {entry.log_as: str(model_folder(entry)) for entry in self.parsed.sources.entries if entry.is_model}
+        for folder in folders.values():
+            tell_readiness(folder)
+        models = {name: frozen_model(f"the model {name}", folder, ALONE).content for name, folder in folders.items()}
         digest = hashlib.sha256()
         for row in self.answered:
             digest.update(repr((row.prompt, row.responses, row.label, row.reasons)).encode())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -170,6 +171,14 @@ def test_keys_without_effect_are_named(written, tmp_path, caplog):
         f"value_head_prefix=head {said}",
         f"score_before_padding=true {said}",
     ]
+
+
+def test_a_reward_model_that_should_not_be_trusted_is_named(written, models, tmp_path, caplog):
+    run_folder = tmp_path / "run"
+    shutil.copytree(models / "reward", run_folder / "reward")
+    (run_folder / "readiness.json").write_text(json.dumps({"trust": "no", "line": "it likes long answers"}))
+    run(written, reward_sources=str(run_folder))
+    assert any("it likes long answers" in message for message in caplog.messages)
 
 
 def test_dates_of_a_table_are_written_as_text(written, tmp_path):
