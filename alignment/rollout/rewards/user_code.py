@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sysconfig
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from alignment.data.raw.modules import load_module
 from alignment.errors import ArgumentError, PassingRewardError, RewardError
+from alignment.rollout.rewards.text_batch import TextBatch
 
 _NOT_USERS = (
     "<",
@@ -32,6 +33,16 @@ def load_function(path: str, base_dir: Path) -> Callable[..., Any]:
             f"reward_function={path!r}: {module_name} has no function {name!r} (it has {', '.join(own[:10]) or 'none'})"
         )
     return function
+
+
+def text_function(path: str, base_dir: Path, options: Mapping[str, Any]) -> Callable[[TextBatch], Any]:
+    """Return the reward function ``path`` (see ``load_function``) with ``options``, as a function of a batch."""
+    function = load_function(path, base_dir)
+
+    def score(batch: TextBatch) -> Any:
+        return function(batch.inputs, batch.responses, batch.labels, **options)
+
+    return score
 
 
 def describe_failure(error: BaseException) -> str:

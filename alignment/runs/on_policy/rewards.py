@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -24,7 +23,7 @@ from alignment.rollout.rewards.reward_service import HttpReward
 from alignment.rollout.rewards.scorers import FailurePolicy, ModelScorer, Scorer, TextScorer
 from alignment.rollout.rewards.terms import ScoreTerms
 from alignment.rollout.rewards.text_batch import TextBatch
-from alignment.rollout.rewards.user_code import load_function
+from alignment.rollout.rewards.user_code import text_function
 from alignment.runs.launch import Launch
 from alignment.runs.on_policy.reward_models import LoadedReward, Sources, reward_role
 from alignment.runs.on_policy.roles import Roles
@@ -208,12 +207,8 @@ def _score_with_service(launch: Launch, roles: Roles, address: str) -> TextScore
 def _score_with_function(
     launch: Launch, roles: Roles, path: str, options: Mapping[str, Any] = MappingProxyType({})
 ) -> TextScorer:
-    function = partial(load_function(path, launch.parsed.base_dir), **options)
-
-    def score(batch: TextBatch) -> Any:
-        return function(batch.inputs, batch.responses, batch.labels)
-
-    return _score_text(launch, roles, score, f"reward function {path}")
+    call = text_function(path, launch.parsed.base_dir, options)
+    return _score_text(launch, roles, call, f"reward function {path}")
 
 
 def _score_text(launch: Launch, roles: Roles, call: Callable[[TextBatch], Any], name: str) -> TextScorer:

@@ -18,10 +18,11 @@ from alignment.data.raw.layouts.samples import prompt_of
 from alignment.data.raw.raw_sample import check_sample
 from alignment.data.sources.tables import Table, read_table
 from alignment.errors import ArgumentError, DataError
+from alignment.models.tokenizer.tokenizer import load_tokenizer
 from alignment.parallel.initialise import select_device
 from alignment.records import RawSample
 from alignment.rollout.rewards.user_code import load_function
-from alignment.runs.frozen import frozen_functions, frozen_model
+from alignment.runs.frozen import frozen_functions, frozen_model, frozen_tokenizer
 from alignment.runs.on_policy.reward_models import tell_readiness
 from alignment.runs.stages.score_arguments import ScoreArguments
 from alignment.runs.stages.scoring_sources import SourceBuilder, Texts, model_folder
@@ -102,7 +103,16 @@ class Scoring:
         folders = {entry.log_as: str(model_folder(entry)) for entry in self.parsed.sources.entries if entry.is_model}
         for folder in folders.values():
             tell_readiness(folder)
-        models = {name: frozen_model(f"the model {name}", folder, ALONE).content for name, folder in folders.items()}
+        models = {
+            name: [
+                item.content
+                for item in (
+                    frozen_model(name, folder, ALONE),
+                    *frozen_tokenizer(folder, load_tokenizer(folder), "tokenizer"),
+                )
+            ]
+            for name, folder in folders.items()
+        }
         digest = hashlib.sha256()
         for row in self.answered:
             digest.update(repr((row.prompt, row.responses, row.label, row.reasons)).encode())

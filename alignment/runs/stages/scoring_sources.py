@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -26,7 +25,7 @@ from alignment.rollout.rewards.retokenize import BeforePadding, Retokenized
 from alignment.rollout.rewards.reward_service import HttpReward
 from alignment.rollout.rewards.scorers import FailurePolicy, ModelScorer, Scorer, TextScorer
 from alignment.rollout.rewards.text_batch import TextBatch
-from alignment.rollout.rewards.user_code import load_function
+from alignment.rollout.rewards.user_code import load_function, text_function
 from alignment.runs.on_policy.reward_models import check_kind
 from alignment.runs.stages.policy import Voice
 from alignment.runs.stages.score_arguments import SourceArguments
@@ -154,12 +153,7 @@ class SourceBuilder:
         return PairwiseScorer(runner, reader, rows_per_batch=self._rows_of(entry)), None
 
     def _function(self, entry: RewardEntry) -> tuple[Scorer, ScoreModel | None]:
-        function = partial(load_function(entry.name, self._base), **entry.options)
-
-        def score(batch: TextBatch) -> Any:
-            return function(batch.inputs, batch.responses, batch.labels)
-
-        return self._text(score, f"reward function {entry.name}")
+        return self._text(text_function(entry.name, self._base, entry.options), f"reward function {entry.name}")
 
     def _service(self, entry: RewardEntry) -> tuple[Scorer, ScoreModel | None]:
         call = HttpReward(entry.name, timeout_seconds=self._given.reward_timeout)

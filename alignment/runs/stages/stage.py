@@ -58,8 +58,7 @@ def run_stage(work: Work) -> None:
     ArgumentError if the file exists, if another run writes it, or if a part was made from other arguments or inputs.
     """
     given, units = work.given, work.units
-    device = "cpu" if given.device is None else given.device
-    for effect in report_effects(work.parsed, device=device, world_size=1):
+    for effect in report_effects(work.parsed, device=given.device or "cpu", world_size=1):
         log.warn(str(effect))
     parts = Parts(Path(given.output_file))
     with _held(parts.folder):

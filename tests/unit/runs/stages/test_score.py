@@ -164,6 +164,18 @@ def test_a_changed_function_is_not_mixed_with_what_was_scored_before(written, tm
         run(written, **words)
 
 
+def test_a_changed_template_of_a_reward_model_is_another_input(written, models, tmp_path):
+    folder = tmp_path / "reward"
+    shutil.copytree(models / "reward", folder)
+    parsed = parse_arguments(GROUPS, written | {"reward_sources": str(folder)})
+    before = Scoring(parsed).inputs()
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["chat_template"] = settings["chat_template"] + " "
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    after = Scoring(parsed).inputs()
+    assert [key for key in before if before[key] != after[key]] == ["models"]
+
+
 def test_keys_without_effect_are_named(written, tmp_path, caplog):
     run(written, reward_sources=f"{tmp_path}/mine.py:length", value_head_prefix="head", score_before_padding=True)
     said = "has no effect: no source is a model or cost"
