@@ -1,0 +1,17 @@
+"""Qwen2 and Qwen2.5."""
+
+from __future__ import annotations
+
+from alignment.architecture.family import Family, PaddleNLP
+from alignment.architecture.layer_weights import LLAMA_LAYER
+
+FAMILY = Family(
+    name="qwen2",
+    class_prefix="Qwen2",
+    layer=LLAMA_LAYER,
+    flags={"attention_bias": True},
+    window="asked",
+    defaults={"max_position_embeddings": 32768, "sliding_window": 4096},
+    default_kv_heads=32,
+    paddlenlp=PaddleNLP(),
+)

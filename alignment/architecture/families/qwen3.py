@@ -1,0 +1,16 @@
+"""Qwen3."""
+
+from __future__ import annotations
+
+from alignment.architecture.family import Family
+from alignment.architecture.layer_weights import LLAMA_LAYER
+
+FAMILY = Family(
+    name="qwen3",
+    class_prefix="Qwen3",
+    layer=LLAMA_LAYER,
+    flags={"attention_bias": "attention_bias", "attention_output_bias": "attention_bias", "qk_norm": True},
+    window="asked",
+    defaults={"max_position_embeddings": 32768, "sliding_window": 4096, "head_dim": 128},
+    default_kv_heads=32,
+)
