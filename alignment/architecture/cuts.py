@@ -11,17 +11,20 @@ The tables of ``families`` say how each tensor is split.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.families import EMBEDDING, GATING, OUTSIDE, SCORE
-from alignment.architecture.family import LAYERS, Dimension, Weight
+from alignment.architecture.family import EACH, LAYERS, Dimension, Weight
 from alignment.architecture.layout import Layout
 from alignment.architecture.parts import Part, even_cut
 
 KINDS = ("causal", "score")
+_EXPERT = re.compile(r"\.experts\.[0-9]+\.")
+"""The number of an expert within the name of one of its tensors."""
 
 
 class _Tensor(NamedTuple):
@@ -58,8 +61,9 @@ def whole_shapes(
     sizes = config.dimensions
     before, final, score, head = OUTSIDE
     shapes = _shapes_of(before, sizes)
-    layer = layer_shapes(config)
+    kinds = {has_experts: layer_shapes(config, has_experts=has_experts) for has_experts in (False, True)}
     for index in range(config.num_hidden_layers):
+        layer = kinds[config.has_experts(index)]
         shapes.update({f"{LAYERS}{index}.{name}": shape for name, shape in layer.items()})
     shapes |= _shapes_of(final, sizes)
     if kind == "score":
@@ -71,14 +75,26 @@ def whole_shapes(
     return shapes
 
 
-def layer_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
-    """Return the whole shape of every tensor of a layer by its name within the layer, in table order."""
+def layer_shapes(config: DecoderConfig, *, has_experts: bool = False) -> dict[str, tuple[int, ...]]:
+    """Return the whole shape of every tensor of a layer, with or without experts, by its name within the layer."""
     shapes: dict[str, tuple[int, ...]] = {}
-    for weight in config.family.layer:
-        if not weight.needs or getattr(config, weight.needs):
-            has_bias = bool(weight.bias) and getattr(config, weight.bias)
-            shapes |= _shapes_of(weight, config.dimensions, has_bias=has_bias)
+    for weight in layer_weights(config, has_experts=has_experts):
+        has_bias = bool(weight.bias) and getattr(config, weight.bias)
+        for number in range(config.experts.count if weight.is_expert else 1):
+            shapes |= _shapes_of(weight.numbered(number), config.dimensions, has_bias=has_bias)
     return shapes
+
+
+def layer_weights(config: DecoderConfig, *, has_experts: bool) -> list[Weight]:
+    """Return the weights in the family's table of a layer with or without experts, in table order."""
+    absent = "dense" if has_experts else "experts"
+    return [
+        weight
+        for weight in config.family.layer
+        if weight.layers != absent
+        and (not weight.needs or getattr(config, weight.needs))
+        and all(config.dimensions[dimension] for dimension in weight.dimensions)
+    ]
 
 
 def _shapes_of(weight: Weight, sizes: Mapping[Dimension, int], *, has_bias: bool = False) -> dict[str, tuple[int, ...]]:
@@ -148,17 +164,20 @@ def _find(name: str, config: DecoderConfig) -> _Tensor:
     if name.startswith(GATING):  # held whole wherever the score head is
         stem = SCORE.rpartition(".")[0]
     if name.startswith(LAYERS):
-        stem, weights = stem.removeprefix(LAYERS).partition(".")[2], config.family.layer
+        within = stem.removeprefix(LAYERS).partition(".")[2]
+        stem, weights = _EXPERT.sub(rf".experts.{EACH}.", within), config.family.layer
     return _Tensor(next(weight for weight in weights if weight.name == stem), ending == "bias")
 
 
-def local_layer_shapes(config: DecoderConfig, *, tensor_degree: int, tensor_index: int) -> dict[str, tuple[int, ...]]:
+def local_layer_shapes(
+    config: DecoderConfig, *, tensor_degree: int, tensor_index: int, has_experts: bool = False
+) -> dict[str, tuple[int, ...]]:
     """Like ``layer_shapes``, for the parts that process ``tensor_index`` holds."""
     return {
         name: local_part(
             f"{LAYERS}0.{name}", shape, config, tensor_degree=tensor_degree, tensor_index=tensor_index
         ).extent
-        for name, shape in layer_shapes(config).items()
+        for name, shape in layer_shapes(config, has_experts=has_experts).items()
     }
 
 
@@ -257,6 +276,8 @@ def _tensor_problem(config: DecoderConfig, degree: int) -> str:
     if kv_heads % degree and degree % kv_heads:
         return f"neither divides the model's {kv_heads} key and value heads nor is a multiple of them"
     sizes: Mapping[str, int] = {"intermediate_size": config.intermediate_size, "vocab_size": config.vocab_size}
+    if config.experts is not None:
+        sizes = {**sizes, config.family.experts.inner: config.experts.inner}
     return next((f"is more than the model's {name} {size}" for name, size in sizes.items() if size < degree), "")
 
 

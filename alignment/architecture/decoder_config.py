@@ -18,6 +18,7 @@ from alignment.architecture.config_rules import (
     read_heads,
     read_window,
 )
+from alignment.architecture.experts import Experts, read_experts, write_experts
 from alignment.architecture.families import FAMILIES
 from alignment.architecture.family import FLAGS, Dimension, Family
 from alignment.architecture.paddlenlp_config import from_paddlenlp
@@ -58,6 +59,8 @@ class DecoderConfig:
     """True: RMS norm on each query and key head (qwen3)."""
     sliding_window: int | None = None
     """Tokens seen by a query; None: all of them."""
+    experts: Experts | None = None
+    """The feed-forward blocks that choose among experts; None: there are none."""
     initializer_range: float = 0.02
     """Standard deviation of randomly initialised weights."""
     bos_token_id: int | None = None
@@ -87,13 +90,21 @@ class DecoderConfig:
             "keys": self.num_key_value_heads * self.head_dim,
             "head": self.head_dim,
             "one": 1,
+            "experts": self.experts.count if self.experts else 0,
+            "expert_inner": self.experts.inner if self.experts else 0,
+            "shared_inner": self.experts.shared_inner if self.experts else 0,
         }
+
+    def has_experts(self, layer: int) -> bool:
+        """Return whether the layer of this number chooses among experts."""
+        return self.experts is not None and layer not in self.experts.dense_layers
 
     @property
     def features(self) -> frozenset[str]:
         """The names of the features that an engine must support to run this model."""
         flags = {name for name in (*FLAGS, "tie_word_embeddings") if getattr(self, name)}
         windowed = {"sliding_window"} if self.sliding_window is not None else set()
+        windowed |= {"experts"} if self.experts is not None else set()
         kind = (self.rope_scaling or {}).get("rope_type", "default")
         family = self.family
         return frozenset(
@@ -128,6 +139,7 @@ class DecoderConfig:
             **rope,
             **read_flags(given, family),
             sliding_window=read_window(given, family, longest, place),
+            experts=read_experts(given, family.experts, place),
             eos_token_id=tuple(eos) if isinstance(eos, (list, tuple)) else eos,
             raw=raw,
             trained_template=given.get(TEMPLATE_KEY),
@@ -165,6 +177,7 @@ class DecoderConfig:
         kept.update({name: getattr(self, name) for name in names})
         kept.update({key: getattr(self, flag) for flag, key in self.family.flags.items() if isinstance(key, str)})
         kept["rope_scaling"] = None if self.rope_scaling is None else dict(self.rope_scaling)
+        kept |= write_experts(self.experts, self.family.experts)
         kept["eos_token_id"] = as_json_ids(self.eos_token_id)
         kept["hidden_act"] = self.family.activations[0]
         kept |= {} if self.trained_template is None else {TEMPLATE_KEY: dict(self.trained_template)}

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 LAYERS = "model.layers."
 """Prefix of a layer's number in tensor names."""
+EACH = "{}"
+"""The number of an expert in names of weights."""
 FLAGS = ("attention_bias", "attention_output_bias", "mlp_bias", "qk_norm")
 """Fields of DecoderConfig that a family derives from config.json or fixes."""
 
-Dimension = Literal["vocabulary", "hidden", "inner", "queries", "keys", "head", "one"]
+Dimension = Literal[
+    "vocabulary", "hidden", "inner", "queries", "keys", "head", "one", "experts", "expert_inner", "shared_inner"
+]
 """The meaning of an axis; ``queries`` and ``keys`` are concatenated heads."""
 
 
@@ -22,7 +26,9 @@ class Weight:
     role: str
     """The name by which decoder and engines look it up."""
     name: str
-    """Hugging Face's name without ``.weight``, and without the prefix of the layer."""
+    """Hugging Face's name without ``.weight``, and without the prefix of the layer. An expert's has ``EACH`` for its
+    number: there is one such weight for each expert.
+    """
     dimensions: tuple[Dimension, ...]
     """Its axes in memory: a matrix is (inputs, outputs), an embedding (tokens, width)."""
     kind: Literal["matrix", "embedding", "norm"] = "matrix"
@@ -35,6 +41,17 @@ class Weight:
     """The flag of DecoderConfig that the weight depends on; empty: it always exists."""
     bias: str = ""
     """The flag of DecoderConfig that the bias depends on; empty: there is none."""
+    layers: Literal["all", "dense", "experts"] = "all"
+    """The layers that have it: ``dense`` have one plain feed-forward block, those with ``experts`` choose among many."""
+
+    @property
+    def is_expert(self) -> bool:
+        """Whether there is one such weight for each expert."""
+        return EACH in self.name
+
+    def numbered(self, expert: int) -> Weight:
+        """Return the weight of one expert; a weight of all tokens is returned as it is."""
+        return replace(self, name=self.name.replace(EACH, str(expert)))
 
     def axis(self, *, is_bias: bool) -> int | None:
         """Return the axis along which the weight or the bias is split; None if it is replicated."""
@@ -46,6 +63,22 @@ class Weight:
     def cut_dimension(self) -> Dimension | None:
         """The dimension that is split, or None."""
         return {"columns": self.dimensions[-1], "rows": self.dimensions[0], "whole": None}[self.cut]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertKeys:
+    """The keys of config.json that describe a family's experts."""
+
+    count: tuple[str, ...]
+    """The number of experts in a layer, by several versions of transformers."""
+    inner: str
+    """The width of one expert."""
+    shared_inner: str = ""
+    """The width of the expert that every token is given to; empty: there is none."""
+    asks_normalisation: bool = False
+    """Whether ``norm_topk_prob`` says if the weights of a token's experts add up to 1; False: they do."""
+    has_dense_layers: bool = False
+    """Whether ``decoder_sparse_step`` and ``mlp_only_layers`` say which layers have experts; False: all have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +117,8 @@ class Family:
     """The normalisation of hidden states."""
     activations: tuple[str, ...] = ("silu", "swish")
     """Names of the gate's activation in config.json; the first is written."""
+    experts: ExpertKeys | None = None
+    """None: a feed-forward block is one network."""
     paddlenlp: PaddleNLP | None = None
     """None: PaddleNLP has no such model."""
 

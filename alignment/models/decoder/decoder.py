@@ -67,16 +67,6 @@ def _norm_heads(norm: RmsNorm | None, x: paddle.Tensor) -> paddle.Tensor:
     return x if norm is None else norm(x.reshape([-1, norm.weight.shape[0]])).reshape(x.shape)
 
 
-class FeedForward(RoleLayers):
-    """This process's columns of the gated feed-forward block."""
-
-    def forward(self, x: paddle.Tensor, region: TensorRegion, use: AdapterUse) -> paddle.Tensor:
-        """Return [rows, H] for x [rows, H]."""
-        x = region.enter(x)
-        inner = swiglu(self["gate"](x, use), self["up"](x, use))
-        return self["down"](inner, region, use)
-
-
 class DecoderLayer(RoleLayers):
     """Pre-norm attention and feed-forward with residual connections."""
 

@@ -1,0 +1,31 @@
+"""Qwen1.5-MoE and Qwen2-MoE."""
+
+from __future__ import annotations
+
+from alignment.architecture.expert_weights import QWEN2_MOE_LAYER
+from alignment.architecture.family import ExpertKeys, Family
+
+FAMILY = Family(
+    name="qwen2_moe",
+    class_prefix="Qwen2Moe",
+    layer=QWEN2_MOE_LAYER,
+    flags={"attention_bias": "qkv_bias"},
+    window="asked",
+    defaults={
+        "max_position_embeddings": 32768,
+        "sliding_window": 4096,
+        "qkv_bias": True,
+        "num_experts": 60,
+        "num_experts_per_tok": 4,
+        "moe_intermediate_size": 1408,
+        "shared_expert_intermediate_size": 5632,
+    },
+    default_kv_heads=16,
+    experts=ExpertKeys(
+        count=("num_experts",),
+        inner="moe_intermediate_size",
+        shared_inner="shared_expert_intermediate_size",
+        asks_normalisation=True,
+        has_dense_layers=True,
+    ),
+)

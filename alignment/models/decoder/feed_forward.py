@@ -1,0 +1,95 @@
+"""The feed-forward blocks: a plain network, or one that chooses a few of many experts for each token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import paddle
+import paddle.nn.functional as F
+from paddle import nn
+
+from alignment.architecture.experts import Experts
+from alignment.architecture.family import EACH, Weight
+from alignment.models.decoder.adapter_use import AdapterUse
+from alignment.models.decoder.layers import NumberedLayers, RoleLayers, build_layer
+from alignment.ops.expert_routing import Dispatch, choose_experts, expert_weights, routing_probabilities
+from alignment.ops.swiglu import swiglu
+from alignment.parallel.tensor.regions import TensorRegion
+
+_EXPERT, _SHARED = "expert_", "shared_"
+
+
+class FeedForward(RoleLayers):
+    """This process's columns of a gated feed-forward block."""
+
+    def forward(self, x: paddle.Tensor, region: TensorRegion, use: AdapterUse) -> paddle.Tensor:
+        """Return [rows, H] for x [rows, H]."""
+        x = region.enter(x)
+        return self["down"](self._inner(x, use), region, use)
+
+    def partial(self, x: paddle.Tensor, use: AdapterUse) -> paddle.Tensor:
+        """Return this process's share [M, H] of the sum for x [M, H]; the matrices have no biases."""
+        return self["down"].product(self._inner(x, use), use)
+
+    def _inner(self, x: paddle.Tensor, use: AdapterUse) -> paddle.Tensor:
+        return swiglu(self["gate"](x, use), self["up"](x, use))
+
+
+class ExpertFeedForward(RoleLayers):
+    """The sum of the experts that a router chooses for each token, and of the expert for every token if there is one.
+
+    A tensor-parallel process has some columns of every expert, and the whole router.
+    """
+
+    def __init__(
+        self,
+        experts: Experts,
+        weights: Mapping[str, Weight],
+        shapes: Mapping[str, tuple[int, ...]],
+        *,
+        dtype: str,
+        four_bit: bool,
+    ) -> None:
+        """``weights`` are those of the block by role, ``shapes`` those of this process's tensors by name."""
+        self._experts = experts
+        self._form = {"eps": 0.0, "dtype": dtype, "four_bit": four_bit}
+        router = weights["router"]
+        block = router.name.rpartition(".")[0]
+        numbered = NumberedLayers({n: self._network(weights, shapes, _EXPERT, n) for n in range(experts.count)})
+        layers: dict[str, tuple[str, nn.Layer]] = {
+            "router": (_last(router), build_layer(router, shapes, **{**self._form, "four_bit": False})),
+            "experts": (weights["expert_gate"].name.removeprefix(f"{block}.").partition(".")[0], numbered),
+        }
+        if experts.shared_inner:
+            switch, shared = weights["shared_switch"], weights["shared_gate"].name.rpartition(".")[0]
+            layers["shared"] = (shared.rpartition(".")[2], self._network(weights, shapes, _SHARED))
+            layers["switch"] = (_last(switch), build_layer(switch, shapes, **{**self._form, "four_bit": False}))
+        super().__init__(layers)
+
+    def _network(
+        self, weights: Mapping[str, Weight], shapes: Mapping[str, tuple[int, ...]], kind: str, number: int = 0
+    ) -> FeedForward:
+        layers = {}
+        for role in ("gate", "up", "down"):
+            weight = weights[f"{kind}{role}"].numbered(number)
+            layers[role] = (_last(weight), build_layer(weight, shapes, **self._form))
+        return FeedForward(layers)
+
+    def forward(self, x: paddle.Tensor, region: TensorRegion, use: AdapterUse) -> paddle.Tensor:
+        """Return [rows, H] for x [rows, H]."""
+        probabilities = region.enter(routing_probabilities(self["router"](x)))
+        switch = region.enter(F.sigmoid(self["switch"](x))) if self._experts.shared_inner else None
+        x = region.enter(x)
+        chosen = choose_experts(probabilities, self._experts.top_k)
+        weights = expert_weights(probabilities, chosen, normalises=self._experts.normalises)
+        dispatch = Dispatch.build(chosen.numpy(), range(self._experts.count))
+        outputs = [self["experts"][n].partial(part, use) for n, part in enumerate(dispatch.send(x))]
+        total = dispatch.collect(outputs, weights)
+        if switch is not None:
+            total = total + switch * self["shared"].partial(x, use)
+        return region.leave(total)
+
+
+def _last(weight: Weight) -> str:
+    assert EACH not in weight.name, weight.name
+    return weight.name.rpartition(".")[2]
