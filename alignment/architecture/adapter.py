@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from alignment.architecture.cuts import layer_weights
 from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.family import LAYERS
 from alignment.architecture.parts import Part
@@ -72,6 +73,8 @@ class Adapter:
         return [*base, *self.parts({part.name: part for part in base}).values()]
 
 
+_ROUTERS = ("router", "shared_switch")
+"""The roles of matrices that are not adapted, besides those of experts."""
 HEAD = "score."
 """Prefix of a score head, which is trained and saved whole beside an adapter."""
 
@@ -92,9 +95,20 @@ def module_of(name: str) -> str:
 
 
 def adaptable_modules(config: DecoderConfig) -> list[str]:
-    """Return the modules that an adapter can adapt, in model order: every matrix of the layers."""
-    names = [weight.name for weight in config.family.layer if weight.kind == "matrix"]
-    return [f"{LAYERS}{number}.{name}" for number in range(config.num_hidden_layers) for name in names]
+    """Return the modules that an adapter can adapt, in model order: every matrix of the layers.
+
+    Not routers, and not experts: transformers 5 holds those of a layer as one tensor, and peft adapts them otherwise.
+    """
+    kinds = {
+        has_experts: [
+            weight.name
+            for weight in layer_weights(config, has_experts=has_experts)
+            if weight.kind == "matrix" and not weight.is_expert and weight.role not in _ROUTERS
+        ]
+        for has_experts in (False, True)
+    }
+    layers = range(config.num_hidden_layers)
+    return [f"{LAYERS}{number}.{name}" for number in layers for name in kinds[config.has_experts(number)]]
 
 
 def choose_modules(config: DecoderConfig, targets: Sequence[str]) -> tuple[str, ...]:
@@ -109,9 +123,10 @@ def choose_modules(config: DecoderConfig, targets: Sequence[str]) -> tuple[str, 
         found = _matches(target, every)
         if not found:
             names = ", ".join(dict.fromkeys(module.rpartition(".")[2] for module in every))
+            left_out = "; its experts and routers are not adapted" if config.experts else ""
             raise AdapterError(
                 f"lora_target_modules: {target!r} matches no module of this {config.model_type} model (its modules: "
-                f"{names}; a whole name is {every[0]}; {ALL_LINEAR} means all)"
+                f"{names}; a whole name is {every[0]}; {ALL_LINEAR} means all{left_out})"
             )
         chosen.update(found)
     return tuple(module for module in every if module in chosen)

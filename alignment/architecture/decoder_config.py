@@ -128,6 +128,8 @@ class DecoderConfig:
             )
         family = FAMILIES[model_type]
         given = {**COMMON_DEFAULTS, **family.defaults, **raw, "model_type": family.name}
+        if given["sliding_window"] == 0 and not given.get("use_sliding_window"):
+            given["sliding_window"] = None  # how transformers 5 writes that Qwen2-MoE has none
         check(given, family, place)
         eos, rope = given["eos_token_id"], read_rope(given, place)
         longest = longest_row(given["max_position_embeddings"], rope["rope_scaling"])

@@ -48,7 +48,7 @@ def read_experts(given: Mapping[str, Any], keys: ExpertKeys | None, place: str) 
     count, top_k, inner, *shared = numbers.values()
     if not problems and top_k > count:
         problems.append(f"{_TOP_K} {top_k} is more than the {count} experts")
-    problems += _other_problems(given)
+    problems += _other_problems(given, keys)
     if problems:
         raise ModelFolderError(f"{place}: {'; '.join(problems)}")
     return Experts(
@@ -77,7 +77,7 @@ def write_experts(experts: Experts | None, keys: ExpertKeys | None) -> dict[str,
     return written
 
 
-def _other_problems(given: Mapping[str, Any]) -> list[str]:
+def _other_problems(given: Mapping[str, Any], keys: ExpertKeys) -> list[str]:
     """Return what is wrong with the keys that say which layers have experts, and with the router's."""
     problems, step, dense = [], given.get(_STEP, 1), given.get(_DENSE) or []
     if not _is_integer(step) or step < 1:
@@ -87,6 +87,8 @@ def _other_problems(given: Mapping[str, Any]) -> list[str]:
     coefficient = given.get(_COEFFICIENT, 0.0)
     if isinstance(coefficient, bool) or not isinstance(coefficient, (int, float)) or coefficient < 0:
         problems.append(f"{_COEFFICIENT} must be a number from 0, found {coefficient!r}")
+    if keys.has_dense_layers and given.get("use_sliding_window"):
+        problems.append("use_sliding_window is not supported in a model with experts (only false)")
     if given.get(_NOISE):
         problems.append(f"{_NOISE} {given[_NOISE]!r} is not supported (only 0)")
     return problems

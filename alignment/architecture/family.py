@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 LAYERS = "model.layers."
 """Prefix of a layer's number in tensor names."""
+EXPERT = ".experts."
+"""What stands before the number of an expert in names of weights, and nowhere else."""
 EACH = "{}"
 """The number of an expert in names of weights."""
 FLAGS = ("attention_bias", "attention_output_bias", "mlp_bias", "qk_norm")
@@ -42,7 +44,7 @@ class Weight:
     bias: str = ""
     """The flag of DecoderConfig that the bias depends on; empty: there is none."""
     layers: Literal["all", "dense", "experts"] = "all"
-    """The layers that have it: ``dense`` have one plain feed-forward block, those with ``experts`` choose among many."""
+    """The layers that have it: ``dense`` ones have one plain feed-forward block, those with ``experts`` choose."""
 
     @property
     def is_expert(self) -> bool:

@@ -10,11 +10,12 @@ from math import ceil
 from typing import NamedTuple
 
 from alignment.architecture.cuts import layer_sizes
+from alignment.architecture.family import EXPERT
 from alignment.architecture.layout import Layout
 from alignment.planner.engines import rollout_engine
 from alignment.planner.job import CRITICS, JUDGE, Job
 from alignment.planner.machine import ENGINE_COSTS, Machine
-from alignment.planner.messages import idle_share, layer_elements, update_bytes
+from alignment.planner.messages import idle_share, layers_elements, update_bytes
 from alignment.planner.rollout import PlannedRollout
 
 _READ_SHARE = 0.6
@@ -91,15 +92,29 @@ def step_seconds(rollout: PlannedRollout, machine: Machine) -> float:
     engine = rollout_engine(job, rollout.inner)
     weight, kv = (_engine_bytes(job, kind) if engine == "fused" else job.item for kind in ("weight", "kv"))
     group = ceil(rollout.rows / stages)
-    weights = sum(part.size for part in rollout.wanted) - rollout.embedding
+    weights, multiplied = _weights_of_step(rollout, group)
     config, layers = job.policy, job.policy.num_hidden_layers
     kv_heads = layer_sizes(config, tensor_degree=tensor, tensor_index=0).kv_heads
     token = 2 * ceil(layers / stages) * kv_heads * config.head_dim * kv
     read = weights * weight + group * token * (job.prompt + job.response // 2)
-    stage = max(read / (_READ_SHARE * machine.processor.memory_bytes), 2 * group * weights / machine.flops)
+    stage = max(read / (_READ_SHARE * machine.processor.memory_bytes), 2 * group * multiplied / machine.flops)
     cost = ENGINE_COSTS[f"{engine}, {machine.device}"]
     messages = 2 * layers * _SUM_SECONDS if tensor > 1 else 0.0
     return stages * stage + stages * layers / stages * cost.layer + cost.step + messages
+
+
+def _weights_of_step(rollout: PlannedRollout, group: int) -> tuple[float, float]:
+    """Return the weights that a decode step of ``group`` rows reads, and those that one row is multiplied by.
+
+    With experts these are the chosen ones, as if no two rows chose the same.
+    """
+    held = sum(part.size for part in rollout.wanted) - rollout.embedding
+    experts = rollout.job.policy.experts
+    if experts is None:
+        return held, held
+    routed = sum(part.size for part in rollout.wanted if EXPERT in part.name)
+    chosen = experts.top_k / experts.count
+    return held - routed * (1 - min(1.0, group * chosen)), held - routed * (1 - chosen)
 
 
 def _engine_bytes(job: Job, kind: str) -> int:
@@ -111,4 +126,4 @@ def _elements(job: Job, role: str) -> int:
     """Return the number of weights that every token of ``role`` is multiplied with."""
     config = job.models[role]
     head = config.vocab_size * config.hidden_size if job.is_language_model(role) else 0
-    return layer_elements(config) * config.num_hidden_layers + head
+    return layers_elements(config) + head

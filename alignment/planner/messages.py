@@ -63,8 +63,17 @@ def idle_share(job: Job, layout: Layout) -> float:
     return (p - 1) / (job.micro_batches * layout.virtual_stages + p - 1)
 
 
-def layer_elements(config: DecoderConfig) -> int:
-    """Return the number of weights in one layer's matrices; each token is multiplied by all of them."""
+def layers_elements(config: DecoderConfig) -> int:
+    """Return the number of weights in the matrices of all layers that a token is multiplied by.
+
+    Of the experts these are the chosen ones.
+    """
     queries = config.num_attention_heads * config.head_dim
     keys = config.num_key_value_heads * config.head_dim
-    return config.hidden_size * (2 * queries + 2 * keys + 3 * config.intermediate_size)
+    layers, width = config.num_hidden_layers, config.hidden_size
+    inner, routed = config.intermediate_size, sum(map(config.has_experts, range(layers)))
+    total = layers * width * (2 * queries + 2 * keys) + (layers - routed) * 3 * width * inner
+    if config.experts is None:
+        return total
+    experts = config.experts
+    return total + routed * width * (3 * (experts.top_k * experts.inner + experts.shared_inner) + experts.count)

@@ -134,9 +134,9 @@ def _averaging_back(model: Placed, head: Head) -> int:
 
 
 def _last_weight(model: Placed) -> int:
-    """Return the elements of a layer's last matrix, or of A there if an adapter is trained."""
-    name = model.config.family.weight("down").name
-    return model.trained.size_of(f"{name}.weight") or model.trained.size_of(f"{name}.{FACTORS[0]}.weight")
+    """Return the elements of a layer's last matrix (of one expert), or of A there if an adapter is trained."""
+    ends = [weight.numbered(0).name for weight in model.config.family.layer if weight.role in ("down", "expert_down")]
+    return max(model.trained.size_of(f"{name}.{end}weight") for name in ends for end in ("", f"{FACTORS[0]}."))
 
 
 def _section_moments(model: Placed, step: Pass, in_flight: int, before: int) -> Iterator[UpdateMoment]:

@@ -50,6 +50,14 @@ SIZES = {
     "pad_token_id": 0,
 }
 WINDOW = {"sliding_window": 6, "use_sliding_window": True, "max_window_layers": 0}
+EXPERTS = {
+    "num_experts_per_tok": 2,
+    "num_experts": 5,
+    "num_local_experts": 5,
+    "moe_intermediate_size": 20,
+    "shared_expert_intermediate_size": 28,
+    "mlp_only_layers": [1],
+}
 VARIANTS = {
     "plain": {"sliding_window": None},
     "tied": {"tie_word_embeddings": True, "sliding_window": None},
@@ -73,7 +81,11 @@ def flag_keys(family):
 
 def raw_config(family, variant):
     asked = {key: True for key in flag_keys(family)} if variant == "every flag" else {}
-    return {**SIZES, "model_type": family, **VARIANTS[variant], **asked}
+    raw = {**SIZES, "model_type": family, **VARIANTS[variant], **asked}
+    if FAMILIES[family].experts is not None:
+        asked_windows = {"use_sliding_window": False} if FAMILIES[family].window == "never" else {}
+        raw |= {**EXPERTS, **asked_windows}
+    return raw
 
 
 def make_config(family, variant="plain"):
@@ -100,7 +112,9 @@ def config(request):
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_the_table_speaks_of_what_there_is(family):
     table, fields = FAMILIES[family], {field.name for field in dataclasses.fields(DecoderConfig)}
-    assert {weight.role for weight in table.layer} == set(LayerWeights._fields)
+    routed = {weight.role for weight in table.layer if weight.layers == "experts"}
+    assert {weight.role for weight in table.layer} - routed <= set(LayerWeights._fields)
+    assert (table.experts is not None) == bool(routed)
     assert len({weight.name for weight in table.layer}) == len(table.layer)
     assert {flag for weight in table.layer for flag in (weight.needs, weight.bias) if flag} <= set(FLAGS) <= fields
     assert set(table.flags) <= set(FLAGS)
@@ -125,10 +139,15 @@ def test_the_model_has_the_tensors_of_the_table(config, kind):
     found = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     assert whole_shapes(config, kind) == found
     known = {*(weight.name for weight in (*OUTSIDE, *config.family.layer))}
-    endings = {name.rpartition(".")[0].removeprefix("model.layers.0.") for name in found if ".1." not in name}
-    assert {ending for ending in endings if not ending.startswith("model.layers.")} <= known
+    if config.experts is not None:
+        known |= {weight.numbered(4).name for weight in config.family.layer if weight.is_expert}
+    others = ("model.layers.1.", "model.layers.2.", *(f"model.layers.0.mlp.experts.{number}." for number in range(4)))
+    others += tuple(other.replace("mlp.experts", "block_sparse_moe.experts") for other in others[2:])
+    endings = {name.rpartition(".")[0] for name in found if not name.startswith(others)}
+    assert {ending.removeprefix("model.layers.0.") for ending in endings} <= known
     for weight in config.family.layer:
-        name = f"model.layers.0.{weight.name}"
+        number = int(weight.layers == "dense" and config.experts is not None)  # the layer of mlp_only_layers
+        name = f"model.layers.{number}.{weight.numbered(4).name}"
         assert (f"{name}.weight" in found) == (not weight.needs or getattr(config, weight.needs)), name
         assert (f"{name}.bias" in found) == (bool(weight.bias) and getattr(config, weight.bias)), name
         assert is_transposed(f"{name}.weight") == (weight.kind == "matrix")
@@ -241,8 +260,11 @@ def test_absent_keys_mean_what_transformers_makes_of_them(family):
     theirs = AutoConfig.for_model(family, **given)
     ours = DecoderConfig.from_dict({**given, "num_hidden_layers": theirs.num_hidden_layers, "model_type": family})
     names = ("num_key_value_heads", "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings", "sliding_window")
-    names += ("initializer_range", "bos_token_id", "pad_token_id", *flag_keys(family))
-    differences = {name: (getattr(ours, name, None), getattr(theirs, name, None)) for name in names}
+    names += ("initializer_range", "bos_token_id", "pad_token_id")
+    differences = {name: (getattr(ours, name, None), getattr(theirs, name, None) or None) for name in names}
+    differences = {name: (pair[0] or None, pair[1]) for name, pair in differences.items()}  # 0 windows are none
+    flags = {flag: key for flag, key in FAMILIES[family].flags.items() if isinstance(key, str)}
+    differences |= {flag: (getattr(ours, flag), getattr(theirs, key)) for flag, key in flags.items()}
     assert {name: pair for name, pair in differences.items() if pair[0] != pair[1]} == {}
     assert ours.head_dim == (getattr(theirs, "head_dim", None) or 4096 // 32)
 

@@ -21,6 +21,8 @@ from alignment.parallel.local_ranks import run_ranks
 pytestmark = pytest.mark.distributed
 LLAMA = {"model_type": "llama", "attention_bias": True, "mlp_bias": True}
 QWEN3 = {"model_type": "qwen3", "head_dim": 12}
+EXPERTS = {"num_experts_per_tok": 2, "num_experts": 5, "num_local_experts": 5, "moe_intermediate_size": 21}
+EXPERTS |= {"shared_expert_intermediate_size": 14, "mlp_only_layers": [0]}
 CASES = {
     "llama with all biases": {"config": LLAMA},
     "llama with a key head for each": {"config": {**LLAMA, "num_key_value_heads": 4}},
@@ -28,6 +30,9 @@ CASES = {
     "mistral with a window": {"config": {"model_type": "mistral", "sliding_window": 4}},
     "qwen2, tied": {"config": {"model_type": "qwen2", "tie_word_embeddings": True}},
     "qwen3": {"config": QWEN3},
+    "mixtral": {"config": {"model_type": "mixtral", **EXPERTS}},
+    "qwen2-moe with a dense layer": {"config": {"model_type": "qwen2_moe", **EXPERTS}},
+    "qwen3-moe, recomputed": {"config": {"model_type": "qwen3_moe", **EXPERTS}, "recompute": "full"},
     "score model": {"config": LLAMA, "kind": "score"},
     "qwen3 in float64": {"config": QWEN3, "dtype": "float64"},
     "recomputed layers": {"config": QWEN3, "recompute": "full"},

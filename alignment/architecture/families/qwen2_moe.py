@@ -10,10 +10,8 @@ FAMILY = Family(
     class_prefix="Qwen2Moe",
     layer=QWEN2_MOE_LAYER,
     flags={"attention_bias": "qkv_bias"},
-    window="asked",
     defaults={
         "max_position_embeddings": 32768,
-        "sliding_window": 4096,
         "qkv_bias": True,
         "num_experts": 60,
         "num_experts_per_tok": 4,

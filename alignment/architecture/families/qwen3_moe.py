@@ -10,17 +10,15 @@ FAMILY = Family(
     class_prefix="Qwen3Moe",
     layer=QWEN3_MOE_LAYER,
     flags={"attention_bias": "attention_bias", "attention_output_bias": "attention_bias", "qk_norm": True},
-    window="asked",
     defaults={
         "max_position_embeddings": 32768,
-        "sliding_window": 4096,
         "num_experts": 128,
         "num_experts_per_tok": 8,
         "moe_intermediate_size": 768,
     },
     default_kv_heads=4,
     experts=ExpertKeys(
-        count=("num_experts", "num_local_experts"),
+        count=("num_local_experts", "num_experts"),
         inner="moe_intermediate_size",
         asks_normalisation=True,
         has_dense_layers=True,

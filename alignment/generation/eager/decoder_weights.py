@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import paddle
 
-from alignment.architecture.cuts import layer_shapes
+from alignment.architecture.cuts import layer_shapes, layer_weights
 from alignment.architecture.families import EMBEDDING, FINAL_NORM, LM_HEAD
-from alignment.architecture.family import LAYERS, Weight
+from alignment.architecture.family import LAYERS
 from alignment.generation.engine_placement import WHOLE_MODEL, EnginePlacement
 
 
@@ -25,6 +25,24 @@ class Affine(NamedTuple):
         return y if self.bias is None else y.add_(self.bias)
 
 
+class ExpertWeights(NamedTuple):
+    """One expert by role."""
+
+    gate: Affine
+    up: Affine
+    down: Affine
+
+
+class RoutedWeights(NamedTuple):
+    """A feed-forward block that chooses among experts, by role."""
+
+    router: Affine
+    experts: tuple[ExpertWeights, ...]
+    shared: ExpertWeights | None
+    """The expert that every token is given to, by its gate ``switch``; None: there is none."""
+    switch: Affine | None
+
+
 class LayerWeights(NamedTuple):
     """One layer by role; the head norms are None in families without them."""
 
@@ -36,9 +54,12 @@ class LayerWeights(NamedTuple):
     query_norm: paddle.Tensor | None
     key_norm: paddle.Tensor | None
     feed_norm: paddle.Tensor
-    gate: Affine
-    up: Affine
-    down: Affine
+    gate: Affine | None
+    """None, like ``up`` and ``down``, in a layer with experts."""
+    up: Affine | None
+    down: Affine | None
+    routed: RoutedWeights | None = None
+    """The experts; None in a layer without."""
 
 
 class DecoderWeights(NamedTuple):
@@ -65,7 +86,7 @@ def sort_weights(
     is_first, is_last = placement.pipeline.is_first, placement.pipeline.is_last
     return DecoderWeights(
         embedding=by_name[EMBEDDING] if is_first else None,
-        layers=tuple(_layer(by_name, f"{LAYERS}{number}.", config) for number in numbers),
+        layers=tuple(_layer(by_name, number, config) for number in numbers),
         norm=by_name[FINAL_NORM] if is_last else None,
         head=_head(by_name) if is_last else None,
     )
@@ -77,12 +98,28 @@ def _head(by_name: Mapping[str, paddle.Tensor]) -> paddle.Tensor:
     return by_name[EMBEDDING].t().contiguous() if head is None else head
 
 
-def _layer(by_name: Mapping[str, paddle.Tensor], prefix: str, config: Any) -> LayerWeights:
-    shapes = layer_shapes(config)
+_PLAIN = tuple(name for name in LayerWeights._fields if name != "routed")
 
-    def pick(weight: Weight) -> paddle.Tensor | Affine | None:
+
+def _layer(by_name: Mapping[str, paddle.Tensor], number: int, config: Any) -> LayerWeights:
+    prefix, has_experts = f"{LAYERS}{number}.", config.has_experts(number)
+    weights = {weight.role: weight for weight in layer_weights(config, has_experts=has_experts)}
+    shapes = layer_shapes(config, has_experts=has_experts)
+
+    def pick(role: str, expert: int = 0) -> paddle.Tensor | Affine | None:
+        if role not in weights:
+            return None
+        weight = weights[role].numbered(expert)
         names = [f"{weight.name}.{ending}" for ending in ("weight", "bias")]
         found = [by_name[f"{prefix}{name}"] if name in shapes else None for name in names]
         return Affine(*found) if weight.kind == "matrix" else found[0]
 
-    return LayerWeights(**{weight.role: pick(weight) for weight in config.family.layer})
+    def network(kind: str, number: int = 0) -> ExpertWeights:
+        return ExpertWeights(*(pick(f"{kind}_{role}", number) for role in ("gate", "up", "down")))
+
+    routed = None
+    if has_experts:
+        experts = tuple(network("expert", number) for number in range(config.experts.count))
+        shared = network("shared") if config.experts.shared_inner else None
+        routed = RoutedWeights(pick("router"), experts, shared, pick("shared_switch"))
+    return LayerWeights(**{role: pick(role) for role in _PLAIN}, routed=routed)

@@ -40,7 +40,7 @@ class EagerEngine:
     """
 
     features = frozenset(
-        {*FLAGS, "tie_word_embeddings", "sliding_window", "norm=rms", "activation=silu"}
+        {*FLAGS, "tie_word_embeddings", "sliding_window", "experts", "norm=rms", "activation=silu"}
         | {f"rope_type={kind}" for kind in SCALINGS}
     )
     """See ``Engine.features``."""

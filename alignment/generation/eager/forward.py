@@ -16,6 +16,7 @@ import paddle.nn.functional as F
 
 from alignment.architecture.parts import even_cut
 from alignment.generation.eager.decoder_weights import Affine, DecoderWeights, LayerWeights
+from alignment.generation.eager.experts import run_experts
 from alignment.generation.eager.kv_cache import CacheShape, KVCache
 from alignment.generation.eager.room import prompt_tokens
 from alignment.generation.engine_placement import WHOLE_MODEL, EnginePlacement
@@ -59,7 +60,7 @@ class DecoderForward:
     def __init__(
         self, config: Any, weights: DecoderWeights, rotary: PositionTables, placement: EnginePlacement = WHOLE_MODEL
     ) -> None:
-        self._eps = config.rms_norm_eps
+        self._eps, self._experts = config.rms_norm_eps, config.experts
         self._weights = weights
         self._placement = placement
         self._chunks = _local_numbers(placement.chunks(config.num_hidden_layers))
@@ -134,6 +135,9 @@ class DecoderForward:
 
     def _feed(self, layer: LayerWeights, hidden: paddle.Tensor) -> paddle.Tensor:
         x = rms_norm_inference(hidden, layer.feed_norm, self._eps)
+        if layer.routed is not None:
+            mixed = run_experts(layer.routed, x, self._experts)
+            return hidden.add_(self._placement.tensor.sum_(mixed, "projections"))
         if device_kernels.on_device(x):
             inner = swiglu(layer.gate(x), layer.up(x))
         else:

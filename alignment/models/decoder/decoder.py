@@ -17,18 +17,18 @@ from paddle import nn
 from paddle.distributed.fleet.utils import recompute
 
 from alignment.architecture.adapter import Adapter
-from alignment.architecture.cuts import layer_sizes, local_layer_shapes, whole_shapes
+from alignment.architecture.cuts import layer_sizes, layer_weights, local_layer_shapes, whole_shapes
 from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.families import LM_HEAD
 from alignment.architecture.parts import even_cut
 from alignment.errors import DataError
 from alignment.models.decoder.adapter_use import ADAPTED, AdapterState, AdapterUse
+from alignment.models.decoder.feed_forward import ExpertFeedForward, FeedForward
 from alignment.models.decoder.layers import Embedding, Linear, NumberedLayers, RmsNorm, RoleLayers, build_layer
 from alignment.models.decoder.placement import WHOLE, Placement
 from alignment.models.decoder.wanted_tokens import WantedTokens
 from alignment.ops.rotary import PositionTables
 from alignment.ops.rotary_attention import RotaryAttention
-from alignment.ops.swiglu import swiglu
 from alignment.parallel.tensor.regions import TensorRegion, enter, split_rows
 from alignment.records import TokenBatch
 
@@ -71,21 +71,29 @@ class DecoderLayer(RoleLayers):
     """Pre-norm attention and feed-forward with residual connections."""
 
     def __init__(
-        self, config: DecoderConfig, shapes: Mapping[str, tuple[int, ...]], *, dtype: str, four_bit: bool = False
+        self,
+        config: DecoderConfig,
+        shapes: Mapping[str, tuple[int, ...]],
+        *,
+        has_experts: bool = False,
+        dtype: str,
+        four_bit: bool = False,
     ) -> None:
         """``shapes`` holds the shapes of this process's tensors by their name within the layer."""
         blocks: dict[str, dict[str, tuple[str, nn.Layer]]] = {}
-        for weight in config.family.layer:
-            if f"{weight.name}.weight" in shapes:
+        weights = {weight.role: weight for weight in layer_weights(config, has_experts=has_experts)}
+        for weight in weights.values():
+            if weight.layers != "experts":
                 block, _, name = weight.name.rpartition(".")
                 layer = build_layer(weight, shapes, eps=config.rms_norm_eps, dtype=dtype, four_bit=four_bit)
                 blocks.setdefault(block, {})[weight.role] = (name, layer)
         norms = blocks.pop("")
-        attention, feed_forward = (config.family.weight(role).name.rpartition(".")[0] for role in ("queries", "down"))
-        parts = {
-            "attention": (attention, Attention(blocks[attention])),
-            "feed_forward": (feed_forward, FeedForward(blocks[feed_forward])),
-        }
+        names = [weights[role].name.rpartition(".")[0] for role in ("queries", "router" if has_experts else "down")]
+        if has_experts:
+            feed_forward = ExpertFeedForward(config.experts, weights, shapes, dtype=dtype, four_bit=four_bit)
+        else:
+            feed_forward = FeedForward(blocks[names[1]])
+        parts = {"attention": (names[0], Attention(blocks[names[0]])), "feed_forward": (names[1], feed_forward)}
         super().__init__(parts | norms)
 
     def forward(self, hidden: paddle.Tensor, plan: SequencePlan, wanted: WantedTokens | None = None) -> paddle.Tensor:
@@ -139,9 +147,13 @@ class Decoder(nn.Layer):
             first, last = even_cut(config.vocab_size, size, index)
             self.embed_tokens = Embedding(last - first, width, first_row=first, dtype=dtype)
         numbers = [number for chunk in self.chunks for number in chunk]
-        shapes = local_layer_shapes(config, tensor_degree=size, tensor_index=index)
         form = {"dtype": dtype, "four_bit": placement.four_bit}
-        self.layers = NumberedLayers({n: DecoderLayer(config, shapes, **form) for n in numbers})
+        layers = {}
+        for n in numbers:
+            kind = {"has_experts": config.has_experts(n)}
+            shapes = local_layer_shapes(config, tensor_degree=size, tensor_index=index, **kind)
+            layers[n] = DecoderLayer(config, shapes, **kind, **form)
+        self.layers = NumberedLayers(layers)
         self.norm = RmsNorm(width, eps=config.rms_norm_eps, dtype=dtype) if placement.is_last else None
 
     def forward(

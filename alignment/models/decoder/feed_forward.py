@@ -83,11 +83,22 @@ class ExpertFeedForward(RoleLayers):
         chosen = choose_experts(probabilities, self._experts.top_k)
         weights = expert_weights(probabilities, chosen, normalises=self._experts.normalises)
         dispatch = Dispatch.build(chosen.numpy(), range(self._experts.count))
-        outputs = [self["experts"][n].partial(part, use) for n, part in enumerate(dispatch.send(x))]
-        total = dispatch.collect(outputs, weights)
+        parts = dispatch.send(x)
+        outputs = [self["experts"][n].partial(part, use) for n, part in enumerate(parts) if self._runs(part)]
+        total = dispatch.collect(outputs or parts[:1], weights)
         if switch is not None:
             total = total + switch * self["shared"].partial(x, use)
         return region.leave(total)
+
+    def _runs(self, part: paddle.Tensor) -> bool:
+        """Return whether an expert runs on its tokens ``part`` [n, H].
+
+        One without tokens gets a gradient of zeros, since processes with other tokens sum theirs with it. Frozen ones
+        need none, and Paddle cannot make only the other gradient of an empty product.
+        """
+        weight = self["experts"][0]["down"].weight
+        trains = paddle.is_grad_enabled() and weight is not None and not weight.stop_gradient
+        return part.shape[0] > 0 or trains
 
 
 def _last(weight: Weight) -> str:

@@ -38,8 +38,8 @@ class Pass(Sizes):
 
     @cached_property
     def _kept_feed_forward(self) -> int:
-        """The norm's input and output, and what the activation keeps."""
-        return self.norm_input + self.hidden + self._operators.kept_activation
+        """The norm's input and output, what the activation keeps, and with experts their inputs and outputs."""
+        return self.norm_input + self.hidden + self._operators.kept_activation + 2 * self.copies
 
     @cached_property
     def kept_by_layer(self) -> int:
@@ -76,7 +76,7 @@ class Pass(Sizes):
 
         It is in the feed-forward block, at the gradient of its product, or later in attention.
         """
-        feed_forward = self.boundary + 2 * self.inner
+        feed_forward = self.boundary + 2 * self.inner + 2 * self.copies
         attention = self._operators.attention_back - self._kept_feed_forward + self.boundary
         if self.recompute == "full_attn":
             attention += self._kept_attention + 2 * self.boundary
@@ -97,14 +97,14 @@ class Pass(Sizes):
         """The peak of prefill in the eager engine, including the previous layer's attention output."""
         turning = 2 * self.hidden + 3 * self.queries + self.keys
         attention = self.hidden + self._operators.attention
-        feed_forward = 2 * self.hidden + 2 * self.inner
+        feed_forward = 2 * self.hidden + 2 * self.inner + 3 * self.copies
         return self.rotations + self._operators.orders + self.queries + max(turning, attention, feed_forward)
 
     @cached_property
     def forward_only(self) -> int:
         """The peak of a pass without gradients: the inputs of this and the first layer, and one layer's activations."""
         attention = 2 * self.boundary + self.hidden + self._operators.attention
-        feed_forward = 4 * self.boundary + self.hidden + self._operators.activation
+        feed_forward = 4 * self.boundary + self.hidden + self._operators.activation + 3 * self.copies
         return self.shared + max(attention, feed_forward)
 
     def last(self, read: int) -> LastLayer:
@@ -148,7 +148,7 @@ class LastLayer:
     def going_back(self) -> int:
         """The peak of its backward pass on top of everything kept."""
         whole, read = self.whole, self.read
-        feed_forward = read.boundary + 2 * read.inner
+        feed_forward = read.boundary + 2 * read.inner + 2 * read.copies
         attention = whole._operators.back_for(read) - read._kept_feed_forward + whole.boundary
         if whole.recompute == "full_attn":
             attention += self._kept_attention + 2 * read.boundary

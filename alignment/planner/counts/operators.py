@@ -10,6 +10,7 @@ from functools import cached_property
 
 from alignment.architecture.cuts import layer_sizes
 from alignment.architecture.decoder_config import DecoderConfig
+from alignment.architecture.parts import even_cut
 from alignment.ops import pieces
 
 FLOAT = 4
@@ -76,8 +77,18 @@ class Sizes:
 
     @cached_property
     def inner(self) -> int:
-        """The feed-forward block's gate, up projection or their product."""
-        return self.tokens * self._layer.inner * self.item
+        """The feed-forward block's gate, up projection or their product; with experts those of all copies."""
+        experts = self.config.experts
+        if experts is None:
+            return self.tokens * self._layer.inner * self.item
+        widths = (even_cut(width, self.tensor, 0)[1] for width in (experts.inner, experts.shared_inner))
+        routed = sum(width * times for width, times in zip(widths, (experts.top_k, 1), strict=True))
+        return self.tokens * max(routed, self._layer.inner * bool(experts.dense_layers)) * self.item
+
+    @cached_property
+    def copies(self) -> int:
+        """Hidden states of the copies of all tokens that experts get; 0 without experts."""
+        return 0 if self.config.experts is None else self.hidden * self.config.experts.top_k
 
     @cached_property
     def rotations(self) -> int:

@@ -17,14 +17,14 @@ from alignment.planner.duration import (
 )
 from alignment.planner.engines import rollout_engine
 from alignment.planner.machine import PROCESSORS, Machine
-from alignment.planner.messages import layer_elements, update_bytes
+from alignment.planner.messages import layers_elements, update_bytes
 from alignment.planner.rollout import PlannedRollout
 from tests.unit.planner.jobs import make_config, make_job
 
 JOB = make_job()
 CONFIG = JOB.policy
 MACHINE = Machine(flops=1e9)
-LAYERS = 4 * layer_elements(CONFIG)
+LAYERS = layers_elements(CONFIG)
 HEAD = 1003 * 64
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from alignment.architecture.layout import Layout
 from alignment.planner.counts.shapes import Held, model_elements
-from alignment.planner.messages import idle_share, layer_elements, update_bytes
+from alignment.planner.messages import idle_share, layers_elements, update_bytes
 from tests.unit.planner.jobs import make_config, make_job
 
 JOB = make_job(micro_batches=4)
@@ -48,9 +48,19 @@ def test_stages_wait_less_with_more_micro_batches_and_chunks():
     assert idle_share(JOB, Layout(pipeline=4, virtual_stages=2)) == pytest.approx(3 / 11)
 
 
-def test_elements_of_a_layer_are_those_of_its_matrices():
+def test_elements_of_layers_are_those_of_their_matrices():
     config = make_config(num_key_value_heads=2)
     parts = Held.of(config, "causal", Layout(), 0).parts
-    assert layer_elements(config) == sum(
-        p.size for p in parts if p.name.startswith("model.layers.0.") and len(p.shape) > 1
+    assert layers_elements(config) == sum(
+        p.size for p in parts if p.name.startswith("model.layers.") and len(p.shape) > 1
     )
+
+
+def test_of_experts_only_the_chosen_are_counted():
+    sizes = dict(num_experts=6, num_experts_per_tok=2, moe_intermediate_size=16, shared_expert_intermediate_size=24)
+    config = make_config(model_type="qwen2_moe", mlp_only_layers=[1], **sizes)
+    parts = Held.of(config, "causal", Layout(), 0).parts
+    matrices = [p for p in parts if p.name.startswith("model.layers.") and len(p.shape) > 1]
+    left_out = sum(p.size for p in matrices if ".experts." in p.name) * 4 // 6
+    switches = sum(p.size for p in matrices if p.name.endswith("shared_expert_gate.weight"))
+    assert layers_elements(config) == sum(p.size for p in matrices) - left_out - switches
