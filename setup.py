@@ -30,6 +30,10 @@ CORE = [
     "xxhash>=3.2",
     # The client of reward services (rollout/reward_service.py); paddlepaddle needs it too.
     "httpx>=0.27",
+    # Routes and streams of `alignment serve`; pure Python, its own requirement (anyio) is httpx's too.
+    "starlette>=0.40",
+    # Listens for `alignment serve`; pure Python, on h11, which httpx needs too.
+    "uvicorn>=0.30",
     "rich>=13.7",
     "visualdl>=2.5.3",
     "matplotlib>=3.8",

@@ -151,6 +151,10 @@ class Encoder:
         ids = self._tokenize(text, special=True)
         return ids if ids[-1:] == [eos] else [*ids, eos]
 
+    def open_text(self, text: str) -> list[int]:
+        """Tokenise ``text`` without a template, with the tokenizer's special tokens, as a prompt that goes on."""
+        return self._tokenize(text, special=True)
+
     def count_content(self, answer_ids: Sequence[int]) -> int:
         """Return the number of answer tokens, not counting a final end token."""
         return len(answer_ids) - int(bool(answer_ids) and answer_ids[-1] == self.end_id)

@@ -52,6 +52,9 @@ class CudaKernels:
             num_slots=settings.num_slots,
         )
 
+    def request_drawer(self, settings: FusedSettings, *, vocab_size: int, usable: int | None, max_answer: int) -> None:
+        """See ``Kernels.request_drawer``: there is none, the sampler takes the same options for all rows."""
+
     @property
     def _library(self) -> CudaLibrary:
         assert self._search.library is not None, "ask for the obstacle first"

@@ -16,6 +16,8 @@ from alignment.generation.fused.capabilities import FEATURES
 from alignment.generation.fused.decode_loop import Progress, run
 from alignment.generation.fused.fused_settings import FusedSettings
 from alignment.generation.fused.kernels import CPU_KERNELS, Kernels, PackedModel
+from alignment.generation.fused.live_batch import LiveBatch
+from alignment.generation.fused.live_scheduler import LiveScheduler
 from alignment.generation.fused.paging import Counts, Paging
 from alignment.generation.fused.scheduler import Scheduler
 from alignment.generation.fused.sequences import Sequence as SequenceInFlight
@@ -112,6 +114,31 @@ class FusedEngine:
         completions = run(scheduler, self._packed, drawer, progress=self._progress)
         assert paging.num_free == paging.num_blocks, "blocks leaked"
         return completions
+
+    def open_batch(self, stop_token_ids: Sequence[int]) -> LiveBatch | None:
+        """Return a batch that requests join and leave while it runs; it reads the weights of this engine.
+
+        ``stop_token_ids`` end every answer. None: the kernels draw all rows with the same options.
+        """
+        assert self._packed is not None and self._loaded, "load_weights comes before open_batch"
+        settings, vocab, longest = self._settings, self._model.config.vocab_size, self._packed.pool.max_length
+        drawer = self._kernels.request_drawer(settings, vocab_size=vocab, usable=self._usable, max_answer=longest)
+        if drawer is None:
+            return None
+        stops = np.zeros(vocab, bool)
+        stops[[token for token in stop_token_ids if token < vocab]] = True
+        scheduler = LiveScheduler(
+            Paging(self._packed.pool.num_blocks, settings.block_tokens),
+            num_slots=settings.num_slots,
+            max_rows=settings.max_rows,
+            max_length=longest,
+            stops=stops,
+        )
+        return LiveBatch(scheduler, self._packed, drawer, check=self._check_ask)
+
+    def _check_ask(self, sequences: Sequence[SequenceInFlight], options: GenerationOptions) -> None:
+        check_prompts([sequence.prompt for sequence in sequences], options, self._model.config)
+        self._check_room(sequences)
 
     def _check_room(self, sequences: Sequence[SequenceInFlight]) -> None:
         """Raise UserError for a sequence that could exceed the pool or ``max_length`` even on its own."""

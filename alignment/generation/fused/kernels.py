@@ -15,6 +15,7 @@ from alignment.generation.fused.fused_drawing import FusedDrawer
 from alignment.generation.fused.fused_model import FusedModel
 from alignment.generation.fused.fused_settings import FusedSettings
 from alignment.generation.fused.packing import BlockBudget
+from alignment.generation.fused.request_drawing import RequestDrawer
 from alignment.ops.native.library import find_core, load_core
 
 
@@ -59,6 +60,12 @@ class Kernels(Protocol):
         """Return the drawer for one call of ``generate``; ids from ``usable`` on are never drawn."""
         ...
 
+    def request_drawer(
+        self, settings: FusedSettings, *, vocab_size: int, usable: int | None, max_answer: int
+    ) -> RequestDrawer | None:
+        """Return a drawer for answers with options of their own; None: these kernels have none."""
+        ...
+
 
 def layout_obstacle(config: Any, placement: EnginePlacement) -> str | None:
     """Return in one line why no kernels can run ``config`` (a DecoderConfig) in ``placement``, None if some may."""
@@ -99,6 +106,19 @@ class CpuKernels:
             vocab_size=vocab_size,
             usable_vocab_size=usable,
             num_slots=settings.num_slots,
+            threads=settings.threads,
+        )
+
+    def request_drawer(
+        self, settings: FusedSettings, *, vocab_size: int, usable: int | None, max_answer: int
+    ) -> RequestDrawer:
+        """See ``Kernels.request_drawer``."""
+        return RequestDrawer(
+            load_core(),
+            vocab_size=vocab_size,
+            usable_vocab_size=usable,
+            num_slots=settings.num_slots,
+            max_answer=max_answer,
             threads=settings.threads,
         )
 

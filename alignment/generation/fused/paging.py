@@ -105,6 +105,13 @@ class Paging:
             prefix.waiting += 1
             sequence.computed = 0
 
+    def give_up(self, sequence: Sequence) -> None:
+        """Forget ``sequence``, which has no slot and never gets one."""
+        prefix = sequence.prefix
+        prefix.waiting -= 1
+        if prefix.blocks and not prefix.waiting:
+            self._forget(prefix)
+
     def forget_idle(self, *, but: Prefix | None = None) -> bool:
         """Drop the newest kept prefix that no sequence in a slot uses, except ``but``; False if there is none."""
         for prefix in reversed(self._kept):

@@ -45,15 +45,23 @@ class Scheduler:
     """Schedules sequences: ``plan`` a step, compute it, ``add`` the drawn tokens, until ``done``."""
 
     def __init__(
-        self, sequences: Several[Sequence], paging: Paging, *, num_slots: int, max_rows: int, stops: np.ndarray
+        self,
+        sequences: Several[Sequence],
+        paging: Paging,
+        *,
+        num_slots: int,
+        max_rows: int,
+        stops: np.ndarray,
+        slots: Slots | None = None,
     ) -> None:
         """``sequences`` are in order of arrival; ``max_rows`` limits a pass with prefill; ``stops`` [V]: stop tokens.
 
-        Each sequence alone must fit in the blocks of ``paging``.
+        Each sequence alone must fit in the blocks of ``paging``. ``slots`` hold sequences that arrive later, too; None:
+        as many as are needed of ``num_slots``, as long as the longest sequence.
         """
-        num_slots = min(num_slots, len(sequences))
+        num_slots = num_slots if slots else min(num_slots, len(sequences))
         self.counts = paging.counts
-        self.slots = Slots(
+        self.slots = slots or Slots(
             num_slots,
             max_length=max(len(s.prompt) + s.limit for s in sequences),
             max_answer=max(s.limit for s in sequences),
@@ -63,7 +71,7 @@ class Scheduler:
         self._max_rows = max_rows
         self._stops = stops
         self._queue = deque(sequences)
-        self._completions: list[Completion | None] = [None] * len(sequences)
+        self._completions: dict[int, Completion] = {}
         self._in_slot: list[Sequence | None] = [None] * num_slots
         self._free_slots = list(range(num_slots - 1, -1, -1))
         self._filling: list[Sequence] = []
@@ -79,7 +87,7 @@ class Scheduler:
 
     def completions(self) -> list[Completion]:
         """Return the answers of all sequences in order of arrival."""
-        return [completion for completion in self._completions if completion is not None]
+        return [self._completions[index] for index in sorted(self._completions)]
 
     def plan(self) -> Step:
         """Return the next pass; call this only until ``done``."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from alignment.generation.live import Ask
+
 
 @dataclass(slots=True, eq=False)
 class Prefix:
@@ -50,6 +52,10 @@ class Sequence:
     """The sequence that is still computing the shared prefix."""
     source: int | None = None
     """The shared block that must be copied into this sequence's own block before it is written."""
+    ask: Ask | None = None
+    """The request that wants this answer, of an engine that takes requests while it runs."""
+    choice: int = 0
+    """Which of the answers of ``ask`` this is."""
 
     @property
     def num_known(self) -> int:

@@ -1,0 +1,71 @@
+"""Serve a policy over HTTP: ``alignment serve --policy FOLDER``.
+
+A policy answers OpenAI's requests for completions and chat. SIGTERM and Ctrl-C end the server when running requests
+have ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from alignment.arguments.command_line import ToolParser, number
+from alignment.errors import ArgumentError
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = ToolParser(prog="alignment serve", description=__doc__)
+    add: Any = parser.add_argument
+    count, seconds = number(int, minimum=1), number(float, above=0)
+    add("--policy", metavar="FOLDER", help="policy to serve: model folder, a run's output_dir, or a hub name")
+    add("--name", help="name of the policy in requests (default: as --policy is written)")
+    add("--host", default="127.0.0.1", help="address to listen on; others than this machine's own need a token")
+    add("--port", type=number(int, minimum=0, maximum=65535), default=8000, help="port; 0: a free one is printed")
+    add("--token_file", metavar="FILE", help="file with the token that clients must send (Authorization: Bearer TOKEN)")
+    add("--num_slots", type=count, default=32, help="answers that are generated side by side")
+    add("--kv_memory", help="memory for keys and values, such as 2GiB (default: all slots at full length)")
+    add("--max_length", type=number(int, minimum=2), help="most tokens of prompt and answer (default: the model's)")
+    add("--max_queue", type=number(int, minimum=0), default=256, help="answers that may wait for a slot")
+    add("--max_body_bytes", type=count, default=2**20, help="size of a request")
+    add("--request_timeout", type=seconds, default=600.0, help="seconds from a request to the end of its answer")
+    add("--shutdown_timeout", type=seconds, default=60.0, help="seconds that running requests get at the end")
+    add("--chat_template", choices=("none", "tokenizer"), help="default: as in training, else the tokenizer's")
+    add("--input_template", help='text around a user\'s, such as "User: {}\\nAssistant: "')
+    add("--device", choices=("cpu", "gpu"), help="where to compute (default: gpu if Paddle finds one)")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Serve until a signal."""
+    from alignment.serve.counters import Counters
+    from alignment.serve.policy.routes import PolicyRoutes
+    from alignment.serve.policy.service import PolicyService, PolicySettings
+    from alignment.serve.shell import Address, build_app, read_access, serve
+    from alignment.telemetry import log
+
+    arguments = parse(argv)
+    if arguments.policy is None:
+        raise ArgumentError("give --policy FOLDER")
+    access = read_access(arguments.host, arguments.token_file, arguments.max_body_bytes)
+    log.configure(output_dir=None, is_main=True)
+    template = arguments.input_template
+    settings = PolicySettings(
+        template=arguments.chat_template if template is None else template.replace("\\n", "\n"),
+        kv_memory=arguments.kv_memory,
+        num_slots=arguments.num_slots,
+        max_queue=arguments.max_queue,
+        max_length=arguments.max_length,
+        request_timeout=arguments.request_timeout,
+        device=arguments.device,
+    )
+    counters = Counters()
+    service = PolicyService(arguments.policy, settings)
+    routes = PolicyRoutes({arguments.name or arguments.policy: service}, access, counters).routes()
+    serve(
+        build_app(routes, access, counters),
+        Address(arguments.host, arguments.port),
+        shutdown_timeout=arguments.shutdown_timeout,
+        close=service.close,
+    )

@@ -1,0 +1,1 @@
+"""HTTP servers of policies and of reward models."""

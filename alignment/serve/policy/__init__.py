@@ -1,0 +1,1 @@
+"""Completions and chat in OpenAI's form."""

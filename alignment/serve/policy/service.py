@@ -1,0 +1,164 @@
+"""A policy that answers requests: its weights, and the thread of its engine."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from alignment.errors import UserError
+from alignment.generation.fused.fused_engine import FusedEngine
+from alignment.generation.live import Ask, Batch, Piece
+from alignment.generation.one_by_one import OneByOne
+from alignment.models.folders.hub import load_causal_lm, resolve_model_folder, working_dtype
+from alignment.parallel.initialise import select_device
+from alignment.runs.stages.policy import Voice, open_engine
+from alignment.serve.answers import HttpError
+from alignment.serve.engine_thread import EngineThread, Job
+from alignment.telemetry import log
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicySettings:
+    """How a policy is served."""
+
+    template: str | None = None
+    """``none``, ``tokenizer`` or a text; None: as it was trained."""
+    kv_memory: str | None = None
+    num_slots: int = 32
+    """Answers that are generated side by side."""
+    max_queue: int = 256
+    """Answers that wait for a slot."""
+    max_length: int | None = None
+    """Maximum tokens of a prompt and its answer; None: the model's positions."""
+    request_timeout: float = 600.0
+    """Seconds from a request to the end of its answer."""
+    device: str | None = None
+
+
+class PolicyService:
+    """Answers with the model in ``folder``; Paddle is used in the thread of its engine only."""
+
+    def __init__(self, folder: str, settings: PolicySettings) -> None:
+        """UserError if the model cannot be loaded."""
+        self.settings = settings
+        self.version = 0
+        self.created = int(time.time())
+        self.in_flight = 0
+        """Answers being generated or waiting."""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._device = select_device(settings.device)
+        self._thread = EngineThread(self._open_batch, self._post)
+        self._thread.call_alone(lambda: self._load(folder)).result()
+
+    @property
+    def longest(self) -> int:
+        """Maximum tokens of a prompt and its answer."""
+        positions = self.voice.config.longest_sequence
+        return min(positions, self.settings.max_length or positions)
+
+    def check_room(self, count: int) -> None:
+        """HttpError if ``count`` more answers are more than may wait."""
+        limit = self.settings.num_slots + self.settings.max_queue
+        if count > limit:
+            raise HttpError(400, f"{count} answers in one request (allowed: {limit}, --num_slots and --max_queue)")
+        if self.in_flight + count > limit:
+            raise HttpError(
+                429, f"{self.in_flight} answers are being generated or wait (allowed: {limit}); try again", wait=1
+            )
+
+    async def answer(self, ask: Ask, *, each: bool) -> AsyncIterator[Piece]:
+        """Yield the pieces of the answers to ``ask``, of every token if ``each``; leaving early cancels the rest."""
+        self.check_room(len(ask.prompts))
+        self._loop = asyncio.get_running_loop()
+        news: asyncio.Queue[Piece | Exception] = asyncio.Queue()
+        count, end = len(ask.prompts), self._loop.time() + self.settings.request_timeout
+        self.in_flight += count
+        self._thread.submit(Job(ask, lambda told: [news.put_nowait(one) for one in told], each))
+        left = count
+        try:
+            while left:
+                piece = await self._next(news, end)
+                left -= piece.finish_reason is not None
+                yield piece
+        finally:
+            self.in_flight -= count
+            if left:
+                self._thread.cancel(ask)
+
+    async def reload(self, folder: str | None) -> int:
+        """Load the weights in ``folder`` (None: the present one) after all running answers; return their version."""
+        future: Future[int] = self._thread.call_alone(lambda: self._reload(folder or self.folder))
+        return await asyncio.wrap_future(future)
+
+    def close(self) -> None:
+        """End the engine's thread."""
+        self._thread.stop()
+
+    async def _next(self, news: asyncio.Queue[Any], end: float) -> Piece:
+        try:
+            piece = await asyncio.wait_for(news.get(), max(0.001, end - asyncio.get_running_loop().time()))
+        except asyncio.TimeoutError:
+            seconds = self.settings.request_timeout
+            raise HttpError(504, f"no complete answer within {seconds:g} s (--request_timeout)") from None
+        if isinstance(piece, UserError):
+            raise HttpError(400, str(piece))
+        if isinstance(piece, Exception):
+            log.warn(f"a request failed: {type(piece).__name__}: {piece}")
+            raise HttpError(500, f"the engine failed: {type(piece).__name__}; the server's log says more")
+        return piece
+
+    def _post(self, news: list[Any]) -> None:
+        def tell() -> None:
+            for receive, told in news:
+                receive(told)
+
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(tell)
+
+    def _load(self, folder: str) -> None:
+        path = resolve_model_folder(folder, parts=("policy",))
+        voice = Voice(path, self.settings.template)
+        dtype = working_dtype(path, self._device)
+        model = load_causal_lm(path, dtype=dtype, tokenizer=voice.tokenizer)
+        self.folder, self.voice, self._dtype = folder, voice, dtype
+        self._engine = open_engine(
+            model,
+            len(voice.tokenizer),
+            dtype=dtype,
+            kv_memory=self.settings.kv_memory,
+            num_slots=self.settings.num_slots,
+            max_length=self.longest,
+        )
+
+    def _open_batch(self) -> Batch:
+        batch = self._engine.open_batch(self.voice.ends) if isinstance(self._engine, FusedEngine) else None
+        return batch or OneByOne(self._engine)
+
+    def _reload(self, folder: str) -> int:
+        path = resolve_model_folder(folder, parts=("policy",))
+        voice = Voice(path, self.settings.template)
+        for what, old, new in (
+            ("model of another shape", self.voice.config, voice.config),
+            ("model with another tokenizer", self.voice.tokenizer.fingerprint(), voice.tokenizer.fingerprint()),
+            ("model with other end tokens", self.voice.ends, voice.ends),
+        ):
+            if old != new:
+                raise UserError(f"{path}: a {what} than the served one in {self.folder}; start a new server for it")
+        model = load_causal_lm(path, dtype=self._dtype, tokenizer=voice.tokenizer)
+        self._engine.load_weights(model.named_parameters(), self.version + 1)
+        self.folder, self.voice, self.version = folder, voice, self.version + 1
+        return self.version
+
+
+Decode = Callable[[list[int]], str]
+
+
+def as_prompts(ids: list[list[int]], count: int) -> list[np.ndarray]:
+    """Return every one of ``ids`` ``count`` times."""
+    return [np.asarray(one, np.int64) for one in ids for _ in range(count)]
