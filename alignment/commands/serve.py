@@ -39,7 +39,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def main(argv: Sequence[str]) -> None:
     """Serve until a signal."""
-    from alignment.serve.counters import Counters
+    from alignment.serve.counters import ServerCounters
     from alignment.serve.policy.routes import PolicyRoutes
     from alignment.serve.policy.service import PolicyService, PolicySettings
     from alignment.serve.shell import Address, build_app, read_access, serve
@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> None:
         request_timeout=arguments.request_timeout,
         device=arguments.device,
     )
-    counters = Counters()
+    counters = ServerCounters()
     service = PolicyService(arguments.policy, settings)
     routes = PolicyRoutes({arguments.name or arguments.policy: service}, access, counters).routes()
     serve(

@@ -35,7 +35,7 @@ Likeliest = tuple[tuple[int, float], ...]
 """Pairs of token and log-prob, the likeliest first."""
 
 
-class Piece(NamedTuple):
+class Growth(NamedTuple):
     """Tokens by which an answer has grown."""
 
     ask: Ask
@@ -49,7 +49,7 @@ class Piece(NamedTuple):
     """``stop`` (the last token is a stop token) or ``length``; None: more follows."""
 
 
-class Batch(Protocol):
+class RunningBatch(Protocol):
     """Answers of several requests at once; used by one thread."""
 
     @property
@@ -65,6 +65,6 @@ class Batch(Protocol):
         """Forget all unfinished answers of ``ask``."""
         ...
 
-    def step(self) -> list[Piece]:
+    def step(self) -> list[Growth]:
         """Go on with all answers; call this only while some are unfinished."""
         ...

@@ -1,4 +1,4 @@
-"""Counters of a server, as a page that Prometheus reads."""
+"""ServerCounters of a server, as a page that Prometheus reads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _HELP = {
 }
 
 
-class Counters:
+class ServerCounters:
     """Numbers by name and labels; several threads may add to them."""
 
     def __init__(self) -> None:

@@ -10,17 +10,17 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
-from alignment.generation.live import Ask, Batch, Piece
+from alignment.generation.live import Ask, Growth, RunningBatch
 
 T = TypeVar("T")
-Tell = Callable[[list["Piece | Exception"]], None]
+Tell = Callable[[list["Growth | Exception"]], None]
 """Called with what is new of a request; an exception is the last."""
-Post = Callable[[list[tuple[Tell, list["Piece | Exception"]]]], None]
+Post = Callable[[list[tuple[Tell, list["Growth | Exception"]]]], None]
 """Takes what is new of several requests to where their ``Tell`` is called."""
 
 
 @dataclass(slots=True, eq=False)
-class Job:
+class EngineJob:
     """A request in the thread."""
 
     ask: Ask
@@ -29,12 +29,12 @@ class Job:
     """True: tell of every token; False: of whole answers."""
     open: int = field(init=False)
     """Number of unfinished answers."""
-    held: dict[int, list[Piece]] = field(default_factory=dict)
+    held: dict[int, list[Growth]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.open = len(self.ask.prompts)
 
-    def news(self, piece: Piece) -> Piece | None:
+    def news(self, piece: Growth) -> Growth | None:
         """Return what to tell now that there is ``piece``; None: nothing yet."""
         self.open -= piece.finish_reason is not None
         if self.each:
@@ -44,7 +44,7 @@ class Job:
         return None if piece.finish_reason is None else _joined(self.held.pop(piece.choice))
 
 
-def _joined(pieces: list[Piece]) -> Piece:
+def _joined(pieces: list[Growth]) -> Growth:
     return pieces[-1]._replace(
         tokens=[token for piece in pieces for token in piece.tokens],
         logprobs=[logprob for piece in pieces for logprob in piece.logprobs],
@@ -53,21 +53,21 @@ def _joined(pieces: list[Piece]) -> Piece:
 
 
 class EngineThread:
-    """Owns the ``Batch`` that ``open_batch`` returns; what is called here returns at once."""
+    """Owns the ``RunningBatch`` that ``open_batch`` returns; what is called here returns at once."""
 
-    def __init__(self, open_batch: Callable[[], Batch], post: Post) -> None:
+    def __init__(self, open_batch: Callable[[], RunningBatch], post: Post) -> None:
         """``open_batch`` is called in the thread: at first, and after a failure."""
         self._open_batch, self._post = open_batch, post
-        self._batch: Batch | None = None
+        self._batch: RunningBatch | None = None
         self._commands: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._alone: deque[Callable[[], None]] = deque()
-        self._waiting: deque[Job] = deque()
-        self._jobs: dict[Ask, Job] = {}
+        self._waiting: deque[EngineJob] = deque()
+        self._jobs: dict[Ask, EngineJob] = {}
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: EngineJob) -> None:
         """Answer a request."""
         self._commands.put(lambda: self._waiting.append(job))
 
@@ -117,7 +117,7 @@ class EngineThread:
         except Empty:
             return
 
-    def _start(self, job: Job) -> None:
+    def _start(self, job: EngineJob) -> None:
         try:
             self._batch = self._batch or self._open_batch()
             self._batch.submit(job.ask)
@@ -139,7 +139,7 @@ class EngineThread:
             self._jobs.clear()
             self._batch = None
             return
-        news: dict[Job, list[Any]] = {}
+        news: dict[EngineJob, list[Any]] = {}
         for piece in pieces:
             job = self._jobs[piece.ask]
             new = job.news(piece)

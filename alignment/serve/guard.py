@@ -28,7 +28,7 @@ class Access:
     """The longest body of a request."""
 
 
-class Guard:
+class RequestGuard:
     """An ASGI application that passes allowed requests on to ``app``, with a bounded body."""
 
     def __init__(self, app: Any, access: Access) -> None:

@@ -23,8 +23,8 @@ from starlette.routing import BaseRoute, Route
 
 from alignment.errors import ArgumentError, UserError, why_unreadable
 from alignment.serve.answers import HttpError
-from alignment.serve.counters import Counters
-from alignment.serve.guard import Access, Guard
+from alignment.serve.counters import ServerCounters
+from alignment.serve.guard import Access, RequestGuard
 
 _SHORTEST_TOKEN = 8
 _BACKLOG = 2048
@@ -64,7 +64,7 @@ def _is_local(host: str) -> bool:
         return host == "localhost"
 
 
-def build_app(routes: Sequence[BaseRoute], access: Access, counters: Counters) -> Any:
+def build_app(routes: Sequence[BaseRoute], access: Access, counters: ServerCounters) -> Any:
     """Return the ASGI application of ``routes`` with health and metrics pages."""
 
     async def health(request: Request) -> Response:
@@ -77,13 +77,13 @@ def build_app(routes: Sequence[BaseRoute], access: Access, counters: Counters) -
         routes=[Route("/health", health), Route("/metrics", metrics), *routes],
         exception_handlers={HttpError: _tell, HTTPException: _tell_route, Exception: _tell_fault},
     )
-    return _Counted(Guard(app, access), counters, {route.path for route in routes if isinstance(route, Route)})
+    return _Counted(RequestGuard(app, access), counters, {route.path for route in routes if isinstance(route, Route)})
 
 
 class _Counted:
     """Counts requests to known paths by status, and their time."""
 
-    def __init__(self, app: Any, counters: Counters, paths: set[str]) -> None:
+    def __init__(self, app: Any, counters: ServerCounters, paths: set[str]) -> None:
         self._app, self._counters, self._paths = app, counters, paths
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:

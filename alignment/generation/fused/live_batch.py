@@ -13,14 +13,14 @@ from alignment.generation.fused.live_scheduler import LiveScheduler
 from alignment.generation.fused.request_drawing import RequestDrawer
 from alignment.generation.fused.sequences import Sequence as SequenceInFlight
 from alignment.generation.fused.sequences import make_sequences
-from alignment.generation.live import Ask, Piece
+from alignment.generation.live import Ask, Growth
 
 Check = Callable[[Sequence[SequenceInFlight], GenerationOptions], None]
 """UserError for sequences that the engine cannot answer."""
 
 
 class LiveBatch:
-    """A ``live.Batch``: every step is one pass over all answers, and gives a token to each that decodes.
+    """A ``live.RunningBatch``: every step is one pass over all answers, and gives a token to each that decodes.
 
     An answer has the tokens that ``FusedEngine.generate`` gives it, whatever else runs.
     """
@@ -32,7 +32,7 @@ class LiveBatch:
 
     @property
     def num_running(self) -> int:
-        """See ``Batch``."""
+        """See ``RunningBatch``."""
         return sum(map(len, self._running.values()))
 
     @property
@@ -41,7 +41,7 @@ class LiveBatch:
         return self._scheduler.counts
 
     def submit(self, ask: Ask) -> None:
-        """See ``Batch``."""
+        """See ``RunningBatch``."""
         sequences = make_sequences(ask.prompts, ask.limits, sequence_ids=ask.sequence_ids)
         self._check(sequences, ask.options)
         for sequence in sequences:
@@ -52,12 +52,12 @@ class LiveBatch:
         self._running[ask] = sequences
 
     def cancel(self, ask: Ask) -> None:
-        """See ``Batch``."""
+        """See ``RunningBatch``."""
         for sequence in reversed(self._running.pop(ask, [])):
             self._scheduler.remove(sequence)
 
-    def step(self) -> list[Piece]:
-        """See ``Batch``."""
+    def step(self) -> list[Growth]:
+        """See ``RunningBatch``."""
         scheduler = self._scheduler
         step = scheduler.plan()
         self._drawer.enter(step.entered)
@@ -74,7 +74,7 @@ class LiveBatch:
         pieces = zip(owners, tokens.tolist(), logprobs.tolist(), likeliest, strict=True)
         return [self._piece(*piece) for piece in pieces]
 
-    def _piece(self, sequence: SequenceInFlight, token: int, logprob: float, likeliest: Any) -> Piece:
+    def _piece(self, sequence: SequenceInFlight, token: int, logprob: float, likeliest: Any) -> Growth:
         ask, completion = sequence.ask, self._scheduler.take(sequence)
         reason = completion and completion.finish_reason
         if reason is None and token in ask.options.stop_token_ids:
@@ -86,4 +86,4 @@ class LiveBatch:
             self._running[ask].remove(sequence)
             if not self._running[ask]:
                 del self._running[ask]
-        return Piece(ask, sequence.choice, [token], [logprob], likeliest, reason)
+        return Growth(ask, sequence.choice, [token], [logprob], likeliest, reason)

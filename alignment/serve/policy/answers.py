@@ -8,7 +8,7 @@ import uuid
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from alignment.generation.live import Likeliest, Piece
+from alignment.generation.live import Growth, Likeliest
 from alignment.serve.answers import HttpError
 from alignment.serve.policy.service import PolicyService
 from alignment.serve.policy.texts import AnswerText
@@ -79,7 +79,7 @@ class Answering:
         finally:
             await pieces.aclose()
 
-    def _add(self, piece: Piece) -> tuple[int, str, int] | None:
+    def _add(self, piece: Growth) -> tuple[int, str, int] | None:
         """Return None for tokens after a stop string."""
         text = self._texts[piece.choice]
         if text.finish_reason is not None:

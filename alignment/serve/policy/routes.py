@@ -15,7 +15,7 @@ from alignment.errors import UserError
 from alignment.registry import near_matches
 from alignment.serve.answers import HttpError
 from alignment.serve.bodies import Body, read_body
-from alignment.serve.counters import Counters
+from alignment.serve.counters import ServerCounters
 from alignment.serve.guard import Access
 from alignment.serve.policy.answers import Answering
 from alignment.serve.policy.service import PolicyService
@@ -29,7 +29,7 @@ OWNER = "alignment"
 class PolicyRoutes:
     """Answers with the policies ``services`` by name; without a name with the first."""
 
-    def __init__(self, services: Mapping[str, PolicyService], access: Access, counters: Counters) -> None:
+    def __init__(self, services: Mapping[str, PolicyService], access: Access, counters: ServerCounters) -> None:
         self._services, self._access, self._counters = services, access, counters
         for name, service in services.items():
             counters.watch("answers_running", lambda service=service: service.in_flight, model=name)

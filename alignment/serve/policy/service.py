@@ -13,13 +13,13 @@ import numpy as np
 
 from alignment.errors import UserError
 from alignment.generation.fused.fused_engine import FusedEngine
-from alignment.generation.live import Ask, Batch, Piece
+from alignment.generation.live import Ask, Growth, RunningBatch
 from alignment.generation.one_by_one import OneByOne
 from alignment.models.folders.hub import load_causal_lm, resolve_model_folder, working_dtype
 from alignment.parallel.initialise import select_device
 from alignment.runs.stages.policy import Voice, open_engine
 from alignment.serve.answers import HttpError
-from alignment.serve.engine_thread import EngineThread, Job
+from alignment.serve.engine_thread import EngineJob, EngineThread
 from alignment.telemetry import log
 
 
@@ -72,14 +72,14 @@ class PolicyService:
                 429, f"{self.in_flight} answers are being generated or wait (allowed: {limit}); try again", wait=1
             )
 
-    async def answer(self, ask: Ask, *, each: bool) -> AsyncIterator[Piece]:
+    async def answer(self, ask: Ask, *, each: bool) -> AsyncIterator[Growth]:
         """Yield the pieces of the answers to ``ask``, of every token if ``each``; leaving early cancels the rest."""
         self.check_room(len(ask.prompts))
         self._loop = asyncio.get_running_loop()
-        news: asyncio.Queue[Piece | Exception] = asyncio.Queue()
+        news: asyncio.Queue[Growth | Exception] = asyncio.Queue()
         count, end = len(ask.prompts), self._loop.time() + self.settings.request_timeout
         self.in_flight += count
-        self._thread.submit(Job(ask, lambda told: [news.put_nowait(one) for one in told], each))
+        self._thread.submit(EngineJob(ask, lambda told: [news.put_nowait(one) for one in told], each))
         left = count
         try:
             while left:
@@ -100,7 +100,7 @@ class PolicyService:
         """End the engine's thread."""
         self._thread.stop()
 
-    async def _next(self, news: asyncio.Queue[Any], end: float) -> Piece:
+    async def _next(self, news: asyncio.Queue[Any], end: float) -> Growth:
         try:
             piece = await asyncio.wait_for(news.get(), max(0.001, end - asyncio.get_running_loop().time()))
         except asyncio.TimeoutError:
@@ -136,7 +136,7 @@ class PolicyService:
             max_length=self.longest,
         )
 
-    def _open_batch(self) -> Batch:
+    def _open_batch(self) -> RunningBatch:
         batch = self._engine.open_batch(self.voice.ends) if isinstance(self._engine, FusedEngine) else None
         return batch or OneByOne(self._engine)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from alignment.generation.live import Likeliest, Piece
+from alignment.generation.live import Growth, Likeliest
 
 _UNFINISHED = "\ufffd"
 """What a tokenizer shows for the first bytes of a character."""
@@ -24,7 +24,7 @@ class AnswerText:
         self.text = ""
         """The text that is certain."""
 
-    def add(self, piece: Piece) -> str:
+    def add(self, piece: Growth) -> str:
         """Add what is new, but for what comes after a stop string; return the text that has become certain."""
         before = len(self.text)
         if not self._stops:
@@ -40,7 +40,7 @@ class AnswerText:
                 self._read()
         return self.text[before:]
 
-    def _extend(self, piece: Piece, places: slice) -> None:
+    def _extend(self, piece: Growth, places: slice) -> None:
         self.tokens += piece.tokens[places]
         self.logprobs += piece.logprobs[places]
         self.likeliest += piece.likeliest[places]

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import httpx
 
-from alignment.serve.counters import Counters
+from alignment.serve.counters import ServerCounters
 from alignment.serve.guard import Access
 from alignment.serve.policy.routes import PolicyRoutes
 from alignment.serve.policy.service import PolicyService, PolicySettings
@@ -36,7 +36,7 @@ def running(app):
 @contextmanager
 def policy_server(folder, access=None, **settings):
     """Serve the policy in ``folder`` as "tiny"; yields (a client, its service, the server)."""
-    counters, access = Counters(), access or Access()
+    counters, access = ServerCounters(), access or Access()
     service = PolicyService(str(folder), PolicySettings(**{"num_slots": 8, "device": "cpu", **settings}))
     routes = PolicyRoutes({"tiny": service}, access, counters).routes()
     headers = {} if access.token is None else {"Authorization": f"Bearer {access.token}"}

@@ -270,27 +270,30 @@ def test_a_server_without_a_token_is_for_this_machine(folders):
 
 
 @pytest.fixture
-def slow(folders, monkeypatch):
-    """A server whose passes take 20 ms, with 2 slots, a queue of 2 and half a second a request."""
+def slow(folders, monkeypatch, request):
+    """A server whose passes take 40 ms, with 2 slots and a queue of 2."""
     from alignment.generation.fused.live_batch import LiveBatch
 
     step = LiveBatch.step
-    monkeypatch.setattr(LiveBatch, "step", lambda self: (time.sleep(0.02), step(self))[1])
-    with policy_server(folders / "one", num_slots=2, max_queue=2, request_timeout=0.5) as found:
+    monkeypatch.setattr(LiveBatch, "step", lambda self: (time.sleep(0.04), step(self))[1])
+    with policy_server(
+        folders / "one", num_slots=2, max_queue=2, request_timeout=getattr(request, "param", 60)
+    ) as found:
         yield found
 
 
+@pytest.mark.parametrize("slow", [1.0], indirect=True)
 def test_limits_on_time_and_queue(slow):
     client, service, _ = slow
     long = {"max_tokens": 50, "min_tokens": 50}
-    refused(complete(client, **long), 504, "within 0.5 s")
+    refused(complete(client, **long), 504, "within 1 s")
     with ThreadPoolExecutor(8) as pool:
         futures = [pool.submit(complete, client, n=2, **long) for _ in range(3)]
         codes = sorted(future.result().status_code for future in futures)
         full = next(future.result() for future in futures if future.result().status_code == 429)
     assert codes == [429, 504, 504] and full.headers["Retry-After"] == "1"
     refused(full, 429, "4 answers are being generated or wait")
-    assert "within 0.5 s" in complete(client, stream=True, **long).text
+    assert "within 1 s" in complete(client, stream=True, **long).text
     assert complete(client, max_tokens=3).status_code == 200, "the slots are free again"
 
 
@@ -305,26 +308,25 @@ def test_a_client_that_leaves_frees_its_slots(slow, streams):
     else:
         with pytest.raises(Exception, match="timed out"):
             client.post("/v1/completions", json=keys, timeout=0.1)
-    end = time.monotonic() + 0.3
-    while service.in_flight and time.monotonic() < end:
-        time.sleep(0.01)
-    assert service.in_flight == 0, "sooner than the limit on time"
     batch = service._thread._batch
-    assert batch.num_running == 0 or time.sleep(0.1) or batch.num_running == 0
+    while service.in_flight or batch.num_running:
+        time.sleep(0.01)
+    assert batch.counts.steps < 90, "whole answers take 100 passes"
 
 
 def test_running_requests_end_and_new_ones_are_refused(slow):
-    client, _, server = slow
+    client, service, server = slow
     answers = []
-    asking = threading.Thread(target=lambda: answers.append(complete(client, max_tokens=15, min_tokens=15)))
+    asking = threading.Thread(target=lambda: answers.append(complete(client, max_tokens=50, min_tokens=50)))
     asking.start()
-    time.sleep(0.15)
+    while not service.in_flight:
+        time.sleep(0.01)
     server.handle_exit(15, None)
-    time.sleep(0.15)
     with pytest.raises(Exception, match="refused"):
-        complete(client)
+        while asking.is_alive():
+            client.get("/health", headers={"Connection": "close"})
     asking.join()
-    assert answers[0].status_code == 200 and answers[0].json()["usage"]["completion_tokens"] == 15
+    assert answers[0].status_code == 200 and answers[0].json()["usage"]["completion_tokens"] == 50
 
 
 def test_an_engine_that_fails_answers_500_and_recovers(folders, monkeypatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from alignment.generation.live import Piece
+from alignment.generation.live import Growth
 from alignment.serve.policy.texts import AnswerText
 
 TOKENS = [b"one ", b"\xe2", b"\x82", b"\xac", b" EN", b"D", b"x"]
@@ -17,7 +17,7 @@ def decode(ids):
 def grow(answer, ids, *, whole=False):
     pieces = [ids] if whole else [[token] for token in ids]
     reasons = [None] * (len(pieces) - 1) + ["length"]
-    return [answer.add(Piece(None, 0, p, [0.5] * len(p), (), r)) for p, r in zip(pieces, reasons, strict=True)]
+    return [answer.add(Growth(None, 0, p, [0.5] * len(p), (), r)) for p, r in zip(pieces, reasons, strict=True)]
 
 
 def test_an_unfinished_character_waits():
