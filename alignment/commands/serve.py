@@ -1,17 +1,23 @@
-"""Serve a policy over HTTP: ``alignment serve --policy FOLDER``.
+"""Serve a policy, a reward model or both over HTTP: ``alignment serve --policy FOLDER``, ``--reward FOLDER``.
 
-A policy answers OpenAI's requests for completions and chat. SIGTERM and Ctrl-C end the server when running requests
-have ended.
+A policy answers OpenAI's requests for completions and chat, a reward model those that ``reward_server`` sends here and
+in PaddleNLP, and OpenRLHF's. SIGTERM and Ctrl-C end the server when running requests have ended.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alignment.arguments.command_line import ToolParser, number
 from alignment.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from alignment.serve.counters import ServerCounters
+    from alignment.serve.guard import Access
+    from alignment.serve.policy.routes import PolicyRoutes
+    from alignment.serve.reward.routes import RewardRoutes
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -20,6 +26,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add: Any = parser.add_argument
     count, seconds = number(int, minimum=1), number(float, above=0)
     add("--policy", metavar="FOLDER", help="policy to serve: model folder, a run's output_dir, or a hub name")
+    add("--reward", metavar="FOLDER", help="reward model to serve: model folder, a run's output_dir, or a hub name")
     add("--name", help="name of the policy in requests (default: as --policy is written)")
     add("--host", default="127.0.0.1", help="address to listen on; others than this machine's own need a token")
     add("--port", type=number(int, minimum=0, maximum=65535), default=8000, help="port; 0: a free one is printed")
@@ -33,6 +40,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--shutdown_timeout", type=seconds, default=60.0, help="seconds that running requests get at the end")
     add("--chat_template", choices=("none", "tokenizer"), help="default: as in training, else the tokenizer's")
     add("--input_template", help='text around a user\'s, such as "User: {}\\nAssistant: "')
+    add("--rows_per_batch", type=count, default=16, help="answers that the reward model scores in a pass")
+    add("--value_head_prefix", help="name of the reward model's score head, if it is not a usual one")
+    weights = "weight of each score of a reward model with several (attributes)"
+    add("--reward_attribute_weights", type=number(float), nargs="+", help=weights)
     add("--device", choices=("cpu", "gpu"), help="where to compute (default: gpu if Paddle finds one)")
     return parser.parse_args(argv)
 
@@ -40,19 +51,35 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> None:
     """Serve until a signal."""
     from alignment.serve.counters import ServerCounters
-    from alignment.serve.policy.routes import PolicyRoutes
-    from alignment.serve.policy.service import PolicyService, PolicySettings
     from alignment.serve.shell import Address, build_app, read_access, serve
     from alignment.telemetry import log
 
     arguments = parse(argv)
-    if arguments.policy is None:
-        raise ArgumentError("give --policy FOLDER")
+    if arguments.policy is None and arguments.reward is None:
+        raise ArgumentError("give --policy FOLDER or --reward FOLDER")
     access = read_access(arguments.host, arguments.token_file, arguments.max_body_bytes)
     log.configure(output_dir=None, is_main=True)
-    template = arguments.input_template
+    counters = ServerCounters()
+    policies = _policy_routes(arguments, access, counters)
+    rewards = _reward_routes(arguments, access, counters)
+    served = [*policies.services.values()] if policies else []
+    closed = [*served, *([rewards.service] if rewards else [])]
+    serve(
+        build_app([route for one in (policies, rewards) if one for route in one.routes()], access, counters),
+        Address(arguments.host, arguments.port),
+        shutdown_timeout=arguments.shutdown_timeout,
+        close=lambda: [service.close() for service in closed],
+    )
+
+
+def _policy_routes(arguments: argparse.Namespace, access: Access, counters: ServerCounters) -> PolicyRoutes | None:
+    from alignment.serve.policy.routes import PolicyRoutes
+    from alignment.serve.policy.service import PolicyService, PolicySettings
+
+    if arguments.policy is None:
+        return None
     settings = PolicySettings(
-        template=arguments.chat_template if template is None else template.replace("\\n", "\n"),
+        template=_template(arguments),
         kv_memory=arguments.kv_memory,
         num_slots=arguments.num_slots,
         max_queue=arguments.max_queue,
@@ -60,12 +87,28 @@ def main(argv: Sequence[str]) -> None:
         request_timeout=arguments.request_timeout,
         device=arguments.device,
     )
-    counters = ServerCounters()
     service = PolicyService(arguments.policy, settings)
-    routes = PolicyRoutes({arguments.name or arguments.policy: service}, access, counters).routes()
-    serve(
-        build_app(routes, access, counters),
-        Address(arguments.host, arguments.port),
-        shutdown_timeout=arguments.shutdown_timeout,
-        close=service.close,
+    return PolicyRoutes({arguments.name or arguments.policy: service}, access, counters)
+
+
+def _reward_routes(arguments: argparse.Namespace, access: Access, counters: ServerCounters) -> RewardRoutes | None:
+    from alignment.models.folders.attribute_heads import StoredHead
+    from alignment.serve.reward.routes import RewardRoutes
+    from alignment.serve.reward.service import RewardService, RewardSettings
+
+    if arguments.reward is None:
+        return None
+    settings = RewardSettings(
+        template=_template(arguments),
+        rows_per_batch=arguments.rows_per_batch,
+        max_queue=arguments.max_queue,
+        request_timeout=arguments.request_timeout,
+        head=StoredHead(arguments.value_head_prefix, arguments.reward_attribute_weights),
+        device=arguments.device,
     )
+    return RewardRoutes(RewardService(arguments.reward, settings, counters), access)
+
+
+def _template(arguments: argparse.Namespace) -> str | None:
+    wanted = arguments.input_template
+    return arguments.chat_template if wanted is None else wanted.replace("\\n", "\n")

@@ -80,6 +80,8 @@ class EngineThread:
         future: Future[T] = Future()
 
         def compute() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
             try:
                 future.set_result(work())
             except BaseException as error:  # noqa: BLE001 - it is the caller's

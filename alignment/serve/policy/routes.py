@@ -30,7 +30,7 @@ class PolicyRoutes:
     """Answers with the policies ``services`` by name; without a name with the first."""
 
     def __init__(self, services: Mapping[str, PolicyService], access: Access, counters: ServerCounters) -> None:
-        self._services, self._access, self._counters = services, access, counters
+        self.services, self._access, self._counters = services, access, counters
         for name, service in services.items():
             counters.watch("answers_running", lambda service=service: service.in_flight, model=name)
             counters.watch("weights_version", lambda service=service: service.version, model=name)
@@ -47,7 +47,7 @@ class PolicyRoutes:
 
     async def models(self, request: Request) -> Response:
         """List the models."""
-        return JSONResponse({"object": "list", "data": [self._described(name) for name in self._services]})
+        return JSONResponse({"object": "list", "data": [self._described(name) for name in self.services]})
 
     async def model(self, request: Request) -> Response:
         """Describe one model."""
@@ -104,24 +104,24 @@ class PolicyRoutes:
         self._counters.add("generated_tokens_total", answering.num_generated)
 
     async def _body(self, request: Request) -> Body:
-        seconds = next(iter(self._services.values())).settings.request_timeout
+        seconds = next(iter(self.services.values())).settings.request_timeout
         return await read_body(request, max_bytes=self._access.max_body_bytes, seconds=seconds)
 
     def _find(self, name: Any) -> tuple[str, PolicyService]:
         if name is None:
-            return next(iter(self._services.items()))
-        if name not in self._services:
-            known = ", ".join(self._services)
+            return next(iter(self.services.items()))
+        if name not in self.services:
+            known = ", ".join(self.services)
             raise HttpError(
                 404,
-                f"no model {name!r:.80} here{near_matches(str(name), self._services)} (models: {known})",
+                f"no model {name!r:.80} here{near_matches(str(name), self.services)} (models: {known})",
                 param="model",
                 code="model_not_found",
             )
-        return name, self._services[name]
+        return name, self.services[name]
 
     def _described(self, name: str) -> dict[str, Any]:
-        service = self._services[name]
+        service = self.services[name]
         return {
             "id": name,
             "object": "model",

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from alignment.models.folders.hub import random_causal_lm
+from alignment.models.decoder.score_model import ScoreOptions
+from alignment.models.folders.hub import random_causal_lm, random_score_model
 from alignment.models.folders.saving import save_model
 from alignment.models.tokenizer.tokenizer import load_tokenizer
 from alignment.serve.guard import Access
@@ -26,13 +27,15 @@ SHAPE = dict(
 
 @pytest.fixture(scope="package")
 def folders(tmp_path_factory, repo_root):
-    """Three policies: two of one shape, one of another."""
+    """Three policies, two of one shape, one of another; a reward model."""
     root = tmp_path_factory.mktemp("served")
     tokenizer = load_tokenizer(repo_root / "alignment" / "data" / "shipped" / "packing" / "tokenizer")
     for name, seed, changes in (("one", 1, {}), ("two", 2, {}), ("wide", 3, {"intermediate_size": 32})):
         (root / "config.json").write_text(json.dumps({**SHAPE, **changes}))
         model = random_causal_lm(root / "config.json", seed=seed, tokenizer=tokenizer)
         save_model(root / name, model, tokenizer)
+    reward = random_score_model(root / "config.json", ScoreOptions(), seed=4, tokenizer=tokenizer)
+    save_model(root / "reward", reward, tokenizer)
     return root
 
 

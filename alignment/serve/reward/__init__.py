@@ -1,0 +1,1 @@
+"""Scores of answers, in the forms of several suites."""
