@@ -8,7 +8,7 @@ from typing import Any
 import paddle
 
 from alignment.metrics import Metric
-from alignment.parallel.runner import Objective, T, metrics_to_host, to_host
+from alignment.parallel.runner import Objective, T, mark_filler, metrics_to_host, to_host
 from alignment.parallel.shares import Shares
 from alignment.parallel.topology import Topology
 from alignment.records import TokenBatch
@@ -26,13 +26,18 @@ class DenseRunner:
         """See ``ModelRunner.forward``; a tuple from ``read`` gives a tuple of arrays."""
         self.model.eval()
         with paddle.no_grad():
-            return self.share([to_host(read(self.model, batch)) for batch in self._shares.take(batches, "forward")])
+            outputs = []
+            for index, batch in enumerate(self._shares.take(batches, "forward")):
+                mark_filler(self.model, self._shares.is_filler(index))
+                outputs.append(to_host(read(self.model, batch)))
+            return self.share(outputs)
 
     def forward_backward(self, batches: Sequence[TokenBatch], objective: Objective) -> list[dict[str, Metric]]:
         """See ``ModelRunner.forward_backward``."""
         self.model.train()
         metrics = []
         for index, batch in enumerate(self._shares.take(batches, "forward and backward")):
+            mark_filler(self.model, self._shares.is_filler(index))
             loss = objective.loss(objective.read(self.model, batch), batch)
             value = loss.value * 0 if self._shares.is_filler(index) else loss.value
             value.backward()

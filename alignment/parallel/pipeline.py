@@ -10,7 +10,7 @@ import paddle
 from alignment.architecture.pipeline_schedule import Compute, StageTransfer, build_schedule, events_of
 from alignment.metrics import Metric
 from alignment.parallel.comms.group import Group
-from alignment.parallel.runner import Objective, T, metrics_to_host, to_host
+from alignment.parallel.runner import Objective, T, mark_filler, metrics_to_host, to_host
 from alignment.parallel.shares import Shares
 from alignment.parallel.topology import Topology
 from alignment.records import TokenBatch
@@ -67,6 +67,7 @@ class PipelineRunner:
             elif event.backward:
                 stage.go_back(event)
             else:
+                mark_filler(self.model, self._shares.is_filler(event.batch))
                 stage.go_forward(event, keep=with_backward)
 
 

@@ -50,6 +50,13 @@ class ModelRunner(Protocol):
         ...
 
 
+def mark_filler(model: Any, is_filler: bool) -> None:
+    """Tell ``model`` whether its next pass is over rows that count for nothing, for what it counts while it runs."""
+    balance = getattr(getattr(model, "model", None), "balance", None)  # only models with experts count anything
+    if balance is not None:
+        balance.is_filler = is_filler
+
+
 def to_host(value: Any) -> Any:
     """Return tensors as float32 arrays, also inside a tuple, and anything else unchanged."""
     if isinstance(value, tuple):

@@ -28,6 +28,7 @@ from alignment.telemetry.progress import Progress
 from alignment.telemetry.timing import StageTimer
 from alignment.telemetry.wording import counted
 from alignment.telemetry.writers import SilentWriters, open_writers
+from alignment.training.expert_balance import BalancingLoss
 from alignment.training.learner import Learner
 from alignment.training.optimizers import AdamSettings, NamedAdamW
 from alignment.training.schedules import Schedule, warmup_updates
@@ -99,6 +100,11 @@ def build_learner(launch: Launch, name: str, model: Any, training: TrainingArgum
         shards=shards,
     )
     learner.adapter = model.model.adapter
+    learner.aux_loss_coef = training.aux_loss_coef
+    if model.config.experts is None and training.aux_loss_coef:
+        log.warn(f"{name}: aux_loss_coef={training.aux_loss_coef:g} has no effect, the model has no experts")
+    if model.config.experts is not None and topology is not None and not model.model.is_frozen:
+        learner.balancing = BalancingLoss(name, learner.runner, topology)
     offloaded = launch.parsed.parallel.offloaded
     learner.offload(model="train_model" in offloaded, optimizer="optimizer" in offloaded)
     return learner

@@ -17,6 +17,7 @@ from alignment.parallel.comms.group import ALONE
 from alignment.parallel.runner import ModelRunner, Objective
 from alignment.parallel.sharding.partition import ParameterShards
 from alignment.records import TokenBatch
+from alignment.training.expert_balance import BalancingLoss
 from alignment.training.optimizers import NamedAdamW, clip_by_global_norm, scale_gradients
 from alignment.training.schedules import Schedule
 
@@ -56,6 +57,10 @@ class Learner:
         self._world = ALONE if shards is None else shards.topology.world
         self.rate_factor = 1.0
         """Factor of the schedule's learning rates."""
+        self.balancing: BalancingLoss | None = None
+        """What balances and measures the experts of the model; None: it has none."""
+        self.aux_loss_coef = 0.0
+        """The factor of the balancing loss of these experts."""
         self.adapter: AdapterState | None = None
         """The state of the model's adapter, if it has one; it is told the number of updates."""
 
@@ -76,7 +81,11 @@ class Learner:
         if self.adapter is not None:
             self.adapter.update = self.num_updates
         with resident(self.offloaded_model):
+            if self.balancing is not None and batches:
+                self.balancing.begin(batches, self.aux_loss_coef)
             metrics = self.runner.forward_backward(batches, objective)
+            if self.balancing is not None and batches:
+                metrics = [*metrics, self.balancing.finish(batches)]
         self._check_finite([(key, float(m.value)) for part in metrics for key, m in part.items()])
         return metrics
 

@@ -134,6 +134,10 @@ class TrainingArguments:
     """Added to AdamW's denominator."""
     max_grad_norm: float = argument(1.0, minimum=0, aliases=("max_norm",))
     """Maximum global norm of the gradient; 0: no clipping."""
+    aux_loss_coef: float = argument(0.0, minimum=0, aliases=("router_aux_loss_coef",))
+    """Factor of the loss that balances the experts of a mixture (of transformers: over all tokens of an update); 0: the
+    loads are only measured. The router_aux_loss_coef of the model's config.json is not used.
+    """
 
     bf16: bool = argument(False, inert_when=_NO_BF16, refused_when=_NO_MIXED)
     """Compute in bfloat16."""

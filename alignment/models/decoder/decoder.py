@@ -23,6 +23,7 @@ from alignment.architecture.families import LM_HEAD
 from alignment.architecture.parts import even_cut
 from alignment.errors import DataError
 from alignment.models.decoder.adapter_use import ADAPTED, AdapterState, AdapterUse
+from alignment.models.decoder.balancing import ExpertBalance
 from alignment.models.decoder.feed_forward import ExpertFeedForward, FeedForward
 from alignment.models.decoder.layers import Embedding, Linear, NumberedLayers, RmsNorm, RoleLayers, build_layer
 from alignment.models.decoder.placement import WHOLE, Placement
@@ -42,6 +43,7 @@ class SequencePlan:
     recomputed: str = ""
     """What the backward pass recomputes: ``full``, ``full_attn``, ``core_attn``, or nothing (empty)."""
     adapter: AdapterUse = ADAPTED
+    balance: ExpertBalance | None = None
 
 
 class Attention(RoleLayers):
@@ -75,12 +77,13 @@ class DecoderLayer(RoleLayers):
         config: DecoderConfig,
         shapes: Mapping[str, tuple[int, ...]],
         *,
-        has_experts: bool = False,
+        number: int = 0,
         dtype: str,
         four_bit: bool = False,
     ) -> None:
-        """``shapes`` holds the shapes of this process's tensors by their name within the layer."""
+        """``number`` is that of the layer in the model; ``shapes`` holds the shapes of this process's tensors by their name within the layer."""
         blocks: dict[str, dict[str, tuple[str, nn.Layer]]] = {}
+        has_experts = config.has_experts(number)
         weights = {weight.role: weight for weight in layer_weights(config, has_experts=has_experts)}
         for weight in weights.values():
             if weight.layers != "experts":
@@ -90,7 +93,8 @@ class DecoderLayer(RoleLayers):
         norms = blocks.pop("")
         names = [weights[role].name.rpartition(".")[0] for role in ("queries", "router" if has_experts else "down")]
         if has_experts:
-            feed_forward = ExpertFeedForward(config.experts, weights, shapes, dtype=dtype, four_bit=four_bit)
+            form = {"number": number, "dtype": dtype, "four_bit": four_bit}
+            feed_forward = ExpertFeedForward(config.experts, weights, shapes, **form)
         else:
             feed_forward = FeedForward(blocks[names[1]])
         parts = {"attention": (names[0], Attention(blocks[names[0]])), "feed_forward": (names[1], feed_forward)}
@@ -106,7 +110,7 @@ class DecoderLayer(RoleLayers):
         if wanted is not None:
             hidden, use = paddle.gather(hidden, wanted.rows), use.at(wanted.rows)
         hidden = hidden + attended
-        return hidden + self["feed_forward"](self["feed_norm"](hidden), plan.region, use)
+        return hidden + self["feed_forward"](self["feed_norm"](hidden), plan.region, use, plan.balance)
 
     def _attend(self, hidden: paddle.Tensor, plan: SequencePlan, wanted: WantedTokens | None) -> paddle.Tensor:
         return self["attention"](self["input_norm"](hidden), plan, wanted)
@@ -134,6 +138,8 @@ class Decoder(nn.Layer):
         """``full`` (whole layers), ``full_attn`` (attention blocks) or ``core_attn`` (attention weights)."""
         self.adapter: AdapterState | None = None
         """The adapter of the model; None: it has none (``models.adapters.attach``)."""
+        self.balance: ExpertBalance | None = None
+        """What counts and balances the choices of experts in training; None: nothing does."""
         self.is_frozen = False
         """Whether only what is above the decoder is trained."""
         self.chunks = placement.layers(config.num_hidden_layers)
@@ -150,9 +156,9 @@ class Decoder(nn.Layer):
         form = {"dtype": dtype, "four_bit": placement.four_bit}
         layers = {}
         for n in numbers:
-            kind = {"has_experts": config.has_experts(n)}
-            shapes = local_layer_shapes(config, tensor_degree=size, tensor_index=index, **kind)
-            layers[n] = DecoderLayer(config, shapes, **kind, **form)
+            place = {"tensor_degree": size, "tensor_index": index}
+            shapes = local_layer_shapes(config, **place, has_experts=config.has_experts(n))
+            layers[n] = DecoderLayer(config, shapes, number=n, **form)
         self.layers = NumberedLayers(layers)
         self.norm = RmsNorm(width, eps=config.rms_norm_eps, dtype=dtype) if placement.is_last else None
 
@@ -181,7 +187,8 @@ class Decoder(nn.Layer):
         tokens = _Tokens.read(batch.input_ids, batch.lengths)
         plan = self._plan(tokens, tokens.positions[tokens.real])
         wanted = WantedTokens.build(batch.lengths, rows, positions)
-        if plan.region.rows == plan.region.num_tokens:
+        routes_all = self.balance is not None and self.balance.reads_all
+        if plan.region.rows == plan.region.num_tokens and not routes_all:
             return self._final(tokens, plan, wanted)
         # Sequence parallelism: each process holds only its share of the tokens between layers.
         return paddle.gather(self._final(tokens, plan), wanted.rows)
@@ -273,7 +280,7 @@ class Decoder(nn.Layer):
         use = ADAPTED
         if self.adapter is not None:
             use = self.adapter.use(tokens.ids, tokens.lengths, training=self.training)
-        return SequencePlan(attention, region, self.recompute_granularity if active else "", use)
+        return SequencePlan(attention, region, self.recompute_granularity if active else "", use, self.balance)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from paddle import nn
 from alignment.architecture.experts import Experts
 from alignment.architecture.family import EACH, Weight
 from alignment.models.decoder.adapter_use import AdapterUse
+from alignment.models.decoder.balancing import ExpertBalance
 from alignment.models.decoder.layers import NumberedLayers, RoleLayers, build_layer
 from alignment.ops.expert_routing import Dispatch, choose_experts, expert_weights, routing_probabilities
 from alignment.ops.swiglu import swiglu
@@ -22,8 +23,10 @@ _EXPERT, _SHARED = "expert_", "shared_"
 class FeedForward(RoleLayers):
     """This process's columns of a gated feed-forward block."""
 
-    def forward(self, x: paddle.Tensor, region: TensorRegion, use: AdapterUse) -> paddle.Tensor:
-        """Return [rows, H] for x [rows, H]."""
+    def forward(
+        self, x: paddle.Tensor, region: TensorRegion, use: AdapterUse, balance: ExpertBalance | None = None
+    ) -> paddle.Tensor:
+        """Return [rows, H] for x [rows, H]; there is nothing to balance."""
         x = region.enter(x)
         return self["down"](self._inner(x, use), region, use)
 
@@ -47,11 +50,12 @@ class ExpertFeedForward(RoleLayers):
         weights: Mapping[str, Weight],
         shapes: Mapping[str, tuple[int, ...]],
         *,
+        number: int,
         dtype: str,
         four_bit: bool,
     ) -> None:
-        """``weights`` are those of the block by role, ``shapes`` those of this process's tensors by name."""
-        self._experts = experts
+        """``number`` is that of the layer. ``weights`` are those of the block by role, ``shapes`` those of this process's tensors by name."""
+        self._experts, self._number = experts, number
         self._form = {"eps": 0.0, "dtype": dtype, "four_bit": four_bit}
         router = weights["router"]
         block = router.name.rpartition(".")[0]
@@ -75,14 +79,22 @@ class ExpertFeedForward(RoleLayers):
             layers[role] = (_last(weight), build_layer(weight, shapes, **self._form))
         return FeedForward(layers)
 
-    def forward(self, x: paddle.Tensor, region: TensorRegion, use: AdapterUse) -> paddle.Tensor:
+    def forward(
+        self, x: paddle.Tensor, region: TensorRegion, use: AdapterUse, balance: ExpertBalance | None = None
+    ) -> paddle.Tensor:
         """Return [rows, H] for x [rows, H]."""
-        probabilities = region.enter(routing_probabilities(self["router"](x)))
+        probabilities = routing_probabilities(self["router"](x))
+        if balance is not None:
+            probabilities = balance.slope(probabilities, region)
+        probabilities = region.enter(probabilities)
         switch = region.enter(F.sigmoid(self["switch"](x))) if self._experts.shared_inner else None
         x = region.enter(x)
         chosen = choose_experts(probabilities, self._experts.top_k)
         weights = expert_weights(probabilities, chosen, normalises=self._experts.normalises)
-        dispatch = Dispatch.build(chosen.numpy(), range(self._experts.count))
+        numbers = chosen.numpy()
+        if balance is not None:
+            balance.count(self._number, probabilities, numbers)
+        dispatch = Dispatch.build(numbers, range(self._experts.count))
         parts = dispatch.send(x)
         outputs = [self["experts"][n].partial(part, use) for n, part in enumerate(parts) if self._runs(part)]
         total = dispatch.collect(outputs or parts[:1], weights)

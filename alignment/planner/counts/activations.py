@@ -108,7 +108,9 @@ class Pass(Sizes):
         return self.shared + max(attention, feed_forward)
 
     def last(self, read: int) -> LastLayer:
-        """Return the last layer where ``read`` tokens of each row are read."""
+        """Return the last layer where ``read`` tokens of each row are read; with experts it computes all tokens."""
+        if self.config.experts is not None:
+            read = self.length
         return LastLayer(self, replace(self, length=read))
 
 

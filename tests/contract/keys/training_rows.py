@@ -100,6 +100,7 @@ TRAINING = (
     Row("adam_beta2", 0.95, lambda r: _adam(r)._beta2),
     Row("adam_epsilon", 1e-6, lambda r: _adam(r)._epsilon),
     Row("max_grad_norm", 0.3, lambda r: r.learner._max_grad_norm),
+    Row("aux_loss_coef", 0.25, lambda r: r.learner.aux_loss_coef),
     Row("bf16", True, _dtype_on_gpu, "bfloat16", with_={"fp16_opt_level": "O2"}),
     Row("fp16_opt_level", "O2", _dtype_on_gpu, "bfloat16", with_={"bf16": True}),
     Row("recompute", True, lambda r: r.learner.runner.model.model.recompute),
