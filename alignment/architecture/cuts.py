@@ -23,7 +23,7 @@ from alignment.architecture.layout import Layout
 from alignment.architecture.parts import Part, even_cut
 
 KINDS = ("causal", "score")
-_EXPERT = re.compile(r"\.experts\.[0-9]+\.")
+_EXPERT = re.compile(r"\.experts\.([0-9]+)\.")
 """The number of an expert within the name of one of its tensors."""
 
 
@@ -142,9 +142,18 @@ def held_names(
 
 
 def local_part(
-    name: str, shape: Sequence[int], config: DecoderConfig, *, tensor_degree: int, tensor_index: int
-) -> Part:
-    """Return the rectangle of the whole tensor ``name`` of ``shape`` that process ``tensor_index`` holds."""
+    name: str,
+    shape: Sequence[int],
+    config: DecoderConfig,
+    *,
+    tensor_degree: int,
+    tensor_index: int,
+    expert_degree: int = 1,
+) -> Part | None:
+    """Return the rectangle of the whole tensor ``name`` of ``shape`` that process ``tensor_index`` holds.
+
+    None for an expert that is another process's.
+    """
     tensor = _find(name, config)
     whole, axis, dimension = Part.whole(name, shape), tensor.axis, tensor.dimension
     if axis is None:
@@ -152,9 +161,31 @@ def local_part(
     if dimension == "keys" and config.num_key_value_heads < tensor_degree:
         head = tensor_index * config.num_key_value_heads // tensor_degree
         return whole.along(axis, head * config.head_dim, (head + 1) * config.head_dim)
+    if tensor.weight.is_expert:
+        share = expert_share(config, tensor_degree, tensor_index, expert_degree)
+        if int(_EXPERT.search(name)[1]) not in share.experts:
+            return None
+        tensor_degree, tensor_index = share.degree, share.index
     unit = config.head_dim if dimension in ("queries", "keys") else 1
     start, stop = even_cut(shape[axis] // unit, tensor_degree, tensor_index)
     return whole.along(axis, start * unit, stop * unit)
+
+
+class ExpertShare(NamedTuple):
+    """What one tensor-parallel process holds of the experts of a layer."""
+
+    experts: range
+    degree: int
+    """The number of processes that divide each of these."""
+    index: int
+    """The process's place among them."""
+
+
+def expert_share(config: DecoderConfig, tensor_degree: int, tensor_index: int, expert_degree: int) -> ExpertShare:
+    """Return the share of process ``tensor_index``: ``expert_degree`` groups of neighbours hold different experts."""
+    degree = tensor_degree // expert_degree
+    group, index = divmod(tensor_index, degree)
+    return ExpertShare(range(*even_cut(config.experts.count, expert_degree, group)), degree, index)
 
 
 def _find(name: str, config: DecoderConfig) -> _Tensor:
@@ -169,16 +200,11 @@ def _find(name: str, config: DecoderConfig) -> _Tensor:
     return _Tensor(next(weight for weight in weights if weight.name == stem), ending == "bias")
 
 
-def local_layer_shapes(
-    config: DecoderConfig, *, tensor_degree: int, tensor_index: int, has_experts: bool = False
-) -> dict[str, tuple[int, ...]]:
-    """Like ``layer_shapes``, for the parts that process ``tensor_index`` holds."""
-    return {
-        name: local_part(
-            f"{LAYERS}0.{name}", shape, config, tensor_degree=tensor_degree, tensor_index=tensor_index
-        ).extent
-        for name, shape in layer_shapes(config, has_experts=has_experts).items()
-    }
+def local_layer_shapes(config: DecoderConfig, *, has_experts: bool = False, **place: int) -> dict[str, tuple[int, ...]]:
+    """Like ``layer_shapes``, for the parts that a process holds; ``place`` as ``local_part`` takes it."""
+    shapes = layer_shapes(config, has_experts=has_experts).items()
+    parts = {name: local_part(f"{LAYERS}0.{name}", shape, config, **place) for name, shape in shapes}
+    return {name: part.extent for name, part in parts.items() if part is not None}
 
 
 def parts_of_rank(config: DecoderConfig, kind: str, layout: Layout, rank: int, **head: Any) -> list[Part]:
@@ -187,7 +213,8 @@ def parts_of_rank(config: DecoderConfig, kind: str, layout: Layout, rank: int, *
     ``head``: what is above a score model's decoder, as ``whole_shapes`` takes it.
     """
     stage = rank // (layout.tensor * layout.sharding) % layout.pipeline
-    inner = Layout(tensor=layout.tensor, pipeline=layout.pipeline, virtual_stages=layout.virtual_stages)
+    kept = ("tensor", "pipeline", "virtual_stages", "expert")
+    inner = Layout(**{name: getattr(layout, name) for name in kept})
     return list(_parts_of_stage(config, kind, inner, stage, rank % layout.tensor, **head))
 
 
@@ -200,9 +227,9 @@ def _parts_of_stage(
     names = held_names(
         list(shapes), config, stage=stage, num_stages=inner.pipeline, chunks_per_stage=inner.virtual_stages
     )
-    return tuple(
-        local_part(name, shapes[name], config, tensor_degree=inner.tensor, tensor_index=index) for name in names
-    )
+    place = {"tensor_degree": inner.tensor, "tensor_index": index, "expert_degree": inner.expert}
+    parts = (local_part(name, shapes[name], config, **place) for name in names)
+    return tuple(part for part in parts if part is not None)
 
 
 def tensor_copies(name: str, config: DecoderConfig, *, tensor_degree: int) -> int:
@@ -232,11 +259,16 @@ def gradient_is_partial(
 def check_degrees(config: DecoderConfig, layout: Layout) -> list[str]:
     """Return a message with the allowed values for each degree of ``layout`` that this model cannot be split by."""
     problems = []
-    refused = _tensor_problem(config, layout.tensor)
+    refused = _tensor_problem(config, layout.tensor, layout.expert)
     if refused:
         limit = config.num_attention_heads
         allowed = [str(degree) for degree in range(1, limit + 1) if not _tensor_problem(config, degree)]
         problems.append(f"tensor_parallel_degree={layout.tensor} {refused} (allowed: {', '.join(allowed)})")
+    if config.experts is not None and layout.expert > config.experts.count:
+        problems.append(
+            f"expert_parallel_degree={layout.expert} is more than the model's {config.experts.count} experts "
+            f"(allowed: 1 to {config.experts.count})"
+        )
     chunks, layers = layout.pipeline * layout.virtual_stages, config.num_hidden_layers
     if layout.pipeline > layers:
         problems.append(
@@ -268,7 +300,7 @@ def team_problem(config: DecoderConfig, degree: int, *, processes: int) -> str:
     )
 
 
-def _tensor_problem(config: DecoderConfig, degree: int) -> str:
+def _tensor_problem(config: DecoderConfig, degree: int, expert_degree: int = 1) -> str:
     """Return why ``degree`` processes cannot share a layer; empty if they can."""
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     if heads % degree:
@@ -277,7 +309,7 @@ def _tensor_problem(config: DecoderConfig, degree: int) -> str:
         return f"neither divides the model's {kv_heads} key and value heads nor is a multiple of them"
     sizes: Mapping[str, int] = {"intermediate_size": config.intermediate_size, "vocab_size": config.vocab_size}
     if config.experts is not None:
-        sizes = {**sizes, config.family.experts.inner: config.experts.inner}
+        sizes = {**sizes, config.family.experts.inner: config.experts.inner * expert_degree}
     return next((f"is more than the model's {name} {size}" for name, size in sizes.items() if size < degree), "")
 
 
@@ -294,7 +326,7 @@ class LayerSizes(NamedTuple):
 
 def layer_sizes(config: DecoderConfig, *, tensor_degree: int, tensor_index: int) -> LayerSizes:
     """Return the sizes for process ``tensor_index``; ``local_part`` says which heads and columns they are."""
-    problem = _tensor_problem(config, tensor_degree)
+    problem = _tensor_problem(config, tensor_degree, tensor_degree)
     assert not problem, f"{tensor_degree} {problem}: check_degrees refuses it"
     start, stop = even_cut(config.intermediate_size, tensor_degree, tensor_index)
     heads, kv_heads = config.num_attention_heads // tensor_degree, config.num_key_value_heads // tensor_degree

@@ -23,6 +23,8 @@ class Layout:
     """Whether tokens outside attention and feed-forward are split over the tensor-parallel processes."""
     virtual_stages: int = 1
     """Chunks of layers per stage (interleaved pipeline)."""
+    expert: int = 1
+    """Groups of the tensor-parallel processes that each hold some of the experts of a layer."""
 
     @property
     def world_size(self) -> int:
@@ -37,7 +39,8 @@ class Layout:
         degrees = {"TP": self.tensor, "PP": self.pipeline, "Sh": self.sharding, "DP": self.data}
         parts = [f"{name}{degree}" for name, degree in degrees.items() if degree > 1]
         stage = f" stage{self.sharding_stage}" if self.sharding > 1 else ""
-        return ("x".join(parts) or "one process") + stage
+        experts = f" EP{self.expert}" if self.expert > 1 else ""
+        return ("x".join(parts) or "one process") + experts + stage
 
 
 ONE_PROCESS = Layout()

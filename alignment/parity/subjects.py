@@ -51,6 +51,7 @@ LAYOUT_KEYS = (
     "sharding",
     "sharding_parallel_degree",
     "sequence_parallel",
+    "expert_parallel_degree",
     "eval_mode",
     "rollout_tensor_parallel_degree",
     "teacher_tensor_parallel_degree",

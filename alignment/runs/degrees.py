@@ -44,6 +44,12 @@ def resolve_layout(arguments: ParallelArguments, *, world_size: int) -> Layout:
             f"virtual_pp_degree={arguments.virtual_pp_degree} divides the stages of a pipeline, but "
             "pipeline_parallel_degree is 1; set virtual_pp_degree=1 or a pipeline_parallel_degree of 2 or more"
         )
+    expert = max(1, arguments.expert_parallel_degree)
+    if tensor > 1 and tensor % expert:
+        raise ArgumentError(
+            f"expert_parallel_degree={expert} does not divide tensor_parallel_degree={tensor}, whose processes hold "
+            f"the experts (allowed: {', '.join(map(str, _divisors(tensor)))}, or -1 for 1)"
+        )
     return Layout(
         tensor=tensor,
         pipeline=pipeline,
@@ -52,6 +58,7 @@ def resolve_layout(arguments: ParallelArguments, *, world_size: int) -> Layout:
         sharding_stage=stage if sharding > 1 else 0,
         sequence_parallel=arguments.sequence_parallel and tensor > 1,
         virtual_stages=arguments.virtual_pp_degree,
+        expert=expert if tensor > 1 else 1,
     )
 
 

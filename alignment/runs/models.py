@@ -157,7 +157,10 @@ def _show_token(token: str | None) -> str:
 
 def check_layout(launch: Launch, config: DecoderConfig, place: str, role: str = "") -> None:
     """Refuse parallel degrees that do not divide the model in ``place``, which is that of ``role``."""
-    problems = check_degrees(config, launch.ranks_of(role).layout)
+    layout = launch.ranks_of(role).layout
+    if layout.expert > 1 and config.experts is None:
+        log.warn(f"{place}: expert_parallel_degree={layout.expert} has no effect, the model has no experts")
+    problems = check_degrees(config, layout)
     if problems:
         whose = f" ({role} in placement)" if role and launch.roles else ""
         raise ArgumentError(f"{place}{whose}: {'; '.join(problems)}")

@@ -82,7 +82,7 @@ def run_all(layout: Layout, cases: list[dict], folder: str) -> dict:
 
 def run_case(case: dict, placement: Placement) -> dict:
     """Return what this rank computed, and its gradients with the parts they belong to."""
-    model = build(case, placement)
+    model = build(case, replace(placement, expert_degree=case.get("expert_degree", 1)))
     outputs = backward(model, make_batch())
     gradients = {name: (model.parts[name], _finish(model, name, p)) for name, p in model.named_parameters()}
     return {"outputs": outputs, "gradients": gradients}

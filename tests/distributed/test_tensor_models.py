@@ -33,6 +33,7 @@ CASES = {
     "mixtral": {"config": {"model_type": "mixtral", **EXPERTS}},
     "qwen2-moe with a dense layer": {"config": {"model_type": "qwen2_moe", **EXPERTS}},
     "qwen3-moe, recomputed": {"config": {"model_type": "qwen3_moe", **EXPERTS}, "recompute": "full"},
+    "qwen2-moe, other experts": {"config": {"model_type": "qwen2_moe", **EXPERTS}, "expert_degree": 2},
     "score model": {"config": LLAMA, "kind": "score"},
     "qwen3 in float64": {"config": QWEN3, "dtype": "float64"},
     "recomputed layers": {"config": QWEN3, "recompute": "full"},

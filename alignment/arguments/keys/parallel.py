@@ -26,6 +26,10 @@ def _has_no_tensor_parallelism(value: Any, s: Situation) -> bool:
     return bool(value) and s.values["tensor_parallel_degree"] < 2
 
 
+def _divides_no_experts(value: Any, s: Situation) -> bool:
+    return value > 1 and s.values["tensor_parallel_degree"] < 2
+
+
 def _shards_nothing(value: Any, s: Situation) -> bool:
     return value > 1 and s.world_size > 1 and not s.values["sharding"]
 
@@ -42,8 +46,8 @@ _NO_SEQUENCE_AXIS = Case(
     "sequences are not split over processes; rows are, by tensor, pipeline and data parallelism",
     "it is above 1",
 )
-_NO_EXPERTS = Case(_is_more_than_one, "the supported models have no experts", "it is above 1")
 _NO_STAGE = Case(_shards_nothing, "sharding names no stage (stage1, stage2 or stage3)")
+_NO_GROUPS = Case(_divides_no_experts, "tensor_parallel_degree is 1, whose processes it groups")
 _NO_TENSOR_AXIS = Case(_has_no_tensor_parallelism, "tensor_parallel_degree is 1")
 
 
@@ -63,8 +67,10 @@ class ParallelArguments:
     """Processes that share a sequence (by attention heads)."""
     context_parallel_degree: int = argument(-1, minimum=-1, refused_when=_NO_SEQUENCE_AXIS)
     """Processes that share a sequence (by ring attention)."""
-    expert_parallel_degree: int = argument(-1, minimum=-1, refused_when=_NO_EXPERTS)
-    """Processes that share the experts of a mixture."""
+    expert_parallel_degree: int = argument(-1, minimum=-1, inert_when=(_NO_GROUPS, _ONE))
+    """Groups of the tensor-parallel processes that each hold whole experts of a mixture, or with fewer groups than
+    processes some columns of them; -1: one group, so that every process holds some columns of every expert.
+    """
     eval_mode: Literal["single", "tensor_parallel"] | None = argument(None, inert_when=(_NO_ROLLOUTS, _ONE))
     """Layout of rollouts: null as in training, single in one process each, tensor_parallel without pipeline stages."""
     offload_level: tuple[OffloadPart, ...] = argument(

@@ -38,6 +38,9 @@ class RoutedWeights(NamedTuple):
 
     router: Affine
     experts: tuple[ExpertWeights, ...]
+    """Those of this process, in order."""
+    first: int
+    """The number of the first of them."""
     shared: ExpertWeights | None
     """The expert that every token is given to, by its gate ``switch``; None: there is none."""
     switch: Affine | None
@@ -119,7 +122,9 @@ def _layer(by_name: Mapping[str, paddle.Tensor], number: int, config: Any) -> La
 
     routed = None
     if has_experts:
-        experts = tuple(network("expert", number) for number in range(config.experts.count))
+        down = weights["expert_down"]
+        held = [n for n in range(config.experts.count) if f"{prefix}{down.numbered(n).name}.weight" in by_name]
+        experts = tuple(network("expert", n) for n in held)
         shared = network("shared") if config.experts.shared_inner else None
-        routed = RoutedWeights(pick("router"), experts, shared, pick("shared_switch"))
+        routed = RoutedWeights(pick("router"), experts, held[0], shared, pick("shared_switch"))
     return LayerWeights(**{role: pick(role) for role in _PLAIN}, routed=routed)

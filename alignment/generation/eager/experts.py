@@ -15,9 +15,10 @@ def run_experts(weights: RoutedWeights, x: paddle.Tensor, experts: Experts) -> p
     probabilities = routing_probabilities(weights.router(x))
     chosen = choose_experts(probabilities, experts.top_k)
     by_expert = expert_weights(probabilities, chosen, normalises=experts.normalises)
-    dispatch = Dispatch.build(chosen.numpy(), range(experts.count))
-    given = zip(weights.experts, dispatch.send(x), strict=True)
-    total = dispatch.collect([_network(expert, part) for expert, part in given if part.shape[0]], by_expert)
+    dispatch = Dispatch.build(chosen.numpy(), range(weights.first, weights.first + len(weights.experts)))
+    parts = dispatch.send(x)
+    given = zip(weights.experts, parts, strict=True)
+    total = dispatch.collect([_network(e, part) for e, part in given if part.shape[0]] or parts[:1], by_expert)
     if weights.shared is not None:
         total = total + F.sigmoid(weights.switch(x)) * _network(weights.shared, x)
     return total

@@ -81,7 +81,10 @@ class DecoderLayer(RoleLayers):
         dtype: str,
         four_bit: bool = False,
     ) -> None:
-        """``number`` is that of the layer in the model; ``shapes`` holds the shapes of this process's tensors by their name within the layer."""
+        """``number`` is that of the layer in the model.
+
+        ``shapes`` holds the shapes of this process's tensors by their name within the layer.
+        """
         blocks: dict[str, dict[str, tuple[str, nn.Layer]]] = {}
         has_experts = config.has_experts(number)
         weights = {weight.role: weight for weight in layer_weights(config, has_experts=has_experts)}
@@ -156,8 +159,7 @@ class Decoder(nn.Layer):
         form = {"dtype": dtype, "four_bit": placement.four_bit}
         layers = {}
         for n in numbers:
-            place = {"tensor_degree": size, "tensor_index": index}
-            shapes = local_layer_shapes(config, **place, has_experts=config.has_experts(n))
+            shapes = local_layer_shapes(config, **placement.tensor_place, has_experts=config.has_experts(n))
             layers[n] = DecoderLayer(config, shapes, number=n, **form)
         self.layers = NumberedLayers(layers)
         self.norm = RmsNorm(width, eps=config.rms_norm_eps, dtype=dtype) if placement.is_last else None

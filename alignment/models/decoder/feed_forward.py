@@ -41,7 +41,9 @@ class FeedForward(RoleLayers):
 class ExpertFeedForward(RoleLayers):
     """The sum of the experts that a router chooses for each token, and of the expert for every token if there is one.
 
-    A tensor-parallel process has some columns of every expert, and the whole router.
+    A tensor-parallel process has some columns of every expert, or under expert parallelism of some experts, and the
+    whole router. All processes have all tokens, so none is sent anywhere; the sum on leaving the block is that of the
+    experts, too.
     """
 
     def __init__(
@@ -54,12 +56,17 @@ class ExpertFeedForward(RoleLayers):
         dtype: str,
         four_bit: bool,
     ) -> None:
-        """``number`` is that of the layer. ``weights`` are those of the block by role, ``shapes`` those of this process's tensors by name."""
+        """``number`` is that of the layer.
+
+        ``weights`` are those of the block by role, ``shapes`` those of this process's tensors by name.
+        """
         self._experts, self._number = experts, number
         self._form = {"eps": 0.0, "dtype": dtype, "four_bit": four_bit}
         router = weights["router"]
         block = router.name.rpartition(".")[0]
-        numbered = NumberedLayers({n: self._network(weights, shapes, _EXPERT, n) for n in range(experts.count)})
+        down = weights["expert_down"]
+        self._held = [n for n in range(experts.count) if f"{down.numbered(n).name}.weight" in shapes]
+        numbered = NumberedLayers({n: self._network(weights, shapes, _EXPERT, n) for n in self._held})
         layers: dict[str, tuple[str, nn.Layer]] = {
             "router": (_last(router), build_layer(router, shapes, **{**self._form, "four_bit": False})),
             "experts": (weights["expert_gate"].name.removeprefix(f"{block}.").partition(".")[0], numbered),
@@ -94,9 +101,10 @@ class ExpertFeedForward(RoleLayers):
         numbers = chosen.numpy()
         if balance is not None:
             balance.count(self._number, probabilities, numbers)
-        dispatch = Dispatch.build(numbers, range(self._experts.count))
+        dispatch = Dispatch.build(numbers, range(self._held[0], self._held[-1] + 1))
         parts = dispatch.send(x)
-        outputs = [self["experts"][n].partial(part, use) for n, part in enumerate(parts) if self._runs(part)]
+        given = zip(self._held, parts, strict=True)
+        outputs = [self["experts"][n].partial(part, use) for n, part in given if self._runs(part)]
         total = dispatch.collect(outputs or parts[:1], weights)
         if switch is not None:
             total = total + switch * self["shared"].partial(x, use)
@@ -108,7 +116,7 @@ class ExpertFeedForward(RoleLayers):
         One without tokens gets a gradient of zeros, since processes with other tokens sum theirs with it. Frozen ones
         need none, and Paddle cannot make only the other gradient of an empty product.
         """
-        weight = self["experts"][0]["down"].weight
+        weight = self["experts"][self._held[0]]["down"].weight
         trains = paddle.is_grad_enabled() and weight is not None and not weight.stop_gradient
         return part.shape[0] > 0 or trains
 

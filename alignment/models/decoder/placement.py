@@ -24,6 +24,8 @@ class Placement:
     """Runs of consecutive layers per stage (more than 1: interleaved pipeline)."""
     sequence_parallel: bool = False
     """Whether tokens outside attention and feed-forward are split over ``tensor``."""
+    expert_degree: int = 1
+    """Groups of the ``tensor`` processes that each hold some of the experts."""
     four_bit: bool = False
     """Whether the matrices of the layers are held in 4 bits; they cannot be trained then."""
     is_nowhere: bool = False
@@ -40,6 +42,7 @@ class Placement:
             num_stages=topology.pipeline.size,
             chunks_per_stage=topology.layout.virtual_stages,
             sequence_parallel=topology.layout.sequence_parallel,
+            expert_degree=topology.layout.expert,
             four_bit=four_bit,
         )
 
@@ -68,11 +71,14 @@ class Placement:
         shapes = whole_shapes(config, kind, **head)
         stages = {"stage": self.stage, "num_stages": self.num_stages, "chunks_per_stage": self.chunks_per_stage}
         names = held_names(list(shapes), config, **stages)
+        parts = {name: local_part(name, shapes[name], config, **self.tensor_place) for name in names}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    @property
+    def tensor_place(self) -> dict[str, int]:
+        """This process among those that share a layer, as ``local_part`` takes it."""
         group = self.tensor
-        return {
-            name: local_part(name, shapes[name], config, tensor_degree=group.size, tensor_index=group.index)
-            for name in names
-        }
+        return {"tensor_degree": group.size, "tensor_index": group.index, "expert_degree": self.expert_degree}
 
 
 WHOLE = Placement()

@@ -144,6 +144,7 @@ LAYOUT = (
     Row("sharding_parallel_degree", 2, lambda r: _layout(r).sharding, with_={"sharding": "stage2"}),
     Row("sharding", "stage2", lambda r: _layout(r).sharding_stage, 2),
     Row("sequence_parallel", True, lambda r: _layout(r).sequence_parallel, with_={"tensor_parallel_degree": 2}),
+    Row("expert_parallel_degree", 2, lambda r: _layout(r).expert, with_={"tensor_parallel_degree": 2}),
     Row("virtual_pp_degree", 2, lambda r: _layout(r).virtual_stages, with_={"pipeline_parallel_degree": 2}),
     Row(
         "offload_level", "train_model optimizer eval", _offloaded,

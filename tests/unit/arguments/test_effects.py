@@ -61,13 +61,13 @@ def test_reference_file_of_the_reward_model():
 
 
 def test_axes_that_are_not_built_are_refused_together():
-    parsed = ppo.parse_ppo_arguments([*PPO, "--sep_parallel_degree", "2", "--expert_parallel_degree", "4"])
+    parsed = ppo.parse_ppo_arguments([*PPO, "--sep_parallel_degree", "2", "--context_parallel_degree", "4"])
     with pytest.raises(ArgumentError) as error:
         refuse_unbuilt(parsed, device="gpu", world_size=8)
     message = str(error.value)
     assert "2 argument(s)" in message
     assert "sep_parallel_degree=2 is refused" in message
-    assert "expert_parallel_degree=4 is refused" in message
+    assert "context_parallel_degree=4 is refused" in message
 
 
 def test_layout_of_the_reference_file_has_its_effect_on_several_processes():

@@ -43,6 +43,11 @@ def test_degrees_and_processes_give_a_layout(given, world_size, expected):
         ({"tensor_parallel_degree": 3}, 4, ("--nproc_per_node 3", "1, 2, 4")),
         ({"tensor_parallel_degree": 2, "pipeline_parallel_degree": 4}, 4, ("--nproc_per_node 8", "multiple of 8")),
         ({"sharding": ("stage1",), "sharding_parallel_degree": 3}, 4, ("allowed: 1, 2, 4",)),
+        (
+            {"tensor_parallel_degree": 4, "expert_parallel_degree": 3},
+            4,
+            ("expert_parallel_degree=3 does not divide tensor_parallel_degree=4", "allowed: 1, 2, 4"),
+        ),
         ({"virtual_pp_degree": 2}, 4, ("pipeline_parallel_degree of 2 or more",)),
     ],
 )
