@@ -71,6 +71,7 @@ KEPT_KEYS = (
     *LOSS_KEYS,
     "weight_decay",
     "max_grad_norm",
+    "aux_loss_coef",
     "recompute_granularity",
     "critic_recompute",
     "use_native_ops",

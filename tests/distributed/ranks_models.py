@@ -12,6 +12,7 @@ from alignment.architecture.cuts import gradient_is_partial, tensor_copies
 from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.layout import Layout
 from alignment.models.decoder import split_vocabulary
+from alignment.models.decoder.balancing import ExpertBalance
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.initialise import draw_weights
 from alignment.models.decoder.logprobs import policy_logprobs, token_values
@@ -53,6 +54,9 @@ def build(case: dict, placement: Placement = WHOLE) -> CausalLM | ScoreModel:
         model = CausalLM(config, dtype=dtype, placement=placement)
     draw_weights(model, seed=3, std=0.3)
     model.train()
+    if model.config.experts is not None:
+        model.model.balance = ExpertBalance(model.config.experts, model.config.num_hidden_layers)
+        model.model.balance.slopes = np.linspace(0.5, -0.5, model.config.experts.count)
     if "recompute" in case:
         model.model.recompute, model.model.recompute_granularity = True, case["recompute"]
     return model

@@ -19,16 +19,18 @@ from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
 from alignment.parallel.build_runner import build_runner
 from alignment.parallel.initialise import initialise
 from alignment.parallel.runner import ModelRunner, Objective
+from alignment.parallel.topology import Topology
 from alignment.records import Loss, TokenBatch
 from alignment.runs.offline.pairs import REWARD_PAIRS, pair_batch
 from alignment.runs.offline.train import build_task
 from alignment.trainers.objectives import REWARD
+from alignment.training.expert_balance import BalancingLoss
 from alignment.training.objectives import critic_objective, policy_objective
 
 VOCABULARY = 53
 
 
-def small_config(*, tied: bool = False) -> DecoderConfig:
+def small_config(*, tied: bool = False, **changes: Any) -> DecoderConfig:
     """Return a model of eight layers, so that every layout in the test has some for each chunk."""
     return DecoderConfig.from_dict(
         {
@@ -41,6 +43,7 @@ def small_config(*, tied: bool = False) -> DecoderConfig:
             "num_key_value_heads": 2,
             "max_position_embeddings": 64,
             "tie_word_embeddings": tied,
+            **changes,
         }
     )
 
@@ -102,13 +105,28 @@ def pair_task(count: int) -> tuple[list[TokenBatch], Any]:
     return batches, make
 
 
-TASKS = {"policy": ("causal", policy_task), "value": ("score", value_task), "pairs": ("score", pair_task)}
+TASKS = {
+    "policy": ("causal", policy_task),
+    "value": ("score", value_task),
+    "pairs": ("score", pair_task),
+    "experts": ("experts", policy_task),
+}
+EXPERTS = {
+    "model_type": "qwen2_moe",
+    "num_experts": 5,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 12,
+    "shared_expert_intermediate_size": 8,
+    "mlp_only_layers": [3],
+}
 
 
 def build_model(kind: str, placement: Placement, *, tied: bool) -> Any:
     """Return a model of ``kind`` with weights that depend on their names only."""
     if kind == "causal":
         model = CausalLM(small_config(tied=tied), placement=placement)
+    elif kind == "experts":
+        model = CausalLM(small_config(tied=tied, **EXPERTS), placement=placement)
     else:
         model = ScoreModel(small_config(), ScoreOptions(score_bias=True), placement=placement)
     draw_weights(model, seed=3, std=0.15)
@@ -124,14 +142,15 @@ def run_all(layout: Layout, counts: Sequence[int], tied: bool, recompute: bool) 
         model.model.recompute = recompute
         runner = build_runner(model, topology)
         for count in counts:
-            results[name, count] = run_task(runner, *make_task(count))
+            results[name, count] = run_task(runner, *make_task(count), topology)
             model.clear_gradients()
     return results
 
 
-def run_task(runner: ModelRunner, batches: list[TokenBatch], make_objective: Any) -> dict[str, Any]:
-    """Run ``batches`` forward, twice forward and backward, and forward again."""
+def run_task(runner: ModelRunner, batches: list[TokenBatch], make_objective: Any, topology: Topology) -> dict[str, Any]:
+    """Run ``batches`` forward, twice forward and backward, and forward again; experts are balanced in the first."""
     model = runner.model
+    balancing = None if runner.model.config.experts is None else BalancingLoss("policy", runner, topology)
     read = read_logprobs if model.kind == "causal" else read_values
     objective = make_objective(model)
     seen: list[np.ndarray] = []
@@ -141,9 +160,16 @@ def run_task(runner: ModelRunner, batches: list[TokenBatch], make_objective: Any
         return objective.loss(output, batch)
 
     before = runner.forward(batches, read)
+    if balancing is not None:
+        balancing.begin(batches, 0.5)
     first = runner.forward_backward(batches, objective)
+    if balancing is not None:
+        first = [*first, {key: np.float32(metric.value) for key, metric in balancing.finish(batches).items()}]
+        balancing.begin(batches, 0.0)
     second = runner.forward_backward(batches, Objective(objective.read, loss))
     shared = runner.share(seen)
+    if balancing is not None:
+        second = [*second, {key: np.float32(metric.value) for key, metric in balancing.finish(batches).items()}]
     after = runner.forward(batches, read)
     gradients = {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
     return {

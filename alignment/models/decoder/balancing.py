@@ -30,7 +30,7 @@ class ExpertBalance:
         self.is_counting = False
         """Whether a pass without gradients is counted; those with gradients are if there are no ``slopes``."""
         self.is_filler = False
-        """Whether the rows of this pass count for nothing (``parallel.shares``)."""
+        """Whether the rows of the next pass count for nothing (``parallel.shares``); it is not balanced then."""
         self.slopes: np.ndarray | None = None
         """[E], the gradient of the loss for the probabilities of each token in each layer; None: nothing is added."""
 
@@ -45,7 +45,7 @@ class ExpertBalance:
 
     def slope(self, probabilities: paddle.Tensor, region: TensorRegion) -> paddle.Tensor:
         """Return ``probabilities`` [rows, E] of the tokens that this process holds, whose gradient gets the slopes."""
-        if self.slopes is None or self.is_filler or not paddle.is_grad_enabled():
+        if self.slopes is None or not paddle.is_grad_enabled():
             return probabilities
         first = region.group.index * region.rows if region.sequence_parallel else 0
         held = np.clip(region.num_tokens - first, 0, region.rows)
@@ -54,7 +54,7 @@ class ExpertBalance:
     def count(self, layer: int, probabilities: paddle.Tensor, chosen: np.ndarray) -> None:
         """Count the experts ``chosen`` [M, k] by ``probabilities`` [M, E] in a layer, if this pass counts."""
         counts_gradients = paddle.is_grad_enabled() and self.slopes is None
-        if self.is_filler or not (self.is_counting or counts_gradients):
+        if not (self.is_counting or counts_gradients):
             return
         self.counts[layer] += np.bincount(chosen.reshape(-1), minlength=self.counts.shape[1])
         self.probabilities[layer] += probabilities.detach().astype("float64").sum(axis=0).numpy()

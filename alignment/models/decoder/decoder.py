@@ -282,7 +282,9 @@ class Decoder(nn.Layer):
         use = ADAPTED
         if self.adapter is not None:
             use = self.adapter.use(tokens.ids, tokens.lengths, training=self.training)
-        return SequencePlan(attention, region, self.recompute_granularity if active else "", use, self.balance)
+        # Decided here, because a layer that is recomputed runs again when other rows pass forward.
+        balance = None if self.balance is None or self.balance.is_filler else self.balance
+        return SequencePlan(attention, region, self.recompute_granularity if active else "", use, balance)
 
 
 @dataclass(frozen=True, slots=True)
