@@ -83,6 +83,8 @@ def _coerce_one(raw: Any, hint: Any) -> Any:
         if raw in get_args(hint) and not isinstance(raw, bool):
             return raw
         raise ValueError(f"expected one of {describe_type(hint)}, got {raw!r}{near_matches(str(raw), get_args(hint))}")
+    if get_origin(hint) in (Union, types.UnionType):
+        return raw if type(raw) in get_args(hint) else _coerce_one(raw, get_args(hint)[0])
     return _SCALARS[hint](raw)
 
 

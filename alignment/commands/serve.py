@@ -1,7 +1,8 @@
 """Serve a policy, a reward model or both over HTTP: ``alignment serve --policy FOLDER``, ``--reward FOLDER``.
 
-A policy answers OpenAI's requests for completions and chat, a reward model those that ``reward_server`` sends here and
-in PaddleNLP, and OpenRLHF's. SIGTERM and Ctrl-C end the server when running requests have ended.
+A policy answers OpenAI's requests for completions and chat, and people on a chat page at the same address. A reward
+model answers what ``reward_server`` sends here and in PaddleNLP, and OpenRLHF's requests. SIGTERM and Ctrl-C end the
+server when running requests have ended.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--policy", metavar="FOLDER", help="policy to serve: model folder, a run's output_dir, or a hub name")
     add("--reward", metavar="FOLDER", help="reward model to serve: model folder, a run's output_dir, or a hub name")
     add("--name", help="name of the policy in requests (default: as --policy is written)")
+    add("--compare", metavar="FOLDER", help="a second policy, shown beside the first on the chat page")
     add("--host", default="127.0.0.1", help="address to listen on; others than this machine's own need a token")
     add("--port", type=number(int, minimum=0, maximum=65535), default=8000, help="port; 0: a free one is printed")
     add("--token_file", metavar="FILE", help="file with the token that clients must send (Authorization: Bearer TOKEN)")
@@ -51,21 +53,26 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> None:
     """Serve until a signal."""
     from alignment.serve.counters import ServerCounters
+    from alignment.serve.page.routes import page_routes
     from alignment.serve.shell import Address, build_app, read_access, serve
     from alignment.telemetry import log
 
     arguments = parse(argv)
     if arguments.policy is None and arguments.reward is None:
         raise ArgumentError("give --policy FOLDER or --reward FOLDER")
+    if arguments.policy is None and arguments.compare is not None:
+        raise ArgumentError("--compare needs --policy")
     access = read_access(arguments.host, arguments.token_file, arguments.max_body_bytes)
     log.configure(output_dir=None, is_main=True)
     counters = ServerCounters()
     policies = _policy_routes(arguments, access, counters)
     rewards = _reward_routes(arguments, access, counters)
-    served = [*policies.services.values()] if policies else []
-    closed = [*served, *([rewards.service] if rewards else [])]
+    served = policies.services if policies else {}
+    closed = [*served.values(), *([rewards.service] if rewards else [])]
+    routes = [route for one in (policies, rewards) if one for route in one.routes()]
+    page = page_routes({name: one.longest for name, one in served.items()}, arguments.reward) if served else []
     serve(
-        build_app([route for one in (policies, rewards) if one for route in one.routes()], access, counters),
+        build_app([*page, *routes], access, counters),
         Address(arguments.host, arguments.port),
         shutdown_timeout=arguments.shutdown_timeout,
         close=lambda: [service.close() for service in closed],
@@ -87,8 +94,12 @@ def _policy_routes(arguments: argparse.Namespace, access: Access, counters: Serv
         request_timeout=arguments.request_timeout,
         device=arguments.device,
     )
-    service = PolicyService(arguments.policy, settings)
-    return PolicyRoutes({arguments.name or arguments.policy: service}, access, counters)
+    folders = {arguments.name or arguments.policy: arguments.policy}
+    if arguments.compare is not None:
+        if arguments.compare in folders:
+            raise ArgumentError(f"--compare {arguments.compare} is the first policy's name: give another --name")
+        folders[arguments.compare] = arguments.compare
+    return PolicyRoutes({name: PolicyService(one, settings) for name, one in folders.items()}, access, counters)
 
 
 def _reward_routes(arguments: argparse.Namespace, access: Access, counters: ServerCounters) -> RewardRoutes | None:

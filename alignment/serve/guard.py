@@ -12,7 +12,7 @@ from typing import Any
 from alignment.serve.answers import HttpError
 
 OPEN_PATHS = frozenset({"/health", "/", "/page/chat.js", "/page/chat.css"})
-"""Paths that need no token: they tell nothing of models."""
+"""Pages that need no token: they tell nothing of models."""
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
@@ -52,7 +52,8 @@ class RequestGuard:
         if access.only_local_names and headers.get("host", "").rsplit(":", 1)[0] not in _LOCAL_NAMES:
             host = headers.get("host", "")
             raise HttpError(403, f"Host {host!r:.80} is not this machine; a server for others needs --host and a token")
-        if access.token is not None and path not in OPEN_PATHS and not _knows(headers, access.token):
+        is_open = method == "GET" and path in OPEN_PATHS
+        if access.token is not None and not is_open and not _knows(headers, access.token):
             raise HttpError(401, "a token is needed: Authorization: Bearer TOKEN", code="invalid_api_key")
         if method != "POST":
             return

@@ -8,6 +8,9 @@ import re
 import shlex
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -56,6 +59,28 @@ def _run(command: str, folder: Path) -> subprocess.CompletedProcess:
     )
 
 
+@contextmanager
+def _served(command: str, folder: Path) -> Iterator[None]:
+    """Run a server until its end is asked for, which it must reach without an error."""
+    log = folder / "server.log"
+    with log.open("w") as stream:
+        process = subprocess.Popen(
+            [sys.executable, *shlex.split(command)[1:]],
+            cwd=folder,
+            env={**runs.environment(), "PYTHONPATH": str(runs.ROOT)},
+            stderr=stream,
+        )
+    try:
+        while "listening on" not in log.read_text():
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.2)
+        yield
+    finally:
+        process.terminate()
+        status = process.wait(timeout=60)
+    assert status == 0, log.read_text()
+
+
 def test_every_command_of_the_documentation_runs(tmp_path):
     """One after the other, as a reader would, in a folder that sees the repository's files."""
     for name in ("alignment", "config"):
@@ -64,10 +89,14 @@ def test_every_command_of_the_documentation_runs(tmp_path):
     (tmp_path / "rows.jsonl").write_text(_example("rows.jsonl", "jsonl"))
     assert len(COMMANDS) >= 6
     outputs = {}
-    for command in COMMANDS:
-        done = _run(command, tmp_path)
-        assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-        outputs[command] = done.stdout + done.stderr
+    with ExitStack() as servers:
+        for command in COMMANDS:
+            if command.endswith(" &"):
+                servers.enter_context(_served(command.removesuffix(" &"), tmp_path))
+                continue
+            done = _run(command, tmp_path)
+            assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+            outputs[command] = done.stdout + done.stderr
     ppo = tmp_path / "output/demo/ppo"
     for name in ("policy", "value", "metrics.jsonl", "samples.jsonl", "ledger.json", "arguments.json", "report.html"):
         assert (ppo / name).exists(), name

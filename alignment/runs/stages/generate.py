@@ -25,6 +25,7 @@ from alignment.records import Completion
 from alignment.runs.frozen import frozen_model
 from alignment.runs.stages.generate_arguments import GenerateArguments
 from alignment.runs.stages.policy import Voice, open_engine
+from alignment.runs.stages.served_answers import ServedAnswers, ServedPrompt
 from alignment.runs.stages.stage import ALONE, cut
 from alignment.telemetry import log
 from alignment.telemetry.wording import counted
@@ -97,7 +98,7 @@ class Generation:
     def units(self) -> list[range]:
         """See ``stage.Work``."""
         size = _ROWS_AHEAD * self.given.per_device_rollout_batch_size // self.count
-        return cut(self.numbers, max(1, size))
+        return cut(self.numbers, 1 if self.parsed.servers.servers else max(1, size))
 
     @property
     def count(self) -> int:
@@ -122,16 +123,32 @@ class Generation:
         return range(first, min(first + given.rollout_batch_size, total))
 
     def inputs(self) -> dict[str, Any]:
-        """Return the content of the model, and the prompts with their tokens and labels."""
+        """Return the content of the model (of servers: its name), and the prompts with their tokens and labels."""
         digest = hashlib.sha256()
         for number in self.numbers:
             sample = self.samples[number]
             digest.update(repr((sample["input_ids"].tolist(), sample["raw_input"], sample["label"])).encode())
+        if self.parsed.servers.servers:
+            return {"served": [self.served.names, self.served.is_ours], "prompts": digest.hexdigest()}
         model = frozen_model("the model", str(self.folder), ALONE).content
         return {"model": model, "prompts": digest.hexdigest()}
 
+    @cached_property
+    def served(self) -> ServedAnswers:
+        """The servers that answer."""
+        given, answers = self.given, self.parsed.answers
+        if given.num_workers > 1:
+            raise ArgumentError(f"num_workers={given.num_workers} with servers: one process asks all of them")
+        width = max(1, given.per_device_rollout_batch_size // answers.num_return_sequences)
+        return ServedAnswers(
+            self.parsed.servers, self._options(), count=answers.num_return_sequences, seed=given.seed, width=width
+        )
+
     def rows(self, units: Iterable[range]) -> Iterator[list[dict[str, Any]]]:
         """Yield the answered prompts of each unit; random numbers are addressed by the place of an answer among all."""
+        if self.parsed.servers.servers:
+            yield from self._served_rows(list(units))
+            return
         options, engine, count = self._options(), self._open_engine(), self.count
         for unit in units:
             samples = [self.samples[number] for number in unit]
@@ -146,6 +163,17 @@ class Generation:
                 {"index": number, **_asked(sample), **self._answers(group)}
                 for number, sample, group in zip(unit, samples, groups, strict=True)
             ]
+
+    def _served_rows(self, units: Sequence[range]) -> Iterator[list[dict[str, Any]]]:
+        as_text, encoder = self.parsed.servers.server_prompts == "text", self.voice.encoder
+
+        def sent(number: int) -> list[int] | str:
+            sample = self.samples[number]
+            return encoder.encode_prompt(sample["raw_input"]).text if as_text else sample["input_ids"].tolist()
+
+        groups = self.served.groups(ServedPrompt(number, sent(number)) for unit in units for number in unit)
+        for unit in units:
+            yield [{"index": number, **_asked(self.samples[number]), **next(groups)} for number in unit]
 
     def _answers(self, completions: Sequence[Completion]) -> dict[str, Any]:
         decode = self.voice.tokenizer.decode

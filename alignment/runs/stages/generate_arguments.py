@@ -7,6 +7,7 @@ from typing import Literal
 
 from alignment.arguments.groups import Groups
 from alignment.fields import Case, argument, where
+from alignment.runs.stages.server_arguments import ServerArguments
 from alignment.runs.stages.stage_arguments import StageArguments
 
 _ALL_ROWS = Case(lambda value, s: s.values.get("iter") is None, "iter is null: all prompts are answered")
@@ -28,7 +29,7 @@ class GenerateArguments(StageArguments):
     rollout_batch_size: int | None = argument(None, minimum=1, inert_when=_ALL_ROWS)
     """Prompts of a slice; see iter."""
     per_device_rollout_batch_size: int = argument(32, minimum=1, aliases=("micro_batch_size", "max_num_seqs"))
-    """Answers that a process generates side by side."""
+    """Answers that a process generates side by side, or that each of the servers is asked for at once."""
     rollout_kv_memory: str | None = None
     """Memory of a process for keys and values in the fused engine (such as 2GiB), in which fewer answers may be
     generated side by side; null: room for all at full length."""
@@ -95,4 +96,9 @@ class PromptArguments:
         return self.chat_template if self.input_template is None else self.input_template.replace("\\n", "\n")
 
 
-GROUPS: Groups = {"generate": GenerateArguments, "answers": AnswerArguments, "rows": PromptArguments}
+GROUPS: Groups = {
+    "generate": GenerateArguments,
+    "answers": AnswerArguments,
+    "rows": PromptArguments,
+    "servers": ServerArguments,
+}

@@ -24,5 +24,8 @@ class StageArguments:
     """Show no progress bar."""
 
 
-FREE = frozenset(item.name for item in fields(StageArguments)) - {"device"} | {"rollout_kv_memory"}
+FREE = frozenset(item.name for item in fields(StageArguments)) - {"device"} | {
+    "rollout_kv_memory",
+    *("servers", "server_token_file", "server_timeout", "server_retries"),
+}
 """Keys on which what is written does not depend, so that a continued run may change them."""

@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from alignment.errors import UserError
 from alignment.registry import near_matches
+from alignment.runs.stages.server_pool import OWNER
 from alignment.serve.answers import HttpError
 from alignment.serve.bodies import Body, read_body
 from alignment.serve.counters import ServerCounters
@@ -22,8 +23,6 @@ from alignment.serve.policy.service import PolicyService
 from alignment.serve.policy.wanted import Wanted, read_chat, read_completion
 
 T = TypeVar("T")
-OWNER = "alignment"
-"""``owned_by`` of the models, by which a client knows this server."""
 
 
 class PolicyRoutes:

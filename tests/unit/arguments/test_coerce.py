@@ -118,3 +118,10 @@ def test_types_read_like_words():
     assert describe_type(int | None, Constraint(minimum=1)) == "whole number >= 1 or null"
     assert describe_type(tuple[str, ...]) == "list of text"
     assert describe_type(Word) == "'a', 'b'"
+
+
+def test_a_list_of_texts_or_numbers_keeps_either():
+    assert coerce([8000, "http://here:1"], tuple[str | int, ...], Constraint()) == (8000, "http://here:1")
+    assert coerce("8000 8001", tuple[str | int, ...], Constraint()) == ("8000", "8001")
+    with pytest.raises(ValueError, match="expected text"):
+        coerce([True], tuple[str | int, ...], Constraint())

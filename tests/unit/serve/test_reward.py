@@ -17,7 +17,7 @@ from alignment.rollout.rewards.reward_service import HttpReward
 from alignment.rollout.rewards.text_batch import TextBatch
 from alignment.serve.counters import ServerCounters
 from alignment.serve.guard import Access
-from alignment.serve.reward.routes import RewardRoutes
+from alignment.serve.reward.routes import PATHS, RewardRoutes
 from alignment.serve.reward.service import RewardService, RewardSettings
 from alignment.serve.shell import build_app
 from tests.unit.serve.served import TOKEN, running
@@ -112,6 +112,12 @@ def test_64_clients_share_passes_and_get_their_own_scores(served, alone):
 def test_a_wrong_request_is_refused_by_name(served, content, said):
     answer = served[0].post("/reward", json=content)
     assert answer.status_code == 400 and said in answer.json()["error"]["message"], answer.text
+
+
+def test_a_token_is_needed(served):
+    for path in PATHS:
+        answer = served[0].post(path, json={}, headers={"Authorization": "Bearer wrong"})
+        assert answer.status_code == 401 and "a token is needed" in answer.text
 
 
 def test_limits_on_time_and_queue(folders, monkeypatch):

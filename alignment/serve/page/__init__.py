@@ -1,0 +1,1 @@
+"""The chat page: plain HTML and JavaScript, served beside the policies."""
