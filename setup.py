@@ -87,15 +87,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["alignment", "alignment.*"]),
-    package_data={
-        "alignment": [
-            "data/shipped/**/*",
-            "serve/page/*.html",
-            "serve/page/chat.*",
-            "telemetry/report/*.yaml",
-            "telemetry/report/assets/**/*",
-        ]
-    },
+    package_data={"alignment": ["data/shipped/**/*", "serve/page/*.*", "telemetry/report/**/*"]},
     include_package_data=False,
     cmdclass={"build_py": BuildWithKernelSources},
     install_requires=CORE,
