@@ -37,6 +37,8 @@ CORE = [
     "rich>=13.7",
     "visualdl>=2.5.3",
     "matplotlib>=3.8",
+    # ROUGE of alignment eval: the numbers that others report are this package's.
+    "rouge-score>=0.1.2",
 ]
 
 EXTRAS = {

@@ -40,6 +40,10 @@ class RewardError(UserError):
     """A reward model, function or service gave no usable score."""
 
 
+class TooLongError(RewardError):
+    """A reward model cannot read an answer with its prompt: they are longer than its positions."""
+
+
 class PassingRewardError(RewardError):
     """A failure of a reward service that may be temporary."""
 

@@ -30,8 +30,9 @@ class Estimate(NamedTuple):
         return Estimate(self.value * factor, ends[0], ends[1], self.count)
 
 
-def wilson(mean: float, count: int, confidence: float = 0.95) -> Estimate:
-    """Return the score interval of a proportion ``mean`` of ``count`` independent rows (Wilson 1927).
+def wilson(mean: float, count: float, confidence: float = 0.95) -> Estimate:
+    """Return the score interval of a proportion ``mean`` of ``count`` independent rows (Wilson 1927); an effective
+    number of rows may have a fraction.
 
     For rows with values between 0 and 1 (a tie is 0.5) it is at least as wide as needed: their variance is at most
     ``mean * (1 - mean)``.
@@ -40,7 +41,7 @@ def wilson(mean: float, count: int, confidence: float = 0.95) -> Estimate:
     z2 = NormalDist().inv_cdf((1 + confidence) / 2) ** 2
     centre = (mean + z2 / (2 * count)) / (1 + z2 / count)
     half = math.sqrt(z2 * (mean * (1 - mean) / count + z2 / (4 * count * count))) / (1 + z2 / count)
-    return Estimate(mean, max(0.0, centre - half), min(1.0, centre + half), count)
+    return Estimate(mean, max(0.0, centre - half), min(1.0, centre + half), round(count))
 
 
 def proportion(values: Sequence[float], confidence: float = 0.95) -> Estimate:

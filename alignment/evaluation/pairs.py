@@ -6,14 +6,13 @@ A tie counts as half, as in RewardBench (Lambert et al. 2024).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
 from alignment.errors import DataError
-from alignment.evaluation.intervals import Estimate, bootstrap, proportion
+from alignment.evaluation.intervals import Estimate, proportion, wilson
 from alignment.registry import near_matches
 
 Sections = Mapping[str, Mapping[str, float]]
@@ -98,14 +97,15 @@ def section_scores(
     """Return the accuracy of each section: the mean of its subsets' accuracies by their weights.
 
     ``weighting`` is ``benchmark``, the weights in ``sections``, or ``rows``: a subset counts by its pairs, which is the
-    accuracy of all pairs of the section. Intervals are bootstrapped within subsets.
+    accuracy of all pairs of the section. The interval is Wilson's for the effective number of pairs (Kish 1965), which
+    is smaller than their number where weights and pairs differ.
     """
     found = {}
     for section, weights in sections.items():
         present = [name for name in weights if name in outcomes]
         missing = tuple(name for name in weights if name not in outcomes)
-        factors = np.array([weights[name] if weighting == "benchmark" else len(outcomes[name]) for name in present])
-        estimate = bootstrap([outcomes[name] for name in present], partial(_weighted_mean, weights=factors / factors.sum()), confidence) if present else None
+        factors = [weights[name] if weighting == "benchmark" else len(outcomes[name]) for name in present]
+        estimate = _weighted_mean([outcomes[name] for name in present], factors, confidence) if present else None
         found[section] = SectionScore(estimate, missing)
     return found
 
@@ -131,5 +131,9 @@ def record_lines(model: str, scores: Mapping[str, SectionScore]) -> str:
     return "\n".join([model, *lines, ""])
 
 
-def _weighted_mean(strata: Sequence[np.ndarray], *, weights: np.ndarray) -> float:
-    return float(sum(weight * rows.mean() for weight, rows in zip(weights, strata, strict=True)))
+def _weighted_mean(strata: Sequence[np.ndarray], factors: Sequence[float], confidence: float) -> Estimate:
+    shares = np.asarray(factors, np.float64) / sum(factors)
+    counts = np.array([len(rows) for rows in strata])
+    mean = float(np.clip(shares @ [rows.mean() for rows in strata], 0, 1))
+    effective = 1 / float((shares**2 / counts).sum())
+    return wilson(mean, effective, confidence)._replace(count=int(counts.sum()))

@@ -35,18 +35,17 @@ class Perplexity(NamedTuple):
 
 
 def windows(length: int, *, longest: int, stride: int) -> list[Window]:
-    """Return windows of at most ``longest`` tokens over a row, ``stride`` apart, in which every token but the row's
-    first is counted once, and has at least ``longest - stride`` tokens of context after the first window.
+    """Return windows of at most ``longest`` tokens over a row, whose starts are ``stride`` apart, in which every token
+    but the row's first is counted once, after the first window with ``longest - stride`` tokens of context or more.
 
     >>> windows(7, longest=4, stride=2)
-    [Window(start=0, end=4, first=1), Window(start=2, end=6, first=4), Window(start=3, end=7, first=6)]
+    [Window(start=0, end=4, first=1), Window(start=2, end=6, first=4), Window(start=4, end=7, first=6)]
     """
     assert 1 <= stride < longest, (stride, longest)
-    found, counted = [], 1
-    while counted < length or not found:
-        end = min(length, longest if not found else found[-1].end + stride)
-        found.append(Window(max(0, end - longest), end, counted))
-        counted = end
+    found = [Window(0, min(longest, length), 1)]
+    while found[-1].end < length:
+        start, counted = found[-1].start + stride, found[-1].end
+        found.append(Window(start, min(start + longest, length), counted))
     return found
 
 

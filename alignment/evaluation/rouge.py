@@ -27,5 +27,6 @@ def has_words(text: str) -> bool:
 @cache
 def _scorer(types: tuple[str, ...], use_stemmer: bool) -> Any:
     from rouge_score.rouge_scorer import RougeScorer
+    from rouge_score.tokenizers import DefaultTokenizer
 
-    return RougeScorer(list(types), use_stemmer=use_stemmer)
+    return RougeScorer(list(types), tokenizer=DefaultTokenizer(use_stemmer))

@@ -86,6 +86,7 @@ def test_every_command_of_the_documentation_runs(tmp_path):
     for name in ("alignment", "config"):
         (tmp_path / name).symlink_to(runs.ROOT / name)
     (tmp_path / "my_reward.py").write_text(_example("reward", "python"))
+    (tmp_path / "solved.py").write_text(_example("solved", "python"))
     (tmp_path / "rows.jsonl").write_text(_example("rows.jsonl", "jsonl"))
     assert len(COMMANDS) >= 6
     outputs = {}

@@ -18,7 +18,7 @@ from alignment.algorithms.letter_preference import log_sigmoid, preference_logit
 from alignment.data.comparison import PairQuestion
 from alignment.data.encode import Encoder
 from alignment.data.raw.conversation import conversation
-from alignment.errors import NotFiniteError, RewardError
+from alignment.errors import NotFiniteError, TooLongError
 from alignment.models.decoder.logprobs import alternative_logprobs
 from alignment.parallel.roles import EVERYONE, RoleRanks, RoleWork
 from alignment.parallel.runner import ModelRunner
@@ -66,7 +66,7 @@ class PairwiseReader:
     def _encode(self, asked: Asked) -> list[int]:
         ids = self.question.encode(self._encoder, asked.given, asked.first, asked.second)
         if len(ids) >= self._max_tokens:
-            raise RewardError(
+            raise TooLongError(
                 f"a comparison of two responses has {len(ids) + 1} tokens, and the pairwise reward model reads at most "
                 f"{self._max_tokens}: {asked.first[-80:]!r}. Lower max_length or max_dec_len"
             )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from alignment.data.encode import Encoder
-from alignment.errors import RewardError
+from alignment.errors import TooLongError
 from alignment.records import Rollout
 
 
@@ -91,7 +91,7 @@ class Retokenized:
         answer = self._encoder.encode_answer(prompt, text).ids
         ids = prompt.ids + (answer if stopped else answer[:-1])
         if self._max_tokens is not None and len(ids) > self._max_tokens:
-            raise RewardError(
+            raise TooLongError(
                 f"a response has {len(ids)} tokens with its prompt in the reward model's tokenizer, and that model "
                 f"reads at most {self._max_tokens}: {prompt.text[-80:]!r}. Lower max_length"
             )

@@ -62,17 +62,11 @@ class AnswerArguments:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromptArguments:
-    """How rows become prompts."""
+class RowArguments:
+    """How rows are read."""
 
-    max_prompt_len: int | None = argument(
-        None, minimum=1, aliases=("max_src_len", "prompt_max_len", "max_input_length", "max_prompt_length")
-    )
-    """Maximum tokens of a prompt; null: what the model's positions leave without max_dec_len."""
-    on_overlong: Literal["drop", "left", "right", "error"] = "drop"
-    """What to do with longer prompts: drop, truncate left or right, or stop. They are counted."""
     on_bad_row: Literal["drop", "error"] = "drop"
-    """What to do with empty prompts: drop and count, or stop."""
+    """What to do with rows that cannot be used, such as empty prompts: drop and count, or stop."""
     chat_template: Literal["none", "tokenizer"] | None = None
     """As in training; null: the one the model was trained with, else the tokenizer's own."""
     input_template: str | None = None
@@ -81,8 +75,6 @@ class PromptArguments:
     """A Jinja file, or Jinja text, that replaces the tokenizer's chat template."""
     input_key: str | None = argument(None, aliases=("prompt_key", "dataset_key"))
     """Column of the prompt: text, or messages; null: the layout of each row is recognised."""
-    label_key: str | None = None
-    """Column of the reference answer, which is written beside the answers."""
     split: str | None = argument(None, aliases=("train_split", "prompt_split"))
     """Split to read, if a folder or hub dataset has several; null: train."""
     dataset_modules: tuple[str, ...] = argument((), path="module", separator=r"\s*,\s*")
@@ -94,6 +86,20 @@ class PromptArguments:
         if self.tokenizer_chat_template is not None:
             return "tokenizer"
         return self.chat_template if self.input_template is None else self.input_template.replace("\\n", "\n")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptArguments(RowArguments):
+    """How rows become prompts."""
+
+    max_prompt_len: int | None = argument(
+        None, minimum=1, aliases=("max_src_len", "prompt_max_len", "max_input_length", "max_prompt_length")
+    )
+    """Maximum tokens of a prompt; null: what the model's positions leave without max_dec_len."""
+    on_overlong: Literal["drop", "left", "right", "error"] = "drop"
+    """What to do with longer prompts: drop, truncate left or right, or stop. They are counted."""
+    label_key: str | None = None
+    """Column of the reference answer, which is written beside the answers."""
 
 
 GROUPS: Groups = {

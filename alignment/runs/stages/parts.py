@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -29,8 +29,10 @@ class _Line(NamedTuple):
 class Parts:
     """The parts of ``target``."""
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, key: str = "output_file") -> None:
+        """``key`` is what messages call the argument that names ``target``, or its folder."""
         self.target = target
+        self._key = key
         self.folder = target.with_name(f"{target.name}.parts")
 
     def open(self, made_from: Mapping[str, Any], *, overwrite: bool) -> None:
@@ -42,12 +44,12 @@ class Parts:
         before = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
         now = json.loads(json.dumps(made_from))
         if self.target.exists() and not overwrite:
-            raise ArgumentError(f"output_file: {self.target} exists: name another, or give --overwrite true")
+            raise ArgumentError(f"{self._key}: {self.target} exists: name another, or give --overwrite true")
         if before != now:
             changed = ", ".join(sorted(key for key in {*before, *now} if before.get(key) != now.get(key)))
             if self.done() and not overwrite:
                 raise ArgumentError(
-                    f"output_file: {self.folder} holds a part of it that was made with another {changed}: give the "
+                    f"{self._key}: {self.folder} holds a part of it that was made with another {changed}: give the "
                     "same again to continue it, or --overwrite true to begin anew"
                 )
             self._clear()
@@ -72,20 +74,29 @@ class Parts:
         first = max(used, default=-1) + 1
         return [self.folder / f"part-{first + number:05}.jsonl" for number in range(count)]
 
+    def rows(self, numbers: Iterable[int]) -> Iterator[dict[str, Any]]:
+        """Yield the finished rows of ``numbers``."""
+        for line in self._lines(numbers):
+            yield json.loads(line)
+
     def join(self, numbers: Iterable[int]) -> None:
         """Write the lines of ``numbers`` to ``target``, which appears at once, and delete the parts."""
-        lines, aside = self.done(), self.folder / "whole"
+        aside = self.folder / "whole"
         with readable_disk_errors(self.target):
             with aside.open("wb") as whole:
-                for number in numbers:
-                    path, offset, size = lines[number]
-                    with path.open("rb") as file:
-                        file.seek(offset)
-                        whole.write(file.read(size))
+                whole.writelines(self._lines(numbers))
                 whole.flush()
                 os.fsync(whole.fileno())
             aside.replace(self.target)
         self._clear()
+
+    def _lines(self, numbers: Iterable[int]) -> Iterator[bytes]:
+        lines = self.done()
+        for number in numbers:
+            path, offset, size = lines[number]
+            with path.open("rb") as file:
+                file.seek(offset)
+                yield file.read(size)
 
     def _clear(self) -> None:
         """Delete the parts; the lock of whoever works here stays."""

@@ -12,7 +12,7 @@ import numpy as np
 from alignment.arguments.rewards.entries import RewardEntry
 from alignment.data.comparison import PairQuestion
 from alignment.data.encode import Encoder
-from alignment.errors import ArgumentError, RewardError
+from alignment.errors import ArgumentError, RewardError, TooLongError
 from alignment.models.decoder.score_model import ScoreModel
 from alignment.models.folders.attribute_heads import StoredHead
 from alignment.models.folders.hub import load_causal_lm, load_score_model, resolve_model_folder, working_dtype
@@ -90,7 +90,7 @@ class Reformatted:
         else:
             raise RewardError(f"change_of_format returned {made!r:.80}; expected a text, or (prompt, response)")
         if len(ids) > self._max_tokens:
-            raise RewardError(f"an answer has {len(ids)} tokens with its prompt; the model reads {self._max_tokens}")
+            raise TooLongError(f"an answer has {len(ids)} tokens with its prompt; the model reads {self._max_tokens}")
         return np.asarray(ids, np.int64), start
 
 

@@ -16,7 +16,7 @@ from alignment.arguments.parsed import Parsed
 from alignment.parallel.comms.group import Group
 from alignment.runs.output_lock import hold_output
 from alignment.runs.stages.parts import Parts, PartWriter
-from alignment.runs.stages.stage_arguments import FREE, StageArguments
+from alignment.runs.stages.stage_arguments import FREE, WorkArguments
 from alignment.runs.stages.workers import run_workers
 from alignment.telemetry import log
 from alignment.telemetry.files import readable_disk_errors
@@ -34,8 +34,8 @@ class Work(Protocol):
     parsed: Parsed
 
     @property
-    def given(self) -> StageArguments:
-        """Its arguments."""
+    def given(self) -> WorkArguments:
+        """Its arguments, which have an ``output_file``."""
         ...
 
     @property
@@ -52,16 +52,21 @@ class Work(Protocol):
         ...
 
 
-def run_stage(work: Work) -> None:
+Finish = Callable[[Iterable[dict[str, Any]]], None]
+"""Makes something else of all rows of a stage, in order."""
+
+
+def run_stage(work: Work, finish: Finish | None = None) -> None:
     """Write the rows of ``work`` to its ``output_file``; one that was interrupted is continued.
 
-    ArgumentError if the file exists, if another run writes it, or if a part was made from other arguments or inputs.
+    ``finish`` is called before the file appears, so that a file that is there has been finished, too. ArgumentError if
+    the file exists, if another run writes it, or if a part was made from other arguments or inputs.
     """
     given, units = work.given, work.units
     for effect in report_effects(work.parsed, device=given.device or "cpu", world_size=1):
         log.warn(str(effect))
-    parts = Parts(Path(given.output_file))
-    with _held(parts.folder):
+    parts = Parts(Path(given.output_file), given.TARGET)
+    with _held(parts.folder, given.TARGET):
         kept = {key: value for key, value in work.parsed.as_dict().items() if key not in FREE}
         parts.open({**kept, **work.inputs()}, overwrite=given.overwrite)
         done = parts.done().keys()
@@ -75,7 +80,10 @@ def run_stage(work: Work) -> None:
                 run_workers(work.STAGE, work.parsed, min(given.num_workers, len(todo)), parts, todo, progress.advance)
             elif todo:
                 write_units(work, todo, parts.new_files(1)[0], progress.advance)
-        parts.join(number for unit in units for number in unit)
+        numbers = [number for unit in units for number in unit]
+        if finish is not None:
+            finish(parts.rows(numbers))
+        parts.join(numbers)
     log.info(f"{parts.target}: {counted(total, 'row')}")
 
 
@@ -93,11 +101,11 @@ def cut(numbers: range, size: int) -> list[range]:
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[None]:
+def _held(folder: Path, key: str) -> Iterator[None]:
     """Create and hold the lock of ``folder``; if it is empty at the end, remove it."""
     with readable_disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with hold_output(folder, ALONE, key="output_file") as note:
+    with hold_output(folder, ALONE, key=key) as note:
         if note is not None:
             log.warn(note)
         yield

@@ -12,8 +12,9 @@ from alignment.errors import UserError
 STAGES = {
     "generate": ("alignment.runs.stages.generate_arguments", "alignment.runs.stages.generate:Generation"),
     "score": ("alignment.runs.stages.score_arguments", "alignment.runs.stages.score:Scoring"),
+    "eval": ("alignment.runs.evaluations.eval_arguments", "alignment.runs.evaluations.works:open_work"),
 }
-"""Stage to the module with its ``GROUPS``, and ``module:class`` of its work."""
+"""Stage to the module with its ``GROUPS``, and ``module:name`` of what makes its work of parsed arguments."""
 
 
 def main(call: Path, parent: int) -> None:

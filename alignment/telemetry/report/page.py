@@ -51,7 +51,7 @@ def write_report(output_dir: Path, *, title: str, summary: Mapping[str, Any], pa
     output_dir = Path(output_dir)
     run = read_run_files(output_dir)
     groups = build_groups({"": run.series})
-    page = _render(
+    page = render_page(
         "run.html.jinja",
         groups,
         title=title,
@@ -77,7 +77,7 @@ def write_comparison(runs: Mapping[str, RunFiles], path: Path) -> Path:
     """Write the page that compares two or more ``runs`` (by label) to ``path`` and return the path."""
     series = {label: run.series for label, run in runs.items()}
     groups = build_groups(series)
-    page = _render(
+    page = render_page(
         "comparison.html.jinja",
         groups,
         title=f"Comparison of {len(runs)} runs",
@@ -107,7 +107,8 @@ def refuse_foreign_file(path: Path) -> None:
         raise UserError(f"{path} exists and is not a report: it is not replaced")
 
 
-def _render(template: str, all_groups: Sequence[ChartGroup], **values: Any) -> str:
+def render_page(template: str, all_groups: Sequence[ChartGroup], **values: Any) -> str:
+    """Return the page that ``template`` makes of ``values``, with the charts of ``all_groups``."""
     scripts, styles = ([Markup(_read(name)) for name in names] for names in (SCRIPTS, STYLES))
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_read),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from alignment.errors import DataError
+from alignment.evaluation.intervals import wilson
 from alignment.evaluation.pairs import (
     REWARDBENCH,
     by_subset,
@@ -31,9 +32,10 @@ def test_sections_by_the_weights_of_the_benchmark_and_by_rows():
     assert found["A"].estimate.value == pytest.approx((3 * 0.5 + 1 * 1) / 4)
     assert found["B"].estimate.value == pytest.approx(0.625)
     assert found["B"].missing == ("d",)
-    assert found["A"].estimate.low == pytest.approx(0.25)  # b never varies: 3/4 * {0, .5, 1} + 1/4
+    effective = 1 / (0.75**2 / 2 + 0.25**2 / 1)
+    assert found["A"].estimate == wilson(0.625, effective)._replace(count=3)
     by_rows = section_scores(OUTCOMES, SECTIONS, weighting="rows")
-    assert by_rows["A"].estimate.value == pytest.approx(2 / 3)
+    assert by_rows["A"].estimate == pytest.approx(wilson(2 / 3, 3)), "equal weights: every pair counts"
     assert overall_score(found) == pytest.approx(0.625)
 
 

@@ -83,6 +83,10 @@ class SampleRows:
         """Describe where sample ``number`` comes from."""
         return self._place_of(self._items[number].index)
 
+    def index(self, number: int) -> int:
+        """Return the number of the row that sample ``number`` is read from."""
+        return self._items[number].index
+
     def sample(self, number: int) -> RawSample:
         """Return sample ``number``; a row that cannot be read is a ``DataError`` that names it."""
         item = self._items[number]

@@ -1,0 +1,1 @@
+"""Evaluations of models and answers: ``alignment eval``."""
