@@ -14,7 +14,7 @@ RESAMPLES = 2000
 _SEED = 42
 
 
-class Estimate(NamedTuple):
+class IntervalEstimate(NamedTuple):
     """A number with its interval."""
 
     value: float
@@ -24,13 +24,13 @@ class Estimate(NamedTuple):
     count: int
     """Rows (prompts, pairs) that it was computed from."""
 
-    def scaled(self, factor: float) -> Estimate:
+    def scaled(self, factor: float) -> IntervalEstimate:
         """Return it in another unit."""
         ends = [None if end is None else end * factor for end in (self.low, self.high)]
-        return Estimate(self.value * factor, ends[0], ends[1], self.count)
+        return IntervalEstimate(self.value * factor, ends[0], ends[1], self.count)
 
 
-def wilson(mean: float, count: float, confidence: float = 0.95) -> Estimate:
+def wilson(mean: float, count: float, confidence: float = 0.95) -> IntervalEstimate:
     """Return the score interval of a proportion ``mean`` of ``count`` independent rows (Wilson 1927); an effective
     number of rows may have a fraction.
 
@@ -41,17 +41,17 @@ def wilson(mean: float, count: float, confidence: float = 0.95) -> Estimate:
     z2 = NormalDist().inv_cdf((1 + confidence) / 2) ** 2
     centre = (mean + z2 / (2 * count)) / (1 + z2 / count)
     half = math.sqrt(z2 * (mean * (1 - mean) / count + z2 / (4 * count * count))) / (1 + z2 / count)
-    return Estimate(mean, max(0.0, centre - half), min(1.0, centre + half), round(count))
+    return IntervalEstimate(mean, max(0.0, centre - half), min(1.0, centre + half), round(count))
 
 
-def proportion(values: Sequence[float], confidence: float = 0.95) -> Estimate:
+def proportion(values: Sequence[float], confidence: float = 0.95) -> IntervalEstimate:
     """Return the mean of ``values``, each between 0 and 1, with Wilson's interval."""
     return wilson(float(np.mean(values)), len(values), confidence)
 
 
 def bootstrap(
     strata: Sequence[np.ndarray], statistic: Callable[[Sequence[np.ndarray]], float], confidence: float = 0.95
-) -> Estimate:
+) -> IntervalEstimate:
     """Return ``statistic(strata)`` with the percentile interval of a bootstrap with a fixed seed (Efron 1979).
 
     Rows [n, ...] are drawn with replacement within each stratum. One row in all has no interval.
@@ -59,13 +59,13 @@ def bootstrap(
     count, rng = sum(map(len, strata)), np.random.default_rng(_SEED)
     value = float(statistic(strata))
     if count < 2:
-        return Estimate(value, None, None, count)
+        return IntervalEstimate(value, None, None, count)
     drawn = [statistic([rows[rng.integers(len(rows), size=len(rows))] for rows in strata]) for _ in range(RESAMPLES)]
     tail = (1 - confidence) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail])
-    return Estimate(value, float(low), float(high), count)
+    return IntervalEstimate(value, float(low), float(high), count)
 
 
-def bootstrap_mean(values: Sequence[float], confidence: float = 0.95) -> Estimate:
+def bootstrap_mean(values: Sequence[float], confidence: float = 0.95) -> IntervalEstimate:
     """Return the mean of ``values`` [n] with a bootstrap interval."""
     return bootstrap([np.asarray(values, np.float64)], lambda strata: strata[0].mean(), confidence)

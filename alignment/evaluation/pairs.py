@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from alignment.errors import DataError
-from alignment.evaluation.intervals import Estimate, proportion, wilson
+from alignment.evaluation.intervals import IntervalEstimate, proportion, wilson
 from alignment.registry import near_matches
 
 Sections = Mapping[str, Mapping[str, float]]
@@ -55,7 +55,7 @@ REWARDBENCH: Sections = MappingProxyType(
 class SectionScore(NamedTuple):
     """The accuracy of a section."""
 
-    estimate: Estimate | None
+    estimate: IntervalEstimate | None
     """None: no pair is of one of its subsets."""
     missing: tuple[str, ...]
     """Its subsets without pairs, which are left out of the mean."""
@@ -115,7 +115,7 @@ def overall_score(scores: Mapping[str, SectionScore]) -> float:
     return float(np.mean([score.estimate.value for score in scores.values() if score.estimate is not None]))
 
 
-def subset_accuracy(outcomes: Mapping[str, np.ndarray], confidence: float = 0.95) -> dict[str, Estimate]:
+def subset_accuracy(outcomes: Mapping[str, np.ndarray], confidence: float = 0.95) -> dict[str, IntervalEstimate]:
     """Return the accuracy of each subset with Wilson's interval."""
     return {name: proportion(values.tolist(), confidence) for name, values in outcomes.items()}
 
@@ -131,7 +131,7 @@ def record_lines(model: str, scores: Mapping[str, SectionScore]) -> str:
     return "\n".join([model, *lines, ""])
 
 
-def _weighted_mean(strata: Sequence[np.ndarray], factors: Sequence[float], confidence: float) -> Estimate:
+def _weighted_mean(strata: Sequence[np.ndarray], factors: Sequence[float], confidence: float) -> IntervalEstimate:
     shares = np.asarray(factors, np.float64) / sum(factors)
     counts = np.array([len(rows) for rows in strata])
     mean = float(np.clip(shares @ [rows.mean() for rows in strata], 0, 1))

@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alignment.evaluation.intervals import Estimate, bootstrap, bootstrap_mean
+from alignment.evaluation.intervals import IntervalEstimate, bootstrap, bootstrap_mean
 
 LARGEST_LOSS = 700.0
 """exp of larger numbers overflows float64."""
 
 
-class Window(NamedTuple):
+class RowWindow(NamedTuple):
     """A part of a row that is read at once."""
 
     start: int
@@ -26,26 +26,26 @@ class Window(NamedTuple):
 class Perplexity(NamedTuple):
     """Perplexity of a set of rows."""
 
-    of_tokens: Estimate
+    of_tokens: IntervalEstimate
     """exp of the mean loss of all tokens: a long row counts more."""
-    of_rows: Estimate
+    of_rows: IntervalEstimate
     """The mean of the perplexities of the rows: each row counts once."""
-    loss: Estimate
+    loss: IntervalEstimate
     """Mean loss in nats per token."""
 
 
-def windows(length: int, *, longest: int, stride: int) -> list[Window]:
+def windows(length: int, *, longest: int, stride: int) -> list[RowWindow]:
     """Return windows of at most ``longest`` tokens over a row, whose starts are ``stride`` apart, in which every token
     but the row's first is counted once, after the first window with ``longest - stride`` tokens of context or more.
 
     >>> windows(7, longest=4, stride=2)
-    [Window(start=0, end=4, first=1), Window(start=2, end=6, first=4), Window(start=4, end=7, first=6)]
+    [RowWindow(start=0, end=4, first=1), RowWindow(start=2, end=6, first=4), RowWindow(start=4, end=7, first=6)]
     """
     assert 1 <= stride < longest, (stride, longest)
-    found = [Window(0, min(longest, length), 1)]
+    found = [RowWindow(0, min(longest, length), 1)]
     while found[-1].end < length:
         start, counted = found[-1].start + stride, found[-1].end
-        found.append(Window(start, min(start + longest, length), counted))
+        found.append(RowWindow(start, min(start + longest, length), counted))
     return found
 
 
@@ -58,7 +58,7 @@ def perplexity(losses: Sequence[float], num_tokens: Sequence[int], confidence: f
     loss = bootstrap([rows], lambda strata: strata[0][:, 0].sum() / strata[0][:, 1].sum(), confidence)
     each = [_exp(total / count) for total, count in rows]
     ends = [None if end is None else _exp(end) for end in (loss.low, loss.high)]
-    of_tokens = Estimate(_exp(loss.value), ends[0], ends[1], loss.count)
+    of_tokens = IntervalEstimate(_exp(loss.value), ends[0], ends[1], loss.count)
     return Perplexity(of_tokens, bootstrap_mean(each, confidence), loss)
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alignment.evaluation.intervals import Estimate, bootstrap_mean, proportion
+from alignment.evaluation.intervals import IntervalEstimate, bootstrap_mean, proportion
 
 _STEPS = 50
 _CONVERGED = 1e-9
@@ -18,14 +18,14 @@ _LARGEST_LOGIT = 15.0
 class WinRate(NamedTuple):
     """A comparison of two policies."""
 
-    rate: Estimate
+    rate: IntervalEstimate
     """Share of comparisons won, a tie counted as half; the interval is Wilson's over prompts."""
     wins: int
     ties: int
     losses: int
-    margin: Estimate
+    margin: IntervalEstimate
     """Mean difference of the scores."""
-    length_difference: Estimate
+    length_difference: IntervalEstimate
     """Mean difference of the answers' lengths in characters."""
     at_equal_length: float | None
     """The share that answers of equal length would win (see ``rate_at_equal_length``); None: it cannot be fitted."""

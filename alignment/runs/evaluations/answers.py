@@ -22,7 +22,7 @@ from alignment.runs.stages.stage import cut
 _ROWS_OF_A_UNIT = 64
 
 
-class Answers(Protocol):
+class AnswerSet(Protocol):
     """The answers of one policy to all prompts."""
 
     name: str
@@ -164,7 +164,7 @@ def open_answers(parsed: Parsed, prefix: str = "") -> GeneratedAnswers | FiledAn
     return GeneratedAnswers(parsed, model)
 
 
-def check_same_prompts(first: Answers, second: Answers) -> None:
+def check_same_prompts(first: AnswerSet, second: AnswerSet) -> None:
     """DataError unless both answer the same prompts in the same order."""
     prompts, others = first.prompts(), second.prompts()
     for number, (prompt, other) in enumerate(zip(prompts, others, strict=False)):

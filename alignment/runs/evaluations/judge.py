@@ -31,7 +31,7 @@ class Compared(NamedTuple):
     """``stop`` or ``length`` for each response; None: all ended."""
 
 
-class Judge:
+class AnswerJudge:
     """The reward sources of an evaluation."""
 
     def __init__(self, parsed: Parsed, *, drops_overlong: bool) -> None:

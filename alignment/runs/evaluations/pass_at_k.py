@@ -15,7 +15,7 @@ from alignment.evaluation.intervals import proportion
 from alignment.evaluation.pass_at_k import pass_at_k
 from alignment.runs.evaluations.answers import FiledAnswers, GeneratedAnswers, open_answers, prompt_ledger, prompt_text
 from alignment.runs.evaluations.eval_arguments import EvalArguments
-from alignment.runs.evaluations.judge import TOO_LONG, Compared, Judge
+from alignment.runs.evaluations.judge import TOO_LONG, AnswerJudge, Compared
 from alignment.runs.evaluations.summary import Sample, Summary, both_ends, count_cut_off
 from alignment.runs.stages.answered import Answered
 
@@ -38,9 +38,9 @@ class PassWork:
         return open_answers(self.parsed)
 
     @cached_property
-    def judge(self) -> Judge:
+    def judge(self) -> AnswerJudge:
         """Who says what is correct."""
-        return Judge(self.parsed, drops_overlong=True)
+        return AnswerJudge(self.parsed, drops_overlong=True)
 
     @property
     def units(self) -> Any:

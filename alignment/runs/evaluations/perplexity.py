@@ -18,7 +18,7 @@ from alignment.data.raw.dataset_spec import parse_datasets
 from alignment.data.raw.modules import load_dataset_modules
 from alignment.data.templates import template_name
 from alignment.errors import ArgumentError, DataError
-from alignment.evaluation.perplexity import Window, perplexity, windows
+from alignment.evaluation.perplexity import RowWindow, perplexity, windows
 from alignment.models.decoder.logprobs import graded_logprobs
 from alignment.models.folders.hub import load_causal_lm, resolve_model_folder, working_dtype
 from alignment.parallel.build_runner import build_runner
@@ -128,13 +128,13 @@ class PerplexityWork:
             found = runner.forward(batches, graded_logprobs) if batches else []
             yield self._measured(unit, parts, batches, found)
 
-    def _windows(self, number: int) -> list[Window]:
+    def _windows(self, number: int) -> list[RowWindow]:
         """Return the windows of a row that hold a counted token."""
         labels = self.samples[number]["labels"]
         found = windows(len(labels), longest=self.longest, stride=self.stride)
         return [part for part in found if len(_targets(labels, part))]
 
-    def _batch(self, parts: Sequence[tuple[int, Window]]) -> TokenBatch:
+    def _batch(self, parts: Sequence[tuple[int, RowWindow]]) -> TokenBatch:
         samples = [self.samples[number] for number, _ in parts]
         ids = [sample["input_ids"][part.start : part.end] for sample, (_, part) in zip(samples, parts, strict=True)]
         targets = [_targets(sample["labels"], part) for sample, (_, part) in zip(samples, parts, strict=True)]
@@ -151,7 +151,7 @@ class PerplexityWork:
                 sums[row] += (-logprob, hit, 1)
         return [self._row(number, sums[number], [part for owner, part in parts if owner == number]) for number in unit]
 
-    def _row(self, number: int, sums: np.ndarray, parts: Sequence[Window]) -> dict[str, Any]:
+    def _row(self, number: int, sums: np.ndarray, parts: Sequence[RowWindow]) -> dict[str, Any]:
         ids = self.samples[number]["input_ids"]
         text = self.voice.tokenizer.decode(ids.tolist(), skip_special_tokens=False)
         return {
@@ -194,7 +194,7 @@ class PerplexityWork:
         )
 
 
-def _targets(labels: np.ndarray, part: Window) -> np.ndarray:
+def _targets(labels: np.ndarray, part: RowWindow) -> np.ndarray:
     """Return the positions in the window of the tokens it counts."""
     counted = np.flatnonzero(labels[part.first : part.end] != IGNORED_LABEL)
     return counted + part.first - part.start

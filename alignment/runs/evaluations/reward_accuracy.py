@@ -30,7 +30,7 @@ from alignment.evaluation.pairs import (
 )
 from alignment.runs.evaluations.answers import prompt_text
 from alignment.runs.evaluations.eval_arguments import EvalArguments
-from alignment.runs.evaluations.judge import TOO_LONG, Compared, Judge
+from alignment.runs.evaluations.judge import TOO_LONG, AnswerJudge, Compared
 from alignment.runs.evaluations.pair_rows import Pair, PairRows
 from alignment.runs.evaluations.summary import ResultTable, Sample, Summary, both_ends, interval_text, interval_title
 from alignment.runs.stages.stage import cut
@@ -66,9 +66,9 @@ class RewardAccuracyWork:
         return read_sections(named, self.parsed.base_dir)
 
     @cached_property
-    def judge(self) -> Judge:
+    def judge(self) -> AnswerJudge:
         """Who scores."""
-        return Judge(self.parsed, drops_overlong=self.parsed.options.on_overlong == "drop")
+        return AnswerJudge(self.parsed, drops_overlong=self.parsed.options.on_overlong == "drop")
 
     @property
     def units(self) -> list[range]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from alignment.evaluation.intervals import Estimate
+from alignment.evaluation.intervals import IntervalEstimate
 from alignment.telemetry.tables import format_number
 
 
@@ -31,7 +31,7 @@ class Summary:
     """The results of an evaluation."""
 
     title: str
-    metrics: Mapping[str, Estimate | float | None]
+    metrics: Mapping[str, IntervalEstimate | float | None]
     """Name to a number with its interval, a number, or None where it cannot be computed (``notes`` says why)."""
     tables: Sequence[ResultTable] = ()
     notes: Sequence[str] = ()
@@ -44,7 +44,8 @@ class Summary:
     def as_dict(self) -> dict[str, Any]:
         """Return JSON data."""
         metrics = {
-            name: value._asdict() if isinstance(value, Estimate) else value for name, value in self.metrics.items()
+            name: value._asdict() if isinstance(value, IntervalEstimate) else value
+            for name, value in self.metrics.items()
         }
         return {
             "metrics": metrics,
@@ -65,7 +66,7 @@ def interval_title(confidence: float) -> str:
     return f"{100 * confidence:g} % interval"
 
 
-def interval_text(estimate: Estimate | None) -> str:
+def interval_text(estimate: IntervalEstimate | None) -> str:
     """Return an interval as text; empty if there is none."""
     if estimate is None or estimate.low is None or estimate.high is None:
         return ""
@@ -85,7 +86,7 @@ def count_cut_off(rows: Sequence[Mapping[str, Any]], name: str = "finish_reasons
     return sum(row[name].count("length") for row in rows)
 
 
-def _cells(value: Estimate | float | None) -> list[Any]:
-    if isinstance(value, Estimate):
+def _cells(value: IntervalEstimate | float | None) -> list[Any]:
+    if isinstance(value, IntervalEstimate):
         return [format_number(value.value), interval_text(value), format_number(value.count)]
     return ["-" if value is None else format_number(value), "", ""]

@@ -22,7 +22,7 @@ from alignment.runs.evaluations.answers import (
     prompt_text,
 )
 from alignment.runs.evaluations.eval_arguments import EvalArguments
-from alignment.runs.evaluations.judge import TOO_LONG, Compared, Judge
+from alignment.runs.evaluations.judge import TOO_LONG, AnswerJudge, Compared
 from alignment.runs.evaluations.summary import ResultTable, Sample, Summary, both_ends, count_cut_off
 from alignment.runs.stages.answered import Answered
 
@@ -56,9 +56,9 @@ class WinRateWork:
         return (first, second) if first != second else (f"{first} (1)", f"{second} (2)")
 
     @cached_property
-    def judge(self) -> Judge:
+    def judge(self) -> AnswerJudge:
         """Who compares them."""
-        return Judge(self.parsed, drops_overlong=True)
+        return AnswerJudge(self.parsed, drops_overlong=True)
 
     @property
     def units(self) -> Any:

@@ -36,7 +36,7 @@ def write_evaluation(path: Path, content: EvaluationPage) -> None:
         [],
         title=content.title,
         folder=path.resolve().parent.name,
-        tables=[(t.title, t.columns, [[_cell(value) for value in row] for row in t.rows]) for t in content.tables],
+        tables=[_table(table) for table in content.tables],
         notes=content.notes,
         counts={name.replace("_", " "): count for name, count in content.counts.items() if count},
         samples=content.samples,
@@ -44,6 +44,13 @@ def write_evaluation(path: Path, content: EvaluationPage) -> None:
         arguments=argument_rows(content.arguments),
     )
     replace_file(path, page)
+
+
+def _table(table: Any) -> tuple[str, list[tuple[str, bool]], list[list[tuple[str, bool]]]]:
+    """Return the title, the columns and the rows; with every text whether it is that of a number."""
+    rows = [[_cell(value) for value in row] for row in table.rows]
+    numeric = [bool(rows) and all(row[index][1] for row in rows) for index in range(len(table.columns))]
+    return table.title, [*zip(table.columns, numeric, strict=True)], rows
 
 
 def _cell(value: Any) -> tuple[str, bool]:
