@@ -33,7 +33,7 @@ VERBS = {
     "generate": Verb("answer prompts with K answers each, in one process or several", True, _AGAIN),
     "score": Verb("score answers with a reward model, a function, a service, or several", True, _AGAIN),
     "select": Verb("choose training rows among scored answers: the best, pairs, or all with their rewards"),
-    "eval": Verb("measure models, rewards or two policies: perplexity, ROUGE, accuracy, win rate, pass@k", True, _AGAIN),
+    "eval": Verb("measure models, rewards, policies: perplexity, ROUGE, accuracy, win rate, pass@k", True, _AGAIN),
     "serve": Verb("serve a policy or a reward model over HTTP", uses_paddle=True),
     "doctor": Verb("check whether the suite can run on this machine"),
     "demo": Verb("SFT, reward model and PPO on shipped data, judged by a true score", uses_paddle=True),
