@@ -76,7 +76,7 @@ class Page:
     def wait_for(self, script: str) -> Any:
         """Evaluate an expression until it is true, and return its value."""
         end = time.monotonic() + self._timeout
-        while not (value := self.evaluate(script)):
+        while (value := self.evaluate(script)) in (None, False, ""):  # an element is {} here, and true
             assert time.monotonic() < end, f"not true in {self._timeout} s: {script} (errors: {self.errors})"
             time.sleep(0.05)
         return value
