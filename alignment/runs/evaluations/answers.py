@@ -14,7 +14,7 @@ from alignment.data.raw.conversation import conversation
 from alignment.data.sources.tables import Table, read_table
 from alignment.errors import ArgumentError, DataError
 from alignment.runs.evaluations.eval_arguments import AnsweringArguments
-from alignment.runs.stages.answered import Answered, read_answered
+from alignment.runs.stages.answered import AnsweredRow, read_answered
 from alignment.runs.stages.generate import Generation
 from alignment.runs.stages.generate_arguments import GenerateArguments
 from alignment.runs.stages.stage import cut
@@ -41,7 +41,7 @@ class AnswerSet(Protocol):
         """Return all prompts."""
         ...
 
-    def rows(self, units: Iterable[range]) -> Iterator[list[Answered]]:
+    def rows(self, units: Iterable[range]) -> Iterator[list[AnsweredRow]]:
         """Yield the answers of each unit."""
         ...
 
@@ -84,7 +84,7 @@ class GeneratedAnswers:
         """Return the reference of each prompt."""
         return [self._work.samples[number]["label"] for number in self._work.numbers]
 
-    def rows(self, units: Iterable[range]) -> Iterator[list[Answered]]:
+    def rows(self, units: Iterable[range]) -> Iterator[list[AnsweredRow]]:
         """Yield the answers of each unit."""
         for rows in self._work.rows(units):
             yield [read_answered(row, f"prompt {row['index']}") for row in rows]
@@ -110,7 +110,7 @@ class FiledAnswers:
         return read_table(self._path)
 
     @cached_property
-    def _answered(self) -> list[Answered]:
+    def _answered(self) -> list[AnsweredRow]:
         return [read_answered(row, self._table.describe(number)) for number, row in enumerate(self._table.rows)]
 
     @property
@@ -133,7 +133,7 @@ class FiledAnswers:
         """Return the reference of each prompt."""
         return [row.label for row in self._answered]
 
-    def rows(self, units: Iterable[range]) -> Iterator[list[Answered]]:
+    def rows(self, units: Iterable[range]) -> Iterator[list[AnsweredRow]]:
         """Yield the answers of each unit."""
         for unit in units:
             yield [self._answered[number] for number in unit]

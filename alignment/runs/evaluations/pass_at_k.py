@@ -17,7 +17,7 @@ from alignment.runs.evaluations.answers import FiledAnswers, GeneratedAnswers, o
 from alignment.runs.evaluations.eval_arguments import EvalArguments
 from alignment.runs.evaluations.judge import TOO_LONG, AnswerJudge, Compared
 from alignment.runs.evaluations.summary import Sample, Summary, both_ends, count_cut_off
-from alignment.runs.stages.answered import Answered
+from alignment.runs.stages.answered import AnsweredRow
 
 
 @dataclass
@@ -66,7 +66,7 @@ class PassWork:
             found = self.judge.score(groups)
             yield [self._row(*item) for item in zip(unit, answered, found, strict=True)]
 
-    def _row(self, number: int, row: Answered, rewards: np.ndarray | None) -> dict[str, Any]:
+    def _row(self, number: int, row: AnsweredRow, rewards: np.ndarray | None) -> dict[str, Any]:
         base = {
             "index": number,
             "prompt": row.prompt,

@@ -15,7 +15,7 @@ from alignment.evaluation.rouge import has_words, rouge_scores
 from alignment.runs.evaluations.answers import FiledAnswers, GeneratedAnswers, open_answers, prompt_ledger, prompt_text
 from alignment.runs.evaluations.eval_arguments import EvalArguments
 from alignment.runs.evaluations.summary import Sample, Summary, both_ends, count_cut_off
-from alignment.runs.stages.answered import Answered
+from alignment.runs.stages.answered import AnsweredRow
 
 _TYPE = re.compile(r"rouge(\d+|L|Lsum)")
 
@@ -69,7 +69,7 @@ class RougeWork:
         for unit, answered in zip(units, self.answers.rows(units), strict=True):
             yield [self._row(number, row) for number, row in zip(unit, answered, strict=True)]
 
-    def _row(self, number: int, row: Answered) -> dict[str, Any]:
+    def _row(self, number: int, row: AnsweredRow) -> dict[str, Any]:
         options = self.parsed.options
         base = {
             "index": number,

@@ -24,7 +24,7 @@ from alignment.runs.evaluations.answers import (
 from alignment.runs.evaluations.eval_arguments import EvalArguments
 from alignment.runs.evaluations.judge import TOO_LONG, AnswerJudge, Compared
 from alignment.runs.evaluations.summary import ResultTable, Sample, Summary, both_ends, count_cut_off
-from alignment.runs.stages.answered import Answered
+from alignment.runs.stages.answered import AnsweredRow
 
 
 @dataclass
@@ -140,7 +140,7 @@ class WinRateWork:
         return []
 
 
-def _pairs(one: Answered, other: Answered) -> list[tuple[Any, list[str], str | None, list[str]]]:
+def _pairs(one: AnsweredRow, other: AnsweredRow) -> list[tuple[Any, list[str], str | None, list[str]]]:
     """Return the k-th answers of both policies together, for each k."""
     return [
         (one.prompt, [mine, theirs], one.label, [why, other_why])
@@ -148,7 +148,7 @@ def _pairs(one: Answered, other: Answered) -> list[tuple[Any, list[str], str | N
     ]
 
 
-def _row(number: int, one: Answered, other: Answered, rewards: Sequence[np.ndarray | None]) -> dict[str, Any]:
+def _row(number: int, one: AnsweredRow, other: AnsweredRow, rewards: Sequence[np.ndarray | None]) -> dict[str, Any]:
     base = {
         "index": number,
         "prompt": one.prompt,

@@ -17,7 +17,7 @@ _SINGLES = (("prompt", "response"), ("input", "output"))
 _REASONS = ("stop", "length")
 
 
-class Answered(NamedTuple):
+class AnsweredRow(NamedTuple):
     """A row with answers."""
 
     prompt: Any
@@ -29,7 +29,7 @@ class Answered(NamedTuple):
     """Whether the row has a list of responses."""
 
 
-def read_answered(row: Mapping[str, Any], place: str) -> Answered:
+def read_answered(row: Mapping[str, Any], place: str) -> AnsweredRow:
     """Return the answers of a row; DataError if it has none."""
     names = next((names for names in (*_LISTS, *_SINGLES) if all(name in row for name in names)), None)
     if names is None:
@@ -46,7 +46,7 @@ def read_answered(row: Mapping[str, Any], place: str) -> Answered:
     if not isinstance(reasons, list) or len(reasons) != len(responses) or not set(reasons) <= set(_REASONS):
         allowed = " or ".join(_REASONS)
         raise DataError(f"{place}: finish_reasons must say {allowed} for each response, got {reasons!r:.80}")
-    return Answered(_asked(row, names[0], place), responses, row.get("label"), reasons, is_list)
+    return AnsweredRow(_asked(row, names[0], place), responses, row.get("label"), reasons, is_list)
 
 
 def _asked(row: Mapping[str, Any], name: str, place: str) -> Any:

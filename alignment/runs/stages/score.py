@@ -14,7 +14,7 @@ from alignment.arguments.parsed import Parsed
 from alignment.data.sources.tables import Table, read_table
 from alignment.errors import DataError
 from alignment.parallel.initialise import select_device
-from alignment.runs.stages.answered import Answered, read_answered
+from alignment.runs.stages.answered import AnsweredRow, read_answered
 from alignment.runs.stages.score_arguments import ScoreArguments
 from alignment.runs.stages.scoring_sources import SourceBuilder, Texts
 from alignment.runs.stages.source_inputs import check_sources, source_contents
@@ -41,7 +41,7 @@ class Scoring:
         return read_table(self.given.answers_file)
 
     @cached_property
-    def answered(self) -> list[Answered]:
+    def answered(self) -> list[AnsweredRow]:
         """The rows, checked."""
         rows = [read_answered(row, self.table.describe(number)) for number, row in enumerate(self.table.rows)]
         wanted, compares = self.given.K, [entry for entry in self.parsed.sources.entries if entry.kind == "pairwise"]
