@@ -16,7 +16,7 @@ from alignment.errors import ArgumentError, DataError
 from alignment.runs.evaluations.eval_arguments import AnsweringArguments
 from alignment.runs.stages.answered import AnsweredRow, read_answered
 from alignment.runs.stages.generate import Generation
-from alignment.runs.stages.generate_arguments import GenerateArguments
+from alignment.runs.stages.generate_arguments import GROUPS, GenerateArguments
 from alignment.runs.stages.stage import cut
 
 _ROWS_OF_A_UNIT = 64
@@ -63,7 +63,8 @@ class GeneratedAnswers:
         shared = {name: getattr(given, name) for name in names}
         device = parsed.eval.device
         generate = GenerateArguments(model_name_or_path=model, output_file="", device=device, **shared)
-        groups = {"generate": generate, "answers": parsed.answers, "rows": parsed.rows}
+        given_groups = {"generate": generate, "answers": parsed.answers, "rows": parsed.rows}
+        groups = {name: given_groups.get(name) or cls() for name, cls in GROUPS.items() if isinstance(cls, type)}
         self._work = Generation(dataclasses.replace(parsed, groups=groups))
         self.name = short_name(model)
 
