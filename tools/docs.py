@@ -1,6 +1,8 @@
-"""Rewrite the generated parts of docs/: ``python tools/docs.py`` (tree from docstrings, keys from dataclasses).
+"""Rewrite the generated parts of docs/: ``python tools/docs.py``.
 
-A test compares both with the repository.
+They are the tree from docstrings, the keys from dataclasses, and what becomes of the commands of other suites.
+
+A test compares them with the repository.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 KEYS = ROOT / "docs" / "keys.md"
+HOW_TO = ROOT / "docs" / "how-to"
 WIDTH = 30
 LONGEST = 100
 COMMENTS = {
@@ -75,6 +78,27 @@ def replace_block(text: str, opening: str, closing: str, body: str) -> str:
     return text[:start] + body + text[text.index(closing, start) :]
 
 
+def imported_tables(text: str) -> str:
+    """Return a page with the table of what becomes of each flag after every command of another suite."""
+    from alignment.arguments.importing.convert import MISSING, NO_NEED, SAME
+    from alignment.arguments.importing.shell import read_commands
+    from alignment.commands.import_args import import_commands
+
+    words = {SAME: "the default", NO_NEED: "not needed: ", MISSING: "**no counterpart**: "}
+
+    def table(match: re.Match[str]) -> str:
+        lines = []
+        for item in import_commands(read_commands(match[1]), processes=8)[0]:
+            lines += [f"\n`alignment {item.converted.target}`:\n", "| theirs | here |", "|---|---|"]
+            for row in item.converted.rows:
+                here = words.get(row.outcome, "") + ("" if row.outcome == SAME else row.how)
+                lines.append(f"| `{f'{row.flag} {row.value}'.strip()}` | {here} |".replace("\n", " "))
+        return f"```bash\n{match[1]}```\n<!-- imported -->\n" + "\n".join(lines) + "\n\n<!-- /imported -->"
+
+    pattern = r"```bash\n(.*?)```\n<!-- imported -->\n.*?<!-- /imported -->"
+    return re.sub(pattern, table, text, flags=re.DOTALL)
+
+
 def render() -> dict[Path, str]:
     """Return the pages with generated parts, those parts written anew."""
     sys.path.insert(0, str(ROOT))
@@ -82,7 +106,9 @@ def render() -> dict[Path, str]:
 
     tree = "\n```\n" + "\n".join(tree_lines()) + "\n"
     architecture, keys = (page.read_text(encoding="utf-8") for page in (ARCHITECTURE, KEYS))
+    imported = {page: imported_tables(page.read_text(encoding="utf-8")) for page in sorted(HOW_TO.glob("from_*.md"))}
     return {
+        **imported,
         ARCHITECTURE: replace_block(architecture, "<!-- tree -->", "```\n<!-- /tree -->", tree),
         KEYS: replace_block(keys, "<!-- reference -->", "<!-- /reference -->", f"\n{key_reference()}\n"),
     }

@@ -13,7 +13,7 @@ from alignment.arguments.files import read_file
 from alignment.arguments.groups import DeclaredArgument, Groups, choosing_keys, declare, name_owners, resolve
 from alignment.arguments.help import HELP_FLAGS, show_help
 from alignment.arguments.parsed import Parsed, is_given
-from alignment.arguments.paths import RESOLVERS
+from alignment.arguments.paths import RESOLVERS, MissingPathError
 from alignment.arguments.peers import presets
 from alignment.arguments.peers.advice import advise
 from alignment.arguments.roles import openrlhf
@@ -57,12 +57,15 @@ Written = Sequence[str] | Mapping[str, Any]
 """What the user wrote: ``[file.json | file.yaml] [--key value ...]``, or keys and values of a Python call."""
 
 
-def parse_arguments(groups: Groups, written: Written, *, checks: Sequence[Check] = ()) -> Parsed:
+def parse_arguments(
+    groups: Groups, written: Written, *, checks: Sequence[Check] = (), absent: list[str] | None = None
+) -> Parsed:
     """Parse ``written`` into one frozen instance per group; the command line wins over the file.
 
     A ``Choice`` contributes the group added by its key's value; keys of its other groups are refused by name.
     ``checks`` look at combinations of values and yield one message per problem; a check that reads a key of another
-    choice is skipped. Raises one ArgumentError with all problems: unknown, repeated, missing, mistyped and out-of-range
+    choice is skipped. Paths that do not exist are added to ``absent`` and kept as written; None: they are problems, as
+    in a run. Raises one ArgumentError with all problems: unknown, repeated, missing, mistyped and out-of-range
     keys, refused values, and missing paths. ``--help`` lists the keys, ``--help KEY`` explains one; both exit.
     """
     if not isinstance(written, Mapping) and not HELP_FLAGS.isdisjoint(written):
@@ -76,7 +79,7 @@ def parse_arguments(groups: Groups, written: Written, *, checks: Sequence[Check]
     chosen = _choose(sources, table, problems)
     values = {slot.name: slot.default for slot in slots.values() if not slot.is_required}
     for name, given in chosen.items():
-        _read_value(given, slots[name], values, base_dir=base_dir, problems=problems)
+        _read_value(given, slots[name], values, base_dir=base_dir, problems=problems, absent=absent)
     by_preset = _apply_preset(values, chosen, problems)
     missing = [s.name for s in slots.values() if s.is_required and s.name not in chosen]
     problems += [f"missing required argument {name!r}" for name in missing]
@@ -164,7 +167,7 @@ def _choose(sources: Sequence[Source], table: _Table, problems: list[str]) -> di
     chosen: dict[str, Given] = {}
     for source in sources:
         seen: dict[str, Given] = {}
-        for given in _translated(source.given, problems):
+        for given in _translated(source.given, table.names, problems):
             name = table.names.get(given.key)
             if name is None:
                 problems += filter(None, [table.describe_stranger(given)])
@@ -180,25 +183,36 @@ def _choose(sources: Sequence[Source], table: _Table, problems: list[str]) -> di
     return chosen
 
 
-def _translated(given: Iterable[Given], problems: list[str]) -> Iterator[Given]:
-    """Yield the given keys, translating those of other suites."""
+def _translated(given: Iterable[Given], names: Collection[str], problems: list[str]) -> Iterator[Given]:
+    """Yield the given keys, translating those of other suites; an alias that is translated to strangers stays."""
     for item in given:
         try:
-            yield from translate(item) if item.key in TRANSLATIONS else (item,)
+            found = list(translate(item)) if item.key in TRANSLATIONS else [item]
+            yield from [item] if item.key in names and any(other.key not in names for other in found) else found
         except ValueError as error:
             problems.append(f"{item.key}: {error} ({item.place})")
 
 
 def _read_value(
-    given: Given, slot: DeclaredArgument, values: dict[str, Any], *, base_dir: Path, problems: list[str]
+    given: Given,
+    slot: DeclaredArgument,
+    values: dict[str, Any],
+    *,
+    base_dir: Path,
+    problems: list[str],
+    absent: list[str] | None,
 ) -> None:
     """Put the converted value into ``values``; remove an invalid one, so that no check reads it."""
+    value: Any = None
     try:
         value = _coerce_given(given, slot)
         values[slot.name] = _resolve_paths(value, slot.constraint, given, base_dir)
     except ValueError as error:
+        is_known = absent is not None and isinstance(error, MissingPathError)
         values.pop(slot.name, None)
-        problems.append(f"{given.key}: {error} ({given.place})")
+        (absent if is_known else problems).append(f"{given.key}: {error} ({given.place})")
+        if is_known:
+            values[slot.name] = value
 
 
 def _coerce_given(given: Given, slot: DeclaredArgument) -> Any:

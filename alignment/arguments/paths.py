@@ -26,10 +26,14 @@ _LONGEST_SHOWN = 300
 """Maximum characters of a path in a message."""
 
 
+class MissingPathError(ArgumentError):
+    """Raised for a path that names nothing."""
+
+
 def _first_existing(value: str, folders: Sequence[Path], kind: str) -> Path:
     """Return the first existing absolute path of ``value`` in ``folders``.
 
-    The ArgumentError names ``kind``, what was looked for, and every path that was tried.
+    The MissingPathError names ``kind``, what was looked for, and every path that was tried.
     """
     tried: list[Path] = []
     for folder in folders:
@@ -39,7 +43,7 @@ def _first_existing(value: str, folders: Sequence[Path], kind: str) -> Path:
         if path not in tried:
             tried.append(path)
     shown, places = _cut(repr(value)), " and ".join(_cut(str(path)) for path in tried)
-    raise ArgumentError(f"{kind} {shown} does not exist; tried {places}")
+    raise MissingPathError(f"{kind} {shown} does not exist; tried {places}")
 
 
 def _expand(value: str) -> Path:
@@ -58,10 +62,10 @@ def _resolve_model(value: str, folders: Sequence[Path], kind: str = "model folde
     """Return an existing local folder as an absolute path, or a hub name (``org/name``) unchanged."""
     try:
         return str(_first_existing(value, folders, kind))
-    except ArgumentError as error:
+    except MissingPathError as error:
         if _HUB_NAME.fullmatch(value):
             return value
-        raise ArgumentError(f"{error} (and it is not a hub name like 'org/name')") from None
+        raise MissingPathError(f"{error} (and it is not a hub name like 'org/name')") from None
 
 
 def _resolve_file(value: str, folders: Sequence[Path]) -> str:

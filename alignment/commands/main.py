@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from alignment import __version__
 from alignment.errors import ArgumentError, UserError
@@ -76,9 +76,9 @@ def run(name: str, verb: Verb, argv: Sequence[str]) -> NoReturn:
         prepare_host()
         from alignment.runs.entry import run_entry
 
-        run_entry(lambda _: importlib.import_module(f"alignment.commands.{name}").main(argv), go_on=verb.go_on)
+        run_entry(lambda _: _module(name).main(argv), go_on=verb.go_on)
     try:
-        status = importlib.import_module(f"alignment.commands.{name}").main(argv)
+        status = _module(name).main(argv)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2
@@ -86,6 +86,10 @@ def run(name: str, verb: Verb, argv: Sequence[str]) -> NoReturn:
         print("interrupted", file=sys.stderr)
         status = 130
     sys.exit(status)
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"alignment.commands.{name.replace('-', '_')}")
 
 
 def describe() -> str:

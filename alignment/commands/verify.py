@@ -1,9 +1,9 @@
 """Check that a parallel layout gives the numbers of one process: ``alignment verify ppo_argument.json``.
 
 Runs a few updates of the trainer on a small random model, in one process and in the file's layout (other ``--key
-value`` pairs override its keys), on this machine's CPU, and prints the largest differences, after the keys of the file
-that were not used. ``--table`` checks every trainer in every layout of docs/parity.md, and in the basic ones also its
-variants, adapters and algorithms.
+value`` pairs override its keys; without a layout, in the basic ones), on this machine's CPU, and prints the largest
+differences, after the keys of the file that were not used. ``--table`` checks every trainer in every layout of
+docs/parity.md, and in the basic ones also its variants, adapters and algorithms.
 """
 
 from __future__ import annotations
@@ -19,15 +19,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from alignment.algorithms.on_policy.registered import ALGORITHMS
-from alignment.architecture.cuts import check_degrees
-from alignment.architecture.decoder_config import DecoderConfig
-from alignment.architecture.layout import Layout
-from alignment.arguments.coerce import coerce
 from alignment.arguments.command_line import ToolParser, number
 from alignment.arguments.files import read_file
+from alignment.arguments.groups import declare
+from alignment.arguments.peers.presets import PRESETS, choose, find_problems
 from alignment.errors import ArgumentError, ProcessError, UserError, why_unreadable
-from alignment.fields import NO_CONSTRAINT, Constraint
 from alignment.models.config import read_config
+from alignment.parity.asked import Asked, asked_layouts, read_value, refuse_tensor_degree, tensor_problems
 from alignment.parity.check import References, check_layout
 from alignment.parity.comparison import TOLERANCE, Difference
 from alignment.parity.layouts import BASIC, LAYOUTS, num_batch_ranks, num_processes
@@ -161,39 +159,70 @@ def _check_file(folder: Path, options: argparse.Namespace) -> list[Result]:
     path = Path(options.arguments)
     given = {**_read(path), **options.changes}
     trainer = options.trainer or recognise_trainer(given, path)
+    given = _spelled(given, trainer)
+    given = {**_of_preset(given, trainer), **given}
     subject = _subject(given, trainer)
-    degrees = [_degree(given, key) for key in ("tensor_parallel_degree", "pipeline_parallel_degree")]
-    sharding = _degree(given, "sharding_parallel_degree") if given.get("sharding") else 1
-    processes = options.processes or math.prod(degrees) * sharding
-    shape = _shape(given, path.parent, layers=2 * degrees[1] * _degree(given, "virtual_pp_degree"))
-    _refuse_tensor_degree(shape, degrees[0])
+    layouts = asked_layouts(given, processes=options.processes)
+    shape = _shape(given, path.parent, layers=max(layout.layers for layout in layouts))
+    if len(layouts) == 1:
+        refuse_tensor_degree(shape, layouts[0].degrees.tensor)
+    else:
+        layouts = [layout for layout in layouts if not tensor_problems(shape, layout.degrees.tensor)]
+        print(f"the file has no layout for several processes: compared in {', '.join(x.name for x in layouts)}")
     _tell_unused(given, subject)
     make_models(folder, shape)
-    changes = {key: given[key] for key in KEPT_KEYS if key in given} | {"max_steps": options.steps}
+    kept = {key: given[key] for key in KEPT_KEYS if key in given} | {"max_steps": options.steps}
+    references = References(folder, timeout=TIMEOUT)
+    return [
+        Result(asked.name, asked.processes, subject, _compare(folder, references, kept, asked, subject))
+        for asked in layouts
+    ]
+
+
+def _compare(
+    folder: Path, references: References, kept: Mapping[str, Any], asked: Asked, subject: Subject
+) -> Difference | UserError:
     found = check_layout(
         folder,
-        References(folder, timeout=TIMEOUT),
-        changes,
-        world_size=processes,
-        batch_ranks=processes // math.prod(degrees),
+        references,
+        {**kept, **asked.changes},
+        world_size=asked.processes,
+        batch_ranks=asked.batch_ranks,
         timeout=TIMEOUT,
         subjects=[subject],
     )
-    layout = Layout(
-        tensor=degrees[0],
-        pipeline=degrees[1],
-        sharding=sharding,
-        data=max(1, processes // (math.prod(degrees) * sharding)),
-        sharding_stage=int((re.findall("[123]", str(given["sharding"])) or [1])[0]) if sharding > 1 else 0,
-    )
-    return [Result(str(layout), processes, subject, found[subject.label])]
+    return found[subject.label]
+
+
+def _spelled(given: Mapping[str, Any], trainer: str) -> dict[str, Any]:
+    """Return the keys under our names, and the algorithm too, as the parser understands them."""
+    slots = {name: slot for slot in declare(TRAINERS[trainer].groups) for name in slot.names}
+    found = {slots[key].name if key in slots else key: value for key, value in given.items()}
+    if "rl_algorithm" in found and "rl_algorithm" in slots:
+        spellings = slots["rl_algorithm"].constraint.spellings or {}
+        found["rl_algorithm"] = spellings.get(found["rl_algorithm"], found["rl_algorithm"])
+    return found
+
+
+def _of_preset(given: Mapping[str, Any], trainer: str) -> dict[str, Any]:
+    """Return the values of the file's preset for the keys that are compared; batches and learning rates are small."""
+    if (preset := given.get("preset")) is None or not TRAINERS[trainer].is_on_policy:
+        return {}
+    algorithm = given.get("rl_algorithm", "ppo")
+    if preset not in PRESETS:
+        raise ArgumentError(f"preset={preset!r} (allowed: {', '.join(PRESETS)})")
+    problems = list(find_problems(preset, algorithm, given))
+    if problems:
+        raise ArgumentError("; ".join(problems))
+    chosen = choose(preset, algorithm, given)
+    return {key: value for key, value in chosen.items() if key in (*ALGORITHM_KEYS, "update_iters")}
 
 
 def _subject(given: Mapping[str, Any], trainer: str) -> Subject:
     """Return the run to compare: with the algorithm that is ``given``, and with an adapter if the file has LoRA."""
     algorithm = given.get("rl_algorithm") if TRAINERS[trainer].is_on_policy else None
     label = TRAINERS[trainer].label if algorithm is None else ALGORITHMS[algorithm].title
-    if _read_value(given, "lora", False, bool):
+    if read_value(given, "lora", False, bool):
         return Subject(f"LoRA {label}", trainer, {**SUBJECTS[label].changes, **ADAPTER})
     return SUBJECTS[label]
 
@@ -201,7 +230,11 @@ def _subject(given: Mapping[str, Any], trainer: str) -> Subject:
 def _tell_unused(given: Mapping[str, Any], subject: Subject) -> None:
     """Print which of the ``given`` keys have another value in the runs that are compared."""
     used = {**COMMON, **TRAINERS[subject.trainer].small_run, **subject.changes}
-    unused = [key for key, value in given.items() if key not in KEPT_KEYS and (key not in used or used[key] != value)]
+    unused = [
+        key
+        for key, value in given.items()
+        if key not in KEPT_KEYS and key != "preset" and (key not in used or used[key] != value)
+    ]
     if unused:
         print(f"compared is a small run of {subject.label}, without these keys of the file: {', '.join(unused)}")
 
@@ -211,19 +244,6 @@ def _read(path: Path) -> dict[str, Any]:
     if source.problems:
         raise ArgumentError("; ".join(source.problems))
     return {item.key: item.value for item in source.given}
-
-
-def _degree(given: Mapping[str, Any], key: str) -> int:
-    return max(1, _read_value(given, key, 1, int, Constraint(maximum=1024)))
-
-
-def _read_value(
-    given: Mapping[str, Any], key: str, default: Any, kind: type, constraint: Constraint = NO_CONSTRAINT
-) -> Any:
-    try:
-        return coerce(given.get(key, default), kind, constraint)
-    except ValueError as error:
-        raise ArgumentError(f"{key}: {error}") from None
 
 
 def _shape(given: Mapping[str, Any], folder: Path, *, layers: int) -> dict[str, Any]:
@@ -247,15 +267,6 @@ def _shape(given: Mapping[str, Any], folder: Path, *, layers: int) -> dict[str, 
                 "head_dim": 8,
             }
     return shape
-
-
-def _refuse_tensor_degree(shape: Mapping[str, Any], degree: int) -> None:
-    """Refuse, before any process starts, a degree that a model of ``shape`` cannot be split by."""
-    sizes = {"vocab_size": degree * 2**20, "max_position_embeddings": 128}  # a vocabulary that divides, with all ids
-    config = DecoderConfig.from_dict({**shape, **sizes}, place="the model")
-    problems = check_degrees(config, Layout(tensor=degree))
-    if problems:
-        raise ArgumentError("; ".join(problems))
 
 
 def _row(result: Result) -> list[Any]:

@@ -53,7 +53,7 @@ def check_layout(
 
     ``folder`` holds the models of ``make_models``.
     """
-    output = "layout-" + "-".join(re.sub(r"[ /]", "", str(value)) for value in changes.values())
+    output = "layout-" + "-".join(re.sub(r"[^\w.-]", "", str(value)) for value in changes.values())
     jobs = [
         (
             subject.trainer,

@@ -56,6 +56,7 @@ LAYOUT_KEYS = (
     "rollout_tensor_parallel_degree",
     "teacher_tensor_parallel_degree",
     "offload_level",
+    "placement",
 )
 PACKING_KEYS = ("packing_samples", "max_tokens_per_batch")
 """Keys that, like those of a layout, must not change the numbers."""

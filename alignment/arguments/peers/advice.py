@@ -19,6 +19,11 @@ class PeerKey(NamedTuple):
     how: str = ""
     """How to convert the value; empty: the value stays the same."""
 
+    @property
+    def is_renamed(self) -> bool:
+        """Whether the value is given to our first key as it is."""
+        return self.how in ("", f"give {self.ours[0]}")
+
 
 _ROWS_OF_UPDATE = "per_device_train_batch_size * gradient_accumulation_steps * processes"
 _WHOLE_RESPONSES = "give importance_weight_cap, which cuts the weights of tokens, not those of whole responses"

@@ -46,7 +46,7 @@ def test_every_verb_has_help_of_its_own(verb):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.startswith(f"usage: alignment {verb}") and done.stderr == ""
     assert "``" not in done.stdout and "imported at the top" not in done.stdout
-    assert callable(importlib.import_module(f"alignment.commands.{verb}").main)
+    assert callable(importlib.import_module(f"alignment.commands.{verb.replace('-', '_')}").main)
 
 
 def test_keys_prints_the_keys_and_no_word_of_paddle():
@@ -96,7 +96,7 @@ def test_a_trainer_explains_its_keys():
 @pytest.mark.parametrize("verb", VERBS)
 def test_ctrl_c_ends_every_verb_with_one_line(verb, monkeypatch, capsys):
     """Only a stage is continued by the same command, and only a trainer has checkpoints."""
-    module = importlib.import_module(f"alignment.commands.{verb}")
+    module = importlib.import_module(f"alignment.commands.{verb.replace('-', '_')}")
     monkeypatch.setattr(module, "main", lambda argv: (_ for _ in ()).throw(KeyboardInterrupt))
     monkeypatch.setattr("alignment.device.host.prepare_host", lambda: "here")
     status, out, err = call(capsys, verb)

@@ -81,15 +81,86 @@ def test_an_algorithm_with_costs_gets_a_cost_model(monkeypatch, tmp_path):
     monkeypatch.setattr(check, "run_trainers", lambda *_, **__: (_ for _ in ()).throw(UserError("too small")))
     path = tmp_path / "ppo.json"
     path.write_text(json.dumps({"actor_model_name_or_path": "a", "rl_algorithm": "ppo_lagrangian"}))
-    verify_layout.main([str(path)])
+    verify_layout.main([str(path), "--tensor_parallel_degree", "2"])
     assert [one["cost_model_name_or_path"] for one in written] == ["cost", "cost"]
+
+
+def _started(monkeypatch, tmp_path, keys, *argv):
+    """Return the layouts that are started for a file of ``keys``, and the changes that each gets."""
+    started, written = [], []
+    monkeypatch.setattr(verify_layout, "make_models", lambda *_: None)
+    monkeypatch.setattr(check, "write_arguments", lambda *given: written.append(given[-1]) or tmp_path)
+    monkeypatch.setattr(check.References, "get", lambda self, batch_ranks, *_: started.append([batch_ranks]))
+
+    def run(jobs, *, world_size, timeout):
+        started[-1].append(world_size)
+        raise UserError("not run here")
+
+    monkeypatch.setattr(check, "run_trainers", run)
+    path = tmp_path / "some.json"
+    path.write_text(json.dumps(keys))
+    assert verify_layout.main([str(path), *argv]) == 1
+    return started, written
+
+
+def test_a_file_without_a_layout_is_compared_in_the_basic_ones(monkeypatch, tmp_path, capsys):
+    """In one process nothing could differ."""
+    started, written = _started(monkeypatch, tmp_path, {"actor_model_name_or_path": "a"})
+    assert started == [[2, 2], [1, 2], [1, 2], [2, 2], [2, 2], [2, 2], [1, 4]]
+    assert [one.get("pipeline_parallel_degree") for one in written] == [None, None, 2, None, None, None, 2]
+    assert "compared in DP2, TP2, PP2, Sh2 stage1" in capsys.readouterr().out
+
+
+def test_a_layout_that_the_heads_do_not_allow_is_left_out_of_the_basic_ones(monkeypatch, tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    heads = {"num_attention_heads": 3, "num_key_value_heads": 3, "hidden_size": 24}
+    shape = {"intermediate_size": 8, "num_hidden_layers": 1, "vocab_size": 9, "max_position_embeddings": 8}
+    (model / "config.json").write_text(json.dumps({"model_type": "llama", "rms_norm_eps": 1e-5, **heads, **shape}))
+    started, _ = _started(monkeypatch, tmp_path, {"actor_model_name_or_path": "model", "rl_algorithm": "grpo"})
+    assert started == [[2, 2], [1, 2], [2, 2], [2, 2], [2, 2]], "DP2, PP2 and sharding"
+
+
+@pytest.mark.parametrize(
+    ("placement", "expected"),
+    [
+        ({"policy": [0], "critic": [1], "reference": [2], "reward": [2]}, [1, 3]),
+        ({"policy": 2, "reference": "policy", "critic": 2, "reward": "critic"}, [2, 4]),
+        ({"policy": {"ranks": 2, "tensor_parallel_degree": 2}, "critic": 1}, [1, 3]),
+    ],
+)
+def test_placement_is_compared_with_the_rows_of_the_policy_in_one_process(placement, expected, monkeypatch, tmp_path):
+    started, written = _started(monkeypatch, tmp_path, {"actor_model_name_or_path": "a", "placement": placement})
+    assert started == [expected] and written[0]["placement"] == placement
+
+
+def test_a_preset_gives_its_conventions_and_not_its_batches(monkeypatch, tmp_path, capsys):
+    keys = {"actor_model_name_or_path": "a", "preset": "safe-rlhf", "kl_coeff": 0.5, "tensor_parallel_degree": 2}
+    _, written = _started(monkeypatch, tmp_path, keys)
+    assert written[0]["policy_loss_reduction"] == "sequence" and written[0]["clip_placement"] == "token"
+    assert written[0]["kl_coeff"] == 0.5 and "per_device_prompt_batch_size" not in written[0]
+    assert "preset" not in capsys.readouterr().out.splitlines()[0]
+
+
+@pytest.mark.parametrize("key", ["rl_algorithm", "advantage_estimator"])
+def test_a_file_is_recognised_by_the_key_that_names_its_algorithm(key, monkeypatch, tmp_path, capsys):
+    """Its models may stand under names of other suites, which all trainers know."""
+    _started(monkeypatch, tmp_path, {"pretrain": "a", key: "group_norm", "tensor_parallel_degree": 2})
+    assert "TP2, GRPO: not run here" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("keys", "says"),
     [
         ({"lora": "perhaps"}, "^lora: "),
-        ({"rl_algorithm": "reinforce"}, "unknown algorithm 'reinforce'"),
+        ({"rl_algorithm": "reinforced"}, "unknown algorithm 'reinforced'"),
+        ({"placement": {"critic": [0]}}, "names no ranks of the policy"),
+        (
+            {"placement": {"policy": [0, 1, 2], "critic": [3]}, "tensor_parallel_degree": 2},
+            "no multiple of its degrees",
+        ),
+        ({"preset": "trll"}, "^preset='trll' .allowed: paddlenlp, trl"),
+        ({"preset": "safe-rlhf", "clip_placement": "score"}, "contradicts preset=safe-rlhf"),
         ({"tensor_parallel_degree": "two"}, "'two'"),
         ({"tensor_parallel_degree": 3}, "^tensor_parallel_degree=3 does not divide the model's 8 attention heads"),
     ],

@@ -1,0 +1,118 @@
+"""Find the commands of other suites in a script, with their flags and the processes that they ask for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from alignment.arguments.importing.shell import ShellCommand
+from alignment.arguments.peers.programs.program import Program
+from alignment.arguments.peers.programs.registered import PROGRAMS, find_program
+from alignment.arguments.peers.programs.rlhflow import MERGED
+from alignment.arguments.sources import BARE
+from alignment.errors import ArgumentError
+
+_STARTERS = re.compile(r"(.*/)?(python[\d.]*|deepspeed|accelerate|torchrun|trl|llamafactory-cli)")
+_PROCESSES = ("num_processes", "nproc_per_node", "nproc-per-node", "num_gpus")
+_VARIABLE = re.compile(r"\$\{?(\w+)\}?")
+
+
+class Found(NamedTuple):
+    """A command of another suite."""
+
+    program: Program
+    flags: dict[str, Any]
+    launcher: dict[str, Any]
+    """The flags of what starts it, such as ``accelerate launch``."""
+    line: int
+
+    @property
+    def processes(self) -> int | None:
+        """The processes that the launcher is told to start; None: it is not told."""
+        told = [self.launcher[key] for key in _PROCESSES if str(self.launcher.get(key, "")).isdigit()]
+        return int(told[0]) if told else None
+
+
+def find_commands(commands: Sequence[ShellCommand]) -> tuple[list[Found], list[ShellCommand]]:
+    """Return the commands that are understood, and those that start another program.
+
+    The parts that several ``get_hf2.py`` answer are one command, which writes what ``merge_data.py`` joins.
+    """
+    found, others = [], []
+    for command in commands:
+        match = find_program(command.words)
+        if match:
+            found.append(_read(command, *match))
+        elif _STARTERS.fullmatch(command.words[0]):
+            others.append(command)
+    merges = [_flags(command.words, command.line) for command in others if _is_merge(command)]
+    return _joined(found, merges), [command for command in others if not _is_merge(command)]
+
+
+def describe_programs() -> str:
+    """Return the names of all commands that are understood."""
+    return ", ".join(program.name for program in PROGRAMS)
+
+
+def _is_merge(command: ShellCommand) -> bool:
+    return any(re.fullmatch(MERGED, word) for word in command.words)
+
+
+def _read(command: ShellCommand, program: Program, after: int) -> Found:
+    words = command.words[after:]
+    flags = _overrides(words, command.line) if program.first_word else _flags(words, command.line, is_strict=True)
+    for name, value in flags.items():
+        variable = _VARIABLE.search(" ".join(map(str, value if isinstance(value, list) else [value])))
+        if variable:
+            raise ArgumentError(
+                f"line {command.line}: --{name} {value}: {variable[0]} has no value in the script; put "
+                f"{variable[1]}=value on a line before the command"
+            )
+    place = after - 1 - bool(program.first_word)
+    return Found(program, flags, _flags(command.words[:place], command.line), command.line)
+
+
+def _flags(words: Iterable[str], line: int, *, is_strict: bool = False) -> dict[str, Any]:
+    """Return ``--name value ...`` by name: one value, a list of several, or BARE; the last of equal names wins."""
+    flags: dict[str, Any] = {}
+    name = None
+    for word in words:
+        if re.match(r"--?[A-Za-z]", word):
+            name, equals, value = word.lstrip("-").partition("=")
+            name = name.replace("-", "_")
+            flags[name] = value if equals else BARE
+        elif name is not None:
+            before = flags[name]
+            flags[name] = word if before is BARE else [*(before if isinstance(before, list) else [before]), word]
+        elif is_strict:
+            raise ArgumentError(f"line {line}: expected --flag value, got {word!r}")
+    return flags
+
+
+def _overrides(words: Iterable[str], line: int) -> dict[str, Any]:
+    """Return ``group.field=value`` by name."""
+    flags = {}
+    for word in words:
+        name, equals, value = word.lstrip("+").partition("=")
+        if not equals:
+            raise ArgumentError(f"line {line}: expected name=value, got {word!r}")
+        flags[name] = value
+    return flags
+
+
+def _joined(found: Sequence[Found], merges: Sequence[Mapping[str, Any]]) -> list[Found]:
+    """Return ``found`` with one command for the parts of equal flags beside ``local_index``."""
+    kept: list[Found] = []
+    seen: list[dict[str, Any]] = []
+    for command in found:
+        if "local_index" not in command.flags:
+            kept.append(command)
+            continue
+        rest = {name: value for name, value in command.flags.items() if name != "local_index"}
+        if rest in seen:
+            continue
+        seen.append(dict(rest))
+        target = next((m.get("output_dir") for m in merges if m.get("base_path") == rest.get("output_dir")), None)
+        kept.append(command._replace(flags={**rest, **({"output_dir": target} if target else {})}))
+    return kept

@@ -1,0 +1,1 @@
+"""The values that each preset sets: one module a suite."""

@@ -1,0 +1,170 @@
+"""Commands of other suites become argument files, and each flag is accounted for."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from alignment.arguments.importing.convert import MISSING, NO_NEED, SAME, TRANSLATED
+from alignment.arguments.importing.shell import read_commands
+from alignment.arguments.parser import parse_arguments
+from alignment.commands.import_args import commands_of, import_commands, main
+from alignment.errors import ArgumentError
+
+PAGES = sorted((Path(__file__).parents[3] / "docs" / "how-to").glob("from_*.md"))
+BLOCKS = [
+    pytest.param(block, id=f"{page.stem}-{number}")
+    for page in PAGES
+    for number, block in enumerate(re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL))
+]
+OPENRLHF = "deepspeed --module openrlhf.cli."
+PPO = "python3 -m openrlhf.cli.train_ppo_ray --pretrain a --reward_pretrain r --prompt_data p/q --save_path o "
+SAFE = "deepspeed --module safe_rlhf.algorithms."
+
+
+def _import(text, **options):
+    imported, _ = import_commands(read_commands(text), **options)
+    return imported
+
+
+def _keys(text, **options):
+    return _import(text, **options)[-1].converted.keys
+
+
+def _outcomes(text):
+    return {row.flag: row.outcome for row in _import(text)[-1].converted.rows}
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_every_command_of_the_pages_is_read_by_our_parser_and_no_flag_is_lost(block):
+    for item in _import(block, processes=8):
+        ours = commands_of(item.converted.target)
+        parse_arguments(ours.groups, json.loads(json.dumps(item.converted.keys)), checks=ours.checks, absent=[])
+        told = [row.flag for row in item.converted.rows]
+        assert {row.outcome for row in item.converted.rows} <= {TRANSLATED, SAME, NO_NEED, MISSING}
+        assert len(set(told)) == len([flag for flag in told if flag != "(what it always does)"]) + (
+            "(what it always does)" in told
+        )
+    words = {word[2:] for command in read_commands(block) for word in command.words if word.startswith("--")}
+    launchers = {"module", "config_file", "address", "runtime_env_json", "head", "local_index", "base_path", ""}
+    flags = {word.partition("=")[0].replace("-", "_") for word in words} - launchers
+    told = {row.flag for item in _import(block, processes=8) for row in item.converted.rows}
+    assert flags - told <= {"node_ip_address", "num_gpus", "num_datasets", "deepspeed"}
+
+
+def test_a_global_batch_is_divided_among_the_processes():
+    text = (
+        f"{OPENRLHF}train_sft --pretrain m --dataset d/e --save_path o --train_batch_size 64 --micro_train_batch_size 2"
+    )
+    assert _keys(text)["gradient_accumulation_steps"] == 32
+    assert _keys(text, processes=8)["gradient_accumulation_steps"] == 4
+    assert _keys(f"deepspeed --num_gpus 4 {text[10:]}")["gradient_accumulation_steps"] == 8
+    row = next(r for r in _import(text, processes=24)[0].converted.rows if r.flag == "train_batch_size")
+    assert row.outcome == MISSING and "no multiple of micro_train_batch_size * processes = 48" in row.how
+
+
+def test_the_batches_of_ppo_count_prompts():
+    keys = _keys(f"{PPO} --rollout_batch_size 256 --train_batch_size 64 --n_samples_per_prompt 4")
+    assert (keys["global_batch_size"], keys["global_mini_batch_size"], keys["num_return_sequences"]) == (256, 16, 4)
+
+
+def test_the_defaults_of_ppo_are_the_preset_and_of_other_estimators_written_out():
+    assert _keys(PPO)["preset"] == "openrlhf" and "adam_beta2" not in _keys(PPO)
+    keys = _keys(f"{PPO} --advantage_estimator rloo --n_samples_per_prompt 4")
+    assert "preset" not in keys and keys["rl_algorithm"] == "rloo" and keys["adam_beta2"] == 0.95
+    assert keys["normalize_advantage"] is True and keys["global_mini_batch_size"] == 32
+    grpo = _keys(f"{PPO} --advantage_estimator group_norm --n_samples_per_prompt 4")
+    assert "normalize_advantage" not in grpo and grpo["kl_coeff"] == 0.01
+
+
+def test_the_kl_is_put_where_the_command_puts_it():
+    in_reward = _keys(f"{PPO} --init_kl_coef 0.05 --kl_estimator k3")
+    assert (in_reward["kl_coeff"], in_reward["kl_estimator"]) == (0.05, "k3")
+    in_loss = _keys(f"{PPO} --init_kl_coef 0.05 --kl_estimator k2 --use_kl_loss")
+    assert (in_loss["kl_loss_coeff"], in_loss["kl_loss_estimator"], in_loss["use_kl_loss"]) == (0.05, "k2", True)
+    assert "kl_coeff" not in in_loss
+    grpo = f"{PPO} --advantage_estimator group_norm --n_samples_per_prompt 4 --use_kl_loss --init_kl_coef 0.05"
+    assert _keys(grpo)["kl_loss_coeff"] == 0.05 and "kl_coeff" not in _keys(grpo)
+
+
+def test_the_end_of_a_schedule_is_a_tenth_of_each_peak():
+    keys = _keys(f"{PPO} --actor_learning_rate 5e-7 --critic_learning_rate 9e-6")
+    assert (keys["lr_scheduler_type"], keys["warmup_ratio"]) == ("cosine", 0.03)
+    assert (keys["min_learning_rate"], keys["critic_min_learning_rate"]) == (5e-8, 9e-7)
+
+
+def test_a_clip_range_that_is_not_symmetric_has_no_counterpart():
+    assert _outcomes(f"{PPO} --reward_clip_range -5 10")["reward_clip_range"] == MISSING
+    assert _keys(f"{PPO} --reward_clip_range -5 5")["clip_range_score"] == 5
+
+
+def test_a_secret_is_not_copied():
+    keys = _keys(f"{PPO} --use_wandb 0123secret")
+    assert keys["report_to"] == ["wandb"] and "secret" not in json.dumps(keys)
+
+
+def test_parts_that_are_merged_are_one_command():
+    parts = [
+        f"python get_hf2.py --model_name_or_path m --dataset_name_or_path d/e --output_dir o --K 2 --local_index {n} &"
+        for n in range(3)
+    ]
+    merge = "python merge_data.py --base_path o --output_dir all.json --num_datasets 3"
+    (item,) = _import("\n".join([*parts, "wait", merge]))
+    assert item.converted.target == "generate" and item.converted.keys["output_file"] == "all.jsonl"
+
+
+def test_choosing_pairs_and_training_on_them_are_two_steps():
+    text = "accelerate launch dpo_iteration/run_dpo.py --train_dir s.json --choose_type max_min_p --len_penalty 0.1 "
+    select, dpo = _import(text + "--model_name_or_path m --output_dir o")
+    assert select.converted.keys["method"] == "max_min_p" and select.converted.keys["len_penalty"] == 0.1
+    assert dpo.converted.keys["train_datasets"].endswith(select.converted.keys["output_file"])
+    assert "choose_type" not in [row.flag for row in dpo.converted.rows]
+
+
+def test_safe_rlhf_s_constraint_keeps_its_conventions():
+    keys = _keys(
+        f"{SAFE}ppo_lag --train_datasets PKU-SafeRLHF/train --actor_model_name_or_path a "
+        "--reward_model_name_or_path r --cost_model_name_or_path c --output_dir o --threshold 1"
+    )
+    assert keys["rl_algorithm"] == "ppo_lagrangian" and keys["clip_placement"] == "token"
+    assert keys["policy_loss_reduction"] == "sequence" and keys["clip_range_cost"] == 50.0 and keys["threshold"] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"{PPO} --no_such_flag 3 --other", "unknown flag(s) --no_such_flag, --other"),
+        (f"{OPENRLHF}train_sft --pretrain $MODEL --save_path o", "$MODEL has no value in the script"),
+        ("python train.py --a 1", "no command of another suite is in it (understood: openrlhf.cli.train_sft"),
+        (f"{OPENRLHF}train_sft stray --pretrain a", "expected --flag value, got 'stray'"),
+        ("python sheeprlhf.py train task=sft model=llama", "model=llama is no configuration of SheepRLHF (opt, gpt2"),
+        (f"{OPENRLHF}train_dpo --pretrain a --dataset d/e --beta x --save_path o", "beta: "),
+        (f"{OPENRLHF}train_dpo --pretrain a --save_path o", "missing required argument 'train_datasets'"),
+    ],
+)
+def test_what_cannot_be_imported_is_refused_with_its_line(text, said):
+    with pytest.raises(ArgumentError, match=re.escape(said)) as error:
+        _import(f"\n{text}")
+    assert "line 2" in str(error.value) or "understood" in said
+
+
+def test_files_are_written_once_and_named_after_their_order(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    script = tmp_path / "run.sh"
+    script.write_text(f"{OPENRLHF}train_rm --pretrain a --dataset d/e --save_path o\nbash other.sh\npython x.py\n")
+    main(["run.sh"])
+    written = json.loads((tmp_path / "rm_argument.json").read_text())
+    assert (
+        written["_imported_from"] == "OpenRLHF, openrlhf.cli.train_rm" and written["train_datasets"] == "jsonl:1.0:d/e"
+    )
+    shown = capsys.readouterr().out
+    assert "alignment train rm rm_argument.json" in shown and "not read, line 3: python x.py" in shown
+    with pytest.raises(ArgumentError, match="rm_argument.json exists: --overwrite"):
+        main(["run.sh"])
+    command = f"{OPENRLHF}batch_inference --eval_task rm --pretrain r --dataset g.jsonl --post_processor rs"
+    main(["--overwrite", "--output_dir", "f", "--", *command.split(), "--output_path", "s.jsonl"])
+    assert sorted(p.name for p in (tmp_path / "f").iterdir()) == ["1_score_argument.json", "2_select_argument.json"]
+    assert "not there yet: answers_file" in capsys.readouterr().out
