@@ -13,7 +13,7 @@ from alignment.arguments.files import read_file
 from alignment.arguments.groups import DeclaredArgument, Groups, choosing_keys, declare, name_owners, resolve
 from alignment.arguments.help import HELP_FLAGS, show_help
 from alignment.arguments.parsed import Parsed, is_given
-from alignment.arguments.paths import RESOLVERS, MissingPathError
+from alignment.arguments.paths import RESOLVERS, AbsentPathError
 from alignment.arguments.peers import presets
 from alignment.arguments.peers.advice import advise
 from alignment.arguments.roles import openrlhf
@@ -208,7 +208,7 @@ def _read_value(
         value = _coerce_given(given, slot)
         values[slot.name] = _resolve_paths(value, slot.constraint, given, base_dir)
     except ValueError as error:
-        is_known = absent is not None and isinstance(error, MissingPathError)
+        is_known = absent is not None and isinstance(error, AbsentPathError)
         values.pop(slot.name, None)
         (absent if is_known else problems).append(f"{given.key}: {error} ({given.place})")
         if is_known:

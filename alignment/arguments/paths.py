@@ -26,14 +26,14 @@ _LONGEST_SHOWN = 300
 """Maximum characters of a path in a message."""
 
 
-class MissingPathError(ArgumentError):
+class AbsentPathError(ArgumentError):
     """Raised for a path that names nothing."""
 
 
 def _first_existing(value: str, folders: Sequence[Path], kind: str) -> Path:
     """Return the first existing absolute path of ``value`` in ``folders``.
 
-    The MissingPathError names ``kind``, what was looked for, and every path that was tried.
+    The AbsentPathError names ``kind``, what was looked for, and every path that was tried.
     """
     tried: list[Path] = []
     for folder in folders:
@@ -43,7 +43,7 @@ def _first_existing(value: str, folders: Sequence[Path], kind: str) -> Path:
         if path not in tried:
             tried.append(path)
     shown, places = _cut(repr(value)), " and ".join(_cut(str(path)) for path in tried)
-    raise MissingPathError(f"{kind} {shown} does not exist; tried {places}")
+    raise AbsentPathError(f"{kind} {shown} does not exist; tried {places}")
 
 
 def _expand(value: str) -> Path:
@@ -62,10 +62,10 @@ def _resolve_model(value: str, folders: Sequence[Path], kind: str = "model folde
     """Return an existing local folder as an absolute path, or a hub name (``org/name``) unchanged."""
     try:
         return str(_first_existing(value, folders, kind))
-    except MissingPathError as error:
+    except AbsentPathError as error:
         if _HUB_NAME.fullmatch(value):
             return value
-        raise MissingPathError(f"{error} (and it is not a hub name like 'org/name')") from None
+        raise AbsentPathError(f"{error} (and it is not a hub name like 'org/name')") from None
 
 
 def _resolve_file(value: str, folders: Sequence[Path]) -> str:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from alignment.arguments.command_line import ToolParser, number
-from alignment.arguments.importing.commands import Found, describe_programs, find_commands
+from alignment.arguments.importing.commands import PeerCommand, describe_programs, find_commands
 from alignment.arguments.importing.convert import MISSING, Commands, Converted, convert
 from alignment.arguments.importing.shell import ShellCommand, read_commands
-from alignment.arguments.peers.programs.program import Flags, Step, stage_of
+from alignment.arguments.peers.programs.program import Flags, PeerStep, stage_of
 from alignment.errors import ArgumentError, why_unreadable
 from alignment.telemetry import log
 from alignment.telemetry.files import replace_file
@@ -28,7 +28,7 @@ from alignment.trainers.registered import TRAINERS
 class Imported(NamedTuple):
     """An argument file for one command of another suite, or for a part of it."""
 
-    command: Found
+    command: PeerCommand
     converted: Converted
     processes: int
 
@@ -74,7 +74,7 @@ def import_commands(
     return imported, others
 
 
-def _convert(command: Found, processes: int) -> list[Converted]:
+def _convert(command: PeerCommand, processes: int) -> list[Converted]:
     steps = command.program.steps(command.flags)
     taken = frozenset(name for step in steps for name in step.takes or ())
     converted = []
@@ -95,7 +95,7 @@ def _convert(command: Found, processes: int) -> list[Converted]:
     return converted
 
 
-def _launched(step: Step, command: Found, flags: Flags) -> Step:
+def _launched(step: PeerStep, command: PeerCommand, flags: Flags) -> PeerStep:
     """Return ``step`` with what the launcher's file says about sharding."""
     named = command.launcher.get("config_file")
     if named is None or not step.target.startswith("train") or "zero" not in str(named):

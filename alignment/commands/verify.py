@@ -25,7 +25,7 @@ from alignment.arguments.groups import declare
 from alignment.arguments.peers.presets import PRESETS, choose, find_problems
 from alignment.errors import ArgumentError, ProcessError, UserError, why_unreadable
 from alignment.models.config import read_config
-from alignment.parity.asked import Asked, asked_layouts, read_value, refuse_tensor_degree, tensor_problems
+from alignment.parity.asked import AskedLayout, asked_layouts, read_value, refuse_tensor_degree, tensor_problems
 from alignment.parity.check import References, check_layout
 from alignment.parity.comparison import TOLERANCE, Difference
 from alignment.parity.layouts import BASIC, LAYOUTS, num_batch_ranks, num_processes
@@ -180,7 +180,7 @@ def _check_file(folder: Path, options: argparse.Namespace) -> list[Result]:
 
 
 def _compare(
-    folder: Path, references: References, kept: Mapping[str, Any], asked: Asked, subject: Subject
+    folder: Path, references: References, kept: Mapping[str, Any], asked: AskedLayout, subject: Subject
 ) -> Difference | UserError:
     found = check_layout(
         folder,

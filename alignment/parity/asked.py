@@ -18,7 +18,7 @@ from alignment.fields import NO_CONSTRAINT, Constraint
 from alignment.parity.layouts import BASIC, LAYOUTS, num_batch_ranks, num_processes
 
 
-class Asked(NamedTuple):
+class AskedLayout(NamedTuple):
     """A layout to compare."""
 
     name: str
@@ -32,7 +32,7 @@ class Asked(NamedTuple):
     """Layers that the small model needs so that each process has some."""
 
 
-def asked_layouts(given: Mapping[str, Any], *, processes: int | None) -> list[Asked]:
+def asked_layouts(given: Mapping[str, Any], *, processes: int | None) -> list[AskedLayout]:
     """Return the layout of the file with the keys ``given``, or the basic ones if it asks for a single process.
 
     ``processes`` is the number to start; None: the product of the degrees, or the ranks of ``placement``.
@@ -52,10 +52,10 @@ def asked_layouts(given: Mapping[str, Any], *, processes: int | None) -> list[As
         data=max(1, started // (math.prod(degrees) * sharding)),
         sharding_stage=int((re.findall("[123]", str(given["sharding"])) or [1])[0]) if sharding > 1 else 0,
     )
-    return [Asked(str(layout), {}, started, started // math.prod(degrees), layout, layers)]
+    return [AskedLayout(str(layout), {}, started, started // math.prod(degrees), layout, layers)]
 
 
-def _placed(placement: Any, degrees: list[int], layers: int, *, processes: int | None) -> Asked:
+def _placed(placement: Any, degrees: list[int], layers: int, *, processes: int | None) -> AskedLayout:
     """Return the layout of ``placement``: the rows are those of the policy's ranks, which has degrees of its own."""
     text = placement if isinstance(placement, str) else json.dumps(placement)
     shares = read_placement(text)
@@ -72,14 +72,14 @@ def _placed(placement: Any, degrees: list[int], layers: int, *, processes: int |
             f"{tensor} * {pipeline}"
         )
     layout = Layout(tensor=tensor, pipeline=pipeline, data=rows)
-    return Asked(f"placed, policy {layout}", {}, processes or len(ranks), rows, layout, max(layers, 2 * pipeline))
+    return AskedLayout(f"placed, policy {layout}", {}, processes or len(ranks), rows, layout, max(layers, 2 * pipeline))
 
 
-def _basic(name: str) -> Asked:
+def _basic(name: str) -> AskedLayout:
     changes = LAYOUTS[name]
     tensor, pipeline = (changes.get(key, 1) for key in ("tensor_parallel_degree", "pipeline_parallel_degree"))
     layout = Layout(tensor=tensor, pipeline=pipeline, data=num_batch_ranks(name))
-    return Asked(name, changes, num_processes(name), num_batch_ranks(name), layout, 2 * pipeline)
+    return AskedLayout(name, changes, num_processes(name), num_batch_ranks(name), layout, 2 * pipeline)
 
 
 def refuse_tensor_degree(shape: Mapping[str, Any], degree: int) -> None:

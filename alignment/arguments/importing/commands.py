@@ -18,7 +18,7 @@ _PROCESSES = ("num_processes", "nproc_per_node", "nproc-per-node", "num_gpus")
 _VARIABLE = re.compile(r"\$\{?(\w+)\}?")
 
 
-class Found(NamedTuple):
+class PeerCommand(NamedTuple):
     """A command of another suite."""
 
     program: Program
@@ -34,7 +34,7 @@ class Found(NamedTuple):
         return int(told[0]) if told else None
 
 
-def find_commands(commands: Sequence[ShellCommand]) -> tuple[list[Found], list[ShellCommand]]:
+def find_commands(commands: Sequence[ShellCommand]) -> tuple[list[PeerCommand], list[ShellCommand]]:
     """Return the commands that are understood, and those that start another program.
 
     The parts that several ``get_hf2.py`` answer are one command, which writes what ``merge_data.py`` joins.
@@ -59,7 +59,7 @@ def _is_merge(command: ShellCommand) -> bool:
     return any(re.fullmatch(MERGED, word) for word in command.words)
 
 
-def _read(command: ShellCommand, program: Program, after: int) -> Found:
+def _read(command: ShellCommand, program: Program, after: int) -> PeerCommand:
     words = command.words[after:]
     flags = _overrides(words, command.line) if program.first_word else _flags(words, command.line, is_strict=True)
     for name, value in flags.items():
@@ -70,7 +70,7 @@ def _read(command: ShellCommand, program: Program, after: int) -> Found:
                 f"{variable[1]}=value on a line before the command"
             )
     place = after - 1 - bool(program.first_word)
-    return Found(program, flags, _flags(command.words[:place], command.line), command.line)
+    return PeerCommand(program, flags, _flags(command.words[:place], command.line), command.line)
 
 
 def _flags(words: Iterable[str], line: int, *, is_strict: bool = False) -> dict[str, Any]:
@@ -101,9 +101,9 @@ def _overrides(words: Iterable[str], line: int) -> dict[str, Any]:
     return flags
 
 
-def _joined(found: Sequence[Found], merges: Sequence[Mapping[str, Any]]) -> list[Found]:
+def _joined(found: Sequence[PeerCommand], merges: Sequence[Mapping[str, Any]]) -> list[PeerCommand]:
     """Return ``found`` with one command for the parts of equal flags beside ``local_index``."""
-    kept: list[Found] = []
+    kept: list[PeerCommand] = []
     seen: list[dict[str, Any]] = []
     for command in found:
         if "local_index" not in command.flags:

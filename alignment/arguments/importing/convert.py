@@ -10,7 +10,7 @@ from alignment.arguments.groups import DeclaredArgument, Groups, choosing_keys, 
 from alignment.arguments.parser import Check, parse_arguments
 from alignment.arguments.peers.advice import PEER_KEYS
 from alignment.arguments.peers.presets import PRESETS, choose
-from alignment.arguments.peers.programs.program import Flags, NoCounterpart, NoNeed, ReadWith, Step
+from alignment.arguments.peers.programs.program import Flags, NoCounterpart, NoNeed, PeerStep, ReadWith
 from alignment.arguments.roles import openrlhf
 from alignment.arguments.sources import BARE, Given
 from alignment.arguments.translations import TRANSLATIONS, translate
@@ -24,7 +24,7 @@ _GLOBAL = frozenset({"train_batch_size"})
 """Flags that count rows over all processes."""
 
 
-class Row(NamedTuple):
+class FlagRow(NamedTuple):
     """What became of a flag."""
 
     flag: str
@@ -39,7 +39,7 @@ class Converted(NamedTuple):
 
     target: str
     keys: dict[str, Any]
-    rows: list[Row]
+    rows: list[FlagRow]
     absent: list[str]
     """What does not exist on this machine yet."""
 
@@ -55,7 +55,7 @@ class _Unknown(Exception):
     """Raised for a flag that nothing knows."""
 
 
-def convert(step: Step, flags: Flags, ours: Commands) -> Converted:
+def convert(step: PeerStep, flags: Flags, ours: Commands) -> Converted:
     """Return the arguments of ``step``; an ArgumentError names all unknown flags, or what our parser refuses."""
     first = _Conversion(step, flags, declare(ours.groups))
     choices = {key: first.keys[key] for key in choosing_keys(ours.groups) if key in first.keys}
@@ -107,7 +107,7 @@ def _same_as_default(
 class _Conversion:
     """One pass over the flags with the arguments that a run may have."""
 
-    def __init__(self, step: Step, flags: Flags, slots: Sequence[DeclaredArgument]) -> None:
+    def __init__(self, step: PeerStep, flags: Flags, slots: Sequence[DeclaredArgument]) -> None:
         self.slots = {slot.name: slot for slot in slots}
         self._step, self._flags = step, flags
         self._names = {name: slot for slot in slots for name in slot.names}
@@ -215,18 +215,18 @@ class _Conversion:
         for name, value in self._placement.items():
             self._told.append((name, value, ["placement"] if found else NoNeed("one process has all models")))
 
-    def rows(self, same: set[str]) -> Iterator[Row]:
+    def rows(self, same: set[str]) -> Iterator[FlagRow]:
         """Yield what became of each flag; ``same`` are the keys that were left out."""
         shown: set[str] = set()
         for name, value, found in self._told:
             is_given = name in self._flags.given
             outcome, how = self._tell(name, found, same, shown)
             if is_given or outcome == TRANSLATED:
-                yield Row(name if is_given else f"{name} (its default)", _show(value), outcome, how)
-        yield from (Row(f"({name})", "", MISSING, advice) for name, advice in self._step.notes.items())
+                yield FlagRow(name if is_given else f"{name} (its default)", _show(value), outcome, how)
+        yield from (FlagRow(f"({name})", "", MISSING, advice) for name, advice in self._step.notes.items())
         for key, origin in self._origin.items():
             if origin == ["always"] and key not in same:
-                yield Row("(what it always does)", "", TRANSLATED, f"{key}: {_show(self.keys[key])}")
+                yield FlagRow("(what it always does)", "", TRANSLATED, f"{key}: {_show(self.keys[key])}")
 
     def _tell(self, name: str, found: Any, same: set[str], shown: set[str]) -> tuple[str, str]:
         """Return the outcome of a flag and what is shown of it; a key in ``shown`` is only named."""

@@ -1,8 +1,8 @@
-"""OpenRLHF's commands with the defaults of versions 0.5 to 0.8."""
+"""OpenRLHF's offline trainers with the defaults of versions 0.5 to 0.8, and the flags that all its commands share."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -13,9 +13,9 @@ from alignment.arguments.peers.programs.program import (
     Flags,
     NoCounterpart,
     NoNeed,
+    PeerStep,
     Program,
     ReadWith,
-    Step,
     accumulated,
     always,
     half,
@@ -23,7 +23,7 @@ from alignment.arguments.peers.programs.program import (
     switch,
 )
 
-_SUITE = "OpenRLHF"
+SUITE = "OpenRLHF"
 _TEMPLATE = r"User: {}\nAssistant: "
 
 
@@ -71,7 +71,7 @@ def _one_share(value: Any, flags: Flags) -> Mapping[str, Any]:
     return {}
 
 
-_SHARED: Answers = MappingProxyType(
+SHARED: Answers = MappingProxyType(
     {
         **TRACKED,
         "bf16": half,
@@ -121,7 +121,7 @@ _SHARED: Answers = MappingProxyType(
 )
 _OFFLINE: Answers = MappingProxyType(
     {
-        **_SHARED,
+        **SHARED,
         "max_epochs": "num_train_epochs",
         "train_batch_size": accumulated("train_batch_size", "micro_train_batch_size"),
     }
@@ -138,8 +138,8 @@ _TRAINING = {
 }
 
 
-def _offline(trainer: str, answers: Answers, **defaults: Any) -> Step:
-    return Step(f"train {trainer}", {**_OFFLINE, **answers}, {**_TRAINING, **defaults})
+def _offline(trainer: str, answers: Answers, **defaults: Any) -> PeerStep:
+    return PeerStep(f"train {trainer}", {**_OFFLINE, **answers}, {**_TRAINING, **defaults})
 
 
 def _conversations(value: Any, flags: Flags) -> Mapping[str, Any]:
@@ -181,7 +181,7 @@ _KD = _offline(
     kd_coef=0.4,
     input_template=_TEMPLATE,
 )
-_PRM = Step(
+_PRM = PeerStep(
     "train rm",
     {**_OFFLINE, "label_key": "label_key"},
     {**_TRAINING, "learning_rate": 1e-6, "max_epochs": 1, "micro_train_batch_size": 1, "max_len": 2048},
@@ -189,216 +189,14 @@ _PRM = Step(
 )
 
 
-def _prompts_of_update(value: Any, flags: Flags) -> Mapping[str, Any]:
-    """Convert the responses of an update to its prompts."""
-    samples = int(flags.number("n_samples_per_prompt", 1))
-    whole, rest = divmod(int(float(value)), samples)
-    if rest or not whole:
-        raise ValueError(f"{value} responses of an update are no multiple of n_samples_per_prompt={samples}")
-    return {"global_mini_batch_size": whole}
-
-
-def _length(value: Any, flags: Flags) -> Mapping[str, Any]:
-    total = int(flags.number("prompt_max_len", 1024)) + int(flags.number("generate_max_len", 1024))
-    return {"max_dec_len": value, "max_length": total}
-
-
-def _kl(value: Any, flags: Flags) -> Mapping[str, Any]:
-    if not flags.is_on("use_kl_loss"):
-        return {"kl_coeff": value}
-    is_ppo = flags.get("advantage_estimator") in (None, "gae")
-    return {"kl_loss_coeff": value} if is_ppo else {"kl_loss_coeff": value, "kl_coeff": 0.0}
-
-
-def _estimator(value: Any, flags: Flags) -> Mapping[str, Any]:
-    return {"kl_loss_estimator" if flags.is_on("use_kl_loss") else "kl_estimator": value}
-
-
-def _kl_in_loss(value: Any, flags: Flags) -> Mapping[str, Any] | NoNeed:
-    """Convert the switch: only PPO's has a key, since elsewhere the coefficient says where the KL is."""
-    if flags.get("advantage_estimator") in (None, "gae"):
-        return {"use_kl_loss": True}
-    return NoNeed("kl_loss_coeff says that the KL is in the loss")
-
-
-def _range(value: Any, flags: Flags) -> Mapping[str, Any]:
-    low, high = (float(x) for x in (value if isinstance(value, (list, tuple)) else str(value).split()))
-    if flags.get("advantage_estimator") not in (None, "gae"):
-        raise ValueError("scores are clipped (clip_range_score) in PPO only")
-    if -low != high:
-        raise ValueError(f"clip_range_score is one number, and the range is +- this; got {low:g} to {high:g}")
-    return {"clip_range_score": high}
-
-
-def _clip_sides(value: Any, flags: Flags) -> Mapping[str, Any]:
-    low, high = value if isinstance(value, (list, tuple)) else str(value).split()
-    return {"clip_range_ratio_low": float(low), "clip_range_ratio_high": float(high)}
-
-
-def _rewards(value: Any, flags: Flags) -> Mapping[str, Any]:
-    return {"reward_sources" if "," in str(value) else "reward_model_name_or_path": value}
-
-
-def _service(value: Any, flags: Flags) -> Mapping[str, Any]:
-    is_one = str(value).startswith("http") and "," not in str(value)
-    return {"use_rm_server": True, "reward_server": value} if is_one else {"reward_sources": value}
-
-
-def _policy_loss(value: Any, flags: Flags) -> Mapping[str, Any]:
-    if value == "ppo":
-        return {}
-    raise ValueError("give rl_algorithm=gspo")
-
-
-_ENGINE = NoNeed("the engine runs inside the processes and gets its weights from them")
-_PPO_ANSWERS: Answers = MappingProxyType(
-    {
-        **_SHARED,
-        "max_epochs": "update_iters",
-        "num_episodes": "num_train_epochs",
-        "train_batch_size": _prompts_of_update,
-        "rollout_batch_size": "global_batch_size",
-        "generate_max_len": _length,
-        "actor_learning_rate": "learning_rate",
-        "init_kl_coef": _kl,
-        "kl_estimator": _estimator,
-        "use_kl_estimator_k3": switch(kl_estimator="k3"),
-        "use_kl_loss": _kl_in_loss,
-        "reward_clip_range": _range,
-        "eps_clip_low_high": _clip_sides,
-        "reward_pretrain": _rewards,
-        "remote_rm_url": _service,
-        "prompt_data": jsonl("train_datasets"),
-        "pretrain_data": jsonl("ptx_datasets"),
-        "ptx_coef": lambda value, flags: {"ptx_coeff": value} if flags.get("pretrain_data") else {},
-        "policy_loss_type": _policy_loss,
-        "input_key": "input_key",
-        "save_value_network": NoNeed("the critic is exported to output_dir/value"),
-        "actor_init_on_gpu": _ENGINE,
-        "vllm_sync_backend": _ENGINE,
-        "vllm_sync_with_ray": _ENGINE,
-        "vllm_enable_sleep": _ENGINE,
-        "enforce_eager": _ENGINE,
-        "enable_prefix_caching": NoNeed("it changes no answers"),
-        "vllm_gpu_memory_utilization": NoCounterpart("give rollout_kv_memory, the memory for keys and values"),
-        "vllm_generate_batch_size": "per_device_rollout_batch_size",
-        "rollout_max_tokens_per_gpu": NoCounterpart("give per_device_logprob_batch_size, in rows"),
-        "eval_temperature": NoCounterpart("evaluation samples at temperature, or greedily with eval_do_sample=false"),
-        "eval_n_samples_per_prompt": NoCounterpart("evaluation answers each prompt once"),
-        "agent_func_path": NoCounterpart("give reward_function for a reward of one turn"),
-        "dynamic_filtering_reward_range": NoCounterpart("dynamic_sampling keeps groups whose rewards differ"),
-        "no_advantage_std_norm": NoCounterpart("give normalize_advantage=false"),
-    }
-)
-_PPO_DEFAULTS = {
-    "init_kl_coef": 0.01,
-    "lr_warmup_ratio": 0.03,
-    "lr_scheduler": "cosine_with_min_lr",
-    "actor_learning_rate": 1e-6,
-    "critic_learning_rate": 9e-6,
-    "rollout_batch_size": 1024,
-    "train_batch_size": 128,
-    "micro_train_batch_size": 4,
-    "micro_rollout_batch_size": 8,
-    "prompt_max_len": 1024,
-    "generate_max_len": 1024,
-    "zero_stage": 2,
-    "save_steps": -1,
-    "eval_steps": -1,
-    "logging_steps": 1,
-    "input_template": None,
-}
-_PPO = Step("train ppo", _PPO_ANSWERS, _PPO_DEFAULTS, {"preset": "openrlhf"})
-
-
-def _on_policy(given: Mapping[str, Any]) -> Sequence[Step]:
-    """Return the step: the preset is PPO's, so other estimators get its values one by one."""
-    estimator = given.get("advantage_estimator", "gae")
-    if estimator == "gae":
-        return (_PPO,)
-    defaults = {key: value for key, value in _PPO_DEFAULTS.items() if key != "critic_learning_rate"}
-    keys = {"normalize_advantage": estimator not in ("group_norm", "dr_grpo")}
-    return (Step("train ppo", _PPO_ANSWERS, defaults, keys, like="openrlhf"),)
-
-
-_SAMPLED: Answers = MappingProxyType(
-    {
-        **_SHARED,
-        "dataset": jsonl("prompts"),
-        "dataset_split": "split",
-        "bf16": NoNeed("the model is read in the type of its files"),
-        "zero_stage": NoNeed("each of num_workers processes has a copy of the model"),
-        "tp_size": NoCounterpart("each of num_workers processes has a copy of the model"),
-        "enable_prefix_caching": NoNeed("it changes no answers"),
-        "greedy_sampling": switch(do_sample=False),
-        "micro_batch_size": lambda value, flags: (
-            {} if flags.get("max_num_seqs") else {"per_device_rollout_batch_size": value}
-        ),
-        "max_len": NoNeed("prompt_max_len and max_new_tokens limit both parts"),
-        "output_key": NoNeed("answers stand under responses"),
-        "eval_task": NoNeed("generate and score are two commands"),
-        "value_head_prefix": NoNeed("a policy has no score head"),
-        "enable_csft": NoCounterpart("write the reward into the prompts"),
-        "csft_prompt": NoCounterpart("write the reward into the prompts"),
-    }
-)
-_GENERATE = Step(
-    "generate",
-    _SAMPLED,
-    {"max_new_tokens": 1024, "prompt_max_len": 1024, "seed": 1234, "input_template": None},
-)
-
-
-def _scored(value: Any, flags: Flags) -> Mapping[str, Any]:
-    """Name what is scored after what is selected from it, if something is."""
-    return {"output_file": f"{value}.scored.jsonl" if flags.get("post_processor") else value}
-
-
-_SCORE = Step(
-    "score",
-    {
-        **_SAMPLED,
-        "dataset": "answers_file",
-        "pretrain": "reward_sources",
-        "output_path": _scored,
-        "value_head_prefix": "value_head_prefix",
-        "micro_batch_size": "per_device_reward_batch_size",
-        "max_len": NoCounterpart("answers are scored whole"),
-        "max_samples": NoCounterpart("score a file of that many rows"),
-        "seed": NoNeed("scores are not random"),
-        "input_key": NoCounterpart("write rows with prompt and response, or input and output"),
-        "apply_chat_template": NoNeed("a reward model reads the template it was trained with"),
-        "input_template": NoNeed("a reward model reads the template it was trained with"),
-        "post_processor": ReadWith("output_path", "select reads what is scored"),
-    },
-    {"micro_batch_size": 16},
-)
-_SELECT = Step(
-    "select",
-    {
-        "output_path": lambda value, flags: {"scored_file": f"{value}.scored.jsonl", "output_file": value},
-        "normalize_reward": lambda value, flags: (
-            {"normalize_reward": True} if flags.get("post_processor") == "csft" else {}
-        ),
-    },
-    takes=frozenset({"post_processor", "output_path", "normalize_reward", "reward_template"}),
-)
-
-
-def _batch_inference(given: Mapping[str, Any]) -> Sequence[Step]:
-    if given.get("eval_task") != "rm":
-        return (_GENERATE,)
-    is_selected = given.get("post_processor") not in (None, "None", "null")
-    return (_SCORE._replace(takes=None), _SELECT) if is_selected else (_SCORE,)
-
-
-def _module(name: str) -> str:
+def module(name: str) -> str:
+    """Return the pattern of a module of OpenRLHF, or of its file."""
     return rf"openrlhf\.cli\.{name}|(.*/)?cli/{name}\.py"
 
 
 PROGRAMS = (
     *(
-        Program(_SUITE, f"openrlhf.cli.{name}", _module(name), always(step))
+        Program(SUITE, f"openrlhf.cli.{name}", module(name), always(step))
         for name, step in {
             "train_sft": _SFT,
             "train_rm": _RM,
@@ -408,6 +206,4 @@ PROGRAMS = (
             "train_prm": _PRM,
         }.items()
     ),
-    Program(_SUITE, "openrlhf.cli.train_ppo_ray", _module("train_ppo(_ray)?"), _on_policy),
-    Program(_SUITE, "openrlhf.cli.batch_inference", _module("batch_inference"), _batch_inference),
 )

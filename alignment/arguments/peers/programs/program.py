@@ -69,7 +69,7 @@ Answers = Mapping[str, Answer]
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-class Step(NamedTuple):
+class PeerStep(NamedTuple):
     """One of our commands for a command of another suite."""
 
     target: str
@@ -94,13 +94,13 @@ class Program(NamedTuple):
     name: str
     pattern: str
     """Regular expression that matches the word of a command line that names it."""
-    steps: Callable[[Mapping[str, Any]], Sequence[Step]]
+    steps: Callable[[Mapping[str, Any]], Sequence[PeerStep]]
     """Returns what it becomes with these flags."""
     first_word: str = ""
     """The word that follows the name, as in ``trl dpo``."""
 
 
-def always(*steps: Step) -> Callable[[Mapping[str, Any]], Sequence[Step]]:
+def always(*steps: PeerStep) -> Callable[[Mapping[str, Any]], Sequence[PeerStep]]:
     """Return a program's steps that do not depend on its flags."""
     return lambda given: steps
 

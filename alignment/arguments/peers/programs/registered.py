@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from alignment.arguments.peers.programs import openrlhf, rlhflow, safe_rlhf, sheeprlhf
+from alignment.arguments.peers.programs import openrlhf, openrlhf_ppo, openrlhf_sampling, rlhflow, safe_rlhf, sheeprlhf
 from alignment.arguments.peers.programs.program import Program
 
 PROGRAMS: tuple[Program, ...] = (
     *openrlhf.PROGRAMS,
+    *openrlhf_ppo.PROGRAMS,
+    *openrlhf_sampling.PROGRAMS,
     *rlhflow.PROGRAMS,
     *safe_rlhf.PROGRAMS,
     *sheeprlhf.PROGRAMS,

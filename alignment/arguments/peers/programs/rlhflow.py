@@ -11,9 +11,9 @@ from alignment.arguments.peers.programs.program import (
     Flags,
     NoCounterpart,
     NoNeed,
+    PeerStep,
     Program,
     ReadWith,
-    Step,
     always,
     half,
     jsonl,
@@ -38,7 +38,7 @@ _TRAINED: Answers = MappingProxyType(
         "max_training_samples": ReadWith("train_dir", DRAWN),
     }
 )
-_SFT = Step(
+_SFT = PeerStep(
     "train sft",
     {**_TRAINED, "dataset_name": jsonl("train_datasets")},
     {
@@ -77,7 +77,7 @@ _SAMPLED: Answers = MappingProxyType(
         "ports": lambda value, flags: {"num_workers": len(value) if isinstance(value, list) else 1},
     }
 )
-_GENERATE = Step(
+_GENERATE = PeerStep(
     "generate",
     _SAMPLED,
     {
@@ -94,7 +94,7 @@ _GENERATE = Step(
 _ASKED = _GENERATE._replace(
     defaults={**{k: v for k, v in _GENERATE.defaults.items() if k != "my_world_size"}, "max_input_length": 8192}
 )
-_SCORE = Step(
+_SCORE = PeerStep(
     "score",
     {
         "dataset_name_or_path": lines("answers_file"),
@@ -116,7 +116,7 @@ def _held_out(value: Any, flags: Flags) -> NoNeed:
     raise ValueError("select its pairs too and name them as eval_datasets, or give eval_split_ratio")
 
 
-_SELECT = Step(
+_SELECT = PeerStep(
     "select",
     {
         "train_dir": lambda value, flags: {**lines("scored_file")(value, flags), "output_file": _pairs(value)},
@@ -125,7 +125,7 @@ _SELECT = Step(
     {"choose_type": "max_random"},
     takes=frozenset({"train_dir", "choose_type", "len_penalty"}),
 )
-_DPO = Step(
+_DPO = PeerStep(
     "train dpo",
     {
         **_TRAINED,
@@ -150,7 +150,7 @@ _DPO = Step(
     },
     {"chat_template": "tokenizer", "on_overlong": "left"},
 )
-_RM = Step(
+_RM = PeerStep(
     "train rm",
     {
         **_TRAINED,

@@ -10,9 +10,9 @@ from alignment.arguments.peers.programs.program import (
     Flags,
     NoCounterpart,
     NoNeed,
+    PeerStep,
     Program,
     ReadWith,
-    Step,
     always,
     half,
     switch,
@@ -83,11 +83,11 @@ def _module(name: str) -> str:
 PROGRAMS = tuple(
     Program(_SUITE, f"safe_rlhf.{name}", _module(name.replace(".", r"\.")), always(step))
     for name, step in {
-        "finetune": Step("train sft", _SHARED, _LOSS_MODEL),
-        "values.reward": Step("train rm", _SHARED, _LOSS_MODEL, _CONVENTION),
-        "values.cost": Step("train rm", _SHARED, _LOSS_MODEL, {**_CONVENTION, "objective": "cost"}),
-        "algorithms.dpo": Step("train dpo", {**_SHARED, "scale_coeff": "beta"}, _LOSS_MODEL),
-        "algorithms.ppo": Step("train ppo", {**_SHARED, **_RENAMED}, _PPO, {"preset": "safe-rlhf"}),
-        "algorithms.ppo_lag": Step("train ppo", {**_SHARED, **_RENAMED}, _PPO, _CONSTRAINED, like="safe-rlhf"),
+        "finetune": PeerStep("train sft", _SHARED, _LOSS_MODEL),
+        "values.reward": PeerStep("train rm", _SHARED, _LOSS_MODEL, _CONVENTION),
+        "values.cost": PeerStep("train rm", _SHARED, _LOSS_MODEL, {**_CONVENTION, "objective": "cost"}),
+        "algorithms.dpo": PeerStep("train dpo", {**_SHARED, "scale_coeff": "beta"}, _LOSS_MODEL),
+        "algorithms.ppo": PeerStep("train ppo", {**_SHARED, **_RENAMED}, _PPO, {"preset": "safe-rlhf"}),
+        "algorithms.ppo_lag": PeerStep("train ppo", {**_SHARED, **_RENAMED}, _PPO, _CONSTRAINED, like="safe-rlhf"),
     }.items()
 )

@@ -11,9 +11,9 @@ from alignment.arguments.peers.programs.program import (
     Flags,
     NoCounterpart,
     NoNeed,
+    PeerStep,
     Program,
     ReadWith,
-    Step,
 )
 from alignment.errors import ArgumentError
 
@@ -191,20 +191,20 @@ _PPO_DEFAULTS = {
 }
 _TASKS = MappingProxyType(
     {
-        "sft": Step(
+        "sft": PeerStep(
             "train sft",
             {**_SHARED, "task.use_masked_targets": _targets},
             {**_DEFAULTS, **_SCHEDULED, "task.use_masked_targets": False},
             _COSINE,
         ),
-        "rm": Step("train rm", _PAIRS, {**_DEFAULTS, **_SCHEDULED, "task.loss_type": "per_sample"}, _COSINE),
-        "dpo": Step("train dpo", _SHARED, {**_DEFAULTS, **_SCHEDULED, "task.beta": 0.1}, _COSINE),
-        "ppo": Step("train ppo", _ROLLOUTS, _PPO_DEFAULTS, {"lr_scheduler_type": "constant"}),
+        "rm": PeerStep("train rm", _PAIRS, {**_DEFAULTS, **_SCHEDULED, "task.loss_type": "per_sample"}, _COSINE),
+        "dpo": PeerStep("train dpo", _SHARED, {**_DEFAULTS, **_SCHEDULED, "task.beta": 0.1}, _COSINE),
+        "ppo": PeerStep("train ppo", _ROLLOUTS, _PPO_DEFAULTS, {"lr_scheduler_type": "constant"}),
     }
 )
 
 
-def _steps(given: Mapping[str, Any]) -> Sequence[Step]:
+def _steps(given: Mapping[str, Any]) -> Sequence[PeerStep]:
     step = _named(_TASKS, given.get("task"), "task")
     folder = f"output/sheeprlhf/{given['task']}"
     return (step._replace(defaults={**step.defaults, "root_dir": folder}),)
