@@ -59,11 +59,15 @@ def _cut(text: str) -> str:
 
 
 def _resolve_model(value: str, folders: Sequence[Path], kind: str = "model folder") -> str:
-    """Return an existing local folder as an absolute path, or a hub name (``org/name``) unchanged."""
+    """Return an existing local folder as an absolute path, or a hub name (``org/name``) unchanged.
+
+    The name of a data file (``rows.jsonl``) is never that of a dataset on the hub.
+    """
     try:
         return str(_first_existing(value, folders, kind))
     except AbsentPathError as error:
-        if _HUB_NAME.fullmatch(value):
+        is_file = kind == "dataset path" and _DATA_PATH.search(value)
+        if _HUB_NAME.fullmatch(value) and not is_file:
             return value
         raise AbsentPathError(f"{error} (and it is not a hub name like 'org/name')") from None
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 from alignment.architecture.decoder_config import DecoderConfig
+from alignment.errors import ArgumentError
 from alignment.models.folders.hub import SCORE_STATE
 from alignment.models.tokenizer.tokenizer import Tokenizer
 
@@ -16,6 +19,16 @@ def sequence_ends(config: DecoderConfig, tokenizer: Tokenizer | None = None, *tu
     own = () if tokenizer is None else (tokenizer.eos_token_id,)
     ids = dict.fromkeys((*turn_ends, *own, *config.eos_token_ids))
     return tuple(number for number in ids if 0 <= number < config.vocab_size)
+
+
+def with_stop_tokens(ends: Iterable[int], wanted: Sequence[int], *, known: int, owner: str) -> tuple[int, ...]:
+    """Return ``ends`` and the token ids that stop_token_ids adds, of which a model knows ``known``.
+
+    ArgumentError for a token that the model of ``owner`` does not have.
+    """
+    if unknown := [token for token in wanted if token >= known]:
+        raise ArgumentError(f"stop_token_ids={unknown[0]} is not a token of the {owner} (allowed: 0 to {known - 1})")
+    return tuple(dict.fromkeys((*ends, *wanted)))
 
 
 def padding_id(config: DecoderConfig, tokenizer: Tokenizer | None) -> int | None:

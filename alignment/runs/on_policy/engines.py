@@ -9,7 +9,6 @@ from alignment.architecture.decoder_config import DecoderConfig
 from alignment.arguments.keys.generation import GenerationArguments
 from alignment.arguments.parsed import Parsed
 from alignment.device.host import num_threads
-from alignment.errors import ArgumentError
 from alignment.generation.eager.eager_engine import EagerEngine
 from alignment.generation.engine import Engine, GenerationOptions
 from alignment.generation.engine_placement import EnginePlacement
@@ -19,7 +18,7 @@ from alignment.generation.kernel_choice import device_kernels
 from alignment.loops.rollout_ahead import RolloutAhead
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.placement import Placement
-from alignment.models.folders.sequence_ends import sequence_ends
+from alignment.models.folders.sequence_ends import sequence_ends, with_stop_tokens
 from alignment.parallel.comms.group import Group
 from alignment.parallel.roles import RoleWork, share_work
 from alignment.parallel.sharding.partition import MAX_STAGE
@@ -247,10 +246,8 @@ def describe_restrictions(generation: GenerationArguments) -> str | None:
 def generation_options(parsed: Parsed, roles: Roles, *, sample: bool) -> GenerationOptions:
     """Return the sampling options; a response ends at an end token, a stop id, or the length limit."""
     generation, data = parsed.generation, parsed.data
-    known = roles.policy.config.vocab_size
-    if unknown := [token for token in generation.stop_token_ids if token >= known]:
-        raise ArgumentError(f"stop_token_ids={unknown[0]} is not a token of the policy (allowed: 0 to {known - 1})")
-    stops = dict.fromkeys((*sequence_ends(roles.policy.config, roles.tokenizer), *generation.stop_token_ids))
+    config = roles.policy.config
+    ends = sequence_ends(config, roles.tokenizer)
     return GenerationOptions(
         max_new_tokens=generation.max_dec_len or data.max_length - 1,
         min_new_tokens=generation.min_dec_len,
@@ -259,6 +256,6 @@ def generation_options(parsed: Parsed, roles: Roles, *, sample: bool) -> Generat
         top_p=generation.top_p,
         top_k=generation.top_k,
         repetition_penalty=generation.repetition_penalty,
-        stop_token_ids=tuple(stops),
+        stop_token_ids=with_stop_tokens(ends, generation.stop_token_ids, known=config.vocab_size, owner="policy"),
         do_sample=sample,
     )

@@ -20,6 +20,7 @@ from alignment.data.templates import template_name
 from alignment.errors import ArgumentError, DataError, UserError
 from alignment.generation.engine import Engine, GenerationOptions
 from alignment.models.folders.hub import load_causal_lm, resolve_model_folder, working_dtype
+from alignment.models.folders.sequence_ends import with_stop_tokens
 from alignment.parallel.initialise import select_device
 from alignment.records import Completion
 from alignment.runs.frozen import frozen_model
@@ -208,8 +209,6 @@ class Generation:
         answers, known = self.parsed.answers, self.voice.config.vocab_size
         if answers.min_dec_len > answers.max_dec_len:
             raise ArgumentError(f"min_dec_len={answers.min_dec_len} is more than max_dec_len={answers.max_dec_len}")
-        if unknown := [token for token in answers.stop_token_ids if token >= known]:
-            raise ArgumentError(f"stop_token_ids={unknown[0]} is not a token of the model (allowed: 0 to {known - 1})")
         return GenerationOptions(
             max_new_tokens=answers.max_dec_len,
             min_new_tokens=answers.min_dec_len,
@@ -218,7 +217,7 @@ class Generation:
             top_p=answers.top_p,
             top_k=answers.top_k,
             repetition_penalty=answers.repetition_penalty,
-            stop_token_ids=tuple(dict.fromkeys((*self.voice.ends, *answers.stop_token_ids))),
+            stop_token_ids=with_stop_tokens(self.voice.ends, answers.stop_token_ids, known=known, owner="model"),
         )
 
 

@@ -98,3 +98,10 @@ def test_a_template_is_a_file_or_jinja(folders):
     assert resolve("{% for m in messages %}{% endfor %}", folders).startswith("{% for")
     with pytest.raises(ArgumentError, match=f"template file 'none.jinja' does not exist; tried {base}"):
         resolve("none.jinja", folders)
+
+
+@pytest.mark.parametrize("name", ["no.jsonl", "org/no.jsonl", "no.parquet"])
+def test_a_data_file_that_is_missing_is_not_taken_for_a_dataset_of_the_hub(name, folders):
+    with pytest.raises(ArgumentError, match=f"dataset path '{name}' does not exist"):
+        RESOLVERS["datasets"](f"jsonl:1.0:{name}", folders)
+    assert RESOLVERS["datasets"]("jsonl:1.0:org/rows", folders) == "jsonl:1.0:org/rows"
