@@ -35,6 +35,7 @@ VERBS = {
     "select": Verb("choose training rows among scored answers: the best, pairs, or all with their rewards"),
     "eval": Verb("measure models, rewards, policies: perplexity, ROUGE, accuracy, win rate, pass@k", True, _AGAIN),
     "serve": Verb("serve a policy or a reward model over HTTP", uses_paddle=True),
+    "import-args": Verb("turn commands of other suites into argument files, and say what has no counterpart", True),
     "doctor": Verb("check whether the suite can run on this machine"),
     "demo": Verb("SFT, reward model and PPO on shipped data, judged by a true score", uses_paddle=True),
     "report": Verb("write the report of a run, or one that compares runs"),
