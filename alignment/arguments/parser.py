@@ -17,7 +17,7 @@ from alignment.arguments.paths import RESOLVERS, AbsentPathError
 from alignment.arguments.peers import presets
 from alignment.arguments.peers.advice import advise
 from alignment.arguments.roles import openrlhf
-from alignment.arguments.sources import BARE, Given, Source, read_call, read_command_line
+from alignment.arguments.sources import BARE, Given, NestedKeys, Source, read_call, read_command_line, read_section
 from alignment.arguments.translations import TRANSLATIONS, translate
 from alignment.errors import ArgumentError
 from alignment.fields import Constraint
@@ -53,8 +53,10 @@ class Values:
 
 
 Check = Callable[[Values], Iterable[str]]
-Written = Sequence[str] | Mapping[str, Any]
-"""What the user wrote: ``[file.json | file.yaml] [--key value ...]``, or keys and values of a Python call."""
+Written = Sequence[str] | Mapping[str, Any] | NestedKeys
+"""What the user wrote: ``[file.json | file.yaml] [--key value ...]``, keys and values of a Python call, or an object
+within a file.
+"""
 
 
 def parse_arguments(
@@ -68,7 +70,7 @@ def parse_arguments(
     in a run. Raises one ArgumentError with all problems: unknown, repeated, missing, mistyped and out-of-range
     keys, refused values, and missing paths. ``--help`` lists the keys, ``--help KEY`` explains one; both exit.
     """
-    if not isinstance(written, Mapping) and not HELP_FLAGS.isdisjoint(written):
+    if not isinstance(written, (Mapping, NestedKeys)) and not HELP_FLAGS.isdisjoint(written):
         show_help(groups, written)
     sources, base_dir = _read_sources(written)
     problems = [problem for source in sources for problem in source.problems]
@@ -104,6 +106,8 @@ def _apply_preset(values: dict[str, Any], chosen: Mapping[str, Given], problems:
 
 def _read_sources(written: Written) -> tuple[list[Source], Path]:
     """Return the sources, in increasing priority, and the folder in which paths of a file are looked up first."""
+    if isinstance(written, NestedKeys):
+        return [read_section(written)], written.base_dir
     if isinstance(written, Mapping):
         return [read_call(written)], Path.cwd()
     tokens = list(written)

@@ -25,6 +25,16 @@ class Given(NamedTuple):
     """Where it was given, for messages."""
 
 
+class NestedKeys(NamedTuple):
+    """An object within an argument file, which holds the arguments of something of its own."""
+
+    keys: Mapping[str, Any]
+    place: str
+    """Where it stands, for messages."""
+    base_dir: Path
+    """The folder of the file, in which its paths are looked up first."""
+
+
 class Source(NamedTuple):
     """The values and problems of one source."""
 
@@ -35,6 +45,12 @@ class Source(NamedTuple):
 def is_remark(key: str) -> bool:
     """Tell whether a key of a file or call is a comment, which is ignored."""
     return _REMARK.match(key) is not None
+
+
+def read_section(section: NestedKeys) -> Source:
+    """Read an object within a file."""
+    items = [(key, value) for key, value in section.keys.items() if not is_remark(key)]
+    return Source([Given(key, value, "file", section.place) for key, value in items], [])
 
 
 def read_call(arguments: Mapping[str, Any]) -> Source:

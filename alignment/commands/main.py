@@ -38,6 +38,7 @@ VERBS = {
     "import-args": Verb("turn commands of other suites into argument files, and say what has no counterpart", True),
     "doctor": Verb("check whether the suite can run on this machine"),
     "demo": Verb("SFT, reward model and PPO on shipped data, judged by a true score", uses_paddle=True),
+    "loop": Verb("rounds of generate, score, select, train and evaluate (RAFT, iterative DPO, ...)", True, _AGAIN),
     "report": Verb("write the report of a run, or one that compares runs"),
     "keys": Verb("list every key of every trainer as Markdown"),
 }

@@ -25,6 +25,9 @@ COMMANDS = [line for block in SHELL_BLOCKS for line in block.replace("\\\n", " "
 SHORTENED = {"sft": 30, "rm": 20, "pairwise": 20, "dpo": 8, "kd": 8, "kto": 8, "ppo": 8}
 """Updates that the trainers make here instead of those in their files; everything else is run as it is written."""
 
+SHORT_LOOP = ["--rounds", "1", "--prompts", "packing-prompts/train:24/-1", "--train.max_steps", "3"]
+"""What a loop is given here; its evaluation stays as it is."""
+
 pytestmark = pytest.mark.e2e
 
 
@@ -48,6 +51,8 @@ def _run(command: str, folder: Path) -> subprocess.CompletedProcess:
         is_resume = "--resume_from_checkpoint" in words
         words += ["--max_steps", str(SHORTENED[trainer] + 4 * is_resume), "--save_steps", "4"]
         words += [] if trainer != "ppo" else ["--eval_steps", "4"]
+    if "loop" in words[:4] and words[-1].endswith(".json"):
+        words += SHORT_LOOP
     return subprocess.run(
         [sys.executable, *words[1:]],
         cwd=folder,

@@ -98,6 +98,13 @@ def _question(row: Row) -> tuple[Conversation, str | None]:
     return whole.before(len(whole.messages) - 1), text_of(whole.messages[-1]) or None
 
 
+def read_question(row: Row) -> tuple[Any, str | None]:
+    """Return the prompt in the form in which ``row`` gives it, without its tools, and the reference answer if any."""
+    asked, label = _question(row)
+    raw = _raw_input(row, asked)
+    return (list(asked.messages) if asked.tools else raw), label
+
+
 def _raw_input(row: Row, asked: Conversation) -> Any:
     """Return the prompt in the form in which the row gives it."""
     if asked.tools:

@@ -32,6 +32,7 @@ from alignment.telemetry.report.sections import (
     ledger_rows,
     reward_source,
 )
+from alignment.telemetry.report.tables import ReportTable
 from alignment.telemetry.report.verdict import readable_findings, verdict_cards
 
 GENERATOR = '<meta name="generator" content="alignment report">'
@@ -41,12 +42,19 @@ LEADING = (REWARD, HACKING)
 """Groups shown before the samples."""
 
 
-def write_report(output_dir: Path, *, title: str, summary: Mapping[str, Any], path: Path | None = None) -> Path:
+def write_report(
+    output_dir: Path,
+    *,
+    title: str,
+    summary: Mapping[str, Any],
+    path: Path | None = None,
+    tables: Sequence[ReportTable] = (),
+) -> Path:
     """Write the page of the run in ``output_dir`` to ``path`` (None: its ``report.html``) and return the path.
 
     ``summary`` maps a label to a number or text, or to a pair (before, after), which is shown with its change. The page
     is built from metrics.jsonl, samples.jsonl, hacking.json, ledger.json, arguments.json, readiness.json and
-    plots/*.png; each may be missing.
+    plots/*.png; each may be missing. ``tables`` follow the summary.
     """
     output_dir = Path(output_dir)
     run = read_run_files(output_dir)
@@ -59,6 +67,7 @@ def write_report(output_dir: Path, *, title: str, summary: Mapping[str, Any], pa
         steps=run.steps,
         cards=[*verdict_cards(run.series, run.findings), *summary_cards(summary)],
         findings=readable_findings(run.findings),
+        tables=tables,
         rows=metric_rows({"": run.series}),
         leading=[group for group in groups if group.title in LEADING],
         groups=[group for group in groups if group.title not in LEADING],

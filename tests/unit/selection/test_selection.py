@@ -203,3 +203,15 @@ def test_the_command_refuses_a_selection_of_nothing(tmp_path, capsys):
     assert run("--scored_file", source, "--output_file", target, "--method", "max_min") == 2
     assert "no rows chosen among 1 prompts (tied_pair 1)" in capsys.readouterr().err
     assert not target.exists()
+
+
+def test_words_stand_for_equal_shares_of_the_answers_by_rank():
+    rewards = (0.1, 0.9, 0.5, 0.3)
+    item = Scored("pack lamp", ("a", "b", "c", "d"), rewards, "row 0")
+    method = Conditional(reward_template="{reward}: {input}", reward_words=("bad", "good"))
+    prompts = [row["prompt"] for row in method.select([item]).rows]
+    assert prompts == ["bad: pack lamp", "good: pack lamp", "good: pack lamp", "bad: pack lamp"]
+    tied = Scored("pack lamp", ("a", "b"), (1.0, 1.0), "row 0")
+    assert len({row["prompt"] for row in method.select([tied]).rows}) == 1, "equal rewards have one word"
+    with pytest.raises(ArgumentError, match="one word tells nothing"):
+        Conditional(reward_words=("good",))

@@ -1,0 +1,1 @@
+"""The processes of a loop: trainers, and a host for the other stages."""

@@ -1,0 +1,1 @@
+"""The file of a loop: its keys, those of its stages, and what does not fit."""
