@@ -24,7 +24,8 @@ from alignment.ops.native.library import load_core
 from alignment.ops.native.selection import use_native_ops
 from alignment.records import TokenBatch
 from alignment.selfcheck.operators import operator_trials
-from alignment.training.optimizers import AdamSettings, NamedAdamW, clip_by_global_norm
+from alignment.training.gradient_norm import clip_factor, gradient_norm
+from alignment.training.optimizers import AdamSettings, NamedAdamW
 
 _SIZES = {
     "vocab_size": 90,
@@ -75,8 +76,8 @@ def _gradients(family: str, *, native: bool) -> dict[str, np.ndarray]:
         logprobs, entropies = policy_logprobs(model, _BATCH, temperature=0.8, with_entropy=True)
         (logprobs.mean() + 0.1 * entropies.mean()).backward()
         gradients = {name: parameter.grad.numpy() for name, parameter in parameters.items()}
-        clip_by_global_norm(parameters, 1.0)
-        NamedAdamW(parameters, AdamSettings()).step(1e-3)
+        factor = clip_factor(gradient_norm(parameters), 1.0)
+        NamedAdamW(parameters, AdamSettings()).step(1e-3, gradient_scale=factor)
     finally:
         use_native_ops(False)
     assert all(np.isfinite(parameter.numpy()).all() for parameter in parameters.values()), f"{family}: not finite"

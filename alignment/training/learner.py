@@ -18,7 +18,8 @@ from alignment.parallel.runner import ModelRunner, Objective
 from alignment.parallel.sharding.partition import ParameterShards
 from alignment.records import TokenBatch
 from alignment.training.expert_balance import BalancingLoss
-from alignment.training.optimizers import NamedAdamW, clip_by_global_norm, scale_gradients
+from alignment.training.gradient_norm import clip_factor, gradient_norm, norm_of_squares, sum_gradient_squares
+from alignment.training.optimizers import NamedAdamW
 from alignment.training.schedules import Schedule
 
 
@@ -92,10 +93,10 @@ class Learner:
     def apply(self) -> dict[str, Metric]:
         """Clip and apply the gradients, then clear them; return the norm before clipping and the learning rate."""
         with resident(self.offloaded_model, self.offloaded_optimizer):
-            norm = self._clip()
+            norm = self._reduce()
             self._check_finite([("gradient norm", norm)])
             learning_rate = self.rate_factor * self.schedule.learning_rate(self.num_updates)
-            self._optimizer.step(learning_rate)
+            self._optimizer.step(learning_rate, gradient_scale=clip_factor(norm, self._max_grad_norm))
             if self._shards is not None:
                 self._shards.publish()
         self.num_updates += 1
@@ -135,14 +136,12 @@ class Learner:
         when = f"after update {self.num_updates} (learning rate {rate:g}), {consequence}"
         return diverged(self.name, found, when, num_updates=self.num_updates)
 
-    def _clip(self) -> float:
-        """Reduce the gradients over all processes, clip them and return their norm before clipping."""
+    def _reduce(self) -> float:
+        """Reduce the gradients over all processes and return their norm."""
         if self._shards is None:
-            return clip_by_global_norm(self._optimizer.parameters, self._max_grad_norm)
+            return gradient_norm(self._optimizer.parameters)
         self._shards.finish_gradients()
-        norm = math.sqrt(self._shards.squared_norm())
-        scale_gradients(self._optimizer.parameters, norm, self._max_grad_norm)
-        return norm
+        return norm_of_squares(self._shards.squared_norm(sum_gradient_squares), self._optimizer.parameters)
 
     def _check_finite(self, values: Sequence[tuple[str, float]]) -> None:
         """Raise NumericalError on all processes for the first value that is not finite on one of them."""

@@ -1,8 +1,11 @@
-"""AdamW with parameters and state by canonical name, and gradient clipping."""
+"""AdamW with parameters and state by canonical name.
+
+Float32 tensors on a CPU are updated by a compiled kernel, all others by Paddle's operator: both keep the same state.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +13,9 @@ import paddle
 
 from alignment.architecture.parts import Part
 from alignment.errors import CheckpointError
+from alignment.ops.native import update_ops
+from alignment.ops.native.selection import native_ops_enabled, runs_natively
+from alignment.telemetry import log
 
 MOMENT_FIELDS = ("moment1_0", "moment2_0")
 POWER_FIELDS = ("beta1_pow_acc_0", "beta2_pow_acc_0")
@@ -58,6 +64,8 @@ class NamedAdamW:
         assert not half, f"{half[:2]} need masters, see ParameterShards"
         self._parts = dict(parts or {})
         self._masters = frozenset(masters)
+        self._settings = settings
+        self._has_told = False
         decayed = {p.name for name, p in self.parameters.items() if decays(name)}
         # Paddle refuses an optimizer of nothing, which a pipeline stage has that holds only frozen weights.
         nothing = [paddle.create_parameter([1], "float32")] if not self.parameters else []
@@ -71,11 +79,52 @@ class NamedAdamW:
             apply_decay_param_fun=decayed.__contains__,
         )
 
-    def step(self, learning_rate: float) -> None:
-        """Apply one update from the accumulated gradients and clear them."""
-        self._optimizer.set_lr(learning_rate)
-        self._optimizer.step()
+    def step(self, learning_rate: float, *, gradient_scale: float = 1.0) -> None:
+        """Apply one update from the accumulated gradients, multiplied by ``gradient_scale``, and clear them."""
+        updated = {name: p for name, p in self.parameters.items() if p.grad is not None}
+        if native_ops_enabled() and not self._tell_obstacle(updated):
+            self._step_natively(updated, learning_rate, gradient_scale)
+        else:
+            scale_gradients(updated, gradient_scale)
+            self._optimizer.set_lr(learning_rate)
+            self._optimizer.step()
         self.clear()
+
+    def _tell_obstacle(self, updated: Mapping[str, paddle.Tensor]) -> bool:
+        """Return whether the compiled kernel cannot update these parameters; the log says so once."""
+        found = next((n for n, p in updated.items() if not runs_natively(p, p.grad) or not p.is_contiguous()), None)
+        if found is not None and not self._has_told:
+            weight = updated[found]
+            kind = str(weight.dtype).removeprefix("paddle.")
+            log.info(f"AdamW: Paddle's operator instead of the compiled one, as {found} is {kind} on {weight.place}")
+            self._has_told = True
+        return found is not None
+
+    def _step_natively(self, updated: Mapping[str, paddle.Tensor], learning_rate: float, gradient_scale: float) -> None:
+        self._create_state(updated.values())
+        kept = self._optimizer._accumulators
+        tensors = [
+            update_ops.AdamTensor(
+                p.grad if p.grad.is_contiguous() else p.grad.contiguous(),
+                p,
+                *(kept[field][p.name] for field in ("moment1", "moment2", "beta1_pow_acc", "beta2_pow_acc")),
+                decays(name),
+            )
+            for name, p in updated.items()
+        ]
+        update_ops.adamw(
+            tensors,
+            learning_rate=learning_rate,
+            betas=(self._settings.beta1, self._settings.beta2),
+            epsilon=self._settings.epsilon,
+            weight_decay=self._settings.weight_decay,
+            gradient_scale=gradient_scale,
+        )
+
+    def _create_state(self, parameters: Iterable[paddle.Tensor]) -> None:
+        """Create the moments of those ``parameters`` that have none, from a loaded state if there is one."""
+        block = paddle.base.framework.default_main_program().global_block()
+        self._optimizer._create_accumulators(block, list(parameters))
 
     def clear(self) -> None:
         """Clear the accumulated gradients."""
@@ -117,8 +166,7 @@ class NamedAdamW:
         if inner:
             self._optimizer.set_state_dict(inner)
             # Paddle would apply the state only at the next step; a checkpoint before that would lack it.
-            block = paddle.base.framework.default_main_program().global_block()
-            self._optimizer._create_accumulators(block, list(self.parameters.values()))
+            self._create_state(self.parameters.values())
 
     def named_tensors(self) -> Iterator[tuple[str, paddle.Tensor]]:
         """Yield the moments, which take most of an optimizer's memory."""
@@ -128,21 +176,10 @@ class NamedAdamW:
                 yield f"{names[inner]}/{field}", tensor
 
 
-def clip_by_global_norm(parameters: Mapping[str, paddle.Tensor], max_norm: float) -> float:
-    """Scale gradients to a global L2 norm of at most ``max_norm`` (0: only measure); return the norm before."""
-    gradients = [p.grad for p in parameters.values() if p.grad is not None]
-    if not gradients:
-        return 0.0
-    total = paddle.add_n([g.astype("float32").square().sum() for g in gradients])
-    norm = float(total.sqrt())
-    scale_gradients(parameters, norm, max_norm)
-    return norm
-
-
 @paddle.no_grad()
-def scale_gradients(parameters: Mapping[str, paddle.Tensor], norm: float, max_norm: float) -> None:
-    """Scale gradients with global L2 norm ``norm`` to at most ``max_norm`` (0: leave them unchanged)."""
-    if max_norm > 0 and norm > max_norm:
+def scale_gradients(parameters: Mapping[str, paddle.Tensor], factor: float) -> None:
+    """Multiply all gradients by ``factor``."""
+    if factor != 1.0:
         for parameter in parameters.values():
             if parameter.grad is not None:
-                parameter.grad.scale_(max_norm / (norm + 1e-6))
+                parameter.grad.scale_(factor)

@@ -65,6 +65,30 @@ AC_API int32_t ac_logprobs_backward(const AcLogits* input, const float* entropie
                                     const float* logprob_grads, const float* entropy_grads, float* logit_grads,
                                     int32_t threads);
 
+// sums [num_tensors]: of the squares of each tensor's numbers, which are exact; only the additions round.
+typedef struct AcNumbers {
+  int64_t count;
+  const float* numbers;
+} AcNumbers;
+
+AC_API int32_t ac_sum_of_squares(int32_t num_tensors, const AcNumbers* tensors, double* sums, int32_t threads);
+
+// AdamW (Loshchilov and Hutter 2019) on gradients * gradient_scale, by the rules of Paddle's operator: each number is
+// read and written once. Bits depend neither on the instruction set nor on how a tensor is cut into several.
+typedef struct AcAdam {
+  int32_t struct_bytes, tensor_bytes;  // sizeof(AcAdam), sizeof(AcAdamTensor)
+  float learning_rate, beta1, beta2, epsilon, weight_decay, gradient_scale;
+} AcAdam;
+typedef struct AcAdamTensor {
+  int64_t count;
+  const float* gradient;
+  float *weight, *moment1, *moment2;
+  float *power1, *power2;  // beta^t of the t-th step; afterwards those of the next
+  int32_t decays;          // whether the weight decays
+} AcAdamTensor;
+
+AC_API int32_t ac_adamw(const AcAdam* adam, int32_t num_tensors, const AcAdamTensor* tensors, int32_t threads);
+
 #ifdef __cplusplus
 }
 #endif

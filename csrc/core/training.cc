@@ -15,12 +15,8 @@
 #include "training_kernels.h"
 
 namespace ac {
-namespace {
 
-constexpr int ROWS_TOGETHER = 64;       // whose weight gradients are added up before the sums are
-constexpr int64_t NUMBERS_TOGETHER = 4096;  // of elementwise work
-
-const TrainingKernels& kernels_here() {
+const TrainingKernels& training_kernels_here() {
   const char* isa = ac_isa();
 #if defined(AC_WITH_AVX512)
   if (std::strncmp(isa, "avx512", 6) == 0) return training_kernels_avx512;  // and avx512bf16
@@ -34,6 +30,11 @@ const TrainingKernels& kernels_here() {
   (void)isa;
   return training_kernels_scalar;
 }
+
+namespace {
+
+constexpr int ROWS_TOGETHER = 64;       // whose weight gradients are added up before the sums are
+constexpr int64_t NUMBERS_TOGETHER = 4096;  // of elementwise work
 
 int team_of(int32_t threads) { return threads > 0 ? threads : omp_get_max_threads(); }
 
@@ -135,7 +136,7 @@ int32_t run_attention(const AcSequences& s, const AttentionArrays& arrays, int32
   } catch (const std::bad_alloc&) {
     return fail(AC_NO_MEMORY, "attention: no memory for its scores");
   }
-  const auto run = backward ? kernels_here().attend_backward : kernels_here().attend;
+  const auto run = backward ? training_kernels_here().attend_backward : training_kernels_here().attend;
   // Sequences differ in length, so whoever is free takes the next one. Not by schedule(dynamic): GCC's calls for it are
   // not in Paddle's OpenMP runtime.
   std::atomic<int64_t> next{0};
@@ -172,7 +173,7 @@ extern "C" {
 
 int32_t ac_rms_norm_forward(int64_t rows, int32_t width, const float* x, const float* weight, float eps, float* y,
                             float* scales, int32_t threads) {
-  const auto normalise = ac::kernels_here().normalise;
+  const auto normalise = ac::training_kernels_here().normalise;
   ac::cut(rows, ac::ROWS_TOGETHER, threads, [=](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       scales[row] = normalise(x + row * width, weight, width, eps, y + row * width);
@@ -183,7 +184,7 @@ int32_t ac_rms_norm_forward(int64_t rows, int32_t width, const float* x, const f
 
 int32_t ac_rms_norm_backward(int64_t rows, int32_t width, const float* grad, const float* x, const float* weight,
                              const float* scales, float* x_grad, float* weight_grad, int32_t threads) {
-  const auto backward = ac::kernels_here().normalise_backward;
+  const auto backward = ac::training_kernels_here().normalise_backward;
   std::vector<float> sums;  // [stretch, width]
   try {
     sums.resize((rows + ac::ROWS_TOGETHER - 1) / ac::ROWS_TOGETHER * width);
@@ -206,7 +207,7 @@ int32_t ac_rms_norm_backward(int64_t rows, int32_t width, const float* grad, con
 }
 
 int32_t ac_swiglu_forward(int64_t count, const float* gate, const float* up, float* y, int32_t threads) {
-  const auto run = ac::kernels_here().gate;
+  const auto run = ac::training_kernels_here().gate;
   ac::cut(count, ac::NUMBERS_TOGETHER, threads,
           [=](int64_t begin, int64_t end) { run(gate + begin, up + begin, end - begin, y + begin); });
   return AC_OK;
@@ -214,7 +215,7 @@ int32_t ac_swiglu_forward(int64_t count, const float* gate, const float* up, flo
 
 int32_t ac_swiglu_backward(int64_t count, const float* grad, const float* gate, const float* up, float* gate_grad,
                            float* up_grad, int32_t threads) {
-  const auto run = ac::kernels_here().gate_backward;
+  const auto run = ac::training_kernels_here().gate_backward;
   ac::cut(count, ac::NUMBERS_TOGETHER, threads, [=](int64_t begin, int64_t end) {
     run(grad + begin, gate + begin, up + begin, end - begin, gate_grad + begin, up_grad + begin);
   });
@@ -245,7 +246,7 @@ int32_t ac_logprobs_forward(const AcLogits* input, float* logprobs, float* entro
                             int32_t threads) {
   const std::string problem = ac::find_problem(*input);
   if (!problem.empty()) return ac::refuse("log-probs: " + problem);
-  const auto summarise = ac::kernels_here().summarise;
+  const auto summarise = ac::training_kernels_here().summarise;
   ac::cut(input->rows, 1, threads, [=](int64_t row, int64_t) {
     const ac::LogitRow job = ac::logit_row(*input, row);
     const ac::LogitStatistics found = summarise(job);
@@ -263,7 +264,7 @@ int32_t ac_logprobs_backward(const AcLogits* input, const float* entropies, cons
                              int32_t threads) {
   const std::string problem = ac::find_problem(*input);
   if (!problem.empty()) return ac::refuse("log-probs: " + problem);
-  const auto slopes = ac::kernels_here().logit_slopes;
+  const auto slopes = ac::training_kernels_here().logit_slopes;
   ac::cut(input->rows, 1, threads, [=](int64_t row, int64_t) {
     const ac::LogitRow job = ac::logit_row(*input, row);
     const float logprob_grad = input->targets && logprob_grads ? logprob_grads[row] : 0.0f;

@@ -3,6 +3,7 @@
 
 #include "training_attention_kernel.h"
 #include "training_row_kernel.h"
+#include "training_update_kernel.h"
 
 #define AC_JOIN_OF(a, b) a##b
 #define AC_JOIN(a, b) AC_JOIN_OF(a, b)
@@ -11,6 +12,7 @@ namespace ac {
 
 const TrainingKernels AC_JOIN(training_kernels_, AC_ISA) = {
     normalise_row, normalise_backward, gate, gate_backward, attend, attend_backward, summarise, logit_slopes,
+    squares,       adamw,
 };
 
 }  // namespace ac

@@ -28,6 +28,17 @@ struct LogitStatistics {
   float top, log_sum, entropy;
 };
 
+// One step of AdamW: m1 = beta1 m1 + rest1 g, m2 = beta2 m2 + rest2 g g, w = w - decay w - step m1 / (sqrt(m2) + epsilon)
+// with g = gradient * gradient_scale.
+struct AdamFactors {
+  float gradient_scale, beta1, rest1, beta2, rest2, decay, step, epsilon;
+};
+struct AdamStretch {
+  const float* gradient;
+  float *weight, *moment1, *moment2;
+  int64_t count;
+};
+
 struct TrainingKernels {
   // y = x * scale * weight over n numbers; returns the scale.
   float (*normalise)(const float* x, const float* weight, int n, float eps, float* y);
@@ -43,6 +54,8 @@ struct TrainingKernels {
   // logit_grads of logprob_grad * (0 - log sum) + entropy_grad * entropy: the target's own share is left to the caller.
   void (*logit_slopes)(const LogitRow&, const LogitStatistics&, float logprob_grad, float entropy_grad,
                        float* logit_grads);
+  double (*squares)(const float* x, int64_t n);
+  void (*adamw)(const AdamFactors&, const AdamStretch&);
 };
 
 constexpr int QUERY_TILE = 48;    // queries whose scores are held at once, a multiple of every TILE_ROWS
@@ -59,6 +72,9 @@ static inline int64_t attend_scratch(int64_t length, int64_t head_dim, bool back
   const int64_t of_scores = (backward ? 2 : 1) * QUERY_TILE * (keys + SCRATCH_UNIT);
   return of_keys + of_scores + 3 * QUERY_TILE * width + 2 * SCRATCH_UNIT;
 }
+
+// Those of the instruction set that ac_isa() names.
+const TrainingKernels& training_kernels_here();
 
 extern const TrainingKernels training_kernels_scalar, training_kernels_avx2, training_kernels_avx512,
     training_kernels_neon;

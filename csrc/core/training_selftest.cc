@@ -123,6 +123,26 @@ void test_attention(int head_dim, int window, bool rotated) {
          "refuses heads that cannot share", head_dim);
 }
 
+void test_update(int count) {
+  const size_t numbers = static_cast<size_t>(count);
+  const Floats gradient = draw(numbers, 1), start = draw(numbers, 2), other = draw(3, 3);
+  compare("update", count, [&](int threads) {
+    Floats weight = start, moment1(numbers), moment2(numbers), few = other, few1(3), few2(3), powers = {0.9f, 0.99f};
+    Floats few_powers = powers;
+    const AcNumbers parts[] = {{count, gradient.data()}, {0, nullptr}, {3, other.data()}};
+    double sums[3] = {};
+    expect(ac_sum_of_squares(3, parts, sums, threads) == AC_OK && sums[1] == 0.0, "sums squares", count);
+    const AcAdam adam = {sizeof(AcAdam), sizeof(AcAdamTensor), 0.1f, 0.9f, 0.99f, 1e-8f, 0.1f, 0.5f};
+    const AcAdamTensor tensors[] = {
+        {count, gradient.data(), weight.data(), moment1.data(), moment2.data(), &powers[0], &powers[1], 1},
+        {3, other.data(), few.data(), few1.data(), few2.data(), &few_powers[0], &few_powers[1], 0}};
+    for (int step = 0; step < 2; ++step) expect(ac_adamw(&adam, 2, tensors, threads) == AC_OK, "updates", count);
+    return std::vector<Floats>{weight, moment1, moment2, few, powers, {static_cast<float>(sums[0])}};
+  });
+  AcAdam older = {};
+  expect(ac_adamw(&older, 0, nullptr, 1) == AC_BAD_ARGUMENT, "refuses another version", count);
+}
+
 }  // namespace
 
 int main() {
@@ -130,6 +150,7 @@ int main() {
     if (ac_set_isa(isa) != AC_OK) continue;
     for (int width : {1, 3, 8, 33, 100}) test_rows(130, width);
     for (int vocab : {1, 7, 16, 1030}) test_logits(5, vocab);
+    for (int count : {1, 15, 16, 33, 50001}) test_update(count);
     for (int window : {0, 1, 40}) {
       for (int head_dim : {2, 6, 16, 40}) test_attention(head_dim, window, true);
       test_attention(7, window, false);

@@ -31,6 +31,7 @@ AC_INLINE V add(V a, V b) { return {_mm256_add_ps(a.v, b.v)}; }
 AC_INLINE V sub(V a, V b) { return {_mm256_sub_ps(a.v, b.v)}; }
 AC_INLINE V mul(V a, V b) { return {_mm256_mul_ps(a.v, b.v)}; }
 AC_INLINE V div(V a, V b) { return {_mm256_div_ps(a.v, b.v)}; }
+AC_INLINE V sqrt(V x) { return {_mm256_sqrt_ps(x.v)}; }
 AC_INLINE V max(V a, V b) { return {_mm256_max_ps(a.v, b.v)}; }
 AC_INLINE V min(V a, V b) { return {_mm256_min_ps(a.v, b.v)}; }
 AC_INLINE V round(V x) { return {_mm256_round_ps(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }

@@ -3,6 +3,8 @@
 #pragma once
 #if defined(__aarch64__)
 #include <arm_neon.h>
+#elif defined(__SSE__)
+#include <xmmintrin.h>
 #endif
 
 namespace {
@@ -50,6 +52,15 @@ AC_INLINE V add(V a, V b) { return {a.v + b.v}; }
 AC_INLINE V sub(V a, V b) { return {a.v - b.v}; }
 AC_INLINE V mul(V a, V b) { return {a.v * b.v}; }
 AC_INLINE V div(V a, V b) { return {a.v / b.v}; }
+#if defined(__aarch64__)
+AC_INLINE V sqrt(V x) { return {(Floats)vsqrtq_f32((float32x4_t)x.v)}; }
+#elif defined(__SSE__)
+AC_INLINE V sqrt(V x) { return {(Floats)_mm_sqrt_ps((__m128)x.v)}; }
+#else
+AC_INLINE V sqrt(V x) {
+  return {Floats{__builtin_sqrtf(x.v[0]), __builtin_sqrtf(x.v[1]), __builtin_sqrtf(x.v[2]), __builtin_sqrtf(x.v[3])}};
+}
+#endif
 AC_INLINE V choose(Words where, V yes, V no) { return {(Floats)((where & (Words)yes.v) | (~where & (Words)no.v))}; }
 AC_INLINE V max(V a, V b) { return choose(a.v > b.v, a, b); }
 AC_INLINE V min(V a, V b) { return choose(a.v < b.v, a, b); }

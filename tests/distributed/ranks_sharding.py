@@ -27,8 +27,9 @@ from alignment.parallel.sharding.partition import ParameterShards
 from alignment.parallel.sharding.stage3 import SlicedWeights
 from alignment.parallel.topology import Topology
 from alignment.runs.placed import head_use, shard_model
+from alignment.training.gradient_norm import clip_factor
 from alignment.training.learner import Learner
-from alignment.training.optimizers import AdamSettings, NamedAdamW, scale_gradients
+from alignment.training.optimizers import AdamSettings, NamedAdamW
 from alignment.training.schedules import Schedule
 
 MICRO_BATCHES = (3, 2, 5, 1, 4)
@@ -292,8 +293,7 @@ def train_both(topology: Topology, stage: int) -> dict[str, Any]:
     for step in steps:
         backward(ours, step, 1.0)
         shards.finish_gradients()
-        scale_gradients(shards.parameters, shards.squared_norm() ** 0.5, 0.5)
-        optimizer.step(0.01)
+        optimizer.step(0.01, gradient_scale=clip_factor(shards.squared_norm() ** 0.5, 0.5))
         shards.publish()
         backward(wrapped, step, float(topology.world_size))
         paddles.step()

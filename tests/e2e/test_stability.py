@@ -143,9 +143,9 @@ def test_the_learning_rate_in_the_log_is_that_of_the_latest_update(ppo_arguments
     applied = {"policy": [], "critic": []}
     step = NamedAdamW.step
 
-    def watched(self, rate):
+    def watched(self, rate, **clipping):
         applied["critic" if "score.weight" in self.parameters else "policy"].append(rate)
-        step(self, rate)
+        step(self, rate, **clipping)
 
     monkeypatch.setattr(NamedAdamW, "step", watched)
     made = {**ppo_arguments, "learning_rate": 0.01, "warmup_steps": 2, "max_steps": 12, "logging_steps": 3}

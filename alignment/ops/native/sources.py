@@ -18,7 +18,10 @@ LINK_FLAGS = ("-shared", "-Wl,--no-undefined")
 
 PER_ISA = ("kernels.cc", "sampler_kernels.cc", "training_kernels.cc")
 """Compiled once for each instruction set."""
-ONCE = ("dispatch.cc", "model.cc", "weights.cc", "request.cc", "forward.cc", "sampler.cc", "philox.cc", "training.cc")
+ONCE = (
+    *("dispatch.cc", "model.cc", "weights.cc", "request.cc", "forward.cc", "sampler.cc", "philox.cc"),
+    *("training.cc", "update.cc"),
+)
 """Compiled once, for every processor of the architecture."""
 _SELFTEST = "selftest.cc"
 """The name ending of test programs, which are linked with the library's objects."""

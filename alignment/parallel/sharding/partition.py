@@ -102,10 +102,11 @@ class ParameterShards:
             # Assignment copies; keeping a row here would keep its whole bucket alive.
             parameter.grad = rows.pop(name, None)
 
-    def squared_norm(self) -> float:
+    def squared_norm(self, measure: Callable[[list[paddle.Tensor]], paddle.Tensor] = sum_of_squares) -> float:
         """Return the squared norm of the whole model's gradient, counting every parameter once.
 
-        All processes get the same bits; if the value is not finite on one, it is not finite on all.
+        ``measure`` returns the sum of the squares of all elements of tensors as float64 [1]. All processes get the
+        same bits; if the value is not finite on one, it is not finite on all.
         """
         counted = [
             parameter.grad
@@ -114,7 +115,7 @@ class ParameterShards:
             and name in self._copies.owned
             and (self.stage or self.topology.sharding.is_first)
         ]
-        shares = self.topology.world.gather(sum_of_squares(counted), "gradient norm")
+        shares = self.topology.world.gather(measure(counted), "gradient norm")
         return float(paddle.concat(shares).numpy().sum())
 
     @paddle.no_grad()

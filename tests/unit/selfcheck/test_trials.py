@@ -112,7 +112,7 @@ def test_a_fused_engine_that_differs_from_the_eager_one_fails(monkeypatch):
 
 def test_weights_that_are_not_finite_fail(monkeypatch):
     step = suite.NamedAdamW.step
-    monkeypatch.setattr(suite.NamedAdamW, "step", lambda self, rate: step(self, np.inf))
+    monkeypatch.setattr(suite.NamedAdamW, "step", lambda self, rate, **clip: step(self, np.inf, **clip))
     with pytest.raises(AssertionError, match="not finite"):
         suite.update(native=False)
 
