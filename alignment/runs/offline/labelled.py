@@ -19,6 +19,7 @@ from alignment.loops.supervised import Measure
 from alignment.parallel.micro_batches import MicroBatches
 from alignment.parallel.runner import ModelRunner
 from alignment.records import TokenBatch
+from alignment.runs.offline.joined import NOT_JOINED, Joining, forward_joined
 from alignment.runs.offline.objective import OfflineObjective
 from alignment.runs.offline.reference import FIELD, Prepare
 from alignment.telemetry import log
@@ -112,12 +113,18 @@ def within_budget(batches: Sequence[TokenBatch], cut: MicroBatches) -> tuple[Seq
 
 
 def open_baseline(
-    objective: OfflineObjective, baseline: Baseline, reference: Prepare, *, max_length: int, cut: MicroBatches
+    objective: OfflineObjective,
+    baseline: Baseline,
+    reference: Prepare,
+    *,
+    max_length: int,
+    cut: MicroBatches,
+    joining: Joining = NOT_JOINED,
 ) -> Measure:
     """Return a function that adds the field ``baseline`` to all micro-batches of an update.
 
     ``reference`` adds the reference's numbers to micro-batches; those of the update have them already. ``cut``: how
-    updates are divided, whose token budget mismatched rows keep too.
+    updates are divided, whose token budget mismatched rows keep too; ``joining``: how its passes join micro-batches.
     """
 
     def measure(batches: Sequence[TokenBatch], policy: ModelRunner, order: Sequence[int], *, learns: bool) -> None:
@@ -125,7 +132,7 @@ def open_baseline(
         if baseline.rows == "mismatched":
             rows, places = within_budget(mismatched(batches, order, max_length), cut)
             reference(rows, policy)
-        logps = policy.forward(rows, objective.read)
+        logps = forward_joined(policy, rows, objective.read, joining)
         gains = [logp - row.fields[FIELD] for logp, row in zip(logps, rows, strict=True)]
         labels = [batch.fields[LABEL] for batch in batches]
         values = baseline.values(np.concatenate(gains)[places], np.concatenate(labels))

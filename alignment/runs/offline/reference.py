@@ -29,6 +29,7 @@ from alignment.runs.adapters import warn_of_start
 from alignment.runs.frozen import FrozenInput, frozen_model, frozen_random_model
 from alignment.runs.launch import Launch
 from alignment.runs.models import check_layout, check_same_tokens, freeze
+from alignment.runs.offline.joined import NOT_JOINED, Joining, forward_joined, joining_of
 from alignment.runs.offline.moving_reference import REFERENCE, MovingReference, check_same_shapes
 from alignment.runs.offline.objective import OfflineObjective
 from alignment.runs.placed import LaidOutModel, place
@@ -59,6 +60,8 @@ class Reference(NamedTuple):
     """Computes from the trained model and what was prepared what the loss needs; None: that of the objective."""
     stage: str = "reference"
     """The stage that its time is attributed to."""
+    joining: Joining = NOT_JOINED
+    """How its passes join micro-batches, and others that read the same may."""
 
 
 class ReferenceSource(NamedTuple):
@@ -89,6 +92,8 @@ def open_reference(
     memory.
     """
     asked, read = launch.parsed.reference, objective.read_for(launch.parsed.groups.get("loss"))
+    # Another reader may need to know which rows are a pair.
+    joining = joining_of(launch, policy, objective.rows_per_sample) if read is objective.read else NOT_JOINED
 
     def load() -> LaidOutModel:
         model = freeze(objective.model.load(launch, source.folder, tokenizer, is_trained=False))
@@ -97,18 +102,21 @@ def open_reference(
         offload = asked.ref_offload or "freeze_model" in launch.parsed.parallel.offloaded
         return place("reference", model, launch.topology, offload=offload)
 
+    def run(batches: Sequence[TokenBatch], runner: Any) -> None:
+        _attach(batches, forward_joined(runner, batches, read, joining))
+
     is_base = policy.adapter is not None and asked.ref_model_name_or_path is None
     if is_base:
         warn_of_start(launch)
     if is_base and not asked.precompute_ref_logprobs:
-        return Reference(lambda batches, runner: _attach(batches, BaseRunner(runner).forward(batches, read)))
+        return Reference(lambda batches, runner: run(batches, BaseRunner(runner)), joining=joining)
     if not asked.precompute_ref_logprobs:
         placed, moving = load(), None
         if asked.movement:
             moving = MovingReference(
                 placed=placed, movement=asked.movement, tokenizer=tokenizer, topology=launch.topology
             )
-        return Reference(lambda batches, _: _attach(batches, placed.runner.forward(batches, read)), moving)
+        return Reference(lambda batches, _: run(batches, placed.runner), moving, joining=joining)
     shows = launch.topology.is_main and not launch.parsed.training.disable_tqdm
     kept = KeptRows(launch, _key(launch, objective, source), shows_progress=shows)
     size = launch.parsed.training.per_device_eval_batch_size
@@ -116,7 +124,7 @@ def open_reference(
     own = BaseRunner(build_runner(policy, launch.topology)) if is_base else None
     kept.complete(chain(batches, ahead), lambda: own or load().runner, read)
     gc.collect()
-    return Reference(lambda batches, _: _attach(batches, map(kept.numbers, batches)))
+    return Reference(lambda batches, _: _attach(batches, map(kept.numbers, batches)), joining=joining)
 
 
 def row_keys(batch: TokenBatch) -> list[bytes]:

@@ -88,7 +88,7 @@ def build_run(
     measure = None if survey is None else surveying(survey, objective.read_for(hyperparameters))
     if baseline:
         cut, longest = micro_batches_of(launch, objective.rows_per_sample), launch.parsed.data.max_length
-        measure = open_baseline(objective, baseline, held.prepare, max_length=longest, cut=cut)
+        measure = open_baseline(objective, baseline, held.prepare, max_length=longest, cut=cut, joining=held.joining)
     task = build_task(objective, hyperparameters, model=model, reference=held, measure=measure)
     if taught:
         task = replace(task, renew=open_own_answers(launch, model, tokenizer, loader.batch_size, taught.num_ids))
