@@ -74,13 +74,19 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
 def check(given: Mapping[str, Any], family: Family, place: str) -> None:
     """Raise one ModelFolderError with every bad value and everything that the decoder does not support."""
     problems = [
-        f"{name} must be {wanted}, found {given.get(name)!r}"
+        f"{family.key(name)} must be {wanted}, found {given.get(name)!r}"
         for names, fits, wanted in _RULES
         for name in names
         if not fits(given.get(name))
     ]
     if given["hidden_act"] not in family.activations:
-        problems.append(f"hidden_act {given['hidden_act']!r} is not supported (only {family.activations[0]!r})")
+        known = ", ".join(map(repr, family.activations))
+        problems.append(f"{family.key('hidden_act')} {given['hidden_act']!r} is not supported (only {known})")
+    problems += [
+        f"{name}={given[name]!r} is not supported (allowed: {', '.join(map(repr, allowed))})"
+        for name, allowed in family.fixed.items()
+        if name in given and given[name] not in allowed
+    ]
     if given.get("quantization_config"):
         problems.append("quantization_config: quantized weights are not supported, use an unquantized folder")
     if problems:

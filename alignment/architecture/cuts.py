@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from alignment.architecture.decoder_config import DecoderConfig
-from alignment.architecture.families import EMBEDDING, GATING, OUTSIDE, SCORE
+from alignment.architecture.families import EMBEDDING, GATING, OUTSIDE, POSITIONS, SCORE
 from alignment.architecture.family import EACH, LAYERS, Dimension, Weight
 from alignment.architecture.layout import Layout
 from alignment.architecture.parts import Part, even_cut
@@ -59,13 +59,15 @@ def whole_shapes(
     """
     assert kind in KINDS, kind
     sizes = config.dimensions
-    before, final, score, head = OUTSIDE
+    before, positions, final, score, head = OUTSIDE
     shapes = _shapes_of(before, sizes)
+    if config.learned_positions:
+        shapes |= _shapes_of(positions, sizes)
     kinds = {has_experts: layer_shapes(config, has_experts=has_experts) for has_experts in (False, True)}
     for index in range(config.num_hidden_layers):
         layer = kinds[config.has_experts(index)]
         shapes.update({f"{LAYERS}{index}.{name}": shape for name, shape in layer.items()})
-    shapes |= _shapes_of(final, sizes)
+    shapes |= _shapes_of(final, sizes, has_bias=config.norm_bias)
     if kind == "score":
         shapes |= _shapes_of(score, {**sizes, "one": num_labels}, has_bias=score_bias)
         for number, pair in enumerate(zip(gating_sizes, gating_sizes[1:], strict=False)):
@@ -91,10 +93,18 @@ def layer_weights(config: DecoderConfig, *, has_experts: bool) -> list[Weight]:
     return [
         weight
         for weight in config.family.layer
-        if weight.layers != absent
+        if not (weight.role == "feed_norm" and config.shared_norm)
+        and weight.layers != absent
         and (not weight.needs or getattr(config, weight.needs))
         and all(config.dimensions[dimension] for dimension in weight.dimensions)
     ]
+
+
+def norm_names(config: DecoderConfig) -> frozenset[str]:
+    """Return the names of the factors of all norms."""
+    layer = [weight.name for weight in config.family.layer if weight.kind == "norm"]
+    inner = {f"{LAYERS}{number}.{name}.weight" for number in range(config.num_hidden_layers) for name in layer}
+    return frozenset(inner | {f"{weight.name}.weight" for weight in OUTSIDE if weight.kind == "norm"})
 
 
 def _shapes_of(weight: Weight, sizes: Mapping[Dimension, int], *, has_bias: bool = False) -> dict[str, tuple[int, ...]]:
@@ -136,6 +146,8 @@ def held_names(
     def holds(name: str) -> bool:
         if name.startswith(LAYERS):
             return layer_number(name) in layers
+        if name == POSITIONS:
+            return is_first
         return is_first or (is_last and is_head) if name == EMBEDDING else is_last
 
     return [name for name in names if holds(name)]

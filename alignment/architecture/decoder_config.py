@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,6 +58,19 @@ class DecoderConfig:
     mlp_bias: bool = False
     qk_norm: bool = False
     """True: RMS norm on each query and key head (qwen3)."""
+    activation: str = "silu"
+    """The operator between the projections of the feed-forward block (``ops.activations``)."""
+    norm_bias: bool = False
+    learned_positions: bool = False
+    """True: a learned vector for each position is added to the embeddings, and nothing is rotated."""
+    parallel_block: bool = False
+    """True: attention and feed-forward read the same hidden states, and both are added to them."""
+    shared_norm: bool = False
+    """True: they read the same normalised hidden states."""
+    partial_rotary_factor: float = 1.0
+    """The share of each head that is rotated; the rest stays."""
+    scaled_embedding: bool = False
+    """True: embeddings are multiplied by the square root of their width (gemma)."""
     sliding_window: int | None = None
     """Tokens seen by a query; None: all of them."""
     experts: Experts | None = None
@@ -93,11 +107,17 @@ class DecoderConfig:
             "experts": self.experts.count if self.experts else 0,
             "expert_inner": self.experts.inner if self.experts else 0,
             "shared_inner": self.experts.shared_inner if self.experts else 0,
+            "positions": self.max_position_embeddings + self.family.position_offset,
         }
 
     def has_experts(self, layer: int) -> bool:
         """Return whether the layer of this number chooses among experts."""
         return self.experts is not None and layer not in self.experts.dense_layers
+
+    @property
+    def embedding_scale(self) -> float:
+        """The factor of the embeddings where they enter the first layer."""
+        return math.sqrt(self.hidden_size) if self.scaled_embedding else 1.0
 
     @property
     def features(self) -> frozenset[str]:
@@ -107,8 +127,10 @@ class DecoderConfig:
         windowed |= {"experts"} if self.experts is not None else set()
         kind = (self.rope_scaling or {}).get("rope_type", "default")
         family = self.family
+        plain = set() if family.is_gated else {"feed_forward=plain"}
+        plain |= {f"norms={name}" for name in ("after", "none before") if family.has_norms(name)}
         return frozenset(
-            {*flags, *windowed, f"norm={family.norm}", f"activation={family.activations[0]}", f"rope_type={kind}"}
+            {*flags, *windowed, *plain, f"norm={family.norm}", f"activation={self.activation}", f"rope_type={kind}"}
         )
 
     @property
@@ -127,11 +149,14 @@ class DecoderConfig:
                 f"{place}: model_type {model_type!r} is not supported (families: {', '.join(FAMILIES)})"
             )
         family = FAMILIES[model_type]
-        given = {**COMMON_DEFAULTS, **family.defaults, **raw, "model_type": family.name}
+        known = {name: raw[key] for name, key in family.keys.items() if key in raw}
+        given = {**COMMON_DEFAULTS, **family.defaults, **raw, **known, "model_type": family.name}
+        given |= dict.fromkeys(family.absent)
+        given = family.complete(given)
         if given["sliding_window"] == 0 and not given.get("use_sliding_window"):
             given["sliding_window"] = None  # how transformers 5 writes that Qwen2-MoE has none
         check(given, family, place)
-        eos, rope = given["eos_token_id"], read_rope(given, place)
+        eos, rope = given["eos_token_id"], read_rope(given, place, partial=family.partial_rotary_factor)
         longest = longest_row(given["max_position_embeddings"], rope["rope_scaling"])
         config = cls(
             **{name: int(given[name]) for name in (*SIZES, "max_position_embeddings")},
@@ -140,6 +165,7 @@ class DecoderConfig:
             **read_heads(given, family, place),
             **rope,
             **read_flags(given, family),
+            activation=family.activations[given["hidden_act"]],
             sliding_window=read_window(given, family, longest, place),
             experts=read_experts(given, family.experts, place),
             eos_token_id=tuple(eos) if isinstance(eos, (list, tuple)) else eos,
@@ -164,9 +190,37 @@ class DecoderConfig:
 
     def rotary_frequencies(self) -> tuple[np.ndarray, float]:
         """Return (radians per token [head_dim / 2], factor on cosines and sines); see ``inverse_frequencies``."""
-        return inverse_frequencies(
-            self.head_dim, self.rope_theta, self.rope_scaling, max_positions=self.max_position_embeddings
+        if self.learned_positions:
+            return np.zeros(self.head_dim // 2, np.float32), 1.0
+        if not self.rotary_dim or self.rotary_dim % 2:
+            raise ModelFolderError(
+                f"partial_rotary_factor {self.partial_rotary_factor} rotates {self.rotary_dim} of a head's "
+                f"{self.head_dim} numbers (allowed: an even number)"
+            )
+        frequencies, scale = inverse_frequencies(
+            self.rotary_dim, self.rope_theta, self.rope_scaling, max_positions=self.max_position_embeddings
         )
+        still = (self.head_dim - self.rotary_dim) // 2
+        if still and scale != 1.0:
+            raise ModelFolderError(f"rope_scaling with a factor of {scale} on {self.rotary_dim} of {self.head_dim}")
+        return np.concatenate([frequencies, np.zeros(still, np.float32)]), scale
+
+    @property
+    def rotary_dim(self) -> int:
+        """How many numbers of a head are rotated."""
+        return int(self.head_dim * self.partial_rotary_factor)
+
+    @property
+    def head_order(self) -> np.ndarray | None:
+        """The number in files of each of a head's numbers in memory, [head_dim]; None: the same.
+
+        In memory number i of the first half is rotated with number i of the second, and those that are not rotated
+        stand at the ends of both halves.
+        """
+        turned, still = np.arange(self.rotary_dim), np.arange(self.rotary_dim, self.head_dim)
+        halves = (turned[0::2], turned[1::2]) if self.family.rotates_neighbours else np.split(turned, 2)
+        order = np.concatenate([piece for pair in zip(halves, np.split(still, 2), strict=True) for piece in pair])
+        return None if (order == np.arange(self.head_dim)).all() else order
 
     def to_dict(self) -> dict[str, Any]:
         """Return Hugging Face keys: ``raw`` updated with this object's values.
@@ -176,18 +230,21 @@ class DecoderConfig:
         names = (*SIZES, "num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps", "rope_theta")
         names += ("model_type", "tie_word_embeddings", "initializer_range", "bos_token_id", "pad_token_id")
         kept = {key: value for key, value in self.raw.items() if key not in ("rope_parameters", COMPARISON_KEY)}
-        kept.update({name: getattr(self, name) for name in names})
-        kept.update({key: getattr(self, flag) for flag, key in self.family.flags.items() if isinstance(key, str)})
+        family = self.family
+        kept.update({family.key(name): getattr(self, name) for name in names})
+        kept.update({key: getattr(self, flag) for flag, key in family.flags.items() if isinstance(key, str)})
+        if self.partial_rotary_factor != 1.0 or family.partial_rotary_factor != 1.0:
+            kept[family.key("partial_rotary_factor")] = self.partial_rotary_factor
         kept["rope_scaling"] = None if self.rope_scaling is None else dict(self.rope_scaling)
-        kept |= write_experts(self.experts, self.family.experts)
+        kept["sliding_window"] = self.sliding_window
+        kept |= write_experts(self.experts, family.experts)
         kept["eos_token_id"] = as_json_ids(self.eos_token_id)
-        kept["hidden_act"] = self.family.activations[0]
+        kept[family.key("hidden_act")] = family.activation_name(self.activation)
         kept |= {} if self.trained_template is None else {TEMPLATE_KEY: dict(self.trained_template)}
         kept |= {} if self.comparison is None else {COMPARISON_KEY: dict(self.comparison)}
-        kept["sliding_window"] = self.sliding_window
-        if self.family.window == "asked":
+        if family.window == "asked":
             kept["use_sliding_window"] = self.sliding_window is not None
-        return kept
+        return {key: value for key, value in kept.items() if key not in family.absent}
 
 
 def as_json_ids(ids: int | tuple[int, ...] | None) -> int | list[int] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -12,11 +12,31 @@ EXPERT = ".experts."
 """What stands before the number of an expert in names of weights, and nowhere else."""
 EACH = "{}"
 """The number of an expert in names of weights."""
-FLAGS = ("attention_bias", "attention_output_bias", "mlp_bias", "qk_norm")
+FLAGS = (
+    "attention_bias",
+    "attention_output_bias",
+    "mlp_bias",
+    "norm_bias",
+    "qk_norm",
+    "scaled_embedding",
+    "learned_positions",
+    "parallel_block",
+    "shared_norm",
+)
 """Fields of DecoderConfig that a family derives from config.json or fixes."""
 
 Dimension = Literal[
-    "vocabulary", "hidden", "inner", "queries", "keys", "head", "one", "experts", "expert_inner", "shared_inner"
+    "vocabulary",
+    "hidden",
+    "inner",
+    "queries",
+    "keys",
+    "head",
+    "one",
+    "positions",
+    "experts",
+    "expert_inner",
+    "shared_inner",
 ]
 """The meaning of an axis; ``queries`` and ``keys`` are concatenated heads."""
 
@@ -84,6 +104,35 @@ class ExpertKeys:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """A matrix of the layers in files, if it is not one weight as [outputs, inputs]."""
+
+    name: str
+    """Its name without ``.weight``, and without the prefix of the layer."""
+    roles: tuple[str, ...]
+    """The weights that it holds, by role."""
+    by_group: bool = False
+    """Queries, keys and values: False: all queries, then all keys, then all values; True: of one key head after
+    another, its queries, its key and its value.
+    """
+    inputs_first: bool = False
+    """Whether it is [inputs, outputs]."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Files:
+    """How the files of a family differ from Llama's."""
+
+    layers: str = LAYERS
+    """Prefix of a layer's number."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Names outside the layers, and of modules in a layer, by those of the table (without ``.weight``)."""
+    matrices: tuple[Stored, ...] = ()
+    ignored: tuple[str, ...] = ()
+    """Endings of the names of tensors that hold nothing to be learned."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PaddleNLP:
     """How PaddleNLP's model of a family differs from Hugging Face's."""
 
@@ -103,6 +152,8 @@ class Family:
     """``model_type`` in config.json, and PaddleNLP's prefix of tensor names instead of ``model``."""
     class_prefix: str
     """Prefix of ``ForCausalLM`` in the class names of Hugging Face and PaddleNLP."""
+    causal_class: str = ""
+    """The class of language models, if it is not the prefix and ``ForCausalLM``."""
     aliases: tuple[str, ...] = ()
     """Other values of ``model_type`` for the same model."""
     layer: tuple[Weight, ...]
@@ -113,17 +164,57 @@ class Family:
     """Whether ``sliding_window`` is used; ``asked``: if ``use_sliding_window`` is true."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """Defaults of the family's configuration class for keys missing in config.json."""
+    position_offset: int = 0
+    """The row of position 0 among learned positions."""
     default_kv_heads: int | None = None
     """Default of ``num_key_value_heads``; None: ``num_attention_heads``."""
-    norm: Literal["rms"] = "rms"
-    """The normalisation of hidden states."""
-    activations: tuple[str, ...] = ("silu", "swish")
-    """Names of the gate's activation in config.json; the first is written."""
+    norm: Literal["rms", "rms+1", "layer"] = "rms"
+    """The normalisation of hidden states and heads; ``rms+1`` scales by 1 + weight, ``layer`` has a bias."""
+    activations: Mapping[str, str] = field(default_factory=lambda: {"silu": "silu", "swish": "silu"})
+    """The operator (``ops.activations``) of each name that config.json may give the activation."""
+    keys: Mapping[str, str] = field(default_factory=dict)
+    """The family's keys in config.json where they are not Llama's, by Llama's."""
+    absent: tuple[str, ...] = ()
+    """Keys that the family does not have: they are neither read nor written."""
+    fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Keys of config.json that change what the model computes, with the values that are supported."""
+    complete: Callable[[dict[str, Any]], dict[str, Any]] = dict
+    """Returns the keys of a config.json (Llama's) with those that follow from others."""
     experts: ExpertKeys | None = None
     """None: a feed-forward block is one network."""
+    files: Files | Callable[[Any], Files] | None = None
+    """None: as Llama's; a function of a DecoderConfig if its keys decide."""
+    rotates_neighbours: bool = False
+    """Whether numbers 2i and 2i + 1 of a head are rotated together, not those of its halves."""
+    partial_rotary_factor: float = 1.0
+    """The share of a head that is rotated, if config.json does not say it."""
     paddlenlp: PaddleNLP | None = None
     """None: PaddleNLP has no such model."""
 
     def weight(self, role: str) -> Weight:
         """Return the weight of a layer that has ``role``."""
         return next(weight for weight in self.layer if weight.role == role)
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether the activation of one projection of the feed-forward block multiplies another."""
+        return any(weight.role == "gate" for weight in self.layer)
+
+    def has_norms(self, place: str) -> bool:
+        """Return whether layers have norms ``after`` attention and feed-forward, or have ``none before``."""
+        roles = {weight.role for weight in self.layer}
+        return "attended_norm" in roles if place == "after" else "input_norm" not in roles
+
+    def class_name(self, kind: str) -> str:
+        """Return Hugging Face's class of ``causal`` or ``score`` models."""
+        if kind == "score":
+            return f"{self.class_prefix}ForSequenceClassification"
+        return self.causal_class or f"{self.class_prefix}ForCausalLM"
+
+    def key(self, name: str) -> str:
+        """Return the family's key for Llama's key ``name``."""
+        return self.keys.get(name, name)
+
+    def activation_name(self, operator: str) -> str:
+        """Return the name under which config.json gets ``operator``: the first that means it."""
+        return next(name for name, meant in self.activations.items() if meant == operator)

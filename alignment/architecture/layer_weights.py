@@ -20,7 +20,14 @@ HEAD_NORMS = (
     Weight("key_norm", "self_attn.k_norm", ("head",), "norm", needs="qk_norm"),
 )
 NORMS = (
-    Weight("input_norm", "input_layernorm", ("hidden",), "norm"),
-    Weight("feed_norm", "post_attention_layernorm", ("hidden",), "norm"),
+    Weight("input_norm", "input_layernorm", ("hidden",), "norm", bias="norm_bias"),
+    Weight("feed_norm", "post_attention_layernorm", ("hidden",), "norm", bias="norm_bias"),
 )
+POST_NORMS = (
+    Weight("attended_norm", "post_attention_layernorm", ("hidden",), "norm"),
+    Weight("fed_norm", "post_feedforward_layernorm", ("hidden",), "norm"),
+)
+"""Norms of what attention and feed-forward give, before it is added to the hidden states."""
 LLAMA_LAYER = (*ATTENTION, *FEED_FORWARD, *HEAD_NORMS, *NORMS)
+PLAIN_FEED_FORWARD = FEED_FORWARD[1:]
+"""A feed-forward block without a gate."""

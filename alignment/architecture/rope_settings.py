@@ -12,8 +12,9 @@ from alignment.errors import ModelFolderError
 DEFAULT_THETA = 10000.0
 
 
-def read_rope(given: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """Return ``rope_theta`` and ``rope_scaling`` (None: plain) from ``rope_scaling``, else from ``rope_parameters``.
+def read_rope(given: Mapping[str, Any], place: str, *, partial: float = 1.0) -> dict[str, Any]:
+    """Return ``rope_theta``, ``rope_scaling`` (None: plain) and ``partial_rotary_factor`` (if it is not given:
+    ``partial``) from ``rope_scaling``, else from ``rope_parameters``.
 
     What is not supported is a ModelFolderError that names ``place``.
     """
@@ -29,12 +30,14 @@ def read_rope(given: Mapping[str, Any], place: str) -> dict[str, Any]:
     kind = scaling.setdefault("rope_type", old_kind)
     if kind not in SCALINGS:
         raise ModelFolderError(f"{place}: rope_type {kind!r} is not supported (kinds: {', '.join(SCALINGS)})")
-    if scaling.pop("partial_rotary_factor", 1.0) != 1.0:
-        raise ModelFolderError(f"{place}: partial_rotary_factor is not supported (all of a head is rotated)")
-    if kind in ("llama3", "yarn"):
+    partial = scaling.pop("partial_rotary_factor", given.get("partial_rotary_factor", partial))
+    if not is_number(partial) or not 0 < partial <= 1:
+        raise ModelFolderError(f"{place}: partial_rotary_factor must be a number above 0 up to 1, found {partial!r}")
+    if kind in ("llama3", "yarn", "longrope"):
         trained = scaling.get("original_max_position_embeddings") or given["max_position_embeddings"]
         scaling["original_max_position_embeddings"] = given.get("original_max_position_embeddings", trained)
-    return {"rope_theta": theta, "rope_scaling": None if kind == "default" else scaling}
+    scaling = None if kind == "default" else scaling
+    return {"rope_theta": theta, "rope_scaling": scaling, "partial_rotary_factor": float(partial)}
 
 
 def _theta(scaling: dict[str, Any], newer: Mapping[str, Any], given: Mapping[str, Any], place: str) -> float:
@@ -62,6 +65,8 @@ def longest_row(positions: int, scaling: Mapping[str, Any] | None) -> int:
     scaling = scaling or {}
     if scaling.get("rope_type") == "dynamic":
         return positions
+    if scaling.get("rope_type") == "longrope":
+        return int(scaling["original_max_position_embeddings"])
     trained, factor = scaling.get("original_max_position_embeddings") or positions, scaling.get("factor") or 1
     if not (is_number(trained) and is_number(factor)):
         return positions

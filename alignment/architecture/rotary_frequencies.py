@@ -10,7 +10,7 @@ import numpy as np
 
 from alignment.errors import ModelFolderError
 
-SCALINGS = ("default", "linear", "dynamic", "llama3", "yarn")
+SCALINGS = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
 
 
 def inverse_frequencies(
@@ -36,6 +36,8 @@ def inverse_frequencies(
             plain = _llama3(plain, scaling)
         elif kind == "yarn":
             plain, scale = _yarn(plain, theta, scaling, max_positions)
+        elif kind == "longrope":
+            plain, scale = plain / _short_factors(scaling, len(plain)), _longrope_attention(scaling, max_positions)
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise ModelFolderError(f"rope_scaling {dict(scaling)}: missing or bad number {error}") from None
     if not (np.isfinite(plain).all() and math.isfinite(scale)):
@@ -74,6 +76,23 @@ def _yarn(plain: np.ndarray, theta: float, scaling: Mapping[str, Any], max_posit
     first, last = max(first, 0), min(last, dim - 1)
     stretched = np.clip((np.arange(dim // 2) - first) / ((last - first) or 1e-3), 0.0, 1.0)
     return plain * (1 - stretched) + plain / factor * stretched, _yarn_attention(factor, scaling)
+
+
+def _short_factors(scaling: Mapping[str, Any], count: int) -> np.ndarray:
+    """Return the factors of rows up to the old context; longer rows, which use other ones, are refused elsewhere."""
+    factors = np.asarray(scaling["short_factor"], np.float64)
+    if factors.shape != (count,):
+        raise ValueError(f"'short_factor': {len(factors)} numbers, {count} are needed")
+    return factors
+
+
+def _longrope_attention(scaling: Mapping[str, Any], max_positions: int) -> float:
+    """Return the factor on cosines and sines (LongRoPE: Ding et al. 2024)."""
+    if scaling.get("attention_factor") is not None:
+        return float(scaling["attention_factor"])
+    old_context = float(scaling["original_max_position_embeddings"])
+    factor = max_positions / old_context if scaling.get("factor") is None else _factor(scaling)
+    return math.sqrt(1 + math.log(factor) / math.log(old_context)) if factor > 1 else 1.0
 
 
 def _yarn_attention(factor: float, scaling: Mapping[str, Any]) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import paddle
 import paddle.nn.functional as F
 
-from alignment.ops.precision import is_half, widen
+from alignment.ops.precision import is_half, scale_by, widen
 
 
 def embedding(ids: paddle.Tensor, weight: paddle.Tensor) -> paddle.Tensor:
@@ -18,3 +18,9 @@ def embedding(ids: paddle.Tensor, weight: paddle.Tensor) -> paddle.Tensor:
         return F.embedding(ids, weight)
     present, places = paddle.unique(ids, return_inverse=True)
     return F.embedding(places, widen(paddle.gather(weight, present))).astype(weight.dtype)
+
+
+def scale_embedding(rows: paddle.Tensor, scale: float) -> paddle.Tensor:
+    """Return ``rows`` times ``scale``, which is first rounded to their dtype, as in transformers."""
+    rounded = scale if not is_half(rows) else float(paddle.full([], scale, rows.dtype).astype("float32"))
+    return scale_by(rows, rounded)

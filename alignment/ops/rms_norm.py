@@ -14,6 +14,15 @@ _FEW_NUMBERS = 1 << 14
 """Up to this size the overhead of Paddle's calls exceeds that of its slow reductions and broadcasts."""
 
 
+NORM_OFFSETS = {"rms": 0.0, "rms+1": 1.0, "layer": 0.0}
+"""What is added to the weight, by the name in a family's table."""
+
+
+def offset_weight(weight: paddle.Tensor, offset: float) -> paddle.Tensor:
+    """Return ``weight`` [H] plus ``offset``, in at least float32 if that is not 0."""
+    return weight if offset == 0.0 else widen(weight) + offset
+
+
 def rms_norm(x: paddle.Tensor, weight: paddle.Tensor, eps: float) -> paddle.Tensor:
     """Return ``x / sqrt(mean(x^2) + eps) * weight`` over the last axis; x [..., H], weight [H].
 
@@ -92,3 +101,19 @@ def rms_norm_inference(x: paddle.Tensor, weight: paddle.Tensor, eps: float) -> p
     # Fewer calls take half the time when overhead dominates.
     scale = paddle.rsqrt((rows * rows).mean(-1, keepdim=True) + eps)
     return (rows * scale).multiply_(weight).astype(x.dtype)
+
+
+def layer_norm(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor, eps: float) -> paddle.Tensor:
+    """Return ``(x - mean) / sqrt(variance + eps) * weight + bias`` over the last axis (Ba et al. 2016).
+
+    It is ``rms_norm`` of what is left without the mean; half precision is computed in float32.
+    """
+    wide = widen(x)
+    return (rms_norm(wide - wide.mean(-1, keepdim=True), widen(weight), eps) + widen(bias)).astype(x.dtype)
+
+
+def layer_norm_inference(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor, eps: float) -> paddle.Tensor:
+    """Return ``layer_norm`` of x [N, H], not differentiable."""
+    wide = widen(x)
+    normed = rms_norm_inference(wide - wide.mean(-1, keepdim=True), widen(weight), eps)
+    return normed.add_(widen(bias)).astype(x.dtype)

@@ -25,18 +25,31 @@ extern "C" {
 
 enum AcWeightType { AC_WEIGHT_F32 = 0, AC_WEIGHT_BF16 = 1, AC_WEIGHT_INT8 = 2 };
 enum AcDataType { AC_F32 = 0, AC_BF16 = 1 };
+enum AcActivation { AC_SILU = 0, AC_GELU_TANH = 1, AC_GELU = 2, AC_RELU = 3 };
 enum AcStatus { AC_OK = 0, AC_BAD_ARGUMENT = -1, AC_NO_MEMORY = -2, AC_NOT_READY = -3, AC_NOT_FINITE = -4 };
 
 // Sizes are those of this rank: with tensor parallelism heads, kv_heads, inner and vocab are already divided.
 typedef struct AcConfig {
   int32_t struct_bytes;  // sizeof(AcConfig), so that a caller built from another header is refused
   int32_t num_layers, hidden, inner, heads, kv_heads, head_dim, vocab;
-  float rms_eps;
+  float rms_eps;        // of every norm
   int32_t window;       // a token sees this many tokens, itself included; 0: all before it
   int32_t qk_norm;      // 1: queries and keys are normalised head by head before the rotation (Qwen3)
   int32_t qkv_bias;     // 1: q_proj, k_proj and v_proj have biases
   int32_t output_bias;  // 1: o_proj has one
   int32_t mlp_bias;     // 1: gate_proj, up_proj and down_proj have them
+  int32_t layer_norm;   // 1: norms subtract the mean and have biases; 0: root mean square, no bias
+  int32_t activation;   // AcActivation
+  int32_t plain_feed;   // 1: down(activation(up)), without a gate
+  int32_t parallel;     // 1: attention and feed-forward read the same hidden states, and both are added
+  int32_t no_feed_norm; // 1: the feed-forward block reads what attention reads (parallel only)
+  int32_t no_pre_norms; // 1: attention and feed-forward read hidden states that are not normalised
+  int32_t post_norms;   // 1: what attention and feed-forward give is normalised before it is added
+  int32_t position_rows;    // rows of model.embed_positions.weight, which are added to the embeddings; 0: there are none
+  int32_t position_offset;  // the row of position 0
+  float embedding_scale;    // of the embeddings (not of the head); 0: 1
+  float attention_scale;    // of the scores; 0: 1 / sqrt(head_dim)
+  float attention_cap, logit_cap;  // x becomes cap tanh(x / cap); 0: it stays
   int32_t tied;         // 1: the head is the embedding; lm_head.weight is then not a weight of the model
   int32_t weight_type;  // AcWeightType of the matrices; norms and biases stay f32, embeddings are f32 or bf16
   int32_t kv_type;      // AcDataType of the key/value pool

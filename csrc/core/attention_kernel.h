@@ -127,6 +127,12 @@ void mix(const Span<T>& span, const float* weights, int64_t weight_stride, float
   }
 }
 
+// scores [end - begin] -> cap tanh(score / cap)
+AC_INLINE void cap_scores(float* scores, int count, float cap) {
+  const V high = splat(cap), inverse = splat(1.0f / cap);
+  for (int i = 0; i < count; i += LANES) store(scores + i, mul(high, tanh(mul(load(scores + i), inverse))));
+}
+
 // scores [end - begin] -> e^(score - largest) of positions first..last, 0 elsewhere; returns the sum.
 float soften(float* scores, int begin, int end, int first, int last) {
   const int from = first / GROUP * GROUP - begin, to = last / GROUP * GROUP + GROUP - begin;
@@ -210,6 +216,7 @@ void attend_queries(const ac::Attention& job, const ac::AttentionTile& tile, int
   float factors[TILE_ROWS];
   for (int v = 0; v < count; ++v) {
     const int position = position_of(v), end = span.begin + static_cast<int>(score_stride) - GROUP;
+    if (job.cap > 0.0f) cap_scores(scores + v * score_stride, end - span.begin, job.cap);
     factors[v] = 1.0f / soften(scores + v * score_stride, span.begin, end, first_seen(job, position), position);
   }
   work.mix(span, scores, score_stride, outputs, stride);

@@ -57,7 +57,7 @@ Buffers lay_out(Carver& carver, const AcModel& model, const Request& q) {
   Buffers made;
   made.residual = take_rows(carver, q.num_rows, c.hidden, false);
   made.last_residual = take_rows(carver, q.num_logit_rows, c.hidden, false);
-  made.partial = take_rows(carver, model.reduce ? rows : 0, c.hidden, false);
+  made.partial = take_rows(carver, model.reduce || c.post_norms ? rows : 0, c.hidden, false);
   made.qkv = take_rows(carver, q.num_rows, (c.heads + 2 * c.kv_heads) * c.head_dim, false);
   made.normed = take_rows(carver, rows, c.hidden, narrow_inputs);
   made.mixed = take_rows(carver, rows, c.heads * c.head_dim, narrow_inputs);
@@ -86,14 +86,19 @@ class Worker {
       if (is_last) residual = keep_wanted();
       attend(plan, model_.cache(i));
       const int num_rows = static_cast<int>(plan.rows.size());
-      add_product(layer.output, buffers_.mixed, residual, num_rows);
-      normalise(residual, layer.feed_norm, num_rows);
-      multiply({&layer.gate_up, buffers_.normed, num_rows, buffers_.gated, Finish::gate, config_.inner});
-      add_product(layer.down, buffers_.gated, residual, num_rows);
+      const Norm& feed_norm = config_.no_feed_norm ? layer.input_norm : layer.feed_norm;
+      if (config_.parallel) normalise(residual, feed_norm, num_rows);
+      add_product(layer.output, buffers_.mixed, residual, num_rows, layer.attended_norm);
+      if (!config_.parallel) normalise(residual, feed_norm, num_rows);
+      multiply({&layer.gate_up, buffers_.normed, num_rows, buffers_.gated,
+                config_.plain_feed ? Finish::activate : Finish::gate, config_.inner,
+                static_cast<Activation>(config_.activation)});
+      add_product(layer.down, buffers_.gated, residual, num_rows, layer.fed_norm);
     }
     normalise(residual, model_.norm, q_.num_logit_rows);
     const Rows logits{q_.logits, nullptr, config_.vocab};
     multiply({&model_.head, buffers_.normed, q_.num_logit_rows, logits, Finish::store, config_.vocab});
+    if (config_.logit_cap > 0.0f) cap_logits();
   }
 
  private:
@@ -113,7 +118,28 @@ class Worker {
     wait();
   }
 
+  void cap_logits() {
+    for (int row = share_.begin(q_.num_logit_rows); row < share_.end(q_.num_logit_rows); ++row) {
+      kernels_.cap(q_.logits + static_cast<int64_t>(row) * config_.vocab, config_.vocab, config_.logit_cap);
+    }
+    wait();
+  }
+
+  // Embeddings times their scale; after the sum over the ranks, each adds the positions.
   void embed(const Rows& to) {
+    look_up(to);
+    wait();
+    reduce(to, q_.num_rows);
+    if (config_.position_rows == 0) return;
+    for (int row = share_.begin(q_.num_rows); row < share_.end(q_.num_rows); ++row) {
+      const int64_t at = static_cast<int64_t>(q_.positions[row] + config_.position_offset) * config_.hidden;
+      float* x = to.wide + row * to.stride;
+      for (int64_t i = 0; i < config_.hidden; ++i) x[i] += model_.positions[at + i];
+    }
+    wait();
+  }
+
+  void look_up(const Rows& to) {
     const int64_t hidden = config_.hidden;
     for (int row = share_.begin(q_.num_rows); row < share_.end(q_.num_rows); ++row) {
       float* x = to.wide + row * to.stride;
@@ -126,17 +152,17 @@ class Worker {
       } else {
         std::memcpy(x, reinterpret_cast<const float*>(model_.embedding) + token * hidden, hidden * sizeof(float));
       }
+      if (config_.embedding_scale == 0.0f) continue;
+      for (int64_t i = 0; i < hidden; ++i) x[i] *= config_.embedding_scale;
     }
-    wait();
-    reduce(to, q_.num_rows);
   }
 
-  void normalise(const Rows& from, const float* weight, int num_rows) {
+  void normalise(const Rows& from, const Norm& norm, int num_rows) {
     for (int row = share_.begin(num_rows); row < share_.end(num_rows); ++row) {
       Rows to = buffers_.normed;
       if (to.wide) to.wide += row * to.stride;
       if (to.narrow) to.narrow += row * to.stride;
-      kernels_.normalise(from.wide + row * from.stride, weight, config_.hidden, config_.rms_eps, to);
+      kernels_.normalise(from.wide + row * from.stride, norm, config_.hidden, config_.rms_eps, to);
     }
     wait();
   }
@@ -159,7 +185,9 @@ class Worker {
 
   void attend(const Plan& plan, const Cache& cache) {
     const Attention job{cache, buffers_.qkv, buffers_.mixed, q_.positions, config_.heads, config_.window,
-                        1.0f / std::sqrt(static_cast<float>(config_.head_dim))};
+                        config_.attention_scale > 0.0f ? config_.attention_scale
+                                                       : 1.0f / std::sqrt(static_cast<float>(config_.head_dim)),
+                        config_.attention_cap};
     const int64_t items = static_cast<int64_t>(plan.tiles.size()) * config_.kv_heads;
 // monotonic: what g++ asks for otherwise is missing in the OpenMP runtime that Paddle brings.
 #pragma omp for schedule(monotonic : dynamic)
@@ -170,17 +198,23 @@ class Worker {
     }
   }
 
-  // residual += input x weights + biases, summed over the ranks before the biases.
-  void add_product(const Matrix& weights, const Rows& input, const Rows& residual, int num_rows) {
-    if (!model_.reduce) return multiply({&weights, input, num_rows, residual, Finish::add, config_.hidden});
+  // residual += input x weights + biases, summed over the ranks before the biases and normalised after them.
+  void add_product(const Matrix& weights, const Rows& input, const Rows& residual, int num_rows, const Norm& norm) {
+    if (!model_.reduce && !norm.weight) {
+      return multiply({&weights, input, num_rows, residual, Finish::add, config_.hidden});
+    }
     Matrix unbiased = weights;
     unbiased.biases = nullptr;
     multiply({&unbiased, input, num_rows, buffers_.partial, Finish::store, config_.hidden});
     reduce(buffers_.partial, num_rows);
     for (int row = share_.begin(num_rows); row < share_.end(num_rows); ++row) {
       float* to = residual.wide + row * residual.stride;
-      const float* from = buffers_.partial.wide + row * buffers_.partial.stride;
-      for (int i = 0; i < config_.hidden; ++i) to[i] += weights.biases ? from[i] + weights.biases[i] : from[i];
+      float* from = buffers_.partial.wide + row * buffers_.partial.stride;
+      if (weights.biases) {
+        for (int i = 0; i < config_.hidden; ++i) from[i] += weights.biases[i];
+      }
+      if (norm.weight) kernels_.normalise(from, norm, config_.hidden, config_.rms_eps, {from, nullptr, 0});
+      for (int i = 0; i < config_.hidden; ++i) to[i] += from[i];
     }
     wait();
   }

@@ -37,8 +37,10 @@ struct Rows {
   int64_t stride;
 };
 
-// Where a matrix product goes: store, add to what is there, or silu(gate) * up of a gated matrix.
-enum class Finish { store, add, gate };
+// Where a matrix product goes: store, add to what is there, activation(product), or activation(gate) * up of a gated
+// matrix.
+enum class Finish { store, add, activate, gate };
+enum class Activation { silu, gelu_tanh, gelu, relu };
 struct Product {
   const Matrix* weights;
   Rows input;
@@ -46,6 +48,7 @@ struct Product {
   Rows output;
   Finish finish;
   int columns;  // outputs to write; more than that are written only if output.stride has room for whole panels
+  Activation activation = Activation::silu;
 };
 
 // Keys and values of one layer. Block b at base + b * block_bytes holds, T being float or bf16,
@@ -65,6 +68,7 @@ struct Attention {
   const int32_t* positions;
   int heads, window;  // window 0: none
   float scale;        // of the scores
+  float cap;          // scores become cap tanh(score / cap); 0: they stay
 };
 
 // Neighbouring rows of one slot whose queries are computed together, for one key head.
@@ -82,17 +86,23 @@ struct HeadWork {
   float eps;
 };
 
+// A normalisation over n numbers: x / sqrt(mean(x^2) + eps) * weight, or with a bias (x - mean) / sqrt(variance + eps) *
+// weight + bias. Without a weight x is only copied.
+struct Norm {
+  float *weight, *bias;
+};
+
 struct Kernels {
   const char* isa;
   int panel;                // outputs of a panel
   int tile_rows;            // queries an attention tile computes at once
   bool multiplies_narrow;   // bf16 weights take bf16 inputs
   void (*multiply)(const Product&, Share);
-  // output = x / sqrt(mean(x^2) + eps) * weight over n numbers
-  void (*normalise)(const float* x, const float* weight, int n, float eps, Rows output);
+  void (*normalise)(const float* x, const Norm& norm, int n, float eps, Rows output);  // output may be x
   // Normalise heads, rotate queries and keys by cos, sin [head_dim / 2], and write key and value to `block` at `place`.
   void (*place_row)(const HeadWork&, float* qkv, const float* cosines, const float* sines, int block, int place);
   void (*attend)(const Attention&, const AttentionTile&, float* scratch);
+  void (*cap)(float* x, int64_t n, float limit);  // x = limit tanh(x / limit)
 };
 
 // Floats of scratch that `attend` needs for positions below `positions`.

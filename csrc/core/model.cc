@@ -43,6 +43,8 @@ std::string find_problem(const AcConfig& c) {
       {"num_layers", c.num_layers, 1, ANY},   {"hidden", c.hidden, 2, ANY},         {"inner", c.inner, 2, ANY},
       {"heads", c.heads, 1, ANY},             {"kv_heads", c.kv_heads, 1, ANY},     {"head_dim", c.head_dim, 2, ANY},
       {"vocab", c.vocab, 1, ANY},             {"window", c.window, 0, ANY},
+      {"activation", c.activation, 0, 3},     {"position_rows", c.position_rows, 0, ANY},
+      {"position_offset", c.position_offset, 0, ANY},
       {"weight_type", c.weight_type, 0, 2},   {"kv_type", c.kv_type, 0, 1},
       {"block_tokens", c.block_tokens, 16, ANY}, {"num_blocks", c.num_blocks, 1, ANY},
       {"max_positions", c.max_positions, 1, ANY},
@@ -57,6 +59,9 @@ std::string find_problem(const AcConfig& c) {
     return "heads " + std::to_string(c.heads) + " is no multiple of kv_heads " + std::to_string(c.kv_heads);
   }
   if (c.block_tokens % TOKEN_GROUP) return "block_tokens " + std::to_string(c.block_tokens) + " is no multiple of 16";
+  if (c.position_rows > 0 && c.max_positions > c.position_rows - c.position_offset) {
+    return "max_positions " + std::to_string(c.max_positions) + " is more than position_rows has";
+  }
   if (c.hidden % 2 || c.inner % 2 || c.head_dim % 2) return "hidden, inner and head_dim must be even";
   return "";
 }
@@ -81,21 +86,31 @@ void AcModel::lay_out(ac::Carver& carver) {
   cosines = carver.take<float>(angles);
   sines = carver.take<float>(angles);
   for (ac::Layer& layer : layers) lay_out_layer(carver, layer);
-  norm = carver.take<float>(config.hidden);
+  norm = lay_out_norm(carver, true);
+  positions = carver.take<float>(static_cast<size_t>(config.position_rows) * config.hidden);
   const int panel = kernels->panel;
   head = ac::lay_out_matrix(carver, *this, config.hidden, (config.vocab + panel - 1) / panel, false);
+}
+
+ac::Norm AcModel::lay_out_norm(ac::Carver& carver, bool exists) {
+  if (!exists) return {nullptr, nullptr};
+  float* weight = carver.take<float>(config.hidden);
+  return {weight, config.layer_norm ? carver.take<float>(config.hidden) : nullptr};
 }
 
 void AcModel::lay_out_layer(ac::Carver& carver, ac::Layer& layer) {
   const auto panels = [this](int outputs) { return (outputs + kernels->panel - 1) / kernels->panel; };
   const int dim = config.head_dim, mixed = config.heads * dim, projected = mixed + 2 * config.kv_heads * dim;
-  layer.input_norm = carver.take<float>(config.hidden);
+  layer.input_norm = lay_out_norm(carver, !config.no_pre_norms);
+  layer.attended_norm = lay_out_norm(carver, config.post_norms);
+  layer.fed_norm = lay_out_norm(carver, config.post_norms);
   layer.qkv = ac::lay_out_matrix(carver, *this, config.hidden, panels(projected), config.qkv_bias);
   layer.query_norm = config.qk_norm ? carver.take<float>(dim) : nullptr;
   layer.key_norm = config.qk_norm ? carver.take<float>(dim) : nullptr;
   layer.output = ac::lay_out_matrix(carver, *this, mixed, panels(config.hidden), config.output_bias);
-  layer.feed_norm = carver.take<float>(config.hidden);
-  layer.gate_up = ac::lay_out_matrix(carver, *this, config.hidden, 2 * panels(config.inner), config.mlp_bias);
+  layer.feed_norm = lay_out_norm(carver, !config.no_pre_norms && !config.no_feed_norm);
+  const int halves = config.plain_feed ? 1 : 2;
+  layer.gate_up = ac::lay_out_matrix(carver, *this, config.hidden, halves * panels(config.inner), config.mlp_bias);
   layer.down = ac::lay_out_matrix(carver, *this, config.inner, panels(config.hidden), config.mlp_bias);
 }
 
@@ -103,9 +118,22 @@ void AcModel::name_parameters() {
   using Kind = ac::Parameter::Kind;
   const int hidden = config.hidden, vocab = config.vocab;
   parameters["model.embed_tokens.weight"] = {Kind::embedding, vocab, hidden, nullptr, &head, 0, -1, false};
-  parameters["model.norm.weight"] = {Kind::vector, 1, hidden, norm, nullptr, 0, -1, false};
+  if (config.position_rows > 0) {
+    parameters["model.embed_positions.weight"] = {Kind::rows, config.position_rows, hidden, positions, nullptr, 0, -1,
+                                                  false};
+  }
+  name_norm("model.norm", norm);
   if (!config.tied) parameters["lm_head.weight"] = {Kind::matrix, hidden, vocab, nullptr, &head, 0, -1, false};
   for (int i = 0; i < config.num_layers; ++i) name_layer("model.layers." + std::to_string(i) + ".", layers[i]);
+}
+
+void AcModel::name_norm(const std::string& name, const ac::Norm& norm) {
+  using Kind = ac::Parameter::Kind;
+  const auto vector = [&](const char* ending, float* to) {
+    if (to) parameters[name + ending] = {Kind::vector, 1, config.hidden, to, nullptr, 0, -1, false};
+  };
+  vector(".weight", norm.weight);
+  vector(".bias", norm.bias);
 }
 
 void AcModel::name_layer(const std::string& prefix, ac::Layer& layer) {
@@ -119,16 +147,18 @@ void AcModel::name_layer(const std::string& prefix, ac::Layer& layer) {
     parameters[prefix + name + ".weight"] = {Kind::matrix, to.inputs, cols, nullptr, &to, first, pair, false};
     if (to.biases) parameters[prefix + name + ".bias"] = {Kind::vector, 1, cols, nullptr, &to, first, pair, false};
   };
-  vector("input_layernorm", layer.input_norm, hidden);
-  vector("post_attention_layernorm", layer.feed_norm, hidden);
+  name_norm(prefix + "input_layernorm", layer.input_norm);
+  name_norm(prefix + "attended_norm", layer.attended_norm);
+  name_norm(prefix + "post_attention_layernorm", layer.feed_norm);
+  name_norm(prefix + "fed_norm", layer.fed_norm);
   vector("self_attn.q_norm", layer.query_norm, dim);
   vector("self_attn.k_norm", layer.key_norm, dim);
   matrix("self_attn.q_proj", layer.qkv, mixed, 0, -1);
   matrix("self_attn.k_proj", layer.qkv, keys, mixed, -1);
   matrix("self_attn.v_proj", layer.qkv, keys, mixed + keys, -1);
   matrix("self_attn.o_proj", layer.output, hidden, 0, -1);
-  matrix("mlp.gate_proj", layer.gate_up, inner, 0, 0);
-  matrix("mlp.up_proj", layer.gate_up, inner, 0, 1);
+  if (!config.plain_feed) matrix("mlp.gate_proj", layer.gate_up, inner, 0, 0);
+  matrix("mlp.up_proj", layer.gate_up, inner, 0, config.plain_feed ? -1 : 1);
   matrix("mlp.down_proj", layer.down, hidden, 0, -1);
 }
 

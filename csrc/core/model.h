@@ -11,16 +11,17 @@
 namespace ac {
 
 struct Layer {
-  float *input_norm, *query_norm, *key_norm, *feed_norm;
+  Norm input_norm, attended_norm, feed_norm, fed_norm;
+  float *query_norm, *key_norm;
   Matrix qkv, output, gate_up, down;
 };
 
 // Where a parameter of the caller goes.
 struct Parameter {
-  enum class Kind { vector, matrix, embedding };
+  enum class Kind { vector, matrix, embedding, rows };  // rows: f32 as they are
   Kind kind;
   int64_t rows, cols;
-  float* vector;      // vectors: first number, when they are not biases
+  float* vector;      // vectors and rows: first number, when they are not biases
   Matrix* matrix;     // matrices and biases: a stretch of its outputs
   int first_output;   // of that stretch
   int pair;           // 0 gate, 1 up: which of the panels that stand in turns; -1: not gated
@@ -38,7 +39,8 @@ struct AcModel {
   std::vector<ac::Layer> layers;
   ac::Matrix head;
   char* embedding;  // [vocab, hidden], f32 or, beside other weights than f32, bf16
-  float *norm, *cosines, *sines;
+  float *positions, *cosines, *sines;
+  ac::Norm norm;
   std::map<std::string, ac::Parameter> parameters;
   bool has_rotary = false;
   AcReduce reduce = nullptr;
@@ -52,7 +54,9 @@ struct AcModel {
 
  private:
   void lay_out(ac::Carver& carver);
+  ac::Norm lay_out_norm(ac::Carver& carver, bool exists);
   void lay_out_layer(ac::Carver& carver, ac::Layer& layer);
+  void name_norm(const std::string& name, const ac::Norm& norm);
   void name_parameters();
   void name_layer(const std::string& prefix, ac::Layer& layer);
 };

@@ -15,6 +15,32 @@ AC_INLINE V finished(const ac::Matrix& w, const Tile& tile, const float* sums, i
   return w.biases ? add(x, load(w.biases + output)) : x;
 }
 
+template <ac::Activation A>
+AC_INLINE V activated(V x) {
+  if constexpr (A == ac::Activation::gelu_tanh) return gelu_tanh(x);
+  if constexpr (A == ac::Activation::gelu) return gelu(x);
+  if constexpr (A == ac::Activation::relu) return relu(x);
+  return silu(x);
+}
+
+template <ac::Activation A>
+void write_activated(const ac::Product& job, const Tile& tile, const float* sums) {
+  for (int p = 0; p < tile.num_panels; ++p) {
+    for (int m = 0; m < tile.num_rows; ++m) {
+      const int64_t at = (tile.row + m) * job.output.stride + (tile.panel + p) * PANEL;
+      for (int lane = 0; lane < PANEL; lane += LANES) {
+        const V y = activated<A>(finished(*job.weights, tile, sums, p, m, lane));
+        if (job.output.narrow) {
+          store(job.output.narrow + at + lane, y);
+        } else {
+          store(job.output.wide + at + lane, y);
+        }
+      }
+    }
+  }
+}
+
+template <ac::Activation A>
 void write_gated(const ac::Product& job, const Tile& tile, const float* sums) {
   for (int p = 0; p < tile.num_panels; p += 2) {
     for (int m = 0; m < tile.num_rows; ++m) {
@@ -22,7 +48,7 @@ void write_gated(const ac::Product& job, const Tile& tile, const float* sums) {
       for (int lane = 0; lane < PANEL; lane += LANES) {
         const V gate = finished(*job.weights, tile, sums, p, m, lane);
         const V up = finished(*job.weights, tile, sums, p + 1, m, lane);
-        const V y = mul(silu(gate), up);
+        const V y = mul(activated<A>(gate), up);
         if (job.output.narrow) {
           store(job.output.narrow + at + lane, y);
         } else {
@@ -56,11 +82,26 @@ void write_wide(const ac::Product& job, const Tile& tile, const float* sums) {
   }
 }
 
+template <ac::Activation A>
+void write_inner(const ac::Product& job, const Tile& tile, const float* sums) {
+  job.finish == ac::Finish::gate ? write_gated<A>(job, tile, sums) : write_activated<A>(job, tile, sums);
+}
+
+void write(const ac::Product& job, const Tile& tile, const float* sums) {
+  if (job.finish == ac::Finish::store || job.finish == ac::Finish::add) return write_wide(job, tile, sums);
+  switch (job.activation) {
+    case ac::Activation::silu: return write_inner<ac::Activation::silu>(job, tile, sums);
+    case ac::Activation::gelu_tanh: return write_inner<ac::Activation::gelu_tanh>(job, tile, sums);
+    case ac::Activation::gelu: return write_inner<ac::Activation::gelu>(job, tile, sums);
+    case ac::Activation::relu: return write_inner<ac::Activation::relu>(job, tile, sums);
+  }
+}
+
 template <class Tiles>
 void multiply_rows(const ac::Product& job, const Tiles& tiles, const Tile& tile) {
   alignas(64) float sums[Tiles::MAX_SUMS];
   tiles.sum(job, tile, sums);
-  job.finish == ac::Finish::gate ? write_gated(job, tile, sums) : write_wide(job, tile, sums);
+  write(job, tile, sums);
 }
 
 // Blocks of rows, as few as keep a block's inputs in the second-level cache while panels pass by.

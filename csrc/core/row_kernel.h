@@ -24,13 +24,62 @@ AC_INLINE void scale_row(const float* x, const float* weight, int n, float scale
   for (; i < n; ++i) put(to + i, x[i] * scale * weight[i]);
 }
 
-void normalise(const float* x, const float* weight, int n, float eps, ac::Rows output) {
-  const float scale = reciprocal_root_mean_square(x, n, eps);
-  if (output.narrow) {
-    scale_row(x, weight, n, scale, output.narrow);
-  } else {
-    scale_row(x, weight, n, scale, output.wide);
+AC_INLINE float mean_of(const float* x, int n) {
+  V numbers = splat(0.0f);
+  int i = 0;
+  for (; i + LANES <= n; i += LANES) numbers = add(load(x + i), numbers);
+  float total = sum(numbers);
+  for (; i < n; ++i) total += x[i];
+  return total / static_cast<float>(n);
+}
+
+AC_INLINE float reciprocal_deviation(const float* x, int n, float mean, float eps) {
+  V squares = splat(0.0f);
+  int i = 0;
+  for (; i + LANES <= n; i += LANES) {
+    const V far = sub(load(x + i), splat(mean));
+    squares = fma(far, far, squares);
   }
+  float total = sum(squares);
+  for (; i < n; ++i) total += (x[i] - mean) * (x[i] - mean);
+  return 1.0f / sqrtf(total / static_cast<float>(n) + eps);
+}
+
+template <class T>
+void normalise_to(const float* x, const ac::Norm& norm, int n, float eps, T* to) {
+  int i = 0;
+  if (!norm.weight) {
+    for (; i + LANES <= n; i += LANES) store(to + i, load(x + i));
+    for (; i < n; ++i) put(to + i, x[i]);
+  } else if (!norm.bias) {
+    scale_row(x, norm.weight, n, reciprocal_root_mean_square(x, n, eps), to);
+  } else {
+    const float mean = mean_of(x, n), scale = reciprocal_deviation(x, n, mean, eps);
+    for (; i + LANES <= n; i += LANES) {
+      const V centred = mul(sub(load(x + i), splat(mean)), splat(scale));
+      store(to + i, fma(centred, load(norm.weight + i), load(norm.bias + i)));
+    }
+    for (; i < n; ++i) put(to + i, (x[i] - mean) * scale * norm.weight[i] + norm.bias[i]);
+  }
+}
+
+void normalise(const float* x, const ac::Norm& norm, int n, float eps, ac::Rows output) {
+  if (output.narrow) {
+    normalise_to(x, norm, n, eps, output.narrow);
+  } else {
+    normalise_to(x, norm, n, eps, output.wide);
+  }
+}
+
+void cap_row(float* x, int64_t n, float limit) {
+  const V high = splat(limit), inverse = splat(1.0f / limit);
+  int64_t i = 0;
+  for (; i + LANES <= n; i += LANES) store(x + i, mul(high, tanh(mul(load(x + i), inverse))));
+  if (i == n) return;
+  float lanes[LANES] = {};
+  for (int64_t j = i; j < n; ++j) lanes[j - i] = x[j];
+  store(lanes, mul(high, tanh(mul(load(lanes), inverse))));
+  for (int64_t j = i; j < n; ++j) x[j] = lanes[j - i];
 }
 
 // (a, b) -> (a cos - b sin, b cos + a sin) for the halves a, b [half] of a head

@@ -74,23 +74,31 @@ class Model {
     if (has_bias) set(name + ".bias", 1, cols);
   }
 
+  void set_norm(const std::string& name) {
+    set(name + ".weight", 1, config_.hidden);
+    if (config_.layer_norm) set(name + ".bias", 1, config_.hidden);
+  }
+
   void set_all() {
     const AcConfig& c = config_;
     const int queries = c.heads * c.head_dim, keys = c.kv_heads * c.head_dim;
     set("model.embed_tokens.weight", c.vocab, c.hidden);
-    set("model.norm.weight", 1, c.hidden);
+    if (c.position_rows) set("model.embed_positions.weight", c.position_rows, c.hidden);
+    set_norm("model.norm");
     if (!c.tied) set("lm_head.weight", c.hidden, c.vocab);
     for (int i = 0; i < c.num_layers; ++i) {
       const std::string layer = "model.layers." + std::to_string(i) + ".", attention = layer + "self_attn.";
-      set(layer + "input_layernorm.weight", 1, c.hidden);
-      set(layer + "post_attention_layernorm.weight", 1, c.hidden);
+      if (!c.no_pre_norms) set_norm(layer + "input_layernorm");
+      if (!c.no_pre_norms && !c.no_feed_norm) set_norm(layer + "post_attention_layernorm");
+      if (c.post_norms) set_norm(layer + "attended_norm");
+      if (c.post_norms) set_norm(layer + "fed_norm");
       if (c.qk_norm) set(attention + "q_norm.weight", 1, c.head_dim);
       if (c.qk_norm) set(attention + "k_norm.weight", 1, c.head_dim);
       set_affine(attention + "q_proj", c.hidden, queries, c.qkv_bias);
       set_affine(attention + "k_proj", c.hidden, keys, c.qkv_bias);
       set_affine(attention + "v_proj", c.hidden, keys, c.qkv_bias);
       set_affine(attention + "o_proj", queries, c.hidden, c.output_bias);
-      set_affine(layer + "mlp.gate_proj", c.hidden, c.inner, c.mlp_bias);
+      if (!c.plain_feed) set_affine(layer + "mlp.gate_proj", c.hidden, c.inner, c.mlp_bias);
       set_affine(layer + "mlp.up_proj", c.hidden, c.inner, c.mlp_bias);
       set_affine(layer + "mlp.down_proj", c.inner, c.hidden, c.mlp_bias);
     }
@@ -132,7 +140,24 @@ std::vector<AcConfig> all_configs() {
     shared.heads = 14;
     shared.kv_heads = 1;
     shared.head_dim = 64;
-    configs.insert(configs.end(), {plain, full, shared});
+    AcConfig gelu = plain;  // as Gemma 2
+    gelu.activation = AC_GELU_TANH;
+    gelu.post_norms = 1;
+    gelu.embedding_scale = 6.0f;
+    gelu.attention_scale = 0.3f;
+    gelu.attention_cap = 0.5f;
+    gelu.logit_cap = 2.0f;
+    AcConfig learned = plain;  // as OPT
+    learned.layer_norm = learned.plain_feed = learned.mlp_bias = 1;
+    learned.activation = AC_RELU;
+    learned.position_rows = LENGTH + 2;
+    learned.position_offset = 2;
+    AcConfig parallel = plain;  // as Falcon
+    parallel.layer_norm = parallel.plain_feed = parallel.parallel = parallel.no_feed_norm = 1;
+    parallel.activation = AC_GELU;
+    AcConfig after = plain;  // as OLMo 2
+    after.no_pre_norms = after.post_norms = 1;
+    configs.insert(configs.end(), {plain, full, shared, gelu, learned, parallel, after});
   }
   return configs;
 }

@@ -180,6 +180,9 @@ void pack(const T* data, const AcModel& model, const Parameter& to, int threads)
   const int panel = model.kernels->panel;
   switch (to.kind) {
     case Parameter::Kind::vector: return pack_vector(data, to, panel);
+    case Parameter::Kind::rows:
+      for (int64_t i = 0; i < to.rows * to.cols; ++i) to.vector[i] = wide_of(data[i]);
+      return;
     case Parameter::Kind::matrix:
       return pack_matrix(Source<T>{data, to.rows, to.cols, to.cols, 1}, to, panel, threads);
     case Parameter::Kind::embedding:

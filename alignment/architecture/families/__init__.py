@@ -11,12 +11,13 @@ from alignment.registry import Registry
 
 OUTSIDE = (
     Weight("embedding", "model.embed_tokens", ("vocabulary", "hidden"), "embedding", "rows"),
-    Weight("norm", "model.norm", ("hidden",), "norm"),
+    Weight("positions", "model.embed_positions", ("positions", "hidden"), "embedding", needs="learned_positions"),
+    Weight("norm", "model.norm", ("hidden",), "norm", bias="norm_bias"),
     Weight("score", "score", ("hidden", "one"), bias="score_bias"),
     Weight("head", "lm_head", ("hidden", "vocabulary"), cut="columns"),
 )
 """The weights outside the layers, in every family: score models have ``score``, language models ``head``."""
-EMBEDDING, FINAL_NORM, SCORE, LM_HEAD = (f"{weight.name}.weight" for weight in OUTSIDE)
+EMBEDDING, POSITIONS, FINAL_NORM, SCORE, LM_HEAD = (f"{weight.name}.weight" for weight in OUTSIDE)
 GATING = "gating."
 """Prefix of the numbered layers of a score model's gating network."""
 

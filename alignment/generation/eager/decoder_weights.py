@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import paddle
 
 from alignment.architecture.cuts import layer_shapes, layer_weights
-from alignment.architecture.families import EMBEDDING, FINAL_NORM, LM_HEAD
+from alignment.architecture.families import EMBEDDING, FINAL_NORM, LM_HEAD, POSITIONS
 from alignment.architecture.family import LAYERS
 from alignment.generation.engine_placement import WHOLE_MODEL, EnginePlacement
+from alignment.ops.rms_norm import NORM_OFFSETS, layer_norm_inference, offset_weight, rms_norm_inference
 
 
 class Affine(NamedTuple):
@@ -46,21 +47,36 @@ class RoutedWeights(NamedTuple):
     switch: Affine | None
 
 
-class LayerWeights(NamedTuple):
-    """One layer by role; the head norms are None in families without them."""
+class NormFactors(NamedTuple):
+    """What a norm multiplies by, offset included, and what it adds (None: nothing)."""
 
-    input_norm: paddle.Tensor
+    weight: paddle.Tensor
+    bias: paddle.Tensor | None
+
+    def __call__(self, x: paddle.Tensor, eps: float) -> paddle.Tensor:
+        """Return x [M, width] normalised: with a bias by mean and variance, else by the root mean square."""
+        if self.bias is None:
+            return rms_norm_inference(x, self.weight, eps)
+        return layer_norm_inference(x, self.weight, self.bias, eps)
+
+
+class LayerWeights(NamedTuple):
+    """One layer by role; None for what its family does not have."""
+
+    input_norm: NormFactors | None
     queries: Affine
     keys: Affine
     values: Affine
     output: Affine
-    query_norm: paddle.Tensor | None
-    key_norm: paddle.Tensor | None
-    feed_norm: paddle.Tensor
+    query_norm: NormFactors | None
+    key_norm: NormFactors | None
+    feed_norm: NormFactors | None
     gate: Affine | None
     """None, like ``up`` and ``down``, in a layer with experts."""
     up: Affine | None
     down: Affine | None
+    attended_norm: NormFactors | None = None
+    fed_norm: NormFactors | None = None
     routed: RoutedWeights | None = None
     """The experts; None in a layer without."""
 
@@ -70,10 +86,17 @@ class DecoderWeights(NamedTuple):
 
     embedding: paddle.Tensor | None
     """None except on the first stage."""
+    positions: paddle.Tensor | None
+    """Learned positions; None: there are none, or this is not the first stage."""
     layers: tuple[LayerWeights, ...]
-    norm: paddle.Tensor | None
+    norm: NormFactors | None
     head: paddle.Tensor | None
     """None, like ``norm``, except on the last stage."""
+
+    @property
+    def any_matrix(self) -> paddle.Tensor:
+        """A matrix of the layers, for what all have in common."""
+        return self.layers[0].output.weight
 
 
 def sort_weights(
@@ -90,9 +113,15 @@ def sort_weights(
     return DecoderWeights(
         embedding=by_name[EMBEDDING] if is_first else None,
         layers=tuple(_layer(by_name, number, config) for number in numbers),
-        norm=by_name[FINAL_NORM] if is_last else None,
+        positions=by_name[POSITIONS] if is_first and config.learned_positions else None,
+        norm=_final_norm(by_name, config) if is_last else None,
         head=_head(by_name) if is_last else None,
     )
+
+
+def _final_norm(by_name: Mapping[str, paddle.Tensor], config: Any) -> NormFactors:
+    bias = by_name[FINAL_NORM.replace("weight", "bias")] if config.norm_bias else None
+    return NormFactors(offset_weight(by_name[FINAL_NORM], NORM_OFFSETS[config.family.norm]), bias)
 
 
 def _head(by_name: Mapping[str, paddle.Tensor]) -> paddle.Tensor:
@@ -107,15 +136,17 @@ _PLAIN = tuple(name for name in LayerWeights._fields if name != "routed")
 def _layer(by_name: Mapping[str, paddle.Tensor], number: int, config: Any) -> LayerWeights:
     prefix, has_experts = f"{LAYERS}{number}.", config.has_experts(number)
     weights = {weight.role: weight for weight in layer_weights(config, has_experts=has_experts)}
-    shapes = layer_shapes(config, has_experts=has_experts)
+    shapes, offset = layer_shapes(config, has_experts=has_experts), NORM_OFFSETS[config.family.norm]
 
-    def pick(role: str, expert: int = 0) -> paddle.Tensor | Affine | None:
+    def pick(role: str, expert: int = 0) -> NormFactors | Affine | None:
         if role not in weights:
             return None
         weight = weights[role].numbered(expert)
         names = [f"{weight.name}.{ending}" for ending in ("weight", "bias")]
         found = [by_name[f"{prefix}{name}"] if name in shapes else None for name in names]
-        return Affine(*found) if weight.kind == "matrix" else found[0]
+        if weight.kind == "matrix":
+            return Affine(*found)
+        return None if found[0] is None else NormFactors(offset_weight(found[0], offset), found[1])
 
     def network(kind: str, number: int = 0) -> ExpertWeights:
         return ExpertWeights(*(pick(f"{kind}_{role}", number) for role in ("gate", "up", "down")))

@@ -25,6 +25,8 @@ from alignment.generation.engine_placement import WHOLE_MODEL, EnginePlacement
 from alignment.generation.prompt_checks import check_prompts
 from alignment.generation.random_numbers import uniform
 from alignment.ops import device_kernels
+from alignment.ops.activations import ACTIVATIONS
+from alignment.ops.rms_norm import NORM_OFFSETS
 from alignment.ops.rotary import PositionTables
 from alignment.records import Completion
 
@@ -40,7 +42,10 @@ class EagerEngine:
     """
 
     features = frozenset(
-        {*FLAGS, "tie_word_embeddings", "sliding_window", "experts", "norm=rms", "activation=silu"}
+        {*FLAGS, "tie_word_embeddings", "sliding_window", "experts"}
+        | {"feed_forward=plain", "norms=after", "norms=none before"}
+        | {f"norm={kind}" for kind in NORM_OFFSETS}
+        | {f"activation={kind}" for kind in ACTIVATIONS}
         | {f"rope_type={kind}" for kind in SCALINGS}
     )
     """See ``Engine.features``."""
@@ -108,7 +113,7 @@ class EagerEngine:
             stages,
             num_passes=len(self._placement.chunks(config.num_hidden_layers)),
             width=config.hidden_size,
-            dtype=self._weights.layers[0].input_norm.dtype,
+            dtype=self._weights.any_matrix.dtype,
         )
         relay.run(itertools.chain.from_iterable(group.read_prompts() for group in groups))
         relay.run(_steps(groups, turns=stages.size))
@@ -130,7 +135,7 @@ class EagerEngine:
                 vocab_size=config.vocab_size,
                 usable_vocab_size=self._usable,
                 placement=self._placement,
-                on_device=device_kernels.on_device(self._weights.layers[0].input_norm),
+                on_device=device_kernels.on_device(self._weights.any_matrix),
             ),
             answers=Answers(limits, options),
         )

@@ -15,19 +15,19 @@ import paddle
 import paddle.nn.functional as F
 
 from alignment.architecture.parts import even_cut
-from alignment.generation.eager.decoder_weights import Affine, DecoderWeights, LayerWeights
+from alignment.generation.eager.decoder_weights import Affine, DecoderWeights, LayerWeights, NormFactors
 from alignment.generation.eager.experts import run_experts
 from alignment.generation.eager.kv_cache import CacheShape, KVCache
 from alignment.generation.eager.room import prompt_tokens
 from alignment.generation.engine_placement import WHOLE_MODEL, EnginePlacement
 from alignment.ops import device_kernels
+from alignment.ops.activations import ACTIVATIONS, gated
 from alignment.ops.attention import causal_attention, decode_attention
+from alignment.ops.embedding import scale_embedding
 from alignment.ops.head_layout import HeadLayout
 from alignment.ops.head_product import HeadProduct
 from alignment.ops.precision import is_half
-from alignment.ops.rms_norm import rms_norm_inference
 from alignment.ops.rotary import PositionTables, RotaryTables, apply_rotary
-from alignment.ops.swiglu import swiglu
 from alignment.parallel.tensor.regions import embed_rows
 
 _Tables = tuple[RotaryTables, RotaryTables]
@@ -38,6 +38,8 @@ class Tokens(Protocol):
 
     ids: np.ndarray
     """[M]"""
+    positions: paddle.Tensor
+    """[M] int64"""
     tables: _Tables
     """The rotary tables of queries (times the folded scale of the cache's shape) and of keys."""
 
@@ -61,17 +63,21 @@ class DecoderForward:
         self, config: Any, weights: DecoderWeights, rotary: PositionTables, placement: EnginePlacement = WHOLE_MODEL
     ) -> None:
         self._eps, self._experts = config.rms_norm_eps, config.experts
+        self._activation = config.activation
+        self._is_parallel, self._shares_norm = config.parallel_block, config.shared_norm
+        self._embedding_scale = config.embedding_scale
+        self._position_offset = config.family.position_offset
         self._weights = weights
         self._placement = placement
         self._chunks = _local_numbers(placement.chunks(config.num_hidden_layers))
         self._first_id = even_cut(config.vocab_size, placement.tensor.size, placement.tensor.index)[0]
         dim = config.head_dim
         heads, kv_heads = (x.weight.shape[1] // dim for x in weights.layers[0][1:3])
-        dtype = weights.layers[0].input_norm.dtype
+        dtype = weights.any_matrix.dtype
         self.cache_shape = CacheShape(len(weights.layers), heads, kv_heads, dim, config.sliding_window, dtype)
         self._rotary = rotary
-        norm = weights.layers[0].input_norm
-        self._prompt_tokens = prompt_tokens(on_device=is_half(norm) and device_kernels.on_device(norm))
+        matrix = weights.any_matrix
+        self._prompt_tokens = prompt_tokens(on_device=is_half(matrix) and device_kernels.on_device(matrix))
 
     def prompt_groups(self, lengths: Sequence[int]) -> list[range]:
         """Return ranges of rows whose prompts, with ``lengths`` [B], are computed together."""
@@ -81,14 +87,19 @@ class DecoderForward:
         """Return the tokens of ``prompts[rows]``, which fill those rows of ``cache``."""
         lengths = cache.lengths[rows.start : rows.stop]
         positions = np.concatenate([np.arange(length) for length in lengths])
-        tables = self._tables(paddle.to_tensor(positions), longest=int(lengths.max()))
-        return _PromptTokens(prompts, rows, cache, self.cache_shape, tables)
+        there = paddle.to_tensor(positions)
+        tables = self._tables(there, longest=int(lengths.max()))
+        found = _PromptTokens(prompts, rows, cache, self.cache_shape, tables)
+        found.positions = there
+        return found
 
     def next_tokens(self, tokens: np.ndarray, cache: KVCache) -> Tokens:
         """Open a step of ``cache`` and return ``tokens`` [B], to be appended to its rows."""
         cache.open_step()
         tables = self._tables(cache.positions, longest=int(cache.lengths.max()) + 1)
-        return _NextTokens(tokens, cache, self.cache_shape, tables)
+        found = _NextTokens(tokens, cache, self.cache_shape, tables)
+        found.positions = cache.positions
+        return found
 
     def _tables(self, positions: paddle.Tensor, *, longest: int) -> _Tables:
         """Return the tables for queries (times the folded scale) and keys at ``positions`` [M]."""
@@ -104,45 +115,60 @@ class DecoderForward:
 
         Return [M, H], or float32 logits [B, V] after the model's last layer.
         """
-        hidden = self._embed(tokens.ids) if hidden is None else hidden
+        hidden = self._embed(tokens) if hidden is None else hidden
         for number in self._chunks[turn]:
             layer = self._weights.layers[number]
             mixed = tokens.mix(number, *self._project(layer, hidden, tokens.tables))
-            hidden = self._feed(layer, hidden.add_(self._gather_sum(layer.output, mixed)))
+            hidden = self._add(layer, hidden, self._gather_sum(layer.output, mixed))
         if turn < len(self._chunks) - 1:
             return hidden
         tokens.close()
         return self._logits(tokens.pick(hidden)) if self._placement.pipeline.is_last else hidden
 
-    def _embed(self, ids: np.ndarray) -> paddle.Tensor:
-        """Return the embeddings [M, H], summed over the processes of a split vocabulary."""
+    def _embed(self, tokens: Tokens) -> paddle.Tensor:
+        """Return the embeddings [M, H], summed over the processes of a split vocabulary, with learned positions."""
+        rows = self._look_up(paddle.to_tensor(tokens.ids))
+        table = self._weights.positions
+        return rows if table is None else rows.add_(F.embedding(tokens.positions + self._position_offset, table))
+
+    def _look_up(self, ids: paddle.Tensor) -> paddle.Tensor:
         table, tensor = self._weights.embedding, self._placement.tensor
         if tensor.size == 1:
-            return F.embedding(paddle.to_tensor(ids), table)
-        return tensor.sum_(embed_rows(paddle.to_tensor(ids), table, first_row=self._first_id), "embedding")
+            return scale_embedding(F.embedding(ids, table), self._embedding_scale)
+        rows = embed_rows(ids, table, first_row=self._first_id)
+        return tensor.sum_(scale_embedding(rows, self._embedding_scale), "embedding")
 
     def _project(self, layer: LayerWeights, hidden: paddle.Tensor, tables) -> tuple[paddle.Tensor, ...]:
         """Return rotated queries (times the folded scale), rotated keys and values of hidden [M, H]."""
-        x = rms_norm_inference(hidden, layer.input_norm, self._eps)
+        x = hidden if layer.input_norm is None else layer.input_norm(hidden, self._eps)
         q = self._norm_heads(layer.queries(x), layer.query_norm)
         k = self._norm_heads(layer.keys(x), layer.key_norm)
         return apply_rotary(q, tables[0]), apply_rotary(k, tables[1]), layer.values(x)
 
-    def _norm_heads(self, x: paddle.Tensor, weight: paddle.Tensor | None) -> paddle.Tensor:
-        if weight is None:
-            return x
-        return rms_norm_inference(x.reshape([-1, self.cache_shape.head_dim]), weight, self._eps).reshape(x.shape)
+    def _norm_heads(self, x: paddle.Tensor, norm: NormFactors | None) -> paddle.Tensor:
+        return x if norm is None else norm(x.reshape([-1, self.cache_shape.head_dim]), self._eps).reshape(x.shape)
+
+    def _add(self, layer: LayerWeights, hidden: paddle.Tensor, attended: paddle.Tensor) -> paddle.Tensor:
+        """Return hidden [M, H] plus what attention gave and what feed-forward gives."""
+        attended = attended if layer.attended_norm is None else layer.attended_norm(attended, self._eps)
+        if self._is_parallel:
+            return hidden.add(attended).add_(self._feed(layer, hidden))
+        hidden = hidden.add_(attended)
+        return hidden.add_(self._feed(layer, hidden))
 
     def _feed(self, layer: LayerWeights, hidden: paddle.Tensor) -> paddle.Tensor:
-        x = rms_norm_inference(hidden, layer.feed_norm, self._eps)
+        norm = layer.input_norm if self._shares_norm else layer.feed_norm
+        x = hidden if norm is None else norm(hidden, self._eps)
         if layer.routed is not None:
-            mixed = run_experts(layer.routed, x, self._experts)
-            return hidden.add_(self._placement.tensor.sum_(mixed, "projections"))
-        if device_kernels.on_device(x):
-            inner = swiglu(layer.gate(x), layer.up(x))
+            return self._placement.tensor.sum_(run_experts(layer.routed, x, self._experts), "projections")
+        if layer.gate is None:
+            inner = ACTIVATIONS[self._activation](layer.up(x))
+        elif device_kernels.on_device(x):
+            inner = gated(self._activation, layer.gate(x), layer.up(x))
         else:
-            inner = F.silu(layer.gate(x)).multiply_(layer.up(x))
-        return hidden.add_(self._gather_sum(layer.down, inner))
+            inner = ACTIVATIONS[self._activation](layer.gate(x)).multiply_(layer.up(x))
+        fed = self._gather_sum(layer.down, inner)
+        return fed if layer.fed_norm is None else layer.fed_norm(fed, self._eps)
 
     def _gather_sum(self, affine: Affine, x: paddle.Tensor) -> paddle.Tensor:
         """Return ``affine`` of x [M, in], whose columns may be split over the tensor group; the bias is added once."""
@@ -150,7 +176,7 @@ class DecoderForward:
         return y if affine.bias is None else y.add_(affine.bias)
 
     def _logits(self, hidden: paddle.Tensor) -> paddle.Tensor:
-        x = rms_norm_inference(hidden, self._weights.norm, self._eps)
+        x = self._weights.norm(hidden, self._eps)
         return HeadProduct(self._weights.head).logits(x)
 
 

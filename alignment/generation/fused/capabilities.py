@@ -20,10 +20,20 @@ KERNEL_FLAGS: Mapping[str, str] = MappingProxyType(
     }
 )
 """The kernels' switches and the corresponding flags of DecoderConfig."""
-FEATURES = frozenset(
+KERNEL_ACTIVATIONS = ("silu", "gelu_tanh", "gelu", "relu")
+"""AcActivation, by its number."""
+CUDA_FEATURES = frozenset(
     {*KERNEL_FLAGS.values(), "sliding_window", "norm=rms", "activation=silu"}
     | {f"rope_type={kind}" for kind in SCALINGS}
 )
+"""What the CUDA kernels compute."""
+FEATURES = (
+    CUDA_FEATURES
+    | {"norm=rms+1", "norm=layer", "norm_bias", "scaled_embedding", "learned_positions", "feed_forward=plain"}
+    | {"parallel_block", "shared_norm", "norms=after", "norms=none before"}
+    | {f"activation={kind}" for kind in KERNEL_ACTIVATIONS}
+)
+"""What the CPU kernels compute."""
 
 
 CUDA_HEAD_DIMS = (32, 64, 128)
@@ -33,6 +43,9 @@ CUDA_MOST_TOKENS = 1_280_000
 
 def cuda_obstacle(config: Any) -> str | None:
     """Return in one line why the CUDA kernels cannot run ``config`` although a CPU's can, None when they can."""
+    missing = missing_features(config, CUDA_FEATURES)
+    if missing:
+        return f"the CUDA kernels cannot compute {', '.join(missing)} of this {config.model_type} model"
     if config.head_dim not in CUDA_HEAD_DIMS:
         return f"the CUDA kernels need head_dim {', '.join(map(str, CUDA_HEAD_DIMS))}, the model has {config.head_dim}"
     if config.vocab_size > CUDA_MOST_TOKENS:

@@ -8,15 +8,24 @@ from typing import Any, NamedTuple
 import numpy as np
 import paddle
 
-from alignment.architecture.cuts import layer_sizes, whole_shapes
+from alignment.architecture.cuts import layer_sizes, norm_names, whole_shapes
+from alignment.architecture.family import LAYERS
 from alignment.architecture.parts import even_cut
 from alignment.errors import UserError
 from alignment.generation.fused.blocks import blocks_of_slot
-from alignment.generation.fused.capabilities import KERNEL_FLAGS
+from alignment.generation.fused.capabilities import KERNEL_ACTIVATIONS, KERNEL_FLAGS
 from alignment.generation.fused.fused_settings import TYPE_BYTES, FusedSettings
+from alignment.ops.rms_norm import NORM_OFFSETS, offset_weight
 from alignment.parallel.comms.group import Group
 
 _SHOWN_NAMES = 5
+_KERNEL_NORMS = {
+    "input_norm": "input_layernorm",
+    "attended_norm": "attended_norm",
+    "feed_norm": "post_attention_layernorm",
+    "fed_norm": "fed_norm",
+}
+"""The kernels' names of norms, by role."""
 
 
 def share_sizes(config: Any, group: Group) -> dict[str, int | float]:
@@ -33,6 +42,16 @@ def share_sizes(config: Any, group: Group) -> dict[str, int | float]:
         "vocab": vocab_stop - vocab_start,
         "rms_eps": config.rms_norm_eps,
         "window": config.sliding_window or 0,
+        "layer_norm": config.family.norm == "layer",
+        "parallel": config.parallel_block,
+        "no_feed_norm": config.shared_norm,
+        "no_pre_norms": config.family.has_norms("none before"),
+        "post_norms": config.family.has_norms("after"),
+        "plain_feed": not config.family.is_gated,
+        "position_rows": config.dimensions["positions"] if config.learned_positions else 0,
+        "position_offset": config.family.position_offset,
+        "activation": KERNEL_ACTIVATIONS.index(config.activation),
+        "embedding_scale": config.embedding_scale if config.scaled_embedding else 0.0,
         **{switch: getattr(config, flag) for switch, flag in KERNEL_FLAGS.items()},
     }
 
@@ -72,16 +91,27 @@ class BlockBudget(NamedTuple):
 def pack_every(config: Any, weights: Iterable[tuple[str, Any]], pack: Callable[[str, paddle.Tensor], None]) -> None:
     """Call ``pack`` on each of ``weights`` (Hugging Face name, tensor); UserError if names do not fit."""
     names, given = frozenset(whole_shapes(config, "causal")), set()
+    norms, offset = norm_names(config), NORM_OFFSETS[config.family.norm]
     for name, tensor in weights:
         if name not in names:
             raise UserError(f"fused engine: weight {name!r} is not one of this model's")
-        pack(name, tensor)
+        pack(kernel_name(config, name), offset_weight(tensor, offset) if name in norms else tensor)
         given.add(name)
     missing = sorted(names - given)
     if missing:
         more = f" and {len(missing) - _SHOWN_NAMES} more" if len(missing) > _SHOWN_NAMES else ""
         shown = ", ".join(missing[:_SHOWN_NAMES])
         raise UserError(f"fused engine: {len(missing)} of {len(names)} weights were not given: {shown}{more}")
+
+
+def kernel_name(config: Any, name: str) -> str:
+    """Return the kernels' name for the parameter ``name``: Llama's, by its role in the layer."""
+    if not name.startswith(LAYERS):
+        return name
+    stem, _, ending = name.rpartition(".")
+    number, _, inner = stem.removeprefix(LAYERS).partition(".")
+    role = next((weight.role for weight in config.family.layer if weight.name == inner), "")
+    return f"{LAYERS}{number}.{_KERNEL_NORMS.get(role, inner)}.{ending}"
 
 
 def kernel_dtype(tensor: paddle.Tensor) -> tuple[paddle.Tensor, str]:

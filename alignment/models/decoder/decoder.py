@@ -25,7 +25,16 @@ from alignment.errors import DataError
 from alignment.models.decoder.adapter_use import ADAPTED, AdapterState, AdapterUse
 from alignment.models.decoder.balancing import ExpertBalance
 from alignment.models.decoder.feed_forward import ExpertFeedForward, FeedForward
-from alignment.models.decoder.layers import Embedding, Linear, NumberedLayers, RmsNorm, RoleLayers, build_layer
+from alignment.models.decoder.layers import (
+    Embedding,
+    Linear,
+    NumberedLayers,
+    Positions,
+    RmsNorm,
+    RoleLayers,
+    build_layer,
+    build_norm,
+)
 from alignment.models.decoder.placement import WHOLE, Placement
 from alignment.models.decoder.wanted_tokens import WantedTokens
 from alignment.ops.rotary import PositionTables
@@ -44,6 +53,10 @@ class SequencePlan:
     """What the backward pass recomputes: ``full``, ``full_attn``, ``core_attn``, or nothing (empty)."""
     adapter: AdapterUse = ADAPTED
     balance: ExpertBalance | None = None
+
+
+NORMS = ("input_norm", "attended_norm")
+"""Roles of which a layer has at least one."""
 
 
 class Attention(RoleLayers):
@@ -70,7 +83,7 @@ def _norm_heads(norm: RmsNorm | None, x: paddle.Tensor) -> paddle.Tensor:
 
 
 class DecoderLayer(RoleLayers):
-    """Pre-norm attention and feed-forward with residual connections."""
+    """Attention and feed-forward with their norms and residual connections."""
 
     def __init__(
         self,
@@ -91,7 +104,7 @@ class DecoderLayer(RoleLayers):
         for weight in weights.values():
             if weight.layers != "experts":
                 block, _, name = weight.name.rpartition(".")
-                layer = build_layer(weight, shapes, eps=config.rms_norm_eps, dtype=dtype, four_bit=four_bit)
+                layer = build_layer(weight, shapes, config, dtype=dtype, four_bit=four_bit)
                 blocks.setdefault(block, {})[weight.role] = (name, layer)
         norms = blocks.pop("")
         names = [weights[role].name.rpartition(".")[0] for role in ("queries", "router" if has_experts else "down")]
@@ -99,9 +112,10 @@ class DecoderLayer(RoleLayers):
             form = {"number": number, "dtype": dtype, "four_bit": four_bit}
             feed_forward = ExpertFeedForward(config.experts, weights, shapes, **form)
         else:
-            feed_forward = FeedForward(blocks[names[1]])
+            feed_forward = FeedForward(blocks[names[1]], activation=config.activation)
         parts = {"attention": (names[0], Attention(blocks[names[0]])), "feed_forward": (names[1], feed_forward)}
         super().__init__(parts | norms)
+        self._is_parallel, self._shares_norm = config.parallel_block, config.shared_norm
 
     def forward(self, hidden: paddle.Tensor, plan: SequencePlan, wanted: WantedTokens | None = None) -> paddle.Tensor:
         """Return [rows, H] for hidden [rows, H], or [T, H] of the ``wanted`` tokens."""
@@ -112,11 +126,22 @@ class DecoderLayer(RoleLayers):
         use = plan.adapter
         if wanted is not None:
             hidden, use = paddle.gather(hidden, wanted.rows), use.at(wanted.rows)
+        if self._is_parallel:
+            return hidden + attended + self._feed(hidden, plan, use)
         hidden = hidden + attended
-        return hidden + self["feed_forward"](self["feed_norm"](hidden), plan.region, use, plan.balance)
+        return hidden + self._feed(hidden, plan, use)
 
     def _attend(self, hidden: paddle.Tensor, plan: SequencePlan, wanted: WantedTokens | None) -> paddle.Tensor:
-        return self["attention"](self["input_norm"](hidden), plan, wanted)
+        attended = self["attention"](_norm(self.get("input_norm"), hidden), plan, wanted)
+        return _norm(self.get("attended_norm"), attended)
+
+    def _feed(self, hidden: paddle.Tensor, plan: SequencePlan, use: AdapterUse) -> paddle.Tensor:
+        norm = self["input_norm"] if self._shares_norm else self.get("feed_norm")
+        return _norm(self.get("fed_norm"), self["feed_forward"](_norm(norm, hidden), plan.region, use, plan.balance))
+
+
+def _norm(norm: nn.Layer | None, hidden: paddle.Tensor) -> paddle.Tensor:
+    return hidden if norm is None else norm(hidden)
 
 
 class Decoder(nn.Layer):
@@ -154,7 +179,13 @@ class Decoder(nn.Layer):
         self.embed_tokens = None
         if placement.is_first if with_embedding is None else with_embedding:
             first, last = even_cut(config.vocab_size, size, index)
-            self.embed_tokens = Embedding(last - first, width, first_row=first, dtype=dtype)
+            scale = config.embedding_scale
+            self.embed_tokens = Embedding(last - first, width, first_row=first, dtype=dtype, scale=scale)
+        self.embed_positions = None
+        if config.learned_positions and placement.is_first:
+            offset = config.family.position_offset
+            rows = config.dimensions["positions"]
+            self.embed_positions = Positions(rows, width, offset=offset, dtype=dtype)
         numbers = [number for chunk in self.chunks for number in chunk]
         form = {"dtype": dtype, "four_bit": placement.four_bit}
         layers = {}
@@ -162,7 +193,7 @@ class Decoder(nn.Layer):
             shapes = local_layer_shapes(config, **placement.tensor_place, has_experts=config.has_experts(n))
             layers[n] = DecoderLayer(config, shapes, number=n, **form)
         self.layers = NumberedLayers(layers)
-        self.norm = RmsNorm(width, eps=config.rms_norm_eps, dtype=dtype) if placement.is_last else None
+        self.norm = build_norm(width, config, dtype=dtype) if placement.is_last else None
 
     def forward(
         self,
@@ -211,7 +242,10 @@ class Decoder(nn.Layer):
     def dtype(self) -> paddle.dtype:
         """The dtype of weights and hidden states."""
         held = [number for chunk in self.chunks for number in chunk]
-        return self.layers[held[0]]["input_norm"].weight.dtype if held else getattr(paddle, self._dtype_name)
+        if not held:
+            return getattr(paddle, self._dtype_name)
+        norms = (self.layers[held[0]].get(role) for role in NORMS)
+        return next(norm.weight.dtype for norm in norms if norm is not None)
 
     def run_chunk(self, index: int, batch: TokenBatch, hidden: paddle.Tensor | None) -> paddle.Tensor:
         """Return the output [m, H] of chunk ``index`` of this stage, before the final norm; m is ``boundary_rows``.
@@ -239,6 +273,9 @@ class Decoder(nn.Layer):
 
     def _embed(self, tokens: _Tokens, plan: SequencePlan) -> paddle.Tensor:
         hidden = self.embed_tokens(paddle.to_tensor(tokens.ids[tokens.real], "int64"), plan.region)
+        if self.embed_positions is not None:
+            positions = paddle.to_tensor(plan.attention.positions, "int64")
+            hidden = hidden + self.embed_positions(positions, plan.region)
         passes_on = self.adapter is not None or (self.is_frozen and self.placement.num_stages > 1)
         if passes_on and hidden.stop_gradient and paddle.is_grad_enabled():
             # The embedding is frozen: recomputed layers and later stages get gradients only through their input.
@@ -263,10 +300,12 @@ class Decoder(nn.Layer):
         """Return the plan for ``tokens``, whose M real ones have the rotary ``positions`` [M]."""
         config, placement = self.config, self.placement
         limit = config.longest_sequence
-        if (config.rope_scaling or {}).get("rope_type") == "dynamic" and positions.max(initial=0) >= limit:
+        rope_type = (config.rope_scaling or {}).get("rope_type")
+        if rope_type in ("dynamic", "longrope") and positions.max(initial=0) >= limit:
+            name = f"{'original_' if rope_type == 'longrope' else ''}max_position_embeddings"
             raise DataError(
-                f"a row of {positions.max() + 1} tokens: rope_type dynamic changes the rotary angles of rows longer "
-                f"than max_position_embeddings={limit}, which is not supported; shorten the rows"
+                f"a row of {positions.max() + 1} tokens: rope_type {rope_type} changes the rotary angles of rows "
+                f"longer than {name}={limit}, which is not supported; shorten the rows"
             )
         attention = RotaryAttention(
             lengths=tokens.lengths,

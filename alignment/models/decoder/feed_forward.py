@@ -13,15 +13,19 @@ from alignment.architecture.family import EACH, Weight
 from alignment.models.decoder.adapter_use import AdapterUse
 from alignment.models.decoder.balancing import ExpertBalance
 from alignment.models.decoder.layers import NumberedLayers, RoleLayers, build_layer
+from alignment.ops.activations import ACTIVATIONS, gated
 from alignment.ops.expert_routing import Dispatch, choose_experts, expert_weights, routing_probabilities
-from alignment.ops.swiglu import swiglu
 from alignment.parallel.tensor.regions import TensorRegion
 
 _EXPERT, _SHARED = "expert_", "shared_"
 
 
 class FeedForward(RoleLayers):
-    """This process's columns of a gated feed-forward block."""
+    """This process's columns of a feed-forward block, gated or not."""
+
+    def __init__(self, layers: Mapping[str, tuple[str, nn.Layer]], *, activation: str = "silu") -> None:
+        super().__init__(layers)
+        self._activation = activation
 
     def forward(
         self, x: paddle.Tensor, region: TensorRegion, use: AdapterUse, balance: ExpertBalance | None = None
@@ -35,7 +39,9 @@ class FeedForward(RoleLayers):
         return self["down"].product(self._inner(x, use), use)
 
     def _inner(self, x: paddle.Tensor, use: AdapterUse) -> paddle.Tensor:
-        return swiglu(self["gate"](x, use), self["up"](x, use))
+        if (gate := self.get("gate")) is None:
+            return ACTIVATIONS[self._activation](self["up"](x, use))
+        return gated(self._activation, gate(x, use), self["up"](x, use))
 
 
 class ExpertFeedForward(RoleLayers):
@@ -61,7 +67,7 @@ class ExpertFeedForward(RoleLayers):
         ``weights`` are those of the block by role, ``shapes`` those of this process's tensors by name.
         """
         self._experts, self._number = experts, number
-        self._form = {"eps": 0.0, "dtype": dtype, "four_bit": four_bit}
+        self._form = {"dtype": dtype, "four_bit": four_bit}
         router = weights["router"]
         block = router.name.rpartition(".")[0]
         down = weights["expert_down"]

@@ -14,7 +14,7 @@ from alignment.architecture.parts import Part
 
 
 def draw_weights(model: nn.Layer, *, seed: int, std: float) -> None:
-    """Draw every matrix of ``model`` from N(0, std^2); biases become 0 and norm scales 1.
+    """Draw every matrix of ``model`` from N(0, std^2); biases and norms keep what a new model has.
 
     A parameter's values depend only on ``seed``, its name and its unsplit shape: a process that holds a part of it (by
     the ``parts`` of a language or score model) draws the whole and keeps that part, so all layouts start alike.
@@ -23,10 +23,9 @@ def draw_weights(model: nn.Layer, *, seed: int, std: float) -> None:
     for name, parameter in model.named_parameters():
         part = parts.get(name) or Part.whole(name, parameter.shape)
         generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
-        if len(part.shape) > 1:
-            values = generator.standard_normal(part.shape, np.float32)[part.slices] * np.float32(std)
-        else:
-            values = np.full(part.extent, float(name.endswith(".weight")), np.float32)
+        if len(part.shape) == 1:
+            continue
+        values = generator.standard_normal(part.shape, np.float32)[part.slices] * np.float32(std)
         with paddle.no_grad():
             parameter.set_value(paddle.to_tensor(values).astype(parameter.dtype))
 

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator, Mapping
 import paddle
 from paddle import nn
 
+from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.family import Weight
 from alignment.errors import AdapterError
 from alignment.models.decoder.adapter_use import ADAPTED, AdapterUse
-from alignment.ops.embedding import embedding
+from alignment.ops.embedding import embedding, scale_embedding
 from alignment.ops.linear import add_bias, linear
 from alignment.ops.nf4 import BLOCK, Nf4Weight, nf4_product
-from alignment.ops.rms_norm import rms_norm
+from alignment.ops.rms_norm import NORM_OFFSETS, layer_norm, offset_weight, rms_norm
 from alignment.parallel.tensor.regions import TensorRegion, embed_rows
 
 
@@ -57,31 +58,59 @@ class RowParallelLinear(Linear):
 
 
 class RmsNorm(nn.Layer):
-    """Root mean square normalisation over the last axis, with a learned scale."""
+    """Root mean square normalisation over the last axis, with a learned scale: the weight plus ``offset``."""
+
+    def __init__(self, width: int, *, eps: float, dtype: str, offset: float = 0.0) -> None:
+        super().__init__(dtype=dtype)
+        self.weight = constant_parameter(self, [width], 1.0 - offset, dtype=dtype)
+        self.eps, self._offset = eps, offset
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """Return x [..., width] normalised."""
+        return rms_norm(x, offset_weight(self.weight, self._offset), self.eps)
+
+
+class LayerNorm(nn.Layer):
+    """Normalisation to mean 0 and variance 1 over the last axis, with a learned scale and bias."""
 
     def __init__(self, width: int, *, eps: float, dtype: str) -> None:
         super().__init__(dtype=dtype)
         self.weight = constant_parameter(self, [width], 1.0, dtype=dtype)
+        self.bias = constant_parameter(self, [width], 0.0, dtype=dtype)
         self.eps = eps
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """Return x [..., width] normalised."""
-        return rms_norm(x, self.weight, self.eps)
+        return layer_norm(x, self.weight, self.bias, self.eps)
+
+
+class Positions(nn.Layer):
+    """Learned vectors of positions; ``weight`` [rows, width] begins ``offset`` rows before position 0."""
+
+    def __init__(self, num_rows: int, width: int, *, offset: int, dtype: str) -> None:
+        super().__init__(dtype=dtype)
+        self.weight = constant_parameter(self, [num_rows, width], 0.0, dtype=dtype)
+        self._offset = offset
+
+    def forward(self, positions: paddle.Tensor, region: TensorRegion) -> paddle.Tensor:
+        """Return [rows, width] for positions [M] int64: those of the tokens that this process holds."""
+        return embedding(region.own(positions) + self._offset, self.weight)
 
 
 class Embedding(nn.Layer):
-    """Token embedding; ``weight`` [rows, width] holds the vocabulary from token ``first_row`` on."""
+    """Token embedding times ``scale``; ``weight`` [rows, width] holds the vocabulary from token ``first_row`` on."""
 
-    def __init__(self, num_rows: int, width: int, *, first_row: int = 0, dtype: str) -> None:
+    def __init__(self, num_rows: int, width: int, *, first_row: int = 0, dtype: str, scale: float = 1.0) -> None:
         super().__init__(dtype=dtype)
         self.weight = constant_parameter(self, [num_rows, width], 0.0, dtype=dtype)
-        self.first_row = first_row
+        self.first_row, self._scale = first_row, scale
 
     def forward(self, ids: paddle.Tensor, region: TensorRegion) -> paddle.Tensor:
         """Return [rows, width] for ids [M] int64."""
         if region.group.size == 1:
-            return embedding(ids, self.weight)
-        return region.leave(embed_rows(ids, self.weight, first_row=self.first_row, look_up=embedding))
+            return scale_embedding(embedding(ids, self.weight), self._scale)
+        rows = embed_rows(ids, self.weight, first_row=self.first_row, look_up=embedding)
+        return region.leave(scale_embedding(rows, self._scale))
 
 
 class RoleLayers(nn.Layer):
@@ -103,14 +132,29 @@ class RoleLayers(nn.Layer):
 
 
 def build_layer(
-    weight: Weight, shapes: Mapping[str, tuple[int, ...]], *, eps: float, dtype: str, four_bit: bool
-) -> Linear | RmsNorm:
-    """Return the layer for one ``weight`` of a table; ``shapes`` (by name) give its size and whether it has a bias."""
+    weight: Weight,
+    shapes: Mapping[str, tuple[int, ...]],
+    config: DecoderConfig | None = None,
+    *,
+    dtype: str,
+    four_bit: bool,
+) -> Linear | RmsNorm | LayerNorm:
+    """Return the layer for one ``weight`` of a table; ``shapes`` (by name) give its size and whether it has a bias.
+
+    Norms need the ``config``.
+    """
     shape = shapes[f"{weight.name}.weight"]
     if weight.kind == "norm":
-        return RmsNorm(shape[0], eps=eps, dtype=dtype)
+        return build_norm(shape[0], config, dtype=dtype)
     kind = RowParallelLinear if weight.cut == "rows" else Linear
     return kind(*shape, bias=f"{weight.name}.bias" in shapes, dtype=dtype, four_bit=four_bit)
+
+
+def build_norm(width: int, config: DecoderConfig, *, dtype: str) -> RmsNorm | LayerNorm:
+    """Return the normalisation of ``width`` numbers that the family of ``config`` has."""
+    if config.family.norm == "layer":
+        return LayerNorm(width, eps=config.rms_norm_eps, dtype=dtype)
+    return RmsNorm(width, eps=config.rms_norm_eps, dtype=dtype, offset=NORM_OFFSETS[config.family.norm])
 
 
 def packed_layers(model: nn.Layer) -> Iterator[tuple[str, Linear]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from alignment.errors import NotFiniteError
 from alignment.models.config import CONFIG_FILE, GENERATION_FILE
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.score_model import ScoreModel
+from alignment.models.folders.family_files import FamilyFiles, file_shape
 from alignment.models.folders.hub import SCORE_STATE
 from alignment.models.folders.naming import is_transposed
 from alignment.models.folders.sequence_ends import padding_id, sequence_ends
@@ -48,6 +49,8 @@ class WeightSource:
     tensors: Mapping[str, paddle.Tensor]
     parts: Mapping[str, Part]
     topology: Topology
+    files_of: FamilyFiles | None = None
+    """How the family's files name and arrange parameters; None: as the parameters."""
 
     @classmethod
     def of(cls, model: CausalLM | ScoreModel, topology: Topology | None = None) -> WeightSource:
@@ -77,20 +80,36 @@ class WeightSource:
     @cached_property
     def files(self) -> list[WeightFile]:
         """The files of the model's folder, with their writers."""
-        return assign_files(self.held, self.dtypes)
+        return assign_files(self.held, self.dtypes, self.files_of)
+
+    @cached_property
+    def _groups(self) -> dict[str, list[str]]:
+        """The parameters in each tensor of the files."""
+        return _group({part.name: part.shape for parts in self.held for part in parts}, self.files_of)
+
+    @cached_property
+    def _file_of(self) -> dict[str, str]:
+        return {name: file for file, group in self._groups.items() for name in group}
 
     @cached_property
     def _resharder(self) -> Resharder:
         shapes = {part.name: part.shape for parts in self.held for part in parts}
         targets: list[list[Part]] = [[] for _ in self.held]
         for file in self.files:
-            targets[file.writer] += [Part.whole(entry.name, shapes[entry.name]) for entry in file.entries]
+            names = [name for entry in file.entries for name in self._groups[entry.name]]
+            targets[file.writer] += [Part.whole(name, shapes[name]) for name in names]
         return Resharder(plan_transfers(self.held, targets), self.topology, dtypes=self.dtypes)
 
     def stream_written(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yield (name, array in the file's layout) for the tensors this process writes, in file order."""
+        waiting: dict[str, np.ndarray] = {}
         for name, tensor in self._resharder.stream(self.tensors):
-            yield name, stored_array(name, tensor)
+            waiting[name] = stored_array(name, tensor)
+            file = self._file_of[name]
+            group = self._groups[file]
+            if all(other in waiting for other in group):
+                arrays = {other: waiting.pop(other) for other in group}
+                yield file, arrays[name] if self.files_of is None else self.files_of.assemble(arrays)
 
 
 def save_model(
@@ -107,6 +126,9 @@ def save_model(
     """
     folder = Path(folder)
     weights = weights or WeightSource.of(model)
+    files = FamilyFiles(model.config)
+    if weights.files_of is None and not files.is_plain:
+        weights = replace(weights, files_of=files)
     world = weights.topology.world
     on_main(world, write_description, folder, model, tokenizer)
     own = {file.name: file.entries for file in weights.files if file.writer == weights.topology.rank}
@@ -119,12 +141,24 @@ def save_model(
     on_main(world, write_index, folder, {file.name: file.entries for file in weights.files})
 
 
-def assign_files(held: Sequence[Sequence[Part]], dtypes: Mapping[str, str]) -> list[WeightFile]:
+def _group(names: Iterable[str], files_of: FamilyFiles | None) -> dict[str, list[str]]:
+    """Return the parameters in each tensor of the files, in file order."""
+    order = model_order(names)
+    return {name: [name] for name in order} if files_of is None else files_of.group(order)
+
+
+def assign_files(
+    held: Sequence[Sequence[Part]], dtypes: Mapping[str, str], files_of: FamilyFiles | None = None
+) -> list[WeightFile]:
     """Return the files of a model with their writers, for the parts ``held`` by each rank and ``dtypes`` by name."""
     shapes = {part.name: part.shape for parts in held for part in parts}
-    stored = {name: tuple(shape[::-1] if is_transposed(name) else shape) for name, shape in shapes.items()}
-    entries = {name: TensorEntry(name, stored_dtype(dtypes[name]), stored[name]) for name in model_order(shapes)}
-    writers = choose_writers({name: entry.num_bytes for name, entry in entries.items()}, held)
+    stored = {name: file_shape(name, shape) for name, shape in shapes.items()}
+    groups = _group(shapes, files_of)
+    entries = {}
+    for file, names in groups.items():
+        shape = stored[names[0]] if files_of is None else files_of.stored_shape(names, stored)
+        entries[file] = TensorEntry(file, stored_dtype(dtypes[names[0]]), shape)
+    writers = choose_writers({name: entry.num_bytes for name, entry in entries.items()}, held, groups)
     contents = [
         (rank, file)
         for rank in range(len(held))
@@ -135,15 +169,19 @@ def assign_files(held: Sequence[Sequence[Part]], dtypes: Mapping[str, str]) -> l
     return [WeightFile(name, rank, tuple(file)) for name, (rank, file) in zip(names, contents, strict=True)]
 
 
-def choose_writers(sizes: Mapping[str, int], held: Sequence[Sequence[Part]]) -> dict[str, int]:
+def choose_writers(
+    sizes: Mapping[str, int], held: Sequence[Sequence[Part]], groups: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, int]:
     """Return the rank that writes each tensor, so that all ranks write about the same number of bytes.
 
-    It is a rank that holds some of the tensor, unless that would exceed its share.
+    It is a rank that holds some of the tensor, unless that would exceed its share. ``groups``: the parameters in each
+    tensor (None: each is one).
     """
     holders: dict[str, list[int]] = {name: [] for name in sizes}
+    file_of = {name: file for file, names in (groups or {}).items() for name in names}
     for rank, parts in enumerate(held):
-        for part in parts:
-            holders[part.name].append(rank)
+        for file in dict.fromkeys(file_of.get(part.name, part.name) for part in parts):
+            holders[file].append(rank)
     share = max([sum(sizes.values()) / len(held), *sizes.values()])
     loads = [0] * len(held)
     writers = {}
@@ -162,8 +200,7 @@ def describe_model(model: CausalLM | ScoreModel, tokenizer: Tokenizer | None) ->
     config = model.config.to_dict()
     config.pop("torch_dtype", None)
     config["eos_token_id"] = as_json_ids(sequence_ends(model.config, tokenizer))
-    kind = "ForSequenceClassification" if isinstance(model, ScoreModel) else "ForCausalLM"
-    config["architectures"] = [model.config.family.class_prefix + kind]
+    config["architectures"] = [model.config.family.class_name(model.kind)]
     config["dtype"] = str(model.model.dtype).rpartition(".")[2]
     if isinstance(model, ScoreModel):
         config |= model.options.to_dict() | {SCORE_STATE: model.normalizer.state()}

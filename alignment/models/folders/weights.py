@@ -10,6 +10,7 @@ from alignment.architecture.cuts import whole_shapes
 from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.families import EMBEDDING, LM_HEAD
 from alignment.errors import ModelFolderError
+from alignment.models.folders.family_files import FamilyFiles
 from alignment.models.folders.layout import is_paddle_layout
 from alignment.models.folders.naming import canonical_name, is_transposed
 from alignment.models.folders.paddle_parts import join_parts, split_fused
@@ -29,8 +30,13 @@ def find_weights(folder: Path, config: DecoderConfig, *, head_prefix: str | None
     """
     naming = partial(canonical_name, head_prefix=head_prefix)
     found: dict[str, StoredTensor] = {}
-    for tensor in _list_whole(folder, config, naming):
-        name = naming(tensor.name)
+    files = FamilyFiles(config)
+    tensors = _list_whole(folder, config, naming)
+    named = ((tensor.name, tensor) for tensor in tensors)
+    if not files.is_plain:
+        named = files.parameters(tensors, whole_shapes(config, "causal"), folder)
+    for stored, tensor in named:
+        name = naming(stored)
         if name in found:
             raise ModelFolderError(f"{folder}: holds {name} more than once, the last time as {tensor.name}")
         if name is not None:
@@ -45,7 +51,9 @@ def _list_whole(folder: Path, config: DecoderConfig, naming: Naming) -> Iterator
     shapes = {**whole_shapes(config, "causal"), "score.weight": (config.hidden_size, 1)}
     if len(parts) == 1:
         tags = {files.format.read_tag(path) for path in files.parts[0]}
-        if not is_paddle_layout([(naming(tensor.name), tensor) for tensor in parts[0]], tags, shapes, folder):
+        if config.family.files or not is_paddle_layout(
+            [(naming(tensor.name), tensor) for tensor in parts[0]], tags, shapes, folder
+        ):
             yield from parts[0]
             return
     if config.sliding_window is not None and config.sliding_window < config.max_position_embeddings:

@@ -29,7 +29,11 @@ class AcConfig(ctypes.Structure):
         ("struct_bytes", c_int32),
         *((name, c_int32) for name in ("num_layers", "hidden", "inner", "heads", "kv_heads", "head_dim", "vocab")),
         ("rms_eps", c_float),
-        *((name, c_int32) for name in ("window", "qk_norm", "qkv_bias", "output_bias", "mlp_bias", "tied")),
+        *((name, c_int32) for name in ("window", "qk_norm", "qkv_bias", "output_bias", "mlp_bias")),
+        *((name, c_int32) for name in ("layer_norm", "activation", "plain_feed", "parallel", "no_feed_norm")),
+        *((name, c_int32) for name in ("no_pre_norms", "post_norms", "position_rows", "position_offset")),
+        *((name, c_float) for name in ("embedding_scale", "attention_scale", "attention_cap", "logit_cap")),
+        ("tied", c_int32),
         *((name, c_int32) for name in ("weight_type", "kv_type", "block_tokens", "num_blocks", "max_positions")),
     ]
 

@@ -42,6 +42,12 @@ class TensorRegion:
             return partial
         return _LeaveTokens.apply(partial, self) if self.sequence_parallel else _Leave.apply(partial, self.group)
 
+    def own(self, x: paddle.Tensor) -> paddle.Tensor:
+        """Return those of x [M] that belong to the tokens this process holds outside, zero-padded; no gradient."""
+        if self.group.size == 1 or not self.sequence_parallel:
+            return x
+        return _pad(x.unsqueeze(-1), self)[self.group.index].squeeze(-1)
+
     def collect(self, x: paddle.Tensor) -> paddle.Tensor:
         """Return all tokens [M, H] of x [rows, H] for work that every process repeats, with equal gradients."""
         return _CollectTokens.apply(x, self) if self.sequence_parallel and self.group.size > 1 else x

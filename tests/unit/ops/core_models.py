@@ -10,11 +10,12 @@ import paddle
 import pytest
 
 from alignment.architecture.decoder_config import DecoderConfig
-from alignment.architecture.rotary_frequencies import inverse_frequencies
+from alignment.generation.fused.packing import pack_every, share_sizes
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.initialise import draw_weights
 from alignment.ops.native.core_model import CoreModel
 from alignment.ops.native.library import CoreLibrary
+from alignment.parallel.comms.group import Group
 
 SHAPE = dict(
     vocab_size=83,
@@ -37,6 +38,8 @@ FAMILIES = {
     "narrow_window": dict(model_type="mistral", sliding_window=3, num_key_value_heads=1),
     "qwen2": dict(model_type="qwen2", tie_word_embeddings=True),
     "qwen3": dict(model_type="qwen3", head_dim=20, num_attention_heads=6),
+    "gemma": dict(model_type="gemma", head_dim=20, num_key_value_heads=1),
+    "gpt2": dict(model_type="gpt2"),
     "many_heads": dict(model_type="llama", num_attention_heads=30, num_key_value_heads=2, head_dim=32),
 }
 ISAS = (
@@ -76,21 +79,7 @@ def build(family: str, **changes: int) -> CausalLM:
 
 def sizes_of(config: DecoderConfig, *, ranks: int = 1, block_tokens: int = 16) -> dict[str, int | float]:
     """Return the sizes of one of ``ranks`` tensor-parallel parts of a model."""
-    return dict(
-        num_layers=config.num_hidden_layers,
-        hidden=config.hidden_size,
-        inner=config.intermediate_size // ranks,
-        heads=config.num_attention_heads // ranks,
-        kv_heads=config.num_key_value_heads // ranks,
-        head_dim=config.head_dim,
-        vocab=config.vocab_size // ranks,
-        rms_eps=config.rms_norm_eps,
-        window=config.sliding_window or 0,
-        qk_norm=config.qk_norm,
-        qkv_bias=config.attention_bias,
-        output_bias=config.attention_output_bias,
-        mlp_bias=config.mlp_bias,
-        tied=config.tie_word_embeddings,
+    return share_sizes(config, Group("tensor", range(ranks))) | dict(
         block_tokens=block_tokens,
         num_blocks=NUM_BLOCKS,
         max_positions=config.max_position_embeddings,
@@ -104,18 +93,20 @@ def pack(
     config = model.config
     sizes = sizes_of(config, block_tokens=block_tokens)
     core = library.create_model(sizes, weight_type=weight_type, kv_type=kv_type)
-    for name, parameter in model.named_parameters():
-        values = parameter.numpy()
+
+    def set_weight(name: str, tensor: paddle.Tensor) -> None:
+        values = tensor.numpy()
         core.set_weight(name, values.ctypes.data, dtype="float32", shape=values.shape)
+
+    with paddle.no_grad():
+        pack_every(config, model.named_parameters(), set_weight)
     core.set_rotary(*rotary_tables(config))
     return core
 
 
 def rotary_tables(config: DecoderConfig) -> tuple[np.ndarray, np.ndarray]:
     """Return cos and sin [positions, D / 2]."""
-    frequencies, scale = inverse_frequencies(
-        config.head_dim, config.rope_theta, config.rope_scaling, max_positions=config.max_position_embeddings
-    )
+    frequencies, scale = config.rotary_frequencies()
     angles = np.arange(config.max_position_embeddings, dtype=np.float32)[:, None] * frequencies
     return np.cos(angles) * np.float32(scale), np.sin(angles) * np.float32(scale)
 

@@ -1,0 +1,78 @@
+"""GPT-2."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from alignment.architecture.family import Family, Files, Stored
+from alignment.architecture.layer_weights import ATTENTION, NORMS, PLAIN_FEED_FORWARD
+
+
+def _complete(given: dict[str, Any]) -> dict[str, Any]:
+    inner = given.get("intermediate_size")
+    return {**given, "intermediate_size": 4 * given["hidden_size"] if inner is None else inner}
+
+
+FAMILY = Family(
+    name="gpt2",
+    class_prefix="GPT2",
+    causal_class="GPT2LMHeadModel",
+    layer=(*ATTENTION, *PLAIN_FEED_FORWARD, *NORMS),
+    flags=dict.fromkeys(
+        ("attention_bias", "attention_output_bias", "mlp_bias", "norm_bias", "learned_positions"), True
+    ),
+    norm="layer",
+    activations={
+        "gelu_new": "gelu_tanh",
+        "gelu_pytorch_tanh": "gelu_tanh",
+        "gelu_fast": "gelu_tanh",
+        "gelu": "gelu",
+        "relu": "relu",
+        "silu": "silu",
+        "swish": "silu",
+    },
+    keys={
+        "hidden_size": "n_embd",
+        "num_hidden_layers": "n_layer",
+        "num_attention_heads": "n_head",
+        "intermediate_size": "n_inner",
+        "max_position_embeddings": "n_positions",
+        "rms_norm_eps": "layer_norm_epsilon",
+        "hidden_act": "activation_function",
+    },
+    absent=("num_key_value_heads", "head_dim", "sliding_window", "rope_theta", "rope_scaling"),
+    fixed={
+        "scale_attn_weights": (True,),
+        "scale_attn_by_inverse_layer_idx": (False,),
+        "add_cross_attention": (False,),
+    },
+    complete=_complete,
+    defaults={
+        "vocab_size": 50257,
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "max_position_embeddings": 1024,
+        "rms_norm_eps": 1e-5,
+        "hidden_act": "gelu_new",
+        "tie_word_embeddings": True,
+        "bos_token_id": 50256,
+    },
+    files=Files(
+        layers="transformer.h.",
+        names={
+            "model.embed_tokens": "transformer.wte",
+            "model.embed_positions": "transformer.wpe",
+            "model.norm": "transformer.ln_f",
+            "input_layernorm": "ln_1",
+            "post_attention_layernorm": "ln_2",
+        },
+        matrices=(
+            Stored(name="attn.c_attn", roles=("queries", "keys", "values"), inputs_first=True),
+            Stored(name="attn.c_proj", roles=("output",), inputs_first=True),
+            Stored(name="mlp.c_fc", roles=("up",), inputs_first=True),
+            Stored(name="mlp.c_proj", roles=("down",), inputs_first=True),
+        ),
+        ignored=(".attn.bias", ".attn.masked_bias"),
+    ),
+)

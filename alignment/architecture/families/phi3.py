@@ -1,0 +1,38 @@
+"""Phi-3 and Phi-4-mini."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from alignment.architecture.family import Family, Files, Stored
+from alignment.architecture.layer_weights import LLAMA_LAYER
+
+QKV = Stored(name="self_attn.qkv_proj", roles=("queries", "keys", "values"))
+GATE_UP = Stored(name="mlp.gate_up_proj", roles=("gate", "up"))
+
+
+def _complete(given: dict[str, Any]) -> dict[str, Any]:
+    """Use today's name of the rotary embedding; Phi-3's first folders call it ``su`` or ``yarn``."""
+    scaling = given.get("rope_scaling")
+    if isinstance(scaling, dict):
+        kind = scaling.get("rope_type", scaling.get("type"))
+        kind = "longrope" if kind in ("su", "yarn") else kind
+        given = {**given, "rope_scaling": {**{k: v for k, v in scaling.items() if k != "type"}, "rope_type": kind}}
+    return given
+
+
+FAMILY = Family(
+    name="phi3",
+    class_prefix="Phi3",
+    layer=LLAMA_LAYER,
+    window="always",
+    complete=_complete,
+    defaults={
+        "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 4096,
+        "original_max_position_embeddings": 4096,
+        "bos_token_id": 1,
+        "pad_token_id": 32000,
+    },
+    files=Files(matrices=(QKV, GATE_UP)),
+)
