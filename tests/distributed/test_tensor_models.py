@@ -108,8 +108,11 @@ def test_outputs_and_gradients_equal_one_process(case, tokens, found, references
             assert difference(result["outputs"][name], value) < tolerance, name
     whole = assemble([result["gradients"] for result in results])
     assert whole.keys() == gradients.keys()
+    largest = max(abs(value).max() for value in gradients.values())
     for name, value in gradients.items():
-        assert difference(whole[name], value) < tolerance, name
+        # Without rotation the softmax does not see a key's bias: its gradient is rounding only.
+        is_rounding = name.endswith("k_proj.bias") and abs(value).max() < 1e-6 * largest
+        assert is_rounding or difference(whole[name], value) < tolerance, name
 
 
 def test_a_folder_is_read_in_parts(found, stored):
