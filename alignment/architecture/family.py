@@ -104,7 +104,7 @@ class ExpertKeys:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stored:
+class FileMatrix:
     """A matrix of the layers in files, if it is not one weight as [outputs, inputs]."""
 
     name: str
@@ -127,7 +127,7 @@ class Files:
     """Prefix of a layer's number."""
     names: Mapping[str, str] = field(default_factory=dict)
     """Names outside the layers, and of modules in a layer, by those of the table (without ``.weight``)."""
-    matrices: tuple[Stored, ...] = ()
+    matrices: tuple[FileMatrix, ...] = ()
     ignored: tuple[str, ...] = ()
     """Endings of the names of tensors that hold nothing to be learned."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from alignment.architecture.family import Family, Files, Stored
+from alignment.architecture.family import Family, FileMatrix, Files
 from alignment.architecture.layer_weights import ATTENTION, NORMS, PLAIN_FEED_FORWARD
 
 _NAMES = {
@@ -36,10 +36,10 @@ def _files(config: Any) -> Files:
         layers="transformer.h.",
         names=_NAMES | (_TWO_NORMS if has_two else {}),
         matrices=(
-            Stored(name="self_attention.query_key_value", roles=("queries", "keys", "values"), by_group=True),
-            Stored(name="self_attention.dense", roles=("output",)),
-            Stored(name="mlp.dense_h_to_4h", roles=("up",)),
-            Stored(name="mlp.dense_4h_to_h", roles=("down",)),
+            FileMatrix(name="self_attention.query_key_value", roles=("queries", "keys", "values"), by_group=True),
+            FileMatrix(name="self_attention.dense", roles=("output",)),
+            FileMatrix(name="mlp.dense_h_to_4h", roles=("up",)),
+            FileMatrix(name="mlp.dense_4h_to_h", roles=("down",)),
         ),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from alignment.architecture.family import Family, Files, Stored
+from alignment.architecture.family import Family, FileMatrix, Files
 from alignment.architecture.layer_weights import ATTENTION, NORMS, PLAIN_FEED_FORWARD
 
 
@@ -68,10 +68,10 @@ FAMILY = Family(
             "post_attention_layernorm": "ln_2",
         },
         matrices=(
-            Stored(name="attn.c_attn", roles=("queries", "keys", "values"), inputs_first=True),
-            Stored(name="attn.c_proj", roles=("output",), inputs_first=True),
-            Stored(name="mlp.c_fc", roles=("up",), inputs_first=True),
-            Stored(name="mlp.c_proj", roles=("down",), inputs_first=True),
+            FileMatrix(name="attn.c_attn", roles=("queries", "keys", "values"), inputs_first=True),
+            FileMatrix(name="attn.c_proj", roles=("output",), inputs_first=True),
+            FileMatrix(name="mlp.c_fc", roles=("up",), inputs_first=True),
+            FileMatrix(name="mlp.c_proj", roles=("down",), inputs_first=True),
         ),
         ignored=(".attn.bias", ".attn.masked_bias"),
     ),

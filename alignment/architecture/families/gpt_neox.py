@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from alignment.architecture.family import Family, Files, Stored
+from alignment.architecture.family import Family, FileMatrix, Files
 from alignment.architecture.layer_weights import ATTENTION, NORMS, PLAIN_FEED_FORWARD
 
 FAMILY = Family(
@@ -47,10 +47,10 @@ FAMILY = Family(
             "lm_head": "embed_out",
         },
         matrices=(
-            Stored(name="attention.query_key_value", roles=("queries", "keys", "values"), by_group=True),
-            Stored(name="attention.dense", roles=("output",)),
-            Stored(name="mlp.dense_h_to_4h", roles=("up",)),
-            Stored(name="mlp.dense_4h_to_h", roles=("down",)),
+            FileMatrix(name="attention.query_key_value", roles=("queries", "keys", "values"), by_group=True),
+            FileMatrix(name="attention.dense", roles=("output",)),
+            FileMatrix(name="mlp.dense_h_to_4h", roles=("up",)),
+            FileMatrix(name="mlp.dense_4h_to_h", roles=("down",)),
         ),
         ignored=(".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq"),
     ),

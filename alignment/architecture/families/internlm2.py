@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from alignment.architecture.family import Family, Files, Stored
+from alignment.architecture.family import Family, FileMatrix, Files
 from alignment.architecture.layer_weights import LLAMA_LAYER
 
 FAMILY = Family(
@@ -19,11 +19,11 @@ FAMILY = Family(
             "post_attention_layernorm": "ffn_norm",
         },
         matrices=(
-            Stored(name="attention.wqkv", roles=("queries", "keys", "values"), by_group=True),
-            Stored(name="attention.wo", roles=("output",)),
-            Stored(name="feed_forward.w1", roles=("gate",)),
-            Stored(name="feed_forward.w3", roles=("up",)),
-            Stored(name="feed_forward.w2", roles=("down",)),
+            FileMatrix(name="attention.wqkv", roles=("queries", "keys", "values"), by_group=True),
+            FileMatrix(name="attention.wo", roles=("output",)),
+            FileMatrix(name="feed_forward.w1", roles=("gate",)),
+            FileMatrix(name="feed_forward.w3", roles=("up",)),
+            FileMatrix(name="feed_forward.w2", roles=("down",)),
         ),
     ),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from alignment.architecture.family import Family, Files, Stored
+from alignment.architecture.family import Family, FileMatrix, Files
 from alignment.architecture.layer_weights import ATTENTION, NORMS, PLAIN_FEED_FORWARD
 
 
@@ -63,6 +63,6 @@ FAMILY = Family(
             "mlp.up_proj": "fc1",
             "mlp.down_proj": "fc2",
         },
-        matrices=(Stored(name="self_attn.out_proj", roles=("output",)),),
+        matrices=(FileMatrix(name="self_attn.out_proj", roles=("output",)),),
     ),
 )

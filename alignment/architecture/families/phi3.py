@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from alignment.architecture.family import Family, Files, Stored
+from alignment.architecture.family import Family, FileMatrix, Files
 from alignment.architecture.layer_weights import LLAMA_LAYER
 
-QKV = Stored(name="self_attn.qkv_proj", roles=("queries", "keys", "values"))
-GATE_UP = Stored(name="mlp.gate_up_proj", roles=("gate", "up"))
+QKV = FileMatrix(name="self_attn.qkv_proj", roles=("queries", "keys", "values"))
+GATE_UP = FileMatrix(name="mlp.gate_up_proj", roles=("gate", "up"))
 
 
 def _complete(given: dict[str, Any]) -> dict[str, Any]:

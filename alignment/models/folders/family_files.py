@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from alignment.architecture.decoder_config import DecoderConfig
-from alignment.architecture.family import LAYERS, Files, Stored, Weight
+from alignment.architecture.family import LAYERS, FileMatrix, Files, Weight
 from alignment.errors import ModelFolderError
 from alignment.models import safetensors_io
 from alignment.models.folders.naming import is_transposed
@@ -108,7 +108,7 @@ class FamilyFiles:
                 whole[slots[name].outputs] = array
         return np.ascontiguousarray(whole.T) if slots[first].inputs_first else whole
 
-    def _outputs(self, weight: Weight, held: Stored | None) -> np.ndarray | None:
+    def _outputs(self, weight: Weight, held: FileMatrix | None) -> np.ndarray | None:
         """Return ``Slot.outputs``."""
         found = None
         if held is not None and len(held.roles) > 1:
