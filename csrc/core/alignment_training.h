@@ -73,6 +73,10 @@ typedef struct AcNumbers {
 
 AC_API int32_t ac_sum_of_squares(int32_t num_tensors, const AcNumbers* tensors, double* sums, int32_t threads);
 
+// total[ids[i]] += added[i] for rows of `width` numbers in ascending order of i; total [height, width], added [count, width].
+AC_API int32_t ac_add_rows(int64_t count, int64_t width, const int64_t* ids, const float* added, float* total,
+                           int64_t height, int32_t threads);
+
 // AdamW (Loshchilov and Hutter 2019) on gradients * gradient_scale, by the rules of Paddle's operator: each number is
 // read and written once. Bits depend neither on the instruction set nor on how a tensor is cut into several.
 typedef struct AcAdam {

@@ -139,6 +139,14 @@ void test_update(int count) {
     for (int step = 0; step < 2; ++step) expect(ac_adamw(&adam, 2, tensors, threads) == AC_OK, "updates", count);
     return std::vector<Floats>{weight, moment1, moment2, few, powers, {static_cast<float>(sums[0])}};
   });
+  compare("add_rows", count, [&](int threads) {
+    Floats total(3 * numbers);
+    const int64_t ids[] = {2, 0, 2}, beyond[] = {3};
+    const Floats added = draw(3 * numbers, 4);
+    expect(ac_add_rows(3, count, ids, added.data(), total.data(), 3, threads) == AC_OK, "adds rows", count);
+    expect(ac_add_rows(1, count, beyond, added.data(), total.data(), 3, threads) == AC_BAD_ARGUMENT, "refuses", count);
+    return std::vector<Floats>{total};
+  });
   AcAdam older = {};
   expect(ac_adamw(&older, 0, nullptr, 1) == AC_BAD_ARGUMENT, "refuses another version", count);
 }

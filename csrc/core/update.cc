@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <new>
+#include <string>
 #include <vector>
 
 #include "alignment_training.h"
@@ -15,6 +16,8 @@ namespace ac {
 namespace {
 
 constexpr int64_t TOGETHER = 16384;  // numbers: a stretch's gradient, weight and moments fit into the second-level cache
+
+constexpr int64_t STRIPE = 128;      // columns of a matrix that one thread adds to
 
 struct Stretch {
   int32_t tensor;
@@ -76,6 +79,29 @@ int32_t ac_sum_of_squares(int32_t num_tensors, const AcNumbers* tensors, double*
     for (size_t i = 0; i < stretches.size(); ++i) sums[stretches[i].tensor] += parts[i];
   } catch (const std::bad_alloc&) {
     return ac::no_memory();
+  }
+  return AC_OK;
+}
+
+int32_t ac_add_rows(int64_t count, int64_t width, const int64_t* ids, const float* added, float* total,
+                    int64_t height, int32_t threads) {
+  for (int64_t i = 0; i < count; ++i) {
+    if (ids[i] < 0 || ids[i] >= height) {
+      return ac::fail(AC_BAD_ARGUMENT, "add_rows: row " + std::to_string(ids[i]) + " is not in 0 .. " +
+                                           std::to_string(height - 1));
+    }
+  }
+  const int wanted = threads > 0 ? threads : omp_get_max_threads();
+  const int64_t stripes = (width + ac::STRIPE - 1) / ac::STRIPE;
+  const int team = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(wanted, stripes)));
+#pragma omp parallel for schedule(static) num_threads(team) if (team > 1)
+  for (int64_t stripe = 0; stripe < stripes; ++stripe) {
+    const int64_t first = stripe * ac::STRIPE, end = std::min(width, first + ac::STRIPE);
+    for (int64_t i = 0; i < count; ++i) {
+      float* sum = total + ids[i] * width;
+      const float* one = added + i * width;
+      for (int64_t at = first; at < end; ++at) sum[at] += one[at];
+    }
   }
   return AC_OK;
 }

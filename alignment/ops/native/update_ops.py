@@ -1,4 +1,4 @@
-"""Call the update kernels of csrc/core/alignment_training.h: sums of squares, and AdamW over all tensors of a model."""
+"""Call the update kernels of csrc/core/alignment_training.h: sums of rows and squares, AdamW over a model's tensors."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ class _AcAdamTensor(ctypes.Structure):
 
 _UPDATES = {
     "ac_sum_of_squares": (c_int32, [c_int32, POINTER(_AcNumbers), c_void_p, c_int32]),
+    "ac_add_rows": (c_int32, [c_int64, c_int64, c_void_p, c_void_p, c_void_p, c_int64, c_int32]),
     "ac_adamw": (c_int32, [POINTER(_AcAdam), c_int32, POINTER(_AcAdamTensor), c_int32]),
 }
 
@@ -58,6 +59,13 @@ def sums_of_squares(tensors: Sequence[paddle.Tensor]) -> np.ndarray:
     listed = (_AcNumbers * len(tensors))(*((x.size, x.data_ptr()) for x in tensors))
     _call("ac_sum_of_squares", len(tensors), listed, sums.ctypes.data)
     return sums
+
+
+def add_rows(total: paddle.Tensor, ids: paddle.Tensor, added: paddle.Tensor) -> None:
+    """Add the rows ``added`` [M, H] in turn to those of ``total`` [V, H] at ``ids`` [M] int64, in place."""
+    assert total.is_contiguous() and added.shape == [ids.size, total.shape[1]] and ids.dtype == paddle.int64
+    ids, added = (x if x.is_contiguous() else x.contiguous() for x in (ids, added))
+    _call("ac_add_rows", *added.shape, ids.data_ptr(), added.data_ptr(), total.data_ptr(), total.shape[0])
 
 
 def adamw(
