@@ -14,6 +14,7 @@ from alignment.ops.head_layout import HeadLayout
 from alignment.ops.native.selection import runs_natively
 from alignment.ops.native.training_ops import QueryRanges, RaggedHeads
 from alignment.ops.rotary import PositionTables, RotaryTables, apply_rotary, rotation_tables
+from alignment.ops.shared_tokens import own_places, places_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,8 @@ class RotaryAttention:
     """How many tokens a query sees, itself included; None: all before it."""
     dtype: Any
     """The dtype of queries, keys and values."""
+    shared: np.ndarray | None = None
+    """[n] leading tokens that each sequence shares with the one before (``ops.shared_tokens``); None: none."""
 
     def attend(
         self,
@@ -52,21 +55,34 @@ class RotaryAttention:
         rows = None
         if queries is not None:
             # Queries of zeros for the other tokens; nobody reads what they find.
-            rows = paddle.to_tensor(queries.rows(self._layout.ragged.starts))
+            rows = paddle.to_tensor(queries.rows(self._ragged.origins))
             q = paddle.scatter_nd(rows.unsqueeze(-1), q, [k.shape[0], q.shape[1]])
         rotated = apply_rotary(q, self._query_tables), apply_rotary(k, self._key_tables)
-        out = causal_attention(*rotated, v, self._layout, keep_weights=keep_weights)
+        whole = (paddle.gather(x, self._whole) if self.shared is not None else x for x in (*rotated, v))
+        out = causal_attention(*whole, self._layout, keep_weights=keep_weights)
+        if self.shared is not None:
+            out = paddle.gather(out, self._own)
         return out if rows is None else paddle.gather(out, rows)
 
     @cached_property
     def _ragged(self) -> RaggedHeads:
         rotation = rotation_tables(self.positions, self.rotation.frequencies, scale=self.rotation.scale)
-        return RaggedHeads.build(self.lengths, rotation=rotation, **self._heads)
+        return RaggedHeads.build(self.lengths, rotation=rotation, shared=self.shared, **self._heads)
 
     @cached_property
     def _layout(self) -> HeadLayout:
         dtype = "float64" if self.dtype == paddle.float64 else "float32"
         return HeadLayout.build(self.lengths, dtype=dtype, **self._heads)
+
+    @cached_property
+    def _whole(self) -> paddle.Tensor:
+        """The tokens of all sequences, shared ones once for each."""
+        return paddle.to_tensor(np.concatenate(places_of(self.lengths, self.shared)))
+
+    @cached_property
+    def _own(self) -> paddle.Tensor:
+        """The place of each token among ``_whole``."""
+        return paddle.to_tensor(own_places(self.lengths, self.shared))
 
     @cached_property
     def _query_tables(self) -> RotaryTables:

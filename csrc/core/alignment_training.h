@@ -24,7 +24,8 @@ AC_API int32_t ac_swiglu_forward(int64_t count, const float* gate, const float* 
 AC_API int32_t ac_swiglu_backward(int64_t count, const float* grad, const float* gate, const float* up,
                                   float* gate_grad, float* up_grad, int32_t threads);
 
-// Causal attention over sequences that stand one after the other, without padding.
+// Causal attention over sequences that stand one after the other, without padding. Sequences that begin with the same
+// tokens may share them: their keys are read once, and their gradients are sums over all that see them.
 typedef struct AcSequences {
   int32_t struct_bytes;  // sizeof(AcSequences)
   int32_t num_sequences, heads, kv_heads, head_dim;
@@ -34,6 +35,9 @@ typedef struct AcSequences {
   // Where only some tokens are queries: the position of each sequence's first one [num_sequences], and the place of that
   // one among all Q queries, at last Q [num_sequences + 1]. NULL: every token is a query, Q = M.
   const int32_t *first_queries, *query_starts;
+  // How many leading tokens each sequence [num_sequences] shares with the one before it, as that one sees them; only the
+  // others stand in memory, and positions count the shared ones too. NULL: none are shared.
+  const int32_t* shared;
 } AcSequences;
 
 // out = softmax(q k' / sqrt(head_dim)) v. q, out [Q, heads * head_dim]; k, v [M, kv_heads * head_dim]. statistics

@@ -57,6 +57,11 @@ float* working_memory(int64_t floats) {
   return reinterpret_cast<float*>(kept.data());
 }
 
+int shared_of(const AcSequences& s, int sequence) { return s.shared ? s.shared[sequence] : 0; }
+int length_of(const AcSequences& s, int sequence) {
+  return shared_of(s, sequence) + s.starts[sequence + 1] - s.starts[sequence];
+}
+
 std::string find_problem(const AcSequences& s) {
   if (s.struct_bytes != static_cast<int32_t>(sizeof(AcSequences))) return "AcSequences is of another version";
   if (s.num_sequences < 0 || s.heads < 1 || s.kv_heads < 1 || s.head_dim < 1 || s.window < 0) {
@@ -66,11 +71,16 @@ std::string find_problem(const AcSequences& s) {
     return std::to_string(s.heads) + " heads cannot share " + std::to_string(s.kv_heads) + " key heads";
   }
   if (s.cosines && s.head_dim % 2 != 0) return "a rotated head has an even number of elements";
+  int before = 0;  // the length of the sequence before
   for (int i = 0; i < s.num_sequences; ++i) {
     if (s.starts[i + 1] < s.starts[i]) return "starts must ascend";
+    if (shared_of(s, i) < 0 || shared_of(s, i) > before) {
+      return "sequence " + std::to_string(i) + " shares more tokens than the one before it has";
+    }
+    before = length_of(s, i);
     if (!s.first_queries) continue;
     const int count = s.query_starts[i + 1] - s.query_starts[i];
-    if (count < 0 || s.first_queries[i] < 0 || s.first_queries[i] + count > s.starts[i + 1] - s.starts[i]) {
+    if (count < 0 || s.first_queries[i] < shared_of(s, i) || s.first_queries[i] + count > before) {
       return "the queries of sequence " + std::to_string(i) + " are not among its tokens";
     }
   }
@@ -88,14 +98,16 @@ struct AttentionArrays {
 
 SharedHead shared_head(const AcSequences& s, const AttentionArrays& at, int sequence, int kv_head) {
   const int32_t* query_starts = s.first_queries ? s.query_starts : s.starts;
-  const int64_t first = s.starts[sequence], first_query = query_starts[sequence];
+  // Position 0: at least as many tokens stand before those of a sequence as it shares.
+  const int64_t first = s.starts[sequence] - shared_of(s, sequence), first_query = query_starts[sequence];
   const int64_t group = s.heads / s.kv_heads, dim = s.head_dim;
   const int64_t query_stride = s.heads * dim, key_stride = s.kv_heads * dim;
   const int64_t query = first_query * query_stride + kv_head * group * dim, key = first * key_stride + kv_head * dim;
   SharedHead job = {};
-  job.length = s.starts[sequence + 1] - s.starts[sequence];
+  job.shared = shared_of(s, sequence);
+  job.length = job.unwritten = length_of(s, sequence);
   job.head_dim = s.head_dim;
-  job.first_query = s.first_queries ? s.first_queries[sequence] : 0;
+  job.first_query = s.first_queries ? s.first_queries[sequence] : job.shared;
   job.end_query = job.first_query + query_starts[sequence + 1] - query_starts[sequence];
   job.group = static_cast<int>(group);
   job.window = s.window;
@@ -120,19 +132,40 @@ SharedHead shared_head(const AcSequences& s, const AttentionArrays& at, int sequ
   return job;
 }
 
-// Threads take one key head of one sequence at a time.
+// Sequences `first` .. `end` - 1, which share leading tokens.
+struct Family {
+  int first, end, longest;
+};
+
+std::vector<Family> find_families(const AcSequences& s) {
+  std::vector<Family> families;
+  for (int i = 0; i < s.num_sequences; ++i) {
+    if (shared_of(s, i) == 0) families.push_back({i, i, 0});
+    families.back().end = i + 1;
+    families.back().longest = std::max(families.back().longest, length_of(s, i));
+  }
+  return families;
+}
+
+// Threads take one key head of one family of sequences at a time.
 int32_t run_attention(const AcSequences& s, const AttentionArrays& arrays, int32_t threads) {
   const std::string problem = find_problem(s);
   if (!problem.empty()) return refuse("attention: " + problem);
-  int longest = 0;
-  for (int i = 0; i < s.num_sequences; ++i) longest = std::max(longest, s.starts[i + 1] - s.starts[i]);
-  const int64_t jobs = static_cast<int64_t>(s.num_sequences) * s.kv_heads;
+  const std::vector<Family> families = find_families(s);
+  int longest = 0, largest = 0;
+  for (const Family& family : families) {
+    longest = std::max(longest, family.longest);
+    largest = std::max(largest, family.end - family.first);
+  }
+  const int64_t jobs = static_cast<int64_t>(families.size()) * s.kv_heads;
   const int team = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(team_of(threads), jobs)));
   const bool backward = arrays.grad != nullptr;
   const int64_t each = round_up(attend_scratch(longest, s.head_dim, backward), SCRATCH_UNIT);
   float* scratch;
+  std::vector<SharedHead> heads;  // [team, largest]
   try {
     scratch = working_memory(each * team);
+    heads.resize(static_cast<size_t>(largest) * team);
   } catch (const std::bad_alloc&) {
     return fail(AC_NO_MEMORY, "attention: no memory for its scores");
   }
@@ -142,8 +175,13 @@ int32_t run_attention(const AcSequences& s, const AttentionArrays& arrays, int32
   std::atomic<int64_t> next{0};
 #pragma omp parallel num_threads(team) if (team > 1)
   for (int64_t i = next++; i < jobs; i = next++) {
-    const SharedHead job = shared_head(s, arrays, static_cast<int>(i / s.kv_heads), static_cast<int>(i % s.kv_heads));
-    run(job, scratch + each * omp_get_thread_num());
+    const Family& family = families[i / s.kv_heads];
+    SharedHead* own = heads.data() + static_cast<int64_t>(largest) * omp_get_thread_num();
+    for (int member = family.first; member < family.end; ++member) {
+      own[member - family.first] = shared_head(s, arrays, member, static_cast<int>(i % s.kv_heads));
+      own[member - family.first].capacity = family.longest;
+    }
+    run(own, family.end - family.first, scratch + each * omp_get_thread_num());
   }
   return AC_OK;
 }

@@ -1,6 +1,8 @@
-// Causal attention of one key head over one sequence, and its gradient. Scores exist for QUERY_TILE queries at a time;
-// the gradient computes them again from each query's largest score and sum (Dao et al. 2022, algorithms 1 and 4).
-// Tiles begin at the sequence's first query, so nothing depends on its neighbours in the call.
+// Causal attention of one key head over sequences that share leading tokens, and its gradient. Scores exist for
+// QUERY_TILE queries at a time; the gradient computes them again from each query's largest score and sum (Dao et al.
+// 2022, algorithms 1 and 4). Tiles begin at a sequence's first query, so nothing depends on its neighbours in the call.
+//
+// Keys lie by position: a sequence overwrites those of the one before it from its first own token on.
 #pragma once
 #include "training_attention_tile.h"
 
@@ -69,12 +71,18 @@ AC_INLINE float* statistics_of(const ac::SharedHead& job, int query, int head) {
 }
 AC_INLINE float score_scale(const ac::SharedHead& job) { return 1.0f / sqrtf(static_cast<float>(job.head_dim)); }
 
+// rows [length, width], those of own tokens = rotated keys, or = values.
 void copy_keys(const ac::SharedHead& job, float* rows) {
   const int width = padded_width(job);
-  for (int i = 0; i < job.length; ++i, rows += width) {
+  for (int i = job.shared; i < job.length; ++i) {
     prefetch_head(job, job.k + i * job.key_stride, job.key_stride);
-    copy_rotated(job, job.k + i * job.key_stride, i, 1.0f, rows);
+    copy_rotated(job, job.k + i * job.key_stride, i, 1.0f, rows + static_cast<int64_t>(i) * width);
   }
+}
+
+void copy_values(const ac::SharedHead& job, float* rows) {
+  float* own = rows + static_cast<int64_t>(job.shared) * padded_width(job);
+  copy_rows(job, job.v + job.shared * job.key_stride, job.key_stride, job.length - job.shared, own);
 }
 
 void copy_queries(const ac::SharedHead& job, const TileRange& tile, int head, float* rows) {
@@ -105,11 +113,10 @@ void attend_tile(const ac::SharedHead& job, const TileRange& tile, int head, con
   }
 }
 
-void attend(const ac::SharedHead& job, float* scratch) {
-  const ForwardSpace space(job, scratch);
+void attend_sequence(const ac::SharedHead& job, const ForwardSpace& space) {
   copy_keys(job, space.values);
   transpose_rows(job, space.values, space.key_panels);
-  copy_rows(job, job.v, job.key_stride, job.length, space.values);
+  copy_values(job, space.values);
   for (int head = 0; head < job.group; ++head) {
     for (int query = job.first_query; query < job.end_query; query += ac::QUERY_TILE) {
       attend_tile(job, tile_at(job, query), head, space);
@@ -164,26 +171,49 @@ void attend_tile_backward(const ac::SharedHead& job, const TileRange& tile, int 
   }
 }
 
-void attend_backward(const ac::SharedHead& job, float* scratch) {
-  const BackwardSpace space(job, scratch);
-  const int width = padded_width(job);
-  const size_t bytes = static_cast<size_t>(job.length) * width * sizeof(float);
-  copy_rows(job, job.v, job.key_stride, job.length, space.keys);
+void attend(ac::SharedHead* jobs, int count, float* scratch) {
+  const ForwardSpace space(jobs[0], scratch);
+  for (int i = 0; i < count; ++i) attend_sequence(jobs[i], space);
+}
+
+// Writes the gradients of keys and values from position `from` on, which no later sequence adds to.
+void write_key_grads(ac::SharedHead* jobs, int count, int from, const BackwardSpace& space) {
+  const int width = padded_width(jobs[0]);
+  for (int i = count - 1; i >= 0; --i) {
+    ac::SharedHead& job = jobs[i];
+    const int begin = job.shared > from ? job.shared : from;
+    for (int position = begin; position < job.unwritten; ++position) {
+      const int64_t row = static_cast<int64_t>(position) * width, at = position * job.key_stride;
+      copy_rotated_back(job, space.key_grads + row, position, 1.0f, job.k_grad + at);
+      std::memcpy(job.v_grad + at, space.value_grads + row, job.head_dim * sizeof(float));
+    }
+    if (begin < job.unwritten) job.unwritten = begin;
+  }
+}
+
+void attend_sequence_backward(const ac::SharedHead& job, const BackwardSpace& space) {
+  const int64_t width = padded_width(job), first = job.shared * width;
+  const size_t bytes = (job.length - job.shared) * width * sizeof(float);
+  copy_values(job, space.keys);
   transpose_rows(job, space.keys, space.value_panels);
   copy_keys(job, space.keys);
   transpose_rows(job, space.keys, space.key_panels);
-  std::memset(space.key_grads, 0, bytes);
-  std::memset(space.value_grads, 0, bytes);
+  std::memset(space.key_grads + first, 0, bytes);
+  std::memset(space.value_grads + first, 0, bytes);
   for (int head = 0; head < job.group; ++head) {
     for (int query = job.first_query; query < job.end_query; query += ac::QUERY_TILE) {
       attend_tile_backward(job, tile_at(job, query), head, space);
     }
   }
-  for (int i = 0; i < job.length; ++i) {
-    const int64_t row = static_cast<int64_t>(i) * width, at = i * job.key_stride;
-    copy_rotated_back(job, space.key_grads + row, i, 1.0f, job.k_grad + at);
-    std::memcpy(job.v_grad + at, space.value_grads + row, job.head_dim * sizeof(float));
+}
+
+void attend_backward(ac::SharedHead* jobs, int count, float* scratch) {
+  const BackwardSpace space(jobs[0], scratch);
+  for (int i = 0; i < count; ++i) {
+    write_key_grads(jobs, i, jobs[i].shared, space);
+    attend_sequence_backward(jobs[i], space);
   }
+  write_key_grads(jobs, count, 0, space);
 }
 
 }  // namespace

@@ -19,7 +19,7 @@ AC_INLINE int padded_width(const ac::SharedHead& job) {
   return static_cast<int>(ac::round_up(job.head_dim, ac::SCRATCH_UNIT));
 }
 AC_INLINE int padded_keys(const ac::SharedHead& job) {
-  return static_cast<int>(ac::round_up(job.length, ac::KEY_UNIT));
+  return static_cast<int>(ac::round_up(job.capacity, ac::KEY_UNIT));
 }
 // An odd number of cache lines, so that neighbouring rows never compete for the same lines of the first-level cache.
 AC_INLINE int64_t score_stride(const ac::SharedHead& job) { return padded_keys(job) + ac::SCRATCH_UNIT; }
@@ -92,24 +92,27 @@ AC_INLINE void copy_rotated_back(const ac::SharedHead& job, const float* grad, i
   copy_head(job, grad, position, factor, -1.0f, to);
 }
 
-// rows [length, width] = the heads at `from`, a token's `stride` apart.
-AC_INLINE void copy_rows(const ac::SharedHead& job, const float* from, int64_t stride, int length, float* rows) {
+// rows [count, width] = the heads at `from`, a token's `stride` apart.
+AC_INLINE void copy_rows(const ac::SharedHead& job, const float* from, int64_t stride, int count, float* rows) {
   const int dim = job.head_dim, width = padded_width(job);
-  for (int i = 0; i < length; ++i, from += stride, rows += width) {
+  for (int i = 0; i < count; ++i, from += stride, rows += width) {
     prefetch_head(job, from, stride);
     std::memcpy(rows, from, dim * sizeof(float));
     std::memset(rows + dim, 0, (width - dim) * sizeof(float));
   }
 }
 
-// panels [panel][head_dim][PANEL] = rows [length, width] transposed, zeros beyond them.
+// panels [panel][head_dim][PANEL] = rows [length, width] transposed, zeros beyond them. Shared ones are there already.
 void transpose_rows(const ac::SharedHead& job, const float* rows, float* panels) {
   const int dim = job.head_dim, width = padded_width(job);
-  for (int first = 0; first < job.length; first += PANEL, panels += dim * PANEL, rows += PANEL * width) {
-    const int count = job.length - first < PANEL ? job.length - first : PANEL;
+  for (int first = job.shared / PANEL * PANEL; first < job.length; first += PANEL) {
+    const int begin = first < job.shared ? job.shared - first : 0;
+    const int end = job.length - first < PANEL ? job.length - first : PANEL;
+    const float* from = rows + static_cast<int64_t>(first) * width;
+    float* panel = panels + static_cast<int64_t>(first) * dim;
     for (int d = 0; d < dim; ++d) {
-      for (int i = 0; i < count; ++i) panels[d * PANEL + i] = rows[i * width + d];
-      for (int i = count; i < PANEL; ++i) panels[d * PANEL + i] = 0.0f;
+      for (int i = begin; i < end; ++i) panel[d * PANEL + i] = from[i * width + d];
+      for (int i = end; i < PANEL; ++i) panel[d * PANEL + i] = 0.0f;
     }
   }
 }

@@ -4,11 +4,15 @@
 
 namespace ac {
 
-// One key head of one sequence and the query heads that share it. Pointers are at the sequence's first token (those of
-// queries at its first query) and the first of these heads. A token's heads stand head_dim apart, its neighbour's query_stride or key_stride.
+// One key head of one sequence and the query heads that share it. Pointers are at position 0 (those of queries at the
+// first query) and the first of these heads; what stands at positions below `shared` is not this sequence's. A token's
+// heads stand head_dim apart, its neighbour's query_stride or key_stride.
 struct SharedHead {
-  int length, head_dim, group;  // tokens; numbers of a head; query heads
+  int shared, length;           // the positions of its own tokens
+  int capacity;                 // the length of the longest sequence that shares tokens with this one
+  int head_dim, group;          // numbers of a head; query heads
   int first_query, end_query;   // the positions of the queries
+  int unwritten;                // attend_backward's own: gradients of keys before this position are not written yet
   int window;                   // 0: none
   int64_t query_stride, key_stride, statistics_stride;
   const float *cosines, *sines;  // [length, head_dim / 2], or NULL
@@ -48,8 +52,9 @@ struct TrainingKernels {
   void (*gate)(const float* gate, const float* up, int64_t n, float* y);
   void (*gate_backward)(const float* grad, const float* gate, const float* up, int64_t n, float* gate_grad,
                         float* up_grad);
-  void (*attend)(const SharedHead&, float* scratch);
-  void (*attend_backward)(const SharedHead&, float* scratch);
+  // Of `count` sequences that follow each other and share leading tokens; the first one shares none.
+  void (*attend)(SharedHead*, int count, float* scratch);
+  void (*attend_backward)(SharedHead*, int count, float* scratch);
   LogitStatistics (*summarise)(const LogitRow&);
   // logit_grads of logprob_grad * (0 - log sum) + entropy_grad * entropy: the target's own share is left to the caller.
   void (*logit_slopes)(const LogitRow&, const LogitStatistics&, float logprob_grad, float entropy_grad,

@@ -118,6 +118,24 @@ void test_attention(int head_dim, int window, bool rotated) {
                           statistics.data(), q_grad.data(), k_grad.data(), v_grad.data(), threads);
     return std::vector<Floats>{out, q_grad, k_grad, v_grad};
   });
+  // The third sequence shares 20 tokens of the second, the fourth all but one of the third's, the fifth nothing.
+  const std::vector<int32_t> shared = {0, 0, 20, 39, 0}, more_starts = {0, 1, 34, 54, 54, 50 + 97};
+  sequences.first_queries = sequences.query_starts = nullptr;
+  sequences.num_sequences = static_cast<int32_t>(shared.size());
+  sequences.starts = more_starts.data();
+  sequences.shared = shared.data();
+  compare("attention of a forest", head_dim, [&](int threads) {
+    Floats out(queries), statistics(static_cast<size_t>(tokens) * heads * 2);
+    Floats q_grad(queries), k_grad(keys), v_grad(keys);
+    ac_attention_forward(&sequences, q.data(), k.data(), v.data(), out.data(), statistics.data(), threads);
+    ac_attention_backward(&sequences, grad.data(), q.data(), k.data(), v.data(), out.data(), statistics.data(),
+                          q_grad.data(), k_grad.data(), v_grad.data(), threads);
+    return std::vector<Floats>{out, q_grad, k_grad, v_grad};
+  });
+  const std::vector<int32_t> too_many = {0, 2, 0, 0, 0};
+  sequences.shared = too_many.data();
+  expect(ac_attention_forward(&sequences, q.data(), k.data(), v.data(), nullptr, nullptr, 1) == AC_BAD_ARGUMENT,
+         "refuses to share more than there is", head_dim);
   sequences.kv_heads = 3;
   expect(ac_attention_forward(&sequences, q.data(), k.data(), v.data(), nullptr, nullptr, 1) == AC_BAD_ARGUMENT,
          "refuses heads that cannot share", head_dim);

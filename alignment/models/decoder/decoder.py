@@ -25,6 +25,7 @@ from alignment.errors import DataError
 from alignment.models.decoder.adapter_use import ADAPTED, AdapterState, AdapterUse
 from alignment.models.decoder.balancing import ExpertBalance
 from alignment.models.decoder.feed_forward import ExpertFeedForward, FeedForward
+from alignment.models.decoder.forest import Forest, pack
 from alignment.models.decoder.layers import (
     Embedding,
     Linear,
@@ -207,19 +208,18 @@ class Decoder(nn.Layer):
         With ``lengths`` [n] padding is skipped and returned as zeros. ``position_ids`` [n, S] default to 0, 1, 2, ...
         in each row. For the last of several pipeline stages see ``starting_from``.
         """
-        tokens = _Tokens.read(np.asarray(input_ids), lengths)
-        positions = tokens.positions if position_ids is None else np.asarray(position_ids)
-        hidden = self._final(tokens, self._plan(tokens, positions[tokens.real]))
-        return _unpack(hidden, tokens.real)
+        ids = np.asarray(input_ids)
+        tokens = self._read(ids, np.full(len(ids), ids.shape[1]) if lengths is None else lengths, position_ids)
+        return _unpack(self._final(tokens, self._plan(tokens)), tokens)
 
     def at(self, batch: TokenBatch, rows: np.ndarray, positions: np.ndarray) -> paddle.Tensor:
         """Return the hidden states [T, H] of the tokens at ``positions`` [T] of ``rows`` [T] of ``batch``.
 
         The last layer computes only these. Otherwise see ``forward``.
         """
-        tokens = _Tokens.read(batch.input_ids, batch.lengths)
-        plan = self._plan(tokens, tokens.positions[tokens.real])
-        wanted = WantedTokens.build(batch.lengths, rows, positions)
+        tokens = self._read(batch.input_ids, batch.lengths)
+        plan = self._plan(tokens)
+        wanted = WantedTokens.build(tokens.forest, rows, positions)
         routes_all = self.balance is not None and self.balance.reads_all
         if plan.region.rows == plan.region.num_tokens and not routes_all:
             return self._final(tokens, plan, wanted)
@@ -252,8 +252,8 @@ class Decoder(nn.Layer):
 
         ``hidden`` [m, H] is the output of the previous chunk; None: start from the token embeddings.
         """
-        tokens = _Tokens.read(batch.input_ids, batch.lengths)
-        plan = self._plan(tokens, tokens.positions[tokens.real])
+        tokens = self._read(batch.input_ids, batch.lengths)
+        plan = self._plan(tokens)
         hidden = self._embed(tokens, plan) if hidden is None else hidden
         return self._run(self.chunks[index], hidden, plan)
 
@@ -267,12 +267,12 @@ class Decoder(nn.Layer):
             self._starts.pop()
 
     def boundary_rows(self, batch: TokenBatch) -> int:
-        """Return the rows of a hidden state between chunks: all real tokens, or this process's share of them."""
-        num_tokens = int(batch.lengths.sum())
+        """Return the rows of a hidden state between chunks: all computed tokens, or this process's share of them."""
+        num_tokens = self._forest(batch.input_ids, batch.lengths).num_tokens
         return split_rows(num_tokens, self.placement.tensor.size) if self.placement.sequence_parallel else num_tokens
 
     def _embed(self, tokens: _Tokens, plan: SequencePlan) -> paddle.Tensor:
-        hidden = self.embed_tokens(paddle.to_tensor(tokens.ids[tokens.real], "int64"), plan.region)
+        hidden = self.embed_tokens(paddle.to_tensor(tokens.packed, "int64"), plan.region)
         if self.embed_positions is not None:
             positions = paddle.to_tensor(plan.attention.positions, "int64")
             hidden = hidden + self.embed_positions(positions, plan.region)
@@ -296,9 +296,20 @@ class Decoder(nn.Layer):
             return recompute(layer, hidden, plan, wanted, preserve_rng_state=False)
         return layer(hidden, plan, wanted)
 
-    def _plan(self, tokens: _Tokens, positions: np.ndarray) -> SequencePlan:
-        """Return the plan for ``tokens``, whose M real ones have the rotary ``positions`` [M]."""
-        config, placement = self.config, self.placement
+    def _forest(self, ids: np.ndarray, lengths: np.ndarray) -> Forest:
+        """Pack rows ``ids`` [n, S] of ``lengths`` [n]. Dropout differs between rows, so none is shared with it."""
+        drops = self.adapter is not None and self.adapter.dropout > 0
+        return Forest.plain(lengths, ids.shape[1]) if drops else pack(ids, lengths)
+
+    def _read(self, ids: np.ndarray, lengths: np.ndarray, position_ids: np.ndarray | None = None) -> _Tokens:
+        if position_ids is not None:
+            forest = Forest.plain(lengths, ids.shape[1])
+            return _Tokens(ids, lengths, forest, np.asarray(position_ids).reshape(-1)[forest.cells])
+        forest = self._forest(ids, lengths)
+        return _Tokens(ids, lengths, forest, forest.cells % ids.shape[1])
+
+    def _plan(self, tokens: _Tokens) -> SequencePlan:
+        config, placement, positions = self.config, self.placement, tokens.positions
         limit = config.longest_sequence
         rope_type = (config.rope_scaling or {}).get("rope_type")
         if rope_type in ("dynamic", "longrope") and positions.max(initial=0) >= limit:
@@ -308,7 +319,8 @@ class Decoder(nn.Layer):
                 f"longer than {name}={limit}, which is not supported; shorten the rows"
             )
         attention = RotaryAttention(
-            lengths=tokens.lengths,
+            lengths=tokens.forest.lengths,
+            shared=tokens.forest.shared,
             positions=positions,
             rotation=self._rotation,
             num_heads=self._sizes.heads,
@@ -334,26 +346,28 @@ class _Tokens:
     """[n, S]"""
     lengths: np.ndarray
     """[n]"""
+    forest: Forest
+    """How they are packed."""
     positions: np.ndarray
-    """[n, S]: 0, 1, 2, ... in each row."""
-    real: np.ndarray
-    """[n, S] bool, True on the M tokens that are not padding."""
+    """[M] the rotary position of each packed token."""
 
-    @classmethod
-    def read(cls, ids: np.ndarray, lengths: np.ndarray | None) -> _Tokens:
-        """Return rows ``ids`` [n, S] of ``lengths`` [n] (None: no padding)."""
-        lengths = np.full(ids.shape[0], ids.shape[1]) if lengths is None else lengths
-        positions = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
-        return cls(ids, lengths, positions, positions < lengths[:, None])
+    @property
+    def packed(self) -> np.ndarray:
+        """[M] token ids."""
+        return self.ids.reshape(-1)[self.forest.cells]
 
 
-def _unpack(tokens: paddle.Tensor, real: np.ndarray) -> paddle.Tensor:
-    """Return [n, S, H] with tokens [M, H] where ``real`` [n, S] is True and zeros elsewhere."""
-    shape = [*real.shape, tokens.shape[1]]
-    if real.all():
-        return tokens.reshape(shape)
-    rows = paddle.to_tensor(np.flatnonzero(real)).unsqueeze(-1)
-    return paddle.scatter_nd(rows, tokens, [real.size, tokens.shape[1]]).reshape(shape)
+def _unpack(hidden: paddle.Tensor, tokens: _Tokens) -> paddle.Tensor:
+    """Return [n, S, H] with ``hidden`` [M, H] where ``tokens`` stand and zeros on padding."""
+    shape, forest = [*tokens.ids.shape, hidden.shape[1]], tokens.forest
+    if forest.num_tokens == tokens.ids.size:
+        return hidden.reshape(shape)
+    cells = forest.cells
+    if forest.shared is not None:
+        cells = np.flatnonzero(np.arange(shape[1]) < tokens.lengths[:, None])
+        hidden = paddle.gather(hidden, paddle.to_tensor(forest.places.reshape(-1)[cells]))
+    rows = paddle.to_tensor(cells).unsqueeze(-1)
+    return paddle.scatter_nd(rows, hidden, [tokens.ids.size, shape[2]]).reshape(shape)
 
 
 class CausalLM(nn.Layer):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import paddle
 
+from alignment.models.decoder.forest import Forest
 from alignment.ops.native.training_ops import QueryRanges
 
 
@@ -23,26 +24,29 @@ class WantedTokens:
     queries: paddle.Tensor
     """[Q] int64, the rows of these ranges among the M."""
     rows: paddle.Tensor
-    """[T] int64, the rows of the tokens that are read."""
+    """[T] int64, the rows of the tokens that are read; one that is read several times stands here as often."""
     inner: paddle.Tensor | None
     """[T] int64, their places among the Q; None: all Q are read, in this order."""
 
     @classmethod
-    def build(cls, lengths: np.ndarray, sequences: np.ndarray, positions: np.ndarray) -> WantedTokens:
-        """Build for the tokens at ``positions`` [T] of ``sequences`` [T]; these have ``lengths`` [n]."""
-        first, end = lengths.copy(), np.zeros_like(lengths)
+    def build(cls, forest: Forest, rows: np.ndarray, positions: np.ndarray) -> WantedTokens:
+        """Build for the tokens at ``positions`` [T] of ``rows`` [T] of the batch that ``forest`` packs."""
+        places = forest.places[rows, positions]
+        sequences, positions = forest.owners(places)
+        end = np.zeros_like(forest.lengths) if forest.shared is None else forest.shared.copy()
+        first = forest.lengths.copy()
         np.minimum.at(first, sequences, positions)
         np.maximum.at(end, sequences, positions + 1)
         first = np.minimum(first, end)
-        query_starts, starts = (np.concatenate([[0], np.cumsum(counts)]) for counts in (end - first, lengths))
+        query_starts = np.concatenate([[0], np.cumsum(end - first)])
         ranges = QueryRanges(first.astype(np.int32), query_starts.astype(np.int32))
-        places = query_starts[sequences] + positions - first[sequences]
-        is_all = np.array_equal(places, np.arange(query_starts[-1]))
+        among = query_starts[sequences] + positions - first[sequences]
+        is_all = np.array_equal(among, np.arange(query_starts[-1]))
         return cls(
             ranges,
-            paddle.to_tensor(ranges.rows(starts)),
-            paddle.to_tensor(starts[sequences] + positions),
-            None if is_all else paddle.to_tensor(places),
+            paddle.to_tensor(ranges.rows(forest.origins)),
+            paddle.to_tensor(places),
+            None if is_all else paddle.to_tensor(among),
         )
 
     def of_queries(self, x: paddle.Tensor) -> paddle.Tensor:

@@ -21,7 +21,7 @@ from alignment.ops.native.library import load_core
 class _AcSequences(ctypes.Structure):
     _fields_ = [
         *((name, c_int32) for name in ("struct_bytes", "num_sequences", "heads", "kv_heads", "head_dim", "window")),
-        *((name, c_void_p) for name in ("starts", "cosines", "sines", "first_queries", "query_starts")),
+        *((name, c_void_p) for name in ("starts", "cosines", "sines", "first_queries", "query_starts", "shared")),
     ]
 
 
@@ -57,10 +57,10 @@ class QueryRanges(NamedTuple):
     starts: np.ndarray
     """[n + 1] int32: its place among the Q, then Q."""
 
-    def rows(self, token_starts: np.ndarray) -> np.ndarray:
-        """Return the place [Q] int64 of each among all tokens; ``token_starts`` [n + 1] as in ``RaggedHeads``."""
+    def rows(self, origins: np.ndarray) -> np.ndarray:
+        """Return the place [Q] int64 of each among all tokens; ``origins`` [n] are the places of each position 0."""
         counts = np.diff(self.starts)
-        shifts = token_starts[:-1].astype(np.int64) + self.firsts - self.starts[:-1]
+        shifts = origins + self.firsts - self.starts[:-1]
         return np.arange(self.starts[-1], dtype=np.int64) + np.repeat(shifts, counts)
 
 
@@ -69,7 +69,7 @@ class RaggedHeads:
     """Sequences packed without padding, and the heads of their attention."""
 
     starts: np.ndarray
-    """[n + 1] int32: the first token of each sequence, then the number of tokens M."""
+    """[n + 1] int32: the first own token of each sequence, then the number of tokens M."""
     num_heads: int
     num_kv_heads: int
     window: int | None
@@ -78,6 +78,13 @@ class RaggedHeads:
     """Cosines and sines [2, M, D / 2] float32 to rotate queries and keys; None: they are rotated already."""
     queries: QueryRanges | None = None
     """Which tokens are queries; None: all, Q = M."""
+    shared: np.ndarray | None = None
+    """[n] int32: how many leading tokens each sequence shares with the one before it; None: none."""
+
+    @property
+    def origins(self) -> np.ndarray:
+        """[n] int64: the place of each sequence's position 0, as ``QueryRanges.rows`` needs it."""
+        return self.starts[:-1].astype(np.int64) - (0 if self.shared is None else self.shared)
 
     @property
     def num_queries(self) -> int:
@@ -93,10 +100,13 @@ class RaggedHeads:
         num_kv_heads: int,
         window: int | None,
         rotation: np.ndarray | None = None,
+        shared: np.ndarray | None = None,
     ) -> RaggedHeads:
-        """Build for sequences of ``lengths`` [n] tokens."""
-        starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-        return cls(starts, num_heads, num_kv_heads, window, rotation)
+        """Build for sequences of ``lengths`` [n] tokens, the first ``shared`` [n] being those of the one before."""
+        own = lengths if shared is None else lengths - shared
+        starts = np.concatenate([[0], np.cumsum(own)]).astype(np.int32)
+        shared = None if shared is None else shared.astype(np.int32)
+        return cls(starts, num_heads, num_kv_heads, window, rotation, shared=shared)
 
     def pack(self, head_dim: int) -> _AcSequences:
         """Return the structure of the C interface, which points into these arrays."""
@@ -121,6 +131,8 @@ class RaggedHeads:
             arrays |= {"cosines": self.rotation[0], "sines": self.rotation[1]}
         if self.queries is not None:
             arrays |= {"first_queries": self.queries.firsts, "query_starts": self.queries.starts}
+        if self.shared is not None:
+            arrays["shared"] = self.shared
         return {name: array.ctypes.data for name, array in arrays.items()}
 
 

@@ -1,0 +1,102 @@
+"""The tokens of a batch as a forest: rows that begin with the same tokens share them.
+
+A token's hidden states depend only on the tokens before it, so a prompt is computed once for all its answers, forward
+and backward; the gradient of a shared token is the sum over its rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from alignment.ops.shared_tokens import places_of
+
+_wanted = False
+
+LEAST_SHARE = 8
+"""A row shares tokens only if they are at least this part of it (an eighth): attention runs rows that share tokens one
+after the other."""
+
+
+def share_tokens(enabled: bool) -> None:
+    """Set whether rows of this process's batches share the tokens they begin with; the default is not to."""
+    global _wanted
+    _wanted = enabled
+
+
+def sharing_tokens() -> bool:
+    """Return whether rows share the tokens they begin with."""
+    return _wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Forest:
+    """The M tokens of n right-padded rows [n, S], packed without padding."""
+
+    lengths: np.ndarray
+    """[n] tokens of each row, in packed order."""
+    shared: np.ndarray | None
+    """[n] how many leading tokens each row shares with the one packed before it; None: none are shared."""
+    cells: np.ndarray
+    """[M] the cell of each packed token in the flattened rows."""
+    places: np.ndarray
+    """[n, S] the place of each token among the M; 0 on padding."""
+
+    @classmethod
+    def plain(cls, lengths: np.ndarray, width: int) -> Forest:
+        """Pack rows of ``lengths`` [n], padded to ``width``, without sharing."""
+        real = np.arange(width) < lengths[:, None]
+        places = (np.cumsum(real.reshape(-1)) - 1).reshape(real.shape) * real
+        return cls(lengths, None, np.flatnonzero(real), places)
+
+    @classmethod
+    def grow(cls, ids: np.ndarray, lengths: np.ndarray) -> Forest:
+        """Pack rows ``ids`` [n, S] of ``lengths`` [n] so that equal beginnings stand once, where that saves enough."""
+        order = np.array(sorted(range(len(ids)), key=lambda row: ids[row, : lengths[row]].tobytes()), np.int64)
+        shared = _equal_beginnings(ids[order], lengths[order])
+        if not shared.any():
+            return cls.plain(lengths, ids.shape[1])
+        width, lengths = ids.shape[1], lengths[order]
+        places = np.zeros(ids.shape, np.int64)
+        for row, found in zip(order, places_of(lengths, shared), strict=True):
+            places[row, : len(found)] = found
+        spans = zip(order * width + shared, order * width + lengths, strict=True)
+        return cls(lengths, shared, np.concatenate([np.arange(first, end) for first, end in spans]), places)
+
+    @property
+    def num_tokens(self) -> int:
+        """M, the tokens that are computed."""
+        return len(self.cells)
+
+    @property
+    def num_saved(self) -> int:
+        """How many tokens of the rows need not be computed."""
+        return 0 if self.shared is None else int(self.shared.sum())
+
+    @property
+    def origins(self) -> np.ndarray:
+        """[n] the place that position 0 of each packed row would have if its tokens stood together."""
+        shared = 0 if self.shared is None else self.shared
+        return np.cumsum(self.lengths - shared) - self.lengths
+
+    def owners(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return (packed row [T] that owns each of the tokens at ``places`` [T], position [T] there)."""
+        shared = np.zeros_like(self.lengths) if self.shared is None else self.shared
+        origins = self.origins
+        rows = np.searchsorted(origins + shared, places, side="right") - 1
+        return rows, places - origins[rows]
+
+
+def pack(ids: np.ndarray, lengths: np.ndarray) -> Forest:
+    """Pack rows ``ids`` [n, S] of ``lengths`` [n], sharing what ``share_tokens`` allows."""
+    return Forest.grow(ids, lengths) if _wanted and len(ids) > 1 else Forest.plain(lengths, ids.shape[1])
+
+
+def _equal_beginnings(ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return how many leading tokens [n] each row has in common with the one before; 0 where that saves little."""
+    width = ids.shape[1]
+    common = np.zeros_like(lengths)
+    equal = (ids[1:] == ids[:-1]) & (np.arange(width) < np.minimum(lengths[1:], lengths[:-1])[:, None])
+    common[1:] = np.where(equal.all(axis=1), width, equal.argmin(axis=1))
+    return np.where(common * LEAST_SHARE >= lengths, common, 0)
