@@ -21,6 +21,7 @@ from alignment.loops.flat_rewards import FlatRewards
 from alignment.loops.hacking.alarm import HackingAlarm
 from alignment.loops.liveness import Liveness
 from alignment.metrics import Metric, average_metrics
+from alignment.models.decoder.forest import PASSED
 from alignment.parallel.comms.group import ALONE, Group
 from alignment.parallel.comms.stop_signals import Interrupted, StopSignals
 from alignment.parallel.comms.traffic import Traffic
@@ -114,6 +115,8 @@ class Session:
     """The processes that stop together when one receives a signal."""
     model: str = "policy"
     """The model that errors name by default: the one that the loop generates with and evaluates."""
+    has_told_sharing: bool = False
+    """Whether the log says how many tokens rows share."""
     go_on: str = "--resume_from_checkpoint true"
     """What to add to the command to continue the run."""
 
@@ -164,6 +167,9 @@ class Session:
         """
         before = self.counters.updates
         self.counters.updates += updates
+        if PASSED.given and not self.has_told_sharing:
+            self.has_told_sharing = True
+            log.info(f"share_prefixes: {PASSED} up to update {self.counters.updates}")
         self.counters.window.append(dict(metrics))
         ending = epoch_ended or self.is_finished
         span = (before, self.counters.updates)

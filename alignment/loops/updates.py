@@ -12,6 +12,7 @@ import numpy as np
 from alignment.algorithms.adaptive_entropy import AdaptiveEntropy
 from alignment.algorithms.on_policy.spec import CriticRole, OnPolicyAlgorithm
 from alignment.metrics import Metric, average_metrics, merge_metrics
+from alignment.models.decoder.forest import sharing_tokens
 from alignment.parallel.micro_batches import MicroBatches
 from alignment.parallel.roles import EVERYONE, RoleRanks, RoleWork, share_work
 from alignment.parallel.runner import Objective
@@ -74,7 +75,11 @@ class OnPolicyUpdater:
         for rows in self._minibatches(rollout.num_rows):
             if len(reports) == limit:
                 break
-            groups = self.plan.micro_batches.divide(sizes[rows])
+            together = None
+            if sharing_tokens():  # the rows of a prompt are neighbours in the rollout
+                rows = np.sort(rows)
+                together = rollout.group_ids[rows]
+            groups = self.plan.micro_batches.divide(sizes[rows], together)
             batches = [token_batch(rollout, rows[group], fields) for group in groups]
             report = self._apply(batches, fields["response_mask"][rows], is_first=not reports)
             is_stopped = report is None

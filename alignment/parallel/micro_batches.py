@@ -21,16 +21,23 @@ class MicroBatches:
     ranks: int = 1
     """Processes that run different micro-batches; each takes an equal share of the list (``parallel.shares``)."""
 
-    def divide(self, sizes: Sequence[int]) -> list[list[int]]:
+    def divide(self, sizes: Sequence[int], together: Sequence[int] | None = None) -> list[list[int]]:
         """Return the row numbers of each micro-batch, for rows with the token counts ``sizes``.
 
         With a budget, all processes get the same number of micro-batches if there are enough rows, as few as possible,
-        and about the same number of tokens. The result depends only on ``sizes``.
+        and about the same number of tokens; rows with the same number in ``together`` stay together where they fit.
+        The result depends only on the arguments.
         """
         if self.max_tokens is None:
             return [list(range(i, min(i + self.rows, len(sizes)))) for i in range(0, len(sizes), self.rows)]
         self.check(sizes)
-        return _share_out(self._fill(np.asarray(sizes)), np.asarray(sizes), self.ranks)
+        sizes = np.asarray(sizes)
+        items = _families(sizes, together, self.max_tokens)
+        if len(items) < self.ranks:
+            items = _families(sizes, None, self.max_tokens)
+        filled = self._fill(np.array([sizes[item].sum() for item in items]))
+        groups = [sorted(row for number in group for row in items[number]) for group in filled]
+        return _share_out(groups, sizes, self.ranks)
 
     def describe(self) -> str:
         """Return the size of a micro-batch in words."""
@@ -59,6 +66,19 @@ class MicroBatches:
             if max(int(sizes[group].sum()) for group in groups) <= self.max_tokens:
                 return groups
         return [[row] for row in range(len(sizes))]
+
+
+def _families(sizes: np.ndarray, together: Sequence[int] | None, most: int) -> list[list[int]]:
+    """Return the rows with the same number in ``together`` (None: each row alone), cut to ``most`` tokens."""
+    if together is None:
+        return [[row] for row in range(len(sizes))]
+    families: dict[int, list[list[int]]] = {}
+    for row, number in enumerate(together):
+        pieces = families.setdefault(int(number), [[]])
+        if pieces[-1] and sizes[pieces[-1]].sum() + sizes[row] > most:
+            pieces.append([])
+        pieces[-1].append(row)
+    return [piece for pieces in families.values() for piece in pieces]
 
 
 def _balance(sizes: np.ndarray, number: int, most: int | None = None) -> list[list[int]]:

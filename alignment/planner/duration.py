@@ -56,7 +56,8 @@ def update_seconds(job: Job, layout: Layout, machine: Machine, role: str) -> flo
     plus messages.
     """
     again = 4 / 3 if (job.critic_recompute if role in CRITICS else job.recompute) == "full" else 1
-    tokens = job.rows_per_batch * job.length * job.micro_batches
+    saved = job.saved_tokens(role, job.rows_per_batch, trains=True)
+    tokens = (job.rows_per_batch * job.length - saved) * job.micro_batches
     work = 6 * again * tokens * _elements(job, role) / (layout.tensor * layout.pipeline * machine.flops)
     sent = update_bytes(job, layout, role=role)
     tensor = sent["tensor"] / machine.link(layout.tensor)
@@ -68,7 +69,7 @@ def update_seconds(job: Job, layout: Layout, machine: Machine, role: str) -> flo
 def forward_seconds(job: Job, layout: Layout, machine: Machine, role: str) -> float:
     """Return the seconds of a forward pass of ``role`` over an iteration's responses."""
     rows = job.iteration_rows * (job.group_size - 1 if role in job.pairwise else 1)
-    work = 2 * rows * job.length_of(role) * _elements(job, role)
+    work = 2 * (rows * job.length_of(role) - job.saved_tokens(role, rows)) * _elements(job, role)
     return work / (layout.tensor * layout.pipeline * machine.flops)
 
 

@@ -20,6 +20,7 @@ from alignment.errors import ArgumentError
 from alignment.models.adapters.peft_config import CONFIG_FILE as ADAPTER_FILE
 from alignment.models.adapters.peft_config import read_adapter
 from alignment.models.config import CONFIG_FILE, read_config
+from alignment.models.decoder.forest import LEAST_SHARE
 from alignment.runs.on_policy.algorithm import ChosenAlgorithm, cost_names, critic_name
 
 LANGUAGE_MODELS = ("policy", "reference", "teacher")
@@ -75,6 +76,8 @@ class Job:
     """Responses per iteration."""
     group_size: int = 1
     """Responses per prompt."""
+    shares: bool = False
+    """Whether rows of a micro-batch share the tokens they begin with, where compiled operators run."""
     update_iters: int = 1
     """Passes over an iteration's responses."""
     phases: tuple[str, ...] = ON_POLICY_PHASES
@@ -159,6 +162,19 @@ class Job:
         """Return the tokens of the longest row that ``role`` reads: a comparison has two responses."""
         return self.length + (self.response if role in self.pairwise else 0)
 
+    def saved_tokens(self, role: str, rows: int, *, trains: bool = False) -> int:
+        """Return how many of the tokens of ``rows`` full rows ``role`` need not compute, as responses share a prompt.
+
+        An update of only a part of an iteration's responses is counted as if they had different prompts.
+        """
+        adapter, prompt = self.adapters.get(role), self.length - self.response
+        apart = trains and self.rows_per_batch * self.micro_batches < self.iteration_rows
+        drops = adapter is not None and adapter.dropout > 0
+        routes = self.models[role].experts is not None
+        if apart or drops or routes or not (self.shares and self.native) or role in self.pairwise:
+            return 0
+        return (rows - -(-rows // self.group_size)) * prompt if prompt * LEAST_SHARE >= self.length else 0
+
     @property
     def generates(self) -> bool:
         """Whether the run samples what it trains on, always or now and then."""
@@ -240,6 +256,7 @@ def read_job(parsed: Parsed, *, device: str) -> Job:
         eval_mode=parallel.eval_mode,
         rollout_tensor=parallel.rollout_tensor_parallel_degree,
         native=training.use_native_ops and device == "cpu",
+        shares=training.share_prefixes is not False,
         fused=parsed.engine.use_fusemt,
         on_gpu=device == "gpu",
         rollout_weight_type=parsed.engine.rollout_weight_type or training.weight_dtype(device),

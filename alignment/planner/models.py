@@ -146,8 +146,9 @@ class Placed:
         """Sharding stage 3: bytes of the head, which stays gathered until the model runs again or is updated."""
         return self.whole(self.head_elements)
 
-    def one_pass(self, rows: int) -> Pass:
-        """Return a pass of ``rows`` full rows."""
+    def one_pass(self, rows: int, *, shares: bool = True) -> Pass:
+        """Return a pass of ``rows`` full rows; without ``shares`` none begins like another."""
+        saved = self.job.saved_tokens(self.name, rows, trains=self.is_trained) if shares else 0
         again = self.job.critic_recompute if self.name in CRITICS else self.job.recompute
         return Pass(
             config=self.config,
@@ -158,7 +159,8 @@ class Placed:
             item=self.job.item,
             native=self.job.native,
             recompute=again if self.is_trained else "",
-            adapter=self._kept_by_adapter(rows * self.job.length),
+            saved=saved,
+            adapter=self._kept_by_adapter(rows * self.job.length - saved),
         )
 
     def last_layer(self, step: Pass, read: int | None = None) -> LastLayer | None:

@@ -62,6 +62,7 @@ def update_moments(model: Placed) -> list[UpdateMoment]:
         moments += _pass_moments(model, load, head, with_entropy=job.entropy_gradient)
     if job.with_ptx and model.name == "policy":
         head = model.head(job.rows_per_batch * (job.length - 1), is_scaled=False)
+        step = model.one_pass(job.rows_per_batch, shares=False)
         load = _Load(step, model.last_layer(step, job.length - 1), _in_flight(model, batches), False)
         moments += _pass_moments(model, load, head)
     return [*moments, UpdateMoment(STEP, model.gradients.finishing, 0)]

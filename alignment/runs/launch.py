@@ -16,6 +16,7 @@ from alignment.arguments.global_batches import share_global_batches
 from alignment.arguments.parsed import SAVED_NAME, Parsed
 from alignment.arguments.peers.presets import describe as describe_preset
 from alignment.errors import ArgumentError
+from alignment.models.decoder.forest import share_tokens
 from alignment.ops.native.library import find_core
 from alignment.ops.native.selection import native_ops_enabled, use_native_ops
 from alignment.parallel.comms.group import Group
@@ -100,6 +101,16 @@ def choose_operators(world: Group, *, wanted: bool) -> None:
         log.info(f"training and scoring: Paddle's operators ({obstacle})")
 
 
+def choose_sharing(wanted: bool | None) -> None:
+    """Let rows share the tokens they begin with (null: where compiled operators run); UserError if they cannot."""
+    share_tokens(wanted is not False and native_ops_enabled())
+    if wanted and not native_ops_enabled():
+        raise ArgumentError(
+            f"share_prefixes=true needs the compiled operators, which are not there ({find_core().reason}); leave it "
+            "null"
+        )
+
+
 def describe_offload(parts: Collection[str], device: str) -> str | None:
     """Return a warning that offloading ``parts`` saves nothing on the CPU; None elsewhere."""
     if not parts or device != "cpu":
@@ -172,6 +183,7 @@ def open_launch(parsed: Parsed, *, host: str) -> Iterator[Launch]:
         if topology.device == "gpu" and not training.deterministic:
             log.info("GPU results are not bitwise reproducible, even on resume (deterministic=true makes them so)")
         choose_operators(topology.world, wanted=training.use_native_ops and topology.device == "cpu")
+        choose_sharing(training.share_prefixes)
         for effect in effects:
             log.warn(str(effect))
         if told is not None:

@@ -44,6 +44,28 @@ _NO_LEVEL = Case(
     "bf16 is false or the device is a CPU",
 )
 _REPEATS_ANYWAY = Case(_on_cpu, "CPU results are always reproducible", "the device is a CPU")
+
+
+def _without_kernels(value: Any, s: Situation) -> bool:
+    return bool(value) and (s.device != "cpu" or not s.values["use_native_ops"])
+
+
+def _with_dropout(value: Any, s: Situation) -> bool:
+    return bool(value) and bool(s.values.get("lora")) and s.values["lora_dropout"] > 0
+
+
+_NO_FOREST = (
+    Case(
+        _without_kernels,
+        "only the compiled operators of a CPU share tokens; leave it null",
+        "the device is a GPU or use_native_ops is false",
+    ),
+    Case(
+        _with_dropout,
+        "with lora_dropout every row drops other numbers; leave it null or set lora_dropout to 0",
+        "lora_dropout is above 0",
+    ),
+)
 _NO_NATIVE = Case(_off_cpu, "the compiled operators are for the CPU", "the device is a GPU")
 _NO_WARMUP = where("lr_scheduler_type", "constant", why="a constant learning rate has no warm-up")
 _FLAT = where("lr_scheduler_type", "constant", "constant_with_warmup", why="the learning rate does not decay")
@@ -151,6 +173,11 @@ class TrainingArguments:
     """What recompute recomputes: whole layers, the attention block, or only the attention weights."""
     use_native_ops: bool = argument(True, inert_when=_NO_NATIVE)
     """Train and score with compiled CPU operators (attention, norms, activation, log-probs) if they can be built."""
+    share_prefixes: bool | None = argument(None, refused_when=_NO_FOREST)
+    """Compute tokens that rows of a micro-batch begin with (the prompt of several answers) once for all of them,
+    forward and backward. null: where that is exact and built: with the compiled operators, without lora_dropout. A
+    mixture of experts never does: the balance of its experts counts the tokens of every row.
+    """
     device: Literal["cpu", "gpu"] | None = None
     """Where to run; null: gpu if Paddle finds one, else cpu (PaddleNLP: gpu)."""
     deterministic: bool = argument(False, inert_when=_REPEATS_ANYWAY)

@@ -25,7 +25,7 @@ from alignment.errors import DataError
 from alignment.models.decoder.adapter_use import ADAPTED, AdapterState, AdapterUse
 from alignment.models.decoder.balancing import ExpertBalance
 from alignment.models.decoder.feed_forward import ExpertFeedForward, FeedForward
-from alignment.models.decoder.forest import Forest, pack
+from alignment.models.decoder.forest import PASSED, Forest, pack
 from alignment.models.decoder.layers import (
     Embedding,
     Linear,
@@ -272,6 +272,7 @@ class Decoder(nn.Layer):
         return split_rows(num_tokens, self.placement.tensor.size) if self.placement.sequence_parallel else num_tokens
 
     def _embed(self, tokens: _Tokens, plan: SequencePlan) -> paddle.Tensor:
+        PASSED.add(tokens.forest)
         hidden = self.embed_tokens(paddle.to_tensor(tokens.packed, "int64"), plan.region)
         if self.embed_positions is not None:
             positions = paddle.to_tensor(plan.attention.positions, "int64")
@@ -297,9 +298,13 @@ class Decoder(nn.Layer):
         return layer(hidden, plan, wanted)
 
     def _forest(self, ids: np.ndarray, lengths: np.ndarray) -> Forest:
-        """Pack rows ``ids`` [n, S] of ``lengths`` [n]. Dropout differs between rows, so none is shared with it."""
+        """Pack rows ``ids`` [n, S] of ``lengths`` [n].
+
+        Dropout differs between rows, and the balance of experts counts every row's tokens: nothing is shared there.
+        """
         drops = self.adapter is not None and self.adapter.dropout > 0
-        return Forest.plain(lengths, ids.shape[1]) if drops else pack(ids, lengths)
+        is_apart = drops or self.config.experts is not None
+        return Forest.plain(lengths, ids.shape[1]) if is_apart else pack(ids, lengths)
 
     def _read(self, ids: np.ndarray, lengths: np.ndarray, position_ids: np.ndarray | None = None) -> _Tokens:
         if position_ids is not None:

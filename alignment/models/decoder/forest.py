@@ -23,11 +23,38 @@ def share_tokens(enabled: bool) -> None:
     """Set whether rows of this process's batches share the tokens they begin with; the default is not to."""
     global _wanted
     _wanted = enabled
+    PASSED.reset()
 
 
 def sharing_tokens() -> bool:
     """Return whether rows share the tokens they begin with."""
     return _wanted
+
+
+class PassedTokens:
+    """Counts the tokens of this process's forward passes."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Count from now on."""
+        self.given = self.computed = 0
+
+    def add(self, forest: Forest) -> None:
+        """Count a pass of rows that may share tokens."""
+        if not _wanted:
+            return
+        self.given += forest.num_tokens + forest.num_saved
+        self.computed += forest.num_tokens
+
+    def __str__(self) -> str:
+        saved = 1 - self.computed / max(self.given, 1)
+        return f"{self.computed:,} of {self.given:,} tokens computed ({saved:.0%} shared by rows that begin alike)"
+
+
+PASSED = PassedTokens()
+"""Of this process, since ``share_tokens`` was called."""
 
 
 @dataclass(frozen=True, slots=True)

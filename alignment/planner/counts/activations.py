@@ -111,7 +111,7 @@ class Pass(Sizes):
         """Return the last layer where ``read`` tokens of each row are read; with experts it computes all tokens."""
         if self.config.experts is not None:
             read = self.length
-        return LastLayer(self, replace(self, length=read))
+        return LastLayer(self, replace(self, length=read, saved=0))
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,13 @@ class Sizes:
     sequence_parallel: bool
     item: int
     """Bytes of an activation."""
+    saved: int = 0
+    """Tokens that rows share with the ones before them, and that are not computed again."""
 
     @cached_property
     def tokens(self) -> int:
         """M; none is padding."""
-        return self.rows * self.length
+        return self.rows * self.length - self.saved
 
     @cached_property
     def boundary(self) -> int:

@@ -75,7 +75,8 @@ BASE = {
 }
 """What every assembly of a trainer is given; 24 rows are 6 updates."""
 WATCHED = (
-    (launch, "initialise"), (launch, "open_checkpoint"), (launch, "choose_operators"), (assembly, "open_writers"),
+    (launch, "initialise"), (launch, "open_checkpoint"), (launch, "choose_operators"), (launch, "choose_sharing"),
+    (assembly, "open_writers"),
     (assembly, "Progress"), (assembly, "remove_replaced"), (data_start, "load_dataset_modules"),
     (data_start, "Encoding"), (data_start, "parse_datasets"),
     (trainer_models, "load_tokenizer"), (roles, "load_tokenizer"), (offline_models, "load_causal_lm"),

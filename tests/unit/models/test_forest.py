@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import paddle
 import pytest
 
+from alignment.architecture.adapter import Adapter
 from alignment.architecture.decoder_config import DecoderConfig
+from alignment.models.adapters.attach import attach_adapter
 from alignment.models.decoder.decoder import CausalLM, DecoderLayer
-from alignment.models.decoder.forest import Forest, pack, share_tokens
+from alignment.models.decoder.forest import PASSED, Forest, pack, share_tokens
 from alignment.models.decoder.initialise import draw_weights
 from alignment.models.decoder.logprobs import policy_logprobs, predicting_hidden, token_values
 from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
@@ -38,6 +41,7 @@ BATCH = TokenBatch.build(
     [np.arange(len(PROMPTS[prompt]), len(row)) for (prompt, _), row in zip(ANSWERS, ROWS, strict=True)],
     {"answer_starts": np.array([len(PROMPTS[prompt]) for prompt, _ in ANSWERS])},
 )
+ADAPTER = Adapter(rank=2, alpha=4, modules=("model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"))
 SAVED = 2 * 40 + 9 + 1
 """Two answers begin with the same token."""
 
@@ -54,7 +58,9 @@ def run(model, read):
     found = read(model)
     weights = paddle.to_tensor(np.random.default_rng(1).standard_normal(found.shape).astype("float32"))
     (found * weights).sum().backward()
-    gradients = {name: parameter.grad.numpy().copy() for name, parameter in model.named_parameters()}
+    learned = [(name, parameter) for name, parameter in model.named_parameters() if parameter.grad is not None]
+    gradients = {name: parameter.grad.numpy().copy() for name, parameter in learned}
+    assert gradients
     model.clear_gradients()
     return found.numpy(), gradients
 
@@ -134,3 +140,27 @@ def test_shared_tokens_are_computed_once(monkeypatch):
     share_tokens(True)
     predicting_hidden(model, BATCH)
     assert seen == [int(BATCH.lengths.sum()) - SAVED] * 2
+
+
+def test_the_tokens_of_passes_are_counted():
+    model = build()
+    predicting_hidden(model, BATCH)
+    share_tokens(True)
+    predicting_hidden(model, BATCH)
+    given = int(BATCH.lengths.sum())
+    assert (PASSED.given, PASSED.computed) == (given, given - SAVED)
+    assert str(PASSED) == f"{given - SAVED:,} of {given:,} tokens computed (33% shared by rows that begin alike)"
+
+
+def test_an_adapter_gets_the_same_gradients():
+    model = build()
+    attach_adapter(model, ADAPTER, seed=1)
+    read = partial(policy_logprobs, batch=BATCH, temperature=1.0, with_entropy=False)
+    assert_same_shared(model, lambda model: read(model)[0])
+
+
+def test_rows_with_dropout_do_not_share():
+    model = build()
+    attach_adapter(model, replace(ADAPTER, dropout=0.1), seed=1)
+    share_tokens(True)
+    assert model.model.boundary_rows(BATCH) == int(BATCH.lengths.sum())

@@ -78,3 +78,15 @@ def test_a_row_over_the_budget():
         batches.divide([3, 80, 70])
     batches.check([])
     MicroBatches(rows=1).check([10**6])
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_rows_of_a_family_stay_together_where_they_fit(ranks):
+    sizes, families = _ragged(5, 64), np.repeat(np.arange(16), 4)
+    groups = MicroBatches(rows=1, max_tokens=3000, ranks=ranks).divide(sizes, families)
+    assert sorted(row for group in groups for row in group) == [*range(64)]
+    assert max(_sums(groups, sizes)) <= 3000 and len(groups) % ranks == 0
+    assert sum(len({families[row] for row in group}) for group in groups) == 16, "no family is cut"
+    small = max(sizes)
+    cut = MicroBatches(rows=1, max_tokens=small).divide(sizes, families)
+    assert sorted(row for group in cut for row in group) == [*range(64)] and max(_sums(cut, sizes)) <= small

@@ -73,6 +73,17 @@ def test_half_precision_and_the_fused_engine_depend_on_the_device(parse):
     assert (on_cpu.half, on_cpu.fused, on_cpu.item) == (False, True, 4)
 
 
+def test_responses_share_a_prompt(parse):
+    given = dict(per_device_prompt_batch_size=4, num_return_sequences=4, per_device_train_batch_size=16, max_dec_len=40)
+    job = read_job(parse(**given), device="cpu")
+    assert job.saved_tokens("policy", 16, trains=True) == job.saved_tokens("reward", 16) == 12 * 24
+    assert job.saved_tokens("policy", 6) == 4 * 24
+    part = read_job(parse(**given | {"per_device_train_batch_size": 8}), device="cpu")
+    assert part.saved_tokens("policy", 8, trains=True) == 0 and part.saved_tokens("policy", 8) == 6 * 24
+    for changes in ({"share_prefixes": "false"}, {"use_native_ops": "false"}, {"max_dec_len": 60}):
+        assert read_job(parse(**given | changes), device="cpu").saved_tokens("policy", 16) == 0
+
+
 def test_compiled_operators_are_the_default_of_a_cpu(parse):
     parsed = parse()
     assert read_job(parsed, device="cpu").native and not read_job(parsed, device="gpu").native

@@ -9,12 +9,20 @@ from types import SimpleNamespace
 import pytest
 
 from alignment.errors import ArgumentError
+from alignment.models.decoder.forest import share_tokens, sharing_tokens
 from alignment.ops.native import selection
 from alignment.ops.native.library import Search
 from alignment.ops.native.selection import native_ops_enabled
 from alignment.parallel.comms.group import ALONE
 from alignment.runs import launch
-from alignment.runs.launch import Launch, choose_operators, describe_changes, describe_offload, open_output
+from alignment.runs.launch import (
+    Launch,
+    choose_operators,
+    choose_sharing,
+    describe_changes,
+    describe_offload,
+    open_output,
+)
 
 
 @pytest.fixture
@@ -88,6 +96,24 @@ def test_nothing_is_said_where_they_are_not_wanted(find):
     lines.clear()
     choose_operators(ALONE, wanted=False)
     assert not native_ops_enabled() and lines == []
+
+
+@pytest.mark.parametrize(("wanted", "shares"), [(None, True), (True, True), (False, False)])
+def test_tokens_are_shared_unless_not_wanted(find, wanted, shares):
+    find(object(), "cached build x.so")
+    choose_operators(ALONE, wanted=True)
+    choose_sharing(wanted)
+    assert sharing_tokens() == shares
+    share_tokens(False)
+
+
+def test_tokens_are_not_shared_without_compiled_operators(find):
+    find(None, "no C++ compiler")
+    choose_operators(ALONE, wanted=True)
+    choose_sharing(None)
+    assert not sharing_tokens()
+    with pytest.raises(ArgumentError, match=r"share_prefixes=true needs the compiled operators.*no C\+\+ compiler"):
+        choose_sharing(True)
 
 
 def _changes(now, before, *, trained="float32"):
