@@ -64,7 +64,7 @@ def measure_gap(rollout: Rollout) -> LogprobGap:
     """Return the gap between ``rollout_logprobs`` (the engine's) and ``old_logprobs`` (here the trainer's)."""
     engine, trainer = rollout.rollout_logprobs, rollout.old_logprobs
     assert engine is not None and trainer is not None
-    is_token = rollout.response_mask > 0
+    is_token = rollout.compared_mask > 0
     gap = np.where(is_token, np.abs(engine - trainer), -1.0)
     row, position = np.unravel_index(gap.argmax(), gap.shape)
     tokens = gap[is_token].astype(np.float64)

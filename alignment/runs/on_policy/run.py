@@ -20,6 +20,7 @@ from alignment.parallel.runner import ModelRunner
 from alignment.records import Experience
 from alignment.rollout.collector import Collector
 from alignment.rollout.dynamic_sampling import DynamicSampling
+from alignment.rollout.engine_trust import EngineTrust
 from alignment.rollout.gate import LogprobGate
 from alignment.rollout.judge import Judge
 from alignment.rollout.placed_engine import PlacedEngine
@@ -227,8 +228,16 @@ class OnPolicyRun:
             temperature=self._launch.parsed.generation.temperature,
             terms=build_terms(self._launch, self._roles.tokenizer),
             with_entropy=training,
+            trust=self._trust if training else None,
             ranks=self._launch.roles,
         )
+
+    @property
+    def _trust(self) -> EngineTrust | None:
+        engine = self._launch.parsed.engine
+        if not engine.logprob_gate_rows:
+            return None
+        return EngineTrust(rows=engine.logprob_gate_rows, limit=engine.logprob_gap_limit)
 
     @property
     def _num_replicas(self) -> int:
