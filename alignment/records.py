@@ -183,8 +183,8 @@ class Rollout:
     """[N, R] float32, the denominator of the policy's ratio: the trainer's before the update (or the engine's, if
     ``rollout/gate.py`` decides so)."""
     compared: np.ndarray | None = None
-    """[N] bool, True if ``old_logprobs`` and ``entropy`` of the row are the trainer's; elsewhere those log-probs are the
-    engine's, and the entropy is unknown (None: all True)."""
+    """[N] bool, True if ``old_logprobs`` and ``entropy`` of the row are the trainer's; elsewhere these log-probs are
+    the engine's, and the entropy is unknown (None: all True)."""
     importance_weights: np.ndarray | None = None
     """[N, R] float32, factors of the policy loss, zero under the mask (None: all 1)."""
     ref_logprobs: np.ndarray | None = None

@@ -43,8 +43,8 @@ class EngineTrust:
         if not self._has_told:
             self._has_told = True
             log.info(
-                f"old log-probs: the engine's for {rollout.num_rows - self.rows} of {rollout.num_rows} responses, which "
-                f"the trainer need not compute; on the other {self.rows} both agree (gap p99 {gap.p99:.2g} nats)"
+                f"old log-probs: the engine's for {rollout.num_rows - self.rows} of {rollout.num_rows} responses, "
+                f"which the trainer need not compute; on the other {self.rows} both agree (gap p99 {gap.p99:.2g} nats)"
             )
         return old, None if entropy is None else _with_rows(np.zeros_like(old), rows, entropy), compared
 

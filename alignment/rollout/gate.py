@@ -93,8 +93,8 @@ class LogprobGate:
     ``warn`` and ``stop`` leave the rollout unchanged: its old log-probs are the trainer's. ``correct`` gives every
     rollout importance weights, above the limit or not, so that the objective does not jump at the limit. ``recompute``
     uses the engine's log-probs as the old ones while the gap is within the limit, so that the ratio and the KL in the
-    reward refer to the distribution that was sampled; above the limit it uses the trainer's. The trainer's are always
-    computed, because the gap needs them.
+    reward refer to the distribution that was sampled; above the limit it uses the trainer's. The gap needs the
+    trainer's, of all responses or of those that ``EngineTrust`` compares.
 
     The trainer's log-probs of a rollout of earlier weights are those of the policy before the update, to which the
     ratio and the KL refer, and not of the one that sampled it: the weights correct for the distance between the two,
