@@ -183,7 +183,7 @@ def open_launch(parsed: Parsed, *, host: str) -> Iterator[Launch]:
         if topology.device == "gpu" and not training.deterministic:
             log.info("GPU results are not bitwise reproducible, even on resume (deterministic=true makes them so)")
         choose_operators(topology.world, wanted=training.use_native_ops and topology.device == "cpu")
-        choose_sharing(training.share_prefixes)
+        choose_sharing(wanted=training.share_prefixes)
         for effect in effects:
             log.warn(str(effect))
         if told is not None:
