@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from alignment.arguments.keys.rollout_engine import RolloutEngineArguments
 from alignment.records import Rollout
 from alignment.rollout.gate import measure_gap
 from alignment.telemetry import log
@@ -22,6 +23,11 @@ class EngineTrust:
     limit: float
     """In nats."""
     _has_told: bool = field(default=False, init=False)
+
+    @classmethod
+    def of(cls, engine: RolloutEngineArguments) -> EngineTrust | None:
+        """Return what the arguments ask for; None: the trainer computes all responses."""
+        return cls(rows=engine.logprob_gate_rows, limit=engine.logprob_gap_limit) if engine.logprob_gate_rows else None
 
     def measure(
         self, rollout: Rollout, policy: Callable[..., tuple[np.ndarray, np.ndarray | None]]

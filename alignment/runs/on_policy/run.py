@@ -131,8 +131,7 @@ class OnPolicyRun:
                 *(("train/cost", "train/lambda") if self._algorithm.needs_cost else ()),
             ),
         )
-        session.memory = memory or session.memory
-        session.alarm = self._alarm
+        session.memory, session.alarm = memory or session.memory, self._alarm
         session.flat_rewards.prompts = self._plan.prompts_per_iteration
         with contextlib.closing(session.writers):
             if training.do_train:
@@ -210,9 +209,8 @@ class OnPolicyRun:
         return self._roles.tokenizer.decode(np.asarray(ids).tolist(), skip_special_tokens=True)
 
     def _judge(self, *, training: bool) -> Judge:
-        micro = self._launch.parsed.training.per_device_train_batch_size
-        rows = self._launch.parsed.training.per_device_eval_batch_size
-        on_policy = self._launch.parsed.on_policy
+        parsed = self._launch.parsed
+        micro, rows = parsed.training.per_device_train_batch_size, parsed.training.per_device_eval_batch_size
         critic, cost_critic = (self._learners.get(name) if training else None for name in CRITIC_FOLDERS)
         return Judge(
             policy=scoring_runner(self._learners["policy"]),
@@ -223,21 +221,14 @@ class OnPolicyRun:
             cost=self._cost,
             normalize_cost=self._normalize_cost,
             cost_critic=None if cost_critic is None else scoring_runner(cost_critic),
-            logprob_rows=positive_or(on_policy.per_device_logprob_batch_size, micro) if training else rows,
-            value_rows=positive_or(self._launch.parsed.critic.per_device_value_batch_size, micro) if critic else micro,
-            temperature=self._launch.parsed.generation.temperature,
+            logprob_rows=positive_or(parsed.on_policy.per_device_logprob_batch_size, micro) if training else rows,
+            value_rows=positive_or(parsed.critic.per_device_value_batch_size, micro) if critic else micro,
+            temperature=parsed.generation.temperature,
             terms=build_terms(self._launch, self._roles.tokenizer),
             with_entropy=training,
-            trust=self._trust if training else None,
+            trust=EngineTrust.of(parsed.engine) if training else None,
             ranks=self._launch.roles,
         )
-
-    @property
-    def _trust(self) -> EngineTrust | None:
-        engine = self._launch.parsed.engine
-        if not engine.logprob_gate_rows:
-            return None
-        return EngineTrust(rows=engine.logprob_gate_rows, limit=engine.logprob_gap_limit)
 
     @property
     def _num_replicas(self) -> int:
