@@ -36,6 +36,7 @@ from alignment.models.decoder.layers import (
     build_layer,
     build_norm,
 )
+from alignment.models.decoder.packed_tokens import PackedTokens, unpack
 from alignment.models.decoder.placement import WHOLE, Placement
 from alignment.models.decoder.wanted_tokens import WantedTokens
 from alignment.ops.rotary import PositionTables
@@ -210,7 +211,7 @@ class Decoder(nn.Layer):
         """
         ids = np.asarray(input_ids)
         tokens = self._read(ids, np.full(len(ids), ids.shape[1]) if lengths is None else lengths, position_ids)
-        return _unpack(self._final(tokens, self._plan(tokens)), tokens)
+        return unpack(self._final(tokens, self._plan(tokens)), tokens)
 
     def at(self, batch: TokenBatch, rows: np.ndarray, positions: np.ndarray) -> paddle.Tensor:
         """Return the hidden states [T, H] of the tokens at ``positions`` [T] of ``rows`` [T] of ``batch``.
@@ -226,7 +227,7 @@ class Decoder(nn.Layer):
         # Sequence parallelism: each process holds only its share of the tokens between layers.
         return paddle.gather(self._final(tokens, plan), wanted.rows)
 
-    def _final(self, tokens: _Tokens, plan: SequencePlan, wanted: WantedTokens | None = None) -> paddle.Tensor:
+    def _final(self, tokens: PackedTokens, plan: SequencePlan, wanted: WantedTokens | None = None) -> paddle.Tensor:
         """Return the final hidden states of the real ones of ``tokens``, [M, H], or of the ``wanted`` ones, [T, H]."""
         if not self._starts:
             assert self.placement.num_stages == 1, "call run_chunk, or call this inside starting_from"
@@ -271,7 +272,7 @@ class Decoder(nn.Layer):
         num_tokens = self._forest(batch.input_ids, batch.lengths).num_tokens
         return split_rows(num_tokens, self.placement.tensor.size) if self.placement.sequence_parallel else num_tokens
 
-    def _embed(self, tokens: _Tokens, plan: SequencePlan) -> paddle.Tensor:
+    def _embed(self, tokens: PackedTokens, plan: SequencePlan) -> paddle.Tensor:
         PASSED.add(tokens.forest)
         hidden = self.embed_tokens(paddle.to_tensor(tokens.packed, "int64"), plan.region)
         if self.embed_positions is not None:
@@ -306,14 +307,14 @@ class Decoder(nn.Layer):
         is_apart = drops or self.config.experts is not None
         return Forest.plain(lengths, ids.shape[1]) if is_apart else pack(ids, lengths)
 
-    def _read(self, ids: np.ndarray, lengths: np.ndarray, position_ids: np.ndarray | None = None) -> _Tokens:
+    def _read(self, ids: np.ndarray, lengths: np.ndarray, position_ids: np.ndarray | None = None) -> PackedTokens:
         if position_ids is not None:
             forest = Forest.plain(lengths, ids.shape[1])
-            return _Tokens(ids, lengths, forest, np.asarray(position_ids).reshape(-1)[forest.cells])
+            return PackedTokens(ids, lengths, forest, np.asarray(position_ids).reshape(-1)[forest.cells])
         forest = self._forest(ids, lengths)
-        return _Tokens(ids, lengths, forest, forest.cells % ids.shape[1])
+        return PackedTokens(ids, lengths, forest, forest.cells % ids.shape[1])
 
-    def _plan(self, tokens: _Tokens) -> SequencePlan:
+    def _plan(self, tokens: PackedTokens) -> SequencePlan:
         config, placement, positions = self.config, self.placement, tokens.positions
         limit = config.longest_sequence
         rope_type = (config.rope_scaling or {}).get("rope_type")
@@ -341,38 +342,6 @@ class Decoder(nn.Layer):
         # Decided here, because a layer that is recomputed runs again when other rows pass forward.
         balance = None if self.balance is None or self.balance.is_filler else self.balance
         return SequencePlan(attention, region, self.recompute_granularity if active else "", use, balance)
-
-
-@dataclass(frozen=True, slots=True)
-class _Tokens:
-    """Right-padded rows of token ids."""
-
-    ids: np.ndarray
-    """[n, S]"""
-    lengths: np.ndarray
-    """[n]"""
-    forest: Forest
-    """How they are packed."""
-    positions: np.ndarray
-    """[M] the rotary position of each packed token."""
-
-    @property
-    def packed(self) -> np.ndarray:
-        """[M] token ids."""
-        return self.ids.reshape(-1)[self.forest.cells]
-
-
-def _unpack(hidden: paddle.Tensor, tokens: _Tokens) -> paddle.Tensor:
-    """Return [n, S, H] with ``hidden`` [M, H] where ``tokens`` stand and zeros on padding."""
-    shape, forest = [*tokens.ids.shape, hidden.shape[1]], tokens.forest
-    if forest.num_tokens == tokens.ids.size:
-        return hidden.reshape(shape)
-    cells = forest.cells
-    if forest.shared is not None:
-        cells = np.flatnonzero(np.arange(shape[1]) < tokens.lengths[:, None])
-        hidden = paddle.gather(hidden, paddle.to_tensor(forest.places.reshape(-1)[cells]))
-    rows = paddle.to_tensor(cells).unsqueeze(-1)
-    return paddle.scatter_nd(rows, hidden, [tokens.ids.size, shape[2]]).reshape(shape)
 
 
 class CausalLM(nn.Layer):
