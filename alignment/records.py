@@ -182,9 +182,6 @@ class Rollout:
     old_logprobs: np.ndarray | None = None
     """[N, R] float32, the denominator of the policy's ratio: the trainer's before the update (or the engine's, if
     ``rollout/gate.py`` decides so)."""
-    compared: np.ndarray | None = None
-    """[N] bool, True if ``old_logprobs`` and ``entropy`` of the row are the trainer's; elsewhere these log-probs are
-    the engine's, and the entropy is unknown (None: all True)."""
     importance_weights: np.ndarray | None = None
     """[N, R] float32, factors of the policy loss, zero under the mask (None: all 1)."""
     ref_logprobs: np.ndarray | None = None
@@ -235,14 +232,6 @@ class Rollout:
     def valid_rows(self) -> np.ndarray:
         """[N] bool, True if the row has a reward."""
         return np.ones(self.num_rows, bool) if self.valid is None else self.valid
-
-    @property
-    def compared_mask(self) -> np.ndarray:
-        """[N, R] float32, 1 on response tokens whose old log-probs are the trainer's (where all are: of valid rows)."""
-        if self.compared is None or self.compared.all():
-            return self.response_mask
-        is_token = np.arange(self.response_width)[None, :] < self.response_lengths[:, None]
-        return (is_token & self.compared[:, None]).astype(np.float32)
 
     @property
     def response_mask(self) -> np.ndarray:

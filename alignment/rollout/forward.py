@@ -15,20 +15,10 @@ from alignment.rollout.minibatches import gather_grids, split_rows, token_batch
 
 
 def measure_logprobs(
-    runner: ModelRunner,
-    rollout: Rollout,
-    *,
-    rows_per_batch: int,
-    temperature: float,
-    with_entropy: bool = False,
-    rows: np.ndarray | None = None,
+    runner: ModelRunner, rollout: Rollout, *, rows_per_batch: int, temperature: float, with_entropy: bool = False
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return (log-probs [n, R], entropies [n, R] or None) of the response tokens of ``rows`` [n] at ``temperature``.
-
-    None: of all rows.
-    """
-    rows = np.arange(rollout.num_rows) if rows is None else rows
-    batches = [token_batch(rollout, part) for part in split_rows(rows, rows_per_batch)]
+    """Return (log-probs [N, R], entropies [N, R] or None) of the response tokens at ``temperature``."""
+    batches = _batches(rollout, rows_per_batch)
     read = partial(_read_logprobs, temperature=temperature, with_entropy=with_entropy)
     grids = runner.forward(batches, read)
     logprobs = gather_grids([g[0] for g in grids], rollout.response_width)

@@ -64,7 +64,7 @@ def measure_gap(rollout: Rollout) -> LogprobGap:
     """Return the gap between ``rollout_logprobs`` (the engine's) and ``old_logprobs`` (here the trainer's)."""
     engine, trainer = rollout.rollout_logprobs, rollout.old_logprobs
     assert engine is not None and trainer is not None
-    is_token = rollout.compared_mask > 0
+    is_token = rollout.response_mask > 0
     gap = np.where(is_token, np.abs(engine - trainer), -1.0)
     row, position = np.unravel_index(gap.argmax(), gap.shape)
     tokens = gap[is_token].astype(np.float64)
@@ -93,8 +93,8 @@ class LogprobGate:
     ``warn`` and ``stop`` leave the rollout unchanged: its old log-probs are the trainer's. ``correct`` gives every
     rollout importance weights, above the limit or not, so that the objective does not jump at the limit. ``recompute``
     uses the engine's log-probs as the old ones while the gap is within the limit, so that the ratio and the KL in the
-    reward refer to the distribution that was sampled; above the limit it uses the trainer's. The gap needs the
-    trainer's, of all responses or of those that ``EngineTrust`` compares.
+    reward refer to the distribution that was sampled; above the limit it uses the trainer's. The trainer's are always
+    computed, because the gap needs them.
 
     The trainer's log-probs of a rollout of earlier weights are those of the policy before the update, to which the
     ratio and the KL refer, and not of the one that sampled it: the weights correct for the distance between the two,

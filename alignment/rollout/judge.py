@@ -14,7 +14,6 @@ from alignment.errors import NotFiniteError, RewardError
 from alignment.parallel.roles import EVERYONE, RoleRanks, RoleWork, share_work
 from alignment.parallel.runner import ModelRunner
 from alignment.records import Rollout
-from alignment.rollout.engine_trust import EngineTrust
 from alignment.rollout.forward import measure_logprobs, measure_values
 from alignment.rollout.rewards.scorers import Scorer, Scores
 from alignment.rollout.rewards.terms import ScoreTerms
@@ -47,8 +46,6 @@ class Judge:
     """Terms added to the normalised rewards (None: there are none)."""
     with_entropy: bool = True
     """Whether to compute the policy's entropy."""
-    trust: EngineTrust | None = None
-    """Where the engine's log-probs are taken as the policy's; None: nowhere."""
     ranks: Mapping[str, RoleRanks] = field(default_factory=dict)
     """The ranks of each role that has its own."""
 
@@ -64,7 +61,7 @@ class Judge:
         found = {name: list(islice(results, len(some))) for name, some in works.items()}
         scores = self.scorer.read(found["scores"])
         total, terms = self._add_terms(rollout, self._normalized(scores))
-        old, entropy, compared = found["policy"][0]
+        old, entropy = found["policy"][0]
         _require_finite("policy", "log-probs", old, rollout)
         reference = values = None
         if self.reference is not None:
@@ -82,7 +79,6 @@ class Judge:
             score_notes=scores.notes,
             old_logprobs=old,
             entropy=entropy,
-            compared=compared,
             ref_logprobs=reference,
             values=values,
             **self._cost_fields(rollout, found),
@@ -91,8 +87,8 @@ class Judge:
     def _passes(self, rollout: Rollout) -> dict[str, RoleWork]:
         """Return the forward passes of the policy, the reference and the critics, by role."""
         options = {"rows_per_batch": self.logprob_rows, "temperature": self.temperature}
-        policy = partial(measure_logprobs, self.policy, rollout, with_entropy=self.with_entropy, **options)
-        actions = {"policy": lambda: (*policy(), None) if self.trust is None else self.trust.measure(rollout, policy)}
+        with_entropy = self.with_entropy
+        actions = {"policy": lambda: measure_logprobs(self.policy, rollout, with_entropy=with_entropy, **options)}
         if self.reference is not None:
             actions["reference"] = lambda: measure_logprobs(self.reference, rollout, **options)[0]
         for role, critic in (("critic", self.critic), ("cost_critic", self.cost_critic)):

@@ -24,7 +24,7 @@ def describe_experience(experience: Experience) -> dict[str, Metric]:
     rollout = experience.rollout
     metrics = _rewards(experience) | _lengths(rollout) | _advantages(experience) | dict(experience.metrics)
     metrics |= describe_sources(rollout) | _variety(rollout)
-    metrics["policy/entropy"] = (rollout.entropy * rollout.compared_mask).sum() / rollout.compared_mask.sum()
+    metrics["policy/entropy"] = _token_mean(rollout.entropy, rollout)
     if rollout.ref_logprobs is not None:
         metrics |= _kl(rollout)
     if rollout.values is not None:

@@ -14,23 +14,6 @@ _NO_RATIO = Case(
     "distillation has no ratio of probabilities to correct (allowed: warn, stop)",
     "it is correct or recompute, and the trainer is kd",
 )
-_NEEDS_ALL = (
-    Case(
-        lambda value, s: value > 0 and s.values["on_logprob_gap"] == "correct",
-        "on_logprob_gap=correct weights every token by the trainer's log-prob; set it to 0",
-        "on_logprob_gap is correct",
-    ),
-    Case(
-        lambda value, s: value > 0 and s.values.get("rollout_ahead", 0) > 0,
-        "with rollout_ahead the engine has earlier weights than the policy; set it to 0",
-        "rollout_ahead is above 0",
-    ),
-    Case(
-        lambda value, s: value > 0 and "lmbda" in s.values,
-        "distillation has no old log-probs; set it to 0",
-        "the trainer is kd",
-    ),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +31,6 @@ class RolloutEngineArguments:
     """Memory for keys and values in one process, for example 2GiB; null: enough for all sequences at full length."""
     logprob_gap_limit: float = argument(0.05, above=0, inert_when=NO_SAMPLING)
     """Limit, in nats, on the gap between the engine's and the trainer's log-probs of 99 % of a rollout's tokens."""
-    logprob_gate_rows: int = argument(0, minimum=0, inert_when=NO_SAMPLING, refused_when=_NEEDS_ALL)
-    """Responses of a rollout, spread evenly, whose log-probs the trainer computes too. Where they agree within
-    logprob_gap_limit, the engine's are the old log-probs of the other responses; else the trainer computes those as
-    well. 0: all responses, and old log-probs are the trainer's."""
     on_logprob_gap: Literal["warn", "correct", "recompute", "stop"] = argument(
         "warn", inert_when=NO_SAMPLING, refused_when=_NO_RATIO
     )

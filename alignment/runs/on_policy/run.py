@@ -20,7 +20,6 @@ from alignment.parallel.runner import ModelRunner
 from alignment.records import Experience
 from alignment.rollout.collector import Collector
 from alignment.rollout.dynamic_sampling import DynamicSampling
-from alignment.rollout.engine_trust import EngineTrust
 from alignment.rollout.gate import LogprobGate
 from alignment.rollout.judge import Judge
 from alignment.rollout.placed_engine import PlacedEngine
@@ -226,7 +225,6 @@ class OnPolicyRun:
             temperature=parsed.generation.temperature,
             terms=build_terms(self._launch, self._roles.tokenizer),
             with_entropy=training,
-            trust=EngineTrust.of(parsed.engine) if training else None,
             ranks=self._launch.roles,
         )
 

@@ -93,10 +93,6 @@ ROLLOUT = (
     _row("rollout_kv_type", "bfloat16", lambda r: _engine(r)._settings.kv_type),
     _row("rollout_kv_memory", "3MiB", lambda r: _engine(r)._settings.kv_bytes, 3 * 2**20),
     _row("logprob_gap_limit", 0.125, lambda r: r.loop.gate.limit),
-    _row(
-        "logprob_gate_rows", 3, lambda r: r.loop.judge.trust.rows,
-        with_={"on_logprob_gap": "recompute", "rollout_ahead": 0},
-    ),
     _row("on_logprob_gap", "correct", lambda r: r.loop.gate.action),
     _row("on_reward_hacking", "stop_at_best", lambda r: r.session.alarm.stops, True, with_=EVALUATED, alone=True),
     _row("rollout_ahead", 1, lambda r: (r.loop.ahead.is_on, r.loop.gate.weighs_all), (True, True)),

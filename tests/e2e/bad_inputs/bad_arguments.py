@@ -83,7 +83,6 @@ PPO_VALUES = {
     "rollout_kv_type": [("int8", "'bfloat16'")],
     "rollout_kv_memory": [("much", "rollout_kv_memory"), ("-1GiB", "rollout_kv_memory"), ("1KiB", "rollout_kv_memory")],
     "logprob_gap_limit": [(0, "> 0")],
-    "logprob_gate_rows": [(-1, ">= 0")],
     "on_logprob_gap": [("ignore", "'warn'")],
     "importance_weight_cap": [(0.5, ">= 1")],
     "use_kl_loss": [("maybe", "use_kl_loss")],
