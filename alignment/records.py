@@ -182,6 +182,8 @@ class Rollout:
     old_logprobs: np.ndarray | None = None
     """[N, R] float32, the denominator of the policy's ratio: the trainer's before the update (or the engine's, if
     ``rollout/gate.py`` decides so)."""
+    checked_rows: np.ndarray | None = None
+    """[N] bool, True for rows whose log-probs the trainer computed, and ``entropy`` with them (None: all rows)."""
     importance_weights: np.ndarray | None = None
     """[N, R] float32, factors of the policy loss, zero under the mask (None: all 1)."""
     ref_logprobs: np.ndarray | None = None
@@ -236,8 +238,19 @@ class Rollout:
     @property
     def response_mask(self) -> np.ndarray:
         """[N, R] float32, 1 on real response tokens of valid rows."""
-        is_token = np.arange(self.response_width)[None, :] < self.response_lengths[:, None]
-        return (is_token & self.valid_rows[:, None]).astype(np.float32)
+        return (self.response_tokens & self.valid_rows[:, None]).astype(np.float32)
+
+    @property
+    def response_tokens(self) -> np.ndarray:
+        """[N, R] bool, True on the response tokens of all rows, valid or not."""
+        return np.arange(self.response_width)[None, :] < self.response_lengths[:, None]
+
+    @property
+    def checked_tokens(self) -> np.ndarray:
+        """[N, R] bool, True on the response tokens of valid rows, or of ``checked_rows`` if there are any."""
+        if self.checked_rows is None:
+            return self.response_mask > 0
+        return self.response_tokens & self.checked_rows[:, None]
 
     def with_fields(self, **fields: Any) -> Rollout:
         """Return a copy with the given fields set."""

@@ -15,10 +15,19 @@ from alignment.rollout.minibatches import gather_grids, split_rows, token_batch
 
 
 def measure_logprobs(
-    runner: ModelRunner, rollout: Rollout, *, rows_per_batch: int, temperature: float, with_entropy: bool = False
+    runner: ModelRunner,
+    rollout: Rollout,
+    *,
+    rows_per_batch: int,
+    temperature: float,
+    with_entropy: bool = False,
+    rows: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return (log-probs [N, R], entropies [N, R] or None) of the response tokens at ``temperature``."""
-    batches = _batches(rollout, rows_per_batch)
+    """Return (log-probs [n, R], entropies [n, R] or None) of the response tokens of ``rows`` [n] at ``temperature``.
+
+    None: of all rows.
+    """
+    batches = _batches(rollout, rows_per_batch, rows)
     read = partial(_read_logprobs, temperature=temperature, with_entropy=with_entropy)
     grids = runner.forward(batches, read)
     logprobs = gather_grids([g[0] for g in grids], rollout.response_width)
@@ -60,5 +69,6 @@ def _read_logprobs(model: Any, batch: TokenBatch, *, temperature: float, with_en
     return (grid, to_grid(entropy, batch)) if with_entropy else (grid,)
 
 
-def _batches(rollout: Rollout, rows_per_batch: int) -> list[TokenBatch]:
-    return [token_batch(rollout, rows) for rows in split_rows(np.arange(rollout.num_rows), rows_per_batch)]
+def _batches(rollout: Rollout, rows_per_batch: int, rows: np.ndarray | None = None) -> list[TokenBatch]:
+    wanted = np.arange(rollout.num_rows) if rows is None else rows
+    return [token_batch(rollout, part) for part in split_rows(wanted, rows_per_batch)]

@@ -38,7 +38,10 @@ _ADVICE = (
 
 
 class LogprobGap(NamedTuple):
-    """|engine's - trainer's| log-prob in nats, over the response tokens of valid rows; NaN if one of them is."""
+    """|engine's - trainer's| log-prob in nats, over the response tokens of valid rows; NaN if one of them is.
+
+    If the trainer computed those of some rows only: over the tokens of these, valid or not.
+    """
 
     mean: float
     p99: float
@@ -64,7 +67,7 @@ def measure_gap(rollout: Rollout) -> LogprobGap:
     """Return the gap between ``rollout_logprobs`` (the engine's) and ``old_logprobs`` (here the trainer's)."""
     engine, trainer = rollout.rollout_logprobs, rollout.old_logprobs
     assert engine is not None and trainer is not None
-    is_token = rollout.response_mask > 0
+    is_token = rollout.checked_tokens
     gap = np.where(is_token, np.abs(engine - trainer), -1.0)
     row, position = np.unravel_index(gap.argmax(), gap.shape)
     tokens = gap[is_token].astype(np.float64)
@@ -93,8 +96,8 @@ class LogprobGate:
     ``warn`` and ``stop`` leave the rollout unchanged: its old log-probs are the trainer's. ``correct`` gives every
     rollout importance weights, above the limit or not, so that the objective does not jump at the limit. ``recompute``
     uses the engine's log-probs as the old ones while the gap is within the limit, so that the ratio and the KL in the
-    reward refer to the distribution that was sampled; above the limit it uses the trainer's. The trainer's are always
-    computed, because the gap needs them.
+    reward refer to the distribution that was sampled; above the limit it uses the trainer's. It does so whatever the
+    action where the trainer computed only those of ``checked_rows`` (``logprob_check.py``).
 
     The trainer's log-probs of a rollout of earlier weights are those of the policy before the update, to which the
     ratio and the KL refer, and not of the one that sampled it: the weights correct for the distance between the two,
@@ -128,7 +131,7 @@ class LogprobGate:
         if self.action == "correct" or self.weighs_all:
             rollout = rollout.with_fields(importance_weights=self._weights(rollout))
             metrics |= self._describe(rollout)
-        elif self.action == "recompute" and not is_above:
+        elif rollout.checked_rows is not None or (self.action == "recompute" and not is_above):
             rollout = rollout.with_fields(old_logprobs=rollout.rollout_logprobs)
         return rollout, metrics
 

@@ -15,6 +15,7 @@ from alignment.parallel.roles import EVERYONE, RoleRanks, RoleWork, share_work
 from alignment.parallel.runner import ModelRunner
 from alignment.records import Rollout
 from alignment.rollout.forward import measure_logprobs, measure_values
+from alignment.rollout.logprob_check import LogprobCheck, OldLogprobs
 from alignment.rollout.rewards.scorers import Scorer, Scores
 from alignment.rollout.rewards.terms import ScoreTerms
 
@@ -44,6 +45,8 @@ class Judge:
     temperature: float
     terms: ScoreTerms | None = None
     """Terms added to the normalised rewards (None: there are none)."""
+    check: LogprobCheck | None = None
+    """Takes the old log-probs from the engine while it agrees with the policy; None: they are the policy's."""
     with_entropy: bool = True
     """Whether to compute the policy's entropy."""
     ranks: Mapping[str, RoleRanks] = field(default_factory=dict)
@@ -61,7 +64,7 @@ class Judge:
         found = {name: list(islice(results, len(some))) for name, some in works.items()}
         scores = self.scorer.read(found["scores"])
         total, terms = self._add_terms(rollout, self._normalized(scores))
-        old, entropy = found["policy"][0]
+        old, entropy, checked = found["policy"][0]
         _require_finite("policy", "log-probs", old, rollout)
         reference = values = None
         if self.reference is not None:
@@ -78,6 +81,7 @@ class Judge:
             source_scores=scores.by_source,
             score_notes=scores.notes,
             old_logprobs=old,
+            checked_rows=checked,
             entropy=entropy,
             ref_logprobs=reference,
             values=values,
@@ -87,14 +91,19 @@ class Judge:
     def _passes(self, rollout: Rollout) -> dict[str, RoleWork]:
         """Return the forward passes of the policy, the reference and the critics, by role."""
         options = {"rows_per_batch": self.logprob_rows, "temperature": self.temperature}
-        with_entropy = self.with_entropy
-        actions = {"policy": lambda: measure_logprobs(self.policy, rollout, with_entropy=with_entropy, **options)}
+        actions: dict[str, Callable[[], Any]] = {"policy": partial(self._old_logprobs, rollout, **options)}
         if self.reference is not None:
             actions["reference"] = lambda: measure_logprobs(self.reference, rollout, **options)[0]
         for role, critic in (("critic", self.critic), ("cost_critic", self.cost_critic)):
             if critic is not None:
                 actions[role] = partial(measure_values, critic, rollout, rows_per_batch=self.value_rows)
         return {role: RoleWork(self.ranks.get(role, EVERYONE), action) for role, action in actions.items()}
+
+    def _old_logprobs(self, rollout: Rollout, **options: Any) -> OldLogprobs:
+        options |= {"with_entropy": self.with_entropy}
+        if self.check is not None:
+            return self.check.measure(self.policy, rollout, **options)
+        return OldLogprobs(*measure_logprobs(self.policy, rollout, **options))
 
     def _add_terms(self, rollout: Rollout, scores: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Return ``scores`` [N] with all terms added, and the terms."""

@@ -1,6 +1,7 @@
 """Metrics of a judged rollout.
 
-Rewards, KL, entropy and values are averaged over valid rows and their tokens; lengths over all rows.
+Rewards, KL, entropy and values are averaged over valid rows and their tokens (entropy over the checked rows, where the
+engine's log-probs are used); lengths over all rows.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def describe_experience(experience: Experience) -> dict[str, Metric]:
     rollout = experience.rollout
     metrics = _rewards(experience) | _lengths(rollout) | _advantages(experience) | dict(experience.metrics)
     metrics |= describe_sources(rollout) | _variety(rollout)
-    metrics["policy/entropy"] = _token_mean(rollout.entropy, rollout)
+    metrics["policy/entropy"] = rollout.entropy[rollout.checked_tokens].mean()
     if rollout.ref_logprobs is not None:
         metrics |= _kl(rollout)
     if rollout.values is not None:

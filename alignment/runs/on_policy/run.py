@@ -52,6 +52,7 @@ from alignment.runs.on_policy.rewards import (
     first_answers,
 )
 from alignment.runs.on_policy.roles import Roles
+from alignment.runs.on_policy.savings import build_logprob_check
 from alignment.runs.placed import average_writer, model_writer, place_frozen, scoring_runner
 from alignment.runs.state import RunState, StatePart, WrittenAverage
 from alignment.telemetry import log
@@ -224,6 +225,7 @@ class OnPolicyRun:
             value_rows=positive_or(parsed.critic.per_device_value_batch_size, micro) if critic else micro,
             temperature=parsed.generation.temperature,
             terms=build_terms(self._launch, self._roles.tokenizer),
+            check=build_logprob_check(self._launch, self._plan) if training else None,
             with_entropy=training,
             ranks=self._launch.roles,
         )

@@ -15,6 +15,7 @@ from alignment.arguments.keys.critic import CriticArguments
 from alignment.arguments.keys.generation import GenerationArguments
 from alignment.arguments.keys.reward_source import RewardSourceArguments
 from alignment.arguments.keys.rollout_engine import RolloutEngineArguments
+from alignment.arguments.keys.savings import SavingsArguments
 from alignment.arguments.keys.shared import SHARED
 from alignment.arguments.keys.training import NO_EVALUATION
 from alignment.arguments.parsed import Parsed
@@ -125,6 +126,7 @@ GROUPS: Groups = MappingProxyType(
     {
         "on_policy": OnPolicyArguments,
         "engine": RolloutEngineArguments,
+        "savings": SavingsArguments,
         "algorithm": Choice("rl_algorithm", {name: ALGORITHMS[name].hyperparameters for name in ALGORITHMS}),
         "reward_source": RewardSourceArguments,
         "reward_terms": RewardTermArguments,

@@ -93,6 +93,15 @@ ROLLOUT = (
     _row("rollout_kv_type", "bfloat16", lambda r: _engine(r)._settings.kv_type),
     _row("rollout_kv_memory", "3MiB", lambda r: _engine(r)._settings.kv_bytes, 3 * 2**20),
     _row("logprob_gap_limit", 0.125, lambda r: r.loop.gate.limit),
+    _row(
+        "logprob_gap_limit", 0.125, lambda r: r.loop.judge.check.limit,
+        with_={"use_rollout_logprobs": True, "logprob_check_rows": 1}, alone=True,
+    ),
+    _row(
+        "use_rollout_logprobs", False, lambda r: r.loop.judge.check, None,
+        with_={"per_device_prompt_batch_size": 12}, alone=True,
+    ),
+    _row("logprob_check_rows", 1, lambda r: r.loop.judge.check.num_rows, with_={"use_rollout_logprobs": True}, alone=True),
     _row("on_logprob_gap", "correct", lambda r: r.loop.gate.action),
     _row("on_reward_hacking", "stop_at_best", lambda r: r.session.alarm.stops, True, with_=EVALUATED, alone=True),
     _row("rollout_ahead", 1, lambda r: (r.loop.ahead.is_on, r.loop.gate.weighs_all), (True, True)),
