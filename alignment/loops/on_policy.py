@@ -17,7 +17,7 @@ from alignment.loops.evaluation import sample_rows
 from alignment.loops.rollout_ahead import RolloutAhead, Sample, Sampled
 from alignment.loops.rollout_engine import RolloutEngine
 from alignment.loops.session import Session
-from alignment.loops.updates import OnPolicyUpdater
+from alignment.loops.updates import OnPolicyUpdater, ValuePass
 from alignment.metrics import Metric
 from alignment.records import Experience, Rollout
 from alignment.rollout.collector import Collector
@@ -75,6 +75,8 @@ class OnPolicyLoop:
     records_samples: bool = True
     """Whether samples of training are recorded, for runs without evaluation (if there is ``decode``)."""
     ahead: RolloutAhead = field(default_factory=RolloutAhead)
+    values_from_update: bool = False
+    """Whether the critic's values are those of the pass in which it learns, not the judge's."""
     multiplier: LagrangeMultiplier | None = None
     """Weighs the cost; None: there is none."""
 
@@ -91,11 +93,12 @@ class OnPolicyLoop:
                 with session.stage("score"):
                     rollout, gap_metrics = self.gate.check(rollout, staleness=self._staleness(rollout))
                     gap_metrics |= self._weigh_cost(rollout)
-                    experience = self._estimate(rollout)
+                experience, learned = self._estimate(rollout)
             if self.observe is not None:
                 self.observe(experience)
             with self._sampling_ahead(rollout), session.stage("update"):
-                metrics, updates = self._updater.update(experience, limit=session.total_updates - version)
+                limit = session.total_updates - version
+                metrics, updates = self._updater.update(experience, limit=limit, learned=learned)
             self._count_tokens(experience, updates)
             described = describe_experience(experience) | {"train/kl_coeff": Metric(self.kl.coefficient)}
             self._adapt(described, experience)
@@ -193,7 +196,17 @@ class OnPolicyLoop:
         costs = rollout.costs[rollout.valid_rows].tolist()
         return self.multiplier.observe(costs, num_updates=self.session.counters.updates)
 
-    def _estimate(self, rollout: Rollout) -> Experience:
+    def _estimate(self, rollout: Rollout) -> tuple[Experience, ValuePass | None]:
+        """Return the experience, and the critic's pass over it if that already learns."""
+        if not self.values_from_update:
+            return self._estimate_from(rollout), None
+        without = rollout.with_fields(values=np.zeros_like(rollout.old_logprobs))
+        rewards = self._estimate_from(without).rewards
+        with self.session.stage("update"):
+            learned = self.updater.learn_values(rollout, rewards)
+        return self._estimate_from(rollout.with_fields(values=learned.values)), learned
+
+    def _estimate_from(self, rollout: Rollout) -> Experience:
         multiplier = self.multiplier and self.multiplier.value
         options = {"kl_coeff": self.kl.coefficient, "multiplier": multiplier}
         return estimate_experience(rollout, self.algorithm, self.hyperparameters, **options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,11 +16,11 @@ from alignment.models.decoder.forest import sharing_tokens
 from alignment.parallel.micro_batches import MicroBatches
 from alignment.parallel.roles import EVERYONE, RoleRanks, RoleWork, share_work
 from alignment.parallel.runner import Objective
-from alignment.records import Experience, TokenBatch
-from alignment.rollout.experience import learning_fields
-from alignment.rollout.minibatches import epoch_orders, split_rows, token_batch
+from alignment.records import Experience, Loss, Rollout, TokenBatch
+from alignment.rollout.experience import learning_fields, learning_mask
+from alignment.rollout.minibatches import epoch_orders, gather_grids, split_rows, token_batch
 from alignment.training.learner import Learner
-from alignment.training.objectives import critic_objective, policy_objective, supervised_objective
+from alignment.training.objectives import critic_objective, policy_objective, supervised_objective, values_objective
 from alignment.training.weight_average import WeightAverage
 
 KL_MARGIN = 1.5
@@ -47,6 +47,15 @@ class UpdatePlan:
     are skipped. None: no limit."""
 
 
+class ValuePass(NamedTuple):
+    """A critic's values and accumulated gradients, from one pass over a rollout."""
+
+    values: np.ndarray
+    """[N, R] float32, before the update."""
+    metrics: list[dict[str, Metric]]
+    """Of each micro-batch."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class OnPolicyUpdater:
     """Turns an experience into optimizer updates of the policy and of the critics, if there are any."""
@@ -66,22 +75,44 @@ class OnPolicyUpdater:
     ranks: Mapping[str, RoleRanks] = field(default_factory=dict)
     """The ranks of each role that has its own."""
 
-    def update(self, experience: Experience, *, limit: int) -> tuple[dict[str, Metric], int]:
-        """Make at most ``limit`` updates; return (metrics averaged over them, their number)."""
+    def learn_values(self, rollout: Rollout, rewards: np.ndarray) -> ValuePass:
+        """Accumulate the critic's gradients, for the only update of ``rollout``, and return its values.
+
+        It learns from the returns of these values and of ``rewards`` [N, R]. ``update`` applies the gradients.
+        """
+        mask, returns = self._mask(rollout), self.algorithm.returns
+        assert self.critic is not None and returns is not None
+        (rows,) = self._minibatches(rollout.num_rows)
+        fields = {"response_mask": mask, "rewards": rewards, "estimate_mask": rollout.response_mask}
+        groups, batches = self._divide(rollout, rows, fields)
+        numbers = {"hyperparameters": self.hyperparameters}
+        kept: list[np.ndarray] = []
+        objective = values_objective(
+            partial(self._value_loss, denominator=self.algorithm.count_units(mask, **numbers)),
+            partial(returns, **numbers),
+            lambda values: kept.append(values.numpy()),
+        )
+        metrics = self.critic.accumulate(batches, objective)
+        found = gather_grids(self.critic.runner.share(kept), rollout.response_width)
+        values = np.empty_like(found)
+        values[np.concatenate(groups)] = found
+        return ValuePass(values, metrics)
+
+    def update(
+        self, experience: Experience, *, limit: int, learned: ValuePass | None = None
+    ) -> tuple[dict[str, Metric], int]:
+        """Make at most ``limit`` updates; return (metrics averaged over them, their number).
+
+        ``learned``: the critic's gradients are already accumulated (``learn_values``).
+        """
         fields, rollout = self._fields(experience), experience.rollout
-        sizes = rollout.prompt_lengths + rollout.response_lengths
         reports: list[dict[str, Metric]] = []
         is_stopped = False
         for rows in self._minibatches(rollout.num_rows):
             if len(reports) == limit:
                 break
-            together = None
-            if sharing_tokens():  # the rows of a prompt are neighbours in the rollout
-                rows = np.sort(rows)
-                together = rollout.group_ids[rows]
-            groups = self.plan.micro_batches.divide(sizes[rows], together)
-            batches = [token_batch(rollout, rows[group], fields) for group in groups]
-            report = self._apply(batches, fields["response_mask"][rows], is_first=not reports)
+            _, batches = self._divide(rollout, rows, fields)
+            report = self._apply(batches, fields["response_mask"][rows], is_first=not reports, learned=learned)
             is_stopped = report is None
             if is_stopped:
                 break
@@ -94,8 +125,23 @@ class OnPolicyUpdater:
         """Return the updates from a rollout of ``num_rows`` rows if none is skipped."""
         return -(-num_rows // self.plan.rows_per_update) * self.plan.num_epochs
 
+    def _mask(self, rollout: Rollout) -> np.ndarray:
+        return learning_mask(rollout, mask_truncated=self.hyperparameters.mask_truncated_completions)
+
     def _fields(self, experience: Experience) -> dict[str, np.ndarray]:
-        return learning_fields(experience, mask_truncated=self.hyperparameters.mask_truncated_completions)
+        return {"response_mask": self._mask(experience.rollout), **learning_fields(experience)}
+
+    def _divide(
+        self, rollout: Rollout, rows: np.ndarray, fields: Mapping[str, np.ndarray]
+    ) -> tuple[list[np.ndarray], list[TokenBatch]]:
+        """Return the micro-batches of an update from ``rows``: their rows, and the batches."""
+        together = None
+        if sharing_tokens():  # the rows of a prompt are neighbours in the rollout
+            rows = np.sort(rows)
+            together = rollout.group_ids[rows]
+        sizes = rollout.prompt_lengths[rows] + rollout.response_lengths[rows]
+        groups = [rows[group] for group in self.plan.micro_batches.divide(sizes, together)]
+        return groups, [token_batch(rollout, group, fields) for group in groups]
 
     @property
     def num_updates(self) -> int:
@@ -107,14 +153,16 @@ class OnPolicyUpdater:
         for order in epoch_orders(num_rows, num_epochs=self.plan.num_epochs, seed=seed):
             yield from split_rows(order, self.plan.rows_per_update)
 
-    def _apply(self, batches: Sequence[TokenBatch], mask: np.ndarray, *, is_first: bool) -> dict[str, Metric] | None:
+    def _apply(
+        self, batches: Sequence[TokenBatch], mask: np.ndarray, *, is_first: bool, learned: ValuePass | None
+    ) -> dict[str, Metric] | None:
         """Make one update and return its metrics (none: it has no token); None: the policy has moved too far."""
         denominator = self.algorithm.count_units(mask, hyperparameters=self.hyperparameters)
         if denominator == 0:
             return {}
         is_frozen = self.num_updates < self.plan.frozen_updates
         policy = RoleWork(self._who("policy"), partial(self._update_policy, batches, denominator, is_first=is_first))
-        critics = [self._critic_work(role, batches, denominator) for role in self.algorithm.critics]
+        critics = [self._critic_work(role, batches, denominator, learned) for role in self.algorithm.critics]
         works = [work for work in critics if work is not None]
         if is_frozen:
             found = share_work(works)
@@ -144,12 +192,16 @@ class OnPolicyUpdater:
     def _who(self, role: str) -> RoleRanks:
         return self.ranks.get(role, EVERYONE)
 
-    def _critic_work(self, role: CriticRole, batches: Sequence[TokenBatch], denominator: float) -> RoleWork | None:
+    def _critic_work(
+        self, role: CriticRole, batches: Sequence[TokenBatch], denominator: float, learned: ValuePass | None
+    ) -> RoleWork | None:
         """Return the update of a critic, which returns its metrics; None if the run has no such critic."""
         critic: Learner | None = getattr(self, role.name)
         if critic is None:
             return None
-        objective = self._critic_objective(role, denominator)
+        if learned is not None:
+            return RoleWork(self._who(role.name), lambda: [*learned.metrics, critic.apply()])
+        objective = critic_objective(partial(self._value_loss, denominator=denominator), role)
         return RoleWork(self._who(role.name), lambda: [*critic.accumulate(batches, objective), critic.apply()])
 
     def _update_policy(
@@ -196,9 +248,10 @@ class OnPolicyUpdater:
         loss = partial(self.algorithm.policy_loss, **options)
         return policy_objective(loss, temperature=self.plan.temperature, with_entropy=self.plan.with_entropy)
 
-    def _critic_objective(self, role: CriticRole, denominator: float) -> Objective:
+    def _value_loss(self, values: Any, fields: Mapping[str, Any], *, denominator: float) -> Loss:
+        assert self.algorithm.value_loss is not None
         options = {"hyperparameters": self.hyperparameters, "denominator": denominator}
-        return critic_objective(partial(self.algorithm.value_loss, **options), role)
+        return self.algorithm.value_loss(values, fields, **options)
 
 
 def _count_rows(batches: Sequence[TokenBatch]) -> int:

@@ -49,13 +49,11 @@ def estimate_experience(
     )
 
 
-def learning_fields(experience: Experience, *, mask_truncated: bool = False) -> dict[str, np.ndarray]:
-    """Return the [N, R] arrays that the losses read, by field name.
+def learning_mask(rollout: Rollout, *, mask_truncated: bool = False) -> np.ndarray:
+    """Return [N, R] float32, 1 on the response tokens that the losses count.
 
-    ``mask_truncated`` takes responses that reached the length limit out of ``response_mask``; UserError if none is
-    left.
+    ``mask_truncated`` takes responses that reached the length limit out; UserError if none is left.
     """
-    rollout = experience.rollout
     mask = rollout.response_mask
     if mask_truncated:
         ended = np.array([reason != "length" for reason in rollout.finish_reasons])
@@ -65,8 +63,13 @@ def learning_fields(experience: Experience, *, mask_truncated: bool = False) -> 
                 f"mask_truncated_completions: all {rollout.num_rows} responses of a rollout reached the length limit, "
                 "so there is nothing to learn from. Raise max_dec_len, or give mask_truncated_completions=false"
             )
+    return mask
+
+
+def learning_fields(experience: Experience) -> dict[str, np.ndarray]:
+    """Return the other [N, R] arrays that the losses read, by field name."""
+    rollout = experience.rollout
     fields = {
-        "response_mask": mask,
         "old_logprobs": rollout.old_logprobs,
         "importance_weights": rollout.importance_weights,
         "ref_logprobs": rollout.ref_logprobs,

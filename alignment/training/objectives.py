@@ -97,6 +97,22 @@ def policy_objective(loss: Any, *, temperature: float, with_entropy: bool) -> Ob
     )
 
 
+def values_objective(loss: Any, returns: Any, keep: Callable[[paddle.Tensor], Any]) -> Objective:
+    """Wrap ``loss(values, fields) -> Loss`` and ``returns(rewards, values, mask=...)`` for a critic that learns from
+    the values of the same pass, which ``keep`` is called with ([n, R], without gradients).
+
+    The batches have the fields ``rewards`` and ``estimate_mask`` instead of the old values and the returns.
+    """
+
+    def of_pass(values: paddle.Tensor, batch: TokenBatch) -> Loss:
+        fields, old = fields_as_tensors(batch), values.detach()
+        keep(old)
+        wanted = returns(fields["rewards"], old, mask=fields["estimate_mask"])
+        return loss(values, {**fields, CRITIC.values: old, CRITIC.returns: wanted})
+
+    return Objective(read_critic, of_pass)
+
+
 def critic_objective(loss: Any, role: CriticRole = CRITIC) -> Objective:
     """Wrap ``loss(values, fields) -> Loss``: it finds the fields of ``role`` under the names of ``CRITIC``'s, and its
     metrics are renamed likewise.

@@ -134,6 +134,11 @@ def _lambdas(mask: Tensor, numbers: PPOHyperparameters) -> tuple[float, float | 
     return of_values, (1.0 - 1.0 / (numbers.gae_lambda_alpha * lengths)).clip(min=0.0)
 
 
+def returns_of(rewards: Tensor, values: Tensor, *, mask: Tensor, hyperparameters: PPOHyperparameters) -> Tensor:
+    """Return GAE's returns [n, R]."""
+    return advantages_and_returns(rewards, values, mask=mask, numbers=hyperparameters)[1]
+
+
 def value_loss(
     values: Tensor, fields: Mapping[str, Tensor], *, hyperparameters: PPOHyperparameters, denominator: float | Tensor
 ) -> Loss:
@@ -158,4 +163,5 @@ PPO = OnPolicyAlgorithm(
     estimate=estimate,
     policy_loss=PolicyLoss(),
     value_loss=value_loss,
+    returns=returns_of,
 )

@@ -65,4 +65,5 @@ PPO_LAGRANGIAN = dataclasses.replace(
     hyperparameters=PPOLagrangianHyperparameters,
     needs_cost=True,
     estimate=estimate,
+    returns=None,
 )

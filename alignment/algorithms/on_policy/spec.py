@@ -116,6 +116,14 @@ class ValueLossFunction(Protocol):
         ...
 
 
+class ReturnsFunction(Protocol):
+    """What the critic learns in each row, from the rewards and values of that row alone."""
+
+    def __call__(self, rewards: Tensor, values: Tensor, *, mask: Tensor, hyperparameters: Any) -> Tensor:
+        """All [n, R]; ``rewards`` and the returns are those of ``Estimate``, ``mask`` that of ``Judged``."""
+        ...
+
+
 class CountFunction(Protocol):
     """Counts what both losses average over."""
 
@@ -156,6 +164,8 @@ class OnPolicyAlgorithm:
     estimate: EstimateFunction
     policy_loss: PolicyLossFunction
     value_loss: ValueLossFunction | None = None
+    returns: ReturnsFunction | None = None
+    """None: what the critic learns depends on more than a row's rewards and values."""
     needs_greedy: bool = False
     """Whether every prompt also gets a greedy response, whose reward is a baseline."""
     count_units: CountFunction = count_by_reduction

@@ -14,6 +14,8 @@ def _asked(holds: Callable[[Situation], bool], why: str, when: str) -> Case:
     return Case(lambda value, s: value is True and holds(s), why, when)
 
 
+_NO_CRITIC = Case(lambda value, s: "critic_learning_rate" not in s.values, "this algorithm has no critic")
+
 NEED_TRAINERS_LOGPROBS = (
     _asked(
         lambda s: bool(s.values.get("rollout_ahead")),
@@ -44,6 +46,9 @@ class SavingsArguments:
     trainer and engine compute in float32 and nothing needs all of the trainer's."""
     logprob_check_rows: int = argument(8, minimum=1, inert_when=where("use_rollout_logprobs", False))
     """Responses of a rollout, evenly spaced, of which the trainer's log-probs are compared with the engine's."""
+    values_from_update: Literal["auto"] | bool = argument("auto", inert_when=_NO_CRITIC)
+    """Take the critic's values from the pass in which it learns, before the policy learns. That takes one update per
+    rollout, ppo, no placement and no dropout; auto: true where these hold."""
 
 
 def needs_trainers_logprobs(values: Any) -> str | None:

@@ -52,7 +52,7 @@ from alignment.runs.on_policy.rewards import (
     first_answers,
 )
 from alignment.runs.on_policy.roles import Roles
-from alignment.runs.on_policy.savings import build_logprob_check
+from alignment.runs.on_policy.savings import build_logprob_check, takes_values_from_update
 from alignment.runs.placed import average_writer, model_writer, place_frozen, scoring_runner
 from alignment.runs.state import RunState, StatePart, WrittenAverage
 from alignment.telemetry import log
@@ -79,6 +79,7 @@ class OnPolicyRun:
             updates_at_once=plan.updates_per_rollout,
         )
         self._learners = self._build_learners()
+        self._values_from_update = takes_values_from_update(launch, plan)
         beta = launch.parsed.on_policy.ema_beta
         self._average = WeightAverage(self._learners["policy"], beta=beta) if launch.parsed.on_policy.use_ema else None
         self._engine = RolloutEngine(
@@ -177,6 +178,7 @@ class OnPolicyRun:
             decode=self._decode,
             records_samples=data.evaluation is None,
             ahead=self._ahead,
+            values_from_update=self._values_from_update,
             multiplier=self._multiplier,
         )
 
@@ -212,6 +214,8 @@ class OnPolicyRun:
         parsed = self._launch.parsed
         micro, rows = parsed.training.per_device_train_batch_size, parsed.training.per_device_eval_batch_size
         critic, cost_critic = (self._learners.get(name) if training else None for name in CRITIC_FOLDERS)
+        if self._values_from_update:
+            critic = None
         return Judge(
             policy=scoring_runner(self._learners["policy"]),
             reference=self._reference,
@@ -222,13 +226,20 @@ class OnPolicyRun:
             normalize_cost=self._normalize_cost,
             cost_critic=None if cost_critic is None else scoring_runner(cost_critic),
             logprob_rows=positive_or(parsed.on_policy.per_device_logprob_batch_size, micro) if training else rows,
-            value_rows=positive_or(parsed.critic.per_device_value_batch_size, micro) if critic else micro,
+            value_rows=self._value_rows if training else micro,
             temperature=parsed.generation.temperature,
             terms=build_terms(self._launch, self._roles.tokenizer),
             check=build_logprob_check(self._launch, self._plan) if training else None,
             with_entropy=training,
             ranks=self._launch.roles,
         )
+
+    @property
+    def _value_rows(self) -> int:
+        """Rows per forward pass of a critic."""
+        parsed = self._launch.parsed
+        micro = parsed.training.per_device_train_batch_size
+        return positive_or(parsed.critic.per_device_value_batch_size, micro) if self._learners.get("critic") else micro
 
     @property
     def _num_replicas(self) -> int:
