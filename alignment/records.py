@@ -220,11 +220,11 @@ class Rollout:
 
     @property
     def prompt_lengths(self) -> np.ndarray:
-        return np.array([len(p) for p in self.prompts], np.int64)
+        return np.fromiter(map(len, self.prompts), np.int64, len(self.prompts))
 
     @property
     def response_lengths(self) -> np.ndarray:
-        return np.array([len(r) for r in self.responses], np.int64)
+        return np.fromiter(map(len, self.responses), np.int64, len(self.responses))
 
     @property
     def response_width(self) -> int:

@@ -9,8 +9,8 @@ import numpy as np
 
 def repeated_share(response: np.ndarray) -> float:
     """Return the share of the pairs of adjacent tokens of ``response`` that it has already had; 0 without pairs."""
-    pairs = _pairs(response)
-    return 1 - len(np.unique(pairs)) / len(pairs) if len(pairs) else 0.0
+    pairs = _pairs(response).tolist()
+    return 1 - len(set(pairs)) / len(pairs) if pairs else 0.0
 
 
 def overlap(responses: Sequence[np.ndarray], group_ids: np.ndarray) -> float | None:

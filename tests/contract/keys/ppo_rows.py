@@ -101,7 +101,16 @@ ROLLOUT = (
         "use_rollout_logprobs", False, lambda r: r.loop.judge.check, None,
         with_={"per_device_prompt_batch_size": 12}, alone=True,
     ),
-    _row("logprob_check_rows", 1, lambda r: r.loop.judge.check.num_rows, with_={"use_rollout_logprobs": True}, alone=True),
+    _row(
+        "logprob_check_rows", 1, lambda r: r.loop.judge.check.num_rows, with_={"use_rollout_logprobs": True},
+        alone=True,
+    ),
+    _row(
+        "values_from_update", False, lambda r: (r.loop.values_from_update, r.loop.judge.critic is None), (False, False),
+        with_={"per_device_prompt_batch_size": 8, "per_device_train_batch_size": 8, "num_return_sequences": 1,
+               "gradient_accumulation_steps": 1, "update_iters": 1},
+        alone=True,
+    ),
     _row("on_logprob_gap", "correct", lambda r: r.loop.gate.action),
     _row("on_reward_hacking", "stop_at_best", lambda r: r.session.alarm.stops, True, with_=EVALUATED, alone=True),
     _row("rollout_ahead", 1, lambda r: (r.loop.ahead.is_on, r.loop.gate.weighs_all), (True, True)),
