@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,6 +38,7 @@ from alignment.rollout.collector import Collector  # noqa: E402
 from alignment.rollout.experience import estimate_experience  # noqa: E402
 from alignment.rollout.gate import LogprobGate  # noqa: E402
 from alignment.rollout.judge import Judge  # noqa: E402
+from alignment.rollout.logprob_check import LogprobCheck  # noqa: E402
 from alignment.rollout.rewards.retokenize import SameTokens  # noqa: E402
 from alignment.rollout.rewards.scorers import ModelScorer  # noqa: E402
 from alignment.runs.assembly import build_learner  # noqa: E402
@@ -44,6 +46,7 @@ from alignment.runs.launch import Launch  # noqa: E402
 from alignment.runs.on_policy.algorithm import critic_training  # noqa: E402
 from alignment.runs.on_policy.engines import fused_settings  # noqa: E402
 from alignment.runs.on_policy.roles import freeze, load_critic  # noqa: E402
+from alignment.runs.on_policy.savings import CHECKED_SHARE  # noqa: E402
 from alignment.runs.placed import place_frozen, scoring_runner  # noqa: E402
 from alignment.trainers.ppo.arguments import parse_ppo_arguments  # noqa: E402
 from alignment.training.checkpoint import CheckpointStore  # noqa: E402
@@ -102,6 +105,9 @@ class PaddleSide:
         self.variants["library"] = self.variants["plain"] if self.obstacle else self._rollouts(self._fused(policy))
         self.engine, self.collector = self.variants["library"]
         self.judge = self._judge(launch)
+        self.saves = True
+        rows = -(-self.work.num_prompts // CHECKED_SHARE)
+        self.check = LogprobCheck(num_rows=rows, limit=self.parsed.engine.logprob_gap_limit)
         engine = self.parsed.engine
         self.gate = LogprobGate(
             limit=engine.logprob_gap_limit,
@@ -112,7 +118,10 @@ class PaddleSide:
         self.updater = self._updater()
 
     def use_variant(self, variant: str) -> None:
-        """``library``: compiled engine and operators where they run; ``plain``: eager engine, Paddle's operators."""
+        """``library``: compiled engine and operators where they run, and no forward pass twice; ``plain``: eager
+        engine, Paddle's operators.
+        """
+        self.saves = variant == "library"
         self.engine, self.collector = self.variants[variant]
         if find_spec(NATIVE_OPS):
             import_module(NATIVE_OPS).use_native_ops(variant == "library")
@@ -146,11 +155,19 @@ class PaddleSide:
             group_ids=np.arange(len(responses)),
         )
 
-    def score(self, rollout: Rollout) -> Experience:
-        """Judge, compare the log-probs of tokens that an engine has sampled, and estimate."""
-        judged = self.judge.measure(rollout)
-        if judged.rollout_logprobs is not None:
-            judged, _ = self.gate.check(judged)
+    def score(self, rollout: Rollout) -> Experience | Rollout:
+        """Judge, compare the log-probs of tokens that an engine has sampled, and estimate.
+
+        With savings the estimate waits for the critic's values of the update.
+        """
+        if rollout.rollout_logprobs is None:
+            return self._estimate(self.judge.measure(rollout))
+        saves = self.saves
+        judge = replace(self.judge, critic=None, check=self.check) if saves else self.judge
+        judged, _ = self.gate.check(judge.measure(rollout))
+        return judged if saves else self._estimate(judged)
+
+    def _estimate(self, judged: Rollout) -> Experience:
         return estimate_experience(judged, PPO, self.hyperparameters, kl_coeff=self.hyperparameters.kl_coeff)
 
     def measured(self, scored: Experience) -> dict[str, np.ndarray]:
@@ -159,9 +176,14 @@ class PaddleSide:
         arrays = {name: getattr(scored.rollout, name) for name in names}
         return {**arrays, "advantages": scored.advantages, "returns": scored.returns}
 
-    def update(self, scored: Experience) -> dict[str, float]:
+    def update(self, scored: Experience | Rollout) -> dict[str, float]:
         """Update critic and policy once."""
-        metrics, updates = self.updater.update(scored, limit=1)
+        learned = None
+        if isinstance(scored, Rollout):
+            without = scored.with_fields(values=np.zeros_like(scored.old_logprobs))
+            learned = self.updater.learn_values(scored, self._estimate(without).rewards)
+            scored = self._estimate(scored.with_fields(values=learned.values))
+        metrics, updates = self.updater.update(scored, limit=1, learned=learned)
         assert updates == 1
         return {f"{name}_gradient_norm": float(metrics[f"{name}/gradient_norm"].value) for name in ("critic", "policy")}
 

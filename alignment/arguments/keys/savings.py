@@ -44,8 +44,9 @@ class SavingsArguments:
     """Take a rollout's old log-probs from the engine. The trainer computes those of logprob_check_rows responses, and
     those of all only if these are not within logprob_gap_limit. false: the trainer computes all; auto: true where
     trainer and engine compute in float32 and nothing needs all of the trainer's."""
-    logprob_check_rows: int = argument(8, minimum=1, inert_when=where("use_rollout_logprobs", False))
-    """Responses of a rollout, evenly spaced, of which the trainer's log-probs are compared with the engine's."""
+    logprob_check_rows: int = argument(-1, minimum=-1, excluded=(0,), inert_when=where("use_rollout_logprobs", False))
+    """Responses of a rollout, evenly spaced, of which the trainer's log-probs are compared with the engine's; -1: one
+    in 16, at least one."""
     values_from_update: Literal["auto"] | bool = argument("auto", inert_when=_NO_CRITIC)
     """Take the critic's values from the pass in which it learns, before the policy learns. That takes one update per
     rollout, ppo, no placement and no dropout; auto: true where these hold."""

@@ -10,12 +10,17 @@ from alignment.runs.on_policy.algorithm import ChosenAlgorithm
 from alignment.runs.on_policy.prompts import RowPlan
 from alignment.telemetry import log
 
+CHECKED_SHARE = 16
+"""One response in this many is checked, unless another number is given."""
+
 
 def build_logprob_check(launch: Launch, plan: RowPlan) -> LogprobCheck | None:
     """Return what takes old log-probs from the engine, None if the trainer computes all of them; log which."""
     parsed = launch.parsed
-    asked, count = parsed.savings.use_rollout_logprobs, parsed.savings.logprob_check_rows
     total = plan.prompts_per_iteration * plan.samples_per_prompt
+    asked, count = parsed.savings.use_rollout_logprobs, parsed.savings.logprob_check_rows
+    if count == -1:
+        count = -(-total // CHECKED_SHARE)
     if asked is False or count >= total or (asked == "auto" and _needs_trainers_logprobs(launch)):
         return None
     log.info(
