@@ -58,7 +58,7 @@ def test_responses_are_drawn_from_the_distribution_that_is_scored(fused, ppo_arg
     known = len(json.loads((runs.TOKENIZER / "tokenizer.json").read_text())["model"]["vocab"])
     assert known <= tokens.max() < runs.TINY_MODEL["vocab_size"]
     log_ratios = [np.asarray(e.rollout.old_logprobs - e.rollout.ref_logprobs).sum() for e in seen]
-    assert log_ratios[0] == 0.0
+    assert abs(log_ratios[0]) < 1e-4, "of the engine and of the reference, which are one model"
 
 
 def test_a_critic_without_a_head_starts_at_zero_and_training_samples_are_kept(ppo_arguments, tmp_path):
