@@ -23,7 +23,9 @@ WITHOUT_TIMES = ("time/", "memory/", "traffic/", "perf/")
 
 def train(folder, world_size: int, **jobs: dict[str, Any]) -> None:
     """Run PPO once for each of ``jobs`` (changes by name of the output folder), in one launch."""
-    paths = [write_arguments(folder, "ppo", name, {"max_steps": UPDATES, **changes}) for name, changes in jobs.items()]
+    # With a placement the critic learns beside the policy, from values that were measured before.
+    common = {"max_steps": UPDATES, "values_from_update": False}
+    paths = [write_arguments(folder, "ppo", name, {**common, **changes}) for name, changes in jobs.items()]
     target = "alignment.parity.trajectory:train_all"
     run_ranks(target, [("ppo", str(path)) for path in paths], world_size=world_size, timeout=300)
 
