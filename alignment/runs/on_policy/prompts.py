@@ -15,7 +15,7 @@ from alignment.data.loader import BatchLoader, ContinuousLoader
 from alignment.models.tokenizer.tokenizer import Tokenizer
 from alignment.parallel.micro_batches import MicroBatches
 from alignment.records import TokenBatch
-from alignment.runs.assembly import divide_updates
+from alignment.runs.assembly import Horizon, divide_updates
 from alignment.runs.datasets import (
     encode_options,
     open_dataset,
@@ -24,6 +24,7 @@ from alignment.runs.datasets import (
     split_for_evaluation,
 )
 from alignment.runs.launch import Launch
+from alignment.telemetry.wording import counted
 from alignment.training.objectives import supervised_batch
 
 
@@ -72,6 +73,17 @@ class RowPlan:
         """Return the updates in one pass over the prompts of ``loader``, a fraction where it ends within a rollout."""
         used = len(loader.samples) - loader.dropped_per_epoch
         return used / self.prompts_per_iteration * self.updates_per_rollout
+
+    def describe(self, horizon: Horizon) -> str:
+        """Return what a run of this length does."""
+        rows = self.prompts_per_iteration * self.samples_per_prompt
+        return (
+            f"{counted(horizon.total_updates, 'update')} ({horizon.updates_per_epoch:.4g} per epoch); each rollout is "
+            f"{counted(self.prompts_per_iteration, 'prompt')} x {self.samples_per_prompt} = "
+            f"{counted(rows, 'response')}, {self.rows_per_update} per update, {self.micro_batches.describe()}, "
+            f"{counted(self.update_iters, 'pass')}"
+            + (f"; the policy is frozen in the first {self.frozen_updates} updates" if self.frozen_updates else "")
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,7 +56,6 @@ from alignment.runs.on_policy.savings import build_logprob_check, takes_values_f
 from alignment.runs.placed import average_writer, model_writer, place_frozen, scoring_runner
 from alignment.runs.state import RunState, StatePart, WrittenAverage
 from alignment.telemetry import log
-from alignment.telemetry.wording import counted
 from alignment.training.learner import Learner
 from alignment.training.weight_average import AVERAGE_FOLDER, WeightAverage
 
@@ -139,7 +138,7 @@ class OnPolicyRun:
                 self._alarm.write()
             if training.do_train and not session.is_finished:
                 self._state.check_space()
-                log.info(self._describe())
+                log.info(self._plan.describe(self._horizon))
                 if self._state.counters.updates == 0:
                     session.evaluate()
                 with self._launch.signals.deferred("the current rollout and its updates"), session.progress:
@@ -323,17 +322,6 @@ class OnPolicyRun:
             return {}
         write = average_writer(average, self._roles.tokenizer, self._launch.topology)
         return {AVERAGE_FOLDER: WrittenAverage(average, write)}
-
-    def _describe(self) -> str:
-        plan, horizon = self._plan, self._horizon
-        rows = plan.prompts_per_iteration * plan.samples_per_prompt
-        return (
-            f"{counted(horizon.total_updates, 'update')} ({horizon.updates_per_epoch:.4g} per epoch); each rollout is "
-            f"{counted(plan.prompts_per_iteration, 'prompt')} x {plan.samples_per_prompt} = "
-            f"{counted(rows, 'response')}, {plan.rows_per_update} per update, {plan.micro_batches.describe()}, "
-            f"{counted(plan.update_iters, 'pass')}"
-            + (f"; the policy is frozen in the first {plan.frozen_updates} updates" if plan.frozen_updates else "")
-        )
 
 
 def positive_or(value: int, default: int) -> int:
