@@ -135,8 +135,7 @@ def test_the_first_line_of_a_run_says_how_rows_are_grouped():
         micro_batches=MicroBatches(rows=2),
         update_iters=3,
     )
-    run = SimpleNamespace(_plan=plan, _horizon=Horizon(total_updates=18, updates_per_epoch=9))
-    assert OnPolicyRun._describe(run) == (
+    assert plan.describe(Horizon(total_updates=18, updates_per_epoch=9)) == (
         "18 updates (9 per epoch); each rollout is 6 prompts x 4 = 24 responses, 8 per update, 2 per micro-batch, "
         "3 passes"
     )
