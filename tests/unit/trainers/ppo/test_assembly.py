@@ -13,7 +13,7 @@ from alignment.runs.assembly import Horizon
 from alignment.runs.on_policy.algorithm import critic_training
 from alignment.runs.on_policy.prompts import RowPlan
 from alignment.runs.on_policy.rewards import build_normalizer
-from alignment.runs.on_policy.run import OnPolicyRun, positive_or
+from alignment.runs.on_policy.run import positive_or
 from alignment.trainers.ppo.arguments import parse_ppo_arguments
 
 REWARD = """
