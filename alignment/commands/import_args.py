@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from alignment.arguments.command_line import ToolParser, number
-from alignment.arguments.importing.commands import PeerCommand, describe_programs, find_commands
+from alignment.arguments.importing.commands import PeerCommand, describe_programs, find_commands, nearest
 from alignment.arguments.importing.convert import MISSING, Commands, Converted, convert
 from alignment.arguments.importing.shell import ShellCommand, read_commands
 from alignment.arguments.peers.programs.program import Flags, PeerStep, stage_of
@@ -23,6 +23,9 @@ from alignment.telemetry import log
 from alignment.telemetry.files import replace_file
 from alignment.telemetry.tables import print_table
 from alignment.trainers.registered import TRAINERS
+
+_CALLED = " (in the call from Python)"
+"""The place in messages of the parser, which says nothing here."""
 
 
 class Imported(NamedTuple):
@@ -49,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
         replace_file(path, json.dumps({**note, **item.converted.keys}, indent=2, ensure_ascii=False) + "\n")
         print(f"written: {path}\n  {_start(item, path)}")
     for command in others:
-        print(f"not read, line {command.line}: {' '.join(command.words)[:100]}")
+        print(_tell_unread(command))
 
 
 def import_commands(
@@ -61,7 +64,8 @@ def import_commands(
     """
     found, others = find_commands(commands)
     if not found:
-        raise ArgumentError(f"no command of another suite is in it (understood: {describe_programs()})")
+        unread = "".join(f"\n{_tell_unread(command)}" for command in others)
+        raise ArgumentError(f"no command of another suite is in it (understood: {describe_programs()}){unread}")
     imported: list[Imported] = []
     for command in found:
         number_of = processes or command.processes or 1
@@ -74,25 +78,41 @@ def import_commands(
     return imported, others
 
 
+def _tell_unread(command: ShellCommand) -> str:
+    text = f"not read, line {command.line}: {' '.join(command.words)[:100]}"
+    return f"{text}\n  nearest: {nearest(command)}" if nearest(command) else text
+
+
 def _convert(command: PeerCommand, processes: int) -> list[Converted]:
-    steps = command.program.steps(command.flags)
-    taken = frozenset(name for step in steps for name in step.takes or ())
-    converted = []
-    for step in steps:
-        known = set(step.answers)
-        given = {
-            name: value
-            for name, value in command.flags.items()
-            if (name in step.takes if step.takes is not None else name not in taken or name in known)
-        }
-        flags = Flags(given, step.defaults, processes=processes)
-        try:
-            found = convert(_launched(step, command, flags), flags, commands_of(step.target))
-        except ArgumentError as error:
-            place = f"line {command.line}, {command.program.suite}'s {command.program.name}"
-            raise ArgumentError(f"{place}: {error}") from None
-        converted.append(found)
-    return converted
+    try:
+        steps = command.program.steps(command.flags)
+        taken = frozenset(name for step in steps for name in step.takes or ())
+        return [_convert_step(command, step, taken, processes) for step in steps]
+    except ArgumentError as error:
+        place = f"line {command.line}, {command.program.suite}'s {command.program.name}"
+        raise ArgumentError(f"{place}: {str(error).replace(_CALLED, '')}") from None
+
+
+def _convert_step(command: PeerCommand, step: PeerStep, taken: frozenset[str], processes: int) -> Converted:
+    """Return one step; flags in ``taken`` belong to a step that takes them alone."""
+    known = set(step.answers)
+    given = {
+        name: value
+        for name, value in command.flags.items()
+        if (name in step.takes if step.takes is not None else name not in taken or name in known)
+    }
+    flags = Flags(_negated(given, step), step.defaults, processes=processes)
+    return convert(_launched(step, command, flags), flags, commands_of(step.target))
+
+
+def _negated(given: Mapping[str, Any], step: PeerStep) -> dict[str, Any]:
+    """Read ``--no_x`` as ``--x false`` where ``x`` is on by default, as the parser of transformers does."""
+    return {
+        (name[3:] if name.startswith("no_") and step.defaults.get(name[3:]) is True else name): (
+            "false" if name.startswith("no_") and step.defaults.get(name[3:]) is True else value
+        )
+        for name, value in given.items()
+    }
 
 
 def _launched(step: PeerStep, command: PeerCommand, flags: Flags) -> PeerStep:
@@ -156,7 +176,7 @@ def _print(item: Imported, path: Path) -> None:
     if missing:
         print(f"without counterpart: {', '.join(missing)}")
     for problem in item.converted.absent:
-        print(f"not there yet: {problem}")
+        print(f"not there yet: {problem.removesuffix(_CALLED)}")
 
 
 def _start(item: Imported, path: Path) -> str:

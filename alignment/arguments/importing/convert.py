@@ -163,8 +163,9 @@ class _Conversion:
             if name in self._flags.given:
                 self.unknown.append(name)
             return
-        except ArgumentError:
-            raise
+        except ArgumentError as error:
+            text = str(error)
+            raise ArgumentError(text if text.startswith("--") else f"--{name}: {text}") from None
         except ValueError as error:
             found = NoCounterpart(str(error))
         if isinstance(found, Mapping):

@@ -75,7 +75,8 @@ def resolve_entries(text: str, resolvers: Mapping[str, Resolve]) -> str:
         try:
             entries.append(_read_entry(item, resolvers, {entry.log_as for entry in entries}))
         except ValueError as error:
-            raise ArgumentError(f"source {number} of {len(written)}: {error}") from None
+            kind = type(error) if isinstance(error, ArgumentError) else ArgumentError
+            raise kind(f"source {number} of {len(written)}: {error}") from None
     return json.dumps([asdict(entry) for entry in entries], ensure_ascii=False)
 
 

@@ -55,6 +55,81 @@ def test_every_command_of_the_pages_is_read_by_our_parser_and_no_flag_is_lost(bl
     assert flags - told <= {"node_ip_address", "num_gpus", "num_datasets", "deepspeed"}
 
 
+BASE = f"{OPENRLHF}train_sft --pretrain m --dataset d/e --save_path o --micro_train_batch_size 1"
+
+
+@pytest.mark.parametrize(
+    ("text", "processes"),
+    [
+        (BASE, 1),
+        (f"CUDA_VISIBLE_DEVICES=0 {BASE}", 1),
+        (f"torchrun --nproc_per_node=4 --nnodes 2 -m {BASE[19:]}", 8),
+        (f"python -m torch.distributed.run --nproc-per-node 4 -m {BASE[19:]}", 4),
+        (f"accelerate launch --num_machines 2 --num_processes 4 -m {BASE[19:]}", 4),
+        (f"deepspeed --include localhost:0,1,2 --master_port 1 {BASE[10:]}", 3),
+        (f"deepspeed --include a:0,1@b:2,3 {BASE[10:]}", 4),
+    ],
+)
+def test_the_launcher_says_how_many_processes_there_are(text, processes):
+    assert [item.processes for item in _import(text)] == [processes]
+
+
+@pytest.mark.parametrize("word", ["True", "true", "1", "yes", "t", "on"])
+def test_switches_are_read_in_the_spelling_of_each_suite(word):
+    sft = f"{SAFE[:-11]}finetune --train_datasets alpaca --model_name_or_path m --output_dir o --bf16 "
+    assert _keys(sft + word)["bf16"] is True
+    assert "bf16" not in _keys(sft + "False")
+    with pytest.raises(ArgumentError, match="--bf16: expected true or false, got 'maybe'"):
+        _import(sft + "maybe")
+
+
+def test_a_switch_that_is_on_by_default_is_turned_off_by_no():
+    keys = _keys("python sft/sft.py --model_name m --no_bf16 --no_gradient_checkpointing")
+    assert "bf16" not in keys and "recompute" not in keys
+    with pytest.raises(ArgumentError, match="unknown flag.s. --no_learning_rate"):
+        _import("python sft/sft.py --model_name m --no_learning_rate")
+
+
+def test_the_last_of_equal_flags_wins_and_only_commands_are_read():
+    dpo = f"{OPENRLHF}train_dpo --pretrain a --dataset d/e --save_path o --beta 0.2 --beta=0.3"
+    items = _import(f"echo {dpo} --no_such_flag\n{dpo}\n{dpo.replace('0.3', '0.4')}")
+    assert [item.converted.keys["beta"] for item in items] == [0.3, 0.4]
+
+
+def test_evaluations_are_imported():
+    keys = _keys("python sheeprlhf.py eval task=perplexity experiment_dir=logs/runs/summarization/opt/sft/x")
+    assert keys["task"] == "perplexity" and keys["loss_on"] == "all" and keys["split"] == "test"
+    assert keys["eval_datasets"] == "jsonl:1.0:CarperAI/openai_summarize_comparisons"
+    keys = _keys("python sheeprlhf.py eval task=rouge experiment_dir=my data=helpful_harmless generation.top_k=0")
+    assert (keys["task"], keys["max_dec_len"], keys["prompts"]) == ("rouge", 128, "jsonl:1.0:Dahoas/full-hh-rlhf")
+    assert "top_k" not in keys and keys["output_dir"] == "my/eval/rouge_test"
+    keys = _keys("python useful_code/eval_reward_bench_bt.py --reward_name_or_path a/b --record_dir r/x.txt")
+    assert keys["sections"] == "rewardbench" and keys["reward_sources"] == "a/b"
+    assert (keys["record_file"], keys["output_dir"]) == ("r/x.txt", "r/x")
+
+
+def test_ports_are_servers():
+    ask = "python gen_hf.py --ports 8000 8001 --tokenizer m --dataset_name_or_path d/e --output_dir o.json "
+    assert _keys(ask)["servers"] == ["8000", "8001"] and _keys(ask)["max_prompt_len"] == 10000
+    assert _keys(f"{ask} --url http://host")["servers"] == ["http://host:8000", "http://host:8001"]
+
+
+def test_a_reward_model_that_is_not_there_yet_is_named():
+    text = "python get_rewards.py --dataset_name_or_path a.json --output_dir b.json --reward_name_or_path ./not/there"
+    (item,) = _import(text)
+    assert item.converted.keys["reward_sources"] == "./not/there"
+    assert any("./not/there" in problem for problem in item.converted.absent)
+
+
+def test_the_defaults_of_safe_rlhf_are_not_ours():
+    base = " --train_datasets a --model_name_or_path m --output_dir o"
+    assert _keys(f"{SAFE}dpo{base}")["beta"] == 0.02
+    assert _keys(f"{SAFE[:-11]}values.reward{base}")["weight_decay"] == 1e-6
+    assert "warmup_ratio" not in _keys(f"{SAFE[:-11]}values.reward{base}")
+    lagrangian = f"{SAFE}ppo_lag --train_datasets a --actor_model_name_or_path a --reward_model_name_or_path r "
+    assert _keys(f"{lagrangian} --cost_model_name_or_path c --output_dir o")["lambda_max"] is None
+
+
 def test_a_global_batch_is_divided_among_the_processes():
     text = (
         f"{OPENRLHF}train_sft --pretrain m --dataset d/e --save_path o --train_batch_size 64 --micro_train_batch_size 2"
@@ -142,6 +217,11 @@ def test_safe_rlhf_s_constraint_keeps_its_conventions():
         (f"{OPENRLHF}train_sft stray --pretrain a", "expected --flag value, got 'stray'"),
         ("python sheeprlhf.py train task=sft model=llama", "model=llama is no configuration of SheepRLHF (opt, gpt2"),
         (f"{OPENRLHF}train_dpo --pretrain a --dataset d/e --beta x --save_path o", "beta: "),
+        (f"{OPENRLHF}train_sft --pretrain $1 --save_path o", "$1 is an argument of a function or of the script"),
+        (f"{OPENRLHF}train_sft --pretrain m --save_path o$(date)", "what $(...) gives is known only when the script"),
+        (f"{OPENRLHF}train_sft --pretrain ${{M%/*}} --save_path o", "${M%/*} is not understood"),
+        ("python sheeprlhf.py eval task=rouge experiment_dir=my-sft", "append data=NAME (summarization, helpful"),
+        ("bash run_loop.sh", "nearest: alignment loop config/loops/rapo_iterative_dpo.json"),
         (f"{OPENRLHF}train_dpo --pretrain a --save_path o", "missing required argument 'train_datasets'"),
     ],
 )
@@ -154,7 +234,7 @@ def test_what_cannot_be_imported_is_refused_with_its_line(text, said):
 def test_files_are_written_once_and_named_after_their_order(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     script = tmp_path / "run.sh"
-    script.write_text(f"{OPENRLHF}train_rm --pretrain a --dataset d/e --save_path o\nbash other.sh\npython x.py\n")
+    script.write_text(f"{OPENRLHF}train_rm --pretrain a --dataset d/e --save_path o\nbash run_8gpu.sh m\npython x.py\n")
     main(["run.sh"])
     written = json.loads((tmp_path / "rm_argument.json").read_text())
     assert (
@@ -162,6 +242,7 @@ def test_files_are_written_once_and_named_after_their_order(tmp_path, capsys, mo
     )
     shown = capsys.readouterr().out
     assert "alignment train rm rm_argument.json" in shown and "not read, line 3: python x.py" in shown
+    assert "not read, line 2: bash run_8gpu.sh m\n  nearest: alignment serve" in shown
     with pytest.raises(ArgumentError, match="rm_argument.json exists: --overwrite"):
         main(["run.sh"])
     command = f"{OPENRLHF}batch_inference --eval_task rm --pretrain r --dataset g.jsonl --post_processor rs"

@@ -153,7 +153,7 @@ _SFT = _offline(
     {"input_key": _conversations},
     learning_rate=5e-6,
     max_epochs=2,
-    micro_train_batch_size=5,
+    micro_train_batch_size=8,
     max_len=2048,
     input_template=_TEMPLATE,
 )

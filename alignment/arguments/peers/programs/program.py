@@ -15,6 +15,8 @@ from alignment.arguments.sources import BARE
 from alignment.errors import ArgumentError
 from alignment.fields import NO_CONSTRAINT
 
+_TRUE, _FALSE = ("true", "t", "yes", "y", "1", "on"), ("false", "f", "no", "n", "0", "off", "none", "")
+
 
 class NoNeed(NamedTuple):
     """A flag that asks for something that happens anyway, or that does not exist here."""
@@ -33,6 +35,14 @@ class ReadWith(NamedTuple):
 
     flag: str
     how: str = ""
+
+
+def is_true(value: Any) -> bool:
+    """Read a switch in the spellings of argparse, Hydra, transformers and safe-rlhf; else an ArgumentError."""
+    word = "true" if value is BARE else str(value).lower()
+    if word not in (*_TRUE, *_FALSE):
+        raise ArgumentError(f"expected true or false, got {value!r}")
+    return word in _TRUE
 
 
 class Flags:
@@ -57,8 +67,7 @@ class Flags:
 
     def is_on(self, name: str) -> bool:
         """Tell whether a switch is on."""
-        value = self._all.get(name, False)
-        return value is BARE or str(value).lower() in ("true", "1", "yes")
+        return is_true(self._all.get(name, False))
 
 
 Convert = Callable[[Any, Flags], "Mapping[str, Any] | NoNeed"]
@@ -146,12 +155,12 @@ def stage_of(value: Any, flags: Flags) -> Mapping[str, Any]:
 
 def half(value: Any, flags: Flags) -> Mapping[str, Any]:
     """Convert bf16, which keeps float32 masters in DeepSpeed."""
-    return {"bf16": True, "fp16_opt_level": "O2"} if value is BARE or str(value).lower() == "true" else {}
+    return {"bf16": True, "fp16_opt_level": "O2"} if is_true(value) else {}
 
 
 def switch(**keys: Any) -> Convert:
     """Return the conversion of a switch to ``keys``."""
-    return lambda value, flags: keys if value is BARE or str(value).lower() in ("true", "1") else {}
+    return lambda value, flags: keys if is_true(value) else {}
 
 
 def steps_or_never(key: str, strategy: str) -> Convert:

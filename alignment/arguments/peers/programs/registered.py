@@ -5,7 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from alignment.arguments.peers.programs import openrlhf, openrlhf_ppo, openrlhf_sampling, rlhflow, safe_rlhf, sheeprlhf
+from alignment.arguments.peers.programs import (
+    openrlhf,
+    openrlhf_ppo,
+    openrlhf_sampling,
+    rlhflow,
+    safe_rlhf,
+    sheeprlhf,
+    sheeprlhf_eval,
+)
 from alignment.arguments.peers.programs.program import Program
 
 PROGRAMS: tuple[Program, ...] = (
@@ -15,6 +23,7 @@ PROGRAMS: tuple[Program, ...] = (
     *rlhflow.PROGRAMS,
     *safe_rlhf.PROGRAMS,
     *sheeprlhf.PROGRAMS,
+    *sheeprlhf_eval.PROGRAMS,
 )
 
 

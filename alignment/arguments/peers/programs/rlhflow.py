@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -67,6 +68,15 @@ _SFT = PeerStep(
         "gradient_accumulation_steps"
     },
 )
+
+
+def _servers(value: Any, flags: Flags) -> Mapping[str, Any]:
+    """Name the ports of this machine, or of that of ``url``."""
+    ports, url = value if isinstance(value, list) else str(value).split(), str(flags.get("url", "http://localhost"))
+    is_here = url.rpartition("/")[2] in ("localhost", "127.0.0.1")
+    return {"servers": [str(port) if is_here else f"{url}:{port}" for port in ports]}
+
+
 _SAMPLED: Answers = MappingProxyType(
     {
         "dataset_name_or_path": jsonl("prompts"),
@@ -74,7 +84,10 @@ _SAMPLED: Answers = MappingProxyType(
         "use_beam_search": NoCounterpart("answers are sampled"),
         "local_index": ReadWith("my_world_size"),
         "tokenizer": lambda value, flags: {} if flags.get("model_name_or_path") else {"model_name_or_path": value},
-        "ports": lambda value, flags: {"num_workers": len(value) if isinstance(value, list) else 1},
+        "ports": _servers,
+        "url": ReadWith("ports"),
+        "bos_format": NoNeed("the tokenizer's template begins the prompt"),
+        "max_workers": NoCounterpart("give per_device_rollout_batch_size, the answers asked of each server at once"),
     }
 )
 _GENERATE = PeerStep(
@@ -92,7 +105,11 @@ _GENERATE = PeerStep(
     {"chat_template": "tokenizer"},
 )
 _ASKED = _GENERATE._replace(
-    defaults={**{k: v for k, v in _GENERATE.defaults.items() if k != "my_world_size"}, "max_input_length": 8192}
+    defaults={**{k: v for k, v in _GENERATE.defaults.items() if k != "my_world_size"}, "ports": "8000"},
+    notes={
+        "api_server": "vLLM's api_server has a request form of its own; the ports need OpenAI-compatible servers: "
+        "alignment serve --policy MODEL --port 8000, or vllm serve; num_workers in place of servers needs none"
+    },
 )
 _SCORE = PeerStep(
     "score",
@@ -179,6 +196,27 @@ _RM = PeerStep(
     },
     {"chat_template": "tokenizer", "on_overlong": "left", "warmup_ratio": 0.03, "logging_steps": 10},
 )
+_BENCHMARK = PeerStep(
+    "eval",
+    {
+        "data_set_name": "pairs_file",
+        "reward_name_or_path": "reward_sources",
+        "record_dir": lambda value, flags: {
+            "record_file": value,
+            "output_dir": str(value).removesuffix(".txt").removesuffix(".csv"),
+        },
+    },
+    {
+        "data_set_name": "allenai/reward-bench",
+        "record_dir": "./bench_mark_eval.txt",
+        "reward_name_or_path": "sfairXC/FsfairX-LLaMA3-RM-v0.1",
+    },
+    {"task": "reward_accuracy", "sections": "rewardbench"},
+    notes={
+        "truncation": "pairs too long for the model are dropped and counted, not cut",
+        "data_set_name": "pairs_file names a local copy of the dataset (a file or a folder)",
+    },
+)
 
 PROGRAMS = (
     Program(_ONLINE, "sft.py", r"(.*/)?sft/sft\.py", always(_SFT)),
@@ -186,7 +224,17 @@ PROGRAMS = (
     Program(_ONLINE, "gen_hf.py", r"(.*/)?gen_hf\.py", always(_ASKED)),
     Program(_ONLINE, "get_rewards.py", r"(.*/)?get_rewards\.py", always(_SCORE)),
     Program(_ONLINE, "run_dpo.py", r"(.*/)?dpo_iteration/run_dpo\.py", always(_SELECT, _DPO)),
+    Program(_REWARDS, "eval_reward_bench_bt.py", r"(.*/)?eval_reward_bench_bt\.py", always(_BENCHMARK)),
     Program(_REWARDS, "gemma_rm.py", r"(.*/)?(gemma|mistral|llama3)(_\w+)?_rm\.py", always(_RM)),
 )
+NEAREST: Mapping[str, str] = MappingProxyType(
+    {
+        r"(.*/)?(run_8gpu|register_server)\.sh": "alignment serve --policy MODEL --port 8000 in a process for each "
+        "port, or num_workers in place of servers",
+        r"(.*/)?run_loop2?\.sh": "alignment loop config/loops/rapo_iterative_dpo.json (the README of RAPO) or "
+        "config/loops/rlhflow_online_dpo.json (its newest loop)",
+    }
+)
+"""What comes nearest to scripts that are no single command, by a pattern of their names."""
 MERGED = r"(.*/)?merge_data\.py"
 """Matches the script that joins the files of several ``get_hf2.py``."""

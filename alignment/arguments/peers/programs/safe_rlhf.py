@@ -69,7 +69,14 @@ _TRAINING = {
     "save_interval": 1000000,
     "logging_steps": 1,
 }
-_LOSS_MODEL = {**_TRAINING, "lr": 2e-5, "lr_scheduler_type": "cosine", "lr_warmup_ratio": 0.03}
+_LOSS_MODEL = {
+    **_TRAINING,
+    "lr": 2e-5,
+    "lr_scheduler_type": "cosine",
+    "lr_warmup_ratio": 0.0,
+    "weight_decay": 1e-6,
+}
+_DPO = {**_LOSS_MODEL, "weight_decay": 0.0, "scale_coeff": 0.02}
 _CONVENTION = {"regularization_convention": "safe-rlhf"}
 _PPO = {**_TRAINING, "actor_lr": 1e-5, "critic_lr": 5e-6}
 _CONSTRAINED = {"rl_algorithm": "ppo_lagrangian", "clip_range_cost": 50.0}
@@ -86,8 +93,10 @@ PROGRAMS = tuple(
         "finetune": PeerStep("train sft", _SHARED, _LOSS_MODEL),
         "values.reward": PeerStep("train rm", _SHARED, _LOSS_MODEL, _CONVENTION),
         "values.cost": PeerStep("train rm", _SHARED, _LOSS_MODEL, {**_CONVENTION, "objective": "cost"}),
-        "algorithms.dpo": PeerStep("train dpo", {**_SHARED, "scale_coeff": "beta"}, _LOSS_MODEL),
+        "algorithms.dpo": PeerStep("train dpo", {**_SHARED, "scale_coeff": "beta"}, _DPO),
         "algorithms.ppo": PeerStep("train ppo", {**_SHARED, **_RENAMED}, _PPO, {"preset": "safe-rlhf"}),
-        "algorithms.ppo_lag": PeerStep("train ppo", {**_SHARED, **_RENAMED}, _PPO, _CONSTRAINED, like="safe-rlhf"),
+        "algorithms.ppo_lag": PeerStep(
+            "train ppo", {**_SHARED, **_RENAMED}, {**_PPO, "lambda_max": None}, _CONSTRAINED, like="safe-rlhf"
+        ),
     }.items()
 )

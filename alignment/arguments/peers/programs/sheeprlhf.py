@@ -14,13 +14,15 @@ from alignment.arguments.peers.programs.program import (
     PeerStep,
     Program,
     ReadWith,
+    is_true,
 )
 from alignment.errors import ArgumentError
 
-_DATA = MappingProxyType(
+SUITE, SCRIPT = "SheepRLHF", r"(.*/)?sheeprlhf\.py"
+DATA = MappingProxyType(
     {"summarization": "CarperAI/openai_summarize_comparisons", "helpful_harmless": "Dahoas/full-hh-rlhf"}
 )
-_LENGTHS = MappingProxyType({"summarization": (512, 384), "helpful_harmless": (256, 128)})
+LENGTHS = MappingProxyType({"summarization": (512, 384), "helpful_harmless": (256, 128)})
 _MODELS = MappingProxyType(
     {
         "opt": ("facebook/opt-350m", "q_proj,v_proj"),
@@ -31,7 +33,8 @@ _MODELS = MappingProxyType(
 )
 
 
-def _named(table: Mapping[str, Any], value: Any, what: str) -> Any:
+def named(table: Mapping[str, Any], value: Any, what: str) -> Any:
+    """Return what ``table`` has for the name of a configuration; an ArgumentError lists the names."""
     if value not in table:
         raise ArgumentError(f"{what}={value} is no configuration of SheepRLHF ({', '.join(table)})")
     return table[value]
@@ -41,14 +44,14 @@ def _model(key: str) -> Any:
     """Name the model of a configuration, unless a trained one is named."""
 
     def convert(value: Any, flags: Flags) -> Mapping[str, Any]:
-        name, _ = _named(_MODELS, value, "model")
+        name, _ = named(_MODELS, value, "model")
         return {key: flags.get("sft_experiment_dir") or flags.get("model.repo_name") or name}
 
     return convert
 
 
 def _data(value: Any, flags: Flags) -> Mapping[str, Any]:
-    name, (longest, prompt) = _named(_DATA, value, "data"), _LENGTHS[value]
+    name, (longest, prompt) = named(DATA, value, "data"), LENGTHS[value]
     return {
         "train_datasets": f"jsonl:1.0:{flags.get('data.dataset_name') or name}",
         "max_length": flags.get("data.max_length", longest),
@@ -59,7 +62,7 @@ def _data(value: Any, flags: Flags) -> Mapping[str, Any]:
 def _finetuned(value: Any, flags: Flags) -> Mapping[str, Any]:
     if str(value).upper() != "LORA":
         return {}
-    _, modules = _named(_MODELS, flags.get("model"), "model")
+    _, modules = named(_MODELS, flags.get("model"), "model")
     return {
         "lora": True,
         "lora_rank": flags.get("model.lora_cfg.rank", 16),
@@ -76,8 +79,13 @@ def _accumulated(value: Any, flags: Flags) -> Mapping[str, Any]:
     return {"gradient_accumulation_steps": rows // micro}
 
 
-def _targets(value: Any, flags: Flags) -> Mapping[str, Any]:
-    return {} if str(value).lower() == "true" else {"loss_on": "all"}
+def targets(value: Any, flags: Flags) -> Mapping[str, Any]:
+    """Convert use_masked_targets."""
+    return {} if is_true(value) else {"loss_on": "all"}
+
+
+def _critic(value: Any, flags: Flags) -> Mapping[str, Any]:
+    return {"critic_init": "reward_model" if is_true(value) else "policy"}
 
 
 _SHARED: Answers = MappingProxyType(
@@ -110,6 +118,7 @@ _SHARED: Answers = MappingProxyType(
         "task.micro_batch_size": "per_device_train_batch_size",
         "task.mini_batch_size": _accumulated,
         "task.gradient_clip_val": "max_grad_norm",
+        "task.max_num_steps": "max_steps",
         "task.lr_warmup_steps": "warmup_steps",
         "task.save_interval": "save_steps",
         "task.log_interval": "logging_steps",
@@ -146,7 +155,7 @@ _DEFAULTS = {
 _SCHEDULED = {"task.lr_warmup_steps": 200}
 _COSINE = {"lr_scheduler_type": "cosine", "min_learning_rate": 1e-8}
 _PAIRS = {**_SHARED, "task.loss_type": lambda value, flags: {"loss_type": str(value).lower()}}
-_ROLLOUTS: Answers = {
+ROLLOUTS: Answers = {
     **_SHARED,
     "model": _model("actor_model_name_or_path"),
     "data.validation_split": NoNeed("its PPO evaluates a single prompt; give eval_datasets"),
@@ -164,9 +173,8 @@ _ROLLOUTS: Answers = {
     "task.clip_coeff": lambda value, flags: {"clip_range_ratio": value, "clip_range_value": value},
     "task.vf_coeff": NoNeed("the critic has an optimizer of its own"),
     "task.gae_gamma": "gamma",
-    "task.init_critic_with_rm": lambda value, flags: (
-        {"critic_init": "reward_model" if flags.is_on("task.init_critic_with_rm") else "policy"}
-    ),
+    "task.init_critic_with_rm": _critic,
+    "task.init_critic_with_reward": _critic,
     "task.actor_learning_rate": NoNeed("SheepRLHF reads optim.lr in its place"),
     "task.critic_learning_rate": NoNeed("SheepRLHF reads optim.lr in its place"),
     "generation.max_new_tokens": "max_dec_len",
@@ -193,21 +201,21 @@ _TASKS = MappingProxyType(
     {
         "sft": PeerStep(
             "train sft",
-            {**_SHARED, "task.use_masked_targets": _targets},
+            {**_SHARED, "task.use_masked_targets": targets},
             {**_DEFAULTS, **_SCHEDULED, "task.use_masked_targets": False},
             _COSINE,
         ),
         "rm": PeerStep("train rm", _PAIRS, {**_DEFAULTS, **_SCHEDULED, "task.loss_type": "per_sample"}, _COSINE),
         "dpo": PeerStep("train dpo", _SHARED, {**_DEFAULTS, **_SCHEDULED, "task.beta": 0.1}, _COSINE),
-        "ppo": PeerStep("train ppo", _ROLLOUTS, _PPO_DEFAULTS, {"lr_scheduler_type": "constant"}),
+        "ppo": PeerStep("train ppo", ROLLOUTS, _PPO_DEFAULTS, {"lr_scheduler_type": "constant"}),
     }
 )
 
 
 def _steps(given: Mapping[str, Any]) -> Sequence[PeerStep]:
-    step = _named(_TASKS, given.get("task"), "task")
+    step = named(_TASKS, given.get("task"), "task")
     folder = f"output/sheeprlhf/{given['task']}"
     return (step._replace(defaults={**step.defaults, "root_dir": folder}),)
 
 
-PROGRAMS = (Program("SheepRLHF", "sheeprlhf.py train", r"(.*/)?sheeprlhf\.py", _steps, "train"),)
+PROGRAMS = (Program(SUITE, "sheeprlhf.py train", SCRIPT, _steps, "train"),)
