@@ -29,7 +29,7 @@ from alignment.training.optimizers import AdamSettings, NamedAdamW
 
 _SIZES = {
     "vocab_size": 90,
-    "hidden_size": 48,
+    "hidden_size": 64,
     "intermediate_size": 72,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
@@ -61,9 +61,11 @@ def update(*, native: bool) -> None:
     for family in FAMILIES:
         found = _gradients(family, native=native)
         wanted = _gradients(family, native=False) if native else found
+        largest = max(np.abs(gradient).max() for gradient in wanted.values())
         for name, gradient in found.items():
             assert np.isfinite(gradient).all(), f"{family}: {name} has a gradient that is not finite"
-            scale = np.abs(wanted[name]).max()
+            # Where nothing is rotated the softmax does not see a key's bias: its gradient is rounding only.
+            scale = max(np.abs(wanted[name]).max(), 1e-3 * largest)
             np.testing.assert_allclose(gradient, wanted[name], atol=1e-3 * scale, err_msg=f"{family}: {name}")
 
 
@@ -102,7 +104,7 @@ def generate(kind: str) -> None:
     for family in FAMILIES:
         model = _build(family)
         if kind != "eager" and device_kernels().obstacle(model.config):
-            return
+            continue
         found = _answer(_engine(model, kind), options)
         assert all(len(tokens) == 6 for tokens in found), f"{family}: {found}"
         if kind == "float32":
