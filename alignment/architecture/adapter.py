@@ -129,19 +129,7 @@ def choose_modules(config: DecoderConfig, targets: Sequence[str]) -> tuple[str, 
                 f"{names}; a whole name is {every[0]}; {ALL_LINEAR} means all{left_out})"
             )
         chosen.update(found)
-    _refuse_turned_heads(config, chosen)
     return tuple(module for module in every if module in chosen)
-
-
-def _refuse_turned_heads(config: DecoderConfig, chosen: Iterable[str]) -> None:
-    """Raise AdapterError for queries and keys whose numbers peft orders differently (``DecoderConfig.head_order``)."""
-    names = tuple(f".{config.family.weight(role).name}" for role in ("queries", "keys"))
-    turned = [module for module in chosen if module.endswith(names)]
-    if config.head_order is not None and turned:
-        raise AdapterError(
-            f"lora_target_modules: {turned[0]} of a {config.model_type} model cannot be adapted, since a folder for "
-            "peft would hold its outputs in another order; leave out q_proj and k_proj"
-        )
 
 
 def name_targets(config: DecoderConfig, modules: Sequence[str]) -> list[str]:

@@ -40,9 +40,9 @@ def peft(torch):
     return pytest.importorskip("peft")
 
 
-def _base(folder, kind):
+def _base(folder, kind, **changes):
     """Write a base model and return its folder."""
-    model = tiny_causal() if kind == "causal" else tiny_score(ScoreOptions())
+    model = tiny_causal(**changes) if kind == "causal" else tiny_score(ScoreOptions(), **changes)
     save_model(folder / "base", model, None)
     config = json.loads((folder / "base" / "config.json").read_text())
     (folder / "base" / "config.json").write_text(json.dumps({**config, "pad_token_id": 0}))
@@ -120,6 +120,23 @@ def test_peft_opens_an_adapter_made_here(kind, case, tmp_path, peft, transformer
     save_adapter(tmp_path / "adapter", ours, None, trained_weights(WeightSource.of(ours)))
     model = peft.PeftModel.from_pretrained(_theirs(transformers, torch, base, kind), tmp_path / "adapter")
     np.testing.assert_allclose(_their_output(model, torch), _output(ours, kind), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(("family", "case"), [("gemma", "all"), ("phi3", "rank-stabilized")])
+def test_peft_opens_an_adapter_of_a_family_with_the_same_names(family, case, tmp_path, peft, transformers, torch):
+    base = _base(tmp_path, "causal", model_type=family, pad_token_id=0)
+    ours = _adapted(base, "causal", case)
+    save_adapter(tmp_path / "adapter", ours, None, trained_weights(WeightSource.of(ours)))
+    model = peft.PeftModel.from_pretrained(_theirs(transformers, torch, base, "causal"), tmp_path / "adapter")
+    np.testing.assert_allclose(_their_output(model, torch), _output(ours, "causal"), atol=TOLERANCE)
+
+
+def test_peft_refuses_an_adapter_whose_matrices_it_knows_otherwise(tmp_path, peft, transformers, torch):
+    base = _base(tmp_path, "causal", model_type="phi3", pad_token_id=0)
+    ours = _adapted(base, "causal", "all")
+    save_adapter(tmp_path / "adapter", ours, None, trained_weights(WeightSource.of(ours)))
+    with pytest.raises((KeyError, ValueError), match="ALIGNMENT_LORA"):
+        peft.PeftModel.from_pretrained(_theirs(transformers, torch, base, "causal"), tmp_path / "adapter")
 
 
 def test_loss_and_gradients_are_those_of_peft(tmp_path, peft, transformers, torch):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,15 @@ from alignment.architecture.adapter import Adapter, choose_modules, name_targets
 from alignment.architecture.decoder_config import DecoderConfig
 from alignment.errors import AdapterError
 from alignment.models.folder_files import read_object
+from alignment.models.folders.family_files import FamilyFiles
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+PEFT_TYPE = "LORA"
+OWN_TYPE = "ALIGNMENT_LORA"
+"""The type of an adapter of matrices that other suites fuse, turn or name otherwise: PEFT refuses it, and would else
+apply a part of it.
+"""
 TASKS = {"causal": "CAUSAL_LM", "score": "SEQ_CLS"}
 """PEFT's name of the task by kind of model."""
 _READ = ("peft_type", "r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "modules_to_save")
@@ -31,10 +37,11 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 
 
 def describe_adapter(adapter: Adapter, config: DecoderConfig, *, kind: str) -> dict[str, Any]:
-    """Return an adapter_config.json that PEFT reads; ``kind`` is ``causal`` or ``score``."""
+    """Return an adapter_config.json, which PEFT reads unless it is of ``OWN_TYPE``; ``kind`` is ``causal`` or ``score``.
+    """
     alpha = adapter.alpha
     return {
-        "peft_type": "LORA",
+        "peft_type": PEFT_TYPE if other_in_peft(config, adapter.modules) is None else OWN_TYPE,
         "task_type": TASKS[kind],
         "base_model_name_or_path": adapter.base,
         "r": adapter.rank,
@@ -60,16 +67,26 @@ def read_adapter(folder: Path, config: DecoderConfig) -> Adapter:
     if not targets:
         raise AdapterError(f"{place}: target_modules names no module")
     try:
+        modules = choose_modules(config, [str(target) for target in targets])
+        other = other_in_peft(config, modules)
+        if other is not None and raw["peft_type"] == PEFT_TYPE:
+            raise AdapterError(f"PEFT's {other} of a {config.model_type} model is another matrix; merge it with PEFT")
         return Adapter(
             rank=_number(raw, "r", place, above=0, kind=int),
             alpha=_number(raw, "lora_alpha", place, above=0),
             dropout=_number({"lora_dropout": 0.0, **raw}, "lora_dropout", place, above=-1),
             rank_stabilized=bool(raw.get("use_rslora", False)),
-            modules=choose_modules(config, [str(target) for target in targets]),
+            modules=modules,
             base=str(raw.get("base_model_name_or_path") or ""),
         )
     except AdapterError as error:
         raise AdapterError(f"{place} does not fit the base: {error}") from None
+
+
+def other_in_peft(config: DecoderConfig, modules: Iterable[str]) -> str | None:
+    """Return the first of ``modules`` whose matrix files fuse, turn or name otherwise; None if there is none."""
+    files = FamilyFiles(config)
+    return next((module for module in modules if not files.hold_alone(f"{module}.weight")), None)
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -78,7 +95,7 @@ def read_description(folder: Path) -> dict[str, Any]:
         raw = read_object(folder, CONFIG_FILE)
     except FileNotFoundError:
         raise AdapterError(f"{folder / CONFIG_FILE}: no such file; an adapter in PEFT's format needs one") from None
-    if raw.get("peft_type") != "LORA":
+    if raw.get("peft_type") not in (PEFT_TYPE, OWN_TYPE):
         raise AdapterError(f"{folder / CONFIG_FILE}: peft_type is {raw.get('peft_type')!r} (readable: 'LORA')")
     return raw
 

@@ -58,6 +58,11 @@ class FamilyFiles:
         inputs_first = held is not None and held.inputs_first and ending == "weight"
         return Slot(f"{self._form.layers}{number}.{name}.{ending}", outputs, inputs_first)
 
+    def hold_alone(self, parameter: str) -> bool:
+        """Return whether ``parameter`` has a tensor of its own under its own name, in its own order."""
+        slot = self.slot(parameter)
+        return slot.name == parameter and slot.outputs is None and not slot.inputs_first
+
     def parameters(
         self, tensors: Iterable[StoredTensor], names: Iterable[str], folder: Path
     ) -> Iterator[tuple[str, StoredTensor]]:

@@ -245,6 +245,31 @@ def test_keys_of_newer_versions_of_peft_that_ask_for_nothing_are_read_over(saved
     assert read_adapter(saved[1], tiny_config()).rank == 3
 
 
+@pytest.mark.parametrize("family", ["gpt2", "phi3", "glm4"])
+def test_an_adapter_of_matrices_that_peft_knows_otherwise_says_so(family, tmp_path):
+    sizes = {"model_type": family, "pad_token_id": 0, "partial_rotary_factor": 1.0 if family == "phi3" else 0.5}
+    model = _adapted(tiny_causal(**sizes))
+    save_adapter(tmp_path, model, None, trained_weights(WeightSource.of(model)))
+    path = tmp_path / "adapter_config.json"
+    described = json.loads(path.read_text())
+    assert described["peft_type"] == "ALIGNMENT_LORA"  # which peft refuses; it would else apply o_proj alone
+    read = tiny_causal(**sizes)
+    attach_adapter(read, read_adapter(tmp_path, read.config), seed=0)
+    load_adapter(tmp_path, read)
+    assert largest_difference(probe(read), probe(model)) == 0
+    path.write_text(json.dumps(described | {"peft_type": "LORA"}))
+    with pytest.raises(AdapterError, match=f"self_attn.q_proj of a {family} model is another matrix"):
+        read_adapter(tmp_path, read.config)
+
+
+def test_matrices_that_peft_knows_by_the_same_names_are_in_its_format(tmp_path):
+    sizes = {"model_type": "phi3", "pad_token_id": 0}
+    model = _adapted(tiny_causal(**sizes), targets=("o_proj", "down_proj"))
+    save_adapter(tmp_path, model, None, trained_weights(WeightSource.of(model)))
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["peft_type"] == "LORA"
+    assert read_adapter(tmp_path, model.config).modules == model.adapter.modules
+
+
 def test_a_damaged_adapter_is_refused(saved):
     path = saved[1] / "adapter_model.safetensors"
     stored = load_file(path)
