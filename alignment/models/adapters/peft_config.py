@@ -37,8 +37,7 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 
 
 def describe_adapter(adapter: Adapter, config: DecoderConfig, *, kind: str) -> dict[str, Any]:
-    """Return an adapter_config.json, which PEFT reads unless it is of ``OWN_TYPE``; ``kind`` is ``causal`` or ``score``.
-    """
+    """Return an adapter_config.json, of ``OWN_TYPE`` if PEFT cannot read it; ``kind`` is ``causal`` or ``score``."""
     alpha = adapter.alpha
     return {
         "peft_type": PEFT_TYPE if other_in_peft(config, adapter.modules) is None else OWN_TYPE,
