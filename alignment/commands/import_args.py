@@ -120,8 +120,10 @@ def _launched(step: PeerStep, command: PeerCommand, flags: Flags) -> PeerStep:
     named = command.launcher.get("config_file")
     if named is None or not step.target.startswith("train") or "zero" not in str(named):
         return step
+    note = f"a mixed_precision in {named} is not read: give bf16 as it says"
+    notes = step.notes if flags.get("bf16") is not None else {**step.notes, "config_file": note}
     try:
-        return step._replace(keys={**step.keys, **stage_of(named, flags)})
+        return step._replace(keys={**step.keys, **stage_of(named, flags)}, notes=notes)
     except ValueError as error:
         raise ArgumentError(f"--config_file {named}: {error}") from None
 
@@ -172,7 +174,11 @@ def _print(item: Imported, path: Path) -> None:
     program = item.command.program
     title = f"{program.suite}, {program.name} (line {item.command.line}) -> {path.name}"
     print_table(title, ("flag", "value", "outcome", "here"), item.converted.rows)
-    missing = [f"--{row.flag}" for row in item.converted.rows if row.outcome == MISSING]
+    missing = [
+        row.flag if row.flag.startswith("(") else f"--{row.flag}"
+        for row in item.converted.rows
+        if row.outcome == MISSING
+    ]
     if missing:
         print(f"without counterpart: {', '.join(missing)}")
     for problem in item.converted.absent:

@@ -104,7 +104,10 @@ def _advise(variable: str, name: str) -> str:
     if variable == COMPUTED:
         return "what $(...) gives is known only when the script runs; write its value"
     if name.isdigit():
-        return f"{variable} is an argument of a function or of the script; write its value"
+        return (
+            f"{variable} is an argument of a function or of the script; write its value (a script of rounds becomes a "
+            "file of alignment loop)"
+        )
     if not name.isidentifier():
         return f"{variable} is not understood; write its value"
     return f"{variable} has no value in the script; put {name}=value on a line before the command"
@@ -123,7 +126,8 @@ def _flags(words: Iterable[str], line: int, *, is_strict: bool = False) -> dict[
             before = flags[name]
             flags[name] = word if before is BARE else [*(before if isinstance(before, list) else [before]), word]
         elif is_strict:
-            raise ArgumentError(f"line {line}: expected --flag value, got {word!r}")
+            hint = " (its keys must be given as flags)" if word.endswith((".yaml", ".yml", ".json")) else ""
+            raise ArgumentError(f"line {line}: expected --flag value, got {word!r}{hint}")
     return flags
 
 

@@ -22,6 +22,7 @@ BLOCKS = [
 ]
 OPENRLHF = "deepspeed --module openrlhf.cli."
 PPO = "python3 -m openrlhf.cli.train_ppo_ray --pretrain a --reward_pretrain r --prompt_data p/q --save_path o "
+LAUNCHED = "accelerate launch --config_file zero2.yaml dpo_iteration/run_dpo.py --train_dir s.json"
 SAFE = "deepspeed --module safe_rlhf.algorithms."
 
 
@@ -195,8 +196,21 @@ def test_choosing_pairs_and_training_on_them_are_two_steps():
     text = "accelerate launch dpo_iteration/run_dpo.py --train_dir s.json --choose_type max_min_p --len_penalty 0.1 "
     select, dpo = _import(text + "--model_name_or_path m --output_dir o")
     assert select.converted.keys["method"] == "max_min_p" and select.converted.keys["len_penalty"] == 0.1
+    assert "(config_file)" not in [row.flag for row in dpo.converted.rows]
+    told = [row.flag for row in _import(f"{LAUNCHED} --model_name_or_path m --output_dir o")[-1].converted.rows]
+    assert "(config_file)" in told
+    told = [row.flag for row in _import(f"{LAUNCHED} --model_name_or_path m --output_dir o --bf16")[-1].converted.rows]
+    assert "(config_file)" not in told
     assert dpo.converted.keys["train_datasets"].endswith(select.converted.keys["output_file"])
     assert "choose_type" not in [row.flag for row in dpo.converted.rows]
+
+
+def test_held_out_pairs_are_those_selected_from_the_scored_file():
+    text = "python dpo_iteration/run_dpo.py --train_dir s.json --eval_dir s.json --model_name_or_path m --output_dir o "
+    assert _outcomes(text)["eval_dir"] == NO_NEED
+    strategy = "--do_train --eval_strategy steps --eval_steps 5"
+    keys = _keys(f"{text}{strategy} --do_eval")
+    assert keys["eval_datasets"] == "jsonl:100/-1:s.pairs.jsonl" and keys["eval_steps"] == 5
 
 
 def test_safe_rlhf_s_constraint_keeps_its_conventions():
@@ -215,6 +229,7 @@ def test_safe_rlhf_s_constraint_keeps_its_conventions():
         (f"{OPENRLHF}train_sft --pretrain $MODEL --save_path o", "$MODEL has no value in the script"),
         ("python train.py --a 1", "no command of another suite is in it (understood: openrlhf.cli.train_sft"),
         (f"{OPENRLHF}train_sft stray --pretrain a", "expected --flag value, got 'stray'"),
+        ("python dpo_iteration/run_dpo.py dpo.yaml", "got 'dpo.yaml' (its keys must be given as flags)"),
         ("python sheeprlhf.py train task=sft model=llama", "model=llama is no configuration of SheepRLHF (opt, gpt2"),
         (f"{OPENRLHF}train_dpo --pretrain a --dataset d/e --beta x --save_path o", "beta: "),
         (f"{OPENRLHF}train_sft --pretrain $1 --save_path o", "$1 is an argument of a function or of the script"),

@@ -127,10 +127,11 @@ def _pairs(value: Any) -> str:
     return str(value).removesuffix(".json").removesuffix(".jsonl") + ".pairs.jsonl"
 
 
-def _held_out(value: Any, flags: Flags) -> NoNeed:
-    if str(flags.get("evaluation_strategy", "no")) == "no":
+def _held_out(value: Any, flags: Flags) -> Mapping[str, Any] | NoNeed:
+    """Name the first pairs of another scored file, from which they are selected as those of ``train_dir`` are."""
+    if str(flags.get("evaluation_strategy", flags.get("eval_strategy", "no"))) == "no":
         return NoNeed("nothing is evaluated: evaluation_strategy is no")
-    raise ValueError("select its pairs too and name them as eval_datasets, or give eval_split_ratio")
+    return {"eval_datasets": f"jsonl:100/-1:{_pairs(value)}"}
 
 
 _SELECT = PeerStep(
