@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
     """Serve until a signal."""
     from alignment.serve.counters import ServerCounters
     from alignment.serve.page.routes import page_routes
-    from alignment.serve.shell import Address, build_app, read_access, serve
+    from alignment.serve.shell import Address, bind, build_app, read_access, serve
     from alignment.telemetry import log
 
     arguments = parse(argv)
@@ -63,6 +63,7 @@ def main(argv: Sequence[str]) -> None:
     if arguments.policy is None and arguments.compare is not None:
         raise ArgumentError("--compare needs --policy")
     access = read_access(arguments.host, arguments.token_file, arguments.max_body_bytes)
+    bound = bind(Address(arguments.host, arguments.port))
     log.configure(output_dir=None, is_main=True)
     counters = ServerCounters()
     policies = _policy_routes(arguments, access, counters)
@@ -72,8 +73,8 @@ def main(argv: Sequence[str]) -> None:
     routes = [route for one in (policies, rewards) if one for route in one.routes()]
     page = page_routes({name: one.longest for name, one in served.items()}, arguments.reward) if served else []
     serve(
-        build_app([*page, *routes], access, counters),
-        Address(arguments.host, arguments.port),
+        build_app([*page, *routes], access, counters, lambda: any(one.is_loading for one in served.values())),
+        bound,
         shutdown_timeout=arguments.shutdown_timeout,
         close=lambda: [service.close() for service in closed],
     )

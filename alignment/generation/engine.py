@@ -11,6 +11,12 @@ import numpy as np
 from alignment.errors import UserError
 from alignment.records import Completion
 
+_TEMPERATURES = (1e-5, 1e5)
+_PENALTIES = (1e-3, 1e3)
+"""Logits stay finite in float32 within both; an engine that fails does so for all answers of its batch."""
+_MOST_LIKELIEST = 2**31 - 1
+"""A C int."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationOptions:
@@ -38,10 +44,14 @@ class GenerationOptions:
             ("max_new_tokens", self.max_new_tokens >= 1, "at least 1"),
             ("max_total_tokens", self.max_total_tokens is None or self.max_total_tokens >= 2, "2 or more, or none"),
             ("min_new_tokens", 0 <= self.min_new_tokens <= self.max_new_tokens, "0 to max_new_tokens"),
-            ("temperature", 0 < self.temperature < float("inf"), "above 0; do_sample=false for the likeliest token"),
-            ("top_k", self.top_k >= 0, "0 (all tokens) or more"),
+            (
+                "temperature",
+                _is_within(self.temperature, _TEMPERATURES),
+                "1e-05 to 1e+05; do_sample=false for the likeliest",
+            ),
+            ("top_k", 0 <= self.top_k <= _MOST_LIKELIEST, "0 (all tokens) to 2147483647"),
             ("top_p", 0 < self.top_p <= 1, "above 0, at most 1"),
-            ("repetition_penalty", 0 < self.repetition_penalty < float("inf"), "above 0"),
+            ("repetition_penalty", _is_within(self.repetition_penalty, _PENALTIES), "0.001 to 1000"),
             ("stop_token_ids", all(token >= 0 for token in self.stop_token_ids), "token ids, 0 or more"),
         )
         wrong = [(name, allowed) for name, right, allowed in rules if not right]
@@ -53,6 +63,10 @@ class GenerationOptions:
         """Return the most tokens [B] that each answer may have, for prompts of ``prompt_lengths`` [B]."""
         limits = np.full(len(prompt_lengths), self.max_new_tokens)
         return limits if self.max_total_tokens is None else np.minimum(limits, self.max_total_tokens - prompt_lengths)
+
+
+def _is_within(value: float, limits: tuple[float, float]) -> bool:
+    return limits[0] <= value <= limits[1]
 
 
 class Engine(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -27,11 +28,19 @@ async def read_body(request: Request, *, max_bytes: int, seconds: float) -> Body
         return content
 
     try:
-        return Body(json.loads(await asyncio.wait_for(read(), seconds)))
+        return Body(_parsed(await asyncio.wait_for(read(), seconds)))
     except asyncio.TimeoutError:
         raise HttpError(408, f"the request did not arrive within {seconds:g} s") from None
     except (ValueError, RecursionError) as error:
         raise HttpError(400, f"the request is not JSON: {str(error):.200}") from None
+
+
+def _parsed(content: bytes) -> Any:
+    """Return the JSON in ``content``; ValueError for other bytes than UTF-8, and for halves of characters."""
+    found = json.loads(content.decode("utf-8-sig"))
+    if b"\\u" in content:
+        json.dumps(found, ensure_ascii=False).encode()  # no tokenizer takes half of a surrogate pair
+    return found
 
 
 class Body:
@@ -72,8 +81,9 @@ class Body:
     def number(self, key: str, default: float, *, low: float, high: float = math.inf) -> float:
         """Return a finite number from ``low`` to ``high``."""
         value = self.get(key, default)
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        if not is_number or not low <= value <= high:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        # Whole numbers are compared first: those beyond all floats cannot be tested for being finite.
+        if not is_number or not low <= value <= min(high, sys.float_info.max):
             raise wrong(key, value, f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}")
         return float(value)
 

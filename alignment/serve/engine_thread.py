@@ -27,6 +27,8 @@ class EngineJob:
     tell: Tell
     each: bool
     """True: tell of every token; False: of whole answers."""
+    begin: Callable[[], None] = lambda: None
+    """Called in the thread before the first token."""
     open: int = field(init=False)
     """Number of unfinished answers."""
     held: dict[int, list[Growth]] = field(default_factory=dict)
@@ -123,6 +125,7 @@ class EngineThread:
         try:
             self._batch = self._batch or self._open_batch()
             self._batch.submit(job.ask)
+            job.begin()
         except Exception as error:  # noqa: BLE001 - it is the request's
             self._post([(job.tell, [error])])
         else:

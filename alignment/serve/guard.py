@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from alignment.serve.answers import HttpError
 
 OPEN_PATHS = frozenset({"/health", "/", "/page/chat.js", "/page/chat.css"})
 """Pages that need no token: they tell nothing of models."""
-_LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_LOCAL_HOST = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,10 +50,10 @@ class RequestGuard:
 
     def _check(self, method: str, path: str, headers: Mapping[str, str]) -> None:
         access = self._access
-        if access.only_local_names and headers.get("host", "").rsplit(":", 1)[0] not in _LOCAL_NAMES:
-            host = headers.get("host", "")
+        host = headers.get("host", "")
+        if access.only_local_names and not _LOCAL_HOST.fullmatch(host):
             raise HttpError(403, f"Host {host!r:.80} is not this machine; a server for others needs --host and a token")
-        is_open = method == "GET" and path in OPEN_PATHS
+        is_open = method in ("GET", "HEAD") and path in OPEN_PATHS
         if access.token is not None and not is_open and not _knows(headers, access.token):
             raise HttpError(401, "a token is needed: Authorization: Bearer TOKEN", code="invalid_api_key")
         if method != "POST":

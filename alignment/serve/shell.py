@@ -28,6 +28,8 @@ from alignment.serve.guard import Access, RequestGuard
 
 _SHORTEST_TOKEN = 8
 _BACKLOG = 2048
+_TOLD = "alignment.told"
+"""Key of a request's scope: its failure has been answered and printed."""
 
 
 class Address(NamedTuple):
@@ -47,7 +49,9 @@ def read_access(host: str, token_file: str | None, max_body_bytes: int) -> Acces
         except (OSError, UnicodeDecodeError) as error:
             raise ArgumentError(f"--token_file {token_file}: {why_unreadable(error)}") from error
         if len(token) < _SHORTEST_TOKEN or len(token.split()) != 1:
-            raise ArgumentError(f"--token_file {token_file}: the token must be one word of {_SHORTEST_TOKEN} or more")
+            raise ArgumentError(
+                f"--token_file {token_file}: the token must be one word of {_SHORTEST_TOKEN} or more characters"
+            )
     local = _is_local(host)
     if token is None and not local:
         raise ArgumentError(
@@ -64,11 +68,20 @@ def _is_local(host: str) -> bool:
         return host == "localhost"
 
 
-def build_app(routes: Sequence[BaseRoute], access: Access, counters: ServerCounters) -> Any:
-    """Return the ASGI application of ``routes`` with health and metrics pages."""
+def _is_never() -> bool:
+    return False
+
+
+def build_app(
+    routes: Sequence[BaseRoute], access: Access, counters: ServerCounters, is_loading: Callable[[], bool] = _is_never
+) -> Any:
+    """Return the ASGI application of ``routes`` with health and metrics pages.
+
+    ``is_loading`` tells whether answers wait for other weights; the server is healthy all the same.
+    """
 
     async def health(request: Request) -> Response:
-        return JSONResponse({"status": "ok"})
+        return JSONResponse({"status": "loading" if is_loading() else "ok"})
 
     async def metrics(request: Request) -> Response:
         return PlainTextResponse(counters.page(), media_type="text/plain; version=0.0.4")
@@ -100,6 +113,9 @@ class _Counted:
 
         try:
             await self._app(scope, receive, note)
+        except Exception:
+            if not scope.get(_TOLD):  # the answer has begun: only the end of the connection tells that it failed
+                raise
         finally:
             self._counters.add("requests_total", path=path, status=str(status))
             self._counters.add("request_seconds_total", time.monotonic() - begun, path=path)
@@ -117,6 +133,7 @@ async def _tell_route(request: Request, error: Exception) -> Response:
 
 async def _tell_fault(request: Request, error: Exception) -> Response:
     traceback.print_exception(error)
+    request.scope[_TOLD] = True
     return HttpError(500, f"the server failed: {type(error).__name__}; its log says more").response()
 
 
@@ -133,26 +150,45 @@ class Server(uvicorn.Server):
         yield
 
 
-def listen(address: Address) -> socket.socket:
-    """Return a bound socket; UserError if the port is taken."""
+def bind(address: Address) -> socket.socket:
+    """Return a socket that nobody else can listen at, before models are loaded; UserError if the port is taken."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     found = socket.socket(family, socket.SOCK_STREAM)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind(address)
-        found.listen(_BACKLOG)
     except OSError as error:
         found.close()
         raise UserError(f"--host {address.host} --port {address.port}: {why_unreadable(error)}") from error
     return found
 
 
-def serve(app: Any, address: Address, *, shutdown_timeout: float, close: Callable[[], None]) -> None:
-    """Serve ``app`` until SIGTERM or Ctrl-C, then wait ``shutdown_timeout`` seconds for running requests; ``close``."""
-    bound = listen(address)
+def start_listening(bound: socket.socket) -> None:
+    """Take connections; UserError if another server that was loading meanwhile has the port."""
+    try:
+        bound.listen(_BACKLOG)
+    except OSError as error:
+        host, port = bound.getsockname()[:2]
+        bound.close()
+        raise UserError(f"--host {host} --port {port}: {why_unreadable(error)}") from error
+
+
+def listen(address: Address) -> socket.socket:
+    """Return a listening socket; UserError if the port is taken."""
+    found = bind(address)
+    start_listening(found)
+    return found
+
+
+def serve(app: Any, bound: socket.socket, *, shutdown_timeout: float, close: Callable[[], None]) -> None:
+    """Serve ``app`` at a socket of ``bind`` until SIGTERM or Ctrl-C, then give running requests ``shutdown_timeout``
+    seconds; ``close``.
+    """
+    start_listening(bound)
     server = make_server(app, shutdown_timeout=shutdown_timeout)
-    shown = f"[{address.host}]" if ":" in address.host else address.host
-    print(f"listening on http://{shown}:{bound.getsockname()[1]}", file=sys.stderr, flush=True)
+    host, port = bound.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    print(f"listening on http://{shown}:{port}", file=sys.stderr, flush=True)
     try:
         asyncio.run(server.serve(sockets=[bound]))
     finally:

@@ -23,7 +23,7 @@ class TokenBytes:
         ``keeps`` says which texts the tokenizer never changes before splitting: ``all``, ``ascii`` or ``nothing``. For
         those, comparing lengths proves that the tokens spell the whole text: nothing is ever added to it.
         """
-        alphabet = _byte_alphabet()
+        alphabet = byte_alphabet()
         known = {
             number: bytes(map(alphabet.__getitem__, token))
             for token, number in vocab.items()
@@ -57,7 +57,7 @@ class TokenBytes:
         return counts
 
 
-def _byte_alphabet() -> dict[str, int]:
+def byte_alphabet() -> dict[str, int]:
     """Return the byte for each character of byte-level vocabularies; printable bytes are their own character."""
     printed = {*range(33, 127), *range(161, 173), *range(174, 256)}
     others = [byte for byte in range(256) if byte not in printed]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 from alignment.generation.live import Growth, Likeliest
 from alignment.serve.answers import HttpError
 from alignment.serve.policy.service import PolicyService
-from alignment.serve.policy.texts import AnswerText
+from alignment.serve.policy.texts import AnswerText, token_bytes
 from alignment.serve.policy.wanted import Wanted
 
 
@@ -26,7 +26,6 @@ class Answering:
             "object": f"{kind}.chunk" if is_chat and wanted.streams else kind,
             "created": int(time.time()),
             "model": name,
-            "system_fingerprint": f"weights-{service.version}",
         }
         decode = service.voice.tokenizer.decode
         count = len(wanted.ask.prompts)
@@ -46,17 +45,16 @@ class Answering:
         async for _ in self._grown():
             pass
         choices = [self._choice(index) for index in range(len(self._texts))]
-        return {**self._head, "seed": self._wanted.ask.seed, "choices": choices, "usage": self._usage()}
+        return {**self._shared, "seed": self._wanted.ask.seed, "choices": choices, "usage": self._usage()}
 
     async def events(self) -> AsyncIterator[str]:
         """Yield the events of a stream; an error is one, too."""
         try:
-            for index in range(len(self._texts)):
-                if self._is_chat:
-                    yield self._event([{"index": index, "delta": {"role": "assistant", "content": ""}}])
-                elif self._wanted.echoes:
-                    yield self._event([{"index": index, "text": self._prompt(index), "logprobs": None}])
+            is_open = False
             async for index, new, first in self._grown():
+                for event in [] if is_open else self._openings():
+                    yield event
+                is_open = True
                 if new or self._texts[index].finish_reason or self._tells_tokens:
                     yield self._event([self._delta(index, new, first)])
             if self._wanted.tells_usage:
@@ -64,6 +62,19 @@ class Answering:
         except HttpError as error:
             yield f"data: {json.dumps(error.content())}\n\n"
         yield "data: [DONE]\n\n"
+
+    @property
+    def _shared(self) -> dict[str, Any]:
+        """What is told of all answers; the version of the weights is known from the first token on."""
+        return {**self._head, "system_fingerprint": f"weights-{self._wanted.ask.weights}"}
+
+    def _openings(self) -> Iterator[str]:
+        """Yield the events before the first token of any answer."""
+        for index in range(len(self._texts)):
+            if self._is_chat:
+                yield self._event([{"index": index, "delta": {"role": "assistant", "content": ""}}])
+            elif self._wanted.echoes:
+                yield self._event([{"index": index, "text": self._prompt(index), "logprobs": None}])
 
     async def _grown(self) -> AsyncIterator[tuple[int, str, int]]:
         """Yield (answer, new text, number of its tokens before) for every piece until all answers have ended."""
@@ -90,7 +101,7 @@ class Answering:
     def _event(self, choices: list[dict[str, Any]], **others: Any) -> str:
         for choice in choices:
             choice.setdefault("finish_reason", None)
-        return f"data: {json.dumps({**self._head, 'choices': choices, **others}, ensure_ascii=False)}\n\n"
+        return f"data: {json.dumps({**self._shared, 'choices': choices, **others}, ensure_ascii=False)}\n\n"
 
     def _delta(self, index: int, new: str, first: int) -> dict[str, Any]:
         said = {"delta": {"content": new}} if self._is_chat else {"text": new}
@@ -143,7 +154,8 @@ class Answering:
 
     def _token(self, token: int, logprob: float) -> dict[str, Any]:
         text = self._show(token)
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+        found = token_bytes(self._service.voice.tokenizer, token, text)
+        return {"token": text, "logprob": logprob, "bytes": found}
 
     def _show(self, token: int) -> str:
         return self._service.voice.tokenizer.decode([token], skip_special_tokens=False)

@@ -68,7 +68,7 @@ class PolicyRoutes:
         body = await self._body(request)
         name, service = self._find(body.get("model"))
         folder = body.get("folder")
-        if folder is not None and not isinstance(folder, str):
+        if folder is not None and not (isinstance(folder, str) and folder):
             raise HttpError(400, f"folder={folder!r:.80} (allowed: a folder, or null for the present one)")
         body.refuse_others()
         begun = time.monotonic()
@@ -109,7 +109,7 @@ class PolicyRoutes:
     def _find(self, name: Any) -> tuple[str, PolicyService]:
         if name is None:
             return next(iter(self.services.items()))
-        if name not in self.services:
+        if not isinstance(name, str) or name not in self.services:
             known = ", ".join(self.services)
             raise HttpError(
                 404,

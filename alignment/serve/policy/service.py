@@ -51,6 +51,7 @@ class PolicyService:
         self.created = int(time.time())
         self.in_flight = 0
         """Answers being generated or waiting."""
+        self._num_reloads = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._device = select_device(settings.device)
         self._thread = EngineThread(self._open_batch, self._post)
@@ -61,6 +62,11 @@ class PolicyService:
         """Maximum tokens of a prompt and its answer."""
         positions = self.voice.config.longest_sequence
         return min(positions, self.settings.max_length or positions)
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether answers that are asked for now wait for other weights."""
+        return self._num_reloads > 0
 
     def check_room(self, count: int) -> None:
         """HttpError if ``count`` more answers are more than may wait."""
@@ -79,7 +85,11 @@ class PolicyService:
         news: asyncio.Queue[Growth | Exception] = asyncio.Queue()
         count, end = len(ask.prompts), self._loop.time() + self.settings.request_timeout
         self.in_flight += count
-        self._thread.submit(EngineJob(ask, lambda told: [news.put_nowait(one) for one in told], each))
+
+        def begin() -> None:
+            ask.weights = self.version
+
+        self._thread.submit(EngineJob(ask, lambda told: [news.put_nowait(one) for one in told], each, begin))
         left = count
         try:
             while left:
@@ -93,8 +103,12 @@ class PolicyService:
 
     async def reload(self, folder: str | None) -> int:
         """Load the weights in ``folder`` (None: the present one) after all running answers; return their version."""
-        future: Future[int] = self._thread.call_alone(lambda: self._reload(folder or self.folder))
-        return await asyncio.wrap_future(future)
+        self._num_reloads += 1
+        try:
+            future: Future[int] = self._thread.call_alone(lambda: self._reload(folder or self.folder))
+            return await asyncio.wrap_future(future)
+        finally:
+            self._num_reloads -= 1
 
     def close(self) -> None:
         """End the engine's thread."""
@@ -147,6 +161,7 @@ class PolicyService:
             ("model of another shape", self.voice.config, voice.config),
             ("model with another tokenizer", self.voice.tokenizer.fingerprint(), voice.tokenizer.fingerprint()),
             ("model with other end tokens", self.voice.ends, voice.ends),
+            ("model with another chat template", self.voice.template, voice.template),  # requests that wait have it
         ):
             if old != new:
                 raise UserError(f"{path}: a {what} than the served one in {self.folder}; start a new server for it")

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 from alignment.generation.live import Growth, Likeliest
+from alignment.models.tokenizer.token_bytes import byte_alphabet
+from alignment.models.tokenizer.tokenizer import Tokenizer
 
 _UNFINISHED = "\ufffd"
 """What a tokenizer shows for the first bytes of a character."""
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
+"""How sentencepiece calls a token that is one byte."""
+
+
+def token_bytes(tokenizer: Tokenizer, token: int, text: str) -> list[int] | None:
+    """Return the bytes of ``token``, shown as ``text``; None for an unknown part of a character."""
+    if _UNFINISHED not in text:
+        return list(text.encode())
+    name, alphabet = tokenizer.id_to_token(token) or "", byte_alphabet()
+    if (named := _BYTE_TOKEN.fullmatch(name)) is not None:
+        return [int(named[1], 16)]
+    return [alphabet[character] for character in name] if name and alphabet.keys() >= set(name) else None
 
 
 class AnswerText:

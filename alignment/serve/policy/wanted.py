@@ -164,7 +164,9 @@ def _check_lengths(ids: list[list[int]], limit: int, service: PolicyService) -> 
 def _read_options(body: Body, limit: int, service: PolicyService) -> GenerationOptions:
     """Return the options; a temperature of 0 takes the likeliest token."""
     temperature = body.number("temperature", 1.0, low=0)
-    others = tuple(body.integers("stop_token_ids"))
+    others, known = tuple(body.integers("stop_token_ids")), service.voice.config.vocab_size
+    if others and max(others) >= known:
+        raise wrong("stop_token_ids", max(others), f"0 to {known - 1}")
     try:
         return GenerationOptions(
             max_new_tokens=limit,
@@ -189,7 +191,8 @@ def _read_stops(body: Body) -> list[str]:
 
 def _read_stream_options(body: Body, streams: bool) -> bool:
     options = body.get("stream_options", {})
-    if not isinstance(options, dict) or not set(options) <= {"include_usage"}:
+    is_known = isinstance(options, dict) and set(options) <= {"include_usage"}
+    if not is_known or not isinstance(options.get("include_usage", False), bool):
         raise wrong("stream_options", options, '{"include_usage": true or false}')
     if options and not streams:
         raise HttpError(400, "stream_options needs stream: true", param="stream_options")

@@ -40,7 +40,7 @@ def policy_server(folder, access=None, **settings):
     service = PolicyService(str(folder), PolicySettings(**{"num_slots": 8, "device": "cpu", **settings}))
     routes = PolicyRoutes({"tiny": service}, access, counters).routes()
     headers = {} if access.token is None else {"Authorization": f"Bearer {access.token}"}
-    with running(build_app(routes, access, counters)) as (address, server, _):
+    with running(build_app(routes, access, counters, lambda: service.is_loading)) as (address, server, _):
         limits = httpx.Limits(max_connections=100)
         with httpx.Client(base_url=address, headers=headers, timeout=60, limits=limits) as client:
             yield client, service, server

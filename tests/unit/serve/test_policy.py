@@ -19,6 +19,7 @@ from alignment.serve.guard import Access
 from tests.unit.serve.served import TOKEN, policy_server
 
 PROMPT = "pack rope lamp map"
+JSON = {"Content-Type": "application/json"}
 
 
 def complete(client, **keys):
@@ -189,6 +190,13 @@ def test_echo_begins_with_the_prompt(tiny):
         ({"stream_options": {"include_usage": True}}, ("needs stream: true",)),
         ({"seed": "one"}, ('seed="one"',)),
         ({"best_of": 3}, ("best_of=3",)),
+        ({"temperature": 10**400}, ("temperature=1000", "0 or more")),
+        ({"temperature": 1e-40}, ("temperature=1e-40", "1e-05")),
+        ({"temperature": 1e300}, ("temperature=1e+300", "1e+05")),
+        ({"repetition_penalty": 1e-300}, ("repetition_penalty=1e-300", "0.001")),
+        ({"top_k": 2**31}, ("top_k=2147483648", "2147483647")),
+        ({"stop_token_ids": [24]}, ("stop_token_ids=24", "0 to 23")),
+        ({"stream": True, "stream_options": {"include_usage": "no"}}, ("stream_options",)),
     ],
 )
 def test_a_wrong_request_is_refused_by_name(tiny, keys, said):
@@ -197,8 +205,12 @@ def test_a_wrong_request_is_refused_by_name(tiny, keys, said):
 
 def test_other_wrong_requests(tiny):
     client, _ = tiny
+    refused(complete(client, model=["tiny"]), 404, "no model ['tiny']")
     refused(complete(client, model="tinny"), 404, "no model 'tinny'", "did you mean 'tiny'")
-    refused(client.post("/v1/completions", content=b"{", headers={"Content-Type": "application/json"}), 400, "not JSON")
+    refused(client.post("/v1/completions", content=b"{", headers=JSON), 400, "not JSON")
+    for half in (b'"\\ud800"', b'"\xed\xa0\x80"'):
+        content = b'{"prompt": ' + half + b"}"
+        refused(client.post("/v1/completions", content=content, headers=JSON), 400, "not JSON", "'utf-8' codec")
     refused(client.post("/v1/completions", json=[1]), 400, "must be a JSON object")
     refused(client.post("/v1/completions", content=b"{}"), 415, "application/json")
     refused(client.post("/v1/completions", json={"prompt": "a" * 2**20}), 413, "more than 1048576 bytes")
@@ -207,7 +219,7 @@ def test_other_wrong_requests(tiny):
         for _ in range(20):
             yield b'{"prompt": "' + b"a" * 2**17
 
-    chunked = client.post("/v1/completions", content=endless(), headers={"Content-Type": "application/json"})
+    chunked = client.post("/v1/completions", content=endless(), headers=JSON)
     refused(chunked, 413, "more than")
     refused(client.get("/v1/completions"), 405, "GET /v1/completions")
     refused(client.get("/nothing"), 404, "GET /nothing")
@@ -222,6 +234,7 @@ def test_a_token_is_needed(tiny):
     for given in ("Bearer wrong", "Basic !!", "", "Bearer"):
         refused(client.get("/v1/models", headers={"Authorization": given}), 401, "a token is needed")
     assert client.get("/health", headers={"Authorization": ""}).json() == {"status": "ok"}
+    assert client.head("/health", headers={"Authorization": ""}).status_code == 200
     assert client.get("/v1/models", auth=("any", TOKEN)).status_code == 200
     [model] = client.get("/v1/models").json()["data"]
     assert model["id"] == "tiny" and model["max_model_len"] == 64 and model["owned_by"] == "alignment"
@@ -250,10 +263,19 @@ def test_weights_are_loaded_while_it_runs(folders):
         with client.stream("POST", "/v1/completions", json={**keys, "stream": True}) as running:
             lines = (line for line in running.iter_lines() if "choices" in line)
             start = next(lines)
-            done = client.post("/reload", json={"folder": str(folders / "two")}).json()
+            with ThreadPoolExecutor(4) as pool:
+                loading = pool.submit(client.post, "/reload", json={"folder": str(folders / "two")})
+                while client.get("/health").json() != {"status": "loading"}:
+                    time.sleep(0.001)
+                waiting = [pool.submit(complete, client, **more) for more in ({}, {"stream": True})]
+                done = loading.result().json()
             old = "".join(json.loads(line.removeprefix("data: "))["choices"][0]["text"] for line in (start, *lines))
         assert done["version"] == 1 and old == wanted
-        second = complete(client).json()
+        second, (whole, parts) = complete(client).json(), [future.result() for future in waiting]
+        assert client.get("/health").json() == {"status": "ok"}
+        assert whole.json()["choices"] == second["choices"] and whole.json()["system_fingerprint"] == "weights-1"
+        assert {event["system_fingerprint"] for event in events(parts)} == {"weights-1"}
+        refused(client.post("/reload", json={"folder": ""}), 400, "folder=''")
         assert second["choices"] != first["choices"] and second["system_fingerprint"] == "weights-1"
         for name, said in (("wide", "another shape"), ("none", "no such folder")):
             refused(client.post("/reload", json={"folder": str(folders / name)}), 409, said, "have not changed")
@@ -265,7 +287,10 @@ def test_weights_are_loaded_while_it_runs(folders):
 def test_a_server_without_a_token_is_for_this_machine(folders):
     with policy_server(folders / "one") as (client, _, _):
         assert complete(client).status_code == 200
-        refused(client.get("/v1/models", headers={"Host": "evil.example:80"}), 403, "evil.example", "not this machine")
+        for host in ("evil.example:80", "localhost.evil.example", "127.0.0.1.evil.example:8000", ""):
+            refused(client.get("/v1/models", headers={"Host": host}), 403, host, "not this machine")
+        for host in ("LocalHost", "[::1]", "[::1]:8000", "127.0.0.2:8000"):
+            assert client.get("/v1/models", headers={"Host": host}).status_code == 200
         refused(client.post("/reload", json={}), 403, "--token_file")
 
 
@@ -337,6 +362,15 @@ def test_an_engine_that_fails_answers_500_and_recovers(folders, monkeypatch):
             patch.setattr(LiveBatch, "step", lambda self: 1 / 0)
             refused(complete(client), 500, "ZeroDivisionError")
         assert complete(client).status_code == 200 and service.in_flight == 0
+
+
+def test_a_fault_of_the_server_is_answered_once_on_a_connection_that_stays(tiny, monkeypatch, capfd):
+    client, service = tiny
+    with monkeypatch.context() as patch:
+        patch.setattr(type(service), "check_room", lambda *_: 1 / 0)
+        refused(complete(client), 500, "ZeroDivisionError")
+    assert capfd.readouterr().err.count("ZeroDivisionError") == 1
+    assert complete(client).status_code == 200
 
 
 def test_the_eager_engine_serves_what_the_kernels_cannot(folders, monkeypatch, tiny):

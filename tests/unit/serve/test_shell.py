@@ -13,7 +13,7 @@ import pytest
 
 from alignment.commands import serve
 from alignment.errors import ArgumentError, UserError
-from alignment.serve.shell import Address, listen, read_access
+from alignment.serve.shell import Address, bind, listen, read_access, start_listening
 
 
 def test_others_than_this_machine_need_a_token(tmp_path):
@@ -41,6 +41,19 @@ def test_a_token_file_that_is_none(tmp_path, content, said):
 def test_a_port_that_is_taken():
     with listen(Address("127.0.0.1", 0)) as taken, pytest.raises(UserError, match="address already in use"):
         listen(Address("127.0.0.1", taken.getsockname()[1]))
+
+
+def test_a_taken_port_is_told_before_a_model_is_loaded(monkeypatch):
+    monkeypatch.setattr(serve, "_policy_routes", lambda *_: pytest.fail("loaded"))
+    with listen(Address("127.0.0.1", 0)) as taken, pytest.raises(UserError, match="address already in use"):
+        serve.main(["--policy", "any", "--port", str(taken.getsockname()[1])])
+
+
+def test_two_that_load_at_once_do_not_share_a_port():
+    with bind(Address("127.0.0.1", 0)) as first, bind(Address("127.0.0.1", first.getsockname()[1])) as second:
+        start_listening(first)
+        with pytest.raises(UserError, match="address already in use"):
+            start_listening(second)
 
 
 def test_a_server_needs_something_to_serve():

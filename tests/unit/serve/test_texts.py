@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from alignment.generation.live import Growth
-from alignment.serve.policy.texts import AnswerText
+from alignment.serve.policy.texts import AnswerText, token_bytes
 
 TOKENS = [b"one ", b"\xe2", b"\x82", b"\xac", b" EN", b"D", b"x"]
 
@@ -46,3 +48,16 @@ def test_whole_answers(stops):
     [text] = grow(answer, [0, 4, 5, 6], whole=True)
     assert text == answer.text == ("one  " if stops else "one  ENDx")
     assert len(answer.tokens) == (3 if stops else 4) and answer.finish_reason == ("stop" if stops else "length")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "wanted"),
+    [
+        ("\u0120a", " a", [32, 97]),
+        ("\u00e2", "\ufffd", [0xE2]),
+        ("<0xE2>", "\ufffd", [0xE2]),
+        ("\u4e00", "\ufffd", None),
+    ],
+)
+def test_the_bytes_of_a_part_of_a_character(name, text, wanted):
+    assert token_bytes(SimpleNamespace(id_to_token=lambda _: name), 5, text) == wanted
