@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from alignment.serve.policy.service import PolicyService, PolicySettings
 from alignment.serve.shell import Address, build_app, listen, make_server
 
 TOKEN = "a-token-of-the-tests"
+PROMPT = "pack rope lamp map"
+JSON = {"Content-Type": "application/json"}
 
 
 @contextmanager
@@ -45,3 +48,26 @@ def policy_server(folder, access=None, **settings):
         with httpx.Client(base_url=address, headers=headers, timeout=60, limits=limits) as client:
             yield client, service, server
     service.close()
+
+
+def complete(client, **keys):
+    return client.post("/v1/completions", json={"prompt": PROMPT, "max_tokens": 12, "seed": 5, **keys})
+
+
+def chat(client, **keys):
+    messages = [{"role": "user", "content": PROMPT}]
+    return client.post("/v1/chat/completions", json={"messages": messages, "max_tokens": 12, "seed": 5, **keys})
+
+
+def events(response):
+    lines = [line for line in response.text.split("\n") if line]
+    assert lines[-1] == "data: [DONE]" and all(line.startswith("data: ") for line in lines)
+    return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+
+
+def refused(response, status, *said):
+    assert response.status_code == status, response.text
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert all(text in error["message"] for text in said), error["message"]
+    return error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,20 +14,7 @@ from alignment.generation.eager.eager_engine import EagerEngine
 from alignment.generation.engine import GenerationOptions
 from alignment.generation.fused.kernels import CpuKernels
 from alignment.models.folders.hub import load_causal_lm
-from alignment.serve.guard import Access
-from tests.unit.serve.served import TOKEN, policy_server
-
-PROMPT = "pack rope lamp map"
-JSON = {"Content-Type": "application/json"}
-
-
-def complete(client, **keys):
-    return client.post("/v1/completions", json={"prompt": PROMPT, "max_tokens": 12, "seed": 5, **keys})
-
-
-def chat(client, **keys):
-    messages = [{"role": "user", "content": PROMPT}]
-    return client.post("/v1/chat/completions", json={"messages": messages, "max_tokens": 12, "seed": 5, **keys})
+from tests.unit.serve.served import JSON, PROMPT, TOKEN, chat, complete, events, policy_server, refused
 
 
 @functools.cache
@@ -44,20 +30,6 @@ def offline(folder, service, prompts, *, seed, count=1, **options):
     options = GenerationOptions(**{"max_new_tokens": 12, "stop_token_ids": service.voice.ends, **options})
     rows = [prompt for prompt in prompts for _ in range(count)]
     return engine.generate(rows, options, seed=seed, sequence_ids=range(len(rows)))
-
-
-def events(response):
-    lines = [line for line in response.text.split("\n") if line]
-    assert lines[-1] == "data: [DONE]" and all(line.startswith("data: ") for line in lines)
-    return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
-
-
-def refused(response, status, *said):
-    assert response.status_code == status, response.text
-    error = response.json()["error"]
-    assert set(error) == {"message", "type", "param", "code"}
-    assert all(text in error["message"] for text in said), error["message"]
-    return error
 
 
 def test_64_clients_get_the_answers_of_the_offline_engine(tiny, folders):
@@ -254,34 +226,6 @@ def test_metrics_count(tiny):
     assert read(after, counted) == read(before, counted) + 1
     assert read(after, "alignment_generated_tokens_total") == read(before, "alignment_generated_tokens_total") + tokens
     assert read(after, 'alignment_answers_running{model="tiny"}') == 0
-
-
-def test_weights_are_loaded_while_it_runs(folders):
-    with policy_server(folders / "one", Access(token=TOKEN, only_local_names=False)) as (client, service, _):
-        first, keys = complete(client).json(), {"prompt": PROMPT, "seed": 5, "min_tokens": 40, "max_tokens": 40}
-        wanted = client.post("/v1/completions", json=keys).json()["choices"][0]["text"]
-        with client.stream("POST", "/v1/completions", json={**keys, "stream": True}) as running:
-            lines = (line for line in running.iter_lines() if "choices" in line)
-            start = next(lines)
-            with ThreadPoolExecutor(4) as pool:
-                loading = pool.submit(client.post, "/reload", json={"folder": str(folders / "two")})
-                while client.get("/health").json() != {"status": "loading"}:
-                    time.sleep(0.001)
-                waiting = [pool.submit(complete, client, **more) for more in ({}, {"stream": True})]
-                done = loading.result().json()
-            old = "".join(json.loads(line.removeprefix("data: "))["choices"][0]["text"] for line in (start, *lines))
-        assert done["version"] == 1 and old == wanted
-        second, (whole, parts) = complete(client).json(), [future.result() for future in waiting]
-        assert client.get("/health").json() == {"status": "ok"}
-        assert whole.json()["choices"] == second["choices"] and whole.json()["system_fingerprint"] == "weights-1"
-        assert {event["system_fingerprint"] for event in events(parts)} == {"weights-1"}
-        refused(client.post("/reload", json={"folder": ""}), 400, "folder=''")
-        assert second["choices"] != first["choices"] and second["system_fingerprint"] == "weights-1"
-        for name, said in (("wide", "another shape"), ("none", "no such folder")):
-            refused(client.post("/reload", json={"folder": str(folders / name)}), 409, said, "have not changed")
-        assert complete(client).json()["choices"] == second["choices"]
-        assert client.post("/reload", json={"folder": str(folders / "one")}).json()["version"] == 2
-        assert complete(client).json()["choices"] == first["choices"]
 
 
 def test_a_server_without_a_token_is_for_this_machine(folders):
