@@ -25,8 +25,8 @@ class Ask:
     """How many of the likeliest tokens are told beside each drawn one."""
     limits: np.ndarray = field(init=False)
     """The most tokens of each answer."""
-    weights: int = field(init=False, default=0)
-    """Version of the weights that answer; known from the first piece on."""
+    weights: str = field(init=False, default="")
+    """Content of the weights that answer; known from the first piece on."""
 
     def __post_init__(self) -> None:
         assert len(self.prompts) == len(self.sequence_ids), "one sequence id for each prompt"

@@ -130,7 +130,8 @@ class Generation:
             sample = self.samples[number]
             digest.update(repr((sample["input_ids"].tolist(), sample["raw_input"], sample["label"])).encode())
         if self.parsed.servers.servers:
-            return {"served": [self.served.names, self.served.is_ours], "prompts": digest.hexdigest()}
+            served = self.served
+            return {"served": [served.names, served.is_ours, served.weights], "prompts": digest.hexdigest()}
         model = frozen_model("the model", str(self.folder), ALONE).content
         return {"model": model, "prompts": digest.hexdigest()}
 
@@ -141,9 +142,15 @@ class Generation:
         if given.num_workers > 1:
             raise ArgumentError(f"num_workers={given.num_workers} with servers: one process asks all of them")
         width = max(1, given.per_device_rollout_batch_size // answers.num_return_sequences)
-        return ServedAnswers(
+        found = ServedAnswers(
             self.parsed.servers, self._options(), count=answers.num_return_sequences, seed=given.seed, width=width
         )
+        if self.parsed.servers.server_prompts == "ids" and found.tokenizers - {self.voice.tokenizer.fingerprint()}:
+            raise ArgumentError(
+                f"servers: {', '.join(found.names)} has another tokenizer than model_name_or_path={self.folder}, whose "
+                "token ids would mean something else there; name the served model's folder, or server_prompts: text"
+            )
+        return found
 
     def rows(self, units: Iterable[range]) -> Iterator[list[dict[str, Any]]]:
         """Yield the answered prompts of each unit; random numbers are addressed by the place of an answer among all."""

@@ -11,13 +11,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from alignment.errors import ArgumentError, why_unreadable
+from alignment.errors import ArgumentError, UserError, why_unreadable
 from alignment.generation.engine import GenerationOptions
 from alignment.runs.stages.server_arguments import ServerArguments
-from alignment.runs.stages.server_pool import Nonsense, ServerPool
+from alignment.runs.stages.server_pool import Nonsense, ServedModel, ServerPool
 from alignment.telemetry import log
 
 _REASONS = ("stop", "length")
+_LARGEST = 1e30
+"""Log-probs beyond are nonsense (NaN and infinities, too)."""
 _PROMPTS_AHEAD = 2
 """Prompts that wait for a thread, in units of threads."""
 
@@ -53,6 +55,10 @@ class ServedAnswers:
         self.is_ours = all(model.is_ours for model in models)
         """Whether all servers are this suite's."""
         self.names = sorted({model.name for model in models})
+        self.tokenizers = {model.tokenizer for model in models if model.tokenizer is not None}
+        """Fingerprints of the tokenizers, as far as they are known."""
+        self.weights = _only_weights(models)
+        """What tells the weights of this suite's servers from others; None: there are none, or they tell nothing."""
         if not self.is_ours:
             self._warn_of_extensions()
 
@@ -109,7 +115,16 @@ class ServedAnswers:
             )
 
     def _ask(self, body: dict[str, Any]) -> dict[str, list[Any]]:
-        return self._pool.complete(body, lambda found: read_choices(found, body["n"]))
+        return self._pool.complete(body, lambda found: self._read(found, body["n"]))
+
+    def _read(self, found: Any, count: int) -> dict[str, list[Any]]:
+        columns = read_choices(found, count)
+        if self.is_ours and self.weights not in (None, found.get("system_fingerprint")):
+            raise UserError(
+                f"servers: an answer is from other weights ({found.get('system_fingerprint')}) than those served at "
+                f"the start ({self.weights}); load the same again to continue, or --overwrite true to begin anew"
+            )
+        return columns
 
 
 def derived_seed(seed: int, place: int) -> int:
@@ -122,11 +137,14 @@ def read_choices(found: Any, count: int) -> dict[str, list[Any]]:
     choices = found.get("choices") if isinstance(found, dict) else None
     if not isinstance(choices, list) or len(choices) != count or not all(isinstance(one, dict) for one in choices):
         raise Nonsense(f"not {count} choices")
-    choices = sorted(choices, key=lambda one: one.get("index") or 0)
+    numbers = [one.get("index", place) for place, one in enumerate(choices)]
+    if not all(type(number) is int for number in numbers) or sorted(numbers) != list(range(count)):
+        raise Nonsense(f"choices with the numbers {numbers}")
+    choices = [choices[numbers.index(place)] for place in range(count)]
     for one in choices:
         if not isinstance(one.get("text"), str) or one.get("finish_reason") not in _REASONS:
             raise Nonsense("a choice without text, or without finish_reason stop or length")
-    usage = (found.get("usage") or {}).get("completion_tokens") if count == 1 else None
+    usage = _object(found, "usage").get("completion_tokens") if count == 1 else None
     return {
         "responses": [one["text"] for one in choices],
         "num_tokens": [_num_tokens(one, usage) for one in choices],
@@ -136,22 +154,39 @@ def read_choices(found: Any, count: int) -> dict[str, list[Any]]:
 
 
 def _num_tokens(choice: dict[str, Any], usage: Any) -> int:
-    ids, logprobs = choice.get("token_ids"), (choice.get("logprobs") or {}).get("token_logprobs")
+    ids, logprobs = choice.get("token_ids"), _object(choice, "logprobs").get("token_logprobs")
     if isinstance(ids, list) or isinstance(logprobs, list):
         return len(ids if isinstance(ids, list) else logprobs)
-    if not isinstance(usage, int):
+    if type(usage) is not int or usage < 0:
         raise Nonsense("no number of tokens")
     return usage
 
 
 def _logprob(choice: dict[str, Any]) -> float | None:
     """Return the sum of the log-probs; None if the server tells none."""
-    found = (choice.get("logprobs") or {}).get("token_logprobs")
+    found = _object(choice, "logprobs").get("token_logprobs")
     if found is None:
         return None
-    if not isinstance(found, list) or not all(isinstance(number, (int, float)) for number in found):
+    if not isinstance(found, list) or not all(
+        type(one) in (int, float) and -_LARGEST <= one <= _LARGEST for one in found
+    ):
         raise Nonsense("log-probs that are no numbers")
     return float(np.asarray(found, np.float32).sum(dtype=np.float64))
+
+
+def _object(found: dict[str, Any], key: str) -> dict[str, Any]:
+    """Return the object at ``key``; an empty one if there is none."""
+    value = found.get(key) or {}
+    if not isinstance(value, dict):
+        raise Nonsense(f"{key} is no object")
+    return value
+
+
+def _only_weights(models: Sequence[ServedModel]) -> str | None:
+    found = sorted({model.weights for model in models if model.weights is not None})
+    if len(found) > 1:
+        raise UserError(f"servers: they have different weights ({', '.join(found)}): all must serve one model")
+    return found[0] if found else None
 
 
 def _joined(groups: Sequence[dict[str, list[Any]]]) -> dict[str, list[Any]]:

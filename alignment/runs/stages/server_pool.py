@@ -26,6 +26,10 @@ class ServedModel(NamedTuple):
 
     name: str
     is_ours: bool
+    weights: str | None = None
+    """What tells its weights from others; of this suite's servers."""
+    tokenizer: str | None = None
+    """Fingerprint of its tokenizer; of this suite's servers."""
 
 
 class _Failed(Exception):
@@ -133,6 +137,8 @@ class ServerPool:
             raise UserError(f"{place} refused the request with status {answer.status_code}: {_quote(answer.text)}")
         try:
             return read(answer.json())
+        except UserError:  # a ValueError, too
+            raise
         except (ValueError, RecursionError) as error:
             said = str(error) if isinstance(error, Nonsense) else "no JSON"
             raise _Failed(f"{place} answered nonsense ({said}): {_quote(answer.text)}") from error
@@ -144,13 +150,19 @@ class Nonsense(ValueError):
 
 def _choose(found: Any, wanted: str | None) -> ServedModel:
     listed = found.get("data") if isinstance(found, dict) else None
-    if not isinstance(listed, list) or not listed or not all(isinstance(one, dict) and one.get("id") for one in listed):
+    if not isinstance(listed, list) or not listed or not all(map(_is_model, listed)):
         raise Nonsense("no list of models")
     names = [one["id"] for one in listed]
     if wanted is not None and wanted not in names:
         raise Nonsense(f"no model {wanted}")
     one = listed[0 if wanted is None else names.index(wanted)]
-    return ServedModel(one["id"], one.get("owned_by") == OWNER)
+    if one.get("owned_by") != OWNER:
+        return ServedModel(one["id"], False)
+    return ServedModel(one["id"], True, one.get("system_fingerprint"), one.get("tokenizer"))
+
+
+def _is_model(listed: Any) -> bool:
+    return isinstance(listed, dict) and isinstance(listed.get("id"), str) and listed["id"] != ""
 
 
 def _quote(text: str) -> str:

@@ -65,8 +65,8 @@ class Answering:
 
     @property
     def _shared(self) -> dict[str, Any]:
-        """What is told of all answers; the version of the weights is known from the first token on."""
-        return {**self._head, "system_fingerprint": f"weights-{self._wanted.ask.weights}"}
+        """What is told of all answers; the weights are known from the first token on."""
+        return {**self._head, "system_fingerprint": self._wanted.ask.weights}
 
     def _openings(self) -> Iterator[str]:
         """Yield the events before the first token of any answer."""

@@ -127,6 +127,8 @@ class PolicyRoutes:
             "created": service.created,
             "owned_by": OWNER,
             "max_model_len": service.longest,
+            "system_fingerprint": service.weights,
+            "tokenizer": service.voice.tokenizer.fingerprint(),
         }
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ from alignment.generation.live import Ask, Growth, RunningBatch
 from alignment.generation.one_by_one import OneByOne
 from alignment.models.folders.hub import load_causal_lm, resolve_model_folder, working_dtype
 from alignment.parallel.initialise import select_device
+from alignment.runs.frozen import frozen_model
 from alignment.runs.stages.policy import Voice, open_engine
+from alignment.runs.stages.stage import ALONE
 from alignment.serve.answers import HttpError
 from alignment.serve.engine_thread import EngineJob, EngineThread
 from alignment.telemetry import log
@@ -87,7 +90,7 @@ class PolicyService:
         self.in_flight += count
 
         def begin() -> None:
-            ask.weights = self.version
+            ask.weights = self.weights
 
         self._thread.submit(EngineJob(ask, lambda told: [news.put_nowait(one) for one in told], each, begin))
         left = count
@@ -140,7 +143,7 @@ class PolicyService:
         voice = Voice(path, self.settings.template)
         dtype = working_dtype(path, self._device)
         model = load_causal_lm(path, dtype=dtype, tokenizer=voice.tokenizer)
-        self.folder, self.voice, self._dtype = folder, voice, dtype
+        self.folder, self.voice, self._dtype, self.weights = folder, voice, dtype, _fingerprint(path)
         self._engine = open_engine(
             model,
             len(voice.tokenizer),
@@ -165,10 +168,16 @@ class PolicyService:
         ):
             if old != new:
                 raise UserError(f"{path}: a {what} than the served one in {self.folder}; start a new server for it")
-        model = load_causal_lm(path, dtype=self._dtype, tokenizer=voice.tokenizer)
+        model, weights = load_causal_lm(path, dtype=self._dtype, tokenizer=voice.tokenizer), _fingerprint(path)
         self._engine.load_weights(model.named_parameters(), self.version + 1)
+        self.weights = weights
         self.folder, self.voice, self.version = folder, voice, self.version + 1
         return self.version
+
+
+def _fingerprint(folder: Path) -> str:
+    """Return what tells the model in ``folder`` from others, whatever its place."""
+    return f"weights-{frozen_model('the policy', str(folder), ALONE).content[:16]}"
 
 
 Decode = Callable[[list[int]], str]

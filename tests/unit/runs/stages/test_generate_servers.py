@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import threading
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,10 +16,15 @@ from starlette.routing import Route
 
 from alignment.arguments.parser import parse_arguments
 from alignment.errors import ArgumentError, UserError
+from alignment.models.folders.hub import load_causal_lm
+from alignment.models.folders.saving import save_model
+from alignment.models.tokenizer.tokenizer import load_tokenizer
 from alignment.parity.subjects import make_models
 from alignment.runs.stages import server_pool
 from alignment.runs.stages.generate import Generation
 from alignment.runs.stages.generate_arguments import GROUPS
+from alignment.runs.stages.served_answers import read_choices
+from alignment.runs.stages.server_pool import Nonsense
 from alignment.runs.stages.stage import run_stage
 from alignment.serve.guard import Access
 from tests.unit.serve.served import TOKEN, policy_server, running
@@ -182,6 +188,55 @@ def test_what_no_server_answers_stops_with_a_message_and_is_continued(written, s
     continued = run(written, address)
     assert len(server.asked) - before < 21, "what was done is not asked again"
     assert continued == run(written, address)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"index": "first"}, "numbers"),
+        ({"index": 7}, "numbers"),
+        ({"logprobs": [1]}, "logprobs is no object"),
+        ({"logprobs": {"token_logprobs": [float("nan")]}}, "no numbers"),
+        ({"logprobs": None}, "no number of tokens"),
+    ],
+)
+def test_any_form_of_nonsense_is_told(changes, said):
+    choice = {"index": 0, "text": "a", "logprobs": {"token_logprobs": [-1.0]}, "finish_reason": "stop"}
+    assert read_choices({"choices": [choice]}, 1)["logprobs"] == [-1.0]
+    with pytest.raises(Nonsense, match=said):
+        read_choices({"choices": [choice | changes], "usage": {"completion_tokens": -1}}, 1)
+    with pytest.raises(Nonsense, match="usage is no object"):
+        read_choices({"choices": [choice], "usage": [1]}, 1)
+
+
+def test_answers_are_of_one_model(written, actor, tmp_path):
+    """Servers of different weights, weights loaded in between, and another tokenizer are refused."""
+    other = tmp_path / "other"
+    shutil.copytree(actor, other)
+    weights = load_causal_lm(actor)
+    next(iter(weights.parameters())).set_value(next(iter(weights.parameters())) * 2)
+    save_model(other, weights, load_tokenizer(actor))
+    with policy_server(actor) as (first, service, _), policy_server(other) as (second, _, _):
+        addresses = [str(client.base_url) for client in (first, second)]
+        with pytest.raises(UserError, match="different weights"):
+            run(written, *addresses)
+        answered, answer = [], type(service).answer
+
+        def reloaded(self, ask, *, each):
+            answered.append(ask)
+            self.weights = "weights-new" if len(answered) > 2 else self.weights
+            return answer(self, ask, each=each)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(service), "answer", reloaded)
+            with pytest.raises(UserError, match=r"other weights \(weights-new\) than those served at the start"):
+                run(written, addresses[0])
+        with pytest.raises(ArgumentError, match="made with another served"):
+            run(written, addresses[0])
+    with policy_server(actor) as (client, service, _):
+        service.voice.tokenizer.fingerprint = lambda: "another"
+        with pytest.raises(ArgumentError, match="another tokenizer than model_name_or_path"):
+            run(written, str(client.base_url), overwrite=True)
 
 
 def test_servers_that_cannot_be_used(written, start):
