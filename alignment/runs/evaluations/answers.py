@@ -49,6 +49,10 @@ class AnswerSet(Protocol):
         """Return the account of the prompts."""
         ...
 
+    def counts(self) -> list[int]:
+        """Return the number of answers to each prompt."""
+        ...
+
     def least(self) -> tuple[int, str]:
         """Return the least number of answers to a prompt, and where that is."""
         ...
@@ -93,6 +97,10 @@ class GeneratedAnswers:
     def ledger(self) -> dict[str, Any] | None:
         """Return the account of the prompts."""
         return self._work.samples.ledger.as_dict()
+
+    def counts(self) -> list[int]:
+        """Return the number of answers to each prompt."""
+        return [self._work.count] * len(self._work.numbers)
 
     def least(self) -> tuple[int, str]:
         """Return the number of answers to every prompt."""
@@ -143,9 +151,13 @@ class FiledAnswers:
         """Return None: every row of the file is used."""
         return None
 
+    def counts(self) -> list[int]:
+        """Return the number of answers to each prompt."""
+        return [len(row.responses) for row in self._answered]
+
     def least(self) -> tuple[int, str]:
         """Return the least number of answers to a prompt, and the place of its row."""
-        counts = [len(row.responses) for row in self._answered]
+        counts = self.counts()
         return min(counts), self._table.describe(counts.index(min(counts)))
 
 

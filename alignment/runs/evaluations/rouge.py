@@ -54,6 +54,8 @@ class RougeWork:
                 f"{len(missing)} of {len(labels)} prompts have no reference, first prompt {missing[0]}: it is the "
                 "column label of answers_file, or the answer of a dataset (label_key names another column)"
             )
+        if wrong := [number for number, label in enumerate(labels) if not isinstance(label, str)]:
+            raise DataError(f"the reference of prompt {wrong[0]} is {labels[wrong[0]]!r:.80}: a label must be a text")
         if not any(map(has_words, filter(None, labels))):
             raise DataError(
                 f"no reference has a word that rouge-score reads (letters a to z and digits): {labels[0]!r:.80}"

@@ -74,12 +74,12 @@ class WinRateWork:
                 raise ArgumentError(f"{name} and other_{name} are both {value}: a policy has no rate against itself")
         self.judge.check()
         check_same_prompts(self.first, self.second)
-        (least, place), (other, other_place) = self.first.least(), self.second.least()
-        if least != other:
-            raise DataError(
-                f"{self.first.name} has {least} answers to a prompt ({place}) and {self.second.name} {other} "
-                f"({other_place}): both need the same number"
-            )
+        for number, (mine, theirs) in enumerate(zip(self.first.counts(), self.second.counts(), strict=True)):
+            if mine != theirs:
+                raise DataError(
+                    f"{self.first.name} has {mine} answers to prompt {number} and {self.second.name} {theirs}: both "
+                    "need the same number"
+                )
 
     def inputs(self) -> dict[str, Any]:
         """See ``stage.Work``."""
@@ -89,10 +89,6 @@ class WinRateWork:
         """Yield the answers of both to the prompts of each unit, with their rewards."""
         units = [*units]
         for unit, mine, theirs in zip(units, self.first.rows(units), self.second.rows(units), strict=True):
-            for number, one, other in zip(unit, mine, theirs, strict=True):
-                if len(one.responses) != len(other.responses):
-                    have = f"{len(one.responses)} and {len(other.responses)}"
-                    raise DataError(f"prompt {number}: {have} answers; both policies need the same number")
             pairs = [Compared(*pair) for one, other in zip(mine, theirs, strict=True) for pair in _pairs(one, other)]
             rewards = iter(self.judge.score(pairs))
             yield [

@@ -272,11 +272,13 @@ FILES = {"answers_file": "mine.jsonl", "reward_sources": "mine.py:length"}
         ("win_rate", {**FILES, **MODEL, "other_answers_file": "theirs.jsonl"}, "are both given: name the policy, or"),
         ("win_rate", {**FILES, "other_answers_file": "few.jsonl"}, "mine.jsonl has 8 prompts and few.jsonl 1"),
         ("win_rate", {**FILES, "other_answers_file": "other.jsonl"}, "prompt 0 of mine.jsonl is 'pack lamp', and of"),
-        ("win_rate", {**FILES, "other_answers_file": "single.jsonl"}, "has 2 answers to a prompt"),
+        ("win_rate", {**FILES, "other_answers_file": "single.jsonl"}, "has 2 answers to prompt 0 and"),
+        ("win_rate", {**FILES, "other_answers_file": "more.jsonl"}, "has 2 answers to prompt 7 and more.jsonl 3"),
         ("pass_at_k", {**FILES, "k": 3}, "k=3 needs at least 3 answers to each prompt, and there are 2"),
         ("pass_at_k", {**GENERATED, "reward_sources": "mine.py:length", "k": 2}, r"1 \(num_return_sequences=1\)"),
         ("pass_at_k", {**MODEL, "reward_sources": "mine.py:length"}, "prompts is missing: model_name_or_path="),
         ("rouge", {"answers_file": "unlabelled.jsonl"}, "1 of 1 prompts have no reference, first prompt 0"),
+        ("rouge", {"answers_file": "numbers.jsonl"}, "the reference of prompt 0 is 42: a label must be a text"),
         ("rouge", {"answers_file": "mine.jsonl", "rouge_types": ["rougeX"]}, "rouge_types: 'rougeX' .allowed: rouge1,"),
         ("reward_accuracy", {**PAIRS, "sections": "rewardbench", "subset_key": "id"}, "subset '0' is in no section"),
         (
@@ -295,7 +297,10 @@ def test_bad_input_is_refused_before_work_starts(run, place, monkeypatch, task, 
     write(place / "few.jsonl", [one])
     write(place / "other.jsonl", [{**one, "prompt": "pack nothing"}] * 8)
     write(place / "single.jsonl", [{**one, "prompt": f"pack {item}", "responses": ["lamp"]} for item in ITEMS])
+    more = [{**one, "prompt": f"pack {item}"} for item in ITEMS]
+    write(place / "more.jsonl", [*more[:-1], {**more[-1], "responses": ["lamp", "map", "tent"]}])
     write(place / "unlabelled.jsonl", [one])
+    write(place / "numbers.jsonl", [{**one, "label": 42}])
     pair = {"prompt": "pack lamp", "chosen": "lamp", "rejected": "map", "subset": "alpacaeval-easy"}
     write(place / "chat.jsonl", [pair])
     write(place / "equal.jsonl", [{**pair, "rejected": "lamp"}])
