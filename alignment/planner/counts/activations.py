@@ -38,8 +38,8 @@ class Pass(Sizes):
 
     @cached_property
     def _kept_feed_forward(self) -> int:
-        """The norm's input and output, what the activation keeps, and with experts their inputs and outputs."""
-        return self.norm_input + self.hidden + self._operators.kept_activation + 2 * self.copies
+        """What norms and the activation keep, and with experts their inputs and outputs."""
+        return self.norms_around_feed_forward + self._operators.kept_activation + 2 * self.copies
 
     @cached_property
     def kept_by_layer(self) -> int:

@@ -88,6 +88,22 @@ class Sizes:
         return self.tokens * max(routed, self._layer.inner * bool(experts.dense_layers)) * self.item
 
     @cached_property
+    def norms_around_feed_forward(self) -> int:
+        """What norms keep besides the one before attention: input and output, and the inputs of norms after both.
+
+        A parallel block was measured to keep as much as one in sequence.
+        """
+        return self.hidden + self.norm_input + 2 * self.norm_input * self.config.family.has_norms("after")
+
+    def kept_by_activation(self, gated: int) -> int:
+        """Return what an activation keeps: ``gated`` times ``inner``, or without a gate its input and output.
+
+        ReLU's output is enough for its gradient.
+        """
+        plain = 1 if self.config.activation == "relu" else 2
+        return (gated if self.config.family.is_gated else plain) * self.inner
+
+    @cached_property
     def copies(self) -> int:
         """Hidden states of the copies of all tokens that experts get; 0 without experts."""
         return 0 if self.config.experts is None else self.hidden * self.config.experts.top_k
@@ -149,8 +165,8 @@ class PaddleOperators:
 
     @cached_property
     def kept_activation(self) -> int:
-        """Bytes the gated activation keeps for its backward pass: gate, up, the sigmoid and their product."""
-        return 4 * self._sizes.inner
+        """Bytes the activation keeps for its backward pass: gate, up, what is made of the gate, and their product."""
+        return self._sizes.kept_by_activation(gated=4)
 
     @cached_property
     def attention_back(self) -> int:
@@ -239,8 +255,8 @@ class NativeOperators:
 
     @cached_property
     def kept_activation(self) -> int:
-        """Gate, up and their product."""
-        return 3 * self._sizes.inner
+        """Gate, up and their product; other activations than SiLU are Paddle's, see ``PaddleOperators``."""
+        return self._sizes.kept_by_activation(gated=3 if self._sizes.config.activation == "silu" else 4)
 
     @cached_property
     def attention_back(self) -> int:

@@ -7,6 +7,8 @@ import paddle
 import pytest
 from paddle.base import core
 
+from alignment.architecture.decoder_config import DecoderConfig
+from alignment.architecture.families import FAMILIES
 from alignment.generation.eager.decoder_weights import sort_weights
 from alignment.generation.eager.forward import DecoderForward
 from alignment.generation.eager.kv_cache import KVCache
@@ -21,7 +23,7 @@ from alignment.ops.rotary import PositionTables
 from alignment.planner.counts.activations import Pass
 from alignment.planner.counts.head import Head, NativeHead
 from alignment.records import TokenBatch
-from tests.unit.planner.jobs import make_config
+from tests.unit.planner.jobs import SHAPE, make_config
 
 ROWS, LENGTH, RESPONSE = 3, 160, 48
 
@@ -124,6 +126,15 @@ def test_a_training_pass_needs_what_is_counted(shape, recompute, native):
     step = one_pass(config, native=native, recompute=recompute)
     measured = measure_critic(config, recompute=recompute, response=RESPONSE)
     assert measured == pytest.approx(needed_by_critic(step, RESPONSE), rel=0.01)
+
+
+@pytest.mark.parametrize("family", ["gemma", "gpt2", "opt", "falcon", "glm4"])
+def test_other_activations_blocks_and_norms_are_counted(family):
+    table = FAMILIES[family]
+    sizes = {**SHAPE, **WIDE, "head_dim": 16, "partial_rotary_factor": table.partial_rotary_factor}
+    config = DecoderConfig.from_dict({**{table.key(key): size for key, size in sizes.items()}, "model_type": family})
+    step = one_pass(config, native=False)
+    assert measure_critic(config, response=RESPONSE) == pytest.approx(needed_by_critic(step, RESPONSE), rel=0.01)
 
 
 @pytest.mark.parametrize("response", [1, LENGTH - 1])
