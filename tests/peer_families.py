@@ -64,6 +64,7 @@ def peer_config(transformers: Any, peer: Peer, **changes: Any) -> Any:
 
 FALCON = {"ffn_hidden_size": 44, "hidden_dropout": 0.0}
 FALCON_LACKS = ("intermediate_size", "num_key_value_heads")
+EXPERTS = {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 20}
 PEERS: Mapping[str, Peer] = MappingProxyType(
     {
         "gpt2": Peer(
@@ -135,5 +136,14 @@ PEERS: Mapping[str, Peer] = MappingProxyType(
             without=FALCON_LACKS,
         ),
         "gemma": Peer(class_name="Gemma", model_type="gemma", shape={"head_dim": 16, "num_key_value_heads": 1}),
+        "mixtral": Peer(class_name="Mixtral", model_type="mixtral", shape={"num_local_experts": 4, "sliding_window": 6}),
+        "qwen2_moe": Peer(
+            class_name="Qwen2Moe",
+            model_type="qwen2_moe",
+            shape={**EXPERTS, "shared_expert_intermediate_size": 28, "mlp_only_layers": [1]},
+        ),
+        "qwen3_moe": Peer(
+            class_name="Qwen3Moe", model_type="qwen3_moe", shape={**EXPERTS, "head_dim": 12, "norm_topk_prob": True}
+        ),
     }
 )

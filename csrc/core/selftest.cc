@@ -1,14 +1,18 @@
 // A program for sanitizer builds: small models of every kind through the C interface, with each instruction set of
-// this machine. It checks that a prompt in pieces, with other threads, gives the bits of the prompt in one call, and
-// that bad calls are refused. Prints one line for each instruction set; the first failure is a line on stderr and exit
+// this machine. It checks that f32 logits are those of the definitions, that a prompt in pieces, with other threads,
+// gives the bits of the prompt in one call, and that bad calls are refused. Prints one line for each instruction set; the first failure is a line on stderr and exit
 // status 1.
+#include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <string>
 #include <vector>
 
 #include "alignment_core.h"
+#include "selftest_reference.h"
 
 namespace {
 
@@ -38,8 +42,8 @@ class Model {
   explicit Model(const AcConfig& config) : config_(config), model_(ac_model_create(&config)) {
     expect(model_ != nullptr, "create");
     set_all();
-    const std::vector<float> angles = draw(static_cast<size_t>(config.max_positions) * (config.head_dim / 2), 3);
-    expect(ac_model_set_rotary(model_, angles.data(), angles.data(), config.max_positions) == AC_OK, "set_rotary");
+    angles_ = draw(static_cast<size_t>(config.max_positions) * (config.head_dim / 2), 3);
+    expect(ac_model_set_rotary(model_, angles_.data(), angles_.data(), config.max_positions) == AC_OK, "set_rotary");
     expect(ac_model_missing(model_, nullptr, 0) == 0, "nothing is missing");
   }
   Model(const Model&) = delete;
@@ -49,9 +53,8 @@ class Model {
 
   // Logits of positions begin .. end - 1 of a fixed prompt.
   std::vector<float> read(int begin, int end, int threads) {
-    std::vector<int32_t> tokens, slots(end - begin, 1), positions, wanted;
+    std::vector<int32_t> tokens = prompt(begin, end), slots(end - begin, 1), positions, wanted;
     for (int i = begin; i < end; ++i) {
-      tokens.push_back((i * 7 + 3) % config_.vocab);
       positions.push_back(i);
       wanted.push_back(i - begin);
     }
@@ -63,9 +66,21 @@ class Model {
     return logits;
   }
 
+  // The same by the definitions.
+  std::vector<reference::Numbers> read_by_definition() const {
+    return reference::Model(config_, weights_, angles_).read(prompt(0, LENGTH));
+  }
+
  private:
+  std::vector<int32_t> prompt(int begin, int end) const {
+    std::vector<int32_t> tokens;
+    for (int i = begin; i < end; ++i) tokens.push_back((i * 7 + 3) % config_.vocab);
+    return tokens;
+  }
+
   void set(const std::string& name, int rows, int cols) {
-    const std::vector<float> data = draw(static_cast<size_t>(rows) * cols, static_cast<unsigned>(rows * cols));
+    const unsigned seed = static_cast<unsigned>(rows * cols) + 977u * static_cast<unsigned>(weights_.size());
+    const std::vector<float>& data = weights_[name] = draw(static_cast<size_t>(rows) * cols, seed);
     expect(ac_model_set_weight(model_, name.c_str(), data.data(), AC_F32, rows, cols, THREADS) == AC_OK, name);
   }
 
@@ -106,6 +121,8 @@ class Model {
 
   AcConfig config_;
   AcModel* model_;
+  std::map<std::string, std::vector<float>> weights_;
+  std::vector<float> angles_;
 };
 
 AcConfig base_config() {
@@ -175,6 +192,20 @@ void check_bits(const AcConfig& config) {
   expect(whole.read(0, LENGTH, THREADS) == wanted, "bits with two threads");
 }
 
+void check_numbers(const AcConfig& config) {
+  Model model(config);
+  const std::vector<float> found = model.read(0, LENGTH, 1);
+  const std::vector<reference::Numbers> wanted = model.read_by_definition();
+  double largest = 0.0, error = 0.0;
+  for (int row = 0; row < LENGTH; ++row) {
+    for (int i = 0; i < config.vocab; ++i) {
+      largest = std::max(largest, std::abs(wanted[row][i]));
+      error = std::max(error, std::abs(wanted[row][i] - found[static_cast<size_t>(row) * config.vocab + i]));
+    }
+  }
+  expect(largest > 0.5 && error < 3e-5 * largest, "logits by definition: off by " + std::to_string(error));
+}
+
 void check_refusals() {
   AcConfig wrong = base_config();
   wrong.struct_bytes = 4;
@@ -202,7 +233,10 @@ void check_refusals() {
 int main() {
   for (const char* isa : {"scalar", "avx2", "avx512", "avx512bf16", "avx512amx", "neon"}) {
     if (ac_set_isa(isa) != AC_OK) continue;
-    for (const AcConfig& config : all_configs()) check_bits(config);
+    for (const AcConfig& config : all_configs()) {
+      if (config.weight_type == AC_WEIGHT_F32) check_numbers(config);
+      check_bits(config);
+    }
     check_refusals();
     std::printf("%s: ok\n", isa);
   }
