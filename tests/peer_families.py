@@ -136,7 +136,9 @@ PEERS: Mapping[str, Peer] = MappingProxyType(
             without=FALCON_LACKS,
         ),
         "gemma": Peer(class_name="Gemma", model_type="gemma", shape={"head_dim": 16, "num_key_value_heads": 1}),
-        "mixtral": Peer(class_name="Mixtral", model_type="mixtral", shape={"num_local_experts": 4, "sliding_window": 6}),
+        "mixtral": Peer(
+            class_name="Mixtral", model_type="mixtral", shape={"num_local_experts": 4, "sliding_window": 6}
+        ),
         "qwen2_moe": Peer(
             class_name="Qwen2Moe",
             model_type="qwen2_moe",
