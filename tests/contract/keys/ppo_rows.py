@@ -102,7 +102,7 @@ ROLLOUT = (
         with_={"per_device_prompt_batch_size": 12}, alone=True,
     ),
     _row(
-        "logprob_check_rows", 1, lambda r: r.loop.judge.check.num_rows, with_={"use_rollout_logprobs": True},
+        "logprob_check_rows", 2, lambda r: r.loop.judge.check.num_rows, with_={"use_rollout_logprobs": True},
         alone=True,
     ),
     _row(
