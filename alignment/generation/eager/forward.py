@@ -154,6 +154,7 @@ class DecoderForward:
         if self._is_parallel:
             return hidden.add(attended).add_(self._feed(layer, hidden))
         hidden = hidden.add_(attended)
+        del attended  # not kept beside the feed-forward layer
         return hidden.add_(self._feed(layer, hidden))
 
     def _feed(self, layer: LayerWeights, hidden: paddle.Tensor) -> paddle.Tensor:
