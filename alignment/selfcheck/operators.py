@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -54,6 +55,7 @@ OPERATORS: dict[str, tuple[Callable[[paddle.Tensor], object], object]] = {
     "ones": (lambda x: paddle.ones([3, 17]), np.ones((3, 17))),
     "ones_like": (lambda x: paddle.ones_like(x), np.ones_like(X)),
     "rsqrt": (lambda x: paddle.rsqrt(_tensor(POSITIVE)), 1 / np.sqrt(POSITIVE)),
+    "split": (lambda x: paddle.concat(paddle.split(x, [2, 3])[::-1]), np.concatenate([X[2:], X[:2]])),
     "scatter_": (lambda x: paddle.scatter_(x, _tensor(IDS[:2]), _tensor(X[IDS[:2]])), X),
     "scatter_nd": (
         lambda x: paddle.scatter_nd(_tensor(IDS[:4, None]), x[:4], [5, 67]),
@@ -78,6 +80,7 @@ OPERATORS: dict[str, tuple[Callable[[paddle.Tensor], object], object]] = {
     "embedding": (lambda x: F.embedding(_tensor(IDS), x), X[IDS]),
     "softmax": (lambda x: F.softmax(x), _PROBS),
     "log_sigmoid": (lambda x: F.log_sigmoid(x), np.log(_SIGMOID)),
+    "gelu": (lambda x: F.gelu(x), X * (1 + np.vectorize(math.erf)(X / math.sqrt(2))) / 2),
     "relu": (lambda x: F.relu(x), np.maximum(X, 0)),
     "sigmoid": (lambda x: F.sigmoid(x), _SIGMOID),
     "silu": (lambda x: F.silu(x), X * _SIGMOID),

@@ -133,7 +133,7 @@ def test_no_usable_row_is_an_error_with_the_reasons(arguments, tmp_path):
         ("packing-sft/train:x", ["'x'", "a fraction 'a/b'"]),
         ("packing-sft/train:0", ["no dataset to read"]),
         ("packing-sft/train:1:2:3", ["name[:proportion[:path]]"]),
-        ("jsonl:1:nowhere.jsonl", ["'nowhere.jsonl'", "current folder"]),
+        ("jsonl:1:nowhere.jsonl", ["'nowhere.jsonl' does not exist; tried ", "line 1"]),
         ("jsonl", ["needs a path"]),
     ],
 )

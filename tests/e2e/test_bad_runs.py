@@ -54,6 +54,7 @@ LOWER = "The model has diverged: lower the learning rate"
 
 
 ROLLOUT = "in the rollout for update 2"
+SCORED = {"values_from_update": False}
 LOSS = "is nan at update 2, which was not applied"
 
 
@@ -63,12 +64,22 @@ LOSS = "is nan at update 2, which was not applied"
         ("sft", ("policy", NORM, NAN), {}, ["policy: ", LOSS]),
         ("sft", ("policy", NORM, INFINITE), {}, ["policy: ", "at update 2, which was not applied"]),
         ("rm", ("reward", HEAD, NAN), {}, ["reward: ", LOSS]),
-        ("ppo", ("value", HEAD, NAN), {}, ["critic: its values are NaN or infinite for", ROLLOUT]),
-        ("ppo", ("value", HEAD, INFINITE), {}, ["critic: its values are NaN or infinite for", ROLLOUT]),
+        ("ppo", ("value", HEAD, NAN), SCORED, ["critic: its values are NaN or infinite for", ROLLOUT]),
+        ("ppo", ("value", HEAD, INFINITE), SCORED, ["critic: its values are NaN or infinite for", ROLLOUT]),
+        ("ppo", ("value", HEAD, INFINITE), {}, ["critic: ", "at update 2, which was not applied"]),
         ("ppo", ("policy", NORM, NAN), {"use_fusemt": True}, ["policy: the model's logits for new token 0", ROLLOUT]),
         ("ppo", ("policy", NORM, NAN), {"use_fusemt": False}, ["policy: the model's logits for new token 0", ROLLOUT]),
     ],
-    ids=["sft", "sft infinite", "rm", "critic", "critic infinite", "policy, fused", "policy, eager"],
+    ids=[
+        "sft",
+        "sft infinite",
+        "rm",
+        "critic",
+        "critic infinite",
+        "critic, one pass",
+        "policy, fused",
+        "policy, eager",
+    ],
 )
 def test_numbers_that_explode_stop_the_run_and_spare_the_checkpoint(
     trainer, ruined, changes, says, request, monkeypatch, tmp_path

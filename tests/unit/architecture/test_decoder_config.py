@@ -31,11 +31,13 @@ def read(family="llama", **changes):
 
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_there_and_back(family):
-    config = read(family, eos_token_id=[2, 3], rope_scaling={"type": "linear", "factor": 2.0}, unheard_of=1)
+    turns = {"rotary_pct": 0.5, "rope_scaling": {"type": "linear", "factor": 2.0}}
+    config = read(family, eos_token_id=[2, 3], unheard_of=1, **turns)
     again = DecoderConfig.from_dict(json.loads(json.dumps(config.to_dict())))
     assert again == config
     assert again.eos_token_ids == (2, 3)
-    assert again.rope_scaling == {"rope_type": "linear", "factor": 2.0}
+    has_rope = family not in ("gpt2", "opt")
+    assert again.rope_scaling == ({"rope_type": "linear", "factor": 2.0} if has_rope else None)
     assert again.to_dict()["unheard_of"] == 1
 
 
@@ -86,7 +88,7 @@ def test_windows(family, changes, window):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "gpt2"}, r"'gpt2' is not supported \(families: llama, mistral, "),
+        ({"model_type": "bloom"}, r"'bloom' is not supported \(families: falcon, gemma, "),
         ({"vocab_size": 0, "hidden_size": "8"}, "vocab_size must be a positive integer, found 0; hidden_size must be"),
         ({"num_key_value_heads": 3}, "num_attention_heads 2 is not a multiple of num_key_value_heads 3"),
         ({"num_attention_heads": 3}, "hidden_size 8 is not a multiple of num_attention_heads 3"),
@@ -94,7 +96,7 @@ def test_windows(family, changes, window):
         ({"rms_norm_eps": "small"}, "rms_norm_eps must be a number, found 'small'"),
         ({"eos_token_id": "</s>"}, "eos_token_id must be an integer, a list of integers or null"),
         ({"rope_scaling": "linear"}, "rope_scaling must be an object or null"),
-        ({"rope_scaling": {"type": "longrope"}}, r"'longrope' is not supported \(kinds: default, linear"),
+        ({"rope_scaling": {"type": "su"}}, r"'su' is not supported \(kinds: default, linear"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported"),
         ({"quantization_config": {"bits": 4}}, "quantized weights are not supported"),
         ({"model_type": "qwen2", **WINDOW, "max_window_layers": 1}, "window of 4 in 2 of 3 layers is not supported"),

@@ -100,7 +100,7 @@ def test_ctrl_c_ends_every_verb_with_one_line(verb, monkeypatch, capsys):
     monkeypatch.setattr(module, "main", lambda argv: (_ for _ in ()).throw(KeyboardInterrupt))
     monkeypatch.setattr("alignment.device.host.prepare_host", lambda: "here")
     status, out, err = call(capsys, verb)
-    hint = "; the same command continues" if verb in ("generate", "score", "eval") else ""
+    hint = "; the same command continues" if verb in ("generate", "score", "eval", "loop") else ""
     assert (status, out, err) == (130, "", f"interrupted{hint}\n")
 
 
