@@ -85,7 +85,7 @@ def test_the_optimizer_of_a_cut_model_knows_its_parts_and_masters(monkeypatch):
         ranks_of=lambda role: RoleRanks(topology="topology"),
         parsed=SimpleNamespace(parallel=SimpleNamespace(offloaded=("optimizer",))),
     )
-    model = SimpleNamespace(model=SimpleNamespace(adapter=None))
+    model = SimpleNamespace(model=SimpleNamespace(adapter=None), config=SimpleNamespace(experts=None))
     training = _training(
         learning_rate=2e-3, min_learning_rate=1e-4, warmup_steps=2, adam_beta1=0.8, adam_beta2=0.9, adam_epsilon=1e-6,
         weight_decay=0.1, max_grad_norm=0.5, recompute=True, recompute_granularity="core_attn",
@@ -122,7 +122,7 @@ def test_a_run_no_longer_than_its_warm_up_is_told(name, keys, updates, said, mon
         ranks_of=lambda role: RoleRanks(topology="topology"),
         parsed=SimpleNamespace(parallel=SimpleNamespace(offloaded=())),
     )
-    model = SimpleNamespace(model=SimpleNamespace(adapter=None))
+    model = SimpleNamespace(model=SimpleNamespace(adapter=None), config=SimpleNamespace(experts=None))
     build_learner(start, name, model, _training(learning_rate=2e-3, **keys), total_updates=updates)
     key = "warmup_steps" if "warmup_steps" in keys else {"policy": "", "critic": "critic_"}[name] + "warmup_ratio"
     rest = f": it never reaches 0.002. For a shorter warm-up lower {key}"
