@@ -46,6 +46,15 @@ def unconfigured_log() -> Iterator[None]:
     _reset_log()
 
 
+@pytest.fixture(autouse=True)
+def unshared_tokens() -> Iterator[None]:
+    """A run that a test makes lets rows of this process share tokens; the next test begins without that."""
+    yield
+    forest = sys.modules.get("alignment.models.decoder.forest")
+    if forest is not None:
+        forest.share_tokens(False)
+
+
 def _reset_log() -> None:
     logger = logging.getLogger("alignment")
     for handler in list(logger.handlers):
