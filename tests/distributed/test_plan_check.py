@@ -36,7 +36,12 @@ GIVEN = {
     "use_fusemt": False,
 }
 OTHERS = ("reference", "reward", "rollout")
-COMPARED = {"rl_algorithm": "grpo", "num_return_sequences": 4, "per_device_reward_batch_size": 24}
+COMPARED = {
+    "share_prefixes": False,
+    "rl_algorithm": "grpo",
+    "num_return_sequences": 4,
+    "per_device_reward_batch_size": 24,
+}
 CASES: dict[str, tuple[int, dict[str, Any]]] = {
     "one process": (1, {"recompute": True, "critic_recompute": False}),
     "Paddle's operators": (1, {"use_native_ops": False}),
