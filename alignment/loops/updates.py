@@ -163,7 +163,9 @@ class OnPolicyUpdater:
         is_frozen = self.num_updates < self.plan.frozen_updates
         policy = RoleWork(self._who("policy"), partial(self._update_policy, batches, denominator, is_first=is_first))
         critics = [self._critic_work(role, batches, denominator, learned) for role in self.algorithm.critics]
-        works = [work for work in critics if work is not None]
+        works, early = [work for work in critics if work is not None], []
+        if learned is not None:  # the critic's gradients go before the policy's come
+            early, works = share_work(works), []
         if is_frozen:
             found = share_work(works)
         elif self.plan.target_kl is None:
@@ -176,7 +178,7 @@ class OnPolicyUpdater:
         self._follow(batches, is_frozen=is_frozen)
         if not is_frozen:
             found.append(self._adapt_entropy(found[0]))
-        return merge_metrics([part for metrics in found for part in metrics])
+        return merge_metrics([part for metrics in [*found, *early] for part in metrics])
 
     def _follow(self, batches: Sequence[TokenBatch], *, is_frozen: bool) -> None:
         """Keep count of the updates that other ranks have made."""
