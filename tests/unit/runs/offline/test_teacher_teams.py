@@ -90,6 +90,7 @@ def test_what_cannot_be_cut_alike_is_refused_with_what_works(monkeypatch, degree
         teacher,
         "check_fit",
         lambda folder, *_, **__: SimpleNamespace(
+            experts=None,
             **{**{key: getattr(config, key) for key in ("num_attention_heads", "num_key_value_heads")},
                "num_hidden_layers": 2, "intermediate_size": 64, "vocab_size": sizes[folder]}
         ),
