@@ -89,7 +89,7 @@ def test_an_action_acts_at_each_kind_and_resumes_bit_for_bit(made, tmp_path, act
     values, start = _trained(tmp_path / "whole", metric), {"lower_lr": 0.02, "raise_kl": 0.001}[action]
     # A finding is made after the update that ends its window, so the next one is the first to feel it.
     expected = [start * factor ** sum(one["step"] < step for one in found) for step in range(1, 25)]
-    assert values == pytest.approx(expected) and found[0]["step"] == 20 and len(found) > 1
+    assert values == pytest.approx(expected) and 11 < found[0]["step"] <= 20 and len(found) > 1
     assert f"on_reward_hacking={action}" in found[0]["action"]
     again = tmp_path / "again"
     checkpoint = tmp_path / "whole" / f"checkpoint-{resumed}"
