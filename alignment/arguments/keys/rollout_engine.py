@@ -35,6 +35,7 @@ class RolloutEngineArguments:
         "warn", inert_when=NO_SAMPLING, refused_when=_NO_RATIO
     )
     """What to do above that limit. warn: log a warning; stop: end the run; recompute: use the trainer's log-probs as
-    the old log-probs of that rollout, and the engine's within the limit (the other values always use the trainer's);
+    the old log-probs of that rollout, and the engine's within the limit (the other values leave this to
+    use_rollout_logprobs);
     correct: log a warning, and weight the policy loss of every rollout, above the limit or not, per token by the
     trainer's / the engine's probability, at most importance_weight_cap."""
