@@ -5,32 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
-from alignment.arguments.parsed import Parsed
 from alignment.errors import DataError, RewardError
 from alignment.evaluation.intervals import proportion
 from alignment.evaluation.pass_at_k import pass_at_k
 from alignment.runs.evaluations.answers import FiledAnswers, GeneratedAnswers, open_answers, prompt_ledger, prompt_text
-from alignment.runs.evaluations.eval_arguments import EvalArguments
 from alignment.runs.evaluations.judge import TOO_LONG, AnswerJudge, Compared
 from alignment.runs.evaluations.summary import Sample, Summary, both_ends, count_cut_off
+from alignment.runs.evaluations.work import EvalWork
 from alignment.runs.stages.answered import AnsweredRow
 
 
 @dataclass
-class PassWork:
+class PassWork(EvalWork):
     """Which answers are correct; see ``stage.Work``."""
-
-    STAGE: ClassVar[str] = "eval"
-    parsed: Parsed
-
-    @property
-    def given(self) -> EvalArguments:
-        """See ``stage.Work``."""
-        return self.parsed.eval
 
     @cached_property
     def answers(self) -> GeneratedAnswers | FiledAnswers:

@@ -7,11 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
-from alignment.arguments.parsed import Parsed
 from alignment.data.encode import EncodeOptions
 from alignment.data.encoded.supervised import SupervisedDataset
 from alignment.data.raw.dataset_spec import parse_datasets
@@ -26,8 +25,8 @@ from alignment.parallel.initialise import select_device
 from alignment.parallel.topology import Topology
 from alignment.records import TokenBatch
 from alignment.runs.evaluations.answers import short_name
-from alignment.runs.evaluations.eval_arguments import EvalArguments
 from alignment.runs.evaluations.summary import Sample, Summary, both_ends
+from alignment.runs.evaluations.work import EvalWork
 from alignment.runs.frozen import frozen_model
 from alignment.runs.stages.policy import Voice
 from alignment.runs.stages.stage import ALONE, cut
@@ -40,16 +39,8 @@ _SHOWN = 600
 
 
 @dataclass
-class PerplexityWork:
+class PerplexityWork(EvalWork):
     """Sums of the log-probs of rows; see ``stage.Work``."""
-
-    STAGE: ClassVar[str] = "eval"
-    parsed: Parsed
-
-    @property
-    def given(self) -> EvalArguments:
-        """See ``stage.Work``."""
-        return self.parsed.eval
 
     @cached_property
     def folder(self) -> Path:

@@ -9,11 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
-from alignment.arguments.parsed import Parsed
 from alignment.errors import ArgumentError, DataError
 from alignment.evaluation.intervals import proportion
 from alignment.evaluation.pairs import (
@@ -29,10 +28,10 @@ from alignment.evaluation.pairs import (
     subset_accuracy,
 )
 from alignment.runs.evaluations.answers import prompt_text
-from alignment.runs.evaluations.eval_arguments import EvalArguments
 from alignment.runs.evaluations.judge import TOO_LONG, AnswerJudge, Compared
 from alignment.runs.evaluations.pair_rows import Pair, PairRows
 from alignment.runs.evaluations.summary import ResultTable, Sample, Summary, both_ends, interval_text, interval_title
+from alignment.runs.evaluations.work import EvalWork
 from alignment.runs.stages.stage import cut
 from alignment.telemetry.files import replace_file
 from alignment.telemetry.tables import format_number
@@ -41,16 +40,8 @@ _PAIRS_OF_A_UNIT = 64
 
 
 @dataclass
-class RewardAccuracyWork:
+class RewardAccuracyWork(EvalWork):
     """The scores of pairs; see ``stage.Work``."""
-
-    STAGE: ClassVar[str] = "eval"
-    parsed: Parsed
-
-    @property
-    def given(self) -> EvalArguments:
-        """See ``stage.Work``."""
-        return self.parsed.eval
 
     @cached_property
     def pairs(self) -> PairRows:

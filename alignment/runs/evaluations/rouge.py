@@ -6,31 +6,22 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
-from alignment.arguments.parsed import Parsed
 from alignment.errors import ArgumentError, DataError
 from alignment.evaluation.intervals import bootstrap_mean
 from alignment.evaluation.rouge import has_words, rouge_scores
 from alignment.runs.evaluations.answers import FiledAnswers, GeneratedAnswers, open_answers, prompt_ledger, prompt_text
-from alignment.runs.evaluations.eval_arguments import EvalArguments
 from alignment.runs.evaluations.summary import Sample, Summary, both_ends, count_cut_off
+from alignment.runs.evaluations.work import EvalWork
 from alignment.runs.stages.answered import AnsweredRow
 
 _TYPE = re.compile(r"rouge(\d+|L|Lsum)")
 
 
 @dataclass
-class RougeWork:
+class RougeWork(EvalWork):
     """The ROUGE of each prompt's answers; see ``stage.Work``."""
-
-    STAGE: ClassVar[str] = "eval"
-    parsed: Parsed
-
-    @property
-    def given(self) -> EvalArguments:
-        """See ``stage.Work``."""
-        return self.parsed.eval
 
     @cached_property
     def answers(self) -> GeneratedAnswers | FiledAnswers:

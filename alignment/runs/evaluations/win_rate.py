@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
-from alignment.arguments.parsed import Parsed
 from alignment.errors import ArgumentError, DataError
 from alignment.evaluation.pairs import outcome
 from alignment.evaluation.win_rate import WinRate, win_rate
@@ -21,23 +20,15 @@ from alignment.runs.evaluations.answers import (
     prompt_ledger,
     prompt_text,
 )
-from alignment.runs.evaluations.eval_arguments import EvalArguments
 from alignment.runs.evaluations.judge import TOO_LONG, AnswerJudge, Compared
 from alignment.runs.evaluations.summary import ResultTable, Sample, Summary, both_ends, count_cut_off
+from alignment.runs.evaluations.work import EvalWork
 from alignment.runs.stages.answered import AnsweredRow
 
 
 @dataclass
-class WinRateWork:
+class WinRateWork(EvalWork):
     """The rewards of two policies' answers; see ``stage.Work``."""
-
-    STAGE: ClassVar[str] = "eval"
-    parsed: Parsed
-
-    @property
-    def given(self) -> EvalArguments:
-        """See ``stage.Work``."""
-        return self.parsed.eval
 
     @cached_property
     def first(self) -> GeneratedAnswers | FiledAnswers:
