@@ -12,7 +12,8 @@ from alignment.runs.on_policy.prompts import RowPlan
 from alignment.runs.on_policy.savings import build_logprob_check, takes_values_from_update
 from alignment.trainers.ppo.arguments import parse_ppo_arguments
 
-NEEDED = "--train_datasets packing-prompts/train --actor_model_name_or_path o/a --reward_model_name_or_path o/r --output_dir o".split()
+MODELS = ["--actor_model_name_or_path", "o/a", "--reward_model_name_or_path", "o/r"]
+NEEDED = ["--train_datasets", "packing-prompts/train", "--output_dir", "o", *MODELS]
 
 
 def _launch(*words, dtype="float32", roles=()):
