@@ -72,8 +72,9 @@ def layers_elements(config: DecoderConfig) -> int:
     keys = config.num_key_value_heads * config.head_dim
     layers, width = config.num_hidden_layers, config.hidden_size
     inner, routed = config.intermediate_size, sum(map(config.has_experts, range(layers)))
-    total = layers * width * (2 * queries + 2 * keys) + (layers - routed) * 3 * width * inner
+    matrices = 3 if config.family.is_gated else 2
+    total = layers * width * (2 * queries + 2 * keys) + (layers - routed) * matrices * width * inner
     if config.experts is None:
         return total
     experts = config.experts
-    return total + routed * width * (3 * (experts.top_k * experts.inner + experts.shared_inner) + experts.count)
+    return total + routed * width * (matrices * (experts.top_k * experts.inner + experts.shared_inner) + experts.count)

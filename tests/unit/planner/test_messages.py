@@ -48,8 +48,13 @@ def test_stages_wait_less_with_more_micro_batches_and_chunks():
     assert idle_share(JOB, Layout(pipeline=4, virtual_stages=2)) == pytest.approx(3 / 11)
 
 
-def test_elements_of_layers_are_those_of_their_matrices():
-    config = make_config(num_key_value_heads=2)
+@pytest.mark.parametrize(
+    "changes",
+    [{"num_key_value_heads": 2}, *({"model_type": family} for family in ("gemma", "gpt2", "opt", "gpt_neox"))],
+    ids=str,
+)
+def test_elements_of_layers_are_those_of_their_matrices(changes):
+    config = make_config(**changes)
     parts = Held.of(config, "causal", Layout(), 0).parts
     assert layers_elements(config) == sum(
         p.size for p in parts if p.name.startswith("model.layers.") and len(p.shape) > 1
