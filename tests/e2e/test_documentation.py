@@ -86,6 +86,7 @@ def _served(command: str, folder: Path) -> Iterator[None]:
     assert status == 0, log.read_text()
 
 
+@pytest.mark.timeout(1500)  # over fifty commands, one after the other
 def test_every_command_of_the_documentation_runs(tmp_path):
     """One after the other, as a reader would, in a folder that sees the repository's files."""
     for name in ("alignment", "config"):
