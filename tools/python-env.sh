@@ -49,5 +49,7 @@ case ",$extras," in
     ;;
 esac
 install --editable ".${extras:+[$extras]}"
+# Once for all: where the environment forbids writing bytecode, every start would compile 400 modules anew (a second).
+"$folder/bin/python" -m compileall -q alignment || echo "alignment was not compiled to bytecode: starts take longer"
 touch "$folder/.installed-$extras"
 echo "installed in $(($(date +%s) - start)) s"

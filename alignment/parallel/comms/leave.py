@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import gc
 import os
 import sys
+from types import ModuleType
 from typing import NoReturn
 
 from alignment.parallel.comms.guard import GUARDS, CommunicationError
@@ -16,12 +18,24 @@ def end_quietly() -> None:
 
     A fault (SIGILL, SIGSEGV, SIGBUS, ...) still reports its kind and the Python line.
     """
-    import paddle
-
+    paddle = _import_paddle()
     paddle.disable_signal_handler()
     # Paddle's handler had replaced this one; enabling it again needs disabling it first.
     faulthandler.disable()
     faulthandler.enable(file=sys.__stderr__ or 2, all_threads=False)
+
+
+def _import_paddle() -> ModuleType:
+    """Import Paddle without looking for garbage meanwhile, nor in its hundred thousand objects later: they stay."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        import paddle
+    finally:
+        if was_enabled:
+            gc.enable()
+    gc.freeze()
+    return paddle
 
 
 def leave(status: int, *, together: bool) -> NoReturn:
