@@ -96,7 +96,8 @@ def measure(
     longest = max((max(task.limits) for task in tasks), default=0)
     job = {"folder": folder, "threads": threads, "room": options.prompt_tokens + longest}
     job["slots"] = max([SLOTS, *options.batches])
-    with Team(options.sides, peers=options.peers, job=job) as team:
+    family = MODELS[model]["model_type"]
+    with Team(options.sides, family=family, peers=options.peers, job=job) as team:
         versions |= team.versions
         return [run_task(task, team, model=model, options=options) for task in tasks]
 

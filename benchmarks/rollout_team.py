@@ -21,14 +21,17 @@ FIND_MODULES = "import importlib.util as u, sys; print(*[name for name in sys.ar
 class Team:
     """The sides that can run on one model with one number of threads; a context manager that ends their processes."""
 
-    def __init__(self, sides: Sequence[str], *, peers: Path | None, job: dict[str, Any]) -> None:
-        """``peers`` holds an environment for each process by its name; ``job`` is ``rollout_worker.Job`` but sides."""
+    def __init__(self, sides: Sequence[str], *, family: str, peers: Path | None, job: dict[str, Any]) -> None:
+        """``peers`` holds an environment for each process by its name; ``job`` is ``rollout_worker.Job`` but sides.
+
+        ``family`` is that of the model.
+        """
         self.absent: dict[str, str] = {}
         """Why a side does not run, or ran no further."""
         self.versions: dict[str, dict[str, str]] = {}
         """What each process says of itself."""
         self._processes: dict[str, SideProcess] = {}
-        self._wanted, self._peers, self._job = list(sides), peers, job
+        self._wanted, self._family, self._peers, self._job = list(sides), family, peers, job
 
     def __enter__(self) -> Team:
         for name in PROCESSES:
@@ -61,6 +64,9 @@ class Team:
             return None
 
     def _open(self, name: str, sides: Sequence[str]) -> None:
+        if self._family not in PROCESSES[name].families:
+            self.absent |= dict.fromkeys(sides, f"{PROCESSES[name].script} has no weights of a {self._family} model")
+            return
         python = find_python(name, self._peers)
         missing = missing_modules(python, name)
         if missing:

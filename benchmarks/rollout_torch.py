@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 import transformers
-from rollout_worker import Generate, Job, read_linear, serve
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+from rollout_worker import Generate, Job, serve
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 
 def prepare(job: Job) -> Callable[[str], Generate]:
     """Load the weights."""
     torch.set_num_threads(job.threads)
-    config, weights = job.read_work()
-    tensors = {name: torch.from_numpy(value) for name, value in read_linear(weights).items()}
 
     def build(variant: str) -> Generate:
-        model = LlamaForCausalLM(LlamaConfig(**config, attn_implementation="sdpa"))
-        model.load_state_dict(tensors)
-        model.to(getattr(torch, variant)).eval()
+        folder = Path(job.folder) / "hub"
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, variant), attn_implementation="sdpa")
+        model.eval()
 
         def generate(prompts: np.ndarray, limits: Sequence[int]) -> np.ndarray:
             ids, wanted = torch.from_numpy(prompts), max(limits)

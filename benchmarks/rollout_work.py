@@ -10,13 +10,27 @@ import numpy as np
 
 _NAMES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 _SIZES = {"tiny": (512, 64, 192, 4, 4), "25m": (32000, 256, 704, 8, 8), "110m": (32000, 768, 2048, 12, 12)}
-MODELS = {model: dict(zip(_NAMES, sizes, strict=True)) for model, sizes in _SIZES.items()}
-"""Sizes of each Llama in Hugging Face keys; q8_0 needs widths that 32 divides."""
+_LLAMAS = {model: dict(zip(_NAMES, sizes, strict=True)) for model, sizes in _SIZES.items()}
+_GEMMA = {"model_type": "gemma", "num_key_value_heads": 1, "tie_word_embeddings": True}
+_MIXTRAL = {"model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2, "sliding_window": None}
+MODELS = {
+    **{model: {"model_type": "llama", **sizes} for model, sizes in _LLAMAS.items()},
+    "gemma-tiny": {**_LLAMAS["tiny"], **_GEMMA, "head_dim": 32},
+    "gemma-25m": {**_LLAMAS["25m"], **_GEMMA, "intermediate_size": 2048, "head_dim": 64},
+    "mixtral-tiny": {**_LLAMAS["tiny"], **_MIXTRAL, "num_key_value_heads": 2},
+    "mixtral-25m": {**_LLAMAS["25m"], **_MIXTRAL, "num_key_value_heads": 4},
+}
+"""Sizes of each model in Hugging Face keys; q8_0 needs widths that 32 divides. Each of the 8 experts of
+``mixtral-25m`` is as large as a feed-forward block of ``25m``, and a token is given to 2.
+"""
 
 NUM_PROMPTS, MEAN_TOKENS, MAX_TOKENS = 64, 128, 1024
 """The long-tailed workload: prompts, and the mean and the cut of the lengths of their answers."""
 SIGMA = 1.0
 """Standard deviation of the logarithm of a length."""
+
+FAMILIES = ("llama", "gemma", "mixtral")
+"""Those of ``MODELS``."""
 
 
 class Process(NamedTuple):
@@ -26,11 +40,13 @@ class Process(NamedTuple):
     modules: tuple[str, ...]
     packages: tuple[str, ...] = ()
     """What ``rollout_environments.py`` installs for it; empty: the interpreter of this project has all."""
+    families: tuple[str, ...] = ("llama",)
+    """The families that the script can write or read the weights of."""
 
 
 PROCESSES = {
-    "alignment": Process("rollout_ours.py", ("paddle",)),
-    "torch": Process("rollout_torch.py", ("torch", "transformers"), ("torch", "transformers", "numpy")),
+    "alignment": Process("rollout_ours.py", ("paddle",), families=FAMILIES),
+    "torch": Process("rollout_torch.py", ("torch", "transformers"), ("torch", "transformers", "numpy"), FAMILIES),
     "ctranslate2": Process("rollout_ctranslate2.py", ("ctranslate2",), ("ctranslate2", "numpy")),
     "llama": Process("rollout_llama.py", ("llama_cpp", "gguf"), ("llama_cpp_python", "gguf", "numpy")),
     "paddlenlp": Process(

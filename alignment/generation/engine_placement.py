@@ -13,6 +13,8 @@ class EnginePlacement:
 
     tensor: Group = ALONE
     """Processes that split each layer by heads, inner width and vocabulary."""
+    experts: int = 1
+    """Groups of these processes that hold different experts (``expert_parallel_degree``)."""
     pipeline: Group = ALONE
     """The stages, in the order in which tokens pass through them."""
     layers: tuple[range, ...] | None = None

@@ -195,14 +195,26 @@ class FusedMemory:
             return everything + (0 if is_int8 else fused_settings.PRODUCT_WORKSPACE_BYTES)
         width = (3 if tensor > 1 else 2) * config.hidden_size + mixed + projected + inner
         rows = min(self._rollout.rows * max(self._job.prompt, 1), FusedSettings().max_rows)
-        return rows * width * FLOAT
+        return rows * (width + self._expert_width) * FLOAT
+
+    @property
+    def _expert_width(self) -> int:
+        """Numbers of a row for its experts: what they read, their inner numbers, what they give, and the scores."""
+        experts, tensor = self._config.experts, self._rollout.inner.tensor
+        if experts is None:
+            return 0
+        inner, shared = (-(-width // tensor) for width in (experts.inner, experts.shared_inner))
+        partial = 0 if tensor > 1 else self._config.hidden_size
+        return experts.top_k * (2 * self._config.hidden_size + inner) + shared + experts.count + partial
 
 
 def rollout_engine(job: Job, inner: Layout) -> str:
     """Return ``fused`` or ``eager``: what ``runs.on_policy.engines`` would choose for a replica in the layout
     ``inner`` if the kernels can be loaded.
     """
-    obstacle = model_obstacle(job.policy, tensor_degree=inner.tensor, num_stages=inner.pipeline)
+    obstacle = model_obstacle(
+        job.policy, tensor_degree=inner.tensor, expert_degree=inner.expert, num_stages=inner.pipeline
+    )
     if job.on_gpu:
         obstacle = obstacle or cuda_obstacle(job.policy)
     return "fused" if job.fused and obstacle is None else "eager"

@@ -57,7 +57,10 @@ def rollout_placement(
         return RolloutPlacement(EnginePlacement(tensor=tensor), replicas)
     layers = tuple(Placement.of(topology).layers(config.num_hidden_layers))
     return RolloutPlacement(
-        EnginePlacement(tensor=topology.tensor, pipeline=topology.pipeline, layers=layers), topology.batch
+        EnginePlacement(
+            tensor=topology.tensor, experts=topology.layout.expert, pipeline=topology.pipeline, layers=layers
+        ),
+        topology.batch,
     )
 
 

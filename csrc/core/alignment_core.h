@@ -41,6 +41,13 @@ typedef struct AcConfig {
   int32_t layer_norm;   // 1: norms subtract the mean and have biases; 0: root mean square, no bias
   int32_t activation;   // AcActivation
   int32_t plain_feed;   // 1: down(activation(up)), without a gate
+  int32_t experts;      // experts of a layer, over all ranks; 0: there are none
+  int32_t top_k;        // experts that a token is given to, by the softmax of mlp.gate
+  int32_t normalises;   // 1: the weights of a token's experts add up to 1
+  int32_t first_expert, held_experts;  // those of this rank
+  int32_t expert_inner;  // width of an expert (this rank's columns)
+  int32_t shared_inner;  // width of the expert of all tokens, which mlp.shared_expert_gate switches; 0: there is none
+  const uint8_t* dense_layers;  // [num_layers], read at creation; not 0: one plain block. NULL: all layers have experts
   int32_t parallel;     // 1: attention and feed-forward read the same hidden states, and both are added
   int32_t no_feed_norm; // 1: the feed-forward block reads what attention reads (parallel only)
   int32_t no_pre_norms; // 1: attention and feed-forward read hidden states that are not normalised
@@ -71,6 +78,9 @@ AC_API int32_t ac_set_isa(const char* name);
 AC_API AcModel* ac_model_create(const AcConfig* config);
 AC_API void ac_model_destroy(AcModel* model);
 AC_API int64_t ac_model_bytes(const AcModel* model);  // weights and pool; scratch grows with the rows of a call
+// Bytes of the packed matrices that all calls so far multiplied by, each counted once a call; of the experts these are
+// the ones that a row of the call chose.
+AC_API int64_t ac_model_bytes_read(const AcModel* model);
 
 // Pack one parameter under its Hugging Face name (model.layers.0.self_attn.q_proj.weight, ...). data is contiguous and
 // row-major: matrices [in, out], embeddings [vocab, hidden], vectors rows = 1. dtype: AcDataType of data. Calling it

@@ -6,7 +6,9 @@
 
 #include "bfloat16.h"
 #include "errors.h"
+#include "experts.h"
 #include "request.h"
+#include "team.h"
 
 namespace ac {
 namespace {
@@ -36,15 +38,10 @@ Plan make_plan(const AcModel& model, const Request& q, std::vector<int32_t> rows
 // Memory of one call. Activations are bf16 where bf16 is multiplied, else f32; the residual stream is always f32.
 struct Buffers {
   Rows residual, last_residual, partial, qkv, normed, mixed, gated;
+  ExpertBuffers experts;
   float* attention;  // [threads, attention_floats]
   int64_t attention_floats;
 };
-
-Rows take_rows(Carver& carver, int64_t rows, int64_t width, bool is_narrow) {
-  const int64_t stride = row_stride(width, is_narrow ? 2 : 4);
-  if (is_narrow) return {nullptr, carver.take<uint16_t>(rows * stride), stride};
-  return {carver.take<float>(rows * stride), nullptr, stride};
-}
 
 Buffers lay_out(Carver& carver, const AcModel& model, const Request& q) {
   const AcConfig& c = model.config;
@@ -57,11 +54,12 @@ Buffers lay_out(Carver& carver, const AcModel& model, const Request& q) {
   Buffers made;
   made.residual = take_rows(carver, q.num_rows, c.hidden, false);
   made.last_residual = take_rows(carver, q.num_logit_rows, c.hidden, false);
-  made.partial = take_rows(carver, model.reduce || c.post_norms ? rows : 0, c.hidden, false);
+  made.partial = take_rows(carver, model.reduce || c.post_norms || c.experts ? rows : 0, c.hidden, false);
   made.qkv = take_rows(carver, q.num_rows, (c.heads + 2 * c.kv_heads) * c.head_dim, false);
   made.normed = take_rows(carver, rows, c.hidden, narrow_inputs);
   made.mixed = take_rows(carver, rows, c.heads * c.head_dim, narrow_inputs);
   made.gated = take_rows(carver, rows, c.inner, narrow_inputs);
+  made.experts = lay_out_experts(carver, model, rows);
   made.attention_floats = attention_scratch(*model.kernels, c.head_dim, positions);
   made.attention = carver.take<float>(made.attention_floats * q.threads);
   return made;
@@ -70,9 +68,9 @@ Buffers lay_out(Carver& carver, const AcModel& model, const Request& q) {
 // What one thread of the team does. Every step ends in a barrier.
 class Worker {
  public:
-  Worker(const AcModel& model, const Request& request, const Buffers& buffers)
+  Worker(AcModel& model, const Request& request, const Buffers& buffers)
       : model_(model), config_(model.config), kernels_(*model.kernels), q_(request), buffers_(buffers),
-        share_{omp_get_thread_num(), omp_get_num_threads()} {}
+        share_{omp_get_thread_num(), omp_get_num_threads()}, team_{*model.kernels, share_, &model.bytes_read} {}
 
   // `all`: every row; `wanted`: those whose logits are asked for, the only ones that finish the last layer.
   void run(const Plan& all, const Plan& wanted) {
@@ -90,10 +88,7 @@ class Worker {
       if (config_.parallel) normalise(residual, feed_norm, num_rows);
       add_product(layer.output, buffers_.mixed, residual, num_rows, layer.attended_norm);
       if (!config_.parallel) normalise(residual, feed_norm, num_rows);
-      multiply({&layer.gate_up, buffers_.normed, num_rows, buffers_.gated,
-                config_.plain_feed ? Finish::activate : Finish::gate, config_.inner,
-                static_cast<Activation>(config_.activation)});
-      add_product(layer.down, buffers_.gated, residual, num_rows, layer.fed_norm);
+      feed(layer, residual, num_rows);
     }
     normalise(residual, model_.norm, q_.num_logit_rows);
     const Rows logits{q_.logits, nullptr, config_.vocab};
@@ -102,12 +97,10 @@ class Worker {
   }
 
  private:
-  void wait() const {
-#pragma omp barrier
-  }
+  void wait() const { team_.wait(); }
 
   void multiply(const Product& product) {
-    kernels_.multiply(product, share_);
+    team_.multiply(product);
     wait();
   }
 
@@ -206,17 +199,34 @@ class Worker {
     Matrix unbiased = weights;
     unbiased.biases = nullptr;
     multiply({&unbiased, input, num_rows, buffers_.partial, Finish::store, config_.hidden});
+    add_partial(weights.biases, residual, num_rows, norm);
+  }
+
+  // residual += partial + biases, likewise
+  void add_partial(const float* biases, const Rows& residual, int num_rows, const Norm& norm) {
     reduce(buffers_.partial, num_rows);
     for (int row = share_.begin(num_rows); row < share_.end(num_rows); ++row) {
       float* to = residual.wide + row * residual.stride;
       float* from = buffers_.partial.wide + row * buffers_.partial.stride;
-      if (weights.biases) {
-        for (int i = 0; i < config_.hidden; ++i) from[i] += weights.biases[i];
+      if (biases) {
+        for (int i = 0; i < config_.hidden; ++i) from[i] += biases[i];
       }
       if (norm.weight) kernels_.normalise(from, norm, config_.hidden, config_.rms_eps, {from, nullptr, 0});
       for (int i = 0; i < config_.hidden; ++i) to[i] += from[i];
     }
     wait();
+  }
+
+  // residual += the feed-forward block of the normalised rows
+  void feed(const Layer& layer, const Rows& residual, int num_rows) {
+    if (layer.has_experts) {
+      ExpertFeed(model_, team_, buffers_.experts).run(layer, buffers_.normed, num_rows, buffers_.partial);
+      return add_partial(nullptr, residual, num_rows, layer.fed_norm);
+    }
+    multiply({&layer.feed.gate_up, buffers_.normed, num_rows, buffers_.gated,
+              config_.plain_feed ? Finish::activate : Finish::gate, config_.inner,
+              static_cast<Activation>(config_.activation)});
+    add_product(layer.feed.down, buffers_.gated, residual, num_rows, layer.fed_norm);
   }
 
   Rows keep_wanted() {
@@ -233,7 +243,8 @@ class Worker {
   const Kernels& kernels_;
   const Request& q_;
   const Buffers& buffers_;
-  Share share_;
+  const Share share_;
+  const Team team_;
 };
 
 void forward(AcModel& model, const Request& request) {

@@ -11,17 +11,23 @@ namespace {
 
 constexpr int64_t BYTES_OF_WEIGHT[] = {4, 2, 1};
 
-Matrix lay_out_matrix(Carver& carver, const AcModel& model, int inputs, int num_panels, bool has_bias) {
+Matrix lay_out_matrix(Carver& carver, const AcModel& model, int inputs, int num_panels, bool has_bias,
+                      WeightType type) {
   const int panel = model.kernels->panel;
   Matrix made{};
-  made.type = static_cast<WeightType>(model.config.weight_type);
+  made.type = type;
   made.inputs = inputs;
   made.num_panels = num_panels;
-  made.panel_bytes = static_cast<size_t>(inputs) * panel * BYTES_OF_WEIGHT[model.config.weight_type];
+  made.panel_bytes = static_cast<size_t>(inputs) * panel * BYTES_OF_WEIGHT[static_cast<int>(type)];
   made.data = carver.take<char>(made.panel_bytes * num_panels);
   if (made.type == WeightType::int8) made.scales = carver.take<float>(static_cast<size_t>(num_panels) * panel);
   if (has_bias) made.biases = carver.take<float>(static_cast<size_t>(num_panels) * panel);
   return made;
+}
+
+Matrix lay_out_matrix(Carver& carver, const AcModel& model, int inputs, int num_panels, bool has_bias) {
+  const WeightType type = static_cast<WeightType>(model.config.weight_type);
+  return lay_out_matrix(carver, model, inputs, num_panels, has_bias, type);
 }
 
 int64_t value_stride(const AcConfig& config) { return (config.head_dim + 15) / 16 * 16; }
@@ -40,7 +46,12 @@ struct Limit {
 std::string find_problem(const AcConfig& c) {
   constexpr int32_t ANY = 1 << 30;
   const Limit limits[] = {
-      {"num_layers", c.num_layers, 1, ANY},   {"hidden", c.hidden, 2, ANY},         {"inner", c.inner, 2, ANY},
+      {"num_layers", c.num_layers, 1, ANY},   {"hidden", c.hidden, 2, ANY},
+      {"inner", c.inner, c.experts && !c.dense_layers ? 0 : 2, ANY},
+      {"experts", c.experts, 0, 1 << 16},     {"top_k", c.top_k, c.experts ? 1 : 0, c.experts},
+      {"expert_inner", c.expert_inner, c.experts ? 2 : 0, ANY}, {"shared_inner", c.shared_inner, 0, ANY},
+      {"first_expert", c.first_expert, 0, c.experts},
+      {"held_experts", c.held_experts, c.experts ? 1 : 0, c.experts - c.first_expert},
       {"heads", c.heads, 1, ANY},             {"kv_heads", c.kv_heads, 1, ANY},     {"head_dim", c.head_dim, 2, ANY},
       {"vocab", c.vocab, 1, ANY},             {"window", c.window, 0, ANY},
       {"activation", c.activation, 0, 3},     {"position_rows", c.position_rows, 0, ANY},
@@ -62,7 +73,9 @@ std::string find_problem(const AcConfig& c) {
   if (c.position_rows > 0 && c.max_positions > c.position_rows - c.position_offset) {
     return "max_positions " + std::to_string(c.max_positions) + " is more than position_rows has";
   }
+  if (c.experts && (c.plain_feed || c.mlp_bias)) return "experts have a gate and no biases";
   if (c.hidden % 2 || c.inner % 2 || c.head_dim % 2) return "hidden, inner and head_dim must be even";
+  if (c.expert_inner % 2 || c.shared_inner % 2) return "expert_inner and shared_inner must be even";
   return "";
 }
 
@@ -70,6 +83,10 @@ std::string find_problem(const AcConfig& c) {
 }  // namespace ac
 
 AcModel::AcModel(const AcConfig& given) : config(given), kernels(ac::current_kernels()), layers(given.num_layers) {
+  for (int i = 0; i < config.num_layers; ++i) {
+    layers[i].has_experts = config.experts > 0 && !(given.dense_layers && given.dense_layers[i]);
+  }
+  config.dense_layers = nullptr;
   ac::Carver counter(nullptr);
   lay_out(counter);
   weights = ac::Memory(counter.used());
@@ -109,9 +126,27 @@ void AcModel::lay_out_layer(ac::Carver& carver, ac::Layer& layer) {
   layer.key_norm = config.qk_norm ? carver.take<float>(dim) : nullptr;
   layer.output = ac::lay_out_matrix(carver, *this, mixed, panels(config.hidden), config.output_bias);
   layer.feed_norm = lay_out_norm(carver, !config.no_pre_norms && !config.no_feed_norm);
-  const int halves = config.plain_feed ? 1 : 2;
-  layer.gate_up = ac::lay_out_matrix(carver, *this, config.hidden, halves * panels(config.inner), config.mlp_bias);
-  layer.down = ac::lay_out_matrix(carver, *this, config.inner, panels(config.hidden), config.mlp_bias);
+  lay_out_feed(carver, layer);
+}
+
+void AcModel::lay_out_feed(ac::Carver& carver, ac::Layer& layer) {
+  const auto panels = [this](int outputs) { return (outputs + kernels->panel - 1) / kernels->panel; };
+  const auto feed = [&](int inner) {
+    const int halves = config.plain_feed ? 1 : 2;
+    const ac::Matrix in =
+        ac::lay_out_matrix(carver, *this, config.hidden, halves * panels(inner), config.mlp_bias);
+    return ac::Feed{in, ac::lay_out_matrix(carver, *this, inner, panels(config.hidden), config.mlp_bias)};
+  };
+  if (!layer.has_experts) {
+    layer.feed = feed(config.inner);
+    return;
+  }
+  // Bytes are too coarse for a choice.
+  const ac::WeightType type = config.weight_type == AC_WEIGHT_BF16 ? ac::WeightType::bf16 : ac::WeightType::f32;
+  layer.router = ac::lay_out_matrix(carver, *this, config.hidden, panels(config.experts + 1), false, type);
+  layer.experts.resize(config.held_experts);
+  for (ac::Feed& expert : layer.experts) expert = feed(config.expert_inner);
+  if (config.shared_inner) layer.shared = feed(config.shared_inner);
 }
 
 void AcModel::name_parameters() {
@@ -136,16 +171,21 @@ void AcModel::name_norm(const std::string& name, const ac::Norm& norm) {
   vector(".bias", norm.bias);
 }
 
+void AcModel::name_matrix(const std::string& name, ac::Matrix& to, int cols, int first, int pair) {
+  using Kind = ac::Parameter::Kind;
+  parameters[name + ".weight"] = {Kind::matrix, to.inputs, cols, nullptr, &to, first, pair, false};
+  if (to.biases) parameters[name + ".bias"] = {Kind::vector, 1, cols, nullptr, &to, first, pair, false};
+}
+
 void AcModel::name_layer(const std::string& prefix, ac::Layer& layer) {
   using Kind = ac::Parameter::Kind;
-  const int dim = config.head_dim, hidden = config.hidden, inner = config.inner;
+  const int dim = config.head_dim, hidden = config.hidden;
   const int mixed = config.heads * dim, keys = config.kv_heads * dim;
   const auto vector = [&](const char* name, float* to, int size) {
     if (to) parameters[prefix + name + ".weight"] = {Kind::vector, 1, size, to, nullptr, 0, -1, false};
   };
   const auto matrix = [&](const char* name, ac::Matrix& to, int cols, int first, int pair) {
-    parameters[prefix + name + ".weight"] = {Kind::matrix, to.inputs, cols, nullptr, &to, first, pair, false};
-    if (to.biases) parameters[prefix + name + ".bias"] = {Kind::vector, 1, cols, nullptr, &to, first, pair, false};
+    name_matrix(prefix + name, to, cols, first, pair);
   };
   name_norm(prefix + "input_layernorm", layer.input_norm);
   name_norm(prefix + "attended_norm", layer.attended_norm);
@@ -157,9 +197,24 @@ void AcModel::name_layer(const std::string& prefix, ac::Layer& layer) {
   matrix("self_attn.k_proj", layer.qkv, keys, mixed, -1);
   matrix("self_attn.v_proj", layer.qkv, keys, mixed + keys, -1);
   matrix("self_attn.o_proj", layer.output, hidden, 0, -1);
-  if (!config.plain_feed) matrix("mlp.gate_proj", layer.gate_up, inner, 0, 0);
-  matrix("mlp.up_proj", layer.gate_up, inner, 0, config.plain_feed ? -1 : 1);
-  matrix("mlp.down_proj", layer.down, hidden, 0, -1);
+  if (layer.has_experts) return name_experts(prefix + "mlp.", layer);
+  name_feed(prefix + "mlp.", layer.feed);
+}
+
+void AcModel::name_feed(const std::string& block, ac::Feed& feed) {
+  if (!config.plain_feed) name_matrix(block + "gate_proj", feed.gate_up, feed.down.inputs, 0, 0);
+  name_matrix(block + "up_proj", feed.gate_up, feed.down.inputs, 0, config.plain_feed ? -1 : 1);
+  name_matrix(block + "down_proj", feed.down, config.hidden, 0, -1);
+}
+
+void AcModel::name_experts(const std::string& block, ac::Layer& layer) {
+  name_matrix(block + "gate", layer.router, config.experts, 0, -1);
+  for (int i = 0; i < config.held_experts; ++i) {
+    name_feed(block + "experts." + std::to_string(config.first_expert + i) + ".", layer.experts[i]);
+  }
+  if (!config.shared_inner) return;
+  name_feed(block + "shared_expert.", layer.shared);
+  name_matrix(block + "shared_expert_gate", layer.router, 1, config.experts, -1);
 }
 
 ac::Cache AcModel::cache(int layer) const {
@@ -194,6 +249,8 @@ void ac_model_destroy(AcModel* model) { delete model; }
 int64_t ac_model_bytes(const AcModel* model) {
   return static_cast<int64_t>(model->weights.bytes() + model->pool.bytes());
 }
+
+int64_t ac_model_bytes_read(const AcModel* model) { return model->bytes_read; }
 
 int32_t ac_copy_block(AcModel* model, int32_t source, int32_t target) {
   const int32_t count = model->config.num_blocks;

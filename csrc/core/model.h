@@ -10,10 +10,20 @@
 
 namespace ac {
 
+// A feed-forward network.
+struct Feed {
+  Matrix gate_up, down;
+};
+
 struct Layer {
   Norm input_norm, attended_norm, feed_norm, fed_norm;
   float *query_norm, *key_norm;
-  Matrix qkv, output, gate_up, down;
+  Matrix qkv, output;
+  Feed feed;     // in a layer without experts
+  Matrix router;  // an output for each expert, and one for the switch of the shared expert
+  std::vector<Feed> experts;  // of this rank
+  Feed shared;
+  bool has_experts = false;
 };
 
 // Where a parameter of the caller goes.
@@ -46,6 +56,7 @@ struct AcModel {
   AcReduce reduce = nullptr;
   void* reduce_context = nullptr;
   int first_token = 0;
+  int64_t bytes_read = 0;
 
   explicit AcModel(const AcConfig& given);  // raises std::bad_alloc
   bool embeds_narrow() const { return config.weight_type != AC_WEIGHT_F32; }
@@ -56,6 +67,10 @@ struct AcModel {
   void lay_out(ac::Carver& carver);
   ac::Norm lay_out_norm(ac::Carver& carver, bool exists);
   void lay_out_layer(ac::Carver& carver, ac::Layer& layer);
+  void lay_out_feed(ac::Carver& carver, ac::Layer& layer);
+  void name_matrix(const std::string& name, ac::Matrix& to, int cols, int first, int pair);
+  void name_feed(const std::string& block, ac::Feed& feed);
+  void name_experts(const std::string& block, ac::Layer& layer);
   void name_norm(const std::string& name, const ac::Norm& norm);
   void name_parameters();
   void name_layer(const std::string& prefix, ac::Layer& layer);

@@ -113,10 +113,23 @@ class Model {
       set_affine(attention + "k_proj", c.hidden, keys, c.qkv_bias);
       set_affine(attention + "v_proj", c.hidden, keys, c.qkv_bias);
       set_affine(attention + "o_proj", queries, c.hidden, c.output_bias);
-      if (!c.plain_feed) set_affine(layer + "mlp.gate_proj", c.hidden, c.inner, c.mlp_bias);
-      set_affine(layer + "mlp.up_proj", c.hidden, c.inner, c.mlp_bias);
-      set_affine(layer + "mlp.down_proj", c.inner, c.hidden, c.mlp_bias);
+      const std::string block = layer + "mlp.";
+      if (!c.experts || (c.dense_layers && c.dense_layers[i])) {
+        set_feed(block, c.inner);
+        continue;
+      }
+      set(block + "gate.weight", c.hidden, c.experts);
+      for (int n = 0; n < c.experts; ++n) set_feed(block + "experts." + std::to_string(n) + ".", c.expert_inner);
+      if (c.shared_inner) set_feed(block + "shared_expert.", c.shared_inner);
+      if (c.shared_inner) set(block + "shared_expert_gate.weight", c.hidden, 1);
     }
+  }
+
+  void set_feed(const std::string& block, int inner) {
+    const AcConfig& c = config_;
+    if (!c.plain_feed) set_affine(block + "gate_proj", c.hidden, inner, c.mlp_bias);
+    set_affine(block + "up_proj", c.hidden, inner, c.mlp_bias);
+    set_affine(block + "down_proj", inner, c.hidden, c.mlp_bias);
   }
 
   AcConfig config_;
@@ -141,6 +154,8 @@ AcConfig base_config() {
   config.max_positions = LENGTH;
   return config;
 }
+
+constexpr uint8_t FIRST_IS_DENSE[] = {1, 0};
 
 std::vector<AcConfig> all_configs() {
   std::vector<AcConfig> configs;
@@ -174,7 +189,17 @@ std::vector<AcConfig> all_configs() {
     parallel.activation = AC_GELU;
     AcConfig after = plain;  // as OLMo 2
     after.no_pre_norms = after.post_norms = 1;
-    configs.insert(configs.end(), {plain, full, shared, gelu, learned, parallel, after});
+    AcConfig experts = plain;  // as Qwen2-MoE
+    experts.experts = experts.held_experts = 7;
+    experts.top_k = 3;
+    experts.expert_inner = 22;
+    experts.shared_inner = 34;
+    experts.dense_layers = FIRST_IS_DENSE;
+    AcConfig all_experts = experts;  // as Mixtral
+    all_experts.inner = all_experts.shared_inner = 0;
+    all_experts.normalises = 1;
+    all_experts.dense_layers = nullptr;
+    configs.insert(configs.end(), {plain, full, shared, gelu, learned, parallel, after, experts, all_experts});
   }
   return configs;
 }
@@ -213,6 +238,11 @@ void check_refusals() {
   wrong = base_config();
   wrong.block_tokens = 8;
   expect(ac_model_create(&wrong) == nullptr, "blocks of 8 tokens are refused");
+  wrong = base_config();
+  wrong.experts = wrong.held_experts = 2;
+  wrong.expert_inner = 8;
+  wrong.top_k = 3;
+  expect(ac_model_create(&wrong) == nullptr, "more experts of a token than there are is refused");
   Model model(base_config());
   expect(ac_copy_block(model.get(), 0, BLOCKS) == AC_BAD_ARGUMENT, "a block beyond the pool is refused");
   const int32_t status = ac_model_set_weight(model.get(), "lm_head.bias", nullptr, AC_F32, 1, 67, 1);

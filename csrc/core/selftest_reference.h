@@ -157,16 +157,39 @@ class Model {
       const Numbers before = residual[i];
       add(residual[i], multiply(attend(rows, i), attention + "o_proj", c_.hidden), layer + "attended_norm");
       const std::string norm = layer + (c_.no_feed_norm ? "input_layernorm" : "post_attention_layernorm");
-      const Numbers fed = feed(maybe_normalise(c_.parallel ? before : residual[i], norm), layer + "mlp.");
+      const Numbers fed = feed(maybe_normalise(c_.parallel ? before : residual[i], norm), layer + "mlp.", c_.inner);
       add(residual[i], fed, layer + "fed_norm");
     }
   }
 
-  Numbers feed(const Numbers& x, const std::string& block) const {
-    Numbers up = multiply(x, block + "up_proj", c_.inner);
-    const Numbers gate = c_.plain_feed ? up : multiply(x, block + "gate_proj", c_.inner);
-    for (int i = 0; i < c_.inner; ++i) up[i] = activate(gate[i]) * (c_.plain_feed ? 1.0 : up[i]);
+  Numbers feed(const Numbers& x, const std::string& block, int inner) const {
+    if (find(block + "gate.weight")) return choose(x, block);
+    Numbers up = multiply(x, block + "up_proj", inner);
+    const Numbers gate = c_.plain_feed ? up : multiply(x, block + "gate_proj", inner);
+    for (int i = 0; i < inner; ++i) up[i] = activate(gate[i]) * (c_.plain_feed ? 1.0 : up[i]);
     return multiply(up, block + "down_proj", c_.hidden);
+  }
+
+  // The sum of the likeliest experts, and of the shared one.
+  Numbers choose(const Numbers& x, const std::string& block) const {
+    std::vector<std::pair<double, int>> chances;
+    Numbers sum(c_.hidden), scores = multiply(x, block + "gate", c_.experts);
+    double total = 0.0, of_chosen = 0.0;
+    for (double& score : scores) total += score = std::exp(score);
+    for (int i = 0; i < c_.experts; ++i) chances.push_back({scores[i] / total, i});
+    std::sort(chances.rbegin(), chances.rend());
+    for (int k = 0; k < c_.top_k; ++k) of_chosen += chances[k].first;
+    const auto add_up = [&](double weight, const std::string& name, int inner) {
+      const Numbers y = feed(x, block + name + ".", inner);
+      for (int i = 0; i < c_.hidden; ++i) sum[i] += weight * y[i];
+    };
+    for (int k = 0; k < c_.top_k; ++k) {
+      const auto [chance, number] = chances[k];
+      add_up(chance / (c_.normalises ? of_chosen : 1.0), "experts." + std::to_string(number), c_.expert_inner);
+    }
+    if (!c_.shared_inner) return sum;
+    add_up(1.0 / (1.0 + std::exp(-multiply(x, block + "shared_expert_gate", 1)[0])), "shared_expert", c_.shared_inner);
+    return sum;
   }
 
   void add(Numbers& to, const Numbers& x, const std::string& norm) const {

@@ -22,12 +22,23 @@ from tests.emulated import emulated_kernels
 
 CUDA = "cuda"
 """A family of this test: few layers and wide heads, on the emulated CUDA kernels."""
+MIXTURES = {
+    "shared expert": {
+        "model_type": "qwen2_moe",
+        "num_experts": 5,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 24,
+        "shared_expert_intermediate_size": 20,
+        "mlp_only_layers": [1],
+    }
+}
+"""Families of this test: each process has some columns of every expert, or under expert parallelism whole ones."""
 _CUDA_SHAPE = {"model_type": "llama", "num_hidden_layers": 2, "head_dim": 32}
 
 
 def config_of(family: str) -> DecoderConfig:
     """Return a shape whose shares the kernels can compute (they need even widths)."""
-    own = _CUDA_SHAPE if family == CUDA else FAMILIES[family]
+    own = _CUDA_SHAPE if family == CUDA else {**FAMILIES, **MIXTURES}[family]
     return DecoderConfig.from_dict({**SHAPE, "intermediate_size": 56, **own})
 
 
@@ -61,10 +72,11 @@ def load(topology, family: str, *, damaged: bool = False) -> FusedEngine:
     """Return an engine with this rank's part of the weights; ``damaged``: NaN in the last rank's part."""
     config, placement = config_of(family), Placement.of(topology)
     weights = ranks_generation.whole_weights(config)
+    seat = EnginePlacement(tensor=topology.tensor, experts=topology.layout.expert)
     if damaged and topology.tensor.is_last:
         weights["model.layers.1.mlp.up_proj.weight"][:] = float("nan")
     kernels = emulated_kernels() if family == CUDA else CPU_KERNELS
-    engine = fused_engine(config, EnginePlacement(tensor=topology.tensor), kernels)
+    engine = fused_engine(config, seat, kernels)
     engine.load_weights(ranks_generation.part_of_weights(config, placement, weights), 0)
     return engine
 

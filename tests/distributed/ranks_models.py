@@ -73,13 +73,13 @@ def backward(model: CausalLM | ScoreModel, batch: TokenBatch) -> dict[str, np.nd
     return {"logprobs": logprobs.numpy(), "entropies": entropies.numpy()}
 
 
-def run_all(layout: Layout, cases: list[dict], folder: str) -> dict:
-    """Return what this rank computed in every case, with whole and with split tokens, and from the folder."""
+def run_all(layout: Layout, cases: list[dict], folders: dict[str, str]) -> dict:
+    """Return what this rank computed in every case, with whole and with split tokens, and from the folders."""
     topology = initialise(device="cpu", seed=1, layout=layout)
     placements = [replace(Placement.of(topology), sequence_parallel=flag) for flag in (False, True)]
     return {
         "cases": [[run_case(case, placement) for case in cases] for placement in placements],
-        "folder": load_and_choose(placements[0], folder),
+        "folders": {name: load_and_choose(placements[0], folder) for name, folder in folders.items()},
         "head": head_in_pieces(topology.tensor),
     }
 

@@ -1,4 +1,4 @@
-"""PPO and DPO of a small Gemma and GPT-2: the first step is the reference's, and TP2xPP2 equals one process."""
+"""PPO and DPO of four small families: the first step is the reference's, and TP2xPP2 equals one process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ from alignment.parity.subjects import make_models, write_arguments
 
 pytestmark = [pytest.mark.distributed, pytest.mark.rare]
 SHAPE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-FAMILIES = {"gemma": {"num_key_value_heads": 2, "head_dim": 8}, "gpt2": {}}
+FAMILIES = {
+    "gemma": {"num_key_value_heads": 2, "head_dim": 8},
+    "gpt2": {},
+    "phi3": {"num_key_value_heads": 2},
+    "internlm2": {"num_key_value_heads": 2, "bias": True},
+}
 LAYOUTS = {"one": {}, "many": {"tensor_parallel_degree": 2, "pipeline_parallel_degree": 2}}
 TRAINERS = ("ppo", "dpo")
 

@@ -10,7 +10,7 @@ import pytest
 from alignment.architecture.layout import Layout
 from alignment.ops.native.library import find_core
 from tests.distributed import ranks_fused
-from tests.distributed.ranks_fused import CUDA
+from tests.distributed.ranks_fused import CUDA, MIXTURES
 from tests.distributed.ranks_generation import FAMILIES
 from tests.distributed.ranks_together import run_together
 
@@ -24,8 +24,8 @@ def kernels():
         pytest.skip(find_core().reason)
 
 
-TWO, FOUR = Layout(tensor=2), Layout(tensor=4)
-FAMILIES_OF = {"2": tuple(FAMILIES), "cuda": (CUDA,), "4": ("one kv head",)}
+TWO, FOUR, EXPERTS = Layout(tensor=2), Layout(tensor=4), Layout(tensor=2, expert=2)
+FAMILIES_OF = {"2": (*FAMILIES, *MIXTURES), "experts": tuple(MIXTURES), "cuda": (CUDA,), "4": ("one kv head",)}
 
 
 @cache
@@ -34,17 +34,21 @@ def ranks_of(layout: Layout) -> dict[str, tuple]:
     calls = {
         "2": ("generate", FAMILIES_OF["2"]),
         "cuda": ("generate", FAMILIES_OF["cuda"]),
+        "experts": ("generate", FAMILIES_OF["experts"]),
         "bytes": ("generate_in_bytes",),
         "fail": ("fail", "llama"),
         "fail cuda": ("fail", CUDA),
     }
     if layout == FOUR:
         calls = {"4": ("generate", FAMILIES_OF["4"])}
-    written = [(f"ranks_fused:{function}", layout, *arguments) for function, *arguments in calls.values()]
+    written = [
+        (f"ranks_fused:{function}", EXPERTS if name == "experts" else layout, *arguments)
+        for name, (function, *arguments) in calls.items()
+    ]
     return dict(zip(calls, run_together(layout, written), strict=True))
 
 
-@pytest.mark.parametrize(("layout", "name"), [(TWO, "2"), (TWO, "cuda"), (FOUR, "4")], ids=["2", "cuda", "4"])
+@pytest.mark.parametrize(("layout", "name"), [(TWO, "2"), (TWO, "experts"), (TWO, "cuda"), (FOUR, "4")])
 def test_every_rank_gets_the_tokens_of_one_process(layout, name):
     whole = {family: ranks_fused.generate_whole(family) for family in FAMILIES_OF[name]}
     for by_case in ranks_of(layout)[name]:

@@ -40,29 +40,34 @@ CASES = {
     "falcon": {"config": {"model_type": "falcon", "new_decoder_architecture": True, "num_kv_heads": 2}},
     "gpt_neox": {"config": {"model_type": "gpt_neox", "rotary_pct": 0.5}},
     "glm4": {"config": {"model_type": "glm4", "head_dim": 8}},
+    "phi3": {"config": {"model_type": "phi3", "sliding_window": 4}},
+    "internlm2": {"config": {"model_type": "internlm2", "bias": True}},
     "score model": {"config": LLAMA, "kind": "score"},
     "qwen3 in float64": {"config": QWEN3, "dtype": "float64"},
     "recomputed layers": {"config": QWEN3, "recompute": "full"},
     "recomputed attention": {"config": QWEN3, "recompute": "full_attn"},
     "recomputed attention weights": {"config": QWEN3, "recompute": "core_attn"},
 }
+STORED = {"qwen2": {}, "phi3": {}, "internlm2": {"bias": True}}
+"""The files of the last two fuse queries, keys and values: in stacks, and group by group."""
 TOKENS = {"all tokens everywhere": 0, "tokens split": 1}
 
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
-    """A model and the folder it was saved to."""
-    folder = tmp_path_factory.mktemp("model")
-    model = ranks.build({"config": {"model_type": "qwen2"}})
-    saving.save_model(folder, model, None)
-    return folder, model
+    """Models and the folders they were saved to, by family."""
+    found = {}
+    for family, keys in STORED.items():
+        found[family] = tmp_path_factory.mktemp(family), ranks.build({"config": {"model_type": family, **keys}})
+        saving.save_model(*found[family], None)
+    return found
 
 
 @pytest.fixture(scope="module", params=[2, 4])
 def found(request, stored):
     """What every rank of a tensor-parallel layout computed."""
     layout, folder = Layout(tensor=request.param), Path(__file__).parent
-    arguments = (layout, list(CASES.values()), str(stored[0]))
+    arguments = (layout, list(CASES.values()), {family: str(place) for family, (place, _) in stored.items()})
     return run_ranks("ranks_models:run_all", *arguments, world_size=layout.world_size, search_path=[folder])
 
 
@@ -115,8 +120,9 @@ def test_outputs_and_gradients_equal_one_process(case, tokens, found, references
         assert is_rounding or difference(whole[name], value) < tolerance, name
 
 
-def test_a_folder_is_read_in_parts(found, stored):
-    model, results = stored[1], [rank["folder"] for rank in found]
+@pytest.mark.parametrize("family", STORED)
+def test_a_folder_is_read_in_parts(family, found, stored):
+    model, results = stored[family][1], [rank["folders"][family] for rank in found]
     whole = assemble([result["weights"] for result in results])
     assert whole.keys() == dict(model.named_parameters()).keys()
     for name, parameter in model.named_parameters():

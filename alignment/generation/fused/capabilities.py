@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from alignment.architecture.cuts import layer_sizes
+from alignment.architecture.cuts import expert_share, layer_sizes
+from alignment.architecture.parts import even_cut
 from alignment.architecture.rotary_frequencies import SCALINGS
 from alignment.generation.engine import missing_features
 
@@ -30,7 +31,7 @@ CUDA_FEATURES = frozenset(
 FEATURES = (
     CUDA_FEATURES
     | {"norm=rms+1", "norm=layer", "norm_bias", "scaled_embedding", "learned_positions", "feed_forward=plain"}
-    | {"parallel_block", "shared_norm", "norms=after", "norms=none before"}
+    | {"experts", "parallel_block", "shared_norm", "norms=after", "norms=none before"}
     | {f"activation={kind}" for kind in KERNEL_ACTIVATIONS}
 )
 """What the CPU kernels compute."""
@@ -53,13 +54,28 @@ def cuda_obstacle(config: Any) -> str | None:
     return None
 
 
-def model_obstacle(config: Any, *, tensor_degree: int = 1, tensor_index: int = 0, num_stages: int = 1) -> str | None:
+def model_obstacle(
+    config: Any, *, tensor_degree: int = 1, tensor_index: int = 0, expert_degree: int = 1, num_stages: int = 1
+) -> str | None:
     """Return in one line why the kernels cannot run ``config`` (a DecoderConfig) in a layout, None if they can."""
     missing = missing_features(config, FEATURES)
     if missing:
         return f"the fused engine cannot compute {', '.join(missing)} of this {config.model_type} model"
     if num_stages > 1:
         return f"the fused engine needs all layers in one process, pipeline_parallel_degree={num_stages}"
-    inner = layer_sizes(config, tensor_degree=tensor_degree, tensor_index=tensor_index).inner
-    odd = [f"{name} {size}" for name, size in (("hidden", config.hidden_size), ("inner", inner)) if size % 2]
+    widths = {"hidden": config.hidden_size, **_inner_widths(config, tensor_degree, tensor_index, expert_degree)}
+    odd = [f"{name} {size}" for name, size in widths.items() if size % 2]
     return f"the kernels need even widths, a process has {' and '.join(odd)}" if odd else None
+
+
+def _inner_widths(config: Any, tensor_degree: int, tensor_index: int, expert_degree: int) -> dict[str, int]:
+    """Return a process's columns of each kind of feed-forward network that the model has."""
+    experts, found = config.experts, {}
+    if experts is None or experts.dense_layers:
+        found["inner"] = layer_sizes(config, tensor_degree=tensor_degree, tensor_index=tensor_index).inner
+    if experts is not None:
+        share = expert_share(config, tensor_degree, tensor_index, expert_degree)
+        start, stop = even_cut(experts.inner, share.degree, share.index)
+        shared_start, shared_stop = even_cut(experts.shared_inner, tensor_degree, tensor_index)
+        found |= {"an expert's inner": stop - start, "the shared expert's inner": shared_stop - shared_start}
+    return found

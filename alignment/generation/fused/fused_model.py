@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import paddle
 
+from alignment.architecture.cuts import parts_of_rank
+from alignment.architecture.layout import Layout
 from alignment.architecture.parts import even_cut
 from alignment.generation.drawing import gather_logits
+from alignment.generation.engine_placement import WHOLE_MODEL, EnginePlacement
 from alignment.generation.fused.fused_settings import FusedSettings
 from alignment.generation.fused.packing import (
     BlockBudget,
@@ -21,7 +24,6 @@ from alignment.generation.fused.packing import (
 )
 from alignment.generation.fused.scheduler import Step
 from alignment.ops.native.library import CoreLibrary
-from alignment.parallel.comms.group import ALONE, Group
 
 _VALUE_MULTIPLE = 16
 """The kernels pad values to whole vectors."""
@@ -34,14 +36,19 @@ class FusedModel:
     steps.
     """
 
-    def __init__(self, core: CoreLibrary, config: Any, settings: FusedSettings, *, group: Group = ALONE) -> None:
-        sizes = share_sizes(config, group)
+    def __init__(
+        self, core: CoreLibrary, config: Any, settings: FusedSettings, placement: EnginePlacement = WHOLE_MODEL
+    ) -> None:
+        group = placement.tensor
+        sizes = share_sizes(config, group, expert_degree=placement.experts)
         self.pool = BlockBudget.plan(
             config, settings, block_bytes=block_bytes(sizes, settings, value_multiple=_VALUE_MULTIPLE)
         )
         self._config = config
         self._threads = settings.threads
         self._group = group
+        layout = Layout(tensor=group.size, expert=placement.experts)
+        self._names = [part.name for part in parts_of_rank(config, "causal", layout, group.index)]
         sizes |= self.pool.sizes()
         self._core = core.create_model(sizes, weight_type=settings.weight_type, kv_type=settings.kv_type)
         self._core.set_rotary(*rotary_tables(config, self.pool.max_length))
@@ -54,13 +61,18 @@ class FusedModel:
         """Bytes of weights and key-value cache."""
         return self._core.num_bytes
 
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of matrices read by all passes so far: each matrix once a pass, of the experts only the chosen ones."""
+        return self._core.bytes_read
+
     def close(self) -> None:
         """Free the memory."""
         self._core.close()
 
     def load(self, weights: Iterable[tuple[str, Any]]) -> None:
         """Pack ``weights`` (Hugging Face name, Paddle tensor) over the old ones; UserError if names do not fit."""
-        pack_every(self._config, weights, self._pack)
+        pack_every(self._config, weights, self._pack, names=self._names)
 
     def copy_block(self, source: int, target: int) -> None:
         """See ``RowModel.copy_block``."""

@@ -70,7 +70,13 @@ class Kernels(Protocol):
 def layout_obstacle(config: Any, placement: EnginePlacement) -> str | None:
     """Return in one line why no kernels can run ``config`` (a DecoderConfig) in ``placement``, None if some may."""
     tensor, stages = placement.tensor, placement.pipeline.size
-    return model_obstacle(config, tensor_degree=tensor.size, tensor_index=tensor.index, num_stages=stages)
+    return model_obstacle(
+        config,
+        tensor_degree=tensor.size,
+        tensor_index=tensor.index,
+        expert_degree=placement.experts,
+        num_stages=stages,
+    )
 
 
 class CpuKernels:
@@ -93,7 +99,7 @@ class CpuKernels:
 
     def pack(self, config: Any, settings: FusedSettings, placement: EnginePlacement) -> FusedModel:
         """See ``Kernels.pack``."""
-        return FusedModel(load_core(), config, settings, group=placement.tensor)
+        return FusedModel(load_core(), config, settings, placement)
 
     def drawer(
         self, options: GenerationOptions, settings: FusedSettings, *, seed: int, vocab_size: int, usable: int | None

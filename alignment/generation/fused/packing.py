@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import paddle
 
-from alignment.architecture.cuts import layer_sizes, norm_names, whole_shapes
-from alignment.architecture.family import LAYERS
+from alignment.architecture.cuts import expert_share, layer_sizes, norm_names, whole_shapes
+from alignment.architecture.family import EACH, EXPERT, LAYERS
 from alignment.architecture.parts import even_cut
 from alignment.errors import UserError
 from alignment.generation.fused.blocks import blocks_of_slot
@@ -19,23 +19,30 @@ from alignment.ops.rms_norm import NORM_OFFSETS, offset_weight
 from alignment.parallel.comms.group import Group
 
 _SHOWN_NAMES = 5
-_KERNEL_NORMS = {
+_KERNEL_NAMES = {
     "input_norm": "input_layernorm",
     "attended_norm": "attended_norm",
     "feed_norm": "post_attention_layernorm",
     "fed_norm": "fed_norm",
+    "router": "mlp.gate",
+    "expert_gate": f"mlp.experts.{EACH}.gate_proj",
+    "expert_up": f"mlp.experts.{EACH}.up_proj",
+    "expert_down": f"mlp.experts.{EACH}.down_proj",
 }
-"""The kernels' names of norms, by role."""
+"""The kernels' names of norms and experts, by role."""
 
 
-def share_sizes(config: Any, group: Group) -> dict[str, int | float]:
-    """Return the sizes that the kernels need; those that ``group`` splits are this process's share."""
+def share_sizes(config: Any, group: Group, *, expert_degree: int = 1) -> dict[str, Any]:
+    """Return the sizes that the kernels need; those that ``group`` splits are this process's share.
+
+    ``expert_degree`` groups of its processes have different experts.
+    """
     layer = layer_sizes(config, tensor_degree=group.size, tensor_index=group.index)
     vocab_start, vocab_stop = even_cut(config.vocab_size, group.size, group.index)
     return {
         "num_layers": config.num_hidden_layers,
         "hidden": config.hidden_size,
-        "inner": layer.inner,
+        "inner": layer.inner if config.experts is None or config.experts.dense_layers else 0,
         "heads": layer.heads,
         "kv_heads": layer.kv_heads,
         "head_dim": config.head_dim,
@@ -51,12 +58,34 @@ def share_sizes(config: Any, group: Group) -> dict[str, int | float]:
         "position_rows": config.dimensions["positions"] if config.learned_positions else 0,
         "position_offset": config.family.position_offset,
         "activation": KERNEL_ACTIVATIONS.index(config.activation),
+        **expert_sizes(config, group, expert_degree),
         "embedding_scale": config.embedding_scale if config.scaled_embedding else 0.0,
         **{switch: getattr(config, flag) for switch, flag in KERNEL_FLAGS.items()},
     }
 
 
-def block_bytes(sizes: Mapping[str, int | float], settings: FusedSettings, *, value_multiple: int = 1) -> int:
+def expert_sizes(config: Any, group: Group, expert_degree: int) -> dict[str, Any]:
+    """Return the sizes of this process's share of the experts; empty for a model without."""
+    experts = config.experts
+    if experts is None:
+        return {}
+    share = expert_share(config, group.size, group.index, expert_degree)
+    start, stop = even_cut(experts.inner, share.degree, share.index)
+    shared_start, shared_stop = even_cut(experts.shared_inner, group.size, group.index)
+    is_dense = [number in experts.dense_layers for number in range(config.num_hidden_layers)]
+    return {
+        "experts": experts.count,
+        "top_k": experts.top_k,
+        "normalises": experts.normalises,
+        "first_expert": share.experts.start,
+        "held_experts": len(share.experts),
+        "expert_inner": stop - start,
+        "shared_inner": shared_stop - shared_start,
+        "dense_layers": bytes(is_dense) if any(is_dense) else None,
+    }
+
+
+def block_bytes(sizes: Mapping[str, Any], settings: FusedSettings, *, value_multiple: int = 1) -> int:
     """Return the bytes of the keys and values of one block in all layers; values are padded to ``value_multiple``."""
     width = sizes["head_dim"] + -(-sizes["head_dim"] // value_multiple) * value_multiple
     numbers = sizes["num_layers"] * sizes["kv_heads"] * width * settings.block_tokens
@@ -88,9 +117,18 @@ class BlockBudget(NamedTuple):
         }
 
 
-def pack_every(config: Any, weights: Iterable[tuple[str, Any]], pack: Callable[[str, paddle.Tensor], None]) -> None:
-    """Call ``pack`` on each of ``weights`` (Hugging Face name, tensor); UserError if names do not fit."""
-    names, given = frozenset(whole_shapes(config, "causal")), set()
+def pack_every(
+    config: Any,
+    weights: Iterable[tuple[str, Any]],
+    pack: Callable[[str, paddle.Tensor], None],
+    *,
+    names: Collection[str] = (),
+) -> None:
+    """Call ``pack`` on each of ``weights`` (Hugging Face name, tensor); UserError if names do not fit.
+
+    They are those of ``names``; empty: of the whole model.
+    """
+    names, given = frozenset(names or whole_shapes(config, "causal")), set()
     norms, offset = norm_names(config), NORM_OFFSETS[config.family.norm]
     for name, tensor in weights:
         if name not in names:
@@ -110,8 +148,10 @@ def kernel_name(config: Any, name: str) -> str:
         return name
     stem, _, ending = name.rpartition(".")
     number, _, inner = stem.removeprefix(LAYERS).partition(".")
-    role = next((weight.role for weight in config.family.layer if weight.name == inner), "")
-    return f"{LAYERS}{number}.{_KERNEL_NORMS.get(role, inner)}.{ending}"
+    expert = inner.partition(EXPERT)[2].partition(".")[0]
+    name = inner.replace(f"{EXPERT}{expert}.", f"{EXPERT}{EACH}.") if expert else inner
+    role = next((weight.role for weight in config.family.layer if weight.name == name), "")
+    return f"{LAYERS}{number}.{_KERNEL_NAMES.get(role, inner).replace(EACH, expert)}.{ending}"
 
 
 def kernel_dtype(tensor: paddle.Tensor) -> tuple[paddle.Tensor, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from ctypes import c_float, c_int32
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,7 +18,7 @@ ReduceInPlace = Callable[[np.ndarray], None]
 class CoreModel:
     """Owns an ``AcModel``; all sizes are those of this tensor-parallel rank."""
 
-    def __init__(self, handle: ctypes.CDLL, sizes: dict[str, int | float], *, weight_type: str, kv_type: str) -> None:
+    def __init__(self, handle: ctypes.CDLL, sizes: dict[str, Any], *, weight_type: str, kv_type: str) -> None:
         """``sizes`` are the fields of AcConfig without the types: float32, bfloat16 or (weights only) int8."""
         config = AcConfig(
             struct_bytes=ctypes.sizeof(AcConfig),
@@ -50,6 +50,11 @@ class CoreModel:
     def num_bytes(self) -> int:
         """Bytes of weights and blocks."""
         return self._handle.ac_model_bytes(self._alive())
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of matrices that all calls so far multiplied by, once a call; of the experts, the chosen ones'."""
+        return self._handle.ac_model_bytes_read(self._alive())
 
     def set_weight(self, name: str, address: int, *, dtype: DataType, shape: tuple[int, ...], threads: int = 1) -> None:
         """Pack the parameter ``name`` from contiguous memory at ``address`` (``data_ptr()`` or ``array.ctypes.data``).

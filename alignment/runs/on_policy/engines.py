@@ -139,7 +139,7 @@ def _open_placed(launch: Launch, policy: Learner, rows: EngineRows, *, shows_pla
         groups = {"tensor": who.topology.tensor, "pipeline": who.topology.pipeline}
         layers = tuple(Placement.of(who.topology).layers(config.num_hidden_layers))
         rows = rows._replace(total=-(-rows.total // who.layout.batch))
-        seat = EnginePlacement(layers=layers, **groups)
+        seat = EnginePlacement(layers=layers, experts=who.layout.expert, **groups)
         inner, told = _build_inner(launch, model, seat, rows, world=who.topology.world)
         if adapter is not None:
             inner = MergingEngine(inner, adapter)

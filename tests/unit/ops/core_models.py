@@ -26,6 +26,7 @@ SHAPE = dict(
     num_key_value_heads=2,
     max_position_embeddings=128,
 )
+EXPERTS = dict(num_experts=5, num_local_experts=5, num_experts_per_tok=3, moe_intermediate_size=20)
 FAMILIES = {
     "llama": dict(model_type="llama"),
     "biased": dict(model_type="llama", attention_bias=True, mlp_bias=True, num_key_value_heads=4),
@@ -40,6 +41,9 @@ FAMILIES = {
     "qwen3": dict(model_type="qwen3", head_dim=20, num_attention_heads=6),
     "gemma": dict(model_type="gemma", head_dim=20, num_key_value_heads=1),
     "gpt2": dict(model_type="gpt2"),
+    "mixtral": dict(model_type="mixtral", num_local_experts=6, num_experts_per_tok=2, sliding_window=None),
+    "qwen2_moe": dict(model_type="qwen2_moe", **EXPERTS, shared_expert_intermediate_size=26, mlp_only_layers=[1]),
+    "qwen3_moe": dict(model_type="qwen3_moe", **EXPERTS, norm_topk_prob=True, head_dim=12),
     "many_heads": dict(model_type="llama", num_attention_heads=30, num_key_value_heads=2, head_dim=32),
 }
 ISAS = (

@@ -12,8 +12,11 @@ import traceback
 
 import pytest
 
+from alignment.models.folders.hub import random_causal_lm
+from alignment.models.folders.saving import save_model
+from alignment.models.tokenizer.tokenizer import load_tokenizer
 from alignment.trainers.registered import TRAINERS
-from tests.contract.keys.assembled import BASE, filled, make_models
+from tests.contract.keys.assembled import BASE, TINY, TOKENIZER, filled, make_models
 from tests.tiny_runs import read_shared_metrics
 
 KILLS = int(os.environ.get("ALIGNMENT_TEST_KILLS", "1"))
@@ -50,6 +53,8 @@ ROWS = {
         {"rl_algorithm": "dapo", "num_return_sequences": 2, "per_device_prompt_batch_size": 2, **COARSE, **AHEAD},
     ),
     "remax ahead": ("ppo", {"rl_algorithm": "remax", "gradient_accumulation_steps": 1, **AHEAD}),
+    "dpo mixture": ("dpo", {"model_name_or_path": "{mixture}", "aux_loss_coef": 0.05}),
+    "ppo mixture": ("ppo", {"actor_model_name_or_path": "{mixture}", "aux_loss_coef": 0.05}),
     "pairwise": ("pairwise", {}),
     "pairwise LoRA": ("pairwise", LORA),
 }
@@ -57,8 +62,14 @@ EXCEEDED = {
     "lagrangian ahead": ("rollout/staleness", 0),
     "dapo ahead": ("rollout/gen_batches", 1),
     "remax ahead": ("policy/entropy_coeff", 0.1),
+    "dpo mixture": ("policy/load_max", 1.0),
+    "ppo mixture": ("policy/load_max", 1.0),
 }
 """A metric and a number that it exceeds somewhere, which tells that what a row is for took place."""
+
+
+RARE = {"ppo mixture"}
+MIXTURE = {"model_type": "mixtral", "num_local_experts": 3, "num_experts_per_tok": 2, "sliding_window": None}
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +79,9 @@ def folder(tmp_path_factory):
     make_models(place)
     parity = "def parity(prompts, responses, labels):\n    return [float(len(text) % 2) for text in responses]\n"
     (place / "function.py").write_text(parity)
+    shape, tokenizer = place / "config" / "mixture.json", load_tokenizer(TOKENIZER)
+    shape.write_text(json.dumps({**TINY, **MIXTURE}))
+    save_model(place / "mixture", random_causal_lm(shape, seed=1, tokenizer=tokenizer), tokenizer)
     return place
 
 
@@ -122,7 +136,7 @@ def results(output):
     return files, read_shared_metrics(output)
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.rare] * (n in RARE)) for n in ROWS])
 def test_killed_and_resumed_equals_uninterrupted(name, folder):
     trainer, keys = ROWS[name]
     whole, broken = (folder / f"{name.replace(' ', '-')}-{part}" for part in ("whole", "broken"))
