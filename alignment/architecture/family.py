@@ -198,7 +198,7 @@ class Family:
     @property
     def is_gated(self) -> bool:
         """Whether the activation of one projection of the feed-forward block multiplies another."""
-        return any(weight.role == "gate" for weight in self.layer)
+        return any(weight.role in ("gate", "expert_gate") for weight in self.layer)
 
     def has_norms(self, place: str) -> bool:
         """Return whether layers have norms ``after`` attention and feed-forward, or have ``none before``."""
