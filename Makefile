@@ -10,6 +10,8 @@ comma := ,
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# Files of tests side by side, the long ones of the first folders first (make test ARGS="-n 0": one after another).
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 TEST_EXTRAS := $(if $(INTEROP),test$(comma)interop,test)
 export PYTHON
 # Prints the time a recipe took and keeps its exit status.
@@ -35,13 +37,13 @@ real: $(VENV)/.installed-real
 	@$(call timed,$(BIN)/python tools/real_run.py $(ARGS))
 
 test: $(VENV)/.installed-$(TEST_EXTRAS)
-	@$(call timed,$(BIN)/python -m pytest $(ARGS))
+	@$(call timed,$(BIN)/python -m pytest $(PARALLEL) $(ARGS))
 
 test-distributed: $(VENV)/.installed-test
 	@$(call timed,$(BIN)/python -m alignment verify --table $(ARGS) && $(BIN)/python -m pytest tests/distributed -m "")
 
 test-bf16: $(VENV)/.installed-test
-	@$(call timed,$(BIN)/python -m tests.bf16.table --write docs/bf16.md $(ARGS))
+	@$(call timed,$(BIN)/python -m tests.bf16.table --write docs/bf16.md $(ARGS) && $(BIN)/python -m pytest tests/bf16 -m "")
 
 lint: $(VENV)/.installed-test
 	@$(call timed,$(BIN)/ruff check . && $(BIN)/lint-imports)

@@ -46,6 +46,8 @@ EXTRAS = {
     "test": [
         "pytest>=8",
         "pytest-timeout>=2.3",
+        # The tests take longer than an hour one after another, mostly waiting for single processes.
+        "pytest-xdist>=3.6",
         "hypothesis>=6.100",
         "ruff==0.17.*",
         "import-linter>=2.15,<3",

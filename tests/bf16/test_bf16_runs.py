@@ -43,7 +43,10 @@ def exact(folder):
     return runs.train(folder, "one process", half=False)
 
 
-@pytest.fixture(scope="module", params=runs.LAYOUTS)
+FIRST, *OTHERS = runs.LAYOUTS
+
+
+@pytest.fixture(scope="module", params=[FIRST, *(pytest.param(name, marks=pytest.mark.rare) for name in OTHERS)])
 def half(request, folder):
     """The runs in bfloat16, in one of the layouts."""
     return runs.train(folder, request.param)
