@@ -5,65 +5,12 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import gguf
 import llama_cpp
 import numpy as np
+from gguf_llama import write_gguf
 from rollout_worker import Generate, Job, read_linear, serve
-
-_LAYER_NAMES = {
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-}
-_TOP_NAMES = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
-
-
-def write_gguf(path: Path, config: dict[str, Any], weights: dict[str, np.ndarray], variant: str) -> None:
-    """Write a Llama without a tokenizer; matrices are [out, in] and of type ``variant``, norms float32."""
-    writer, heads = gguf.GGUFWriter(path, "llama"), config["num_attention_heads"]
-    kind = gguf.GGMLQuantizationType[variant]
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(heads)
-    writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_rope_dimension_count(config["hidden_size"] // heads)
-    writer.add_rope_freq_base(config["rope_theta"])
-    writer.add_vocab_size(config["vocab_size"])
-    writer.add_tokenizer_model("none")
-    for name, value in weights.items():
-        matrix = value.ndim == 2
-        value = pair_rotations(value, heads) if name.endswith(("q_proj.weight", "k_proj.weight")) else value
-        data = gguf.quants.quantize(value, kind) if matrix else value
-        writer.add_tensor(llama_name(name), data, raw_dtype=kind if matrix else gguf.GGMLQuantizationType.F32)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
-def llama_name(name: str) -> str:
-    """Return the name in GGUF of a weight with a Hugging Face name."""
-    name = name.removesuffix(".weight")
-    if name in _TOP_NAMES:
-        return f"{_TOP_NAMES[name]}.weight"
-    layer, rest = name.removeprefix("model.layers.").split(".", 1)
-    return f"blk.{layer}.{_LAYER_NAMES[rest]}.weight"
-
-
-def pair_rotations(weight: np.ndarray, heads: int) -> np.ndarray:
-    """Return [out, in] with the halves of each head interleaved: llama.cpp rotates neighbours, Llama halves."""
-    return weight.reshape(heads, 2, -1, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
 
 
 class LlamaSide:

@@ -1,16 +1,18 @@
-"""Answers per second of ``alignment serve`` and of transformers' server, on the same weights in one run.
+"""Answers per second of ``alignment serve`` and of other servers, on the same float32 weights in one run.
 
-``python benchmarks/serve.py FOLDER --peer PYTHON`` writes a random Llama to FOLDER; PYTHON has torch and
-transformers[serving]. Clients ask at the same time, each for one answer of a fixed length by the likeliest tokens, and
-the texts should be equal. Servers take turns in every round. Wall time depends on what else the machine does; the
-processor time of a server does not much. ``--other NAME=ADDRESS`` adds a server of the same folder that runs already
-(of llama-cpp-python, for example), without its processor time.
+``python benchmarks/serve.py FOLDER`` writes a random Llama to FOLDER. ``--peer PYTHON`` adds ``transformers serve``
+(PYTHON has torch and transformers[serving]), ``--llama PYTHON`` llama.cpp's own server (xllamacpp, gguf, safetensors),
+``--llama_cpp_python PYTHON`` that of llama-cpp-python[server] (also gguf, safetensors). Clients ask at the same time,
+each for one answer of a fixed length by the likeliest tokens, and the texts should be equal. Servers take turns in
+every round. Wall time depends on what else the machine does; the processor time of a server does not much.
+``--other NAME=ADDRESS`` adds a server of the same folder that runs already, without its processor time.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import re
 import statistics
@@ -73,16 +75,19 @@ def write_model(folder: Path, size: str) -> None:
 
 
 @contextmanager
-def start(name: str, command: Sequence[str], address: str, model: str, log: Path) -> Iterator[Served]:
+def start(served: Served, command: Sequence[str], environment: dict[str, str], log: Path) -> Iterator[Served]:
     """Run a server until its end, from when it answers."""
-    with log.open("w") as stream, subprocess.Popen(command, stdout=stream, stderr=stream) as process:
+    with (
+        log.open("w") as stream,
+        subprocess.Popen(command, stdout=stream, stderr=stream, env=environment) as process,
+    ):
         try:
             end = time.monotonic() + _STARTED_SECONDS
-            while not _answers(address):
+            while not _answers(served.address):
                 if process.poll() is not None or time.monotonic() > end:
-                    raise SystemExit(f"{name} does not answer:\n{log.read_text()[-2000:]}")
+                    raise SystemExit(f"{served.name} does not answer:\n{log.read_text()[-2000:]}")
                 time.sleep(0.5)
-            yield Served(name, address, model, process.pid)
+            yield served._replace(process=process.pid)
         finally:
             process.terminate()
 
@@ -121,60 +126,99 @@ def _processor_seconds(served: Served) -> float:
 def report(rounds: dict[str, list[Round]]) -> str:
     """Return a table; ratios are to the first server."""
     lines = [
-        "| server | tokens/s | tokens per processor second | ratio of ours: wall, processor |",
-        "|---|---|---|---|",
+        "| server | tokens/s | tokens per processor second | ratio of ours: wall, processor | equal answers |",
+        "|---|---|---|---|---|",
     ]
-    rates = {
-        name: [statistics.median(one.tokens / time for one, time in zip(found, times, strict=True)) for times in kinds]
-        for name, found in rounds.items()
-        for kinds in [([one.seconds for one in found], [one.processor_seconds for one in found])]
-    }
-    ours = next(iter(rates.values()))
-    for name, (wall, processor) in rates.items():
-        lines.append(f"| {name} | {wall:.1f} | {processor:.1f} | {ours[0] / wall:.2f}, {ours[1] / processor:.2f} |")
-    first = next(iter(rounds.values()))[0].texts
+    ours, answers = next(iter(rounds.values())), next(iter(rounds.values()))[0].texts
+    first = _rates(ours)
     for name, found in rounds.items():
-        equal = sum(a == b for one in found for a, b in zip(first, one.texts, strict=True))
-        lines.append(f"\n{name}: {equal} of {len(first) * len(found)} answers are those of the first server")
+        wall, processor = _rates(found)
+        equal = sum(a == b for one in found for a, b in zip(answers, one.texts, strict=True))
+        lines.append(
+            f"| {name} | {wall:.1f} | {processor:.1f} | {first[0] / wall:.2f}, {first[1] / processor:.2f} "
+            f"| {equal} of {len(answers) * len(found)} |"
+        )
     return "\n".join(lines)
+
+
+def _rates(found: list[Round]) -> tuple[float, float]:
+    """Return medians of tokens a second and a processor second."""
+    return (
+        statistics.median(one.tokens / one.seconds for one in found),
+        statistics.median(one.tokens / one.processor_seconds for one in found),
+    )
+
+
+def commands(options: argparse.Namespace, model: str) -> Iterator[tuple[str, int, list[str]]]:
+    """Yield name, port and command of each server that is wanted."""
+    slots, length, threads = str(max(options.clients)), str(options.max_length), str(options.threads)
+    ours = [sys.executable, "-m", "alignment", "serve", "--policy", model, "--port", "8911"]
+    yield "alignment", 8911, [*ours, "--max_length", length, "--num_slots", slots]
+    if options.peer:
+        command = [options.peer, "-m", "transformers.cli.transformers", "serve", "--port", "8912", "--device", "cpu"]
+        yield "transformers", 8912, [*command, "--dtype", "float32", *options.peer_options.split()]
+    script = str(Path(__file__).with_name("serve_llama.py"))
+    kinds = [("llama.cpp", options.llama, "own", 8913), ("llama_cpp_python", options.llama_cpp_python, "python", 8914)]
+    for name, python, kind, port in kinds:
+        if python:
+            shape = ["--slots", slots, "--length", length, "--threads", threads]
+            yield name, port, [python, script, kind, str(options.folder), str(port), *shape]
+
+
+def read_options() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("folder", type=Path)
+    add("--peer", help="Python with torch and transformers[serving]")
+    add("--peer_options", default="", help="more options of the peer's server")
+    add("--llama", help="Python with xllamacpp, gguf and safetensors")
+    add("--llama_cpp_python", help="Python with llama-cpp-python[server], gguf and safetensors")
+    add("--other", action="append", default=[], metavar="NAME=ADDRESS")
+    add("--size", choices=MODELS, default="25m")
+    add("--clients", type=int, nargs="+", default=[16])
+    add("--tokens", type=int, nargs="+", default=[64])
+    add("--threads", type=int, default=1)
+    add("--max_length", type=int, default=256, help="most tokens of a prompt and its answer")
+    add("--rounds", type=int, default=3)
+    add("--peer_tokens", type=int, default=2**30, help="most tokens a round of transformers, which takes long")
+    return parser.parse_args()
+
+
+def compare(servers: Sequence[Served], options: argparse.Namespace, clients: int, tokens: int) -> str:
+    """Measure all servers for ``clients`` answers of ``tokens`` tokens; return the table."""
+    prompts = [f" w{3 * number} w{number} w{7 * number}" for number in range(1, clients + 1)]
+    rounds: dict[str, list[Round]] = {}
+    for _ in range(options.rounds):
+        for served in servers:
+            if served.name == "transformers" and clients * tokens > options.peer_tokens:
+                continue
+            found = ask_all(served, prompts, clients=clients, tokens=tokens)
+            rounds.setdefault(served.name, []).append(found)
+            shown = f"{found.seconds:.1f} s, {found.processor_seconds:.2f} processor seconds, {found.tokens} tokens"
+            print(f"{clients} x {tokens}, {served.name}: {shown}", file=sys.stderr, flush=True)
+    return report(rounds)
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--peer", help="Python with torch and transformers[serving]")
-    parser.add_argument("--peer_options", default="", help="more options of the peer's server")
-    parser.add_argument("--other", action="append", default=[], metavar="NAME=ADDRESS")
-    parser.add_argument("--size", choices=MODELS, default="25m")
-    parser.add_argument("--clients", type=int, default=16)
-    parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
+    options = read_options()
     write_model(options.folder, options.size)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     model = str(options.folder / "model")
-    ours = [sys.executable, "-m", "alignment", "serve", "--policy", model, "--port", "8911", "--max_length", "256"]
-    theirs = [options.peer, "-m", "transformers.cli.transformers", "serve", "--port", "8912", "--device", "cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "MKL_NUM_THREADS": str(options.threads)}
     with ExitStack() as stack:
-        enter = stack.enter_context
-        servers = [enter(start("alignment", ours, "http://127.0.0.1:8911", model, options.folder / "ours.log"))]
-        if options.peer:
-            command = [*theirs, "--dtype", "float32", *options.peer_options.split()]
-            servers.append(
-                enter(start("transformers", command, "http://127.0.0.1:8912", model, options.folder / "peer.log"))
-            )
+        servers = []
+        for name, port, command in commands(options, model):
+            log, address = options.folder / f"{name}.log", f"http://127.0.0.1:{port}"
+            servers.append(stack.enter_context(start(Served(name, address, model, None), command, environment, log)))
         servers += [Served(*other.split("=", 1), model, None) for other in options.other]
-        prompts = [f"w{3 * number} w{number} w{7 * number}" for number in range(1, options.clients + 1)]
-        rounds: dict[str, list[Round]] = {served.name: [] for served in servers}
         for served in servers:
-            ask_all(served, prompts[:1], clients=1, tokens=2)
-        for _ in range(options.rounds):
-            for served in servers:
-                found = ask_all(served, prompts, clients=options.clients, tokens=options.tokens)
-                rounds[served.name].append(found)
-                shown = f"{found.seconds:.1f} s, {found.processor_seconds:.1f} processor seconds, {found.tokens} tokens"
-                print(f"{served.name}: {shown}", file=sys.stderr, flush=True)
-    print(report(rounds))
+            ask_all(served, [" w3 w1 w7"], clients=1, tokens=2)
+        for clients in options.clients:
+            for tokens in options.tokens:
+                print(f"\n{clients} clients, {tokens} tokens each, {options.threads} threads a server\n")
+                print(compare(servers, options, clients, tokens), flush=True)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,15 @@ FORMATS = ("huggingface", "paddlenlp")
 TOLERANCE = 0.0
 """Largest allowed difference between the logits of the written model and of the one read back."""
 
+_OTHER_FORMS = {
+    "average": (
+        "it was trained with loss_type=average, so its score is a mean over the answer's tokens",
+        "Train with loss_type=sequence-wise",
+    ),
+    "steps": ("it scores the steps of an answer", "Use its own folder"),
+}
+"""What is said of the forms of a score that are not read at the last token, and what to do instead."""
+
 
 def export_model(
     source: Path,
@@ -31,8 +40,8 @@ def export_model(
     """Write ``target``, reload it and compare; ``target`` appears only if the logits are equal.
 
     ``layout`` is one of ``FORMATS``; ``head_prefix`` names an unusual score head. An adapter is merged into its base
-    first; ``base`` replaces the base that it names. bfloat16 rounds the weights first, so
-    the comparison stays exact. Returns the rows of the printed table.
+    first; ``base`` replaces the base that it names. bfloat16 rounds the weights first, so the comparison stays exact.
+    Returns the rows of the printed table.
     """
     from alignment.models.adapters.folder import adapter_in
     from alignment.models.folders.hub import find_in_run
@@ -47,7 +56,7 @@ def export_model(
         model, tokenizer, merged = _load(folder, dtype, head_prefix), _tokenizer(folder), {}
     else:
         model, tokenizer, merged = load_merged(folder, base, dtype)
-    _refuse_unlike(model, folder)
+    _refuse_unlike(model, folder, is_adapter=adapter is not None)
     with write_folder(target) as aside:
         _save(aside, model, tokenizer, layout)
         # Paddle cannot multiply in bfloat16 on CPUs: the rounded weights of both are compared in float32.
@@ -111,18 +120,22 @@ def _load(folder: Path, dtype: str, head_prefix: str | None = None) -> Any:
     return load_causal_lm(folder, dtype=dtype)
 
 
-def _refuse_unlike(model: Any, folder: Path) -> None:
-    """Refuse a score model whose scores other suites would read differently."""
-    if getattr(getattr(model, "options", None), "score_form", "end") == "average":
+def _refuse_unlike(model: Any, folder: Path, *, is_adapter: bool) -> None:
+    """Refuse a score model whose scores other suites would read differently.
+
+    An adapter cannot be used by itself in this one either, so it is a warning if only the form of the score is another.
+    """
+    from alignment.telemetry import log
+
+    form = getattr(getattr(model, "options", None), "score_form", "end")
+    if form in _OTHER_FORMS and is_adapter:
+        what = _OTHER_FORMS[form][0]
+        log.warn(f"{folder}: {what}, and other suites read the new folder at the last token: use it in this one only")
+    elif form in _OTHER_FORMS:
+        what, instead = _OTHER_FORMS[form]
         raise ModelFolderError(
-            f"{folder}: it was trained with loss_type=average, so its score is a mean over the answer's tokens, and a "
-            "sequence classification folder is read at the last token: the exported scores would be wrong. Train with "
-            "loss_type=sequence-wise"
-        )
-    if getattr(getattr(model, "options", None), "score_form", "end") == "steps":
-        raise ModelFolderError(
-            f"{folder}: it scores the steps of an answer, and a sequence classification folder is read at the last "
-            "token: the exported scores would be wrong. Use its own folder"
+            f"{folder}: {what}, and a sequence classification folder is read at the last token: the exported scores "
+            f"would be wrong. {instead}"
         )
     bias = getattr(getattr(model, "score", None), "bias", None)
     if bias is not None and float(bias.abs().max()) > 0:
