@@ -154,7 +154,7 @@ def read_choices(found: Any, count: int) -> dict[str, list[Any]]:
 
 
 def _num_tokens(choice: dict[str, Any], usage: Any) -> int:
-    ids, logprobs = choice.get("token_ids"), _object(choice, "logprobs").get("token_logprobs")
+    ids, logprobs = choice.get("token_ids"), _logprobs(choice)
     if isinstance(ids, list) or isinstance(logprobs, list):
         return len(ids if isinstance(ids, list) else logprobs)
     if type(usage) is not int or usage < 0:
@@ -164,7 +164,7 @@ def _num_tokens(choice: dict[str, Any], usage: Any) -> int:
 
 def _logprob(choice: dict[str, Any]) -> float | None:
     """Return the sum of the log-probs; None if the server tells none."""
-    found = _object(choice, "logprobs").get("token_logprobs")
+    found = _logprobs(choice)
     if found is None:
         return None
     if not isinstance(found, list) or not all(
@@ -172,6 +172,15 @@ def _logprob(choice: dict[str, Any]) -> float | None:
     ):
         raise Nonsense("log-probs that are no numbers")
     return float(np.asarray(found, np.float32).sum(dtype=np.float64))
+
+
+def _logprobs(choice: dict[str, Any]) -> Any:
+    """Return the log-probs of the tokens, in the form of completions or (llama.cpp) of chat; None: there are none."""
+    told = _object(choice, "logprobs")
+    content = told.get("content")
+    if isinstance(content, list) and all(isinstance(one, dict) for one in content):
+        return [one.get("logprob") for one in content]
+    return told.get("token_logprobs")
 
 
 def _object(found: dict[str, Any], key: str) -> dict[str, Any]:

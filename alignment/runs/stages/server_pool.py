@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import httpx
 
 from alignment.errors import UserError
+from alignment.runs.stages.server_dialects import in_dialect
 from alignment.telemetry import log
 
 T = TypeVar("T")
@@ -25,11 +26,17 @@ class ServedModel(NamedTuple):
     """A model that a server lists."""
 
     name: str
-    is_ours: bool
+    owner: str | None
+    """Whose server it is, as it says."""
     weights: str | None = None
     """What tells its weights from others; of this suite's servers."""
     tokenizer: str | None = None
     """Fingerprint of its tokenizer; of this suite's servers."""
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the server is this suite's."""
+        return self.owner == OWNER
 
 
 class _Failed(Exception):
@@ -39,7 +46,7 @@ class _Failed(Exception):
 class _Server:
     def __init__(self, address: str) -> None:
         self.address = address
-        self.model = ServedModel("", False)
+        self.model = ServedModel("", None)
         self.busy = 0
         self.avoided_until = 0.0
         self.failures = 0
@@ -87,7 +94,7 @@ class ServerPool:
         for attempt in range(self._retries + 1):
             server = self._take()
             try:
-                content = {**body, "model": server.model.name}
+                content = {**in_dialect(body, server.model.owner), "model": server.model.name}
                 found = self._send(server, "POST", "/v1/completions", content, read)
                 server.failures = 0
                 return found
@@ -156,9 +163,10 @@ def _choose(found: Any, wanted: str | None) -> ServedModel:
     if wanted is not None and wanted not in names:
         raise Nonsense(f"no model {wanted}")
     one = listed[0 if wanted is None else names.index(wanted)]
-    if one.get("owned_by") != OWNER:
-        return ServedModel(one["id"], False)
-    return ServedModel(one["id"], True, one.get("system_fingerprint"), one.get("tokenizer"))
+    owner = one.get("owned_by")
+    if owner != OWNER:
+        return ServedModel(one["id"], owner)
+    return ServedModel(one["id"], owner, one.get("system_fingerprint"), one.get("tokenizer"))
 
 
 def _is_model(listed: Any) -> bool:

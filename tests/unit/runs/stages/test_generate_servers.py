@@ -73,11 +73,12 @@ def run(written, *addresses, **changes):
 class Other:
     """A server of another suite: its answer tells prompt and seed. ``fault`` is what it does instead."""
 
-    def __init__(self, fault=None, *, after=0):
+    def __init__(self, fault=None, *, after=0, owner="others"):
         self.fault, self.after, self.asked, self.lock = fault, after, [], threading.Lock()
+        self.owner = owner
 
     def app(self):
-        models = {"data": [{"id": "theirs", "owned_by": "others"}]}
+        models = {"data": [{"id": "theirs", "owned_by": self.owner}]}
         return Starlette(
             routes=[
                 Route("/v1/models", lambda _: JSONResponse(models)),
@@ -188,6 +189,28 @@ def test_what_no_server_answers_stops_with_a_message_and_is_continued(written, s
     continued = run(written, address)
     assert len(server.asked) - before < 21, "what was done is not asked again"
     assert continued == run(written, address)
+
+
+async def as_llama_cpp(body):
+    content = [{"token": "a", "logprob": -1.0}, {"token": "b", "logprob": -0.5}]
+    choice = {"index": 0, "text": "a b", "logprobs": {"content": content}, "finish_reason": "stop"}
+    return JSONResponse({"choices": [choice], "usage": {"completion_tokens": 2}})
+
+
+def test_a_server_of_llama_cpp_filters_nothing_of_its_own(written, start, caplog):
+    """Its defaults (the 40 likeliest tokens, min_p, the temperature last) would give other answers without a word."""
+    theirs, others = Other(as_llama_cpp, owner="llamacpp"), Other()
+    rows = [json.loads(line) for line in run(written, *start(theirs), top_p=0.9, temperature=0.5).splitlines()]
+    assert all(row["logprobs"] == [-1.5] * 3 and row["num_tokens"] == [2] * 3 for row in rows)
+    for body in theirs.asked:
+        assert body["samplers"] == ["penalties", "temperature", "top_k", "top_p"]
+        assert (body["top_k"], body["top_p"], body["temperature"]) == (0, 0.9, 0.5)
+    run(written, *start(theirs, others), top_k=5, repetition_penalty=1.5)
+    body = theirs.asked[-1]
+    assert (body["top_k"], body["repeat_penalty"], body["repeat_last_n"]) == (5, 1.5, -1)
+    assert all("samplers" not in body and body["repetition_penalty"] == 1.5 for body in others.asked)
+    with pytest.raises(UserError, match="min_dec_len=2: llama.cpp's server knows no such bound"):
+        run(written, *start(theirs), min_dec_len=2)
 
 
 @pytest.mark.parametrize(
