@@ -69,7 +69,7 @@ EXCEEDED = {
 
 
 RARE = {"ppo mixture"}
-MIXTURE = {"model_type": "mixtral", "num_local_experts": 3, "num_experts_per_tok": 2, "sliding_window": None}
+MIXTURE = {"model_type": "mixtral", "num_key_value_heads": 2, "num_local_experts": 3, "sliding_window": None}
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,8 @@ def folder(tmp_path_factory):
     make_models(place)
     parity = "def parity(prompts, responses, labels):\n    return [float(len(text) % 2) for text in responses]\n"
     (place / "function.py").write_text(parity)
-    shape, tokenizer = place / "config" / "mixture.json", load_tokenizer(TOKENIZER)
+    shape, tokenizer = place / "shape of a mixture" / "config.json", load_tokenizer(TOKENIZER)
+    shape.parent.mkdir()
     shape.write_text(json.dumps({**TINY, **MIXTURE}))
     save_model(place / "mixture", random_causal_lm(shape, seed=1, tokenizer=tokenizer), tokenizer)
     return place
