@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Protocol
 
-from alignment.data.encoded.store import count_tokens
 from alignment.loops.session import Session
+from alignment.loops.shared_prompts import count_samples
 from alignment.metrics import Metric, merge_metrics
 from alignment.parallel.micro_batches import MicroBatches
 from alignment.parallel.runner import ModelRunner, Objective
@@ -48,8 +48,8 @@ class SupervisedTask:
     """Called with the micro-batches of an update and the model's runner before training on them, to add fields from
     other models.
     """
-    preparing: str = "reference"
-    """The stage that the time of ``prepare`` is attributed to."""
+    preparing: str = "update"
+    """The stage that the time of ``prepare`` and ``measure`` is attributed to."""
     measure: Measure | None = None
     """Called after ``prepare``, to add fields that compare all rows of an update. None: the objective needs none."""
     after_update: Callable[[Learner], None] | None = None
@@ -68,14 +68,16 @@ class SupervisedLoop:
     runner: ModelRunner
     """Runs the learner's model without gradients."""
     session: Session
+    shares_tokens: bool = False
+    """Whether rows share the tokens they begin with."""
 
     def run(self) -> None:
         """Train until the session's last update."""
         for given, epoch_ended in self.samples:
             samples, sampling = self._renew(given)
-            groups = self.micro_batches.divide([*map(count_tokens, samples)])
+            groups = self.micro_batches.divide(*count_samples(samples, shares=self.shares_tokens))
             batches = [self.task.make_batch([samples[i] for i in group]) for group in groups]
-            with self.session.stage("update" if self.task.prepare is None else self.task.preparing):
+            with self.session.stage(self.task.preparing):
                 if self.task.prepare is not None:
                     self.task.prepare(batches, self.runner)
                 if self.task.measure is not None:

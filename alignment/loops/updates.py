@@ -12,8 +12,8 @@ import numpy as np
 from alignment.algorithms.adaptive_entropy import AdaptiveEntropy
 from alignment.algorithms.on_policy.spec import CriticRole, OnPolicyAlgorithm
 from alignment.metrics import Metric, average_metrics, merge_metrics
-from alignment.models.decoder.forest import sharing_tokens
-from alignment.parallel.micro_batches import MicroBatches
+from alignment.models.decoder.forest import shareable, sharing_tokens
+from alignment.parallel.micro_batches import Families, MicroBatches
 from alignment.parallel.roles import EVERYONE, RoleRanks, RoleWork, share_work
 from alignment.parallel.runner import Objective
 from alignment.records import Experience, Loss, Rollout, TokenBatch
@@ -40,6 +40,8 @@ class UpdatePlan:
     ptx_coeff: float
     with_entropy: bool
     """Whether the policy loss needs the entropy with its gradient."""
+    counts_shared_once: bool = False
+    """Whether a token budget counts tokens that rows share once: every model that learns must share them."""
     frozen_updates: int = 0
     """Updates at the start of the run from which only the critic learns."""
     target_kl: float | None = None
@@ -135,12 +137,15 @@ class OnPolicyUpdater:
         self, rollout: Rollout, rows: np.ndarray, fields: Mapping[str, np.ndarray]
     ) -> tuple[list[np.ndarray], list[TokenBatch]]:
         """Return the micro-batches of an update from ``rows``: their rows, and the batches."""
-        together = None
+        families = None
         if sharing_tokens():  # the rows of a prompt are neighbours in the rollout
             rows = np.sort(rows)
-            together = rollout.group_ids[rows]
-        sizes = rollout.prompt_lengths[rows] + rollout.response_lengths[rows]
-        groups = [rows[group] for group in self.plan.micro_batches.divide(sizes, together)]
+        sizes, prompts = rollout.prompt_lengths[rows] + rollout.response_lengths[rows], rollout.prompt_lengths[rows]
+        if sharing_tokens():
+            shared = [shareable(prompt, [size]) for prompt, size in zip(prompts.tolist(), sizes.tolist(), strict=True)]
+            shared = np.array(shared, np.int64) * self.plan.counts_shared_once
+            families = Families(rollout.group_ids[rows], shared)
+        groups = [rows[group] for group in self.plan.micro_batches.divide(sizes, families)]
         return groups, [token_batch(rollout, group, fields) for group in groups]
 
     @property

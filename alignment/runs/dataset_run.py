@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from alignment.data.encoded.store import count_tokens
 from alignment.data.loader import BatchLoader
 from alignment.device.memory import MemoryWatch
 from alignment.loops.evaluation import Evaluation
 from alignment.loops.session import Counters, Hooks
+from alignment.loops.shared_prompts import count_samples
 from alignment.loops.supervised import SupervisedLoop, SupervisedTask
 from alignment.models.tokenizer.tokenizer import Tokenizer
 from alignment.parallel.micro_batches import MicroBatches
@@ -64,8 +64,9 @@ class DatasetRun:
         """Train (or only evaluate), export and report; ``memory`` replaces the default memory watch."""
         training = self.launch.parsed.training
         loader, micro_batches = self.loader, micro_batches_of(self.launch, self.rows_per_sample)
+        shares = self.model.model.shares_tokens
         if micro_batches.max_tokens is not None:
-            micro_batches.check([*map(count_tokens, loader.samples)], "training row")
+            micro_batches.check(count_samples(loader.samples, shares=shares)[0], "training row")
         horizon = horizon_of(self.launch, loader)
         learner = build_learner(self.launch, self.name, self.model, training, total_updates=horizon.total_updates)
         state = RunState(
@@ -106,6 +107,7 @@ class DatasetRun:
                     learner=learner,
                     runner=scoring_runner(learner),
                     session=session,
+                    shares_tokens=shares,
                 )
                 with self.launch.signals.deferred("the current update"), session.progress:
                     loop.run()

@@ -131,7 +131,8 @@ class TrainingArguments:
         inert_when=unless("packing_samples", True),
     )
     """The most tokens of a micro-batch (forward and backward) in one process, padding not counted; a pair counts both
-    answers. null: those of per_device_train_batch_size rows (or pairs) of max_length.
+    answers, and a prompt that rows share (share_prefixes) counts once. null: the tokens of per_device_train_batch_size
+    rows (or pairs) of max_length.
     """
 
     learning_rate: float = argument(5e-5, minimum=0)

@@ -25,7 +25,7 @@ from alignment.errors import DataError
 from alignment.models.decoder.adapter_use import ADAPTED, AdapterState, AdapterUse
 from alignment.models.decoder.balancing import ExpertBalance
 from alignment.models.decoder.feed_forward import ExpertFeedForward, FeedForward
-from alignment.models.decoder.forest import PASSED, Forest, pack
+from alignment.models.decoder.forest import PASSED, Forest, pack, sharing_tokens
 from alignment.models.decoder.layers import (
     Embedding,
     Linear,
@@ -303,9 +303,13 @@ class Decoder(nn.Layer):
 
         Dropout differs between rows, and the balance of experts counts every row's tokens: nothing is shared there.
         """
+        return pack(ids, lengths) if self.shares_tokens else Forest.plain(lengths, ids.shape[1])
+
+    @property
+    def shares_tokens(self) -> bool:
+        """Whether rows of a pass share the tokens they begin with."""
         drops = self.adapter is not None and self.adapter.dropout > 0
-        is_apart = drops or self.config.experts is not None
-        return Forest.plain(lengths, ids.shape[1]) if is_apart else pack(ids, lengths)
+        return sharing_tokens() and not drops and self.config.experts is None
 
     def _read(self, ids: np.ndarray, lengths: np.ndarray, position_ids: np.ndarray | None = None) -> PackedTokens:
         if position_ids is not None:

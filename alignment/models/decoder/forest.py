@@ -6,6 +6,7 @@ and backward; the gradient of a shared token is the sum over its rows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,11 @@ def share_tokens(enabled: bool) -> None:
 def sharing_tokens() -> bool:
     """Return whether rows share the tokens they begin with."""
     return _wanted
+
+
+def shareable(prefix: int, lengths: Sequence[int]) -> int:
+    """Return how many of the first ``prefix`` tokens all rows of ``lengths`` share with others that begin with them."""
+    return prefix if all(prefix * LEAST_SHARE >= length for length in lengths) else 0
 
 
 class PassedTokens:

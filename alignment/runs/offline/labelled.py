@@ -15,6 +15,7 @@ from alignment.algorithms.preference.spec import BaselineRows, LabelledAnswers
 from alignment.data.encoded.tokenized import Sample
 from alignment.data.loader import BatchLoader
 from alignment.errors import DataError
+from alignment.loops.shared_prompts import prompt_families
 from alignment.loops.supervised import Measure
 from alignment.parallel.micro_batches import MicroBatches
 from alignment.parallel.runner import ModelRunner
@@ -99,16 +100,18 @@ def mismatched(batches: Sequence[TokenBatch], order: Sequence[int], max_length: 
     return [_batch_of(made[start:stop]) for start, stop in pairwise(edges)]
 
 
-def within_budget(batches: Sequence[TokenBatch], cut: MicroBatches) -> tuple[Sequence[TokenBatch], np.ndarray]:
+def within_budget(
+    batches: Sequence[TokenBatch], cut: MicroBatches, *, shares: bool = False
+) -> tuple[Sequence[TokenBatch], np.ndarray]:
     """Return the rows of ``batches`` cut to the token budget, and the place [N] of each of them in the new order.
 
     A row that is over the budget has a micro-batch to itself. Without a budget nothing changes.
+    ``shares``: rows share the tokens they begin with.
     """
     if cut.max_tokens is None:
         return batches, np.arange(sum(batch.num_rows for batch in batches))
     rows = _rows(batches)
-    sizes = [min(len(row.prompt) + len(row.answer), cut.max_tokens) for row in rows]
-    groups = cut.divide(sizes)
+    groups = _divide(rows, cut, shares=shares)
     return [_batch_of([rows[at] for at in group]) for group in groups], np.argsort(np.concatenate(groups))
 
 
@@ -120,26 +123,81 @@ def open_baseline(
     max_length: int,
     cut: MicroBatches,
     joining: Joining = NOT_JOINED,
+    shares: bool = False,
 ) -> Measure:
     """Return a function that adds the field ``baseline`` to all micro-batches of an update.
 
-    ``reference`` adds the reference's numbers to micro-batches; those of the update have them already. ``cut``: how
+    ``reference`` adds the reference's numbers to micro-batches; those of the update have them already unless the
+    baseline is of mismatched rows. ``shares``: rows share the tokens they begin with; those with the same prompt are in
+    the same passes of the reference. ``cut``: how
     updates are divided, whose token budget mismatched rows keep too; ``joining``: how its passes join micro-batches.
     """
 
     def measure(batches: Sequence[TokenBatch], policy: ModelRunner, order: Sequence[int], *, learns: bool) -> None:
         rows, places = batches, np.arange(len(order))
         if baseline.rows == "mismatched":
-            rows, places = within_budget(mismatched(batches, order, max_length), cut)
-            reference(rows, policy)
+            others = mismatched(batches, order, max_length)
+            largest = max(joining.rows, *(batch.num_rows for batch in batches))
+            both, among = _together(batches, others, cut, shares=shares and largest > 1)
+            reference(both, policy)
+            _fill([*batches, *others], _field(both)[among], FIELD)
+            rows, places = within_budget(others, cut, shares=shares)
+            _fill(rows, _field(others)[np.argsort(places)], FIELD)
         logps = forward_joined(policy, rows, objective.read, joining)
         gains = [logp - row.fields[FIELD] for logp, row in zip(logps, rows, strict=True)]
         labels = [batch.fields[LABEL] for batch in batches]
-        values = baseline.values(np.concatenate(gains)[places], np.concatenate(labels))
-        for batch, part in zip(batches, np.split(values, np.cumsum([*map(len, labels)])[:-1]), strict=True):
-            batch.fields[BASELINE] = part
+        _fill(batches, baseline.values(np.concatenate(gains)[places], np.concatenate(labels)), BASELINE)
 
     return measure
+
+
+def _together(
+    batches: Sequence[TokenBatch], others: Sequence[TokenBatch], cut: MicroBatches, *, shares: bool
+) -> tuple[list[TokenBatch], np.ndarray]:
+    """Return the rows of ``batches`` and of ``others`` in micro-batches, and the place [2N] of each of them there.
+
+    ``shares``: those with the same prompt are in the same one, as far as a budget allows.
+    """
+    rows = _rows([*batches, *others])
+    if cut.max_tokens is not None:
+        groups = _divide(rows, cut, shares=shares)
+    else:
+        groups = _pair_up(batches) if shares else _consecutive([*batches, *others])
+    return [_batch_of([rows[at] for at in group]) for group in groups], np.argsort(np.concatenate(groups))
+
+
+def _consecutive(batches: Sequence[TokenBatch]) -> list[Sequence[int]]:
+    """Return the numbers of the rows of each of ``batches``."""
+    return [range(*edge) for edge in pairwise(np.cumsum([0, *(batch.num_rows for batch in batches)]).tolist())]
+
+
+def _pair_up(batches: Sequence[TokenBatch]) -> list[Sequence[int]]:
+    """Return the numbers of rows of ``batches`` (N rows) with N more for each, in micro-batches not larger than these
+    where they have two rows or more.
+    """
+    at_once = max(1, max(batch.num_rows for batch in batches) // 2)
+    count = sum(batch.num_rows for batch in batches)
+    pieces = [rows[i : i + at_once] for rows in _consecutive(batches) for i in range(0, len(rows), at_once)]
+    return [[*piece, *(row + count for row in piece)] for piece in pieces]
+
+
+def _fill(batches: Sequence[TokenBatch], numbers: np.ndarray, field: str) -> None:
+    """Give each row of ``batches`` its number of ``numbers`` [rows] in the field ``field``."""
+    edges = np.cumsum([batch.num_rows for batch in batches])[:-1]
+    for batch, part in zip(batches, np.split(numbers, edges), strict=True):
+        batch.fields[field] = part
+
+
+def _field(batches: Sequence[TokenBatch]) -> np.ndarray:
+    """Return the reference's numbers of all rows of ``batches``."""
+    return np.concatenate([batch.fields[FIELD] for batch in batches])
+
+
+def _divide(rows: Sequence[_Row], cut: MicroBatches, *, shares: bool) -> list[list[int]]:
+    """Return the numbers of ``rows`` in each micro-batch within the budget of ``cut``."""
+    lengths = [[len(row.prompt) + len(row.answer)] for row in rows]
+    families = prompt_families([row.prompt for row in rows], lengths) if shares else None
+    return cut.divide([min(length, cut.max_tokens) for (length,) in lengths], families)
 
 
 class _Row(NamedTuple):

@@ -88,8 +88,11 @@ def build_run(
     measure = None if survey is None else surveying(survey, objective.read_for(hyperparameters))
     if baseline:
         cut, longest = micro_batches_of(launch, objective.rows_per_sample), launch.parsed.data.max_length
-        measure = open_baseline(objective, baseline, held.prepare, max_length=longest, cut=cut, joining=held.joining)
+        passes = {"cut": cut, "joining": held.joining, "shares": model.model.shares_tokens}
+        measure = open_baseline(objective, baseline, held.prepare, max_length=longest, **passes)
     task = build_task(objective, hyperparameters, model=model, reference=held, measure=measure)
+    if baseline and baseline.rows == "mismatched":
+        task = replace(task, prepare=None)  # the baseline's passes give these numbers as well
     if taught:
         task = replace(task, renew=open_own_answers(launch, model, tokenizer, loader.batch_size, taught.num_ids))
 
@@ -251,7 +254,7 @@ def build_task(
         make_batch=objective.make_batch,
         make_objective=make_objective,
         prepare=reference and reference.prepare,
-        preparing=reference.stage if reference else "",
+        preparing=reference.stage if reference else "update",
         measure=measure,
         after_update=after_update,
     )

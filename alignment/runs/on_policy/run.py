@@ -183,6 +183,7 @@ class OnPolicyRun:
 
     def _updater(self) -> OnPolicyUpdater:
         on_policy, hyperparameters, data = self._launch.parsed.on_policy, self._hyperparameters, self._data
+        learn = [self._roles.policy, *self._roles.critics.values()]
         return OnPolicyUpdater(
             policy=self._learners["policy"],
             critic=self._learners.get("critic"),
@@ -197,6 +198,7 @@ class OnPolicyRun:
                 temperature=self._launch.parsed.generation.temperature,
                 ptx_coeff=on_policy.ptx_coeff,
                 with_entropy=hyperparameters.has_entropy_bonus,
+                counts_shared_once=all(model.model.shares_tokens for model in learn),
                 frozen_updates=self._plan.frozen_updates,
                 target_kl=hyperparameters.target_kl,
             ),

@@ -7,7 +7,7 @@ import pytest
 
 from alignment.architecture.parts import even_cut
 from alignment.errors import DataError
-from alignment.parallel.micro_batches import MicroBatches
+from alignment.parallel.micro_batches import Families, MicroBatches
 
 
 def _ragged(seed, count, longest=200):
@@ -82,11 +82,30 @@ def test_a_row_over_the_budget():
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_rows_of_a_family_stay_together_where_they_fit(ranks):
-    sizes, families = _ragged(5, 64), np.repeat(np.arange(16), 4)
+    sizes, numbers = _ragged(5, 64), np.repeat(np.arange(16), 4)
+    families = Families(numbers, np.zeros(64, np.int64))
     groups = MicroBatches(rows=1, max_tokens=3000, ranks=ranks).divide(sizes, families)
     assert sorted(row for group in groups for row in group) == [*range(64)]
     assert max(_sums(groups, sizes)) <= 3000 and len(groups) % ranks == 0
-    assert sum(len({families[row] for row in group}) for group in groups) == 16, "no family is cut"
+    assert sum(len({numbers[row] for row in group}) for group in groups) == 16, "no family is cut"
     small = max(sizes)
     cut = MicroBatches(rows=1, max_tokens=small).divide(sizes, families)
     assert sorted(row for group in cut for row in group) == [*range(64)] and max(_sums(cut, sizes)) <= small
+
+
+def test_tokens_that_a_family_shares_count_once():
+    """Rows of 10 with prompts of 6: two of a family take 14; a row that cannot share (0) takes all of its own."""
+    families = Families([0, 1, 0, 1, 2], np.array([6, 6, 6, 0, 0]))
+    assert families.count(np.full(5, 10), [0, 2]) == 14
+    assert families.count(np.full(5, 10), [1, 3]) == 20, "nobody may stand before the one that could"
+    assert families.count(np.full(5, 10), [4]) == 10
+    assert MicroBatches(rows=1, max_tokens=14).divide([10] * 3, Families([0, 1, 0], np.array([6] * 3))) == [[0, 2], [1]]
+    assert MicroBatches(rows=1, max_tokens=14).divide([10] * 3) == [[0], [1], [2]]
+
+
+def test_processes_are_balanced_by_the_tokens_that_are_left():
+    """One family of 8 rows is computed as 24 tokens, as much as three single rows: it has a process to itself."""
+    families = Families([*[0] * 8, 1, 2, 3], np.array([*[8] * 8, 0, 0, 0]))
+    sizes = np.array([*[10] * 8, 8, 8, 8])
+    groups = MicroBatches(rows=1, max_tokens=24, ranks=2).divide(sizes, families)
+    assert groups == [[*range(8)], [8, 9, 10]] or groups == [[8, 9, 10], [*range(8)]]

@@ -113,6 +113,45 @@ def test_the_baseline_is_a_mean_over_the_whole_update(loss_type, expected):
         assert np.concatenate([batch.fields["baseline"] for batch in batches]).tolist() == expected
 
 
+class _Reference:
+    """Gives each row ten times the sum of its answer tokens; remembers the rows of every pass."""
+
+    def __init__(self):
+        self.passes = []
+
+    def __call__(self, batches, policy):
+        for batch in batches:
+            self.passes.append(rows_of([batch]))
+            batch.fields["reference"] = np.array([10.0 * sum(answer) for _, answer in self.passes[-1]], np.float32)
+
+
+def measured(*, shares, budget=None):
+    batches, reference = [labelled_batch(SAMPLES[:1]), labelled_batch(SAMPLES[1:])], _Reference()
+    baseline = baseline_of(KTO.labels, KTOHyperparameters())._replace(values=lambda gains, labels: gains)
+    cut = MicroBatches(rows=2, max_tokens=budget)
+    passes = {"cut": cut, "shares": shares}
+    open_baseline(SimpleNamespace(read=None), baseline, reference, max_length=64, **passes)(
+        batches, _Policy(), range(4), learns=True
+    )
+    return batches, reference.passes
+
+
+@pytest.mark.parametrize("budget", [None, 8, 14])
+@pytest.mark.parametrize("shares", [False, True])
+def test_the_reference_reads_both_answers_of_a_prompt_in_one_pass_where_rows_share(shares, budget):
+    batches, passes = measured(shares=shares, budget=budget)
+    own = [np.float32(10 * sum(answer)) for answer in ANSWERS]
+    assert np.concatenate([batch.fields["reference"] for batch in batches]).tolist() == own
+    others = [sum(answer) for answer in [*ANSWERS[3:], *ANSWERS[:3]]]
+    assert np.concatenate([batch.fields["baseline"] for batch in batches]).tolist() == [-9.0 * n for n in others]
+    assert sum(map(len, passes)) == 8, "each row once"
+    if budget is None:
+        assert [len(rows) for rows in passes] == ([2, 2, 2, 2] if shares else [1, 3, 1, 3])
+    if shares and budget != 8:  # of 8 tokens no pass holds both rows of the longest prompt
+        apart = [prompt for prompt in PROMPTS if not any([p for p, _ in rows].count(prompt) == 2 for rows in passes)]
+        assert apart == []
+
+
 def test_a_negative_mean_is_zero():
     labels, gains = np.array([1.0, 1.0, 0.0], np.float32), np.array([-3.0, 1.0, 0.5], np.float32)
     assert KTO.labels.baseline(gains, labels, KTOHyperparameters()).tolist() == [0, 0, 0]
