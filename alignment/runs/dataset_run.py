@@ -64,9 +64,8 @@ class DatasetRun:
         """Train (or only evaluate), export and report; ``memory`` replaces the default memory watch."""
         training = self.launch.parsed.training
         loader, micro_batches = self.loader, micro_batches_of(self.launch, self.rows_per_sample)
-        shares = self.model.model.shares_tokens
         if micro_batches.max_tokens is not None:
-            micro_batches.check(count_samples(loader.samples, shares=shares)[0], "training row")
+            micro_batches.check(count_samples(loader.samples, shares=self._shares)[0], "training row")
         horizon = horizon_of(self.launch, loader)
         learner = build_learner(self.launch, self.name, self.model, training, total_updates=horizon.total_updates)
         state = RunState(
@@ -107,11 +106,15 @@ class DatasetRun:
                     learner=learner,
                     runner=scoring_runner(learner),
                     session=session,
-                    shares_tokens=shares,
+                    shares_tokens=self._shares,
                 )
                 with self.launch.signals.deferred("the current update"), session.progress:
                     loop.run()
             finish_run(self.launch, session, state, title=self.title, cards=self.cards)
+
+    @property
+    def _shares(self) -> bool:
+        return self.model.model.shares_tokens
 
     def _describe(self, horizon: Horizon, loader: BatchLoader, micro_batches: MicroBatches) -> str:
         packed = "" if micro_batches.max_tokens is None else f", {micro_batches.describe()}"

@@ -86,13 +86,9 @@ def build_run(
     held = open_teacher(launch, taught, tokenizer, model).as_reference() if taught else held
     survey = objective.make_survey and objective.make_survey(hyperparameters)
     measure = None if survey is None else surveying(survey, objective.read_for(hyperparameters))
-    if baseline:
-        cut, longest = micro_batches_of(launch, objective.rows_per_sample), launch.parsed.data.max_length
-        passes = {"cut": cut, "joining": held.joining, "shares": model.model.shares_tokens}
-        measure = open_baseline(objective, baseline, held.prepare, max_length=longest, **passes)
     task = build_task(objective, hyperparameters, model=model, reference=held, measure=measure)
-    if baseline and baseline.rows == "mismatched":
-        task = replace(task, prepare=None)  # the baseline's passes give these numbers as well
+    if baseline:
+        task = measure_baseline(launch, objective, task, baseline=baseline, reference=held, model=model)
     if taught:
         task = replace(task, renew=open_own_answers(launch, model, tokenizer, loader.batch_size, taught.num_ids))
 
@@ -165,6 +161,22 @@ def find_baseline(
     trained = rows if launch.parsed.training.do_train else ()
     check_labels(trained, held_out, baseline=baseline, loader=loader)
     return baseline
+
+
+def measure_baseline(
+    launch: Launch,
+    objective: OfflineObjective,
+    task: SupervisedTask,
+    *,
+    baseline: Baseline,
+    reference: Reference,
+    model: Any,
+) -> SupervisedTask:
+    """Return ``task`` with the measure of ``baseline``, which adds the reference's numbers if it has other rows."""
+    cut, longest = micro_batches_of(launch, objective.rows_per_sample), launch.parsed.data.max_length
+    passes = {"cut": cut, "joining": reference.joining, "shares": model.model.shares_tokens}
+    measure = open_baseline(objective, baseline, reference.prepare, max_length=longest, **passes)
+    return replace(task, measure=measure, prepare=None if baseline.rows == "mismatched" else task.prepare)
 
 
 def rows_ahead(
