@@ -117,6 +117,7 @@ def test_tensor_and_sharding_ranks():
     compare(Layout(tensor=2, sharding=2), (1, 1), (2, 1), (3, 1))
 
 
+@pytest.mark.rare
 def test_sequence_parallel_and_sharding_ranks():
     compare(Layout(tensor=2, sharding=2, sequence_parallel=True), (2, 1), (2, 2))
 
@@ -129,7 +130,7 @@ def test_stages_and_sharding_ranks():
     compare(Layout(pipeline=2, sharding=2), (1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (3, 2))
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_interleaved_stages_and_sharding_ranks():
     compare(Layout(pipeline=2, sharding=2, virtual_stages=2), (2, 1), (3, 1))
 
@@ -139,7 +140,7 @@ def test_every_axis_at_once():
     compare(Layout(tensor=2, pipeline=2, sharding=2), (1, 1), (1, 3), (2, 1), (2, 3), (3, 1), (3, 3))
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_data_stages_and_sharding_ranks():
     compare(Layout(data=2, pipeline=2, sharding=2, virtual_stages=2), (2, 1), (3, 1))
 
