@@ -137,7 +137,7 @@ def test_interleaved_stages_and_sharding_ranks():
 
 @pytest.mark.slow
 def test_every_axis_at_once():
-    compare(Layout(tensor=2, pipeline=2, sharding=2), (1, 1), (1, 3), (2, 1), (2, 3), (3, 1), (3, 3))
+    compare(Layout(tensor=2, pipeline=2, sharding=2), (1, 3), (2, 1), (3, 3))
 
 
 @pytest.mark.rare
